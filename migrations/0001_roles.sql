@@ -1,0 +1,42 @@
+-- Who owns what. Roles belong to the whole cluster, so each is created only where it is missing and
+-- never altered where it is present.
+--
+--   warden_owner      owns schema warden and its definer functions. Nobody logs in as it, and it has
+--                     no right on tenant tables: a definer function can write the log, nothing else.
+--   warden_gateway    what the gateway runs as: reads the log, and whether an organisation exists.
+--   warden_publisher  what a backend is granted to call warden.publish().
+--
+-- The role that runs this file needs CREATEROLE and CREATE on the database (a superuser has both).
+do $$
+declare
+  wanted text;
+begin
+  foreach wanted in array array['warden_owner', 'warden_gateway', 'warden_publisher'] loop
+    if not exists (select from pg_roles where rolname = wanted) then
+      begin
+        execute format('create role %I nologin noinherit', wanted);
+      exception
+        -- Another database of this cluster is being migrated at the same moment.
+        when duplicate_object or unique_violation then null;
+        when insufficient_privilege then
+          raise exception 'role % is missing and % may not create it', wanted, current_user
+            using hint = format('As a superuser: create role %I nologin noinherit; grant %I to %I;',
+                                wanted, wanted, current_user);
+      end;
+    end if;
+  end loop;
+  -- The migrating role hands objects to the owner and calls warden.watch(), so it is a member.
+  if not pg_has_role(current_user, 'warden_owner', 'member') then
+    execute format('grant warden_owner to %I', current_user);
+  end if;
+end
+$$;
+
+create schema if not exists warden;
+alter schema warden owner to warden_owner;
+
+-- PostgreSQL lets PUBLIC execute every new function. In schema warden nobody may, unless granted.
+-- (The form with IN SCHEMA can only add rights, not take the built-in one away.)
+alter default privileges for role warden_owner revoke execute on functions from public;
+
+grant usage on schema warden to warden_gateway, warden_publisher;

@@ -1,0 +1,46 @@
+-- Publishing, for backend services: inside the caller's own transaction, so that an event exists if
+-- and only if what it tells of was committed.
+set local role warden_owner;
+
+-- Publishes an event to an organisation; returns its id. Errors (SQLSTATE 22023) name what is wrong.
+--   topic  a name in warden.topics, or call:<uuid>
+--   event  e.g. 'invoice.paid'; names beginning with warden. or phx_ are reserved
+--   data   at most 65,536 bytes as jsonb
+create function warden.publish(org_id uuid, topic text, event text, data jsonb default '{}')
+returns bigint
+language plpgsql volatile security definer set search_path = '' as $$
+declare
+  data_bytes_max constant int := 65536;
+  call_id uuid;
+  published bigint;
+begin
+  if publish.org_id is null
+     or not exists (select from public.organizations o where o.id = publish.org_id) then
+    raise exception 'warden.publish: organisation % does not exist', coalesce(publish.org_id::text, 'null')
+      using errcode = '22023', hint = 'org_id is the id of a row in public.organizations.';
+  end if;
+  if publish.topic ~ '^call:[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$' then
+    call_id := pg_catalog.substr(publish.topic, 6)::uuid;
+  elsif publish.topic is null or not exists (select from warden.topics t where t.name = publish.topic) then
+    raise exception 'warden.publish: topic "%" does not exist', publish.topic
+      using errcode = '22023', hint = 'Declare it once: select warden.declare_topic(''name''). Topics of calls are call:<uuid>, in lower case.';
+  end if;
+  if publish.event is null or publish.event !~ '^[A-Za-z][A-Za-z0-9_.:-]{0,126}$'
+     or publish.event ~ '^(warden\.|phx_)' then
+    raise exception 'warden.publish: event name "%" is not valid', publish.event
+      using errcode = '22023', hint = 'Up to 127 letters, digits and _ . : - beginning with a letter; warden. and phx_ are reserved.';
+  end if;
+  if pg_catalog.pg_column_size(publish.data) > data_bytes_max then
+    raise exception 'warden.publish: data has % bytes, at most % are allowed',
+        pg_catalog.pg_column_size(publish.data), data_bytes_max
+      using errcode = '22023', hint = 'Publish a reference, and let clients fetch the rest.';
+  end if;
+  insert into warden.events (org_id, topic, event, subject, data)
+  values (publish.org_id, publish.topic, publish.event, call_id, coalesce(publish.data, '{}'))
+  returning id into published;
+  return published;
+end
+$$;
+
+grant execute on function warden.publish(uuid, text, text, jsonb) to warden_publisher;
+reset role;
