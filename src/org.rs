@@ -1,0 +1,68 @@
+//! The tenant's identity as a type that cannot be made from just any string.
+//!
+//! An [`OrgId`] comes from two places: the claims of a verified token ([`crate::auth`]) and a row of
+//! the database (through its `sqlx` decoding). Nothing else may make one; a test keeps the callers
+//! of [`OrgId::from_claim`] to `auth`.
+
+use std::fmt;
+
+use uuid::Uuid;
+
+/// Length of a UUID in its only accepted form, 8-4-4-4-12 hexadecimal digits.
+const UUID_TEXT_LEN: usize = 36;
+
+/// An organisation, by the id of its row in `public.organizations`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, sqlx::Type)]
+#[sqlx(transparent)]
+pub struct OrgId(Uuid);
+
+impl OrgId {
+    /// Reads the `org_id` claim. Only the hyphenated form counts: the parser of `uuid` also takes
+    /// braces, URNs and bare digits, and what the database would refuse must not pass here.
+    pub(crate) fn from_claim(text: &str) -> Option<Self> {
+        if text.len() != UUID_TEXT_LEN {
+            return None;
+        }
+        Uuid::try_parse(text).ok().map(Self)
+    }
+
+    /// The bare UUID, for a query parameter.
+    #[must_use]
+    pub fn as_uuid(self) -> Uuid {
+        self.0
+    }
+}
+
+impl fmt::Display for OrgId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for OrgId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_hyphenated_form_is_an_org() {
+        let plain = "a0000000-0000-0000-0000-000000000001";
+        assert_eq!(OrgId::from_claim(plain).map(|o| o.to_string()).as_deref(), Some(plain));
+        for wrong in [
+            "",
+            "null",
+            "a0000000000000000000000000000001",
+            "{a0000000-0000-0000-0000-000000000001}",
+            "urn:uuid:a0000000-0000-0000-0000-000000000001",
+            " a0000000-0000-0000-0000-00000000001",
+            "a0000000-0000-0000-0000-00000000000g",
+        ] {
+            assert_eq!(OrgId::from_claim(wrong), None, "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! An event of the log as it goes to sockets: encoded once for each topic that it reaches.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use bytes::{BufMut, BytesMut};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use uuid::Uuid;
+
+use super::Topic;
+use super::codec::write_json_str;
+use super::frame::begin_text_frame;
+
+/// The control event that tells followers of a topic to read its table anew.
+pub const RESYNC_EVENT: &str = "warden.resync";
+/// The control event that tells gateways to load the names of topics again.
+pub const TOPICS_EVENT: &str = "warden.topics";
+
+/// One event.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// The row's id in `warden.events`.
+    pub id: i64,
+    /// When the change was made (not when it was committed).
+    pub at: OffsetDateTime,
+    /// The topic that it was logged with.
+    pub topic: Topic,
+    /// The call that it is about, if any.
+    pub call: Option<Uuid>,
+    /// `call.created` and the like.
+    pub name: Arc<str>,
+    /// JSON: the row, or what was published.
+    pub data: Box<str>,
+    /// JSON: former values of the columns that an update changed.
+    pub old: Option<Box<str>>,
+    /// The row was too large to be logged: `data` holds only its entity column.
+    pub truncated: bool,
+    /// The cursor that resumes after this event. Opaque here.
+    pub cursor: Arc<str>,
+}
+
+impl Event {
+    /// The topics that the event reaches, each once.
+    pub fn topics(&self) -> impl Iterator<Item = Topic> {
+        let call = self.call.map(Topic::Call).filter(|call| *call != self.topic);
+        let org = (!self.topic.is_org()).then(Topic::org);
+        std::iter::once(self.topic.clone()).chain(call).chain(org)
+    }
+
+    /// Whether this is a `warden.resync`, which also reaches every `call:` topic.
+    #[must_use]
+    pub fn is_resync(&self) -> bool {
+        &*self.name == RESYNC_EVENT
+    }
+
+    /// The payload: the same bytes for every topic.
+    #[must_use]
+    pub fn payload(&self) -> String {
+        let mut json = String::with_capacity(self.data.len() + self.cursor.len() + 160);
+        if self.is_resync() {
+            // `data` of a resync is {"reason": ...}; the rest of an event means nothing there.
+            let reason = serde_json::from_str::<serde_json::Value>(&self.data)
+                .ok()
+                .and_then(|data| Some(data.get("reason")?.as_str()?.to_owned()))
+                .unwrap_or_default();
+            json.push_str(r#"{"cursor":"#);
+            write_json_str(&mut json, &self.cursor);
+            json.push_str(r#","reason":"#);
+            write_json_str(&mut json, &reason);
+            json.push('}');
+            return json;
+        }
+        let at = self.at.format(&Rfc3339).unwrap_or_default();
+        let _ = write!(json, r#"{{"id":{},"at":"{at}","cursor":"#, self.id);
+        write_json_str(&mut json, &self.cursor);
+        let _ = write!(json, r#","data":{}"#, self.data);
+        if let Some(old) = &self.old {
+            let _ = write!(json, r#","old":{old}"#);
+        }
+        if self.truncated {
+            json.push_str(r#","truncated":true"#);
+        }
+        json.push('}');
+        json
+    }
+}
+
+/// Appends a framed event for subscribers of `topic`.
+pub fn append_event_frame(into: &mut BytesMut, topic: &Topic, event: &Event, payload: &str) {
+    let mut head = String::with_capacity(96);
+    head.push_str("[null,null,");
+    match topic {
+        Topic::Named(name) => write_json_str(&mut head, name),
+        Topic::Call(_) => {
+            let _ = write!(head, "\"{topic}\"");
+        }
+    }
+    head.push(',');
+    write_json_str(&mut head, &event.name);
+    head.push(',');
+    begin_text_frame(into, head.len() + payload.len() + 1);
+    into.put_slice(head.as_bytes());
+    into.put_slice(payload.as_bytes());
+    into.put_u8(b']');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ORG_TOPIC;
+    use super::*;
+
+    fn event(topic: &str, call: Option<Uuid>, name: &str) -> Event {
+        Event {
+            id: 7,
+            at: time::macros::datetime!(2026-01-02 03:04:05.678 UTC),
+            topic: Topic::parse(topic).expect("a topic"),
+            call,
+            name: name.into(),
+            data: r#"{"a":1}"#.into(),
+            old: Some(r#"{"a":0}"#.into()),
+            truncated: false,
+            cursor: "c1".into(),
+        }
+    }
+
+    #[test]
+    fn reaches_each_topic_once() {
+        let call = Uuid::from_u128(1);
+        let names = |e: Event| e.topics().map(|t| t.to_string()).collect::<Vec<_>>();
+        assert_eq!(names(event("calls", Some(call), "x")), ["calls", &format!("call:{call}"), ORG_TOPIC]);
+        assert_eq!(names(event("org", None, "x")), [ORG_TOPIC]);
+        assert_eq!(
+            names(event(&format!("call:{call}"), Some(call), "x")),
+            [&format!("call:{call}"), ORG_TOPIC]
+        );
+    }
+
+    #[test]
+    fn is_a_phoenix_broadcast() {
+        let event = event("calls", None, "odd\"name");
+        let mut frame = BytesMut::new();
+        append_event_frame(&mut frame, &event.topic, &event, &event.payload());
+        let value: serde_json::Value = serde_json::from_slice(&frame[4..]).expect("valid JSON");
+        assert_eq!(
+            value,
+            serde_json::json!([null, null, "calls", "odd\"name", {
+                "id": 7, "at": "2026-01-02T03:04:05.678Z", "cursor": "c1", "data": {"a": 1}, "old": {"a": 0}}])
+        );
+    }
+}

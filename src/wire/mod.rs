@@ -1,0 +1,16 @@
+//! What goes over the wire: Phoenix Channels V2 messages in WebSocket frames, and the close codes.
+//!
+//! Pure functions and plain data. This module does no I/O, knows no task and no socket, and imports
+//! none of the others.
+
+mod close;
+mod codec;
+mod event;
+mod frame;
+mod topic;
+
+pub use close::{CLOSE_CODES, CloseCode, Retry};
+pub use codec::{ClientMessage, DecodeError, Status, decode, push, reply};
+pub use event::{Event, RESYNC_EVENT, TOPICS_EVENT, append_event_frame};
+pub use frame::{close_frame, is_close_frame, text_frame};
+pub use topic::{ORG_TOPIC, Topic};
