@@ -1,0 +1,148 @@
+//! One organisation's sessions and subscriptions.
+//!
+//! A topic's subscriptions lie in segments of bounded size, each with a lock of its own. Fan-out
+//! works through one segment at a time, so a join, a leave and another organisation's turn wait for
+//! one segment at the most, however many sockets there are.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use super::{Outbox, SessionId};
+use crate::sync::lock;
+use crate::wire::Topic;
+
+/// Subscriptions in one segment: a slice of fan-out is so many writes (about 0.3 ms).
+pub const SEGMENT_SUBSCRIPTIONS_MAX: usize = 64;
+
+/// A segment that is not full is looked for in so many places before a new one is made.
+const SEGMENT_PROBES_MAX: usize = 8;
+
+/// A session that joined a topic.
+#[derive(Debug)]
+pub(super) struct Subscription {
+    pub(super) session: SessionId,
+    /// It gets the batches after this one: those before are covered by the cursor in its reply.
+    pub(super) after_batch: u64,
+    pub(super) outbox: Arc<Outbox>,
+}
+
+pub(super) type Segment = Mutex<Vec<Subscription>>;
+
+/// Where a subscription lies; needed to end it.
+#[derive(Debug)]
+pub struct Subscribed {
+    segment: Arc<Segment>,
+}
+
+#[derive(Debug, Default)]
+struct TopicChannel {
+    segments: Vec<Arc<Segment>>,
+    /// Where the next subscription is tried first.
+    probe: usize,
+}
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub(super) struct OrgChannel {
+    sessions: Mutex<HashMap<SessionId, Arc<Outbox>>>,
+    topics: Mutex<HashMap<Topic, TopicChannel>>,
+}
+
+impl OrgChannel {
+    pub(super) fn add_session(&self, id: SessionId, outbox: Arc<Outbox>) {
+        lock(&self.sessions).insert(id, outbox);
+    }
+
+    pub(super) fn remove_session(&self, id: SessionId) {
+        lock(&self.sessions).remove(&id);
+    }
+
+    pub(super) fn session_count(&self) -> usize {
+        lock(&self.sessions).len()
+    }
+
+    pub(super) fn for_each_session(&self, act: impl Fn(&Outbox)) {
+        for outbox in lock(&self.sessions).values() {
+            act(outbox);
+        }
+    }
+
+    /// Adds a subscription. `position` is the guard that keeps batches from being announced; it is
+    /// released once the segment is locked, and `welcome` runs before the segment is released.
+    pub(super) fn subscribe<Guard>(
+        &self,
+        topic: &Topic,
+        subscription: Subscription,
+        position: Guard,
+        welcome: impl FnOnce(),
+    ) -> Subscribed {
+        let mut topics = lock(&self.topics);
+        let channel = topics.entry(topic.clone()).or_default();
+        let segment = channel.segment_with_room();
+        let mut subscriptions = lock(&segment);
+        subscriptions.push(subscription);
+        drop(topics);
+        drop(position);
+        welcome();
+        drop(subscriptions);
+        Subscribed { segment }
+    }
+
+    pub(super) fn unsubscribe(&self, topic: &Topic, subscribed: &Subscribed, session: SessionId) {
+        let mut topics = lock(&self.topics);
+        let is_empty = {
+            let mut subscriptions = lock(&subscribed.segment);
+            if let Some(at) = subscriptions.iter().position(|s| s.session == session) {
+                subscriptions.swap_remove(at);
+            }
+            subscriptions.is_empty()
+        };
+        let Some(channel) = topics.get_mut(topic) else { return };
+        let Some(at) = channel.segments.iter().position(|s| Arc::ptr_eq(s, &subscribed.segment)) else {
+            return;
+        };
+        if is_empty {
+            channel.segments.swap_remove(at);
+        } else {
+            channel.probe = at;
+        }
+        if channel.segments.is_empty() {
+            topics.remove(topic);
+        }
+    }
+
+    /// The segments of a topic as they are now; later ones hold only later subscriptions.
+    pub(super) fn segments(&self, topic: &Topic) -> Vec<Arc<Segment>> {
+        lock(&self.topics).get(topic).map(|channel| channel.segments.clone()).unwrap_or_default()
+    }
+
+    /// The joined topics that a resync of this topic concerns: itself, those of single calls, and the
+    /// organisation's. A resync of the organisation's concerns all.
+    pub(super) fn topics_of_resync(&self, topic: &Topic) -> Vec<Topic> {
+        let concerned = |joined: &&Topic| {
+            topic.is_org() || joined.is_org() || *joined == topic || matches!(joined, Topic::Call(_))
+        };
+        lock(&self.topics).keys().filter(concerned).cloned().collect()
+    }
+
+    pub(super) fn has_topic(&self, topic: &Topic) -> bool {
+        lock(&self.topics).contains_key(topic)
+    }
+}
+
+impl TopicChannel {
+    fn segment_with_room(&mut self) -> Arc<Segment> {
+        let count = self.segments.len();
+        for n in 0..count.min(SEGMENT_PROBES_MAX) {
+            let at = (self.probe + n) % count;
+            if lock(&self.segments[at]).len() < SEGMENT_SUBSCRIPTIONS_MAX {
+                self.probe = at;
+                return Arc::clone(&self.segments[at]);
+            }
+        }
+        self.probe = count;
+        let segment = Arc::default();
+        self.segments.push(Arc::clone(&segment));
+        segment
+    }
+}

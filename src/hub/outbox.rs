@@ -1,0 +1,220 @@
+//! One socket's way out.
+//!
+//! All bytes to a socket go through its outbox: events, replies, pongs and the Close. An offered
+//! frame is written here and now if nothing waits before it; what the kernel does not take is queued,
+//! and the session's task drains it when the socket is writable. So nothing is torn or reordered, and
+//! in the usual case an event costs one system call and no wake-up.
+//!
+//! Nothing here awaits: the lock is held for synchronous work only.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Buf, Bytes};
+use tokio::net::TcpStream;
+
+use crate::sync::lock;
+use crate::wire::{CloseCode, close_frame};
+
+/// How much may wait in one outbox.
+#[derive(Clone, Copy, Debug)]
+pub struct OutboxLimits {
+    /// Bytes that the kernel has not taken.
+    pub queue_bytes_max: usize,
+    /// Chunks of bytes, each one frame or several.
+    pub queue_chunks_max: usize,
+}
+
+/// What became of an offer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// The kernel took it all.
+    Written,
+    /// It waits its turn.
+    Queued,
+    /// Refused: the outbox was sealed before, or by this offer, because its queue was full.
+    Sealed,
+}
+
+/// How a socket's way out ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// A Close frame was queued behind everything else: with this code, or the peer's own.
+    Closing(Option<CloseCode>),
+    /// The socket failed; nothing more can be sent.
+    Broken,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Outbox {
+    stream: Arc<TcpStream>,
+    limits: OutboxLimits,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    queue: VecDeque<Bytes>,
+    queue_bytes: usize,
+    /// Part of the first chunk is already on the wire: it must be finished before a Close.
+    front_is_begun: bool,
+    ending: Option<Ending>,
+    /// The session's task, waiting for something to drain.
+    waker: Option<Waker>,
+}
+
+impl Outbox {
+    /// The outbox of this socket.
+    #[must_use]
+    pub fn new(stream: Arc<TcpStream>, limits: OutboxLimits) -> Self {
+        Self { stream, limits, state: Mutex::default() }
+    }
+
+    /// Sends whole frames, now or later. When the queue is full the session ends as too slow:
+    /// nobody else is held up, and resuming loses nothing.
+    pub fn offer(&self, frames: &Bytes) -> Offer {
+        let mut state = lock(&self.state);
+        if state.ending.is_some() {
+            return Offer::Sealed;
+        }
+        let mut rest = frames.clone();
+        if state.queue.is_empty() {
+            match self.stream.try_write(&rest) {
+                Ok(written) if written == rest.len() => return Offer::Written,
+                Ok(written) => {
+                    rest.advance(written);
+                    state.front_is_begun = written > 0;
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => {
+                    state.end(Ending::Broken);
+                    return Offer::Sealed;
+                }
+            }
+        }
+        if state.queue_bytes + rest.len() > self.limits.queue_bytes_max
+            || state.queue.len() >= self.limits.queue_chunks_max
+        {
+            state.seal(CloseCode::SLOW);
+            return Offer::Sealed;
+        }
+        state.push(rest);
+        state.wake();
+        Offer::Queued
+    }
+
+    /// Ends the session: what is queued goes out, then the Close, then nothing more.
+    /// Only the first ending counts.
+    pub fn close(&self, close: CloseCode) {
+        let mut state = lock(&self.state);
+        if state.ending.is_none() {
+            state.push(close_frame(close));
+            state.end(Ending::Closing(Some(close)));
+        }
+    }
+
+    /// Answers the peer's Close with this Close frame.
+    pub fn close_reply(&self, frame: Bytes) {
+        let mut state = lock(&self.state);
+        if state.ending.is_none() {
+            state.push(frame);
+            state.end(Ending::Closing(None));
+        }
+    }
+
+    /// How the outbox ended, if it has.
+    pub fn ending(&self) -> Option<Ending> {
+        lock(&self.state).ending
+    }
+
+    /// Bytes that wait for the kernel.
+    pub fn queue_bytes(&self) -> usize {
+        lock(&self.state).queue_bytes
+    }
+
+    /// Writes what waits, for as long as the outbox lives. Ready when it has ended: at once, with
+    /// its remains still queued; [`Self::poll_flush`] sends those.
+    pub fn poll_ending(&self, cx: &mut Context<'_>) -> Poll<Ending> {
+        let mut state = lock(&self.state);
+        if let Some(ending) = state.ending {
+            return Poll::Ready(ending);
+        }
+        let _ = self.poll_drain(&mut state, cx);
+        match state.ending {
+            Some(ending) => Poll::Ready(ending),
+            None => {
+                state.wait(cx);
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Writes what waits. Ready when nothing does, or the socket failed.
+    pub fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_drain(&mut lock(&self.state), cx)
+    }
+
+    fn poll_drain(&self, state: &mut State, cx: &mut Context<'_>) -> Poll<()> {
+        while let Some(front) = state.queue.front_mut() {
+            match self.stream.try_write(front) {
+                Ok(written) => {
+                    front.advance(written);
+                    let is_done = front.is_empty();
+                    state.queue_bytes -= written;
+                    state.front_is_begun = !is_done;
+                    if is_done {
+                        state.queue.pop_front();
+                    }
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => match self.stream.poll_write_ready(cx) {
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(_)) => state.end(Ending::Broken),
+                    Poll::Pending => return Poll::Pending,
+                },
+                Err(_) => state.end(Ending::Broken),
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+impl State {
+    fn push(&mut self, bytes: Bytes) {
+        self.queue_bytes += bytes.len();
+        self.queue.push_back(bytes);
+    }
+
+    /// Drops what has not begun, so that a slow client's Close is not stuck behind its backlog.
+    fn seal(&mut self, close: CloseCode) {
+        self.queue.truncate(usize::from(self.front_is_begun));
+        self.queue_bytes = self.queue.iter().map(Bytes::len).sum();
+        self.push(close_frame(close));
+        self.end(Ending::Closing(Some(close)));
+    }
+
+    fn end(&mut self, ending: Ending) {
+        if ending == Ending::Broken {
+            self.queue.clear();
+            self.queue_bytes = 0;
+            self.ending = Some(ending);
+        }
+        self.ending.get_or_insert(ending);
+        self.wake();
+    }
+
+    fn wait(&mut self, cx: &Context<'_>) {
+        match &mut self.waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            None => self.waker = Some(cx.waker().clone()),
+        }
+    }
+
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
