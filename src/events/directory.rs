@@ -1,0 +1,115 @@
+//! What exists, from memory: organisations and topics.
+//!
+//! A miss is one query, however many ask at once, and the log keeps the memory current: any event
+//! about an organisation forgets what is known of it, and a change of topics loads them again. So no
+//! answer outlives the change that makes it false by more than the reader's delay.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use dashmap::DashMap;
+use sqlx::postgres::PgPool;
+use tokio::sync::OnceCell;
+
+use crate::org::OrgId;
+use crate::sync::lock;
+use crate::wire::Topic;
+
+/// Organisations kept in memory; beyond it the memory is dropped and begun anew, so that tokens for
+/// organisations that don't exist can't fill it.
+const ORGS_MAX: usize = 100_000;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Directory {
+    pool: PgPool,
+    orgs: DashMap<OrgId, Arc<OnceCell<bool>>>,
+    topics: RwLock<Arc<HashSet<String>>>,
+    /// One load at a time: the later one must not be overwritten by the earlier.
+    loading: tokio::sync::Mutex<()>,
+    queries: Mutex<u64>,
+}
+
+impl Directory {
+    /// An empty memory in front of this database.
+    #[must_use]
+    pub fn new(pool: PgPool) -> Self {
+        Self {
+            pool,
+            orgs: DashMap::new(),
+            topics: RwLock::default(),
+            loading: tokio::sync::Mutex::default(),
+            queries: Mutex::default(),
+        }
+    }
+
+    /// Whether the organisation exists.
+    ///
+    /// # Errors
+    /// When it is not known here and the database can't be asked.
+    pub async fn has_org(&self, org: OrgId) -> Result<bool, sqlx::Error> {
+        if self.orgs.len() > ORGS_MAX {
+            self.orgs.clear();
+        }
+        // The cell is cloned out of the map: no guard lives across the await, and an answer that
+        // comes after `forget_org` goes to a cell that nobody finds any more.
+        let cell = Arc::clone(&self.orgs.entry(org).or_default());
+        cell.get_or_try_init(|| async {
+            *lock(&self.queries) += 1;
+            let row = sqlx::query_scalar!(
+                r#"select exists (select from public.organizations where id = $1) as "exists!""#,
+                org.as_uuid()
+            );
+            row.fetch_one(&self.pool).await
+        })
+        .await
+        .copied()
+    }
+
+    /// The log tells of a change of this organisation.
+    pub fn forget_org(&self, org: OrgId) {
+        self.orgs.remove(&org);
+    }
+
+    /// Continuity with the log was lost, or organisations were truncated.
+    pub fn forget_all(&self) {
+        self.orgs.clear();
+    }
+
+    /// Whether a topic can be joined.
+    #[must_use]
+    pub fn has_topic(&self, topic: &Topic) -> bool {
+        match topic {
+            Topic::Call(_) => true,
+            Topic::Named(name) => {
+                self.topics.read().unwrap_or_else(PoisonError::into_inner).contains(&**name)
+            }
+        }
+    }
+
+    /// The names of topics, for an error that helps.
+    #[must_use]
+    pub fn topic_names(&self) -> Vec<String> {
+        let topics = Arc::clone(&self.topics.read().unwrap_or_else(PoisonError::into_inner));
+        let mut names: Vec<String> = topics.iter().cloned().collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Loads the names of topics.
+    ///
+    /// # Errors
+    /// When the database can't be asked; then those known before stay.
+    pub async fn load_topics(&self) -> Result<(), sqlx::Error> {
+        let _one = self.loading.lock().await;
+        let names = sqlx::query_scalar!("select name from warden.topics").fetch_all(&self.pool).await?;
+        *self.topics.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(names.into_iter().collect());
+        Ok(())
+    }
+
+    /// Queries made for organisations that were not in memory.
+    #[must_use]
+    pub fn org_queries(&self) -> u64 {
+        *lock(&self.queries)
+    }
+}

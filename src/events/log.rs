@@ -1,0 +1,299 @@
+//! The SQL of the event log, and the one place where its rows become events.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use sqlx::Connection;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use uuid::Uuid;
+
+use super::cursor::{Cursor, CursorPrefix, Epoch, Point};
+use crate::org::OrgId;
+use crate::wire::{Event, Topic};
+
+/// Rows that one statement brings at the most; what exceeds them is read page by page up to the
+/// same point, so that a bulk statement of any size takes bounded memory.
+const READ_ROWS_MAX: usize = 5_000;
+const ROWS_LIMIT: i64 = READ_ROWS_MAX as i64;
+
+/// A connection that reads the log, bound to the epoch in which it was opened.
+#[derive(Debug)]
+pub struct LogReader {
+    connection: PgConnection,
+    epoch: Epoch,
+}
+
+/// Why the log can't be read.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The database said no, or nothing.
+    #[error("the database: {0}")]
+    Database(#[from] sqlx::Error),
+    /// A standby's snapshots omit what is in progress.
+    #[error("this is a standby: its snapshots cannot be trusted; name the primary in DATABASE_URL")]
+    Standby,
+    /// The schema is missing or older than this binary.
+    #[error("the event log is not there: run `warden migrate` against this database first")]
+    NotMigrated,
+    /// Something that PostgreSQL does not print.
+    #[error(transparent)]
+    Parse(#[from] super::cursor::ParseError),
+}
+
+/// What a read brought: everything that `to` covers and `from` doesn't, or a page of it.
+#[derive(Debug)]
+pub struct Read {
+    /// Where the reader stood.
+    pub from: Arc<Point>,
+    /// Where it stands after the last page.
+    pub to: Arc<Point>,
+    /// In the order of their ids.
+    pub events: Vec<LoggedEvent>,
+    /// The id of the last row, also where that row was skipped.
+    pub last_id: i64,
+    /// There are more: the next page begins after `last_id`.
+    pub has_more: bool,
+}
+
+/// An event with its owner; none for a control event to all.
+#[derive(Debug)]
+pub struct LoggedEvent {
+    /// Whose.
+    pub org: Option<OrgId>,
+    /// What.
+    pub event: Event,
+}
+
+struct LogRow {
+    id: i64,
+    xid: i64,
+    org_id: Option<OrgId>,
+    topic: String,
+    event: String,
+    subject: Option<Uuid>,
+    data: String,
+    old: Option<String>,
+    truncated: bool,
+    at: time::OffsetDateTime,
+}
+
+impl LogReader {
+    /// Connects, and makes sure that this is a primary with a log of the present epoch.
+    ///
+    /// # Errors
+    /// When the database can't be reached, is a standby, or has no event log.
+    pub async fn connect(options: &PgConnectOptions) -> Result<Self, LogError> {
+        let mut connection = PgConnection::connect_with(options).await?;
+        crate::postgres::assume_gateway_role(&mut connection).await?;
+        if sqlx::query_scalar!(r#"select pg_is_in_recovery() as "standby!""#)
+            .fetch_one(&mut connection)
+            .await?
+        {
+            return Err(LogError::Standby);
+        }
+        let is_there = sqlx::query_scalar!(r#"select to_regclass('warden.events') is not null as "there!""#)
+            .fetch_one(&mut connection)
+            .await?;
+        if !is_there {
+            return Err(LogError::NotMigrated);
+        }
+        let epoch = sqlx::query_scalar!(r#"select warden.begin_epoch() as "epoch!""#)
+            .fetch_one(&mut connection)
+            .await?
+            .parse()?;
+        Ok(Self { connection, epoch })
+    }
+
+    /// The history that this connection reads.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Where the log ends now.
+    ///
+    /// # Errors
+    /// When the database can't be asked.
+    pub async fn end(&mut self) -> Result<Point, LogError> {
+        let row = sqlx::query!(
+            r#"select pg_current_snapshot()::text as "snapshot!", coalesce(max(id), 0) as "max_id!" from warden.events"#
+        )
+        .fetch_one(&mut self.connection)
+        .await?;
+        Ok(Point { snapshot: row.snapshot.parse()?, max_id: row.max_id })
+    }
+
+    /// Reads what came after `from`: snapshot and rows come from one statement. Where there is more
+    /// than a page, [`Self::read_between`] brings the rest.
+    ///
+    /// # Errors
+    /// When the database can't be asked; then nothing is lost, for the caller's point stays.
+    pub async fn read_since(&mut self, from: &Arc<Point>) -> Result<Read, LogError> {
+        let since = Since::new(from);
+        let rows = sqlx::query!(
+            r#"
+            with s as (select pg_current_snapshot()::text as snapshot)
+            select s.snapshot as "snapshot!", e.id as "id?", e.xid::text::bigint as "xid?", e.org_id as "org_id?: OrgId", e.topic as "topic?",
+                   e.event as "event?", e.subject as "subject?", e.data::text as "data?", e.old::text as "old?",
+                   e.truncated as "truncated?", e.at as "at?"
+            from s left join lateral (
+                select * from warden.events
+                where xid >= $1::text::xid8 or xid = any ($2::text[]::xid8[]) or id > $3
+                order by id limit $4
+            ) e on true
+            order by e.id
+            "#,
+            since.xmax,
+            &since.in_progress,
+            since.max_id,
+            ROWS_LIMIT + 1,
+        )
+        .fetch_all(&mut self.connection)
+        .await?;
+        if rows.len() > READ_ROWS_MAX {
+            let to = self.end_of(&since).await?;
+            return self.read_between(from, &Arc::new(to), i64::MIN).await;
+        }
+        let snapshot = rows.first().map(|row| row.snapshot.parse()).transpose()?.unwrap_or_default();
+        let rows: Vec<LogRow> = rows
+            .into_iter()
+            .filter_map(|r| {
+                Some(LogRow {
+                    id: r.id?,
+                    xid: r.xid?,
+                    org_id: r.org_id,
+                    topic: r.topic?,
+                    event: r.event?,
+                    subject: r.subject,
+                    data: r.data?,
+                    old: r.old,
+                    truncated: r.truncated?,
+                    at: r.at?,
+                })
+            })
+            .collect();
+        let max_id = rows.last().map_or(from.max_id, |row| row.id.max(from.max_id));
+        let to = Arc::new(Point { snapshot, max_id });
+        Ok(self.to_read(from, &to, rows, max_id, false))
+    }
+
+    /// Reads a page of what `to` covers and `from` doesn't, with ids above `after`. No transaction
+    /// spans the pages: what commits meanwhile is not covered by `to` and waits for the next read.
+    ///
+    /// # Errors
+    /// As for [`Self::read_since`]; the pages that came before stay good.
+    pub async fn read_between(
+        &mut self,
+        from: &Arc<Point>,
+        to: &Arc<Point>,
+        after: i64,
+    ) -> Result<Read, LogError> {
+        let since = Since::new(from);
+        let mut rows = sqlx::query_as!(
+            LogRow,
+            r#"
+            select id as "id!", xid::text::bigint as "xid!", org_id as "org_id: OrgId", topic as "topic!",
+                   event as "event!", subject, data::text as "data!", old::text, truncated as "truncated!", at as "at!"
+            from warden.events
+            where (xid >= $1::text::xid8 or xid = any ($2::text[]::xid8[]) or id > $3) and id > $4
+            order by id limit $5
+            "#,
+            since.xmax,
+            &since.in_progress,
+            since.max_id,
+            after,
+            ROWS_LIMIT,
+        )
+        .fetch_all(&mut self.connection)
+        .await?;
+        let has_more = rows.len() == READ_ROWS_MAX;
+        let last_id = rows.last().map_or(to.max_id, |row| row.id);
+        rows.retain(|row| to.covers(row.xid.cast_unsigned(), row.id));
+        Ok(self.to_read(from, to, rows, last_id, has_more))
+    }
+
+    /// Where a read would lead that brings all that is new.
+    async fn end_of(&mut self, since: &Since) -> Result<Point, LogError> {
+        let end = sqlx::query!(
+            r#"
+            select pg_current_snapshot()::text as "snapshot!", coalesce(max(id), 0) as "max_id!" from warden.events
+            where xid >= $1::text::xid8 or xid = any ($2::text[]::xid8[]) or id > $3
+            "#,
+            since.xmax,
+            &since.in_progress,
+            since.max_id,
+        )
+        .fetch_one(&mut self.connection)
+        .await?;
+        Ok(Point { snapshot: end.snapshot.parse()?, max_id: end.max_id.max(since.max_id) })
+    }
+
+    fn to_read(
+        &self,
+        from: &Arc<Point>,
+        to: &Arc<Point>,
+        rows: Vec<LogRow>,
+        last_id: i64,
+        has_more: bool,
+    ) -> Read {
+        let prefix = (!rows.is_empty()).then(|| CursorPrefix::new(self.epoch, from, to));
+        let mut names: HashMap<String, Arc<str>> = HashMap::new();
+        let events = rows
+            .into_iter()
+            .filter_map(|row| {
+                let Some(topic) = Topic::parse(&row.topic) else {
+                    // One bad row never stops delivery to another.
+                    tracing::warn!(
+                        event.id = row.id,
+                        topic = row.topic,
+                        "an event with an invalid topic is skipped"
+                    );
+                    return None;
+                };
+                // A batch has few names: each is allocated once.
+                let name = names.entry(row.event).or_insert_with_key(|name| name.as_str().into());
+                let cursor = prefix.as_ref().map(|p| p.with_id(row.id)).unwrap_or_default();
+                let event = Event {
+                    id: row.id,
+                    at: row.at,
+                    topic,
+                    call: row.subject,
+                    name: Arc::clone(name),
+                    data: row.data.into(),
+                    old: row.old.map(Into::into),
+                    truncated: row.truncated,
+                    cursor: cursor.into(),
+                };
+                Some(LoggedEvent { org: row.org_id, event })
+            })
+            .collect();
+        Read { from: Arc::clone(from), to: Arc::clone(to), events, last_id, has_more }
+    }
+
+    /// The cursor of one who has seen what was read so far.
+    #[must_use]
+    pub fn cursor_after(&self, read: &Read) -> String {
+        if read.has_more {
+            CursorPrefix::new(self.epoch, &read.from, &read.to).with_id(read.last_id)
+        } else {
+            Cursor::at(self.epoch, Arc::clone(&read.to)).to_string()
+        }
+    }
+}
+
+/// A point as parameters of a query: `xid8` has no binary form that sqlx knows, so it goes as text.
+struct Since {
+    xmax: String,
+    in_progress: Vec<String>,
+    max_id: i64,
+}
+
+impl Since {
+    fn new(point: &Point) -> Self {
+        Self {
+            xmax: point.snapshot.xmax.to_string(),
+            in_progress: point.snapshot.in_progress.iter().map(u64::to_string).collect(),
+            max_id: point.max_id,
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! From the event log to the hub: the doorbell wakes the reader, the reader reads what is new since
+//! its point, and the hub gets it as a batch.
+//!
+//! The log is the truth. A ring that is lost costs latency, never data.
+
+pub mod cursor;
+mod directory;
+mod doorbell;
+mod log;
+mod source;
+
+pub use directory::Directory;
+pub use doorbell::Doorbell;
+pub use log::{LogReader, Read};
+pub use source::{ReaderLimits, ReaderState, Source};

@@ -1,0 +1,253 @@
+//! The reader: keeps this node at the end of the log and feeds the hub.
+//!
+//! It reads on a ring; then, while its snapshot shows transactions in progress, again after 2 ms,
+//! doubling to 100 ms, because one of them may commit without ringing; and once a second in any case.
+//! When the database is away it keeps its point and goes on from there.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::postgres::PgConnectOptions;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::cursor::{Cursor, Epoch, Point};
+use super::directory::Directory;
+use super::log::{LogError, LogReader, LoggedEvent, Read};
+use crate::backoff::Backoff;
+use crate::hub::{Batch, Hub, OrgEvents};
+use crate::metrics::Metrics;
+use crate::wire::{Event, RESYNC_EVENT, TOPICS_EVENT, Topic};
+
+/// Delays of the reader.
+#[derive(Clone, Copy, Debug)]
+pub struct ReaderLimits {
+    /// A look at the log in any case.
+    pub poll_interval: Duration,
+    /// The first look after a read whose snapshot showed transactions in progress.
+    pub retry_first: Duration,
+    /// Looks at transactions in progress become no rarer than this.
+    pub retry_max: Duration,
+    /// A read that takes longer counts as a broken connection.
+    pub read_timeout: Duration,
+    /// The first delay before a new connection.
+    pub reconnect_first: Duration,
+    /// The longest delay before a new connection.
+    pub reconnect_max: Duration,
+}
+
+impl Default for ReaderLimits {
+    fn default() -> Self {
+        Self {
+            poll_interval: Duration::from_secs(1),
+            retry_first: Duration::from_millis(2),
+            retry_max: Duration::from_millis(100),
+            read_timeout: Duration::from_secs(15),
+            reconnect_first: Duration::from_millis(50),
+            reconnect_max: Duration::from_secs(2),
+        }
+    }
+}
+
+/// Whether the node follows the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReaderState {
+    /// Not yet connected for the first time.
+    Starting,
+    /// It does.
+    Following,
+    /// It doesn't, for this reason; sessions stay open and get what they miss once it does again.
+    Lost(String),
+}
+
+/// See the module's documentation.
+pub struct Source {
+    /// How to reach the database.
+    pub options: PgConnectOptions,
+    /// Rung when there may be something to read.
+    pub ring: Arc<Notify>,
+    /// Told of each batch before the fan-out gets it.
+    pub hub: Arc<Hub>,
+    /// Kept current by the log.
+    pub directory: Arc<Directory>,
+    /// To the fan-out. Bounded: when fan-out is behind, reading waits, and the log holds the rest.
+    pub batches: mpsc::Sender<Batch>,
+    /// Where readiness looks.
+    pub state: watch::Sender<ReaderState>,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// Delays.
+    pub limits: ReaderLimits,
+}
+
+/// Where the reader stands; outlives connections.
+#[derive(Clone)]
+struct Place {
+    epoch: Epoch,
+    /// Everything that it covers was passed on.
+    point: Arc<Point>,
+    /// A read of several pages broke off: what this point covers was passed on up to this id.
+    partial: Option<(Arc<Point>, i64)>,
+}
+
+impl Source {
+    /// Reads until cancelled.
+    pub async fn run(self, cancel: CancellationToken) {
+        let mut place = None;
+        let mut backoff = Backoff::new(self.limits.reconnect_first, self.limits.reconnect_max);
+        loop {
+            let error = tokio::select! {
+                () = cancel.cancelled() => return,
+                error = self.follow(&mut place, &mut backoff) => error,
+            };
+            if *self.state.borrow() != ReaderState::Lost(error.to_string()) {
+                tracing::warn!(%error, "the log can't be read; trying again, nothing is lost");
+            }
+            self.state.send_replace(ReaderState::Lost(error.to_string()));
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = tokio::time::sleep(backoff.next()) => {}
+            }
+        }
+    }
+
+    async fn follow(&self, place: &mut Option<Place>, backoff: &mut Backoff) -> LogError {
+        match self.try_follow(place, backoff).await {
+            Ok(never) => match never {},
+            Err(error) => error,
+        }
+    }
+
+    async fn try_follow(
+        &self,
+        place: &mut Option<Place>,
+        backoff: &mut Backoff,
+    ) -> Result<std::convert::Infallible, LogError> {
+        let mut log = self.bounded(LogReader::connect(&self.options)).await?;
+        self.directory.load_topics().await?;
+        let mut here = match place.take() {
+            Some(known) if known.epoch == log.epoch() => known,
+            former => {
+                // The first connection, or another history: what is open starts from its end.
+                let point = Arc::new(self.bounded(log.end()).await?);
+                self.directory.forget_all();
+                let cursor: Arc<str> = Cursor::at(log.epoch(), Arc::clone(&point)).to_string().into();
+                self.hub.refresh(Arc::clone(&cursor));
+                if former.is_some() {
+                    self.announce_new_epoch(cursor).await;
+                }
+                Place { epoch: log.epoch(), point, partial: None }
+            }
+        };
+        tracing::info!(epoch = ?here.epoch, "following the event log");
+        let mut retry = self.limits.retry_first;
+        loop {
+            let read = self.read(&mut log, &mut here).await;
+            *place = Some(here.clone());
+            read?;
+            backoff.reset();
+            self.state.send_if_modified(|state| {
+                let was = std::mem::replace(state, ReaderState::Following);
+                was != ReaderState::Following
+            });
+            let is_settled = here.point.snapshot.in_progress.is_empty();
+            let wait = if is_settled { self.limits.poll_interval } else { retry };
+            tokio::select! {
+                () = self.ring.notified() => retry = self.limits.retry_first,
+                () = tokio::time::sleep(wait) => retry = (retry * 2).min(self.limits.retry_max),
+            }
+        }
+    }
+
+    /// Reads what is new, page by page, and passes it on.
+    async fn read(&self, log: &mut LogReader, here: &mut Place) -> Result<(), LogError> {
+        loop {
+            let mut read = match here.partial.clone() {
+                None => self.bounded(log.read_since(&here.point)).await?,
+                Some((to, after)) => self.bounded(log.read_between(&here.point, &to, after)).await?,
+            };
+            self.metrics.reads.inc();
+            let cursor: Arc<str> = log.cursor_after(&read).into();
+            if read.events.is_empty() {
+                self.hub.refresh(cursor);
+            } else {
+                self.pass_on(&mut read, cursor).await;
+            }
+            if read.has_more {
+                here.partial = Some((read.to, read.last_id));
+            } else {
+                // After pages there may be more, committed meanwhile: the next read looks at once.
+                let was_partial = here.partial.take().is_some();
+                here.point = read.to;
+                if !was_partial {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    async fn pass_on(&self, read: &mut Read, cursor: Arc<str>) {
+        self.metrics.events.inc_by(read.events.len() as u64);
+        let mut orgs: Vec<OrgEvents> = Vec::new();
+        let mut at: HashMap<_, usize> = HashMap::new();
+        let mut topics_changed = false;
+        for LoggedEvent { org, event } in read.events.drain(..) {
+            let is_gone = &*event.name == "org.deleted" && event.topic.is_org();
+            match org {
+                Some(org) if event.topic.is_org() => self.directory.forget_org(org),
+                None if &*event.name == TOPICS_EVENT => {
+                    topics_changed = true;
+                    continue;
+                }
+                None if event.topic.is_org() => self.directory.forget_all(),
+                _ => {}
+            }
+            // A control event ends the runs of all, so that every organisation keeps its order.
+            if org.is_none() {
+                at.clear();
+            }
+            let n = *at.entry(org).or_insert_with(|| {
+                orgs.push(OrgEvents { org, events: Vec::new(), is_gone: false });
+                orgs.len() - 1
+            });
+            orgs[n].is_gone |= is_gone;
+            orgs[n].events.push(event);
+            if org.is_none() {
+                at.clear();
+            }
+        }
+        if topics_changed && let Err(error) = self.directory.load_topics().await {
+            tracing::warn!(%error, "the names of topics could not be loaded; those known stay");
+        }
+        let number = self.hub.advance(cursor);
+        // Closed only when the fan-out has ended, on shutdown.
+        let _ = self.batches.send(Batch { number, orgs }).await;
+    }
+
+    /// Another epoch: continuity is lost for everyone, and everyone is told, on every topic.
+    async fn announce_new_epoch(&self, cursor: Arc<str>) {
+        tracing::warn!("the database has another history (failover or restore): all topics resync");
+        let number = self.hub.advance(Arc::clone(&cursor));
+        let resync = Event {
+            id: 0,
+            at: time::OffsetDateTime::now_utc(),
+            topic: Topic::org(),
+            call: None,
+            name: RESYNC_EVENT.into(),
+            data: r#"{"reason":"epoch"}"#.into(),
+            old: None,
+            truncated: false,
+            cursor,
+        };
+        let everybody = OrgEvents { org: None, events: vec![resync], is_gone: false };
+        let _ = self.batches.send(Batch { number, orgs: vec![everybody] }).await;
+    }
+
+    async fn bounded<T>(&self, read: impl Future<Output = Result<T, LogError>>) -> Result<T, LogError> {
+        match tokio::time::timeout(self.limits.read_timeout, read).await {
+            Ok(result) => result,
+            Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()).into()),
+        }
+    }
+}
