@@ -1,0 +1,273 @@
+//! Where a token may stand in a request, and where none may.
+//!
+//! It comes from `Authorization: Bearer`, or from the subprotocols as `phoenix` on npm sends it: exactly
+//! one. Never from the URL, which ends in logs, histories and referrers: a request whose URL carries
+//! anything like a credential is refused whatever else it holds, and the value is never repeated.
+
+use axum::http::{HeaderMap, Uri, header};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use percent_encoding::percent_decode_str;
+
+use super::Token;
+
+/// The subprotocol that is answered.
+pub const PHOENIX_SUBPROTOCOL: &str = "phoenix";
+
+/// What precedes the token among the subprotocols. Despite the name `phoenix` encodes with the
+/// standard alphabet, without padding; both alphabets are taken.
+pub const TOKEN_SUBPROTOCOL_PREFIX: &str = "base64url.bearer.phx.";
+
+/// Longest token that is looked at, in bytes.
+const TOKEN_BYTES_MAX: usize = 8 * 1024;
+
+/// Names of query parameters that carry a credential, compared without case, `_` and `-`. A name that
+/// ends in one of them counts too: `access_token`, `x-api-key`.
+const CREDENTIAL_NAMES: &[&str] = &[
+    "token",
+    "jwt",
+    "apikey",
+    "auth",
+    "authorization",
+    "bearer",
+    "credential",
+    "credentials",
+    "password",
+    "secret",
+    "session",
+    "sessionid",
+    "sid",
+    "jid",
+    "key",
+];
+
+/// What a request presents.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Presented {
+    /// The one token.
+    pub token: Token,
+    /// Whether to answer `Sec-WebSocket-Protocol: phoenix`.
+    pub wants_phoenix: bool,
+}
+
+/// Why no token can be taken from a request.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CredentialError {
+    /// The URL carries a credential, or what looks like one.
+    #[error(
+        "the URL carries a credential ({0}): URLs end in logs. Send the token in the Authorization header or as phoenix's authToken"
+    )]
+    InUrl(String),
+    /// None.
+    #[error("no token: send `Authorization: Bearer <token>`, or phoenix's authToken")]
+    Missing,
+    /// More than one.
+    #[error("more than one token: send exactly one")]
+    Several,
+    /// A header or subprotocol entry that can't be read.
+    #[error("{0}")]
+    Malformed(&'static str),
+    /// Subprotocols without one that the gateway speaks: a browser would fail the connection.
+    #[error("none of the offered subprotocols is spoken here: offer `phoenix`")]
+    Subprotocol,
+}
+
+/// Finds the one token of a request.
+///
+/// # Errors
+/// When there is none, more than one, one that can't be read, or anything like one in the URL.
+pub fn find(uri: &Uri, headers: &HeaderMap) -> Result<Presented, CredentialError> {
+    refuse_in_url(uri)?;
+    let mut tokens = Vec::new();
+    for value in headers.get_all(header::AUTHORIZATION) {
+        let text = value
+            .to_str()
+            .map_err(|_| CredentialError::Malformed("the Authorization header is not plain text"))?;
+        let (scheme, token) = text.trim().split_once(' ').unwrap_or((text.trim(), ""));
+        if !scheme.eq_ignore_ascii_case("bearer") || token.trim().is_empty() {
+            return Err(CredentialError::Malformed("the Authorization header is not `Bearer <token>`"));
+        }
+        tokens.push(token.trim().to_owned());
+    }
+    let mut offered_any = false;
+    let mut wants_phoenix = false;
+    for value in headers.get_all(header::SEC_WEBSOCKET_PROTOCOL) {
+        let text = value
+            .to_str()
+            .map_err(|_| CredentialError::Malformed("the Sec-WebSocket-Protocol header is not plain text"))?;
+        for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+            offered_any = true;
+            if let Some(encoded) = entry.strip_prefix(TOKEN_SUBPROTOCOL_PREFIX) {
+                tokens.push(decode_entry(encoded)?);
+            } else if entry == PHOENIX_SUBPROTOCOL {
+                wants_phoenix = true;
+            }
+        }
+    }
+    if offered_any && !wants_phoenix {
+        return Err(CredentialError::Subprotocol);
+    }
+    let token = tokens.pop().ok_or(CredentialError::Missing)?;
+    if !tokens.is_empty() {
+        return Err(CredentialError::Several);
+    }
+    if token.len() > TOKEN_BYTES_MAX {
+        return Err(CredentialError::Malformed("the token is too long"));
+    }
+    Ok(Presented { token: Token::new(token), wants_phoenix })
+}
+
+fn decode_entry(encoded: &str) -> Result<String, CredentialError> {
+    let trimmed = encoded.trim_end_matches('=');
+    STANDARD_NO_PAD
+        .decode(trimmed)
+        .or_else(|_| URL_SAFE_NO_PAD.decode(trimmed))
+        .ok()
+        .and_then(|bytes| String::from_utf8(bytes).ok())
+        .ok_or(CredentialError::Malformed("the token among the subprotocols is not base64"))
+}
+
+fn refuse_in_url(uri: &Uri) -> Result<(), CredentialError> {
+    if is_jwt_like(&decoded(uri.path())) {
+        return Err(CredentialError::InUrl("a token in the path".to_owned()));
+    }
+    for pair in uri.query().unwrap_or_default().split(['&', ';']) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let (name, value) = (decoded(name), decoded(value));
+        let plain: String =
+            name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect();
+        if CREDENTIAL_NAMES.iter().any(|forbidden| plain.ends_with(forbidden)) {
+            // The name is shown only where it is one of the usual ones: it could itself be a secret.
+            let shown: String = plain.chars().take(24).collect();
+            return Err(CredentialError::InUrl(format!("parameter {shown:?}")));
+        }
+        if is_jwt_like(&name) || is_jwt_like(&value) {
+            return Err(CredentialError::InUrl("a value shaped like a token".to_owned()));
+        }
+    }
+    Ok(())
+}
+
+/// Percent-decoding, twice, because a proxy may decode once more than the author of a URL thought.
+fn decoded(text: &str) -> String {
+    let once = percent_decode_str(text).decode_utf8_lossy().into_owned();
+    percent_decode_str(&once).decode_utf8_lossy().into_owned()
+}
+
+/// Whether a text contains three base64url parts of which the first is a JSON object: a JWT.
+fn is_jwt_like(text: &str) -> bool {
+    let is_base64url = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    text.match_indices("ey").any(|(at, _)| {
+        let token: &str = text[at..].split(|c| !is_base64url(c) && c != '.').next().unwrap_or_default();
+        let mut parts = token.split('.');
+        let (first, second, third) = (parts.next(), parts.next(), parts.next());
+        // The third part may be empty (`alg: none`), but its dot is there.
+        first.is_some_and(|p| p.len() >= 8) && second.is_some_and(|p| p.len() >= 8) && third.is_some()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    const JWT: &str = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ4In0.c2ln";
+
+    fn find_in(uri: &str, headers: &[(&'static str, &str)]) -> Result<Presented, CredentialError> {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, HeaderValue::from_str(value).expect("a header"));
+        }
+        find(&uri.parse().expect("a URI"), &map)
+    }
+
+    #[test]
+    fn takes_the_header() {
+        let presented =
+            find_in("/socket/websocket?vsn=2.0.0", &[("authorization", &format!("Bearer {JWT}"))]);
+        assert_eq!(presented, Ok(Presented { token: Token::new(JWT), wants_phoenix: false }));
+        let presented = find_in("/", &[("authorization", &format!("bearer  {JWT} "))]);
+        assert_eq!(presented.map(|p| p.token), Ok(Token::new(JWT)));
+    }
+
+    #[test]
+    fn takes_the_subprotocol_in_both_alphabets() {
+        // Bytes that differ between the alphabets.
+        let token = "??>>~~.a.b";
+        for encoded in [STANDARD_NO_PAD.encode(token), URL_SAFE_NO_PAD.encode(token)] {
+            let offer = format!("phoenix, {TOKEN_SUBPROTOCOL_PREFIX}{encoded}");
+            let presented = find_in("/", &[("sec-websocket-protocol", &offer)]);
+            assert_eq!(presented, Ok(Presented { token: Token::new(token), wants_phoenix: true }));
+        }
+    }
+
+    #[test]
+    fn takes_exactly_one() {
+        let entry = format!("{TOKEN_SUBPROTOCOL_PREFIX}{}", STANDARD_NO_PAD.encode(JWT));
+        let bearer = format!("Bearer {JWT}");
+        assert_eq!(find_in("/", &[]), Err(CredentialError::Missing));
+        assert_eq!(find_in("/", &[("sec-websocket-protocol", "phoenix")]), Err(CredentialError::Missing));
+        assert_eq!(
+            find_in(
+                "/",
+                &[("authorization", &bearer), ("sec-websocket-protocol", &format!("phoenix, {entry}"))]
+            ),
+            Err(CredentialError::Several)
+        );
+        assert_eq!(
+            find_in("/", &[("sec-websocket-protocol", &format!("phoenix, {entry}, {entry}"))]),
+            Err(CredentialError::Several)
+        );
+        assert_eq!(
+            find_in("/", &[("authorization", &bearer), ("authorization", &bearer)]),
+            Err(CredentialError::Several)
+        );
+        assert_eq!(find_in("/", &[("sec-websocket-protocol", &entry)]), Err(CredentialError::Subprotocol));
+        for malformed in ["Basic eDp5", "Bearer", "Bearer ", JWT] {
+            assert!(
+                matches!(find_in("/", &[("authorization", malformed)]), Err(CredentialError::Malformed(_))),
+                "{malformed}"
+            );
+        }
+        let broken = format!("phoenix, {TOKEN_SUBPROTOCOL_PREFIX}***");
+        assert!(matches!(
+            find_in("/", &[("sec-websocket-protocol", &broken)]),
+            Err(CredentialError::Malformed(_))
+        ));
+    }
+
+    #[test]
+    fn refuses_every_url_that_carries_one() {
+        let bearer = format!("Bearer {JWT}");
+        for uri in [
+            "/socket/websocket?token=abc".to_owned(),
+            "/socket/websocket?vsn=2.0.0&access_token=abc".to_owned(),
+            "/socket/websocket?ACCESS-TOKEN=abc".to_owned(),
+            "/socket/websocket?%74oken=abc".to_owned(),
+            "/socket/websocket?%2574oken=abc".to_owned(),
+            "/socket/websocket?apikey=abc".to_owned(),
+            "/socket/websocket?x-api-key=abc".to_owned(),
+            "/socket/websocket?jwt".to_owned(),
+            "/socket/websocket?auth=abc".to_owned(),
+            "/socket/websocket?Authorization=abc".to_owned(),
+            "/socket/websocket?a=1;token=abc".to_owned(),
+            "/socket/websocket?params[token]=abc".to_owned(),
+            format!("/socket/websocket?x={JWT}"),
+            format!("/socket/websocket?x=Bearer%20{JWT}"),
+            format!("/socket/websocket?{JWT}"),
+            format!("/socket/websocket?x={}", JWT.replace('.', "%2E")),
+            format!("/socket/{JWT}/websocket"),
+            "/socket/websocket?x=eyJhbGciOiJub25lIn0.eyJzdWIiOiJ4In0.".to_owned(),
+        ] {
+            let result = find_in(&uri, &[("authorization", &bearer)]);
+            let Err(CredentialError::InUrl(shown)) = result else { panic!("{uri}: {result:?}") };
+            assert!(!shown.contains("abc") && !shown.contains("eyJ"), "{shown} repeats the value");
+        }
+        for fine in
+            ["/socket/websocket?vsn=2.0.0", "/socket/websocket?vsn=2.0.0&app=1.2.3&keyboard=x&they=a.b.c"]
+        {
+            assert!(find_in(fine, &[("authorization", &bearer)]).is_ok(), "{fine}");
+        }
+    }
+}

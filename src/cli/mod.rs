@@ -1,0 +1,72 @@
+//! The command line: one file per command.
+
+mod dev;
+mod migrate;
+mod serve;
+mod tail;
+mod token;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::telemetry::{self, LogArgs};
+
+pub use token::{TokenClaims, sign};
+
+/// Zero-trust real-time gateway for multi-tenant applications on PostgreSQL.
+///
+/// Try it without setting anything up: `warden dev` starts a private PostgreSQL, two demo organisations
+/// with simulated calls, and the gateway, and prints how to watch.
+#[derive(Parser)]
+#[command(name = "warden", version, propagate_version = true)]
+pub struct Cli {
+    #[command(flatten)]
+    log: LogArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Everything at once, for development: database, demo data, gateway
+    Dev(dev::DevArgs),
+    /// The gateway
+    Serve(crate::config::ServeArgs),
+    /// Bring the database's schema up to date
+    Migrate(migrate::MigrateArgs),
+    /// Sign a development token
+    Token(token::TokenArgs),
+    /// Subscribe to topics and print one JSON line per event
+    Tail(tail::TailArgs),
+}
+
+impl Cli {
+    /// Runs the command. Failures are printed, with their causes; the exit code tells.
+    #[must_use]
+    pub fn run(self) -> ExitCode {
+        let result = telemetry::init(&self.log).and_then(|()| {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            runtime.block_on(self.command.run())
+        });
+        match result {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+impl Command {
+    async fn run(self) -> anyhow::Result<()> {
+        match self {
+            Self::Dev(args) => dev::run(args).await,
+            Self::Serve(args) => serve::run(args).await,
+            Self::Migrate(args) => migrate::run(args).await,
+            Self::Token(args) => token::run(&args),
+            Self::Tail(args) => tail::run(args).await,
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Refusals of the public listener: a status, a code for programs, and a sentence for people.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use crate::auth::{AuthError, CredentialError};
+
+/// Why an upgrade was refused.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refusal {
+    #[error(transparent)]
+    Credential(#[from] CredentialError),
+    #[error(transparent)]
+    Token(#[from] AuthError),
+    #[error("the organisation of this token does not exist")]
+    UnknownOrg,
+    #[error("this origin is not allowed: add it to WARDEN_ALLOWED_ORIGINS")]
+    Origin,
+    #[error("this is a WebSocket endpoint: send `Upgrade: websocket` with a valid Sec-WebSocket-Key")]
+    NotWebSocket,
+    #[error("Sec-WebSocket-Version must be 13")]
+    WebSocketVersion,
+    #[error("the query must have vsn=2.0.0, which phoenix 1.4 and later send")]
+    ProtocolVersion,
+    #[error("the gateway cannot look up organisations just now: try again")]
+    Unavailable,
+    #[error("the gateway is shutting down: connect to another, or again in a moment")]
+    ShuttingDown,
+}
+
+impl Refusal {
+    /// Status and code; `docs/protocol.md` lists them.
+    pub(super) fn code(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::Credential(CredentialError::InUrl(_)) => (StatusCode::BAD_REQUEST, "credential_in_url"),
+            Self::Credential(CredentialError::Missing) => (StatusCode::UNAUTHORIZED, "no_token"),
+            Self::Credential(CredentialError::Several) => (StatusCode::BAD_REQUEST, "several_tokens"),
+            Self::Credential(CredentialError::Malformed(_)) => {
+                (StatusCode::UNAUTHORIZED, "malformed_credential")
+            }
+            Self::Credential(CredentialError::Subprotocol) => {
+                (StatusCode::BAD_REQUEST, "unknown_subprotocol")
+            }
+            Self::Token(AuthError::Expired) => (StatusCode::UNAUTHORIZED, "token_expired"),
+            Self::Token(AuthError::Claims(_)) => (StatusCode::FORBIDDEN, "no_organisation"),
+            Self::Token(_) => (StatusCode::UNAUTHORIZED, "invalid_token"),
+            Self::UnknownOrg => (StatusCode::FORBIDDEN, "unknown_organisation"),
+            Self::Origin => (StatusCode::FORBIDDEN, "origin_not_allowed"),
+            Self::NotWebSocket => (StatusCode::BAD_REQUEST, "not_a_websocket"),
+            Self::WebSocketVersion => (StatusCode::UPGRADE_REQUIRED, "websocket_version"),
+            Self::ProtocolVersion => (StatusCode::BAD_REQUEST, "protocol_version"),
+            Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+            Self::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down"),
+        }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let (status, code) = self.code();
+        let body = Json(json!({"error": {"code": code, "message": self.to_string()}}));
+        let mut response = (status, body).into_response();
+        let headers = response.headers_mut();
+        match status {
+            StatusCode::UNAUTHORIZED => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            StatusCode::UPGRADE_REQUIRED => {
+                headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+            }
+            StatusCode::SERVICE_UNAVAILABLE => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            _ => {}
+        }
+        response
+    }
+}

@@ -1,0 +1,91 @@
+//! The public listener. Its routes:
+//!
+//! | route | answers |
+//! |---|---|
+//! | `GET /socket/websocket` | 101, or why not |
+//! | `GET /livez` | 200 while the process runs |
+//! | `GET /readyz` | 200 while the node follows the event log; else 503 and why |
+//!
+//! The admin listener, which is not for the public, has `GET /metrics` as well.
+
+mod error;
+mod serve;
+mod upgrade;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use serve::{ServeLimits, serve};
+
+use crate::events::ReaderState;
+use crate::metrics::Metrics;
+use crate::session;
+
+/// What handlers may touch.
+#[derive(Clone, Debug)]
+pub struct HttpState {
+    /// For the sessions that upgrades begin.
+    pub shared: Arc<session::Shared>,
+    /// Exact origins of browsers that may connect.
+    pub allowed_origins: Arc<[String]>,
+    /// Whether the node follows the log.
+    pub reader: watch::Receiver<ReaderState>,
+    /// Every session's task.
+    pub sessions: TaskTracker,
+    /// Cancelled when the gateway goes down.
+    pub shutdown: CancellationToken,
+}
+
+/// The routes of the public listener.
+pub fn public(state: HttpState) -> Router {
+    Router::new()
+        .route("/socket/websocket", get(upgrade::upgrade))
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .with_state(state)
+}
+
+/// The routes of the admin listener.
+pub fn admin(state: HttpState) -> Router {
+    Router::new()
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .with_state(state)
+}
+
+async fn livez() -> &'static str {
+    "ok\n"
+}
+
+async fn readyz(State(state): State<HttpState>) -> (StatusCode, String) {
+    if state.shutdown.is_cancelled() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "shutting down\n".to_owned());
+    }
+    match &*state.reader.borrow() {
+        ReaderState::Following => (StatusCode::OK, "ok\n".to_owned()),
+        ReaderState::Starting => {
+            (StatusCode::SERVICE_UNAVAILABLE, "connecting to the event log\n".to_owned())
+        }
+        // The reason is in the log, which is not public.
+        ReaderState::Lost(_) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the event log can't be read; see the gateway's log\n".to_owned(),
+        ),
+    }
+}
+
+async fn metrics(State(state): State<HttpState>) -> impl IntoResponse {
+    let metrics: &Metrics = &state.shared.metrics;
+    metrics.following.set(u64::from(*state.reader.borrow() == ReaderState::Following));
+    ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], metrics.encode())
+}

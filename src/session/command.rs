@@ -1,0 +1,164 @@
+//! What a client can ask: join, leave, heartbeat, and a fresh token. Everything else gets an answer
+//! that says so.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::{Joined, Next, Session};
+use crate::auth::Token;
+use crate::hub::Offer;
+use crate::wire::{ClientMessage, CloseCode, Status, Topic, decode, push, reply};
+
+/// The protocol's own topic, for heartbeats.
+const PHOENIX_TOPIC: &str = "phoenix";
+
+impl Session {
+    pub(super) fn on_text(&mut self, text: &str) -> Next {
+        let Ok(message) = decode(text) else {
+            // Without a ref there is nothing to reply to.
+            return Next::Close(CloseCode::MALFORMED);
+        };
+        match message.event.as_str() {
+            "heartbeat" if message.topic == PHOENIX_TOPIC => self.reply(&message, Status::Ok, json!({})),
+            "phx_join" => self.join(&message),
+            "phx_leave" => self.leave(&message),
+            "access_token" => return self.refresh(&message),
+            _ if self.joined_topic(&message).is_some() => self.refuse(
+                &message,
+                "unknown event",
+                "clients send phx_join, phx_leave, access_token and heartbeat; events are published by the backend",
+            ),
+            _ => self.unmatched(&message),
+        }
+        Next::Continue
+    }
+
+    fn join(&mut self, message: &ClientMessage) {
+        let Some(topic) = Topic::parse(&message.topic) else { return self.unmatched(message) };
+        if !self.shared.directory.has_topic(&topic) {
+            return self.unmatched(message);
+        }
+        let Ok(since) = since(&message.payload) else {
+            return self.refuse(
+                message,
+                "invalid payload",
+                "the payload of a join is {} or {\"since\": cursor}",
+            );
+        };
+        if let Some(former) = self.joined.remove(&topic) {
+            // As Phoenix does: the former join is closed, then the new one is answered.
+            self.registration.unsubscribe(&topic, &former.subscribed);
+            let join_ref = former.join_ref.as_deref();
+            self.send(&push(join_ref, join_ref, &message.topic, "phx_close", json!({})));
+        } else if self.joined.len() >= self.shared.limits.joins_max {
+            let hint =
+                format!("a socket joins at most {} topics; `org` has them all", self.shared.limits.joins_max);
+            return self.refuse(message, "too many channels joined", &hint);
+        }
+        let subscribed = self.registration.subscribe(&topic, |cursor| {
+            let response = match since {
+                // Replaying what was missed is not possible yet: the client reads its state anew.
+                Some(_) => json!({"cursor": cursor, "resync": true}),
+                None => json!({"cursor": cursor}),
+            };
+            reply(
+                message.join_ref.as_deref(),
+                message.reference.as_deref(),
+                &message.topic,
+                Status::Ok,
+                response,
+            )
+        });
+        self.joined.insert(topic, Joined { join_ref: message.join_ref.clone(), subscribed });
+    }
+
+    fn leave(&mut self, message: &ClientMessage) {
+        // A leave of an earlier join must not end the present one.
+        if let Some(topic) = self.joined_topic(message)
+            && let Some(joined) = self.joined.remove(&topic)
+        {
+            self.registration.unsubscribe(&topic, &joined.subscribed);
+            self.reply(message, Status::Ok, json!({}));
+            let join_ref = joined.join_ref.as_deref();
+            self.send(&push(join_ref, join_ref, &message.topic, "phx_close", json!({})));
+        } else {
+            // As Phoenix does: who leaves what it has not joined has what it wants.
+            self.reply(message, Status::Ok, json!({}));
+        }
+    }
+
+    /// Replaces the token. A bad one ends nothing before the old one does; a good one of somebody else
+    /// ends the session, whose identity is fixed.
+    fn refresh(&mut self, message: &ClientMessage) -> Next {
+        #[derive(Deserialize)]
+        struct Payload {
+            access_token: String,
+        }
+        let Ok(payload) = serde_json::from_str::<Payload>(message.payload.get()) else {
+            self.refuse(message, "invalid payload", "send {\"access_token\": \"<token>\"}");
+            return Next::Continue;
+        };
+        match self.shared.verifier.verify(&Token::new(payload.access_token)) {
+            Ok(identity)
+                if (identity.org, &identity.subject) == (self.identity.org, &self.identity.subject) =>
+            {
+                self.identity = identity;
+                self.reply(message, Status::Ok, json!({}));
+                Next::Continue
+            }
+            Ok(_) => Next::Close(CloseCode::IDENTITY_CHANGED),
+            Err(error) => {
+                self.refuse(message, "invalid token", &error.to_string());
+                Next::Continue
+            }
+        }
+    }
+
+    /// The topic of a message, where this session has joined it by the join that the message names.
+    fn joined_topic(&self, message: &ClientMessage) -> Option<Topic> {
+        let topic = Topic::parse(&message.topic)?;
+        let joined = self.joined.get(&topic)?;
+        (message.join_ref.is_none() || message.join_ref == joined.join_ref).then_some(topic)
+    }
+
+    fn unmatched(&self, message: &ClientMessage) {
+        let hint = format!(
+            "topics: {}, call:<uuid>; none names an organisation, yours comes from your token",
+            self.shared.directory.topic_names().join(", ")
+        );
+        let response = json!({"reason": "unmatched topic", "message": hint});
+        let join_ref = if message.event == "phx_join" { message.join_ref.as_deref() } else { None };
+        self.send(&reply(join_ref, message.reference.as_deref(), &message.topic, Status::Error, response));
+    }
+
+    fn refuse(&self, message: &ClientMessage, reason: &str, hint: &str) {
+        self.reply(message, Status::Error, json!({"reason": reason, "message": hint}));
+    }
+
+    fn reply(&self, message: &ClientMessage, status: Status, response: Value) {
+        self.send(&reply(
+            message.join_ref.as_deref(),
+            message.reference.as_deref(),
+            &message.topic,
+            status,
+            response,
+        ));
+    }
+
+    /// A sealed outbox ends the loop by itself, so its answer needs no look.
+    fn send(&self, frame: &bytes::Bytes) {
+        let _: Offer = self.outbox.offer(frame);
+    }
+}
+
+/// The cursor in a join's payload. `supabase` clients send a payload of their own, so unknown keys are
+/// passed over; a cursor that is no string is not.
+fn since(payload: &RawValue) -> Result<Option<String>, serde_json::Error> {
+    #[derive(Deserialize)]
+    struct Payload {
+        #[serde(default)]
+        since: Option<String>,
+    }
+    serde_json::from_str::<Payload>(payload.get()).map(|payload| payload.since)
+}

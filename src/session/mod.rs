@@ -1,0 +1,225 @@
+//! One socket, from the 101 to its close code: one owner, one loop, a closed set of things that can
+//! happen.
+//!
+//! The session reads; all that it writes goes through its outbox, which the hub's fan-out writes to as
+//! well. It knows nothing of HTTP.
+
+mod command;
+mod io;
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::error::CapacityError;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Error as WsError, Message};
+use tokio_util::sync::CancellationToken;
+
+use crate::auth::{Identity, Verifier};
+use crate::events::Directory;
+use crate::hub::{Ending, Hub, Outbox, Registration, Subscribed};
+use crate::metrics::{CloseLabels, Metrics};
+use crate::wire::{CloseCode, Topic};
+use io::SocketIo;
+
+/// Limits of one session.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionLimits {
+    /// Longest message from a client, in bytes.
+    pub message_bytes_max: usize,
+    /// Topics that one socket may have joined.
+    pub joins_max: usize,
+    /// A session that sent nothing for so long ends; clients send a heartbeat every 30 s.
+    pub idle_timeout: Duration,
+    /// How long the peer may take to answer a Close, and to read what precedes it.
+    pub close_timeout: Duration,
+    /// Kernel's send buffer, in bytes: else it hides up to 4 MiB of a slow client's backlog.
+    pub send_buffer_bytes: usize,
+}
+
+/// What all sessions of a gateway share.
+#[derive(Debug)]
+pub struct Shared {
+    /// Who listens to what.
+    pub hub: Arc<Hub>,
+    /// Which topics and organisations exist.
+    pub directory: Arc<Directory>,
+    /// Of tokens that replace the first.
+    pub verifier: Arc<Verifier>,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// Limits.
+    pub limits: SessionLimits,
+}
+
+/// Bytes that are read at once; allocated per session, so small. Commands are short.
+const READ_BUFFER_BYTES: usize = 1024;
+
+/// See the module's documentation.
+struct Session {
+    shared: Arc<Shared>,
+    identity: Identity,
+    outbox: Arc<Outbox>,
+    registration: Registration,
+    joined: HashMap<Topic, Joined>,
+    last_heard: Instant,
+}
+
+/// A topic that this session joined.
+struct Joined {
+    join_ref: Option<String>,
+    subscribed: Subscribed,
+}
+
+/// What the loop goes on with.
+enum Next {
+    Continue,
+    Close(CloseCode),
+}
+
+/// Serves a socket whose upgrade was accepted, until it ends. `received` is what came behind the
+/// request, before the 101.
+pub async fn run(
+    shared: Arc<Shared>,
+    stream: TcpStream,
+    received: Bytes,
+    identity: Identity,
+    shutdown: CancellationToken,
+) {
+    let limits = shared.limits;
+    let socket = socket2::SockRef::from(&stream);
+    // Neither failing is a reason to refuse a session.
+    let _ = socket.set_send_buffer_size(limits.send_buffer_bytes);
+    let _ = socket.set_tcp_nodelay(true);
+    let stream = Arc::new(stream);
+    let outbox = Arc::new(Outbox::new(Arc::clone(&stream), shared.hub.outbox_limits()));
+    let registration = shared.hub.register(identity.org, Arc::clone(&outbox));
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(0)
+        .max_message_size(Some(limits.message_bytes_max))
+        .max_frame_size(Some(limits.message_bytes_max));
+    let io = SocketIo::new(stream, received, Arc::clone(&outbox));
+    let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await;
+    let org = identity.org;
+    let metrics = Arc::clone(&shared.metrics);
+    metrics.sessions.inc();
+    let started = Instant::now();
+    let mut session = Session {
+        shared,
+        identity,
+        outbox,
+        registration,
+        joined: HashMap::new(),
+        last_heard: Instant::now(),
+    };
+    let close = session.serve(socket, shutdown).await;
+    metrics.sessions.dec();
+    metrics.closed.get_or_create(&CloseLabels { code: close.code }).inc();
+    tracing::debug!(org.id = %org, close.code = close.code, close.reason = close.reason,
+        duration_ms = started.elapsed().as_millis(), "session ended");
+}
+
+impl Session {
+    /// The loop, then the farewell. Returns the code with which the session ended.
+    async fn serve(
+        &mut self,
+        mut socket: WebSocketStream<SocketIo>,
+        shutdown: CancellationToken,
+    ) -> CloseCode {
+        // The organisation may have been deleted between the check and the registration.
+        if matches!(self.shared.directory.has_org(self.identity.org).await, Ok(false)) {
+            self.outbox.close(CloseCode::ORG_GONE);
+        }
+        let close = self.run(&mut socket, &shutdown).await;
+        for (topic, joined) in self.joined.drain() {
+            self.registration.unsubscribe(&topic, &joined.subscribed);
+        }
+        self.outbox.close(close);
+        let farewell = async {
+            poll_fn(|cx| self.outbox.poll_flush(cx)).await;
+            // Until the peer's Close or its end: a socket that is closed with unread bytes is reset,
+            // and the reset may overtake our Close frame.
+            while let Some(Ok(_)) = socket.next().await {}
+        };
+        if self.outbox.ending() != Some(Ending::Broken) {
+            let _ = tokio::time::timeout(self.shared.limits.close_timeout, farewell).await;
+        }
+        close
+    }
+
+    async fn run(
+        &mut self,
+        socket: &mut WebSocketStream<SocketIo>,
+        shutdown: &CancellationToken,
+    ) -> CloseCode {
+        let timer = tokio::time::sleep_until(self.deadline());
+        tokio::pin!(timer);
+        loop {
+            let outbox = Arc::clone(&self.outbox);
+            let next = tokio::select! {
+                message = socket.next() => {
+                    self.last_heard = Instant::now();
+                    self.on_message(message)
+                }
+                ending = poll_fn(|cx| outbox.poll_ending(cx)) => match ending {
+                    Ending::Closing(close) => Next::Close(close.unwrap_or(CloseCode::NORMAL)),
+                    Ending::Broken => Next::Close(CloseCode::NORMAL),
+                },
+                () = &mut timer => self.on_timer(),
+                () = shutdown.cancelled() => Next::Close(CloseCode::RESTART),
+            };
+            if let Next::Close(close) = next {
+                return close;
+            }
+            if timer.is_elapsed() || self.expires_in().is_zero() {
+                timer.as_mut().reset(self.deadline());
+            }
+        }
+    }
+
+    fn on_message(&mut self, message: Option<Result<Message, WsError>>) -> Next {
+        match message {
+            Some(Ok(Message::Text(text))) => self.on_text(&text),
+            Some(Ok(Message::Binary(_))) => Next::Close(CloseCode::UNSUPPORTED),
+            // Pings are answered while reading; the Close is, too, and then the stream ends.
+            Some(Ok(_)) => Next::Continue,
+            Some(Err(WsError::Capacity(CapacityError::MessageTooLong { .. }))) => {
+                Next::Close(CloseCode::TOO_BIG)
+            }
+            Some(Err(WsError::Utf8(_))) => Next::Close(CloseCode::INVALID_UTF8),
+            Some(Err(WsError::Protocol(
+                tokio_tungstenite::tungstenite::error::ProtocolError::ResetWithoutClosingHandshake,
+            ))) => Next::Close(CloseCode::NORMAL),
+            Some(Err(WsError::Protocol(_))) => Next::Close(CloseCode::PROTOCOL_ERROR),
+            Some(Err(_)) | None => Next::Close(CloseCode::NORMAL),
+        }
+    }
+
+    fn on_timer(&self) -> Next {
+        if self.expires_in().is_zero() {
+            Next::Close(CloseCode::TOKEN_EXPIRED)
+        } else if self.last_heard.elapsed() >= self.shared.limits.idle_timeout {
+            Next::Close(CloseCode::IDLE)
+        } else {
+            Next::Continue
+        }
+    }
+
+    /// When the timer must look next. It is not reset by every message: it looks, and sleeps on.
+    fn deadline(&self) -> Instant {
+        let idle = self.last_heard + self.shared.limits.idle_timeout;
+        idle.min(Instant::now() + self.expires_in())
+    }
+
+    fn expires_in(&self) -> Duration {
+        self.identity.expires_at.duration_since(SystemTime::now()).unwrap_or_default()
+    }
+}
