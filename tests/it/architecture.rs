@@ -1,0 +1,99 @@
+//! The direction of imports, and who may make what, held against the source itself.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn sources() -> Vec<(PathBuf, String)> {
+    fn walk(dir: &Path, into: &mut Vec<(PathBuf, String)>) {
+        for entry in fs::read_dir(dir).expect("reads") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                walk(&path, into);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                let text = fs::read_to_string(&path).expect("reads");
+                into.push((path, text));
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    walk(&root, &mut files);
+    assert!(files.len() > 20, "the walk found the sources");
+    files.into_iter().map(|(p, t)| (p.strip_prefix(&root).expect("below").to_owned(), t)).collect()
+}
+
+/// The modules of this crate that a source names in its code (not in comments).
+fn imports(text: &str) -> Vec<String> {
+    text.lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .flat_map(|line| line.match_indices("crate::").map(move |(at, m)| &line[at + m.len()..]))
+        .map(|rest| rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect())
+        .collect()
+}
+
+#[test]
+fn imports_run_one_way() {
+    // Leaves that everybody may use: the tenant's type, locks, delays, counters.
+    let common = ["org", "sync", "backoff", "metrics"];
+    let allowed: &[(&str, &[&str])] = &[
+        ("wire", &[]),
+        ("events/cursor.rs", &[]),
+        ("org.rs", &["auth"]), // in a link of its documentation only; checked below
+        ("sync.rs", &[]),
+        ("backoff.rs", &[]),
+        ("metrics.rs", &[]),
+        ("auth", &[]),
+        ("hub", &["wire"]),
+        ("postgres", &[]),
+        ("events", &["wire", "hub", "postgres"]),
+        ("session", &["wire", "hub", "events", "auth"]),
+        ("http", &["auth", "session", "events"]),
+    ];
+    for (path, text) in sources() {
+        let Some((_, may)) = allowed.iter().find(|(module, _)| path.starts_with(module)) else {
+            continue;
+        };
+        let own =
+            path.components().next().map(|c| c.as_os_str().to_string_lossy().into_owned()).expect("a name");
+        for import in imports(&text) {
+            assert!(
+                may.contains(&import.as_str()) || common.contains(&import.as_str()) || import == own,
+                "{} must not import {import}",
+                path.display()
+            );
+        }
+        if path.starts_with("wire") || path.ends_with("cursor.rs") {
+            assert!(
+                !text.contains("use tokio::") && !text.contains("use sqlx"),
+                "{}: no I/O",
+                path.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn an_org_is_made_by_auth_alone() {
+    for (path, text) in sources() {
+        if text.contains("OrgId::from_claim") {
+            assert!(path.starts_with("auth") || path.ends_with("org.rs"), "{}", path.display());
+        }
+    }
+}
+
+#[test]
+fn nothing_but_config_reads_the_environment() {
+    for (path, text) in sources() {
+        let reads = text.contains("env::var") || text.contains("env = \"");
+        let is_command_line = path.starts_with("cli") || path.ends_with("telemetry.rs");
+        assert!(!reads || path.ends_with("config.rs") || is_command_line, "{}", path.display());
+        assert!(!text.contains("env::var") || path.ends_with("config.rs"), "{}", path.display());
+    }
+}
+
+#[test]
+fn every_file_says_what_it_is_for() {
+    for (path, text) in sources() {
+        assert!(text.starts_with("//! "), "{} opens with no documentation", path.display());
+    }
+}

@@ -1,0 +1,154 @@
+//! One private cluster for the run, and a migrated database for each test.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
+use uuid::Uuid;
+use warden::postgres::cluster::{Binaries, Cluster, ClusterOptions, DataDir, SUPERUSER};
+
+/// Connections to the shared cluster; tests run side by side.
+const CONNECTIONS_MAX: u32 = 400;
+/// Connections that one test's pool opens.
+const POOL_CONNECTIONS_MAX: u32 = 24;
+const TEMPLATE: &str = "warden_template";
+
+/// Options of a temporary cluster for tests: fast, with what tests need switched on.
+pub fn cluster_options() -> ClusterOptions {
+    ClusterOptions {
+        binaries: Binaries::find(None, std::env::var_os("PATH").as_deref()).expect("PostgreSQL is installed"),
+        data_dir: DataDir::Temporary,
+        settings: vec![("max_prepared_transactions".into(), "8".into())],
+        max_connections: CONNECTIONS_MAX,
+        durable: false,
+    }
+}
+
+struct Shared {
+    url: String,
+}
+
+/// The cluster lives on a thread of its own, so that it outlives the runtime of the test that happened
+/// to come first. It ends with the process.
+fn shared() -> &'static Shared {
+    static SHARED: OnceLock<Shared> = OnceLock::new();
+    SHARED.get_or_init(|| {
+        let (send, receive) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                let cluster = Cluster::start(cluster_options()).await.expect("PostgreSQL starts");
+                make_template(&cluster).await;
+                send.send(Shared { url: cluster.url("{db}", "{user}") }).expect("somebody waits");
+                std::future::pending::<()>().await;
+                drop(cluster);
+            });
+        });
+        receive.recv().expect("the cluster's thread is up")
+    })
+}
+
+async fn make_template(cluster: &Cluster) {
+    let mut admin = PgConnection::connect(&cluster.url("postgres", SUPERUSER)).await.expect("connects");
+    admin.execute(AssertSqlSafe(format!("create database {TEMPLATE}"))).await.expect("creates");
+    warden::postgres::migrate(&cluster.url(TEMPLATE, SUPERUSER)).await.expect("migrates");
+    admin.execute("alter role warden_gateway login").await.expect("alters");
+}
+
+/// URL of a database in the shared cluster.
+pub fn shared_cluster_url(database: &str, user: &str) -> String {
+    shared().url.replace("%7Bdb%7D", database).replace("%7Buser%7D", user)
+}
+
+/// A migrated database for one test. It is left behind, for the cluster goes with the run.
+#[derive(Debug)]
+pub struct TestDb {
+    /// As the superuser: what a backend and a migration would do.
+    pub pool: PgPool,
+    /// Its name.
+    pub name: String,
+    url: String,
+    gateway_url: String,
+}
+
+impl TestDb {
+    pub async fn create() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("t{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        // The first test of a run waits here for the cluster.
+        let admin_url =
+            tokio::task::spawn_blocking(|| shared_cluster_url("postgres", SUPERUSER)).await.expect("up");
+        let mut admin = PgConnection::connect(&admin_url).await.expect("connects");
+        admin
+            .execute(AssertSqlSafe(format!("create database {name} template {TEMPLATE}")))
+            .await
+            .expect("creates");
+        Self::at(&name, &shared_cluster_url(&name, SUPERUSER), &shared_cluster_url(&name, "warden_gateway"))
+            .await
+    }
+
+    /// A database that is there already, reached by these URLs.
+    pub async fn at(name: &str, url: &str, gateway_url: &str) -> Self {
+        let pool =
+            PgPoolOptions::new().max_connections(POOL_CONNECTIONS_MAX).connect_lazy(url).expect("a URL");
+        Self { pool, name: name.to_owned(), url: url.to_owned(), gateway_url: gateway_url.to_owned() }
+    }
+
+    /// As the superuser.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// As the gateway's own role.
+    pub fn gateway_url(&self) -> &str {
+        &self.gateway_url
+    }
+
+    /// Runs statements.
+    pub async fn run(&self, sql: impl Into<String>) {
+        let sql = sql.into();
+        self.pool
+            .execute(sqlx::raw_sql(AssertSqlSafe(sql.clone())))
+            .await
+            .unwrap_or_else(|e| panic!("{sql}: {e}"));
+    }
+
+    /// The message of the error that a statement must give.
+    pub async fn error(&self, sql: impl Into<String>) -> String {
+        let sql = sql.into();
+        match self.pool.execute(sqlx::raw_sql(AssertSqlSafe(sql.clone()))).await {
+            Ok(_) => panic!("{sql}: no error"),
+            Err(e) => e.to_string(),
+        }
+    }
+
+    /// A new organisation.
+    pub async fn create_org(&self) -> Uuid {
+        sqlx::query_scalar("insert into organizations (name) values ('test') returning id")
+            .fetch_one(&self.pool)
+            .await
+            .expect("inserts")
+    }
+
+    /// A new call.
+    pub async fn insert_call(&self, org: Uuid) -> Uuid {
+        sqlx::query_scalar("insert into calls (org_id) values ($1) returning id")
+            .bind(org)
+            .fetch_one(&self.pool)
+            .await
+            .expect("inserts")
+    }
+
+    /// Publishes an event.
+    pub async fn publish(&self, org: Uuid, topic: &str, event: &str) {
+        sqlx::query("select warden.publish($1, $2, $3, '{}')")
+            .bind(org)
+            .bind(topic)
+            .bind(event)
+            .execute(&self.pool)
+            .await
+            .expect("publishes");
+    }
+}

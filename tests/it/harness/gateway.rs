@@ -1,0 +1,95 @@
+//! A gateway in the test's process, on ports of its own.
+
+use std::net::SocketAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use serde_json::{Value, json};
+use uuid::Uuid;
+use warden::app::Gateway;
+use warden::auth::VerifierConfig;
+use warden::config::{Config, Limits};
+use warden::events::ReaderState;
+
+use super::{Client, TestDb, within};
+
+/// Signs every token that the test gateways accept.
+pub const SECRET: &str = "a test secret of more than 32 bytes";
+/// `aud` of the tokens that they accept.
+pub const AUDIENCE: &str = "authenticated";
+
+/// Claims as a good token has them.
+pub fn claims(org: Uuid) -> Value {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+    json!({
+        "sub": "11111111-1111-4111-8111-111111111111",
+        "aud": AUDIENCE,
+        "role": "authenticated",
+        "iat": now,
+        "exp": now + 3600,
+        "app_metadata": {"org_id": org},
+    })
+}
+
+/// Signs any claims with any algorithm of the HMAC family and any secret.
+pub fn sign(claims: &Value, algorithm: Algorithm, secret: &str) -> String {
+    encode(&Header::new(algorithm), claims, &EncodingKey::from_secret(secret.as_bytes())).expect("signs")
+}
+
+/// A good token with these changes: `null` removes a claim.
+pub fn token(org: Uuid, changes: &Value) -> String {
+    let mut claims = claims(org);
+    let object = claims.as_object_mut().expect("an object");
+    for (name, value) in changes.as_object().expect("an object") {
+        if value.is_null() {
+            object.remove(name);
+        } else {
+            object.insert(name.clone(), value.clone());
+        }
+    }
+    sign(&claims, Algorithm::HS256, SECRET)
+}
+
+/// A gateway and its database.
+pub struct TestGateway {
+    pub db: TestDb,
+    pub gateway: Gateway,
+}
+
+impl TestGateway {
+    /// On a database of its own, with the default limits.
+    pub async fn start() -> Self {
+        Self::start_with(TestDb::create().await, |_| {}).await
+    }
+
+    /// On this database, with a configuration changed by the test.
+    pub async fn start_with(db: TestDb, change: impl FnOnce(&mut Config)) -> Self {
+        let gateway = Self::gateway(&db, change).await;
+        Self { db, gateway }
+    }
+
+    /// Another gateway on a database.
+    pub async fn gateway(db: &TestDb, change: impl FnOnce(&mut Config)) -> Gateway {
+        let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut config = Config {
+            database: warden::postgres::options(db.gateway_url()).expect("a URL"),
+            verifier: VerifierConfig { secret: SECRET.into(), audience: AUDIENCE.into(), issuer: None },
+            listen: any_port,
+            admin_listen: any_port,
+            allowed_origins: vec!["http://app.example".into()],
+            limits: Limits::default(),
+        };
+        change(&mut config);
+        let gateway = Gateway::start(config).await.expect("the gateway starts");
+        let mut reader = gateway.reader();
+        within("the gateway follows the log", reader.wait_for(|s| *s == ReaderState::Following))
+            .await
+            .expect("runs");
+        gateway
+    }
+
+    /// An authenticated socket of this organisation.
+    pub async fn connect(&self, org: Uuid) -> Client {
+        Client::connect(self.gateway.public_addr(), &token(org, &json!({}))).await
+    }
+}
