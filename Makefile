@@ -1,0 +1,48 @@
+# `make help` lists what there is. Each command sets up what it needs.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+RATE ?= 4
+
+.PHONY: help
+help: ## This list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+.PHONY: setup
+setup: ## Install what is missing: PostgreSQL server binaries, Node packages
+	@scripts/setup
+
+.PHONY: setup-postgres
+setup-postgres:
+	@scripts/setup postgres
+
+.PHONY: demo
+demo: setup-postgres ## Two organisations with simulated calls, live; Ctrl-C ends it
+	cargo build --bin warden
+	target/debug/warden dev --ephemeral --watch --rate $(RATE)
+
+.PHONY: test
+test: setup ## Every test: unit, integration, real clients
+	cargo test --workspace --no-fail-fast
+
+.PHONY: lint
+lint: ## rustfmt, clippy, docs, offline query data, licences and bans
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
+	scripts/sqlx-data --check
+	@command -v cargo-deny >/dev/null || cargo install cargo-deny --locked --quiet
+	cargo deny --log-level error check licenses bans sources
+
+.PHONY: sqlx
+sqlx: setup-postgres ## Renew .sqlx after a change of queries or migrations
+	scripts/sqlx-data
+
+.PHONY: bench-doorbell
+bench-doorbell: setup-postgres ## Commits per second with and without the doorbell; a table
+	cargo bench --bench doorbell
+
+.PHONY: loadtest
+loadtest: setup-postgres ## 1,000 sockets in 20 organisations, 200 changes a second, for 20 s
+	cargo build --release --workspace
+	scripts/loadtest
