@@ -60,17 +60,20 @@ declare
                          from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
                          where c.oid = w.relation);
   fn text := 'log ' || relation_name;
-  -- Rows beyond this size are logged as their entity column alone.
+  -- Documents beyond this size are logged as their entity column alone.
   event_bytes_max constant int := 65536;
+  -- Rows beyond this size are not even made into documents.
+  row_bytes_max constant int := 1048576;
   body text;
 begin
   if pg_catalog.octet_length(fn) > 63 then
     fn := pg_catalog.left(fn, 40) || ' ' || pg_catalog.left(pg_catalog.md5(relation_name), 8);
   end if;
-  -- The size of the row is looked at first, because to_jsonb fails beyond 256 MB, and then that of
-  -- the document, because a compressed column unfolds. `offset 0` keeps the planner from computing
+  -- The size of the row is looked at first, because to_jsonb fails beyond 256 MB, which a compressed
+  -- column of a few megabytes can unfold to; and then that of the document, without omitted columns. `offset 0` keeps the planner from computing
   -- the document once for every place in which it is used. Rows are compared by their image
-  -- (*<>), because json and a few other types have no equality.
+  -- (*<>), because json and a few other types have no equality. A row is n.* and o.*, because n alone
+  -- would be a column of that name, where the table has one.
   body := $body$
 begin
   if tg_op = 'INSERT' then
@@ -80,8 +83,8 @@ begin
            not d.fits, pg_catalog.row_number() over () = 1
     from new_rows n
     cross join lateral (select j.doc, j.doc is not null and pg_catalog.pg_column_size(j.doc) <= %7$s as fits
-      from (select case when pg_catalog.pg_column_size(n) <= %7$s
-                        then pg_catalog.to_jsonb(n) - %6$L::text[] end as doc offset 0) j) d
+      from (select case when pg_catalog.pg_column_size(n.*) <= %11$s
+                        then pg_catalog.to_jsonb(n.*) - %6$L::text[] end as doc offset 0) j) d
     where n.%1$I is not null;
   elsif tg_op = 'DELETE' then
     insert into warden.events (org_id, topic, event, subject, data, truncated, ring)
@@ -90,8 +93,8 @@ begin
            not d.fits, pg_catalog.row_number() over () = 1
     from old_rows o
     cross join lateral (select j.doc, j.doc is not null and pg_catalog.pg_column_size(j.doc) <= %7$s as fits
-      from (select case when pg_catalog.pg_column_size(o) <= %7$s
-                        then pg_catalog.to_jsonb(o) - %6$L::text[] end as doc offset 0) j) d
+      from (select case when pg_catalog.pg_column_size(o.*) <= %11$s
+                        then pg_catalog.to_jsonb(o.*) - %6$L::text[] end as doc offset 0) j) d
     where o.%1$I is not null;
   elsif tg_op = 'UPDATE' then
     -- Old and new are paired by the entity column; one that changed is a deletion and a creation.
@@ -109,15 +112,15 @@ begin
     cross join lateral (
       select j.*, (n.%5$I is null or (j.new_doc is not null and pg_catalog.pg_column_size(j.new_doc) <= %7$s))
               and (o.%5$I is null or (j.old_doc is not null and pg_catalog.pg_column_size(j.old_doc) <= %7$s)) as fits
-      from (select case when n.%5$I is not null and pg_catalog.pg_column_size(n) <= %7$s
-                        then pg_catalog.to_jsonb(n) - %6$L::text[] end as new_doc,
-                   case when o.%5$I is not null and pg_catalog.pg_column_size(o) <= %7$s
-                        then pg_catalog.to_jsonb(o) - %6$L::text[] end as old_doc offset 0) j) d
+      from (select case when n.%5$I is not null and pg_catalog.pg_column_size(n.*) <= %11$s
+                        then pg_catalog.to_jsonb(n.*) - %6$L::text[] end as new_doc,
+                   case when o.%5$I is not null and pg_catalog.pg_column_size(o.*) <= %11$s
+                        then pg_catalog.to_jsonb(o.*) - %6$L::text[] end as old_doc offset 0) j) d
     where coalesce(n.%1$I, o.%1$I) is not null
       -- An update that changes nothing that is shown emits nothing.
       and case when d.new_doc is not null and d.old_doc is not null then d.new_doc <> d.old_doc
                when n.%5$I is null or o.%5$I is null then true
-               else n operator(pg_catalog.*<>) o end;
+               else n.* operator(pg_catalog.*<>) o.* end;
   else
     -- TRUNCATE has no rows to tell of: whoever follows the topic reads the table anew.
     insert into warden.events (topic, event, data)
@@ -131,7 +134,7 @@ $body$;
     case when w.call_column is null then 'null::uuid' else pg_catalog.format('n.%I', w.call_column) end,
     w.entity_column, w.omit_columns, event_bytes_max,
     case when w.call_column is null then 'null::uuid' else pg_catalog.format('o.%I', w.call_column) end,
-    w.event_prefix || '.deleted', w.event_prefix || '.updated');
+    w.event_prefix || '.deleted', w.event_prefix || '.updated', row_bytes_max);
   execute pg_catalog.format(
     'create or replace function warden.%I() returns trigger language plpgsql security definer '
     'set search_path = '''' as %L', fn, body);
@@ -185,6 +188,14 @@ begin
       raise exception 'warden.watch: column "%" of % is %, and a % must be uuid',
         col.name, watch.relation, col.type, col.use;
     end if;
+  end loop;
+  -- A misspelt name would let out what was meant to stay.
+  for col in
+    select o.name from unnest(omit_columns) o(name)
+    where not exists (select from pg_catalog.pg_attribute a where a.attrelid = watch.relation
+                        and a.attname = o.name and a.attnum > 0 and not a.attisdropped)
+  loop
+    raise exception 'warden.watch: % has no column "%" (given in omit_columns)', watch.relation, col.name;
   end loop;
   if not exists (
     select from pg_catalog.pg_index i join pg_catalog.pg_attribute a

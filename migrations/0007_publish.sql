@@ -4,8 +4,8 @@ set local role warden_owner;
 
 -- Publishes an event to an organisation; returns its id. Errors (SQLSTATE 22023) name what is wrong.
 --   topic  a name in warden.topics, or call:<uuid>
---   event  e.g. 'invoice.paid'; names beginning with warden. or phx_ are reserved
---   data   at most 65,536 bytes as jsonb
+--   event  e.g. 'invoice.paid'; names beginning with warden., org. or phx_ are reserved
+--   data   at most 65,536 bytes as text
 create function warden.publish(org_id uuid, topic text, event text, data jsonb default '{}')
 returns bigint
 language plpgsql volatile security definer set search_path = '' as $$
@@ -26,13 +26,14 @@ begin
       using errcode = '22023', hint = 'Declare it once: select warden.declare_topic(''name''). Topics of calls are call:<uuid>, in lower case.';
   end if;
   if publish.event is null or publish.event !~ '^[A-Za-z][A-Za-z0-9_.:-]{0,126}$'
-     or publish.event ~ '^(warden\.|phx_)' then
+     or publish.event ~ '^(warden\.|org\.|phx_)' then
     raise exception 'warden.publish: event name "%" is not valid', publish.event
-      using errcode = '22023', hint = 'Up to 127 letters, digits and _ . : - beginning with a letter; warden. and phx_ are reserved.';
+      using errcode = '22023', hint = 'Up to 127 letters, digits and _ . : - beginning with a letter; warden., org. and phx_ are reserved.';
   end if;
-  if pg_catalog.pg_column_size(publish.data) > data_bytes_max then
+  -- As text, which is what clients get: a value that comes from a column may be compressed.
+  if pg_catalog.octet_length(publish.data::text) > data_bytes_max then
     raise exception 'warden.publish: data has % bytes, at most % are allowed',
-        pg_catalog.pg_column_size(publish.data), data_bytes_max
+        pg_catalog.octet_length(publish.data::text), data_bytes_max
       using errcode = '22023', hint = 'Publish a reference, and let clients fetch the rest.';
   end if;
   insert into warden.events (org_id, topic, event, subject, data)
