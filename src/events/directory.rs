@@ -5,14 +5,14 @@
 //! answer outlives the change that makes it false by more than the reader's delay.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use dashmap::DashMap;
 use sqlx::postgres::PgPool;
 use tokio::sync::OnceCell;
 
+use crate::metrics::Metrics;
 use crate::org::OrgId;
-use crate::sync::lock;
 use crate::wire::Topic;
 
 /// Organisations kept in memory; beyond it the memory is dropped and begun anew, so that tokens for
@@ -27,19 +27,19 @@ pub struct Directory {
     topics: RwLock<Arc<HashSet<String>>>,
     /// One load at a time: the later one must not be overwritten by the earlier.
     loading: tokio::sync::Mutex<()>,
-    queries: Mutex<u64>,
+    metrics: Arc<Metrics>,
 }
 
 impl Directory {
     /// An empty memory in front of this database.
     #[must_use]
-    pub fn new(pool: PgPool) -> Self {
+    pub fn new(pool: PgPool, metrics: Arc<Metrics>) -> Self {
         Self {
             pool,
             orgs: DashMap::new(),
             topics: RwLock::default(),
             loading: tokio::sync::Mutex::default(),
-            queries: Mutex::default(),
+            metrics,
         }
     }
 
@@ -55,7 +55,7 @@ impl Directory {
         // comes after `forget_org` goes to a cell that nobody finds any more.
         let cell = Arc::clone(&self.orgs.entry(org).or_default());
         cell.get_or_try_init(|| async {
-            *lock(&self.queries) += 1;
+            self.metrics.directory_org_queries.inc();
             let row = sqlx::query_scalar!(
                 r#"select exists (select from public.organizations where id = $1) as "exists!""#,
                 org.as_uuid()
@@ -105,11 +105,5 @@ impl Directory {
         let names = sqlx::query_scalar!("select name from warden.topics").fetch_all(&self.pool).await?;
         *self.topics.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(names.into_iter().collect());
         Ok(())
-    }
-
-    /// Queries made for organisations that were not in memory.
-    #[must_use]
-    pub fn org_queries(&self) -> u64 {
-        *lock(&self.queries)
     }
 }

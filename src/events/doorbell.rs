@@ -5,16 +5,15 @@
 //! polls.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sqlx::postgres::{PgListener, PgPool};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::log::{BELL_CHANNEL, BELL_SILENCED};
 use crate::backoff::Backoff;
-
-/// The channel on which `warden.ring()` notifies.
-const CHANNEL: &str = "warden";
 
 /// A new connection is tried after this, doubling up to the second.
 const RECONNECT_DELAYS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -23,7 +22,26 @@ const RECONNECT_DELAYS: (Duration, Duration) = (Duration::from_millis(100), Dura
 #[derive(Debug)]
 pub struct Doorbell {
     pool: PgPool,
-    ring: Arc<Notify>,
+    ring: Arc<Ring>,
+}
+
+/// What the doorbell tells the reader.
+#[derive(Debug, Default)]
+pub struct Ring {
+    notify: Notify,
+    silenced: AtomicBool,
+}
+
+impl Ring {
+    /// Resolves when there may be something to read. Rings that come while nobody waits count as one.
+    pub(super) async fn rung(&self) {
+        self.notify.notified().await;
+    }
+
+    /// Whether a reader said, since the last call, that it silenced the bell.
+    pub(super) fn take_silenced(&self) -> bool {
+        self.silenced.swap(false, Ordering::Relaxed)
+    }
 }
 
 impl Doorbell {
@@ -33,9 +51,9 @@ impl Doorbell {
         Self { pool, ring: Arc::default() }
     }
 
-    /// Woken by every ring; rings that come while nobody looks count as one.
+    /// Where the reader waits.
     #[must_use]
-    pub fn ring(&self) -> Arc<Notify> {
+    pub fn ring(&self) -> Arc<Ring> {
         Arc::clone(&self.ring)
     }
 
@@ -62,15 +80,20 @@ impl Doorbell {
         };
         // A silent reconnect inside the listener would hide that rings were missed.
         listener.eager_reconnect(false);
-        if let Err(e) = listener.listen(CHANNEL).await {
+        if let Err(e) = listener.listen(BELL_CHANNEL).await {
             return e;
         }
         tracing::debug!("the doorbell is connected");
         backoff.reset();
         loop {
-            self.ring.notify_one();
+            self.ring.notify.notify_one();
             match listener.try_recv().await {
-                Ok(Some(_)) => {}
+                // A hint and no more: anybody can notify, and it costs the reader a look.
+                Ok(Some(heard)) => {
+                    if heard.payload() == BELL_SILENCED {
+                        self.ring.silenced.store(true, Ordering::Relaxed);
+                    }
+                }
                 Ok(None) => return sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into()),
                 Err(e) => return e,
             }

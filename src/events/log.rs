@@ -16,6 +16,13 @@ use crate::wire::{Event, Topic};
 const READ_ROWS_MAX: usize = 5_000;
 const ROWS_LIMIT: i64 = READ_ROWS_MAX as i64;
 
+/// The advisory lock of the doorbell, as in `warden.ring()`.
+const BELL_LOCK: i64 = 1_463_898_692;
+/// The channel on which `warden.ring()` notifies.
+pub(super) const BELL_CHANNEL: &str = "warden";
+/// What a reader notifies when it silences the bell.
+pub(super) const BELL_SILENCED: &str = "silenced";
+
 /// A connection that reads the log, bound to the epoch in which it was opened.
 #[derive(Debug)]
 pub struct LogReader {
@@ -101,6 +108,10 @@ impl LogReader {
             .fetch_one(&mut connection)
             .await?
             .parse()?;
+        // A read has one good plan, by index, whatever the statistics say: planning it each time would take
+        // longer than the read, and a partition that was empty when it was planned does not stay so.
+        sqlx::query!("set plan_cache_mode = force_generic_plan").execute(&mut connection).await?;
+        sqlx::query!("set enable_seqscan = off").execute(&mut connection).await?;
         Ok(Self { connection, epoch })
     }
 
@@ -126,6 +137,9 @@ impl LogReader {
     /// Reads what came after `from`: snapshot and rows come from one statement. Where there is more
     /// than a page, [`Self::read_between`] brings the rest.
     ///
+    /// The three look-ups are written apart, and `offset 0` fences them, because the planner would
+    /// otherwise walk the whole log by id to find the few rows in their order.
+    ///
     /// # Errors
     /// When the database can't be asked; then nothing is lost, for the caller's point stays.
     pub async fn read_since(&mut self, from: &Arc<Point>) -> Result<Read, LogError> {
@@ -137,8 +151,15 @@ impl LogReader {
                    e.event as "event?", e.subject as "subject?", e.data::text as "data?", e.old::text as "old?",
                    e.truncated as "truncated?", e.at as "at?"
             from s left join lateral (
-                select * from warden.events
-                where xid >= $1::text::xid8 or xid = any ($2::text[]::xid8[]) or id > $3
+                select * from (
+                    select * from warden.events where xid >= $1::text::xid8
+                    union all
+                    select * from warden.events where xid = any ($2::text[]::xid8[])
+                    union all
+                    select * from (select * from warden.events where id > $3 offset 0) beyond
+                    where xid < $1::text::xid8 and xid <> all ($2::text[]::xid8[])
+                    offset 0
+                ) new
                 order by id limit $4
             ) e on true
             order by e.id
@@ -151,8 +172,8 @@ impl LogReader {
         .fetch_all(&mut self.connection)
         .await?;
         if rows.len() > READ_ROWS_MAX {
-            let to = self.end_of(&since).await?;
-            return self.read_between(from, &Arc::new(to), i64::MIN).await;
+            let (to, before) = self.end_of(&since).await?;
+            return self.read_between(from, &Arc::new(to), before).await;
         }
         let snapshot = rows.first().map(|row| row.snapshot.parse()).transpose()?.unwrap_or_default();
         let rows: Vec<LogRow> = rows
@@ -195,7 +216,7 @@ impl LogReader {
             select id as "id!", xid::text::bigint as "xid!", org_id as "org_id: OrgId", topic as "topic!",
                    event as "event!", subject, data::text as "data!", old::text, truncated as "truncated!", at as "at!"
             from warden.events
-            where (xid >= $1::text::xid8 or xid = any ($2::text[]::xid8[]) or id > $3) and id > $4
+            where id > $4 and (xid >= $1::text::xid8 or xid = any ($2::text[]::xid8[]) or id > $3)
             order by id limit $5
             "#,
             since.xmax,
@@ -212,12 +233,20 @@ impl LogReader {
         Ok(self.to_read(from, to, rows, last_id, has_more))
     }
 
-    /// Where a read would lead that brings all that is new.
-    async fn end_of(&mut self, since: &Since) -> Result<Point, LogError> {
+    /// Where a read would lead that brings all that is new, and the id before its first.
+    async fn end_of(&mut self, since: &Since) -> Result<(Point, i64), LogError> {
         let end = sqlx::query!(
             r#"
-            select pg_current_snapshot()::text as "snapshot!", coalesce(max(id), 0) as "max_id!" from warden.events
-            where xid >= $1::text::xid8 or xid = any ($2::text[]::xid8[]) or id > $3
+            select pg_current_snapshot()::text as "snapshot!",
+                   coalesce(min(id), 0) as "min_id!", coalesce(max(id), 0) as "max_id!"
+            from (
+                select id from warden.events where xid >= $1::text::xid8
+                union all
+                select id from warden.events where xid = any ($2::text[]::xid8[])
+                union all
+                select id from warden.events where id > $3
+                offset 0
+            ) new
             "#,
             since.xmax,
             &since.in_progress,
@@ -225,7 +254,51 @@ impl LogReader {
         )
         .fetch_one(&mut self.connection)
         .await?;
-        Ok(Point { snapshot: end.snapshot.parse()?, max_id: end.max_id.max(since.max_id) })
+        let to = Point { snapshot: end.snapshot.parse()?, max_id: end.max_id.max(since.max_id) };
+        Ok((to, end.min_id - 1))
+    }
+
+    /// Silences the doorbell: while readers hold its lock, shared, no writer gets it, so none rings. The
+    /// other readers are told to look by themselves. False where a writer has the lock just now.
+    ///
+    /// # Errors
+    /// When the database can't be asked.
+    pub async fn silence_bell(&mut self) -> Result<bool, LogError> {
+        let got = sqlx::query_scalar!(r#"select pg_try_advisory_lock_shared($1) as "got!""#, BELL_LOCK)
+            .fetch_one(&mut self.connection)
+            .await?;
+        if got {
+            sqlx::query!("select pg_notify($1, $2)", BELL_CHANNEL, BELL_SILENCED)
+                .fetch_one(&mut self.connection)
+                .await?;
+        }
+        Ok(got)
+    }
+
+    /// Gives the bell back; it rings again unless another reader silences it.
+    ///
+    /// # Errors
+    /// When the database can't be asked.
+    pub async fn release_bell(&mut self) -> Result<(), LogError> {
+        sqlx::query!("select pg_advisory_unlock_shared($1)", BELL_LOCK)
+            .fetch_one(&mut self.connection)
+            .await?;
+        Ok(())
+    }
+
+    /// Whether the bell rings: not while a reader silences it (nor, for a moment, while a writer has the
+    /// lock to ring).
+    ///
+    /// # Errors
+    /// When the database can't be asked.
+    pub async fn bell_rings(&mut self) -> Result<bool, LogError> {
+        let is_free = sqlx::query_scalar!(r#"select pg_try_advisory_lock($1) as "got!""#, BELL_LOCK)
+            .fetch_one(&mut self.connection)
+            .await?;
+        if is_free {
+            sqlx::query!("select pg_advisory_unlock($1)", BELL_LOCK).fetch_one(&mut self.connection).await?;
+        }
+        Ok(is_free)
     }
 
     fn to_read(

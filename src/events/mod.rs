@@ -10,6 +10,6 @@ mod log;
 mod source;
 
 pub use directory::Directory;
-pub use doorbell::Doorbell;
+pub use doorbell::{Doorbell, Ring};
 pub use log::{LogReader, Read};
 pub use source::{ReaderLimits, ReaderState, Source};

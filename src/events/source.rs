@@ -1,24 +1,31 @@
 //! The reader: keeps this node at the end of the log and feeds the hub.
 //!
-//! It reads on a ring; then, while its snapshot shows transactions in progress, again after 2 ms,
+//! It reads on a ring (and under load, with the bell silenced, by itself every few milliseconds); then, while its snapshot shows transactions in progress, again after 2 ms,
 //! doubling to 100 ms, because one of them may commit without ringing; and once a second in any case.
 //! When the database is away it keeps its point and goes on from there.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgConnectOptions;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::cursor::{Cursor, Epoch, Point};
 use super::directory::Directory;
+use super::doorbell::Ring;
 use super::log::{LogError, LogReader, LoggedEvent, Read};
 use crate::backoff::Backoff;
 use crate::hub::{Batch, Hub, OrgEvents};
 use crate::metrics::Metrics;
 use crate::wire::{Event, RESYNC_EVENT, TOPICS_EVENT, Topic};
+
+/// A ring that comes so soon after a read came while that was under way.
+const RING_GAP: Duration = Duration::from_micros(100);
+
+/// So many such rings in a row, and the reader silences the bell.
+const RINGS_IN_ROW_MAX: u32 = 16;
 
 /// Delays of the reader.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +36,8 @@ pub struct ReaderLimits {
     pub retry_first: Duration,
     /// Looks at transactions in progress become no rarer than this.
     pub retry_max: Duration,
+    /// Between reads under load, while the bell is silenced.
+    pub busy_interval: Duration,
     /// A read that takes longer counts as a broken connection.
     pub read_timeout: Duration,
     /// The first delay before a new connection.
@@ -43,6 +52,7 @@ impl Default for ReaderLimits {
             poll_interval: Duration::from_secs(1),
             retry_first: Duration::from_millis(2),
             retry_max: Duration::from_millis(100),
+            busy_interval: Duration::from_millis(3),
             read_timeout: Duration::from_secs(15),
             reconnect_first: Duration::from_millis(50),
             reconnect_max: Duration::from_secs(2),
@@ -66,7 +76,7 @@ pub struct Source {
     /// How to reach the database.
     pub options: PgConnectOptions,
     /// Rung when there may be something to read.
-    pub ring: Arc<Notify>,
+    pub ring: Arc<Ring>,
     /// Told of each batch before the fan-out gets it.
     pub hub: Arc<Hub>,
     /// Kept current by the log.
@@ -79,6 +89,58 @@ pub struct Source {
     pub metrics: Arc<Metrics>,
     /// Delays.
     pub limits: ReaderLimits,
+}
+
+/// When the reader looks next.
+#[derive(Debug)]
+struct Pace {
+    limits: ReaderLimits,
+    /// The next look at transactions in progress.
+    retry: Duration,
+    /// Rings that came while the reader was still at work on the one before.
+    rings_in_row: u32,
+    /// The last look was the unconditional one.
+    was_poll: bool,
+    bell: Bell,
+}
+
+/// What the reader knows of the doorbell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Bell {
+    /// Writers ring it.
+    Rings,
+    /// This reader silences it.
+    Silenced,
+    /// Another reader may: this one looks by itself until it has made sure.
+    MaybeSilent,
+}
+
+impl Pace {
+    fn new(limits: ReaderLimits) -> Self {
+        Self { limits, retry: limits.retry_first, rings_in_row: 0, was_poll: false, bell: Bell::Rings }
+    }
+
+    fn next(&self, is_settled: bool) -> Duration {
+        if is_settled { self.limits.poll_interval } else { self.retry }
+    }
+
+    fn rung(&mut self, after: Duration) {
+        self.retry = self.limits.retry_first;
+        self.was_poll = false;
+        self.rings_in_row = if after < RING_GAP { self.rings_in_row + 1 } else { 0 };
+    }
+
+    fn looked(&mut self, is_settled: bool) {
+        self.retry = (self.retry * 2).min(self.limits.retry_max);
+        self.was_poll = is_settled;
+        self.rings_in_row = 0;
+    }
+
+    /// Rings come as fast as they are answered; or events came without any ring, as when another reader
+    /// silenced the bell and its word was lost.
+    fn is_overrun(&self, found: bool) -> bool {
+        self.rings_in_row >= RINGS_IN_ROW_MAX || (self.was_poll && found)
+    }
 }
 
 /// Where the reader stands; outlives connections.
@@ -125,7 +187,7 @@ impl Source {
         backoff: &mut Backoff,
     ) -> Result<std::convert::Infallible, LogError> {
         let mut log = self.bounded(LogReader::connect(&self.options)).await?;
-        self.directory.load_topics().await?;
+        self.load_topics().await?;
         let mut here = match place.take() {
             Some(known) if known.epoch == log.epoch() => known,
             former => {
@@ -141,27 +203,69 @@ impl Source {
             }
         };
         tracing::info!(epoch = ?here.epoch, "following the event log");
-        let mut retry = self.limits.retry_first;
+        let mut pace = Pace::new(self.limits);
         loop {
             let read = self.read(&mut log, &mut here).await;
             *place = Some(here.clone());
-            read?;
+            let found = read?;
             backoff.reset();
             self.state.send_if_modified(|state| {
                 let was = std::mem::replace(state, ReaderState::Following);
                 was != ReaderState::Following
             });
-            let is_settled = here.point.snapshot.in_progress.is_empty();
-            let wait = if is_settled { self.limits.poll_interval } else { retry };
-            tokio::select! {
-                () = self.ring.notified() => retry = self.limits.retry_first,
-                () = tokio::time::sleep(wait) => retry = (retry * 2).min(self.limits.retry_max),
-            }
+            self.wait(&mut log, &mut pace, found, &here.point).await?;
         }
     }
 
+    /// Until the next look. Under load the bell is silenced and the reader looks by itself: a writer's
+    /// commit then costs no NOTIFY, and a read brings many events.
+    async fn wait(
+        &self,
+        log: &mut LogReader,
+        pace: &mut Pace,
+        found: bool,
+        point: &Point,
+    ) -> Result<(), LogError> {
+        match pace.bell {
+            Bell::Silenced if found => tokio::time::sleep(self.limits.busy_interval).await,
+            Bell::Silenced => {
+                self.bounded(log.release_bell()).await?;
+                pace.bell = Bell::MaybeSilent;
+            }
+            Bell::MaybeSilent if found => {
+                if self.bounded(log.silence_bell()).await? {
+                    pace.bell = Bell::Silenced;
+                }
+                tokio::time::sleep(self.limits.busy_interval).await;
+            }
+            Bell::MaybeSilent => {
+                // What was committed in silence did not ring: whether it rings now or not, look again.
+                if self.bounded(log.bell_rings()).await? {
+                    pace.bell = Bell::Rings;
+                    pace.rings_in_row = 0;
+                } else {
+                    tokio::time::sleep(self.limits.busy_interval).await;
+                }
+            }
+            Bell::Rings if self.ring.take_silenced() || pace.is_overrun(found) => {
+                pace.bell = Bell::MaybeSilent;
+            }
+            Bell::Rings => {
+                let is_settled = point.snapshot.in_progress.is_empty();
+                let before = Instant::now();
+                tokio::select! {
+                    () = self.ring.rung() => pace.rung(before.elapsed()),
+                    () = tokio::time::sleep(pace.next(is_settled)) => pace.looked(is_settled),
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Reads what is new, page by page, and passes it on.
-    async fn read(&self, log: &mut LogReader, here: &mut Place) -> Result<(), LogError> {
+    /// True where there was something.
+    async fn read(&self, log: &mut LogReader, here: &mut Place) -> Result<bool, LogError> {
+        let mut found = false;
         loop {
             let mut read = match here.partial.clone() {
                 None => self.bounded(log.read_since(&here.point)).await?,
@@ -172,6 +276,7 @@ impl Source {
             if read.events.is_empty() {
                 self.hub.refresh(cursor);
             } else {
+                found = true;
                 self.pass_on(&mut read, cursor).await;
             }
             if read.has_more {
@@ -181,7 +286,7 @@ impl Source {
                 let was_partial = here.partial.take().is_some();
                 here.point = read.to;
                 if !was_partial {
-                    return Ok(());
+                    return Ok(found);
                 }
             }
         }
@@ -193,9 +298,11 @@ impl Source {
         let mut at: HashMap<_, usize> = HashMap::new();
         let mut topics_changed = false;
         for LoggedEvent { org, event } in read.events.drain(..) {
-            let is_gone = &*event.name == "org.deleted" && event.topic.is_org();
+            // Only the trigger on organizations writes these: warden.publish() refuses the names.
+            let is_of_org = event.topic.is_org() && event.name.starts_with("org.");
+            let is_gone = is_of_org && &*event.name == "org.deleted";
             match org {
-                Some(org) if event.topic.is_org() => self.directory.forget_org(org),
+                Some(org) if is_of_org => self.directory.forget_org(org),
                 None if &*event.name == TOPICS_EVENT => {
                     topics_changed = true;
                     continue;
@@ -217,7 +324,7 @@ impl Source {
                 at.clear();
             }
         }
-        if topics_changed && let Err(error) = self.directory.load_topics().await {
+        if topics_changed && let Err(error) = self.load_topics().await {
             tracing::warn!(%error, "the names of topics could not be loaded; those known stay");
         }
         let number = self.hub.advance(cursor);
@@ -242,6 +349,10 @@ impl Source {
         };
         let everybody = OrgEvents { org: None, events: vec![resync], is_gone: false };
         let _ = self.batches.send(Batch { number, orgs: vec![everybody] }).await;
+    }
+
+    async fn load_topics(&self) -> Result<(), LogError> {
+        self.bounded(async { Ok(self.directory.load_topics().await?) }).await
     }
 
     async fn bounded<T>(&self, read: impl Future<Output = Result<T, LogError>>) -> Result<T, LogError> {
