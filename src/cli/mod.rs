@@ -5,6 +5,7 @@ mod migrate;
 mod serve;
 mod tail;
 mod token;
+mod watch;
 
 use std::process::ExitCode;
 

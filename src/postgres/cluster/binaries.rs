@@ -83,7 +83,7 @@ impl Binaries {
             .map_err(|e| format!("its `postgres` cannot be run: {e}"))?;
         let text = String::from_utf8_lossy(&output.stdout);
         match parse_version(&text) {
-            Some(version) if version >= VERSION_MIN => Ok(Self { dir: dir.to_path_buf(), version }),
+            Some(version) if version >= VERSION_MIN => Ok(Self { dir: behind_links(dir), version }),
             Some(version) => Err(format!("its version is {version}")),
             None => Err(format!("its `postgres --version` answers {:?}", text.trim_end())),
         }
@@ -95,7 +95,7 @@ impl Binaries {
         self.version
     }
 
-    /// The folder.
+    /// The folder, behind links such as /usr/local/bin may hold.
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
