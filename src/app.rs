@@ -52,7 +52,7 @@ impl Gateway {
         let pool = postgres::gateway_pool(config.database.clone());
         let metrics = Arc::new(Metrics::default());
         let hub = Arc::new(Hub::new(limits.outbox));
-        let directory = Arc::new(Directory::new(pool.clone()));
+        let directory = Arc::new(Directory::new(pool.clone(), Arc::clone(&metrics)));
         let (state, reader) = watch::channel(ReaderState::Starting);
         let (batches, received) = mpsc::channel(limits.batches_max);
         let (front, back) = (CancellationToken::new(), CancellationToken::new());

@@ -24,11 +24,14 @@ pub const DEFAULT_AUDIENCE: &str = "authenticated";
 /// Where the gateway is reached by `tail`.
 pub const DEFAULT_URL: &str = "ws://127.0.0.1:4000/socket";
 
+// The placeholders of what is required are the names of the variables, because clap names those
+// alone when a value is missing.
+
 /// How to reach the database.
 #[derive(Args, Clone)]
 pub struct DatabaseArgs {
     /// The primary: postgres://user:password@host:5432/database
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "DATABASE_URL")]
     pub database_url: String,
 }
 
@@ -36,7 +39,7 @@ pub struct DatabaseArgs {
 #[derive(Args, Clone)]
 pub struct JwtArgs {
     /// HS256 secret, at least 32 bytes (on Supabase: the JWT secret of the project)
-    #[arg(long, env = "WARDEN_JWT_SECRET", hide_env_values = true, value_name = "SECRET")]
+    #[arg(long, env = "WARDEN_JWT_SECRET", hide_env_values = true, value_name = "WARDEN_JWT_SECRET")]
     pub jwt_secret: String,
     /// Required `iss` claim
     #[arg(long, env = "WARDEN_JWT_ISSUER", value_name = "ISS")]

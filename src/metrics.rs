@@ -35,6 +35,8 @@ pub struct Metrics {
     pub refused: Family<RefusalLabels, Counter>,
     /// Sessions ended, by close code.
     pub closed: Family<CloseLabels, Counter>,
+    /// Queries for organisations that were not in memory.
+    pub directory_org_queries: Counter,
     /// Reads of the log.
     pub reads: Counter,
     /// Events read from the log.
@@ -58,6 +60,7 @@ impl Default for Metrics {
             accepted: Counter::default(),
             refused: Family::default(),
             closed: Family::default(),
+            directory_org_queries: Counter::default(),
             reads: Counter::default(),
             events: Counter::default(),
             deliveries: Counter::default(),
@@ -69,6 +72,11 @@ impl Default for Metrics {
         registry.register("upgrades_accepted", "Upgrades accepted", metrics.accepted.clone());
         registry.register("upgrades_refused", "Upgrades refused, by reason", metrics.refused.clone());
         registry.register("sessions_closed", "Sessions ended, by close code", metrics.closed.clone());
+        registry.register(
+            "directory_org_queries",
+            "Queries for organisations that were not in memory",
+            metrics.directory_org_queries.clone(),
+        );
         registry.register("log_reads", "Reads of the event log", metrics.reads.clone());
         registry.register("log_events", "Events read from the log", metrics.events.clone());
         registry.register("deliveries", "Frames handed to sockets", metrics.deliveries.clone());

@@ -1,9 +1,17 @@
 //! Logging: to standard error, for people on a terminal and as JSON for machines.
 
+use std::io::IsTerminal as _;
+
 use clap::Args;
+use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
+
+/// These write what they read from sockets at the level trace, tokens among it: whatever the filter
+/// says, they get no further than debug.
+const TALKATIVE_TARGETS: &[&str] = &["tungstenite", "tokio_tungstenite"];
 
 /// How to log.
 #[derive(Args, Clone, Debug)]
@@ -29,12 +37,19 @@ pub struct LogArgs {
 pub fn init(args: &LogArgs) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&args.log)
         .map_err(|error| anyhow::anyhow!("--log {:?} is no filter ({error}): try warden=debug", args.log))?;
-    let registry = tracing_subscriber::registry().with(filter);
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let discreet = filter_fn(|metadata| {
+        *metadata.level() < LevelFilter::TRACE
+            || !TALKATIVE_TARGETS.iter().any(|target| metadata.target().starts_with(target))
+    });
+    let registry = tracing_subscriber::registry().with(filter).with(discreet);
+    let layer = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false);
     if args.log_json {
-        registry.with(layer.json()).init()
+        registry.with(layer.json()).init();
     } else {
-        registry.with(layer).init()
+        registry.with(layer).init();
     }
     Ok(())
 }

@@ -128,6 +128,9 @@ fn decode_entry(encoded: &str) -> Result<String, CredentialError> {
 }
 
 fn refuse_in_url(uri: &Uri) -> Result<(), CredentialError> {
+    if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        return Err(CredentialError::InUrl("a user before the host".to_owned()));
+    }
     if is_jwt_like(&decoded(uri.path())) {
         return Err(CredentialError::InUrl("a token in the path".to_owned()));
     }
@@ -136,10 +139,9 @@ fn refuse_in_url(uri: &Uri) -> Result<(), CredentialError> {
         let (name, value) = (decoded(name), decoded(value));
         let plain: String =
             name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect();
-        if CREDENTIAL_NAMES.iter().any(|forbidden| plain.ends_with(forbidden)) {
-            // The name is shown only where it is one of the usual ones: it could itself be a secret.
-            let shown: String = plain.chars().take(24).collect();
-            return Err(CredentialError::InUrl(format!("parameter {shown:?}")));
+        if let Some(forbidden) = CREDENTIAL_NAMES.iter().find(|forbidden| plain.ends_with(*forbidden)) {
+            // What was sent is not shown, not even as a name: it could itself be a secret.
+            return Err(CredentialError::InUrl(format!("a parameter named {forbidden:?} or like it")));
         }
         if is_jwt_like(&name) || is_jwt_like(&value) {
             return Err(CredentialError::InUrl("a value shaped like a token".to_owned()));
@@ -154,8 +156,12 @@ fn decoded(text: &str) -> String {
     percent_decode_str(&once).decode_utf8_lossy().into_owned()
 }
 
-/// Whether a text contains three base64url parts of which the first is a JSON object: a JWT.
+/// Whether a text contains three base64url parts of which the first is a JSON object: a JWT. One that is
+/// wrapped as `phoenix` wraps it counts too.
 fn is_jwt_like(text: &str) -> bool {
+    if text.contains(TOKEN_SUBPROTOCOL_PREFIX) {
+        return true;
+    }
     let is_base64url = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     text.match_indices("ey").any(|(at, _)| {
         let token: &str = text[at..].split(|c| !is_base64url(c) && c != '.').next().unwrap_or_default();
@@ -258,6 +264,9 @@ mod tests {
             format!("/socket/websocket?{JWT}"),
             format!("/socket/websocket?x={}", JWT.replace('.', "%2E")),
             format!("/socket/{JWT}/websocket"),
+            format!("/socket/websocket?x={TOKEN_SUBPROTOCOL_PREFIX}abc"),
+            "/socket/websocket?abc-token=1".to_owned(),
+            "http://abc@host/socket/websocket".to_owned(),
             "/socket/websocket?x=eyJhbGciOiJub25lIn0.eyJzdWIiOiJ4In0.".to_owned(),
         ] {
             let result = find_in(&uri, &[("authorization", &bearer)]);

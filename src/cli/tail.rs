@@ -1,5 +1,6 @@
 //! `warden tail`: a client on the command line. It reconnects, and hands back its cursor when it does.
 
+use std::io::{ErrorKind, Write as _};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -37,7 +38,7 @@ pub(super) struct TailArgs {
     #[arg(long, env = "WARDEN_URL", value_name = "URL", default_value = DEFAULT_URL)]
     url: String,
     /// Token (see `warden token`); it is sent in a header, never in the URL
-    #[arg(long, env = "WARDEN_TOKEN", hide_env_values = true, value_name = "JWT")]
+    #[arg(long, env = "WARDEN_TOKEN", hide_env_values = true, value_name = "WARDEN_TOKEN")]
     token: String,
 }
 
@@ -49,6 +50,8 @@ enum Ended {
     Lost(String),
     /// It won't.
     Refused(String),
+    /// Nobody reads our output any more, as after `| head -1`.
+    Unread,
 }
 
 pub(super) async fn run(args: TailArgs) -> anyhow::Result<()> {
@@ -63,6 +66,7 @@ pub(super) async fn run(args: TailArgs) -> anyhow::Result<()> {
         };
         let why = match ended {
             Ended::Refused(why) => bail!("{why}"),
+            Ended::Unread => return Ok(()),
             Ended::Lost(why) => why,
         };
         let delay = backoff.next();
@@ -156,12 +160,22 @@ fn on_message(args: &TailArgs, cursors: &mut [Option<String>], text: &str) -> an
             ))));
         }
         "phx_reply" if payload.pointer("/response/resync") == Some(&Value::Bool(true)) => {
-            println!("{}", json!({"topic": topic, "event": RESYNC, "payload": payload["response"]}));
+            return print(&json!({"topic": topic, "event": RESYNC, "payload": payload["response"]}));
         }
         "phx_reply" | "phx_close" | "warden.cursor" => {}
-        _ => println!("{}", json!({"topic": topic, "event": event, "payload": payload})),
+        _ => return print(&json!({"topic": topic, "event": event, "payload": payload})),
     }
     Ok(None)
+}
+
+/// Prints a line at once, also into a pipe. `println!` would panic where the pipe is closed.
+fn print(line: &Value) -> anyhow::Result<Option<Ended>> {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{line}").and_then(|()| out.flush()) {
+        Ok(()) => Ok(None),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Some(Ended::Unread)),
+        Err(error) => Err(error).context("cannot write to standard output"),
+    }
 }
 
 fn closed(frame: Option<(u16, String)>) -> Ended {

@@ -5,7 +5,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use crate::auth::{AuthError, CredentialError};
+use crate::auth::{AuthError, ClaimError, CredentialError};
 
 /// Why an upgrade was refused.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +18,8 @@ pub(super) enum Refusal {
     UnknownOrg,
     #[error("this origin is not allowed: add it to WARDEN_ALLOWED_ORIGINS")]
     Origin,
+    #[error("nothing is here: the socket is at /socket/websocket")]
+    NotFound,
     #[error("this is a WebSocket endpoint: send `Upgrade: websocket` with a valid Sec-WebSocket-Key")]
     NotWebSocket,
     #[error("Sec-WebSocket-Version must be 13")]
@@ -26,6 +28,8 @@ pub(super) enum Refusal {
     ProtocolVersion,
     #[error("the gateway cannot look up organisations just now: try again")]
     Unavailable,
+    #[error("the gateway has only just started and does not follow the event log yet: try again")]
+    NotFollowing,
     #[error("the gateway is shutting down: connect to another, or again in a moment")]
     ShuttingDown,
 }
@@ -44,14 +48,15 @@ impl Refusal {
                 (StatusCode::BAD_REQUEST, "unknown_subprotocol")
             }
             Self::Token(AuthError::Expired) => (StatusCode::UNAUTHORIZED, "token_expired"),
-            Self::Token(AuthError::Claims(_)) => (StatusCode::FORBIDDEN, "no_organisation"),
+            Self::Token(AuthError::Claims(ClaimError::Org)) => (StatusCode::FORBIDDEN, "no_organisation"),
             Self::Token(_) => (StatusCode::UNAUTHORIZED, "invalid_token"),
             Self::UnknownOrg => (StatusCode::FORBIDDEN, "unknown_organisation"),
             Self::Origin => (StatusCode::FORBIDDEN, "origin_not_allowed"),
+            Self::NotFound => (StatusCode::NOT_FOUND, "not_found"),
             Self::NotWebSocket => (StatusCode::BAD_REQUEST, "not_a_websocket"),
             Self::WebSocketVersion => (StatusCode::UPGRADE_REQUIRED, "websocket_version"),
             Self::ProtocolVersion => (StatusCode::BAD_REQUEST, "protocol_version"),
-            Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+            Self::Unavailable | Self::NotFollowing => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             Self::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down"),
         }
     }

@@ -51,6 +51,7 @@ pub fn public(state: HttpState) -> Router {
         .route("/socket/websocket", get(upgrade::upgrade))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
+        .fallback(upgrade::not_found)
         .with_state(state)
 }
 

@@ -53,6 +53,17 @@ pub(super) async fn upgrade(State(state): State<HttpState>, request: Request) ->
     }
 }
 
+/// Every other path. A URL may carry a credential in its path, so the one thing told here is that.
+pub(super) async fn not_found(State(state): State<HttpState>, request: Request) -> Response {
+    let refusal = match auth::find(request.uri(), request.headers()) {
+        Err(error @ auth::CredentialError::InUrl(_)) => error.into(),
+        _ => Refusal::NotFound,
+    };
+    let (_, code) = refusal.code();
+    state.shared.metrics.refused.get_or_create(&RefusalLabels { code }).inc();
+    refusal.into_response()
+}
+
 async fn accept(state: &HttpState, request: &Request<()>) -> Result<Accepted, Refusal> {
     let headers = request.headers();
     // First of all, so that a credential in a URL is always told of as that.
@@ -68,6 +79,11 @@ async fn accept(state: &HttpState, request: &Request<()>) -> Result<Accepted, Re
         return Err(Refusal::ShuttingDown);
     }
     let identity = state.shared.verifier.verify(&presented.token)?;
+    // A client that comes back within milliseconds of a restart must not join before topics are known and
+    // the log is followed. Where the log is lost later on, sessions begin: they get what they miss.
+    if !state.shared.hub.has_position() {
+        return Err(Refusal::NotFollowing);
+    }
     match state.shared.directory.has_org(identity.org).await {
         Ok(true) => Ok(Accepted { identity, accept_key, wants_phoenix: presented.wants_phoenix }),
         Ok(false) => Err(Refusal::UnknownOrg),

@@ -91,6 +91,13 @@ impl Hub {
         lock(&self.position).cursor = cursor;
     }
 
+    /// Whether the reader has found its place. Before that a join would promise events from a point that
+    /// is not chosen yet, and lose those before it.
+    #[must_use]
+    pub fn has_position(&self) -> bool {
+        !lock(&self.position).cursor.is_empty()
+    }
+
     /// Ends all sessions of an organisation.
     pub fn close_org(&self, org: OrgId, close: CloseCode) {
         if let Some(channel) = self.channel(org) {

@@ -13,6 +13,9 @@ use tokio::net::TcpStream;
 use crate::hub::{Offer, Outbox};
 use crate::wire::is_close_frame;
 
+/// Bytes that are read at once when nobody looks at them.
+const DISCARD_BYTES: usize = 4096;
+
 /// See the module's documentation.
 pub(super) struct SocketIo {
     stream: Arc<TcpStream>,
@@ -24,6 +27,21 @@ pub(super) struct SocketIo {
 impl SocketIo {
     pub(super) fn new(stream: Arc<TcpStream>, received: Bytes, outbox: Arc<Outbox>) -> Self {
         Self { stream, received, outbox }
+    }
+
+    /// Says that nothing more will be written, and reads until the peer says the same.
+    pub(super) async fn discard_until_end(&mut self) {
+        // An error means that the socket is gone, which is what is waited for.
+        let _ = socket2::SockRef::from(&*self.stream).shutdown(std::net::Shutdown::Write);
+        let mut scratch = [0; DISCARD_BYTES];
+        while self.stream.readable().await.is_ok() {
+            match self.stream.try_read(&mut scratch) {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return,
+            }
+        }
     }
 }
 

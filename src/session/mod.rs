@@ -143,11 +143,18 @@ impl Session {
             self.registration.unsubscribe(&topic, &joined.subscribed);
         }
         self.outbox.close(close);
+        // What the peer is told: the hub may have ended the session a moment before.
+        let close = match self.outbox.ending() {
+            Some(Ending::Closing(Some(sent))) => sent,
+            _ => close,
+        };
         let farewell = async {
             poll_fn(|cx| self.outbox.poll_flush(cx)).await;
             // Until the peer's Close or its end: a socket that is closed with unread bytes is reset,
             // and the reset may overtake our Close frame.
             while let Some(Ok(_)) = socket.next().await {}
+            // After a frame that could not be read there is no next one, but there may be bytes.
+            socket.get_mut().discard_until_end().await;
         };
         if self.outbox.ending() != Some(Ending::Broken) {
             let _ = tokio::time::timeout(self.shared.limits.close_timeout, farewell).await;
@@ -162,6 +169,7 @@ impl Session {
     ) -> CloseCode {
         let timer = tokio::time::sleep_until(self.deadline());
         tokio::pin!(timer);
+        let mut expires_at = self.identity.expires_at;
         loop {
             let outbox = Arc::clone(&self.outbox);
             let next = tokio::select! {
@@ -179,7 +187,10 @@ impl Session {
             if let Next::Close(close) = next {
                 return close;
             }
-            if timer.is_elapsed() || self.expires_in().is_zero() {
+            let has_fresh_token = expires_at != self.identity.expires_at;
+            // A fresh token may end sooner than the one before.
+            if timer.is_elapsed() || self.expires_in().is_zero() || has_fresh_token {
+                expires_at = self.identity.expires_at;
                 timer.as_mut().reset(self.deadline());
             }
         }

@@ -1,8 +1,8 @@
 //! The one table of close codes. Every session ends with one of them.
 //!
 //! Codes below 4000 are those of RFC 6455; 4000 to 4999 are Warden's, chosen near the HTTP status
-//! that means the same. `phoenix` on npm reconnects after every code but 1000: an application that
-//! wants to stop on a `Stop` code does so in its `onClose`.
+//! that means the same. `phoenix` on npm reconnects after every code (up to 1.8.8 not after 1000): an
+//! application that wants to stop on a `Stop` code does so in its `onClose`.
 
 /// Whether a client should connect again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -110,6 +110,9 @@ mod tests {
     use super::super::ORG_TOPIC;
     use super::*;
 
+    /// Of a frame with less than 126 bytes of payload.
+    const SHORT_HEADER: usize = 2;
+
     fn event(topic: &str, call: Option<Uuid>, name: &str) -> Event {
         Event {
             id: 7,
@@ -141,7 +144,7 @@ mod tests {
         let event = event("calls", None, "odd\"name");
         let mut frame = BytesMut::new();
         append_event_frame(&mut frame, &event.topic, &event, &event.payload());
-        let value: serde_json::Value = serde_json::from_slice(&frame[4..]).expect("valid JSON");
+        let value: serde_json::Value = serde_json::from_slice(&frame[SHORT_HEADER..]).expect("valid JSON");
         assert_eq!(
             value,
             serde_json::json!([null, null, "calls", "odd\"name", {
