@@ -2,11 +2,35 @@
 //!
 //! | module | holds against |
 //! |---|---|
+//! | `accept` | an accepted upgrade: its answer, and which organisations exist |
 //! | `architecture` | the direction of imports, and who may make what |
+//! | `cli` | the binary: its messages, exit codes and streams |
+//! | `dev` | the command for development: nothing needed, nothing left |
 //! | `delivery` | what reaches a socket, when, and in which order |
+//! | `frames` | whatever a client may send, and how each session ends |
+//! | `isolation` | random programs: every socket gets its own events, and no others |
+//! | `limits` | silent sessions and slow ones |
+//! | `phoenix` | the published JavaScript client, unmodified |
+//! | `refresh` | the time of tokens, and tokens that replace them |
+//! | `restart` | a database that goes away and comes back |
+//! | `schema` | rights, claims, and what the schema refuses, without a gateway |
+//! | `secrecy` | tokens and secrets in logs |
+//! | `upgrade` | who may not connect: each refusal with its status and code |
 
 #![expect(unreachable_pub, reason = "nothing links against a test; pub marks the harness's designed API")]
 
+mod accept;
 mod architecture;
+mod cli;
 mod delivery;
+mod dev;
+mod frames;
 mod harness;
+mod isolation;
+mod limits;
+mod phoenix;
+mod refresh;
+mod restart;
+mod schema;
+mod secrecy;
+mod upgrade;

@@ -16,12 +16,16 @@
 mod client;
 mod database;
 mod gateway;
+mod http;
+mod logs;
 
 use std::time::Duration;
 
-pub use client::{Client, Event, Reply, connect_raw, handshake};
+pub use client::{Client, Event, connect_raw, handshake};
 pub use database::{TestDb, cluster_options, shared_cluster_url};
-pub use gateway::{AUDIENCE, SECRET, TestGateway, sign, token};
+pub use gateway::{AUDIENCE, SECRET, TestGateway, claims, sign, token};
+pub use http::{Answer, Upgrade, urls_with};
+pub use logs::LogCapture;
 
 /// How long anything may take before a test fails: far beyond what it takes, for busy machines.
 pub const DEADLINE: Duration = Duration::from_secs(20);

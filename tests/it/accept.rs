@@ -1,0 +1,208 @@
+//! An upgrade that is accepted: what is answered, and how the gateway knows which organisations exist.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use futures_util::future::join_all;
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::harness::{Answer, Client, TestGateway, Upgrade, eventually, handshake, token};
+
+const PROTOCOL: &str = "sec-websocket-protocol";
+
+/// The upgrade of a new session of this organisation.
+async fn upgrade(t: &TestGateway, org: Uuid) -> Answer {
+    Upgrade::bearer(&token(org, &json!({}))).send(t.gateway.public_addr()).await
+}
+
+fn assert_unknown(answer: &Answer) {
+    assert_eq!((answer.status, answer.code().as_str()), (403, "unknown_organisation"), "{answer:?}");
+}
+
+fn org_queries(t: &TestGateway) -> u64 {
+    t.gateway.metrics().directory_org_queries.get()
+}
+
+/// Once this returns, the reader has passed everything that was committed before.
+async fn settle(t: &TestGateway, org: Uuid) {
+    let mut client = t.connect(org).await;
+    client.join("org").await;
+    t.db.publish(org, "org", "settled").await;
+    while client.next_event().await.name != "settled" {}
+}
+
+#[tokio::test]
+async fn the_header_is_answered_without_a_subprotocol() {
+    let t = TestGateway::start().await;
+    let org = t.db.create_org().await;
+    let answer = upgrade(&t, org).await;
+    assert_eq!(answer.status, 101, "{answer:?}");
+    assert_eq!(answer.headers(PROTOCOL), Vec::<&str>::new());
+    assert_eq!(answer.headers("upgrade"), ["websocket"]);
+    // The example of RFC 6455, section 1.3.
+    assert_eq!(answer.headers("sec-websocket-accept"), ["s3pPLMBiTxaQ9kYGzzhZRbK+xOo="]);
+    assert_eq!(answer.headers("sec-websocket-extensions"), Vec::<&str>::new());
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn phoenix_is_echoed_and_the_token_never() {
+    let t = TestGateway::start().await;
+    let org = t.db.create_org().await;
+    let addr = t.gateway.public_addr();
+    let jwt = token(org, &json!({}));
+    // In a JWT nothing needs the two letters in which the alphabets differ: a table of `upgrade` has
+    // tokens that do.
+    let encoded = [
+        STANDARD_NO_PAD.encode(&jwt),
+        URL_SAFE_NO_PAD.encode(&jwt),
+        base64::engine::general_purpose::STANDARD.encode(&jwt),
+    ];
+    for encoded in &encoded {
+        let entry = format!("base64url.bearer.phx.{encoded}");
+        for offer in [format!("phoenix, {entry}"), format!("{entry},phoenix"), format!("x, phoenix, {entry}")]
+        {
+            let answer = Upgrade::new().with("Sec-WebSocket-Protocol", &offer).send(addr).await;
+            assert_eq!((answer.status, answer.headers(PROTOCOL)), (101, vec!["phoenix"]), "{answer:?}");
+            assert!(!answer.head.contains(encoded.as_str()) && !answer.head.contains("bearer"), "{answer:?}");
+        }
+        let split =
+            Upgrade::new().with("Sec-WebSocket-Protocol", "phoenix").with("Sec-WebSocket-Protocol", &entry);
+        let answer = split.send(addr).await;
+        assert_eq!((answer.status, answer.headers(PROTOCOL)), (101, vec!["phoenix"]), "{answer:?}");
+    }
+    let both = Upgrade::bearer(&jwt).with("Sec-WebSocket-Protocol", "phoenix").send(addr).await;
+    assert_eq!((both.status, both.headers(PROTOCOL)), (101, vec!["phoenix"]), "{both:?}");
+
+    // A client library agrees, and the session is a real one.
+    let offer = format!("phoenix, base64url.bearer.phx.{}", encoded[0]);
+    let path = "/socket/websocket?vsn=2.0.0";
+    let (socket, response) = handshake(addr, path, &[(PROTOCOL, &offer)]).await.expect("is accepted");
+    assert_eq!(response.headers()[PROTOCOL], "phoenix");
+    drop(socket);
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn an_org_created_just_now_can_connect_at_once() {
+    let t = TestGateway::start().await;
+    for _ in 0..20 {
+        let org = t.db.create_org().await;
+        let answer = upgrade(&t, org).await;
+        assert_eq!(answer.status, 101, "{answer:?}");
+    }
+    // Also one that was asked for before it existed: the log tells.
+    let late = Uuid::new_v4();
+    assert_unknown(&upgrade(&t, late).await);
+    t.db.run(format!("insert into organizations (id, name) values ('{late}', 'late')")).await;
+    eventually("the new org is known", async || upgrade(&t, late).await.status == 101).await;
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_deleted_org_is_closed_and_stays_out() {
+    let t = TestGateway::start().await;
+    let (gone, stays) = (t.db.create_org().await, t.db.create_org().await);
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        open.push(t.connect(gone).await);
+    }
+    open[0].join("org").await;
+    let mut witness = t.connect(stays).await;
+    witness.join("calls").await;
+
+    t.db.run(format!("delete from organizations where id = '{gone}'")).await;
+    // The reader may not have passed its creation yet when it was joined.
+    while open[0].next_event().await.name != "org.deleted" {}
+    for client in &mut open {
+        client.expect_close(4404).await;
+        // Whoever hears of it can rely on it: no answer is stale any more.
+        assert_unknown(&upgrade(&t, gone).await);
+    }
+    t.db.insert_call(stays).await;
+    witness.expect_only("calls", "call.created").await;
+
+    // One that is in memory, and has no session here that could hear of it.
+    let quiet = t.db.create_org().await;
+    assert_eq!(upgrade(&t, quiet).await.status, 101);
+    eventually("the session is over", async || t.gateway.hub().org_count() == 1).await;
+    t.db.run(format!("delete from organizations where id = '{quiet}'")).await;
+    settle(&t, stays).await;
+    assert_unknown(&upgrade(&t, quiet).await);
+
+    // All at once, also one that is in memory.
+    assert_eq!(upgrade(&t, stays).await.status, 101);
+    t.db.run("truncate organizations cascade").await;
+    eventually("truncated orgs are unknown", async || upgrade(&t, stays).await.status == 403).await;
+    drop((open, witness));
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn an_org_in_memory_costs_no_query() {
+    let t = TestGateway::start().await;
+    let (org, other) = (t.db.create_org().await, t.db.create_org().await);
+    settle(&t, org).await;
+    assert_eq!(upgrade(&t, org).await.status, 101);
+    let before = org_queries(&t);
+    for answer in join_all((0..20).map(|_| upgrade(&t, org))).await {
+        assert_eq!(answer.status, 101, "{answer:?}");
+    }
+    assert_eq!(org_queries(&t), before);
+
+    // Changes of other organisations, and of rows of this one, forget nothing of it.
+    t.db.run(format!("update organizations set name = 'renamed' where id = '{other}'")).await;
+    t.db.insert_call(org).await;
+    settle(&t, org).await;
+    assert_eq!(org_queries(&t), before);
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn many_who_ask_at_once_make_one_query() {
+    let t = TestGateway::start().await;
+    let unknown = Uuid::new_v4();
+    let before = org_queries(&t);
+    for answer in join_all((0..50).map(|_| upgrade(&t, unknown))).await {
+        assert_unknown(&answer);
+    }
+    assert_eq!(org_queries(&t) - before, 1);
+
+    let org = t.db.create_org().await;
+    settle(&t, t.db.create_org().await).await;
+    let before = org_queries(&t);
+    for answer in join_all((0..50).map(|_| upgrade(&t, org))).await {
+        assert_eq!(answer.status, 101, "{answer:?}");
+    }
+    assert_eq!(org_queries(&t) - before, 1);
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn without_the_database_only_known_orgs_are_answered() {
+    let t = TestGateway::start().await;
+    let known = t.db.create_org().await;
+    settle(&t, known).await;
+    assert_eq!(upgrade(&t, known).await.status, 101);
+    let (name, unknown) = (t.db.name.clone(), Uuid::new_v4());
+    let admin = crate::harness::TestDb::at(
+        "postgres",
+        &crate::harness::shared_cluster_url("postgres", "postgres"),
+        &crate::harness::shared_cluster_url("postgres", "postgres"),
+    )
+    .await;
+    admin.run(format!("alter database {name} allow_connections false")).await;
+    admin
+        .run(format!("select pg_terminate_backend(pid) from pg_stat_activity where datname = '{name}'"))
+        .await;
+    let answer = upgrade(&t, unknown).await;
+    assert_eq!((answer.status, answer.code().as_str()), (503, "unavailable"), "{answer:?}");
+    assert_eq!(answer.headers("retry-after"), ["1"]);
+    assert_eq!(upgrade(&t, known).await.status, 101, "what is in memory needs no database");
+
+    admin.run(format!("alter database {name} allow_connections true")).await;
+    eventually("it asks again", async || upgrade(&t, unknown).await.status == 403).await;
+    let still_works = Client::connect(t.gateway.public_addr(), &token(known, &json!({}))).await;
+    drop(still_works);
+    t.gateway.stop().await;
+}

@@ -1,0 +1,333 @@
+//! The binary as people use it: what it prints, where, and with which exit code it ends.
+
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sqlx::Connection as _;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+use uuid::Uuid;
+use warden::postgres::cluster::SUPERUSER;
+
+use crate::harness::{SECRET, TestDb, TestGateway, Upgrade, eventually, shared_cluster_url, token, within};
+
+/// The binary, with these variables and no others.
+fn warden(args: &[&str], variables: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_warden"));
+    command.args(args).env_clear().envs(variables.iter().copied());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+}
+
+#[derive(Debug)]
+struct Outcome {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+async fn run(args: &[&str], variables: &[(&str, &str)]) -> Outcome {
+    let output = within("the end of the command", warden(args, variables).output()).await.expect("runs");
+    Outcome {
+        code: output.status.code(),
+        stdout: String::from_utf8(output.stdout).expect("text"),
+        stderr: String::from_utf8(output.stderr).expect("text"),
+    }
+}
+
+/// Runs a command that must fail with this code, say all of `shown` and nothing of `hidden`, and
+/// leave standard output to results.
+async fn fails(args: &[&str], variables: &[(&str, &str)], code: i32, shown: &[&str], hidden: &[&str]) {
+    let outcome = run(args, variables).await;
+    assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(code), ""), "{args:?}: {outcome:?}");
+    for text in shown {
+        assert!(outcome.stderr.contains(text), "{args:?} lacks {text:?}: {outcome:?}");
+    }
+    for text in hidden.iter().chain(&["panicked", "RUST_BACKTRACE"]) {
+        assert!(!outcome.stderr.contains(text), "{args:?} shows {text:?}: {outcome:?}");
+    }
+}
+
+/// A `warden tail` that runs.
+struct Tail {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Tail {
+    fn start(t: &TestGateway, org: Uuid, args: &[&str]) -> Self {
+        let url = format!("ws://{}/socket", t.gateway.public_addr());
+        let jwt = token(org, &json!({}));
+        let args = [&["tail"], args].concat();
+        let mut child =
+            warden(&args, &[("WARDEN_URL", &url), ("WARDEN_TOKEN", &jwt)]).spawn().expect("starts");
+        let lines = BufReader::new(child.stdout.take().expect("is piped")).lines();
+        Self { child, lines }
+    }
+
+    async fn line(&mut self) -> Value {
+        let line = within("a line", self.lines.next_line()).await.expect("reads").expect("tail runs");
+        serde_json::from_str(&line).expect("every line is JSON")
+    }
+
+    /// Publishes until the tail prints it: from then on it follows. What it prints before is returned.
+    async fn follows(&mut self, db: &TestDb, org: Uuid, event: &str) -> Vec<Value> {
+        let mut before = Vec::new();
+        let publish = async {
+            loop {
+                db.publish(org, "calls", event).await;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::select! {
+            () = publish => {}
+            () = async {
+                loop {
+                    let line = self.line().await;
+                    if line["event"] == event {
+                        break;
+                    }
+                    before.push(line);
+                }
+            } => {}
+        }
+        before
+    }
+
+    /// The next line that is none of the events that [`Self::follows`] published.
+    async fn next(&mut self, after: &str) -> Value {
+        loop {
+            let line = self.line().await;
+            if line["event"] != after {
+                return line;
+            }
+        }
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid = i32::try_from(self.child.id().expect("runs")).expect("a pid");
+        let pid = rustix::process::Pid::from_raw(pid).expect("a pid");
+        rustix::process::kill_process(pid, signal).expect("signals");
+    }
+
+    /// Its exit status, and what it said on standard error. Its output is closed first.
+    async fn end(self) -> (ExitStatus, String) {
+        let Self { mut child, lines } = self;
+        drop(lines);
+        let mut said = String::new();
+        let mut stderr = child.stderr.take().expect("is piped");
+        within("the end of tail", stderr.read_to_string(&mut said)).await.expect("reads");
+        (within("the end of tail", child.wait()).await.expect("ends"), said)
+    }
+}
+
+#[tokio::test]
+async fn token_signs_what_the_gateway_accepts() {
+    let t = TestGateway::start().await;
+    let org = t.db.create_org().await.to_string();
+    let args = ["token", "--org", &org];
+    let outcome = run(&args, &[("WARDEN_JWT_SECRET", SECRET)]).await;
+    assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""), "{outcome:?}");
+    let jwt = outcome.stdout.strip_suffix('\n').expect("one line");
+    assert_eq!(Upgrade::bearer(jwt).send(t.gateway.public_addr()).await.status, 101);
+
+    let other = ("WARDEN_JWT_SECRET", "another secret of more than 32 bytes");
+    let outcome = run(&args, &[other]).await;
+    let answer = Upgrade::bearer(outcome.stdout.trim()).send(t.gateway.public_addr()).await;
+    assert_eq!((answer.status, answer.code().as_str()), (401, "invalid_token"));
+    let expired = run(&[&args[..], &["--ttl", "0s"]].concat(), &[("WARDEN_JWT_SECRET", SECRET)]).await;
+    eventually("it has expired", async || {
+        Upgrade::bearer(expired.stdout.trim()).send(t.gateway.public_addr()).await.code() == "token_expired"
+    })
+    .await;
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn token_says_what_it_needs() {
+    let org = Uuid::new_v4().to_string();
+    let args = ["token", "--org", &org];
+    for short in ["hunter2", "a secret of thirty-one bytes..."] {
+        let shown = ["WARDEN_JWT_SECRET", "at least 32", "openssl rand -hex 32"];
+        fails(&args, &[("WARDEN_JWT_SECRET", short)], 1, &shown, &[short]).await;
+    }
+    fails(&args, &[], 2, &["WARDEN_JWT_SECRET"], &[]).await;
+    let secret = [("WARDEN_JWT_SECRET", SECRET)];
+    fails(&["token"], &secret, 2, &["--org"], &[SECRET]).await;
+    fails(&["token", "--org", "acme"], &secret, 2, &["--org", "acme"], &[SECRET]).await;
+    fails(&["token", "--org", &org, "--ttl", "soon"], &secret, 2, &["90s, 15m, 1h or 7d"], &[SECRET]).await;
+}
+
+#[tokio::test]
+async fn tail_prints_a_line_per_event_and_ends_on_sigint() {
+    let t = TestGateway::start().await;
+    let (org, other) = (t.db.create_org().await, t.db.create_org().await);
+    let mut tail = Tail::start(&t, org, &["calls", "recordings"]);
+    tail.follows(&t.db, org, "ready").await;
+    t.db.insert_call(other).await;
+    let call = t.db.insert_call(org).await;
+    let line = tail.next("ready").await;
+    assert_eq!((&line["topic"], &line["event"]), (&json!("calls"), &json!("call.created")), "{line}");
+    assert_eq!(line["payload"]["data"]["id"], call.to_string());
+    assert!(line["payload"]["cursor"].is_string(), "{line}");
+    t.db.publish(org, "recordings", "second.topic").await;
+    assert_eq!(tail.line().await["topic"], "recordings");
+
+    tail.signal(rustix::process::Signal::INT);
+    let (status, said) = tail.end().await;
+    assert_eq!((status.code(), said.as_str()), (Some(0), ""));
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn tail_comes_back_when_the_gateway_was_replaced() {
+    let t = TestGateway::start().await;
+    let org = t.db.create_org().await;
+    let mut tail = Tail::start(&t, org, &["calls"]);
+    tail.follows(&t.db, org, "first").await;
+    let TestGateway { db, gateway } = t;
+    let addr = gateway.public_addr();
+    gateway.stop().await;
+    let gateway = TestGateway::gateway(&db, |config| config.listen = addr).await;
+    tail.follows(&db, org, "second").await;
+    let call = db.insert_call(org).await;
+    assert_eq!(tail.next("second").await["payload"]["data"]["id"], call.to_string());
+
+    // And it ends on a signal also while there is no gateway.
+    gateway.stop().await;
+    let mut words = String::new();
+    let mut stderr = BufReader::new(tail.child.stderr.take().expect("is piped"));
+    while !words.contains("is the gateway") {
+        assert_ne!(within("a word", stderr.read_line(&mut words)).await.expect("reads"), 0, "{words}");
+    }
+    assert!(words.contains("1012") && words.contains(&addr.to_string()), "{words}");
+    tail.signal(rustix::process::Signal::INT);
+    assert_eq!(within("the end", tail.child.wait()).await.expect("ends").code(), Some(0));
+}
+
+#[tokio::test]
+async fn tail_says_why_it_is_refused() {
+    let t = TestGateway::start().await;
+    let org = t.db.create_org().await;
+    let url = format!("ws://{}/socket", t.gateway.public_addr());
+    let good = token(org, &json!({}));
+    let expired = token(org, &json!({"exp": 1000}));
+    let stranger = token(Uuid::new_v4(), &json!({}));
+    let homeless = token(org, &json!({"app_metadata": {}}));
+    for (jwt, shown) in [
+        (&expired, &["401", "expired"]),
+        (&"abc".to_owned(), &["401", "not a signed JSON Web Token"]),
+        (&stranger, &["403", "does not exist"]),
+        (&homeless, &["403", "app_metadata.org_id"]),
+    ] {
+        let variables = [("WARDEN_URL", url.as_str()), ("WARDEN_TOKEN", jwt)];
+        fails(&["tail", "calls"], &variables, 1, shown, &[jwt]).await;
+    }
+    let variables = [("WARDEN_URL", url.as_str()), ("WARDEN_TOKEN", good.as_str())];
+    let shown = ["callz", "unmatched topic", "topics: ", "recordings"];
+    fails(&["tail", "callz"], &variables, 1, &shown, &[&good]).await;
+    let org_topic = format!("calls:{org}");
+    fails(&["tail", "calls", &org_topic], &variables, 1, &["none names an organisation"], &[&good]).await;
+    fails(&["tail", "calls"], &[("WARDEN_URL", &url)], 2, &["WARDEN_TOKEN"], &[]).await;
+    fails(&["tail"], &variables, 2, &["TOPIC"], &[&good]).await;
+    for wrong in ["localhost", "ftp://localhost/socket", "ws://"] {
+        let variables = [("WARDEN_URL", wrong), ("WARDEN_TOKEN", good.as_str())];
+        fails(&["tail", "calls"], &variables, 1, &[], &[&good]).await;
+    }
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn tail_ends_quietly_when_nobody_reads_it() {
+    let t = TestGateway::start().await;
+    let org = t.db.create_org().await;
+    let mut tail = Tail::start(&t, org, &["calls"]);
+    tail.follows(&t.db, org, "ready").await;
+    let publish = async {
+        loop {
+            t.db.publish(org, "calls", "unread").await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    // As `| head -1` does.
+    tokio::select! {
+        () = publish => {}
+        (status, said) = tail.end() => assert_eq!((status.code(), said.as_str()), (Some(0), "")),
+    }
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn migrate_brings_up_to_date_and_says_so() {
+    let db = TestDb::create().await;
+    let name = format!("{}_empty", db.name);
+    db.run(format!("create database {name}")).await;
+    let url = shared_cluster_url(&name, SUPERUSER);
+    let first = run(&["migrate"], &[("DATABASE_URL", &url)]).await;
+    assert_eq!((first.code, first.stderr.as_str()), (Some(0), ""), "{first:?}");
+    let applied = first.stdout.lines().filter(|line| line.starts_with("applied 00")).count();
+    assert_eq!(applied, warden::postgres::MIGRATOR.iter().count(), "{first:?}");
+    assert!(first.stdout.ends_with("the schema is up to date\n"), "{first:?}");
+    let again = run(&["migrate"], &[("DATABASE_URL", &url)]).await;
+    assert_eq!((again.code, again.stderr.as_str()), (Some(0), ""), "{again:?}");
+    assert_eq!(again.stdout, format!("the schema is up to date ({applied} migrations)\n"));
+
+    let mut connection = sqlx::PgConnection::connect(&url).await.expect("connects");
+    let orgs: i64 = sqlx::query_scalar("select count(*) from organizations")
+        .fetch_one(&mut connection)
+        .await
+        .expect("the schema is there");
+    assert_eq!(orgs, 1, "the default organisation");
+    sqlx::query("update warden._sqlx_migrations set checksum = '\\x00' where version = 2")
+        .execute(&mut connection)
+        .await
+        .expect("updates");
+    fails(&["migrate"], &[("DATABASE_URL", &url)], 1, &["migration 2", "another version of Warden"], &[])
+        .await;
+}
+
+#[tokio::test]
+async fn migrate_says_what_is_wrong_and_never_the_password() {
+    fails(&["migrate"], &[], 2, &["DATABASE_URL"], &[]).await;
+    for url in ["postgres://user:hunter2@127.0.0.1:1/db", "postgres://user:hunter2@no-such-host.invalid/db"] {
+        fails(&["migrate"], &[("DATABASE_URL", url)], 1, &["cannot connect to DATABASE_URL"], &["hunter2"])
+            .await;
+    }
+    for url in [
+        "postgres://user:hunter2@host:port/db",
+        "user:hunter2@host",
+        "mysql://user:hunter2@host/db",
+        "postgres://user:hunter2@host/db?sslmode=maybe",
+    ] {
+        fails(&["migrate"], &[("DATABASE_URL", url)], 1, &["DATABASE_URL"], &["hunter2"]).await;
+    }
+}
+
+#[tokio::test]
+async fn serve_says_what_it_lacks() {
+    let database = ("DATABASE_URL", "postgres://user:hunter2@127.0.0.1:1/db");
+    let secret = ("WARDEN_JWT_SECRET", SECRET);
+    fails(&["serve"], &[], 2, &["DATABASE_URL", "WARDEN_JWT_SECRET"], &[]).await;
+    fails(&["serve"], &[database], 2, &["WARDEN_JWT_SECRET"], &["hunter2"]).await;
+    fails(&["serve"], &[secret], 2, &["DATABASE_URL"], &[SECRET]).await;
+    let short = ("WARDEN_JWT_SECRET", "too short");
+    fails(&["serve"], &[database, short], 1, &["at least 32"], &["hunter2", "too short"]).await;
+    for origin in ["*", "app.example", "https://*.example"] {
+        let origins = ("WARDEN_ALLOWED_ORIGINS", origin);
+        fails(&["serve"], &[database, secret, origins], 1, &["WARDEN_ALLOWED_ORIGINS", origin], &["hunter2"])
+            .await;
+    }
+    let address = ("WARDEN_LISTEN", "localhost");
+    fails(&["serve"], &[database, secret, address], 2, &["localhost"], &["hunter2"]).await;
+
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+    let addr = taken.local_addr().expect("an address").to_string();
+    for (variable, free) in
+        [("WARDEN_LISTEN", "WARDEN_ADMIN_LISTEN"), ("WARDEN_ADMIN_LISTEN", "WARDEN_LISTEN")]
+    {
+        let variables = [database, secret, (variable, &addr), (free, "127.0.0.1:0")];
+        let shown = ["cannot listen on", &addr, &format!("Set {variable}"), "in use"];
+        fails(&["serve"], &variables, 1, &shown, &["hunter2", SECRET]).await;
+    }
+}

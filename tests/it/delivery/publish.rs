@@ -1,0 +1,88 @@
+//! Events that a backend publishes, and topics that come and go.
+
+use serde_json::json;
+use sqlx::Executor as _;
+use uuid::Uuid;
+
+use super::{joined, with_orgs};
+use crate::harness::eventually;
+
+#[tokio::test]
+async fn a_publication_reaches_its_topic_and_org() {
+    let (t, [org, other]) = with_orgs("").await;
+    let call = Uuid::new_v4();
+    let of_call = format!("call:{call}");
+    let mut ours = joined(&t, org, &["recordings", "calls", &of_call, "org"]).await;
+    let mut theirs = joined(&t, other, &["recordings", &of_call, "org"]).await;
+    for topic in ["recordings", of_call.as_str()] {
+        let id: i64 = sqlx::query_scalar("select warden.publish($1, $2, 'invoice.paid', $3)")
+            .bind(org)
+            .bind(topic)
+            .bind(json!({"cents": 950, "by": "Zoë"}))
+            .fetch_one(&t.db.pool)
+            .await
+            .expect("publishes");
+        for reached in [topic, "org"] {
+            let event = ours.expect_event(reached, "invoice.paid").await;
+            assert_eq!(event.payload["data"], json!({"cents": 950, "by": "Zoë"}));
+            assert_eq!(event.payload["id"], id);
+            assert!(event.payload.get("old").is_none() && event.payload.get("truncated").is_none());
+            assert!(!event.cursor().is_empty());
+        }
+    }
+    t.db.publish(org, "org", "test.last").await;
+    ours.expect_only("org", "test.last").await;
+    t.db.publish(other, "org", "test.theirs").await;
+    theirs.expect_only("org", "test.theirs").await;
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_publication_commits_with_its_transaction() {
+    let (t, [org]) = with_orgs("").await;
+    let mut client = joined(&t, org, &["org"]).await;
+    let mut transaction = t.db.pool.begin().await.expect("begins");
+    sqlx::query("select warden.publish($1, 'org', 'test.first')")
+        .bind(org)
+        .execute(&mut *transaction)
+        .await
+        .expect("publishes");
+    t.db.publish(org, "org", "test.meanwhile").await;
+    client.expect_event("org", "test.meanwhile").await;
+    transaction.execute("select 1").await.expect("is still open");
+    transaction.commit().await.expect("commits");
+    let event = client.expect_event("org", "test.first").await;
+    assert_eq!(event.payload["data"], json!({}), "the default");
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_topic_can_be_joined_once_it_is_declared() {
+    let (t, [org]) = with_orgs("").await;
+    let mut client = t.connect(org).await;
+    let refusal = client.push("invoices", "phx_join", json!({})).await;
+    assert_eq!((refusal.status.as_str(), &refusal.response["reason"]), ("error", &json!("unmatched topic")));
+    t.db.run("select warden.declare_topic('invoices'); select warden.declare_topic('invoices')").await;
+    eventually("the topic can be joined", async || {
+        client.push("invoices", "phx_join", json!({})).await.status == "ok"
+    })
+    .await;
+    t.db.publish(org, "invoices", "invoice.paid").await;
+    client.expect_event("invoices", "invoice.paid").await;
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_table_watched_while_the_gateway_runs_is_followed() {
+    let (t, [org]) = with_orgs("create table tasks (id bigint primary key, org_id uuid not null)").await;
+    let mut client = t.connect(org).await;
+    t.db.run("select warden.watch('tasks', 'tasks', 'task')").await;
+    eventually("the topic can be joined", async || {
+        client.push("tasks", "phx_join", json!({})).await.status == "ok"
+    })
+    .await;
+    t.db.run(format!("insert into tasks values (7, '{org}')")).await;
+    let event = client.expect_event("tasks", "task.created").await;
+    assert_eq!(event.payload["data"], json!({"id": 7, "org_id": org}));
+    t.gateway.stop().await;
+}

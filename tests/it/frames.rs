@@ -1,0 +1,353 @@
+//! Whatever a client may send, well-formed or not: the answer or the close code that it gets, and that
+//! nobody else notices.
+
+use futures_util::StreamExt as _;
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
+use tokio_tungstenite::tungstenite::Message;
+use uuid::Uuid;
+
+use crate::harness::{Client, TestGateway, within};
+
+/// The gateway's limit of one message.
+const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+/// The gateway's limit of joined topics.
+const JOINS_MAX: usize = 100;
+
+const FIN_TEXT: u8 = 0x81;
+const BINARY: u8 = 0x82;
+
+/// A frame as a client sends it, with a mask of zeros, which leaves the payload as it is.
+fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![first];
+    match payload.len() {
+        len @ 0..=125 => bytes.push(0x80 | u8::try_from(len).expect("small")),
+        len @ 126..=0xffff => {
+            bytes.push(0x80 | 126);
+            bytes.extend(u16::try_from(len).expect("small").to_be_bytes());
+        }
+        len => {
+            bytes.push(0x80 | 127);
+            bytes.extend((len as u64).to_be_bytes());
+        }
+    }
+    bytes.extend([0; 4]);
+    bytes.extend(payload);
+    bytes
+}
+
+/// The next message of the protocol, as it came.
+async fn receive(client: &mut Client) -> Value {
+    match within("a message", client.socket.next()).await {
+        Some(Ok(Message::Text(text))) => serde_json::from_str(&text).expect("JSON"),
+        other => panic!("instead of a message: {other:?}"),
+    }
+}
+
+/// One client that behaves, of each of two organisations, while others don't.
+struct Witnesses {
+    org: Uuid,
+    others: [(Uuid, Client); 2],
+}
+
+impl Witnesses {
+    async fn of(t: &TestGateway) -> Self {
+        let (org, other) = (t.db.create_org().await, t.db.create_org().await);
+        let mut others = [(org, t.connect(org).await), (other, t.connect(other).await)];
+        for (_, client) in &mut others {
+            client.join("calls").await;
+        }
+        Self { org, others }
+    }
+
+    /// Both still get what is theirs, on the sockets that they had all the time.
+    async fn check(&mut self, t: &TestGateway, what: &str) {
+        for (org, client) in &mut self.others {
+            let call = t.db.insert_call(*org).await;
+            let event = client.expect_only("calls", "call.created").await;
+            assert_eq!(event.row_id(), call.to_string(), "after {what}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_message_closes_its_sender_alone() {
+    let t = TestGateway::start().await;
+    let mut witnesses = Witnesses::of(&t).await;
+    let good = r#"["1","2","calls","phx_join",{}]"#;
+    let long_topic = json!(["1", "2", "x".repeat(129), "phx_join", {}]).to_string();
+    let long_ref = json!(["1", "2".repeat(65), "calls", "phx_join", {}]).to_string();
+    let texts: &[(&str, &str)] = &[
+        ("no JSON", "hello"),
+        ("an empty text", ""),
+        ("half JSON", r#"["1","2","calls","phx_join",{}"#),
+        ("JSON and more", r#"["1","2","calls","phx_join",{}] x"#),
+        ("an object", r#"{"topic":"calls","event":"phx_join","payload":{},"ref":"1","join_ref":"1"}"#),
+        ("a string", r#""calls""#),
+        ("an empty array", "[]"),
+        ("four elements", r#"["1","2","calls","phx_join"]"#),
+        ("six elements", r#"["1","2","calls","phx_join",{},null]"#),
+        ("numbers as references", r#"[1,2,"calls","phx_join",{}]"#),
+        ("no topic", r#"["1","2",null,"phx_join",{}]"#),
+        ("no event", r#"["1","2","calls",null,{}]"#),
+        ("a topic beyond its limit", &long_topic),
+        ("a reference beyond its limit", &long_ref),
+    ];
+    let mut cases: Vec<(&str, Vec<u8>, u16)> =
+        texts.iter().map(|(name, text)| (*name, frame(FIN_TEXT, text.as_bytes()), 4400)).collect();
+    let mut unmasked = frame(FIN_TEXT, good.as_bytes());
+    unmasked[1] &= 0x7f;
+    unmasked.drain(2..6);
+    cases.extend([
+        ("binary", frame(BINARY, good.as_bytes()), 1003),
+        ("empty binary", frame(BINARY, b""), 1003),
+        ("invalid UTF-8", frame(FIN_TEXT, b"[\"\xff\xfe\"]"), 1007),
+        ("cut UTF-8", frame(FIN_TEXT, b"\xe2\x82"), 1007),
+        ("a byte too long", frame(FIN_TEXT, &vec![b' '; MESSAGE_BYTES_MAX + 1]), 1009),
+        ("a megabyte", frame(FIN_TEXT, &vec![b' '; 1 << 20]), 1009),
+        ("a length of 2^62", [&[FIN_TEXT, 0xff, 0x40][..], &[0; 11]].concat(), 1009),
+        ("too long in parts", [frame(0x01, &[b' '; 40_000]), frame(0x80, &[b' '; 40_000])].concat(), 1009),
+        ("unmasked", unmasked, 1002),
+        ("a reserved bit", frame(0xc1, good.as_bytes()), 1002),
+        ("a reserved opcode", frame(0x83, good.as_bytes()), 1002),
+        ("a fragmented ping", frame(0x09, b""), 1002),
+        ("a ping of 126 bytes", frame(0x89, &[0; 126]), 1002),
+        ("a continuation of nothing", frame(0x80, b"x"), 1002),
+    ]);
+    for (name, bytes, code) in cases {
+        let mut client = t.connect(witnesses.org).await;
+        client.join("calls").await;
+        client.socket.get_mut().write_all(&bytes).await.expect(name);
+        client.expect_close(code).await;
+        // Nothing comes behind a Close, also not the events that the witnesses get. And it is no reset,
+        // which some systems let overtake the Close.
+        let rest = within(name, client.socket.next()).await;
+        assert!(rest.is_none(), "{name}: {rest:?}");
+        witnesses.check(&t, name).await;
+    }
+    drop(witnesses);
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn odd_but_right_frames_are_served() {
+    let t = TestGateway::start().await;
+    let org = t.db.create_org().await;
+    let mut client = t.connect(org).await;
+
+    // To the byte as long as allowed.
+    let mut join = r#"["1","1","calls","phx_join",{}]"#.to_owned();
+    join.push_str(&" ".repeat(MESSAGE_BYTES_MAX - join.len()));
+    client.send(&join).await;
+    assert_eq!(receive(&mut client).await[4]["status"], "ok");
+
+    // In parts, with a ping between them.
+    let text = br#"[null,"2","phoenix","heartbeat",{}]"#;
+    let bytes = [frame(0x01, &text[..9]), frame(0x89, b"are you there"), frame(0x80, &text[9..])].concat();
+    client.socket.get_mut().write_all(&bytes).await.expect("writes");
+    let pong = within("a pong", client.socket.next()).await.expect("a frame").expect("no error");
+    assert_eq!(pong, Message::Pong("are you there".into()));
+    let reply = receive(&mut client).await;
+    assert_eq!(reply, json!([null, "2", "phoenix", "phx_reply", {"status": "ok", "response": {}}]));
+
+    // Nested deeper than any stack would bear.
+    let deep = format!("{}{}", "[".repeat(30_000), "]".repeat(30_000));
+    for (event, topic) in
+        [("phx_join", "recordings"), ("x", "calls"), ("x", "nowhere"), ("access_token", "calls")]
+    {
+        client.send(&format!(r#"["3","3","{topic}","{event}",{deep}]"#)).await;
+        let reply = receive(&mut client).await;
+        assert_eq!((&reply[1], &reply[4]["status"]), (&json!("3"), &json!("error")), "{reply}");
+    }
+
+    // A goodbye is answered in kind.
+    client.socket.close(None).await.expect("says goodbye");
+    assert!(matches!(within("the end", client.socket.next()).await, None | Some(Ok(Message::Close(_)))));
+    drop(client);
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn every_push_gets_an_answer_that_says_what_is_wrong() {
+    let t = TestGateway::start().await;
+    let (org, other) = (t.db.create_org().await, t.db.create_org().await);
+    let mut client = t.connect(org).await;
+    let foreign_call = Uuid::new_v4();
+    for topic in [
+        format!("calls:{org}"),
+        format!("calls:{other}"),
+        format!("org:{org}"),
+        format!("org:{other}"),
+        other.to_string(),
+        org.to_string(),
+        format!("call:{}", foreign_call.to_string().to_uppercase()),
+        format!("call:{}", foreign_call.simple()),
+        "call:".to_owned(),
+        "call:*".to_owned(),
+        "*".to_owned(),
+        "Calls".to_owned(),
+        "calls ".to_owned(),
+        "callz".to_owned(),
+        "phoenix".to_owned(),
+        String::new(),
+        "realtime:calls".to_owned(),
+    ] {
+        for event in ["phx_join", "heartbeat", "invoice.paid"] {
+            if (topic.as_str(), event) == ("phoenix", "heartbeat") {
+                continue;
+            }
+            let reply = client.push(&topic, event, json!({})).await;
+            assert_eq!((reply.status.as_str(), &reply.topic), ("error", &topic), "{event}: {reply:?}");
+            assert_eq!(reply.response["reason"], "unmatched topic", "{topic} {event}: {reply:?}");
+            let help = reply.response["message"].as_str().expect("a message");
+            assert!(help.contains("calls, org, recordings") || help.contains("recordings"), "{help}");
+        }
+        // As Phoenix does: who leaves what it has not joined has what it wants.
+        let reply = client.push(&topic, "phx_leave", json!({})).await;
+        assert_eq!((reply.status.as_str(), reply.response), ("ok", json!({})), "{topic}");
+    }
+    client.join("calls").await;
+    for event in ["heartbeat", "invoice.paid", "call.created", "phx_close", "phx_reply", "warden.resync", ""]
+    {
+        let reply = client.push("calls", event, json!({})).await;
+        assert_eq!(
+            (reply.status.as_str(), &reply.response["reason"]),
+            ("error", &json!("unknown event")),
+            "{event}"
+        );
+    }
+    for payload in [
+        json!({"since": 7}),
+        json!({"since": ["x"]}),
+        json!({"since": {}}),
+        json!({"since": true}),
+        json!("x"),
+        json!(7),
+        json!([1]),
+        Value::Null,
+    ] {
+        for topic in ["calls", "recordings"] {
+            let reply = client.push(topic, "phx_join", payload.clone()).await;
+            assert_eq!(reply.status, "error", "{payload}: {reply:?}");
+            assert_eq!(reply.response["reason"], "invalid payload", "{payload}: {reply:?}");
+        }
+    }
+    // A join with a payload of another library is one; so is one without a cursor.
+    client.join_with("recordings", json!({"config": {"private": true}, "since": null})).await;
+    // None of this ended the join that was good.
+    let call = t.db.insert_call(org).await;
+    assert_eq!(client.expect_only("calls", "call.created").await.row_id(), call.to_string());
+    drop(client);
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_second_join_replaces_the_first_and_stale_leaves_are_ignored() {
+    let t = TestGateway::start().await;
+    let org = t.db.create_org().await;
+    let mut client = t.connect(org).await;
+    client.send(r#"["1","1","calls","phx_join",{}]"#).await;
+    assert_eq!(receive(&mut client).await[3], "phx_reply");
+    client.send(r#"["2","2","calls","phx_join",{}]"#).await;
+    assert_eq!(receive(&mut client).await, json!(["1", "1", "calls", "phx_close", {}]));
+    let reply = receive(&mut client).await;
+    assert_eq!((&reply[0], &reply[1], &reply[3]), (&json!("2"), &json!("2"), &json!("phx_reply")), "{reply}");
+    assert_eq!(reply[4]["status"], "ok");
+    assert!(reply[4]["response"]["cursor"].is_string(), "{reply}");
+
+    // The former join says goodbye late: phoenix does so when it rejoins.
+    client.send(r#"["1","3","calls","phx_leave",{}]"#).await;
+    assert_eq!(
+        receive(&mut client).await,
+        json!(["1", "3", "calls", "phx_reply", {"status": "ok", "response": {}}])
+    );
+    t.db.insert_call(org).await;
+    let event = receive(&mut client).await;
+    assert_eq!((&event[2], &event[3]), (&json!("calls"), &json!("call.created")), "{event}");
+
+    // Joined twice is joined once: one event, and one leave ends it.
+    client.send(r#"["2","4","calls","phx_leave",{}]"#).await;
+    assert_eq!(
+        receive(&mut client).await,
+        json!(["2", "4", "calls", "phx_reply", {"status": "ok", "response": {}}])
+    );
+    assert_eq!(receive(&mut client).await, json!(["2", "2", "calls", "phx_close", {}]));
+    client.send(r#"["5","5","recordings","phx_join",{}]"#).await;
+    assert_eq!(receive(&mut client).await[2], "recordings");
+    t.db.insert_call(org).await;
+    t.db.publish(org, "recordings", "last").await;
+    assert_eq!(receive(&mut client).await[3], "last");
+    drop(client);
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_socket_joins_so_many_topics_and_no_more() {
+    let t = TestGateway::start().await;
+    let mut witnesses = Witnesses::of(&t).await;
+    let mut client = t.connect(witnesses.org).await;
+    let topics: Vec<String> = (0..JOINS_MAX).map(|_| format!("call:{}", Uuid::new_v4())).collect();
+    for topic in &topics {
+        client.join(topic).await;
+    }
+    for topic in ["calls".to_owned(), format!("call:{}", Uuid::new_v4())] {
+        let reply = client.push(&topic, "phx_join", json!({})).await;
+        assert_eq!(
+            (reply.status.as_str(), &reply.response["reason"]),
+            ("error", &json!("too many channels joined"))
+        );
+    }
+    // One that it has can be joined again; one that it leaves makes room for another.
+    client.join(&topics[0]).await;
+    assert_eq!(client.push(&topics[1], "phx_leave", json!({})).await.status, "ok");
+    client.join("recordings").await;
+    assert_eq!(client.push("calls", "phx_join", json!({})).await.status, "error");
+    t.db.publish(witnesses.org, &topics[0], "still.there").await;
+    while client.next_event().await.name != "still.there" {}
+    witnesses.check(&t, "too many joins").await;
+    drop((client, witnesses));
+    t.gateway.stop().await;
+}
+
+// On several threads, as the gateway runs: a join and the fan-out then meet in the same moment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn events_come_after_the_reply_and_not_after_a_leave() {
+    let t = TestGateway::start().await;
+    let org = t.db.create_org().await;
+    let mut client = t.connect(org).await;
+    let publisher = {
+        let pool = t.db.pool.clone();
+        tokio::spawn(async move {
+            loop {
+                let publish = sqlx::query("select warden.publish($1, 'calls', 'tick', '{}')").bind(org);
+                publish.execute(&pool).await.expect("publishes");
+            }
+        })
+    };
+    for round in 0..200_u64 {
+        let (join, leave) = ((2 * round).to_string(), (2 * round + 1).to_string());
+        client.send(&json!([join, join, "calls", "phx_join", {}]).to_string()).await;
+        // Whatever comes first after the last leave is the reply: nothing of the topic came between.
+        let first = receive(&mut client).await;
+        assert_eq!((&first[1], &first[3]), (&json!(join), &json!("phx_reply")), "round {round}: {first}");
+        let event = receive(&mut client).await;
+        assert_eq!(event[3], "tick", "round {round}: {event}");
+        client.send(&json!([join, leave, "calls", "phx_leave", {}]).to_string()).await;
+        loop {
+            let message = receive(&mut client).await;
+            if message[3] == "phx_reply" {
+                assert_eq!(message[1], json!(leave), "{message}");
+                break;
+            }
+            assert_eq!(message[3], "tick", "{message}");
+        }
+        assert_eq!(
+            receive(&mut client).await,
+            json!([join, join, "calls", "phx_close", {}]),
+            "round {round}"
+        );
+    }
+    publisher.abort();
+    drop(client);
+    t.gateway.stop().await;
+}

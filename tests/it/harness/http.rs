@@ -1,0 +1,184 @@
+//! Upgrade requests by hand: a client library would correct, or refuse, what tests want to send.
+
+use std::net::SocketAddr;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::within;
+
+/// A request to upgrade, good but for what a test changes.
+#[derive(Clone, Debug)]
+pub struct Upgrade {
+    method: &'static str,
+    target: String,
+    headers: Vec<(String, String)>,
+}
+
+impl Upgrade {
+    /// Everything but a credential.
+    pub fn new() -> Self {
+        let request =
+            Self { method: "GET", target: "/socket/websocket?vsn=2.0.0".into(), headers: Vec::new() };
+        request
+            .with("Host", "gateway.example")
+            .with("Connection", "Upgrade")
+            .with("Upgrade", "websocket")
+            .with("Sec-WebSocket-Version", "13")
+            .with("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")
+    }
+
+    /// With a token in the header.
+    pub fn bearer(token: &str) -> Self {
+        Self::new().with("Authorization", &format!("Bearer {token}"))
+    }
+
+    /// To this path and query.
+    pub fn to(mut self, target: &str) -> Self {
+        target.clone_into(&mut self.target);
+        self
+    }
+
+    /// With this method.
+    pub fn method(mut self, method: &'static str) -> Self {
+        self.method = method;
+        self
+    }
+
+    /// Adds a header, also beside one of the same name.
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Takes a header away.
+    pub fn without(mut self, name: &str) -> Self {
+        self.headers.retain(|(present, _)| !present.eq_ignore_ascii_case(name));
+        self
+    }
+
+    /// Replaces a header.
+    pub fn set(self, name: &str, value: &str) -> Self {
+        self.without(name).with(name, value)
+    }
+
+    /// Sends it; the connection ends with the answer.
+    pub async fn send(&self, addr: SocketAddr) -> Answer {
+        let mut text = format!("{} {} HTTP/1.1\r\n", self.method, self.target);
+        for (name, value) in &self.headers {
+            text.push_str(&format!("{name}: {value}\r\n"));
+        }
+        text.push_str("\r\n");
+        let mut stream = TcpStream::connect(addr).await.expect("connects");
+        stream.write_all(text.as_bytes()).await.expect("writes");
+        within("an answer", Answer::read(&mut stream)).await
+    }
+}
+
+/// What came back.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+impl Answer {
+    async fn read(stream: &mut TcpStream) -> Self {
+        let mut bytes = Vec::new();
+        let end = loop {
+            if let Some(at) = bytes.windows(4).position(|w| w == b"\r\n\r\n") {
+                break at + 4;
+            }
+            assert_ne!(stream.read_buf(&mut bytes).await.expect("reads"), 0, "the connection ended");
+        };
+        let head = String::from_utf8(bytes[..end].to_vec()).expect("a head is text");
+        let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a status");
+        let mut answer = Self { status, head, body: String::new() };
+        let length = answer.headers("content-length").first().map_or(0, |l| l.parse().expect("a length"));
+        while status != 101 && bytes.len() < end + length {
+            assert_ne!(stream.read_buf(&mut bytes).await.expect("reads"), 0, "the connection ended");
+        }
+        answer.body = String::from_utf8_lossy(&bytes[end..]).into_owned();
+        answer
+    }
+
+    /// All values of a header.
+    pub fn headers(&self, name: &str) -> Vec<&str> {
+        let pairs = self.head.lines().filter_map(|line| line.split_once(':'));
+        pairs.filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).collect()
+    }
+
+    fn error(&self, field: &str) -> String {
+        let body: Value = serde_json::from_str(&self.body).unwrap_or_default();
+        body["error"][field].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// The error's code; empty where there is none.
+    pub fn code(&self) -> String {
+        self.error("code")
+    }
+
+    /// The error's sentence for people.
+    pub fn message(&self) -> String {
+        self.error("message")
+    }
+}
+
+/// URLs that carry a JWT, or an opaque credential, in the ways in which people do it.
+pub fn urls_with(jwt: &str, opaque: &str) -> Vec<String> {
+    let mut urls: Vec<String> = [
+        "token",
+        "access_token",
+        "ACCESS_TOKEN",
+        "access-token",
+        "accessToken",
+        "id_token",
+        "refresh_token",
+        "jwt",
+        "apikey",
+        "api_key",
+        "x-api-key",
+        "auth",
+        "Authorization",
+        "auth_token",
+        "bearer",
+        "password",
+        "secret",
+        "client_secret",
+        "key",
+        "sid",
+        "session_id",
+        "%74oken",
+        "%2574oken",
+        "params[token]",
+        "params%5Btoken%5D",
+        "to.ken",
+        "token%00",
+    ]
+    .iter()
+    .map(|name| format!("/socket/websocket?vsn=2.0.0&{name}={opaque}"))
+    .collect();
+    let wrapped = STANDARD_NO_PAD.encode(jwt);
+    urls.extend([
+        format!("/socket/websocket?{opaque}token=1"),
+        "/socket/websocket?vsn=2.0.0&token".to_owned(),
+        format!("/socket/websocket?vsn=2.0.0;token={opaque}"),
+        format!("/socket/websocket?vsn=2.0.0&x={jwt}"),
+        format!("/socket/websocket?x=Bearer%20{jwt}&vsn=2.0.0"),
+        format!("/socket/websocket?vsn=2.0.0&x={}", jwt.replace('.', "%2E")),
+        format!("/socket/websocket?vsn=2.0.0&x=%7B%22t%22:%22{jwt}%22%7D"),
+        format!("/socket/websocket?{jwt}"),
+        format!("/socket/websocket?{jwt}=1"),
+        format!("/socket/websocket?vsn={jwt}"),
+        format!("/socket/websocket?vsn=2.0.0&x=base64url.bearer.phx.{wrapped}"),
+        format!("/socket/{jwt}/websocket?vsn=2.0.0"),
+        format!("/socket/websocket/{jwt}"),
+        format!("/nowhere?token={opaque}"),
+        format!("http://user:{opaque}@gateway.example/socket/websocket?vsn=2.0.0"),
+    ]);
+    urls
+}

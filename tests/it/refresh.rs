@@ -1,0 +1,152 @@
+//! The token's time, and tokens that replace it while the session goes on.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use jsonwebtoken::Algorithm;
+
+use crate::harness::{Client, SECRET, TestGateway, claims, sign, token, within};
+
+/// Long enough to connect on a busy machine, short enough to wait for.
+const SHORT_SECONDS: u64 = 3;
+
+fn in_seconds(seconds: u64) -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs() + seconds
+}
+
+/// Until the clock that tokens are measured by shows more than this.
+async fn pass(exp: u64) {
+    let end = UNIX_EPOCH + Duration::from_secs(exp);
+    while let Ok(rest) = end.duration_since(SystemTime::now()) {
+        tokio::time::sleep(rest + Duration::from_millis(1)).await;
+    }
+}
+
+async fn short_lived(t: &TestGateway, org: Uuid) -> (Client, u64) {
+    let exp = in_seconds(SHORT_SECONDS);
+    let client = Client::connect(t.gateway.public_addr(), &token(org, &json!({"exp": exp}))).await;
+    (client, exp)
+}
+
+fn payload(jwt: &str) -> Value {
+    json!({"access_token": jwt})
+}
+
+#[tokio::test]
+async fn a_session_ends_with_its_token() {
+    let t = TestGateway::start().await;
+    let org = t.db.create_org().await;
+    let (mut client, exp) = short_lived(&t, org).await;
+    client.join("calls").await;
+    client.expect_close(4401).await;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+    assert!(now >= Duration::from_secs(exp), "closed before its time: {now:?} < {exp}");
+    assert!(now < Duration::from_secs(exp + 10), "closed long after its time: {now:?} > {exp}");
+    drop(client);
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_fresh_token_prolongs_the_session() {
+    let t = TestGateway::start().await;
+    let org = t.db.create_org().await;
+    let (mut client, exp) = short_lived(&t, org).await;
+    client.join("calls").await;
+    for (topic, changes) in [("calls", json!({})), ("phoenix", json!({"role": "other", "jti": "2"}))] {
+        let reply = client.push(topic, "access_token", payload(&token(org, &changes))).await;
+        assert_eq!((reply.status.as_str(), &reply.response), ("ok", &json!({})), "{reply:?}");
+        assert_eq!(reply.topic, topic);
+    }
+    pass(exp + 1).await;
+    assert_eq!(client.push("phoenix", "heartbeat", json!({})).await.status, "ok");
+    let call = t.db.insert_call(org).await;
+    assert_eq!(client.expect_event("calls", "call.created").await.row_id(), call.to_string());
+    drop(client);
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_that_ends_sooner_ends_the_session_sooner() {
+    let t = TestGateway::start().await;
+    let org = t.db.create_org().await;
+    let mut client = t.connect(org).await;
+    let exp = in_seconds(SHORT_SECONDS);
+    let reply = client.push("calls", "access_token", payload(&token(org, &json!({"exp": exp})))).await;
+    assert_eq!(reply.status, "ok");
+    client.expect_close(4401).await;
+    drop(client);
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_bad_token_is_refused_and_the_session_goes_on_as_before() {
+    let t = TestGateway::start().await;
+    let org = t.db.create_org().await;
+    let (mut client, exp) = short_lived(&t, org).await;
+    client.join("calls").await;
+    let good = claims(org);
+    let other_secret = "another secret of more than 32 bytes";
+    let tokens = [
+        ("not a token", "abc".to_owned()),
+        ("empty", String::new()),
+        ("wrong secret", sign(&good, Algorithm::HS256, other_secret)),
+        ("wrong secret of a stranger", sign(&claims(Uuid::new_v4()), Algorithm::HS256, other_secret)),
+        ("wrong algorithm", sign(&good, Algorithm::HS512, SECRET)),
+        ("expired", token(org, &json!({"exp": in_seconds(0) - 1}))),
+        ("not yet valid", token(org, &json!({"nbf": in_seconds(60)}))),
+        ("wrong audience", token(org, &json!({"aud": "anon"}))),
+        ("no org", token(org, &json!({"app_metadata": {}}))),
+        ("org only elsewhere", token(org, &json!({"app_metadata": {}, "user_metadata": {"org_id": org}}))),
+        ("no sub", token(org, &json!({"sub": null}))),
+    ];
+    for (name, jwt) in &tokens {
+        let reply = client.push("calls", "access_token", payload(jwt)).await;
+        assert_eq!(reply.status, "error", "{name}: {reply:?}");
+        assert_eq!(reply.response["reason"], "invalid token", "{name}: {reply:?}");
+        let help = reply.response["message"].as_str().expect("a message");
+        assert!(help.contains("token") || help.contains("claim"), "{name}: {help}");
+        assert!(jwt.is_empty() || !help.contains(jwt.as_str()), "{name}: {help}");
+    }
+    for wrong in
+        [json!({}), json!({"access_token": null}), json!({"access_token": 7}), json!("x"), Value::Null]
+    {
+        let reply = client.push("calls", "access_token", wrong.clone()).await;
+        assert_eq!(reply.response["reason"], "invalid payload", "{wrong}: {reply:?}");
+    }
+    let call = t.db.insert_call(org).await;
+    assert_eq!(client.expect_event("calls", "call.created").await.row_id(), call.to_string());
+    // None of it prolonged the session either.
+    client.expect_close(4401).await;
+    pass(exp).await;
+    drop(client);
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn somebody_elses_token_ends_the_session() {
+    let t = TestGateway::start().await;
+    let (org, other) = (t.db.create_org().await, t.db.create_org().await);
+    let mut witness = t.connect(org).await;
+    witness.join("calls").await;
+    for (name, jwt) in [
+        ("another org", token(other, &json!({}))),
+        ("an org that does not exist", token(Uuid::new_v4(), &json!({}))),
+        ("another user", token(org, &json!({"sub": "22222222-2222-4222-8222-222222222222"}))),
+        ("another spelling of the user", token(org, &json!({"sub": "11111111-1111-4111-8111-11111111111"}))),
+    ] {
+        let mut client = t.connect(org).await;
+        client.join("calls").await;
+        client.send(&json!([null, "9", "calls", "access_token", payload(&jwt)]).to_string()).await;
+        client.expect_close(4403).await;
+        t.db.insert_call(other).await;
+        let call = t.db.insert_call(org).await;
+        let event = witness.expect_only("calls", "call.created").await;
+        assert_eq!(event.row_id(), call.to_string(), "{name}");
+        let rest = within("the end", futures_util::StreamExt::next(&mut client.socket)).await;
+        assert!(!matches!(rest, Some(Ok(_))), "{name}: {rest:?} came behind the Close");
+    }
+    drop(witness);
+    t.gateway.stop().await;
+}

@@ -1,0 +1,98 @@
+//! What `warden.publish` takes and what it refuses: each refusal names what is wrong.
+
+use uuid::Uuid;
+
+use super::{count, refusal};
+use crate::harness::TestDb;
+
+/// Refusals of bad arguments carry this SQLSTATE (invalid_parameter_value).
+const BAD_ARGUMENT: &str = "22023";
+
+#[tokio::test]
+async fn bad_arguments_are_refused_by_name() {
+    let db = TestDb::create().await;
+    let org = db.create_org().await;
+    let before = count(&db, "select count(*) from warden.events").await;
+    let call = Uuid::new_v4();
+    let unknown = Uuid::new_v4();
+    let ours = format!("'{org}'");
+    let event = "'test.note'".to_owned();
+    let topic = "'org'".to_owned();
+    let mut cases = vec![
+        (
+            format!("'{unknown}'"),
+            topic.clone(),
+            event.clone(),
+            format!("organisation {unknown} does not exist"),
+        ),
+        ("null".to_owned(), topic.clone(), event.clone(), "organisation null does not exist".to_owned()),
+    ];
+    for bad in [
+        "'no_such_topic'".to_owned(),
+        "''".to_owned(),
+        "'Calls'".to_owned(),
+        "'call:'".to_owned(),
+        "'call:x'".to_owned(),
+        format!("'CALL:{call}'"),
+        format!("'call:{}'", call.to_string().to_uppercase()),
+        format!("'call:{}'", call.simple()),
+        format!("' call:{call}'"),
+        format!("E'call:{call}\\n'"),
+        format!("'calls:{org}'"),
+        "null".to_owned(),
+    ] {
+        cases.push((ours.clone(), bad, event.clone(), "does not exist".to_owned()));
+    }
+    for bad in [
+        "'warden.resync'".to_owned(),
+        "'warden.anything'".to_owned(),
+        "'phx_reply'".to_owned(),
+        "'phx_error'".to_owned(),
+        "''".to_owned(),
+        "' '".to_owned(),
+        "'a b'".to_owned(),
+        "'.a'".to_owned(),
+        "'1a'".to_owned(),
+        "'a\"b'".to_owned(),
+        "E'a\\n'".to_owned(),
+        "'é'".to_owned(),
+        format!("'{}'", "a".repeat(128)),
+        "null".to_owned(),
+    ] {
+        cases.push((ours.clone(), topic.clone(), bad, "is not valid".to_owned()));
+    }
+    for (org, topic, event, says) in cases {
+        let refusal = refusal(&db, &format!("select warden.publish({org}, {topic}, {event})")).await;
+        assert_eq!(refusal.sqlstate, BAD_ARGUMENT, "{refusal:?}");
+        assert!(refusal.message.starts_with("warden.publish: "), "{refusal:?}");
+        assert!(refusal.message.contains(&says), "{refusal:?} for {topic} {event}");
+        assert!(!refusal.hint.is_empty(), "{refusal:?}");
+    }
+    assert_eq!(count(&db, "select count(*) from warden.events").await, before, "nothing was logged");
+    let good = format!(
+        "select warden.publish('{org}', 'call:{call}', '{}', null);
+         select warden.publish('{org}', 'org', 'warden');
+         select warden.publish('{org}', 'org', 'A.b_c:d-9', '[1, null]')",
+        "a".repeat(127)
+    );
+    db.run(good).await;
+    assert_eq!(
+        count(&db, "select count(*) from warden.events where data = '{}' and subject is not null").await,
+        1
+    );
+}
+
+#[tokio::test]
+async fn oversize_data_is_refused_however_it_is_stored() {
+    let db = TestDb::create().await;
+    let org = db.create_org().await;
+    let publish = |data: &str| format!("select warden.publish('{org}', 'org', 'test.note', {data})");
+    db.run(publish("to_jsonb(repeat('x', 65000))")).await;
+    // As a column it is compressed, and its stored size says nothing of what clients would get.
+    db.run("create table wide (data jsonb); insert into wide values (to_jsonb(repeat('x', 1000000)))").await;
+    for data in ["to_jsonb(repeat('x', 66000))", "(select data from wide)"] {
+        let refusal = refusal(&db, &publish(data)).await;
+        assert_eq!(refusal.sqlstate, BAD_ARGUMENT, "{refusal:?}");
+        assert!(refusal.message.contains("at most 65536 are allowed"), "{refusal:?}");
+    }
+}

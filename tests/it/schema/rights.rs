@@ -1,0 +1,224 @@
+//! Who may do what: each role its few things, PUBLIC nothing.
+
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
+use uuid::Uuid;
+
+use super::{count, texts};
+use crate::harness::TestDb;
+
+const ROLES: &str = "('warden_owner', 'warden_gateway', 'warden_publisher')";
+
+/// Runs a statement as a role, and takes it back.
+async fn as_role(db: &TestDb, role: &str, sql: &str) -> Result<(), String> {
+    let mut connection = PgConnection::connect(db.url()).await.expect("connects");
+    // A session of its own, as after a login: `reset role` in the statement must not help.
+    connection
+        .execute(AssertSqlSafe(format!("set session authorization {role}")))
+        .await
+        .expect("becomes the role");
+    connection.execute("begin").await.expect("begins");
+    let done = connection.execute(sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))).await;
+    done.map(|_| ()).map_err(|error| error.to_string())
+}
+
+async fn assert_may(db: &TestDb, role: &str, statements: &[String]) {
+    for sql in statements {
+        as_role(db, role, sql).await.unwrap_or_else(|error| panic!("{role} must be able to {sql}: {error}"));
+    }
+}
+
+async fn assert_may_not(db: &TestDb, role: &str, statements: &[String]) {
+    for sql in statements {
+        match as_role(db, role, sql).await {
+            Ok(()) => panic!("{role} must not be able to {sql}"),
+            Err(error) => assert!(
+                error.contains("permission denied") || error.contains("must be owner"),
+                "{role}: {sql}: refused, but for another reason: {error}"
+            ),
+        }
+    }
+}
+
+fn owned(statements: &[&str]) -> Vec<String> {
+    statements.iter().map(|sql| (*sql).to_owned()).collect()
+}
+
+/// What neither the gateway nor a publisher may do.
+fn forbidden_to_both(org: Uuid) -> Vec<String> {
+    let mut statements = owned(&[
+        "select * from calls",
+        "select id from call_logs",
+        "select id from recordings",
+        "select org_id from organization_members",
+        "select name from organizations",
+        "select * from organizations",
+        "insert into organizations (name) values ('x')",
+        "delete from organizations",
+        "update warden.events set data = '{}'",
+        "delete from warden.events",
+        "truncate warden.events",
+        "truncate warden.events_1",
+        "insert into warden.topics values ('x')",
+        "delete from warden.topics",
+        "select * from warden.watches",
+        "select * from warden.log_state",
+        "update warden.log_state set epoch = null",
+        "select * from warden._sqlx_migrations",
+        "select nextval('warden.events_slot')",
+        "select setval('warden.events_slot', 1)",
+        "select warden.declare_topic('x')",
+        "select warden.watch('calls', 'calls', 'call')",
+        "select warden.unwatch('calls')",
+        "drop trigger ring on warden.events",
+        "alter table warden.events disable trigger all",
+        "create table warden.x ()",
+        "create function warden.x() returns int language sql as 'select 1'",
+        "set role warden_owner",
+    ]);
+    statements.push(format!(
+        "insert into warden.events (org_id, topic, event, data) values ('{org}', 'org', 'x', '{{}}')"
+    ));
+    statements.push(format!("insert into calls (org_id) values ('{org}')"));
+    statements
+}
+
+#[tokio::test]
+async fn the_gateway_reads_the_log_and_nothing_of_any_tenant() {
+    let db = TestDb::create().await;
+    let org = db.create_org().await;
+    let may = owned(&[
+        "select * from warden.events",
+        "select name from warden.topics",
+        "select warden.epoch()",
+        "select warden.begin_epoch()",
+        "select exists (select from organizations where id = gen_random_uuid())",
+        "listen warden",
+    ]);
+    assert_may(&db, "warden_gateway", &may).await;
+    assert_may_not(&db, "warden_gateway", &forbidden_to_both(org)).await;
+    let publish = format!("select warden.publish('{org}', 'org', 'test.note')");
+    assert_may_not(&db, "warden_gateway", &[publish, "set role warden_publisher".to_owned()]).await;
+}
+
+#[tokio::test]
+async fn a_publisher_publishes_and_reads_nothing() {
+    let db = TestDb::create().await;
+    let org = db.create_org().await;
+    let publish = format!("select warden.publish('{org}', 'org', 'test.note', '{{\"a\": 1}}')");
+    assert_may(&db, "warden_publisher", &[publish]).await;
+    assert_may_not(&db, "warden_publisher", &forbidden_to_both(org)).await;
+    let may_not = owned(&[
+        "select * from warden.events",
+        "select id from warden.events_0",
+        "select name from warden.topics",
+        "select id from organizations",
+        "select warden.epoch()",
+        "select warden.begin_epoch()",
+        "set role warden_gateway",
+    ]);
+    assert_may_not(&db, "warden_publisher", &may_not).await;
+}
+
+/// An application that writes its own tables needs no right in schema warden at all.
+#[tokio::test]
+async fn a_writer_without_any_right_on_the_log_is_logged() {
+    let db = TestDb::create().await;
+    let org = db.create_org().await;
+    let role = format!("writer_{}", db.name);
+    db.run(format!(
+        "create role {role} login; grant select, insert, update, delete, truncate on recordings to {role}"
+    ))
+    .await;
+    let mut connection = PgConnection::connect(db.url()).await.expect("connects");
+    connection.execute(AssertSqlSafe(format!("set session authorization {role}"))).await.expect("becomes");
+    let before = count(&db, "select count(*) from warden.events").await;
+    connection
+        .execute(sqlx::raw_sql(AssertSqlSafe(format!(
+            "insert into recordings (org_id) values ('{org}'); update recordings set channels = 2;
+             delete from recordings; truncate recordings"
+        ))))
+        .await
+        .expect("writes");
+    assert_eq!(count(&db, "select count(*) from warden.events").await, before + 4);
+    assert_may_not(&db, &role, &forbidden_to_both(org)[11..]).await;
+    assert_may_not(&db, &role, &owned(&["select warden.publish(null, null, null)"])).await;
+}
+
+#[tokio::test]
+async fn public_has_no_right_in_schema_warden() {
+    let db = TestDb::create().await;
+    // What watches make later counts as well.
+    db.run(
+        "create table notes (id bigint primary key, org_id uuid not null);
+         select warden.watch('notes', 'notes', 'note');
+         create table a_table_with_such_a_long_name_that_its_function_is_named_by_hash (id int primary key, org_id uuid);
+         select warden.watch('a_table_with_such_a_long_name_that_its_function_is_named_by_hash', 'long', 'long')",
+    )
+    .await;
+    let functions = "from pg_proc where pronamespace = 'warden'::regnamespace";
+    assert!(count(&db, &format!("select count(*) {functions} and proname like 'log %'")).await >= 6);
+    let open = format!(
+        "select oid::regprocedure::text {functions} and has_function_privilege('public', oid, 'execute')"
+    );
+    assert_eq!(texts(&db, &open).await, Vec::<String>::new());
+    let open = "select oid::regclass::text from pg_class where relnamespace = 'warden'::regnamespace
+                and (relkind in ('r', 'p', 'v', 'm', 'f') and (
+                       has_table_privilege('public', oid, 'select, insert, update, delete, truncate, references, trigger')
+                       or has_any_column_privilege('public', oid, 'select, insert, update, references'))
+                  or relkind = 'S' and has_sequence_privilege('public', oid, 'usage, select, update'))";
+    assert_eq!(texts(&db, open).await, Vec::<String>::new());
+    let open = "select count(*) from pg_namespace where nspname = 'warden' and (has_schema_privilege('public', oid, 'usage')
+                or has_schema_privilege('public', oid, 'create'))";
+    assert_eq!(count(&db, open).await, 0);
+    // Nor may anybody else execute what was not granted by name.
+    let granted = "select distinct a.grantee::regrole::text || ' ' || p.proname
+                   from pg_proc p, aclexplode(p.proacl) a
+                   where p.pronamespace = 'warden'::regnamespace and a.grantee <> p.proowner order by 1";
+    assert_eq!(
+        texts(&db, granted).await,
+        ["warden_gateway begin_epoch", "warden_gateway epoch", "warden_publisher publish"]
+    );
+}
+
+#[tokio::test]
+async fn functions_look_nowhere_but_where_they_say() {
+    let db = TestDb::create().await;
+    // A function with its caller's rights gains nothing from a search path of its own; a definer would
+    // lend its owner's rights to whatever the caller put in the way.
+    let loose = "select oid::regprocedure::text from pg_proc
+                 where (prosecdef and pronamespace in ('warden'::regnamespace, 'public'::regnamespace)
+                        or proname in ('auth_org_id', 'prevent_org_id_change'))
+                   and not coalesce('search_path=\"\"' = any (proconfig), false)";
+    assert_eq!(texts(&db, loose).await, Vec::<String>::new());
+    let definers = "select pg_get_userbyid(proowner)::text || ' ' || proname from pg_proc
+                    where prosecdef and pronamespace in ('warden'::regnamespace, 'public'::regnamespace) order by 1";
+    let definers = texts(&db, definers).await;
+    assert!(definers.len() >= 8 && definers.iter().all(|d| d.starts_with("warden_owner ")), "{definers:?}");
+}
+
+#[tokio::test]
+async fn the_roles_are_nobody_special() {
+    let db = TestDb::create().await;
+    let special = format!(
+        "select rolname::text from pg_roles where rolname in {ROLES}
+         and (rolsuper or rolcreaterole or rolcreatedb or rolbypassrls or rolreplication)"
+    );
+    assert_eq!(texts(&db, &special).await, Vec::<String>::new());
+    assert_eq!(count(&db, &format!("select count(*) from pg_roles where rolname in {ROLES}")).await, 3);
+    assert_eq!(
+        count(&db, "select count(*) from pg_roles where rolname = 'warden_owner' and not rolcanlogin").await,
+        1
+    );
+    // None is a member of anything, so none has the rights of another.
+    let members = format!("select count(*) from pg_auth_members where member::regrole::text in {ROLES}");
+    assert_eq!(count(&db, &members).await, 0);
+    // The owner of the definer functions sees nothing of tenants but ids of organisations.
+    let seen =
+        "select t || '.' || a.attname from unnest(array['calls', 'call_logs', 'recordings', 'organizations',
+                  'organization_members']) t join pg_attribute a on a.attrelid = t::regclass and a.attnum > 0
+                where has_column_privilege('warden_owner', a.attrelid, a.attnum, 'select')
+                   or has_column_privilege('warden_owner', a.attrelid, a.attnum, 'insert')
+                   or has_column_privilege('warden_owner', a.attrelid, a.attnum, 'update')";
+    assert_eq!(texts(&db, seen).await, ["organizations.id"]);
+}

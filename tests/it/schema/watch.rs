@@ -1,0 +1,183 @@
+//! `warden.watch` and `warden.unwatch`: what they refuse, what repeating them does, and that rows stay
+//! in their organisation.
+
+use uuid::Uuid;
+
+use super::{count, refusal, texts};
+use crate::harness::TestDb;
+
+#[tokio::test]
+async fn a_table_that_cannot_be_watched_is_refused_by_name() {
+    let db = TestDb::create().await;
+    db.run(
+        "create table notes (id bigint primary key, org_id uuid not null, call_id text, other bigint, half bigint);
+         create unique index on notes (half) where half > 0;
+         create view all_notes as select * from notes;
+         create materialized view kept_notes as select * from notes;
+         create sequence counter;
+         create table orgless (id bigint primary key);
+         create table text_org (id bigint primary key, org_id text)",
+    )
+    .await;
+    for (arguments, says) in [
+        ("'all_notes', 'notes', 'note'", "public.all_notes is not a table"),
+        ("'kept_notes', 'notes', 'note'", "public.kept_notes is not a table"),
+        ("'counter', 'notes', 'note'", "public.counter is not a table"),
+        ("'notes', 'notes', 'note', 'uid'", "public.notes has no column \"uid\" (given as entity_column)"),
+        (
+            "'notes', 'notes', 'note', call_column => 'x'",
+            "public.notes has no column \"x\" (given as call_column)",
+        ),
+        ("'notes', 'notes', 'note', call_column => 'ctid'", "public.notes has no column \"ctid\""),
+        (
+            "'notes', 'notes', 'note', org_column => 'tenant'",
+            "public.notes has no column \"tenant\" (given as org_column)",
+        ),
+        ("'orgless', 'notes', 'note'", "public.orgless has no column \"org_id\" (given as org_column)"),
+        (
+            "'notes', 'notes', 'note', omit_columns => '{id,ssn}'",
+            "public.notes has no column \"ssn\" (given in omit_columns)",
+        ),
+        (
+            "'notes', 'notes', 'note', call_column => 'call_id'",
+            "column \"call_id\" of public.notes is text, and a call_column must be uuid",
+        ),
+        (
+            "'text_org', 'notes', 'note'",
+            "column \"org_id\" of public.text_org is text, and a org_column must be uuid",
+        ),
+        ("'notes', 'notes', 'Note'", "event prefix \"Note\" is not valid"),
+        ("'notes', 'notes', ''", "event prefix \"\" is not valid"),
+        ("'notes', 'notes', 'a.b'", "event prefix \"a.b\" is not valid"),
+        ("'notes', 'notes', 'warden'", "event prefix \"warden\" is not valid"),
+        ("'notes', 'notes', 'phx'", "event prefix \"phx\" is not valid"),
+        ("'notes', 'notes', 'note', 'other'", "column \"other\" of public.notes is in no unique index"),
+        ("'notes', 'notes', 'note', 'half'", "column \"half\" of public.notes is in no unique index"),
+    ] {
+        let refusal = refusal(&db, &format!("select warden.watch({arguments})")).await;
+        let says = format!("warden.watch: {says}");
+        assert!(refusal.message.starts_with(&says), "{refusal:?}, not {says}");
+    }
+    // The name of a topic is checked by its table.
+    for topic in ["Notes", "call:x", "", "a-b"] {
+        let refusal = refusal(&db, &format!("select warden.watch('notes', '{topic}', 'note')")).await;
+        assert!(refusal.message.contains("topics_name"), "{refusal:?}");
+    }
+    let left = "select count(*) from pg_trigger where tgrelid = 'notes'::regclass";
+    assert_eq!(count(&db, left).await, 0, "a refusal leaves nothing behind");
+    assert_eq!(count(&db, "select count(*) from warden.topics where name = 'notes'").await, 0);
+}
+
+#[tokio::test]
+async fn watching_again_changes_what_was_told_and_adds_nothing() {
+    let db = TestDb::create().await;
+    let org = db.create_org().await;
+    db.run("create table notes (id bigint primary key, org_id uuid not null, text text)").await;
+    let triggers = "select tgname::text from pg_trigger where tgrelid = 'notes'::regclass order by 1";
+    for _ in 0..2 {
+        db.run("select warden.watch('notes', 'notes', 'note')").await;
+        assert_eq!(
+            texts(&db, triggers).await,
+            [
+                "prevent_org_id_change",
+                "warden_log_delete",
+                "warden_log_insert",
+                "warden_log_truncate",
+                "warden_log_update"
+            ]
+        );
+    }
+    db.run(format!("insert into notes values (1, '{org}', 'a')")).await;
+    let events = "select event || ' ' || topic || ' ' || data::text from warden.events where topic ~ '^(notes|memos)' order by id";
+    let first = format!("note.created notes {{\"id\": 1, \"text\": \"a\", \"org_id\": \"{org}\"}}");
+    assert_eq!(texts(&db, events).await, std::slice::from_ref(&first));
+    db.run("select warden.watch('notes', 'memos', 'memo', omit_columns => '{text}')").await;
+    db.run("update notes set text = 'b'; delete from notes").await;
+    let second = format!("memo.deleted memos {{\"id\": 1, \"org_id\": \"{org}\"}}");
+    assert_eq!(texts(&db, events).await, [first, second]);
+    assert_eq!(count(&db, "select count(*) from warden.watches where relation = 'notes'::regclass").await, 1);
+}
+
+#[tokio::test]
+async fn unwatching_stops_events_and_leaves_nothing_running() {
+    let db = TestDb::create().await;
+    let org = db.create_org().await;
+    db.run(
+        "create table notes (id bigint, org_id uuid not null, primary key (id)) partition by range (id);
+         create table notes_1 partition of notes for values from (1) to (100);
+         select warden.watch('notes', 'notes', 'note')",
+    )
+    .await;
+    let logged = "select count(*) from warden.events where topic = 'notes'";
+    db.run(format!("insert into notes values (1, '{org}'); insert into notes_1 values (2, '{org}')")).await;
+    assert_eq!(count(&db, logged).await, 2);
+    db.run("select warden.unwatch('notes'); select warden.unwatch('notes')").await;
+    db.run(format!("insert into notes values (3, '{org}'); update notes_1 set id = id + 10; truncate notes"))
+        .await;
+    assert_eq!(count(&db, logged).await, 2);
+    let left = "select count(*) from pg_trigger where tgname like 'warden_log%'
+                and tgrelid in ('notes'::regclass, 'notes_1'::regclass)";
+    assert_eq!(count(&db, left).await, 0);
+    assert_eq!(count(&db, "select count(*) from pg_proc where proname = 'log public.notes'").await, 0);
+    assert_eq!(count(&db, "select count(*) from warden.watches where relation = 'notes'::regclass").await, 0);
+    db.run(format!("select warden.watch('notes', 'notes', 'note'); insert into notes values (4, '{org}')"))
+        .await;
+    assert_eq!(count(&db, logged).await, 3, "watched anew");
+}
+
+#[tokio::test]
+async fn a_row_does_not_move_to_another_organisation() {
+    let db = TestDb::create().await;
+    let (org, other) = (db.create_org().await, db.create_org().await);
+    db.run(
+        "create table visits (id int, org_id uuid not null, day date, primary key (id, day)) partition by range (day);
+         create table visits_1 partition of visits for values from ('2026-01-01') to ('2026-02-01');
+         select warden.watch('visits', 'visits', 'visit')",
+    )
+    .await;
+    db.run(format!(
+        "insert into calls (org_id) values ('{org}'); insert into call_logs (org_id) values ('{org}');
+         insert into recordings (org_id) values ('{org}'); insert into visits values (1, '{org}', '2026-01-05')"
+    ))
+    .await;
+    for (table, name) in [
+        ("calls", "calls"),
+        ("call_logs", "call_logs"),
+        ("recordings", "recordings"),
+        ("visits", "visits_1"),
+        ("visits_1", "visits_1"),
+    ] {
+        for (to, shown) in
+            [(format!("'{other}'"), other.to_string()), ("null".to_owned(), "<NULL>".to_owned())]
+        {
+            let refusal = refusal(&db, &format!("update {table} set org_id = {to}")).await;
+            assert_eq!(refusal.sqlstate, "23514", "{refusal:?}");
+            let says = format!("org_id of public.{name} cannot be changed (from {org} to {shown})");
+            assert_eq!(refusal.message, says);
+            assert!(refusal.hint.contains("do not move"), "{refusal:?}");
+        }
+        db.run(format!("update {table} set org_id = org_id")).await;
+    }
+    db.run("update calls set status = 'ringing'; update call_logs set summary = 's'; update recordings set channels = 2")
+        .await;
+    let stayed: Vec<Uuid> = sqlx::query_scalar(
+        "select org_id from calls union select org_id from call_logs union select org_id from recordings",
+    )
+    .fetch_all(&db.pool)
+    .await
+    .expect("reads");
+    assert_eq!(stayed, [org]);
+}
+
+/// A child cannot point into another organisation, whatever foreign-key checks ignore.
+#[tokio::test]
+async fn a_child_belongs_to_the_organisation_of_its_call() {
+    let db = TestDb::create().await;
+    let (org, other) = (db.create_org().await, db.create_org().await);
+    let call = db.insert_call(org).await;
+    for table in ["call_logs", "recordings"] {
+        let insert = |org: Uuid| format!("insert into {table} (org_id, call_id) values ('{org}', '{call}')");
+        assert_eq!(refusal(&db, &insert(other)).await.sqlstate, "23503");
+        db.run(insert(org)).await;
+    }
+}

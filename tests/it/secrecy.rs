@@ -1,0 +1,191 @@
+//! No log line, at any level, repeats a token or a secret, whichever way it came.
+
+use std::net::SocketAddr;
+use std::process::Stdio;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use jsonwebtoken::Algorithm;
+use serde_json::json;
+use tokio::io::AsyncReadExt as _;
+use uuid::Uuid;
+
+use crate::harness::{
+    Client, LogCapture, SECRET, TestDb, TestGateway, Upgrade, claims, eventually, sign, token, urls_with,
+    within,
+};
+
+/// Is in opaque credentials, and in tokens that are none.
+const MARKER: &str = "m4rkerm4rkerm4rker";
+const OTHER_SECRET: &str = "another secret of more than 32 bytes";
+
+/// Sends tokens in every way, good ones and others; returns all that no log may hold.
+async fn send_everything(addr: SocketAddr, org: Uuid) -> Vec<String> {
+    let mut sent = Vec::new();
+    let mut keep = |jwt: String| {
+        sent.push(jwt.clone());
+        jwt
+    };
+    let unique = |n: u32| json!({"jti": format!("{MARKER}-{n}")});
+    let mut tokens = vec![
+        keep(token(org, &unique(1))),
+        keep(token(Uuid::new_v4(), &unique(2))),
+        keep(token(org, &json!({"exp": 1, "jti": MARKER}))),
+        keep(token(org, &json!({"sub": 7, "jti": MARKER}))),
+        keep(token(org, &json!({"app_metadata": {"org_id": MARKER}}))),
+        keep(token(org, &json!({"aud": MARKER}))),
+        keep(sign(&claims(org), Algorithm::HS256, OTHER_SECRET)),
+        keep(sign(&claims(org), Algorithm::HS384, SECRET)),
+    ];
+    tokens.extend([format!("{MARKER}.{MARKER}.{MARKER}"), MARKER.to_owned()]);
+    for jwt in &tokens {
+        let entry = format!("phoenix, base64url.bearer.phx.{}", STANDARD_NO_PAD.encode(jwt));
+        for request in [
+            Upgrade::bearer(jwt),
+            Upgrade::new().with("Authorization", jwt),
+            Upgrade::new().with("Authorization", &format!("Basic {jwt}")),
+            Upgrade::bearer(jwt).with("Authorization", &format!("Bearer {jwt}")),
+            Upgrade::bearer(jwt).with("Origin", "http://evil.example"),
+            Upgrade::bearer(jwt).without("Upgrade"),
+            Upgrade::new().with("Sec-WebSocket-Protocol", &entry),
+            Upgrade::new().with("Sec-WebSocket-Protocol", &entry.replace("phoenix, ", "")),
+            Upgrade::new().with("Sec-WebSocket-Protocol", &format!("{entry}*")),
+            Upgrade::bearer(jwt).with("Sec-WebSocket-Protocol", &entry),
+            Upgrade::new().with("Cookie", &format!("token={jwt}")),
+        ] {
+            request.send(addr).await;
+        }
+    }
+    for target in urls_with(&tokens[0], MARKER) {
+        Upgrade::bearer(&tokens[0]).to(&target).send(addr).await;
+    }
+    let mut client = Client::connect(addr, &tokens[0]).await;
+    client.join("calls").await;
+    // All but the stranger's, which would end the session before the others are sent.
+    for (n, jwt) in tokens.iter().enumerate().filter(|(n, _)| *n != 1) {
+        let reply = client.push("calls", "access_token", json!({"access_token": jwt})).await;
+        assert_eq!(reply.status == "ok", n == 0, "{reply:?}");
+    }
+    client.push("calls", "access_token", json!({"access_token": {"token": tokens[0]}})).await;
+    client.push("calls", MARKER, json!({"access_token": tokens[0]})).await;
+    client.push(&format!("calls:{MARKER}"), "phx_join", json!({"access_token": tokens[0]})).await;
+    client.join_with("recordings", json!({"access_token": tokens[0]})).await;
+    client.send(&json!([null, "x", "calls", "access_token", {"access_token": tokens[1]}]).to_string()).await;
+    client.expect_close(4403).await;
+    let mut malformed = Client::connect(addr, &tokens[0]).await;
+    malformed.send(&format!("{{\"access_token\": \"{}\"", tokens[0])).await;
+    malformed.expect_close(4400).await;
+    sent
+}
+
+/// Everything by which a secret could be found in a log.
+fn traces_of(secret: &str) -> Vec<String> {
+    let hex: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
+    vec![secret.to_owned(), hex, STANDARD_NO_PAD.encode(secret), URL_SAFE_NO_PAD.encode(secret)]
+}
+
+/// Holds a log against what was sent: whole tokens, their claims, their signatures, and the secret.
+fn assert_discreet(log: &str, sent: &[String]) {
+    let mut secrets = vec![SECRET.to_owned(), MARKER.to_owned()];
+    for jwt in sent {
+        secrets.push(jwt.clone());
+        secrets.extend(jwt.split('.').skip(1).map(str::to_owned));
+    }
+    for secret in &secrets {
+        for found in traces_of(secret) {
+            if let Some(line) = log.lines().find(|line| line.to_lowercase().contains(&found.to_lowercase())) {
+                panic!("the log repeats {secret:?}: {line}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_log_line_of_the_gateway_repeats_a_token_or_the_secret() {
+    let logs = LogCapture::begin();
+    tracing::trace!("the capture is on");
+    let t = TestGateway::start().await;
+    let org = t.db.create_org().await;
+    let sent = send_everything(t.gateway.public_addr(), org).await;
+    t.gateway.stop().await;
+    let text = logs.text();
+    for shown in [
+        "TRACE",
+        "the capture is on",
+        "upgrade accepted",
+        "upgrade refused",
+        "credential_in_url",
+        "session ended",
+    ] {
+        assert!(text.contains(shown), "the capture lacks {shown:?}");
+    }
+    assert_discreet(&text, &sent);
+}
+
+#[tokio::test]
+async fn no_log_line_of_the_binary_does_at_the_level_trace() {
+    let db = TestDb::create().await;
+    let org = db.create_org().await;
+    let mut server = tokio::process::Command::new(env!("CARGO_BIN_EXE_warden"))
+        .arg("serve")
+        .env_clear()
+        .env("DATABASE_URL", db.gateway_url())
+        .env("WARDEN_JWT_SECRET", SECRET)
+        .env("WARDEN_LISTEN", "127.0.0.1:0")
+        .env("WARDEN_ADMIN_LISTEN", "127.0.0.1:0")
+        .env("WARDEN_LOG", "trace,tungstenite=trace,tungstenite::protocol=trace")
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("starts");
+    let mut stderr = server.stderr.take().expect("is piped");
+    let mut log = Vec::new();
+    let addr = within("the address", async {
+        loop {
+            assert_ne!(
+                stderr.read_buf(&mut log).await.expect("reads"),
+                0,
+                "{}",
+                String::from_utf8_lossy(&log)
+            );
+            if let Some(addr) = listen_address(&String::from_utf8_lossy(&log)) {
+                break addr;
+            }
+        }
+    })
+    .await;
+    // Read on, so that the pipe never fills.
+    let reader = tokio::spawn(async move {
+        stderr.read_to_end(&mut log).await.expect("reads");
+        String::from_utf8_lossy(&log).into_owned()
+    });
+    eventually("readiness", async || {
+        Upgrade::new().to("/readyz").without("Upgrade").without("Connection").send(addr).await.status == 200
+    })
+    .await;
+    let sent = send_everything(addr, org).await;
+    let pid = rustix::process::Pid::from_raw(i32::try_from(server.id().expect("runs")).expect("a pid"));
+    rustix::process::kill_process(pid.expect("a pid"), rustix::process::Signal::TERM).expect("signals");
+    assert!(within("the end", server.wait()).await.expect("ends").success());
+    let text = reader.await.expect("reads");
+    // It did say everything that it is allowed to say.
+    for shown in ["DEBUG", "upgrade refused", "session ended", "the gateway is down"] {
+        assert!(text.contains(shown), "the log lacks {shown:?}");
+    }
+    assert_discreet(&text, &sent);
+}
+
+/// The public address, from the line with which the gateway says that it is up.
+fn listen_address(log: &str) -> Option<SocketAddr> {
+    let line = log.lines().find(|line| line.contains("the gateway is up"))?;
+    let plain: String = strip_ansi(line);
+    plain.split("listen=").nth(1)?.split_whitespace().next()?.parse().ok()
+}
+
+/// Without the colours of a terminal.
+fn strip_ansi(line: &str) -> String {
+    line.split('\u{1b}')
+        .enumerate()
+        .map(|(n, part)| if n == 0 { part } else { part.split_once('m').map_or("", |p| p.1) })
+        .collect()
+}

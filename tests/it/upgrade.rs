@@ -1,0 +1,375 @@
+//! Who may not connect: every refusal of the upgrade, with its status and code, beside what is accepted.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use jsonwebtoken::{Algorithm, EncodingKey};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::harness::{AUDIENCE, Client, SECRET, TestGateway, Upgrade, claims, sign, token, urls_with};
+
+/// What phoenix sends as `authToken`.
+fn subprotocols(token: &str) -> String {
+    format!("phoenix, base64url.bearer.phx.{}", STANDARD_NO_PAD.encode(token))
+}
+
+/// A token whose header says what it likes, and whose signature is the HS256 one of the right secret.
+fn with_header(header: &Value, claims: &Value) -> String {
+    let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let message = format!("{}.{}", encode(header), encode(claims));
+    let key = EncodingKey::from_secret(SECRET.as_bytes());
+    let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256).expect("signs");
+    format!("{message}.{signature}")
+}
+
+/// Signs good claims of which one is replaced, `null` included.
+fn with_claim(org: Uuid, name: &str, value: Value) -> String {
+    let mut claims = claims(org);
+    claims[name] = value;
+    sign(&claims, Algorithm::HS256, SECRET)
+}
+
+fn now() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.expect("after 1970").as_secs()
+}
+
+/// Sends each request and holds the answers against the table.
+async fn refuses(t: &TestGateway, cases: &[(&str, Upgrade, u16, &str)]) {
+    for (name, request, status, code) in cases {
+        let answer = request.send(t.gateway.public_addr()).await;
+        assert_eq!((answer.status, answer.code().as_str()), (*status, *code), "{name}: {answer:?}");
+        assert!(!answer.message().is_empty(), "{name}: says nothing to people: {answer:?}");
+        let wants_login = answer.headers("www-authenticate") == ["Bearer"];
+        assert_eq!(wants_login, *status == 401, "{name}: {answer:?}");
+    }
+    assert_eq!(t.gateway.hub().session_count(), 0, "a refused request became a session");
+}
+
+async fn accepts(t: &TestGateway, cases: &[(&str, Upgrade)]) {
+    for (name, request) in cases {
+        let answer = request.send(t.gateway.public_addr()).await;
+        assert_eq!(answer.status, 101, "{name}: {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_must_be_signed_by_us_and_valid_now() {
+    let t = TestGateway::start().await;
+    let org = t.db.create_org().await;
+    let good = claims(org);
+    let signed = |algorithm, secret| Upgrade::bearer(&sign(&good, algorithm, secret));
+    let claim = |name: &str, value: Value| Upgrade::bearer(&with_claim(org, name, value));
+    let headed = |header: Value| Upgrade::bearer(&with_header(&header, &good));
+    let none = format!("{}.", with_header(&json!({"alg": "none"}), &good).rsplit_once('.').expect("dots").0);
+    let parts: Vec<String> = token(org, &json!({})).split('.').map(str::to_owned).collect();
+    let stranger = token(Uuid::new_v4(), &json!({}));
+    let swapped = format!("{}.{}.{}", parts[0], stranger.split('.').nth(1).expect("claims"), parts[2]);
+    refuses(
+        &t,
+        &[
+            ("missing", Upgrade::new(), 401, "no_token"),
+            ("malformed", Upgrade::bearer("abc"), 401, "invalid_token"),
+            ("two parts", Upgrade::bearer(&parts[..2].join(".")), 401, "invalid_token"),
+            ("four parts", Upgrade::bearer(&format!("{}.x", parts.join("."))), 401, "invalid_token"),
+            ("no base64", Upgrade::bearer("e*J.e*J.x"), 401, "invalid_token"),
+            ("not Bearer", Upgrade::new().with("Authorization", "Basic eDp5"), 401, "malformed_credential"),
+            ("bare", Upgrade::new().with("Authorization", &parts.join(".")), 401, "malformed_credential"),
+            ("far too long", Upgrade::bearer(&"a".repeat(8193)), 401, "malformed_credential"),
+            (
+                "wrong secret",
+                signed(Algorithm::HS256, "another secret of more than 32 bytes"),
+                401,
+                "invalid_token",
+            ),
+            ("HS384", signed(Algorithm::HS384, SECRET), 401, "invalid_token"),
+            ("HS512", signed(Algorithm::HS512, SECRET), 401, "invalid_token"),
+            ("claims of another token", Upgrade::bearer(&swapped), 401, "invalid_token"),
+            ("alg none, no signature", Upgrade::bearer(&none), 401, "invalid_token"),
+            ("alg none, signed", headed(json!({"alg": "none"})), 401, "invalid_token"),
+            ("alg NONE, signed", headed(json!({"alg": "NONE"})), 401, "invalid_token"),
+            ("alg RS256, HMAC", headed(json!({"alg": "RS256", "typ": "JWT"})), 401, "invalid_token"),
+            ("alg ES256, HMAC", headed(json!({"alg": "ES256"})), 401, "invalid_token"),
+            ("alg HS384, signed HS256", headed(json!({"alg": "HS384"})), 401, "invalid_token"),
+            ("no alg", headed(json!({"typ": "JWT"})), 401, "invalid_token"),
+            ("alg lower case", headed(json!({"alg": "hs256"})), 401, "invalid_token"),
+            ("expired", claim("exp", json!(now() - 60)), 401, "token_expired"),
+            ("expired just now", claim("exp", json!(now() - 1)), 401, "token_expired"),
+            ("not yet valid", claim("nbf", json!(now() + 60)), 401, "invalid_token"),
+        ],
+    )
+    .await;
+    let header = json!({"alg": "HS256"});
+    accepts(
+        &t,
+        &[
+            ("good", signed(Algorithm::HS256, SECRET)),
+            ("without typ", Upgrade::bearer(&with_header(&header, &good))),
+            ("valid since now", claim("nbf", json!(now()))),
+            ("clocks differ a little", claim("nbf", json!(now() + 2))),
+        ],
+    )
+    .await;
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn registered_claims_are_required_and_strictly_typed() {
+    let t = TestGateway::start().await;
+    let org = t.db.create_org().await;
+    let exp = now() + 3600;
+    let mut cases = Vec::new();
+    let wrong_numbers = [
+        json!(exp.to_string()),
+        json!(4_000_000_000.5),
+        json!(-1),
+        Value::Null,
+        json!(true),
+        json!([exp]),
+        json!({"exp": exp}),
+        json!(1e300),
+    ];
+    for name in ["exp", "nbf", "iat"] {
+        for value in &wrong_numbers {
+            cases.push((format!("{name}: {value}"), with_claim(org, name, value.clone())));
+        }
+    }
+    cases.push(("exp beyond all reason".into(), with_claim(org, "exp", json!(u64::MAX))));
+    let wrong_audiences = [
+        json!("anon"),
+        json!(""),
+        json!([]),
+        json!(["anon"]),
+        json!(7),
+        Value::Null,
+        json!({"aud": AUDIENCE}),
+    ];
+    for value in wrong_audiences {
+        cases.push((format!("aud: {value}"), with_claim(org, "aud", value)));
+    }
+    for value in [json!(""), json!(7), Value::Null, json!(["x"]), json!({}), json!("x".repeat(257))] {
+        cases.push((format!("sub: {value}"), with_claim(org, "sub", value)));
+    }
+    for name in ["exp", "aud", "sub"] {
+        cases.push((format!("{name} missing"), token(org, &json!({name: null}))));
+    }
+    let cases: Vec<_> =
+        cases.iter().map(|(name, jwt)| (name.as_str(), Upgrade::bearer(jwt), 401, "invalid_token")).collect();
+    refuses(&t, &cases).await;
+
+    let with = |name: &str, value: Value| Upgrade::bearer(&with_claim(org, name, value));
+    accepts(
+        &t,
+        &[
+            ("a list of audiences", with("aud", json!(["other", AUDIENCE]))),
+            ("iat in the future says nothing", with("iat", json!(now() + 600))),
+            ("no iat", Upgrade::bearer(&token(org, &json!({"iat": null})))),
+            ("a sub that is no UUID", with("sub", json!("auth0|42"))),
+        ],
+    )
+    .await;
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn the_organisation_comes_from_its_one_place_in_its_one_form() {
+    let t = TestGateway::start().await;
+    let org = t.db.create_org().await;
+    let metadata = |value: Value| Upgrade::bearer(&with_claim(org, "app_metadata", value));
+    let text = org.to_string();
+    let spellings = [
+        json!(""),
+        json!("null"),
+        Value::Null,
+        json!(7),
+        json!([text]),
+        json!({"org_id": text}),
+        json!(true),
+        json!("not-a-uuid"),
+        json!(format!("{{{text}}}")),
+        json!(format!("urn:uuid:{text}")),
+        json!(text.replace('-', "")),
+        json!(format!(" {text}")),
+        json!(format!("{text}\n")),
+        json!(format!("{text}{text}")),
+    ];
+    let mut cases = Vec::new();
+    for org_id in &spellings {
+        cases.push((format!("org_id: {org_id}"), metadata(json!({"org_id": org_id}))));
+    }
+    for whole in [json!(text), json!([{"org_id": text}]), json!([text]), json!({}), Value::Null, json!(7)] {
+        cases.push((format!("app_metadata: {whole}"), metadata(whole)));
+    }
+    cases.push(("other spelling".into(), metadata(json!({"orgId": text, "ORG_ID": text, "org": text}))));
+    cases.push(("nested".into(), metadata(json!({"app_metadata": {"org_id": text}}))));
+    let elsewhere = json!({"app_metadata": {}, "user_metadata": {"org_id": text}, "org_id": text, "raw_app_meta_data": {"org_id": text}});
+    cases.push(("only elsewhere".into(), Upgrade::bearer(&token(org, &elsewhere))));
+    cases.push(("missing".into(), Upgrade::bearer(&token(org, &json!({"app_metadata": null})))));
+    let cases: Vec<_> =
+        cases.into_iter().map(|(name, request)| (name, request, 403, "no_organisation")).collect();
+    let cases: Vec<_> = cases.iter().map(|(n, r, s, c)| (n.as_str(), r.clone(), *s, *c)).collect();
+    refuses(&t, &cases).await;
+    let stranger = metadata(json!({"org_id": Uuid::new_v4()}));
+    let nil = metadata(json!({"org_id": Uuid::nil()}));
+    refuses(
+        &t,
+        &[("no such org", stranger, 403, "unknown_organisation"), ("nil", nil, 403, "unknown_organisation")],
+    )
+    .await;
+
+    // Another organisation in every other place changes nothing: the session is of the claim's.
+    let other = t.db.create_org().await;
+    let decoys = json!({"user_metadata": {"org_id": other}, "org_id": other});
+    let mut client = Client::connect(t.gateway.public_addr(), &token(org, &decoys)).await;
+    client.join("calls").await;
+    t.db.insert_call(other).await;
+    let call = t.db.insert_call(org).await;
+    assert_eq!(client.expect_only("calls", "call.created").await.row_id(), call.to_string());
+    accepts(&t, &[("upper case", metadata(json!({"org_id": text.to_uppercase()})))]).await;
+    drop(client);
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn there_is_exactly_one_credential() {
+    let t = TestGateway::start().await;
+    let org = t.db.create_org().await;
+    let (one, two) = (token(org, &json!({})), token(org, &json!({"role": "x"})));
+    let bearer = format!("Bearer {one}");
+    let offer = |text: &str| Upgrade::new().with("Sec-WebSocket-Protocol", text);
+    let entry = subprotocols(&one).split_off("phoenix, ".len());
+    let both = Upgrade::bearer(&one).with("Sec-WebSocket-Protocol", &subprotocols(&two));
+    let same = Upgrade::bearer(&one).with("Sec-WebSocket-Protocol", &subprotocols(&one));
+    let in_two_headers = offer(&subprotocols(&one)).with("Sec-WebSocket-Protocol", &entry);
+    // Both are taken, to be refused for what is in them.
+    let standard = subprotocols("??>>~~");
+    let url_safe = format!("phoenix, base64url.bearer.phx.{}", URL_SAFE_NO_PAD.encode("??>>~~"));
+    assert!(standard.contains(['+', '/']), "{standard}");
+    let unknown_and_good = Upgrade::bearer(&one).with("Sec-WebSocket-Protocol", "graphql-ws, mqtt");
+    refuses(
+        &t,
+        &[
+            ("header and subprotocol", both, 400, "several_tokens"),
+            ("header and subprotocol, the same", same, 400, "several_tokens"),
+            ("two entries", offer(&format!("{}, {entry}", subprotocols(&two))), 400, "several_tokens"),
+            ("two headers of entries", in_two_headers, 400, "several_tokens"),
+            ("two headers", Upgrade::bearer(&one).with("Authorization", &bearer), 400, "several_tokens"),
+            ("phoenix without a token", offer("phoenix"), 401, "no_token"),
+            ("no base64", offer("phoenix, base64url.bearer.phx.***"), 401, "malformed_credential"),
+            ("standard alphabet", offer(&standard), 401, "invalid_token"),
+            ("URL alphabet", offer(&url_safe), 401, "invalid_token"),
+            ("both alphabets", offer(&format!("{standard}_")), 401, "malformed_credential"),
+            ("base64 of nothing", offer("phoenix, base64url.bearer.phx."), 401, "invalid_token"),
+            ("base64 of bytes", offer("phoenix, base64url.bearer.phx./w"), 401, "malformed_credential"),
+            ("the entry without phoenix", offer(&entry), 400, "unknown_subprotocol"),
+            ("unknown subprotocols only", unknown_and_good, 400, "unknown_subprotocol"),
+            ("phoenix in capitals", offer(&format!("PHOENIX, {entry}")), 400, "unknown_subprotocol"),
+        ],
+    )
+    .await;
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn the_rest_of_the_request_must_be_right_too() {
+    let t = TestGateway::start().await;
+    let org = t.db.create_org().await;
+    let good = || Upgrade::bearer(&token(org, &json!({})));
+    let at = |query: &str| good().to(&format!("/socket/websocket{query}"));
+    let origin = |text: &str| good().with("Origin", text);
+    let allowed = "http://app.example";
+    let mut cases = vec![
+        (
+            "an allowed Origin and another",
+            origin(allowed).with("Origin", "http://evil.example"),
+            403,
+            "origin_not_allowed",
+        ),
+        (
+            "Origin is judged before the token",
+            Upgrade::new().with("Origin", "http://evil.example"),
+            403,
+            "origin_not_allowed",
+        ),
+        ("no vsn", at(""), 400, "protocol_version"),
+        ("version 1", at("?vsn=1.0.0"), 400, "protocol_version"),
+        ("version 20", at("?vsn=20.0.0"), 400, "protocol_version"),
+        ("an empty version", at("?vsn="), 400, "protocol_version"),
+        ("plain HTTP", good().without("Connection").without("Upgrade"), 400, "not_a_websocket"),
+        ("no Connection", good().without("Connection"), 400, "not_a_websocket"),
+        ("another Upgrade", good().set("Upgrade", "h2c"), 400, "not_a_websocket"),
+        ("no key", good().without("Sec-WebSocket-Key"), 400, "not_a_websocket"),
+        ("a short key", good().set("Sec-WebSocket-Key", "c2hvcnQ="), 400, "not_a_websocket"),
+        (
+            "a key that is no base64",
+            good().set("Sec-WebSocket-Key", "************************"),
+            400,
+            "not_a_websocket",
+        ),
+        ("version 8", good().set("Sec-WebSocket-Version", "8"), 426, "websocket_version"),
+        ("no WebSocket version", good().without("Sec-WebSocket-Version"), 426, "websocket_version"),
+        ("another path", good().to("/socket?vsn=2.0.0"), 404, "not_found"),
+    ];
+    for wrong in [
+        "http://evil.example",
+        "https://app.example",
+        "http://app.example:80",
+        "http://app.example.evil.example",
+        "http://sub.app.example",
+        "http://APP.example",
+        "http://app.example/",
+        "null",
+        "",
+    ] {
+        cases.push((wrong, origin(wrong), 403, "origin_not_allowed"));
+    }
+    refuses(&t, &cases).await;
+    let answer = good().set("Sec-WebSocket-Version", "8").send(t.gateway.public_addr()).await;
+    assert_eq!(answer.headers("sec-websocket-version"), ["13"], "{answer:?}");
+    assert_eq!(good().method("POST").send(t.gateway.public_addr()).await.status, 405);
+    accepts(
+        &t,
+        &[
+            ("an allowed Origin", origin(allowed)),
+            ("no Origin", good()),
+            ("vsn not first", at("?app=web&vsn=2.0.0")),
+            (
+                "words among others",
+                good().set("Connection", "keep-alive, Upgrade").set("Upgrade", "WebSocket"),
+            ),
+        ],
+    )
+    .await;
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_credential_in_the_url_is_refused_before_all_else_and_never_repeated() {
+    let t = TestGateway::start().await;
+    let org = t.db.create_org().await;
+    let jwt = token(org, &json!({}));
+    for target in urls_with(&jwt, "opaque7marker") {
+        let good = Upgrade::bearer(&jwt).to(&target);
+        let nothing_right =
+            Upgrade::new().to(&target).without("Upgrade").with("Origin", "http://evil.example");
+        for request in [good, nothing_right] {
+            let answer = request.send(t.gateway.public_addr()).await;
+            assert_eq!(
+                (answer.status, answer.code().as_str()),
+                (400, "credential_in_url"),
+                "{target}: {answer:?}"
+            );
+            assert!(
+                answer.message().contains("URL") && answer.message().contains("Authorization"),
+                "{answer:?}"
+            );
+            let all = format!("{}{}", answer.head, answer.body);
+            let repeats =
+                all.contains("opaque7marker") || all.contains(jwt.split('.').next_back().expect("a part"));
+            assert!(!repeats, "{target}: {answer:?}");
+        }
+    }
+    let harmless = "/socket/websocket?vsn=2.0.0&app=1.2.3&keyboard=de&they=a.b.c&author=x";
+    accepts(&t, &[("harmless parameters", Upgrade::bearer(&jwt).to(harmless))]).await;
+    t.gateway.stop().await;
+}
