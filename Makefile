@@ -45,4 +45,4 @@ bench-doorbell: setup-postgres ## Commits per second with and without the doorbe
 .PHONY: loadtest
 loadtest: setup-postgres ## 1,000 sockets in 20 organisations, 200 changes a second, for 20 s
 	cargo build --release --workspace
-	scripts/loadtest
+	scripts/loadtest --sockets 1000 --orgs 20 --rate 200 --duration 20s

@@ -115,18 +115,9 @@ pub(crate) struct Args {
 impl Args {
     /// Refuses what would run but test nothing, and what can't run.
     pub(crate) fn validate(&self) -> anyhow::Result<()> {
-        ensure!(
-            self.sockets > 0,
-            "--sockets 0 would test nothing: ask for at least one"
-        );
-        ensure!(
-            self.orgs > 0,
-            "--orgs 0 leaves the sockets nowhere to belong: ask for at least one"
-        );
-        ensure!(
-            self.writers > 0,
-            "--writers 0 could publish nothing: ask for at least one"
-        );
+        ensure!(self.sockets > 0, "--sockets 0 would test nothing: ask for at least one");
+        ensure!(self.orgs > 0, "--orgs 0 leaves the sockets nowhere to belong: ask for at least one");
+        ensure!(self.writers > 0, "--writers 0 could publish nothing: ask for at least one");
         ensure!(
             self.rate.is_finite() && self.rate >= 0.0,
             "--rate must be a number of changes a second, or 0 to publish nothing"
@@ -135,15 +126,9 @@ impl Args {
             self.connect_rate.is_finite() && self.connect_rate > 0.0,
             "--connect-rate must be above 0 handshakes a second"
         );
-        ensure!(
-            !self.jwt_secret.is_empty(),
-            "--jwt-secret is empty: give the gateway's WARDEN_JWT_SECRET"
-        );
+        ensure!(!self.jwt_secret.is_empty(), "--jwt-secret is empty: give the gateway's WARDEN_JWT_SECRET");
         for (n, topic) in self.topics.iter().enumerate() {
-            ensure!(
-                !topic.is_empty(),
-                "--topics holds an empty name: write e.g. calls,org"
-            );
+            ensure!(!topic.is_empty(), "--topics holds an empty name: write e.g. calls,org");
             ensure!(
                 !self.topics[..n].contains(topic),
                 "--topics names {topic} twice: a socket joins a topic once"
@@ -169,12 +154,8 @@ fn parse_duration(text: &str) -> anyhow::Result<Duration> {
         "h" => 3600.0,
         unit => bail!("unknown unit {unit}: use ms, s, m or h"),
     };
-    let number: f64 = digits
-        .parse()
-        .ok()
-        .context("not a duration: write e.g. 500ms, 30s or 5m")?;
-    Duration::try_from_secs_f64(number * scale)
-        .context("not a duration: write e.g. 500ms, 30s or 5m")
+    let number: f64 = digits.parse().ok().context("not a duration: write e.g. 500ms, 30s or 5m")?;
+    Duration::try_from_secs_f64(number * scale).context("not a duration: write e.g. 500ms, 30s or 5m")
 }
 
 #[cfg(test)]
@@ -193,22 +174,14 @@ mod tests {
     }
 
     fn parse(more: &[&str]) -> Args {
-        let base = [
-            "warden-loadtest",
-            "--database-url",
-            "x",
-            "--jwt-secret",
-            "y",
-        ];
+        let base = ["warden-loadtest", "--database-url", "x", "--jwt-secret", "y"];
         Args::try_parse_from(base.iter().chain(more)).unwrap()
     }
 
     #[test]
     fn what_tests_nothing_is_refused() {
         parse(&[]).validate().unwrap();
-        parse(&["--topics", "recordings", "--rate", "0"])
-            .validate()
-            .unwrap();
+        parse(&["--topics", "recordings", "--rate", "0"]).validate().unwrap();
         for more in [
             ["--sockets", "0"],
             ["--orgs", "0"],

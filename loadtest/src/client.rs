@@ -69,22 +69,12 @@ impl Session {
         let began = Instant::now();
         let stream = target.shake_hands(index, shared.ledger.org_id(org)).await?;
         shared.timings.connect.record(began.elapsed());
-        let subscriptions: Vec<_> = target
-            .topics
-            .iter()
-            .map(|topic| Subscription::new(org, index, topic))
-            .collect();
+        let subscriptions: Vec<_> =
+            target.topics.iter().map(|topic| Subscription::new(org, index, topic)).collect();
         let last_ref = subscriptions.len();
         let joined = vec![false; last_ref];
-        let mut session = Self {
-            index,
-            org,
-            stream,
-            subscriptions,
-            joined,
-            last_ref,
-            heartbeat_unanswered: false,
-        };
+        let mut session =
+            Self { index, org, stream, subscriptions, joined, last_ref, heartbeat_unanswered: false };
         session.join(shared).await?;
         shared.timings.join.record(began.elapsed());
         for subscription in &session.subscriptions {
@@ -111,9 +101,7 @@ impl Session {
     pub(crate) async fn run(mut self, shared: &Shared) -> Vec<Subscription> {
         if let Err(error) = self.read_until_closing(shared).await {
             shared.sockets.dropped.fetch_add(1, Relaxed);
-            shared
-                .ledger
-                .sample(|| format!("socket {} dropped: {error:#}", self.index));
+            shared.ledger.sample(|| format!("socket {} dropped: {error:#}", self.index));
         }
         self.subscriptions
     }
@@ -139,10 +127,7 @@ impl Session {
     }
 
     async fn beat(&mut self) -> anyhow::Result<()> {
-        ensure!(
-            !self.heartbeat_unanswered,
-            "no answer to a heartbeat within {HEARTBEAT_EVERY:?}"
-        );
+        ensure!(!self.heartbeat_unanswered, "no answer to a heartbeat within {HEARTBEAT_EVERY:?}");
         self.last_ref += 1;
         let frame = Message::text(wire::heartbeat(self.last_ref));
         timeout(SEND_TIMEOUT, self.stream.send(frame))
@@ -164,11 +149,9 @@ impl Session {
             .map_err(|error| anyhow!("reading failed: {error}"))?
         {
             Message::Text(text) => self.frame(shared, &text, at),
-            Message::Close(Some(close)) => bail!(
-                "the gateway closed it: {} {}",
-                u16::from(close.code),
-                close.reason
-            ),
+            Message::Close(Some(close)) => {
+                bail!("the gateway closed it: {} {}", u16::from(close.code), close.reason)
+            }
             Message::Close(None) => bail!("the gateway closed it without a code"),
             Message::Binary(_) => {
                 self.odd(shared, "a binary message");
@@ -192,10 +175,7 @@ impl Session {
             "warden.resync" => {
                 shared.ledger.counts.resyncs.fetch_add(1, Relaxed);
                 shared.ledger.sample(|| {
-                    format!(
-                        "resync of topic {} at socket {}: {}",
-                        frame.topic, self.index, frame.payload
-                    )
+                    format!("resync of topic {} at socket {}: {}", frame.topic, self.index, frame.payload)
                 });
             }
             _ => self.event(shared, &frame, at),
@@ -204,26 +184,18 @@ impl Session {
     }
 
     fn reply(&mut self, shared: &Shared, frame: &Frame<'_>) -> anyhow::Result<()> {
-        let reference: usize = frame
-            .reference
-            .as_deref()
-            .and_then(|text| text.parse().ok())
-            .unwrap_or(0);
+        let reference: usize = frame.reference.as_deref().and_then(|text| text.parse().ok()).unwrap_or(0);
         if frame.topic == "phoenix" && reference == self.last_ref {
             self.heartbeat_unanswered = false;
             return Ok(());
         }
         let n = reference.wrapping_sub(1);
-        if self
-            .subscriptions
-            .get(n)
-            .is_none_or(|s| s.topic() != frame.topic || self.joined[n])
-        {
+        if self.subscriptions.get(n).is_none_or(|s| s.topic() != frame.topic || self.joined[n]) {
             self.odd(shared, "a reply to nothing that was asked");
             return Ok(());
         }
-        let reply: Reply<'_> = serde_json::from_str(frame.payload.get())
-            .context("the reply to a join has no status")?;
+        let reply: Reply<'_> =
+            serde_json::from_str(frame.payload.get()).context("the reply to a join has no status")?;
         ensure!(
             reply.status == "ok",
             "join of topic {} was refused: {}. See --topics",
@@ -250,10 +222,7 @@ impl Session {
         if org != shared.ledger.org_id(self.org) {
             return shared.ledger.stray(self.index, &name.to_string(), true);
         }
-        let topic = self
-            .subscriptions
-            .iter()
-            .position(|s| s.topic() == frame.topic);
+        let topic = self.subscriptions.iter().position(|s| s.topic() == frame.topic);
         let Some(n) = topic.filter(|n| self.joined[*n]) else {
             return self.odd(shared, &format!("{name}, which is not joined"));
         };
@@ -264,20 +233,11 @@ impl Session {
             // A gateway may still be about to tell that the organisation was created.
             _ => return,
         };
-        let marks = row
-            .metadata
-            .filter(|m| m.lt_run.as_deref() == Some(&shared.run));
+        let marks = row.metadata.filter(|m| m.lt_run.as_deref() == Some(&shared.run));
         let Some((n_change, seq)) = marks.and_then(|m| Some((m.lt_change?, m.lt_seq?))) else {
             return self.odd(shared, &format!("{name} that is not of this run"));
         };
-        let arrival = Arrival {
-            org,
-            call: row.id,
-            kind,
-            n: n_change,
-            seq,
-            at,
-        };
+        let arrival = Arrival { org, call: row.id, kind, n: n_change, seq, at };
         let verdict = shared.ledger.arrived(&mut self.subscriptions[n], &arrival);
         if let Verdict::Delivered { latency, .. } = verdict {
             shared.timings.latency(self.index).record(latency);

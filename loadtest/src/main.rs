@@ -33,9 +33,5 @@ async fn main() -> ExitCode {
         Ok(json) if args.json => println!("{json}"),
         _ => print!("{}", report.table()),
     }
-    if report.passed {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(EXIT_FAILED)
-    }
+    if report.passed { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) }
 }

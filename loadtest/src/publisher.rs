@@ -54,9 +54,7 @@ pub(crate) async fn connect(options: &PgConnectOptions) -> anyhow::Result<PgConn
         .with_context(|| {
             format!("PostgreSQL did not answer within {CONNECT_TIMEOUT:?}: check --database-url")
         })?
-        .map_err(explain(
-            "cannot connect to PostgreSQL: check --database-url",
-        ))
+        .map_err(explain("cannot connect to PostgreSQL: check --database-url"))
 }
 
 /// Makes the organisations of a run, and gives their ids.
@@ -80,15 +78,8 @@ pub(crate) async fn create_orgs(
 pub(crate) async fn try_insert(connection: &mut PgConnection, org: Uuid) -> anyhow::Result<()> {
     const HELP: &str = "cannot insert calls: may this role write public.calls?";
     let mut transaction = connection.begin().await.map_err(explain(HELP))?;
-    let query = sqlx::query(INSERT)
-        .bind(Uuid::new_v4())
-        .bind(org)
-        .bind("")
-        .bind(0_i64);
-    query
-        .execute(&mut *transaction)
-        .await
-        .map_err(explain(HELP))?;
+    let query = sqlx::query(INSERT).bind(Uuid::new_v4()).bind(org).bind("").bind(0_i64);
+    query.execute(&mut *transaction).await.map_err(explain(HELP))?;
     transaction.rollback().await.map_err(explain(HELP))
 }
 
@@ -102,10 +93,7 @@ pub(crate) async fn remove_orgs(options: &PgConnectOptions, orgs: &[Uuid]) -> an
             .await
             .map_err(explain("delete"))?;
     }
-    connection
-        .close()
-        .await
-        .map_err(explain("cannot close the connection"))
+    connection.close().await.map_err(explain("cannot close the connection"))
 }
 
 /// A call that can still be updated.
@@ -129,26 +117,10 @@ pub(crate) struct Publisher {
 }
 
 impl Publisher {
-    pub(crate) fn new(
-        shared: Arc<Shared>,
-        options: PgConnectOptions,
-        rate: f64,
-        duration: Duration,
-    ) -> Self {
-        let open_calls = (0..shared.ledger.orgs())
-            .map(|_| Mutex::default())
-            .collect();
+    pub(crate) fn new(shared: Arc<Shared>, options: PgConnectOptions, rate: f64, duration: Duration) -> Self {
+        let open_calls = (0..shared.ledger.orgs()).map(|_| Mutex::default()).collect();
         let (start, next, unknown) = (Instant::now(), AtomicU64::new(0), Mutex::default());
-        Self {
-            shared,
-            options,
-            rate,
-            duration,
-            start,
-            next,
-            open_calls,
-            unknown,
-        }
+        Self { shared, options, rate, duration, start, next, open_calls, unknown }
     }
 
     /// One writer: takes changes off the schedule until its end. The sleeps keep time, no more.
@@ -157,13 +129,8 @@ impl Publisher {
         loop {
             let number = self.next.fetch_add(1, Relaxed);
             // At rate 0 nothing is ever due, and the division gives infinity or NaN.
-            let offset =
-                Duration::try_from_secs_f64(number as f64 / self.rate).unwrap_or(Duration::MAX);
-            let due = if offset < self.duration {
-                self.start + offset
-            } else {
-                end
-            };
+            let offset = Duration::try_from_secs_f64(number as f64 / self.rate).unwrap_or(Duration::MAX);
+            let due = if offset < self.duration { self.start + offset } else { end };
             tokio::select! {
                 () = sleep_until(due.into()) => {}
                 () = stop.cancelled() => return,
@@ -172,9 +139,7 @@ impl Publisher {
                 return;
             }
             if let Err(error) = self.change(&mut connection, number, due).await {
-                self.shared
-                    .ledger
-                    .sample(|| format!("a change failed: {error:#}"));
+                self.shared.ledger.sample(|| format!("a change failed: {error:#}"));
                 let Some(fresh) = self.reconnect(end + LATE_MAX, stop).await else {
                     return;
                 };
@@ -193,24 +158,13 @@ impl Publisher {
         None
     }
 
-    async fn change(
-        &self,
-        connection: &mut PgConnection,
-        number: u64,
-        due: Instant,
-    ) -> anyhow::Result<()> {
+    async fn change(&self, connection: &mut PgConnection, number: u64, due: Instant) -> anyhow::Result<()> {
         let ledger = &self.shared.ledger;
         let org = usize::try_from(number)? % ledger.orgs();
         let known = self.take_open_call(org);
         let (kind, mut call) = match known {
             Some(call) => (Kind::Updated, call),
-            None => (
-                Kind::Created,
-                OpenCall {
-                    id: Uuid::new_v4(),
-                    updates_left: UPDATES_PER_CALL,
-                },
-            ),
+            None => (Kind::Created, OpenCall { id: Uuid::new_v4(), updates_left: UPDATES_PER_CALL }),
         };
         let id = ledger.plan(org, call.id, kind);
         let written = self.write_row(connection, id, kind, call.id).await;
@@ -219,24 +173,15 @@ impl Publisher {
         ledger.commit_sent(id, seq, sent);
         if let Err(error) = sqlx::raw_sql("commit").execute(connection).await {
             ledger.settle(id, Outcome::Unknown);
-            self.unknown
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push((id, transaction));
+            self.unknown.lock().unwrap_or_else(PoisonError::into_inner).push((id, transaction));
             return Err(explain("commit")(error));
         }
         ledger.settle(id, Outcome::Committed);
         self.shared.timings.commit.record(sent.elapsed());
-        self.shared
-            .timings
-            .lag
-            .record(sent.saturating_duration_since(due));
+        self.shared.timings.lag.record(sent.saturating_duration_since(due));
         if kind == Kind::Created {
             call.updates_left = UPDATES_PER_CALL;
-            self.open_calls[org]
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(call);
+            self.open_calls[org].lock().unwrap_or_else(PoisonError::into_inner).push(call);
         }
         Ok(())
     }
@@ -248,15 +193,8 @@ impl Publisher {
         kind: Kind,
         call: Uuid,
     ) -> anyhow::Result<(u32, String)> {
-        sqlx::raw_sql("begin")
-            .execute(&mut *connection)
-            .await
-            .map_err(explain("begin"))?;
-        let statement = if kind == Kind::Created {
-            INSERT
-        } else {
-            UPDATE
-        };
+        sqlx::raw_sql("begin").execute(&mut *connection).await.map_err(explain("begin"))?;
+        let statement = if kind == Kind::Created { INSERT } else { UPDATE };
         let (seq, transaction): (i32, String) = sqlx::query_as(statement)
             .bind(call)
             .bind(self.shared.ledger.org_id(id.org))
@@ -264,11 +202,7 @@ impl Publisher {
             .bind(i64::try_from(id.n)?)
             .fetch_one(connection)
             .await
-            .map_err(explain(if kind == Kind::Created {
-                "insert"
-            } else {
-                "update"
-            }))?;
+            .map_err(explain(if kind == Kind::Created { "insert" } else { "update" }))?;
         Ok((u32::try_from(seq)?, transaction))
     }
 
@@ -278,19 +212,14 @@ impl Publisher {
         if fastrand::f64() < INSERT_SHARE {
             return None;
         }
-        let mut pool = self.open_calls[org]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut pool = self.open_calls[org].lock().unwrap_or_else(PoisonError::into_inner);
         let n = fastrand::usize(0..pool.len().max(1));
         let call = pool.get_mut(n)?;
         call.updates_left -= 1;
         if call.updates_left == 0 {
             return Some(pool.swap_remove(n));
         }
-        Some(OpenCall {
-            id: call.id,
-            updates_left: call.updates_left,
-        })
+        Some(OpenCall { id: call.id, updates_left: call.updates_left })
     }
 
     /// How long publishing has taken so far.
@@ -300,13 +229,8 @@ impl Publisher {
 
     /// Asks the database how the transactions ended that broke during COMMIT. Returns how many are
     /// still unknown at the deadline.
-    pub(crate) async fn resolve_unknown(
-        &self,
-        deadline: Instant,
-        hurry: &CancellationToken,
-    ) -> usize {
-        let mut unknown =
-            std::mem::take(&mut *self.unknown.lock().unwrap_or_else(PoisonError::into_inner));
+    pub(crate) async fn resolve_unknown(&self, deadline: Instant, hurry: &CancellationToken) -> usize {
+        let mut unknown = std::mem::take(&mut *self.unknown.lock().unwrap_or_else(PoisonError::into_inner));
         while !unknown.is_empty() && Instant::now() < deadline && !hurry.is_cancelled() {
             if let Ok(mut connection) = connect(&self.options).await {
                 let mut open = Vec::new();

@@ -26,19 +26,12 @@ pub(crate) struct Meter(Mutex<Histogram<u64>>);
 
 impl Meter {
     fn new() -> anyhow::Result<Self> {
-        Ok(Self(Mutex::new(Histogram::new_with_bounds(
-            1,
-            MICROSECONDS_MAX,
-            SIGNIFICANT_DIGITS,
-        )?)))
+        Ok(Self(Mutex::new(Histogram::new_with_bounds(1, MICROSECONDS_MAX, SIGNIFICANT_DIGITS)?)))
     }
 
     pub(crate) fn record(&self, duration: Duration) {
         let microseconds = u64::try_from(duration.as_micros()).unwrap_or(MICROSECONDS_MAX);
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .saturating_record(microseconds);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).saturating_record(microseconds);
     }
 }
 
@@ -62,9 +55,7 @@ impl Timings {
             join: Meter::new()?,
             commit: Meter::new()?,
             lag: Meter::new()?,
-            latency: (0..LATENCY_SHARDS)
-                .map(|_| Meter::new())
-                .collect::<Result<_, _>>()?,
+            latency: (0..LATENCY_SHARDS).map(|_| Meter::new()).collect::<Result<_, _>>()?,
         })
     }
 
@@ -185,27 +176,15 @@ impl Report {
 
     fn write_table(&self, out: &mut String) -> fmt::Result {
         let verdict = if self.passed { "PASSED" } else { "FAILED" };
-        let interrupted = if self.interrupted {
-            " (interrupted; this is what happened until then)"
-        } else {
-            ""
-        };
-        writeln!(
-            out,
-            "warden-loadtest {}: {verdict}{interrupted}\n",
-            self.run
-        )?;
+        let interrupted =
+            if self.interrupted { " (interrupted; this is what happened until then)" } else { "" };
+        writeln!(out, "warden-loadtest {}: {verdict}{interrupted}\n", self.run)?;
         writeln!(
             out,
             "  sockets        {:>10}   of {} asked; {} refused, {} dropped",
             self.sockets, self.sockets_asked, self.sockets_refused, self.sockets_dropped
         )?;
-        writeln!(
-            out,
-            "  organisations  {:>10}   topics {}",
-            self.orgs,
-            self.topics.join(",")
-        )?;
+        writeln!(out, "  organisations  {:>10}   topics {}", self.orgs, self.topics.join(","))?;
         writeln!(
             out,
             "  changes        {:>10}   {} failed, {} of unknown outcome",
@@ -223,11 +202,7 @@ impl Report {
             self.unexpected, self.rolled_back
         )?;
         writeln!(out, "  resyncs        {:>10}", self.resyncs)?;
-        writeln!(
-            out,
-            "  changes/s      {:>10.1}   of {} asked",
-            self.rate, self.rate_asked
-        )?;
+        writeln!(out, "  changes/s      {:>10.1}   of {} asked", self.rate, self.rate_asked)?;
         writeln!(out, "  deliveries/s   {:>10.0}", self.deliveries_per_s)?;
         writeln!(out, "  connects/s     {:>10.0}\n", self.connects_per_s)?;
         writeln!(

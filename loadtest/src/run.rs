@@ -45,10 +45,8 @@ struct Signals {
 
 impl Signals {
     async fn watch(self) -> anyhow::Result<()> {
-        let (mut interrupt, mut terminate) = (
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::terminate())?,
-        );
+        let (mut interrupt, mut terminate) =
+            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         for n in 0.. {
             tokio::select! {
                 _ = interrupt.recv() => {}
@@ -56,15 +54,11 @@ impl Signals {
             }
             match n {
                 0 => {
-                    eprintln!(
-                        "\nStopping: waiting for what is still on its way (Ctrl-C again: don't wait)"
-                    );
+                    eprintln!("\nStopping: waiting for what is still on its way (Ctrl-C again: don't wait)");
                     self.stop.cancel();
                 }
                 1 => {
-                    eprintln!(
-                        "\nNot waiting; removing the organisations (Ctrl-C again: leave them)"
-                    );
+                    eprintln!("\nNot waiting; removing the organisations (Ctrl-C again: leave them)");
                     self.hurry.cancel();
                 }
                 _ => std::process::exit(INTERRUPTED),
@@ -97,20 +91,9 @@ pub(crate) async fn run(args: &Args) -> anyhow::Result<Report> {
 
     let run = format!("{:08x}", fastrand::u32(..));
     let orgs = publisher::create_orgs(&mut connection, &run, args.orgs).await?;
-    let result = test(
-        args,
-        run.clone(),
-        target,
-        &options,
-        connection,
-        &orgs,
-        &signals,
-    )
-    .await;
+    let result = test(args, run.clone(), target, &options, connection, &orgs, &signals).await;
     if let Err(error) = publisher::remove_orgs(&options, &orgs).await {
-        eprintln!(
-            "warden-loadtest: could not remove the organisations: {error:#}. Later, by hand:"
-        );
+        eprintln!("warden-loadtest: could not remove the organisations: {error:#}. Later, by hand:");
         eprintln!("  delete from public.organizations where name like 'loadtest {run} %';");
     }
     result
@@ -144,15 +127,7 @@ async fn test(
     line_done.cancel();
     while line.join_next().await.is_some() {}
     let (connects_per_s, published, changes_unknown, tally) = measured?;
-    summarise(
-        args,
-        &shared,
-        signals,
-        connects_per_s,
-        published,
-        changes_unknown,
-        tally,
-    )
+    summarise(args, &shared, signals, connects_per_s, published, changes_unknown, tally)
 }
 
 async fn measure(
@@ -201,19 +176,13 @@ async fn open_sockets(
         let (socket, opening) = (shared.clone(), opening.clone());
         sockets.spawn(async move {
             let opened = Session::open(&socket, index).await;
-            let count = if opened.is_ok() {
-                &socket.sockets.joined
-            } else {
-                &socket.sockets.refused
-            };
+            let count = if opened.is_ok() { &socket.sockets.joined } else { &socket.sockets.refused };
             count.fetch_add(1, Relaxed);
             drop(opening);
             match opened {
                 Ok(session) => session.run(&socket).await,
                 Err(error) => {
-                    socket
-                        .ledger
-                        .sample(|| format!("socket {index} refused: {error:#}"));
+                    socket.ledger.sample(|| format!("socket {index} refused: {error:#}"));
                     Vec::new()
                 }
             }
@@ -234,12 +203,7 @@ async fn publish(
     for _ in 0..args.writers {
         connections.push(publisher::connect(options).await?);
     }
-    let publisher = Arc::new(Publisher::new(
-        shared.clone(),
-        options.clone(),
-        args.rate,
-        args.duration,
-    ));
+    let publisher = Arc::new(Publisher::new(shared.clone(), options.clone(), args.rate, args.duration));
     let mut writers = JoinSet::new();
     for connection in connections {
         let (publisher, stop) = (publisher.clone(), stop.clone());
@@ -324,14 +288,7 @@ fn allow_open_files(args: &Args) -> anyhow::Result<()> {
         args.sockets,
         limit.maximum.unwrap_or_default(),
     );
-    setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: Some(needed),
-            maximum: limit.maximum,
-        },
-    )
-    .with_context(|| {
+    setrlimit(Resource::Nofile, Rlimit { current: Some(needed), maximum: limit.maximum }).with_context(|| {
         format!("cannot raise the limit of open files to {needed}: run `ulimit -n {needed}` first")
     })
 }

@@ -53,30 +53,19 @@ impl Target {
             .with_context(|| format!("--url {url} is no URL: {EXAMPLE}"))?;
         match uri.scheme_str() {
             Some("ws") => {}
-            Some("wss") => bail!(
-                "--url {url}: TLS is not built in; connect to the gateway behind the proxy, {EXAMPLE}"
-            ),
+            Some("wss") => {
+                bail!("--url {url}: TLS is not built in; connect to the gateway behind the proxy, {EXAMPLE}")
+            }
             _ => bail!("--url {url} must begin with ws:// ({EXAMPLE})"),
         }
-        let host = uri
-            .host()
-            .with_context(|| format!("--url {url} names no host: {EXAMPLE}"))?;
+        let host = uri.host().with_context(|| format!("--url {url} names no host: {EXAMPLE}"))?;
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let address = lookup_host((host, uri.port_u16().unwrap_or(80)))
             .await
             .with_context(|| format!("cannot resolve {host}: check --url"))?
-            .find(|address| {
-                bind.first()
-                    .is_none_or(|from| from.is_ipv4() == address.is_ipv4())
-            })
+            .find(|address| bind.first().is_none_or(|from| from.is_ipv4() == address.is_ipv4()))
             .with_context(|| format!("{host} has no address of the kind of --bind"))?;
-        Ok(Self {
-            uri,
-            address,
-            bind: bind.to_vec(),
-            topics: topics.to_vec(),
-            signer,
-        })
+        Ok(Self { uri, address, bind: bind.to_vec(), topics: topics.to_vec(), signer })
     }
 
     /// Opens a WebSocket for a new user of an organisation.
@@ -94,19 +83,13 @@ impl Target {
             .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
             .max_message_size(Some(MESSAGE_BYTES_MAX));
         let tcp = self.connect(index).await?;
-        let (stream, _) = client_async_with_config(request, tcp, Some(config))
-            .await
-            .map_err(refusal)?;
+        let (stream, _) = client_async_with_config(request, tcp, Some(config)).await.map_err(refusal)?;
         Ok(stream)
     }
 
     async fn connect(&self, index: usize) -> anyhow::Result<TcpStream> {
-        let socket = if self.address.is_ipv4() {
-            TcpSocket::new_v4()
-        } else {
-            TcpSocket::new_v6()
-        }
-        .context("cannot open a socket: raise `ulimit -n`")?;
+        let socket = if self.address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }
+            .context("cannot open a socket: raise `ulimit -n`")?;
         if let Some(from) = self.bind.get(index % self.bind.len().max(1)) {
             socket
                 .bind(SocketAddr::new(*from, 0))
@@ -116,7 +99,10 @@ impl Target {
             ErrorKind::AddrNotAvailable => {
                 anyhow!("no free port is left on this side: give several source addresses with --bind")
             }
-            _ => anyhow!("cannot connect to {}: {error}. Is the gateway running there? See --url", self.address),
+            _ => anyhow!(
+                "cannot connect to {}: {error}. Is the gateway running there? See --url",
+                self.address
+            ),
         })?;
         stream.set_nodelay(true)?;
         Ok(stream)
@@ -129,19 +115,11 @@ fn refusal(error: WsError) -> anyhow::Error {
         WsError::Http(response) => {
             let status = response.status();
             let body = response.body().as_deref().unwrap_or_default();
-            let body: String = String::from_utf8_lossy(body)
-                .trim()
-                .chars()
-                .take(REFUSAL_CHARS_MAX)
-                .collect();
+            let body: String = String::from_utf8_lossy(body).trim().chars().take(REFUSAL_CHARS_MAX).collect();
             let advice = match status.as_u16() {
-                401 | 403 => {
-                    ". Compare --jwt-secret, --jwt-audience and --jwt-issuer with the gateway's"
-                }
+                401 | 403 => ". Compare --jwt-secret, --jwt-audience and --jwt-issuer with the gateway's",
                 404 => ". Compare the path of --url with the gateway's",
-                429 | 503 => {
-                    ". It is at a limit, or not ready: try again, or a lower --connect-rate"
-                }
+                429 | 503 => ". It is at a limit, or not ready: try again, or a lower --connect-rate",
                 _ => "",
             };
             anyhow!("the gateway refused the handshake: {status} {body}{advice}")

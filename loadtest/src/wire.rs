@@ -150,10 +150,9 @@ mod tests {
 
     #[test]
     fn a_join_reply_is_read() {
-        let frame = Frame::parse(
-            r#"["1","1","calls","phx_reply",{"status":"ok","response":{"cursor":"c"}}]"#,
-        )
-        .unwrap();
+        let frame =
+            Frame::parse(r#"["1","1","calls","phx_reply",{"status":"ok","response":{"cursor":"c"}}]"#)
+                .unwrap();
         assert_eq!(
             (frame.reference.as_deref(), &*frame.topic, &*frame.event),
             (Some("1"), "calls", "phx_reply")
@@ -171,22 +170,15 @@ mod tests {
              "status":"queued","metadata":{"lt_run":"ab","lt_change":5,"lt_seq":1}},"old":{}}]"#;
         let frame = Frame::parse(text).unwrap();
         let event: Event<'_> = serde_json::from_str(frame.payload.get()).unwrap();
-        assert_eq!(
-            (event.data.id, event.data.org_id),
-            (Uuid::from_u128(7), Some(Uuid::from_u128(1)))
-        );
+        assert_eq!((event.data.id, event.data.org_id), (Uuid::from_u128(7), Some(Uuid::from_u128(1))));
         assert_eq!(event.data.metadata.unwrap().lt_change, Some(5));
     }
 
     #[test]
     fn frames_of_another_shape_are_refused() {
-        for text in [
-            "{}",
-            "[]",
-            r#"[null,null,"calls","call.created"]"#,
-            r#"[null,null,"a","b",{},1]"#,
-            "nonsense",
-        ] {
+        for text in
+            ["{}", "[]", r#"[null,null,"calls","call.created"]"#, r#"[null,null,"a","b",{},1]"#, "nonsense"]
+        {
             assert!(Frame::parse(text).is_err(), "{text}");
         }
     }
@@ -204,13 +196,8 @@ mod tests {
         validation.set_audience(&["authenticated"]);
         let token = signer.token(Uuid::from_u128(9)).unwrap();
         let key = DecodingKey::from_secret(b"secret");
-        let claims = jsonwebtoken::decode::<serde_json::Value>(&token, &key, &validation)
-            .unwrap()
-            .claims;
-        assert_eq!(
-            claims["app_metadata"]["org_id"],
-            Uuid::from_u128(9).to_string()
-        );
+        let claims = jsonwebtoken::decode::<serde_json::Value>(&token, &key, &validation).unwrap().claims;
+        assert_eq!(claims["app_metadata"]["org_id"], Uuid::from_u128(9).to_string());
         assert_eq!(claims["role"], "authenticated");
     }
 }

@@ -78,13 +78,7 @@ pub(crate) struct Subscription {
 impl Subscription {
     /// A subscription of socket number `socket`, which belongs to the organisation with index `org`.
     pub(crate) fn new(org: usize, socket: usize, topic: &str) -> Self {
-        Self {
-            org,
-            socket,
-            topic: topic.to_owned(),
-            reached: is_reached(topic),
-            seen: Vec::new(),
-        }
+        Self { org, socket, topic: topic.to_owned(), reached: is_reached(topic), seen: Vec::new() }
     }
 
     pub(crate) fn topic(&self) -> &str {
@@ -92,9 +86,7 @@ impl Subscription {
     }
 
     fn has(&self, n: usize) -> bool {
-        self.seen
-            .get(n / 64)
-            .is_some_and(|word| word >> (n % 64) & 1 == 1)
+        self.seen.get(n / 64).is_some_and(|word| word >> (n % 64) & 1 == 1)
     }
 
     fn mark(&mut self, n: usize) {
@@ -168,16 +160,8 @@ pub(crate) struct Ledger {
 
 impl Ledger {
     pub(crate) fn new(orgs: &[Uuid]) -> Self {
-        let org = |id: &Uuid| Org {
-            id: *id,
-            book: RwLock::default(),
-            listeners: AtomicU64::new(0),
-        };
-        Self {
-            orgs: orgs.iter().map(org).collect(),
-            counts: Counts::default(),
-            samples: Mutex::default(),
-        }
+        let org = |id: &Uuid| Org { id: *id, book: RwLock::default(), listeners: AtomicU64::new(0) };
+        Self { orgs: orgs.iter().map(org).collect(), counts: Counts::default(), samples: Mutex::default() }
     }
 
     pub(crate) fn org_id(&self, org: usize) -> Uuid {
@@ -191,17 +175,12 @@ impl Ledger {
 
     /// Enters a joined subscription. All of them come before the first change.
     pub(crate) fn joined(&self, subscription: &Subscription) {
-        self.orgs[subscription.org]
-            .listeners
-            .fetch_add(u64::from(subscription.reached), Relaxed);
+        self.orgs[subscription.org].listeners.fetch_add(u64::from(subscription.reached), Relaxed);
     }
 
     /// Enters a change that is about to be made, and names it.
     pub(crate) fn plan(&self, org: usize, call: Uuid, kind: Kind) -> ChangeId {
-        let mut book = self.orgs[org]
-            .book
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut book = self.orgs[org].book.write().unwrap_or_else(PoisonError::into_inner);
         book.changes.push(Change {
             call,
             kind,
@@ -210,19 +189,13 @@ impl Ledger {
             commit_sent: None,
             outcome: Outcome::Open,
         });
-        ChangeId {
-            org,
-            n: book.changes.len() - 1,
-        }
+        ChangeId { org, n: book.changes.len() - 1 }
     }
 
     /// Notes that COMMIT is sent now. The caller still holds the lock on the call's row, so that
     /// changes of one call come here in the order in which they commit.
     pub(crate) fn commit_sent(&self, id: ChangeId, seq: u32, at: Instant) {
-        let mut book = self.orgs[id.org]
-            .book
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut book = self.orgs[id.org].book.write().unwrap_or_else(PoisonError::into_inner);
         let change = &mut book.changes[id.n];
         change.seq = seq;
         change.commit_sent = Some(at);
@@ -240,9 +213,7 @@ impl Ledger {
         match outcome {
             Outcome::Committed => {
                 self.counts.changes.fetch_add(1, Relaxed);
-                self.counts
-                    .expected
-                    .fetch_add(org.listeners.load(Relaxed), Relaxed);
+                self.counts.expected.fetch_add(org.listeners.load(Relaxed), Relaxed);
             }
             Outcome::RolledBack => {
                 self.counts.changes_failed.fetch_add(1, Relaxed);
@@ -288,10 +259,8 @@ impl Ledger {
         let Some(change) = book.changes.get(arrival.n) else {
             return Verdict::Unexpected;
         };
-        let same =
-            change.call == arrival.call && change.kind == arrival.kind && change.seq == arrival.seq;
-        let (true, true, Some(commit_sent)) = (same, subscription.reached, change.commit_sent)
-        else {
+        let same = change.call == arrival.call && change.kind == arrival.kind && change.seq == arrival.seq;
+        let (true, true, Some(commit_sent)) = (same, subscription.reached, change.commit_sent) else {
             return Verdict::Unexpected;
         };
         if subscription.has(arrival.n) {
@@ -320,16 +289,8 @@ impl Ledger {
     /// Holds what a subscription has seen against what was committed. Called once for each, after
     /// the last event.
     pub(crate) fn close(&self, subscription: &Subscription, tally: &mut Tally) {
-        let book = self.orgs[subscription.org]
-            .book
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        for (n, change) in book
-            .changes
-            .iter()
-            .enumerate()
-            .filter(|_| subscription.reached)
-        {
+        let book = self.orgs[subscription.org].book.read().unwrap_or_else(PoisonError::into_inner);
+        for (n, change) in book.changes.iter().enumerate().filter(|_| subscription.reached) {
             let seen = subscription.has(n);
             match change.outcome {
                 Outcome::Committed => {
@@ -343,12 +304,7 @@ impl Ledger {
                 Outcome::RolledBack if seen => {
                     tally.phantoms += 1;
                     self.sample(|| {
-                        describe(
-                            "of a rolled-back change",
-                            subscription,
-                            change.call,
-                            change.seq,
-                        )
+                        describe("of a rolled-back change", subscription, change.call, change.seq)
                     });
                 }
                 Outcome::RolledBack | Outcome::Open | Outcome::Unknown => {}

@@ -18,11 +18,7 @@ impl Fixture {
         let ledger = Ledger::new(&ORGS);
         let subscription = Subscription::new(0, 0, topic);
         ledger.joined(&subscription);
-        Self {
-            ledger,
-            subscription,
-            start: Instant::now(),
-        }
+        Self { ledger, subscription, start: Instant::now() }
     }
 
     /// Commits the first `count` changes in the life of the one call.
@@ -46,14 +42,7 @@ impl Fixture {
 
     fn arrival(&self, seq: u32) -> Arrival {
         let n = seq as usize - 1;
-        Arrival {
-            org: ORGS[0],
-            call: CALL,
-            kind: kind(seq),
-            n,
-            seq,
-            at: self.start + LATENCY,
-        }
+        Arrival { org: ORGS[0], call: CALL, kind: kind(seq), n, seq, at: self.start + LATENCY }
     }
 
     fn tally(&self) -> Tally {
@@ -64,18 +53,11 @@ impl Fixture {
 }
 
 fn kind(seq: u32) -> Kind {
-    if seq == 1 {
-        Kind::Created
-    } else {
-        Kind::Updated
-    }
+    if seq == 1 { Kind::Created } else { Kind::Updated }
 }
 
 fn delivered(in_order: bool) -> Verdict {
-    Verdict::Delivered {
-        latency: LATENCY,
-        in_order,
-    }
+    Verdict::Delivered { latency: LATENCY, in_order }
 }
 
 #[test]
@@ -86,15 +68,7 @@ fn all_delivered_once_and_in_order_is_clean() {
         assert_eq!(f.arrive(seq), delivered(true));
     }
     assert!(f.ledger.is_complete());
-    assert_eq!(
-        f.tally(),
-        Tally {
-            expected: 100,
-            delivered: 100,
-            missing: 0,
-            phantoms: 0
-        }
-    );
+    assert_eq!(f.tally(), Tally { expected: 100, delivered: 100, missing: 0, phantoms: 0 });
     assert!(f.ledger.samples().is_empty());
 }
 
@@ -104,15 +78,7 @@ fn a_missing_event_is_found() {
     f.arrive(1);
     f.arrive(3);
     assert!(!f.ledger.is_complete());
-    assert_eq!(
-        f.tally(),
-        Tally {
-            expected: 3,
-            delivered: 2,
-            missing: 1,
-            phantoms: 0
-        }
-    );
+    assert_eq!(f.tally(), Tally { expected: 3, delivered: 2, missing: 1, phantoms: 0 });
     assert!(f.ledger.samples()[0].starts_with("missing"));
 }
 
@@ -129,14 +95,8 @@ fn a_duplicate_is_found_and_does_not_hide_a_missing_one() {
 #[test]
 fn another_organisations_event_is_found() {
     let mut f = Fixture::joined("calls").commit(1);
-    let leak = Arrival {
-        org: ORGS[1],
-        ..f.arrival(1)
-    };
-    assert_eq!(
-        f.ledger.arrived(&mut f.subscription, &leak),
-        Verdict::CrossOrg
-    );
+    let leak = Arrival { org: ORGS[1], ..f.arrival(1) };
+    assert_eq!(f.ledger.arrived(&mut f.subscription, &leak), Verdict::CrossOrg);
     f.ledger.stray(0, "recording.created", true);
     assert_eq!(f.ledger.counts.cross_org.load(Relaxed), 2);
     assert_eq!(f.tally().missing, 1);
@@ -159,15 +119,8 @@ fn calls_are_independent_in_order() {
     let id = f.ledger.plan(0, other, Kind::Created);
     f.ledger.commit_sent(id, 1, f.start);
     f.ledger.settle(id, Outcome::Committed);
-    let second = Arrival {
-        call: other,
-        n: id.n,
-        ..f.arrival(1)
-    };
-    assert_eq!(
-        f.ledger.arrived(&mut f.subscription, &second),
-        delivered(true)
-    );
+    let second = Arrival { call: other, n: id.n, ..f.arrival(1) };
+    assert_eq!(f.ledger.arrived(&mut f.subscription, &second), delivered(true));
     assert_eq!(f.arrive(1), delivered(true));
 }
 
@@ -176,37 +129,17 @@ fn what_was_never_done_is_unexpected() {
     let mut f = Fixture::joined("calls").commit(2);
     let base = f.arrival(2);
     let wrong = [
-        Arrival {
-            n: 9,
-            ..f.arrival(2)
-        },
-        Arrival {
-            call: Uuid::from_u128(5),
-            ..f.arrival(2)
-        },
-        Arrival {
-            kind: Kind::Created,
-            ..f.arrival(2)
-        },
+        Arrival { n: 9, ..f.arrival(2) },
+        Arrival { call: Uuid::from_u128(5), ..f.arrival(2) },
+        Arrival { kind: Kind::Created, ..f.arrival(2) },
         Arrival { seq: 1, ..base },
     ];
     for arrival in &wrong {
-        assert_eq!(
-            f.ledger.arrived(&mut f.subscription, arrival),
-            Verdict::Unexpected
-        );
+        assert_eq!(f.ledger.arrived(&mut f.subscription, arrival), Verdict::Unexpected);
     }
     let planned = f.ledger.plan(0, CALL, Kind::Updated);
-    let early = Arrival {
-        n: planned.n,
-        seq: 0,
-        kind: Kind::Updated,
-        ..f.arrival(1)
-    };
-    assert_eq!(
-        f.ledger.arrived(&mut f.subscription, &early),
-        Verdict::Unexpected
-    );
+    let early = Arrival { n: planned.n, seq: 0, kind: Kind::Updated, ..f.arrival(1) };
+    assert_eq!(f.ledger.arrived(&mut f.subscription, &early), Verdict::Unexpected);
 }
 
 #[test]
@@ -226,13 +159,7 @@ fn a_rolled_back_change_must_not_arrive_and_an_unknown_one_may() {
     f.arrive(1);
     assert_eq!(f.tally(), Tally::default());
     f.arrive(2);
-    assert_eq!(
-        f.tally(),
-        Tally {
-            phantoms: 1,
-            ..Tally::default()
-        }
-    );
+    assert_eq!(f.tally(), Tally { phantoms: 1, ..Tally::default() });
 }
 
 #[test]

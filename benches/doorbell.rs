@@ -1,0 +1,208 @@
+//! What the doorbell costs: commits per second of 16 writers to a watched table,
+//!
+//! - with the log but no doorbell and no gateway,
+//! - as shipped, with a gateway attached,
+//! - with a NOTIFY for every row, as a plain trigger would do it, with a gateway attached.
+//!
+//! The three take turns in one run on one private PostgreSQL; medians and ratios are reported as a table.
+//! `cargo bench --bench doorbell -- --seconds 4 --rounds 9`; needs `pgbench`, which comes with the server.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, bail};
+use sqlx::postgres::PgPool;
+use warden::app::Gateway;
+use warden::auth::VerifierConfig;
+use warden::config::{Config, Limits};
+use warden::events::ReaderState;
+use warden::postgres::cluster::{Binaries, Cluster, ClusterOptions, DataDir, SUPERUSER};
+
+const WRITERS: u32 = 16;
+const ORGS: u32 = 20;
+
+/// A NOTIFY per row: what the coalesced doorbell is compared with.
+const NAIVE_BELL: &str = "
+    create or replace function public.naive_ring() returns trigger language plpgsql as $$
+    begin perform pg_notify('warden', new.id::text); return null; end $$;
+    create or replace trigger naive_ring after insert on warden.events
+      for each row execute function public.naive_ring();
+    alter table warden.events disable trigger naive_ring;";
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Variant {
+    NoBell,
+    CoalescedAlone,
+    Coalesced,
+    NotifyPerRow,
+}
+
+const VARIANTS: [Variant; 4] =
+    [Variant::NoBell, Variant::CoalescedAlone, Variant::Coalesced, Variant::NotifyPerRow];
+
+/// The variant that the others are compared with.
+const SHIPPED: usize = 2;
+
+fn main() -> anyhow::Result<()> {
+    let (mut seconds, mut rounds) = (4_u32, 9_usize);
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--seconds" => seconds = args.next().context("--seconds N")?.parse()?,
+            "--rounds" => rounds = args.next().context("--rounds N")?.parse()?,
+            // Cargo's own.
+            "--bench" => {}
+            other => bail!("unknown option {other}: --seconds N, --rounds N"),
+        }
+    }
+    tokio::runtime::Runtime::new()?.block_on(run(seconds, rounds))
+}
+
+async fn run(seconds: u32, rounds: usize) -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(ClusterOptions {
+        binaries: Binaries::find(None, std::env::var_os("PATH").as_deref())?,
+        data_dir: DataDir::Temporary,
+        settings: vec![("max_wal_size".into(), "4GB".into()), ("shared_buffers".into(), "512MB".into())],
+        max_connections: 60,
+        durable: false,
+    })
+    .await?;
+    let result = measure(&cluster, seconds, rounds).await;
+    cluster.stop().await?;
+    result
+}
+
+async fn measure(cluster: &Cluster, seconds: u32, rounds: usize) -> anyhow::Result<()> {
+    let pgbench =
+        cluster.pgbench_path().context("pgbench is missing: it comes with PostgreSQL's server package")?;
+    let url = cluster.url("postgres", SUPERUSER);
+    warden::postgres::migrate(&url).await?;
+    let pool = PgPool::connect(&url).await?;
+    sqlx::raw_sql("alter role warden_gateway login").execute(&pool).await?;
+    sqlx::raw_sql(NAIVE_BELL).execute(&pool).await?;
+    sqlx::query(
+        "insert into organizations (id, name)
+         select ('00000000-0000-4000-8000-' || lpad(n::text, 12, '0'))::uuid, 'bench' from generate_series(1, $1) n",
+    )
+    .bind(i32::try_from(ORGS)?)
+    .execute(&pool)
+    .await?;
+    let script = std::env::temp_dir().join(format!("warden-doorbell-{}.sql", std::process::id()));
+    std::fs::write(
+        &script,
+        format!(
+            "\\set org random(1, {ORGS})\n\
+             insert into calls (org_id, from_number) values \
+             (('00000000-0000-4000-8000-' || lpad((:org)::text, 12, '0'))::uuid, '+15550100');\n"
+        ),
+    )?;
+    let mut rates: [Vec<f64>; 4] = Default::default();
+    for round in 0..rounds {
+        for (n, variant) in VARIANTS.iter().enumerate() {
+            prepare(&pool, *variant).await?;
+            let gateway = match variant {
+                Variant::NoBell | Variant::CoalescedAlone => None,
+                _ => Some(gateway(cluster).await?),
+            };
+            let rate = tokio::task::spawn_blocking({
+                let (pgbench, script, url) = (pgbench.clone(), script.clone(), url.clone());
+                move || pgbench_rate(&pgbench, &script, &url, seconds)
+            })
+            .await??;
+            rates[n].push(rate);
+            eprintln!("round {} of {rounds}: {variant:?} {rate:.0} commits/s", round + 1);
+            if let Some(gateway) = gateway {
+                let (reads, events) = (gateway.metrics().reads.get(), gateway.metrics().events.get());
+                eprintln!("    the gateway made {reads} reads and read {events} events");
+                gateway.stop().await;
+            }
+        }
+    }
+    let _ = std::fs::remove_file(&script);
+    report(&pool, &rates, seconds).await
+}
+
+/// Empties the tables, so that no variant pays for another's rows, and switches triggers.
+async fn prepare(pool: &PgPool, variant: Variant) -> anyhow::Result<()> {
+    let (ring, naive) = match variant {
+        Variant::NoBell => ("disable", "disable"),
+        Variant::CoalescedAlone | Variant::Coalesced => ("enable", "disable"),
+        Variant::NotifyPerRow => ("disable", "enable"),
+    };
+    // One by one: within a transaction the log can't be truncated while its trigger is pending.
+    for sql in [
+        "truncate calls cascade".to_owned(),
+        "truncate warden.events".to_owned(),
+        format!("alter table warden.events {ring} trigger ring"),
+        format!("alter table warden.events {naive} trigger naive_ring"),
+        "checkpoint".to_owned(),
+    ] {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(pool).await?;
+    }
+    Ok(())
+}
+
+async fn gateway(cluster: &Cluster) -> anyhow::Result<Gateway> {
+    let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+    let gateway = Gateway::start(Config {
+        database: warden::postgres::options(&cluster.url("postgres", "warden_gateway"))?,
+        verifier: VerifierConfig { secret: "x".repeat(32), audience: "authenticated".into(), issuer: None },
+        listen: any_port,
+        admin_listen: any_port,
+        allowed_origins: Vec::new(),
+        limits: Limits::default(),
+    })
+    .await?;
+    gateway.reader().wait_for(|state| *state == ReaderState::Following).await?;
+    Ok(gateway)
+}
+
+fn pgbench_rate(pgbench: &Path, script: &Path, url: &str, seconds: u32) -> anyhow::Result<f64> {
+    let writers = WRITERS.to_string();
+    let seconds = seconds.to_string();
+    let output = Command::new(pgbench)
+        .args(["-n", "-M", "prepared", "-j", "2", "-c", &writers, "-T", &seconds, "-f"])
+        .arg(script)
+        .arg(url)
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines()
+        .find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok())
+        .with_context(|| format!("pgbench failed: {text}{}", String::from_utf8_lossy(&output.stderr)))
+}
+
+async fn report(pool: &PgPool, rates: &[Vec<f64>; 4], seconds: u32) -> anyhow::Result<()> {
+    let version: String =
+        sqlx::query_scalar("select current_setting('server_version')").fetch_one(pool).await?;
+    let commit = Command::new("git").args(["rev-parse", "--short", "HEAD"]).output()?;
+    let cores = std::thread::available_parallelism()?;
+    println!(
+        "\n{cores} cores, PostgreSQL {version}, commit {}; {WRITERS} writers, {} rounds of {seconds} s each, medians\n",
+        String::from_utf8_lossy(&commit.stdout).trim(),
+        rates[0].len()
+    );
+    println!(
+        "| variant | commits/s | lowest | highest | ratio to the bell as shipped (median of the rounds) |"
+    );
+    println!("|---|---|---|---|---|");
+    let names = [
+        "log, no bell, no gateway",
+        "coalesced bell, no gateway",
+        "**coalesced bell, gateway attached**",
+        "NOTIFY per row, gateway attached",
+    ];
+    for (name, of) in names.iter().zip(rates) {
+        let ratios: Vec<f64> =
+            rates[SHIPPED].iter().zip(of).map(|(shipped, other)| shipped / other).collect();
+        let (low, high) = of.iter().fold((f64::MAX, 0.0_f64), |(low, high), r| (low.min(*r), high.max(*r)));
+        println!("| {name} | {:.0} | {low:.0} | {high:.0} | {:.2} |", median(of), median(&ratios));
+    }
+    Ok(())
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+}
