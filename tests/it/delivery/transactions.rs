@@ -209,11 +209,30 @@ async fn constraints_made_immediate_do_not_lose_the_event() {
         .await;
     execute(&mut connection, "set constraints all immediate").await;
     execute(&mut connection, format!("insert into calls (id, org_id) values ('{after}', '{org}')")).await;
-    // The bell's lock is held since then; others are delivered all the same.
+    // Nothing rings before the commit; others are delivered all the same.
     let meanwhile = t.db.insert_call(org).await;
     expect_row(&mut client, "calls", "call.created", meanwhile).await;
     execute(&mut connection, "commit").await;
     expect_row(&mut client, "calls", "call.created", before).await;
     expect_row(&mut client, "calls", "call.created", after).await;
+    t.gateway.stop().await;
+}
+
+/// The bell runs before the commit then, and a NOTIFY would make the PREPARE fail.
+#[tokio::test]
+async fn constraints_made_immediate_do_not_break_a_two_phase_commit() {
+    let (t, [org]) = with_orgs("").await;
+    let mut client = joined(&t, org, &["calls"]).await;
+    let (early, late) = (Uuid::new_v4(), Uuid::new_v4());
+    let name = format!("{}-immediate", t.db.name);
+    let mut connection = connection(&t.db).await;
+    execute(&mut connection, "begin").await;
+    execute(&mut connection, format!("insert into calls (id, org_id) values ('{early}', '{org}')")).await;
+    execute(&mut connection, "set constraints all immediate").await;
+    execute(&mut connection, format!("insert into calls (id, org_id) values ('{late}', '{org}')")).await;
+    execute(&mut connection, format!("prepare transaction '{name}'")).await;
+    execute(&mut connection, format!("commit prepared '{name}'")).await;
+    expect_row(&mut client, "calls", "call.created", early).await;
+    expect_row(&mut client, "calls", "call.created", late).await;
     t.gateway.stop().await;
 }
