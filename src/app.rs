@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::Verifier;
 use crate::config::Config;
-use crate::events::{Directory, Doorbell, ReaderState, Source};
+use crate::events::{Directory, Doorbell, ReaderState, Recent, Replay, Source};
 use crate::http::{self, HttpState};
 use crate::hub::{Batch, Fanout, Hub};
 use crate::metrics::Metrics;
@@ -58,12 +58,24 @@ impl Gateway {
         let (front, back) = (CancellationToken::new(), CancellationToken::new());
         let (sessions, listeners, background) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
 
-        let doorbell = Doorbell::new(pool);
+        let recent = Arc::new(Recent::new(limits.recent));
+        let (looks, looked) = watch::channel(0);
+        let doorbell = Doorbell::new(pool.clone());
+        let replay = Replay::new(
+            pool,
+            Arc::clone(&recent),
+            doorbell.ring(),
+            looked,
+            Arc::clone(&metrics),
+            limits.replay,
+        );
         let source = Source {
             options: config.database,
             ring: doorbell.ring(),
             hub: Arc::clone(&hub),
             directory: Arc::clone(&directory),
+            recent,
+            looks,
             batches,
             state,
             metrics: Arc::clone(&metrics),
@@ -77,6 +89,7 @@ impl Gateway {
             shared: Arc::new(session::Shared {
                 hub: Arc::clone(&hub),
                 directory,
+                replay,
                 verifier: Arc::new(Verifier::new(&config.verifier)),
                 metrics: Arc::clone(&metrics),
                 limits: limits.session,

@@ -10,7 +10,7 @@ use clap::Args;
 use sqlx::postgres::PgConnectOptions;
 
 use crate::auth::VerifierConfig;
-use crate::events::ReaderLimits;
+use crate::events::{ReaderLimits, RecentLimits, ReplayLimits};
 use crate::http::ServeLimits;
 use crate::hub::OutboxLimits;
 use crate::session::SessionLimits;
@@ -95,6 +95,10 @@ pub struct Limits {
     pub outbox: OutboxLimits,
     /// Of the reader.
     pub reader: ReaderLimits,
+    /// Of the recent events in memory.
+    pub recent: RecentLimits,
+    /// Of replays.
+    pub replay: ReplayLimits,
     /// Batches between reader and fan-out; beyond it the reader waits.
     pub batches_max: usize,
     /// On shutdown sessions have so long to end before they are dropped.
@@ -118,6 +122,8 @@ impl Default for Limits {
             },
             outbox: OutboxLimits { queue_bytes_max: 4 * 1024 * 1024, queue_chunks_max: 4096 },
             reader: ReaderLimits::default(),
+            recent: RecentLimits { bytes_max: 64 * 1024 * 1024, org_bytes_max: 8 * 1024 * 1024 },
+            replay: ReplayLimits { from_log_max: 2, events_max: 50_000, timeout: Duration::from_secs(10) },
             batches_max: 8,
             drain_timeout: Duration::from_secs(10),
         }

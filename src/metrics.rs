@@ -37,6 +37,14 @@ pub struct Metrics {
     pub closed: Family<CloseLabels, Counter>,
     /// Queries for organisations that were not in memory.
     pub directory_org_queries: Counter,
+    /// Replays served from memory.
+    pub replays_from_memory: Counter,
+    /// Replays served from the log.
+    pub replays_from_log: Counter,
+    /// Queries that those made.
+    pub replay_queries: Counter,
+    /// Joins with a cursor that were told to read their state anew.
+    pub resyncs: Counter,
     /// Reads of the log.
     pub reads: Counter,
     /// Events read from the log.
@@ -61,6 +69,10 @@ impl Default for Metrics {
             refused: Family::default(),
             closed: Family::default(),
             directory_org_queries: Counter::default(),
+            replays_from_memory: Counter::default(),
+            replays_from_log: Counter::default(),
+            replay_queries: Counter::default(),
+            resyncs: Counter::default(),
             reads: Counter::default(),
             events: Counter::default(),
             deliveries: Counter::default(),
@@ -77,6 +89,15 @@ impl Default for Metrics {
             "Queries for organisations that were not in memory",
             metrics.directory_org_queries.clone(),
         );
+        let in_memory = metrics.replays_from_memory.clone();
+        registry.register("replays_from_memory", "Replays served from memory", in_memory);
+        registry.register(
+            "replays_from_log",
+            "Replays served from the log",
+            metrics.replays_from_log.clone(),
+        );
+        registry.register("replay_queries", "Queries made by replays", metrics.replay_queries.clone());
+        registry.register("resyncs", "Joins with a cursor that could not be served", metrics.resyncs.clone());
         registry.register("log_reads", "Reads of the event log", metrics.reads.clone());
         registry.register("log_events", "Events read from the log", metrics.events.clone());
         registry.register("deliveries", "Frames handed to sockets", metrics.deliveries.clone());

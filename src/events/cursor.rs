@@ -81,6 +81,15 @@ impl Point {
     pub fn covers(&self, xid: u64, id: i64) -> bool {
         id <= self.max_id && self.snapshot.sees(xid)
     }
+
+    /// Whether everything that `other` covers is surely covered here too. It may say no where the answer
+    /// is yes, never the reverse.
+    #[must_use]
+    pub fn includes(&self, other: &Self) -> bool {
+        other.max_id <= self.max_id
+            && other.snapshot.xmax <= self.snapshot.xmax
+            && self.snapshot.in_progress.iter().all(|xid| !other.snapshot.sees(*xid))
+    }
 }
 
 /// One history of one database, from `warden.epoch()`.
@@ -130,6 +139,12 @@ impl Cursor {
     #[must_use]
     pub fn at(epoch: Epoch, point: Arc<Point>) -> Self {
         Self { epoch, id: point.max_id, to: Arc::clone(&point), from: point }
+    }
+
+    /// Whether its holder stands at a point, not between two.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.from == self.to
     }
 
     /// Whether its holder has seen the event.
@@ -353,6 +368,22 @@ mod tests {
             if changed {
                 prop_assert_ne!(text.parse::<Cursor>(), Ok(cursor));
             }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn inclusion_holds_for_every_event(a in any_point(), b in any_point(), xid in 0..1_u64 << 41, id: i64) {
+            if a.includes(&b) {
+                prop_assert!(!b.covers(xid, id) || a.covers(xid, id));
+                // Near the edges too, where random numbers seldom fall.
+                for xid in b.snapshot.in_progress.iter().chain(&a.snapshot.in_progress) {
+                    for xid in [xid.saturating_sub(1), *xid, xid + 1] {
+                        prop_assert!(!b.covers(xid, b.max_id) || a.covers(xid, b.max_id));
+                    }
+                }
+            }
+            prop_assert!(a.includes(&a));
         }
     }
 

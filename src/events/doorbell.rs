@@ -38,6 +38,11 @@ impl Ring {
         self.notify.notified().await;
     }
 
+    /// Somebody here wants the reader to look.
+    pub(super) fn pull(&self) {
+        self.notify.notify_one();
+    }
+
     /// Whether a reader said, since the last call, that it silenced the bell.
     pub(super) fn take_silenced(&self) -> bool {
         self.silenced.swap(false, Ordering::Relaxed)

@@ -67,8 +67,10 @@ pub struct Read {
 pub struct LoggedEvent {
     /// Whose.
     pub org: Option<OrgId>,
+    /// The transaction that wrote it.
+    pub xid: u64,
     /// What.
-    pub event: Event,
+    pub event: Arc<Event>,
 }
 
 struct LogRow {
@@ -310,36 +312,7 @@ impl LogReader {
         has_more: bool,
     ) -> Read {
         let prefix = (!rows.is_empty()).then(|| CursorPrefix::new(self.epoch, from, to));
-        let mut names: HashMap<String, Arc<str>> = HashMap::new();
-        let events = rows
-            .into_iter()
-            .filter_map(|row| {
-                let Some(topic) = Topic::parse(&row.topic) else {
-                    // One bad row never stops delivery to another.
-                    tracing::warn!(
-                        event.id = row.id,
-                        topic = row.topic,
-                        "an event with an invalid topic is skipped"
-                    );
-                    return None;
-                };
-                // A batch has few names: each is allocated once.
-                let name = names.entry(row.event).or_insert_with_key(|name| name.as_str().into());
-                let cursor = prefix.as_ref().map(|p| p.with_id(row.id)).unwrap_or_default();
-                let event = Event {
-                    id: row.id,
-                    at: row.at,
-                    topic,
-                    call: row.subject,
-                    name: Arc::clone(name),
-                    data: row.data.into(),
-                    old: row.old.map(Into::into),
-                    truncated: row.truncated,
-                    cursor: cursor.into(),
-                };
-                Some(LoggedEvent { org: row.org_id, event })
-            })
-            .collect();
+        let events = to_events(rows, prefix.as_ref());
         Read { from: Arc::clone(from), to: Arc::clone(to), events, last_id, has_more }
     }
 
@@ -352,6 +325,77 @@ impl LogReader {
             Cursor::at(self.epoch, Arc::clone(&read.to)).to_string()
         }
     }
+}
+
+/// Events of one organisation (and those for all) that came after `from`, with ids above `after`, in the
+/// order of their ids. They carry no cursor. The second value tells how far the page reaches, where
+/// there may be more.
+pub(super) async fn org_events_since(
+    connection: &mut PgConnection,
+    org: OrgId,
+    from: &Point,
+    after: i64,
+) -> Result<(Vec<LoggedEvent>, Option<i64>), sqlx::Error> {
+    let since = Since::new(from);
+    let rows = sqlx::query_as!(
+        LogRow,
+        r#"
+        select id as "id!", xid::text::bigint as "xid!", org_id as "org_id: OrgId", topic as "topic!",
+               event as "event!", subject, data::text as "data!", old::text, truncated as "truncated!", at as "at!"
+        from (
+            select * from warden.events where xid >= $1::text::xid8
+            union all
+            select * from warden.events where xid = any ($2::text[]::xid8[])
+            union all
+            select * from (select * from warden.events where id > $3 offset 0) beyond
+            where xid < $1::text::xid8 and xid <> all ($2::text[]::xid8[])
+            offset 0
+        ) new
+        where (org_id = $4 or org_id is null) and id > $5
+        order by id limit $6
+        "#,
+        since.xmax,
+        &since.in_progress,
+        since.max_id,
+        org.as_uuid(),
+        after,
+        ROWS_LIMIT,
+    )
+    .fetch_all(connection)
+    .await?;
+    let last_id = (rows.len() == READ_ROWS_MAX).then(|| rows.last().map(|row| row.id)).flatten();
+    Ok((to_events(rows, None), last_id))
+}
+
+fn to_events(rows: Vec<LogRow>, prefix: Option<&CursorPrefix>) -> Vec<LoggedEvent> {
+    let mut names: HashMap<String, Arc<str>> = HashMap::new();
+    rows.into_iter()
+        .filter_map(|row| {
+            let Some(topic) = Topic::parse(&row.topic) else {
+                // One bad row never stops delivery to another.
+                tracing::warn!(
+                    event.id = row.id,
+                    topic = row.topic,
+                    "an event with an invalid topic is skipped"
+                );
+                return None;
+            };
+            // A batch has few names: each is allocated once.
+            let name = names.entry(row.event).or_insert_with_key(|name| name.as_str().into());
+            let event = Event {
+                id: row.id,
+                at: row.at,
+                topic,
+                call: row.subject,
+                name: Arc::clone(name),
+                data: row.data.into(),
+                old: row.old.map(Into::into),
+                truncated: row.truncated,
+                cursor: prefix.map(|p| p.with_id(row.id)).unwrap_or_default().into(),
+            };
+            Some(LoggedEvent { org: row.org_id, xid: row.xid.cast_unsigned(), event: Arc::new(event) })
+        })
+        .collect()
 }
 
 /// A point as parameters of a query: `xid8` has no binary form that sqlx knows, so it goes as text.

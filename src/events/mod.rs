@@ -7,9 +7,13 @@ pub mod cursor;
 mod directory;
 mod doorbell;
 mod log;
+mod recent;
+mod replay;
 mod source;
 
 pub use directory::Directory;
 pub use doorbell::{Doorbell, Ring};
 pub use log::{LogReader, Read};
+pub use recent::{Recent, RecentLimits};
+pub use replay::{Missed, Replay, ReplayError, ReplayLimits};
 pub use source::{ReaderLimits, ReaderState, Source};

@@ -16,6 +16,7 @@ use super::cursor::{Cursor, Epoch, Point};
 use super::directory::Directory;
 use super::doorbell::Ring;
 use super::log::{LogError, LogReader, LoggedEvent, Read};
+use super::recent::Recent;
 use crate::backoff::Backoff;
 use crate::hub::{Batch, Hub, OrgEvents};
 use crate::metrics::Metrics;
@@ -81,6 +82,10 @@ pub struct Source {
     pub hub: Arc<Hub>,
     /// Kept current by the log.
     pub directory: Arc<Directory>,
+    /// Keeps what was read for a while.
+    pub recent: Arc<Recent>,
+    /// Counts reads, for those who wait for one.
+    pub looks: watch::Sender<u64>,
     /// To the fan-out. Bounded: when fan-out is behind, reading waits, and the log holds the rest.
     pub batches: mpsc::Sender<Batch>,
     /// Where readiness looks.
@@ -194,6 +199,7 @@ impl Source {
                 // The first connection, or another history: what is open starts from its end.
                 let point = Arc::new(self.bounded(log.end()).await?);
                 self.directory.forget_all();
+                self.recent.reset(Arc::clone(&point));
                 let cursor: Arc<str> = Cursor::at(log.epoch(), Arc::clone(&point)).to_string().into();
                 self.hub.refresh(Arc::clone(&cursor));
                 if former.is_some() {
@@ -208,6 +214,7 @@ impl Source {
             let read = self.read(&mut log, &mut here).await;
             *place = Some(here.clone());
             let found = read?;
+            self.looks.send_modify(|looks| *looks += 1);
             backoff.reset();
             self.state.send_if_modified(|state| {
                 let was = std::mem::replace(state, ReaderState::Following);
@@ -297,7 +304,8 @@ impl Source {
         let mut orgs: Vec<OrgEvents> = Vec::new();
         let mut at: HashMap<_, usize> = HashMap::new();
         let mut topics_changed = false;
-        for LoggedEvent { org, event } in read.events.drain(..) {
+        self.recent.push(&read.to, &read.events);
+        for LoggedEvent { org, event, .. } in read.events.drain(..) {
             // Only the trigger on organizations writes these: warden.publish() refuses the names.
             let is_of_org = event.topic.is_org() && event.name.starts_with("org.");
             let is_gone = is_of_org && &*event.name == "org.deleted";
@@ -347,7 +355,7 @@ impl Source {
             truncated: false,
             cursor,
         };
-        let everybody = OrgEvents { org: None, events: vec![resync], is_gone: false };
+        let everybody = OrgEvents { org: None, events: vec![Arc::new(resync)], is_gone: false };
         let _ = self.batches.send(Batch { number, orgs: vec![everybody] }).await;
     }
 

@@ -34,7 +34,7 @@ pub struct OrgEvents {
     /// Whose; none: everybody's.
     pub org: Option<OrgId>,
     /// In the order of their ids.
-    pub events: Vec<Event>,
+    pub events: Vec<Arc<Event>>,
     /// The organisation was deleted: its sessions end once they have these events.
     pub is_gone: bool,
 }
@@ -61,7 +61,7 @@ pub struct Fanout {
 
 #[derive(Debug)]
 enum Job {
-    Events { batch: u64, events: Vec<Event> },
+    Events { batch: u64, events: Vec<Arc<Event>> },
     Send { batch: u64, frames: Bytes, frame_count: u64, segments: Vec<Arc<Segment>> },
     Close(CloseCode),
 }
@@ -137,7 +137,7 @@ impl Fanout {
     }
 
     /// Encodes events for the topics that somebody here joined.
-    fn expand(&self, org: OrgId, batch: u64, events: &[Event], jobs: &mut VecDeque<Job>) {
+    fn expand(&self, org: OrgId, batch: u64, events: &[Arc<Event>], jobs: &mut VecDeque<Job>) {
         let Some(channel) = self.hub.channel(org) else { return };
         let mut chunks: Vec<Chunk> = Vec::new();
         let mut open: HashMap<Topic, usize> = HashMap::new();
@@ -176,7 +176,13 @@ impl Fanout {
 
     /// One slice: the same bytes to every subscription of a segment.
     fn send(&mut self, batch: u64, frames: &Bytes, frame_count: u64, segment: &Segment) {
-        for subscription in lock(segment).iter().filter(|s| s.after_batch < batch) {
+        for subscription in lock(segment).iter_mut().filter(|s| s.after_batch < batch) {
+            if let Some(held) = &mut subscription.held {
+                if !held.push(frames, self.hub.limits) {
+                    subscription.outbox.close(CloseCode::SLOW);
+                }
+                continue;
+            }
             match subscription.outbox.offer(frames) {
                 Offer::Written => self.counts.direct_writes += 1,
                 Offer::Queued => self.counts.queued_writes += 1,

@@ -24,7 +24,7 @@ pub use outbox::{Ending, Offer, Outbox, OutboxLimits};
 use crate::org::OrgId;
 use crate::sync::lock;
 use crate::wire::{CloseCode, Topic};
-use org::{OrgChannel, Subscription};
+use org::{Held, OrgChannel, Subscription, SubscriptionId};
 
 /// A session of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,7 +46,7 @@ pub struct Hub {
     /// Locked while a batch is announced and while a subscription is made, which is what puts each
     /// subscription exactly between two batches.
     position: Mutex<Position>,
-    next_session: AtomicU64,
+    next_id: AtomicU64,
     limits: OutboxLimits,
 }
 
@@ -57,7 +57,7 @@ impl Hub {
         Self {
             orgs: DashMap::new(),
             position: Mutex::new(Position { batch: 0, cursor: "".into() }),
-            next_session: AtomicU64::new(1),
+            next_id: AtomicU64::new(1),
             limits,
         }
     }
@@ -71,7 +71,7 @@ impl Hub {
     /// Adds a session to its organisation, for as long as the returned handle lives.
     #[must_use]
     pub fn register(self: &Arc<Self>, org: OrgId, outbox: Arc<Outbox>) -> Registration {
-        let id = SessionId(self.next_session.fetch_add(1, Ordering::Relaxed));
+        let id = SessionId(self.next_id.fetch_add(1, Ordering::Relaxed));
         // The entry's guard keeps an empty channel from being removed before the session is in it.
         self.orgs.entry(org).or_default().add_session(id, Arc::clone(&outbox));
         Registration { hub: Arc::clone(self), org, id, outbox }
@@ -89,6 +89,12 @@ impl Hub {
     /// The reader has read and found nothing new.
     pub fn refresh(&self, cursor: Arc<str>) {
         lock(&self.position).cursor = cursor;
+    }
+
+    /// The cursor of one who has seen everything that was announced.
+    #[must_use]
+    pub fn cursor(&self) -> Arc<str> {
+        Arc::clone(&lock(&self.position).cursor)
     }
 
     /// Whether the reader has found its place. Before that a join would promise events from a point that
@@ -148,23 +154,50 @@ impl Registration {
     /// goes out before any event of the topic.
     #[must_use]
     pub fn subscribe(&self, topic: &Topic, reply: impl FnOnce(&str) -> Bytes) -> Subscribed {
+        self.add(topic, None, |cursor| Some(reply(cursor)))
+    }
+
+    /// The same for a session that is to be told first what it missed: events are held until
+    /// [`Self::release`]. Without a reply from here none is sent.
+    #[must_use]
+    pub fn subscribe_held(&self, topic: &Topic, reply: impl FnOnce(&str) -> Option<Bytes>) -> Subscribed {
+        self.add(topic, Some(Held::default()), reply)
+    }
+
+    /// What was held goes out, and from now on everything at once.
+    pub fn release(&self, subscribed: &Subscribed) {
+        OrgChannel::release(subscribed);
+    }
+
+    fn add(
+        &self,
+        topic: &Topic,
+        held: Option<Held>,
+        reply: impl FnOnce(&str) -> Option<Bytes>,
+    ) -> Subscribed {
         let Some(channel) = self.hub.channel(self.org) else {
             unreachable!("the channel lives as long as the session that is registered in it");
         };
         let position = lock(&self.hub.position);
         let cursor = Arc::clone(&position.cursor);
-        let subscription =
-            Subscription { session: self.id, after_batch: position.batch, outbox: Arc::clone(&self.outbox) };
+        let subscription = Subscription {
+            id: SubscriptionId(self.hub.next_id.fetch_add(1, Ordering::Relaxed)),
+            after_batch: position.batch,
+            outbox: Arc::clone(&self.outbox),
+            held,
+        };
         // The position stays locked until the segment is, and the segment until the reply is out.
         channel.subscribe(topic, subscription, position, || {
-            self.outbox.offer(&reply(&cursor));
+            if let Some(reply) = reply(&cursor) {
+                self.outbox.offer(&reply);
+            }
         })
     }
 
     /// Leaves a topic. No event of it is offered once this returns.
     pub fn unsubscribe(&self, topic: &Topic, subscribed: &Subscribed) {
         if let Some(channel) = self.hub.channel(self.org) {
-            channel.unsubscribe(topic, subscribed, self.id);
+            channel.unsubscribe(topic, subscribed);
         }
     }
 }

@@ -7,7 +7,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use super::{Outbox, SessionId};
+use bytes::Bytes;
+
+use super::{Outbox, OutboxLimits, SessionId};
 use crate::sync::lock;
 use crate::wire::Topic;
 
@@ -20,10 +22,31 @@ const SEGMENT_PROBES_MAX: usize = 8;
 /// A session that joined a topic.
 #[derive(Debug)]
 pub(super) struct Subscription {
-    pub(super) session: SessionId,
+    /// Of this subscription alone: a session may hold two of a topic for a moment, when it joins again
+    /// while the former join is still being resumed.
+    pub(super) id: SubscriptionId,
     /// It gets the batches after this one: those before are covered by the cursor in its reply.
     pub(super) after_batch: u64,
     pub(super) outbox: Arc<Outbox>,
+    /// What came while the session is still being told what it missed.
+    pub(super) held: Option<Held>,
+}
+
+/// Frames that wait until a replay has ended. They are shared with everybody else who gets them, so
+/// their bytes count against the session's limit, not against the machine's memory.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    frames: Vec<Bytes>,
+    bytes: usize,
+}
+
+impl Held {
+    /// False where it would be more than an outbox may hold.
+    pub(super) fn push(&mut self, frames: &Bytes, limits: OutboxLimits) -> bool {
+        self.bytes += frames.len();
+        self.frames.push(frames.clone());
+        self.bytes <= limits.queue_bytes_max && self.frames.len() <= limits.queue_chunks_max
+    }
 }
 
 pub(super) type Segment = Mutex<Vec<Subscription>>;
@@ -32,7 +55,12 @@ pub(super) type Segment = Mutex<Vec<Subscription>>;
 #[derive(Debug)]
 pub struct Subscribed {
     segment: Arc<Segment>,
+    id: SubscriptionId,
 }
+
+/// A subscription of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct SubscriptionId(pub(super) u64);
 
 #[derive(Debug, Default)]
 struct TopicChannel {
@@ -76,6 +104,7 @@ impl OrgChannel {
         position: Guard,
         welcome: impl FnOnce(),
     ) -> Subscribed {
+        let id = subscription.id;
         let mut topics = lock(&self.topics);
         let channel = topics.entry(topic.clone()).or_default();
         let segment = channel.segment_with_room();
@@ -85,14 +114,25 @@ impl OrgChannel {
         drop(position);
         welcome();
         drop(subscriptions);
-        Subscribed { segment }
+        Subscribed { segment, id }
     }
 
-    pub(super) fn unsubscribe(&self, topic: &Topic, subscribed: &Subscribed, session: SessionId) {
+    /// Ends the hold of a subscription: what was held goes out, and from then on everything at once.
+    pub(super) fn release(subscribed: &Subscribed) {
+        let mut subscriptions = lock(&subscribed.segment);
+        let Some(subscription) = subscriptions.iter_mut().find(|s| s.id == subscribed.id) else { return };
+        if let Some(held) = subscription.held.take() {
+            for frames in &held.frames {
+                subscription.outbox.offer(frames);
+            }
+        }
+    }
+
+    pub(super) fn unsubscribe(&self, topic: &Topic, subscribed: &Subscribed) {
         let mut topics = lock(&self.topics);
         let is_empty = {
             let mut subscriptions = lock(&subscribed.segment);
-            if let Some(at) = subscriptions.iter().position(|s| s.session == session) {
+            if let Some(at) = subscriptions.iter().position(|s| s.id == subscribed.id) {
                 subscriptions.swap_remove(at);
             }
             subscriptions.is_empty()

@@ -14,6 +14,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 
 use crate::sync::lock;
 use crate::wire::{CloseCode, close_frame};
@@ -53,6 +54,8 @@ pub struct Outbox {
     stream: Arc<TcpStream>,
     limits: OutboxLimits,
     state: Mutex<State>,
+    /// Notified when nothing waits any more, or never will.
+    drained: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -70,7 +73,7 @@ impl Outbox {
     /// The outbox of this socket.
     #[must_use]
     pub fn new(stream: Arc<TcpStream>, limits: OutboxLimits) -> Self {
-        Self { stream, limits, state: Mutex::default() }
+        Self { stream, limits, state: Mutex::default(), drained: Notify::new() }
     }
 
     /// Sends whole frames, now or later. When the queue is full the session ends as too slow:
@@ -135,14 +138,29 @@ impl Outbox {
         lock(&self.state).queue_bytes
     }
 
+    /// Resolves when nothing waits, or the outbox has ended: what is sent in answer to that goes at the
+    /// pace of its reader. The session's task must go on draining meanwhile.
+    pub async fn drained(&self) {
+        loop {
+            // Made before the look, so that nothing is missed between the two.
+            let drained = self.drained.notified();
+            {
+                let state = lock(&self.state);
+                if state.queue.is_empty() || state.ending.is_some() {
+                    return;
+                }
+            }
+            drained.await;
+        }
+    }
+
     /// Writes what waits, for as long as the outbox lives. Ready when it has ended: at once, with
     /// its remains still queued; [`Self::poll_flush`] sends those.
     pub fn poll_ending(&self, cx: &mut Context<'_>) -> Poll<Ending> {
         let mut state = lock(&self.state);
-        if let Some(ending) = state.ending {
-            return Poll::Ready(ending);
+        if state.ending.is_none() && !state.queue.is_empty() && self.poll_drain(&mut state, cx).is_ready() {
+            self.drained.notify_waiters();
         }
-        let _ = self.poll_drain(&mut state, cx);
         match state.ending {
             Some(ending) => Poll::Ready(ending),
             None => {

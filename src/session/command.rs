@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::{Joined, Next, Session};
+use super::{Joined, Membership, Next, Session};
 use crate::auth::Token;
 use crate::hub::Offer;
 use crate::wire::{ClientMessage, CloseCode, Status, Topic, decode, push, reply};
@@ -48,7 +48,7 @@ impl Session {
         };
         if let Some(former) = self.joined.remove(&topic) {
             // As Phoenix does: the former join is closed, then the new one is answered.
-            self.registration.unsubscribe(&topic, &former.subscribed);
+            self.end_membership(&topic, &former);
             let join_ref = former.join_ref.as_deref();
             self.send(&push(join_ref, join_ref, &message.topic, "phx_close", json!({})));
         } else if self.joined.len() >= self.shared.limits.joins_max {
@@ -56,12 +56,15 @@ impl Session {
                 format!("a socket joins at most {} topics; `org` has them all", self.shared.limits.joins_max);
             return self.refuse(message, "too many channels joined", &hint);
         }
+        let is_stale = match since {
+            Some(since) if self.resume(&topic, message, &since) => return,
+            Some(_) => true,
+            None => false,
+        };
         let subscribed = self.registration.subscribe(&topic, |cursor| {
-            let response = match since {
-                // Replaying what was missed is not possible yet: the client reads its state anew.
-                Some(_) => json!({"cursor": cursor, "resync": true}),
-                None => json!({"cursor": cursor}),
-            };
+            // What is no cursor of this database, or of another history of it: the client reads anew.
+            let response =
+                if is_stale { json!({"cursor": cursor, "resync": true}) } else { json!({"cursor": cursor}) };
             reply(
                 message.join_ref.as_deref(),
                 message.reference.as_deref(),
@@ -70,7 +73,11 @@ impl Session {
                 response,
             )
         });
-        self.joined.insert(topic, Joined { join_ref: message.join_ref.clone(), subscribed });
+        if is_stale {
+            self.shared.metrics.resyncs.inc();
+        }
+        let (join, membership) = (self.next_join(), Membership::Live(subscribed));
+        self.joined.insert(topic, Joined { join_ref: message.join_ref.clone(), join, membership });
     }
 
     fn leave(&mut self, message: &ClientMessage) {
@@ -78,7 +85,7 @@ impl Session {
         if let Some(topic) = self.joined_topic(message)
             && let Some(joined) = self.joined.remove(&topic)
         {
-            self.registration.unsubscribe(&topic, &joined.subscribed);
+            self.end_membership(&topic, &joined);
             self.reply(message, Status::Ok, json!({}));
             let join_ref = joined.join_ref.as_deref();
             self.send(&push(join_ref, join_ref, &message.topic, "phx_close", json!({})));

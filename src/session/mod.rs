@@ -6,6 +6,7 @@
 
 mod command;
 mod io;
+mod resume;
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -23,11 +24,12 @@ use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::{Identity, Verifier};
-use crate::events::Directory;
+use crate::events::{Directory, Replay};
 use crate::hub::{Ending, Hub, Outbox, Registration, Subscribed};
 use crate::metrics::{CloseLabels, Metrics};
 use crate::wire::{CloseCode, Topic};
 use io::SocketIo;
+use resume::{Resuming, next_resumed};
 
 /// Limits of one session.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +53,8 @@ pub struct Shared {
     pub hub: Arc<Hub>,
     /// Which topics and organisations exist.
     pub directory: Arc<Directory>,
+    /// What was missed by those who come back.
+    pub replay: Replay,
     /// Of tokens that replace the first.
     pub verifier: Arc<Verifier>,
     /// Counts.
@@ -67,15 +71,28 @@ struct Session {
     shared: Arc<Shared>,
     identity: Identity,
     outbox: Arc<Outbox>,
-    registration: Registration,
+    registration: Arc<Registration>,
     joined: HashMap<Topic, Joined>,
+    /// Joins that are being told what they missed.
+    resuming: Vec<Resuming>,
+    joins: u64,
     last_heard: Instant,
 }
 
 /// A topic that this session joined.
 struct Joined {
     join_ref: Option<String>,
-    subscribed: Subscribed,
+    /// Tells this join of the topic from an earlier one.
+    join: u64,
+    membership: Membership,
+}
+
+/// How far a join has come.
+enum Membership {
+    /// Events come as they happen.
+    Live(Subscribed),
+    /// What was missed comes first; cancelled when the topic is left.
+    Resuming(CancellationToken),
 }
 
 /// What the loop goes on with.
@@ -116,8 +133,10 @@ pub async fn run(
         shared,
         identity,
         outbox,
-        registration,
+        registration: Arc::new(registration),
         joined: HashMap::new(),
+        resuming: Vec::new(),
+        joins: 0,
         last_heard: Instant::now(),
     };
     let close = session.serve(socket, shutdown).await;
@@ -139,8 +158,9 @@ impl Session {
             self.outbox.close(CloseCode::ORG_GONE);
         }
         let close = self.run(&mut socket, &shutdown).await;
-        for (topic, joined) in self.joined.drain() {
-            self.registration.unsubscribe(&topic, &joined.subscribed);
+        self.resuming.clear();
+        for (topic, joined) in std::mem::take(&mut self.joined) {
+            self.end_membership(&topic, &joined);
         }
         self.outbox.close(close);
         // What the peer is told: the hub may have ended the session a moment before.
@@ -181,6 +201,10 @@ impl Session {
                     Ending::Closing(close) => Next::Close(close.unwrap_or(CloseCode::NORMAL)),
                     Ending::Broken => Next::Close(CloseCode::NORMAL),
                 },
+                resumed = next_resumed(&mut self.resuming), if !self.resuming.is_empty() => {
+                    self.on_resumed(resumed);
+                    Next::Continue
+                }
                 () = &mut timer => self.on_timer(),
                 () = shutdown.cancelled() => Next::Close(CloseCode::RESTART),
             };
@@ -211,6 +235,18 @@ impl Session {
             ))) => Next::Close(CloseCode::NORMAL),
             Some(Err(WsError::Protocol(_))) => Next::Close(CloseCode::PROTOCOL_ERROR),
             Some(Err(_)) | None => Next::Close(CloseCode::NORMAL),
+        }
+    }
+
+    fn next_join(&mut self) -> u64 {
+        self.joins += 1;
+        self.joins
+    }
+
+    fn end_membership(&self, topic: &Topic, joined: &Joined) {
+        match &joined.membership {
+            Membership::Live(subscribed) => self.registration.unsubscribe(topic, subscribed),
+            Membership::Resuming(left) => left.cancel(),
         }
     }
 

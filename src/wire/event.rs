@@ -48,6 +48,24 @@ impl Event {
         std::iter::once(self.topic.clone()).chain(call).chain(org)
     }
 
+    /// Whether the event reaches a topic.
+    #[must_use]
+    pub fn reaches(&self, topic: &Topic) -> bool {
+        if self.is_resync() {
+            return self.topic.is_org()
+                || topic.is_org()
+                || self.topic == *topic
+                || matches!(topic, Topic::Call(_));
+        }
+        topic.is_org() || self.topic == *topic || self.call.is_some_and(|call| *topic == Topic::Call(call))
+    }
+
+    /// Bytes that it takes in memory, about.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        size_of::<Self>() + self.data.len() + self.old.as_ref().map_or(0, |old| old.len()) + self.cursor.len()
+    }
+
     /// Whether this is a `warden.resync`, which also reaches every `call:` topic.
     #[must_use]
     pub fn is_resync(&self) -> bool {
@@ -57,7 +75,13 @@ impl Event {
     /// The payload: the same bytes for every topic.
     #[must_use]
     pub fn payload(&self) -> String {
-        let mut json = String::with_capacity(self.data.len() + self.cursor.len() + 160);
+        self.payload_at(&self.cursor)
+    }
+
+    /// The payload with another cursor, for somebody who comes from another place in the log.
+    #[must_use]
+    pub fn payload_at(&self, cursor: &str) -> String {
+        let mut json = String::with_capacity(self.data.len() + cursor.len() + 160);
         if self.is_resync() {
             // `data` of a resync is {"reason": ...}; the rest of an event means nothing there.
             let reason = serde_json::from_str::<serde_json::Value>(&self.data)
@@ -65,7 +89,7 @@ impl Event {
                 .and_then(|data| Some(data.get("reason")?.as_str()?.to_owned()))
                 .unwrap_or_default();
             json.push_str(r#"{"cursor":"#);
-            write_json_str(&mut json, &self.cursor);
+            write_json_str(&mut json, cursor);
             json.push_str(r#","reason":"#);
             write_json_str(&mut json, &reason);
             json.push('}');
@@ -73,7 +97,7 @@ impl Event {
         }
         let at = self.at.format(&Rfc3339).unwrap_or_default();
         let _ = write!(json, r#"{{"id":{},"at":"{at}","cursor":"#, self.id);
-        write_json_str(&mut json, &self.cursor);
+        write_json_str(&mut json, cursor);
         let _ = write!(json, r#","data":{}"#, self.data);
         if let Some(old) = &self.old {
             let _ = write!(json, r#","old":{old}"#);

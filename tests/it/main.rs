@@ -12,6 +12,7 @@
 //! | `limits` | silent sessions and slow ones |
 //! | `phoenix` | the published JavaScript client, unmodified |
 //! | `refresh` | the time of tokens, and tokens that replace them |
+//! | `resume` | coming back with a cursor: what was missed, once, then live |
 //! | `restart` | a database that goes away and comes back |
 //! | `schema` | rights, claims, and what the schema refuses, without a gateway |
 //! | `secrecy` | tokens and secrets in logs |
@@ -31,6 +32,7 @@ mod limits;
 mod phoenix;
 mod refresh;
 mod restart;
+mod resume;
 mod schema;
 mod secrecy;
 mod upgrade;

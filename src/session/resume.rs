@@ -1,0 +1,200 @@
+//! A join with a cursor: register and hold what follows, tell what was missed, release what was held, go
+//! on live. In that order there is neither a gap nor an overlap at the seam.
+//!
+//! It runs beside the session's loop (several topics resume together), at the pace at which the client
+//! reads, and ends when the topic is left.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use bytes::{Bytes, BytesMut};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::{Joined, Membership, Session, Shared};
+use crate::events::cursor::Cursor;
+use crate::events::{Missed, ReplayError};
+use crate::hub::{Outbox, Registration, Subscribed};
+use crate::org::OrgId;
+use crate::wire::{ClientMessage, RESYNC_EVENT, Status, Topic, append_event_frame, push, reply};
+
+/// Missed events go out in buffers of about so many bytes, each when the one before is on the wire.
+const CHUNK_BYTES: usize = 32 * 1024;
+
+/// A join that is being resumed.
+pub(super) type Resuming = Pin<Box<dyn Future<Output = Resumed> + Send>>;
+
+/// One that is live now; or that was left meanwhile, and then there is nothing to end.
+pub(super) struct Resumed {
+    topic: Topic,
+    join: u64,
+    subscribed: Option<Subscribed>,
+}
+
+/// Everything that a resume needs of its session.
+struct Resume {
+    shared: Arc<Shared>,
+    registration: Arc<Registration>,
+    outbox: Arc<Outbox>,
+    org: OrgId,
+    topic: Topic,
+    topic_text: String,
+    join_ref: Option<String>,
+    reference: Option<String>,
+    since: Cursor,
+    since_text: String,
+}
+
+/// A held subscription, which ends when this is dropped on the way.
+struct Hold<'a> {
+    resume: &'a Resume,
+    subscribed: Option<Subscribed>,
+}
+
+impl Session {
+    /// Begins to resume a join. False where the cursor means nothing here.
+    pub(super) fn resume(&mut self, topic: &Topic, message: &ClientMessage, since_text: &str) -> bool {
+        let Ok(since) = since_text.parse::<Cursor>() else { return false };
+        let epoch = self.shared.hub.cursor().parse::<Cursor>().ok().map(|now| now.epoch);
+        if epoch != Some(since.epoch) {
+            return false;
+        }
+        let join = self.next_join();
+        let left = CancellationToken::new();
+        let resume = Resume {
+            shared: Arc::clone(&self.shared),
+            registration: Arc::clone(&self.registration),
+            outbox: Arc::clone(&self.outbox),
+            org: self.identity.org,
+            topic: topic.clone(),
+            topic_text: message.topic.clone(),
+            join_ref: message.join_ref.clone(),
+            reference: message.reference.clone(),
+            since,
+            since_text: since_text.to_owned(),
+        };
+        let has_left = left.clone();
+        self.resuming.push(Box::pin(async move {
+            let subscribed = tokio::select! {
+                biased;
+                () = has_left.cancelled() => None,
+                subscribed = resume.run() => Some(subscribed),
+            };
+            Resumed { topic: resume.topic, join, subscribed }
+        }));
+        let membership = Membership::Resuming(left);
+        self.joined.insert(topic.clone(), Joined { join_ref: message.join_ref.clone(), join, membership });
+        true
+    }
+
+    pub(super) fn on_resumed(&mut self, resumed: Resumed) {
+        let Some(subscribed) = resumed.subscribed else { return };
+        match self.joined.get_mut(&resumed.topic) {
+            Some(joined) if joined.join == resumed.join => joined.membership = Membership::Live(subscribed),
+            // Left, and perhaps joined again: this subscription is nobody's.
+            _ => self.registration.unsubscribe(&resumed.topic, &subscribed),
+        }
+    }
+}
+
+/// Resolves with the first of these that is through, and takes it out.
+pub(super) async fn next_resumed(resuming: &mut Vec<Resuming>) -> Resumed {
+    poll_fn(|cx| {
+        for n in 0..resuming.len() {
+            if let Poll::Ready(resumed) = resuming[n].as_mut().poll(cx) {
+                drop(resuming.swap_remove(n));
+                return Poll::Ready(resumed);
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+impl Resume {
+    async fn run(&self) -> Subscribed {
+        loop {
+            if let Err(error) = self.shared.replay.caught_up(&self.since, || self.position()).await {
+                return self.give_up(&error);
+            }
+            let mut at = None;
+            let subscribed = self.registration.subscribe_held(&self.topic, |cursor| {
+                at = cursor
+                    .parse::<Cursor>()
+                    .ok()
+                    .filter(|at| at.is_settled() && at.epoch == self.since.epoch);
+                at.as_ref().map(|_| self.reply(json!({"cursor": self.since_text})))
+            });
+            let mut hold = Hold { resume: self, subscribed: Some(subscribed) };
+            let Some(at) = at else {
+                // The reader went on in that moment, and is between two points; or the epoch is another.
+                drop(hold);
+                if self.position().is_some_and(|now| now.epoch != self.since.epoch) {
+                    return self.give_up(&ReplayError::Timeout);
+                }
+                continue;
+            };
+            match self.shared.replay.missed(self.org, &self.topic, &self.since, &at.to).await {
+                Ok(missed) => self.send(&missed).await,
+                Err(error) => {
+                    tracing::info!(%error, org.id = %self.org, "a resume could not be served: resync");
+                    self.shared.metrics.resyncs.inc();
+                    let payload = json!({"cursor": at.to_string(), "reason": reason(&error)});
+                    self.outbox.offer(&push(None, None, &self.topic_text, RESYNC_EVENT, payload));
+                }
+            }
+            let Some(subscribed) = hold.subscribed.take() else { unreachable!("taken only here") };
+            self.registration.release(&subscribed);
+            return subscribed;
+        }
+    }
+
+    /// The join without what was missed: the client reads its state anew.
+    fn give_up(&self, error: &ReplayError) -> Subscribed {
+        tracing::info!(%error, org.id = %self.org, "a resume could not be served: resync");
+        self.shared.metrics.resyncs.inc();
+        self.registration
+            .subscribe(&self.topic, |cursor| self.reply(json!({"cursor": cursor, "resync": true})))
+    }
+
+    async fn send(&self, missed: &[Missed]) {
+        let mut frames = BytesMut::new();
+        for Missed { event, cursor } in missed {
+            append_event_frame(&mut frames, &self.topic, event, &event.payload_at(cursor));
+            if frames.len() >= CHUNK_BYTES {
+                self.outbox.drained().await;
+                self.outbox.offer(&frames.split().freeze());
+            }
+        }
+        if !frames.is_empty() {
+            self.outbox.drained().await;
+            self.outbox.offer(&frames.freeze());
+        }
+    }
+
+    fn position(&self) -> Option<Cursor> {
+        self.shared.hub.cursor().parse().ok()
+    }
+
+    fn reply(&self, response: serde_json::Value) -> Bytes {
+        reply(self.join_ref.as_deref(), self.reference.as_deref(), &self.topic_text, Status::Ok, response)
+    }
+}
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        if let Some(subscribed) = &self.subscribed {
+            self.resume.registration.unsubscribe(&self.resume.topic, subscribed);
+        }
+    }
+}
+
+/// For the client, in the payload of `warden.resync`.
+fn reason(error: &ReplayError) -> &'static str {
+    match error {
+        ReplayError::TooMany => "too_many",
+        ReplayError::Log(_) | ReplayError::Timeout => "unavailable",
+    }
+}

@@ -1,0 +1,277 @@
+//! Coming back with a cursor: everything that was missed, once, then live; or an explicit resync.
+
+mod seam;
+
+use std::time::Duration;
+
+use serde_json::json;
+use sqlx::postgres::PgConnection;
+use sqlx::{Connection as _, Row as _};
+use uuid::Uuid;
+use warden::app::Gateway;
+use warden::events::cursor::{Cursor, Point};
+
+use crate::harness::{Client, TestDb, TestGateway, eventually, token};
+
+/// Sockets here may still be open when their gateway stops.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(50);
+
+async fn gateway_on(db: &TestDb) -> Gateway {
+    TestGateway::gateway(db, |config| config.limits.session.close_timeout = CLOSE_TIMEOUT).await
+}
+
+async fn connect(gateway: &Gateway, org: Uuid) -> Client {
+    Client::connect(gateway.public_addr(), &token(org, &json!({}))).await
+}
+
+/// An organisation in a database, and the cursor of a socket that saw one call.
+async fn seen_one(gateway: &Gateway, db: &TestDb, org: Uuid) -> String {
+    let mut client = connect(gateway, org).await;
+    client.join("calls").await;
+    db.insert_call(org).await;
+    client.expect_event("calls", "call.created").await.cursor().to_owned()
+}
+
+/// What was missed comes in order, then what is new; and nothing else.
+async fn expect_missed(client: &mut Client, since: &str, missed: &[Uuid], db: &TestDb, org: Uuid) {
+    let response = client.join_with("calls", json!({"since": since})).await;
+    assert_eq!(response, json!({"cursor": since}));
+    for call in missed {
+        assert_eq!(client.expect_event("calls", "call.created").await.row_id(), call.to_string());
+    }
+    let live = db.insert_call(org).await;
+    assert_eq!(client.expect_event("calls", "call.created").await.row_id(), live.to_string());
+}
+
+#[tokio::test]
+async fn what_was_missed_comes_once_from_memory_and_from_the_log() {
+    let db = TestDb::create().await;
+    let (org, other) = (db.create_org().await, db.create_org().await);
+    let first = gateway_on(&db).await;
+    let since = seen_one(&first, &db, org).await;
+    let mut missed = Vec::new();
+    for _ in 0..5 {
+        missed.push(db.insert_call(org).await);
+        db.insert_call(other).await;
+    }
+
+    let mut client = connect(&first, org).await;
+    expect_missed(&mut client, &since, &missed, &db, org).await;
+    assert_eq!(first.metrics().replays_from_memory.get(), 1);
+    assert_eq!(first.metrics().replay_queries.get(), 0);
+    missed.push(last_call(&db, org).await);
+
+    // Another node, which has been there since now, knows none of it by itself.
+    let second = gateway_on(&db).await;
+    let mut client = connect(&second, org).await;
+    expect_missed(&mut client, &since, &missed, &db, org).await;
+    assert_eq!(second.metrics().replays_from_log.get(), 1);
+    first.stop().await;
+    second.stop().await;
+}
+
+async fn last_call(db: &TestDb, org: Uuid) -> Uuid {
+    sqlx::query_scalar("select id from calls where org_id = $1 order by created_at desc limit 1")
+        .bind(org)
+        .fetch_one(&db.pool)
+        .await
+        .expect("reads")
+}
+
+/// A transaction that was open when the cursor was made, and committed while the client was away.
+#[tokio::test]
+async fn a_late_commit_is_not_passed_over() {
+    let db = TestDb::create().await;
+    let org = db.create_org().await;
+    let gateway = gateway_on(&db).await;
+    let mut late = PgConnection::connect(db.url()).await.expect("connects");
+    let mut tx = late.begin().await.expect("begins");
+    let insert = "insert into calls (org_id) values ($1) returning id";
+    let early: Uuid = sqlx::query_scalar(insert).bind(org).fetch_one(&mut *tx).await.expect("inserts");
+    let since = seen_one(&gateway, &db, org).await;
+    tx.commit().await.expect("commits");
+
+    let mut client = connect(&gateway, org).await;
+    expect_missed(&mut client, &since, &[early], &db, org).await;
+    // And from the log.
+    let missed = [early, last_call(&db, org).await];
+    let another = gateway_on(&db).await;
+    let mut client = connect(&another, org).await;
+    expect_missed(&mut client, &since, &missed, &db, org).await;
+    gateway.stop().await;
+    another.stop().await;
+}
+
+#[tokio::test]
+async fn the_cursor_of_a_join_is_good_too() {
+    let db = TestDb::create().await;
+    let org = db.create_org().await;
+    let gateway = gateway_on(&db).await;
+    let mut client = connect(&gateway, org).await;
+    let since = client.join("calls").await["cursor"].as_str().expect("a cursor").to_owned();
+    drop(client);
+    let missed = [db.insert_call(org).await, db.insert_call(org).await];
+    let mut client = connect(&gateway, org).await;
+    expect_missed(&mut client, &since, &missed, &db, org).await;
+    gateway.stop().await;
+}
+
+/// A read of the tables and a cursor of the same transaction are a state and the place from which its
+/// changes follow.
+#[tokio::test]
+async fn a_snapshot_and_its_cursor_fit_together() {
+    let db = TestDb::create().await;
+    let org = db.create_org().await;
+    let gateway = gateway_on(&db).await;
+    for _ in 0..3 {
+        db.insert_call(org).await;
+    }
+    let mut open = PgConnection::connect(db.url()).await.expect("connects");
+    let mut open = open.begin().await.expect("begins");
+    let insert = "insert into calls (org_id) values ($1) returning id";
+    let uncommitted: Uuid =
+        sqlx::query_scalar(insert).bind(org).fetch_one(&mut *open).await.expect("inserts");
+    db.insert_call(org).await;
+
+    let mut reader = PgConnection::connect(db.url()).await.expect("connects");
+    let mut tx = reader.begin_with("begin isolation level repeatable read").await.expect("begins");
+    let mut state: Vec<Uuid> = sqlx::query_scalar("select id from calls where org_id = $1")
+        .bind(org)
+        .fetch_all(&mut *tx)
+        .await
+        .expect("reads");
+    // Committed after the snapshot was taken, before the cursor is asked for.
+    let between = db.insert_call(org).await;
+    let row = sqlx::query(
+        "select warden.epoch(), pg_current_snapshot()::text, (select coalesce(max(id), 0) from warden.events)",
+    )
+    .fetch_one(&mut *tx)
+    .await
+    .expect("reads");
+    let snapshot = row.get::<String, _>(1).parse().expect("a snapshot");
+    let point = Point { snapshot, max_id: row.get(2) };
+    let cursor = Cursor::at(row.get::<String, _>(0).parse().expect("an epoch"), point.into());
+    tx.commit().await.expect("ends");
+    assert!(!state.contains(&uncommitted) && !state.contains(&between));
+
+    open.commit().await.expect("commits");
+    let mut client = connect(&gateway, org).await;
+    client.join_with("calls", json!({"since": cursor.to_string()})).await;
+    let live = db.insert_call(org).await;
+    loop {
+        let event = client.expect_event("calls", "call.created").await;
+        let id: Uuid = event.row_id().parse().expect("a UUID");
+        assert!(!state.contains(&id), "{id} is in the state already");
+        state.push(id);
+        if id == live {
+            break;
+        }
+    }
+    let mut all: Vec<Uuid> = sqlx::query_scalar("select id from calls where org_id = $1")
+        .bind(org)
+        .fetch_all(&db.pool)
+        .await
+        .expect("reads");
+    state.sort_unstable();
+    all.sort_unstable();
+    assert_eq!(state, all);
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_no_cursor_here_resyncs_and_what_is_anothers_shows_nothing_of_theirs() {
+    let db = TestDb::create().await;
+    let (org, other) = (db.create_org().await, db.create_org().await);
+    let gateway = gateway_on(&db).await;
+    let theirs = seen_one(&gateway, &db, other).await;
+    db.insert_call(other).await;
+    let missed = db.insert_call(org).await;
+
+    let mut epoch: Cursor = theirs.parse().expect("a cursor");
+    epoch.epoch.timeline += 1;
+    for bad in ["", "null", "AAAA", &"A".repeat(40_000), &epoch.to_string(), &format!("{theirs}A")] {
+        let mut client = connect(&gateway, org).await;
+        let response = client.join_with("calls", json!({"since": bad})).await;
+        assert_eq!(response["resync"], true, "{bad:.50}");
+        assert!(response["cursor"].as_str().is_some_and(|c| !c.is_empty()));
+    }
+    // A cursor names a place in the log, not a tenant.
+    let mut client = connect(&gateway, org).await;
+    expect_missed(&mut client, &theirs, &[missed], &db, org).await;
+
+    // From the future, as a forger would make it: what is new still comes.
+    let mut future: Cursor = theirs.parse().expect("a cursor");
+    let mut point = (*future.to).clone();
+    point.snapshot.xmax += 1_000_000;
+    point.max_id += 1_000_000;
+    future.to = point.into();
+    let mut client = connect(&gateway, org).await;
+    client.join_with("calls", json!({"since": future.to_string()})).await;
+    db.publish(org, "calls", "sentinel").await;
+    loop {
+        if client.next_event().await.name == "sentinel" {
+            break;
+        }
+    }
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn too_much_is_told_as_a_resync() {
+    let db = TestDb::create().await;
+    let org = db.create_org().await;
+    let gateway = TestGateway::gateway(&db, |config| {
+        config.limits.replay.events_max = 10;
+        config.limits.session.close_timeout = CLOSE_TIMEOUT;
+    })
+    .await;
+    let since = seen_one(&gateway, &db, org).await;
+    db.run(format!("insert into calls (org_id) select '{org}' from generate_series(1, 11)")).await;
+    // Only what the node has read was missed; what comes later is live.
+    eventually("the node has read it", async || gateway.metrics().events.get() >= 12).await;
+    let mut client = connect(&gateway, org).await;
+    client.join_with("calls", json!({"since": since})).await;
+    let resync = client.expect_event("calls", "warden.resync").await;
+    assert_eq!(resync.payload["reason"], "too_many");
+    // From there on nothing is missing.
+    let since = resync.cursor().to_owned();
+    let call = db.insert_call(org).await;
+    assert_eq!(client.expect_event("calls", "call.created").await.row_id(), call.to_string());
+    let mut again = connect(&gateway, org).await;
+    expect_missed(&mut again, &since, &[call], &db, org).await;
+    gateway.stop().await;
+}
+
+/// Leaving and joining again while a replay is under way leaves one subscription, not two.
+#[tokio::test]
+async fn a_join_that_is_given_up_while_it_resumes_leaves_nothing() {
+    let db = TestDb::create().await;
+    let org = db.create_org().await;
+    let gateway = gateway_on(&db).await;
+    let since = seen_one(&gateway, &db, org).await;
+    db.run(format!("insert into calls (org_id) select '{org}' from generate_series(1, 500)")).await;
+    let mut client = connect(&gateway, org).await;
+    // All three in one go: the second and third come while the first resumes.
+    client.send(&json!(["a", "a", "calls", "phx_join", {"since": since}]).to_string()).await;
+    client.send(&json!(["b", "b", "calls", "phx_join", {"since": since}]).to_string()).await;
+    client.send(&json!(["c", "c", "calls", "phx_join", {}]).to_string()).await;
+    loop {
+        let event = client.next_event().await;
+        if event.name == "phx_reply" && event.payload["response"]["cursor"] != json!(since) {
+            break;
+        }
+    }
+    let call = db.insert_call(org).await;
+    db.publish(org, "calls", "sentinel").await;
+    let mut seen = 0;
+    loop {
+        let event = client.next_event().await;
+        match event.name.as_str() {
+            "sentinel" => break,
+            "call.created" if event.row_id() == call.to_string() => seen += 1,
+            _ => {}
+        }
+    }
+    assert_eq!(seen, 1);
+    gateway.stop().await;
+}
