@@ -5,19 +5,22 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::Verifier;
-use crate::config::Config;
-use crate::events::{Directory, Doorbell, ReaderState, Recent, Replay, Source};
+use crate::config::{Config, DrainLimits};
+use crate::events::{Directory, Doorbell, ReaderState, Recent, Replay, Retention, Source};
 use crate::http::{self, HttpState};
 use crate::hub::{Batch, Fanout, Hub};
 use crate::metrics::Metrics;
+use crate::wire::CloseCode;
 use crate::{postgres, session};
 
 /// A running gateway.
@@ -28,14 +31,17 @@ pub struct Gateway {
     reader: watch::Receiver<ReaderState>,
     metrics: Arc<Metrics>,
     hub: Arc<Hub>,
-    /// Cancelled first: listeners and sessions end.
+    /// Cancelled first: readiness turns, and nobody new is let in.
+    draining: CancellationToken,
+    /// Cancelled when the sessions were closed: those that are left end at once, and the admin listener.
     front: CancellationToken,
     /// Cancelled when the front is down: reader and fan-out end.
     back: CancellationToken,
     sessions: TaskTracker,
     listeners: TaskTracker,
     background: TaskTracker,
-    drain_timeout: std::time::Duration,
+    drain: DrainLimits,
+    drain_timeout: Duration,
 }
 
 impl Gateway {
@@ -55,9 +61,11 @@ impl Gateway {
         let directory = Arc::new(Directory::new(pool.clone(), Arc::clone(&metrics)));
         let (state, reader) = watch::channel(ReaderState::Starting);
         let (batches, received) = mpsc::channel(limits.batches_max);
+        let draining = CancellationToken::new();
         let (front, back) = (CancellationToken::new(), CancellationToken::new());
         let (sessions, listeners, background) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
 
+        let retention = Retention::new(pool.clone(), Arc::clone(&metrics), limits.retention);
         let recent = Arc::new(Recent::new(limits.recent));
         let (looks, looked) = watch::channel(0);
         let doorbell = Doorbell::new(pool.clone());
@@ -83,6 +91,7 @@ impl Gateway {
         };
         background.spawn(doorbell.run(back.clone()));
         background.spawn(source.run(back.clone()));
+        background.spawn(retention.run(back.clone()));
         background.spawn(fan_out(Fanout::new(Arc::clone(&hub)), received, Arc::clone(&metrics)));
 
         let http_state = HttpState {
@@ -97,24 +106,27 @@ impl Gateway {
             allowed_origins: config.allowed_origins.into(),
             reader: reader.clone(),
             sessions: sessions.clone(),
+            draining: draining.clone(),
             shutdown: front.clone(),
         };
         let routes = http::public(http_state.clone());
-        listeners.spawn(http::serve(public, routes, limits.serve, front.clone()));
+        listeners.spawn(http::serve(public, routes, limits.serve, draining.clone()));
         listeners.spawn(http::serve(admin, http::admin(http_state), limits.serve, front.clone()));
         tracing::info!(listen = %public_addr, admin_listen = %admin_addr, "the gateway is up");
-        let drain_timeout = limits.drain_timeout;
+        let (drain, drain_timeout) = (limits.drain, limits.drain_timeout);
         Ok(Self {
             public_addr,
             admin_addr,
             reader,
             metrics,
             hub,
+            draining,
             front,
             back,
             sessions,
             listeners,
             background,
+            drain,
             drain_timeout,
         })
     }
@@ -149,26 +161,52 @@ impl Gateway {
         &self.hub
     }
 
-    /// Ends the gateway: no new connections, a Close with 1012 to every session, and when they are
-    /// gone (or their time is up) everything else.
+    /// Ends the gateway: readiness turns, nobody new is let in, and sessions get a Close with 1012 one after
+    /// the other, behind what was queued for them. When they are gone, or their time is up, everything
+    /// else ends.
     pub async fn stop(self) {
         tracing::info!(sessions = self.hub.session_count(), "shutting down");
-        self.front.cancel();
+        self.draining.cancel();
         self.listeners.close();
-        self.sessions.close();
         let front = async {
-            self.listeners.wait().await;
+            self.close_sessions().await;
+            // Whoever came in during the last moment.
+            self.front.cancel();
+            self.sessions.close();
             self.sessions.wait().await;
+            self.listeners.wait().await;
         };
         if tokio::time::timeout(self.drain_timeout, front).await.is_err() {
             tracing::warn!(sessions = self.hub.session_count(), "sessions left at the deadline are dropped");
         }
+        self.front.cancel();
         self.back.cancel();
         self.background.close();
         self.background.wait().await;
         tracing::info!("the gateway is down");
     }
+
+    /// Evenly over the window, in random order: neighbours came together and would come back together.
+    async fn close_sessions(&self) {
+        let mut outboxes = self.hub.outboxes();
+        fastrand::shuffle(&mut outboxes);
+        let Ok(count) = u32::try_from(outboxes.len()) else { return };
+        let quickest = Duration::from_secs(1) * count / self.drain.sessions_per_second_min.max(1);
+        let window = self.drain.window.min(quickest);
+        let started = Instant::now();
+        for (n, outbox) in (0_u32..).zip(outboxes) {
+            let due = started + window * n / count.max(1);
+            // A timer has a grain of a millisecond: those that are due within it go together.
+            if due > Instant::now() + DRAIN_TICK {
+                tokio::time::sleep_until(due).await;
+            }
+            outbox.close(CloseCode::RESTART);
+        }
+    }
 }
+
+/// Sessions that are due within it are closed together.
+const DRAIN_TICK: Duration = Duration::from_millis(5);
 
 async fn bind(addr: SocketAddr, variable: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(addr)

@@ -10,7 +10,7 @@ use clap::Args;
 use sqlx::postgres::PgConnectOptions;
 
 use crate::auth::VerifierConfig;
-use crate::events::{ReaderLimits, RecentLimits, ReplayLimits};
+use crate::events::{ReaderLimits, RecentLimits, ReplayLimits, RetentionLimits};
 use crate::http::ServeLimits;
 use crate::hub::OutboxLimits;
 use crate::session::SessionLimits;
@@ -26,6 +26,9 @@ pub const DEFAULT_URL: &str = "ws://127.0.0.1:4000/socket";
 
 // The placeholders of what is required are the names of the variables, because clap names those
 // alone when a value is missing.
+
+/// What sessions have left to say goodbye when the last of them was told to.
+const DRAIN_REST: Duration = Duration::from_secs(15);
 
 /// How to reach the database.
 #[derive(Args, Clone)]
@@ -65,6 +68,19 @@ pub struct ServeArgs {
     /// Exact origins of pages that may connect, e.g. https://app.example.com; none: browsers are refused
     #[arg(long, env = "WARDEN_ALLOWED_ORIGINS", value_name = "ORIGIN", value_delimiter = ',')]
     allowed_origins: Vec<String>,
+    /// Hours for which events are kept, for clients that come back
+    #[arg(long, env = "WARDEN_RETENTION_HOURS", value_name = "HOURS", default_value_t = 24,
+          value_parser = clap::value_parser!(u32).range(1..=8760))]
+    retention_hours: u32,
+    /// Seconds over which sessions are closed when the gateway goes down, so that they don't come back all
+    /// at once
+    #[arg(long, env = "WARDEN_DRAIN_SECONDS", value_name = "SECONDS", default_value_t = 5,
+          value_parser = clap::value_parser!(u32).range(0..=3600))]
+    drain_seconds: u32,
+    /// Gibibytes that the event log may take; when it is full the oldest events go sooner
+    #[arg(long, env = "WARDEN_RETENTION_GIB", value_name = "GIB", default_value_t = 8,
+          value_parser = clap::value_parser!(u32).range(1..=65536))]
+    retention_gib: u32,
 }
 
 /// Everything a gateway needs, checked.
@@ -99,10 +115,23 @@ pub struct Limits {
     pub recent: RecentLimits,
     /// Of replays.
     pub replay: ReplayLimits,
+    /// Of the log in the database.
+    pub retention: RetentionLimits,
     /// Batches between reader and fan-out; beyond it the reader waits.
     pub batches_max: usize,
+    /// How the sessions of a gateway that goes down are ended.
+    pub drain: DrainLimits,
     /// On shutdown sessions have so long to end before they are dropped.
     pub drain_timeout: Duration,
+}
+
+/// Sessions that are closed all at once come back all at once; so they are closed evenly over a while.
+#[derive(Clone, Copy, Debug)]
+pub struct DrainLimits {
+    /// The last session is closed after so long at the latest.
+    pub window: Duration,
+    /// Few sessions are closed no more slowly than this.
+    pub sessions_per_second_min: u32,
 }
 
 impl Default for Limits {
@@ -124,8 +153,14 @@ impl Default for Limits {
             reader: ReaderLimits::default(),
             recent: RecentLimits { bytes_max: 64 * 1024 * 1024, org_bytes_max: 8 * 1024 * 1024 },
             replay: ReplayLimits { from_log_max: 2, events_max: 50_000, timeout: Duration::from_secs(10) },
+            retention: RetentionLimits {
+                keep: Duration::from_hours(24),
+                bytes_max: 8 * 1024 * 1024 * 1024,
+                interval: Duration::from_secs(30),
+            },
             batches_max: 8,
-            drain_timeout: Duration::from_secs(10),
+            drain: DrainLimits { window: Duration::from_secs(5), sessions_per_second_min: 200 },
+            drain_timeout: Duration::from_secs(20),
         }
     }
 }
@@ -154,13 +189,18 @@ impl ServeArgs {
         for origin in &self.allowed_origins {
             check_origin(origin).with_context(|| format!("WARDEN_ALLOWED_ORIGINS: {origin:?}"))?;
         }
+        let mut limits = Limits::default();
+        limits.retention.keep = Duration::from_hours(self.retention_hours.into());
+        limits.drain.window = Duration::from_secs(self.drain_seconds.into());
+        limits.drain_timeout = limits.drain.window + DRAIN_REST;
+        limits.retention.bytes_max = u64::from(self.retention_gib) << 30;
         Ok(Config {
             database: crate::postgres::options(&self.database.database_url)?,
             verifier: self.jwt.into_verifier_config()?,
             listen: self.listen,
             admin_listen: self.admin_listen,
             allowed_origins: self.allowed_origins,
-            limits: Limits::default(),
+            limits,
         })
     }
 }

@@ -45,6 +45,10 @@ pub struct Metrics {
     pub replay_queries: Counter,
     /// Joins with a cursor that were told to read their state anew.
     pub resyncs: Counter,
+    /// Times that the ring of the log was moved on by this node.
+    pub rotations: Counter,
+    /// 1 while retention is due and can't be done.
+    pub retention_late: Gauge,
     /// Reads of the log.
     pub reads: Counter,
     /// Events read from the log.
@@ -73,6 +77,8 @@ impl Default for Metrics {
             replays_from_log: Counter::default(),
             replay_queries: Counter::default(),
             resyncs: Counter::default(),
+            rotations: Counter::default(),
+            retention_late: Gauge::default(),
             reads: Counter::default(),
             events: Counter::default(),
             deliveries: Counter::default(),
@@ -98,6 +104,13 @@ impl Default for Metrics {
         );
         registry.register("replay_queries", "Queries made by replays", metrics.replay_queries.clone());
         registry.register("resyncs", "Joins with a cursor that could not be served", metrics.resyncs.clone());
+        registry.register(
+            "log_rotations",
+            "Slots by which this node moved the log",
+            metrics.rotations.clone(),
+        );
+        let late = metrics.retention_late.clone();
+        registry.register("log_retention_late", "1 while retention is due and can't be done", late);
         registry.register("log_reads", "Reads of the event log", metrics.reads.clone());
         registry.register("log_events", "Events read from the log", metrics.events.clone());
         registry.register("deliveries", "Frames handed to sockets", metrics.deliveries.clone());

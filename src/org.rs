@@ -26,6 +26,12 @@ impl OrgId {
         Uuid::try_parse(text).ok().map(Self)
     }
 
+    /// For unit tests, which have neither a token nor a row.
+    #[cfg(test)]
+    pub(crate) fn for_tests(n: u128) -> Self {
+        Self(Uuid::from_u128(n))
+    }
+
     /// The bare UUID, for a query parameter.
     #[must_use]
     pub fn as_uuid(self) -> Uuid {

@@ -123,6 +123,14 @@ impl LogReader {
         self.epoch
     }
 
+    /// Whether something that lies after this point may be gone, by retention.
+    ///
+    /// # Errors
+    /// When the database can't be asked.
+    pub async fn is_truncated(&mut self, point: &Point) -> Result<bool, LogError> {
+        Ok(is_truncated(&mut self.connection, point).await?)
+    }
+
     /// Where the log ends now.
     ///
     /// # Errors
@@ -365,6 +373,14 @@ pub(super) async fn org_events_since(
     .await?;
     let last_id = (rows.len() == READ_ROWS_MAX).then(|| rows.last().map(|row| row.id)).flatten();
     Ok((to_events(rows, None), last_id))
+}
+
+/// Whether something that lies after this point may be gone, by retention.
+pub(super) async fn is_truncated(connection: &mut PgConnection, point: &Point) -> Result<bool, sqlx::Error> {
+    let xmin = point.snapshot.xmin.to_string();
+    sqlx::query_scalar!(r#"select warden.is_truncated($1::text::xid8) as "gone!""#, xmin)
+        .fetch_one(connection)
+        .await
 }
 
 fn to_events(rows: Vec<LogRow>, prefix: Option<&CursorPrefix>) -> Vec<LoggedEvent> {

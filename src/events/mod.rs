@@ -9,6 +9,7 @@ mod doorbell;
 mod log;
 mod recent;
 mod replay;
+mod retention;
 mod source;
 
 pub use directory::Directory;
@@ -16,4 +17,5 @@ pub use doorbell::{Doorbell, Ring};
 pub use log::{LogReader, Read};
 pub use recent::{Recent, RecentLimits};
 pub use replay::{Missed, Replay, ReplayError, ReplayLimits};
+pub use retention::{Retention, RetentionLimits};
 pub use source::{ReaderLimits, ReaderState, Source};

@@ -156,3 +156,99 @@ impl Window {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::cursor::Epoch;
+
+    const ORG: u128 = 1;
+    const OTHER: u128 = 2;
+
+    /// A point that covers the transactions below `xmax`, and events up to the same number.
+    fn point(xmax: u64) -> Arc<Point> {
+        let snapshot = format!("{xmax}:{xmax}:").parse().expect("a snapshot");
+        Arc::new(Point { snapshot, max_id: i64::try_from(xmax).expect("small") - 1 })
+    }
+
+    /// An event whose transaction has the same number as itself.
+    fn logged(org: u128, id: u64) -> LoggedEvent {
+        let event = Event {
+            id: i64::try_from(id).expect("small"),
+            at: time::OffsetDateTime::UNIX_EPOCH,
+            topic: Topic::parse("calls").expect("a topic"),
+            call: None,
+            name: "call.created".into(),
+            data: "{}".into(),
+            old: None,
+            truncated: false,
+            cursor: "".into(),
+        };
+        LoggedEvent { org: Some(OrgId::for_tests(org)), xid: id, event: Arc::new(event) }
+    }
+
+    fn between(recent: &Recent, since: u64, until: u64) -> Option<Vec<i64>> {
+        let since = Cursor::at(Epoch::default(), point(since));
+        let calls = Topic::parse("calls").expect("a topic");
+        let found = recent.between(OrgId::for_tests(ORG), &calls, &since, &point(until))?;
+        Some(found.into_iter().map(|(_, event)| event.id).collect())
+    }
+
+    fn keeping(events: usize) -> Recent {
+        let bytes = events * (logged(ORG, 1).event.memory_bytes() + ENTRY_BYTES);
+        let recent = Recent::new(RecentLimits { bytes_max: bytes, org_bytes_max: bytes });
+        recent.reset(point(10));
+        recent
+    }
+
+    #[test]
+    fn gives_what_lies_between_and_nothing_beyond() {
+        let recent = keeping(100);
+        recent.push(&point(13), &[logged(ORG, 10), logged(OTHER, 11), logged(ORG, 12)]);
+        recent.push(&point(15), &[logged(ORG, 13), logged(ORG, 14)]);
+        assert_eq!(between(&recent, 10, 15), Some(vec![10, 12, 13, 14]));
+        assert_eq!(between(&recent, 13, 15), Some(vec![13, 14]));
+        // The node was told of the second batch after this session had its place.
+        assert_eq!(between(&recent, 10, 13), Some(vec![10, 12]));
+        assert_eq!(between(&recent, 15, 15), Some(vec![]));
+        // From before the node was there.
+        assert_eq!(between(&recent, 9, 15), None);
+    }
+
+    #[test]
+    fn forgets_the_oldest_and_says_so() {
+        let recent = keeping(3);
+        for id in 10..15 {
+            recent.push(&point(id + 1), &[logged(ORG, id)]);
+        }
+        assert_eq!(between(&recent, 12, 15), Some(vec![12, 13, 14]));
+        assert_eq!(between(&recent, 11, 15), None);
+        assert!(lock(&recent.window).bytes <= recent.limits.bytes_max);
+    }
+
+    #[test]
+    fn one_organisation_does_not_push_out_the_others() {
+        let size = logged(ORG, 1).event.memory_bytes();
+        let limits = RecentLimits { bytes_max: 100 * (size + ENTRY_BYTES), org_bytes_max: 3 * size };
+        let recent = Recent::new(limits);
+        recent.reset(point(10));
+        recent.push(&point(11), &[logged(ORG, 10)]);
+        for id in 11..60 {
+            recent.push(&point(id + 1), &[logged(OTHER, id)]);
+        }
+        assert_eq!(between(&recent, 10, 60), Some(vec![10]));
+        let others = Cursor::at(Epoch::default(), point(11));
+        let calls = Topic::parse("calls").expect("a topic");
+        assert!(recent.between(OrgId::for_tests(OTHER), &calls, &others, &point(60)).is_none());
+        // In the long run everything is bounded, also the record of what was dropped.
+        for id in 60..1000 {
+            recent.push(&point(id + 1), &[logged(OTHER, id)]);
+        }
+        let window = lock(&recent.window);
+        assert!(window.bytes <= limits.bytes_max);
+        assert!(window.order.len() * ENTRY_BYTES <= limits.bytes_max, "{}", window.order.len());
+        let counted: usize =
+            window.orgs.values().map(|org| org.bytes).sum::<usize>() + window.order.len() * ENTRY_BYTES;
+        assert_eq!(counted, window.bytes);
+    }
+}

@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::cursor::{Cursor, CursorPrefix, Point};
 use super::doorbell::Ring;
-use super::log::{LoggedEvent, org_events_since};
+use super::log::{LoggedEvent, is_truncated, org_events_since};
 use super::recent::Recent;
 use crate::metrics::Metrics;
 use crate::org::OrgId;
@@ -57,6 +57,9 @@ pub enum ReplayError {
     /// More than the limit.
     #[error("too many events were missed")]
     TooMany,
+    /// Some of it is older than what is kept.
+    #[error("what was missed is older than what is kept")]
+    TooOld,
     /// The database did not answer, or not in time.
     #[error("the event log can't be read: {0}")]
     Log(#[from] sqlx::Error),
@@ -173,8 +176,13 @@ impl Replay {
             }
             match more {
                 Some(last_id) => after = last_id,
-                None => return Ok(found),
+                None => break,
             }
         }
+        // Asked after the reading: a slot that was emptied before or during it is noticed either way.
+        if is_truncated(&mut connection, &since.from).await? {
+            return Err(ReplayError::TooOld);
+        }
+        Ok(found)
     }
 }

@@ -20,7 +20,7 @@ use super::recent::Recent;
 use crate::backoff::Backoff;
 use crate::hub::{Batch, Hub, OrgEvents};
 use crate::metrics::Metrics;
-use crate::wire::{Event, RESYNC_EVENT, TOPICS_EVENT, Topic};
+use crate::wire::{CURSOR_EVENT, Event, RESYNC_EVENT, TOPICS_EVENT, Topic};
 
 /// A ring that comes so soon after a read came while that was under way.
 const RING_GAP: Duration = Duration::from_micros(100);
@@ -39,6 +39,8 @@ pub struct ReaderLimits {
     pub retry_max: Duration,
     /// Between reads under load, while the bell is silenced.
     pub busy_interval: Duration,
+    /// Every topic gets a cursor so often, also where nothing happens.
+    pub cursor_interval: Duration,
     /// A read that takes longer counts as a broken connection.
     pub read_timeout: Duration,
     /// The first delay before a new connection.
@@ -54,6 +56,7 @@ impl Default for ReaderLimits {
             retry_first: Duration::from_millis(2),
             retry_max: Duration::from_millis(100),
             busy_interval: Duration::from_millis(3),
+            cursor_interval: Duration::from_secs(600),
             read_timeout: Duration::from_secs(15),
             reconnect_first: Duration::from_millis(50),
             reconnect_max: Duration::from_secs(2),
@@ -193,27 +196,39 @@ impl Source {
     ) -> Result<std::convert::Infallible, LogError> {
         let mut log = self.bounded(LogReader::connect(&self.options)).await?;
         self.load_topics().await?;
-        let mut here = match place.take() {
-            Some(known) if known.epoch == log.epoch() => known,
-            former => {
-                // The first connection, or another history: what is open starts from its end.
+        let lost = match place.as_ref() {
+            None => None,
+            Some(known) if known.epoch != log.epoch() => Some("epoch"),
+            // Away for longer than the log is kept.
+            Some(known) if self.bounded(log.is_truncated(&known.point)).await? => Some("too_old"),
+            Some(_) => None,
+        };
+        let mut here = match place.clone() {
+            Some(known) if lost.is_none() => known,
+            _ => {
+                // The first connection, or continuity is lost: what is open starts from the end.
                 let point = Arc::new(self.bounded(log.end()).await?);
                 self.directory.forget_all();
                 self.recent.reset(Arc::clone(&point));
                 let cursor: Arc<str> = Cursor::at(log.epoch(), Arc::clone(&point)).to_string().into();
                 self.hub.refresh(Arc::clone(&cursor));
-                if former.is_some() {
-                    self.announce_new_epoch(cursor).await;
+                if let Some(reason) = lost {
+                    self.announce_loss(reason, cursor).await;
                 }
                 Place { epoch: log.epoch(), point, partial: None }
             }
         };
         tracing::info!(epoch = ?here.epoch, "following the event log");
         let mut pace = Pace::new(self.limits);
+        let mut last_cursor = Instant::now();
         loop {
             let read = self.read(&mut log, &mut here).await;
             *place = Some(here.clone());
             let found = read?;
+            if last_cursor.elapsed() >= self.limits.cursor_interval {
+                last_cursor = Instant::now();
+                self.hand_out_cursor().await;
+            }
             self.looks.send_modify(|looks| *looks += 1);
             backoff.reset();
             self.state.send_if_modified(|state| {
@@ -340,22 +355,36 @@ impl Source {
         let _ = self.batches.send(Batch { number, orgs }).await;
     }
 
-    /// Another epoch: continuity is lost for everyone, and everyone is told, on every topic.
-    async fn announce_new_epoch(&self, cursor: Arc<str>) {
-        tracing::warn!("the database has another history (failover or restore): all topics resync");
+    /// Continuity is lost for everyone, and everyone is told, on every topic.
+    async fn announce_loss(&self, reason: &str, cursor: Arc<str>) {
+        tracing::warn!(
+            reason,
+            "continuity with the event log is lost (failover, restore, or away for too long): all topics resync"
+        );
+        let data = format!(r#"{{"reason":"{reason}"}}"#);
+        self.tell_everybody(RESYNC_EVENT, &data, cursor).await;
+    }
+
+    /// On topics where nothing happens too, so that a cursor that a client keeps stays young.
+    async fn hand_out_cursor(&self) {
+        self.tell_everybody(CURSOR_EVENT, "{}", self.hub.cursor()).await;
+    }
+
+    /// A control event of this node's own, on every topic of every organisation.
+    async fn tell_everybody(&self, name: &str, data: &str, cursor: Arc<str>) {
         let number = self.hub.advance(Arc::clone(&cursor));
-        let resync = Event {
+        let event = Event {
             id: 0,
             at: time::OffsetDateTime::now_utc(),
             topic: Topic::org(),
             call: None,
-            name: RESYNC_EVENT.into(),
-            data: r#"{"reason":"epoch"}"#.into(),
+            name: name.into(),
+            data: data.into(),
             old: None,
             truncated: false,
             cursor,
         };
-        let everybody = OrgEvents { org: None, events: vec![Arc::new(resync)], is_gone: false };
+        let everybody = OrgEvents { org: None, events: vec![Arc::new(event)], is_gone: false };
         let _ = self.batches.send(Batch { number, orgs: vec![everybody] }).await;
     }
 

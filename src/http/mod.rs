@@ -41,7 +41,9 @@ pub struct HttpState {
     pub reader: watch::Receiver<ReaderState>,
     /// Every session's task.
     pub sessions: TaskTracker,
-    /// Cancelled when the gateway goes down.
+    /// Cancelled when the gateway begins to go down.
+    pub draining: CancellationToken,
+    /// Cancelled when sessions that are left must end.
     pub shutdown: CancellationToken,
 }
 
@@ -69,7 +71,7 @@ async fn livez() -> &'static str {
 }
 
 async fn readyz(State(state): State<HttpState>) -> (StatusCode, String) {
-    if state.shutdown.is_cancelled() {
+    if state.draining.is_cancelled() {
         return (StatusCode::SERVICE_UNAVAILABLE, "shutting down\n".to_owned());
     }
     match &*state.reader.borrow() {

@@ -75,7 +75,7 @@ async fn accept(state: &HttpState, request: &Request<()>) -> Result<Accepted, Re
     check_origin(headers, &state.allowed_origins)?;
     check_protocol_version(request.uri().query())?;
     let presented = found?;
-    if state.shutdown.is_cancelled() {
+    if state.draining.is_cancelled() {
         return Err(Refusal::ShuttingDown);
     }
     let identity = state.shared.verifier.verify(&presented.token)?;

@@ -143,7 +143,7 @@ impl Fanout {
         let mut open: HashMap<Topic, usize> = HashMap::new();
         for event in events {
             let mut topics: Vec<Topic> = event.topics().collect();
-            if event.is_resync() {
+            if event.is_control() {
                 topics = channel.topics_of_resync(&event.topic);
             }
             topics.retain(|topic| channel.has_topic(topic));

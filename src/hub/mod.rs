@@ -111,11 +111,16 @@ impl Hub {
         }
     }
 
-    /// Ends all sessions.
-    pub fn close_all(&self, close: CloseCode) {
+    /// The ways out of all sessions that are open now.
+    #[must_use]
+    pub fn outboxes(&self) -> Vec<Arc<Outbox>> {
+        let mut outboxes = Vec::new();
         for org in self.org_ids() {
-            self.close_org(org, close);
+            if let Some(channel) = self.channel(org) {
+                channel.for_each_session(|outbox| outboxes.push(Arc::clone(outbox)));
+            }
         }
+        outboxes
     }
 
     /// How many sessions are open.

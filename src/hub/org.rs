@@ -89,7 +89,7 @@ impl OrgChannel {
         lock(&self.sessions).len()
     }
 
-    pub(super) fn for_each_session(&self, act: impl Fn(&Outbox)) {
+    pub(super) fn for_each_session(&self, mut act: impl FnMut(&Arc<Outbox>)) {
         for outbox in lock(&self.sessions).values() {
             act(outbox);
         }

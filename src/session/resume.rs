@@ -195,6 +195,7 @@ impl Drop for Hold<'_> {
 fn reason(error: &ReplayError) -> &'static str {
     match error {
         ReplayError::TooMany => "too_many",
+        ReplayError::TooOld => "too_old",
         ReplayError::Log(_) | ReplayError::Timeout => "unavailable",
     }
 }

@@ -14,6 +14,8 @@ use super::frame::begin_text_frame;
 
 /// The control event that tells followers of a topic to read its table anew.
 pub const RESYNC_EVENT: &str = "warden.resync";
+/// The control event that hands out a cursor, also where nothing happens.
+pub const CURSOR_EVENT: &str = "warden.cursor";
 /// The control event that tells gateways to load the names of topics again.
 pub const TOPICS_EVENT: &str = "warden.topics";
 
@@ -72,6 +74,12 @@ impl Event {
         &*self.name == RESYNC_EVENT
     }
 
+    /// Whether it goes to the topics that it concerns rather than to those that it names.
+    #[must_use]
+    pub fn is_control(&self) -> bool {
+        self.is_resync() || &*self.name == CURSOR_EVENT
+    }
+
     /// The payload: the same bytes for every topic.
     #[must_use]
     pub fn payload(&self) -> String {
@@ -92,6 +100,12 @@ impl Event {
             write_json_str(&mut json, cursor);
             json.push_str(r#","reason":"#);
             write_json_str(&mut json, &reason);
+            json.push('}');
+            return json;
+        }
+        if &*self.name == CURSOR_EVENT {
+            json.push_str(r#"{"cursor":"#);
+            write_json_str(&mut json, cursor);
             json.push('}');
             return json;
         }

@@ -13,9 +13,11 @@
 //! | `phoenix` | the published JavaScript client, unmodified |
 //! | `refresh` | the time of tokens, and tokens that replace them |
 //! | `resume` | coming back with a cursor: what was missed, once, then live |
+//! | `retention` | the ring of the log moves on |
 //! | `restart` | a database that goes away and comes back |
 //! | `schema` | rights, claims, and what the schema refuses, without a gateway |
 //! | `secrecy` | tokens and secrets in logs |
+//! | `shutdown` | going down, one session after the other |
 //! | `upgrade` | who may not connect: each refusal with its status and code |
 
 #![expect(unreachable_pub, reason = "nothing links against a test; pub marks the harness's designed API")]
@@ -33,6 +35,8 @@ mod phoenix;
 mod refresh;
 mod restart;
 mod resume;
+mod retention;
 mod schema;
 mod secrecy;
+mod shutdown;
 mod upgrade;

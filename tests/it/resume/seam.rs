@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
 use sqlx::Connection as _;
@@ -11,27 +10,33 @@ use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
 use super::{connect, gateway_on};
-use crate::harness::TestDb;
+use crate::harness::{TestDb, TestGateway};
 
 const ORGS: usize = 2;
 const WRITERS: usize = 6;
 const CLIENTS_PER_ORG: usize = 8;
 /// Transactions of one writer.
 const TRANSACTIONS: usize = 60;
+/// Of a large event.
+const FILLER_BYTES: i32 = 20_000;
 const LAST: &str = "the.last";
 
-/// Each writer updates its calls in transactions of random length, some held open for a while, some
-/// rolled back; every committed update counts its call's version up.
-async fn write(db: Arc<TestDb>, orgs: Vec<Uuid>, mut random: fastrand::Rng) {
+/// Each writer publishes in transactions of random length, one after the other, some of them rolled back:
+/// its own events must be seen in the order of their numbers.
+async fn write(db: Arc<TestDb>, orgs: Vec<Uuid>, writer: usize, mut random: fastrand::Rng) {
     let mut connection = PgConnection::connect(db.url()).await.expect("connects");
     for _ in 0..TRANSACTIONS {
         let mut tx = connection.begin().await.expect("begins");
         for _ in 0..random.usize(1..4) {
             let org = orgs[random.usize(..orgs.len())];
+            // Some are large, so that a replay takes many buffers and much happens meanwhile.
             sqlx::query(
-                "select warden.publish($1, 'calls', 'seam.test', jsonb_build_object('n', nextval('seam')))",
+                "select warden.publish($1, 'calls', 'seam.test', jsonb_build_object(
+                    'n', nextval('seam'), 'writer', $2::bigint, 'filler', repeat('x', $3)))",
             )
             .bind(org)
+            .bind(i64::try_from(writer).expect("small"))
+            .bind(if random.bool() { FILLER_BYTES } else { 0 })
             .execute(&mut *tx)
             .await
             .expect("publishes");
@@ -59,6 +64,7 @@ async fn follow(
     let token = crate::harness::token(org, &json!({}));
     let mut since = first;
     let mut seen = Vec::new();
+    let mut of_writer = HashMap::new();
     loop {
         let node = gateways[random.usize(..2)];
         let mut client = crate::harness::Client::connect(node, &token).await;
@@ -70,7 +76,12 @@ async fn follow(
             if event.name == LAST {
                 return seen;
             }
-            seen.push(event.data("n").as_i64().expect("a number"));
+            let n = event.data("n").as_i64().expect("a number");
+            if let Some(writer) = event.data("writer").as_i64() {
+                let before = of_writer.insert(writer, n);
+                assert!(before.is_none_or(|before| before < n), "writer {writer}: {n} after {before:?}");
+            }
+            seen.push(n);
         }
     }
 }
@@ -87,7 +98,12 @@ async fn clients_that_come_and_go_see_every_event_once() {
     for _ in 0..ORGS {
         orgs.push(db.create_org().await);
     }
-    let gateways = [gateway_on(&db).await, gateway_on(&db).await];
+    // The second remembers next to nothing, and replays from the log.
+    let forgetful = TestGateway::gateway(&db, |config| {
+        config.limits.recent.bytes_max = 1_000;
+        config.limits.session.close_timeout = super::CLOSE_TIMEOUT;
+    });
+    let gateways = [gateway_on(&db).await, forgetful.await];
     let nodes = [gateways[0].public_addr(), gateways[1].public_addr()];
 
     let mut held = PgConnection::connect(db.url()).await.expect("connects");
@@ -106,14 +122,12 @@ async fn clients_that_come_and_go_see_every_event_once() {
         .execute(&mut *held)
         .await
         .expect("publishes");
-    let is_done = Arc::new(AtomicBool::new(false));
     let writers: Vec<_> =
-        (0..WRITERS).map(|_| tokio::spawn(write(Arc::clone(&db), orgs.clone(), random.fork()))).collect();
+        (0..WRITERS).map(|w| tokio::spawn(write(Arc::clone(&db), orgs.clone(), w, random.fork()))).collect();
     for writer in writers {
         writer.await.expect("writes");
     }
     held.commit().await.expect("commits");
-    is_done.store(true, Ordering::Relaxed);
     for org in &orgs {
         db.publish(*org, "calls", LAST).await;
     }
@@ -134,6 +148,9 @@ async fn clients_that_come_and_go_see_every_event_once() {
         expected.sort_unstable();
         assert_eq!(&seen, expected, "WARDEN_SEED={seed}");
     }
+    // The test has shown something only if both ways were taken.
+    assert!(gateways[0].metrics().replays_from_memory.get() > 0);
+    assert!(gateways[1].metrics().replays_from_log.get() > 0);
     for gateway in gateways {
         gateway.stop().await;
     }

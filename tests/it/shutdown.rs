@@ -1,0 +1,111 @@
+//! Going down: readiness turns, nobody new is let in, and sessions end one after the other with what was
+//! queued for them.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::harness::{Client, TestDb, TestGateway, eventually, token, within};
+
+const SESSIONS: usize = 30;
+
+async fn status(addr: SocketAddr, path: &str) -> Option<u16> {
+    let mut stream = TcpStream::connect(addr).await.ok()?;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.ok()?;
+    let mut answer = String::new();
+    within("an answer", stream.read_to_string(&mut answer)).await.ok()?;
+    answer.split(' ').nth(1)?.parse().ok()
+}
+
+/// Reads to the end; the names of the events before the Close, and its code.
+async fn to_the_end(mut client: Client) -> (Vec<String>, u16) {
+    let mut events = Vec::new();
+    loop {
+        match within("a message or a Close", client.socket.next()).await {
+            Some(Ok(Message::Text(text))) => {
+                let message: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+                events.push(message[3].as_str().expect("a name").to_owned());
+            }
+            Some(Ok(Message::Close(Some(frame)))) => return (events, frame.code.into()),
+            other => panic!("instead of a Close: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn sessions_are_closed_one_after_the_other() {
+    let db = TestDb::create().await;
+    let org = db.create_org().await;
+    let gateway = TestGateway::gateway(&db, |config| {
+        config.limits.drain.window = Duration::from_secs(2);
+        config.limits.drain.sessions_per_second_min = 1;
+    })
+    .await;
+    let (public, admin) = (gateway.public_addr(), gateway.admin_addr());
+    let token = token(org, &json!({}));
+    let mut ends = Vec::new();
+    let (first_end, mut first_ended) = tokio::sync::mpsc::channel(SESSIONS);
+    for _ in 0..SESSIONS {
+        let mut client = Client::connect(public, &token).await;
+        client.join("calls").await;
+        let first_end = first_end.clone();
+        ends.push(tokio::spawn(async move {
+            let end = to_the_end(client).await;
+            let _ = first_end.send(()).await;
+            end
+        }));
+    }
+    assert_eq!(status(admin, "/readyz").await, Some(200));
+
+    let stopping = tokio::spawn(gateway.stop());
+    within("the first session is closed", first_ended.recv()).await;
+    // Most are still there: they go on getting events until it is their turn.
+    db.publish(org, "calls", "while.draining").await;
+    assert_eq!(status(admin, "/readyz").await, Some(503));
+    eventually("nobody new is let in", async || status(public, "/livez").await.is_none()).await;
+
+    let mut told = 0;
+    for end in ends {
+        let (events, code) = end.await.expect("ends");
+        assert_eq!(code, 1012);
+        told += usize::from(events == ["while.draining"]);
+    }
+    assert!((1..SESSIONS).contains(&told), "{told} of {SESSIONS} were there after the first was closed");
+    within("the gateway is down", stopping).await.expect("stops");
+}
+
+/// Two nodes, one of which is replaced: a client that resumes on the other misses nothing.
+#[tokio::test]
+async fn a_client_moves_to_another_node_without_loss() {
+    let db = TestDb::create().await;
+    let org = db.create_org().await;
+    let old = TestGateway::gateway(&db, |_| {}).await;
+    let token = token(org, &json!({}));
+    let mut client = Client::connect(old.public_addr(), &token).await;
+    client.join("calls").await;
+    let first = db.insert_call(org).await;
+    let event = client.expect_event("calls", "call.created").await;
+    assert_eq!(event.row_id(), first.to_string());
+    let since = event.cursor().to_owned();
+
+    let stopping = tokio::spawn(old.stop());
+    client.expect_close(1012).await;
+    drop(client);
+    let missed = db.insert_call(org).await;
+    within("the gateway is down", stopping).await.expect("stops");
+    let new = TestGateway::gateway(&db, |_| {}).await;
+    let mut client = Client::connect(new.public_addr(), &token).await;
+    client.join_with("calls", json!({"since": since})).await;
+    let live = db.insert_call(org).await;
+    for call in [missed, live] {
+        assert_eq!(client.expect_event("calls", "call.created").await.row_id(), call.to_string());
+    }
+    drop(client);
+    new.stop().await;
+}
