@@ -25,6 +25,10 @@ demo: setup-postgres ## Two organisations with simulated calls, live; Ctrl-C end
 test: setup ## Every test: unit, integration, real clients
 	cargo test --workspace --no-fail-fast
 
+.PHONY: chaos
+chaos: setup-postgres ## Ten minutes in which everything fails, and nothing may be lost; WARDEN_SEED repeats one
+	WARDEN_CHAOS_SECONDS=$${WARDEN_CHAOS_SECONDS:-600} cargo test --release --test chaos -- --nocapture
+
 .PHONY: lint
 lint: ## rustfmt, clippy, docs, offline query data, licences and bans
 	cargo fmt --all --check
@@ -44,5 +48,4 @@ bench-doorbell: setup-postgres ## Commits per second with and without the doorbe
 
 .PHONY: loadtest
 loadtest: setup-postgres ## 1,000 sockets in 20 organisations, 200 changes a second, for 20 s
-	cargo build --release --workspace
 	scripts/loadtest --sockets 1000 --orgs 20 --rate 200 --duration 20s

@@ -50,7 +50,11 @@ create index events_xid on warden.events (xid);
 create table warden.log_state (
   singleton boolean primary key default true check (singleton),
   -- The epoch in which the rows of the log were written; see warden.epoch().
-  epoch     text
+  epoch     text,
+  -- What retention has removed: cursors whose snapshot does not lie wholly after it can't be served.
+  truncated_xid xid8        not null default '0',
+  -- When the present slot became the one that is written.
+  rotated_at    timestamptz not null default now()
 );
 insert into warden.log_state default values;
 
@@ -80,7 +84,8 @@ begin
     if known is distinct from present then
       delete from warden.events
       where xid >= pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot());
-      update warden.log_state set epoch = present;
+      -- Cursors of the former epoch are refused as such; its transaction ids mean nothing in this one.
+      update warden.log_state set epoch = present, truncated_xid = '0';
     end if;
   end if;
   return present;

@@ -19,7 +19,12 @@ begin
   --   would be held until then, and PREPARE TRANSACTION would fail after a NOTIFY. A statement that
   --   writes is a commit only where it is the transaction's first (autocommit);
   --   in PREPARE TRANSACTION itself, for the same reasons;
+  --   after statements of great length, which are not looked through for those words: that takes long,
+  --   and fails beyond 256 MB;
   --   when the queue of notifications fills up, because a full one fails commits.
+  if pg_catalog.octet_length(pg_catalog.current_query()) operator(pg_catalog.>) 65536 then
+    return null;
+  end if;
   if pg_catalog.now() operator(pg_catalog.<>) pg_catalog.statement_timestamp()
      and pg_catalog.current_query() operator(pg_catalog.~*)
          '^\s*(insert|update|delete|merge|with|select|copy|set|truncate|execute)\M' then

@@ -70,7 +70,8 @@ begin
     fn := pg_catalog.left(fn, 40) || ' ' || pg_catalog.left(pg_catalog.md5(relation_name), 8);
   end if;
   -- The size of the row is looked at first, because to_jsonb fails beyond 256 MB, which a compressed
-  -- column of a few megabytes can unfold to; and then that of the document, without omitted columns. `offset 0` keeps the planner from computing
+  -- column of a few megabytes can unfold to; and then that of the document, without omitted
+  -- columns: as jsonb, where a number may take a thousandth of its digits, and as text. `offset 0` keeps the planner from computing
   -- the document once for every place in which it is used. Rows are compared by their image
   -- (*<>), because json and a few other types have no equality. A row is n.* and o.*, because n alone
   -- would be a column of that name, where the table has one.
@@ -82,7 +83,8 @@ begin
            case when d.fits then d.doc else pg_catalog.jsonb_build_object(%5$L, n.%5$I) end,
            not d.fits, pg_catalog.row_number() over () = 1
     from new_rows n
-    cross join lateral (select j.doc, j.doc is not null and pg_catalog.pg_column_size(j.doc) <= %7$s as fits
+    cross join lateral (select j.doc, j.doc is not null and pg_catalog.pg_column_size(j.doc) <= %7$s
+             and pg_catalog.octet_length(j.doc::text) <= %7$s as fits
       from (select case when pg_catalog.pg_column_size(n.*) <= %11$s
                         then pg_catalog.to_jsonb(n.*) - %6$L::text[] end as doc offset 0) j) d
     where n.%1$I is not null;
@@ -92,12 +94,14 @@ begin
            case when d.fits then d.doc else pg_catalog.jsonb_build_object(%5$L, o.%5$I) end,
            not d.fits, pg_catalog.row_number() over () = 1
     from old_rows o
-    cross join lateral (select j.doc, j.doc is not null and pg_catalog.pg_column_size(j.doc) <= %7$s as fits
+    cross join lateral (select j.doc, j.doc is not null and pg_catalog.pg_column_size(j.doc) <= %7$s
+             and pg_catalog.octet_length(j.doc::text) <= %7$s as fits
       from (select case when pg_catalog.pg_column_size(o.*) <= %11$s
                         then pg_catalog.to_jsonb(o.*) - %6$L::text[] end as doc offset 0) j) d
     where o.%1$I is not null;
   elsif tg_op = 'UPDATE' then
-    -- Old and new are paired by the entity column; one that changed is a deletion and a creation.
+    -- Old and new are paired by the entity within its organisation: never may one organisation be shown
+    -- another's row. What changed either is a deletion and a creation.
     insert into warden.events (org_id, topic, event, subject, data, old, truncated, ring)
     select coalesce(n.%1$I, o.%1$I), %2$L,
            case when o.%5$I is null then %3$L when n.%5$I is null then %9$L else %10$L end,
@@ -108,10 +112,12 @@ begin
              (select pg_catalog.jsonb_object_agg(e.key, e.value) from pg_catalog.jsonb_each(d.old_doc) e
               where d.new_doc -> e.key is distinct from e.value) end,
            not d.fits, pg_catalog.row_number() over () = 1
-    from old_rows o full join new_rows n on n.%5$I = o.%5$I
+    from old_rows o full join new_rows n on n.%5$I = o.%5$I and n.%1$I = o.%1$I
     cross join lateral (
-      select j.*, (n.%5$I is null or (j.new_doc is not null and pg_catalog.pg_column_size(j.new_doc) <= %7$s))
-              and (o.%5$I is null or (j.old_doc is not null and pg_catalog.pg_column_size(j.old_doc) <= %7$s)) as fits
+      select j.*, (n.%5$I is null or (j.new_doc is not null and pg_catalog.pg_column_size(j.new_doc) <= %7$s
+                                    and pg_catalog.octet_length(j.new_doc::text) <= %7$s))
+              and (o.%5$I is null or (j.old_doc is not null and pg_catalog.pg_column_size(j.old_doc) <= %7$s
+                                    and pg_catalog.octet_length(j.old_doc::text) <= %7$s)) as fits
       from (select case when n.%5$I is not null and pg_catalog.pg_column_size(n.*) <= %11$s
                         then pg_catalog.to_jsonb(n.*) - %6$L::text[] end as new_doc,
                    case when o.%5$I is not null and pg_catalog.pg_column_size(o.*) <= %11$s
@@ -147,7 +153,7 @@ $fn$;
 -- Watches a table: every committed insert, update and delete of a row becomes an event
 -- <event_prefix>.created, .updated or .deleted on <topic>, on org, and, where call_column names a
 -- call, on call:<uuid>.
---   entity_column  names the row (unique; uuid, bigint or text)
+--   entity_column  names the row: a uuid, a whole number or a text; unique by itself, and not null
 --   call_column    the uuid column that names the call, if there is one
 --   omit_columns   columns that never leave the database
 --   org_column     the tenant; not null once the table is org-scoped
@@ -197,13 +203,23 @@ begin
   loop
     raise exception 'warden.watch: % has no column "%" (given in omit_columns)', watch.relation, col.name;
   end loop;
+  -- Rows are paired by it, in every update of a writer who knows nothing of this: so it must be there,
+  -- must be one, and must be comparable without a search_path.
   if not exists (
     select from pg_catalog.pg_index i join pg_catalog.pg_attribute a
       on a.attrelid = i.indrelid and a.attnum = any (i.indkey) and a.attname = entity_column
-    where i.indrelid = watch.relation and i.indisunique and i.indpred is null
+    where i.indrelid = watch.relation and i.indisunique and i.indisvalid and i.indpred is null and a.attnotnull
+      -- The unique indexes of a partitioned table contain its partition key as well.
+      and (i.indnkeyatts = 1 or (select relkind from pg_catalog.pg_class where oid = watch.relation) = 'p')
   ) then
-    raise exception 'warden.watch: column "%" of % is in no unique index', entity_column, watch.relation
-      using hint = 'The entity column tells rows apart: name the primary key.';
+    raise exception 'warden.watch: column "%" of % is not unique by itself, or may be null', entity_column, watch.relation
+      using hint = 'The entity column tells rows apart: name the primary key, and have it be one column.';
+  end if;
+  if (select a.atttypid from pg_catalog.pg_attribute a
+      where a.attrelid = watch.relation and a.attname = entity_column)
+     not in ('uuid'::regtype, 'bigint'::regtype, 'integer'::regtype, 'smallint'::regtype,
+             'text'::regtype, 'character varying'::regtype) then
+    raise exception 'warden.watch: column "%" of % is neither a uuid, a whole number nor a text', entity_column, watch.relation;
   end if;
 
   perform warden.declare_topic(topic);

@@ -2,12 +2,6 @@
 -- slot holds is the oldest of the log, and is emptied first.
 set local role warden_owner;
 
--- What is gone: cursors whose snapshot does not lie wholly after it can't be served.
-alter table warden.log_state
-  add column truncated_xid xid8        not null default '0',
-  -- When the present slot became the one that is written.
-  add column rotated_at    timestamptz not null default now();
-
 -- Goes on by one slot where the present one is older than slot_age or larger than slot_bytes. Tells what it
 -- did: 'rotated', 'not due', 'busy' (another node is at it), or 'blocked' (a transaction still writes to
 -- the slot that is to be emptied: rows are kept longer, and nobody waits for it).

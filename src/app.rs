@@ -205,6 +205,9 @@ impl Gateway {
     }
 }
 
+/// Fan-out takes another batch only while less than this waits in it.
+const FANOUT_BACKLOG_BYTES: usize = 16 * 1024 * 1024;
+
 /// Sessions that are due within it are closed together.
 const DRAIN_TICK: Duration = Duration::from_millis(5);
 
@@ -222,7 +225,10 @@ async fn fan_out(mut fanout: Fanout, mut batches: mpsc::Receiver<Batch>, metrics
         while !fanout.is_idle() {
             fanout.step();
             tokio::task::yield_now().await;
-            while let Ok(batch) = batches.try_recv() {
+            // Beyond it batches wait in their channel, and when that is full the reader does.
+            while fanout.backlog_bytes() < FANOUT_BACKLOG_BYTES
+                && let Ok(batch) = batches.try_recv()
+            {
                 fanout.push(batch);
             }
         }

@@ -152,7 +152,12 @@ impl Default for Limits {
             outbox: OutboxLimits { queue_bytes_max: 4 * 1024 * 1024, queue_chunks_max: 4096 },
             reader: ReaderLimits::default(),
             recent: RecentLimits { bytes_max: 64 * 1024 * 1024, org_bytes_max: 8 * 1024 * 1024 },
-            replay: ReplayLimits { from_log_max: 2, events_max: 50_000, timeout: Duration::from_secs(10) },
+            replay: ReplayLimits {
+                from_log_max: 2,
+                events_max: 50_000,
+                bytes_max: 32 * 1024 * 1024,
+                timeout: Duration::from_secs(10),
+            },
             retention: RetentionLimits {
                 keep: Duration::from_hours(24),
                 bytes_max: 8 * 1024 * 1024 * 1024,

@@ -41,6 +41,9 @@ const CREDENTIAL_NAMES: &[&str] = &[
     "key",
 ];
 
+/// Shortest header or payload of a token, encoded.
+const JWT_PART_BYTES_MIN: usize = 8;
+
 /// What a request presents.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Presented {
@@ -162,13 +165,18 @@ fn is_jwt_like(text: &str) -> bool {
     if text.contains(TOKEN_SUBPROTOCOL_PREFIX) {
         return true;
     }
-    let is_base64url = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    text.match_indices("ey").any(|(at, _)| {
-        let token: &str = text[at..].split(|c| !is_base64url(c) && c != '.').next().unwrap_or_default();
-        let mut parts = token.split('.');
-        let (first, second, third) = (parts.next(), parts.next(), parts.next());
+    let is_of_token = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    // Each run of such characters is looked at once, however long it is: this is done for anybody.
+    text.split(|c| !is_of_token(c)).any(|run| {
+        let mut parts = run.split('.');
+        let mut first = parts.next().unwrap_or_default();
         // The third part may be empty (`alg: none`), but its dot is there.
-        first.is_some_and(|p| p.len() >= 8) && second.is_some_and(|p| p.len() >= 8) && third.is_some()
+        parts.clone().zip(parts.skip(1)).any(|(second, _)| {
+            let is_header = first.find("ey").is_some_and(|at| first.len() - at >= JWT_PART_BYTES_MIN);
+            let found = is_header && second.len() >= JWT_PART_BYTES_MIN;
+            first = second;
+            found
+        })
     })
 }
 
@@ -273,6 +281,8 @@ mod tests {
             let Err(CredentialError::InUrl(shown)) = result else { panic!("{uri}: {result:?}") };
             assert!(!shown.contains("abc") && !shown.contains("eyJ"), "{shown} repeats the value");
         }
+        // Looked at once, however often a token might begin in it.
+        assert!(!is_jwt_like(&"ey".repeat(1 << 20)));
         for fine in
             ["/socket/websocket?vsn=2.0.0", "/socket/websocket?vsn=2.0.0&app=1.2.3&keyboard=x&they=a.b.c"]
         {

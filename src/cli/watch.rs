@@ -1,6 +1,7 @@
 //! What `warden dev --watch` prints: the events of an organisation, a line each, through a socket like
 //! any client's.
 
+use std::io::Write as _;
 use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -39,7 +40,8 @@ async fn follow(url: &str, name: &str, token: &str) -> anyhow::Result<()> {
                 Some(Ok(Message::Text(text))) => {
                     let (_, _, _, event, payload): (Value, Value, String, String, Value) = serde_json::from_str(&text)?;
                     if !event.starts_with("phx_") {
-                        println!("{}", line(name, &event, &payload));
+                        // Whoever reads this may have gone, as `head` does.
+                        writeln!(std::io::stdout(), "{}", line(name, &event, &payload))?;
                     }
                 }
                 Some(Ok(_)) => {}

@@ -252,8 +252,9 @@ impl Input<'_> {
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
             let bits = u64::from(byte & 0x7f);
-            // The tenth byte has room for one bit.
-            if shift == 63 && bits > 1 {
+            // The tenth byte has room for one bit; and a last byte of nothing is another spelling of the
+            // number without it.
+            if (shift == 63 && bits > 1) || (shift > 0 && byte == 0) {
                 return None;
             }
             value |= bits << shift;
@@ -384,6 +385,17 @@ mod tests {
                 }
             }
             prop_assert!(a.includes(&a));
+        }
+    }
+
+    #[test]
+    fn a_number_has_one_spelling() {
+        let spelled = |bytes: &[u8]| Input { bytes, at: 0 }.varint();
+        assert_eq!(spelled(&[0]), Some(0));
+        assert_eq!(spelled(&[0x80, 1]), Some(0x80));
+        assert_eq!(spelled(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]), Some(u64::MAX));
+        for padded in [&[0x80, 0][..], &[0xff, 0], &[0x80, 0x80, 0], &[0x80; 10]] {
+            assert_eq!(spelled(padded), None, "{padded:?}");
         }
     }
 

@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use dashmap::DashMap;
 use sqlx::postgres::PgPool;
@@ -18,6 +19,9 @@ use crate::wire::Topic;
 /// Organisations kept in memory; beyond it the memory is dropped and begun anew, so that tokens for
 /// organisations that don't exist can't fill it.
 const ORGS_MAX: usize = 100_000;
+
+/// Longest wait for the answer of the database.
+const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -54,16 +58,19 @@ impl Directory {
         // The cell is cloned out of the map: no guard lives across the await, and an answer that
         // comes after `forget_org` goes to a cell that nobody finds any more.
         let cell = Arc::clone(&self.orgs.entry(org).or_default());
-        cell.get_or_try_init(|| async {
+        let look_up = cell.get_or_try_init(|| async {
             self.metrics.directory_org_queries.inc();
             let row = sqlx::query_scalar!(
                 r#"select exists (select from public.organizations where id = $1) as "exists!""#,
                 org.as_uuid()
             );
             row.fetch_one(&self.pool).await
-        })
-        .await
-        .copied()
+        });
+        // Those who wait for one another's failure would otherwise add up their waits.
+        match tokio::time::timeout(LOOK_UP_TIMEOUT, look_up).await {
+            Ok(known) => known.copied(),
+            Err(_) => Err(sqlx::Error::PoolTimedOut),
+        }
     }
 
     /// The log tells of a change of this organisation.

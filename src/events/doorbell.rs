@@ -18,6 +18,12 @@ use crate::backoff::Backoff;
 /// A new connection is tried after this, doubling up to the second.
 const RECONNECT_DELAYS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
+/// After so long without a ring the connection is asked whether it is there.
+const WATCHDOG_INTERVAL: Duration = Duration::from_secs(15);
+
+/// It has so long to answer.
+const WATCHDOG_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct Doorbell {
@@ -92,7 +98,16 @@ impl Doorbell {
         backoff.reset();
         loop {
             self.ring.notify.notify_one();
-            match listener.try_recv().await {
+            let heard = match tokio::time::timeout(WATCHDOG_INTERVAL, listener.try_recv()).await {
+                Ok(heard) => heard,
+                // Silence may be a connection that is half gone: whoever is there answers.
+                Err(_) => match tokio::time::timeout(WATCHDOG_TIMEOUT, ask(&mut listener)).await {
+                    Ok(Ok(())) => continue,
+                    Ok(Err(error)) => Err(error),
+                    Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
+                },
+            };
+            match heard {
                 // A hint and no more: anybody can notify, and it costs the reader a look.
                 Ok(Some(heard)) => {
                     if heard.payload() == BELL_SILENCED {
@@ -104,4 +119,8 @@ impl Doorbell {
             }
         }
     }
+}
+
+async fn ask(listener: &mut PgListener) -> Result<(), sqlx::Error> {
+    sqlx::query!(r#"select true as "there!""#).fetch_one(listener).await.map(|_| ())
 }

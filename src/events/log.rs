@@ -39,6 +39,9 @@ pub enum LogError {
     /// A standby's snapshots omit what is in progress.
     #[error("this is a standby: its snapshots cannot be trusted; name the primary in DATABASE_URL")]
     Standby,
+    /// Rows of another encoding may hold bytes that are no text.
+    #[error("the database's encoding is {0}, and must be UTF8")]
+    Encoding(String),
     /// The schema is missing or older than this binary.
     #[error("the event log is not there: run `warden migrate` against this database first")]
     NotMigrated,
@@ -100,6 +103,12 @@ impl LogReader {
         {
             return Err(LogError::Standby);
         }
+        let encoding = sqlx::query_scalar!(r#"select current_setting('server_encoding') as "encoding!""#)
+            .fetch_one(&mut connection)
+            .await?;
+        if encoding != "UTF8" {
+            return Err(LogError::Encoding(encoding));
+        }
         let is_there = sqlx::query_scalar!(r#"select to_regclass('warden.events') is not null as "there!""#)
             .fetch_one(&mut connection)
             .await?;
@@ -114,6 +123,10 @@ impl LogReader {
         // longer than the read, and a partition that was empty when it was planned does not stay so.
         sqlx::query!("set plan_cache_mode = force_generic_plan").execute(&mut connection).await?;
         sqlx::query!("set enable_seqscan = off").execute(&mut connection).await?;
+        // A host that vanished must not go on silencing the bell for hours.
+        sqlx::query!("set tcp_keepalives_idle = 10").execute(&mut connection).await?;
+        sqlx::query!("set tcp_keepalives_interval = 5").execute(&mut connection).await?;
+        sqlx::query!("set tcp_keepalives_count = 3").execute(&mut connection).await?;
         Ok(Self { connection, epoch })
     }
 
@@ -147,8 +160,9 @@ impl LogReader {
     /// Reads what came after `from`: snapshot and rows come from one statement. Where there is more
     /// than a page, [`Self::read_between`] brings the rest.
     ///
-    /// The three look-ups are written apart, and `offset 0` fences them, because the planner would
-    /// otherwise walk the whole log by id to find the few rows in their order.
+    /// The three look-ups are written apart and fenced by their limits, because the planner would
+    /// otherwise walk the whole log by id to find the few rows in their order. A limit that is reached means
+    /// that there is more than a page, and then these rows are not used.
     ///
     /// # Errors
     /// When the database can't be asked; then nothing is lost, for the caller's point stays.
@@ -162,13 +176,12 @@ impl LogReader {
                    e.truncated as "truncated?", e.at as "at?"
             from s left join lateral (
                 select * from (
-                    select * from warden.events where xid >= $1::text::xid8
+                    (select * from warden.events where xid >= $1::text::xid8 limit $4)
                     union all
-                    select * from warden.events where xid = any ($2::text[]::xid8[])
+                    (select * from warden.events where xid = any ($2::text[]::xid8[]) limit $4)
                     union all
-                    select * from (select * from warden.events where id > $3 offset 0) beyond
-                    where xid < $1::text::xid8 and xid <> all ($2::text[]::xid8[])
-                    offset 0
+                    (select * from (select * from warden.events where id > $3 offset 0) beyond
+                     where xid < $1::text::xid8 and xid <> all ($2::text[]::xid8[]) limit $4)
                 ) new
                 order by id limit $4
             ) e on true
@@ -226,7 +239,7 @@ impl LogReader {
             select id as "id!", xid::text::bigint as "xid!", org_id as "org_id: OrgId", topic as "topic!",
                    event as "event!", subject, data::text as "data!", old::text, truncated as "truncated!", at as "at!"
             from warden.events
-            where id > $4 and (xid >= $1::text::xid8 or xid = any ($2::text[]::xid8[]) or id > $3)
+            where id > $4 and id <= $6 and (xid >= $1::text::xid8 or xid = any ($2::text[]::xid8[]) or id > $3)
             order by id limit $5
             "#,
             since.xmax,
@@ -234,6 +247,7 @@ impl LogReader {
             since.max_id,
             after,
             ROWS_LIMIT,
+            to.max_id,
         )
         .fetch_all(&mut self.connection)
         .await?;
@@ -302,13 +316,11 @@ impl LogReader {
     /// # Errors
     /// When the database can't be asked.
     pub async fn bell_rings(&mut self) -> Result<bool, LogError> {
-        let is_free = sqlx::query_scalar!(r#"select pg_try_advisory_lock($1) as "got!""#, BELL_LOCK)
+        // Taken and given back within the statement: a writer who commits meanwhile does not ring, and a
+        // reader that is not looking would wait for its next poll.
+        Ok(sqlx::query_scalar!(r#"select pg_try_advisory_xact_lock($1) as "got!""#, BELL_LOCK)
             .fetch_one(&mut self.connection)
-            .await?;
-        if is_free {
-            sqlx::query!("select pg_advisory_unlock($1)", BELL_LOCK).fetch_one(&mut self.connection).await?;
-        }
-        Ok(is_free)
+            .await?)
     }
 
     fn to_read(

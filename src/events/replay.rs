@@ -26,6 +26,8 @@ pub struct ReplayLimits {
     pub from_log_max: usize,
     /// Events that one replay brings; who missed more reads its state anew.
     pub events_max: usize,
+    /// Bytes of the events that one replay brings.
+    pub bytes_max: usize,
     /// How long a replay may wait for its turn, for the reader and for the database.
     pub timeout: Duration,
 }
@@ -133,7 +135,8 @@ impl Replay {
             let read = self.read(org, topic, since, until);
             tokio::time::timeout(self.limits.timeout, read).await.unwrap_or(Err(ReplayError::Timeout))?
         };
-        if events.len() > self.limits.events_max {
+        let bytes: usize = events.iter().map(|(_, event)| event.memory_bytes()).sum();
+        if events.len() > self.limits.events_max || bytes > self.limits.bytes_max {
             return Err(ReplayError::TooMany);
         }
         let (first, second): (Vec<_>, Vec<_>) =
@@ -161,6 +164,7 @@ impl Replay {
         let mut connection = self.pool.acquire().await?;
         let mut found = Vec::new();
         let mut after = i64::MIN;
+        let mut bytes = 0;
         loop {
             self.metrics.replay_queries.inc();
             let (page, more) = org_events_since(&mut connection, org, &since.from, after).await?;
@@ -170,8 +174,11 @@ impl Replay {
                     event.reaches(topic) && until.covers(*xid, event.id) && !since.covers(*xid, event.id)
                 })
                 .map(|LoggedEvent { xid, event, .. }| (xid, event));
-            found.extend(wanted);
-            if found.len() > self.limits.events_max {
+            for (xid, event) in wanted {
+                bytes += event.memory_bytes();
+                found.push((xid, event));
+            }
+            if found.len() > self.limits.events_max || bytes > self.limits.bytes_max {
                 return Err(ReplayError::TooMany);
             }
             match more {

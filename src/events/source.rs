@@ -151,6 +151,15 @@ impl Pace {
     }
 }
 
+/// What a read brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Found {
+    Nothing,
+    Page,
+    /// It took more than one statement, and so a while.
+    Pages,
+}
+
 /// Where the reader stands; outlives connections.
 #[derive(Clone)]
 struct Place {
@@ -221,10 +230,22 @@ impl Source {
         tracing::info!(epoch = ?here.epoch, "following the event log");
         let mut pace = Pace::new(self.limits);
         let mut last_cursor = Instant::now();
+        // A slot may have been emptied since it was asked above, before the first read.
+        let mut unsure_since = Some(Arc::clone(&here.point));
         loop {
+            let from = Arc::clone(&here.point);
             let read = self.read(&mut log, &mut here).await;
             *place = Some(here.clone());
             let found = read?;
+            if found == Found::Pages {
+                unsure_since.get_or_insert(from);
+            }
+            if let Some(point) = unsure_since.take()
+                && self.bounded(log.is_truncated(&point)).await?
+            {
+                self.announce_loss("too_old", self.hub.cursor()).await;
+            }
+            let found = found != Found::Nothing;
             if last_cursor.elapsed() >= self.limits.cursor_interval {
                 last_cursor = Instant::now();
                 self.hand_out_cursor().await;
@@ -285,9 +306,8 @@ impl Source {
     }
 
     /// Reads what is new, page by page, and passes it on.
-    /// True where there was something.
-    async fn read(&self, log: &mut LogReader, here: &mut Place) -> Result<bool, LogError> {
-        let mut found = false;
+    async fn read(&self, log: &mut LogReader, here: &mut Place) -> Result<Found, LogError> {
+        let mut found = Found::Nothing;
         loop {
             let mut read = match here.partial.clone() {
                 None => self.bounded(log.read_since(&here.point)).await?,
@@ -298,10 +318,11 @@ impl Source {
             if read.events.is_empty() {
                 self.hub.refresh(cursor);
             } else {
-                found = true;
+                found = found.max(Found::Page);
                 self.pass_on(&mut read, cursor).await;
             }
             if read.has_more {
+                found = Found::Pages;
                 here.partial = Some((read.to, read.last_id));
             } else {
                 // After pages there may be more, committed meanwhile: the next read looks at once.

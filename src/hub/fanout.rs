@@ -19,6 +19,9 @@ use crate::wire::{CloseCode, Event, Topic, append_event_frame};
 /// gain nothing and fill a slow client's queue in fewer, coarser steps.
 const CHUNK_BYTES: usize = 64 * 1024;
 
+/// Events that are encoded in one step; a page of the log has up to 5,000.
+const STEP_EVENTS_MAX: usize = 256;
+
 /// What one read of the log brought.
 #[derive(Debug)]
 pub struct Batch {
@@ -56,6 +59,8 @@ pub struct Fanout {
     hub: Arc<Hub>,
     work: HashMap<OrgId, VecDeque<Job>>,
     turns: VecDeque<OrgId>,
+    /// Bytes of events and frames that wait for their turn.
+    backlog_bytes: usize,
     counts: FanoutCounts,
 }
 
@@ -70,7 +75,13 @@ impl Fanout {
     /// Nothing to do yet.
     #[must_use]
     pub fn new(hub: Arc<Hub>) -> Self {
-        Self { hub, work: HashMap::new(), turns: VecDeque::new(), counts: FanoutCounts::default() }
+        Self {
+            hub,
+            work: HashMap::new(),
+            turns: VecDeque::new(),
+            backlog_bytes: 0,
+            counts: FanoutCounts::default(),
+        }
     }
 
     /// Takes a batch. Organisations without a session here cost one look-up.
@@ -104,8 +115,17 @@ impl Fanout {
     pub fn step(&mut self) {
         let Some(org) = self.turns.pop_front() else { return };
         let Some(mut jobs) = self.work.remove(&org) else { return };
-        match jobs.pop_front() {
-            Some(Job::Events { batch, events }) => self.expand(org, batch, &events, &mut jobs),
+        let job = jobs.pop_front();
+        self.backlog_bytes -= job.as_ref().map_or(0, Job::bytes);
+        let jobs_before = jobs.len();
+        match job {
+            Some(Job::Events { batch, mut events }) => {
+                if events.len() > STEP_EVENTS_MAX {
+                    let rest = events.split_off(STEP_EVENTS_MAX);
+                    jobs.push_front(Job::Events { batch, events: rest });
+                }
+                self.expand(org, batch, &events, &mut jobs);
+            }
             Some(Job::Send { batch, frames, frame_count, mut segments }) => {
                 if let Some(segment) = segments.pop() {
                     self.send(batch, &frames, frame_count, &segment);
@@ -117,6 +137,8 @@ impl Fanout {
             Some(Job::Close(close)) => self.hub.close_org(org, close),
             None => {}
         }
+        let added = jobs.len().saturating_sub(jobs_before);
+        self.backlog_bytes += jobs.iter().take(added).map(Job::bytes).sum::<usize>();
         if !jobs.is_empty() {
             self.work.insert(org, jobs);
             self.turns.push_back(org);
@@ -128,7 +150,15 @@ impl Fanout {
         std::mem::take(&mut self.counts)
     }
 
+    /// Bytes that wait; whoever feeds the fan-out stops when it is too much. (What an event takes is counted
+    /// for each organisation that gets it.)
+    #[must_use]
+    pub fn backlog_bytes(&self) -> usize {
+        self.backlog_bytes
+    }
+
     fn push_job(&mut self, org: OrgId, job: Job) {
+        self.backlog_bytes += job.bytes();
         let jobs = self.work.entry(org).or_default();
         if jobs.is_empty() {
             self.turns.push_back(org);
@@ -189,6 +219,16 @@ impl Fanout {
                 Offer::Sealed => continue,
             }
             self.counts.deliveries += frame_count;
+        }
+    }
+}
+
+impl Job {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Events { events, .. } => events.iter().map(|event| event.memory_bytes()).sum(),
+            Self::Send { frames, .. } => frames.len(),
+            Self::Close(_) => 0,
         }
     }
 }

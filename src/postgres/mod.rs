@@ -47,7 +47,8 @@ pub fn gateway_pool(options: PgConnectOptions) -> PgPool {
 pub(crate) async fn assume_gateway_role(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "select set_config('role', $1, false) where exists (
-            select from pg_roles where rolname = $1 and pg_has_role(current_user, oid, 'member'))",
+            select from pg_roles where rolname = $1 and pg_has_role(current_user, oid,
+                case when current_setting('server_version_num')::int >= 160000 then 'set' else 'member' end))",
         GATEWAY_ROLE
     )
     .fetch_optional(connection)

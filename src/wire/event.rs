@@ -53,6 +53,9 @@ impl Event {
     /// Whether the event reaches a topic.
     #[must_use]
     pub fn reaches(&self, topic: &Topic) -> bool {
+        if &*self.name == TOPICS_EVENT {
+            return false;
+        }
         if self.is_resync() {
             return self.topic.is_org()
                 || topic.is_org()

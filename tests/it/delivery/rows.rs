@@ -329,3 +329,46 @@ async fn a_truncate_makes_every_orgs_followers_resync() {
     }
     t.gateway.stop().await;
 }
+
+/// Where two organisations may use the same key, neither is shown the other's row.
+#[tokio::test]
+async fn the_same_key_in_two_organisations_is_two_entities() {
+    let (t, [org, other]) = with_orgs(
+        "create table numbered (number int not null, org_id uuid not null, day date not null default now(), secret text,
+                                primary key (number, org_id, day)) partition by range (day);
+         create table numbered_all partition of numbered default;
+         select warden.watch('numbered', 'numbered', 'numbered', 'number')",
+    )
+    .await;
+    let mut ours = joined(&t, org, &["numbered"]).await;
+    let mut theirs = joined(&t, other, &["numbered"]).await;
+    t.db.run(format!(
+        "insert into numbered values (1, '{org}', now(), 'ours'), (1, '{other}', now(), 'theirs')"
+    ))
+    .await;
+    t.db.run("update numbered set secret = secret || ' still'").await;
+    for (client, secret) in [(&mut ours, "ours"), (&mut theirs, "theirs")] {
+        assert_eq!(client.expect_event("numbered", "numbered.created").await.data("secret"), secret);
+        let event = client.expect_event("numbered", "numbered.updated").await;
+        assert_eq!(event.payload["old"], json!({"secret": secret}));
+    }
+    // Nothing came twice.
+    for (client, org) in [(&mut ours, org), (&mut theirs, other)] {
+        t.db.publish(org, "numbered", "sentinel").await;
+        client.expect_event("numbered", "sentinel").await;
+    }
+    t.gateway.stop().await;
+}
+
+/// A number of a few bytes may have a hundred thousand digits: what counts is what clients would get.
+#[tokio::test]
+async fn a_row_that_unfolds_is_too_large() {
+    let (t, [org]) = with_orgs("").await;
+    let mut client = joined(&t, org, &["calls"]).await;
+    let call = t.db.insert_call(org).await;
+    expect_row(&mut client, "calls", "call.created", call).await;
+    t.db.run("update calls set metadata = '{\"n\": 1e131071}'").await;
+    let event = expect_row(&mut client, "calls", "call.updated", call).await;
+    assert_eq!(event.payload["truncated"], true);
+    t.gateway.stop().await;
+}

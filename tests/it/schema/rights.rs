@@ -177,7 +177,13 @@ async fn public_has_no_right_in_schema_warden() {
                    where p.pronamespace = 'warden'::regnamespace and a.grantee <> p.proowner order by 1";
     assert_eq!(
         texts(&db, granted).await,
-        ["warden_gateway begin_epoch", "warden_gateway epoch", "warden_publisher publish"]
+        [
+            "warden_gateway begin_epoch",
+            "warden_gateway epoch",
+            "warden_gateway is_truncated",
+            "warden_gateway rotate_events",
+            "warden_publisher publish"
+        ]
     );
 }
 

@@ -15,6 +15,8 @@ async fn a_table_that_cannot_be_watched_is_refused_by_name() {
          create view all_notes as select * from notes;
          create materialized view kept_notes as select * from notes;
          create sequence counter;
+         create table shared (id bigint primary key, org_id uuid not null, number bigint not null,
+                              maybe bigint unique, day date not null unique, unique (org_id, number));
          create table orgless (id bigint primary key);
          create table text_org (id bigint primary key, org_id text)",
     )
@@ -51,8 +53,14 @@ async fn a_table_that_cannot_be_watched_is_refused_by_name() {
         ("'notes', 'notes', 'a.b'", "event prefix \"a.b\" is not valid"),
         ("'notes', 'notes', 'warden'", "event prefix \"warden\" is not valid"),
         ("'notes', 'notes', 'phx'", "event prefix \"phx\" is not valid"),
-        ("'notes', 'notes', 'note', 'other'", "column \"other\" of public.notes is in no unique index"),
-        ("'notes', 'notes', 'note', 'half'", "column \"half\" of public.notes is in no unique index"),
+        ("'notes', 'notes', 'note', 'other'", "column \"other\" of public.notes is not unique by itself"),
+        ("'notes', 'notes', 'note', 'half'", "column \"half\" of public.notes is not unique by itself"),
+        ("'shared', 'notes', 'note', 'number'", "column \"number\" of public.shared is not unique by itself"),
+        (
+            "'shared', 'notes', 'note', 'maybe'",
+            "column \"maybe\" of public.shared is not unique by itself, or may",
+        ),
+        ("'shared', 'notes', 'note', 'day'", "column \"day\" of public.shared is neither a uuid,"),
     ] {
         let refusal = refusal(&db, &format!("select warden.watch({arguments})")).await;
         let says = format!("warden.watch: {says}");

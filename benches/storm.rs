@@ -1,0 +1,206 @@
+//! A reconnect storm: thousands of sockets drop at once, stay away for a while, and come back together,
+//! each with its cursor.
+//!
+//! Gateway, clients and PostgreSQL share the machine. Reported: how long until everybody has caught up, and how
+//! many queries that took. `cargo bench --bench storm -- --sockets 5000 --orgs 20 --away 10 --rate 200`
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use futures_util::{SinkExt as _, StreamExt as _};
+use serde_json::{Value, json};
+use sqlx::postgres::PgPool;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::{WebSocketStream, client_async_with_config};
+use uuid::Uuid;
+use warden::app::Gateway;
+use warden::auth::VerifierConfig;
+use warden::cli::{TokenClaims, sign};
+use warden::config::{Config, DEFAULT_AUDIENCE, Limits};
+use warden::events::ReaderState;
+use warden::postgres::cluster::{Binaries, Cluster, ClusterOptions, DataDir, SUPERUSER};
+
+const SECRET: &str = "the storm's secret, which has 32 bytes";
+/// Ends what each socket waits for.
+const LAST: &str = "storm.last";
+
+struct Options {
+    sockets: usize,
+    orgs: usize,
+    away: Duration,
+    rate: u32,
+}
+
+type Socket = WebSocketStream<TcpStream>;
+
+fn main() -> anyhow::Result<()> {
+    let mut options = Options { sockets: 5000, orgs: 20, away: Duration::from_secs(10), rate: 200 };
+    let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
+    while let Some(arg) = args.next() {
+        let value = args.next().with_context(|| format!("{arg} N"))?;
+        match arg.as_str() {
+            "--sockets" => options.sockets = value.parse()?,
+            "--orgs" => options.orgs = value.parse()?,
+            "--away" => options.away = Duration::from_secs(value.parse()?),
+            "--rate" => options.rate = value.parse()?,
+            other => bail!("unknown option {other}: --sockets, --orgs, --away, --rate"),
+        }
+    }
+    tokio::runtime::Runtime::new()?.block_on(run(&options))
+}
+
+async fn run(options: &Options) -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(ClusterOptions {
+        binaries: Binaries::find(None, std::env::var_os("PATH").as_deref())?,
+        data_dir: DataDir::Temporary,
+        settings: Vec::new(),
+        max_connections: 40,
+        durable: false,
+    })
+    .await?;
+    let result = storm(&cluster, options).await;
+    cluster.stop().await?;
+    result
+}
+
+async fn storm(cluster: &Cluster, options: &Options) -> anyhow::Result<()> {
+    let url = cluster.url("postgres", SUPERUSER);
+    warden::postgres::migrate(&url).await?;
+    let pool = PgPool::connect(&url).await?;
+    sqlx::raw_sql("alter role warden_gateway login").execute(&pool).await?;
+    let orgs: Vec<Uuid> = sqlx::query_scalar(
+        "insert into organizations (name) select 'storm' from generate_series(1, $1) returning id",
+    )
+    .bind(i32::try_from(options.orgs)?)
+    .fetch_all(&pool)
+    .await?;
+    let gateway = gateway(cluster).await?;
+    let addr = gateway.public_addr();
+
+    let before = join_all(addr, &orgs, options.sockets, None).await?;
+    let cursors: Vec<String> = before.iter().map(|(_, cursor)| cursor.clone()).collect();
+    drop(before);
+    let changes = u32::try_from(options.away.as_secs())? * options.rate;
+    let mut ticks = tokio::time::interval(Duration::from_secs(1) / options.rate);
+    for n in 0..changes {
+        ticks.tick().await;
+        sqlx::query("insert into calls (org_id) values ($1)")
+            .bind(orgs[n as usize % orgs.len()])
+            .execute(&pool)
+            .await?;
+    }
+    for org in &orgs {
+        sqlx::query("select warden.publish($1, 'calls', $2)").bind(org).bind(LAST).execute(&pool).await?;
+    }
+
+    let metrics = gateway.metrics();
+    let queries = || metrics.directory_org_queries.get() + metrics.replay_queries.get();
+    let queries_before = queries();
+    let started = Instant::now();
+    let caught_up = join_all(addr, &orgs, options.sockets, Some(cursors)).await?;
+    let took = started.elapsed();
+    let made = queries() - queries_before;
+    println!(
+        "{} sockets in {} organisations, away for {:?}, {changes} changes",
+        options.sockets, options.orgs, options.away
+    );
+    println!(
+        "all caught up after {:.2} s ({:.0} sockets/s)",
+        took.as_secs_f64(),
+        caught_up.len() as f64 / took.as_secs_f64()
+    );
+    println!("queries {made}, per socket {:.4}", made as f64 / options.sockets as f64);
+    println!(
+        "replays from memory {}, from the log {}; resyncs {}",
+        metrics.replays_from_memory.get(),
+        metrics.replays_from_log.get(),
+        metrics.resyncs.get()
+    );
+    drop(caught_up);
+    gateway.stop().await;
+    Ok(())
+}
+
+/// Connects all sockets at once; with cursors each reads until the last event that it missed.
+async fn join_all(
+    addr: SocketAddr,
+    orgs: &[Uuid],
+    sockets: usize,
+    cursors: Option<Vec<String>>,
+) -> anyhow::Result<Vec<(Socket, String)>> {
+    let mut joins = JoinSet::new();
+    for n in 0..sockets {
+        let org = orgs[n % orgs.len()];
+        let since = cursors.as_ref().map(|cursors| cursors[n].clone());
+        joins.spawn(async move { (n, join(addr, n, org, since).await) });
+    }
+    let mut joined: Vec<Option<(Socket, String)>> = (0..sockets).map(|_| None).collect();
+    while let Some(done) = joins.join_next().await {
+        let (n, result) = done?;
+        joined[n] = Some(result?);
+    }
+    Ok(joined.into_iter().flatten().collect())
+}
+
+async fn join(
+    addr: SocketAddr,
+    n: usize,
+    org: Uuid,
+    since: Option<String>,
+) -> anyhow::Result<(Socket, String)> {
+    let claims = TokenClaims {
+        org,
+        sub: "storm",
+        role: "authenticated",
+        ttl: Duration::from_hours(1),
+        audience: DEFAULT_AUDIENCE,
+        issuer: None,
+    };
+    let mut request = format!("ws://{addr}/socket/websocket?vsn=2.0.0").into_client_request()?;
+    request.headers_mut().insert("authorization", format!("Bearer {}", sign(&claims, SECRET)?).parse()?);
+    let stream = TcpStream::connect(addr).await?;
+    let config = WebSocketConfig::default().read_buffer_size(4096);
+    let (mut socket, _) = client_async_with_config(request, stream, Some(config)).await?;
+    let payload = since.as_ref().map_or_else(|| json!({}), |since| json!({"since": since}));
+    socket.send(Message::text(json!(["1", "1", "calls", "phx_join", payload]).to_string())).await?;
+    let mut id = 0;
+    loop {
+        let message = socket.next().await.with_context(|| format!("socket {n} ended"))??;
+        let Message::Text(text) = message else { continue };
+        let (_, _, _, event, payload): (Value, Value, String, String, Value) = serde_json::from_str(&text)?;
+        match event.as_str() {
+            "phx_reply" if since.is_none() => {
+                let cursor = payload["response"]["cursor"].as_str().context("a cursor")?.to_owned();
+                return Ok((socket, cursor));
+            }
+            "phx_reply" if payload["response"]["cursor"] == json!(since) => {}
+            LAST => return Ok((socket, String::new())),
+            "call.created" => {
+                let next = payload["id"].as_i64().context("an id")?;
+                anyhow::ensure!(next > id, "socket {n}: event {next} after {id}");
+                id = next;
+            }
+            _ => bail!("socket {n}: {text}"),
+        }
+    }
+}
+
+async fn gateway(cluster: &Cluster) -> anyhow::Result<Gateway> {
+    let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+    let gateway = Gateway::start(Config {
+        database: warden::postgres::options(&cluster.url("postgres", "warden_gateway"))?,
+        verifier: VerifierConfig { secret: SECRET.into(), audience: DEFAULT_AUDIENCE.into(), issuer: None },
+        listen: any_port,
+        admin_listen: any_port,
+        allowed_origins: Vec::new(),
+        limits: Limits::default(),
+    })
+    .await?;
+    gateway.reader().wait_for(|state| *state == ReaderState::Following).await?;
+    Ok(gateway)
+}
