@@ -1,0 +1,100 @@
+//! What goes wrong: the database, the gateways and the network, each by its own task, so that faults
+//! overlap. It must not touch what it did not start.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use warden::postgres::cluster::Cluster;
+
+use crate::gateways::Gateway;
+use crate::proxy::Proxy;
+use crate::record::Record;
+
+/// Chaos, all of it: pauses between faults, and how long they last.
+const DATABASE_PAUSE_MS: std::ops::Range<u64> = 2_000..7_000;
+const DATABASE_AWAY_MS: std::ops::Range<u64> = 0..2_500;
+const GATEWAY_PAUSE_MS: std::ops::Range<u64> = 300..2_500;
+const GATEWAY_AWAY_MS: std::ops::Range<u64> = 0..2_000;
+const NETWORK_PAUSE_MS: std::ops::Range<u64> = 30..300;
+const STALL_MS: std::ops::Range<u64> = 100..4_000;
+/// One in so many faults of the network cuts all connections of a gateway.
+const CUT_ALL_ONE_IN: u32 = 60;
+
+/// A delay that makes chaos. False: it is over.
+async fn pause(
+    stop: &mut watch::Receiver<bool>,
+    random: &mut fastrand::Rng,
+    ms: std::ops::Range<u64>,
+) -> bool {
+    let delay = Duration::from_millis(random.u64(ms));
+    tokio::select! {
+        () = tokio::time::sleep(delay) => true,
+        _ = stop.wait_for(|stop| *stop) => false,
+    }
+}
+
+/// kill -9, and start again.
+pub(crate) async fn database(
+    mut cluster: Cluster,
+    record: Arc<Record>,
+    mut stop: watch::Receiver<bool>,
+    mut random: fastrand::Rng,
+) -> Cluster {
+    while pause(&mut stop, &mut random, DATABASE_PAUSE_MS).await {
+        record.count("kill -9 of PostgreSQL");
+        record.database_goes();
+        cluster.kill9().await.expect("kills");
+        pause(&mut stop, &mut random, DATABASE_AWAY_MS).await;
+        cluster.start_again().await.expect("starts");
+        record.database_is_back();
+    }
+    cluster
+}
+
+/// kill -9 or SIGTERM, and start again.
+pub(crate) async fn gateways(
+    mut gateways: Vec<Gateway>,
+    record: Arc<Record>,
+    mut stop: watch::Receiver<bool>,
+    mut random: fastrand::Rng,
+) -> Vec<Gateway> {
+    while pause(&mut stop, &mut random, GATEWAY_PAUSE_MS).await {
+        let at = random.usize(..gateways.len());
+        let gateway = &mut gateways[at];
+        if let Some(ended) = gateway.has_ended() {
+            record.complain(ended);
+        } else if random.bool() {
+            record.count("kill -9 of a gateway");
+            gateway.kill().await;
+        } else {
+            record.count("SIGTERM of a gateway");
+            if let Err(wrong) = gateway.terminate().await {
+                record.complain(wrong);
+            }
+        }
+        pause(&mut stop, &mut random, GATEWAY_AWAY_MS).await;
+        gateway.start_again();
+    }
+    gateways
+}
+
+/// Connections cut and stalled.
+pub(crate) async fn network(
+    proxies: Vec<Proxy>,
+    record: Arc<Record>,
+    mut stop: watch::Receiver<bool>,
+    mut random: fastrand::Rng,
+) {
+    while pause(&mut stop, &mut random, NETWORK_PAUSE_MS).await {
+        let proxy = &proxies[random.usize(..proxies.len())];
+        if random.u32(..CUT_ALL_ONE_IN) == 0 {
+            record.count_many("connections cut", proxy.cut_all());
+        } else if random.bool() {
+            record.count_many("connections cut", usize::from(proxy.cut_one(&mut random)));
+        } else {
+            let delay = Duration::from_millis(random.u64(STALL_MS));
+            record.count_many("connections stalled", usize::from(proxy.stall_one(&mut random, delay)));
+        }
+    }
+}
