@@ -12,7 +12,7 @@ use sqlx::postgres::{PgListener, PgPool};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::log::{BELL_CHANNEL, BELL_SILENCED};
+use super::bell::{BELL_CHANNEL, BELL_SILENCED};
 use crate::backoff::Backoff;
 
 /// A new connection is tried after this, doubling up to the second.

@@ -3,10 +3,12 @@
 //!
 //! The log is the truth. A ring that is lost costs latency, never data.
 
+mod bell;
 pub mod cursor;
 mod directory;
 mod doorbell;
 mod log;
+mod pace;
 mod recent;
 mod replay;
 mod retention;

@@ -16,17 +16,12 @@ use super::cursor::{Cursor, Epoch, Point};
 use super::directory::Directory;
 use super::doorbell::Ring;
 use super::log::{LogError, LogReader, LoggedEvent, Read};
+use super::pace::{Bell, Pace};
 use super::recent::Recent;
 use crate::backoff::Backoff;
 use crate::hub::{Batch, Hub, OrgEvents};
 use crate::metrics::Metrics;
 use crate::wire::{CURSOR_EVENT, Event, RESYNC_EVENT, TOPICS_EVENT, Topic};
-
-/// A ring that comes so soon after a read came while that was under way.
-const RING_GAP: Duration = Duration::from_micros(100);
-
-/// So many such rings in a row, and the reader silences the bell.
-const RINGS_IN_ROW_MAX: u32 = 16;
 
 /// Delays of the reader.
 #[derive(Clone, Copy, Debug)]
@@ -97,58 +92,6 @@ pub struct Source {
     pub metrics: Arc<Metrics>,
     /// Delays.
     pub limits: ReaderLimits,
-}
-
-/// When the reader looks next.
-#[derive(Debug)]
-struct Pace {
-    limits: ReaderLimits,
-    /// The next look at transactions in progress.
-    retry: Duration,
-    /// Rings that came while the reader was still at work on the one before.
-    rings_in_row: u32,
-    /// The last look was the unconditional one.
-    was_poll: bool,
-    bell: Bell,
-}
-
-/// What the reader knows of the doorbell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Bell {
-    /// Writers ring it.
-    Rings,
-    /// This reader silences it.
-    Silenced,
-    /// Another reader may: this one looks by itself until it has made sure.
-    MaybeSilent,
-}
-
-impl Pace {
-    fn new(limits: ReaderLimits) -> Self {
-        Self { limits, retry: limits.retry_first, rings_in_row: 0, was_poll: false, bell: Bell::Rings }
-    }
-
-    fn next(&self, is_settled: bool) -> Duration {
-        if is_settled { self.limits.poll_interval } else { self.retry }
-    }
-
-    fn rung(&mut self, after: Duration) {
-        self.retry = self.limits.retry_first;
-        self.was_poll = false;
-        self.rings_in_row = if after < RING_GAP { self.rings_in_row + 1 } else { 0 };
-    }
-
-    fn looked(&mut self, is_settled: bool) {
-        self.retry = (self.retry * 2).min(self.limits.retry_max);
-        self.was_poll = is_settled;
-        self.rings_in_row = 0;
-    }
-
-    /// Rings come as fast as they are answered; or events came without any ring, as when another reader
-    /// silenced the bell and its word was lost.
-    fn is_overrun(&self, found: bool) -> bool {
-        self.rings_in_row >= RINGS_IN_ROW_MAX || (self.was_poll && found)
-    }
 }
 
 /// What a read brought.

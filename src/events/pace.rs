@@ -1,0 +1,65 @@
+//! When the reader looks next: what it knows of the doorbell, and how fast it is rung.
+//!
+//! Plain state: the reader does the waiting.
+
+use std::time::Duration;
+
+use super::source::ReaderLimits;
+
+/// A ring that comes so soon after a read came while that was under way.
+const RING_GAP: Duration = Duration::from_micros(100);
+
+/// So many such rings in a row, and the reader silences the bell.
+const RINGS_IN_ROW_MAX: u32 = 16;
+
+/// When the reader looks next.
+#[derive(Debug)]
+pub(super) struct Pace {
+    limits: ReaderLimits,
+    /// The next look at transactions in progress.
+    retry: Duration,
+    /// Rings that came while the reader was still at work on the one before.
+    pub(super) rings_in_row: u32,
+    /// The last look was the unconditional one.
+    was_poll: bool,
+    pub(super) bell: Bell,
+}
+
+/// What the reader knows of the doorbell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bell {
+    /// Writers ring it.
+    Rings,
+    /// This reader silences it.
+    Silenced,
+    /// Another reader may: this one looks by itself until it has made sure.
+    MaybeSilent,
+}
+
+impl Pace {
+    pub(super) fn new(limits: ReaderLimits) -> Self {
+        Self { limits, retry: limits.retry_first, rings_in_row: 0, was_poll: false, bell: Bell::Rings }
+    }
+
+    pub(super) fn next(&self, is_settled: bool) -> Duration {
+        if is_settled { self.limits.poll_interval } else { self.retry }
+    }
+
+    pub(super) fn rung(&mut self, after: Duration) {
+        self.retry = self.limits.retry_first;
+        self.was_poll = false;
+        self.rings_in_row = if after < RING_GAP { self.rings_in_row + 1 } else { 0 };
+    }
+
+    pub(super) fn looked(&mut self, is_settled: bool) {
+        self.retry = (self.retry * 2).min(self.limits.retry_max);
+        self.was_poll = is_settled;
+        self.rings_in_row = 0;
+    }
+
+    /// Rings come as fast as they are answered; or events came without any ring, as when another reader
+    /// silenced the bell and its word was lost.
+    pub(super) fn is_overrun(&self, found: bool) -> bool {
+        self.rings_in_row >= RINGS_IN_ROW_MAX || (self.was_poll && found)
+    }
+}
