@@ -4,8 +4,9 @@
 -- holds one lock from before such a commit until after it. So the bell is coalesced: of the
 -- transactions that are at their commit in the same moment, the one that gets the advisory lock
 -- rings. The others were at their own commit while the lock was held, so when the ring is heard they
--- have either committed, and the read finds them, or stand as in progress in the reader's snapshot,
--- and it looks again.
+-- have either committed, and the read finds them, or have begun and not ended, and the reader looks
+-- again: they stand in its snapshot's list, or lie beyond its xmax, which is only the highest transaction
+-- that has ended.
 set local role warden_owner;
 
 -- This runs at every commit that wrote an event, so it has no `set search_path` of its own, which costs

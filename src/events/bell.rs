@@ -16,15 +16,15 @@ impl LogReader {
     /// # Errors
     /// When the database can't be asked.
     pub async fn silence_bell(&mut self) -> Result<bool, LogError> {
-        let got = sqlx::query_scalar!(r#"select pg_try_advisory_lock_shared($1) as "got!""#, BELL_LOCK)
-            .fetch_one(&mut self.connection)
-            .await?;
-        if got {
-            sqlx::query!("select pg_notify($1, $2)", BELL_CHANNEL, BELL_SILENCED)
-                .fetch_one(&mut self.connection)
-                .await?;
-        }
-        Ok(got)
+        // In one statement, so that no connection breaks between the lock and the word.
+        Ok(sqlx::query_scalar!(
+            r#"select case when pg_try_advisory_lock_shared($1) then pg_notify($2, $3) is not null else false end as "got!""#,
+            BELL_LOCK,
+            BELL_CHANNEL,
+            BELL_SILENCED
+        )
+        .fetch_one(&mut self.connection)
+        .await?)
     }
 
     /// Gives the bell back; it rings again unless another reader silences it.
@@ -44,10 +44,14 @@ impl LogReader {
     /// # Errors
     /// When the database can't be asked.
     pub async fn bell_rings(&mut self) -> Result<bool, LogError> {
-        // Taken and given back within the statement: a writer who commits meanwhile does not ring, and a
-        // reader that is not looking would wait for its next poll.
-        Ok(sqlx::query_scalar!(r#"select pg_try_advisory_xact_lock($1) as "got!""#, BELL_LOCK)
-            .fetch_one(&mut self.connection)
-            .await?)
+        // As a writer does it, ring included: a writer who commits in that moment does not get the lock, and
+        // a reader that is waiting for its ring hears this one. Lock and ring end with the statement.
+        Ok(sqlx::query_scalar!(
+            r#"select case when pg_try_advisory_xact_lock($1) then pg_notify($2, '') is not null else false end as "got!""#,
+            BELL_LOCK,
+            BELL_CHANNEL
+        )
+        .fetch_one(&mut self.connection)
+        .await?)
     }
 }

@@ -96,6 +96,8 @@ impl Doorbell {
         }
         tracing::debug!("the doorbell is connected");
         backoff.reset();
+        // Its word that a reader silenced the bell may have been missed.
+        self.ring.silenced.store(true, Ordering::Relaxed);
         loop {
             self.ring.notify.notify_one();
             let heard = match tokio::time::timeout(WATCHDOG_INTERVAL, listener.try_recv()).await {

@@ -7,7 +7,7 @@ use sqlx::Connection;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use uuid::Uuid;
 
-use super::cursor::{Cursor, CursorPrefix, Epoch, Point};
+use super::cursor::{Cursor, CursorPrefix, Epoch, Point, Snapshot};
 use crate::org::OrgId;
 use crate::wire::{Event, Topic};
 
@@ -54,6 +54,8 @@ pub struct Read {
     pub events: Vec<LoggedEvent>,
     /// The id of the last row, also where that row was skipped.
     pub last_id: i64,
+    /// No transaction was in progress that may still commit without ringing.
+    pub is_settled: bool,
     /// There are more: the next page begins after `last_id`.
     pub has_more: bool,
 }
@@ -163,8 +165,9 @@ impl LogReader {
         let since = Since::new(from);
         let rows = sqlx::query!(
             r#"
-            with s as (select pg_current_snapshot()::text as snapshot)
-            select s.snapshot as "snapshot!", e.id as "id?", e.xid::text::bigint as "xid?", e.org_id as "org_id?: OrgId", e.topic as "topic?",
+            with s as (select pg_current_snapshot()::text as snapshot,
+                              age(pg_snapshot_xmax(pg_current_snapshot())::xid) as begun_since)
+            select s.snapshot as "snapshot!", s.begun_since as "begun_since!", e.id as "id?", e.xid::text::bigint as "xid?", e.org_id as "org_id?: OrgId", e.topic as "topic?",
                    e.event as "event?", e.subject as "subject?", e.data::text as "data?", e.old::text as "old?",
                    e.truncated as "truncated?", e.at as "at?"
             from s left join lateral (
@@ -191,7 +194,12 @@ impl LogReader {
             let (to, before) = self.end_of(&since).await?;
             return self.read_between(from, &Arc::new(to), before).await;
         }
-        let snapshot = rows.first().map(|row| row.snapshot.parse()).transpose()?.unwrap_or_default();
+        let snapshot: Snapshot =
+            rows.first().map(|row| row.snapshot.parse()).transpose()?.unwrap_or_default();
+        // xmax is one beyond the highest transaction that has *ended*: those that have begun since are in no
+        // list, but one of them may be at its commit, silent because somebody else had the bell.
+        let is_settled =
+            snapshot.in_progress.is_empty() && rows.first().is_some_and(|row| row.begun_since == 0);
         let rows: Vec<LogRow> = rows
             .into_iter()
             .filter_map(|r| {
@@ -211,7 +219,7 @@ impl LogReader {
             .collect();
         let max_id = rows.last().map_or(from.max_id, |row| row.id.max(from.max_id));
         let to = Arc::new(Point { snapshot, max_id });
-        Ok(self.to_read(from, &to, rows, max_id, false))
+        Ok(Read { is_settled, ..self.to_read(from, &to, rows, max_id, false) })
     }
 
     /// Reads a page of what `to` covers and `from` doesn't, with ids above `after`. No transaction
@@ -285,7 +293,7 @@ impl LogReader {
     ) -> Read {
         let prefix = (!rows.is_empty()).then(|| CursorPrefix::new(self.epoch, from, to));
         let events = to_events(rows, prefix.as_ref());
-        Read { from: Arc::clone(from), to: Arc::clone(to), events, last_id, has_more }
+        Read { from: Arc::clone(from), to: Arc::clone(to), events, last_id, has_more, is_settled: false }
     }
 
     /// The cursor of one who has seen what was read so far.

@@ -38,7 +38,8 @@ pub(super) enum Bell {
 
 impl Pace {
     pub(super) fn new(limits: ReaderLimits) -> Self {
-        Self { limits, retry: limits.retry_first, rings_in_row: 0, was_poll: false, bell: Bell::Rings }
+        // Somebody may have silenced the bell before this reader was there to be told.
+        Self { limits, retry: limits.retry_first, rings_in_row: 0, was_poll: false, bell: Bell::MaybeSilent }
     }
 
     pub(super) fn next(&self, is_settled: bool) -> Duration {

@@ -179,7 +179,7 @@ impl Source {
             let from = Arc::clone(&here.point);
             let read = self.read(&mut log, &mut here).await;
             *place = Some(here.clone());
-            let found = read?;
+            let (found, is_settled) = read?;
             if found == Found::Pages {
                 unsure_since.get_or_insert(from);
             }
@@ -199,7 +199,7 @@ impl Source {
                 let was = std::mem::replace(state, ReaderState::Following);
                 was != ReaderState::Following
             });
-            self.wait(&mut log, &mut pace, found, &here.point).await?;
+            self.wait(&mut log, &mut pace, found, is_settled).await?;
         }
     }
 
@@ -210,7 +210,7 @@ impl Source {
         log: &mut LogReader,
         pace: &mut Pace,
         found: bool,
-        point: &Point,
+        is_settled: bool,
     ) -> Result<(), LogError> {
         match pace.bell {
             Bell::Silenced if found => tokio::time::sleep(self.limits.busy_interval).await,
@@ -237,7 +237,6 @@ impl Source {
                 pace.bell = Bell::MaybeSilent;
             }
             Bell::Rings => {
-                let is_settled = point.snapshot.in_progress.is_empty();
                 let before = Instant::now();
                 tokio::select! {
                     () = self.ring.rung() => pace.rung(before.elapsed()),
@@ -249,7 +248,7 @@ impl Source {
     }
 
     /// Reads what is new, page by page, and passes it on.
-    async fn read(&self, log: &mut LogReader, here: &mut Place) -> Result<Found, LogError> {
+    async fn read(&self, log: &mut LogReader, here: &mut Place) -> Result<(Found, bool), LogError> {
         let mut found = Found::Nothing;
         loop {
             let mut read = match here.partial.clone() {
@@ -272,7 +271,7 @@ impl Source {
                 let was_partial = here.partial.take().is_some();
                 here.point = read.to;
                 if !was_partial {
-                    return Ok(found);
+                    return Ok((found, read.is_settled));
                 }
             }
         }

@@ -15,15 +15,15 @@ pub(crate) fn steps(setup: &Setup, state: &State, into: &mut Steps) {
         match reader.phase {
             Phase::Off => start(setup, state, n, into),
             Phase::Read { found } => {
-                push_checked(into, state, Action("reads: reader", n), |s| read_since(setup, s, n, found))
+                push_checked(into, state, Action("reads: reader", n), |s| read_since(setup, s, n, found));
             }
             Phase::EndOf => {
-                push(into, state, Action("asks where the pages end: reader", n), false, |s| end_of(s, n))
+                push(into, state, Action("asks where the pages end: reader", n), false, |s| end_of(s, n));
             }
             Phase::Page { is_first, found } => {
                 push_checked(into, state, Action("reads a page: reader", n), |s| {
                     read_between(setup, s, n, is_first, found)
-                })
+                });
             }
             Phase::Wait { found } => wait(setup, state, n, found, into),
             Phase::Silencing => silence(setup, state, n, into),
@@ -199,7 +199,7 @@ fn wait(setup: &Setup, state: &State, n: usize, found: bool, into: &mut Steps) {
         Bell::MaybeSilent if found => {
             if state.holder.is_some() && setup.mutation != Mutation::WordBeforeLock {
                 push(into, state, Action("can't silence the bell: reader", n), false, |s| {
-                    s.readers[n].phase = read
+                    s.readers[n].phase = read;
                 });
             } else {
                 push(into, state, Action("silences the bell: reader", n), false, |s| {

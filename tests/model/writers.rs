@@ -197,7 +197,7 @@ fn recover(setup: &Setup, mut base: State, flushed: u8, into: &mut Steps) {
     let highest = kept.flat_map(|tx| tx.ids).max().unwrap_or(0);
     for next_id in highest + 1..=base.next_id {
         push(into, &base, Action("is killed; next id of the database:", next_id.into()), true, |s| {
-            s.next_id = next_id
+            s.next_id = next_id;
         });
     }
 }
