@@ -98,8 +98,8 @@ impl Doorbell {
         backoff.reset();
         // Its word that a reader silenced the bell may have been missed.
         self.ring.silenced.store(true, Ordering::Relaxed);
+        self.ring.notify.notify_one();
         loop {
-            self.ring.notify.notify_one();
             let heard = match tokio::time::timeout(WATCHDOG_INTERVAL, listener.try_recv()).await {
                 Ok(heard) => heard,
                 // Silence may be a connection that is half gone: whoever is there answers.
@@ -115,6 +115,7 @@ impl Doorbell {
                     if heard.payload() == BELL_SILENCED {
                         self.ring.silenced.store(true, Ordering::Relaxed);
                     }
+                    self.ring.notify.notify_one();
                 }
                 Ok(None) => return sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into()),
                 Err(e) => return e,

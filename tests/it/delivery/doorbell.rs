@@ -3,8 +3,9 @@
 use sqlx::postgres::{PgConnection, PgListener};
 use sqlx::{Connection as _, Executor as _};
 
+use super::transactions::{connection, execute};
 use super::{expect_row, joined, with_orgs};
-use crate::harness::within;
+use crate::harness::{TestDb, TestGateway, eventually, within};
 
 #[tokio::test]
 async fn a_stranger_who_holds_the_bells_lock_costs_latency_alone() {
@@ -72,6 +73,57 @@ async fn every_statement_that_logs_anything_rings_once() {
             .await
             .expect("counts");
         assert_eq!(rings, 1, "{sql}");
+    }
+    t.gateway.stop().await;
+}
+
+/// A snapshot's xmax is one beyond the highest transaction that has ended, so one that began since stands in no
+/// list. It was refused the bell by the one before it, and commits without ringing: the reader must look
+/// again although its snapshot lists nothing.
+#[tokio::test]
+async fn a_silent_commit_beyond_the_snapshots_xmax_is_not_left_to_the_poll() {
+    let db = TestDb::create().await;
+    let org = db.create_org().await;
+    // After `ring`, at the commit, a transaction waits for the lock of its event.
+    db.run(
+        "create function wait_at_commit() returns trigger language plpgsql as $$
+         begin perform pg_advisory_xact_lock_shared(length(new.event)); return null; end $$;
+         create constraint trigger zz_wait after insert on warden.events deferrable initially deferred
+         for each row when (new.event in ('a', 'bb')) execute function wait_at_commit()",
+    )
+    .await;
+    let gateway = TestGateway::gateway(&db, |config| {
+        config.limits.reader.poll_interval = std::time::Duration::from_secs(3600);
+        config.limits.session.close_timeout = super::CLOSE_TIMEOUT;
+    })
+    .await;
+    let t = TestGateway { db, gateway };
+    let mut client = joined(&t, org, &["calls"]).await;
+
+    let mut locks = connection(&t.db).await;
+    execute(&mut locks, "select pg_advisory_lock(1), pg_advisory_lock(2)").await;
+    let waiting = async || -> i64 {
+        sqlx::query_scalar(
+            "select count(*) from pg_locks where locktype = 'advisory' and not granted
+             and database = (select oid from pg_database where datname = current_database())",
+        )
+        .fetch_one(&t.db.pool)
+        .await
+        .expect("counts")
+    };
+    let mut commits = Vec::new();
+    for (n, event) in [(1, "a"), (2, "bb")] {
+        let mut writer = connection(&t.db).await;
+        let publish = format!("select warden.publish('{org}', 'calls', '{event}')");
+        commits.push(tokio::spawn(async move { execute(&mut writer, publish).await }));
+        eventually("the commit waits", async || waiting().await == n).await;
+    }
+    execute(&mut locks, "select pg_advisory_unlock(1)").await;
+    client.expect_event("calls", "a").await;
+    execute(&mut locks, "select pg_advisory_unlock(2)").await;
+    client.expect_event("calls", "bb").await;
+    for commit in commits {
+        commit.await.expect("commits");
     }
     t.gateway.stop().await;
 }

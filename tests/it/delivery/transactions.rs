@@ -12,11 +12,11 @@ use uuid::Uuid;
 use super::{expect_row, joined, with_orgs};
 use crate::harness::{TestDb, connect_raw, token, within};
 
-async fn connection(db: &TestDb) -> PgConnection {
+pub(super) async fn connection(db: &TestDb) -> PgConnection {
     PgConnection::connect(db.url()).await.expect("connects")
 }
 
-async fn execute(connection: &mut PgConnection, sql: impl Into<String>) {
+pub(super) async fn execute(connection: &mut PgConnection, sql: impl Into<String>) {
     let sql = sql.into();
     connection
         .execute(sqlx::raw_sql(AssertSqlSafe(sql.clone())))
