@@ -156,7 +156,8 @@ impl Default for Limits {
                 from_log_max: 2,
                 events_max: 50_000,
                 bytes_max: 32 * 1024 * 1024,
-                timeout: Duration::from_secs(10),
+                timeout: Duration::from_secs(8),
+                read_timeout: Duration::from_secs(60),
             },
             retention: RetentionLimits {
                 keep: Duration::from_hours(24),

@@ -28,8 +28,10 @@ pub struct ReplayLimits {
     pub events_max: usize,
     /// Bytes of the events that one replay brings.
     pub bytes_max: usize,
-    /// How long a replay may wait for its turn, for the reader and for the database.
+    /// How long a join waits for the reader to catch up; clients give a join up after some 10 s.
     pub timeout: Duration,
+    /// How long a replay may wait for its turn and for the log; the join has its reply by then.
+    pub read_timeout: Duration,
 }
 
 /// See the module's documentation.
@@ -133,7 +135,7 @@ impl Replay {
         } else {
             self.metrics.replays_from_log.inc();
             let read = self.read(org, topic, since, until);
-            tokio::time::timeout(self.limits.timeout, read).await.unwrap_or(Err(ReplayError::Timeout))?
+            tokio::time::timeout(self.limits.read_timeout, read).await.unwrap_or(Err(ReplayError::Timeout))?
         };
         let bytes: usize = events.iter().map(|(_, event)| event.memory_bytes()).sum();
         if events.len() > self.limits.events_max || bytes > self.limits.bytes_max {

@@ -1,6 +1,7 @@
 //! Coming back with a cursor: everything that was missed, once, then live; or an explicit resync.
 
 mod seam;
+mod visibility;
 
 use std::time::Duration;
 
