@@ -186,3 +186,33 @@ impl TopicChannel {
         segment
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    /// Were the segment free while the reply is on its way, an event could overtake it.
+    #[tokio::test]
+    async fn nothing_is_sent_on_a_subscription_before_its_reply() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let stream = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connects");
+        let limits = OutboxLimits { queue_bytes_max: 1024, queue_chunks_max: 8 };
+        let subscription = Subscription {
+            id: SubscriptionId(1),
+            after_batch: 0,
+            outbox: Arc::new(Outbox::new(Arc::new(stream), limits)),
+            held: None,
+        };
+        let (channel, topic, position) = (OrgChannel::default(), Topic::org(), Mutex::new(()));
+        let mut was_welcomed = false;
+        let _subscribed = channel.subscribe(&topic, subscription, lock(&position), || {
+            let segments = channel.segments(&topic);
+            assert!(segments[0].try_lock().is_err(), "fan-out could have written already");
+            assert!(position.try_lock().is_ok(), "the reader must not wait for a socket");
+            was_welcomed = true;
+        });
+        assert!(was_welcomed);
+    }
+}

@@ -101,6 +101,10 @@ impl Outbox {
         if state.queue_bytes + rest.len() > self.limits.queue_bytes_max
             || state.queue.len() >= self.limits.queue_chunks_max
         {
+            if rest.len() < frames.len() {
+                // Begun just now: it must be finished before the Close.
+                state.push(rest);
+            }
             state.seal(CloseCode::SLOW);
             return Offer::Sealed;
         }
@@ -131,11 +135,6 @@ impl Outbox {
     /// How the outbox ended, if it has.
     pub fn ending(&self) -> Option<Ending> {
         lock(&self.state).ending
-    }
-
-    /// Bytes that wait for the kernel.
-    pub fn queue_bytes(&self) -> usize {
-        lock(&self.state).queue_bytes
     }
 
     /// Resolves when nothing waits, or the outbox has ended: what is sent in answer to that goes at the

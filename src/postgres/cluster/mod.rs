@@ -198,22 +198,10 @@ impl Cluster {
         &self.layout.socket_dir
     }
 
-    /// The server's log.
-    #[must_use]
-    pub fn log_path(&self) -> PathBuf {
-        self.layout.log()
-    }
-
     /// The process id of the postmaster, while it runs.
     #[must_use]
     pub fn pid(&self) -> Option<i32> {
         self.guard.as_ref().filter(|_| self.running).map(Guard::pid)
-    }
-
-    /// `psql` of the same version, where it is installed.
-    #[must_use]
-    pub fn psql_path(&self) -> Option<PathBuf> {
-        self.options.binaries.client("psql")
     }
 
     /// `pgbench` of the same version, where it is installed.
