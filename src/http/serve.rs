@@ -25,6 +25,9 @@ pub struct ServeLimits {
 /// without the pause the loop would spin.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
+/// Connections that are not upgraded have so long to finish on shutdown.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
+
 /// Serves a listener until `shutdown`; requests under way are finished, upgraded connections are no
 /// business of this function any more.
 pub async fn serve(listener: TcpListener, routes: Router, limits: ServeLimits, shutdown: CancellationToken) {
@@ -62,7 +65,8 @@ async fn connection(stream: TcpStream, routes: Router, limits: ServeLimits, shut
         result = connection.as_mut() => result,
         () = shutdown.cancelled() => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            // Who has not sent a whole request by then has none under way that is worth waiting for.
+            tokio::time::timeout(SHUTDOWN_GRACE, connection).await.unwrap_or(Ok(()))
         }
     };
     if let Err(error) = result {

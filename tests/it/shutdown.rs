@@ -109,3 +109,17 @@ async fn a_client_moves_to_another_node_without_loss() {
     drop(client);
     new.stop().await;
 }
+
+/// A client that sends half a request and no more.
+#[tokio::test]
+async fn half_a_request_holds_up_nobody() {
+    let db = TestDb::create().await;
+    let gateway = TestGateway::gateway(&db, |config| {
+        config.limits.serve.header_timeout = Duration::from_secs(3600);
+        config.limits.drain_timeout = Duration::from_secs(3600);
+    })
+    .await;
+    let mut half = TcpStream::connect(gateway.public_addr()).await.expect("connects");
+    half.write_all(b"GET /livez HTTP/1.1\r\nhost").await.expect("writes");
+    within("the gateway is down", gateway.stop()).await;
+}
