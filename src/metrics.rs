@@ -7,7 +7,7 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Metric, Registry};
 
 /// Why an upgrade was refused, as a label.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -66,60 +66,43 @@ pub struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("warden");
-        let mut metrics = Self {
-            registry: Registry::default(),
-            sessions: Gauge::default(),
-            accepted: Counter::default(),
-            refused: Family::default(),
-            closed: Family::default(),
-            directory_org_queries: Counter::default(),
-            replays_from_memory: Counter::default(),
-            replays_from_log: Counter::default(),
-            replay_queries: Counter::default(),
-            resyncs: Counter::default(),
-            rotations: Counter::default(),
-            retention_late: Gauge::default(),
-            reads: Counter::default(),
-            events: Counter::default(),
-            deliveries: Counter::default(),
-            direct_writes: Counter::default(),
-            queued_writes: Counter::default(),
-            following: Gauge::default(),
-        };
-        registry.register("sessions", "Sessions now open", metrics.sessions.clone());
-        registry.register("upgrades_accepted", "Upgrades accepted", metrics.accepted.clone());
-        registry.register("upgrades_refused", "Upgrades refused, by reason", metrics.refused.clone());
-        registry.register("sessions_closed", "Sessions ended, by close code", metrics.closed.clone());
-        registry.register(
-            "directory_org_queries",
-            "Queries for organisations that were not in memory",
-            metrics.directory_org_queries.clone(),
-        );
-        let in_memory = metrics.replays_from_memory.clone();
-        registry.register("replays_from_memory", "Replays served from memory", in_memory);
-        registry.register(
-            "replays_from_log",
-            "Replays served from the log",
-            metrics.replays_from_log.clone(),
-        );
-        registry.register("replay_queries", "Queries made by replays", metrics.replay_queries.clone());
-        registry.register("resyncs", "Joins with a cursor that could not be served", metrics.resyncs.clone());
-        registry.register(
-            "log_rotations",
-            "Slots by which this node moved the log",
-            metrics.rotations.clone(),
-        );
-        let late = metrics.retention_late.clone();
-        registry.register("log_retention_late", "1 while retention is due and can't be done", late);
-        registry.register("log_reads", "Reads of the event log", metrics.reads.clone());
-        registry.register("log_events", "Events read from the log", metrics.events.clone());
-        registry.register("deliveries", "Frames handed to sockets", metrics.deliveries.clone());
-        registry.register("writes_direct", "Writes taken whole at once", metrics.direct_writes.clone());
-        registry.register("writes_queued", "Writes that waited in an outbox", metrics.queued_writes.clone());
-        registry.register("log_following", "1 while the node follows the log", metrics.following.clone());
-        metrics.registry = registry;
-        metrics
+        let registered = &mut registry;
+        Self {
+            sessions: new(registered, "sessions", "Sessions now open"),
+            accepted: new(registered, "upgrades_accepted", "Upgrades accepted"),
+            refused: new(registered, "upgrades_refused", "Upgrades refused, by reason"),
+            closed: new(registered, "sessions_closed", "Sessions ended, by close code"),
+            directory_org_queries: new(
+                registered,
+                "directory_org_queries",
+                "Queries for organisations that were not in memory",
+            ),
+            replays_from_memory: new(registered, "replays_from_memory", "Replays served from memory"),
+            replays_from_log: new(registered, "replays_from_log", "Replays served from the log"),
+            replay_queries: new(registered, "replay_queries", "Queries made by replays"),
+            resyncs: new(registered, "resyncs", "Joins with a cursor that could not be served"),
+            rotations: new(registered, "log_rotations", "Slots by which this node moved the log"),
+            retention_late: new(
+                registered,
+                "log_retention_late",
+                "1 while retention is due and can't be done",
+            ),
+            reads: new(registered, "log_reads", "Reads of the event log"),
+            events: new(registered, "log_events", "Events read from the log"),
+            deliveries: new(registered, "deliveries", "Frames handed to sockets"),
+            direct_writes: new(registered, "writes_direct", "Writes taken whole at once"),
+            queued_writes: new(registered, "writes_queued", "Writes that waited in an outbox"),
+            following: new(registered, "log_following", "1 while the node follows the log"),
+            registry,
+        }
     }
+}
+
+/// A metric that starts at nothing, and what reads it out.
+fn new<M: Clone + Default + Metric>(registry: &mut Registry, name: &str, help: &str) -> M {
+    let metric = M::default();
+    registry.register(name, help, metric.clone());
+    metric
 }
 
 impl Metrics {
