@@ -92,7 +92,11 @@ impl Gateway {
         background.spawn(doorbell.run(back.clone()));
         background.spawn(source.run(back.clone()));
         background.spawn(retention.run(back.clone()));
-        background.spawn(fan_out(Fanout::new(Arc::clone(&hub)), received, Arc::clone(&metrics)));
+        background.spawn(fan_out(
+            Fanout::new(Arc::clone(&hub), limits.fanout),
+            received,
+            Arc::clone(&metrics),
+        ));
 
         let http_state = HttpState {
             shared: Arc::new(session::Shared {
@@ -205,9 +209,6 @@ impl Gateway {
     }
 }
 
-/// Fan-out takes another batch only while less than this waits in it.
-const FANOUT_BACKLOG_BYTES: usize = 16 * 1024 * 1024;
-
 /// Sessions that are due within it are closed together.
 const DRAIN_TICK: Duration = Duration::from_millis(5);
 
@@ -221,20 +222,21 @@ async fn bind(addr: SocketAddr, variable: &str) -> anyhow::Result<TcpListener> {
 /// Ends when the reader has.
 async fn fan_out(mut fanout: Fanout, mut batches: mpsc::Receiver<Batch>, metrics: Arc<Metrics>) {
     while let Some(batch) = batches.recv().await {
-        fanout.push(batch);
+        fanout.push(&batch);
         while !fanout.is_idle() {
-            fanout.step();
+            if let Some(slice) = fanout.step() {
+                metrics.fanout_slice(slice.subscribers_max, slice.read_at.elapsed());
+            }
             tokio::task::yield_now().await;
-            // Beyond it batches wait in their channel, and when that is full the reader does.
-            while fanout.backlog_bytes() < FANOUT_BACKLOG_BYTES
-                && let Ok(batch) = batches.try_recv()
-            {
-                fanout.push(batch);
+            // At once, whatever waits already: an organisation that is behind holds up no other.
+            while let Ok(batch) = batches.try_recv() {
+                fanout.push(&batch);
             }
         }
         let counts = fanout.take_counts();
         metrics.deliveries.inc_by(counts.deliveries);
         metrics.direct_writes.inc_by(counts.direct_writes);
         metrics.queued_writes.inc_by(counts.queued_writes);
+        metrics.overloads.inc_by(counts.overloads);
     }
 }

@@ -1,12 +1,14 @@
 //! Counters and gauges, and their text for Prometheus.
 
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Metric, Registry};
 
 /// Why an upgrade was refused, as a label.
@@ -21,6 +23,13 @@ pub struct RefusalLabels {
 pub struct CloseLabels {
     /// From the table of close codes.
     pub code: u16,
+}
+
+/// How many listen to what was sent, as a label: whether those who are few wait for those who are many.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct AudienceLabels {
+    /// A range, by [`Metrics::fanout_slice`].
+    pub subscribers: &'static str,
 }
 
 /// All metrics of one gateway. No globals: two gateways can run in one process.
@@ -59,6 +68,10 @@ pub struct Metrics {
     pub direct_writes: Counter,
     /// Writes that had to wait in an outbox.
     pub queued_writes: Counter,
+    /// Times that an organisation made events faster than they could be sent, and was told to resync.
+    pub overloads: Counter,
+    /// Seconds from an event's read to its write to the sockets of one slice, by size of the topic.
+    fanout_seconds: Family<AudienceLabels, Histogram, fn() -> Histogram>,
     /// 1 while the node follows the log.
     pub following: Gauge<u64, AtomicU64>,
 }
@@ -67,7 +80,19 @@ impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("warden");
         let registered = &mut registry;
+        let fanout_seconds = Family::new_with_constructor(latency_histogram as fn() -> Histogram);
+        registered.register(
+            "fanout_seconds",
+            "From reading an event to having written it to a slice of sockets, by size of the topic",
+            fanout_seconds.clone(),
+        );
         Self {
+            fanout_seconds,
+            overloads: new(
+                registered,
+                "fanout_overloads",
+                "Times that an organisation fell too far behind in fan-out, and was told to resync",
+            ),
             sessions: new(registered, "sessions", "Sessions now open"),
             accepted: new(registered, "upgrades_accepted", "Upgrades accepted"),
             refused: new(registered, "upgrades_refused", "Upgrades refused, by reason"),
@@ -98,6 +123,11 @@ impl Default for Metrics {
     }
 }
 
+/// From 25 us to 1.4 s, each bound half as much again as the one before.
+fn latency_histogram() -> Histogram {
+    Histogram::new(exponential_buckets(25e-6, 1.5, 28))
+}
+
 /// A metric that starts at nothing, and what reads it out.
 fn new<M: Clone + Default + Metric>(registry: &mut Registry, name: &str, help: &str) -> M {
     let metric = M::default();
@@ -106,6 +136,16 @@ fn new<M: Clone + Default + Metric>(registry: &mut Registry, name: &str, help: &
 }
 
 impl Metrics {
+    /// A slice of a topic with at most so many subscribers was sent, so long after its events were read.
+    pub fn fanout_slice(&self, subscribers_max: usize, since_read: Duration) {
+        let subscribers = match subscribers_max {
+            0..=64 => "up to 64",
+            65..=1024 => "up to 1024",
+            _ => "more",
+        };
+        self.fanout_seconds.get_or_create(&AudienceLabels { subscribers }).observe(since_read.as_secs_f64());
+    }
+
     /// The text format of Prometheus.
     #[must_use]
     pub fn encode(&self) -> String {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::events::{ReaderLimits, RecentLimits, ReplayLimits, RetentionLimits};
 use crate::http::ServeLimits;
-use crate::hub::OutboxLimits;
+use crate::hub::{FanoutLimits, OutboxLimits};
 use crate::session::SessionLimits;
 
 /// Every limit of a gateway.
@@ -26,6 +26,8 @@ pub struct Limits {
     pub replay: ReplayLimits,
     /// Of the log in the database.
     pub retention: RetentionLimits,
+    /// Of events that wait for their turn in fan-out.
+    pub fanout: FanoutLimits,
     /// Batches between reader and fan-out; beyond it the reader waits.
     pub batches_max: usize,
     /// How the sessions of a gateway that goes down are ended.
@@ -73,6 +75,7 @@ impl Default for Limits {
                 bytes_max: 8 * 1024 * 1024 * 1024,
                 interval: Duration::from_secs(30),
             },
+            fanout: FanoutLimits { org_bytes_max: 64 * 1024 * 1024, bytes_max: 256 * 1024 * 1024 },
             batches_max: 8,
             drain: DrainLimits { window: Duration::from_secs(5), sessions_per_second_min: 200 },
             drain_timeout: Duration::from_secs(20),

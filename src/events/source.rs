@@ -21,7 +21,7 @@ use super::recent::Recent;
 use crate::backoff::Backoff;
 use crate::hub::{Batch, Hub, OrgEvents};
 use crate::metrics::Metrics;
-use crate::wire::{CURSOR_EVENT, Event, RESYNC_EVENT, TOPICS_EVENT, Topic};
+use crate::wire::{CURSOR_EVENT, Event, RESYNC_EVENT, TOPICS_EVENT};
 
 /// Delays of the reader.
 #[derive(Clone, Copy, Debug)]
@@ -278,6 +278,7 @@ impl Source {
     }
 
     async fn pass_on(&self, read: &mut Read, cursor: Arc<str>) {
+        let read_at = Instant::now();
         self.metrics.events.inc_by(read.events.len() as u64);
         let mut orgs: Vec<OrgEvents> = Vec::new();
         let mut at: HashMap<_, usize> = HashMap::new();
@@ -313,9 +314,9 @@ impl Source {
         if topics_changed && let Err(error) = self.load_topics().await {
             tracing::warn!(%error, "the names of topics could not be loaded; those known stay");
         }
-        let number = self.hub.advance(cursor);
+        let number = self.hub.advance(Arc::clone(&cursor));
         // Closed only when the fan-out has ended, on shutdown.
-        let _ = self.batches.send(Batch { number, orgs }).await;
+        let _ = self.batches.send(Batch { number, cursor, read_at, orgs }).await;
     }
 
     /// Continuity is lost for everyone, and everyone is told, on every topic.
@@ -336,19 +337,10 @@ impl Source {
     /// A control event of this node's own, on every topic of every organisation.
     async fn tell_everybody(&self, name: &str, data: &str, cursor: Arc<str>) {
         let number = self.hub.advance(Arc::clone(&cursor));
-        let event = Event {
-            id: 0,
-            at: time::OffsetDateTime::now_utc(),
-            topic: Topic::org(),
-            call: None,
-            name: name.into(),
-            data: data.into(),
-            old: None,
-            truncated: false,
-            cursor,
-        };
+        let event = Event::control(name, data, Arc::clone(&cursor));
         let everybody = OrgEvents { org: None, events: vec![Arc::new(event)], is_gone: false };
-        let _ = self.batches.send(Batch { number, orgs: vec![everybody] }).await;
+        let _ =
+            self.batches.send(Batch { number, cursor, read_at: Instant::now(), orgs: vec![everybody] }).await;
     }
 
     async fn load_topics(&self) -> Result<(), LogError> {

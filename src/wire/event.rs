@@ -43,6 +43,22 @@ pub struct Event {
 }
 
 impl Event {
+    /// A control event of a node's own, on all topics of whoever gets it.
+    #[must_use]
+    pub fn control(name: &str, data: &str, cursor: Arc<str>) -> Self {
+        Self {
+            id: 0,
+            at: OffsetDateTime::now_utc(),
+            topic: Topic::org(),
+            call: None,
+            name: name.into(),
+            data: data.into(),
+            old: None,
+            truncated: false,
+            cursor,
+        }
+    }
+
     /// The topics that the event reaches, each once.
     pub fn topics(&self) -> impl Iterator<Item = Topic> {
         let call = self.call.map(Topic::Call).filter(|call| *call != self.topic);

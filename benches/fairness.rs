@@ -1,0 +1,230 @@
+//! Whether a large organisation's burst holds up a small one.
+//!
+//! Organisation A has thousands of sockets and gets more events than fan-out can pass on; organisation B has a few
+//! and gets an event now and then. Phases with A silent and with A flooded take turns in one run. Reported, as the
+//! gateway measures it (`warden_fanout_seconds`): B's time from an event's read to its write.
+//!
+//! The sockets are held by a process of their own, at the lowest priority: it shares the machine with the gateway
+//! that is measured. `cargo bench --bench fairness -- --sockets 8000 --seconds 10 --rounds 5`
+
+mod support;
+
+use std::io::BufRead as _;
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use sqlx::postgres::PgPool;
+use tokio::io::AsyncReadExt as _;
+use tokio::task::JoinSet;
+use uuid::Uuid;
+use warden::app::Gateway;
+use warden::postgres::cluster::{Cluster, SUPERUSER};
+
+/// Sockets of the small organisation: one slice.
+const SMALL_SOCKETS: usize = 50;
+/// Events of the small organisation, a second.
+const SMALL_RATE: u64 = 100;
+/// Events of the large one, a second: at 8,000 sockets several times what a core can write one by one.
+const FLOOD_RATE: u64 = 200;
+/// Label of the small organisation's slices in the metric; the large one has thousands.
+const SMALL_LABEL: &str = "up to 64";
+
+struct Options {
+    sockets: usize,
+    seconds: u64,
+    rounds: usize,
+}
+
+fn main() -> anyhow::Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
+    let runtime = tokio::runtime::Runtime::new()?;
+    if let [command, addr, org, sockets] = &args[..]
+        && command == "hold"
+    {
+        return runtime.block_on(hold(addr.parse()?, org.parse()?, sockets.parse()?));
+    }
+    let mut options = Options { sockets: 8000, seconds: 10, rounds: 5 };
+    for pair in args.chunks(2) {
+        let [name, value] = pair else { bail!("{} N", pair[0]) };
+        match name.as_str() {
+            "--sockets" => options.sockets = value.parse()?,
+            "--seconds" => options.seconds = value.parse()?,
+            "--rounds" => options.rounds = value.parse()?,
+            other => bail!("unknown option {other}: --sockets, --seconds, --rounds"),
+        }
+    }
+    runtime.block_on(run(&options))
+}
+
+async fn run(options: &Options) -> anyhow::Result<()> {
+    let mut cluster = support::cluster().await?;
+    let result = measure(&cluster, options).await;
+    cluster.stop().await?;
+    result
+}
+
+async fn measure(cluster: &Cluster, options: &Options) -> anyhow::Result<()> {
+    let url = cluster.url("postgres", SUPERUSER);
+    let pool = support::migrated(&url).await?;
+    let orgs = support::create_orgs(&pool, 2).await?;
+    let [large, small] = orgs[..] else { bail!("two organisations") };
+    let gateway = support::gateway(cluster).await?;
+    let addr = gateway.public_addr();
+    let holders = [Holder::start(addr, large, options.sockets)?, Holder::start(addr, small, SMALL_SOCKETS)?];
+
+    println!("{} sockets in A, {SMALL_SOCKETS} in B; {SMALL_RATE} events/s to B", options.sockets);
+    println!("| round | B alone: p50 | p99 | A flooded: p50 | p99 | ratio of p99 | deliveries/s |");
+    println!("|---|---|---|---|---|---|---|");
+    let mut ratios = Vec::new();
+    for round in 1..=options.rounds {
+        let alone = phase(&gateway, &pool, small, None, options.seconds).await?;
+        let loaded = phase(&gateway, &pool, small, Some(large), options.seconds).await?;
+        let ratio = loaded.p99 / alone.p99;
+        ratios.push(ratio);
+        println!(
+            "| {round} | {:.0} us | {:.0} us | {:.0} us | {:.0} us | {ratio:.1} | {:.0} |",
+            alone.p50, alone.p99, loaded.p50, loaded.p99, loaded.deliveries_per_second
+        );
+    }
+    ratios.sort_by(f64::total_cmp);
+    println!("median of the ratios of p99: {:.1}", ratios[ratios.len() / 2]);
+    println!("resyncs for overload: {}", gateway.metrics().overloads.get());
+    drop(holders);
+    gateway.stop().await;
+    Ok(())
+}
+
+/// Microseconds from read to write, of the small organisation.
+struct Phase {
+    p50: f64,
+    p99: f64,
+    deliveries_per_second: f64,
+}
+
+async fn phase(
+    gateway: &Gateway,
+    pool: &PgPool,
+    small: Uuid,
+    flooded: Option<Uuid>,
+    seconds: u64,
+) -> anyhow::Result<Phase> {
+    let (before, deliveries) = (buckets(gateway), gateway.metrics().deliveries.get());
+    let length = Duration::from_secs(seconds);
+    let quick = publish(pool, small, SMALL_RATE, length);
+    match flooded {
+        Some(large) => {
+            let flood = publish(pool, large, FLOOD_RATE, length);
+            tokio::try_join!(quick, flood)?;
+        }
+        None => quick.await?,
+    }
+    let deliveries = gateway.metrics().deliveries.get() - deliveries;
+    let after = buckets(gateway);
+    let counts: Vec<(f64, f64)> =
+        after.iter().zip(&before).map(|((bound, now), (_, then))| (*bound, now - then)).collect();
+    // The flood's rest must not reach into the next phase.
+    while gateway.metrics().deliveries.get() != {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        gateway.metrics().deliveries.get()
+    } {}
+    Ok(Phase {
+        p50: quantile(&counts, 0.50)? * 1e6,
+        p99: quantile(&counts, 0.99)? * 1e6,
+        deliveries_per_second: deliveries as f64 / seconds as f64,
+    })
+}
+
+async fn publish(pool: &PgPool, org: Uuid, rate: u64, length: Duration) -> anyhow::Result<()> {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1) / u32::try_from(rate)?);
+    for _ in 0..rate * length.as_secs() {
+        ticks.tick().await;
+        sqlx::query(
+            "select warden.publish($1, 'calls', 'bench.event', jsonb_build_object('x', repeat('x', 150)))",
+        )
+        .bind(org)
+        .execute(pool)
+        .await?;
+    }
+    Ok(())
+}
+
+/// The small organisation's cumulative buckets: upper bound in seconds, count.
+fn buckets(gateway: &Gateway) -> Vec<(f64, f64)> {
+    let label = format!("subscribers=\"{SMALL_LABEL}\"");
+    gateway
+        .metrics()
+        .encode()
+        .lines()
+        .filter(|line| line.starts_with("warden_fanout_seconds_bucket") && line.contains(&label))
+        .filter_map(|line| {
+            let bound = line.split("le=\"").nth(1)?.split('"').next()?.replace("+Inf", "inf");
+            Some((bound.parse().ok()?, line.rsplit(' ').next()?.parse().ok()?))
+        })
+        .collect()
+}
+
+/// By linear interpolation within a bucket.
+fn quantile(cumulative: &[(f64, f64)], q: f64) -> anyhow::Result<f64> {
+    let total = cumulative.last().context("the metric has buckets")?.1;
+    anyhow::ensure!(total > 0.0, "nothing was sent to the small organisation");
+    let (mut lower, mut below) = (0.0, 0.0);
+    for (bound, count) in cumulative {
+        if *count >= q * total {
+            let share = (q * total - below) / (count - below);
+            return Ok(if bound.is_finite() { lower + (bound - lower) * share } else { lower });
+        }
+        (lower, below) = (*bound, *count);
+    }
+    bail!("counts that are not cumulative")
+}
+
+/// A process that holds sockets; ends when dropped.
+struct Holder(Child);
+
+impl Holder {
+    fn start(addr: SocketAddr, org: Uuid, sockets: usize) -> anyhow::Result<Self> {
+        let mut child = Command::new("nice")
+            .args(["-n", "19"])
+            .arg(std::env::current_exe()?)
+            .args(["hold", &addr.to_string(), &org.to_string(), &sockets.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("nice is part of coreutils")?;
+        let stdout = child.stdout.take().context("piped")?;
+        let mut line = String::new();
+        std::io::BufReader::new(stdout).read_line(&mut line)?;
+        anyhow::ensure!(line.trim() == "ready", "the sockets could not be opened");
+        Ok(Self(child))
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        // It ends when its standard input does.
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+/// The process that holds the sockets: joins, says so, and reads without looking.
+async fn hold(addr: SocketAddr, org: Uuid, sockets: usize) -> anyhow::Result<()> {
+    let mut readers = JoinSet::new();
+    for _ in 0..sockets {
+        let mut stream = support::join(addr, org, "calls", None).await?.0.into_inner();
+        readers.spawn(async move {
+            let mut bytes = vec![0; 16 * 1024];
+            while stream.read(&mut bytes).await.is_ok_and(|n| n > 0) {}
+        });
+    }
+    println!("ready");
+    let ended = tokio::task::spawn_blocking(|| {
+        let mut line = String::new();
+        std::io::stdin().read_line(&mut line)
+    });
+    ended.await??;
+    readers.abort_all();
+    Ok(())
+}

@@ -1,0 +1,99 @@
+//! What benches share: a private PostgreSQL, a gateway in the process, and sockets that join.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use futures_util::{SinkExt as _, StreamExt as _};
+use serde_json::{Value, json};
+use sqlx::postgres::PgPool;
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::{WebSocketStream, client_async_with_config};
+use uuid::Uuid;
+use warden::app::Gateway;
+use warden::auth::VerifierConfig;
+use warden::cli::{TokenClaims, sign};
+use warden::config::{Config, DEFAULT_AUDIENCE, Limits};
+use warden::events::ReaderState;
+use warden::postgres::cluster::{Binaries, Cluster, ClusterOptions, DataDir};
+
+const SECRET: &str = "the benches' secret, which has 32 bytes";
+
+/// A socket of a bench.
+pub(crate) type Socket = WebSocketStream<TcpStream>;
+
+/// A private PostgreSQL that forgets everything.
+pub(crate) async fn cluster() -> anyhow::Result<Cluster> {
+    let options = ClusterOptions {
+        binaries: Binaries::find(None, std::env::var_os("PATH").as_deref())?,
+        data_dir: DataDir::Temporary,
+        settings: Vec::new(),
+        max_connections: 40,
+        durable: false,
+    };
+    Ok(Cluster::start(options).await?)
+}
+
+/// The schema, in this database.
+pub(crate) async fn migrated(url: &str) -> anyhow::Result<PgPool> {
+    warden::postgres::migrate(url).await?;
+    let pool = PgPool::connect(url).await?;
+    sqlx::raw_sql("alter role warden_gateway login").execute(&pool).await?;
+    Ok(pool)
+}
+
+/// So many organisations.
+pub(crate) async fn create_orgs(pool: &PgPool, count: usize) -> anyhow::Result<Vec<Uuid>> {
+    let insert = "insert into organizations (name) select 'bench' from generate_series(1, $1) returning id";
+    Ok(sqlx::query_scalar(insert).bind(i32::try_from(count)?).fetch_all(pool).await?)
+}
+
+/// A gateway with the default limits that follows the log.
+pub(crate) async fn gateway(cluster: &Cluster) -> anyhow::Result<Gateway> {
+    let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+    let gateway = Gateway::start(Config {
+        database: warden::postgres::options(&cluster.url("postgres", "warden_gateway"))?,
+        verifier: VerifierConfig { secret: SECRET.into(), audience: DEFAULT_AUDIENCE.into(), issuer: None },
+        listen: any_port,
+        admin_listen: any_port,
+        allowed_origins: Vec::new(),
+        limits: Limits::default(),
+    })
+    .await?;
+    gateway.reader().wait_for(|state| *state == ReaderState::Following).await?;
+    Ok(gateway)
+}
+
+/// Connects and joins; returns the socket and the reply's cursor.
+pub(crate) async fn join(
+    addr: SocketAddr,
+    org: Uuid,
+    topic: &str,
+    since: Option<&str>,
+) -> anyhow::Result<(Socket, String)> {
+    let claims = TokenClaims {
+        org,
+        sub: "bench",
+        role: "authenticated",
+        ttl: Duration::from_hours(1),
+        audience: DEFAULT_AUDIENCE,
+        issuer: None,
+    };
+    let mut request = format!("ws://{addr}/socket/websocket?vsn=2.0.0").into_client_request()?;
+    request.headers_mut().insert("authorization", format!("Bearer {}", sign(&claims, SECRET)?).parse()?);
+    let stream = TcpStream::connect(addr).await?;
+    let config = WebSocketConfig::default().read_buffer_size(4096);
+    let (mut socket, _) = client_async_with_config(request, stream, Some(config)).await?;
+    let payload = since.map_or_else(|| json!({}), |since| json!({"since": since}));
+    socket.send(Message::text(json!(["1", "1", topic, "phx_join", payload]).to_string())).await?;
+    let reply = socket.next().await.context("the socket ended before its reply")??;
+    let Message::Text(text) = reply else { bail!("no text: {reply}") };
+    let (_, _, _, event, payload): (Value, Value, String, String, Value) = serde_json::from_str(&text)?;
+    match payload["response"]["cursor"].as_str() {
+        Some(cursor) if event == "phx_reply" => Ok((socket, cursor.to_owned())),
+        _ => bail!("the join was refused: {text}"),
+    }
+}

@@ -1,0 +1,155 @@
+//! Frames that go out together: of one topic, of one batch or of several that waited together.
+//!
+//! A subscription gets the batches after the one at which it was made, so a chunk knows where each batch
+//! begins in it.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::wire::{Event, Topic, append_event_frame};
+
+/// A chunk is closed once it has so many bytes. Larger ones would gain little (the system call is a small part of
+/// such a write), make slices longer, and fill a slow client's queue in coarser steps.
+const CHUNK_BYTES: usize = 16 * 1024;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(super) struct Chunk {
+    topic: Topic,
+    frames: Bytes,
+    /// At least one.
+    parts: Vec<Part>,
+    read_at: Instant,
+}
+
+/// Where a batch begins in a chunk.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    batch: u64,
+    offset: usize,
+    /// Frames of this batch.
+    frame_count: u64,
+}
+
+impl Chunk {
+    pub(super) fn topic(&self) -> &Topic {
+        &self.topic
+    }
+
+    /// When the first of its events was read.
+    pub(super) fn read_at(&self) -> Instant {
+        self.read_at
+    }
+
+    /// The frames of the batches after this one, and how many they are.
+    pub(super) fn after(&self, batch: u64) -> Option<(Bytes, u64)> {
+        let first = self.parts.iter().position(|part| part.batch > batch)?;
+        let frame_count = self.parts[first..].iter().map(|part| part.frame_count).sum();
+        // The usual case, for all but those who joined a moment ago: shared whole.
+        let frames =
+            if first == 0 { self.frames.clone() } else { self.frames.slice(self.parts[first].offset..) };
+        Some((frames, frame_count))
+    }
+}
+
+/// Chunks that are being filled, in the order in which they were begun.
+#[derive(Debug, Default)]
+pub(super) struct Chunks {
+    chunks: Vec<Filling>,
+    /// The chunk of a topic that still has room.
+    open: HashMap<Topic, usize>,
+}
+
+#[derive(Debug)]
+struct Filling {
+    topic: Topic,
+    frames: BytesMut,
+    parts: Vec<Part>,
+    read_at: Instant,
+}
+
+impl Chunks {
+    /// Encodes an event once, and frames it for each of these topics. Batches come in ascending order.
+    pub(super) fn append(&mut self, event: &Event, batch: u64, read_at: Instant, topics: Vec<Topic>) {
+        if topics.is_empty() {
+            return;
+        }
+        let payload = event.payload();
+        for topic in topics {
+            let at = match self.open.get(&topic) {
+                Some(at) if self.chunks[*at].frames.len() < CHUNK_BYTES => *at,
+                _ => {
+                    self.open.insert(topic.clone(), self.chunks.len());
+                    let frames = BytesMut::with_capacity(payload.len() + 128);
+                    self.chunks.push(Filling { topic: topic.clone(), frames, parts: Vec::new(), read_at });
+                    self.chunks.len() - 1
+                }
+            };
+            let Filling { frames, parts, .. } = &mut self.chunks[at];
+            match parts.last_mut() {
+                Some(part) if part.batch == batch => part.frame_count += 1,
+                _ => parts.push(Part { batch, offset: frames.len(), frame_count: 1 }),
+            }
+            append_event_frame(frames, &topic, event, &payload);
+        }
+    }
+
+    /// What was filled, in the order in which it was begun.
+    pub(super) fn finish(self) -> impl Iterator<Item = Chunk> {
+        self.chunks.into_iter().map(|Filling { topic, frames, parts, read_at }| Chunk {
+            topic,
+            frames: frames.freeze(),
+            parts,
+            read_at,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(data: &str) -> Event {
+        let mut event = Event::control("call.created", data, "c".into());
+        event.topic = Topic::parse("calls").expect("a topic");
+        event
+    }
+
+    #[test]
+    fn a_subscription_gets_the_batches_after_its_own() {
+        let calls = Topic::parse("calls").expect("a topic");
+        let mut chunks = Chunks::default();
+        let now = Instant::now();
+        for (batch, data) in [(4, "1"), (4, "2"), (7, "3")] {
+            chunks.append(&event(data), batch, now, vec![calls.clone()]);
+        }
+        let chunks: Vec<_> = chunks.finish().collect();
+        let [chunk] = &chunks[..] else { panic!("one chunk") };
+        let text = |batch| {
+            chunk.after(batch).map(|(frames, count)| (String::from_utf8_lossy(&frames).into_owned(), count))
+        };
+        let (all, three) = text(3).expect("all");
+        assert_eq!(three, 3);
+        assert_eq!(all.matches("call.created").count(), 3);
+        for between in 4..7 {
+            let (last, one) = text(between).expect("the last batch");
+            assert_eq!(one, 1);
+            assert!(all.ends_with(&last) && last.matches("call.created").count() == 1, "{last:?}");
+        }
+        assert!(text(7).is_none());
+    }
+
+    #[test]
+    fn a_chunk_is_closed_when_it_is_large() {
+        let calls = Topic::parse("calls").expect("a topic");
+        let mut chunks = Chunks::default();
+        let large = format!("\"{}\"", "x".repeat(CHUNK_BYTES / 2));
+        for batch in 0..6 {
+            chunks.append(&event(&large), batch, Instant::now(), vec![calls.clone(), Topic::org()]);
+        }
+        let topics: Vec<_> = chunks.finish().map(|chunk| chunk.topic().to_string()).collect();
+        assert_eq!(topics, ["calls", "org", "calls", "org", "calls", "org"]);
+    }
+}

@@ -1,0 +1,157 @@
+//! Fan-out to real sockets, step by step.
+
+use std::io::Read as _;
+
+use bytes::Bytes;
+use tokio::net::{TcpListener, TcpStream};
+
+use super::super::{Outbox, OutboxLimits, Registration, Subscribed};
+use super::*;
+
+const OUTBOX: OutboxLimits = OutboxLimits { queue_bytes_max: 1 << 20, queue_chunks_max: 64 };
+const LIMITS: FanoutLimits = FanoutLimits { org_bytes_max: 1 << 20, bytes_max: 4 << 20 };
+
+/// A socket that joined `calls`.
+struct Subscriber {
+    client: std::net::TcpStream,
+    registration: Registration,
+    subscribed: Option<Subscribed>,
+}
+
+impl Subscriber {
+    async fn new(hub: &Arc<Hub>, org: OrgId) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let addr = listener.local_addr().expect("bound");
+        let (client, accepted) = tokio::join!(TcpStream::connect(addr), listener.accept());
+        let (server, _) = accepted.expect("accepts");
+        server.writable().await.expect("writable");
+        let registration = hub.register(org, Arc::new(Outbox::new(Arc::new(server), OUTBOX)));
+        let subscribed = registration.subscribe(&calls(), |_| Bytes::new());
+        let client = client.expect("connects").into_std().expect("a socket");
+        Self { client, registration, subscribed: Some(subscribed) }
+    }
+
+    /// What came so far: loopback delivers before `write` returns.
+    fn received(&mut self) -> String {
+        let mut bytes = vec![0; 1 << 20];
+        let n = self.client.read(&mut bytes).unwrap_or(0);
+        String::from_utf8_lossy(&bytes[..n]).into_owned()
+    }
+}
+
+impl Drop for Subscriber {
+    fn drop(&mut self) {
+        if let Some(subscribed) = self.subscribed.take() {
+            self.registration.unsubscribe(&calls(), &subscribed);
+        }
+    }
+}
+
+fn calls() -> Topic {
+    Topic::parse("calls").expect("a topic")
+}
+
+/// A batch of one event for each of these organisations.
+fn batch(hub: &Hub, name: &str, orgs: &[OrgId], bytes: usize) -> Batch {
+    let cursor: Arc<str> = format!("after {name}").into();
+    let data = format!("\"{}\"", "x".repeat(bytes));
+    let mut event = Event::control(name, &data, Arc::clone(&cursor));
+    event.topic = calls();
+    let orgs = orgs
+        .iter()
+        .map(|org| OrgEvents { org: Some(*org), events: vec![Arc::new(event.clone())], is_gone: false })
+        .collect();
+    Batch { number: hub.advance(Arc::clone(&cursor)), cursor, read_at: Instant::now(), orgs }
+}
+
+fn run(fanout: &mut Fanout) {
+    while !fanout.is_idle() {
+        fanout.step();
+    }
+}
+
+#[tokio::test]
+async fn a_small_organisation_waits_for_one_slice_of_a_large_one() {
+    const SEGMENTS: usize = 4;
+    let hub = Arc::new(Hub::new(OUTBOX));
+    let (large, small) = (OrgId::for_tests(1), OrgId::for_tests(2));
+    let mut many = Vec::new();
+    for _ in 0..SEGMENTS * SEGMENT_SUBSCRIPTIONS_MAX {
+        many.push(Subscriber::new(&hub, large).await);
+    }
+    let mut one = Subscriber::new(&hub, small).await;
+    let mut fanout = Fanout::new(Arc::clone(&hub), LIMITS);
+    fanout.push(&batch(&hub, "flood", &[large], 10));
+    // Encoded, and one slice of four sent.
+    fanout.step();
+    let slice = fanout.step().expect("a slice");
+    assert_eq!(slice.subscribers_max, SEGMENTS * SEGMENT_SUBSCRIPTIONS_MAX);
+    fanout.push(&batch(&hub, "quick", &[small], 10));
+    // The slice of the large one that was next, the small one's encoding, another slice, the small one's.
+    for _ in 0..4 {
+        fanout.step();
+    }
+    assert!(one.received().contains("quick"));
+    assert!(!fanout.is_idle(), "the large one is still being served");
+    run(&mut fanout);
+    assert!(many.iter_mut().all(|s| s.received().contains("flood")));
+}
+
+#[tokio::test]
+async fn what_waited_together_goes_out_together_and_only_to_those_who_joined_before() {
+    let hub = Arc::new(Hub::new(OUTBOX));
+    let org = OrgId::for_tests(1);
+    let mut early = Subscriber::new(&hub, org).await;
+    let mut fanout = Fanout::new(Arc::clone(&hub), LIMITS);
+    fanout.push(&batch(&hub, "first", &[org], 10));
+    fanout.push(&batch(&hub, "second", &[org], 10));
+    let mut late = Subscriber::new(&hub, org).await;
+    fanout.push(&batch(&hub, "third", &[org], 10));
+    run(&mut fanout);
+    let all = early.received();
+    let at = |name: &str| all.find(name).expect("received");
+    assert!(at("first") < at("second") && at("second") < at("third"), "{all:?}");
+    let last = late.received();
+    assert!(last.contains("third") && !last.contains("second") && !last.contains("first"), "{last:?}");
+    let counts = fanout.take_counts();
+    assert_eq!((counts.direct_writes, counts.deliveries), (2, 4), "one write a socket");
+}
+
+#[tokio::test]
+async fn an_organisation_that_falls_too_far_behind_resyncs_alone() {
+    let hub = Arc::new(Hub::new(OUTBOX));
+    let (flooded, other) = (OrgId::for_tests(1), OrgId::for_tests(2));
+    let (mut behind, mut beside) = (Subscriber::new(&hub, flooded).await, Subscriber::new(&hub, other).await);
+    let mut fanout =
+        Fanout::new(Arc::clone(&hub), FanoutLimits { org_bytes_max: 20_000, bytes_max: 1 << 20 });
+    for name in ["lost1", "lost2", "lost3"] {
+        fanout.push(&batch(&hub, name, &[flooded, other], 8000));
+    }
+    // The third is more than may wait: `other`, which was sent nothing either, is over it too.
+    fanout.push(&batch(&hub, "next", &[flooded, other], 10));
+    run(&mut fanout);
+    for subscriber in [&mut behind, &mut beside] {
+        let all = subscriber.received();
+        assert!(!all.contains("lost1"), "{all}");
+        let resync =
+            all.find(r#""warden.resync",{"cursor":"after lost3","reason":"overload"}"#).expect("told");
+        assert!(resync < all.find("\"next\"").expect("goes on"), "{all}");
+    }
+    assert_eq!(fanout.take_counts().overloads, 2);
+
+    // The limit of all together hits the one that has most.
+    let mut fanout =
+        Fanout::new(Arc::clone(&hub), FanoutLimits { org_bytes_max: 1 << 20, bytes_max: 20_000 });
+    fanout.push(&batch(&hub, "most", &[flooded], 15_000));
+    fanout.push(&batch(&hub, "little", &[other], 8000));
+    run(&mut fanout);
+    let (all, kept) = (behind.received(), beside.received());
+    assert!(all.contains("overload") && !all.contains("most"), "{all}");
+    assert!(kept.contains("little") && !kept.contains("overload"), "{kept}");
+    assert_eq!(fanout.take_counts().overloads, 1);
+
+    // Nothing is left behind of either: the same load later is no overload.
+    fanout.push(&batch(&hub, "later", &[flooded, other], 4000));
+    run(&mut fanout);
+    assert!(behind.received().contains("later") && beside.received().contains("later"));
+}
