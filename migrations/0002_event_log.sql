@@ -45,6 +45,9 @@ $$;
 -- in it, and ids beyond the highest that it covers.
 create index events_id on warden.events (id);
 create index events_xid on warden.events (xid);
+-- The same three look-ups for one organisation, for its clients that come back: what that costs must not
+-- depend on the others.
+create index events_org on warden.events (org_id, xid, id);
 
 -- One row about the log itself.
 create table warden.log_state (

@@ -69,14 +69,18 @@ impl Gateway {
         let recent = Arc::new(Recent::new(limits.recent));
         let (looks, looked) = watch::channel(0);
         let doorbell = Doorbell::new(pool.clone());
-        let replay = Replay::new(
+        let replay = Arc::new(Replay::new(
             pool,
             Arc::clone(&recent),
             doorbell.ring(),
             looked,
             Arc::clone(&metrics),
             limits.replay,
-        );
+        ));
+        for _ in 0..limits.replay.from_log_max {
+            let (replay, cancel) = (Arc::clone(&replay), back.clone());
+            background.spawn(async move { replay.run(cancel).await });
+        }
         let source = Source {
             options: config.database,
             ring: doorbell.ring(),

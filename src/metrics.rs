@@ -52,6 +52,8 @@ pub struct Metrics {
     pub replays_from_log: Counter,
     /// Queries that those made.
     pub replay_queries: Counter,
+    /// Bytes of events from the log that replays hold, or have set aside.
+    pub replay_bytes: Gauge,
     /// Joins with a cursor that were told to read their state anew.
     pub resyncs: Counter,
     /// Times that the ring of the log was moved on by this node.
@@ -105,6 +107,7 @@ impl Default for Metrics {
             replays_from_memory: new(registered, "replays_from_memory", "Replays served from memory"),
             replays_from_log: new(registered, "replays_from_log", "Replays served from the log"),
             replay_queries: new(registered, "replay_queries", "Queries made by replays"),
+            replay_bytes: new(registered, "replay_bytes", "Bytes that replays from the log hold"),
             resyncs: new(registered, "resyncs", "Joins with a cursor that could not be served"),
             rotations: new(registered, "log_rotations", "Slots by which this node moved the log"),
             retention_late: new(

@@ -65,10 +65,14 @@ impl Default for Limits {
             recent: RecentLimits { bytes_max: 64 * 1024 * 1024, org_bytes_max: 8 * 1024 * 1024 },
             replay: ReplayLimits {
                 from_log_max: 2,
+                waiting_max: 20_000,
                 events_max: 50_000,
                 bytes_max: 32 * 1024 * 1024,
+                memory_bytes_max: 128 * 1024 * 1024,
                 timeout: Duration::from_secs(8),
                 read_timeout: Duration::from_secs(60),
+                turn_timeout: Duration::from_secs(20),
+                send_timeout: Duration::from_secs(60),
             },
             retention: RetentionLimits {
                 keep: Duration::from_hours(24),

@@ -90,6 +90,19 @@ impl Point {
             && other.snapshot.xmax <= self.snapshot.xmax
             && self.snapshot.in_progress.iter().all(|xid| !other.snapshot.sees(*xid))
     }
+
+    /// A point that covers what both cover, and nothing else.
+    #[must_use]
+    pub fn meet(&self, other: &Self) -> Self {
+        let (a, b) = (&self.snapshot, &other.snapshot);
+        let xmax = a.xmax.min(b.xmax);
+        let mut in_progress: Vec<u64> =
+            a.in_progress.iter().chain(&b.in_progress).copied().filter(|xid| *xid < xmax).collect();
+        in_progress.sort_unstable();
+        in_progress.dedup();
+        let xmin = in_progress.first().map_or(xmax, |first| xmax.min(*first));
+        Self { snapshot: Snapshot { xmin, xmax, in_progress }, max_id: self.max_id.min(other.max_id) }
+    }
 }
 
 /// One history of one database, from `warden.epoch()`.
@@ -385,6 +398,21 @@ mod tests {
                 }
             }
             prop_assert!(a.includes(&a));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn two_points_meet_where_both_cover(a in any_point(), b in any_point(), xid in 0..1_u64 << 41, id: i64) {
+            let meet = a.meet(&b);
+            let edges = [&a, &b].into_iter().flat_map(|p| {
+                p.snapshot.in_progress.iter().chain([&p.snapshot.xmin, &p.snapshot.xmax])
+            });
+            for xid in edges.flat_map(|xid| [xid.saturating_sub(1), *xid, xid + 1]).chain([xid]) {
+                for id in [id, a.max_id, b.max_id] {
+                    prop_assert_eq!(meet.covers(xid, id), a.covers(xid, id) && b.covers(xid, id));
+                }
+            }
         }
     }
 

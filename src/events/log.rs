@@ -71,17 +71,17 @@ pub struct LoggedEvent {
     pub event: Arc<Event>,
 }
 
-struct LogRow {
-    id: i64,
-    xid: i64,
-    org_id: Option<OrgId>,
-    topic: String,
-    event: String,
-    subject: Option<Uuid>,
-    data: String,
-    old: Option<String>,
-    truncated: bool,
-    at: time::OffsetDateTime,
+pub(super) struct LogRow {
+    pub(super) id: i64,
+    pub(super) xid: i64,
+    pub(super) org_id: Option<OrgId>,
+    pub(super) topic: String,
+    pub(super) event: String,
+    pub(super) subject: Option<Uuid>,
+    pub(super) data: String,
+    pub(super) old: Option<String>,
+    pub(super) truncated: bool,
+    pub(super) at: time::OffsetDateTime,
 }
 
 impl LogReader {
@@ -307,46 +307,6 @@ impl LogReader {
     }
 }
 
-/// Events of one organisation (and those for all) that came after `from`, with ids above `after`, in the
-/// order of their ids. They carry no cursor. The second value tells how far the page reaches, where
-/// there may be more.
-pub(super) async fn org_events_since(
-    connection: &mut PgConnection,
-    org: OrgId,
-    from: &Point,
-    after: i64,
-) -> Result<(Vec<LoggedEvent>, Option<i64>), sqlx::Error> {
-    let since = Since::new(from);
-    let rows = sqlx::query_as!(
-        LogRow,
-        r#"
-        select id as "id!", xid::text::bigint as "xid!", org_id as "org_id: OrgId", topic as "topic!",
-               event as "event!", subject, data::text as "data!", old::text, truncated as "truncated!", at as "at!"
-        from (
-            select * from warden.events where xid >= $1::text::xid8
-            union all
-            select * from warden.events where xid = any ($2::text[]::xid8[])
-            union all
-            select * from (select * from warden.events where id > $3 offset 0) beyond
-            where xid < $1::text::xid8 and xid <> all ($2::text[]::xid8[])
-            offset 0
-        ) new
-        where (org_id = $4 or org_id is null) and id > $5
-        order by id limit $6
-        "#,
-        since.xmax,
-        &since.in_progress,
-        since.max_id,
-        org.as_uuid(),
-        after,
-        ROWS_LIMIT,
-    )
-    .fetch_all(connection)
-    .await?;
-    let last_id = (rows.len() == READ_ROWS_MAX).then(|| rows.last().map(|row| row.id)).flatten();
-    Ok((to_events(rows, None), last_id))
-}
-
 /// Whether something that lies after this point may be gone, by retention.
 pub(super) async fn is_truncated(connection: &mut PgConnection, point: &Point) -> Result<bool, sqlx::Error> {
     let xmin = point.snapshot.xmin.to_string();
@@ -356,45 +316,46 @@ pub(super) async fn is_truncated(connection: &mut PgConnection, point: &Point) -
 }
 
 fn to_events(rows: Vec<LogRow>, prefix: Option<&CursorPrefix>) -> Vec<LoggedEvent> {
-    let mut names: HashMap<String, Arc<str>> = HashMap::new();
-    rows.into_iter()
-        .filter_map(|row| {
-            let Some(topic) = Topic::parse(&row.topic) else {
-                // One bad row never stops delivery to another.
-                tracing::warn!(
-                    event.id = row.id,
-                    topic = row.topic,
-                    "an event with an invalid topic is skipped"
-                );
-                return None;
-            };
-            // A batch has few names: each is allocated once.
-            let name = names.entry(row.event).or_insert_with_key(|name| name.as_str().into());
-            let event = Event {
-                id: row.id,
-                at: row.at,
-                topic,
-                call: row.subject,
-                name: Arc::clone(name),
-                data: row.data.into(),
-                old: row.old.map(Into::into),
-                truncated: row.truncated,
-                cursor: prefix.map(|p| p.with_id(row.id)).unwrap_or_default().into(),
-            };
-            Some(LoggedEvent { org: row.org_id, xid: row.xid.cast_unsigned(), event: Arc::new(event) })
-        })
-        .collect()
+    let mut names = Names::default();
+    rows.into_iter().filter_map(|row| names.to_event(row, prefix)).collect()
+}
+
+/// Makes events of rows. A batch has few names: each is allocated once.
+#[derive(Default)]
+pub(super) struct Names(HashMap<String, Arc<str>>);
+
+impl Names {
+    /// None where the row is bad: it never stops delivery of another.
+    pub(super) fn to_event(&mut self, row: LogRow, prefix: Option<&CursorPrefix>) -> Option<LoggedEvent> {
+        let Some(topic) = Topic::parse(&row.topic) else {
+            tracing::warn!(event.id = row.id, topic = row.topic, "an event with an invalid topic is skipped");
+            return None;
+        };
+        let name = self.0.entry(row.event).or_insert_with_key(|name| name.as_str().into());
+        let event = Event {
+            id: row.id,
+            at: row.at,
+            topic,
+            call: row.subject,
+            name: Arc::clone(name),
+            data: row.data.into(),
+            old: row.old.map(Into::into),
+            truncated: row.truncated,
+            cursor: prefix.map(|p| p.with_id(row.id)).unwrap_or_default().into(),
+        };
+        Some(LoggedEvent { org: row.org_id, xid: row.xid.cast_unsigned(), event: Arc::new(event) })
+    }
 }
 
 /// A point as parameters of a query: `xid8` has no binary form that sqlx knows, so it goes as text.
-struct Since {
-    xmax: String,
-    in_progress: Vec<String>,
-    max_id: i64,
+pub(super) struct Since {
+    pub(super) xmax: String,
+    pub(super) in_progress: Vec<String>,
+    pub(super) max_id: i64,
 }
 
 impl Since {
-    fn new(point: &Point) -> Self {
+    pub(super) fn new(point: &Point) -> Self {
         Self {
             xmax: point.snapshot.xmax.to_string(),
             in_progress: point.snapshot.in_progress.iter().map(u64::to_string).collect(),

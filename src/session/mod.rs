@@ -54,7 +54,7 @@ pub struct Shared {
     /// Which topics and organisations exist.
     pub directory: Arc<Directory>,
     /// What was missed by those who come back.
-    pub replay: Replay,
+    pub replay: Arc<Replay>,
     /// Of tokens that replace the first.
     pub verifier: Arc<Verifier>,
     /// Counts.

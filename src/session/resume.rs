@@ -137,13 +137,14 @@ impl Resume {
                 continue;
             };
             match self.shared.replay.missed(self.org, &self.topic, &self.since, &at.to).await {
-                Ok(missed) => self.send(&missed).await,
-                Err(error) => {
-                    tracing::info!(%error, org.id = %self.org, "a resume could not be served: resync");
-                    self.shared.metrics.resyncs.inc();
-                    let payload = json!({"cursor": at.to_string(), "reason": reason(&error)});
-                    self.outbox.offer(&push(None, None, &self.topic_text, RESYNC_EVENT, payload));
+                Ok(missed) => {
+                    let late =
+                        tokio::time::timeout(self.shared.replay.send_timeout(), self.send(&missed)).await;
+                    if late.is_err() {
+                        self.resync(&at, &ReplayError::TooMany);
+                    }
                 }
+                Err(error) => self.resync(&at, &error),
             }
             let Some(subscribed) = hold.subscribed.take() else { unreachable!("taken only here") };
             self.registration.release(&subscribed);
@@ -159,10 +160,18 @@ impl Resume {
             .subscribe(&self.topic, |cursor| self.reply(json!({"cursor": cursor, "resync": true})))
     }
 
-    async fn send(&self, missed: &[Missed]) {
+    /// What was missed can't be told, or not all of it: the client goes on from `at`.
+    fn resync(&self, at: &Cursor, error: &ReplayError) {
+        tracing::info!(%error, org.id = %self.org, "a resume could not be served: resync");
+        self.shared.metrics.resyncs.inc();
+        let payload = json!({"cursor": at.to_string(), "reason": reason(error)});
+        self.outbox.offer(&push(None, None, &self.topic_text, RESYNC_EVENT, payload));
+    }
+
+    async fn send(&self, missed: &Missed) {
         let mut frames = BytesMut::new();
-        for Missed { event, cursor } in missed {
-            append_event_frame(&mut frames, &self.topic, event, &event.payload_at(cursor));
+        for (event, cursor) in missed.iter() {
+            append_event_frame(&mut frames, &self.topic, event, &event.payload_at(&cursor));
             if frames.len() >= CHUNK_BYTES {
                 self.outbox.drained().await;
                 self.outbox.offer(&frames.split().freeze());

@@ -1,5 +1,6 @@
 //! Coming back with a cursor: everything that was missed, once, then live; or an explicit resync.
 
+mod log;
 mod seam;
 mod visibility;
 

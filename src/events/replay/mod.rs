@@ -4,34 +4,53 @@
 //! doesn't, with ids above n, comes first, with cursors (A, B, id); then what P covers and B doesn't, with
 //! cursors (B, P, id). No other snapshot takes part: one of its own, with the live events filtered by it,
 //! would double events.
+//!
+//! The log is read for an organisation, not for a client: those of its clients who wait share a read, and
+//! organisations take turns ([`turns`]).
+
+mod missed;
+mod read;
+mod turns;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::PgPool;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
-use super::cursor::{Cursor, CursorPrefix, Point};
+use super::cursor::{Cursor, Point};
 use super::doorbell::Ring;
-use super::log::{LoggedEvent, is_truncated, org_events_since};
 use super::recent::Recent;
 use crate::metrics::Metrics;
 use crate::org::OrgId;
 use crate::wire::{Event, Topic};
+pub use missed::Missed;
+use missed::{Events, is_missed};
+use turns::{TurnLimits, Turns};
 
 /// Limits of replays.
 #[derive(Clone, Copy, Debug)]
 pub struct ReplayLimits {
-    /// Replays that read the log at the same time; the others wait for their turn.
+    /// Reads of the log at the same time, each for another organisation; the others wait for their turn.
     pub from_log_max: usize,
+    /// Resumes that wait for the log, of all organisations; beyond it a resume is told to try no more.
+    pub waiting_max: usize,
     /// Events that one replay brings; who missed more reads its state anew.
     pub events_max: usize,
-    /// Bytes of the events that one replay brings.
+    /// Bytes of the events that one replay brings, and that one read of the log brings.
     pub bytes_max: usize,
+    /// Bytes of events from the log that are being read or sent; beyond it reads wait. One organisation
+    /// has half of it at most.
+    pub memory_bytes_max: usize,
     /// How long a join waits for the reader to catch up; clients give a join up after some 10 s.
     pub timeout: Duration,
     /// How long a replay may wait for its turn and for the log; the join has its reply by then.
     pub read_timeout: Duration,
+    /// How long one read of the log may take.
+    pub turn_timeout: Duration,
+    /// How long a client may take to read what it missed, which stays in memory for so long.
+    pub send_timeout: Duration,
 }
 
 /// See the module's documentation.
@@ -41,22 +60,25 @@ pub struct Replay {
     recent: Arc<Recent>,
     ring: Arc<Ring>,
     looks: watch::Receiver<u64>,
-    turns: Semaphore,
+    turns: Arc<Turns<Waiter>>,
     metrics: Arc<Metrics>,
     limits: ReplayLimits,
 }
 
-/// An event that was missed, with the cursor that comes after it.
-#[derive(Clone, Debug)]
-pub struct Missed {
-    /// What.
-    pub event: Arc<Event>,
-    /// As a string.
-    pub cursor: String,
+/// Bytes of events from the log, and whose.
+type Held = turns::Held<Waiter>;
+
+/// A client that waits for the log to be read.
+#[derive(Debug)]
+struct Waiter {
+    topic: Topic,
+    since: Cursor,
+    until: Arc<Point>,
+    answer: oneshot::Sender<Result<(Events, Arc<Held>), ReplayError>>,
 }
 
 /// Why what was missed can't be told: the client is to read its state anew.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum ReplayError {
     /// More than the limit.
     #[error("too many events were missed")]
@@ -66,10 +88,16 @@ pub enum ReplayError {
     TooOld,
     /// The database did not answer, or not in time.
     #[error("the event log can't be read: {0}")]
-    Log(#[from] sqlx::Error),
-    /// No turn, or no reader, within the limit.
+    Log(#[from] Arc<sqlx::Error>),
+    /// No turn, or no reader, within the limit; or too many wait.
     #[error("the event log can't be read in time")]
     Timeout,
+}
+
+impl Waiter {
+    fn wants(&self, xid: u64, event: &Event) -> bool {
+        is_missed(xid, event, &self.topic, &self.since, &self.until)
+    }
 }
 
 impl Replay {
@@ -83,7 +111,15 @@ impl Replay {
         metrics: Arc<Metrics>,
         limits: ReplayLimits,
     ) -> Self {
-        let turns = Semaphore::new(limits.from_log_max);
+        // A read must always have room, whatever was configured.
+        let read_bytes = limits.bytes_max.min(limits.memory_bytes_max / 2);
+        let turns = TurnLimits {
+            waiting_max: limits.waiting_max,
+            read_bytes,
+            bytes_max: limits.memory_bytes_max,
+            org_bytes_max: limits.memory_bytes_max / 2,
+        };
+        let turns = Arc::new(Turns::new(turns, Arc::clone(&metrics)));
         Self { pool, recent, ring, looks, turns, metrics, limits }
     }
 
@@ -118,7 +154,7 @@ impl Replay {
         tokio::time::timeout(self.limits.timeout, wait).await.unwrap_or(Err(ReplayError::Timeout))
     }
 
-    /// What `until` covers and the cursor doesn't, in the order in which it is to be sent.
+    /// What `until` covers and the cursor doesn't.
     ///
     /// # Errors
     /// When it is too much, or can't be read.
@@ -128,70 +164,66 @@ impl Replay {
         topic: &Topic,
         since: &Cursor,
         until: &Arc<Point>,
-    ) -> Result<Vec<Missed>, ReplayError> {
-        let events = if let Some(events) = self.recent.between(org, topic, since, until) {
+    ) -> Result<Missed, ReplayError> {
+        let (events, held) = if let Some(events) = self.recent.between(org, topic, since, until) {
             self.metrics.replays_from_memory.inc();
-            events
+            (Arc::new(events), None)
         } else {
             self.metrics.replays_from_log.inc();
-            let read = self.read(org, topic, since, until);
-            tokio::time::timeout(self.limits.read_timeout, read).await.unwrap_or(Err(ReplayError::Timeout))?
+            let (events, held) = self.from_log(org, topic, since, until).await?;
+            (events, Some(held))
         };
-        let bytes: usize = events.iter().map(|(_, event)| event.memory_bytes()).sum();
-        if events.len() > self.limits.events_max || bytes > self.limits.bytes_max {
+        let missed = Missed {
+            events,
+            topic: topic.clone(),
+            since: since.clone(),
+            until: Arc::clone(until),
+            _held: held,
+        };
+        let (count, bytes) = missed.size();
+        if count > self.limits.events_max || bytes > self.limits.bytes_max {
             return Err(ReplayError::TooMany);
         }
-        let (first, second): (Vec<_>, Vec<_>) =
-            events.into_iter().partition(|(xid, event)| since.to.covers(*xid, event.id));
-        let with_cursors = |events: Vec<(u64, Arc<Event>)>, from: &Point, to: &Point| {
-            let prefix = CursorPrefix::new(since.epoch, from, to);
-            events
-                .into_iter()
-                .map(|(_, event)| Missed { cursor: prefix.with_id(event.id), event })
-                .collect::<Vec<_>>()
-        };
-        let mut missed = with_cursors(first, &since.from, &since.to);
-        missed.extend(with_cursors(second, &since.to, until));
         Ok(missed)
     }
 
-    async fn read(
+    async fn from_log(
         &self,
         org: OrgId,
         topic: &Topic,
         since: &Cursor,
-        until: &Point,
-    ) -> Result<Vec<(u64, Arc<Event>)>, ReplayError> {
-        let _turn = self.turns.acquire().await.map_err(|_| ReplayError::Timeout)?;
-        let mut connection = self.pool.acquire().await?;
-        let mut found = Vec::new();
-        let mut after = i64::MIN;
-        let mut bytes = 0;
-        loop {
-            self.metrics.replay_queries.inc();
-            let (page, more) = org_events_since(&mut connection, org, &since.from, after).await?;
-            let wanted = page
-                .into_iter()
-                .filter(|LoggedEvent { xid, event, .. }| {
-                    event.reaches(topic) && until.covers(*xid, event.id) && !since.covers(*xid, event.id)
-                })
-                .map(|LoggedEvent { xid, event, .. }| (xid, event));
-            for (xid, event) in wanted {
-                bytes += event.memory_bytes();
-                found.push((xid, event));
-            }
-            if found.len() > self.limits.events_max || bytes > self.limits.bytes_max {
-                return Err(ReplayError::TooMany);
-            }
-            match more {
-                Some(last_id) => after = last_id,
-                None => break,
-            }
+        until: &Arc<Point>,
+    ) -> Result<(Events, Arc<Held>), ReplayError> {
+        let (answer, answered) = oneshot::channel();
+        let waiter = Waiter { topic: topic.clone(), since: since.clone(), until: Arc::clone(until), answer };
+        if !self.turns.push(org, waiter) {
+            return Err(ReplayError::Timeout);
         }
-        // Asked after the reading: a slot that was emptied before or during it is noticed either way.
-        if is_truncated(&mut connection, &since.from).await? {
-            return Err(ReplayError::TooOld);
+        match tokio::time::timeout(self.limits.read_timeout, answered).await {
+            Ok(Ok(answer)) => answer,
+            // Late; or the gateway is going down.
+            Ok(Err(_)) | Err(_) => Err(ReplayError::Timeout),
         }
-        Ok(found)
+    }
+
+    /// How long a client may take to read what it missed.
+    #[must_use]
+    pub fn send_timeout(&self) -> Duration {
+        self.limits.send_timeout
+    }
+
+    /// Takes turns at reading the log until cancelled: one of those tasks that do
+    /// ([`ReplayLimits::from_log_max`]).
+    pub async fn run(&self, cancel: CancellationToken) {
+        let reading = async {
+            loop {
+                let turn = self.turns.next().await;
+                self.take(turn).await;
+            }
+        };
+        tokio::select! {
+            () = cancel.cancelled() => {}
+            () = reading => {}
+        }
     }
 }
