@@ -2,9 +2,10 @@
 //!
 //! - with the log but no doorbell and no gateway,
 //! - as shipped, with a gateway attached,
-//! - with a NOTIFY for every row, as a plain trigger would do it, with a gateway attached.
+//! - with a NOTIFY for every row, as a plain trigger would do it, with a gateway attached,
+//! - as shipped, with a gateway attached, but without the index from which resumes are served.
 //!
-//! The three take turns in one run on one private PostgreSQL; medians and ratios are reported as a table.
+//! They take turns in one run on one private PostgreSQL; medians and ratios are reported as a table.
 //! `cargo bench --bench doorbell -- --seconds 4 --rounds 9`; needs `pgbench`, which comes with the server.
 
 use std::net::SocketAddr;
@@ -36,10 +37,16 @@ enum Variant {
     CoalescedAlone,
     Coalesced,
     NotifyPerRow,
+    NoOrgIndex,
 }
 
-const VARIANTS: [Variant; 4] =
-    [Variant::NoBell, Variant::CoalescedAlone, Variant::Coalesced, Variant::NotifyPerRow];
+const VARIANTS: [Variant; 5] = [
+    Variant::NoBell,
+    Variant::CoalescedAlone,
+    Variant::Coalesced,
+    Variant::NotifyPerRow,
+    Variant::NoOrgIndex,
+];
 
 /// The variant that the others are compared with.
 const SHIPPED: usize = 2;
@@ -97,7 +104,7 @@ async fn measure(cluster: &Cluster, seconds: u32, rounds: usize) -> anyhow::Resu
              (('00000000-0000-4000-8000-' || lpad((:org)::text, 12, '0'))::uuid, '+15550100');\n"
         ),
     )?;
-    let mut rates: [Vec<f64>; 4] = Default::default();
+    let mut rates: [Vec<f64>; 5] = Default::default();
     for round in 0..rounds {
         for (n, variant) in VARIANTS.iter().enumerate() {
             prepare(&pool, *variant).await?;
@@ -127,13 +134,17 @@ async fn measure(cluster: &Cluster, seconds: u32, rounds: usize) -> anyhow::Resu
 async fn prepare(pool: &PgPool, variant: Variant) -> anyhow::Result<()> {
     let (ring, naive) = match variant {
         Variant::NoBell => ("disable", "disable"),
-        Variant::CoalescedAlone | Variant::Coalesced => ("enable", "disable"),
+        Variant::CoalescedAlone | Variant::Coalesced | Variant::NoOrgIndex => ("enable", "disable"),
         Variant::NotifyPerRow => ("disable", "enable"),
     };
     // One by one: within a transaction the log can't be truncated while its trigger is pending.
     for sql in [
         "truncate calls cascade".to_owned(),
         "truncate warden.events".to_owned(),
+        match variant {
+            Variant::NoOrgIndex => "drop index warden.events_org".to_owned(),
+            _ => "create index if not exists events_org on warden.events (org_id, xid, id)".to_owned(),
+        },
         format!("alter table warden.events {ring} trigger ring"),
         format!("alter table warden.events {naive} trigger naive_ring"),
         "checkpoint".to_owned(),
@@ -172,7 +183,7 @@ fn pgbench_rate(pgbench: &Path, script: &Path, url: &str, seconds: u32) -> anyho
         .with_context(|| format!("pgbench failed: {text}{}", String::from_utf8_lossy(&output.stderr)))
 }
 
-async fn report(pool: &PgPool, rates: &[Vec<f64>; 4], seconds: u32) -> anyhow::Result<()> {
+async fn report(pool: &PgPool, rates: &[Vec<f64>; 5], seconds: u32) -> anyhow::Result<()> {
     let version: String =
         sqlx::query_scalar("select current_setting('server_version')").fetch_one(pool).await?;
     let commit = Command::new("git").args(["rev-parse", "--short", "HEAD"]).output()?;
@@ -191,6 +202,7 @@ async fn report(pool: &PgPool, rates: &[Vec<f64>; 4], seconds: u32) -> anyhow::R
         "coalesced bell, no gateway",
         "**coalesced bell, gateway attached**",
         "NOTIFY per row, gateway attached",
+        "coalesced bell, gateway attached, no index by organisation",
     ];
     for (name, of) in names.iter().zip(rates) {
         let ratios: Vec<f64> =

@@ -2,7 +2,8 @@
 //! each with its cursor.
 //!
 //! Gateway, clients and PostgreSQL share the machine. Reported: how long until everybody has caught up, and how
-//! many queries that took. `cargo bench --bench storm -- --sockets 5000 --orgs 20 --away 10 --rate 200`
+//! many queries that took. `cargo bench --bench storm -- --sockets 5000 --orgs 20 --away 10 --rate 200`; with
+//! `--restart yes` the gateway is restarted meanwhile, so that what was missed is not in its memory.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -34,12 +35,14 @@ struct Options {
     orgs: usize,
     away: Duration,
     rate: u32,
+    restart: bool,
 }
 
 type Socket = WebSocketStream<TcpStream>;
 
 fn main() -> anyhow::Result<()> {
-    let mut options = Options { sockets: 5000, orgs: 20, away: Duration::from_secs(10), rate: 200 };
+    let mut options =
+        Options { sockets: 5000, orgs: 20, away: Duration::from_secs(10), rate: 200, restart: false };
     let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
     while let Some(arg) = args.next() {
         let value = args.next().with_context(|| format!("{arg} N"))?;
@@ -48,7 +51,8 @@ fn main() -> anyhow::Result<()> {
             "--orgs" => options.orgs = value.parse()?,
             "--away" => options.away = Duration::from_secs(value.parse()?),
             "--rate" => options.rate = value.parse()?,
-            other => bail!("unknown option {other}: --sockets, --orgs, --away, --rate"),
+            "--restart" => options.restart = value == "yes",
+            other => bail!("unknown option {other}: --sockets, --orgs, --away, --rate, --restart"),
         }
     }
     tokio::runtime::Runtime::new()?.block_on(run(&options))
@@ -79,8 +83,8 @@ async fn storm(cluster: &Cluster, options: &Options) -> anyhow::Result<()> {
     .bind(i32::try_from(options.orgs)?)
     .fetch_all(&pool)
     .await?;
-    let gateway = gateway(cluster).await?;
-    let addr = gateway.public_addr();
+    let mut gateway = start(cluster).await?;
+    let mut addr = gateway.public_addr();
 
     let before = join_all(addr, &orgs, options.sockets, None).await?;
     let cursors: Vec<String> = before.iter().map(|(_, cursor)| cursor.clone()).collect();
@@ -97,6 +101,11 @@ async fn storm(cluster: &Cluster, options: &Options) -> anyhow::Result<()> {
     for org in &orgs {
         sqlx::query("select warden.publish($1, 'calls', $2)").bind(org).bind(LAST).execute(&pool).await?;
     }
+    if options.restart {
+        gateway.stop().await;
+        gateway = start(cluster).await?;
+        addr = gateway.public_addr();
+    }
 
     let metrics = gateway.metrics();
     let queries = || metrics.directory_org_queries.get() + metrics.replay_queries.get();
@@ -106,8 +115,11 @@ async fn storm(cluster: &Cluster, options: &Options) -> anyhow::Result<()> {
     let took = started.elapsed();
     let made = queries() - queries_before;
     println!(
-        "{} sockets in {} organisations, away for {:?}, {changes} changes",
-        options.sockets, options.orgs, options.away
+        "{} sockets in {} organisations, away for {:?}, {changes} changes{}",
+        options.sockets,
+        options.orgs,
+        options.away,
+        if options.restart { ", gateway restarted" } else { "" }
     );
     println!(
         "all caught up after {:.2} s ({:.0} sockets/s)",
@@ -190,7 +202,7 @@ async fn join(
     }
 }
 
-async fn gateway(cluster: &Cluster) -> anyhow::Result<Gateway> {
+async fn start(cluster: &Cluster) -> anyhow::Result<Gateway> {
     let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
     let gateway = Gateway::start(Config {
         database: warden::postgres::options(&cluster.url("postgres", "warden_gateway"))?,

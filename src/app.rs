@@ -66,6 +66,7 @@ impl Gateway {
         let (sessions, listeners, background) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
 
         let retention = Retention::new(pool.clone(), Arc::clone(&metrics), limits.retention);
+        let retention_late = retention.late_since();
         let recent = Arc::new(Recent::new(limits.recent));
         let (looks, looked) = watch::channel(0);
         let doorbell = Doorbell::new(pool.clone());
@@ -113,6 +114,7 @@ impl Gateway {
             }),
             allowed_origins: config.allowed_origins.into(),
             reader: reader.clone(),
+            retention_late,
             sessions: sessions.clone(),
             draining: draining.clone(),
             shutdown: front.clone(),

@@ -6,12 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::PgPool;
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 
 /// Slots of the ring, as in the migration: one is written, and the others are kept.
 const SLOTS: u32 = 8;
+
+/// A look that takes longer has failed.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What is kept, and how often that is looked after.
 #[derive(Clone, Copy, Debug)]
@@ -30,13 +35,20 @@ pub struct Retention {
     pool: PgPool,
     metrics: Arc<Metrics>,
     limits: RetentionLimits,
+    late_since: watch::Sender<Option<Instant>>,
 }
 
 impl Retention {
     /// A job on this database.
     #[must_use]
     pub fn new(pool: PgPool, metrics: Arc<Metrics>, limits: RetentionLimits) -> Self {
-        Self { pool, metrics, limits }
+        Self { pool, metrics, limits, late_since: watch::Sender::new(None) }
+    }
+
+    /// Since when retention is due and can't be done.
+    #[must_use]
+    pub fn late_since(&self) -> watch::Receiver<Option<Instant>> {
+        self.late_since.subscribe()
     }
 
     /// Runs until cancelled.
@@ -50,12 +62,10 @@ impl Retention {
             }
             tokio::select! {
                 () = cancel.cancelled() => return,
-                done = self.run_once() => match done {
-                    Ok(what) => self.tell(&what),
-                    Err(error) => {
-                        self.metrics.retention_late.set(1);
-                        tracing::warn!(%error, "retention could not be looked after: the log grows until it is");
-                    }
+                done = tokio::time::timeout(LOOK_TIMEOUT, self.run_once()) => match done {
+                    Ok(Ok(what)) => self.tell(&what),
+                    Ok(Err(error)) => self.tell_failure(&error),
+                    Err(elapsed) => self.tell_failure(&elapsed),
                 },
             }
         }
@@ -77,15 +87,38 @@ impl Retention {
         .await
     }
 
+    fn set_late(&self, is_late: bool) {
+        self.metrics.retention_late.set(i64::from(is_late));
+        self.late_since.send_modify(|since| *since = is_late.then(|| since.unwrap_or_else(Instant::now)));
+    }
+
+    fn late_seconds(&self) -> u64 {
+        self.late_since.borrow().map_or(0, |since| since.elapsed().as_secs())
+    }
+
+    fn tell_failure(&self, error: &dyn std::fmt::Display) {
+        self.set_late(true);
+        let seconds = self.late_seconds();
+        tracing::warn!(
+            %error,
+            late.seconds = seconds,
+            "retention could not be looked after: the log grows until it is"
+        );
+    }
+
     fn tell(&self, what: &str) {
-        self.metrics.retention_late.set(i64::from(what == "blocked"));
+        // Another node is at it, and knows.
+        if what != "busy" {
+            self.set_late(what == "blocked");
+        }
         match what {
             "rotated" => {
                 self.metrics.rotations.inc();
                 tracing::info!("the event log has moved on by one slot; the oldest events are gone");
             }
             "blocked" => tracing::warn!(
-                "the oldest slot of the event log can't be emptied: a transaction that writes to it is still open"
+                late.seconds = self.late_seconds(),
+                "the oldest slot of the event log can't be emptied: a transaction that writes to it is still open (see pg_stat_activity.xact_start), and the log grows until it ends"
             ),
             _ => {}
         }

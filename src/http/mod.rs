@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `GET /socket/websocket` | 101, or why not |
 //! | `GET /livez` | 200 while the process runs |
-//! | `GET /readyz` | 200 while the node follows the event log; else 503 and why |
+//! | `GET /readyz` | 200 while the node follows the event log, with a line more where an operator should look; else 503 and why |
 //!
 //! The admin listener, which is not for the public, has `GET /metrics` as well.
 
@@ -21,6 +21,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -39,6 +40,8 @@ pub struct HttpState {
     pub allowed_origins: Arc<[String]>,
     /// Whether the node follows the log.
     pub reader: watch::Receiver<ReaderState>,
+    /// Since when retention can't be done.
+    pub retention_late: watch::Receiver<Option<Instant>>,
     /// Every session's task.
     pub sessions: TaskTracker,
     /// Cancelled when the gateway begins to go down.
@@ -75,7 +78,7 @@ async fn readyz(State(state): State<HttpState>) -> (StatusCode, String) {
         return (StatusCode::SERVICE_UNAVAILABLE, "shutting down\n".to_owned());
     }
     match &*state.reader.borrow() {
-        ReaderState::Following => (StatusCode::OK, "ok\n".to_owned()),
+        ReaderState::Following => (StatusCode::OK, following(*state.retention_late.borrow())),
         ReaderState::Starting => {
             (StatusCode::SERVICE_UNAVAILABLE, "connecting to the event log\n".to_owned())
         }
@@ -83,6 +86,18 @@ async fn readyz(State(state): State<HttpState>) -> (StatusCode, String) {
         ReaderState::Lost(_) => (
             StatusCode::SERVICE_UNAVAILABLE,
             "the event log can't be read; see the gateway's log\n".to_owned(),
+        ),
+    }
+}
+
+/// A log that grows is the same for every node: turning them all away would end the service for the sake of
+/// the disk. So this is a warning, and the node stays ready.
+fn following(retention_late: Option<Instant>) -> String {
+    match retention_late {
+        None => "ok\n".to_owned(),
+        Some(since) => format!(
+            "ok\nwarning: retention of the event log is late by {} s, and the log grows; see the gateway's log\n",
+            since.elapsed().as_secs()
         ),
     }
 }

@@ -96,6 +96,11 @@ impl TestDb {
         Self { pool, name: name.to_owned(), url: url.to_owned(), gateway_url: gateway_url.to_owned() }
     }
 
+    /// The database's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// As the superuser.
     pub fn url(&self) -> &str {
         &self.url

@@ -75,11 +75,13 @@ async fn those_who_wait_share_a_read_each_from_its_own_cursor() {
     let second = gateway_on(&db).await;
     let mut connection = own_connection(&db).await;
     let held = hold_log(&mut connection).await;
+    // Those who missed least come first, so that the others reach back beyond them.
     let mut clients = Vec::new();
-    for (n, since) in cursors.iter().enumerate() {
+    for (n, since) in cursors.iter().enumerate().rev() {
         let topic = if n % 2 == 0 { "calls" } else { "org" };
         clients.push(resuming(&second, org, topic, since).await);
     }
+    clients.reverse();
     held.commit().await.expect("ends");
     for (n, client) in clients.iter_mut().enumerate() {
         let topic = if n % 2 == 0 { "calls" } else { "org" };
@@ -203,6 +205,7 @@ async fn resumes_wait_for_memory() {
     const ORGS: usize = 6;
     let db = TestDb::create().await;
     let gateway = forgetful(&db, |config| {
+        config.limits.replay.from_log_max = 4;
         config.limits.replay.bytes_max = 200_000;
         config.limits.replay.memory_bytes_max = 400_000;
     })
@@ -272,5 +275,55 @@ async fn a_slot_that_is_emptied_under_a_replay_is_noticed() {
     tx.commit().await.expect("commits");
     let resync = client.expect_event("calls", "warden.resync").await;
     assert_eq!(resync.payload["reason"], "too_old");
+    gateway.stop().await;
+}
+
+/// After a bulk of one organisation: clients of others, and its own, come back, and nobody's live events wait.
+#[tokio::test]
+async fn a_bulk_of_one_holds_up_no_resume_of_another() {
+    const BULK: usize = 100_000;
+    let db = TestDb::create().await;
+    let gateway = forgetful(&db, |config| config.limits.outbox.queue_bytes_max = 1024 * 1024 * 1024).await;
+    let bulky = db.create_org().await;
+    let of_bulky = seen_one(&gateway, &db, bulky).await;
+    let mut others = Vec::new();
+    for _ in 0..4 {
+        let org = db.create_org().await;
+        others.push((org, seen_one(&gateway, &db, org).await));
+    }
+    let mut live = connect(&gateway, others[0].0).await;
+    live.join("recordings").await;
+    insert_calls(&db, bulky, BULK).await;
+    for (org, _) in &others {
+        insert_calls(&db, *org, 3).await;
+    }
+    eventually("it is read", async || gateway.metrics().events.get() >= BULK as u64 + 17).await;
+
+    let mut clients = Vec::new();
+    for n in 0..4 {
+        let mut of_bulk = connect(&gateway, bulky).await;
+        of_bulk.join_with(["calls", "recordings"][n % 2], json!({"since": of_bulky})).await;
+        clients.push(of_bulk);
+        for (org, since) in &others {
+            let mut client = connect(&gateway, *org).await;
+            client.join_with("calls", json!({"since": since})).await;
+            clients.push(client);
+        }
+    }
+    db.publish(others[0].0, "recordings", "live").await;
+    live.expect_only("recordings", "live").await;
+    for (n, client) in clients.iter_mut().enumerate() {
+        match (n % 5, n / 5 % 2) {
+            // Too much for the topic of the bulk, and nothing on another, which is no reason to resync.
+            (0, 0) => {
+                let resync = client.expect_event("calls", "warden.resync").await;
+                assert_eq!(resync.payload["reason"], "too_many");
+            }
+            (0, _) => {}
+            _ => expect_calls(client, "calls", 3).await,
+        }
+    }
+    db.publish(bulky, "recordings", "live").await;
+    clients[5].expect_only("recordings", "live").await;
     gateway.stop().await;
 }
