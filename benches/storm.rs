@@ -3,7 +3,9 @@
 //!
 //! Gateway, clients and PostgreSQL share the machine. Reported: how long until everybody has caught up, and how
 //! many queries that took. `cargo bench --bench storm -- --sockets 5000 --orgs 20 --away 10 --rate 200`; with
-//! `--restart yes` the gateway is restarted meanwhile, so that what was missed is not in its memory.
+//! `--restart yes` the gateway is restarted meanwhile, so that what was missed is not in its memory; with
+//! `--bulk 1000000` the first organisation writes so many rows in one statement while they are away, and the
+//! live events of the second are timed meanwhile.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -36,13 +38,20 @@ struct Options {
     away: Duration,
     rate: u32,
     restart: bool,
+    bulk: i32,
 }
 
 type Socket = WebSocketStream<TcpStream>;
 
 fn main() -> anyhow::Result<()> {
-    let mut options =
-        Options { sockets: 5000, orgs: 20, away: Duration::from_secs(10), rate: 200, restart: false };
+    let mut options = Options {
+        sockets: 5000,
+        orgs: 20,
+        away: Duration::from_secs(10),
+        rate: 200,
+        restart: false,
+        bulk: 0,
+    };
     let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
     while let Some(arg) = args.next() {
         let value = args.next().with_context(|| format!("{arg} N"))?;
@@ -52,7 +61,8 @@ fn main() -> anyhow::Result<()> {
             "--away" => options.away = Duration::from_secs(value.parse()?),
             "--rate" => options.rate = value.parse()?,
             "--restart" => options.restart = value == "yes",
-            other => bail!("unknown option {other}: --sockets, --orgs, --away, --rate, --restart"),
+            "--bulk" => options.bulk = value.parse()?,
+            other => bail!("unknown option {other}: --sockets, --orgs, --away, --rate, --restart, --bulk"),
         }
     }
     tokio::runtime::Runtime::new()?.block_on(run(&options))
@@ -101,6 +111,9 @@ async fn storm(cluster: &Cluster, options: &Options) -> anyhow::Result<()> {
     for org in &orgs {
         sqlx::query("select warden.publish($1, 'calls', $2)").bind(org).bind(LAST).execute(&pool).await?;
     }
+    if options.bulk > 0 {
+        bulk(&gateway, &pool, &orgs, options.bulk).await?;
+    }
     if options.restart {
         gateway.stop().await;
         gateway = start(cluster).await?;
@@ -127,6 +140,7 @@ async fn storm(cluster: &Cluster, options: &Options) -> anyhow::Result<()> {
         caught_up.len() as f64 / took.as_secs_f64()
     );
     println!("queries {made}, per socket {:.4}", made as f64 / options.sockets as f64);
+    println!("resident {} MiB", resident_mib()?);
     println!(
         "replays from memory {}, from the log {}; resyncs {}",
         metrics.replays_from_memory.get(),
@@ -136,6 +150,63 @@ async fn storm(cluster: &Cluster, options: &Options) -> anyhow::Result<()> {
     drop(caught_up);
     gateway.stop().await;
     Ok(())
+}
+
+/// One organisation writes many rows at once; another's events are timed from before their commit to the socket,
+/// until the gateway has read all.
+async fn bulk(gateway: &Gateway, pool: &PgPool, orgs: &[Uuid], rows: i32) -> anyhow::Result<()> {
+    let (large, other) = (orgs[0], *orgs.get(1).context("--orgs 2 or more")?);
+    let (mut socket, _) = join(gateway.public_addr(), 0, other, None).await?;
+    let enough = gateway.metrics().events.get() + u64::from(rows.unsigned_abs());
+    let resident_before = resident_mib()?;
+    let started = Instant::now();
+    let insert = tokio::spawn({
+        let pool = pool.clone();
+        async move {
+            sqlx::query("insert into calls (org_id) select $1 from generate_series(1, $2)")
+                .bind(large)
+                .bind(rows)
+                .execute(&pool)
+                .await
+                .map(|_| Instant::now())
+        }
+    });
+    let (mut before, mut after, mut resident) = (Vec::new(), Vec::new(), resident_before);
+    while gateway.metrics().events.get() < enough {
+        let sent = Instant::now();
+        sqlx::query("select warden.publish($1, 'calls', 'tick')").bind(other).execute(pool).await?;
+        while !socket.next().await.context("the socket ended")??.to_text()?.contains("\"tick\"") {}
+        let times = if insert.is_finished() { &mut after } else { &mut before };
+        times.push(sent.elapsed());
+        resident = resident.max(resident_mib()?);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let read = Instant::now();
+    let committed = insert.await??;
+    println!(
+        "a bulk of {rows} rows: {:.1} s to write, {:.1} s more to read; resident {resident_before} MiB before, {resident} MiB at most",
+        (committed - started).as_secs_f64(),
+        (read - committed).as_secs_f64()
+    );
+    for (when, mut times) in [("written", before), ("read", after)] {
+        times.sort_unstable();
+        let at = |part: usize| times.get((times.len() * part / 100).min(times.len().saturating_sub(1)));
+        println!(
+            "another's live events while it was {when}: {} events, p50 {:?}, p99 {:?}, max {:?}",
+            times.len(),
+            at(50),
+            at(99),
+            at(100)
+        );
+    }
+    Ok(())
+}
+
+/// Of this process: gateway and clients.
+fn resident_mib() -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+    Ok(line.trim().trim_end_matches(" kB").trim().parse::<u64>()? / 1024)
 }
 
 /// Connects all sockets at once; with cursors each reads until the last event that it missed.
@@ -191,7 +262,7 @@ async fn join(
                 return Ok((socket, cursor));
             }
             "phx_reply" if payload["response"]["cursor"] == json!(since) => {}
-            LAST => return Ok((socket, String::new())),
+            LAST | "warden.resync" => return Ok((socket, String::new())),
             "call.created" => {
                 let next = payload["id"].as_i64().context("an id")?;
                 anyhow::ensure!(next > id, "socket {n}: event {next} after {id}");

@@ -317,7 +317,7 @@ pub(super) async fn is_truncated(connection: &mut PgConnection, point: &Point) -
 
 fn to_events(rows: Vec<LogRow>, prefix: Option<&CursorPrefix>) -> Vec<LoggedEvent> {
     let mut names = Names::default();
-    rows.into_iter().filter_map(|row| names.to_event(row, prefix)).collect()
+    rows.into_iter().filter_map(|row| names.event(row, prefix)).collect()
 }
 
 /// Makes events of rows. A batch has few names: each is allocated once.
@@ -326,7 +326,7 @@ pub(super) struct Names(HashMap<String, Arc<str>>);
 
 impl Names {
     /// None where the row is bad: it never stops delivery of another.
-    pub(super) fn to_event(&mut self, row: LogRow, prefix: Option<&CursorPrefix>) -> Option<LoggedEvent> {
+    pub(super) fn event(&mut self, row: LogRow, prefix: Option<&CursorPrefix>) -> Option<LoggedEvent> {
         let Some(topic) = Topic::parse(&row.topic) else {
             tracing::warn!(event.id = row.id, topic = row.topic, "an event with an invalid topic is skipped");
             return None;

@@ -170,7 +170,7 @@ impl Replay {
             (Arc::new(events), None)
         } else {
             self.metrics.replays_from_log.inc();
-            let (events, held) = self.from_log(org, topic, since, until).await?;
+            let (events, held) = self.read_log(org, topic, since, until).await?;
             (events, Some(held))
         };
         let missed = Missed {
@@ -187,7 +187,7 @@ impl Replay {
         Ok(missed)
     }
 
-    async fn from_log(
+    async fn read_log(
         &self,
         org: OrgId,
         topic: &Topic,

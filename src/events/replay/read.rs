@@ -244,7 +244,7 @@ async fn org_events(
     let mut names = Names::default();
     let (mut events, mut bytes) = (Vec::new(), 0);
     while let Some(row) = rows.try_next().await? {
-        let Some(LoggedEvent { xid, event, .. }) = names.to_event(row, None) else { continue };
+        let Some(LoggedEvent { xid, event, .. }) = names.event(row, None) else { continue };
         if !waiters.iter().any(|waiter| waiter.wants(xid, &event)) {
             continue;
         }
