@@ -49,11 +49,18 @@ impl Replay {
     /// Reads for those whose turn it is, and answers them.
     pub(super) async fn take(&self, mut turn: Turn<Waiter>) {
         turn.waiters.retain(|waiter| !waiter.answer.is_closed());
+        // The oldest first: whether somebody wants an event is most often known after one look.
+        turn.waiters.sort_by_key(|waiter| waiter.since.id);
         let rest = split_off_rest(&mut turn.waiters);
         self.turns.put_back(turn.org, [rest, Vec::new()]);
         let Some(wanted) = self.wanted(&turn) else { return };
         match self.read(&wanted, &turn.waiters).await {
             Ok((brought, truncated)) => self.answer(turn, brought, truncated),
+            // Those from long ago must not keep the others from what is quickly read.
+            Err(ReplayError::Timeout) if differ(&turn.waiters) => {
+                let waiters = std::mem::take(&mut turn.waiters);
+                self.part(turn.org, waiters);
+            }
             Err(error) => {
                 tracing::warn!(%error, org.id = %turn.org, "the log could not be read for those who come back");
                 for waiter in turn.waiters {
@@ -90,7 +97,7 @@ impl Replay {
 
     /// Everybody is answered, or waits for another turn.
     fn answer(&self, mut turn: Turn<Waiter>, brought: Brought, truncated: Option<u64>) {
-        let (gone, mut waiters): (Vec<_>, Vec<_>) =
+        let (gone, waiters): (Vec<_>, Vec<_>) =
             turn.waiters.drain(..).partition(|w| Some(w.since.from.snapshot.xmin) <= truncated);
         for waiter in gone {
             let _ = waiter.answer.send(Err(ReplayError::TooOld));
@@ -112,18 +119,21 @@ impl Replay {
                 }
             }
             // What they missed may fit by itself.
-            Brought::TooMany if differ(&waiters) => {
-                tracing::debug!(org.id = %turn.org, clients = waiters.len(), "too much for one read: parted");
-                waiters.sort_by_cached_key(|w| (Reverse(w.since.id), w.topic.to_string()));
-                let older = waiters.split_off(waiters.len() / 2);
-                self.turns.put_back(turn.org, [waiters, older]);
-            }
+            Brought::TooMany if differ(&waiters) => self.part(turn.org, waiters),
             Brought::TooMany => {
                 for waiter in waiters {
                     let _ = waiter.answer.send(Err(ReplayError::TooMany));
                 }
             }
         }
+    }
+
+    /// Two halves take turns of their own, those who missed least first.
+    fn part(&self, org: OrgId, mut waiters: Vec<Waiter>) {
+        tracing::debug!(org.id = %org, clients = waiters.len(), "too much for one read: parted");
+        waiters.sort_by_cached_key(|w| (Reverse(w.since.id), w.topic.to_string()));
+        let older = waiters.split_off(waiters.len() / 2);
+        self.turns.put_back(org, [waiters, older]);
     }
 
     /// What was brought, and the highest `xmin` of a cursor that is too old to be served by it.
