@@ -16,7 +16,7 @@ use anyhow::{Context as _, bail};
 use sqlx::postgres::PgPool;
 use warden::app::Gateway;
 use warden::auth::VerifierConfig;
-use warden::config::{Config, Limits};
+use warden::config::{Config, Edge, Limits};
 use warden::events::ReaderState;
 use warden::postgres::cluster::{Binaries, Cluster, ClusterOptions, DataDir, SUPERUSER};
 
@@ -162,7 +162,8 @@ async fn gateway(cluster: &Cluster) -> anyhow::Result<Gateway> {
         listen: any_port,
         admin_listen: any_port,
         allowed_origins: Vec::new(),
-        limits: Limits::default(),
+        edge: Edge::default(),
+        limits: Limits::for_one_machine(),
     })
     .await?;
     gateway.reader().wait_for(|state| *state == ReaderState::Following).await?;

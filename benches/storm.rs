@@ -24,7 +24,7 @@ use uuid::Uuid;
 use warden::app::Gateway;
 use warden::auth::VerifierConfig;
 use warden::cli::{TokenClaims, sign};
-use warden::config::{Config, DEFAULT_AUDIENCE, Limits};
+use warden::config::{Config, DEFAULT_AUDIENCE, Edge, Limits};
 use warden::events::ReaderState;
 use warden::postgres::cluster::{Binaries, Cluster, ClusterOptions, DataDir, SUPERUSER};
 
@@ -281,7 +281,8 @@ async fn start(cluster: &Cluster) -> anyhow::Result<Gateway> {
         listen: any_port,
         admin_listen: any_port,
         allowed_origins: Vec::new(),
-        limits: Limits::default(),
+        edge: Edge::default(),
+        limits: Limits::for_one_machine(),
     })
     .await?;
     gateway.reader().wait_for(|state| *state == ReaderState::Following).await?;

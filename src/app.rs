@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use crate::auth::Verifier;
 use crate::config::{Config, DrainLimits};
 use crate::events::{Directory, Doorbell, ReaderState, Recent, Replay, Retention, Source};
-use crate::http::{self, HttpState};
+use crate::http::{self, Admission, HttpState, Listening, Proxies, Tls};
 use crate::hub::{Batch, Fanout, Hub};
 use crate::metrics::Metrics;
 use crate::wire::CloseCode;
@@ -48,7 +48,7 @@ impl Gateway {
     /// Binds the listeners and starts every task. The database need not be there yet: `readyz` tells.
     ///
     /// # Errors
-    /// When an address can't be bound.
+    /// When an address can't be bound, or the certificate can't be used.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         let public = bind(config.listen, "WARDEN_LISTEN").await?;
         let admin = bind(config.admin_listen, "WARDEN_ADMIN_LISTEN").await?;
@@ -57,6 +57,12 @@ impl Gateway {
 
         let pool = postgres::gateway_pool(config.database.clone());
         let metrics = Arc::new(Metrics::default());
+        for (name, value) in limits.named() {
+            metrics.set_limit(name, value);
+        }
+        let admission = |proxies| Arc::new(Admission::new(limits.admission, proxies, Arc::clone(&metrics)));
+        let (admission, admin_admission) = (admission(config.edge.proxies), admission(Proxies::default()));
+        let tls = config.edge.tls.map(Tls::load).transpose()?.map(Arc::new);
         let hub = Arc::new(Hub::new(limits.outbox));
         let directory = Arc::new(Directory::new(pool.clone(), Arc::clone(&metrics)));
         let (state, reader) = watch::channel(ReaderState::Starting);
@@ -113,6 +119,9 @@ impl Gateway {
                 limits: limits.session,
             }),
             allowed_origins: config.allowed_origins.into(),
+            auth_cookie: config.edge.auth_cookie,
+            admission: Arc::clone(&admission),
+            handshake_timeout: limits.serve.header_timeout,
             reader: reader.clone(),
             retention_late,
             sessions: sessions.clone(),
@@ -120,8 +129,13 @@ impl Gateway {
             shutdown: front.clone(),
         };
         let routes = http::public(http_state.clone());
-        listeners.spawn(http::serve(public, routes, limits.serve, draining.clone()));
-        listeners.spawn(http::serve(admin, http::admin(http_state), limits.serve, front.clone()));
+        if let Some(tls) = &tls {
+            background.spawn(Arc::clone(tls).reload(limits.tls_reload_interval, back.clone()));
+        }
+        let listening = Listening { admission, tls, limits: limits.serve, metrics: Arc::clone(&metrics) };
+        let admin_listening = Listening { admission: admin_admission, tls: None, ..listening.clone() };
+        listeners.spawn(http::serve(public, routes, listening, draining.clone()));
+        listeners.spawn(http::serve(admin, http::admin(http_state), admin_listening, front.clone()));
         tracing::info!(listen = %public_addr, admin_listen = %admin_addr, "the gateway is up");
         let (drain, drain_timeout) = (limits.drain, limits.drain_timeout);
         Ok(Self {

@@ -13,6 +13,7 @@
 //! code and its invariants are in `ARCHITECTURE.md`.
 
 pub mod app;
+pub mod audit;
 pub mod auth;
 mod backoff;
 pub mod cli;
@@ -24,6 +25,7 @@ pub mod hub;
 pub mod metrics;
 pub mod org;
 pub mod postgres;
+pub mod rate;
 pub mod session;
 pub mod shutdown;
 mod sync;

@@ -32,6 +32,13 @@ pub struct AudienceLabels {
     pub subscribers: &'static str,
 }
 
+/// The name of a limit, as a label.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct LimitLabels {
+    /// As in error bodies and in the table of `docs/security.md`.
+    pub limit: &'static str,
+}
+
 /// All metrics of one gateway. No globals: two gateways can run in one process.
 #[derive(Debug)]
 pub struct Metrics {
@@ -44,6 +51,18 @@ pub struct Metrics {
     pub refused: Family<RefusalLabels, Counter>,
     /// Sessions ended, by close code.
     pub closed: Family<CloseLabels, Counter>,
+    /// Times that a limit was reached, by limit.
+    pub limits_reached: Family<LimitLabels, Counter>,
+    /// What the limits are, by limit.
+    pub limits: Family<LimitLabels, Gauge>,
+    /// Connections that are not upgraded (yet).
+    pub connections_pending: Gauge,
+    /// Addresses whose handshakes are remembered.
+    pub addresses_tracked: Gauge,
+    /// Refusals whose answer was delayed.
+    pub refusals_delayed: Counter,
+    /// Connections that could not be accepted, as when file descriptors run out.
+    pub accept_errors: Counter,
     /// Queries for organisations that were not in memory.
     pub directory_org_queries: Counter,
     /// Replays served from memory.
@@ -99,6 +118,20 @@ impl Default for Metrics {
             accepted: new(registered, "upgrades_accepted", "Upgrades accepted"),
             refused: new(registered, "upgrades_refused", "Upgrades refused, by reason"),
             closed: new(registered, "sessions_closed", "Sessions ended, by close code"),
+            limits_reached: new(registered, "limits_reached", "Times that a limit was reached, by limit"),
+            limits: new(registered, "limit", "What the limits are, by limit"),
+            connections_pending: new(
+                registered,
+                "connections_pending",
+                "Connections that are not upgraded (yet)",
+            ),
+            addresses_tracked: new(
+                registered,
+                "addresses_tracked",
+                "Addresses whose handshakes are remembered",
+            ),
+            refusals_delayed: new(registered, "refusals_delayed", "Refusals whose answer was delayed"),
+            accept_errors: new(registered, "accept_errors", "Connections that could not be accepted"),
             directory_org_queries: new(
                 registered,
                 "directory_org_queries",
@@ -147,6 +180,16 @@ impl Metrics {
             _ => "more",
         };
         self.fanout_seconds.get_or_create(&AudienceLabels { subscribers }).observe(since_read.as_secs_f64());
+    }
+
+    /// Counts that a limit was reached.
+    pub fn limit_reached(&self, limit: &'static str) {
+        self.limits_reached.get_or_create(&LimitLabels { limit }).inc();
+    }
+
+    /// Shows what a limit is.
+    pub fn set_limit(&self, limit: &'static str, value: usize) {
+        self.limits.get_or_create(&LimitLabels { limit }).set(i64::try_from(value).unwrap_or(i64::MAX));
     }
 
     /// The text format of Prometheus.

@@ -1,8 +1,10 @@
 //! Where a token may stand in a request, and where none may.
 //!
-//! It comes from `Authorization: Bearer`, or from the subprotocols as `phoenix` on npm sends it: exactly
-//! one. Never from the URL, which ends in logs, histories and referrers: a request whose URL carries
+//! It comes from `Authorization: Bearer`, from the subprotocols as `phoenix` on npm sends it, or, where one
+//! is configured, from a cookie: exactly one. Never from the URL, which ends in logs, histories and referrers: a request whose URL carries
 //! anything like a credential is refused whatever else it holds, and the value is never repeated.
+
+use std::str::FromStr;
 
 use axum::http::{HeaderMap, Uri, header};
 use base64::Engine as _;
@@ -44,6 +46,23 @@ const CREDENTIAL_NAMES: &[&str] = &[
 /// Shortest header or payload of a token, encoded.
 const JWT_PART_BYTES_MIN: usize = 8;
 
+/// The name of the cookie that carries a token, where cookies may.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CookieName(String);
+
+impl FromStr for CookieName {
+    type Err = &'static str;
+
+    /// A token of RFC 9110.
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        let is_token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+        if name.is_empty() || !name.chars().all(is_token) {
+            return Err("a cookie's name is letters, digits and !#$%&'*+-.^_`|~");
+        }
+        Ok(Self(name.to_owned()))
+    }
+}
+
 /// What a request presents.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Presented {
@@ -51,6 +70,9 @@ pub struct Presented {
     pub token: Token,
     /// Whether to answer `Sec-WebSocket-Protocol: phoenix`.
     pub wants_phoenix: bool,
+    /// Whether the token is a cookie, which browsers send whoever asks them to: it counts only together
+    /// with an allowed Origin.
+    pub is_cookie: bool,
 }
 
 /// Why no token can be taken from a request.
@@ -75,11 +97,15 @@ pub enum CredentialError {
     Subprotocol,
 }
 
-/// Finds the one token of a request.
+/// Finds the one token of a request. Cookies are looked at only where one is named.
 ///
 /// # Errors
 /// When there is none, more than one, one that can't be read, or anything like one in the URL.
-pub fn find(uri: &Uri, headers: &HeaderMap) -> Result<Presented, CredentialError> {
+pub fn find(
+    uri: &Uri,
+    headers: &HeaderMap,
+    cookie: Option<&CookieName>,
+) -> Result<Presented, CredentialError> {
     refuse_in_url(uri)?;
     let mut tokens = Vec::new();
     for value in headers.get_all(header::AUTHORIZATION) {
@@ -110,6 +136,9 @@ pub fn find(uri: &Uri, headers: &HeaderMap) -> Result<Presented, CredentialError
     if offered_any && !wants_phoenix {
         return Err(CredentialError::Subprotocol);
     }
+    let cookies = cookie.map_or(Ok(Vec::new()), |name| cookies(headers, name))?;
+    let is_cookie = !cookies.is_empty();
+    tokens.extend(cookies);
     let token = tokens.pop().ok_or(CredentialError::Missing)?;
     if !tokens.is_empty() {
         return Err(CredentialError::Several);
@@ -117,7 +146,7 @@ pub fn find(uri: &Uri, headers: &HeaderMap) -> Result<Presented, CredentialError
     if token.len() > TOKEN_BYTES_MAX {
         return Err(CredentialError::Malformed("the token is too long"));
     }
-    Ok(Presented { token: Token::new(token), wants_phoenix })
+    Ok(Presented { token: Token::new(token), wants_phoenix, is_cookie })
 }
 
 fn decode_entry(encoded: &str) -> Result<String, CredentialError> {
@@ -128,6 +157,31 @@ fn decode_entry(encoded: &str) -> Result<String, CredentialError> {
         .ok()
         .and_then(|bytes| String::from_utf8(bytes).ok())
         .ok_or(CredentialError::Malformed("the token among the subprotocols is not base64"))
+}
+
+/// The values of all cookies of this name (RFC 6265, section 4.2.1). Two of one name are none to choose from:
+/// a neighbouring subdomain can plant the second.
+fn cookies(headers: &HeaderMap, name: &CookieName) -> Result<Vec<String>, CredentialError> {
+    const UNREADABLE: CredentialError = CredentialError::Malformed("the cookie with the token can't be read");
+    let mut values = Vec::new();
+    for line in headers.get_all(header::COOKIE) {
+        // Other cookies may hold any bytes.
+        for pair in line.as_bytes().split(|byte| *byte == b';') {
+            let pair = pair.trim_ascii();
+            let at = pair.iter().position(|byte| *byte == b'=').unwrap_or(pair.len());
+            if pair[..at].trim_ascii() != name.0.as_bytes() {
+                continue;
+            }
+            let value = pair.get(at + 1..).unwrap_or_default().trim_ascii();
+            let inner = value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\""));
+            let value = std::str::from_utf8(inner.unwrap_or(value)).map_err(|_| UNREADABLE)?;
+            if value.is_empty() || !value.bytes().all(|b| b.is_ascii_graphic() && b != b'"') {
+                return Err(UNREADABLE);
+            }
+            values.push(value.to_owned());
+        }
+    }
+    Ok(values)
 }
 
 fn refuse_in_url(uri: &Uri) -> Result<(), CredentialError> {
@@ -193,14 +247,17 @@ mod tests {
         for (name, value) in headers {
             map.append(*name, HeaderValue::from_str(value).expect("a header"));
         }
-        find(&uri.parse().expect("a URI"), &map)
+        find(&uri.parse().expect("a URI"), &map, None)
     }
 
     #[test]
     fn takes_the_header() {
         let presented =
             find_in("/socket/websocket?vsn=2.0.0", &[("authorization", &format!("Bearer {JWT}"))]);
-        assert_eq!(presented, Ok(Presented { token: Token::new(JWT), wants_phoenix: false }));
+        assert_eq!(
+            presented,
+            Ok(Presented { token: Token::new(JWT), wants_phoenix: false, is_cookie: false })
+        );
         let presented = find_in("/", &[("authorization", &format!("bearer  {JWT} "))]);
         assert_eq!(presented.map(|p| p.token), Ok(Token::new(JWT)));
     }
@@ -212,7 +269,56 @@ mod tests {
         for encoded in [STANDARD_NO_PAD.encode(token), URL_SAFE_NO_PAD.encode(token)] {
             let offer = format!("phoenix, {TOKEN_SUBPROTOCOL_PREFIX}{encoded}");
             let presented = find_in("/", &[("sec-websocket-protocol", &offer)]);
-            assert_eq!(presented, Ok(Presented { token: Token::new(token), wants_phoenix: true }));
+            let expected = Presented { token: Token::new(token), wants_phoenix: true, is_cookie: false };
+            assert_eq!(presented, Ok(expected));
+        }
+    }
+
+    #[test]
+    fn takes_a_cookie_of_the_one_name_where_there_is_one() {
+        let name: CookieName = "__Host-warden".parse().expect("a name");
+        let in_cookies = |lines: &[&[u8]]| {
+            let mut map = HeaderMap::new();
+            for line in lines {
+                map.append(header::COOKIE, HeaderValue::from_bytes(line).expect("a header"));
+            }
+            let uri = Uri::from_static("/socket/websocket");
+            assert_eq!(find(&uri, &map, None), Err(CredentialError::Missing), "cookies are not switched on");
+            find(&uri, &map, Some(&name))
+        };
+        let expected = Presented { token: Token::new("a.b.c"), wants_phoenix: false, is_cookie: true };
+        for lines in [
+            &[&b"__Host-warden=a.b.c"[..]][..],
+            &[b"x=1; __Host-warden=a.b.c; y=2"],
+            &[b"x=\xff\xfe;__Host-warden=\"a.b.c\""],
+            &[b"x=1", b"__Host-warden=a.b.c"],
+            &[b"x=\"; __Host-warden=a.b.c"],
+            &[b" __Host-warden = a.b.c ;"],
+        ] {
+            assert_eq!(in_cookies(lines), Ok(expected.clone()), "{lines:?}");
+        }
+        for lines in [&[&b"__host-warden=a.b.c"[..]][..], &[b"x__Host-warden=a.b.c"], &[b"x=__Host-warden"]] {
+            assert_eq!(in_cookies(lines), Err(CredentialError::Missing), "{lines:?}");
+        }
+        for lines in [
+            &[&b"__Host-warden=a.b.c; __Host-warden=d.e.f"[..]][..],
+            &[b"__Host-warden=a.b.c", b"__Host-warden=a.b.c"],
+        ] {
+            assert_eq!(in_cookies(lines), Err(CredentialError::Several), "{lines:?}");
+        }
+        for line in [
+            &b"__Host-warden"[..],
+            b"__Host-warden=",
+            b"__Host-warden=\"\"",
+            b"__Host-warden=a b",
+            b"__Host-warden=\"a",
+            b"__Host-warden=\xc3\xa9",
+            b"__Host-warden=\xff",
+        ] {
+            assert!(matches!(in_cookies(&[line]), Err(CredentialError::Malformed(_))), "{line:?}");
+        }
+        for bad in ["", "a b", "a=b", "a;b", "\u{e9}"] {
+            assert!(bad.parse::<CookieName>().is_err(), "{bad}");
         }
     }
 

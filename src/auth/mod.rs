@@ -7,11 +7,14 @@ mod credential;
 mod verifier;
 
 pub use claims::ClaimError;
-pub use credential::{CredentialError, PHOENIX_SUBPROTOCOL, Presented, TOKEN_SUBPROTOCOL_PREFIX, find};
+pub use credential::{
+    CookieName, CredentialError, PHOENIX_SUBPROTOCOL, Presented, TOKEN_SUBPROTOCOL_PREFIX, find,
+};
 pub use verifier::{AuthError, Verifier, VerifierConfig};
 
 use std::time::SystemTime;
 
+use crate::audit::TokenHash;
 use crate::org::OrgId;
 
 /// Somebody whose token was verified. Its organisation is fixed for the life of the session.
@@ -34,6 +37,12 @@ impl Token {
     #[must_use]
     pub fn new(token: impl Into<String>) -> Self {
         Self(token.into())
+    }
+
+    /// What may be logged of it.
+    #[must_use]
+    pub fn hash(&self) -> TokenHash {
+        TokenHash::of(&self.0)
     }
 
     pub(crate) fn expose(&self) -> &str {

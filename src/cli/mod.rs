@@ -33,7 +33,7 @@ enum Command {
     /// Everything at once, for development: database, demo data, gateway
     Dev(dev::DevArgs),
     /// The gateway
-    Serve(crate::config::ServeArgs),
+    Serve(Box<crate::config::ServeArgs>),
     /// Bring the database's schema up to date
     Migrate(migrate::MigrateArgs),
     /// Sign a development token
@@ -64,7 +64,7 @@ impl Command {
     async fn run(self) -> anyhow::Result<()> {
         match self {
             Self::Dev(args) => dev::run(args).await,
-            Self::Serve(args) => serve::run(args).await,
+            Self::Serve(args) => serve::run(*args).await,
             Self::Migrate(args) => migrate::run(args).await,
             Self::Token(args) => token::run(&args),
             Self::Tail(args) => tail::run(args).await,

@@ -5,13 +5,16 @@
 use std::time::Duration;
 
 use crate::events::{ReaderLimits, RecentLimits, ReplayLimits, RetentionLimits};
-use crate::http::ServeLimits;
+use crate::http::{AdmissionLimits, ServeLimits};
 use crate::hub::{FanoutLimits, OutboxLimits};
+use crate::rate::Rate;
 use crate::session::SessionLimits;
 
 /// Every limit of a gateway.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
+    /// Of what anybody may use.
+    pub admission: AdmissionLimits,
     /// Of a connection before its upgrade.
     pub serve: ServeLimits,
     /// Of a session.
@@ -32,6 +35,8 @@ pub struct Limits {
     pub batches_max: usize,
     /// How the sessions of a gateway that goes down are ended.
     pub drain: DrainLimits,
+    /// The files of certificate and key are looked at so often.
+    pub tls_reload_interval: Duration,
     /// On shutdown sessions have so long to end before they are dropped.
     pub drain_timeout: Duration,
 }
@@ -45,9 +50,63 @@ pub struct DrainLimits {
     pub sessions_per_second_min: u32,
 }
 
+impl Limits {
+    /// For `warden dev` and measurements, where everybody comes from one address, as few users.
+    #[must_use]
+    pub fn for_one_machine() -> Self {
+        let mut limits = Self::default();
+        let admission = &mut limits.admission;
+        admission.handshakes_per_address = Rate::new(100_000, 100_000);
+        admission.handshakes = admission.handshakes_per_address;
+        admission.pending_per_address_max = admission.pending_max;
+        admission.org_sessions_max = admission.sessions_max;
+        admission.user_sessions_max = admission.sessions_max;
+        limits
+    }
+
+    /// Every limit of the edges under its name in metrics and answers, with its value.
+    #[must_use]
+    pub fn named(&self) -> Vec<(&'static str, usize)> {
+        let (admission, session) = (&self.admission, &self.session);
+        let burst = |rate: Rate| usize::try_from(rate.burst.get()).unwrap_or(usize::MAX);
+        vec![
+            ("pending_per_address", admission.pending_per_address_max),
+            ("pending", admission.pending_max),
+            ("handshakes_per_address", burst(admission.handshakes_per_address)),
+            ("handshakes", burst(admission.handshakes)),
+            ("node_connections", admission.sessions_max),
+            ("org_connections", admission.org_sessions_max),
+            ("user_connections", admission.user_sessions_max),
+            ("addresses", admission.addresses_max),
+            ("delayed", admission.delayed_max),
+            ("delayed_per_address", admission.delayed_per_address_max),
+            ("messages", burst(session.messages)),
+            ("message_bytes", session.message_bytes_max),
+            ("received_bytes", burst(session.received_bytes)),
+            ("joins", session.joins_max),
+        ]
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            admission: AdmissionLimits {
+                // An office of 200 behind one address, with two pages each, comes back at once.
+                handshakes_per_address: Rate::new(50, 500),
+                handshakes: Rate::new(2000, 10_000),
+                addresses_max: 64 * 1024,
+                ipv6_prefix_bits: 64,
+                pending_max: 4096,
+                pending_per_address_max: 256,
+                sessions_max: 250_000,
+                org_sessions_max: 10_000,
+                user_sessions_max: 100,
+                refusal_delay: Duration::from_secs(1),
+                delayed_max: 512,
+                delayed_per_address_max: 32,
+                turned_away_max: 64,
+            },
             serve: ServeLimits {
                 header_timeout: Duration::from_secs(10),
                 headers_max: 64,
@@ -55,6 +114,11 @@ impl Default for Limits {
             },
             session: SessionLimits {
                 message_bytes_max: 64 * 1024,
+                // A hundred joins at once when a page comes back, and again after a hiccup.
+                messages: Rate::new(20, 250),
+                refused_messages: Rate::new(20, 50),
+                // Those joins may carry cursors of up to 32 KiB.
+                received_bytes: Rate::new(256 * 1024, 4 * 1024 * 1024),
                 joins_max: 100,
                 idle_timeout: Duration::from_secs(60),
                 close_timeout: Duration::from_secs(5),
@@ -82,6 +146,7 @@ impl Default for Limits {
             fanout: FanoutLimits { org_bytes_max: 64 * 1024 * 1024, bytes_max: 256 * 1024 * 1024 },
             batches_max: 8,
             drain: DrainLimits { window: Duration::from_secs(5), sessions_per_second_min: 200 },
+            tls_reload_interval: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(20),
         }
     }

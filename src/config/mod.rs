@@ -9,8 +9,12 @@ use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use sqlx::postgres::PgConnectOptions;
 
+mod edge;
 mod limits;
 
+use edge::EdgeArgs;
+
+pub use edge::Edge;
 pub use limits::{DrainLimits, Limits};
 
 use crate::auth::VerifierConfig;
@@ -68,6 +72,8 @@ pub struct ServeArgs {
     /// Exact origins of pages that may connect, e.g. https://app.example.com; none: browsers are refused
     #[arg(long, env = "WARDEN_ALLOWED_ORIGINS", value_name = "ORIGIN", value_delimiter = ',')]
     allowed_origins: Vec<String>,
+    #[command(flatten)]
+    edge: EdgeArgs,
     /// Hours for which events are kept, for clients that come back
     #[arg(long, env = "WARDEN_RETENTION_HOURS", value_name = "HOURS", default_value_t = 24,
           value_parser = clap::value_parser!(u32).range(1..=8760))]
@@ -96,6 +102,8 @@ pub struct Config {
     pub admin_listen: SocketAddr,
     /// Exact origins.
     pub allowed_origins: Vec<String>,
+    /// TLS, proxies, cookies.
+    pub edge: Edge,
     /// All limits.
     pub limits: Limits,
 }
@@ -129,7 +137,15 @@ impl ServeArgs {
         limits.drain.window = Duration::from_secs(self.drain_seconds.into());
         limits.drain_timeout = limits.drain.window + DRAIN_REST;
         limits.retention.bytes_max = u64::from(self.retention_gib) << 30;
+        let edge = self.edge.into_edge(self.listen, !self.allowed_origins.is_empty(), &mut limits)?;
+        if !self.admin_listen.ip().is_loopback() {
+            tracing::warn!(
+                admin_listen = %self.admin_listen,
+                "the admin listener asks nobody who they are: see to it that only those who run the gateway reach it"
+            );
+        }
         Ok(Config {
+            edge,
             database: crate::postgres::options(&self.database.database_url)?,
             verifier: self.jwt.into_verifier_config()?,
             listen: self.listen,

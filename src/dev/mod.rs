@@ -19,7 +19,7 @@ use uuid::Uuid;
 use crate::app::Gateway;
 use crate::auth::VerifierConfig;
 use crate::cli::{TokenClaims, sign};
-use crate::config::{Config, DEFAULT_AUDIENCE, Limits};
+use crate::config::{Config, DEFAULT_AUDIENCE, Edge, Limits};
 use crate::events::ReaderState;
 use crate::postgres;
 use crate::postgres::cluster::{Binaries, Cluster, ClusterOptions, DataDir, SUPERUSER};
@@ -181,7 +181,8 @@ impl DevEnvironment {
             listen: options.listen,
             admin_listen: options.admin_listen,
             allowed_origins: origins(options),
-            limits: Limits::default(),
+            edge: Edge::default(),
+            limits: Limits::for_one_machine(),
         })
         .await?;
         let mut reader = gateway.reader();

@@ -1,10 +1,13 @@
 //! Refusals of the public listener: a status, a code for programs, and a sentence for people.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use super::admission::Reached;
 use crate::auth::{AuthError, ClaimError, CredentialError};
 
 /// Why an upgrade was refused.
@@ -18,6 +21,10 @@ pub(super) enum Refusal {
     UnknownOrg,
     #[error("this origin is not allowed: add it to WARDEN_ALLOWED_ORIGINS")]
     Origin,
+    #[error("a token in a cookie counts only with an allowed Origin: browsers send it")]
+    CookieWithoutOrigin,
+    #[error("{0}")]
+    Limit(Reached, Duration),
     #[error("nothing is here: the socket is at /socket/websocket")]
     NotFound,
     #[error("this is a WebSocket endpoint: send `Upgrade: websocket` with a valid Sec-WebSocket-Key")]
@@ -52,6 +59,8 @@ impl Refusal {
             Self::Token(_) => (StatusCode::UNAUTHORIZED, "invalid_token"),
             Self::UnknownOrg => (StatusCode::FORBIDDEN, "unknown_organisation"),
             Self::Origin => (StatusCode::FORBIDDEN, "origin_not_allowed"),
+            Self::CookieWithoutOrigin => (StatusCode::FORBIDDEN, "origin_required"),
+            Self::Limit(reached, _) => (StatusCode::TOO_MANY_REQUESTS, reached.code()),
             Self::NotFound => (StatusCode::NOT_FOUND, "not_found"),
             Self::NotWebSocket => (StatusCode::BAD_REQUEST, "not_a_websocket"),
             Self::WebSocketVersion => (StatusCode::UPGRADE_REQUIRED, "websocket_version"),
@@ -59,6 +68,22 @@ impl Refusal {
             Self::Unavailable | Self::NotFollowing => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             Self::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down"),
         }
+    }
+}
+
+impl Refusal {
+    /// Whole seconds after which to come again, where that helps.
+    fn retry_after(&self) -> Option<u64> {
+        match self {
+            Self::Limit(_, wait) => Some(wait.as_secs() + u64::from(wait.subsec_nanos() > 0)),
+            Self::Unavailable | Self::NotFollowing | Self::ShuttingDown => Some(1),
+            _ => None,
+        }
+    }
+
+    /// Whether the request was at fault: the answer to such a one is delayed.
+    pub(super) fn is_failed_handshake(&self) -> bool {
+        self.code().0.is_client_error()
     }
 }
 
@@ -75,10 +100,10 @@ impl IntoResponse for Refusal {
             StatusCode::UPGRADE_REQUIRED => {
                 headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
             }
-            StatusCode::SERVICE_UNAVAILABLE => {
-                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-            }
             _ => {}
+        }
+        if let Some(seconds) = self.retry_after() {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         }
         response
     }

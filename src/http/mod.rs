@@ -8,11 +8,14 @@
 //!
 //! The admin listener, which is not for the public, has `GET /metrics` as well.
 
+mod admission;
 mod error;
 mod serve;
+mod tls;
 mod upgrade;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -25,8 +28,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use serve::{ServeLimits, serve};
+pub use admission::{Admission, AdmissionLimits, ForwardedHeader, Proxies, parse_network};
+pub use serve::{Listening, ServeLimits, serve};
+pub use tls::{Tls, TlsError, TlsFiles};
 
+use crate::auth::CookieName;
 use crate::events::ReaderState;
 use crate::metrics::Metrics;
 use crate::session;
@@ -38,6 +44,12 @@ pub struct HttpState {
     pub shared: Arc<session::Shared>,
     /// Exact origins of browsers that may connect.
     pub allowed_origins: Arc<[String]>,
+    /// The cookie that may carry a token, where one may.
+    pub auth_cookie: Option<CookieName>,
+    /// How much anybody may use.
+    pub admission: Arc<Admission>,
+    /// A handshake is decided within so long.
+    pub handshake_timeout: Duration,
     /// Whether the node follows the log.
     pub reader: watch::Receiver<ReaderState>,
     /// Since when retention can't be done.
@@ -104,6 +116,7 @@ fn following(retention_late: Option<Instant>) -> String {
 
 async fn metrics(State(state): State<HttpState>) -> impl IntoResponse {
     let metrics: &Metrics = &state.shared.metrics;
+    state.admission.observe();
     metrics.following.set(u64::from(*state.reader.borrow() == ReaderState::Following));
     ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], metrics.encode())
 }

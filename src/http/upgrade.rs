@@ -1,5 +1,7 @@
 //! The upgrade: everything is decided before the 101 is sent. A socket that is open is authenticated.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -9,13 +11,18 @@ use bytes::Bytes;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use uuid::Uuid;
 
 use super::HttpState;
+use super::admission::Seat;
 use super::error::Refusal;
+use super::serve::Peer;
+use crate::audit::{self, TokenHash, Who};
 use crate::auth::{self, Identity, PHOENIX_SUBPROTOCOL};
 use crate::metrics::RefusalLabels;
-use crate::session;
+use crate::session::{self, Admitted, Transport};
 
 /// The version of the Phoenix protocol that is spoken: `2.` and whatever follows.
 const VSN_MAJOR: &str = "2";
@@ -26,6 +33,8 @@ const KEY_BYTES: usize = 16;
 /// An upgrade that may go on.
 struct Accepted {
     identity: Identity,
+    seat: Seat,
+    token: TokenHash,
     accept_key: String,
     wants_phoenix: bool,
 }
@@ -34,40 +43,87 @@ struct Accepted {
 pub(super) async fn upgrade(State(state): State<HttpState>, request: Request) -> Response {
     // The body is dropped: an upgrade has none, and it is not Sync.
     let mut request = request.map(drop);
-    match accept(&state, &request).await {
+    let address = client(&state, &request);
+    let accepted = tokio::time::timeout(state.handshake_timeout, accept(&state, address, &request)).await;
+    match accepted.unwrap_or(Err(Refusal::Unavailable)) {
         Ok(accepted) => {
             state.shared.metrics.accepted.inc();
-            tracing::debug!(org.id = %accepted.identity.org, "upgrade accepted");
+            let id = Uuid::new_v4();
+            let identity = &accepted.identity;
+            audit::accepted(
+                Who { session: id, user: &identity.subject, org: identity.org, address },
+                accepted.token,
+            );
+            let response = switching_protocols(&accepted);
+            let Accepted { identity, seat, .. } = accepted;
             let on_upgrade = hyper::upgrade::on(&mut request);
-            let identity = accepted.identity.clone();
-            state.sessions.spawn(begin_session(state.clone(), on_upgrade, identity));
-            switching_protocols(&accepted)
+            let admitted = Admitted { id, address, identity };
+            state.sessions.spawn(begin_session(state.clone(), on_upgrade, admitted, seat));
+            response
         }
-        Err(refusal) => {
-            let (status, code) = refusal.code();
-            state.shared.metrics.refused.get_or_create(&RefusalLabels { code }).inc();
-            // The refusal's text never repeats what was sent; the URL is not logged at all.
-            tracing::info!(refusal.code = code, http.status = status.as_u16(), reason = %refusal, "upgrade refused");
-            refusal.into_response()
-        }
+        Err(refusal) => refuse(&state, address, &request, refusal).await,
     }
 }
 
 /// Every other path. A URL may carry a credential in its path, so the one thing told here is that.
 pub(super) async fn not_found(State(state): State<HttpState>, request: Request) -> Response {
-    let refusal = match auth::find(request.uri(), request.headers()) {
-        Err(error @ auth::CredentialError::InUrl(_)) => error.into(),
-        _ => Refusal::NotFound,
+    let request = request.map(drop);
+    let address = client(&state, &request);
+    let refusal = match state.admission.handshake(address) {
+        Err((reached, wait)) => Refusal::Limit(reached, wait),
+        Ok(()) => match auth::find(request.uri(), request.headers(), None) {
+            Err(error @ auth::CredentialError::InUrl(_)) => error.into(),
+            _ => Refusal::NotFound,
+        },
     };
-    let (_, code) = refusal.code();
+    refuse(&state, address, &request, refusal).await
+}
+
+/// Counts, tells and, after a while, answers a refusal.
+async fn refuse(state: &HttpState, address: IpAddr, request: &Request<()>, refusal: Refusal) -> Response {
+    let (status, code) = refusal.code();
     state.shared.metrics.refused.get_or_create(&RefusalLabels { code }).inc();
+    // Those of a flood are counted, and told of now and then.
+    let is_limit = matches!(refusal, Refusal::Limit(..));
+    let untold = if is_limit { state.admission.tells() } else { Some(0) };
+    if let Some(untold) = untold {
+        let cookie = state.auth_cookie.as_ref();
+        let presented = || auth::find(request.uri(), request.headers(), cookie).ok();
+        let token = if is_limit { None } else { presented().map(|presented| presented.token.hash()) };
+        // The refusal's text never repeats what was sent; the URL is not logged at all.
+        let (status, reason) = (status.as_u16(), &*refusal.to_string());
+        audit::refused(audit::Refused { address, code, status, reason, token, untold });
+    }
+    if refusal.is_failed_handshake() {
+        tokio::select! {
+            () = state.admission.delay(address) => {}
+            () = state.draining.cancelled() => {}
+        }
+    }
     refusal.into_response()
 }
 
-async fn accept(state: &HttpState, request: &Request<()>) -> Result<Accepted, Refusal> {
+/// Whose request it is.
+fn client(state: &HttpState, request: &Request<()>) -> IpAddr {
+    let peer = request.extensions().get::<Peer>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0);
+    state.admission.client(peer, request.headers())
+}
+
+/// The checks, cheapest first.
+async fn accept(state: &HttpState, address: IpAddr, request: &Request<()>) -> Result<Accepted, Refusal> {
+    if state.draining.is_cancelled() {
+        return Err(Refusal::ShuttingDown);
+    }
+    // A client that comes back within milliseconds of a restart must not join before topics are known and
+    // the log is followed. Where the log is lost later on, sessions begin: they get what they miss. Such
+    // attempts are none of the client's allowance: all who come back make some.
+    if !state.shared.hub.has_position() {
+        return Err(Refusal::NotFollowing);
+    }
+    state.admission.handshake(address).map_err(|(reached, wait)| Refusal::Limit(reached, wait))?;
     let headers = request.headers();
-    // First of all, so that a credential in a URL is always told of as that.
-    let found = auth::find(request.uri(), headers);
+    // Before the rest of the request, so that a credential in a URL is always told of as that.
+    let found = auth::find(request.uri(), headers, state.auth_cookie.as_ref());
     if let Err(error @ auth::CredentialError::InUrl(_)) = found {
         return Err(error.into());
     }
@@ -75,17 +131,18 @@ async fn accept(state: &HttpState, request: &Request<()>) -> Result<Accepted, Re
     check_origin(headers, &state.allowed_origins)?;
     check_protocol_version(request.uri().query())?;
     let presented = found?;
-    if state.draining.is_cancelled() {
-        return Err(Refusal::ShuttingDown);
+    // Any page can make a browser send its cookies; that the page is one of ours only the Origin says,
+    // which here must be there. (That it is allowed if it is there was checked above.)
+    if presented.is_cookie && !headers.contains_key(header::ORIGIN) {
+        return Err(Refusal::CookieWithoutOrigin);
     }
     let identity = state.shared.verifier.verify(&presented.token)?;
-    // A client that comes back within milliseconds of a restart must not join before topics are known and
-    // the log is followed. Where the log is lost later on, sessions begin: they get what they miss.
-    if !state.shared.hub.has_position() {
-        return Err(Refusal::NotFollowing);
-    }
+    let seat = state.admission.seat(&identity).map_err(|(reached, wait)| Refusal::Limit(reached, wait))?;
+    let token = presented.token.hash();
     match state.shared.directory.has_org(identity.org).await {
-        Ok(true) => Ok(Accepted { identity, accept_key, wants_phoenix: presented.wants_phoenix }),
+        Ok(true) => {
+            Ok(Accepted { identity, seat, token, accept_key, wants_phoenix: presented.wants_phoenix })
+        }
         Ok(false) => Err(Refusal::UnknownOrg),
         Err(error) => {
             tracing::warn!(%error, org.id = %identity.org, "an organisation could not be looked up");
@@ -151,22 +208,28 @@ fn switching_protocols(accepted: &Accepted) -> Response {
     response
 }
 
-async fn begin_session(state: HttpState, on_upgrade: OnUpgrade, identity: Identity) {
+/// The seat is given up when the session has ended.
+async fn begin_session(state: HttpState, on_upgrade: OnUpgrade, admitted: Admitted, _seat: Seat) {
     let upgraded = match on_upgrade.await {
         Ok(upgraded) => upgraded,
         // The client went away between its request and our 101.
         Err(error) => return tracing::debug!(%error, "a connection ended before its upgrade"),
     };
-    match into_tcp(upgraded) {
-        Some((stream, received)) => {
-            session::run(state.shared, stream, received, identity, state.shutdown).await;
+    match into_transport(upgraded) {
+        Some((transport, received)) => {
+            session::run(state.shared, transport, received, admitted, state.shutdown).await;
         }
-        None => tracing::error!("an upgraded connection is no TCP stream: this is a defect of Warden"),
+        None => tracing::error!("an upgraded connection is no stream of ours: this is a defect of Warden"),
     }
 }
 
-/// The TCP stream itself, and what was read of it already.
-fn into_tcp(upgraded: Upgraded) -> Option<(TcpStream, Bytes)> {
-    let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
-    Some((parts.io.into_inner(), parts.read_buf))
+/// The stream itself, and what was read of it already.
+fn into_transport(upgraded: Upgraded) -> Option<(Transport, Bytes)> {
+    match upgraded.downcast::<TokioIo<TcpStream>>() {
+        Ok(parts) => Some((Transport::plain(parts.io.into_inner()), parts.read_buf)),
+        Err(upgraded) => {
+            let parts = upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>().ok()?;
+            Some((Transport::tls(parts.io.into_inner()), parts.read_buf))
+        }
+    }
 }

@@ -10,6 +10,7 @@
 mod fanout;
 mod org;
 mod outbox;
+mod transport;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -20,6 +21,7 @@ use dashmap::DashMap;
 pub use fanout::{Batch, Fanout, FanoutCounts, FanoutLimits, OrgEvents, Slice};
 pub use org::{SEGMENT_SUBSCRIPTIONS_MAX, Subscribed};
 pub use outbox::{Ending, Offer, Outbox, OutboxLimits};
+pub use transport::Transport;
 
 use crate::org::OrgId;
 use crate::sync::lock;

@@ -3,7 +3,8 @@
 //! All bytes to a socket go through its outbox: events, replies, pongs and the Close. An offered
 //! frame is written here and now if nothing waits before it; what the kernel does not take is queued,
 //! and the session's task drains it when the socket is writable. So nothing is torn or reordered, and
-//! in the usual case an event costs one system call and no wake-up.
+//! in the usual case an event costs one system call and no wake-up. Over TLS everything is queued, and
+//! encrypted by the session's task.
 //!
 //! Nothing here awaits: the lock is held for synchronous work only.
 
@@ -16,6 +17,7 @@ use bytes::{Buf, Bytes};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
+use super::transport::{Kind, Transport};
 use crate::sync::lock;
 use crate::wire::{CloseCode, close_frame};
 
@@ -51,7 +53,7 @@ pub enum Ending {
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct Outbox {
-    stream: Arc<TcpStream>,
+    transport: Arc<Transport>,
     limits: OutboxLimits,
     state: Mutex<State>,
     /// Notified when nothing waits any more, or never will.
@@ -64,6 +66,8 @@ struct State {
     queue_bytes: usize,
     /// Part of the first chunk is already on the wire: it must be finished before a Close.
     front_is_begun: bool,
+    /// TLS has taken bytes that the kernel has not.
+    must_flush: bool,
     ending: Option<Ending>,
     /// The session's task, waiting for something to drain.
     waker: Option<Waker>,
@@ -72,8 +76,8 @@ struct State {
 impl Outbox {
     /// The outbox of this socket.
     #[must_use]
-    pub fn new(stream: Arc<TcpStream>, limits: OutboxLimits) -> Self {
-        Self { stream, limits, state: Mutex::default(), drained: Notify::new() }
+    pub fn new(transport: Arc<Transport>, limits: OutboxLimits) -> Self {
+        Self { transport, limits, state: Mutex::default(), drained: Notify::new() }
     }
 
     /// Sends whole frames, now or later. When the queue is full the session ends as too slow:
@@ -84,8 +88,10 @@ impl Outbox {
             return Offer::Sealed;
         }
         let mut rest = frames.clone();
-        if state.queue.is_empty() {
-            match self.stream.try_write(&rest) {
+        if let Kind::Plain(stream) = &self.transport.0
+            && state.queue.is_empty()
+        {
+            match stream.try_write(&rest) {
                 Ok(written) if written == rest.len() => return Offer::Written,
                 Ok(written) => {
                     rest.advance(written);
@@ -156,52 +162,111 @@ impl Outbox {
     /// Writes what waits, for as long as the outbox lives. Ready when it has ended: at once, with
     /// its remains still queued; [`Self::poll_flush`] sends those.
     pub fn poll_ending(&self, cx: &mut Context<'_>) -> Poll<Ending> {
-        let mut state = lock(&self.state);
-        if state.ending.is_none() && !state.queue.is_empty() && self.poll_drain(&mut state, cx).is_ready() {
-            self.drained.notify_waiters();
-        }
-        match state.ending {
-            Some(ending) => Poll::Ready(ending),
-            None => {
+        loop {
+            let mut state = lock(&self.state);
+            if let Some(ending) = state.ending {
+                return Poll::Ready(ending);
+            }
+            if state.queue.is_empty() && !state.must_flush {
                 state.wait(cx);
-                Poll::Pending
+                return Poll::Pending;
+            }
+            let drained = match &self.transport.0 {
+                Kind::Plain(stream) => poll_drain(&mut state, stream, cx),
+                Kind::Tls(_) => {
+                    drop(state);
+                    let drained = self.poll_encrypt(cx);
+                    state = lock(&self.state);
+                    drained
+                }
+            };
+            if drained.is_ready() {
+                self.drained.notify_waiters();
+            } else {
+                state.wait(cx);
+                // It may have ended in that moment; that is looked at before there is a pause.
+                match state.ending {
+                    Some(ending) => return Poll::Ready(ending),
+                    None => return Poll::Pending,
+                }
             }
         }
     }
 
     /// Writes what waits. Ready when nothing does, or the socket failed.
     pub fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.poll_drain(&mut lock(&self.state), cx)
+        match &self.transport.0 {
+            Kind::Plain(stream) => poll_drain(&mut lock(&self.state), stream, cx),
+            Kind::Tls(_) => self.poll_encrypt(cx),
+        }
     }
 
-    fn poll_drain(&self, state: &mut State, cx: &mut Context<'_>) -> Poll<()> {
-        while let Some(front) = state.queue.front_mut() {
-            match self.stream.try_write(front) {
-                Ok(written) => {
-                    front.advance(written);
-                    let is_done = front.is_empty();
-                    state.queue_bytes -= written;
-                    state.front_is_begun = !is_done;
-                    if is_done {
-                        state.queue.pop_front();
-                    }
+    /// The same over TLS. Only the session's task comes here, so the first chunk stays the first; the lock is
+    /// not held meanwhile, because encrypting takes longer than anybody who offers should wait.
+    fn poll_encrypt(&self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let (front, was_begun) = {
+                let mut state = lock(&self.state);
+                let Some(front) = state.queue.front().cloned() else { break };
+                // Whoever seals the outbox meanwhile must leave this chunk in its place.
+                (front, std::mem::replace(&mut state.front_is_begun, true))
+            };
+            let written = self.transport.poll_write(cx, &front);
+            let mut state = lock(&self.state);
+            match written {
+                Poll::Ready(Ok(written)) if written > 0 => {
+                    state.must_flush = true;
+                    state.advance(written);
                 }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => match self.stream.poll_write_ready(cx) {
-                    Poll::Ready(Ok(())) => {}
-                    Poll::Ready(Err(_)) => state.end(Ending::Broken),
-                    Poll::Pending => return Poll::Pending,
-                },
-                Err(_) => state.end(Ending::Broken),
+                Poll::Ready(_) => state.end(Ending::Broken),
+                Poll::Pending => {
+                    state.front_is_begun = was_begun;
+                    return Poll::Pending;
+                }
             }
+        }
+        let flushed = std::task::ready!(self.transport.poll_flush(cx));
+        let mut state = lock(&self.state);
+        state.must_flush = false;
+        if flushed.is_err() {
+            state.end(Ending::Broken);
         }
         Poll::Ready(())
     }
+}
+
+/// Writes what waits, in plain text.
+fn poll_drain(state: &mut State, stream: &TcpStream, cx: &mut Context<'_>) -> Poll<()> {
+    while let Some(front) = state.queue.front() {
+        match stream.try_write(front) {
+            Ok(written) => state.advance(written),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => match stream.poll_write_ready(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => state.end(Ending::Broken),
+                Poll::Pending => return Poll::Pending,
+            },
+            Err(_) => state.end(Ending::Broken),
+        }
+    }
+    Poll::Ready(())
 }
 
 impl State {
     fn push(&mut self, bytes: Bytes) {
         self.queue_bytes += bytes.len();
         self.queue.push_back(bytes);
+    }
+
+    /// So many bytes of the first chunk are written.
+    fn advance(&mut self, written: usize) {
+        let Some(front) = self.queue.front_mut() else { return };
+        front.advance(written);
+        let is_done = front.is_empty();
+        self.queue_bytes -= written;
+        self.front_is_begun = !is_done;
+        if is_done {
+            self.queue.pop_front();
+        }
     }
 
     /// Drops what has not begun, so that a slow client's Close is not stuck behind its backlog.

@@ -6,6 +6,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::{Joined, Membership, Next, Session};
+use crate::audit;
 use crate::auth::Token;
 use crate::hub::Offer;
 use crate::wire::{ClientMessage, CloseCode, Status, Topic, decode, push, reply};
@@ -14,11 +15,16 @@ use crate::wire::{ClientMessage, CloseCode, Status, Topic, decode, push, reply};
 const PHOENIX_TOPIC: &str = "phoenix";
 
 impl Session {
-    pub(super) fn on_text(&mut self, text: &str) -> Next {
+    pub(super) fn on_text(&mut self, text: &str, is_allowed: bool) -> Next {
         let Ok(message) = decode(text) else {
             // Without a ref there is nothing to reply to.
             return Next::Close(CloseCode::MALFORMED);
         };
+        if !is_allowed {
+            let hint = format!("a socket sends {} messages a second", self.shared.limits.messages.per_second);
+            self.refuse(&message, "too many messages", &hint);
+            return Next::Continue;
+        }
         match message.event.as_str() {
             "heartbeat" if message.topic == PHOENIX_TOPIC => self.reply(&message, Status::Ok, json!({})),
             "phx_join" => self.join(&message),
@@ -52,6 +58,7 @@ impl Session {
             let join_ref = former.join_ref.as_deref();
             self.send(&push(join_ref, join_ref, &message.topic, "phx_close", json!({})));
         } else if self.joined.len() >= self.shared.limits.joins_max {
+            self.shared.metrics.limit_reached("joins");
             let hint =
                 format!("a socket joins at most {} topics; `org` has them all", self.shared.limits.joins_max);
             return self.refuse(message, "too many channels joined", &hint);
@@ -106,16 +113,22 @@ impl Session {
             self.refuse(message, "invalid payload", "send {\"access_token\": \"<token>\"}");
             return Next::Continue;
         };
-        match self.shared.verifier.verify(&Token::new(payload.access_token)) {
+        let token = Token::new(payload.access_token);
+        match self.shared.verifier.verify(&token) {
             Ok(identity)
                 if (identity.org, &identity.subject) == (self.identity.org, &self.identity.subject) =>
             {
                 self.identity = identity;
+                audit::refreshed(self.who(), token.hash());
                 self.reply(message, Status::Ok, json!({}));
                 Next::Continue
             }
-            Ok(_) => Next::Close(CloseCode::IDENTITY_CHANGED),
+            Ok(_) => {
+                audit::refresh_refused(self.who(), CloseCode::IDENTITY_CHANGED.reason, token.hash());
+                Next::Close(CloseCode::IDENTITY_CHANGED)
+            }
             Err(error) => {
+                audit::refresh_refused(self.who(), &error.to_string(), token.hash());
                 self.refuse(message, "invalid token", &error.to_string());
                 Next::Continue
             }

@@ -1,16 +1,19 @@
 //! What tungstenite reads from and writes to: it reads the socket, and its writes (pongs, and the
-//! answer to a Close) go to the outbox, each a whole frame, so that they interleave with nothing.
+//! answer to a Close) go to the outbox, each a whole frame, so that they interleave with nothing. It counts
+//! what is read: frames that are no messages (empty fragments) are limited by nothing else.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::time::Instant;
 
-use crate::hub::{Offer, Outbox};
+use crate::hub::{Offer, Outbox, Transport};
+use crate::rate::{Bucket, Rate};
 use crate::wire::is_close_frame;
 
 /// Bytes that are read at once when nobody looks at them.
@@ -18,28 +21,30 @@ const DISCARD_BYTES: usize = 4096;
 
 /// See the module's documentation.
 pub(super) struct SocketIo {
-    stream: Arc<TcpStream>,
+    transport: Arc<Transport>,
     /// Came behind the upgrade request and is read first.
     received: Bytes,
     outbox: Arc<Outbox>,
+    /// Bytes that may be read.
+    rate: Rate,
+    bucket: Bucket,
 }
 
 impl SocketIo {
-    pub(super) fn new(stream: Arc<TcpStream>, received: Bytes, outbox: Arc<Outbox>) -> Self {
-        Self { stream, received, outbox }
+    pub(super) fn new(transport: Arc<Transport>, received: Bytes, outbox: Arc<Outbox>, rate: Rate) -> Self {
+        Self { transport, received, outbox, rate, bucket: Bucket::full(Instant::now()) }
     }
 
     /// Says that nothing more will be written, and reads until the peer says the same.
     pub(super) async fn discard_until_end(&mut self) {
         // An error means that the socket is gone, which is what is waited for.
-        let _ = socket2::SockRef::from(&*self.stream).shutdown(std::net::Shutdown::Write);
+        let _ = poll_fn(|cx| self.transport.poll_shutdown(cx)).await;
         let mut scratch = [0; DISCARD_BYTES];
-        while self.stream.readable().await.is_ok() {
-            match self.stream.try_read(&mut scratch) {
-                Ok(0) => return,
-                Ok(_) => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return,
+        loop {
+            let mut buf = ReadBuf::new(&mut scratch);
+            match poll_fn(|cx| self.transport.poll_read(cx, &mut buf)).await {
+                Ok(()) if !buf.filled().is_empty() => {}
+                _ => return,
             }
         }
     }
@@ -57,17 +62,14 @@ impl AsyncRead for SocketIo {
             self.received.advance(n);
             return Poll::Ready(Ok(()));
         }
-        loop {
-            ready!(self.stream.poll_read_ready(cx))?;
-            match self.stream.try_read(buf.initialize_unfilled()) {
-                Ok(n) => {
-                    buf.advance(n);
-                    return Poll::Ready(Ok(()));
-                }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                Err(e) => return Poll::Ready(Err(e)),
-            }
+        let before = buf.filled().len();
+        let read = self.transport.poll_read(cx, buf);
+        let count = u32::try_from(buf.filled().len() - before).unwrap_or(u32::MAX);
+        let rate = self.rate;
+        if self.bucket.take(rate, count, Instant::now()).is_err() {
+            return Poll::Ready(Err(io::ErrorKind::QuotaExceeded.into()));
         }
+        read
     }
 }
 

@@ -4,30 +4,36 @@
 //! The session reads; all that it writes goes through its outbox, which the hub's fan-out writes to as
 //! well. It knows nothing of HTTP.
 
+mod allowance;
 mod command;
 mod io;
 mod resume;
 
 use std::collections::HashMap;
 use std::future::poll_fn;
+use std::io::ErrorKind;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::CapacityError;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
+use crate::audit::{self, Who};
 use crate::auth::{Identity, Verifier};
 use crate::events::{Directory, Replay};
 use crate::hub::{Ending, Hub, Outbox, Registration, Subscribed};
 use crate::metrics::{CloseLabels, Metrics};
+use crate::rate::Rate;
 use crate::wire::{CloseCode, Topic};
+use allowance::{Allowance, Allowed};
 use io::SocketIo;
 use resume::{Resuming, next_resumed};
 
@@ -36,6 +42,12 @@ use resume::{Resuming, next_resumed};
 pub struct SessionLimits {
     /// Longest message from a client, in bytes.
     pub message_bytes_max: usize,
+    /// Messages from a client, pings among them.
+    pub messages: Rate,
+    /// Messages beyond it that are answered with an error; beyond this the session ends.
+    pub refused_messages: Rate,
+    /// Bytes from a client, whatever is in them.
+    pub received_bytes: Rate,
     /// Topics that one socket may have joined.
     pub joins_max: usize,
     /// A session that sent nothing for so long ends; clients send a heartbeat every 30 s.
@@ -45,6 +57,8 @@ pub struct SessionLimits {
     /// Kernel's send buffer, in bytes: else it hides up to 4 MiB of a slow client's backlog.
     pub send_buffer_bytes: usize,
 }
+
+pub use crate::hub::Transport;
 
 /// What all sessions of a gateway share.
 #[derive(Debug)]
@@ -63,13 +77,27 @@ pub struct Shared {
     pub limits: SessionLimits,
 }
 
+/// Somebody whose upgrade was accepted.
+#[derive(Debug)]
+pub struct Admitted {
+    /// Of this session alone, in the audit trail.
+    pub id: Uuid,
+    /// Where it comes from.
+    pub address: IpAddr,
+    /// Who it is.
+    pub identity: Identity,
+}
+
 /// Bytes that are read at once; allocated per session, so small. Commands are short.
 const READ_BUFFER_BYTES: usize = 1024;
 
 /// See the module's documentation.
 struct Session {
     shared: Arc<Shared>,
+    id: Uuid,
+    address: IpAddr,
     identity: Identity,
+    allowance: Allowance,
     outbox: Arc<Outbox>,
     registration: Arc<Registration>,
     joined: HashMap<Topic, Joined>,
@@ -105,33 +133,34 @@ enum Next {
 /// request, before the 101.
 pub async fn run(
     shared: Arc<Shared>,
-    stream: TcpStream,
+    transport: Transport,
     received: Bytes,
-    identity: Identity,
+    admitted: Admitted,
     shutdown: CancellationToken,
 ) {
     let limits = shared.limits;
-    let socket = socket2::SockRef::from(&stream);
-    // Neither failing is a reason to refuse a session.
-    let _ = socket.set_send_buffer_size(limits.send_buffer_bytes);
-    let _ = socket.set_tcp_nodelay(true);
-    let stream = Arc::new(stream);
-    let outbox = Arc::new(Outbox::new(Arc::clone(&stream), shared.hub.outbox_limits()));
+    let Admitted { id, address, identity } = admitted;
+    // That it fails is no reason to refuse a session.
+    let _ = transport.configure(limits.send_buffer_bytes);
+    let transport = Arc::new(transport);
+    let outbox = Arc::new(Outbox::new(Arc::clone(&transport), shared.hub.outbox_limits()));
     let registration = shared.hub.register(identity.org, Arc::clone(&outbox));
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(0)
         .max_message_size(Some(limits.message_bytes_max))
         .max_frame_size(Some(limits.message_bytes_max));
-    let io = SocketIo::new(stream, received, Arc::clone(&outbox));
+    let io = SocketIo::new(transport, received, Arc::clone(&outbox), limits.received_bytes);
     let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await;
-    let org = identity.org;
     let metrics = Arc::clone(&shared.metrics);
     metrics.sessions.inc();
     let started = Instant::now();
     let mut session = Session {
         shared,
+        id,
+        address,
         identity,
+        allowance: Allowance::new(limits),
         outbox,
         registration: Arc::new(registration),
         joined: HashMap::new(),
@@ -142,11 +171,15 @@ pub async fn run(
     let close = session.serve(socket, shutdown).await;
     metrics.sessions.dec();
     metrics.closed.get_or_create(&CloseLabels { code: close.code }).inc();
-    tracing::debug!(org.id = %org, close.code = close.code, close.reason = close.reason,
-        duration_ms = started.elapsed().as_millis(), "session ended");
+    audit::ended(session.who(), close.code, close.reason, started.elapsed());
 }
 
 impl Session {
+    fn who(&self) -> Who<'_> {
+        let Identity { org, subject, .. } = &self.identity;
+        Who { session: self.id, user: subject, org: *org, address: self.address }
+    }
+
     /// The loop, then the farewell. Returns the code with which the session ended.
     async fn serve(
         &mut self,
@@ -221,13 +254,26 @@ impl Session {
     }
 
     fn on_message(&mut self, message: Option<Result<Message, WsError>>) -> Next {
+        let allowed = match &message {
+            Some(Ok(_)) => self.allowance.take(Instant::now()),
+            _ => Allowed::Yes,
+        };
+        if allowed != Allowed::Yes {
+            self.shared.metrics.limit_reached("messages");
+        }
         match message {
-            Some(Ok(Message::Text(text))) => self.on_text(&text),
+            Some(Ok(_)) if allowed == Allowed::Flood => Next::Close(CloseCode::FLOOD),
+            Some(Ok(Message::Text(text))) => self.on_text(&text, allowed == Allowed::Yes),
             Some(Ok(Message::Binary(_))) => Next::Close(CloseCode::UNSUPPORTED),
             // Pings are answered while reading; the Close is, too, and then the stream ends.
             Some(Ok(_)) => Next::Continue,
             Some(Err(WsError::Capacity(CapacityError::MessageTooLong { .. }))) => {
+                self.shared.metrics.limit_reached("message_bytes");
                 Next::Close(CloseCode::TOO_BIG)
+            }
+            Some(Err(WsError::Io(error))) if error.kind() == ErrorKind::QuotaExceeded => {
+                self.shared.metrics.limit_reached("received_bytes");
+                Next::Close(CloseCode::FLOOD)
             }
             Some(Err(WsError::Utf8(_))) => Next::Close(CloseCode::INVALID_UTF8),
             Some(Err(WsError::Protocol(

@@ -60,6 +60,8 @@ close_codes! {
     ORG_GONE = 4404, "the organisation no longer exists", Stop;
     /// Nothing heard, not even a heartbeat.
     IDLE = 4408, "no heartbeat", Retry;
+    /// More messages or bytes than a client may send, and it went on after it was told.
+    FLOOD = 4428, "too many messages: send fewer", Stop;
     /// The client reads more slowly than its events come, and its queue is full.
     SLOW = 4429, "too slow: the queue of unsent events is full", Retry;
 }

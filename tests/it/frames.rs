@@ -312,7 +312,11 @@ async fn a_socket_joins_so_many_topics_and_no_more() {
 // On several threads, as the gateway runs: a join and the fan-out then meet in the same moment.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn events_come_after_the_reply_and_not_after_a_leave() {
-    let t = TestGateway::start().await;
+    let t = TestGateway::start_with(TestDb::create().await, |config| {
+        // It sends more at once than a client may.
+        config.limits.session.messages = Rate::new(10_000, 10_000);
+    })
+    .await;
     let org = t.db.create_org().await;
     let mut client = t.connect(org).await;
     let publisher = {

@@ -1,14 +1,14 @@
 //! A gateway in the test's process, on ports of its own.
 
 use std::net::SocketAddr;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
 use uuid::Uuid;
 use warden::app::Gateway;
 use warden::auth::VerifierConfig;
-use warden::config::{Config, Limits};
+use warden::config::{Config, Edge, Limits};
 use warden::events::ReaderState;
 
 use super::{Client, TestDb, within};
@@ -77,8 +77,11 @@ impl TestGateway {
             listen: any_port,
             admin_listen: any_port,
             allowed_origins: vec!["http://app.example".into()],
+            edge: Edge::default(),
             limits: Limits::default(),
         };
+        // Tests are refused hundreds of times; the one that is about it sets its own.
+        config.limits.admission.refusal_delay = Duration::ZERO;
         change(&mut config);
         let gateway = Gateway::start(config).await.expect("the gateway starts");
         let mut reader = gateway.reader();

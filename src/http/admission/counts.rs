@@ -1,0 +1,113 @@
+//! How many there are now, in total and for each key: whoever is counted holds a [`Held`], and is counted
+//! until it is dropped. There are no more keys than holders, so the total bounds the memory.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex};
+
+use crate::sync::lock;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(super) struct Counts<K> {
+    total_max: usize,
+    each_max: usize,
+    counted: Mutex<Counted<K>>,
+}
+
+#[derive(Debug)]
+struct Counted<K> {
+    total: usize,
+    each: HashMap<K, usize>,
+}
+
+/// Which maximum was reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Full {
+    /// That of all keys together.
+    Total,
+    /// That of this key.
+    Each,
+}
+
+/// One that is counted, for as long as this lives.
+#[derive(Debug)]
+pub(super) struct Held<K: Eq + Hash> {
+    counts: Arc<Counts<K>>,
+    key: Option<K>,
+}
+
+impl<K: Clone + Eq + Hash> Counts<K> {
+    pub(super) fn new(total_max: usize, each_max: usize) -> Arc<Self> {
+        let counted = Mutex::new(Counted { total: 0, each: HashMap::new() });
+        Arc::new(Self { total_max, each_max, counted })
+    }
+
+    /// Counts one more. Without a key it counts in the total alone.
+    ///
+    /// # Errors
+    /// When there are as many as there may be.
+    pub(super) fn take(self: &Arc<Self>, key: Option<K>) -> Result<Held<K>, Full> {
+        let mut counted = lock(&self.counted);
+        if counted.total >= self.total_max {
+            return Err(Full::Total);
+        }
+        if let Some(key) = &key {
+            let each = counted.each.entry(key.clone()).or_default();
+            if *each >= self.each_max {
+                // An entry made just now would mean a maximum of 0: nothing is left behind even then.
+                if *each == 0 {
+                    counted.each.remove(key);
+                }
+                return Err(Full::Each);
+            }
+            *each += 1;
+        }
+        counted.total += 1;
+        Ok(Held { counts: Arc::clone(self), key })
+    }
+
+    pub(super) fn total(&self) -> usize {
+        lock(&self.counted).total
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.total() >= self.total_max
+    }
+}
+
+impl<K: Eq + Hash> Drop for Held<K> {
+    fn drop(&mut self) {
+        let mut counted = lock(&self.counts.counted);
+        counted.total -= 1;
+        if let Some(key) = &self.key
+            && let Some(each) = counted.each.get_mut(key)
+        {
+            *each -= 1;
+            if *each == 0 {
+                counted.each.remove(key);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_dropped_makes_room_and_leaves_nothing_behind() {
+        let counts = Counts::new(3, 2);
+        let first = counts.take(Some("a")).expect("room");
+        let second = counts.take(Some("a")).expect("room");
+        assert_eq!(counts.take(Some("a")).err(), Some(Full::Each));
+        let other = counts.take(None).expect("room");
+        assert_eq!(counts.take(Some("b")).err(), Some(Full::Total));
+        assert!(counts.is_full());
+        drop(first);
+        let third = counts.take(Some("a")).expect("room again");
+        drop((second, third, other));
+        let counted = lock(&counts.counted);
+        assert_eq!((counted.total, counted.each.len()), (0, 0));
+    }
+}

@@ -1,0 +1,250 @@
+//! Admission: how much of the gateway anybody may use before, and while, being connected.
+//!
+//! What is cheapest is asked first. A connection is counted when it is accepted (in total, and per peer),
+//! a handshake when its head was read (per address, then in total), a session when its token was verified
+//! (per user, per organisation, in total). Whatever is kept per address is bounded by a named number, so a
+//! flood costs the same memory however many addresses it comes from. It knows no routes and reads no token.
+
+mod address;
+mod buckets;
+mod counts;
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::http::HeaderMap;
+use tokio::time::Instant;
+
+use self::address::AddressKey;
+use self::buckets::Buckets;
+use self::counts::{Counts, Full, Held};
+use crate::auth::Identity;
+use crate::metrics::Metrics;
+use crate::org::OrgId;
+use crate::rate::{Bucket, Rate};
+use crate::sync::lock;
+
+pub use address::{ForwardedHeader, Proxies, parse_network};
+
+/// Limits of admission.
+#[derive(Clone, Copy, Debug)]
+pub struct AdmissionLimits {
+    /// Handshakes of one address.
+    pub handshakes_per_address: Rate,
+    /// Handshakes of all addresses together.
+    pub handshakes: Rate,
+    /// Addresses whose handshakes are remembered.
+    pub addresses_max: usize,
+    /// So many bits of an IPv6 address are one client.
+    pub ipv6_prefix_bits: u8,
+    /// Connections that are not upgraded (yet), in total.
+    pub pending_max: usize,
+    /// The same of one peer, unless it is a trusted proxy.
+    pub pending_per_address_max: usize,
+    /// Sessions, in total.
+    pub sessions_max: usize,
+    /// Sessions of one organisation.
+    pub org_sessions_max: usize,
+    /// Sessions of one user.
+    pub user_sessions_max: usize,
+    /// A failed handshake is answered after between a half of this and all of it; zero: at once.
+    pub refusal_delay: Duration,
+    /// Answers that are delayed at the same time, in total; beyond it they go out at once.
+    pub delayed_max: usize,
+    /// The same to one address.
+    pub delayed_per_address_max: usize,
+    /// Connections that are told at the same time that there are too many; beyond it they are dropped.
+    pub turned_away_max: usize,
+}
+
+/// A limit that was reached. Its name is the one in metrics, its code the one in the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Reached {
+    #[error("too many connections of this address are waiting to be upgraded: end some, or try again")]
+    PendingPerAddress,
+    #[error("too many connections are waiting to be upgraded: try again")]
+    Pending,
+    #[error("too many handshakes from this address: wait before trying again")]
+    HandshakesPerAddress,
+    #[error("too many handshakes at the moment: wait before trying again")]
+    Handshakes,
+    #[error("this node has as many connections as it may have: try again, perhaps on another")]
+    Sessions,
+    #[error("this organisation has as many connections as it may have")]
+    OrgSessions,
+    #[error("this user has as many connections as one may have: close some")]
+    UserSessions,
+}
+
+impl Reached {
+    /// In error bodies, and as the label of the metric.
+    pub(super) fn code(self) -> &'static str {
+        match self {
+            Self::PendingPerAddress => "pending_per_address",
+            Self::Pending => "pending",
+            Self::HandshakesPerAddress => "handshakes_per_address",
+            Self::Handshakes => "handshakes",
+            Self::Sessions => "node_connections",
+            Self::OrgSessions => "org_connections",
+            Self::UserSessions => "user_connections",
+        }
+    }
+}
+
+/// After so long a client may ask again for what is full now: a session may have ended.
+const FULL_RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// Refusals because of a limit that are told one by one in the log; of the others only how many.
+const TOLD_REFUSALS: Rate = Rate::new(5, 50);
+
+/// A user within an organisation.
+type UserKey = (OrgId, Box<str>);
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Admission {
+    limits: AdmissionLimits,
+    proxies: Proxies,
+    pending: Arc<Counts<AddressKey>>,
+    turned_away: Arc<Counts<AddressKey>>,
+    delayed: Arc<Counts<AddressKey>>,
+    addresses: Buckets<AddressKey>,
+    handshakes: Mutex<Bucket>,
+    orgs: Arc<Counts<OrgId>>,
+    users: Arc<Counts<UserKey>>,
+    told: Mutex<(Bucket, u64)>,
+    has_warned: AtomicBool,
+    metrics: Arc<Metrics>,
+}
+
+/// A connection that is not upgraded yet, counted while this lives.
+#[derive(Debug)]
+pub(super) struct Pending(#[expect(dead_code, reason = "held, not read")] Held<AddressKey>);
+
+/// A place of a session, counted while this lives.
+#[derive(Debug)]
+pub(super) struct Seat {
+    _org: Held<OrgId>,
+    _user: Held<UserKey>,
+}
+
+impl Admission {
+    /// Nobody is in yet.
+    #[must_use]
+    pub fn new(limits: AdmissionLimits, proxies: Proxies, metrics: Arc<Metrics>) -> Self {
+        let now = Instant::now();
+        Self {
+            pending: Counts::new(limits.pending_max, limits.pending_per_address_max),
+            turned_away: Counts::new(limits.turned_away_max, limits.turned_away_max),
+            delayed: Counts::new(limits.delayed_max, limits.delayed_per_address_max),
+            addresses: Buckets::new(limits.handshakes_per_address, limits.addresses_max),
+            handshakes: Mutex::new(Bucket::full(now)),
+            orgs: Counts::new(limits.sessions_max, limits.org_sessions_max),
+            users: Counts::new(usize::MAX, limits.user_sessions_max),
+            told: Mutex::new((Bucket::full(now), 0)),
+            has_warned: AtomicBool::new(false),
+            limits,
+            proxies,
+            metrics,
+        }
+    }
+
+    /// A connection came. Behind a proxy everybody has its address, so a trusted one counts in the total alone.
+    pub(super) fn enter(&self, peer: IpAddr) -> Result<Pending, Reached> {
+        let peer = peer.to_canonical();
+        let key = (!self.proxies.trusts(peer)).then(|| self.key(peer));
+        let held = self.pending.take(key).map_err(|full| match full {
+            Full::Total => self.reached(Reached::Pending),
+            Full::Each => self.reached(Reached::PendingPerAddress),
+        })?;
+        Ok(Pending(held))
+    }
+
+    /// A place to tell a connection that there are too many, if there is one.
+    pub(super) fn turn_away(&self) -> Option<Pending> {
+        self.turned_away.take(None).ok().map(Pending)
+    }
+
+    /// Whose request it is.
+    pub(super) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        let client = self.proxies.client(peer, headers);
+        if self.proxies.trusts(client) && !self.has_warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                address = %client,
+                "a trusted proxy names no client that can be read, so its clients share one address's limits: \
+                 compare WARDEN_FORWARDED_HEADER with the header that it sets (said once)"
+            );
+        }
+        client
+    }
+
+    /// A handshake came. The error says when to come again.
+    pub(super) fn handshake(&self, client: IpAddr) -> Result<(), (Reached, Duration)> {
+        let now = Instant::now();
+        // Its own bucket first: one address alone must not empty the one of all.
+        self.addresses
+            .take(self.key(client), now)
+            .map_err(|wait| (self.reached(Reached::HandshakesPerAddress), wait))?;
+        lock(&self.handshakes)
+            .take(self.limits.handshakes, 1, now)
+            .map_err(|wait| (self.reached(Reached::Handshakes), wait))?;
+        // Asked again when the seat is taken; here it saves the work in between.
+        if self.orgs.is_full() {
+            return Err((self.reached(Reached::Sessions), FULL_RETRY_AFTER));
+        }
+        Ok(())
+    }
+
+    /// A place for a session of this identity.
+    pub(super) fn seat(&self, identity: &Identity) -> Result<Seat, (Reached, Duration)> {
+        let reached = |reached| (self.reached(reached), FULL_RETRY_AFTER);
+        let user = (identity.org, identity.subject.as_str().into());
+        let _user = self.users.take(Some(user)).map_err(|_| reached(Reached::UserSessions))?;
+        let _org = self.orgs.take(Some(identity.org)).map_err(|full| {
+            reached(match full {
+                Full::Total => Reached::Sessions,
+                Full::Each => Reached::OrgSessions,
+            })
+        })?;
+        Ok(Seat { _org, _user })
+    }
+
+    /// Holds up the answer to a failed handshake, so that a client in a loop costs little: for a while, if
+    /// there is a place to wait.
+    pub(super) async fn delay(&self, client: IpAddr) {
+        if self.limits.refusal_delay.is_zero() {
+            return;
+        }
+        let Ok(_held) = self.delayed.take(Some(self.key(client))) else { return };
+        self.metrics.refusals_delayed.inc();
+        tokio::time::sleep(self.limits.refusal_delay.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+    }
+
+    /// Whether to tell in the log of a refusal because of a limit, and how many were not told before it.
+    pub(super) fn tells(&self) -> Option<u64> {
+        let mut told = lock(&self.told);
+        if told.0.take(TOLD_REFUSALS, 1, Instant::now()).is_ok() {
+            return Some(std::mem::take(&mut told.1));
+        }
+        told.1 += 1;
+        None
+    }
+
+    /// Brings the gauges up to date.
+    pub(super) fn observe(&self) {
+        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.metrics.connections_pending.set(gauge(self.pending.total()));
+        self.metrics.addresses_tracked.set(gauge(self.addresses.len()));
+    }
+
+    fn key(&self, address: IpAddr) -> AddressKey {
+        AddressKey::new(address, self.limits.ipv6_prefix_bits)
+    }
+
+    fn reached(&self, reached: Reached) -> Reached {
+        self.metrics.limit_reached(reached.code());
+        reached
+    }
+}

@@ -1,0 +1,122 @@
+//! Token buckets: so many a second, and a burst. It knows nobody and has no timers: whoever asks says
+//! what time it is.
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::str::FromStr;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How often something may happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// In the long run, so many a second.
+    pub per_second: NonZeroU32,
+    /// And so many at once, after a pause.
+    pub burst: NonZeroU32,
+}
+
+/// Why a text is no rate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a rate is PER_SECOND:BURST, two whole numbers above 0, as in 50:500")]
+pub struct RateError;
+
+impl Rate {
+    /// A rate; a zero counts as one.
+    #[must_use]
+    pub const fn new(per_second: u32, burst: u32) -> Self {
+        const fn at_least_one(n: u32) -> NonZeroU32 {
+            match NonZeroU32::new(n) {
+                Some(n) => n,
+                None => NonZeroU32::MIN,
+            }
+        }
+        Self { per_second: at_least_one(per_second), burst: at_least_one(burst) }
+    }
+
+    /// How long it takes until so many more are allowed.
+    fn time_of(self, count: u32) -> Duration {
+        let nanos = u64::from(count) * 1_000_000_000 / u64::from(self.per_second.get());
+        Duration::from_nanos(nanos)
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.per_second, self.burst)
+    }
+}
+
+impl FromStr for Rate {
+    type Err = RateError;
+
+    fn from_str(text: &str) -> Result<Self, RateError> {
+        let (per_second, burst) = text.split_once(':').ok_or(RateError)?;
+        Ok(Self {
+            per_second: per_second.parse().map_err(|_| RateError)?,
+            burst: burst.parse().map_err(|_| RateError)?,
+        })
+    }
+}
+
+/// A bucket of tokens, kept as the moment at which it will be full again.
+#[derive(Clone, Copy, Debug)]
+pub struct Bucket {
+    full_at: Instant,
+}
+
+impl Bucket {
+    /// A full one.
+    #[must_use]
+    pub fn full(now: Instant) -> Self {
+        Self { full_at: now }
+    }
+
+    /// Takes so many tokens, or none.
+    ///
+    /// # Errors
+    /// How long until there are as many.
+    pub fn take(&mut self, rate: Rate, count: u32, now: Instant) -> Result<(), Duration> {
+        let full_at = self.full_at.max(now) + rate.time_of(count);
+        let latest = now + rate.time_of(rate.burst.get());
+        if full_at > latest {
+            return Err(full_at - latest);
+        }
+        self.full_at = full_at;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_burst_then_so_many_a_second() {
+        let (rate, start) = (Rate::new(10, 3), Instant::now());
+        let mut bucket = Bucket::full(start);
+        for _ in 0..3 {
+            assert_eq!(bucket.take(rate, 1, start), Ok(()));
+        }
+        assert_eq!(bucket.take(rate, 1, start), Err(Duration::from_millis(100)));
+        // A refusal costs nothing.
+        assert_eq!(bucket.take(rate, 1, start), Err(Duration::from_millis(100)));
+        assert_eq!(bucket.take(rate, 1, start + Duration::from_millis(100)), Ok(()));
+        assert!(bucket.take(rate, 1, start + Duration::from_millis(199)).is_err());
+        // However long the pause: the burst and no more.
+        let later = start + Duration::from_secs(3600);
+        assert_eq!(bucket.take(rate, 3, later), Ok(()));
+        assert!(bucket.take(rate, 1, later).is_err());
+        assert!(Bucket::full(later).take(rate, 4, later).is_err());
+    }
+
+    #[test]
+    fn rates_are_written_as_two_numbers() {
+        assert_eq!("50:500".parse(), Ok(Rate::new(50, 500)));
+        assert_eq!(Rate::new(50, 500).to_string(), "50:500");
+        for bad in ["", "50", "0:5", "5:0", "-1:5", "5:5:5", "5.5:6", "x:y"] {
+            assert_eq!(bad.parse::<Rate>(), Err(RateError), "{bad}");
+        }
+    }
+}
