@@ -1,14 +1,17 @@
 //! The one place where a stranger's URL and headers are searched for a token: it never panics, a URL
 //! that carries a credential is refused whatever else the request holds, and no error repeats a value.
 //!
+//! A cookie of the one name that is planted beside whatever else there is makes two credentials of one, and
+//! two such cookies are always refused.
+//!
 //! An input is lines: how a credential is put into the URL (a byte), the URL, a value, then headers
-//! (`a...` Authorization, `p...` Sec-WebSocket-Protocol).
+//! (`a...` Authorization, `p...` Sec-WebSocket-Protocol, `c...` Cookie).
 
 #![no_main]
 
 use axum::http::{HeaderMap, HeaderValue, Uri, header};
 use libfuzzer_sys::fuzz_target;
-use warden::auth::{CredentialError, find};
+use warden::auth::{CookieName, CredentialError, find};
 
 const NAMES: [&str; 3] = ["token", "access_token", "apikey"];
 
@@ -18,7 +21,8 @@ fuzz_target!(|data: &[u8]| {
     let headers = headers(lines);
     let Ok(url) = std::str::from_utf8(url) else { return };
     if let Ok(uri) = url.parse::<Uri>() {
-        let result = find(&uri, &headers);
+        let result = find(&uri, &headers, None);
+        cookies_are_counted(&uri, headers.clone());
         if names_a_credential(&uri) {
             assert!(matches!(result, Err(CredentialError::InUrl(_))), "{uri} was not refused: {result:?}");
         }
@@ -34,6 +38,22 @@ fuzz_target!(|data: &[u8]| {
     };
     assert_eq!(refused, plain, "the refusal depends on the value");
 });
+
+/// Cookies that are planted count, beside whatever other cookies hold.
+fn cookies_are_counted(uri: &Uri, mut headers: HeaderMap) {
+    let name: CookieName = "warden".parse().expect("a name");
+    let without = find(uri, &headers, Some(&name));
+    let planted = HeaderValue::from_static("theme=dark; warden=a.b.c");
+    headers.append(header::COOKIE, planted.clone());
+    let once = find(uri, &headers, Some(&name));
+    match without {
+        Ok(_) => assert_eq!(once, Err(CredentialError::Several)),
+        Err(CredentialError::Missing) => assert!(once.is_ok_and(|presented| presented.is_cookie)),
+        Err(_) => {}
+    }
+    headers.append(header::COOKIE, planted);
+    assert!(find(uri, &headers, Some(&name)).is_err(), "two cookies of one name were taken");
+}
 
 /// What is said of a URL with a credential in it; none where the text is no URL.
 fn refusal(choice: u8, url: &str, value: &str, headers: &HeaderMap) -> Option<String> {
@@ -86,6 +106,7 @@ fn headers<'a>(lines: impl Iterator<Item = &'a [u8]>) -> HeaderMap {
     for line in lines.take(8) {
         let (name, value) = match line {
             [b'a', value @ ..] => (header::AUTHORIZATION, value),
+            [b'c', value @ ..] => (header::COOKIE, value),
             [b'p', value @ ..] => (header::SEC_WEBSOCKET_PROTOCOL, value),
             _ => continue,
         };

@@ -10,7 +10,9 @@ use tokio::process::{Child, ChildStdout, Command};
 use uuid::Uuid;
 use warden::postgres::cluster::SUPERUSER;
 
-use crate::harness::{SECRET, TestDb, TestGateway, Upgrade, eventually, shared_cluster_url, token, within};
+use crate::harness::{
+    SECRET, TestDb, TestGateway, Upgrade, eventually, gives_away, shared_cluster_url, token, within,
+};
 
 /// The binary, with these variables and no others.
 fn warden(args: &[&str], variables: &[(&str, &str)]) -> Command {
@@ -29,11 +31,9 @@ struct Outcome {
 
 async fn run(args: &[&str], variables: &[(&str, &str)]) -> Outcome {
     let output = within("the end of the command", warden(args, variables).output()).await.expect("runs");
-    Outcome {
-        code: output.status.code(),
-        stdout: String::from_utf8(output.stdout).expect("text"),
-        stderr: String::from_utf8(output.stderr).expect("text"),
-    }
+    let stderr = String::from_utf8(output.stderr).expect("text");
+    assert!(!gives_away(stderr.as_bytes()), "{args:?} gives a secret away: {stderr}");
+    Outcome { code: output.status.code(), stdout: String::from_utf8(output.stdout).expect("text"), stderr }
 }
 
 /// Runs a command that must fail with this code, say all of `shown` and nothing of `hidden`, and
@@ -320,6 +320,29 @@ async fn serve_says_what_it_lacks() {
     }
     let address = ("WARDEN_LISTEN", "localhost");
     fails(&["serve"], &[database, secret, address], 2, &["localhost"], &["hunter2"]).await;
+
+    let open = ("WARDEN_LISTEN", "0.0.0.0:0");
+    let shown = [
+        "0.0.0.0",
+        "WARDEN_TLS_CERT",
+        "WARDEN_TLS_KEY",
+        "WARDEN_ALLOW_PLAINTEXT=true",
+        "WARDEN_TRUSTED_PROXIES",
+    ];
+    fails(&["serve"], &[database, secret, open], 1, &shown, &["hunter2", SECRET]).await;
+    let certificate = ("WARDEN_TLS_CERT", "/nowhere/cert.pem");
+    fails(&["serve"], &[database, secret, open, certificate], 2, &["--tls-key"], &["hunter2"]).await;
+    let pair = [database, secret, open, certificate, ("WARDEN_TLS_KEY", "/nowhere/key.pem")];
+    let ports = [("WARDEN_ADMIN_LISTEN", "127.0.0.1:0")];
+    fails(&["serve"], &[&pair[..], &ports].concat(), 1, &["WARDEN_TLS_CERT", "/nowhere/cert.pem"], &[SECRET])
+        .await;
+    let cookie = ("WARDEN_AUTH_COOKIE", "token");
+    fails(&["serve"], &[database, secret, cookie], 1, &["WARDEN_ALLOWED_ORIGINS"], &[SECRET]).await;
+    for (variable, value) in
+        [("WARDEN_TRUSTED_PROXIES", "10.0.0.0/33"), ("WARDEN_MESSAGES", "20"), ("WARDEN_IPV6_PREFIX", "8")]
+    {
+        fails(&["serve"], &[database, secret, (variable, value)], 2, &[value], &[SECRET]).await;
+    }
 
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
     let addr = taken.local_addr().expect("an address").to_string();

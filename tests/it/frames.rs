@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio_tungstenite::tungstenite::Message;
 use uuid::Uuid;
+use warden::rate::Rate;
 
-use crate::harness::{Client, TestGateway, within};
+use crate::harness::{Client, TestDb, TestGateway, within};
 
 /// The gateway's limit of one message.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024;

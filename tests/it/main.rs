@@ -7,6 +7,7 @@
 //! | `cli` | the binary: its messages, exit codes and streams |
 //! | `dev` | the command for development: nothing needed, nothing left |
 //! | `delivery` | what reaches a socket, when, and in which order |
+//! | `edge` | limits, proxies, cookies, TLS, the audit trail: what strangers and clients may use |
 //! | `frames` | whatever a client may send, and how each session ends |
 //! | `isolation` | random programs: every socket gets its own events, and no others |
 //! | `limits` | silent sessions and slow ones |
@@ -27,6 +28,7 @@ mod architecture;
 mod cli;
 mod delivery;
 mod dev;
+mod edge;
 mod frames;
 mod harness;
 mod isolation;

@@ -1,4 +1,7 @@
 //! No log line, at any level, repeats a token or a secret, whichever way it came.
+//!
+//! That is held for every line of every test of this binary (`harness/logs.rs`: one violation ends the run),
+//! for what the real binary prints, and here for everything that somebody could send.
 
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -11,8 +14,8 @@ use tokio::io::AsyncReadExt as _;
 use uuid::Uuid;
 
 use crate::harness::{
-    Client, LogCapture, SECRET, TestDb, TestGateway, Upgrade, claims, eventually, sign, token, urls_with,
-    within,
+    Client, LogCapture, SECRET, TestDb, TestGateway, Upgrade, claims, eventually, keep_secret, sign, token,
+    urls_with, watch, within,
 };
 
 /// Is in opaque credentials, and in tokens that are none.
@@ -100,6 +103,61 @@ fn assert_discreet(log: &str, sent: &[String]) {
     }
 }
 
+/// Runs one test of this binary in a process of its own; its exit code, and what it said.
+fn run_alone(test: &str) -> (Option<i32>, String) {
+    let output = std::process::Command::new(std::env::current_exe().expect("is known"))
+        .args(["--exact", "--ignored", test])
+        .output()
+        .expect("runs");
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn a_line_with_a_token_ends_the_run() {
+    for way in ["secrecy::logs_a_token", "secrecy::logs_a_piece_of_one", "secrecy::logs_the_secret_in_hex"] {
+        let (code, said) = run_alone(way);
+        assert!(code == Some(70) && said.contains("GIVES A SECRET AWAY"), "{way}: {code:?}: {said}");
+    }
+    let (code, said) = run_alone("secrecy::logs_what_may_be_logged");
+    assert_eq!(code, Some(0), "{said}");
+}
+
+#[test]
+#[ignore = "ends its process: a_line_with_a_token_ends_the_run runs it"]
+fn logs_a_token() {
+    watch();
+    let jwt = token(Uuid::nil(), &json!({}));
+    // In a task whose end nobody awaits, as the gateway's are.
+    let thread = std::thread::spawn(move || tracing::trace!(%jwt, "on purpose"));
+    drop(thread.join());
+}
+
+#[test]
+#[ignore = "ends its process: a_line_with_a_token_ends_the_run runs it"]
+fn logs_a_piece_of_one() {
+    watch();
+    let jwt = token(Uuid::nil(), &json!({}));
+    tracing::trace!("on purpose: ...{}", &jwt[jwt.len() - 24..]);
+}
+
+#[test]
+#[ignore = "ends its process: a_line_with_a_token_ends_the_run runs it"]
+fn logs_the_secret_in_hex() {
+    watch();
+    keep_secret(SECRET);
+    let hex: String = SECRET.bytes().map(|byte| format!("{byte:02X}")).collect();
+    tracing::trace!(hex, "on purpose");
+}
+
+#[test]
+#[ignore = "a_line_with_a_token_ends_the_run runs it"]
+fn logs_what_may_be_logged() {
+    watch();
+    let jwt = token(Uuid::nil(), &json!({}));
+    let hash = warden::audit::TokenHash::of(&jwt);
+    tracing::info!(token.hash = %hash, org.id = %Uuid::nil(), "not a secret");
+}
+
 #[tokio::test]
 async fn no_log_line_of_the_gateway_repeats_a_token_or_the_secret() {
     let logs = LogCapture::begin();
@@ -133,6 +191,7 @@ async fn no_log_line_of_the_binary_does_at_the_level_trace() {
         .env("WARDEN_JWT_SECRET", SECRET)
         .env("WARDEN_LISTEN", "127.0.0.1:0")
         .env("WARDEN_ADMIN_LISTEN", "127.0.0.1:0")
+        .env("WARDEN_REFUSAL_DELAY_MS", "0")
         .env("WARDEN_LOG", "trace,tungstenite=trace,tungstenite::protocol=trace")
         .stderr(Stdio::piped())
         .kill_on_drop(true)

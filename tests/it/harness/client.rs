@@ -91,7 +91,12 @@ pub struct Client {
 
 impl Client {
     pub async fn connect(addr: SocketAddr, token: &str) -> Self {
-        Self { socket: connect_raw(addr, token).await, next_ref: 1, events: VecDeque::new() }
+        Self::of(connect_raw(addr, token).await)
+    }
+
+    /// On a socket that was opened by hand.
+    pub fn of(socket: Socket) -> Self {
+        Self { socket, next_ref: 1, events: VecDeque::new() }
     }
 
     /// Joins a topic; panics where it is refused. Returns the response.

@@ -11,7 +11,7 @@ use warden::auth::VerifierConfig;
 use warden::config::{Config, Edge, Limits};
 use warden::events::ReaderState;
 
-use super::{Client, TestDb, within};
+use super::{Client, TestDb, keep_secret, watch, within};
 
 /// Signs every token that the test gateways accept.
 pub const SECRET: &str = "a test secret of more than 32 bytes";
@@ -33,7 +33,14 @@ pub fn claims(org: Uuid) -> Value {
 
 /// Signs any claims with any algorithm of the HMAC family and any secret.
 pub fn sign(claims: &Value, algorithm: Algorithm, secret: &str) -> String {
-    encode(&Header::new(algorithm), claims, &EncodingKey::from_secret(secret.as_bytes())).expect("signs")
+    let token =
+        encode(&Header::new(algorithm), claims, &EncodingKey::from_secret(secret.as_bytes())).expect("signs");
+    keep_secret(secret);
+    keep_secret(&token);
+    for part in token.split('.') {
+        keep_secret(part);
+    }
+    token
 }
 
 /// A good token with these changes: `null` removes a claim.
@@ -70,6 +77,18 @@ impl TestGateway {
 
     /// Another gateway on a database.
     pub async fn gateway(db: &TestDb, change: impl FnOnce(&mut Config)) -> Gateway {
+        let gateway = Self::try_gateway(db, change).await.expect("the gateway starts");
+        let mut reader = gateway.reader();
+        within("the gateway follows the log", reader.wait_for(|s| *s == ReaderState::Following))
+            .await
+            .expect("runs");
+        gateway
+    }
+
+    /// One that perhaps does not start; whether it follows the log is not awaited.
+    pub async fn try_gateway(db: &TestDb, change: impl FnOnce(&mut Config)) -> anyhow::Result<Gateway> {
+        watch();
+        keep_secret(SECRET);
         let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut config = Config {
             database: warden::postgres::options(db.gateway_url()).expect("a URL"),
@@ -83,12 +102,7 @@ impl TestGateway {
         // Tests are refused hundreds of times; the one that is about it sets its own.
         config.limits.admission.refusal_delay = Duration::ZERO;
         change(&mut config);
-        let gateway = Gateway::start(config).await.expect("the gateway starts");
-        let mut reader = gateway.reader();
-        within("the gateway follows the log", reader.wait_for(|s| *s == ReaderState::Following))
-            .await
-            .expect("runs");
-        gateway
+        Gateway::start(config).await
     }
 
     /// An authenticated socket of this organisation.

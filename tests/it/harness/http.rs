@@ -1,11 +1,12 @@
 //! Upgrade requests by hand: a client library would correct, or refuse, what tests want to send.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use serde_json::Value;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::within;
@@ -65,16 +66,30 @@ impl Upgrade {
         self.without(name).with(name, value)
     }
 
-    /// Sends it; the connection ends with the answer.
-    pub async fn send(&self, addr: SocketAddr) -> Answer {
+    /// The bytes of the request.
+    pub fn text(&self) -> String {
         let mut text = format!("{} {} HTTP/1.1\r\n", self.method, self.target);
         for (name, value) in &self.headers {
             text.push_str(&format!("{name}: {value}\r\n"));
         }
         text.push_str("\r\n");
+        text
+    }
+
+    /// Sends it; the connection ends with the answer.
+    pub async fn send(&self, addr: SocketAddr) -> Answer {
+        within("an answer", self.ask(addr)).await
+    }
+
+    /// The same for an answer that may take so long.
+    pub async fn send_within(&self, addr: SocketAddr, deadline: Duration) -> Answer {
+        tokio::time::timeout(deadline, self.ask(addr)).await.expect("an answer")
+    }
+
+    async fn ask(&self, addr: SocketAddr) -> Answer {
         let mut stream = TcpStream::connect(addr).await.expect("connects");
-        stream.write_all(text.as_bytes()).await.expect("writes");
-        within("an answer", Answer::read(&mut stream)).await
+        stream.write_all(self.text().as_bytes()).await.expect("writes");
+        Answer::read(&mut stream).await
     }
 }
 
@@ -87,7 +102,8 @@ pub struct Answer {
 }
 
 impl Answer {
-    async fn read(stream: &mut TcpStream) -> Self {
+    /// Reads one from a stream.
+    pub async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> Self {
         let mut bytes = Vec::new();
         let end = loop {
             if let Some(at) = bytes.windows(4).position(|w| w == b"\r\n\r\n") {

@@ -30,7 +30,13 @@ pub struct Phoenix {
 impl Phoenix {
     /// Starts the driver with this configuration; see its head for what can be said.
     pub async fn start(config: &Value) -> Self {
+        Self::start_trusting(config, None).await
+    }
+
+    /// The same, trusting the certificates of a PEM file besides those of the system.
+    pub async fn start_trusting(config: &Value, certificates: Option<&Path>) -> Self {
         let mut child = Command::new("node")
+            .envs(certificates.map(|path| ("NODE_EXTRA_CA_CERTS", path)))
             .arg(installed().join("phoenix.mjs"))
             .arg(config.to_string())
             .stdin(Stdio::piped())

@@ -1,7 +1,7 @@
 //! The published `phoenix` package (`tests/clients/phoenix.mjs`, in Node) against a gateway: what the
 //! client does by itself, like heartbeats, reconnects and rejoins, is left to it and never imitated here.
 
-mod driver;
+pub mod driver;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -1,0 +1,97 @@
+//! The audit trail: each event with its fields, and one session's events under one id.
+
+use serde_json::json;
+use uuid::Uuid;
+use warden::audit::TokenHash;
+
+use super::behind_a_proxy;
+use crate::harness::{Client, LogCapture, Upgrade, eventually, handshake, token};
+
+/// The value of a field, where the line has it.
+fn field<'a>(line: &'a str, name: &str) -> Option<&'a str> {
+    let value = line.split(&format!(" {name}=")).nth(1)?;
+    Some(match value.strip_prefix('"') {
+        Some(quoted) => quoted.split('"').next()?,
+        None => value.split_whitespace().next()?,
+    })
+}
+
+#[tokio::test]
+async fn every_event_has_its_fields() {
+    let logs = LogCapture::begin();
+    let t = behind_a_proxy(|_| {}).await;
+    let org = t.db.create_org().await;
+    let addr = t.gateway.public_addr();
+    let user = format!("auditor\n{}", Uuid::new_v4());
+    let shown_user = user.replace('\n', "\\n");
+    let first = token(org, &json!({"sub": user}));
+    let second = token(org, &json!({"sub": user, "jti": "2"}));
+    let stranger = token(org, &json!({"sub": "somebody else"}));
+    let bad = token(org, &json!({"sub": user, "exp": 1_000_000_000}));
+    let address = "2001:db8:a0d1::7";
+
+    let refused = Upgrade::bearer(&bad).with("X-Forwarded-For", address).send(addr).await;
+    assert_eq!(refused.status, 401);
+    let headers = [("authorization", &*format!("Bearer {first}")), ("x-forwarded-for", address)];
+    let (socket, _) = handshake(addr, "/socket/websocket?vsn=2.0.0", &headers).await.expect("is let in");
+    let mut client = Client::of(socket);
+    client.push("phoenix", "access_token", json!({"access_token": second})).await;
+    client.push("phoenix", "access_token", json!({"access_token": bad})).await;
+    let push = json!([null, "9", "phoenix", "access_token", {"access_token": stranger}]);
+    client.send(&push.to_string()).await;
+    client.expect_close(4403).await;
+    drop(client);
+
+    // One by one, all of this test's address.
+    eventually("the end is told", async || !logs.lines_with(&[address, "session ended"]).is_empty()).await;
+    let lines = logs.lines_with(&[address, "warden::audit"]);
+    let hash = |token: &str| TokenHash::of(token).to_string();
+    let expected = [
+        ("refuse", "upgrade refused", Some(hash(&bad)), Some("token_expired")),
+        ("accept", "upgrade accepted", Some(hash(&first)), None),
+        ("refresh", "token refreshed", Some(hash(&second)), None),
+        ("refresh_refuse", "token refresh refused", Some(hash(&bad)), None),
+        ("refresh_refuse", "token refresh refused", Some(hash(&stranger)), None),
+        ("end", "session ended", None, Some("4403")),
+    ];
+    assert_eq!(lines.len(), expected.len(), "{lines:#?}");
+    let session = field(&lines[1], "session.id").expect("an id");
+    assert!(session.parse::<Uuid>().is_ok(), "{session}");
+    for (line, (action, message, token_hash, code)) in lines.iter().zip(&expected) {
+        assert_eq!(field(line, "action"), Some(*action), "{line}");
+        assert!(line.contains(message), "{line}");
+        assert_eq!(field(line, "address"), Some(address), "{line}");
+        assert_eq!(field(line, "token.hash"), token_hash.as_deref(), "{line}");
+        assert_eq!(field(line, "code"), *code, "{line}");
+        if *action == "refuse" {
+            assert!(line.contains("the token has expired"), "{line}");
+            continue;
+        }
+        assert_eq!(field(line, "session.id"), Some(session), "{line}");
+        assert_eq!(field(line, "org.id"), Some(&*org.to_string()), "{line}");
+        // On one line, whatever is in it.
+        assert_eq!(field(line, "user.id"), Some(&*shown_user), "{line}");
+    }
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_flood_of_refusals_is_counted_and_not_told_one_by_one() {
+    let logs = LogCapture::begin();
+    let t = behind_a_proxy(|config| {
+        config.limits.admission.handshakes_per_address = warden::rate::Rate::new(1, 1);
+    })
+    .await;
+    let address = "2001:db8:a0d2::7";
+    for _ in 0..300 {
+        Upgrade::new().with("X-Forwarded-For", address).send(t.gateway.public_addr()).await;
+    }
+    let limited = super::reached(&t, "handshakes_per_address");
+    let told = logs.lines_with(&[address, "upgrade refused", "handshakes_per_address"]).len();
+    assert!(limited > 200 && (50..200).contains(&told), "{told} of {limited} were told");
+    assert!(
+        !logs.lines_with(&[address, " untold="]).is_empty() || told <= 51,
+        "how many were not is not told"
+    );
+    t.gateway.stop().await;
+}

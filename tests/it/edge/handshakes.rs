@@ -1,0 +1,143 @@
+//! Handshakes: how many, from where, and what a failed one costs its sender.
+
+use std::time::Duration;
+
+use warden::rate::Rate;
+
+use super::{assert_reached, behind_a_proxy, from, reached};
+use crate::harness::{Answer, TestDb, TestGateway, Upgrade, eventually};
+
+/// More tries than any burst here.
+const TRIES: usize = 50;
+/// A burst of a few, then one a second.
+const FEW: Rate = Rate::new(1, 4);
+
+/// Sends until it is refused because of a limit. Everything before is let in.
+pub(super) async fn until_limited(
+    t: &TestGateway,
+    mut request: impl FnMut(usize) -> Upgrade,
+) -> (usize, Answer) {
+    for n in 0..TRIES {
+        let answer = request(n).send(t.gateway.public_addr()).await;
+        if answer.status == 429 {
+            return (n, answer);
+        }
+        assert_eq!(answer.status, 101, "{answer:?}");
+    }
+    panic!("{TRIES} handshakes reached no limit");
+}
+
+#[tokio::test]
+async fn one_address_makes_so_many_and_others_are_not_concerned() {
+    let t = behind_a_proxy(|config| config.limits.admission.handshakes_per_address = FEW).await;
+    let org = t.db.create_org().await;
+    let (n, answer) = until_limited(&t, |_| from(org, "198.51.100.1")).await;
+    assert!(n >= 4, "only {n}");
+    assert_reached(&t, &answer, "handshakes_per_address");
+    assert_eq!(from(org, "198.51.100.2").send(t.gateway.public_addr()).await.status, 101);
+    eventually("there is room again", async || {
+        from(org, "198.51.100.1").send(t.gateway.public_addr()).await.status == 101
+    })
+    .await;
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn failed_handshakes_and_other_paths_count_too() {
+    let t = TestGateway::start_with(TestDb::create().await, |config| {
+        config.limits.admission.handshakes_per_address = FEW;
+    })
+    .await;
+    for request in [Upgrade::new(), Upgrade::bearer("nonsense"), Upgrade::new().to("/nowhere")] {
+        let mut last = None;
+        for _ in 0..TRIES {
+            let answer = request.send(t.gateway.public_addr()).await;
+            let is_limited = answer.status == 429;
+            last = Some(answer);
+            if is_limited {
+                break;
+            }
+        }
+        assert_reached(&t, &last.expect("sent"), "handshakes_per_address");
+    }
+    // Those who look after the gateway are not clients.
+    for _ in 0..TRIES {
+        assert_eq!(Upgrade::new().to("/livez").send(t.gateway.public_addr()).await.status, 200);
+    }
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn all_addresses_together_make_so_many() {
+    let t = behind_a_proxy(|config| config.limits.admission.handshakes = FEW).await;
+    let org = t.db.create_org().await;
+    let (_, answer) = until_limited(&t, |n| from(org, &format!("198.51.100.{n}"))).await;
+    assert_reached(&t, &answer, "handshakes");
+    assert_eq!(reached(&t, "handshakes_per_address"), 0);
+    eventually("there is room again", async || {
+        from(org, "198.51.100.99").send(t.gateway.public_addr()).await.status == 101
+    })
+    .await;
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn the_answer_to_a_failed_handshake_waits_and_holds_up_nobody() {
+    let t = behind_a_proxy(|config| {
+        let admission = &mut config.limits.admission;
+        // For ever, as far as a test can tell: whatever is answered below did not wait.
+        admission.refusal_delay = Duration::from_hours(1);
+        admission.delayed_per_address_max = 2;
+        admission.delayed_max = 3;
+    })
+    .await;
+    let (org, addr) = (t.db.create_org().await, t.gateway.public_addr());
+    let bad = |address: &str| Upgrade::bearer("nonsense").with("X-Forwarded-For", address);
+    let spawn = |address: &str| {
+        let request = bad(address);
+        tokio::spawn(async move { request.send_within(addr, Duration::from_hours(2)).await })
+    };
+    let delayed = || t.gateway.metrics().refusals_delayed.get();
+    let mut waiting = vec![spawn("198.51.100.1"), spawn("198.51.100.1")];
+    eventually("both wait", async || delayed() == 2).await;
+    // A third of the address finds no place to wait, and holds no socket.
+    assert_eq!(bad("198.51.100.1").send(addr).await.status, 401);
+    waiting.push(spawn("198.51.100.2"));
+    eventually("another waits", async || delayed() == 3).await;
+    assert_eq!(bad("198.51.100.3").send(addr).await.status, 401);
+    // Who is let in waits for nothing, nor who is told of a fault of the gateway.
+    assert_eq!(from(org, "198.51.100.1").send(addr).await.status, 101);
+    assert!(waiting.iter().all(|answer| !answer.is_finished()));
+    // A gateway that goes down answers at once.
+    let stopped = tokio::spawn(t.gateway.stop());
+    for answer in waiting {
+        assert_eq!(answer.await.expect("answered").status, 401);
+    }
+    stopped.await.expect("stops");
+}
+
+#[tokio::test]
+async fn a_place_to_wait_is_given_back_when_its_client_hangs_up() {
+    let t = behind_a_proxy(|config| {
+        config.limits.admission.refusal_delay = Duration::from_hours(1);
+        config.limits.admission.delayed_max = 1;
+    })
+    .await;
+    let addr = t.gateway.public_addr();
+    let delayed = || t.gateway.metrics().refusals_delayed.get();
+    for n in 1..=3 {
+        let waits = tokio::spawn(async move {
+            Upgrade::bearer("nonsense").send_within(addr, Duration::from_hours(2)).await
+        });
+        eventually("it waits", async || {
+            // While the one before holds the place this one is answered at once; then another must try.
+            if waits.is_finished() {
+                drop(tokio::time::timeout(Duration::from_millis(50), Upgrade::bearer("x").send(addr)).await);
+            }
+            delayed() >= n
+        })
+        .await;
+        waits.abort();
+    }
+    t.gateway.stop().await;
+}

@@ -1,0 +1,53 @@
+//! The edges of the public listener: each limit is reached, told, counted, and given back; proxies, cookies,
+//! TLS and the audit trail.
+
+mod audit;
+mod connections;
+mod cookies;
+mod handshakes;
+mod messages;
+mod proxies;
+mod tls;
+
+use serde_json::json;
+use uuid::Uuid;
+use warden::config::Config;
+use warden::http::parse_network;
+use warden::metrics::LimitLabels;
+
+use crate::harness::{Answer, TestDb, TestGateway, Upgrade, token};
+
+/// How often a limit was reached.
+fn reached(t: &TestGateway, limit: &'static str) -> u64 {
+    t.gateway.metrics().limits_reached.get_or_create(&LimitLabels { limit }).get()
+}
+
+/// A gateway that believes the tests to be a proxy, so that they can come from anywhere.
+async fn behind_a_proxy(change: impl FnOnce(&mut Config)) -> TestGateway {
+    TestGateway::start_with(TestDb::create().await, |config| {
+        config.edge.proxies.trusted = vec![parse_network("127.0.0.1").expect("an address")];
+        change(config);
+    })
+    .await
+}
+
+/// A good upgrade of one of this organisation's users.
+fn good(org: Uuid) -> Upgrade {
+    Upgrade::bearer(&token(org, &json!({})))
+}
+
+/// The same from another address, as a proxy would say it.
+fn from(org: Uuid, address: &str) -> Upgrade {
+    good(org).with("X-Forwarded-For", address)
+}
+
+/// That the answer is the one to somebody who reached this limit, and that it was counted.
+fn assert_reached(t: &TestGateway, answer: &Answer, limit: &'static str) {
+    assert_eq!((answer.status, answer.code().as_str()), (429, limit), "{answer:?}");
+    let retry_after = answer.headers("retry-after");
+    let seconds: u64 = retry_after.first().and_then(|s| s.parse().ok()).expect("Retry-After in seconds");
+    assert!((1..=60).contains(&seconds), "{answer:?}");
+    assert!(!answer.message().is_empty(), "{answer:?}");
+    assert!(reached(t, limit) > 0, "{limit} was not counted");
+    assert!(t.gateway.metrics().encode().contains(&format!("warden_limit{{limit=\"{limit}\"}} ")), "{limit}");
+}

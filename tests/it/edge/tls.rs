@@ -1,0 +1,292 @@
+//! TLS in the process: real clients, a certificate that is replaced, one that can't be used, and streams
+//! that end as they should.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
+use rustix::process::{Signal, getpid, kill_process};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring, version};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::{WebSocketStream, client_async};
+use uuid::Uuid;
+use warden::config::Config;
+use warden::http::TlsFiles;
+
+use crate::harness::{LogCapture, TestDb, TestGateway, eventually, token, within};
+use crate::phoenix::driver::{Phoenix, config as phoenix_config};
+
+/// Looks at the files so often, where a test waits for it.
+const SOON: Duration = Duration::from_millis(20);
+/// And so seldom where it must not.
+const NEVER: Duration = Duration::from_hours(1);
+
+/// A certificate, and the files in which a gateway finds one.
+struct Files {
+    dir: PathBuf,
+    files: TlsFiles,
+}
+
+impl Files {
+    fn new() -> (Self, CertifiedKey<KeyPair>) {
+        let dir = std::env::temp_dir().join(format!("warden-tls-{}", Uuid::new_v4()));
+        std::fs::create_dir(&dir).expect("creates");
+        let files = TlsFiles { certificate: dir.join("cert.pem"), key: dir.join("key.pem") };
+        let this = Self { dir, files };
+        let pair = fresh();
+        this.write(&pair, &pair);
+        (this, pair)
+    }
+
+    fn write(&self, certificate: &CertifiedKey<KeyPair>, key: &CertifiedKey<KeyPair>) {
+        std::fs::write(&self.files.certificate, certificate.cert.pem()).expect("writes");
+        std::fs::write(&self.files.key, key.signing_key.serialize_pem()).expect("writes");
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn fresh() -> CertifiedKey<KeyPair> {
+    generate_simple_self_signed(vec!["localhost".into(), "127.0.0.1".into()]).expect("generates")
+}
+
+async fn start(files: &Files, interval: Duration, change: impl FnOnce(&mut Config)) -> TestGateway {
+    TestGateway::start_with(TestDb::create().await, |config| {
+        config.edge.tls = Some(files.files.clone());
+        config.limits.tls_reload_interval = interval;
+        change(config);
+    })
+    .await
+}
+
+/// A TLS connection by one who trusts this certificate alone.
+async fn connect(t: &TestGateway, trusted: &CertifiedKey<KeyPair>) -> std::io::Result<TlsStream<TcpStream>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(trusted.cert.der().clone()).expect("is one");
+    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(&[&version::TLS13, &version::TLS12])
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let name = ServerName::try_from("localhost").expect("a name");
+    let stream = TcpStream::connect(t.gateway.public_addr()).await.expect("connects");
+    within("TLS", TlsConnector::from(Arc::new(config)).connect(name, stream)).await
+}
+
+type Socket = WebSocketStream<TlsStream<TcpStream>>;
+
+async fn socket(t: &TestGateway, trusted: &CertifiedKey<KeyPair>, org: Uuid) -> Socket {
+    let stream = connect(t, trusted).await.expect("TLS");
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
+    let mut request = "wss://localhost/socket/websocket?vsn=2.0.0".into_client_request().expect("a request");
+    let bearer = format!("Bearer {}", token(org, &json!({})));
+    request.headers_mut().insert("authorization", bearer.parse().expect("a header"));
+    within("the upgrade", client_async(request, stream)).await.expect("is let in").0
+}
+
+async fn receive(socket: &mut Socket) -> Value {
+    match within("a message", socket.next()).await {
+        Some(Ok(Message::Text(text))) => serde_json::from_str(&text).expect("JSON"),
+        other => panic!("instead of a message: {other:?}"),
+    }
+}
+
+async fn join(socket: &mut Socket, topic: &str) {
+    socket.send(Message::text(json!(["1", "1", topic, "phx_join", {}]).to_string())).await.expect("sends");
+    assert_eq!(receive(socket).await[4]["status"], "ok");
+}
+
+#[tokio::test]
+async fn a_socket_over_tls_gets_everything_in_order_and_ends_properly() {
+    const EVENTS: usize = 200;
+    let (files, pair) = Files::new();
+    let t = start(&files, NEVER, |_| {}).await;
+    let org = t.db.create_org().await;
+    let mut socket = socket(&t, &pair, org).await;
+    join(&mut socket, "calls").await;
+    // More than the kernel's buffers and those of TLS hold, so that some waits in the outbox.
+    let publish = "select count(warden.publish($1, 'calls', 'large', jsonb_build_object('n', n, 'x', repeat('x', 10000))))
+                   from generate_series(0, $2 - 1) n";
+    sqlx::query(publish)
+        .bind(org)
+        .bind(i32::try_from(EVENTS).expect("small"))
+        .execute(&t.db.pool)
+        .await
+        .expect("publishes");
+    for n in 0..EVENTS {
+        let event = receive(&mut socket).await;
+        assert_eq!((&event[3], &event[4]["data"]["n"]), (&json!("large"), &json!(n)));
+    }
+    assert_eq!(t.gateway.metrics().direct_writes.get(), 0, "something went past TLS");
+    socket.send(Message::Ping("x".into())).await.expect("sends");
+    match within("a pong", socket.next()).await {
+        Some(Ok(Message::Pong(data))) => assert_eq!(&data[..], b"x"),
+        other => panic!("instead of a pong: {other:?}"),
+    }
+    let stopped = tokio::spawn(t.gateway.stop());
+    match within("a close", socket.next()).await {
+        Some(Ok(Message::Close(Some(frame)))) => assert_eq!(u16::from(frame.code), 1012),
+        other => panic!("instead of a close: {other:?}"),
+    }
+    socket.flush().await.expect("answers the close");
+    // rustls calls an end without close_notify an error, because anybody could have cut the stream there.
+    let mut rest = Vec::new();
+    let end = within("the end", socket.get_mut().read_to_end(&mut rest)).await;
+    assert_eq!(end.expect("a close_notify"), 0, "{rest:?}");
+    stopped.await.expect("stops");
+}
+
+#[tokio::test]
+async fn a_slow_client_over_tls_is_closed() {
+    let (files, pair) = Files::new();
+    let t = start(&files, NEVER, |config| {
+        config.limits.outbox.queue_bytes_max = 256 * 1024;
+        config.limits.session.close_timeout = Duration::from_secs(60);
+    })
+    .await;
+    let org = t.db.create_org().await;
+    let (mut slow, mut quick) = (socket(&t, &pair, org).await, socket(&t, &pair, org).await);
+    let tcp = socket2::SockRef::from(slow.get_ref().get_ref().0);
+    tcp.set_recv_buffer_size(64 * 1024).expect("a smaller buffer");
+    join(&mut slow, "calls").await;
+    join(&mut quick, "calls").await;
+    for _ in 0..300 {
+        let publish =
+            "select warden.publish($1, 'calls', 'large', jsonb_build_object('x', repeat('x', 30000)))";
+        sqlx::query(publish).bind(org).execute(&t.db.pool).await.expect("publishes");
+        assert_eq!(receive(&mut quick).await[3], "large");
+    }
+    let mut received = 0;
+    let code = within("a close", async {
+        loop {
+            match slow.next().await {
+                Some(Ok(Message::Text(_))) => received += 1,
+                Some(Ok(Message::Close(Some(frame)))) => break u16::from(frame.code),
+                other => panic!("instead of a close: {other:?}"),
+            }
+        }
+    })
+    .await;
+    assert!(code == 4429 && received < 300, "{code} after {received}");
+    drop((slow, quick));
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn who_speaks_no_tls_or_nothing_at_all_is_dropped() {
+    let (files, pair) = Files::new();
+    let t =
+        start(&files, NEVER, |config| config.limits.serve.header_timeout = Duration::from_millis(500)).await;
+    let mut silent = TcpStream::connect(t.gateway.public_addr()).await.expect("connects");
+    let mut plain = TcpStream::connect(t.gateway.public_addr()).await.expect("connects");
+    plain.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("writes");
+    for stream in [&mut silent, &mut plain] {
+        let mut answer = Vec::new();
+        // It may end in a reset.
+        let _ = within("the end", stream.read_to_end(&mut answer)).await;
+        assert!(!String::from_utf8_lossy(&answer).contains("HTTP"), "plain text was answered");
+    }
+    // And then a request must come, too.
+    let mut rests = connect(&t, &pair).await.expect("TLS");
+    let mut rest = Vec::new();
+    let _ = within("the end", rests.read_to_end(&mut rest)).await;
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_new_certificate_is_taken_while_sockets_stay_open() {
+    let (files, first) = Files::new();
+    let logs = LogCapture::begin();
+    let t = start(&files, SOON, |_| {}).await;
+    let org = t.db.create_org().await;
+    let mut open = socket(&t, &first, org).await;
+    join(&mut open, "calls").await;
+
+    let second = fresh();
+    assert!(connect(&t, &second).await.is_err());
+    files.write(&second, &second);
+    eventually("the new certificate", async || connect(&t, &second).await.is_ok()).await;
+    assert!(connect(&t, &first).await.is_err(), "the former is still in use");
+
+    // What can't be used is told of, and changes nothing.
+    let path = files.files.certificate.display().to_string();
+    let key_path = files.files.key.display().to_string();
+    let other = fresh();
+    files.write(&other, &second);
+    let told = |texts: &'static [&'static str]| {
+        let logs = &logs;
+        async move || !logs.lines_with(texts).is_empty()
+    };
+    eventually("a word", told(&["can't be used together", "WARDEN_TLS_KEY", "KeyMismatch"])).await;
+    std::fs::write(&files.files.certificate, "nonsense").expect("writes");
+    eventually("a word", async || !logs.lines_with(&["holds no certificate", &path]).is_empty()).await;
+    std::fs::write(&files.files.certificate, second.cert.pem()).expect("writes");
+    std::fs::write(&files.files.key, "nonsense").expect("writes");
+    eventually("a word", async || !logs.lines_with(&["holds no private key", &key_path]).is_empty()).await;
+    std::fs::remove_file(&files.files.certificate).expect("removes");
+    eventually("a word", async || !logs.lines_with(&["cannot read", &path]).is_empty()).await;
+    connect(&t, &second).await.expect("the last good one is in use");
+    // And each once, though it looks again and again.
+    assert_eq!(logs.lines_with(&["cannot read", &path]).len(), 1);
+
+    let third = fresh();
+    files.write(&third, &third);
+    eventually("the mended certificate", async || connect(&t, &third).await.is_ok()).await;
+    t.db.insert_call(org).await;
+    assert_eq!(receive(&mut open).await[3], "call.created");
+
+    // On SIGHUP at once. (The gateway above made the process listen to it: without that it would end.)
+    let (hung, before) = Files::new();
+    let h = start(&hung, NEVER, |_| {}).await;
+    let after = fresh();
+    hung.write(&after, &after);
+    connect(&h, &before).await.expect("nobody has looked yet");
+    eventually("the certificate after SIGHUP", async || {
+        kill_process(getpid(), Signal::HUP).expect("signals");
+        connect(&h, &after).await.is_ok()
+    })
+    .await;
+    h.gateway.stop().await;
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_gateway_with_a_bad_certificate_does_not_start() {
+    let (files, _) = Files::new();
+    std::fs::write(&files.files.key, fresh().signing_key.serialize_pem()).expect("writes");
+    let db = TestDb::create().await;
+    let error = TestGateway::try_gateway(&db, |config| config.edge.tls = Some(files.files.clone())).await;
+    let error = format!("{:#}", error.expect_err("a key of another certificate"));
+    assert!(error.contains("WARDEN_TLS_CERT and WARDEN_TLS_KEY can't be used together"), "{error}");
+}
+
+#[tokio::test]
+async fn phoenix_speaks_it() {
+    let (files, _) = Files::new();
+    let t = start(&files, NEVER, |_| {}).await;
+    let org = t.db.create_org().await;
+    let mut settings = phoenix_config(&t.gateway, &token(org, &json!({})));
+    settings["url"] = json!(format!("wss://localhost:{}/socket", t.gateway.public_addr().port()));
+    settings["topics"] = json!(["calls"]);
+    let mut client = Phoenix::start_trusting(&settings, Some(&files.files.certificate)).await;
+    client.next("open").await;
+    client.expect_reply("join", "calls", "ok").await;
+    let call = t.db.insert_call(org).await;
+    assert_eq!(client.expect_event("calls", "call.created").await["data"]["id"], json!(call));
+    t.gateway.stop().await;
+    client.expect_close(1012).await;
+}
