@@ -44,12 +44,12 @@ pub fn init(args: &LogArgs) -> anyhow::Result<()> {
     let registry = tracing_subscriber::registry().with(filter).with(discreet);
     let layer = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false);
+        .with_ansi(std::io::stderr().is_terminal());
     if args.log_json {
+        // Machines tell the audit trail from the rest by its target.
         registry.with(layer.json()).init();
     } else {
-        registry.with(layer).init();
+        registry.with(layer.with_target(false)).init();
     }
     Ok(())
 }
