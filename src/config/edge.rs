@@ -72,6 +72,9 @@ pub(super) struct EdgeArgs {
     /// Connections of one address that are not upgraded yet
     #[arg(long, env = "WARDEN_PENDING_PER_ADDRESS", value_name = "N", default_value_t = 256)]
     pending_per_address: usize,
+    /// New connections of one address, PER_SECOND:BURST
+    #[arg(long, env = "WARDEN_ARRIVALS_PER_ADDRESS", value_name = "RATE", default_value = "100:1000")]
+    arrivals_per_address: Rate,
     /// Handshakes of all addresses, PER_SECOND:BURST
     #[arg(long, env = "WARDEN_HANDSHAKES", value_name = "RATE", default_value = "2000:10000")]
     handshakes: Rate,
@@ -135,6 +138,7 @@ impl EdgeArgs {
     fn set_limits(&self, limits: &mut Limits) -> anyhow::Result<()> {
         let (connections, pending) = self.connections(raise_descriptors())?;
         limits.admission = AdmissionLimits {
+            arrivals_per_address: self.arrivals_per_address,
             handshakes_per_address: self.handshakes_per_address,
             handshakes: self.handshakes,
             ipv6_prefix_bits: self.ipv6_prefix,

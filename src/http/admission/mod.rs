@@ -9,6 +9,7 @@ mod address;
 mod buckets;
 mod counts;
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -31,6 +32,9 @@ pub use address::{ForwardedHeader, Proxies, parse_network};
 /// Limits of admission.
 #[derive(Clone, Copy, Debug)]
 pub struct AdmissionLimits {
+    /// New connections of one peer, unless it is a trusted proxy: each costs an `accept`, and perhaps a TLS
+    /// handshake, before anything is read.
+    pub arrivals_per_address: Rate,
     /// Handshakes of one address.
     pub handshakes_per_address: Rate,
     /// Handshakes of all addresses together.
@@ -62,6 +66,8 @@ pub struct AdmissionLimits {
 /// A limit that was reached. Its name is the one in metrics, its code the one in the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Reached {
+    #[error("too many new connections from this address: wait before trying again")]
+    ArrivalsPerAddress,
     #[error("too many connections of this address are waiting to be upgraded: end some, or try again")]
     PendingPerAddress,
     #[error("too many connections are waiting to be upgraded: try again")]
@@ -82,6 +88,7 @@ impl Reached {
     /// In error bodies, and as the label of the metric.
     pub(super) fn code(self) -> &'static str {
         match self {
+            Self::ArrivalsPerAddress => "arrivals_per_address",
             Self::PendingPerAddress => "pending_per_address",
             Self::Pending => "pending",
             Self::HandshakesPerAddress => "handshakes_per_address",
@@ -99,8 +106,8 @@ const FULL_RETRY_AFTER: Duration = Duration::from_secs(5);
 /// Refusals because of a limit that are told one by one in the log; of the others only how many.
 const TOLD_REFUSALS: Rate = Rate::new(5, 50);
 
-/// A user within an organisation.
-type UserKey = (OrgId, Box<str>);
+/// A user within an organisation: the hash of its `sub`, with a key of this process.
+type UserKey = (OrgId, u64);
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -110,10 +117,12 @@ pub struct Admission {
     pending: Arc<Counts<AddressKey>>,
     turned_away: Arc<Counts<AddressKey>>,
     delayed: Arc<Counts<AddressKey>>,
+    arrivals: Buckets<AddressKey>,
     addresses: Buckets<AddressKey>,
     handshakes: Mutex<Bucket>,
     orgs: Arc<Counts<OrgId>>,
     users: Arc<Counts<UserKey>>,
+    user_hasher: RandomState,
     told: Mutex<(Bucket, u64)>,
     has_warned: AtomicBool,
     metrics: Arc<Metrics>,
@@ -139,10 +148,12 @@ impl Admission {
             pending: Counts::new(limits.pending_max, limits.pending_per_address_max),
             turned_away: Counts::new(limits.turned_away_max, limits.turned_away_max),
             delayed: Counts::new(limits.delayed_max, limits.delayed_per_address_max),
+            arrivals: Buckets::new(limits.arrivals_per_address, limits.addresses_max),
             addresses: Buckets::new(limits.handshakes_per_address, limits.addresses_max),
             handshakes: Mutex::new(Bucket::full(now)),
             orgs: Counts::new(limits.sessions_max, limits.org_sessions_max),
             users: Counts::new(usize::MAX, limits.user_sessions_max),
+            user_hasher: RandomState::new(),
             told: Mutex::new((Bucket::full(now), 0)),
             has_warned: AtomicBool::new(false),
             limits,
@@ -155,6 +166,11 @@ impl Admission {
     pub(super) fn enter(&self, peer: IpAddr) -> Result<Pending, Reached> {
         let peer = peer.to_canonical();
         let key = (!self.proxies.trusts(peer)).then(|| self.key(peer));
+        if let Some(key) = key
+            && self.arrivals.take(key, Instant::now()).is_err()
+        {
+            return Err(self.reached(Reached::ArrivalsPerAddress));
+        }
         let held = self.pending.take(key).map_err(|full| match full {
             Full::Total => self.reached(Reached::Pending),
             Full::Each => self.reached(Reached::PendingPerAddress),
@@ -200,7 +216,7 @@ impl Admission {
     /// A place for a session of this identity.
     pub(super) fn seat(&self, identity: &Identity) -> Result<Seat, (Reached, Duration)> {
         let reached = |reached| (self.reached(reached), FULL_RETRY_AFTER);
-        let user = (identity.org, identity.subject.as_str().into());
+        let user = (identity.org, self.user_hasher.hash_one(&identity.subject));
         let _user = self.users.take(Some(user)).map_err(|_| reached(Reached::UserSessions))?;
         let _org = self.orgs.take(Some(identity.org)).map_err(|full| {
             reached(match full {
@@ -219,7 +235,7 @@ impl Admission {
         }
         let Ok(_held) = self.delayed.take(Some(self.key(client))) else { return };
         self.metrics.refusals_delayed.inc();
-        tokio::time::sleep(self.limits.refusal_delay.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+        tokio::time::sleep(with_jitter(self.limits.refusal_delay)).await;
     }
 
     /// Whether to tell in the log of a refusal because of a limit, and how many were not told before it.
@@ -246,5 +262,24 @@ impl Admission {
     fn reached(&self, reached: Reached) -> Reached {
         self.metrics.limit_reached(reached.code());
         reached
+    }
+}
+
+/// Between a half of it and all.
+fn with_jitter(max: Duration) -> Duration {
+    max.mul_f64(0.5 + fastrand::f64() / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_lie_between_a_half_and_all_and_differ() {
+        let max = Duration::from_secs(1);
+        let mut delays: Vec<_> = (0..50).map(|_| with_jitter(max)).collect();
+        assert!(delays.iter().all(|delay| (max / 2..=max).contains(delay)), "{delays:?}");
+        delays.dedup();
+        assert!(delays.len() > 40, "{delays:?}");
     }
 }

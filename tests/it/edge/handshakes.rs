@@ -68,6 +68,34 @@ async fn failed_handshakes_and_other_paths_count_too() {
 }
 
 #[tokio::test]
+async fn one_peer_connects_so_often_whatever_it_does_then() {
+    let t = TestGateway::start_with(TestDb::create().await, |config| {
+        config.limits.admission.arrivals_per_address = FEW;
+    })
+    .await;
+    let health = Upgrade::new().to("/livez");
+    let mut last = None;
+    for _ in 0..TRIES {
+        let answer = health.send(t.gateway.public_addr()).await;
+        let is_limited = answer.status == 429;
+        last = Some(answer);
+        if is_limited {
+            break;
+        }
+    }
+    assert_reached(&t, &last.expect("sent"), "arrivals_per_address");
+    eventually("there is room again", async || health.send(t.gateway.public_addr()).await.status == 200)
+        .await;
+    t.gateway.stop().await;
+    // Who speaks for many is not one.
+    let t = behind_a_proxy(|config| config.limits.admission.arrivals_per_address = FEW).await;
+    for _ in 0..TRIES {
+        assert_eq!(health.send(t.gateway.public_addr()).await.status, 200);
+    }
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
 async fn all_addresses_together_make_so_many() {
     let t = behind_a_proxy(|config| config.limits.admission.handshakes = FEW).await;
     let org = t.db.create_org().await;

@@ -116,9 +116,12 @@ async fn a_socket_over_tls_gets_everything_in_order_and_ends_properly() {
     let (files, pair) = Files::new();
     let t = start(&files, NEVER, |_| {}).await;
     let org = t.db.create_org().await;
-    let mut socket = socket(&t, &pair, org).await;
+    let (mut socket, mut quick) = (socket(&t, &pair, org).await, socket(&t, &pair, org).await);
+    let tcp = socket2::SockRef::from(socket.get_ref().get_ref().0);
+    tcp.set_recv_buffer_size(64 * 1024).expect("a smaller buffer");
     join(&mut socket, "calls").await;
-    // More than the kernel's buffers and those of TLS hold, so that some waits in the outbox.
+    join(&mut quick, "calls").await;
+    // More than the kernel's buffers and those of TLS hold, so that some waits in the outbox, and some in TLS.
     let publish = "select count(warden.publish($1, 'calls', 'large', jsonb_build_object('n', n, 'x', repeat('x', 10000))))
                    from generate_series(0, $2 - 1) n";
     sqlx::query(publish)
@@ -127,6 +130,9 @@ async fn a_socket_over_tls_gets_everything_in_order_and_ends_properly() {
         .execute(&t.db.pool)
         .await
         .expect("publishes");
+    for _ in 0..EVENTS {
+        receive(&mut quick).await;
+    }
     for n in 0..EVENTS {
         let event = receive(&mut socket).await;
         assert_eq!((&event[3], &event[4]["data"]["n"]), (&json!("large"), &json!(n)));
@@ -137,6 +143,7 @@ async fn a_socket_over_tls_gets_everything_in_order_and_ends_properly() {
         Some(Ok(Message::Pong(data))) => assert_eq!(&data[..], b"x"),
         other => panic!("instead of a pong: {other:?}"),
     }
+    quick.close(None).await.expect("says goodbye");
     let stopped = tokio::spawn(t.gateway.stop());
     match within("a close", socket.next()).await {
         Some(Ok(Message::Close(Some(frame)))) => assert_eq!(u16::from(frame.code), 1012),
