@@ -25,7 +25,8 @@ impl Subscriber {
         let (client, accepted) = tokio::join!(TcpStream::connect(addr), listener.accept());
         let (server, _) = accepted.expect("accepts");
         server.writable().await.expect("writable");
-        let registration = hub.register(org, Arc::new(Outbox::new(Arc::new(server), OUTBOX)));
+        let registration =
+            hub.register(org, Arc::new(Outbox::new(Arc::new(crate::hub::Transport::plain(server)), OUTBOX)));
         let subscribed = registration.subscribe(&calls(), |_| Bytes::new());
         let client = client.expect("connects").into_std().expect("a socket");
         Self { client, registration, subscribed: Some(subscribed) }
