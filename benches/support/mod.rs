@@ -16,7 +16,7 @@ use uuid::Uuid;
 use warden::app::Gateway;
 use warden::auth::VerifierConfig;
 use warden::cli::{TokenClaims, sign};
-use warden::config::{Config, DEFAULT_AUDIENCE, Limits};
+use warden::config::{Config, DEFAULT_AUDIENCE, Edge, Limits};
 use warden::events::ReaderState;
 use warden::postgres::cluster::{Binaries, Cluster, ClusterOptions, DataDir};
 
@@ -60,7 +60,8 @@ pub(crate) async fn gateway(cluster: &Cluster) -> anyhow::Result<Gateway> {
         listen: any_port,
         admin_listen: any_port,
         allowed_origins: Vec::new(),
-        limits: Limits::default(),
+        edge: Edge::default(),
+        limits: Limits::for_one_machine(),
     })
     .await?;
     gateway.reader().wait_for(|state| *state == ReaderState::Following).await?;
