@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use warden::postgres::cluster::Cluster;
 
 use crate::gateways::Gateway;
-use crate::proxy::Proxy;
+use crate::proxy::{Gate, Proxy};
 use crate::record::Record;
 
 /// Chaos, all of it: pauses between faults, and how long they last.
@@ -74,7 +74,7 @@ pub(crate) async fn gateways(
             }
         }
         pause(&mut stop, &mut random, GATEWAY_AWAY_MS).await;
-        gateway.start_again();
+        gateway.start_again().await;
     }
     gateways
 }
@@ -87,14 +87,37 @@ pub(crate) async fn network(
     mut random: fastrand::Rng,
 ) {
     while pause(&mut stop, &mut random, NETWORK_PAUSE_MS).await {
-        let proxy = &proxies[random.usize(..proxies.len())];
+        let gates = proxies[random.usize(..proxies.len())].gates();
+        if gates.is_empty() {
+            continue;
+        }
+        let gate = gates[random.usize(..gates.len())].clone();
         if random.u32(..CUT_ALL_ONE_IN) == 0 {
-            record.count_many("connections cut", proxy.cut_all());
+            record.count("times that all connections of a proxy were cut");
+            record.count_many("connections cut", gates.len());
+            gates.iter().for_each(|gate| turn(gate, Gate::Cut));
         } else if random.bool() {
-            record.count_many("connections cut", usize::from(proxy.cut_one(&mut random)));
+            record.count("connections cut");
+            turn(&gate, Gate::Cut);
         } else {
+            record.count("connections stalled");
             let delay = Duration::from_millis(random.u64(STALL_MS));
-            record.count_many("connections stalled", usize::from(proxy.stall_one(&mut random, delay)));
+            tokio::spawn(async move {
+                turn(&gate, Gate::Stalled);
+                tokio::time::sleep(delay).await;
+                turn(&gate, Gate::Open);
+            });
         }
     }
+}
+
+/// What was cut stays cut.
+fn turn(gate: &watch::Sender<Gate>, to: Gate) {
+    gate.send_if_modified(|gate| {
+        let is_news = *gate != Gate::Cut && *gate != to;
+        if is_news {
+            *gate = to;
+        }
+        is_news
+    });
 }

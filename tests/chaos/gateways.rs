@@ -1,13 +1,12 @@
 //! The gateways: the real binary, on ports that stay theirs, killed and started again.
 
-use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
-use tokio::process::{Child, Command};
+use rustix::process::Signal;
+
+use crate::guarded::Guarded;
 
 /// Signs the tokens.
 pub(crate) const SECRET: &str = "a secret for chaos of more than 32 bytes";
@@ -25,7 +24,7 @@ pub(crate) struct Gateway {
     admin: SocketAddr,
     database_url: String,
     log: PathBuf,
-    child: Child,
+    process: Guarded,
 }
 
 fn free_port(random: &mut fastrand::Rng) -> SocketAddr {
@@ -39,26 +38,26 @@ fn free_port(random: &mut fastrand::Rng) -> SocketAddr {
 }
 
 impl Gateway {
-    pub(crate) fn start(database_url: &str, log: PathBuf) -> Self {
+    pub(crate) async fn start(database_url: &str, log: PathBuf) -> Self {
         // Not of the seed: a run beside this one with the same seed must find others.
         let mut random = fastrand::Rng::new();
         let (addr, admin) = (free_port(&mut random), free_port(&mut random));
         let _ = std::fs::remove_file(&log);
-        let child = spawn(addr, admin, database_url, &log);
-        Self { addr, admin, database_url: database_url.to_owned(), log, child }
+        let process = spawn(addr, admin, database_url, &log).await;
+        Self { addr, admin, database_url: database_url.to_owned(), log, process }
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    pub(crate) fn start_again(&mut self) {
-        self.child = spawn(self.addr, self.admin, &self.database_url, &self.log);
+    pub(crate) async fn start_again(&mut self) {
+        self.process = spawn(self.addr, self.admin, &self.database_url, &self.log).await;
     }
 
     /// It ended without having been told to.
     pub(crate) fn has_ended(&mut self) -> Option<String> {
-        let status = self.child.try_wait().expect("is a child")?;
+        let status = self.process.ended()?;
         Some(format!(
             "the gateway on {} ended by itself: {status}; its log: {}",
             self.addr,
@@ -67,7 +66,8 @@ impl Gateway {
     }
 
     pub(crate) async fn kill(&mut self) {
-        self.child.kill().await.expect("is killed");
+        self.process.signal(Signal::KILL);
+        self.process.wait().await;
     }
 
     /// SIGTERM, and the end. The error says what was wrong about it.
@@ -75,11 +75,9 @@ impl Gateway {
         if let Some(ended) = self.has_ended() {
             return Err(ended);
         }
-        let id = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        kill_process(id.expect("it runs"), Signal::TERM).expect("is signalled");
-        match tokio::time::timeout(TERM_DEADLINE, self.child.wait()).await {
+        self.process.signal(Signal::TERM);
+        match tokio::time::timeout(TERM_DEADLINE, self.process.wait()).await {
             Ok(status) => {
-                let status = status.expect("is a child");
                 // Before its handler is there the signal itself ends it.
                 if status.success() || std::os::unix::process::ExitStatusExt::signal(&status).is_some() {
                     Ok(())
@@ -107,16 +105,13 @@ impl Gateway {
     }
 }
 
-fn spawn(addr: SocketAddr, admin: SocketAddr, database_url: &str, log: &PathBuf) -> Child {
-    let log = File::options().create(true).append(true).open(log).expect("the log can be written");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_warden"));
-    command.arg("serve").env_clear().envs([
+async fn spawn(addr: SocketAddr, admin: SocketAddr, database_url: &str, log: &Path) -> Guarded {
+    let variables = [
         ("DATABASE_URL", database_url),
         ("WARDEN_JWT_SECRET", SECRET),
         ("WARDEN_LISTEN", &addr.to_string()),
         ("WARDEN_ADMIN_LISTEN", &admin.to_string()),
         ("WARDEN_DRAIN_SECONDS", "1"),
-    ]);
-    command.stdin(Stdio::null()).stdout(log.try_clone().expect("clones")).stderr(log).kill_on_drop(true);
-    command.spawn().expect("the gateway starts")
+    ];
+    Guarded::serve(&variables, log).await
 }

@@ -1,15 +1,16 @@
 //! What was committed, by the writers' own account; when the database was away; and what went wrong.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-/// After a database came back, or a bulk was committed, its effects on replays may last so long.
-const AFTERMATH: Duration = Duration::from_secs(15);
-/// The same after a bulk, whose followers replay it two at a time.
-const BULK_AFTERMATH: Duration = Duration::from_secs(120);
+use crate::following::Following;
+
+/// A database that is back is followed again within the reader's longest delay before a new connection (2 s)
+/// and the time to connect.
+const AFTERMATH: Duration = Duration::from_secs(3);
 /// Complaints that are shown as they come; the others are counted.
 const COMPLAINTS_MAX: usize = 40;
 
@@ -44,14 +45,15 @@ pub(crate) enum Outcome {
 pub(crate) struct Transaction {
     pub(crate) mark: Uuid,
     pub(crate) outcome: Outcome,
-    pub(crate) events: Vec<Written>,
+    pub(crate) events: Arc<Vec<Written>>,
 }
 
 /// See the module's documentation.
 #[derive(Default)]
 pub(crate) struct Record {
     outages: Mutex<Vec<(Instant, Option<Instant>)>>,
-    bulk: Mutex<Option<Instant>>,
+    /// Of each mark, before its commit was sent: what a snapshot that shows the mark shows as well.
+    plans: Mutex<HashMap<Uuid, Arc<Vec<Written>>>>,
     counts: Mutex<BTreeMap<String, u64>>,
     complaints: Mutex<usize>,
 }
@@ -78,7 +80,7 @@ impl Record {
     }
 
     /// A complaint that is always shown: what a follower's whole run comes to.
-    fn verdict(&self, what: impl std::fmt::Display) {
+    pub(crate) fn verdict(&self, what: impl std::fmt::Display) {
         println!("WRONG in the end: {what}");
         *self.complaints.lock().expect("no panics") += 1;
         self.count("verdicts against followers");
@@ -98,19 +100,26 @@ impl Record {
         }
     }
 
-    pub(crate) fn bulk_begins(&self) {
-        *self.bulk.lock().expect("no panics") = Some(Instant::now());
+    /// Told before a commit is sent.
+    pub(crate) fn plan(&self, mark: Uuid, events: Vec<Written>) -> Arc<Vec<Written>> {
+        let events = Arc::new(events);
+        self.plans.lock().expect("no panics").insert(mark, Arc::clone(&events));
+        events
     }
 
-    /// Whether a replay that was asked for then may have found the log unreadable: documented as
-    /// `unavailable`, and the client may ask again with the same cursor.
-    pub(crate) fn excuse(&self, asked: Instant) -> Option<&'static str> {
+    /// The events of an organisation on a topic that these transactions wrote.
+    pub(crate) fn events_of(&self, marks: &[Uuid], org: Uuid, is_calls: bool) -> HashSet<Key> {
+        let plans = self.plans.lock().expect("no panics");
+        let events = marks.iter().filter_map(|mark| plans.get(mark)).flat_map(|events| events.iter());
+        events.filter(|e| e.org == org && (e.on_calls || !is_calls)).map(|e| e.key).collect()
+    }
+
+    /// Whether a replay that was asked for then, and refused now, may have found the log unreadable: only
+    /// where the database was away at some moment between, or the gateway could not know yet that it was
+    /// back.
+    pub(crate) fn was_away_since(&self, asked: Instant) -> bool {
         let outages = self.outages.lock().expect("no panics");
-        if outages.iter().any(|(_, back)| back.is_none_or(|back| back + AFTERMATH >= asked)) {
-            return Some("the database was away");
-        }
-        let bulk = self.bulk.lock().expect("no panics");
-        bulk.filter(|bulk| *bulk + BULK_AFTERMATH >= asked).map(|_| "after the bulk")
+        outages.iter().any(|(_, back)| back.is_none_or(|back| back + AFTERMATH >= asked))
     }
 
     pub(crate) fn print(&self) {
@@ -145,7 +154,7 @@ impl Expected {
             }
             record.count("transactions committed");
             record.count_many("events committed", transaction.events.len());
-            for event in &transaction.events {
+            for event in transaction.events.iter() {
                 expected.of.entry((event.org, false)).or_default().insert(event.key);
                 if event.on_calls {
                     expected.of.entry((event.org, true)).or_default().insert(event.key);
@@ -155,23 +164,21 @@ impl Expected {
         expected
     }
 
-    /// Complains of every difference between what had to be seen and what was.
-    pub(crate) fn check(&self, who: &str, org: Uuid, is_calls: bool, seen: &HashSet<Key>, record: &Record) {
+    /// Complains of every difference between what had to be seen, by events or in a snapshot, and what was.
+    pub(crate) fn check(&self, who: &str, org: Uuid, following: &Following, record: &Record) {
         let none = HashSet::new();
-        let expected = self.of.get(&(org, is_calls)).unwrap_or(&none);
-        let verdicts = [
-            ("missed", expected.difference(seen).min(), expected.difference(seen).count()),
-            (
-                "saw what was never committed there:",
-                seen.difference(expected).min(),
-                seen.difference(expected).count(),
-            ),
-        ];
-        for (what, first, count) in verdicts {
+        let expected = self.of.get(&(org, following.is_calls())).unwrap_or(&none);
+        let missed = || expected.iter().filter(|key| !following.knows(key));
+        let foreign = || following.seen.difference(expected);
+        for (what, first, count) in [
+            ("missed", missed().min(), missed().count()),
+            ("saw what was never committed there:", foreign().min(), foreign().count()),
+        ] {
             if let Some(first) = first {
                 record.verdict(format!("{who}: {what} {count} events; the first: {first:?}"));
             }
         }
-        record.count_many("events seen", seen.len());
+        record.count_many("events seen", following.seen.len());
+        record.count_many("events skipped, being in a snapshot", following.in_snapshots());
     }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::PgConnection;
-use sqlx::{Connection as _, Postgres, Row as _};
-use tokio::sync::watch;
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, Postgres, Row as _};
+use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
 use crate::record::{Key, Outcome, Record, Transaction, Written};
@@ -26,11 +26,20 @@ const LARGE_ONE_IN: u32 = 12;
 /// Chaos: one in so many hangs up while it commits, after so long, and does not learn what became of it.
 const IMPATIENT_ONE_IN: u32 = 25;
 const IMPATIENT_MICROS: std::ops::Range<u64> = 0..3_000;
+/// One in so many is rolled back to a savepoint, and goes on.
+const SAVEPOINT_ONE_IN: u32 = 20;
+/// One in so many checks its constraints at once, so that no bell rings at its commit.
+const WITHOUT_BELL_ONE_IN: u32 = 20;
+/// One in so many commits in two phases, where no bell may ring either.
+const TWO_PHASE_ONE_IN: u32 = 20;
 const LARGE_BYTES: i32 = 20_000;
 /// Delay before the next try to connect.
 const RECONNECT_DELAY: Duration = Duration::from_millis(50);
 /// A try to connect, or to commit, takes no longer.
 const DATABASE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// The organisation of the bulk statements, at this place in the list; few follow it.
+pub(crate) const BULK_ORG: usize = 0;
 
 /// What all writers need.
 #[derive(Clone)]
@@ -39,6 +48,7 @@ pub(crate) struct World {
     pub(crate) orgs: Arc<Vec<Uuid>>,
     pub(crate) record: Arc<Record>,
     pub(crate) stop: watch::Receiver<bool>,
+    pub(crate) snapshots: Arc<Semaphore>,
 }
 
 impl World {
@@ -85,6 +95,22 @@ async fn connect_after(world: &World, former: Option<&Backend>) -> (PgConnection
     }
 }
 
+/// Commits what was prepared under this name, until it is known to be gone.
+async fn finish_prepared(world: &World, mark: Uuid) {
+    loop {
+        let mut connection = world.connect().await;
+        let sql = "select exists (select from pg_prepared_xacts where gid = $1)";
+        let there = sqlx::query_scalar(sql).bind(mark.to_string()).fetch_one(&mut connection).await;
+        match there {
+            Ok(false) => return,
+            Ok(true) => {
+                let _ = connection.execute(AssertSqlSafe(format!("commit prepared '{mark}'"))).await;
+            }
+            Err(_) => tokio::time::sleep(RECONNECT_DELAY).await,
+        }
+    }
+}
+
 struct Writer {
     world: World,
     id: u64,
@@ -92,16 +118,19 @@ struct Writer {
     random: fastrand::Rng,
     /// Calls that are there: organisation, id, number of the last change.
     calls: Vec<(Uuid, Uuid, u64)>,
+    /// A transaction whose commit was perhaps sent.
+    planned: Option<(Uuid, Arc<Vec<Written>>)>,
 }
 
 /// Writes until told to stop; the transactions that may have been committed.
 pub(crate) async fn write(world: World, id: u64, random: fastrand::Rng) -> Vec<Transaction> {
-    let mut writer = Writer { world, id, n: 0, random, calls: Vec::new() };
+    let mut writer = Writer { world, id, n: 0, random, calls: Vec::new(), planned: None };
     let mut transactions = Vec::new();
     let (mut connection, mut backend) = connect_after(&writer.world, None).await;
     while !*writer.world.stop.borrow() {
         tokio::time::sleep(Duration::from_millis(writer.random.u64(PAUSE_MS))).await;
         let calls = writer.calls.clone();
+        writer.planned = None;
         let attempt = tokio::time::timeout(DATABASE_DEADLINE, writer.transaction(&mut connection)).await;
         match attempt {
             Ok(Ok(Some(transaction))) => {
@@ -119,9 +148,14 @@ pub(crate) async fn write(world: World, id: u64, random: fastrand::Rng) -> Vec<T
                 writer.calls = calls;
             }
             Ok(Err(_)) | Err(_) => {
-                // Before its commit: it can't have happened.
-                writer.world.record.count("transactions broken off");
-                writer.calls = calls;
+                if let Some((mark, events)) = writer.planned.take() {
+                    transactions.push(Transaction { mark, outcome: Outcome::Unknown, events });
+                    writer.calls.clear();
+                } else {
+                    // Before its commit: it can't have happened.
+                    writer.world.record.count("transactions broken off");
+                    writer.calls = calls;
+                }
                 drop(connection);
                 (connection, backend) = connect_after(&writer.world, backend.as_ref()).await;
             }
@@ -139,12 +173,20 @@ impl Writer {
         let mark = Uuid::from_u128(self.random.u128(..));
         let mut events = Vec::new();
         let mut tx = connection.begin().await?;
+        let is_two_phase = self.random.u32(..TWO_PHASE_ONE_IN) == 0;
+        let is_without_bell = !is_two_phase && self.random.u32(..WITHOUT_BELL_ONE_IN) == 0;
+        if is_without_bell {
+            tx.execute("set constraints all immediate").await?;
+        }
         sqlx::query("insert into chaos_marks values ($1)").bind(mark).execute(&mut *tx).await?;
         for _ in 0..self.random.usize(1..4) {
             self.event(&mut tx, &mut events).await?;
         }
+        if self.random.u32(..SAVEPOINT_ONE_IN) == 0 {
+            self.roll_back_to_savepoint(&mut tx).await?;
+        }
         if self.random.u32(..HELD_ONE_IN) == 0 {
-            self.world.record.count("transactions held open");
+            self.count("transactions held open");
             tokio::time::sleep(Duration::from_millis(self.random.u64(HELD_MS))).await;
         }
         if self.random.u32(..ROLLED_BACK_ONE_IN) == 0 {
@@ -156,11 +198,64 @@ impl Writer {
         } else {
             DATABASE_DEADLINE / 2
         };
+        let events = self.world.record.plan(mark, events);
+        self.planned = Some((mark, Arc::clone(&events)));
+        if is_two_phase {
+            return self.commit_in_two_phases(tx, mark, events).await;
+        }
         let outcome = match tokio::time::timeout(patience, tx.commit()).await {
             Ok(Ok(())) => Outcome::Committed,
             _ => Outcome::Unknown,
         };
+        if is_without_bell && outcome == Outcome::Committed {
+            self.count("transactions committed without a bell");
+        }
         Ok(Some(Transaction { mark, outcome, events }))
+    }
+
+    /// Writes something that must not be seen.
+    async fn roll_back_to_savepoint(
+        &mut self,
+        tx: &mut sqlx::Transaction<'_, Postgres>,
+    ) -> Result<(), sqlx::Error> {
+        let calls = self.calls.clone();
+        let mut within = tx.begin().await?;
+        self.event(&mut within, &mut Vec::new()).await?;
+        within.rollback().await?;
+        self.calls = calls;
+        self.count("rollbacks to a savepoint");
+        Ok(())
+    }
+
+    /// Prepares, and finishes whatever happens to the connection or the database between.
+    async fn commit_in_two_phases(
+        &mut self,
+        mut tx: sqlx::Transaction<'_, Postgres>,
+        mark: Uuid,
+        events: Arc<Vec<Written>>,
+    ) -> Result<Option<Transaction>, sqlx::Error> {
+        let prepare = format!("prepare transaction '{mark}'");
+        let is_prepared = tx.execute(AssertSqlSafe(prepare)).await.is_ok();
+        // The server has left the transaction; the driver's rollback, on drop, does nothing but warn.
+        drop(tx);
+        if is_prepared {
+            self.count("transactions prepared");
+        }
+        if self.random.u32(..HELD_ONE_IN / 8) == 0 {
+            self.count("prepared transactions held");
+            tokio::time::sleep(Duration::from_millis(self.random.u64(HELD_MS))).await;
+        }
+        finish_prepared(&self.world, mark).await;
+        // Whether it was prepared, and so committed, only its mark tells where the connection broke.
+        let outcome = if is_prepared { Outcome::Committed } else { Outcome::Unknown };
+        if is_prepared {
+            self.count("transactions committed in two phases");
+        }
+        Ok(Some(Transaction { mark, outcome, events }))
+    }
+
+    fn count(&self, what: &str) {
+        self.world.record.count(what);
     }
 
     async fn event(
@@ -217,7 +312,7 @@ impl Writer {
 
 /// One statement of many rows, tried until it is known to be committed.
 pub(crate) async fn bulk(world: World, id: u64, rows: u32, mut random: fastrand::Rng) -> Vec<Transaction> {
-    let org = world.orgs[random.usize(..world.orgs.len())];
+    let org = world.orgs[BULK_ORG];
     let mut transactions = Vec::new();
     for attempt in 0_u64.. {
         let mut connection = world.connect().await;
@@ -227,17 +322,16 @@ pub(crate) async fn bulk(world: World, id: u64, rows: u32, mut random: fastrand:
         let last = first + u64::from(rows) - 1;
         let key = |n| Key { is_deletion: false, writer: id, n };
         let events = (first..=last).map(|n| Written { org, on_calls: true, key: key(n) }).collect();
+        let events = world.record.plan(mark, events);
         let sql = "with marked as (insert into chaos_marks values ($1))
                    insert into calls (org_id, metadata)
                    select $2, jsonb_build_object('writer', $3, 'n', n) from generate_series($4, $5) n";
         let query = sqlx::query(sql).bind(mark).bind(org).bind(id.cast_signed());
         let query = query.bind(first.cast_signed()).bind(last.cast_signed());
-        world.record.bulk_begins();
         let is_done = query.execute(&mut connection).await.is_ok();
         let outcome = if is_done { Outcome::Committed } else { Outcome::Unknown };
         transactions.push(Transaction { mark, outcome, events });
         if is_done {
-            world.record.bulk_begins();
             world.record.count(format!("bulk statements of {rows} rows"));
             break;
         }

@@ -1,9 +1,8 @@
-//! A TCP proxy before each gateway, whose connections can be cut and stalled one by one. It must not look
-//! into what it carries.
+//! A plain TCP proxy before one gateway or several, in turn; its connections can be cut and stalled one by
+//! one. It must not look into what it carries. Shared by `tests/it` and `tests/chaos`.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
@@ -13,9 +12,11 @@ use tokio::sync::watch;
 /// Bytes carried in one go.
 const BUFFER_BYTES: usize = 16 * 1024;
 
+/// What a connection does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Gate {
+pub(crate) enum Gate {
     Open,
+    /// It stays open and carries nothing, as when a host or a cable is gone: neither side is told.
     Stalled,
     Cut,
 }
@@ -28,21 +29,26 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// Listens; serves until the runtime ends.
-    pub(crate) async fn start(gateway: SocketAddr) -> Self {
+    /// Listens; serves until the runtime ends. Connections go to the targets in turn; where nobody listens
+    /// the next one is tried, as a balancer does.
+    pub(crate) async fn start(targets: Vec<SocketAddr>) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port is free");
         let addr = listener.local_addr().expect("is bound");
         let gates = Arc::new(Mutex::new(Vec::new()));
         let proxy = Self { addr, gates };
         let of_task = proxy.clone();
         tokio::spawn(async move {
+            let mut turn = 0;
             while let Ok((client, _)) = listener.accept().await {
                 let (send, gate) = watch::channel(Gate::Open);
                 let mut gates = of_task.gates.lock().expect("nobody panics with it");
                 gates.retain(|gate| gate.receiver_count() > 0);
                 gates.push(send);
                 drop(gates);
-                tokio::spawn(carry(client, gateway, gate));
+                let mut targets = targets.clone();
+                targets.rotate_left(turn);
+                turn = (turn + 1) % targets.len();
+                tokio::spawn(carry(client, targets, gate));
             }
         });
         proxy
@@ -52,48 +58,23 @@ impl Proxy {
         self.addr
     }
 
-    /// Cuts one of the connections. False where there is none.
-    pub(crate) fn cut_one(&self, random: &mut fastrand::Rng) -> bool {
-        self.pick(random).is_some_and(|gate| gate.send(Gate::Cut).is_ok())
-    }
-
-    /// Cuts them all; how many there were.
-    pub(crate) fn cut_all(&self) -> usize {
+    /// The connections that are there.
+    pub(crate) fn gates(&self) -> Vec<watch::Sender<Gate>> {
         let gates = self.gates.lock().expect("nobody panics with it");
-        gates.iter().filter(|gate| gate.send(Gate::Cut).is_ok()).count()
-    }
-
-    /// Carries nothing on one of the connections for a while.
-    pub(crate) fn stall_one(&self, random: &mut fastrand::Rng, delay: Duration) -> bool {
-        let Some(gate) = self.pick(random) else { return false };
-        tokio::spawn(async move {
-            gate.send_if_modified(|g| {
-                *g == Gate::Open && {
-                    *g = Gate::Stalled;
-                    true
-                }
-            });
-            tokio::time::sleep(delay).await;
-            gate.send_if_modified(|g| {
-                *g == Gate::Stalled && {
-                    *g = Gate::Open;
-                    true
-                }
-            });
-        });
-        true
-    }
-
-    fn pick(&self, random: &mut fastrand::Rng) -> Option<watch::Sender<Gate>> {
-        let gates = self.gates.lock().expect("nobody panics with it");
-        let alive: Vec<_> = gates.iter().filter(|gate| gate.receiver_count() > 0).collect();
-        (!alive.is_empty()).then(|| alive[random.usize(..alive.len())].clone())
+        gates.iter().filter(|gate| gate.receiver_count() > 0).cloned().collect()
     }
 }
 
-async fn carry(mut client: TcpStream, gateway: SocketAddr, gate: watch::Receiver<Gate>) {
+async fn carry(mut client: TcpStream, targets: Vec<SocketAddr>, gate: watch::Receiver<Gate>) {
+    let mut server = None;
+    for target in targets {
+        if let Ok(stream) = TcpStream::connect(target).await {
+            server = Some(stream);
+            break;
+        }
+    }
     // Where nobody listens the client is dropped, as it would be without a proxy.
-    let Ok(mut server) = TcpStream::connect(gateway).await else { return };
+    let Some(mut server) = server else { return };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let mut cut = gate.clone();
     let (client_read, client_write) = client.split();
