@@ -8,6 +8,7 @@ use clap::Args;
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
+use tokio::time::MissedTickBehavior;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
@@ -17,8 +18,8 @@ use crate::config::DEFAULT_URL;
 use crate::shutdown;
 use crate::wire::{CLOSE_CODES, Retry};
 
-/// Heartbeats keep the session: the gateway ends one that is silent for 60 s.
-const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(25);
+/// Longest handshake, from the connection to the 101.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Delays before a new connection: the first, doubling up to the second.
 const RECONNECT_DELAYS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
@@ -37,6 +38,10 @@ pub(super) struct TailArgs {
     /// The gateway's socket
     #[arg(long, env = "WARDEN_URL", value_name = "URL", default_value = DEFAULT_URL)]
     url: String,
+    /// Between heartbeats, in seconds; a gateway that says nothing from one to the next is given up
+    #[arg(long, env = "WARDEN_HEARTBEAT_SECONDS", value_name = "SECONDS", default_value_t = 25,
+          value_parser = clap::value_parser!(u64).range(1..=30))]
+    heartbeat_seconds: u64,
     /// Token (see `warden token`); it is sent in a header, never in the URL
     #[arg(long, env = "WARDEN_TOKEN", hide_env_values = true, value_name = "WARDEN_TOKEN")]
     token: String,
@@ -95,29 +100,54 @@ async fn follow(
             return Ok(Ended::Lost(error.to_string()));
         }
     }
-    let mut heartbeat = tokio::time::interval(HEARTBEAT_INTERVAL);
+    // They keep the session (the gateway ends one that is silent for 60 s), and their replies tell that the
+    // gateway is there: a connection whose other end vanished says nothing, and fails at no write.
+    let mut heartbeat = tokio::time::interval(Duration::from_secs(args.heartbeat_seconds));
+    heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut was_heard = true;
     loop {
         tokio::select! {
+            message = socket.next() => {
+                was_heard = true;
+                if let Some(ended) = on_frame(args, cursors, backoff, message)? {
+                    return Ok(ended);
+                }
+            }
             _ = heartbeat.tick() => {
+                if !std::mem::take(&mut was_heard) {
+                    return Ok(Ended::Lost(format!("no reply to a heartbeat within {} s", args.heartbeat_seconds)));
+                }
                 let beat = json!([null, "hb", "phoenix", "heartbeat", {}]);
                 if let Err(error) = socket.send(Message::text(beat.to_string())).await {
                     return Ok(Ended::Lost(error.to_string()));
                 }
             }
-            message = socket.next() => match message {
-                Some(Ok(Message::Text(text))) => {
-                    if let Some(ended) = on_message(args, cursors, &text)? {
-                        return Ok(ended);
-                    }
-                    backoff.reset();
-                }
-                Some(Ok(Message::Close(frame))) => return Ok(closed(frame.map(|f| (u16::from(f.code), f.reason.to_string())))),
-                Some(Ok(_)) => {}
-                Some(Err(error)) => return Ok(Ended::Lost(error.to_string())),
-                None => return Ok(Ended::Lost("the connection ended".to_owned())),
-            },
         }
     }
+}
+
+/// What came from the socket, and whether that ends the connection.
+fn on_frame(
+    args: &TailArgs,
+    cursors: &mut [Option<String>],
+    backoff: &mut Backoff,
+    message: Option<Result<Message, WsError>>,
+) -> anyhow::Result<Option<Ended>> {
+    Ok(match message {
+        Some(Ok(Message::Text(text))) => {
+            let ended = on_message(args, cursors, &text)?;
+            if ended.is_none() {
+                backoff.reset();
+            }
+            ended
+        }
+        Some(Ok(Message::Close(frame))) => {
+            Some(closed(frame.map(|f| (u16::from(f.code), f.reason.to_string()))))
+        }
+        Some(Ok(_)) => None,
+        Some(Err(error)) => Some(Ended::Lost(error.to_string())),
+        None => Some(Ended::Lost("the connection ended".to_owned())),
+    })
 }
 
 async fn connect(args: &TailArgs) -> anyhow::Result<Result<Socket, Ended>> {
@@ -126,7 +156,11 @@ async fn connect(args: &TailArgs) -> anyhow::Result<Result<Socket, Ended>> {
         url.as_str().into_client_request().with_context(|| format!("WARDEN_URL {:?}", args.url))?;
     let value = format!("Bearer {}", args.token.trim()).parse().context("the token is no header value")?;
     request.headers_mut().insert("authorization", value);
-    Ok(match connect_async(request).await {
+    let Ok(connected) = tokio::time::timeout(CONNECT_TIMEOUT, connect_async(request)).await else {
+        let why = format!("no answer from {} within {} s", args.url, CONNECT_TIMEOUT.as_secs());
+        return Ok(Err(Ended::Lost(why)));
+    };
+    Ok(match connected {
         Ok((socket, _)) => Ok(socket),
         Err(WsError::Http(response)) => {
             let body = String::from_utf8_lossy(response.body().as_deref().unwrap_or_default()).into_owned();

@@ -1,20 +1,15 @@
 //! The gateways: the real binary, on ports that stay theirs, killed and started again.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::guarded::Guarded;
+use crate::guarded::{Guarded, free_port};
 
 /// Signs the tokens.
 pub(crate) const SECRET: &str = "a secret for chaos of more than 32 bytes";
-/// Below the range from which the kernel takes ports of outgoing connections: while a gateway is down,
-/// nobody else may come by its port.
-const PORTS: std::ops::Range<u16> = 20_000..32_000;
-/// So many times a port is tried.
-const PORT_TRIES: usize = 100;
 /// Longest end after SIGTERM: the drain's window and rest, and a busy machine.
 const TERM_DEADLINE: Duration = Duration::from_secs(40);
 
@@ -27,21 +22,9 @@ pub(crate) struct Gateway {
     process: Guarded,
 }
 
-fn free_port(random: &mut fastrand::Rng) -> SocketAddr {
-    for _ in 0..PORT_TRIES {
-        let addr = SocketAddr::from(([127, 0, 0, 1], random.u16(PORTS)));
-        if TcpListener::bind(addr).is_ok() {
-            return addr;
-        }
-    }
-    panic!("no free port in {PORTS:?}")
-}
-
 impl Gateway {
     pub(crate) async fn start(database_url: &str, log: PathBuf) -> Self {
-        // Not of the seed: a run beside this one with the same seed must find others.
-        let mut random = fastrand::Rng::new();
-        let (addr, admin) = (free_port(&mut random), free_port(&mut random));
+        let (addr, admin) = (free_port(), free_port());
         let _ = std::fs::remove_file(&log);
         let process = spawn(addr, admin, database_url, &log).await;
         Self { addr, admin, database_url: database_url.to_owned(), log, process }

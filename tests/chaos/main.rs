@@ -51,9 +51,10 @@ const ORGS: usize = 7;
 const WRITERS: u64 = 6;
 /// One in so many followers is of the organisation that the bulk statements write to.
 const OF_BULK_ONE_IN: usize = 24;
-const BULK_ROWS: u32 = 50_000;
-/// A bulk statement comes so often, the first half of it after the start.
-const BULK_INTERVAL: Duration = Duration::from_secs(60);
+/// In turn: more than a replay brings, and less.
+const BULK_ROWS: [u32; 2] = [50_000, 20_000];
+/// Two bulk statements come in a short run, evenly; in a long one they come so often.
+const BULK_INTERVAL: Duration = Duration::from_secs(40);
 const CONNECTIONS_MAX: u32 = 100;
 const SECONDS_DEFAULT: u64 = 30;
 /// From here on a run is a long one.
@@ -257,19 +258,15 @@ async fn start_gateways(database_url: &str) -> (Vec<Gateway>, Vec<Proxy>) {
 
 /// Bulk statements now and then, for as long as chaos lasts.
 async fn bulks(plan: &Plan, world: &World, random: &mut fastrand::Rng) -> Vec<JoinHandle<Vec<Transaction>>> {
+    let interval = (plan.duration / 3).min(BULK_INTERVAL);
+    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
+    let end = tokio::time::Instant::now() + plan.duration;
     let mut statements = Vec::new();
-    let first = (plan.duration / 2).min(BULK_INTERVAL / 2);
-    let mut at = first;
-    tokio::time::sleep(first).await;
-    for id in WRITERS + 1.. {
-        let bulk = writers::bulk(world.clone(), id, BULK_ROWS, random.fork());
-        statements.push(tokio::spawn(bulk));
-        let rest = plan.duration.saturating_sub(at);
-        tokio::time::sleep(rest.min(BULK_INTERVAL)).await;
-        at += BULK_INTERVAL;
-        if at >= plan.duration {
+    for (id, rows) in (WRITERS + 1..).zip(BULK_ROWS.into_iter().cycle()) {
+        if tokio::time::timeout_at(end, ticks.tick()).await.is_err() {
             break;
         }
+        statements.push(tokio::spawn(writers::bulk(world.clone(), id, rows, random.fork())));
     }
     statements
 }
@@ -338,6 +335,7 @@ const HAPPENED: &[&str] = &[
     "resumes",
     "resumes of phoenix",
     "bulk statements of 50000 rows",
+    "bulk statements of 20000 rows",
     "transactions held open",
     "transactions rolled back",
     "rollbacks to a savepoint",

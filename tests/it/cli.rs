@@ -1,5 +1,6 @@
 //! The binary as people use it: what it prints, where, and with which exit code it ends.
 
+use std::net::SocketAddr;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use warden::postgres::cluster::SUPERUSER;
 use crate::harness::{
     SECRET, TestDb, TestGateway, Upgrade, eventually, gives_away, shared_cluster_url, token, within,
 };
+use crate::proxy::{Gate, Proxy};
 
 /// The binary, with these variables and no others.
 fn warden(args: &[&str], variables: &[(&str, &str)]) -> Command {
@@ -57,7 +59,11 @@ struct Tail {
 
 impl Tail {
     fn start(t: &TestGateway, org: Uuid, args: &[&str]) -> Self {
-        let url = format!("ws://{}/socket", t.gateway.public_addr());
+        Self::start_at(t.gateway.public_addr(), org, args)
+    }
+
+    fn start_at(addr: SocketAddr, org: Uuid, args: &[&str]) -> Self {
+        let url = format!("ws://{addr}/socket");
         let jwt = token(org, &json!({}));
         let args = [&["tail"], args].concat();
         let mut child =
@@ -204,6 +210,27 @@ async fn tail_comes_back_when_the_gateway_was_replaced() {
     assert!(words.contains("1012") && words.contains(&addr.to_string()), "{words}");
     tail.signal(rustix::process::Signal::INT);
     assert_eq!(within("the end", tail.child.wait()).await.expect("ends").code(), Some(0));
+}
+
+/// The gateway's host vanishes without a word: neither a FIN nor a reset comes.
+#[tokio::test]
+async fn tail_notices_a_gateway_that_vanished() {
+    let t = TestGateway::start().await;
+    let org = t.db.create_org().await;
+    let proxy = Proxy::start(vec![t.gateway.public_addr()]).await;
+    let mut tail = Tail::start_at(proxy.addr(), org, &["calls", "--heartbeat-seconds", "1"]);
+    tail.follows(&t.db, org, "before").await;
+    for gate in proxy.gates() {
+        gate.send_replace(Gate::Stalled);
+    }
+    // Not on the connection that carries nothing any more.
+    let missed = t.db.insert_call(org).await;
+    assert_eq!(tail.next("before").await["payload"]["data"]["id"], missed.to_string());
+    tail.signal(rustix::process::Signal::INT);
+    let (status, said) = tail.end().await;
+    assert_eq!(status.code(), Some(0));
+    assert!(said.contains("no reply to a heartbeat within 1 s"), "{said}");
+    t.gateway.stop().await;
 }
 
 #[tokio::test]

@@ -16,9 +16,11 @@
 //! | `resume` | coming back with a cursor: what was missed, once, then live |
 //! | `retention` | the ring of the log moves on |
 //! | `restart` | a database that goes away and comes back |
+//! | `rolling` | nodes replaced one after the other behind a balancer |
 //! | `schema` | rights, claims, and what the schema refuses, without a gateway |
 //! | `secrecy` | tokens and secrets in logs |
 //! | `shutdown` | going down, one session after the other |
+//! | `slow` | clients that read slowly or vanish: they end, and alone |
 //! | `upgrade` | who may not connect: each refusal with its status and code |
 
 #![expect(unreachable_pub, reason = "nothing links against a test; pub marks the harness's designed API")]
@@ -30,15 +32,21 @@ mod delivery;
 mod dev;
 mod edge;
 mod frames;
+#[path = "../support/guarded.rs"]
+mod guarded;
 mod harness;
 mod isolation;
 mod limits;
 mod phoenix;
+#[path = "../support/proxy.rs"]
+mod proxy;
 mod refresh;
 mod restart;
 mod resume;
 mod retention;
+mod rolling;
 mod schema;
 mod secrecy;
 mod shutdown;
+mod slow;
 mod upgrade;

@@ -9,12 +9,15 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
+use uuid::Uuid;
+use warden::app::Gateway;
 
 use crate::harness::{Client, TestDb, TestGateway, eventually, token, within};
 
 const SESSIONS: usize = 30;
 
-async fn status(addr: SocketAddr, path: &str) -> Option<u16> {
+/// The status of a GET; none where nobody listens.
+pub async fn status(addr: SocketAddr, path: &str) -> Option<u16> {
     let mut stream = TcpStream::connect(addr).await.ok()?;
     let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.ok()?;
@@ -24,7 +27,7 @@ async fn status(addr: SocketAddr, path: &str) -> Option<u16> {
 }
 
 /// Reads to the end; the names of the events before the Close, and its code.
-async fn to_the_end(mut client: Client) -> (Vec<String>, u16) {
+async fn to_the_end(client: &mut Client) -> (Vec<String>, u16) {
     let mut events = Vec::new();
     loop {
         match within("a message or a Close", client.socket.next()).await {
@@ -56,7 +59,7 @@ async fn sessions_are_closed_one_after_the_other() {
         client.join("calls").await;
         let first_end = first_end.clone();
         ends.push(tokio::spawn(async move {
-            let end = to_the_end(client).await;
+            let end = to_the_end(&mut client).await;
             let _ = first_end.send(()).await;
             end
         }));
@@ -78,6 +81,68 @@ async fn sessions_are_closed_one_after_the_other() {
     }
     assert!((1..SESSIONS).contains(&told), "{told} of {SESSIONS} were there after the first was closed");
     within("the gateway is down", stopping).await.expect("stops");
+}
+
+/// Reads nothing until the gateway was told to stop, then everything.
+#[tokio::test]
+async fn what_was_queued_goes_out_before_the_close() {
+    const EVENTS: usize = 60;
+    let db = TestDb::create().await;
+    let org = db.create_org().await;
+    let gateway = TestGateway::gateway(&db, |config| {
+        // So much is for the queue, and so long it may take: this is about what is sent, not when.
+        config.limits.session.send_buffer_bytes = 16 * 1024;
+        config.limits.session.close_timeout = Duration::from_secs(60);
+    })
+    .await;
+    let mut client = slow_client(&gateway, org).await;
+    for _ in 0..EVENTS {
+        publish_large(&db, org).await;
+    }
+    eventually("all were offered, and most wait", async || {
+        let counts = gateway.metrics();
+        counts.deliveries.get() == EVENTS as u64 && counts.queued_writes.get() > EVENTS as u64 / 2
+    })
+    .await;
+    let stopping = tokio::spawn(gateway.stop());
+    let (events, code) = to_the_end(&mut client).await;
+    assert_eq!((events, code), (vec!["large".to_owned(); EVENTS], 1012));
+    drop(client);
+    within("the gateway is down", stopping).await.expect("stops");
+}
+
+/// A client that reads nothing holds up the end until the deadline, and no longer.
+#[tokio::test]
+async fn the_deadline_ends_what_does_not_read() {
+    let db = TestDb::create().await;
+    let org = db.create_org().await;
+    let gateway = TestGateway::gateway(&db, |config| {
+        config.limits.session.send_buffer_bytes = 16 * 1024;
+        config.limits.session.close_timeout = Duration::from_secs(3600);
+        config.limits.drain_timeout = Duration::from_secs(1);
+    })
+    .await;
+    let client = slow_client(&gateway, org).await;
+    for _ in 0..60 {
+        publish_large(&db, org).await;
+    }
+    eventually("some wait", async || gateway.metrics().queued_writes.get() > 0).await;
+    within("the gateway is down", gateway.stop()).await;
+    drop(client);
+}
+
+/// On `calls`, with little room in the kernel.
+async fn slow_client(gateway: &Gateway, org: Uuid) -> Client {
+    let mut client = Client::connect(gateway.public_addr(), &token(org, &json!({}))).await;
+    let socket = socket2::SockRef::from(client.socket.get_ref());
+    socket.set_recv_buffer_size(16 * 1024).expect("a smaller buffer");
+    client.join("calls").await;
+    client
+}
+
+async fn publish_large(db: &TestDb, org: Uuid) {
+    let publish = "select warden.publish($1, 'calls', 'large', jsonb_build_object('x', repeat('x', 30000)))";
+    sqlx::query(publish).bind(org).execute(&db.pool).await.expect("publishes");
 }
 
 /// Two nodes, one of which is replaced: a client that resumes on the other misses nothing.

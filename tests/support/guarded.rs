@@ -2,6 +2,7 @@
 //! `tests/chaos`.
 
 use std::fs::File;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
@@ -26,6 +27,23 @@ status=$?
 kill "$guard"
 exit "$status"
 "#;
+
+/// Below the range from which the kernel takes ports of outgoing connections: while a gateway is down,
+/// nobody else may come by its port.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+/// So many times a port is tried.
+const PORT_TRIES: usize = 100;
+/// An address that a gateway can be started on again and again.
+pub(crate) fn free_port() -> SocketAddr {
+    // Not of a test's seed: a run beside it with the same seed must find others.
+    for _ in 0..PORT_TRIES {
+        let addr = SocketAddr::from(([127, 0, 0, 1], fastrand::u16(PORTS)));
+        if TcpListener::bind(addr).is_ok() {
+            return addr;
+        }
+    }
+    panic!("no free port in {PORTS:?}")
+}
 
 /// A process under guard.
 pub(crate) struct Guarded {

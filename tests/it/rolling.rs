@@ -1,0 +1,225 @@
+//! Two nodes behind a plain TCP balancer are replaced one after the other while a backend writes: every
+//! client, the published `phoenix` package among them, sees every event once and in order.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::{WebSocketStream, client_async};
+use uuid::Uuid;
+
+use crate::guarded::{Guarded, free_port};
+use crate::harness::{SECRET, TestDb, eventually, token, within};
+use crate::proxy::Proxy;
+use crate::shutdown::status;
+
+/// Of each kind.
+const CLIENTS: usize = 10;
+const LAST: &str = "last";
+/// A balancer's connection to a node that just went down fails: tried again so often.
+const RECONNECT_DELAY: std::time::Duration = std::time::Duration::from_millis(20);
+
+/// A node: what it is started with again.
+struct Node {
+    addr: SocketAddr,
+    admin: SocketAddr,
+    database_url: String,
+    log: PathBuf,
+    process: Guarded,
+}
+
+impl Node {
+    async fn start(database_url: &str, name: &str) -> Self {
+        let (addr, admin) = (free_port(), free_port());
+        let log = format!("rolling-{}-{name}.log", std::process::id());
+        let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join(log);
+        let process = serve(addr, admin, database_url, &log).await;
+        let node = Self { addr, admin, database_url: database_url.to_owned(), log, process };
+        node.is_ready().await;
+        node
+    }
+
+    async fn is_ready(&self) {
+        eventually("the node is ready", async || status(self.admin, "/readyz").await == Some(200)).await;
+    }
+
+    /// SIGTERM, its end, and another in its place.
+    async fn replace(&mut self) {
+        self.process.signal(Signal::TERM);
+        let status = within("the node's end", self.process.wait()).await;
+        assert!(status.success(), "{status}; its log: {}", self.log.display());
+        self.process = serve(self.addr, self.admin, &self.database_url, &self.log).await;
+        self.is_ready().await;
+    }
+}
+
+async fn serve(addr: SocketAddr, admin: SocketAddr, database_url: &str, log: &Path) -> Guarded {
+    let variables = [
+        ("DATABASE_URL", database_url),
+        ("WARDEN_JWT_SECRET", SECRET),
+        ("WARDEN_LISTEN", &addr.to_string()),
+        ("WARDEN_ADMIN_LISTEN", &admin.to_string()),
+        ("WARDEN_DRAIN_SECONDS", "1"),
+    ];
+    Guarded::serve(&variables, log).await
+}
+
+type Socket = WebSocketStream<TcpStream>;
+
+/// What a client saw.
+#[derive(Default)]
+struct Seen {
+    calls: Vec<String>,
+    /// Codes with which its sessions were closed.
+    closed: Vec<u64>,
+}
+
+/// Follows `calls` to the last event, coming back with its cursor whenever it must.
+async fn follow(balancer: SocketAddr, token: String, ready: mpsc::Sender<()>) -> Seen {
+    let (mut seen, mut since) = (Seen::default(), None::<String>);
+    loop {
+        let Some(mut socket) = connect(balancer, &token).await else {
+            tokio::time::sleep(RECONNECT_DELAY).await;
+            continue;
+        };
+        let payload = since.as_ref().map_or(json!({}), |since| json!({"since": since}));
+        let join = json!(["1", "1", "calls", "phx_join", payload]).to_string();
+        if socket.send(Message::text(join)).await.is_err() {
+            continue;
+        }
+        while let Some(Ok(message)) = socket.next().await {
+            let text = match message {
+                Message::Text(text) => text,
+                Message::Close(Some(frame)) => {
+                    seen.closed.push(u64::from(u16::from(frame.code)));
+                    continue;
+                }
+                _ => continue,
+            };
+            let message: Value = serde_json::from_str(&text).expect("JSON");
+            let (event, payload) = (message[3].as_str().expect("a name"), &message[4]);
+            let cursor = payload["cursor"].as_str().or(payload["response"]["cursor"].as_str());
+            let cursor = cursor.unwrap_or_else(|| panic!("no cursor: {text}"));
+            match event {
+                "phx_reply" => {
+                    assert!(payload["response"]["resync"].is_null(), "{text}");
+                    if since.is_none() {
+                        ready.send(()).await.expect("is awaited");
+                    }
+                }
+                "call.created" => seen.calls.push(payload["data"]["id"].as_str().expect("an id").to_owned()),
+                LAST => return seen,
+                _ => panic!("{text}"),
+            }
+            since = Some(cursor.to_owned());
+        }
+    }
+}
+
+/// None where no node was there to answer, or it was going down.
+async fn connect(balancer: SocketAddr, token: &str) -> Option<Socket> {
+    let url = format!("ws://{balancer}/socket/websocket?vsn=2.0.0");
+    let mut request = url.into_client_request().expect("a request");
+    let bearer = format!("Bearer {token}").parse().expect("a header");
+    request.headers_mut().insert("authorization", bearer);
+    let stream = TcpStream::connect(balancer).await.ok()?;
+    Some(client_async(request, stream).await.ok()?.0)
+}
+
+/// A process with the `phoenix` clients.
+fn start_phoenix(balancer: SocketAddr, org: Uuid) -> Child {
+    let client = json!({"token": token(org, &json!({})), "topics": ["calls"]});
+    let config = json!({"url": format!("ws://{balancer}/socket"), "clients": vec![client; CLIENTS]});
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/followers.mjs");
+    Command::new("node")
+        .arg(script)
+        .arg(config.to_string())
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("node can be started: `make setup` installs it")
+}
+
+/// Reads what they report until each has seen the last event. The table was empty when they began, so there
+/// is no state to load.
+async fn follow_by_phoenix(mut child: Child, ready: mpsc::Sender<()>) -> Vec<Seen> {
+    let mut stdin = child.stdin.take().expect("is piped");
+    let mut lines = BufReader::new(child.stdout.take().expect("is piped")).lines();
+    let mut seen: Vec<Seen> = (0..CLIENTS).map(|_| Seen::default()).collect();
+    let mut done = 0;
+    while done < CLIENTS {
+        let line = lines.next_line().await.expect("reads").expect("node runs");
+        let line: Value = serde_json::from_str(&line).expect("JSON");
+        let client = &mut seen[usize::try_from(line[0].as_u64().expect("a number")).expect("small")];
+        match line[2].as_str().expect("a word") {
+            "load" => {
+                assert_eq!(line[4], "first", "a resync: {line}");
+                let order = json!({"loaded": line[3]});
+                stdin.write_all(format!("{order}\n").as_bytes()).await.expect("node runs");
+            }
+            "replaced" => ready.send(()).await.expect("is awaited"),
+            "event" if line[3] == LAST => done += 1,
+            "event" => client.calls.push(line[4]["id"].as_str().expect("an id").to_owned()),
+            "closed" => client.closed.push(line[3].as_u64().expect("a code")),
+            "joined" => {}
+            _ => panic!("{line}"),
+        }
+    }
+    seen
+}
+
+#[tokio::test]
+async fn a_rolling_restart_loses_and_doubles_nothing() {
+    let db = TestDb::create().await;
+    let org = db.create_org().await;
+    let mut nodes = [Node::start(db.gateway_url(), "a").await, Node::start(db.gateway_url(), "b").await];
+    let balancer = Proxy::start(nodes.iter().map(|node| node.addr).collect()).await.addr();
+    let (ready, mut are_ready) = mpsc::channel(2 * CLIENTS);
+    let own: Vec<_> =
+        (0..CLIENTS).map(|_| tokio::spawn(follow(balancer, token(org, &json!({})), ready.clone()))).collect();
+    let phoenix = tokio::spawn(follow_by_phoenix(start_phoenix(balancer, org), ready));
+    for _ in 0..2 * CLIENTS {
+        within("every client has joined", are_ready.recv()).await.expect("runs");
+    }
+
+    let is_over = Cell::new(false);
+    let replace = async {
+        for node in &mut nodes {
+            node.replace().await;
+        }
+        is_over.set(true);
+    };
+    let write = async {
+        let mut written = Vec::new();
+        while !is_over.get() {
+            written.push(db.insert_call(org).await.to_string());
+        }
+        db.publish(org, "calls", LAST).await;
+        written
+    };
+    let ((), written) = tokio::join!(replace, write);
+    let mut everybody = Vec::new();
+    for client in own {
+        everybody.push(within("a client sees the last event", client).await.expect("follows"));
+    }
+    everybody.extend(within("phoenix sees the last event", phoenix).await.expect("follows"));
+    for seen in &everybody {
+        assert_eq!(seen.calls.len(), written.len(), "closed: {:?}", seen.closed);
+        assert_eq!(seen.calls, written, "each once, and in order");
+        assert!(seen.closed.contains(&1012), "moved: {:?}", seen.closed);
+        assert!(seen.closed.iter().all(|code| [1012, 1006].contains(code)), "{:?}", seen.closed);
+    }
+    for node in &nodes {
+        let _ = std::fs::remove_file(&node.log);
+    }
+}

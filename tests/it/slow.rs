@@ -1,0 +1,248 @@
+//! Clients that read slowly, or are gone without a word: their sessions end, with their code, and nobody
+//! else notices.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::watch;
+use tokio::time::Interval;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::{WebSocketStream, client_async};
+use uuid::Uuid;
+use warden::config::Config;
+use warden::metrics::CloseLabels;
+
+use crate::harness::{Client, TestDb, TestGateway, eventually, token, within};
+use crate::proxy::{Gate, Proxy};
+
+/// Kernel buffers of the slow clients and of their sessions, in bytes: small, so that it is the queue that
+/// fills.
+const BUFFER_BYTES: u32 = 4 * 1024;
+
+/// A socket that is read one byte a second, until it may be read at once.
+struct Trickle {
+    stream: TcpStream,
+    pace: Interval,
+    is_fast: watch::Receiver<bool>,
+}
+
+impl AsyncRead for Trickle {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if *self.is_fast.borrow() {
+            return Pin::new(&mut self.stream).poll_read(cx, buffer);
+        }
+        ready!(self.pace.poll_tick(cx));
+        let mut byte = [0];
+        let read = self.stream.try_read(&mut byte);
+        buffer.put_slice(&byte[..read.unwrap_or_default()]);
+        if buffer.filled().is_empty() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Trickle {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// Joined to `calls` at full speed; then as slow as said.
+async fn trickle(t: &TestGateway, org: Uuid, is_fast: watch::Receiver<bool>) -> WebSocketStream<Trickle> {
+    let addr = t.gateway.public_addr();
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(BUFFER_BYTES).expect("a small buffer");
+    let stream = within("a connection", socket.connect(addr)).await.expect("connects");
+    let url = format!("ws://{addr}/socket/websocket?vsn=2.0.0");
+    let mut request = url.into_client_request().expect("a request");
+    let bearer = format!("Bearer {}", token(org, &json!({}))).parse().expect("a header");
+    request.headers_mut().insert("authorization", bearer);
+    let pace = tokio::time::interval(Duration::from_secs(1));
+    let stream = Trickle { stream, pace, is_fast };
+    let (mut socket, _) = within("the handshake", client_async(request, stream)).await.expect("is let in");
+    socket.send(Message::text(r#"["1","1","calls","phx_join",{}]"#)).await.expect("sends");
+    let reply = within("the reply", socket.next()).await.expect("comes").expect("comes");
+    assert!(reply.to_text().expect("text").contains(r#""status":"ok""#), "{reply}");
+    socket
+}
+
+async fn publish(t: &TestGateway, org: Uuid, n: usize, bytes: i32) {
+    let publish = "select warden.publish($1, 'calls', 'numbered',
+                          jsonb_build_object('n', $2, 'x', repeat('x', $3)))";
+    let query = sqlx::query(publish).bind(org).bind(i32::try_from(n).expect("small")).bind(bytes);
+    query.execute(&t.db.pool).await.expect("publishes");
+}
+
+fn closed(t: &TestGateway, code: u16) -> u64 {
+    t.gateway.metrics().closed.get_or_create(&CloseLabels { code }).get()
+}
+
+fn small_buffers(config: &mut Config) {
+    config.limits.session.send_buffer_bytes = BUFFER_BYTES as usize;
+    // So long the Close waits for the client to read what precedes it.
+    config.limits.session.close_timeout = Duration::from_secs(60);
+}
+
+/// While one client reads a byte a second, each event reaches the others before the next is written. The
+/// slow one's session ends, with its code, once its queue is full; coming back it misses nothing.
+#[tokio::test]
+async fn one_byte_a_second_costs_nobody_else_anything() {
+    const EVENTS: usize = 120;
+    let t = TestGateway::start_with(TestDb::create().await, |config| {
+        small_buffers(config);
+        config.limits.outbox.queue_bytes_max = 256 * 1024;
+    })
+    .await;
+    let (org, other) = (t.db.create_org().await, t.db.create_org().await);
+    let (fast, is_fast) = watch::channel(true);
+    let mut slow = trickle(&t, org, is_fast).await;
+    let (mut near, mut far) = (t.connect(org).await, t.connect(other).await);
+    near.join("calls").await;
+    far.join("calls").await;
+    fast.send_replace(false);
+    // What came, and the code of the end.
+    let slow = tokio::spawn(async move {
+        let (mut received, mut cursor) = (Vec::new(), String::new());
+        loop {
+            match slow.next().await {
+                Some(Ok(Message::Close(Some(frame)))) => return (received, cursor, u16::from(frame.code)),
+                Some(Ok(Message::Text(text))) => {
+                    let event: Value = serde_json::from_str(&text).expect("whole messages only");
+                    received.push(event[4]["data"]["n"].as_u64().expect("a number"));
+                    cursor = event[4]["cursor"].as_str().expect("a cursor").to_owned();
+                }
+                end => panic!("instead of a Close: {end:?}"),
+            }
+        }
+    });
+    for n in 0..EVENTS {
+        for (whose, client) in [(org, &mut near), (other, &mut far)] {
+            publish(&t, whose, n, 10_000).await;
+            assert_eq!(client.expect_event("calls", "numbered").await.data("n"), &json!(n));
+        }
+    }
+    assert!(!slow.is_finished(), "at a byte a second it has not read so far");
+    fast.send_replace(true);
+    let (received, cursor, code) = within("the end", slow).await.expect("ends");
+    assert_eq!(code, 4429);
+    assert_eq!(received, (0..received.len() as u64).collect::<Vec<_>>(), "in order, without a gap");
+    assert!((1..EVENTS).contains(&received.len()), "{} came", received.len());
+    let mut back = t.connect(org).await;
+    assert_eq!(back.join_with("calls", json!({"since": cursor})).await, json!({"cursor": cursor}));
+    for n in received.len()..EVENTS {
+        assert_eq!(back.expect_event("calls", "numbered").await.data("n"), &json!(n));
+    }
+    t.db.publish(org, "calls", "end").await;
+    back.expect_only("calls", "end").await;
+    assert_eq!(closed(&t, 4429), 1);
+    eventually("the slow session is gone", async || t.gateway.hub().session_count() == 3).await;
+    drop((near, far, back));
+    t.gateway.stop().await;
+}
+
+/// Publishes events of so many bytes until the session of one who reads nothing is closed as too slow; how
+/// many it took.
+async fn until_too_slow(bytes: i32, events_max: usize, change: impl FnOnce(&mut Config)) -> usize {
+    let t = TestGateway::start_with(TestDb::create().await, |config| {
+        small_buffers(config);
+        config.limits.session.close_timeout = Duration::from_millis(50);
+        change(config);
+    })
+    .await;
+    let org = t.db.create_org().await;
+    let (fast, is_fast) = watch::channel(true);
+    let stuck = trickle(&t, org, is_fast).await;
+    let mut quick = t.connect(org).await;
+    quick.join("calls").await;
+    let mut n = 0;
+    // The hub has offered it to both when the quick one has it, or will have with the next.
+    while t.gateway.hub().session_count() == 2 {
+        assert!(n < events_max, "{n} events of {bytes} bytes did not fill the queue");
+        publish(&t, org, n, bytes).await;
+        assert_eq!(quick.expect_event("calls", "numbered").await.data("n"), &json!(n));
+        n += 1;
+        if n >= events_max {
+            eventually("the session ends", async || t.gateway.hub().session_count() == 1).await;
+        }
+    }
+    assert_eq!(closed(&t, 4429), 1);
+    drop((stuck, quick, fast));
+    t.gateway.stop().await;
+    n
+}
+
+#[tokio::test]
+async fn the_queue_is_bounded_in_chunks() {
+    const CHUNKS: usize = 16;
+    // The bytes alone would hold all of them.
+    let n = until_too_slow(2_000, 200, |config| config.limits.outbox.queue_chunks_max = CHUNKS).await;
+    assert!(n > CHUNKS, "closed after {n} events, before its queue was full");
+}
+
+#[tokio::test]
+async fn the_queue_is_bounded_in_bytes() {
+    const BYTES: usize = 128 * 1024;
+    // As chunks there is room for all of them.
+    let n = until_too_slow(10_000, 200, |config| config.limits.outbox.queue_bytes_max = BYTES).await;
+    assert!(n * 10_000 > BYTES, "closed after {n} events, before its queue was full");
+}
+
+/// The client's host is gone, and nothing says so: neither a FIN nor a reset comes.
+#[tokio::test]
+async fn a_half_open_client_is_found_by_its_silence() {
+    let t = TestGateway::start_with(TestDb::create().await, |config| {
+        config.limits.session.idle_timeout = Duration::from_secs(1);
+        config.limits.session.close_timeout = Duration::from_millis(50);
+    })
+    .await;
+    let (org, gone) = (t.db.create_org().await, t.db.create_org().await);
+    let proxy = Proxy::start(vec![t.gateway.public_addr()]).await;
+    let mut vanished = Vec::new();
+    for _ in 0..5 {
+        let mut client = Client::connect(proxy.addr(), &token(gone, &json!({}))).await;
+        client.join("calls").await;
+        vanished.push(client);
+    }
+    let mut there = t.connect(org).await;
+    there.join("calls").await;
+    assert_eq!((t.gateway.hub().session_count(), t.gateway.hub().org_count()), (6, 2));
+    for gate in proxy.gates() {
+        gate.send_replace(Gate::Stalled);
+    }
+    eventually("only one session is left", async || {
+        there.push("phoenix", "heartbeat", json!({})).await;
+        t.gateway.hub().session_count() == 1
+    })
+    .await;
+    assert_eq!((closed(&t, 4408), t.gateway.hub().org_count()), (5, 1));
+    eventually("the gauge tells", async || t.gateway.metrics().sessions.get() == 1).await;
+    // To the end the clients were told nothing.
+    for client in &mut vanished {
+        let mut byte = [0];
+        let read = client.socket.get_mut().read(&mut byte);
+        assert!(futures_util::FutureExt::now_or_never(read).is_none(), "something came");
+    }
+    drop((there, vanished));
+    t.gateway.stop().await;
+}
