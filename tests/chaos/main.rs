@@ -6,7 +6,8 @@
 //!
 //! What must be seen comes from the writers' own record; where the database was killed under a commit, a
 //! row of that transaction tells whether it happened. A resync is a failure, but for
-//! - `unavailable` where the database was away while the client waited, and
+//! - `unavailable` where the database was away while the client waited, or the gateway's documented patience
+//!   ran out over a bulk statement, as it may on a busy machine, and
 //! - `too_many` where the client skipped thousands of events: a bulk statement alone has as many as a replay
 //!   brings.
 //!
@@ -62,7 +63,7 @@ const SECONDS_LONG: u64 = 120;
 /// Until every follower has its first cursor.
 const START_DEADLINE: Duration = Duration::from_secs(60);
 /// From the end of the faults until every follower has seen the last event.
-const CATCH_UP_DEADLINE: Duration = Duration::from_secs(180);
+const CATCH_UP_DEADLINE: Duration = Duration::from_secs(300);
 
 /// The size of a run.
 struct Plan {
@@ -81,8 +82,8 @@ impl Plan {
         Self {
             seed: number("WARDEN_SEED").unwrap_or_else(|| fastrand::u64(..)),
             duration: Duration::from_secs(seconds),
-            followers: if is_long { 240 } else { 144 },
-            phoenix: if is_long { (3, 48) } else { (2, 36) },
+            followers: if is_long { 240 } else { 96 },
+            phoenix: if is_long { (3, 48) } else { (2, 24) },
         }
     }
 }

@@ -11,6 +11,8 @@ use crate::following::Following;
 /// A database that is back is followed again within the reader's longest delay before a new connection (2 s)
 /// and the time to connect.
 const AFTERMATH: Duration = Duration::from_secs(3);
+/// Nodes and replays may be busy for so long with a bulk statement.
+const BULK_AFTERMATH: Duration = Duration::from_secs(60);
 /// Complaints that are shown as they come; the others are counted.
 const COMPLAINTS_MAX: usize = 40;
 
@@ -54,6 +56,8 @@ pub(crate) struct Record {
     outages: Mutex<Vec<(Instant, Option<Instant>)>>,
     /// Of each mark, before its commit was sent: what a snapshot that shows the mark shows as well.
     plans: Mutex<HashMap<Uuid, Arc<Vec<Written>>>>,
+    /// When the last bulk statement was sent.
+    bulk: Mutex<Option<Instant>>,
     counts: Mutex<BTreeMap<String, u64>>,
     complaints: Mutex<usize>,
 }
@@ -120,6 +124,15 @@ impl Record {
     pub(crate) fn was_away_since(&self, asked: Instant) -> bool {
         let outages = self.outages.lock().expect("no panics");
         outages.iter().any(|(_, back)| back.is_none_or(|back| back + AFTERMATH >= asked))
+    }
+
+    pub(crate) fn bulk_begins(&self) {
+        *self.bulk.lock().expect("no panics") = Some(Instant::now());
+    }
+
+    /// Whether a bulk statement was sent not long before.
+    pub(crate) fn had_bulk_before(&self, asked: Instant) -> bool {
+        self.bulk.lock().expect("no panics").is_some_and(|bulk| bulk + BULK_AFTERMATH >= asked)
     }
 
     pub(crate) fn print(&self) {

@@ -328,6 +328,7 @@ pub(crate) async fn bulk(world: World, id: u64, rows: u32, mut random: fastrand:
                    select $2, jsonb_build_object('writer', $3, 'n', n) from generate_series($4, $5) n";
         let query = sqlx::query(sql).bind(mark).bind(org).bind(id.cast_signed());
         let query = query.bind(first.cast_signed()).bind(last.cast_signed());
+        world.record.bulk_begins();
         let is_done = query.execute(&mut connection).await.is_ok();
         let outcome = if is_done { Outcome::Committed } else { Outcome::Unknown };
         transactions.push(Transaction { mark, outcome, events });

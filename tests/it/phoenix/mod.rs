@@ -41,6 +41,16 @@ fn closed(gateway: &Gateway, code: u16) -> u64 {
     gateway.metrics().closed.get_or_create(&CloseLabels { code }).get()
 }
 
+/// `follow.mjs` is what the chaos test and the rolling restart follow with.
+#[test]
+fn the_documented_recipe_is_the_one_that_is_tested() {
+    let recipe = include_str!("../../clients/follow.mjs");
+    assert!(
+        include_str!("../../../docs/protocol.md").contains(recipe),
+        "docs/protocol.md has another recipe"
+    );
+}
+
 #[tokio::test]
 async fn events_of_the_own_org_arrive_with_their_payload() {
     let t = TestGateway::start().await;
