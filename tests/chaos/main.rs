@@ -277,7 +277,7 @@ async fn every_committed_event_is_seen_once() {
     let plan = Plan::from_environment();
     println!("WARDEN_SEED={} WARDEN_CHAOS_SECONDS={}", plan.seed, plan.duration.as_secs());
     let mut random = fastrand::Rng::with_seed(plan.seed);
-    let record = Arc::new(Record::default());
+    let record = Arc::new(Record::new());
     let cluster = start_cluster().await;
     let (stop, stopped) = watch::channel(false);
     let mut world = World {

@@ -51,8 +51,8 @@ pub(crate) struct Transaction {
 }
 
 /// See the module's documentation.
-#[derive(Default)]
 pub(crate) struct Record {
+    started: Instant,
     outages: Mutex<Vec<(Instant, Option<Instant>)>>,
     /// Of each mark, before its commit was sent: what a snapshot that shows the mark shows as well.
     plans: Mutex<HashMap<Uuid, Arc<Vec<Written>>>>,
@@ -63,6 +63,17 @@ pub(crate) struct Record {
 }
 
 impl Record {
+    pub(crate) fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            outages: Mutex::default(),
+            plans: Mutex::default(),
+            bulk: Mutex::default(),
+            counts: Mutex::default(),
+            complaints: Mutex::default(),
+        }
+    }
+
     pub(crate) fn count(&self, what: impl Into<String>) {
         self.count_many(what, 1);
     }
@@ -79,7 +90,7 @@ impl Record {
         let mut complaints = self.complaints.lock().expect("no panics");
         *complaints += 1;
         if *complaints <= COMPLAINTS_MAX {
-            println!("WRONG: {what}");
+            println!("WRONG after {:.1?}: {what}", self.started.elapsed());
         }
     }
 
