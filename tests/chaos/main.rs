@@ -1,8 +1,8 @@
 //! Chaos: everything that may fail fails, for a while and all at once, and every follower still sees every
 //! committed event of its organisation once, in order, and nothing else.
 //!
-//! `WARDEN_CHAOS_SECONDS` says for how long (30; from 120 on it is the long run, with more followers and a
-//! larger bulk), `WARDEN_SEED` repeats the choices of a run, though not the timing of machine and kernel.
+//! `WARDEN_CHAOS_SECONDS` says for how long (30; from 120 on it is the long run, with more clients),
+//! `WARDEN_CHAOS_CLIENTS` with how many clients, `WARDEN_SEED` repeats the choices of a run, though not the timing of machine and kernel.
 //!
 //! What must be seen comes from the writers' own record; where the database was killed under a commit, a
 //! row of that transaction tells whether it happened. A resync is a failure, but for
@@ -57,6 +57,10 @@ const BULK_ROWS: [u32; 2] = [50_000, 20_000];
 /// Two bulk statements come in a short run, evenly; in a long one they come so often.
 const BULK_INTERVAL: Duration = Duration::from_secs(40);
 const CONNECTIONS_MAX: u32 = 100;
+/// A third of the clients are phoenix.
+const CLIENTS: usize = 144;
+const CLIENTS_LONG: usize = 384;
+const PHOENIX_PER_PROCESS: usize = 48;
 const SECONDS_DEFAULT: u64 = 30;
 /// From here on a run is a long one.
 const SECONDS_LONG: u64 = 120;
@@ -83,12 +87,15 @@ impl Plan {
     fn from_environment() -> Self {
         let number = |name| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
         let seconds = number("WARDEN_CHAOS_SECONDS").unwrap_or(SECONDS_DEFAULT);
-        let is_long = seconds >= SECONDS_LONG;
+        let default = if seconds >= SECONDS_LONG { CLIENTS_LONG } else { CLIENTS };
+        let clients = number("WARDEN_CHAOS_CLIENTS").and_then(|n| usize::try_from(n).ok()).unwrap_or(default);
+        let phoenix = clients / 3;
+        let processes = phoenix.div_ceil(PHOENIX_PER_PROCESS);
         Self {
             seed: number("WARDEN_SEED").unwrap_or_else(|| fastrand::u64(..)),
             duration: Duration::from_secs(seconds),
-            followers: if is_long { 240 } else { 96 },
-            phoenix: if is_long { (3, 48) } else { (2, 24) },
+            followers: clients - phoenix,
+            phoenix: (processes, phoenix / processes.max(1)),
         }
     }
 }
