@@ -27,7 +27,7 @@ test: setup ## Every test: unit, integration, real clients
 	cargo test --workspace --no-fail-fast
 
 .PHONY: chaos
-chaos: setup-postgres ## Ten minutes in which everything fails, and nothing may be lost; WARDEN_SEED repeats one
+chaos: setup ## Ten minutes in which everything fails, and nothing may be lost; WARDEN_SEED repeats one
 	WARDEN_CHAOS_SECONDS=$${WARDEN_CHAOS_SECONDS:-600} cargo test --release --test chaos -- --nocapture
 
 .PHONY: lint

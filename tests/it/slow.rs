@@ -212,7 +212,7 @@ async fn the_queue_is_bounded_in_bytes() {
 #[tokio::test]
 async fn a_half_open_client_is_found_by_its_silence() {
     let t = TestGateway::start_with(TestDb::create().await, |config| {
-        config.limits.session.idle_timeout = Duration::from_secs(1);
+        config.limits.session.idle_timeout = Duration::from_secs(3);
         config.limits.session.close_timeout = Duration::from_millis(50);
     })
     .await;
