@@ -2,12 +2,13 @@
 //! committed event of its organisation once, in order, and nothing else.
 //!
 //! `WARDEN_CHAOS_SECONDS` says for how long (30; from 120 on it is the long run, with more clients),
-//! `WARDEN_CHAOS_CLIENTS` with how many clients, `WARDEN_SEED` repeats the choices of a run, though not the timing of machine and kernel.
+//! `WARDEN_CHAOS_CLIENTS` with how many clients, `WARDEN_SEED` repeats the choices of a run, though not the
+//! timing of machine and kernel.
 //!
 //! What must be seen comes from the writers' own record; where the database was killed under a commit, a
 //! row of that transaction tells whether it happened. A resync is a failure, but for
 //! - `unavailable` where the database was away while the client waited, or the gateway's documented patience
-//!   ran out over a bulk statement, as it may on a busy machine, and
+//!   ran out, as it may on a busy machine (counted, and printed), and
 //! - `too_many` where the client skipped thousands of events: a bulk statement alone has as many as a replay
 //!   brings.
 //!
