@@ -36,7 +36,7 @@ const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(6);
 /// Well below the gateway's limit of 60 s.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
 /// When all is quiet a session without a word for so long is given up, as a client would.
-const SILENCE_MAX: Duration = Duration::from_secs(20);
+const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 type Socket = WebSocketStream<TcpStream>;
 
