@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `GET /socket/websocket` | 101, or why not |
 //! | `GET /livez` | 200 while the process runs |
-//! | `GET /readyz` | 200 while the node follows the event log; else 503 and why |
+//! | `GET /readyz` | 200 while the node follows the event log and can verify tokens; else 503 and why |
 //!
 //! The admin listener, which is not for the public, has `GET /metrics` as well.
 
@@ -26,6 +26,7 @@ use tokio_util::task::TaskTracker;
 
 pub use serve::{ServeLimits, serve};
 
+use crate::auth::Readiness;
 use crate::events::ReaderState;
 use crate::metrics::Metrics;
 use crate::session;
@@ -74,7 +75,16 @@ async fn readyz(State(state): State<HttpState>) -> (StatusCode, String) {
     if state.draining.is_cancelled() {
         return (StatusCode::SERVICE_UNAVAILABLE, "shutting down\n".to_owned());
     }
+    let keys = state.shared.verifier.readiness();
+    if keys == Readiness::NotReady {
+        let text = "the keys that tokens are verified with can't be fetched; see the gateway's log\n";
+        return (StatusCode::SERVICE_UNAVAILABLE, text.to_owned());
+    }
     match &*state.reader.borrow() {
+        // Who takes nodes out of service for it would take them all.
+        ReaderState::Following if keys == Readiness::Degraded => {
+            (StatusCode::OK, "ok, but a key server fails; see the gateway's log\n".to_owned())
+        }
         ReaderState::Following => (StatusCode::OK, "ok\n".to_owned()),
         ReaderState::Starting => {
             (StatusCode::SERVICE_UNAVAILABLE, "connecting to the event log\n".to_owned())

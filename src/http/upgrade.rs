@@ -78,7 +78,7 @@ async fn accept(state: &HttpState, request: &Request<()>) -> Result<Accepted, Re
     if state.draining.is_cancelled() {
         return Err(Refusal::ShuttingDown);
     }
-    let identity = state.shared.verifier.verify(&presented.token)?;
+    let identity = state.shared.verifier.verify(&presented.token).await?;
     // A client that comes back within milliseconds of a restart must not join before topics are known and
     // the log is followed. Where the log is lost later on, sessions begin: they get what they miss.
     if !state.shared.hub.has_position() {

@@ -9,6 +9,7 @@
 //! | `delivery` | what reaches a socket, when, and in which order |
 //! | `frames` | whatever a client may send, and how each session ends |
 //! | `isolation` | random programs: every socket gets its own events, and no others |
+//! | `keys` | whose keys verify a token; key servers that change, fail and lie |
 //! | `limits` | silent sessions and slow ones |
 //! | `phoenix` | the published JavaScript client, unmodified |
 //! | `refresh` | the time of tokens, and tokens that replace them |
@@ -30,6 +31,7 @@ mod dev;
 mod frames;
 mod harness;
 mod isolation;
+mod keys;
 mod limits;
 mod phoenix;
 mod refresh;
