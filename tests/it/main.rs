@@ -11,6 +11,7 @@
 //! | `isolation` | random programs: every socket gets its own events, and no others |
 //! | `keys` | whose keys verify a token; key servers that change, fail and lie |
 //! | `limits` | silent sessions and slow ones |
+//! | `membership` | users whose organisation changes |
 //! | `phoenix` | the published JavaScript client, unmodified |
 //! | `refresh` | the time of tokens, and tokens that replace them |
 //! | `resume` | coming back with a cursor: what was missed, once, then live |
@@ -19,6 +20,7 @@
 //! | `schema` | rights, claims, and what the schema refuses, without a gateway |
 //! | `secrecy` | tokens and secrets in logs |
 //! | `shutdown` | going down, one session after the other |
+//! | `topics` | tokens that are limited to some topics |
 //! | `upgrade` | who may not connect: each refusal with its status and code |
 
 #![expect(unreachable_pub, reason = "nothing links against a test; pub marks the harness's designed API")]
@@ -33,6 +35,7 @@ mod harness;
 mod isolation;
 mod keys;
 mod limits;
+mod membership;
 mod phoenix;
 mod refresh;
 mod restart;
@@ -41,4 +44,5 @@ mod retention;
 mod schema;
 mod secrecy;
 mod shutdown;
+mod topics;
 mod upgrade;
