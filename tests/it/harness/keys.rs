@@ -139,7 +139,7 @@ pub enum Answer {
     Status(u16),
     /// 302 to this address.
     Redirect(String),
-    /// A body that does not end.
+    /// A body far too long, and then nothing.
     Huge,
     /// Nothing until the test wants another answer, which is given then.
     Held,
@@ -260,14 +260,21 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
     let _ = stream.write_all(text.as_bytes()).await;
     match answer {
         Answer::Huge => {
+            // Far beyond every limit, and not so much that a client without one takes the machine down.
             let chunk = format!("{:x}\r\n{}\r\n", 64 * 1024, " ".repeat(64 * 1024));
-            while stream.write_all(chunk.as_bytes()).await.is_ok() {}
+            for _ in 0..512 {
+                if stream.write_all(chunk.as_bytes()).await.is_err() {
+                    return;
+                }
+            }
+            until_the_client_gives_up(&mut stream).await;
         }
-        // Until the client gives up.
-        Answer::Silence | Answer::TornBody => {
-            let rest = stream.read_buf(&mut head);
-            let _ = tokio::time::timeout(Duration::from_secs(60), rest).await;
-        }
+        Answer::Silence | Answer::TornBody => until_the_client_gives_up(&mut stream).await,
         _ => {}
     }
+}
+
+async fn until_the_client_gives_up(stream: &mut TcpStream) {
+    let mut rest = Vec::new();
+    let _ = tokio::time::timeout(Duration::from_secs(60), stream.read_buf(&mut rest)).await;
 }

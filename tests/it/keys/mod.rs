@@ -1,5 +1,6 @@
 //! Whose keys verify a token: each issuer's own, by algorithm and name, and nobody else's.
 
+mod https;
 mod rules;
 mod server;
 

@@ -218,6 +218,22 @@ async fn a_faulty_key_server_takes_nobody_down() {
 }
 
 #[tokio::test]
+async fn an_endless_answer_is_cut_by_its_length() {
+    let key = IssuerKey::es256();
+    let server = TestKeyServer::start(&[key.jwk("1")]).await;
+    let t = start(&server, |config| {
+        quick(config);
+        config.limits.keys.interval = Duration::from_millis(20);
+        config.limits.keys.fetch_timeout = Duration::from_hours(1);
+    })
+    .await;
+    server.answers(KeyAnswer::Huge);
+    // By its time it would be cut in an hour.
+    eventually("readiness tells", async || readyz(&t).await.1.contains("fails")).await;
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
 async fn keys_that_are_too_old_let_nobody_in_and_nobody_out() {
     let key = IssuerKey::es256();
     let server = TestKeyServer::start(&[key.jwk("1")]).await;
