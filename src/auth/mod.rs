@@ -4,7 +4,7 @@
 //!
 //! A token chooses nothing but among what is configured: its `iss` names one issuer, its `alg` and `kid`
 //! one of that issuer's keys ([`Verifier`]). Keys come from the configuration or from a key server, which
-//! may be down, slow or wrong without taking anybody down ([`keys`](self::keys)).
+//! may be down, slow or wrong without taking anybody down ([`keys`]).
 
 mod claims;
 mod credential;
