@@ -39,11 +39,11 @@ lint: ## rustfmt, clippy, docs, offline query data, licences and bans
 	@command -v cargo-deny >/dev/null || cargo install cargo-deny --locked --quiet
 	cargo deny --log-level error check licenses bans sources
 
-# Five targets, one after the other; what is found lands in fuzz/artifacts.
+# Seven targets, one after the other; what is found lands in fuzz/artifacts.
 .PHONY: fuzz
 fuzz: ## Fuzz what strangers send, a minute a target (SECONDS=600: longer); needs Rust nightly
 	@command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked --quiet
-	for target in address credential cursor message topic; do \
+	for target in address claims credential cursor jwks message topic; do \
 	  mkdir -p fuzz/corpus/$$target; \
 	  cargo +nightly fuzz run $$target fuzz/corpus/$$target fuzz/corpus-seeds/$$target -- \
 	    -max_total_time=$(SECONDS) -print_final_stats=1; \
@@ -56,6 +56,11 @@ sqlx: setup-postgres ## Renew .sqlx after a change of queries or migrations
 .PHONY: bench-doorbell
 bench-doorbell: setup-postgres ## Commits per second with and without the doorbell; a table
 	cargo bench --bench doorbell
+
+.PHONY: bench-handshake
+bench-handshake: setup-postgres ## What a token and a whole handshake cost the server, by algorithm; two tables
+	cargo bench --bench verify
+	cargo bench --bench handshake
 
 .PHONY: loadtest
 loadtest: setup-postgres ## 1,000 sockets in 20 organisations, 200 changes a second, for 20 s

@@ -158,7 +158,8 @@ async fn gateway(cluster: &Cluster) -> anyhow::Result<Gateway> {
     let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
     let gateway = Gateway::start(Config {
         database: warden::postgres::options(&cluster.url("postgres", "warden_gateway"))?,
-        verifier: VerifierConfig { secret: "x".repeat(32), audience: "authenticated".into(), issuer: None },
+        verifier: VerifierConfig::hs256("x".repeat(32), "authenticated", None),
+        topics_need_claim: Vec::new(),
         listen: any_port,
         admin_listen: any_port,
         allowed_origins: Vec::new(),

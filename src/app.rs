@@ -48,7 +48,8 @@ impl Gateway {
     /// Binds the listeners and starts every task. The database need not be there yet: `readyz` tells.
     ///
     /// # Errors
-    /// When an address can't be bound, or the certificate can't be used.
+    /// When an address can't be bound, the certificate can't be used, or the system's certificates are needed and can't
+    /// be read.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         let public = bind(config.listen, "WARDEN_LISTEN").await?;
         let admin = bind(config.admin_listen, "WARDEN_ADMIN_LISTEN").await?;
@@ -71,6 +72,7 @@ impl Gateway {
         let (front, back) = (CancellationToken::new(), CancellationToken::new());
         let (sessions, listeners, background) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
 
+        let verifier = Arc::new(Verifier::new(&config.verifier, limits.keys, &metrics)?);
         let retention = Retention::new(pool.clone(), Arc::clone(&metrics), limits.retention);
         let retention_late = retention.late_since();
         let recent = Arc::new(Recent::new(limits.recent));
@@ -100,6 +102,7 @@ impl Gateway {
             metrics: Arc::clone(&metrics),
             limits: limits.reader,
         };
+        background.spawn(Arc::clone(&verifier).run(back.clone()));
         background.spawn(doorbell.run(back.clone()));
         background.spawn(source.run(back.clone()));
         background.spawn(retention.run(back.clone()));
@@ -114,7 +117,8 @@ impl Gateway {
                 hub: Arc::clone(&hub),
                 directory,
                 replay,
-                verifier: Arc::new(Verifier::new(&config.verifier)),
+                verifier,
+                topics: session::TopicPolicy::new(config.topics_need_claim),
                 metrics: Arc::clone(&metrics),
                 limits: limits.session,
             }),

@@ -39,6 +39,13 @@ pub struct LimitLabels {
     pub limit: &'static str,
 }
 
+/// An issuer of tokens whose keys come from a key server, as a label.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct IssuerLabels {
+    /// From the configuration.
+    pub issuer: String,
+}
+
 /// All metrics of one gateway. No globals: two gateways can run in one process.
 #[derive(Debug)]
 pub struct Metrics {
@@ -63,6 +70,14 @@ pub struct Metrics {
     pub refusals_delayed: Counter,
     /// Connections that could not be accepted, as when file descriptors run out.
     pub accept_errors: Counter,
+    /// Requests to key servers.
+    pub key_fetches: Family<IssuerLabels, Counter>,
+    /// Keys known, by issuer.
+    pub keys: Family<IssuerLabels, Gauge>,
+    /// Handshakes and refreshes that wait for keys, by issuer.
+    pub keys_waiting: Family<IssuerLabels, Gauge>,
+    /// 1 while the last request to a key server failed.
+    pub keys_failing: Family<IssuerLabels, Gauge>,
     /// Queries for organisations that were not in memory.
     pub directory_org_queries: Counter,
     /// Replays served from memory.
@@ -132,6 +147,18 @@ impl Default for Metrics {
             ),
             refusals_delayed: new(registered, "refusals_delayed", "Refusals whose answer was delayed"),
             accept_errors: new(registered, "accept_errors", "Connections that could not be accepted"),
+            key_fetches: new(registered, "issuer_key_fetches", "Requests to key servers, by issuer"),
+            keys: new(registered, "issuer_keys", "Public keys known, by issuer"),
+            keys_waiting: new(
+                registered,
+                "issuer_keys_waiting",
+                "Handshakes and refreshes that wait for keys, by issuer",
+            ),
+            keys_failing: new(
+                registered,
+                "issuer_keys_failing",
+                "1 while the last request to a key server failed, by issuer",
+            ),
             directory_org_queries: new(
                 registered,
                 "directory_org_queries",

@@ -56,7 +56,8 @@ pub(crate) async fn gateway(cluster: &Cluster) -> anyhow::Result<Gateway> {
     let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
     let gateway = Gateway::start(Config {
         database: warden::postgres::options(&cluster.url("postgres", "warden_gateway"))?,
-        verifier: VerifierConfig { secret: SECRET.into(), audience: DEFAULT_AUDIENCE.into(), issuer: None },
+        verifier: VerifierConfig::hs256(SECRET, DEFAULT_AUDIENCE, None),
+        topics_need_claim: Vec::new(),
         listen: any_port,
         admin_listen: any_port,
         allowed_origins: Vec::new(),
@@ -82,6 +83,7 @@ pub(crate) async fn join(
         ttl: Duration::from_hours(1),
         audience: DEFAULT_AUDIENCE,
         issuer: None,
+        topics: None,
     };
     let mut request = format!("ws://{addr}/socket/websocket?vsn=2.0.0").into_client_request()?;
     request.headers_mut().insert("authorization", format!("Bearer {}", sign(&claims, SECRET)?).parse()?);

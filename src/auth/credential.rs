@@ -21,7 +21,7 @@ pub const PHOENIX_SUBPROTOCOL: &str = "phoenix";
 pub const TOKEN_SUBPROTOCOL_PREFIX: &str = "base64url.bearer.phx.";
 
 /// Longest token that is looked at, in bytes.
-const TOKEN_BYTES_MAX: usize = 8 * 1024;
+pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
 
 /// Names of query parameters that carry a credential, compared without case, `_` and `-`. A name that
 /// ends in one of them counts too: `access_token`, `x-api-key`.

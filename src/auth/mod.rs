@@ -1,17 +1,34 @@
 //! Who connects: finding the one credential of a request, and verifying it.
 //!
 //! Everything a session may do follows from the [`Identity`] made here; nothing else makes one.
+//!
+//! A token chooses nothing but among what is configured: its `iss` names one issuer, its `alg` and `kid`
+//! one of that issuer's keys ([`Verifier`]). Keys come from the configuration or from a key server, which
+//! may be down, slow or wrong without taking anybody down ([`keys`]).
 
 mod claims;
 mod credential;
+mod fetch;
+mod issuer;
+mod jwk;
+mod keys;
+mod parts;
+mod topics;
 mod verifier;
 
 pub use claims::ClaimError;
 pub use credential::{
-    CookieName, CredentialError, PHOENIX_SUBPROTOCOL, Presented, TOKEN_SUBPROTOCOL_PREFIX, find,
+    CookieName, CredentialError, PHOENIX_SUBPROTOCOL, Presented, TOKEN_BYTES_MAX, TOKEN_SUBPROTOCOL_PREFIX,
+    find,
 };
-pub use verifier::{AuthError, Verifier, VerifierConfig};
+pub use fetch::{FetchError, KeyServerUrl};
+pub use issuer::{IssuerConfig, IssuerRules};
+pub use jwk::{Alg, JWKS_KEYS_MAX, Jwks, JwksError, KID_BYTES_MAX, KeyError, PublicKey};
+pub use keys::KeyLimits;
+pub use topics::{ALL_CALLS, TopicClaim, is_topic};
+pub use verifier::{AuthError, Readiness, Verifier, VerifierConfig};
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::audit::TokenHash;
@@ -22,10 +39,27 @@ use crate::org::OrgId;
 pub struct Identity {
     /// From `app_metadata.org_id` of the token, and from nowhere else.
     pub org: OrgId,
+    /// The issuer by whose keys the token was verified; none where only a secret without an issuer is
+    /// configured. The same `sub` of two issuers is two people.
+    pub issuer: Option<Arc<str>>,
     /// The `sub` claim.
     pub subject: String,
+    /// The `session_id` claim: the login that the token belongs to.
+    pub session_id: Option<String>,
+    /// The `iat` claim: when the token was made.
+    pub issued_at: Option<SystemTime>,
     /// When the token's time runs out.
     pub expires_at: SystemTime,
+    /// The claim that limits topics.
+    pub topics: TopicClaim,
+}
+
+impl Identity {
+    /// Whether another token is of the same user, in the same organisation, by the same issuer.
+    #[must_use]
+    pub fn is_same_user(&self, other: &Self) -> bool {
+        (self.org, &self.issuer, &self.subject) == (other.org, &other.issuer, &other.subject)
+    }
 }
 
 /// A token as it was presented. It prints as stars, so that it ends in no log.

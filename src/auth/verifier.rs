@@ -1,27 +1,41 @@
-//! Verifying a token: the server chooses the algorithm and the key, never the token.
+//! Verifying a token: the configuration chooses issuers, algorithms and keys, never the token.
 
-use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode};
+use std::sync::Arc;
+use std::time::Duration;
 
-use super::claims::{ClaimError, Claims};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::claims::ClaimError;
+use super::fetch::Fetcher;
+use super::issuer::{Issuer, IssuerConfig};
+use super::keys::{Health, KeyLimits, KeyServer};
+use super::parts::Parts;
 use super::{Identity, Token};
+use crate::metrics::Metrics;
 
-/// Clocks of issuer and gateway may differ by so much, in seconds, before a token counts as not valid
-/// yet. Its end is taken to the letter: a session that begins after it would be closed at once.
-const LEEWAY_SECONDS: u64 = 5;
-
-/// What tokens must be.
-#[derive(Clone)]
+/// Who may sign tokens.
+#[derive(Clone, Default)]
 pub struct VerifierConfig {
-    /// The HS256 secret.
-    pub secret: String,
-    /// `aud`; required.
-    pub audience: String,
-    /// `iss`; required where set.
-    pub issuer: Option<String>,
+    /// Each with keys, audience and rules of its own. One without a name must be the only one.
+    pub issuers: Vec<IssuerConfig>,
 }
 
-/// Why a token is refused. The text is safe to show: it never holds the token.
+impl VerifierConfig {
+    /// One HS256 secret, whose tokens have this `aud`, and this `iss` where one is given.
+    #[must_use]
+    pub fn hs256(secret: impl Into<String>, audience: impl Into<String>, issuer: Option<&str>) -> Self {
+        let issuer = IssuerConfig {
+            issuer: issuer.map(str::to_owned),
+            audience: audience.into(),
+            secrets: vec![secret.into()],
+            ..IssuerConfig::default()
+        };
+        Self { issuers: vec![issuer] }
+    }
+}
+
+/// Why a token is refused. The text is safe to show: it never holds anything of the token.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuthError {
     /// Its time ran out.
@@ -33,21 +47,47 @@ pub enum AuthError {
     /// Signed with another key or another algorithm, or not at all.
     #[error("the token's signature is not valid for this gateway")]
     Signature,
+    /// Its `alg` and `kid` are those of no key.
+    #[error("the token is signed with a key that its issuer does not publish")]
+    UnknownKey,
+    /// The key server has to be asked, and does not answer.
+    #[error("the keys of the token's issuer can't be had just now: try again")]
+    KeysUnavailable,
     /// For somebody else.
     #[error("the token's claim {0} is not the one expected here")]
     Foreign(&'static str),
-    /// Verified, but it names no organisation, or no user.
-    #[error(transparent)]
+    /// Not an access token.
+    #[error("the token is not of the expected type (header typ)")]
+    Type,
+    /// The configuration wants a claim otherwise.
+    #[error("the token's claim {0} is not one that is taken from its issuer here")]
+    Rule(Box<str>),
+    /// Its issuer may not speak for its organisation.
+    #[error("the token's issuer does not speak for the token's organisation here")]
+    OrgOfAnother,
+    /// Verified, but a claim does not say what it must.
+    #[error("the token is not usable: {0}")]
     Claims(#[from] ClaimError),
     /// Not a token, or a claim is missing or of the wrong type.
     #[error("the token is malformed: {0}")]
     Malformed(&'static str),
 }
 
+/// Whether tokens can be verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// Those of every issuer, with fresh keys.
+    Ready,
+    /// Those of some issuer, but a key server of another fails, or only the keys from before are there.
+    Degraded,
+    /// Of none.
+    NotReady,
+}
+
 /// See the module's documentation.
 pub struct Verifier {
-    key: DecodingKey,
-    validation: Validation,
+    issuers: Vec<(Option<String>, Issuer)>,
+    wait: Duration,
 }
 
 impl std::fmt::Debug for Verifier {
@@ -57,53 +97,108 @@ impl std::fmt::Debug for Verifier {
 }
 
 impl Verifier {
-    /// A verifier of HS256 tokens.
-    #[must_use]
-    pub fn new(config: &VerifierConfig) -> Self {
-        let mut validation = Validation::new(Algorithm::HS256);
-        validation.leeway = LEEWAY_SECONDS;
-        // The library lets a token live through the very second of `exp`; RFC 7519 ends it there, and the
-        // session does. `phoenix`, which comes back after 10 ms, was let in again dozens of times.
-        validation.reject_tokens_expiring_in_less_than = LEEWAY_SECONDS + 1;
-        validation.validate_exp = true;
-        validation.validate_nbf = true;
-        validation.validate_aud = true;
-        validation.set_audience(&[&config.audience]);
-        let mut required = vec!["exp", "sub", "aud"];
-        if let Some(issuer) = &config.issuer {
-            validation.set_issuer(&[issuer]);
-            required.push("iss");
-        }
-        validation.set_required_spec_claims(&required);
-        Self { key: DecodingKey::from_secret(config.secret.as_bytes()), validation }
-    }
-
-    /// Who the token is.
+    /// A verifier for these issuers; [`Self::run`] fetches keys.
     ///
     /// # Errors
-    /// When it is not a token of this gateway, not valid now, or names no organisation.
-    pub fn verify(&self, token: &Token) -> Result<Identity, AuthError> {
-        let data =
-            decode::<Claims>(token.expose(), &self.key, &self.validation).map_err(|error| {
-                match error.kind() {
-                    ErrorKind::ExpiredSignature => AuthError::Expired,
-                    ErrorKind::ImmatureSignature => AuthError::Immature,
-                    ErrorKind::InvalidSignature
-                    | ErrorKind::InvalidAlgorithm
-                    | ErrorKind::InvalidAlgorithmName
-                    | ErrorKind::InvalidKeyFormat => AuthError::Signature,
-                    ErrorKind::InvalidAudience => AuthError::Foreign("aud"),
-                    ErrorKind::InvalidIssuer => AuthError::Foreign("iss"),
-                    ErrorKind::MissingRequiredClaim(claim) => match claim.as_str() {
-                        "exp" => AuthError::Malformed("the claim exp is missing, or not a number"),
-                        "aud" => AuthError::Malformed("the claim aud is missing"),
-                        "iss" => AuthError::Malformed("the claim iss is missing"),
-                        _ => AuthError::Malformed("the claim sub is missing"),
-                    },
-                    ErrorKind::Json(_) => AuthError::Malformed("a claim is missing or has the wrong type"),
-                    _ => AuthError::Malformed("not a signed JSON Web Token"),
+    /// When issuers can't be told apart, or the system's certificates, which key servers are checked by,
+    /// can't be read.
+    pub fn new(config: &VerifierConfig, limits: KeyLimits, metrics: &Arc<Metrics>) -> anyhow::Result<Self> {
+        let mut issuers: Vec<(Option<String>, Issuer)> = Vec::new();
+        let has_servers = config.issuers.iter().any(|issuer| issuer.jwks_url.is_some());
+        let fetcher =
+            has_servers.then(|| Fetcher::new(limits.fetch_timeout, limits.bytes_max)).transpose()?;
+        for config in &config.issuers {
+            anyhow::ensure!(
+                issuers
+                    .iter()
+                    .all(|(name, _)| name.is_some() && config.issuer.is_some() && *name != config.issuer),
+                "several issuers need names that differ"
+            );
+            let server = match (&config.jwks_url, &fetcher, &config.issuer) {
+                (Some(url), Some(fetcher), Some(name)) => {
+                    Some(KeyServer::new(name, url.clone(), fetcher.clone(), limits, Arc::clone(metrics)))
                 }
-            })?;
-        Ok(data.claims.identity()?)
+                (Some(_), _, _) => anyhow::bail!("an issuer with a key server needs a name"),
+                (None, _, _) => None,
+            };
+            issuers.push((config.issuer.clone(), Issuer::new(config, server)));
+        }
+        Ok(Self { issuers, wait: limits.wait })
+    }
+
+    /// Fetches keys until `stop`. Returns at once where there is no key server.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let servers = TaskTracker::new();
+        for n in 0..self.issuers.len() {
+            let (verifier, stop) = (Arc::clone(&self), stop.clone());
+            servers.spawn(async move {
+                if let Some(server) = &verifier.issuers[n].1.server {
+                    server.run(stop).await;
+                }
+            });
+        }
+        servers.close();
+        servers.wait().await;
+    }
+
+    /// Who the token is. Waits for a key that is not known yet, for at most [`Self::wait`].
+    ///
+    /// # Errors
+    /// When it is not a token of a configured issuer, not valid now, names no organisation, or its key
+    /// can't be had.
+    pub async fn verify(&self, token: &Token) -> Result<Identity, AuthError> {
+        let (issuer, parts) = self.select(token)?;
+        match issuer.verify(token, &parts) {
+            Err(AuthError::UnknownKey | AuthError::KeysUnavailable) => {
+                issuer.verify_fetching(token, &parts).await
+            }
+            decided => decided,
+        }
+    }
+
+    /// The same with keys that are in memory.
+    ///
+    /// # Errors
+    /// As for [`Self::verify`]; [`AuthError::UnknownKey`] and [`AuthError::KeysUnavailable`] are not the
+    /// last word.
+    pub fn verify_now(&self, token: &Token) -> Result<Identity, AuthError> {
+        let (issuer, parts) = self.select(token)?;
+        issuer.verify(token, &parts)
+    }
+
+    /// The longest that [`Self::verify`] waits.
+    #[must_use]
+    pub fn wait(&self) -> Duration {
+        self.wait
+    }
+
+    /// Whether tokens can be verified, for the readiness of the node. An issuer without keys does not
+    /// make a node useless for the others.
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
+        let health = |issuer: &Issuer| match issuer.server.as_ref().map(KeyServer::health) {
+            None | Some(Health::Good) => (true, true),
+            Some(Health::Stale) => (true, false),
+            Some(Health::Without) => (issuer.has_secrets(), false),
+        };
+        let all: Vec<_> = self.issuers.iter().map(|(_, issuer)| health(issuer)).collect();
+        if all.iter().all(|(_, is_good)| *is_good) {
+            Readiness::Ready
+        } else if all.iter().any(|(is_usable, _)| *is_usable) {
+            Readiness::Degraded
+        } else {
+            Readiness::NotReady
+        }
+    }
+
+    /// The one issuer that the token names to the letter.
+    fn select(&self, token: &Token) -> Result<(&Issuer, Parts), AuthError> {
+        let parts = Parts::read(token.expose())?;
+        let found = self.issuers.iter().find(|(name, _)| name.is_none() || *name == parts.issuer);
+        match found {
+            Some((_, issuer)) => Ok((issuer, parts)),
+            None if parts.issuer.is_none() => Err(AuthError::Malformed("the claim iss is missing")),
+            None => Err(AuthError::Foreign("iss")),
+        }
     }
 }

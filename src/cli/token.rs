@@ -8,7 +8,8 @@ use serde::Serialize;
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::config::JwtArgs;
+use crate::auth::is_topic;
+use crate::config::SigningArgs;
 
 #[derive(Args)]
 pub(super) struct TokenArgs {
@@ -24,22 +25,27 @@ pub(super) struct TokenArgs {
     /// How long it is valid: 90s, 15m, 1h, 7d
     #[arg(long, default_value = "1h", value_parser = parse_duration)]
     ttl: Duration,
+    /// Topics that the token is limited to, for app_metadata.warden_topics: calls, call:*, * [default: no
+    /// such claim]
+    #[arg(long, value_name = "TOPIC", value_delimiter = ',', value_parser = topic)]
+    topics: Option<Vec<String>>,
     #[command(flatten)]
-    jwt: JwtArgs,
+    jwt: SigningArgs,
 }
 
 pub(super) fn run(args: &TokenArgs) -> anyhow::Result<()> {
-    let config = args.jwt.clone().into_verifier_config()?;
+    args.jwt.check()?;
     let sub = args.sub.clone().unwrap_or_else(|| Uuid::new_v4().to_string());
     let claims = TokenClaims {
         org: args.org,
         sub: &sub,
         role: &args.role,
         ttl: args.ttl,
-        audience: &config.audience,
-        issuer: config.issuer.as_deref(),
+        audience: &args.jwt.jwt_audience,
+        issuer: args.jwt.jwt_issuer.as_deref(),
+        topics: args.topics.as_deref(),
     };
-    println!("{}", sign(&claims, &config.secret)?);
+    println!("{}", sign(&claims, &args.jwt.jwt_secret)?);
     Ok(())
 }
 
@@ -58,6 +64,8 @@ pub struct TokenClaims<'a> {
     pub audience: &'a str,
     /// `iss`, where required.
     pub issuer: Option<&'a str>,
+    /// `app_metadata.warden_topics`, where the token is to be limited.
+    pub topics: Option<&'a [String]>,
 }
 
 /// Signs with HS256.
@@ -76,6 +84,10 @@ pub fn sign(claims: &TokenClaims<'_>, secret: &str) -> anyhow::Result<String> {
         exp: u64,
         app_metadata: serde_json::Value,
     }
+    let mut app_metadata = json!({"org_id": claims.org});
+    if let Some(topics) = claims.topics {
+        app_metadata["warden_topics"] = json!(topics);
+    }
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
     let payload = Payload {
         sub: claims.sub,
@@ -84,9 +96,17 @@ pub fn sign(claims: &TokenClaims<'_>, secret: &str) -> anyhow::Result<String> {
         role: claims.role,
         iat: now,
         exp: now + claims.ttl.as_secs(),
-        app_metadata: json!({"org_id": claims.org}),
+        app_metadata,
     };
     Ok(encode(&Header::default(), &payload, &EncodingKey::from_secret(secret.as_bytes()))?)
+}
+
+fn topic(text: &str) -> Result<String, String> {
+    if text == "*" || is_topic(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("a topic such as calls, call:<uuid>, call:* for every call, or * for everything".to_owned())
+    }
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use crate::auth::KeyLimits;
 use crate::events::{ReaderLimits, RecentLimits, ReplayLimits, RetentionLimits};
 use crate::http::{AdmissionLimits, ServeLimits};
 use crate::hub::{FanoutLimits, OutboxLimits};
@@ -17,6 +18,8 @@ pub struct Limits {
     pub admission: AdmissionLimits,
     /// Of a connection before its upgrade.
     pub serve: ServeLimits,
+    /// Of keys that come from key servers.
+    pub keys: KeyLimits,
     /// Of a session.
     pub session: SessionLimits,
     /// Of what waits for one socket.
@@ -115,6 +118,17 @@ impl Default for Limits {
                 headers_max: 64,
                 head_bytes_max: 32 * 1024,
             },
+            keys: KeyLimits {
+                interval: Duration::from_mins(5),
+                fetch_timeout: Duration::from_secs(5),
+                bytes_max: 256 * 1024,
+                cooldown: Duration::from_secs(5),
+                wait: Duration::from_secs(3),
+                waiting_max: 1000,
+                stale_max: Duration::from_hours(24),
+                retry_first: Duration::from_secs(1),
+                retry_max: Duration::from_mins(1),
+            },
             session: SessionLimits {
                 message_bytes_max: 64 * 1024,
                 // A hundred joins at once when a page comes back, and again after a hiccup.
@@ -124,6 +138,8 @@ impl Default for Limits {
                 received_bytes: Rate::new(256 * 1024, 4 * 1024 * 1024),
                 joins_max: 100,
                 idle_timeout: Duration::from_secs(60),
+                expiry_grace: Duration::from_secs(5),
+                refreshes_max: 128,
                 close_timeout: Duration::from_secs(5),
                 send_buffer_bytes: 128 * 1024,
             },

@@ -10,20 +10,16 @@ use clap::Args;
 use sqlx::postgres::PgConnectOptions;
 
 mod edge;
+mod issuers;
 mod limits;
 
 use edge::EdgeArgs;
 
 pub use edge::Edge;
+pub use issuers::{DEFAULT_AUDIENCE, IssuerArgs, JWT_SECRET_BYTES_MIN, SigningArgs};
 pub use limits::{DrainLimits, Limits};
 
-use crate::auth::VerifierConfig;
-
-/// Shortest HS256 secret, in bytes: as long as the hash (RFC 7518, section 3.2).
-pub const JWT_SECRET_BYTES_MIN: usize = 32;
-
-/// `aud` of tokens, where nothing else is said: what Supabase Auth issues.
-pub const DEFAULT_AUDIENCE: &str = "authenticated";
+use crate::auth::{VerifierConfig, is_topic};
 
 /// Where the gateway is reached by `tail`.
 pub const DEFAULT_URL: &str = "ws://127.0.0.1:4000/socket";
@@ -42,27 +38,17 @@ pub struct DatabaseArgs {
     pub database_url: String,
 }
 
-/// How tokens are signed and checked.
-#[derive(Args, Clone)]
-pub struct JwtArgs {
-    /// HS256 secret, at least 32 bytes (on Supabase: the JWT secret of the project)
-    #[arg(long, env = "WARDEN_JWT_SECRET", hide_env_values = true, value_name = "WARDEN_JWT_SECRET")]
-    pub jwt_secret: String,
-    /// Required `iss` claim
-    #[arg(long, env = "WARDEN_JWT_ISSUER", value_name = "ISS")]
-    pub jwt_issuer: Option<String>,
-    /// Required `aud` claim
-    #[arg(long, env = "WARDEN_JWT_AUDIENCE", value_name = "AUD", default_value = DEFAULT_AUDIENCE)]
-    pub jwt_audience: String,
-}
-
 /// `warden serve`.
 #[derive(Args, Clone)]
 pub struct ServeArgs {
     #[command(flatten)]
     database: DatabaseArgs,
     #[command(flatten)]
-    jwt: JwtArgs,
+    issuers: IssuerArgs,
+    /// Topics that a token must name in app_metadata.warden_topics to join them: recordings; also call:*
+    /// and org
+    #[arg(long, env = "WARDEN_TOPICS_NEED_CLAIM", value_name = "TOPIC", value_delimiter = ',')]
+    topics_need_claim: Vec<String>,
     /// Address of the public listener
     #[arg(long, env = "WARDEN_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:4000")]
     listen: SocketAddr,
@@ -96,6 +82,8 @@ pub struct Config {
     pub database: PgConnectOptions,
     /// What tokens must be.
     pub verifier: VerifierConfig,
+    /// Topics that a token must name to join them.
+    pub topics_need_claim: Vec<String>,
     /// Public listener.
     pub listen: SocketAddr,
     /// Admin listener.
@@ -108,21 +96,6 @@ pub struct Config {
     pub limits: Limits,
 }
 
-impl JwtArgs {
-    /// Checks the secret.
-    ///
-    /// # Errors
-    /// When it is too short to be one.
-    pub fn into_verifier_config(self) -> anyhow::Result<VerifierConfig> {
-        ensure!(
-            self.jwt_secret.len() >= JWT_SECRET_BYTES_MIN,
-            "WARDEN_JWT_SECRET has {} bytes; HS256 needs at least {JWT_SECRET_BYTES_MIN}: make one with `openssl rand -hex 32`",
-            self.jwt_secret.len()
-        );
-        Ok(VerifierConfig { secret: self.jwt_secret, audience: self.jwt_audience, issuer: self.jwt_issuer })
-    }
-}
-
 impl ServeArgs {
     /// Checks everything that can be checked without a connection.
     ///
@@ -131,6 +104,12 @@ impl ServeArgs {
     pub fn into_config(self) -> anyhow::Result<Config> {
         for origin in &self.allowed_origins {
             check_origin(origin).with_context(|| format!("WARDEN_ALLOWED_ORIGINS: {origin:?}"))?;
+        }
+        for topic in self.topics_need_claim.iter().filter(|topic| !topic.is_empty()) {
+            ensure!(
+                is_topic(topic),
+                "WARDEN_TOPICS_NEED_CLAIM: {topic:?} is no topic; write names such as recordings, call:* or org"
+            );
         }
         let mut limits = Limits::default();
         limits.retention.keep = Duration::from_hours(self.retention_hours.into());
@@ -147,7 +126,8 @@ impl ServeArgs {
         Ok(Config {
             edge,
             database: crate::postgres::options(&self.database.database_url)?,
-            verifier: self.jwt.into_verifier_config()?,
+            verifier: self.issuers.into_verifier_config()?,
+            topics_need_claim: self.topics_need_claim.into_iter().filter(|topic| !topic.is_empty()).collect(),
             listen: self.listen,
             admin_listen: self.admin_listen,
             allowed_origins: self.allowed_origins,
@@ -191,12 +171,5 @@ mod tests {
         ] {
             assert!(check_origin(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn a_short_secret_is_refused_without_being_shown() {
-        let args = JwtArgs { jwt_secret: "hunter2".into(), jwt_issuer: None, jwt_audience: "a".into() };
-        let error = args.into_verifier_config().err().expect("refused").to_string();
-        assert!(error.contains("32") && !error.contains("hunter2"), "{error}");
     }
 }

@@ -173,11 +173,8 @@ impl DevEnvironment {
         let step = Instant::now();
         let gateway = Gateway::start(Config {
             database: postgres::options(&cluster.url(DATABASE, "warden_gateway"))?,
-            verifier: VerifierConfig {
-                secret: jwt_secret.clone(),
-                audience: DEFAULT_AUDIENCE.to_owned(),
-                issuer: None,
-            },
+            verifier: VerifierConfig::hs256(jwt_secret.clone(), DEFAULT_AUDIENCE, None),
+            topics_need_claim: Vec::new(),
             listen: options.listen,
             admin_listen: options.admin_listen,
             allowed_origins: origins(options),
@@ -259,6 +256,7 @@ async fn create_demo_orgs(pool: &PgPool, jwt_secret: &str) -> anyhow::Result<Vec
             ttl: TOKEN_TTL,
             audience: DEFAULT_AUDIENCE,
             issuer: None,
+            topics: None,
         };
         orgs.push(DemoOrg { id: *id, name: (*name).to_owned(), token: sign(&claims, jwt_secret)? });
     }

@@ -56,6 +56,8 @@ impl Refusal {
             }
             Self::Token(AuthError::Expired) => (StatusCode::UNAUTHORIZED, "token_expired"),
             Self::Token(AuthError::Claims(ClaimError::Org)) => (StatusCode::FORBIDDEN, "no_organisation"),
+            Self::Token(AuthError::OrgOfAnother) => (StatusCode::FORBIDDEN, "organisation_of_another_issuer"),
+            Self::Token(AuthError::KeysUnavailable) => (StatusCode::SERVICE_UNAVAILABLE, "keys_unavailable"),
             Self::Token(_) => (StatusCode::UNAUTHORIZED, "invalid_token"),
             Self::UnknownOrg => (StatusCode::FORBIDDEN, "unknown_organisation"),
             Self::Origin => (StatusCode::FORBIDDEN, "origin_not_allowed"),

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `GET /socket/websocket` | 101, or why not |
 //! | `GET /livez` | 200 while the process runs |
-//! | `GET /readyz` | 200 while the node follows the event log, with a line more where an operator should look; else 503 and why |
+//! | `GET /readyz` | 200 while the node follows the event log and can verify tokens, with a line more where an operator should look; else 503 and why |
 //!
 //! The admin listener, which is not for the public, has `GET /metrics` as well.
 
@@ -33,6 +33,7 @@ pub use serve::{Listening, ServeLimits, serve};
 pub use tls::{Tls, TlsError, TlsFiles};
 
 use crate::auth::CookieName;
+use crate::auth::Readiness;
 use crate::events::ReaderState;
 use crate::metrics::Metrics;
 use crate::session;
@@ -89,8 +90,13 @@ async fn readyz(State(state): State<HttpState>) -> (StatusCode, String) {
     if state.draining.is_cancelled() {
         return (StatusCode::SERVICE_UNAVAILABLE, "shutting down\n".to_owned());
     }
+    let keys = state.shared.verifier.readiness();
+    if keys == Readiness::NotReady {
+        let text = "the keys that tokens are verified with can't be fetched; see the gateway's log\n";
+        return (StatusCode::SERVICE_UNAVAILABLE, text.to_owned());
+    }
     match &*state.reader.borrow() {
-        ReaderState::Following => (StatusCode::OK, following(*state.retention_late.borrow())),
+        ReaderState::Following => (StatusCode::OK, following(*state.retention_late.borrow(), keys)),
         ReaderState::Starting => {
             (StatusCode::SERVICE_UNAVAILABLE, "connecting to the event log\n".to_owned())
         }
@@ -102,16 +108,20 @@ async fn readyz(State(state): State<HttpState>) -> (StatusCode, String) {
     }
 }
 
-/// A log that grows is the same for every node: turning them all away would end the service for the sake of
-/// the disk. So this is a warning, and the node stays ready.
-fn following(retention_late: Option<Instant>) -> String {
-    match retention_late {
-        None => "ok\n".to_owned(),
-        Some(since) => format!(
-            "ok\nwarning: retention of the event log is late by {} s, and the log grows; see the gateway's log\n",
+/// A log that grows, or a key server that fails, is the same for every node: turning them all away would end
+/// the service for its sake. So these are warnings, and the node stays ready.
+fn following(retention_late: Option<Instant>, keys: Readiness) -> String {
+    let mut text = "ok\n".to_owned();
+    if let Some(since) = retention_late {
+        text.push_str(&format!(
+            "warning: retention of the event log is late by {} s, and the log grows; see the gateway's log\n",
             since.elapsed().as_secs()
-        ),
+        ));
     }
+    if keys == Readiness::Degraded {
+        text.push_str("warning: a key server fails, and keys from before are used; see the gateway's log\n");
+    }
+    text
 }
 
 async fn metrics(State(state): State<HttpState>) -> impl IntoResponse {

@@ -136,7 +136,7 @@ async fn accept(state: &HttpState, address: IpAddr, request: &Request<()>) -> Re
     if presented.is_cookie && !headers.contains_key(header::ORIGIN) {
         return Err(Refusal::CookieWithoutOrigin);
     }
-    let identity = state.shared.verifier.verify(&presented.token)?;
+    let identity = state.shared.verifier.verify(&presented.token).await?;
     let seat = state.admission.seat(&identity).map_err(|(reached, wait)| Refusal::Limit(reached, wait))?;
     let token = presented.token.hash();
     match state.shared.directory.has_org(identity.org).await {

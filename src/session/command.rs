@@ -1,13 +1,13 @@
-//! What a client can ask: join, leave, heartbeat, and a fresh token. Everything else gets an answer
-//! that says so.
+//! What a client can ask: join, leave and heartbeat; a fresh token is in `refresh`. Everything else gets an
+//! answer that says so.
+
+use std::time::SystemTime;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::{Joined, Membership, Next, Session};
-use crate::audit;
-use crate::auth::Token;
 use crate::hub::Offer;
 use crate::wire::{ClientMessage, CloseCode, Status, Topic, decode, push, reply};
 
@@ -29,7 +29,7 @@ impl Session {
             "heartbeat" if message.topic == PHOENIX_TOPIC => self.reply(&message, Status::Ok, json!({})),
             "phx_join" => self.join(&message),
             "phx_leave" => self.leave(&message),
-            "access_token" => return self.refresh(&message),
+            "access_token" => return self.refresh(message),
             _ if self.joined_topic(&message).is_some() => self.refuse(
                 &message,
                 "unknown event",
@@ -52,6 +52,13 @@ impl Session {
                 "the payload of a join is {} or {\"since\": cursor}",
             );
         };
+        if self.identity.expires_at <= SystemTime::now() {
+            // In the grace after a token's end what is there goes on, and nothing is added.
+            return self.refuse(message, "token expired", "send a fresh token (access_token), then join");
+        }
+        if let Err(why) = self.shared.topics.check(&self.identity.topics, &topic) {
+            return self.refuse(message, "forbidden topic", &why.to_string());
+        }
         if let Some(former) = self.joined.remove(&topic) {
             // As Phoenix does: the former join is closed, then the new one is answered.
             self.end_membership(&topic, &former);
@@ -102,39 +109,6 @@ impl Session {
         }
     }
 
-    /// Replaces the token. A bad one ends nothing before the old one does; a good one of somebody else
-    /// ends the session, whose identity is fixed.
-    fn refresh(&mut self, message: &ClientMessage) -> Next {
-        #[derive(Deserialize)]
-        struct Payload {
-            access_token: String,
-        }
-        let Ok(payload) = serde_json::from_str::<Payload>(message.payload.get()) else {
-            self.refuse(message, "invalid payload", "send {\"access_token\": \"<token>\"}");
-            return Next::Continue;
-        };
-        let token = Token::new(payload.access_token);
-        match self.shared.verifier.verify(&token) {
-            Ok(identity)
-                if (identity.org, &identity.subject) == (self.identity.org, &self.identity.subject) =>
-            {
-                self.identity = identity;
-                audit::refreshed(self.who(), token.hash());
-                self.reply(message, Status::Ok, json!({}));
-                Next::Continue
-            }
-            Ok(_) => {
-                audit::refresh_refused(self.who(), CloseCode::IDENTITY_CHANGED.reason, token.hash());
-                Next::Close(CloseCode::IDENTITY_CHANGED)
-            }
-            Err(error) => {
-                audit::refresh_refused(self.who(), &error.to_string(), token.hash());
-                self.refuse(message, "invalid token", &error.to_string());
-                Next::Continue
-            }
-        }
-    }
-
     /// The topic of a message, where this session has joined it by the join that the message names.
     fn joined_topic(&self, message: &ClientMessage) -> Option<Topic> {
         let topic = Topic::parse(&message.topic)?;
@@ -152,11 +126,11 @@ impl Session {
         self.send(&reply(join_ref, message.reference.as_deref(), &message.topic, Status::Error, response));
     }
 
-    fn refuse(&self, message: &ClientMessage, reason: &str, hint: &str) {
+    pub(super) fn refuse(&self, message: &ClientMessage, reason: &str, hint: &str) {
         self.reply(message, Status::Error, json!({"reason": reason, "message": hint}));
     }
 
-    fn reply(&self, message: &ClientMessage, status: Status, response: Value) {
+    pub(super) fn reply(&self, message: &ClientMessage, status: Status, response: Value) {
         self.send(&reply(
             message.join_ref.as_deref(),
             message.reference.as_deref(),
@@ -167,7 +141,7 @@ impl Session {
     }
 
     /// A sealed outbox ends the loop by itself, so its answer needs no look.
-    fn send(&self, frame: &bytes::Bytes) {
+    pub(super) fn send(&self, frame: &bytes::Bytes) {
         let _: Offer = self.outbox.offer(frame);
     }
 }

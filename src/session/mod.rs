@@ -6,10 +6,14 @@
 
 mod allowance;
 mod command;
+mod grant;
 mod io;
+mod refresh;
 mod resume;
 
-use std::collections::HashMap;
+pub use grant::TopicPolicy;
+
+use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::io::ErrorKind;
 use std::net::IpAddr;
@@ -35,6 +39,7 @@ use crate::rate::Rate;
 use crate::wire::{CloseCode, Topic};
 use allowance::{Allowance, Allowed};
 use io::SocketIo;
+use refresh::{Refreshing, next_refreshed};
 use resume::{Resuming, next_resumed};
 
 /// Limits of one session.
@@ -52,6 +57,11 @@ pub struct SessionLimits {
     pub joins_max: usize,
     /// A session that sent nothing for so long ends; clients send a heartbeat every 30 s.
     pub idle_timeout: Duration,
+    /// A session goes on for so long after its token's end, for a fresh one that is on its way. Nothing
+    /// new can be joined meanwhile.
+    pub expiry_grace: Duration,
+    /// Fresh tokens of one session that wait for their key.
+    pub refreshes_max: usize,
     /// How long the peer may take to answer a Close, and to read what precedes it.
     pub close_timeout: Duration,
     /// Kernel's send buffer, in bytes: else it hides up to 4 MiB of a slow client's backlog.
@@ -71,6 +81,8 @@ pub struct Shared {
     pub replay: Arc<Replay>,
     /// Of tokens that replace the first.
     pub verifier: Arc<Verifier>,
+    /// Which topics a token must name.
+    pub topics: TopicPolicy,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// Limits.
@@ -103,6 +115,8 @@ struct Session {
     joined: HashMap<Topic, Joined>,
     /// Joins that are being told what they missed.
     resuming: Vec<Resuming>,
+    /// Fresh tokens that wait for their key, in the order in which they came.
+    refreshing: VecDeque<Refreshing>,
     joins: u64,
     last_heard: Instant,
 }
@@ -165,6 +179,7 @@ pub async fn run(
         registration: Arc::new(registration),
         joined: HashMap::new(),
         resuming: Vec::new(),
+        refreshing: VecDeque::new(),
         joins: 0,
         last_heard: Instant::now(),
     };
@@ -192,6 +207,7 @@ impl Session {
         }
         let close = self.run(&mut socket, &shutdown).await;
         self.resuming.clear();
+        self.refreshing.clear();
         for (topic, joined) in std::mem::take(&mut self.joined) {
             self.end_membership(&topic, &joined);
         }
@@ -222,7 +238,7 @@ impl Session {
     ) -> CloseCode {
         let timer = tokio::time::sleep_until(self.deadline());
         tokio::pin!(timer);
-        let mut expires_at = self.identity.expires_at;
+        let mut ends_at = self.ends_at();
         loop {
             let outbox = Arc::clone(&self.outbox);
             let next = tokio::select! {
@@ -238,16 +254,18 @@ impl Session {
                     self.on_resumed(resumed);
                     Next::Continue
                 }
+                refreshed = next_refreshed(&mut self.refreshing), if !self.refreshing.is_empty() => {
+                    self.on_refreshed(refreshed)
+                }
                 () = &mut timer => self.on_timer(),
                 () = shutdown.cancelled() => Next::Close(CloseCode::RESTART),
             };
             if let Next::Close(close) = next {
                 return close;
             }
-            let has_fresh_token = expires_at != self.identity.expires_at;
             // A fresh token may end sooner than the one before.
-            if timer.is_elapsed() || self.expires_in().is_zero() || has_fresh_token {
-                expires_at = self.identity.expires_at;
+            if timer.is_elapsed() || self.ends_in().is_zero() || ends_at != self.ends_at() {
+                ends_at = self.ends_at();
                 timer.as_mut().reset(self.deadline());
             }
         }
@@ -297,7 +315,7 @@ impl Session {
     }
 
     fn on_timer(&self) -> Next {
-        if self.expires_in().is_zero() {
+        if self.ends_in().is_zero() {
             Next::Close(CloseCode::TOKEN_EXPIRED)
         } else if self.last_heard.elapsed() >= self.shared.limits.idle_timeout {
             Next::Close(CloseCode::IDLE)
@@ -309,10 +327,17 @@ impl Session {
     /// When the timer must look next. It is not reset by every message: it looks, and sleeps on.
     fn deadline(&self) -> Instant {
         let idle = self.last_heard + self.shared.limits.idle_timeout;
-        idle.min(Instant::now() + self.expires_in())
+        idle.min(Instant::now() + self.ends_in())
     }
 
-    fn expires_in(&self) -> Duration {
-        self.identity.expires_at.duration_since(SystemTime::now()).unwrap_or_default()
+    /// When the session ends if nothing more comes. Who sent a fresh token in time is not cut while its key
+    /// is being fetched.
+    fn ends_at(&self) -> SystemTime {
+        let wait = if self.refreshing.is_empty() { Duration::ZERO } else { self.shared.verifier.wait() };
+        self.identity.expires_at + self.shared.limits.expiry_grace + wait
+    }
+
+    fn ends_in(&self) -> Duration {
+        self.ends_at().duration_since(SystemTime::now()).unwrap_or_default()
     }
 }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use warden::postgres::cluster::SUPERUSER;
 
 use crate::harness::{
-    SECRET, TestDb, TestGateway, Upgrade, eventually, gives_away, shared_cluster_url, token, within,
+    Client, SECRET, TestDb, TestGateway, Upgrade, eventually, gives_away, shared_cluster_url, token, within,
 };
 use crate::proxy::{Gate, Proxy};
 
@@ -142,6 +142,12 @@ async fn token_signs_what_the_gateway_accepts() {
     let outcome = run(&args, &[other]).await;
     let answer = Upgrade::bearer(outcome.stdout.trim()).send(t.gateway.public_addr()).await;
     assert_eq!((answer.status, answer.code().as_str()), (401, "invalid_token"));
+    let limited =
+        run(&[&args[..], &["--topics", "calls,call:*"]].concat(), &[("WARDEN_JWT_SECRET", SECRET)]).await;
+    let mut client = Client::connect(t.gateway.public_addr(), limited.stdout.trim()).await;
+    client.join("calls").await;
+    assert_eq!(client.push("org", "phx_join", json!({})).await.response["reason"], "forbidden topic");
+    drop(client);
     let expired = run(&[&args[..], &["--ttl", "0s"]].concat(), &[("WARDEN_JWT_SECRET", SECRET)]).await;
     eventually("it has expired", async || {
         Upgrade::bearer(expired.stdout.trim()).send(t.gateway.public_addr()).await.code() == "token_expired"
@@ -162,6 +168,7 @@ async fn token_says_what_it_needs() {
     let secret = [("WARDEN_JWT_SECRET", SECRET)];
     fails(&["token"], &secret, 2, &["--org"], &[SECRET]).await;
     fails(&["token", "--org", "acme"], &secret, 2, &["--org", "acme"], &[SECRET]).await;
+    fails(&["token", "--org", &org, "--topics", "Calls"], &secret, 2, &["Calls", "call:*"], &[SECRET]).await;
     fails(&["token", "--org", &org, "--ttl", "soon"], &secret, 2, &["90s, 15m, 1h or 7d"], &[SECRET]).await;
 }
 
@@ -345,6 +352,22 @@ async fn serve_says_what_it_lacks() {
         fails(&["serve"], &[database, secret, origins], 1, &["WARDEN_ALLOWED_ORIGINS", origin], &["hunter2"])
             .await;
     }
+    for (variable, value, shown) in [
+        ("WARDEN_JWKS_URLS", "https://a.example/jwks", "ISSUER=URL"),
+        ("WARDEN_JWKS_URLS", "a=http://a.example/jwks", "use https"),
+        ("WARDEN_ISSUERS_FILE", "/nowhere/issuers.toml", "No such file"),
+        ("WARDEN_JWT_SECRET_PREVIOUS", "too short", "at least 32"),
+        ("WARDEN_TOPICS_NEED_CLAIM", "Recordings", "recordings, call:* or org"),
+    ] {
+        let mut others = vec![database, (variable, value)];
+        if !matches!(variable, "WARDEN_JWKS_URLS" | "WARDEN_ISSUERS_FILE") {
+            others.push(secret);
+        }
+        fails(&["serve"], &others, 1, &[variable, shown], &["hunter2", SECRET, "too short"]).await;
+    }
+    // Beside a key server the `iss` claim decides whose keys count, so that the secret needs one as well.
+    let beside = [database, secret, ("WARDEN_JWKS_URLS", "a=https://a.example/jwks")];
+    fails(&["serve"], &beside, 1, &["WARDEN_JWT_ISSUER"], &["hunter2", SECRET]).await;
     let address = ("WARDEN_LISTEN", "localhost");
     fails(&["serve"], &[database, secret, address], 2, &["localhost"], &["hunter2"]).await;
 

@@ -10,7 +10,9 @@
 //! | `edge` | limits, proxies, cookies, TLS, the audit trail: what strangers and clients may use |
 //! | `frames` | whatever a client may send, and how each session ends |
 //! | `isolation` | random programs: every socket gets its own events, and no others |
+//! | `keys` | whose keys verify a token; key servers that change, fail and lie |
 //! | `limits` | silent sessions and slow ones |
+//! | `membership` | users whose organisation changes |
 //! | `phoenix` | the published JavaScript client, unmodified |
 //! | `refresh` | the time of tokens, and tokens that replace them |
 //! | `resume` | coming back with a cursor: what was missed, once, then live |
@@ -21,6 +23,7 @@
 //! | `secrecy` | tokens and secrets in logs |
 //! | `shutdown` | going down, one session after the other |
 //! | `slow` | clients that read slowly or vanish: they end, and alone |
+//! | `topics` | tokens that are limited to some topics |
 //! | `upgrade` | who may not connect: each refusal with its status and code |
 
 #![expect(unreachable_pub, reason = "nothing links against a test; pub marks the harness's designed API")]
@@ -36,7 +39,9 @@ mod frames;
 mod guarded;
 mod harness;
 mod isolation;
+mod keys;
 mod limits;
+mod membership;
 mod phoenix;
 #[path = "../support/proxy.rs"]
 mod proxy;
@@ -49,4 +54,5 @@ mod schema;
 mod secrecy;
 mod shutdown;
 mod slow;
+mod topics;
 mod upgrade;

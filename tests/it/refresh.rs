@@ -7,7 +7,12 @@ use uuid::Uuid;
 
 use jsonwebtoken::Algorithm;
 
-use crate::harness::{Client, SECRET, TestGateway, claims, sign, token, within};
+use warden::auth::VerifierConfig;
+
+use crate::harness::{
+    Client, IssuerKey, KeyAnswer, SECRET, TestDb, TestGateway, TestKeyServer, Upgrade, claims, eventually,
+    sign, token, within,
+};
 
 /// Long enough to connect on a busy machine, short enough to wait for.
 const SHORT_SECONDS: u64 = 3;
@@ -148,5 +153,167 @@ async fn somebody_elses_token_ends_the_session() {
         assert!(!matches!(rest, Some(Ok(_))), "{name}: {rest:?} came behind the Close");
     }
     drop(witness);
+    t.gateway.stop().await;
+}
+
+/// A gateway whose keys come from a key server, with a grace so long that nothing ends by chance.
+async fn with_key_server(server: &TestKeyServer, grace: Duration) -> TestGateway {
+    let issuer = server.issuer("https://a.example");
+    TestGateway::start_with(TestDb::create().await, |config| {
+        config.verifier = VerifierConfig { issuers: vec![issuer] };
+        config.limits.keys.cooldown = Duration::ZERO;
+        config.limits.keys.fetch_timeout = Duration::from_hours(1);
+        config.limits.keys.wait = Duration::from_secs(20);
+        config.limits.session.expiry_grace = grace;
+    })
+    .await
+}
+
+#[tokio::test]
+async fn after_its_end_a_token_can_still_be_replaced() {
+    let db = TestDb::create().await;
+    let t = TestGateway::start_with(db, |config| {
+        config.limits.session.expiry_grace = Duration::from_hours(1);
+    })
+    .await;
+    let org = t.db.create_org().await;
+    let (mut client, exp) = short_lived(&t, org).await;
+    client.join("calls").await;
+    pass(exp).await;
+    // What is joined goes on, and nothing is added.
+    let call = t.db.insert_call(org).await;
+    assert_eq!(client.expect_event("calls", "call.created").await.row_id(), call.to_string());
+    let reply = client.push("recordings", "phx_join", json!({})).await;
+    assert_eq!(
+        (reply.status.as_str(), &reply.response["reason"]),
+        ("error", &json!("token expired")),
+        "{reply:?}"
+    );
+    // Coming in with it is another matter.
+    let answer = Upgrade::bearer(&token(org, &json!({"exp": exp}))).send(t.gateway.public_addr()).await;
+    assert_eq!(answer.code(), "token_expired");
+    let reply = client.push("calls", "access_token", payload(&token(org, &json!({"exp": exp})))).await;
+    assert_eq!(reply.response["reason"], "invalid token", "an expired one is no replacement");
+    let reply = client.push("calls", "access_token", payload(&token(org, &json!({})))).await;
+    assert_eq!(reply.status, "ok");
+    client.join("recordings").await;
+    drop(client);
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn the_grace_ends_too() {
+    let db = TestDb::create().await;
+    let t = TestGateway::start_with(db, |config| {
+        config.limits.session.expiry_grace = Duration::from_secs(2);
+    })
+    .await;
+    let org = t.db.create_org().await;
+    let (mut client, exp) = short_lived(&t, org).await;
+    client.expect_close(4401).await;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+    assert!(now >= Duration::from_secs(exp + 2), "closed within the grace: {now:?} < {exp} + 2");
+    drop(client);
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn who_refreshes_in_time_is_not_cut_while_the_key_is_fetched() {
+    let (old, new) = (IssuerKey::es256(), IssuerKey::es256());
+    let server = TestKeyServer::start(&[old.jwk("old")]).await;
+    let t = with_key_server(&server, Duration::ZERO).await;
+    let org = t.db.create_org().await;
+    let mut good = claims(org);
+    good["iss"] = json!("https://a.example");
+    let mut short = good.clone();
+    let exp = in_seconds(SHORT_SECONDS);
+    short["exp"] = json!(exp);
+    let mut client = Client::connect(t.gateway.public_addr(), &old.sign("old", &short)).await;
+    client.join("calls").await;
+    let before = server.requests();
+    server.answers(KeyAnswer::Held);
+    // As realtime-js does, which sends its token on every channel; they are answered in their order.
+    for (reference, topic) in [("r1", "calls"), ("r2", "phoenix")] {
+        let message = json!([null, reference, topic, "access_token", payload(&new.sign("new", &good))]);
+        client.send(&message.to_string()).await;
+    }
+    eventually("the request", async || server.requests() == before + 1).await;
+    // The loop goes on meanwhile, also beyond the old token's end.
+    assert_eq!(client.push("phoenix", "heartbeat", json!({})).await.status, "ok");
+    pass(exp).await;
+    let call = t.db.insert_call(org).await;
+    assert_eq!(client.expect_event("calls", "call.created").await.row_id(), call.to_string());
+    server.publish(&[old.jwk("old"), new.jwk("new")]);
+    for reference in ["r1", "r2"] {
+        let reply = client.next_reply().await;
+        assert_eq!((reply.reference, reply.status.as_str()), (json!(reference), "ok"));
+    }
+    assert_eq!(server.requests(), before + 1);
+    let call = t.db.insert_call(org).await;
+    assert_eq!(client.expect_event("calls", "call.created").await.row_id(), call.to_string());
+
+    // A token of somebody else ends the session also when its key had to be fetched.
+    let third = IssuerKey::eddsa();
+    server.publish(&[third.jwk("third")]);
+    let mut other = good.clone();
+    other["sub"] = json!("somebody-else");
+    client
+        .send(
+            &json!([null, "r3", "calls", "access_token", payload(&third.sign("third", &other))]).to_string(),
+        )
+        .await;
+    client.expect_close(4403).await;
+    drop(client);
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_failed_refresh_ends_nothing_and_prolongs_nothing() {
+    let (old, new) = (IssuerKey::es256(), IssuerKey::es256());
+    let server = TestKeyServer::start(&[old.jwk("old")]).await;
+    let t = with_key_server(&server, Duration::ZERO).await;
+    let org = t.db.create_org().await;
+    let mut good = claims(org);
+    good["iss"] = json!("https://a.example");
+    let mut short = good.clone();
+    short["exp"] = json!(in_seconds(SHORT_SECONDS));
+    let mut client = Client::connect(t.gateway.public_addr(), &old.sign("old", &short)).await;
+    client.join("calls").await;
+    server.answers(KeyAnswer::Status(500));
+    let reply = client.push("calls", "access_token", payload(&new.sign("new", &good))).await;
+    assert_eq!(
+        (reply.status.as_str(), &reply.response["reason"]),
+        ("error", &json!("unavailable")),
+        "{reply:?}"
+    );
+    let call = t.db.insert_call(org).await;
+    assert_eq!(client.expect_event("calls", "call.created").await.row_id(), call.to_string());
+    client.expect_close(4401).await;
+    drop(client);
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn the_same_sub_of_another_issuer_is_somebody_else() {
+    let key = IssuerKey::eddsa();
+    let server = TestKeyServer::start(&[key.jwk("1")]).await;
+    let issuers = vec![server.issuer("https://a.example"), server.issuer("https://b.example")];
+    let t = TestGateway::start_with(TestDb::create().await, |config| {
+        config.verifier = VerifierConfig { issuers };
+    })
+    .await;
+    let org = t.db.create_org().await;
+    let token = |issuer: &str| {
+        let mut claims = claims(org);
+        claims["iss"] = json!(issuer);
+        key.sign("1", &claims)
+    };
+    let mut client = Client::connect(t.gateway.public_addr(), &token("https://a.example")).await;
+    let reply = client.push("phoenix", "access_token", payload(&token("https://a.example"))).await;
+    assert_eq!(reply.status, "ok");
+    let message = json!([null, "9", "phoenix", "access_token", payload(&token("https://b.example"))]);
+    client.send(&message.to_string()).await;
+    client.expect_close(4403).await;
+    drop(client);
     t.gateway.stop().await;
 }

@@ -57,6 +57,13 @@ pub struct Reply {
     pub response: Value,
 }
 
+impl Reply {
+    fn of(reference: Value, topic: String, payload: &Value) -> Self {
+        let status = payload["status"].as_str().expect("a status").to_owned();
+        Self { reference, topic, status, response: payload["response"].clone() }
+    }
+}
+
 /// An event on a topic.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
@@ -121,8 +128,18 @@ impl Client {
         loop {
             let (reference_, topic, name, payload) = self.next_message().await;
             if name == "phx_reply" && reference_ == reference.as_str() {
-                let status = payload["status"].as_str().expect("a status").to_owned();
-                return Reply { reference: reference_, topic, status, response: payload["response"].clone() };
+                return Reply::of(reference_, topic, &payload);
+            }
+            self.events.push_back(Event { topic, name, payload });
+        }
+    }
+
+    /// The next reply, for pushes that were sent by hand. Events that come first are kept for later.
+    pub async fn next_reply(&mut self) -> Reply {
+        loop {
+            let (reference, topic, name, payload) = self.next_message().await;
+            if name == "phx_reply" {
+                return Reply::of(reference, topic, &payload);
             }
             self.events.push_back(Event { topic, name, payload });
         }

@@ -92,7 +92,8 @@ impl TestGateway {
         let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut config = Config {
             database: warden::postgres::options(db.gateway_url()).expect("a URL"),
-            verifier: VerifierConfig { secret: SECRET.into(), audience: AUDIENCE.into(), issuer: None },
+            verifier: VerifierConfig::hs256(SECRET, AUDIENCE, None),
+            topics_need_claim: Vec::new(),
             listen: any_port,
             admin_listen: any_port,
             allowed_origins: vec!["http://app.example".into()],

@@ -17,6 +17,7 @@ mod client;
 mod database;
 mod gateway;
 mod http;
+mod keys;
 mod logs;
 
 use std::time::Duration;
@@ -25,6 +26,7 @@ pub use client::{Client, Event, connect_raw, handshake};
 pub use database::{TestDb, cluster_options, shared_cluster_url};
 pub use gateway::{AUDIENCE, SECRET, TestGateway, claims, sign, token};
 pub use http::{Answer, Upgrade, urls_with};
+pub use keys::{Answer as KeyAnswer, IssuerKey, TestKeyServer};
 pub use logs::{LogCapture, gives_away, keep_secret, watch};
 
 /// How long anything may take before a test fails: far beyond what it takes, for busy machines.

@@ -1,0 +1,71 @@
+//! What an issuer's tokens must be besides well signed: audience, type, claims and organisations of its own.
+
+use serde_json::json;
+use uuid::Uuid;
+
+use super::{ISSUER, OTHER_ISSUER, accepts, claims_of, gateway, outcome, refuses};
+use crate::harness::{IssuerKey, TestKeyServer};
+
+#[tokio::test]
+async fn each_issuer_has_an_audience_and_rules_of_its_own() {
+    let key = IssuerKey::eddsa();
+    let server = TestKeyServer::start(&[key.jwk("1")]).await;
+    let mut strict = server.issuer(ISSUER);
+    strict.audience = "calls".into();
+    strict.rules.typ = Some("at+jwt".into());
+    strict.rules.claims.insert("role".into(), vec!["agent".into(), "lead".into()]);
+    strict.rules.claims.insert("https://example.com/tier".into(), vec!["gold".into()]);
+    let t = gateway(vec![strict, server.issuer(OTHER_ISSUER)]).await;
+    let org = t.db.create_org().await;
+    let mut good = claims_of(ISSUER, org);
+    good["aud"] = json!("calls");
+    good["role"] = json!("lead");
+    good["https://example.com/tier"] = json!("gold");
+    let header = |typ: &str| json!({"alg": "EdDSA", "kid": "1", "typ": typ});
+    accepts(&t, "good", &key.sign_with(&header("at+jwt"), &good)).await;
+    let changed = |name: &str, value: serde_json::Value| {
+        let mut claims = good.clone();
+        claims[name] = value;
+        key.sign_with(&header("at+jwt"), &claims)
+    };
+    let mut without = good.clone();
+    without.as_object_mut().expect("an object").remove("role");
+    refuses(
+        &t,
+        &[
+            ("the other's audience", changed("aud", json!("authenticated"))),
+            ("the other's type", key.sign_with(&header("JWT"), &good)),
+            ("no type", key.sign_with(&json!({"alg": "EdDSA", "kid": "1"}), &good)),
+            ("another role", changed("role", json!("authenticated"))),
+            ("a list of roles", changed("role", json!(["lead"]))),
+            ("role null", changed("role", json!(null))),
+            ("no role", key.sign_with(&header("at+jwt"), &without)),
+            ("another tier", changed("https://example.com/tier", json!("Gold"))),
+        ],
+    )
+    .await;
+    // Nothing of it counts for the other issuer, and nothing of the other's for it.
+    accepts(&t, "the other", &key.sign("1", &claims_of(OTHER_ISSUER, org))).await;
+    let mut of_other = good.clone();
+    of_other["iss"] = json!(OTHER_ISSUER);
+    refuses(&t, &[("the other's audience", key.sign_with(&header("at+jwt"), &of_other))]).await;
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn an_issuer_speaks_for_its_organisations_alone() {
+    let key = IssuerKey::eddsa();
+    let server = TestKeyServer::start(&[key.jwk("1")]).await;
+    let (org, foreign) = (Uuid::new_v4(), Uuid::new_v4());
+    let mut limited = server.issuer(ISSUER);
+    limited.rules.orgs = Some(vec![org]);
+    let t = gateway(vec![limited, server.issuer(OTHER_ISSUER)]).await;
+    for id in [org, foreign] {
+        t.db.run(format!("insert into organizations (id, name) values ('{id}', 'x')")).await;
+    }
+    accepts(&t, "its own", &key.sign("1", &claims_of(ISSUER, org))).await;
+    let answer = outcome(&t, &key.sign("1", &claims_of(ISSUER, foreign))).await;
+    assert_eq!(answer, (403, "organisation_of_another_issuer".to_owned()));
+    accepts(&t, "an issuer without a limit", &key.sign("1", &claims_of(OTHER_ISSUER, foreign))).await;
+    t.gateway.stop().await;
+}
