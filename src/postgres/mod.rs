@@ -12,9 +12,9 @@ use sqlx::migrate::Migrator;
 use sqlx::postgres::PgConnection;
 
 pub use address::{Addresses, options};
+pub(crate) use primary::Place;
 pub use primary::{NoPrimary, Primary};
-pub(crate) use primary::{Place, begin_shared, commit_shared};
-pub(crate) use session::Session;
+pub(crate) use session::{Session, begin_shared, commit_shared};
 
 /// Every migration, in order, as part of the binary.
 pub static MIGRATOR: Migrator = sqlx::migrate!();

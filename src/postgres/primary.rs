@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use sqlx::Connection as _;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
-use sqlx::{Connection as _, Executor as _};
 use tokio::sync::watch;
 
 use super::address::{Address, Addresses};
 use super::assume_gateway_role;
-use super::session::{Session, open};
+use super::session::{Session, begin_shared, commit_shared, open};
 
 /// Connections of a gateway's pool: look-ups of what is not in memory.
 const POOL_CONNECTIONS_MAX: u32 = 4;
@@ -134,9 +134,9 @@ impl Primary {
 }
 
 impl Addresses {
-    /// Asks all addresses at once, and takes the primary of the latest timeline; of equals the one that is
-    /// known, else the first in the list. Never one of an earlier timeline than is known: that one should be
-    /// off, and what it commits is lost.
+    /// Asks all addresses at once, and takes the primary of the latest timeline (of the same cluster as before,
+    /// where it is there); of equals the one that is known, else the first in the list. Never one of an
+    /// earlier timeline than is known: that one should be off, and what it commits is lost.
     pub(crate) async fn connect(&self, known: Option<&Place>) -> Result<Link, NoPrimary> {
         let mut answers: FuturesUnordered<_> =
             self.0.iter().enumerate().map(|(n, address)| ask(n, address, known)).collect();
@@ -144,7 +144,8 @@ impl Addresses {
         let mut problems: Vec<(usize, String)> = Vec::new();
         let rank = |link: &Link| {
             let is_known = known.is_some_and(|known| known.address == link.address);
-            (link.timeline, is_known, std::cmp::Reverse(link.address))
+            let is_same = known.is_some_and(|known| known.system == link.system);
+            (is_same, link.timeline, is_known, std::cmp::Reverse(link.address))
         };
         let rivals = tokio::time::sleep(ADDRESS_TIMEOUT * 2);
         tokio::pin!(rivals);
@@ -187,7 +188,8 @@ async fn ask(n: usize, address: &Address, known: Option<&Place>) -> Result<Link,
             Some(known) if link.system == known.system && link.timeline < known.timeline => Err((
                 n,
                 format!(
-                    "is a former primary (timeline {}, where {} is known) that still runs: shut it down",
+                    "is a former primary that still runs (timeline {}, where {} is known): shut it down, or, \
+                     where it was restored on purpose, restart Warden",
                     link.timeline, known.timeline
                 ),
             )),
@@ -243,17 +245,6 @@ fn describe(error: &sqlx::Error) -> String {
     }
 }
 
-/// Begins the transaction within which a shared session is this connection's. Each statement has a snapshot
-/// of its own, whatever the server's default is.
-pub(crate) async fn begin_shared(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    connection.execute("begin isolation level read committed read write").await.map(|_| ())
-}
-
-/// Gives the session back.
-pub(crate) async fn commit_shared(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    connection.execute("commit").await.map(|_| ())
-}
-
 fn follow_with_pool(place: watch::Receiver<Option<Place>>) -> PgPoolOptions {
     let (of_new, of_idle, of_used) = (place.clone(), place.clone(), place);
     PgPoolOptions::new()
@@ -276,7 +267,10 @@ fn follow_with_pool(place: watch::Receiver<Option<Place>>) -> PgPoolOptions {
             let place = of_idle.borrow().clone();
             Box::pin(async move {
                 match place {
-                    Some(place) if meta.age < place.since.elapsed() => admits(connection, &place).await,
+                    Some(place) if meta.age < place.since.elapsed() => {
+                        // One that has died while it was idle is nothing to report.
+                        Ok(admits(connection, &place).await.unwrap_or(false))
+                    }
                     _ => Ok(false),
                 }
             })

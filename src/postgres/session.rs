@@ -15,8 +15,9 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A setting that a session of our own was started with.
 const NONCE_SETTING: &str = "warden.session";
 
-/// Class 08: what is told about the connection itself, as by a proxy that refuses a startup parameter.
-const CONNECTION_EXCEPTION: &str = "08";
+/// What a server says to a login, not to a setting: password, database, too many connections, starting up.
+/// Anything else may be a proxy's answer to the setting.
+const NOT_THE_SETTING: [&str; 4] = ["28", "3D", "53", "57"];
 
 /// Whom a session belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +54,7 @@ pub(super) async fn open(options: &PgConnectOptions) -> Result<Opened, sqlx::Err
             connection.close().await?;
         }
         Err(sqlx::Error::Database(error))
-            if error.code().is_some_and(|code| code.starts_with(CONNECTION_EXCEPTION)) => {}
+            if !NOT_THE_SETTING.iter().any(|class| error.code().is_some_and(|c| c.starts_with(class))) => {}
         Err(error) => return Err(error),
     }
     let stateless = options.clone().statement_cache_capacity(0);
@@ -61,6 +62,31 @@ pub(super) async fn open(options: &PgConnectOptions) -> Result<Opened, sqlx::Err
         if hears(&stateless).await? { (Session::Own, options.clone()) } else { (Session::Shared, stateless) };
     let connection = PgConnection::connect_with(&options).await?;
     Ok(Opened { connection, session, options })
+}
+
+/// Begins the transaction within which a shared session is this connection's. Each statement has a snapshot
+/// of its own, whatever the server's default is.
+pub(crate) async fn begin_shared(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    connection.execute("begin isolation level read committed read write").await.map(|_| ())
+}
+
+/// Gives the session back, without the statements that sqlx prepared in it: it always names them, and does
+/// not close them. Where this fails the connection is to be dropped: a proxy ends a session that is
+/// left in the middle of a transaction.
+pub(crate) async fn commit_shared(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    // In the simple protocol, which prepares nothing. A proxy's own statements have other names.
+    connection
+        .execute(
+            "do $$ declare statement text; begin
+               for statement in select name from pg_catalog.pg_prepared_statements
+                                where prepare_time >= now() and name like 'sqlx\\_s\\_%' loop
+                 execute format('deallocate %I', statement);
+               end loop;
+             end $$;
+             commit",
+        )
+        .await
+        .map(|_| ())
 }
 
 /// Whether a LISTEN of one connection hears what another says. On a channel of its own, so that a LISTEN that
@@ -75,7 +101,12 @@ async fn hears(options: &PgConnectOptions) -> Result<bool, sqlx::Error> {
     let mut listener = PgListener::connect_with(&pool).await?;
     listener.eager_reconnect(false);
     listener.listen(&channel).await?;
-    pool.execute(sqlx::raw_sql(AssertSqlSafe(format!("notify {channel}")))).await?;
+    match pool.execute(sqlx::raw_sql(AssertSqlSafe(format!("notify {channel}")))).await {
+        Ok(_) => {}
+        // It has heard itself: this is the session in which the other one listens.
+        Err(sqlx::Error::Protocol(_)) => return Ok(false),
+        Err(error) => return Err(error),
+    }
     // While this waits the listener's connection is idle, and a session that is shared is not its own.
     match tokio::time::timeout(PROBE_TIMEOUT, listener.try_recv()).await {
         Ok(heard) => Ok(heard?.is_some()),

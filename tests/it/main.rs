@@ -7,6 +7,7 @@
 //! | `cli` | the binary: its messages, exit codes and streams |
 //! | `dev` | the command for development: nothing needed, nothing left |
 //! | `delivery` | what reaches a socket, when, and in which order |
+//! | `failover` | standbys, promotions, poolers, and connections that break in every way |
 //! | `frames` | whatever a client may send, and how each session ends |
 //! | `isolation` | random programs: every socket gets its own events, and no others |
 //! | `limits` | silent sessions and slow ones |
@@ -27,6 +28,7 @@ mod architecture;
 mod cli;
 mod delivery;
 mod dev;
+mod failover;
 mod frames;
 mod harness;
 mod isolation;

@@ -18,6 +18,8 @@ mod database;
 mod gateway;
 mod http;
 mod logs;
+mod pooler;
+mod proxy;
 
 use std::time::Duration;
 
@@ -26,6 +28,8 @@ pub use database::{TestDb, cluster_options, shared_cluster_url};
 pub use gateway::{AUDIENCE, SECRET, TestGateway, claims, sign, token};
 pub use http::{Answer, Upgrade, urls_with};
 pub use logs::LogCapture;
+pub use pooler::Pooler;
+pub use proxy::Proxy;
 
 /// How long anything may take before a test fails: far beyond what it takes, for busy machines.
 pub const DEADLINE: Duration = Duration::from_secs(20);
