@@ -184,6 +184,12 @@ async fn a_look_up_that_hangs_is_given_up() {
     let path = "/socket/websocket?vsn=2.0.0";
     let (status, body) = handshake(gateway.public_addr(), path, &headers).await.expect_err("is refused");
     assert_eq!((status, &body["error"]["code"]), (503, &json!("unavailable")));
+    // Nor does it go on waiting at the server, where such waits would add up.
+    eventually("nobody waits for the lock", async || {
+        let waits = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+        sqlx::query_scalar::<_, i64>(waits).fetch_one(&db.pool).await.expect("counts") == 0
+    })
+    .await;
     locker.execute("rollback").await.expect("unlocks");
     eventually("it is let in", async || handshake(gateway.public_addr(), path, &headers).await.is_ok()).await;
     gateway.stop().await;

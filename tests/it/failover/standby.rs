@@ -11,7 +11,7 @@ use warden::app::Gateway;
 use warden::postgres::cluster::{Cluster, SUPERUSER};
 
 use super::{client, expect_calls, expect_following, expect_lost, expect_open, gateway_at, through};
-use crate::harness::{Client, Proxy, TestDb, cluster_options, connect_raw, eventually, handshake, token};
+use crate::harness::{Client, Proxy, TestDb, cluster_options, eventually, handshake, token};
 
 /// Both servers, each behind a proxy, and a gateway that knows both, the standby first.
 struct Pair {
@@ -80,6 +80,7 @@ async fn the_primary_is_followed_through_a_promotion_and_nobody_else() {
     a_standby_is_never_followed(&mut pair, &mut sessions).await;
     let promoted = a_promotion_resyncs_every_topic(&mut pair, &mut sessions).await;
     a_former_primary_is_not_followed(&mut pair, &mut sessions, &promoted).await;
+    a_killed_primary_is_followed_by_its_standby(&mut pair, &mut sessions).await;
     pair.gateway.stop().await;
     pair.first.close().await.expect("ends");
     pair.second.close().await.expect("ends");
@@ -143,17 +144,13 @@ async fn a_standby_is_never_followed(pair: &mut Pair, sessions: &mut Sessions) {
     // An organisation that is not known here is not looked up at the standby, which has it.
     let org = pair.db.create_org().await;
     pair.replicated().await;
-    let bearer = format!("Bearer {}", token(org, &json!({})));
-    let headers = [("authorization", bearer.as_str())];
-    let refusal = handshake(pair.gateway.public_addr(), "/socket/websocket?vsn=2.0.0", &headers);
-    let (status, body) = refusal.await.expect_err("nothing can be looked up");
-    assert_eq!((status, &body["error"]["code"]), (503, &json!("unavailable")));
+    assert_eq!(look_up(&pair.gateway, org).await, Err(503));
     let calls = [pair.db.insert_call(pair.org).await, pair.db.insert_call(pair.org).await];
 
     pair.before_first.reopen().await;
     expect_following(&pair.gateway).await;
     expect_calls(&mut sessions.client, &calls).await;
-    connect_raw(pair.gateway.public_addr(), &token(org, &json!({}))).await;
+    assert_eq!(look_up(&pair.gateway, org).await, Ok(()));
     let both = through(&[&pair.before_second, &pair.before_first], "postgres", SUPERUSER);
     let migrated = warden::postgres::migrate(&both).await.expect("migrates the primary");
     assert_eq!((migrated.applied, migrated.total), (Vec::new(), warden::postgres::MIGRATOR.iter().count()));
@@ -164,28 +161,29 @@ async fn a_standby_is_never_followed(pair: &mut Pair, sessions: &mut Sessions) {
     expect_calls(&mut back, &[&[call][..], &calls].concat()).await;
 }
 
+/// Two primaries for a while: whoever connects anew takes the later timeline, and takes everything there.
 async fn a_promotion_resyncs_every_topic(pair: &mut Pair, sessions: &mut Sessions) -> TestDb {
-    pair.before_first.shut().await;
-    pair.before_second.shut().await;
-    expect_lost(&pair.gateway, &["connection refused"]).await;
+    let (url, gateway_url) = database(&pair.second);
+    let promoted = TestDb::at("postgres", &url, &gateway_url).await;
+    promoted.run("select pg_promote()").await;
     // As a restored log may have it: a row of a transaction that is yet to come would look new for ever.
-    pair.db
+    promoted
         .run(format!(
             "insert into warden.events (xid, org_id, topic, event, data)
              values ('99999999999', '{}', 'calls', 'call.future', '{{}}')",
             pair.org
         ))
         .await;
-    pair.replicated().await;
-    pair.first.kill9().await.expect("kills");
-    let (url, gateway_url) = database(&pair.second);
-    let promoted = TestDb::at("postgres", &url, &gateway_url).await;
-    promoted.run("select pg_promote()").await;
-    sessions.expect_both_open().await;
-
-    pair.before_second.reopen().await;
+    // The reader's connection breaks; those of the pool lead to the former primary still.
+    eventually("the reader's connection is ended", async || {
+        let end = "select count(pg_terminate_backend(pid)) from pg_stat_activity
+                   where application_name = 'warden' and query like '%begun_since%' and pid <> pg_backend_pid()";
+        sqlx::query_scalar::<_, i64>(end).fetch_one(&pair.db.pool).await.expect("ends") > 0
+    })
+    .await;
     sessions.expect_resync("epoch").await;
     expect_following(&pair.gateway).await;
+    sessions.expect_both_open().await;
     let call = promoted.insert_call(pair.org).await;
     expect_calls(&mut sessions.client, &[call]).await;
     let future: i64 = sqlx::query_scalar("select count(*) from warden.events where event = 'call.future'")
@@ -193,26 +191,55 @@ async fn a_promotion_resyncs_every_topic(pair: &mut Pair, sessions: &mut Session
         .await
         .expect("counts");
     assert_eq!(future, 0);
-    // The pool has moved as well: what only the promoted server has is found.
+    // What only the promoted server has is found, and what it has not is not.
     let mut back = client(&pair.gateway, promoted.create_org().await).await;
     let reply = back.join_with("calls", json!({"since": sessions.cursor})).await;
     assert_eq!(reply["resync"], true);
+    assert_eq!(look_up(&pair.gateway, pair.db.create_org().await).await, Err(403));
     promoted
 }
 
+/// The upgrade of a session of this organisation: its status where it is refused.
+async fn look_up(gateway: &Gateway, org: Uuid) -> Result<(), u16> {
+    let bearer = format!("Bearer {}", token(org, &json!({})));
+    let headers = [("authorization", bearer.as_str())];
+    match handshake(gateway.public_addr(), "/socket/websocket?vsn=2.0.0", &headers).await {
+        Ok(_) => Ok(()),
+        Err((status, _)) => Err(status),
+    }
+}
+
 async fn a_former_primary_is_not_followed(pair: &mut Pair, sessions: &mut Sessions, promoted: &TestDb) {
+    // After a crash, as it may come back by itself.
+    pair.first.kill9().await.expect("kills");
     pair.first.start_again().await.expect("starts");
-    pair.before_first.reopen().await;
-    // Both are primaries now; the connections break, and the later timeline is taken.
-    pair.before_second.cut();
+    pair.before_second.reset();
     let call = promoted.insert_call(pair.org).await;
     expect_calls(&mut sessions.client, &[call]).await;
     pair.before_second.shut().await;
     expect_lost(&pair.gateway, &["is a former primary", "connection refused"]).await;
     sessions.expect_both_open().await;
-    pair.db.insert_call(pair.org).await;
+    assert_eq!(look_up(&pair.gateway, pair.db.create_org().await).await, Err(503));
     let call = promoted.insert_call(pair.org).await;
     pair.before_second.reopen().await;
     expect_calls(&mut sessions.client, &[call]).await;
     expect_following(&pair.gateway).await;
+}
+
+/// As a failover goes where nothing goes wrong.
+async fn a_killed_primary_is_followed_by_its_standby(pair: &mut Pair, sessions: &mut Sessions) {
+    pair.first.stop().await.expect("stops");
+    let third = pair.second.start_standby().await.expect("a standby starts");
+    pair.before_first.lead_to(third.socket_dir());
+    pair.second.kill9().await.expect("kills");
+    expect_lost(&pair.gateway, &["is a standby"]).await;
+    sessions.expect_both_open().await;
+    let (url, gateway_url) = database(&third);
+    let promoted = TestDb::at("postgres", &url, &gateway_url).await;
+    promoted.run("select pg_promote()").await;
+    sessions.expect_resync("epoch").await;
+    let call = promoted.insert_call(pair.org).await;
+    expect_calls(&mut sessions.client, &[call]).await;
+    expect_following(&pair.gateway).await;
+    third.close().await.expect("ends");
 }

@@ -17,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 /// Bytes carried in one go.
 const BUFFER_BYTES: usize = 16 * 1024;
 
+const SOCKET_FILE: &str = ".s.PGSQL.5432";
+
 /// How a doorbell's connection is known.
 const LISTENS: &[u8] = b"LISTEN \"warden\"";
 
@@ -40,7 +42,7 @@ pub struct Proxy {
 }
 
 struct Shared {
-    server: PathBuf,
+    server: Mutex<PathBuf>,
     carried: Mutex<Vec<Carried>>,
     /// New connections are stalled from the start.
     stalls_new: AtomicBool,
@@ -57,7 +59,7 @@ impl Proxy {
     /// Before the server whose socket is in this directory.
     pub async fn start(socket_dir: &Path) -> Self {
         let shared = Shared {
-            server: socket_dir.join(".s.PGSQL.5432"),
+            server: Mutex::new(socket_dir.join(SOCKET_FILE)),
             carried: Mutex::default(),
             stalls_new: AtomicBool::new(false),
             reset_after: AtomicI64::new(i64::MAX),
@@ -93,6 +95,11 @@ impl Proxy {
                 tokio::spawn(carry(client, Arc::clone(&shared), of_task, said_listen));
             }
         });
+    }
+
+    /// New connections go to the server whose socket is in this directory.
+    pub fn lead_to(&self, socket_dir: &Path) {
+        *self.shared.server.lock().unwrap_or_else(PoisonError::into_inner) = socket_dir.join(SOCKET_FILE);
     }
 
     /// Ends all connections; new ones are refused.
@@ -164,8 +171,9 @@ async fn carry(
     gate: watch::Receiver<Gate>,
     said_listen: Arc<AtomicBool>,
 ) {
+    let server = shared.server.lock().unwrap_or_else(PoisonError::into_inner).clone();
     // Where nobody listens the client is dropped, as it would be without a proxy.
-    let Ok(mut server) = UnixStream::connect(&shared.server).await else { return };
+    let Ok(mut server) = UnixStream::connect(&server).await else { return };
     let _ = client.set_nodelay(true);
     let mut ends = gate.clone();
     let (client_read, client_write) = client.split();
