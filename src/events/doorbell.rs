@@ -84,6 +84,7 @@ impl Doorbell {
     async fn follow(&self) {
         let mut backoff = Backoff::new(RECONNECT_DELAYS.0, RECONNECT_DELAYS.1);
         let mut places = self.primary.place();
+        let mut said = None;
         loop {
             let place = places.borrow_and_update().clone();
             let ended = tokio::select! {
@@ -94,17 +95,27 @@ impl Doorbell {
                     backoff.reset();
                     continue;
                 }
-                ended = self.listen_at(place, &mut backoff) => ended,
+                ended = self.listen_at(place, &mut backoff, &mut said) => ended,
             };
-            tracing::warn!(error = %ended, "the doorbell is lost; until it is back the log is polled");
+            // While the database is away it is tried again and again: the same is said once.
+            let why = ended.to_string();
+            if said.as_ref() != Some(&why) {
+                tracing::warn!(error = why, "the doorbell is lost; until it is back the log is polled");
+            }
+            said = Some(why);
             tokio::time::sleep(backoff.next()).await;
         }
     }
 
     /// Returns with an error; where there is nothing to listen to it never does.
-    async fn listen_at(&self, place: Option<Place>, backoff: &mut Backoff) -> sqlx::Error {
+    async fn listen_at(
+        &self,
+        place: Option<Place>,
+        backoff: &mut Backoff,
+        said: &mut Option<String>,
+    ) -> sqlx::Error {
         match place {
-            Some(place) if place.session == Session::Own => self.listen(&place, backoff).await,
+            Some(place) if place.session == Session::Own => self.listen(&place, backoff, said).await,
             Some(_) => {
                 tracing::warn!(
                     "DATABASE_URL leads through a pooler in transaction mode, where LISTEN is not possible: events \
@@ -117,7 +128,7 @@ impl Doorbell {
         }
     }
 
-    async fn listen(&self, place: &Place, backoff: &mut Backoff) -> sqlx::Error {
+    async fn listen(&self, place: &Place, backoff: &mut Backoff, said: &mut Option<String>) -> sqlx::Error {
         let connect = async {
             let pool = PgPoolOptions::new()
                 .max_connections(1)
@@ -135,6 +146,7 @@ impl Doorbell {
         };
         tracing::debug!("the doorbell is connected");
         backoff.reset();
+        *said = None;
         // Its word that a reader silenced the bell may have been missed.
         self.ring.silenced.store(true, Ordering::Relaxed);
         self.ring.notify.notify_one();

@@ -87,8 +87,9 @@ async fn a_reset_within_a_read_repeats_nothing() {
         }
         session
     });
-    // A row of these takes some 200 bytes: within the second page of 5,000.
-    proxy.reset_after(1_500_000);
+    // A row of these takes some 220 bytes. The first 5,000 are read twice, once to see that there are more than a
+    // page: this is in the middle of the second page.
+    proxy.reset_after(2_700_000);
     db.run(format!(
         "select warden.publish('{org}', 'calls', 'test.row', jsonb_build_object('n', n, 'x', repeat('x', 80)))
          from generate_series(0, {}) n",
@@ -105,46 +106,65 @@ async fn a_reset_within_a_read_repeats_nothing() {
     gateway.stop().await;
 }
 
-/// All connections half open: the reader notices by its time limit, and nothing that hangs keeps its place
-/// in the pool.
+/// All connections half open, those of the pool in the middle of a query: the reader notices by its time limit,
+/// look-ups are given up, and nothing that hangs keeps its place in the pool.
 #[tokio::test]
 async fn half_open_connections_are_noticed_and_replaced() {
     let (db, org) = db_with_org().await;
     let proxy = Proxy::before(db.url()).await;
     let gateway = gateway_at(&db, &through(&[&proxy], &db.name, "warden_gateway"), |limits| {
         limits.reader.read_timeout = Duration::from_millis(500);
-        limits.look_up_timeout = Duration::from_millis(200);
+        limits.look_up_timeout = Duration::from_millis(1500);
     })
     .await;
     let mut session = client(&gateway, org).await;
     session.join("calls").await;
+    let mut orgs = Vec::new();
+    for _ in 0..4 {
+        orgs.push(db.create_org().await);
+    }
 
-    proxy.stall(true);
-    let calls = insert_calls::<3>(&db, org).await;
-    expect_lost(&gateway, &["timed out"]).await;
-    expect_open(&mut session).await;
-    // Each would hold a connection of the pool for as long as TCP tries.
+    let mut locker = sqlx::PgConnection::connect(db.url()).await.expect("connects");
+    locker.execute("begin; lock table organizations").await.expect("locks");
     let mut look_ups = Vec::new();
-    for _ in 0..8 {
-        let bearer = format!("Bearer {}", token(db.create_org().await, &json!({})));
+    for org in &orgs {
+        let bearer = format!("Bearer {}", token(*org, &json!({})));
         let addr = gateway.public_addr();
         look_ups.push(tokio::spawn(async move {
             handshake(addr, "/socket/websocket?vsn=2.0.0", &[("authorization", &bearer)]).await.is_ok()
         }));
     }
+    // Every connection that the pool may have.
+    eventually("all look-ups wait", async || waiting(&db).await == 4).await;
+    proxy.stall(true);
+    locker.execute("rollback").await.expect("unlocks");
+    let calls = insert_calls::<3>(&db, org).await;
+    expect_lost(&gateway, &["timed out"]).await;
+    expect_open(&mut session).await;
     for look_up in look_ups {
         assert!(!look_up.await.expect("answers"));
     }
+
     proxy.carry_new();
     expect_calls(&mut session, &calls).await;
     expect_following(&gateway).await;
-    let bearer = format!("Bearer {}", token(db.create_org().await, &json!({})));
+    let bearer = format!("Bearer {}", token(orgs[0], &json!({})));
     eventually("the pool has room", async || {
         let headers = [("authorization", bearer.as_str())];
         handshake(gateway.public_addr(), "/socket/websocket?vsn=2.0.0", &headers).await.is_ok()
     })
     .await;
     gateway.stop().await;
+}
+
+/// Who waits for a lock at the server.
+async fn waiting(db: &TestDb) -> i64 {
+    sqlx::query_scalar(
+        "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'",
+    )
+    .fetch_one(&db.pool)
+    .await
+    .expect("counts")
 }
 
 /// The doorbell's connection alone is half open: events are found by the poll, and the watchdog gets another.
@@ -185,11 +205,7 @@ async fn a_look_up_that_hangs_is_given_up() {
     let (status, body) = handshake(gateway.public_addr(), path, &headers).await.expect_err("is refused");
     assert_eq!((status, &body["error"]["code"]), (503, &json!("unavailable")));
     // Nor does it go on waiting at the server, where such waits would add up.
-    eventually("nobody waits for the lock", async || {
-        let waits = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
-        sqlx::query_scalar::<_, i64>(waits).fetch_one(&db.pool).await.expect("counts") == 0
-    })
-    .await;
+    eventually("nobody waits for the lock", async || waiting(&db).await == 0).await;
     locker.execute("rollback").await.expect("unlocks");
     eventually("it is let in", async || handshake(gateway.public_addr(), path, &headers).await.is_ok()).await;
     gateway.stop().await;

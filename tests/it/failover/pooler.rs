@@ -97,12 +97,25 @@ async fn through_a_transaction_pooler_the_log_is_polled() {
     expect_calls(&mut back, &calls).await;
     expect_clean_sessions(&url).await;
 
-    // The server ends every session of the pooler: the gateway finds its way back, and does not repeat itself.
+    // Sessions of the pooler's end, then its clients' connections: the gateway finds its way back.
     db.run("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'warden'").await;
     let call = db.insert_call(org).await;
     expect_calls(&mut session, &[call]).await;
+    let reads = gateway.metrics().reads.get();
+    pooler.kill(&db.name).await;
+    let call = db.insert_call(org).await;
+    expect_calls(&mut session, &[call]).await;
+    eventually("it reads", async || gateway.metrics().reads.get() > reads + 1).await;
     expect_following(&gateway).await;
     assert_eq!(warnings(), 1, "it says so once");
+
+    // Behind the pooler the name may lead elsewhere from one transaction to the next.
+    let other = TestDb::create().await;
+    other.run(format!("insert into organizations (id, name) values ('{org}', 'the same')")).await;
+    pooler.redirect(&db.name, &other.name).await;
+    assert_eq!(session.expect_event("calls", "warden.resync").await.payload["reason"], "epoch");
+    let call = other.insert_call(org).await;
+    expect_calls(&mut session, &[call]).await;
 
     let refused =
         format!("{:#}", warden::postgres::migrate(&url).await.expect_err("migrate needs its own session"));

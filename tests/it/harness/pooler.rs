@@ -58,17 +58,40 @@ impl Pooler {
             .spawn()
             .expect("pgbouncer is installed (scripts/setup)");
         let pooler = Self { _process: process, dir, port };
-        let url = pooler.url("pgbouncer", "postgres");
-        let options: PgConnectOptions = url.parse().expect("a URL");
-        super::eventually("the pooler is up", async || {
-            // Its own console knows no more than the simple protocol, and takes no other parameters.
-            match options.clone().extra_float_digits(None).connect().await {
-                Ok(connection) => connection.close().await.is_ok(),
-                Err(_) => false,
-            }
+        super::eventually("the pooler is up", async || match pooler.console().connect().await {
+            Ok(connection) => connection.close().await.is_ok(),
+            Err(_) => false,
         })
         .await;
         pooler
+    }
+
+    /// From now on the name of one database leads to another, as when an address is given to another server.
+    pub async fn redirect(&self, from: &str, to: &str) {
+        let ini = self.dir.join(format!("{}.ini", self.port));
+        let text = fs::read_to_string(&ini).expect("reads");
+        let line = format!("[databases]\n{from} = host={} port=5432 dbname={to}\n", self.dir.display());
+        fs::write(&ini, text.replacen("[databases]\n", &line, 1)).expect("writes");
+        self.command("reload").await;
+    }
+
+    /// Ends all connections of a database, of clients and of the server.
+    pub async fn kill(&self, database: &str) {
+        self.command(&format!("kill {database}")).await;
+        self.command(&format!("resume {database}")).await;
+    }
+
+    async fn command(&self, command: &str) {
+        let mut console = self.console().connect().await.expect("connects");
+        let command = sqlx::raw_sql(sqlx::AssertSqlSafe(command.to_owned()));
+        command.execute(&mut console).await.expect("is understood");
+        console.close().await.expect("closes");
+    }
+
+    /// The pooler's own console knows no more than the simple protocol, and takes no other parameters.
+    fn console(&self) -> PgConnectOptions {
+        let options: PgConnectOptions = self.url("pgbouncer", "postgres").parse().expect("a URL");
+        options.extra_float_digits(None)
     }
 
     /// A database through the pooler.
