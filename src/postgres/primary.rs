@@ -279,9 +279,9 @@ fn follow_with_pool(place: watch::Receiver<Option<Place>>) -> PgPoolOptions {
             let is_shared = of_used.borrow().as_ref().is_some_and(|place| place.session == Session::Shared);
             Box::pin(bounded(async move {
                 if is_shared {
-                    commit_shared(connection).await?
+                    commit_shared(connection).await?;
                 } else {
-                    connection.ping().await?
+                    connection.ping().await?;
                 }
                 Ok(true)
             }))
