@@ -193,7 +193,7 @@ async fn a_doorbell_that_is_half_open_is_replaced() {
 #[tokio::test]
 async fn a_look_up_that_hangs_is_given_up() {
     let (db, org) = db_with_org().await;
-    let gateway = gateway_at(&db, &db.gateway_url().to_owned(), |limits| {
+    let gateway = gateway_at(&db, db.gateway_url(), |limits| {
         limits.look_up_timeout = Duration::from_millis(200);
     })
     .await;
