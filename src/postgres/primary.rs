@@ -18,7 +18,7 @@ use tokio::sync::watch;
 
 use super::address::{Address, Addresses};
 use super::assume_gateway_role;
-use super::session::{Session, begin_shared, commit_shared, open};
+use super::session::{Session, begin_shared, begin_shared_once, commit_shared, open};
 
 /// Connections of a gateway's pool: look-ups of what is not in memory.
 const POOL_CONNECTIONS_MAX: u32 = 4;
@@ -92,7 +92,7 @@ impl Primary {
     /// Connections to the primary that the reader follows, as the gateway's role.
     ///
     /// Through a proxy that pools by the transaction a connection that is taken here is within one, which is
-    /// committed when it is given back.
+    /// committed when it is given back; whoever begins another within it has a savepoint.
     #[must_use]
     pub fn pool(&self) -> PgPool {
         self.pool.clone()
@@ -267,7 +267,8 @@ fn follow_with_pool(place: watch::Receiver<Option<Place>>) -> PgPoolOptions {
             let place = of_idle.borrow().clone();
             Box::pin(async move {
                 match place {
-                    Some(place) if meta.age < place.since.elapsed() => {
+                    // One of a shared session serves once.
+                    Some(place) if place.session == Session::Own && meta.age < place.since.elapsed() => {
                         // One that has died while it was idle is nothing to report.
                         Ok(admits(connection, &place).await.unwrap_or(false))
                     }
@@ -283,7 +284,7 @@ fn follow_with_pool(place: watch::Receiver<Option<Place>>) -> PgPoolOptions {
                 } else {
                     connection.ping().await?;
                 }
-                Ok(true)
+                Ok(!is_shared)
             }))
         })
 }
@@ -293,7 +294,7 @@ fn follow_with_pool(place: watch::Receiver<Option<Place>>) -> PgPoolOptions {
 async fn admits(connection: &mut PgConnection, place: &Place) -> Result<bool, sqlx::Error> {
     bounded(async {
         if place.session == Session::Shared {
-            begin_shared(connection).await?;
+            begin_shared_once(connection).await?;
             assume_gateway_role(connection, true).await?;
             set_lock_timeout(connection, true).await?;
         }

@@ -19,6 +19,8 @@ const NONCE_SETTING: &str = "warden.session";
 /// Anything else may be a proxy's answer to the setting.
 const NOT_THE_SETTING: [&str; 4] = ["28", "3D", "53", "57"];
 
+const BEGIN: &str = "begin isolation level read committed read write";
+
 /// Whom a session belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Session {
@@ -67,7 +69,15 @@ pub(super) async fn open(options: &PgConnectOptions) -> Result<Opened, sqlx::Err
 /// Begins the transaction within which a shared session is this connection's. Each statement has a snapshot
 /// of its own, whatever the server's default is.
 pub(crate) async fn begin_shared(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    connection.execute("begin isolation level read committed read write").await.map(|_| ())
+    connection.execute(BEGIN).await.map(|_| ())
+}
+
+/// As [`begin_shared`], for a connection that is handed to others: sqlx counts this transaction, so that whoever
+/// begins another within it gets a savepoint. The count cannot be taken back: the connection serves once.
+pub(super) async fn begin_shared_once(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    // Dropped it would roll back; it holds nothing but a reference.
+    std::mem::forget(connection.begin_with(BEGIN).await?);
+    Ok(())
 }
 
 /// Gives the session back, without the statements that sqlx prepared in it: it always names them, and does
