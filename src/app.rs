@@ -56,7 +56,8 @@ impl Gateway {
         let (public_addr, admin_addr) = (public.local_addr()?, admin.local_addr()?);
         let limits = config.limits;
 
-        let pool = postgres::gateway_pool(config.database.clone());
+        let primary = postgres::Primary::new(config.database);
+        let pool = primary.pool();
         let metrics = Arc::new(Metrics::default());
         for (name, value) in limits.named() {
             metrics.set_limit(name, value);
@@ -65,7 +66,7 @@ impl Gateway {
         let (admission, admin_admission) = (admission(config.edge.proxies), admission(Proxies::default()));
         let tls = config.edge.tls.map(Tls::load).transpose()?.map(Arc::new);
         let hub = Arc::new(Hub::new(limits.outbox));
-        let directory = Arc::new(Directory::new(pool.clone(), Arc::clone(&metrics)));
+        let directory = Arc::new(Directory::new(pool.clone(), limits.look_up_timeout, Arc::clone(&metrics)));
         let (state, reader) = watch::channel(ReaderState::Starting);
         let (batches, received) = mpsc::channel(limits.batches_max);
         let draining = CancellationToken::new();
@@ -77,7 +78,7 @@ impl Gateway {
         let retention_late = retention.late_since();
         let recent = Arc::new(Recent::new(limits.recent));
         let (looks, looked) = watch::channel(0);
-        let doorbell = Doorbell::new(pool.clone());
+        let doorbell = Doorbell::new(Arc::clone(&primary), limits.doorbell);
         let replay = Arc::new(Replay::new(
             pool,
             Arc::clone(&recent),
@@ -91,7 +92,7 @@ impl Gateway {
             background.spawn(async move { replay.run(cancel).await });
         }
         let source = Source {
-            options: config.database,
+            primary,
             ring: doorbell.ring(),
             hub: Arc::clone(&hub),
             directory: Arc::clone(&directory),
@@ -105,7 +106,7 @@ impl Gateway {
         background.spawn(Arc::clone(&verifier).run(back.clone()));
         background.spawn(doorbell.run(back.clone()));
         background.spawn(source.run(back.clone()));
-        background.spawn(retention.run(back.clone()));
+        background.spawn(retention.run(reader.clone(), back.clone()));
         background.spawn(fan_out(
             Fanout::new(Arc::clone(&hub), limits.fanout),
             received,

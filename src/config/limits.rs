@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use crate::auth::KeyLimits;
-use crate::events::{ReaderLimits, RecentLimits, ReplayLimits, RetentionLimits};
+use crate::events::{DoorbellLimits, ReaderLimits, RecentLimits, ReplayLimits, RetentionLimits};
 use crate::http::{AdmissionLimits, ServeLimits};
 use crate::hub::{FanoutLimits, OutboxLimits};
 use crate::rate::Rate;
@@ -26,6 +26,10 @@ pub struct Limits {
     pub outbox: OutboxLimits,
     /// Of the reader.
     pub reader: ReaderLimits,
+    /// Of the doorbell.
+    pub doorbell: DoorbellLimits,
+    /// How long the look-up of an organisation may take, for all who wait for it.
+    pub look_up_timeout: Duration,
     /// Of the recent events in memory.
     pub recent: RecentLimits,
     /// Of replays.
@@ -145,6 +149,11 @@ impl Default for Limits {
             },
             outbox: OutboxLimits { queue_bytes_max: 4 * 1024 * 1024, queue_chunks_max: 4096 },
             reader: ReaderLimits::default(),
+            doorbell: DoorbellLimits {
+                watchdog_interval: Duration::from_secs(15),
+                watchdog_timeout: Duration::from_secs(5),
+            },
+            look_up_timeout: Duration::from_secs(5),
             recent: RecentLimits { bytes_max: 64 * 1024 * 1024, org_bytes_max: 8 * 1024 * 1024 },
             replay: ReplayLimits {
                 from_log_max: 2,

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
-use sqlx::postgres::PgConnectOptions;
 
 mod edge;
 mod issuers;
@@ -33,7 +32,8 @@ const DRAIN_REST: Duration = Duration::from_secs(15);
 /// How to reach the database.
 #[derive(Args, Clone)]
 pub struct DatabaseArgs {
-    /// The primary: postgres://user:password@host:5432/database
+    /// The database: postgres://user:password@host:5432/database; of several addresses (host1:5432,host2:5432)
+    /// the primary is found and followed
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "DATABASE_URL")]
     pub database_url: String,
 }
@@ -78,8 +78,8 @@ pub struct ServeArgs {
 /// Everything a gateway needs, checked.
 #[derive(Clone)]
 pub struct Config {
-    /// The primary.
-    pub database: PgConnectOptions,
+    /// Where the primary may be.
+    pub database: crate::postgres::Addresses,
     /// What tokens must be.
     pub verifier: VerifierConfig,
     /// Topics that a token must name to join them.

@@ -20,13 +20,12 @@ use crate::wire::Topic;
 /// organisations that don't exist can't fill it.
 const ORGS_MAX: usize = 100_000;
 
-/// Longest wait for the answer of the database.
-const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct Directory {
     pool: PgPool,
+    /// Longest wait for the answer of the database.
+    look_up_timeout: Duration,
     orgs: DashMap<OrgId, Arc<OnceCell<bool>>>,
     topics: RwLock<Arc<HashSet<String>>>,
     /// One load at a time: the later one must not be overwritten by the earlier.
@@ -37,9 +36,10 @@ pub struct Directory {
 impl Directory {
     /// An empty memory in front of this database.
     #[must_use]
-    pub fn new(pool: PgPool, metrics: Arc<Metrics>) -> Self {
+    pub fn new(pool: PgPool, look_up_timeout: Duration, metrics: Arc<Metrics>) -> Self {
         Self {
             pool,
+            look_up_timeout,
             orgs: DashMap::new(),
             topics: RwLock::default(),
             loading: tokio::sync::Mutex::default(),
@@ -67,7 +67,7 @@ impl Directory {
             row.fetch_one(&self.pool).await
         });
         // Those who wait for one another's failure would otherwise add up their waits.
-        match tokio::time::timeout(LOOK_UP_TIMEOUT, look_up).await {
+        match tokio::time::timeout(self.look_up_timeout, look_up).await {
             Ok(known) => known.copied(),
             Err(_) => Err(sqlx::Error::PoolTimedOut),
         }

@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use sqlx::Connection;
-use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
 use super::cursor::{Cursor, CursorPrefix, Epoch, Point, Snapshot};
 use crate::org::OrgId;
+use crate::postgres::{NoPrimary, Primary, Session, assume_gateway_role, begin_shared, commit_shared};
 use crate::wire::{Event, Topic};
 
 /// Rows that one statement brings at the most; what exceeds them is read page by page up to the
@@ -17,9 +17,13 @@ const READ_ROWS_MAX: usize = 5_000;
 const ROWS_LIMIT: i64 = READ_ROWS_MAX as i64;
 
 /// A connection that reads the log, bound to the epoch in which it was opened.
+///
+/// Through a proxy that pools by the transaction (a shared session) each look is a transaction, which makes
+/// sure of the epoch first, because the proxy may lead elsewhere from one to the next.
 #[derive(Debug)]
 pub struct LogReader {
     pub(super) connection: PgConnection,
+    session: Session,
     epoch: Epoch,
 }
 
@@ -29,9 +33,12 @@ pub enum LogError {
     /// The database said no, or nothing.
     #[error("the database: {0}")]
     Database(#[from] sqlx::Error),
-    /// A standby's snapshots omit what is in progress.
-    #[error("this is a standby: its snapshots cannot be trusted; name the primary in DATABASE_URL")]
-    Standby,
+    /// There may be standbys, whose snapshots omit what is in progress.
+    #[error("no primary at the addresses of DATABASE_URL: {0}")]
+    NoPrimary(#[from] NoPrimary),
+    /// The proxy leads to another database, or another history of it, than before.
+    #[error("the database changed behind a proxy")]
+    Moved,
     /// Rows of another encoding may hold bytes that are no text.
     #[error("the database's encoding is {0}, and must be UTF8")]
     Encoding(String),
@@ -85,44 +92,60 @@ pub(super) struct LogRow {
 }
 
 impl LogReader {
-    /// Connects, and makes sure that this is a primary with a log of the present epoch.
+    /// Connects to the primary, makes sure that it has a log, and begins its present epoch. The pool follows.
     ///
     /// # Errors
-    /// When the database can't be reached, is a standby, or has no event log.
-    pub async fn connect(options: &PgConnectOptions) -> Result<Self, LogError> {
-        let mut connection = PgConnection::connect_with(options).await?;
-        crate::postgres::assume_gateway_role(&mut connection).await?;
-        if sqlx::query_scalar!(r#"select pg_is_in_recovery() as "standby!""#)
-            .fetch_one(&mut connection)
-            .await?
-        {
-            return Err(LogError::Standby);
+    /// When no primary can be reached, or it has no event log.
+    pub async fn connect(primary: &Primary) -> Result<Self, LogError> {
+        let mut link = primary.connect().await?;
+        let is_shared = link.session == Session::Shared;
+        let connection = &mut link.connection;
+        if is_shared {
+            begin_shared(connection).await?;
         }
-        let encoding = sqlx::query_scalar!(r#"select current_setting('server_encoding') as "encoding!""#)
-            .fetch_one(&mut connection)
-            .await?;
-        if encoding != "UTF8" {
-            return Err(LogError::Encoding(encoding));
+        assume_gateway_role(connection, is_shared).await?;
+        let epoch = begin_epoch(connection).await?;
+        if is_shared {
+            commit_shared(connection).await?;
+        } else {
+            // A read has one good plan, by index, whatever the statistics say: planning it each time would take
+            // longer than the read, and a partition that was empty when it was planned does not stay so.
+            sqlx::query!("set plan_cache_mode = force_generic_plan").execute(&mut *connection).await?;
+            sqlx::query!("set enable_seqscan = off").execute(&mut *connection).await?;
+            // A host that vanished must not go on silencing the bell for hours.
+            sqlx::query!("set tcp_keepalives_idle = 10").execute(&mut *connection).await?;
+            sqlx::query!("set tcp_keepalives_interval = 5").execute(&mut *connection).await?;
+            sqlx::query!("set tcp_keepalives_count = 3").execute(&mut *connection).await?;
         }
-        let is_there = sqlx::query_scalar!(r#"select to_regclass('warden.events') is not null as "there!""#)
-            .fetch_one(&mut connection)
-            .await?;
-        if !is_there {
-            return Err(LogError::NotMigrated);
+        primary.follow(&link, &epoch);
+        Ok(Self { connection: link.connection, session: link.session, epoch: epoch.parse()? })
+    }
+
+    /// Whether the session is this reader's own: what it sets and locks stays with it.
+    pub(super) fn owns_session(&self) -> bool {
+        self.session == Session::Own
+    }
+
+    /// Before a look; [`Self::leave`] comes after it. One that fails ends the connection.
+    pub(super) async fn enter(&mut self) -> Result<(), LogError> {
+        if self.owns_session() {
+            return Ok(());
         }
-        let epoch = sqlx::query_scalar!(r#"select warden.begin_epoch() as "epoch!""#)
-            .fetch_one(&mut connection)
+        begin_shared(&mut self.connection).await?;
+        assume_gateway_role(&mut self.connection, true).await?;
+        sqlx::query!("set local enable_seqscan = off").execute(&mut self.connection).await?;
+        let epoch: Epoch = sqlx::query_scalar!(r#"select warden.epoch() as "epoch!""#)
+            .fetch_one(&mut self.connection)
             .await?
             .parse()?;
-        // A read has one good plan, by index, whatever the statistics say: planning it each time would take
-        // longer than the read, and a partition that was empty when it was planned does not stay so.
-        sqlx::query!("set plan_cache_mode = force_generic_plan").execute(&mut connection).await?;
-        sqlx::query!("set enable_seqscan = off").execute(&mut connection).await?;
-        // A host that vanished must not go on silencing the bell for hours.
-        sqlx::query!("set tcp_keepalives_idle = 10").execute(&mut connection).await?;
-        sqlx::query!("set tcp_keepalives_interval = 5").execute(&mut connection).await?;
-        sqlx::query!("set tcp_keepalives_count = 3").execute(&mut connection).await?;
-        Ok(Self { connection, epoch })
+        if epoch == self.epoch { Ok(()) } else { Err(LogError::Moved) }
+    }
+
+    pub(super) async fn leave(&mut self) -> Result<(), LogError> {
+        if !self.owns_session() {
+            commit_shared(&mut self.connection).await?;
+        }
+        Ok(())
     }
 
     /// The history that this connection reads.
@@ -136,7 +159,10 @@ impl LogReader {
     /// # Errors
     /// When the database can't be asked.
     pub async fn is_truncated(&mut self, point: &Point) -> Result<bool, LogError> {
-        Ok(is_truncated(&mut self.connection, point).await?)
+        self.enter().await?;
+        let is_truncated = is_truncated(&mut self.connection, point).await?;
+        self.leave().await?;
+        Ok(is_truncated)
     }
 
     /// Where the log ends now.
@@ -144,11 +170,13 @@ impl LogReader {
     /// # Errors
     /// When the database can't be asked.
     pub async fn end(&mut self) -> Result<Point, LogError> {
+        self.enter().await?;
         let row = sqlx::query!(
             r#"select pg_current_snapshot()::text as "snapshot!", coalesce(max(id), 0) as "max_id!" from warden.events"#
         )
         .fetch_one(&mut self.connection)
         .await?;
+        self.leave().await?;
         Ok(Point { snapshot: row.snapshot.parse()?, max_id: row.max_id })
     }
 
@@ -162,6 +190,13 @@ impl LogReader {
     /// # Errors
     /// When the database can't be asked; then nothing is lost, for the caller's point stays.
     pub async fn read_since(&mut self, from: &Arc<Point>) -> Result<Read, LogError> {
+        self.enter().await?;
+        let read = self.look_since(from).await?;
+        self.leave().await?;
+        Ok(read)
+    }
+
+    async fn look_since(&mut self, from: &Arc<Point>) -> Result<Read, LogError> {
         let since = Since::new(from);
         let rows = sqlx::query!(
             r#"
@@ -192,7 +227,7 @@ impl LogReader {
         .await?;
         if rows.len() > READ_ROWS_MAX {
             let (to, before) = self.end_of(&since).await?;
-            return self.read_between(from, &Arc::new(to), before).await;
+            return self.look_between(from, &Arc::new(to), before).await;
         }
         let snapshot: Snapshot =
             rows.first().map(|row| row.snapshot.parse()).transpose()?.unwrap_or_default();
@@ -228,6 +263,18 @@ impl LogReader {
     /// # Errors
     /// As for [`Self::read_since`]; the pages that came before stay good.
     pub async fn read_between(
+        &mut self,
+        from: &Arc<Point>,
+        to: &Arc<Point>,
+        after: i64,
+    ) -> Result<Read, LogError> {
+        self.enter().await?;
+        let read = self.look_between(from, to, after).await?;
+        self.leave().await?;
+        Ok(read)
+    }
+
+    async fn look_between(
         &mut self,
         from: &Arc<Point>,
         to: &Arc<Point>,
@@ -305,6 +352,23 @@ impl LogReader {
             Cursor::at(self.epoch, Arc::clone(&read.to)).to_string()
         }
     }
+}
+
+/// Checks the database, and tells its epoch once rows of another are out of the way.
+async fn begin_epoch(connection: &mut PgConnection) -> Result<String, LogError> {
+    let encoding = sqlx::query_scalar!(r#"select current_setting('server_encoding') as "encoding!""#)
+        .fetch_one(&mut *connection)
+        .await?;
+    if encoding != "UTF8" {
+        return Err(LogError::Encoding(encoding));
+    }
+    let is_there = sqlx::query_scalar!(r#"select to_regclass('warden.events') is not null as "there!""#)
+        .fetch_one(&mut *connection)
+        .await?;
+    if !is_there {
+        return Err(LogError::NotMigrated);
+    }
+    Ok(sqlx::query_scalar!(r#"select warden.begin_epoch() as "epoch!""#).fetch_one(connection).await?)
 }
 
 /// Whether something that lies after this point may be gone, by retention.

@@ -15,7 +15,7 @@ mod retention;
 mod source;
 
 pub use directory::Directory;
-pub use doorbell::{Doorbell, Ring};
+pub use doorbell::{Doorbell, DoorbellLimits, Ring};
 pub use log::{LogReader, Read};
 pub use recent::{Recent, RecentLimits};
 pub use replay::{Missed, Replay, ReplayError, ReplayLimits};

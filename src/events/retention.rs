@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::source::ReaderState;
 use crate::metrics::Metrics;
 
 /// Slots of the ring, as in the migration: one is written, and the others are kept.
@@ -51,14 +52,22 @@ impl Retention {
         self.late_since.subscribe()
     }
 
-    /// Runs until cancelled.
-    pub async fn run(self, cancel: CancellationToken) {
+    /// Runs until cancelled, while the node follows the log: one that doesn't has said so already.
+    pub async fn run(self, mut reader: watch::Receiver<ReaderState>, cancel: CancellationToken) {
         let mut interval = tokio::time::interval(self.limits.interval);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = cancel.cancelled() => return,
                 _ = interval.tick() => {}
+            }
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                following = reader.wait_for(|state| *state == ReaderState::Following) => {
+                    if following.is_err() {
+                        return;
+                    }
+                }
             }
             tokio::select! {
                 () = cancel.cancelled() => return,

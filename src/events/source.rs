@@ -8,7 +8,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sqlx::postgres::PgConnectOptions;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +20,7 @@ use super::recent::Recent;
 use crate::backoff::Backoff;
 use crate::hub::{Batch, Hub, OrgEvents};
 use crate::metrics::Metrics;
+use crate::postgres::Primary;
 use crate::wire::{CURSOR_EVENT, Event, RESYNC_EVENT, TOPICS_EVENT};
 
 /// Delays of the reader.
@@ -72,8 +72,8 @@ pub enum ReaderState {
 
 /// See the module's documentation.
 pub struct Source {
-    /// How to reach the database.
-    pub options: PgConnectOptions,
+    /// The database.
+    pub primary: Arc<Primary>,
     /// Rung when there may be something to read.
     pub ring: Arc<Ring>,
     /// Told of each batch before the fan-out gets it.
@@ -146,7 +146,7 @@ impl Source {
         place: &mut Option<Place>,
         backoff: &mut Backoff,
     ) -> Result<std::convert::Infallible, LogError> {
-        let mut log = self.bounded(LogReader::connect(&self.options)).await?;
+        let mut log = self.bounded(LogReader::connect(&self.primary)).await?;
         self.load_topics().await?;
         let lost = match place.as_ref() {
             None => None,

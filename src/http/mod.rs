@@ -77,7 +77,7 @@ pub fn public(state: HttpState) -> Router {
 pub fn admin(state: HttpState) -> Router {
     Router::new()
         .route("/livez", get(livez))
-        .route("/readyz", get(readyz))
+        .route("/readyz", get(readyz_with_reason))
         .route("/metrics", get(metrics))
         .with_state(state)
 }
@@ -105,6 +105,17 @@ async fn readyz(State(state): State<HttpState>) -> (StatusCode, String) {
             StatusCode::SERVICE_UNAVAILABLE,
             "the event log can't be read; see the gateway's log\n".to_owned(),
         ),
+    }
+}
+
+/// As [`readyz`], with the reason, which names addresses of the database: not for the public.
+async fn readyz_with_reason(State(state): State<HttpState>) -> (StatusCode, String) {
+    let (status, text) = readyz(State(state.clone())).await;
+    match &*state.reader.borrow() {
+        ReaderState::Lost(reason) if !state.draining.is_cancelled() => {
+            (status, format!("the event log can't be read: {reason}\n"))
+        }
+        _ => (status, text),
     }
 }
 

@@ -1,14 +1,20 @@
-//! The database: connections of the gateway, migrations, and private clusters for development.
+//! The database: its addresses, connections to the primary among them, migrations, and private clusters
+//! for development.
 
+mod address;
 pub mod cluster;
-
-use std::str::FromStr as _;
-use std::time::Duration;
+mod primary;
+mod session;
 
 use anyhow::Context as _;
 use sqlx::Connection as _;
 use sqlx::migrate::Migrator;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::postgres::PgConnection;
+
+pub use address::{Addresses, options};
+pub(crate) use primary::Place;
+pub use primary::{NoPrimary, Primary};
+pub(crate) use session::{Session, begin_shared, commit_shared};
 
 /// Every migration, in order, as part of the binary.
 pub static MIGRATOR: Migrator = sqlx::migrate!();
@@ -16,40 +22,19 @@ pub static MIGRATOR: Migrator = sqlx::migrate!();
 /// The role that the gateway runs as: it can read the log, and nothing of any tenant.
 const GATEWAY_ROLE: &str = "warden_gateway";
 
-/// Connections of a gateway's pool: the doorbell, and look-ups of what is not in memory.
-const POOL_CONNECTIONS_MAX: u32 = 4;
-
-/// Longest wait for a connection of the pool.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Reads a database URL.
-///
-/// # Errors
-/// When it is none; the URL itself, which may hold a password, is not repeated.
-pub fn options(url: &str) -> anyhow::Result<PgConnectOptions> {
-    let options = PgConnectOptions::from_str(url)
-        .context("DATABASE_URL is not a PostgreSQL URL: postgres://user:password@host:5432/database")?;
-    Ok(options.application_name("warden"))
-}
-
-/// The gateway's pool. It connects when first used, so a database that is away delays no start.
-#[must_use]
-pub fn gateway_pool(options: PgConnectOptions) -> PgPool {
-    PgPoolOptions::new()
-        .max_connections(POOL_CONNECTIONS_MAX)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        .after_connect(|connection, _| Box::pin(assume_gateway_role(connection)))
-        .connect_lazy_with(options)
-}
-
 /// Gives up every right beyond the gateway's, whoever logged in. A login role that is not a member
-/// of the gateway's role keeps its own rights, and the queries tell what it lacks.
-pub(crate) async fn assume_gateway_role(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+/// of the gateway's role keeps its own rights, and the queries tell what it lacks. For the session, or
+/// for its present transaction alone (`is_local`).
+pub(crate) async fn assume_gateway_role(
+    connection: &mut PgConnection,
+    is_local: bool,
+) -> Result<(), sqlx::Error> {
     sqlx::query!(
-        "select set_config('role', $1, false) where exists (
+        "select set_config('role', $1, $2) where exists (
             select from pg_roles where rolname = $1 and pg_has_role(current_user, oid,
                 case when current_setting('server_version_num')::int >= 160000 then 'set' else 'member' end))",
-        GATEWAY_ROLE
+        GATEWAY_ROLE,
+        is_local
     )
     .fetch_optional(connection)
     .await?;
@@ -68,10 +53,15 @@ pub struct Migrated {
 /// Brings the schema up to date. Two at once wait for one another.
 ///
 /// # Errors
-/// When the database can't be reached, refuses a statement, or was migrated by another version.
+/// When no primary can be reached, it refuses a statement, or was migrated by another version.
 pub async fn migrate(url: &str) -> anyhow::Result<Migrated> {
-    let mut connection =
-        PgConnection::connect_with(&options(url)?).await.context("cannot connect to DATABASE_URL")?;
+    let link = options(url)?.connect(None).await.context("cannot connect to DATABASE_URL")?;
+    anyhow::ensure!(
+        link.session == Session::Own,
+        "DATABASE_URL leads through a pooler in transaction mode, where migrations cannot lock one another out: \
+         name the database's own address"
+    );
+    let mut connection = link.connection;
     let before = applied_versions(&mut connection).await?;
     MIGRATOR.run(&mut connection).await.map_err(|error| match error {
         sqlx::migrate::MigrateError::VersionMismatch(version) => anyhow::anyhow!(

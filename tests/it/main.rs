@@ -8,6 +8,7 @@
 //! | `dev` | the command for development: nothing needed, nothing left |
 //! | `delivery` | what reaches a socket, when, and in which order |
 //! | `edge` | limits, proxies, cookies, TLS, the audit trail: what strangers and clients may use |
+//! | `failover` | standbys, promotions, poolers, and connections that break in every way |
 //! | `frames` | whatever a client may send, and how each session ends |
 //! | `isolation` | random programs: every socket gets its own events, and no others |
 //! | `keys` | whose keys verify a token; key servers that change, fail and lie |
@@ -34,6 +35,7 @@ mod cli;
 mod delivery;
 mod dev;
 mod edge;
+mod failover;
 mod frames;
 #[path = "../support/guarded.rs"]
 mod guarded;

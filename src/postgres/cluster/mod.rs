@@ -40,10 +40,10 @@ const START_DEADLINE: Duration = Duration::from_secs(90);
 /// For one try to connect while the server starts.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
-/// `initdb` takes a second, or some ten on a slow disk.
+/// `initdb` (or a copy of a small primary) takes a second, or some ten on a slow disk.
 const INIT_DEADLINE: Duration = Duration::from_secs(120);
 
-/// Tells by its output whether `initdb` succeeded: the guard keeps its exit status to itself.
+/// Tells by its output whether the program that makes the data succeeded: the guard keeps its exit status to itself.
 const INIT_SCRIPT: &str = r#""$@" >&2 && echo initialised"#;
 const INIT_SUCCEEDED: &str = "initialised\n";
 
@@ -107,6 +107,33 @@ impl Cluster {
         }
         cluster.start_again().await?;
         Ok(cluster)
+    }
+
+    /// Starts a streaming standby of this cluster, in a temporary directory, and waits until it accepts
+    /// connections. `select pg_promote()` makes it a primary.
+    ///
+    /// # Errors
+    /// [`ClusterError`], with the end of the log where PostgreSQL itself failed.
+    pub async fn start_standby(&self) -> Result<Self, ClusterError> {
+        let options = ClusterOptions { data_dir: DataDir::Temporary, ..self.options.clone() };
+        let layout = Layout::temporary(options.binaries.dir()).await?;
+        let mut standby = Self { options, layout, guard: None, running: false };
+        let mut backup: Vec<OsString> = vec![self.options.binaries.dir().join("pg_basebackup").into()];
+        backup.extend(["-h".into(), self.layout.socket_dir.clone().into()]);
+        // It writes the settings of a standby, too. Its password file would be somebody else's.
+        let fixed = "-p 5432 --no-password --checkpoint=fast --write-recovery-conf --no-sync";
+        backup.extend(fixed.split(' ').map(Into::into));
+        backup.push(format!("--username={SUPERUSER}").into());
+        let made = async {
+            standby.layout.begin_log()?;
+            standby.make_data(backup).await
+        };
+        if let Err(e) = made.await {
+            standby.layout.discard();
+            return Err(e);
+        }
+        standby.start_again().await?;
+        Ok(standby)
     }
 
     /// Starts the server after [`Cluster::stop`] or [`Cluster::kill9`], on the same data and socket.
@@ -226,10 +253,7 @@ impl Cluster {
     }
 
     async fn initialise(&mut self) -> Result<(), ClusterError> {
-        let dir = self.layout.make_init_dir()?;
-        let mut command: Vec<OsString> = ["sh", "-c", INIT_SCRIPT, "sh"].map(Into::into).into();
-        command.push(self.options.binaries.initdb().into());
-        command.extend(["-D".into(), dir.clone().into()]);
+        let mut command: Vec<OsString> = vec![self.options.binaries.initdb().into()];
         // The C locale is on every system, and sorts alike on all of them.
         let fixed = "--encoding=UTF8 --no-locale --auth-local=trust --auth-host=reject --no-instructions";
         command.extend(fixed.split(' ').map(Into::into));
@@ -237,6 +261,15 @@ impl Cluster {
         if !self.options.durable {
             command.push("--no-sync".into());
         }
+        self.make_data(command).await
+    }
+
+    /// Runs a program that makes the data, in the directory that it is given with `-D`.
+    async fn make_data(&mut self, program: Vec<OsString>) -> Result<(), ClusterError> {
+        let dir = self.layout.make_init_dir()?;
+        let mut command: Vec<OsString> = ["sh", "-c", INIT_SCRIPT, "sh"].map(Into::into).into();
+        command.extend(program);
+        command.extend(["-D".into(), dir.clone().into()]);
         let scrap = self.layout.scrap.as_deref();
         let scrap = if scrap == Some(&self.layout.root) { scrap } else { Some(dir.as_path()) };
         let mut guard = Guard::start(&self.layout.account, scrap, &self.layout.log(), &command)

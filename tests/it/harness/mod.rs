@@ -19,6 +19,8 @@ mod gateway;
 mod http;
 mod keys;
 mod logs;
+mod pooler;
+mod proxy;
 
 use std::time::Duration;
 
@@ -28,6 +30,8 @@ pub use gateway::{AUDIENCE, SECRET, TestGateway, claims, sign, token};
 pub use http::{Answer, Upgrade, urls_with};
 pub use keys::{Answer as KeyAnswer, IssuerKey, TestKeyServer};
 pub use logs::{LogCapture, gives_away, keep_secret, watch};
+pub use pooler::Pooler;
+pub use proxy::Proxy;
 
 /// How long anything may take before a test fails: far beyond what it takes, for busy machines.
 pub const DEADLINE: Duration = Duration::from_secs(20);

@@ -1,0 +1,212 @@
+//! Connections that are cut, reset and half open, and a database that does not answer.
+
+use std::time::Duration;
+
+use serde_json::json;
+use sqlx::{Connection as _, Executor as _};
+use uuid::Uuid;
+
+use super::{
+    client, connect_raw, expect_calls, expect_following, expect_lost, expect_open, gateway_at, through,
+};
+use crate::harness::{Proxy, TestDb, eventually, handshake, token, within};
+
+async fn db_with_org() -> (TestDb, Uuid) {
+    let db = TestDb::create().await;
+    let org = db.create_org().await;
+    (db, org)
+}
+
+async fn insert_calls<const N: usize>(db: &TestDb, org: Uuid) -> [Uuid; N] {
+    let mut calls = [Uuid::nil(); N];
+    for call in &mut calls {
+        *call = db.insert_call(org).await;
+    }
+    calls
+}
+
+/// The same server by another way: the same timeline, so nobody is told to resync.
+#[tokio::test]
+async fn another_address_of_the_same_server_continues() {
+    let (db, org) = db_with_org().await;
+    let mut first = Proxy::before(db.url()).await;
+    let mut second = Proxy::before(db.url()).await;
+    let gateway = gateway_at(&db, &through(&[&first, &second], &db.name, "warden_gateway"), |_| {}).await;
+    let mut session = client(&gateway, org).await;
+    session.join("calls").await;
+    expect_calls(&mut session, &insert_calls::<2>(&db, org).await).await;
+
+    first.shut().await;
+    let calls = insert_calls::<5>(&db, org).await;
+    expect_calls(&mut session, &calls).await;
+    expect_following(&gateway).await;
+    // The doorbell and the pool have moved as well.
+    eventually("the doorbell listens there", async || second.listeners() >= 1).await;
+    connect_raw(gateway.public_addr(), &token(db.create_org().await, &json!({}))).await;
+
+    second.shut().await;
+    expect_lost(&gateway, &[&format!("{}: connection refused", first.host()), &second.host()]).await;
+    expect_open(&mut session).await;
+    let calls = insert_calls::<5>(&db, org).await;
+    first.reopen().await;
+    expect_calls(&mut session, &calls).await;
+    expect_following(&gateway).await;
+    gateway.stop().await;
+}
+
+/// An address that swallows packets holds up nothing.
+#[tokio::test]
+async fn an_address_that_never_answers_delays_nobody() {
+    let (db, org) = db_with_org().await;
+    let (black_hole, good) = (Proxy::before(db.url()).await, Proxy::before(db.url()).await);
+    black_hole.stall(true);
+    // Longer than any try may take: were it waited for, the reader would give up.
+    let gateway = gateway_at(&db, &through(&[&black_hole, &good], &db.name, "warden_gateway"), |limits| {
+        limits.reader.read_timeout = Duration::from_secs(4);
+    })
+    .await;
+    let mut session = client(&gateway, org).await;
+    session.join("calls").await;
+    expect_calls(&mut session, &insert_calls::<2>(&db, org).await).await;
+    gateway.stop().await;
+}
+
+/// In the middle of a read of several pages: it goes on at the page where it broke off.
+#[tokio::test]
+async fn a_reset_within_a_read_repeats_nothing() {
+    const ROWS: i64 = 12_000;
+    let (db, org) = db_with_org().await;
+    let proxy = Proxy::before(db.url()).await;
+    let gateway = gateway_at(&db, &through(&[&proxy], &db.name, "warden_gateway"), |_| {}).await;
+    let mut session = client(&gateway, org).await;
+    session.join("calls").await;
+    let follower = tokio::spawn(async move {
+        for n in 0..ROWS {
+            let event = session.expect_event("calls", "test.row").await;
+            assert_eq!(event.data("n"), &json!(n));
+        }
+        session
+    });
+    // A row of these takes some 220 bytes. The first 5,000 are read twice, once to see that there are more than a
+    // page: this is in the middle of the second page.
+    proxy.reset_after(2_700_000);
+    db.run(format!(
+        "select warden.publish('{org}', 'calls', 'test.row', jsonb_build_object('n', n, 'x', repeat('x', 80)))
+         from generate_series(0, {}) n",
+        ROWS - 1
+    ))
+    .await;
+    let mut session = within("all rows arrive", follower).await.expect("in order");
+    assert!(proxy.has_reset());
+    for _ in 0..3 {
+        proxy.reset();
+        expect_calls(&mut session, &insert_calls::<3>(&db, org).await).await;
+    }
+    expect_following(&gateway).await;
+    gateway.stop().await;
+}
+
+/// All connections half open, those of the pool in the middle of a query: the reader notices by its time limit,
+/// look-ups are given up, and nothing that hangs keeps its place in the pool.
+#[tokio::test]
+async fn half_open_connections_are_noticed_and_replaced() {
+    let (db, org) = db_with_org().await;
+    let proxy = Proxy::before(db.url()).await;
+    let gateway = gateway_at(&db, &through(&[&proxy], &db.name, "warden_gateway"), |limits| {
+        limits.reader.read_timeout = Duration::from_millis(500);
+        limits.look_up_timeout = Duration::from_millis(1500);
+    })
+    .await;
+    let mut session = client(&gateway, org).await;
+    session.join("calls").await;
+    let mut orgs = Vec::new();
+    for _ in 0..4 {
+        orgs.push(db.create_org().await);
+    }
+
+    let mut locker = sqlx::PgConnection::connect(db.url()).await.expect("connects");
+    locker.execute("begin; lock table organizations").await.expect("locks");
+    let mut look_ups = Vec::new();
+    for org in &orgs {
+        let bearer = format!("Bearer {}", token(*org, &json!({})));
+        let addr = gateway.public_addr();
+        look_ups.push(tokio::spawn(async move {
+            handshake(addr, "/socket/websocket?vsn=2.0.0", &[("authorization", &bearer)]).await.is_ok()
+        }));
+    }
+    // Every connection that the pool may have.
+    eventually("all look-ups wait", async || waiting(&db).await == 4).await;
+    proxy.stall(true);
+    locker.execute("rollback").await.expect("unlocks");
+    let calls = insert_calls::<3>(&db, org).await;
+    expect_lost(&gateway, &["timed out"]).await;
+    expect_open(&mut session).await;
+    for look_up in look_ups {
+        assert!(!look_up.await.expect("answers"));
+    }
+
+    proxy.carry_new();
+    expect_calls(&mut session, &calls).await;
+    expect_following(&gateway).await;
+    let bearer = format!("Bearer {}", token(orgs[0], &json!({})));
+    eventually("the pool has room", async || {
+        let headers = [("authorization", bearer.as_str())];
+        handshake(gateway.public_addr(), "/socket/websocket?vsn=2.0.0", &headers).await.is_ok()
+    })
+    .await;
+    gateway.stop().await;
+}
+
+/// Who waits for a lock at the server.
+async fn waiting(db: &TestDb) -> i64 {
+    sqlx::query_scalar(
+        "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'",
+    )
+    .fetch_one(&db.pool)
+    .await
+    .expect("counts")
+}
+
+/// The doorbell's connection alone is half open: events are found by the poll, and the watchdog gets another.
+#[tokio::test]
+async fn a_doorbell_that_is_half_open_is_replaced() {
+    let (db, org) = db_with_org().await;
+    let proxy = Proxy::before(db.url()).await;
+    let gateway = gateway_at(&db, &through(&[&proxy], &db.name, "warden_gateway"), |limits| {
+        limits.doorbell.watchdog_interval = Duration::from_millis(300);
+        limits.doorbell.watchdog_timeout = Duration::from_millis(700);
+    })
+    .await;
+    let mut session = client(&gateway, org).await;
+    session.join("calls").await;
+    eventually("the doorbell listens", async || proxy.listeners() == 1).await;
+    assert_eq!(proxy.stall_listeners(), 1);
+    let calls = insert_calls::<2>(&db, org).await;
+    expect_calls(&mut session, &calls).await;
+    expect_following(&gateway).await;
+    eventually("another doorbell listens", async || proxy.listeners() >= 2).await;
+    expect_calls(&mut session, &insert_calls::<2>(&db, org).await).await;
+    gateway.stop().await;
+}
+
+/// Who asks for an organisation while the database hangs is refused in time, and let in afterwards.
+#[tokio::test]
+async fn a_look_up_that_hangs_is_given_up() {
+    let (db, org) = db_with_org().await;
+    let gateway = gateway_at(&db, db.gateway_url(), |limits| {
+        limits.look_up_timeout = Duration::from_millis(200);
+    })
+    .await;
+    let mut locker = sqlx::PgConnection::connect(db.url()).await.expect("connects");
+    locker.execute("begin; lock table organizations").await.expect("locks");
+    let bearer = format!("Bearer {}", token(org, &json!({})));
+    let headers = [("authorization", bearer.as_str())];
+    let path = "/socket/websocket?vsn=2.0.0";
+    let (status, body) = handshake(gateway.public_addr(), path, &headers).await.expect_err("is refused");
+    assert_eq!((status, &body["error"]["code"]), (503, &json!("unavailable")));
+    // Nor does it go on waiting at the server, where such waits would add up.
+    eventually("nobody waits for the lock", async || waiting(&db).await == 0).await;
+    locker.execute("rollback").await.expect("unlocks");
+    eventually("it is let in", async || handshake(gateway.public_addr(), path, &headers).await.is_ok()).await;
+    gateway.stop().await;
+}

@@ -1,0 +1,245 @@
+//! A primary and its streaming standby: the gateway follows the primary alone, a promotion resyncs every
+//! topic, and nobody goes back to a former primary.
+
+use std::time::Duration;
+
+use serde_json::json;
+use sqlx::Connection as _;
+use sqlx::postgres::PgConnection;
+use uuid::Uuid;
+use warden::app::Gateway;
+use warden::postgres::cluster::{Cluster, SUPERUSER};
+
+use super::{client, expect_calls, expect_following, expect_lost, expect_open, gateway_at, through};
+use crate::harness::{Client, Proxy, TestDb, cluster_options, eventually, handshake, token};
+
+/// Both servers, each behind a proxy, and a gateway that knows both, the standby first.
+struct Pair {
+    first: Cluster,
+    second: Cluster,
+    before_first: Proxy,
+    before_second: Proxy,
+    db: TestDb,
+    gateway: Gateway,
+    org: Uuid,
+    call: Uuid,
+}
+
+fn database(cluster: &Cluster) -> (String, String) {
+    (cluster.url("postgres", SUPERUSER), cluster.url("postgres", "warden_gateway"))
+}
+
+impl Pair {
+    async fn start() -> Self {
+        let first = Cluster::start(cluster_options()).await.expect("PostgreSQL starts");
+        let (url, gateway_url) = database(&first);
+        warden::postgres::migrate(&url).await.expect("migrates");
+        let db = TestDb::at("postgres", &url, &gateway_url).await;
+        db.run("alter role warden_gateway login").await;
+        let org = db.create_org().await;
+        let call = db.insert_call(org).await;
+        let second = first.start_standby().await.expect("a standby starts");
+        let before_first = Proxy::start(first.socket_dir()).await;
+        let before_second = Proxy::start(second.socket_dir()).await;
+        let url = through(&[&before_second, &before_first], "postgres", "warden_gateway");
+        let gateway = gateway_at(&db, &url, |limits| {
+            limits.recent.bytes_max = 0;
+            limits.look_up_timeout = Duration::from_millis(500);
+        })
+        .await;
+        Self { first, second, before_first, before_second, db, gateway, org, call }
+    }
+
+    /// Connections of the gateway's that a server has.
+    async fn connections(cluster: &Cluster) -> i64 {
+        let mut connection = PgConnection::connect(&database(cluster).0).await.expect("connects");
+        sqlx::query_scalar("select count(*) from pg_stat_activity where application_name = 'warden'")
+            .fetch_one(&mut connection)
+            .await
+            .expect("counts")
+    }
+
+    async fn replicated(&self) {
+        let at: String = sqlx::query_scalar("select pg_current_wal_lsn()::text")
+            .fetch_one(&self.db.pool)
+            .await
+            .expect("reads");
+        let standby = TestDb::at("postgres", &database(&self.second).0, "").await;
+        eventually("the standby has it", async || {
+            let there = sqlx::query_scalar("select pg_last_wal_replay_lsn() >= $1::pg_lsn").bind(&at);
+            there.fetch_one(&standby.pool).await.expect("reads")
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn the_primary_is_followed_through_a_promotion_and_nobody_else() {
+    let mut pair = Pair::start().await;
+    let mut sessions = Sessions::open(&pair).await;
+    a_standby_is_never_followed(&mut pair, &mut sessions).await;
+    let promoted = a_promotion_resyncs_every_topic(&mut pair, &mut sessions).await;
+    a_former_primary_is_not_followed(&mut pair, &mut sessions, &promoted).await;
+    a_killed_primary_is_followed_by_its_standby(&mut pair, &mut sessions).await;
+    pair.gateway.stop().await;
+    pair.first.close().await.expect("ends");
+    pair.second.close().await.expect("ends");
+}
+
+/// Open sessions: of one that joined several topics, and of another organisation's.
+struct Sessions {
+    client: Client,
+    topics: Vec<String>,
+    other: Client,
+    cursor: String,
+}
+
+impl Sessions {
+    async fn open(pair: &Pair) -> Self {
+        let topics = vec!["calls".to_owned(), "recordings".to_owned(), format!("call:{}", pair.call)];
+        let mut client = client(&pair.gateway, pair.org).await;
+        let mut cursor = String::new();
+        for topic in &topics {
+            let reply = client.join(topic).await;
+            reply["cursor"].as_str().expect("a cursor").clone_into(&mut cursor);
+        }
+        let mut other = self::client(&pair.gateway, pair.db.create_org().await).await;
+        other.join("call_logs").await;
+        Self { client, topics, other, cursor }
+    }
+
+    async fn expect_both_open(&mut self) {
+        expect_open(&mut self.client).await;
+        expect_open(&mut self.other).await;
+    }
+
+    async fn expect_resync(&mut self, reason: &str) {
+        let mut told = Vec::new();
+        for _ in &self.topics {
+            let event = self.client.next_event().await;
+            assert_eq!((event.name.as_str(), &event.payload["data"]), ("warden.resync", &json!(null)));
+            assert_eq!(event.payload["reason"], reason);
+            assert!(event.payload["cursor"].is_string());
+            told.push(event.topic);
+        }
+        told.sort_unstable();
+        let mut topics = self.topics.clone();
+        topics.sort_unstable();
+        assert_eq!(told, topics);
+        assert_eq!(self.other.expect_event("call_logs", "warden.resync").await.payload["reason"], reason);
+    }
+}
+
+async fn a_standby_is_never_followed(pair: &mut Pair, sessions: &mut Sessions) {
+    expect_following(&pair.gateway).await;
+    let call = pair.db.insert_call(pair.org).await;
+    expect_calls(&mut sessions.client, &[call]).await;
+    assert!(Pair::connections(&pair.first).await >= 2);
+    eventually("no connection stays at the standby", async || Pair::connections(&pair.second).await == 0)
+        .await;
+
+    pair.before_first.shut().await;
+    expect_lost(&pair.gateway, &["is a standby", "connection refused", &pair.before_first.host()]).await;
+    sessions.expect_both_open().await;
+    // An organisation that is not known here is not looked up at the standby, which has it.
+    let org = pair.db.create_org().await;
+    pair.replicated().await;
+    assert_eq!(look_up(&pair.gateway, org).await, Err(503));
+    let calls = [pair.db.insert_call(pair.org).await, pair.db.insert_call(pair.org).await];
+
+    pair.before_first.reopen().await;
+    expect_following(&pair.gateway).await;
+    expect_calls(&mut sessions.client, &calls).await;
+    assert_eq!(look_up(&pair.gateway, org).await, Ok(()));
+    let both = through(&[&pair.before_second, &pair.before_first], "postgres", SUPERUSER);
+    let migrated = warden::postgres::migrate(&both).await.expect("migrates the primary");
+    assert_eq!((migrated.applied, migrated.total), (Vec::new(), warden::postgres::MIGRATOR.iter().count()));
+    // What is missed is read from the primary, too.
+    let mut back = client(&pair.gateway, pair.org).await;
+    let reply = back.join_with("calls", json!({"since": sessions.cursor})).await;
+    assert_eq!(reply, json!({"cursor": sessions.cursor}));
+    expect_calls(&mut back, &[&[call][..], &calls].concat()).await;
+}
+
+/// Two primaries for a while: whoever connects anew takes the later timeline, and takes everything there.
+async fn a_promotion_resyncs_every_topic(pair: &mut Pair, sessions: &mut Sessions) -> TestDb {
+    let (url, gateway_url) = database(&pair.second);
+    let promoted = TestDb::at("postgres", &url, &gateway_url).await;
+    promoted.run("select pg_promote()").await;
+    // As a restored log may have it: a row of a transaction that is yet to come would look new for ever.
+    promoted
+        .run(format!(
+            "insert into warden.events (xid, org_id, topic, event, data)
+             values ('99999999999', '{}', 'calls', 'call.future', '{{}}')",
+            pair.org
+        ))
+        .await;
+    // The reader's connection breaks; those of the pool lead to the former primary still.
+    eventually("the reader's connection is ended", async || {
+        let end = "select count(pg_terminate_backend(pid)) from pg_stat_activity
+                   where application_name = 'warden' and query like '%begun_since%' and pid <> pg_backend_pid()";
+        sqlx::query_scalar::<_, i64>(end).fetch_one(&pair.db.pool).await.expect("ends") > 0
+    })
+    .await;
+    sessions.expect_resync("epoch").await;
+    expect_following(&pair.gateway).await;
+    sessions.expect_both_open().await;
+    let call = promoted.insert_call(pair.org).await;
+    expect_calls(&mut sessions.client, &[call]).await;
+    let future: i64 = sqlx::query_scalar("select count(*) from warden.events where event = 'call.future'")
+        .fetch_one(&promoted.pool)
+        .await
+        .expect("counts");
+    assert_eq!(future, 0);
+    // What only the promoted server has is found, and what it has not is not.
+    let mut back = client(&pair.gateway, promoted.create_org().await).await;
+    let reply = back.join_with("calls", json!({"since": sessions.cursor})).await;
+    assert_eq!(reply["resync"], true);
+    assert_eq!(look_up(&pair.gateway, pair.db.create_org().await).await, Err(403));
+    promoted
+}
+
+/// The upgrade of a session of this organisation: its status where it is refused.
+async fn look_up(gateway: &Gateway, org: Uuid) -> Result<(), u16> {
+    let bearer = format!("Bearer {}", token(org, &json!({})));
+    let headers = [("authorization", bearer.as_str())];
+    match handshake(gateway.public_addr(), "/socket/websocket?vsn=2.0.0", &headers).await {
+        Ok(_) => Ok(()),
+        Err((status, _)) => Err(status),
+    }
+}
+
+async fn a_former_primary_is_not_followed(pair: &mut Pair, sessions: &mut Sessions, promoted: &TestDb) {
+    // After a crash, as it may come back by itself.
+    pair.first.kill9().await.expect("kills");
+    pair.first.start_again().await.expect("starts");
+    pair.before_second.reset();
+    let call = promoted.insert_call(pair.org).await;
+    expect_calls(&mut sessions.client, &[call]).await;
+    pair.before_second.shut().await;
+    expect_lost(&pair.gateway, &["is a former primary", "connection refused"]).await;
+    sessions.expect_both_open().await;
+    assert_eq!(look_up(&pair.gateway, pair.db.create_org().await).await, Err(503));
+    let call = promoted.insert_call(pair.org).await;
+    pair.before_second.reopen().await;
+    expect_calls(&mut sessions.client, &[call]).await;
+    expect_following(&pair.gateway).await;
+}
+
+/// As a failover goes where nothing goes wrong.
+async fn a_killed_primary_is_followed_by_its_standby(pair: &mut Pair, sessions: &mut Sessions) {
+    pair.first.stop().await.expect("stops");
+    let third = pair.second.start_standby().await.expect("a standby starts");
+    pair.before_first.lead_to(third.socket_dir());
+    pair.second.kill9().await.expect("kills");
+    expect_lost(&pair.gateway, &["is a standby"]).await;
+    sessions.expect_both_open().await;
+    let (url, gateway_url) = database(&third);
+    let promoted = TestDb::at("postgres", &url, &gateway_url).await;
+    promoted.run("select pg_promote()").await;
+    sessions.expect_resync("epoch").await;
+    let call = promoted.insert_call(pair.org).await;
+    expect_calls(&mut sessions.client, &[call]).await;
+    expect_following(&pair.gateway).await;
+    third.close().await.expect("ends");
+}
