@@ -78,7 +78,10 @@ impl Refusal {
     fn retry_after(&self) -> Option<u64> {
         match self {
             Self::Limit(_, wait) => Some(wait.as_secs() + u64::from(wait.subsec_nanos() > 0)),
-            Self::Unavailable | Self::NotFollowing | Self::ShuttingDown => Some(1),
+            Self::Token(AuthError::KeysUnavailable)
+            | Self::Unavailable
+            | Self::NotFollowing
+            | Self::ShuttingDown => Some(1),
             _ => None,
         }
     }

@@ -116,6 +116,9 @@ async fn keys_come_by_https_from_a_server_with_a_good_certificate_alone() {
     {
         let (_bad, public) = gateway(&db, url, trusted);
         eventually(name, async || readyz(public).await.1.contains("keys")).await;
+        // A gateway that does not follow the log yet says that first, as `unavailable`.
+        let code = async || Upgrade::bearer(&token).send(public).await.code();
+        eventually(name, async || code().await != "unavailable").await;
         let answer = Upgrade::bearer(&token).send(public).await;
         assert_eq!((answer.status, answer.code().as_str()), (503, "keys_unavailable"), "{name}: {answer:?}");
     }
