@@ -16,6 +16,7 @@
 //! | `resume` | coming back with a cursor: what was missed, once, then live |
 //! | `retention` | the ring of the log moves on |
 //! | `restart` | a database that goes away and comes back |
+//! | `rls` | one organisation's rows from another, for every table, command and claim |
 //! | `schema` | rights, claims, and what the schema refuses, without a gateway |
 //! | `secrecy` | tokens and secrets in logs |
 //! | `shutdown` | going down, one session after the other |
@@ -38,6 +39,7 @@ mod refresh;
 mod restart;
 mod resume;
 mod retention;
+mod rls;
 mod schema;
 mod secrecy;
 mod shutdown;

@@ -18,6 +18,7 @@ mod database;
 mod gateway;
 mod http;
 mod logs;
+pub mod tenancy;
 
 use std::time::Duration;
 
