@@ -12,6 +12,8 @@
 --   service_role      a backend of the platform itself; passes over row-level security.
 --
 -- The role that runs this file needs CREATEROLE and CREATE on the database (a superuser has both).
+set local lock_timeout = '5s';
+set local statement_timeout = '5min';
 do $$
 declare
   wanted text;

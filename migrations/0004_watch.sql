@@ -1,5 +1,7 @@
 -- Watched tables: their changes become events.
 
+set local lock_timeout = '5s';
+set local statement_timeout = '5min';
 -- An organisation's rows stay its own. (SQLSTATE 23514 as for a check constraint, so that clients
 -- treat it as what it is: data that the schema refuses.) What has no organisation yet may get one.
 create or replace function public.prevent_org_id_change() returns trigger

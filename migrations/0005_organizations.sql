@@ -1,5 +1,7 @@
 -- The tenants, and who belongs to them. Both tables are taken as they are where an application has
 -- them already, if they fit.
+set local lock_timeout = '5s';
+set local statement_timeout = '5min';
 do $do$
 declare
   unfit text;

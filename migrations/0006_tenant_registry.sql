@@ -1,5 +1,7 @@
 -- The one list of tables whose rows belong to an organisation. Adoption (`warden migrate`), the audit,
 -- the policies and the tests all read it; nothing repeats it.
+set local lock_timeout = '5s';
+set local statement_timeout = '5min';
 set local role warden_owner;
 
 create table warden.tenant_tables (

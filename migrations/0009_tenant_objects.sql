@@ -1,5 +1,7 @@
 -- What the registry asks for, object by object, and whether it is there: warden.tenant_objects. Adoption,
 -- the audit and the tests read it.
+set local lock_timeout = '5s';
+set local statement_timeout = '5min';
 set local role warden_owner;
 
 -- Names of more than 63 bytes are cut by PostgreSQL without a word, and may then be the same.

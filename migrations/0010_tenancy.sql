@@ -1,6 +1,8 @@
 -- How an organisation's rows are kept apart, each step once, in short functions. They run as the role
 -- that calls them, which owns the tables, take the caller's lock_timeout, change metadata only, and do
 -- nothing where nothing is missing. What takes time on existing rows belongs to the online executor.
+set local lock_timeout = '5s';
+set local statement_timeout = '5min';
 set local role warden_owner;
 
 -- The registry's row of a table.

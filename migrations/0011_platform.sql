@@ -2,6 +2,8 @@
 -- the recordings made of it, and what such a product keeps around them. They are made in an empty database
 -- only. On tables that are there already nothing is done here: `warden migrate` adopts them online.
 
+set local lock_timeout = '5s';
+set local statement_timeout = '5min';
 -- Queries that such a product makes, all within one organisation: newest first, by state, by the id that
 -- a provider's webhook names. (Those along a parent follow from the registry.)
 insert into warden.tenant_indexes (table_name, index_name, key_columns, is_unique) values

@@ -4,6 +4,8 @@
 //! - `actors` is who asks: claims of every shape, and the roles.
 //! - `check` looks at one table, and lists what is wrong.
 //! - `mutations` breaks every object once, and wants it noticed.
+//! - `service` is about back ends.
+//! - `plans` looks at how the queries of the product are run.
 //!
 //! Each test has a database of its own, in which tables belong to a role that is no superuser, as in
 //! production: row-level security that is not forced lets the owner pass.
@@ -11,6 +13,8 @@
 mod actors;
 mod check;
 mod mutations;
+mod plans;
+mod service;
 
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
