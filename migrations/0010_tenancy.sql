@@ -45,7 +45,8 @@ create function warden.fill_org_id(relation regclass) returns void
 language plpgsql set search_path = '' as $fn$
 declare
   r warden.tenant_tables := warden.registered(relation);
-  parent regclass := pg_catalog.to_regclass(pg_catalog.format('%I.%I', r.parent_schema, r.parent_table));
+  parent regclass := (select c.oid from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+                      where n.nspname = r.parent_schema and c.relname = r.parent_table);
   fn name := warden.fill_function_name(relation);
   owner name := (select pg_catalog.pg_get_userbyid(c.relowner) from pg_catalog.pg_class c where c.oid = coalesce(parent, relation));
   body text := '';
@@ -131,8 +132,8 @@ begin
       ' using ' || p.using_condition, ' with check ' || p.checking_condition);
     if not p.is_permissive then
       execute pg_catalog.format('comment on policy %I on %s is %L', p.name, relation, pg_catalog.format(
-        'By warden.protect(). Before it row-level security was %s.',
-        case when was_forced then 'on, and forced' when was_enabled then 'on, not forced' else 'off, not forced' end));
+        'By warden.protect(). Before it row-level security was %s, %s.',
+        case when was_enabled then 'on' else 'off' end, case when was_forced then 'forced' else 'not forced' end));
     end if;
   end loop;
   select c.relrowsecurity, c.relforcerowsecurity into was_enabled, was_forced from pg_catalog.pg_class c where c.oid = relation;
@@ -163,7 +164,8 @@ begin
   if not found then
     return;
   end if;
-  if coalesce(before !~ 'and forced', true) then
+  -- Where somebody dropped that policy: on, but not for the owner.
+  if coalesce(before ~ 'not forced', true) then
     execute pg_catalog.format('alter table %s no force row level security', relation);
   end if;
   if coalesce(before ~ 'was off', false) then
