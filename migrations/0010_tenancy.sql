@@ -136,6 +136,14 @@ begin
         case when was_enabled then 'on' else 'off' end, case when was_forced then 'forced' else 'not forced' end));
     end if;
   end loop;
+  -- TRUNCATE asks no policy. (Supabase grants it by default; no request of its can make use of it.)
+  if exists (
+    select from pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) a
+    where c.oid = relation and a.privilege_type = 'TRUNCATE'
+      and a.grantee in (0, 'anon'::regrole, 'authenticated'::regrole)
+  ) then
+    execute pg_catalog.format('revoke truncate on %s from public, anon, authenticated', relation);
+  end if;
   select c.relrowsecurity, c.relforcerowsecurity into was_enabled, was_forced from pg_catalog.pg_class c where c.oid = relation;
   if not was_enabled then
     execute pg_catalog.format('alter table %s enable row level security', relation);

@@ -591,9 +591,9 @@ begin
     foreign key (org_id, call_id) references public.calls (org_id, id) on delete cascade;
   create index idx_cold_call_logs_org_call_id on public.cold_call_logs (org_id, call_id);
 
-  -- As on Supabase: rights on whole tables, and row-level security says which rows. Without a token,
+  -- As on Supabase (whose default rights are taken back first): rights on whole tables, and row-level security says which rows. Without a token,
   -- nothing. What decides about access or about money is the backend's to write.
-  execute (select format('revoke all on %1$s from anon; grant select, insert, update, delete on %1$s to service_role; grant select on %1$s to authenticated; ',
+  execute (select format('revoke all on %1$s from anon, authenticated; grant select, insert, update, delete on %1$s to service_role; grant select on %1$s to authenticated; ',
                          string_agg(format('%I.%I', t.schema_name, t.table_name), ', '))
            from warden.tenant_tables t);
   execute (select format('grant insert, update, delete on %s to authenticated',

@@ -27,8 +27,13 @@ pub struct Actor {
 }
 
 impl Actor {
-    fn new(name: &str, role: &str, claims: impl ToString, reach: Reach) -> Self {
+    fn new(name: &str, role: &str, claims: &dyn std::fmt::Display, reach: Reach) -> Self {
         Self { name: name.to_owned(), role: role.to_owned(), claims: claims.to_string(), reach }
+    }
+
+    /// Or nothing at all. What is neither may be answered with an error, below PostgreSQL 16.
+    pub fn has_json(&self) -> bool {
+        self.claims.is_empty() || serde_json::from_str::<Value>(&self.claims).is_ok()
     }
 }
 
@@ -46,11 +51,11 @@ pub fn few(tenants: Tenants, owner: &str) -> Vec<Actor> {
     let elsewhere = json!({"role": "authenticated", "org_id": own.org, "user_id": own.user,
         "user_metadata": {"org_id": own.org, "sub": own.user}});
     vec![
-        Actor::new("the own organisation", "authenticated", claims_of(own), Reach::Own),
-        Actor::new("no claims", "authenticated", "", Reach::Nothing),
-        Actor::new("org only in user_metadata", "authenticated", elsewhere, Reach::Nothing),
-        Actor::new("anon without claims", "anon", "", Reach::NothingThoughGranted),
-        Actor::new("the owner without claims", owner, "", Reach::Nothing),
+        Actor::new("the own organisation", "authenticated", &claims_of(own), Reach::Own),
+        Actor::new("no claims", "authenticated", &"", Reach::Nothing),
+        Actor::new("org only in user_metadata", "authenticated", &elsewhere, Reach::Nothing),
+        Actor::new("anon without claims", "anon", &"", Reach::NothingThoughGranted),
+        Actor::new("the owner without claims", owner, &"", Reach::Nothing),
     ]
 }
 
@@ -69,14 +74,14 @@ pub fn everybody(tenants: Tenants, owner: &str) -> Vec<Actor> {
     let mut actors = few(tenants, owner);
     let upper = json!({"sub": own.user.to_string().to_uppercase(),
         "app_metadata": {"org_id": own.org.to_string().to_uppercase()}});
-    actors.push(Actor::new("upper case", "authenticated", upper, Reach::Own));
+    actors.push(Actor::new("upper case", "authenticated", &upper, Reach::Own));
     let (org, user) = (own.org.to_string(), own.user.to_string());
     for (shape, org, user) in
         malformed(&org).into_iter().zip(malformed(&user)).map(|((s, o), (_, u))| (s, o, u))
     {
         let claims = json!({"sub": user, "app_metadata": {"org_id": org}, "org_id": own.org, "user_id": own.user,
             "user_metadata": {"org_id": own.org, "sub": own.user}});
-        actors.push(Actor::new(shape, "authenticated", claims, Reach::Nothing));
+        actors.push(Actor::new(shape, "authenticated", &claims, Reach::Nothing));
     }
     let text = own.org.to_string();
     for claims in [
@@ -94,7 +99,7 @@ pub fn everybody(tenants: Tenants, owner: &str) -> Vec<Actor> {
         actors.push(Actor::new(&claims.to_string(), "authenticated", &claims, Reach::Nothing));
     }
     for claims in ["{", "undefined", " ", &text, &format!("{{'app_metadata': {{'org_id': '{text}'}}}}")] {
-        actors.push(Actor::new(&format!("no JSON: {claims}"), "authenticated", claims, Reach::Nothing));
+        actors.push(Actor::new(&format!("no JSON: {claims}"), "authenticated", &claims, Reach::Nothing));
     }
     actors
 }

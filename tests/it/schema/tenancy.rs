@@ -178,3 +178,13 @@ async fn long_names_stay_apart() {
     let wrong = "select format('%s %s', name, problem) from warden.tenant_objects where problem is not null and phase <> 'fill'";
     assert_eq!(texts(&db, wrong).await, Vec::<String>::new());
 }
+
+/// No policy is asked of a TRUNCATE.
+#[tokio::test]
+async fn protecting_takes_the_right_to_truncate() {
+    let db = TestDb::create().await;
+    db.run("create table memos (n int); grant all on memos to public, anon, authenticated; select warden.adopt_table('memos')").await;
+    let rights = "select format('%s %s', has_table_privilege(r, 'memos', 'truncate'), has_table_privilege(r, 'memos', 'insert'))
+                  from unnest(array['anon', 'authenticated', 'service_role']) r";
+    assert_eq!(texts(&db, rights).await, ["f t", "f t", "f t"]);
+}
