@@ -26,16 +26,21 @@ demo: setup-postgres ## Two organisations with simulated calls, live; Ctrl-C end
 test: setup ## Every test: unit, integration, real clients
 	cargo test --workspace --no-fail-fast
 
+.PHONY: postgres-versions
+postgres-versions: setup ## The schema and its isolation on PostgreSQL 14 to 18; a table
+	@scripts/postgres-versions
+
 .PHONY: chaos
 chaos: setup ## Ten minutes in which everything fails, and nothing may be lost; WARDEN_SEED repeats one
 	WARDEN_CHAOS_SECONDS=$${WARDEN_CHAOS_SECONDS:-600} cargo test --release --test chaos -- --nocapture
 
 .PHONY: lint
-lint: ## rustfmt, clippy, docs, offline query data, licences and bans
+lint: ## rustfmt, clippy, docs, offline query data, migrations, licences and bans
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
 	scripts/sqlx-data --check
+	scripts/lint-migrations
 	@command -v cargo-deny >/dev/null || cargo install cargo-deny --locked --quiet
 	cargo deny --log-level error check licenses bans sources
 

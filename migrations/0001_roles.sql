@@ -6,7 +6,14 @@
 --   warden_gateway    what the gateway runs as: reads the log, and whether an organisation exists.
 --   warden_publisher  what a backend is granted to call warden.publish().
 --
+-- and those that Supabase (or PostgREST) gives requests, with its names and its rights:
+--   anon              a request without a token.
+--   authenticated     a request with one: what row-level security is written for.
+--   service_role      a backend of the platform itself; passes over row-level security.
+--
 -- The role that runs this file needs CREATEROLE and CREATE on the database (a superuser has both).
+set local lock_timeout = '5s';
+set local statement_timeout = '5min';
 do $$
 declare
   wanted text;
@@ -22,6 +29,28 @@ begin
           raise exception 'role % is missing and % may not create it', wanted, current_user
             using hint = format('As a superuser: create role %I nologin noinherit; grant %I to %I;',
                                 wanted, wanted, current_user);
+      end;
+    end if;
+  end loop;
+  foreach wanted in array array['anon', 'authenticated', 'service_role'] loop
+    if not exists (select from pg_roles where rolname = wanted) then
+      begin
+        execute format('create role %I nologin noinherit%s', wanted,
+                       case wanted when 'service_role' then ' bypassrls' else '' end);
+      exception
+        when duplicate_object or unique_violation then null;
+        -- Who is no superuser may give away BYPASSRLS from PostgreSQL 16 on, and only where he has it.
+        when insufficient_privilege then
+          begin
+            execute format('create role %I nologin noinherit', wanted);
+            raise notice 'role % was created without BYPASSRLS, which % may not give: it works within one organisation at a time',
+              wanted, current_user;
+          exception
+            when duplicate_object or unique_violation then null;
+            when insufficient_privilege then
+              raise exception 'role % is missing and % may not create it', wanted, current_user
+                using hint = format('As a superuser: create role %I nologin noinherit;', wanted);
+          end;
       end;
     end if;
   end loop;
@@ -42,4 +71,4 @@ alter default privileges for role warden_owner revoke execute on functions from 
 
 grant usage on schema warden to warden_gateway, warden_publisher;
 -- Where PUBLIC has lost it; no more than a warning where the migrating role may not grant it.
-grant usage on schema public to warden_gateway, warden_owner;
+grant usage on schema public to warden_gateway, warden_owner, anon, authenticated, service_role;

@@ -1,5 +1,7 @@
 -- The event log: the truth from which every gateway reads. It is a ring of eight fixed partitions,
 -- so that retention needs no DDL beyond a TRUNCATE of the slot that comes next.
+set local lock_timeout = '5s';
+set local statement_timeout = '5min';
 set local role warden_owner;
 
 -- The slot that is written now is the sequence's last value: read by the column default below for
@@ -29,6 +31,8 @@ create table warden.events (
   at        timestamptz not null default clock_timestamp(),
   -- True on one row per statement: the one that rings the doorbell.
   ring      boolean     not null default true,
+  -- There are eight.
+  -- squawk-ignore prefer-bigint-over-smallint
   slot      smallint    not null default pg_sequence_last_value('warden.events_slot')::smallint,
   constraint events_org_or_control check (org_id is not null or event like 'warden.%')
 ) partition by list (slot);

@@ -7,6 +7,8 @@
 -- have either committed, and the read finds them, or have begun and not ended, and the reader looks
 -- again: they stand in its snapshot's list, or lie beyond its xmax, which is only the highest transaction
 -- that has ended.
+set local lock_timeout = '5s';
+set local statement_timeout = '5min';
 set local role warden_owner;
 
 -- This runs at every commit that wrote an event, so it has no `set search_path` of its own, which costs

@@ -1,10 +1,15 @@
 -- Watched tables: their changes become events.
 
+set local lock_timeout = '5s';
+set local statement_timeout = '5min';
 -- An organisation's rows stay its own. (SQLSTATE 23514 as for a check constraint, so that clients
--- treat it as what it is: data that the schema refuses.)
-create function public.prevent_org_id_change() returns trigger
+-- treat it as what it is: data that the schema refuses.) What has no organisation yet may get one.
+create or replace function public.prevent_org_id_change() returns trigger
 language plpgsql set search_path = '' as $$
 begin
+  if old.org_id is null then
+    return new;
+  end if;
   raise exception 'org_id of %.% cannot be changed (from % to %)',
       tg_table_schema, tg_table_name, old.org_id, new.org_id
     using errcode = 'check_violation',
@@ -150,6 +155,42 @@ $body$;
 end
 $fn$;
 
+-- Whether a trigger is a guard as warden.guard_org_id() makes it, and enabled.
+create function warden.is_guard(guard oid) returns boolean
+language sql stable set search_path = '' as $$
+  select g.tgenabled in ('O', 'A') and pg_catalog.pg_get_triggerdef(g.oid) = pg_catalog.format(
+    'CREATE TRIGGER warden_org_id_immutable BEFORE UPDATE ON %s FOR EACH ROW '
+    'WHEN ((old.org_id IS DISTINCT FROM new.org_id)) EXECUTE FUNCTION public.prevent_org_id_change()', g.tgrelid::regclass)
+  from pg_catalog.pg_trigger g where g.oid = guard
+$$;
+
+-- Keeps a table's org_id from changing. (Row triggers, unlike statement triggers, come to the partitions
+-- by themselves.) Only where something is missing does it take a lock, which blocks writers for that moment.
+create function warden.guard_org_id(relation regclass) returns void
+language plpgsql set search_path = '' as $$
+begin
+  if exists (select from pg_catalog.pg_trigger g
+             where g.tgrelid = relation and g.tgname = 'warden_org_id_immutable' and warden.is_guard(g.oid)) then
+    return;
+  end if;
+  execute pg_catalog.format('create or replace trigger warden_org_id_immutable before update on %s '
+    'for each row when (old.org_id is distinct from new.org_id) '
+    'execute function public.prevent_org_id_change()', relation);
+  execute pg_catalog.format('alter table %s enable trigger warden_org_id_immutable', relation);
+end
+$$;
+
+-- Takes the guard away again.
+create function warden.unguard_org_id(relation regclass) returns void
+language plpgsql set search_path = '' as $$
+begin
+  if exists (select from pg_catalog.pg_trigger g
+             where g.tgrelid = relation and g.tgname = 'warden_org_id_immutable') then
+    execute pg_catalog.format('drop trigger warden_org_id_immutable on %s', relation);
+  end if;
+end
+$$;
+
 -- Watches a table: every committed insert, update and delete of a row becomes an event
 -- <event_prefix>.created, .updated or .deleted on <topic>, on org, and, where call_column names a
 -- call, on call:<uuid>.
@@ -251,10 +292,7 @@ begin
   end loop;
 
   if org_column = 'org_id' then
-    -- Row triggers, unlike statement triggers, come to the partitions by themselves.
-    execute pg_catalog.format('create or replace trigger prevent_org_id_change before update on %s '
-      'for each row when (old.org_id is distinct from new.org_id) '
-      'execute function public.prevent_org_id_change()', watch.relation);
+    perform warden.guard_org_id(watch.relation);
   end if;
 end
 $$;

@@ -1,13 +1,15 @@
 -- The one list of tables whose rows belong to an organisation. Adoption (`warden migrate`), the audit,
 -- the policies and the tests all read it; nothing repeats it.
+set local lock_timeout = '5s';
+set local statement_timeout = '5min';
 set local role warden_owner;
 
 create table warden.tenant_tables (
   schema_name   name not null default 'public',
   table_name    name not null,
   -- 'org': has org_id and is kept apart by it. 'user': stays the user's own (named here so that the
-  -- audit knows that somebody decided it).
-  scope         text not null default 'org' check (scope in ('org', 'user')),
+  -- audit knows that somebody decided it). 'root': organizations itself, whose id is the organisation.
+  scope         text not null default 'org' check (scope in ('org', 'user', 'root')),
   -- Names the user a row belongs to: gives rows without org_id the organisation of that user.
   user_column   name,
   -- The row inherits the organisation of the row of parent_table whose parent_key is in parent_column.
@@ -17,11 +19,14 @@ create table warden.tenant_tables (
   parent_key    name not null default 'id',
   -- Whether org_id may never change once it is set.
   is_immutable  boolean not null default false,
+  -- Whether members may only read: what is written there is the backend's to decide.
+  is_read_only  boolean not null default false,
   -- Whether the table's own triggers are disabled for as long as a batch of rows gets its org_id.
   pauses_triggers boolean not null default false,
   -- 'platform': named by Warden. 'application': added by warden.adopt_table().
   origin        text not null default 'application' check (origin in ('platform', 'application')),
   primary key (schema_name, table_name),
+  check (scope <> 'user' or user_column is not null),
   check ((parent_schema is null) = (parent_table is null)
      and (parent_table is null) = (parent_column is null))
 );
@@ -93,10 +98,15 @@ from (values
   ('call_lists',                 'user_id',   null,                      null,                false, false)
 ) as t (name, user_column, parent, parent_column, immutable, pauses);
 
--- These stay the user's.
-insert into warden.tenant_tables (table_name, scope, user_column, origin) values
-  ('user_credits',       'user', 'user_id', 'platform'),
-  ('user_subscriptions', 'user', 'user_id', 'platform'),
-  ('customers',          'user', 'user_id', 'platform');
+-- These stay the user's: credits, plan and billing account, which he may see and not change.
+insert into warden.tenant_tables (table_name, scope, user_column, is_read_only, origin) values
+  ('user_credits',       'user', 'user_id', true, 'platform'),
+  ('user_subscriptions', 'user', 'user_id', true, 'platform'),
+  ('customers',          'user', 'user_id', true, 'platform');
+
+-- Who belongs where decides what one may see, so nobody adds himself.
+insert into warden.tenant_tables (table_name, scope, is_read_only, origin) values
+  ('organizations', 'root', true, 'platform');
+update warden.tenant_tables set is_read_only = true where table_name = 'organization_members';
 
 reset role;

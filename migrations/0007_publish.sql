@@ -1,5 +1,7 @@
 -- Publishing, for backend services: inside the caller's own transaction, so that an event exists if
 -- and only if what it tells of was committed.
+set local lock_timeout = '5s';
+set local statement_timeout = '5min';
 set local role warden_owner;
 
 -- Publishes an event to an organisation; returns its id. Errors (SQLSTATE 22023) name what is wrong.

@@ -1,5 +1,7 @@
 -- Retention: the ring goes on by one slot when the present one is old or large enough. What the next
 -- slot holds is the oldest of the log, and is emptied first.
+set local lock_timeout = '5s';
+set local statement_timeout = '5min';
 set local role warden_owner;
 
 -- Goes on by one slot where the present one is older than slot_age or larger than slot_bytes. Tells what it

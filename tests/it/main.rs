@@ -19,6 +19,7 @@
 //! | `resume` | coming back with a cursor: what was missed, once, then live |
 //! | `retention` | the ring of the log moves on |
 //! | `restart` | a database that goes away and comes back |
+//! | `rls` | one organisation's rows from another, for every table, command and claim |
 //! | `rolling` | nodes replaced one after the other behind a balancer |
 //! | `schema` | rights, claims, and what the schema refuses, without a gateway |
 //! | `secrecy` | tokens and secrets in logs |
@@ -51,6 +52,7 @@ mod refresh;
 mod restart;
 mod resume;
 mod retention;
+mod rls;
 mod rolling;
 mod schema;
 mod secrecy;

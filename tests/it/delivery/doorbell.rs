@@ -60,7 +60,7 @@ async fn every_statement_that_logs_anything_rings_once() {
         ),
         format!("delete from calls where id <> '{call}'"),
         format!("select warden.publish('{org}', 'org', 'test.note')"),
-        "truncate recordings".to_owned(),
+        "truncate recordings cascade".to_owned(),
     ] {
         let before: i64 = sqlx::query_scalar("select coalesce(max(id), 0) from warden.events")
             .fetch_one(&t.db.pool)

@@ -302,7 +302,7 @@ async fn a_truncate_makes_every_orgs_followers_resync() {
         clients.push(joined(&t, org, &["recordings", "call_logs", "org", &topic]).await);
     }
     let insert = format!("insert into recordings (org_id) values ('{}'), ('{}');", orgs[0], orgs[1]);
-    t.db.run(format!("begin; {insert} truncate recordings; {insert} commit")).await;
+    t.db.run(format!("begin; {insert} truncate recordings cascade; {insert} commit")).await;
     t.db.run(format!("insert into call_logs (org_id) values ('{}'), ('{}')", orgs[0], orgs[1])).await;
     for client in &mut clients {
         let mut came: Vec<(String, String)> = Vec::new();

@@ -21,6 +21,7 @@ mod keys;
 mod logs;
 mod pooler;
 mod proxy;
+pub mod tenancy;
 
 use std::time::Duration;
 

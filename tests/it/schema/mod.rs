@@ -2,8 +2,11 @@
 //! refuse, and the facts on which the cursor rests.
 
 mod claims;
+mod existing;
 mod publish;
 mod rights;
+mod tenancy;
+mod token_hook;
 mod watch;
 
 use sqlx::postgres::PgDatabaseError;

@@ -87,11 +87,11 @@ async fn watching_again_changes_what_was_told_and_adds_nothing() {
         assert_eq!(
             texts(&db, triggers).await,
             [
-                "prevent_org_id_change",
                 "warden_log_delete",
                 "warden_log_insert",
                 "warden_log_truncate",
-                "warden_log_update"
+                "warden_log_update",
+                "warden_org_id_immutable"
             ]
         );
     }

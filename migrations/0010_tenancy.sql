@@ -1,0 +1,303 @@
+-- How an organisation's rows are kept apart, each step once, in short functions. They run as the role
+-- that calls them, which owns the tables, take the caller's lock_timeout, change metadata only, and do
+-- nothing where nothing is missing. What takes time on existing rows belongs to the online executor.
+set local lock_timeout = '5s';
+set local statement_timeout = '5min';
+set local role warden_owner;
+
+-- The registry's row of a table.
+create function warden.registered(relation regclass) returns warden.tenant_tables
+language plpgsql stable set search_path = '' as $$
+declare
+  r warden.tenant_tables;
+begin
+  select t.* into r
+  from warden.tenant_tables t
+  join pg_catalog.pg_namespace n on n.nspname = t.schema_name
+  join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = t.table_name
+  where c.oid = relation;
+  if not found then
+    raise exception '% is not registered', relation
+      using errcode = '22023', hint = pg_catalog.format('select warden.adopt_table(%L);', relation);
+  end if;
+  return r;
+end
+$$;
+
+create function warden.has_column(relation regclass, column_name name) returns boolean
+language sql stable set search_path = '' as $$
+  select exists (select from pg_catalog.pg_attribute a
+                 where a.attrelid = relation and a.attname = column_name and a.attnum > 0 and not a.attisdropped)
+$$;
+
+-- The function behind a table's filling trigger.
+create function warden.fill_function_name(relation regclass) returns name
+language sql stable set search_path = '' as $$
+  select warden.object_name('fill ' || n.nspname || '.' || c.relname)
+  from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace where c.oid = relation
+$$;
+
+-- Gives org_id to rows of an application that does not know it yet: the parent's; else that of the
+-- user's membership; else the default organisation. Where the parent has none yet it stays null, and
+-- the backfill finds it. A function per table, as for watches: its statements are planned once. It has
+-- the rights of the tables' owner, because a role that inserts need not see parents.
+create function warden.fill_org_id(relation regclass) returns void
+language plpgsql set search_path = '' as $fn$
+declare
+  r warden.tenant_tables := warden.registered(relation);
+  parent regclass := (select c.oid from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+                      where n.nspname = r.parent_schema and c.relname = r.parent_table);
+  fn name := warden.fill_function_name(relation);
+  owner name := (select pg_catalog.pg_get_userbyid(c.relowner) from pg_catalog.pg_class c where c.oid = coalesce(parent, relation));
+  body text := '';
+begin
+  if r.scope <> 'org' or r.is_read_only then
+    raise exception 'warden.fill_org_id: the organisation of % is never filled', relation;
+  end if;
+  if exists (select from pg_catalog.pg_trigger g
+             where g.tgrelid = relation and g.tgname = 'warden_fill_org_id' and g.tgenabled in ('O', 'A')) then
+    return;
+  end if;
+  if parent is not null and warden.has_column(relation, r.parent_column) and warden.has_column(parent, 'org_id') then
+    body := pg_catalog.format($body$
+  if new.%1$I is not null then
+    select p.org_id into new.org_id from %2$s p where p.%3$I = new.%1$I;
+    if found then
+      return new;
+    end if;
+  end if;$body$, r.parent_column, parent, r.parent_key);
+  end if;
+  if r.user_column is not null and warden.has_column(relation, r.user_column) then
+    body := body || pg_catalog.format($body$
+  if new.%1$I::text ~ '^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$' then
+    new.org_id := warden.default_org_for(new.%1$I::text::uuid);
+  end if;$body$, r.user_column);
+  end if;
+  execute pg_catalog.format(
+    'create or replace function warden.%I() returns trigger language plpgsql security definer set search_path = '''' as %L',
+    fn, pg_catalog.format(E'\nbegin%s\n  new.org_id := coalesce(new.org_id, %L::uuid);\n  return new;\nend\n',
+                          body, warden.default_organization()));
+  execute pg_catalog.format('revoke execute on function warden.%I() from public', fn);
+  execute pg_catalog.format('grant usage on schema warden to %I', owner);
+  execute pg_catalog.format('grant execute on function warden.default_org_for(uuid) to %I', owner);
+  -- A superuser's rights would be more than it needs.
+  if (select rolsuper from pg_catalog.pg_roles where rolname = current_user) then
+    execute pg_catalog.format('alter function warden.%I() owner to %I', fn, owner);
+  end if;
+  execute pg_catalog.format('create or replace trigger warden_fill_org_id before insert on %s '
+    'for each row when (new.org_id is null) execute function warden.%I()', relation, fn);
+  execute pg_catalog.format('alter table %s enable trigger warden_fill_org_id', relation);
+end
+$fn$;
+
+-- Ends the filling.
+create function warden.unfill_org_id(relation regclass) returns void
+language plpgsql set search_path = '' as $$
+begin
+  if exists (select from pg_catalog.pg_trigger g where g.tgrelid = relation and g.tgname = 'warden_fill_org_id') then
+    execute pg_catalog.format('drop trigger warden_fill_org_id on %s', relation);
+  end if;
+  execute pg_catalog.format('drop function if exists warden.%I()', warden.fill_function_name(relation));
+end
+$$;
+
+-- Row-level security, for the table's owner as well. How it was before stands in a comment on the
+-- policy that restricts, and goes with it.
+create function warden.protect(relation regclass) returns void
+language plpgsql set search_path = '' as $$
+declare
+  r warden.tenant_tables := warden.registered(relation);
+  was_enabled boolean;
+  was_forced boolean;
+  commands constant jsonb := '{"r": "select", "a": "insert", "w": "update", "d": "delete", "*": "all"}';
+  p record;
+begin
+  select c.relrowsecurity, c.relforcerowsecurity into was_enabled, was_forced from pg_catalog.pg_class c where c.oid = relation;
+  for p in
+    select t.*, pol.oid as present, warden.is_policy(pol.oid, t.command, t.is_permissive, t.using_condition, t.checking_condition) as is_right
+    from warden.tenant_policies(r.schema_name, r.table_name, r.scope, r.user_column,
+      (select a.atttypid from pg_catalog.pg_attribute a where a.attrelid = relation and a.attname = r.user_column), r.is_read_only) t
+    left join pg_catalog.pg_policy pol on pol.polrelid = relation and pol.polname = t.name
+  loop
+    continue when p.is_right;
+    -- The comment outlives a policy that is made again.
+    was_enabled := was_enabled and coalesce(pg_catalog.obj_description(p.present, 'pg_policy'), '') !~ 'was off';
+    was_forced := was_forced and coalesce(pg_catalog.obj_description(p.present, 'pg_policy'), '') !~ 'not forced';
+    if p.present is not null then
+      execute pg_catalog.format('drop policy %I on %s', p.name, relation);
+    end if;
+    execute pg_catalog.format('create policy %I on %s as %s for %s to %s%s%s', p.name, relation,
+      case when p.is_permissive then 'permissive' else 'restrictive' end, commands ->> p.command::text,
+      case when p.is_permissive then 'authenticated, service_role' else 'public' end,
+      ' using ' || p.using_condition, ' with check ' || p.checking_condition);
+    if not p.is_permissive then
+      execute pg_catalog.format('comment on policy %I on %s is %L', p.name, relation, pg_catalog.format(
+        'By warden.protect(). Before it row-level security was %s, %s.',
+        case when was_enabled then 'on' else 'off' end, case when was_forced then 'forced' else 'not forced' end));
+    end if;
+  end loop;
+  -- TRUNCATE asks no policy. (Supabase grants it by default; no request of its can make use of it.)
+  if exists (
+    select from pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) a
+    where c.oid = relation and a.privilege_type = 'TRUNCATE'
+      and a.grantee in (0, 'anon'::regrole, 'authenticated'::regrole)
+  ) then
+    execute pg_catalog.format('revoke truncate on %s from public, anon, authenticated', relation);
+  end if;
+  select c.relrowsecurity, c.relforcerowsecurity into was_enabled, was_forced from pg_catalog.pg_class c where c.oid = relation;
+  if not was_enabled then
+    execute pg_catalog.format('alter table %s enable row level security', relation);
+  end if;
+  if not was_forced then
+    execute pg_catalog.format('alter table %s force row level security', relation);
+  end if;
+end
+$$;
+
+-- Takes Warden's policies away, and leaves row-level security as it was before them.
+create function warden.unprotect(relation regclass) returns void
+language plpgsql set search_path = '' as $$
+declare
+  before text := (select pg_catalog.obj_description(pol.oid, 'pg_policy') from pg_catalog.pg_policy pol
+                  where pol.polrelid = relation and pol.polname = 'warden_org');
+  p record;
+begin
+  for p in
+    select pol.polname from pg_catalog.pg_policy pol where pol.polrelid = relation
+      and pol.polname in ('warden_select', 'warden_insert', 'warden_update', 'warden_delete', 'warden_org')
+  loop
+    execute pg_catalog.format('drop policy %I on %s', p.polname, relation);
+  end loop;
+  -- None of Warden's was there, so nothing of Warden's is taken away.
+  if not found then
+    return;
+  end if;
+  -- Where somebody dropped that policy: on, but not for the owner.
+  if coalesce(before ~ 'not forced', true) then
+    execute pg_catalog.format('alter table %s no force row level security', relation);
+  end if;
+  if coalesce(before ~ 'was off', false) then
+    execute pg_catalog.format('alter table %s disable row level security', relation);
+  end if;
+end
+$$;
+
+-- Makes all that is missing on tables that hold no rows, children after their parents. on_parent_delete
+-- is for composite keys beside which there is no simple one to go by.
+create function warden.enact(relations regclass[], on_parent_delete text default '') returns void
+language plpgsql set search_path = '' as $$
+declare
+  o record;
+begin
+  for o in
+    select t.*, pg_catalog.format('%I.%I', t.schema_name, t.table_name) as target
+    from warden.tenant_object_rows() t
+    where t.relation = any (relations) and t.applies and not t.is_valid and t.phase <> 'fill'
+    order by t.step, t.schema_name, t.table_name, t.name
+  loop
+    if o.is_present and o.kind <> 'policy' then
+      raise exception '%: % "%" %', o.target, o.kind, o.found, o.problem
+        using hint = 'Change it, or drop it so that Warden makes its own.';
+    end if;
+    case o.kind
+      when 'column' then
+        execute pg_catalog.format('alter table %s add column org_id uuid', o.target);
+      when 'index' then
+        execute pg_catalog.format('create %sindex %I on %s (%s)',
+                                  case when o.is_unique then 'unique ' end, o.name, o.target, o.definition);
+      when 'unique' then
+        execute pg_catalog.format('alter table %s add constraint %I %s', o.target, o.name, o.definition);
+      when 'foreign_key' then
+        execute pg_catalog.format('alter table %s add constraint %I %s%s', o.target, o.name, o.definition,
+                                  case when o.step = 5 and o.definition !~ ' on delete ' then on_parent_delete end);
+      when 'trigger' then
+        perform warden.guard_org_id(o.relation);
+      when 'not_null' then
+        execute pg_catalog.format('alter table %s alter column org_id set not null', o.target);
+      else
+        perform warden.protect(o.relation);
+    end case;
+  end loop;
+end
+$$;
+
+-- Puts a table of the application under the organisation. On an empty table everything is done at
+-- once; one with rows is adopted by the next `warden migrate`.
+--   user_column    names the user a row belongs to
+--   parent         the table whose row's organisation a row inherits, being named by parent_column, which
+--                  holds the parent's parent_key
+--   is_immutable   whether the organisation may never change
+-- It can be called again, to change what it was told.
+create function warden.adopt_table(
+  relation regclass, user_column name default null, parent regclass default null,
+  parent_column name default null, parent_key name default 'id', is_immutable boolean default true
+) returns void
+language plpgsql set search_path = '' as $$
+declare
+  c record;
+  p warden.tenant_tables;
+  has_rows boolean;
+  missing text;
+begin
+  select n.nspname, k.relname, k.relkind, k.relispartition, k.relpersistence into c
+  from pg_catalog.pg_class k join pg_catalog.pg_namespace n on n.oid = k.relnamespace where k.oid = relation;
+  if c.relkind is distinct from 'r' or c.relispartition or c.relpersistence = 't' or c.nspname in ('warden', 'pg_catalog') then
+    raise exception 'warden.adopt_table: % is not an ordinary table of the application', relation
+      using errcode = '22023',
+            hint = 'Views show what their tables let through; partitioned tables and partitions need policies of their own; foreign tables are protected where they are.';
+  end if;
+  if (parent is null) <> (parent_column is null) then
+    raise exception 'warden.adopt_table: parent and parent_column belong together' using errcode = '22023';
+  end if;
+  for missing in
+    select pg_catalog.format('%s has no column "%s" (given as %s)', x.rel, x.col, x.use)
+    from (values (relation, user_column, 'user_column'), (relation, parent_column, 'parent_column'),
+                 (parent, case when parent is not null then parent_key end, 'parent_key')) x (rel, col, use)
+    where x.col is not null and not warden.has_column(x.rel, x.col)
+  loop
+    raise exception 'warden.adopt_table: %', missing using errcode = '22023';
+  end loop;
+  if parent is not null then
+    p := warden.registered(parent);
+    if p.scope <> 'org' then
+      raise exception 'warden.adopt_table: the rows of % belong to no organisation', parent using errcode = '22023';
+    end if;
+  end if;
+  insert into warden.tenant_tables
+    (schema_name, table_name, user_column, parent_schema, parent_table, parent_column, parent_key, is_immutable)
+  values (c.nspname, c.relname, adopt_table.user_column, p.schema_name, p.table_name, adopt_table.parent_column,
+          adopt_table.parent_key, adopt_table.is_immutable)
+  on conflict on constraint tenant_tables_pkey do update
+    set (scope, user_column, parent_schema, parent_table, parent_column, parent_key, is_immutable)
+      = ('org', excluded.user_column, excluded.parent_schema, excluded.parent_table, excluded.parent_column,
+         excluded.parent_key, excluded.is_immutable);
+  execute pg_catalog.format('select exists (select from %s)', relation) into has_rows;
+  if not has_rows and parent is not null then
+    -- The parent needs a unique (org_id, key), and rows that have an organisation.
+    execute pg_catalog.format('select exists (select from %s)', parent) into has_rows;
+    has_rows := has_rows and exists (select from warden.tenant_object_rows() o where o.relation = parent
+                                       and o.applies and o.phase <> 'fill' and not o.is_valid);
+  end if;
+  if has_rows then
+    raise notice '% is registered; it, or its parent, has rows: run "warden migrate", then "warden migrate --enforce"', relation;
+  else
+    perform warden.enact(array[parent, relation]);
+  end if;
+end
+$$;
+
+-- Says that a table's rows stay the user's: nothing is done to it.
+create function warden.leave_to_user(relation regclass, user_column name default 'user_id') returns void
+language plpgsql set search_path = '' as $$
+begin
+  if not warden.has_column(relation, user_column) then
+    raise exception 'warden.leave_to_user: % has no column "%"', relation, user_column using errcode = '22023';
+  end if;
+  insert into warden.tenant_tables (schema_name, table_name, scope, user_column)
+  select n.nspname, c.relname, 'user', leave_to_user.user_column
+  from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace where c.oid = relation
+  on conflict on constraint tenant_tables_pkey do update
+    set (scope, user_column, parent_schema, parent_table, parent_column) = ('user', excluded.user_column, null, null, null);
+end
+$$;
+reset role;

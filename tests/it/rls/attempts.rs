@@ -1,0 +1,53 @@
+//! What is tried in a check, and what became of it.
+
+/// Refused by row-level security, or by rights.
+pub const NOT_ALLOWED: &str = "42501";
+pub const NULL_VALUE: &str = "23502";
+pub const NO_PARENT: &str = "23503";
+pub const TWICE: &str = "23505";
+pub const REFUSED: &str = "23514";
+/// Claims that are no JSON, below PostgreSQL 16.
+pub const NO_JSON: &str = "22P02";
+
+/// Runs statements one by one as a role with claims, each in a subtransaction that is taken back; in the
+/// database, because there are tens of thousands.
+pub const ATTEMPTS: &str = "
+    create function pg_temp.attempts(role text, claims text, before text, statements text[])
+    returns table (rows bigint, code text, broken text, says text)
+    language plpgsql as $$
+    declare
+      statement text;
+    begin
+      foreach statement in array statements loop
+        begin
+          if before <> '' then
+            execute before;
+          end if;
+          if role is not null then
+            perform set_config('request.jwt.claims', claims, true), set_config('role', role, true);
+          end if;
+          execute statement;
+          get diagnostics rows = row_count;
+          raise exception sqlstate 'WD000';
+        exception when others then
+          get stacked diagnostics code = returned_sqlstate, broken = constraint_name, says = message_text;
+        end;
+        if code <> 'WD000' then
+          rows := null;
+        end if;
+        return next;
+      end loop;
+    end $$";
+
+/// What became of a statement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Rows(u64),
+    Refused { code: String, constraint: String, message: String },
+}
+
+impl Outcome {
+    pub fn is_refused_with(&self, wanted: &str) -> bool {
+        matches!(self, Self::Refused { code, .. } if code == wanted)
+    }
+}

@@ -1,0 +1,152 @@
+//! The part of a check that holds for service_role as well, which passes over row-level security: keys,
+//! guards and indexes.
+
+use sqlx::{AssertSqlSafe, Executor as _};
+use uuid::Uuid;
+
+use super::actors::{Actor, Reach};
+use super::attempts::{NO_PARENT, NULL_VALUE, Outcome, REFUSED, TWICE};
+use super::check::Check;
+use crate::harness::tenancy::{Insert, candidates, quote};
+
+impl Check<'_> {
+    /// What holds for service_role as well, which passes over row-level security: constraints and triggers.
+    pub async fn check_schema(&mut self) {
+        let service = Actor {
+            name: "service_role".into(),
+            role: "service_role".into(),
+            claims: String::new(),
+            reach: Reach::Own,
+        };
+        let service = Some(&service);
+        let own_insert = self.fixture().own.clone();
+        let outcome = self.attempt(service, "", &own_insert.sql()).await;
+        if outcome != Outcome::Rows(1) {
+            self.fail("service_role", "insert", &outcome);
+        }
+        if self.table.scope.as_deref() != Some("org") {
+            return;
+        }
+        let table = self.table.name.clone();
+        let outcome = self.attempt(service, "", &own_insert.with("org_id", "null").sql()).await;
+        if !outcome.is_refused_with(NULL_VALUE) {
+            self.fail("service_role", "insert without an organisation", &outcome);
+        }
+        self.check_foreign_key_to_organizations(service, &own_insert).await;
+        self.check_references(service).await;
+        let own_row = self.row(&self.fixture().own_key.clone());
+        if self.table.is_immutable {
+            let moves = format!("update {table} set org_id = '{}' where {own_row}", self.tenants.other.org);
+            let outcome = self.attempt(service, "", &moves).await;
+            let is_guard = matches!(&outcome, Outcome::Refused { code, message, .. }
+                if code == REFUSED && message.contains("org_id of ") && message.contains("cannot be changed"));
+            if !is_guard {
+                self.fail("service_role", "move to another organisation", &outcome);
+            }
+        }
+        self.check_children().await;
+        self.check_uniques(service, &own_insert).await;
+        self.check_indexes().await;
+    }
+
+    /// Rows belong to organisations that exist, and go with them. Other keys are out of the way, for they may
+    /// say the same.
+    async fn check_foreign_key_to_organizations(&mut self, service: Option<&Actor>, own_insert: &Insert) {
+        let table = self.table.name.clone();
+        let drops: String = self
+            .table
+            .foreign_keys
+            .iter()
+            .filter(|f| f.is_between_orgs)
+            .map(|f| format!("alter table {table} drop constraint if exists {};", quote(&f.name)))
+            .collect();
+        let nobody = own_insert.with("org_id", "'00000000-0000-0000-0000-00000000dead'");
+        let outcome = self.attempt(service, &drops, &nobody.sql()).await;
+        if !outcome.is_refused_with(NO_PARENT) {
+            self.fail("service_role", "insert for an organisation that does not exist", &outcome);
+        }
+        let gone = format!("{drops} delete from public.organizations where id = '{}';", self.tenants.own.org);
+        let own_row = self.row(&self.fixture().own_key.clone());
+        let outcome = self.attempt(None, &gone, &format!("select from {table} where {own_row}")).await;
+        if outcome != Outcome::Rows(0) {
+            self.fail("service_role", "rows of an organisation that was deleted", &outcome);
+        }
+    }
+
+    /// What refers to this table cannot do so from another organisation.
+    async fn check_children(&mut self) {
+        let schema = self.schema;
+        for child in schema.registered() {
+            if child
+                .foreign_keys
+                .iter()
+                .any(|f| f.is_between_orgs && f.parent == self.table.name && child.name != f.parent)
+            {
+                let mut check = Check::new(self.connection, schema, child, self.tenants);
+                match check.prepare().await {
+                    Ok(()) => check.check_references(None).await,
+                    Err(error) => check.failures.push(error),
+                }
+                let failures = check.failures;
+                self.failures.extend(failures);
+            }
+        }
+    }
+
+    /// The same key twice in one organisation is refused, and is fine in two.
+    async fn check_uniques(&mut self, service: Option<&Actor>, own_insert: &Insert) {
+        let table = self.table;
+        for unique in &table.uniques {
+            let mut first = own_insert.clone();
+            let mut second = own_insert.clone();
+            if !table.primary_key.iter().all(|c| unique.columns.contains(c)) {
+                for column in &table.primary_key {
+                    second = second.without(column);
+                    first = first.without(column);
+                }
+            }
+            for column in unique.columns.iter().filter(|c| !own_insert.values.contains_key(*c)) {
+                let value = candidates(table, table.column(column)).swap_remove(0);
+                first = first.with(column, value.clone());
+                second = second.with(column, value);
+            }
+            // Values that are made anew each time, such as ids, would never be the same.
+            for column in &unique.columns {
+                if first.values[column].contains("gen_random_uuid()") {
+                    let same = format!("'{}'", Uuid::new_v4());
+                    first = first.with(column, same.clone());
+                    second = second.with(column, same);
+                }
+            }
+            let outcome = self.attempt(service, &format!("{};", first.sql()), &second.sql()).await;
+            if !outcome.is_refused_with(TWICE) {
+                self.fail("service_role", &format!("{}: the same twice", unique.name), &outcome);
+            }
+        }
+    }
+
+    /// Each index brings the organisation's rows in its order.
+    async fn check_indexes(&mut self) {
+        for index in &self.table.indexes {
+            let sql = format!(
+                "explain (costs off) select from {} where org_id = '{}' order by {}",
+                self.table.name, self.tenants.own.org, index.columns
+            );
+            let steer = "savepoint plan; set local enable_seqscan = off; set local enable_sort = off;
+                         set local enable_bitmapscan = off; set local enable_incremental_sort = off";
+            self.connection.execute(sqlx::raw_sql(steer)).await.expect("steers");
+            let plan =
+                sqlx::query_scalar::<_, String>(AssertSqlSafe(sql)).fetch_all(&mut *self.connection).await;
+            self.connection
+                .execute(sqlx::raw_sql("rollback to plan; release plan"))
+                .await
+                .expect("rolls back");
+            let plan = plan.map_or_else(|e| e.to_string(), |lines| lines.join("\n"));
+            let is_used = plan.contains(&format!("using {} on", index.name))
+                || plan.contains(&format!("using {} on", quote(&index.name)));
+            if !is_used {
+                self.failures.push(format!("{}: {} is not used: {plan}", self.table.name, index.name));
+            }
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Row-level security and what stands beside it, for every registered table, generated from the registry:
+//! no table is named here but those that an application adopts, to show that they are covered too.
+//!
+//! - `actors` is who asks: claims of every shape, and the roles.
+//! - `check` looks at one table, and lists what is wrong; `constraints` is the part that is about keys and
+//!   guards, `attempts` how statements are tried.
+//! - `mutations` breaks every object once, and wants it noticed.
+//! - `service` is about back ends.
+//! - `plans` looks at how the queries of the product are run.
+//!
+//! Each test has a database of its own, in which tables belong to a role that is no superuser, as in
+//! production: row-level security that is not forced lets the owner pass.
+
+mod actors;
+mod attempts;
+mod check;
+mod constraints;
+mod mutations;
+mod plans;
+mod service;
+
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
+use uuid::Uuid;
+
+use self::actors::Actor;
+use self::check::Check;
+use crate::harness::TestDb;
+use crate::harness::tenancy::Schema;
+
+/// Two tenants: an organisation with one of its users each.
+#[derive(Clone, Copy, Debug)]
+struct Tenants {
+    own: Tenant,
+    other: Tenant,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Tenant {
+    org: Uuid,
+    user: Uuid,
+}
+
+/// A database with tables that an application added to the platform's, the rights that requests have, and
+/// two tenants.
+struct Suite {
+    connection: PgConnection,
+    schema: Schema,
+    tenants: Tenants,
+    owner: String,
+}
+
+/// What applications have and the platform has not: other keys, enums, domains, arrays, checks over
+/// several columns, look-up tables that belong to nobody, and names that need quotes.
+const APPLICATION: &str = "
+    create type urgency as enum ('low', 'high');
+    create domain ticket_code as text check (value ~ '^v[0-9a-f]{8}$');
+    create domain positive as integer check (value > 0);
+    create table countries (code text primary key check (length(code) = 3), name text not null);
+    create table \"Support Tickets\" (
+      number bigint generated always as identity primary key, code ticket_code not null, weight positive not null,
+      urgency urgency not null, country text not null references countries, opened date not null, closed date not null,
+      tags text[] not null, window_of tstzrange not null, author uuid, reply_to inet not null, doc json not null,
+      price numeric(6, 2) not null check (price between 10 and 20), is_open boolean not null, short varchar(9) not null,
+      check (closed > opened), check (urgency = 'low' or weight < 10));
+    create table ticket_notes (ticket bigint not null, position int not null, body text not null, primary key (ticket, position));
+    select warden.adopt_table('\"Support Tickets\"', 'author', parent_key => 'number');
+    select warden.adopt_table('ticket_notes', null, '\"Support Tickets\"', 'ticket', 'number', is_immutable => false);";
+
+impl Suite {
+    async fn start() -> Self {
+        let db = TestDb::create().await;
+        let mut connection = PgConnection::connect(db.url()).await.expect("connects");
+        let owner = format!("owner_{}", db.name);
+        let setup = format!(
+            "{APPLICATION}
+             create role {owner} nologin; grant usage on schema public to {owner};
+             create role service_{name} nologin in role service_role;
+             grant select, insert, update, delete on all tables in schema public to authenticated, service_role;
+             do $$ declare t regclass; begin
+               for t in select format('%I.%I', schema_name, table_name)::regclass from warden.tenant_tables loop
+                 execute format('alter table %s owner to {owner}', t);
+               end loop;
+             end $$;",
+            name = db.name
+        );
+        connection.execute(sqlx::raw_sql(AssertSqlSafe(setup))).await.expect("sets up");
+        connection.execute(attempts::ATTEMPTS).await.expect("creates");
+        let schema = Schema::load(&mut connection).await;
+        let tenants = Tenants {
+            own: Tenant { org: db.create_org().await, user: Uuid::new_v4() },
+            other: Tenant { org: db.create_org().await, user: Uuid::new_v4() },
+        };
+        Self { connection, schema, tenants, owner }
+    }
+
+    /// What is wrong with each table, each in a transaction that is rolled back.
+    async fn failures(&mut self, rogue: bool, actors: &[Actor]) -> Vec<String> {
+        let mut failures = Vec::new();
+        for table in self.schema.registered() {
+            self.connection.execute("begin").await.expect("begins");
+            let mut check = Check::new(&mut self.connection, &self.schema, table, self.tenants);
+            if rogue {
+                check.go_rogue().await;
+            }
+            match check.prepare().await {
+                Ok(()) => check.run(actors).await,
+                Err(error) => check.failures.push(error),
+            }
+            failures.append(&mut check.failures);
+            self.connection.execute("rollback").await.expect("rolls back");
+        }
+        failures
+    }
+}
+
+#[tokio::test]
+async fn the_registry_covers_every_table_of_the_platform() {
+    let mut suite = Suite::start().await;
+    let counts: (i64, i64, i64) = sqlx::query_as(
+        "select count(*) filter (where scope = 'org' and origin = 'platform'), count(*) filter (where scope = 'user'),
+                count(*) filter (where scope = 'root') from warden.tenant_tables",
+    )
+    .fetch_one(&mut suite.connection)
+    .await
+    .expect("counts");
+    assert_eq!(counts, (43, 3, 1));
+    assert_eq!(suite.schema.registered().count(), 43 + 3 + 1 + 2, "with those of the application");
+    let immutable = suite.schema.registered().filter(|t| t.is_immutable).count();
+    assert_eq!(immutable, 17 + 1 + 1, "the list of 17, recordings, and one of the application");
+    let problems: Vec<String> = sqlx::query_scalar(
+        "select format('%s: %s %s %s', table_name, kind, name, problem) from warden.tenant_objects
+         where problem is not null and phase <> 'fill'",
+    )
+    .fetch_all(&mut suite.connection)
+    .await
+    .expect("reads");
+    assert_eq!(problems, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn no_row_of_another_organisation_is_within_reach() {
+    let mut suite = Suite::start().await;
+    let mut actors = actors::everybody(suite.tenants, &suite.owner);
+    actors.extend(actors::without_policy(suite.tenants, &suite.owner));
+    assert_eq!(suite.failures(false, &actors).await, Vec::<String>::new());
+}
+
+/// An older policy of the application may grant everything, and still grants nothing of another organisation.
+#[tokio::test]
+async fn a_policy_that_grants_everything_grants_nothing_of_others() {
+    let mut suite = Suite::start().await;
+    let actors = actors::everybody(suite.tenants, &suite.owner);
+    assert_eq!(suite.failures(true, &actors).await, Vec::<String>::new());
+}

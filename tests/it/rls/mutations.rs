@@ -1,0 +1,91 @@
+//! Every object that keeps organisations apart, broken once: somebody must notice.
+
+use std::collections::BTreeMap;
+
+use sqlx::{AssertSqlSafe, Executor as _};
+
+use super::check::Check;
+use super::{Suite, actors};
+use crate::harness::tenancy::{Mutation, mutations};
+
+#[tokio::test]
+async fn whatever_is_broken_is_noticed() {
+    let mut suite = Suite::start().await;
+    let all = mutations(&mut suite.connection).await;
+    let mut by_table: BTreeMap<&str, Vec<&Mutation>> = BTreeMap::new();
+    for mutation in &all {
+        by_table.entry(&mutation.table).or_default().push(mutation);
+    }
+    let actors = actors::few(suite.tenants, &suite.owner);
+    let mut unnoticed = Vec::new();
+    for (table, mutations) in by_table {
+        let mut left = mutations;
+        // With a policy of the application that grants everything, what restricts stands alone.
+        for is_rogue in [false, true] {
+            let table = suite.schema.table(table);
+            suite.connection.execute("begin").await.expect("begins");
+            let mut check = Check::new(&mut suite.connection, &suite.schema, table, suite.tenants);
+            check.stops_at_first = true;
+            if is_rogue {
+                check.go_rogue().await;
+            }
+            assert_eq!(check.prepare().await, Ok(()), "{}", table.name);
+            let mut still = Vec::new();
+            for mutation in left {
+                check.execute(&format!("savepoint mutation; {}", mutation.sql)).await;
+                // The part of the check that is about such an object; each is enough by itself.
+                match mutation.kind.as_str() {
+                    "policy" | "row_security" => check.check_actors(&actors).await,
+                    _ => check.check_schema().await,
+                }
+                check.execute("rollback to mutation; release mutation").await;
+                if check.failures.is_empty() {
+                    still.push(mutation);
+                }
+                check.failures.clear();
+            }
+            left = still;
+            suite.connection.execute("rollback").await.expect("rolls back");
+        }
+        unnoticed.extend(left.into_iter().map(|mutation| mutation.sql.clone()));
+    }
+    assert_eq!(unnoticed, Vec::<String>::new(), "of {}", all.len());
+    assert!(all.len() > 500, "{}", all.len());
+}
+
+/// The view, which adoption and the audit go by, tells each of them as well.
+#[tokio::test]
+async fn whatever_is_broken_is_told_by_the_view() {
+    let mut suite = Suite::start().await;
+    let all = mutations(&mut suite.connection).await;
+    // Those of different tables at once: the n-th of each.
+    let mut rounds: Vec<Vec<&Mutation>> = Vec::new();
+    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    for mutation in &all {
+        let n = seen.entry(&mutation.table).or_default();
+        if rounds.len() <= *n {
+            rounds.push(Vec::new());
+        }
+        rounds[*n].push(mutation);
+        *n += 1;
+    }
+    for round in rounds {
+        suite.connection.execute("begin").await.expect("begins");
+        for mutation in &round {
+            let sql = AssertSqlSafe(mutation.sql.clone());
+            suite.connection.execute(sql).await.unwrap_or_else(|e| panic!("{}: {e}", mutation.sql));
+        }
+        let told: Vec<(String, String, String)> = sqlx::query_as(
+            "select format('%I.%I', schema_name, table_name), kind, name from warden.tenant_objects
+             where problem is not null and phase <> 'fill'",
+        )
+        .fetch_all(&mut suite.connection)
+        .await
+        .expect("reads");
+        for mutation in round {
+            let wanted = (mutation.table.clone(), mutation.kind.clone(), mutation.name.clone());
+            assert!(told.contains(&wanted), "{} is not told", mutation.sql);
+        }
+        suite.connection.execute("rollback").await.expect("rolls back");
+    }
+}
