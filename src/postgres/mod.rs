@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use sqlx::Connection as _;
-use sqlx::migrate::Migrator;
+use sqlx::error::DatabaseError;
+use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 
 /// Every migration, in order, as part of the binary.
@@ -72,21 +73,46 @@ pub struct Migrated {
 pub async fn migrate(url: &str) -> anyhow::Result<Migrated> {
     let mut connection =
         PgConnection::connect_with(&options(url)?).await.context("cannot connect to DATABASE_URL")?;
-    let before = applied_versions(&mut connection).await?;
-    MIGRATOR.run(&mut connection).await.map_err(|error| match error {
-        sqlx::migrate::MigrateError::VersionMismatch(version) => anyhow::anyhow!(
+    let migrated = migrate_on(&mut connection).await?;
+    connection.close().await?;
+    Ok(migrated)
+}
+
+/// [`migrate`] on a connection that is there, also within a transaction of it.
+///
+/// # Errors
+/// As there.
+pub(crate) async fn migrate_on(connection: &mut PgConnection) -> anyhow::Result<Migrated> {
+    let before = applied_versions(&mut *connection).await?;
+    MIGRATOR.run(&mut *connection).await.map_err(|error| match error {
+        MigrateError::VersionMismatch(version) => anyhow::anyhow!(
             "migration {version} was applied in another form: this database belongs to another version of Warden. \
              A development database is made anew with `warden dev --ephemeral`, or by removing its data directory"
         ),
         other => anyhow::Error::new(other).context("a migration failed and was rolled back"),
     })?;
-    connection.close().await?;
     let applied = MIGRATOR
         .iter()
         .filter(|m| !before.contains(&m.version))
         .map(|m| (m.version, m.description.to_string()))
         .collect();
     Ok(Migrated { applied, total: MIGRATOR.iter().count() })
+}
+
+/// What [`migrate_on`] would apply.
+pub(crate) async fn pending(connection: &mut PgConnection) -> Result<Vec<(i64, String)>, sqlx::Error> {
+    let applied = applied_versions(connection).await?;
+    let missing = MIGRATOR.iter().filter(|m| !applied.contains(&m.version));
+    Ok(missing.map(|m| (m.version, m.description.to_string())).collect())
+}
+
+/// Whether [`migrate_on`] failed because a lock was not to be had in time.
+pub(crate) fn is_locked(error: &anyhow::Error) -> bool {
+    let Some(MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _)) = error.downcast_ref()
+    else {
+        return false;
+    };
+    cause.as_database_error().and_then(DatabaseError::code).is_some_and(|code| code == "55P03")
 }
 
 async fn applied_versions(connection: &mut PgConnection) -> Result<Vec<i64>, sqlx::Error> {
