@@ -132,6 +132,10 @@ fn report(outcome: &Outcome, goal: Goal) {
         0 => println!("the schema is up to date ({} migrations)", outcome.migrated.total),
         n => println!("{n} of {} migrations applied; the schema is up to date", outcome.migrated.total),
     }
+    let is_idle = outcome.steps.is_empty() && outcome.findings.is_empty() && outcome.notes.is_empty();
+    if goal == Goal::Expand && is_idle && !outcome.is_stopped {
+        return;
+    }
     if !outcome.steps.is_empty() {
         print!("{}", table(&outcome.steps));
     }
@@ -150,7 +154,6 @@ fn report(outcome: &Outcome, goal: Goal) {
         (_, _, _, n @ 2..) => format!("{n} findings are left"),
         (Goal::Enforce, ..) => "the database keeps organisations apart".to_owned(),
         (Goal::Relax, ..) => "applications that know nothing of organisations work again".to_owned(),
-        (Goal::Expand, ..) if outcome.steps.is_empty() => "nothing to do".to_owned(),
         (Goal::Expand, ..) => "every row has its organisation".to_owned(),
     };
     println!("{} tables, {} rows filled, {took}: {state}", outcome.tables, grouped(rows));

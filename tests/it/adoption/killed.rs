@@ -1,48 +1,41 @@
 //! A run that is killed at any moment is completed by the next, to the same end.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{connect, legacy_db, migrate, spawn};
 use crate::harness::TestDb;
 use crate::legacy::dump;
 
-/// Kills a run of each phase at moments that are spread over the time that one takes.
-pub(super) async fn is_completed(kills: u64, seed: u64) {
+/// In each round a run of each phase is killed, at moments that are spread over the time that one takes.
+pub(super) async fn is_completed(rounds: u64, seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
+    let phases: [&[&str]; 2] = [&[], &["--enforce", "--yes"]];
     let whole = legacy_db().await;
-    let begun = std::time::Instant::now();
-    migrate(whole.url(), &[]).await.must(0);
-    let expand_time = begun.elapsed();
-    let begun = std::time::Instant::now();
-    migrate(whole.url(), &["--enforce", "--yes"]).await.must(0);
-    let enforce_time = begun.elapsed();
+    let mut times = Vec::new();
+    for args in phases {
+        let begun = Instant::now();
+        migrate(whole.url(), args).await.must(0);
+        times.push(begun.elapsed());
+    }
     let expected = dump(&mut connect(&whole).await).await;
 
-    let killed = legacy_db().await;
     let mut hits = 0;
-    for n in 0..kills {
-        // The first phase is longer: three kills of four are for it.
-        let (args, time): (&[&str], Duration) = if n * 4 < kills * 3 {
-            (&[], expand_time)
-        } else {
-            if n * 4 < kills * 3 + 4 {
-                migrate(killed.url(), &[]).await.must(0);
-            }
-            (&["--enforce", "--yes"], enforce_time)
-        };
-        hits += u64::from(kill_after(&killed, args, time.mul_f64(random.f64() * 0.9)).await);
+    for round in 0..rounds {
+        let killed = legacy_db().await;
+        for (args, time) in phases.into_iter().zip(&times) {
+            hits += u64::from(kill_after(&killed, args, time.mul_f64(random.f64() * 0.9)).await);
+            migrate(killed.url(), args).await.must(0);
+        }
+        let found = dump(&mut connect(&killed).await).await;
+        let differences: Vec<&String> = expected
+            .iter()
+            .filter(|l| !found.contains(l))
+            .chain(found.iter().filter(|l| !expected.contains(l)))
+            .collect();
+        assert!(differences.is_empty(), "seed {seed}, round {round}: {differences:#?}");
     }
-    println!("{hits} of {kills} runs were killed before they ended (seed {seed})");
+    println!("{hits} of {} runs were killed before they ended (seed {seed})", rounds * 2);
     assert!(hits > 0, "some run was killed while it ran");
-    migrate(killed.url(), &[]).await.must(0);
-    migrate(killed.url(), &["--enforce", "--yes"]).await.must(0);
-    let found = dump(&mut connect(&killed).await).await;
-    let differences: Vec<&String> = expected
-        .iter()
-        .filter(|l| !found.contains(l))
-        .chain(found.iter().filter(|l| !expected.contains(l)))
-        .collect();
-    assert!(differences.is_empty(), "seed {seed}: {differences:#?}");
 }
 
 /// SIGKILL; whether the run had not ended by itself.
@@ -61,5 +54,5 @@ async fn a_killed_run_is_completed_by_the_next() {
     let seed =
         std::env::var("WARDEN_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
     println!("WARDEN_SEED={seed}");
-    is_completed(4, seed).await;
+    is_completed(2, seed).await;
 }

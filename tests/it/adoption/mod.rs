@@ -38,12 +38,23 @@ impl Run {
         self
     }
 
+    /// Of a run that found nothing to do.
+    fn idle(self) -> Self {
+        assert!(is_idle(&self.stdout), "{}", self.stdout);
+        self
+    }
+
     fn says(self, texts: &[&str]) -> Self {
         for text in texts {
             assert!(self.stdout.contains(text), "lacks {text:?}: {}\n{}", self.stdout, self.stderr);
         }
         self
     }
+}
+
+/// What a run says that found nothing to do.
+fn is_idle(stdout: &str) -> bool {
+    stdout.lines().count() == 1 && stdout.starts_with("the schema is up to date (")
 }
 
 fn command(url: &str, args: &[&str]) -> Command {
