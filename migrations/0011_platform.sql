@@ -603,10 +603,13 @@ begin
              'billing_cycles', 'payments', 'payment_events_log', 'credit_transactions', 'usage_events', 'usage_records',
              'telephony_audit_log', 'compliance_audit_logs', 'voicemail_audit_log']));
 
-  -- A gateway learns from the log that an organisation was created or deleted.
-  perform warden.watch('public.organizations', 'org', 'org', org_column => 'id');
   perform warden.watch('public.calls', 'calls', 'call', call_column => 'id');
   perform warden.watch('public.call_logs', 'call_logs', 'call_log', call_column => 'call_id');
   perform warden.watch('public.recordings', 'recordings', 'recording', call_column => 'call_id');
 end
 $do$;
+
+-- A gateway learns from the log that an organisation was created or deleted.
+-- Whoever comes behind a waiting request for its lock waits with it.
+set local lock_timeout = '200ms';
+select warden.watch('public.organizations', 'org', 'org', org_column => 'id');
