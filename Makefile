@@ -34,6 +34,10 @@ postgres-versions: setup ## The schema and its isolation on PostgreSQL 14 to 18;
 chaos: setup ## Ten minutes in which everything fails, and nothing may be lost; WARDEN_SEED repeats one
 	WARDEN_CHAOS_SECONDS=$${WARDEN_CHAOS_SECONDS:-600} cargo test --release --test chaos -- --nocapture
 
+.PHONY: adopt-full
+adopt-full: setup-postgres ## Adopt a million rows under full write load, and survive 20 kills; a table (minutes)
+	cargo test --test it adoption::full -- --ignored --nocapture --test-threads=1
+
 .PHONY: lint
 lint: ## rustfmt, clippy, docs, offline query data, migrations, licences and bans
 	cargo fmt --all --check

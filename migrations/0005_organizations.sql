@@ -1,6 +1,7 @@
 -- The tenants, and who belongs to them. Both tables are taken as they are where an application has
 -- them already, if they fit.
-set local lock_timeout = '5s';
+-- An application may be using these tables: whoever comes behind a waiting request for a lock waits with it.
+set local lock_timeout = '200ms';
 set local statement_timeout = '5min';
 do $do$
 declare

@@ -29,6 +29,13 @@ language sql immutable set search_path = '' as $$
   from unnest(columns) with ordinality c (name, n)
 $$;
 
+-- The same without ' desc'.
+create function warden.bare_columns(columns text[]) returns text[]
+language sql immutable set search_path = '' as $$
+  select pg_catalog.array_agg(pg_catalog.regexp_replace(c.name, ' desc$', '') order by c.n)
+  from unnest(columns) with ordinality c (name, n)
+$$;
+
 -- The policies of a table: one for each command, and one that restricts whatever other policies grant, so
 -- that an older one of the application (`using (true)`, or by user) cannot reach beyond the organisation.
 -- In a sub-select the function is called once per statement, not once per row. service_role is
@@ -78,7 +85,7 @@ language sql stable set search_path = '' as $$
 $$;
 
 -- What every registered table needs, in the order in which it is made, and whether it is there.
---   phase         'expand': before rows have an organisation; 'fill': only until they all have one;
+--   phase         'expand': what breaks no application that knows nothing of it; 'fill': only until 'enforce':
 --                 'enforce': once they have; 'user': on tables that stay the user's, where Warden made them
 --   definition    of an index: its columns; of a constraint: what follows its name; of a policy: its
 --                 condition
@@ -117,10 +124,13 @@ language sql stable set search_path = '' as $$
     union all
     select r.schema_name, r.table_name, warden.object_name('idx', r.table_name, 'org_id'), array['org_id'], false
     from registered r
-    where r.scope = 'org' and r.parent_column is null
+    where r.scope = 'org' and not coalesce(r.parent_column = any (r.columns), false)
+      -- Those of the list may need columns that a table of the application does not have.
       and not exists (select from warden.tenant_indexes i
-                      where i.schema_name = r.schema_name and i.table_name = r.table_name)
-      and not exists (select from keys k where k.schema_name = r.schema_name and k.table_name = r.table_name)
+                      where i.schema_name = r.schema_name and i.table_name = r.table_name
+                        and (not r.is_table or warden.bare_columns(i.key_columns) <@ (r.columns || array['org_id'])))
+      and not exists (select from keys k where k.schema_name = r.schema_name and k.table_name = r.table_name
+                        and (not r.is_table or k.parent_key = any (r.columns)))
   ), present_indexes as (
     select i.indrelid, x.relname::text as name, i.indisunique and i.indimmediate as is_unique,
       i.indisvalid and i.indisready as is_valid, i.indpred is null and am.amname = 'btree' as is_whole,
@@ -133,7 +143,7 @@ language sql stable set search_path = '' as $$
     join pg_catalog.pg_am am on am.oid = x.relam
     where i.indrelid in (select r.rel from registered r)
   ), present_constraints as (
-    select k.conrelid, k.conname::text as name, k.contype, k.confrelid, k.confdeltype, k.confupdtype,
+    select k.conrelid, k.conname::text as name, k.contype, k.confrelid, k.confdeltype, k.confupdtype, k.condeferrable,
       -- Foreign keys that are not enforced at all came with PostgreSQL 18.
       k.convalidated and coalesce((pg_catalog.to_jsonb(k) ->> 'conenforced')::boolean, true) as is_valid,
       (select array_agg(a.attname::text order by u.n) from unnest(k.conkey) with ordinality u (attnum, n)
@@ -157,7 +167,14 @@ language sql stable set search_path = '' as $$
     left join pg_catalog.pg_trigger g on g.tgrelid = r.rel and g.tgname = 'warden_fill_org_id'
     where r.scope = 'org' and not r.is_read_only
     union all
-    select r.schema_name, r.table_name, 3, 'expand', 'index', w.name, warden.column_list(w.key_columns), w.is_unique,
+    -- A unique index may refuse rows that the application has written so far, unless an index of its own
+    -- refuses them already.
+    select r.schema_name, r.table_name, 3, case when w.is_unique and not exists (
+        select from present_indexes x
+        where x.indrelid = r.rel and x.is_unique and x.is_valid and x.is_whole
+          and array_remove(warden.bare_columns(x.key_columns), 'org_id') <@ warden.bare_columns(w.key_columns)
+          and x.key_columns <> array['org_id']) then 'enforce' else 'expand' end,
+      'index', w.name, warden.column_list(w.key_columns), w.is_unique,
       r.is_table and not exists (
         select from unnest(w.key_columns) k (name)
         where pg_catalog.regexp_replace(k.name, ' desc$', '') <> all (r.columns || array['org_id'])),
@@ -196,7 +213,10 @@ language sql stable set search_path = '' as $$
     left join present_constraints taken on taken.conrelid = r.rel and taken.name = warden.object_name(r.table_name, 'org_id_fkey')
     where r.scope = 'org'
     union all
-    select r.schema_name, r.table_name, 5, 'expand', 'foreign_key',
+    -- So may a foreign key where the application has none, or one that lets it write the child first, which
+    -- then does not know its parent's organisation.
+    select r.schema_name, r.table_name, 5,
+      case when simple.name is null or simple.condeferrable then 'enforce' else 'expand' end, 'foreign_key',
       warden.object_name(r.table_name, 'org_id', r.parent_column, 'fkey'),
       pg_catalog.format('foreign key (org_id, %I) references %I.%I (org_id, %I)%s', r.parent_column,
         r.parent_schema, r.parent_table, r.parent_key,

@@ -610,4 +610,6 @@ end
 $do$;
 
 -- A gateway learns from the log that an organisation was created or deleted.
+-- Whoever comes behind a waiting request for its lock waits with it.
+set local lock_timeout = '200ms';
 select warden.watch('public.organizations', 'org', 'org', org_column => 'id');

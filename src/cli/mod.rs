@@ -51,7 +51,7 @@ impl Cli {
             runtime.block_on(self.command.run())
         });
         match result {
-            Ok(()) => ExitCode::SUCCESS,
+            Ok(code) => code,
             Err(error) => {
                 eprintln!("error: {error:#}");
                 ExitCode::FAILURE
@@ -61,13 +61,15 @@ impl Cli {
 }
 
 impl Command {
-    async fn run(self) -> anyhow::Result<()> {
+    async fn run(self) -> anyhow::Result<ExitCode> {
         match self {
-            Self::Dev(args) => dev::run(args).await,
-            Self::Serve(args) => serve::run(*args).await,
-            Self::Migrate(args) => migrate::run(args).await,
-            Self::Token(args) => token::run(&args),
-            Self::Tail(args) => tail::run(args).await,
+            Self::Dev(args) => dev::run(args).await?,
+            Self::Serve(args) => serve::run(*args).await?,
+            // Says itself how it ended: what is left to mend is no error of the command.
+            Self::Migrate(args) => return migrate::run(args).await,
+            Self::Token(args) => token::run(&args)?,
+            Self::Tail(args) => tail::run(args).await?,
         }
+        Ok(ExitCode::SUCCESS)
     }
 }

@@ -8,8 +8,9 @@ mod session;
 
 use anyhow::Context as _;
 use sqlx::Connection as _;
-use sqlx::migrate::Migrator;
-use sqlx::postgres::PgConnection;
+use sqlx::error::DatabaseError;
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::postgres::{PgConnectOptions, PgConnection};
 
 pub use address::{Addresses, options};
 pub(crate) use primary::Place;
@@ -55,28 +56,68 @@ pub struct Migrated {
 /// # Errors
 /// When no primary can be reached, it refuses a statement, or was migrated by another version.
 pub async fn migrate(url: &str) -> anyhow::Result<Migrated> {
+    let mut connection = connect_to_change(url).await?.connection;
+    let migrated = migrate_on(&mut connection).await?;
+    connection.close().await?;
+    Ok(migrated)
+}
+
+/// How to reach the primary among the addresses, for those who change the schema in several connections.
+///
+/// # Errors
+/// When no primary can be reached, or a pooler in transaction mode lies between.
+pub async fn primary_options(url: &str) -> anyhow::Result<PgConnectOptions> {
+    let link = connect_to_change(url).await?;
+    let options = link.options().clone();
+    link.connection.close().await?;
+    Ok(options)
+}
+
+async fn connect_to_change(url: &str) -> anyhow::Result<primary::Link> {
     let link = options(url)?.connect(None).await.context("cannot connect to DATABASE_URL")?;
     anyhow::ensure!(
         link.session == Session::Own,
         "DATABASE_URL leads through a pooler in transaction mode, where migrations cannot lock one another out: \
          name the database's own address"
     );
-    let mut connection = link.connection;
-    let before = applied_versions(&mut connection).await?;
-    MIGRATOR.run(&mut connection).await.map_err(|error| match error {
-        sqlx::migrate::MigrateError::VersionMismatch(version) => anyhow::anyhow!(
+    Ok(link)
+}
+
+/// [`migrate`] on a connection that is there, also within a transaction of it.
+///
+/// # Errors
+/// As there.
+pub(crate) async fn migrate_on(connection: &mut PgConnection) -> anyhow::Result<Migrated> {
+    let before = applied_versions(&mut *connection).await?;
+    MIGRATOR.run(&mut *connection).await.map_err(|error| match error {
+        MigrateError::VersionMismatch(version) => anyhow::anyhow!(
             "migration {version} was applied in another form: this database belongs to another version of Warden. \
              A development database is made anew with `warden dev --ephemeral`, or by removing its data directory"
         ),
         other => anyhow::Error::new(other).context("a migration failed and was rolled back"),
     })?;
-    connection.close().await?;
     let applied = MIGRATOR
         .iter()
         .filter(|m| !before.contains(&m.version))
         .map(|m| (m.version, m.description.to_string()))
         .collect();
     Ok(Migrated { applied, total: MIGRATOR.iter().count() })
+}
+
+/// What [`migrate_on`] would apply.
+pub(crate) async fn pending(connection: &mut PgConnection) -> Result<Vec<(i64, String)>, sqlx::Error> {
+    let applied = applied_versions(connection).await?;
+    let missing = MIGRATOR.iter().filter(|m| !applied.contains(&m.version));
+    Ok(missing.map(|m| (m.version, m.description.to_string())).collect())
+}
+
+/// Whether [`migrate_on`] failed because a lock was not to be had in time.
+pub(crate) fn is_locked(error: &anyhow::Error) -> bool {
+    let Some(MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _)) = error.downcast_ref()
+    else {
+        return false;
+    };
+    cause.as_database_error().and_then(DatabaseError::code).is_some_and(|code| code == "55P03")
 }
 
 async fn applied_versions(connection: &mut PgConnection) -> Result<Vec<i64>, sqlx::Error> {

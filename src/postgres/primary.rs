@@ -57,6 +57,13 @@ pub(crate) struct Link {
     timeline: i64,
 }
 
+impl Link {
+    /// How it was reached.
+    pub(crate) fn options(&self) -> &PgConnectOptions {
+        &self.options
+    }
+}
+
 /// Where the reader is, and so the pool.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {

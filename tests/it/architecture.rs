@@ -47,6 +47,7 @@ fn imports_run_one_way() {
         ("auth", &[]),
         ("hub", &["wire"]),
         ("postgres", &[]),
+        ("tenancy", &["postgres"]),
         ("events", &["wire", "hub", "postgres"]),
         ("session", &["wire", "hub", "events", "auth"]),
         ("http", &["auth", "session", "events"]),

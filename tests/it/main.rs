@@ -3,6 +3,7 @@
 //! | module | holds against |
 //! |---|---|
 //! | `accept` | an accepted upgrade: its answer, and which organisations exist |
+//! | `adoption` | a live database from the time before organisations, and every way in which it may not fit |
 //! | `architecture` | the direction of imports, and who may make what |
 //! | `cli` | the binary: its messages, exit codes and streams |
 //! | `dev` | the command for development: nothing needed, nothing left |
@@ -31,6 +32,7 @@
 #![expect(unreachable_pub, reason = "nothing links against a test; pub marks the harness's designed API")]
 
 mod accept;
+mod adoption;
 mod architecture;
 mod cli;
 mod delivery;
@@ -43,6 +45,8 @@ mod guarded;
 mod harness;
 mod isolation;
 mod keys;
+#[path = "../legacy/mod.rs"]
+mod legacy;
 mod limits;
 mod membership;
 mod phoenix;

@@ -75,6 +75,11 @@ pub struct TestDb {
 
 impl TestDb {
     pub async fn create() -> Self {
+        Self::create_from(TEMPLATE).await
+    }
+
+    /// With what another database of the cluster holds, which nobody may be connected to.
+    pub async fn create_from(template: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("t{}", COUNT.fetch_add(1, Ordering::Relaxed));
         // The first test of a run waits here for the cluster.
@@ -82,7 +87,7 @@ impl TestDb {
             tokio::task::spawn_blocking(|| shared_cluster_url("postgres", SUPERUSER)).await.expect("up");
         let mut admin = PgConnection::connect(&admin_url).await.expect("connects");
         admin
-            .execute(AssertSqlSafe(format!("create database {name} template {TEMPLATE}")))
+            .execute(AssertSqlSafe(format!("create database {name} template {template}")))
             .await
             .expect("creates");
         Self::at(&name, &shared_cluster_url(&name, SUPERUSER), &shared_cluster_url(&name, "warden_gateway"))

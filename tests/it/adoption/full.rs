@@ -1,0 +1,85 @@
+//! The full size, for `make adopt-full`: a million call logs, writers at full speed, a server that syncs.
+
+use std::time::{Duration, Instant};
+
+use sqlx::{Connection as _, PgConnection};
+use warden::postgres::cluster::{Cluster, ClusterOptions, SUPERUSER};
+
+use super::{killed, migrate_within, tables_with_null};
+use crate::harness::cluster_options;
+use crate::legacy::{self, APP_ROLE, Writers};
+
+const WRITERS: u64 = 4;
+/// The longest that any statement of a writer may take.
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// How long the writers are measured before anything happens.
+const BASELINE: Duration = Duration::from_secs(10);
+/// Each kills two runs.
+const ROUNDS: u64 = 10;
+/// For one run: the machine may have other work, and the writers leave nothing idle.
+const DEADLINE: Duration = Duration::from_mins(60);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes: make adopt-full"]
+async fn a_million_rows() {
+    let factor = std::env::var("WARDEN_ADOPT_FACTOR").ok().and_then(|f| f.parse().ok()).unwrap_or(1.0);
+    let options = ClusterOptions { durable: true, ..cluster_options() };
+    let cluster = Cluster::start(options).await.expect("PostgreSQL starts");
+    let url = cluster.url("postgres", SUPERUSER);
+    let app_url = cluster.url("postgres", APP_ROLE);
+    let mut admin = PgConnection::connect(&url).await.expect("connects");
+    legacy::load(&mut admin, factor).await;
+    sqlx::raw_sql("vacuum analyze").execute(&mut admin).await.expect("analyses");
+    let before = legacy::counts(&mut admin).await;
+
+    // What a statement takes on this machine when nobody migrates: the same writers, the same tables.
+    let writers = Writers::start(&app_url, WRITERS, 1).await;
+    tokio::time::sleep(BASELINE).await;
+    let alone = writers.stop().await;
+
+    let writers = Writers::start(&app_url, WRITERS, 2).await;
+    let begun = Instant::now();
+    let run = migrate_within(DEADLINE, &url, &[]).await;
+    let took = begun.elapsed();
+    let during = writers.stop().await;
+    println!("{}", run.stdout);
+    let run = run.must(0);
+    drop(run);
+
+    let after = legacy::counts(&mut admin).await;
+    for (table, count) in before {
+        let own = |books: &legacy::Books| books.rows.get(table.as_str()).copied().unwrap_or(0);
+        let expected = count + own(&alone) + own(&during) + i64::from(table == "organizations");
+        assert_eq!(after[&table], expected, "{table}");
+    }
+    assert_eq!(tables_with_null(&mut admin).await, Vec::<String>::new());
+    println!("| writers ({WRITERS} connections) | statements/s | longest statement |\n|---|---|---|");
+    for (what, books, time) in [("alone", &alone, BASELINE), ("during the run", &during, took)] {
+        let rate = books.statements as f64 / time.as_secs_f64();
+        println!("| {what} | {rate:.0} | {:.0} ms |", books.longest.0.as_secs_f64() * 1000.0);
+    }
+    println!(
+        "the longest during the run came after {:.1} s: {}",
+        during.longest.2.as_secs_f64(),
+        during.longest.1
+    );
+    assert!(during.errors.is_empty() && alone.errors.is_empty(), "{:?} {:?}", alone.errors, during.errors);
+
+    let begun = Instant::now();
+    migrate_within(DEADLINE, &url, &[]).await.must(0).idle();
+    println!("a second run: {:.1} s", begun.elapsed().as_secs_f64());
+    let begun = Instant::now();
+    let enforced = migrate_within(DEADLINE, &url, &["--enforce", "--yes"]).await.must(0);
+    println!("--enforce: {:.1} s\n{}", begun.elapsed().as_secs_f64(), enforced.stdout);
+    assert!(during.longest.0 < PAUSE_MAX, "a writer waited for {:?}", during.longest.0);
+    cluster.close().await.expect("ends");
+}
+
+#[tokio::test]
+#[ignore = "takes minutes: make adopt-full"]
+async fn killed_twenty_times() {
+    let seed =
+        std::env::var("WARDEN_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    println!("WARDEN_SEED={seed}");
+    killed::is_completed(ROUNDS, seed).await;
+}

@@ -1,0 +1,144 @@
+//! `warden migrate` on a database that is in use: as people run it, a process of its own.
+
+mod disturbed;
+mod full;
+mod killed;
+mod live;
+mod misfits;
+mod plan;
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+use tokio::process::{Child, Command};
+use tokio::sync::OnceCell;
+use warden::postgres::cluster::SUPERUSER;
+
+use crate::harness::{TestDb, shared_cluster_url};
+use crate::legacy;
+
+/// A run on a busy machine.
+const RUN_DEADLINE: Duration = Duration::from_secs(180);
+/// The size of the fixture in the suite: 2,000 call logs.
+const FACTOR: f64 = 0.002;
+
+/// How a run ended.
+#[derive(Debug)]
+struct Run {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Run {
+    /// Of a run that must end with this code.
+    fn must(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "{}\n{}", self.stdout, self.stderr);
+        self
+    }
+
+    /// Of a run that found nothing to do.
+    fn idle(self) -> Self {
+        assert!(is_idle(&self.stdout), "{}", self.stdout);
+        self
+    }
+
+    fn says(self, texts: &[&str]) -> Self {
+        for text in texts {
+            assert!(self.stdout.contains(text), "lacks {text:?}: {}\n{}", self.stdout, self.stderr);
+        }
+        self
+    }
+}
+
+/// What a run says that found nothing to do.
+fn is_idle(stdout: &str) -> bool {
+    stdout.lines().count() == 1 && stdout.starts_with("the schema is up to date (")
+}
+
+fn command(url: &str, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_warden"));
+    command.arg("migrate").args(args).env_clear().env("DATABASE_URL", url);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+}
+
+fn spawn(url: &str, args: &[&str]) -> Child {
+    command(url, args).spawn().expect("starts")
+}
+
+async fn migrate(url: &str, args: &[&str]) -> Run {
+    migrate_within(RUN_DEADLINE, url, args).await
+}
+
+async fn migrate_within(deadline: Duration, url: &str, args: &[&str]) -> Run {
+    let output = tokio::time::timeout(deadline, command(url, args).output())
+        .await
+        .expect("within the deadline")
+        .expect("runs");
+    Run {
+        code: output.status.code(),
+        stdout: String::from_utf8(output.stdout).expect("text"),
+        stderr: String::from_utf8(output.stderr).expect("text"),
+    }
+}
+
+/// A copy of the legacy database.
+async fn legacy_db() -> TestDb {
+    static TEMPLATE: OnceCell<()> = OnceCell::const_new();
+    TEMPLATE
+        .get_or_init(|| async {
+            empty("legacy_template").await;
+            let url = shared_cluster_url("legacy_template", SUPERUSER);
+            let mut connection = PgConnection::connect(&url).await.expect("connects");
+            legacy::load(&mut connection, FACTOR).await;
+            connection.close().await.expect("closes");
+        })
+        .await;
+    TestDb::create_from("legacy_template").await
+}
+
+/// A database in which an application of a few tables lives.
+async fn small_db(sql: &str) -> TestDb {
+    let db = TestDb::create_from("template0").await;
+    db.run(sql).await;
+    db
+}
+
+async fn empty(name: &str) {
+    let url = tokio::task::spawn_blocking(|| shared_cluster_url("postgres", SUPERUSER)).await.expect("up");
+    let mut admin = PgConnection::connect(&url).await.expect("connects");
+    admin
+        .execute(AssertSqlSafe(format!("create database {name} template template0")))
+        .await
+        .expect("creates");
+}
+
+async fn connect(db: &TestDb) -> PgConnection {
+    PgConnection::connect(db.url()).await.expect("connects")
+}
+
+/// Tables of the registry that are there and have rows without org_id.
+async fn tables_with_null(connection: &mut PgConnection) -> Vec<String> {
+    let tables: Vec<String> = sqlx::query_scalar(
+        "select table_name::text from warden.tenant_tables where scope = 'org' and to_regclass('public.' || table_name) is not null",
+    )
+    .fetch_all(&mut *connection)
+    .await
+    .expect("the registry");
+    assert_eq!(tables.len(), 43, "all of them are there");
+    let mut with_null = Vec::new();
+    for table in tables {
+        let is_null: bool = sqlx::query_scalar(AssertSqlSafe(format!(
+            "select exists (select from public.{table} where org_id is null)"
+        )))
+        .fetch_one(&mut *connection)
+        .await
+        .expect("reads");
+        if is_null {
+            with_null.push(table);
+        }
+    }
+    with_null
+}

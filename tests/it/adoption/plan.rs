@@ -1,0 +1,61 @@
+//! `--plan`, and two runs at once.
+
+use sqlx::Executor as _;
+
+use super::{connect, is_idle, legacy_db, migrate, spawn};
+use crate::legacy::dump;
+
+#[tokio::test]
+async fn a_plan_changes_nothing() {
+    let db = legacy_db().await;
+    let mut admin = connect(&db).await;
+    let before = dump(&mut admin).await;
+    migrate(db.url(), &["--plan"]).await.must(0).says(&[
+        "would apply 0001",
+        "call_logs (2,000 rows)",
+        "fill org_id where it is missing (2,000 rows), in batches: that of calls by call_id, else the membership of user_id, else the default organisation",
+        "create index concurrently idx_call_logs_org_created (org_id, created_at desc)",
+        "user_phone_numbers (10 rows)",
+        "its triggers paused for each batch",
+        "note: its triggers touch",
+        "Nothing was changed.",
+    ]);
+    assert_eq!(dump(&mut admin).await, before);
+
+    migrate(db.url(), &[]).await.must(0);
+    let before = dump(&mut admin).await;
+    let plan = migrate(db.url(), &["--plan", "--enforce"])
+        .await
+        .must(0)
+        .says(&["foreign key payment_events_log_org_id_payment_id_fkey", "row-level security, forced"]);
+    assert!(!plan.stdout.contains("would apply"), "{}", plan.stdout);
+    assert_eq!(dump(&mut admin).await, before);
+    migrate(db.url(), &["--plan"]).await.must(0).says(&["nothing to do: "]);
+}
+
+#[tokio::test]
+async fn two_runs_at_once_wait_or_say_so() {
+    let db = legacy_db().await;
+    let mut other = connect(&db).await;
+    other
+        .execute("set application_name = 'a run elsewhere'; select pg_advisory_lock(1463898701)")
+        .await
+        .expect("locks");
+    let refused = migrate(db.url(), &["--no-wait"]).await.must(1);
+    assert!(refused.stderr.contains("another run is under way: pid "), "{}", refused.stderr);
+
+    // Both wait, then one does the work, and the other finds nothing to do.
+    let (one, two) = (spawn(db.url(), &[]), spawn(db.url(), &[]));
+    crate::harness::eventually("both wait", async || {
+        let waiting: i64 = sqlx::query_scalar("select count(*) from pg_stat_activity where application_name = 'warden migrate' and datname = current_database()")
+            .fetch_one(&mut other).await.expect("reads");
+        waiting == 4
+    })
+    .await;
+    other.execute("select pg_advisory_unlock(1463898701)").await.expect("unlocks");
+    let (one, two) = tokio::join!(one.wait_with_output(), two.wait_with_output());
+    let texts = [one, two].map(|o| String::from_utf8(o.expect("ends").stdout).expect("text"));
+    let idle = texts.iter().filter(|t| is_idle(t)).count();
+    let busy = texts.iter().filter(|t| t.contains("every row has its organisation")).count();
+    assert_eq!((idle, busy), (1, 1), "{texts:?}");
+}

@@ -1,0 +1,421 @@
+//! A voice-call platform from the time before organisations, and the application that goes on using it:
+//! its statements know nothing of org_id. Shared by the suite and `make adopt-full`.
+//!
+//! `schema.sql` and `data.sql` make the database; [`Writers`] write to it at full speed, keep books of every row
+//! that they made and removed, and of the longest time that any statement took; [`dump`] tells two databases
+//! apart.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, Row as _};
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+/// The role of the application: no superuser, held to row-level security.
+pub const APP_ROLE: &str = "legacy_app";
+
+/// Makes the database; at factor 1 with a million rows in call_logs and a hundred thousand in five others.
+pub async fn load(connection: &mut PgConnection, factor: f64) {
+    let data = include_str!("data.sql").replace("{factor}", &factor.to_string());
+    for sql in [include_str!("schema.sql").to_owned(), data] {
+        let sql = format!("begin; {sql}; commit");
+        connection.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await.expect("the legacy database loads");
+    }
+}
+
+/// How many rows each table has.
+pub async fn counts(connection: &mut PgConnection) -> BTreeMap<String, i64> {
+    let tables: Vec<String> = sqlx::query_scalar(
+        "select relname::text from pg_class where relkind = 'r' and relnamespace = 'public'::regnamespace",
+    )
+    .fetch_all(&mut *connection)
+    .await
+    .expect("tables");
+    let mut counts = BTreeMap::new();
+    for table in tables {
+        let count = sqlx::query_scalar(AssertSqlSafe(format!("select count(*) from public.{table}")))
+            .fetch_one(&mut *connection)
+            .await
+            .expect("counts");
+        counts.insert(table, count);
+    }
+    counts
+}
+
+/// Everything that tells two databases apart: the catalogs' view of schema public, and every row.
+pub async fn dump(connection: &mut PgConnection) -> Vec<String> {
+    let mut lines = catalog(&mut *connection).await;
+    for table in counts(&mut *connection).await.into_keys() {
+        // The default organisation is as old as the run.
+        let row = if table == "organizations" {
+            "to_jsonb(t) - 'created_at' - 'updated_at'"
+        } else {
+            "to_jsonb(t)"
+        };
+        let sql = format!(
+            "select count(*) || ' rows ' || coalesce(md5(string_agg(md5(({row})::text), '' order by md5(({row})::text))), '')
+             from public.{table} t"
+        );
+        let sum: String =
+            sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut *connection).await.expect("sums up");
+        lines.push(format!("data {table}: {sum}"));
+    }
+    lines
+}
+
+/// The catalogs' view of schema public and of Warden's own.
+pub async fn catalog(connection: &mut PgConnection) -> Vec<String> {
+    sqlx::query_scalar(
+        "with tables as (select c.*, c.oid::regclass::text as title from pg_class c join pg_namespace n on n.oid = c.relnamespace
+                         where n.nspname in ('public', 'warden'))
+         select format('table %s %s rls %s %s acl %s', title, relkind, relrowsecurity, relforcerowsecurity, relacl) from tables
+           where relkind not in ('i', 'I', 'S')
+         union all select format('column %s.%s %s not null %s', t.title, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull)
+           from pg_attribute a join tables t on t.oid = a.attrelid where a.attnum > 0 and not a.attisdropped
+         union all select format('constraint %s on %s: %s valid %s', conname, t.title, pg_get_constraintdef(k.oid), convalidated)
+           from pg_constraint k join tables t on t.oid = k.conrelid
+         union all select format('index on %s: %s valid %s', t.title, pg_get_indexdef(indexrelid), indisvalid and indisready)
+           from pg_index i join tables t on t.oid = i.indrelid
+         union all select format('trigger %s enabled %s', pg_get_triggerdef(g.oid), tgenabled)
+           from pg_trigger g join tables t on t.oid = g.tgrelid where not tgisinternal
+         union all select format('policy %s', p) from pg_policies p where schemaname in ('public', 'warden')
+         union all select format('comment %s: %s', p.polname, obj_description(p.oid, 'pg_policy'))
+           from pg_policy p where obj_description(p.oid, 'pg_policy') is not null
+         union all select format('function %s by %s', f.oid::regprocedure, f.proowner::regrole)
+           from pg_proc f where f.pronamespace in (select oid from pg_namespace where nspname in ('public', 'warden'))
+         order by 1",
+    )
+    .fetch_all(connection)
+    .await
+    .expect("the catalogs")
+}
+
+/// What the writers did.
+#[derive(Debug, Default, Clone)]
+pub struct Books {
+    /// Rows made less rows removed, by table.
+    pub rows: BTreeMap<&'static str, i64>,
+    /// Statements that ended.
+    pub statements: u64,
+    /// Statements that failed, with what was tried.
+    pub errors: Vec<String>,
+    /// The longest that a statement took, what it was, and when, since the writers' start.
+    pub longest: (Duration, &'static str, Duration),
+}
+
+impl Books {
+    fn merge(&mut self, other: Self) {
+        for (table, rows) in other.rows {
+            *self.rows.entry(table).or_default() += rows;
+        }
+        self.statements += other.statements;
+        self.errors.extend(other.errors);
+        self.longest = self.longest.max(other.longest);
+    }
+}
+
+/// The application at work.
+pub struct Writers {
+    is_over: Arc<AtomicBool>,
+    statements: Arc<AtomicU64>,
+    tasks: Vec<JoinHandle<Books>>,
+}
+
+impl Writers {
+    /// So many connections, each with one statement after the other.
+    pub async fn start(url: &str, writers: u64, seed: u64) -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let statements = Arc::new(AtomicU64::new(0));
+        let begun = Instant::now();
+        let mut tasks = Vec::new();
+        for n in 0..writers {
+            let connection = PgConnection::connect(url).await.expect("the application connects");
+            let mut writer = Writer {
+                connection,
+                random: fastrand::Rng::with_seed(seed + n),
+                number: n,
+                made: 0,
+                calls: Vec::new(),
+                books: Books::default(),
+                begun,
+            };
+            let (is_over, statements) = (is_over.clone(), statements.clone());
+            tasks.push(tokio::spawn(async move {
+                while !is_over.load(Ordering::Relaxed) {
+                    if let Err(error) = writer.act().await {
+                        let text = error.to_string();
+                        writer.books.errors.push(text);
+                        let _ = writer.connection.execute("rollback").await;
+                    }
+                    statements.store(
+                        statements.load(Ordering::Relaxed).max(writer.books.statements),
+                        Ordering::Relaxed,
+                    );
+                }
+                writer.books
+            }));
+        }
+        Self { is_over, statements, tasks }
+    }
+
+    /// How far the busiest of them is.
+    pub fn statements(&self) -> u64 {
+        self.statements.load(Ordering::Relaxed)
+    }
+
+    /// Ends them, and adds their books up.
+    pub async fn stop(self) -> Books {
+        self.is_over.store(true, Ordering::Relaxed);
+        let mut books = Books::default();
+        for task in self.tasks {
+            books.merge(task.await.expect("a writer ends well"));
+        }
+        books
+    }
+}
+
+/// A call that this writer made, with what hangs on it.
+struct Call {
+    id: Uuid,
+    logs: i64,
+    recordings: i64,
+}
+
+struct Writer {
+    connection: PgConnection,
+    random: fastrand::Rng,
+    number: u64,
+    made: u64,
+    calls: Vec<Call>,
+    books: Books,
+    begun: Instant,
+}
+
+/// Rows of the fixture that are there at every size.
+const ROWS_AT_LEAST: i64 = 10;
+
+impl Writer {
+    /// Runs a statement and times it; $1 is the parameter, where there is one.
+    async fn run(&mut self, what: &'static str, id: Option<Uuid>) -> Result<Vec<PgRow>, sqlx::Error> {
+        let begun = Instant::now();
+        let mut query = sqlx::query(what);
+        if let Some(id) = id {
+            query = query.bind(id);
+        }
+        let result = query.fetch_all(&mut self.connection).await;
+        let took = begun.elapsed();
+        self.books.statements += 1;
+        self.books.longest = self.books.longest.max((took, what, begun.duration_since(self.begun)));
+        result.map_err(|e| sqlx::Error::Protocol(format!("{what}: {e}")))
+    }
+
+    fn count(&mut self, table: &'static str, rows: i64) {
+        *self.books.rows.entry(table).or_default() += rows;
+    }
+
+    /// The id of a row of the fixture.
+    async fn fixture_id(&mut self, kind: &str) -> Result<Uuid, sqlx::Error> {
+        let n = self.random.i64(1..=ROWS_AT_LEAST);
+        sqlx::query_scalar("select legacy_id($1, $2)")
+            .bind(kind)
+            .bind(n)
+            .fetch_one(&mut self.connection)
+            .await
+    }
+
+    async fn act(&mut self) -> Result<(), sqlx::Error> {
+        match self.random.u32(0..100) {
+            0..20 => self.make_call().await,
+            20..35 => self.log_call().await,
+            35..42 => self.record_call().await,
+            42..52 => self.drop_call().await,
+            52..72 => self.update().await,
+            72..82 => self.upsert().await,
+            82..88 => self.pay().await,
+            88..92 => self.learn().await,
+            92..96 => self.change_phone().await,
+            _ => self.campaign().await,
+        }
+    }
+
+    async fn make_call(&mut self) -> Result<(), sqlx::Error> {
+        let user = self.fixture_id("user").await?;
+        let rows = self
+            .run(
+                "insert into calls (user_id, status, started_at) values ($1, 'ringing', now()) returning id",
+                Some(user),
+            )
+            .await?;
+        self.calls.push(Call { id: rows[0].get(0), logs: 0, recordings: 0 });
+        self.count("calls", 1);
+        self.run("insert into usage_events (user_id, label) values ($1, 'call')", Some(user)).await?;
+        self.count("usage_events", 1);
+        Ok(())
+    }
+
+    async fn log_call(&mut self) -> Result<(), sqlx::Error> {
+        let Some(at) = self.any_call() else { return Ok(()) };
+        let id = self.calls[at].id;
+        self.run(
+            "insert into call_logs (call_id, summary, duration_seconds) values ($1, 'new', 7)",
+            Some(id),
+        )
+        .await?;
+        self.calls[at].logs += 1;
+        self.count("call_logs", 1);
+        Ok(())
+    }
+
+    async fn record_call(&mut self) -> Result<(), sqlx::Error> {
+        let Some(at) = self.any_call() else { return Ok(()) };
+        let id = self.calls[at].id;
+        self.run("begin", None).await?;
+        let rows = self.run("insert into recordings (call_id) values ($1) returning id", Some(id)).await?;
+        self.run("insert into recording_upload_queue (recording_id) values ($1)", Some(rows[0].get(0)))
+            .await?;
+        self.run("insert into voicemail_audit_log (call_id, note) values ($1, 'left')", Some(id)).await?;
+        self.run("commit", None).await?;
+        self.calls[at].recordings += 1;
+        for table in ["recordings", "recording_upload_queue", "voicemail_audit_log"] {
+            self.count(table, 1);
+        }
+        Ok(())
+    }
+
+    /// The keys of the schema take logs, recordings and uploads along, and leave the voicemail's note.
+    async fn drop_call(&mut self) -> Result<(), sqlx::Error> {
+        if self.calls.len() < 20 {
+            return Ok(());
+        }
+        let at = self.random.usize(..self.calls.len());
+        let id = self.calls[at].id;
+        self.run("delete from calls where id = $1", Some(id)).await?;
+        let call = self.calls.swap_remove(at);
+        self.count("calls", -1);
+        self.count("call_logs", -call.logs);
+        self.count("recordings", -call.recordings);
+        self.count("recording_upload_queue", -call.recordings);
+        Ok(())
+    }
+
+    async fn update(&mut self) -> Result<(), sqlx::Error> {
+        let kind = ["log", "call", "lead", "contact", "clead"][self.random.usize(..5)];
+        let id = self.fixture_id(kind).await?;
+        let sql = match kind {
+            "log" => "update call_logs set duration_seconds = duration_seconds + 1 where id = $1",
+            "call" => "update calls set status = 'completed', metadata = '{\"seen\": true}' where id = $1",
+            "lead" => "update leads set score = score + 1 where id = $1",
+            "contact" => "update contacts set name = 'Someone else' where id = $1",
+            _ => "update campaign_leads set state = 'called' where id = $1",
+        };
+        self.run(sql, Some(id)).await?;
+        Ok(())
+    }
+
+    async fn upsert(&mut self) -> Result<(), sqlx::Error> {
+        self.made += 1;
+        // New now and then, else one that is there.
+        let sql: &'static str = if self.made.is_multiple_of(3) {
+            "insert into call_logs (user_id, vapi_call_id, summary) values ($1, 'again-' || gen_random_uuid(), 'x')
+             on conflict (vapi_call_id) do update set summary = excluded.summary returning (xmax = 0)"
+        } else {
+            "insert into call_logs (user_id, vapi_call_id, summary) values ($1, 'vapi-' || (1 + floor(random() * 5)::int), 'x')
+             on conflict (vapi_call_id) do update set summary = excluded.summary returning (xmax = 0)"
+        };
+        let user = self.fixture_id("user").await?;
+        let rows = self.run(sql, Some(user)).await?;
+        self.count("call_logs", i64::from(rows[0].get::<bool, _>(0)));
+        let rows = self
+            .run(
+                "insert into contacts (user_id, email, name) values ($1, floor(random() * 40) || '@example.net', 'New')
+                 on conflict (user_id, email) do update set name = excluded.name returning (xmax = 0)",
+                Some(user),
+            )
+            .await?;
+        self.count("contacts", i64::from(rows[0].get::<bool, _>(0)));
+        Ok(())
+    }
+
+    /// The payment goes before its events, and no key minds.
+    async fn pay(&mut self) -> Result<(), sqlx::Error> {
+        let user = self.fixture_id("user").await?;
+        let rows =
+            self.run("insert into payments (user_id, cents) values ($1, 5) returning id", Some(user)).await?;
+        let id: Uuid = rows[0].get(0);
+        self.run("insert into payment_events_log (payment_id, kind) values ($1, 'made')", Some(id)).await?;
+        self.count("payments", 1);
+        self.count("payment_events_log", 1);
+        if self.random.bool() {
+            self.run("delete from payments where id = $1", Some(id)).await?;
+            self.run("delete from payment_events_log where payment_id = $1", Some(id)).await?;
+            self.count("payments", -1);
+            self.count("payment_events_log", -1);
+        }
+        Ok(())
+    }
+
+    async fn learn(&mut self) -> Result<(), sqlx::Error> {
+        let user = self.fixture_id("user").await?;
+        self.run("begin isolation level repeatable read", None).await?;
+        let rows = self
+            .run("insert into knowledge_base (user_id, title) values ($1, 'T') returning id", Some(user))
+            .await?;
+        let id: Uuid = rows[0].get(0);
+        self.run(
+            "insert into knowledge_base_changelog (knowledge_base_id, change) values ($1, 'made')",
+            Some(id),
+        )
+        .await?;
+        self.run("insert into kb_sync_log (knowledge_base_id) values ($1)", Some(id)).await?;
+        let old = self.fixture_id("kb").await?;
+        self.run(
+            "insert into knowledge_base_documents (knowledge_base_id, title) values ($1, 'D')",
+            Some(old),
+        )
+        .await?;
+        self.run("commit", None).await?;
+        for table in ["knowledge_base", "knowledge_base_changelog", "kb_sync_log", "knowledge_base_documents"]
+        {
+            self.count(table, 1);
+        }
+        Ok(())
+    }
+
+    async fn change_phone(&mut self) -> Result<(), sqlx::Error> {
+        let id = self.fixture_id("phone").await?;
+        self.run("begin", None).await?;
+        self.run("set local app.user_id = 'me'", None).await?;
+        self.run("update user_phone_numbers set number = '+1999' where id = $1", Some(id)).await?;
+        self.run("commit", None).await?;
+        Ok(())
+    }
+
+    async fn campaign(&mut self) -> Result<(), sqlx::Error> {
+        let user = self.fixture_id("user").await?;
+        let rows = self.run("insert into leads (user_id) values ($1) returning id", Some(user)).await?;
+        let lead: Uuid = rows[0].get(0);
+        self.count("leads", 1);
+        self.run("insert into cold_call_logs (lead_id, outcome) values ($1, 'busy')", Some(lead)).await?;
+        self.count("cold_call_logs", 1);
+        self.run(
+            "insert into campaign_leads (lead_id, campaign_id) values ($1, legacy_id('campaign', 3))",
+            Some(lead),
+        )
+        .await?;
+        if self.number.is_multiple_of(2) {
+            self.run("delete from leads where id = $1", Some(lead)).await?;
+            self.count("leads", -1);
+        } else {
+            self.count("campaign_leads", 1);
+        }
+        Ok(())
+    }
+
+    fn any_call(&mut self) -> Option<usize> {
+        (!self.calls.is_empty()).then(|| self.random.usize(..self.calls.len()))
+    }
+}
