@@ -30,4 +30,5 @@ pub mod session;
 pub mod shutdown;
 mod sync;
 pub mod telemetry;
+pub mod tenancy;
 pub mod wire;

@@ -1,5 +1,6 @@
 //! The command line: one file per command.
 
+mod audit;
 mod dev;
 mod migrate;
 mod serve;
@@ -36,6 +37,8 @@ enum Command {
     Serve(Box<crate::config::ServeArgs>),
     /// Bring the database's schema up to date
     Migrate(migrate::MigrateArgs),
+    /// Say whether the database keeps organisations apart, and what mends what does not
+    Audit(audit::AuditArgs),
     /// Sign a development token
     Token(token::TokenArgs),
     /// Subscribe to topics and print one JSON line per event
@@ -51,7 +54,7 @@ impl Cli {
             runtime.block_on(self.command.run())
         });
         match result {
-            Ok(()) => ExitCode::SUCCESS,
+            Ok(code) => code,
             Err(error) => {
                 eprintln!("error: {error:#}");
                 ExitCode::FAILURE
@@ -61,13 +64,16 @@ impl Cli {
 }
 
 impl Command {
-    async fn run(self) -> anyhow::Result<()> {
+    async fn run(self) -> anyhow::Result<ExitCode> {
         match self {
-            Self::Dev(args) => dev::run(args).await,
-            Self::Serve(args) => serve::run(*args).await,
-            Self::Migrate(args) => migrate::run(args).await,
-            Self::Token(args) => token::run(&args),
-            Self::Tail(args) => tail::run(args).await,
+            Self::Dev(args) => dev::run(args).await?,
+            Self::Serve(args) => serve::run(*args).await?,
+            Self::Migrate(args) => migrate::run(args).await?,
+            // Says itself how it ended: findings are no error of the command.
+            Self::Audit(args) => return Ok(audit::run(args).await),
+            Self::Token(args) => token::run(&args)?,
+            Self::Tail(args) => tail::run(args).await?,
         }
+        Ok(ExitCode::SUCCESS)
     }
 }
