@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `accept` | an accepted upgrade: its answer, and which organisations exist |
 //! | `architecture` | the direction of imports, and who may make what |
+//! | `audit` | each rule of `warden audit`, in a database where exactly that is broken |
 //! | `cli` | the binary: its messages, exit codes and streams |
 //! | `dev` | the command for development: nothing needed, nothing left |
 //! | `delivery` | what reaches a socket, when, and in which order |
@@ -26,6 +27,7 @@
 
 mod accept;
 mod architecture;
+mod audit;
 mod cli;
 mod delivery;
 mod dev;

@@ -79,7 +79,7 @@ const CATALOG: &[(&[&str], &str)] = &[
         include_str!("sql/tables.sql"),
     ),
     (&["other-policy"], include_str!("sql/policies.sql")),
-    (&["function-rights", "log-rights"], include_str!("sql/rights.sql")),
+    (&["function-rights", "log-rights", "truncate-right"], include_str!("sql/rights.sql")),
     (&["bypassing-role", "owner-member", "silent-triggers", "bypassing-view"], include_str!("sql/roles.sql")),
     (&["default-organization", "several-memberships"], include_str!("sql/organizations.sql")),
     (&["watch-table", "watch-columns", "watch-triggers"], include_str!("sql/watches.sql")),

@@ -73,6 +73,10 @@ pub const RULES: &[Rule] = &[
         "policy",
         "each policy is there, for its command and roles, through `(select public.auth_org_id())`",
     ),
+    finding(
+        "truncate-right",
+        "PUBLIC and roles of requests may not TRUNCATE a protected table, which asks no policy",
+    ),
     notice(
         "other-policy",
         "no other permissive policy: without `warden_org` it would reach beyond the organisation",

@@ -1,4 +1,4 @@
--- Who may what in schema warden, where the event log holds rows of every organisation.
+-- Who may what in schema warden, where the event log holds rows of every organisation, and who may TRUNCATE.
 with requests as (
   select 0::oid as oid, 'PUBLIC' as name, 'public' as sql
   union all
@@ -48,3 +48,14 @@ where m.rolname in ('anon', 'authenticated', 'service_role', 'authenticator', 'w
   and o.rolname in ('warden_owner', 'warden_gateway') and m.rolname <> o.rolname
   -- A login of its own may be both the backend's and the gateway's, but a request's may not.
   and (o.rolname = 'warden_owner' or m.rolname in ('anon', 'authenticated', 'service_role', 'authenticator'))
+union all
+select 'truncate-right', null, format('%I.%I', t.schema_name, t.table_name), q.name,
+  format('%s may TRUNCATE it, which asks no policy', q.name), 'sql',
+  format('revoke truncate on %I.%I from %s;', t.schema_name, t.table_name, q.sql)
+from warden.tenant_tables t
+join pg_namespace n on n.nspname = t.schema_name
+join pg_class c on c.relnamespace = n.oid and c.relname = t.table_name and c.relkind = 'r'
+cross join lateral aclexplode(c.relacl) a
+join requests q on q.oid = a.grantee and q.name <> 'service_role'
+where a.privilege_type = 'TRUNCATE'
+  and exists (select from pg_policy p where p.polrelid = c.oid and p.polname = 'warden_org')
