@@ -124,7 +124,7 @@ begin
       $body$
     $fn$, fn.column1, guard, fn.column2);
     -- Every role that a policy may ask for, also where PUBLIC has lost the right.
-    execute format('grant execute on function public.%I() to public, anon, authenticated, service_role', fn.column1);
+    execute format('grant execute on function public.%I() to public, anon, authenticated, service_role, warden_owner, warden_gateway', fn.column1);
   end loop;
 end
 $do$;

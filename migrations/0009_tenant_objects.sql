@@ -120,7 +120,11 @@ language sql stable set search_path = '' as $$
     from registered r
     where r.parent_column is not null and not exists (
       select from warden.tenant_indexes i where i.schema_name = r.schema_name and i.table_name = r.table_name
-        and i.key_columns[2] = r.parent_column::text)
+        and i.key_columns[2] = r.parent_column::text
+        -- One that a table of the application has no columns for stands in for nothing.
+        and not (r.is_table and exists (
+          select from unnest(i.key_columns) k (name)
+          where pg_catalog.regexp_replace(k.name, ' desc$', '') <> all (r.columns || array['org_id']))))
     union all
     select r.schema_name, r.table_name, warden.object_name('idx', r.table_name, 'org_id'), array['org_id'], false
     from registered r

@@ -1,5 +1,6 @@
 //! The command line: one file per command.
 
+mod audit;
 mod dev;
 mod migrate;
 mod serve;
@@ -36,6 +37,8 @@ enum Command {
     Serve(Box<crate::config::ServeArgs>),
     /// Bring the database's schema up to date
     Migrate(migrate::MigrateArgs),
+    /// Say whether the database keeps organisations apart, and what mends what does not
+    Audit(audit::AuditArgs),
     /// Sign a development token
     Token(token::TokenArgs),
     /// Subscribe to topics and print one JSON line per event
@@ -65,8 +68,9 @@ impl Command {
         match self {
             Self::Dev(args) => dev::run(args).await?,
             Self::Serve(args) => serve::run(*args).await?,
-            // Says itself how it ended: what is left to mend is no error of the command.
+            // These say themselves how they ended: what is left to mend is no error of the command.
             Self::Migrate(args) => return migrate::run(args).await,
+            Self::Audit(args) => return Ok(audit::run(args).await),
             Self::Token(args) => token::run(&args)?,
             Self::Tail(args) => tail::run(args).await?,
         }

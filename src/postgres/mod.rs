@@ -73,6 +73,18 @@ pub async fn primary_options(url: &str) -> anyhow::Result<PgConnectOptions> {
     Ok(options)
 }
 
+/// How to reach the one address of a URL, whatever runs there, or the primary among several: for those who only
+/// read.
+///
+/// # Errors
+/// When the URL is none, or no primary can be reached among several addresses.
+pub async fn reading_options(url: &str) -> anyhow::Result<PgConnectOptions> {
+    match options(url)?.0.as_slice() {
+        [only] => Ok(only.options.clone()),
+        _ => primary_options(url).await,
+    }
+}
+
 async fn connect_to_change(url: &str) -> anyhow::Result<primary::Link> {
     let link = options(url)?.connect(None).await.context("cannot connect to DATABASE_URL")?;
     anyhow::ensure!(

@@ -1,11 +1,12 @@
-//! Tenancy in a database that is there: what belongs to an organisation, what is still missing for it, and
-//! the executor that adds it while the application goes on writing.
+//! Tenancy in a database that is there: what belongs to an organisation, what is still missing for it, the
+//! executor that adds it while the application goes on writing, and the audit, which judges the result.
 //!
 //! It runs as the migrating role (the operator's `DATABASE_URL`), never as the gateway, and no session of a
 //! tenant comes through here. What there is to do is read from the catalogs each time: nothing is remembered
 //! between runs, so a run that was killed is completed by the next.
 
 pub mod apply;
+pub mod audit;
 pub mod plan;
 pub mod preview;
 pub mod registry;

@@ -339,6 +339,67 @@ async fn migrate_says_what_is_wrong_and_never_the_password() {
 }
 
 #[tokio::test]
+async fn audit_tells_by_its_exit_code_and_says_what_mends() {
+    let db = TestDb::create().await;
+    let database = [("DATABASE_URL", db.url())];
+    let clean = run(&["audit", "--json"], &database).await;
+    let report: Value = serde_json::from_str(&clean.stdout).expect("one JSON document");
+    assert_eq!(
+        (&report["version"], &report["tables"], &report["is_standby"]),
+        (&json!(1), &json!(47), &json!(false))
+    );
+    // Roles are the cluster's: another test may have made one that passes over row-level security.
+    let findings: Vec<&Value> = report["findings"].as_array().expect("a list").iter().collect();
+    let of_roles = [json!("bypassing-role"), json!("token-hook-caller")];
+    assert!(findings.iter().all(|f| of_roles.contains(&f["rule"])), "{report}");
+    let is_clean = findings.iter().all(|f| f["severity"] == "notice");
+    assert_eq!((clean.code, clean.stderr.as_str()), (Some(i32::from(!is_clean)), ""));
+
+    db.run("alter table calls disable trigger warden_org_id_immutable").await;
+    let broken = run(&["audit"], &database).await;
+    assert_eq!((broken.code, broken.stderr.as_str()), (Some(1), ""), "{broken:?}");
+    assert!(broken.stdout.contains("public.calls\n  finding  immutability "), "{broken:?}");
+    assert!(broken.stdout.contains("sql> select warden.guard_org_id('public.calls');\n"), "{broken:?}");
+    assert!(!broken.stdout.contains('\x1b'), "no colours into a pipe");
+    let broken = run(&["audit", "--json", "--deep"], &database).await;
+    let report: Value = serde_json::from_str(&broken.stdout).expect("one JSON document");
+    let finding = report["findings"].as_array().expect("a list").iter().find(|f| f["rule"] == "immutability");
+    let finding = finding.unwrap_or_else(|| panic!("{report}"));
+    assert_eq!((&finding["severity"], &finding["table"]), (&json!("finding"), &json!("public.calls")));
+    assert_eq!(finding["object"], "warden_org_id_immutable");
+    assert_eq!(finding["mend"], json!({"run": "sql", "text": "select warden.guard_org_id('public.calls');"}));
+    assert_eq!(broken.code, Some(1));
+
+    // Who waits for long learns for what.
+    let mut holder = sqlx::PgConnection::connect(db.url()).await.expect("connects");
+    sqlx::raw_sql("begin; lock table dnc_list in access exclusive mode")
+        .execute(&mut holder)
+        .await
+        .expect("locks");
+    let waited = run(&["audit"], &database).await;
+    assert!(
+        waited.stderr.contains("looking at org-column, filling, not-enforced and others ("),
+        "{waited:?}"
+    );
+    assert!(
+        waited.stdout.contains(
+            "public.dnc_list\n  finding  not-judged             org-plan: could not be judged: somebody holds"
+        ),
+        "{waited:?}"
+    );
+    assert_eq!(waited.code, Some(1));
+
+    fails(&["audit"], &[], 2, &["DATABASE_URL"], &[]).await;
+    let nobody = [("DATABASE_URL", "postgres://user:hunter2@127.0.0.1:1/db")];
+    fails(&["audit"], &nobody, 2, &["cannot connect to DATABASE_URL"], &["hunter2"]).await;
+    fails(&["audit", "--timeout", "0"], &database, 2, &["--timeout"], &[]).await;
+    let help = run(&["audit", "--help"], &[]).await;
+    for text in ["read-only", "Exit code 0: clean", "docs/tenancy.md"] {
+        assert!(help.stdout.contains(text), "{help:?}");
+    }
+}
+
+#[tokio::test]
 async fn serve_says_what_it_lacks() {
     let database = ("DATABASE_URL", "postgres://user:hunter2@127.0.0.1:1/db");
     let secret = ("WARDEN_JWT_SECRET", SECRET);

@@ -5,6 +5,7 @@
 //! | `accept` | an accepted upgrade: its answer, and which organisations exist |
 //! | `adoption` | a live database from the time before organisations, and every way in which it may not fit |
 //! | `architecture` | the direction of imports, and who may make what |
+//! | `audit` | each rule of `warden audit`, in a database where exactly that is broken |
 //! | `cli` | the binary: its messages, exit codes and streams |
 //! | `dev` | the command for development: nothing needed, nothing left |
 //! | `delivery` | what reaches a socket, when, and in which order |
@@ -34,6 +35,7 @@
 mod accept;
 mod adoption;
 mod architecture;
+mod audit;
 mod cli;
 mod delivery;
 mod dev;

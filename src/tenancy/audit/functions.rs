@@ -1,0 +1,224 @@
+//! What Warden's functions must be: read from the migrations, so that nothing is said twice.
+//!
+//! Those that a migration makes with a plain CREATE FUNCTION are compared word by word. Those that it puts together
+//! for the database at hand are known by their marks, and by what they answer (see `claims`).
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use sqlx::postgres::PgConnection;
+use sqlx::types::Json;
+
+use super::report::Finding;
+use crate::postgres::MIGRATOR;
+
+pub(super) const RULES: &[&str] = &[
+    "function",
+    "function-search-path",
+    "function-marks",
+    "function-owner",
+    "function-callers",
+    "token-hook-caller",
+];
+
+/// A function as it must be.
+#[derive(Debug, Clone, Serialize)]
+struct Expected {
+    schema: String,
+    name: String,
+    /// Its text; none: it was put together.
+    body: Option<String>,
+    volatility: &'static str,
+    parallel: &'static str,
+    is_definer: bool,
+    has_search_path: bool,
+    /// What makes it again.
+    creation: Option<String>,
+}
+
+/// Those that are put together: schema, name, parallel mark, and whether they have their owner's rights.
+const COMPOSED: &[(&str, &str, &str, bool)] = &[
+    ("public", "auth_org_id", "s", false),
+    ("public", "auth_user_id", "s", false),
+    ("warden", "default_org_for", "u", true),
+];
+
+pub(super) async fn judge(connection: &mut PgConnection) -> Result<Vec<Finding>, sqlx::Error> {
+    let rows: Vec<super::Row> = sqlx::query_as(include_str!("sql/functions.sql"))
+        .bind(Json(expected(MIGRATOR.iter().map(|migration| migration.sql.as_str()))))
+        .fetch_all(connection)
+        .await?;
+    Ok(rows.into_iter().map(Finding::from).collect())
+}
+
+/// Every function that migrations make; of several that replace one another the last.
+fn expected<'m>(migrations: impl Iterator<Item = &'m str>) -> Vec<Expected> {
+    let mut functions = BTreeMap::new();
+    let mut rights: Vec<&str> = Vec::new();
+    for migration in migrations {
+        for statement in statements(migration) {
+            if let Some(function) = parse(statement) {
+                functions.insert((function.schema.clone(), function.name.clone()), function);
+            } else if is_about_rights(statement) {
+                rights.push(statement);
+            }
+        }
+    }
+    let mut functions: Vec<Expected> = functions.into_values().collect();
+    for function in &mut functions {
+        function.creation =
+            function.creation.take().map(|creation| with_rights(function, &creation, &rights));
+    }
+    functions.extend(COMPOSED.iter().map(|(schema, name, parallel, is_definer)| Expected {
+        schema: (*schema).to_owned(),
+        name: (*name).to_owned(),
+        body: None,
+        volatility: "s",
+        parallel,
+        is_definer: *is_definer,
+        has_search_path: true,
+        creation: None,
+    }));
+    functions
+}
+
+fn is_about_rights(statement: &str) -> bool {
+    statement.starts_with("grant execute on function ")
+        || statement.starts_with("revoke execute on function ")
+}
+
+/// The whole of what makes a function again: its owner, and who may call it.
+fn with_rights(function: &Expected, creation: &str, rights: &[&str]) -> String {
+    let full_name = format!("{}.{}", function.schema, function.name);
+    let mut text = format!("{creation};\n");
+    if function.schema == "warden" {
+        text = format!("{text}revoke execute on function {full_name} from public;\n");
+    }
+    for statement in rights.iter().filter(|statement| statement.contains(&format!("{full_name}("))) {
+        text += &format!("{statement};\n");
+    }
+    if function.schema == "warden" { format!("set role warden_owner;\n{text}reset role;") } else { text }
+}
+
+/// A plain CREATE FUNCTION.
+fn parse(statement: &str) -> Option<Expected> {
+    let rest = statement
+        .strip_prefix("create or replace function ")
+        .or_else(|| statement.strip_prefix("create function "))?;
+    let (schema, name) = rest[..rest.find('(')?].split_once('.')?;
+    let opening = rest.find('$')?;
+    let tag = &rest[opening..=opening + 1 + rest[opening + 1..].find('$')?];
+    let body = &rest[opening + tag.len()..];
+    let body = &body[..body.find(tag)?];
+    let header = &rest[..opening];
+    let marks = &header[header.rfind("language ")?..];
+    let has = |mark: &str| marks.contains(mark);
+    Some(Expected {
+        schema: schema.to_owned(),
+        name: name.to_owned(),
+        body: Some(body.to_owned()),
+        volatility: if has("immutable") {
+            "i"
+        } else if has("stable") {
+            "s"
+        } else {
+            "v"
+        },
+        parallel: if has("parallel safe") { "s" } else { "u" },
+        is_definer: has("security definer"),
+        has_search_path: has("set search_path = ''"),
+        creation: Some(format!("create or replace function {rest}")),
+    })
+}
+
+/// The statements of a migration, without the comments before each and the semicolon behind.
+fn statements(sql: &str) -> Vec<&str> {
+    let mut found = Vec::new();
+    let mut begin = 0;
+    let mut at = 0;
+    while at < sql.len() {
+        let rest = &sql[at..];
+        at += if rest.starts_with("--") {
+            rest.find('\n').unwrap_or(rest.len())
+        } else if rest.starts_with('\'') || rest.starts_with('"') {
+            quoted(rest, &rest[..1])
+        } else if let Some(tag) = dollar_tag(rest) {
+            quoted(rest, tag)
+        } else if rest.starts_with(';') {
+            found.push(without_comments(&sql[begin..at]));
+            begin = at + 1;
+            1
+        } else {
+            rest.chars().next().map_or(1, char::len_utf8)
+        };
+    }
+    found
+}
+
+/// How long what is quoted is, with its quotes. (A doubled quote ends one text and begins the next.)
+fn quoted(text: &str, quote: &str) -> usize {
+    text[quote.len()..].find(quote).map_or(text.len(), |end| end + 2 * quote.len())
+}
+
+/// `$$` or `$name$`, where a text begins so.
+fn dollar_tag(text: &str) -> Option<&str> {
+    let name = text.strip_prefix('$')?;
+    let end = name.find(|c: char| !c.is_alphanumeric() && c != '_')?;
+    name[end..].starts_with('$').then(|| &text[..end + 2])
+}
+
+fn without_comments(statement: &str) -> &str {
+    let mut rest = statement.trim();
+    while rest.starts_with("--") {
+        rest = rest.split_once('\n').map_or("", |(_, rest)| rest).trim();
+    }
+    rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn functions_are_read_from_migrations() {
+        let sql = "-- It's a comment; with a semicolon.\ncreate function warden.f(a text default ';') returns text\n\
+                   language sql stable security definer set search_path = '' as $body$ select '$$;' $body$;\n\
+                   do $$ begin execute format($f$create function warden.g() returns int as 'x'$f$); end $$;\n\
+                   create table t (c text);\n\
+                   grant execute on function warden.f(text), warden.h() to somebody;\n\
+                   create or replace function public.p() returns trigger language plpgsql as $$ begin null; end $$;";
+        let functions = expected([sql].into_iter());
+        let names: Vec<&str> = functions.iter().map(|f| f.name.as_str()).collect();
+        assert_eq!(names, ["p", "f", "auth_org_id", "auth_user_id", "default_org_for"]);
+        let f = &functions[1];
+        assert_eq!(f.body.as_deref(), Some(" select '$$;' "));
+        assert_eq!((f.volatility, f.parallel, f.is_definer, f.has_search_path), ("s", "u", true, true));
+        let creation = f.creation.as_deref().unwrap_or_default();
+        assert!(
+            creation.starts_with("set role warden_owner;\ncreate or replace function warden.f("),
+            "{creation}"
+        );
+        assert!(
+            creation.contains(
+                "from public;\ngrant execute on function warden.f(text), warden.h() to somebody;\n"
+            )
+        );
+        let p = &functions[0];
+        assert_eq!((p.volatility, p.is_definer, p.has_search_path), ("v", false, false));
+    }
+
+    /// Whatever is made by a plain statement is found: a scan that loses its way would find less.
+    #[test]
+    fn none_of_the_migrations_functions_is_missed() {
+        let functions = expected(MIGRATOR.iter().map(|migration| migration.sql.as_str()));
+        let plain = MIGRATOR
+            .iter()
+            .flat_map(|migration| migration.sql.as_str().lines())
+            .filter(|line| {
+                line.starts_with("create function ") || line.starts_with("create or replace function ")
+            })
+            .count();
+        assert_eq!(functions.len(), plain + COMPOSED.len());
+        assert!(plain > 20, "{plain}");
+    }
+}

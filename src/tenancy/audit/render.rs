@@ -1,0 +1,183 @@
+//! A report for people: by table, with what mends each finding.
+
+use std::fmt::Write as _;
+
+use super::report::{Finding, Report, Run, Severity};
+use super::rules::RULES;
+
+/// Lines of what mends a finding that are shown; JSON has all.
+const MEND_LINES_MAX: usize = 4;
+/// Where the text of a finding begins.
+const INDENT: usize = 11;
+
+/// Text for a terminal, or without colours for anything else.
+#[must_use]
+pub fn render(report: &Report, is_coloured: bool) -> String {
+    let paint = |code: &str, text: &str| {
+        if is_coloured { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    };
+    let width = RULES.iter().map(|rule| rule.id.len()).max().unwrap_or(0);
+    let mut text = String::new();
+    let mut last = None;
+    for alike in report.findings.chunk_by(are_alike) {
+        let finding = &alike[0];
+        if last != Some(&finding.table) {
+            let title = finding.table.as_deref().unwrap_or("the database");
+            let _ = writeln!(text, "{}", paint("1", title));
+            last = Some(&finding.table);
+        }
+        let severity = format!("{:7}", finding.severity.name());
+        let colour = match finding.severity {
+            Severity::Finding => "31",
+            Severity::Notice => "33",
+        };
+        let cause = with_objects(alike);
+        let _ = writeln!(text, "  {}  {:width$}  {cause}", paint(colour, &severity), finding.rule);
+        let prompt = match finding.mend.run {
+            Run::Sql => "sql> ",
+            Run::Shell => "$ ",
+            Run::Decide => "-> ",
+        };
+        let lines: Vec<&str> = finding.mend.text.trim_end().lines().collect();
+        for (n, line) in lines.iter().take(MEND_LINES_MAX).enumerate() {
+            let prompt = if n == 0 { prompt } else { "     " };
+            let _ = writeln!(text, "{:INDENT$}{}", "", paint("2", &format!("{prompt}{line}")));
+        }
+        if lines.len() > MEND_LINES_MAX {
+            let rest = format!("     ... {} more lines: see --json", lines.len() - MEND_LINES_MAX);
+            let _ = writeln!(text, "{:INDENT$}{}", "", paint("2", &rest));
+        }
+    }
+    let _ = write!(text, "{}", summary(report, paint));
+    text
+}
+
+/// Findings that differ in nothing but their object are one line, such as rules that a role may not judge.
+fn are_alike(a: &Finding, b: &Finding) -> bool {
+    (a.rule, a.severity, &a.table, &a.cause, &a.mend) == (b.rule, b.severity, &b.table, &b.cause, &b.mend)
+}
+
+/// The cause, after what it is about where it does not say that itself.
+fn with_objects(alike: &[Finding]) -> String {
+    let first = &alike[0];
+    let is_table = first.table.as_deref().is_some_and(|table| table.ends_with(&first.object));
+    if alike.len() == 1 && (is_table || first.cause.contains(&first.object)) {
+        return first.cause.clone();
+    }
+    let objects: Vec<&str> = alike.iter().map(|finding| finding.object.as_str()).collect();
+    format!("{}: {}", objects.join(", "), first.cause)
+}
+
+fn summary(report: &Report, paint: impl Fn(&str, &str) -> String) -> String {
+    let plural = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    let (findings, notices) = (report.count(Severity::Finding), report.count(Severity::Notice));
+    let verdict =
+        if findings == 0 { paint("32", "clean") } else { paint("31", &plural(findings, "finding")) };
+    let standby = if report.is_standby { ", a standby" } else { "" };
+    format!(
+        "{}, PostgreSQL {}{standby}: {} tables, {} of {} rules judged in {}.{} s: {verdict}, {}\n",
+        report.database,
+        report.server_version,
+        report.tables,
+        report.rules,
+        RULES.len(),
+        report.took_ms / 1000,
+        report.took_ms % 1000 / 100,
+        plural(notices, "notice"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::report::Mend;
+    use super::*;
+
+    fn report(findings: Vec<Finding>) -> Report {
+        let report = Report {
+            version: 1,
+            database: "acme".into(),
+            server_version: "15.1".into(),
+            is_standby: false,
+            tables: 47,
+            rules: 2,
+            took_ms: 0,
+            findings,
+        };
+        report.finish(Duration::from_millis(1234))
+    }
+
+    #[test]
+    fn findings_are_grouped_by_table_and_each_says_what_mends_it() {
+        let guard = Mend::sql("select warden.guard_org_id('public.calls');");
+        let text = render(
+            &report(vec![
+                Finding::new(
+                    "policy",
+                    Some("public.calls"),
+                    "warden_org",
+                    "policy \"warden_org\" is missing".into(),
+                    Mend::sql("a\nb\nc\nd\ne"),
+                ),
+                Finding::new(
+                    "immutability",
+                    Some("public.calls"),
+                    "warden_org_id_immutable",
+                    "is disabled".into(),
+                    guard,
+                ),
+                Finding::new(
+                    "several-memberships",
+                    None,
+                    "somebody",
+                    "none is primary".into(),
+                    Mend::decide("choose"),
+                ),
+            ]),
+            false,
+        );
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "the database");
+        assert!(
+            lines[1].starts_with("  notice   several-memberships ")
+                && lines[1].ends_with("  somebody: none is primary"),
+            "{text}"
+        );
+        assert_eq!((lines[2], lines[3]), ("           -> choose", "public.calls"));
+        assert!(
+            lines[4].contains("immutability") && lines[4].contains("warden_org_id_immutable: is disabled"),
+            "{text}"
+        );
+        assert_eq!(lines[5], "           sql> select warden.guard_org_id('public.calls');");
+        assert_eq!(lines[11], "                ... 1 more lines: see --json");
+        assert!(text.ends_with(" in 1.2 s: 2 findings, 1 notice\n"), "{text}");
+        assert!(!text.contains('\x1b'));
+    }
+
+    #[test]
+    fn rules_that_could_not_be_judged_for_one_reason_are_one_line() {
+        let unjudged = |rule| {
+            Finding::new(
+                "not-judged",
+                None,
+                rule,
+                "could not be judged: no rights".into(),
+                Mend::decide("ask"),
+            )
+        };
+        let text = render(&report(vec![unjudged("policy"), unjudged("claims")]), false);
+        assert!(
+            text.contains("not-judged             claims, policy: could not be judged: no rights\n"),
+            "{text}"
+        );
+        assert_eq!(text.lines().count(), 4);
+    }
+
+    #[test]
+    fn a_clean_report_is_one_line() {
+        let text = render(&report(Vec::new()), true);
+        assert_eq!(text.lines().count(), 1);
+        assert!(text.contains("\x1b[32mclean\x1b[0m, 0 notices"), "{text}");
+    }
+}

@@ -1,0 +1,416 @@
+//! What can be broken, and what the audit must say of it.
+
+/// One way to break a database.
+pub struct Break {
+    /// Breaks of one place are not made at once.
+    pub place: &'static str,
+    /// What breaks it.
+    pub sql: &'static str,
+    /// Exactly these findings: the rule, and the table or else the object.
+    pub finds: &'static [(&'static str, &'static str)],
+    /// Where what mends it is somebody's decision, or more than a statement: what he would run.
+    pub decision: &'static str,
+}
+
+const fn broken(
+    place: &'static str,
+    sql: &'static str,
+    finds: &'static [(&'static str, &'static str)],
+) -> Break {
+    Break { place, sql, finds, decision: "" }
+}
+
+impl Break {
+    const fn decided(self, decision: &'static str) -> Self {
+        Self { decision, ..self }
+    }
+}
+
+/// All of them.
+pub const BREAKS: &[Break] = &[
+    // The column.
+    broken("dnc_list", "alter table dnc_list drop column org_id cascade", &[("org-column", "public.dnc_list")]),
+    broken(
+        "call_lists",
+        "alter table call_lists drop column org_id cascade; alter table call_lists add org_id text",
+        &[("org-column", "public.call_lists")],
+    )
+    .decided("alter table call_lists rename column org_id to former_org_id; select warden.enact('{call_lists}')"),
+    broken(
+        "usage_records",
+        "alter table usage_records drop column org_id cascade;
+         alter table usage_records add org_id uuid generated always as (id) stored",
+        &[("org-column", "public.usage_records")],
+    )
+    .decided("alter table usage_records rename column org_id to former_org_id; select warden.enact('{usage_records}')"),
+    broken(
+        "payments",
+        "alter table payments alter column org_id drop not null",
+        &[("not-null", "public.payments")],
+    ),
+    broken(
+        "daily_lead_uploads",
+        "alter table daily_lead_uploads alter column org_id drop not null; insert into daily_lead_uploads default values",
+        &[("not-null", "public.daily_lead_uploads"), ("null-rows", "public.daily_lead_uploads")],
+    )
+    .decided("delete from daily_lead_uploads"),
+    // Keys.
+    broken(
+        "phone_assistants",
+        "alter table phone_assistants drop constraint phone_assistants_org_id_fkey",
+        &[("organization-key", "public.phone_assistants")],
+    ),
+    broken(
+        "onboarding_events",
+        "alter table onboarding_events drop constraint onboarding_events_org_id_fkey;
+         alter table onboarding_events add constraint onboarding_events_org_id_fkey
+           foreign key (org_id) references organizations (id)",
+        &[("organization-key", "public.onboarding_events")],
+    )
+    .decided(
+        "alter table onboarding_events drop constraint onboarding_events_org_id_fkey;
+         select warden.enact('{onboarding_events}')",
+    ),
+    broken(
+        "usage_events",
+        "alter table usage_events drop constraint usage_events_org_id_fkey;
+         alter table usage_events add constraint usage_events_org_id_fkey
+           foreign key (org_id) references organizations (id) on delete cascade not valid",
+        &[("organization-key", "public.usage_events")],
+    )
+    .decided("alter table usage_events validate constraint usage_events_org_id_fkey"),
+    broken(
+        "notification_history",
+        "alter table notification_history drop constraint notification_history_org_id_fkey;
+         insert into notification_history (org_id, recipient) values (gen_random_uuid(), 'a@example.com')",
+        &[("organization-key", "public.notification_history"), ("unknown-organizations", "public.notification_history")],
+    )
+    .decided("delete from notification_history"),
+    broken(
+        "campaign_summaries",
+        "alter table campaign_summaries drop constraint campaign_summaries_org_id_campaign_id_fkey",
+        &[("parent-foreign-key", "public.campaign_summaries")],
+    ),
+    broken(
+        "kb_sync_log",
+        "alter table kb_sync_log drop constraint kb_sync_log_org_id_knowledge_base_id_fkey;
+         insert into organizations (id, name) values ('b0000000-0000-0000-0000-000000000001', 'other');
+         insert into knowledge_base (id, org_id, name) values ('c0000000-0000-0000-0000-000000000001', 'b0000000-0000-0000-0000-000000000001', 'theirs');
+         insert into kb_sync_log (org_id, knowledge_base_id) values
+           ('a0000000-0000-0000-0000-000000000001', 'c0000000-0000-0000-0000-000000000001')",
+        &[("parent-foreign-key", "public.kb_sync_log"), ("parent-rows", "public.kb_sync_log")],
+    )
+    .decided("delete from kb_sync_log"),
+    broken(
+        "kb_sync_log",
+        "alter table kb_sync_log drop constraint kb_sync_log_org_id_knowledge_base_id_fkey;
+         insert into kb_sync_log (org_id, knowledge_base_id) values
+           ('a0000000-0000-0000-0000-000000000001', 'c0000000-0000-0000-0000-00000000dead')",
+        &[("parent-foreign-key", "public.kb_sync_log"), ("parent-rows", "public.kb_sync_log")],
+    )
+    .decided("delete from kb_sync_log"),
+    broken(
+        "contacts",
+        "alter table contacts drop constraint contacts_org_id_id_key cascade",
+        &[("parent-key", "public.contacts"), ("parent-foreign-key", "public.consent_records")],
+    ),
+    // Indexes.
+    broken("calls", "drop index idx_calls_org_created", &[("org-index", "public.calls")]),
+    broken(
+        "telephony_audit_log",
+        "update pg_index set indisvalid = false where indexrelid = 'idx_telephony_audit_log_org_created'::regclass",
+        &[("org-index", "public.telephony_audit_log"), ("org-plan", "public.telephony_audit_log")],
+    )
+    .decided("update pg_index set indisvalid = true where indexrelid = 'idx_telephony_audit_log_org_created'::regclass"),
+    broken(
+        "compliance_audit_logs",
+        "drop index idx_compliance_audit_logs_org_created;
+         create index idx_compliance_audit_logs_org_created on compliance_audit_logs (created_at)",
+        &[("org-index", "public.compliance_audit_logs"), ("org-plan", "public.compliance_audit_logs")],
+    )
+    .decided(
+        "alter index idx_compliance_audit_logs_org_created rename to former_idx;
+         select warden.enact('{compliance_audit_logs}')",
+    ),
+    broken(
+        "credit_transactions",
+        "drop index idx_credit_transactions_org_created;
+         create index idx_credit_transactions_org_created on credit_transactions (org_id, created_at desc) where amount > 0",
+        &[("org-index", "public.credit_transactions"), ("org-plan", "public.credit_transactions")],
+    )
+    .decided("drop index idx_credit_transactions_org_created; select warden.enact('{credit_transactions}')"),
+    broken("call_logs", "drop index idx_call_logs_org_vapi_call_id", &[("unique-index", "public.call_logs")]),
+    broken(
+        "recordings",
+        "drop index idx_recordings_org_twilio_sid;
+         create index idx_recordings_org_twilio_sid on recordings (org_id, twilio_recording_sid)",
+        &[("unique-index", "public.recordings")],
+    )
+    .decided("drop index idx_recordings_org_twilio_sid; select warden.enact('{recordings}')"),
+    broken(
+        "calls",
+        "alter table calls add lead_id uuid references leads",
+        &[("loose-key", "public.calls")],
+    )
+    .decided("alter table calls drop column lead_id"),
+    // Triggers.
+    broken("leads", "drop trigger warden_org_id_immutable on leads", &[("immutability", "public.leads")]),
+    broken(
+        "campaigns",
+        "alter table campaigns disable trigger warden_org_id_immutable",
+        &[("immutability", "public.campaigns")],
+    ),
+    broken(
+        "agent_configurations",
+        "alter table agent_configurations enable replica trigger warden_org_id_immutable",
+        &[("immutability", "public.agent_configurations")],
+    ),
+    broken(
+        "user_phone_numbers",
+        "create or replace trigger warden_org_id_immutable before update on user_phone_numbers for each row
+         when (false) execute function prevent_org_id_change()",
+        &[("immutability", "public.user_phone_numbers")],
+    ),
+    broken("customer_twilio_keys", "select warden.fill_org_id('customer_twilio_keys')", &[("filling", "public.customer_twilio_keys")]),
+    broken(
+        "user_twilio_subaccounts",
+        "select warden.unprotect('user_twilio_subaccounts');
+         alter table user_twilio_subaccounts alter org_id drop not null",
+        &[("not-enforced", "public.user_twilio_subaccounts"), ("filling", "public.user_twilio_subaccounts")],
+    )
+    .decided("select warden.enact('{user_twilio_subaccounts}'); select warden.unfill_org_id('user_twilio_subaccounts')"),
+    broken(
+        "notification_templates",
+        "select warden.unprotect('notification_templates'); alter table notification_templates alter org_id drop not null;
+         select warden.fill_org_id('notification_templates'); alter table notification_templates disable trigger warden_fill_org_id",
+        &[("not-enforced", "public.notification_templates"), ("filling", "public.notification_templates")],
+    )
+    .decided("select warden.enact('{notification_templates}'); select warden.unfill_org_id('notification_templates')"),
+    broken(
+        "notification_rate_limits",
+        "select warden.unprotect('notification_rate_limits')",
+        &[("not-enforced", "public.notification_rate_limits")],
+    ),
+    // Row-level security.
+    broken("voicemail_audit_log", "alter table voicemail_audit_log disable row level security", &[("row-security", "public.voicemail_audit_log")]),
+    broken("embeddings", "alter table embeddings no force row level security", &[("row-security", "public.embeddings")]),
+    broken("organizations", "alter table organizations no force row level security", &[("row-security", "public.organizations")]),
+    broken("billing_cycles", "drop policy warden_select on billing_cycles", &[("policy", "public.billing_cycles")]),
+    broken("sentiment_analysis", "alter policy warden_update on sentiment_analysis with check (true)", &[("policy", "public.sentiment_analysis")]),
+    broken("credential_tokens", "alter policy warden_insert on credential_tokens to public", &[("policy", "public.credential_tokens")]),
+    broken("user_active_calls", "alter policy warden_delete on user_active_calls using (org_id = public.auth_org_id())", &[("policy", "public.user_active_calls")]),
+    broken(
+        "payment_events_log",
+        "drop policy warden_org on payment_events_log;
+         create policy warden_org on payment_events_log using (org_id = (select public.auth_org_id()))",
+        &[("policy", "public.payment_events_log"), ("other-policy", "public.payment_events_log")],
+    ),
+    broken("campaign_leads", "create policy everybody on campaign_leads using (true)", &[("other-policy", "public.campaign_leads")])
+        .decided("drop policy everybody on campaign_leads"),
+    broken(
+        "organization_members",
+        "create policy warden_insert on organization_members for insert with check (true)",
+        &[("other-policy", "public.organization_members")],
+    )
+    .decided("drop policy warden_insert on organization_members"),
+    broken("user_credits", "drop policy warden_select on user_credits", &[("policy", "public.user_credits")]),
+    broken("customers", "select warden.unprotect('customers')", &[("open-user-table", "public.customers")]),
+    // Tables.
+    broken("cold_call_logs", "drop table cold_call_logs; create view cold_call_logs as select 1 as id", &[("table-kind", "public.cold_call_logs")])
+        .decided("drop view cold_call_logs"),
+    broken("campaign_phone_numbers", "drop table campaign_phone_numbers; create materialized view campaign_phone_numbers as select 1 as id", &[("table-kind", "public.campaign_phone_numbers")])
+        .decided("drop materialized view campaign_phone_numbers"),
+    broken(
+        "knowledge_base_changelog",
+        "drop table knowledge_base_changelog; create table knowledge_base_changelog (id uuid, org_id uuid) partition by hash (id);
+         create table knowledge_base_changelog_0 partition of knowledge_base_changelog for values with (modulus 1, remainder 0)",
+        &[("table-kind", "public.knowledge_base_changelog")],
+    )
+    .decided("drop table knowledge_base_changelog"),
+    broken(
+        "user_subscriptions",
+        "create foreign data wrapper nowhere; create server nowhere foreign data wrapper nowhere;
+         drop table user_subscriptions; create foreign table user_subscriptions (user_id uuid) server nowhere",
+        &[("table-kind", "public.user_subscriptions")],
+    )
+    .decided("drop foreign table user_subscriptions"),
+    broken("dnc_list", "create table more_dnc () inherits (dnc_list)", &[("table-kind", "public.dnc_list"), ("unregistered-table", "public.more_dnc")])
+        .decided("drop table more_dnc"),
+    broken("tickets", "create table tickets (id uuid, user_id uuid)", &[("unregistered-table", "public.tickets")])
+        .decided("select warden.adopt_table('tickets', 'user_id')"),
+    broken("notes", "create schema app; create table app.\"Notes\" (id uuid, org_id uuid)", &[("unregistered-table", "app.\"Notes\"")])
+        .decided("select warden.adopt_table('app.\"Notes\"')"),
+    broken("call_tags", "create table call_tags (call_id uuid references calls, tag text)", &[("unregistered-table", "public.call_tags")])
+        .decided("select warden.adopt_table('call_tags', null, 'calls', 'call_id')"),
+    broken(
+        "knowledge_base_chunks",
+        "alter table knowledge_base_chunks rename column document_id to doc",
+        &[("parent-link", "public.knowledge_base_chunks")],
+    )
+    .decided("alter table knowledge_base_chunks rename column doc to document_id"),
+    broken("recordings", "drop table recordings cascade", &[("parent-link", "public.recording_upload_queue"), ("watch-table", "dropped")])
+        .decided("drop table recording_upload_queue"),
+    // Roles and rights.
+    broken("role", "create role audited_reader bypassrls", &[("bypassing-role", "audited_reader")])
+        .decided("alter role audited_reader nobypassrls"),
+    broken(
+        "view",
+        "create view all_calls as select c.id from calls c; grant select on all_calls to authenticated",
+        &[("bypassing-view", "public.all_calls")],
+    )
+    // Below PostgreSQL 15 a view can only be taken away.
+    .decided("revoke all on all_calls from authenticated"),
+    broken(
+        "materialized view",
+        "create materialized view call_counts as select count(*) from contacts; grant select on call_counts to anon",
+        &[("bypassing-view", "public.call_counts")],
+    )
+    .decided("revoke all on call_counts from anon"),
+    broken(
+        "knowledge_base",
+        "create role audited_owner; alter table knowledge_base owner to audited_owner; grant audited_owner to authenticated",
+        &[("owner-member", "public.knowledge_base")],
+    ),
+    broken(
+        "settings",
+        "create role audited_loader; alter role audited_loader set session_replication_role = replica",
+        &[("silent-triggers", "audited_loader")],
+    ),
+    broken(
+        "knowledge_base_documents",
+        "alter table knowledge_base_documents disable trigger all",
+        &[
+            ("silent-triggers", "public.knowledge_base_documents"),
+            ("silent-triggers", "public.knowledge_base_chunks"),
+            ("immutability", "public.knowledge_base_documents"),
+        ],
+    ),
+    broken("events", "grant select on warden.events to authenticated", &[("log-rights", "warden.events")]),
+    broken("events_3", "grant select (data) on warden.events_3 to public", &[("log-rights", "warden.events_3")]),
+    broken("gateway", "grant insert on warden.topics to warden_gateway", &[("log-rights", "warden.topics")]),
+    broken("schema warden", "grant create on schema warden to service_role", &[("log-rights", "warden")]),
+    broken("members of the owner", "grant warden_owner to warden_publisher", &[("log-rights", "warden_publisher")]),
+    broken(
+        "leads",
+        "grant all on leads to authenticated; grant truncate on calls to public",
+        &[("truncate-right", "public.leads"), ("truncate-right", "public.calls")],
+    ),
+    // Functions.
+    broken(
+        "prevent_org_id_change",
+        "create or replace function public.prevent_org_id_change() returns trigger language plpgsql set search_path = ''
+         as 'begin return new; end'",
+        &[("function", "public.prevent_org_id_change()")],
+    ),
+    broken(
+        "topics_changed",
+        "create or replace function warden.topics_changed() returns trigger language plpgsql security definer
+         set search_path = '' as 'begin return null; end'",
+        &[("function", "warden.topics_changed()")],
+    ),
+    broken("is_truncated", "drop function warden.is_truncated(xid8)", &[("function", "warden.is_truncated")]),
+    broken(
+        "begin_epoch",
+        "alter function warden.begin_epoch() reset search_path",
+        &[("function-search-path", "warden.begin_epoch()")],
+    ),
+    broken(
+        "auth_user_id",
+        "alter function public.auth_user_id() set search_path = public, pg_temp",
+        &[("function-search-path", "public.auth_user_id()")],
+    ),
+    broken(
+        "a definer function of somebody's",
+        "create function warden.helper() returns int language sql security definer as 'select 1';
+         alter function warden.helper() owner to warden_owner; revoke execute on function warden.helper() from public",
+        &[("function-search-path", "warden.helper()")],
+    ),
+    broken("unwatch", "alter function warden.unwatch(regclass) owner to postgres", &[("function-owner", "warden.unwatch(regclass)")]),
+    broken(
+        "auth_org_id",
+        "create role audited_deployer; grant create on schema public to audited_deployer;
+         alter function public.auth_org_id() owner to audited_deployer",
+        &[("function-owner", "public.auth_org_id()")],
+    ),
+    broken("auth_org_id", "alter function public.auth_org_id() volatile parallel unsafe", &[("function-marks", "public.auth_org_id()")]),
+    broken("epoch", "alter function warden.epoch() security invoker", &[("function-marks", "warden.epoch()")]),
+    broken(
+        "default_org_for",
+        "alter function warden.default_org_for(uuid) security invoker",
+        &[("function-marks", "warden.default_org_for(uuid)")],
+    ),
+    broken(
+        "log public.calls",
+        "alter function warden.\"log public.calls\"() security invoker",
+        &[("function-marks", "warden.\"log public.calls\"()")],
+    ),
+    broken("publish", "grant execute on function warden.publish(uuid, text, text, jsonb) to public", &[("function-rights", "warden.publish(uuid,text,text,jsonb)")]),
+    broken("rotate_events", "grant execute on function warden.rotate_events(interval, bigint) to anon", &[("function-rights", "warden.rotate_events(interval,bigint)")]),
+    broken("hook", "grant execute on function custom_access_token_hook to authenticated", &[("function-rights", "public.custom_access_token_hook(jsonb)")]),
+    broken(
+        "auth_org_id",
+        "revoke execute on function auth_org_id() from public, authenticated",
+        &[("function-callers", "public.auth_org_id()")],
+    ),
+    broken(
+        "auth_org_id",
+        "create or replace function public.auth_org_id() returns uuid language sql stable parallel safe set search_path = ''
+         as $$ select (nullif(pg_catalog.current_setting('request.jwt.claims', true), '')::jsonb #>> '{user_metadata,org_id}')::uuid $$",
+        &[("claims", "public.auth_org_id()")],
+    )
+    .decided(
+        "create or replace function public.auth_org_id() returns uuid language sql stable parallel safe set search_path = '' as $body$
+           select case when c.claim #>> '{}' ~ '^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$'
+             and pg_catalog.jsonb_typeof(c.claim) = 'string' then (c.claim #>> '{}')::uuid end
+           from (select pg_catalog.current_setting('request.jwt.claims', true) as raw) s,
+           lateral (select case when s.raw <> '' then s.raw::jsonb #> '{app_metadata,org_id}' end as claim) c $body$",
+    ),
+    broken(
+        "hook",
+        "create or replace function public.custom_access_token_hook(event jsonb) returns jsonb language plpgsql stable
+         set search_path = '' as 'begin return event; end'",
+        &[("function", "public.custom_access_token_hook(jsonb)"), ("token-hook", "public.custom_access_token_hook(jsonb)")],
+    ),
+    // Members, and the default organisation.
+    broken("kb_sync_log", "delete from organizations", &[("default-organization", "public.organizations")]),
+    broken(
+        "kb_sync_log",
+        "insert into organizations (id, name) values ('b0000000-0000-0000-0000-000000000002', 'second');
+         insert into organization_members (user_id, org_id) values
+           ('d0000000-0000-0000-0000-000000000001', 'a0000000-0000-0000-0000-000000000001'),
+           ('d0000000-0000-0000-0000-000000000001', 'b0000000-0000-0000-0000-000000000002'),
+           ('d0000000-0000-0000-0000-000000000002', 'b0000000-0000-0000-0000-000000000002')",
+        &[("several-memberships", "public.organization_members")],
+    )
+    .decided("update organization_members set is_primary = true where org_id = 'b0000000-0000-0000-0000-000000000002'"),
+    // Watches.
+    broken(
+        "leads",
+        "select warden.watch('leads', 'leads', 'lead', omit_columns => '{email}'); alter table leads rename column email to mail",
+        &[("watch-columns", "public.leads")],
+    )
+    .decided("select warden.watch('leads', 'leads', 'lead', omit_columns => '{mail}')"),
+    broken(
+        "contacts",
+        "select warden.watch('contacts', 'contacts', 'contact'); alter table contacts drop constraint contacts_pkey",
+        &[("watch-columns", "public.contacts")],
+    )
+    .decided("alter table contacts add primary key (id)"),
+    broken(
+        "campaigns",
+        "select warden.watch('campaigns', 'campaigns', 'campaign', call_column => 'user_id');
+         alter table campaigns rename column user_id to owner_id",
+        &[("watch-columns", "public.campaigns")],
+    )
+    .decided("select warden.watch('campaigns', 'campaigns', 'campaign', call_column => 'owner_id')"),
+    broken("watch of calls", "alter table calls disable trigger warden_log_update", &[("watch-triggers", "public.calls")]),
+    broken("watch of call_logs", "drop trigger warden_log_insert on call_logs", &[("watch-triggers", "public.call_logs")]),
+    broken("recordings", "alter table recordings enable replica trigger warden_log_delete", &[("watch-triggers", "public.recordings")]),
+    broken(
+        "a watched table nobody registered",
+        "create table meetings (id uuid primary key, org_id uuid not null); select warden.watch('meetings', 'meetings', 'meeting');
+         drop trigger warden_org_id_immutable on meetings",
+        &[("unregistered-table", "public.meetings"), ("watch-triggers", "public.meetings")],
+    )
+    .decided("select warden.adopt_table('meetings')"),
+];
