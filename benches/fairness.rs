@@ -122,8 +122,10 @@ async fn phase(
     }
     let deliveries = gateway.metrics().deliveries.get() - deliveries;
     let after = buckets(gateway);
+    // Before its first slice the metric has no buckets.
+    let then = before.iter().map(|(_, count)| *count).chain(std::iter::repeat(0.0));
     let counts: Vec<(f64, f64)> =
-        after.iter().zip(&before).map(|((bound, now), (_, then))| (*bound, now - then)).collect();
+        after.iter().zip(then).map(|((bound, now), then)| (*bound, now - then)).collect();
     // The flood's rest must not reach into the next phase.
     while gateway.metrics().deliveries.get() != {
         tokio::time::sleep(Duration::from_millis(500)).await;

@@ -107,11 +107,9 @@ impl Gateway {
         background.spawn(doorbell.run(back.clone()));
         background.spawn(source.run(back.clone()));
         background.spawn(retention.run(reader.clone(), back.clone()));
-        background.spawn(fan_out(
-            Fanout::new(Arc::clone(&hub), limits.fanout),
-            received,
-            Arc::clone(&metrics),
-        ));
+        let fanout = Fanout::new(Arc::clone(&hub), limits.fanout);
+        let fanout_metrics = Arc::clone(&metrics);
+        background.spawn_blocking(move || fan_out(fanout, received, &fanout_metrics));
 
         let http_state = HttpState {
             shared: Arc::new(session::Shared {
@@ -243,16 +241,15 @@ async fn bind(addr: SocketAddr, variable: &str) -> anyhow::Result<TcpListener> {
         .with_context(|| format!("cannot listen on {addr}: is something else running there? Set {variable}"))
 }
 
-/// Drives the fan-out: a slice, a yield, so that reading, joining and draining go on between.
-/// Ends when the reader has.
-async fn fan_out(mut fanout: Fanout, mut batches: mpsc::Receiver<Batch>, metrics: Arc<Metrics>) {
-    while let Some(batch) = batches.recv().await {
+/// Drives the fan-out, on a thread of its own: it never awaits, and on the runtime's it would wait for its turn behind
+/// the tasks of thousands of sessions that have something to drain. Ends when the reader has.
+fn fan_out(mut fanout: Fanout, mut batches: mpsc::Receiver<Batch>, metrics: &Metrics) {
+    while let Some(batch) = batches.blocking_recv() {
         fanout.push(&batch);
         while !fanout.is_idle() {
             if let Some(slice) = fanout.step() {
                 metrics.fanout_slice(slice.subscribers_max, slice.read_at.elapsed());
             }
-            tokio::task::yield_now().await;
             // At once, whatever waits already: an organisation that is behind holds up no other.
             while let Ok(batch) = batches.try_recv() {
                 fanout.push(&batch);

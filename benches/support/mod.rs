@@ -54,6 +54,9 @@ pub(crate) async fn create_orgs(pool: &PgPool, count: usize) -> anyhow::Result<V
 /// A gateway with the default limits that follows the log.
 pub(crate) async fn gateway(cluster: &Cluster) -> anyhow::Result<Gateway> {
     let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+    let mut limits = Limits::for_one_machine();
+    // Sockets of a bench may listen without a word.
+    limits.session.idle_timeout = Duration::from_hours(1);
     let gateway = Gateway::start(Config {
         database: warden::postgres::options(&cluster.url("postgres", "warden_gateway"))?,
         verifier: VerifierConfig::hs256(SECRET, DEFAULT_AUDIENCE, None),
@@ -62,7 +65,7 @@ pub(crate) async fn gateway(cluster: &Cluster) -> anyhow::Result<Gateway> {
         admin_listen: any_port,
         allowed_origins: Vec::new(),
         edge: Edge::default(),
-        limits: Limits::for_one_machine(),
+        limits,
     })
     .await?;
     gateway.reader().wait_for(|state| *state == ReaderState::Following).await?;
