@@ -250,15 +250,15 @@ fn fan_out(mut fanout: Fanout, mut batches: mpsc::Receiver<Batch>, metrics: &Met
             if let Some(slice) = fanout.step() {
                 metrics.fanout_slice(slice.subscribers_max, slice.read_at.elapsed());
             }
+            let counts = fanout.take_counts();
+            metrics.deliveries.inc_by(counts.deliveries);
+            metrics.direct_writes.inc_by(counts.direct_writes);
+            metrics.queued_writes.inc_by(counts.queued_writes);
+            metrics.overloads.inc_by(counts.overloads);
             // At once, whatever waits already: an organisation that is behind holds up no other.
             while let Ok(batch) = batches.try_recv() {
                 fanout.push(&batch);
             }
         }
-        let counts = fanout.take_counts();
-        metrics.deliveries.inc_by(counts.deliveries);
-        metrics.direct_writes.inc_by(counts.direct_writes);
-        metrics.queued_writes.inc_by(counts.queued_writes);
-        metrics.overloads.inc_by(counts.overloads);
     }
 }

@@ -12,7 +12,7 @@ use crate::wire::{Event, Topic, append_event_frame};
 
 /// A chunk is closed once it has so many bytes. Larger ones would gain little (the system call is a small part of
 /// such a write), make slices longer, and fill a slow client's queue in coarser steps.
-const CHUNK_BYTES: usize = 8 * 1024;
+const CHUNK_BYTES: usize = 4 * 1024;
 
 /// See the module's documentation.
 #[derive(Debug)]
