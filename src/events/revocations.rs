@@ -241,10 +241,11 @@ impl Revocations {
             known.insert(mark);
             entries.add(entry);
         }
-        self.metrics.revocations.set(i64::try_from(known.len()).unwrap_or(i64::MAX));
+        let count = i64::try_from(known.len()).unwrap_or(i64::MAX);
         entries.known = Some(known);
         // First this and then the walk: who registers meanwhile is either walked upon, or looks here after.
         *self.entries.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(entries);
+        self.metrics.revocations.set(count);
         if fresh.is_empty() {
             return Ok(());
         }
