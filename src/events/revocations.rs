@@ -19,7 +19,7 @@ use crate::hub::Hub;
 use crate::metrics::Metrics;
 use crate::org::OrgId;
 
-/// Entries held in memory, some 300 bytes each. `warden.revoke()` keeps to 100,000, beside what is being
+/// Entries held in memory. `warden.revoke()` keeps to 100,000, beside what is being
 /// written at the same moment; beyond this the oldest of single sessions are passed over, and the log says so.
 const ENTRIES_MAX: usize = 110_000;
 

@@ -124,8 +124,8 @@ impl Hub {
         }
     }
 
-    /// Asks every session whether it may stay, and ends those that may not. Returns how many these were. (A
-    /// few hundred nanoseconds each: all are asked, rather than kept by everything they may fall for.)
+    /// Asks every session whether it may stay, and ends those that may not. Returns how many these were. All
+    /// are asked, rather than kept by everything they may fall for: this is rare, and each costs a look-up.
     pub fn close_fallen(&self) -> usize {
         let mut ended = 0;
         for org in self.org_ids() {
