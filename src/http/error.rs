@@ -17,6 +17,10 @@ pub(super) enum Refusal {
     Credential(#[from] CredentialError),
     #[error(transparent)]
     Token(#[from] AuthError),
+    #[error("the token was revoked: sign in again")]
+    Revoked,
+    #[error("the organisation of this token is suspended")]
+    OrgSuspended,
     #[error("the organisation of this token does not exist")]
     UnknownOrg,
     #[error("this origin is not allowed: add it to WARDEN_ALLOWED_ORIGINS")]
@@ -59,6 +63,8 @@ impl Refusal {
             Self::Token(AuthError::OrgOfAnother) => (StatusCode::FORBIDDEN, "organisation_of_another_issuer"),
             Self::Token(AuthError::KeysUnavailable) => (StatusCode::SERVICE_UNAVAILABLE, "keys_unavailable"),
             Self::Token(_) => (StatusCode::UNAUTHORIZED, "invalid_token"),
+            Self::Revoked => (StatusCode::UNAUTHORIZED, "token_revoked"),
+            Self::OrgSuspended => (StatusCode::FORBIDDEN, "organisation_suspended"),
             Self::UnknownOrg => (StatusCode::FORBIDDEN, "unknown_organisation"),
             Self::Origin => (StatusCode::FORBIDDEN, "origin_not_allowed"),
             Self::CookieWithoutOrigin => (StatusCode::FORBIDDEN, "origin_required"),

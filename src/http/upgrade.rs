@@ -21,6 +21,7 @@ use super::error::Refusal;
 use super::serve::Peer;
 use crate::audit::{self, TokenHash, Who};
 use crate::auth::{self, Identity, PHOENIX_SUBPROTOCOL};
+use crate::events::Revoked;
 use crate::metrics::RefusalLabels;
 use crate::session::{self, Admitted, Transport};
 
@@ -137,6 +138,11 @@ async fn accept(state: &HttpState, address: IpAddr, request: &Request<()>) -> Re
         return Err(Refusal::CookieWithoutOrigin);
     }
     let identity = state.shared.verifier.verify(&presented.token).await?;
+    match state.shared.revocations.check(&session::holder(&identity)) {
+        None => {}
+        Some(Revoked::Token) => return Err(Refusal::Revoked),
+        Some(Revoked::Suspended) => return Err(Refusal::OrgSuspended),
+    }
     let seat = state.admission.seat(&identity).map_err(|(reached, wait)| Refusal::Limit(reached, wait))?;
     let token = presented.token.hash();
     match state.shared.directory.has_org(identity.org).await {

@@ -20,6 +20,7 @@
 //! | `refresh` | the time of tokens, and tokens that replace them |
 //! | `resume` | coming back with a cursor: what was missed, once, then live |
 //! | `retention` | the ring of the log moves on |
+//! | `revocation` | revoked sessions end, tokens from before stay out, and others notice nothing |
 //! | `restart` | a database that goes away and comes back |
 //! | `rls` | one organisation's rows from another, for every table, command and claim |
 //! | `rolling` | nodes replaced one after the other behind a balancer |
@@ -58,6 +59,7 @@ mod refresh;
 mod restart;
 mod resume;
 mod retention;
+mod revocation;
 mod rls;
 mod rolling;
 mod schema;
