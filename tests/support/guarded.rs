@@ -48,7 +48,8 @@ pub(crate) fn free_port() -> SocketAddr {
 /// A process under guard.
 pub(crate) struct Guarded {
     shell: Child,
-    pid: Pid,
+    /// Of the binary itself; only the guard waits for it.
+    pub(crate) pid: Pid,
 }
 
 impl Guarded {
