@@ -1,5 +1,5 @@
-//! The real binary as a process that ends when the test does, however that ends. Shared by `tests/it` and
-//! `tests/chaos`.
+//! The real binary as a process that ends when the test does, however that ends. Shared by `tests/it`,
+//! `tests/chaos` and `tests/hostile`.
 
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
