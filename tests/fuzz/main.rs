@@ -29,8 +29,10 @@ use mutate::Corpus;
 
 const SECONDS_DEFAULT: u64 = 2;
 
+type Check = fn(&[u8]);
+
 /// Each target as libFuzzer calls it.
-const TARGETS: &[(&str, fn(&[u8]))] = &[
+const TARGETS: &[(&str, Check)] = &[
     ("address", address::run),
     ("claims", claims::run),
     ("credential", credential::run),
@@ -78,7 +80,7 @@ fn no_input_breaks_what_the_targets_promise() {
     }
 }
 
-fn check(name: &str, run: fn(&[u8]), input: &[u8]) {
+fn check(name: &str, run: Check, input: &[u8]) {
     if catch_unwind(AssertUnwindSafe(|| run(input))).is_err() {
         panic!("{name} fails on {:?} (bytes: {input:?})", String::from_utf8_lossy(input));
     }
