@@ -33,6 +33,8 @@ pub(super) enum Refusal {
     NotFound,
     #[error("this is a WebSocket endpoint: send `Upgrade: websocket` with a valid Sec-WebSocket-Key")]
     NotWebSocket,
+    #[error("an upgrade is HTTP/1.1 with one Host, one key, one version and no body")]
+    Ambiguous,
     #[error("Sec-WebSocket-Version must be 13")]
     WebSocketVersion,
     #[error("the query must have vsn=2.0.0, which phoenix 1.4 and later send")]
@@ -71,6 +73,7 @@ impl Refusal {
             Self::Limit(reached, _) => (StatusCode::TOO_MANY_REQUESTS, reached.code()),
             Self::NotFound => (StatusCode::NOT_FOUND, "not_found"),
             Self::NotWebSocket => (StatusCode::BAD_REQUEST, "not_a_websocket"),
+            Self::Ambiguous => (StatusCode::BAD_REQUEST, "ambiguous_request"),
             Self::WebSocketVersion => (StatusCode::UPGRADE_REQUIRED, "websocket_version"),
             Self::ProtocolVersion => (StatusCode::BAD_REQUEST, "protocol_version"),
             Self::Unavailable | Self::NotFollowing => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),

@@ -28,6 +28,7 @@
 //! | `secrecy` | tokens and secrets in logs |
 //! | `shutdown` | going down, one session after the other |
 //! | `slow` | clients that read slowly or vanish: they end, and alone |
+//! | `threats` | what no other test shows of the table of threats in docs/security.md |
 //! | `topics` | tokens that are limited to some topics |
 //! | `upgrade` | who may not connect: each refusal with its status and code |
 
@@ -66,5 +67,6 @@ mod schema;
 mod secrecy;
 mod shutdown;
 mod slow;
+mod threats;
 mod topics;
 mod upgrade;
