@@ -38,6 +38,10 @@ chaos: setup ## Ten minutes in which everything fails, and nothing may be lost; 
 adopt-full: setup-postgres ## Adopt a million rows under full write load, and survive 20 kills; a table (minutes)
 	cargo test --test it adoption::full -- --ignored --nocapture --test-threads=1
 
+.PHONY: hostile
+hostile: setup-postgres ## 100,000 hostile handshakes and 1,000,000 frames, with limits and without; WARDEN_SEED repeats
+	WARDEN_HOSTILE=full cargo test --release --test hostile -- --nocapture
+
 .PHONY: lint
 lint: ## rustfmt, clippy, docs, offline query data, migrations, licences and bans
 	cargo fmt --all --check

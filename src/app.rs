@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::Verifier;
 use crate::config::{Config, DrainLimits};
-use crate::events::{Directory, Doorbell, ReaderState, Recent, Replay, Retention, Source};
+use crate::events::{Directory, Doorbell, ReaderState, Recent, Replay, Retention, Revocations, Source};
 use crate::http::{self, Admission, HttpState, Listening, Proxies, Tls};
 use crate::hub::{Batch, Fanout, Hub};
 use crate::metrics::Metrics;
@@ -67,6 +67,12 @@ impl Gateway {
         let tls = config.edge.tls.map(Tls::load).transpose()?.map(Arc::new);
         let hub = Arc::new(Hub::new(limits.outbox));
         let directory = Arc::new(Directory::new(pool.clone(), limits.look_up_timeout, Arc::clone(&metrics)));
+        let revocations = Arc::new(Revocations::new(
+            pool.clone(),
+            Arc::clone(&hub),
+            Arc::clone(&metrics),
+            limits.revocations,
+        ));
         let (state, reader) = watch::channel(ReaderState::Starting);
         let (batches, received) = mpsc::channel(limits.batches_max);
         let draining = CancellationToken::new();
@@ -96,6 +102,7 @@ impl Gateway {
             ring: doorbell.ring(),
             hub: Arc::clone(&hub),
             directory: Arc::clone(&directory),
+            revocations: Arc::clone(&revocations),
             recent,
             looks,
             batches,
@@ -105,6 +112,7 @@ impl Gateway {
         };
         background.spawn(Arc::clone(&verifier).run(back.clone()));
         background.spawn(doorbell.run(back.clone()));
+        background.spawn(Arc::clone(&revocations).run(back.clone()));
         background.spawn(source.run(back.clone()));
         background.spawn(retention.run(reader.clone(), back.clone()));
         let fanout = Fanout::new(Arc::clone(&hub), limits.fanout);
@@ -115,6 +123,7 @@ impl Gateway {
             shared: Arc::new(session::Shared {
                 hub: Arc::clone(&hub),
                 directory,
+                revocations,
                 replay,
                 verifier,
                 topics: session::TopicPolicy::new(config.topics_need_claim),

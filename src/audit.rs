@@ -67,6 +67,34 @@ pub struct Refused<'a> {
     pub untold: u64,
 }
 
+/// A revocation as the trail names it.
+#[derive(Clone, Copy, Debug)]
+pub struct Revocation<'a> {
+    /// Of the row in `warden.revocations`.
+    pub id: i64,
+    /// The claim `session_id` that is revoked.
+    pub session: Option<&'a str>,
+    /// The `sub` that is revoked.
+    pub user: Option<&'a str>,
+    /// The organisation that is revoked, or in which the others are.
+    pub org: Option<OrgId>,
+    /// The issuer of whose tokens alone this holds.
+    pub issuer: Option<&'a str>,
+    /// Whether nothing of the organisation counts until it is resumed.
+    pub is_suspension: bool,
+    /// The database role that did it.
+    pub by: &'a str,
+}
+
+/// This node has learnt of a revocation, and applied it.
+pub fn revoked(revocation: Revocation<'_>) {
+    let org = revocation.org.map(tracing::field::display);
+    tracing::info!(target: TARGET, action = "revoke", revocation.id = revocation.id,
+        login.id = revocation.session, user.id = revocation.user, org.id = org,
+        issuer = revocation.issuer, suspended = revocation.is_suspension, by = revocation.by,
+        "tokens revoked");
+}
+
 /// A session begins.
 pub fn accepted(who: Who<'_>, token: TokenHash) {
     tracing::info!(target: TARGET, action = "accept", session.id = %who.session, user.id = who.user,

@@ -80,6 +80,8 @@ pub struct Metrics {
     pub keys_failing: Family<IssuerLabels, Gauge>,
     /// Queries for organisations that were not in memory.
     pub directory_org_queries: Counter,
+    /// Revocations that stand.
+    pub revocations: Gauge,
     /// Replays served from memory.
     pub replays_from_memory: Counter,
     /// Replays served from the log.
@@ -164,6 +166,7 @@ impl Default for Metrics {
                 "directory_org_queries",
                 "Queries for organisations that were not in memory",
             ),
+            revocations: new(registered, "revocations", "Revocations that stand, as this node knows them"),
             replays_from_memory: new(registered, "replays_from_memory", "Replays served from memory"),
             replays_from_log: new(registered, "replays_from_log", "Replays served from the log"),
             replay_queries: new(registered, "replay_queries", "Queries made by replays"),

@@ -1,44 +1,8 @@
-//! Whose address a request has: it never panics; nobody but a trusted proxy is believed; and whatever a
-//! client wrote before, the address that the proxy adds is the one that counts.
-//!
-//! An input is a byte, whose lowest bit chooses the header, then its lines.
+//! libFuzzer's way into the check of the same name; `tests/fuzz` is the other one.
 
 #![no_main]
 
-use std::net::IpAddr;
+#[path = "../checks/address.rs"]
+mod check;
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
-use libfuzzer_sys::fuzz_target;
-use warden::http::{ForwardedHeader, Proxies, parse_network};
-
-fuzz_target!(|data: &[u8]| {
-    let Some((choice, rest)) = data.split_first() else { return };
-    let (header, name, added) = if choice & 1 == 0 {
-        (ForwardedHeader::XForwardedFor, HeaderName::from_static("x-forwarded-for"), "198.51.100.7")
-    } else {
-        (ForwardedHeader::Forwarded, HeaderName::from_static("forwarded"), "for=198.51.100.7;proto=https")
-    };
-    let proxies = Proxies { trusted: vec![parse_network("10.0.0.0/8").expect("a network")], header };
-    let mut headers = HeaderMap::new();
-    for line in rest.split(|byte| *byte == b'\n').take(16) {
-        if let Ok(value) = HeaderValue::from_bytes(line) {
-            headers.append(name.clone(), value);
-        }
-    }
-    let stranger = IpAddr::from([192, 0, 2, 1]);
-    assert_eq!(proxies.client(stranger, &headers), stranger, "a stranger was believed");
-    let proxy = IpAddr::from([10, 0, 0, 1]);
-    let told = proxies.client(proxy, &headers);
-    assert_eq!(told.to_canonical(), told, "an address has one form");
-    // A proxy that appends a line, and one that appends to the last line (where that is text, as it must be).
-    let expected = IpAddr::from([198, 51, 100, 7]);
-    if header == ForwardedHeader::XForwardedFor
-        && let Some(last) = headers.get_all(&name).iter().next_back().and_then(|line| line.to_str().ok())
-    {
-        let mut joined = HeaderMap::new();
-        joined.append(name.clone(), HeaderValue::try_from(format!("{last}, {added}")).expect("text"));
-        assert_eq!(proxies.client(proxy, &joined), expected);
-    }
-    headers.append(name, HeaderValue::from_static(added));
-    assert_eq!(proxies.client(proxy, &headers), expected, "what the proxy adds did not count");
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| check::run(data));

@@ -1,84 +1,8 @@
-//! Verifying a token, of any header and any claims: it never panics, a token that is not signed with the
-//! secret is never taken, and one that is signed is taken only with claims that are read here a second
-//! time, as plainly as can be.
-//!
-//! An input is a header and claims, on a line each; without a header the usual one is signed.
+//! libFuzzer's way into the check of the same name; `tests/fuzz` is the other one.
 
 #![no_main]
 
-use std::sync::{Arc, LazyLock};
-use std::time::SystemTime;
+#[path = "../checks/claims.rs"]
+mod check;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::{Algorithm, EncodingKey};
-use libfuzzer_sys::fuzz_target;
-use serde_json::Value;
-use warden::auth::{Identity, Token, Verifier, VerifierConfig};
-use warden::config::Limits;
-use warden::metrics::Metrics;
-
-const SECRET: &str = "a secret of more than thirty-two bytes";
-const USUAL_HEADER: &[u8] = br#"{"alg":"HS256","typ":"JWT"}"#;
-
-static VERIFIER: LazyLock<Verifier> = LazyLock::new(|| {
-    let config = VerifierConfig::hs256(SECRET, "authenticated", Some("https://issuer.example"));
-    Verifier::new(&config, Limits::default().keys, &Arc::new(Metrics::default())).expect("a verifier")
-});
-
-fuzz_target!(|data: &[u8]| {
-    if let Ok(text) = std::str::from_utf8(data) {
-        assert!(VERIFIER.verify_now(&Token::new(text)).is_err(), "{text} is signed by nobody");
-    }
-    let (header, claims) = match data.iter().position(|byte| *byte == b'\n') {
-        Some(at) => (&data[..at], &data[at + 1..]),
-        None => (&b""[..], data),
-    };
-    let header = if header.is_empty() { USUAL_HEADER } else { header };
-    let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
-    let key = EncodingKey::from_secret(SECRET.as_bytes());
-    let signature =
-        jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256).expect("a secret signs");
-    if let Ok(identity) = VERIFIER.verify_now(&Token::new(format!("{message}.{signature}"))) {
-        let header: Value = serde_json::from_slice(header).expect("a header that was taken is JSON");
-        assert_eq!(header["alg"], "HS256");
-        assert!(header.get("crit").is_none(), "{header}");
-        let claims: Value = serde_json::from_slice(claims).expect("claims that were taken are JSON");
-        agree(&identity, &claims);
-    }
-    // No other signature will do.
-    let other = Token::new(format!("{message}.{}", URL_SAFE_NO_PAD.encode([0; 32])));
-    assert!(VERIFIER.verify_now(&other).is_err());
-});
-
-fn agree(identity: &Identity, claims: &Value) {
-    assert_eq!(claims["iss"], "https://issuer.example", "{claims}");
-    assert_eq!(claims["sub"].as_str(), Some(identity.subject.as_str()), "{claims}");
-    let has_audience = match &claims["aud"] {
-        Value::Array(list) => list.iter().any(|one| one == "authenticated"),
-        one => one == "authenticated",
-    };
-    assert!(has_audience, "{claims}");
-    let exp = claims["exp"].as_u64().expect("exp is a whole number");
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs();
-    assert!(exp >= now, "{claims}");
-    for name in ["nbf", "iat"] {
-        assert!(claims.get(name).is_none_or(Value::is_u64), "{claims}");
-    }
-    let metadata = &claims["app_metadata"];
-    let org = metadata["org_id"].as_str().expect("org_id is a text");
-    assert!(org.eq_ignore_ascii_case(&identity.org.to_string()), "{claims}");
-    assert_eq!(claims.get("session_id").map(|id| id.as_str().map(str::to_owned)), identity.session_id.clone().map(Some));
-    match metadata.get("warden_topics") {
-        None => assert!(!identity.topics.is_present()),
-        Some(list) => {
-            assert!(identity.topics.is_present());
-            let list = list.as_array().expect("a claim that was taken is a list");
-            assert!(list.iter().all(|topic| identity.topics.names(topic.as_str().expect("of texts"))));
-            let says = |name: &str| list.iter().any(|topic| topic == name || topic == "*");
-            for name in ["org", "calls", "recordings"] {
-                assert_eq!(identity.topics.names(name), says(name), "{claims}");
-            }
-        }
-    }
-}
+libfuzzer_sys::fuzz_target!(|data: &[u8]| check::run(data));

@@ -1,42 +1,8 @@
-//! What a key server may answer: it never panics, limits are kept, no secret and no private key is taken,
-//! and what is taken does not depend on when it is read.
+//! libFuzzer's way into the check of the same name; `tests/fuzz` is the other one.
 
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use serde_json::Value;
-use warden::auth::{Alg, JWKS_KEYS_MAX, Jwks, KID_BYTES_MAX};
+#[path = "../checks/jwks.rs"]
+mod check;
 
-fuzz_target!(|data: &[u8]| {
-    let Ok(jwks) = Jwks::parse(data) else { return };
-    let document: Value = serde_json::from_slice(data).expect("a key set that was taken is JSON");
-    let listed = document["keys"].as_array().expect("a list of keys");
-    assert!(listed.len() <= JWKS_KEYS_MAX);
-    assert_eq!(jwks.keys.len() + jwks.passed_over.len(), listed.len(), "each key has a verdict");
-    let taken = listed
-        .iter()
-        .enumerate()
-        .filter(|(n, _)| jwks.passed_over.iter().all(|(at, _)| at != n))
-        .map(|(_, key)| key);
-    for (key, jwk) in jwks.keys.iter().zip(taken) {
-        let expected = match jwk["kty"].as_str() {
-            Some("RSA") => Alg::Rs256,
-            Some("EC") => Alg::Es256,
-            Some("OKP") => Alg::EdDsa,
-            other => panic!("{other:?} was taken"),
-        };
-        assert_eq!(key.alg, expected);
-        assert_eq!(key.kid.as_deref(), jwk["kid"].as_str());
-        assert!(key.kid.as_ref().is_none_or(|kid| kid.len() <= KID_BYTES_MAX));
-        for private in ["d", "p", "q", "dp", "dq", "qi", "oth", "k"] {
-            assert!(jwk.get(private).is_none_or(Value::is_null), "{jwk}");
-        }
-        assert!(jwk.get("use").is_none_or(|usage| usage.is_null() || usage == "sig"), "{jwk}");
-    }
-    for (n, key) in jwks.keys.iter().enumerate() {
-        let is_same = |other: &&warden::auth::PublicKey| other.alg == key.alg && other.kid == key.kid;
-        assert!(key.kid.is_none() || jwks.keys[..n].iter().find(is_same).is_none(), "{key:?} twice");
-    }
-    let again = Jwks::parse(data).expect("as before");
-    assert_eq!(format!("{again:?}"), format!("{jwks:?}"));
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| check::run(data));

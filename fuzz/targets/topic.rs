@@ -1,21 +1,8 @@
-//! Topics are named by clients and echoed to them: one spelling, or none, and never a panic.
+//! libFuzzer's way into the check of the same name; `tests/fuzz` is the other one.
 
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use warden::wire::Topic;
+#[path = "../checks/topic.rs"]
+mod check;
 
-/// The check on `warden.topics`, in bytes.
-const NAME_BYTES_MAX: usize = 63;
-
-fuzz_target!(|text: &str| {
-    let Some(topic) = Topic::parse(text) else { return };
-    assert_eq!(topic.to_string(), text, "what is taken has one spelling");
-    assert_eq!(Topic::parse(text).as_ref(), Some(&topic));
-    assert_eq!(topic.is_org(), text == "org");
-    assert!(text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_:-".contains(&b)));
-    match topic {
-        Topic::Named(name) => assert!((1..=NAME_BYTES_MAX).contains(&name.len())),
-        Topic::Call(_) => assert!(text.starts_with("call:")),
-    }
-});
+libfuzzer_sys::fuzz_target!(|text: &str| check::run(text));

@@ -11,6 +11,8 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
+use super::parts::is_object;
+
 /// Keys in one document; one with more is refused.
 pub const JWKS_KEYS_MAX: usize = 64;
 
@@ -177,7 +179,11 @@ impl Jwks {
     /// # Errors
     /// When it is no key set, or one beyond the limit. A single bad key is no error.
     pub fn parse(document: &[u8]) -> Result<Self, JwksError> {
-        let document: Document<'_> = serde_json::from_slice(document).map_err(|_| JwksError::NotAKeySet)?;
+        let text = std::str::from_utf8(document).map_err(|_| JwksError::NotAKeySet)?;
+        if !is_object(text) {
+            return Err(JwksError::NotAKeySet);
+        }
+        let document: Document<'_> = serde_json::from_str(text).map_err(|_| JwksError::NotAKeySet)?;
         if document.keys.len() > JWKS_KEYS_MAX {
             return Err(JwksError::TooMany(document.keys.len()));
         }
@@ -199,6 +205,9 @@ impl Jwks {
 }
 
 fn public_key(raw: &RawValue) -> Result<PublicKey, KeyError> {
+    if !is_object(raw.get()) {
+        return Err(KeyError::Malformed);
+    }
     let jwk: Jwk = serde_json::from_str(raw.get()).map_err(|_| KeyError::Malformed)?;
     if jwk.kty == "oct" {
         return Err(KeyError::Symmetric);
@@ -391,7 +400,8 @@ mod tests {
 
     #[test]
     fn a_document_is_a_key_set_of_limited_size() {
-        for wrong in ["", "[]", "{}", "null", "<html>", "{\"keys\":{}}", "{\"keys\":null}", "{\"keys\":[]} x"]
+        for wrong in
+            ["", "[]", "[[]]", "{}", "null", "<html>", "{\"keys\":{}}", "{\"keys\":null}", "{\"keys\":[]} x"]
         {
             assert_eq!(Jwks::parse(wrong.as_bytes()).err(), Some(JwksError::NotAKeySet), "{wrong}");
         }

@@ -82,10 +82,20 @@ impl Parts {
     }
 }
 
+/// Whether this JSON is an object: serde takes a list for a struct as well, field by field.
+pub(super) fn is_object(json: &str) -> bool {
+    json.trim_ascii_start().starts_with('{')
+}
+
 /// A part of a token, as JSON.
 pub(super) fn decoded<T: DeserializeOwned>(part: &str) -> Result<T, AuthError> {
     let bytes =
         URL_SAFE_NO_PAD.decode(part).map_err(|_| AuthError::Malformed("not a signed JSON Web Token"))?;
-    serde_json::from_slice(&bytes)
+    // RFC 8725, section 3.7. serde does not look into what it passes over, so it would take other bytes there.
+    let text = std::str::from_utf8(&bytes).map_err(|_| AuthError::Malformed("it is not UTF-8"))?;
+    if !is_object(text) {
+        return Err(AuthError::Malformed("it is not a JSON object"));
+    }
+    serde_json::from_str(text)
         .map_err(|_| AuthError::Malformed("a field of its header, or its issuer, has the wrong type"))
 }

@@ -5,7 +5,9 @@
 use std::time::Duration;
 
 use crate::auth::KeyLimits;
-use crate::events::{DoorbellLimits, ReaderLimits, RecentLimits, ReplayLimits, RetentionLimits};
+use crate::events::{
+    DoorbellLimits, ReaderLimits, RecentLimits, ReplayLimits, RetentionLimits, RevocationLimits,
+};
 use crate::http::{AdmissionLimits, ServeLimits};
 use crate::hub::{FanoutLimits, OutboxLimits};
 use crate::rate::Rate;
@@ -36,6 +38,8 @@ pub struct Limits {
     pub replay: ReplayLimits,
     /// Of the log in the database.
     pub retention: RetentionLimits,
+    /// Of keeping revocations in memory.
+    pub revocations: RevocationLimits,
     /// Of events that wait for their turn in fan-out.
     pub fanout: FanoutLimits,
     /// Batches between reader and fan-out; beyond it the reader waits.
@@ -170,6 +174,12 @@ impl Default for Limits {
                 keep: Duration::from_hours(24),
                 bytes_max: 8 * 1024 * 1024 * 1024,
                 interval: Duration::from_secs(30),
+            },
+            revocations: RevocationLimits {
+                interval: Duration::from_secs(30),
+                timeout: Duration::from_secs(10),
+                retry_first: Duration::from_millis(50),
+                retry_max: Duration::from_secs(2),
             },
             fanout: FanoutLimits { org_bytes_max: 64 * 1024 * 1024, bytes_max: 256 * 1024 * 1024 },
             batches_max: 8,

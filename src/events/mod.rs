@@ -12,6 +12,7 @@ mod pace;
 mod recent;
 mod replay;
 mod retention;
+mod revocations;
 mod source;
 
 pub use directory::Directory;
@@ -20,4 +21,5 @@ pub use log::{LogReader, Read};
 pub use recent::{Recent, RecentLimits};
 pub use replay::{Missed, Replay, ReplayError, ReplayLimits};
 pub use retention::{Retention, RetentionLimits};
+pub use revocations::{Holder, RevocationLimits, Revocations, Revoked};
 pub use source::{ReaderLimits, ReaderState, Source};

@@ -17,11 +17,12 @@ use super::doorbell::Ring;
 use super::log::{LogError, LogReader, LoggedEvent, Read};
 use super::pace::{Bell, Pace};
 use super::recent::Recent;
+use super::revocations::Revocations;
 use crate::backoff::Backoff;
 use crate::hub::{Batch, Hub, OrgEvents};
 use crate::metrics::Metrics;
 use crate::postgres::Primary;
-use crate::wire::{CURSOR_EVENT, Event, RESYNC_EVENT, TOPICS_EVENT};
+use crate::wire::{CURSOR_EVENT, Event, RESYNC_EVENT, REVOKED_EVENT, TOPICS_EVENT};
 
 /// Delays of the reader.
 #[derive(Clone, Copy, Debug)]
@@ -80,6 +81,8 @@ pub struct Source {
     pub hub: Arc<Hub>,
     /// Kept current by the log.
     pub directory: Arc<Directory>,
+    /// Loaded at each connection, and told when the log says that they changed.
+    pub revocations: Arc<Revocations>,
     /// Keeps what was read for a while.
     pub recent: Arc<Recent>,
     /// Counts reads, for those who wait for one.
@@ -148,6 +151,7 @@ impl Source {
     ) -> Result<std::convert::Infallible, LogError> {
         let mut log = self.bounded(LogReader::connect(&self.primary)).await?;
         self.load_topics().await?;
+        self.bounded(async { Ok(self.revocations.load().await?) }).await?;
         let lost = match place.as_ref() {
             None => None,
             Some(known) if known.epoch != log.epoch() => Some("epoch"),
@@ -292,6 +296,10 @@ impl Source {
                 Some(org) if is_of_org => self.directory.forget_org(org),
                 None if &*event.name == TOPICS_EVENT => {
                     topics_changed = true;
+                    continue;
+                }
+                None if &*event.name == REVOKED_EVENT => {
+                    self.revocations.changed();
                     continue;
                 }
                 None if event.topic.is_org() => self.directory.forget_all(),

@@ -17,6 +17,10 @@ pub(super) enum Refusal {
     Credential(#[from] CredentialError),
     #[error(transparent)]
     Token(#[from] AuthError),
+    #[error("the token was revoked: sign in again")]
+    Revoked,
+    #[error("the organisation of this token is suspended")]
+    OrgSuspended,
     #[error("the organisation of this token does not exist")]
     UnknownOrg,
     #[error("this origin is not allowed: add it to WARDEN_ALLOWED_ORIGINS")]
@@ -29,6 +33,8 @@ pub(super) enum Refusal {
     NotFound,
     #[error("this is a WebSocket endpoint: send `Upgrade: websocket` with a valid Sec-WebSocket-Key")]
     NotWebSocket,
+    #[error("an upgrade is HTTP/1.1 with one Host, one key, one version and no body")]
+    Ambiguous,
     #[error("Sec-WebSocket-Version must be 13")]
     WebSocketVersion,
     #[error("the query must have vsn=2.0.0, which phoenix 1.4 and later send")]
@@ -59,12 +65,15 @@ impl Refusal {
             Self::Token(AuthError::OrgOfAnother) => (StatusCode::FORBIDDEN, "organisation_of_another_issuer"),
             Self::Token(AuthError::KeysUnavailable) => (StatusCode::SERVICE_UNAVAILABLE, "keys_unavailable"),
             Self::Token(_) => (StatusCode::UNAUTHORIZED, "invalid_token"),
+            Self::Revoked => (StatusCode::UNAUTHORIZED, "token_revoked"),
+            Self::OrgSuspended => (StatusCode::FORBIDDEN, "organisation_suspended"),
             Self::UnknownOrg => (StatusCode::FORBIDDEN, "unknown_organisation"),
             Self::Origin => (StatusCode::FORBIDDEN, "origin_not_allowed"),
             Self::CookieWithoutOrigin => (StatusCode::FORBIDDEN, "origin_required"),
             Self::Limit(reached, _) => (StatusCode::TOO_MANY_REQUESTS, reached.code()),
             Self::NotFound => (StatusCode::NOT_FOUND, "not_found"),
             Self::NotWebSocket => (StatusCode::BAD_REQUEST, "not_a_websocket"),
+            Self::Ambiguous => (StatusCode::BAD_REQUEST, "ambiguous_request"),
             Self::WebSocketVersion => (StatusCode::UPGRADE_REQUIRED, "websocket_version"),
             Self::ProtocolVersion => (StatusCode::BAD_REQUEST, "protocol_version"),
             Self::Unavailable | Self::NotFollowing => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::response::IntoResponse as _;
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -117,6 +119,18 @@ pub async fn serve(listener: TcpListener, routes: Router, listening: Listening, 
     connections.wait().await;
 }
 
+/// Bytes of a request's head, without its punctuation. hyper's limit is that of its buffer, which holds up to
+/// twice as much when a head comes in one piece.
+fn head_bytes<B>(request: &Request<B>) -> usize {
+    let uri = request.uri();
+    let path = uri.path_and_query().map_or(0, |path| path.as_str().len());
+    let authority = uri.authority().map_or(0, |authority| authority.as_str().len());
+    request
+        .headers()
+        .iter()
+        .fold(path + authority, |sum, (name, value)| sum + name.as_str().len() + value.len())
+}
+
 /// Tells a connection that there are too many, in HTTP, and waits a moment until that was read.
 async fn turn_away(mut stream: TcpStream, reached: Reached, _place: Pending) {
     let body =
@@ -165,7 +179,13 @@ impl Connection {
         let (peer, routes) = (self.peer, TowerToHyperService::new(routes));
         let service = service_fn(move |mut request: Request<hyper::body::Incoming>| {
             request.extensions_mut().insert(peer);
-            routes.call(request)
+            let answer = (head_bytes(&request) <= limits.head_bytes_max).then(|| routes.call(request));
+            async {
+                match answer {
+                    Some(answer) => answer.await,
+                    None => Ok(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE.into_response()),
+                }
+            }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())

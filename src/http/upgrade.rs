@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -21,6 +21,7 @@ use super::error::Refusal;
 use super::serve::Peer;
 use crate::audit::{self, TokenHash, Who};
 use crate::auth::{self, Identity, PHOENIX_SUBPROTOCOL};
+use crate::events::Revoked;
 use crate::metrics::RefusalLabels;
 use crate::session::{self, Admitted, Transport};
 
@@ -127,6 +128,9 @@ async fn accept(state: &HttpState, address: IpAddr, request: &Request<()>) -> Re
     if let Err(error @ auth::CredentialError::InUrl(_)) = found {
         return Err(error.into());
     }
+    if !has_one_reading(request.version(), headers) {
+        return Err(Refusal::Ambiguous);
+    }
     let accept_key = websocket_accept_key(request.method(), headers)?;
     check_origin(headers, &state.allowed_origins)?;
     check_protocol_version(request.uri().query())?;
@@ -137,6 +141,11 @@ async fn accept(state: &HttpState, address: IpAddr, request: &Request<()>) -> Re
         return Err(Refusal::CookieWithoutOrigin);
     }
     let identity = state.shared.verifier.verify(&presented.token).await?;
+    match state.shared.revocations.check(&session::holder(&identity)) {
+        None => {}
+        Some(Revoked::Token) => return Err(Refusal::Revoked),
+        Some(Revoked::Suspended) => return Err(Refusal::OrgSuspended),
+    }
     let seat = state.admission.seat(&identity).map_err(|(reached, wait)| Refusal::Limit(reached, wait))?;
     let token = presented.token.hash();
     match state.shared.directory.has_org(identity.org).await {
@@ -149,6 +158,19 @@ async fn accept(state: &HttpState, address: IpAddr, request: &Request<()>) -> Re
             Err(Refusal::Unavailable)
         }
     }
+}
+
+/// Whether a proxy in front reads the same as we do: where it took a body, a second Host or another key for the
+/// one that counts, it would hold for a request what here are a socket's frames, or the other way round.
+fn has_one_reading(version: Version, headers: &HeaderMap) -> bool {
+    let count = |name: &HeaderName| headers.get_all(name).iter().count();
+    let has_body = headers.contains_key(header::TRANSFER_ENCODING)
+        || headers.get_all(header::CONTENT_LENGTH).iter().any(|length| length.as_bytes() != b"0");
+    version == Version::HTTP_11
+        && !has_body
+        && count(&header::HOST) == 1
+        && count(&header::SEC_WEBSOCKET_KEY) <= 1
+        && count(&header::SEC_WEBSOCKET_VERSION) <= 1
 }
 
 /// RFC 6455, section 4.2.1.

@@ -26,7 +26,13 @@ pub use transport::Transport;
 use crate::org::OrgId;
 use crate::sync::lock;
 use crate::wire::{CloseCode, Topic};
-use org::{Held, OrgChannel, Subscription, SubscriptionId};
+use org::{Held, Member, OrgChannel, Subscription, SubscriptionId};
+
+/// What a session is asked that may have to end with others: whether it may stay. The hub knows no tokens.
+pub trait Standing: std::fmt::Debug + Send + Sync {
+    /// The code with which it must end, if it must.
+    fn fallen(&self) -> Option<CloseCode>;
+}
 
 /// A session of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -72,10 +78,15 @@ impl Hub {
 
     /// Adds a session to its organisation, for as long as the returned handle lives.
     #[must_use]
-    pub fn register(self: &Arc<Self>, org: OrgId, outbox: Arc<Outbox>) -> Registration {
+    pub fn register(
+        self: &Arc<Self>,
+        org: OrgId,
+        outbox: Arc<Outbox>,
+        standing: Arc<dyn Standing>,
+    ) -> Registration {
         let id = SessionId(self.next_id.fetch_add(1, Ordering::Relaxed));
         // The entry's guard keeps an empty channel from being removed before the session is in it.
-        self.orgs.entry(org).or_default().add_session(id, Arc::clone(&outbox));
+        self.orgs.entry(org).or_default().add_session(id, Member { outbox: Arc::clone(&outbox), standing });
         Registration { hub: Arc::clone(self), org, id, outbox }
     }
 
@@ -109,8 +120,24 @@ impl Hub {
     /// Ends all sessions of an organisation.
     pub fn close_org(&self, org: OrgId, close: CloseCode) {
         if let Some(channel) = self.channel(org) {
-            channel.for_each_session(|outbox| outbox.close(close));
+            channel.for_each_session(|member| member.outbox.close(close));
         }
+    }
+
+    /// Asks every session whether it may stay, and ends those that may not. Returns how many these were. All
+    /// are asked, rather than kept by everything they may fall for: this is rare, and each costs a look-up.
+    pub fn close_fallen(&self) -> usize {
+        let mut ended = 0;
+        for org in self.org_ids() {
+            let Some(channel) = self.channel(org) else { continue };
+            channel.for_each_session(|member| {
+                if let Some(close) = member.standing.fallen() {
+                    member.outbox.close(close);
+                    ended += 1;
+                }
+            });
+        }
+        ended
     }
 
     /// The ways out of all sessions that are open now.
@@ -119,7 +146,7 @@ impl Hub {
         let mut outboxes = Vec::new();
         for org in self.org_ids() {
             if let Some(channel) = self.channel(org) {
-                channel.for_each_session(|outbox| outboxes.push(Arc::clone(outbox)));
+                channel.for_each_session(|member| outboxes.push(Arc::clone(&member.outbox)));
             }
         }
         outboxes

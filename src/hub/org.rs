@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
-use super::{Outbox, OutboxLimits, SessionId};
+use super::{Outbox, OutboxLimits, SessionId, Standing};
 use crate::sync::lock;
 use crate::wire::Topic;
 
@@ -69,16 +69,23 @@ struct TopicChannel {
     probe: usize,
 }
 
+/// A session, as far as the hub knows it.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) outbox: Arc<Outbox>,
+    pub(super) standing: Arc<dyn Standing>,
+}
+
 /// See the module's documentation.
 #[derive(Debug, Default)]
 pub(super) struct OrgChannel {
-    sessions: Mutex<HashMap<SessionId, Arc<Outbox>>>,
+    sessions: Mutex<HashMap<SessionId, Member>>,
     topics: Mutex<HashMap<Topic, TopicChannel>>,
 }
 
 impl OrgChannel {
-    pub(super) fn add_session(&self, id: SessionId, outbox: Arc<Outbox>) {
-        lock(&self.sessions).insert(id, outbox);
+    pub(super) fn add_session(&self, id: SessionId, member: Member) {
+        lock(&self.sessions).insert(id, member);
     }
 
     pub(super) fn remove_session(&self, id: SessionId) {
@@ -89,9 +96,9 @@ impl OrgChannel {
         lock(&self.sessions).len()
     }
 
-    pub(super) fn for_each_session(&self, mut act: impl FnMut(&Arc<Outbox>)) {
-        for outbox in lock(&self.sessions).values() {
-            act(outbox);
+    pub(super) fn for_each_session(&self, mut act: impl FnMut(&Member)) {
+        for member in lock(&self.sessions).values() {
+            act(member);
         }
     }
 

@@ -10,8 +10,10 @@ mod grant;
 mod io;
 mod refresh;
 mod resume;
+mod standing;
 
 pub use grant::TopicPolicy;
+pub use standing::holder;
 
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
@@ -32,8 +34,8 @@ use uuid::Uuid;
 
 use crate::audit::{self, Who};
 use crate::auth::{Identity, Verifier};
-use crate::events::{Directory, Replay};
-use crate::hub::{Ending, Hub, Outbox, Registration, Subscribed};
+use crate::events::{Directory, Replay, Revocations};
+use crate::hub::{Ending, Hub, Outbox, Registration, Standing as _, Subscribed};
 use crate::metrics::{CloseLabels, Metrics};
 use crate::rate::Rate;
 use crate::wire::{CloseCode, Topic};
@@ -41,6 +43,7 @@ use allowance::{Allowance, Allowed};
 use io::SocketIo;
 use refresh::{Refreshing, next_refreshed};
 use resume::{Resuming, next_resumed};
+use standing::Bearer;
 
 /// Limits of one session.
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +80,8 @@ pub struct Shared {
     pub hub: Arc<Hub>,
     /// Which topics and organisations exist.
     pub directory: Arc<Directory>,
+    /// Whose tokens count no longer.
+    pub revocations: Arc<Revocations>,
     /// What was missed by those who come back.
     pub replay: Arc<Replay>,
     /// Of tokens that replace the first.
@@ -108,7 +113,9 @@ struct Session {
     shared: Arc<Shared>,
     id: Uuid,
     address: IpAddr,
-    identity: Identity,
+    identity: Arc<Identity>,
+    /// What the hub asks when something was revoked; follows `identity`.
+    standing: Arc<Bearer>,
     allowance: Allowance,
     outbox: Arc<Outbox>,
     registration: Arc<Registration>,
@@ -158,7 +165,9 @@ pub async fn run(
     let _ = transport.configure(limits.send_buffer_bytes);
     let transport = Arc::new(transport);
     let outbox = Arc::new(Outbox::new(Arc::clone(&transport), shared.hub.outbox_limits()));
-    let registration = shared.hub.register(identity.org, Arc::clone(&outbox));
+    let identity = Arc::new(identity);
+    let standing = Arc::new(Bearer::new(Arc::clone(&identity), Arc::clone(&shared.revocations)));
+    let registration = shared.hub.register(identity.org, Arc::clone(&outbox), Arc::clone(&standing) as _);
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(0)
@@ -174,6 +183,7 @@ pub async fn run(
         id,
         address,
         identity,
+        standing,
         allowance: Allowance::new(limits),
         outbox,
         registration: Arc::new(registration),
@@ -191,7 +201,7 @@ pub async fn run(
 
 impl Session {
     fn who(&self) -> Who<'_> {
-        let Identity { org, subject, .. } = &self.identity;
+        let Identity { org, subject, .. } = &*self.identity;
         Who { session: self.id, user: subject, org: *org, address: self.address }
     }
 
@@ -204,6 +214,10 @@ impl Session {
         // The organisation may have been deleted between the check and the registration.
         if matches!(self.shared.directory.has_org(self.identity.org).await, Ok(false)) {
             self.outbox.close(CloseCode::ORG_GONE);
+        }
+        // So may its token have been revoked.
+        if let Some(close) = self.standing.fallen() {
+            self.outbox.close(close);
         }
         let close = self.run(&mut socket, &shutdown).await;
         self.resuming.clear();

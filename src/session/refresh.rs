@@ -16,6 +16,7 @@ use serde_json::json;
 use super::{Next, Session};
 use crate::audit::{self, TokenHash};
 use crate::auth::{AuthError, Identity, Token};
+use crate::hub::Standing as _;
 use crate::wire::{ClientMessage, CloseCode, Status, Topic, push};
 
 /// A token that waits for its key.
@@ -63,6 +64,12 @@ impl Session {
         let Refreshed { message, token, verified } = refreshed;
         match verified {
             Ok(identity) if identity.is_same_user(&self.identity) => {
+                let identity = Arc::new(identity);
+                self.standing.replace(Arc::clone(&identity));
+                if let Some(close) = self.standing.fallen() {
+                    audit::refresh_refused(self.who(), close.reason, token);
+                    return Next::Close(close);
+                }
                 self.identity = identity;
                 audit::refreshed(self.who(), token);
                 let left = self.leave_forbidden();

@@ -60,6 +60,10 @@ close_codes! {
     ORG_GONE = 4404, "the organisation no longer exists", Stop;
     /// Nothing heard, not even a heartbeat.
     IDLE = 4408, "no heartbeat", Retry;
+    /// The session, its user or its organisation was revoked after its token was made.
+    REVOKED = 4410, "the session was revoked: sign in again", Stop;
+    /// The organisation is suspended.
+    ORG_SUSPENDED = 4423, "the organisation is suspended", Stop;
     /// More messages or bytes than a client may send, and it went on after it was told.
     FLOOD = 4428, "too many messages: send fewer", Stop;
     /// The client reads more slowly than its events come, and its queue is full.

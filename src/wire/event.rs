@@ -18,6 +18,8 @@ pub const RESYNC_EVENT: &str = "warden.resync";
 pub const CURSOR_EVENT: &str = "warden.cursor";
 /// The control event that tells gateways to load the names of topics again.
 pub const TOPICS_EVENT: &str = "warden.topics";
+/// The control event that tells gateways to load revocations again.
+pub const REVOKED_EVENT: &str = "warden.revoked";
 
 /// One event.
 #[derive(Clone, Debug)]
@@ -69,7 +71,7 @@ impl Event {
     /// Whether the event reaches a topic.
     #[must_use]
     pub fn reaches(&self, topic: &Topic) -> bool {
-        if &*self.name == TOPICS_EVENT {
+        if self.is_for_gateways() {
             return false;
         }
         if self.is_resync() {
@@ -79,6 +81,12 @@ impl Event {
                 || matches!(topic, Topic::Call(_));
         }
         topic.is_org() || self.topic == *topic || self.call.is_some_and(|call| *topic == Topic::Call(call))
+    }
+
+    /// Whether it speaks to gateways alone: no client ever gets it.
+    #[must_use]
+    pub fn is_for_gateways(&self) -> bool {
+        matches!(&*self.name, TOPICS_EVENT | REVOKED_EVENT)
     }
 
     /// Bytes that it takes in memory, about.

@@ -3,7 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-fn sources() -> Vec<(PathBuf, String)> {
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every source file below a directory of this package, named from there.
+fn files(dir: &str) -> Vec<(PathBuf, String)> {
     fn walk(dir: &Path, into: &mut Vec<(PathBuf, String)>) {
         for entry in fs::read_dir(dir).expect("reads") {
             let path = entry.expect("an entry").path();
@@ -15,11 +20,15 @@ fn sources() -> Vec<(PathBuf, String)> {
             }
         }
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let root = root().join(dir);
     let mut files = Vec::new();
     walk(&root, &mut files);
     assert!(files.len() > 20, "the walk found the sources");
     files.into_iter().map(|(p, t)| (p.strip_prefix(&root).expect("below").to_owned(), t)).collect()
+}
+
+fn sources() -> Vec<(PathBuf, String)> {
+    files("src")
 }
 
 /// The modules of this crate that a source names in its code (not in comments).
@@ -99,5 +108,38 @@ fn nothing_but_config_reads_the_environment() {
 fn every_file_says_what_it_is_for() {
     for (path, text) in sources() {
         assert!(text.starts_with("//! "), "{} opens with no documentation", path.display());
+    }
+}
+
+#[test]
+fn every_threat_names_tests_that_exist() {
+    let document = fs::read_to_string(root().join("docs/security.md")).expect("reads");
+    let (_, section) = document.split_once("\n## Threats\n").expect("has the section");
+    let section = section.split("\n## ").next().expect("a section");
+    let rows: Vec<Vec<&str>> = section
+        .lines()
+        .filter(|line| line.starts_with('|'))
+        .map(|line| line.split('|').map(str::trim).collect())
+        .collect();
+    assert!(rows.len() > 40, "the table was found");
+    let files: Vec<_> = [files("src"), files("tests/it")].concat();
+    let is_test = |name: &str| {
+        let mut modules: Vec<&str> = name.split("::").collect();
+        let function = format!("fn {}(", modules.pop().expect("a name"));
+        files.iter().any(|(path, text)| {
+            let path = path.with_extension("");
+            text.contains(&function) && modules.iter().all(|module| path.iter().any(|part| part == *module))
+        })
+    };
+    // The head, the line below it, and the titles within have no tests.
+    let is_threat = |row: &&Vec<&str>| row[1] != "threat" && !row[1].starts_with(['-', '*']);
+    for row in rows.iter().filter(is_threat) {
+        assert_eq!(row.len(), 6, "{row:?}");
+        let names: Vec<&str> = row[4].split('`').skip(1).step_by(2).collect();
+        assert!(!names.is_empty(), "no test: {row:?}");
+        for name in names {
+            let exists = if name.contains('/') { root().join(name).exists() } else { is_test(name) };
+            assert!(exists, "there is no {name}");
+        }
     }
 }

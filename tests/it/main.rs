@@ -20,6 +20,7 @@
 //! | `refresh` | the time of tokens, and tokens that replace them |
 //! | `resume` | coming back with a cursor: what was missed, once, then live |
 //! | `retention` | the ring of the log moves on |
+//! | `revocation` | revoked sessions end, tokens from before stay out, and others notice nothing |
 //! | `restart` | a database that goes away and comes back |
 //! | `rls` | one organisation's rows from another, for every table, command and claim |
 //! | `rolling` | nodes replaced one after the other behind a balancer |
@@ -27,6 +28,7 @@
 //! | `secrecy` | tokens and secrets in logs |
 //! | `shutdown` | going down, one session after the other |
 //! | `slow` | clients that read slowly or vanish: they end, and alone |
+//! | `threats` | what no other test shows of the table of threats in docs/security.md |
 //! | `topics` | tokens that are limited to some topics |
 //! | `upgrade` | who may not connect: each refusal with its status and code |
 
@@ -58,11 +60,13 @@ mod refresh;
 mod restart;
 mod resume;
 mod retention;
+mod revocation;
 mod rls;
 mod rolling;
 mod schema;
 mod secrecy;
 mod shutdown;
 mod slow;
+mod threats;
 mod topics;
 mod upgrade;

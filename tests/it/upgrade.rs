@@ -15,7 +15,12 @@ fn subprotocols(token: &str) -> String {
 
 /// A token whose header says what it likes, and whose signature is the HS256 one of the right secret.
 fn with_header(header: &Value, claims: &Value) -> String {
-    let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    with_bytes(header.to_string().as_bytes(), claims.to_string().as_bytes())
+}
+
+/// The same of bytes that need not be JSON.
+fn with_bytes(header: &[u8], claims: &[u8]) -> String {
+    let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
     let message = format!("{}.{}", encode(header), encode(claims));
     let key = EncodingKey::from_secret(SECRET.as_bytes());
     let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256).expect("signs");
@@ -61,6 +66,8 @@ async fn a_token_must_be_signed_by_us_and_valid_now() {
     let signed = |algorithm, secret| Upgrade::bearer(&sign(&good, algorithm, secret));
     let claim = |name: &str, value: Value| Upgrade::bearer(&with_claim(org, name, value));
     let headed = |header: Value| Upgrade::bearer(&with_header(&header, &good));
+    let bytes = |header: &[u8], claims: &[u8]| Upgrade::bearer(&with_bytes(header, claims));
+    let not_utf8 = [&good.to_string().as_bytes()[..good.to_string().len() - 1], b",\"x\":\"\xff\"}"].concat();
     let none = format!("{}.", with_header(&json!({"alg": "none"}), &good).rsplit_once('.').expect("dots").0);
     let parts: Vec<String> = token(org, &json!({})).split('.').map(str::to_owned).collect();
     let stranger = token(Uuid::new_v4(), &json!({}));
@@ -93,6 +100,19 @@ async fn a_token_must_be_signed_by_us_and_valid_now() {
             ("alg HS384, signed HS256", headed(json!({"alg": "HS384"})), 401, "invalid_token"),
             ("no alg", headed(json!({"typ": "JWT"})), 401, "invalid_token"),
             ("alg lower case", headed(json!({"alg": "hs256"})), 401, "invalid_token"),
+            (
+                "a list for a header",
+                bytes(br#"["HS256",null,"JWT"]"#, good.to_string().as_bytes()),
+                401,
+                "invalid_token",
+            ),
+            ("claims in no UTF-8", bytes(br#"{"alg":"HS256"}"#, &not_utf8), 401, "invalid_token"),
+            (
+                "a header in no UTF-8",
+                bytes(b"{\"alg\":\"HS256\",\"x\":\"\xff\"}", good.to_string().as_bytes()),
+                401,
+                "invalid_token",
+            ),
             ("expired", claim("exp", json!(now() - 60)), 401, "token_expired"),
             ("expired just now", claim("exp", json!(now() - 1)), 401, "token_expired"),
             ("not yet valid", claim("nbf", json!(now() + 60)), 401, "invalid_token"),

@@ -1,5 +1,5 @@
-//! The real binary as a process that ends when the test does, however that ends. Shared by `tests/it` and
-//! `tests/chaos`.
+//! The real binary as a process that ends when the test does, however that ends. Shared by `tests/it`,
+//! `tests/chaos` and `tests/hostile`.
 
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
@@ -48,7 +48,8 @@ pub(crate) fn free_port() -> SocketAddr {
 /// A process under guard.
 pub(crate) struct Guarded {
     shell: Child,
-    pid: Pid,
+    /// Of the binary itself; only the guard waits for it.
+    pub(crate) pid: Pid,
 }
 
 impl Guarded {

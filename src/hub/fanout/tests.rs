@@ -5,11 +5,21 @@ use std::io::Read as _;
 use bytes::Bytes;
 use tokio::net::{TcpListener, TcpStream};
 
-use super::super::{Outbox, OutboxLimits, Registration, Subscribed};
+use super::super::{Outbox, OutboxLimits, Registration, Standing, Subscribed};
 use super::*;
 
 const OUTBOX: OutboxLimits = OutboxLimits { queue_bytes_max: 1 << 20, queue_chunks_max: 64 };
 const LIMITS: FanoutLimits = FanoutLimits { org_bytes_max: 1 << 20, bytes_max: 4 << 20 };
+
+/// Nothing is revoked here.
+#[derive(Debug)]
+struct Steadfast;
+
+impl Standing for Steadfast {
+    fn fallen(&self) -> Option<CloseCode> {
+        None
+    }
+}
 
 /// A socket that joined `calls`.
 struct Subscriber {
@@ -25,8 +35,11 @@ impl Subscriber {
         let (client, accepted) = tokio::join!(TcpStream::connect(addr), listener.accept());
         let (server, _) = accepted.expect("accepts");
         server.writable().await.expect("writable");
-        let registration =
-            hub.register(org, Arc::new(Outbox::new(Arc::new(crate::hub::Transport::plain(server)), OUTBOX)));
+        let registration = hub.register(
+            org,
+            Arc::new(Outbox::new(Arc::new(crate::hub::Transport::plain(server)), OUTBOX)),
+            Arc::new(Steadfast),
+        );
         let subscribed = registration.subscribe(&calls(), |_| Bytes::new());
         let client = client.expect("connects").into_std().expect("a socket");
         Self { client, registration, subscribed: Some(subscribed) }

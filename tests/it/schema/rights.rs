@@ -70,6 +70,11 @@ fn forbidden_to_both(org: Uuid) -> Vec<String> {
         "select warden.declare_topic('x')",
         "select warden.watch('calls', 'calls', 'call')",
         "select warden.unwatch('calls')",
+        "insert into warden.revocations (user_id, revoked_at, expires_at) values ('a', now(), now())",
+        "update warden.revocations set expires_at = now()",
+        "delete from warden.revocations",
+        "truncate warden.revocations",
+        "select reason from warden.revocations",
         "drop trigger ring on warden.events",
         "alter table warden.events disable trigger all",
         "create table warden.x ()",
@@ -83,6 +88,15 @@ fn forbidden_to_both(org: Uuid) -> Vec<String> {
     statements
 }
 
+/// What only a back end may do.
+fn revoking(org: Uuid) -> Vec<String> {
+    let mut statements =
+        owned(&["select warden.revoke(user_id => 'a', reason => 'stolen')", "select warden.unrevoke(1)"]);
+    statements.push(format!("select warden.suspend('{org}')"));
+    statements.push(format!("select warden.resume('{org}')"));
+    statements
+}
+
 #[tokio::test]
 async fn the_gateway_reads_the_log_and_nothing_of_any_tenant() {
     let db = TestDb::create().await;
@@ -90,6 +104,8 @@ async fn the_gateway_reads_the_log_and_nothing_of_any_tenant() {
     let may = owned(&[
         "select * from warden.events",
         "select name from warden.topics",
+        "select id, session_id, user_id, org_id, issuer, revoked_at, suspended from warden.revocations",
+        "select warden.forget_revocations()",
         "select warden.epoch()",
         "select warden.begin_epoch()",
         "select exists (select from organizations where id = gen_random_uuid())",
@@ -99,6 +115,7 @@ async fn the_gateway_reads_the_log_and_nothing_of_any_tenant() {
     assert_may_not(&db, "warden_gateway", &forbidden_to_both(org)).await;
     let publish = format!("select warden.publish('{org}', 'org', 'test.note')");
     assert_may_not(&db, "warden_gateway", &[publish, "set role warden_publisher".to_owned()]).await;
+    assert_may_not(&db, "warden_gateway", &revoking(org)).await;
 }
 
 #[tokio::test]
@@ -107,12 +124,15 @@ async fn a_publisher_publishes_and_reads_nothing() {
     let org = db.create_org().await;
     let publish = format!("select warden.publish('{org}', 'org', 'test.note', '{{\"a\": 1}}')");
     assert_may(&db, "warden_publisher", &[publish]).await;
+    assert_may(&db, "warden_publisher", &revoking(org)).await;
     assert_may_not(&db, "warden_publisher", &forbidden_to_both(org)).await;
     let may_not = owned(&[
         "select * from warden.events",
         "select id from warden.events_0",
         "select name from warden.topics",
         "select id from organizations",
+        "select id from warden.revocations",
+        "select warden.forget_revocations()",
         "select warden.epoch()",
         "select warden.begin_epoch()",
         "set role warden_gateway",
@@ -146,6 +166,7 @@ async fn a_writer_without_any_right_on_the_log_is_logged() {
         .expect("writes");
     assert_eq!(count(&db, "select count(*) from warden.events").await, before + 4);
     assert_may_not(&db, &role, &forbidden_to_both(org)[11..]).await;
+    assert_may_not(&db, &role, &revoking(org)).await;
     assert_may_not(&db, &role, &owned(&["select warden.publish(null, null, null)"])).await;
 }
 
@@ -182,11 +203,20 @@ async fn public_has_no_right_in_schema_warden() {
     assert_eq!(
         texts(&db, granted).await,
         [
+            "service_role resume",
+            "service_role revoke",
+            "service_role suspend",
+            "service_role unrevoke",
             "warden_gateway begin_epoch",
             "warden_gateway epoch",
+            "warden_gateway forget_revocations",
             "warden_gateway is_truncated",
             "warden_gateway rotate_events",
-            "warden_publisher publish"
+            "warden_publisher publish",
+            "warden_publisher resume",
+            "warden_publisher revoke",
+            "warden_publisher suspend",
+            "warden_publisher unrevoke"
         ]
     );
 }

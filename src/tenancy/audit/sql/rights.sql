@@ -18,6 +18,10 @@ from functions f join pg_proc p on p.oid = f.oid
 cross join lateral aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
 join requests q on q.oid = a.grantee
 where a.privilege_type = 'EXECUTE'
+  -- A back end of the platform may revoke; nobody's request may.
+  and not (q.name = 'service_role' and f.signature in (
+    'warden.revoke(text,text,uuid,text,interval,text)', 'warden.unrevoke(bigint)',
+    'warden.suspend(uuid,text,interval)', 'warden.resume(uuid)'))
 union all
 select 'log-rights', null, null, r.name, format('%s may %s', q.name, string_agg(distinct lower(a.privilege_type), ', ')), 'sql',
   format('revoke all on %s%s from %s;', case r.relkind when 'S' then 'sequence ' else '' end, r.name, q.sql)

@@ -1,0 +1,169 @@
+-- Revocation: sessions that end, and tokens that count no longer, before their time. The gateways hold this
+-- table in memory and read it again whenever a control event in the log tells them that it changed.
+set local lock_timeout = '5s';
+set local statement_timeout = '5min';
+set local role warden_owner;
+
+create table warden.revocations (
+  id         bigint generated always as identity primary key,
+  -- What a token must say to be concerned: everything that is not null. Texts, because the claims
+  -- `session_id` and `sub` are texts, and an identity provider may put anything there.
+  session_id text check (octet_length(session_id) between 1 and 256),
+  user_id    text check (octet_length(user_id) between 1 and 256),
+  org_id     uuid,
+  issuer     text check (issuer <> ''),
+  -- Tokens made up to the end of this second are refused; those without `iat` are, too.
+  revoked_at timestamptz not null,
+  -- No token made before revoked_at is alive then: the entry can't matter any more, and goes.
+  expires_at timestamptz not null,
+  -- No token at all is taken while this is true, whenever it was made; such an entry stays.
+  suspended  boolean     not null default false,
+  reason     text        not null default '' check (octet_length(reason) <= 500),
+  created_by text        not null default session_user,
+  constraint revocations_subject check (
+    num_nonnulls(session_id, user_id) = 1 or (num_nonnulls(session_id, user_id) = 0 and org_id is not null)),
+  constraint revocations_suspended check (
+    not suspended or (org_id is not null and num_nonnulls(session_id, user_id, issuer) = 0))
+);
+-- One entry a subject: revoking again moves its time. (A claim is never empty, so '' is none.)
+create unique index revocations_once on warden.revocations
+  (coalesce(session_id, ''), coalesce(user_id, ''), coalesce(org_id, '00000000-0000-0000-0000-000000000000'),
+   coalesce(issuer, ''));
+create index revocations_expires_at on warden.revocations (expires_at);
+
+-- Tells the gateways, in the same transaction. No client ever gets this event.
+create function warden.revocations_changed() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  insert into warden.events (topic, event, data) values ('org', 'warden.revoked', '{}');
+  return null;
+end
+$$;
+create trigger revocations_changed after insert or update or delete or truncate on warden.revocations
+  for each statement execute function warden.revocations_changed();
+
+-- Revokes a session, a user or an organisation; a session or a user within one organisation, where org_id
+-- is given as well, or of one issuer. Returns the entry's id. Errors (SQLSTATE 22023) name what is wrong.
+--   session_id     the claim `session_id` of the tokens
+--   user_id        the claim `sub`
+--   org_id         the claim `app_metadata.org_id`
+--   reason         for people: at most 500 bytes
+--   max_token_age  the longest time that a token of yours is valid; the entry stands for so long
+--   issuer         the claim `iss`, where several issuers give the same names to different people
+-- Tokens count as revoked that were made before the call or in the same second. Call it last in a
+-- transaction: a login between the call and the commit is a login after the call.
+create function warden.revoke(
+  session_id text default null, user_id text default null, org_id uuid default null,
+  reason text default '', max_token_age interval default '7 days', issuer text default null
+) returns bigint
+language plpgsql volatile security definer set search_path = '' as $$
+declare
+  -- Gateways hold them all in memory.
+  entries_max constant int := 100000;
+  revoked bigint;
+begin
+  if num_nonnulls(revoke.session_id, revoke.user_id) > 1
+     or num_nonnulls(revoke.session_id, revoke.user_id, revoke.org_id) = 0 then
+    raise exception 'warden.revoke: say what to revoke: session_id, user_id or org_id, one of them'
+      using errcode = '22023', hint = 'org_id may stand beside session_id or user_id: then they are revoked in that organisation only.';
+  end if;
+  if '' in (revoke.session_id, revoke.user_id, revoke.issuer)
+     or pg_catalog.octet_length(coalesce(revoke.session_id, revoke.user_id)) > 256 then
+    raise exception 'warden.revoke: session_id, user_id and issuer are the texts of claims: not empty, and at most 256 bytes'
+      using errcode = '22023';
+  end if;
+  if pg_catalog.octet_length(revoke.reason) > 500 then
+    raise exception 'warden.revoke: the reason has % bytes, at most 500 are allowed', pg_catalog.octet_length(revoke.reason)
+      using errcode = '22023';
+  end if;
+  if revoke.max_token_age is null or revoke.max_token_age < interval '1 second'
+     or revoke.max_token_age > interval '10 years' then
+    raise exception 'warden.revoke: max_token_age % is not between one second and ten years', revoke.max_token_age
+      using errcode = '22023', hint = 'It is the longest time that one of your tokens is valid.';
+  end if;
+  -- Asked apart, so that a lock on organisations holds up the revocation of nobody else.
+  if num_nonnulls(revoke.session_id, revoke.user_id) = 0 then
+    if not exists (select from public.organizations o where o.id = revoke.org_id) then
+      raise exception 'warden.revoke: organisation % does not exist', revoke.org_id
+        using errcode = '22023', hint = 'Tokens of an organisation that was deleted are refused without this.';
+    end if;
+  end if;
+  if (select count(*) from (select from warden.revocations r limit entries_max) r) >= entries_max then
+    raise exception 'warden.revoke: % revocations stand, which is as many as there may be', entries_max
+      using errcode = '54000', hint = 'Revoke users or organisations rather than each of their sessions, or undo what no longer matters: select warden.unrevoke(id).';
+  end if;
+  insert into warden.revocations as r (session_id, user_id, org_id, issuer, revoked_at, expires_at, reason)
+  values (revoke.session_id, revoke.user_id, revoke.org_id, revoke.issuer, pg_catalog.clock_timestamp(),
+          pg_catalog.clock_timestamp() + revoke.max_token_age, coalesce(revoke.reason, ''))
+  on conflict ((coalesce(r.session_id, '')), (coalesce(r.user_id, '')),
+               (coalesce(r.org_id, '00000000-0000-0000-0000-000000000000')), (coalesce(r.issuer, ''))) do update
+    set revoked_at = greatest(r.revoked_at, excluded.revoked_at),
+        expires_at = greatest(r.expires_at, excluded.expires_at),
+        reason = excluded.reason, created_by = excluded.created_by
+  returning r.id into revoked;
+  return revoked;
+end
+$$;
+
+-- Takes a revocation back; whether there was one. Sessions that it ended stay ended, and a suspended
+-- organisation stays suspended.
+create function warden.unrevoke(id bigint) returns boolean
+language sql volatile security definer set search_path = '' as $$
+  with gone as (delete from warden.revocations r where r.id = unrevoke.id and not r.suspended returning 1)
+  select exists (select from gone)
+$$;
+
+-- Suspends an organisation: its sessions end, and until warden.resume() no token of it is taken.
+create function warden.suspend(org_id uuid, reason text default '', max_token_age interval default '7 days')
+returns bigint
+language plpgsql volatile security definer set search_path = '' as $$
+declare
+  revoked bigint := warden.revoke(org_id => suspend.org_id, reason => suspend.reason,
+                                  max_token_age => suspend.max_token_age);
+begin
+  update warden.revocations r set suspended = true where r.id = revoked;
+  return revoked;
+end
+$$;
+
+-- Ends a suspension; whether there was one. Tokens made before the organisation was suspended stay refused.
+create function warden.resume(org_id uuid) returns boolean
+language sql volatile security definer set search_path = '' as $$
+  with resumed as (
+    update warden.revocations r set suspended = false
+    where r.org_id = resume.org_id and r.suspended returning 1)
+  select exists (select from resumed)
+$$;
+
+-- Removes entries that can't matter any more; how many. The gateways call it now and then.
+create function warden.forget_revocations() returns bigint
+language plpgsql volatile security definer set search_path = '' as $$
+declare
+  forgotten bigint := 0;
+begin
+  -- A statement that removes nothing would still wake the gateways.
+  if exists (select from warden.revocations r where r.expires_at < pg_catalog.now() and not r.suspended) then
+    delete from warden.revocations r where r.expires_at < pg_catalog.now() and not r.suspended;
+    get diagnostics forgotten = row_count;
+  end if;
+  return forgotten;
+end
+$$;
+
+grant select (id, session_id, user_id, org_id, issuer, revoked_at, expires_at, suspended, created_by)
+  on warden.revocations to warden_gateway;
+grant execute on function warden.forget_revocations() to warden_gateway;
+
+do $$
+declare
+  backend text;
+begin
+  -- service_role is the back end's role on Supabase; elsewhere it may be absent.
+  for backend in select rolname from pg_roles where rolname in ('warden_publisher', 'service_role') loop
+    execute format('grant usage on schema warden to %I', backend);
+    execute format('grant execute on function warden.revoke(text, text, uuid, text, interval, text), '
+                   'warden.unrevoke(bigint), warden.suspend(uuid, text, interval), warden.resume(uuid) to %I', backend);
+  end loop;
+end
+$$;
+reset role;

@@ -1,0 +1,87 @@
+//! The checks of the fuzz targets (`fuzz/checks`) without libFuzzer: on any machine, with a stable compiler, over
+//! the seeds and random changes of them. It has no coverage to guide it and no sanitizer; `make fuzz` has both.
+//!
+//! `WARDEN_FUZZ_SECONDS` says for how long (2, all targets together); `WARDEN_SEED` repeats the inputs.
+
+mod mutate;
+
+#[path = "../../fuzz/checks/address.rs"]
+mod address;
+#[path = "../../fuzz/checks/claims.rs"]
+mod claims;
+#[path = "../../fuzz/checks/credential.rs"]
+mod credential;
+#[path = "../../fuzz/checks/cursor.rs"]
+mod cursor;
+#[path = "../../fuzz/checks/jwks.rs"]
+mod jwks;
+#[path = "../../fuzz/checks/message.rs"]
+mod message;
+#[path = "../../fuzz/checks/topic.rs"]
+mod topic;
+
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use mutate::Corpus;
+
+const SECONDS_DEFAULT: u64 = 2;
+
+type Check = fn(&[u8]);
+
+/// Each target as libFuzzer calls it.
+const TARGETS: &[(&str, Check)] = &[
+    ("address", address::run),
+    ("claims", claims::run),
+    ("credential", credential::run),
+    ("cursor", cursor::run),
+    ("jwks", jwks::run),
+    ("message", |data| with_text(data, message::run)),
+    ("topic", |data| with_text(data, topic::run)),
+];
+
+fn with_text(data: &[u8], run: fn(&str)) {
+    if let Ok(text) = std::str::from_utf8(data) {
+        run(text);
+    }
+}
+
+/// The inputs to start from, in an order that is the same everywhere.
+fn seeds(target: &str) -> Vec<Vec<u8>> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus-seeds").join(target);
+    let mut paths: Vec<_> =
+        fs::read_dir(dir).expect("a target has seeds").map(|entry| entry.expect("an entry").path()).collect();
+    paths.sort();
+    paths.iter().map(|path| fs::read(path).expect("reads")).collect()
+}
+
+#[test]
+fn no_input_breaks_what_the_targets_promise() {
+    let number = |name| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
+    let seed = number("WARDEN_SEED").unwrap_or_else(|| fastrand::u64(..));
+    let seconds = number("WARDEN_FUZZ_SECONDS").unwrap_or(SECONDS_DEFAULT);
+    println!("WARDEN_SEED={seed}");
+    let targets = u32::try_from(TARGETS.len()).expect("few");
+    for (name, run) in TARGETS {
+        let mut corpus = Corpus::new(seed, seeds(name));
+        let end = Instant::now() + Duration::from_secs(seconds) / targets;
+        let mut count = 0_u64;
+        // The seeds as they are, and then at least one change of each, however slow the machine is.
+        for input in corpus.seeds().to_vec() {
+            check(name, *run, &input);
+        }
+        while count < corpus.seeds().len() as u64 || Instant::now() < end {
+            check(name, *run, corpus.next());
+            count += 1;
+        }
+        println!("{name}: {count} inputs");
+    }
+}
+
+fn check(name: &str, run: Check, input: &[u8]) {
+    if catch_unwind(AssertUnwindSafe(|| run(input))).is_err() {
+        panic!("{name} fails on {:?} (bytes: {input:?})", String::from_utf8_lossy(input));
+    }
+}

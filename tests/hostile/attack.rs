@@ -1,0 +1,304 @@
+//! The attackers: who sends the handshakes and frames, from many addresses, and what they are answered.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use fastrand::Rng;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{Instant, timeout};
+
+use crate::frames::{ANSWERED, ENDING, Expect, FLOODS, Kind, Sender};
+use crate::handshakes::{self, Then};
+use crate::tally::Tally;
+use crate::tokens::token;
+use crate::{Attack, MARK};
+
+/// Addresses from which strangers come, and from which insiders do.
+const ADDRESSES: u8 = 64;
+const OF_STRANGERS: u8 = 2;
+const OF_INSIDERS: u8 = 3;
+/// An answer or an end comes within this; the gateway's own deadlines are 10 s, one after the other.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
+/// A slow sender sends a byte so often.
+const DRIP_INTERVAL: Duration = Duration::from_millis(250);
+/// One in so many handshakes is of a kind that takes ten seconds.
+const SLOW_ONE_IN: usize = 50;
+/// One in so many insiders floods.
+const FLOODS_ONE_IN: usize = 25;
+/// Frames that an insider sends before the last one: within what a socket may send.
+const PROGRAM_FRAMES_MAX: usize = 120;
+/// So much of a request that should not have been accepted is told.
+const SHOWN_BYTES: usize = 400;
+const BURST_PAUSE: Duration = Duration::from_millis(200);
+
+/// Connects from an address of this block.
+pub(crate) async fn connect(to: SocketAddr, block: u8, n: u8) -> std::io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::from((Ipv4Addr::new(127, 0, block, n), 0)))?;
+    let stream = socket.connect(to).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Counts down what is left to send, for all who send it.
+pub(crate) struct Left(AtomicU64);
+
+impl Left {
+    pub(crate) fn new(count: u64) -> Self {
+        Self(AtomicU64::new(count))
+    }
+
+    fn take(&self, count: u64) -> bool {
+        self.0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                (left > 0).then(|| left.saturating_sub(count))
+            })
+            .is_ok()
+    }
+}
+
+/// One stranger after another, until none is left.
+pub(crate) async fn strangers(attack: Arc<Attack>, left: Arc<Left>, tally: Arc<Tally>, mut rng: Rng) {
+    let (slow, quick): (Vec<_>, Vec<_>) =
+        handshakes::KINDS.iter().partition::<Vec<&handshakes::Kind>, _>(|kind| kind.then == Then::Drip);
+    while left.take(1) {
+        let from = if rng.usize(..SLOW_ONE_IN) == 0 { &slow } else { &quick };
+        let kind = from[rng.usize(..from.len())];
+        let bytes = (kind.make)(&mut rng, attack.insiders);
+        tally.sent(kind.name, 1);
+        let sent = stranger(attack.addr, kind, &bytes, &mut rng);
+        let answer = timeout(ANSWER_DEADLINE, sent).await.unwrap_or_else(|_| "neither answer nor end".into());
+        tally.answered(kind.name, &answer);
+        if answer == "101" || answer.starts_with("neither") || answer.starts_with("not connected") {
+            let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(SHOWN_BYTES)]).into_owned();
+            tally.fault(format!("{}: {answer}: {shown}", kind.name));
+        }
+    }
+}
+
+/// One handshake, and the status with which it was answered.
+async fn stranger(addr: SocketAddr, kind: &handshakes::Kind, bytes: &[u8], rng: &mut Rng) -> String {
+    let mut stream = match connect(addr, OF_STRANGERS, rng.u8(1..=ADDRESSES)).await {
+        Ok(stream) => stream,
+        Err(error) => return format!("not connected: {error}"),
+    };
+    let mut answer = Vec::new();
+    if kind.then == Then::Drip {
+        for byte in bytes {
+            if stream.write_all(&[*byte]).await.is_err() {
+                break;
+            }
+            match timeout(DRIP_INTERVAL, stream.read_buf(&mut answer)).await {
+                Ok(Ok(1..)) | Err(_) if answer.is_empty() => {}
+                _ => break,
+            }
+        }
+    } else {
+        // A gateway that has seen enough closes before everything was written.
+        let _ = stream.write_all(bytes).await;
+    }
+    match kind.then {
+        Then::HangUp => return "hung up".into(),
+        Then::End => drop(stream.shutdown().await),
+        Then::Wait | Then::Drip => {}
+    }
+    while answer.len() < 12 {
+        match stream.read_buf(&mut answer).await {
+            Ok(0) | Err(_) => return "ended".into(),
+            Ok(_) => {}
+        }
+    }
+    String::from_utf8_lossy(&answer)
+        .split(' ')
+        .nth(1)
+        .map_or_else(|| "no HTTP".into(), |status| status.trim().into())
+}
+
+/// What one insider sends, and where to find what must come back.
+struct Program {
+    bytes: Vec<Vec<u8>>,
+    /// By reference.
+    frames: Vec<&'static Kind>,
+    last: &'static Kind,
+    is_flood: bool,
+}
+
+impl Program {
+    fn draw(rng: &mut Rng, sender: &Sender) -> Self {
+        let is_flood = rng.usize(..FLOODS_ONE_IN) == 0;
+        let count = if is_flood { 0 } else { rng.usize(1..PROGRAM_FRAMES_MAX / 2) };
+        let (mut bytes, mut frames) = (Vec::new(), Vec::<&'static Kind>::new());
+        let mut messages = 0;
+        for n in 0..count {
+            let kind = &ANSWERED[rng.usize(..ANSWERED.len())];
+            let made = (kind.make)(rng, sender, &n.to_string());
+            messages += made.len();
+            if messages > PROGRAM_FRAMES_MAX {
+                break;
+            }
+            bytes.extend(made);
+            frames.push(kind);
+        }
+        let endings = if is_flood { FLOODS } else { ENDING };
+        let last = &endings[rng.usize(..endings.len())];
+        bytes.extend((last.make)(rng, sender, "last"));
+        Self { bytes, frames, last, is_flood }
+    }
+}
+
+/// One insider after another, until as many frames were sent as there should be.
+pub(crate) async fn insiders(attack: Arc<Attack>, left: Arc<Left>, tally: Arc<Tally>, mut rng: Rng) {
+    let sender = Sender { org: attack.insiders, victim: attack.victim };
+    loop {
+        let program = Program::draw(&mut rng, &sender);
+        if !left.take(program.bytes.len() as u64) {
+            return;
+        }
+        let run = insider(&attack, &program, &tally, &mut rng);
+        if timeout(ANSWER_DEADLINE, run).await.is_err() {
+            tally.fault(format!("{}: neither answer nor end", program.last.name));
+        }
+    }
+}
+
+/// Opens a socket with a good token. Within limits it may have to try for a while.
+async fn open(attack: &Attack, rng: &mut Rng) -> Option<(TcpStream, Vec<u8>)> {
+    let request = format!(
+        "GET /socket/websocket?vsn=2.0.0 HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+         Authorization: Bearer {}\r\n\r\n",
+        token(attack.insiders)
+    );
+    loop {
+        let mut stream = connect(attack.addr, OF_INSIDERS, rng.u8(1..=ADDRESSES)).await.ok()?;
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut answer = Vec::new();
+        let end = loop {
+            if let Some(at) = answer.windows(4).position(|window| window == b"\r\n\r\n") {
+                break at + 4;
+            }
+            if stream.read_buf(&mut answer).await.ok()? == 0 {
+                return None;
+            }
+        };
+        if answer.starts_with(b"HTTP/1.1 101") {
+            return Some((stream, answer.split_off(end)));
+        }
+        if !answer.starts_with(b"HTTP/1.1 429") {
+            return None;
+        }
+        tokio::time::sleep(BURST_PAUSE).await;
+    }
+}
+
+async fn insider(attack: &Attack, program: &Program, tally: &Tally, rng: &mut Rng) {
+    let Some((stream, mut received)) = open(attack, rng).await else {
+        return tally.fault("an insider with a good token was not let in".into());
+    };
+    attack.opened.fetch_add(1, Ordering::Relaxed);
+    let (mut read, mut write) = stream.into_split();
+    let writes = async {
+        for piece in &program.bytes {
+            // A session that ended reads no more.
+            if write.write_all(piece).await.is_err() {
+                return;
+            }
+        }
+        let _ = write.shutdown().await;
+    };
+    let reads = async {
+        while matches!(read.read_buf(&mut received).await, Ok(1..)) {}
+        received
+    };
+    let ((), received) = tokio::join!(writes, reads);
+    judge(attack, program, &received, tally);
+}
+
+/// Holds what came against what had to.
+fn judge(attack: &Attack, program: &Program, received: &[u8], tally: &Tally) {
+    let mut errors = vec![false; program.frames.len()];
+    let (mut pongs, mut close, mut extra) = (0_u64, None, 0_u64);
+    for (opcode, payload) in split(received) {
+        match opcode {
+            1 => match reply(payload) {
+                Some((reference, status)) if status == "error" => match reference.parse::<usize>() {
+                    Ok(n) if n < errors.len() => errors[n] = true,
+                    _ => extra += 1,
+                },
+                _ => tally.fault(format!("an insider got {}", String::from_utf8_lossy(payload))),
+            },
+            8 => close = payload.get(..2).map(|code| u16::from_be_bytes([code[0], code[1]])),
+            10 => pongs += 1,
+            other => tally.fault(format!("a frame of opcode {other}")),
+        }
+    }
+    for (kind, has_error) in program.frames.iter().zip(&errors) {
+        let answer = match (kind.expect, has_error) {
+            (Expect::Error, true) => "error reply",
+            (Expect::Error, false) => "unanswered",
+            _ => "passed over or pong",
+        };
+        tally.answered(kind.name, answer);
+        if answer == "unanswered" {
+            tally.fault(format!("{}: no error reply; the session ended with {close:?}", kind.name));
+        }
+    }
+    let code = close.map_or_else(|| "ended".to_owned(), |code| code.to_string());
+    tally.answered(program.last.name, &code);
+    // Out of the way of limits a flood is answered to its last frame.
+    let allowed: &[u16] = match program.last.expect {
+        _ if program.is_flood && !attack.has_limits => &[1000],
+        Expect::Close(codes) => codes,
+        _ => &[],
+    };
+    if !close.is_some_and(|code| allowed.contains(&code)) {
+        tally.fault(format!("{} ended with {code} and not with {allowed:?}", program.last.name));
+    }
+    attack
+        .replies
+        .fetch_add(errors.iter().filter(|has| **has).count() as u64 + extra + pongs, Ordering::Relaxed);
+    for kind in &program.frames {
+        tally.sent(kind.name, 1);
+    }
+    // Fragments are frames too; those of the answered kinds are told as one message above.
+    tally.sent(program.last.name, 1);
+    attack.frames.fetch_add(program.bytes.len() as u64, Ordering::Relaxed);
+}
+
+/// The server's frames: whole, unmasked.
+fn split(mut bytes: &[u8]) -> Vec<(u8, &[u8])> {
+    let mut frames = Vec::new();
+    while let [first, second, rest @ ..] = bytes {
+        let (length, rest) = match (*second, rest) {
+            (126, [a, b, rest @ ..]) => (usize::from(u16::from_be_bytes([*a, *b])), rest),
+            (0..126, rest) => (usize::from(*second), rest),
+            _ => break,
+        };
+        if rest.len() < length {
+            break;
+        }
+        frames.push((first & 0xf, &rest[..length]));
+        bytes = &rest[length..];
+    }
+    frames
+}
+
+/// Reference and status of a reply; none where it is no reply, or carries what only others may get.
+fn reply(payload: &[u8]) -> Option<(String, String)> {
+    let (_, reference, _, event, payload): (Value, Value, String, String, Value) =
+        serde_json::from_slice(payload).ok()?;
+    let is_reply = event == "phx_reply" && !payload.to_string().contains(MARK);
+    is_reply.then(|| {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        (text(&reference), text(&payload["status"]))
+    })
+}
+
+/// Since when, for messages.
+pub(crate) fn per_second(count: u64, since: Instant) -> u64 {
+    count * 1000 / u64::try_from(since.elapsed().as_millis().max(1)).unwrap_or(u64::MAX)
+}

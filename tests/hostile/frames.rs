@@ -1,0 +1,280 @@
+//! Frames of an insider, who has a valid token: those that are answered with an error, and those that end the
+//! session. Each kind is a small generator; none may be answered with `ok`, or reach anybody else.
+
+use fastrand::Rng;
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::tokens::{claims, header, hs256, token};
+
+/// What a frame must lead to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Expect {
+    /// An error reply to its reference.
+    Error,
+    /// A pong, or none: a later one may stand for it.
+    Pong,
+    /// Nothing.
+    Nothing,
+    /// The end of the session with one of these codes.
+    Close(&'static [u16]),
+}
+
+/// Who sends, and whose organisation it would like to reach.
+pub(crate) struct Sender {
+    pub(crate) org: Uuid,
+    pub(crate) victim: Uuid,
+}
+
+/// A kind of frame. `make` is given the reference to which the answer is.
+pub(crate) struct Kind {
+    pub(crate) name: &'static str,
+    pub(crate) expect: Expect,
+    pub(crate) make: fn(&mut Rng, &Sender, &str) -> Vec<Vec<u8>>,
+}
+
+const FIN: u8 = 0x80;
+const TEXT: u8 = 0x1;
+const BINARY: u8 = 0x2;
+const CLOSE: u8 = 0x8;
+const PING: u8 = 0x9;
+const PONG: u8 = 0xa;
+const RESERVED_BIT: u8 = 0x40;
+/// The gateway's limit of one message.
+const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+/// More than the gateway takes of one socket at once, the answered ones included.
+const FLOOD: usize = 400;
+
+/// A masked frame.
+fn frame(rng: &mut Rng, first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![first];
+    match payload.len() {
+        len @ 0..=125 => bytes.push(0x80 | u8::try_from(len).expect("small")),
+        len @ 126..=0xffff => {
+            bytes.push(0x80 | 126);
+            bytes.extend(u16::try_from(len).expect("small").to_be_bytes());
+        }
+        len => {
+            bytes.push(0x80 | 127);
+            bytes.extend((len as u64).to_be_bytes());
+        }
+    }
+    let mask: [u8; 4] = rng.u32(..).to_be_bytes();
+    bytes.extend(mask);
+    bytes.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    bytes
+}
+
+fn text(rng: &mut Rng, text: &str) -> Vec<Vec<u8>> {
+    vec![frame(rng, FIN | TEXT, text.as_bytes())]
+}
+
+fn message(
+    rng: &mut Rng,
+    reference: &str,
+    topic: &str,
+    event: &str,
+    payload: &serde_json::Value,
+) -> Vec<Vec<u8>> {
+    text(rng, &json!([reference, reference, topic, event, payload]).to_string())
+}
+
+fn word(rng: &mut Rng, max: usize) -> String {
+    // Capitals are in no topic, and no event has this name.
+    std::iter::once('H').chain((1..rng.usize(1..max)).map(|_| rng.alphanumeric())).collect()
+}
+
+fn foreign_topic(rng: &mut Rng, sender: &Sender, reference: &str) -> Vec<Vec<u8>> {
+    let victim = sender.victim;
+    let topics = [
+        format!("org:{victim}"),
+        format!("calls:{victim}"),
+        format!("{victim}"),
+        format!("{victim}:calls"),
+        format!("realtime:{victim}"),
+        "calls/../org".to_owned(),
+        "call:*".to_owned(),
+        "*".to_owned(),
+    ];
+    let topic = &topics[rng.usize(..topics.len())];
+    message(rng, reference, topic, "phx_join", &json!({"org_id": victim}))
+}
+
+fn publish(rng: &mut Rng, sender: &Sender, reference: &str) -> Vec<Vec<u8>> {
+    let event = ["broadcast", "call.created", "phx_reply", "phx_close", "warden.resync"][rng.usize(..5)];
+    let payload = json!({"mark": crate::MARK, "org_id": sender.victim, "data": {"org_id": sender.victim}});
+    message(rng, reference, "calls", event, &payload)
+}
+
+fn forged_token(rng: &mut Rng, sender: &Sender, reference: &str) -> Vec<Vec<u8>> {
+    let mut jwt = token(sender.victim).into_bytes();
+    let at = rng.usize(..jwt.len());
+    jwt[at] = if jwt[at] == b'x' { b'y' } else { b'x' };
+    let jwt = String::from_utf8(jwt).expect("text");
+    message(rng, reference, "calls", "access_token", &json!({"access_token": jwt}))
+}
+
+fn deep(rng: &mut Rng, _: &Sender, reference: &str) -> Vec<Vec<u8>> {
+    let depth = rng.usize(100..2_000);
+    let (open, close) = ("[".repeat(depth), "]".repeat(depth));
+    text(rng, &format!(r#"["{reference}","{reference}","calls","phx_join",{open}{close}]"#))
+}
+
+/// In pieces, some of them empty, with pings and pongs between them.
+fn fragmented(rng: &mut Rng, _: &Sender, reference: &str) -> Vec<Vec<u8>> {
+    let whole = json!([reference, reference, word(rng, 60), "phx_join", {}]).to_string();
+    let mut rest = whole.as_bytes();
+    let mut frames = Vec::new();
+    let mut opcode = TEXT;
+    while !rest.is_empty() {
+        let (piece, others) = rest.split_at(rng.usize(..rest.len().min(16) + 1));
+        frames.push(frame(rng, opcode, piece));
+        if rng.u8(..8) == 0 {
+            let control = FIN | if rng.bool() { PING } else { PONG };
+            frames.push(frame(rng, control, b"between"));
+        }
+        (rest, opcode) = (others, 0);
+    }
+    frames.push(frame(rng, FIN, b""));
+    frames
+}
+
+fn mutated(rng: &mut Rng, _: &Sender, reference: &str) -> Vec<Vec<u8>> {
+    let topic = word(rng, 30);
+    let mut bytes = message(rng, reference, &topic, "phx_join", &json!({"since": "x"})).concat();
+    for _ in 0..rng.usize(1..6) {
+        let at = rng.usize(..bytes.len());
+        bytes[at] ^= 1 << rng.u8(..8);
+    }
+    vec![bytes]
+}
+
+fn truncated(rng: &mut Rng, _: &Sender, reference: &str) -> Vec<Vec<u8>> {
+    let mut bytes = message(rng, reference, "calls", "phx_join", &json!({})).concat();
+    bytes.truncate(rng.usize(1..bytes.len()));
+    vec![bytes]
+}
+
+fn malformed(rng: &mut Rng, _: &Sender, reference: &str) -> Vec<Vec<u8>> {
+    let garbage = word(rng, 100);
+    let long = "x".repeat(129);
+    let texts = [
+        garbage,
+        String::new(),
+        "[]".into(),
+        format!(r#"["{reference}","calls","phx_join",{{}}]"#),
+        format!(r#"["1","{reference}","calls","phx_join",{{}}"#),
+        format!(r#"["1","{reference}","{long}","phx_join",{{}}]"#),
+        r#"{"topic":"calls","event":"phx_join","payload":{},"ref":"1"}"#.into(),
+        "[1,2,3,4,5]".into(),
+    ];
+    let n = rng.usize(..texts.len());
+    text(rng, &texts[n])
+}
+
+fn unmasked(rng: &mut Rng, _: &Sender, reference: &str) -> Vec<Vec<u8>> {
+    let payload = json!([reference, reference, "calls", "phx_join", {}]).to_string();
+    let first = FIN | [TEXT, PING, BINARY][rng.usize(..3)];
+    let length = u8::try_from(payload.len()).expect("short");
+    vec![[&[first, length], payload.as_bytes()].concat()]
+}
+
+fn invalid_utf8(rng: &mut Rng, _: &Sender, _: &str) -> Vec<Vec<u8>> {
+    let bad: [&[u8]; 6] =
+        [b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe2\x82", b"[\"\xfe\"]"];
+    let payload = bad[rng.usize(..bad.len())];
+    vec![frame(rng, FIN | TEXT, payload)]
+}
+
+fn declared(rng: &mut Rng, _: &Sender, _: &str) -> Vec<Vec<u8>> {
+    let length = rng.u64(MESSAGE_BYTES_MAX as u64 + 1..1 << 62);
+    vec![[&[FIN | TEXT, 0xff][..], &length.to_be_bytes(), &[1, 2, 3, 4, 5, 6]].concat()]
+}
+
+fn too_long_in_parts(rng: &mut Rng, _: &Sender, _: &str) -> Vec<Vec<u8>> {
+    let parts = rng.usize(2..8);
+    let part = vec![b' '; MESSAGE_BYTES_MAX / parts + 2];
+    (0..parts).map(|n| frame(rng, if n == 0 { TEXT } else { 0 }, &part)).collect()
+}
+
+/// A small frame that a peer that spoke permessage-deflate would inflate to a megabyte.
+fn compressed(rng: &mut Rng, _: &Sender, _: &str) -> Vec<Vec<u8>> {
+    let mut deflated = vec![0xec, 0xc1, 0x01, 0x0d];
+    deflated.extend([0; 1000]);
+    vec![frame(rng, FIN | RESERVED_BIT | TEXT, &deflated)]
+}
+
+fn wrong_control(rng: &mut Rng, _: &Sender, _: &str) -> Vec<Vec<u8>> {
+    let (first, payload): (u8, &[u8]) = match rng.u8(..5) {
+        0 => (PING, b""),
+        1 => (FIN | PING, &[0; 126]),
+        2 => (FIN, b"a continuation of nothing"),
+        3 => (FIN | CLOSE, b"x"),
+        _ => (FIN | [0x3, 0x7, 0xb, 0xf][rng.usize(..4)], b""),
+    };
+    vec![frame(rng, first, payload)]
+}
+
+fn another_user(rng: &mut Rng, sender: &Sender, reference: &str) -> Vec<Vec<u8>> {
+    let org = if rng.bool() { sender.victim } else { sender.org };
+    let jwt = hs256(&header(), &claims(org));
+    message(rng, reference, "calls", "access_token", &json!({"access_token": jwt}))
+}
+
+/// Frames of one kind, more than one socket may send.
+fn flood(rng: &mut Rng, first: u8, payload: &str) -> Vec<Vec<u8>> {
+    (0..FLOOD).map(|_| frame(rng, first, payload.as_bytes())).collect()
+}
+
+const fn kind(name: &'static str, expect: Expect, make: fn(&mut Rng, &Sender, &str) -> Vec<Vec<u8>>) -> Kind {
+    Kind { name, expect, make }
+}
+
+/// After these the session goes on.
+pub(crate) const ANSWERED: &[Kind] = &[
+    kind("topic that does not exist", Expect::Error, |rng, _, r| {
+        let topic = word(rng, 120);
+        message(rng, r, &topic, "phx_join", &json!({}))
+    }),
+    kind("another organisation's topic", Expect::Error, foreign_topic),
+    kind("publishing, and replies of the server's", Expect::Error, publish),
+    kind("forged token", Expect::Error, forged_token),
+    kind("since that is no text", Expect::Error, |rng, _, r| {
+        message(rng, r, "calls", "phx_join", &json!({"since": [1]}))
+    }),
+    kind("nested deeply", Expect::Error, deep),
+    kind("fragmented", Expect::Error, fragmented),
+    kind("ping", Expect::Pong, |rng, _, r| vec![frame(rng, FIN | PING, r.as_bytes())]),
+    kind("pong that nobody asked for", Expect::Nothing, |rng, _, _| vec![frame(rng, FIN | PONG, b"x")]),
+];
+
+/// After these it does not.
+pub(crate) const ENDING: &[Kind] = &[
+    kind("no message", Expect::Close(&[4400]), malformed),
+    kind("binary", Expect::Close(&[1003]), |rng, _, _| {
+        let bytes: Vec<u8> = (0..rng.usize(..200)).map(|_| rng.u8(..)).collect();
+        vec![frame(rng, FIN | BINARY, &bytes)]
+    }),
+    kind("invalid UTF-8", Expect::Close(&[1007]), invalid_utf8),
+    kind("unmasked", Expect::Close(&[1002]), unmasked),
+    kind("control frames against the protocol", Expect::Close(&[1002]), wrong_control),
+    kind("compressed (bomb)", Expect::Close(&[1002]), compressed),
+    kind("declared to be huge", Expect::Close(&[1009]), declared),
+    kind("too long", Expect::Close(&[1009]), |rng, _, _| {
+        let payload = vec![b' '; MESSAGE_BYTES_MAX + rng.usize(1..5_000)];
+        vec![frame(rng, FIN | TEXT, &payload)]
+    }),
+    kind("too long in parts", Expect::Close(&[1009]), too_long_in_parts),
+    kind("another user's good token", Expect::Close(&[4403]), another_user),
+    kind("truncated, then the end", Expect::Close(&[1000]), truncated),
+    kind("mutated", Expect::Close(&[1000, 1002, 1003, 1007, 1009, 4400]), mutated),
+];
+
+/// Within limits none of these comes to its end.
+pub(crate) const FLOODS: &[Kind] = &[
+    kind("flood of pings", Expect::Close(&[4428]), |rng, _, _| flood(rng, FIN | PING, "flood")),
+    kind("flood of pongs", Expect::Close(&[4428]), |rng, _, _| flood(rng, FIN | PONG, "flood")),
+    kind("flood of joins", Expect::Close(&[4428]), |rng, _, _| {
+        flood(rng, FIN | TEXT, r#"["f","f","nowhere","phx_join",{}]"#)
+    }),
+];

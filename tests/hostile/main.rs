@@ -1,0 +1,311 @@
+//! Hostility: strangers send handshakes that must not be accepted, and insiders frames that must not be taken,
+//! while good sockets go on receiving. Nothing hostile is accepted, nothing panics, no event is lost, and
+//! in the end the gateway holds what it held before. Linux only: it counts in /proc, and attackers have
+//! addresses of their own in 127.0.0.0/8, so that limits by address are part of the proof.
+//!
+//! Twice: with every limit as it is by default, and with the limits on numbers out of the way, so
+//! that everything reaches the parsers. `WARDEN_HOSTILE=full` sends 100,000 handshakes and 1,000,000 frames each
+//! time beside 500 good sockets; `WARDEN_SEED` repeats what is sent, though not its timing.
+
+mod attack;
+mod frames;
+mod gateway;
+#[path = "../support/guarded.rs"]
+mod guarded;
+mod handshakes;
+mod tally;
+mod tokens;
+mod witnesses;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use sqlx::{Connection as _, Executor as _};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use uuid::Uuid;
+use warden::postgres::cluster::{Binaries, Cluster, ClusterOptions, DataDir, SUPERUSER};
+
+use attack::{Left, per_second};
+use gateway::{Gateway, Holding};
+use tally::Tally;
+use witnesses::Witnesses;
+
+/// In whatever insiders would like others to get.
+const MARK: &str = "h0stile-mark";
+/// Organisations of those who behave; the insiders' is one of them.
+const ORGS: i32 = 5;
+const MIB: u64 = 1024 * 1024;
+/// The gateway may hold so much more memory after the attack than before it, for the events that were published
+/// meanwhile, which it keeps, and what its allocator does not give back.
+const MEMORY_GROWTH_MAX: u64 = 12 * MIB;
+/// And so many more descriptors: connections of its pool.
+const DESCRIPTORS_GROWTH_MAX: u64 = 16;
+/// The first wave is such a part of the second.
+const FIRST_WAVE_PART: u64 = 10;
+/// Until it holds what it held: beyond the time for which anything hostile may rest.
+const QUIET_DEADLINE: Duration = Duration::from_secs(90);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The size of a run, and its end in any case.
+struct Plan {
+    seed: u64,
+    handshakes: u64,
+    frames: u64,
+    witnesses: usize,
+    strangers: usize,
+    insiders: usize,
+    deadline: Duration,
+    /// How long the gateway waits for a request's head.
+    handshake_seconds: &'static str,
+}
+
+impl Plan {
+    fn from_environment() -> Self {
+        let seed = std::env::var("WARDEN_SEED").ok().and_then(|seed| seed.parse().ok());
+        let seed = seed.unwrap_or_else(|| fastrand::u64(..));
+        if std::env::var("WARDEN_HOSTILE").is_ok_and(|size| size == "full") {
+            Self {
+                seed,
+                handshakes: 100_000,
+                frames: 1_000_000,
+                witnesses: 500,
+                strangers: 1_000,
+                insiders: 100,
+                deadline: Duration::from_mins(15),
+                handshake_seconds: "10",
+            }
+        } else {
+            Self {
+                seed,
+                handshakes: 3_000,
+                frames: 30_000,
+                witnesses: 50,
+                strangers: 600,
+                insiders: 32,
+                deadline: Duration::from_mins(3),
+                handshake_seconds: "2",
+            }
+        }
+    }
+}
+
+/// How much is sent at once, or a part of it.
+struct Wave {
+    seed: u64,
+    handshakes: u64,
+    frames: u64,
+    strangers: usize,
+    insiders: usize,
+    deadline: Duration,
+}
+
+impl Plan {
+    fn wave(&self, seed: u64, is_first: bool) -> Wave {
+        let part = |count: u64| if is_first { count / FIRST_WAVE_PART } else { count };
+        let everybody_twice = 2 * self.strangers as u64;
+        Wave {
+            seed,
+            handshakes: part(self.handshakes).max(everybody_twice),
+            frames: part(self.frames),
+            strangers: self.strangers,
+            insiders: self.insiders,
+            deadline: self.deadline,
+        }
+    }
+}
+
+/// What the attackers know, and do.
+struct Attack {
+    addr: SocketAddr,
+    /// The insiders' organisation, and the one that they would like to reach.
+    insiders: Uuid,
+    victim: Uuid,
+    has_limits: bool,
+    /// Sessions that insiders opened, frames that they sent, and what these were answered.
+    opened: AtomicU64,
+    frames: AtomicU64,
+    replies: AtomicU64,
+}
+
+struct Database {
+    _cluster: Cluster,
+    url: String,
+    gateway_url: String,
+    orgs: Vec<Uuid>,
+}
+
+async fn database() -> Database {
+    let path = std::env::var_os("PATH");
+    let options = ClusterOptions {
+        binaries: Binaries::find(None, path.as_deref()).expect("PostgreSQL is installed"),
+        data_dir: DataDir::Temporary,
+        settings: Vec::new(),
+        max_connections: 50,
+        durable: false,
+    };
+    let cluster = Cluster::start(options).await.expect("PostgreSQL starts");
+    let url = cluster.url("postgres", SUPERUSER);
+    warden::postgres::migrate(&url).await.expect("migrates");
+    let mut connection = sqlx::PgConnection::connect(&url).await.expect("connects");
+    connection.execute("alter role warden_gateway login").await.expect("alters");
+    let sql = "insert into organizations (name) select 'hostile' from generate_series(1, $1) returning id";
+    let orgs = sqlx::query_scalar(sql).bind(ORGS).fetch_all(&mut connection).await.expect("inserts");
+    let gateway_url = cluster.url("postgres", "warden_gateway");
+    Database { _cluster: cluster, url, gateway_url, orgs }
+}
+
+#[test]
+fn hostility_changes_nothing_within_limits_or_out_of_their_way() {
+    let plan = Plan::from_environment();
+    println!("WARDEN_SEED={}", plan.seed);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let database = database().await;
+        run(&plan, &database, true).await;
+        run(&plan, &database, false).await;
+    });
+}
+
+/// Numbers that no loopback reaches: what is left of the limits is about what is in a request or frame.
+const OUT_OF_THE_WAY: &[(&str, &str)] = &[
+    ("WARDEN_ARRIVALS_PER_ADDRESS", "1000000:1000000"),
+    ("WARDEN_HANDSHAKES", "1000000:1000000"),
+    ("WARDEN_HANDSHAKES_PER_ADDRESS", "1000000:1000000"),
+    ("WARDEN_PENDING_PER_ADDRESS", "4096"),
+    ("WARDEN_MESSAGES", "1000000:1000000"),
+    ("WARDEN_REFUSAL_DELAY_MS", "0"),
+];
+
+async fn run(plan: &Plan, database: &Database, has_limits: bool) {
+    let mut settings = vec![("WARDEN_HANDSHAKE_SECONDS", plan.handshake_seconds)];
+    if !has_limits {
+        settings.extend(OUT_OF_THE_WAY);
+    }
+    let gateway = Gateway::start(&database.gateway_url, &settings).await;
+    let mut witnesses = Witnesses::start(gateway.addr, &database.url, &database.orgs, plan.witnesses).await;
+    while witnesses.seen.load(Ordering::Relaxed) < 10 * plan.witnesses as u64 {
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+    let fresh = gateway.holding().await;
+    let attack = Arc::new(Attack {
+        addr: gateway.addr,
+        insiders: database.orgs[0],
+        victim: database.orgs[1],
+        has_limits,
+        opened: AtomicU64::new(0),
+        frames: AtomicU64::new(0),
+        replies: AtomicU64::new(0),
+    });
+    let title = if has_limits { "limits by default" } else { "limits out of the way" };
+    // A first wave as wide as the second, so that the allocator has the pools which that many at once need:
+    // whatever is held for one who is gone grows with their number, and shows after the second.
+    let first = plan.wave(plan.seed.wrapping_add(1), true);
+    wave(&first, &attack, &gateway, &witnesses, &format!("{title}, first wave")).await;
+    let before = quiet(&gateway, &fresh, u64::MAX).await;
+    let second = plan.wave(plan.seed, false);
+    wave(&second, &attack, &gateway, &witnesses, title).await;
+    let (published, seen) = witnesses.settle().await;
+    println!("{published} events published, {seen} seen by {} good sockets", plan.witnesses);
+    let after = quiet(&gateway, &before, before.rss_bytes + MEMORY_GROWTH_MAX).await;
+    for (when, held) in [("fresh", fresh), ("after the first wave", before), ("after the second", after)] {
+        println!("{when}: {} MiB, {held:?}", held.rss_bytes / MIB);
+    }
+    // Whoever was let in is known by name.
+    let accepted = gateway.metric("warden_upgrades_accepted_total").await;
+    let known = attack.opened.load(Ordering::Relaxed) + plan.witnesses as u64;
+    assert_eq!(accepted, known, "sessions that nobody knows");
+    drop(witnesses::join(gateway.addr, database.orgs[2], 0).await);
+    witnesses.end().await;
+    gateway.end().await;
+}
+
+/// Everything once, and what came of it.
+async fn wave(wave: &Wave, attack: &Arc<Attack>, gateway: &Gateway, witnesses: &Witnesses, title: &str) {
+    let start = Instant::now();
+    attack.frames.store(0, Ordering::Relaxed);
+    attack.replies.store(0, Ordering::Relaxed);
+    let (handshakes, frames, peak) = under_attack(wave, attack, gateway, witnesses).await;
+    let sent = attack.frames.load(Ordering::Relaxed);
+    let limited = handshakes.answers("429");
+    println!(
+        "\n## {title}: {} handshakes, {sent} frames, in {} s ({} frames a second), with {} MiB at most",
+        handshakes.total(),
+        start.elapsed().as_secs(),
+        per_second(sent, start),
+        peak / MIB,
+    );
+    println!(
+        "stopped by a limit: {limited} handshakes; replies and pongs: {}; sessions of insiders so far: {}",
+        attack.replies.load(Ordering::Relaxed),
+        attack.opened.load(Ordering::Relaxed)
+    );
+    handshakes.report("handshake");
+    frames.report("frame");
+    assert!(!witnesses.have_failed() || sent >= wave.frames);
+    assert!(attack.has_limits || limited == 0, "{limited} did not reach the parser");
+}
+
+/// Everybody at once, until everything was sent; what came of it, and the most memory that was held.
+async fn under_attack(
+    wave: &Wave,
+    attack: &Arc<Attack>,
+    gateway: &Gateway,
+    witnesses: &Witnesses,
+) -> (Arc<Tally>, Arc<Tally>, u64) {
+    let mut rng = fastrand::Rng::with_seed(wave.seed);
+    let (handshakes, frames) = (Arc::new(Tally::default()), Arc::new(Tally::default()));
+    let (handshakes_left, frames_left) =
+        (Arc::new(Left::new(wave.handshakes)), Arc::new(Left::new(wave.frames)));
+    let mut attackers = JoinSet::new();
+    for _ in 0..wave.strangers {
+        let (left, tally) = (Arc::clone(&handshakes_left), Arc::clone(&handshakes));
+        attackers.spawn(attack::strangers(Arc::clone(attack), left, tally, rng.fork()));
+    }
+    for _ in 0..wave.insiders {
+        let (left, tally) = (Arc::clone(&frames_left), Arc::clone(&frames));
+        attackers.spawn(attack::insiders(Arc::clone(attack), left, tally, rng.fork()));
+    }
+    let end = Instant::now() + wave.deadline;
+    let mut peak = 0;
+    let mut looks = tokio::time::interval(Duration::from_secs(1));
+    while !attackers.is_empty() {
+        tokio::select! {
+            ended = attackers.join_next() => ended.expect("there is one").expect("an attacker does not panic"),
+            _ = looks.tick() => {
+                peak = peak.max(gateway.holding().await.rss_bytes);
+                if witnesses.have_failed() {
+                    attackers.abort_all();
+                    break;
+                }
+                assert!(
+                    Instant::now() < end,
+                    "after {:?} only {} handshakes and {} frames were sent",
+                    wave.deadline,
+                    handshakes.total(),
+                    attack.frames.load(Ordering::Relaxed)
+                );
+            }
+        }
+    }
+    (handshakes, frames, peak)
+}
+
+/// Polls until the gateway holds what it held before.
+async fn quiet(gateway: &Gateway, before: &Holding, rss_bytes_max: u64) -> Holding {
+    let end = Instant::now() + QUIET_DEADLINE;
+    loop {
+        let now = gateway.holding().await;
+        if now.sessions == before.sessions
+            && now.pending <= before.pending
+            && now.descriptors <= before.descriptors + DESCRIPTORS_GROWTH_MAX
+            && now.rss_bytes <= rss_bytes_max
+        {
+            return now;
+        }
+        assert!(Instant::now() < end, "not back where it was: before {before:?}, now {now:?}");
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}

@@ -1,0 +1,108 @@
+//! What of the table of threats (docs/security.md) no other test shows: how a request may be read in two
+//! ways, how long its head may be, and what is not offered at all.
+
+use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+
+use crate::harness::{Answer, TestGateway, Upgrade, token, within};
+
+/// The gateway's limits of a head.
+const HEADERS_MAX: usize = 64;
+const HEAD_BYTES_MAX: usize = 32 * 1024;
+
+/// The status of a request as it is, and nothing more of the connection.
+async fn status(t: &TestGateway, text: &str) -> u16 {
+    let mut stream = TcpStream::connect(t.gateway.public_addr()).await.expect("connects");
+    stream.write_all(text.as_bytes()).await.expect("writes");
+    within("an answer", Answer::read(&mut stream)).await.status
+}
+
+#[tokio::test]
+async fn a_request_that_two_could_read_differently_is_refused() {
+    let t = TestGateway::start().await;
+    let org = t.db.create_org().await;
+    let good = || Upgrade::bearer(&token(org, &json!({})));
+    let addr = t.gateway.public_addr();
+    let cases = [
+        ("a body", good().with("Content-Length", "5")),
+        ("a chunked body", good().with("Transfer-Encoding", "chunked")),
+        ("two Hosts", good().with("Host", "other.example")),
+        ("no Host", good().without("Host")),
+        ("two keys", good().with("Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA==")),
+        ("two versions", good().with("Sec-WebSocket-Version", "8")),
+    ];
+    for (name, request) in cases {
+        let answer = request.send(addr).await;
+        assert_eq!((answer.status, answer.code().as_str()), (400, "ambiguous_request"), "{name}: {answer:?}");
+    }
+    let old = good().text().replacen("HTTP/1.1", "HTTP/1.0", 1);
+    assert_eq!(status(&t, &old).await, 400);
+    // What hyper refuses by itself.
+    for line in [
+        "Content-Length: 5\r\nContent-Length: 6",
+        "Transfer-Encoding : chunked",
+        " folded: x",
+        "Content-Length: +5",
+    ] {
+        let request =
+            good().text().replacen("Upgrade: websocket", &format!("Upgrade: websocket\r\n{line}"), 1);
+        assert_eq!(status(&t, &request).await, 400, "{line}");
+    }
+    assert_eq!(good().with("Content-Length", "0").send(addr).await.status, 101);
+    // The Host is nobody's word for anything: the same request in absolute form is no other one.
+    assert_eq!(good().to("http://evil.example/socket/websocket?vsn=2.0.0").send(addr).await.status, 101);
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_head_is_bounded_in_bytes_and_headers() {
+    let t = TestGateway::start().await;
+    let org = t.db.create_org().await;
+    let good = || Upgrade::bearer(&token(org, &json!({})));
+    let filler = |bytes: usize| "x".repeat(bytes);
+    // In one piece, and so long that hyper's own buffer would take it.
+    for bytes in [HEAD_BYTES_MAX, HEAD_BYTES_MAX * 3 / 2, HEAD_BYTES_MAX * 4] {
+        assert_eq!(status(&t, &good().with("x-long", &filler(bytes)).text()).await, 431, "{bytes}");
+        assert_eq!(status(&t, &good().with(&filler(bytes), "x").text()).await, 431, "{bytes}");
+    }
+    let long_query = good().to(&format!("/socket/websocket?vsn=2.0.0&x={}", filler(HEAD_BYTES_MAX)));
+    assert_eq!(status(&t, &long_query.text()).await, 431);
+    let many = |count: usize| (0..count).fold(good(), |request, n| request.with(&format!("x-{n}"), "y"));
+    assert_eq!(status(&t, &many(HEADERS_MAX).text()).await, 431);
+    assert_eq!(status(&t, &many(HEADERS_MAX / 2).text()).await, 101);
+    // A list of subprotocols as long as it may be is read once.
+    let list = |entry: &str| entry.repeat(HEAD_BYTES_MAX / 2 / entry.len());
+    for entry in [",", " ", "a,", "a ,\t"] {
+        let request = good().with("Sec-WebSocket-Protocol", &format!("{}x", list(entry)));
+        let answer = request.send(t.gateway.public_addr()).await;
+        assert_eq!(answer.code(), "unknown_subprotocol", "{entry:?}");
+    }
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn no_extension_is_agreed_on() {
+    let t = TestGateway::start().await;
+    let org = t.db.create_org().await;
+    let offer = "permessage-deflate; client_max_window_bits, x-webkit-deflate-frame";
+    let answer = Upgrade::bearer(&token(org, &json!({})))
+        .with("Sec-WebSocket-Extensions", offer)
+        .send(t.gateway.public_addr())
+        .await;
+    assert_eq!(answer.status, 101, "{answer:?}");
+    assert!(answer.headers("sec-websocket-extensions").is_empty(), "{answer:?}");
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn there_is_one_way_in() {
+    let t = TestGateway::start().await;
+    let org = t.db.create_org().await;
+    // No long polling, and nothing of the admin listener's.
+    for target in ["/socket/longpoll?vsn=2.0.0", "/socket", "/metrics", "/socket/websocket/../longpoll"] {
+        let answer = Upgrade::bearer(&token(org, &json!({}))).to(target).send(t.gateway.public_addr()).await;
+        assert_eq!(answer.status, 404, "{target}: {answer:?}");
+    }
+    t.gateway.stop().await;
+}
