@@ -3,7 +3,7 @@
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use uuid::Uuid;
 
-use super::{connect, legacy_db, migrate, tables_with_null};
+use super::{audit, connect, legacy_db, migrate, tables_with_null};
 use crate::harness::{eventually, shared_cluster_url};
 use crate::legacy::{APP_ROLE, Writers, counts};
 
@@ -84,6 +84,7 @@ async fn second_phase(url: &str, app_url: &str, admin: &mut PgConnection) {
     .await
     .expect("objects");
     assert_eq!(missing, Vec::<String>::new());
+    audit(url).await.must(0);
     let error = old_application(app_url).await.expect("refused");
     assert!(error.contains("row-level security"), "{error}");
     bound_application(admin, app_url).await;

@@ -58,8 +58,14 @@ fn is_idle(stdout: &str) -> bool {
 }
 
 fn command(url: &str, args: &[&str]) -> Command {
+    let mut command = warden(url, "migrate");
+    command.args(args);
+    command
+}
+
+fn warden(url: &str, subcommand: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_warden"));
-    command.arg("migrate").args(args).env_clear().env("DATABASE_URL", url);
+    command.arg(subcommand).env_clear().env("DATABASE_URL", url);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command
 }
@@ -73,10 +79,19 @@ async fn migrate(url: &str, args: &[&str]) -> Run {
 }
 
 async fn migrate_within(deadline: Duration, url: &str, args: &[&str]) -> Run {
-    let output = tokio::time::timeout(deadline, command(url, args).output())
-        .await
-        .expect("within the deadline")
-        .expect("runs");
+    ended(deadline, command(url, args)).await
+}
+
+/// What the audit says, of every row.
+async fn audit(url: &str) -> Run {
+    let mut command = warden(url, "audit");
+    command.arg("--deep");
+    ended(RUN_DEADLINE, command).await
+}
+
+async fn ended(deadline: Duration, mut command: Command) -> Run {
+    let output =
+        tokio::time::timeout(deadline, command.output()).await.expect("within the deadline").expect("runs");
     Run {
         code: output.status.code(),
         stdout: String::from_utf8(output.stdout).expect("text"),
