@@ -77,4 +77,4 @@ bench-handshake: setup-postgres ## What a token and a whole handshake cost the s
 
 .PHONY: loadtest
 loadtest: setup-postgres ## 1,000 sockets in 20 organisations, 200 changes a second, for 20 s
-	scripts/loadtest --sockets 1000 --orgs 20 --rate 200 --duration 20s
+	scripts/loadtest steady --sockets 1000 --orgs 20 --rate 200 --duration 20s

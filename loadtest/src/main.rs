@@ -4,6 +4,8 @@
 mod args;
 mod check;
 mod client;
+#[cfg_attr(not(test), expect(dead_code, reason = "the scenarios that measure the server come next"))]
+mod process;
 mod publisher;
 mod report;
 mod run;
@@ -21,7 +23,7 @@ const EXIT_UNUSABLE: u8 = 2;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let args = args::Args::parse();
+    let args::Command::Steady(args) = args::Cli::parse().command;
     let report = match run::run(&args).await {
         Ok(report) => report,
         Err(error) => {
@@ -30,7 +32,7 @@ async fn main() -> ExitCode {
         }
     };
     match serde_json::to_string(&report) {
-        Ok(json) if args.json => println!("{json}"),
+        Ok(json) if args.output.json => println!("{json}"),
         _ => print!("{}", report.table()),
     }
     if report.passed { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) }

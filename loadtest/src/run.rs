@@ -72,14 +72,14 @@ impl Signals {
 pub(crate) async fn run(args: &Args) -> anyhow::Result<Report> {
     args.validate()?;
     allow_open_files(args)?;
-    let ramp = Duration::from_secs_f64(args.sockets as f64 / args.connect_rate);
+    let ramp = Duration::from_secs_f64(args.sockets.sockets as f64 / args.sockets.connect_rate);
     let signer = Signer {
-        key: EncodingKey::from_secret(args.jwt_secret.as_bytes()),
-        audience: args.jwt_audience.clone(),
-        issuer: args.jwt_issuer.clone(),
+        key: EncodingKey::from_secret(args.gateway.jwt_secret.as_bytes()),
+        audience: args.gateway.jwt_audience.clone(),
+        issuer: args.gateway.jwt_issuer.clone(),
         lifetime: ramp + args.duration + args.settle + TOKEN_SPARE,
     };
-    let target = Target::resolve(&args.url, &args.bind, &args.topics, signer).await?;
+    let target = Target::resolve(&args.gateway.url, &args.sockets.bind, &args.topics, signer).await?;
     // The error of the parser may quote the URL, and with it the password.
     let options: PgConnectOptions = args.database_url.parse().ok().context(
         "--database-url is no PostgreSQL URL: write e.g. postgres://user:password@localhost:5432/app",
@@ -121,7 +121,7 @@ async fn test(
     });
     let line_done = CancellationToken::new();
     let mut line = JoinSet::new();
-    let (lined, asked, done) = (shared.clone(), args.sockets, line_done.clone());
+    let (lined, asked, done) = (shared.clone(), args.sockets.sockets, line_done.clone());
     line.spawn(async move { report::live_line(&lined, asked, done).await });
     let measured = measure(args, &shared, options, signals).await;
     line_done.cancel();
@@ -167,8 +167,8 @@ async fn open_sockets(
     shared.sockets.joined.fetch_add(1, Relaxed);
     let socket = shared.clone();
     sockets.spawn(async move { first.run(&socket).await });
-    for index in 1..args.sockets {
-        let due = start + Duration::from_secs_f64(index as f64 / args.connect_rate);
+    for index in 1..args.sockets.sockets {
+        let due = start + Duration::from_secs_f64(index as f64 / args.sockets.connect_rate);
         tokio::select! {
             () = sleep_until(due.into()) => {}
             () = stop.cancelled() => break,
@@ -243,7 +243,7 @@ fn summarise(
         passed: false,
         run: shared.run.clone(),
         interrupted: signals.stop.is_cancelled(),
-        sockets_asked: args.sockets,
+        sockets_asked: args.sockets.sockets,
         sockets: shared.sockets.joined.load(Relaxed),
         sockets_refused: shared.sockets.refused.load(Relaxed),
         sockets_dropped: shared.sockets.dropped.load(Relaxed),
@@ -277,7 +277,7 @@ fn summarise(
 
 /// Raises the limit of open files as far as this user may, and says so if that is not enough.
 fn allow_open_files(args: &Args) -> anyhow::Result<()> {
-    let needed = u64::try_from(args.sockets + args.writers)? + OPEN_FILES_SPARE;
+    let needed = u64::try_from(args.sockets.sockets + args.writers)? + OPEN_FILES_SPARE;
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|current| current >= needed) {
         return Ok(());
@@ -285,7 +285,7 @@ fn allow_open_files(args: &Args) -> anyhow::Result<()> {
     ensure!(
         limit.maximum.is_none_or(|maximum| maximum >= needed),
         "{} sockets need {needed} open files, but the limit is {}: raise it (ulimit -n, LimitNOFILE) or ask for fewer",
-        args.sockets,
+        args.sockets.sockets,
         limit.maximum.unwrap_or_default(),
     );
     setrlimit(Resource::Nofile, Rlimit { current: Some(needed), maximum: limit.maximum }).with_context(|| {

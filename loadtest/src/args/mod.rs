@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
 use crate::check::is_reached;
 
@@ -24,19 +24,19 @@ leaves the organisations behind.
 Examples:
   # Against `warden dev`, whose `--json` line has the secret and the database:
   export DATABASE_URL=postgres://... WARDEN_JWT_SECRET=...
-  warden-loadtest
+  warden-loadtest steady
 
   # 5,000 sockets over 10 organisations, 50 changes a second: 25,000 events a second
-  warden-loadtest --sockets 5000 --orgs 10 --rate 50 --duration 60s
+  warden-loadtest steady --sockets 5000 --orgs 10 --rate 50 --duration 60s
 
   # How much memory do 10,000 idle sockets take? (look at the gateway meanwhile)
-  warden-loadtest --sockets 10000 --rate 0 --duration 5m
+  warden-loadtest steady --sockets 10000 --rate 0 --duration 5m
 
   # More sockets than one address has ports (about 28,000): several source addresses
-  warden-loadtest --sockets 50000 --bind 127.0.0.2,127.0.0.3
+  warden-loadtest steady --sockets 50000 --bind 127.0.0.2,127.0.0.3
 
   # For scripts: one JSON object on standard output
-  warden-loadtest --json | jq .latency_ms.p99
+  warden-loadtest steady --json | jq .latency_ms.p99
 
 Exit codes:
   0  every event arrived exactly once, in order, and none at another organisation
@@ -45,19 +45,30 @@ Exit codes:
 
 Build it with --release: a debug build is slow enough to measure mostly itself.";
 
-/// Opens many sockets over many organisations, changes calls in PostgreSQL, and checks that every
+/// Opens many sockets over many organisations, makes changes in PostgreSQL, and checks that every
 /// socket gets every change of its organisation exactly once, in order, and none of another's.
 #[derive(Parser, Debug)]
-#[command(name = "warden-loadtest", version, after_help = AFTER_HELP)]
-pub(crate) struct Args {
+#[command(name = "warden-loadtest", version, subcommand_required = true, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What can be run. Groups of options that several share are flattened into each.
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Sockets that stay, changes at a steady rate
+    #[command(after_help = AFTER_HELP)]
+    Steady(Args),
+}
+
+/// Which gateway, and as whom.
+#[derive(clap::Args, Debug)]
+#[command(next_help_heading = "Gateway")]
+pub(crate) struct GatewayArgs {
     /// The gateway's socket endpoint; `/websocket?vsn=2.0.0` is added
     #[arg(long, env = "WARDEN_URL", default_value = "ws://127.0.0.1:4000/socket")]
     pub(crate) url: String,
-
-    /// PostgreSQL that the gateway watches. The role must be able to write public.organizations and
-    /// public.calls
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
-    pub(crate) database_url: String,
 
     /// The secret with which the gateway verifies HS256 tokens
     #[arg(long, env = "WARDEN_JWT_SECRET", hide_env_values = true)]
@@ -70,10 +81,47 @@ pub(crate) struct Args {
     /// `iss` of the tokens, where the gateway requires one
     #[arg(long, env = "WARDEN_JWT_ISSUER")]
     pub(crate) jwt_issuer: Option<String>,
+}
 
+/// How many sockets, and where they come from.
+#[derive(clap::Args, Debug)]
+#[command(next_help_heading = "Sockets")]
+pub(crate) struct SocketArgs {
     /// Sockets to open
     #[arg(short = 'n', long, default_value_t = 100)]
     pub(crate) sockets: usize,
+
+    /// Handshakes begun per second
+    #[arg(long, default_value_t = 500.0)]
+    pub(crate) connect_rate: f64,
+
+    /// Local addresses to connect from, in turn, with commas between
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) bind: Vec<IpAddr>,
+}
+
+/// How the result is shown.
+#[derive(clap::Args, Debug)]
+#[command(next_help_heading = "Report")]
+pub(crate) struct OutputArgs {
+    /// Print the report as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// The options of a scenario.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub(crate) gateway: GatewayArgs,
+
+    /// PostgreSQL that the gateway watches. The role must be able to write public.organizations and
+    /// public.calls
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub(crate) database_url: String,
+
+    #[command(flatten)]
+    pub(crate) sockets: SocketArgs,
 
     /// Organisations over which sockets and changes are spread
     #[arg(short = 'm', long, default_value_t = 5)]
@@ -95,27 +143,18 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 4)]
     pub(crate) writers: usize,
 
-    /// Handshakes begun per second
-    #[arg(long, default_value_t = 500.0)]
-    pub(crate) connect_rate: f64,
-
     /// How long to wait for what is still missing after the last change
     #[arg(long, default_value = "10s", value_parser = parse_duration)]
     pub(crate) settle: Duration,
 
-    /// Local addresses to connect from, in turn, with commas between
-    #[arg(long, value_delimiter = ',')]
-    pub(crate) bind: Vec<IpAddr>,
-
-    /// Print the report as one JSON object
-    #[arg(long)]
-    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
 }
 
 impl Args {
     /// Refuses what would run but test nothing, and what can't run.
     pub(crate) fn validate(&self) -> anyhow::Result<()> {
-        ensure!(self.sockets > 0, "--sockets 0 would test nothing: ask for at least one");
+        ensure!(self.sockets.sockets > 0, "--sockets 0 would test nothing: ask for at least one");
         ensure!(self.orgs > 0, "--orgs 0 leaves the sockets nowhere to belong: ask for at least one");
         ensure!(self.writers > 0, "--writers 0 could publish nothing: ask for at least one");
         ensure!(
@@ -123,10 +162,13 @@ impl Args {
             "--rate must be a number of changes a second, or 0 to publish nothing"
         );
         ensure!(
-            self.connect_rate.is_finite() && self.connect_rate > 0.0,
+            self.sockets.connect_rate.is_finite() && self.sockets.connect_rate > 0.0,
             "--connect-rate must be above 0 handshakes a second"
         );
-        ensure!(!self.jwt_secret.is_empty(), "--jwt-secret is empty: give the gateway's WARDEN_JWT_SECRET");
+        ensure!(
+            !self.gateway.jwt_secret.is_empty(),
+            "--jwt-secret is empty: give the gateway's WARDEN_JWT_SECRET"
+        );
         for (n, topic) in self.topics.iter().enumerate() {
             ensure!(!topic.is_empty(), "--topics holds an empty name: write e.g. calls,org");
             ensure!(
@@ -174,8 +216,9 @@ mod tests {
     }
 
     fn parse(more: &[&str]) -> Args {
-        let base = ["warden-loadtest", "--database-url", "x", "--jwt-secret", "y"];
-        Args::try_parse_from(base.iter().chain(more)).unwrap()
+        let base = ["warden-loadtest", "steady", "--database-url", "x", "--jwt-secret", "y"];
+        let Command::Steady(args) = Cli::try_parse_from(base.iter().chain(more)).unwrap().command;
+        args
     }
 
     #[test]
