@@ -5,6 +5,10 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use warden::cli::Cli;
 
+/// Sessions come and go by the thousands; the system's allocator keeps the memory of those that left.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     Cli::parse().run()
 }

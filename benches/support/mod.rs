@@ -20,6 +20,10 @@ use warden::config::{Config, DEFAULT_AUDIENCE, Edge, Limits};
 use warden::events::ReaderState;
 use warden::postgres::cluster::{Binaries, Cluster, ClusterOptions, DataDir};
 
+/// As in the gateway's own process.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const SECRET: &str = "the benches' secret, which has 32 bytes";
 
 /// A socket of a bench.

@@ -1,0 +1,160 @@
+//! What a session costs that nothing happens to: resident memory and the server's CPU to let it in.
+//!
+//! A process of its own opens sockets that join two topics, and closes them; in between the gateway's process
+//! (this one) looks at itself. `cargo bench --bench idle -- --sockets 15000 --rounds 3`
+
+mod support;
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::SocketAddr;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use futures_util::{SinkExt as _, StreamExt as _};
+use tokio_tungstenite::tungstenite::Message;
+use uuid::Uuid;
+use warden::app::Gateway;
+use warden::postgres::cluster::{Cluster, SUPERUSER};
+
+/// The second topic of each socket.
+const SECOND_JOIN: &str = r#"["2","2","recordings","phx_join",{}]"#;
+/// Sockets that are opened at once by the process that holds them.
+const OPENING_MAX: usize = 32;
+/// How long the gateway may take to notice that sockets are gone.
+const GONE_DEADLINE: Duration = Duration::from_secs(30);
+
+fn main() -> anyhow::Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
+    if let [command, addr, org, sockets] = &args[..]
+        && command == "hold"
+    {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        return runtime.block_on(hold(addr.parse()?, org.parse()?, sockets.parse()?));
+    }
+    let (mut sockets, mut rounds) = (15_000, 3);
+    for pair in args.chunks(2) {
+        let [name, value] = pair else { bail!("{} N", pair[0]) };
+        match name.as_str() {
+            "--sockets" => sockets = value.parse()?,
+            "--rounds" => rounds = value.parse()?,
+            other => bail!("unknown option {other}: --sockets, --rounds"),
+        }
+    }
+    tokio::runtime::Runtime::new()?.block_on(run(sockets, rounds))
+}
+
+async fn run(sockets: u64, rounds: usize) -> anyhow::Result<()> {
+    let mut cluster = support::cluster().await?;
+    let result = measure(&cluster, sockets, rounds).await;
+    cluster.stop().await?;
+    result
+}
+
+async fn measure(cluster: &Cluster, sockets: u64, rounds: usize) -> anyhow::Result<()> {
+    let url = cluster.url("postgres", SUPERUSER);
+    let pool = support::migrated(&url).await?;
+    let orgs = support::create_orgs(&pool, 1).await?;
+    let gateway = support::gateway(cluster).await?;
+    // The first sessions load code and fill pools that the others share.
+    held(&gateway, orgs[0], 100).await?;
+    println!(
+        "| round | KiB before | KiB per socket | KiB after they left | us of CPU per connect and two joins |"
+    );
+    println!("|---|---|---|---|---|");
+    for round in 1..=rounds {
+        let before = resident_kib()?;
+        let Held { per_socket_kib, connect_us } = held(&gateway, orgs[0], sockets).await?;
+        println!("| {round} | {before} | {per_socket_kib:.2} | {} | {connect_us:.1} |", resident_kib()?);
+    }
+    gateway.stop().await;
+    Ok(())
+}
+
+struct Held {
+    per_socket_kib: f64,
+    connect_us: f64,
+}
+
+/// Opens so many sockets, looks, and closes them again.
+async fn held(gateway: &Gateway, org: Uuid, sockets: u64) -> anyhow::Result<Held> {
+    let (before, cpu) = (resident_kib()?, cpu()?);
+    let mut holder = Holder::start(gateway.public_addr(), org, sockets)?;
+    let connect = self::cpu()? - cpu;
+    // What is on its way.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let grown = resident_kib()?.saturating_sub(before);
+    holder.end()?;
+    tokio::time::timeout(GONE_DEADLINE, async {
+        while gateway.metrics().sessions.get() > 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await
+    .context("sessions stayed open")?;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    Ok(Held {
+        per_socket_kib: grown as f64 / sockets as f64,
+        connect_us: connect.as_secs_f64() * 1e6 / sockets as f64,
+    })
+}
+
+/// Of this process.
+fn resident_kib() -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("Linux tells VmRSS")?;
+    Ok(line.trim_end_matches("kB").trim().parse()?)
+}
+
+/// CPU time of this process, user and system.
+fn cpu() -> anyhow::Result<Duration> {
+    Ok(rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime).try_into()?)
+}
+
+/// A process that holds sockets.
+struct Holder {
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Holder {
+    fn start(addr: SocketAddr, org: Uuid, sockets: u64) -> anyhow::Result<Self> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["hold", &addr.to_string(), &org.to_string(), &sockets.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let stdout = BufReader::new(child.stdout.take().context("piped")?);
+        let mut holder = Self { child, stdout };
+        let mut line = String::new();
+        holder.stdout.read_line(&mut line)?;
+        anyhow::ensure!(line.trim() == "ready", "the sockets could not be opened");
+        Ok(holder)
+    }
+
+    fn end(&mut self) -> anyhow::Result<()> {
+        drop(self.child.stdin.take());
+        self.child.wait()?;
+        Ok(())
+    }
+}
+
+/// The process that holds the sockets.
+async fn hold(addr: SocketAddr, org: Uuid, sockets: usize) -> anyhow::Result<()> {
+    let open = || async move {
+        let (mut socket, _) = support::join(addr, org, "calls", None).await?;
+        socket.send(Message::text(SECOND_JOIN)).await?;
+        let reply = socket.next().await.context("the socket ended")??;
+        anyhow::ensure!(reply.to_text()?.contains(r#""ok""#), "refused: {reply}");
+        anyhow::Ok(socket.into_inner())
+    };
+    let opened = futures_util::stream::iter(0..sockets).map(|_| open()).buffer_unordered(OPENING_MAX);
+    let opened: Vec<_> = opened.collect().await;
+    let streams = opened.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+    println!("ready");
+    std::io::stdout().flush()?;
+    let ended = tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new()));
+    ended.await??;
+    drop(streams);
+    Ok(())
+}
