@@ -206,8 +206,7 @@ impl Gateway {
         self.listeners.close();
         let front = async {
             self.close_sessions().await;
-            // Whoever came in during the last moment.
-            self.front.cancel();
+            self.end_front();
             self.sessions.close();
             self.sessions.wait().await;
             self.listeners.wait().await;
@@ -215,11 +214,20 @@ impl Gateway {
         if tokio::time::timeout(self.drain_timeout, front).await.is_err() {
             tracing::warn!(sessions = self.hub.session_count(), "sessions left at the deadline are dropped");
         }
-        self.front.cancel();
+        self.end_front();
         self.back.cancel();
         self.background.close();
         self.background.wait().await;
         tracing::info!("the gateway is down");
+    }
+
+    /// Ends whoever came in during the last moment, and the admin listener. A session that begins later sees that
+    /// the token is cancelled.
+    fn end_front(&self) {
+        self.front.cancel();
+        for outbox in self.hub.outboxes() {
+            outbox.close(CloseCode::RESTART);
+        }
     }
 
     /// Evenly over the window, in random order: neighbours came together and would come back together.

@@ -27,7 +27,7 @@ pub struct Directory {
     /// Longest wait for the answer of the database.
     look_up_timeout: Duration,
     orgs: DashMap<OrgId, Arc<OnceCell<bool>>>,
-    topics: RwLock<Arc<HashSet<String>>>,
+    topics: RwLock<Arc<HashSet<Arc<str>>>>,
     /// One load at a time: the later one must not be overwritten by the earlier.
     loading: tokio::sync::Mutex<()>,
     metrics: Arc<Metrics>,
@@ -52,6 +52,15 @@ impl Directory {
     /// # Errors
     /// When it is not known here and the database can't be asked.
     pub async fn has_org(&self, org: OrgId) -> Result<bool, sqlx::Error> {
+        let known = self.orgs.get(&org).and_then(|cell| cell.get().copied());
+        match known {
+            Some(known) => Ok(known),
+            // Boxed: it is large and rare, and every session would have room for it.
+            None => Box::pin(self.look_up(org)).await,
+        }
+    }
+
+    async fn look_up(&self, org: OrgId) -> Result<bool, sqlx::Error> {
         if self.orgs.len() > ORGS_MAX {
             self.orgs.clear();
         }
@@ -83,13 +92,14 @@ impl Directory {
         self.orgs.clear();
     }
 
-    /// Whether a topic can be joined.
+    /// A topic, if it can be joined; its name is then the one in memory here, which all who join it share.
     #[must_use]
-    pub fn has_topic(&self, topic: &Topic) -> bool {
+    pub fn known(&self, topic: Topic) -> Option<Topic> {
         match topic {
-            Topic::Call(_) => true,
+            Topic::Call(_) => Some(topic),
             Topic::Named(name) => {
-                self.topics.read().unwrap_or_else(PoisonError::into_inner).contains(&**name)
+                let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
+                topics.get(&name).map(|name| Topic::Named(Arc::clone(name)))
             }
         }
     }
@@ -98,7 +108,7 @@ impl Directory {
     #[must_use]
     pub fn topic_names(&self) -> Vec<String> {
         let topics = Arc::clone(&self.topics.read().unwrap_or_else(PoisonError::into_inner));
-        let mut names: Vec<String> = topics.iter().cloned().collect();
+        let mut names: Vec<String> = topics.iter().map(|name| name.to_string()).collect();
         names.sort_unstable();
         names
     }
@@ -110,7 +120,8 @@ impl Directory {
     pub async fn load_topics(&self) -> Result<(), sqlx::Error> {
         let _one = self.loading.lock().await;
         let names = sqlx::query_scalar!("select name from warden.topics").fetch_all(&self.pool).await?;
-        *self.topics.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(names.into_iter().collect());
+        *self.topics.write().unwrap_or_else(PoisonError::into_inner) =
+            Arc::new(names.into_iter().map(Arc::from).collect());
         Ok(())
     }
 }

@@ -4,14 +4,16 @@
 //! Nothing here waits without an end: not for TLS, not for a request's head, not for the next request of a
 //! connection. Connections beyond what admission allows are told so and closed.
 
+use std::future::poll_fn;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::response::IntoResponse as _;
+use bytes::Bytes;
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -25,6 +27,8 @@ use tokio_util::task::TaskTracker;
 use super::admission::{Admission, Pending, Reached};
 use super::tls::Tls;
 use crate::metrics::Metrics;
+use crate::session::Transport;
+use crate::sync::lock;
 
 /// Limits of a connection before it is upgraded.
 #[derive(Clone, Copy, Debug)]
@@ -51,9 +55,23 @@ pub struct Listening {
     pub metrics: Arc<Metrics>,
 }
 
-/// The address of a connection's peer, among a request's extensions.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Peer(pub(super) IpAddr);
+/// What is to be done with a stream whose 101 is out, and with what was read behind the request.
+pub(super) type Upgrade = Box<dyn FnOnce(Transport, Bytes) + Send>;
+
+/// A connection's other end, among a request's extensions.
+#[derive(Clone)]
+pub(super) struct Peer {
+    /// Its address.
+    pub(super) address: IpAddr,
+    upgrade: Arc<Mutex<Option<Upgrade>>>,
+}
+
+impl Peer {
+    /// The answer to this request is a 101; this comes after it.
+    pub(super) fn after_upgrade(&self, upgrade: Upgrade) {
+        *lock(&self.upgrade) = Some(upgrade);
+    }
+}
 
 /// Pause after an `accept` that failed, as when file descriptors ran out: the listener stays ready, and
 /// without the pause the loop would spin.
@@ -87,8 +105,7 @@ pub async fn serve(listener: TcpListener, routes: Router, listening: Listening, 
         match accepted {
             Ok((stream, peer)) => match listening.admission.enter(peer.ip()) {
                 Ok(pending) => {
-                    let connection =
-                        Connection { peer: Peer(peer.ip()), pending, shutdown: shutdown.clone() };
+                    let connection = Connection { peer: peer.ip(), pending, shutdown: shutdown.clone() };
                     connections.spawn(connection.run(stream, routes.clone(), listening.clone()));
                 }
                 Err(reached) => {
@@ -151,7 +168,7 @@ async fn turn_away(mut stream: TcpStream, reached: Reached, _place: Pending) {
 
 /// One connection until it is upgraded, or ends.
 struct Connection {
-    peer: Peer,
+    peer: IpAddr,
     /// Given up when the connection is upgraded.
     pending: Pending,
     shutdown: CancellationToken,
@@ -160,52 +177,65 @@ struct Connection {
 impl Connection {
     async fn run(self, stream: TcpStream, routes: Router, listening: Listening) {
         let limits = listening.limits;
-        let Some(tls) = listening.tls else { return self.http(stream, routes, limits).await };
+        let Some(tls) = listening.tls else {
+            return self.http(stream, Transport::plain, routes, limits).await;
+        };
         let handshake = tokio::select! {
             () = self.shutdown.cancelled() => return,
             handshake = tokio::time::timeout(limits.header_timeout, tls.accept(stream)) => handshake,
         };
         match handshake {
-            Ok(Ok(stream)) => self.http(stream, routes, limits).await,
+            Ok(Ok(stream)) => self.http(stream, Transport::tls, routes, limits).await,
             Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
             Err(_) => tracing::debug!("a TLS handshake took too long"),
         }
     }
 
-    async fn http<S>(self, stream: S, routes: Router, limits: ServeLimits)
+    async fn http<S>(self, stream: S, into_transport: fn(S) -> Transport, routes: Router, limits: ServeLimits)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (peer, routes) = (self.peer, TowerToHyperService::new(routes));
+        let peer = Peer { address: self.peer, upgrade: Arc::default() };
+        let upgrade = Arc::clone(&peer.upgrade);
+        let routes = TowerToHyperService::new(routes);
         let service = service_fn(move |mut request: Request<hyper::body::Incoming>| {
-            request.extensions_mut().insert(peer);
+            request.extensions_mut().insert(peer.clone());
             let answer = (head_bytes(&request) <= limits.head_bytes_max).then(|| routes.call(request));
-            async {
+            Box::pin(async {
                 match answer {
                     Some(answer) => answer.await,
                     None => Ok(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE.into_response()),
                 }
-            }
+            })
         });
-        let connection = http1::Builder::new()
+        let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(limits.header_timeout)
             .max_headers(limits.headers_max)
             .max_buf_size(limits.head_bytes_max)
-            .serve_connection(TokioIo::new(stream), service)
-            .with_upgrades();
-        tokio::pin!(connection);
-        let result = tokio::select! {
-            result = connection.as_mut() => result,
+            .serve_connection(TokioIo::new(stream), service);
+        let served = tokio::select! {
+            served = poll_fn(|cx| connection.poll_without_shutdown(cx)) => served,
             () = self.shutdown.cancelled() => {
-                connection.as_mut().graceful_shutdown();
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
+                let served = poll_fn(|cx| connection.poll_without_shutdown(cx));
                 // Who has not sent a whole request by then has none under way that is worth waiting for.
-                tokio::time::timeout(SHUTDOWN_GRACE, connection).await.unwrap_or(Ok(()))
+                let Ok(served) = tokio::time::timeout(SHUTDOWN_GRACE, served).await else { return };
+                served
             }
         };
         drop(self.pending);
-        if let Err(error) = result {
-            tracing::debug!(%error, "a connection ended before its upgrade");
+        if let Err(error) = served {
+            return tracing::debug!(%error, "a connection ended before its upgrade");
+        }
+        let parts = connection.into_parts();
+        let mut stream = parts.io.into_inner();
+        let upgrade = lock(&upgrade).take();
+        match upgrade {
+            // Copied, because hyper's buffer would live as long as what was read into it.
+            Some(upgrade) => upgrade(into_transport(stream), Bytes::copy_from_slice(&parts.read_buf)),
+            // An error means that it is gone already.
+            None => drop(stream.shutdown().await),
         }
     }
 }

@@ -7,11 +7,6 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
-use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use uuid::Uuid;
 
@@ -23,7 +18,7 @@ use crate::audit::{self, TokenHash, Who};
 use crate::auth::{self, Identity, PHOENIX_SUBPROTOCOL};
 use crate::events::Revoked;
 use crate::metrics::RefusalLabels;
-use crate::session::{self, Admitted, Transport};
+use crate::session::{self, Admitted};
 
 /// The version of the Phoenix protocol that is spoken: `2.` and whatever follows.
 const VSN_MAJOR: &str = "2";
@@ -43,7 +38,7 @@ struct Accepted {
 /// `GET /socket/websocket`
 pub(super) async fn upgrade(State(state): State<HttpState>, request: Request) -> Response {
     // The body is dropped: an upgrade has none, and it is not Sync.
-    let mut request = request.map(drop);
+    let request = request.map(drop);
     let address = client(&state, &request);
     let accepted = tokio::time::timeout(state.handshake_timeout, accept(&state, address, &request)).await;
     match accepted.unwrap_or(Err(Refusal::Unavailable)) {
@@ -57,9 +52,13 @@ pub(super) async fn upgrade(State(state): State<HttpState>, request: Request) ->
             );
             let response = switching_protocols(&accepted);
             let Accepted { identity, seat, .. } = accepted;
-            let on_upgrade = hyper::upgrade::on(&mut request);
-            let admitted = Admitted { id, address, identity };
-            state.sessions.spawn(begin_session(state.clone(), on_upgrade, admitted, seat));
+            let begin = move |transport, received| {
+                let admitted = Box::new(Admitted { id, address, identity, seat, transport, received });
+                state.sessions.spawn(session::run(state.shared, admitted, state.shutdown));
+            };
+            if let Some(peer) = request.extensions().get::<Peer>() {
+                peer.after_upgrade(Box::new(begin));
+            }
             response
         }
         Err(refusal) => refuse(&state, address, &request, refusal).await,
@@ -106,7 +105,8 @@ async fn refuse(state: &HttpState, address: IpAddr, request: &Request<()>, refus
 
 /// Whose request it is.
 fn client(state: &HttpState, request: &Request<()>) -> IpAddr {
-    let peer = request.extensions().get::<Peer>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0);
+    let peer =
+        request.extensions().get::<Peer>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.address);
     state.admission.client(peer, request.headers())
 }
 
@@ -228,30 +228,4 @@ fn switching_protocols(accepted: &Accepted) -> Response {
         headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(PHOENIX_SUBPROTOCOL));
     }
     response
-}
-
-/// The seat is given up when the session has ended.
-async fn begin_session(state: HttpState, on_upgrade: OnUpgrade, admitted: Admitted, _seat: Seat) {
-    let upgraded = match on_upgrade.await {
-        Ok(upgraded) => upgraded,
-        // The client went away between its request and our 101.
-        Err(error) => return tracing::debug!(%error, "a connection ended before its upgrade"),
-    };
-    match into_transport(upgraded) {
-        Some((transport, received)) => {
-            session::run(state.shared, transport, received, admitted, state.shutdown).await;
-        }
-        None => tracing::error!("an upgraded connection is no stream of ours: this is a defect of Warden"),
-    }
-}
-
-/// The stream itself, and what was read of it already.
-fn into_transport(upgraded: Upgraded) -> Option<(Transport, Bytes)> {
-    match upgraded.downcast::<TokioIo<TcpStream>>() {
-        Ok(parts) => Some((Transport::plain(parts.io.into_inner()), parts.read_buf)),
-        Err(upgraded) => {
-            let parts = upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>().ok()?;
-            Some((Transport::tls(parts.io.into_inner()), parts.read_buf))
-        }
-    }
 }

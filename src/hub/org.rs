@@ -209,7 +209,7 @@ mod tests {
         let subscription = Subscription {
             id: SubscriptionId(1),
             after_batch: 0,
-            outbox: Arc::new(Outbox::new(Arc::new(crate::hub::Transport::plain(stream)), limits)),
+            outbox: Arc::new(Outbox::new(crate::hub::Transport::plain(stream), limits)),
             held: None,
         };
         let (channel, topic, position) = (OrgChannel::default(), Topic::org(), Mutex::new(()));

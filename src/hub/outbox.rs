@@ -10,7 +10,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes};
@@ -53,7 +53,7 @@ pub enum Ending {
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct Outbox {
-    transport: Arc<Transport>,
+    transport: Transport,
     limits: OutboxLimits,
     state: Mutex<State>,
     /// Notified when nothing waits any more, or never will.
@@ -76,8 +76,14 @@ struct State {
 impl Outbox {
     /// The outbox of this socket.
     #[must_use]
-    pub fn new(transport: Arc<Transport>, limits: OutboxLimits) -> Self {
+    pub fn new(transport: Transport, limits: OutboxLimits) -> Self {
         Self { transport, limits, state: Mutex::default(), drained: Notify::new() }
+    }
+
+    /// The socket, for who reads it.
+    #[must_use]
+    pub fn transport(&self) -> &Transport {
+        &self.transport
     }
 
     /// Sends whole frames, now or later. When the queue is full the session ends as too slow:

@@ -3,12 +3,13 @@
 //! Plain text is written by whoever has something to send, here and now. TLS is encrypted, so it is written
 //! by the session's own task alone, which reads it, too: its lock is never contended.
 
-use std::io;
+use std::io::{self, Read as _};
 use std::pin::Pin;
 use std::sync::Mutex;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use socket2::SockRef;
+use tokio::io::{AsyncRead as _, AsyncWrite as _, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
@@ -43,7 +44,7 @@ impl Transport {
     /// When the kernel refuses, which is no reason to refuse a session.
     pub fn configure(&self, send_buffer_bytes: usize) -> io::Result<()> {
         let set = |stream: &TcpStream| {
-            let socket = socket2::SockRef::from(stream);
+            let socket = SockRef::from(stream);
             socket.set_send_buffer_size(send_buffer_bytes)?;
             socket.set_tcp_nodelay(true)
         };
@@ -53,24 +54,17 @@ impl Transport {
         }
     }
 
-    /// Reads what is there.
+    /// Reads what is there. Ready with the number of bytes; 0: the peer sends no more.
     ///
     /// # Errors
     /// When the socket failed.
-    pub fn poll_read(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let stream = match &self.0 {
-            Kind::Plain(stream) => stream,
-            Kind::Tls(stream) => return Pin::new(&mut *lock(stream)).poll_read(cx, buf),
-        };
-        loop {
-            ready!(stream.poll_read_ready(cx))?;
-            match stream.try_read(buf.initialize_unfilled()) {
-                Ok(n) => {
-                    buf.advance(n);
-                    return Poll::Ready(Ok(()));
-                }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                Err(e) => return Poll::Ready(Err(e)),
+    pub fn poll_read(&self, cx: &mut Context<'_>, bytes: &mut [u8]) -> Poll<io::Result<usize>> {
+        match &self.0 {
+            Kind::Plain(stream) => poll_read(stream, cx, bytes),
+            Kind::Tls(stream) => {
+                let mut read = ReadBuf::new(bytes);
+                ready!(Pin::new(&mut *lock(stream)).poll_read(cx, &mut read))?;
+                Poll::Ready(Ok(read.filled().len()))
             }
         }
     }
@@ -81,9 +75,7 @@ impl Transport {
     /// When the socket failed.
     pub fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &self.0 {
-            Kind::Plain(stream) => {
-                Poll::Ready(socket2::SockRef::from(stream).shutdown(std::net::Shutdown::Write))
-            }
+            Kind::Plain(stream) => Poll::Ready(SockRef::from(stream).shutdown(std::net::Shutdown::Write)),
             Kind::Tls(stream) => Pin::new(&mut *lock(stream)).poll_shutdown(cx),
         }
     }
@@ -107,6 +99,29 @@ impl Transport {
         match &self.0 {
             Kind::Plain(_) => Poll::Ready(Ok(())),
             Kind::Tls(stream) => Pin::new(&mut *lock(stream)).poll_flush(cx),
+        }
+    }
+}
+
+/// In plain text. `TcpStream` reads by itself only for who owns it; this is what it does: bytes that do not fill the
+/// buffer were the last ones, so the socket is not asked once more only to say that there is nothing.
+fn poll_read(stream: &TcpStream, cx: &mut Context<'_>, bytes: &mut [u8]) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(stream.poll_read_ready(cx))?;
+        let mut last = None;
+        let read = stream.try_io(Interest::READABLE, || {
+            let count = (&*SockRef::from(stream)).read(bytes)?;
+            if (1..bytes.len()).contains(&count) {
+                last = Some(count);
+                // So that the runtime waits for the next arrival; one since the look above counts as that.
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            Ok(count)
+        });
+        match (read, last) {
+            (_, Some(count)) => return Poll::Ready(Ok(count)),
+            (Err(e), None) if e.kind() == io::ErrorKind::WouldBlock => {}
+            (read, None) => return Poll::Ready(read),
         }
     }
 }

@@ -4,13 +4,13 @@
 use tokio::time::Instant;
 
 use super::SessionLimits;
-use crate::rate::{Bucket, Rate};
+use crate::rate::Bucket;
 
 /// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct Allowance {
-    messages: (Rate, Bucket),
-    refused: (Rate, Bucket),
+    messages: Bucket,
+    refused: Bucket,
 }
 
 /// What to do with a message.
@@ -25,16 +25,15 @@ pub(super) enum Allowed {
 }
 
 impl Allowance {
-    pub(super) fn new(limits: SessionLimits) -> Self {
+    pub(super) fn new() -> Self {
         let full = Bucket::full(Instant::now());
-        Self { messages: (limits.messages, full), refused: (limits.refused_messages, full) }
+        Self { messages: full, refused: full }
     }
 
-    pub(super) fn take(&mut self, now: Instant) -> Allowed {
-        let take = |(rate, bucket): &mut (Rate, Bucket)| bucket.take(*rate, 1, now).is_ok();
-        if take(&mut self.messages) {
+    pub(super) fn take(&mut self, limits: &SessionLimits, now: Instant) -> Allowed {
+        if self.messages.take(limits.messages, 1, now).is_ok() {
             Allowed::Yes
-        } else if take(&mut self.refused) {
+        } else if self.refused.take(limits.refused_messages, 1, now).is_ok() {
             Allowed::No
         } else {
             Allowed::Flood

@@ -7,7 +7,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::{Joined, Membership, Next, Session};
+use super::joined::{Joined, Membership};
+use super::{Next, Session};
 use crate::hub::Offer;
 use crate::wire::{ClientMessage, CloseCode, Status, Topic, decode, push, reply};
 
@@ -41,10 +42,8 @@ impl Session {
     }
 
     fn join(&mut self, message: &ClientMessage) {
-        let Some(topic) = Topic::parse(&message.topic) else { return self.unmatched(message) };
-        if !self.shared.directory.has_topic(&topic) {
-            return self.unmatched(message);
-        }
+        let topic = Topic::parse(&message.topic).and_then(|topic| self.shared.directory.known(topic));
+        let Some(topic) = topic else { return self.unmatched(message) };
         let Ok(since) = since(&message.payload) else {
             return self.refuse(
                 message,
@@ -91,7 +90,8 @@ impl Session {
             self.shared.metrics.resyncs.inc();
         }
         let (join, membership) = (self.next_join(), Membership::Live(subscribed));
-        self.joined.insert(topic, Joined { join_ref: message.join_ref.clone(), join, membership });
+        self.joined
+            .insert(topic, Joined { join_ref: message.join_ref.as_deref().map(Box::from), join, membership });
     }
 
     fn leave(&mut self, message: &ClientMessage) {
@@ -113,7 +113,8 @@ impl Session {
     fn joined_topic(&self, message: &ClientMessage) -> Option<Topic> {
         let topic = Topic::parse(&message.topic)?;
         let joined = self.joined.get(&topic)?;
-        (message.join_ref.is_none() || message.join_ref == joined.join_ref).then_some(topic)
+        (message.join_ref.is_none() || message.join_ref.as_deref() == joined.join_ref.as_deref())
+            .then_some(topic)
     }
 
     fn unmatched(&self, message: &ClientMessage) {

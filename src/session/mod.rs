@@ -7,15 +7,16 @@
 mod allowance;
 mod command;
 mod grant;
-mod io;
+mod joined;
 mod refresh;
 mod resume;
+mod socket;
 mod standing;
 
 pub use grant::TopicPolicy;
 pub use standing::holder;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io::ErrorKind;
 use std::net::IpAddr;
@@ -23,11 +24,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 use tokio::time::Instant;
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::CapacityError;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -35,14 +33,15 @@ use uuid::Uuid;
 use crate::audit::{self, Who};
 use crate::auth::{Identity, Verifier};
 use crate::events::{Directory, Replay, Revocations};
-use crate::hub::{Ending, Hub, Outbox, Registration, Standing as _, Subscribed};
+use crate::hub::{Ending, Hub, Outbox, Registration, Standing as _};
 use crate::metrics::{CloseLabels, Metrics};
 use crate::rate::Rate;
 use crate::wire::{CloseCode, Topic};
 use allowance::{Allowance, Allowed};
-use io::SocketIo;
+use joined::{Joined, Joins, Membership};
 use refresh::{Refreshing, next_refreshed};
 use resume::{Resuming, next_resumed};
+use socket::{Socket, discard_until_end};
 use standing::Bearer;
 
 /// Limits of one session.
@@ -94,19 +93,22 @@ pub struct Shared {
     pub limits: SessionLimits,
 }
 
-/// Somebody whose upgrade was accepted.
+/// Somebody whose upgrade was accepted, and the socket.
 #[derive(Debug)]
-pub struct Admitted {
+pub struct Admitted<Seat> {
     /// Of this session alone, in the audit trail.
     pub id: Uuid,
     /// Where it comes from.
     pub address: IpAddr,
     /// Who it is.
     pub identity: Identity,
+    /// Given up when the session has ended.
+    pub seat: Seat,
+    /// The socket.
+    pub transport: Transport,
+    /// What was read of it already: it came behind the request, before the 101.
+    pub received: Bytes,
 }
-
-/// Bytes that are read at once; allocated per session, so small. Commands are short.
-const READ_BUFFER_BYTES: usize = 1024;
 
 /// See the module's documentation.
 struct Session {
@@ -119,7 +121,7 @@ struct Session {
     allowance: Allowance,
     outbox: Arc<Outbox>,
     registration: Arc<Registration>,
-    joined: HashMap<Topic, Joined>,
+    joined: Joins,
     /// Joins that are being told what they missed.
     resuming: Vec<Resuming>,
     /// Fresh tokens that wait for their key, in the order in which they came.
@@ -128,89 +130,75 @@ struct Session {
     last_heard: Instant,
 }
 
-/// A topic that this session joined.
-struct Joined {
-    join_ref: Option<String>,
-    /// Tells this join of the topic from an earlier one.
-    join: u64,
-    membership: Membership,
-}
-
-/// How far a join has come.
-enum Membership {
-    /// Events come as they happen.
-    Live(Subscribed),
-    /// What was missed comes first; cancelled when the topic is left.
-    Resuming(CancellationToken),
-}
-
 /// What the loop goes on with.
 enum Next {
     Continue,
+    /// The session may end sooner than before, or later.
+    Reschedule,
     Close(CloseCode),
 }
 
-/// Serves a socket whose upgrade was accepted, until it ends. `received` is what came behind the
-/// request, before the 101.
-pub async fn run(
+/// Serves a socket whose upgrade was accepted, until it ends; at once with 1012 if `shutdown` is cancelled already.
+/// Later the outbox ends it.
+///
+/// What is given lies in a box, and what the session needs is made of it here: the future of a session that waits holds
+/// nothing twice, and there may be tens of thousands.
+pub async fn run<Seat: Send>(
     shared: Arc<Shared>,
-    transport: Transport,
-    received: Bytes,
-    admitted: Admitted,
+    admitted: Box<Admitted<Seat>>,
     shutdown: CancellationToken,
 ) {
-    let limits = shared.limits;
-    let Admitted { id, address, identity } = admitted;
-    // That it fails is no reason to refuse a session.
-    let _ = transport.configure(limits.send_buffer_bytes);
-    let transport = Arc::new(transport);
-    let outbox = Arc::new(Outbox::new(Arc::clone(&transport), shared.hub.outbox_limits()));
-    let identity = Arc::new(identity);
-    let standing = Arc::new(Bearer::new(Arc::clone(&identity), Arc::clone(&shared.revocations)));
-    let registration = shared.hub.register(identity.org, Arc::clone(&outbox), Arc::clone(&standing) as _);
-    let config = WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER_BYTES)
-        .write_buffer_size(0)
-        .max_message_size(Some(limits.message_bytes_max))
-        .max_frame_size(Some(limits.message_bytes_max));
-    let io = SocketIo::new(transport, received, Arc::clone(&outbox), limits.received_bytes);
-    let socket = WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await;
-    let metrics = Arc::clone(&shared.metrics);
-    metrics.sessions.inc();
+    let (mut session, mut socket, _seat) = Session::begin(shared, *admitted);
+    // The walk over all outboxes at shutdown saw this one, or the token is cancelled by now.
+    if shutdown.is_cancelled() {
+        session.outbox.close(CloseCode::RESTART);
+    }
+    drop(shutdown);
     let started = Instant::now();
-    let mut session = Session {
-        shared,
-        id,
-        address,
-        identity,
-        standing,
-        allowance: Allowance::new(limits),
-        outbox,
-        registration: Arc::new(registration),
-        joined: HashMap::new(),
-        resuming: Vec::new(),
-        refreshing: VecDeque::new(),
-        joins: 0,
-        last_heard: Instant::now(),
-    };
-    let close = session.serve(socket, shutdown).await;
+    session.shared.metrics.sessions.inc();
+    let close = session.serve(&mut socket).await;
+    let metrics = &session.shared.metrics;
     metrics.sessions.dec();
     metrics.closed.get_or_create(&CloseLabels { code: close.code }).inc();
     audit::ended(session.who(), close.code, close.reason, started.elapsed());
 }
 
 impl Session {
+    fn begin<Seat>(shared: Arc<Shared>, admitted: Admitted<Seat>) -> (Self, Socket, Box<Seat>) {
+        let Admitted { id, address, identity, seat, transport, received } = admitted;
+        let limits = shared.limits;
+        // That it fails is no reason to refuse a session.
+        let _ = transport.configure(limits.send_buffer_bytes);
+        let outbox = Arc::new(Outbox::new(transport, shared.hub.outbox_limits()));
+        let identity = Arc::new(identity);
+        let standing = Arc::new(Bearer::new(Arc::clone(&identity), Arc::clone(&shared.revocations)));
+        let registration = shared.hub.register(identity.org, Arc::clone(&outbox), Arc::clone(&standing) as _);
+        let session = Self {
+            shared,
+            id,
+            address,
+            identity,
+            standing,
+            allowance: Allowance::new(),
+            outbox,
+            registration: Arc::new(registration),
+            joined: Joins::default(),
+            resuming: Vec::new(),
+            refreshing: VecDeque::new(),
+            joins: 0,
+            last_heard: Instant::now(),
+        };
+        // Boxed, as what is used once only.
+        (session, Socket::new(received, &limits), Box::new(seat))
+    }
+
     fn who(&self) -> Who<'_> {
         let Identity { org, subject, .. } = &*self.identity;
         Who { session: self.id, user: subject, org: *org, address: self.address }
     }
 
     /// The loop, then the farewell. Returns the code with which the session ended.
-    async fn serve(
-        &mut self,
-        mut socket: WebSocketStream<SocketIo>,
-        shutdown: CancellationToken,
-    ) -> CloseCode {
+    async fn serve(&mut self, socket: &mut Socket) -> CloseCode {
         // The organisation may have been deleted between the check and the registration.
         if matches!(self.shared.directory.has_org(self.identity.org).await, Ok(false)) {
             self.outbox.close(CloseCode::ORG_GONE);
@@ -219,10 +207,10 @@ impl Session {
         if let Some(close) = self.standing.fallen() {
             self.outbox.close(close);
         }
-        let close = self.run(&mut socket, &shutdown).await;
+        let close = self.run(socket).await;
         self.resuming.clear();
         self.refreshing.clear();
-        for (topic, joined) in std::mem::take(&mut self.joined) {
+        for (topic, joined) in self.joined.take() {
             self.end_membership(&topic, &joined);
         }
         self.outbox.close(close);
@@ -232,12 +220,13 @@ impl Session {
             _ => close,
         };
         let farewell = async {
-            poll_fn(|cx| self.outbox.poll_flush(cx)).await;
+            let (outbox, rate) = (&*self.outbox, self.shared.limits.received_bytes);
+            poll_fn(|cx| outbox.poll_flush(cx)).await;
             // Until the peer's Close or its end: a socket that is closed with unread bytes is reset,
             // and the reset may overtake our Close frame.
-            while let Some(Ok(_)) = socket.next().await {}
+            while let Some(Ok(_)) = socket.next(outbox, rate).await {}
             // After a frame that could not be read there is no next one, but there may be bytes.
-            socket.get_mut().discard_until_end().await;
+            discard_until_end(outbox).await;
         };
         if self.outbox.ending() != Some(Ending::Broken) {
             let _ = tokio::time::timeout(self.shared.limits.close_timeout, farewell).await;
@@ -245,18 +234,14 @@ impl Session {
         close
     }
 
-    async fn run(
-        &mut self,
-        socket: &mut WebSocketStream<SocketIo>,
-        shutdown: &CancellationToken,
-    ) -> CloseCode {
+    async fn run(&mut self, socket: &mut Socket) -> CloseCode {
         let timer = tokio::time::sleep_until(self.deadline());
         tokio::pin!(timer);
-        let mut ends_at = self.ends_at();
+        let rate = self.shared.limits.received_bytes;
         loop {
             let outbox = Arc::clone(&self.outbox);
             let next = tokio::select! {
-                message = socket.next() => {
+                message = socket.next(&outbox, rate) => {
                     self.last_heard = Instant::now();
                     self.on_message(message)
                 }
@@ -272,22 +257,18 @@ impl Session {
                     self.on_refreshed(refreshed)
                 }
                 () = &mut timer => self.on_timer(),
-                () = shutdown.cancelled() => Next::Close(CloseCode::RESTART),
             };
-            if let Next::Close(close) = next {
-                return close;
-            }
-            // A fresh token may end sooner than the one before.
-            if timer.is_elapsed() || self.ends_in().is_zero() || ends_at != self.ends_at() {
-                ends_at = self.ends_at();
-                timer.as_mut().reset(self.deadline());
+            match next {
+                Next::Close(close) => return close,
+                Next::Continue if !timer.is_elapsed() && !self.ends_in().is_zero() => {}
+                Next::Continue | Next::Reschedule => timer.as_mut().reset(self.deadline()),
             }
         }
     }
 
     fn on_message(&mut self, message: Option<Result<Message, WsError>>) -> Next {
         let allowed = match &message {
-            Some(Ok(_)) => self.allowance.take(Instant::now()),
+            Some(Ok(_)) => self.allowance.take(&self.shared.limits, Instant::now()),
             _ => Allowed::Yes,
         };
         if allowed != Allowed::Yes {

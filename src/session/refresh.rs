@@ -57,7 +57,7 @@ impl Session {
             let verified = verifier.verify(&token).await;
             Refreshed { message, token: hash, verified }
         }));
-        Next::Continue
+        Next::Reschedule
     }
 
     pub(super) fn on_refreshed(&mut self, refreshed: Refreshed) -> Next {
@@ -77,7 +77,7 @@ impl Session {
                 for frame in left {
                     self.send(&frame);
                 }
-                Next::Continue
+                Next::Reschedule
             }
             Ok(_) => {
                 audit::refresh_refused(self.who(), CloseCode::IDENTITY_CHANGED.reason, token);
@@ -86,12 +86,12 @@ impl Session {
             Err(error @ AuthError::KeysUnavailable) => {
                 audit::refresh_refused(self.who(), &error.to_string(), token);
                 self.refuse(&message, "unavailable", &error.to_string());
-                Next::Continue
+                Next::Reschedule
             }
             Err(error) => {
                 audit::refresh_refused(self.who(), &error.to_string(), token);
                 self.refuse(&message, "invalid token", &error.to_string());
-                Next::Continue
+                Next::Reschedule
             }
         }
     }
@@ -102,7 +102,7 @@ impl Session {
         let may_stay = |topic: &Topic| self.shared.topics.check(&self.identity.topics, topic);
         let forbidden: Vec<_> = self
             .joined
-            .keys()
+            .topics()
             .filter_map(|topic| may_stay(topic).err().map(|why| (topic.clone(), why)))
             .collect();
         let mut frames = Vec::new();
@@ -118,12 +118,11 @@ impl Session {
 }
 
 /// Resolves with the first of these when it is through, and takes it out.
-pub(super) async fn next_refreshed(refreshing: &mut VecDeque<Refreshing>) -> Refreshed {
-    poll_fn(|cx| {
+pub(super) fn next_refreshed(refreshing: &mut VecDeque<Refreshing>) -> impl Future<Output = Refreshed> {
+    poll_fn(move |cx| {
         let Some(first) = refreshing.front_mut() else { return std::task::Poll::Pending };
         let refreshed = ready!(first.as_mut().poll(cx));
         refreshing.pop_front();
         std::task::Poll::Ready(refreshed)
     })
-    .await
 }

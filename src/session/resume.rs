@@ -13,7 +13,8 @@ use bytes::{Bytes, BytesMut};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::{Joined, Membership, Session, Shared};
+use super::joined::{Joined, Membership};
+use super::{Session, Shared};
 use crate::events::cursor::Cursor;
 use crate::events::{Missed, ReplayError};
 use crate::hub::{Outbox, Registration, Subscribed};
@@ -85,7 +86,8 @@ impl Session {
             Resumed { topic: resume.topic, join, subscribed }
         }));
         let membership = Membership::Resuming(left);
-        self.joined.insert(topic.clone(), Joined { join_ref: message.join_ref.clone(), join, membership });
+        let join_ref = message.join_ref.as_deref().map(Box::from);
+        self.joined.insert(topic.clone(), Joined { join_ref, join, membership });
         true
     }
 
@@ -100,8 +102,8 @@ impl Session {
 }
 
 /// Resolves with the first of these that is through, and takes it out.
-pub(super) async fn next_resumed(resuming: &mut Vec<Resuming>) -> Resumed {
-    poll_fn(|cx| {
+pub(super) fn next_resumed(resuming: &mut Vec<Resuming>) -> impl Future<Output = Resumed> {
+    poll_fn(move |cx| {
         for n in 0..resuming.len() {
             if let Poll::Ready(resumed) = resuming[n].as_mut().poll(cx) {
                 drop(resuming.swap_remove(n));
@@ -110,7 +112,6 @@ pub(super) async fn next_resumed(resuming: &mut Vec<Resuming>) -> Resumed {
         }
         Poll::Pending
     })
-    .await
 }
 
 impl Resume {

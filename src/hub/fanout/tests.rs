@@ -37,7 +37,7 @@ impl Subscriber {
         server.writable().await.expect("writable");
         let registration = hub.register(
             org,
-            Arc::new(Outbox::new(Arc::new(crate::hub::Transport::plain(server)), OUTBOX)),
+            Arc::new(Outbox::new(crate::hub::Transport::plain(server), OUTBOX)),
             Arc::new(Steadfast),
         );
         let subscribed = registration.subscribe(&calls(), |_| Bytes::new());
