@@ -18,7 +18,7 @@ use crate::auth::Verifier;
 use crate::config::{Config, DrainLimits};
 use crate::events::{Directory, Doorbell, ReaderState, Recent, Replay, Retention, Revocations, Source};
 use crate::http::{self, Admission, HttpState, Listening, Proxies, Tls};
-use crate::hub::{Batch, Fanout, Hub};
+use crate::hub::{Batch, Fanout, FanoutCounts, Hub, Slice};
 use crate::metrics::Metrics;
 use crate::wire::CloseCode;
 use crate::{postgres, session};
@@ -116,6 +116,10 @@ impl Gateway {
         background.spawn(source.run(back.clone()));
         background.spawn(retention.run(reader.clone(), back.clone()));
         let fanout = Fanout::new(Arc::clone(&hub), limits.fanout);
+        for _ in 0..helper_count() {
+            let (helpers, metrics) = (fanout.helpers(), Arc::clone(&metrics));
+            background.spawn_blocking(move || helpers.run(|slice, counts| tell(&metrics, slice, counts)));
+        }
         let fanout_metrics = Arc::clone(&metrics);
         background.spawn_blocking(move || fan_out(fanout, received, &fanout_metrics));
 
@@ -264,18 +268,32 @@ fn fan_out(mut fanout: Fanout, mut batches: mpsc::Receiver<Batch>, metrics: &Met
     while let Some(batch) = batches.blocking_recv() {
         fanout.push(&batch);
         while !fanout.is_idle() {
-            if let Some(slice) = fanout.step() {
-                metrics.fanout_slice(slice.subscribers_max, slice.read_at.elapsed());
-            }
-            let counts = fanout.take_counts();
-            metrics.deliveries.inc_by(counts.deliveries);
-            metrics.direct_writes.inc_by(counts.direct_writes);
-            metrics.queued_writes.inc_by(counts.queued_writes);
-            metrics.overloads.inc_by(counts.overloads);
+            let slice = fanout.step();
+            tell(metrics, slice, fanout.take_counts());
             // At once, whatever waits already: an organisation that is behind holds up no other.
             while let Ok(batch) = batches.try_recv() {
                 fanout.push(&batch);
             }
         }
     }
+    fanout.helpers().close();
+}
+
+/// Threads that help with large sends: a core is left to everything else where there are several.
+fn helper_count() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    (cores / 2).min(FANOUT_HELPERS_MAX)
+}
+
+/// Beyond it the kernel's own locks are what limits.
+const FANOUT_HELPERS_MAX: usize = 3;
+
+fn tell(metrics: &Metrics, slice: Option<Slice>, counts: FanoutCounts) {
+    if let Some(slice) = slice {
+        metrics.fanout_slice(slice.subscribers_max, slice.read_at.elapsed());
+    }
+    metrics.deliveries.inc_by(counts.deliveries);
+    metrics.direct_writes.inc_by(counts.direct_writes);
+    metrics.queued_writes.inc_by(counts.queued_writes);
+    metrics.overloads.inc_by(counts.overloads);
 }

@@ -108,7 +108,7 @@ impl Directory {
     #[must_use]
     pub fn topic_names(&self) -> Vec<String> {
         let topics = Arc::clone(&self.topics.read().unwrap_or_else(PoisonError::into_inner));
-        let mut names: Vec<String> = topics.iter().map(|name| name.to_string()).collect();
+        let mut names: Vec<String> = topics.iter().map(ToString::to_string).collect();
         names.sort_unstable();
         names
     }

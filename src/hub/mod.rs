@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use dashmap::DashMap;
 
-pub use fanout::{Batch, Fanout, FanoutCounts, FanoutLimits, OrgEvents, Slice};
+pub use fanout::{Batch, Fanout, FanoutCounts, FanoutLimits, Helpers, OrgEvents, Slice};
 pub use org::{SEGMENT_SUBSCRIPTIONS_MAX, Subscribed};
 pub use outbox::{Ending, Offer, Outbox, OutboxLimits};
 pub use transport::Transport;

@@ -93,15 +93,15 @@ impl Outbox {
         if state.ending.is_some() {
             return Offer::Sealed;
         }
-        let mut rest = frames.clone();
+        let mut written = 0;
         if let Kind::Plain(stream) = &self.transport.0
             && state.queue.is_empty()
         {
-            match stream.try_write(&rest) {
-                Ok(written) if written == rest.len() => return Offer::Written,
-                Ok(written) => {
-                    rest.advance(written);
-                    state.front_is_begun = written > 0;
+            match stream.try_write(frames) {
+                Ok(all) if all == frames.len() => return Offer::Written,
+                Ok(some) => {
+                    written = some;
+                    state.front_is_begun = some > 0;
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => {
@@ -110,6 +110,7 @@ impl Outbox {
                 }
             }
         }
+        let rest = frames.slice(written..);
         if state.queue_bytes + rest.len() > self.limits.queue_bytes_max
             || state.queue.len() >= self.limits.queue_chunks_max
         {

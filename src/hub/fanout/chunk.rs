@@ -3,6 +3,7 @@
 //! A subscription gets the batches after the one at which it was made, so a chunk knows where each batch
 //! begins in it.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::time::Instant;
 
@@ -43,13 +44,21 @@ impl Chunk {
         self.read_at
     }
 
+    /// Of all frames.
+    pub(super) fn bytes(&self) -> usize {
+        self.frames.len()
+    }
+
     /// The frames of the batches after this one, and how many they are.
-    pub(super) fn after(&self, batch: u64) -> Option<(Bytes, u64)> {
+    pub(super) fn after(&self, batch: u64) -> Option<(Cow<'_, Bytes>, u64)> {
         let first = self.parts.iter().position(|part| part.batch > batch)?;
         let frame_count = self.parts[first..].iter().map(|part| part.frame_count).sum();
         // The usual case, for all but those who joined a moment ago: shared whole.
-        let frames =
-            if first == 0 { self.frames.clone() } else { self.frames.slice(self.parts[first].offset..) };
+        let frames = if first == 0 {
+            Cow::Borrowed(&self.frames)
+        } else {
+            Cow::Owned(self.frames.slice(self.parts[first].offset..))
+        };
         Some((frames, frame_count))
     }
 }

@@ -1,11 +1,13 @@
 //! Fan-out: from batches of events to the outboxes, in slices, round-robin over organisations.
 //!
-//! A slice is one segment, so a large organisation holds nobody up for longer than that. What waits for
+//! A slice is one segment, and a turn so much work, so a large organisation holds nobody up for longer than that, and
+//! what a small one has is done in one turn. What waits for
 //! an organisation's turn goes out together, of whichever batches it is: one buffer, one write per socket.
 //! So an organisation gets cheaper the further it is behind; where even that is not enough, its own topics
 //! resync, and nobody else's.
 
 mod chunk;
+mod share;
 #[cfg(test)]
 mod tests;
 
@@ -13,16 +15,23 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use chunk::{Chunk, Chunks};
+use chunk::Chunks;
+pub use share::Helpers;
+use share::Send;
 
-use super::org::{SEGMENT_SUBSCRIPTIONS_MAX, Segment};
-use super::{Hub, Offer};
+use super::Hub;
 use crate::org::OrgId;
-use crate::sync::lock;
 use crate::wire::{CloseCode, Event, RESYNC_EVENT, Topic};
 
 /// Events that are encoded in one step; a page of the log has up to 5,000.
 const STEP_EVENTS_MAX: usize = 256;
+
+/// What one turn of an organisation may cost, in small writes, before the next has its turn. Slices are not divided, so
+/// it may be one slice more.
+const TURN_COST: usize = 64;
+
+/// A write of so many bytes costs about twice as much as a small one.
+const COST_BYTES: usize = 1024;
 
 /// Why the topics of an organisation that fell too far behind resync.
 const OVERLOAD_DATA: &str = r#"{"reason":"overload"}"#;
@@ -87,9 +96,12 @@ pub struct FanoutCounts {
 pub struct Fanout {
     hub: Arc<Hub>,
     limits: FanoutLimits,
+    helpers: Arc<Helpers>,
     work: HashMap<OrgId, OrgWork>,
     /// The organisations that have work, each once.
     turns: VecDeque<OrgId>,
+    /// Of the turn of the first of them.
+    turn_cost: usize,
     /// Of all organisations.
     waiting_bytes: usize,
     counts: FanoutCounts,
@@ -98,7 +110,7 @@ pub struct Fanout {
 /// What is to be done for one organisation, in this order.
 #[derive(Debug, Default)]
 struct OrgWork {
-    sends: VecDeque<Send>,
+    sends: VecDeque<Arc<Send>>,
     waiting: VecDeque<Waiting>,
     /// Of the events in `waiting`.
     waiting_bytes: usize,
@@ -114,23 +126,18 @@ struct Waiting {
     event: Arc<Event>,
 }
 
-/// Frames on their way to the segments of a topic.
-#[derive(Debug)]
-struct Send {
-    chunk: Chunk,
-    segments: Vec<Arc<Segment>>,
-    subscribers_max: usize,
-}
-
 impl Fanout {
     /// Nothing to do yet.
     #[must_use]
     pub fn new(hub: Arc<Hub>, limits: FanoutLimits) -> Self {
+        let helpers = Arc::new(Helpers::new(hub.limits));
         Self {
             hub,
             limits,
+            helpers,
             work: HashMap::new(),
             turns: VecDeque::new(),
+            turn_cost: 0,
             waiting_bytes: 0,
             counts: FanoutCounts::default(),
         }
@@ -161,28 +168,40 @@ impl Fanout {
         }
     }
 
+    /// For the threads that help with large sends.
+    #[must_use]
+    pub fn helpers(&self) -> Arc<Helpers> {
+        Arc::clone(&self.helpers)
+    }
+
     /// Whether nothing is left to do.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.turns.is_empty()
     }
 
-    /// Does one slice of one organisation's work; the next call serves the next organisation. Tells what
-    /// was sent, if something was.
+    /// Does one slice of the work of the organisation whose turn it is. Tells what was sent, if something was.
     pub fn step(&mut self) -> Option<Slice> {
         let org = self.turns.pop_front()?;
         let mut work = self.work.remove(&org)?;
         let mut sent = None;
-        if let Some(send) = work.sends.front_mut() {
-            if let Some(segment) = send.segments.pop() {
-                let segment_sent = self.send(&send.chunk, &segment);
-                sent = segment_sent.then_some(Slice {
-                    read_at: send.chunk.read_at(),
-                    subscribers_max: send.subscribers_max,
-                });
-            }
-            if send.segments.is_empty() {
-                work.sends.pop_front();
+        if let Some(send) = work.sends.front() {
+            match send.step(self.hub.limits, &mut self.counts) {
+                Some(stepped) => {
+                    self.turn_cost += stepped.subscribers * (1 + send.bytes() / COST_BYTES);
+                    sent = stepped.slice;
+                }
+                None if send.is_done() => {
+                    work.sends.pop_front();
+                    if let Some(next) = work.sends.front().filter(|next| next.is_large()) {
+                        self.helpers.offer(next);
+                    }
+                }
+                // A helper is at the last slices. Others may have their turn; where there are none, it is a moment.
+                None => {
+                    self.turn_cost = TURN_COST;
+                    std::thread::yield_now();
+                }
             }
         } else if !work.waiting.is_empty() {
             self.expand(org, &mut work);
@@ -193,9 +212,14 @@ impl Fanout {
             _ if is_done => {}
             _ => {
                 self.work.insert(org, work);
+                if self.turn_cost < TURN_COST {
+                    self.turns.push_front(org);
+                    return sent;
+                }
                 self.turns.push_back(org);
             }
         }
+        self.turn_cost = 0;
         sent
     }
 
@@ -259,30 +283,10 @@ impl Fanout {
         let Some(channel) = channel else { return };
         work.sends.extend(chunks.finish().map(|chunk| {
             let segments = channel.segments(chunk.topic());
-            let subscribers_max = segments.len() * SEGMENT_SUBSCRIPTIONS_MAX;
-            Send { chunk, segments, subscribers_max }
+            Arc::new(Send::new(chunk, segments))
         }));
-    }
-
-    /// One slice: the same bytes to every subscription of a segment. False where nobody was left to get any.
-    fn send(&mut self, chunk: &Chunk, segment: &Segment) -> bool {
-        let mut any = false;
-        for subscription in lock(segment).iter_mut() {
-            let Some((frames, frame_count)) = chunk.after(subscription.after_batch) else { continue };
-            any = true;
-            if let Some(held) = &mut subscription.held {
-                if !held.push(&frames, self.hub.limits) {
-                    subscription.outbox.close(CloseCode::SLOW);
-                }
-                continue;
-            }
-            match subscription.outbox.offer(&frames) {
-                Offer::Written => self.counts.direct_writes += 1,
-                Offer::Queued => self.counts.queued_writes += 1,
-                Offer::Sealed => continue,
-            }
-            self.counts.deliveries += frame_count;
+        if let Some(first) = work.sends.front().filter(|first| first.is_large()) {
+            self.helpers.offer(first);
         }
-        any
     }
 }

@@ -5,11 +5,14 @@ use std::io::Read as _;
 use bytes::Bytes;
 use tokio::net::{TcpListener, TcpStream};
 
+use super::super::org::SEGMENT_SUBSCRIPTIONS_MAX;
 use super::super::{Outbox, OutboxLimits, Registration, Standing, Subscribed};
 use super::*;
 
 const OUTBOX: OutboxLimits = OutboxLimits { queue_bytes_max: 1 << 20, queue_chunks_max: 64 };
 const LIMITS: FanoutLimits = FanoutLimits { org_bytes_max: 1 << 20, bytes_max: 4 << 20 };
+
+const DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// Nothing is revoked here.
 #[derive(Debug)]
@@ -50,6 +53,20 @@ impl Subscriber {
         let mut bytes = vec![0; 1 << 20];
         let n = self.client.read(&mut bytes).unwrap_or(0);
         String::from_utf8_lossy(&bytes[..n]).into_owned()
+    }
+}
+
+impl Subscriber {
+    /// What came until this did. (With several writers the kernel may deliver after `write` has returned.)
+    fn received_until(&mut self, marker: &str) -> String {
+        self.client.set_nonblocking(false).expect("set");
+        self.client.set_read_timeout(Some(DEADLINE)).expect("set");
+        let (mut all, mut bytes) = (String::new(), [0; 4096]);
+        while !all.contains(marker) {
+            let n = self.client.read(&mut bytes).expect("before the deadline");
+            all.push_str(&String::from_utf8_lossy(&bytes[..n]));
+        }
+        all
     }
 }
 
@@ -101,7 +118,7 @@ async fn a_small_organisation_waits_for_one_slice_of_a_large_one() {
     let slice = fanout.step().expect("a slice");
     assert_eq!(slice.subscribers_max, SEGMENTS * SEGMENT_SUBSCRIPTIONS_MAX);
     fanout.push(&batch(&hub, "quick", &[small], 10));
-    // The slice of the large one that was next, the small one's encoding, another slice, the small one's.
+    // The rest of the large one's turn, and the small one's: it is done in one.
     for _ in 0..4 {
         fanout.step();
     }
@@ -168,4 +185,82 @@ async fn an_organisation_that_falls_too_far_behind_resyncs_alone() {
     fanout.push(&batch(&hub, "later", &[flooded, other], 4000));
     run(&mut fanout);
     assert!(behind.received().contains("later") && beside.received().contains("later"));
+}
+
+#[tokio::test]
+async fn helpers_take_part_in_a_large_send_and_change_no_order() {
+    const SOCKETS: usize = 40 * SEGMENT_SUBSCRIPTIONS_MAX;
+    const EVENTS: usize = 30;
+    let hub = Arc::new(Hub::new(OUTBOX));
+    let org = OrgId::for_tests(1);
+    let mut many = Vec::new();
+    for _ in 0..SOCKETS {
+        many.push(Subscriber::new(&hub, org).await);
+    }
+    let mut fanout = Fanout::new(Arc::clone(&hub), LIMITS);
+    let (helpers, helped) = (fanout.helpers(), std::sync::atomic::AtomicUsize::new(0));
+    std::thread::scope(|threads| {
+        let (helpers, helped) = (&helpers, &helped);
+        threads.spawn(move || {
+            helpers.run(|_, counts| {
+                let sent = usize::try_from(counts.deliveries).expect("small");
+                helped.fetch_add(sent, std::sync::atomic::Ordering::Relaxed);
+            });
+        });
+        for n in 0..EVENTS {
+            fanout.push(&batch(&hub, &format!("event{n:02}"), &[org], 10));
+            run(&mut fanout);
+        }
+        helpers.close();
+    });
+    let own = usize::try_from(fanout.take_counts().deliveries).expect("small");
+    let helped = helped.into_inner();
+    assert_eq!(own + helped, SOCKETS * EVENTS, "each once");
+    assert!(helped > 0, "one core does it all");
+    let last = format!("event{:02}", EVENTS - 1);
+    for subscriber in &mut many {
+        let all = subscriber.received_until(&last);
+        let at: Vec<_> = (0..EVENTS).map(|n| all.find(&format!("event{n:02}")).expect("received")).collect();
+        assert!(at.is_sorted(), "{all}");
+    }
+}
+
+#[tokio::test]
+async fn the_next_send_waits_for_a_helper_that_is_late() {
+    let hub = Arc::new(Hub::new(OUTBOX));
+    let org = OrgId::for_tests(1);
+    let mut many = Vec::new();
+    for _ in 0..3 * SEGMENT_SUBSCRIPTIONS_MAX {
+        many.push(Subscriber::new(&hub, org).await);
+    }
+    let mut fanout = Fanout::new(Arc::clone(&hub), LIMITS);
+    let first_segment = Arc::clone(&hub.channel(org).expect("sessions").segments(&calls())[0]);
+    fanout.push(&batch(&hub, "early", &[org], 10));
+    fanout.step();
+    let send = Arc::clone(&fanout.work[&org].sends[0]);
+    std::thread::scope(|threads| {
+        let busy = first_segment.lock().expect("nobody panicked");
+        threads.spawn(|| send.step(OUTBOX, &mut FanoutCounts::default()).is_some());
+        while send.taken() == 0 {
+            std::thread::yield_now();
+        }
+        fanout.push(&batch(&hub, "late", &[org], 10));
+        // Far more than all there is to do.
+        for _ in 0..100 {
+            fanout.step();
+            assert!(Arc::ptr_eq(&fanout.work[&org].sends[0], &send), "the next one has begun");
+        }
+        let (_, others) = many.split_at_mut(SEGMENT_SUBSCRIPTIONS_MAX);
+        assert!(others.iter_mut().all(|other| other.received_until("early").contains("early")));
+        assert!(others.iter_mut().all(|other| {
+            other.client.set_nonblocking(true).expect("set");
+            !other.received().contains("late")
+        }));
+        drop(busy);
+    });
+    run(&mut fanout);
+    for subscriber in &mut many[..SEGMENT_SUBSCRIPTIONS_MAX] {
+        let all = subscriber.received_until("late");
+        assert!(all.find("early").expect("received") < all.find("late").expect("received"), "{all}");
+    }
 }
