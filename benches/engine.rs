@@ -1,0 +1,216 @@
+//! The parts of the hot path one by one: fan-out to real sockets beside the bare loop of writes, encoding of
+//! events, decoding of what clients send, visibility and encoding of cursors.
+//!
+//! `cargo bench --bench engine`; `-- fan_out` runs what has this in its name.
+
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
+
+use divan::Bencher;
+use divan::counter::ItemsCount;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
+use uuid::Uuid;
+use warden::auth::{Token, Verifier, VerifierConfig};
+use warden::cli::{TokenClaims, sign};
+use warden::config::{DEFAULT_AUDIENCE, Limits};
+use warden::events::cursor::{Cursor, CursorPrefix, Epoch, Point, Snapshot};
+use warden::hub::{Batch, Fanout, Hub, OrgEvents, Outbox, Registration, Standing, Subscribed, Transport};
+use warden::metrics::Metrics;
+use warden::org::OrgId;
+use warden::wire::{CloseCode, Event, Topic, append_event_frame, decode};
+
+/// Bytes of an event's data, as of a call that was updated.
+const DATA_BYTES: usize = 150;
+
+fn main() {
+    divan::main();
+}
+
+/// As in the gateway's own process.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().expect("a runtime"));
+
+/// Only a token that was verified names an organisation.
+static ORG: LazyLock<OrgId> = LazyLock::new(|| {
+    const SECRET: &str = "the benchmark's secret of 32 bytes";
+    let claims = TokenClaims {
+        org: Uuid::from_u128(1),
+        sub: "bench",
+        role: "authenticated",
+        ttl: Duration::from_hours(1),
+        audience: DEFAULT_AUDIENCE,
+        issuer: None,
+        topics: None,
+    };
+    let config = VerifierConfig::hs256(SECRET, DEFAULT_AUDIENCE, None);
+    let verifier = Verifier::new(&config, Limits::default().keys, &Arc::new(Metrics::default()));
+    let token = Token::new(sign(&claims, SECRET).expect("signs"));
+    verifier.expect("a verifier").verify_now(&token).expect("a good token").org
+});
+
+fn event(n: usize) -> Event {
+    let data = format!(r#"{{"n":{n},"x":"{}"}}"#, "x".repeat(DATA_BYTES));
+    let mut event = Event::control("call.updated", &data, cursor(2).to_string().into());
+    event.id = 1_000_000 + i64::try_from(n).expect("small");
+    event.topic = calls();
+    event
+}
+
+fn calls() -> Topic {
+    Topic::parse("calls").expect("a topic")
+}
+
+/// With so many transactions in progress.
+fn cursor(in_progress: u64) -> Cursor {
+    let xmin = 5_000_000;
+    let point = |shift: u64| {
+        let in_progress: Vec<u64> = (0..in_progress).map(|n| xmin + shift + 3 * n).collect();
+        let xmax = in_progress.last().map_or(xmin, |last| last + 2);
+        Arc::new(Point { snapshot: Snapshot { xmin: xmin + shift, xmax, in_progress }, max_id: 9_000_000 })
+    };
+    let epoch = Epoch { system: 7_300_000_000_000_000_000, timeline: 1, database: 16_384 };
+    Cursor { epoch, from: point(0), to: point(1), id: 9_000_000 }
+}
+
+/// Nothing is revoked here.
+#[derive(Debug)]
+struct Steadfast;
+
+impl Standing for Steadfast {
+    fn fallen(&self) -> Option<CloseCode> {
+        None
+    }
+}
+
+/// Two ends of a connection on this machine; what arrives at the far one is thrown away.
+async fn connection() -> TcpStream {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let addr = listener.local_addr().expect("bound");
+    let (far, near) = tokio::join!(TcpStream::connect(addr), listener.accept());
+    let mut far = far.expect("connects");
+    tokio::spawn(async move {
+        let mut bytes = vec![0; 16 * 1024];
+        while far.read(&mut bytes).await.is_ok_and(|n| n > 0) {}
+    });
+    let (near, _) = near.expect("accepts");
+    near.set_nodelay(true).expect("set");
+    near.writable().await.expect("writable");
+    near
+}
+
+/// Sockets that joined `calls`.
+struct Sockets {
+    fanout: Fanout,
+    hub: Arc<Hub>,
+    _sessions: Vec<(Registration, Subscribed)>,
+}
+
+impl Sockets {
+    fn open(count: usize) -> Self {
+        let limits = Limits::default();
+        let hub = Arc::new(Hub::new(limits.outbox));
+        let sessions = RUNTIME.block_on(async {
+            let mut sessions = Vec::new();
+            for _ in 0..count {
+                let outbox = Arc::new(Outbox::new(Transport::plain(connection().await), limits.outbox));
+                let registration = hub.register(*ORG, outbox, Arc::new(Steadfast));
+                let subscribed = registration.subscribe(&calls(), |_| bytes::Bytes::new());
+                sessions.push((registration, subscribed));
+            }
+            sessions
+        });
+        Self { fanout: Fanout::new(Arc::clone(&hub), limits.fanout), hub, _sessions: sessions }
+    }
+
+    /// One batch to all of them.
+    fn send(&mut self, events: &[Arc<Event>]) {
+        let cursor: Arc<str> = "after".into();
+        let number = self.hub.advance(Arc::clone(&cursor));
+        let orgs = vec![OrgEvents { org: Some(*ORG), events: events.to_vec(), is_gone: false }];
+        self.fanout.push(&Batch { number, cursor, read_at: Instant::now(), orgs });
+        while !self.fanout.is_idle() {
+            self.fanout.step();
+        }
+    }
+}
+
+/// Events at once, sockets.
+const FAN_OUTS: [(usize, usize); 4] = [(1, 1), (1, 50), (1, 1000), (50, 200)];
+
+/// Through the hub. Items are deliveries.
+#[divan::bench(args = FAN_OUTS)]
+fn fan_out(bencher: Bencher<'_, '_>, (events, sockets): (usize, usize)) {
+    let mut open = Sockets::open(sockets);
+    let events: Vec<_> = (0..events).map(|n| Arc::new(event(n))).collect();
+    bencher.counter(ItemsCount::new(events.len() * sockets)).bench_local(|| open.send(&events));
+}
+
+/// The same bytes by bare writes, one for each event and socket.
+#[divan::bench(args = FAN_OUTS)]
+fn bare_writes(bencher: Bencher<'_, '_>, (events, sockets): (usize, usize)) {
+    let open: Vec<_> = RUNTIME.block_on(async {
+        let mut open = Vec::new();
+        for _ in 0..sockets {
+            let stream = connection().await.into_std().expect("a socket");
+            open.push(stream);
+        }
+        open
+    });
+    let frame = frame(&event(0));
+    bencher.counter(ItemsCount::new(events * sockets)).bench_local(|| {
+        for _ in 0..events {
+            for mut stream in &open {
+                // What the kernel does not take is nothing to the loop.
+                let _ = std::io::Write::write(&mut stream, &frame);
+            }
+        }
+    });
+}
+
+fn frame(event: &Event) -> bytes::BytesMut {
+    let mut into = bytes::BytesMut::new();
+    append_event_frame(&mut into, &calls(), event, &event.payload());
+    into
+}
+
+#[divan::bench]
+fn encode_event(bencher: Bencher<'_, '_>) {
+    let event = event(0);
+    bencher.bench(|| frame(divan::black_box(&event)));
+}
+
+#[divan::bench]
+fn decode_join(bencher: Bencher<'_, '_>) {
+    let join = r#"["1","1","calls","phx_join",{"config":{"broadcast":{"self":false}}}]"#;
+    bencher.bench(|| decode(divan::black_box(join)).expect("a message"));
+}
+
+const IN_PROGRESS: [u64; 3] = [0, 16, 1000];
+
+/// Whether a cursor covers an event.
+#[divan::bench(args = IN_PROGRESS)]
+fn cursor_covers(bencher: Bencher<'_, '_>, in_progress: u64) {
+    let cursor = cursor(in_progress);
+    bencher
+        .bench(|| divan::black_box(&cursor).covers(divan::black_box(5_000_100), divan::black_box(8_999_999)));
+}
+
+/// The cursors of a batch of 50 events. Items are cursors.
+#[divan::bench(args = IN_PROGRESS)]
+fn cursor_encode(bencher: Bencher<'_, '_>, in_progress: u64) {
+    let cursor = cursor(in_progress);
+    bencher.counter(ItemsCount::new(50_usize)).bench(|| {
+        let prefix = CursorPrefix::new(cursor.epoch, &cursor.from, &cursor.to);
+        (0..50).map(|n| prefix.with_id(cursor.id + n)).collect::<Vec<_>>()
+    });
+}
+
+#[divan::bench(args = IN_PROGRESS)]
+fn cursor_decode(bencher: Bencher<'_, '_>, in_progress: u64) {
+    let text = cursor(in_progress).to_string();
+    bencher.bench(|| divan::black_box(&text).parse::<Cursor>().expect("a cursor"));
+}
