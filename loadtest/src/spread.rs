@@ -1,5 +1,6 @@
 //! Which socket belongs to which organisation, gateway, source address and process. Pure arithmetic.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
@@ -40,6 +41,16 @@ impl FromStr for Skew {
                 Ok(Self::OneLarge(share))
             }
             _ => bail!("unknown skew {text}: {HELP}"),
+        }
+    }
+}
+
+impl fmt::Display for Skew {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Uniform => write!(f, "uniform"),
+            Self::Zipf(exponent) => write!(f, "zipf:{exponent}"),
+            Self::OneLarge(share) => write!(f, "one-large:{share}"),
         }
     }
 }

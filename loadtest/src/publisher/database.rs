@@ -25,7 +25,8 @@ pub(crate) struct Database(PgConnectOptions);
 impl Database {
     pub(crate) fn parse(url: &str) -> anyhow::Result<Self> {
         // The error of the parser may quote the URL, and with it the password.
-        let options: PgConnectOptions = url.parse().ok().context(
+        let is_postgres = url.starts_with("postgres://") || url.starts_with("postgresql://");
+        let options = url.parse::<PgConnectOptions>().ok().filter(|_| is_postgres).context(
             "--database-url is no PostgreSQL URL: write e.g. postgres://user:password@localhost:5432/app",
         )?;
         Ok(Self(options.application_name("warden-loadtest")))

@@ -48,7 +48,7 @@ pub(super) fn report(
         sockets_dropped: sockets.dropped,
         sockets_retried: sockets.retries,
         orgs: plan.common.sockets.orgs,
-        skew: format!("{:?}", plan.common.sockets.skew),
+        skew: plan.common.sockets.skew.to_string(),
         topics: plan.common.sockets.topics.clone(),
         source_addresses: scene.source_addresses,
         duration_s: plan.timeline.duration.as_secs_f64(),
@@ -159,7 +159,9 @@ fn storm(timeline: &Timeline, observed: &Observed) -> Option<StormReport> {
 }
 
 fn per(total: Option<std::time::Duration>, count: u64) -> Option<f64> {
-    let total = total?;
+    /// The kernel counts in hundredths of a second: less is mostly rounding.
+    const CPU_MIN: std::time::Duration = std::time::Duration::from_millis(200);
+    let total = total.filter(|total| *total >= CPU_MIN)?;
     (count > 0).then(|| total.as_secs_f64() * 1e6 / count as f64)
 }
 
