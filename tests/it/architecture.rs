@@ -151,5 +151,8 @@ fn the_load_tester_shares_no_code_with_the_gateway() {
     }
     let manifest = fs::read_to_string(root().join("loadtest/Cargo.toml")).expect("reads");
     let (dependencies, _) = manifest.split_once("[dev-dependencies]").expect("has the section");
-    assert!(!dependencies.contains("\nwarden ") && !dependencies.contains("\nwarden."), "it links the gateway in");
+    assert!(
+        !dependencies.contains("\nwarden ") && !dependencies.contains("\nwarden."),
+        "it links the gateway in"
+    );
 }

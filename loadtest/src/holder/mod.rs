@@ -95,7 +95,7 @@ impl Holder {
         let (mut looked, mut complete_since) = (now(), None);
         self.obey()?;
         loop {
-            let wait = self.population.next_due().map_or(TICK, |due| crate::clock::until(due).min(TICK));
+            let wait = self.next_connect().map_or(TICK, |due| crate::clock::until(due).min(TICK));
             match self.poll.poll(&mut events, Some(wait)) {
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 result => result.context("cannot wait for sockets")?,
@@ -140,6 +140,7 @@ impl Holder {
                 Order::Settle { deadline } => {
                     self.deadline = Some(deadline);
                     self.population.churn(0.0);
+                    self.forget_newcomers();
                 }
                 Order::Hurry => self.hurry = true,
                 // Taken in by the ledger.

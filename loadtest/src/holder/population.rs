@@ -75,6 +75,18 @@ fn spread(n: usize, per_second: f64) -> Nanos {
 }
 
 impl Holder {
+    /// When the next socket may connect.
+    pub(super) fn next_connect(&self) -> Option<Nanos> {
+        // Where too many are on their way, one of them must come first, and that wakes the loop.
+        self.population.next_due().filter(|_| self.counts.connecting < CONNECTING_MAX)
+    }
+
+    /// Who was to come for the first time need not any more; who was here must come back.
+    pub(super) fn forget_newcomers(&mut self) {
+        let slots = &self.slots;
+        self.population.due.retain(|Reverse((_, index))| slots[*index].returns.is_some());
+    }
+
     pub(super) fn connect_due(&mut self) {
         let moment = now();
         while self.counts.connecting < CONNECTING_MAX
