@@ -108,6 +108,7 @@ mod tests {
         let mut holder = Meters::default();
         for ms in 1..=1000 {
             holder.record(label(ms % 2), ms as u64 * 1_000_000);
+            holder.record(label(ms % 2), ms as u64 * 1_000_000);
         }
         let mut sum = Meters::default();
         for timing in holder.take() {
@@ -115,12 +116,12 @@ mod tests {
         }
         assert!(holder.take().is_empty());
         let all = sum.percentiles(Timed::Commit);
-        assert_eq!(all.count, 1000);
+        assert_eq!(all.count, 2000);
         for (name, expected) in [("p50", 500.0), ("p99", 990.0), ("max", 1000.0)] {
             let value = all.named().into_iter().find(|(n, _)| *n == name).unwrap().1.unwrap();
             assert!((value - expected).abs() / expected < 0.002, "{name}: {value}");
         }
-        assert_eq!(sum.sum(Timed::Commit, |l| l.phase == 0).len(), 500);
+        assert_eq!(sum.sum(Timed::Commit, |l| l.phase == 0).len(), 1000);
         assert_eq!(sum.percentiles(Timed::Due).p50, None);
     }
 }

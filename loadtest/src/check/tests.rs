@@ -114,6 +114,18 @@ fn a_missing_event_is_found_whatever_came_after_it() {
 }
 
 #[test]
+fn what_is_missing_at_the_beginning_is_found_whatever_came_after_it() {
+    let mut f = Fixture::joined("calls").commit(2000);
+    for seq in 513..=2000 {
+        f.arrive(seq);
+    }
+    assert_eq!(f.tally(), [2000, 1488, 512, 0]);
+    assert!(!f.ledger.has_all_before(&f.subscription, 1));
+    assert_eq!(f.arrive(1), delivered(false), "late, and no duplicate");
+    assert_eq!(f.tally(), [2000, 1489, 511, 0]);
+}
+
+#[test]
 fn a_change_that_is_still_open_is_awaited() {
     let mut f = Fixture::joined("calls");
     f.ledger.sent(&entry(1));

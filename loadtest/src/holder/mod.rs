@@ -4,6 +4,7 @@
 
 mod frames;
 mod handshake;
+mod hearing;
 mod orders;
 mod population;
 mod recent;

@@ -43,7 +43,7 @@ impl Report {
         };
         writeln!(
             out,
-            "<footer>{}. Gateways {}. {} tester processes, {} source addresses. Began at {} (seconds since 1970). \
+            "<footer>{}. Gateways {}. {} tester processes, {} source addresses. Began {}. \
              warden-loadtest {}.{interrupted}{debug}</footer></body></html>",
             escape(&self.machine),
             escape(&self.gateways.join(", ")),

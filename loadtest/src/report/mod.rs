@@ -19,8 +19,8 @@ pub(crate) struct Report {
     pub(crate) scenario: &'static str,
     pub(crate) run: String,
     pub(crate) interrupted: bool,
-    /// Seconds since 1970.
-    pub(crate) began: u64,
+    /// When, in UTC (RFC 3339).
+    pub(crate) began: String,
     pub(crate) version: &'static str,
     pub(crate) debug_build: bool,
     pub(crate) machine: String,

@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -45,7 +47,7 @@ pub(crate) struct Scene {
     pub(crate) gateways: Vec<Gateway>,
     pub(crate) source_addresses: usize,
     pub(crate) processes: usize,
-    pub(crate) began_unix: u64,
+    pub(crate) began: String,
     pub(crate) observed: Mutex<Observed>,
 }
 
@@ -141,9 +143,9 @@ async fn set_scene(
     let own = holders.iter().filter_map(holders::Holder::pid).chain([std::process::id()]);
     let tester = own.filter_map(Meter::of_pid).collect();
     let observed = Mutex::new(Observed::new(epoch, interval, holders.len(), server, tester));
-    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let (source_addresses, began_unix) = (from.len(), since_1970.map_or(0, |since| since.as_secs()));
-    let scene = Scene { plan, run, gateways, source_addresses, processes, began_unix, observed };
+    let began = OffsetDateTime::now_utc().replace_nanosecond(0)?.format(&Rfc3339)?;
+    let source_addresses = from.len();
+    let scene = Scene { plan, run, gateways, source_addresses, processes, began, observed };
     Ok((Arc::new(scene), holders, journal))
 }
 

@@ -37,7 +37,7 @@ pub(super) fn report(
         scenario: plan.scenario,
         run: scene.run.clone(),
         interrupted,
-        began: scene.began_unix,
+        began: scene.began.clone(),
         version: env!("CARGO_PKG_VERSION"),
         debug_build: cfg!(debug_assertions),
         machine: machine(),
