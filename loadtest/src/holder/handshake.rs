@@ -78,6 +78,9 @@ fn refusal(status: u16, reason: &str, body: &[u8]) -> anyhow::Result<Answer> {
         429 if body.contains("per_address") => {
             ". Give more addresses with --bind, a lower --connect-rate, or raise the gateway's limit per address"
         }
+        429 if body.contains("_connections") => {
+            ". Spread the sockets over more gateways (--url repeated), organisations (--orgs), or raise the gateway's limit"
+        }
         429 | 503 => ". It is at a limit, or not ready: try again, or a lower --connect-rate",
         _ => "",
     };
