@@ -171,8 +171,8 @@ fn server(observed: &Observed, marks: &Marks, publisher: &Publisher) -> ServerRe
     let joined = publisher.timeline.open_first as u64;
     let growth = || Some((mib_at(&marks.open)? - mib_at(&marks.begin)?) * 1024.0 / joined as f64);
     let quarter = nanos(publisher.timeline.duration / 4);
-    // Over seconds it is noise.
-    let long = publisher.timeline.duration >= std::time::Duration::from_secs(20);
+    // Over less it is noise.
+    let long = publisher.timeline.duration >= std::time::Duration::from_secs(60);
     let until = marks.published.at.min(now());
     ServerReport {
         pids: observed.server_pids(),
