@@ -144,7 +144,8 @@ impl Plot<'_> {
                 escape(&moment.name)
             )?;
         }
-        for (n, curve) in self.curves.iter().enumerate() {
+        // The first lie on top: p99 is often all that there is of max.
+        for (n, curve) in self.curves.iter().enumerate().rev() {
             writeln!(
                 out,
                 r#"<path class="curve c{n}" d="{}"><title>{}</title></path>"#,

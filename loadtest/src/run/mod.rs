@@ -279,7 +279,12 @@ impl Stage {
         }
         let scene = Arc::clone(&self.scene);
         let all_open = async {
+            let mut sampled = tokio::time::Instant::now();
             loop {
+                if sampled.elapsed() >= INTERVAL_MIN {
+                    sampled = tokio::time::Instant::now();
+                    lock(&scene.observed).sample(0);
+                }
                 let sockets = lock(&scene.observed).sockets();
                 if sockets.opened + sockets.refused >= until as u64 || signals.stop.is_cancelled() {
                     return Ok(());
