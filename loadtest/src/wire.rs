@@ -1,6 +1,6 @@
 //! The protocol as a stranger would read it from its documentation: Phoenix Channels V2 frames, the
 //! events inside them, and the token of a handshake. It shares no code with the gateway, so that a
-//! mistake there is not made here too.
+//! mistake there is not made here too, and it does no I/O.
 
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,14 +11,20 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use crate::check::Kind;
+use crate::message::Signing;
+
+/// What `warden.publish` is given as the event's name.
+pub(crate) const PUBLISHED: &str = "loadtest.changed";
+
 /// A frame from the gateway: `[join_ref, ref, topic, event, payload]`.
 #[derive(Deserialize)]
 pub(crate) struct Frame<'a> {
     /// Null in events, which belong to nobody's request.
-    #[serde(rename = "join_ref")]
-    _join_ref: Option<String>,
-    #[serde(rename = "ref")]
-    pub(crate) reference: Option<String>,
+    #[serde(rename = "join_ref", borrow)]
+    _join_ref: Option<Cow<'a, str>>,
+    #[serde(rename = "ref", borrow)]
+    pub(crate) reference: Option<Cow<'a, str>>,
     #[serde(borrow)]
     pub(crate) topic: Cow<'a, str>,
     #[serde(borrow)]
@@ -28,8 +34,8 @@ pub(crate) struct Frame<'a> {
 }
 
 impl<'a> Frame<'a> {
-    pub(crate) fn parse(text: &'a str) -> serde_json::Result<Self> {
-        serde_json::from_str(text)
+    pub(crate) fn parse(text: &'a [u8]) -> serde_json::Result<Self> {
+        serde_json::from_slice(text)
     }
 }
 
@@ -42,48 +48,95 @@ pub(crate) struct Reply<'a> {
     pub(crate) response: &'a RawValue,
 }
 
-/// What a successful join is answered with.
+/// What a successful join is answered with, and what `warden.cursor` and `warden.resync` carry.
 #[derive(Deserialize)]
-pub(crate) struct JoinResponse {
-    /// Required, though not used: without it no client could resume.
-    #[serde(rename = "cursor")]
-    _cursor: String,
+pub(crate) struct Position {
+    pub(crate) cursor: String,
+    /// The cursor of the join could not be served.
+    #[serde(default)]
+    pub(crate) resync: bool,
 }
 
 /// The payload of an event. What is not needed is still named where clients rely on it.
 #[derive(Deserialize)]
-pub(crate) struct Event<'a> {
+struct Payload<'a> {
     #[serde(rename = "id")]
     _id: i64,
-    #[serde(rename = "cursor", borrow)]
-    _cursor: Cow<'a, str>,
+    #[serde(borrow)]
+    cursor: Cow<'a, str>,
     #[serde(rename = "at", borrow)]
     _at: Cow<'a, str>,
-    pub(crate) data: Row,
+    data: Row,
 }
 
-/// The columns of a watched row that tell where it belongs.
+/// The columns of a watched row that tell where it belongs, or what was published.
 #[derive(Deserialize)]
-pub(crate) struct Row {
-    pub(crate) id: Uuid,
+struct Row {
+    id: Uuid,
     /// Absent in rows of table organizations, whose id is the organisation.
-    pub(crate) org_id: Option<Uuid>,
+    org_id: Option<Uuid>,
     #[serde(default)]
-    pub(crate) metadata: Option<Metadata>,
+    metadata: Option<Metadata>,
 }
 
-/// What the publishers write into `calls.metadata`.
+/// What the publishers write into `metadata`.
 #[derive(Deserialize)]
-pub(crate) struct Metadata {
-    pub(crate) lt_run: Option<String>,
-    pub(crate) lt_change: Option<usize>,
-    pub(crate) lt_seq: Option<u32>,
+struct Metadata {
+    lt_run: Option<String>,
+    lt_change: Option<usize>,
+    lt_seq: Option<u32>,
 }
 
-/// The frame that joins a topic. The reference is both `join_ref` and `ref`.
-pub(crate) fn join(reference: usize, topic: &str) -> String {
+/// An event as it counts here.
+#[derive(Debug)]
+pub(crate) struct Event {
+    pub(crate) topic: String,
+    pub(crate) name: String,
+    pub(crate) org: Uuid,
+    pub(crate) entity: Uuid,
+    /// None where it is no change of this run, and why.
+    pub(crate) change: Result<Named, &'static str>,
+    pub(crate) cursor: String,
+}
+
+/// Which change an event tells of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Named {
+    pub(crate) kind: Kind,
+    pub(crate) n: usize,
+    pub(crate) seq: u32,
+}
+
+impl Event {
+    /// Reads an event. None where its organisation or its form can't be made out.
+    pub(crate) fn read(frame: &Frame<'_>, run: &str) -> Option<Self> {
+        let payload: Payload<'_> = serde_json::from_str(frame.payload.get()).ok()?;
+        let row = payload.data;
+        let is_org = frame.event.starts_with("org.");
+        let org = row.org_id.or_else(|| is_org.then_some(row.id))?;
+        let kind = match &*frame.event {
+            "call.created" => Ok(Kind::Created),
+            "call.updated" => Ok(Kind::Updated),
+            PUBLISHED => Ok(Kind::Published),
+            "call.deleted" => Err("nothing was deleted"),
+            // A gateway may still be about to tell that the organisation was created.
+            _ => Err(""),
+        };
+        let marks = row.metadata.filter(|marks| marks.lt_run.as_deref() == Some(run));
+        let change = kind.and_then(|kind| {
+            let named = marks.and_then(|marks| Some(Named { kind, n: marks.lt_change?, seq: marks.lt_seq? }));
+            named.ok_or("it is not of this run")
+        });
+        let (topic, name) = (frame.topic.to_string(), frame.event.to_string());
+        Some(Self { topic, name, org, entity: row.id, change, cursor: payload.cursor.into_owned() })
+    }
+}
+
+/// The frame that joins a topic, after what a cursor stands for. The reference is both `join_ref` and `ref`.
+pub(crate) fn join(reference: usize, topic: &str, since: Option<&str>) -> String {
     let reference = reference.to_string();
-    serde_json::json!([reference, reference, topic, "phx_join", {}]).to_string()
+    let payload = since.map_or_else(|| serde_json::json!({}), |since| serde_json::json!({"since": since}));
+    serde_json::json!([reference, reference, topic, "phx_join", payload]).to_string()
 }
 
 /// The frame that keeps a connection from being idle.
@@ -110,26 +163,25 @@ struct AppMetadata {
 
 /// Signs the tokens of one run.
 pub(crate) struct Signer {
-    pub(crate) key: EncodingKey,
-    pub(crate) audience: String,
-    pub(crate) issuer: Option<String>,
-    /// Long enough for the whole run, because an expired token would end its session.
-    pub(crate) lifetime: Duration,
+    key: EncodingKey,
+    signing: Signing,
 }
 
 impl Signer {
+    pub(crate) fn new(signing: Signing) -> Self {
+        Self { key: EncodingKey::from_secret(signing.secret.as_bytes()), signing }
+    }
+
     /// A token for a new user of an organisation.
     pub(crate) fn token(&self, org_id: Uuid) -> anyhow::Result<String> {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .context("the clock is before 1970: set it")?
-            .as_secs();
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = since_1970.context("the clock is before 1970: set it")?.as_secs();
         let claims = Claims {
             sub: Uuid::new_v4(),
-            aud: &self.audience,
-            iss: self.issuer.as_deref(),
+            aud: &self.signing.audience,
+            iss: self.signing.issuer.as_deref(),
             iat: now,
-            exp: now + self.lifetime.as_secs(),
+            exp: now + self.signing.lifetime_seconds,
             role: "authenticated",
             app_metadata: AppMetadata { org_id },
         };
@@ -138,40 +190,65 @@ impl Signer {
     }
 }
 
+impl Signing {
+    /// Tokens outlive the run by this.
+    pub(crate) const SPARE: Duration = Duration::from_secs(600);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn frames_out() {
-        assert_eq!(join(1, "calls"), r#"["1","1","calls","phx_join",{}]"#);
+        assert_eq!(join(1, "calls", None), r#"["1","1","calls","phx_join",{}]"#);
+        assert_eq!(join(2, "org", Some("Ab")), r#"["2","2","org","phx_join",{"since":"Ab"}]"#);
         assert_eq!(heartbeat(4), r#"[null,"4","phoenix","heartbeat",{}]"#);
     }
 
     #[test]
     fn a_join_reply_is_read() {
-        let frame =
-            Frame::parse(r#"["1","1","calls","phx_reply",{"status":"ok","response":{"cursor":"c"}}]"#)
-                .unwrap();
+        let text = br#"["1","1","calls","phx_reply",{"status":"ok","response":{"cursor":"c"}}]"#;
+        let frame = Frame::parse(text).unwrap();
         assert_eq!(
             (frame.reference.as_deref(), &*frame.topic, &*frame.event),
             (Some("1"), "calls", "phx_reply")
         );
         let reply: Reply<'_> = serde_json::from_str(frame.payload.get()).unwrap();
         assert_eq!(reply.status, "ok");
-        serde_json::from_str::<JoinResponse>(reply.response.get()).unwrap();
-        assert!(serde_json::from_str::<JoinResponse>("{}").is_err());
+        let position: Position = serde_json::from_str(reply.response.get()).unwrap();
+        assert_eq!((position.cursor.as_str(), position.resync), ("c", false));
+        assert!(serde_json::from_str::<Position>("{}").is_err());
+        assert!(serde_json::from_str::<Position>(r#"{"cursor":"d","resync":true}"#).unwrap().resync);
     }
+
+    fn event(text: &str) -> Option<Event> {
+        Event::read(&Frame::parse(text.as_bytes()).unwrap(), "ab")
+    }
+
+    const EVENT: &str = r#"[null,null,"calls","call.created",{"id":17,"at":"2026-01-01T00:00:00Z","cursor":"c","data":
+        {"id":"00000000-0000-0000-0000-000000000007","org_id":"00000000-0000-0000-0000-000000000001",
+         "status":"queued","metadata":{"lt_run":"ab","lt_change":5,"lt_seq":1}},"old":{}}]"#;
 
     #[test]
     fn an_event_is_read() {
-        let text = r#"[null,null,"calls","call.created",{"id":17,"at":"2026-01-01T00:00:00Z","cursor":"c","data":
-            {"id":"00000000-0000-0000-0000-000000000007","org_id":"00000000-0000-0000-0000-000000000001",
-             "status":"queued","metadata":{"lt_run":"ab","lt_change":5,"lt_seq":1}},"old":{}}]"#;
-        let frame = Frame::parse(text).unwrap();
-        let event: Event<'_> = serde_json::from_str(frame.payload.get()).unwrap();
-        assert_eq!((event.data.id, event.data.org_id), (Uuid::from_u128(7), Some(Uuid::from_u128(1))));
-        assert_eq!(event.data.metadata.unwrap().lt_change, Some(5));
+        let read = event(EVENT).unwrap();
+        assert_eq!((read.entity, read.org), (Uuid::from_u128(7), Uuid::from_u128(1)));
+        assert_eq!(read.change, Ok(Named { kind: Kind::Created, n: 5, seq: 1 }));
+        assert_eq!((read.cursor.as_str(), read.topic.as_str()), ("c", "calls"));
+    }
+
+    #[test]
+    fn what_is_no_change_of_the_run_says_why() {
+        assert_eq!(event(&EVENT.replace("\"ab\"", "\"cd\"")).unwrap().change, Err("it is not of this run"));
+        assert_eq!(
+            event(&EVENT.replace("call.created", "call.deleted")).unwrap().change,
+            Err("nothing was deleted")
+        );
+        assert!(event(&EVENT.replace("org_id", "other")).is_none());
+        assert!(event(&EVENT.replace("\"cursor\"", "\"other\"")).is_none());
+        let org = event(&EVENT.replace("org_id", "other").replace("call.created", "org.created")).unwrap();
+        assert_eq!(org.org, Uuid::from_u128(7));
     }
 
     #[test]
@@ -179,19 +256,19 @@ mod tests {
         for text in
             ["{}", "[]", r#"[null,null,"calls","call.created"]"#, r#"[null,null,"a","b",{},1]"#, "nonsense"]
         {
-            assert!(Frame::parse(text).is_err(), "{text}");
+            assert!(Frame::parse(text.as_bytes()).is_err(), "{text}");
         }
     }
 
     #[test]
     fn a_token_holds_its_organisation() {
         use jsonwebtoken::{DecodingKey, Validation};
-        let signer = Signer {
-            key: EncodingKey::from_secret(b"secret"),
+        let signer = Signer::new(Signing {
+            secret: "secret".to_owned(),
             audience: "authenticated".to_owned(),
             issuer: None,
-            lifetime: Duration::from_secs(60),
-        };
+            lifetime_seconds: 60,
+        });
         let mut validation = Validation::new(Algorithm::HS256);
         validation.set_audience(&["authenticated"]);
         let token = signer.token(Uuid::from_u128(9)).unwrap();

@@ -1,348 +1,306 @@
-//! The bookkeeping: which change was committed when, which socket has seen it, and what that means.
-//! It decides alone whether a run passed, so it knows nothing of sockets, SQL or JSON, and every
-//! kind of fault that it must find has a unit test below.
+//! The bookkeeping of a holder: which change was committed when, which of its sockets must see it,
+//! which has, and what that means. It decides alone what counts as a fault, so it knows nothing of
+//! sockets, SQL or JSON, and every kind of fault that it must find has a unit test below.
+//!
+//! A change is entered before its COMMIT is sent. Who had joined by then must see it: once, nowhere
+//! else, and not after a later change of the same entity. Who joins while it is in the air may.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+mod facts;
+mod seen;
+
+use std::collections::{HashMap, VecDeque};
 
 use uuid::Uuid;
 
+pub(crate) use self::facts::{Arrival, Counts, Delivery, Kind, Outcome, Sent, Verdict};
+pub(crate) use self::seen::{Subscription, is_reached};
+use crate::clock::Nanos;
+
 /// How many faults are described in words; all of them are counted.
 const SAMPLES_MAX: usize = 10;
-
-/// What was done to a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Created,
-    Updated,
-}
-
-/// How the transaction of a change ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    /// Still running.
-    Open,
-    /// Its events are expected.
-    Committed,
-    /// Its events must not appear.
-    RolledBack,
-    /// The connection broke during COMMIT: its events are neither expected nor held against anyone.
-    Unknown,
-}
-
-/// Names a change: the `n`th of the organisation with index `org`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ChangeId {
-    pub(crate) org: usize,
-    pub(crate) n: usize,
-}
+/// A change that everybody has seen is forgotten after so long; if it comes again it is a duplicate.
+const REMEMBERED: Nanos = 60_000_000_000;
 
 struct Change {
-    call: Uuid,
-    kind: Kind,
-    /// Position in the life of its call, as the database counted it under the row's lock.
-    seq: u32,
-    /// The next change of the same call. Lives are short, so order is checked by walking this
-    /// chain, and a socket needs one bit per change and nothing per call.
+    sent: Sent,
+    /// The next change of the same entity. Lives are short, so order is checked by walking this chain,
+    /// and a socket needs one bit per change and nothing per entity.
     newer: Option<usize>,
-    commit_sent: Option<Instant>,
     outcome: Outcome,
-}
-
-#[derive(Default)]
-struct Book {
-    changes: Vec<Change>,
-    /// The newest change of each call whose COMMIT was sent.
-    latest: HashMap<Uuid, usize>,
+    /// Subscriptions that must see it, and that have.
+    required: u64,
+    seen: u64,
+    /// Subscriptions that joined while it was in the air, and saw it.
+    early: u64,
 }
 
 struct Org {
     id: Uuid,
-    book: RwLock<Book>,
-    /// Joined topics, over all sockets of the organisation, that calls reach.
-    listeners: AtomicU64,
+    /// Subscriptions that changes reach and that must see what comes now.
+    members: u64,
+    /// In the order in which they became known; the place of the first is `first`.
+    changes: VecDeque<Change>,
+    first: usize,
+    /// Place of each change by its name; the name of the first is `first_n`.
+    places: VecDeque<Option<usize>>,
+    first_n: usize,
+    /// The newest change of each entity that is remembered.
+    latest: HashMap<Uuid, usize>,
 }
 
-/// What one joined topic of one socket has seen.
-pub(crate) struct Subscription {
-    org: usize,
-    socket: usize,
-    topic: String,
-    /// Whether events of calls reach the topic at all.
-    reached: bool,
-    seen: Vec<u64>,
-}
-
-impl Subscription {
-    /// A subscription of socket number `socket`, which belongs to the organisation with index `org`.
-    pub(crate) fn new(org: usize, socket: usize, topic: &str) -> Self {
-        Self { org, socket, topic: topic.to_owned(), reached: is_reached(topic), seen: Vec::new() }
+impl Org {
+    fn end(&self) -> usize {
+        self.first + self.changes.len()
     }
 
-    pub(crate) fn topic(&self) -> &str {
-        &self.topic
+    fn place(&self, n: usize) -> Option<usize> {
+        *self.places.get(n.checked_sub(self.first_n)?)?
     }
 
-    fn has(&self, n: usize) -> bool {
-        self.seen.get(n / 64).is_some_and(|word| word >> (n % 64) & 1 == 1)
+    fn change(&self, place: usize) -> Option<&Change> {
+        self.changes.get(place.checked_sub(self.first)?)
     }
 
-    fn mark(&mut self, n: usize) {
-        if self.seen.len() <= n / 64 {
-            self.seen.resize(n / 64 + 1, 0);
-        }
-        self.seen[n / 64] |= 1 << (n % 64);
+    fn change_mut(&mut self, place: usize) -> Option<&mut Change> {
+        self.changes.get_mut(place.checked_sub(self.first)?)
     }
 }
 
-/// Whether events of table calls reach a topic that can be joined before the calls exist.
-pub(crate) fn is_reached(topic: &str) -> bool {
-    matches!(topic, "calls" | "org")
-}
-
-/// An event of a call, as it came out of a socket.
-pub(crate) struct Arrival {
-    pub(crate) org: Uuid,
-    pub(crate) call: Uuid,
-    pub(crate) kind: Kind,
-    /// Index of the change in its organisation, from the row's metadata.
-    pub(crate) n: usize,
-    pub(crate) seq: u32,
-    pub(crate) at: Instant,
-}
-
-/// What an arrival means.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// Seen for the first time. `in_order` is false where a later change of its call came before.
-    Delivered {
-        latency: Duration,
-        in_order: bool,
-    },
-    Duplicate,
-    CrossOrg,
-    /// Right organisation, but no such change was made, or not on this topic.
-    Unexpected,
-}
-
-/// Counters that move while the test runs, read by the progress line and the final report.
-#[derive(Default)]
-pub(crate) struct Counts {
-    pub(crate) changes: AtomicU64,
-    pub(crate) changes_failed: AtomicU64,
-    pub(crate) expected: AtomicU64,
-    pub(crate) delivered: AtomicU64,
-    pub(crate) duplicates: AtomicU64,
-    pub(crate) cross_org: AtomicU64,
-    pub(crate) out_of_order: AtomicU64,
-    pub(crate) unexpected: AtomicU64,
-    pub(crate) resyncs: AtomicU64,
-}
-
-/// What is known at the end, over all subscriptions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Tally {
-    pub(crate) expected: u64,
-    pub(crate) delivered: u64,
-    pub(crate) missing: u64,
-    /// Events of changes that were rolled back.
-    pub(crate) phantoms: u64,
-}
-
-/// The ledger of one run.
+/// The ledger of one holder.
 pub(crate) struct Ledger {
     orgs: Vec<Org>,
     pub(crate) counts: Counts,
-    samples: Mutex<Vec<String>>,
+    samples: Vec<String>,
 }
 
 impl Ledger {
     pub(crate) fn new(orgs: &[Uuid]) -> Self {
-        let org = |id: &Uuid| Org { id: *id, book: RwLock::default(), listeners: AtomicU64::new(0) };
-        Self { orgs: orgs.iter().map(org).collect(), counts: Counts::default(), samples: Mutex::default() }
+        let org = |id: &Uuid| Org {
+            id: *id,
+            members: 0,
+            changes: VecDeque::new(),
+            first: 0,
+            places: VecDeque::new(),
+            first_n: 0,
+            latest: HashMap::new(),
+        };
+        Self { orgs: orgs.iter().map(org).collect(), counts: Counts::default(), samples: Vec::new() }
     }
 
     pub(crate) fn org_id(&self, org: usize) -> Uuid {
         self.orgs[org].id
     }
 
-    /// How many organisations there are.
-    pub(crate) fn orgs(&self) -> usize {
-        self.orgs.len()
+    /// Enters a subscription whose first join was answered just now. Every change that was entered
+    /// before may still come; every later one must.
+    pub(crate) fn joined(&mut self, subscription: &mut Subscription) {
+        let org = &mut self.orgs[subscription.org()];
+        subscription.begin(org.end());
+        org.members += u64::from(subscription.is_reached());
     }
 
-    /// Enters a joined subscription. All of them come before the first change.
-    pub(crate) fn joined(&self, subscription: &Subscription) {
-        self.orgs[subscription.org].listeners.fetch_add(u64::from(subscription.reached), Relaxed);
-    }
-
-    /// Enters a change that is about to be made, and names it.
-    pub(crate) fn plan(&self, org: usize, call: Uuid, kind: Kind) -> ChangeId {
-        let mut book = self.orgs[org].book.write().unwrap_or_else(PoisonError::into_inner);
-        book.changes.push(Change {
-            call,
-            kind,
-            seq: 0,
-            newer: None,
-            commit_sent: None,
-            outcome: Outcome::Open,
-        });
-        ChangeId { org, n: book.changes.len() - 1 }
-    }
-
-    /// Notes that COMMIT is sent now. The caller still holds the lock on the call's row, so that
-    /// changes of one call come here in the order in which they commit.
-    pub(crate) fn commit_sent(&self, id: ChangeId, seq: u32, at: Instant) {
-        let mut book = self.orgs[id.org].book.write().unwrap_or_else(PoisonError::into_inner);
-        let change = &mut book.changes[id.n];
-        change.seq = seq;
-        change.commit_sent = Some(at);
-        let call = change.call;
-        if let Some(before) = book.latest.insert(call, id.n) {
-            book.changes[before].newer = Some(id.n);
+    /// From now on nothing new is required of a subscription; what was still is.
+    pub(crate) fn leaves(&mut self, subscription: &mut Subscription) {
+        let org = &mut self.orgs[subscription.org()];
+        if subscription.finish(org.end()) {
+            org.members -= u64::from(subscription.is_reached());
         }
+    }
+
+    /// Enters a change.
+    pub(crate) fn sent(&mut self, sent: &Sent) {
+        let org = &mut self.orgs[sent.org];
+        let place = org.end();
+        if let Some(before) = org.latest.insert(sent.entity, place)
+            && let Some(change) = org.change_mut(before)
+        {
+            change.newer = Some(place);
+        }
+        let required = org.members;
+        let (outcome, newer) = (Outcome::Open, None);
+        org.changes.push_back(Change { sent: *sent, newer, outcome, required, seen: 0, early: 0 });
+        let Some(at) = sent.n.checked_sub(org.first_n) else { return };
+        if org.places.len() <= at {
+            org.places.resize(at + 1, None);
+        }
+        org.places[at] = Some(place);
     }
 
     /// Notes how the transaction ended. An unknown outcome may be settled again, when it is known.
-    pub(crate) fn settle(&self, id: ChangeId, outcome: Outcome) {
-        let org = &self.orgs[id.org];
-        let mut book = org.book.write().unwrap_or_else(PoisonError::into_inner);
-        book.changes[id.n].outcome = outcome;
+    pub(crate) fn ended(&mut self, org: usize, n: usize, outcome: Outcome) {
+        let org = &mut self.orgs[org];
+        let Some(change) = org.place(n).and_then(|place| org.change_mut(place)) else {
+            return; // failed before its COMMIT
+        };
+        change.outcome = outcome;
         match outcome {
             Outcome::Committed => {
-                self.counts.changes.fetch_add(1, Relaxed);
-                self.counts.expected.fetch_add(org.listeners.load(Relaxed), Relaxed);
+                self.counts.expected += change.required;
+                self.counts.delivered += change.seen;
             }
-            Outcome::RolledBack => {
-                self.counts.changes_failed.fetch_add(1, Relaxed);
-            }
+            Outcome::RolledBack => self.counts.phantoms += change.seen + change.early,
             Outcome::Open | Outcome::Unknown => {}
+        }
+        let now = change.sent.sent;
+        Self::forget(org, now);
+    }
+
+    /// Drops what everybody has seen, and what was rolled back, a while ago.
+    fn forget(org: &mut Org, now: Nanos) {
+        while let Some(change) = org.changes.front() {
+            let settled = match change.outcome {
+                Outcome::Committed => change.seen >= change.required,
+                Outcome::RolledBack => true,
+                Outcome::Open | Outcome::Unknown => false,
+            };
+            if !settled || now.saturating_sub(change.sent.sent) < REMEMBERED {
+                return;
+            }
+            if org.latest.get(&change.sent.entity) == Some(&org.first) {
+                org.latest.remove(&change.sent.entity);
+            }
+            org.changes.pop_front();
+            org.first += 1;
+            // A name whose change failed before its COMMIT has no place, and goes with those around it.
+            while org.places.front().is_some_and(|place| place.is_none_or(|place| place < org.first))
+                && org.places.len() > 1
+            {
+                org.places.pop_front();
+                org.first_n += 1;
+            }
         }
     }
 
-    /// Judges an event that a subscription received, and counts it.
-    pub(crate) fn arrived(&self, subscription: &mut Subscription, arrival: &Arrival) -> Verdict {
+    /// Whether a change was entered, or is long forgotten.
+    pub(crate) fn knows(&self, org: usize, n: usize) -> bool {
+        let org = &self.orgs[org];
+        n < org.first_n || org.place(n).is_some()
+    }
+
+    /// Judges an event that a subscription received, and counts it. `name` says where that is.
+    pub(crate) fn arrived(
+        &mut self,
+        subscription: &mut Subscription,
+        arrival: &Arrival,
+        name: impl FnOnce() -> String,
+    ) -> Verdict {
         let verdict = self.judge(subscription, arrival);
-        let counts = &self.counts;
-        match verdict {
-            Verdict::Delivered { in_order, .. } => {
-                counts.delivered.fetch_add(1, Relaxed);
-                if !in_order {
-                    counts.out_of_order.fetch_add(1, Relaxed);
-                    self.describe("out of order", subscription, arrival);
-                }
-            }
-            Verdict::Duplicate => {
-                counts.duplicates.fetch_add(1, Relaxed);
-                self.describe("duplicate", subscription, arrival);
-            }
-            Verdict::CrossOrg => {
-                counts.cross_org.fetch_add(1, Relaxed);
-                self.describe("CROSS-ORG", subscription, arrival);
-            }
-            Verdict::Unexpected => {
-                counts.unexpected.fetch_add(1, Relaxed);
-                self.describe("unexpected", subscription, arrival);
-            }
-        }
+        let (count, fault) = match &verdict {
+            Verdict::Delivered(Delivery { in_order: true, .. }) => return verdict,
+            Verdict::Delivered(_) => (&mut self.counts.out_of_order, "out of order"),
+            Verdict::Duplicate => (&mut self.counts.duplicates, "duplicate"),
+            Verdict::CrossOrg => (&mut self.counts.cross_org, "CROSS-ORG"),
+            Verdict::Unexpected => (&mut self.counts.unexpected, "unexpected"),
+        };
+        *count += 1;
+        self.sample(|| format!("{fault}: entity {}, change {}, at {}", arrival.entity, arrival.seq, name()));
         verdict
     }
 
-    fn judge(&self, subscription: &mut Subscription, arrival: &Arrival) -> Verdict {
-        let org = &self.orgs[subscription.org];
+    fn judge(&mut self, subscription: &mut Subscription, arrival: &Arrival) -> Verdict {
+        let org = &mut self.orgs[subscription.org()];
         if arrival.org != org.id {
             return Verdict::CrossOrg;
         }
-        let book = org.book.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(change) = book.changes.get(arrival.n) else {
-            return Verdict::Unexpected;
-        };
-        let same = change.call == arrival.call && change.kind == arrival.kind && change.seq == arrival.seq;
-        let (true, true, Some(commit_sent)) = (same, subscription.reached, change.commit_sent) else {
-            return Verdict::Unexpected;
-        };
-        if subscription.has(arrival.n) {
+        if arrival.n < org.first_n {
             return Verdict::Duplicate;
         }
-        subscription.mark(arrival.n);
-        let mut newer = std::iter::successors(change.newer, |n| book.changes[*n].newer);
-        Verdict::Delivered {
-            latency: arrival.at.saturating_duration_since(commit_sent),
-            in_order: !newer.any(|n| subscription.has(n)),
+        let Some(place) = org.place(arrival.n) else { return Verdict::Unexpected };
+        let Some(change) = org.change(place) else { return Verdict::Duplicate };
+        let sent = change.sent;
+        let same = sent.entity == arrival.entity && sent.kind == arrival.kind && sent.seq == arrival.seq;
+        if !same || !subscription.is_reached() {
+            return Verdict::Unexpected;
+        }
+        if subscription.has(place) {
+            return Verdict::Duplicate;
+        }
+        subscription.mark(place);
+        let newer = |place: &usize| org.change(*place).and_then(|change| change.newer);
+        let in_order = !std::iter::successors(change.newer, newer).any(|newer| subscription.has(newer));
+        self.counts.events += 1;
+        let required = subscription.requires(place);
+        if let Some(change) = org.change_mut(place) {
+            if required {
+                change.seen += 1;
+            } else {
+                change.early += 1;
+            }
+            match change.outcome {
+                Outcome::Committed => self.counts.delivered += u64::from(required),
+                Outcome::RolledBack => self.counts.phantoms += 1,
+                Outcome::Open | Outcome::Unknown => {}
+            }
+        }
+        Verdict::Delivered(Delivery {
+            sent: sent.sent,
+            since_sent: arrival.at.saturating_sub(sent.sent),
+            since_due: arrival.at.saturating_sub(sent.due),
+            phase: sent.phase,
+            in_order,
+        })
+    }
+
+    /// Whether a subscription has seen all that was entered before `end` and is required of it.
+    pub(crate) fn has_all_before(&self, subscription: &Subscription, end: usize) -> bool {
+        self.first_missing(subscription, end).is_none()
+    }
+
+    /// Where the next change of an organisation will stand.
+    pub(crate) fn end(&self, org: usize) -> usize {
+        self.orgs[org].end()
+    }
+
+    fn first_missing(&self, subscription: &Subscription, end: usize) -> Option<&Change> {
+        let org = &self.orgs[subscription.org()];
+        let missing = |place: usize| {
+            let change =
+                org.change(place).filter(|c| matches!(c.outcome, Outcome::Open | Outcome::Committed));
+            change.filter(|_| !subscription.has(place))
+        };
+        subscription.perhaps_missing(org.first, end.min(org.end())).find_map(missing)
+    }
+
+    /// Describes what a subscription misses, at the end of the test.
+    pub(crate) fn describe_missing(&mut self, subscription: &Subscription, name: impl FnOnce() -> String) {
+        if self.samples.len() < SAMPLES_MAX
+            && let Some(change) = self.first_missing(subscription, usize::MAX)
+            && change.outcome == Outcome::Committed
+        {
+            let text =
+                format!("missing: entity {}, change {}, at {}", change.sent.entity, change.sent.seq, name());
+            self.samples.push(text);
         }
     }
 
     /// Counts what arrived and can't be matched with a change of this run. It is `foreign` where it
     /// is known to be another organisation's.
-    pub(crate) fn stray(&self, socket: usize, what: &str, foreign: bool) {
+    pub(crate) fn stray(&mut self, what: &str, foreign: bool) {
         let (count, fault) = if foreign {
-            (&self.counts.cross_org, "CROSS-ORG")
+            (&mut self.counts.cross_org, "CROSS-ORG")
         } else {
-            (&self.counts.unexpected, "unexpected")
+            (&mut self.counts.unexpected, "unexpected")
         };
-        count.fetch_add(1, Relaxed);
-        self.sample(|| format!("{fault}: {what}, at socket {socket}"));
+        *count += 1;
+        self.sample(|| format!("{fault}: {what}"));
     }
 
-    /// Holds what a subscription has seen against what was committed. Called once for each, after
-    /// the last event.
-    pub(crate) fn close(&self, subscription: &Subscription, tally: &mut Tally) {
-        let book = self.orgs[subscription.org].book.read().unwrap_or_else(PoisonError::into_inner);
-        for (n, change) in book.changes.iter().enumerate().filter(|_| subscription.reached) {
-            let seen = subscription.has(n);
-            match change.outcome {
-                Outcome::Committed => {
-                    tally.expected += 1;
-                    tally.delivered += u64::from(seen);
-                    tally.missing += u64::from(!seen);
-                    if !seen {
-                        self.sample(|| describe("missing", subscription, change.call, change.seq));
-                    }
-                }
-                Outcome::RolledBack if seen => {
-                    tally.phantoms += 1;
-                    self.sample(|| {
-                        describe("of a rolled-back change", subscription, change.call, change.seq)
-                    });
-                }
-                Outcome::RolledBack | Outcome::Open | Outcome::Unknown => {}
-            }
-        }
-    }
-
-    /// Whether everything that is expected so far has arrived. Exact once all changes are settled.
+    /// Whether every change has ended and everything that is expected has arrived.
     pub(crate) fn is_complete(&self) -> bool {
-        self.counts.delivered.load(Relaxed) >= self.counts.expected.load(Relaxed)
+        let open = |org: &Org| org.changes.iter().any(|change| change.outcome == Outcome::Open);
+        self.counts.missing() == 0 && !self.orgs.iter().any(open)
     }
 
     /// Keeps a description of a fault, if there are not yet enough of them.
-    pub(crate) fn sample(&self, text: impl FnOnce() -> String) {
-        let mut samples = self.lock_samples();
-        if samples.len() < SAMPLES_MAX {
-            samples.push(text());
+    pub(crate) fn sample(&mut self, text: impl FnOnce() -> String) {
+        if self.samples.len() < SAMPLES_MAX {
+            self.samples.push(text());
         }
     }
 
-    pub(crate) fn samples(&self) -> Vec<String> {
-        self.lock_samples().clone()
+    pub(crate) fn samples(&self) -> &[String] {
+        &self.samples
     }
-
-    fn lock_samples(&self) -> MutexGuard<'_, Vec<String>> {
-        self.samples.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn describe(&self, what: &str, subscription: &Subscription, arrival: &Arrival) {
-        self.sample(|| describe(what, subscription, arrival.call, arrival.seq));
-    }
-}
-
-fn describe(what: &str, subscription: &Subscription, call: Uuid, seq: u32) -> String {
-    format!(
-        "{what}: call {call}, change {seq}, at socket {}, topic {}",
-        subscription.socket, subscription.topic
-    )
 }
 
 #[cfg(test)]

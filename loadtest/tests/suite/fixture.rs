@@ -1,0 +1,188 @@
+//! One PostgreSQL and two gateways for all tests, and the tester run against them.
+
+use std::ffi::OsStr;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+use tokio::runtime::{Builder, Runtime};
+use warden::app::Gateway;
+use warden::auth::VerifierConfig;
+use warden::config::{Config, Edge, Limits};
+use warden::events::ReaderState;
+use warden::postgres::cluster::{Binaries, Cluster, ClusterOptions, DataDir, SUPERUSER};
+
+/// Signs every token that the gateways accept.
+pub(crate) const SECRET: &str = "a test secret of more than 32 bytes";
+const AUDIENCE: &str = "authenticated";
+/// Far beyond what anything takes, for busy machines.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// What the tester is pointed at.
+pub(crate) struct Fixture {
+    pub(crate) database_url: String,
+    pub(crate) urls: [String; 2],
+    /// A gateway that can't give back what a client missed.
+    pub(crate) forgetful_url: String,
+}
+
+/// It lives on a thread of its own, and ends with the process.
+pub(crate) fn fixture() -> &'static Fixture {
+    static FIXTURE: OnceLock<Fixture> = OnceLock::new();
+    FIXTURE.get_or_init(|| {
+        let (send, receive) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime =
+                Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                let options = ClusterOptions {
+                    binaries: Binaries::find(None, std::env::var_os("PATH").as_deref()).expect("PostgreSQL"),
+                    data_dir: DataDir::Temporary,
+                    settings: Vec::new(),
+                    max_connections: 200,
+                    durable: false,
+                };
+                let cluster = Cluster::start(options).await.expect("PostgreSQL starts");
+                let database_url = cluster.url("postgres", SUPERUSER);
+                warden::postgres::migrate(&database_url).await.expect("migrates");
+                run_sql(&database_url, "alter role warden_gateway login").await;
+                let gateway_url = cluster.url("postgres", "warden_gateway");
+                let gateways = [gateway(&gateway_url, |_| {}).await, gateway(&gateway_url, |_| {}).await];
+                let forgetful = gateway(&gateway_url, |limits| {
+                    limits.recent.bytes_max = 1;
+                    limits.recent.org_bytes_max = 1;
+                    limits.replay.events_max = 1;
+                })
+                .await;
+                let url = |gateway: &Gateway| format!("ws://{}/socket", gateway.public_addr());
+                let (urls, forgetful_url) = (gateways.each_ref().map(url), url(&forgetful));
+                send.send(Fixture { database_url, urls, forgetful_url }).expect("somebody waits");
+                std::future::pending::<()>().await;
+                drop((cluster, gateways, forgetful));
+            });
+        });
+        receive.recv().expect("the fixture is up")
+    })
+}
+
+async fn gateway(database_url: &str, change: impl FnOnce(&mut Limits)) -> Gateway {
+    let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+    let mut config = Config {
+        database: warden::postgres::options(database_url).expect("a URL"),
+        verifier: VerifierConfig::hs256(SECRET, AUDIENCE, None),
+        topics_need_claim: Vec::new(),
+        listen: any_port,
+        admin_listen: any_port,
+        allowed_origins: Vec::new(),
+        edge: Edge::default(),
+        limits: Limits::default(),
+    };
+    // The tests share one address, and run side by side.
+    config.limits.admission.handshakes_per_address =
+        Limits::for_one_machine().admission.handshakes_per_address;
+    config.limits.admission.arrivals_per_address = Limits::for_one_machine().admission.arrivals_per_address;
+    change(&mut config.limits);
+    let gateway = Gateway::start(config).await.expect("the gateway starts");
+    gateway.reader().wait_for(|state| *state == ReaderState::Following).await.expect("follows the log");
+    gateway
+}
+
+async fn run_sql(url: &str, sql: &str) -> u64 {
+    let mut connection = PgConnection::connect(url).await.expect("connects");
+    let done = connection.execute(sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))).await;
+    done.unwrap_or_else(|error| panic!("{sql}: {error}")).rows_affected()
+}
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().expect("a runtime")
+}
+
+/// Runs statements as the superuser; gives how many rows the last one touched.
+pub(crate) fn sql(sql: &str) -> u64 {
+    runtime().block_on(run_sql(&fixture().database_url, sql))
+}
+
+/// The number that a query gives.
+pub(crate) fn count(sql: &str) -> i64 {
+    runtime().block_on(async {
+        let mut connection = PgConnection::connect(&fixture().database_url).await.expect("connects");
+        let query = sqlx::query_scalar(AssertSqlSafe(sql.to_owned()));
+        query.fetch_one(&mut connection).await.unwrap_or_else(|error| panic!("{sql}: {error}"))
+    })
+}
+
+/// Polls a condition until it holds.
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + DEADLINE;
+    while !condition() {
+        assert!(Instant::now() < end, "{what}: not within {DEADLINE:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The tester, with the fixture in its environment.
+pub(crate) fn command(args: &[&str]) -> Command {
+    let fixture = fixture();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_warden-loadtest"));
+    command
+        .args(args)
+        .env("DATABASE_URL", &fixture.database_url)
+        .env("WARDEN_URL", &fixture.urls[0])
+        .env("WARDEN_JWT_SECRET", SECRET)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// What the tester said and how it ended.
+pub(crate) struct Said {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Said {
+    pub(crate) fn of(output: &Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let said = Self { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) };
+        for secret in [SECRET, "hush", "eyJ"] {
+            assert!(!said.out.contains(secret) && !said.err.contains(secret), "{secret} is in the output");
+        }
+        said
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {}{}", self.out, self.err))
+    }
+}
+
+pub(crate) fn run(args: &[&str]) -> Said {
+    Said::of(&command(args).output().expect("runs"))
+}
+
+/// A file of this test run that is removed in the end.
+pub(crate) struct TempFile(pub(crate) PathBuf);
+
+impl TempFile {
+    pub(crate) fn new(name: &str) -> Self {
+        Self(std::env::temp_dir().join(format!("warden-loadtest-{}-{name}", std::process::id())))
+    }
+}
+
+impl AsRef<OsStr> for TempFile {
+    fn as_ref(&self) -> &OsStr {
+        self.0.as_os_str()
+    }
+}
+
+impl Drop for TempFile {
+    fn drop(&mut self) {
+        // It may never have been written.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
