@@ -78,3 +78,9 @@ bench-handshake: setup-postgres ## What a token and a whole handshake cost the s
 .PHONY: loadtest
 loadtest: setup-postgres ## 1,000 sockets in 20 organisations, 200 changes a second, for 20 s
 	scripts/loadtest steady --sockets 1000 --orgs 20 --rate 200 --duration 20s
+
+.PHONY: compare
+compare: setup-postgres ## What a delivery costs against the bare write loop and peers; ARGS="large --rounds 5"
+	@scripts/setup peers
+	cargo build --release --workspace
+	target/release/warden-loadtest compare $(ARGS)

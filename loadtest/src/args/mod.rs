@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use self::parse::{parse_duration, parse_share};
+pub(crate) use self::parse::parse_duration;
+use self::parse::parse_share;
 pub(crate) use self::plan::Plan;
 use crate::slo::Slo;
 use crate::spread::Skew;
@@ -95,6 +96,14 @@ pub(crate) enum Command {
     /// A long time: whether the gateway's memory grows
     #[command(after_help = help::SOAK)]
     Soak(Common),
+
+    Floor(crate::floor::FloorArgs),
+
+    Compare(Box<crate::compare::CompareArgs>),
+
+    /// Holds the sockets of a comparison
+    #[command(hide = true)]
+    CompareClients,
 
     /// Holds sockets for the process that started it
     #[command(hide = true)]

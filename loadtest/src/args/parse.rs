@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 
 /// Reads `500ms`, `30s`, `5m`, `1h`, or a plain number of seconds.
-pub(super) fn parse_duration(text: &str) -> anyhow::Result<Duration> {
+pub(crate) fn parse_duration(text: &str) -> anyhow::Result<Duration> {
     const HELP: &str = "not a duration: write e.g. 500ms, 30s or 5m";
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let scale = match &text[digits.len()..] {

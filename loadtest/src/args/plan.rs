@@ -37,7 +37,10 @@ impl Plan {
             }
             Command::Churn { churn_rate, common } => Self::churn(churn_rate, common)?,
             Command::Noisy { flood, common } => Self::noisy(flood, common)?,
-            Command::Hold => return Ok(None),
+            // None of these is a scenario.
+            Command::Hold | Command::Floor(_) | Command::Compare(_) | Command::CompareClients => {
+                return Ok(None);
+            }
         };
         plan.validate()?;
         Ok(Some(plan))

@@ -1,0 +1,216 @@
+//! The process that holds sockets: one thread, one epoll, which opens them, counts what comes, and answers
+//! requests from its standard input. It ends with its standard input.
+
+use std::collections::VecDeque;
+use std::io::{BufRead as _, ErrorKind, Write as _};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, anyhow};
+use mio::{Events, Interest, Poll, Token, Waker};
+
+use super::connection::Connection;
+use super::{Answer, Count, Dial, Request, masked_text};
+
+const WAKER: Token = Token(usize::MAX);
+const READY_MAX: usize = 1024;
+const SCRATCH_BYTES: usize = 64 * 1024;
+/// Within a gateway's patience of 60 s. Requests to beat come between measurements; this is for long ones.
+const BEAT_EVERY: Duration = Duration::from_secs(40);
+
+/// Runs until standard input ends.
+pub(crate) fn run() -> anyhow::Result<()> {
+    let poll = Poll::new()?;
+    let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+    let (sender, requests) = channel();
+    std::thread::spawn(move || read_requests(&sender, &waker));
+    let mut holder = Hold {
+        poll,
+        connections: Vec::new(),
+        waiting: VecDeque::new(),
+        opening: None,
+        heartbeat: Vec::new(),
+        beaten: Instant::now(),
+        scratch: vec![0; SCRATCH_BYTES],
+        ready: Events::with_capacity(READY_MAX),
+    };
+    holder.serve(&requests)
+}
+
+fn read_requests(requests: &Sender<Request>, waker: &Waker) {
+    for line in std::io::stdin().lock().lines() {
+        let Ok(request) = line.map_err(anyhow::Error::from).and_then(|line| Ok(serde_json::from_str(&line)?))
+        else {
+            eprintln!("warden-loadtest hold: a line on standard input that is no request");
+            break;
+        };
+        if requests.send(request).is_err() || waker.wake().is_err() {
+            return;
+        }
+    }
+    std::process::exit(0);
+}
+
+/// What is left to open.
+struct Opening {
+    server: SocketAddr,
+    sources: Vec<Ipv4Addr>,
+    at_once: usize,
+    in_flight: usize,
+    wanted: usize,
+    open: usize,
+}
+
+struct Hold {
+    poll: Poll,
+    connections: Vec<Option<Connection>>,
+    waiting: VecDeque<Dial>,
+    opening: Option<Opening>,
+    heartbeat: Vec<u8>,
+    beaten: Instant,
+    scratch: Vec<u8>,
+    ready: Events,
+}
+
+impl Hold {
+    fn serve(&mut self, requests: &Receiver<Request>) -> anyhow::Result<()> {
+        loop {
+            match requests.try_recv() {
+                Ok(request) => self.answer(request)?,
+                Err(TryRecvError::Empty) => {}
+                Err(TryRecvError::Disconnected) => return Ok(()),
+            }
+            let until_beat = (self.beaten + BEAT_EVERY).saturating_duration_since(Instant::now());
+            if until_beat.is_zero() {
+                self.beat();
+            }
+            match self.poll.poll(&mut self.ready, Some(until_beat.max(Duration::from_millis(1)))) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                result => result?,
+            }
+            self.sockets_ready()?;
+        }
+    }
+
+    fn answer(&mut self, request: Request) -> anyhow::Result<()> {
+        match request {
+            Request::Open { server, sources, dials, at_once, heartbeat } => {
+                self.heartbeat = heartbeat.map(|text| masked_text(&text)).transpose()?.unwrap_or_default();
+                self.opening =
+                    Some(Opening { server, sources, at_once, in_flight: 0, wanted: dials.len(), open: 0 });
+                self.waiting = dials.into();
+                return self.open_more().or_else(|error| self.fail(&error));
+            }
+            Request::Beat => self.beat(),
+            Request::Reset => {
+                for connection in self.connections.iter_mut().flatten() {
+                    (connection.events, connection.bytes) = (0, 0);
+                }
+            }
+            Request::Count => {}
+            Request::Close => self.connections.clear(),
+        }
+        say(&Answer::Count(self.count()))
+    }
+
+    fn count(&self) -> Count {
+        let mut count = Count { least: u64::MAX, ..Count::default() };
+        for connection in self.connections.iter().flatten().filter(|connection| connection.is_open()) {
+            count.open += 1;
+            count.events += connection.events;
+            count.bytes += connection.bytes;
+            count.least = count.least.min(connection.events);
+            count.most = count.most.max(connection.events);
+        }
+        count.least = if count.open == 0 { 0 } else { count.least };
+        count
+    }
+
+    fn beat(&mut self) {
+        self.beaten = Instant::now();
+        if self.heartbeat.is_empty() {
+            return;
+        }
+        for connection in self.connections.iter_mut().flatten().filter(|connection| connection.is_open()) {
+            // One that fails has been closed, and shows as such.
+            let _ = connection.send(&self.heartbeat);
+        }
+    }
+
+    fn open_more(&mut self) -> anyhow::Result<()> {
+        let Some(opening) = &mut self.opening else { return Ok(()) };
+        while opening.in_flight < opening.at_once {
+            let Some(dial) = self.waiting.pop_front() else { break };
+            let n = self.connections.len();
+            let source = opening.sources[n % opening.sources.len()];
+            let mut connection = Connection::connect(opening.server, source, dial)?;
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            self.poll.registry().register(connection.stream(), Token(n), interest)?;
+            self.connections.push(Some(connection));
+            opening.in_flight += 1;
+        }
+        Ok(())
+    }
+
+    fn sockets_ready(&mut self) -> anyhow::Result<()> {
+        let ready: Vec<(usize, bool)> = self
+            .ready
+            .iter()
+            .filter(|event| event.token() != WAKER)
+            .map(|event| (event.token().0, event.is_writable()))
+            .collect();
+        for (n, is_writable) in ready {
+            if let Err(error) = self.socket_ready(n, is_writable) {
+                self.connections[n] = None;
+                if self.opening.is_some() {
+                    self.fail(&error)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn socket_ready(&mut self, n: usize, is_writable: bool) -> anyhow::Result<()> {
+        let Some(connection) = self.connections.get_mut(n).and_then(Option::as_mut) else { return Ok(()) };
+        if connection.is_open() {
+            if !connection.read(&mut self.scratch)? {
+                self.connections[n] = None;
+            }
+            return Ok(());
+        }
+        if is_writable {
+            connection.request()?;
+        }
+        if !connection.read(&mut self.scratch)? {
+            return Err(anyhow!("the server hung up while the socket was opened: {}", connection.said()));
+        }
+        if connection.is_open() {
+            let opening = self.opening.as_mut().context("only then are sockets opened")?;
+            opening.in_flight -= 1;
+            opening.open += 1;
+            if opening.open == opening.wanted {
+                self.opening = None;
+                self.beaten = Instant::now();
+                return say(&Answer::Count(self.count()));
+            }
+            self.open_more()?;
+        }
+        Ok(())
+    }
+
+    /// Gives up opening.
+    fn fail(&mut self, error: &anyhow::Error) -> anyhow::Result<()> {
+        self.opening = None;
+        self.waiting.clear();
+        say(&Answer::Failed(format!("{error:#}")))
+    }
+}
+
+fn say(answer: &Answer) -> anyhow::Result<()> {
+    let mut line = serde_json::to_vec(answer)?;
+    line.push(b'\n');
+    let mut out = std::io::stdout();
+    out.write_all(&line).and_then(|()| out.flush()).context("nobody reads the answers")
+}
