@@ -165,7 +165,9 @@ fn validation(config: &IssuerConfig, alg: Alg) -> Validation {
 
 fn refusal(error: &Error) -> AuthError {
     match error.kind() {
-        ErrorKind::ExpiredSignature => AuthError::Expired,
+        // The second is what the library says of an `exp` of the first seconds of 1970, from which it can't take
+        // away what a token must still have; a token without three parts was told of before (`Parts`).
+        ErrorKind::ExpiredSignature | ErrorKind::InvalidToken => AuthError::Expired,
         ErrorKind::ImmatureSignature => AuthError::Immature,
         ErrorKind::InvalidSignature
         | ErrorKind::InvalidAlgorithm
