@@ -56,6 +56,10 @@ pub struct Metrics {
     pub accepted: Counter,
     /// Upgrades refused, by reason.
     pub refused: Family<RefusalLabels, Counter>,
+    /// Revocations that back ends asked for through HTTP, and that stand.
+    pub revocations_requested: Counter,
+    /// Revocations that were asked for and refused, by reason.
+    pub revocations_refused: Family<RefusalLabels, Counter>,
     /// Sessions ended, by close code.
     pub closed: Family<CloseLabels, Counter>,
     /// Times that a limit was reached, by limit.
@@ -134,6 +138,16 @@ impl Default for Metrics {
             sessions: new(registered, "sessions", "Sessions now open"),
             accepted: new(registered, "upgrades_accepted", "Upgrades accepted"),
             refused: new(registered, "upgrades_refused", "Upgrades refused, by reason"),
+            revocations_requested: new(
+                registered,
+                "revocations_requested",
+                "Revocations that back ends asked for through HTTP",
+            ),
+            revocations_refused: new(
+                registered,
+                "revocations_refused",
+                "Revocations through HTTP refused, by reason",
+            ),
             closed: new(registered, "sessions_closed", "Sessions ended, by close code"),
             limits_reached: new(registered, "limits_reached", "Times that a limit was reached, by limit"),
             limits: new(registered, "limit", "What the limits are, by limit"),

@@ -13,6 +13,7 @@ mod recent;
 mod replay;
 mod retention;
 mod revocations;
+mod revoke;
 mod source;
 
 pub use directory::Directory;
@@ -22,4 +23,5 @@ pub use recent::{Recent, RecentLimits};
 pub use replay::{Missed, Replay, ReplayError, ReplayLimits};
 pub use retention::{Retention, RetentionLimits};
 pub use revocations::{Holder, RevocationLimits, Revocations, Revoked};
+pub use revoke::{MAX_TOKEN_AGE_DEFAULT, NewRevocation, RevokeError, RevokeRequest, Subject};
 pub use source::{ReaderLimits, ReaderState, Source};
