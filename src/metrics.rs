@@ -86,6 +86,8 @@ pub struct Metrics {
     pub directory_org_queries: Counter,
     /// Revocations that stand.
     pub revocations: Gauge,
+    /// Organisations that were found gone without a word in the log.
+    pub orgs_swept: Counter,
     /// Replays served from memory.
     pub replays_from_memory: Counter,
     /// Replays served from the log.
@@ -181,6 +183,7 @@ impl Default for Metrics {
                 "Queries for organisations that were not in memory",
             ),
             revocations: new(registered, "revocations", "Revocations that stand, as this node knows them"),
+            orgs_swept: new(registered, "orgs_swept", "Organisations found gone without a word in the log"),
             replays_from_memory: new(registered, "replays_from_memory", "Replays served from memory"),
             replays_from_log: new(registered, "replays_from_log", "Replays served from the log"),
             replay_queries: new(registered, "replay_queries", "Queries made by replays"),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::auth::KeyLimits;
 use crate::events::{
-    DoorbellLimits, ReaderLimits, RecentLimits, ReplayLimits, RetentionLimits, RevocationLimits,
+    DoorbellLimits, ReaderLimits, RecentLimits, ReplayLimits, RetentionLimits, RevocationLimits, SweepLimits,
 };
 use crate::http::{AdmissionLimits, ServeLimits};
 use crate::hub::{FanoutLimits, OutboxLimits};
@@ -40,6 +40,8 @@ pub struct Limits {
     pub retention: RetentionLimits,
     /// Of keeping revocations in memory.
     pub revocations: RevocationLimits,
+    /// Of looking for organisations that are gone without a word.
+    pub sweep: SweepLimits,
     /// Of events that wait for their turn in fan-out.
     pub fanout: FanoutLimits,
     /// Batches between reader and fan-out; beyond it the reader waits.
@@ -178,6 +180,12 @@ impl Default for Limits {
                 interval: Duration::from_secs(30),
             },
             revocations: RevocationLimits {
+                interval: Duration::from_secs(30),
+                timeout: Duration::from_secs(10),
+                retry_first: Duration::from_millis(50),
+                retry_max: Duration::from_secs(2),
+            },
+            sweep: SweepLimits {
                 interval: Duration::from_secs(30),
                 timeout: Duration::from_secs(10),
                 retry_first: Duration::from_millis(50),

@@ -15,6 +15,7 @@ mod retention;
 mod revocations;
 mod revoke;
 mod source;
+mod sweep;
 
 pub use directory::Directory;
 pub use doorbell::{Doorbell, DoorbellLimits, Ring};
@@ -25,3 +26,4 @@ pub use retention::{Retention, RetentionLimits};
 pub use revocations::{Holder, RevocationLimits, Revocations, Revoked};
 pub use revoke::{MAX_TOKEN_AGE_DEFAULT, NewRevocation, RevokeError, RevokeRequest, Subject};
 pub use source::{ReaderLimits, ReaderState, Source};
+pub use sweep::{Sweep, SweepLimits};
