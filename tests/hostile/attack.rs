@@ -85,9 +85,14 @@ pub(crate) async fn strangers(attack: Arc<Attack>, left: Arc<Left>, tally: Arc<T
 
 /// One handshake, and the status with which it was answered.
 async fn stranger(addr: SocketAddr, address: u8, kind: &handshakes::Kind, bytes: &[u8]) -> String {
-    let mut stream = match connect(addr, OF_STRANGERS, address).await {
-        Ok(stream) => stream,
-        Err(error) => return format!("not connected: {error}"),
+    let mut stream = loop {
+        match connect(addr, OF_STRANGERS, address).await {
+            Ok(stream) => break stream,
+            // On a machine that is busy with more than this the kernel's queue may be full for two minutes, after
+            // which it gives up. Whether the gateway listens at all is seen by the deadline for the answer.
+            Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {}
+            Err(error) => return format!("not connected: {error}"),
+        }
     };
     let mut answer = Vec::new();
     if kind.then == Then::Drip {
