@@ -20,6 +20,8 @@ create table warden.revocations (
   suspended  boolean     not null default false,
   reason     text        not null default '' check (octet_length(reason) <= 500),
   created_by text        not null default session_user,
+  -- Who asked for it through HTTP: the `sub` of the back end's token. Null: somebody in SQL.
+  requested_by text check (octet_length(requested_by) between 1 and 256),
   constraint revocations_subject check (
     num_nonnulls(session_id, user_id) = 1 or (num_nonnulls(session_id, user_id) = 0 and org_id is not null)),
   constraint revocations_suspended check (
@@ -30,6 +32,8 @@ create unique index revocations_once on warden.revocations
   (coalesce(session_id, ''), coalesce(user_id, ''), coalesce(org_id, '00000000-0000-0000-0000-000000000000'),
    coalesce(issuer, ''));
 create index revocations_expires_at on warden.revocations (expires_at);
+-- For the number of an organisation's entries, which warden.revoke_within() bounds.
+create index revocations_org on warden.revocations (org_id) where org_id is not null;
 
 -- Tells the gateways, in the same transaction. No client ever gets this event.
 create function warden.revocations_changed() returns trigger
@@ -41,6 +45,59 @@ end
 $$;
 create trigger revocations_changed after insert or update or delete or truncate on warden.revocations
   for each statement execute function warden.revocations_changed();
+
+-- What warden.revoke() and warden.revoke_within() do; nobody may call it but they.
+create function warden.add_revocation(
+  session_id text, user_id text, org_id uuid, reason text, max_token_age interval, issuer text, requested_by text
+) returns bigint
+language plpgsql volatile security definer set search_path = '' as $$
+declare
+  -- Gateways hold them all in memory.
+  entries_max constant int := 100000;
+  revoked bigint;
+begin
+  if num_nonnulls(add_revocation.session_id, add_revocation.user_id) > 1
+     or num_nonnulls(add_revocation.session_id, add_revocation.user_id, add_revocation.org_id) = 0 then
+    raise exception 'warden.revoke: say what to revoke: session_id, user_id or org_id, one of them'
+      using errcode = '22023', hint = 'org_id may stand beside session_id or user_id: then they are revoked in that organisation only.';
+  end if;
+  if '' in (add_revocation.session_id, add_revocation.user_id, add_revocation.issuer)
+     or pg_catalog.octet_length(coalesce(add_revocation.session_id, add_revocation.user_id)) > 256 then
+    raise exception 'warden.revoke: session_id, user_id and issuer are the texts of claims: not empty, and at most 256 bytes'
+      using errcode = '22023';
+  end if;
+  if pg_catalog.octet_length(add_revocation.reason) > 500 then
+    raise exception 'warden.revoke: the reason has % bytes, at most 500 are allowed', pg_catalog.octet_length(add_revocation.reason)
+      using errcode = '22023';
+  end if;
+  if add_revocation.max_token_age is null or add_revocation.max_token_age < interval '1 second'
+     or add_revocation.max_token_age > interval '10 years' then
+    raise exception 'warden.revoke: max_token_age % is not between one second and ten years', add_revocation.max_token_age
+      using errcode = '22023', hint = 'It is the longest time that one of your tokens is valid.';
+  end if;
+  -- Asked apart, so that a lock on organisations holds up the revocation of nobody else.
+  if num_nonnulls(add_revocation.session_id, add_revocation.user_id) = 0 then
+    if not exists (select from public.organizations o where o.id = add_revocation.org_id) then
+      raise exception 'warden.revoke: organisation % does not exist', add_revocation.org_id
+        using errcode = '22023', hint = 'Tokens of an organisation that was deleted are refused without this.';
+    end if;
+  end if;
+  if (select count(*) from (select from warden.revocations r limit entries_max) r) >= entries_max then
+    raise exception 'warden.revoke: % revocations stand, which is as many as there may be', entries_max
+      using errcode = '54000', hint = 'Revoke users or organisations rather than each of their sessions, or undo what no longer matters: select warden.unrevoke(id).';
+  end if;
+  insert into warden.revocations as r (session_id, user_id, org_id, issuer, revoked_at, expires_at, reason, requested_by)
+  values (add_revocation.session_id, add_revocation.user_id, add_revocation.org_id, add_revocation.issuer, pg_catalog.clock_timestamp(),
+          pg_catalog.clock_timestamp() + add_revocation.max_token_age, coalesce(add_revocation.reason, ''), add_revocation.requested_by)
+  on conflict ((coalesce(r.session_id, '')), (coalesce(r.user_id, '')),
+               (coalesce(r.org_id, '00000000-0000-0000-0000-000000000000')), (coalesce(r.issuer, ''))) do update
+    set revoked_at = greatest(r.revoked_at, excluded.revoked_at),
+        expires_at = greatest(r.expires_at, excluded.expires_at),
+        reason = excluded.reason, created_by = excluded.created_by, requested_by = excluded.requested_by
+  returning r.id into revoked;
+  return revoked;
+end
+$$;
 
 -- Revokes a session, a user or an organisation; a session or a user within one organisation, where org_id
 -- is given as well, or of one issuer. Returns the entry's id. Errors (SQLSTATE 22023) name what is wrong.
@@ -56,52 +113,35 @@ create function warden.revoke(
   session_id text default null, user_id text default null, org_id uuid default null,
   reason text default '', max_token_age interval default '7 days', issuer text default null
 ) returns bigint
+language sql volatile security definer set search_path = '' as $$
+  select warden.add_revocation(revoke.session_id, revoke.user_id, revoke.org_id, revoke.reason,
+                               revoke.max_token_age, revoke.issuer, null)
+$$;
+
+-- The same within one organisation and for a back end whose token the gateway has verified: the one way in which
+-- the gateway's role can revoke. It can name nothing beyond org_id, suspend nobody, and take nothing back.
+create function warden.revoke_within(
+  org_id uuid, requested_by text, session_id text default null, user_id text default null,
+  reason text default '', max_token_age interval default '7 days', issuer text default null
+) returns table (id bigint, revoked_at timestamptz, expires_at timestamptz)
 language plpgsql volatile security definer set search_path = '' as $$
 declare
-  -- Gateways hold them all in memory.
-  entries_max constant int := 100000;
+  -- A tenth of all there may be: no organisation keeps others from revoking.
+  entries_of_org_max constant int := 10000;
   revoked bigint;
 begin
-  if num_nonnulls(revoke.session_id, revoke.user_id) > 1
-     or num_nonnulls(revoke.session_id, revoke.user_id, revoke.org_id) = 0 then
-    raise exception 'warden.revoke: say what to revoke: session_id, user_id or org_id, one of them'
-      using errcode = '22023', hint = 'org_id may stand beside session_id or user_id: then they are revoked in that organisation only.';
+  if num_nulls(revoke_within.org_id, revoke_within.requested_by) > 0 then
+    raise exception 'warden.revoke_within: org_id and requested_by are required' using errcode = '22023';
   end if;
-  if '' in (revoke.session_id, revoke.user_id, revoke.issuer)
-     or pg_catalog.octet_length(coalesce(revoke.session_id, revoke.user_id)) > 256 then
-    raise exception 'warden.revoke: session_id, user_id and issuer are the texts of claims: not empty, and at most 256 bytes'
-      using errcode = '22023';
+  if (select count(*) from (select from warden.revocations r
+                            where r.org_id = revoke_within.org_id limit entries_of_org_max) r) >= entries_of_org_max then
+    raise exception 'warden.revoke_within: % revocations of this organisation stand, which is as many as there may be', entries_of_org_max
+      using errcode = '54000', hint = 'Revoke users or the organisation rather than each session.';
   end if;
-  if pg_catalog.octet_length(revoke.reason) > 500 then
-    raise exception 'warden.revoke: the reason has % bytes, at most 500 are allowed', pg_catalog.octet_length(revoke.reason)
-      using errcode = '22023';
-  end if;
-  if revoke.max_token_age is null or revoke.max_token_age < interval '1 second'
-     or revoke.max_token_age > interval '10 years' then
-    raise exception 'warden.revoke: max_token_age % is not between one second and ten years', revoke.max_token_age
-      using errcode = '22023', hint = 'It is the longest time that one of your tokens is valid.';
-  end if;
-  -- Asked apart, so that a lock on organisations holds up the revocation of nobody else.
-  if num_nonnulls(revoke.session_id, revoke.user_id) = 0 then
-    if not exists (select from public.organizations o where o.id = revoke.org_id) then
-      raise exception 'warden.revoke: organisation % does not exist', revoke.org_id
-        using errcode = '22023', hint = 'Tokens of an organisation that was deleted are refused without this.';
-    end if;
-  end if;
-  if (select count(*) from (select from warden.revocations r limit entries_max) r) >= entries_max then
-    raise exception 'warden.revoke: % revocations stand, which is as many as there may be', entries_max
-      using errcode = '54000', hint = 'Revoke users or organisations rather than each of their sessions, or undo what no longer matters: select warden.unrevoke(id).';
-  end if;
-  insert into warden.revocations as r (session_id, user_id, org_id, issuer, revoked_at, expires_at, reason)
-  values (revoke.session_id, revoke.user_id, revoke.org_id, revoke.issuer, pg_catalog.clock_timestamp(),
-          pg_catalog.clock_timestamp() + revoke.max_token_age, coalesce(revoke.reason, ''))
-  on conflict ((coalesce(r.session_id, '')), (coalesce(r.user_id, '')),
-               (coalesce(r.org_id, '00000000-0000-0000-0000-000000000000')), (coalesce(r.issuer, ''))) do update
-    set revoked_at = greatest(r.revoked_at, excluded.revoked_at),
-        expires_at = greatest(r.expires_at, excluded.expires_at),
-        reason = excluded.reason, created_by = excluded.created_by
-  returning r.id into revoked;
-  return revoked;
+  revoked := warden.add_revocation(
+    revoke_within.session_id, revoke_within.user_id, revoke_within.org_id, revoke_within.reason,
+    revoke_within.max_token_age, revoke_within.issuer, revoke_within.requested_by);
+  return query select r.id, r.revoked_at, r.expires_at from warden.revocations r where r.id = revoked;
 end
 $$;
 
@@ -150,9 +190,10 @@ begin
 end
 $$;
 
-grant select (id, session_id, user_id, org_id, issuer, revoked_at, expires_at, suspended, created_by)
+grant select (id, session_id, user_id, org_id, issuer, revoked_at, expires_at, suspended, created_by, requested_by)
   on warden.revocations to warden_gateway;
 grant execute on function warden.forget_revocations() to warden_gateway;
+grant execute on function warden.revoke_within(uuid, text, text, text, text, interval, text) to warden_gateway;
 
 do $$
 declare

@@ -16,7 +16,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::Verifier;
 use crate::config::{Config, DrainLimits};
-use crate::events::{Directory, Doorbell, ReaderState, Recent, Replay, Retention, Revocations, Source};
+use crate::events::{
+    Directory, Doorbell, ReaderState, Recent, Replay, Retention, Revocations, Source, Sweep,
+};
 use crate::http::{self, Admission, HttpState, Listening, Proxies, Tls};
 use crate::hub::{Batch, Fanout, FanoutCounts, Hub, Slice};
 use crate::metrics::Metrics;
@@ -73,6 +75,13 @@ impl Gateway {
             Arc::clone(&metrics),
             limits.revocations,
         ));
+        let sweep = Arc::new(Sweep::new(
+            pool.clone(),
+            Arc::clone(&hub),
+            Arc::clone(&directory),
+            Arc::clone(&metrics),
+            limits.sweep,
+        ));
         let (state, reader) = watch::channel(ReaderState::Starting);
         let (batches, received) = mpsc::channel(limits.batches_max);
         let draining = CancellationToken::new();
@@ -103,6 +112,7 @@ impl Gateway {
             hub: Arc::clone(&hub),
             directory: Arc::clone(&directory),
             revocations: Arc::clone(&revocations),
+            sweep: Arc::clone(&sweep),
             recent,
             looks,
             batches,
@@ -113,6 +123,7 @@ impl Gateway {
         background.spawn(Arc::clone(&verifier).run(back.clone()));
         background.spawn(doorbell.run(back.clone()));
         background.spawn(Arc::clone(&revocations).run(back.clone()));
+        background.spawn(sweep.run(back.clone()));
         background.spawn(source.run(back.clone()));
         background.spawn(retention.run(reader.clone(), back.clone()));
         let fanout = Fanout::new(Arc::clone(&hub), limits.fanout);

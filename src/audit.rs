@@ -65,6 +65,8 @@ pub struct Refused<'a> {
     pub token: Option<TokenHash>,
     /// Refusals before this one that were not told, because they were too many.
     pub untold: u64,
+    /// Whether a revocation was asked for, and no upgrade.
+    pub is_revocation: bool,
 }
 
 /// A revocation as the trail names it.
@@ -84,6 +86,8 @@ pub struct Revocation<'a> {
     pub is_suspension: bool,
     /// The database role that did it.
     pub by: &'a str,
+    /// The `sub` of the back end that asked for it through HTTP.
+    pub requested_by: Option<&'a str>,
 }
 
 /// This node has learnt of a revocation, and applied it.
@@ -92,7 +96,29 @@ pub fn revoked(revocation: Revocation<'_>) {
     tracing::info!(target: TARGET, action = "revoke", revocation.id = revocation.id,
         login.id = revocation.session, user.id = revocation.user, org.id = org,
         issuer = revocation.issuer, suspended = revocation.is_suspension, by = revocation.by,
-        "tokens revoked");
+        requested_by = revocation.requested_by, "tokens revoked");
+}
+
+/// A back end asked this node through HTTP for a revocation, which stands now.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// Of the row in `warden.revocations`.
+    pub id: i64,
+    /// The `sub` of its token.
+    pub user: &'a str,
+    /// Its organisation, beyond which it can revoke nothing.
+    pub org: OrgId,
+    /// Where it came from.
+    pub address: IpAddr,
+    /// Of its token.
+    pub token: TokenHash,
+}
+
+/// A back end has revoked something. What, [`revoked`] tells by the same id on every node.
+pub fn revocation_requested(request: Request<'_>) {
+    tracing::info!(target: TARGET, action = "revoke_request", revocation.id = request.id,
+        user.id = request.user, org.id = %request.org, address = %request.address,
+        token.hash = %request.token, "revocation requested");
 }
 
 /// A session begins.
@@ -104,9 +130,16 @@ pub fn accepted(who: Who<'_>, token: TokenHash) {
 /// A request was refused.
 pub fn refused(refused: Refused<'_>) {
     let token = refused.token.map(tracing::field::display);
-    tracing::info!(target: TARGET, action = "refuse", address = %refused.address, code = refused.code,
-        http.status = refused.status, reason = refused.reason, token.hash = token,
-        untold = (refused.untold > 0).then_some(refused.untold), "upgrade refused");
+    let untold = (refused.untold > 0).then_some(refused.untold);
+    if refused.is_revocation {
+        tracing::info!(target: TARGET, action = "revoke_refuse", address = %refused.address,
+            code = refused.code, http.status = refused.status, reason = refused.reason, token.hash = token,
+            untold, "revocation refused");
+    } else {
+        tracing::info!(target: TARGET, action = "refuse", address = %refused.address, code = refused.code,
+            http.status = refused.status, reason = refused.reason, token.hash = token, untold,
+            "upgrade refused");
+    }
 }
 
 /// A session got a fresh token.

@@ -56,6 +56,10 @@ pub struct Metrics {
     pub accepted: Counter,
     /// Upgrades refused, by reason.
     pub refused: Family<RefusalLabels, Counter>,
+    /// Revocations that back ends asked for through HTTP, and that stand.
+    pub revocations_requested: Counter,
+    /// Revocations that were asked for and refused, by reason.
+    pub revocations_refused: Family<RefusalLabels, Counter>,
     /// Sessions ended, by close code.
     pub closed: Family<CloseLabels, Counter>,
     /// Times that a limit was reached, by limit.
@@ -82,6 +86,8 @@ pub struct Metrics {
     pub directory_org_queries: Counter,
     /// Revocations that stand.
     pub revocations: Gauge,
+    /// Organisations that were found gone without a word in the log.
+    pub orgs_swept: Counter,
     /// Replays served from memory.
     pub replays_from_memory: Counter,
     /// Replays served from the log.
@@ -134,6 +140,16 @@ impl Default for Metrics {
             sessions: new(registered, "sessions", "Sessions now open"),
             accepted: new(registered, "upgrades_accepted", "Upgrades accepted"),
             refused: new(registered, "upgrades_refused", "Upgrades refused, by reason"),
+            revocations_requested: new(
+                registered,
+                "revocations_requested",
+                "Revocations that back ends asked for through HTTP",
+            ),
+            revocations_refused: new(
+                registered,
+                "revocations_refused",
+                "Revocations through HTTP refused, by reason",
+            ),
             closed: new(registered, "sessions_closed", "Sessions ended, by close code"),
             limits_reached: new(registered, "limits_reached", "Times that a limit was reached, by limit"),
             limits: new(registered, "limit", "What the limits are, by limit"),
@@ -167,6 +183,7 @@ impl Default for Metrics {
                 "Queries for organisations that were not in memory",
             ),
             revocations: new(registered, "revocations", "Revocations that stand, as this node knows them"),
+            orgs_swept: new(registered, "orgs_swept", "Organisations found gone without a word in the log"),
             replays_from_memory: new(registered, "replays_from_memory", "Replays served from memory"),
             replays_from_log: new(registered, "replays_from_log", "Replays served from the log"),
             replay_queries: new(registered, "replay_queries", "Queries made by replays"),

@@ -16,27 +16,29 @@ const TALKATIVE_TARGETS: &[&str] = &["tungstenite", "tokio_tungstenite"];
 /// How to log.
 #[derive(Args, Clone, Debug)]
 pub struct LogArgs {
-    /// What to log: error, warn, info, debug, trace, or per module as in warden=debug,sqlx=warn
-    #[arg(
-        long,
-        env = "WARDEN_LOG",
-        value_name = "FILTER",
-        default_value = "warden=info,warn",
-        global = true
-    )]
-    pub log: String,
+    /// What to log: error, warn, info, debug, trace, or per module as in warden=debug,sqlx=warn [default:
+    /// warden=info,warn; of dev: warn]
+    #[arg(long, env = "WARDEN_LOG", value_name = "FILTER", global = true)]
+    pub log: Option<String>,
     /// Log as one JSON object a line
     #[arg(long, env = "WARDEN_LOG_JSON", global = true)]
     pub log_json: bool,
 }
 
+/// What is logged where nothing else is said: what operators need, the audit trail with it.
+pub const DEFAULT_FILTER: &str = "warden=info,warn";
+
+/// The same of commands that talk to whoever started them, between whose lines a trail would only be in the way.
+pub const QUIET_FILTER: &str = "warn";
+
 /// Installs the logger; once per process.
 ///
 /// # Errors
 /// When the filter can't be read.
-pub fn init(args: &LogArgs) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&args.log)
-        .map_err(|error| anyhow::anyhow!("--log {:?} is no filter ({error}): try warden=debug", args.log))?;
+pub fn init(args: &LogArgs, default: &str) -> anyhow::Result<()> {
+    let log = args.log.as_deref().unwrap_or(default);
+    let filter = EnvFilter::try_new(log)
+        .map_err(|error| anyhow::anyhow!("--log {log:?} is no filter ({error}): try warden=debug"))?;
     let discreet = filter_fn(|metadata| {
         *metadata.level() < LevelFilter::TRACE
             || !TALKATIVE_TARGETS.iter().any(|target| metadata.target().starts_with(target))

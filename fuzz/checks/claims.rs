@@ -75,6 +75,11 @@ fn agree(identity: &Identity, claims: &Value) {
         claims.get("session_id").map(|id| id.as_str().map(str::to_owned)),
         identity.session_id.clone().map(Some)
     );
+    assert_eq!(
+        identity.is_service,
+        claims.get("role").is_some_and(|role| role == "service_role"),
+        "{claims}"
+    );
     match metadata.get("warden_topics") {
         None => assert!(!identity.topics.is_present()),
         Some(list) => {

@@ -30,6 +30,9 @@ pub(super) struct Claims {
     iat: Option<u64>,
     #[serde(default, deserialize_with = "text")]
     session_id: Option<String>,
+    /// Only a text says anything: some issuers write a list, and their users' sockets need no role.
+    #[serde(default)]
+    role: Value,
     #[serde(default)]
     app_metadata: Value,
 }
@@ -52,6 +55,7 @@ pub(super) struct Verified {
     pub(super) issued_at: Option<SystemTime>,
     pub(super) expires_at: SystemTime,
     pub(super) topics: TopicClaim,
+    pub(super) role: Option<String>,
 }
 
 /// Why claims give no identity.
@@ -102,6 +106,10 @@ impl Claims {
             issued_at: self.iat.map(|iat| time(iat).ok_or(ClaimError::IssuedAt)).transpose()?,
             expires_at: time(self.exp).ok_or(ClaimError::Expiry)?,
             topics,
+            role: match self.role {
+                Value::String(role) => Some(role),
+                _ => None,
+            },
         })
     }
 }

@@ -20,6 +20,9 @@ use super::{AuthError, Identity, Token};
 /// yet. Its end is taken to the letter: a session that begins after it would be closed at once.
 const LEEWAY_SECONDS: u64 = 5;
 
+/// `role` of back ends' tokens, where an issuer's rules say nothing else: what Supabase issues.
+pub const SERVICE_ROLE: &str = "service_role";
+
 /// Who signs tokens, and what they must be.
 #[derive(Clone, Default)]
 pub struct IssuerConfig {
@@ -44,6 +47,16 @@ pub struct IssuerRules {
     pub claims: BTreeMap<String, Vec<String>>,
     /// The organisations that this issuer may speak for; none: every one.
     pub orgs: Option<Vec<Uuid>>,
+    /// `role` of its tokens for back ends, without one [`SERVICE_ROLE`]; an empty one: it makes none.
+    pub service_role: Option<String>,
+}
+
+impl IssuerRules {
+    /// Whether this claim `role` makes a token one of a back end.
+    fn is_service(&self, role: Option<&str>) -> bool {
+        let wanted = self.service_role.as_deref().unwrap_or(SERVICE_ROLE);
+        !wanted.is_empty() && role == Some(wanted)
+    }
 }
 
 /// See the module's documentation.
@@ -139,6 +152,7 @@ impl Issuer {
             issued_at: claims.issued_at,
             expires_at: claims.expires_at,
             topics: claims.topics,
+            is_service: self.rules.is_service(claims.role.as_deref()),
         })
     }
 }
@@ -165,7 +179,9 @@ fn validation(config: &IssuerConfig, alg: Alg) -> Validation {
 
 fn refusal(error: &Error) -> AuthError {
     match error.kind() {
-        ErrorKind::ExpiredSignature => AuthError::Expired,
+        // The second is what the library says of an `exp` of the first seconds of 1970, from which it can't take
+        // away what a token must still have; a token without three parts was told of before (`Parts`).
+        ErrorKind::ExpiredSignature | ErrorKind::InvalidToken => AuthError::Expired,
         ErrorKind::ImmatureSignature => AuthError::Immature,
         ErrorKind::InvalidSignature
         | ErrorKind::InvalidAlgorithm

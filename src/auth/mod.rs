@@ -22,7 +22,7 @@ pub use credential::{
     find,
 };
 pub use fetch::{FetchError, KeyServerUrl};
-pub use issuer::{IssuerConfig, IssuerRules};
+pub use issuer::{IssuerConfig, IssuerRules, SERVICE_ROLE};
 pub use jwk::{Alg, JWKS_KEYS_MAX, Jwks, JwksError, KID_BYTES_MAX, KeyError, PublicKey};
 pub use keys::KeyLimits;
 pub use topics::{ALL_CALLS, TopicClaim, is_topic};
@@ -52,6 +52,9 @@ pub struct Identity {
     pub expires_at: SystemTime,
     /// The claim that limits topics.
     pub topics: TopicClaim,
+    /// Whether the claim `role` is the one by which its issuer names back ends. It gives rights within the
+    /// organisation, and never beyond it.
+    pub is_service: bool,
 }
 
 impl Identity {

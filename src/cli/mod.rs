@@ -49,7 +49,7 @@ impl Cli {
     /// Runs the command. Failures are printed, with their causes; the exit code tells.
     #[must_use]
     pub fn run(self) -> ExitCode {
-        let result = telemetry::init(&self.log).and_then(|()| {
+        let result = telemetry::init(&self.log, self.command.log_filter()).and_then(|()| {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             runtime.block_on(self.command.run())
         });
@@ -64,6 +64,14 @@ impl Cli {
 }
 
 impl Command {
+    /// What it logs where nothing else is said.
+    fn log_filter(&self) -> &'static str {
+        match self {
+            Self::Dev(_) => telemetry::QUIET_FILTER,
+            _ => telemetry::DEFAULT_FILTER,
+        }
+    }
+
     async fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Self::Dev(args) => dev::run(args).await?,

@@ -81,6 +81,9 @@ pub(super) struct EdgeArgs {
     /// Handshakes of one address, PER_SECOND:BURST
     #[arg(long, env = "WARDEN_HANDSHAKES_PER_ADDRESS", value_name = "RATE", default_value = "50:500")]
     handshakes_per_address: Rate,
+    /// Revocations that the back ends of one organisation ask for, PER_SECOND:BURST
+    #[arg(long, env = "WARDEN_REVOCATIONS_PER_ORG", value_name = "RATE", default_value = "5:50")]
+    revocations_per_org: Rate,
     /// Bits of an IPv6 address that make one client
     #[arg(long, env = "WARDEN_IPV6_PREFIX", value_name = "BITS", default_value_t = 64,
           value_parser = clap::value_parser!(u8).range(16..=128))]
@@ -141,6 +144,7 @@ impl EdgeArgs {
             arrivals_per_address: self.arrivals_per_address,
             handshakes_per_address: self.handshakes_per_address,
             handshakes: self.handshakes,
+            revocations_per_org: self.revocations_per_org,
             ipv6_prefix_bits: self.ipv6_prefix,
             pending_max: usize::try_from(pending)?,
             pending_per_address_max: self.pending_per_address,

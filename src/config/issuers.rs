@@ -99,6 +99,7 @@ struct FileIssuer {
     audience: Option<String>,
     typ: Option<String>,
     orgs: Option<Vec<Uuid>>,
+    service_role: Option<String>,
     #[serde(default)]
     claims: BTreeMap<String, OneOrMore>,
 }
@@ -228,7 +229,12 @@ impl IssuerArgs {
             audience: entry.audience.unwrap_or_else(|| self.jwt_audience.clone()),
             secrets: entry.secrets,
             jwks_url: url.transpose().map_err(anyhow::Error::msg)?,
-            rules: IssuerRules { typ: entry.typ, claims: claims.collect(), orgs: entry.orgs },
+            rules: IssuerRules {
+                typ: entry.typ,
+                claims: claims.collect(),
+                orgs: entry.orgs,
+                service_role: entry.service_role,
+            },
         })
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::auth::KeyLimits;
 use crate::events::{
-    DoorbellLimits, ReaderLimits, RecentLimits, ReplayLimits, RetentionLimits, RevocationLimits,
+    DoorbellLimits, ReaderLimits, RecentLimits, ReplayLimits, RetentionLimits, RevocationLimits, SweepLimits,
 };
 use crate::http::{AdmissionLimits, ServeLimits};
 use crate::hub::{FanoutLimits, OutboxLimits};
@@ -40,6 +40,8 @@ pub struct Limits {
     pub retention: RetentionLimits,
     /// Of keeping revocations in memory.
     pub revocations: RevocationLimits,
+    /// Of looking for organisations that are gone without a word.
+    pub sweep: SweepLimits,
     /// Of events that wait for their turn in fan-out.
     pub fanout: FanoutLimits,
     /// Batches between reader and fan-out; beyond it the reader waits.
@@ -87,6 +89,7 @@ impl Limits {
             ("pending", admission.pending_max),
             ("handshakes_per_address", burst(admission.handshakes_per_address)),
             ("handshakes", burst(admission.handshakes)),
+            ("revocations_per_org", burst(admission.revocations_per_org)),
             ("node_connections", admission.sessions_max),
             ("org_connections", admission.org_sessions_max),
             ("user_connections", admission.user_sessions_max),
@@ -110,6 +113,7 @@ impl Default for Limits {
                 handshakes_per_address: Rate::new(50, 500),
                 handshakes: Rate::new(2000, 10_000),
                 addresses_max: 64 * 1024,
+                revocations_per_org: Rate::new(5, 50),
                 ipv6_prefix_bits: 64,
                 pending_max: 4096,
                 pending_per_address_max: 256,
@@ -176,6 +180,12 @@ impl Default for Limits {
                 interval: Duration::from_secs(30),
             },
             revocations: RevocationLimits {
+                interval: Duration::from_secs(30),
+                timeout: Duration::from_secs(10),
+                retry_first: Duration::from_millis(50),
+                retry_max: Duration::from_secs(2),
+            },
+            sweep: SweepLimits {
                 interval: Duration::from_secs(30),
                 timeout: Duration::from_secs(10),
                 retry_first: Duration::from_millis(50),

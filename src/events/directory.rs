@@ -82,6 +82,13 @@ impl Directory {
         }
     }
 
+    /// The organisations that are known here to exist.
+    #[must_use]
+    pub fn known_orgs(&self) -> Vec<OrgId> {
+        let exists = |cell: &OnceCell<bool>| cell.get() == Some(&true);
+        self.orgs.iter().filter(|entry| exists(entry.value())).map(|entry| *entry.key()).collect()
+    }
+
     /// The log tells of a change of this organisation.
     pub fn forget_org(&self, org: OrgId) {
         self.orgs.remove(&org);

@@ -13,7 +13,9 @@ mod recent;
 mod replay;
 mod retention;
 mod revocations;
+mod revoke;
 mod source;
+mod sweep;
 
 pub use directory::Directory;
 pub use doorbell::{Doorbell, DoorbellLimits, Ring};
@@ -22,4 +24,6 @@ pub use recent::{Recent, RecentLimits};
 pub use replay::{Missed, Replay, ReplayError, ReplayLimits};
 pub use retention::{Retention, RetentionLimits};
 pub use revocations::{Holder, RevocationLimits, Revocations, Revoked};
+pub use revoke::{MAX_TOKEN_AGE_DEFAULT, NewRevocation, RevokeError, RevokeRequest, Subject};
 pub use source::{ReaderLimits, ReaderState, Source};
+pub use sweep::{Sweep, SweepLimits};

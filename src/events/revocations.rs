@@ -72,6 +72,7 @@ struct Entry {
     revoked_at: i64,
     is_suspended: bool,
     created_by: String,
+    requested_by: Option<String>,
 }
 
 impl Entry {
@@ -126,10 +127,10 @@ impl Entries {
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct Revocations {
-    pool: PgPool,
+    pub(super) pool: PgPool,
     hub: Arc<Hub>,
     metrics: Arc<Metrics>,
-    limits: RevocationLimits,
+    pub(super) limits: RevocationLimits,
     entries: RwLock<Arc<Entries>>,
     changed: Notify,
     /// One load at a time: the later one must not be overwritten by the earlier.
@@ -214,7 +215,7 @@ impl Revocations {
             r#"
             select id, user_id as "user", session_id as "session", org_id as "org: OrgId", issuer,
                    floor(extract(epoch from revoked_at))::bigint as "revoked_at!",
-                   suspended as "is_suspended", created_by
+                   suspended as "is_suspended", created_by, requested_by
             from warden.revocations
             where suspended or expires_at > now()
             order by session_id is not null, revoked_at desc limit $1
@@ -270,5 +271,6 @@ fn tell(entry: &Entry) {
         issuer: entry.issuer.as_deref(),
         is_suspension: entry.is_suspended,
         by: &entry.created_by,
+        requested_by: entry.requested_by.as_deref(),
     });
 }

@@ -18,6 +18,7 @@ use super::log::{LogError, LogReader, LoggedEvent, Read};
 use super::pace::{Bell, Pace};
 use super::recent::Recent;
 use super::revocations::Revocations;
+use super::sweep::Sweep;
 use crate::backoff::Backoff;
 use crate::hub::{Batch, Hub, OrgEvents};
 use crate::metrics::Metrics;
@@ -83,6 +84,8 @@ pub struct Source {
     pub directory: Arc<Directory>,
     /// Loaded at each connection, and told when the log says that they changed.
     pub revocations: Arc<Revocations>,
+    /// Told when the log does not tell which organisations are gone.
+    pub sweep: Arc<Sweep>,
     /// Keeps what was read for a while.
     pub recent: Arc<Recent>,
     /// Counts reads, for those who wait for one.
@@ -170,6 +173,7 @@ impl Source {
                 self.hub.refresh(Arc::clone(&cursor));
                 if let Some(reason) = lost {
                     self.announce_loss(reason, cursor).await;
+                    self.sweep.now();
                 }
                 Place { epoch: log.epoch(), point, partial: None }
             }
@@ -302,7 +306,10 @@ impl Source {
                     self.revocations.changed();
                     continue;
                 }
-                None if event.topic.is_org() => self.directory.forget_all(),
+                None if event.topic.is_org() => {
+                    self.directory.forget_all();
+                    self.sweep.now();
+                }
                 _ => {}
             }
             // A control event ends the runs of all, so that every organisation keeps its order.

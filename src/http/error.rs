@@ -10,7 +10,7 @@ use serde_json::json;
 use super::admission::Reached;
 use crate::auth::{AuthError, ClaimError, CredentialError};
 
-/// Why an upgrade was refused.
+/// Why an upgrade, or what a back end asked for, was refused.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Refusal {
     #[error(transparent)]
@@ -43,6 +43,28 @@ pub(super) enum Refusal {
     Unavailable,
     #[error("the gateway has only just started and does not follow the event log yet: try again")]
     NotFollowing,
+    #[error(
+        "this needs a token of a back end, whose claim role is service_role or what its issuer's rules say"
+    )]
+    NotABackEnd,
+    #[error("a token revokes within its own organisation alone: use one of that organisation, or SQL")]
+    OtherOrg,
+    #[error("send this with POST")]
+    Method,
+    #[error("the Content-Type of the body must be application/json")]
+    MediaType,
+    #[error("the body is longer than 8 KiB")]
+    BodyTooLong,
+    #[error("the body did not come in time")]
+    BodyTimeout,
+    #[error("{0}")]
+    Revocation(&'static str),
+    #[error(
+        "as many revocations stand as there may be: revoke users or the organisation rather than each session"
+    )]
+    TooManyRevocations,
+    #[error("the database can't be asked just now: try again, which does no harm where it was done already")]
+    RevocationUnavailable,
     #[error("the gateway is shutting down: connect to another, or again in a moment")]
     ShuttingDown,
 }
@@ -76,7 +98,17 @@ impl Refusal {
             Self::Ambiguous => (StatusCode::BAD_REQUEST, "ambiguous_request"),
             Self::WebSocketVersion => (StatusCode::UPGRADE_REQUIRED, "websocket_version"),
             Self::ProtocolVersion => (StatusCode::BAD_REQUEST, "protocol_version"),
-            Self::Unavailable | Self::NotFollowing => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+            Self::NotABackEnd => (StatusCode::FORBIDDEN, "not_a_backend"),
+            Self::OtherOrg => (StatusCode::FORBIDDEN, "other_organisation"),
+            Self::Method => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Self::MediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json"),
+            Self::BodyTooLong => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_long"),
+            Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "body_timeout"),
+            Self::Revocation(_) => (StatusCode::BAD_REQUEST, "invalid_revocation"),
+            Self::TooManyRevocations => (StatusCode::CONFLICT, "too_many_revocations"),
+            Self::Unavailable | Self::NotFollowing | Self::RevocationUnavailable => {
+                (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
+            }
             Self::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down"),
         }
     }
@@ -90,6 +122,7 @@ impl Refusal {
             Self::Token(AuthError::KeysUnavailable)
             | Self::Unavailable
             | Self::NotFollowing
+            | Self::RevocationUnavailable
             | Self::ShuttingDown => Some(1),
             _ => None,
         }
@@ -110,6 +143,9 @@ impl IntoResponse for Refusal {
         match status {
             StatusCode::UNAUTHORIZED => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            StatusCode::METHOD_NOT_ALLOWED => {
+                headers.insert(header::ALLOW, HeaderValue::from_static("POST"));
             }
             StatusCode::UPGRADE_REQUIRED => {
                 headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));

@@ -3,13 +3,16 @@
 //! | route | answers |
 //! |---|---|
 //! | `GET /socket/websocket` | 101, or why not |
+//! | `POST /v1/revocations` | 201 with what was revoked, for back ends; or why not |
 //! | `GET /livez` | 200 while the process runs |
 //! | `GET /readyz` | 200 while the node follows the event log and can verify tokens, with a line more where an operator should look; else 503 and why |
 //!
 //! The admin listener, which is not for the public, has `GET /metrics` as well.
 
 mod admission;
+mod caller;
 mod error;
+mod revocations;
 mod serve;
 mod tls;
 mod upgrade;
@@ -22,7 +25,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::routing::{any, get};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -67,6 +70,8 @@ pub struct HttpState {
 pub fn public(state: HttpState) -> Router {
     Router::new()
         .route("/socket/websocket", get(upgrade::upgrade))
+        // Every method, so that a credential in the URL is told of as that, and errors have one form.
+        .route("/v1/revocations", any(revocations::revoke))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .fallback(upgrade::not_found)

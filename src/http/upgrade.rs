@@ -1,6 +1,6 @@
 //! The upgrade: everything is decided before the 101 is sent. A socket that is open is authenticated.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
@@ -12,12 +12,11 @@ use uuid::Uuid;
 
 use super::HttpState;
 use super::admission::Seat;
+use super::caller::{self, Asked};
 use super::error::Refusal;
 use super::serve::Peer;
 use crate::audit::{self, TokenHash, Who};
 use crate::auth::{self, Identity, PHOENIX_SUBPROTOCOL};
-use crate::events::Revoked;
-use crate::metrics::RefusalLabels;
 use crate::session::{self, Admitted};
 
 /// The version of the Phoenix protocol that is spoken: `2.` and whatever follows.
@@ -39,7 +38,7 @@ struct Accepted {
 pub(super) async fn upgrade(State(state): State<HttpState>, request: Request) -> Response {
     // The body is dropped: an upgrade has none, and it is not Sync.
     let request = request.map(drop);
-    let address = client(&state, &request);
+    let address = caller::address(&state, &request);
     let accepted = tokio::time::timeout(state.handshake_timeout, accept(&state, address, &request)).await;
     match accepted.unwrap_or(Err(Refusal::Unavailable)) {
         Ok(accepted) => {
@@ -61,14 +60,14 @@ pub(super) async fn upgrade(State(state): State<HttpState>, request: Request) ->
             }
             response
         }
-        Err(refusal) => refuse(&state, address, &request, refusal).await,
+        Err(refusal) => caller::refuse(&state, address, &request, refusal, Asked::Upgrade).await,
     }
 }
 
 /// Every other path. A URL may carry a credential in its path, so the one thing told here is that.
 pub(super) async fn not_found(State(state): State<HttpState>, request: Request) -> Response {
     let request = request.map(drop);
-    let address = client(&state, &request);
+    let address = caller::address(&state, &request);
     let refusal = match state.admission.handshake(address) {
         Err((reached, wait)) => Refusal::Limit(reached, wait),
         Ok(()) => match auth::find(request.uri(), request.headers(), None) {
@@ -76,38 +75,7 @@ pub(super) async fn not_found(State(state): State<HttpState>, request: Request) 
             _ => Refusal::NotFound,
         },
     };
-    refuse(&state, address, &request, refusal).await
-}
-
-/// Counts, tells and, after a while, answers a refusal.
-async fn refuse(state: &HttpState, address: IpAddr, request: &Request<()>, refusal: Refusal) -> Response {
-    let (status, code) = refusal.code();
-    state.shared.metrics.refused.get_or_create(&RefusalLabels { code }).inc();
-    // Those of a flood are counted, and told of now and then.
-    let is_limit = matches!(refusal, Refusal::Limit(..));
-    let untold = if is_limit { state.admission.tells() } else { Some(0) };
-    if let Some(untold) = untold {
-        let cookie = state.auth_cookie.as_ref();
-        let presented = || auth::find(request.uri(), request.headers(), cookie).ok();
-        let token = if is_limit { None } else { presented().map(|presented| presented.token.hash()) };
-        // The refusal's text never repeats what was sent; the URL is not logged at all.
-        let (status, reason) = (status.as_u16(), &*refusal.to_string());
-        audit::refused(audit::Refused { address, code, status, reason, token, untold });
-    }
-    if refusal.is_failed_handshake() {
-        tokio::select! {
-            () = state.admission.delay(address) => {}
-            () = state.draining.cancelled() => {}
-        }
-    }
-    refusal.into_response()
-}
-
-/// Whose request it is.
-fn client(state: &HttpState, request: &Request<()>) -> IpAddr {
-    let peer =
-        request.extensions().get::<Peer>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.address);
-    state.admission.client(peer, request.headers())
+    caller::refuse(&state, address, &request, refusal, Asked::Upgrade).await
 }
 
 /// The checks, cheapest first.
@@ -132,7 +100,7 @@ async fn accept(state: &HttpState, address: IpAddr, request: &Request<()>) -> Re
         return Err(Refusal::Ambiguous);
     }
     let accept_key = websocket_accept_key(request.method(), headers)?;
-    check_origin(headers, &state.allowed_origins)?;
+    caller::check_origin(headers, &state.allowed_origins)?;
     check_protocol_version(request.uri().query())?;
     let presented = found?;
     // Any page can make a browser send its cookies; that the page is one of ours only the Origin says,
@@ -140,24 +108,11 @@ async fn accept(state: &HttpState, address: IpAddr, request: &Request<()>) -> Re
     if presented.is_cookie && !headers.contains_key(header::ORIGIN) {
         return Err(Refusal::CookieWithoutOrigin);
     }
-    let identity = state.shared.verifier.verify(&presented.token).await?;
-    match state.shared.revocations.check(&session::holder(&identity)) {
-        None => {}
-        Some(Revoked::Token) => return Err(Refusal::Revoked),
-        Some(Revoked::Suspended) => return Err(Refusal::OrgSuspended),
-    }
+    let identity = caller::verified(state, &presented.token).await?;
     let seat = state.admission.seat(&identity).map_err(|(reached, wait)| Refusal::Limit(reached, wait))?;
     let token = presented.token.hash();
-    match state.shared.directory.has_org(identity.org).await {
-        Ok(true) => {
-            Ok(Accepted { identity, seat, token, accept_key, wants_phoenix: presented.wants_phoenix })
-        }
-        Ok(false) => Err(Refusal::UnknownOrg),
-        Err(error) => {
-            tracing::warn!(%error, org.id = %identity.org, "an organisation could not be looked up");
-            Err(Refusal::Unavailable)
-        }
-    }
+    caller::has_org(state, identity.org).await?;
+    Ok(Accepted { identity, seat, token, accept_key, wants_phoenix: presented.wants_phoenix })
 }
 
 /// Whether a proxy in front reads the same as we do: where it took a body, a second Host or another key for the
@@ -198,13 +153,6 @@ fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .any(|entry| entry.trim().eq_ignore_ascii_case(token))
-}
-
-/// Browsers always send an Origin, and a page cannot forge it, so it must be on the list, to the letter.
-/// Who sends none is no browser: a page in some victim's browser cannot leave it out.
-fn check_origin(headers: &HeaderMap, allowed: &[String]) -> Result<(), Refusal> {
-    let is_allowed = |origin: &HeaderValue| allowed.iter().any(|a| a.as_bytes() == origin.as_bytes());
-    if headers.get_all(header::ORIGIN).iter().all(is_allowed) { Ok(()) } else { Err(Refusal::Origin) }
 }
 
 /// A client without `vsn` expects version 1 of the protocol, whose frames are other ones.

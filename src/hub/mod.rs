@@ -164,7 +164,9 @@ impl Hub {
         self.orgs.len()
     }
 
-    fn org_ids(&self) -> Vec<OrgId> {
+    /// The organisations that have a session here.
+    #[must_use]
+    pub fn org_ids(&self) -> Vec<OrgId> {
         self.orgs.iter().map(|entry| *entry.key()).collect()
     }
 

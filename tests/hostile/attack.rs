@@ -17,12 +17,14 @@ use crate::tally::Tally;
 use crate::tokens::token;
 use crate::{Attack, MARK};
 
-/// Addresses from which strangers come, and from which insiders do.
+/// Addresses from which insiders come.
 const ADDRESSES: u8 = 64;
+/// Blocks of addresses.
 const OF_STRANGERS: u8 = 2;
 const OF_INSIDERS: u8 = 3;
-/// An answer or an end comes within this; the gateway's own deadlines are 10 s, one after the other.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
+/// An answer or an end comes within this. The gateway's own deadlines are 10 s, one after the other; on a machine
+/// that is busy with more than this the kernel sends again what found no room, after up to a minute.
+const ANSWER_DEADLINE: Duration = Duration::from_mins(3);
 /// A slow sender sends a byte so often.
 const DRIP_INTERVAL: Duration = Duration::from_millis(250);
 /// One in so many handshakes is of a kind that takes ten seconds.
@@ -70,7 +72,8 @@ pub(crate) async fn strangers(attack: Arc<Attack>, left: Arc<Left>, tally: Arc<T
         let kind = from[rng.usize(..from.len())];
         let bytes = (kind.make)(&mut rng, attack.insiders);
         tally.sent(kind.name, 1);
-        let sent = stranger(attack.addr, kind, &bytes, &mut rng);
+        let address = rng.u8(1..=attack.addresses);
+        let sent = stranger(attack.addr, address, kind, &bytes);
         let answer = timeout(ANSWER_DEADLINE, sent).await.unwrap_or_else(|_| "neither answer nor end".into());
         tally.answered(kind.name, &answer);
         if answer == "101" || answer.starts_with("neither") || answer.starts_with("not connected") {
@@ -81,10 +84,15 @@ pub(crate) async fn strangers(attack: Arc<Attack>, left: Arc<Left>, tally: Arc<T
 }
 
 /// One handshake, and the status with which it was answered.
-async fn stranger(addr: SocketAddr, kind: &handshakes::Kind, bytes: &[u8], rng: &mut Rng) -> String {
-    let mut stream = match connect(addr, OF_STRANGERS, rng.u8(1..=ADDRESSES)).await {
-        Ok(stream) => stream,
-        Err(error) => return format!("not connected: {error}"),
+async fn stranger(addr: SocketAddr, address: u8, kind: &handshakes::Kind, bytes: &[u8]) -> String {
+    let mut stream = loop {
+        match connect(addr, OF_STRANGERS, address).await {
+            Ok(stream) => break stream,
+            // On a machine that is busy with more than this the kernel's queue may be full for two minutes, after
+            // which it gives up. Whether the gateway listens at all is seen by the deadline for the answer.
+            Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {}
+            Err(error) => return format!("not connected: {error}"),
+        }
     };
     let mut answer = Vec::new();
     if kind.then == Then::Drip {

@@ -78,6 +78,17 @@ impl Gateway {
         text.lines().filter_map(of).sum()
     }
 
+    /// The limits that were reached, each with how often.
+    pub(crate) async fn limits_reached(&self) -> Vec<String> {
+        let text = self.ask("/metrics").await.expect("the admin listener answers all the time");
+        let of = |line: &str| {
+            let (name, count) =
+                line.strip_prefix("warden_limits_reached_total{limit=\"")?.split_once("\"} ")?;
+            Some(format!("{name} {count}"))
+        };
+        text.lines().filter_map(of).collect()
+    }
+
     pub(crate) async fn holding(&self) -> Holding {
         let proc = format!("/proc/{}", self.process.pid.as_raw_nonzero());
         let status = std::fs::read_to_string(format!("{proc}/status")).expect("the gateway runs, on Linux");

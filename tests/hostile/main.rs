@@ -3,9 +3,10 @@
 //! in the end the gateway holds what it held before. Linux only: it counts in /proc, and attackers have
 //! addresses of their own in 127.0.0.0/8, so that limits by address are part of the proof.
 //!
-//! Twice: with every limit as it is by default, and with the limits on numbers out of the way, so
-//! that everything reaches the parsers. `WARDEN_HOSTILE=full` sends 100,000 handshakes and 1,000,000 frames each
-//! time beside 500 good sockets; `WARDEN_SEED` repeats what is sent, though not its timing.
+//! Twice: with every limit as it is by default and strangers from so few addresses that they run into them,
+//! and with the limits on numbers out of the way, so that everything reaches the parsers. `WARDEN_HOSTILE=full` sends
+//! 100,000 handshakes and 1,000,000 frames each time beside 500 good sockets, `WARDEN_HOSTILE=20` the fifth of it;
+//! `WARDEN_SEED` repeats what is sent, though not its timing. It ends by itself, with a verdict, in any case.
 
 mod attack;
 mod frames;
@@ -38,9 +39,17 @@ const MARK: &str = "h0stile-mark";
 /// Organisations of those who behave; the insiders' is one of them.
 const ORGS: i32 = 5;
 const MIB: u64 = 1024 * 1024;
-/// The gateway may hold so much more memory after the attack than before it, for the events that were published
-/// meanwhile, which it keeps, and what its allocator does not give back.
+/// The gateway may hold so much more memory after the attack than before it, for what its allocator does not give
+/// back. (Recent events, which it keeps, fill their limit before.)
 const MEMORY_GROWTH_MAX: u64 = 12 * MIB;
+/// Handshakes that one address makes at once by default.
+const BURST: u64 = 500;
+/// Addresses from which strangers come where limits are out of the way.
+const ADDRESSES: u8 = 64;
+/// Events in one statement while memory is being filled.
+const FILL_PAGE: u64 = 5_000;
+/// After its deadline a run has so long to say what hung.
+const VERDICT_GRACE: Duration = Duration::from_secs(60);
 /// And so many more descriptors: connections of its pool.
 const DESCRIPTORS_GROWTH_MAX: u64 = 16;
 /// The first wave is such a part of the second.
@@ -57,6 +66,12 @@ struct Plan {
     witnesses: usize,
     strangers: usize,
     insiders: usize,
+    /// Addresses of strangers where limits are as by default: so few that they are met.
+    addresses: u8,
+    /// Events of each organisation that the gateway remembers before anything is measured: as many as fill its
+    /// memory of recent events, so that those of the run itself take the place of others.
+    fill: u64,
+    /// Of one wave.
     deadline: Duration,
     /// How long the gateway waits for a request's head.
     handshake_seconds: &'static str,
@@ -66,15 +81,19 @@ impl Plan {
     fn from_environment() -> Self {
         let seed = std::env::var("WARDEN_SEED").ok().and_then(|seed| seed.parse().ok());
         let seed = seed.unwrap_or_else(|| fastrand::u64(..));
-        if std::env::var("WARDEN_HOSTILE").is_ok_and(|size| size == "full") {
+        let size = std::env::var("WARDEN_HOSTILE").unwrap_or_default();
+        let percent = if size == "full" { Some(100) } else { size.parse::<u64>().ok() };
+        if let Some(percent) = percent {
             Self {
                 seed,
-                handshakes: 100_000,
-                frames: 1_000_000,
+                handshakes: 1_000 * percent,
+                frames: 10_000 * percent,
                 witnesses: 500,
                 strangers: 1_000,
                 insiders: 100,
-                deadline: Duration::from_mins(15),
+                addresses: 2,
+                fill: 25_000,
+                deadline: Duration::from_mins(10),
                 handshake_seconds: "10",
             }
         } else {
@@ -85,6 +104,8 @@ impl Plan {
                 witnesses: 50,
                 strangers: 600,
                 insiders: 32,
+                addresses: 2,
+                fill: 1_000,
                 deadline: Duration::from_mins(3),
                 handshake_seconds: "2",
             }
@@ -103,6 +124,11 @@ struct Wave {
 }
 
 impl Plan {
+    /// Both runs, each with two waves, of which the first is small, and with quiet after each.
+    fn whole_deadline(&self) -> Duration {
+        2 * (self.deadline + 3 * QUIET_DEADLINE)
+    }
+
     fn wave(&self, seed: u64, is_first: bool) -> Wave {
         let part = |count: u64| if is_first { count / FIRST_WAVE_PART } else { count };
         let everybody_twice = 2 * self.strangers as u64;
@@ -124,6 +150,8 @@ struct Attack {
     insiders: Uuid,
     victim: Uuid,
     has_limits: bool,
+    /// Of strangers.
+    addresses: u8,
     /// Sessions that insiders opened, frames that they sent, and what these were answered.
     opened: AtomicU64,
     frames: AtomicU64,
@@ -162,11 +190,22 @@ fn hostility_changes_nothing_within_limits_or_out_of_their_way() {
     let plan = Plan::from_environment();
     println!("WARDEN_SEED={}", plan.seed);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async {
-        let database = database().await;
-        run(&plan, &database, true).await;
-        run(&plan, &database, false).await;
+    let deadline = plan.whole_deadline();
+    // Where even the runtime hangs: gateway and PostgreSQL end with this process.
+    std::thread::spawn(move || {
+        std::thread::sleep(deadline + VERDICT_GRACE);
+        eprintln!("FAILED: the run hangs");
+        std::process::exit(1);
     });
+    runtime.block_on(async {
+        let all = async {
+            let database = database().await;
+            run(&plan, &database, true).await;
+            run(&plan, &database, false).await;
+        };
+        assert!(tokio::time::timeout(deadline, all).await.is_ok(), "FAILED: no end within {deadline:?}");
+    });
+    println!("PASSED");
 }
 
 /// Numbers that no loopback reaches: what is left of the limits is about what is in a request or frame.
@@ -185,6 +224,7 @@ async fn run(plan: &Plan, database: &Database, has_limits: bool) {
         settings.extend(OUT_OF_THE_WAY);
     }
     let gateway = Gateway::start(&database.gateway_url, &settings).await;
+    fill(database, plan.fill).await;
     let mut witnesses = Witnesses::start(gateway.addr, &database.url, &database.orgs, plan.witnesses).await;
     while witnesses.seen.load(Ordering::Relaxed) < 10 * plan.witnesses as u64 {
         tokio::time::sleep(POLL_INTERVAL).await;
@@ -195,6 +235,7 @@ async fn run(plan: &Plan, database: &Database, has_limits: bool) {
         insiders: database.orgs[0],
         victim: database.orgs[1],
         has_limits,
+        addresses: if has_limits { plan.addresses } else { ADDRESSES },
         opened: AtomicU64::new(0),
         frames: AtomicU64::new(0),
         replies: AtomicU64::new(0),
@@ -222,6 +263,25 @@ async fn run(plan: &Plan, database: &Database, has_limits: bool) {
     gateway.end().await;
 }
 
+/// Events that nobody here listens to, as large as those of the witnesses.
+async fn fill(database: &Database, count: u64) {
+    let mut connection = sqlx::PgConnection::connect(&database.url).await.expect("connects");
+    for org in &database.orgs {
+        for from in (0..count).step_by(usize::try_from(FILL_PAGE).expect("small")) {
+            sqlx::query(
+                "select count(warden.publish($1, 'recordings', 'witness.fill', jsonb_build_object('org', $1, 'n', n)))
+                 from generate_series($2, $3) n",
+            )
+            .bind(org)
+            .bind(i64::try_from(from).expect("small"))
+            .bind(i64::try_from((from + FILL_PAGE).min(count) - 1).expect("small"))
+            .execute(&mut connection)
+            .await
+            .expect("publishes");
+        }
+    }
+}
+
 /// Everything once, and what came of it.
 async fn wave(wave: &Wave, attack: &Arc<Attack>, gateway: &Gateway, witnesses: &Witnesses, title: &str) {
     let start = Instant::now();
@@ -237,6 +297,7 @@ async fn wave(wave: &Wave, attack: &Arc<Attack>, gateway: &Gateway, witnesses: &
         per_second(sent, start),
         peak / MIB,
     );
+    println!("limits reached so far: {}", gateway.limits_reached().await.join(", "));
     println!(
         "stopped by a limit: {limited} handshakes; replies and pongs: {}; sessions of insiders so far: {}",
         attack.replies.load(Ordering::Relaxed),
@@ -246,6 +307,9 @@ async fn wave(wave: &Wave, attack: &Arc<Attack>, gateway: &Gateway, witnesses: &
     frames.report("frame");
     assert!(!witnesses.have_failed() || sent >= wave.frames);
     assert!(attack.has_limits || limited == 0, "{limited} did not reach the parser");
+    // A small first wave may be within the bursts.
+    let is_within = wave.handshakes <= u64::from(attack.addresses) * BURST;
+    assert!(!attack.has_limits || is_within || limited > 0, "no address met its limit");
 }
 
 /// Everybody at once, until everything was sent; what came of it, and the most memory that was held.

@@ -1,12 +1,14 @@
 //! An upgrade that is accepted: what is answered, and how the gateway knows which organisations exist.
 
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use futures_util::future::join_all;
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::harness::{Answer, Client, TestGateway, Upgrade, eventually, handshake, token};
+use crate::harness::{Answer, Client, TestDb, TestGateway, Upgrade, eventually, handshake, token};
 
 const PROTOCOL: &str = "sec-websocket-protocol";
 
@@ -101,7 +103,11 @@ async fn an_org_created_just_now_can_connect_at_once() {
 
 #[tokio::test]
 async fn a_deleted_org_is_closed_and_stays_out() {
-    let t = TestGateway::start().await;
+    let t = TestGateway::start_with(TestDb::create().await, |config| {
+        // Nothing here waits for the next time that the node would ask anyway.
+        config.limits.sweep.interval = Duration::from_hours(1);
+    })
+    .await;
     let (gone, stays) = (t.db.create_org().await, t.db.create_org().await);
     let mut open = Vec::new();
     for _ in 0..3 {
@@ -134,6 +140,38 @@ async fn a_deleted_org_is_closed_and_stays_out() {
     assert_eq!(upgrade(&t, stays).await.status, 101);
     t.db.run("truncate organizations cascade").await;
     eventually("truncated orgs are unknown", async || upgrade(&t, stays).await.status == 403).await;
+    witness.expect_close(4404).await;
+    drop((open, witness));
+    t.gateway.stop().await;
+}
+
+/// A restore, or a replication role, deletes without any trigger.
+#[tokio::test]
+async fn an_org_that_is_gone_without_a_word_is_found() {
+    let t = TestGateway::start_with(TestDb::create().await, |config| {
+        config.limits.sweep.interval = Duration::from_millis(100);
+    })
+    .await;
+    let (gone, quiet, stays) = (t.db.create_org().await, t.db.create_org().await, t.db.create_org().await);
+    let mut open = t.connect(gone).await;
+    let mut witness = t.connect(stays).await;
+    witness.join("calls").await;
+    // In memory, without a session here.
+    assert_eq!(upgrade(&t, quiet).await.status, 101);
+    eventually("the session is over", async || t.gateway.hub().org_count() == 2).await;
+    settle(&t, stays).await;
+
+    t.db.run(format!(
+        "set session_replication_role = replica; delete from organizations where id in ('{gone}', '{quiet}');
+         set session_replication_role = origin"
+    ))
+    .await;
+    open.expect_close(4404).await;
+    assert_unknown(&upgrade(&t, gone).await);
+    eventually("nor is anybody let in from memory", async || upgrade(&t, quiet).await.status == 403).await;
+    assert_eq!(t.gateway.metrics().orgs_swept.get(), 2);
+    let call = t.db.insert_call(stays).await.to_string();
+    while witness.next_event().await.data("id") != call.as_str() {}
     drop((open, witness));
     t.gateway.stop().await;
 }

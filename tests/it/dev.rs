@@ -1,6 +1,6 @@
 //! `warden dev`: one command, nothing running beforehand, nothing left behind.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -21,7 +21,7 @@ impl Dev {
             .args(["dev", "--json", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
             .args(args)
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(Stdio::piped())
             .spawn()
             .expect("starts");
         let stdout = child.stdout.take().expect("piped");
@@ -40,11 +40,17 @@ impl Dev {
         host.split('&').next().expect("a path").into()
     }
 
-    async fn interrupt(mut self) {
+    /// Ends it; what it said on standard error.
+    async fn interrupt(mut self) -> String {
         let pid = Pid::from_child(&self.child);
         kill_process(pid, Signal::INT).expect("signals");
-        let ended = within("warden dev ends", tokio::task::spawn_blocking(move || self.child.wait())).await;
-        assert!(ended.expect("waits").expect("ends").success());
+        let ended = tokio::task::spawn_blocking(move || {
+            let (mut said, mut stderr) = (String::new(), self.child.stderr.take().expect("piped"));
+            stderr.read_to_string(&mut said).map(|_| said).and_then(|said| Ok((self.child.wait()?, said)))
+        });
+        let (status, said) = within("warden dev ends", ended).await.expect("waits").expect("ends");
+        assert!(status.success(), "{said}");
+        said
     }
 }
 
@@ -68,7 +74,10 @@ async fn simulated_calls_of_each_org_reach_it_and_nothing_is_left() {
     }
     let socket_dir = dev.socket_dir();
     assert!(socket_dir.exists());
-    dev.interrupt().await;
+    // Its own lines alone, as README shows them: no trail of who came between them.
+    let said = dev.interrupt().await;
+    assert!(said.contains("done: the gateway follows the event log"), "{said}");
+    assert!(!said.contains("INFO") && !said.contains("upgrade accepted"), "{said}");
     // The server removes its socket's folder as the last thing that it does.
     assert!(!socket_dir.exists(), "{} is left", socket_dir.display());
 }

@@ -115,6 +115,8 @@ async fn a_token_must_be_signed_by_us_and_valid_now() {
             ),
             ("expired", claim("exp", json!(now() - 60)), 401, "token_expired"),
             ("expired just now", claim("exp", json!(now() - 1)), 401, "token_expired"),
+            ("expired long ago", claim("exp", json!(1)), 401, "token_expired"),
+            ("expired at the beginning", claim("exp", json!(0)), 401, "token_expired"),
             ("not yet valid", claim("nbf", json!(now() + 60)), 401, "invalid_token"),
         ],
     )

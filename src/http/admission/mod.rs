@@ -41,6 +41,8 @@ pub struct AdmissionLimits {
     pub handshakes: Rate,
     /// Addresses whose handshakes are remembered.
     pub addresses_max: usize,
+    /// Revocations that the back ends of one organisation ask for: each is read by every node.
+    pub revocations_per_org: Rate,
     /// So many bits of an IPv6 address are one client.
     pub ipv6_prefix_bits: u8,
     /// Connections that are not upgraded (yet), in total.
@@ -82,6 +84,10 @@ pub(super) enum Reached {
     OrgSessions,
     #[error("this user has as many connections as one may have: close some")]
     UserSessions,
+    #[error(
+        "too many revocations of this organisation: wait, or revoke users rather than each of their sessions"
+    )]
+    RevocationsPerOrg,
 }
 
 impl Reached {
@@ -96,6 +102,7 @@ impl Reached {
             Self::Sessions => "node_connections",
             Self::OrgSessions => "org_connections",
             Self::UserSessions => "user_connections",
+            Self::RevocationsPerOrg => "revocations_per_org",
         }
     }
 }
@@ -120,6 +127,7 @@ pub struct Admission {
     arrivals: Buckets<AddressKey>,
     addresses: Buckets<AddressKey>,
     handshakes: Mutex<Bucket>,
+    revocations: Buckets<OrgId>,
     orgs: Arc<Counts<OrgId>>,
     users: Arc<Counts<UserKey>>,
     user_hasher: RandomState,
@@ -151,6 +159,8 @@ impl Admission {
             arrivals: Buckets::new(limits.arrivals_per_address, limits.addresses_max),
             addresses: Buckets::new(limits.handshakes_per_address, limits.addresses_max),
             handshakes: Mutex::new(Bucket::full(now)),
+            // Only organisations that exist, by verified tokens, get here: as many as addresses is plenty.
+            revocations: Buckets::new(limits.revocations_per_org, limits.addresses_max),
             orgs: Counts::new(limits.sessions_max, limits.org_sessions_max),
             users: Counts::new(usize::MAX, limits.user_sessions_max),
             user_hasher: RandomState::new(),
@@ -198,6 +208,16 @@ impl Admission {
 
     /// A handshake came. The error says when to come again.
     pub(super) fn handshake(&self, client: IpAddr) -> Result<(), (Reached, Duration)> {
+        self.request(client)?;
+        // Asked again when the seat is taken; here it saves the work in between.
+        if self.orgs.is_full() {
+            return Err((self.reached(Reached::Sessions), FULL_RETRY_AFTER));
+        }
+        Ok(())
+    }
+
+    /// A request came that will take no seat: it counts as a handshake does.
+    pub(super) fn request(&self, client: IpAddr) -> Result<(), (Reached, Duration)> {
         let now = Instant::now();
         // Its own bucket first: one address alone must not empty the one of all.
         self.addresses
@@ -205,12 +225,14 @@ impl Admission {
             .map_err(|wait| (self.reached(Reached::HandshakesPerAddress), wait))?;
         lock(&self.handshakes)
             .take(self.limits.handshakes, 1, now)
-            .map_err(|wait| (self.reached(Reached::Handshakes), wait))?;
-        // Asked again when the seat is taken; here it saves the work in between.
-        if self.orgs.is_full() {
-            return Err((self.reached(Reached::Sessions), FULL_RETRY_AFTER));
-        }
-        Ok(())
+            .map_err(|wait| (self.reached(Reached::Handshakes), wait))
+    }
+
+    /// A back end of this organisation revokes.
+    pub(super) fn revocation(&self, org: OrgId) -> Result<(), (Reached, Duration)> {
+        self.revocations
+            .take(org, Instant::now())
+            .map_err(|wait| (self.reached(Reached::RevocationsPerOrg), wait))
     }
 
     /// A place for a session of this identity.

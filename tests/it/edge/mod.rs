@@ -4,6 +4,7 @@
 mod audit;
 mod connections;
 mod cookies;
+mod descriptors;
 mod handshakes;
 mod messages;
 mod proxies;

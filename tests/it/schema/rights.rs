@@ -75,6 +75,7 @@ fn forbidden_to_both(org: Uuid) -> Vec<String> {
         "delete from warden.revocations",
         "truncate warden.revocations",
         "select reason from warden.revocations",
+        "select warden.add_revocation(null, 'a', null, '', '1 hour', null, null)",
         "drop trigger ring on warden.events",
         "alter table warden.events disable trigger all",
         "create table warden.x ()",
@@ -106,6 +107,9 @@ async fn the_gateway_reads_the_log_and_nothing_of_any_tenant() {
         "select name from warden.topics",
         "select id, session_id, user_id, org_id, issuer, revoked_at, suspended from warden.revocations",
         "select warden.forget_revocations()",
+        // In the name of a back end, and within one organisation.
+        "select id, revoked_at, expires_at
+         from warden.revoke_within(gen_random_uuid(), requested_by => 'backend', user_id => 'a')",
         "select warden.epoch()",
         "select warden.begin_epoch()",
         "select exists (select from organizations where id = gen_random_uuid())",
@@ -133,6 +137,7 @@ async fn a_publisher_publishes_and_reads_nothing() {
         "select id from organizations",
         "select id from warden.revocations",
         "select warden.forget_revocations()",
+        "select warden.revoke_within(gen_random_uuid(), 'backend', user_id => 'a')",
         "select warden.epoch()",
         "select warden.begin_epoch()",
         "set role warden_gateway",
@@ -211,6 +216,7 @@ async fn public_has_no_right_in_schema_warden() {
             "warden_gateway epoch",
             "warden_gateway forget_revocations",
             "warden_gateway is_truncated",
+            "warden_gateway revoke_within",
             "warden_gateway rotate_events",
             "warden_publisher publish",
             "warden_publisher resume",

@@ -1,6 +1,8 @@
 //! Revocation: exactly the sessions that it concerns end, on every node; tokens from before it stay out; and
 //! nobody is told of it who is not concerned.
 
+mod http;
+
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

@@ -1,0 +1,393 @@
+//! Revocation through HTTP: back ends alone, within their own organisation alone, and then everywhere at once.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use uuid::Uuid;
+use warden::rate::Rate;
+
+use super::{
+    REVOKED, caught_up, expect_ended, expect_open, expect_refused, expect_taken, now, of, on_each, renewed,
+};
+use crate::harness::{Answer, LogCapture, Proxy, TestDb, TestGateway, eventually, token, within};
+
+const PATH: &str = "/v1/revocations";
+
+/// A back end's token; as any other it is made before what it revokes.
+fn service(org: Uuid) -> String {
+    token(org, &json!({"sub": "billing", "role": "service_role", "iat": now() - 60}))
+}
+
+/// A good request but for what a test changes: method, target, headers, body.
+struct Post {
+    method: &'static str,
+    target: String,
+    headers: Vec<(String, String)>,
+    body: String,
+}
+
+impl Post {
+    fn new(token: &str, body: &Value) -> Self {
+        Self::bare(&body.to_string()).with("Authorization", &format!("Bearer {token}"))
+    }
+
+    fn bare(body: &str) -> Self {
+        let post =
+            Self { method: "POST", target: PATH.to_owned(), headers: Vec::new(), body: body.to_owned() };
+        post.with("Host", "gateway.example").with("Content-Type", "application/json")
+    }
+
+    fn with(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    fn without(mut self, name: &str) -> Self {
+        self.headers.retain(|(present, _)| !present.eq_ignore_ascii_case(name));
+        self
+    }
+
+    async fn send(self, addr: SocketAddr) -> Answer {
+        let mut text = format!("{} {} HTTP/1.1\r\n", self.method, self.target);
+        for (name, value) in &self.headers {
+            text.push_str(&format!("{name}: {value}\r\n"));
+        }
+        text.push_str(&format!("Content-Length: {}\r\n\r\n{}", self.body.len(), self.body));
+        within("an answer", async {
+            let mut stream = TcpStream::connect(addr).await.expect("connects");
+            stream.write_all(text.as_bytes()).await.expect("writes");
+            Answer::read(&mut stream).await
+        })
+        .await
+    }
+}
+
+/// Revokes; what the answer says.
+async fn revoke(addr: SocketAddr, token: &str, body: &Value) -> Value {
+    let answer = Post::new(token, body).send(addr).await;
+    assert_eq!(answer.status, 201, "{body}: {answer:?}");
+    assert_eq!(answer.headers("content-type"), ["application/json"]);
+    serde_json::from_str(&answer.body).expect("JSON")
+}
+
+async fn standing(db: &TestDb) -> i64 {
+    sqlx::query_scalar("select count(*) from warden.revocations").fetch_one(&db.pool).await.expect("counts")
+}
+
+#[tokio::test]
+async fn a_back_end_ends_sessions_of_its_organisation_on_every_node() {
+    let t = TestGateway::start().await;
+    let second = TestGateway::gateway(&t.db, |_| {}).await;
+    let nodes = [&t.gateway, &second];
+    let (org, other) = (t.db.create_org().await, t.db.create_org().await);
+    let (phone, laptop, bob) = (of("alice", "phone"), of("alice", "laptop"), of("bob", "desk"));
+    let of_phone = on_each(&nodes, org, &phone).await;
+    let mut of_laptop = on_each(&nodes, org, &laptop).await;
+    let mut of_bob = on_each(&nodes, org, &bob).await;
+    // The same user and the same login of another organisation: nobody's business here.
+    let mut elsewhere = on_each(&nodes, other, &phone).await;
+    caught_up(&t.db, org, &mut [&mut of_laptop, &mut of_bob]).await;
+    caught_up(&t.db, other, &mut [&mut elsewhere]).await;
+    let (backend, addr) = (service(org), t.gateway.public_addr());
+
+    let said = revoke(addr, &backend, &json!({"session_id": "phone", "reason": "lost"})).await;
+    assert_eq!((&said["session_id"], &said["org_id"]), (&json!("phone"), &json!(org)), "{said}");
+    let stands: bool = sqlx::query_scalar(
+        "select r.id = $1 and r.revoked_at = $2::text::timestamptz and r.expires_at = $3::text::timestamptz
+                and r.expires_at - r.revoked_at = '7 days' and r.reason = 'lost' and r.org_id = $4
+         from warden.revocations r",
+    )
+    .bind(said["id"].as_i64())
+    .bind(said["revoked_at"].as_str())
+    .bind(said["expires_at"].as_str())
+    .bind(org)
+    .fetch_one(&t.db.pool)
+    .await
+    .expect("reads");
+    assert!(stands, "{said}");
+    expect_ended(of_phone, REVOKED).await;
+    expect_open(&t.db, org, &mut [&mut of_laptop, &mut of_bob]).await;
+    expect_refused(&nodes, org, &phone).await;
+    expect_taken(&nodes, org, &laptop).await;
+
+    let body = json!({"user_id": "alice", "max_token_age_seconds": 3600});
+    let said = revoke(second.public_addr(), &backend, &body).await;
+    assert_eq!(said["user_id"], "alice");
+    expect_ended(of_laptop, REVOKED).await;
+    expect_open(&t.db, org, &mut [&mut of_bob]).await;
+    expect_open(&t.db, other, &mut [&mut elsewhere]).await;
+    expect_taken(&nodes, other, &phone).await;
+    let third = TestGateway::gateway(&t.db, |_| {}).await;
+    expect_refused(&[&third], org, &laptop).await;
+    expect_taken(&[&third], org, &renewed(&laptop)).await;
+    expect_taken(&[&third], other, &phone).await;
+
+    // All of the organisation: also the back end that asks, until its next token.
+    revoke(addr, &backend, &json!({"org_id": org})).await;
+    expect_ended(of_bob, REVOKED).await;
+    expect_open(&t.db, other, &mut [&mut elsewhere]).await;
+    expect_refused(&[&t.gateway, &second, &third], org, &bob).await;
+    let answer = Post::new(&backend, &json!({"user_id": "bob"})).send(addr).await;
+    assert_eq!((answer.status, answer.code().as_str()), (401, "token_revoked"));
+    let fresh = token(org, &json!({"role": "service_role", "iat": now() + 1}));
+    revoke(addr, &fresh, &json!({"user_id": "bob"})).await;
+    drop(elsewhere);
+    for gateway in [t.gateway, second, third] {
+        gateway.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn who_is_no_back_end_of_the_organisation_revokes_nothing() {
+    let t = TestGateway::start().await;
+    let (org, other) = (t.db.create_org().await, t.db.create_org().await);
+    let gone = Uuid::new_v4();
+    let body = json!({"user_id": "alice"});
+    let with = |changes: Value| Post::new(&token(org, &changes), &body);
+    let good = || Post::new(&service(org), &body);
+    let mut in_url = good();
+    in_url.target = format!("{PATH}?token={}", service(org));
+    let forged = service(org).replace('.', ".e");
+    let cookie = Post::bare(&body.to_string()).with("Cookie", &format!("token={}", service(org)));
+    let bearer = format!("Bearer {}", service(org));
+    for (name, post, status, code) in [
+        ("no token", Post::bare(&body.to_string()), 401, "no_token"),
+        ("a cookie", cookie, 401, "no_token"),
+        ("a user", with(json!({})), 403, "not_a_backend"),
+        ("no role", with(json!({"role": null})), 403, "not_a_backend"),
+        ("a role like it", with(json!({"role": "Service_Role"})), 403, "not_a_backend"),
+        ("a list of roles", with(json!({"role": ["service_role"]})), 403, "not_a_backend"),
+        (
+            "a role that users write",
+            with(json!({"user_metadata": {"role": "service_role"}})),
+            403,
+            "not_a_backend",
+        ),
+        ("expired", with(json!({"role": "service_role", "exp": now() - 1})), 401, "token_expired"),
+        ("forged", Post::new(&forged, &body), 401, "invalid_token"),
+        (
+            "no organisation",
+            with(json!({"role": "service_role", "app_metadata": {}})),
+            403,
+            "no_organisation",
+        ),
+        ("an organisation that is gone", Post::new(&service(gone), &body), 403, "unknown_organisation"),
+        (
+            "another organisation",
+            Post::new(&service(org), &json!({"org_id": other})),
+            403,
+            "other_organisation",
+        ),
+        ("a page of somebody's", good().with("Origin", "https://evil.example"), 403, "origin_not_allowed"),
+        ("in the URL", in_url, 400, "credential_in_url"),
+        ("two tokens", good().with("Authorization", &bearer), 400, "several_tokens"),
+        ("two Hosts", good().with("Host", "x"), 400, "ambiguous_request"),
+    ] {
+        let answer = post.send(t.gateway.public_addr()).await;
+        assert_eq!((answer.status, answer.code().as_str()), (status, code), "{name}: {answer:?}");
+    }
+    assert_eq!(standing(&t.db).await, 0);
+    // The first that is a back end's.
+    revoke(t.gateway.public_addr(), &service(org), &body).await;
+    assert_eq!(standing(&t.db).await, 1);
+    // A suspended organisation's back end is out as well.
+    super::call(&t.db, &format!("suspend('{other}')")).await;
+    eventually("it is suspended", async || {
+        let answer = Post::new(&service(other), &body).send(t.gateway.public_addr()).await;
+        answer.code() == "organisation_suspended"
+    })
+    .await;
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn an_issuer_says_which_role_is_a_back_ends() {
+    let db = TestDb::create().await;
+    let org = db.create_org().await;
+    let body = json!({"user_id": "alice"});
+    for (rule, role, status) in
+        [("worker", "worker", 201), ("worker", "service_role", 403), ("", "service_role", 403), ("", "", 403)]
+    {
+        let gateway = TestGateway::gateway(&db, |config| {
+            config.verifier.issuers[0].rules.service_role = Some(rule.into());
+        })
+        .await;
+        let answer = Post::new(&token(org, &json!({"role": role})), &body).send(gateway.public_addr()).await;
+        assert_eq!(answer.status, status, "{rule:?} {role:?}: {answer:?}");
+        gateway.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn what_says_nothing_that_can_be_revoked_is_told_why() {
+    let t = TestGateway::start().await;
+    let org = t.db.create_org().await;
+    let backend = service(org);
+    let long = |bytes: usize| "x".repeat(bytes);
+    for body in [
+        String::new(),
+        "null".into(),
+        format!("[\"phone\", \"{org}\"]"),
+        "{}".into(),
+        "{\"user_id\": \"a\"".into(),
+        json!({"user_id": "a", "session_id": "b"}).to_string(),
+        json!({"user_id": "a", "org_id": org}).to_string(),
+        // A variable that was empty must not make it the whole organisation.
+        json!({"user_id": null, "org_id": org}).to_string(),
+        json!({"user_id": ""}).to_string(),
+        json!({"user_id": 1}).to_string(),
+        json!({"user_id": long(257)}).to_string(),
+        json!({"user_id": "a\0"}).to_string(),
+        json!({"user_id": "a", "issuer": ""}).to_string(),
+        json!({"user_id": "a", "reason": long(501)}).to_string(),
+        json!({"user_id": "a", "reason": "\0"}).to_string(),
+        json!({"user_id": "a", "max_token_age_seconds": 0}).to_string(),
+        json!({"user_id": "a", "max_token_age_seconds": 400_000_000}).to_string(),
+        json!({"user_id": "a", "max_token_age_seconds": "1"}).to_string(),
+        json!({"user_id": "a", "suspended": true}).to_string(),
+        json!({"org_id": "all"}).to_string(),
+        "{\"user_id\": \"a\", \"user_id\": \"b\"}".into(),
+    ] {
+        let mut post = Post::new(&backend, &json!({}));
+        post.body.clone_from(&body);
+        let answer = post.send(t.gateway.public_addr()).await;
+        assert_eq!(
+            (answer.status, answer.code().as_str()),
+            (400, "invalid_revocation"),
+            "{body}: {answer:?}"
+        );
+    }
+    let good = || Post::new(&backend, &json!({"user_id": "a"}));
+    let mut get = good();
+    get.method = "GET";
+    let mut padded = good();
+    padded.body.push_str(&" ".repeat(16 * 1024));
+    for (post, status, code) in [
+        (get, 405, "method_not_allowed"),
+        (good().without("Content-Type"), 415, "not_json"),
+        (good().without("Content-Type").with("Content-Type", "text/plain"), 415, "not_json"),
+        (padded, 413, "body_too_long"),
+    ] {
+        let answer = post.send(t.gateway.public_addr()).await;
+        assert_eq!((answer.status, answer.code().as_str()), (status, code), "{answer:?}");
+        assert_eq!(answer.headers("allow"), if status == 405 { vec!["POST"] } else { vec![] });
+    }
+    assert_eq!(standing(&t.db).await, 0);
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_is_not_waited_for() {
+    let t = TestGateway::start_with(TestDb::create().await, |config| {
+        config.limits.serve.header_timeout = Duration::from_millis(300);
+    })
+    .await;
+    let org = t.db.create_org().await;
+    let head = format!(
+        "POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 20\r\n\
+         Authorization: Bearer {}\r\n\r\n{{\"user",
+        service(org)
+    );
+    let mut stream = TcpStream::connect(t.gateway.public_addr()).await.expect("connects");
+    stream.write_all(head.as_bytes()).await.expect("writes");
+    let answer = within("an answer", Answer::read(&mut stream)).await;
+    assert_eq!((answer.status, answer.code().as_str()), (408, "body_timeout"), "{answer:?}");
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn one_organisation_revokes_so_often_and_so_many_and_others_are_not_concerned() {
+    let t = TestGateway::start_with(TestDb::create().await, |config| {
+        config.limits.admission.revocations_per_org = Rate::new(1, 2);
+        // A node without a free place is no reason to leave anybody in.
+        config.limits.admission.sessions_max = 0;
+    })
+    .await;
+    let (org, other) = (t.db.create_org().await, t.db.create_org().await);
+    let addr = t.gateway.public_addr();
+    let (backend, body) = (service(org), json!({"user_id": "alice"}));
+    let first = revoke(addr, &backend, &body).await;
+    // Again is no further entry.
+    assert_eq!(revoke(addr, &backend, &body).await["id"], first["id"]);
+    let answer = Post::new(&backend, &body).send(addr).await;
+    assert_eq!((answer.status, answer.code().as_str()), (429, "revocations_per_org"), "{answer:?}");
+    assert_eq!(answer.headers("retry-after"), ["1"]);
+    revoke(addr, &service(other), &body).await;
+    t.gateway.stop().await;
+
+    t.db.run(format!(
+        "insert into warden.revocations (session_id, org_id, revoked_at, expires_at)
+         select n::text, '{org}', now(), now() + interval '1 hour' from generate_series(1, 9999) n"
+    ))
+    .await;
+    let t = TestGateway::start_with(t.db, |_| {}).await;
+    let addr = t.gateway.public_addr();
+    let answer = Post::new(&backend, &json!({"user_id": "bob"})).send(addr).await;
+    assert_eq!((answer.status, answer.code().as_str()), (409, "too_many_revocations"), "{answer:?}");
+    revoke(addr, &service(other), &json!({"user_id": "bob"})).await;
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn without_the_database_it_says_so() {
+    let db = TestDb::create().await;
+    let org = db.create_org().await;
+    let mut proxy = Proxy::before(db.url()).await;
+    let url = format!("postgres://warden_gateway@{}/{}", proxy.host(), db.name);
+    let gateway = TestGateway::gateway(&db, |config| {
+        config.database = warden::postgres::options(&url).expect("a URL");
+        config.limits.revocations.timeout = Duration::from_secs(1);
+    })
+    .await;
+    let (addr, backend) = (gateway.public_addr(), service(org));
+    revoke(addr, &backend, &json!({"user_id": "alice"})).await;
+    proxy.shut().await;
+    let answer = Post::new(&backend, &json!({"user_id": "bob"})).send(addr).await;
+    assert_eq!((answer.status, answer.code().as_str()), (503, "unavailable"), "{answer:?}");
+    assert_eq!(answer.headers("retry-after"), ["1"]);
+    proxy.reopen().await;
+    eventually("it can be done again", async || {
+        Post::new(&backend, &json!({"user_id": "bob"})).send(addr).await.status == 201
+    })
+    .await;
+    assert_eq!(standing(&db).await, 2);
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn the_audit_trail_and_the_metrics_tell_who_revoked_what() {
+    let logs = LogCapture::begin();
+    let t = TestGateway::start().await;
+    let org = t.db.create_org().await;
+    let (user, by) = (format!("user-{}", Uuid::new_v4()), format!("backend-{}", Uuid::new_v4()));
+    let backend = token(org, &json!({"sub": by, "role": "service_role"}));
+    let said = revoke(t.gateway.public_addr(), &backend, &json!({"user_id": user})).await;
+    let asked = logs.lines_with(&["warden::audit", "action=\"revoke_request\"", &by]);
+    assert_eq!(asked.len(), 1, "{asked:?}");
+    for field in [
+        format!("revocation.id={}", said["id"]),
+        format!("org.id={org}"),
+        "address=127.0.0.1".to_owned(),
+        "token.hash=".to_owned(),
+    ] {
+        assert!(asked[0].contains(&field), "{field}: {asked:?}");
+    }
+    // What every node tells when it has learnt of it.
+    let told = || logs.lines_with(&["action=\"revoke\"", &user, &format!("requested_by=\"{by}\"")]);
+    eventually("it is told", async || told().len() == 1).await;
+    assert!(told()[0].contains("by=\"warden_gateway\""), "{:?}", told());
+
+    let stranger = format!("stranger-{}", Uuid::new_v4());
+    let nobody = token(org, &json!({"sub": stranger}));
+    let hash = warden::audit::TokenHash::of(&nobody).to_string();
+    assert_eq!(Post::new(&nobody, &json!({"user_id": user})).send(t.gateway.public_addr()).await.status, 403);
+    let refused = logs.lines_with(&["action=\"revoke_refuse\"", "code=\"not_a_backend\"", &hash]);
+    assert_eq!(refused.len(), 1, "{refused:?}");
+    let metrics = t.gateway.metrics().encode();
+    assert!(metrics.contains("warden_revocations_requested_total 1"), "{metrics}");
+    assert!(metrics.contains("warden_revocations_refused_total{code=\"not_a_backend\"} 1"), "{metrics}");
+    t.gateway.stop().await;
+}
