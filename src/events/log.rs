@@ -11,11 +11,6 @@ use crate::org::OrgId;
 use crate::postgres::{NoPrimary, Primary, Session, assume_gateway_role, begin_shared, commit_shared};
 use crate::wire::{Event, Topic};
 
-/// Rows that one statement brings at the most; what exceeds them is read page by page up to the
-/// same point, so that a bulk statement of any size takes bounded memory.
-const READ_ROWS_MAX: usize = 5_000;
-const ROWS_LIMIT: i64 = READ_ROWS_MAX as i64;
-
 /// A connection that reads the log, bound to the epoch in which it was opened.
 ///
 /// Through a proxy that pools by the transaction (a shared session) each look is a transaction, which makes
@@ -25,6 +20,8 @@ pub struct LogReader {
     pub(super) connection: PgConnection,
     session: Session,
     epoch: Epoch,
+    /// See [`super::ReaderLimits::page_rows_max`].
+    page_rows_max: u32,
 }
 
 /// Why the log can't be read.
@@ -96,7 +93,7 @@ impl LogReader {
     ///
     /// # Errors
     /// When no primary can be reached, or it has no event log.
-    pub async fn connect(primary: &Primary) -> Result<Self, LogError> {
+    pub async fn connect(primary: &Primary, page_rows_max: u32) -> Result<Self, LogError> {
         let mut link = primary.connect().await?;
         let is_shared = link.session == Session::Shared;
         let connection = &mut link.connection;
@@ -118,7 +115,8 @@ impl LogReader {
             sqlx::query!("set tcp_keepalives_count = 3").execute(&mut *connection).await?;
         }
         primary.follow(&link, &epoch);
-        Ok(Self { connection: link.connection, session: link.session, epoch: epoch.parse()? })
+        let epoch = epoch.parse()?;
+        Ok(Self { connection: link.connection, session: link.session, epoch, page_rows_max })
     }
 
     /// Whether the session is this reader's own: what it sets and locks stays with it.
@@ -221,11 +219,11 @@ impl LogReader {
             since.xmax,
             &since.in_progress,
             since.max_id,
-            ROWS_LIMIT + 1,
+            i64::from(self.page_rows_max) + 1,
         )
         .fetch_all(&mut self.connection)
         .await?;
-        if rows.len() > READ_ROWS_MAX {
+        if rows.len() > self.page_rows_max as usize {
             let (to, before) = self.end_of(&since).await?;
             return self.look_between(from, &Arc::new(to), before).await;
         }
@@ -294,12 +292,12 @@ impl LogReader {
             &since.in_progress,
             since.max_id,
             after,
-            ROWS_LIMIT,
+            i64::from(self.page_rows_max),
             to.max_id,
         )
         .fetch_all(&mut self.connection)
         .await?;
-        let has_more = rows.len() == READ_ROWS_MAX;
+        let has_more = rows.len() == self.page_rows_max as usize;
         let last_id = rows.last().map_or(to.max_id, |row| row.id);
         rows.retain(|row| to.covers(row.xid.cast_unsigned(), row.id));
         Ok(self.to_read(from, to, rows, last_id, has_more))

@@ -22,4 +22,4 @@ pub use recent::{Recent, RecentLimits};
 pub use replay::{Missed, Replay, ReplayError, ReplayLimits};
 pub use retention::{Retention, RetentionLimits};
 pub use revocations::{Holder, RevocationLimits, Revocations, Revoked};
-pub use source::{ReaderLimits, ReaderState, Source};
+pub use source::{Progress, ReaderLimits, ReaderState, Source};

@@ -24,9 +24,12 @@ use crate::metrics::Metrics;
 use crate::postgres::Primary;
 use crate::wire::{CURSOR_EVENT, Event, RESYNC_EVENT, REVOKED_EVENT, TOPICS_EVENT};
 
-/// Delays of the reader.
+/// Delays of the reader, and how much it reads at a time.
 #[derive(Clone, Copy, Debug)]
 pub struct ReaderLimits {
+    /// Rows that one statement brings at the most, at least 1; what exceeds them is read page by page up to
+    /// the same point, so that a bulk statement of any size takes bounded memory.
+    pub page_rows_max: u32,
     /// A look at the log in any case.
     pub poll_interval: Duration,
     /// The first look after a read whose snapshot showed transactions in progress.
@@ -48,6 +51,7 @@ pub struct ReaderLimits {
 impl Default for ReaderLimits {
     fn default() -> Self {
         Self {
+            page_rows_max: 5_000,
             poll_interval: Duration::from_secs(1),
             retry_first: Duration::from_millis(2),
             retry_max: Duration::from_millis(100),
@@ -58,6 +62,15 @@ impl Default for ReaderLimits {
             reconnect_max: Duration::from_secs(2),
         }
     }
+}
+
+/// How far the reader has come, for those who wait for it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Progress {
+    /// Looks at the log that are through: each leads to a point.
+    pub looks: u64,
+    /// Pages, of looks that are through and of the one that is not.
+    pub pages: u64,
 }
 
 /// Whether the node follows the log.
@@ -85,8 +98,8 @@ pub struct Source {
     pub revocations: Arc<Revocations>,
     /// Keeps what was read for a while.
     pub recent: Arc<Recent>,
-    /// Counts reads, for those who wait for one.
-    pub looks: watch::Sender<u64>,
+    /// Told of each page, for those who wait for it.
+    pub progress: watch::Sender<Progress>,
     /// To the fan-out. Bounded: when fan-out is behind, reading waits, and the log holds the rest.
     pub batches: mpsc::Sender<Batch>,
     /// Where readiness looks.
@@ -149,7 +162,7 @@ impl Source {
         place: &mut Option<Place>,
         backoff: &mut Backoff,
     ) -> Result<std::convert::Infallible, LogError> {
-        let mut log = self.bounded(LogReader::connect(&self.primary)).await?;
+        let mut log = self.bounded(LogReader::connect(&self.primary, self.limits.page_rows_max)).await?;
         self.load_topics().await?;
         self.bounded(async { Ok(self.revocations.load().await?) }).await?;
         let lost = match place.as_ref() {
@@ -197,7 +210,7 @@ impl Source {
                 last_cursor = Instant::now();
                 self.hand_out_cursor().await;
             }
-            self.looks.send_modify(|looks| *looks += 1);
+            self.progress.send_modify(|progress| progress.looks += 1);
             backoff.reset();
             self.state.send_if_modified(|state| {
                 let was = std::mem::replace(state, ReaderState::Following);
@@ -270,6 +283,7 @@ impl Source {
             if read.has_more {
                 found = Found::Pages;
                 here.partial = Some((read.to, read.last_id));
+                self.progress.send_modify(|progress| progress.pages += 1);
             } else {
                 // After pages there may be more, committed meanwhile: the next read looks at once.
                 let was_partial = here.partial.take().is_some();

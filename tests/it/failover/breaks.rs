@@ -106,6 +106,42 @@ async fn a_reset_within_a_read_repeats_nothing() {
     gateway.stop().await;
 }
 
+/// A client has seen more, elsewhere, than a node that lost its database amid the pages of a bulk: its join is
+/// answered at once, and served when the node has come as far.
+#[tokio::test]
+async fn who_is_ahead_of_a_node_is_answered_and_waits_for_it() {
+    const ROWS: usize = 1_000;
+    let (db, org) = db_with_org().await;
+    let mut proxy = Proxy::before(db.url()).await;
+    let ahead = gateway_at(&db, db.gateway_url(), |_| {}).await;
+    let behind = gateway_at(&db, &through(&[&proxy], &db.name, "warden_gateway"), |limits| {
+        limits.reader.page_rows_max = 1;
+    })
+    .await;
+    let (mut of_ahead, mut of_behind) = (client(&ahead, org).await, client(&behind, org).await);
+    of_ahead.join("calls").await;
+    db.run(format!("insert into calls (org_id) select '{org}' from generate_series(1, {ROWS})")).await;
+    eventually("it reads the pages", async || behind.metrics().events.get() > 2).await;
+    proxy.shut().await;
+    expect_lost(&behind, &[]).await;
+    let read = behind.metrics().events.get();
+    assert!(read < ROWS as u64, "the reader is through: nothing is shown");
+
+    let mut since = String::new();
+    for _ in 0..ROWS {
+        since = of_ahead.expect_event("calls", "call.created").await.cursor().to_owned();
+    }
+    let missed = insert_calls::<3>(&db, org).await;
+    assert_eq!(of_behind.join_with("calls", json!({"since": since})).await, json!({"cursor": since}));
+    assert_eq!(behind.metrics().events.get(), read, "the reader goes on: nothing is shown");
+    proxy.reopen().await;
+    expect_calls(&mut of_behind, &missed).await;
+    expect_calls(&mut of_behind, &insert_calls::<1>(&db, org).await).await;
+    assert_eq!(behind.metrics().resyncs.get(), 0);
+    ahead.stop().await;
+    behind.stop().await;
+}
+
 /// All connections half open, those of the pool in the middle of a query: the reader notices by its time limit,
 /// look-ups are given up, and nothing that hangs keeps its place in the pool.
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Coming back with a cursor: everything that was missed, once, then live; or an explicit resync.
 
 mod log;
+mod pages;
 mod seam;
 mod visibility;
 
