@@ -178,6 +178,38 @@ impl LogReader {
         Ok(Point { snapshot: row.snapshot.parse()?, max_id: row.max_id })
     }
 
+    /// A point from before the log's last rows: what it doesn't cover are these, so many at the most, and what is
+    /// committed from now on. None where retention has taken some of what it doesn't cover.
+    ///
+    /// It is made, not remembered: the snapshot of a moment at which no transaction was in progress, when all that
+    /// wrote the rows before had ended and no other had begun. There need not have been such a moment.
+    ///
+    /// # Errors
+    /// When the database can't be asked.
+    pub async fn before_last(&mut self, rows: u32) -> Result<Option<Point>, LogError> {
+        self.enter().await?;
+        let row = sqlx::query!(
+            r#"
+            with before as (
+                select coalesce((select id from warden.events order by id desc offset $1 limit 1), 0) as id
+            ), highest as (
+                select before.id, coalesce((select xid::text::bigint from warden.events e where e.id <= before.id
+                                            order by e.xid desc limit 1), 0) as xid
+                from before
+            )
+            select id as "id!", xid as "xid!" from highest
+            "#,
+            i64::from(rows)
+        )
+        .fetch_one(&mut self.connection)
+        .await?;
+        self.leave().await?;
+        let xmax = row.xid.cast_unsigned() + 1;
+        let snapshot = Snapshot { xmin: xmax, xmax, in_progress: Vec::new() };
+        let point = Point { snapshot, max_id: row.id };
+        Ok((!self.is_truncated(&point).await?).then_some(point))
+    }
+
     /// Reads what came after `from`: snapshot and rows come from one statement. Where there is more
     /// than a page, [`Self::read_between`] brings the rest.
     ///

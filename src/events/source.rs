@@ -30,6 +30,8 @@ pub struct ReaderLimits {
     /// Rows that one statement brings at the most, at least 1; what exceeds them is read page by page up to
     /// the same point, so that a bulk statement of any size takes bounded memory.
     pub page_rows_max: u32,
+    /// When it begins it reads so many of the last rows into memory, for those who come back.
+    pub warm_rows_max: u32,
     /// A look at the log in any case.
     pub poll_interval: Duration,
     /// The first look after a read whose snapshot showed transactions in progress.
@@ -52,6 +54,7 @@ impl Default for ReaderLimits {
     fn default() -> Self {
         Self {
             page_rows_max: 5_000,
+            warm_rows_max: 20_000,
             poll_interval: Duration::from_secs(1),
             retry_first: Duration::from_millis(2),
             retry_max: Duration::from_millis(100),
@@ -179,6 +182,9 @@ impl Source {
                 let point = Arc::new(self.bounded(log.end()).await?);
                 self.directory.forget_all();
                 self.recent.reset(Arc::clone(&point));
+                if lost.is_none() {
+                    self.warm_up(&mut log, &point).await?;
+                }
                 let cursor: Arc<str> = Cursor::at(log.epoch(), Arc::clone(&point)).to_string().into();
                 self.hub.refresh(Arc::clone(&cursor));
                 if let Some(reason) = lost {
@@ -218,6 +224,29 @@ impl Source {
             });
             self.wait(&mut log, &mut pace, found, is_settled).await?;
         }
+    }
+
+    /// Reads the last events before the node's first point into memory: those who lost their node by a restart
+    /// come back all at once, and would all be served from the log.
+    async fn warm_up(&self, log: &mut LogReader, to: &Arc<Point>) -> Result<(), LogError> {
+        // Asked after `to` was taken: what `to` covers of the rows before is surely covered by it.
+        let from = self.bounded(log.before_last(self.limits.warm_rows_max)).await?;
+        let Some(from) = from.filter(|from| from.max_id < to.max_id).map(Arc::new) else { return Ok(()) };
+        let mut after = from.max_id;
+        self.recent.reset(Arc::clone(&from));
+        loop {
+            let page = self.bounded(log.read_between(&from, to, after)).await?;
+            self.recent.push(to, &page.events);
+            after = page.last_id;
+            if !page.has_more {
+                break;
+            }
+        }
+        // A slot may have been emptied meanwhile.
+        if self.bounded(log.is_truncated(&from)).await? {
+            self.recent.reset(Arc::clone(to));
+        }
+        Ok(())
     }
 
     /// Until the next look. Under load the bell is silenced and the reader looks by itself: a writer's

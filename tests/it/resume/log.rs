@@ -6,20 +6,9 @@ use sqlx::postgres::{PgConnection, Postgres};
 use sqlx::{Connection as _, Transaction};
 use uuid::Uuid;
 use warden::app::Gateway;
-use warden::config::Config;
 
-use super::{CLOSE_TIMEOUT, connect, gateway_on, seen_one};
-use crate::harness::{Client, LogCapture, TestDb, TestGateway, eventually};
-
-/// A gateway that remembers nothing: every resume is served from the log.
-async fn forgetful(db: &TestDb, change: impl FnOnce(&mut Config)) -> Gateway {
-    TestGateway::gateway(db, |config| {
-        config.limits.recent.bytes_max = 0;
-        config.limits.session.close_timeout = CLOSE_TIMEOUT;
-        change(config);
-    })
-    .await
-}
+use super::{connect, forgetful, gateway_on, seen_one};
+use crate::harness::{Client, LogCapture, TestDb, eventually};
 
 async fn own_connection(db: &TestDb) -> PgConnection {
     PgConnection::connect(db.url()).await.expect("connects")
@@ -72,7 +61,7 @@ async fn those_who_wait_share_a_read_each_from_its_own_cursor() {
     db.publish(org, "recordings", "another.topic").await;
 
     // As after a restart: a node that remembers nothing of it.
-    let second = gateway_on(&db).await;
+    let second = forgetful(&db, |_| {}).await;
     let mut connection = own_connection(&db).await;
     let held = hold_log(&mut connection).await;
     // Those who missed least come first, so that the others reach back beyond them.
