@@ -20,7 +20,7 @@ const QUIET: Duration = Duration::from_secs(10);
 /// On a busy machine it begins after so long in any case.
 const COME_BACK_DEADLINE: Duration = Duration::from_secs(120);
 /// Until all have caught up and seen the first one.
-const FIRST_DEADLINE: Duration = Duration::from_secs(300);
+const FIRST_DEADLINE: Duration = Duration::from_secs(120);
 /// Until all have seen one of the others: a second's poll, and a busy machine.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// Each way to commit comes so often.
