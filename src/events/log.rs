@@ -62,6 +62,8 @@ pub struct Read {
     pub is_settled: bool,
     /// There are more: the next page begins after `last_id`.
     pub has_more: bool,
+    /// It was not read by one statement that also fixed where it leads: something may have been emptied between.
+    pub is_page: bool,
 }
 
 /// An event with its owner; none for a control event to all.
@@ -284,7 +286,7 @@ impl LogReader {
             .collect();
         let max_id = rows.last().map_or(from.max_id, |row| row.id.max(from.max_id));
         let to = Arc::new(Point { snapshot, max_id });
-        Ok(Read { is_settled, ..self.to_read(from, &to, rows, max_id, false) })
+        Ok(Read { is_settled, is_page: false, ..self.to_read(from, &to, rows, max_id, false) })
     }
 
     /// Reads a page of what `to` covers and `from` doesn't, with ids above `after`. No transaction
@@ -370,7 +372,15 @@ impl LogReader {
     ) -> Read {
         let prefix = (!rows.is_empty()).then(|| CursorPrefix::new(self.epoch, from, to));
         let events = to_events(rows, prefix.as_ref());
-        Read { from: Arc::clone(from), to: Arc::clone(to), events, last_id, has_more, is_settled: false }
+        Read {
+            from: Arc::clone(from),
+            to: Arc::clone(to),
+            events,
+            last_id,
+            has_more,
+            is_settled: false,
+            is_page: true,
+        }
     }
 
     /// The cursor of one who has seen what was read so far.

@@ -113,15 +113,6 @@ pub struct Source {
     pub limits: ReaderLimits,
 }
 
-/// What a read brought.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Found {
-    Nothing,
-    Page,
-    /// It took more than one statement, and so a while.
-    Pages,
-}
-
 /// Where the reader stands; outlives connections.
 #[derive(Clone)]
 struct Place {
@@ -197,21 +188,12 @@ impl Source {
         let mut pace = Pace::new(self.limits);
         let mut last_cursor = Instant::now();
         // A slot may have been emptied since it was asked above, before the first read.
-        let mut unsure_since = Some(Arc::clone(&here.point));
+        let mut is_first = true;
         loop {
-            let from = Arc::clone(&here.point);
-            let read = self.read(&mut log, &mut here).await;
+            let read = self.read(&mut log, &mut here, is_first).await;
             *place = Some(here.clone());
             let (found, is_settled) = read?;
-            if found == Found::Pages {
-                unsure_since.get_or_insert(from);
-            }
-            if let Some(point) = unsure_since.take()
-                && self.bounded(log.is_truncated(&point)).await?
-            {
-                self.announce_loss("too_old", self.hub.cursor()).await;
-            }
-            let found = found != Found::Nothing;
+            is_first = false;
             if last_cursor.elapsed() >= self.limits.cursor_interval {
                 last_cursor = Instant::now();
                 self.hand_out_cursor().await;
@@ -294,23 +276,34 @@ impl Source {
     }
 
     /// Reads what is new, page by page, and passes it on.
-    async fn read(&self, log: &mut LogReader, here: &mut Place) -> Result<(Found, bool), LogError> {
-        let mut found = Found::Nothing;
+    ///
+    /// Where something may have been emptied before it was read, that is asked before what was read is passed on:
+    /// with it go cursors that count what is gone as seen.
+    async fn read(
+        &self,
+        log: &mut LogReader,
+        here: &mut Place,
+        mut is_unsure: bool,
+    ) -> Result<(bool, bool), LogError> {
+        let mut found = false;
         loop {
             let mut read = match here.partial.clone() {
                 None => self.bounded(log.read_since(&here.point)).await?,
                 Some((to, after)) => self.bounded(log.read_between(&here.point, &to, after)).await?,
             };
             self.metrics.reads.inc();
+            if (is_unsure || read.is_page) && self.bounded(log.is_truncated(&read.from)).await? {
+                self.announce_loss("too_old", self.hub.cursor()).await;
+            }
+            is_unsure = false;
             let cursor: Arc<str> = log.cursor_after(&read).into();
             if read.events.is_empty() {
                 self.hub.refresh(cursor);
             } else {
-                found = found.max(Found::Page);
+                found = true;
                 self.pass_on(&mut read, cursor).await;
             }
             if read.has_more {
-                found = Found::Pages;
                 here.partial = Some((read.to, read.last_id));
                 self.progress.send_modify(|progress| progress.pages += 1);
             } else {

@@ -326,6 +326,7 @@ async fn a_slot_that_is_emptied_between_pages_is_noticed() {
             _ => came += 1,
         }
     }
+    // Before anything whose cursor lies beyond what is gone.
     assert!(came == ROWS || resyncs > 0, "{came} of {ROWS} events came, and no word of the rest");
     println!("{came} of {ROWS} events, {resyncs} resyncs");
     gateway.stop().await;
