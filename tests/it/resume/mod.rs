@@ -3,6 +3,7 @@
 mod log;
 mod pages;
 mod seam;
+mod turns;
 mod visibility;
 
 use std::time::Duration;
