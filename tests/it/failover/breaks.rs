@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{
     client, connect_raw, expect_calls, expect_following, expect_lost, expect_open, gateway_at, through,
 };
-use crate::harness::{Proxy, TestDb, eventually, handshake, token, within};
+use crate::harness::{LogCapture, Proxy, TestDb, eventually, handshake, token, within};
 
 async fn db_with_org() -> (TestDb, Uuid) {
     let db = TestDb::create().await;
@@ -244,5 +244,34 @@ async fn a_look_up_that_hangs_is_given_up() {
     eventually("nobody waits for the lock", async || waiting(&db).await == 0).await;
     locker.execute("rollback").await.expect("unlocks");
     eventually("it is let in", async || handshake(gateway.public_addr(), path, &headers).await.is_ok()).await;
+    gateway.stop().await;
+}
+
+/// While the server refuses the pool's connections they are tried again and again; the operator is told once each time
+/// that it begins.
+#[tokio::test]
+async fn a_pool_that_is_turned_away_says_so_once() {
+    let (db, _) = db_with_org().await;
+    let gateway =
+        gateway_at(&db, db.gateway_url(), |limits| limits.look_up_timeout = Duration::from_secs(1)).await;
+    let status = async || {
+        let bearer = format!("Bearer {}", token(db.create_org().await, &json!({})));
+        let headers = [("authorization", bearer.as_str())];
+        let answer = handshake(gateway.public_addr(), "/socket/websocket?vsn=2.0.0", &headers).await;
+        answer.err().map(|(status, _)| status)
+    };
+    let logs = LogCapture::begin();
+    for times in 1..=2 {
+        db.run("revoke execute on function warden.epoch() from warden_gateway").await;
+        for _ in 0..2 {
+            assert_eq!(status().await, Some(503));
+        }
+        // Other tests log as well; none of them takes this right away.
+        let count = |what| logs.lines_with(&[what, "permission denied for function epoch"]).len();
+        assert!(count("error returned from after_connect") > times, "it was tried again");
+        assert_eq!(count("look-ups and replays have no connection"), times);
+        db.run("grant execute on function warden.epoch() to warden_gateway").await;
+        assert_eq!(status().await, None);
+    }
     gateway.stop().await;
 }
