@@ -9,7 +9,7 @@
 //! | `explore` | the search |
 //!
 //! Three things are claimed. **Safe**: no reader passes an event on twice, and whatever its point covers it has
-//! passed on. **Live with the poll**: from every state every reader gets everything that is committed, whatever was
+//! passed on; no client gets an event twice, and whatever its cursor covers it has got. **Live with the poll**: from every state every reader gets everything that is committed, whatever was
 //! lost. **Live without the poll**: the same by the bell, the retries and the protocol of silence alone,
 //! where no ring is lost; so the poll's second is not the usual latency. Both kinds of liveness are judged
 //! without the help of anything that is left to chance (see `explore`), hence for every fair run.
@@ -18,9 +18,10 @@
 //! (immediate constraints, two-phase), or fail in their commit; PostgreSQL's order of *visible, lock given back,
 //! listeners signalled*, and its snapshots, which list nothing from `xmax` on; crashes that hand
 //! transaction ids and sequence values out again; rings lost, connections lost, readers that start late; pages; up to
-//! two readers that silence the bell.
+//! two readers that silence the bell; a client that joins any of two nodes up to three times, between pages too, and goes
+//! away after any event.
 //!
-//! Not covered: time, so also how late is late; epochs and cursors of clients; retention; subtransactions; a queue of
+//! Not covered: time, so also how late is late; epochs; where a client's missed events come from; retention; subtransactions; a queue of
 //! notifications that fills up, and strangers with the bell's lock (both are like a lost ring). That nothing of an
 //! aborted transaction is ever read is PostgreSQL's promise, and assumed. A transaction with
 //! `synchronous_commit = off` voids the promise of safety once the server crashes (a test shows it).
