@@ -233,6 +233,7 @@ async fn a_look_up_that_hangs_is_given_up() {
         limits.look_up_timeout = Duration::from_millis(200);
     })
     .await;
+    let logs = LogCapture::begin();
     let mut locker = sqlx::PgConnection::connect(db.url()).await.expect("connects");
     locker.execute("begin; lock table organizations").await.expect("locks");
     let bearer = format!("Bearer {}", token(org, &json!({})));
@@ -240,6 +241,10 @@ async fn a_look_up_that_hangs_is_given_up() {
     let path = "/socket/websocket?vsn=2.0.0";
     let (status, body) = handshake(gateway.public_addr(), path, &headers).await.expect_err("is refused");
     assert_eq!((status, &body["error"]["code"]), (503, &json!("unavailable")));
+    // By the gateway's own limit, not by the server's, which is longer.
+    let org = org.to_string();
+    let given_up = logs.lines_with(&["could not be looked up", &org]);
+    assert!(given_up.len() == 1 && !given_up[0].contains("lock timeout"), "{given_up:?}");
     // Nor does it go on waiting at the server, where such waits would add up.
     eventually("nobody waits for the lock", async || waiting(&db).await == 0).await;
     locker.execute("rollback").await.expect("unlocks");
