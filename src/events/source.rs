@@ -32,6 +32,8 @@ pub struct ReaderLimits {
     pub page_rows_max: u32,
     /// When it begins it reads so many of the last rows into memory, for those who come back.
     pub warm_rows_max: u32,
+    /// It gives that up where it takes longer: nobody is let in before.
+    pub warm_time_max: Duration,
     /// A look at the log in any case.
     pub poll_interval: Duration,
     /// The first look after a read whose snapshot showed transactions in progress.
@@ -54,7 +56,8 @@ impl Default for ReaderLimits {
     fn default() -> Self {
         Self {
             page_rows_max: 5_000,
-            warm_rows_max: 20_000,
+            warm_rows_max: 10_000,
+            warm_time_max: Duration::from_secs(1),
             poll_interval: Duration::from_secs(1),
             retry_first: Duration::from_millis(2),
             retry_max: Duration::from_millis(100),
@@ -215,6 +218,7 @@ impl Source {
         let from = self.bounded(log.before_last(self.limits.warm_rows_max)).await?;
         let Some(from) = from.filter(|from| from.max_id < to.max_id).map(Arc::new) else { return Ok(()) };
         let mut after = from.max_id;
+        let began = Instant::now();
         self.recent.reset(Arc::clone(&from));
         loop {
             let page = self.bounded(log.read_between(&from, to, after)).await?;
@@ -222,6 +226,10 @@ impl Source {
             after = page.last_id;
             if !page.has_more {
                 break;
+            }
+            if began.elapsed() > self.limits.warm_time_max {
+                self.recent.reset(Arc::clone(to));
+                return Ok(());
             }
         }
         // A slot may have been emptied meanwhile.

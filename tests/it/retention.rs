@@ -77,6 +77,14 @@ async fn the_oldest_goes_and_who_needs_it_is_told() {
     let resync = back.expect_event("calls", "warden.resync").await;
     assert_eq!(resync.payload["reason"], "too_old");
 
+    // A node that begins now has all of the log in memory, and must not take it for all that there was.
+    let fresh = TestGateway::gateway(&db, |config| config.limits.session.close_timeout = CLOSE_TIMEOUT).await;
+    let mut elsewhere = client(&fresh, org).await;
+    elsewhere.join_with("calls", json!({"since": old})).await;
+    let told = elsewhere.expect_event("calls", "warden.resync").await;
+    assert_eq!(told.payload["reason"], "too_old");
+    fresh.stop().await;
+
     // What came after is still served, and who was there all the time lost nothing.
     let young = resync.cursor().to_owned();
     let call = db.insert_call(org).await;
