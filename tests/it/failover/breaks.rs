@@ -110,7 +110,7 @@ async fn a_reset_within_a_read_repeats_nothing() {
 /// answered at once, and served when the node has come as far.
 #[tokio::test]
 async fn who_is_ahead_of_a_node_is_answered_and_waits_for_it() {
-    const ROWS: usize = 1_000;
+    const ROWS: usize = 300;
     let (db, org) = db_with_org().await;
     let mut proxy = Proxy::before(db.url()).await;
     let ahead = gateway_at(&db, db.gateway_url(), |_| {}).await;
