@@ -67,6 +67,17 @@ async fn joins_between_two_pages_are_answered_and_neither_lose_nor_double() {
         .execute(&mut *held)
         .await
         .expect("locks");
+    // What it read before is passed on by then.
+    eventually("the reader waits for the log", async || {
+        sqlx::query_scalar(
+            "select count(*) > 0 from pg_stat_activity
+             where datname = current_database() and wait_event_type = 'Lock' and usename = 'warden_gateway'",
+        )
+        .fetch_one(&db.pool)
+        .await
+        .expect("asks")
+    })
+    .await;
     let read = gateway.metrics().events.get();
     assert!(read < BULK_ROWS, "the reader is through: nothing is shown");
 
