@@ -68,9 +68,10 @@ fn calls() -> Topic {
 fn cursor(in_progress: u64) -> Cursor {
     let xmin = 5_000_000;
     let point = |shift: u64| {
-        let in_progress: Vec<u64> = (0..in_progress).map(|n| xmin + shift + 3 * n).collect();
+        let xmin = xmin + shift;
+        let in_progress: Vec<u64> = (0..in_progress).map(|n| xmin + 3 * n).collect();
         let xmax = in_progress.last().map_or(xmin, |last| last + 2);
-        Arc::new(Point { snapshot: Snapshot { xmin: xmin + shift, xmax, in_progress }, max_id: 9_000_000 })
+        Arc::new(Point { snapshot: Snapshot { xmin, xmax, in_progress }, max_id: 9_000_000 })
     };
     let epoch = Epoch { system: 7_300_000_000_000_000_000, timeline: 1, database: 16_384 };
     Cursor { epoch, from: point(0), to: point(1), id: 9_000_000 }

@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use crate::auth::Verifier;
 use crate::config::{Config, DrainLimits};
 use crate::events::{
-    Directory, Doorbell, ReaderState, Recent, Replay, Retention, Revocations, Source, Sweep,
+    Directory, Doorbell, Progress, ReaderState, Recent, Replay, Retention, Revocations, Source, Sweep,
 };
 use crate::http::{self, Admission, HttpState, Listening, Proxies, Tls};
 use crate::hub::{Batch, Fanout, FanoutCounts, Hub, Slice};
@@ -92,13 +92,13 @@ impl Gateway {
         let retention = Retention::new(pool.clone(), Arc::clone(&metrics), limits.retention);
         let retention_late = retention.late_since();
         let recent = Arc::new(Recent::new(limits.recent));
-        let (looks, looked) = watch::channel(0);
+        let (progress, progressed) = watch::channel(Progress::default());
         let doorbell = Doorbell::new(Arc::clone(&primary), limits.doorbell);
         let replay = Arc::new(Replay::new(
             pool,
             Arc::clone(&recent),
             doorbell.ring(),
-            looked,
+            progressed,
             Arc::clone(&metrics),
             limits.replay,
         ));
@@ -114,7 +114,7 @@ impl Gateway {
             revocations: Arc::clone(&revocations),
             sweep: Arc::clone(&sweep),
             recent,
-            looks,
+            progress,
             batches,
             state,
             metrics: Arc::clone(&metrics),

@@ -169,7 +169,7 @@ impl Default for Limits {
                 events_max: 50_000,
                 bytes_max: 32 * 1024 * 1024,
                 memory_bytes_max: 128 * 1024 * 1024,
-                timeout: Duration::from_secs(8),
+                reader_timeout: Duration::from_secs(60),
                 read_timeout: Duration::from_secs(60),
                 turn_timeout: Duration::from_secs(20),
                 send_timeout: Duration::from_secs(60),

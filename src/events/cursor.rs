@@ -154,10 +154,10 @@ impl Cursor {
         Self { epoch, id: point.max_id, to: Arc::clone(&point), from: point }
     }
 
-    /// Whether its holder stands at a point, not between two.
+    /// No event beyond this id is covered.
     #[must_use]
-    pub fn is_settled(&self) -> bool {
-        self.from == self.to
+    pub fn max_id(&self) -> i64 {
+        self.from.max_id.max(self.to.max_id.min(self.id))
     }
 
     /// Whether its holder has seen the event.

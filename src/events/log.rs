@@ -11,11 +11,6 @@ use crate::org::OrgId;
 use crate::postgres::{NoPrimary, Primary, Session, assume_gateway_role, begin_shared, commit_shared};
 use crate::wire::{Event, Topic};
 
-/// Rows that one statement brings at the most; what exceeds them is read page by page up to the
-/// same point, so that a bulk statement of any size takes bounded memory.
-const READ_ROWS_MAX: usize = 5_000;
-const ROWS_LIMIT: i64 = READ_ROWS_MAX as i64;
-
 /// A connection that reads the log, bound to the epoch in which it was opened.
 ///
 /// Through a proxy that pools by the transaction (a shared session) each look is a transaction, which makes
@@ -25,6 +20,8 @@ pub struct LogReader {
     pub(super) connection: PgConnection,
     session: Session,
     epoch: Epoch,
+    /// See [`super::ReaderLimits::page_rows_max`].
+    page_rows_max: u32,
 }
 
 /// Why the log can't be read.
@@ -65,6 +62,8 @@ pub struct Read {
     pub is_settled: bool,
     /// There are more: the next page begins after `last_id`.
     pub has_more: bool,
+    /// It was not read by one statement that also fixed where it leads: something may have been emptied between.
+    pub is_page: bool,
 }
 
 /// An event with its owner; none for a control event to all.
@@ -96,7 +95,7 @@ impl LogReader {
     ///
     /// # Errors
     /// When no primary can be reached, or it has no event log.
-    pub async fn connect(primary: &Primary) -> Result<Self, LogError> {
+    pub async fn connect(primary: &Primary, page_rows_max: u32) -> Result<Self, LogError> {
         let mut link = primary.connect().await?;
         let is_shared = link.session == Session::Shared;
         let connection = &mut link.connection;
@@ -118,7 +117,8 @@ impl LogReader {
             sqlx::query!("set tcp_keepalives_count = 3").execute(&mut *connection).await?;
         }
         primary.follow(&link, &epoch);
-        Ok(Self { connection: link.connection, session: link.session, epoch: epoch.parse()? })
+        let epoch = epoch.parse()?;
+        Ok(Self { connection: link.connection, session: link.session, epoch, page_rows_max })
     }
 
     /// Whether the session is this reader's own: what it sets and locks stays with it.
@@ -180,6 +180,38 @@ impl LogReader {
         Ok(Point { snapshot: row.snapshot.parse()?, max_id: row.max_id })
     }
 
+    /// A point from before the log's last rows: what it doesn't cover are these, so many at the most, and what is
+    /// committed from now on. None where retention has taken some of what it doesn't cover.
+    ///
+    /// It is made, not remembered: the snapshot of a moment at which no transaction was in progress, when all that
+    /// wrote the rows before had ended and no other had begun. There need not have been such a moment.
+    ///
+    /// # Errors
+    /// When the database can't be asked.
+    pub async fn before_last(&mut self, rows: u32) -> Result<Option<Point>, LogError> {
+        self.enter().await?;
+        let row = sqlx::query!(
+            r#"
+            with before as (
+                select coalesce((select id from warden.events order by id desc offset $1 limit 1), 0) as id
+            ), highest as (
+                select before.id, coalesce((select xid::text::bigint from warden.events e where e.id <= before.id
+                                            order by e.xid desc limit 1), 0) as xid
+                from before
+            )
+            select id as "id!", xid as "xid!" from highest
+            "#,
+            i64::from(rows)
+        )
+        .fetch_one(&mut self.connection)
+        .await?;
+        self.leave().await?;
+        let xmax = row.xid.cast_unsigned() + 1;
+        let snapshot = Snapshot { xmin: xmax, xmax, in_progress: Vec::new() };
+        let point = Point { snapshot, max_id: row.id };
+        Ok((!self.is_truncated(&point).await?).then_some(point))
+    }
+
     /// Reads what came after `from`: snapshot and rows come from one statement. Where there is more
     /// than a page, [`Self::read_between`] brings the rest.
     ///
@@ -221,11 +253,11 @@ impl LogReader {
             since.xmax,
             &since.in_progress,
             since.max_id,
-            ROWS_LIMIT + 1,
+            i64::from(self.page_rows_max) + 1,
         )
         .fetch_all(&mut self.connection)
         .await?;
-        if rows.len() > READ_ROWS_MAX {
+        if rows.len() > self.page_rows_max as usize {
             let (to, before) = self.end_of(&since).await?;
             return self.look_between(from, &Arc::new(to), before).await;
         }
@@ -254,7 +286,7 @@ impl LogReader {
             .collect();
         let max_id = rows.last().map_or(from.max_id, |row| row.id.max(from.max_id));
         let to = Arc::new(Point { snapshot, max_id });
-        Ok(Read { is_settled, ..self.to_read(from, &to, rows, max_id, false) })
+        Ok(Read { is_settled, is_page: false, ..self.to_read(from, &to, rows, max_id, false) })
     }
 
     /// Reads a page of what `to` covers and `from` doesn't, with ids above `after`. No transaction
@@ -294,12 +326,12 @@ impl LogReader {
             &since.in_progress,
             since.max_id,
             after,
-            ROWS_LIMIT,
+            i64::from(self.page_rows_max),
             to.max_id,
         )
         .fetch_all(&mut self.connection)
         .await?;
-        let has_more = rows.len() == READ_ROWS_MAX;
+        let has_more = rows.len() == self.page_rows_max as usize;
         let last_id = rows.last().map_or(to.max_id, |row| row.id);
         rows.retain(|row| to.covers(row.xid.cast_unsigned(), row.id));
         Ok(self.to_read(from, to, rows, last_id, has_more))
@@ -340,7 +372,15 @@ impl LogReader {
     ) -> Read {
         let prefix = (!rows.is_empty()).then(|| CursorPrefix::new(self.epoch, from, to));
         let events = to_events(rows, prefix.as_ref());
-        Read { from: Arc::clone(from), to: Arc::clone(to), events, last_id, has_more, is_settled: false }
+        Read {
+            from: Arc::clone(from),
+            to: Arc::clone(to),
+            events,
+            last_id,
+            has_more,
+            is_settled: false,
+            is_page: true,
+        }
     }
 
     /// The cursor of one who has seen what was read so far.

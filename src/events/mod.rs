@@ -25,5 +25,5 @@ pub use replay::{Missed, Replay, ReplayError, ReplayLimits};
 pub use retention::{Retention, RetentionLimits};
 pub use revocations::{Holder, RevocationLimits, Revocations, Revoked};
 pub use revoke::{MAX_TOKEN_AGE_DEFAULT, NewRevocation, RevokeError, RevokeRequest, Subject};
-pub use source::{ReaderLimits, ReaderState, Source};
+pub use source::{Progress, ReaderLimits, ReaderState, Source};
 pub use sweep::{Sweep, SweepLimits};

@@ -103,7 +103,7 @@ impl Recent {
         org: OrgId,
         topic: &Topic,
         since: &Cursor,
-        until: &Point,
+        until: &Cursor,
     ) -> Option<Vec<(u64, Arc<Event>)>> {
         let window = lock(&self.window);
         let mut found = Vec::new();
@@ -171,6 +171,10 @@ mod tests {
         Arc::new(Point { snapshot, max_id: i64::try_from(xmax).expect("small") - 1 })
     }
 
+    fn at(xmax: u64) -> Cursor {
+        Cursor::at(Epoch::default(), point(xmax))
+    }
+
     /// An event whose transaction has the same number as itself.
     fn logged(org: u128, id: u64) -> LoggedEvent {
         let event = Event {
@@ -188,9 +192,9 @@ mod tests {
     }
 
     fn between(recent: &Recent, since: u64, until: u64) -> Option<Vec<i64>> {
-        let since = Cursor::at(Epoch::default(), point(since));
+        let since = at(since);
         let calls = Topic::parse("calls").expect("a topic");
-        let found = recent.between(OrgId::for_tests(ORG), &calls, &since, &point(until))?;
+        let found = recent.between(OrgId::for_tests(ORG), &calls, &since, &at(until))?;
         Some(found.into_iter().map(|(_, event)| event.id).collect())
     }
 
@@ -237,9 +241,9 @@ mod tests {
             recent.push(&point(id + 1), &[logged(OTHER, id)]);
         }
         assert_eq!(between(&recent, 10, 60), Some(vec![10]));
-        let others = Cursor::at(Epoch::default(), point(11));
+        let others = at(11);
         let calls = Topic::parse("calls").expect("a topic");
-        assert!(recent.between(OrgId::for_tests(OTHER), &calls, &others, &point(60)).is_none());
+        assert!(recent.between(OrgId::for_tests(OTHER), &calls, &others, &at(60)).is_none());
         // In the long run everything is bounded, also the record of what was dropped.
         for id in 60..1000 {
             recent.push(&point(id + 1), &[logged(OTHER, id)]);

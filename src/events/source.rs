@@ -25,9 +25,16 @@ use crate::metrics::Metrics;
 use crate::postgres::Primary;
 use crate::wire::{CURSOR_EVENT, Event, RESYNC_EVENT, REVOKED_EVENT, TOPICS_EVENT};
 
-/// Delays of the reader.
+/// Delays of the reader, and how much it reads at a time.
 #[derive(Clone, Copy, Debug)]
 pub struct ReaderLimits {
+    /// Rows that one statement brings at the most, at least 1; what exceeds them is read page by page up to
+    /// the same point, so that a bulk statement of any size takes bounded memory.
+    pub page_rows_max: u32,
+    /// When it begins it reads so many of the last rows into memory, for those who come back.
+    pub warm_rows_max: u32,
+    /// It gives that up where it takes longer: nobody is let in before.
+    pub warm_time_max: Duration,
     /// A look at the log in any case.
     pub poll_interval: Duration,
     /// The first look after a read whose snapshot showed transactions in progress.
@@ -49,6 +56,9 @@ pub struct ReaderLimits {
 impl Default for ReaderLimits {
     fn default() -> Self {
         Self {
+            page_rows_max: 5_000,
+            warm_rows_max: 10_000,
+            warm_time_max: Duration::from_secs(1),
             poll_interval: Duration::from_secs(1),
             retry_first: Duration::from_millis(2),
             retry_max: Duration::from_millis(100),
@@ -59,6 +69,15 @@ impl Default for ReaderLimits {
             reconnect_max: Duration::from_secs(2),
         }
     }
+}
+
+/// How far the reader has come, for those who wait for it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Progress {
+    /// Looks at the log that are through: each leads to a point.
+    pub looks: u64,
+    /// Pages, of looks that are through and of the one that is not.
+    pub pages: u64,
 }
 
 /// Whether the node follows the log.
@@ -88,8 +107,8 @@ pub struct Source {
     pub sweep: Arc<Sweep>,
     /// Keeps what was read for a while.
     pub recent: Arc<Recent>,
-    /// Counts reads, for those who wait for one.
-    pub looks: watch::Sender<u64>,
+    /// Told of each page, for those who wait for it.
+    pub progress: watch::Sender<Progress>,
     /// To the fan-out. Bounded: when fan-out is behind, reading waits, and the log holds the rest.
     pub batches: mpsc::Sender<Batch>,
     /// Where readiness looks.
@@ -98,15 +117,6 @@ pub struct Source {
     pub metrics: Arc<Metrics>,
     /// Delays.
     pub limits: ReaderLimits,
-}
-
-/// What a read brought.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Found {
-    Nothing,
-    Page,
-    /// It took more than one statement, and so a while.
-    Pages,
 }
 
 /// Where the reader stands; outlives connections.
@@ -152,7 +162,7 @@ impl Source {
         place: &mut Option<Place>,
         backoff: &mut Backoff,
     ) -> Result<std::convert::Infallible, LogError> {
-        let mut log = self.bounded(LogReader::connect(&self.primary)).await?;
+        let mut log = self.bounded(LogReader::connect(&self.primary, self.limits.page_rows_max)).await?;
         self.load_topics().await?;
         self.bounded(async { Ok(self.revocations.load().await?) }).await?;
         let lost = match place.as_ref() {
@@ -169,6 +179,9 @@ impl Source {
                 let point = Arc::new(self.bounded(log.end()).await?);
                 self.directory.forget_all();
                 self.recent.reset(Arc::clone(&point));
+                if lost.is_none() {
+                    self.warm_up(&mut log, &point).await?;
+                }
                 let cursor: Arc<str> = Cursor::at(log.epoch(), Arc::clone(&point)).to_string().into();
                 self.hub.refresh(Arc::clone(&cursor));
                 if let Some(reason) = lost {
@@ -182,26 +195,17 @@ impl Source {
         let mut pace = Pace::new(self.limits);
         let mut last_cursor = Instant::now();
         // A slot may have been emptied since it was asked above, before the first read.
-        let mut unsure_since = Some(Arc::clone(&here.point));
+        let mut is_first = true;
         loop {
-            let from = Arc::clone(&here.point);
-            let read = self.read(&mut log, &mut here).await;
+            let read = self.read(&mut log, &mut here, is_first).await;
             *place = Some(here.clone());
             let (found, is_settled) = read?;
-            if found == Found::Pages {
-                unsure_since.get_or_insert(from);
-            }
-            if let Some(point) = unsure_since.take()
-                && self.bounded(log.is_truncated(&point)).await?
-            {
-                self.announce_loss("too_old", self.hub.cursor()).await;
-            }
-            let found = found != Found::Nothing;
+            is_first = false;
             if last_cursor.elapsed() >= self.limits.cursor_interval {
                 last_cursor = Instant::now();
                 self.hand_out_cursor().await;
             }
-            self.looks.send_modify(|looks| *looks += 1);
+            self.progress.send_modify(|progress| progress.looks += 1);
             backoff.reset();
             self.state.send_if_modified(|state| {
                 let was = std::mem::replace(state, ReaderState::Following);
@@ -209,6 +213,34 @@ impl Source {
             });
             self.wait(&mut log, &mut pace, found, is_settled).await?;
         }
+    }
+
+    /// Reads the last events before the node's first point into memory: those who lost their node by a restart
+    /// come back all at once, and would all be served from the log.
+    async fn warm_up(&self, log: &mut LogReader, to: &Arc<Point>) -> Result<(), LogError> {
+        // Asked after `to` was taken: what `to` covers of the rows before is surely covered by it.
+        let from = self.bounded(log.before_last(self.limits.warm_rows_max)).await?;
+        let Some(from) = from.filter(|from| from.max_id < to.max_id).map(Arc::new) else { return Ok(()) };
+        let mut after = from.max_id;
+        let began = Instant::now();
+        self.recent.reset(Arc::clone(&from));
+        loop {
+            let page = self.bounded(log.read_between(&from, to, after)).await?;
+            self.recent.push(to, &page.events);
+            after = page.last_id;
+            if !page.has_more {
+                break;
+            }
+            if began.elapsed() > self.limits.warm_time_max {
+                self.recent.reset(Arc::clone(to));
+                return Ok(());
+            }
+        }
+        // A slot may have been emptied meanwhile.
+        if self.bounded(log.is_truncated(&from)).await? {
+            self.recent.reset(Arc::clone(to));
+        }
+        Ok(())
     }
 
     /// Until the next look. Under load the bell is silenced and the reader looks by itself: a writer's
@@ -256,24 +288,36 @@ impl Source {
     }
 
     /// Reads what is new, page by page, and passes it on.
-    async fn read(&self, log: &mut LogReader, here: &mut Place) -> Result<(Found, bool), LogError> {
-        let mut found = Found::Nothing;
+    ///
+    /// Where something may have been emptied before it was read, that is asked before what was read is passed on:
+    /// with it go cursors that count what is gone as seen.
+    async fn read(
+        &self,
+        log: &mut LogReader,
+        here: &mut Place,
+        mut is_unsure: bool,
+    ) -> Result<(bool, bool), LogError> {
+        let mut found = false;
         loop {
             let mut read = match here.partial.clone() {
                 None => self.bounded(log.read_since(&here.point)).await?,
                 Some((to, after)) => self.bounded(log.read_between(&here.point, &to, after)).await?,
             };
             self.metrics.reads.inc();
+            if (is_unsure || read.is_page) && self.bounded(log.is_truncated(&read.from)).await? {
+                self.announce_loss("too_old", self.hub.cursor()).await;
+            }
+            is_unsure = false;
             let cursor: Arc<str> = log.cursor_after(&read).into();
             if read.events.is_empty() {
                 self.hub.refresh(cursor);
             } else {
-                found = found.max(Found::Page);
+                found = true;
                 self.pass_on(&mut read, cursor).await;
             }
             if read.has_more {
-                found = Found::Pages;
                 here.partial = Some((read.to, read.last_id));
+                self.progress.send_modify(|progress| progress.pages += 1);
             } else {
                 // After pages there may be more, committed meanwhile: the next read looks at once.
                 let was_partial = here.partial.take().is_some();

@@ -193,11 +193,14 @@ impl Registration {
         self.add(topic, None, |cursor| Some(reply(cursor)))
     }
 
-    /// The same for a session that is to be told first what it missed: events are held until
-    /// [`Self::release`]. Without a reply from here none is sent.
+    /// The same for a session that has its reply and is to be told first what it missed: events are held until
+    /// [`Self::release`]. `at` is told the cursor at which the subscription begins.
     #[must_use]
-    pub fn subscribe_held(&self, topic: &Topic, reply: impl FnOnce(&str) -> Option<Bytes>) -> Subscribed {
-        self.add(topic, Some(Held::default()), reply)
+    pub fn subscribe_held(&self, topic: &Topic, at: impl FnOnce(&str)) -> Subscribed {
+        self.add(topic, Some(Held::default()), |cursor| {
+            at(cursor);
+            None
+        })
     }
 
     /// What was held goes out, and from now on everything at once.

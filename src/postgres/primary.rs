@@ -8,6 +8,7 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
@@ -254,20 +255,29 @@ fn describe(error: &sqlx::Error) -> String {
 
 fn follow_with_pool(place: watch::Receiver<Option<Place>>) -> PgPoolOptions {
     let (of_new, of_idle, of_used) = (place.clone(), place.clone(), place);
+    let has_said = Arc::new(AtomicBool::new(false));
     PgPoolOptions::new()
         .max_connections(POOL_CONNECTIONS_MAX)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         // What is asked below tells as much.
         .test_before_acquire(false)
         .after_connect(move |connection, _| {
-            let place = of_new.borrow().clone();
+            let (place, has_said) = (of_new.borrow().clone(), Arc::clone(&has_said));
             Box::pin(async move {
-                let Some(place) = place else { return Err(elsewhere()) };
-                if place.session == Session::Own {
-                    assume_gateway_role(connection, false).await?;
-                    set_lock_timeout(connection, false).await?;
+                let admitted = admit_new(connection, place).await;
+                match &admitted {
+                    Ok(()) => has_said.store(false, Ordering::Relaxed),
+                    // It is tried again and again while somebody waits. sqlx reports each as an error, which
+                    // `telemetry` leaves out.
+                    Err(error) if !has_said.swap(true, Ordering::Relaxed) => tracing::warn!(
+                        %error,
+                        "look-ups and replays have no connection: the server at the address that the reader \
+                         followed last refuses, or is not what it was; they wait until the reader has found the \
+                         primary"
+                    ),
+                    Err(_) => {}
                 }
-                if admits(connection, &place).await? { Ok(()) } else { Err(elsewhere()) }
+                admitted
             })
         })
         .before_acquire(move |connection, meta| {
@@ -294,6 +304,16 @@ fn follow_with_pool(place: watch::Receiver<Option<Place>>) -> PgPoolOptions {
                 Ok(!is_shared)
             }))
         })
+}
+
+/// Prepares a new connection, if it may be used.
+async fn admit_new(connection: &mut PgConnection, place: Option<Place>) -> Result<(), sqlx::Error> {
+    let Some(place) = place else { return Err(elsewhere()) };
+    if place.session == Session::Own {
+        assume_gateway_role(connection, false).await?;
+        set_lock_timeout(connection, false).await?;
+    }
+    if admits(connection, &place).await? { Ok(()) } else { Err(elsewhere()) }
 }
 
 /// Whether the connection leads to a primary of the history that the reader follows. A shared session is

@@ -116,57 +116,51 @@ pub(super) fn next_resumed(resuming: &mut Vec<Resuming>) -> impl Future<Output =
 
 impl Resume {
     async fn run(&self) -> Subscribed {
-        loop {
-            if let Err(error) = self.shared.replay.caught_up(&self.since, || self.position()).await {
-                return self.give_up(&error);
-            }
-            let mut at = None;
-            let subscribed = self.registration.subscribe_held(&self.topic, |cursor| {
-                at = cursor
-                    .parse::<Cursor>()
-                    .ok()
-                    .filter(|at| at.is_settled() && at.epoch == self.since.epoch);
-                at.as_ref().map(|_| self.reply(json!({"cursor": self.since_text})))
-            });
-            let mut hold = Hold { resume: self, subscribed: Some(subscribed) };
-            let Some(at) = at else {
-                // The reader went on in that moment, and is between two points; or the epoch is another.
-                drop(hold);
-                if self.position().is_some_and(|now| now.epoch != self.since.epoch) {
-                    return self.give_up(&ReplayError::Timeout);
-                }
-                continue;
-            };
-            match self.shared.replay.missed(self.org, &self.topic, &self.since, &at.to).await {
-                Ok(missed) => {
-                    let late =
-                        tokio::time::timeout(self.shared.replay.send_timeout(), self.send(&missed)).await;
-                    if late.is_err() {
-                        self.resync(&at, &ReplayError::TooMany);
-                    }
-                }
-                Err(error) => self.resync(&at, &error),
-            }
-            let Some(subscribed) = hold.subscribed.take() else { unreachable!("taken only here") };
-            self.registration.release(&subscribed);
-            return subscribed;
+        // At once: clients give a join up after some 10 s, and what it waits for may take longer.
+        self.outbox.offer(&self.reply(json!({"cursor": self.since_text})));
+        if let Err(error) = self.shared.replay.caught_up(&self.since, || self.position()).await {
+            return self.give_up(&error);
         }
+        let mut at = None;
+        let subscribed = self.registration.subscribe_held(&self.topic, |cursor| {
+            at = cursor.parse::<Cursor>().ok().filter(|at| at.epoch == self.since.epoch);
+        });
+        let mut hold = Hold { resume: self, subscribed: Some(subscribed) };
+        let Some(at) = at else {
+            drop(hold);
+            return self.give_up(&ReplayError::Epoch);
+        };
+        match self.shared.replay.missed(self.org, &self.topic, &self.since, &at).await {
+            Ok(missed) => {
+                let late = tokio::time::timeout(self.shared.replay.send_timeout(), self.send(&missed)).await;
+                if late.is_err() {
+                    self.resync(&at, &ReplayError::TooMany);
+                }
+            }
+            Err(error) => self.resync(&at, &error),
+        }
+        let Some(subscribed) = hold.subscribed.take() else { unreachable!("taken only here") };
+        self.registration.release(&subscribed);
+        subscribed
     }
 
     /// The join without what was missed: the client reads its state anew.
     fn give_up(&self, error: &ReplayError) -> Subscribed {
         tracing::info!(%error, org.id = %self.org, "a resume could not be served: resync");
         self.shared.metrics.resyncs.inc();
-        self.registration
-            .subscribe(&self.topic, |cursor| self.reply(json!({"cursor": cursor, "resync": true})))
+        self.registration.subscribe(&self.topic, |cursor| self.resync_frame(cursor, error))
     }
 
     /// What was missed can't be told, or not all of it: the client goes on from `at`.
     fn resync(&self, at: &Cursor, error: &ReplayError) {
         tracing::info!(%error, org.id = %self.org, "a resume could not be served: resync");
         self.shared.metrics.resyncs.inc();
-        let payload = json!({"cursor": at.to_string(), "reason": reason(error)});
-        self.outbox.offer(&push(None, None, &self.topic_text, RESYNC_EVENT, payload));
+        self.outbox.offer(&self.resync_frame(&at.to_string(), error));
+    }
+
+    fn resync_frame(&self, cursor: &str, error: &ReplayError) -> Bytes {
+        let payload = json!({"cursor": cursor, "reason": reason(error)});
+        push(None, None, &self.topic_text, RESYNC_EVENT, payload)
     }
 
     async fn send(&self, missed: &Missed) {
@@ -206,6 +200,7 @@ fn reason(error: &ReplayError) -> &'static str {
     match error {
         ReplayError::TooMany => "too_many",
         ReplayError::TooOld => "too_old",
+        ReplayError::Epoch => "epoch",
         ReplayError::Log(_) | ReplayError::Timeout => "unavailable",
     }
 }

@@ -10,6 +10,7 @@ use warden::postgres::cluster::Cluster;
 use crate::gateways::Gateway;
 use crate::proxy::{Gate, Proxy};
 use crate::record::Record;
+use crate::writers::World;
 
 /// Chaos, all of it: pauses between faults, and how long they last.
 const DATABASE_PAUSE_MS: std::ops::Range<u64> = 2_000..7_000;
@@ -20,6 +21,11 @@ const NETWORK_PAUSE_MS: std::ops::Range<u64> = 30..300;
 const STALL_MS: std::ops::Range<u64> = 100..4_000;
 /// One in so many faults of the network cuts all connections of a gateway.
 const CUT_ALL_ONE_IN: u32 = 60;
+
+/// The log is kept for seven times this at the least, far longer than anybody is away: a run of any length has
+/// a database of bounded size, and `too_old` is a failure.
+const SLOT_AGE: &str = "30 s";
+const RETENTION_PAUSE_MS: std::ops::Range<u64> = 2_000..4_000;
 
 /// A delay that makes chaos. False: it is over.
 async fn pause(
@@ -50,6 +56,20 @@ pub(crate) async fn database(
         record.database_is_back();
     }
     cluster
+}
+
+/// The gateways' own retention keeps the log for hours.
+pub(crate) async fn retention(world: World, mut stop: watch::Receiver<bool>) {
+    let mut random = fastrand::Rng::with_seed(0);
+    while pause(&mut stop, &mut random, RETENTION_PAUSE_MS).await {
+        let mut connection = world.connect().await;
+        let sql = "select warden.rotate_events($1::interval, 1::bigint << 40)";
+        let done: Result<String, _> = sqlx::query_scalar(sql).bind(SLOT_AGE).fetch_one(&mut connection).await;
+        // The database may be killed at any time.
+        if let Ok(done) = done {
+            world.record.count(format!("slots of the log: {done}"));
+        }
+    }
 }
 
 /// kill -9 or SIGTERM, and start again.

@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, client_async};
 use uuid::Uuid;
 
-use crate::following::{Following, LAST, judge_resync};
+use crate::following::{CALM, Following, LAST, judge_resync};
 use crate::gateways::SECRET;
 use crate::record::Record;
 use crate::snapshot;
@@ -238,6 +238,10 @@ impl Follower {
         *mine = Some(cursor.to_owned());
         if name == LAST {
             following.is_done = true;
+        } else if name == CALM {
+            if let Some(wrong) = following.take_calm(org, &payload["data"], &self.world.record) {
+                self.world.record.complain(format!("{} on {topic}: {wrong}", self.name));
+            }
         } else if name != "warden.cursor"
             && let Some(wrong) = following.take(org, &name, &payload["data"])
         {

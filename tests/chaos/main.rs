@@ -7,16 +7,20 @@
 //!
 //! What must be seen comes from the writers' own record; where the database was killed under a commit, a
 //! row of that transaction tells whether it happened. A resync is a failure, but for
-//! - `unavailable` where the database was away while the client waited, or the gateway's documented patience
-//!   ran out, as it may on a busy machine (counted, and printed), and
+//! - `unavailable` where the database was away while the client waited, and
 //! - `too_many` where the client skipped thousands of events: a bulk statement alone has as many as a replay
 //!   brings.
+//!
+//! A patience of 60 s may run out on a machine that is much too busy: it is counted, and printed, and more than a few fail.
+//!
+//! When all is over and everybody is back, transactions come one by one, and nothing rings but they (`calm`).
 //!
 //! Nothing is excused from the check: a client that is told to resync reads the state anew (or, half of those
 //! told `unavailable`, comes back with the cursor that it has), the rows of transactions tell which events
 //! that state held already, and all others must come. Some begin anew without being told to. At the end each
 //! client's rows, the state that it read and the changes since, must be those of the table.
 
+mod calm;
 mod faults;
 mod follower;
 mod following;
@@ -30,23 +34,23 @@ mod record;
 mod snapshot;
 mod writers;
 
-use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
-use tokio::sync::{Semaphore, mpsc, watch};
+use sqlx::{AssertSqlSafe, Executor as _};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 use warden::postgres::cluster::{Binaries, Cluster, ClusterOptions, DataDir, SUPERUSER};
 
+use calm::Truth;
 use follower::{Follower, Topic};
-use following::{Following, LAST, LAST_MARK, Overlap, Rows};
+use following::{Following, Overlap, PATIENCE_RAN_OUT};
 use gateways::Gateway;
 use proxy::Proxy;
 use record::{Expected, Record, Transaction};
-use writers::{BULK_ORG, World};
+use writers::{BULK_ORG, Bulk, World};
 
 const GATEWAYS: usize = 3;
 const ORGS: usize = 7;
@@ -62,6 +66,8 @@ const CONNECTIONS_MAX: u32 = 100;
 const CLIENTS: usize = 144;
 const CLIENTS_LONG: usize = 384;
 const PHOENIX_PER_PROCESS: usize = 48;
+/// On a quiet machine there is none.
+const PATIENCE_RAN_OUT_MAX: u64 = 8;
 const SECONDS_DEFAULT: u64 = 30;
 /// From here on a run is a long one.
 const SECONDS_LONG: u64 = 120;
@@ -69,11 +75,6 @@ const SECONDS_LONG: u64 = 120;
 const START_DEADLINE: Duration = Duration::from_secs(60);
 /// From the end of the faults until every follower has seen the last event.
 const CATCH_UP_DEADLINE: Duration = Duration::from_secs(300);
-
-/// When nobody came back for so long, all are there: longer than a join waits for its node.
-const QUIET: Duration = Duration::from_secs(10);
-/// On a busy machine the last event is written after so long in any case.
-const COME_BACK_DEADLINE: Duration = Duration::from_secs(120);
 
 /// The size of a run.
 struct Plan {
@@ -139,18 +140,20 @@ async fn prepare(world: &World) -> Vec<Uuid> {
 /// What a client was called and whose it is, with what it knows of each topic.
 type Known = Vec<(String, Uuid, Vec<Following>)>;
 
-/// Starts the followers; resolves when each has its first cursor.
+/// Starts the followers; resolves when each has its first cursor. They, and how many topics they follow.
 async fn follow(
     plan: &Plan,
     world: &World,
     proxies: &[Proxy],
     random: &mut fastrand::Rng,
-) -> Vec<JoinHandle<Known>> {
+) -> (Vec<JoinHandle<Known>>, usize) {
     let (ready, mut are_ready) = mpsc::unbounded_channel();
     let mut followers = Vec::new();
     let mut awaited = plan.followers;
+    let mut topics_in_all = 0;
     for n in 0..plan.followers {
         let (org, topics) = part(world, n);
+        topics_in_all += topics.len();
         let topic =
             |name: &&'static str| Topic { following: Following::new(name, Overlap::None), cursor: None };
         let mut follower = Follower {
@@ -177,7 +180,9 @@ async fn follow(
             phoenix::Client::new(format!("phoenix {process}.{n} of {org}"), org, topics)
         };
         let clients: Vec<_> = (0..clients).map(client).collect();
-        awaited += clients.iter().map(|client| client.topics.len()).sum::<usize>();
+        let topics = clients.iter().map(|client| client.topics.len()).sum::<usize>();
+        awaited += topics;
+        topics_in_all += topics;
         let run = phoenix::run(world.clone(), node, clients, ready.clone(), random.fork());
         followers.push(tokio::spawn(async move {
             run.await.into_iter().map(|client| (client.name, client.org, client.topics)).collect()
@@ -189,56 +194,7 @@ async fn follow(
         }
     };
     tokio::time::timeout(START_DEADLINE, all).await.expect("every follower joins");
-    followers
-}
-
-/// What the database holds in the end.
-struct Truth {
-    marks: HashSet<Uuid>,
-    rows: HashMap<Uuid, Rows>,
-}
-
-/// Waits until nobody resumes any more: a resume makes its node look at the log, and the last event is to be
-/// found without.
-async fn all_have_come_back(record: &Record) {
-    let joins = || ["sessions", "resumes", "resumes of phoenix"].map(|what| record.counted(what));
-    let mut before = joins();
-    let deadline = tokio::time::Instant::now() + COME_BACK_DEADLINE;
-    while tokio::time::Instant::now() < deadline {
-        tokio::time::sleep(QUIET).await;
-        let now = joins();
-        if now == before {
-            return;
-        }
-        before = now;
-    }
-    record.count("times that clients still came back when the last event was written");
-}
-
-/// Publishes the last event in two phases, so that no bell rings for it, and reads what there is.
-async fn conclude(world: &World) -> Truth {
-    let mut connection = world.connect().await;
-    let mut tx = connection.begin().await.expect("begins");
-    for org in &*world.orgs {
-        let sql = "select warden.publish($1, 'calls', $2, '{}')";
-        sqlx::query(sql).bind(org).bind(LAST).execute(&mut *tx).await.expect("publishes");
-    }
-    sqlx::query("insert into chaos_marks values ($1)")
-        .bind(LAST_MARK)
-        .execute(&mut *tx)
-        .await
-        .expect("marks");
-    tx.execute("prepare transaction 'last'").await.expect("prepares");
-    drop(tx);
-    connection.execute("commit prepared 'last'").await.expect("commits");
-    let mut rows = HashMap::new();
-    let mut marks = HashSet::new();
-    for org in &*world.orgs {
-        let snapshot = snapshot::take(world, *org).await;
-        rows.insert(*org, snapshot.rows);
-        marks.extend(snapshot.marks);
-    }
-    Truth { marks, rows }
+    (followers, topics_in_all)
 }
 
 async fn check(followers: Vec<JoinHandle<Known>>, expected: &Expected, truth: &Truth, record: &Record) {
@@ -288,17 +244,22 @@ async fn start_gateways(database_url: &str) -> (Vec<Gateway>, Vec<Proxy>) {
     (gateways, proxies)
 }
 
-/// Bulk statements now and then, for as long as chaos lasts.
+/// Bulk statements now and then, for as long as chaos lasts: rows, and with the next ones the end of these.
 async fn bulks(plan: &Plan, world: &World, random: &mut fastrand::Rng) -> Vec<JoinHandle<Vec<Transaction>>> {
     let interval = (plan.duration / 3).min(BULK_INTERVAL);
     let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
     let end = tokio::time::Instant::now() + plan.duration;
     let mut statements = Vec::new();
+    let mut former: Option<oneshot::Receiver<Bulk>> = None;
     for (id, rows) in (WRITERS + 1..).zip(BULK_ROWS.into_iter().cycle()) {
         if tokio::time::timeout_at(end, ticks.tick()).await.is_err() {
             break;
         }
-        statements.push(tokio::spawn(writers::bulk(world.clone(), id, rows, random.fork())));
+        let (done, is_done) = oneshot::channel();
+        statements.push(tokio::spawn(writers::bulk(world.clone(), id, rows, random.fork(), done)));
+        if let Some(former) = former.replace(is_done) {
+            statements.push(tokio::spawn(writers::delete_bulk(world.clone(), former, random.fork())));
+        }
     }
     statements
 }
@@ -321,7 +282,7 @@ async fn every_committed_event_is_seen_once() {
     world.orgs = Arc::new(prepare(&world).await);
 
     let (gateways, proxies) = start_gateways(&cluster.url("postgres", "warden_gateway")).await;
-    let followers = follow(&plan, &world, &proxies, &mut random).await;
+    let (followers, topics) = follow(&plan, &world, &proxies, &mut random).await;
 
     let mut writers: Vec<JoinHandle<Vec<Transaction>>> =
         (1..=WRITERS).map(|id| tokio::spawn(writers::write(world.clone(), id, random.fork()))).collect();
@@ -329,18 +290,24 @@ async fn every_committed_event_is_seen_once() {
         tokio::spawn(faults::database(cluster, Arc::clone(&record), stopped.clone(), random.fork()));
     let gateways =
         tokio::spawn(faults::gateways(gateways, Arc::clone(&record), stopped.clone(), random.fork()));
-    let network = tokio::spawn(faults::network(proxies, Arc::clone(&record), stopped, random.fork()));
+    let network = tokio::spawn(faults::network(proxies, Arc::clone(&record), stopped.clone(), random.fork()));
+    let retention = tokio::spawn(faults::retention(world.clone(), stopped));
     writers.append(&mut bulks(&plan, &world, &mut random).await);
 
     stop.send_replace(true);
     network.await.expect("runs");
+    retention.await.expect("runs");
     let (cluster, mut gateways) = (database.await.expect("runs"), gateways.await.expect("runs"));
     let mut transactions = Vec::new();
     for writer in writers {
         transactions.append(&mut writer.await.expect("writes"));
     }
-    all_have_come_back(&record).await;
-    let truth = conclude(&world).await;
+    let is_calm = calm::rounds(&world, topics).await;
+    if !is_calm {
+        record.print();
+        panic!("see WRONG above: WARDEN_SEED={}", plan.seed);
+    }
+    let truth = calm::conclude(&world).await;
     let quiet = Instant::now();
     let expected = Expected::new(&transactions, &truth.marks, &record);
     check(followers, &expected, &truth, &record).await;
@@ -354,6 +321,8 @@ async fn every_committed_event_is_seen_once() {
     for what in HAPPENED {
         assert!(record.counted(what) > 0, "no {what}: WARDEN_SEED={}", plan.seed);
     }
+    let ran_out = record.counted(PATIENCE_RAN_OUT);
+    assert!(ran_out <= PATIENCE_RAN_OUT_MAX, "{ran_out} {PATIENCE_RAN_OUT}: WARDEN_SEED={}", plan.seed);
     assert_eq!(record.complaints(), 0, "see WRONG above: WARDEN_SEED={}", plan.seed);
 }
 
@@ -369,6 +338,7 @@ const HAPPENED: &[&str] = &[
     "resumes of phoenix",
     "bulk statements of 50000 rows",
     "bulk statements of 20000 rows",
+    "bulk deletions",
     "transactions held open",
     "transactions rolled back",
     "rollbacks to a savepoint",
@@ -377,4 +347,5 @@ const HAPPENED: &[&str] = &[
     "snapshots taken",
     "rows compared with the table",
     "events seen",
+    "times that all saw a transaction in the calm",
 ];

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::follower::token;
-use crate::following::{Following, LAST, Overlap, judge_resync};
+use crate::following::{CALM, Following, LAST, Overlap, judge_resync};
 use crate::snapshot::{self, Snapshot};
 use crate::writers::World;
 
@@ -147,7 +147,11 @@ impl Followers {
             "joined" => {}
             "event" if text(3) == LAST => following.is_done = true,
             "event" => {
-                if let Some(wrong) = following.take(*org, text(3), &line[4]) {
+                let wrong = match text(3) {
+                    CALM => following.take_calm(*org, &line[4], record),
+                    event => following.take(*org, event, &line[4]),
+                };
+                if let Some(wrong) = wrong {
                     record.complain(format!("{name} on {}: {wrong}", following.name));
                 }
             }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::following::Following;
@@ -11,8 +12,6 @@ use crate::following::Following;
 /// A database that is back is followed again within the reader's longest delay before a new connection (2 s)
 /// and the time to connect.
 const AFTERMATH: Duration = Duration::from_secs(3);
-/// Nodes and replays may be busy for so long with a bulk statement.
-const BULK_AFTERMATH: Duration = Duration::from_secs(60);
 /// Complaints that are shown as they come; the others are counted.
 const COMPLAINTS_MAX: usize = 40;
 
@@ -56,8 +55,8 @@ pub(crate) struct Record {
     outages: Mutex<Vec<(Instant, Option<Instant>)>>,
     /// Of each mark, before its commit was sent: what a snapshot that shows the mark shows as well.
     plans: Mutex<HashMap<Uuid, Arc<Vec<Written>>>>,
-    /// When the last bulk statement was sent.
-    bulk: Mutex<Option<Instant>>,
+    /// On how many topics each round of the calm was seen.
+    calm: watch::Sender<HashMap<u64, usize>>,
     counts: Mutex<BTreeMap<String, u64>>,
     complaints: Mutex<usize>,
 }
@@ -68,7 +67,7 @@ impl Record {
             started: Instant::now(),
             outages: Mutex::default(),
             plans: Mutex::default(),
-            bulk: Mutex::default(),
+            calm: watch::Sender::default(),
             counts: Mutex::default(),
             complaints: Mutex::default(),
         }
@@ -137,13 +136,19 @@ impl Record {
         outages.iter().any(|(_, back)| back.is_none_or(|back| back + AFTERMATH >= asked))
     }
 
-    pub(crate) fn bulk_begins(&self) {
-        *self.bulk.lock().expect("no panics") = Some(Instant::now());
+    pub(crate) fn saw_calm(&self, round: u64) {
+        self.calm.send_modify(|calm| *calm.entry(round).or_default() += 1);
     }
 
-    /// Whether a bulk statement was sent not long before.
-    pub(crate) fn had_bulk_before(&self, asked: Instant) -> bool {
-        self.bulk.lock().expect("no panics").is_some_and(|bulk| bulk + BULK_AFTERMATH >= asked)
+    pub(crate) fn calm_count(&self, round: u64) -> usize {
+        self.calm.borrow().get(&round).copied().unwrap_or_default()
+    }
+
+    /// Resolves when a round of the calm was seen on so many topics.
+    pub(crate) async fn calm_seen(&self, round: u64, topics: usize) {
+        let mut calm = self.calm.subscribe();
+        let seen = calm.wait_for(|calm| calm.get(&round).is_some_and(|seen| *seen >= topics));
+        seen.await.expect("the record is there");
     }
 
     pub(crate) fn print(&self) {

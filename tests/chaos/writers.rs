@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, Postgres, Row as _};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use uuid::Uuid;
 
 use crate::record::{Key, Outcome, Record, Transaction, Written};
@@ -310,32 +310,77 @@ impl Writer {
     }
 }
 
-/// One statement of many rows, tried until it is known to be committed.
-pub(crate) async fn bulk(world: World, id: u64, rows: u32, mut random: fastrand::Rng) -> Vec<Transaction> {
-    let org = world.orgs[BULK_ORG];
+/// Rows of a bulk statement that are there: whose, and their numbers.
+pub(crate) struct Bulk {
+    id: u64,
+    first: u64,
+    last: u64,
+}
+
+/// One statement of many rows, tried until it is known to be committed; then `done` is told.
+pub(crate) async fn bulk(
+    world: World,
+    id: u64,
+    rows: u32,
+    mut random: fastrand::Rng,
+    done: oneshot::Sender<Bulk>,
+) -> Vec<Transaction> {
     let mut transactions = Vec::new();
     for attempt in 0_u64.. {
-        let mut connection = world.connect().await;
-        let mark = Uuid::from_u128(random.u128(..));
         // A second try after an unknown end writes other numbers.
         let first = attempt * u64::from(rows) + 1;
-        let last = first + u64::from(rows) - 1;
-        let key = |n| Key { is_deletion: false, writer: id, n };
-        let events = (first..=last).map(|n| Written { org, on_calls: true, key: key(n) }).collect();
-        let events = world.record.plan(mark, events);
+        let bulk = Bulk { id, first, last: first + u64::from(rows) - 1 };
         let sql = "with marked as (insert into chaos_marks values ($1))
                    insert into calls (org_id, metadata)
                    select $2, jsonb_build_object('writer', $3, 'n', n) from generate_series($4, $5) n";
-        let query = sqlx::query(sql).bind(mark).bind(org).bind(id.cast_signed());
-        let query = query.bind(first.cast_signed()).bind(last.cast_signed());
-        world.record.bulk_begins();
-        let is_done = query.execute(&mut connection).await.is_ok();
-        let outcome = if is_done { Outcome::Committed } else { Outcome::Unknown };
-        transactions.push(Transaction { mark, outcome, events });
-        if is_done {
+        transactions.push(bulk_statement(&world, &bulk, false, sql, &mut random).await);
+        if transactions.last().is_some_and(|last| last.outcome == Outcome::Committed) {
             world.record.count(format!("bulk statements of {rows} rows"));
+            let _ = done.send(bulk);
             break;
         }
     }
     transactions
+}
+
+/// Deletes those rows in one statement, as soon as they are there, so that the database does not grow without
+/// end. Tried until it is known to be committed; a try that finds them gone deletes nothing, and is expected to
+/// have done what the one before it did.
+pub(crate) async fn delete_bulk(
+    world: World,
+    bulk: oneshot::Receiver<Bulk>,
+    mut random: fastrand::Rng,
+) -> Vec<Transaction> {
+    let Ok(bulk) = bulk.await else { return Vec::new() };
+    let sql = "with marked as (insert into chaos_marks values ($1))
+               delete from calls where org_id = $2 and (metadata->>'writer')::int8 = $3
+               and (metadata->>'n')::int8 between $4 and $5";
+    let mut transactions = Vec::new();
+    loop {
+        transactions.push(bulk_statement(&world, &bulk, true, sql, &mut random).await);
+        if transactions.last().is_some_and(|last| last.outcome == Outcome::Committed) {
+            world.record.count("bulk deletions");
+            return transactions;
+        }
+    }
+}
+
+async fn bulk_statement(
+    world: &World,
+    bulk: &Bulk,
+    is_deletion: bool,
+    sql: &'static str,
+    random: &mut fastrand::Rng,
+) -> Transaction {
+    let org = world.orgs[BULK_ORG];
+    let mut connection = world.connect().await;
+    let mark = Uuid::from_u128(random.u128(..));
+    let key = |n| Key { is_deletion, writer: bulk.id, n };
+    let events = (bulk.first..=bulk.last).map(|n| Written { org, on_calls: true, key: key(n) }).collect();
+    let events = world.record.plan(mark, events);
+    let query = sqlx::query(sql).bind(mark).bind(org).bind(bulk.id.cast_signed());
+    let query = query.bind(bulk.first.cast_signed()).bind(bulk.last.cast_signed());
+    let is_done = query.execute(&mut connection).await.is_ok();
+    let outcome = if is_done { Outcome::Committed } else { Outcome::Unknown };
+    Transaction { mark, outcome, events }
 }

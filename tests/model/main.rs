@@ -5,10 +5,11 @@
 //! | `state` | the state of the database and the readers, and what a run can vary |
 //! | `writers` | `warden.events`, `warden.ring()`, commits as PostgreSQL does them, crashes |
 //! | `readers` | `Doorbell::listen`, `LogReader`, `Source::read`, `Source::wait` |
+//! | `clients` | a client that joins, is told what it missed, and goes away again: `session::resume`, `Replay` |
 //! | `explore` | the search |
 //!
 //! Three things are claimed. **Safe**: no reader passes an event on twice, and whatever its point covers it has
-//! passed on. **Live with the poll**: from every state every reader gets everything that is committed, whatever was
+//! passed on; no client gets an event twice, and whatever its cursor covers it has got. **Live with the poll**: from every state every reader gets everything that is committed, whatever was
 //! lost. **Live without the poll**: the same by the bell, the retries and the protocol of silence alone,
 //! where no ring is lost; so the poll's second is not the usual latency. Both kinds of liveness are judged
 //! without the help of anything that is left to chance (see `explore`), hence for every fair run.
@@ -17,9 +18,10 @@
 //! (immediate constraints, two-phase), or fail in their commit; PostgreSQL's order of *visible, lock given back,
 //! listeners signalled*, and its snapshots, which list nothing from `xmax` on; crashes that hand
 //! transaction ids and sequence values out again; rings lost, connections lost, readers that start late; pages; up to
-//! two readers that silence the bell.
+//! two readers that silence the bell; a client that joins any of two nodes up to three times, between pages too, and goes
+//! away after any event.
 //!
-//! Not covered: time, so also how late is late; epochs and cursors of clients; retention; subtransactions; a queue of
+//! Not covered: time, so also how late is late; epochs; where a client's missed events come from; retention; subtransactions; a queue of
 //! notifications that fills up, and strangers with the bell's lock (both are like a lost ring). That nothing of an
 //! aborted transaction is ever read is PostgreSQL's promise, and assumed. A transaction with
 //! `synchronous_commit = off` voids the promise of safety once the server crashes (a test shows it).
@@ -27,6 +29,7 @@
 //! `TODAY` says which details the product has; a change of the product changes it here. `cargo test --test model --
 //! --nocapture` prints sizes, and the schedule of each counterexample that a test expects.
 
+mod clients;
 mod explore;
 mod readers;
 mod state;
@@ -35,7 +38,9 @@ mod writers;
 use std::time::Instant;
 
 use explore::{Model, Next, Outcome, explore};
-use state::{Bell, Kind, Mutation, Phase, Point, Product, Restoring, Script, Setup, Stage, State};
+use state::{
+    Bell, Client, Kind, Mutation, Phase, Point, Product, Restoring, Script, Session, Setup, Stage, State,
+};
 
 /// What is done, and the number of who does it.
 #[derive(Clone, Copy)]
@@ -58,11 +63,16 @@ impl Model for Setup {
     fn steps(&self, state: &State, into: &mut Vec<Next<State, Action>>) {
         writers::steps(self, state, into);
         readers::steps(self, state, into);
+        clients::steps(self, state, into);
     }
 
     /// A committed event that a reader's point covers will not be looked for again.
     fn check(&self, state: &State) -> Result<(), String> {
         for row in state.rows() {
+            let Client { cursor, got, .. } = state.client;
+            if cursor.covers(row.xid, row.id) && got & row.bit == 0 {
+                return Err(format!("a client never gets event {} of xid {}", row.id, row.xid));
+            }
             for (n, reader) in state.readers[..self.readers].iter().enumerate() {
                 let is_behind = !readers::is_new(self.mutation, reader.point, &row);
                 if reader.phase != Phase::Off && is_behind && reader.got & row.bit == 0 {
@@ -77,6 +87,8 @@ impl Model for Setup {
         let all = state.rows().iter().fold(0, |all, row| all | row.bit);
         state.txs[..self.txs.len()].iter().all(|tx| matches!(tx.stage, Stage::Committed | Stage::Gone))
             && state.readers[..self.readers].iter().all(|r| r.phase != Phase::Off && r.got & all == all)
+            && (self.joins == 0
+                || (matches!(state.client.session, Session::Live { .. }) && state.client.got & all == all))
     }
 }
 
@@ -104,6 +116,7 @@ const QUIET: Setup = Setup {
     losses: 0,
     relistens: 0,
     breaks: 0,
+    joins: 0,
     late_start: false,
     bells: [Bell::Rings; 2],
     overruns: 0,
@@ -124,6 +137,10 @@ const SILENCING: Setup = Setup { txs: &[PLAIN, SECOND], bells: [Bell::MaybeSilen
 const PAGES: Setup = Setup { txs: &[LARGE, LARGE, PLAIN], page: 1, aborts: false, coarse: true, ..QUIET };
 /// The server may crash, and the poll is there.
 const ROUGH: Setup = Setup { crashes: 1, poll: true, ..QUIET };
+
+/// A client comes and goes at one node, or at two, which read what is more than a page.
+const COMING: Setup = Setup { joins: 3, ..PAGES };
+const GOING: Setup = Setup { txs: &[LARGE, PLAIN], readers: 2, joins: 2, ..PAGES };
 
 fn outcome_of(name: &str, setup: &Setup) -> Outcome {
     let began = Instant::now();
@@ -190,6 +207,24 @@ fn the_product_of_today_finds_everything_with_the_poll() {
     let pair = Setup { product: TODAY, poll: true, ..SILENT };
     holds("today, two readers", &Setup { breaks: 1, ..pair });
     holds("today, a reader starts late", &Setup { late_start: true, losses: 1, ..pair });
+}
+
+#[test]
+fn clients_that_come_and_go_between_pages_lose_nothing() {
+    holds("one node", &COMING);
+    holds("one node, crash", &Setup { txs: &[LARGE, PLAIN], crashes: 1, poll: true, ..COMING });
+    holds("one node, its connection breaks", &Setup { txs: &[LARGE, PLAIN], breaks: 1, ..COMING });
+    holds("two nodes", &GOING);
+    holds("two nodes, three joins", &Setup { joins: 3, ..GOING });
+}
+
+#[test]
+fn errors_of_joining_are_found() {
+    let with = |mutation, setup: Setup| Setup { mutation, ..setup };
+    breaks("joins a node that is behind", &with(Mutation::JoinsAhead, GOING));
+    breaks("reaches by the end of the pages", &with(Mutation::ReachesByEnd, GOING));
+    breaks("joins at the end of the pages", &with(Mutation::JoinsAtEnd, COMING));
+    breaks("two parts", &with(Mutation::TwoParts, COMING));
 }
 
 #[test]

@@ -2,8 +2,9 @@
 //! and `Source::wait`.
 
 use super::Action;
+use super::clients;
 use super::explore::Next;
-use super::state::{Bell, Holder, Mutation, Phase, Point, Restoring, Row, Setup, State};
+use super::state::{Bell, Cursor, Holder, Mutation, Phase, Point, Restoring, Row, Setup, State};
 use super::writers::{disconnect, push, stop_listening};
 
 type Steps = Vec<Next<State, Action>>;
@@ -89,7 +90,7 @@ fn start(setup: &Setup, state: &State, n: usize, into: &mut Steps) {
     });
 }
 
-fn push_checked(
+pub(crate) fn push_checked(
     into: &mut Steps,
     state: &State,
     action: Action,
@@ -109,12 +110,13 @@ pub(crate) fn is_new(mutation: Mutation, point: Point, row: &Row) -> bool {
     }
 }
 
-fn pass_on(state: &mut State, n: usize, rows: &[Row]) -> Result<(), String> {
+fn pass_on(state: &mut State, n: usize, rows: &[Row], from: Point, to: Point) -> Result<(), String> {
     for row in rows {
         if state.readers[n].got & row.bit != 0 {
             return Err(format!("reader {n} gets event {} of xid {} twice", row.id, row.xid));
         }
         state.readers[n].got |= row.bit;
+        clients::take(state, n, row, Cursor { from, to, id: row.id })?;
     }
     Ok(())
 }
@@ -127,14 +129,15 @@ fn read_since(setup: &Setup, state: &mut State, n: usize, found: bool) -> Result
         state.readers[n].phase = Phase::EndOf;
         return Ok(());
     }
-    pass_on(state, n, &rows)?;
     let max_id = rows.last().map_or(from.max_id, |row| row.id.max(from.max_id));
-    state.readers[n].point = state.snapshot(max_id);
+    let to = state.snapshot(max_id);
+    pass_on(state, n, &rows, from, to)?;
+    state.readers[n].point = to;
     state.readers[n].is_ahead = setup.product.looks_beyond_xmax && state.next_xid > state.completed + 1;
     let reader = &mut state.readers[n];
     let is_of_account = reader.bell != Bell::Rings || reader.was_poll;
     reader.phase = Phase::Wait { found: is_of_account && (found || !rows.is_empty()) };
-    Ok(())
+    clients::progress(setup, state, n, true)
 }
 
 fn end_of(state: &mut State, n: usize) {
@@ -166,7 +169,7 @@ fn read_between(
     if setup.mutation != Mutation::PagesUnfiltered {
         rows.retain(|row| to.covers(row.xid, row.id));
     }
-    pass_on(state, n, &rows)?;
+    pass_on(state, n, &rows, from, to)?;
     let found = found || !rows.is_empty();
     let reader = &mut state.readers[n];
     if has_more {
@@ -178,7 +181,8 @@ fn read_between(
         // After pages the next read follows at once.
         reader.phase = if is_first { Phase::Wait { found } } else { Phase::Read { found } };
     }
-    Ok(())
+    // After several pages the look is through only with the read that follows.
+    clients::progress(setup, state, n, is_first && !has_more)
 }
 
 /// `Source::wait`.

@@ -54,6 +54,14 @@ pub(crate) enum Mutation {
     NoWord,
     /// It tells them first, and silences it then.
     WordBeforeLock,
+    /// A client joins a node that has not reached what it saw elsewhere.
+    JoinsAhead,
+    /// A node between two points takes the second one for where it stands.
+    JoinsAtEnd,
+    /// What a client missed comes in two parts, also from a node between two points.
+    TwoParts,
+    /// Where the pages lead counts, not how far they are, for whether a node has reached what a client saw.
+    ReachesByEnd,
 }
 
 /// What is run, what may happen to it, and how the product does things.
@@ -75,6 +83,9 @@ pub(crate) struct Setup {
     pub(crate) relistens: u8,
     /// Times that a reader's connection breaks.
     pub(crate) breaks: u8,
+    /// Times that a client joins: each time any reader's node, and all but the last time it goes away again. 0:
+    /// there is none.
+    pub(crate) joins: u8,
     /// The last reader starts while the others run.
     pub(crate) late_start: bool,
     /// Where the readers begin: under load, one may silence the bell already.
@@ -155,6 +166,14 @@ impl Point {
     pub(crate) fn covers(self, xid: u8, id: u8) -> bool {
         id <= self.max_id && self.sees(xid)
     }
+
+    /// As the product's: it may say no where the answer is yes.
+    pub(crate) fn includes(self, other: Self) -> bool {
+        let hidden = (0..16).filter(|xid| self.in_progress & (1 << xid) != 0);
+        other.max_id <= self.max_id
+            && other.xmax <= self.xmax
+            && hidden.into_iter().all(|xid| !other.sees(xid))
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -205,6 +224,48 @@ pub(crate) struct Reader {
     pub(crate) words: bool,
 }
 
+/// Everything that `from` covers, and what `to` covers with an id up to `id`: a client's, or a node's place.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Cursor {
+    pub(crate) from: Point,
+    pub(crate) to: Point,
+    pub(crate) id: u8,
+}
+
+impl Cursor {
+    pub(crate) fn at(point: Point) -> Self {
+        Self { from: point, to: point, id: point.max_id }
+    }
+
+    pub(crate) fn covers(self, xid: u8, id: u8) -> bool {
+        self.from.covers(xid, id) || (id <= self.id && self.to.covers(xid, id))
+    }
+}
+
+/// Where a client is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Session {
+    Away,
+    /// Until the node has reached what it saw, or has looked so many times.
+    Waits {
+        node: usize,
+        looks: u8,
+    },
+    Live {
+        node: usize,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Client {
+    pub(crate) session: Session,
+    pub(crate) cursor: Cursor,
+    pub(crate) got: u16,
+    pub(crate) joins: u8,
+    /// It goes away after so many more events. None: it stays.
+    pub(crate) patience: Option<u8>,
+}
+
 /// Who has the bell's lock, alone.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Holder {
@@ -226,6 +287,7 @@ pub(crate) struct State {
     /// Bit n: reader n has it, shared.
     pub(crate) shared: u8,
     pub(crate) readers: [Reader; READERS],
+    pub(crate) client: Client,
     pub(crate) crashes: u8,
     pub(crate) losses: u8,
     pub(crate) relistens: u8,
@@ -279,6 +341,13 @@ impl State {
             holder: None,
             shared: silencers.fold(0, |shared, n| shared | 1 << n),
             readers,
+            client: Client {
+                session: Session::Away,
+                cursor: Cursor::at(point),
+                got: 0,
+                joins: 0,
+                patience: None,
+            },
             crashes: 0,
             losses: 0,
             relistens: 0,

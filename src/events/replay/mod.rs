@@ -5,6 +5,9 @@
 //! cursors (B, P, id). No other snapshot takes part: one of its own, with the live events filtered by it,
 //! would double events.
 //!
+//! While a node reads what takes many pages it stands between two points, at (P, Q, m). Then what Q covers and
+//! P doesn't, up to m, comes as a third part, with cursors (P, Q, id), as the pages' events do that follow live.
+//!
 //! The log is read for an organisation, not for a client: those of its clients who wait share a read, and
 //! organisations take turns ([`turns`]).
 
@@ -19,14 +22,15 @@ use sqlx::postgres::PgPool;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::cursor::{Cursor, Point};
+use super::cursor::Cursor;
 use super::doorbell::Ring;
 use super::recent::Recent;
+use super::source::Progress;
 use crate::metrics::Metrics;
 use crate::org::OrgId;
 use crate::wire::{Event, Topic};
 pub use missed::Missed;
-use missed::{Events, is_missed};
+use missed::{Events, has_reached, is_missed};
 use turns::{TurnLimits, Turns};
 
 /// Limits of replays.
@@ -43,8 +47,9 @@ pub struct ReplayLimits {
     /// Bytes of events from the log that are being read or sent; beyond it reads wait. One organisation
     /// has half of it at most.
     pub memory_bytes_max: usize,
-    /// How long a join waits for the reader to catch up; clients give a join up after some 10 s.
-    pub timeout: Duration,
+    /// How long a resume waits for a reader that makes no progress. For one that does it waits as long as it
+    /// takes: the bulk that it is reading, and one look; the join has its reply by then.
+    pub reader_timeout: Duration,
     /// How long a replay may wait for its turn and for the log; the join has its reply by then.
     pub read_timeout: Duration,
     /// How long one read of the log may take.
@@ -59,7 +64,7 @@ pub struct Replay {
     pool: PgPool,
     recent: Arc<Recent>,
     ring: Arc<Ring>,
-    looks: watch::Receiver<u64>,
+    progress: watch::Receiver<Progress>,
     turns: Arc<Turns<Waiter>>,
     metrics: Arc<Metrics>,
     limits: ReplayLimits,
@@ -73,7 +78,7 @@ type Held = turns::Held<Waiter>;
 struct Waiter {
     topic: Topic,
     since: Cursor,
-    until: Arc<Point>,
+    until: Cursor,
     answer: oneshot::Sender<Result<(Events, Arc<Held>), ReplayError>>,
 }
 
@@ -92,6 +97,9 @@ pub enum ReplayError {
     /// No turn, or no reader, within the limit; or too many wait.
     #[error("the event log can't be read in time")]
     Timeout,
+    /// The database was restored or failed over while the client waited.
+    #[error("the log is another one now")]
+    Epoch,
 }
 
 impl Waiter {
@@ -107,7 +115,7 @@ impl Replay {
         pool: PgPool,
         recent: Arc<Recent>,
         ring: Arc<Ring>,
-        looks: watch::Receiver<u64>,
+        progress: watch::Receiver<Progress>,
         metrics: Arc<Metrics>,
         limits: ReplayLimits,
     ) -> Self {
@@ -120,38 +128,35 @@ impl Replay {
             org_bytes_max: limits.memory_bytes_max / 2,
         };
         let turns = Arc::new(Turns::new(turns, Arc::clone(&metrics)));
-        Self { pool, recent, ring, looks, turns, metrics, limits }
+        Self { pool, recent, ring, progress, turns, metrics, limits }
     }
 
-    /// Resolves when `position` (of this node) is a point that includes all that the client has seen.
-    /// Where the client comes from a node that is ahead, the reader is made to look: what it reads from
-    /// now on is later than any cursor that was handed out before.
+    /// Resolves when `position` (of this node) includes all that the client has seen. Where the client comes
+    /// from a node that is ahead, the reader is made to look: what it reads from now on is later than any cursor
+    /// that was handed out before.
     ///
     /// # Errors
-    /// When the reader does not get there in time, as when the database is away.
+    /// When the reader makes no progress, as when the database is away for long.
     pub async fn caught_up(
         &self,
         since: &Cursor,
         position: impl Fn() -> Option<Cursor>,
     ) -> Result<(), ReplayError> {
-        let mut looks = self.looks.clone();
+        let mut progress = self.progress.clone();
         // The look that is under way may have taken its snapshot already; the one after it has not.
-        let enough = *looks.borrow_and_update() + 2;
-        let wait = async {
-            loop {
-                let now = position();
-                if let Some(now) = now.filter(Cursor::is_settled)
-                    && (now.to.includes(&since.to) || *looks.borrow() >= enough)
-                {
-                    return Ok(());
-                }
-                self.ring.pull();
-                if looks.changed().await.is_err() {
-                    return Err(ReplayError::Timeout);
-                }
+        let enough = progress.borrow_and_update().looks + 2;
+        loop {
+            let looks = progress.borrow_and_update().looks;
+            if position().is_some_and(|now| looks >= enough || has_reached(&now, since)) {
+                return Ok(());
             }
-        };
-        tokio::time::timeout(self.limits.timeout, wait).await.unwrap_or(Err(ReplayError::Timeout))
+            self.ring.pull();
+            match tokio::time::timeout(self.limits.reader_timeout, progress.changed()).await {
+                Ok(Ok(())) => {}
+                // None; or the gateway is going down.
+                Err(_) | Ok(Err(_)) => return Err(ReplayError::Timeout),
+            }
+        }
     }
 
     /// What `until` covers and the cursor doesn't.
@@ -163,7 +168,7 @@ impl Replay {
         org: OrgId,
         topic: &Topic,
         since: &Cursor,
-        until: &Arc<Point>,
+        until: &Cursor,
     ) -> Result<Missed, ReplayError> {
         let (events, held) = if let Some(events) = self.recent.between(org, topic, since, until) {
             self.metrics.replays_from_memory.inc();
@@ -173,13 +178,8 @@ impl Replay {
             let (events, held) = self.read_log(org, topic, since, until).await?;
             (events, Some(held))
         };
-        let missed = Missed {
-            events,
-            topic: topic.clone(),
-            since: since.clone(),
-            until: Arc::clone(until),
-            _held: held,
-        };
+        let missed =
+            Missed { events, topic: topic.clone(), since: since.clone(), until: until.clone(), _held: held };
         let (count, bytes) = missed.size();
         if count > self.limits.events_max || bytes > self.limits.bytes_max {
             return Err(ReplayError::TooMany);
@@ -192,10 +192,10 @@ impl Replay {
         org: OrgId,
         topic: &Topic,
         since: &Cursor,
-        until: &Arc<Point>,
+        until: &Cursor,
     ) -> Result<(Events, Arc<Held>), ReplayError> {
         let (answer, answered) = oneshot::channel();
-        let waiter = Waiter { topic: topic.clone(), since: since.clone(), until: Arc::clone(until), answer };
+        let waiter = Waiter { topic: topic.clone(), since: since.clone(), until: until.clone(), answer };
         if !self.turns.push(org, waiter) {
             return Err(ReplayError::Timeout);
         }

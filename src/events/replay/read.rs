@@ -86,7 +86,7 @@ impl Replay {
             from,
             to,
             id: turn.waiters.iter().map(|w| w.since.id).min()?,
-            id_max: turn.waiters.iter().map(|w| w.until.max_id).max()?,
+            id_max: turn.waiters.iter().map(|w| w.until.max_id()).max()?,
             every_topic: turn.waiters.iter().any(|w| w.topic.is_org()),
             topics,
             calls: calls.collect(),

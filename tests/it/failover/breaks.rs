@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{
     client, connect_raw, expect_calls, expect_following, expect_lost, expect_open, gateway_at, through,
 };
-use crate::harness::{Proxy, TestDb, eventually, handshake, token, within};
+use crate::harness::{LogCapture, Proxy, TestDb, eventually, handshake, token, within};
 
 async fn db_with_org() -> (TestDb, Uuid) {
     let db = TestDb::create().await;
@@ -106,6 +106,42 @@ async fn a_reset_within_a_read_repeats_nothing() {
     gateway.stop().await;
 }
 
+/// A client has seen more, elsewhere, than a node that lost its database amid the pages of a bulk: its join is
+/// answered at once, and served when the node has come as far.
+#[tokio::test]
+async fn who_is_ahead_of_a_node_is_answered_and_waits_for_it() {
+    const ROWS: usize = 300;
+    let (db, org) = db_with_org().await;
+    let mut proxy = Proxy::before(db.url()).await;
+    let ahead = gateway_at(&db, db.gateway_url(), |_| {}).await;
+    let behind = gateway_at(&db, &through(&[&proxy], &db.name, "warden_gateway"), |limits| {
+        limits.reader.page_rows_max = 1;
+    })
+    .await;
+    let (mut of_ahead, mut of_behind) = (client(&ahead, org).await, client(&behind, org).await);
+    of_ahead.join("calls").await;
+    db.run(format!("insert into calls (org_id) select '{org}' from generate_series(1, {ROWS})")).await;
+    eventually("it reads the pages", async || behind.metrics().events.get() > 2).await;
+    proxy.shut().await;
+    expect_lost(&behind, &[]).await;
+    let read = behind.metrics().events.get();
+    assert!(read < ROWS as u64, "the reader is through: nothing is shown");
+
+    let mut since = String::new();
+    for _ in 0..ROWS {
+        since = of_ahead.expect_event("calls", "call.created").await.cursor().to_owned();
+    }
+    let missed = insert_calls::<3>(&db, org).await;
+    assert_eq!(of_behind.join_with("calls", json!({"since": since})).await, json!({"cursor": since}));
+    assert_eq!(behind.metrics().events.get(), read, "the reader goes on: nothing is shown");
+    proxy.reopen().await;
+    expect_calls(&mut of_behind, &missed).await;
+    expect_calls(&mut of_behind, &insert_calls::<1>(&db, org).await).await;
+    assert_eq!(behind.metrics().resyncs.get(), 0);
+    ahead.stop().await;
+    behind.stop().await;
+}
+
 /// All connections half open, those of the pool in the middle of a query: the reader notices by its time limit,
 /// look-ups are given up, and nothing that hangs keeps its place in the pool.
 #[tokio::test]
@@ -197,6 +233,7 @@ async fn a_look_up_that_hangs_is_given_up() {
         limits.look_up_timeout = Duration::from_millis(200);
     })
     .await;
+    let logs = LogCapture::begin();
     let mut locker = sqlx::PgConnection::connect(db.url()).await.expect("connects");
     locker.execute("begin; lock table organizations").await.expect("locks");
     let bearer = format!("Bearer {}", token(org, &json!({})));
@@ -204,9 +241,42 @@ async fn a_look_up_that_hangs_is_given_up() {
     let path = "/socket/websocket?vsn=2.0.0";
     let (status, body) = handshake(gateway.public_addr(), path, &headers).await.expect_err("is refused");
     assert_eq!((status, &body["error"]["code"]), (503, &json!("unavailable")));
+    // By the gateway's own limit, not by the server's, which is longer.
+    let org = org.to_string();
+    let given_up = logs.lines_with(&["could not be looked up", &org]);
+    assert!(given_up.len() == 1 && !given_up[0].contains("lock timeout"), "{given_up:?}");
     // Nor does it go on waiting at the server, where such waits would add up.
     eventually("nobody waits for the lock", async || waiting(&db).await == 0).await;
     locker.execute("rollback").await.expect("unlocks");
     eventually("it is let in", async || handshake(gateway.public_addr(), path, &headers).await.is_ok()).await;
+    gateway.stop().await;
+}
+
+/// While the server refuses the pool's connections they are tried again and again; the operator is told once each time
+/// that it begins.
+#[tokio::test]
+async fn a_pool_that_is_turned_away_says_so_once() {
+    let (db, _) = db_with_org().await;
+    let gateway =
+        gateway_at(&db, db.gateway_url(), |limits| limits.look_up_timeout = Duration::from_secs(1)).await;
+    let status = async || {
+        let bearer = format!("Bearer {}", token(db.create_org().await, &json!({})));
+        let headers = [("authorization", bearer.as_str())];
+        let answer = handshake(gateway.public_addr(), "/socket/websocket?vsn=2.0.0", &headers).await;
+        answer.err().map(|(status, _)| status)
+    };
+    let logs = LogCapture::begin();
+    for times in 1..=2 {
+        db.run("revoke execute on function warden.epoch() from warden_gateway").await;
+        for _ in 0..2 {
+            assert_eq!(status().await, Some(503));
+        }
+        // Other tests log as well; none of them takes this right away.
+        let count = |what| logs.lines_with(&[what, "permission denied for function epoch"]).len();
+        assert!(count("error returned from after_connect") > times, "it was tried again");
+        assert_eq!(count("look-ups and replays have no connection"), times);
+        db.run("grant execute on function warden.epoch() to warden_gateway").await;
+        assert_eq!(status().await, None);
+    }
     gateway.stop().await;
 }

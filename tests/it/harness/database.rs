@@ -101,6 +101,16 @@ impl TestDb {
         Self { pool, name: name.to_owned(), url: url.to_owned(), gateway_url: gateway_url.to_owned() }
     }
 
+    /// In a cluster of its own: elsewhere the transactions of other tests, in progress in the same cluster, show in
+    /// snapshots. The cluster is to be closed by the test.
+    pub async fn create_alone() -> (Cluster, Self) {
+        let cluster = Cluster::start(cluster_options()).await.expect("PostgreSQL starts");
+        make_template(&cluster).await;
+        let (url, gateway_url) = (cluster.url(TEMPLATE, SUPERUSER), cluster.url(TEMPLATE, "warden_gateway"));
+        let db = Self::at(TEMPLATE, &url, &gateway_url).await;
+        (cluster, db)
+    }
+
     /// The database's name.
     pub fn name(&self) -> &str {
         &self.name

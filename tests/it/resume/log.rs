@@ -6,34 +6,23 @@ use sqlx::postgres::{PgConnection, Postgres};
 use sqlx::{Connection as _, Transaction};
 use uuid::Uuid;
 use warden::app::Gateway;
-use warden::config::Config;
 
-use super::{CLOSE_TIMEOUT, connect, gateway_on, seen_one};
-use crate::harness::{Client, LogCapture, TestDb, TestGateway, eventually};
+use super::{connect, forgetful, gateway_on, seen_one};
+use crate::harness::{Client, LogCapture, TestDb, eventually};
 
-/// A gateway that remembers nothing: every resume is served from the log.
-async fn forgetful(db: &TestDb, change: impl FnOnce(&mut Config)) -> Gateway {
-    TestGateway::gateway(db, |config| {
-        config.limits.recent.bytes_max = 0;
-        config.limits.session.close_timeout = CLOSE_TIMEOUT;
-        change(config);
-    })
-    .await
-}
-
-async fn own_connection(db: &TestDb) -> PgConnection {
+pub(super) async fn own_connection(db: &TestDb) -> PgConnection {
     PgConnection::connect(db.url()).await.expect("connects")
 }
 
 /// Nobody reads the log until this ends.
-async fn hold_log(connection: &mut PgConnection) -> Transaction<'_, Postgres> {
+pub(super) async fn hold_log(connection: &mut PgConnection) -> Transaction<'_, Postgres> {
     let mut tx = connection.begin().await.expect("begins");
     sqlx::query("lock table warden.events in access exclusive mode").execute(&mut *tx).await.expect("locks");
     tx
 }
 
 /// A client whose resume waits for the log.
-async fn resuming(gateway: &Gateway, org: Uuid, topic: &str, since: &str) -> Client {
+pub(super) async fn resuming(gateway: &Gateway, org: Uuid, topic: &str, since: &str) -> Client {
     let before = gateway.metrics().replays_from_log.get();
     let mut client = connect(gateway, org).await;
     assert_eq!(client.join_with(topic, json!({"since": since})).await, json!({"cursor": since}));
@@ -41,11 +30,11 @@ async fn resuming(gateway: &Gateway, org: Uuid, topic: &str, since: &str) -> Cli
     client
 }
 
-async fn insert_calls(db: &TestDb, org: Uuid, count: usize) {
+pub(super) async fn insert_calls(db: &TestDb, org: Uuid, count: usize) {
     db.run(format!("insert into calls (org_id) select '{org}' from generate_series(1, {count})")).await;
 }
 
-async fn expect_calls(client: &mut Client, topic: &str, count: usize) {
+pub(super) async fn expect_calls(client: &mut Client, topic: &str, count: usize) {
     let mut last = 0;
     for _ in 0..count {
         let id = client.expect_event(topic, "call.created").await.payload["id"].as_i64().expect("an id");
@@ -72,7 +61,7 @@ async fn those_who_wait_share_a_read_each_from_its_own_cursor() {
     db.publish(org, "recordings", "another.topic").await;
 
     // As after a restart: a node that remembers nothing of it.
-    let second = gateway_on(&db).await;
+    let second = forgetful(&db, |_| {}).await;
     let mut connection = own_connection(&db).await;
     let held = hold_log(&mut connection).await;
     // Those who missed least come first, so that the others reach back beyond them.

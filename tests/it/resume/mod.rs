@@ -1,7 +1,9 @@
 //! Coming back with a cursor: everything that was missed, once, then live; or an explicit resync.
 
 mod log;
+mod pages;
 mod seam;
+mod turns;
 mod visibility;
 
 use std::time::Duration;
@@ -11,6 +13,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::{Connection as _, Row as _};
 use uuid::Uuid;
 use warden::app::Gateway;
+use warden::config::Config;
 use warden::events::cursor::{Cursor, Point};
 
 use crate::harness::{Client, TestDb, TestGateway, eventually, token};
@@ -20,6 +23,16 @@ const CLOSE_TIMEOUT: Duration = Duration::from_millis(50);
 
 async fn gateway_on(db: &TestDb) -> Gateway {
     TestGateway::gateway(db, |config| config.limits.session.close_timeout = CLOSE_TIMEOUT).await
+}
+
+/// A gateway that remembers nothing: every resume is served from the log.
+async fn forgetful(db: &TestDb, change: impl FnOnce(&mut Config)) -> Gateway {
+    TestGateway::gateway(db, |config| {
+        config.limits.recent.bytes_max = 0;
+        config.limits.session.close_timeout = CLOSE_TIMEOUT;
+        change(config);
+    })
+    .await
 }
 
 async fn connect(gateway: &Gateway, org: Uuid) -> Client {
@@ -63,11 +76,100 @@ async fn what_was_missed_comes_once_from_memory_and_from_the_log() {
     assert_eq!(first.metrics().replay_queries.get(), 0);
     missed.push(last_call(&db, org).await);
 
-    // Another node, which has been there since now, knows none of it by itself.
-    let second = gateway_on(&db).await;
+    // Another node, which knows none of it by itself.
+    let second = forgetful(&db, |_| {}).await;
     let mut client = connect(&second, org).await;
     expect_missed(&mut client, &since, &missed, &db, org).await;
     assert_eq!(second.metrics().replays_from_log.get(), 1);
+    first.stop().await;
+    second.stop().await;
+}
+
+/// Many lose their node by a restart and come back at once: what they missed is in memory already, and nobody
+/// asks the database.
+#[tokio::test]
+async fn a_storm_onto_a_restarted_node_makes_no_queries() {
+    const ORGS: usize = 3;
+    const CLIENTS: usize = 20;
+    let db = TestDb::create().await;
+    let first = gateway_on(&db).await;
+    let mut cursors = Vec::new();
+    for _ in 0..ORGS {
+        let org = db.create_org().await;
+        cursors.push((org, seen_one(&first, &db, org).await));
+    }
+    // In progress when they left, and still when the node starts again.
+    let mut late = PgConnection::connect(db.url()).await.expect("connects");
+    let mut tx = late.begin().await.expect("begins");
+    let insert = "insert into calls (org_id) values ($1) returning id";
+    let early: Uuid =
+        sqlx::query_scalar(insert).bind(cursors[0].0).fetch_one(&mut *tx).await.expect("inserts");
+    let mut missed = Vec::new();
+    for n in 0..5 * ORGS {
+        missed.push(db.insert_call(cursors[n % ORGS].0).await);
+    }
+    first.stop().await;
+
+    let second = gateway_on(&db).await;
+    tx.commit().await.expect("commits");
+    eventually("it is read", async || second.metrics().events.get() >= 1).await;
+    let mut clients = Vec::new();
+    for n in 0..CLIENTS * ORGS {
+        let (org, since) = &cursors[n % ORGS];
+        let mut client = connect(&second, *org).await;
+        assert_eq!(client.join_with("calls", json!({"since": since})).await, json!({"cursor": since}));
+        clients.push(client);
+    }
+    for (n, client) in clients.iter_mut().enumerate() {
+        let early = (n % ORGS == 0).then_some(early);
+        for call in early.iter().chain(missed.iter().skip(n % ORGS).step_by(ORGS)) {
+            assert_eq!(client.expect_event("calls", "call.created").await.row_id(), call.to_string());
+        }
+    }
+    assert_eq!(second.metrics().replays_from_memory.get(), clients.len() as u64);
+    assert_eq!(second.metrics().replay_queries.get(), 0);
+
+    // One that remembers only the last of it serves the others from the log.
+    let third = TestGateway::gateway(&db, |config| {
+        config.limits.reader.warm_rows_max = 3;
+        config.limits.session.close_timeout = CLOSE_TIMEOUT;
+    })
+    .await;
+    let (org, since) = &cursors[1];
+    let missed: Vec<Uuid> = missed.iter().skip(1).step_by(ORGS).copied().collect();
+    let mut client = connect(&third, *org).await;
+    expect_missed(&mut client, since, &missed, &db, *org).await;
+    assert_eq!(third.metrics().replays_from_log.get(), 1);
+    second.stop().await;
+    third.stop().await;
+}
+
+/// A restarted node has the last events in memory, not those that were committed late with older ids.
+#[tokio::test]
+async fn a_late_commit_is_not_passed_over_by_a_restarted_node() {
+    let db = TestDb::create().await;
+    let org = db.create_org().await;
+    let first = gateway_on(&db).await;
+    let mut late = PgConnection::connect(db.url()).await.expect("connects");
+    let mut tx = late.begin().await.expect("begins");
+    let insert = "insert into calls (org_id) values ($1) returning id";
+    let early: Uuid = sqlx::query_scalar(insert).bind(org).fetch_one(&mut *tx).await.expect("inserts");
+    let mut follower = connect(&first, org).await;
+    follower.join("calls").await;
+    let mut since = String::new();
+    for _ in 0..5 {
+        db.insert_call(org).await;
+        since = follower.expect_event("calls", "call.created").await.cursor().to_owned();
+    }
+    tx.commit().await.expect("commits");
+    let missed = [early, db.insert_call(org).await];
+    let second = TestGateway::gateway(&db, |config| {
+        config.limits.reader.warm_rows_max = 3;
+        config.limits.session.close_timeout = CLOSE_TIMEOUT;
+    })
+    .await;
+    let mut client = connect(&second, org).await;
+    expect_missed(&mut client, &since, &missed, &db, org).await;
     first.stop().await;
     second.stop().await;
 }
@@ -97,7 +199,7 @@ async fn a_late_commit_is_not_passed_over() {
     expect_missed(&mut client, &since, &[early], &db, org).await;
     // And from the log.
     let missed = [early, last_call(&db, org).await];
-    let another = gateway_on(&db).await;
+    let another = forgetful(&db, |_| {}).await;
     let mut client = connect(&another, org).await;
     expect_missed(&mut client, &since, &missed, &db, org).await;
     gateway.stop().await;

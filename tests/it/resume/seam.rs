@@ -9,7 +9,7 @@ use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
-use super::{connect, gateway_on};
+use super::connect;
 use crate::harness::{TestDb, TestGateway};
 
 const ORGS: usize = 2;
@@ -88,6 +88,16 @@ async fn follow(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_come_and_go_see_every_event_once() {
+    come_and_go(5_000).await;
+}
+
+/// Nearly every read takes several pages, so that clients leave and come back between two of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_come_and_go_between_pages_see_every_event_once() {
+    come_and_go(2).await;
+}
+
+async fn come_and_go(page_rows: u32) {
     let seed =
         std::env::var("WARDEN_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
     println!("WARDEN_SEED={seed}");
@@ -101,9 +111,14 @@ async fn clients_that_come_and_go_see_every_event_once() {
     // The second remembers next to nothing, and replays from the log.
     let forgetful = TestGateway::gateway(&db, |config| {
         config.limits.recent.bytes_max = 1_000;
+        config.limits.reader.page_rows_max = page_rows;
         config.limits.session.close_timeout = super::CLOSE_TIMEOUT;
     });
-    let gateways = [gateway_on(&db).await, forgetful.await];
+    let first = TestGateway::gateway(&db, |config| {
+        config.limits.reader.page_rows_max = page_rows;
+        config.limits.session.close_timeout = super::CLOSE_TIMEOUT;
+    });
+    let gateways = [first.await, forgetful.await];
     let nodes = [gateways[0].public_addr(), gateways[1].public_addr()];
 
     let mut held = PgConnection::connect(db.url()).await.expect("connects");
