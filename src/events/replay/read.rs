@@ -156,6 +156,8 @@ impl Replay {
             Ok((brought, highest_truncated(&self.pool, &xmins).await?))
         };
         match tokio::time::timeout(self.limits.turn_timeout, read).await {
+            // The server gives up at the same moment, and may be the first to say so.
+            Ok(Err(error)) if is_cancelled(&error) => Err(ReplayError::Timeout),
             Ok(done) => done.map_err(|error: sqlx::Error| Arc::new(error).into()),
             Err(_) => Err(ReplayError::Timeout),
         }
@@ -186,6 +188,12 @@ impl Replay {
         }
         Ok(brought)
     }
+}
+
+/// By a timeout of the server: of the statement (`query_canceled`), or of its wait for a lock (`lock_not_available`).
+fn is_cancelled(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    matches!(code.as_deref(), Some("57014" | "55P03"))
 }
 
 /// More than one read's worth of transactions in progress: the waiters from there on.
