@@ -55,6 +55,10 @@ pub(crate) struct CompareArgs {
     #[arg(long, value_enum, value_delimiter = ',')]
     servers: Vec<Kind>,
 
+    /// Let servers run on any core, instead of giving them the first and everything else the others
+    #[arg(long)]
+    pub(super) share_cores: bool,
+
     /// Print the report as one JSON object
     #[arg(long)]
     pub(crate) json: bool,

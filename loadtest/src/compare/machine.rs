@@ -4,6 +4,8 @@ use std::fs;
 
 use serde::Serialize;
 
+use super::cores;
+
 /// What a reader of figures wants to know of the machine.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Machine {
@@ -11,6 +13,8 @@ pub(crate) struct Machine {
     pub(crate) cpu: String,
     pub(crate) memory_gib: u64,
     pub(crate) kernel: String,
+    /// Servers have a core to themselves.
+    pub(crate) divided: bool,
     /// Of the last minute, before the comparison began.
     pub(crate) load: String,
 }
@@ -26,10 +30,11 @@ impl Machine {
         let memory = after(&read("/proc/meminfo"), "MemTotal").unwrap_or_default();
         let memory_kib: u64 = memory.trim_end_matches(" kB").parse().unwrap_or(0);
         Self {
-            cores: std::thread::available_parallelism().map_or(0, usize::from),
+            cores: read("/proc/cpuinfo").lines().filter(|line| line.starts_with("processor")).count(),
             cpu: after(&read("/proc/cpuinfo"), "model name").unwrap_or_default(),
             memory_gib: memory_kib.div_ceil(1024 * 1024),
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            divided: cores::are_divided(),
             load: read("/proc/loadavg").split(' ').next().unwrap_or_default().to_owned(),
         }
     }
@@ -40,8 +45,9 @@ impl Machine {
     }
 
     pub(super) fn title(&self) -> String {
-        let Self { cores, cpu, memory_gib, kernel, load } = self;
-        format!("{cores} cores ({cpu}), {memory_gib} GiB, Linux {kernel}; load before: {load}")
+        let Self { cores, cpu, memory_gib, kernel, divided, load } = self;
+        let place = if *divided { "server on one core, all else on the others" } else { "cores shared" };
+        format!("{cores} cores ({cpu}), {memory_gib} GiB, Linux {kernel}; {place}; load before: {load}")
     }
 }
 

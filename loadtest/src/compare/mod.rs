@@ -4,6 +4,7 @@
 
 mod args;
 mod clients;
+mod cores;
 mod machine;
 mod measure;
 mod report;
@@ -36,6 +37,9 @@ pub(crate) async fn run(args: &CompareArgs) -> anyhow::Result<Report> {
         args.gateway()?;
     }
     allow_open_files();
+    if !args.share_cores {
+        cores::divide();
+    }
     let mut comparison = Comparison {
         args,
         kinds,

@@ -186,12 +186,13 @@ async fn start_dev(warden: &std::path::Path) -> anyhow::Result<(Process, ReadyLi
             .stdout(Stdio::piped());
         Ok(command)
     })
-    .with_context(|| format!("{} is not to be run: see --warden", warden.display()))?
-    .alone();
+    .with_context(|| format!("{} is not to be run: see --warden", warden.display()))?;
     let mut lines = BufReader::new(process.child.stdout.take().context("piped")?).lines();
     let line = timeout(START_TIMEOUT, lines.next_line()).await.context("warden dev does not get ready")??;
     let Some(line) = line else { return process.failed() };
     let ready = serde_json::from_str(&line).context("the line of warden dev --json")?;
+    // Its PostgreSQL.
+    process.alone();
     Ok((process, ready))
 }
 

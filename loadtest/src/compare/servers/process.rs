@@ -11,6 +11,8 @@ use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
+use crate::compare::cores;
+
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 /// A server that was asked to end has so long before it is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
@@ -50,15 +52,17 @@ impl Process {
         let mut command = prepare(dir)?;
         let log = fs::File::create(dir.join("stderr"))?;
         // A group of its own: Ctrl-C at the terminal reaches the comparison alone, which ends it.
-        let child = command.stderr(log).process_group(0).spawn()?;
+        let child = cores::as_server(|| command.stderr(log).process_group(0).spawn())?;
         let pid = child.id().context("it ended at once")?;
         Ok((child, pid))
     }
 
-    /// Measures the first process alone, without those that it started.
-    pub(super) fn alone(mut self) -> Self {
+    /// Measures the first process alone: those that it has started by now are no part of the server.
+    pub(super) fn alone(&mut self) {
         self.meter.with_children = false;
-        self
+        if let Some(pid) = self.child.id() {
+            cores::beside_server(&descendants(pid));
+        }
     }
 
     pub(super) fn meter(&mut self) -> &mut Meter {
