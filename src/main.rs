@@ -7,7 +7,7 @@ use warden::cli::Cli;
 
 /// Sessions come and go by the thousands; the system's allocator keeps the memory of those that left.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     Cli::parse().run()

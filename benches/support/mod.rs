@@ -22,7 +22,7 @@ use warden::postgres::cluster::{Binaries, Cluster, ClusterOptions, DataDir};
 
 /// As in the gateway's own process.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const SECRET: &str = "the benches' secret, which has 32 bytes";
 
