@@ -14,6 +14,7 @@ mod replay;
 mod retention;
 mod revocations;
 mod revoke;
+mod row;
 mod source;
 mod sweep;
 

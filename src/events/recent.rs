@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use super::cursor::{Cursor, Point};
-use super::log::LoggedEvent;
+use super::row::LoggedEvent;
 use crate::org::OrgId;
 use crate::sync::lock;
 use crate::wire::{Event, Topic};

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::turns::Turn;
 use super::{Replay, ReplayError, Waiter};
 use crate::events::cursor::Point;
-use crate::events::log::{LogRow, LoggedEvent, Names, Since};
+use crate::events::row::{LogRow, LoggedEvent, Names, Since};
 use crate::org::OrgId;
 use crate::wire::{Event, Topic};
 
