@@ -43,6 +43,8 @@ pub(crate) struct Following {
     pub(crate) seen: HashSet<Key>,
     /// Those that did not, because a snapshot had them already.
     skipped: HashSet<Key>,
+    /// When a snapshot was put in place, and how many events that skipped.
+    replaced: Vec<(Instant, usize)>,
     last_of_writer: HashMap<u64, u64>,
     /// The initial state plus the changes since.
     pub(crate) rows: Rows,
@@ -68,6 +70,7 @@ impl Following {
             overlap,
             seen: HashSet::new(),
             skipped: HashSet::new(),
+            replaced: Vec::new(),
             last_of_writer: HashMap::new(),
             rows: HashMap::new(),
             calm: 0,
@@ -160,7 +163,14 @@ impl Following {
         let news: Vec<Key> = shown.into_iter().filter(|key| !self.knows(key)).collect();
         let count = news.len();
         self.skipped.extend(news);
+        self.replaced.push((Instant::now(), count));
         count
+    }
+
+    /// What snapshots skipped from then on. A join that is sent with an old cursor while a snapshot is on its way is
+    /// refused for what that snapshot has meanwhile skipped.
+    pub(crate) fn skipped_since(&self, asked: Instant) -> usize {
+        self.replaced.iter().filter(|(at, _)| *at >= asked).map(|(_, count)| count).sum()
     }
 }
 

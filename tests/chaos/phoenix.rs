@@ -168,10 +168,11 @@ impl Followers {
                 let load = self.loads.remove(&at).filter(|load| load.id == number(3));
                 let load = load.expect("only the last one is put in place");
                 let snapshot = load.snapshot.expect("it was handed over");
-                let skipped = following.replace(*org, &snapshot, record);
+                following.replace(*org, &snapshot, record);
                 if load.reason == "first" {
                     let _ = self.ready.send(());
                 } else {
+                    let skipped = following.skipped_since(load.asked);
                     judge_resync(record, name, &load.reason, load.asked, Some(skipped));
                 }
             }
