@@ -52,11 +52,11 @@ lint: ## rustfmt, clippy, docs, offline query data, migrations, licences and ban
 	@command -v cargo-deny >/dev/null || cargo install cargo-deny --locked --quiet
 	cargo deny --log-level error check licenses bans sources
 
-# Seven targets, one after the other; what is found lands in fuzz/artifacts.
+# Eight targets, one after the other; what is found lands in fuzz/artifacts.
 .PHONY: fuzz
 fuzz: ## Fuzz what strangers send, a minute a target (SECONDS=600: longer); needs Rust nightly
 	@command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked --quiet
-	for target in address claims credential cursor jwks message topic; do \
+	for target in address claims credential cursor frames jwks message topic; do \
 	  mkdir -p fuzz/corpus/$$target; \
 	  cargo +nightly fuzz run $$target fuzz/corpus/$$target fuzz/corpus-seeds/$$target -- \
 	    -max_total_time=$(SECONDS) -print_final_stats=1; \

@@ -148,7 +148,7 @@ pub async fn run<Seat: Send>(
     admitted: Box<Admitted<Seat>>,
     shutdown: CancellationToken,
 ) {
-    let (mut session, mut socket, _seat) = Session::begin(shared, *admitted);
+    let (mut session, mut socket, _seat) = Session::begin(shared, admitted);
     // The walk over all outboxes at shutdown saw this one, or the token is cancelled by now.
     if shutdown.is_cancelled() {
         session.outbox.close(CloseCode::RESTART);
@@ -164,8 +164,10 @@ pub async fn run<Seat: Send>(
 }
 
 impl Session {
-    fn begin<Seat>(shared: Arc<Shared>, admitted: Admitted<Seat>) -> (Self, Socket, Box<Seat>) {
-        let Admitted { id, address, identity, seat, transport, received } = admitted;
+    /// Takes the box itself, which is freed here rather than at the session's end.
+    #[expect(clippy::boxed_local, reason = "see above")]
+    fn begin<Seat>(shared: Arc<Shared>, admitted: Box<Admitted<Seat>>) -> (Self, Socket, Box<Seat>) {
+        let Admitted { id, address, identity, seat, transport, received } = *admitted;
         let limits = shared.limits;
         // That it fails is no reason to refuse a session.
         let _ = transport.configure(limits.send_buffer_bytes);

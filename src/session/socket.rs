@@ -2,14 +2,15 @@
 //! Close) goes to the outbox, each a whole frame, so that it interleaves with nothing. Bytes are counted as they are
 //! read: frames that are no messages (empty fragments) are limited by nothing else.
 //!
-//! tungstenite is used without its asynchronous wrapper, which keeps two more wakers for each socket: there is one
-//! reader, and nobody else writes through it. At rest there is tungstenite's small buffer, and none of ours.
+//! Most sockets say something twice a minute. Between messages there is no tungstenite and no buffer, which would be a
+//! fifth of a session's memory: both are made when bytes come, and dropped when [`Framing`] says that these were whole
+//! messages.
 
 use std::future::poll_fn;
 use std::io::{self, Read, Write};
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
 use tokio_tungstenite::tungstenite::{Error, Message};
@@ -17,9 +18,9 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use super::SessionLimits;
 use crate::hub::{Offer, Outbox};
 use crate::rate::{Bucket, Rate};
-use crate::wire::is_close_frame;
+use crate::wire::{Framing, is_close_frame};
 
-/// Bytes of tungstenite's buffer, which every session keeps, so few: a join fits, and it grows for what does not.
+/// Bytes of tungstenite's buffer at first: a join fits, and it grows for what does not.
 const BUFFER_BYTES: usize = 256;
 
 /// Bytes that are read from the socket at once, on the stack.
@@ -27,25 +28,29 @@ const READ_BYTES: usize = 4096;
 
 /// See the module's documentation.
 pub(super) struct Socket {
-    context: WebSocketContext,
-    /// Was read from the socket and is not looked at yet: it came behind the upgrade request, or was more than
-    /// tungstenite had room for.
-    received: Option<Box<Bytes>>,
+    /// None between messages.
+    parser: Option<Box<Parser>>,
+    message_bytes_max: usize,
     bucket: Bucket,
     has_ended: bool,
+}
+
+/// What is needed while a message comes in.
+struct Parser {
+    context: WebSocketContext,
+    /// What tungstenite has been given.
+    framing: Framing,
+    /// Was read from the socket and not given to tungstenite yet.
+    received: Bytes,
 }
 
 impl Socket {
     /// Begins with the bytes that came behind the request.
     pub(super) fn new(received: Bytes, limits: &SessionLimits) -> Self {
-        let config = WebSocketConfig::default()
-            .read_buffer_size(BUFFER_BYTES)
-            .write_buffer_size(0)
-            .max_message_size(Some(limits.message_bytes_max))
-            .max_frame_size(Some(limits.message_bytes_max));
+        let message_bytes_max = limits.message_bytes_max;
         Self {
-            context: WebSocketContext::new(Role::Server, Some(config)),
-            received: (!received.is_empty()).then(|| Box::new(received)),
+            parser: (!received.is_empty()).then(|| Box::new(Parser::new(received, message_bytes_max))),
+            message_bytes_max,
             bucket: Bucket::full(Instant::now()),
             has_ended: false,
         }
@@ -70,18 +75,51 @@ impl Socket {
         if self.has_ended {
             return Poll::Ready(None);
         }
-        let Self { context, received, bucket, .. } = self;
-        match context.read(&mut Io { received, bucket, outbox, rate, cx }) {
-            Ok(message) => Poll::Ready(Some(Ok(message))),
-            Err(Error::Io(e)) if e.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
-            Err(error) => {
-                self.has_ended = true;
-                match error {
-                    Error::ConnectionClosed | Error::AlreadyClosed => Poll::Ready(None),
-                    error => Poll::Ready(Some(Err(error))),
-                }
-            }
-        }
+        let Self { parser, message_bytes_max, bucket, .. } = self;
+        let mut source = Source { bucket, outbox, rate, cx };
+        let result = match next_message(parser, *message_bytes_max, &mut source) {
+            Err(Error::Io(e)) if e.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
+            result => result,
+        };
+        self.has_ended = result.is_err();
+        Poll::Ready(match result {
+            Err(Error::ConnectionClosed | Error::AlreadyClosed) => None,
+            result => Some(result),
+        })
+    }
+}
+
+/// The next message. There is a parser afterwards if the next bytes can't be understood without it.
+fn next_message(
+    slot: &mut Option<Box<Parser>>,
+    message_bytes_max: usize,
+    source: &mut Source<'_, '_>,
+) -> Result<Message, Error> {
+    let parser = match slot {
+        Some(parser) => parser,
+        None => slot.insert(Box::new(Parser::new(source.receive()?, message_bytes_max))),
+    };
+    let Parser { context, framing, received } = &mut **parser;
+    let result = context.read(&mut Io { source, framing, received });
+    // Now all that came is looked at, and answered: with a pong, at most.
+    if matches!(&result, Err(Error::Io(e)) if e.kind() == io::ErrorKind::WouldBlock)
+        && framing.is_between_messages()
+        && context.can_write()
+    {
+        *slot = None;
+    }
+    result
+}
+
+impl Parser {
+    fn new(received: Bytes, message_bytes_max: usize) -> Self {
+        let config = WebSocketConfig::default()
+            .read_buffer_size(BUFFER_BYTES)
+            .write_buffer_size(0)
+            .max_message_size(Some(message_bytes_max))
+            .max_frame_size(Some(message_bytes_max));
+        let context = WebSocketContext::new(Role::Server, Some(config));
+        Self { context, framing: Framing::default(), received }
     }
 }
 
@@ -101,25 +139,17 @@ pub(super) async fn discard_until_end(outbox: &Outbox) {
     .await;
 }
 
-/// What tungstenite reads from and writes to, for one poll.
-struct Io<'a, 'b> {
-    received: &'a mut Option<Box<Bytes>>,
+/// Where bytes come from, for one poll.
+struct Source<'a, 'b> {
     bucket: &'a mut Bucket,
     outbox: &'a Outbox,
     rate: Rate,
     cx: &'a mut Context<'b>,
 }
 
-impl Read for Io<'_, '_> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        if let Some(received) = self.received {
-            let count = received.len().min(buf.len());
-            received.copy_to_slice(&mut buf[..count]);
-            if received.is_empty() {
-                *self.received = None;
-            }
-            return Ok(count);
-        }
+impl Source<'_, '_> {
+    /// What the socket has; nothing where it has ended.
+    fn receive(&mut self) -> io::Result<Bytes> {
         let mut scratch = [0; READ_BYTES];
         let Poll::Ready(read) = self.outbox.transport().poll_read(self.cx, &mut scratch) else {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -129,22 +159,37 @@ impl Read for Io<'_, '_> {
         if self.bucket.take(self.rate, count, Instant::now()).is_err() {
             return Err(io::ErrorKind::QuotaExceeded.into());
         }
-        let (now, later) = read.split_at(read.len().min(buf.len()));
-        buf[..now.len()].copy_from_slice(now);
-        if !later.is_empty() {
-            *self.received = Some(Box::new(Bytes::copy_from_slice(later)));
-        }
-        Ok(now.len())
+        Ok(Bytes::copy_from_slice(read))
     }
 }
 
-impl Write for Io<'_, '_> {
+/// What tungstenite reads from and writes to.
+struct Io<'a, 'b, 'c> {
+    source: &'a mut Source<'b, 'c>,
+    framing: &'a mut Framing,
+    received: &'a mut Bytes,
+}
+
+impl Read for Io<'_, '_, '_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.received.is_empty() {
+            *self.received = self.source.receive()?;
+        }
+        let count = self.received.len().min(buf.len());
+        let given = self.received.split_to(count);
+        self.framing.advance(&given);
+        buf[..count].copy_from_slice(&given);
+        Ok(count)
+    }
+}
+
+impl Write for Io<'_, '_, '_> {
     /// With a write buffer of 0 tungstenite writes frame by frame, each in one call.
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         let frame = Bytes::copy_from_slice(buf);
         if is_close_frame(buf) {
-            self.outbox.close_reply(frame);
-        } else if self.outbox.offer(&frame) == Offer::Sealed {
+            self.source.outbox.close_reply(frame);
+        } else if self.source.outbox.offer(&frame) == Offer::Sealed {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         Ok(buf.len())

@@ -7,10 +7,12 @@ mod close;
 mod codec;
 mod event;
 mod frame;
+mod framing;
 mod topic;
 
 pub use close::{CLOSE_CODES, CloseCode, Retry};
 pub use codec::{ClientMessage, DecodeError, Status, decode, push, reply};
 pub use event::{CURSOR_EVENT, Event, RESYNC_EVENT, REVOKED_EVENT, TOPICS_EVENT, append_event_frame};
 pub use frame::{close_frame, is_close_frame, text_frame};
+pub use framing::Framing;
 pub use topic::{ORG_TOPIC, Topic};

@@ -13,6 +13,8 @@ mod claims;
 mod credential;
 #[path = "../../fuzz/checks/cursor.rs"]
 mod cursor;
+#[path = "../../fuzz/checks/frames.rs"]
+mod frames;
 #[path = "../../fuzz/checks/jwks.rs"]
 mod jwks;
 #[path = "../../fuzz/checks/message.rs"]
@@ -37,6 +39,7 @@ const TARGETS: &[(&str, Check)] = &[
     ("claims", claims::run),
     ("credential", credential::run),
     ("cursor", cursor::run),
+    ("frames", frames::run),
     ("jwks", jwks::run),
     ("message", |data| with_text(data, message::run)),
     ("topic", |data| with_text(data, topic::run)),

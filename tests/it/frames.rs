@@ -168,6 +168,32 @@ async fn odd_but_right_frames_are_served() {
     t.gateway.stop().await;
 }
 
+/// Between messages a session has no parser, so it must know what "between" is.
+#[tokio::test]
+async fn a_message_may_come_in_parts_with_pauses_anywhere() {
+    let t = TestGateway::start().await;
+    let org = t.db.create_org().await;
+    let mut client = t.connect(org).await;
+    let text = br#"[null,"2","phoenix","heartbeat",{}]"#;
+    let whole = frame(FIN_TEXT, text);
+    let fragments = [frame(0x01, &text[..9]), frame(0x00, b""), frame(0x80, &text[9..])].concat();
+    for message in [whole, fragments] {
+        for at in 0..message.len() {
+            // What comes behind a ping in the same segment has been read when the pong is there. A ping may not come
+            // within a frame, so it comes before.
+            let (first, last) = message.split_at(at);
+            let begin = [&frame(0x89, b"ping")[..], first].concat();
+            client.socket.get_mut().write_all(&begin).await.expect("writes");
+            let pong = within("a pong", client.socket.next()).await.expect("a frame").expect("no error");
+            assert_eq!(pong, Message::Pong("ping".into()), "after {at} bytes");
+            client.socket.get_mut().write_all(last).await.expect("writes");
+            assert_eq!(receive(&mut client).await[1], "2", "after {at} bytes");
+        }
+    }
+    drop(client);
+    t.gateway.stop().await;
+}
+
 #[tokio::test]
 async fn every_push_gets_an_answer_that_says_what_is_wrong() {
     let t = TestGateway::start().await;
