@@ -26,7 +26,7 @@ const SETTLE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Allocators give memory back in their own time; they have so long, or until it is within this share of the start.
 const GIVE_BACK_TIMEOUT: Duration = Duration::from_secs(12);
 const GIVEN_BACK_SHARE: f64 = 0.05;
-/// Sockets that come and go before handshakes are measured.
+/// Sockets that come and go before handshakes or memory are measured.
 const WARM_UP_CONNECTS: usize = 200;
 /// Events that go out before measuring: this share of the time, at least so many bursts a group.
 const WARM_UP_SHARE: f64 = 0.2;
@@ -154,6 +154,7 @@ impl Place<'_> {
     pub(super) async fn idle(&mut self, sockets: usize) -> anyhow::Result<IdleCost> {
         const KIB: f64 = 1024.0;
         let mut server = self.server(1).await?;
+        self.warm_up(&server, sockets).await?;
         let start = settled(&mut server).await?;
         let mut clients = self.clients(&server, sockets, 1, 2)?;
         clients.open().await?;
@@ -172,12 +173,17 @@ impl Place<'_> {
         })
     }
 
+    /// The first sockets load code and fill pools that the others share. So many come and go, at most as many as are
+    /// measured.
+    async fn warm_up(&mut self, server: &Server, at_most: usize) -> anyhow::Result<()> {
+        let mut clients = self.clients(server, at_most.min(WARM_UP_CONNECTS), 1, 1)?;
+        clients.open().await
+    }
+
     /// What an upgrade and a join cost.
     pub(super) async fn connect(&mut self, connects: usize) -> anyhow::Result<ConnectCost> {
         let mut server = self.server(1).await?;
-        let mut warm_up = self.clients(&server, connects.min(WARM_UP_CONNECTS), 1, 1)?;
-        warm_up.open().await?;
-        drop(warm_up);
+        self.warm_up(&server, connects).await?;
         let mut clients = self.clients(&server, connects, 1, 1)?;
         sleep(CALM).await;
         let before = server.meter().cpu()?;
