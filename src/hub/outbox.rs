@@ -9,11 +9,12 @@
 //! Nothing here awaits: the lock is held for synchronous work only.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, Write as _};
 use std::sync::Mutex;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes};
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
@@ -97,7 +98,7 @@ impl Outbox {
         if let Kind::Plain(stream) = &self.transport.0
             && state.queue.is_empty()
         {
-            match stream.try_write(frames) {
+            match write_unasked(stream, frames) {
                 Ok(all) if all == frames.len() => return Offer::Written,
                 Ok(some) => {
                     written = some;
@@ -240,6 +241,12 @@ impl Outbox {
         }
         Poll::Ready(())
     }
+}
+
+/// Writes without asking the runtime whether the socket takes anything: the kernel says so as well, and what the runtime
+/// remembers lies in a place of its own, which for each of thousands of sockets has to be fetched from memory.
+fn write_unasked(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    (&*SockRef::from(stream)).write(bytes)
 }
 
 /// Writes what waits, in plain text.
