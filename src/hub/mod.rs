@@ -4,7 +4,7 @@
 //! through [`Hub::advance`] and a [`Fanout`], and it is the same to it where that reads from.
 //!
 //! ```text
-//! OrgId -> OrgChannel -> Topic -> segments of up to 32 subscriptions -> Outbox
+//! OrgId -> OrgChannel -> Topic -> segments of up to 8 subscriptions -> Outbox
 //! ```
 
 mod fanout;

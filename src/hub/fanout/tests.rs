@@ -102,8 +102,10 @@ fn run(fanout: &mut Fanout) {
 }
 
 #[tokio::test]
-async fn a_small_organisation_waits_for_one_slice_of_a_large_one() {
-    const SEGMENTS: usize = 4;
+async fn a_small_organisation_waits_for_one_turn_of_a_large_one() {
+    // Small writes.
+    const SLICES_OF_A_TURN: usize = TURN_COST.div_ceil(SEGMENT_SUBSCRIPTIONS_MAX);
+    const SEGMENTS: usize = 2 * SLICES_OF_A_TURN;
     let hub = Arc::new(Hub::new(OUTBOX));
     let (large, small) = (OrgId::for_tests(1), OrgId::for_tests(2));
     let mut many = Vec::new();
@@ -113,13 +115,13 @@ async fn a_small_organisation_waits_for_one_slice_of_a_large_one() {
     let mut one = Subscriber::new(&hub, small).await;
     let mut fanout = Fanout::new(Arc::clone(&hub), LIMITS);
     fanout.push(&batch(&hub, "flood", &[large], 10));
-    // Encoded, and one slice of four sent.
+    // Encoded, and one slice sent.
     fanout.step();
     let slice = fanout.step().expect("a slice");
     assert_eq!(slice.subscribers_max, SEGMENTS * SEGMENT_SUBSCRIPTIONS_MAX);
     fanout.push(&batch(&hub, "quick", &[small], 10));
-    // The rest of the large one's turn, and the small one's: it is done in one.
-    for _ in 0..4 {
+    // The rest of the large one's turn, and the small one's: encoded, sent, and found done.
+    for _ in 1..SLICES_OF_A_TURN + 3 {
         fanout.step();
     }
     assert!(one.received().contains("quick"));
