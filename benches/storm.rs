@@ -29,6 +29,8 @@ use warden::events::ReaderState;
 use warden::postgres::cluster::{Binaries, Cluster, ClusterOptions, DataDir, SUPERUSER};
 
 const SECRET: &str = "the storm's secret, which has 32 bytes";
+const HEARTBEAT: &str = r#"[null,"h","phoenix","heartbeat",{}]"#;
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
 /// Ends what each socket waits for.
 const LAST: &str = "storm.last";
 
@@ -175,7 +177,18 @@ async fn bulk(gateway: &Gateway, pool: &PgPool, orgs: &[Uuid], rows: i32) -> any
     while gateway.metrics().events.get() < enough {
         let sent = Instant::now();
         sqlx::query("select warden.publish($1, 'calls', 'tick')").bind(other).execute(pool).await?;
-        while !socket.next().await.context("the socket ended")??.to_text()?.contains("\"tick\"") {}
+        loop {
+            // Else the gateway would take it for gone: a large bulk takes longer to read than it waits.
+            let Ok(message) = tokio::time::timeout(HEARTBEAT_INTERVAL, socket.next()).await else {
+                socket.send(Message::text(HEARTBEAT)).await?;
+                continue;
+            };
+            let message = message.context("the socket ended")??;
+            anyhow::ensure!(!message.is_close(), "the socket was closed: {message:?}");
+            if message.to_text()?.contains("\"tick\"") {
+                break;
+            }
+        }
         let times = if insert.is_finished() { &mut after } else { &mut before };
         times.push(sent.elapsed());
         resident = resident.max(resident_mib()?);
