@@ -4,7 +4,7 @@ use std::process::Child;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::fixture::{Said, TempFile, command, count, eventually, run};
+use crate::fixture::{Said, TempFile, command, count, eventually, run, run_with};
 
 /// A tester that publishes for a minute, over this many organisations: a number of its own, by which
 /// they are found.
@@ -29,17 +29,10 @@ impl Running {
         running
     }
 
-    fn runs(&self) -> String {
-        format!(
-            "(select split_part(name, ' ', 2) from organizations where name like 'loadtest %' group by 1 having count(*) = {})",
-            self.orgs
-        )
-    }
-
     fn calls(&self) -> i64 {
         count(&format!(
             "select count(*) from calls where org_id in (select id from organizations where split_part(name, ' ', 2) in {})",
-            self.runs()
+            run_with(self.orgs)
         ))
     }
 
@@ -60,14 +53,14 @@ fn is_gone(pid: i32) -> bool {
 #[test]
 fn an_interrupted_run_reports_and_leaves_nothing() {
     let running = Running::start(17);
-    let runs = running.runs();
     running.signal(Signal::INT);
     let (said, holders) = running.wait();
     let report = said.json();
     assert_eq!(said.code, Some(0), "what happened until then was good: {}{report:#}", said.err);
     assert_eq!((&report["interrupted"], &report["missing"]), (&true.into(), &0.into()));
     assert!(report["delivered"].as_u64() > Some(0), "{report:#}");
-    assert_eq!(count(&format!("select count(*) from {runs} as t")), 0);
+    let run = report["run"].as_str().expect("a name");
+    assert_eq!(count(&format!("select count(*) from organizations where name like 'loadtest {run} %'")), 0);
     assert!(holders.into_iter().all(is_gone));
 }
 

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use crate::fixture::{Said, command, count, eventually, fixture, run, sql};
+use crate::fixture::{Said, command, count, eventually, fixture, run, run_with, sql};
 
 /// Runs the tester with this many organisations (a number of their own, by which they are found), and
 /// this SQL once it publishes; `$org` is one of them.
@@ -11,10 +11,8 @@ fn disturbed(orgs: usize, statement: &str) -> (Option<i32>, Value) {
     let number = orgs.to_string();
     let args = ["steady", "--json", "-n", &number, "-m", &number, "-r", "40", "-d", "4s"];
     let child = command(&args).spawn().expect("starts");
-    let run = format!(
-        "(select split_part(name, ' ', 2) from organizations where name like 'loadtest %' group by 1 having count(*) = {orgs})"
-    );
-    let of_run = format!("(select id from organizations where split_part(name, ' ', 2) = {run})");
+    let of_run =
+        format!("(select id from organizations where split_part(name, ' ', 2) = {})", run_with(orgs));
     eventually("it publishes", || {
         count(&format!("select count(*) from calls where org_id in {of_run}")) > 20
     });

@@ -115,6 +115,15 @@ pub(crate) fn count(sql: &str) -> i64 {
     })
 }
 
+/// The run with this many organisations, as a sub-select. One that removes its organisations, the first first, has fewer
+/// and fewer, and is not meant.
+pub(crate) fn run_with(orgs: usize) -> String {
+    format!(
+        "(select split_part(name, ' ', 2) from organizations where name like 'loadtest %' group by 1
+          having count(*) = {orgs} and bool_or(split_part(name, ' ', 3) = '1'))"
+    )
+}
+
 /// Polls a condition until it holds.
 pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + DEADLINE;
