@@ -16,7 +16,9 @@ use warden::auth::{Token, Verifier, VerifierConfig};
 use warden::cli::{TokenClaims, sign};
 use warden::config::{DEFAULT_AUDIENCE, Limits};
 use warden::events::cursor::{Cursor, CursorPrefix, Epoch, Point, Snapshot};
-use warden::hub::{Batch, Fanout, Hub, OrgEvents, Outbox, Registration, Standing, Subscribed, Transport};
+use warden::hub::{
+    Batch, Fanout, Feed, Hub, OrgEvents, Outbox, Registration, Standing, Subscribed, Transport, fanout,
+};
 use warden::metrics::Metrics;
 use warden::org::OrgId;
 use warden::wire::{CloseCode, Event, Topic, append_event_frame, decode};
@@ -105,6 +107,7 @@ async fn connection() -> TcpStream {
 
 /// Sockets that joined `calls`.
 struct Sockets {
+    feed: Feed,
     fanout: Fanout,
     hub: Arc<Hub>,
     _sessions: Vec<(Registration, Subscribed)>,
@@ -124,7 +127,8 @@ impl Sockets {
             }
             sessions
         });
-        Self { fanout: Fanout::new(Arc::clone(&hub), limits.fanout), hub, _sessions: sessions }
+        let (feed, fanout) = fanout(Arc::clone(&hub), limits.fanout, Arc::default());
+        Self { feed, fanout, hub, _sessions: sessions }
     }
 
     /// One batch to all of them.
@@ -132,10 +136,8 @@ impl Sockets {
         let cursor: Arc<str> = "after".into();
         let number = self.hub.advance(Arc::clone(&cursor));
         let orgs = vec![OrgEvents { org: Some(*ORG), events: events.to_vec(), is_gone: false }];
-        self.fanout.push(&Batch { number, cursor, read_at: Instant::now(), orgs });
-        while !self.fanout.is_idle() {
-            self.fanout.step();
-        }
+        self.feed.push(&Batch { number, cursor, read_at: Instant::now(), orgs });
+        self.fanout.drain();
     }
 }
 

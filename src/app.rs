@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -20,7 +20,7 @@ use crate::events::{
     Directory, Doorbell, Progress, ReaderState, Recent, Replay, Retention, Revocations, Source, Sweep,
 };
 use crate::http::{self, Admission, HttpState, Listening, Proxies, Tls};
-use crate::hub::{Batch, Fanout, FanoutCounts, Hub, Slice};
+use crate::hub::{Hub, fanout};
 use crate::metrics::Metrics;
 use crate::wire::CloseCode;
 use crate::{postgres, session};
@@ -83,7 +83,6 @@ impl Gateway {
             limits.sweep,
         ));
         let (state, reader) = watch::channel(ReaderState::Starting);
-        let (batches, received) = mpsc::channel(limits.batches_max);
         let draining = CancellationToken::new();
         let (front, back) = (CancellationToken::new(), CancellationToken::new());
         let (sessions, listeners, background) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
@@ -106,6 +105,13 @@ impl Gateway {
             let (replay, cancel) = (Arc::clone(&replay), back.clone());
             background.spawn(async move { replay.run(cancel).await });
         }
+        let (feed, fanout) = fanout(Arc::clone(&hub), limits.fanout, Arc::clone(&metrics));
+        for _ in 0..helper_count() {
+            background.spawn_blocking(fanout.helper());
+        }
+        // On a thread of its own: it never awaits, and on the runtime's it would wait for its turn behind the tasks of
+        // thousands of sessions that have something to drain.
+        background.spawn_blocking(move || fanout.run());
         let source = Source {
             primary,
             ring: doorbell.ring(),
@@ -115,24 +121,16 @@ impl Gateway {
             sweep: Arc::clone(&sweep),
             recent,
             progress,
-            batches,
+            feed,
             state,
             metrics: Arc::clone(&metrics),
             limits: limits.reader,
         };
         background.spawn(Arc::clone(&verifier).run(back.clone()));
-        background.spawn(doorbell.run(back.clone()));
         background.spawn(Arc::clone(&revocations).run(back.clone()));
         background.spawn(sweep.run(back.clone()));
-        background.spawn(source.run(back.clone()));
+        background.spawn_blocking(follow_log(doorbell, source, back.clone())?);
         background.spawn(retention.run(reader.clone(), back.clone()));
-        let fanout = Fanout::new(Arc::clone(&hub), limits.fanout);
-        for _ in 0..helper_count() {
-            let (helpers, metrics) = (fanout.helpers(), Arc::clone(&metrics));
-            background.spawn_blocking(move || helpers.run(|slice, counts| tell(&metrics, slice, counts)));
-        }
-        let fanout_metrics = Arc::clone(&metrics);
-        background.spawn_blocking(move || fan_out(fanout, received, &fanout_metrics));
 
         let http_state = HttpState {
             shared: Arc::new(session::Shared {
@@ -273,21 +271,22 @@ async fn bind(addr: SocketAddr, variable: &str) -> anyhow::Result<TcpListener> {
         .with_context(|| format!("cannot listen on {addr}: is something else running there? Set {variable}"))
 }
 
-/// Drives the fan-out, on a thread of its own: it never awaits, and on the runtime's it would wait for its turn behind
-/// the tasks of thousands of sessions that have something to drain. Ends when the reader has.
-fn fan_out(mut fanout: Fanout, mut batches: mpsc::Receiver<Batch>, metrics: &Metrics) {
-    while let Some(batch) = batches.blocking_recv() {
-        fanout.push(&batch);
-        while !fanout.is_idle() {
-            let slice = fanout.step();
-            tell(metrics, slice, fanout.take_counts());
-            // At once, whatever waits already: an organisation that is behind holds up no other.
-            while let Ok(batch) = batches.try_recv() {
-                fanout.push(&batch);
-            }
+/// What follows the log, on a thread of its own with a runtime of its own: from a ring to the sockets of a small
+/// organisation no other thread has to wake up, and no task of a session stands before it.
+fn follow_log(
+    doorbell: Doorbell,
+    source: Source,
+    cancel: CancellationToken,
+) -> std::io::Result<impl FnOnce() + Send + 'static> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(move || {
+        // As tasks: what wakes the future that a runtime blocks on goes by way of the kernel, also on the same thread.
+        let doorbell = runtime.spawn(doorbell.run(cancel.clone()));
+        let source = runtime.spawn(source.run(cancel));
+        if let Err(error) = runtime.block_on(async { tokio::try_join!(doorbell, source) }) {
+            tracing::error!(%error, "what follows the log has failed");
         }
-    }
-    fanout.helpers().close();
+    })
 }
 
 /// Threads that help with large sends, where there are cores for them beside those of fan-out and of everything else. On
@@ -300,13 +299,3 @@ fn helper_count() -> usize {
 
 /// Beyond it the kernel's own locks are what limits.
 const FANOUT_HELPERS_MAX: usize = 3;
-
-fn tell(metrics: &Metrics, slice: Option<Slice>, counts: FanoutCounts) {
-    if let Some(slice) = slice {
-        metrics.fanout_slice(slice.subscribers_max, slice.read_at.elapsed());
-    }
-    metrics.deliveries.inc_by(counts.deliveries);
-    metrics.direct_writes.inc_by(counts.direct_writes);
-    metrics.queued_writes.inc_by(counts.queued_writes);
-    metrics.overloads.inc_by(counts.overloads);
-}

@@ -44,8 +44,6 @@ pub struct Limits {
     pub sweep: SweepLimits,
     /// Of events that wait for their turn in fan-out.
     pub fanout: FanoutLimits,
-    /// Batches between reader and fan-out; beyond it the reader waits.
-    pub batches_max: usize,
     /// How the sessions of a gateway that goes down are ended.
     pub drain: DrainLimits,
     /// The files of certificate and key are looked at so often.
@@ -192,7 +190,6 @@ impl Default for Limits {
                 retry_max: Duration::from_secs(2),
             },
             fanout: FanoutLimits { org_bytes_max: 64 * 1024 * 1024, bytes_max: 256 * 1024 * 1024 },
-            batches_max: 8,
             drain: DrainLimits { window: Duration::from_secs(5), sessions_per_second_min: 200 },
             tls_reload_interval: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(20),

@@ -2,7 +2,7 @@
 //!
 //! Plain state: the reader does the waiting.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::source::ReaderLimits;
 
@@ -17,11 +17,12 @@ const RINGS_IN_ROW_MAX: u32 = 16;
 pub(super) struct Pace {
     limits: ReaderLimits,
     /// The next look at transactions in progress.
-    retry: Duration,
+    pub(super) retry: Duration,
+    last_ring: Instant,
     /// Rings that came while the reader was still at work on the one before.
     pub(super) rings_in_row: u32,
-    /// The last look was the unconditional one.
-    was_poll: bool,
+    /// The last look was the unconditional one, and nobody had rung for as long as there is between two of them.
+    was_unrung: bool,
     pub(super) bell: Bell,
 }
 
@@ -39,28 +40,34 @@ pub(super) enum Bell {
 impl Pace {
     pub(super) fn new(limits: ReaderLimits) -> Self {
         // Somebody may have silenced the bell before this reader was there to be told.
-        Self { limits, retry: limits.retry_first, rings_in_row: 0, was_poll: false, bell: Bell::MaybeSilent }
-    }
-
-    pub(super) fn next(&self, is_settled: bool) -> Duration {
-        if is_settled { self.limits.poll_interval } else { self.retry }
+        let bell = Bell::MaybeSilent;
+        let last_ring = Instant::now();
+        Self { limits, retry: limits.retry_first, last_ring, rings_in_row: 0, was_unrung: false, bell }
     }
 
     pub(super) fn rung(&mut self, after: Duration) {
         self.retry = self.limits.retry_first;
-        self.was_poll = false;
+        self.last_ring = Instant::now();
+        self.was_unrung = false;
         self.rings_in_row = if after < RING_GAP { self.rings_in_row + 1 } else { 0 };
     }
 
-    pub(super) fn looked(&mut self, is_settled: bool) {
+    /// It is time to look at transactions that were in progress.
+    pub(super) fn retried(&mut self) {
         self.retry = (self.retry * 2).min(self.limits.retry_max);
-        self.was_poll = is_settled;
+        self.was_unrung = false;
+        self.rings_in_row = 0;
+    }
+
+    /// It is time for a look in any case. Where the last one was settled, only a ring could have told of anything new.
+    pub(super) fn polled(&mut self, was_settled: bool) {
+        self.was_unrung = was_settled && self.last_ring.elapsed() >= self.limits.poll_interval;
         self.rings_in_row = 0;
     }
 
     /// Rings come as fast as they are answered; or events came without any ring, as when another reader
     /// silenced the bell and its word was lost.
     pub(super) fn is_overrun(&self, found: bool) -> bool {
-        self.rings_in_row >= RINGS_IN_ROW_MAX || (self.was_poll && found)
+        self.rings_in_row >= RINGS_IN_ROW_MAX || (self.was_unrung && found)
     }
 }

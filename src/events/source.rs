@@ -5,10 +5,12 @@
 //! When the database is away it keeps its point and goes on from there.
 
 use std::collections::HashMap;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
+use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::cursor::{Cursor, Epoch, Point};
@@ -21,7 +23,7 @@ use super::revocations::Revocations;
 use super::row::LoggedEvent;
 use super::sweep::Sweep;
 use crate::backoff::Backoff;
-use crate::hub::{Batch, Hub, OrgEvents};
+use crate::hub::{Batch, Feed, Hub, OrgEvents};
 use crate::metrics::Metrics;
 use crate::postgres::Primary;
 use crate::wire::{CURSOR_EVENT, Event, RESYNC_EVENT, REVOKED_EVENT, TOPICS_EVENT};
@@ -110,8 +112,8 @@ pub struct Source {
     pub recent: Arc<Recent>,
     /// Told of each page, for those who wait for it.
     pub progress: watch::Sender<Progress>,
-    /// To the fan-out. Bounded: when fan-out is behind, reading waits, and the log holds the rest.
-    pub batches: mpsc::Sender<Batch>,
+    /// To the sockets.
+    pub feed: Feed,
     /// Where readiness looks.
     pub state: watch::Sender<ReaderState>,
     /// Counts.
@@ -132,7 +134,7 @@ struct Place {
 
 impl Source {
     /// Reads until cancelled.
-    pub async fn run(self, cancel: CancellationToken) {
+    pub async fn run(mut self, cancel: CancellationToken) {
         let mut place = None;
         let mut backoff = Backoff::new(self.limits.reconnect_first, self.limits.reconnect_max);
         loop {
@@ -151,7 +153,7 @@ impl Source {
         }
     }
 
-    async fn follow(&self, place: &mut Option<Place>, backoff: &mut Backoff) -> LogError {
+    async fn follow(&mut self, place: &mut Option<Place>, backoff: &mut Backoff) -> LogError {
         match self.try_follow(place, backoff).await {
             Ok(never) => match never {},
             Err(error) => error,
@@ -159,7 +161,7 @@ impl Source {
     }
 
     async fn try_follow(
-        &self,
+        &mut self,
         place: &mut Option<Place>,
         backoff: &mut Backoff,
     ) -> Result<std::convert::Infallible, LogError> {
@@ -186,7 +188,7 @@ impl Source {
                 let cursor: Arc<str> = Cursor::at(log.epoch(), Arc::clone(&point)).to_string().into();
                 self.hub.refresh(Arc::clone(&cursor));
                 if let Some(reason) = lost {
-                    self.announce_loss(reason, cursor).await;
+                    self.announce_loss(reason, cursor);
                     self.sweep.now();
                 }
                 Place { epoch: log.epoch(), point, partial: None }
@@ -194,6 +196,8 @@ impl Source {
         };
         tracing::info!(epoch = ?here.epoch, "following the event log");
         let mut pace = Pace::new(self.limits);
+        // One for all looks: a timer that is set anew each time has the runtime wake itself by way of the kernel.
+        let mut poll = pin!(tokio::time::sleep(self.limits.poll_interval));
         let mut last_cursor = Instant::now();
         // A slot may have been emptied since it was asked above, before the first read.
         let mut is_first = true;
@@ -204,7 +208,7 @@ impl Source {
             is_first = false;
             if last_cursor.elapsed() >= self.limits.cursor_interval {
                 last_cursor = Instant::now();
-                self.hand_out_cursor().await;
+                self.hand_out_cursor();
             }
             self.progress.send_modify(|progress| progress.looks += 1);
             backoff.reset();
@@ -212,7 +216,7 @@ impl Source {
                 let was = std::mem::replace(state, ReaderState::Following);
                 was != ReaderState::Following
             });
-            self.wait(&mut log, &mut pace, found, is_settled).await?;
+            self.wait(&mut log, &mut pace, poll.as_mut(), found, is_settled).await?;
         }
     }
 
@@ -250,6 +254,7 @@ impl Source {
         &self,
         log: &mut LogReader,
         pace: &mut Pace,
+        mut poll: Pin<&mut Sleep>,
         found: bool,
         is_settled: bool,
     ) -> Result<(), LogError> {
@@ -270,6 +275,7 @@ impl Source {
                 if self.bounded(log.bell_rings()).await? {
                     pace.bell = Bell::Rings;
                     pace.rings_in_row = 0;
+                    poll.reset(tokio::time::Instant::now() + self.limits.poll_interval);
                 } else {
                     tokio::time::sleep(self.limits.busy_interval).await;
                 }
@@ -281,7 +287,11 @@ impl Source {
                 let before = Instant::now();
                 tokio::select! {
                     () = self.ring.rung() => pace.rung(before.elapsed()),
-                    () = tokio::time::sleep(pace.next(is_settled)) => pace.looked(is_settled),
+                    () = poll.as_mut() => {
+                        poll.reset(tokio::time::Instant::now() + self.limits.poll_interval);
+                        pace.polled(is_settled);
+                    }
+                    () = tokio::time::sleep(pace.retry), if !is_settled => pace.retried(),
                 }
             }
         }
@@ -293,7 +303,7 @@ impl Source {
     /// Where something may have been emptied before it was read, that is asked before what was read is passed on:
     /// with it go cursors that count what is gone as seen.
     async fn read(
-        &self,
+        &mut self,
         log: &mut LogReader,
         here: &mut Place,
         mut is_unsure: bool,
@@ -301,12 +311,13 @@ impl Source {
         let mut found = false;
         loop {
             let mut read = match here.partial.clone() {
-                None => self.bounded(log.read_since(&here.point)).await?,
+                // Pinned here: it is large, and would be moved with every layer around it.
+                None => self.bounded(pin!(log.read_since(&here.point))).await?,
                 Some((to, after)) => self.bounded(log.read_between(&here.point, &to, after)).await?,
             };
             self.metrics.reads.inc();
             if (is_unsure || read.is_page) && self.bounded(log.is_truncated(&read.from)).await? {
-                self.announce_loss("too_old", self.hub.cursor()).await;
+                self.announce_loss("too_old", self.hub.cursor());
             }
             is_unsure = false;
             let cursor: Arc<str> = log.cursor_after(&read).into();
@@ -330,7 +341,7 @@ impl Source {
         }
     }
 
-    async fn pass_on(&self, read: &mut Read, cursor: Arc<str>) {
+    async fn pass_on(&mut self, read: &mut Read, cursor: Arc<str>) {
         let read_at = Instant::now();
         self.metrics.events.inc_by(read.events.len() as u64);
         let mut orgs: Vec<OrgEvents> = Vec::new();
@@ -375,32 +386,30 @@ impl Source {
             tracing::warn!(%error, "the names of topics could not be loaded; those known stay");
         }
         let number = self.hub.advance(Arc::clone(&cursor));
-        // Closed only when the fan-out has ended, on shutdown.
-        let _ = self.batches.send(Batch { number, cursor, read_at, orgs }).await;
+        self.feed.push(&Batch { number, cursor, read_at, orgs });
     }
 
     /// Continuity is lost for everyone, and everyone is told, on every topic.
-    async fn announce_loss(&self, reason: &str, cursor: Arc<str>) {
+    fn announce_loss(&mut self, reason: &str, cursor: Arc<str>) {
         tracing::warn!(
             reason,
             "continuity with the event log is lost (failover, restore, or away for too long): all topics resync"
         );
         let data = format!(r#"{{"reason":"{reason}"}}"#);
-        self.tell_everybody(RESYNC_EVENT, &data, cursor).await;
+        self.tell_everybody(RESYNC_EVENT, &data, cursor);
     }
 
     /// On topics where nothing happens too, so that a cursor that a client keeps stays young.
-    async fn hand_out_cursor(&self) {
-        self.tell_everybody(CURSOR_EVENT, "{}", self.hub.cursor()).await;
+    fn hand_out_cursor(&mut self) {
+        self.tell_everybody(CURSOR_EVENT, "{}", self.hub.cursor());
     }
 
     /// A control event of this node's own, on every topic of every organisation.
-    async fn tell_everybody(&self, name: &str, data: &str, cursor: Arc<str>) {
+    fn tell_everybody(&mut self, name: &str, data: &str, cursor: Arc<str>) {
         let number = self.hub.advance(Arc::clone(&cursor));
         let event = Event::control(name, data, Arc::clone(&cursor));
         let everybody = OrgEvents { org: None, events: vec![Arc::new(event)], is_gone: false };
-        let _ =
-            self.batches.send(Batch { number, cursor, read_at: Instant::now(), orgs: vec![everybody] }).await;
+        self.feed.push(&Batch { number, cursor, read_at: Instant::now(), orgs: vec![everybody] });
     }
 
     async fn load_topics(&self) -> Result<(), LogError> {

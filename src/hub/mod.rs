@@ -1,7 +1,7 @@
 //! The hub: who listens to what, partitioned by organisation, and the fan-out of events to them.
 //!
 //! It never awaits and knows neither tokens nor the database. It is fed by whatever reads the log,
-//! through [`Hub::advance`] and a [`Fanout`], and it is the same to it where that reads from.
+//! through [`Hub::advance`] and a [`Feed`], and it is the same to it where that reads from.
 //!
 //! ```text
 //! OrgId -> OrgChannel -> Topic -> segments of up to 8 subscriptions -> Outbox
@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use dashmap::DashMap;
 
-pub use fanout::{Batch, Fanout, FanoutCounts, FanoutLimits, Helpers, OrgEvents, Slice};
+pub use fanout::{Batch, Fanout, FanoutLimits, Feed, OrgEvents, fanout};
 pub use org::{SEGMENT_SUBSCRIPTIONS_MAX, Subscribed};
 pub use outbox::{Ending, Offer, Outbox, OutboxLimits};
 pub use transport::Transport;

@@ -172,6 +172,11 @@ impl OrgChannel {
         lock(&self.topics).keys().filter(concerned).cloned().collect()
     }
 
+    /// Subscribers of a topic, at most: as many as its segments have room for.
+    pub(super) fn subscribers_max(&self, topic: &Topic) -> usize {
+        lock(&self.topics).get(topic).map_or(0, |channel| channel.segments.len() * SEGMENT_SUBSCRIPTIONS_MAX)
+    }
+
     pub(super) fn has_topic(&self, topic: &Topic) -> bool {
         lock(&self.topics).contains_key(topic)
     }

@@ -1,4 +1,8 @@
-//! Fan-out: from batches of events to the outboxes, in slices, round-robin over organisations.
+//! Fan-out: from batches of events to the outboxes.
+//!
+//! It has two ends. The [`Feed`] is the reader's: what a small organisation has is sent there and then, before
+//! anything else can come between. Everything larger waits in [`turns`] for the [`Fanout`], a thread of its own, which
+//! works in slices, round-robin over organisations.
 //!
 //! A slice is one segment, and a turn so much work, so a large organisation holds nobody up for longer than that, and
 //! what a small one has is done in one turn. What waits for
@@ -7,24 +11,26 @@
 //! resync, and nobody else's.
 
 mod chunk;
+mod feed;
 mod share;
 #[cfg(test)]
 mod tests;
+mod turns;
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use chunk::Chunks;
-pub use share::Helpers;
-use share::Send;
+pub use feed::Feed;
+use share::{Helpers, Send, Stepped};
+use turns::{Task, Turns, Waiting};
 
 use super::Hub;
+use super::org::OrgChannel;
+use crate::metrics::Metrics;
 use crate::org::OrgId;
-use crate::wire::{CloseCode, Event, RESYNC_EVENT, Topic};
-
-/// Events that are encoded in one step; a page of the log has up to 5,000.
-const STEP_EVENTS_MAX: usize = 256;
+use crate::sync::lock;
+use crate::wire::{Event, Topic};
 
 /// What one turn of an organisation may cost, in small writes, before the next has its turn. Slices are not divided, so
 /// it may be one slice more.
@@ -32,9 +38,6 @@ const TURN_COST: usize = 64;
 
 /// A write of so many bytes costs about twice as much as a small one.
 const COST_BYTES: usize = 1024;
-
-/// Why the topics of an organisation that fell too far behind resync.
-const OVERLOAD_DATA: &str = r#"{"reason":"overload"}"#;
 
 /// How much may wait for its turn.
 #[derive(Clone, Copy, Debug)]
@@ -69,224 +72,156 @@ pub struct OrgEvents {
     pub is_gone: bool,
 }
 
-/// One slice that was sent.
-#[derive(Clone, Copy, Debug)]
-pub struct Slice {
-    /// When the first of its events was read.
-    pub read_at: Instant,
-    /// Subscribers of the topic, at most: as many as its segments have room for.
-    pub subscribers_max: usize,
-}
-
-/// Counts of what was done since the last look.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FanoutCounts {
-    /// Frames that went to a socket, or to its queue.
-    pub deliveries: u64,
-    /// Writes that the kernel took whole at once.
-    pub direct_writes: u64,
-    /// Buffers that had to be queued.
-    pub queued_writes: u64,
-    /// Times that an organisation fell too far behind and was told to resync.
-    pub overloads: u64,
-}
-
-/// The fan-out of one hub: a plain state machine, driven by [`Fanout::push`] and [`Fanout::step`].
+/// What both ends share.
 #[derive(Debug)]
-pub struct Fanout {
+struct Shared {
     hub: Arc<Hub>,
     limits: FanoutLimits,
-    helpers: Arc<Helpers>,
-    work: HashMap<OrgId, OrgWork>,
-    /// The organisations that have work, each once.
-    turns: VecDeque<OrgId>,
-    /// Of the turn of the first of them.
-    turn_cost: usize,
-    /// Of all organisations.
-    waiting_bytes: usize,
-    counts: FanoutCounts,
+    metrics: Arc<Metrics>,
+    helpers: Helpers,
+    turns: Mutex<Turns>,
+    /// Rung when there is a turn to take, and at the end.
+    bell: Condvar,
 }
 
-/// What is to be done for one organisation, in this order.
-#[derive(Debug, Default)]
-struct OrgWork {
-    sends: VecDeque<Arc<Send>>,
-    waiting: VecDeque<Waiting>,
-    /// Of the events in `waiting`.
-    waiting_bytes: usize,
-    /// Once everything before it is done.
-    close: Option<CloseCode>,
-}
-
-/// An event whose turn has not come.
+/// The end that works through the turns.
 #[derive(Debug)]
-struct Waiting {
-    batch: u64,
-    read_at: Instant,
-    event: Arc<Event>,
+pub struct Fanout(Arc<Shared>);
+
+/// The two ends of a hub's fan-out; nothing to do yet.
+#[must_use]
+pub fn fanout(hub: Arc<Hub>, limits: FanoutLimits, metrics: Arc<Metrics>) -> (Feed, Fanout) {
+    let shared = Arc::new(Shared {
+        hub,
+        limits,
+        metrics,
+        helpers: Helpers::default(),
+        turns: Mutex::default(),
+        bell: Condvar::new(),
+    });
+    (Feed(Arc::clone(&shared)), Fanout(shared))
+}
+
+impl Shared {
+    /// One slice of a send. None where each was taken.
+    fn step(&self, send: &Send) -> Option<Stepped> {
+        let stepped = send.step(self.hub.limits)?;
+        let metrics = &self.metrics;
+        if stepped.any {
+            metrics.fanout_slice(send.subscribers_max(), send.read_at().elapsed());
+        }
+        metrics.deliveries.inc_by(stepped.deliveries);
+        metrics.direct_writes.inc_by(stepped.direct_writes);
+        metrics.queued_writes.inc_by(stepped.queued_writes);
+        Some(stepped)
+    }
 }
 
 impl Fanout {
-    /// Nothing to do yet.
-    #[must_use]
-    pub fn new(hub: Arc<Hub>, limits: FanoutLimits) -> Self {
-        let helpers = Arc::new(Helpers::new(hub.limits));
-        Self {
-            hub,
-            limits,
-            helpers,
-            work: HashMap::new(),
-            turns: VecDeque::new(),
-            turn_cost: 0,
-            waiting_bytes: 0,
-            counts: FanoutCounts::default(),
+    /// Works until the [`Feed`] is gone and nothing is left.
+    pub fn run(&self) {
+        while self.has_turn() {
+            self.step();
+        }
+        self.0.helpers.close();
+    }
+
+    /// Works until nothing is left to do now, for who has no thread for [`Self::run`].
+    pub fn drain(&self) {
+        while !lock(&self.0.turns).is_idle() {
+            self.step();
         }
     }
 
-    /// Takes a batch. Organisations without a session here cost one look-up.
-    pub fn push(&mut self, batch: &Batch) {
-        for OrgEvents { org, events, is_gone } in &batch.orgs {
-            match org {
-                Some(org) if self.hub.orgs.contains_key(org) => {
-                    self.add(*org, batch, events);
-                    if *is_gone && let Some(work) = self.work.get_mut(org) {
-                        work.close = Some(CloseCode::ORG_GONE);
-                    }
-                }
-                Some(_) => {}
-                None => {
-                    for org in self.hub.org_ids() {
-                        self.add(org, batch, events);
-                    }
+    /// A thread that helps with large sends until [`Self::run`] ends, once it is run. There may be any number, also none.
+    pub fn helper(&self) -> impl FnOnce() + std::marker::Send + 'static {
+        let shared = Arc::clone(&self.0);
+        move || shared.helpers.run(|send| shared.step(send).is_some())
+    }
+
+    /// Waits for a turn. False where there will be none any more.
+    fn has_turn(&self) -> bool {
+        let mut turns = lock(&self.0.turns);
+        while turns.is_idle() {
+            if turns.is_closed {
+                return false;
+            }
+            turns = self.0.bell.wait(turns).unwrap_or_else(PoisonError::into_inner);
+        }
+        true
+    }
+
+    /// Does one slice of the work of the organisation whose turn it is. Nothing is locked meanwhile, so the feed is
+    /// not held up.
+    fn step(&self) {
+        let turns = lock(&self.0.turns);
+        let Some((org, task)) = turns.next() else { return };
+        drop(turns);
+        let mut turns = match task {
+            Task::Send(send) => self.step_send(&send),
+            Task::Encode => self.step_encode(org),
+        };
+        let close = turns.end_step(org);
+        drop(turns);
+        if let Some(close) = close {
+            self.0.hub.close_org(org, close);
+        }
+    }
+
+    fn step_send(&self, send: &Send) -> MutexGuard<'_, Turns> {
+        let stepped = self.0.step(send);
+        if stepped.is_none() && !send.is_done() {
+            // A helper is at the last slices. Others may have their turn; where there are none, it is a moment.
+            std::thread::yield_now();
+        }
+        let mut turns = lock(&self.0.turns);
+        match stepped {
+            Some(stepped) => turns.spend(stepped.subscribers * write_cost(send.bytes())),
+            None if send.is_done() => {
+                if let Some(next) = turns.next_send().filter(|next| next.is_large()) {
+                    self.0.helpers.offer(&next);
                 }
             }
+            None => turns.spend(TURN_COST),
         }
-        while self.waiting_bytes > self.limits.bytes_max {
-            let most = self.work.iter().max_by_key(|(_, work)| work.waiting_bytes).map(|(org, _)| *org);
-            let Some(org) = most else { return };
-            self.overload(org, batch);
-        }
-    }
-
-    /// For the threads that help with large sends.
-    #[must_use]
-    pub fn helpers(&self) -> Arc<Helpers> {
-        Arc::clone(&self.helpers)
-    }
-
-    /// Whether nothing is left to do.
-    #[must_use]
-    pub fn is_idle(&self) -> bool {
-        self.turns.is_empty()
-    }
-
-    /// Does one slice of the work of the organisation whose turn it is. Tells what was sent, if something was.
-    pub fn step(&mut self) -> Option<Slice> {
-        let org = self.turns.pop_front()?;
-        let mut work = self.work.remove(&org)?;
-        let mut sent = None;
-        if let Some(send) = work.sends.front() {
-            match send.step(self.hub.limits, &mut self.counts) {
-                Some(stepped) => {
-                    self.turn_cost += stepped.subscribers * (1 + send.bytes() / COST_BYTES);
-                    sent = stepped.slice;
-                }
-                None if send.is_done() => {
-                    work.sends.pop_front();
-                    if let Some(next) = work.sends.front().filter(|next| next.is_large()) {
-                        self.helpers.offer(next);
-                    }
-                }
-                // A helper is at the last slices. Others may have their turn; where there are none, it is a moment.
-                None => {
-                    self.turn_cost = TURN_COST;
-                    std::thread::yield_now();
-                }
-            }
-        } else if !work.waiting.is_empty() {
-            self.expand(org, &mut work);
-        }
-        let is_done = work.sends.is_empty() && work.waiting.is_empty();
-        match work.close {
-            Some(close) if is_done => self.hub.close_org(org, close),
-            _ if is_done => {}
-            _ => {
-                self.work.insert(org, work);
-                if self.turn_cost < TURN_COST {
-                    self.turns.push_front(org);
-                    return sent;
-                }
-                self.turns.push_back(org);
-            }
-        }
-        self.turn_cost = 0;
-        sent
-    }
-
-    /// What was done since the last call.
-    pub fn take_counts(&mut self) -> FanoutCounts {
-        std::mem::take(&mut self.counts)
-    }
-
-    fn add(&mut self, org: OrgId, batch: &Batch, events: &[Arc<Event>]) {
-        let work = self.work.entry(org).or_insert_with(|| {
-            self.turns.push_back(org);
-            OrgWork::default()
-        });
-        let bytes: usize = events.iter().map(|event| event.memory_bytes()).sum();
-        work.waiting.extend(events.iter().map(|event| Waiting {
-            batch: batch.number,
-            read_at: batch.read_at,
-            event: Arc::clone(event),
-        }));
-        work.waiting_bytes += bytes;
-        self.waiting_bytes += bytes;
-        if work.waiting_bytes > self.limits.org_bytes_max {
-            self.overload(org, batch);
-        }
-    }
-
-    /// The organisation can't be served as fast as it makes events. What waits is dropped, and its
-    /// subscribers are told: they read their state anew, and go on after this batch.
-    fn overload(&mut self, org: OrgId, batch: &Batch) {
-        let Some(work) = self.work.get_mut(&org) else { return };
-        self.waiting_bytes -= work.waiting_bytes;
-        work.waiting_bytes = 0;
-        work.waiting.clear();
-        let resync = Event::control(RESYNC_EVENT, OVERLOAD_DATA, Arc::clone(&batch.cursor));
-        work.waiting.push_back(Waiting {
-            batch: batch.number,
-            read_at: batch.read_at,
-            event: Arc::new(resync),
-        });
-        self.counts.overloads += 1;
+        turns
     }
 
     /// Encodes the next events for the topics that somebody here joined.
-    fn expand(&mut self, org: OrgId, work: &mut OrgWork) {
-        let count = work.waiting.len().min(STEP_EVENTS_MAX);
-        let channel = self.hub.channel(org);
-        let mut chunks = Chunks::default();
-        for Waiting { batch, read_at, event } in work.waiting.drain(..count) {
-            // A resync of an overload was added without being counted.
-            let bytes = event.memory_bytes().min(work.waiting_bytes);
-            work.waiting_bytes -= bytes;
-            self.waiting_bytes -= bytes;
-            let Some(channel) = &channel else { continue };
-            let mut topics: Vec<Topic> = event.topics().collect();
-            if event.is_control() {
-                topics = channel.topics_of_resync(&event.topic);
-            }
-            topics.retain(|topic| channel.has_topic(topic));
-            chunks.append(&event, batch, read_at, topics);
+    fn step_encode(&self, org: OrgId) -> MutexGuard<'_, Turns> {
+        let waiting = lock(&self.0.turns).take_waiting(org);
+        let sends = match self.0.hub.channel(org) {
+            Some(channel) => encode(&channel, &waiting),
+            None => Vec::new(),
+        };
+        if let Some(first) = sends.first().filter(|first| first.is_large()) {
+            self.0.helpers.offer(first);
         }
-        let Some(channel) = channel else { return };
-        work.sends.extend(chunks.finish().map(|chunk| {
-            let segments = channel.segments(chunk.topic());
-            Arc::new(Send::new(chunk, segments))
-        }));
-        if let Some(first) = work.sends.front().filter(|first| first.is_large()) {
-            self.helpers.offer(first);
-        }
+        let mut turns = lock(&self.0.turns);
+        turns.add_sends(org, sends);
+        turns
     }
+}
+
+/// What a write of so many bytes costs, in small ones.
+fn write_cost(bytes: usize) -> usize {
+    1 + bytes / COST_BYTES
+}
+
+/// Encodes events for the topics of an organisation that somebody here joined, each once.
+fn encode(channel: &OrgChannel, waiting: &[Waiting]) -> Vec<Arc<Send>> {
+    let mut chunks = Chunks::default();
+    for Waiting { batch, read_at, event } in waiting {
+        let mut topics: Vec<Topic> = event.topics().collect();
+        if event.is_control() {
+            topics = channel.topics_of_resync(&event.topic);
+        }
+        topics.retain(|topic| channel.has_topic(topic));
+        chunks.append(event, *batch, *read_at, topics);
+    }
+    let sends = chunks.finish().map(|chunk| {
+        let segments = channel.segments(chunk.topic());
+        Arc::new(Send::new(chunk, segments))
+    });
+    sends.collect()
 }

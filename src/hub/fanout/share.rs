@@ -4,9 +4,9 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Instant;
 
 use super::chunk::Chunk;
-use super::{FanoutCounts, Slice};
 use crate::hub::org::{SEGMENT_SUBSCRIPTIONS_MAX, Segment};
 use crate::hub::{Offer, OutboxLimits};
 use crate::sync::lock;
@@ -50,20 +50,30 @@ impl Send {
         self.chunk.bytes()
     }
 
+    /// When the first of its events was read.
+    pub(super) fn read_at(&self) -> Instant {
+        self.chunk.read_at()
+    }
+
+    /// Subscribers of the topic, at most: as many as its segments have room for.
+    pub(super) fn subscribers_max(&self) -> usize {
+        self.segments.len() * SEGMENT_SUBSCRIPTIONS_MAX
+    }
+
     /// One slice: the same bytes to every subscription of the next segment. None where each was taken.
-    pub(super) fn step(&self, limits: OutboxLimits, counts: &mut FanoutCounts) -> Option<Stepped> {
+    pub(super) fn step(&self, limits: OutboxLimits) -> Option<Stepped> {
         let segment = self.segments.get(self.taken.fetch_add(1, Ordering::Relaxed))?;
-        let stepped = self.send(segment, limits, counts);
+        let stepped = self.send(segment, limits);
         self.done.fetch_add(1, Ordering::Release);
         Some(stepped)
     }
 
-    fn send(&self, segment: &Segment, limits: OutboxLimits, counts: &mut FanoutCounts) -> Stepped {
-        let mut any = false;
+    fn send(&self, segment: &Segment, limits: OutboxLimits) -> Stepped {
         let mut subscriptions = lock(segment);
+        let mut stepped = Stepped { subscribers: subscriptions.len(), ..Stepped::default() };
         for subscription in subscriptions.iter_mut() {
             let Some((frames, frame_count)) = self.chunk.after(subscription.after_batch) else { continue };
-            any = true;
+            stepped.any = true;
             if let Some(held) = &mut subscription.held {
                 if !held.push(&frames, limits) {
                     subscription.outbox.close(CloseCode::SLOW);
@@ -71,30 +81,34 @@ impl Send {
                 continue;
             }
             match subscription.outbox.offer(&frames) {
-                Offer::Written => counts.direct_writes += 1,
-                Offer::Queued => counts.queued_writes += 1,
+                Offer::Written => stepped.direct_writes += 1,
+                Offer::Queued => stepped.queued_writes += 1,
                 Offer::Sealed => continue,
             }
-            counts.deliveries += frame_count;
+            stepped.deliveries += frame_count;
         }
-        let subscribers_max = self.segments.len() * SEGMENT_SUBSCRIPTIONS_MAX;
-        let slice = any.then_some(Slice { read_at: self.chunk.read_at(), subscribers_max });
-        Stepped { subscribers: subscriptions.len(), slice }
+        stepped
     }
 }
 
 /// What one slice was.
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Stepped {
     /// Of the segment.
     pub(super) subscribers: usize,
-    /// None where nobody was left to get any.
-    pub(super) slice: Option<Slice>,
+    /// Somebody was left to get it.
+    pub(super) any: bool,
+    /// Frames that went to a socket, or to its queue.
+    pub(super) deliveries: u64,
+    /// Writes that the kernel took whole at once.
+    pub(super) direct_writes: u64,
+    /// Buffers that had to be queued.
+    pub(super) queued_writes: u64,
 }
 
 /// Where helpers find work. Any number of threads may be in [`Self::run`], also none.
-#[derive(Debug)]
-pub struct Helpers {
-    limits: OutboxLimits,
+#[derive(Debug, Default)]
+pub(super) struct Helpers {
     /// The latest large send; there is little to gain from keeping several, as each is worked on by its owner too.
     offered: Mutex<Option<Arc<Send>>>,
     bell: Condvar,
@@ -102,22 +116,15 @@ pub struct Helpers {
 }
 
 impl Helpers {
-    pub(super) fn new(limits: OutboxLimits) -> Self {
-        Self { limits, offered: Mutex::default(), bell: Condvar::new(), is_closed: AtomicBool::new(false) }
-    }
-
     pub(super) fn offer(&self, send: &Arc<Send>) {
         *lock(&self.offered) = Some(Arc::clone(send));
         self.bell.notify_all();
     }
 
-    /// Helps until [`Self::close`]. `tell` gets every slice that was sent here.
-    pub fn run(&self, mut tell: impl FnMut(Option<Slice>, FanoutCounts)) {
+    /// Helps until [`Self::close`]. `step` does a slice of a send, and says whether there was one to take.
+    pub(super) fn run(&self, mut step: impl FnMut(&Send) -> bool) {
         while let Some(send) = self.wait() {
-            let mut counts = FanoutCounts::default();
-            while let Some(stepped) = send.step(self.limits, &mut counts) {
-                tell(stepped.slice, std::mem::take(&mut counts));
-            }
+            while step(&send) {}
             let mut offered = lock(&self.offered);
             if offered.as_ref().is_some_and(|offered| Arc::ptr_eq(offered, &send)) {
                 *offered = None;
@@ -126,7 +133,7 @@ impl Helpers {
     }
 
     /// Ends every [`Self::run`].
-    pub fn close(&self) {
+    pub(super) fn close(&self) {
         self.is_closed.store(true, Ordering::Relaxed);
         // Under the lock: who is about to wait has not looked yet, or hears the bell.
         let _offered = lock(&self.offered);

@@ -7,7 +7,9 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::super::org::SEGMENT_SUBSCRIPTIONS_MAX;
 use super::super::{Outbox, OutboxLimits, Registration, Standing, Subscribed};
+use super::feed::NOW_COST_MAX;
 use super::*;
+use crate::wire::CloseCode;
 
 const OUTBOX: OutboxLimits = OutboxLimits { queue_bytes_max: 1 << 20, queue_chunks_max: 64 };
 const LIMITS: FanoutLimits = FanoutLimits { org_bytes_max: 1 << 20, bytes_max: 4 << 20 };
@@ -95,10 +97,84 @@ fn batch(hub: &Hub, name: &str, orgs: &[OrgId], bytes: usize) -> Batch {
     Batch { number: hub.advance(Arc::clone(&cursor)), cursor, read_at: Instant::now(), orgs }
 }
 
-fn run(fanout: &mut Fanout) {
-    while !fanout.is_idle() {
-        fanout.step();
+/// More than may be sent at once, so that a thread of their own has work.
+const LARGE_SEGMENTS: usize = 2 * NOW_COST_MAX / SEGMENT_SUBSCRIPTIONS_MAX;
+
+/// An event so large is too much for being sent at once even to one segment.
+const LARGE_BYTES: usize = NOW_COST_MAX / SEGMENT_SUBSCRIPTIONS_MAX * COST_BYTES;
+
+/// A hub's fan-out, and what it counts.
+fn new_fanout(hub: &Arc<Hub>, limits: FanoutLimits) -> (Feed, Fanout, Arc<Metrics>) {
+    let metrics = Arc::<Metrics>::default();
+    let (feed, fanout) = fanout(Arc::clone(hub), limits, Arc::clone(&metrics));
+    (feed, fanout, metrics)
+}
+
+async fn subscribers(hub: &Arc<Hub>, org: OrgId, segments: usize) -> Vec<Subscriber> {
+    let mut subscribers = Vec::new();
+    for _ in 0..segments * SEGMENT_SUBSCRIPTIONS_MAX {
+        subscribers.push(Subscriber::new(hub, org).await);
     }
+    subscribers
+}
+
+#[tokio::test]
+async fn what_a_small_organisation_has_is_sent_at_once() {
+    let hub = Arc::new(Hub::new(OUTBOX));
+    let (large, small) = (OrgId::for_tests(1), OrgId::for_tests(2));
+    let mut many = subscribers(&hub, large, LARGE_SEGMENTS).await;
+    let mut few = subscribers(&hub, small, 1).await;
+    let (mut feed, fanout, metrics) = new_fanout(&hub, LIMITS);
+    // One batch, the large one's part first.
+    feed.push(&batch(&hub, "both", &[large, small], 10));
+    assert!(few.iter_mut().all(|one| one.received().contains("both")));
+    assert_eq!(metrics.deliveries.get(), few.len() as u64, "the large one waits for its turn");
+    fanout.drain();
+    assert!(many.iter_mut().all(|one| one.received().contains("both")));
+}
+
+#[tokio::test]
+async fn what_is_sent_at_once_of_one_batch_is_bounded() {
+    const ORGS: u128 = 2 * (NOW_COST_MAX / SEGMENT_SUBSCRIPTIONS_MAX) as u128;
+    let hub = Arc::new(Hub::new(OUTBOX));
+    let orgs: Vec<OrgId> = (0..ORGS).map(OrgId::for_tests).collect();
+    let mut all = Vec::new();
+    for org in &orgs {
+        all.push(Subscriber::new(&hub, *org).await);
+    }
+    let (mut feed, fanout, metrics) = new_fanout(&hub, LIMITS);
+    feed.push(&batch(&hub, "all", &orgs, 10));
+    assert_eq!(u128::from(metrics.deliveries.get()), ORGS / 2);
+    fanout.drain();
+    assert!(all.iter_mut().all(|one| one.received().contains("all")));
+}
+
+#[tokio::test]
+async fn nothing_overtakes_what_waits() {
+    let hub = Arc::new(Hub::new(OUTBOX));
+    let org = OrgId::for_tests(1);
+    let mut one = Subscriber::new(&hub, org).await;
+    let (mut feed, fanout, _) = new_fanout(&hub, LIMITS);
+    // Too large to be sent at once; then one that is not; then what concerns all, between two others.
+    feed.push(&batch(&hub, "large", &[org], LARGE_BYTES));
+    feed.push(&batch(&hub, "quick", &[org], 10));
+    let everybody = |mut batch: Batch| {
+        let event = Arc::new(Event::control("warden.cursor", "{}", Arc::clone(&batch.cursor)));
+        let all = OrgEvents { org: None, events: vec![event], is_gone: false };
+        let after =
+            batch.orgs.iter().map(|part| OrgEvents { events: part.events.clone(), ..*part }).collect();
+        batch.orgs.push(all);
+        batch.orgs.extend::<Vec<_>>(after);
+        batch
+    };
+    fanout.drain();
+    feed.push(&everybody(batch(&hub, "around", &[org], 10)));
+    fanout.drain();
+    let all = one.received();
+    let at = |name: &str| all.find(name).expect("received");
+    assert!(at("\"large\"") < at("\"quick\"") && at("\"quick\"") < at("\"around\""), "{all}");
+    assert!(at("\"around\"") < at("warden.cursor"), "{all}");
+    assert!(all.rfind("\"around\"").expect("twice") > at("warden.cursor"), "{all}");
 }
 
 #[tokio::test]
@@ -108,25 +184,23 @@ async fn a_small_organisation_waits_for_one_turn_of_a_large_one() {
     const SEGMENTS: usize = 2 * SLICES_OF_A_TURN;
     let hub = Arc::new(Hub::new(OUTBOX));
     let (large, small) = (OrgId::for_tests(1), OrgId::for_tests(2));
-    let mut many = Vec::new();
-    for _ in 0..SEGMENTS * SEGMENT_SUBSCRIPTIONS_MAX {
-        many.push(Subscriber::new(&hub, large).await);
-    }
+    let mut many = subscribers(&hub, large, SEGMENTS).await;
     let mut one = Subscriber::new(&hub, small).await;
-    let mut fanout = Fanout::new(Arc::clone(&hub), LIMITS);
-    fanout.push(&batch(&hub, "flood", &[large], 10));
+    let (mut feed, fanout, metrics) = new_fanout(&hub, LIMITS);
+    feed.push(&batch(&hub, "flood", &[large], 10));
     // Encoded, and one slice sent.
     fanout.step();
-    let slice = fanout.step().expect("a slice");
-    assert_eq!(slice.subscribers_max, SEGMENTS * SEGMENT_SUBSCRIPTIONS_MAX);
-    fanout.push(&batch(&hub, "quick", &[small], 10));
+    fanout.step();
+    assert_eq!(metrics.deliveries.get(), SEGMENT_SUBSCRIPTIONS_MAX as u64);
+    // More than is sent at once.
+    feed.push(&batch(&hub, "quick", &[small], LARGE_BYTES));
     // The rest of the large one's turn, and the small one's: encoded, sent, and found done.
     for _ in 1..SLICES_OF_A_TURN + 3 {
         fanout.step();
     }
     assert!(one.received().contains("quick"));
-    assert!(!fanout.is_idle(), "the large one is still being served");
-    run(&mut fanout);
+    assert!(metrics.deliveries.get() < many.len() as u64, "the large one is still being served");
+    fanout.drain();
     assert!(many.iter_mut().all(|s| s.received().contains("flood")));
 }
 
@@ -135,19 +209,24 @@ async fn what_waited_together_goes_out_together_and_only_to_those_who_joined_bef
     let hub = Arc::new(Hub::new(OUTBOX));
     let org = OrgId::for_tests(1);
     let mut early = Subscriber::new(&hub, org).await;
-    let mut fanout = Fanout::new(Arc::clone(&hub), LIMITS);
-    fanout.push(&batch(&hub, "first", &[org], 10));
-    fanout.push(&batch(&hub, "second", &[org], 10));
+    let (mut feed, fanout, metrics) = new_fanout(&hub, LIMITS);
+    // Something that waits, so that all do.
+    feed.push(&batch(&hub, "zeroth", &[org], LARGE_BYTES));
+    feed.push(&batch(&hub, "first", &[org], 10));
+    feed.push(&batch(&hub, "second", &[org], 10));
     let mut late = Subscriber::new(&hub, org).await;
-    fanout.push(&batch(&hub, "third", &[org], 10));
-    run(&mut fanout);
+    feed.push(&batch(&hub, "third", &[org], 10));
+    fanout.drain();
     let all = early.received();
     let at = |name: &str| all.find(name).expect("received");
     assert!(at("first") < at("second") && at("second") < at("third"), "{all:?}");
     let last = late.received();
     assert!(last.contains("third") && !last.contains("second") && !last.contains("first"), "{last:?}");
-    let counts = fanout.take_counts();
-    assert_eq!((counts.direct_writes, counts.deliveries), (2, 4), "one write a socket");
+    assert_eq!(
+        (metrics.direct_writes.get(), metrics.deliveries.get()),
+        (3, 5),
+        "one write for what is small"
+    );
 }
 
 #[tokio::test]
@@ -155,14 +234,14 @@ async fn an_organisation_that_falls_too_far_behind_resyncs_alone() {
     let hub = Arc::new(Hub::new(OUTBOX));
     let (flooded, other) = (OrgId::for_tests(1), OrgId::for_tests(2));
     let (mut behind, mut beside) = (Subscriber::new(&hub, flooded).await, Subscriber::new(&hub, other).await);
-    let mut fanout =
-        Fanout::new(Arc::clone(&hub), FanoutLimits { org_bytes_max: 20_000, bytes_max: 1 << 20 });
+    let (mut feed, fanout, metrics) =
+        new_fanout(&hub, FanoutLimits { org_bytes_max: 20_000, bytes_max: 1 << 20 });
     for name in ["lost1", "lost2", "lost3"] {
-        fanout.push(&batch(&hub, name, &[flooded, other], 8000));
+        feed.push(&batch(&hub, name, &[flooded, other], 8000));
     }
     // The third is more than may wait: `other`, which was sent nothing either, is over it too.
-    fanout.push(&batch(&hub, "next", &[flooded, other], 10));
-    run(&mut fanout);
+    feed.push(&batch(&hub, "next", &[flooded, other], 10));
+    fanout.drain();
     for subscriber in [&mut behind, &mut beside] {
         let all = subscriber.received();
         assert!(!all.contains("lost1"), "{all}");
@@ -170,63 +249,60 @@ async fn an_organisation_that_falls_too_far_behind_resyncs_alone() {
             all.find(r#""warden.resync",{"cursor":"after lost3","reason":"overload"}"#).expect("told");
         assert!(resync < all.find("\"next\"").expect("goes on"), "{all}");
     }
-    assert_eq!(fanout.take_counts().overloads, 2);
+    assert_eq!(metrics.overloads.get(), 2);
 
     // The limit of all together hits the one that has most.
-    let mut fanout =
-        Fanout::new(Arc::clone(&hub), FanoutLimits { org_bytes_max: 1 << 20, bytes_max: 20_000 });
-    fanout.push(&batch(&hub, "most", &[flooded], 15_000));
-    fanout.push(&batch(&hub, "little", &[other], 8000));
-    run(&mut fanout);
+    let (mut feed, fanout, metrics) =
+        new_fanout(&hub, FanoutLimits { org_bytes_max: 1 << 20, bytes_max: 20_000 });
+    feed.push(&batch(&hub, "most", &[flooded], 15_000));
+    feed.push(&batch(&hub, "little", &[other], 8000));
+    fanout.drain();
     let (all, kept) = (behind.received(), beside.received());
     assert!(all.contains("overload") && !all.contains("most"), "{all}");
     assert!(kept.contains("little") && !kept.contains("overload"), "{kept}");
-    assert_eq!(fanout.take_counts().overloads, 1);
+    assert_eq!(metrics.overloads.get(), 1);
 
     // Nothing is left behind of either: the same load later is no overload.
-    fanout.push(&batch(&hub, "later", &[flooded, other], 4000));
-    run(&mut fanout);
+    feed.push(&batch(&hub, "later", &[flooded, other], 4000));
+    fanout.drain();
     assert!(behind.received().contains("later") && beside.received().contains("later"));
 }
 
 #[tokio::test]
 async fn helpers_take_part_in_a_large_send_and_change_no_order() {
-    const SOCKETS: usize = 40 * SEGMENT_SUBSCRIPTIONS_MAX;
+    const SEGMENTS: usize = 40;
     const EVENTS: usize = 30;
     let hub = Arc::new(Hub::new(OUTBOX));
     let org = OrgId::for_tests(1);
-    let mut many = Vec::new();
-    for _ in 0..SOCKETS {
-        many.push(Subscriber::new(&hub, org).await);
-    }
-    let mut fanout = Fanout::new(Arc::clone(&hub), LIMITS);
-    let (helpers, helped) = (fanout.helpers(), std::sync::atomic::AtomicUsize::new(0));
+    let mut many = subscribers(&hub, org, SEGMENTS).await;
+    let (mut feed, fanout, metrics) = new_fanout(&hub, LIMITS);
+    let helped = std::sync::atomic::AtomicU64::new(0);
     let mut events = EVENTS;
     std::thread::scope(|threads| {
-        let (helpers, helped) = (&helpers, &helped);
+        let (shared, helped) = (&fanout.0, &helped);
         threads.spawn(move || {
-            helpers.run(|_, counts| {
-                let sent = usize::try_from(counts.deliveries).expect("small");
-                helped.fetch_add(sent, std::sync::atomic::Ordering::Relaxed);
+            shared.helpers.run(|send| {
+                let Some(stepped) = shared.step(send) else { return false };
+                helped.fetch_add(stepped.deliveries, std::sync::atomic::Ordering::Relaxed);
+                true
             });
         });
         for n in 0..EVENTS {
-            fanout.push(&batch(&hub, &format!("event{n:02}"), &[org], 10));
-            run(&mut fanout);
+            feed.push(&batch(&hub, &format!("event{n:02}"), &[org], 10));
+            fanout.drain();
         }
         // Where cores are busy a helper may have slept through all of it.
         let began = Instant::now();
         while helped.load(std::sync::atomic::Ordering::Relaxed) == 0 && began.elapsed() < DEADLINE {
-            fanout.push(&batch(&hub, "more", &[org], 10));
-            run(&mut fanout);
+            feed.push(&batch(&hub, "more", &[org], 10));
+            fanout.drain();
             events += 1;
         }
-        helpers.close();
+        shared.helpers.close();
     });
-    let own = usize::try_from(fanout.take_counts().deliveries).expect("small");
-    let helped = helped.into_inner();
-    assert_eq!(own + helped, SOCKETS * events, "each once");
-    assert!(helped > 0, "one core does it all");
+    let sent = usize::try_from(metrics.deliveries.get()).expect("small");
+    assert_eq!(sent, many.len() * events, "each once");
+    assert!((1..sent as u64).contains(&helped.into_inner()), "one thread does it all");
     let last = format!("event{:02}", EVENTS - 1);
     for subscriber in &mut many {
         let all = subscriber.received_until(&last);
@@ -239,26 +315,24 @@ async fn helpers_take_part_in_a_large_send_and_change_no_order() {
 async fn the_next_send_waits_for_a_helper_that_is_late() {
     let hub = Arc::new(Hub::new(OUTBOX));
     let org = OrgId::for_tests(1);
-    let mut many = Vec::new();
-    for _ in 0..3 * SEGMENT_SUBSCRIPTIONS_MAX {
-        many.push(Subscriber::new(&hub, org).await);
-    }
-    let mut fanout = Fanout::new(Arc::clone(&hub), LIMITS);
+    let mut many = subscribers(&hub, org, LARGE_SEGMENTS).await;
+    let (mut feed, fanout, _) = new_fanout(&hub, LIMITS);
     let first_segment = Arc::clone(&hub.channel(org).expect("sessions").segments(&calls())[0]);
-    fanout.push(&batch(&hub, "early", &[org], 10));
+    feed.push(&batch(&hub, "early", &[org], 10));
     fanout.step();
-    let send = Arc::clone(&fanout.work[&org].sends[0]);
+    let current = || lock(&fanout.0.turns).current(org);
+    let send = current();
     std::thread::scope(|threads| {
         let busy = first_segment.lock().expect("nobody panicked");
-        threads.spawn(|| send.step(OUTBOX, &mut FanoutCounts::default()).is_some());
+        threads.spawn(|| send.step(OUTBOX).is_some());
         while send.taken() == 0 {
             std::thread::yield_now();
         }
-        fanout.push(&batch(&hub, "late", &[org], 10));
+        feed.push(&batch(&hub, "late", &[org], 10));
         // Far more than all there is to do.
         for _ in 0..100 {
             fanout.step();
-            assert!(Arc::ptr_eq(&fanout.work[&org].sends[0], &send), "the next one has begun");
+            assert!(Arc::ptr_eq(&current(), &send), "the next one has begun");
         }
         let (_, others) = many.split_at_mut(SEGMENT_SUBSCRIPTIONS_MAX);
         assert!(others.iter_mut().all(|other| other.received_until("early").contains("early")));
@@ -268,7 +342,7 @@ async fn the_next_send_waits_for_a_helper_that_is_late() {
         }));
         drop(busy);
     });
-    run(&mut fanout);
+    fanout.drain();
     for subscriber in &mut many[..SEGMENT_SUBSCRIPTIONS_MAX] {
         let all = subscriber.received_until("late");
         assert!(all.find("early").expect("received") < all.find("late").expect("received"), "{all}");
