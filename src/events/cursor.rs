@@ -178,11 +178,16 @@ impl fmt::Display for Cursor {
 #[derive(Debug)]
 pub struct CursorPrefix(String);
 
+/// What a cursor takes, about, where no transaction is in progress.
+const QUIET_BYTES: usize = 80;
+
 impl CursorPrefix {
     /// Encodes epoch and points.
     #[must_use]
     pub fn new(epoch: Epoch, from: &Point, to: &Point) -> Self {
-        let mut bytes = vec![VERSION];
+        let in_progress = from.snapshot.in_progress.len() + to.snapshot.in_progress.len();
+        let mut bytes = Vec::with_capacity(QUIET_BYTES + 2 * in_progress);
+        bytes.push(VERSION);
         bytes.extend_from_slice(&epoch.system.to_be_bytes());
         put_varint(&mut bytes, epoch.timeline.into());
         put_varint(&mut bytes, epoch.database.into());

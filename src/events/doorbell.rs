@@ -4,6 +4,7 @@
 //! new connection rings once, for what may have been missed. It goes where the reader goes. Where no LISTEN is
 //! possible the reader polls.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -151,7 +152,9 @@ impl Doorbell {
         self.ring.silenced.store(true, Ordering::Relaxed);
         self.ring.notify.notify_one();
         loop {
-            let heard = match tokio::time::timeout(self.limits.watchdog_interval, listener.try_recv()).await {
+            // Pinned here: it is large, and would be moved with every layer around it.
+            let next = tokio::time::timeout(self.limits.watchdog_interval, pin!(listener.try_recv())).await;
+            let heard = match next {
                 Ok(heard) => heard,
                 // Silence may be a connection that is half gone: whoever is there answers.
                 Err(_) => match self.in_time(ask(&mut listener)).await {

@@ -1,5 +1,6 @@
 //! The SQL of the event log.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use sqlx::postgres::PgConnection;
@@ -197,7 +198,7 @@ impl LogReader {
     /// When the database can't be asked; then nothing is lost, for the caller's point stays.
     pub async fn read_since(&mut self, from: &Arc<Point>) -> Result<Read, LogError> {
         self.enter().await?;
-        let read = self.look_since(from).await?;
+        let read = pin!(self.look_since(from)).await?;
         self.leave().await?;
         Ok(read)
     }
@@ -232,8 +233,9 @@ impl LogReader {
         .fetch_all(&mut self.connection)
         .await?;
         if rows.len() > self.page_rows_max as usize {
-            let (to, before) = self.end_of(&since).await?;
-            return self.look_between(from, &Arc::new(to), before).await;
+            // Boxed: rare, and every read would have room for it.
+            let (to, before) = Box::pin(self.end_of(&since)).await?;
+            return Box::pin(self.look_between(from, &Arc::new(to), before)).await;
         }
         let snapshot: Snapshot =
             rows.first().map(|row| row.snapshot.parse()).transpose()?.unwrap_or_default();
