@@ -28,6 +28,7 @@ pub mod postgres;
 pub mod rate;
 pub mod session;
 pub mod shutdown;
+mod sparse;
 mod sync;
 pub mod telemetry;
 pub mod tenancy;

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 
 use super::{Outbox, OutboxLimits, SessionId, Standing};
+use crate::sparse::shrink;
 use crate::sync::lock;
 use crate::wire::Topic;
 
@@ -89,7 +90,9 @@ impl OrgChannel {
     }
 
     pub(super) fn remove_session(&self, id: SessionId) {
-        lock(&self.sessions).remove(&id);
+        let mut sessions = lock(&self.sessions);
+        sessions.remove(&id);
+        shrink(&mut sessions);
     }
 
     pub(super) fn session_count(&self) -> usize {
@@ -155,6 +158,7 @@ impl OrgChannel {
         }
         if channel.segments.is_empty() {
             topics.remove(topic);
+            shrink(&mut topics);
         }
     }
 

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex};
 
+use crate::sparse::shrink;
 use crate::sync::lock;
 
 /// See the module's documentation.
@@ -86,6 +87,7 @@ impl<K: Eq + Hash> Drop for Held<K> {
             *each -= 1;
             if *each == 0 {
                 counted.each.remove(key);
+                shrink(&mut counted.each);
             }
         }
     }
