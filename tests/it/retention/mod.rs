@@ -1,5 +1,7 @@
 //! The ring of the log moves on, what is gone is said to be gone, and nobody waits for it.
 
+mod reader;
+
 use std::time::Duration;
 
 use serde_json::json;
@@ -8,9 +10,8 @@ use sqlx::{Connection as _, Executor as _};
 use uuid::Uuid;
 use warden::app::Gateway;
 use warden::events::cursor::Cursor;
-use warden::postgres::cluster::SUPERUSER;
 
-use crate::harness::{Answer, Client, TestDb, TestGateway, Upgrade, eventually, shared_cluster_url, token};
+use crate::harness::{Answer, Client, TestDb, TestGateway, Upgrade, eventually, token};
 
 /// Sockets here may still be open when their gateway stops.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(50);
@@ -238,104 +239,5 @@ async fn readyz_tells_that_the_log_grows_and_stays_ready() {
     eventually("readyz warns", async || warns_of_retention(&gateway).await).await;
     db.run("grant execute on function warden.rotate_events to warden_gateway").await;
     eventually("readyz warns no more", async || !warns_of_retention(&gateway).await).await;
-    gateway.stop().await;
-}
-
-/// Whether anybody may connect to a database; said from another one, as PostgreSQL wants it.
-async fn let_in(db: &TestDb, yes: bool) {
-    let mut elsewhere =
-        PgConnection::connect(&shared_cluster_url("postgres", SUPERUSER)).await.expect("connects");
-    let sql = format!("alter database {} allow_connections {yes}", db.name());
-    elsewhere.execute(sqlx::AssertSqlSafe(sql)).await.expect("alters");
-}
-
-/// The reader asks for what is gone when it connects; here the slot is emptied between that and its first
-/// read.
-#[tokio::test]
-async fn a_slot_that_is_emptied_before_the_first_read_is_noticed() {
-    let db = TestDb::create().await;
-    let org = db.create_org().await;
-    let gateway = forgetful(&db).await;
-    let mut follower = client(&gateway, org).await;
-    follower.join("calls").await;
-    // Both are open before nobody can connect any more.
-    let mut rotating = PgConnection::connect(db.url()).await.expect("connects");
-    let mut writing = PgConnection::connect(db.url()).await.expect("connects");
-    db.insert_call(org).await;
-    follower.expect_event("calls", "call.created").await;
-
-    let_in(&db, false).await;
-    let end = "select pg_terminate_backend(pid) from pg_stat_activity
-               where datname = current_database() and usename = 'warden_gateway'";
-    writing.execute(end).await.expect("ends the gateway's connections");
-    let insert = format!("insert into calls (org_id) values ('{org}')");
-    writing.execute(sqlx::AssertSqlSafe(insert)).await.expect("inserts");
-    let step = "select warden.rotate_events('0', 0)";
-    for _ in 0..7 {
-        let done: String = sqlx::query_scalar(step).fetch_one(&mut rotating).await.expect("rotates");
-        assert_eq!(done, "rotated");
-    }
-    let mut tx = rotating.begin().await.expect("begins");
-    let done: String = sqlx::query_scalar(step).fetch_one(&mut *tx).await.expect("rotates");
-    assert_eq!(done, "rotated");
-    let_in(&db, true).await;
-    eventually("the reader waits for the slot", async || {
-        sqlx::query_scalar(
-            "select count(*) > 0 from pg_stat_activity
-             where datname = current_database() and wait_event_type = 'Lock' and query like '%begun_since%'",
-        )
-        .fetch_one(&mut writing)
-        .await
-        .expect("asks")
-    })
-    .await;
-    tx.commit().await.expect("commits");
-    let resync = follower.expect_event("calls", "warden.resync").await;
-    assert_eq!(resync.payload["reason"], "too_old");
-    let call = db.insert_call(org).await;
-    assert_eq!(follower.expect_event("calls", "call.created").await.row_id(), call.to_string());
-    gateway.stop().await;
-}
-
-/// A read of many pages holds no lock between them: what is emptied there is not taken for nothing.
-#[tokio::test]
-async fn a_slot_that_is_emptied_between_pages_is_noticed() {
-    const ROWS: usize = 40_000;
-    let db = TestDb::create().await;
-    let org = db.create_org().await;
-    let gateway = TestGateway::gateway(&db, |config| {
-        // The follower of this test reads late.
-        config.limits.outbox.queue_bytes_max = 1024 * 1024 * 1024;
-        config.limits.outbox.queue_chunks_max = ROWS;
-        config.limits.session.close_timeout = CLOSE_TIMEOUT;
-    })
-    .await;
-    let mut follower = client(&gateway, org).await;
-    follower.join("calls").await;
-    let mut rotating = PgConnection::connect(db.url()).await.expect("connects");
-    let mut turn = async |enough: &str| {
-        let step = "select warden.rotate_events('0', 0)";
-        let done: String = sqlx::query_scalar(step).fetch_one(&mut rotating).await.expect("rotates");
-        done == enough
-    };
-    db.run(format!("insert into calls (org_id) select '{org}' from generate_series(1, {ROWS})")).await;
-    // The first page is there: all others are still to come.
-    eventually("a page is read", async || gateway.metrics().events.get() > 0).await;
-    for _ in 0..8 {
-        eventually("a step", async || turn("rotated").await).await;
-    }
-    let (mut came, mut resyncs) = (0, 0);
-    db.publish(org, "calls", "the.last").await;
-    loop {
-        let event = follower.next_event().await;
-        match event.name.as_str() {
-            "the.last" => break,
-            "warden.resync" => resyncs += 1,
-            _ => came += 1,
-        }
-    }
-    // Before anything whose cursor lies beyond what is gone.
-    assert!(came == ROWS || resyncs > 0, "{came} of {ROWS} events came, and no word of the rest");
-    println!("{came} of {ROWS} events, {resyncs} resyncs");
     gateway.stop().await;
 }
