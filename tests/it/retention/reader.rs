@@ -1,6 +1,8 @@
 //! Slots that are emptied behind, before and under the reader: it says that something is gone, and says so before
 //! it passes on what lies beyond.
 
+use std::time::Duration;
+
 use sqlx::postgres::{PgConnection, Postgres};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, Transaction};
 use uuid::Uuid;
@@ -163,5 +165,42 @@ async fn a_slot_that_is_emptied_between_pages_is_told_before_what_lies_beyond_it
     expect_numbered(&mut follower, 2 * page + 1..=2 * page + page / 2).await;
     insert_numbered(&mut writing, org, 0..=0).await;
     expect_numbered(&mut follower, 0..=0).await;
+    gateway.stop().await;
+}
+
+/// What would have told of a deletion may be gone with the rest: whoever was away for longer than the log is kept
+/// asks which organisations there still are.
+#[tokio::test]
+async fn a_deletion_that_went_with_its_slot_ends_the_sessions_all_the_same() {
+    let db = TestDb::create().await;
+    let (org, gone) = (db.create_org().await, db.create_org().await);
+    let gateway = TestGateway::gateway(&db, |config| {
+        // Nothing here waits for the next time that the node would ask anyway.
+        config.limits.sweep.interval = Duration::from_hours(1);
+        config.limits.session.close_timeout = CLOSE_TIMEOUT;
+    })
+    .await;
+    let mut follower = client(&gateway, org).await;
+    follower.join("calls").await;
+    let mut of_gone = client(&gateway, gone).await;
+    of_gone.join("calls").await;
+    let mut elsewhere = own_connection(&db).await;
+    insert_numbered(&mut elsewhere, org, 1..=1).await;
+    expect_numbered(&mut follower, 1..=1).await;
+
+    shut_out_gateway(&db, &mut elsewhere).await;
+    sqlx::query("delete from organizations where id = $1")
+        .bind(gone)
+        .execute(&mut elsewhere)
+        .await
+        .expect("deletes");
+    turn(&mut elsewhere, 8).await;
+    let_in(&db, true).await;
+    expect_too_old(&mut follower).await;
+    expect_too_old(&mut of_gone).await;
+    of_gone.expect_close(4404).await;
+    assert_eq!(gateway.metrics().orgs_swept.get(), 1);
+    insert_numbered(&mut elsewhere, org, 2..=2).await;
+    expect_numbered(&mut follower, 2..=2).await;
     gateway.stop().await;
 }
