@@ -6,6 +6,8 @@ use std::time::Duration;
 use sqlx::postgres::{PgConnection, Postgres};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, Transaction};
 use uuid::Uuid;
+use warden::events::LogReader;
+use warden::postgres::Primary;
 use warden::postgres::cluster::SUPERUSER;
 
 use super::{CLOSE_TIMEOUT, client, forgetful};
@@ -203,4 +205,37 @@ async fn a_deletion_that_went_with_its_slot_ends_the_sessions_all_the_same() {
     insert_numbered(&mut elsewhere, org, 2..=2).await;
     expect_numbered(&mut follower, 2..=2).await;
     gateway.stop().await;
+}
+
+/// A node that begins makes up the point from which it has the last rows in memory. There is none where retention
+/// has taken something that such a point does not cover, be it only a transaction that began later than those whose
+/// rows are left.
+#[tokio::test]
+async fn no_point_is_made_up_from_which_something_is_gone() {
+    let db = TestDb::create().await;
+    let org = db.create_org().await;
+    let primary = Primary::new(warden::postgres::options(db.gateway_url()).expect("a URL"));
+    let mut log = LogReader::connect(&primary, 100).await.expect("connects");
+    let mut has_point = async |rows| log.before_last(rows).await.expect("asks").is_some();
+    let (mut turning, mut writing) = (own_connection(&db).await, own_connection(&db).await);
+    let mut early = own_connection(&db).await;
+    let mut early = early.begin().await.expect("begins");
+    sqlx::query("select pg_current_xact_id()").execute(&mut *early).await.expect("gets an id");
+    // This one goes, and its transaction is later than that of the first which stays.
+    insert_numbered(&mut writing, org, 1..=1).await;
+    turn(&mut turning, 1).await;
+    insert_numbered(&mut early, org, 2..=2).await;
+    early.commit().await.expect("commits");
+    for n in 3..=4 {
+        insert_numbered(&mut writing, org, n..=n).await;
+    }
+    for rows in [1, 2, 3, 100] {
+        assert!(has_point(rows).await, "nothing is gone, and the last {rows} can be had");
+    }
+
+    turn(&mut turning, 7).await;
+    assert!(has_point(1).await, "all that wrote before the last row is covered, what is gone too");
+    assert!(!has_point(2).await, "what is gone was written after the last transaction that is covered");
+    assert!(!has_point(3).await, "only what is left lies beyond it, and there was more");
+    assert!(!has_point(100).await, "nor from before the first row");
 }
