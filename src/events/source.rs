@@ -189,7 +189,6 @@ impl Source {
                 self.hub.refresh(Arc::clone(&cursor));
                 if let Some(reason) = lost {
                     self.announce_loss(reason, cursor);
-                    self.sweep.now();
                 }
                 Place { epoch: log.epoch(), point, partial: None }
             }
@@ -318,6 +317,7 @@ impl Source {
             self.metrics.reads.inc();
             if (is_unsure || read.is_page) && self.bounded(log.is_truncated(&read.from)).await? {
                 self.announce_loss("too_old", self.hub.cursor());
+                self.load_topics().await?;
             }
             is_unsure = false;
             let cursor: Arc<str> = log.cursor_after(&read).into();
@@ -389,12 +389,16 @@ impl Source {
         self.feed.push(&Batch { number, cursor, read_at, orgs });
     }
 
-    /// Continuity is lost for everyone, and everyone is told, on every topic.
+    /// Continuity is lost for everyone, and everyone is told, on every topic. The log may have told this node of
+    /// organisations and revocations, too: what is known of them is asked for anew.
     fn announce_loss(&mut self, reason: &str, cursor: Arc<str>) {
         tracing::warn!(
             reason,
             "continuity with the event log is lost (failover, restore, or away for too long): all topics resync"
         );
+        self.directory.forget_all();
+        self.sweep.now();
+        self.revocations.changed();
         let data = format!(r#"{{"reason":"{reason}"}}"#);
         self.tell_everybody(RESYNC_EVENT, &data, cursor);
     }

@@ -44,6 +44,11 @@ async fn insert_numbered(connection: &mut PgConnection, org: Uuid, numbers: std:
     .expect("inserts");
 }
 
+async fn delete_org(connection: &mut PgConnection, org: Uuid) {
+    let delete = sqlx::query("delete from organizations where id = $1").bind(org);
+    delete.execute(connection).await.expect("deletes");
+}
+
 async fn expect_numbered(client: &mut Client, numbers: std::ops::RangeInclusive<i64>) {
     for n in numbers {
         assert_eq!(client.expect_event("calls", "call.created").await.data("metadata")["n"], n);
@@ -128,28 +133,34 @@ async fn a_slot_that_is_emptied_before_the_first_read_is_told_before_what_lies_b
 }
 
 /// A read of many pages holds no lock between them: what is emptied there is not taken for nothing, and is told
-/// before the page that lies beyond it.
+/// before the page that lies beyond it. And what the log would have told the node itself is asked for.
 #[tokio::test]
 async fn a_slot_that_is_emptied_between_pages_is_told_before_what_lies_beyond_it() {
     const PAGE_ROWS: u32 = 20;
     let page = i64::from(PAGE_ROWS);
     let db = TestDb::create().await;
-    let org = db.create_org().await;
+    let (org, gone) = (db.create_org().await, db.create_org().await);
     // Only this test turns the ring, and waits for nobody else who does.
     db.run("revoke execute on function warden.rotate_events from warden_gateway").await;
     let gateway = TestGateway::gateway(&db, |config| {
         config.limits.reader.page_rows_max = PAGE_ROWS;
         config.limits.session.close_timeout = CLOSE_TIMEOUT;
+        // Nothing here waits for the next time that the node would ask anyway.
+        config.limits.sweep.interval = Duration::from_hours(1);
     })
     .await;
     let mut follower = client(&gateway, org).await;
     follower.join("calls").await;
+    let mut of_gone = client(&gateway, gone).await;
+    of_gone.join("calls").await;
     let (mut turning, mut writing) = (own_connection(&db).await, own_connection(&db).await);
     let (mut asking, mut watching) = (own_connection(&db).await, own_connection(&db).await);
 
     // One transaction, so one read: two pages of it in the first slot, and half a page in the second.
     let mut bulk = writing.begin().await.expect("begins");
     insert_numbered(&mut bulk, org, 1..=2 * page).await;
+    bulk.execute("select warden.declare_topic('invoices')").await.expect("declares");
+    delete_org(&mut bulk, gone).await;
     turn(&mut turning, 1).await;
     insert_numbered(&mut bulk, org, 2 * page + 1..=2 * page + page / 2).await;
     // After each page the reader looks into the log's state. Stopped there with the first page, it finds the log
@@ -165,6 +176,9 @@ async fn a_slot_that_is_emptied_between_pages_is_told_before_what_lies_beyond_it
 
     expect_too_old(&mut follower).await;
     expect_numbered(&mut follower, 2 * page + 1..=2 * page + page / 2).await;
+    follower.join("invoices").await;
+    expect_too_old(&mut of_gone).await;
+    of_gone.expect_close(4404).await;
     insert_numbered(&mut writing, org, 0..=0).await;
     expect_numbered(&mut follower, 0..=0).await;
     gateway.stop().await;
@@ -191,11 +205,7 @@ async fn a_deletion_that_went_with_its_slot_ends_the_sessions_all_the_same() {
     expect_numbered(&mut follower, 1..=1).await;
 
     shut_out_gateway(&db, &mut elsewhere).await;
-    sqlx::query("delete from organizations where id = $1")
-        .bind(gone)
-        .execute(&mut elsewhere)
-        .await
-        .expect("deletes");
+    delete_org(&mut elsewhere, gone).await;
     turn(&mut elsewhere, 8).await;
     let_in(&db, true).await;
     expect_too_old(&mut follower).await;
