@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::auth::Verifier;
@@ -39,6 +39,9 @@ pub struct Gateway {
     front: CancellationToken,
     /// Cancelled when the front is down: reader and fan-out end.
     back: CancellationToken,
+    /// Where nobody stops the gateway, as when a test fails: the threads end all the same, and a runtime that waits for
+    /// them does.
+    _abandoned: DropGuard,
     sessions: TaskTracker,
     listeners: TaskTracker,
     background: TaskTracker,
@@ -171,6 +174,7 @@ impl Gateway {
             hub,
             draining,
             front,
+            _abandoned: back.clone().drop_guard(),
             back,
             sessions,
             listeners,

@@ -188,3 +188,19 @@ async fn half_a_request_holds_up_nobody() {
     half.write_all(b"GET /livez HTTP/1.1\r\nhost").await.expect("writes");
     within("the gateway is down", gateway.stop()).await;
 }
+
+/// Nobody stops it, as when a test fails: its threads end all the same, and the runtime that waits for them.
+#[test]
+fn a_gateway_that_is_abandoned_ends_with_its_runtime() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let db = TestDb::create().await;
+        drop(TestGateway::gateway(&db, |_| {}).await);
+    });
+    let (ended, end) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        drop(runtime);
+        ended.send(()).expect("somebody waits");
+    });
+    end.recv_timeout(Duration::from_secs(20)).expect("the runtime ends");
+}
