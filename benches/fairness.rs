@@ -4,8 +4,9 @@
 //! and gets an event now and then. Phases with A silent and with A flooded take turns in one run. Reported, as the
 //! gateway measures it (`warden_fanout_seconds`): B's time from an event's read to its write.
 //!
-//! The sockets are held by a process of their own, at the lowest priority: it shares the machine with the gateway
-//! that is measured. `cargo bench --bench fairness -- --sockets 8000 --seconds 10 --rounds 5`
+//! The sockets are held by a process of their own, at the lowest priority (SCHED_IDLE): it shares the machine with the gateway
+//! that is measured. At nice 19 it preempted who writes to it with each write, 50 times an event (`perf sched`), which no
+//! client on another machine can. `cargo bench --bench fairness -- --sockets 8000 --seconds 10 --rounds 5`
 
 mod support;
 
@@ -187,14 +188,14 @@ struct Holder(Child);
 
 impl Holder {
     fn start(addr: SocketAddr, org: Uuid, sockets: usize) -> anyhow::Result<Self> {
-        let mut child = Command::new("nice")
-            .args(["-n", "19"])
+        let mut child = Command::new("chrt")
+            .args(["--idle", "0"])
             .arg(std::env::current_exe()?)
             .args(["hold", &addr.to_string(), &org.to_string(), &sockets.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .context("nice is part of coreutils")?;
+            .context("chrt is part of util-linux")?;
         let stdout = child.stdout.take().context("piped")?;
         let mut line = String::new();
         std::io::BufReader::new(stdout).read_line(&mut line)?;
