@@ -154,7 +154,7 @@ async fn nothing_overtakes_what_waits() {
     let hub = Arc::new(Hub::new(OUTBOX));
     let org = OrgId::for_tests(1);
     let mut one = Subscriber::new(&hub, org).await;
-    let (mut feed, fanout, _) = new_fanout(&hub, LIMITS);
+    let (mut feed, fanout, metrics) = new_fanout(&hub, LIMITS);
     // Too large to be sent at once; then one that is not; then what concerns all, between two others.
     feed.push(&batch(&hub, "large", &[org], LARGE_BYTES));
     feed.push(&batch(&hub, "quick", &[org], 10));
@@ -168,7 +168,13 @@ async fn nothing_overtakes_what_waits() {
         batch
     };
     fanout.drain();
+    let sent = metrics.deliveries.get();
     feed.push(&everybody(batch(&hub, "around", &[org], 10)));
+    assert_eq!(
+        metrics.deliveries.get(),
+        sent,
+        "the thread that takes turns may already be at what concerns all"
+    );
     fanout.drain();
     let all = one.received();
     let at = |name: &str| all.find(name).expect("received");
