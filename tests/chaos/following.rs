@@ -45,6 +45,8 @@ pub(crate) struct Following {
     skipped: HashSet<Key>,
     /// When a snapshot was put in place, and how many events that skipped.
     replaced: Vec<(Instant, usize)>,
+    /// When the client had the cursor with which it would come back: that of an event, or of a resync.
+    pub(crate) cursor_at: Instant,
     last_of_writer: HashMap<u64, u64>,
     /// The initial state plus the changes since.
     pub(crate) rows: Rows,
@@ -71,6 +73,7 @@ impl Following {
             seen: HashSet::new(),
             skipped: HashSet::new(),
             replaced: Vec::new(),
+            cursor_at: Instant::now(),
             last_of_writer: HashMap::new(),
             rows: HashMap::new(),
             calm: 0,
@@ -93,6 +96,7 @@ impl Following {
 
     /// Takes an event; what is wrong about it.
     pub(crate) fn take(&mut self, org: Uuid, name: &str, data: &Value) -> Option<String> {
+        self.cursor_at = Instant::now();
         if data["org_id"] != org.to_string().as_str() {
             return Some(format!("{name} of another organisation: {data}"));
         }
@@ -167,10 +171,11 @@ impl Following {
         count
     }
 
-    /// What snapshots skipped from then on. A join that is sent with an old cursor while a snapshot is on its way is
-    /// refused for what that snapshot has meanwhile skipped.
-    pub(crate) fn skipped_since(&self, asked: Instant) -> usize {
-        self.replaced.iter().filter(|(at, _)| *at >= asked).map(|(_, count)| count).sum()
+    /// What snapshots skipped from then on. A join is refused for what its cursor does not cover, and a snapshot may have
+    /// told the client of that already: one that was on its way when the join was sent, or one that was taken later than
+    /// the cursor of the resync that asked for it.
+    pub(crate) fn skipped_since(&self, then: Instant) -> usize {
+        self.replaced.iter().filter(|(at, _)| *at >= then).map(|(_, count)| count).sum()
     }
 }
 

@@ -95,6 +95,9 @@ async fn spawn(addr: SocketAddr, admin: SocketAddr, database_url: &str, log: &Pa
         ("WARDEN_LISTEN", &addr.to_string()),
         ("WARDEN_ADMIN_LISTEN", &admin.to_string()),
         ("WARDEN_DRAIN_SECONDS", "1"),
+        // All clients come from one address, and where two of three nodes are down, all at once, again and again.
+        ("WARDEN_HANDSHAKES_PER_ADDRESS", "2000:10000"),
+        ("WARDEN_ARRIVALS_PER_ADDRESS", "2000:10000"),
     ];
     Guarded::serve(&variables, log).await
 }
