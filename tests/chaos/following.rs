@@ -17,6 +17,9 @@ const TOO_MANY_AT_LEAST: usize = 25_000;
 /// Replays wait for their turn for 60 s, and clients may take 60 s to read what they missed. From so long on a machine
 /// that is much too busy may be to blame, a few times in a run.
 const PATIENCE: Duration = Duration::from_secs(45);
+/// A node is behind the database by no more, also in a bulk.
+const NODE_BEHIND: Duration = Duration::from_secs(60);
+
 /// How it is counted.
 pub(crate) const PATIENCE_RAN_OUT: &str = "resyncs excused a few times: a patience of 60 s ran out";
 
@@ -43,10 +46,8 @@ pub(crate) struct Following {
     pub(crate) seen: HashSet<Key>,
     /// Those that did not, because a snapshot had them already.
     skipped: HashSet<Key>,
-    /// When a snapshot was put in place, and how many events that skipped.
-    replaced: Vec<(Instant, usize)>,
-    /// When the client had the cursor with which it would come back: that of an event, or of a resync.
-    pub(crate) cursor_at: Instant,
+    /// When a snapshot was put in place, and the events that it skipped.
+    replaced: Vec<(Instant, Vec<Key>)>,
     last_of_writer: HashMap<u64, u64>,
     /// The initial state plus the changes since.
     pub(crate) rows: Rows,
@@ -73,7 +74,6 @@ impl Following {
             seen: HashSet::new(),
             skipped: HashSet::new(),
             replaced: Vec::new(),
-            cursor_at: Instant::now(),
             last_of_writer: HashMap::new(),
             rows: HashMap::new(),
             calm: 0,
@@ -96,7 +96,6 @@ impl Following {
 
     /// Takes an event; what is wrong about it.
     pub(crate) fn take(&mut self, org: Uuid, name: &str, data: &Value) -> Option<String> {
-        self.cursor_at = Instant::now();
         if data["org_id"] != org.to_string().as_str() {
             return Some(format!("{name} of another organisation: {data}"));
         }
@@ -166,16 +165,17 @@ impl Following {
         }
         let news: Vec<Key> = shown.into_iter().filter(|key| !self.knows(key)).collect();
         let count = news.len();
-        self.skipped.extend(news);
-        self.replaced.push((Instant::now(), count));
+        self.skipped.extend(news.iter().copied());
+        self.replaced.push((Instant::now(), news));
         count
     }
 
-    /// What snapshots skipped from then on. A join is refused for what its cursor does not cover, and a snapshot may have
-    /// told the client of that already: one that was on its way when the join was sent, or one that was taken later than
-    /// the cursor of the resync that asked for it.
-    pub(crate) fn skipped_since(&self, then: Instant) -> usize {
-        self.replaced.iter().filter(|(at, _)| *at >= then).map(|(_, count)| count).sum()
+    /// What snapshots skipped lately and did not come as events since. A join is refused for what its cursor does not cover,
+    /// and a snapshot may have told the client of that already: one that was on its way when the join was sent, or,
+    /// where the client goes on from before the snapshot, one that is ahead of a node that still reads a bulk.
+    pub(crate) fn skipped_about(&self, asked: Instant) -> usize {
+        let lately = self.replaced.iter().filter(|(at, _)| *at + NODE_BEHIND >= asked);
+        lately.flat_map(|(_, keys)| keys).filter(|key| !self.seen.contains(key)).count()
     }
 }
 

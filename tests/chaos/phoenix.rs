@@ -43,8 +43,6 @@ struct Load {
     id: u64,
     reason: String,
     asked: Instant,
-    /// Of the cursor with which the join was sent, if that was not the one of this resync.
-    cursor_at: Instant,
     snapshot: Option<Snapshot>,
 }
 
@@ -160,9 +158,7 @@ impl Followers {
             "load" => {
                 let asked = Instant::now().checked_sub(Duration::from_millis(number(5)));
                 let (id, asked) = (number(3), asked.unwrap_or_else(Instant::now));
-                let cursor_at = std::mem::replace(&mut following.cursor_at, Instant::now());
-                let load = Load { id, reason: text(4).to_owned(), asked, cursor_at, snapshot: None };
-                self.loads.insert(at, load);
+                self.loads.insert(at, Load { id, reason: text(4).to_owned(), asked, snapshot: None });
                 let (world, org, loaded) = (self.world.clone(), *org, self.loaded.clone());
                 tokio::spawn(async move {
                     let _ = loaded.send((at, id, snapshot::take(&world, org).await));
@@ -176,7 +172,7 @@ impl Followers {
                 if load.reason == "first" {
                     let _ = self.ready.send(());
                 } else {
-                    let skipped = following.skipped_since(load.asked.min(load.cursor_at));
+                    let skipped = following.skipped_about(load.asked);
                     judge_resync(record, name, &load.reason, load.asked, Some(skipped));
                 }
             }
