@@ -17,7 +17,7 @@ use sqlx::postgres::PgPool;
 use warden::app::Gateway;
 use warden::auth::VerifierConfig;
 use warden::config::{Config, Edge, Limits};
-use warden::events::ReaderState;
+use warden::log::TailerState;
 use warden::postgres::cluster::{Binaries, Cluster, ClusterOptions, DataDir, SUPERUSER};
 
 const WRITERS: u32 = 16;
@@ -167,7 +167,7 @@ async fn gateway(cluster: &Cluster) -> anyhow::Result<Gateway> {
         limits: Limits::for_one_machine(),
     })
     .await?;
-    gateway.reader().wait_for(|state| *state == ReaderState::Following).await?;
+    gateway.reader().wait_for(|state| *state == TailerState::Following).await?;
     Ok(gateway)
 }
 

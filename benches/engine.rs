@@ -15,10 +15,11 @@ use uuid::Uuid;
 use warden::auth::{Token, Verifier, VerifierConfig};
 use warden::cli::{TokenClaims, sign};
 use warden::config::{DEFAULT_AUDIENCE, Limits};
-use warden::events::cursor::{Cursor, CursorPrefix, Epoch, Point, Snapshot};
 use warden::hub::{
-    Batch, Fanout, Feed, Hub, OrgEvents, Outbox, Registration, Standing, Subscribed, Transport, fanout,
+    Batch, FanoutSender, FanoutWorker, Hub, OrgEvents, Outbox, Registration, SessionCheck, Subscribed,
+    Transport, fanout,
 };
+use warden::log::cursor::{Cursor, CursorPrefix, Epoch, Point, Snapshot};
 use warden::metrics::Metrics;
 use warden::org::OrgId;
 use warden::wire::{CloseCode, Event, Topic, append_event_frame, decode};
@@ -83,8 +84,8 @@ fn cursor(in_progress: u64) -> Cursor {
 #[derive(Debug)]
 struct Steadfast;
 
-impl Standing for Steadfast {
-    fn fallen(&self) -> Option<CloseCode> {
+impl SessionCheck for Steadfast {
+    fn close_reason(&self) -> Option<CloseCode> {
         None
     }
 }
@@ -107,8 +108,8 @@ async fn connection() -> TcpStream {
 
 /// Sockets that joined `calls`.
 struct Sockets {
-    feed: Feed,
-    fanout: Fanout,
+    feed: FanoutSender,
+    fanout: FanoutWorker,
     hub: Arc<Hub>,
     _sessions: Vec<(Registration, Subscribed)>,
 }

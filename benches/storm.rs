@@ -25,7 +25,7 @@ use warden::app::Gateway;
 use warden::auth::VerifierConfig;
 use warden::cli::{TokenClaims, sign};
 use warden::config::{Config, DEFAULT_AUDIENCE, Edge, Limits};
-use warden::events::ReaderState;
+use warden::log::TailerState;
 use warden::postgres::cluster::{Binaries, Cluster, ClusterOptions, DataDir, SUPERUSER};
 
 const SECRET: &str = "the storm's secret, which has 32 bytes";
@@ -300,6 +300,6 @@ async fn start(cluster: &Cluster) -> anyhow::Result<Gateway> {
         limits: Limits::for_one_machine(),
     })
     .await?;
-    gateway.reader().wait_for(|state| *state == ReaderState::Following).await?;
+    gateway.reader().wait_for(|state| *state == TailerState::Following).await?;
     Ok(gateway)
 }

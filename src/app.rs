@@ -16,12 +16,14 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::Verifier;
 use crate::config::{Config, DrainLimits};
-use crate::events::{
-    Directory, Doorbell, Progress, ReaderState, Recent, Replay, Retention, Revocations, Source, Sweep,
-};
+use crate::control::{Directory, Reconciler, Revocations};
 use crate::http::{self, Admission, HttpState, Listening, Proxies, Tls};
 use crate::hub::{Hub, fanout};
+use crate::log::{Doorbell, TailerProgress, TailerState};
 use crate::metrics::Metrics;
+use crate::replay::{RecentEvents, Replay};
+use crate::retention::Retention;
+use crate::tailer::LogTailer;
 use crate::wire::CloseCode;
 use crate::{postgres, session};
 
@@ -30,7 +32,7 @@ use crate::{postgres, session};
 pub struct Gateway {
     public_addr: SocketAddr,
     admin_addr: SocketAddr,
-    reader: watch::Receiver<ReaderState>,
+    reader: watch::Receiver<TailerState>,
     metrics: Arc<Metrics>,
     hub: Arc<Hub>,
     /// Cancelled first: readiness turns, and nobody new is let in.
@@ -78,14 +80,14 @@ impl Gateway {
             Arc::clone(&metrics),
             limits.revocations,
         ));
-        let sweep = Arc::new(Sweep::new(
+        let sweep = Arc::new(Reconciler::new(
             pool.clone(),
             Arc::clone(&hub),
             Arc::clone(&directory),
             Arc::clone(&metrics),
-            limits.sweep,
+            limits.reconciler,
         ));
-        let (state, reader) = watch::channel(ReaderState::Starting);
+        let (state, reader) = watch::channel(TailerState::Starting);
         let draining = CancellationToken::new();
         let (front, back) = (CancellationToken::new(), CancellationToken::new());
         let (sessions, listeners, background) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
@@ -93,8 +95,8 @@ impl Gateway {
         let verifier = Arc::new(Verifier::new(&config.verifier, limits.keys, &metrics)?);
         let retention = Retention::new(pool.clone(), Arc::clone(&metrics), limits.retention);
         let retention_late = retention.late_since();
-        let recent = Arc::new(Recent::new(limits.recent));
-        let (progress, progressed) = watch::channel(Progress::default());
+        let recent = Arc::new(RecentEvents::new(limits.recent));
+        let (progress, progressed) = watch::channel(TailerProgress::default());
         let doorbell = Doorbell::new(Arc::clone(&primary), limits.doorbell);
         let replay = Arc::new(Replay::new(
             pool,
@@ -115,7 +117,7 @@ impl Gateway {
         // On a thread of its own: it never awaits, and on the runtime's it would wait for its turn behind the tasks of
         // thousands of sessions that have something to drain.
         background.spawn_blocking(move || fanout.run());
-        let source = Source {
+        let source = LogTailer {
             primary,
             ring: doorbell.ring(),
             hub: Arc::clone(&hub),
@@ -127,7 +129,7 @@ impl Gateway {
             feed,
             state,
             metrics: Arc::clone(&metrics),
-            limits: limits.reader,
+            limits: limits.tailer,
         };
         background.spawn(Arc::clone(&verifier).run(back.clone()));
         background.spawn(Arc::clone(&revocations).run(back.clone()));
@@ -198,7 +200,7 @@ impl Gateway {
 
     /// Whether the node follows the log.
     #[must_use]
-    pub fn reader(&self) -> watch::Receiver<ReaderState> {
+    pub fn reader(&self) -> watch::Receiver<TailerState> {
         self.reader.clone()
     }
 
@@ -279,7 +281,7 @@ async fn bind(addr: SocketAddr, variable: &str) -> anyhow::Result<TcpListener> {
 /// organisation no other thread has to wake up, and no task of a session stands before it.
 fn follow_log(
     doorbell: Doorbell,
-    source: Source,
+    source: LogTailer,
     cancel: CancellationToken,
 ) -> std::io::Result<impl FnOnce() + Send + 'static> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

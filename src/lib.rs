@@ -3,33 +3,37 @@
 //! ```text
 //!   browser ──upgrade──> http ──> auth                                    (one way in)
 //!                         │        └─ Identity: the org of this session
-//!                         └──> session <──joins── hub <──batches── events::source <── warden.events
+//!                         └──> session <──joins── hub <──batches── tailer <── warden.events
 //!                                  └──── outbox <──frames──┘                             ▲
 //!                                                          triggers, warden.publish() ───┘
 //! ```
 //!
-//! Imports run one way: `wire` and `events::cursor` know nobody; `hub` knows `wire`; `session` knows
+//! Imports run one way: `wire` and `log::cursor` know nobody; `hub` knows `wire`; `session` knows
 //! `hub`, `wire` and `events`; `http` knows `auth` and `session`; `app` puts it together. The map of the
 //! code and its invariants are in `ARCHITECTURE.md`.
 
 pub mod app;
-pub mod audit;
+pub mod audit_trail;
 pub mod auth;
 mod backoff;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod dev;
-pub mod events;
 pub mod http;
 pub mod hub;
+pub mod log;
 pub mod metrics;
 pub mod org;
 pub mod postgres;
 pub mod rate;
+pub mod replay;
+pub mod retention;
 pub mod session;
 pub mod shutdown;
 mod sparse;
 mod sync;
+pub mod tailer;
 pub mod telemetry;
 pub mod tenancy;
 pub mod wire;

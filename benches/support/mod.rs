@@ -17,7 +17,7 @@ use warden::app::Gateway;
 use warden::auth::VerifierConfig;
 use warden::cli::{TokenClaims, sign};
 use warden::config::{Config, DEFAULT_AUDIENCE, Edge, Limits};
-use warden::events::ReaderState;
+use warden::log::TailerState;
 use warden::postgres::cluster::{Binaries, Cluster, ClusterOptions, DataDir};
 
 /// As in the gateway's own process.
@@ -72,7 +72,7 @@ pub(crate) async fn gateway(cluster: &Cluster) -> anyhow::Result<Gateway> {
         limits,
     })
     .await?;
-    gateway.reader().wait_for(|state| *state == ReaderState::Following).await?;
+    gateway.reader().wait_for(|state| *state == TailerState::Following).await?;
     Ok(gateway)
 }
 

@@ -5,7 +5,7 @@
 //! public functions, and must not be taken for a test of the session.
 
 use serde_json::{Value, json};
-use warden::events::cursor::Cursor;
+use warden::log::cursor::Cursor;
 use warden::wire::{Status, Topic, decode, reply};
 
 pub(crate) fn run(text: &str) {

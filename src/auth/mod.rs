@@ -31,7 +31,7 @@ pub use verifier::{AuthError, Readiness, Verifier, VerifierConfig};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::audit::TokenHash;
+use crate::audit_trail::TokenHash;
 use crate::org::OrgId;
 
 /// Somebody whose token was verified. Its organisation is fixed for the life of the session.

@@ -5,13 +5,15 @@
 use std::time::Duration;
 
 use crate::auth::KeyLimits;
-use crate::events::{
-    DoorbellLimits, ReaderLimits, RecentLimits, ReplayLimits, RetentionLimits, RevocationLimits, SweepLimits,
-};
+use crate::control::{ReconcilerLimits, RevocationLimits};
 use crate::http::{AdmissionLimits, ServeLimits};
 use crate::hub::{FanoutLimits, OutboxLimits};
+use crate::log::DoorbellLimits;
 use crate::rate::Rate;
+use crate::replay::{RecentLimits, ReplayLimits};
+use crate::retention::RetentionLimits;
 use crate::session::SessionLimits;
+use crate::tailer::TailerLimits;
 
 /// Every limit of a gateway.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +29,7 @@ pub struct Limits {
     /// Of what waits for one socket.
     pub outbox: OutboxLimits,
     /// Of the reader.
-    pub reader: ReaderLimits,
+    pub tailer: TailerLimits,
     /// Of the doorbell.
     pub doorbell: DoorbellLimits,
     /// How long the look-up of an organisation may take, for all who wait for it.
@@ -41,7 +43,7 @@ pub struct Limits {
     /// Of keeping revocations in memory.
     pub revocations: RevocationLimits,
     /// Of looking for organisations that are gone without a word.
-    pub sweep: SweepLimits,
+    pub reconciler: ReconcilerLimits,
     /// Of events that wait for their turn in fan-out.
     pub fanout: FanoutLimits,
     /// How the sessions of a gateway that goes down are ended.
@@ -154,7 +156,7 @@ impl Default for Limits {
                 send_buffer_bytes: 128 * 1024,
             },
             outbox: OutboxLimits { queue_bytes_max: 4 * 1024 * 1024, queue_chunks_max: 4096 },
-            reader: ReaderLimits::default(),
+            tailer: TailerLimits::default(),
             doorbell: DoorbellLimits {
                 watchdog_interval: Duration::from_secs(15),
                 watchdog_timeout: Duration::from_secs(5),
@@ -183,7 +185,7 @@ impl Default for Limits {
                 retry_first: Duration::from_millis(50),
                 retry_max: Duration::from_secs(2),
             },
-            sweep: SweepLimits {
+            reconciler: ReconcilerLimits {
                 interval: Duration::from_secs(30),
                 timeout: Duration::from_secs(10),
                 retry_first: Duration::from_millis(50),

@@ -20,7 +20,7 @@ use crate::app::Gateway;
 use crate::auth::VerifierConfig;
 use crate::cli::{TokenClaims, sign};
 use crate::config::{Config, DEFAULT_AUDIENCE, Edge, Limits};
-use crate::events::ReaderState;
+use crate::log::TailerState;
 use crate::postgres;
 use crate::postgres::cluster::{Binaries, Cluster, ClusterOptions, DataDir, SUPERUSER};
 
@@ -183,7 +183,7 @@ impl DevEnvironment {
         })
         .await?;
         let mut reader = gateway.reader();
-        let following = reader.wait_for(|state| *state == ReaderState::Following);
+        let following = reader.wait_for(|state| *state == TailerState::Following);
         tokio::time::timeout(READY_DEADLINE, following)
             .await
             .context("the gateway does not follow the event log; the lines above may tell why")??;

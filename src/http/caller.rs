@@ -9,9 +9,9 @@ use axum::response::{IntoResponse as _, Response};
 use super::HttpState;
 use super::error::Refusal;
 use super::serve::Peer;
-use crate::audit;
+use crate::audit_trail;
 use crate::auth::{self, Identity, Token};
-use crate::events::Revoked;
+use crate::control::Revoked;
 use crate::metrics::RefusalLabels;
 use crate::org::OrgId;
 use crate::session;
@@ -49,7 +49,15 @@ pub(super) async fn refuse(
         let token = if is_limit { None } else { presented().map(|presented| presented.token.hash()) };
         // The refusal's text never repeats what was sent; the URL is not logged at all.
         let (status, reason) = (status.as_u16(), &*refusal.to_string());
-        audit::refused(audit::Refused { address, code, status, reason, token, untold, is_revocation });
+        audit_trail::refused(audit_trail::Refused {
+            address,
+            code,
+            status,
+            reason,
+            token,
+            untold,
+            is_revocation,
+        });
     }
     if refusal.is_failed_handshake() {
         tokio::select! {
@@ -70,7 +78,7 @@ pub(super) fn address(state: &HttpState, request: &Request<()>) -> IpAddr {
 /// Whose token it is, if it counts: verified, and not revoked.
 pub(super) async fn verified(state: &HttpState, token: &Token) -> Result<Identity, Refusal> {
     let identity = state.shared.verifier.verify(token).await?;
-    match state.shared.revocations.check(&session::holder(&identity)) {
+    match state.shared.revocations.check(&session::token_subject(&identity)) {
         None => Ok(identity),
         Some(Revoked::Token) => Err(Refusal::Revoked),
         Some(Revoked::Suspended) => Err(Refusal::OrgSuspended),

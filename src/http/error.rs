@@ -7,7 +7,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use super::admission::Reached;
+use super::admission::LimitExceeded;
 use crate::auth::{AuthError, ClaimError, CredentialError};
 
 /// Why an upgrade, or what a back end asked for, was refused.
@@ -28,7 +28,7 @@ pub(super) enum Refusal {
     #[error("a token in a cookie counts only with an allowed Origin: browsers send it")]
     CookieWithoutOrigin,
     #[error("{0}")]
-    Limit(Reached, Duration),
+    Limit(LimitExceeded, Duration),
     #[error("nothing is here: the socket is at /socket/websocket")]
     NotFound,
     #[error("this is a WebSocket endpoint: send `Upgrade: websocket` with a valid Sec-WebSocket-Key")]

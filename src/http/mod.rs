@@ -37,7 +37,7 @@ pub use tls::{Tls, TlsError, TlsFiles};
 
 use crate::auth::CookieName;
 use crate::auth::Readiness;
-use crate::events::ReaderState;
+use crate::log::TailerState;
 use crate::metrics::Metrics;
 use crate::session;
 
@@ -55,7 +55,7 @@ pub struct HttpState {
     /// A handshake is decided within so long.
     pub handshake_timeout: Duration,
     /// Whether the node follows the log.
-    pub reader: watch::Receiver<ReaderState>,
+    pub reader: watch::Receiver<TailerState>,
     /// Since when retention can't be done.
     pub retention_late: watch::Receiver<Option<Instant>>,
     /// Every session's task.
@@ -101,12 +101,12 @@ async fn readyz(State(state): State<HttpState>) -> (StatusCode, String) {
         return (StatusCode::SERVICE_UNAVAILABLE, text.to_owned());
     }
     match &*state.reader.borrow() {
-        ReaderState::Following => (StatusCode::OK, following(*state.retention_late.borrow(), keys)),
-        ReaderState::Starting => {
+        TailerState::Following => (StatusCode::OK, following(*state.retention_late.borrow(), keys)),
+        TailerState::Starting => {
             (StatusCode::SERVICE_UNAVAILABLE, "connecting to the event log\n".to_owned())
         }
         // The reason is in the log, which is not public.
-        ReaderState::Lost(_) => (
+        TailerState::Lost(_) => (
             StatusCode::SERVICE_UNAVAILABLE,
             "the event log can't be read; see the gateway's log\n".to_owned(),
         ),
@@ -117,7 +117,7 @@ async fn readyz(State(state): State<HttpState>) -> (StatusCode, String) {
 async fn readyz_with_reason(State(state): State<HttpState>) -> (StatusCode, String) {
     let (status, text) = readyz(State(state.clone())).await;
     match &*state.reader.borrow() {
-        ReaderState::Lost(reason) if !state.draining.is_cancelled() => {
+        TailerState::Lost(reason) if !state.draining.is_cancelled() => {
             (status, format!("the event log can't be read: {reason}\n"))
         }
         _ => (status, text),
@@ -143,6 +143,6 @@ fn following(retention_late: Option<Instant>, keys: Readiness) -> String {
 async fn metrics(State(state): State<HttpState>) -> impl IntoResponse {
     let metrics: &Metrics = &state.shared.metrics;
     state.admission.observe();
-    metrics.following.set(u64::from(*state.reader.borrow() == ReaderState::Following));
+    metrics.following.set(u64::from(*state.reader.borrow() == TailerState::Following));
     ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], metrics.encode())
 }

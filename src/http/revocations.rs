@@ -22,9 +22,9 @@ use uuid::Uuid;
 use super::HttpState;
 use super::caller::{self, Asked};
 use super::error::Refusal;
-use crate::audit::{self, TokenHash};
+use crate::audit_trail::{self, TokenHash};
 use crate::auth::{self, Identity};
-use crate::events::{MAX_TOKEN_AGE_DEFAULT, RevokeError, RevokeRequest, Subject};
+use crate::control::{MAX_TOKEN_AGE_DEFAULT, RevokeError, RevokeRequest, Subject};
 
 /// Longest body, in bytes: the longest of each text, with room for escapes.
 const BODY_BYTES_MAX: usize = 8 * 1024;
@@ -117,7 +117,7 @@ async fn handle(
         }
     })?;
     state.shared.metrics.revocations_requested.inc();
-    audit::revocation_requested(audit::Request {
+    audit_trail::revocation_requested(audit_trail::Request {
         id: standing.id,
         user: &identity.subject,
         org: identity.org,

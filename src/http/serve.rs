@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::admission::{Admission, Pending, Reached};
+use super::admission::{Admission, LimitExceeded, Pending};
 use super::tls::Tls;
 use crate::metrics::Metrics;
 use crate::session::Transport;
@@ -149,7 +149,7 @@ fn head_bytes<B>(request: &Request<B>) -> usize {
 }
 
 /// Tells a connection that there are too many, in HTTP, and waits a moment until that was read.
-async fn turn_away(mut stream: TcpStream, reached: Reached, _place: Pending) {
+async fn turn_away(mut stream: TcpStream, reached: LimitExceeded, _place: Pending) {
     let body =
         serde_json::json!({"error": {"code": reached.code(), "message": reached.to_string()}}).to_string();
     let answer = format!(

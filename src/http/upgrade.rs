@@ -11,11 +11,11 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use uuid::Uuid;
 
 use super::HttpState;
-use super::admission::Seat;
+use super::admission::SessionPermit;
 use super::caller::{self, Asked};
 use super::error::Refusal;
 use super::serve::Peer;
-use crate::audit::{self, TokenHash, Who};
+use crate::audit_trail::{self, AuditSubject, TokenHash};
 use crate::auth::{self, Identity, PHOENIX_SUBPROTOCOL};
 use crate::session::{self, Admitted};
 
@@ -28,7 +28,7 @@ const KEY_BYTES: usize = 16;
 /// An upgrade that may go on.
 struct Accepted {
     identity: Identity,
-    seat: Seat,
+    seat: SessionPermit,
     token: TokenHash,
     accept_key: String,
     wants_phoenix: bool,
@@ -45,8 +45,8 @@ pub(super) async fn upgrade(State(state): State<HttpState>, request: Request) ->
             state.shared.metrics.accepted.inc();
             let id = Uuid::new_v4();
             let identity = &accepted.identity;
-            audit::accepted(
-                Who { session: id, user: &identity.subject, org: identity.org, address },
+            audit_trail::accepted(
+                AuditSubject { session: id, user: &identity.subject, org: identity.org, address },
                 accepted.token,
             );
             let response = switching_protocols(&accepted);

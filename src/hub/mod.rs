@@ -1,7 +1,7 @@
 //! The hub: who listens to what, partitioned by organisation, and the fan-out of events to them.
 //!
 //! It never awaits and knows neither tokens nor the database. It is fed by whatever reads the log,
-//! through [`Hub::advance`] and a [`Feed`], and it is the same to it where that reads from.
+//! through [`Hub::advance`] and a [`FanoutSender`], and it is the same to it where that reads from.
 //!
 //! ```text
 //! OrgId -> OrgChannel -> Topic -> segments of up to 8 subscriptions -> Outbox
@@ -18,20 +18,20 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use dashmap::DashMap;
 
-pub use fanout::{Batch, Fanout, FanoutLimits, Feed, OrgEvents, fanout};
+pub use fanout::{Batch, FanoutLimits, FanoutSender, FanoutWorker, OrgEvents, fanout};
 pub use org::{SEGMENT_SUBSCRIPTIONS_MAX, Subscribed};
-pub use outbox::{Ending, Offer, Outbox, OutboxLimits};
+pub use outbox::{CloseState, Outbox, OutboxLimits, SendOutcome};
 pub use transport::Transport;
 
 use crate::org::OrgId;
 use crate::sync::lock;
 use crate::wire::{CloseCode, Topic};
-use org::{Held, Member, OrgChannel, Subscription, SubscriptionId};
+use org::{Member, OrgChannel, ReplayBuffer, Subscription, SubscriptionId};
 
 /// What a session is asked that may have to end with others: whether it may stay. The hub knows no tokens.
-pub trait Standing: std::fmt::Debug + Send + Sync {
+pub trait SessionCheck: std::fmt::Debug + Send + Sync {
     /// The code with which it must end, if it must.
-    fn fallen(&self) -> Option<CloseCode>;
+    fn close_reason(&self) -> Option<CloseCode>;
 }
 
 /// A session of this process.
@@ -82,7 +82,7 @@ impl Hub {
         self: &Arc<Self>,
         org: OrgId,
         outbox: Arc<Outbox>,
-        standing: Arc<dyn Standing>,
+        standing: Arc<dyn SessionCheck>,
     ) -> Registration {
         let id = SessionId(self.next_id.fetch_add(1, Ordering::Relaxed));
         // The entry's guard keeps an empty channel from being removed before the session is in it.
@@ -126,12 +126,12 @@ impl Hub {
 
     /// Asks every session whether it may stay, and ends those that may not. Returns how many these were. All
     /// are asked, rather than kept by everything they may fall for: this is rare, and each costs a look-up.
-    pub fn close_fallen(&self) -> usize {
+    pub fn close_invalid_sessions(&self) -> usize {
         let mut ended = 0;
         for org in self.org_ids() {
             let Some(channel) = self.channel(org) else { continue };
             channel.for_each_session(|member| {
-                if let Some(close) = member.standing.fallen() {
+                if let Some(close) = member.standing.close_reason() {
                     member.outbox.close(close);
                     ended += 1;
                 }
@@ -197,7 +197,7 @@ impl Registration {
     /// [`Self::release`]. `at` is told the cursor at which the subscription begins.
     #[must_use]
     pub fn subscribe_held(&self, topic: &Topic, at: impl FnOnce(&str)) -> Subscribed {
-        self.add(topic, Some(Held::default()), |cursor| {
+        self.add(topic, Some(ReplayBuffer::default()), |cursor| {
             at(cursor);
             None
         })
@@ -211,7 +211,7 @@ impl Registration {
     fn add(
         &self,
         topic: &Topic,
-        held: Option<Held>,
+        held: Option<ReplayBuffer>,
         reply: impl FnOnce(&str) -> Option<Bytes>,
     ) -> Subscribed {
         let Some(channel) = self.hub.channel(self.org) else {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
-use super::{Outbox, OutboxLimits, SessionId, Standing};
+use super::{Outbox, OutboxLimits, SessionCheck, SessionId};
 use crate::sparse::shrink;
 use crate::sync::lock;
 use crate::wire::Topic;
@@ -30,18 +30,18 @@ pub(super) struct Subscription {
     pub(super) after_batch: u64,
     pub(super) outbox: Arc<Outbox>,
     /// What came while the session is still being told what it missed.
-    pub(super) held: Option<Held>,
+    pub(super) held: Option<ReplayBuffer>,
 }
 
 /// Frames that wait until a replay has ended. They are shared with everybody else who gets them, so
 /// their bytes count against the session's limit, not against the machine's memory.
 #[derive(Debug, Default)]
-pub(super) struct Held {
+pub(super) struct ReplayBuffer {
     frames: Vec<Bytes>,
     bytes: usize,
 }
 
-impl Held {
+impl ReplayBuffer {
     /// False where it would be more than an outbox may hold.
     pub(super) fn push(&mut self, frames: &Bytes, limits: OutboxLimits) -> bool {
         self.bytes += frames.len();
@@ -74,7 +74,7 @@ struct TopicChannel {
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) outbox: Arc<Outbox>,
-    pub(super) standing: Arc<dyn Standing>,
+    pub(super) standing: Arc<dyn SessionCheck>,
 }
 
 /// See the module's documentation.

@@ -33,7 +33,7 @@ pub struct OutboxLimits {
 
 /// What became of an offer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Offer {
+pub enum SendOutcome {
     /// The kernel took it all.
     Written,
     /// It waits its turn.
@@ -44,7 +44,7 @@ pub enum Offer {
 
 /// How a socket's way out ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub enum CloseState {
     /// A Close frame was queued behind everything else: with this code, or the peer's own.
     Closing(Option<CloseCode>),
     /// The socket failed; nothing more can be sent.
@@ -69,7 +69,7 @@ struct State {
     front_is_begun: bool,
     /// TLS has taken bytes that the kernel has not.
     must_flush: bool,
-    ending: Option<Ending>,
+    ending: Option<CloseState>,
     /// The session's task, waiting for something to drain.
     waker: Option<Waker>,
 }
@@ -89,25 +89,25 @@ impl Outbox {
 
     /// Sends whole frames, now or later. When the queue is full the session ends as too slow:
     /// nobody else is held up, and resuming loses nothing.
-    pub fn offer(&self, frames: &Bytes) -> Offer {
+    pub fn offer(&self, frames: &Bytes) -> SendOutcome {
         let mut state = lock(&self.state);
         if state.ending.is_some() {
-            return Offer::Sealed;
+            return SendOutcome::Sealed;
         }
         let mut written = 0;
         if let Kind::Plain(stream) = &self.transport.0
             && state.queue.is_empty()
         {
             match write_unasked(stream, frames) {
-                Ok(all) if all == frames.len() => return Offer::Written,
+                Ok(all) if all == frames.len() => return SendOutcome::Written,
                 Ok(some) => {
                     written = some;
                     state.front_is_begun = some > 0;
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => {
-                    state.end(Ending::Broken);
-                    return Offer::Sealed;
+                    state.end(CloseState::Broken);
+                    return SendOutcome::Sealed;
                 }
             }
         }
@@ -120,11 +120,11 @@ impl Outbox {
                 state.push(rest);
             }
             state.seal(CloseCode::SLOW);
-            return Offer::Sealed;
+            return SendOutcome::Sealed;
         }
         state.push(rest);
         state.wake();
-        Offer::Queued
+        SendOutcome::Queued
     }
 
     /// Ends the session: what is queued goes out, then the Close, then nothing more.
@@ -133,7 +133,7 @@ impl Outbox {
         let mut state = lock(&self.state);
         if state.ending.is_none() {
             state.push(close_frame(close));
-            state.end(Ending::Closing(Some(close)));
+            state.end(CloseState::Closing(Some(close)));
         }
     }
 
@@ -142,12 +142,12 @@ impl Outbox {
         let mut state = lock(&self.state);
         if state.ending.is_none() {
             state.push(frame);
-            state.end(Ending::Closing(None));
+            state.end(CloseState::Closing(None));
         }
     }
 
     /// How the outbox ended, if it has.
-    pub fn ending(&self) -> Option<Ending> {
+    pub fn ending(&self) -> Option<CloseState> {
         lock(&self.state).ending
     }
 
@@ -169,7 +169,7 @@ impl Outbox {
 
     /// Writes what waits, for as long as the outbox lives. Ready when it has ended: at once, with
     /// its remains still queued; [`Self::poll_flush`] sends those.
-    pub fn poll_ending(&self, cx: &mut Context<'_>) -> Poll<Ending> {
+    pub fn poll_ending(&self, cx: &mut Context<'_>) -> Poll<CloseState> {
         loop {
             let mut state = lock(&self.state);
             if let Some(ending) = state.ending {
@@ -226,7 +226,7 @@ impl Outbox {
                     state.must_flush = true;
                     state.advance(written);
                 }
-                Poll::Ready(_) => state.end(Ending::Broken),
+                Poll::Ready(_) => state.end(CloseState::Broken),
                 Poll::Pending => {
                     state.front_is_begun = was_begun;
                     return Poll::Pending;
@@ -237,7 +237,7 @@ impl Outbox {
         let mut state = lock(&self.state);
         state.must_flush = false;
         if flushed.is_err() {
-            state.end(Ending::Broken);
+            state.end(CloseState::Broken);
         }
         Poll::Ready(())
     }
@@ -256,10 +256,10 @@ fn poll_drain(state: &mut State, stream: &TcpStream, cx: &mut Context<'_>) -> Po
             Ok(written) => state.advance(written),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => match stream.poll_write_ready(cx) {
                 Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(_)) => state.end(Ending::Broken),
+                Poll::Ready(Err(_)) => state.end(CloseState::Broken),
                 Poll::Pending => return Poll::Pending,
             },
-            Err(_) => state.end(Ending::Broken),
+            Err(_) => state.end(CloseState::Broken),
         }
     }
     Poll::Ready(())
@@ -288,11 +288,11 @@ impl State {
         self.queue.truncate(usize::from(self.front_is_begun));
         self.queue_bytes = self.queue.iter().map(Bytes::len).sum();
         self.push(close_frame(close));
-        self.end(Ending::Closing(Some(close)));
+        self.end(CloseState::Closing(Some(close)));
     }
 
-    fn end(&mut self, ending: Ending) {
-        if ending == Ending::Broken {
+    fn end(&mut self, ending: CloseState) {
+        if ending == CloseState::Broken {
             self.queue.clear();
             self.queue_bytes = 0;
             self.ending = Some(ending);

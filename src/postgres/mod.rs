@@ -13,7 +13,7 @@ use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 
 pub use address::{Addresses, options};
-pub(crate) use primary::Place;
+pub(crate) use primary::PrimaryLocation;
 pub use primary::{NoPrimary, Primary};
 pub(crate) use session::{Session, begin_shared, commit_shared};
 

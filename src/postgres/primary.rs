@@ -67,7 +67,7 @@ impl Link {
 
 /// Where the reader is, and so the pool.
 #[derive(Clone, Debug)]
-pub(crate) struct Place {
+pub(crate) struct PrimaryLocation {
     pub(crate) options: PgConnectOptions,
     pub(crate) session: Session,
     /// As `warden.epoch()` tells it.
@@ -84,7 +84,7 @@ pub(crate) struct Place {
 pub struct Primary {
     addresses: Addresses,
     pool: PgPool,
-    place: watch::Sender<Option<Place>>,
+    place: watch::Sender<Option<PrimaryLocation>>,
 }
 
 impl Primary {
@@ -107,7 +107,7 @@ impl Primary {
     }
 
     /// Where the reader is; none before it has connected for the first time.
-    pub(crate) fn place(&self) -> watch::Receiver<Option<Place>> {
+    pub(crate) fn place(&self) -> watch::Receiver<Option<PrimaryLocation>> {
         self.place.subscribe()
     }
 
@@ -129,7 +129,7 @@ impl Primary {
             tracing::info!(address = link.name, timeline = link.timeline, "this is the primary");
         }
         self.pool.set_connect_options(link.options.clone());
-        self.place.send_replace(Some(Place {
+        self.place.send_replace(Some(PrimaryLocation {
             options: link.options.clone(),
             session: link.session,
             epoch: epoch.to_owned(),
@@ -145,7 +145,7 @@ impl Addresses {
     /// Asks all addresses at once, and takes the primary of the latest timeline (of the same cluster as before,
     /// where it is there); of equals the one that is known, else the first in the list. Never one of an
     /// earlier timeline than is known: that one should be off, and what it commits is lost.
-    pub(crate) async fn connect(&self, known: Option<&Place>) -> Result<Link, NoPrimary> {
+    pub(crate) async fn connect(&self, known: Option<&PrimaryLocation>) -> Result<Link, NoPrimary> {
         let mut answers: FuturesUnordered<_> =
             self.0.iter().enumerate().map(|(n, address)| ask(n, address, known)).collect();
         let mut best: Option<Link> = None;
@@ -190,7 +190,7 @@ impl Addresses {
 }
 
 /// Connects to one address; an error tells why there is no primary.
-async fn ask(n: usize, address: &Address, known: Option<&Place>) -> Result<Link, (usize, String)> {
+async fn ask(n: usize, address: &Address, known: Option<&PrimaryLocation>) -> Result<Link, (usize, String)> {
     match tokio::time::timeout(ADDRESS_TIMEOUT, try_ask(n, address)).await {
         Ok(Ok(Some(link))) => match known {
             Some(known) if link.system == known.system && link.timeline < known.timeline => Err((
@@ -253,7 +253,7 @@ fn describe(error: &sqlx::Error) -> String {
     }
 }
 
-fn follow_with_pool(place: watch::Receiver<Option<Place>>) -> PgPoolOptions {
+fn follow_with_pool(place: watch::Receiver<Option<PrimaryLocation>>) -> PgPoolOptions {
     let (of_new, of_idle, of_used) = (place.clone(), place.clone(), place);
     let has_said = Arc::new(AtomicBool::new(false));
     PgPoolOptions::new()
@@ -307,7 +307,7 @@ fn follow_with_pool(place: watch::Receiver<Option<Place>>) -> PgPoolOptions {
 }
 
 /// Prepares a new connection, if it may be used.
-async fn admit_new(connection: &mut PgConnection, place: Option<Place>) -> Result<(), sqlx::Error> {
+async fn admit_new(connection: &mut PgConnection, place: Option<PrimaryLocation>) -> Result<(), sqlx::Error> {
     let Some(place) = place else { return Err(elsewhere()) };
     if place.session == Session::Own {
         assume_gateway_role(connection, false).await?;
@@ -318,7 +318,7 @@ async fn admit_new(connection: &mut PgConnection, place: Option<Place>) -> Resul
 
 /// Whether the connection leads to a primary of the history that the reader follows. A shared session is
 /// this connection's from here on.
-async fn admits(connection: &mut PgConnection, place: &Place) -> Result<bool, sqlx::Error> {
+async fn admits(connection: &mut PgConnection, place: &PrimaryLocation) -> Result<bool, sqlx::Error> {
     bounded(async {
         if place.session == Session::Shared {
             begin_shared_once(connection).await?;

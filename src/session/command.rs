@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::joined::{Joined, Membership};
 use super::{Next, Session};
-use crate::hub::Offer;
+use crate::hub::SendOutcome;
 use crate::wire::{ClientMessage, CloseCode, Status, Topic, decode, push, reply};
 
 /// The protocol's own topic, for heartbeats.
@@ -143,7 +143,7 @@ impl Session {
 
     /// A sealed outbox ends the loop by itself, so its answer needs no look.
     pub(super) fn send(&self, frame: &bytes::Bytes) {
-        let _: Offer = self.outbox.offer(frame);
+        let _: SendOutcome = self.outbox.offer(frame);
     }
 }
 

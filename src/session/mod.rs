@@ -4,17 +4,17 @@
 //! The session reads; all that it writes goes through its outbox, which the hub's fan-out writes to as
 //! well. It knows nothing of HTTP.
 
-mod allowance;
+mod check;
 mod command;
 mod grant;
 mod joined;
+mod message_rate;
 mod refresh;
 mod resume;
 mod socket;
-mod standing;
 
+pub use check::token_subject;
 pub use grant::TopicPolicy;
-pub use standing::holder;
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -30,19 +30,20 @@ use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::audit::{self, Who};
+use crate::audit_trail::{self, AuditSubject};
 use crate::auth::{Identity, Verifier};
-use crate::events::{Directory, Replay, Revocations};
-use crate::hub::{Ending, Hub, Outbox, Registration, Standing as _};
+use crate::control::{Directory, Revocations};
+use crate::hub::{CloseState, Hub, Outbox, Registration, SessionCheck as _};
 use crate::metrics::{CloseLabels, Metrics};
 use crate::rate::Rate;
+use crate::replay::Replay;
 use crate::wire::{CloseCode, Topic};
-use allowance::{Allowance, Allowed};
+use check::Bearer;
 use joined::{Joined, Joins, Membership};
+use message_rate::{Allowed, MessageRateLimiter};
 use refresh::{Refreshing, next_refreshed};
 use resume::{Resuming, next_resumed};
 use socket::{Socket, discard_until_end};
-use standing::Bearer;
 
 /// Limits of one session.
 #[derive(Clone, Copy, Debug)]
@@ -118,7 +119,7 @@ struct Session {
     identity: Arc<Identity>,
     /// What the hub asks when something was revoked; follows `identity`.
     standing: Arc<Bearer>,
-    allowance: Allowance,
+    allowance: MessageRateLimiter,
     outbox: Arc<Outbox>,
     registration: Arc<Registration>,
     joined: Joins,
@@ -160,7 +161,7 @@ pub async fn run<Seat: Send>(
     let metrics = &session.shared.metrics;
     metrics.sessions.dec();
     metrics.closed.get_or_create(&CloseLabels { code: close.code }).inc();
-    audit::ended(session.who(), close.code, close.reason, started.elapsed());
+    audit_trail::ended(session.who(), close.code, close.reason, started.elapsed());
 }
 
 impl Session {
@@ -181,7 +182,7 @@ impl Session {
             address,
             identity,
             standing,
-            allowance: Allowance::new(),
+            allowance: MessageRateLimiter::new(),
             outbox,
             registration: Arc::new(registration),
             joined: Joins::default(),
@@ -194,9 +195,9 @@ impl Session {
         (session, Socket::new(received, &limits), Box::new(seat))
     }
 
-    fn who(&self) -> Who<'_> {
+    fn who(&self) -> AuditSubject<'_> {
         let Identity { org, subject, .. } = &*self.identity;
-        Who { session: self.id, user: subject, org: *org, address: self.address }
+        AuditSubject { session: self.id, user: subject, org: *org, address: self.address }
     }
 
     /// The loop, then the farewell. Returns the code with which the session ended.
@@ -206,7 +207,7 @@ impl Session {
             self.outbox.close(CloseCode::ORG_GONE);
         }
         // So may its token have been revoked.
-        if let Some(close) = self.standing.fallen() {
+        if let Some(close) = self.standing.close_reason() {
             self.outbox.close(close);
         }
         let close = self.run(socket).await;
@@ -218,7 +219,7 @@ impl Session {
         self.outbox.close(close);
         // What the peer is told: the hub may have ended the session a moment before.
         let close = match self.outbox.ending() {
-            Some(Ending::Closing(Some(sent))) => sent,
+            Some(CloseState::Closing(Some(sent))) => sent,
             _ => close,
         };
         let farewell = async {
@@ -230,7 +231,7 @@ impl Session {
             // After a frame that could not be read there is no next one, but there may be bytes.
             discard_until_end(outbox).await;
         };
-        if self.outbox.ending() != Some(Ending::Broken) {
+        if self.outbox.ending() != Some(CloseState::Broken) {
             let _ = tokio::time::timeout(self.shared.limits.close_timeout, farewell).await;
         }
         close
@@ -248,8 +249,8 @@ impl Session {
                     self.on_message(message)
                 }
                 ending = poll_fn(|cx| outbox.poll_ending(cx)) => match ending {
-                    Ending::Closing(close) => Next::Close(close.unwrap_or(CloseCode::NORMAL)),
-                    Ending::Broken => Next::Close(CloseCode::NORMAL),
+                    CloseState::Closing(close) => Next::Close(close.unwrap_or(CloseCode::NORMAL)),
+                    CloseState::Broken => Next::Close(CloseCode::NORMAL),
                 },
                 resumed = next_resumed(&mut self.resuming), if !self.resuming.is_empty() => {
                     self.on_resumed(resumed);

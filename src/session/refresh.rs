@@ -14,9 +14,9 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{Next, Session};
-use crate::audit::{self, TokenHash};
+use crate::audit_trail::{self, TokenHash};
 use crate::auth::{AuthError, Identity, Token};
-use crate::hub::Standing as _;
+use crate::hub::SessionCheck as _;
 use crate::wire::{ClientMessage, CloseCode, Status, Topic, push};
 
 /// A token that waits for its key.
@@ -66,12 +66,12 @@ impl Session {
             Ok(identity) if identity.is_same_user(&self.identity) => {
                 let identity = Arc::new(identity);
                 self.standing.replace(Arc::clone(&identity));
-                if let Some(close) = self.standing.fallen() {
-                    audit::refresh_refused(self.who(), close.reason, token);
+                if let Some(close) = self.standing.close_reason() {
+                    audit_trail::refresh_refused(self.who(), close.reason, token);
                     return Next::Close(close);
                 }
                 self.identity = identity;
-                audit::refreshed(self.who(), token);
+                audit_trail::refreshed(self.who(), token);
                 let left = self.leave_forbidden();
                 self.reply(&message, Status::Ok, json!({}));
                 for frame in left {
@@ -80,16 +80,16 @@ impl Session {
                 Next::Reschedule
             }
             Ok(_) => {
-                audit::refresh_refused(self.who(), CloseCode::IDENTITY_CHANGED.reason, token);
+                audit_trail::refresh_refused(self.who(), CloseCode::IDENTITY_CHANGED.reason, token);
                 Next::Close(CloseCode::IDENTITY_CHANGED)
             }
             Err(error @ AuthError::KeysUnavailable) => {
-                audit::refresh_refused(self.who(), &error.to_string(), token);
+                audit_trail::refresh_refused(self.who(), &error.to_string(), token);
                 self.refuse(&message, "unavailable", &error.to_string());
                 Next::Reschedule
             }
             Err(error) => {
-                audit::refresh_refused(self.who(), &error.to_string(), token);
+                audit_trail::refresh_refused(self.who(), &error.to_string(), token);
                 self.refuse(&message, "invalid token", &error.to_string());
                 Next::Reschedule
             }

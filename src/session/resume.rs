@@ -15,10 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::joined::{Joined, Membership};
 use super::{Session, Shared};
-use crate::events::cursor::Cursor;
-use crate::events::{Missed, ReplayError};
 use crate::hub::{Outbox, Registration, Subscribed};
+use crate::log::cursor::Cursor;
 use crate::org::OrgId;
+use crate::replay::{ReplayBatch, ReplayError};
 use crate::wire::{ClientMessage, RESYNC_EVENT, Status, Topic, append_event_frame, push, reply};
 
 /// Missed events go out in buffers of about so many bytes, each when the one before is on the wire.
@@ -163,7 +163,7 @@ impl Resume {
         push(None, None, &self.topic_text, RESYNC_EVENT, payload)
     }
 
-    async fn send(&self, missed: &Missed) {
+    async fn send(&self, missed: &ReplayBatch) {
         let mut frames = BytesMut::new();
         for (event, cursor) in missed.iter() {
             append_event_frame(&mut frames, &self.topic, event, &event.payload_at(&cursor));

@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig, WebSocketC
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::SessionLimits;
-use crate::hub::{Offer, Outbox};
+use crate::hub::{Outbox, SendOutcome};
 use crate::rate::{Bucket, Rate};
 use crate::wire::{Framing, is_close_frame};
 
@@ -189,7 +189,7 @@ impl Write for Io<'_, '_, '_> {
         let frame = Bytes::copy_from_slice(buf);
         if is_close_frame(buf) {
             self.source.outbox.close_reply(frame);
-        } else if self.source.outbox.offer(&frame) == Offer::Sealed {
+        } else if self.source.outbox.offer(&frame) == SendOutcome::Sealed {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         Ok(buf.len())

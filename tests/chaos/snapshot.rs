@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sqlx::{Connection as _, Row as _};
 use uuid::Uuid;
-use warden::events::cursor::{Cursor, Point};
+use warden::log::cursor::{Cursor, Point};
 
 use crate::following::Rows;
 use crate::writers::World;

@@ -105,7 +105,7 @@ async fn an_org_created_just_now_can_connect_at_once() {
 async fn a_deleted_org_is_closed_and_stays_out() {
     let t = TestGateway::start_with(TestDb::create().await, |config| {
         // Nothing here waits for the next time that the node would ask anyway.
-        config.limits.sweep.interval = Duration::from_hours(1);
+        config.limits.reconciler.interval = Duration::from_hours(1);
     })
     .await;
     let (gone, stays) = (t.db.create_org().await, t.db.create_org().await);
@@ -149,7 +149,7 @@ async fn a_deleted_org_is_closed_and_stays_out() {
 #[tokio::test]
 async fn an_org_that_is_gone_without_a_word_is_found() {
     let t = TestGateway::start_with(TestDb::create().await, |config| {
-        config.limits.sweep.interval = Duration::from_millis(100);
+        config.limits.reconciler.interval = Duration::from_millis(100);
     })
     .await;
     let (gone, quiet, stays) = (t.db.create_org().await, t.db.create_org().await, t.db.create_org().await);

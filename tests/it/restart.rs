@@ -93,7 +93,7 @@ async fn sessions_outlive_a_restart() {
 
     cluster.stop().await.expect("stops");
     let mut reader = t.gateway.reader();
-    let lost = |s: &warden::events::ReaderState| matches!(s, warden::events::ReaderState::Lost(_));
+    let lost = |s: &warden::log::TailerState| matches!(s, warden::log::TailerState::Lost(_));
     within("the reader notices", reader.wait_for(lost)).await.expect("runs");
     cluster.start_again().await.expect("starts");
     let pool = PgPoolOptions::new().max_connections(1).connect(t.db.url()).await.expect("connects");

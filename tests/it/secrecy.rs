@@ -167,7 +167,7 @@ fn logs_another_token() {
 fn logs_what_may_be_logged() {
     watch();
     let jwt = token(Uuid::nil(), &json!({}));
-    let hash = warden::audit::TokenHash::of(&jwt);
+    let hash = warden::audit_trail::TokenHash::of(&jwt);
     tracing::info!(token.hash = %hash, org.id = %Uuid::nil(), "not a secret");
 }
 

@@ -173,7 +173,7 @@ fn breaks(name: &str, setup: &Setup) {
 
 #[test]
 fn the_points_are_those_of_the_product() {
-    use warden::events::cursor;
+    use warden::log::cursor;
     for (xmax, list, max_id) in
         (1..6_u8).flat_map(|x| (0..64_u16).flat_map(move |l| (0..4).map(move |m| (x, l, m))))
     {

@@ -13,7 +13,7 @@ use tokio::runtime::{Builder, Runtime};
 use warden::app::Gateway;
 use warden::auth::VerifierConfig;
 use warden::config::{Config, Edge, Limits};
-use warden::events::ReaderState;
+use warden::log::TailerState;
 use warden::postgres::cluster::{Binaries, Cluster, ClusterOptions, DataDir, SUPERUSER};
 
 /// Signs every token that the gateways accept.
@@ -87,7 +87,7 @@ async fn gateway(database_url: &str, change: impl FnOnce(&mut Limits)) -> Gatewa
     config.limits.admission.arrivals_per_address = Limits::for_one_machine().admission.arrivals_per_address;
     change(&mut config.limits);
     let gateway = Gateway::start(config).await.expect("the gateway starts");
-    gateway.reader().wait_for(|state| *state == ReaderState::Following).await.expect("follows the log");
+    gateway.reader().wait_for(|state| *state == TailerState::Following).await.expect("follows the log");
     gateway
 }
 

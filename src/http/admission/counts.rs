@@ -1,4 +1,4 @@
-//! How many there are now, in total and for each key: whoever is counted holds a [`Held`], and is counted
+//! How many there are now, in total and for each key: whoever is counted holds a [`Permit`], and is counted
 //! until it is dropped. There are no more keys than holders, so the total bounds the memory.
 
 use std::collections::HashMap;
@@ -33,7 +33,7 @@ pub(super) enum Full {
 
 /// One that is counted, for as long as this lives.
 #[derive(Debug)]
-pub(super) struct Held<K: Eq + Hash> {
+pub(super) struct Permit<K: Eq + Hash> {
     counts: Arc<Counts<K>>,
     key: Option<K>,
 }
@@ -48,7 +48,7 @@ impl<K: Clone + Eq + Hash> Counts<K> {
     ///
     /// # Errors
     /// When there are as many as there may be.
-    pub(super) fn take(self: &Arc<Self>, key: Option<K>) -> Result<Held<K>, Full> {
+    pub(super) fn take(self: &Arc<Self>, key: Option<K>) -> Result<Permit<K>, Full> {
         let mut counted = lock(&self.counted);
         if counted.total >= self.total_max {
             return Err(Full::Total);
@@ -65,7 +65,7 @@ impl<K: Clone + Eq + Hash> Counts<K> {
             *each += 1;
         }
         counted.total += 1;
-        Ok(Held { counts: Arc::clone(self), key })
+        Ok(Permit { counts: Arc::clone(self), key })
     }
 
     pub(super) fn total(&self) -> usize {
@@ -77,7 +77,7 @@ impl<K: Clone + Eq + Hash> Counts<K> {
     }
 }
 
-impl<K: Eq + Hash> Drop for Held<K> {
+impl<K: Eq + Hash> Drop for Permit<K> {
     fn drop(&mut self) {
         let mut counted = lock(&self.counts.counted);
         counted.total -= 1;

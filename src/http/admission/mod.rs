@@ -6,8 +6,8 @@
 //! flood costs the same memory however many addresses it comes from. It knows no routes and reads no token.
 
 mod address;
-mod buckets;
 mod counts;
+mod keyed_rate;
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
@@ -19,8 +19,8 @@ use axum::http::HeaderMap;
 use tokio::time::Instant;
 
 use self::address::AddressKey;
-use self::buckets::Buckets;
-use self::counts::{Counts, Full, Held};
+use self::counts::{Counts, Full, Permit};
+use self::keyed_rate::KeyedRateLimiter;
 use crate::auth::Identity;
 use crate::metrics::Metrics;
 use crate::org::OrgId;
@@ -67,7 +67,7 @@ pub struct AdmissionLimits {
 
 /// A limit that was reached. Its name is the one in metrics, its code the one in the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Reached {
+pub(super) enum LimitExceeded {
     #[error("too many new connections from this address: wait before trying again")]
     ArrivalsPerAddress,
     #[error("too many connections of this address are waiting to be upgraded: end some, or try again")]
@@ -90,7 +90,7 @@ pub(super) enum Reached {
     RevocationsPerOrg,
 }
 
-impl Reached {
+impl LimitExceeded {
     /// In error bodies, and as the label of the metric.
     pub(super) fn code(self) -> &'static str {
         match self {
@@ -124,10 +124,10 @@ pub struct Admission {
     pending: Arc<Counts<AddressKey>>,
     turned_away: Arc<Counts<AddressKey>>,
     delayed: Arc<Counts<AddressKey>>,
-    arrivals: Buckets<AddressKey>,
-    addresses: Buckets<AddressKey>,
+    arrivals: KeyedRateLimiter<AddressKey>,
+    addresses: KeyedRateLimiter<AddressKey>,
     handshakes: Mutex<Bucket>,
-    revocations: Buckets<OrgId>,
+    revocations: KeyedRateLimiter<OrgId>,
     orgs: Arc<Counts<OrgId>>,
     users: Arc<Counts<UserKey>>,
     user_hasher: RandomState,
@@ -138,13 +138,13 @@ pub struct Admission {
 
 /// A connection that is not upgraded yet, counted while this lives.
 #[derive(Debug)]
-pub(super) struct Pending(#[expect(dead_code, reason = "held, not read")] Held<AddressKey>);
+pub(super) struct Pending(#[expect(dead_code, reason = "held, not read")] Permit<AddressKey>);
 
 /// A place of a session, counted while this lives.
 #[derive(Debug)]
-pub(super) struct Seat {
-    _org: Held<OrgId>,
-    _user: Held<UserKey>,
+pub(super) struct SessionPermit {
+    _org: Permit<OrgId>,
+    _user: Permit<UserKey>,
 }
 
 impl Admission {
@@ -156,11 +156,11 @@ impl Admission {
             pending: Counts::new(limits.pending_max, limits.pending_per_address_max),
             turned_away: Counts::new(limits.turned_away_max, limits.turned_away_max),
             delayed: Counts::new(limits.delayed_max, limits.delayed_per_address_max),
-            arrivals: Buckets::new(limits.arrivals_per_address, limits.addresses_max),
-            addresses: Buckets::new(limits.handshakes_per_address, limits.addresses_max),
+            arrivals: KeyedRateLimiter::new(limits.arrivals_per_address, limits.addresses_max),
+            addresses: KeyedRateLimiter::new(limits.handshakes_per_address, limits.addresses_max),
             handshakes: Mutex::new(Bucket::full(now)),
             // Only organisations that exist, by verified tokens, get here: as many as addresses is plenty.
-            revocations: Buckets::new(limits.revocations_per_org, limits.addresses_max),
+            revocations: KeyedRateLimiter::new(limits.revocations_per_org, limits.addresses_max),
             orgs: Counts::new(limits.sessions_max, limits.org_sessions_max),
             users: Counts::new(usize::MAX, limits.user_sessions_max),
             user_hasher: RandomState::new(),
@@ -173,17 +173,17 @@ impl Admission {
     }
 
     /// A connection came. Behind a proxy everybody has its address, so a trusted one counts in the total alone.
-    pub(super) fn enter(&self, peer: IpAddr) -> Result<Pending, Reached> {
+    pub(super) fn enter(&self, peer: IpAddr) -> Result<Pending, LimitExceeded> {
         let peer = peer.to_canonical();
         let key = (!self.proxies.trusts(peer)).then(|| self.key(peer));
         if let Some(key) = key
             && self.arrivals.take(key, Instant::now()).is_err()
         {
-            return Err(self.reached(Reached::ArrivalsPerAddress));
+            return Err(self.reached(LimitExceeded::ArrivalsPerAddress));
         }
         let held = self.pending.take(key).map_err(|full| match full {
-            Full::Total => self.reached(Reached::Pending),
-            Full::Each => self.reached(Reached::PendingPerAddress),
+            Full::Total => self.reached(LimitExceeded::Pending),
+            Full::Each => self.reached(LimitExceeded::PendingPerAddress),
         })?;
         Ok(Pending(held))
     }
@@ -207,46 +207,46 @@ impl Admission {
     }
 
     /// A handshake came. The error says when to come again.
-    pub(super) fn handshake(&self, client: IpAddr) -> Result<(), (Reached, Duration)> {
+    pub(super) fn handshake(&self, client: IpAddr) -> Result<(), (LimitExceeded, Duration)> {
         self.request(client)?;
         // Asked again when the seat is taken; here it saves the work in between.
         if self.orgs.is_full() {
-            return Err((self.reached(Reached::Sessions), FULL_RETRY_AFTER));
+            return Err((self.reached(LimitExceeded::Sessions), FULL_RETRY_AFTER));
         }
         Ok(())
     }
 
     /// A request came that will take no seat: it counts as a handshake does.
-    pub(super) fn request(&self, client: IpAddr) -> Result<(), (Reached, Duration)> {
+    pub(super) fn request(&self, client: IpAddr) -> Result<(), (LimitExceeded, Duration)> {
         let now = Instant::now();
         // Its own bucket first: one address alone must not empty the one of all.
         self.addresses
             .take(self.key(client), now)
-            .map_err(|wait| (self.reached(Reached::HandshakesPerAddress), wait))?;
+            .map_err(|wait| (self.reached(LimitExceeded::HandshakesPerAddress), wait))?;
         lock(&self.handshakes)
             .take(self.limits.handshakes, 1, now)
-            .map_err(|wait| (self.reached(Reached::Handshakes), wait))
+            .map_err(|wait| (self.reached(LimitExceeded::Handshakes), wait))
     }
 
     /// A back end of this organisation revokes.
-    pub(super) fn revocation(&self, org: OrgId) -> Result<(), (Reached, Duration)> {
+    pub(super) fn revocation(&self, org: OrgId) -> Result<(), (LimitExceeded, Duration)> {
         self.revocations
             .take(org, Instant::now())
-            .map_err(|wait| (self.reached(Reached::RevocationsPerOrg), wait))
+            .map_err(|wait| (self.reached(LimitExceeded::RevocationsPerOrg), wait))
     }
 
     /// A place for a session of this identity.
-    pub(super) fn seat(&self, identity: &Identity) -> Result<Seat, (Reached, Duration)> {
+    pub(super) fn seat(&self, identity: &Identity) -> Result<SessionPermit, (LimitExceeded, Duration)> {
         let reached = |reached| (self.reached(reached), FULL_RETRY_AFTER);
         let user = (identity.org, self.user_hasher.hash_one(&identity.subject));
-        let _user = self.users.take(Some(user)).map_err(|_| reached(Reached::UserSessions))?;
+        let _user = self.users.take(Some(user)).map_err(|_| reached(LimitExceeded::UserSessions))?;
         let _org = self.orgs.take(Some(identity.org)).map_err(|full| {
             reached(match full {
-                Full::Total => Reached::Sessions,
-                Full::Each => Reached::OrgSessions,
+                Full::Total => LimitExceeded::Sessions,
+                Full::Each => LimitExceeded::OrgSessions,
             })
         })?;
-        Ok(Seat { _org, _user })
+        Ok(SessionPermit { _org, _user })
     }
 
     /// Holds up the answer to a failed handshake, so that a client in a loop costs little: for a while, if
@@ -281,7 +281,7 @@ impl Admission {
         AddressKey::new(address, self.limits.ipv6_prefix_bits)
     }
 
-    fn reached(&self, reached: Reached) -> Reached {
+    fn reached(&self, reached: LimitExceeded) -> LimitExceeded {
         self.metrics.limit_reached(reached.code());
         reached
     }

@@ -1,7 +1,7 @@
 //! Fan-out: from batches of events to the outboxes.
 //!
-//! It has two ends. The [`Feed`] is the reader's: what a small organisation has is sent there and then, before
-//! anything else can come between. Everything larger waits in [`turns`] for the [`Fanout`], a thread of its own, which
+//! It has two ends. The [`FanoutSender`] is the reader's: what a small organisation has is sent there and then, before
+//! anything else can come between. Everything larger waits in [`turns`] for the [`FanoutWorker`], a thread of its own, which
 //! works in slices, round-robin over organisations.
 //!
 //! A slice is one segment, and a turn so much work, so a large organisation holds nobody up for longer than that, and
@@ -11,19 +11,19 @@
 //! resync, and nobody else's.
 
 mod chunk;
-mod feed;
+mod fair_queue;
+mod sender;
 mod share;
 #[cfg(test)]
 mod tests;
-mod turns;
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use chunk::Chunks;
-pub use feed::Feed;
-use share::{Helpers, Send, Stepped};
-use turns::{Task, Turns, Waiting};
+use fair_queue::{FairQueue, QueuedEvent, Task};
+pub use sender::FanoutSender;
+use share::{Broadcast, Helpers, SliceStats};
 
 use super::Hub;
 use super::org::OrgChannel;
@@ -79,18 +79,18 @@ struct Shared {
     limits: FanoutLimits,
     metrics: Arc<Metrics>,
     helpers: Helpers,
-    turns: Mutex<Turns>,
+    turns: Mutex<FairQueue>,
     /// Rung when there is a turn to take, and at the end.
     bell: Condvar,
 }
 
 /// The end that works through the turns.
 #[derive(Debug)]
-pub struct Fanout(Arc<Shared>);
+pub struct FanoutWorker(Arc<Shared>);
 
 /// The two ends of a hub's fan-out; nothing to do yet.
 #[must_use]
-pub fn fanout(hub: Arc<Hub>, limits: FanoutLimits, metrics: Arc<Metrics>) -> (Feed, Fanout) {
+pub fn fanout(hub: Arc<Hub>, limits: FanoutLimits, metrics: Arc<Metrics>) -> (FanoutSender, FanoutWorker) {
     let shared = Arc::new(Shared {
         hub,
         limits,
@@ -99,12 +99,12 @@ pub fn fanout(hub: Arc<Hub>, limits: FanoutLimits, metrics: Arc<Metrics>) -> (Fe
         turns: Mutex::default(),
         bell: Condvar::new(),
     });
-    (Feed(Arc::clone(&shared)), Fanout(shared))
+    (FanoutSender(Arc::clone(&shared)), FanoutWorker(shared))
 }
 
 impl Shared {
     /// One slice of a send. None where each was taken.
-    fn step(&self, send: &Send) -> Option<Stepped> {
+    fn step(&self, send: &Broadcast) -> Option<SliceStats> {
         let stepped = send.step(self.hub.limits)?;
         let metrics = &self.metrics;
         if stepped.any {
@@ -117,8 +117,8 @@ impl Shared {
     }
 }
 
-impl Fanout {
-    /// Works until the [`Feed`] is gone and nothing is left.
+impl FanoutWorker {
+    /// Works until the [`FanoutSender`] is gone and nothing is left.
     pub fn run(&self) {
         while self.has_turn() {
             self.step();
@@ -134,7 +134,7 @@ impl Fanout {
     }
 
     /// A thread that helps with large sends until [`Self::run`] ends, once it is run. There may be any number, also none.
-    pub fn helper(&self) -> impl FnOnce() + std::marker::Send + 'static {
+    pub fn helper(&self) -> impl FnOnce() + Send + 'static {
         let shared = Arc::clone(&self.0);
         move || shared.helpers.run(|send| shared.step(send).is_some())
     }
@@ -158,7 +158,7 @@ impl Fanout {
         let Some((org, task)) = turns.next() else { return };
         drop(turns);
         let mut turns = match task {
-            Task::Send(send) => self.step_send(&send),
+            Task::Broadcast(send) => self.step_send(&send),
             Task::Encode => self.step_encode(org),
         };
         let close = turns.end_step(org);
@@ -168,7 +168,7 @@ impl Fanout {
         }
     }
 
-    fn step_send(&self, send: &Send) -> MutexGuard<'_, Turns> {
+    fn step_send(&self, send: &Broadcast) -> MutexGuard<'_, FairQueue> {
         let stepped = self.0.step(send);
         if stepped.is_none() && !send.is_done() {
             // A helper is at the last slices. Others may have their turn; where there are none, it is a moment.
@@ -188,7 +188,7 @@ impl Fanout {
     }
 
     /// Encodes the next events for the topics that somebody here joined.
-    fn step_encode(&self, org: OrgId) -> MutexGuard<'_, Turns> {
+    fn step_encode(&self, org: OrgId) -> MutexGuard<'_, FairQueue> {
         let waiting = lock(&self.0.turns).take_waiting(org);
         let sends = match self.0.hub.channel(org) {
             Some(channel) => encode(&channel, &waiting),
@@ -209,9 +209,9 @@ fn write_cost(bytes: usize) -> usize {
 }
 
 /// Encodes events for the topics of an organisation that somebody here joined, each once.
-fn encode(channel: &OrgChannel, waiting: &[Waiting]) -> Vec<Arc<Send>> {
+fn encode(channel: &OrgChannel, waiting: &[QueuedEvent]) -> Vec<Arc<Broadcast>> {
     let mut chunks = Chunks::default();
-    for Waiting { batch, read_at, event } in waiting {
+    for QueuedEvent { batch, read_at, event } in waiting {
         let mut topics: Vec<Topic> = event.topics().collect();
         if event.is_control() {
             topics = channel.topics_of_resync(&event.topic);
@@ -221,7 +221,7 @@ fn encode(channel: &OrgChannel, waiting: &[Waiting]) -> Vec<Arc<Send>> {
     }
     let sends = chunks.finish().map(|chunk| {
         let segments = channel.segments(chunk.topic());
-        Arc::new(Send::new(chunk, segments))
+        Arc::new(Broadcast::new(chunk, segments))
     });
     sends.collect()
 }

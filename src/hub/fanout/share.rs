@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::chunk::Chunk;
 use crate::hub::org::{SEGMENT_SUBSCRIPTIONS_MAX, Segment};
-use crate::hub::{Offer, OutboxLimits};
+use crate::hub::{OutboxLimits, SendOutcome};
 use crate::sync::lock;
 use crate::wire::CloseCode;
 
@@ -17,7 +17,7 @@ const SHARED_SEGMENTS_MIN: usize = 16;
 
 /// Frames on their way to the segments of a topic.
 #[derive(Debug)]
-pub(super) struct Send {
+pub(super) struct Broadcast {
     chunk: Chunk,
     segments: Vec<Arc<Segment>>,
     /// How many segments were taken; may go beyond their number.
@@ -26,7 +26,7 @@ pub(super) struct Send {
     done: AtomicUsize,
 }
 
-impl Send {
+impl Broadcast {
     pub(super) fn new(chunk: Chunk, segments: Vec<Arc<Segment>>) -> Self {
         Self { chunk, segments, taken: AtomicUsize::new(0), done: AtomicUsize::new(0) }
     }
@@ -61,16 +61,16 @@ impl Send {
     }
 
     /// One slice: the same bytes to every subscription of the next segment. None where each was taken.
-    pub(super) fn step(&self, limits: OutboxLimits) -> Option<Stepped> {
+    pub(super) fn step(&self, limits: OutboxLimits) -> Option<SliceStats> {
         let segment = self.segments.get(self.taken.fetch_add(1, Ordering::Relaxed))?;
         let stepped = self.send(segment, limits);
         self.done.fetch_add(1, Ordering::Release);
         Some(stepped)
     }
 
-    fn send(&self, segment: &Segment, limits: OutboxLimits) -> Stepped {
+    fn send(&self, segment: &Segment, limits: OutboxLimits) -> SliceStats {
         let mut subscriptions = lock(segment);
-        let mut stepped = Stepped { subscribers: subscriptions.len(), ..Stepped::default() };
+        let mut stepped = SliceStats { subscribers: subscriptions.len(), ..SliceStats::default() };
         for subscription in subscriptions.iter_mut() {
             let Some((frames, frame_count)) = self.chunk.after(subscription.after_batch) else { continue };
             stepped.any = true;
@@ -81,9 +81,9 @@ impl Send {
                 continue;
             }
             match subscription.outbox.offer(&frames) {
-                Offer::Written => stepped.direct_writes += 1,
-                Offer::Queued => stepped.queued_writes += 1,
-                Offer::Sealed => continue,
+                SendOutcome::Written => stepped.direct_writes += 1,
+                SendOutcome::Queued => stepped.queued_writes += 1,
+                SendOutcome::Sealed => continue,
             }
             stepped.deliveries += frame_count;
         }
@@ -93,7 +93,7 @@ impl Send {
 
 /// What one slice was.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Stepped {
+pub(super) struct SliceStats {
     /// Of the segment.
     pub(super) subscribers: usize,
     /// Somebody was left to get it.
@@ -110,19 +110,19 @@ pub(super) struct Stepped {
 #[derive(Debug, Default)]
 pub(super) struct Helpers {
     /// The latest large send; there is little to gain from keeping several, as each is worked on by its owner too.
-    offered: Mutex<Option<Arc<Send>>>,
+    offered: Mutex<Option<Arc<Broadcast>>>,
     bell: Condvar,
     is_closed: AtomicBool,
 }
 
 impl Helpers {
-    pub(super) fn offer(&self, send: &Arc<Send>) {
+    pub(super) fn offer(&self, send: &Arc<Broadcast>) {
         *lock(&self.offered) = Some(Arc::clone(send));
         self.bell.notify_all();
     }
 
     /// Helps until [`Self::close`]. `step` does a slice of a send, and says whether there was one to take.
-    pub(super) fn run(&self, mut step: impl FnMut(&Send) -> bool) {
+    pub(super) fn run(&self, mut step: impl FnMut(&Broadcast) -> bool) {
         while let Some(send) = self.wait() {
             while step(&send) {}
             let mut offered = lock(&self.offered);
@@ -140,7 +140,7 @@ impl Helpers {
         self.bell.notify_all();
     }
 
-    fn wait(&self) -> Option<Arc<Send>> {
+    fn wait(&self) -> Option<Arc<Broadcast>> {
         let mut offered = lock(&self.offered);
         loop {
             if self.is_closed.load(Ordering::Relaxed) {

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::super::org::SEGMENT_SUBSCRIPTIONS_MAX;
-use super::super::{Outbox, OutboxLimits, Registration, Standing, Subscribed};
-use super::feed::NOW_COST_MAX;
+use super::super::{Outbox, OutboxLimits, Registration, SessionCheck, Subscribed};
+use super::sender::NOW_COST_MAX;
 use super::*;
 use crate::wire::CloseCode;
 
@@ -20,8 +20,8 @@ const DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
 #[derive(Debug)]
 struct Steadfast;
 
-impl Standing for Steadfast {
-    fn fallen(&self) -> Option<CloseCode> {
+impl SessionCheck for Steadfast {
+    fn close_reason(&self) -> Option<CloseCode> {
         None
     }
 }
@@ -104,7 +104,7 @@ const LARGE_SEGMENTS: usize = 2 * NOW_COST_MAX / SEGMENT_SUBSCRIPTIONS_MAX;
 const LARGE_BYTES: usize = NOW_COST_MAX / SEGMENT_SUBSCRIPTIONS_MAX * COST_BYTES;
 
 /// A hub's fan-out, and what it counts.
-fn new_fanout(hub: &Arc<Hub>, limits: FanoutLimits) -> (Feed, Fanout, Arc<Metrics>) {
+fn new_fanout(hub: &Arc<Hub>, limits: FanoutLimits) -> (FanoutSender, FanoutWorker, Arc<Metrics>) {
     let metrics = Arc::<Metrics>::default();
     let (feed, fanout) = fanout(Arc::clone(hub), limits, Arc::clone(&metrics));
     (feed, fanout, metrics)

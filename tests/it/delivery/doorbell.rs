@@ -93,7 +93,7 @@ async fn a_silent_commit_beyond_the_snapshots_xmax_is_not_left_to_the_poll() {
     )
     .await;
     let gateway = TestGateway::gateway(&db, |config| {
-        config.limits.reader.poll_interval = std::time::Duration::from_secs(3600);
+        config.limits.tailer.poll_interval = std::time::Duration::from_secs(3600);
         config.limits.session.close_timeout = super::CLOSE_TIMEOUT;
     })
     .await;

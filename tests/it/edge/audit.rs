@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use uuid::Uuid;
-use warden::audit::TokenHash;
+use warden::audit_trail::TokenHash;
 
 use super::behind_a_proxy;
 use crate::harness::{Client, LogCapture, Upgrade, eventually, handshake, token};
@@ -44,7 +44,7 @@ async fn every_event_has_its_fields() {
 
     // One by one, all of this test's address.
     eventually("the end is told", async || !logs.lines_with(&[address, "session ended"]).is_empty()).await;
-    let lines = logs.lines_with(&[address, "warden::audit"]);
+    let lines = logs.lines_with(&[address, "warden::audit_trail"]);
     let hash = |token: &str| TokenHash::of(token).to_string();
     let expected = [
         ("refuse", "upgrade refused", Some(hash(&bad)), Some("token_expired")),

@@ -62,7 +62,7 @@ async fn an_address_that_never_answers_delays_nobody() {
     black_hole.stall(true);
     // Longer than any try may take: were it waited for, the reader would give up.
     let gateway = gateway_at(&db, &through(&[&black_hole, &good], &db.name, "warden_gateway"), |limits| {
-        limits.reader.read_timeout = Duration::from_secs(4);
+        limits.tailer.read_timeout = Duration::from_secs(4);
     })
     .await;
     let mut session = client(&gateway, org).await;
@@ -115,7 +115,7 @@ async fn who_is_ahead_of_a_node_is_answered_and_waits_for_it() {
     let mut proxy = Proxy::before(db.url()).await;
     let ahead = gateway_at(&db, db.gateway_url(), |_| {}).await;
     let behind = gateway_at(&db, &through(&[&proxy], &db.name, "warden_gateway"), |limits| {
-        limits.reader.page_rows_max = 1;
+        limits.tailer.page_rows_max = 1;
     })
     .await;
     let (mut of_ahead, mut of_behind) = (client(&ahead, org).await, client(&behind, org).await);
@@ -149,7 +149,7 @@ async fn half_open_connections_are_noticed_and_replaced() {
     let (db, org) = db_with_org().await;
     let proxy = Proxy::before(db.url()).await;
     let gateway = gateway_at(&db, &through(&[&proxy], &db.name, "warden_gateway"), |limits| {
-        limits.reader.read_timeout = Duration::from_millis(500);
+        limits.tailer.read_timeout = Duration::from_millis(500);
         limits.look_up_timeout = Duration::from_millis(1500);
     })
     .await;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::json;
 use uuid::Uuid;
 use warden::app::Gateway;
-use warden::events::ReaderState;
+use warden::log::TailerState;
 
 use crate::harness::{Client, Proxy, TestDb, TestGateway, Upgrade, connect_raw, eventually, token, within};
 
@@ -31,7 +31,7 @@ async fn gateway_at(db: &TestDb, url: &str, change: impl FnOnce(&mut warden::con
     TestGateway::gateway(db, |config| {
         config.database = warden::postgres::options(url).expect("a URL");
         config.limits.session.close_timeout = CLOSE_TIMEOUT;
-        config.limits.reader.reconnect_max = Duration::from_millis(200);
+        config.limits.tailer.reconnect_max = Duration::from_millis(200);
         change(&mut config.limits);
     })
     .await
@@ -65,7 +65,7 @@ async fn expect_lost(gateway: &Gateway, because: &[&str]) {
 
 async fn expect_following(gateway: &Gateway) {
     let mut reader = gateway.reader();
-    within("follows", reader.wait_for(|s| *s == ReaderState::Following)).await.expect("runs");
+    within("follows", reader.wait_for(|s| *s == TailerState::Following)).await.expect("runs");
     assert_eq!(readyz(gateway).await.0, 200);
 }
 

@@ -58,7 +58,7 @@ async fn through_a_transaction_pooler_the_log_is_polled() {
     let url = pooler.url(&db.name, "postgres");
     let gateway = gateway_at(&db, &url, |limits| {
         limits.recent.bytes_max = 0;
-        limits.reader.poll_interval = Duration::from_millis(200);
+        limits.tailer.poll_interval = Duration::from_millis(200);
     })
     .await;
     let mut session = client(&gateway, org).await;
@@ -128,7 +128,7 @@ async fn through_a_session_pooler_the_bell_rings() {
     let (db, org) = db_with_org().await;
     let pooler = Pooler::start(&db, "session").await;
     let gateway = gateway_at(&db, &pooler.url(&db.name, "warden_gateway"), |limits| {
-        limits.reader.poll_interval = Duration::from_secs(3600);
+        limits.tailer.poll_interval = Duration::from_secs(3600);
     })
     .await;
     eventually("the doorbell listens", async || {

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use warden::app::Gateway;
 use warden::auth::VerifierConfig;
 use warden::config::{Config, Edge, Limits};
-use warden::events::ReaderState;
+use warden::log::TailerState;
 
 use super::{Client, TestDb, keep_secret, watch, within};
 
@@ -79,7 +79,7 @@ impl TestGateway {
     pub async fn gateway(db: &TestDb, change: impl FnOnce(&mut Config)) -> Gateway {
         let gateway = Self::try_gateway(db, change).await.expect("the gateway starts");
         let mut reader = gateway.reader();
-        within("the gateway follows the log", reader.wait_for(|s| *s == ReaderState::Following))
+        within("the gateway follows the log", reader.wait_for(|s| *s == TailerState::Following))
             .await
             .expect("runs");
         gateway

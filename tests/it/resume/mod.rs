@@ -14,7 +14,7 @@ use sqlx::{Connection as _, Row as _};
 use uuid::Uuid;
 use warden::app::Gateway;
 use warden::config::Config;
-use warden::events::cursor::{Cursor, Point};
+use warden::log::cursor::{Cursor, Point};
 
 use crate::harness::{Client, TestDb, TestGateway, eventually, token};
 
@@ -131,7 +131,7 @@ async fn a_storm_onto_a_restarted_node_makes_no_queries() {
 
     // One that remembers only the last of it serves the others from the log.
     let third = TestGateway::gateway(&db, |config| {
-        config.limits.reader.warm_rows_max = 3;
+        config.limits.tailer.warm_rows_max = 3;
         config.limits.session.close_timeout = CLOSE_TIMEOUT;
     })
     .await;
@@ -164,7 +164,7 @@ async fn a_late_commit_is_not_passed_over_by_a_restarted_node() {
     tx.commit().await.expect("commits");
     let missed = [early, db.insert_call(org).await];
     let second = TestGateway::gateway(&db, |config| {
-        config.limits.reader.warm_rows_max = 3;
+        config.limits.tailer.warm_rows_max = 3;
         config.limits.session.close_timeout = CLOSE_TIMEOUT;
     })
     .await;

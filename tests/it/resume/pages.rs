@@ -16,7 +16,7 @@ const BULK_ROWS: u64 = 1_000;
 
 async fn gateway_with_pages(db: &TestDb, recent_bytes: usize) -> Gateway {
     TestGateway::gateway(db, |config| {
-        config.limits.reader.page_rows_max = PAGE_ROWS;
+        config.limits.tailer.page_rows_max = PAGE_ROWS;
         config.limits.recent.bytes_max = recent_bytes;
         config.limits.session.close_timeout = CLOSE_TIMEOUT;
     })

@@ -111,11 +111,11 @@ async fn come_and_go(page_rows: u32) {
     // The second remembers next to nothing, and replays from the log.
     let forgetful = TestGateway::gateway(&db, |config| {
         config.limits.recent.bytes_max = 1_000;
-        config.limits.reader.page_rows_max = page_rows;
+        config.limits.tailer.page_rows_max = page_rows;
         config.limits.session.close_timeout = super::CLOSE_TIMEOUT;
     });
     let first = TestGateway::gateway(&db, |config| {
-        config.limits.reader.page_rows_max = page_rows;
+        config.limits.tailer.page_rows_max = page_rows;
         config.limits.session.close_timeout = super::CLOSE_TIMEOUT;
     });
     let gateways = [first.await, forgetful.await];

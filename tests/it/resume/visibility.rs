@@ -1,6 +1,6 @@
 //! The gateway's own reading of a snapshot against PostgreSQL's.
 
-use warden::events::cursor::Snapshot;
+use warden::log::cursor::Snapshot;
 
 use crate::harness::TestDb;
 

@@ -9,7 +9,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::{Connection as _, Executor as _};
 use uuid::Uuid;
 use warden::app::Gateway;
-use warden::events::cursor::Cursor;
+use warden::log::cursor::Cursor;
 
 use crate::harness::{Answer, Client, TestDb, TestGateway, Upgrade, eventually, token};
 
@@ -156,8 +156,8 @@ async fn a_topic_without_events_hands_out_young_cursors() {
     let org = db.create_org().await;
     let gateway = TestGateway::gateway(&db, |config| {
         config.limits.recent.bytes_max = 0;
-        config.limits.reader.poll_interval = Duration::from_millis(20);
-        config.limits.reader.cursor_interval = Duration::from_millis(50);
+        config.limits.tailer.poll_interval = Duration::from_millis(20);
+        config.limits.tailer.cursor_interval = Duration::from_millis(50);
         config.limits.session.close_timeout = CLOSE_TIMEOUT;
     })
     .await;

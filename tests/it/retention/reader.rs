@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::postgres::{PgConnection, Postgres};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, Transaction};
 use uuid::Uuid;
-use warden::events::LogReader;
+use warden::log::LogReader;
 use warden::postgres::Primary;
 use warden::postgres::cluster::SUPERUSER;
 
@@ -143,10 +143,10 @@ async fn a_slot_that_is_emptied_between_pages_is_told_before_what_lies_beyond_it
     // Only this test turns the ring, and waits for nobody else who does.
     db.run("revoke execute on function warden.rotate_events from warden_gateway").await;
     let gateway = TestGateway::gateway(&db, |config| {
-        config.limits.reader.page_rows_max = PAGE_ROWS;
+        config.limits.tailer.page_rows_max = PAGE_ROWS;
         config.limits.session.close_timeout = CLOSE_TIMEOUT;
         // Nothing here waits for the next time that the node would ask anyway.
-        config.limits.sweep.interval = Duration::from_hours(1);
+        config.limits.reconciler.interval = Duration::from_hours(1);
     })
     .await;
     let mut follower = client(&gateway, org).await;
@@ -192,7 +192,7 @@ async fn a_deletion_that_went_with_its_slot_ends_the_sessions_all_the_same() {
     let (org, gone) = (db.create_org().await, db.create_org().await);
     let gateway = TestGateway::gateway(&db, |config| {
         // Nothing here waits for the next time that the node would ask anyway.
-        config.limits.sweep.interval = Duration::from_hours(1);
+        config.limits.reconciler.interval = Duration::from_hours(1);
         config.limits.session.close_timeout = CLOSE_TIMEOUT;
     })
     .await;

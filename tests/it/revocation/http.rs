@@ -365,7 +365,7 @@ async fn the_audit_trail_and_the_metrics_tell_who_revoked_what() {
     let (user, by) = (format!("user-{}", Uuid::new_v4()), format!("backend-{}", Uuid::new_v4()));
     let backend = token(org, &json!({"sub": by, "role": "service_role"}));
     let said = revoke(t.gateway.public_addr(), &backend, &json!({"user_id": user})).await;
-    let asked = logs.lines_with(&["warden::audit", "action=\"revoke_request\"", &by]);
+    let asked = logs.lines_with(&["warden::audit_trail", "action=\"revoke_request\"", &by]);
     assert_eq!(asked.len(), 1, "{asked:?}");
     for field in [
         format!("revocation.id={}", said["id"]),
@@ -382,7 +382,7 @@ async fn the_audit_trail_and_the_metrics_tell_who_revoked_what() {
 
     let stranger = format!("stranger-{}", Uuid::new_v4());
     let nobody = token(org, &json!({"sub": stranger}));
-    let hash = warden::audit::TokenHash::of(&nobody).to_string();
+    let hash = warden::audit_trail::TokenHash::of(&nobody).to_string();
     assert_eq!(Post::new(&nobody, &json!({"user_id": user})).send(t.gateway.public_addr()).await.status, 403);
     let refused = logs.lines_with(&["action=\"revoke_refuse\"", "code=\"not_a_backend\"", &hash]);
     assert_eq!(refused.len(), 1, "{refused:?}");

@@ -263,7 +263,7 @@ async fn what_was_revoked_while_the_database_was_away_ends_when_it_is_back() {
     proxy.shut().await;
     call(&db, "revoke(user_id => 'alice')").await;
     eventually("the node notices", async || {
-        *gateway.reader().borrow() != warden::events::ReaderState::Following
+        *gateway.reader().borrow() != warden::log::TailerState::Following
     })
     .await;
     // What it knew it knows.

@@ -3,7 +3,7 @@
 //! The reader loads it whenever it connects, and so before the node lets anybody in; a control event in the
 //! log, and an interval in any case, have it loaded again by a task of its own, so that no event waits for it. While the
 //! database is away what is known stays. It ends open sessions through the hub, and knows no tokens: who
-//! asks says what a token says ([`Holder`]).
+//! asks says what a token says ([`TokenSubject`]).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -13,7 +13,7 @@ use sqlx::postgres::PgPool;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::audit;
+use crate::audit_trail;
 use crate::backoff::Backoff;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
@@ -38,7 +38,7 @@ pub struct RevocationLimits {
 
 /// What a verified token says of itself.
 #[derive(Clone, Copy, Debug)]
-pub struct Holder<'a> {
+pub struct TokenSubject<'a> {
     /// Its organisation.
     pub org: OrgId,
     /// Who made it.
@@ -76,7 +76,7 @@ struct Entry {
 }
 
 impl Entry {
-    fn check(&self, holder: &Holder<'_>) -> Option<Revoked> {
+    fn check(&self, holder: &TokenSubject<'_>) -> Option<Revoked> {
         let is_meant = self.org.is_none_or(|org| org == holder.org)
             && self.issuer.as_deref().is_none_or(|issuer| Some(issuer) == holder.issuer);
         if !is_meant {
@@ -105,7 +105,7 @@ struct Entries {
 }
 
 impl Entries {
-    fn check(&self, holder: &Holder<'_>) -> Option<Revoked> {
+    fn check(&self, holder: &TokenSubject<'_>) -> Option<Revoked> {
         let of_org = self.orgs.get(&holder.org);
         let of_user = self.users.get(holder.user);
         let of_session = holder.session.and_then(|session| self.sessions.get(session));
@@ -154,7 +154,7 @@ impl Revocations {
 
     /// Whether this token counts no longer.
     #[must_use]
-    pub fn check(&self, holder: &Holder<'_>) -> Option<Revoked> {
+    pub fn check(&self, holder: &TokenSubject<'_>) -> Option<Revoked> {
         self.entries.read().unwrap_or_else(PoisonError::into_inner).check(holder)
     }
 
@@ -254,7 +254,7 @@ impl Revocations {
         if former.known.is_some() {
             fresh.iter().for_each(tell);
         }
-        let ended = self.hub.close_fallen();
+        let ended = self.hub.close_invalid_sessions();
         if ended > 0 {
             tracing::info!(sessions = ended, "sessions were ended, because they were revoked");
         }
@@ -263,7 +263,7 @@ impl Revocations {
 }
 
 fn tell(entry: &Entry) {
-    audit::revoked(audit::Revocation {
+    audit_trail::revoked(audit_trail::Revocation {
         id: entry.id,
         session: entry.session.as_deref(),
         user: entry.user.as_deref(),

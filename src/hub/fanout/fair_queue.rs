@@ -6,7 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::share::Send;
+use super::share::Broadcast;
 use super::{Batch, FanoutLimits, TURN_COST};
 use crate::org::OrgId;
 use crate::wire::{CloseCode, Event, RESYNC_EVENT};
@@ -19,7 +19,7 @@ const OVERLOAD_DATA: &str = r#"{"reason":"overload"}"#;
 
 /// See the module's documentation.
 #[derive(Debug, Default)]
-pub(super) struct Turns {
+pub(super) struct FairQueue {
     work: HashMap<OrgId, OrgWork>,
     /// The organisations that have work, each once.
     order: VecDeque<OrgId>,
@@ -34,8 +34,8 @@ pub(super) struct Turns {
 /// What is to be done for one organisation, in this order.
 #[derive(Debug, Default)]
 struct OrgWork {
-    sends: VecDeque<Arc<Send>>,
-    waiting: VecDeque<Waiting>,
+    sends: VecDeque<Arc<Broadcast>>,
+    waiting: VecDeque<QueuedEvent>,
     /// Of the events in `waiting`.
     waiting_bytes: usize,
     /// Once everything before it is done.
@@ -44,13 +44,13 @@ struct OrgWork {
 
 /// An event whose turn has not come.
 #[derive(Debug)]
-pub(super) struct Waiting {
+pub(super) struct QueuedEvent {
     pub(super) batch: u64,
     pub(super) read_at: Instant,
     pub(super) event: Arc<Event>,
 }
 
-impl Waiting {
+impl QueuedEvent {
     pub(super) fn new(batch: &Batch, event: &Arc<Event>) -> Self {
         Self { batch: batch.number, read_at: batch.read_at, event: Arc::clone(event) }
     }
@@ -59,12 +59,12 @@ impl Waiting {
 /// The next step of an organisation.
 pub(super) enum Task {
     /// A slice of this.
-    Send(Arc<Send>),
+    Broadcast(Arc<Broadcast>),
     /// What waits is encoded, or there is nothing left.
     Encode,
 }
 
-impl Turns {
+impl FairQueue {
     /// Whether nothing is left to do.
     pub(super) fn is_idle(&self) -> bool {
         self.order.is_empty()
@@ -88,7 +88,7 @@ impl Turns {
             OrgWork::default()
         });
         let bytes: usize = events.iter().map(|event| event.memory_bytes()).sum();
-        work.waiting.extend(events.iter().map(|event| Waiting::new(batch, event)));
+        work.waiting.extend(events.iter().map(|event| QueuedEvent::new(batch, event)));
         work.waiting_bytes += bytes;
         self.waiting_bytes += bytes;
         let mut overloads = 0;
@@ -120,31 +120,31 @@ impl Turns {
         work.waiting_bytes = 0;
         work.waiting.clear();
         let resync = Event::control(RESYNC_EVENT, OVERLOAD_DATA, Arc::clone(&batch.cursor));
-        work.waiting.push_back(Waiting::new(batch, &Arc::new(resync)));
+        work.waiting.push_back(QueuedEvent::new(batch, &Arc::new(resync)));
     }
 
     /// Whose turn it is, and what is to be done. It stays the first until [`Self::end_step`].
     pub(super) fn next(&self) -> Option<(OrgId, Task)> {
         let org = *self.order.front()?;
         let task = match self.work[&org].sends.front() {
-            Some(send) => Task::Send(Arc::clone(send)),
+            Some(send) => Task::Broadcast(Arc::clone(send)),
             None => Task::Encode,
         };
         Some((org, task))
     }
 
     /// The first send of the organisation whose turn it is has gone out. Returns the one after it.
-    pub(super) fn next_send(&mut self) -> Option<Arc<Send>> {
+    pub(super) fn next_send(&mut self) -> Option<Arc<Broadcast>> {
         let work = self.work.get_mut(self.order.front()?)?;
         work.sends.pop_front();
         work.sends.front().cloned()
     }
 
     /// Takes some of what waits, to be encoded.
-    pub(super) fn take_waiting(&mut self, org: OrgId) -> Vec<Waiting> {
+    pub(super) fn take_waiting(&mut self, org: OrgId) -> Vec<QueuedEvent> {
         let Some(work) = self.work.get_mut(&org) else { return Vec::new() };
         let count = work.waiting.len().min(STEP_EVENTS_MAX);
-        let taken: Vec<Waiting> = work.waiting.drain(..count).collect();
+        let taken: Vec<QueuedEvent> = work.waiting.drain(..count).collect();
         // A resync of an overload was added without being counted.
         let bytes: usize = taken.iter().map(|waiting| waiting.event.memory_bytes()).sum();
         let bytes = bytes.min(work.waiting_bytes);
@@ -153,7 +153,7 @@ impl Turns {
         taken
     }
 
-    pub(super) fn add_sends(&mut self, org: OrgId, sends: Vec<Arc<Send>>) {
+    pub(super) fn add_sends(&mut self, org: OrgId, sends: Vec<Arc<Broadcast>>) {
         if let Some(work) = self.work.get_mut(&org) {
             work.sends.extend(sends);
         }
@@ -182,7 +182,7 @@ impl Turns {
 
     /// The send that an organisation is at.
     #[cfg(test)]
-    pub(super) fn current(&self, org: OrgId) -> Arc<Send> {
+    pub(super) fn current(&self, org: OrgId) -> Arc<Broadcast> {
         Arc::clone(&self.work[&org].sends[0])
     }
 }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::turns::Waiting;
+use super::fair_queue::QueuedEvent;
 use super::{Batch, OrgEvents, Shared, TURN_COST, encode, write_cost};
 use crate::hub::org::OrgChannel;
 use crate::org::OrgId;
@@ -18,15 +18,15 @@ pub(super) const NOW_COST_MAX: usize = TURN_COST;
 /// See the module's documentation. There is one, so nothing overtakes what it sends at once: who has nothing waiting
 /// gets nothing to wait for meanwhile.
 #[derive(Debug)]
-pub struct Feed(pub(super) Arc<Shared>);
+pub struct FanoutSender(pub(super) Arc<Shared>);
 
 /// A part of a batch that is sent at once.
-struct Soon<'a> {
+struct InlineSend<'a> {
     channel: Arc<OrgChannel>,
     events: &'a [Arc<Event>],
 }
 
-impl Feed {
+impl FanoutSender {
     /// Takes a batch. Organisations without a session here cost one look-up.
     pub fn push(&mut self, batch: &Batch) {
         let mut soon = Vec::new();
@@ -42,7 +42,7 @@ impl Feed {
                     match self.cost_now(org, &channel, part, left) {
                         Some(cost) => {
                             left -= cost;
-                            soon.push(Soon { channel, events: &part.events });
+                            soon.push(InlineSend { channel, events: &part.events });
                         }
                         None => self.queue(org, batch, part),
                     }
@@ -55,8 +55,9 @@ impl Feed {
             }
         }
         // Last: the other thread is at work already.
-        for Soon { channel, events } in soon {
-            let waiting: Vec<Waiting> = events.iter().map(|event| Waiting::new(batch, event)).collect();
+        for InlineSend { channel, events } in soon {
+            let waiting: Vec<QueuedEvent> =
+                events.iter().map(|event| QueuedEvent::new(batch, event)).collect();
             for send in encode(&channel, &waiting) {
                 while self.0.step(&send).is_some() {}
             }
@@ -97,7 +98,7 @@ impl Feed {
     }
 }
 
-impl Drop for Feed {
+impl Drop for FanoutSender {
     fn drop(&mut self) {
         lock(&self.0.turns).is_closed = true;
         self.0.bell.notify_one();

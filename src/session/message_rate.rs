@@ -8,7 +8,7 @@ use crate::rate::Bucket;
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub(super) struct Allowance {
+pub(super) struct MessageRateLimiter {
     messages: Bucket,
     refused: Bucket,
 }
@@ -24,7 +24,7 @@ pub(super) enum Allowed {
     Flood,
 }
 
-impl Allowance {
+impl MessageRateLimiter {
     pub(super) fn new() -> Self {
         let full = Bucket::full(Instant::now());
         Self { messages: full, refused: full }

@@ -1,6 +1,6 @@
 //! The reader's side of the doorbell's lock: silencing it under load, and giving it back.
 
-use super::log::{LogError, LogReader};
+use super::reader::{LogError, LogReader};
 
 /// The advisory lock of the doorbell, as in `warden.ring()`.
 const BELL_LOCK: i64 = 1_463_898_692;

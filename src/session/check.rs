@@ -3,15 +3,15 @@
 use std::sync::{Arc, Mutex};
 
 use crate::auth::Identity;
-use crate::events::{Holder, Revocations, Revoked};
-use crate::hub::Standing;
+use crate::control::{Revocations, Revoked, TokenSubject};
+use crate::hub::SessionCheck;
 use crate::sync::lock;
 use crate::wire::CloseCode;
 
 /// What a token says of itself, for the question whether it was revoked.
 #[must_use]
-pub fn holder(identity: &Identity) -> Holder<'_> {
-    Holder {
+pub fn token_subject(identity: &Identity) -> TokenSubject<'_> {
+    TokenSubject {
         org: identity.org,
         issuer: identity.issuer.as_deref(),
         user: &identity.subject,
@@ -32,17 +32,17 @@ impl Bearer {
         Self { identity: Mutex::new(identity), revocations }
     }
 
-    /// The token was replaced. Who then asks [`Standing::fallen`] misses no revocation: either the walk over
+    /// The token was replaced. Who then asks [`SessionCheck::fallen`] misses no revocation: either the walk over
     /// all sessions saw this token, or the walk's entries are seen now.
     pub(super) fn replace(&self, identity: Arc<Identity>) {
         *lock(&self.identity) = identity;
     }
 }
 
-impl Standing for Bearer {
-    fn fallen(&self) -> Option<CloseCode> {
+impl SessionCheck for Bearer {
+    fn close_reason(&self) -> Option<CloseCode> {
         let identity = Arc::clone(&lock(&self.identity));
-        self.revocations.check(&holder(&identity)).map(|revoked| match revoked {
+        self.revocations.check(&token_subject(&identity)).map(|revoked| match revoked {
             Revoked::Token => CloseCode::REVOKED,
             Revoked::Suspended => CloseCode::ORG_SUSPENDED,
         })

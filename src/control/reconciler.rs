@@ -25,7 +25,7 @@ const ORGS_IN_QUERY_MAX: usize = 10_000;
 
 /// Delays of the sweep.
 #[derive(Clone, Copy, Debug)]
-pub struct SweepLimits {
+pub struct ReconcilerLimits {
     /// All are asked for so often.
     pub interval: Duration,
     /// A query that takes longer has failed.
@@ -38,16 +38,16 @@ pub struct SweepLimits {
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub struct Sweep {
+pub struct Reconciler {
     pool: PgPool,
     hub: Arc<Hub>,
     directory: Arc<Directory>,
     metrics: Arc<Metrics>,
-    limits: SweepLimits,
+    limits: ReconcilerLimits,
     due: Notify,
 }
 
-impl Sweep {
+impl Reconciler {
     /// Asks this database about those whom the hub and the directory know.
     #[must_use]
     pub fn new(
@@ -55,7 +55,7 @@ impl Sweep {
         hub: Arc<Hub>,
         directory: Arc<Directory>,
         metrics: Arc<Metrics>,
-        limits: SweepLimits,
+        limits: ReconcilerLimits,
     ) -> Self {
         Self { pool, hub, directory, metrics, limits, due: Notify::new() }
     }

@@ -11,10 +11,10 @@ use sqlx::Connection as _;
 use sqlx::postgres::{PgConnection, PgPool};
 use uuid::Uuid;
 
-use super::turns::Turn;
+use super::queue::Turn;
 use super::{Replay, ReplayError, Waiter};
-use crate::events::cursor::Point;
-use crate::events::row::{LogRow, LoggedEvent, Names, Since};
+use crate::log::cursor::Point;
+use crate::log::{LogRow, LoggedEvent, Names, Since};
 use crate::org::OrgId;
 use crate::wire::{Event, Topic};
 

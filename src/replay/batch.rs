@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::Held;
-use crate::events::cursor::{Cursor, CursorPrefix};
+use super::MemoryReservation;
+use crate::log::cursor::{Cursor, CursorPrefix};
 use crate::wire::{Event, Topic};
 
 /// Events with their transactions, in the order of their ids.
@@ -12,17 +12,17 @@ pub(super) type Events = Arc<Vec<(u64, Arc<Event>)>>;
 /// What one client missed. The events are shared with others who missed them too, and cursors are made when
 /// they are needed: at a thousand transactions in progress each takes kilobytes.
 #[derive(Debug)]
-pub struct Missed {
+pub struct ReplayBatch {
     pub(super) events: Events,
     pub(super) topic: Topic,
     pub(super) since: Cursor,
     /// Where the node stood, which may be between two points.
     pub(super) until: Cursor,
     /// The memory of the events, where they don't belong to the window of recent ones.
-    pub(super) _held: Option<Arc<Held>>,
+    pub(super) _held: Option<Arc<MemoryReservation>>,
 }
 
-impl Missed {
+impl ReplayBatch {
     /// Events and cursors: first what the cursor's second point covers, with cursors between the cursor's
     /// points; then what the node's first point covers, with cursors from one of these points to the other;
     /// then the rest, with cursors between the node's two points, as they come live.

@@ -4,7 +4,8 @@
 //! doubling to 100 ms, because one of them may commit without ringing; and once a second in any case.
 //! When the database is away it keeps its point and goes on from there.
 
-mod pass_on;
+mod dispatch;
+mod poll_schedule;
 
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -14,22 +15,19 @@ use tokio::sync::watch;
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::cursor::{Cursor, Epoch, Point};
-use super::directory::Directory;
-use super::doorbell::Ring;
-use super::log::{LogError, LogReader};
-use super::pace::{Bell, Pace};
-use super::recent::Recent;
-use super::revocations::Revocations;
-use super::sweep::Sweep;
 use crate::backoff::Backoff;
-use crate::hub::{Feed, Hub};
+use crate::control::{Directory, Reconciler, Revocations};
+use crate::hub::{FanoutSender, Hub};
+use crate::log::cursor::{Cursor, Epoch, Point};
+use crate::log::{DoorbellSignal, LogError, LogReader, TailerProgress, TailerState};
 use crate::metrics::Metrics;
 use crate::postgres::Primary;
+use crate::replay::RecentEvents;
+use poll_schedule::{DoorbellState, PollSchedule};
 
 /// Delays of the reader, and how much it reads at a time.
 #[derive(Clone, Copy, Debug)]
-pub struct ReaderLimits {
+pub struct TailerLimits {
     /// Rows that one statement brings at the most, at least 1; what exceeds them is read page by page up to
     /// the same point, so that a bulk statement of any size takes bounded memory.
     pub page_rows_max: u32,
@@ -55,7 +53,7 @@ pub struct ReaderLimits {
     pub reconnect_max: Duration,
 }
 
-impl Default for ReaderLimits {
+impl Default for TailerLimits {
     fn default() -> Self {
         Self {
             page_rows_max: 5_000,
@@ -73,32 +71,12 @@ impl Default for ReaderLimits {
     }
 }
 
-/// How far the reader has come, for those who wait for it.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Progress {
-    /// Looks at the log that are through: each leads to a point.
-    pub looks: u64,
-    /// Pages, of looks that are through and of the one that is not.
-    pub pages: u64,
-}
-
-/// Whether the node follows the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ReaderState {
-    /// Not yet connected for the first time.
-    Starting,
-    /// It does.
-    Following,
-    /// It doesn't, for this reason; sessions stay open and get what they miss once it does again.
-    Lost(String),
-}
-
 /// See the module's documentation.
-pub struct Source {
+pub struct LogTailer {
     /// The database.
     pub primary: Arc<Primary>,
     /// Rung when there may be something to read.
-    pub ring: Arc<Ring>,
+    pub ring: Arc<DoorbellSignal>,
     /// Told of each batch before the fan-out gets it.
     pub hub: Arc<Hub>,
     /// Kept current by the log.
@@ -106,24 +84,24 @@ pub struct Source {
     /// Loaded at each connection, and told when the log says that they changed.
     pub revocations: Arc<Revocations>,
     /// Told when the log does not tell which organisations are gone.
-    pub sweep: Arc<Sweep>,
+    pub sweep: Arc<Reconciler>,
     /// Keeps what was read for a while.
-    pub recent: Arc<Recent>,
+    pub recent: Arc<RecentEvents>,
     /// Told of each page, for those who wait for it.
-    pub progress: watch::Sender<Progress>,
+    pub progress: watch::Sender<TailerProgress>,
     /// To the sockets.
-    pub feed: Feed,
+    pub feed: FanoutSender,
     /// Where readiness looks.
-    pub state: watch::Sender<ReaderState>,
+    pub state: watch::Sender<TailerState>,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// Delays.
-    pub limits: ReaderLimits,
+    pub limits: TailerLimits,
 }
 
 /// Where the reader stands; outlives connections.
 #[derive(Clone)]
-struct Place {
+struct TailerPosition {
     epoch: Epoch,
     /// Everything that it covers was passed on.
     point: Arc<Point>,
@@ -131,7 +109,7 @@ struct Place {
     partial: Option<(Arc<Point>, i64)>,
 }
 
-impl Source {
+impl LogTailer {
     /// Reads until cancelled.
     pub async fn run(mut self, cancel: CancellationToken) {
         let mut place = None;
@@ -141,10 +119,10 @@ impl Source {
                 () = cancel.cancelled() => return,
                 error = self.follow(&mut place, &mut backoff) => error,
             };
-            if *self.state.borrow() != ReaderState::Lost(error.to_string()) {
+            if *self.state.borrow() != TailerState::Lost(error.to_string()) {
                 tracing::warn!(%error, "the log can't be read; trying again, nothing is lost");
             }
-            self.state.send_replace(ReaderState::Lost(error.to_string()));
+            self.state.send_replace(TailerState::Lost(error.to_string()));
             tokio::select! {
                 () = cancel.cancelled() => return,
                 () = tokio::time::sleep(backoff.next()) => {}
@@ -152,7 +130,7 @@ impl Source {
         }
     }
 
-    async fn follow(&mut self, place: &mut Option<Place>, backoff: &mut Backoff) -> LogError {
+    async fn follow(&mut self, place: &mut Option<TailerPosition>, backoff: &mut Backoff) -> LogError {
         match self.try_follow(place, backoff).await {
             Ok(never) => match never {},
             Err(error) => error,
@@ -161,7 +139,7 @@ impl Source {
 
     async fn try_follow(
         &mut self,
-        place: &mut Option<Place>,
+        place: &mut Option<TailerPosition>,
         backoff: &mut Backoff,
     ) -> Result<std::convert::Infallible, LogError> {
         let mut log = self.bounded(LogReader::connect(&self.primary, self.limits.page_rows_max)).await?;
@@ -189,11 +167,11 @@ impl Source {
                 if let Some(reason) = lost {
                     self.announce_loss(reason, cursor);
                 }
-                Place { epoch: log.epoch(), point, partial: None }
+                TailerPosition { epoch: log.epoch(), point, partial: None }
             }
         };
         tracing::info!(epoch = ?here.epoch, "following the event log");
-        let mut pace = Pace::new(self.limits);
+        let mut pace = PollSchedule::new(self.limits);
         // One for all looks: a timer that is set anew each time has the runtime wake itself by way of the kernel.
         let mut poll = pin!(tokio::time::sleep(self.limits.poll_interval));
         let mut last_cursor = Instant::now();
@@ -208,11 +186,11 @@ impl Source {
                 last_cursor = Instant::now();
                 self.hand_out_cursor();
             }
-            self.progress.send_modify(|progress| progress.looks += 1);
+            self.progress.send_modify(|progress| progress.reads += 1);
             backoff.reset();
             self.state.send_if_modified(|state| {
-                let was = std::mem::replace(state, ReaderState::Following);
-                was != ReaderState::Following
+                let was = std::mem::replace(state, TailerState::Following);
+                was != TailerState::Following
             });
             self.wait(&mut log, &mut pace, poll.as_mut(), found, is_settled).await?;
         }
@@ -251,37 +229,37 @@ impl Source {
     async fn wait(
         &self,
         log: &mut LogReader,
-        pace: &mut Pace,
+        pace: &mut PollSchedule,
         mut poll: Pin<&mut Sleep>,
         found: bool,
         is_settled: bool,
     ) -> Result<(), LogError> {
         match pace.bell {
-            Bell::Silenced if found => tokio::time::sleep(self.limits.busy_interval).await,
-            Bell::Silenced => {
+            DoorbellState::Silenced if found => tokio::time::sleep(self.limits.busy_interval).await,
+            DoorbellState::Silenced => {
                 self.bounded(log.release_bell()).await?;
-                pace.bell = Bell::MaybeSilent;
+                pace.bell = DoorbellState::MaybeSilent;
             }
-            Bell::MaybeSilent if found => {
+            DoorbellState::MaybeSilent if found => {
                 if self.bounded(log.silence_bell()).await? {
-                    pace.bell = Bell::Silenced;
+                    pace.bell = DoorbellState::Silenced;
                 }
                 tokio::time::sleep(self.limits.busy_interval).await;
             }
-            Bell::MaybeSilent => {
+            DoorbellState::MaybeSilent => {
                 // What was committed in silence did not ring: whether it rings now or not, look again.
                 if self.bounded(log.bell_rings()).await? {
-                    pace.bell = Bell::Rings;
+                    pace.bell = DoorbellState::Rings;
                     pace.rings_in_row = 0;
                     poll.reset(tokio::time::Instant::now() + self.limits.poll_interval);
                 } else {
                     tokio::time::sleep(self.limits.busy_interval).await;
                 }
             }
-            Bell::Rings if self.ring.take_silenced() || pace.is_overrun(found) => {
-                pace.bell = Bell::MaybeSilent;
+            DoorbellState::Rings if self.ring.take_silenced() || pace.is_overrun(found) => {
+                pace.bell = DoorbellState::MaybeSilent;
             }
-            Bell::Rings => {
+            DoorbellState::Rings => {
                 let before = Instant::now();
                 tokio::select! {
                     () = self.ring.rung() => pace.rung(before.elapsed()),
@@ -303,7 +281,7 @@ impl Source {
     async fn read(
         &mut self,
         log: &mut LogReader,
-        here: &mut Place,
+        here: &mut TailerPosition,
         mut is_unsure: bool,
     ) -> Result<(bool, bool), LogError> {
         let mut found = false;

@@ -6,8 +6,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
-use super::cursor::{Cursor, Point};
-use super::row::LoggedEvent;
+use crate::log::LoggedEvent;
+use crate::log::cursor::{Cursor, Point};
 use crate::org::OrgId;
 use crate::sync::lock;
 use crate::wire::{Event, Topic};
@@ -27,7 +27,7 @@ const ENTRY_BYTES: usize = 64;
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub struct Recent {
+pub struct RecentEvents {
     limits: RecentLimits,
     window: Mutex<Window>,
 }
@@ -60,7 +60,7 @@ struct Kept {
     to: Arc<Point>,
 }
 
-impl Recent {
+impl RecentEvents {
     /// Nothing is kept yet, and nothing is complete.
     #[must_use]
     pub fn new(limits: RecentLimits) -> Self {
@@ -68,12 +68,12 @@ impl Recent {
     }
 
     /// Begins anew at this point.
-    pub(super) fn reset(&self, start: Arc<Point>) {
+    pub(crate) fn reset(&self, start: Arc<Point>) {
         *lock(&self.window) = Window { start, ..Window::default() };
     }
 
     /// Keeps what was read; `to` covers all of it.
-    pub(super) fn push(&self, to: &Arc<Point>, events: &[LoggedEvent]) {
+    pub(crate) fn push(&self, to: &Arc<Point>, events: &[LoggedEvent]) {
         let mut window = lock(&self.window);
         for LoggedEvent { org, xid, event } in events {
             let kept = Kept { xid: *xid, event: Arc::clone(event), to: Arc::clone(to) };
@@ -160,7 +160,7 @@ impl Window {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::events::cursor::Epoch;
+    use crate::log::cursor::Epoch;
 
     const ORG: u128 = 1;
     const OTHER: u128 = 2;
@@ -191,16 +191,16 @@ mod tests {
         LoggedEvent { org: Some(OrgId::for_tests(org)), xid: id, event: Arc::new(event) }
     }
 
-    fn between(recent: &Recent, since: u64, until: u64) -> Option<Vec<i64>> {
+    fn between(recent: &RecentEvents, since: u64, until: u64) -> Option<Vec<i64>> {
         let since = at(since);
         let calls = Topic::parse("calls").expect("a topic");
         let found = recent.between(OrgId::for_tests(ORG), &calls, &since, &at(until))?;
         Some(found.into_iter().map(|(_, event)| event.id).collect())
     }
 
-    fn keeping(events: usize) -> Recent {
+    fn keeping(events: usize) -> RecentEvents {
         let bytes = events * (logged(ORG, 1).event.memory_bytes() + ENTRY_BYTES);
-        let recent = Recent::new(RecentLimits { bytes_max: bytes, org_bytes_max: bytes });
+        let recent = RecentEvents::new(RecentLimits { bytes_max: bytes, org_bytes_max: bytes });
         recent.reset(point(10));
         recent
     }
@@ -234,7 +234,7 @@ mod tests {
     fn one_organisation_does_not_push_out_the_others() {
         let size = logged(ORG, 1).event.memory_bytes();
         let limits = RecentLimits { bytes_max: 100 * (size + ENTRY_BYTES), org_bytes_max: 3 * size };
-        let recent = Recent::new(limits);
+        let recent = RecentEvents::new(limits);
         recent.reset(point(10));
         recent.push(&point(11), &[logged(ORG, 10)]);
         for id in 11..60 {

@@ -15,7 +15,7 @@ use crate::sync::lock;
 /// Forgetting gives a fresh bucket to whoever was forgotten; what many keys may do together is the business
 /// of a bucket that they share.
 #[derive(Debug)]
-pub(super) struct Buckets<K> {
+pub(super) struct KeyedRateLimiter<K> {
     rate: Rate,
     /// Keys in one generation.
     generation_max: usize,
@@ -28,7 +28,7 @@ struct Generations<K> {
     old: HashMap<K, Bucket>,
 }
 
-impl<K: Copy + Eq + Hash> Buckets<K> {
+impl<K: Copy + Eq + Hash> KeyedRateLimiter<K> {
     /// At most `keys_max` keys are remembered.
     pub(super) fn new(rate: Rate, keys_max: usize) -> Self {
         let generations = Mutex::new(Generations { young: HashMap::new(), old: HashMap::new() });
@@ -68,7 +68,7 @@ mod tests {
     #[test]
     fn memory_is_bounded_and_who_keeps_coming_is_not_forgotten() {
         let (now, rate) = (Instant::now(), Rate::new(1, 10));
-        let buckets = Buckets::new(rate, 1000);
+        let buckets = KeyedRateLimiter::new(rate, 1000);
         for _ in 0..10 {
             assert_eq!(buckets.take(0, now), Ok(()));
         }

@@ -11,9 +11,10 @@
 //! The log is read for an organisation, not for a client: those of its clients who wait share a read, and
 //! organisations take turns ([`turns`]).
 
-mod missed;
+mod batch;
+mod queue;
 mod read;
-mod turns;
+mod recent;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,16 +23,15 @@ use sqlx::postgres::PgPool;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::cursor::Cursor;
-use super::doorbell::Ring;
-use super::recent::Recent;
-use super::source::Progress;
+use crate::log::cursor::Cursor;
+use crate::log::{DoorbellSignal, TailerProgress};
 use crate::metrics::Metrics;
 use crate::org::OrgId;
 use crate::wire::{Event, Topic};
-pub use missed::Missed;
-use missed::{Events, has_reached, is_missed};
-use turns::{TurnLimits, Turns};
+pub use batch::ReplayBatch;
+use batch::{Events, has_reached, is_missed};
+use queue::{ReplayQueue, TurnLimits};
+pub use recent::{RecentEvents, RecentLimits};
 
 /// Limits of replays.
 #[derive(Clone, Copy, Debug)]
@@ -62,16 +62,16 @@ pub struct ReplayLimits {
 #[derive(Debug)]
 pub struct Replay {
     pool: PgPool,
-    recent: Arc<Recent>,
-    ring: Arc<Ring>,
-    progress: watch::Receiver<Progress>,
-    turns: Arc<Turns<Waiter>>,
+    recent: Arc<RecentEvents>,
+    ring: Arc<DoorbellSignal>,
+    progress: watch::Receiver<TailerProgress>,
+    turns: Arc<ReplayQueue<Waiter>>,
     metrics: Arc<Metrics>,
     limits: ReplayLimits,
 }
 
 /// Bytes of events from the log, and whose.
-type Held = turns::Held<Waiter>;
+type MemoryReservation = queue::MemoryReservation<Waiter>;
 
 /// A client that waits for the log to be read.
 #[derive(Debug)]
@@ -79,7 +79,7 @@ struct Waiter {
     topic: Topic,
     since: Cursor,
     until: Cursor,
-    answer: oneshot::Sender<Result<(Events, Arc<Held>), ReplayError>>,
+    answer: oneshot::Sender<Result<(Events, Arc<MemoryReservation>), ReplayError>>,
 }
 
 /// Why what was missed can't be told: the client is to read its state anew.
@@ -113,9 +113,9 @@ impl Replay {
     #[must_use]
     pub fn new(
         pool: PgPool,
-        recent: Arc<Recent>,
-        ring: Arc<Ring>,
-        progress: watch::Receiver<Progress>,
+        recent: Arc<RecentEvents>,
+        ring: Arc<DoorbellSignal>,
+        progress: watch::Receiver<TailerProgress>,
         metrics: Arc<Metrics>,
         limits: ReplayLimits,
     ) -> Self {
@@ -127,7 +127,7 @@ impl Replay {
             bytes_max: limits.memory_bytes_max,
             org_bytes_max: limits.memory_bytes_max / 2,
         };
-        let turns = Arc::new(Turns::new(turns, Arc::clone(&metrics)));
+        let turns = Arc::new(ReplayQueue::new(turns, Arc::clone(&metrics)));
         Self { pool, recent, ring, progress, turns, metrics, limits }
     }
 
@@ -144,10 +144,10 @@ impl Replay {
     ) -> Result<(), ReplayError> {
         let mut progress = self.progress.clone();
         // The look that is under way may have taken its snapshot already; the one after it has not.
-        let enough = progress.borrow_and_update().looks + 2;
+        let enough = progress.borrow_and_update().reads + 2;
         loop {
-            let looks = progress.borrow_and_update().looks;
-            if position().is_some_and(|now| looks >= enough || has_reached(&now, since)) {
+            let reads = progress.borrow_and_update().reads;
+            if position().is_some_and(|now| reads >= enough || has_reached(&now, since)) {
                 return Ok(());
             }
             self.ring.pull();
@@ -169,7 +169,7 @@ impl Replay {
         topic: &Topic,
         since: &Cursor,
         until: &Cursor,
-    ) -> Result<Missed, ReplayError> {
+    ) -> Result<ReplayBatch, ReplayError> {
         let (events, held) = if let Some(events) = self.recent.between(org, topic, since, until) {
             self.metrics.replays_from_memory.inc();
             (Arc::new(events), None)
@@ -178,8 +178,13 @@ impl Replay {
             let (events, held) = self.read_log(org, topic, since, until).await?;
             (events, Some(held))
         };
-        let missed =
-            Missed { events, topic: topic.clone(), since: since.clone(), until: until.clone(), _held: held };
+        let missed = ReplayBatch {
+            events,
+            topic: topic.clone(),
+            since: since.clone(),
+            until: until.clone(),
+            _held: held,
+        };
         let (count, bytes) = missed.size();
         if count > self.limits.events_max || bytes > self.limits.bytes_max {
             return Err(ReplayError::TooMany);
@@ -193,7 +198,7 @@ impl Replay {
         topic: &Topic,
         since: &Cursor,
         until: &Cursor,
-    ) -> Result<(Events, Arc<Held>), ReplayError> {
+    ) -> Result<(Events, Arc<MemoryReservation>), ReplayError> {
         let (answer, answered) = oneshot::channel();
         let waiter = Waiter { topic: topic.clone(), since: since.clone(), until: until.clone(), answer };
         if !self.turns.push(org, waiter) {

@@ -13,9 +13,9 @@ use sqlx::postgres::{PgListener, PgPoolOptions};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::bell::{BELL_CHANNEL, BELL_SILENCED};
+use super::silence::{BELL_CHANNEL, BELL_SILENCED};
 use crate::backoff::Backoff;
-use crate::postgres::{Place, Primary, Session, assume_gateway_role};
+use crate::postgres::{Primary, PrimaryLocation, Session, assume_gateway_role};
 
 /// A new connection is tried after this, doubling up to the second.
 const RECONNECT_DELAYS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -33,30 +33,30 @@ pub struct DoorbellLimits {
 #[derive(Debug)]
 pub struct Doorbell {
     primary: Arc<Primary>,
-    ring: Arc<Ring>,
+    ring: Arc<DoorbellSignal>,
     limits: DoorbellLimits,
 }
 
 /// What the doorbell tells the reader.
 #[derive(Debug, Default)]
-pub struct Ring {
+pub struct DoorbellSignal {
     notify: Notify,
     silenced: AtomicBool,
 }
 
-impl Ring {
+impl DoorbellSignal {
     /// Resolves when there may be something to read. Rings that come while nobody waits count as one.
-    pub(super) async fn rung(&self) {
+    pub(crate) async fn rung(&self) {
         self.notify.notified().await;
     }
 
     /// Somebody here wants the reader to look.
-    pub(super) fn pull(&self) {
+    pub(crate) fn pull(&self) {
         self.notify.notify_one();
     }
 
     /// Whether a reader said, since the last call, that it silenced the bell.
-    pub(super) fn take_silenced(&self) -> bool {
+    pub(crate) fn take_silenced(&self) -> bool {
         self.silenced.swap(false, Ordering::Relaxed)
     }
 }
@@ -70,7 +70,7 @@ impl Doorbell {
 
     /// Where the reader waits.
     #[must_use]
-    pub fn ring(&self) -> Arc<Ring> {
+    pub fn ring(&self) -> Arc<DoorbellSignal> {
         Arc::clone(&self.ring)
     }
 
@@ -111,7 +111,7 @@ impl Doorbell {
     /// Returns with an error; where there is nothing to listen to it never does.
     async fn listen_at(
         &self,
-        place: Option<Place>,
+        place: Option<PrimaryLocation>,
         backoff: &mut Backoff,
         said: &mut Option<String>,
     ) -> sqlx::Error {
@@ -129,7 +129,12 @@ impl Doorbell {
         }
     }
 
-    async fn listen(&self, place: &Place, backoff: &mut Backoff, said: &mut Option<String>) -> sqlx::Error {
+    async fn listen(
+        &self,
+        place: &PrimaryLocation,
+        backoff: &mut Backoff,
+        said: &mut Option<String>,
+    ) -> sqlx::Error {
         let connect = async {
             let pool = PgPoolOptions::new()
                 .max_connections(1)

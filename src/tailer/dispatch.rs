@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::Source;
-use crate::events::log::Read;
-use crate::events::row::LoggedEvent;
+use super::LogTailer;
 use crate::hub::{Batch, OrgEvents};
+use crate::log::LoggedEvent;
+use crate::log::Read;
 use crate::wire::{CURSOR_EVENT, Event, RESYNC_EVENT, REVOKED_EVENT, TOPICS_EVENT};
 
-impl Source {
+impl LogTailer {
     pub(super) async fn pass_on(&mut self, read: &mut Read, cursor: Arc<str>) {
         let read_at = Instant::now();
         self.metrics.events.inc_by(read.events.len() as u64);

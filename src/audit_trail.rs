@@ -39,7 +39,7 @@ impl fmt::Display for TokenHash {
 
 /// A session as the trail names it.
 #[derive(Clone, Copy, Debug)]
-pub struct Who<'a> {
+pub struct AuditSubject<'a> {
     /// Of this one session, in all of its events.
     pub session: Uuid,
     /// The `sub` of its token. (As a string it is logged with its control characters escaped.)
@@ -122,7 +122,7 @@ pub fn revocation_requested(request: Request<'_>) {
 }
 
 /// A session begins.
-pub fn accepted(who: Who<'_>, token: TokenHash) {
+pub fn accepted(who: AuditSubject<'_>, token: TokenHash) {
     tracing::info!(target: TARGET, action = "accept", session.id = %who.session, user.id = who.user,
         org.id = %who.org, address = %who.address, token.hash = %token, "upgrade accepted");
 }
@@ -143,20 +143,20 @@ pub fn refused(refused: Refused<'_>) {
 }
 
 /// A session got a fresh token.
-pub fn refreshed(who: Who<'_>, token: TokenHash) {
+pub fn refreshed(who: AuditSubject<'_>, token: TokenHash) {
     tracing::info!(target: TARGET, action = "refresh", session.id = %who.session, user.id = who.user,
         org.id = %who.org, address = %who.address, token.hash = %token, "token refreshed");
 }
 
 /// A session was sent a token that is none for it.
-pub fn refresh_refused(who: Who<'_>, reason: &str, token: TokenHash) {
+pub fn refresh_refused(who: AuditSubject<'_>, reason: &str, token: TokenHash) {
     tracing::info!(target: TARGET, action = "refresh_refuse", session.id = %who.session,
         user.id = who.user, org.id = %who.org, address = %who.address, reason,
         token.hash = %token, "token refresh refused");
 }
 
 /// A session ended with this close code.
-pub fn ended(who: Who<'_>, code: u16, reason: &str, lasted: Duration) {
+pub fn ended(who: AuditSubject<'_>, code: u16, reason: &str, lasted: Duration) {
     tracing::info!(target: TARGET, action = "end", session.id = %who.session, user.id = who.user,
         org.id = %who.org, address = %who.address, code, reason,
         duration_ms = u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX), "session ended");

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::source::ReaderState;
+use crate::log::TailerState;
 use crate::metrics::Metrics;
 
 /// Slots of the ring, as in the migration: one is written, and the others are kept.
@@ -53,7 +53,7 @@ impl Retention {
     }
 
     /// Runs until cancelled, while the node follows the log: one that doesn't has said so already.
-    pub async fn run(self, mut reader: watch::Receiver<ReaderState>, cancel: CancellationToken) {
+    pub async fn run(self, mut reader: watch::Receiver<TailerState>, cancel: CancellationToken) {
         let mut interval = tokio::time::interval(self.limits.interval);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -63,7 +63,7 @@ impl Retention {
             }
             tokio::select! {
                 () = cancel.cancelled() => return,
-                following = reader.wait_for(|state| *state == ReaderState::Following) => {
+                following = reader.wait_for(|state| *state == TailerState::Following) => {
                     if following.is_err() {
                         return;
                     }

@@ -19,7 +19,7 @@ pub struct LogReader {
     pub(super) connection: PgConnection,
     session: Session,
     epoch: Epoch,
-    /// See [`super::ReaderLimits::page_rows_max`].
+    /// See `TailerLimits::page_rows_max`.
     page_rows_max: u32,
 }
 

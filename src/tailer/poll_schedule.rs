@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::source::ReaderLimits;
+use super::TailerLimits;
 
 /// A ring that comes so soon after a read came while that was under way.
 const RING_GAP: Duration = Duration::from_micros(100);
@@ -14,8 +14,8 @@ const RINGS_IN_ROW_MAX: u32 = 16;
 
 /// When the reader looks next.
 #[derive(Debug)]
-pub(super) struct Pace {
-    limits: ReaderLimits,
+pub(super) struct PollSchedule {
+    limits: TailerLimits,
     /// The next look at transactions in progress.
     pub(super) retry: Duration,
     last_ring: Instant,
@@ -23,12 +23,12 @@ pub(super) struct Pace {
     pub(super) rings_in_row: u32,
     /// The last look was the unconditional one, and nobody had rung for as long as there is between two of them.
     was_unrung: bool,
-    pub(super) bell: Bell,
+    pub(super) bell: DoorbellState,
 }
 
 /// What the reader knows of the doorbell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Bell {
+pub(super) enum DoorbellState {
     /// Writers ring it.
     Rings,
     /// This reader silences it.
@@ -37,10 +37,10 @@ pub(super) enum Bell {
     MaybeSilent,
 }
 
-impl Pace {
-    pub(super) fn new(limits: ReaderLimits) -> Self {
+impl PollSchedule {
+    pub(super) fn new(limits: TailerLimits) -> Self {
         // Somebody may have silenced the bell before this reader was there to be told.
-        let bell = Bell::MaybeSilent;
+        let bell = DoorbellState::MaybeSilent;
         let last_ring = Instant::now();
         Self { limits, retry: limits.retry_first, last_ring, rings_in_row: 0, was_unrung: false, bell }
     }

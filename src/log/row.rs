@@ -21,32 +21,32 @@ pub struct LoggedEvent {
 }
 
 /// A row as queries bring it.
-pub(super) struct LogRow {
-    pub(super) id: i64,
-    pub(super) xid: i64,
-    pub(super) org_id: Option<OrgId>,
-    pub(super) topic: String,
-    pub(super) event: String,
-    pub(super) subject: Option<Uuid>,
-    pub(super) data: String,
-    pub(super) old: Option<String>,
-    pub(super) truncated: bool,
-    pub(super) at: time::OffsetDateTime,
+pub(crate) struct LogRow {
+    pub(crate) id: i64,
+    pub(crate) xid: i64,
+    pub(crate) org_id: Option<OrgId>,
+    pub(crate) topic: String,
+    pub(crate) event: String,
+    pub(crate) subject: Option<Uuid>,
+    pub(crate) data: String,
+    pub(crate) old: Option<String>,
+    pub(crate) truncated: bool,
+    pub(crate) at: time::OffsetDateTime,
 }
 
 /// Events of these rows, with their cursors where there is a prefix for them.
-pub(super) fn to_events(rows: Vec<LogRow>, prefix: Option<&CursorPrefix>) -> Vec<LoggedEvent> {
+pub(crate) fn to_events(rows: Vec<LogRow>, prefix: Option<&CursorPrefix>) -> Vec<LoggedEvent> {
     let mut names = Names::default();
     rows.into_iter().filter_map(|row| names.event(row, prefix)).collect()
 }
 
 /// Makes events of rows. A batch has few names: each is allocated once.
 #[derive(Default)]
-pub(super) struct Names(HashMap<String, Arc<str>>);
+pub(crate) struct Names(HashMap<String, Arc<str>>);
 
 impl Names {
     /// None where the row is bad: it never stops delivery of another.
-    pub(super) fn event(&mut self, row: LogRow, prefix: Option<&CursorPrefix>) -> Option<LoggedEvent> {
+    pub(crate) fn event(&mut self, row: LogRow, prefix: Option<&CursorPrefix>) -> Option<LoggedEvent> {
         let Some(topic) = Topic::parse(&row.topic) else {
             tracing::warn!(event.id = row.id, topic = row.topic, "an event with an invalid topic is skipped");
             return None;
@@ -68,14 +68,14 @@ impl Names {
 }
 
 /// A point as parameters of a query: `xid8` has no binary form that sqlx knows, so it goes as text.
-pub(super) struct Since {
-    pub(super) xmax: String,
-    pub(super) in_progress: Vec<String>,
-    pub(super) max_id: i64,
+pub(crate) struct Since {
+    pub(crate) xmax: String,
+    pub(crate) in_progress: Vec<String>,
+    pub(crate) max_id: i64,
 }
 
 impl Since {
-    pub(super) fn new(point: &Point) -> Self {
+    pub(crate) fn new(point: &Point) -> Self {
         Self {
             xmax: point.snapshot.xmax.to_string(),
             in_progress: point.snapshot.in_progress.iter().map(u64::to_string).collect(),

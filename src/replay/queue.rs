@@ -27,7 +27,7 @@ pub(super) struct TurnLimits {
 
 /// Who waits, who reads, and what is held.
 #[derive(Debug)]
-pub(super) struct Turns<W> {
+pub(super) struct ReplayQueue<W> {
     limits: TurnLimits,
     metrics: Arc<Metrics>,
     state: Mutex<State<W>>,
@@ -61,20 +61,20 @@ pub(super) struct Turn<W> {
     pub(super) org: OrgId,
     pub(super) waiters: Vec<W>,
     /// What is set aside for the read.
-    pub(super) held: Held<W>,
+    pub(super) held: MemoryReservation<W>,
 }
 
 /// Bytes that a replay holds, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Held<W> {
-    turns: Arc<Turns<W>>,
+pub(super) struct MemoryReservation<W> {
+    turns: Arc<ReplayQueue<W>>,
     org: OrgId,
     bytes: usize,
     /// Until then its organisation has no other turn.
     is_reading: bool,
 }
 
-impl<W> Turns<W> {
+impl<W> ReplayQueue<W> {
     pub(super) fn new(limits: TurnLimits, metrics: Arc<Metrics>) -> Self {
         let state = State { orgs: HashMap::new(), ring: VecDeque::new(), waiting: 0, bytes: 0 };
         Self { limits, metrics, state: Mutex::new(state), changed: Notify::new() }
@@ -126,7 +126,7 @@ impl<W> Turns<W> {
         state.waiting -= waiters.len();
         state.bytes += bytes;
         self.metrics.replay_bytes.set(i64::try_from(state.bytes).unwrap_or(i64::MAX));
-        let held = Held { turns: Arc::clone(self), org, bytes, is_reading: true };
+        let held = MemoryReservation { turns: Arc::clone(self), org, bytes, is_reading: true };
         Some(Turn { org, waiters, held })
     }
 
@@ -163,7 +163,7 @@ impl<W> State<W> {
     }
 }
 
-impl<W> Held<W> {
+impl<W> MemoryReservation<W> {
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -193,7 +193,7 @@ impl<W> Held<W> {
     }
 }
 
-impl<W> Drop for Held<W> {
+impl<W> Drop for MemoryReservation<W> {
     fn drop(&mut self) {
         self.keep(0);
     }
@@ -209,8 +209,8 @@ mod tests {
     const LIMITS: TurnLimits =
         TurnLimits { waiting_max: 1000, read_bytes: 10, bytes_max: 40, org_bytes_max: 20 };
 
-    fn turns() -> Arc<Turns<u32>> {
-        Arc::new(Turns::new(LIMITS, Arc::default()))
+    fn turns() -> Arc<ReplayQueue<u32>> {
+        Arc::new(ReplayQueue::new(LIMITS, Arc::default()))
     }
 
     fn org(n: u128) -> OrgId {
