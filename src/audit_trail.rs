@@ -1,5 +1,5 @@
 //! The audit trail: who was let in, who was not and why, and how each session ended. Log events of the
-//! target `warden::audit` with fixed messages and fields (`docs/security.md` has the table), told in one
+//! target `warden::audit_trail` with fixed messages and fields (`docs/security.md` has the table), told in one
 //! place each. It never sees a token, only a [`TokenHash`].
 
 use std::fmt;
@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 use crate::org::OrgId;
 
-/// Where the events go; `WARDEN_LOG=warden::audit=info` lets through nothing else.
-pub const TARGET: &str = "warden::audit";
+/// Where the events go; `WARDEN_LOG=warden::audit_trail=info` lets through nothing else.
+pub const TARGET: &str = "warden::audit_trail";
 
 /// Bytes of a token's hash that are kept: enough to tell tokens apart in a log.
 const HASH_BYTES: usize = 8;
