@@ -84,7 +84,7 @@ async fn measure(cluster: &Cluster, seconds: u32, rounds: usize) -> anyhow::Resu
     let pgbench =
         cluster.pgbench_path().context("pgbench is missing: it comes with PostgreSQL's server package")?;
     let url = cluster.url("postgres", SUPERUSER);
-    warden::postgres::migrate(&url).await?;
+    warden::postgres::migrate_platform(&url).await?;
     let pool = PgPool::connect(&url).await?;
     sqlx::raw_sql("alter role warden_gateway login").execute(&pool).await?;
     sqlx::raw_sql(NAIVE_BELL).execute(&pool).await?;

@@ -60,7 +60,7 @@ async fn run(handshakes: u32, rounds: usize) -> anyhow::Result<()> {
 
 async fn measure(cluster: &Cluster, handshakes: u32, rounds: usize) -> anyhow::Result<()> {
     let url = cluster.url("postgres", SUPERUSER);
-    warden::postgres::migrate(&url).await?;
+    warden::postgres::migrate_platform(&url).await?;
     let pool = PgPool::connect(&url).await?;
     sqlx::raw_sql("alter role warden_gateway login").execute(&pool).await?;
     let org: Uuid = sqlx::query_scalar("insert into organizations (name) values ('bench') returning id")

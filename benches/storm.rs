@@ -86,7 +86,7 @@ async fn run(options: &Options) -> anyhow::Result<()> {
 
 async fn storm(cluster: &Cluster, options: &Options) -> anyhow::Result<()> {
     let url = cluster.url("postgres", SUPERUSER);
-    warden::postgres::migrate(&url).await?;
+    warden::postgres::migrate_platform(&url).await?;
     let pool = PgPool::connect(&url).await?;
     sqlx::raw_sql("alter role warden_gateway login").execute(&pool).await?;
     let orgs: Vec<Uuid> = sqlx::query_scalar(

@@ -15,8 +15,12 @@ begin
       created_at timestamptz not null default now(),
       updated_at timestamptz not null default now()
     );
-    -- By this 0010_platform.sql knows that the database was empty before.
-    comment on table public.organizations is 'The tenants (made by Warden)';
+    -- warden.is_public_empty() knows Warden's own tables by the end of this comment.
+    comment on table public.organizations is 'The tenants (created by Warden)';
+    -- Supabase grants every right on new tables to requests by default. Without a policy row-level security lets no
+    -- row through; 0011_protect_organizations.sql and `warden migrate --enforce` add the policies.
+    revoke all on public.organizations from anon, authenticated;
+    alter table public.organizations enable row level security;
   end if;
 
   if is_new then
@@ -33,7 +37,9 @@ begin
     create index organization_members_user on public.organization_members (user_id);
     create unique index organization_members_one_primary
       on public.organization_members (user_id) where is_primary;
-    comment on table public.organization_members is 'Who belongs to which organisation (made by Warden)';
+    comment on table public.organization_members is 'Memberships of users in organisations (created by Warden)';
+    revoke all on public.organization_members from anon, authenticated;
+    alter table public.organization_members enable row level security;
   end if;
 
   select format('public.%s %s', w.name, case

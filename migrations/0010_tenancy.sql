@@ -221,6 +221,33 @@ begin
 end
 $$;
 
+-- Whether schema public contains no tables but those that Warden created. (Tables of extensions don't count.)
+create function warden.is_public_empty() returns boolean
+language sql stable set search_path = '' as $$
+  select not exists (
+    select from pg_catalog.pg_class c
+    where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p', 'f', 'v', 'm')
+      and not exists (select from pg_catalog.pg_depend d
+                      where d.classid = 'pg_catalog.pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')
+      and coalesce(pg_catalog.obj_description(c.oid, 'pg_class'), '') not like '%(created by Warden)')
+$$;
+
+-- Rights of requests on tables that Warden created: whole tables, because row-level security selects the rows. A
+-- request without a token gets nothing. Supabase's default rights are revoked first.
+create function warden.grant_to_requests(relations regclass[], may_write boolean) returns void
+language plpgsql set search_path = '' as $$
+declare
+  relation regclass;
+begin
+  foreach relation in array relations loop
+    execute pg_catalog.format('revoke all on %s from anon, authenticated', relation);
+    execute pg_catalog.format('grant select, insert, update, delete on %s to service_role', relation);
+    execute pg_catalog.format('grant select%s on %s to authenticated',
+                              case when may_write then ', insert, update, delete' else '' end, relation);
+  end loop;
+end
+$$;
+
 -- Puts a table of the application under the organisation. On an empty table everything is done at
 -- once; one with rows is adopted by the next `warden migrate`.
 --   user_column    names the user a row belongs to

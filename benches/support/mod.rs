@@ -43,7 +43,7 @@ pub(crate) async fn cluster() -> anyhow::Result<Cluster> {
 
 /// The schema, in this database.
 pub(crate) async fn migrated(url: &str) -> anyhow::Result<PgPool> {
-    warden::postgres::migrate(url).await?;
+    warden::postgres::migrate_platform(url).await?;
     let pool = PgPool::connect(url).await?;
     sqlx::raw_sql("alter role warden_gateway login").execute(&pool).await?;
     Ok(pool)

@@ -8,6 +8,7 @@ use clap::Args;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::DatabaseArgs;
+use crate::postgres::SchemaSet;
 use crate::tenancy::apply::{self, Cutoff, Goal, Options, Outcome, Progress, StepTime, grouped, human};
 use crate::tenancy::preview::preview;
 use crate::{postgres, shutdown};
@@ -23,6 +24,10 @@ pub(super) struct MigrateArgs {
     /// Say what would be done, with row counts, and change nothing
     #[arg(long)]
     plan: bool,
+    /// Choose the tables of the voice-call platform (calls, recordings, ...) for this database, once and for all: create
+    /// them if the database has no other tables, else adopt those that exist
+    #[arg(long)]
+    platform: bool,
     /// After that, let the database keep organisations apart: NOT NULL, row-level security, no more filling
     #[arg(long, conflicts_with = "relax")]
     enforce: bool,
@@ -66,9 +71,10 @@ impl MigrateArgs {
 pub(super) async fn run(args: MigrateArgs) -> anyhow::Result<std::process::ExitCode> {
     let database = postgres::primary_options(&args.database.database_url).await?;
     let goal = args.goal();
+    let schema = if args.platform { SchemaSet::Platform } else { SchemaSet::Core };
     let lock_timeout = Duration::from_millis(args.lock_timeout.into());
     if args.plan {
-        let preview = preview(&database, goal, lock_timeout).await?;
+        let preview = preview(&database, schema, goal, lock_timeout).await?;
         println!("{preview}");
         return Ok(code(preview.findings.is_empty()));
     }
@@ -76,6 +82,7 @@ pub(super) async fn run(args: MigrateArgs) -> anyhow::Result<std::process::ExitC
         ask("This takes the isolation of organisations out of the database again.")?;
     }
     let options = Options {
+        schema,
         lock_timeout,
         batch_rows: args.batch_rows,
         is_gentle: args.gentle,
@@ -125,8 +132,8 @@ fn ask(what: &str) -> anyhow::Result<()> {
 }
 
 fn report(outcome: &Outcome, goal: Goal) {
-    for (version, description) in &outcome.migrated.applied {
-        println!("applied {version:04} {description}");
+    for migration in &outcome.migrated.applied {
+        println!("applied {migration}");
     }
     match outcome.migrated.applied.len() {
         0 => println!("the schema is up to date ({} migrations)", outcome.migrated.total),

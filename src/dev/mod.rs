@@ -152,7 +152,7 @@ impl DevEnvironment {
     ) -> anyhow::Result<(Vec<DemoOrg>, String, Gateway, PgPool)> {
         let step = Instant::now();
         create_database(&cluster.url("postgres", SUPERUSER)).await?;
-        let migrated = postgres::migrate(&cluster.url(DATABASE, SUPERUSER)).await?;
+        let migrated = postgres::migrate_platform(&cluster.url(DATABASE, SUPERUSER)).await?;
         done(
             &format!(
                 "the schema is up to date ({} of {} migrations applied now)",

@@ -3,22 +3,20 @@
 
 mod address;
 pub mod cluster;
+mod migrations;
 mod primary;
 mod session;
 
 use anyhow::Context as _;
 use sqlx::Connection as _;
-use sqlx::error::DatabaseError;
-use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 
 pub use address::{Addresses, options};
+pub use migrations::{Migrated, MigrationName, SchemaSet, migrate, migrate_platform};
+pub(crate) use migrations::{is_locked, migrate_on, pending};
 pub(crate) use primary::PrimaryLocation;
 pub use primary::{NoPrimary, Primary};
 pub(crate) use session::{Session, begin_shared, commit_shared};
-
-/// Every migration, in order, as part of the binary.
-pub static MIGRATOR: Migrator = sqlx::migrate!();
 
 /// The role that the gateway runs as: it can read the log, and nothing of any tenant.
 const GATEWAY_ROLE: &str = "warden_gateway";
@@ -40,26 +38,6 @@ pub(crate) async fn assume_gateway_role(
     .fetch_optional(connection)
     .await?;
     Ok(())
-}
-
-/// What [`migrate`] did.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Migrated {
-    /// Migrations applied now: version and description.
-    pub applied: Vec<(i64, String)>,
-    /// How many there are in all.
-    pub total: usize,
-}
-
-/// Brings the schema up to date. Two at once wait for one another.
-///
-/// # Errors
-/// When no primary can be reached, it refuses a statement, or was migrated by another version.
-pub async fn migrate(url: &str) -> anyhow::Result<Migrated> {
-    let mut connection = connect_to_change(url).await?.connection;
-    let migrated = migrate_on(&mut connection).await?;
-    connection.close().await?;
-    Ok(migrated)
 }
 
 /// How to reach the primary among the addresses, for those who change the schema in several connections.
@@ -93,54 +71,4 @@ async fn connect_to_change(url: &str) -> anyhow::Result<primary::Link> {
          name the database's own address"
     );
     Ok(link)
-}
-
-/// [`migrate`] on a connection that is there, also within a transaction of it.
-///
-/// # Errors
-/// As there.
-pub(crate) async fn migrate_on(connection: &mut PgConnection) -> anyhow::Result<Migrated> {
-    let before = applied_versions(&mut *connection).await?;
-    MIGRATOR.run(&mut *connection).await.map_err(|error| match error {
-        MigrateError::VersionMismatch(version) => anyhow::anyhow!(
-            "migration {version} was applied in another form: this database belongs to another version of Warden. \
-             A development database is made anew with `warden dev --ephemeral`, or by removing its data directory"
-        ),
-        other => anyhow::Error::new(other).context("a migration failed and was rolled back"),
-    })?;
-    let applied = MIGRATOR
-        .iter()
-        .filter(|m| !before.contains(&m.version))
-        .map(|m| (m.version, m.description.to_string()))
-        .collect();
-    Ok(Migrated { applied, total: MIGRATOR.iter().count() })
-}
-
-/// What [`migrate_on`] would apply.
-pub(crate) async fn pending(connection: &mut PgConnection) -> Result<Vec<(i64, String)>, sqlx::Error> {
-    let applied = applied_versions(connection).await?;
-    let missing = MIGRATOR.iter().filter(|m| !applied.contains(&m.version));
-    Ok(missing.map(|m| (m.version, m.description.to_string())).collect())
-}
-
-/// Whether [`migrate_on`] failed because a lock was not to be had in time.
-pub(crate) fn is_locked(error: &anyhow::Error) -> bool {
-    let Some(MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _)) = error.downcast_ref()
-    else {
-        return false;
-    };
-    cause.as_database_error().and_then(DatabaseError::code).is_some_and(|code| code == "55P03")
-}
-
-async fn applied_versions(connection: &mut PgConnection) -> Result<Vec<i64>, sqlx::Error> {
-    // Not checked at compile time: the table is made by the migrator itself.
-    let is_there: bool = sqlx::query_scalar("select to_regclass('warden._sqlx_migrations') is not null")
-        .fetch_one(&mut *connection)
-        .await?;
-    if !is_there {
-        return Ok(Vec::new());
-    }
-    sqlx::query_scalar("select version from warden._sqlx_migrations where success")
-        .fetch_all(connection)
-        .await
 }

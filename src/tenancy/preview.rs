@@ -12,7 +12,7 @@ use super::Finding;
 use super::apply::{self, Goal, firing_note, grouped};
 use super::plan::{Kind, Object, Plan, TablePlan};
 use super::registry::Scope;
-use crate::postgres;
+use crate::postgres::{self, MigrationName, SchemaSet};
 
 /// Tables that look smaller than this are counted; of larger ones the estimate is said.
 const COUNTED_ROWS_MAX: u64 = 100_000;
@@ -21,7 +21,7 @@ const COUNTED_ROWS_MAX: u64 = 100_000;
 #[derive(Debug, Clone)]
 pub struct Preview {
     /// SQL migrations that would be applied.
-    pub migrations: Vec<(i64, String)>,
+    pub migrations: Vec<MigrationName>,
     /// Tables with what each needs.
     pub tables: Vec<TablePreview>,
     /// Tables that are registered and not there.
@@ -35,6 +35,8 @@ pub struct Preview {
 pub struct TablePreview {
     /// Its name.
     pub name: String,
+    /// Whether the SQL migrations would create it.
+    pub is_new: bool,
     /// How many rows, in words.
     pub rows: String,
     /// Steps, in order; none where all is done.
@@ -49,6 +51,7 @@ pub struct TablePreview {
 /// When the database can't be reached, is a standby, or would refuse the SQL migrations.
 pub async fn preview(
     database: &PgConnectOptions,
+    schema: SchemaSet,
     goal: Goal,
     lock_timeout: Duration,
 ) -> anyhow::Result<Preview> {
@@ -57,14 +60,14 @@ pub async fn preview(
             .await
             .context("cannot connect to DATABASE_URL")?;
     apply::refuse_standby(&mut connection).await?;
-    let pending = postgres::pending(&mut connection).await?;
+    let pending = postgres::pending(&mut connection, schema).await?;
     let mut transaction = connection.begin().await?;
     if pending.is_empty() {
         transaction.execute("set transaction isolation level repeatable read, read only").await?;
     } else {
         let limit = format!("set local lock_timeout = {}", lock_timeout.as_millis().max(1));
         transaction.execute(AssertSqlSafe(limit)).await?;
-        postgres::migrate_on(&mut transaction).await?;
+        postgres::migrate_on(&mut transaction, schema).await?;
     }
     transaction.execute("set local search_path = ''").await?;
     let plan = Plan::load(&mut transaction).await?;
@@ -74,9 +77,11 @@ pub async fn preview(
     transaction.execute("set transaction isolation level repeatable read, read only").await?;
     let mut tables = Vec::new();
     for table in &plan.tables {
-        let rows = count(&mut transaction, table).await?;
+        let is_new = !exists(&mut transaction, table).await?;
+        let rows = if is_new { "0 rows".to_owned() } else { count(&mut transaction, table).await? };
         tables.push(TablePreview {
             name: table.table.title(),
+            is_new,
             steps: steps(table, goal, &rows),
             notes: notes(table, goal),
             rows,
@@ -84,6 +89,12 @@ pub async fn preview(
     }
     transaction.rollback().await?;
     Ok(Preview { migrations: pending, tables, absent: plan.absent, findings: plan.findings })
+}
+
+/// Whether the table exists now that the migrations are rolled back.
+async fn exists(connection: &mut PgConnection, plan: &TablePlan) -> anyhow::Result<bool> {
+    let exists = sqlx::query_scalar("select to_regclass($1) is not null").bind(plan.table.sql());
+    Ok(exists.fetch_one(connection).await?)
 }
 
 async fn count(connection: &mut PgConnection, plan: &TablePlan) -> anyhow::Result<String> {
@@ -191,10 +202,12 @@ fn notes(plan: &TablePlan, goal: Goal) -> Vec<String> {
 
 impl fmt::Display for Preview {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (version, description) in &self.migrations {
-            writeln!(f, "would apply {version:04} {description}")?;
+        for migration in &self.migrations {
+            writeln!(f, "would apply {migration}")?;
         }
-        let (todo, done): (Vec<_>, Vec<_>) = self.tables.iter().partition(|t| !t.steps.is_empty());
+        let (new, existing): (Vec<_>, Vec<_>) = self.tables.iter().partition(|t| t.is_new);
+        let (todo, done): (Vec<_>, Vec<_>) = existing.into_iter().partition(|t| !t.steps.is_empty());
+        let names = |tables: &[&TablePreview]| tables.iter().map(|t| t.name.clone()).collect::<Vec<_>>();
         for table in &todo {
             writeln!(f, "{} ({})", table.name, table.rows)?;
             for step in &table.steps {
@@ -205,7 +218,8 @@ impl fmt::Display for Preview {
             }
         }
         for (what, names) in [
-            ("nothing to do", done.iter().map(|t| t.name.clone()).collect::<Vec<_>>()),
+            ("would be created", names(&new)),
+            ("nothing to do", names(&done)),
             ("not in this database, skipped", self.absent.clone()),
         ] {
             if !names.is_empty() {

@@ -59,6 +59,8 @@ pub struct Table {
     pub parent: Option<Parent>,
     /// Whether the table is about organisations, so that `org_id` is never filled.
     pub is_never_filled: bool,
+    /// Whether the operator registered it with `warden.adopt_table()`.
+    pub is_from_application: bool,
     /// Whether its triggers are disabled for each batch.
     pub pauses_triggers: bool,
     /// Whether an index that begins with `org_id` is there and valid.
@@ -128,6 +130,7 @@ struct Row {
     parent_key: String,
     is_read_only: bool,
     pauses_triggers: bool,
+    is_from_application: bool,
     oid: Option<i64>,
     relkind: Option<String>,
     is_partition: Option<bool>,
@@ -159,6 +162,7 @@ impl Registry {
             r#"select t.schema_name::text as "schema_name!", t.table_name::text as "table_name!", t.scope,
                  t.user_column::text, t.parent_schema::text, t.parent_table::text, t.parent_column::text,
                  t.parent_key::text as "parent_key!", t.is_read_only, t.pauses_triggers,
+                 t.origin = 'application' as "is_from_application!",
                  c.oid::bigint as "oid?", c.relkind::text as "relkind?", c.relispartition as "is_partition?",
                  c.reltuples as "reltuples?",
                  exists (select from pg_inherits i where i.inhparent = c.oid) as "has_children!",
@@ -388,6 +392,7 @@ impl Row {
             user_column: self.user_column.filter(|_| self.user_type.is_some()),
             parent,
             is_never_filled: self.is_read_only,
+            is_from_application: self.is_from_application,
             pauses_triggers: self.pauses_triggers,
             has_org_index: self.has_org_index,
             has_org_id: self.org_type.is_some(),

@@ -123,7 +123,7 @@ async fn start_cluster() -> Cluster {
         durable: false,
     };
     let cluster = Cluster::start(options).await.expect("PostgreSQL starts");
-    warden::postgres::migrate(&cluster.url("postgres", SUPERUSER)).await.expect("migrates");
+    warden::postgres::migrate_platform(&cluster.url("postgres", SUPERUSER)).await.expect("migrates");
     cluster
 }
 

@@ -176,7 +176,7 @@ async fn database() -> Database {
     };
     let cluster = Cluster::start(options).await.expect("PostgreSQL starts");
     let url = cluster.url("postgres", SUPERUSER);
-    warden::postgres::migrate(&url).await.expect("migrates");
+    warden::postgres::migrate_platform(&url).await.expect("migrates");
     let mut connection = sqlx::PgConnection::connect(&url).await.expect("connects");
     connection.execute("alter role warden_gateway login").await.expect("alters");
     let sql = "insert into organizations (name) select 'hostile' from generate_series(1, $1) returning id";

@@ -13,7 +13,7 @@ async fn own_cluster() -> (Cluster, TestDb) {
     // Commit records are flushed by their own commits; everything else waits for this.
     options.settings.push(("wal_writer_delay".into(), "10s".into()));
     let cluster = Cluster::start(options).await.expect("PostgreSQL starts");
-    warden::postgres::migrate(&cluster.url("postgres", SUPERUSER)).await.expect("migrates");
+    warden::postgres::migrate_platform(&cluster.url("postgres", SUPERUSER)).await.expect("migrates");
     let url = cluster.url("postgres", SUPERUSER);
     let db = TestDb::at("postgres", &url, &cluster.url("postgres", "warden_gateway")).await;
     db.run("alter role warden_gateway login").await;

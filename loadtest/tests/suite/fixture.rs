@@ -48,7 +48,7 @@ pub(crate) fn fixture() -> &'static Fixture {
                 };
                 let cluster = Cluster::start(options).await.expect("PostgreSQL starts");
                 let database_url = cluster.url("postgres", SUPERUSER);
-                warden::postgres::migrate(&database_url).await.expect("migrates");
+                warden::postgres::migrate_platform(&database_url).await.expect("migrates");
                 run_sql(&database_url, "alter role warden_gateway login").await;
                 let gateway_url = cluster.url("postgres", "warden_gateway");
                 let gateways = [gateway(&gateway_url, |_| {}).await, gateway(&gateway_url, |_| {}).await];

@@ -9,8 +9,8 @@ use crate::tenancy::plan::{Kind, TablePlan};
 use crate::tenancy::registry::{Scope, Table};
 use crate::tenancy::{Finding, literal, quoted};
 
-/// What Warden watches out of the box, as 0010_platform.sql does for an empty database. Last of all, so that
-/// filling rows emits no events.
+/// Tables of Warden's own and of the platform, with the watch that their migrations create in an empty database. They
+/// are watched last, so that the backfill emits no events.
 const WATCHES: [(&str, &str); 4] = [
     ("organizations", "warden.watch('public.organizations', 'org', 'org', org_column => 'id')"),
     ("calls", "warden.watch('public.calls', 'calls', 'call', call_column => 'id')"),
@@ -136,7 +136,9 @@ impl Run {
     pub(super) async fn watch(&mut self, failed: &HashSet<i64>) -> Result<(), StepError> {
         let plan = self.plan().await?;
         for (name, call) in WATCHES {
-            let Some(table) = plan.tables.iter().map(|t| &t.table).find(|t| t.is("public", name)) else {
+            let Some(table) =
+                plan.tables.iter().map(|t| &t.table).find(|t| t.is("public", name) && !t.is_from_application)
+            else {
                 continue;
             };
             let is_watched: bool = self

@@ -35,7 +35,7 @@ use self::session::{Session, StepError};
 use super::Finding;
 use super::plan::Plan;
 use super::registry::title;
-use crate::postgres::{self, Migrated};
+use crate::postgres::{self, Migrated, SchemaSet};
 
 /// The longest that a request for a lock may make writers wait, where nothing else is said.
 pub const LOCK_TIMEOUT_DEFAULT: Duration = Duration::from_millis(200);
@@ -45,6 +45,8 @@ pub const BATCH_ROWS_DEFAULT: u32 = 5_000;
 /// How a run behaves.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
+    /// The SQL migrations to apply.
+    pub schema: SchemaSet,
     /// The longest that a request for a lock may make writers wait.
     pub lock_timeout: Duration,
     /// Rows in one batch, at most; time makes it fewer.
@@ -58,6 +60,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
+            schema: SchemaSet::Core,
             lock_timeout: LOCK_TIMEOUT_DEFAULT,
             batch_rows: BATCH_ROWS_DEFAULT,
             is_gentle: false,
@@ -247,7 +250,7 @@ impl Session {
                 self.options.lock_timeout.as_millis().max(1)
             );
             self.work.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(prepare))).await?;
-            let result = postgres::migrate_on(&mut self.work).await;
+            let result = postgres::migrate_on(&mut self.work, self.options.schema).await;
             self.work.execute(sqlx::raw_sql(session::SETTINGS)).await?;
             match result {
                 Err(error) if postgres::is_locked(&error) && begun.elapsed() < session::LOCK_TRIES_MAX => {

@@ -29,7 +29,7 @@ pub use render::render;
 pub use report::{Finding, Mend, Report, Run, Severity};
 pub use rules::{RULES, Rule};
 
-use crate::postgres::MIGRATOR;
+use crate::postgres::SchemaSet;
 
 /// The longest that one statement may take, where nothing else is said.
 pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
@@ -299,17 +299,38 @@ fn not_judged(
     Finding::new(rules::NOT_JUDGED, table, rule, format!("could not be judged: {cause}"), mend)
 }
 
-/// Which migrations were applied, and in which form.
+/// Compares the applied migrations of each set with those of this version.
 async fn judge_migrations(connection: &mut PgConnection) -> Result<Vec<Finding>, sqlx::Error> {
+    let mut found = judge_set(connection, SchemaSet::Core).await?;
+    // Not to_regclass(), which fails if the role may not use the schema.
+    let has_platform: bool = sqlx::query_scalar(
+        "select exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace
+                        where n.nspname = 'warden' and c.relname = $1)",
+    )
+    .bind(SchemaSet::Platform.record())
+    .fetch_one(&mut *connection)
+    .await?;
+    if has_platform {
+        found.append(&mut judge_set(connection, SchemaSet::Platform).await?);
+    }
+    Ok(found)
+}
+
+async fn judge_set(connection: &mut PgConnection, set: SchemaSet) -> Result<Vec<Finding>, sqlx::Error> {
+    let select = format!("select version, success, checksum from warden.{} order by version", set.record());
     let applied: Vec<(i64, bool, Vec<u8>)> =
-        sqlx::query_as("select version, success, checksum from warden._sqlx_migrations order by version")
-            .fetch_all(connection)
-            .await?;
+        sqlx::query_as(AssertSqlSafe(select)).fetch_all(connection).await?;
+    // A first run with --platform that failed chose nothing.
+    if set == SchemaSet::Platform && applied.is_empty() {
+        return Ok(Vec::new());
+    }
     let mut found = Vec::new();
     let mut say = |version: i64, cause: &str, mend: Mend| {
-        found.push(Finding::new("schema", None, &format!("migration {version:04}"), cause.to_owned(), mend));
+        let object = format!("{} migration {version:04}", set.name());
+        found.push(Finding::new("schema", None, &object, cause.to_owned(), mend));
     };
-    for migration in MIGRATOR.iter() {
+    let migrator = set.migrator();
+    for migration in migrator.iter() {
         match applied.iter().find(|(version, ..)| *version == migration.version) {
             None | Some((_, false, _)) => {
                 say(migration.version, "it was not applied", Mend::shell("warden migrate"));
@@ -323,7 +344,7 @@ async fn judge_migrations(connection: &mut PgConnection) -> Result<Vec<Finding>,
         }
     }
     for (version, ..) in &applied {
-        if !MIGRATOR.version_exists(*version) {
+        if !migrator.version_exists(*version) {
             say(
                 *version,
                 "this version of Warden does not know it: the database was migrated by a later one",

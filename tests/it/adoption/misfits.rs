@@ -4,7 +4,7 @@
 use sqlx::Executor as _;
 use warden::postgres::cluster::{Cluster, ClusterOptions, DataDir, SUPERUSER};
 
-use super::{Run, connect, migrate, small_db};
+use super::{Run, assert_adopted, connect, migrate, small_db};
 use crate::harness::{TestDb, cluster_options, shared_cluster_url};
 
 /// Two parents and a child, with a few rows.
@@ -32,18 +32,6 @@ async fn finds(db: &TestDb, args: &[&str], findings: &[&str]) -> Run {
     }
     assert_adopted(db, "leads").await;
     run
-}
-
-async fn assert_adopted(db: &TestDb, table: &str) {
-    let missing: Vec<String> = sqlx::query_scalar(
-        "select format('%s: %s', name, problem) from warden.tenant_objects
-         where table_name = $1 and phase <> 'enforce' and not is_valid and (applies or kind = 'column')",
-    )
-    .bind(table)
-    .fetch_all(&mut connect(db).await)
-    .await
-    .expect("objects");
-    assert_eq!(missing, Vec::<String>::new(), "{table}");
 }
 
 /// Nothing is left to do, in either phase.

@@ -6,6 +6,7 @@ mod killed;
 mod live;
 mod misfits;
 mod plan;
+mod sets;
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -57,9 +58,10 @@ fn is_idle(stdout: &str) -> bool {
     stdout.lines().count() == 1 && stdout.starts_with("the schema is up to date (")
 }
 
+/// The legacy database and most of the small ones have tables of the platform.
 fn command(url: &str, args: &[&str]) -> Command {
     let mut command = warden(url, "migrate");
-    command.args(args);
+    command.arg("--platform").args(args);
     command
 }
 
@@ -156,4 +158,17 @@ async fn tables_with_null(connection: &mut PgConnection) -> Vec<String> {
         }
     }
     with_null
+}
+
+/// Everything that the first phase adds to a table is there.
+async fn assert_adopted(db: &TestDb, table: &str) {
+    let missing: Vec<String> = sqlx::query_scalar(
+        "select format('%s: %s', name, problem) from warden.tenant_objects
+         where table_name = $1 and phase <> 'enforce' and not is_valid and (applies or kind = 'column')",
+    )
+    .bind(table)
+    .fetch_all(&mut connect(db).await)
+    .await
+    .expect("objects");
+    assert_eq!(missing, Vec::<String>::new(), "{table}");
 }

@@ -11,7 +11,8 @@ async fn a_plan_changes_nothing() {
     let mut admin = connect(&db).await;
     let before = dump(&mut admin).await;
     migrate(db.url(), &["--plan"]).await.must(0).says(&[
-        "would apply 0001",
+        "would apply core 0001",
+        "would apply platform 0001",
         "call_logs (2,000 rows)",
         "fill org_id where it is missing (2,000 rows), in batches: that of calls by call_id, else the membership of user_id, else the default organisation",
         "create index concurrently idx_call_logs_org_created (org_id, created_at desc)",

@@ -63,8 +63,8 @@ async fn a_database_of_another_version_is_told() {
     let report = inspect(&mut connection).await;
     assert!(report.rules < RULES.len(), "its functions may rightly be others");
     let found = findings(report);
-    let schema =
-        ["0003", "0004", "0005", "9999"].map(|version| ("schema".to_owned(), format!("migration {version}")));
+    let schema = ["0003", "0004", "0005", "9999"]
+        .map(|version| ("schema".to_owned(), format!("core migration {version}")));
     assert_eq!(keys(&found), schema);
     assert!(found[0].cause.contains("another version"), "{found:?}");
     assert_eq!(found[1].mend.text, "warden migrate");
@@ -86,7 +86,7 @@ async fn half_way_it_says_what_is_next() {
          create table invoices (id uuid primary key, user_id uuid)",
     )
     .await;
-    warden::postgres::migrate(&url).await.expect("migrates");
+    warden::postgres::migrate_platform(&url).await.expect("migrates");
     execute(&mut connection, "begin").await;
     let found = findings(inspect(&mut connection).await);
     let organizations =

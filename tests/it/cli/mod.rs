@@ -101,8 +101,8 @@ async fn migrate_brings_up_to_date_and_says_so() {
     let url = shared_cluster_url(&name, SUPERUSER);
     let first = run(&["migrate"], &[("DATABASE_URL", &url)]).await;
     assert_eq!((first.code, first.stderr.as_str()), (Some(0), ""), "{first:?}");
-    let applied = first.stdout.lines().filter(|line| line.starts_with("applied 00")).count();
-    assert_eq!(applied, warden::postgres::MIGRATOR.iter().count(), "{first:?}");
+    let applied = first.stdout.lines().filter(|line| line.starts_with("applied core 00")).count();
+    assert_eq!(applied, warden::postgres::SchemaSet::Core.migrator().iter().count(), "{first:?}");
     assert!(first.stdout.ends_with("the schema is up to date\n"), "{first:?}");
     let again = run(&["migrate"], &[("DATABASE_URL", &url)]).await;
     assert_eq!((again.code, again.stderr.as_str()), (Some(0), ""), "{again:?}");

@@ -53,7 +53,7 @@ fn shared() -> &'static Shared {
 async fn make_template(cluster: &Cluster) {
     let mut admin = PgConnection::connect(&cluster.url("postgres", SUPERUSER)).await.expect("connects");
     admin.execute(AssertSqlSafe(format!("create database {TEMPLATE}"))).await.expect("creates");
-    warden::postgres::migrate(&cluster.url(TEMPLATE, SUPERUSER)).await.expect("migrates");
+    warden::postgres::migrate_platform(&cluster.url(TEMPLATE, SUPERUSER)).await.expect("migrates");
     admin.execute("alter role warden_gateway login").await.expect("alters");
 }
 

@@ -119,13 +119,13 @@ async fn the_registry_covers_every_table_of_the_platform() {
     let mut suite = Suite::start().await;
     let counts: (i64, i64, i64) = sqlx::query_as(
         "select count(*) filter (where scope = 'org' and origin = 'platform'), count(*) filter (where scope = 'user'),
-                count(*) filter (where scope = 'root') from warden.tenant_tables",
+                count(*) filter (where origin = 'core') from warden.tenant_tables",
     )
     .fetch_one(&mut suite.connection)
     .await
     .expect("counts");
-    assert_eq!(counts, (43, 3, 1));
-    assert_eq!(suite.schema.registered().count(), 43 + 3 + 1 + 2, "with those of the application");
+    assert_eq!(counts, (42, 3, 2));
+    assert_eq!(suite.schema.registered().count(), 42 + 3 + 2 + 2, "with those of the application");
     let immutable = suite.schema.registered().filter(|t| t.is_immutable).count();
     assert_eq!(immutable, 17 + 1 + 1, "the list of 17, recordings, and one of the application");
     let problems: Vec<String> = sqlx::query_scalar(

@@ -5,6 +5,7 @@ mod claims;
 mod existing;
 mod publish;
 mod rights;
+mod sets;
 mod tenancy;
 mod token_hook;
 mod watch;
@@ -57,10 +58,11 @@ async fn texts(db: &TestDb, sql: &str) -> Vec<String> {
 #[tokio::test]
 async fn migrating_again_does_nothing() {
     let db = TestDb::create().await;
-    let applied = "select count(*) from warden._sqlx_migrations where success";
+    let applied = "select (select count(*) from warden._sqlx_migrations where success)
+                          + (select count(*) from warden._platform_migrations where success)";
     let objects = "select (select count(*) from pg_class) + (select count(*) from pg_proc) + (select count(*) from pg_trigger)";
     let before = (count(&db, applied).await, count(&db, objects).await);
-    let migrated = warden::postgres::migrate(db.url()).await.expect("migrates");
+    let migrated = warden::postgres::migrate_platform(db.url()).await.expect("migrates");
     assert!(migrated.applied.is_empty(), "{migrated:?}");
     assert_eq!(i64::try_from(migrated.total).expect("few"), before.0);
     assert_eq!((count(&db, applied).await, count(&db, objects).await), before);

@@ -104,7 +104,7 @@ async fn supabases_own_role_may_call_it() {
         .await
         .expect("creates");
     let url = db.url().replace(&db.name, &name);
-    warden::postgres::migrate(&url).await.expect("migrates");
+    warden::postgres::migrate_platform(&url).await.expect("migrates");
     let mut auth = sqlx::postgres::PgConnection::connect(&url).await.expect("connects");
     let user = Uuid::new_v4();
     let setup = format!(

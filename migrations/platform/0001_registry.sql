@@ -1,0 +1,124 @@
+-- The voice-call platform, an optional schema: tables for what Twilio (telephony) and Vapi (assistants) report about
+-- calls, the recordings of them, and what such a product stores around them.
+--
+-- `warden migrate --platform` chooses it, and warden._platform_migrations records the choice: from then on every
+-- `warden migrate` keeps it up to date. This file registers the tables. The later ones create them, but only if the
+-- database held no other tables when the platform was chosen. Otherwise `warden migrate` adopts, online, those of the
+-- registered tables that exist.
+set local lock_timeout = '5s';
+set local statement_timeout = '5min';
+set local role warden_owner;
+
+-- One row about the platform. Each later migration runs in a transaction of its own, so the decision is recorded here.
+create table warden.platform_set (
+  singleton      boolean     primary key default true check (singleton),
+  -- Whether Warden creates the platform's tables.
+  creates_tables boolean     not null,
+  chosen_at      timestamptz not null default now()
+);
+insert into warden.platform_set (creates_tables) values (warden.is_public_empty());
+
+do $$
+begin
+  if not (select s.creates_tables from warden.platform_set s) then
+    raise notice 'schema public already contains other tables: none of the platform''s tables is created';
+  end if;
+end
+$$;
+
+-- An entry that the operator added with warden.adopt_table() takes precedence over the platform's.
+insert into warden.tenant_tables
+  (table_name, user_column, parent_schema, parent_table, parent_column, is_immutable, pauses_triggers, origin)
+select t.name, t.user_column, case when t.parent is not null then 'public' end, t.parent, t.parent_column,
+       coalesce(t.immutable, false), coalesce(t.pauses, false), 'platform'
+from (values
+  -- name,                       user_column, parent,                    parent_column,     immutable, pauses
+  ('calls',                      'user_id',   null,                      null,                true,  false),
+  ('call_logs',                  'user_id',   'calls',                   'call_id',           true,  false),
+  ('recordings',                 null,        'calls',                   'call_id',           true,  false),
+  ('recording_upload_queue',     null,        'recordings',              'recording_id',      false, false),
+  ('leads',                      'user_id',   null,                      null,                true,  false),
+  ('knowledge_base',             'user_id',   null,                      null,                true,  false),
+  ('knowledge_base_changelog',   null,        'knowledge_base',          'knowledge_base_id', true,  false),
+  ('kb_sync_log',                null,        'knowledge_base',          'knowledge_base_id', true,  false),
+  ('knowledge_base_documents',   'user_id',   'knowledge_base',          'knowledge_base_id', true,  false),
+  ('knowledge_base_chunks',      null,        'knowledge_base_documents', 'document_id',      true,  false),
+  ('embeddings',                 null,        'knowledge_base_chunks',   'chunk_id',          false, false),
+  ('campaigns',                  'user_id',   null,                      null,                true,  false),
+  ('campaign_leads',             null,        'campaigns',               'campaign_id',       true,  false),
+  ('campaign_phone_numbers',     null,        'campaigns',               'campaign_id',       true,  false),
+  ('campaign_summaries',         null,        'campaigns',               'campaign_id',       false, false),
+  ('voicemail_audit_log',        null,        'calls',                   'call_id',           true,  false),
+  ('sentiment_analysis',         null,        'call_logs',               'call_log_id',       true,  false),
+  ('user_active_calls',          'user_id',   'calls',                   'call_id',           false, false),
+  ('cold_call_logs',             'user_id',   'leads',                   'lead_id',           true,  false),
+  ('contacts',                   'user_id',   null,                      null,                true,  false),
+  ('consent_records',            null,        'contacts',                'contact_id',        false, false),
+  ('agent_configurations',       'user_id',   null,                      null,                true,  false),
+  ('compliance_audit_logs',      'user_id',   null,                      null,                false, false),
+  ('credential_tokens',          'user_id',   null,                      null,                false, false),
+  ('credit_transactions',        'user_id',   null,                      null,                false, false),
+  ('customer_twilio_keys',       'user_id',   null,                      null,                false, false),
+  ('daily_lead_uploads',         'user_id',   null,                      null,                false, false),
+  ('dnc_list',                   'user_id',   null,                      null,                false, false),
+  ('notification_history',       'user_id',   null,                      null,                false, false),
+  ('notification_rate_limits',   'user_id',   null,                      null,                false, false),
+  ('notification_templates',     'user_id',   null,                      null,                false, false),
+  ('onboarding_events',          'user_id',   null,                      null,                false, false),
+  ('payments',                   'user_id',   null,                      null,                false, false),
+  ('payment_events_log',         null,        'payments',                'payment_id',        false, false),
+  ('phone_assistants',           'user_id',   null,                      null,                false, false),
+  ('telephony_audit_log',        'user_id',   null,                      null,                false, false),
+  ('usage_events',               'user_id',   null,                      null,                false, false),
+  ('usage_records',              'user_id',   null,                      null,                false, false),
+  -- Its update trigger must not see the backfill of org_id.
+  ('user_phone_numbers',         'user_id',   null,                      null,                true,  true),
+  ('user_twilio_subaccounts',    'user_id',   null,                      null,                false, false),
+  ('billing_cycles',             'user_id',   null,                      null,                false, false),
+  ('call_lists',                 'user_id',   null,                      null,                false, false)
+) as t (name, user_column, parent, parent_column, immutable, pauses)
+on conflict do nothing;
+
+-- These rows belong to a user, who may read and not change them: credits, plan and billing account.
+insert into warden.tenant_tables (table_name, scope, user_column, is_read_only, origin) values
+  ('user_credits',       'user', 'user_id', true, 'platform'),
+  ('user_subscriptions', 'user', 'user_id', true, 'platform'),
+  ('customers',          'user', 'user_id', true, 'platform')
+on conflict do nothing;
+
+-- Indexes for the platform's frequent queries, all within one organisation: newest first, by state, and by the id that
+-- a provider's webhook sends. Indexes on (org_id, parent) follow from the registry.
+insert into warden.tenant_indexes (table_name, index_name, key_columns, is_unique) values
+  ('calls',                    'idx_calls_org_created',                      '{org_id,created_at desc}', false),
+  ('calls',                    'idx_calls_org_status_created',               '{org_id,status,created_at desc}', false),
+  ('calls',                    'idx_calls_org_twilio_call_sid',              '{org_id,twilio_call_sid}', true),
+  ('calls',                    'idx_calls_org_vapi_call_id',                 '{org_id,vapi_call_id}', false),
+  ('call_logs',                'idx_call_logs_org_vapi_call_id',             '{org_id,vapi_call_id}', true),
+  ('call_logs',                'idx_call_logs_org_created',                  '{org_id,created_at desc}', false),
+  ('recordings',               'idx_recordings_org_twilio_sid',              '{org_id,twilio_recording_sid}', true),
+  ('recordings',               'idx_recordings_org_created',                 '{org_id,created_at desc}', false),
+  ('recording_upload_queue',   'idx_recording_upload_queue_org_recording_id','{org_id,recording_id}', true),
+  ('recording_upload_queue',   'idx_recording_upload_queue_org_due',         '{org_id,state,next_attempt_at}', false),
+  ('leads',                    'idx_leads_org_status_created',               '{org_id,status,created_at desc}', false),
+  ('leads',                    'idx_leads_org_phone_number',                 '{org_id,phone_number}', false),
+  ('contacts',                 'idx_contacts_org_phone_number',              '{org_id,phone_number}', false),
+  ('campaigns',                'idx_campaigns_org_status',                   '{org_id,status}', false),
+  ('campaign_leads',           'idx_campaign_leads_org_campaign_id_status',  '{org_id,campaign_id,status}', false),
+  ('cold_call_logs',           'idx_cold_call_logs_org_created',             '{org_id,created_at desc}', false),
+  ('dnc_list',                 'idx_dnc_list_org_phone_number',              '{org_id,phone_number}', true),
+  ('user_phone_numbers',       'idx_user_phone_numbers_org_phone_number',    '{org_id,phone_number}', false),
+  ('phone_assistants',         'idx_phone_assistants_org_vapi_assistant_id', '{org_id,vapi_assistant_id}', false),
+  ('knowledge_base_changelog', 'idx_knowledge_base_changelog_org_created',   '{org_id,created_at desc}', false),
+  ('compliance_audit_logs',    'idx_compliance_audit_logs_org_created',      '{org_id,created_at desc}', false),
+  ('telephony_audit_log',      'idx_telephony_audit_log_org_created',        '{org_id,created_at desc}', false),
+  ('credit_transactions',      'idx_credit_transactions_org_created',        '{org_id,created_at desc}', false),
+  ('payments',                 'idx_payments_org_created',                   '{org_id,created_at desc}', false),
+  ('usage_events',             'idx_usage_events_org_type_occurred',         '{org_id,event_type,occurred_at desc}', false),
+  ('usage_events',             'idx_usage_events_org_occurred',              '{org_id,occurred_at desc}', false),
+  ('usage_records',            'idx_usage_records_org_period',               '{org_id,period_start desc}', false),
+  ('billing_cycles',           'idx_billing_cycles_org_period',              '{org_id,period_start desc}', false),
+  ('notification_history',     'idx_notification_history_org_created',       '{org_id,created_at desc}', false),
+  ('notification_rate_limits', 'idx_notification_rate_limits_org_channel',   '{org_id,channel,window_start desc}', false)
+on conflict do nothing;
+
+reset role;

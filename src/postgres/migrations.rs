@@ -1,0 +1,202 @@
+//! SQL migrations: the core, and the optional tables of the voice-call platform.
+//!
+//! Both sets run through sqlx's migrator, and both keep their record in schema `warden`. The platform's record exists
+//! once the platform was chosen; from then on every migration keeps it up to date. Online steps on tables in use are
+//! not done here, but by `tenancy`.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::LazyLock;
+
+use sqlx::error::DatabaseError;
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection as _};
+
+use super::connect_to_change;
+
+/// The core's migrations, in order, as part of the binary.
+static CORE: Migrator = sqlx::migrate!();
+
+/// The platform's migrations. They are applied after the core's.
+static PLATFORM: LazyLock<Migrator> = LazyLock::new(|| Migrator {
+    table_name: Cow::Borrowed("warden._platform_migrations"),
+    ..sqlx::migrate!("./migrations/platform")
+});
+
+/// A set of migrations that an operator can choose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SchemaSet {
+    /// Schema `warden`, organisations and memberships: everything that the gateway needs.
+    Core,
+    /// The core, and the tables of a voice-call platform: calls, recordings, and what surrounds them.
+    Platform,
+}
+
+impl SchemaSet {
+    /// The set's name in messages.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Core => "core",
+            Self::Platform => "platform",
+        }
+    }
+
+    /// The migrations that this set adds.
+    #[must_use]
+    pub fn migrator(self) -> &'static Migrator {
+        match self {
+            Self::Core => &CORE,
+            Self::Platform => &PLATFORM,
+        }
+    }
+
+    /// The table that records the set's applied migrations, in schema `warden`.
+    #[must_use]
+    pub fn record(self) -> &'static str {
+        match self {
+            Self::Core => "_sqlx_migrations",
+            Self::Platform => "_platform_migrations",
+        }
+    }
+}
+
+/// One migration of one set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MigrationName {
+    /// The set.
+    pub set: SchemaSet,
+    /// The number at the start of the file's name.
+    pub version: i64,
+    /// The rest of the file's name.
+    pub description: String,
+}
+
+impl fmt::Display for MigrationName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:04} {}", self.set.name(), self.version, self.description)
+    }
+}
+
+/// Result of a migration run.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Migrated {
+    /// Migrations that this run applied.
+    pub applied: Vec<MigrationName>,
+    /// Number of migrations in the sets that this database has.
+    pub total: usize,
+}
+
+/// Brings the core up to date, and the platform's tables if this database has them. Two runs at once wait for one
+/// another.
+///
+/// # Errors
+/// If no primary can be reached, it rejects a statement, or another version of Warden migrated it.
+pub async fn migrate(url: &str) -> anyhow::Result<Migrated> {
+    migrate_set(url, SchemaSet::Core).await
+}
+
+/// Like [`migrate`], and chooses the platform's tables for this database.
+///
+/// # Errors
+/// As [`migrate`].
+pub async fn migrate_platform(url: &str) -> anyhow::Result<Migrated> {
+    migrate_set(url, SchemaSet::Platform).await
+}
+
+async fn migrate_set(url: &str, set: SchemaSet) -> anyhow::Result<Migrated> {
+    let mut connection = connect_to_change(url).await?.connection;
+    let migrated = migrate_on(&mut connection, set).await?;
+    connection.close().await?;
+    Ok(migrated)
+}
+
+/// Migrates on an existing connection, which may be within a transaction.
+///
+/// # Errors
+/// As [`migrate`].
+pub(crate) async fn migrate_on(connection: &mut PgConnection, set: SchemaSet) -> anyhow::Result<Migrated> {
+    let mut migrated = Migrated::default();
+    for set in sets(connection, set).await? {
+        let before = applied_versions(&mut *connection, set).await?;
+        set.migrator().run(&mut *connection).await.map_err(|error| failure(error, set))?;
+        migrated.applied.extend(missing(set, &before));
+        migrated.total += set.migrator().iter().count();
+    }
+    Ok(migrated)
+}
+
+/// Migrations that [`migrate_on`] would apply.
+pub(crate) async fn pending(
+    connection: &mut PgConnection,
+    set: SchemaSet,
+) -> Result<Vec<MigrationName>, sqlx::Error> {
+    let mut pending = Vec::new();
+    for set in sets(connection, set).await? {
+        let applied = applied_versions(&mut *connection, set).await?;
+        pending.extend(missing(set, &applied));
+    }
+    Ok(pending)
+}
+
+/// Whether [`migrate_on`] failed because it did not get a lock in time.
+pub(crate) fn is_locked(error: &anyhow::Error) -> bool {
+    let Some(MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _)) = error.downcast_ref()
+    else {
+        return false;
+    };
+    cause.as_database_error().and_then(DatabaseError::code).is_some_and(|code| code == "55P03")
+}
+
+/// The sets to apply, in order: those asked for, and those that the database already has.
+async fn sets(connection: &mut PgConnection, set: SchemaSet) -> Result<Vec<SchemaSet>, sqlx::Error> {
+    let mut sets = vec![SchemaSet::Core];
+    let is_platform = set == SchemaSet::Platform
+        // A first run that failed leaves an empty record: the platform was not chosen then.
+        || !applied_versions(connection, SchemaSet::Platform).await?.is_empty();
+    if is_platform {
+        sets.push(SchemaSet::Platform);
+    }
+    Ok(sets)
+}
+
+fn missing(set: SchemaSet, applied: &HashSet<i64>) -> Vec<MigrationName> {
+    let missing = set.migrator().iter().filter(|m| !applied.contains(&m.version));
+    missing
+        .map(|m| MigrationName { set, version: m.version, description: m.description.to_string() })
+        .collect()
+}
+
+fn failure(error: MigrateError, set: SchemaSet) -> anyhow::Error {
+    match error {
+        MigrateError::VersionMismatch(version) => anyhow::anyhow!(
+            "{} migration {version} differs from the one that was applied: another version of Warden migrated \
+             this database. Use that version; to recreate a development database, run `warden dev --ephemeral` \
+             or remove its data directory",
+            set.name()
+        ),
+        other => anyhow::Error::new(other).context("a migration failed and was rolled back"),
+    }
+}
+
+async fn applied_versions(
+    connection: &mut PgConnection,
+    set: SchemaSet,
+) -> Result<HashSet<i64>, sqlx::Error> {
+    // Not checked at compile time, because the migrator creates the table.
+    let record = format!("warden.{}", set.record());
+    let is_there: bool = sqlx::query_scalar("select to_regclass($1) is not null")
+        .bind(&record)
+        .fetch_one(&mut *connection)
+        .await?;
+    if !is_there {
+        return Ok(HashSet::new());
+    }
+    let applied: Vec<i64> =
+        sqlx::query_scalar(AssertSqlSafe(format!("select version from {record} where success")))
+            .fetch_all(connection)
+            .await?;
+    Ok(applied.into_iter().collect())
+}

@@ -1,0 +1,55 @@
+//! `warden migrate` without `--platform`, on the core alone and after the platform was chosen.
+
+use super::{
+    RUN_DEADLINE, Run, assert_adopted, connect, ended, legacy_db, small_db, tables_with_null, warden,
+};
+
+async fn plain(url: &str, args: &[&str]) -> Run {
+    let mut command = warden(url, "migrate");
+    command.args(args);
+    ended(RUN_DEADLINE, command).await
+}
+
+#[tokio::test]
+async fn the_core_alone_has_nothing_to_adopt() {
+    let db = small_db("create table calls (id int primary key)").await;
+    let plan = plain(db.url(), &["--plan"])
+        .await
+        .must(0)
+        .says(&["would apply core 0001", "would be created: organization_members, organizations"]);
+    assert!(!plan.stdout.contains("platform") && !plan.stdout.contains("calls"), "{}", plan.stdout);
+    let first = plain(db.url(), &[]).await.must(0).says(&["applied core 0001 roles"]);
+    assert!(!first.stdout.contains("calls"), "{}", first.stdout);
+    plain(db.url(), &[]).await.must(0).idle();
+    plain(db.url(), &["--enforce", "--yes"]).await.must(0).says(&["keeps organisations apart"]);
+    plain(db.url(), &["--relax", "--yes"]).await.must(0);
+    plain(db.url(), &["--enforce", "--yes"]).await.must(0);
+}
+
+#[tokio::test]
+async fn a_table_with_rows_is_adopted_on_the_core_alone() {
+    let db = small_db("create table invoices (id int primary key); insert into invoices values (1)").await;
+    plain(db.url(), &[]).await.must(0);
+    db.run("select warden.adopt_table('invoices')").await;
+    plain(db.url(), &["--plan"]).await.must(0).says(&["invoices (1 row)", "fill org_id"]);
+    plain(db.url(), &[]).await.must(0).says(&["every row has its organisation"]);
+    assert_adopted(&db, "invoices").await;
+    plain(db.url(), &["--enforce", "--yes"]).await.must(0);
+}
+
+#[tokio::test]
+async fn the_platform_is_chosen_once() {
+    let db = legacy_db().await;
+    plain(db.url(), &[]).await.must(0);
+    let registered = "select count(*) from warden.tenant_tables where origin = 'platform'";
+    let mut admin = connect(&db).await;
+    let before: i64 = sqlx::query_scalar(registered).fetch_one(&mut admin).await.expect("counts");
+    assert_eq!(before, 0);
+    plain(db.url(), &["--platform"]).await.must(0).says(&["applied platform 0001 registry"]);
+    assert_eq!(tables_with_null(&mut admin).await, Vec::<String>::new());
+    // A table of the platform that comes later is adopted without the flag.
+    db.run("drop table dnc_list; create table dnc_list (id int primary key, user_id uuid); insert into dnc_list values (1)")
+        .await;
+    plain(db.url(), &[]).await.must(0);
+    assert_eq!(tables_with_null(&mut admin).await, Vec::<String>::new());
+}
