@@ -9,12 +9,14 @@ use jsonwebtoken::{DecodingKey, Validation, decode};
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::alg::Alg;
 use super::claims::Claims;
+use super::error::AuthError;
 use super::fetch::KeyServerUrl;
-use super::jwk::Alg;
+use super::identity::Identity;
 use super::keys::{KeyServer, NoKey};
-use super::parts::{Parts, decoded};
-use super::{AuthError, Identity, Token};
+use super::token::Token;
+use super::unverified::{UnverifiedToken, decoded};
 
 /// Clocks of issuer and gateway may differ by so much, in seconds, before a token counts as not valid
 /// yet. Its end is taken to the letter: a session that begins after it would be closed at once.
@@ -89,26 +91,30 @@ impl Issuer {
     }
 
     /// Verifies with keys that are in memory.
-    pub(super) fn verify(&self, token: &Token, parts: &Parts) -> Result<Identity, AuthError> {
-        self.check_type(parts)?;
-        if parts.alg == Alg::Hs256 {
-            return self.verify_with(token, parts.alg, &self.secrets);
+    pub(super) fn verify(&self, token: &Token, unverified: &UnverifiedToken) -> Result<Identity, AuthError> {
+        self.check_type(unverified)?;
+        if unverified.alg == Alg::Hs256 {
+            return self.verify_with(token, unverified.alg, &self.secrets);
         }
         let server = self.server.as_ref().ok_or(AuthError::Signature)?;
-        let key = server.find(parts.alg, parts.kid.as_deref())?;
-        self.verify_with(token, parts.alg, std::slice::from_ref(&key.key))
+        let key = server.find(unverified.alg, unverified.kid.as_deref())?;
+        self.verify_with(token, unverified.alg, std::slice::from_ref(&key.key))
     }
 
     /// Asks the key server for the key first, and waits.
-    pub(super) async fn verify_fetching(&self, token: &Token, parts: &Parts) -> Result<Identity, AuthError> {
-        self.check_type(parts)?;
+    pub(super) async fn verify_fetching(
+        &self,
+        token: &Token,
+        unverified: &UnverifiedToken,
+    ) -> Result<Identity, AuthError> {
+        self.check_type(unverified)?;
         let server = self.server.as_ref().ok_or(AuthError::Signature)?;
-        let key = server.find_or_fetch(parts.alg, parts.kid.as_deref()).await?;
-        self.verify_with(token, parts.alg, std::slice::from_ref(&key.key))
+        let key = server.find_or_fetch(unverified.alg, unverified.kid.as_deref()).await?;
+        self.verify_with(token, unverified.alg, std::slice::from_ref(&key.key))
     }
 
-    fn check_type(&self, parts: &Parts) -> Result<(), AuthError> {
-        if parts.has_type(self.rules.typ.as_deref()) { Ok(()) } else { Err(AuthError::Type) }
+    fn check_type(&self, unverified: &UnverifiedToken) -> Result<(), AuthError> {
+        if unverified.has_type(self.rules.typ.as_deref()) { Ok(()) } else { Err(AuthError::Type) }
     }
 
     fn verify_with(&self, token: &Token, alg: Alg, keys: &[DecodingKey]) -> Result<Identity, AuthError> {
@@ -180,7 +186,7 @@ fn validation(config: &IssuerConfig, alg: Alg) -> Validation {
 fn refusal(error: &Error) -> AuthError {
     match error.kind() {
         // The second is what the library says of an `exp` of the first seconds of 1970, from which it can't take
-        // away what a token must still have; a token without three parts was told of before (`Parts`).
+        // away what a token must still have; a token without three parts was told of before (`UnverifiedToken`).
         ErrorKind::ExpiredSignature | ErrorKind::InvalidToken => AuthError::Expired,
         ErrorKind::ImmatureSignature => AuthError::Immature,
         ErrorKind::InvalidSignature

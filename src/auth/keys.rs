@@ -12,8 +12,9 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::alg::Alg;
 use super::fetch::{FetchError, Fetcher, KeyServerUrl};
-use super::jwk::{Alg, Jwks, KeyError, PublicKey};
+use super::jwks::{Jwks, KeyError, PublicKey};
 use crate::backoff::Backoff;
 use crate::metrics::{IssuerLabels, Metrics};
 

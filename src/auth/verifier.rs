@@ -6,12 +6,13 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::claims::ClaimError;
+use super::error::AuthError;
 use super::fetch::Fetcher;
+use super::identity::Identity;
 use super::issuer::{Issuer, IssuerConfig};
 use super::keys::{Health, KeyLimits, KeyServer};
-use super::parts::Parts;
-use super::{Identity, Token};
+use super::token::Token;
+use super::unverified::UnverifiedToken;
 use crate::metrics::Metrics;
 
 /// Who may sign tokens.
@@ -33,44 +34,6 @@ impl VerifierConfig {
         };
         Self { issuers: vec![issuer] }
     }
-}
-
-/// Why a token is refused. The text is safe to show: it never holds anything of the token.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AuthError {
-    /// Its time ran out.
-    #[error("the token has expired: get a fresh one")]
-    Expired,
-    /// Its time has not come.
-    #[error("the token is not valid yet: compare the clocks (claim nbf)")]
-    Immature,
-    /// Signed with another key or another algorithm, or not at all.
-    #[error("the token's signature is not valid for this gateway")]
-    Signature,
-    /// Its `alg` and `kid` are those of no key.
-    #[error("the token is signed with a key that its issuer does not publish")]
-    UnknownKey,
-    /// The key server has to be asked, and does not answer.
-    #[error("the keys of the token's issuer can't be had just now: try again")]
-    KeysUnavailable,
-    /// For somebody else.
-    #[error("the token's claim {0} is not the one expected here")]
-    Foreign(&'static str),
-    /// Not an access token.
-    #[error("the token is not of the expected type (header typ)")]
-    Type,
-    /// The configuration wants a claim otherwise.
-    #[error("the token's claim {0} is not one that is taken from its issuer here")]
-    Rule(Box<str>),
-    /// Its issuer may not speak for its organisation.
-    #[error("the token's issuer does not speak for the token's organisation here")]
-    OrgOfAnother,
-    /// Verified, but a claim does not say what it must.
-    #[error("the token is not usable: {0}")]
-    Claims(#[from] ClaimError),
-    /// Not a token, or a claim is missing or of the wrong type.
-    #[error("the token is malformed: {0}")]
-    Malformed(&'static str),
 }
 
 /// Whether tokens can be verified.
@@ -147,10 +110,10 @@ impl Verifier {
     /// When it is not a token of a configured issuer, not valid now, names no organisation, or its key
     /// can't be had.
     pub async fn verify(&self, token: &Token) -> Result<Identity, AuthError> {
-        let (issuer, parts) = self.select(token)?;
-        match issuer.verify(token, &parts) {
+        let (issuer, unverified) = self.select(token)?;
+        match issuer.verify(token, &unverified) {
             Err(AuthError::UnknownKey | AuthError::KeysUnavailable) => {
-                issuer.verify_fetching(token, &parts).await
+                issuer.verify_fetching(token, &unverified).await
             }
             decided => decided,
         }
@@ -162,8 +125,8 @@ impl Verifier {
     /// As for [`Self::verify`]; [`AuthError::UnknownKey`] and [`AuthError::KeysUnavailable`] are not the
     /// last word.
     pub fn verify_now(&self, token: &Token) -> Result<Identity, AuthError> {
-        let (issuer, parts) = self.select(token)?;
-        issuer.verify(token, &parts)
+        let (issuer, unverified) = self.select(token)?;
+        issuer.verify(token, &unverified)
     }
 
     /// The longest that [`Self::verify`] waits.
@@ -192,12 +155,12 @@ impl Verifier {
     }
 
     /// The one issuer that the token names to the letter.
-    fn select(&self, token: &Token) -> Result<(&Issuer, Parts), AuthError> {
-        let parts = Parts::read(token.expose())?;
-        let found = self.issuers.iter().find(|(name, _)| name.is_none() || *name == parts.issuer);
+    fn select(&self, token: &Token) -> Result<(&Issuer, UnverifiedToken), AuthError> {
+        let unverified = UnverifiedToken::read(token.expose())?;
+        let found = self.issuers.iter().find(|(name, _)| name.is_none() || *name == unverified.issuer);
         match found {
-            Some((_, issuer)) => Ok((issuer, parts)),
-            None if parts.issuer.is_none() => Err(AuthError::Malformed("the claim iss is missing")),
+            Some((_, issuer)) => Ok((issuer, unverified)),
+            None if unverified.issuer.is_none() => Err(AuthError::Malformed("the claim iss is missing")),
             None => Err(AuthError::Foreign("iss")),
         }
     }

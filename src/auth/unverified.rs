@@ -8,15 +8,17 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
-use super::jwk::{Alg, KID_BYTES_MAX};
-use super::{AuthError, TOKEN_BYTES_MAX};
+use super::alg::{Alg, KID_BYTES_MAX};
+use super::error::AuthError;
+use super::json::is_object;
+use super::token::TOKEN_BYTES_MAX;
 
 /// The types (`typ`) of tokens that are taken where an issuer's rules name none: an ID token of another
 /// kind, or a logout token, must not pass for an access token.
 const TYPES: &[&str] = &["JWT", "at+jwt"];
 
 /// See the module's documentation.
-pub(super) struct Parts {
+pub(super) struct UnverifiedToken {
     pub(super) alg: Alg,
     pub(super) kid: Option<String>,
     pub(super) typ: Option<String>,
@@ -35,7 +37,7 @@ struct Header {
 }
 
 #[derive(Deserialize)]
-struct Unverified {
+struct Payload {
     iss: Option<String>,
 }
 
@@ -43,7 +45,7 @@ fn is_present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<bool,
     IgnoredAny::deserialize(deserializer).map(|_| true)
 }
 
-impl Parts {
+impl UnverifiedToken {
     pub(super) fn read(token: &str) -> Result<Self, AuthError> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(AuthError::Malformed("it is too long"));
@@ -64,8 +66,8 @@ impl Parts {
             return Err(AuthError::Malformed("its kid is too long"));
         }
         let alg = Alg::of_token(&header.alg).ok_or(AuthError::Signature)?;
-        let unverified: Unverified = decoded(payload)?;
-        Ok(Self { alg, kid: header.kid, typ: header.typ, issuer: unverified.iss })
+        let payload: Payload = decoded(payload)?;
+        Ok(Self { alg, kid: header.kid, typ: header.typ, issuer: payload.iss })
     }
 
     /// Whether the token says that it is of the kind that is expected: without a word on that only where
@@ -80,11 +82,6 @@ impl Parts {
             (None, None) => true,
         }
     }
-}
-
-/// Whether this JSON is an object: serde takes a list for a struct as well, field by field.
-pub(super) fn is_object(json: &str) -> bool {
-    json.trim_ascii_start().starts_with('{')
 }
 
 /// A part of a token, as JSON.

@@ -1,0 +1,165 @@
+//! One key of a document, bound to one algorithm by its type and by what it says of itself.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::DecodingKey;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
+
+use crate::auth::alg::{Alg, KID_BYTES_MAX};
+use crate::auth::json::is_object;
+
+/// Shortest RSA modulus, in bits: RFC 7518, section 3.3.
+const RSA_BITS_MIN: usize = 2048;
+
+/// Longest RSA modulus, in bits: what verifying costs grows with it.
+const RSA_BITS_MAX: usize = 8192;
+
+/// Longest RSA exponent, in bytes; the usual 65,537 has three.
+const RSA_EXPONENT_BYTES_MAX: usize = 4;
+
+/// Smallest RSA exponent.
+const RSA_EXPONENT_MIN: u32 = 3;
+
+/// Length of a coordinate on P-256, and of an Ed25519 key, in bytes.
+const COORDINATE_BYTES: usize = 32;
+
+/// The tag of an uncompressed point.
+const UNCOMPRESSED_POINT: u8 = 4;
+
+/// A public key, bound to its algorithm.
+#[derive(Clone)]
+pub struct PublicKey {
+    /// The only algorithm that it verifies.
+    pub alg: Alg,
+    /// Its name among the issuer's keys.
+    pub kid: Option<String>,
+    pub(in crate::auth) key: DecodingKey,
+}
+
+impl std::fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PublicKey").field("alg", &self.alg).field("kid", &self.kid).finish_non_exhaustive()
+    }
+}
+
+/// Why one key is passed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// A field is missing or has the wrong type.
+    #[error("not a JSON Web Key: a field is missing or has the wrong type")]
+    Malformed,
+    /// The world can read what must be secret.
+    #[error("it holds PRIVATE key material: whoever reads the document can sign tokens; replace the key")]
+    Private,
+    /// A secret among public keys.
+    #[error("a symmetric key (oct): a secret is configured at the gateway, not published")]
+    Symmetric,
+    /// For another kind of use or algorithm.
+    #[error("it is not for verifying signatures (use, key_ops)")]
+    Use,
+    /// For an algorithm that is not verified here.
+    #[error("its algorithm, type or curve is none of RS256, ES256 (P-256) and EdDSA (Ed25519)")]
+    Algorithm,
+    /// An RSA modulus of the wrong length.
+    #[error("its RSA modulus has fewer than {RSA_BITS_MIN} or more than {RSA_BITS_MAX} bits")]
+    RsaLength,
+    /// Another key before it has the same name.
+    #[error("another key of the same algorithm and kid comes before it")]
+    Duplicate,
+}
+
+#[derive(Deserialize)]
+struct Jwk {
+    kty: String,
+    #[serde(rename = "use")]
+    usage: Option<String>,
+    key_ops: Option<Vec<String>>,
+    alg: Option<String>,
+    kid: Option<String>,
+    crv: Option<String>,
+    n: Option<String>,
+    e: Option<String>,
+    x: Option<String>,
+    y: Option<String>,
+    // What only private keys have.
+    d: Option<IgnoredAny>,
+    p: Option<IgnoredAny>,
+    q: Option<IgnoredAny>,
+    dp: Option<IgnoredAny>,
+    dq: Option<IgnoredAny>,
+    qi: Option<IgnoredAny>,
+    oth: Option<IgnoredAny>,
+    k: Option<IgnoredAny>,
+}
+
+impl PublicKey {
+    /// Reads one key of a document.
+    pub(super) fn parse(raw: &RawValue) -> Result<Self, KeyError> {
+        if !is_object(raw.get()) {
+            return Err(KeyError::Malformed);
+        }
+        let jwk: Jwk = serde_json::from_str(raw.get()).map_err(|_| KeyError::Malformed)?;
+        if jwk.kty == "oct" {
+            return Err(KeyError::Symmetric);
+        }
+        let private = [&jwk.d, &jwk.p, &jwk.q, &jwk.dp, &jwk.dq, &jwk.qi, &jwk.oth, &jwk.k];
+        if private.iter().any(|field| field.is_some()) {
+            return Err(KeyError::Private);
+        }
+        if jwk.usage.as_deref().is_some_and(|usage| usage != "sig")
+            || jwk.key_ops.as_ref().is_some_and(|ops| !ops.iter().any(|op| op == "verify"))
+        {
+            return Err(KeyError::Use);
+        }
+        if jwk.kid.as_ref().is_some_and(|kid| kid.len() > KID_BYTES_MAX) {
+            return Err(KeyError::Malformed);
+        }
+        let alg = match (jwk.kty.as_str(), jwk.crv.as_deref()) {
+            ("RSA", None) => Alg::Rs256,
+            ("EC", Some("P-256")) => Alg::Es256,
+            ("OKP", Some("Ed25519")) => Alg::EdDsa,
+            _ => return Err(KeyError::Algorithm),
+        };
+        if jwk.alg.as_deref().is_some_and(|name| !alg.is_named(name)) {
+            return Err(KeyError::Algorithm);
+        }
+        let key = match alg {
+            Alg::Rs256 => rsa(&decoded(jwk.n.as_deref())?, &decoded(jwk.e.as_deref())?)?,
+            Alg::Es256 => {
+                let (x, y) = (coordinate(jwk.x.as_deref())?, coordinate(jwk.y.as_deref())?);
+                DecodingKey::from_ec_der(&[&[UNCOMPRESSED_POINT], &x[..], &y[..]].concat())
+            }
+            Alg::EdDsa => DecodingKey::from_ed_der(&coordinate(jwk.x.as_deref())?),
+            Alg::Hs256 => return Err(KeyError::Symmetric),
+        };
+        Ok(Self { alg, kid: jwk.kid, key })
+    }
+}
+
+fn decoded(field: Option<&str>) -> Result<Vec<u8>, KeyError> {
+    field.and_then(|text| URL_SAFE_NO_PAD.decode(text).ok()).ok_or(KeyError::Malformed)
+}
+
+fn coordinate(field: Option<&str>) -> Result<Vec<u8>, KeyError> {
+    decoded(field)
+        .and_then(|bytes| if bytes.len() == COORDINATE_BYTES { Ok(bytes) } else { Err(KeyError::Malformed) })
+}
+
+fn rsa(n: &[u8], e: &[u8]) -> Result<DecodingKey, KeyError> {
+    let without_zeros = |bytes: &[u8]| -> Vec<u8> { bytes.iter().copied().skip_while(|b| *b == 0).collect() };
+    let (n, e) = (without_zeros(n), without_zeros(e));
+    let bits = n.first().map_or(0, |first| n.len() * 8 - first.leading_zeros() as usize);
+    if !(RSA_BITS_MIN..=RSA_BITS_MAX).contains(&bits) {
+        return Err(KeyError::RsaLength);
+    }
+    if e.len() > RSA_EXPONENT_BYTES_MAX {
+        return Err(KeyError::Malformed);
+    }
+    let exponent = e.iter().fold(0_u32, |value, byte| value << 8 | u32::from(*byte));
+    if exponent < RSA_EXPONENT_MIN || exponent % 2 == 0 {
+        return Err(KeyError::Malformed);
+    }
+    Ok(DecodingKey::from_rsa_raw_components(&n, &e))
+}

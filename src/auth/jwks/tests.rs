@@ -1,0 +1,139 @@
+use serde_json::{Value, json};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::*;
+use crate::auth::Alg;
+
+fn encoded(bytes: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+fn ec() -> Value {
+    json!({"kty": "EC", "crv": "P-256", "x": encoded(&[1; 32]), "y": encoded(&[2; 32]), "kid": "1"})
+}
+
+fn rsa_of(bits: usize) -> Value {
+    let mut n = vec![0xff; bits / 8];
+    if !bits.is_multiple_of(8) {
+        n.insert(0, (1 << (bits % 8)) - 1);
+    }
+    json!({"kty": "RSA", "n": encoded(&n), "e": "AQAB", "kid": "1"})
+}
+
+fn ed() -> Value {
+    json!({"kty": "OKP", "crv": "Ed25519", "x": encoded(&[3; 32]), "kid": "1"})
+}
+
+fn with(mut key: Value, changes: &Value) -> Value {
+    for (name, value) in changes.as_object().expect("an object") {
+        key[name] = value.clone();
+    }
+    key
+}
+
+fn parsed(keys: &[Value]) -> Jwks {
+    Jwks::parse(json!({"keys": keys, "other": 1}).to_string().as_bytes()).expect("a key set")
+}
+
+/// What becomes of one key.
+fn verdict(key: Value) -> Result<Alg, KeyError> {
+    let jwks = parsed(&[key]);
+    match (jwks.keys.first(), jwks.passed_over.first()) {
+        (Some(key), None) => Ok(key.alg),
+        (None, Some((0, error))) => Err(*error),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn takes_public_keys_of_the_three_algorithms() {
+    for (key, alg) in [(ec(), Alg::Es256), (rsa_of(2048), Alg::Rs256), (ed(), Alg::EdDsa)] {
+        assert_eq!(verdict(key.clone()), Ok(alg));
+        let more = json!({"use": "sig", "key_ops": ["verify", "x"], "x5u": "http://x", "x5c": ["y"]});
+        assert_eq!(verdict(with(key.clone(), &more)), Ok(alg));
+        let none = json!({"use": null, "key_ops": null, "alg": null, "kid": null, "d": null});
+        assert_eq!(verdict(with(key, &none)), Ok(alg));
+    }
+    for (key, name) in [(ec(), "ES256"), (rsa_of(2048), "RS256"), (ed(), "EdDSA"), (ed(), "Ed25519")] {
+        assert!(verdict(with(key, &json!({"alg": name}))).is_ok(), "{name}");
+    }
+}
+
+#[test]
+fn passes_over_what_is_for_something_else() {
+    for key in [ec(), rsa_of(2048), ed()] {
+        for (changes, error) in [
+            (json!({"use": "enc"}), KeyError::Use),
+            (json!({"use": ""}), KeyError::Use),
+            (json!({"key_ops": []}), KeyError::Use),
+            (json!({"key_ops": ["sign", "encrypt"]}), KeyError::Use),
+            (json!({"alg": "HS256"}), KeyError::Algorithm),
+            (json!({"alg": "none"}), KeyError::Algorithm),
+            (json!({"alg": "PS256"}), KeyError::Algorithm),
+            (json!({"kty": "rsa"}), KeyError::Algorithm),
+            (json!({"kty": "oct"}), KeyError::Symmetric),
+            (json!({"crv": "P-384"}), KeyError::Algorithm),
+            (json!({"d": "AQAB"}), KeyError::Private),
+            (json!({"k": "AQAB"}), KeyError::Private),
+            (json!({"kid": 7}), KeyError::Malformed),
+            (json!({"alg": 7}), KeyError::Malformed),
+            (json!({"use": ["sig"]}), KeyError::Malformed),
+            (json!({"key_ops": "verify"}), KeyError::Malformed),
+            (json!({"kid": "x".repeat(257)}), KeyError::Malformed),
+        ] {
+            assert_eq!(verdict(with(key.clone(), &changes)), Err(error), "{changes}");
+        }
+    }
+    for field in ["p", "q", "dp", "dq", "qi", "oth"] {
+        assert_eq!(verdict(with(rsa_of(2048), &json!({field: "AQAB"}))), Err(KeyError::Private));
+    }
+    // The algorithm is the key's own, whatever it says of itself.
+    assert_eq!(verdict(with(ec(), &json!({"alg": "RS256"}))), Err(KeyError::Algorithm));
+    assert_eq!(verdict(with(rsa_of(2048), &json!({"alg": "ES256"}))), Err(KeyError::Algorithm));
+}
+
+#[test]
+fn the_material_has_the_right_length() {
+    for (bits, taken) in
+        [(1024, false), (2047, false), (2048, true), (4096, true), (8192, true), (8193, false)]
+    {
+        assert_eq!(verdict(rsa_of(bits)).is_ok(), taken, "{bits}");
+    }
+    // Leading zeros make no key longer.
+    let padded = encoded(&[vec![0; 128], vec![0xff; 128]].concat());
+    assert_eq!(verdict(with(rsa_of(2048), &json!({"n": padded}))), Err(KeyError::RsaLength));
+    for e in ["", "AA", "AQ", "Ag", "AQAA", "AQAAAAE", "*"] {
+        assert_eq!(verdict(with(rsa_of(2048), &json!({"e": e}))), Err(KeyError::Malformed), "{e}");
+    }
+    for short in [encoded(&[1; 31]), encoded(&[1; 33]), String::new(), "*".into(), encoded(&[1; 32]) + "="] {
+        assert_eq!(verdict(with(ec(), &json!({"x": short}))), Err(KeyError::Malformed), "{short}");
+        assert_eq!(verdict(with(ed(), &json!({"x": short}))), Err(KeyError::Malformed), "{short}");
+    }
+    assert_eq!(verdict(with(ec(), &json!({"y": null}))), Err(KeyError::Malformed));
+}
+
+#[test]
+fn one_bad_key_does_not_stop_the_others() {
+    let jwks = parsed(&[json!(7), json!({}), ec(), with(ec(), &json!({"x": encoded(&[9; 32])})), ed()]);
+    let taken: Vec<_> = jwks.keys.iter().map(|key| key.alg).collect();
+    assert_eq!(taken, [Alg::Es256, Alg::EdDsa]);
+    assert_eq!(
+        jwks.passed_over,
+        [(0, KeyError::Malformed), (1, KeyError::Malformed), (3, KeyError::Duplicate)]
+    );
+}
+
+#[test]
+fn a_document_is_a_key_set_of_limited_size() {
+    for wrong in
+        ["", "[]", "[[]]", "{}", "null", "<html>", "{\"keys\":{}}", "{\"keys\":null}", "{\"keys\":[]} x"]
+    {
+        assert_eq!(Jwks::parse(wrong.as_bytes()).err(), Some(JwksError::NotAKeySet), "{wrong}");
+    }
+    assert!(Jwks::parse(b"{\"keys\":[]}").expect("a key set").keys.is_empty());
+    let many = |n| json!({"keys": vec![7; n]}).to_string();
+    assert_eq!(Jwks::parse(many(65).as_bytes()).err(), Some(JwksError::TooMany(65)));
+    assert!(Jwks::parse(many(64).as_bytes()).is_ok());
+}
