@@ -138,7 +138,7 @@ impl Gateway {
         background.spawn(retention.run(reader.clone(), back.clone()));
 
         let http_state = HttpState {
-            shared: Arc::new(session::Shared {
+            shared: Arc::new(session::SessionContext {
                 hub: Arc::clone(&hub),
                 directory,
                 revocations,

@@ -45,7 +45,7 @@ use crate::session;
 #[derive(Clone, Debug)]
 pub struct HttpState {
     /// For the sessions that upgrades begin.
-    pub shared: Arc<session::Shared>,
+    pub shared: Arc<session::SessionContext>,
     /// Exact origins of browsers that may connect.
     pub allowed_origins: Arc<[String]>,
     /// The cookie that may carry a token, where one may.

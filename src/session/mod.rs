@@ -6,6 +6,7 @@
 
 mod check;
 mod command;
+mod context;
 mod grant;
 mod joined;
 mod message_rate;
@@ -14,6 +15,7 @@ mod resume;
 mod socket;
 
 pub use check::token_subject;
+pub use context::{SessionContext, SessionLimits};
 pub use grant::TopicPolicy;
 
 use std::collections::VecDeque;
@@ -31,12 +33,9 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::audit_trail::{self, AuditSubject};
-use crate::auth::{Identity, Verifier};
-use crate::control::{Directory, Revocations};
-use crate::hub::{CloseState, Hub, Outbox, Registration, SessionCheck as _};
-use crate::metrics::{CloseLabels, Metrics};
-use crate::rate::Rate;
-use crate::replay::Replay;
+use crate::auth::Identity;
+use crate::hub::{CloseState, Outbox, Registration, SessionCheck as _};
+use crate::metrics::CloseLabels;
 use crate::wire::{CloseCode, Topic};
 use check::Bearer;
 use joined::{Joined, Joins, Membership};
@@ -45,54 +44,7 @@ use refresh::{Refreshing, next_refreshed};
 use resume::{Resuming, next_resumed};
 use socket::{Socket, discard_until_end};
 
-/// Limits of one session.
-#[derive(Clone, Copy, Debug)]
-pub struct SessionLimits {
-    /// Longest message from a client, in bytes.
-    pub message_bytes_max: usize,
-    /// Messages from a client, pings among them.
-    pub messages: Rate,
-    /// Messages beyond it that are answered with an error; beyond this the session ends.
-    pub refused_messages: Rate,
-    /// Bytes from a client, whatever is in them.
-    pub received_bytes: Rate,
-    /// Topics that one socket may have joined.
-    pub joins_max: usize,
-    /// A session that sent nothing for so long ends; clients send a heartbeat every 30 s.
-    pub idle_timeout: Duration,
-    /// A session goes on for so long after its token's end, for a fresh one that is on its way. Nothing
-    /// new can be joined meanwhile.
-    pub expiry_grace: Duration,
-    /// Fresh tokens of one session that wait for their key.
-    pub refreshes_max: usize,
-    /// How long the peer may take to answer a Close, and to read what precedes it.
-    pub close_timeout: Duration,
-    /// Kernel's send buffer, in bytes: else it hides up to 4 MiB of a slow client's backlog.
-    pub send_buffer_bytes: usize,
-}
-
 pub use crate::hub::Transport;
-
-/// What all sessions of a gateway share.
-#[derive(Debug)]
-pub struct Shared {
-    /// Who listens to what.
-    pub hub: Arc<Hub>,
-    /// Which topics and organisations exist.
-    pub directory: Arc<Directory>,
-    /// Whose tokens count no longer.
-    pub revocations: Arc<Revocations>,
-    /// What was missed by those who come back.
-    pub replay: Arc<Replay>,
-    /// Of tokens that replace the first.
-    pub verifier: Arc<Verifier>,
-    /// Which topics a token must name.
-    pub topics: TopicPolicy,
-    /// Counts.
-    pub metrics: Arc<Metrics>,
-    /// Limits.
-    pub limits: SessionLimits,
-}
 
 /// Somebody whose upgrade was accepted, and the socket.
 #[derive(Debug)]
@@ -113,7 +65,7 @@ pub struct Admitted<Seat> {
 
 /// See the module's documentation.
 struct Session {
-    shared: Arc<Shared>,
+    shared: Arc<SessionContext>,
     id: Uuid,
     address: IpAddr,
     identity: Arc<Identity>,
@@ -145,7 +97,7 @@ enum Next {
 /// What is given lies in a box, and what the session needs is made of it here: the future of a session that waits holds
 /// nothing twice, and there may be tens of thousands.
 pub async fn run<Seat: Send>(
-    shared: Arc<Shared>,
+    shared: Arc<SessionContext>,
     admitted: Box<Admitted<Seat>>,
     shutdown: CancellationToken,
 ) {
@@ -167,7 +119,7 @@ pub async fn run<Seat: Send>(
 impl Session {
     /// Takes the box itself, which is freed here rather than at the session's end.
     #[expect(clippy::boxed_local, reason = "see above")]
-    fn begin<Seat>(shared: Arc<Shared>, admitted: Box<Admitted<Seat>>) -> (Self, Socket, Box<Seat>) {
+    fn begin<Seat>(shared: Arc<SessionContext>, admitted: Box<Admitted<Seat>>) -> (Self, Socket, Box<Seat>) {
         let Admitted { id, address, identity, seat, transport, received } = *admitted;
         let limits = shared.limits;
         // That it fails is no reason to refuse a session.

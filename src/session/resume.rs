@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::joined::{Joined, Membership};
-use super::{Session, Shared};
+use super::{Session, SessionContext};
 use crate::hub::{Outbox, Registration, Subscribed};
 use crate::log::cursor::Cursor;
 use crate::org::OrgId;
@@ -36,7 +36,7 @@ pub(super) struct Resumed {
 
 /// Everything that a resume needs of its session.
 struct Resume {
-    shared: Arc<Shared>,
+    shared: Arc<SessionContext>,
     registration: Arc<Registration>,
     outbox: Arc<Outbox>,
     org: OrgId,
