@@ -1,9 +1,8 @@
-//! A voice-call platform from the time before organisations, and the application that goes on using it:
-//! its statements know nothing of org_id. Shared by the suite and `make adopt-full`.
+//! A voice-call platform that predates organisations, and its application, whose statements do not name
+//! org_id. Shared by the suite and `make adopt-full`.
 //!
-//! `schema.sql` and `data.sql` make the database; [`Writers`] write to it at full speed, keep books of every row
-//! that they made and removed, and of the longest time that any statement took; [`dump`] tells two databases
-//! apart.
+//! `schema.sql` and `data.sql` create the database. [`Writers`] write to it at full speed and count every
+//! inserted and deleted row and the longest statement. [`dump`] compares two databases.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,10 +14,11 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _, Row as _};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-/// The role of the application: no superuser, held to row-level security.
+/// Role of the application: not a superuser, subject to row-level security.
 pub const APP_ROLE: &str = "legacy_app";
 
-/// Makes the database; at factor 1 with a million rows in call_logs and a hundred thousand in five others.
+/// Creates the tables and rows. Factor 1 gives a million rows in call_logs and a hundred thousand in five
+/// other tables.
 pub async fn load(connection: &mut PgConnection, factor: f64) {
     let data = include_str!("data.sql").replace("{factor}", &factor.to_string());
     for sql in [include_str!("schema.sql").to_owned(), data] {
@@ -27,7 +27,7 @@ pub async fn load(connection: &mut PgConnection, factor: f64) {
     }
 }
 
-/// How many rows each table has.
+/// Row count of each table.
 pub async fn counts(connection: &mut PgConnection) -> BTreeMap<String, i64> {
     let tables: Vec<String> = sqlx::query_scalar(
         "select relname::text from pg_class where relkind = 'r' and relnamespace = 'public'::regnamespace",
@@ -46,11 +46,12 @@ pub async fn counts(connection: &mut PgConnection) -> BTreeMap<String, i64> {
     counts
 }
 
-/// Everything that tells two databases apart: the catalogs' view of schema public, and every row.
+/// Lines that differ if two databases differ: the catalogs' view of schema public, and a checksum of every
+/// table.
 pub async fn dump(connection: &mut PgConnection) -> Vec<String> {
     let mut lines = catalog(&mut *connection).await;
     for table in counts(&mut *connection).await.into_keys() {
-        // The default organisation is as old as the run.
+        // The run creates the default organisation, so its timestamps differ between databases.
         let row = if table == "organizations" {
             "to_jsonb(t) - 'created_at' - 'updated_at'"
         } else {
@@ -67,7 +68,7 @@ pub async fn dump(connection: &mut PgConnection) -> Vec<String> {
     lines
 }
 
-/// The catalogs' view of schema public and of Warden's own.
+/// The catalogs' view of the schemas `public` and `warden`.
 pub async fn catalog(connection: &mut PgConnection) -> Vec<String> {
     sqlx::query_scalar(
         "with tables as (select c.*, c.oid::regclass::text as title from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -94,20 +95,20 @@ pub async fn catalog(connection: &mut PgConnection) -> Vec<String> {
     .expect("the catalogs")
 }
 
-/// What the writers did.
+/// Totals of all writers.
 #[derive(Debug, Default, Clone)]
-pub struct Books {
-    /// Rows made less rows removed, by table.
+pub struct Totals {
+    /// Inserted minus deleted rows, by table.
     pub rows: BTreeMap<&'static str, i64>,
-    /// Statements that ended.
+    /// Completed statements.
     pub statements: u64,
-    /// Statements that failed, with what was tried.
+    /// Failed statements, each with its SQL and error.
     pub errors: Vec<String>,
-    /// The longest that a statement took, what it was, and when, since the writers' start.
+    /// Longest statement: its duration, its SQL, and its start since the writers' start.
     pub longest: (Duration, &'static str, Duration),
 }
 
-impl Books {
+impl Totals {
     fn merge(&mut self, other: Self) {
         for (table, rows) in other.rows {
             *self.rows.entry(table).or_default() += rows;
@@ -118,17 +119,17 @@ impl Books {
     }
 }
 
-/// The application at work.
+/// The application: several connections that write concurrently.
 pub struct Writers {
-    is_over: Arc<AtomicBool>,
+    is_stopped: Arc<AtomicBool>,
     statements: Arc<AtomicU64>,
-    tasks: Vec<JoinHandle<Books>>,
+    tasks: Vec<JoinHandle<Totals>>,
 }
 
 impl Writers {
-    /// So many connections, each with one statement after the other.
+    /// Starts `writers` connections; each runs one statement after the other.
     pub async fn start(url: &str, writers: u64, seed: u64) -> Self {
-        let is_over = Arc::new(AtomicBool::new(false));
+        let is_stopped = Arc::new(AtomicBool::new(false));
         let statements = Arc::new(AtomicU64::new(0));
         let begun = Instant::now();
         let mut tasks = Vec::new();
@@ -140,45 +141,45 @@ impl Writers {
                 number: n,
                 made: 0,
                 calls: Vec::new(),
-                books: Books::default(),
+                totals: Totals::default(),
                 begun,
             };
-            let (is_over, statements) = (is_over.clone(), statements.clone());
+            let (is_stopped, statements) = (is_stopped.clone(), statements.clone());
             tasks.push(tokio::spawn(async move {
-                while !is_over.load(Ordering::Relaxed) {
+                while !is_stopped.load(Ordering::Relaxed) {
                     if let Err(error) = writer.act().await {
                         let text = error.to_string();
-                        writer.books.errors.push(text);
+                        writer.totals.errors.push(text);
                         let _ = writer.connection.execute("rollback").await;
                     }
                     statements.store(
-                        statements.load(Ordering::Relaxed).max(writer.books.statements),
+                        statements.load(Ordering::Relaxed).max(writer.totals.statements),
                         Ordering::Relaxed,
                     );
                 }
-                writer.books
+                writer.totals
             }));
         }
-        Self { is_over, statements, tasks }
+        Self { is_stopped, statements, tasks }
     }
 
-    /// How far the busiest of them is.
+    /// Statements of the busiest writer.
     pub fn statements(&self) -> u64 {
         self.statements.load(Ordering::Relaxed)
     }
 
-    /// Ends them, and adds their books up.
-    pub async fn stop(self) -> Books {
-        self.is_over.store(true, Ordering::Relaxed);
-        let mut books = Books::default();
+    /// Stops the writers and adds up their totals.
+    pub async fn stop(self) -> Totals {
+        self.is_stopped.store(true, Ordering::Relaxed);
+        let mut totals = Totals::default();
         for task in self.tasks {
-            books.merge(task.await.expect("a writer ends well"));
+            totals.merge(task.await.expect("a writer ends well"));
         }
-        books
+        totals
     }
 }
 
-/// A call that this writer made, with what hangs on it.
+/// A call that this writer inserted, with the number of its dependent rows.
 struct Call {
     id: Uuid,
     logs: i64,
@@ -191,15 +192,15 @@ struct Writer {
     number: u64,
     made: u64,
     calls: Vec<Call>,
-    books: Books,
+    totals: Totals,
     begun: Instant,
 }
 
-/// Rows of the fixture that are there at every size.
+/// Rows of each fixture table that exist at every size.
 const ROWS_AT_LEAST: i64 = 10;
 
 impl Writer {
-    /// Runs a statement and times it; $1 is the parameter, where there is one.
+    /// Runs a statement and measures its duration. `id` is bound to $1 if the statement has a parameter.
     async fn run(&mut self, what: &'static str, id: Option<Uuid>) -> Result<Vec<PgRow>, sqlx::Error> {
         let begun = Instant::now();
         let mut query = sqlx::query(what);
@@ -208,16 +209,16 @@ impl Writer {
         }
         let result = query.fetch_all(&mut self.connection).await;
         let took = begun.elapsed();
-        self.books.statements += 1;
-        self.books.longest = self.books.longest.max((took, what, begun.duration_since(self.begun)));
+        self.totals.statements += 1;
+        self.totals.longest = self.totals.longest.max((took, what, begun.duration_since(self.begun)));
         result.map_err(|e| sqlx::Error::Protocol(format!("{what}: {e}")))
     }
 
     fn count(&mut self, table: &'static str, rows: i64) {
-        *self.books.rows.entry(table).or_default() += rows;
+        *self.totals.rows.entry(table).or_default() += rows;
     }
 
-    /// The id of a row of the fixture.
+    /// Id of a random row of the fixture.
     async fn fixture_id(&mut self, kind: &str) -> Result<Uuid, sqlx::Error> {
         let n = self.random.i64(1..=ROWS_AT_LEAST);
         sqlx::query_scalar("select legacy_id($1, $2)")
@@ -286,7 +287,7 @@ impl Writer {
         Ok(())
     }
 
-    /// The keys of the schema take logs, recordings and uploads along, and leave the voicemail's note.
+    /// Deletes a call. Foreign keys cascade to logs, recordings and uploads, but not to voicemail notes.
     async fn drop_call(&mut self) -> Result<(), sqlx::Error> {
         if self.calls.len() < 20 {
             return Ok(());
@@ -318,7 +319,7 @@ impl Writer {
 
     async fn upsert(&mut self) -> Result<(), sqlx::Error> {
         self.made += 1;
-        // New now and then, else one that is there.
+        // Every third statement inserts; the others meet an existing row.
         let sql: &'static str = if self.made.is_multiple_of(3) {
             "insert into call_logs (user_id, vapi_call_id, summary) values ($1, 'again-' || gen_random_uuid(), 'x')
              on conflict (vapi_call_id) do update set summary = excluded.summary returning (xmax = 0)"
@@ -340,7 +341,7 @@ impl Writer {
         Ok(())
     }
 
-    /// The payment goes before its events, and no key minds.
+    /// Deletes a payment before its events, which no foreign key prevents.
     async fn pay(&mut self) -> Result<(), sqlx::Error> {
         let user = self.fixture_id("user").await?;
         let rows =

@@ -1,5 +1,5 @@
-//! Others are in the way: transactions that hold locks or look from before, an operator who stops, a connection
-//! that is lost.
+//! Runs that are disturbed: by transactions that hold locks or old snapshots, by Ctrl-C, and by a lost
+//! connection.
 
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
@@ -8,7 +8,7 @@ use tokio::process::{Child, ChildStderr};
 use super::{connect, legacy_db, migrate, spawn, tables_with_null};
 use crate::harness::{TestDb, within};
 
-/// A run whose lines on standard error are read.
+/// A run whose standard error is read line by line.
 struct Watched {
     child: Child,
     lines: Lines<BufReader<ChildStderr>>,
@@ -21,7 +21,7 @@ impl Watched {
         Self { child, lines }
     }
 
-    /// Waits for a line with all of these texts.
+    /// Waits for a line that contains all of these strings.
     async fn says(&mut self, texts: &[&str]) {
         within("the line", async {
             loop {
@@ -34,7 +34,7 @@ impl Watched {
         .await;
     }
 
-    /// Reads on to the end.
+    /// Reads the rest of standard error and asserts the exit code.
     async fn ends(mut self, code: i32) {
         let rest = async { while self.lines.next_line().await.expect("reads").is_some() {} };
         let (status, ()) = tokio::join!(self.child.wait(), rest);
@@ -57,9 +57,10 @@ async fn named(db: &TestDb, name: &str) -> PgConnection {
     connection
 }
 
-/// While the run waits for a lock others get theirs; it says who is in the way.
+/// The run names the session that blocks it, and gives up its lock request now and then so that others get
+/// theirs.
 #[tokio::test]
-async fn a_table_that_is_held() {
+async fn a_held_lock_blocks_the_run_and_nobody_else() {
     let db = legacy_db().await;
     let mut holder = named(&db, "nightly report").await;
     let mut report = holder.begin().await.expect("begins");
@@ -73,21 +74,22 @@ async fn a_table_that_is_held() {
     assert_eq!(tables_with_null(&mut connect(&db).await).await, Vec::<String>::new());
 }
 
-/// A transaction that sees a parent as it was before its organisation makes a child without one: the run outlasts it.
+/// A transaction whose snapshot shows a parent without an organisation inserts children without one. The run
+/// waits until such transactions have ended.
 #[tokio::test]
-async fn a_transaction_from_before() {
+async fn the_run_waits_for_transactions_with_old_snapshots() {
     let db = legacy_db().await;
-    // No lock of any table that is adopted.
+    // This transaction locks no table that is adopted.
     let mut old = named(&db, "old view").await;
     let mut view = old.begin().await.expect("begins");
     view.execute("set transaction isolation level repeatable read").await.expect("sets");
     view.execute("select 1 from customers").await.expect("looks");
     let mut run = Watched::start(&db);
-    // The first index waits for it; by then new rows are filled from parents.
+    // The first index build waits for it. By then new rows are filled from their parents.
     run.says(&["indexes: waiting for the transaction", "old view"]).await;
     drop(view.rollback().await);
 
-    // Now one that is in no index's way: where there is no key, it locks no parent either.
+    // The next transaction blocks no index build. Without a foreign key it locks no parent either.
     run.ends(0).await;
     let db = legacy_db().await;
     migrate(db.url(), &[]).await.must(0);
@@ -109,9 +111,9 @@ async fn a_transaction_from_before() {
     assert_eq!(tables_with_null(&mut connect(&db).await).await, Vec::<String>::new());
 }
 
-/// Ctrl-C while an index is built: the run ends, leaves no invalid index, and the next goes on.
+/// The next run resumes.
 #[tokio::test]
-async fn an_operator_who_stops() {
+async fn ctrl_c_during_an_index_build_leaves_no_invalid_index() {
     let db = legacy_db().await;
     let mut old = named(&db, "old view").await;
     let mut view = old.begin().await.expect("begins");
@@ -132,9 +134,9 @@ async fn an_operator_who_stops() {
     assert_eq!(tables_with_null(&mut admin).await, Vec::<String>::new());
 }
 
-/// The server ends the run's session, as in a restart.
+/// The server terminates the run's backend, as a restart does.
 #[tokio::test]
-async fn a_connection_that_is_lost() {
+async fn a_lost_connection_ends_the_run_and_the_next_completes_it() {
     let db = legacy_db().await;
     let mut holder = named(&db, "holder").await;
     let mut held = holder.begin().await.expect("begins");

@@ -1,4 +1,5 @@
-//! The full size, for `make adopt-full`: a million call logs, writers at full speed, a server that syncs.
+//! Full-size adoption for `make adopt-full`: a million call logs, writers at full speed, and a durable
+//! server.
 
 use std::time::{Duration, Instant};
 
@@ -10,18 +11,18 @@ use crate::harness::cluster_options;
 use crate::legacy::{self, APP_ROLE, Writers};
 
 const WRITERS: u64 = 4;
-/// The longest that any statement of a writer may take.
+/// Longest time that any statement of a writer may take.
 const PAUSE_MAX: Duration = Duration::from_millis(500);
-/// How long the writers are measured before anything happens.
+/// Duration of the measurement without a migration.
 const BASELINE: Duration = Duration::from_secs(10);
-/// Each kills two runs.
+/// Rounds of kills; each kills two runs.
 const ROUNDS: u64 = 10;
-/// For one run: the machine may have other work, and the writers leave nothing idle.
+/// Deadline of one run. The writers keep every core busy, and the machine may have other work.
 const DEADLINE: Duration = Duration::from_mins(60);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes minutes: make adopt-full"]
-async fn a_million_rows() {
+async fn a_million_rows_are_adopted_without_long_pauses() {
     let factor = std::env::var("WARDEN_ADOPT_FACTOR").ok().and_then(|f| f.parse().ok()).unwrap_or(1.0);
     let options = ClusterOptions { durable: true, ..cluster_options() };
     let cluster = Cluster::start(options).await.expect("PostgreSQL starts");
@@ -32,7 +33,7 @@ async fn a_million_rows() {
     sqlx::raw_sql("vacuum analyze").execute(&mut admin).await.expect("analyses");
     let before = legacy::counts(&mut admin).await;
 
-    // What a statement takes on this machine when nobody migrates: the same writers, the same tables.
+    // Baseline on this machine: the same writers and tables, without a migration.
     let writers = Writers::start(&app_url, WRITERS, 1).await;
     tokio::time::sleep(BASELINE).await;
     let alone = writers.stop().await;
@@ -48,15 +49,15 @@ async fn a_million_rows() {
 
     let after = legacy::counts(&mut admin).await;
     for (table, count) in before {
-        let own = |books: &legacy::Books| books.rows.get(table.as_str()).copied().unwrap_or(0);
+        let own = |totals: &legacy::Totals| totals.rows.get(table.as_str()).copied().unwrap_or(0);
         let expected = count + own(&alone) + own(&during) + i64::from(table == "organizations");
         assert_eq!(after[&table], expected, "{table}");
     }
     assert_eq!(tables_with_null(&mut admin).await, Vec::<String>::new());
     println!("| writers ({WRITERS} connections) | statements/s | longest statement |\n|---|---|---|");
-    for (what, books, time) in [("alone", &alone, BASELINE), ("during the run", &during, took)] {
-        let rate = books.statements as f64 / time.as_secs_f64();
-        println!("| {what} | {rate:.0} | {:.0} ms |", books.longest.0.as_secs_f64() * 1000.0);
+    for (what, totals, time) in [("alone", &alone, BASELINE), ("during the run", &during, took)] {
+        let rate = totals.statements as f64 / time.as_secs_f64();
+        println!("| {what} | {rate:.0} | {:.0} ms |", totals.longest.0.as_secs_f64() * 1000.0);
     }
     println!(
         "the longest during the run came after {:.1} s: {}",
@@ -77,9 +78,9 @@ async fn a_million_rows() {
 
 #[tokio::test]
 #[ignore = "takes minutes: make adopt-full"]
-async fn killed_twenty_times() {
+async fn runs_killed_at_twenty_points_are_completed_by_the_next() {
     let seed =
         std::env::var("WARDEN_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
     println!("WARDEN_SEED={seed}");
-    killed::is_completed(ROUNDS, seed).await;
+    killed::assert_next_run_completes(ROUNDS, seed).await;
 }

@@ -10,41 +10,41 @@ use crate::legacy::{APP_ROLE, Writers, counts};
 const WRITERS: u64 = 4;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_application_writes_on() {
+async fn the_application_keeps_writing_during_adoption() {
     let db = legacy_db().await;
     let mut admin = connect(&db).await;
     let before = counts(&mut admin).await;
     let app_url = shared_cluster_url(&db.name, APP_ROLE);
     let writers = Writers::start(&app_url, WRITERS, 7).await;
-    eventually("the application is at work", async || writers.statements() > 50).await;
+    eventually("the application writes", async || writers.statements() > 50).await;
 
     migrate(db.url(), &[]).await.must(0).says(&["every row has its organisation"]);
     let at = writers.statements();
-    eventually("the application goes on", async || writers.statements() > at + 50).await;
-    let books = writers.stop().await;
+    eventually("the application keeps writing", async || writers.statements() > at + 50).await;
+    let totals = writers.stop().await;
     println!(
         "{} statements of {WRITERS} writers, the longest {:?} ({})",
-        books.statements, books.longest.0, books.longest.1
+        totals.statements, totals.longest.0, totals.longest.1
     );
-    assert!(books.errors.is_empty(), "{:?}", &books.errors[..books.errors.len().min(5)]);
+    assert!(totals.errors.is_empty(), "{:?}", &totals.errors[..totals.errors.len().min(5)]);
 
-    // No row is lost, and none has no organisation.
+    // No row is lost, and every row has an organisation.
     let after = counts(&mut admin).await;
     for (table, count) in before {
         let expected = count
-            + books.rows.get(table.as_str()).copied().unwrap_or(0)
+            + totals.rows.get(table.as_str()).copied().unwrap_or(0)
             + i64::from(table == "organizations");
         assert_eq!(after[&table], expected, "{table}");
     }
     assert_eq!(tables_with_null(&mut admin).await, Vec::<String>::new());
-    whose_rows(&mut admin).await;
+    assert_rows_belong_to_their_organisations(&mut admin).await;
 
     migrate(db.url(), &[]).await.must(0).idle();
     second_phase(db.url(), &app_url, &mut admin).await;
 }
 
-/// Rows are where membership, parent and the default say.
-async fn whose_rows(admin: &mut PgConnection) {
+/// Asserts that rows belong to the organisation of their membership, parent or the default, in this order.
+async fn assert_rows_belong_to_their_organisations(admin: &mut PgConnection) {
     for (what, sql) in [
         ("members' rows", "select count(*) from calls c join organization_members m using (user_id)
                            where c.org_id <> (select org_id from organization_members where user_id = c.user_id order by created_at, org_id limit 1)"),
@@ -61,7 +61,7 @@ async fn whose_rows(admin: &mut PgConnection) {
         .fetch_one(&mut *admin)
         .await
         .expect("counts");
-    assert!(members > 0, "memberships count for something");
+    assert!(members > 0, "some rows belong to an organisation by membership");
 }
 
 async fn second_phase(url: &str, app_url: &str, admin: &mut PgConnection) {
@@ -97,7 +97,7 @@ async fn second_phase(url: &str, app_url: &str, admin: &mut PgConnection) {
     migrate(url, &["--enforce", "--yes"]).await.must(0);
 }
 
-/// The error of the first statement of the old application that fails.
+/// Error of the first statement of the old application that fails, if any does.
 async fn old_application(app_url: &str) -> Option<String> {
     let mut app = PgConnection::connect(app_url).await.expect("connects");
     for sql in [
@@ -113,7 +113,7 @@ async fn old_application(app_url: &str) -> Option<String> {
     None
 }
 
-/// A backend that binds its transactions to an organisation.
+/// A back end that binds its transactions to an organisation.
 async fn bound_application(admin: &mut PgConnection, app_url: &str) {
     admin.execute("grant authenticated to legacy_app").await.expect("grants");
     admin.execute("grant select, insert, update, delete on calls to authenticated").await.expect("grants");
@@ -145,9 +145,10 @@ async fn bound_application(admin: &mut PgConnection, app_url: &str) {
     admin.execute("revoke authenticated from legacy_app").await.expect("revokes");
 }
 
-/// Filling is no update of the application: its triggers, its timestamps and the event log don't see it.
+/// The application did not change these rows: its triggers, its timestamps and the event log ignore the
+/// backfill.
 #[tokio::test]
-async fn filling_is_silent() {
+async fn the_backfill_fires_no_triggers_and_emits_no_events() {
     let db = legacy_db().await;
     let mut admin = connect(&db).await;
     migrate(db.url(), &[]).await.must(0);
@@ -163,7 +164,7 @@ async fn filling_is_silent() {
         let seen: i64 = sqlx::query_scalar(sql).fetch_one(&mut admin).await.expect(what);
         assert_eq!(seen, 0, "{what}");
     }
-    // From now on they tell of what happens.
+    // Later changes emit events.
     db.run("insert into calls (user_id) values (legacy_id('user', 1))").await;
     let events: Vec<(Uuid, String)> =
         sqlx::query_as("select org_id, event from warden.events where event not like 'warden.%'")
@@ -172,7 +173,7 @@ async fn filling_is_silent() {
             .expect("events");
     assert_eq!(events.len(), 1);
     assert_eq!(events[0].1, "call.created");
-    // What is watched is what an empty database watches.
+    // The watches equal those of an empty database.
     let watched: Vec<String> = sqlx::query_scalar("select row(relation, topic, event_prefix, entity_column, call_column, omit_columns, org_column)::text from warden.watches order by 1")
         .fetch_all(&mut admin).await.expect("watches");
     let fresh = crate::harness::TestDb::create().await;

@@ -1,5 +1,5 @@
-//! Databases that don't fit: each a finding that says what to do, the rest goes on, and once the cause is mended
-//! the next run completes it.
+//! Databases that adoption cannot complete. Each cause is reported as a finding with a remedy, the rest is
+//! adopted, and the next run after the remedy completes the adoption.
 
 use sqlx::Executor as _;
 use warden::postgres::cluster::{Cluster, ClusterOptions, DataDir, SUPERUSER};
@@ -17,12 +17,13 @@ const CALLS: &str = "
     insert into call_logs (call_id, vapi_call_id) select id, vapi_call_id from calls;
     insert into leads (user_id) select gen_random_uuid() from generate_series(1, 50);";
 
-/// Two parents and a child, changed by these statements.
+/// A database with two parents and a child, changed by these statements.
 async fn calls_and(changes: &str) -> TestDb {
     small_db(&format!("{CALLS} {changes}")).await
 }
 
-/// A run that leaves exactly these findings, by their first words, and has adopted leads all the same.
+/// Runs `warden migrate` and asserts that it reports exactly these findings, by their first words, and adopts
+/// `leads`.
 async fn finds(db: &TestDb, args: &[&str], findings: &[&str]) -> Run {
     let run = migrate(db.url(), args).await.must(1);
     let found: Vec<&str> = run.stdout.lines().filter_map(|l| l.strip_prefix("finding: ")).collect();
@@ -34,7 +35,7 @@ async fn finds(db: &TestDb, args: &[&str], findings: &[&str]) -> Run {
     run
 }
 
-/// Nothing is left to do, in either phase.
+/// Asserts that both phases complete, and that a further run has nothing to do.
 async fn completes(db: &TestDb) {
     migrate(db.url(), &[]).await.must(0);
     migrate(db.url(), &["--enforce", "--yes"]).await.must(0);
@@ -42,7 +43,7 @@ async fn completes(db: &TestDb) {
 }
 
 #[tokio::test]
-async fn relations_that_are_no_ordinary_tables() {
+async fn relations_other_than_ordinary_tables_are_findings() {
     let db = small_db(
         "create table leads (id uuid primary key, user_id uuid);
          create table base (id uuid primary key);
@@ -76,7 +77,7 @@ async fn relations_that_are_no_ordinary_tables() {
 }
 
 #[tokio::test]
-async fn columns_that_do_not_fit() {
+async fn columns_of_wrong_types_are_findings() {
     let db = calls_and("alter table call_logs drop column call_id; alter table calls add column org_id text;
                         create table contacts (id uuid, user_id uuid); create table consent_records (id uuid, contact_id uuid);
                         create table campaigns (id uuid primary key); create table campaign_leads (id int, campaign_id text)")
@@ -99,7 +100,7 @@ async fn columns_that_do_not_fit() {
 }
 
 #[tokio::test]
-async fn a_circle_of_parents() {
+async fn a_cycle_of_parents_is_a_finding() {
     let db = calls_and("").await;
     migrate(db.url(), &[]).await.must(0);
     db.run("update warden.tenant_tables set parent_schema = 'public', parent_table = 'call_logs', parent_column = 'id' where table_name = 'calls'")
@@ -113,7 +114,7 @@ async fn a_circle_of_parents() {
 }
 
 #[tokio::test]
-async fn names_that_are_taken() {
+async fn objects_of_the_same_name_are_findings() {
     let db = calls_and(
         "alter table calls add constraint calls_org_id_fkey check (true);
          alter table calls add constraint calls_org_id_id_key check (true);
@@ -141,7 +142,7 @@ async fn names_that_are_taken() {
 }
 
 #[tokio::test]
-async fn duplicate_vapi_call_ids() {
+async fn duplicate_keys_are_findings_and_writes_continue() {
     let db =
         calls_and("insert into call_logs (vapi_call_id) select 'twice' from generate_series(1, 2)").await;
     finds(
@@ -151,7 +152,7 @@ async fn duplicate_vapi_call_ids() {
     )
     .await
     .says(&["\"twice\"", "group by"]);
-    // Everything else is done, and the application may go on as it did.
+    // Everything else is adopted, and the application can still insert duplicates.
     db.run("insert into call_logs (vapi_call_id) values ('twice')").await;
     migrate(db.url(), &["--enforce", "--yes"]).await.must(1).says(&["not enforced"]);
     db.run("update call_logs set vapi_call_id = null where vapi_call_id = 'twice'").await;
@@ -160,9 +161,9 @@ async fn duplicate_vapi_call_ids() {
     assert!(error.contains("idx_call_logs_org_vapi_call_id"), "{error}");
 }
 
-/// Without a key of the application's own, its order of deletions is nobody's business until the second phase.
+/// Without a foreign key, the application may delete parents first until the second phase.
 #[tokio::test]
-async fn children_without_parents() {
+async fn orphaned_rows_are_findings_of_the_second_phase() {
     let db = calls_and(
         "alter table call_logs drop constraint call_logs_call_id_fkey;
                         insert into call_logs (call_id) values (gen_random_uuid())",
@@ -182,7 +183,7 @@ async fn children_without_parents() {
 }
 
 #[tokio::test]
-async fn organisations_that_are_there_and_wrong() {
+async fn wrong_existing_org_ids_are_findings() {
     let db = calls_and(
         "create table organizations (id uuid primary key, name text);
          insert into organizations values ('b0000000-0000-0000-0000-000000000001', 'b'), ('b0000000-0000-0000-0000-000000000002', 'c');
@@ -212,9 +213,9 @@ async fn organisations_that_are_there_and_wrong() {
     completes(&db).await;
 }
 
-/// A trigger that refuses is the table's own affair.
+/// The trigger belongs to the application, so the run does not bypass it unasked.
 #[tokio::test]
-async fn a_table_that_refuses_updates() {
+async fn a_table_whose_trigger_rejects_updates_is_a_finding() {
     let db = calls_and(
         "create function no() returns trigger language plpgsql as $$ begin raise exception 'never change a call'; end $$;
          create trigger no before update on calls for each row execute function no();
@@ -233,9 +234,9 @@ async fn a_table_that_refuses_updates() {
     assert_eq!(enabled, "A");
 }
 
-/// A watch that can't be is said, and keeps nothing from being done.
+/// The rest of the adoption continues.
 #[tokio::test]
-async fn a_table_that_cannot_be_watched() {
+async fn a_table_that_cannot_be_watched_is_a_finding() {
     let db = calls_and("alter table call_logs drop constraint call_logs_pkey").await;
     finds(
         &db,
@@ -253,9 +254,9 @@ async fn a_table_that_cannot_be_watched() {
     completes(&db).await;
 }
 
-/// Run by a role that is no superuser, on tables of its own and one that is not.
+/// The role is not a superuser. It owns all tables but one.
 #[tokio::test]
-async fn a_migrating_role_with_few_rights() {
+async fn a_role_with_few_privileges_adopts_its_own_tables() {
     let db = calls_and(
         "create table contacts (id uuid primary key, user_id uuid, updated int not null default 0);
          create function touch() returns trigger language plpgsql as $$ begin new.updated := old.updated + 1; return new; end $$;
@@ -276,7 +277,7 @@ async fn a_migrating_role_with_few_rights() {
         "{}",
         run.stdout
     );
-    // What this role can't switch off is said.
+    // The run reports the triggers that this role cannot disable.
     assert!(
         run.stdout.contains("note: contacts: its triggers touch fire while org_id is filled"),
         "{}",
@@ -292,9 +293,9 @@ async fn a_migrating_role_with_few_rights() {
     migrate(&url, &["--enforce", "--yes"]).await.must(0);
 }
 
-/// Servers of their own: one whose roles nobody has made, and one that is a standby.
+/// Uses private clusters: one without Warden's roles, and one that is a standby.
 #[tokio::test]
-async fn no_right_to_create_roles_and_a_standby() {
+async fn missing_createrole_and_a_standby_are_errors() {
     let dir = std::env::temp_dir().join(format!("warden-standby-{}", std::process::id()));
     let options = ClusterOptions { data_dir: DataDir::Persistent(dir.clone()), ..cluster_options() };
     let mut cluster = Cluster::start(options).await.expect("PostgreSQL starts");

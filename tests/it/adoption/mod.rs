@@ -1,4 +1,4 @@
-//! `warden migrate` on a database that is in use: as people run it, a process of its own.
+//! `warden migrate` on a database in use, run as operators run it: as a separate process.
 
 mod disturbed;
 mod full;
@@ -19,12 +19,12 @@ use warden::postgres::cluster::SUPERUSER;
 use crate::harness::{TestDb, shared_cluster_url};
 use crate::legacy;
 
-/// A run on a busy machine.
+/// Deadline of one run, generous enough for a busy machine.
 const RUN_DEADLINE: Duration = Duration::from_secs(180);
-/// The size of the fixture in the suite: 2,000 call logs.
+/// Size of the fixture in the suite: 2,000 call logs.
 const FACTOR: f64 = 0.002;
 
-/// How a run ended.
+/// Exit code and output of a finished run.
 #[derive(Debug)]
 struct Run {
     code: Option<i32>,
@@ -33,18 +33,19 @@ struct Run {
 }
 
 impl Run {
-    /// Of a run that must end with this code.
+    /// Asserts the exit code.
     fn must(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "{}\n{}", self.stdout, self.stderr);
         self
     }
 
-    /// Of a run that found nothing to do.
+    /// Asserts that the run found nothing to do.
     fn idle(self) -> Self {
         assert!(is_idle(&self.stdout), "{}", self.stdout);
         self
     }
 
+    /// Asserts that standard output contains each of these strings.
     fn says(self, texts: &[&str]) -> Self {
         for text in texts {
             assert!(self.stdout.contains(text), "lacks {text:?}: {}\n{}", self.stdout, self.stderr);
@@ -53,7 +54,7 @@ impl Run {
     }
 }
 
-/// What a run says that found nothing to do.
+/// Whether this is the output of a run that found nothing to do.
 fn is_idle(stdout: &str) -> bool {
     stdout.lines().count() == 1 && stdout.starts_with("the schema is up to date (")
 }
@@ -84,7 +85,7 @@ async fn migrate_within(deadline: Duration, url: &str, args: &[&str]) -> Run {
     ended(deadline, command(url, args)).await
 }
 
-/// What the audit says, of every row.
+/// Runs `warden audit --deep`, which checks every row.
 async fn audit(url: &str) -> Run {
     let mut command = warden(url, "audit");
     command.arg("--deep");
@@ -116,7 +117,7 @@ async fn legacy_db() -> TestDb {
     TestDb::create_from("legacy_template").await
 }
 
-/// A database in which an application of a few tables lives.
+/// A database with an application's few tables.
 async fn small_db(sql: &str) -> TestDb {
     let db = TestDb::create_from("template0").await;
     db.run(sql).await;
@@ -136,7 +137,7 @@ async fn connect(db: &TestDb) -> PgConnection {
     PgConnection::connect(db.url()).await.expect("connects")
 }
 
-/// Tables of the registry that are there and have rows without org_id.
+/// Registered tables that still have rows without org_id.
 async fn tables_with_null(connection: &mut PgConnection) -> Vec<String> {
     let tables: Vec<String> = sqlx::query_scalar(
         "select table_name::text from warden.tenant_tables where scope = 'org' and to_regclass('public.' || table_name) is not null",
@@ -144,7 +145,7 @@ async fn tables_with_null(connection: &mut PgConnection) -> Vec<String> {
     .fetch_all(&mut *connection)
     .await
     .expect("the registry");
-    assert_eq!(tables.len(), 43, "all of them are there");
+    assert_eq!(tables.len(), 43, "every registered table exists");
     let mut with_null = Vec::new();
     for table in tables {
         let is_null: bool = sqlx::query_scalar(AssertSqlSafe(format!(

@@ -1,4 +1,4 @@
-//! `--plan`, and two runs at once.
+//! `--plan`, and concurrent runs.
 
 use sqlx::Executor as _;
 
@@ -35,17 +35,17 @@ async fn a_plan_changes_nothing() {
 }
 
 #[tokio::test]
-async fn two_runs_at_once_wait_or_say_so() {
+async fn concurrent_runs_wait_or_fail_with_no_wait() {
     let db = legacy_db().await;
     let mut other = connect(&db).await;
     other
         .execute("set application_name = 'a run elsewhere'; select pg_advisory_lock(1463898701)")
         .await
         .expect("locks");
-    let refused = migrate(db.url(), &["--no-wait"]).await.must(1);
-    assert!(refused.stderr.contains("another run is under way: pid "), "{}", refused.stderr);
+    let rejected = migrate(db.url(), &["--no-wait"]).await.must(1);
+    assert!(rejected.stderr.contains("another run is under way: pid "), "{}", rejected.stderr);
 
-    // Both wait, then one does the work, and the other finds nothing to do.
+    // Both runs wait. Then one does the work and the other finds nothing to do.
     let (one, two) = (spawn(db.url(), &[]), spawn(db.url(), &[]));
     crate::harness::eventually("both wait", async || {
         let waiting: i64 = sqlx::query_scalar("select count(*) from pg_stat_activity where application_name = 'warden migrate' and datname = current_database()")

@@ -1,18 +1,18 @@
-//! Who asks: the roles of requests, and claims of every shape.
+//! Actors of the checks: the roles of requests, with claims of every shape.
 
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{Tenant, Tenants};
 
-/// What an actor must be able to do.
+/// Access that an actor must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
-    /// Everything in the own organisation, and nothing beyond.
+    /// Full access within its own organisation, and none beyond.
     Own,
-    /// Nothing.
+    /// No access.
     Nothing,
-    /// Sees nothing, even where the rights on the table are there.
+    /// No visible rows, even if the role is granted all privileges on the table.
     NothingThoughGranted,
 }
 
@@ -21,7 +21,7 @@ pub enum Reach {
 pub struct Actor {
     pub name: String,
     pub role: String,
-    /// The setting itself: what is no JSON as well.
+    /// Raw value of `request.jwt.claims`, which may be invalid JSON.
     pub claims: String,
     pub reach: Reach,
 }
@@ -31,13 +31,13 @@ impl Actor {
         Self { name: name.to_owned(), role: role.to_owned(), claims: claims.to_string(), reach }
     }
 
-    /// Or nothing at all. What is neither may be answered with an error, below PostgreSQL 16.
+    /// Whether the claims are empty or valid JSON. Below PostgreSQL 16 other values may raise an error.
     pub fn has_json(&self) -> bool {
         self.claims.is_empty() || serde_json::from_str::<Value>(&self.claims).is_ok()
     }
 }
 
-/// Claims as the verified token of a tenant's user has them.
+/// Claims of a verified token of the tenant's user.
 pub fn claims_of(tenant: Tenant) -> Value {
     json!({
         "sub": tenant.user, "role": "authenticated", "app_metadata": {"provider": "email", "org_id": tenant.org},
@@ -45,7 +45,7 @@ pub fn claims_of(tenant: Tenant) -> Value {
     })
 }
 
-/// The own organisation, in every way that is good; and those who must get nothing, with one of each kind.
+/// The tenant's own user, and one actor of each kind that must have no access.
 pub fn few(tenants: Tenants, owner: &str) -> Vec<Actor> {
     let own = tenants.own;
     let elsewhere = json!({"role": "authenticated", "org_id": own.org, "user_id": own.user,
@@ -59,7 +59,7 @@ pub fn few(tenants: Tenants, owner: &str) -> Vec<Actor> {
     ]
 }
 
-/// Who has an organisation's claims, but a role that nothing is granted to.
+/// Roles without a policy, with the claims of an organisation.
 pub fn without_policy(tenants: Tenants, owner: &str) -> Vec<Actor> {
     let claims = claims_of(tenants.own);
     vec![
@@ -68,7 +68,7 @@ pub fn without_policy(tenants: Tenants, owner: &str) -> Vec<Actor> {
     ]
 }
 
-/// Those, and every shape of bad claims.
+/// All actors of [`few`], and one actor for every shape of malformed claims.
 pub fn everybody(tenants: Tenants, owner: &str) -> Vec<Actor> {
     let own = tenants.own;
     let mut actors = few(tenants, owner);
@@ -104,7 +104,7 @@ pub fn everybody(tenants: Tenants, owner: &str) -> Vec<Actor> {
     actors
 }
 
-/// What is almost an id.
+/// Values that resemble an id but are not valid.
 fn malformed(id: &str) -> Vec<(&'static str, Value)> {
     vec![
         ("empty", json!("")),
@@ -125,7 +125,7 @@ fn malformed(id: &str) -> Vec<(&'static str, Value)> {
         ("a quote", json!(format!("{id}'"))),
         ("or true", json!("' or true --")),
         ("not a digit", json!(format!("g{}", &id[1..]))),
-        ("nobody's", json!(Uuid::new_v4())),
+        ("an unknown id", json!(Uuid::new_v4())),
         ("nil", json!(Uuid::nil())),
     ]
 }

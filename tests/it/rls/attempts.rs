@@ -1,16 +1,20 @@
-//! What is tried in a check, and what became of it.
+//! Statements that a check attempts, and their outcomes.
 
-/// Refused by row-level security, or by rights.
+/// Rejected by row-level security or by missing privileges.
 pub const NOT_ALLOWED: &str = "42501";
+/// Not-null violation.
 pub const NULL_VALUE: &str = "23502";
+/// Foreign-key violation.
 pub const NO_PARENT: &str = "23503";
-pub const TWICE: &str = "23505";
-pub const REFUSED: &str = "23514";
-/// Claims that are no JSON, below PostgreSQL 16.
+/// Unique violation.
+pub const DUPLICATE: &str = "23505";
+/// Check violation, which the org_id guard raises as well.
+pub const CHECK_FAILED: &str = "23514";
+/// Claims that are not JSON (PostgreSQL below 16 only).
 pub const NO_JSON: &str = "22P02";
 
-/// Runs statements one by one as a role with claims, each in a subtransaction that is taken back; in the
-/// database, because there are tens of thousands.
+/// Runs statements one by one as a role with claims, each in a subtransaction that is rolled back. The loop
+/// runs in the database because there are tens of thousands of statements.
 pub const ATTEMPTS: &str = "
     create function pg_temp.attempts(role text, claims text, before text, statements text[])
     returns table (rows bigint, code text, broken text, says text)
@@ -39,15 +43,15 @@ pub const ATTEMPTS: &str = "
       end loop;
     end $$";
 
-/// What became of a statement.
+/// Result of one attempted statement.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Rows(u64),
-    Refused { code: String, constraint: String, message: String },
+    Rejected { code: String, constraint: String, message: String },
 }
 
 impl Outcome {
-    pub fn is_refused_with(&self, wanted: &str) -> bool {
-        matches!(self, Self::Refused { code, .. } if code == wanted)
+    pub fn is_rejected_with(&self, wanted: &str) -> bool {
+        matches!(self, Self::Rejected { code, .. } if code == wanted)
     }
 }

@@ -1,26 +1,28 @@
-//! One table, held against what must be true of it. It lists what is wrong instead of stopping at it, for
-//! the mutation test wants to see that something is.
+//! Checks of one table. A check collects failures instead of panicking, because the mutation test expects
+//! some.
 
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Executor as _};
 use uuid::Uuid;
 
 use super::actors::{Actor, Reach};
-use super::attempts::{NO_JSON, NO_PARENT, NOT_ALLOWED, Outcome, REFUSED};
+use super::attempts::{CHECK_FAILED, NO_JSON, NO_PARENT, NOT_ALLOWED, Outcome};
 use super::{Tenant, Tenants};
 use crate::harness::tenancy::{Insert, RowMaker, Schema, Table, quote};
 
-/// The rows that a check works with. Nothing of it is committed.
+/// Rows that a check uses. They are never committed.
 pub(super) struct Fixture {
-    /// A row of the own tenant, and one of the other: the values of their primary keys.
+    /// Primary-key values of one row of the own tenant.
     pub(super) own_key: String,
+    /// Primary-key values of one row of the other tenant.
     other_key: String,
-    /// Rows that could be inserted.
+    /// A valid row of the own tenant that is not inserted yet.
     pub(super) own: Insert,
+    /// A valid row of the other tenant that is not inserted yet.
     other: Insert,
 }
 
-/// The check of one table.
+/// A check of one table, with the failures found so far.
 pub struct Check<'a> {
     pub failures: Vec<String>,
     pub(super) connection: &'a mut PgConnection,
@@ -28,10 +30,10 @@ pub struct Check<'a> {
     pub(super) table: &'a Table,
     pub(super) tenants: Tenants,
     fixture: Option<Fixture>,
-    /// A policy of the application grants everything: what it grants within the own organisation is its own
-    /// affair, and only others' rows are looked at.
+    /// An application's policy grants everything. Access within the own organisation is then not checked,
+    /// only access to other organisations' rows.
     pub is_rogue: bool,
-    /// One failure is enough.
+    /// Stops at the first failure.
     pub stops_at_first: bool,
 }
 
@@ -55,7 +57,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Adds such a policy.
+    /// Adds a policy that grants everything, as an application might have one.
     pub async fn go_rogue(&mut self) {
         let sql = format!("create policy rogue on {} using (true) with check (true)", self.table.name);
         self.execute(&sql).await;
@@ -70,10 +72,10 @@ impl<'a> Check<'a> {
         if self.table.scope.as_deref() == Some("user") { tenant.user } else { tenant.org }
     }
 
-    /// Makes the rows; the transaction is the caller's.
+    /// Inserts the rows in the caller's transaction.
     ///
     /// # Errors
-    /// When the table refuses valid rows.
+    /// If the table rejects valid rows.
     pub async fn prepare(&mut self) -> Result<(), String> {
         let maker = RowMaker { schema: self.schema, with_optional_parents: true };
         let (own, other) = (self.key_of(self.tenants.own), self.key_of(self.tenants.other));
@@ -86,7 +88,7 @@ impl<'a> Check<'a> {
                 maker.insert(self.connection, self.table, key, &self.table.primary_key).await?.join(", ")
             });
         }
-        // Where there is one row per tenant, another needs another tenant.
+        // If the table holds one row per tenant, a further row needs a further tenant.
         let mut inserts = Vec::new();
         for key in [own, other] {
             let mut made = maker.prepare(self.connection, self.table, key).await;
@@ -101,13 +103,13 @@ impl<'a> Check<'a> {
         Ok(())
     }
 
-    /// Runs statements that must work, as the superuser.
+    /// Runs statements as the superuser; they must succeed.
     pub async fn execute(&mut self, sql: &str) {
         let done = self.connection.execute(sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))).await;
         done.unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
 
-    /// Everything, for these actors.
+    /// Runs all checks for these actors.
     pub async fn run(&mut self, actors: &[Actor]) {
         self.check_actors(actors).await;
         if !self.is_rogue {
@@ -115,7 +117,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// What row-level security must do.
+    /// Checks row-level security for these actors.
     pub async fn check_actors(&mut self, actors: &[Actor]) {
         for actor in actors {
             if self.is_done() {
@@ -145,12 +147,12 @@ impl<'a> Check<'a> {
         format!("({}) = ({key})", self.table.primary_key_list())
     }
 
-    /// Runs a statement as an actor, and takes it back. `before` runs as the superuser.
+    /// Runs a statement as an actor and rolls it back. `before` runs first, as the superuser.
     pub(super) async fn attempt(&mut self, actor: Option<&Actor>, before: &str, sql: &str) -> Outcome {
         self.attempts(actor, before, &[sql.to_owned()]).await.swap_remove(0)
     }
 
-    /// The same for several, none of which sees what another did.
+    /// Runs several statements as [`Self::attempt`] does; none sees the effects of another.
     async fn attempts(&mut self, actor: Option<&Actor>, before: &str, statements: &[String]) -> Vec<Outcome> {
         let outcomes: Vec<(Option<i64>, String, String, String)> =
             sqlx::query_as("select rows, code, broken, says from pg_temp.attempts($1, $2, $3, $4)")
@@ -163,12 +165,12 @@ impl<'a> Check<'a> {
                 .unwrap_or_else(|error| panic!("{}: {before}: {error}", self.table.name));
         let outcome = |(rows, code, constraint, message): (Option<i64>, _, _, _)| match rows {
             Some(rows) => Outcome::Rows(rows.unsigned_abs()),
-            None => Outcome::Refused { code, constraint, message },
+            None => Outcome::Rejected { code, constraint, message },
         };
         outcomes.into_iter().map(outcome).collect()
     }
 
-    /// The own rows can be worked with, those of others can't be reached.
+    /// Checks that the actor can read and write its own rows and cannot reach rows of others.
     async fn check_own(&mut self, actor: &Actor) {
         let (table, key) = (self.table.name.clone(), quote(&self.table.key));
         let (own, other) = (self.key_of(self.tenants.own), self.key_of(self.tenants.other));
@@ -179,7 +181,7 @@ impl<'a> Check<'a> {
         let other_insert = self.fixture().other.clone();
         let select_others = format!("select from {table} where {key} is distinct from '{own}'");
         let wanted = |rows: u64| move |outcome: &Outcome| *outcome == Outcome::Rows(rows);
-        let denied = |outcome: &Outcome| outcome.is_refused_with(NOT_ALLOWED);
+        let denied = |outcome: &Outcome| outcome.is_rejected_with(NOT_ALLOWED);
         let steal = upsert(self.table, &own_insert, &self.fixture().other_key.clone());
         let again = upsert(self.table, &own_insert, &self.fixture().own_key.clone());
         let moves = format!("update {table} set {key} = '{other}' where {own_row}");
@@ -208,7 +210,7 @@ impl<'a> Check<'a> {
                 moves,
                 Box::new(move |outcome| match outcome {
                     Outcome::Rows(rows) => !writes && *rows == 0,
-                    Outcome::Refused { code, .. } => [NOT_ALLOWED, REFUSED].contains(&code.as_str()),
+                    Outcome::Rejected { code, .. } => [NOT_ALLOWED, CHECK_FAILED].contains(&code.as_str()),
                 }),
             ),
             ("upsert own", again, denied_unless(writes)),
@@ -230,7 +232,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// A row that points to another organisation's parent is refused, whoever inserts it.
+    /// Checks that a row that references another organisation's parent is rejected, for any inserting role.
     pub(super) async fn check_references(&mut self, actor: Option<&Actor>) {
         let maker = RowMaker { schema: self.schema, with_optional_parents: true };
         for foreign in
@@ -248,14 +250,14 @@ impl<'a> Check<'a> {
                 insert = insert.with(column, value);
             }
             let outcome = self.attempt(actor, "", &insert.sql()).await;
-            if !outcome.is_refused_with(NO_PARENT) {
+            if !outcome.is_rejected_with(NO_PARENT) {
                 let who = actor.map_or("service_role", |actor| &actor.name).to_owned();
                 self.fail(&who, &format!("{}: a parent of another organisation", foreign.name), &outcome);
             }
         }
     }
 
-    /// Nothing can be seen or changed.
+    /// Checks that the actor can neither read nor change a row.
     async fn check_nothing(&mut self, actor: &Actor, before: &str) {
         let (table, key) = (self.table.name.clone(), quote(&self.table.key));
         let insert = self.fixture().own.clone();
@@ -271,7 +273,7 @@ impl<'a> Check<'a> {
         for ((what, _), outcome) in tests.into_iter().zip(outcomes) {
             let is_right = match &outcome {
                 Outcome::Rows(rows) => *rows == 0 && !["insert", "upsert"].contains(&what),
-                Outcome::Refused { code, .. } => code == NOT_ALLOWED || code == NO_JSON && !actor.has_json(),
+                Outcome::Rejected { code, .. } => code == NOT_ALLOWED || code == NO_JSON && !actor.has_json(),
             };
             if !is_right {
                 self.fail(
@@ -284,7 +286,7 @@ impl<'a> Check<'a> {
     }
 }
 
-/// Inserts this row under a key that is there already.
+/// Statement that inserts a row under an existing key.
 fn upsert(table: &Table, insert: &Insert, key: &str) -> String {
     let keys = table.primary_key_list();
     let mut insert = insert.clone();

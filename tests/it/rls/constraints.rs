@@ -1,16 +1,15 @@
-//! The part of a check that holds for service_role as well, which passes over row-level security: keys,
-//! guards and indexes.
+//! Checks of keys, guards and indexes. They apply to `service_role` too, which bypasses row-level security.
 
 use sqlx::{AssertSqlSafe, Executor as _};
 use uuid::Uuid;
 
 use super::actors::{Actor, Reach};
-use super::attempts::{NO_PARENT, NULL_VALUE, Outcome, REFUSED, TWICE};
+use super::attempts::{CHECK_FAILED, DUPLICATE, NO_PARENT, NULL_VALUE, Outcome};
 use super::check::Check;
 use crate::harness::tenancy::{Insert, candidates, quote};
 
 impl Check<'_> {
-    /// What holds for service_role as well, which passes over row-level security: constraints and triggers.
+    /// Checks constraints, triggers and indexes as `service_role`, which bypasses row-level security.
     pub async fn check_schema(&mut self) {
         let service = Actor {
             name: "service_role".into(),
@@ -29,7 +28,7 @@ impl Check<'_> {
         }
         let table = self.table.name.clone();
         let outcome = self.attempt(service, "", &own_insert.with("org_id", "null").sql()).await;
-        if !outcome.is_refused_with(NULL_VALUE) {
+        if !outcome.is_rejected_with(NULL_VALUE) {
             self.fail("service_role", "insert without an organisation", &outcome);
         }
         self.check_foreign_key_to_organizations(service, &own_insert).await;
@@ -38,8 +37,8 @@ impl Check<'_> {
         if self.table.is_immutable {
             let moves = format!("update {table} set org_id = '{}' where {own_row}", self.tenants.other.org);
             let outcome = self.attempt(service, "", &moves).await;
-            let is_guard = matches!(&outcome, Outcome::Refused { code, message, .. }
-                if code == REFUSED && message.contains("org_id of ") && message.contains("cannot be changed"));
+            let is_guard = matches!(&outcome, Outcome::Rejected { code, message, .. }
+                if code == CHECK_FAILED && message.contains("org_id of ") && message.contains("cannot be changed"));
             if !is_guard {
                 self.fail("service_role", "move to another organisation", &outcome);
             }
@@ -49,8 +48,8 @@ impl Check<'_> {
         self.check_indexes().await;
     }
 
-    /// Rows belong to organisations that exist, and go with them. Other keys are out of the way, for they may
-    /// say the same.
+    /// Checks that rows belong to existing organisations and are deleted with them. The composite keys are
+    /// dropped first, because they could enforce the same.
     async fn check_foreign_key_to_organizations(&mut self, service: Option<&Actor>, own_insert: &Insert) {
         let table = self.table.name.clone();
         let drops: String = self
@@ -62,7 +61,7 @@ impl Check<'_> {
             .collect();
         let nobody = own_insert.with("org_id", "'00000000-0000-0000-0000-00000000dead'");
         let outcome = self.attempt(service, &drops, &nobody.sql()).await;
-        if !outcome.is_refused_with(NO_PARENT) {
+        if !outcome.is_rejected_with(NO_PARENT) {
             self.fail("service_role", "insert for an organisation that does not exist", &outcome);
         }
         let gone = format!("{drops} delete from public.organizations where id = '{}';", self.tenants.own.org);
@@ -73,7 +72,7 @@ impl Check<'_> {
         }
     }
 
-    /// What refers to this table cannot do so from another organisation.
+    /// Checks that rows of another organisation cannot reference this table's rows.
     async fn check_children(&mut self) {
         let schema = self.schema;
         for child in schema.registered() {
@@ -93,7 +92,7 @@ impl Check<'_> {
         }
     }
 
-    /// The same key twice in one organisation is refused, and is fine in two.
+    /// Checks that a unique key is rejected a second time within one organisation.
     async fn check_uniques(&mut self, service: Option<&Actor>, own_insert: &Insert) {
         let table = self.table;
         for unique in &table.uniques {
@@ -110,7 +109,7 @@ impl Check<'_> {
                 first = first.with(column, value.clone());
                 second = second.with(column, value);
             }
-            // Values that are made anew each time, such as ids, would never be the same.
+            // Generated values such as ids differ at each evaluation, so both rows get one fixed value.
             for column in &unique.columns {
                 if first.values[column].contains("gen_random_uuid()") {
                     let same = format!("'{}'", Uuid::new_v4());
@@ -119,13 +118,13 @@ impl Check<'_> {
                 }
             }
             let outcome = self.attempt(service, &format!("{};", first.sql()), &second.sql()).await;
-            if !outcome.is_refused_with(TWICE) {
+            if !outcome.is_rejected_with(DUPLICATE) {
                 self.fail("service_role", &format!("{}: the same twice", unique.name), &outcome);
             }
         }
     }
 
-    /// Each index brings the organisation's rows in its order.
+    /// Checks that each index returns the organisation's rows in its order.
     async fn check_indexes(&mut self) {
         for index in &self.table.indexes {
             let sql = format!(

@@ -1,15 +1,16 @@
-//! Row-level security and what stands beside it, for every registered table, generated from the registry:
-//! no table is named here but those that an application adopts, to show that they are covered too.
+//! Row-level security, keys and guards of every registered table. The checks are generated from the registry:
+//! the tests name only the tables that a sample application adopts, to show that adopted tables are covered
+//! too.
 //!
-//! - `actors` is who asks: claims of every shape, and the roles.
-//! - `check` looks at one table, and lists what is wrong; `constraints` is the part that is about keys and
-//!   guards, `attempts` how statements are tried.
-//! - `mutations` breaks every object once, and wants it noticed.
-//! - `service` is about back ends.
-//! - `plans` looks at how the queries of the product are run.
+//! - `actors`: roles with claims of every shape.
+//! - `check`: checks one table and lists its failures. `constraints` covers keys and guards; `attempts` runs
+//!   the statements.
+//! - `mutations`: breaks every isolating object once and expects a check to fail.
+//! - `service`: back-end roles.
+//! - `plans`: query plans of the product's queries.
 //!
-//! Each test has a database of its own, in which tables belong to a role that is no superuser, as in
-//! production: row-level security that is not forced lets the owner pass.
+//! Each test has its own database. Its tables belong to a role that is not a superuser, as in production,
+//! because row-level security that is not forced does not apply to the table's owner.
 
 mod actors;
 mod attempts;
@@ -28,20 +29,21 @@ use self::check::Check;
 use crate::harness::TestDb;
 use crate::harness::tenancy::Schema;
 
-/// Two tenants: an organisation with one of its users each.
+/// Two tenants that must not reach each other.
 #[derive(Clone, Copy, Debug)]
 struct Tenants {
     own: Tenant,
     other: Tenant,
 }
 
+/// An organisation and one of its users.
 #[derive(Clone, Copy, Debug)]
 struct Tenant {
     org: Uuid,
     user: Uuid,
 }
 
-/// A database with tables that an application added to the platform's, the rights that requests have, and
+/// A database with the platform's tables, an application's adopted tables, the grants that requests have, and
 /// two tenants.
 struct Suite {
     connection: PgConnection,
@@ -50,8 +52,8 @@ struct Suite {
     owner: String,
 }
 
-/// What applications have and the platform has not: other keys, enums, domains, arrays, checks over
-/// several columns, look-up tables that belong to nobody, and names that need quotes.
+/// Application tables with features that the platform's tables lack: other key types, enums, domains, arrays,
+/// checks over several columns, look-up tables without an organisation, and names that need quotes.
 const APPLICATION: &str = "
     create type urgency as enum ('low', 'high');
     create domain ticket_code as text check (value ~ '^v[0-9a-f]{8}$');
@@ -94,7 +96,7 @@ impl Suite {
         Self { connection, schema, tenants, owner }
     }
 
-    /// What is wrong with each table, each in a transaction that is rolled back.
+    /// Failures of all tables. Each table is checked in a transaction that is rolled back.
     async fn failures(&mut self, rogue: bool, actors: &[Actor]) -> Vec<String> {
         let mut failures = Vec::new();
         for table in self.schema.registered() {
@@ -125,9 +127,9 @@ async fn the_registry_covers_every_table_of_the_platform() {
     .await
     .expect("counts");
     assert_eq!(counts, (42, 3, 2));
-    assert_eq!(suite.schema.registered().count(), 42 + 3 + 2 + 2, "with those of the application");
+    assert_eq!(suite.schema.registered().count(), 42 + 3 + 2 + 2, "including the adopted tables");
     let immutable = suite.schema.registered().filter(|t| t.is_immutable).count();
-    assert_eq!(immutable, 17 + 1 + 1, "the list of 17, recordings, and one of the application");
+    assert_eq!(immutable, 17 + 1 + 1, "the list of 17, recordings, and one adopted table");
     let problems: Vec<String> = sqlx::query_scalar(
         "select format('%s: %s %s %s', table_name, kind, name, problem) from warden.tenant_objects
          where problem is not null and phase <> 'fill'",

@@ -1,4 +1,4 @@
-//! Every object that keeps organisations apart, broken once: somebody must notice.
+//! Breaks every isolating object once: a check, and the view `warden.tenant_objects`, must report it.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use super::{Suite, actors};
 use crate::harness::tenancy::{Mutation, mutations};
 
 #[tokio::test]
-async fn whatever_is_broken_is_noticed() {
+async fn every_broken_object_fails_a_check() {
     let mut suite = Suite::start().await;
     let all = mutations(&mut suite.connection).await;
     let mut by_table: BTreeMap<&str, Vec<&Mutation>> = BTreeMap::new();
@@ -20,7 +20,7 @@ async fn whatever_is_broken_is_noticed() {
     let mut unnoticed = Vec::new();
     for (table, mutations) in by_table {
         let mut left = mutations;
-        // With a policy of the application that grants everything, what restricts stands alone.
+        // With an application's policy that grants everything, only the restrictive policy isolates.
         for is_rogue in [false, true] {
             let table = suite.schema.table(table);
             suite.connection.execute("begin").await.expect("begins");
@@ -33,7 +33,7 @@ async fn whatever_is_broken_is_noticed() {
             let mut still = Vec::new();
             for mutation in left {
                 check.execute(&format!("savepoint mutation; {}", mutation.sql)).await;
-                // The part of the check that is about such an object; each is enough by itself.
+                // Each part of the check must notice its kind of object by itself.
                 match mutation.kind.as_str() {
                     "policy" | "row_security" => check.check_actors(&actors).await,
                     _ => check.check_schema().await,
@@ -53,12 +53,12 @@ async fn whatever_is_broken_is_noticed() {
     assert!(all.len() > 500, "{}", all.len());
 }
 
-/// The view, which adoption and the audit go by, tells each of them as well.
+/// Adoption and the audit rely on this view.
 #[tokio::test]
-async fn whatever_is_broken_is_told_by_the_view() {
+async fn every_broken_object_is_reported_by_the_view() {
     let mut suite = Suite::start().await;
     let all = mutations(&mut suite.connection).await;
-    // Those of different tables at once: the n-th of each.
+    // One round breaks the n-th object of every table at once.
     let mut rounds: Vec<Vec<&Mutation>> = Vec::new();
     let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
     for mutation in &all {
@@ -75,7 +75,7 @@ async fn whatever_is_broken_is_told_by_the_view() {
             let sql = AssertSqlSafe(mutation.sql.clone());
             suite.connection.execute(sql).await.unwrap_or_else(|e| panic!("{}: {e}", mutation.sql));
         }
-        let told: Vec<(String, String, String)> = sqlx::query_as(
+        let reported: Vec<(String, String, String)> = sqlx::query_as(
             "select format('%I.%I', schema_name, table_name), kind, name from warden.tenant_objects
              where problem is not null and phase <> 'fill'",
         )
@@ -84,7 +84,7 @@ async fn whatever_is_broken_is_told_by_the_view() {
         .expect("reads");
         for mutation in round {
             let wanted = (mutation.table.clone(), mutation.kind.clone(), mutation.name.clone());
-            assert!(told.contains(&wanted), "{} is not told", mutation.sql);
+            assert!(reported.contains(&wanted), "{} is not reported", mutation.sql);
         }
         suite.connection.execute("rollback").await.expect("rolls back");
     }

@@ -1,5 +1,5 @@
-//! How the queries of the product are run: on large tables by an index that begins with the organisation,
-//! and with the policy evaluated once per statement. The queries themselves name no organisation.
+//! Plans of the product's queries on large tables: each uses an index that begins with the organisation, and
+//! evaluates the policy once per statement. The queries themselves name no organisation.
 
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
@@ -11,12 +11,12 @@ const ROWS: u32 = 50_000;
 const ORGS: u32 = 50;
 const ROWS_OF_ORG: i64 = (ROWS / ORGS) as i64;
 
-/// The organisation of row n, as an expression; the first one's rows are those with n % 50 = 1.
+/// SQL expression for the organisation of row n. The first organisation has the rows with n % 50 = 1.
 const ORG: &str = "('00000000-0000-4000-8000-' || lpad((n % 50)::text, 12, '0'))::uuid";
-/// An id of row n of a table with this prefix.
+/// Rest of the SQL expression for an id of row n, after the table's prefix.
 const ID: &str = "-0000-4000-8000-' || lpad(n::text, 12, '0'))::uuid";
 
-/// What the tables hold: without triggers and keys, which are not the question here.
+/// SQL that fills the tables. Triggers and keys are off, because only plans are tested.
 fn fill() -> String {
     let id = |prefix: &str| format!("('{prefix}{ID}");
     let at = "now() - n * interval '1 minute'";
@@ -46,7 +46,7 @@ fn fill() -> String {
     )
 }
 
-/// What is asked, and the index that must answer.
+/// Queries, each with the index that its plan must use.
 const QUERIES: [(&str, &str); 17] = [
     ("select * from calls order by created_at desc limit 50", "idx_calls_org_created"),
     (
@@ -103,7 +103,7 @@ async fn explain(connection: &mut PgConnection, query: &str) -> Vec<String> {
         .unwrap_or_else(|e| panic!("{query}: {e}"))
 }
 
-/// A database full of calls, and a connection with a request's role and claims, in a transaction.
+/// A filled database, and a connection in a transaction with the role and claims of a request.
 async fn request() -> PgConnection {
     let db = TestDb::create().await;
     db.run(fill()).await;
@@ -117,7 +117,7 @@ async fn request() -> PgConnection {
 }
 
 #[tokio::test]
-async fn the_queries_of_the_product_use_an_index_of_the_organisation() {
+async fn product_queries_use_an_index_that_begins_with_the_organisation() {
     let mut connection = request().await;
     for (query, index) in QUERIES {
         let plan = explain(&mut connection, query).await;
@@ -128,32 +128,32 @@ async fn the_queries_of_the_product_use_an_index_of_the_organisation() {
         let uses = uses || plan.iter().any(|line| line.contains(&format!(" on {index} (")));
         assert!(uses, "{query}: not by {index}:\n{text}");
         assert!(!text.contains("Seq Scan on public."), "{query}:\n{text}");
-        // In order out of the index: nothing is sorted that is then thrown away.
+        // Rows come in order from the index: a sort would read rows that the limit then discards.
         assert!(!(query.contains("limit") && text.contains("Sort Key")), "{query}:\n{text}");
-        // The organisation bounds the search, not merely what was found.
+        // The organisation is an index condition, not a filter on the rows found.
         let bounded =
             plan.iter().any(|line| line.trim().starts_with("Index Cond: (") && line.contains("org_id = "));
         assert!(bounded, "{query}:\n{text}");
-        policies_are_asked_once(&plan);
+        assert_policy_evaluated_once(&plan);
     }
 }
 
-/// The function stands in plans whose result is computed once, and nowhere else.
-fn policies_are_asked_once(plan: &[String]) {
+/// Asserts that `auth_org_id()` appears only in InitPlans, which run once per statement.
+fn assert_policy_evaluated_once(plan: &[String]) {
     let text = plan.join("\n");
-    let mut asked = 0;
+    let mut evaluated = 0;
     for (n, line) in plan.iter().enumerate().filter(|(_, line)| line.contains("auth_org_id()")) {
-        asked += 1;
+        evaluated += 1;
         let node = &plan[n - 1];
         assert!(line.trim_start().starts_with("Output: ") && node.contains("loops=1)"), "{line}:\n{text}");
         assert!(plan[n - 2].contains("InitPlan"), "{text}");
     }
-    assert!(asked >= 1, "{text}");
+    assert!(evaluated >= 1, "{text}");
 }
 
-/// Workers are given what the leader found out.
+/// The leader evaluates the policy and passes the result to its workers.
 #[tokio::test]
-async fn parallel_plans_see_one_organisation() {
+async fn parallel_plans_return_one_organisation() {
     let mut connection = request().await;
     let steer = "set local parallel_setup_cost = 0; set local parallel_tuple_cost = 0;
                  set local min_parallel_table_scan_size = 0; set local max_parallel_workers_per_gather = 2;

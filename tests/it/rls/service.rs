@@ -1,14 +1,14 @@
-//! Back ends: bound to an organisation they reach its rows alone, and every role of requests can ask
-//! which organisation that is.
+//! Back-end roles: bound to an organisation, they reach only its rows. Every role of requests can read its
+//! organisation from the claims.
 
 use sqlx::{AssertSqlSafe, Executor as _};
 
 use super::Suite;
 use super::actors::{Actor, Reach, claims_of};
 
-/// A service without the right to pass over row-level security, with the claims of one organisation.
+/// A service role without BYPASSRLS, with the claims of one organisation.
 #[tokio::test]
-async fn a_service_that_is_bound_to_an_organisation_stays_in_it() {
+async fn a_bound_service_reaches_only_its_organisation() {
     let mut suite = Suite::start().await;
     let role = suite.owner.replace("owner_", "service_");
     let claims = claims_of(suite.tenants.own).to_string();
@@ -19,7 +19,7 @@ async fn a_service_that_is_bound_to_an_organisation_stays_in_it() {
 }
 
 #[tokio::test]
-async fn every_role_of_requests_knows_its_organisation_and_user() {
+async fn every_request_role_reads_its_organisation_and_user_from_the_claims() {
     let mut suite = Suite::start().await;
     let own = suite.tenants.own;
     let service = suite.owner.replace("owner_", "service_");
@@ -37,9 +37,9 @@ async fn every_role_of_requests_knows_its_organisation_and_user() {
     }
 }
 
-/// Without a token there is no right at all; with one, what decides about access and money is only read.
+/// `anon` has no privilege at all. `authenticated` only reads the tables that decide about access and money.
 #[tokio::test]
-async fn rights_on_the_platforms_tables_are_those_of_requests() {
+async fn request_roles_have_exactly_the_documented_privileges() {
     let db = crate::harness::TestDb::create().await;
     let rights: Vec<String> = sqlx::query_scalar(
         "select format('%s %s: %s', g.grantee, string_agg(distinct g.privilege_type, ' ' order by g.privilege_type), count(distinct g.table_name))
