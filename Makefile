@@ -80,7 +80,7 @@ loadtest: setup-postgres ## 1,000 sockets in 20 organisations, 200 changes a sec
 	scripts/loadtest steady --sockets 1000 --orgs 20 --rate 200 --duration 20s
 
 .PHONY: compare
-compare: setup-postgres ## What a delivery costs against the bare write loop and peers; ARGS="large --rounds 5"
+compare: setup-postgres ## Cost of a delivery, compared with a bare write loop and other servers; ARGS="large --rounds 5"
 	@scripts/setup peers
 	cargo build --release --workspace
-	target/release/warden-loadtest compare $(ARGS)
+	target/release/warden-compare $(ARGS)

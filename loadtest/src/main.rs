@@ -4,8 +4,6 @@
 mod args;
 mod check;
 mod clock;
-mod compare;
-mod floor;
 mod holder;
 mod message;
 mod meters;
@@ -44,12 +42,6 @@ fn main() -> ExitCode {
 }
 
 fn begin(command: args::Command) -> anyhow::Result<ExitCode> {
-    let command = match command {
-        args::Command::Floor(args) => return floor::run(&args).map(|()| ExitCode::SUCCESS),
-        args::Command::CompareClients => return compare::hold().map(|()| ExitCode::SUCCESS),
-        args::Command::Compare(args) => return compare(&args),
-        command => command,
-    };
     let Some(plan) = args::Plan::of(command)? else {
         holder::run()?;
         return Ok(ExitCode::SUCCESS);
@@ -67,17 +59,6 @@ fn begin(command: args::Command) -> anyhow::Result<ExitCode> {
         (true, false) => ExitCode::from(EXIT_SLO),
         (false, _) => ExitCode::from(EXIT_FAILED),
     })
-}
-
-fn compare(args: &compare::CompareArgs) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let report = runtime.block_on(compare::run(args))?;
-    if args.json {
-        println!("{}", serde_json::to_string(&report)?);
-    } else {
-        print!("{}", report.markdown());
-    }
-    Ok(if report.passed() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) })
 }
 
 fn show(report: &Report, json: bool, html: Option<PathBuf>) -> anyhow::Result<()> {

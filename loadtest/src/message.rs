@@ -2,8 +2,10 @@
 //! a line, orders on standard input, words on standard output. Secrets go this way and no other, for
 //! arguments and the environment can be read by others. It knows nothing of sockets or SQL.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
+use bench_support::endpoint::Endpoint;
+use bench_support::token::TokenSettings;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -15,25 +17,15 @@ use crate::clock::Nanos;
 pub(crate) struct Task {
     pub(crate) run: String,
     pub(crate) orgs: Vec<Uuid>,
-    pub(crate) gateways: Vec<Gateway>,
+    pub(crate) gateways: Vec<Endpoint>,
     pub(crate) topics: Vec<String>,
     pub(crate) seats: Vec<Seat>,
-    pub(crate) signing: Signing,
+    pub(crate) signing: TokenSettings,
     /// Intervals of the report are counted from here.
     pub(crate) epoch: Nanos,
     pub(crate) interval: Nanos,
     /// The latencies of the first organisation are kept apart from those of the others.
     pub(crate) first_org_apart: bool,
-}
-
-/// Where a gateway is.
-#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Gateway {
-    /// Host and port as they stand in the URL.
-    pub(crate) authority: String,
-    /// Path and query of the endpoint.
-    pub(crate) path: String,
-    pub(crate) address: SocketAddr,
 }
 
 /// A socket that a holder may open: whose it is, where to, and from which address.
@@ -42,15 +34,6 @@ pub(crate) struct Seat {
     pub(crate) org: usize,
     pub(crate) gateway: usize,
     pub(crate) from: Option<IpAddr>,
-}
-
-/// What tokens are made of.
-#[derive(Serialize, Deserialize, Clone)]
-pub(crate) struct Signing {
-    pub(crate) secret: String,
-    pub(crate) audience: String,
-    pub(crate) issuer: Option<String>,
-    pub(crate) lifetime_seconds: u64,
 }
 
 /// What a holder is told while it runs.

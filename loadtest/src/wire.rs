@@ -3,16 +3,12 @@
 //! mistake there is not made here too, and it does no I/O.
 
 use std::borrow::Cow;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::Context as _;
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::check::Kind;
-use crate::message::Signing;
 
 /// What `warden.publish` is given as the event's name.
 pub(crate) const PUBLISHED: &str = "loadtest.changed";
@@ -132,79 +128,9 @@ impl Event {
     }
 }
 
-/// The frame that joins a topic, after what a cursor stands for. The reference is both `join_ref` and `ref`.
-pub(crate) fn join(reference: usize, topic: &str, since: Option<&str>) -> String {
-    let reference = reference.to_string();
-    let payload = since.map_or_else(|| serde_json::json!({}), |since| serde_json::json!({"since": since}));
-    serde_json::json!([reference, reference, topic, "phx_join", payload]).to_string()
-}
-
-/// The frame that keeps a connection from being idle.
-pub(crate) fn heartbeat(reference: usize) -> String {
-    serde_json::json!([null, reference.to_string(), "phoenix", "heartbeat", {}]).to_string()
-}
-
-#[derive(Serialize)]
-struct Claims<'a> {
-    sub: Uuid,
-    aud: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    iss: Option<&'a str>,
-    iat: u64,
-    exp: u64,
-    role: &'a str,
-    app_metadata: AppMetadata,
-}
-
-#[derive(Serialize)]
-struct AppMetadata {
-    org_id: Uuid,
-}
-
-/// Signs the tokens of one run.
-pub(crate) struct Signer {
-    key: EncodingKey,
-    signing: Signing,
-}
-
-impl Signer {
-    pub(crate) fn new(signing: Signing) -> Self {
-        Self { key: EncodingKey::from_secret(signing.secret.as_bytes()), signing }
-    }
-
-    /// A token for a new user of an organisation.
-    pub(crate) fn token(&self, org_id: Uuid) -> anyhow::Result<String> {
-        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
-        let now = since_1970.context("the clock is before 1970: set it")?.as_secs();
-        let claims = Claims {
-            sub: Uuid::new_v4(),
-            aud: &self.signing.audience,
-            iss: self.signing.issuer.as_deref(),
-            iat: now,
-            exp: now + self.signing.lifetime_seconds,
-            role: "authenticated",
-            app_metadata: AppMetadata { org_id },
-        };
-        jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.key)
-            .context("could not sign a token")
-    }
-}
-
-impl Signing {
-    /// Tokens outlive the run by this.
-    pub(crate) const SPARE: Duration = Duration::from_secs(600);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn frames_out() {
-        assert_eq!(join(1, "calls", None), r#"["1","1","calls","phx_join",{}]"#);
-        assert_eq!(join(2, "org", Some("Ab")), r#"["2","2","org","phx_join",{"since":"Ab"}]"#);
-        assert_eq!(heartbeat(4), r#"[null,"4","phoenix","heartbeat",{}]"#);
-    }
 
     #[test]
     fn a_join_reply_is_read() {
@@ -258,23 +184,5 @@ mod tests {
         {
             assert!(Frame::parse(text.as_bytes()).is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn a_token_holds_its_organisation() {
-        use jsonwebtoken::{DecodingKey, Validation};
-        let signer = Signer::new(Signing {
-            secret: "secret".to_owned(),
-            audience: "authenticated".to_owned(),
-            issuer: None,
-            lifetime_seconds: 60,
-        });
-        let mut validation = Validation::new(Algorithm::HS256);
-        validation.set_audience(&["authenticated"]);
-        let token = signer.token(Uuid::from_u128(9)).unwrap();
-        let key = DecodingKey::from_secret(b"secret");
-        let claims = jsonwebtoken::decode::<serde_json::Value>(&token, &key, &validation).unwrap().claims;
-        assert_eq!(claims["app_metadata"]["org_id"], Uuid::from_u128(9).to_string());
-        assert_eq!(claims["role"], "authenticated");
     }
 }

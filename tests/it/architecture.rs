@@ -149,14 +149,17 @@ fn every_threat_names_tests_that_exist() {
 }
 
 #[test]
-fn the_load_tester_shares_no_code_with_the_gateway() {
-    for (path, text) in files("loadtest/src") {
-        assert!(!text.contains("warden::"), "{} uses the gateway's code", path.display());
+fn the_load_tester_and_the_comparison_share_no_code_with_the_gateway() {
+    for package in ["loadtest", "crates/compare", "crates/bench-support"] {
+        for (path, text) in files(&format!("{package}/src")) {
+            assert!(!text.contains("warden::"), "{} uses the gateway's code", path.display());
+        }
+        let manifest = fs::read_to_string(root().join(package).join("Cargo.toml")).expect("reads");
+        // Tests may start a gateway.
+        let dependencies = manifest.split("[dev-dependencies]").next().expect("has text");
+        assert!(
+            !dependencies.contains("\nwarden ") && !dependencies.contains("\nwarden."),
+            "{package} links the gateway"
+        );
     }
-    let manifest = fs::read_to_string(root().join("loadtest/Cargo.toml")).expect("reads");
-    let (dependencies, _) = manifest.split_once("[dev-dependencies]").expect("has the section");
-    assert!(
-        !dependencies.contains("\nwarden ") && !dependencies.contains("\nwarden."),
-        "it links the gateway in"
-    );
 }

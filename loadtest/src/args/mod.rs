@@ -9,9 +9,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bench_support::duration::parse_duration;
 use clap::{Parser, Subcommand, ValueEnum};
 
-pub(crate) use self::parse::parse_duration;
 use self::parse::parse_share;
 pub(crate) use self::plan::Plan;
 use crate::slo::Slo;
@@ -96,14 +96,6 @@ pub(crate) enum Command {
     /// A long time: whether the gateway's memory grows
     #[command(after_help = help::SOAK)]
     Soak(Common),
-
-    Floor(crate::floor::FloorArgs),
-
-    Compare(Box<crate::compare::CompareArgs>),
-
-    /// Holds the sockets of a comparison
-    #[command(hide = true)]
-    CompareClients,
 
     /// Holds sockets for the process that started it
     #[command(hide = true)]

@@ -37,10 +37,7 @@ impl Plan {
             }
             Command::Churn { churn_rate, common } => Self::churn(churn_rate, common)?,
             Command::Noisy { flood, common } => Self::noisy(flood, common)?,
-            // None of these is a scenario.
-            Command::Hold | Command::Floor(_) | Command::Compare(_) | Command::CompareClients => {
-                return Ok(None);
-            }
+            Command::Hold => return Ok(None),
         };
         plan.validate()?;
         Ok(Some(plan))

@@ -3,8 +3,8 @@
 use std::rc::Rc;
 
 use anyhow::{Context as _, bail, ensure};
+use bench_support::frames;
 
-use super::frames;
 use super::slot::{Books, Cursor, Read, Slot, State, Topic};
 use crate::check::{Arrival, Verdict};
 use crate::clock::Nanos;
@@ -28,7 +28,7 @@ impl Slot {
             }
             frames::PING => self.send_frame(frames::PONG, payload)?,
             frames::PONG => {}
-            frames::CLOSE => bail!("the gateway closed it: {}", frames::close_words(payload)),
+            frames::CLOSE => bail!("the gateway closed it: {}", frames::close_reason(payload)),
             frames::BINARY => self.odd(books, "a binary message"),
             opcode => bail!("the gateway sent a frame with opcode {opcode}"),
         }

@@ -2,8 +2,6 @@
 //! orders say, checks everything that its sockets read, and reports every interval. It publishes
 //! nothing, and ends when who directs it does.
 
-mod frames;
-mod handshake;
 mod hearing;
 mod orders;
 mod population;
@@ -15,6 +13,9 @@ use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use bench_support::endpoint::Endpoint;
+use bench_support::handshake;
+use bench_support::token::TokenSigner;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
@@ -24,9 +25,8 @@ use self::recent::Recent;
 use self::slot::{Books, End, Slot, State};
 use crate::check::Ledger;
 use crate::clock::{Nanos, now};
-use crate::message::{Gateway, Order, Progress, Seat, SocketCounts, Task, Word};
+use crate::message::{Order, Progress, Seat, SocketCounts, Task, Word};
 use crate::meters::Meters;
-use crate::wire::Signer;
 
 const ORDERS: Token = Token(usize::MAX);
 /// How often everything is looked over: time limits, heartbeats, who may leave.
@@ -45,8 +45,8 @@ struct Holder {
     books: Books,
     slots: Vec<Slot>,
     seats: Vec<Seat>,
-    gateways: Vec<Gateway>,
-    signer: Signer,
+    gateways: Vec<Endpoint>,
+    signer: TokenSigner,
     counts: SocketCounts,
     population: Population,
     /// Until when to wait for what is missing, once nothing is published any more.
@@ -75,7 +75,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
         slots,
         seats,
         gateways,
-        signer: Signer::new(signing),
+        signer: TokenSigner::new(signing),
         counts: SocketCounts::default(),
         deadline: None,
         hurry: false,
@@ -212,7 +212,10 @@ impl Holder {
             )),
             None => {
                 let token = self.signer.token(self.books.ledger.org_id(slot.org));
-                token.and_then(|token| slot.request(&handshake::request(gateway, &token)))
+                token.and_then(|token| {
+                    let authorization = format!("Authorization: Bearer {token}");
+                    slot.request(&handshake::request(&gateway.authority, &gateway.path, &[&authorization]))
+                })
             }
         };
         match result {

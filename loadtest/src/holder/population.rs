@@ -3,12 +3,11 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet};
-use std::net::SocketAddr;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::anyhow;
+use bench_support::connect::{ConnectError, connect};
 use mio::net::TcpStream;
 use mio::{Interest, Token};
-use socket2::{Domain, Protocol, Socket, Type};
 
 use super::Holder;
 use super::slot::{End, Slot, State};
@@ -105,30 +104,12 @@ impl Holder {
     fn connect(&self, index: usize) -> anyhow::Result<TcpStream> {
         let seat = &self.seats[index];
         let address = self.gateways[seat.gateway].address;
-        let socket =
-            Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))
-                .context("cannot open a socket: raise `ulimit -n`, or give more --processes")?;
-        socket.set_tcp_nodelay(true)?;
-        if let Some(from) = seat.from {
-            socket
-                .bind(&SocketAddr::new(from, 0).into())
-                .with_context(|| format!("cannot connect from {from}: check --bind"))?;
-        }
-        match socket.connect(&address.into()) {
-            Ok(()) => {}
-            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::AddrNotAvailable => {
-                return Err(anyhow!(
-                    "no free port is left on this side: give several source addresses with --bind"
-                ));
-            }
-            Err(error) => {
-                return Err(anyhow!(
-                    "cannot connect to {address}: {error}. Is the gateway running there? See --url"
-                ));
-            }
-        }
-        let mut stream = TcpStream::from_std(socket.into());
+        let connected = connect(address, seat.from).map_err(|error| match error {
+            ConnectError::Bind { .. } | ConnectError::NoFreePort(_) => anyhow!("{error} See --bind"),
+            ConnectError::Connect { .. } => anyhow!("{error} See --url"),
+            ConnectError::Socket(_) => anyhow!(error),
+        })?;
+        let mut stream = TcpStream::from_std(connected);
         self.poll.registry().register(&mut stream, Token(index), Interest::READABLE | Interest::WRITABLE)?;
         Ok(stream)
     }

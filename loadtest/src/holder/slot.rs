@@ -5,17 +5,17 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::rc::Rc;
 
 use anyhow::{Context as _, anyhow, bail, ensure};
+use bench_support::handshake::{Answer, Rejection, parse_answer};
+use bench_support::{frames, phoenix};
 use mio::net::TcpStream;
 
-use super::frames;
-use super::handshake::{self, Answer};
 use super::orders::Orders;
 use super::recent::Recent;
 use crate::check::{Ledger, Subscription};
 use crate::clock::{Nanos, now};
 use crate::message::{Label, Timed};
 use crate::meters::Meters;
-use crate::wire::{self, Event};
+use crate::wire::Event;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
@@ -178,7 +178,7 @@ impl Slot {
 
     pub(super) fn send_frame(&mut self, opcode: u8, payload: &[u8]) -> anyhow::Result<()> {
         let mut frame = Vec::with_capacity(payload.len() + 14);
-        frames::append(opcode, payload, &mut frame);
+        frames::append_client(opcode, payload, &mut frame);
         self.send(&frame)
     }
 
@@ -191,7 +191,7 @@ impl Slot {
         ensure!(!self.beat_unanswered, "no answer to a heartbeat until the next was due");
         self.last_ref += 1;
         self.beat_unanswered = true;
-        self.send_frame(frames::TEXT, wire::heartbeat(self.last_ref).as_bytes())
+        self.send_frame(frames::TEXT, phoenix::heartbeat(self.last_ref).as_bytes())
     }
 
     /// Reads all that is there. The error says how the socket ended.
@@ -243,17 +243,16 @@ impl Slot {
     ) -> Result<(Read, usize), End> {
         let (mut used, mut outcome) = (0, Read::default());
         if self.state == State::Upgrading {
-            match handshake::answer(bytes, ended) {
+            match parse_answer(bytes, ended)? {
                 Answer::Incomplete => return Ok((outcome, 0)),
-                Answer::Later(error) => return Err(End::Later(error)),
-                Answer::Refused(error) => return Err(End::Broken(error)),
-                Answer::Upgraded(head) => used = head,
+                Answer::Rejected(rejection) => return Err(refused(&rejection)),
+                Answer::Upgraded { head_bytes } => used = head_bytes,
             }
             books.record(Timed::Connect, 0, self.org, at - self.began);
             self.join(books)?;
         }
         while let Some(message) = frames::parse(&bytes[used..])? {
-            used += message.bytes;
+            used += message.frame_bytes;
             let step = self.message(books, message.opcode, message.payload, at)?;
             outcome.add(step);
         }
@@ -264,7 +263,7 @@ impl Slot {
         self.state = State::Joining;
         for (n, name) in books.topics.iter().enumerate() {
             let since = self.topics[n].cursor.as_ref().map(Cursor::text);
-            let join = wire::join(n + 1, name, since);
+            let join = phoenix::join(n + 1, name, since);
             self.send_frame(frames::TEXT, join.as_bytes())?;
         }
         Ok(())
@@ -291,6 +290,26 @@ pub(crate) enum End {
     /// The gateway is at a limit for now.
     Later(anyhow::Error),
     Broken(anyhow::Error),
+}
+
+fn refused(rejection: &Rejection) -> End {
+    let Rejection { status, body, .. } = rejection;
+    let advice = match status {
+        401 | 403 => "Compare --jwt-secret, --jwt-audience and --jwt-issuer with the gateway's settings",
+        404 => "Compare the path of --url with the gateway's",
+        429 if body.contains("per_address") => {
+            "Use more source addresses (--bind) or a lower --connect-rate, or raise the gateway's limit per address"
+        }
+        429 if body.contains("_connections") => {
+            "Use more gateways (repeat --url) or more organisations (--orgs), or raise the gateway's limit"
+        }
+        429 | 503 => {
+            "The gateway has reached a limit or is not ready. Try again, or use a lower --connect-rate"
+        }
+        _ => "See the gateway's log",
+    };
+    let error = anyhow!("the gateway rejected the handshake: {rejection}. {advice}");
+    if matches!(status, 429 | 503) { End::Later(error) } else { End::Broken(error) }
 }
 
 impl From<anyhow::Error> for End {

@@ -3,11 +3,11 @@
 
 use std::sync::{Arc, Mutex};
 
+use bench_support::database::{Database, explain};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::database::explain;
-use super::{Database, Made, Planned, Publish, lock};
+use super::{Made, Planned, Publish, lock};
 use crate::check::Kind;
 use crate::wire::PUBLISHED;
 

@@ -10,13 +10,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use bench_support::database::Database;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 pub(crate) use self::calls::{Calls, OpenCalls};
-pub(crate) use self::database::{Database, Organisations};
 pub(crate) use self::events::{Entities, Events};
 use crate::check::{Kind, Outcome, Sent};
 use crate::clock::{Nanos, nanos, now, until};
@@ -229,7 +229,7 @@ impl Publisher {
         while !unknown.is_empty() && now() < deadline && !hurry.is_cancelled() {
             let mut open = Vec::new();
             for (changes, receipt) in unknown {
-                match database.outcome(receipt.as_deref()).await {
+                match database::outcome(database, receipt.as_deref()).await {
                     Some(outcome) => {
                         // A holder that is gone has ended the run already.
                         let _ = self.ended(&changes, outcome).await;

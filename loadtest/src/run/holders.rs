@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow, bail};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use bench_support::process::raise_open_files;
 use serde::Serialize;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
@@ -22,10 +22,7 @@ const SOCKETS_PER_PROCESS: usize = 16_000;
 
 /// How many processes hold the sockets, with the limit of open files raised as far as this user may.
 pub(crate) fn processes(sockets: usize, asked: Option<usize>) -> anyhow::Result<usize> {
-    let limit = getrlimit(Resource::Nofile);
-    let room = usize::try_from(limit.maximum.unwrap_or(u64::MAX).saturating_sub(OPEN_FILES_SPARE))?;
-    // Where it can't be raised, what there is must do.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    let room = usize::try_from(raise_open_files().saturating_sub(OPEN_FILES_SPARE))?;
     let each = room.min(SOCKETS_PER_PROCESS);
     if each == 0 {
         bail!("a process may open only {room} files beside its own: raise `ulimit -n`");

@@ -5,13 +5,15 @@ mod holders;
 mod observed;
 mod signals;
 mod summary;
-mod target;
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use bench_support::database::{Database, Organisations};
+use bench_support::endpoint::Endpoint;
+use bench_support::token::TokenSettings;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::task::JoinSet;
@@ -23,11 +25,9 @@ pub(crate) use self::observed::{Observed, Sample};
 use self::signals::Signals;
 use crate::args::{By, Common, Plan};
 use crate::clock::{Nanos, nanos, now, until};
-use crate::message::{Gateway, Order, Signing, Task, Word};
+use crate::message::{Order, Task, Word};
 use crate::process::Meter;
-use crate::publisher::{
-    Calls, Database, Entities, Events, OpenCalls, Organisations, Publish, Publisher, lock,
-};
+use crate::publisher::{Calls, Entities, Events, OpenCalls, Publish, Publisher, lock};
 use crate::report::{Report, live};
 use crate::spread;
 
@@ -36,6 +36,8 @@ const INTERVAL_MIN: Duration = Duration::from_secs(1);
 const INTERVALS: u32 = 600;
 /// How long the first socket may take.
 const FIRST_TIMEOUT: Duration = Duration::from_secs(20);
+/// Tokens outlive the run by this.
+const TOKEN_SPARE: Duration = Duration::from_secs(600);
 const POLL: Duration = Duration::from_millis(20);
 /// For holders, after the last moment at which they wait for events.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(30);
@@ -44,7 +46,7 @@ const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) struct Scene {
     pub(crate) plan: Plan,
     pub(crate) run: String,
-    pub(crate) gateways: Vec<Gateway>,
+    pub(crate) gateways: Vec<Endpoint>,
     pub(crate) source_addresses: usize,
     pub(crate) processes: usize,
     pub(crate) began: String,
@@ -63,8 +65,11 @@ pub(crate) struct Marks {
 
 /// Runs the test. An error means that it could not be begun; what it found is in the report.
 pub(crate) async fn run(plan: Plan) -> anyhow::Result<Report> {
-    let gateways = target::resolve_all(&plan.common.gateway.url).await?;
-    let database = Database::parse(&plan.common.changes.database_url)?;
+    let mut gateways = Vec::new();
+    for url in &plan.common.gateway.url {
+        gateways.push(Endpoint::resolve(url).await?);
+    }
+    let database = Database::parse(&plan.common.changes.database_url, "warden-loadtest")?;
     let processes = holders::processes(plan.common.sockets.sockets, plan.common.sockets.processes)?;
     let signals = Signals::default();
     let mut watcher = JoinSet::new();
@@ -72,7 +77,9 @@ pub(crate) async fn run(plan: Plan) -> anyhow::Result<Report> {
     let run = format!("{:08x}", fastrand::u32(..));
     let orgs = Organisations::create(&database, &run, plan.common.sockets.orgs).await?;
     let result = test(plan, run, gateways, processes, &database, &orgs, &signals).await;
-    orgs.remove().await;
+    if let Err(error) = orgs.remove().await {
+        eprintln!("warden-loadtest: {error:#}");
+    }
     result
 }
 
@@ -80,7 +87,7 @@ pub(crate) async fn run(plan: Plan) -> anyhow::Result<Report> {
 async fn test(
     plan: Plan,
     run: String,
-    gateways: Vec<Gateway>,
+    gateways: Vec<Endpoint>,
     processes: usize,
     database: &Database,
     orgs: &Organisations,
@@ -110,7 +117,7 @@ async fn test(
 async fn set_scene(
     plan: Plan,
     run: String,
-    gateways: Vec<Gateway>,
+    gateways: Vec<Endpoint>,
     processes: usize,
     orgs: &Organisations,
 ) -> anyhow::Result<(Arc<Scene>, Vec<holders::Holder>, Journal)> {
@@ -119,11 +126,11 @@ async fn set_scene(
     let from = spread::addresses(&addresses, sockets.sockets, &sockets.bind);
     let seats = spread::seats(&sockets.skew.sizes(sockets.sockets, sockets.orgs), gateways.len(), &from);
     let ramp = Duration::from_secs_f64(sockets.sockets as f64 / sockets.connect_rate);
-    let signing = Signing {
+    let signing = TokenSettings {
         secret: gateway.jwt_secret.clone(),
         audience: gateway.jwt_audience.clone(),
         issuer: gateway.jwt_issuer.clone(),
-        lifetime_seconds: (ramp + plan.timeline.duration + changes.settle + Signing::SPARE).as_secs(),
+        lifetime_seconds: (ramp + plan.timeline.duration + changes.settle + TOKEN_SPARE).as_secs(),
     };
     let interval = (plan.timeline.duration / INTERVALS).max(INTERVAL_MIN);
     let epoch = now();

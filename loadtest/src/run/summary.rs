@@ -2,6 +2,8 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use bench_support::machine::Machine;
+
 use super::observed::{between, cores, cpu, mib};
 use super::{Marks, Observed, Sample, Scene};
 use crate::clock::{nanos, now};
@@ -40,7 +42,7 @@ pub(super) fn report(
         began: scene.began.clone(),
         version: env!("CARGO_PKG_VERSION"),
         debug_build: cfg!(debug_assertions),
-        machine: machine(),
+        machine: Machine::this().to_string(),
         gateways: scene.gateways.iter().map(|gateway| gateway.authority.clone()).collect(),
         sockets_asked: plan.common.sockets.sockets,
         sockets: distinct_sockets(scene, &sockets),
@@ -196,18 +198,6 @@ fn tester(processes: usize, observed: &Observed, marks: &Marks) -> TesterReport 
         cpu_us_per_event: per(cpu(&marks.open, &marks.published, used), observed.counts().events),
         resident_mib_max: observed.samples.iter().filter_map(|s| s.tester.map(mib)).reduce(f64::max),
     }
-}
-
-/// Cores, memory and system of this machine.
-fn machine() -> String {
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let meminfo = read("/proc/meminfo");
-    let kib = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    let gib = kib.map_or(0, |kib| (kib + 512 * 1024) / (1024 * 1024));
-    format!("{cores} cores, {gib} GiB, Linux {}", read("/proc/sys/kernel/osrelease").trim())
 }
 
 #[cfg(test)]
