@@ -1,4 +1,4 @@
-//! Connections that are cut, reset and half open, and a database that does not answer.
+//! Connections that are cut, reset or half open, and a database that does not answer.
 
 use std::time::Duration;
 
@@ -25,9 +25,9 @@ async fn insert_calls<const N: usize>(db: &TestDb, org: Uuid) -> [Uuid; N] {
     calls
 }
 
-/// The same server by another way: the same timeline, so nobody is told to resync.
+/// Both addresses lead to the same server and timeline, so no topic resyncs.
 #[tokio::test]
-async fn another_address_of_the_same_server_continues() {
+async fn another_address_of_the_same_server_needs_no_resync() {
     let (db, org) = db_with_org().await;
     let mut first = Proxy::before(db.url()).await;
     let mut second = Proxy::before(db.url()).await;
@@ -40,7 +40,7 @@ async fn another_address_of_the_same_server_continues() {
     let calls = insert_calls::<5>(&db, org).await;
     expect_calls(&mut session, &calls).await;
     expect_following(&gateway).await;
-    // The doorbell and the pool have moved as well.
+    // The doorbell and the pool have moved to the second address too.
     eventually("the doorbell listens there", async || second.listeners() >= 1).await;
     connect_raw(gateway.public_addr(), &token(db.create_org().await, &json!({}))).await;
 
@@ -54,13 +54,13 @@ async fn another_address_of_the_same_server_continues() {
     gateway.stop().await;
 }
 
-/// An address that swallows packets holds up nothing.
+/// The first address accepts connections and never answers.
 #[tokio::test]
-async fn an_address_that_never_answers_delays_nobody() {
+async fn an_unresponsive_address_does_not_delay_the_connection() {
     let (db, org) = db_with_org().await;
     let (black_hole, good) = (Proxy::before(db.url()).await, Proxy::before(db.url()).await);
     black_hole.stall(true);
-    // Longer than any try may take: were it waited for, the reader would give up.
+    // If the connection waited for the unresponsive address, the tailer would reach this timeout.
     let gateway = gateway_at(&db, &through(&[&black_hole, &good], &db.name, "warden_gateway"), |limits| {
         limits.tailer.read_timeout = Duration::from_secs(4);
     })
@@ -71,9 +71,9 @@ async fn an_address_that_never_answers_delays_nobody() {
     gateway.stop().await;
 }
 
-/// In the middle of a read of several pages: it goes on at the page where it broke off.
+/// The tailer resumes at the page where the read of several pages was interrupted.
 #[tokio::test]
-async fn a_reset_within_a_read_repeats_nothing() {
+async fn a_reset_during_a_paged_read_repeats_no_event() {
     const ROWS: i64 = 12_000;
     let (db, org) = db_with_org().await;
     let proxy = Proxy::before(db.url()).await;
@@ -87,8 +87,8 @@ async fn a_reset_within_a_read_repeats_nothing() {
         }
         session
     });
-    // A row of these takes some 220 bytes. The first 5,000 are read twice, once to see that there are more than a
-    // page: this is in the middle of the second page.
+    // A row takes some 220 bytes. The first 5,000 rows are read twice, because the first read only finds that
+    // they exceed a page. The reset therefore falls into the second page.
     proxy.reset_after(2_700_000);
     db.run(format!(
         "select warden.publish('{org}', 'calls', 'test.row', jsonb_build_object('n', n, 'x', repeat('x', 80)))
@@ -106,10 +106,10 @@ async fn a_reset_within_a_read_repeats_nothing() {
     gateway.stop().await;
 }
 
-/// A client has seen more, elsewhere, than a node that lost its database amid the pages of a bulk: its join is
-/// answered at once, and served when the node has come as far.
+/// One node lost its database between the pages of a bulk; the client has read further on another node. The
+/// lagging node answers the join at once and replays after it has caught up.
 #[tokio::test]
-async fn who_is_ahead_of_a_node_is_answered_and_waits_for_it() {
+async fn a_client_ahead_of_a_node_is_answered_at_once_and_served_later() {
     const ROWS: usize = 300;
     let (db, org) = db_with_org().await;
     let mut proxy = Proxy::before(db.url()).await;
@@ -121,11 +121,11 @@ async fn who_is_ahead_of_a_node_is_answered_and_waits_for_it() {
     let (mut of_ahead, mut of_behind) = (client(&ahead, org).await, client(&behind, org).await);
     of_ahead.join("calls").await;
     db.run(format!("insert into calls (org_id) select '{org}' from generate_series(1, {ROWS})")).await;
-    eventually("it reads the pages", async || behind.metrics().events.get() > 2).await;
+    eventually("the tailer reads the pages", async || behind.metrics().events.get() > 2).await;
     proxy.shut().await;
     expect_lost(&behind, &[]).await;
     let read = behind.metrics().events.get();
-    assert!(read < ROWS as u64, "the reader is through: nothing is shown");
+    assert!(read < ROWS as u64, "the tailer has read the whole bulk, so the test proves nothing");
 
     let mut since = String::new();
     for _ in 0..ROWS {
@@ -133,7 +133,7 @@ async fn who_is_ahead_of_a_node_is_answered_and_waits_for_it() {
     }
     let missed = insert_calls::<3>(&db, org).await;
     assert_eq!(of_behind.join_with("calls", json!({"since": since})).await, json!({"cursor": since}));
-    assert_eq!(behind.metrics().events.get(), read, "the reader goes on: nothing is shown");
+    assert_eq!(behind.metrics().events.get(), read, "the tailer still reads, so the test proves nothing");
     proxy.reopen().await;
     expect_calls(&mut of_behind, &missed).await;
     expect_calls(&mut of_behind, &insert_calls::<1>(&db, org).await).await;
@@ -142,10 +142,10 @@ async fn who_is_ahead_of_a_node_is_answered_and_waits_for_it() {
     behind.stop().await;
 }
 
-/// All connections half open, those of the pool in the middle of a query: the reader notices by its time limit,
-/// look-ups are given up, and nothing that hangs keeps its place in the pool.
+/// All connections are half open; those of the pool are in the middle of a query. The tailer notices by its
+/// timeout, look-ups are cancelled, and hanging connections leave the pool.
 #[tokio::test]
-async fn half_open_connections_are_noticed_and_replaced() {
+async fn half_open_connections_are_detected_and_replaced() {
     let (db, org) = db_with_org().await;
     let proxy = Proxy::before(db.url()).await;
     let gateway = gateway_at(&db, &through(&[&proxy], &db.name, "warden_gateway"), |limits| {
@@ -170,7 +170,7 @@ async fn half_open_connections_are_noticed_and_replaced() {
             handshake(addr, "/socket/websocket?vsn=2.0.0", &[("authorization", &bearer)]).await.is_ok()
         }));
     }
-    // Every connection that the pool may have.
+    // These look-ups occupy every connection of the pool.
     eventually("all look-ups wait", async || waiting(&db).await == 4).await;
     proxy.stall(true);
     locker.execute("rollback").await.expect("unlocks");
@@ -193,7 +193,7 @@ async fn half_open_connections_are_noticed_and_replaced() {
     gateway.stop().await;
 }
 
-/// Who waits for a lock at the server.
+/// Backends of this database that wait for a lock.
 async fn waiting(db: &TestDb) -> i64 {
     sqlx::query_scalar(
         "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'",
@@ -203,9 +203,10 @@ async fn waiting(db: &TestDb) -> i64 {
     .expect("counts")
 }
 
-/// The doorbell's connection alone is half open: events are found by the poll, and the watchdog gets another.
+/// Only the doorbell's connection is half open. The poll still finds events, and the watchdog replaces the
+/// connection.
 #[tokio::test]
-async fn a_doorbell_that_is_half_open_is_replaced() {
+async fn a_half_open_doorbell_connection_is_replaced() {
     let (db, org) = db_with_org().await;
     let proxy = Proxy::before(db.url()).await;
     let gateway = gateway_at(&db, &through(&[&proxy], &db.name, "warden_gateway"), |limits| {
@@ -225,9 +226,9 @@ async fn a_doorbell_that_is_half_open_is_replaced() {
     gateway.stop().await;
 }
 
-/// Who asks for an organisation while the database hangs is refused in time, and let in afterwards.
+/// The upgrade is rejected with 503 while the database hangs, and accepted afterwards.
 #[tokio::test]
-async fn a_look_up_that_hangs_is_given_up() {
+async fn a_hanging_look_up_is_cancelled() {
     let (db, org) = db_with_org().await;
     let gateway = gateway_at(&db, db.gateway_url(), |limits| {
         limits.look_up_timeout = Duration::from_millis(200);
@@ -241,21 +242,23 @@ async fn a_look_up_that_hangs_is_given_up() {
     let path = "/socket/websocket?vsn=2.0.0";
     let (status, body) = handshake(gateway.public_addr(), path, &headers).await.expect_err("is refused");
     assert_eq!((status, &body["error"]["code"]), (503, &json!("unavailable")));
-    // By the gateway's own limit, not by the server's, which is longer.
+    // The gateway's own timeout fired, not the server's lock timeout, which is longer.
     let org = org.to_string();
-    let given_up = logs.lines_with(&["could not be looked up", &org]);
-    assert!(given_up.len() == 1 && !given_up[0].contains("lock timeout"), "{given_up:?}");
-    // Nor does it go on waiting at the server, where such waits would add up.
+    let cancelled = logs.lines_with(&["could not be looked up", &org]);
+    assert!(cancelled.len() == 1 && !cancelled[0].contains("lock timeout"), "{cancelled:?}");
+    // The statement does not keep waiting at the server, where such statements would accumulate.
     eventually("nobody waits for the lock", async || waiting(&db).await == 0).await;
     locker.execute("rollback").await.expect("unlocks");
-    eventually("it is let in", async || handshake(gateway.public_addr(), path, &headers).await.is_ok()).await;
+    eventually("the upgrade is accepted", async || {
+        handshake(gateway.public_addr(), path, &headers).await.is_ok()
+    })
+    .await;
     gateway.stop().await;
 }
 
-/// While the server refuses the pool's connections they are tried again and again; the operator is told once each time
-/// that it begins.
+/// The pool retries while the server rejects its connections. The log has one warning per outage.
 #[tokio::test]
-async fn a_pool_that_is_turned_away_says_so_once() {
+async fn rejected_pool_connections_are_logged_once_per_outage() {
     let (db, _) = db_with_org().await;
     let gateway =
         gateway_at(&db, db.gateway_url(), |limits| limits.look_up_timeout = Duration::from_secs(1)).await;
@@ -271,9 +274,9 @@ async fn a_pool_that_is_turned_away_says_so_once() {
         for _ in 0..2 {
             assert_eq!(status().await, Some(503));
         }
-        // Other tests log as well; none of them takes this right away.
+        // Other tests write to the same log, but only this test revokes the privilege.
         let count = |what| logs.lines_with(&[what, "permission denied for function epoch"]).len();
-        assert!(count("error returned from after_connect") > times, "it was tried again");
+        assert!(count("error returned from after_connect") > times, "the pool did not retry");
         assert_eq!(count("look-ups and replays have no connection"), times);
         db.run("grant execute on function warden.epoch() to warden_gateway").await;
         assert_eq!(status().await, None);

@@ -1,5 +1,5 @@
-//! Whatever a database can do: sessions stay open, readiness tells the truth, and what was committed
-//! meanwhile arrives once; or, on another timeline, every topic is told.
+//! Database failures of every kind. Sessions stay open, `readyz` reports the state, and events committed
+//! meanwhile arrive once. On another timeline every topic resyncs instead.
 
 mod breaks;
 mod pooler;
@@ -14,10 +14,10 @@ use warden::log::TailerState;
 
 use crate::harness::{Client, Proxy, TestDb, TestGateway, Upgrade, connect_raw, eventually, token, within};
 
-/// Sockets here are still open when their gateway stops, and nobody reads its Close any more.
+/// Short, because sockets are still open when the gateway stops and no client reads the Close frame any more.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// A URL of several addresses, in libpq's form.
+/// A URL with several addresses, in libpq's form.
 fn through(proxies: &[&Proxy], database: &str, user: &str) -> String {
     let hosts: Vec<String> = proxies.iter().map(|proxy| proxy.host()).collect();
     format!(
@@ -26,7 +26,7 @@ fn through(proxies: &[&Proxy], database: &str, user: &str) -> String {
     )
 }
 
-/// A gateway that reaches its database by this URL.
+/// Starts a gateway that connects to its database through this URL.
 async fn gateway_at(db: &TestDb, url: &str, change: impl FnOnce(&mut warden::config::Limits)) -> Gateway {
     TestGateway::gateway(db, |config| {
         config.database = warden::postgres::options(url).expect("a URL");
@@ -41,14 +41,14 @@ async fn client(gateway: &Gateway, org: Uuid) -> Client {
     Client::connect(gateway.public_addr(), &token(org, &json!({}))).await
 }
 
-/// Status and text of the operators' `readyz`, which agrees with the public one.
+/// Status and body of `readyz` on the admin listener.
 async fn readyz(gateway: &Gateway) -> (u16, String) {
     let request = Upgrade::new().to("/readyz").without("Upgrade").without("Connection");
     let operators = request.send(gateway.admin_addr()).await;
     (operators.status, operators.body)
 }
 
-/// Waits until the node says that it doesn't follow the log, and why.
+/// Waits until `readyz` reports that the node does not follow the log, for these reasons.
 async fn expect_lost(gateway: &Gateway, because: &[&str]) {
     let mut last = (0, String::new());
     eventually(&format!("readyz says {because:?}"), async || {
@@ -58,7 +58,7 @@ async fn expect_lost(gateway: &Gateway, because: &[&str]) {
     .await;
     let public = Upgrade::new().to("/readyz").without("Upgrade").without("Connection");
     let public = public.send(gateway.public_addr()).await;
-    // To the public it names no address.
+    // The public listener's answer has the same status and names no address.
     assert_eq!(public.status, 503);
     assert!(!public.body.contains("127.0.0.1"), "{}", public.body);
 }
@@ -74,7 +74,7 @@ async fn expect_open(client: &mut Client) {
     assert_eq!(client.push("phoenix", "heartbeat", json!({})).await.status, "ok");
 }
 
-/// The next events must be these calls, in this order, and nothing else.
+/// Asserts that the next events create these calls, in this order.
 async fn expect_calls(client: &mut Client, calls: &[Uuid]) {
     for call in calls {
         assert_eq!(client.expect_event("calls", "call.created").await.row_id(), call.to_string());

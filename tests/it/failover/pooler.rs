@@ -1,5 +1,5 @@
-//! A pooler between gateway and database: in transaction mode the gateway polls, leaves nothing behind in
-//! sessions that are others' too, and says so; in session mode nothing is different.
+//! A pooler between gateway and database. In transaction mode the gateway polls, logs a warning, and leaves
+//! no state in backend sessions that it shares. In session mode it behaves as without a pooler.
 
 use std::time::Duration;
 
@@ -19,17 +19,17 @@ async fn db_with_org() -> (TestDb, Uuid) {
     (db, org)
 }
 
-/// As another client of the pooler, which speaks the simple protocol as such clients must.
+/// Connection of another client of the pooler, which uses the simple protocol as such clients must.
 async fn stranger(url: &str) -> PgConnection {
     let options: PgConnectOptions = url.parse().expect("a URL");
     options.extra_float_digits(None).connect().await.expect("connects")
 }
 
-/// Everything that one could leave behind in a session, as its next client finds it.
+/// Asserts that backend sessions hold no state that an earlier client could have left.
 async fn expect_clean_sessions(url: &str) {
     let mut stranger = stranger(url).await;
     let mut seen = std::collections::HashSet::new();
-    // The pooler takes its sessions in turn.
+    // The pooler hands out its backend sessions in turn.
     for _ in 0..20 {
         let row = sqlx::raw_sql(
             "select pg_backend_pid()::text, concat_ws(' ', current_setting('role'), current_setting('plan_cache_mode'),
@@ -44,17 +44,18 @@ async fn expect_clean_sessions(url: &str) {
         seen.insert(row.get::<String, _>(0));
         assert_eq!(row.get::<String, _>(1), "none auto on 0 0 0 0");
     }
-    assert!(seen.len() > 1, "only {seen:?} was looked at");
+    assert!(seen.len() > 1, "only backend {seen:?} was checked");
     stranger.close().await.expect("closes");
 }
 
 #[tokio::test]
-async fn through_a_transaction_pooler_the_log_is_polled() {
+async fn a_transaction_pooler_makes_the_tailer_poll() {
     let logs = LogCapture::begin();
     let warnings = || logs.text().matches(POLLING).count();
     let (db, org) = db_with_org().await;
     let pooler = Pooler::start(&db, "transaction").await;
-    // A login that is more than the gateway may be: what it gives up must not stay given up for others.
+    // This login may become other roles. The gateway drops to its own role, which must not persist for other
+    // clients.
     let url = pooler.url(&db.name, "postgres");
     let gateway = gateway_at(&db, &url, |limits| {
         limits.recent.bytes_max = 0;
@@ -63,7 +64,7 @@ async fn through_a_transaction_pooler_the_log_is_polled() {
     .await;
     let mut session = client(&gateway, org).await;
     let since = session.join("calls").await;
-    eventually("it says so", async || warnings() == 1).await;
+    eventually("the warning is logged", async || warnings() == 1).await;
     expect_following(&gateway).await;
 
     let mut calls = Vec::new();
@@ -71,7 +72,8 @@ async fn through_a_transaction_pooler_the_log_is_polled() {
         calls.push(db.insert_call(org).await);
     }
     expect_calls(&mut session, &calls).await;
-    // Beyond a page, and under load: the reader would silence the bell here, with a lock of its session.
+    // More than a page, under load. With a dedicated backend the tailer would silence the doorbell here,
+    // which takes a session lock.
     let rows = 6_000;
     db.run(format!(
         "select warden.publish('{org}', 'recordings', 'test.row') from generate_series(1, {rows})"
@@ -90,14 +92,15 @@ async fn through_a_transaction_pooler_the_log_is_polled() {
         look_ups.push(tokio::spawn(async move { connect_raw(addr, &other).await }));
     }
     for look_up in look_ups {
-        look_up.await.expect("is let in");
+        look_up.await.expect("is accepted");
     }
     let mut back = client(&gateway, org).await;
     back.join_with("calls", json!({"since": since["cursor"]})).await;
     expect_calls(&mut back, &calls).await;
     expect_clean_sessions(&url).await;
 
-    // Sessions of the pooler's end, then its clients' connections: the gateway finds its way back.
+    // First the pooler's backend sessions end, then its clients' connections. The gateway reconnects each
+    // time.
     db.run("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'warden'").await;
     let call = db.insert_call(org).await;
     expect_calls(&mut session, &[call]).await;
@@ -105,11 +108,11 @@ async fn through_a_transaction_pooler_the_log_is_polled() {
     pooler.kill(&db.name).await;
     let call = db.insert_call(org).await;
     expect_calls(&mut session, &[call]).await;
-    eventually("it reads", async || gateway.metrics().reads.get() > reads + 1).await;
+    eventually("the tailer reads again", async || gateway.metrics().reads.get() > reads + 1).await;
     expect_following(&gateway).await;
-    assert_eq!(warnings(), 1, "it says so once");
+    assert_eq!(warnings(), 1, "the warning is logged once");
 
-    // Behind the pooler the name may lead elsewhere from one transaction to the next.
+    // A pooler may route the database name to another server from one transaction to the next.
     let other = TestDb::create().await;
     other.run(format!("insert into organizations (id, name) values ('{org}', 'the same')")).await;
     pooler.redirect(&db.name, &other.name).await;
@@ -117,14 +120,14 @@ async fn through_a_transaction_pooler_the_log_is_polled() {
     let call = other.insert_call(org).await;
     expect_calls(&mut session, &[call]).await;
 
-    let refused =
+    let error =
         format!("{:#}", warden::postgres::migrate(&url).await.expect_err("migrate needs its own session"));
-    assert!(refused.contains("name the database's own address"), "{refused}");
+    assert!(error.contains("name the database's own address"), "{error}");
     gateway.stop().await;
 }
 
 #[tokio::test]
-async fn through_a_session_pooler_the_bell_rings() {
+async fn a_session_pooler_keeps_the_doorbell() {
     let (db, org) = db_with_org().await;
     let pooler = Pooler::start(&db, "session").await;
     let gateway = gateway_at(&db, &pooler.url(&db.name, "warden_gateway"), |limits| {

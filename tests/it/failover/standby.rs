@@ -1,5 +1,5 @@
-//! A primary and its streaming standby: the gateway follows the primary alone, a promotion resyncs every
-//! topic, and nobody goes back to a former primary.
+//! A primary and its streaming standby. The gateway follows only the primary, a promotion resyncs every
+//! topic, and the gateway never returns to a former primary.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use warden::postgres::cluster::{Cluster, SUPERUSER};
 use super::{client, expect_calls, expect_following, expect_lost, expect_open, gateway_at, through};
 use crate::harness::{Client, Proxy, TestDb, cluster_options, eventually, handshake, token};
 
-/// Both servers, each behind a proxy, and a gateway that knows both, the standby first.
+/// Two servers, each behind a proxy, and a gateway that knows both addresses, the standby's first.
 struct Pair {
     first: Cluster,
     second: Cluster,
@@ -50,7 +50,7 @@ impl Pair {
         Self { first, second, before_first, before_second, db, gateway, org, call }
     }
 
-    /// Connections of the gateway's that a server has.
+    /// Number of the gateway's connections to a server.
     async fn connections(cluster: &Cluster) -> i64 {
         let mut connection = PgConnection::connect(&database(cluster).0).await.expect("connects");
         sqlx::query_scalar("select count(*) from pg_stat_activity where application_name = 'warden'")
@@ -65,7 +65,7 @@ impl Pair {
             .await
             .expect("reads");
         let standby = TestDb::at("postgres", &database(&self.second).0, "").await;
-        eventually("the standby has it", async || {
+        eventually("the standby has replayed the write", async || {
             let there = sqlx::query_scalar("select pg_last_wal_replay_lsn() >= $1::pg_lsn").bind(&at);
             there.fetch_one(&standby.pool).await.expect("reads")
         })
@@ -74,7 +74,7 @@ impl Pair {
 }
 
 #[tokio::test]
-async fn the_primary_is_followed_through_a_promotion_and_nobody_else() {
+async fn only_the_primary_is_followed_through_a_promotion() {
     let mut pair = Pair::start().await;
     let mut sessions = Sessions::open(&pair).await;
     a_standby_is_never_followed(&mut pair, &mut sessions).await;
@@ -86,7 +86,7 @@ async fn the_primary_is_followed_through_a_promotion_and_nobody_else() {
     pair.second.close().await.expect("ends");
 }
 
-/// Open sessions: of one that joined several topics, and of another organisation's.
+/// Two open sessions: one that joined several topics, and one of another organisation.
 struct Sessions {
     client: Client,
     topics: Vec<String>,
@@ -114,18 +114,18 @@ impl Sessions {
     }
 
     async fn expect_resync(&mut self, reason: &str) {
-        let mut told = Vec::new();
+        let mut resynced = Vec::new();
         for _ in &self.topics {
             let event = self.client.next_event().await;
             assert_eq!((event.name.as_str(), &event.payload["data"]), ("warden.resync", &json!(null)));
             assert_eq!(event.payload["reason"], reason);
             assert!(event.payload["cursor"].is_string());
-            told.push(event.topic);
+            resynced.push(event.topic);
         }
-        told.sort_unstable();
+        resynced.sort_unstable();
         let mut topics = self.topics.clone();
         topics.sort_unstable();
-        assert_eq!(told, topics);
+        assert_eq!(resynced, topics);
         assert_eq!(self.other.expect_event("call_logs", "warden.resync").await.payload["reason"], reason);
     }
 }
@@ -135,13 +135,13 @@ async fn a_standby_is_never_followed(pair: &mut Pair, sessions: &mut Sessions) {
     let call = pair.db.insert_call(pair.org).await;
     expect_calls(&mut sessions.client, &[call]).await;
     assert!(Pair::connections(&pair.first).await >= 2);
-    eventually("no connection stays at the standby", async || Pair::connections(&pair.second).await == 0)
+    eventually("no connection to the standby remains", async || Pair::connections(&pair.second).await == 0)
         .await;
 
     pair.before_first.shut().await;
     expect_lost(&pair.gateway, &["is a standby", "connection refused", &pair.before_first.host()]).await;
     sessions.expect_both_open().await;
-    // An organisation that is not known here is not looked up at the standby, which has it.
+    // The node does not know this organisation. It must not look it up at the standby, which has it.
     let org = pair.db.create_org().await;
     pair.replicated().await;
     assert_eq!(look_up(&pair.gateway, org).await, Err(503));
@@ -154,19 +154,19 @@ async fn a_standby_is_never_followed(pair: &mut Pair, sessions: &mut Sessions) {
     let both = through(&[&pair.before_second, &pair.before_first], "postgres", SUPERUSER);
     let migrated = warden::postgres::migrate_platform(&both).await.expect("migrates the primary");
     assert_eq!(migrated.applied, Vec::new());
-    // What is missed is read from the primary, too.
+    // Replays read from the primary too.
     let mut back = client(&pair.gateway, pair.org).await;
     let reply = back.join_with("calls", json!({"since": sessions.cursor})).await;
     assert_eq!(reply, json!({"cursor": sessions.cursor}));
     expect_calls(&mut back, &[&[call][..], &calls].concat()).await;
 }
 
-/// Two primaries for a while: whoever connects anew takes the later timeline, and takes everything there.
+/// Two primaries exist for a while. New connections take the later timeline, and every connection follows.
 async fn a_promotion_resyncs_every_topic(pair: &mut Pair, sessions: &mut Sessions) -> TestDb {
     let (url, gateway_url) = database(&pair.second);
     let promoted = TestDb::at("postgres", &url, &gateway_url).await;
     promoted.run("select pg_promote()").await;
-    // As a restored log may have it: a row of a transaction that is yet to come would look new for ever.
+    // A restored log may hold rows with future transaction ids, which would look new forever.
     promoted
         .run(format!(
             "insert into warden.events (xid, org_id, topic, event, data)
@@ -174,8 +174,8 @@ async fn a_promotion_resyncs_every_topic(pair: &mut Pair, sessions: &mut Session
             pair.org
         ))
         .await;
-    // The reader's connection breaks; those of the pool lead to the former primary still.
-    eventually("the reader's connection is ended", async || {
+    // The tailer's connection breaks, while those of the pool still lead to the former primary.
+    eventually("the tailer's connection is terminated", async || {
         let end = "select count(pg_terminate_backend(pid)) from pg_stat_activity
                    where application_name = 'warden' and query like '%begun_since%' and pid <> pg_backend_pid()";
         sqlx::query_scalar::<_, i64>(end).fetch_one(&pair.db.pool).await.expect("ends") > 0
@@ -191,7 +191,7 @@ async fn a_promotion_resyncs_every_topic(pair: &mut Pair, sessions: &mut Session
         .await
         .expect("counts");
     assert_eq!(future, 0);
-    // What only the promoted server has is found, and what it has not is not.
+    // Organisations of the promoted server exist; organisations that only the former primary has do not.
     let mut back = client(&pair.gateway, promoted.create_org().await).await;
     let reply = back.join_with("calls", json!({"since": sessions.cursor})).await;
     assert_eq!(reply["resync"], true);
@@ -199,7 +199,7 @@ async fn a_promotion_resyncs_every_topic(pair: &mut Pair, sessions: &mut Session
     promoted
 }
 
-/// The upgrade of a session of this organisation: its status where it is refused.
+/// Attempts an upgrade for this organisation. The error is the HTTP status of the rejection.
 async fn look_up(gateway: &Gateway, org: Uuid) -> Result<(), u16> {
     let bearer = format!("Bearer {}", token(org, &json!({})));
     let headers = [("authorization", bearer.as_str())];
@@ -210,7 +210,7 @@ async fn look_up(gateway: &Gateway, org: Uuid) -> Result<(), u16> {
 }
 
 async fn a_former_primary_is_not_followed(pair: &mut Pair, sessions: &mut Sessions, promoted: &TestDb) {
-    // After a crash, as it may come back by itself.
+    // A crashed primary may restart by itself.
     pair.first.kill9().await.expect("kills");
     pair.first.start_again().await.expect("starts");
     pair.before_second.reset();
@@ -226,7 +226,7 @@ async fn a_former_primary_is_not_followed(pair: &mut Pair, sessions: &mut Sessio
     expect_following(&pair.gateway).await;
 }
 
-/// As a failover goes where nothing goes wrong.
+/// The ordinary failover: the primary dies and its standby is promoted.
 async fn a_killed_primary_is_followed_by_its_standby(pair: &mut Pair, sessions: &mut Sessions) {
     pair.first.stop().await.expect("stops");
     let third = pair.second.start_standby().await.expect("a standby starts");
