@@ -46,6 +46,7 @@ hostile: setup-postgres ## 100,000 hostile handshakes and 1,000,000 frames, with
 lint: ## rustfmt, clippy, docs, offline query data, migrations, licences and bans
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy -p warden --lib --bins --no-default-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
 	scripts/sqlx-data --check
 	scripts/lint-migrations

@@ -18,7 +18,7 @@ use warden::app::Gateway;
 use warden::auth::VerifierConfig;
 use warden::config::{Config, Edge, Limits};
 use warden::log::TailerState;
-use warden::postgres::cluster::{Binaries, Cluster, ClusterOptions, DataDir, SUPERUSER};
+use warden_devkit::cluster::{Binaries, Cluster, ClusterOptions, DataDir, SUPERUSER};
 
 const WRITERS: u32 = 16;
 const ORGS: u32 = 20;

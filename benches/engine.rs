@@ -13,7 +13,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use uuid::Uuid;
 use warden::auth::{Token, Verifier, VerifierConfig};
-use warden::cli::{TokenClaims, sign};
 use warden::config::{DEFAULT_AUDIENCE, Limits};
 use warden::hub::{
     Batch, FanoutSender, FanoutWorker, Hub, OrgEvents, Outbox, Registration, SessionCheck, Subscribed,
@@ -23,6 +22,7 @@ use warden::log::cursor::{Cursor, CursorPrefix, Epoch, Point, Snapshot};
 use warden::metrics::Metrics;
 use warden::org::OrgId;
 use warden::wire::{CloseCode, Event, Topic, append_event_frame, decode};
+use warden_devkit::token::{TokenClaims, sign};
 
 /// Bytes of an event's data, as of a call that was updated.
 const DATA_BYTES: usize = 150;

@@ -21,7 +21,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 use warden::app::Gateway;
-use warden::postgres::cluster::{Cluster, SUPERUSER};
+use warden_devkit::cluster::{Cluster, SUPERUSER};
 
 /// Sockets of the small organisation: one slice.
 const SMALL_SOCKETS: usize = 50;

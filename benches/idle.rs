@@ -15,7 +15,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use tokio_tungstenite::tungstenite::Message;
 use uuid::Uuid;
 use warden::app::Gateway;
-use warden::postgres::cluster::{Cluster, SUPERUSER};
+use warden_devkit::cluster::{Cluster, SUPERUSER};
 
 /// The second topic of each socket.
 const SECOND_JOIN: &str = r#"["2","2","recordings","phx_join",{}]"#;

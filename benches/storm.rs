@@ -23,10 +23,10 @@ use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 use uuid::Uuid;
 use warden::app::Gateway;
 use warden::auth::VerifierConfig;
-use warden::cli::{TokenClaims, sign};
 use warden::config::{Config, DEFAULT_AUDIENCE, Edge, Limits};
 use warden::log::TailerState;
-use warden::postgres::cluster::{Binaries, Cluster, ClusterOptions, DataDir, SUPERUSER};
+use warden_devkit::cluster::{Binaries, Cluster, ClusterOptions, DataDir, SUPERUSER};
+use warden_devkit::token::{TokenClaims, sign};
 
 const SECRET: &str = "the storm's secret, which has 32 bytes";
 const HEARTBEAT: &str = r#"[null,"h","phoenix","heartbeat",{}]"#;

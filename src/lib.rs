@@ -19,6 +19,7 @@ mod backoff;
 pub mod cli;
 pub mod config;
 pub mod control;
+#[cfg(feature = "dev")]
 pub mod dev;
 pub mod http;
 pub mod hub;

@@ -15,10 +15,10 @@ use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 use uuid::Uuid;
 use warden::app::Gateway;
 use warden::auth::VerifierConfig;
-use warden::cli::{TokenClaims, sign};
 use warden::config::{Config, DEFAULT_AUDIENCE, Edge, Limits};
 use warden::log::TailerState;
-use warden::postgres::cluster::{Binaries, Cluster, ClusterOptions, DataDir};
+use warden_devkit::cluster::{Binaries, Cluster, ClusterOptions, DataDir};
+use warden_devkit::token::{TokenClaims, sign};
 
 /// As in the gateway's own process.
 #[global_allocator]

@@ -10,10 +10,10 @@ use clap::Args;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use warden_devkit::cluster::Binaries;
 
 use super::watch;
 use crate::dev::{DevEnvironment, DevOptions};
-use crate::postgres::cluster::Binaries;
 use crate::shutdown;
 
 #[derive(Args)]

@@ -1,11 +1,14 @@
 //! The command line: one file per command.
 
 mod audit;
+#[cfg(feature = "dev")]
 mod dev;
 mod migrate;
 mod serve;
 mod tail;
+#[cfg(feature = "dev")]
 mod token;
+#[cfg(feature = "dev")]
 mod watch;
 
 use std::process::ExitCode;
@@ -13,8 +16,6 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::telemetry::{self, LogArgs};
-
-pub use token::{TokenClaims, sign};
 
 /// Zero-trust real-time gateway for multi-tenant applications on PostgreSQL.
 ///
@@ -32,6 +33,7 @@ pub struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Everything at once, for development: database, demo data, gateway
+    #[cfg(feature = "dev")]
     Dev(dev::DevArgs),
     /// The gateway
     Serve(Box<crate::config::ServeArgs>),
@@ -40,6 +42,7 @@ enum Command {
     /// Say whether the database keeps organisations apart, and what mends what does not
     Audit(audit::AuditArgs),
     /// Sign a development token
+    #[cfg(feature = "dev")]
     Token(token::TokenArgs),
     /// Subscribe to topics and print one JSON line per event
     Tail(tail::TailArgs),
@@ -67,6 +70,7 @@ impl Command {
     /// What it logs where nothing else is said.
     fn log_filter(&self) -> &'static str {
         match self {
+            #[cfg(feature = "dev")]
             Self::Dev(_) => telemetry::QUIET_FILTER,
             _ => telemetry::DEFAULT_FILTER,
         }
@@ -74,11 +78,13 @@ impl Command {
 
     async fn run(self) -> anyhow::Result<ExitCode> {
         match self {
+            #[cfg(feature = "dev")]
             Self::Dev(args) => dev::run(args).await?,
             Self::Serve(args) => serve::run(*args).await?,
             // These say themselves how they ended: what is left to mend is no error of the command.
             Self::Migrate(args) => return migrate::run(args).await,
             Self::Audit(args) => return Ok(audit::run(args).await),
+            #[cfg(feature = "dev")]
             Self::Token(args) => token::run(&args)?,
             Self::Tail(args) => tail::run(args).await?,
         }

@@ -1,8 +1,6 @@
 //! Everything that `warden dev` runs: a private PostgreSQL, demo organisations with simulated calls, and
 //! a gateway. For development only: the database trusts whoever reaches its socket.
 
-mod simulate;
-
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -15,14 +13,15 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
+use warden_devkit::cluster::{Binaries, Cluster, ClusterOptions, DataDir, SUPERUSER};
+use warden_devkit::simulate;
+use warden_devkit::token::{TokenClaims, sign};
 
 use crate::app::Gateway;
 use crate::auth::VerifierConfig;
-use crate::cli::{TokenClaims, sign};
 use crate::config::{Config, DEFAULT_AUDIENCE, Edge, Limits};
 use crate::log::TailerState;
 use crate::postgres;
-use crate::postgres::cluster::{Binaries, Cluster, ClusterOptions, DataDir, SUPERUSER};
 
 /// The database within the private cluster.
 const DATABASE: &str = "warden";

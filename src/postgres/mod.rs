@@ -1,8 +1,6 @@
-//! The database: its addresses, connections to the primary among them, migrations, and private clusters
-//! for development.
+//! The database: its addresses, connections to the primary among them, and migrations.
 
 mod address;
-pub mod cluster;
 mod migrations;
 mod primary;
 mod session;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use warden::postgres::cluster::Cluster;
+use warden_devkit::cluster::Cluster;
 
 use crate::gateways::Gateway;
 use crate::proxy::{Gate, Proxy};

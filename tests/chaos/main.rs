@@ -42,7 +42,7 @@ use sqlx::{AssertSqlSafe, Executor as _};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
-use warden::postgres::cluster::{Binaries, Cluster, ClusterOptions, DataDir, SUPERUSER};
+use warden_devkit::cluster::{Binaries, Cluster, ClusterOptions, DataDir, SUPERUSER};
 
 use calm::Truth;
 use follower::{Follower, Topic};

@@ -27,7 +27,7 @@ use sqlx::{Connection as _, Executor as _};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use uuid::Uuid;
-use warden::postgres::cluster::{Binaries, Cluster, ClusterOptions, DataDir, SUPERUSER};
+use warden_devkit::cluster::{Binaries, Cluster, ClusterOptions, DataDir, SUPERUSER};
 
 use attack::{Left, per_second};
 use gateway::{Gateway, Holding};

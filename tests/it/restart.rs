@@ -3,7 +3,7 @@
 
 use sqlx::postgres::{PgConnection, PgPoolOptions};
 use sqlx::{Connection as _, Executor as _};
-use warden::postgres::cluster::{Cluster, SUPERUSER};
+use warden_devkit::cluster::{Cluster, SUPERUSER};
 
 use crate::harness::{Client, TestDb, TestGateway, cluster_options, eventually, within};
 

@@ -14,7 +14,7 @@ use warden::app::Gateway;
 use warden::auth::VerifierConfig;
 use warden::config::{Config, Edge, Limits};
 use warden::log::TailerState;
-use warden::postgres::cluster::{Binaries, Cluster, ClusterOptions, DataDir, SUPERUSER};
+use warden_devkit::cluster::{Binaries, Cluster, ClusterOptions, DataDir, SUPERUSER};
 
 /// Signs every token that the gateways accept.
 pub(crate) const SECRET: &str = "a test secret of more than 32 bytes";

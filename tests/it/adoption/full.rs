@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use sqlx::{Connection as _, PgConnection};
-use warden::postgres::cluster::{Cluster, ClusterOptions, SUPERUSER};
+use warden_devkit::cluster::{Cluster, ClusterOptions, SUPERUSER};
 
 use super::{killed, migrate_within, tables_with_null};
 use crate::harness::cluster_options;

@@ -2,7 +2,7 @@
 //! adopted, and the next run after the remedy completes the adoption.
 
 use sqlx::Executor as _;
-use warden::postgres::cluster::{Cluster, ClusterOptions, DataDir, SUPERUSER};
+use warden_devkit::cluster::{Cluster, ClusterOptions, DataDir, SUPERUSER};
 
 use super::{Run, assert_adopted, connect, migrate, small_db};
 use crate::harness::{TestDb, cluster_options, shared_cluster_url};

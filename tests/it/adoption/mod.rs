@@ -14,7 +14,7 @@ use std::time::Duration;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use tokio::process::{Child, Command};
 use tokio::sync::OnceCell;
-use warden::postgres::cluster::SUPERUSER;
+use warden_devkit::cluster::SUPERUSER;
 
 use crate::harness::{TestDb, shared_cluster_url};
 use crate::legacy;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
-use warden::postgres::cluster::SUPERUSER;
 use warden::tenancy::audit::{self, Finding, Options, Progress, RULES, Run, Severity};
+use warden_devkit::cluster::SUPERUSER;
 
 use super::{Key, execute, findings, inspect, key};
 use crate::harness::{TestDb, shared_cluster_url};

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use sqlx::Connection as _;
 use tokio::process::Command;
 use uuid::Uuid;
-use warden::postgres::cluster::SUPERUSER;
+use warden_devkit::cluster::SUPERUSER;
 
 use crate::harness::{
     Client, SECRET, TestDb, TestGateway, Upgrade, eventually, gives_away, shared_cluster_url, within,

@@ -8,7 +8,7 @@ use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 use warden::app::Gateway;
-use warden::postgres::cluster::{Cluster, SUPERUSER};
+use warden_devkit::cluster::{Cluster, SUPERUSER};
 
 use super::{client, expect_calls, expect_following, expect_lost, expect_open, gateway_at, through};
 use crate::harness::{Client, Proxy, TestDb, cluster_options, eventually, handshake, token};

@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _, Transaction};
 use uuid::Uuid;
 use warden::log::LogReader;
 use warden::postgres::Primary;
-use warden::postgres::cluster::SUPERUSER;
+use warden_devkit::cluster::SUPERUSER;
 
 use super::{CLOSE_TIMEOUT, client, forgetful};
 use crate::harness::{Client, TestDb, TestGateway, eventually, shared_cluster_url};

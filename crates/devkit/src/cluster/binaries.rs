@@ -7,10 +7,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::error::ClusterError;
-
-/// The oldest major version that Warden's migrations run on.
-pub(super) const VERSION_MIN: u32 = 14;
+use super::error::{ClusterError, VERSION_MIN};
 
 /// Folders of packagers, with `*` for a version; newest first where several match.
 const USUAL_FOLDERS: [&str; 9] = [

@@ -4,6 +4,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// The oldest major version of PostgreSQL that Warden's migrations run on.
+pub(super) const VERSION_MIN: u32 = 14;
+
 /// Why a private cluster could not be found, started or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
@@ -17,7 +20,7 @@ pub enum ClusterError {
          \x20 macOS:           brew install postgresql@17\n\
          or name the folder that holds `postgres` and `initdb` in WARDEN_PG_BIN.\n\
          Looked at:\n{looked_at}",
-        min = super::binaries::VERSION_MIN
+        min = VERSION_MIN
     )]
     NotFound {
         /// One indented line for each place, with what was wrong there.
@@ -28,7 +31,7 @@ pub enum ClusterError {
     #[error(
         "WARDEN_PG_BIN names {}, but {problem}. Point it at a folder that holds `postgres` and \
          `initdb` of PostgreSQL {} or later, or unset it to search the usual places",
-        dir.display(), super::binaries::VERSION_MIN
+        dir.display(), VERSION_MIN
     )]
     Hint {
         /// The folder that was named.

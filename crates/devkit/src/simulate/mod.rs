@@ -19,7 +19,6 @@ use uuid::Uuid;
 
 use self::call::Call;
 use self::content::chance;
-use crate::backoff::Backoff;
 
 /// One after the other, a connection makes about a thousand changes a second on a common disk; with
 /// this many a worker keeps its pace.
@@ -51,7 +50,7 @@ const RETRY_MAX: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// Only where the rate is no number. What the database refuses is logged and tried again.
-pub(super) async fn run(
+pub async fn run(
     pool: PgPool,
     orgs: Vec<Uuid>,
     changes_per_second: f64,
@@ -92,7 +91,8 @@ struct Worker {
     live_max: usize,
     /// What the last call of [`Worker::change`] left to do because its statement failed.
     retry: Option<Change>,
-    backoff: Backoff,
+    /// The pause after the next failed statement.
+    retry_delay: Duration,
 }
 
 struct Org {
@@ -120,7 +120,7 @@ impl Worker {
             // Enough for a mixture of calls in all states, also at a low rate.
             live_max: live_max.max(4),
             retry: None,
-            backoff: Backoff::new(RETRY_FIRST, RETRY_MAX),
+            retry_delay: RETRY_FIRST,
         }
     }
 
@@ -154,7 +154,7 @@ impl Worker {
         };
         match result {
             Ok(changed) => {
-                self.backoff.reset();
+                self.retry_delay = RETRY_FIRST;
                 if let (Change::Call(call), true) = (change, changed) {
                     self.live.extend(call.next());
                 }
@@ -177,7 +177,8 @@ impl Worker {
     }
 
     async fn pause(&mut self) {
-        tokio::time::sleep(self.backoff.next()).await;
+        tokio::time::sleep(self.retry_delay).await;
+        self.retry_delay = (self.retry_delay * 2).min(RETRY_MAX);
     }
 
     fn choose(&mut self) -> Change {
