@@ -1,5 +1,5 @@
-//! Whatever a client may send, well-formed or not: the answer or the close code that it gets, and that
-//! nobody else notices.
+//! Frames of every kind, well-formed or not: each gets its answer or close code, and other sessions are
+//! unaffected.
 
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
@@ -10,15 +10,15 @@ use warden::rate::Rate;
 
 use crate::harness::{Client, TestDb, TestGateway, within};
 
-/// The gateway's limit of one message.
+/// The gateway's limit for one message.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024;
-/// The gateway's limit of joined topics.
+/// The gateway's limit for joined topics.
 const JOINS_MAX: usize = 100;
 
 const FIN_TEXT: u8 = 0x81;
 const BINARY: u8 = 0x82;
 
-/// A frame as a client sends it, with a mask of zeros, which leaves the payload as it is.
+/// A client's frame. Its mask is zero, so the payload stays readable.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![first];
     match payload.len() {
@@ -37,7 +37,7 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The next message of the protocol, as it came.
+/// Receives the next protocol message.
 async fn receive(client: &mut Client) -> Value {
     match within("a message", client.socket.next()).await {
         Some(Ok(Message::Text(text))) => serde_json::from_str(&text).expect("JSON"),
@@ -45,7 +45,7 @@ async fn receive(client: &mut Client) -> Value {
     }
 }
 
-/// One client that behaves, of each of two organisations, while others don't.
+/// One well-behaved client of each of two organisations.
 struct Witnesses {
     org: Uuid,
     others: [(Uuid, Client); 2],
@@ -61,7 +61,7 @@ impl Witnesses {
         Self { org, others }
     }
 
-    /// Both still get what is theirs, on the sockets that they had all the time.
+    /// Asserts that both clients still receive their events on their original sockets.
     async fn check(&mut self, t: &TestGateway, what: &str) {
         for (org, client) in &mut self.others {
             let call = t.db.insert_call(*org).await;
@@ -72,7 +72,7 @@ impl Witnesses {
 }
 
 #[tokio::test]
-async fn what_is_no_message_closes_its_sender_alone() {
+async fn invalid_frames_close_only_their_sender() {
     let t = TestGateway::start().await;
     let mut witnesses = Witnesses::of(&t).await;
     let good = r#"["1","2","calls","phx_join",{}]"#;
@@ -120,8 +120,8 @@ async fn what_is_no_message_closes_its_sender_alone() {
         client.join("calls").await;
         client.socket.get_mut().write_all(&bytes).await.expect(name);
         client.expect_close(code).await;
-        // Nothing comes behind a Close, also not the events that the witnesses get. And it is no reset,
-        // which some systems let overtake the Close.
+        // Nothing follows the Close, not even the events that the witnesses receive. The connection is not
+        // reset either, because a reset overtakes the Close on some systems.
         let rest = within(name, client.socket.next()).await;
         assert!(rest.is_none(), "{name}: {rest:?}");
         witnesses.check(&t, name).await;
@@ -131,18 +131,18 @@ async fn what_is_no_message_closes_its_sender_alone() {
 }
 
 #[tokio::test]
-async fn odd_but_right_frames_are_served() {
+async fn unusual_but_valid_frames_are_served() {
     let t = TestGateway::start().await;
     let org = t.db.create_org().await;
     let mut client = t.connect(org).await;
 
-    // To the byte as long as allowed.
+    // The longest allowed message.
     let mut join = r#"["1","1","calls","phx_join",{}]"#.to_owned();
     join.push_str(&" ".repeat(MESSAGE_BYTES_MAX - join.len()));
     client.send(&join).await;
     assert_eq!(receive(&mut client).await[4]["status"], "ok");
 
-    // In parts, with a ping between them.
+    // A fragmented message with a ping between its fragments.
     let text = br#"[null,"2","phoenix","heartbeat",{}]"#;
     let bytes = [frame(0x01, &text[..9]), frame(0x89, b"are you there"), frame(0x80, &text[9..])].concat();
     client.socket.get_mut().write_all(&bytes).await.expect("writes");
@@ -151,7 +151,7 @@ async fn odd_but_right_frames_are_served() {
     let reply = receive(&mut client).await;
     assert_eq!(reply, json!([null, "2", "phoenix", "phx_reply", {"status": "ok", "response": {}}]));
 
-    // Nested deeper than any stack would bear.
+    // JSON nested deeper than any stack could hold.
     let deep = format!("{}{}", "[".repeat(30_000), "]".repeat(30_000));
     for (event, topic) in
         [("phx_join", "recordings"), ("x", "calls"), ("x", "nowhere"), ("access_token", "calls")]
@@ -161,16 +161,16 @@ async fn odd_but_right_frames_are_served() {
         assert_eq!((&reply[1], &reply[4]["status"]), (&json!("3"), &json!("error")), "{reply}");
     }
 
-    // A goodbye is answered in kind.
+    // A Close is answered with a Close.
     client.socket.close(None).await.expect("says goodbye");
     assert!(matches!(within("the end", client.socket.next()).await, None | Some(Ok(Message::Close(_)))));
     drop(client);
     t.gateway.stop().await;
 }
 
-/// Between messages a session has no parser, so it must know what "between" is.
+/// A session has no parser between messages, so it must recognise message boundaries by itself.
 #[tokio::test]
-async fn a_message_may_come_in_parts_with_pauses_anywhere() {
+async fn a_message_may_arrive_in_parts_split_anywhere() {
     let t = TestGateway::start().await;
     let org = t.db.create_org().await;
     let mut client = t.connect(org).await;
@@ -179,8 +179,8 @@ async fn a_message_may_come_in_parts_with_pauses_anywhere() {
     let fragments = [frame(0x01, &text[..9]), frame(0x00, b""), frame(0x80, &text[9..])].concat();
     for message in [whole, fragments] {
         for at in 0..message.len() {
-            // What comes behind a ping in the same segment has been read when the pong is there. A ping may not come
-            // within a frame, so it comes before.
+            // When the pong arrives, the bytes that followed the ping in the same segment have been read. A
+            // ping cannot stand within a frame, so it is sent before it.
             let (first, last) = message.split_at(at);
             let begin = [&frame(0x89, b"ping")[..], first].concat();
             client.socket.get_mut().write_all(&begin).await.expect("writes");
@@ -195,7 +195,7 @@ async fn a_message_may_come_in_parts_with_pauses_anywhere() {
 }
 
 #[tokio::test]
-async fn every_push_gets_an_answer_that_says_what_is_wrong() {
+async fn every_invalid_push_is_answered_with_its_reason() {
     let t = TestGateway::start().await;
     let (org, other) = (t.db.create_org().await, t.db.create_org().await);
     let mut client = t.connect(org).await;
@@ -229,7 +229,7 @@ async fn every_push_gets_an_answer_that_says_what_is_wrong() {
             let help = reply.response["message"].as_str().expect("a message");
             assert!(help.contains("calls, org, recordings") || help.contains("recordings"), "{help}");
         }
-        // As Phoenix does: who leaves what it has not joined has what it wants.
+        // As in Phoenix, leaving a topic that is not joined succeeds.
         let reply = client.push(&topic, "phx_leave", json!({})).await;
         assert_eq!((reply.status.as_str(), reply.response), ("ok", json!({})), "{topic}");
     }
@@ -259,9 +259,9 @@ async fn every_push_gets_an_answer_that_says_what_is_wrong() {
             assert_eq!(reply.response["reason"], "invalid payload", "{payload}: {reply:?}");
         }
     }
-    // A join with a payload of another library is one; so is one without a cursor.
+    // Unknown keys in a join's payload are ignored, and the cursor is optional.
     client.join_with("recordings", json!({"config": {"private": true}, "since": null})).await;
-    // None of this ended the join that was good.
+    // The valid join is unaffected.
     let call = t.db.insert_call(org).await;
     assert_eq!(client.expect_only("calls", "call.created").await.row_id(), call.to_string());
     drop(client);
@@ -282,7 +282,7 @@ async fn a_second_join_replaces_the_first_and_stale_leaves_are_ignored() {
     assert_eq!(reply[4]["status"], "ok");
     assert!(reply[4]["response"]["cursor"].is_string(), "{reply}");
 
-    // The former join says goodbye late: phoenix does so when it rejoins.
+    // A late leave of the former join, which phoenix sends when it rejoins.
     client.send(r#"["1","3","calls","phx_leave",{}]"#).await;
     assert_eq!(
         receive(&mut client).await,
@@ -292,7 +292,7 @@ async fn a_second_join_replaces_the_first_and_stale_leaves_are_ignored() {
     let event = receive(&mut client).await;
     assert_eq!((&event[2], &event[3]), (&json!("calls"), &json!("call.created")), "{event}");
 
-    // Joined twice is joined once: one event, and one leave ends it.
+    // The second join replaced the first: one event arrives, and one leave ends the membership.
     client.send(r#"["2","4","calls","phx_leave",{}]"#).await;
     assert_eq!(
         receive(&mut client).await,
@@ -309,7 +309,7 @@ async fn a_second_join_replaces_the_first_and_stale_leaves_are_ignored() {
 }
 
 #[tokio::test]
-async fn a_socket_joins_so_many_topics_and_no_more() {
+async fn joined_topics_are_limited_per_socket() {
     let t = TestGateway::start().await;
     let mut witnesses = Witnesses::of(&t).await;
     let mut client = t.connect(witnesses.org).await;
@@ -324,7 +324,7 @@ async fn a_socket_joins_so_many_topics_and_no_more() {
             ("error", &json!("too many channels joined"))
         );
     }
-    // One that it has can be joined again; one that it leaves makes room for another.
+    // A joined topic can be joined again, and leaving one makes room for another.
     client.join(&topics[0]).await;
     assert_eq!(client.push(&topics[1], "phx_leave", json!({})).await.status, "ok");
     client.join("recordings").await;
@@ -336,11 +336,11 @@ async fn a_socket_joins_so_many_topics_and_no_more() {
     t.gateway.stop().await;
 }
 
-// On several threads, as the gateway runs: a join and the fan-out then meet in the same moment.
+// Several threads, as in the gateway, so that joins and fan-out run concurrently.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn events_come_after_the_reply_and_not_after_a_leave() {
     let t = TestGateway::start_with(TestDb::create().await, |config| {
-        // It sends more at once than a client may.
+        // This client sends more messages at once than the default limit allows.
         config.limits.session.messages = Rate::new(10_000, 10_000);
     })
     .await;
@@ -358,7 +358,7 @@ async fn events_come_after_the_reply_and_not_after_a_leave() {
     for round in 0..200_u64 {
         let (join, leave) = ((2 * round).to_string(), (2 * round + 1).to_string());
         client.send(&json!([join, join, "calls", "phx_join", {}]).to_string()).await;
-        // Whatever comes first after the last leave is the reply: nothing of the topic came between.
+        // The first message after the last leave is the join's reply: no event came before it.
         let first = receive(&mut client).await;
         assert_eq!((&first[1], &first[3]), (&json!(join), &json!("phx_reply")), "round {round}: {first}");
         let event = receive(&mut client).await;

@@ -1,5 +1,5 @@
-//! Clients that read slowly, or are gone without a word: their sessions end, with their code, and nobody
-//! else notices.
+//! Clients that read slowly or vanish. Their sessions end with the documented close code, and other sessions
+//! are unaffected.
 
 use std::io;
 use std::pin::Pin;
@@ -22,11 +22,11 @@ use warden::metrics::CloseLabels;
 use crate::harness::{Client, TestDb, TestGateway, eventually, token, within};
 use crate::proxy::{Gate, Proxy};
 
-/// Kernel buffers of the slow clients and of their sessions, in bytes: small, so that it is the queue that
+/// Kernel buffers of slow clients and of their sessions, in bytes. They are small so that the outbox's queue
 /// fills.
 const BUFFER_BYTES: u32 = 4 * 1024;
 
-/// A socket that is read one byte a second, until it may be read at once.
+/// A socket that is read at one byte a second until `is_fast` is set.
 struct Trickle {
     stream: TcpStream,
     pace: Interval,
@@ -68,7 +68,7 @@ impl AsyncWrite for Trickle {
     }
 }
 
-/// Joined to `calls` at full speed; then as slow as said.
+/// Connects and joins `calls` at full speed, then reads slowly.
 async fn trickle(t: &TestGateway, org: Uuid, is_fast: watch::Receiver<bool>) -> WebSocketStream<Trickle> {
     let addr = t.gateway.public_addr();
     let socket = TcpSocket::new_v4().expect("a socket");
@@ -100,14 +100,14 @@ fn closed(t: &TestGateway, code: u16) -> u64 {
 
 fn small_buffers(config: &mut Config) {
     config.limits.session.send_buffer_bytes = BUFFER_BYTES as usize;
-    // So long the Close waits for the client to read what precedes it.
+    // How long the Close waits for the client to read what precedes it.
     config.limits.session.close_timeout = Duration::from_secs(60);
 }
 
-/// While one client reads a byte a second, each event reaches the others before the next is written. The
-/// slow one's session ends, with its code, once its queue is full; coming back it misses nothing.
+/// Each event reaches the other clients before the next is written. The slow session is closed once its queue
+/// is full, and resumes without a gap.
 #[tokio::test]
-async fn one_byte_a_second_costs_nobody_else_anything() {
+async fn a_slow_client_is_closed_and_does_not_delay_others() {
     const EVENTS: usize = 120;
     let t = TestGateway::start_with(TestDb::create().await, |config| {
         small_buffers(config);
@@ -121,7 +121,7 @@ async fn one_byte_a_second_costs_nobody_else_anything() {
     near.join("calls").await;
     far.join("calls").await;
     fast.send_replace(false);
-    // What came, and the code of the end.
+    // Received events, the last cursor, and the close code.
     let slow = tokio::spawn(async move {
         let (mut received, mut cursor) = (Vec::new(), String::new());
         loop {
@@ -142,12 +142,12 @@ async fn one_byte_a_second_costs_nobody_else_anything() {
             assert_eq!(client.expect_event("calls", "numbered").await.data("n"), &json!(n));
         }
     }
-    assert!(!slow.is_finished(), "at a byte a second it has not read so far");
+    assert!(!slow.is_finished(), "the slow client cannot have read everything yet");
     fast.send_replace(true);
     let (received, cursor, code) = within("the end", slow).await.expect("ends");
     assert_eq!(code, 4429);
     assert_eq!(received, (0..received.len() as u64).collect::<Vec<_>>(), "in order, without a gap");
-    assert!((1..EVENTS).contains(&received.len()), "{} came", received.len());
+    assert!((1..EVENTS).contains(&received.len()), "{} events arrived", received.len());
     let mut back = t.connect(org).await;
     assert_eq!(back.join_with("calls", json!({"since": cursor})).await, json!({"cursor": cursor}));
     for n in received.len()..EVENTS {
@@ -161,8 +161,8 @@ async fn one_byte_a_second_costs_nobody_else_anything() {
     t.gateway.stop().await;
 }
 
-/// Publishes events of so many bytes until the session of one who reads nothing is closed as too slow; how
-/// many it took.
+/// Publishes events of `bytes` bytes until the session of a client that reads nothing is closed as too slow.
+/// Returns the number of events.
 async fn until_too_slow(bytes: i32, events_max: usize, change: impl FnOnce(&mut Config)) -> usize {
     let t = TestGateway::start_with(TestDb::create().await, |config| {
         small_buffers(config);
@@ -176,7 +176,7 @@ async fn until_too_slow(bytes: i32, events_max: usize, change: impl FnOnce(&mut 
     let mut quick = t.connect(org).await;
     quick.join("calls").await;
     let mut n = 0;
-    // The hub has offered it to both when the quick one has it, or will have with the next.
+    // When the quick client has an event, the hub has offered it to both, or will before the next event.
     while t.gateway.hub().session_count() == 2 {
         assert!(n < events_max, "{n} events of {bytes} bytes did not fill the queue");
         publish(&t, org, n, bytes).await;
@@ -193,24 +193,24 @@ async fn until_too_slow(bytes: i32, events_max: usize, change: impl FnOnce(&mut 
 }
 
 #[tokio::test]
-async fn the_queue_is_bounded_in_chunks() {
+async fn an_outbox_is_bounded_in_chunks() {
     const CHUNKS: usize = 16;
-    // The bytes alone would hold all of them.
+    // The byte limit alone would admit all events.
     let n = until_too_slow(2_000, 200, |config| config.limits.outbox.queue_chunks_max = CHUNKS).await;
     assert!(n > CHUNKS, "closed after {n} events, before its queue was full");
 }
 
 #[tokio::test]
-async fn the_queue_is_bounded_in_bytes() {
+async fn an_outbox_is_bounded_in_bytes() {
     const BYTES: usize = 128 * 1024;
-    // As chunks there is room for all of them.
+    // The chunk limit alone would admit all events.
     let n = until_too_slow(10_000, 200, |config| config.limits.outbox.queue_bytes_max = BYTES).await;
     assert!(n * 10_000 > BYTES, "closed after {n} events, before its queue was full");
 }
 
-/// The client's host is gone, and nothing says so: neither a FIN nor a reset comes.
+/// The client's host is gone, and the gateway receives neither a FIN nor a reset.
 #[tokio::test]
-async fn a_half_open_client_is_found_by_its_silence() {
+async fn a_half_open_client_is_closed_as_idle() {
     let t = TestGateway::start_with(TestDb::create().await, |config| {
         config.limits.session.idle_timeout = Duration::from_secs(3);
         config.limits.session.close_timeout = Duration::from_millis(50);
@@ -236,12 +236,12 @@ async fn a_half_open_client_is_found_by_its_silence() {
     })
     .await;
     assert_eq!((closed(&t, 4408), t.gateway.hub().org_count()), (5, 1));
-    eventually("the gauge tells", async || t.gateway.metrics().sessions.get() == 1).await;
-    // To the end the clients were told nothing.
+    eventually("the gauge counts one session", async || t.gateway.metrics().sessions.get() == 1).await;
+    // No close frame reached the vanished clients.
     for client in &mut vanished {
         let mut byte = [0];
         let read = client.socket.get_mut().read(&mut byte);
-        assert!(futures_util::FutureExt::now_or_never(read).is_none(), "something came");
+        assert!(futures_util::FutureExt::now_or_never(read).is_none(), "a frame arrived");
     }
     drop((there, vanished));
     t.gateway.stop().await;

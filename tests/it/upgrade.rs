@@ -1,4 +1,4 @@
-//! Who may not connect: every refusal of the upgrade, with its status and code, beside what is accepted.
+//! Rejected upgrades, each with its status and code, beside the requests that are accepted.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
@@ -8,17 +8,17 @@ use uuid::Uuid;
 
 use crate::harness::{AUDIENCE, Client, SECRET, TestGateway, Upgrade, claims, sign, token, urls_with};
 
-/// What phoenix sends as `authToken`.
+/// Subprotocol list that phoenix sends for `authToken`.
 fn subprotocols(token: &str) -> String {
     format!("phoenix, base64url.bearer.phx.{}", STANDARD_NO_PAD.encode(token))
 }
 
-/// A token whose header says what it likes, and whose signature is the HS256 one of the right secret.
+/// Token with an arbitrary header and a valid HS256 signature.
 fn with_header(header: &Value, claims: &Value) -> String {
     with_bytes(header.to_string().as_bytes(), claims.to_string().as_bytes())
 }
 
-/// The same of bytes that need not be JSON.
+/// Token from arbitrary header and claims bytes, with a valid HS256 signature.
 fn with_bytes(header: &[u8], claims: &[u8]) -> String {
     let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
     let message = format!("{}.{}", encode(header), encode(claims));
@@ -27,7 +27,7 @@ fn with_bytes(header: &[u8], claims: &[u8]) -> String {
     format!("{message}.{signature}")
 }
 
-/// Signs good claims of which one is replaced, `null` included.
+/// Token with valid claims, one of which is replaced (`null` is a value too).
 fn with_claim(org: Uuid, name: &str, value: Value) -> String {
     let mut claims = claims(org);
     claims[name] = value;
@@ -39,19 +39,20 @@ fn now() -> u64 {
     since.expect("after 1970").as_secs()
 }
 
-/// Sends each request and holds the answers against the table.
-async fn refuses(t: &TestGateway, cases: &[(&str, Upgrade, u16, &str)]) {
+/// Sends each request and asserts its status and code.
+async fn assert_rejected(t: &TestGateway, cases: &[(&str, Upgrade, u16, &str)]) {
     for (name, request, status, code) in cases {
         let answer = request.send(t.gateway.public_addr()).await;
         assert_eq!((answer.status, answer.code().as_str()), (*status, *code), "{name}: {answer:?}");
-        assert!(!answer.message().is_empty(), "{name}: says nothing to people: {answer:?}");
+        assert!(!answer.message().is_empty(), "{name}: has no message for people: {answer:?}");
         let wants_login = answer.headers("www-authenticate") == ["Bearer"];
         assert_eq!(wants_login, *status == 401, "{name}: {answer:?}");
     }
-    assert_eq!(t.gateway.hub().session_count(), 0, "a refused request became a session");
+    assert_eq!(t.gateway.hub().session_count(), 0, "a rejected request became a session");
 }
 
-async fn accepts(t: &TestGateway, cases: &[(&str, Upgrade)]) {
+/// Sends each request and asserts that the upgrade is accepted.
+async fn assert_accepted(t: &TestGateway, cases: &[(&str, Upgrade)]) {
     for (name, request) in cases {
         let answer = request.send(t.gateway.public_addr()).await;
         assert_eq!(answer.status, 101, "{name}: {answer:?}");
@@ -59,7 +60,7 @@ async fn accepts(t: &TestGateway, cases: &[(&str, Upgrade)]) {
 }
 
 #[tokio::test]
-async fn a_token_must_be_signed_by_us_and_valid_now() {
+async fn tokens_need_a_configured_key_and_a_current_validity_period() {
     let t = TestGateway::start().await;
     let org = t.db.create_org().await;
     let good = claims(org);
@@ -72,7 +73,7 @@ async fn a_token_must_be_signed_by_us_and_valid_now() {
     let parts: Vec<String> = token(org, &json!({})).split('.').map(str::to_owned).collect();
     let stranger = token(Uuid::new_v4(), &json!({}));
     let swapped = format!("{}.{}.{}", parts[0], stranger.split('.').nth(1).expect("claims"), parts[2]);
-    refuses(
+    assert_rejected(
         &t,
         &[
             ("missing", Upgrade::new(), 401, "no_token"),
@@ -122,7 +123,7 @@ async fn a_token_must_be_signed_by_us_and_valid_now() {
     )
     .await;
     let header = json!({"alg": "HS256"});
-    accepts(
+    assert_accepted(
         &t,
         &[
             ("good", signed(Algorithm::HS256, SECRET)),
@@ -177,10 +178,10 @@ async fn registered_claims_are_required_and_strictly_typed() {
     }
     let cases: Vec<_> =
         cases.iter().map(|(name, jwt)| (name.as_str(), Upgrade::bearer(jwt), 401, "invalid_token")).collect();
-    refuses(&t, &cases).await;
+    assert_rejected(&t, &cases).await;
 
     let with = |name: &str, value: Value| Upgrade::bearer(&with_claim(org, name, value));
-    accepts(
+    assert_accepted(
         &t,
         &[
             ("a list of audiences", with("aud", json!(["other", AUDIENCE]))),
@@ -194,7 +195,7 @@ async fn registered_claims_are_required_and_strictly_typed() {
 }
 
 #[tokio::test]
-async fn the_organisation_comes_from_its_one_place_in_its_one_form() {
+async fn the_organisation_comes_only_from_app_metadata_as_a_uuid() {
     let t = TestGateway::start().await;
     let org = t.db.create_org().await;
     let metadata = |value: Value| Upgrade::bearer(&with_claim(org, "app_metadata", value));
@@ -230,16 +231,16 @@ async fn the_organisation_comes_from_its_one_place_in_its_one_form() {
     let cases: Vec<_> =
         cases.into_iter().map(|(name, request)| (name, request, 403, "no_organisation")).collect();
     let cases: Vec<_> = cases.iter().map(|(n, r, s, c)| (n.as_str(), r.clone(), *s, *c)).collect();
-    refuses(&t, &cases).await;
+    assert_rejected(&t, &cases).await;
     let stranger = metadata(json!({"org_id": Uuid::new_v4()}));
     let nil = metadata(json!({"org_id": Uuid::nil()}));
-    refuses(
+    assert_rejected(
         &t,
         &[("no such org", stranger, 403, "unknown_organisation"), ("nil", nil, 403, "unknown_organisation")],
     )
     .await;
 
-    // Another organisation in every other place changes nothing: the session is of the claim's.
+    // Another organisation in any other place changes nothing: the claim decides.
     let other = t.db.create_org().await;
     let decoys = json!({"user_metadata": {"org_id": other}, "org_id": other});
     let mut client = Client::connect(t.gateway.public_addr(), &token(org, &decoys)).await;
@@ -247,13 +248,13 @@ async fn the_organisation_comes_from_its_one_place_in_its_one_form() {
     t.db.insert_call(other).await;
     let call = t.db.insert_call(org).await;
     assert_eq!(client.expect_only("calls", "call.created").await.row_id(), call.to_string());
-    accepts(&t, &[("upper case", metadata(json!({"org_id": text.to_uppercase()})))]).await;
+    assert_accepted(&t, &[("upper case", metadata(json!({"org_id": text.to_uppercase()})))]).await;
     drop(client);
     t.gateway.stop().await;
 }
 
 #[tokio::test]
-async fn there_is_exactly_one_credential() {
+async fn a_request_carries_exactly_one_credential() {
     let t = TestGateway::start().await;
     let org = t.db.create_org().await;
     let (one, two) = (token(org, &json!({})), token(org, &json!({"role": "x"})));
@@ -263,12 +264,12 @@ async fn there_is_exactly_one_credential() {
     let both = Upgrade::bearer(&one).with("Sec-WebSocket-Protocol", &subprotocols(&two));
     let same = Upgrade::bearer(&one).with("Sec-WebSocket-Protocol", &subprotocols(&one));
     let in_two_headers = offer(&subprotocols(&one)).with("Sec-WebSocket-Protocol", &entry);
-    // Both are taken, to be refused for what is in them.
+    // Both alphabets are decoded; the tokens are then rejected for their contents.
     let standard = subprotocols("??>>~~");
     let url_safe = format!("phoenix, base64url.bearer.phx.{}", URL_SAFE_NO_PAD.encode("??>>~~"));
     assert!(standard.contains(['+', '/']), "{standard}");
     let unknown_and_good = Upgrade::bearer(&one).with("Sec-WebSocket-Protocol", "graphql-ws, mqtt");
-    refuses(
+    assert_rejected(
         &t,
         &[
             ("header and subprotocol", both, 400, "several_tokens"),
@@ -293,7 +294,7 @@ async fn there_is_exactly_one_credential() {
 }
 
 #[tokio::test]
-async fn the_rest_of_the_request_must_be_right_too() {
+async fn malformed_upgrade_requests_are_rejected() {
     let t = TestGateway::start().await;
     let org = t.db.create_org().await;
     let good = || Upgrade::bearer(&token(org, &json!({})));
@@ -345,11 +346,11 @@ async fn the_rest_of_the_request_must_be_right_too() {
     ] {
         cases.push((wrong, origin(wrong), 403, "origin_not_allowed"));
     }
-    refuses(&t, &cases).await;
+    assert_rejected(&t, &cases).await;
     let answer = good().set("Sec-WebSocket-Version", "8").send(t.gateway.public_addr()).await;
     assert_eq!(answer.headers("sec-websocket-version"), ["13"], "{answer:?}");
     assert_eq!(good().method("POST").send(t.gateway.public_addr()).await.status, 405);
-    accepts(
+    assert_accepted(
         &t,
         &[
             ("an allowed Origin", origin(allowed)),
@@ -366,7 +367,7 @@ async fn the_rest_of_the_request_must_be_right_too() {
 }
 
 #[tokio::test]
-async fn a_credential_in_the_url_is_refused_before_all_else_and_never_repeated() {
+async fn a_credential_in_the_url_is_rejected_first_and_never_repeated() {
     let t = TestGateway::start().await;
     let org = t.db.create_org().await;
     let jwt = token(org, &json!({}));
@@ -392,6 +393,6 @@ async fn a_credential_in_the_url_is_refused_before_all_else_and_never_repeated()
         }
     }
     let harmless = "/socket/websocket?vsn=2.0.0&app=1.2.3&keyboard=de&they=a.b.c&author=x";
-    accepts(&t, &[("harmless parameters", Upgrade::bearer(&jwt).to(harmless))]).await;
+    assert_accepted(&t, &[("harmless parameters", Upgrade::bearer(&jwt).to(harmless))]).await;
     t.gateway.stop().await;
 }

@@ -1,4 +1,4 @@
-//! The audit trail: each event with its fields, and one session's events under one id.
+//! The audit trail: each event has its fields, and one id ties the events of a session together.
 
 use serde_json::json;
 use uuid::Uuid;
@@ -7,7 +7,7 @@ use warden::audit_trail::TokenHash;
 use super::behind_a_proxy;
 use crate::harness::{Client, LogCapture, Upgrade, eventually, handshake, token};
 
-/// The value of a field, where the line has it.
+/// Value of a field, if the line has it.
 fn field<'a>(line: &'a str, name: &str) -> Option<&'a str> {
     let value = line.split(&format!(" {name}=")).nth(1)?;
     Some(match value.strip_prefix('"') {
@@ -42,8 +42,11 @@ async fn every_event_has_its_fields() {
     client.expect_close(4403).await;
     drop(client);
 
-    // One by one, all of this test's address.
-    eventually("the end is told", async || !logs.lines_with(&[address, "session ended"]).is_empty()).await;
+    // The session's events, found by this test's address.
+    eventually("the end of the session is logged", async || {
+        !logs.lines_with(&[address, "session ended"]).is_empty()
+    })
+    .await;
     let lines = logs.lines_with(&[address, "warden::audit_trail"]);
     let hash = |token: &str| TokenHash::of(token).to_string();
     let expected = [
@@ -69,14 +72,14 @@ async fn every_event_has_its_fields() {
         }
         assert_eq!(field(line, "session.id"), Some(session), "{line}");
         assert_eq!(field(line, "org.id"), Some(&*org.to_string()), "{line}");
-        // On one line, whatever is in it.
+        // Line breaks in a value are escaped, so the event stays on one line.
         assert_eq!(field(line, "user.id"), Some(&*shown_user), "{line}");
     }
     t.gateway.stop().await;
 }
 
 #[tokio::test]
-async fn a_flood_of_refusals_is_counted_and_not_told_one_by_one() {
+async fn a_flood_of_rejections_is_logged_with_a_rate_limit() {
     let logs = LogCapture::begin();
     let t = behind_a_proxy(|config| {
         config.limits.admission.handshakes_per_address = warden::rate::Rate::new(1, 1);
@@ -87,11 +90,11 @@ async fn a_flood_of_refusals_is_counted_and_not_told_one_by_one() {
         Upgrade::new().with("X-Forwarded-For", address).send(t.gateway.public_addr()).await;
     }
     let limited = super::reached(&t, "handshakes_per_address");
-    let told = logs.lines_with(&[address, "upgrade refused", "handshakes_per_address"]).len();
-    assert!(limited > 200 && (50..200).contains(&told), "{told} of {limited} were told");
+    let logged = logs.lines_with(&[address, "upgrade refused", "handshakes_per_address"]).len();
+    assert!(limited > 200 && (50..200).contains(&logged), "{logged} of {limited} were logged");
     assert!(
-        !logs.lines_with(&[address, " untold="]).is_empty() || told <= 51,
-        "how many were not is not told"
+        !logs.lines_with(&[address, " untold="]).is_empty() || logged <= 51,
+        "the number of unlogged rejections is missing"
     );
     t.gateway.stop().await;
 }

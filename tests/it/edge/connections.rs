@@ -1,4 +1,4 @@
-//! Connections: those that are not upgraded, and the sessions of a user, an organisation, a node.
+//! Limits on connections that are not upgraded, and on the sessions of a user, an organisation and a node.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ async fn start(change: impl FnOnce(&mut Config)) -> TestGateway {
     TestGateway::start_with(TestDb::create().await, change).await
 }
 
-/// Connections that say nothing, and are accepted before this returns.
+/// Opens connections that send nothing, and waits until the gateway has accepted them.
 async fn silent(t: &TestGateway, count: usize) -> Vec<TcpStream> {
     let mut streams = Vec::new();
     for _ in 0..count {
@@ -24,12 +24,12 @@ async fn silent(t: &TestGateway, count: usize) -> Vec<TcpStream> {
     streams
 }
 
-/// The answer to a request; none where the connection ends without one.
+/// Answer to a request, or none if the connection ends without one.
 async fn answer(t: &TestGateway, request: &Upgrade) -> Option<Answer> {
     let mut stream = TcpStream::connect(t.gateway.public_addr()).await.ok()?;
     stream.write_all(request.text().as_bytes()).await.ok()?;
     let mut first = [0];
-    // Peeked at, so that nothing is lost.
+    // Peeks, so that the answer's first byte stays readable.
     match within("an answer", stream.peek(&mut first)).await {
         Ok(1) => Some(within("an answer", Answer::read(&mut stream)).await),
         _ => None,
@@ -42,13 +42,13 @@ async fn expect_end(stream: &mut TcpStream) {
 }
 
 #[tokio::test]
-async fn half_open_connections_of_an_address_are_few() {
+async fn half_open_connections_are_limited_per_address() {
     let t = start(|config| config.limits.admission.pending_per_address_max = 3).await;
     let org = t.db.create_org().await;
-    // Sessions are no half-open connections.
+    // Sessions do not count as half-open connections.
     let sessions = [t.connect(org).await, t.connect(org).await, t.connect(org).await, t.connect(org).await];
     let held = silent(&t, 3).await;
-    // It is accepted behind them.
+    // The gateway accepts this connection after them.
     let refused = answer(&t, &good(org)).await.expect("is told");
     assert_reached(&t, &refused, "pending_per_address");
     drop(held);
@@ -61,7 +61,7 @@ async fn half_open_connections_of_an_address_are_few() {
 }
 
 #[tokio::test]
-async fn half_open_connections_are_few_in_total_and_a_proxy_counts_as_many() {
+async fn half_open_connections_are_limited_in_total_and_trusted_proxies_are_exempt_per_address() {
     let t = behind_a_proxy(|config| {
         config.limits.admission.pending_per_address_max = 1;
         config.limits.admission.pending_max = 3;
@@ -80,7 +80,7 @@ async fn half_open_connections_are_few_in_total_and_a_proxy_counts_as_many() {
 }
 
 #[tokio::test]
-async fn who_takes_too_long_before_the_upgrade_is_dropped() {
+async fn connections_without_a_timely_request_are_dropped() {
     let t = start(|config| config.limits.serve.header_timeout = Duration::from_millis(500)).await;
     let addr = t.gateway.public_addr();
     let mut says_nothing = TcpStream::connect(addr).await.expect("connects");
@@ -92,7 +92,7 @@ async fn who_takes_too_long_before_the_upgrade_is_dropped() {
     for stream in [&mut says_nothing, &mut says_half, &mut rests] {
         expect_end(stream).await;
     }
-    // One byte now and then is no reason for patience.
+    // Single bytes now and then do not extend the deadline.
     let mut drips = TcpStream::connect(addr).await.expect("connects");
     within("the end of a slow request", async {
         while drips.write_all(b"G").await.is_ok() {
@@ -103,8 +103,13 @@ async fn who_takes_too_long_before_the_upgrade_is_dropped() {
     t.gateway.stop().await;
 }
 
-/// With a maximum of two in a way that `same` shares and `other` does not.
-async fn of_sessions(t: &TestGateway, same: impl Fn(u32) -> String, others: &[String], limit: &'static str) {
+/// Asserts that two of the `same` sessions are accepted and a third is rejected, while `others` are accepted.
+async fn assert_two_sessions_at_most(
+    t: &TestGateway,
+    same: impl Fn(u32) -> String,
+    others: &[String],
+    limit: &'static str,
+) {
     let addr = t.gateway.public_addr();
     let mut held = vec![Client::connect(addr, &same(0)).await, Client::connect(addr, &same(1)).await];
     for _ in 0..3 {
@@ -114,7 +119,7 @@ async fn of_sessions(t: &TestGateway, same: impl Fn(u32) -> String, others: &[St
     for other in others {
         drop(Client::connect(addr, other).await);
     }
-    // Who is in is not concerned.
+    // Open sessions are unaffected.
     held[0].join("calls").await;
     held.pop();
     eventually("there is room again", async || Upgrade::bearer(&same(2)).send(addr).await.status == 101)
@@ -129,9 +134,9 @@ fn user(org: Uuid, n: u32) -> String {
 async fn sessions_of_a_user_are_limited() {
     let t = start(|config| config.limits.admission.user_sessions_max = 2).await;
     let (org, elsewhere) = (t.db.create_org().await, t.db.create_org().await);
-    // A user is one of an organisation: the same name elsewhere is somebody else.
+    // Users belong to an organisation: the same `sub` in another organisation is another user.
     let others = [user(org, 2), user(elsewhere, 1)];
-    of_sessions(&t, |_| user(org, 1), &others, "user_connections").await;
+    assert_two_sessions_at_most(&t, |_| user(org, 1), &others, "user_connections").await;
     t.gateway.stop().await;
 }
 
@@ -139,7 +144,7 @@ async fn sessions_of_a_user_are_limited() {
 async fn sessions_of_an_organisation_are_limited() {
     let t = start(|config| config.limits.admission.org_sessions_max = 2).await;
     let (org, elsewhere) = (t.db.create_org().await, t.db.create_org().await);
-    of_sessions(&t, |n| user(org, n), &[user(elsewhere, 0)], "org_connections").await;
+    assert_two_sessions_at_most(&t, |n| user(org, n), &[user(elsewhere, 0)], "org_connections").await;
     t.gateway.stop().await;
 }
 
@@ -147,12 +152,18 @@ async fn sessions_of_an_organisation_are_limited() {
 async fn sessions_of_a_node_are_limited() {
     let t = start(|config| config.limits.admission.sessions_max = 2).await;
     let (org, elsewhere) = (t.db.create_org().await, t.db.create_org().await);
-    of_sessions(&t, |n| user(if n == 2 { elsewhere } else { org }, n), &[], "node_connections").await;
+    assert_two_sessions_at_most(
+        &t,
+        |n| user(if n == 2 { elsewhere } else { org }, n),
+        &[],
+        "node_connections",
+    )
+    .await;
     t.gateway.stop().await;
 }
 
 #[tokio::test]
-async fn a_handshake_that_fails_late_takes_no_seat() {
+async fn a_handshake_that_fails_late_releases_its_session_permits() {
     let t = start(|config| {
         config.limits.admission.user_sessions_max = 1;
         config.limits.admission.sessions_max = 1;

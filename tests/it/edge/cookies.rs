@@ -1,4 +1,4 @@
-//! Tokens in cookies: off, unless a cookie is named; and then only with an allowed Origin.
+//! Tokens in cookies: ignored unless a cookie name is configured, and then valid only with an allowed Origin.
 
 use serde_json::json;
 
@@ -15,7 +15,7 @@ async fn expect(t: &TestGateway, cases: &[(&str, Upgrade, u16, &str)]) {
 }
 
 #[tokio::test]
-async fn a_cookie_is_nothing_unless_it_is_named() {
+async fn cookies_are_ignored_unless_configured() {
     let t = TestGateway::start().await;
     let org = t.db.create_org().await;
     let cookie = format!("{NAME}={}", token(org, &json!({})));
@@ -26,7 +26,7 @@ async fn a_cookie_is_nothing_unless_it_is_named() {
 }
 
 #[tokio::test]
-async fn a_cookie_counts_only_with_an_allowed_origin_and_alone() {
+async fn a_cookie_needs_an_allowed_origin_and_no_other_credential() {
     let t = TestGateway::start_with(TestDb::create().await, |config| {
         config.edge.auth_cookie = Some(NAME.parse().expect("a name"));
     })
@@ -56,10 +56,10 @@ async fn a_cookie_counts_only_with_an_allowed_origin_and_alone() {
             ("of another name", with_cookie(&format!("warden={jwt}")), 401, "no_token"),
             ("empty", with_cookie(&format!("{NAME}=")), 401, "malformed_credential"),
             ("expired", with_cookie(&format!("{NAME}={expired}")), 401, "token_expired"),
-            // Who sends no cookie needs no Origin, as ever.
+            // A request without a cookie needs no Origin, as before.
             ("a header alone", Upgrade::bearer(&jwt), 101, ""),
             ("a header and other cookies", Upgrade::bearer(&jwt).with("Cookie", "theme=dark"), 101, ""),
-            // And a URL is refused whatever else there is.
+            // A credential in the URL is rejected in every case.
             (
                 "in the URL too",
                 good.to(&format!("/socket/websocket?vsn=2.0.0&token={jwt}")),

@@ -1,6 +1,6 @@
-//! File descriptors run out under a running gateway: nobody who is connected notices, newcomers wait in the
-//! kernel's queue, and are served when there are descriptors again. Linux only: the limit of another process
-//! is set, and its descriptors are counted in /proc.
+//! A gateway that runs out of file descriptors. Open sessions are unaffected; new connections wait in the
+//! kernel's queue and are served when descriptors are free again. Linux only: the test sets another process's
+//! limit and counts its descriptors in /proc.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -14,14 +14,14 @@ use crate::guarded::{Guarded, free_port};
 use crate::harness::{Client, SECRET, TestDb, eventually, token, within};
 use crate::shutdown::status;
 
-/// Descriptors that are free when the limit is lowered.
+/// Free descriptors when the limit is lowered.
 const FREE: usize = 4;
-/// Connections that come then.
+/// Connections that arrive after that.
 const CROWD: usize = 16;
-/// So often the gateway tries to accept in vain before anything is concluded from it.
+/// Failed accepts that the test waits for before it draws a conclusion.
 const VAIN_TRIES: u64 = 3;
 
-/// A connection to the admin listener, from before descriptors ran out.
+/// A connection to the admin listener, opened before the descriptors ran out.
 struct Admin(TcpStream);
 
 impl Admin {
@@ -51,7 +51,7 @@ async fn serve(db: &TestDb, log: &Path) -> (Guarded, SocketAddr, SocketAddr) {
         ("WARDEN_LISTEN", &addr.to_string()),
         ("WARDEN_ADMIN_LISTEN", &admin.to_string()),
         ("WARDEN_DRAIN_SECONDS", "0"),
-        // The crowd is to go when the test says so.
+        // The waiting connections must not time out during the test.
         ("WARDEN_HANDSHAKE_SECONDS", "600"),
     ];
     let process = Guarded::serve(&variables, log).await;
@@ -60,7 +60,7 @@ async fn serve(db: &TestDb, log: &Path) -> (Guarded, SocketAddr, SocketAddr) {
 }
 
 #[tokio::test]
-async fn without_file_descriptors_sessions_go_on_and_newcomers_wait() {
+async fn without_file_descriptors_sessions_continue_and_new_connections_wait() {
     let db = TestDb::create().await;
     let org = db.create_org().await;
     let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("descriptors-{}.log", std::process::id()));
@@ -79,10 +79,10 @@ async fn without_file_descriptors_sessions_go_on_and_newcomers_wait() {
     for _ in 0..CROWD {
         crowd.push(TcpStream::connect(addr).await.expect("connects: the kernel has a queue"));
     }
-    eventually("nobody can be accepted", async || admin.accept_errors().await >= VAIN_TRIES).await;
+    eventually("accepts fail", async || admin.accept_errors().await >= VAIN_TRIES).await;
     let newcomer = tokio::spawn(async move { Client::connect(addr, &jwt).await });
 
-    // Whoever is connected gets events, and answers.
+    // Open sessions still receive events and replies.
     let tries = admin.accept_errors().await;
     for n in 0..3 {
         let call = db.insert_call(org).await.to_string();
@@ -91,11 +91,11 @@ async fn without_file_descriptors_sessions_go_on_and_newcomers_wait() {
             assert_eq!(client.push("phoenix", "heartbeat", json!({})).await.status, "ok");
         }
     }
-    eventually("it tries again", async || admin.accept_errors().await >= tries + VAIN_TRIES).await;
+    eventually("the gateway retries", async || admin.accept_errors().await >= tries + VAIN_TRIES).await;
     assert!(!newcomer.is_finished(), "there was no descriptor for it");
     assert!(process.ended().is_none());
 
-    // The crowd goes; the limit is as low as before.
+    // The waiting connections close; the limit stays low.
     drop(crowd);
     let mut newcomer = within("the newcomer is let in", newcomer).await.expect("connects");
     newcomer.join("calls").await;
@@ -114,7 +114,7 @@ async fn without_file_descriptors_sessions_go_on_and_newcomers_wait() {
     let _ = std::fs::remove_file(&log);
 }
 
-/// The lowest number that a descriptor must not have for [`FREE`] to be left. (Some numbers may be inherited, and high.)
+/// Descriptor limit that leaves [`FREE`] descriptors. Inherited descriptors may have high numbers.
 fn first_beyond(process: &Guarded) -> u64 {
     let open = std::fs::read_dir(format!("/proc/{}/fd", process.pid.as_raw_nonzero())).expect("reads");
     let number = |entry: std::io::Result<std::fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
@@ -122,7 +122,7 @@ fn first_beyond(process: &Guarded) -> u64 {
     (0..).filter(|n| !open.contains(n)).nth(FREE).expect("there is always another number")
 }
 
-/// What the limit can't be lowered below, as it is.
+/// The hard limit, which stays unchanged.
 fn hard(process: &Guarded) -> Option<u64> {
     let limits =
         std::fs::read_to_string(format!("/proc/{}/limits", process.pid.as_raw_nonzero())).expect("reads");

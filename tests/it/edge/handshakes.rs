@@ -1,4 +1,4 @@
-//! Handshakes: how many, from where, and what a failed one costs its sender.
+//! Handshake rate limits, by address and in total, and the delay of failed handshakes.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use warden::rate::Rate;
 use super::{assert_reached, behind_a_proxy, from, reached};
 use crate::harness::{Answer, TestDb, TestGateway, Upgrade, eventually};
 
-/// More tries than any burst here.
+/// More attempts than any burst in this module.
 const TRIES: usize = 50;
-/// A burst of a few, then one a second.
+/// A small burst, then one per second.
 const FEW: Rate = Rate::new(1, 4);
 
-/// Sends until it is refused because of a limit. Everything before is let in.
+/// Sends requests until one is rejected by a limit. All earlier ones must be accepted.
 pub(super) async fn until_limited(
     t: &TestGateway,
     mut request: impl FnMut(usize) -> Upgrade,
@@ -28,7 +28,7 @@ pub(super) async fn until_limited(
 }
 
 #[tokio::test]
-async fn one_address_makes_so_many_and_others_are_not_concerned() {
+async fn handshakes_are_limited_per_address() {
     let t = behind_a_proxy(|config| config.limits.admission.handshakes_per_address = FEW).await;
     let org = t.db.create_org().await;
     let (n, answer) = until_limited(&t, |_| from(org, "198.51.100.1")).await;
@@ -60,7 +60,7 @@ async fn failed_handshakes_and_other_paths_count_too() {
         }
         assert_reached(&t, &last.expect("sent"), "handshakes_per_address");
     }
-    // Those who look after the gateway are not clients.
+    // Requests to the admin listener are not limited.
     for _ in 0..TRIES {
         assert_eq!(Upgrade::new().to("/livez").send(t.gateway.public_addr()).await.status, 200);
     }
@@ -68,7 +68,7 @@ async fn failed_handshakes_and_other_paths_count_too() {
 }
 
 #[tokio::test]
-async fn one_peer_connects_so_often_whatever_it_does_then() {
+async fn the_connection_rate_is_limited_per_peer_whatever_it_requests() {
     let t = TestGateway::start_with(TestDb::create().await, |config| {
         config.limits.admission.arrivals_per_address = FEW;
     })
@@ -87,7 +87,7 @@ async fn one_peer_connects_so_often_whatever_it_does_then() {
     eventually("there is room again", async || health.send(t.gateway.public_addr()).await.status == 200)
         .await;
     t.gateway.stop().await;
-    // Who speaks for many is not one.
+    // A trusted proxy connects for many clients and is exempt.
     let t = behind_a_proxy(|config| config.limits.admission.arrivals_per_address = FEW).await;
     for _ in 0..TRIES {
         assert_eq!(health.send(t.gateway.public_addr()).await.status, 200);
@@ -96,7 +96,7 @@ async fn one_peer_connects_so_often_whatever_it_does_then() {
 }
 
 #[tokio::test]
-async fn all_addresses_together_make_so_many() {
+async fn handshakes_are_limited_in_total() {
     let t = behind_a_proxy(|config| config.limits.admission.handshakes = FEW).await;
     let org = t.db.create_org().await;
     let (_, answer) = until_limited(&t, |n| from(org, &format!("198.51.100.{n}"))).await;
@@ -110,10 +110,10 @@ async fn all_addresses_together_make_so_many() {
 }
 
 #[tokio::test]
-async fn the_answer_to_a_failed_handshake_waits_and_holds_up_nobody() {
+async fn the_answer_to_a_failed_handshake_is_delayed_and_blocks_no_other() {
     let t = behind_a_proxy(|config| {
         let admission = &mut config.limits.admission;
-        // For ever, as far as a test can tell: whatever is answered below did not wait.
+        // Practically endless: every answer below was not delayed.
         admission.refusal_delay = Duration::from_hours(1);
         admission.delayed_per_address_max = 2;
         admission.delayed_max = 3;
@@ -128,15 +128,16 @@ async fn the_answer_to_a_failed_handshake_waits_and_holds_up_nobody() {
     let delayed = || t.gateway.metrics().refusals_delayed.get();
     let mut waiting = vec![spawn("198.51.100.1"), spawn("198.51.100.1")];
     eventually("both wait", async || delayed() == 2).await;
-    // A third of the address finds no place to wait, and holds no socket.
+    // The address has used up its delayed answers, so its third failure is answered at once and holds no
+    // socket.
     assert_eq!(bad("198.51.100.1").send(addr).await.status, 401);
     waiting.push(spawn("198.51.100.2"));
     eventually("another waits", async || delayed() == 3).await;
     assert_eq!(bad("198.51.100.3").send(addr).await.status, 401);
-    // Who is let in waits for nothing, nor who is told of a fault of the gateway.
+    // Accepted upgrades and the gateway's own errors are not delayed.
     assert_eq!(from(org, "198.51.100.1").send(addr).await.status, 101);
     assert!(waiting.iter().all(|answer| !answer.is_finished()));
-    // A gateway that goes down answers at once.
+    // A gateway that shuts down answers at once.
     let stopped = tokio::spawn(t.gateway.stop());
     for answer in waiting {
         assert_eq!(answer.await.expect("answered").status, 401);
@@ -145,7 +146,7 @@ async fn the_answer_to_a_failed_handshake_waits_and_holds_up_nobody() {
 }
 
 #[tokio::test]
-async fn a_place_to_wait_is_given_back_when_its_client_hangs_up() {
+async fn a_client_that_hangs_up_releases_its_delay_permit() {
     let t = behind_a_proxy(|config| {
         config.limits.admission.refusal_delay = Duration::from_hours(1);
         config.limits.admission.delayed_max = 1;
@@ -158,7 +159,7 @@ async fn a_place_to_wait_is_given_back_when_its_client_hangs_up() {
             Upgrade::bearer("nonsense").send_within(addr, Duration::from_hours(2)).await
         });
         eventually("it waits", async || {
-            // While the one before holds the place this one is answered at once; then another must try.
+            // While the previous client holds the permit, this one is answered at once and must try again.
             if waits.is_finished() {
                 drop(tokio::time::timeout(Duration::from_millis(50), Upgrade::bearer("x").send(addr)).await);
             }

@@ -1,4 +1,4 @@
-//! What a client sends once it is connected.
+//! Limits on the messages of a connected client.
 
 use futures_util::SinkExt as _;
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use warden::rate::Rate;
 use super::reached;
 use crate::harness::{TestDb, TestGateway};
 
-/// Far more than any limit here.
+/// Far more messages than any limit in this module.
 const FLOOD: usize = 500;
 
 async fn start(change: impl FnOnce(&mut Config)) -> TestGateway {
@@ -23,7 +23,7 @@ fn few_messages(config: &mut Config) {
 }
 
 #[tokio::test]
-async fn too_many_messages_are_answered_with_an_error_and_then_with_the_end() {
+async fn excess_messages_get_an_error_reply_and_then_close_the_session() {
     let t = start(few_messages).await;
     let org = t.db.create_org().await;
     let (mut flood, mut modest) = (t.connect(org).await, t.connect(org).await);
@@ -39,7 +39,7 @@ async fn too_many_messages_are_answered_with_an_error_and_then_with_the_end() {
         if statuses.iter().filter(|status| *status == "error").count() == 3 {
             break;
         }
-        assert!(statuses.len() < FLOOD, "no end of it");
+        assert!(statuses.len() < FLOOD, "the session is never closed");
     }
     assert!(statuses[..5].iter().all(|status| status == "ok"), "{statuses:?}");
     for n in 0..FLOOD {
@@ -50,14 +50,14 @@ async fn too_many_messages_are_answered_with_an_error_and_then_with_the_end() {
     }
     flood.expect_close(4428).await;
     assert!(reached(&t, "messages") >= 4);
-    // Nobody else is concerned.
+    // Other sessions are unaffected.
     t.db.insert_call(org).await;
     modest.expect_event("calls", "call.created").await;
     t.gateway.stop().await;
 }
 
 #[tokio::test]
-async fn pings_are_messages() {
+async fn pings_count_as_messages() {
     for control in [Message::Ping(Bytes::new()), Message::Pong(Bytes::from_static(b"x"))] {
         let t = start(few_messages).await;
         let org = t.db.create_org().await;
@@ -73,11 +73,11 @@ async fn pings_are_messages() {
 }
 
 #[tokio::test]
-async fn frames_that_never_make_a_message_are_bounded_by_their_bytes() {
+async fn an_endless_fragmented_message_is_limited_by_its_bytes() {
     let t = start(|config| config.limits.session.received_bytes = Rate::new(1, 4096)).await;
     let org = t.db.create_org().await;
     let mut client = t.connect(org).await;
-    // A text that goes on and on, in empty fragments with a mask of nothing.
+    // An endless text message in empty fragments with a zero mask.
     let stream = client.socket.get_mut();
     stream.write_all(&[0x01, 0x81, 0, 0, 0, 0, b'[']).await.expect("writes");
     for _ in 0..FLOOD {
@@ -92,7 +92,7 @@ async fn frames_that_never_make_a_message_are_bounded_by_their_bytes() {
 }
 
 #[tokio::test]
-async fn long_messages_and_many_joins_are_counted() {
+async fn message_size_and_join_limits_are_counted() {
     let t = start(|config| {
         config.limits.session.joins_max = 2;
         config.limits.session.message_bytes_max = 2048;

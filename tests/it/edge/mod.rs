@@ -1,5 +1,5 @@
-//! The edges of the public listener: each limit is reached, told, counted, and given back; proxies, cookies,
-//! TLS and the audit trail.
+//! The edge of the public listener: each limit is reached, reported, counted and released. Also proxies,
+//! cookies, TLS and the audit trail.
 
 mod audit;
 mod connections;
@@ -18,12 +18,12 @@ use warden::metrics::LimitLabels;
 
 use crate::harness::{Answer, TestDb, TestGateway, Upgrade, token};
 
-/// How often a limit was reached.
+/// Number of times a limit was exceeded.
 fn reached(t: &TestGateway, limit: &'static str) -> u64 {
     t.gateway.metrics().limits_reached.get_or_create(&LimitLabels { limit }).get()
 }
 
-/// A gateway that believes the tests to be a proxy, so that they can come from anywhere.
+/// A gateway that trusts the test as a proxy, so that requests can claim any address.
 async fn behind_a_proxy(change: impl FnOnce(&mut Config)) -> TestGateway {
     TestGateway::start_with(TestDb::create().await, |config| {
         config.edge.proxies.trusted = vec![parse_network("127.0.0.1").expect("an address")];
@@ -32,17 +32,17 @@ async fn behind_a_proxy(change: impl FnOnce(&mut Config)) -> TestGateway {
     .await
 }
 
-/// A good upgrade of one of this organisation's users.
+/// A valid upgrade of one of the organisation's users.
 fn good(org: Uuid) -> Upgrade {
     Upgrade::bearer(&token(org, &json!({})))
 }
 
-/// The same from another address, as a proxy would say it.
+/// A valid upgrade that a proxy forwards for this address.
 fn from(org: Uuid, address: &str) -> Upgrade {
     good(org).with("X-Forwarded-For", address)
 }
 
-/// That the answer is the one to somebody who reached this limit, and that it was counted.
+/// Asserts that the answer reports this exceeded limit, and that the metric counted it.
 fn assert_reached(t: &TestGateway, answer: &Answer, limit: &'static str) {
     assert_eq!((answer.status, answer.code().as_str()), (429, limit), "{answer:?}");
     let retry_after = answer.headers("retry-after");

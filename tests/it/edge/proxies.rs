@@ -1,4 +1,5 @@
-//! Whose handshakes are counted together: shown by who is refused when an address has had its few.
+//! Client addresses behind proxies. The tests find out which requests share an address by its handshake
+//! limit.
 
 use serde_json::json;
 use uuid::Uuid;
@@ -29,8 +30,8 @@ fn trusting(header: ForwardedHeader) -> impl FnOnce(&mut Config) {
     }
 }
 
-/// These, all different, are one address: the limit is reached, and this other one is not concerned.
-async fn are_one(
+/// Asserts that these requests count as one address, and that `other` does not.
+async fn assert_one_address(
     t: &TestGateway,
     name: &str,
     value: impl Fn(usize) -> String,
@@ -47,37 +48,46 @@ async fn are_one(
 }
 
 #[tokio::test]
-async fn nobody_is_believed_who_is_not_configured() {
+async fn forwarded_addresses_of_untrusted_peers_are_ignored() {
     for name in ["X-Forwarded-For", "Forwarded", "X-Real-IP"] {
         let (t, org) = start(|_| {}).await;
         let value =
             |n| if name == "Forwarded" { format!("for=198.51.100.{n}") } else { format!("198.51.100.{n}") };
-        are_one(&t, name, value, org, None).await;
+        assert_one_address(&t, name, value, org, None).await;
         t.gateway.stop().await;
     }
 }
 
 #[tokio::test]
-async fn the_rightmost_hop_that_is_no_proxy_counts() {
+async fn the_rightmost_untrusted_hop_is_the_client() {
     let (t, org) = start(trusting(ForwardedHeader::XForwardedFor)).await;
     let name = "X-Forwarded-For";
-    // Whatever a client writes stands to the left of what the proxies add.
-    are_one(&t, name, |n| format!("203.0.113.{n}, 198.51.100.1, 127.0.0.9"), org, Some("198.51.100.2")).await;
-    // All in one /64.
-    are_one(&t, name, |n| format!("2001:db8:0:1::{n}"), org, Some("2001:db8:0:2::1")).await;
-    // What can't be read is the proxy's own.
-    are_one(&t, name, |n| format!("198.51.100.{n}, nonsense-{n}"), org, Some("198.51.100.3")).await;
+    // Values that a client sends stand to the left of those that the proxies add.
+    assert_one_address(
+        &t,
+        name,
+        |n| format!("203.0.113.{n}, 198.51.100.1, 127.0.0.9"),
+        org,
+        Some("198.51.100.2"),
+    )
+    .await;
+    // All addresses of one /64.
+    assert_one_address(&t, name, |n| format!("2001:db8:0:1::{n}"), org, Some("2001:db8:0:2::1")).await;
+    // Without a readable address the request counts for the proxy itself.
+    assert_one_address(&t, name, |n| format!("198.51.100.{n}, nonsense-{n}"), org, Some("198.51.100.3"))
+        .await;
     t.gateway.stop().await;
 }
 
 #[tokio::test]
-async fn forwarded_is_read_where_that_is_what_the_proxies_write() {
+async fn the_forwarded_header_is_read_if_configured() {
     let (t, org) = start(trusting(ForwardedHeader::Forwarded)).await;
     let name = "Forwarded";
     let other = "for=\"[2001:db8::1]:4711\"";
-    are_one(&t, name, |n| format!("for=203.0.113.{n}, for=198.51.100.1;by=_p"), org, Some(other)).await;
-    are_one(&t, name, |n| format!("for=_hidden{n}"), org, Some("for=198.51.100.2")).await;
-    // The other header is the client's own word.
+    assert_one_address(&t, name, |n| format!("for=203.0.113.{n}, for=198.51.100.1;by=_p"), org, Some(other))
+        .await;
+    assert_one_address(&t, name, |n| format!("for=_hidden{n}"), org, Some("for=198.51.100.2")).await;
+    // Only the client can have set the other header.
     let (n, _) = until_limited(&t, |n| {
         good(org).with(name, "for=198.51.100.7").with("X-Forwarded-For", &format!("203.0.113.{n}"))
     })

@@ -1,5 +1,5 @@
-//! TLS in the process: real clients, a certificate that is replaced, one that can't be used, and streams
-//! that end as they should.
+//! TLS in the gateway: real clients, a replaced certificate, an unusable certificate, and streams that end
+//! cleanly.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,12 +25,12 @@ use warden::http::TlsFiles;
 use crate::harness::{LogCapture, TestDb, TestGateway, eventually, token, within};
 use crate::phoenix::driver::{Phoenix, config as phoenix_config};
 
-/// Looks at the files so often, where a test waits for it.
+/// Reload interval of tests that wait for a reload.
 const SOON: Duration = Duration::from_millis(20);
-/// And so seldom where it must not.
+/// Reload interval of tests in which no reload may happen.
 const NEVER: Duration = Duration::from_hours(1);
 
-/// A certificate, and the files in which a gateway finds one.
+/// Certificate and key files of a gateway.
 struct Files {
     dir: PathBuf,
     files: TlsFiles,
@@ -72,7 +72,7 @@ async fn start(files: &Files, interval: Duration, change: impl FnOnce(&mut Confi
     .await
 }
 
-/// A TLS connection by one who trusts this certificate alone.
+/// Opens a TLS connection that trusts only this certificate.
 async fn connect(t: &TestGateway, trusted: &CertifiedKey<KeyPair>) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     roots.add(trusted.cert.der().clone()).expect("is one");
@@ -111,7 +111,7 @@ async fn join(socket: &mut Socket, topic: &str) {
 }
 
 #[tokio::test]
-async fn a_socket_over_tls_gets_everything_in_order_and_ends_properly() {
+async fn a_tls_session_receives_all_events_in_order_and_ends_cleanly() {
     const EVENTS: usize = 200;
     let (files, pair) = Files::new();
     let t = start(&files, NEVER, |_| {}).await;
@@ -121,7 +121,7 @@ async fn a_socket_over_tls_gets_everything_in_order_and_ends_properly() {
     tcp.set_recv_buffer_size(64 * 1024).expect("a smaller buffer");
     join(&mut socket, "calls").await;
     join(&mut quick, "calls").await;
-    // More than the kernel's buffers and those of TLS hold, so that some waits in the outbox, and some in TLS.
+    // More than the buffers of the kernel and TLS hold, so that frames wait in the outbox and in TLS.
     let publish = "select count(warden.publish($1, 'calls', 'large', jsonb_build_object('n', n, 'x', repeat('x', 10000))))
                    from generate_series(0, $2 - 1) n";
     sqlx::query(publish)
@@ -137,7 +137,7 @@ async fn a_socket_over_tls_gets_everything_in_order_and_ends_properly() {
         let event = receive(&mut socket).await;
         assert_eq!((&event[3], &event[4]["data"]["n"]), (&json!("large"), &json!(n)));
     }
-    assert_eq!(t.gateway.metrics().direct_writes.get(), 0, "something went past TLS");
+    assert_eq!(t.gateway.metrics().direct_writes.get(), 0, "a frame bypassed TLS");
     socket.send(Message::Ping("x".into())).await.expect("sends");
     match within("a pong", socket.next()).await {
         Some(Ok(Message::Pong(data))) => assert_eq!(&data[..], b"x"),
@@ -150,7 +150,7 @@ async fn a_socket_over_tls_gets_everything_in_order_and_ends_properly() {
         other => panic!("instead of a close: {other:?}"),
     }
     socket.flush().await.expect("answers the close");
-    // rustls calls an end without close_notify an error, because anybody could have cut the stream there.
+    // rustls reports an end without close_notify as an error, because an attacker could have cut the stream.
     let mut rest = Vec::new();
     let end = within("the end", socket.get_mut().read_to_end(&mut rest)).await;
     assert_eq!(end.expect("a close_notify"), 0, "{rest:?}");
@@ -194,7 +194,7 @@ async fn a_slow_client_over_tls_is_closed() {
 }
 
 #[tokio::test]
-async fn who_speaks_no_tls_or_nothing_at_all_is_dropped() {
+async fn plain_text_and_silent_connections_are_dropped() {
     let (files, pair) = Files::new();
     let t =
         start(&files, NEVER, |config| config.limits.serve.header_timeout = Duration::from_millis(500)).await;
@@ -203,11 +203,11 @@ async fn who_speaks_no_tls_or_nothing_at_all_is_dropped() {
     plain.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("writes");
     for stream in [&mut silent, &mut plain] {
         let mut answer = Vec::new();
-        // It may end in a reset.
+        // The connection may end in a reset.
         let _ = within("the end", stream.read_to_end(&mut answer)).await;
         assert!(!String::from_utf8_lossy(&answer).contains("HTTP"), "plain text was answered");
     }
-    // And then a request must come, too.
+    // After the TLS handshake a request must follow in time as well.
     let mut rests = connect(&t, &pair).await.expect("TLS");
     let mut rest = Vec::new();
     let _ = within("the end", rests.read_to_end(&mut rest)).await;
@@ -215,7 +215,7 @@ async fn who_speaks_no_tls_or_nothing_at_all_is_dropped() {
 }
 
 #[tokio::test]
-async fn a_new_certificate_is_taken_while_sockets_stay_open() {
+async fn a_new_certificate_is_loaded_while_sessions_stay_open() {
     let (files, first) = Files::new();
     let logs = LogCapture::begin();
     let t = start(&files, SOON, |_| {}).await;
@@ -227,9 +227,9 @@ async fn a_new_certificate_is_taken_while_sockets_stay_open() {
     assert!(connect(&t, &second).await.is_err());
     files.write(&second, &second);
     eventually("the new certificate", async || connect(&t, &second).await.is_ok()).await;
-    assert!(connect(&t, &first).await.is_err(), "the former is still in use");
+    assert!(connect(&t, &first).await.is_err(), "the former certificate is still in use");
 
-    // What can't be used is told of, and changes nothing.
+    // An unusable certificate is logged and changes nothing.
     let path = files.files.certificate.display().to_string();
     let key_path = files.files.key.display().to_string();
     let other = fresh();
@@ -238,25 +238,31 @@ async fn a_new_certificate_is_taken_while_sockets_stay_open() {
         let logs = &logs;
         async move || !logs.lines_with(texts).is_empty()
     };
-    eventually("a word", told(&["can't be used together", "WARDEN_TLS_KEY", "KeyMismatch"])).await;
+    eventually("the error is logged", told(&["can't be used together", "WARDEN_TLS_KEY", "KeyMismatch"]))
+        .await;
     std::fs::write(&files.files.certificate, "nonsense").expect("writes");
-    eventually("a word", async || !logs.lines_with(&["holds no certificate", &path]).is_empty()).await;
+    eventually("the error is logged", async || !logs.lines_with(&["holds no certificate", &path]).is_empty())
+        .await;
     std::fs::write(&files.files.certificate, second.cert.pem()).expect("writes");
     std::fs::write(&files.files.key, "nonsense").expect("writes");
-    eventually("a word", async || !logs.lines_with(&["holds no private key", &key_path]).is_empty()).await;
+    eventually("the error is logged", async || {
+        !logs.lines_with(&["holds no private key", &key_path]).is_empty()
+    })
+    .await;
     std::fs::remove_file(&files.files.certificate).expect("removes");
-    eventually("a word", async || !logs.lines_with(&["cannot read", &path]).is_empty()).await;
+    eventually("the error is logged", async || !logs.lines_with(&["cannot read", &path]).is_empty()).await;
     connect(&t, &second).await.expect("the last good one is in use");
-    // And each once, though it looks again and again.
+    // Each error is logged once, although the files are checked repeatedly.
     assert_eq!(logs.lines_with(&["cannot read", &path]).len(), 1);
 
     let third = fresh();
     files.write(&third, &third);
-    eventually("the mended certificate", async || connect(&t, &third).await.is_ok()).await;
+    eventually("the repaired certificate", async || connect(&t, &third).await.is_ok()).await;
     t.db.insert_call(org).await;
     assert_eq!(receive(&mut open).await[3], "call.created");
 
-    // On SIGHUP at once. (The gateway above made the process listen to it: without that it would end.)
+    // SIGHUP reloads at once. (The gateway above installed the handler; without it the signal would end the
+    // process.)
     let (hung, before) = Files::new();
     let h = start(&hung, NEVER, |_| {}).await;
     let after = fresh();
@@ -272,7 +278,7 @@ async fn a_new_certificate_is_taken_while_sockets_stay_open() {
 }
 
 #[tokio::test]
-async fn a_gateway_with_a_bad_certificate_does_not_start() {
+async fn a_gateway_with_an_unusable_certificate_does_not_start() {
     let (files, _) = Files::new();
     std::fs::write(&files.files.key, fresh().signing_key.serialize_pem()).expect("writes");
     let db = TestDb::create().await;
@@ -282,7 +288,7 @@ async fn a_gateway_with_a_bad_certificate_does_not_start() {
 }
 
 #[tokio::test]
-async fn phoenix_speaks_it() {
+async fn the_phoenix_client_connects_over_tls() {
     let (files, _) = Files::new();
     let t = start(&files, NEVER, |_| {}).await;
     let org = t.db.create_org().await;
