@@ -20,8 +20,10 @@ create table warden.events (
   org_id    uuid,
   topic     text        not null,
   event     text        not null,
-  -- The call that the event is about; it also reaches the topic call:<subject>.
-  subject   uuid,
+  -- The topic of the one entity that the event is about, such as call:<uuid>. The event reaches it beside `topic`.
+  -- It is the whole topic, not the id alone: a reader needs no other table to know the kind, rows keep theirs when a
+  -- table is watched differently later, and a replay compares it with the topics that clients join.
+  subject   text,
   -- The row after the change (before it, for a deletion), or what was published.
   data      jsonb       not null,
   -- For an update: the columns that changed, with their former values.

@@ -19,8 +19,8 @@ $$;
 
 set local role warden_owner;
 
--- The topics that a socket may join, besides call:<uuid>. Those of watched tables are added by
--- warden.watch(), others by warden.declare_topic() before something is published to them.
+-- The topics that a socket may join by their names. warden.watch() adds those of watched tables;
+-- warden.declare_topic() adds others, before something is published to them.
 create table warden.topics (
   name text primary key,
   -- No topic names an organisation: which one a socket belongs to comes from its token alone.
@@ -34,7 +34,48 @@ language sql set search_path = '' as $$
   insert into warden.topics values (declare_topic.name) on conflict do nothing
 $$;
 
--- Tells the gateways, which hold the topics in memory, to read them again.
+-- The kinds of entities that have topics of their own: with the kind `call`, a socket may join call:<uuid>.
+-- warden.watch() adds those of watched tables; warden.declare_entity_topic() adds others, before something is
+-- published to them.
+create table warden.entity_topics (
+  kind    text primary key,
+  -- Each id has one spelling; see warden.is_entity_id().
+  id_type text not null,
+  constraint entity_topics_kind check (kind ~ '^[a-z][a-z0-9_]{0,62}$' and kind <> 'org'),
+  constraint entity_topics_id_type check (id_type in ('uuid', 'integer', 'text'))
+);
+
+-- Declares a kind of entities. Repeating it has no effect; another type of ids is an error.
+create function warden.declare_entity_topic(kind text, id_type text) returns void
+language plpgsql set search_path = '' as $$
+declare
+  declared text;
+begin
+  insert into warden.entity_topics values (declare_entity_topic.kind, declare_entity_topic.id_type)
+  on conflict do nothing;
+  select t.id_type into declared from warden.entity_topics t where t.kind = declare_entity_topic.kind;
+  if declared <> declare_entity_topic.id_type then
+    raise exception 'ids of the entity topic "%" are of type %, not %',
+        declare_entity_topic.kind, declared, declare_entity_topic.id_type
+      using errcode = '22023', hint = 'Choose another kind: clients that joined this one rely on the spelling of its ids.';
+  end if;
+end
+$$;
+
+-- Whether an id is spelled as ids of this type are: as PostgreSQL prints a uuid or a whole number; or, for text,
+-- 1 to 64 ASCII letters, digits, and . _ ~ - (no character that JSON, a URL or a topic needs for itself).
+create function warden.is_entity_id(id_type text, id text) returns boolean
+language sql immutable set search_path = '' as $$
+  select pg_catalog.octet_length(id) <= 64 and case id_type
+    when 'uuid' then id collate "C" ~ '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$'
+    when 'integer' then case when id collate "C" ~ '^(0|-?[1-9][0-9]{0,18})$'
+                             then id::numeric between -9223372036854775808 and 9223372036854775807 else false end
+    when 'text' then id collate "C" ~ '^[A-Za-z0-9._~-]+$'
+    else false
+  end
+$$;
+
+-- Makes gateways load the topics again, which they keep in memory.
 create function warden.topics_changed() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
@@ -44,6 +85,8 @@ end
 $$;
 create trigger topics_changed after insert or update or delete or truncate on warden.topics
   for each statement execute function warden.topics_changed();
+create trigger topics_changed after insert or update or delete or truncate on warden.entity_topics
+  for each statement execute function warden.topics_changed();
 
 -- What warden.watch() was told, one row a table.
 create table warden.watches (
@@ -51,10 +94,38 @@ create table warden.watches (
   topic         text   not null references warden.topics,
   event_prefix  text   not null,
   entity_column name   not null,
-  call_column   name,
   omit_columns  text[] not null,
-  org_column    name   not null
+  org_column    name   not null,
+  -- The kind of the entity topic that the table's events reach, and the column with its id.
+  entity_topic        text references warden.entity_topics,
+  entity_topic_column name,
+  constraint watches_entity_topic check ((entity_topic is null) = (entity_topic_column is null))
 );
+
+-- The type of ids in an entity topic, for a column's type; null if the type can't be one.
+create function warden.entity_id_type(type regtype) returns text
+language sql immutable set search_path = '' as $$
+  select case
+    when type = 'uuid'::regtype then 'uuid'
+    when type in ('bigint'::regtype, 'integer'::regtype, 'smallint'::regtype) then 'integer'
+    when type in ('text'::regtype, 'character varying'::regtype) then 'text'
+  end
+$$;
+
+-- The SQL expression for the entity topic of a row, which a trigger function knows by this alias. A text that is no
+-- id of a topic gives null: the event then reaches no entity topic, and the write never fails.
+-- (A regular expression fails with a nondeterministic collation, hence "C"; octet_length() unpacks no large value.)
+create function warden.entity_topic_expression(w warden.watches, alias text) returns text
+language sql stable set search_path = '' as $fn$
+  select case
+    when w.entity_topic is null then 'null::text'
+    when t.id_type = 'text' then pg_catalog.format(
+      $sql$case when pg_catalog.octet_length(%1$s.%2$I) <= 64 and %1$s.%2$I collate "C" ~ '^[A-Za-z0-9._~-]+$' then %3$L || %1$s.%2$I end$sql$,
+      alias, w.entity_topic_column, w.entity_topic || ':')
+    else pg_catalog.format('%3$L || %1$s.%2$I::text', alias, w.entity_topic_column, w.entity_topic || ':')
+  end
+  from (values (true)) always left join warden.entity_topics t on t.kind = w.entity_topic
+$fn$;
 
 -- A function per watched table, so that its statements are planned once and its columns are names,
 -- not lookups. Statement triggers with transition tables: a bulk statement costs one insert-select.
@@ -142,9 +213,9 @@ end
 $body$;
   body := pg_catalog.format(body,
     w.org_column, w.topic, w.event_prefix || '.created',
-    case when w.call_column is null then 'null::uuid' else pg_catalog.format('n.%I', w.call_column) end,
+    warden.entity_topic_expression(w, 'n'),
     w.entity_column, w.omit_columns, event_bytes_max,
-    case when w.call_column is null then 'null::uuid' else pg_catalog.format('o.%I', w.call_column) end,
+    warden.entity_topic_expression(w, 'o'),
     w.event_prefix || '.deleted', w.event_prefix || '.updated', row_bytes_max);
   execute pg_catalog.format(
     'create or replace function warden.%I() returns trigger language plpgsql security definer '
@@ -192,19 +263,23 @@ end
 $$;
 
 -- Watches a table: every committed insert, update and delete of a row becomes an event
--- <event_prefix>.created, .updated or .deleted on <topic>, on org, and, where call_column names a
--- call, on call:<uuid>.
---   entity_column  names the row: a uuid, a whole number or a text; unique by itself, and not null
---   call_column    the uuid column that names the call, if there is one
---   omit_columns   columns that never leave the database
---   org_column     the tenant; not null once the table is org-scoped
+-- <event_prefix>.created, .updated or .deleted on <topic>, on org, and on the entity topic
+-- <entity_topic>:<id>, if there is one.
+--   entity_column        names the row: a uuid, a whole number or a text; unique by itself, and not null
+--   omit_columns         columns that never leave the database
+--   org_column           the tenant; not null once the table is org-scoped
+--   entity_topic         kind of the entity whose topic the events reach, e.g. 'invoice' for invoice:<id>
+--   entity_topic_column  the column with that entity's id (a uuid, a whole number or a text); by default
+--                        entity_column: the row is the entity. Of a table of invoice lines it is 'invoice_id'.
+--                        Rows without an id, or with a text that warden.is_entity_id() does not accept, reach
+--                        no entity topic.
 -- Call it as a role that owns the table and is a member of warden_owner. It can be called again, to
 -- change what it was told, or after partitions were added: triggers of a partitioned table do not
 -- fire for a statement that names a partition, so each partition has its own.
 create function warden.watch(
   relation regclass, topic text, event_prefix text,
-  entity_column name default 'id', call_column name default null,
-  omit_columns text[] default '{}', org_column name default 'org_id'
+  entity_column name default 'id', omit_columns text[] default '{}', org_column name default 'org_id',
+  entity_topic text default null, entity_topic_column name default null
 ) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -212,6 +287,7 @@ declare
   fn text;
   part regclass;
   col record;
+  entity_id_type text;
 begin
   if (select relkind from pg_catalog.pg_class where oid = watch.relation) not in ('r', 'p') then
     raise exception 'warden.watch: % is not a table', watch.relation
@@ -221,9 +297,21 @@ begin
     raise exception 'warden.watch: event prefix "%" is not valid', event_prefix
       using hint = 'Lower-case letters, digits and _, beginning with a letter; not warden or phx.';
   end if;
+  if entity_topic is null and entity_topic_column is not null then
+    raise exception 'warden.watch: entity_topic_column "%" is given without an entity_topic', entity_topic_column
+      using hint = 'Name the kind of entity as well, e.g. entity_topic => ''invoice'' for topics invoice:<id>.';
+  end if;
+  if entity_topic !~ '^[a-z][a-z0-9_]{0,62}$' or entity_topic = 'org' then
+    raise exception 'warden.watch: entity topic "%" is not valid', entity_topic
+      using hint = 'Lower-case letters, digits and _, beginning with a letter; not org.';
+  end if;
+  if entity_topic is not null and entity_topic_column is null then
+    entity_topic_column := entity_column;
+  end if;
   for col in
-    select c.name, c.use, a.atttypid::regtype::text as type, a.attname is null as missing
-    from (values (entity_column, 'entity_column'), (call_column, 'call_column'), (org_column, 'org_column')) c(name, use)
+    select c.name, c.use, a.atttypid::regtype as type, a.attname is null as missing
+    from (values (entity_column, 'entity_column'), (org_column, 'org_column'),
+                 (entity_topic_column, 'entity_topic_column')) c(name, use)
     left join pg_catalog.pg_attribute a
       on a.attrelid = watch.relation and a.attname = c.name and a.attnum > 0 and not a.attisdropped
     where c.name is not null
@@ -231,9 +319,16 @@ begin
     if col.missing then
       raise exception 'warden.watch: % has no column "%" (given as %)', watch.relation, col.name, col.use;
     end if;
-    if col.use <> 'entity_column' and col.type <> 'uuid' then
-      raise exception 'warden.watch: column "%" of % is %, and a % must be uuid',
-        col.name, watch.relation, col.type, col.use;
+    if col.use = 'org_column' and col.type <> 'uuid'::regtype then
+      raise exception 'warden.watch: column "%" of % is of type %: org_column must be a uuid',
+        col.name, watch.relation, col.type;
+    end if;
+    if col.use = 'entity_topic_column' then
+      entity_id_type := warden.entity_id_type(col.type);
+      if entity_id_type is null then
+        raise exception 'warden.watch: column "%" of % is of type %: entity_topic_column must be a uuid, a whole number or a text',
+          col.name, watch.relation, col.type;
+      end if;
     end if;
   end loop;
   -- A misspelt name would let out what was meant to stay.
@@ -256,21 +351,22 @@ begin
     raise exception 'warden.watch: column "%" of % is not unique by itself, or may be null', entity_column, watch.relation
       using hint = 'The entity column tells rows apart: name the primary key, and have it be one column.';
   end if;
-  if (select a.atttypid from pg_catalog.pg_attribute a
-      where a.attrelid = watch.relation and a.attname = entity_column)
-     not in ('uuid'::regtype, 'bigint'::regtype, 'integer'::regtype, 'smallint'::regtype,
-             'text'::regtype, 'character varying'::regtype) then
+  if warden.entity_id_type((select a.atttypid from pg_catalog.pg_attribute a
+                            where a.attrelid = watch.relation and a.attname = entity_column)) is null then
     raise exception 'warden.watch: column "%" of % is neither a uuid, a whole number nor a text', entity_column, watch.relation;
   end if;
 
   perform warden.declare_topic(topic);
-  w := row(watch.relation, watch.topic, watch.event_prefix, watch.entity_column, watch.call_column,
-           watch.omit_columns, watch.org_column);
+  if entity_topic is not null then
+    perform warden.declare_entity_topic(entity_topic, entity_id_type);
+  end if;
+  w := row(watch.relation, watch.topic, watch.event_prefix, watch.entity_column, watch.omit_columns,
+           watch.org_column, watch.entity_topic, watch.entity_topic_column);
   insert into warden.watches values (w.*)
   on conflict on constraint watches_pkey do update
-    set (topic, event_prefix, entity_column, call_column, omit_columns, org_column)
-      = (excluded.topic, excluded.event_prefix, excluded.entity_column, excluded.call_column,
-         excluded.omit_columns, excluded.org_column);
+    set (topic, event_prefix, entity_column, omit_columns, org_column, entity_topic, entity_topic_column)
+      = (excluded.topic, excluded.event_prefix, excluded.entity_column, excluded.omit_columns,
+         excluded.org_column, excluded.entity_topic, excluded.entity_topic_column);
   fn := warden.watch_function(w);
 
   for part in
@@ -297,7 +393,7 @@ begin
 end
 $$;
 
--- Stops watching a table. Its topic and its immutable org_id stay.
+-- Stops watching a table. Its topics and its immutable org_id stay.
 create function warden.unwatch(relation regclass) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -324,5 +420,5 @@ begin
 end
 $$;
 
-grant select on warden.topics to warden_gateway;
+grant select on warden.topics, warden.entity_topics to warden_gateway;
 reset role;

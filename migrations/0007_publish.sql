@@ -5,7 +5,7 @@ set local statement_timeout = '5min';
 set local role warden_owner;
 
 -- Publishes an event to an organisation; returns its id. Errors (SQLSTATE 22023) name what is wrong.
---   topic  a name in warden.topics, or call:<uuid>
+--   topic  a name in warden.topics, or <kind>:<id> of a kind in warden.entity_topics
 --   event  e.g. 'invoice.paid'; names beginning with warden., org. or phx_ are reserved
 --   data   at most 65,536 bytes as text
 create function warden.publish(org_id uuid, topic text, event text, data jsonb default '{}')
@@ -13,7 +13,6 @@ returns bigint
 language plpgsql volatile security definer set search_path = '' as $$
 declare
   data_bytes_max constant int := 65536;
-  call_id uuid;
   published bigint;
 begin
   if publish.org_id is null
@@ -21,11 +20,14 @@ begin
     raise exception 'warden.publish: organisation % does not exist', coalesce(publish.org_id::text, 'null')
       using errcode = '22023', hint = 'org_id is the id of a row in public.organizations.';
   end if;
-  if publish.topic ~ '^call:[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$' then
-    call_id := pg_catalog.substr(publish.topic, 6)::uuid;
-  elsif publish.topic is null or not exists (select from warden.topics t where t.name = publish.topic) then
+  if not exists (select from warden.topics t where t.name = publish.topic)
+     and not exists (select from warden.entity_topics t
+                     where t.kind = pg_catalog.split_part(publish.topic, ':', 1)
+                       and warden.is_entity_id(t.id_type, pg_catalog.substr(publish.topic, pg_catalog.length(t.kind) + 2))) then
     raise exception 'warden.publish: topic "%" does not exist', publish.topic
-      using errcode = '22023', hint = 'Declare it once: select warden.declare_topic(''name''). Topics of calls are call:<uuid>, in lower case.';
+      using errcode = '22023',
+            hint = 'Declare it once: select warden.declare_topic(''name''), or, for topics of single entities (kind:id), '
+                   'select warden.declare_entity_topic(''kind'', ''uuid''). An id has one spelling, such as a uuid in lower case.';
   end if;
   if publish.event is null or publish.event !~ '^[A-Za-z][A-Za-z0-9_.:-]{0,126}$'
      or publish.event ~ '^(warden\.|org\.|phx_)' then
@@ -38,8 +40,8 @@ begin
         pg_catalog.octet_length(publish.data::text), data_bytes_max
       using errcode = '22023', hint = 'Publish a reference, and let clients fetch the rest.';
   end if;
-  insert into warden.events (org_id, topic, event, subject, data)
-  values (publish.org_id, publish.topic, publish.event, call_id, coalesce(publish.data, '{}'))
+  insert into warden.events (org_id, topic, event, data)
+  values (publish.org_id, publish.topic, publish.event, coalesce(publish.data, '{}'))
   returning id into published;
   return published;
 end

@@ -1,18 +1,32 @@
 //! Topics are named by clients and echoed to them: one spelling, or none, and never a panic.
 
-use warden::wire::Topic;
+use warden::wire::{EntityIdType, Topic};
 
-/// The check on `warden.topics`, in bytes.
+/// Longest name of a topic or kind of an entity, in bytes, as in the checks on `warden.topics` and
+/// `warden.entity_topics`.
 const NAME_BYTES_MAX: usize = 63;
+
+/// Longest id of an entity, in bytes, as in `warden.is_entity_id()`.
+const ID_BYTES_MAX: usize = 64;
 
 pub(crate) fn run(text: &str) {
     let Some(topic) = Topic::parse(text) else { return };
     assert_eq!(topic.to_string(), text, "what is taken has one spelling");
     assert_eq!(Topic::parse(text).as_ref(), Some(&topic));
     assert_eq!(topic.is_org(), text == "org");
-    assert!(text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_:-".contains(&b)));
-    match topic {
-        Topic::Named(name) => assert!((1..=NAME_BYTES_MAX).contains(&name.len())),
-        Topic::Call(_) => assert!(text.starts_with("call:")),
-    }
+    assert!(text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_:.~-".contains(&b)));
+    let name = match &topic {
+        Topic::Org => return,
+        Topic::Named(name) => &**name,
+        Topic::Entity(_) => {
+            let (kind, id) = topic.entity().expect("kind and id");
+            assert_eq!(format!("{kind}:{id}"), text);
+            assert!((1..=ID_BYTES_MAX).contains(&id.len()));
+            let types = [EntityIdType::Uuid, EntityIdType::Integer, EntityIdType::Text];
+            assert!(types.into_iter().any(|id_type| id_type.accepts(id)));
+            kind
+        }
+    };
+    assert!((1..=NAME_BYTES_MAX).contains(&name.len()));
+    assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'));
 }

@@ -134,8 +134,8 @@ begin
   -- Only back ends write these.
   perform warden.grant_to_requests(array['public.voicemail_audit_log']::regclass[], may_write => false);
 
-  perform warden.watch('public.calls', 'calls', 'call', call_column => 'id');
-  perform warden.watch('public.call_logs', 'call_logs', 'call_log', call_column => 'call_id');
-  perform warden.watch('public.recordings', 'recordings', 'recording', call_column => 'call_id');
+  perform warden.watch('public.calls', 'calls', 'call', entity_topic => 'call');
+  perform warden.watch('public.call_logs', 'call_logs', 'call_log', entity_topic => 'call', entity_topic_column => 'call_id');
+  perform warden.watch('public.recordings', 'recordings', 'recording', entity_topic => 'call', entity_topic_column => 'call_id');
 end
 $do$;

@@ -33,5 +33,5 @@ pub use issuer::{IssuerConfig, IssuerRules, SERVICE_ROLE};
 pub use jwks::{JWKS_KEYS_MAX, Jwks, JwksError, KeyError, PublicKey};
 pub use keys::KeyLimits;
 pub use token::{TOKEN_BYTES_MAX, Token};
-pub use topics::{ALL_CALLS, TopicClaim, is_topic};
+pub use topics::{TopicClaim, is_topic, names_kind_of};
 pub use verifier::{Readiness, Verifier, VerifierConfig};

@@ -7,28 +7,24 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-use uuid::Uuid;
+
+use crate::wire::{Topic, is_entity_kind};
 
 /// Entries in one claim.
 const TOPICS_MAX: usize = 100;
 
-/// Longest name of a topic, in bytes, as in the check on `warden.topics`.
-const TOPIC_BYTES_MAX: usize = 63;
-
 /// The entry for every topic.
 const ALL: &str = "*";
 
-/// The entry for every `call:<uuid>`.
-pub const ALL_CALLS: &str = "call:*";
-
-const CALL_PREFIX: &str = "call:";
+/// Ends the entry for all entities of one kind, such as `call:*`.
+const ALL_OF_KIND: &str = ":*";
 
 /// Which topics a token grants by name; one without the claim grants none by name, and limits none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TopicClaim(Option<Arc<[String]>>);
 
 impl TopicClaim {
-    /// Reads the claim: a list of topics, of `call:*`, or `*`.
+    /// Parses the claim: a list whose entries are topics, `<kind>:*`, or `*`.
     pub(super) fn from_claim(value: &Value) -> Option<Self> {
         let entries = value.as_array().filter(|entries| entries.len() <= TOPICS_MAX)?;
         let names: Option<Arc<[String]>> = entries
@@ -50,25 +46,26 @@ impl TopicClaim {
         self.0.is_some()
     }
 
-    /// Whether the claim names this topic, `*`, or, for one call, `call:*`.
+    /// Whether the claim names this topic, `*`, or, for an entity topic, `<kind>:*`.
     #[must_use]
     pub fn names(&self, topic: &str) -> bool {
         let names = self.0.as_deref().unwrap_or_default();
-        names
-            .iter()
-            .any(|name| name == topic || name == ALL || (name == ALL_CALLS && topic.starts_with(CALL_PREFIX)))
+        names.iter().any(|name| name == topic || name == ALL || names_kind_of(name, topic))
     }
 }
 
-/// Whether a text names a topic, or `call:*` all calls.
+/// Whether a string is a topic, or `<kind>:*` for all entities of a kind. Which topics and kinds are declared, and how
+/// ids of a kind are spelled, is known to the database alone.
 #[must_use]
 pub fn is_topic(text: &str) -> bool {
-    if let Some(call) = text.strip_prefix(CALL_PREFIX) {
-        return call == "*" || Uuid::try_parse(call).is_ok_and(|id| id.to_string() == call);
-    }
-    text.len() <= TOPIC_BYTES_MAX
-        && text.bytes().next().is_some_and(|b| b.is_ascii_lowercase())
-        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+    text.strip_suffix(ALL_OF_KIND).map_or_else(|| Topic::parse(text).is_some(), is_entity_kind)
+}
+
+/// Whether an entry is `<kind>:*`, and the topic is one of that kind.
+#[must_use]
+pub fn names_kind_of(entry: &str, topic: &str) -> bool {
+    let kind = topic.split_once(':').map(|(kind, _)| kind);
+    kind.is_some() && entry.strip_suffix(ALL_OF_KIND) == kind
 }
 
 #[cfg(test)]
@@ -88,6 +85,9 @@ mod tests {
         let some = TopicClaim::from_claim(&json!(["calls", "call:*"])).expect("a claim");
         assert!(some.names("calls") && some.names(CALL) && some.names("call:*"));
         assert!(!some.names("call_logs") && !some.names("org") && !some.names("recordings"));
+        let kinds = TopicClaim::from_claim(&json!(["call:*", "invoice:17"])).expect("a claim");
+        assert!(kinds.names("call:1") && kinds.names("invoice:17"));
+        assert!(!kinds.names("invoice:1") && !kinds.names("invoice:*") && !kinds.names("call"));
         let one = TopicClaim::from_claim(&json!([CALL])).expect("a claim");
         assert!(one.names(CALL) && !one.names("call:*"));
         assert!(!one.names("call:6f9619ff-8b86-4d01-b42d-00cf4fc964fe"));
@@ -113,7 +113,9 @@ mod tests {
             json!(["call*"]),
             json!(["**"]),
             json!(["call:"]),
-            json!(["call:6F9619FF-8B86-4D01-B42D-00CF4FC964FF"]),
+            json!(["call:*:*"]),
+            json!(["org:*"]),
+            json!(["call:a b"]),
             json!(["a".repeat(64)]),
             json!(many),
         ] {

@@ -29,7 +29,7 @@ const RESYNC: &str = "warden.resync";
 
 #[derive(Args)]
 pub(super) struct TailArgs {
-    /// Topics: calls, call_logs, recordings, org, call:<uuid>
+    /// Topics: org, a name such as calls, or one entity such as call:<uuid>
     #[arg(required = true, value_name = "TOPIC")]
     topics: Vec<String>,
     /// Resume after this cursor, from the output of an earlier run

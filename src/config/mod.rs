@@ -45,8 +45,8 @@ pub struct ServeArgs {
     database: DatabaseArgs,
     #[command(flatten)]
     issuers: IssuerArgs,
-    /// Topics that a token must name in app_metadata.warden_topics to join them: recordings; also call:*
-    /// and org
+    /// Topics that a token must name in app_metadata.warden_topics to join them: recordings, org, or
+    /// call:* for the topics of single calls
     #[arg(long, env = "WARDEN_TOPICS_NEED_CLAIM", value_name = "TOPIC", value_delimiter = ',')]
     topics_need_claim: Vec<String>,
     /// Address of the public listener

@@ -4,7 +4,7 @@
 //! about an organisation forgets what is known of it, and a change of topics loads them again. So no
 //! answer outlives the change that makes it false by more than the reader's delay.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use tokio::sync::OnceCell;
 
 use crate::metrics::Metrics;
 use crate::org::OrgId;
-use crate::wire::Topic;
+use crate::wire::{EntityIdType, ORG_TOPIC, Topic};
 
 /// Organisations kept in memory; beyond it the memory is dropped and begun anew, so that tokens for
 /// organisations that don't exist can't fill it.
@@ -27,10 +27,18 @@ pub struct Directory {
     /// Longest wait for the answer of the database.
     look_up_timeout: Duration,
     orgs: DashMap<OrgId, Arc<OnceCell<bool>>>,
-    topics: RwLock<Arc<HashSet<Arc<str>>>>,
+    topics: RwLock<Arc<Topics>>,
     /// One load at a time: the later one must not be overwritten by the earlier.
     loading: tokio::sync::Mutex<()>,
     metrics: Arc<Metrics>,
+}
+
+/// Topics that can be joined.
+#[derive(Debug, Default)]
+struct Topics {
+    names: HashSet<Arc<str>>,
+    /// The kinds of entity topics, with the type of their ids.
+    id_types: HashMap<String, EntityIdType>,
 }
 
 impl Directory {
@@ -102,33 +110,62 @@ impl Directory {
     /// A topic, if it can be joined; its name is then the one in memory here, which all who join it share.
     #[must_use]
     pub fn known(&self, topic: Topic) -> Option<Topic> {
-        match topic {
-            Topic::Call(_) => Some(topic),
-            Topic::Named(name) => {
-                let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
-                topics.get(&name).map(|name| Topic::Named(Arc::clone(name)))
+        let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
+        match &topic {
+            Topic::Org => topics.names.contains(ORG_TOPIC).then_some(topic),
+            Topic::Named(name) => topics.names.get(name).map(|name| Topic::Named(Arc::clone(name))),
+            Topic::Entity(_) => {
+                let (kind, id) = topic.entity()?;
+                topics.id_types.get(kind)?.accepts(id).then_some(topic)
             }
         }
     }
 
-    /// The names of topics, for an error that helps.
+    /// Topics that can be joined, for a helpful error: names, then kinds of entities as `<kind>:<type of the id>`.
     #[must_use]
     pub fn topic_names(&self) -> Vec<String> {
         let topics = Arc::clone(&self.topics.read().unwrap_or_else(PoisonError::into_inner));
-        let mut names: Vec<String> = topics.iter().map(ToString::to_string).collect();
+        let mut names: Vec<String> = topics.names.iter().map(ToString::to_string).collect();
+        let mut kinds: Vec<String> =
+            topics.id_types.iter().map(|(kind, id_type)| format!("{kind}:<{}>", id_type.as_str())).collect();
         names.sort_unstable();
+        kinds.sort_unstable();
+        names.append(&mut kinds);
         names
     }
 
-    /// Loads the names of topics.
+    /// Loads the names of topics and the kinds of entity topics.
     ///
     /// # Errors
     /// When the database can't be asked; then those known before stay.
     pub async fn load_topics(&self) -> Result<(), sqlx::Error> {
         let _one = self.loading.lock().await;
-        let names = sqlx::query_scalar!("select name from warden.topics").fetch_all(&self.pool).await?;
-        *self.topics.write().unwrap_or_else(PoisonError::into_inner) =
-            Arc::new(names.into_iter().map(Arc::from).collect());
+        let rows = sqlx::query!(
+            r#"
+            select name as "name!", null as id_type from warden.topics
+            union all
+            select kind, id_type from warden.entity_topics
+            "#
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let mut topics = Topics::default();
+        for row in rows {
+            match row.id_type {
+                None => {
+                    topics.names.insert(row.name.into());
+                }
+                Some(id_type) => match EntityIdType::parse(&id_type) {
+                    Some(id_type) => {
+                        topics.id_types.insert(row.name, id_type);
+                    }
+                    None => {
+                        tracing::warn!(kind = row.name, id_type, "entity topics with an unknown type of ids")
+                    }
+                },
+            }
+        }
+        *self.topics.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(topics);
         Ok(())
     }
 }

@@ -170,9 +170,8 @@ impl OrgChannel {
     /// The joined topics that a resync of this topic concerns: itself, those of single calls, and the
     /// organisation's. A resync of the organisation's concerns all.
     pub(super) fn topics_of_resync(&self, topic: &Topic) -> Vec<Topic> {
-        let concerned = |joined: &&Topic| {
-            topic.is_org() || joined.is_org() || *joined == topic || matches!(joined, Topic::Call(_))
-        };
+        let concerned =
+            |joined: &&Topic| topic.is_org() || joined.is_org() || *joined == topic || joined.is_entity();
         lock(&self.topics).keys().filter(concerned).cloned().collect()
     }
 
@@ -221,7 +220,7 @@ mod tests {
             outbox: Arc::new(Outbox::new(crate::hub::Transport::plain(stream), limits)),
             held: None,
         };
-        let (channel, topic, position) = (OrgChannel::default(), Topic::org(), Mutex::new(()));
+        let (channel, topic, position) = (OrgChannel::default(), Topic::Org, Mutex::new(()));
         let mut was_welcomed = false;
         let _subscribed = channel.subscribe(&topic, subscription, lock(&position), || {
             let segments = channel.segments(&topic);

@@ -3,8 +3,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use uuid::Uuid;
-
 use super::cursor::{CursorPrefix, Point};
 use crate::org::OrgId;
 use crate::wire::{Event, Topic};
@@ -27,7 +25,8 @@ pub(crate) struct LogRow {
     pub(crate) org_id: Option<OrgId>,
     pub(crate) topic: String,
     pub(crate) event: String,
-    pub(crate) subject: Option<Uuid>,
+    /// The entity topic that the event also reaches.
+    pub(crate) subject: Option<String>,
     pub(crate) data: String,
     pub(crate) old: Option<String>,
     pub(crate) truncated: bool,
@@ -51,12 +50,19 @@ impl Names {
             tracing::warn!(event.id = row.id, topic = row.topic, "an event with an invalid topic is skipped");
             return None;
         };
+        let entity_topic = row.subject.as_deref().and_then(|subject| {
+            let topic = Topic::parse(subject).filter(Topic::is_entity);
+            if topic.is_none() {
+                tracing::warn!(event.id = row.id, subject, "event has an invalid entity topic");
+            }
+            topic
+        });
         let name = self.0.entry(row.event).or_insert_with_key(|name| name.as_str().into());
         let event = Event {
             id: row.id,
             at: row.at,
             topic,
-            call: row.subject,
+            entity_topic,
             name: Arc::clone(name),
             data: row.data.into(),
             old: row.old.map(Into::into),

@@ -9,14 +9,13 @@ use std::sync::Arc;
 use futures_util::TryStreamExt as _;
 use sqlx::Connection as _;
 use sqlx::postgres::{PgConnection, PgPool};
-use uuid::Uuid;
 
 use super::queue::Turn;
 use super::{Replay, ReplayError, Waiter};
 use crate::log::cursor::Point;
 use crate::log::{LogRow, LoggedEvent, Names, Since};
 use crate::org::OrgId;
-use crate::wire::{Event, Topic};
+use crate::wire::Event;
 
 /// Transactions in progress at the points from which the clients of one read come: others wait for the next
 /// read. A cursor holds some ten thousand.
@@ -34,7 +33,6 @@ struct Wanted {
     id_max: i64,
     every_topic: bool,
     topics: Vec<String>,
-    calls: Vec<Uuid>,
     events_max: usize,
     bytes_max: usize,
 }
@@ -74,10 +72,6 @@ impl Replay {
         let (first, others) = turn.waiters.split_first()?;
         let from = others.iter().fold((*first.since.from).clone(), |from, w| from.meet(&w.since.from));
         let to = others.iter().fold((*first.since.to).clone(), |to, w| to.meet(&w.since.to));
-        let calls = turn.waiters.iter().filter_map(|w| match w.topic {
-            Topic::Call(call) => Some(call),
-            Topic::Named(_) => None,
-        });
         let mut topics: Vec<_> = turn.waiters.iter().map(|w| w.topic.to_string()).collect();
         topics.sort_unstable();
         topics.dedup();
@@ -89,7 +83,6 @@ impl Replay {
             id_max: turn.waiters.iter().map(|w| w.until.max_id()).max()?,
             every_topic: turn.waiters.iter().any(|w| w.topic.is_org()),
             topics,
-            calls: calls.collect(),
             events_max: self.limits.events_max,
             bytes_max: turn.held.bytes(),
         })
@@ -243,8 +236,8 @@ async fn org_events(
             where org_id is null and id > $3 and xid < $1::text::xid8 and xid <> all ($2::text[]::xid8[])
             offset 0
         ) new
-        where id <= $5 and not (id <= $9 and xid < $10::text::xid8 and xid <> all ($11::text[]::xid8[]))
-          and ($6 or topic = any ($7) or subject = any ($8) or org_id is null or event like 'warden.%')
+        where id <= $5 and not (id <= $8 and xid < $9::text::xid8 and xid <> all ($10::text[]::xid8[]))
+          and ($6 or topic = any ($7) or subject = any ($7) or org_id is null or event like 'warden.%')
         "#,
         since.xmax,
         &since.in_progress,
@@ -253,7 +246,6 @@ async fn org_events(
         wanted.id_max,
         wanted.every_topic,
         &wanted.topics,
-        &wanted.calls,
         wanted.id,
         seen.xmax,
         &seen.in_progress,

@@ -181,7 +181,7 @@ mod tests {
             id: i64::try_from(id).expect("small"),
             at: time::OffsetDateTime::UNIX_EPOCH,
             topic: Topic::parse("calls").expect("a topic"),
-            call: None,
+            entity_topic: None,
             name: "call.created".into(),
             data: "{}".into(),
             old: None,

@@ -119,7 +119,7 @@ impl Session {
 
     fn unmatched(&self, message: &ClientMessage) {
         let hint = format!(
-            "topics: {}, call:<uuid>; none names an organisation, yours comes from your token",
+            "topics: {}; none names an organisation, yours comes from your token",
             self.shared.directory.topic_names().join(", ")
         );
         let response = json!({"reason": "unmatched topic", "message": hint});

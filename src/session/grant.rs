@@ -1,14 +1,11 @@
 //! Which topics a session may join: what its token says, and which topics need to be named by it.
 //!
-//! `org` and `call:<uuid>` carry events of other topics. Who may not have one of the topics that need to
-//! be named must not get it through these, and since an event is encoded once for all subscribers of a
-//! topic, nothing can be left out for one of them: the join is refused.
+//! `org` and entity topics such as `call:<uuid>` are aggregates: they carry events of other topics. An event is encoded
+//! once for all subscribers of a topic, so no event can be left out for one of them. If an aggregate could carry events
+//! of a topic that the token needs to name and does not, the join is rejected as a whole.
 
-use crate::auth::{ALL_CALLS, TopicClaim};
-use crate::wire::{ORG_TOPIC, Topic};
-
-/// Begins the topic of one call, and the name for all of them.
-const CALL_PREFIX: &str = "call:";
+use crate::auth::{TopicClaim, names_kind_of};
+use crate::wire::Topic;
 
 /// The topics that are closed to tokens that do not name them.
 #[derive(Clone, Debug, Default)]
@@ -28,30 +25,27 @@ pub(super) enum Forbidden {
 }
 
 impl TopicPolicy {
-    /// `need_claim`: names of topics, and `call:*` for every call.
+    /// `need_claim`: topics, and `<kind>:*` for all entities of a kind.
     #[must_use]
     pub fn new(need_claim: Vec<String>) -> Self {
         Self { need_claim }
     }
 
     pub(super) fn check(&self, claim: &TopicClaim, topic: &Topic) -> Result<(), Forbidden> {
-        let name = topic.to_string();
-        // What the operator calls it.
-        let is_it = |needed: &str| match topic {
-            Topic::Named(_) => needed == name,
-            Topic::Call(_) => needed == name || needed == ALL_CALLS,
-        };
+        let name = topic.as_str();
+        let is_it = |needed: &str| needed == name || names_kind_of(needed, name);
         let must_be_named = claim.is_present() || self.need_claim.iter().any(|needed| is_it(needed));
-        if must_be_named && !claim.names(&name) {
-            return Err(Forbidden::NotNamed(name));
+        if must_be_named && !claim.names(name) {
+            return Err(Forbidden::NotNamed(name.to_owned()));
         }
         let carried = self.need_claim.iter().filter(|needed| match topic {
-            Topic::Named(_) => topic.is_org(),
-            // Nor is one call carried by another.
-            Topic::Call(_) => *needed != ORG_TOPIC && !needed.starts_with(CALL_PREFIX),
+            Topic::Org => true,
+            Topic::Named(_) => false,
+            // It may carry events of any named topic, but an event belongs to one entity at most.
+            Topic::Entity(_) => matches!(Topic::parse(needed), Some(Topic::Named(_))),
         });
         match carried.filter(|needed| !is_it(needed)).find(|needed| !claim.names(needed)) {
-            Some(needed) => Err(Forbidden::Carries { topic: name, carried: needed.clone() }),
+            Some(needed) => Err(Forbidden::Carries { topic: name.to_owned(), carried: needed.clone() }),
             None => Ok(()),
         }
     }
@@ -65,7 +59,8 @@ mod tests {
 
     const CALL: &str = "call:6f9619ff-8b86-4d01-b42d-00cf4fc964ff";
     const OTHER_CALL: &str = "call:6f9619ff-8b86-4d01-b42d-00cf4fc964fe";
-    const TOPICS: [&str; 6] = ["calls", "call_logs", "recordings", "org", CALL, OTHER_CALL];
+    const INVOICE: &str = "invoice:17";
+    const TOPICS: [&str; 7] = ["calls", "call_logs", "recordings", "org", CALL, OTHER_CALL, INVOICE];
 
     /// Those of `TOPICS` that may be joined.
     fn joined(need_claim: &[&str], claim: Option<Value>) -> Vec<&'static str> {
@@ -80,24 +75,25 @@ mod tests {
         assert_eq!(joined(&[], None), TOPICS);
         // And nothing that carries it.
         assert_eq!(joined(&["recordings"], None), ["calls", "call_logs"]);
-        assert_eq!(joined(&["call:*"], None), ["calls", "call_logs", "recordings"]);
-        assert_eq!(joined(&["org"], None), ["calls", "call_logs", "recordings", CALL, OTHER_CALL]);
-        assert_eq!(joined(&[CALL], None), ["calls", "call_logs", "recordings", OTHER_CALL]);
+        assert_eq!(joined(&["call:*"], None), ["calls", "call_logs", "recordings", INVOICE]);
+        assert_eq!(joined(&["invoice:*"], None), ["calls", "call_logs", "recordings", CALL, OTHER_CALL]);
+        assert_eq!(joined(&["org"], None), ["calls", "call_logs", "recordings", CALL, OTHER_CALL, INVOICE]);
+        assert_eq!(joined(&[CALL], None), ["calls", "call_logs", "recordings", OTHER_CALL, INVOICE]);
     }
 
     #[test]
     fn a_claim_grants_what_it_names() {
         assert_eq!(joined(&[], Some(json!([]))), Vec::<&str>::new());
         assert_eq!(joined(&[], Some(json!(["calls", "call:*"]))), ["calls", CALL, OTHER_CALL]);
-        assert_eq!(joined(&[], Some(json!([CALL]))), [CALL]);
+        assert_eq!(joined(&[], Some(json!([CALL, "invoice:*"]))), [CALL, INVOICE]);
         assert_eq!(joined(&[], Some(json!(["org"]))), ["org"]);
         assert_eq!(joined(&[], Some(json!(["*"]))), TOPICS);
     }
 
     #[test]
-    fn what_needs_a_claim_is_not_had_by_a_detour() {
+    fn aggregate_topics_do_not_leak_restricted_topics() {
         let need = &["recordings"];
-        assert_eq!(joined(need, Some(json!(["calls", "org", "call:*", CALL]))), ["calls"]);
+        assert_eq!(joined(need, Some(json!(["calls", "org", "call:*", CALL, "invoice:*"]))), ["calls"]);
         assert_eq!(joined(need, Some(json!(["recordings", "calls"]))), ["calls", "recordings"]);
         assert_eq!(joined(need, Some(json!(["recordings", CALL]))), ["recordings", CALL]);
         assert_eq!(joined(need, Some(json!(["recordings", "org"]))), ["recordings", "org"]);

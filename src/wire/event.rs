@@ -6,7 +6,6 @@ use std::sync::Arc;
 use bytes::{BufMut, BytesMut};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use uuid::Uuid;
 
 use super::Topic;
 use super::codec::write_json_str;
@@ -34,8 +33,8 @@ pub struct Event {
     pub at: OffsetDateTime,
     /// The topic that it was logged with.
     pub topic: Topic,
-    /// The call that it is about, if any.
-    pub call: Option<Uuid>,
+    /// The topic of the one entity that the event is about. The event reaches it beside its own topic.
+    pub entity_topic: Option<Topic>,
     /// `call.created` and the like.
     pub name: Arc<str>,
     /// JSON: the row, or what was published.
@@ -55,8 +54,8 @@ impl Event {
         Self {
             id: 0,
             at: OffsetDateTime::now_utc(),
-            topic: Topic::org(),
-            call: None,
+            topic: Topic::Org,
+            entity_topic: None,
             name: name.into(),
             data: data.into(),
             old: None,
@@ -67,9 +66,9 @@ impl Event {
 
     /// The topics that the event reaches, each once.
     pub fn topics(&self) -> impl Iterator<Item = Topic> {
-        let call = self.call.map(Topic::Call).filter(|call| *call != self.topic);
-        let org = (!self.topic.is_org()).then(Topic::org);
-        std::iter::once(self.topic.clone()).chain(call).chain(org)
+        let entity = self.entity_topic.clone().filter(|entity| *entity != self.topic);
+        let org = (!self.topic.is_org()).then_some(Topic::Org);
+        std::iter::once(self.topic.clone()).chain(entity).chain(org)
     }
 
     /// Whether the event reaches a topic.
@@ -79,12 +78,9 @@ impl Event {
             return false;
         }
         if self.is_resync() {
-            return self.topic.is_org()
-                || topic.is_org()
-                || self.topic == *topic
-                || matches!(topic, Topic::Call(_));
+            return self.topic.is_org() || topic.is_org() || self.topic == *topic || topic.is_entity();
         }
-        topic.is_org() || self.topic == *topic || self.call.is_some_and(|call| *topic == Topic::Call(call))
+        topic.is_org() || self.topic == *topic || self.entity_topic.as_ref() == Some(topic)
     }
 
     /// Whether it speaks to gateways alone: no client ever gets it.
@@ -97,10 +93,17 @@ impl Event {
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         let old = self.old.as_ref().map_or(0, |old| old.len());
-        size_of::<Self>() + OVERHEAD_BYTES + self.name.len() + self.data.len() + old + self.cursor.len()
+        let entity = self.entity_topic.as_ref().map_or(0, |topic| topic.as_str().len());
+        size_of::<Self>()
+            + OVERHEAD_BYTES
+            + self.name.len()
+            + entity
+            + self.data.len()
+            + old
+            + self.cursor.len()
     }
 
-    /// Whether this is a `warden.resync`, which also reaches every `call:` topic.
+    /// Whether this is a `warden.resync`, which also reaches every entity topic.
     #[must_use]
     pub fn is_resync(&self) -> bool {
         &*self.name == RESYNC_EVENT
@@ -160,12 +163,7 @@ impl Event {
 pub fn append_event_frame(into: &mut BytesMut, topic: &Topic, event: &Event, payload: &str) {
     let mut head = String::with_capacity(96);
     head.push_str("[null,null,");
-    match topic {
-        Topic::Named(name) => write_json_str(&mut head, name),
-        Topic::Call(_) => {
-            let _ = write!(head, "\"{topic}\"");
-        }
-    }
+    write_json_str(&mut head, topic.as_str());
     head.push(',');
     write_json_str(&mut head, &event.name);
     head.push(',');
@@ -183,12 +181,12 @@ mod tests {
     /// Of a frame with less than 126 bytes of payload.
     const SHORT_HEADER: usize = 2;
 
-    fn event(topic: &str, call: Option<Uuid>, name: &str) -> Event {
+    fn event(topic: &str, entity: Option<&str>, name: &str) -> Event {
         Event {
             id: 7,
             at: time::macros::datetime!(2026-01-02 03:04:05.678 UTC),
             topic: Topic::parse(topic).expect("a topic"),
-            call,
+            entity_topic: entity.and_then(Topic::parse),
             name: name.into(),
             data: r#"{"a":1}"#.into(),
             old: Some(r#"{"a":0}"#.into()),
@@ -199,14 +197,10 @@ mod tests {
 
     #[test]
     fn reaches_each_topic_once() {
-        let call = Uuid::from_u128(1);
         let names = |e: Event| e.topics().map(|t| t.to_string()).collect::<Vec<_>>();
-        assert_eq!(names(event("calls", Some(call), "x")), ["calls", &format!("call:{call}"), ORG_TOPIC]);
+        assert_eq!(names(event("calls", Some("call:1"), "x")), ["calls", "call:1", ORG_TOPIC]);
         assert_eq!(names(event("org", None, "x")), [ORG_TOPIC]);
-        assert_eq!(
-            names(event(&format!("call:{call}"), Some(call), "x")),
-            [&format!("call:{call}"), ORG_TOPIC]
-        );
+        assert_eq!(names(event("call:1", Some("call:1"), "x")), ["call:1", ORG_TOPIC]);
     }
 
     #[test]

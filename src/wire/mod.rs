@@ -15,4 +15,4 @@ pub use codec::{ClientMessage, DecodeError, Status, decode, push, reply};
 pub use event::{CURSOR_EVENT, Event, RESYNC_EVENT, REVOKED_EVENT, TOPICS_EVENT, append_event_frame};
 pub use frame::{close_frame, is_close_frame, text_frame};
 pub use framing::Framing;
-pub use topic::{ORG_TOPIC, Topic};
+pub use topic::{EntityIdType, ORG_TOPIC, Topic, is_entity_kind};

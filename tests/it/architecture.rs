@@ -54,7 +54,7 @@ fn imports_run_one_way() {
         ("rate.rs", &[]),
         ("audit_trail.rs", &[]),
         ("metrics.rs", &[]),
-        ("auth", &[]),
+        ("auth", &["wire"]),
         ("hub", &["wire"]),
         ("postgres", &[]),
         ("tenancy", &["postgres"]),

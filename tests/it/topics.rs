@@ -113,6 +113,40 @@ async fn recordings_can_be_kept_from_those_whose_token_does_not_name_them() {
 }
 
 #[tokio::test]
+async fn a_claim_names_entity_topics_one_by_one_or_by_kind() {
+    let t = start(&["order:*"]).await;
+    let org = t.db.create_org().await;
+    t.db.run(
+        "select warden.declare_entity_topic('invoice', 'integer'); select warden.declare_entity_topic('order', 'uuid')",
+    )
+    .await;
+    let order = format!("order:{}", Uuid::new_v4());
+    let mut client = connect(&t, org, &json!(["invoice:17", "call:*"])).await;
+    crate::harness::eventually("the kinds are known", async || {
+        client.push("invoice:17", "phx_join", json!({})).await.status == "ok"
+    })
+    .await;
+    client.join(&format!("call:{}", Uuid::new_v4())).await;
+    for topic in ["invoice:18", "invoice:-17", order.as_str()] {
+        forbidden(&mut client, topic, topic).await;
+    }
+    let mut client = connect(&t, org, &json!(["invoice:*"])).await;
+    client.join("invoice:18").await;
+    forbidden(&mut client, &order, &order).await;
+    // Without a claim every topic can be joined but the closed kind, and `org`, which carries its events.
+    let mut client = t.connect(org).await;
+    client.join("invoice:17").await;
+    client.join("calls").await;
+    forbidden(&mut client, &order, &order).await;
+    forbidden(&mut client, "org", "order:*").await;
+    let mut client = connect(&t, org, &json!(["order:*", "org"])).await;
+    client.join(&order).await;
+    client.join("org").await;
+    drop(client);
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
 async fn a_claim_that_cannot_be_read_is_refused_and_not_taken_for_everything() {
     let t = start(&[]).await;
     let org = t.db.create_org().await;

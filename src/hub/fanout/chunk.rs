@@ -156,7 +156,7 @@ mod tests {
         let mut chunks = Chunks::default();
         let large = format!("\"{}\"", "x".repeat(CHUNK_BYTES / 2));
         for batch in 0..6 {
-            chunks.append(&event(&large), batch, Instant::now(), vec![calls.clone(), Topic::org()]);
+            chunks.append(&event(&large), batch, Instant::now(), vec![calls.clone(), Topic::Org]);
         }
         let topics: Vec<_> = chunks.finish().map(|chunk| chunk.topic().to_string()).collect();
         assert_eq!(topics, ["calls", "org", "calls", "org", "calls", "org"]);

@@ -13,9 +13,15 @@ use crate::tenancy::{Finding, literal, quoted};
 /// are watched last, so that the backfill emits no events.
 const WATCHES: [(&str, &str); 4] = [
     ("organizations", "warden.watch('public.organizations', 'org', 'org', org_column => 'id')"),
-    ("calls", "warden.watch('public.calls', 'calls', 'call', call_column => 'id')"),
-    ("call_logs", "warden.watch('public.call_logs', 'call_logs', 'call_log', call_column => 'call_id')"),
-    ("recordings", "warden.watch('public.recordings', 'recordings', 'recording', call_column => 'call_id')"),
+    ("calls", "warden.watch('public.calls', 'calls', 'call', entity_topic => 'call')"),
+    (
+        "call_logs",
+        "warden.watch('public.call_logs', 'call_logs', 'call_log', entity_topic => 'call', entity_topic_column => 'call_id')",
+    ),
+    (
+        "recordings",
+        "warden.watch('public.recordings', 'recordings', 'recording', entity_topic => 'call', entity_topic_column => 'call_id')",
+    ),
 ];
 
 impl Run {

@@ -398,11 +398,11 @@ pub const BREAKS: &[Break] = &[
     .decided("alter table contacts add primary key (id)"),
     broken(
         "campaigns",
-        "select warden.watch('campaigns', 'campaigns', 'campaign', call_column => 'user_id');
+        "select warden.watch('campaigns', 'campaigns', 'campaign', entity_topic => 'user', entity_topic_column => 'user_id');
          alter table campaigns rename column user_id to owner_id",
         &[("watch-columns", "public.campaigns")],
     )
-    .decided("select warden.watch('campaigns', 'campaigns', 'campaign', call_column => 'owner_id')"),
+    .decided("select warden.watch('campaigns', 'campaigns', 'campaign', entity_topic => 'user', entity_topic_column => 'owner_id')"),
     broken("watch of calls", "alter table calls disable trigger warden_log_update", &[("watch-triggers", "public.calls")]),
     broken("watch of call_logs", "drop trigger warden_log_insert on call_logs", &[("watch-triggers", "public.call_logs")]),
     broken("recordings", "alter table recordings enable replica trigger warden_log_delete", &[("watch-triggers", "public.recordings")]),

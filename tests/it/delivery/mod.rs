@@ -4,6 +4,7 @@
 //! what the tests here watch for.
 
 mod doorbell;
+mod entities;
 mod publish;
 mod rows;
 mod transactions;

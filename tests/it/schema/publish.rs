@@ -12,6 +12,8 @@ const BAD_ARGUMENT: &str = "22023";
 async fn bad_arguments_are_refused_by_name() {
     let db = TestDb::create().await;
     let org = db.create_org().await;
+    db.run("select warden.declare_entity_topic('order', 'integer'); select warden.declare_entity_topic('ticket', 'text')")
+        .await;
     let before = count(&db, "select count(*) from warden.events").await;
     let call = Uuid::new_v4();
     let unknown = Uuid::new_v4();
@@ -39,6 +41,15 @@ async fn bad_arguments_are_refused_by_name() {
         format!("' call:{call}'"),
         format!("E'call:{call}\\n'"),
         format!("'calls:{org}'"),
+        format!("'order:{call}'"),
+        "'order:07'".to_owned(),
+        "'order:9223372036854775808'".to_owned(),
+        "'order:-9223372036854775809'".to_owned(),
+        "'order:1:2'".to_owned(),
+        "'order'".to_owned(),
+        "'ticket:a b'".to_owned(),
+        format!("'ticket:{}'", "a".repeat(65)),
+        "'box:1'".to_owned(),
         "null".to_owned(),
     ] {
         cases.push((ours.clone(), bad, event.clone(), "does not exist".to_owned()));
@@ -71,15 +82,20 @@ async fn bad_arguments_are_refused_by_name() {
     assert_eq!(count(&db, "select count(*) from warden.events").await, before, "nothing was logged");
     let good = format!(
         "select warden.publish('{org}', 'call:{call}', '{}', null);
+         select warden.publish('{org}', 'order:-9223372036854775808', 'order.paid');
+         select warden.publish('{org}', 'ticket:{}', 'ticket.closed');
          select warden.publish('{org}', 'org', 'warden');
          select warden.publish('{org}', 'org', 'A.b_c:d-9', '[1, null]')",
-        "a".repeat(127)
+        "a".repeat(127),
+        "a".repeat(64)
     );
     db.run(good).await;
     assert_eq!(
-        count(&db, "select count(*) from warden.events where data = '{}' and subject is not null").await,
-        1
+        count(&db, "select count(*) from warden.events where event not like 'warden.%' and data = '{}'")
+            .await,
+        4
     );
+    assert_eq!(count(&db, "select count(*) from warden.events where data = '[1, null]'").await, 1);
 }
 
 #[tokio::test]

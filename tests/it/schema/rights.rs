@@ -61,6 +61,7 @@ fn forbidden_to_both(org: Uuid) -> Vec<String> {
         "truncate warden.events_1",
         "insert into warden.topics values ('x')",
         "delete from warden.topics",
+        "insert into warden.entity_topics values ('x', 'uuid')",
         "select * from warden.watches",
         "select * from warden.log_state",
         "update warden.log_state set epoch = null",
@@ -68,6 +69,7 @@ fn forbidden_to_both(org: Uuid) -> Vec<String> {
         "select nextval('warden.events_slot')",
         "select setval('warden.events_slot', 1)",
         "select warden.declare_topic('x')",
+        "select warden.declare_entity_topic('x', 'uuid')",
         "select warden.watch('calls', 'calls', 'call')",
         "select warden.unwatch('calls')",
         "insert into warden.revocations (user_id, revoked_at, expires_at) values ('a', now(), now())",
@@ -105,6 +107,7 @@ async fn the_gateway_reads_the_log_and_nothing_of_any_tenant() {
     let may = owned(&[
         "select * from warden.events",
         "select name from warden.topics",
+        "select kind, id_type from warden.entity_topics",
         "select id, session_id, user_id, org_id, issuer, revoked_at, suspended from warden.revocations",
         "select warden.forget_revocations()",
         // In the name of a back end, and within one organisation.

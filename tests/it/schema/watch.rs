@@ -10,7 +10,7 @@ use crate::harness::TestDb;
 async fn a_table_that_cannot_be_watched_is_refused_by_name() {
     let db = TestDb::create().await;
     db.run(
-        "create table notes (id bigint primary key, org_id uuid not null, call_id text, other bigint, half bigint);
+        "create table notes (id bigint primary key, org_id uuid not null, day date, other bigint, half bigint);
          create unique index on notes (half) where half > 0;
          create view all_notes as select * from notes;
          create materialized view kept_notes as select * from notes;
@@ -18,7 +18,8 @@ async fn a_table_that_cannot_be_watched_is_refused_by_name() {
          create table shared (id bigint primary key, org_id uuid not null, number bigint not null,
                               maybe bigint unique, day date not null unique, unique (org_id, number));
          create table orgless (id bigint primary key);
-         create table text_org (id bigint primary key, org_id text)",
+         create table text_org (id bigint primary key, org_id text);
+         select warden.declare_entity_topic('parcel', 'uuid')",
     )
     .await;
     for (arguments, says) in [
@@ -27,10 +28,21 @@ async fn a_table_that_cannot_be_watched_is_refused_by_name() {
         ("'counter', 'notes', 'note'", "public.counter is not a table"),
         ("'notes', 'notes', 'note', 'uid'", "public.notes has no column \"uid\" (given as entity_column)"),
         (
-            "'notes', 'notes', 'note', call_column => 'x'",
-            "public.notes has no column \"x\" (given as call_column)",
+            "'notes', 'notes', 'note', entity_topic => 'parcel', entity_topic_column => 'x'",
+            "public.notes has no column \"x\" (given as entity_topic_column)",
         ),
-        ("'notes', 'notes', 'note', call_column => 'ctid'", "public.notes has no column \"ctid\""),
+        (
+            "'notes', 'notes', 'note', entity_topic => 'parcel', entity_topic_column => 'ctid'",
+            "public.notes has no column \"ctid\"",
+        ),
+        (
+            "'notes', 'notes', 'note', entity_topic_column => 'other'",
+            "entity_topic_column \"other\" is given without an entity_topic",
+        ),
+        ("'notes', 'notes', 'note', entity_topic => 'Parcel'", "entity topic \"Parcel\" is not valid"),
+        ("'notes', 'notes', 'note', entity_topic => ''", "entity topic \"\" is not valid"),
+        ("'notes', 'notes', 'note', entity_topic => 'org'", "entity topic \"org\" is not valid"),
+        ("'notes', 'notes', 'note', entity_topic => 'a:b'", "entity topic \"a:b\" is not valid"),
         (
             "'notes', 'notes', 'note', org_column => 'tenant'",
             "public.notes has no column \"tenant\" (given as org_column)",
@@ -41,12 +53,12 @@ async fn a_table_that_cannot_be_watched_is_refused_by_name() {
             "public.notes has no column \"ssn\" (given in omit_columns)",
         ),
         (
-            "'notes', 'notes', 'note', call_column => 'call_id'",
-            "column \"call_id\" of public.notes is text, and a call_column must be uuid",
+            "'notes', 'notes', 'note', entity_topic => 'day', entity_topic_column => 'day'",
+            "column \"day\" of public.notes is of type date: entity_topic_column must be a uuid, a whole number or a text",
         ),
         (
             "'text_org', 'notes', 'note'",
-            "column \"org_id\" of public.text_org is text, and a org_column must be uuid",
+            "column \"org_id\" of public.text_org is of type text: org_column must be a uuid",
         ),
         ("'notes', 'notes', 'Note'", "event prefix \"Note\" is not valid"),
         ("'notes', 'notes', ''", "event prefix \"\" is not valid"),
@@ -65,6 +77,16 @@ async fn a_table_that_cannot_be_watched_is_refused_by_name() {
         let refusal = refusal(&db, &format!("select warden.watch({arguments})")).await;
         let says = format!("warden.watch: {says}");
         assert!(refusal.message.starts_with(&says), "{refusal:?}, not {says}");
+    }
+    // A kind has one type of ids.
+    let other_type = "select warden.watch('notes', 'notes', 'note', entity_topic => 'parcel')";
+    let says = "ids of the entity topic \"parcel\" are of type uuid, not integer";
+    assert_eq!(refusal(&db, other_type).await.message, says);
+    for (kind, id_type) in
+        [("org", "uuid"), ("Parcel", "uuid"), ("", "uuid"), ("box", "int"), ("box", "date")]
+    {
+        let declare = format!("select warden.declare_entity_topic('{kind}', '{id_type}')");
+        assert!(refusal(&db, &declare).await.message.contains("entity_topics_"), "{declare}");
     }
     // The name of a topic is checked by its table.
     for topic in ["Notes", "call:x", "", "a-b"] {
@@ -188,4 +210,34 @@ async fn a_child_belongs_to_the_organisation_of_its_call() {
         assert_eq!(refusal(&db, &insert(other)).await.sqlstate, "23503");
         db.run(insert(org)).await;
     }
+}
+
+/// The columns that clients never see tell the entity topic all the same, and a change of the watch changes it.
+#[tokio::test]
+async fn watching_again_changes_the_entity_topic_of_later_events() {
+    let db = TestDb::create().await;
+    let org = db.create_org().await;
+    db.run(
+        "create table lines (id smallint primary key, org_id uuid not null, invoice_id bigint, code varchar(10));
+         select warden.watch('lines', 'lines', 'line')",
+    )
+    .await;
+    let subjects = "select coalesce(subject, 'none') from warden.events where topic = 'lines' order by id";
+    for (n, arguments) in [
+        ", entity_topic => 'line'",
+        ", entity_topic => 'invoice', entity_topic_column => 'invoice_id'",
+        ", entity_topic => 'code', entity_topic_column => 'code', omit_columns => '{code}'",
+        "",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        db.run(format!("select warden.watch('lines', 'lines', 'line'{arguments})")).await;
+        db.run(format!("insert into lines values ({n}, '{org}', -5, 'a.{n}')")).await;
+    }
+    db.run("delete from lines").await;
+    let expected = ["line:0", "invoice:-5", "code:a.2", "none", "none", "none", "none", "none"];
+    assert_eq!(texts(&db, subjects).await, expected);
+    let kinds = "select kind || ' ' || id_type from warden.entity_topics order by 1";
+    assert_eq!(texts(&db, kinds).await, ["call uuid", "code text", "invoice integer", "line integer"]);
 }

@@ -3,7 +3,8 @@ with recursive watched as (
   select w.*, w.relation::oid as oid, r.full_name, c.relkind,
     format('select warden.watch(%L, %L, %L, %s%s%s%s);', r.full_name, w.topic, w.event_prefix,
       format('entity_column => %L', w.entity_column),
-      case when w.call_column is not null then format(', call_column => %L', w.call_column) else '' end,
+      case when w.entity_topic is not null
+        then format(', entity_topic => %L, entity_topic_column => %L', w.entity_topic, w.entity_topic_column) else '' end,
       case when w.omit_columns <> '{}' then format(', omit_columns => %L', w.omit_columns) else '' end,
       case when w.org_column <> 'org_id' then format(', org_column => %L', w.org_column) else '' end) as call
   from warden.watches w
@@ -16,7 +17,7 @@ with recursive watched as (
     exists (select from pg_attribute a where a.attrelid = w.oid and a.attname = u.name and a.attnum > 0 and not a.attisdropped) as is_there
   from watched w
   cross join lateral (
-    values (w.entity_column::text, 'entity_column'), (w.call_column::text, 'call_column'), (w.org_column::text, 'org_column')
+    values (w.entity_column::text, 'entity_column'), (w.entity_topic_column::text, 'entity_topic_column'), (w.org_column::text, 'org_column')
     union all select o.name, 'omit_columns' from unnest(w.omit_columns) o (name)) u (name, use)
   where w.full_name is not null and u.name is not null
 ), tree as (
