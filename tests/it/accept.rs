@@ -1,4 +1,4 @@
-//! An upgrade that is accepted: what is answered, and how the gateway knows which organisations exist.
+//! Accepted upgrades: the answer, and how the gateway learns which organisations exist.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::harness::{Answer, Client, TestDb, TestGateway, Upgrade, eventually, h
 
 const PROTOCOL: &str = "sec-websocket-protocol";
 
-/// The upgrade of a new session of this organisation.
+/// Sends an upgrade for a new session of the organisation.
 async fn upgrade(t: &TestGateway, org: Uuid) -> Answer {
     Upgrade::bearer(&token(org, &json!({}))).send(t.gateway.public_addr()).await
 }
@@ -25,7 +25,7 @@ fn org_queries(t: &TestGateway) -> u64 {
     t.gateway.metrics().directory_org_queries.get()
 }
 
-/// Once this returns, the reader has passed everything that was committed before.
+/// Waits until the tailer has read everything that was committed before.
 async fn settle(t: &TestGateway, org: Uuid) {
     let mut client = t.connect(org).await;
     client.join("org").await;
@@ -34,26 +34,26 @@ async fn settle(t: &TestGateway, org: Uuid) {
 }
 
 #[tokio::test]
-async fn the_header_is_answered_without_a_subprotocol() {
+async fn a_header_token_is_answered_without_a_subprotocol() {
     let t = TestGateway::start().await;
     let org = t.db.create_org().await;
     let answer = upgrade(&t, org).await;
     assert_eq!(answer.status, 101, "{answer:?}");
     assert_eq!(answer.headers(PROTOCOL), Vec::<&str>::new());
     assert_eq!(answer.headers("upgrade"), ["websocket"]);
-    // The example of RFC 6455, section 1.3.
+    // Example of RFC 6455, section 1.3.
     assert_eq!(answer.headers("sec-websocket-accept"), ["s3pPLMBiTxaQ9kYGzzhZRbK+xOo="]);
     assert_eq!(answer.headers("sec-websocket-extensions"), Vec::<&str>::new());
     t.gateway.stop().await;
 }
 
 #[tokio::test]
-async fn phoenix_is_echoed_and_the_token_never() {
+async fn the_answer_names_the_phoenix_subprotocol_and_never_the_token() {
     let t = TestGateway::start().await;
     let org = t.db.create_org().await;
     let addr = t.gateway.public_addr();
     let jwt = token(org, &json!({}));
-    // In a JWT nothing needs the two letters in which the alphabets differ: a table of `upgrade` has
+    // A JWT never contains the two characters in which the alphabets differ. The tests in `upgrade` use
     // tokens that do.
     let encoded = [
         STANDARD_NO_PAD.encode(&jwt),
@@ -76,7 +76,7 @@ async fn phoenix_is_echoed_and_the_token_never() {
     let both = Upgrade::bearer(&jwt).with("Sec-WebSocket-Protocol", "phoenix").send(addr).await;
     assert_eq!((both.status, both.headers(PROTOCOL)), (101, vec!["phoenix"]), "{both:?}");
 
-    // A client library agrees, and the session is a real one.
+    // A client library accepts the answer, and the session works.
     let offer = format!("phoenix, base64url.bearer.phx.{}", encoded[0]);
     let path = "/socket/websocket?vsn=2.0.0";
     let (socket, response) = handshake(addr, path, &[(PROTOCOL, &offer)]).await.expect("is accepted");
@@ -86,14 +86,14 @@ async fn phoenix_is_echoed_and_the_token_never() {
 }
 
 #[tokio::test]
-async fn an_org_created_just_now_can_connect_at_once() {
+async fn a_new_organisation_can_connect_at_once() {
     let t = TestGateway::start().await;
     for _ in 0..20 {
         let org = t.db.create_org().await;
         let answer = upgrade(&t, org).await;
         assert_eq!(answer.status, 101, "{answer:?}");
     }
-    // Also one that was asked for before it existed: the log tells.
+    // An organisation that was looked up before it existed is found too, because the log announces it.
     let late = Uuid::new_v4();
     assert_unknown(&upgrade(&t, late).await);
     t.db.run(format!("insert into organizations (id, name) values ('{late}', 'late')")).await;
@@ -102,9 +102,9 @@ async fn an_org_created_just_now_can_connect_at_once() {
 }
 
 #[tokio::test]
-async fn a_deleted_org_is_closed_and_stays_out() {
+async fn a_deleted_organisation_is_closed_and_rejected() {
     let t = TestGateway::start_with(TestDb::create().await, |config| {
-        // Nothing here waits for the next time that the node would ask anyway.
+        // The interval is long, so nothing here depends on the periodic check.
         config.limits.reconciler.interval = Duration::from_hours(1);
     })
     .await;
@@ -118,25 +118,25 @@ async fn a_deleted_org_is_closed_and_stays_out() {
     witness.join("calls").await;
 
     t.db.run(format!("delete from organizations where id = '{gone}'")).await;
-    // The reader may not have passed its creation yet when it was joined.
+    // The tailer may not have read the creation yet when the topic was joined.
     while open[0].next_event().await.name != "org.deleted" {}
     for client in &mut open {
         client.expect_close(4404).await;
-        // Whoever hears of it can rely on it: no answer is stale any more.
+        // Once a client receives the close, no node answer is stale any more.
         assert_unknown(&upgrade(&t, gone).await);
     }
     t.db.insert_call(stays).await;
     witness.expect_only("calls", "call.created").await;
 
-    // One that is in memory, and has no session here that could hear of it.
+    // An organisation that is cached and has no session on this node.
     let quiet = t.db.create_org().await;
     assert_eq!(upgrade(&t, quiet).await.status, 101);
-    eventually("the session is over", async || t.gateway.hub().org_count() == 1).await;
+    eventually("the session has ended", async || t.gateway.hub().org_count() == 1).await;
     t.db.run(format!("delete from organizations where id = '{quiet}'")).await;
     settle(&t, stays).await;
     assert_unknown(&upgrade(&t, quiet).await);
 
-    // All at once, also one that is in memory.
+    // All organisations at once, including a cached one.
     assert_eq!(upgrade(&t, stays).await.status, 101);
     t.db.run("truncate organizations cascade").await;
     eventually("truncated orgs are unknown", async || upgrade(&t, stays).await.status == 403).await;
@@ -145,9 +145,9 @@ async fn a_deleted_org_is_closed_and_stays_out() {
     t.gateway.stop().await;
 }
 
-/// A restore, or a replication role, deletes without any trigger.
+/// A restore or a replication role deletes rows without firing triggers.
 #[tokio::test]
-async fn an_org_that_is_gone_without_a_word_is_found() {
+async fn the_reconciler_finds_organisations_deleted_without_a_log_event() {
     let t = TestGateway::start_with(TestDb::create().await, |config| {
         config.limits.reconciler.interval = Duration::from_millis(100);
     })
@@ -156,9 +156,9 @@ async fn an_org_that_is_gone_without_a_word_is_found() {
     let mut open = t.connect(gone).await;
     let mut witness = t.connect(stays).await;
     witness.join("calls").await;
-    // In memory, without a session here.
+    // Cached, without a session on this node.
     assert_eq!(upgrade(&t, quiet).await.status, 101);
-    eventually("the session is over", async || t.gateway.hub().org_count() == 2).await;
+    eventually("the session has ended", async || t.gateway.hub().org_count() == 2).await;
     settle(&t, stays).await;
 
     t.db.run(format!(
@@ -168,7 +168,7 @@ async fn an_org_that_is_gone_without_a_word_is_found() {
     .await;
     open.expect_close(4404).await;
     assert_unknown(&upgrade(&t, gone).await);
-    eventually("nor is anybody let in from memory", async || upgrade(&t, quiet).await.status == 403).await;
+    eventually("the cached organisation is rejected", async || upgrade(&t, quiet).await.status == 403).await;
     assert_eq!(t.gateway.metrics().orgs_swept.get(), 2);
     let call = t.db.insert_call(stays).await.to_string();
     while witness.next_event().await.data("id") != call.as_str() {}
@@ -177,7 +177,7 @@ async fn an_org_that_is_gone_without_a_word_is_found() {
 }
 
 #[tokio::test]
-async fn an_org_in_memory_costs_no_query() {
+async fn a_cached_organisation_costs_no_query() {
     let t = TestGateway::start().await;
     let (org, other) = (t.db.create_org().await, t.db.create_org().await);
     settle(&t, org).await;
@@ -188,7 +188,7 @@ async fn an_org_in_memory_costs_no_query() {
     }
     assert_eq!(org_queries(&t), before);
 
-    // Changes of other organisations, and of rows of this one, forget nothing of it.
+    // Changes of other organisations, and of this one's rows, do not invalidate the cache entry.
     t.db.run(format!("update organizations set name = 'renamed' where id = '{other}'")).await;
     t.db.insert_call(org).await;
     settle(&t, org).await;
@@ -197,7 +197,7 @@ async fn an_org_in_memory_costs_no_query() {
 }
 
 #[tokio::test]
-async fn many_who_ask_at_once_make_one_query() {
+async fn concurrent_look_ups_share_one_query() {
     let t = TestGateway::start().await;
     let unknown = Uuid::new_v4();
     let before = org_queries(&t);
@@ -217,7 +217,7 @@ async fn many_who_ask_at_once_make_one_query() {
 }
 
 #[tokio::test]
-async fn without_the_database_only_known_orgs_are_answered() {
+async fn without_the_database_only_cached_organisations_connect() {
     let t = TestGateway::start().await;
     let known = t.db.create_org().await;
     settle(&t, known).await;
@@ -236,10 +236,10 @@ async fn without_the_database_only_known_orgs_are_answered() {
     let answer = upgrade(&t, unknown).await;
     assert_eq!((answer.status, answer.code().as_str()), (503, "unavailable"), "{answer:?}");
     assert_eq!(answer.headers("retry-after"), ["1"]);
-    assert_eq!(upgrade(&t, known).await.status, 101, "what is in memory needs no database");
+    assert_eq!(upgrade(&t, known).await.status, 101, "a cached organisation needs no database");
 
     admin.run(format!("alter database {name} allow_connections true")).await;
-    eventually("it asks again", async || upgrade(&t, unknown).await.status == 403).await;
+    eventually("the gateway queries again", async || upgrade(&t, unknown).await.status == 403).await;
     let still_works = Client::connect(t.gateway.public_addr(), &token(known, &json!({}))).await;
     drop(still_works);
     t.gateway.stop().await;

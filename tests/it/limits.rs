@@ -1,4 +1,4 @@
-//! Sessions that use more than is theirs, of silence or of the gateway's memory: they end, and alone.
+//! Idle sessions and slow sessions are closed, and no other session is affected.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::harness::{TestDb, TestGateway, within};
 
 #[tokio::test]
-async fn silence_ends_a_session_and_a_heartbeat_keeps_it() {
+async fn an_idle_session_is_closed_and_a_heartbeat_keeps_it_open() {
     const IDLE: Duration = Duration::from_secs(1);
     let t = TestGateway::start_with(TestDb::create().await, |c| c.limits.session.idle_timeout = IDLE).await;
     let org = t.db.create_org().await;
     let (mut silent, mut heard) = (t.connect(org).await, t.connect(org).await);
-    // Before the last word of the silent one, which the gateway hears later than this.
+    // Taken before the idle client's last message, which the gateway receives later.
     let started = tokio::time::Instant::now();
     silent.join("calls").await;
     let mut interval = tokio::time::interval(IDLE / 5);
@@ -38,17 +38,17 @@ async fn silence_ends_a_session_and_a_heartbeat_keeps_it() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_is_closed_and_holds_up_nobody() {
+async fn a_client_that_does_not_read_is_closed_without_delaying_others() {
     const EVENTS: usize = 300;
     let t = TestGateway::start_with(TestDb::create().await, |config| {
         config.limits.outbox.queue_bytes_max = 256 * 1024;
-        // So long the Close waits for the client to read what precedes it.
+        // How long the Close waits for the client to read what precedes it.
         config.limits.session.close_timeout = Duration::from_secs(60);
     })
     .await;
     let org = t.db.create_org().await;
     let (mut slow, mut quick) = (t.connect(org).await, t.connect(org).await);
-    // Else the kernel takes up to 6 MiB for a client that reads nothing.
+    // Without this the kernel buffers up to 6 MiB for a client that reads nothing.
     let socket = socket2::SockRef::from(slow.socket.get_ref());
     socket.set_recv_buffer_size(64 * 1024).expect("a smaller buffer");
     slow.join("calls").await;
@@ -80,7 +80,7 @@ async fn a_client_that_does_not_read_is_closed_and_holds_up_nobody() {
     })
     .await;
     assert_eq!(code, 4429);
-    assert!(received < EVENTS, "the slow client got everything: the test shows nothing");
+    assert!(received < EVENTS, "the slow client received everything, so the test proves nothing");
     drop((slow, quick));
     t.gateway.stop().await;
 }

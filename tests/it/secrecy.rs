@@ -1,7 +1,7 @@
-//! No log line, at any level, repeats a token or a secret, whichever way it came.
+//! No log line, at any level, contains a token or a secret, whichever way it arrived.
 //!
-//! That is held for every line of every test of this binary (`harness/logs.rs`: one violation ends the run),
-//! for what the real binary prints, and here for everything that somebody could send.
+//! `harness/logs.rs` checks every log line of every test of this binary, and one violation ends the run. This
+//! module checks the output of the real binary, and sends credentials in every way that a client could.
 
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -18,11 +18,11 @@ use crate::harness::{
     urls_with, watch, within,
 };
 
-/// Is in opaque credentials, and in tokens that are none.
+/// Marker within opaque credentials and malformed tokens.
 const MARKER: &str = "m4rkerm4rkerm4rker";
 const OTHER_SECRET: &str = "another secret of more than 32 bytes";
 
-/// Sends tokens in every way, good ones and others; returns all that no log may hold.
+/// Sends valid and invalid tokens in every way. Returns all strings that no log may contain.
 async fn send_everything(addr: SocketAddr, org: Uuid) -> Vec<String> {
     let mut sent = Vec::new();
     let mut keep = |jwt: String| {
@@ -64,7 +64,7 @@ async fn send_everything(addr: SocketAddr, org: Uuid) -> Vec<String> {
     }
     let mut client = Client::connect(addr, &tokens[0]).await;
     client.join("calls").await;
-    // All but the stranger's, which would end the session before the others are sent.
+    // All tokens but the other user's, which would close the session before the rest is sent.
     for (n, jwt) in tokens.iter().enumerate().filter(|(n, _)| *n != 1) {
         let reply = client.push("calls", "access_token", json!({"access_token": jwt})).await;
         assert_eq!(reply.status == "ok", n == 0, "{reply:?}");
@@ -81,13 +81,13 @@ async fn send_everything(addr: SocketAddr, org: Uuid) -> Vec<String> {
     sent
 }
 
-/// Everything by which a secret could be found in a log.
+/// Encodings in which a secret could appear in a log.
 fn traces_of(secret: &str) -> Vec<String> {
     let hex: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
     vec![secret.to_owned(), hex, STANDARD_NO_PAD.encode(secret), URL_SAFE_NO_PAD.encode(secret)]
 }
 
-/// Holds a log against what was sent: whole tokens, their claims, their signatures, and the secret.
+/// Asserts that the log contains no sent token, claim, signature or secret.
 fn assert_discreet(log: &str, sent: &[String]) {
     let mut secrets = vec![SECRET.to_owned(), MARKER.to_owned()];
     for jwt in sent {
@@ -103,7 +103,7 @@ fn assert_discreet(log: &str, sent: &[String]) {
     }
 }
 
-/// Runs one test of this binary in a process of its own; its exit code, and what it said.
+/// Runs one test of this binary in its own process. Returns its exit code and output.
 fn run_alone(test: &str) -> (Option<i32>, String) {
     let output = std::process::Command::new(std::env::current_exe().expect("is known"))
         .args(["--exact", "--ignored", test])
@@ -113,10 +113,10 @@ fn run_alone(test: &str) -> (Option<i32>, String) {
 }
 
 #[test]
-fn a_line_with_a_token_ends_the_run() {
+fn a_log_line_with_a_token_ends_the_run() {
     for way in [
         "secrecy::logs_a_token",
-        "secrecy::logs_a_piece_of_one",
+        "secrecy::logs_part_of_a_token",
         "secrecy::logs_the_secret_in_hex",
         "secrecy::logs_another_token",
     ] {
@@ -132,14 +132,14 @@ fn a_line_with_a_token_ends_the_run() {
 fn logs_a_token() {
     watch();
     let jwt = token(Uuid::nil(), &json!({}));
-    // In a task whose end nobody awaits, as the gateway's are.
+    // In a detached task, like most of the gateway's.
     let thread = std::thread::spawn(move || tracing::trace!(%jwt, "on purpose"));
     drop(thread.join());
 }
 
 #[test]
 #[ignore = "ends its process: a_line_with_a_token_ends_the_run runs it"]
-fn logs_a_piece_of_one() {
+fn logs_part_of_a_token() {
     watch();
     let jwt = token(Uuid::nil(), &json!({}));
     tracing::trace!("on purpose: ...{}", &jwt[jwt.len() - 24..]);
@@ -172,7 +172,7 @@ fn logs_what_may_be_logged() {
 }
 
 #[tokio::test]
-async fn no_log_line_of_the_gateway_repeats_a_token_or_the_secret() {
+async fn no_log_line_of_the_gateway_contains_a_token_or_the_secret() {
     let logs = LogCapture::begin();
     tracing::trace!("the capture is on");
     let t = TestGateway::start().await;
@@ -194,7 +194,7 @@ async fn no_log_line_of_the_gateway_repeats_a_token_or_the_secret() {
 }
 
 #[tokio::test]
-async fn no_log_line_of_the_binary_does_at_the_level_trace() {
+async fn no_log_line_of_the_binary_contains_a_token_at_trace_level() {
     let db = TestDb::create().await;
     let org = db.create_org().await;
     let mut server = tokio::process::Command::new(env!("CARGO_BIN_EXE_warden"))
@@ -226,7 +226,7 @@ async fn no_log_line_of_the_binary_does_at_the_level_trace() {
         }
     })
     .await;
-    // Read on, so that the pipe never fills.
+    // Keep reading so that the pipe never fills.
     let reader = tokio::spawn(async move {
         stderr.read_to_end(&mut log).await.expect("reads");
         String::from_utf8_lossy(&log).into_owned()
@@ -240,21 +240,21 @@ async fn no_log_line_of_the_binary_does_at_the_level_trace() {
     rustix::process::kill_process(pid.expect("a pid"), rustix::process::Signal::TERM).expect("signals");
     assert!(within("the end", server.wait()).await.expect("ends").success());
     let text = reader.await.expect("reads");
-    // It did say everything that it is allowed to say.
+    // The log contains everything that it may contain.
     for shown in ["DEBUG", "upgrade refused", "session ended", "the gateway is down"] {
         assert!(text.contains(shown), "the log lacks {shown:?}");
     }
     assert_discreet(&text, &sent);
 }
 
-/// The public address, from the line with which the gateway says that it is up.
+/// Public address from the line that the gateway logs when it is up.
 fn listen_address(log: &str) -> Option<SocketAddr> {
     let line = log.lines().find(|line| line.contains("the gateway is up"))?;
     let plain: String = strip_ansi(line);
     plain.split("listen=").nth(1)?.split_whitespace().next()?.parse().ok()
 }
 
-/// Without the colours of a terminal.
+/// Removes terminal colours.
 fn strip_ansi(line: &str) -> String {
     line.split('\u{1b}')
         .enumerate()

@@ -1,5 +1,5 @@
-//! Going down: readiness turns, nobody new is let in, and sessions end one after the other with what was
-//! queued for them.
+//! Shutdown: readiness turns to 503, new connections are rejected, and sessions are closed one after the
+//! other behind their queued frames.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::harness::{Client, TestDb, TestGateway, eventually, token, within};
 
 const SESSIONS: usize = 30;
 
-/// The status of a GET; none where nobody listens.
+/// Status of a GET, or none if nothing listens there.
 pub async fn status(addr: SocketAddr, path: &str) -> Option<u16> {
     let mut stream = TcpStream::connect(addr).await.ok()?;
     let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
@@ -26,7 +26,7 @@ pub async fn status(addr: SocketAddr, path: &str) -> Option<u16> {
     answer.split(' ').nth(1)?.parse().ok()
 }
 
-/// Reads to the end; the names of the events before the Close, and its code.
+/// Reads to the end. Returns the names of the events before the Close, and its code.
 async fn to_the_end(client: &mut Client) -> (Vec<String>, u16) {
     let mut events = Vec::new();
     loop {
@@ -42,7 +42,7 @@ async fn to_the_end(client: &mut Client) -> (Vec<String>, u16) {
 }
 
 #[tokio::test]
-async fn sessions_are_closed_one_after_the_other() {
+async fn sessions_are_closed_evenly_over_the_drain_window() {
     let db = TestDb::create().await;
     let org = db.create_org().await;
     let gateway = TestGateway::gateway(&db, |config| {
@@ -68,29 +68,32 @@ async fn sessions_are_closed_one_after_the_other() {
 
     let stopping = tokio::spawn(gateway.stop());
     within("the first session is closed", first_ended.recv()).await;
-    // Most are still there: they go on getting events until it is their turn.
+    // Most sessions are still open, and receive events until they are closed.
     db.publish(org, "calls", "while.draining").await;
     assert_eq!(status(admin, "/readyz").await, Some(503));
-    eventually("nobody new is let in", async || status(public, "/livez").await.is_none()).await;
+    eventually("new connections are rejected", async || status(public, "/livez").await.is_none()).await;
 
-    let mut told = 0;
+    let mut reached = 0;
     for end in ends {
         let (events, code) = end.await.expect("ends");
         assert_eq!(code, 1012);
-        told += usize::from(events == ["while.draining"]);
+        reached += usize::from(events == ["while.draining"]);
     }
-    assert!((1..SESSIONS).contains(&told), "{told} of {SESSIONS} were there after the first was closed");
+    assert!(
+        (1..SESSIONS).contains(&reached),
+        "{reached} of {SESSIONS} were there after the first was closed"
+    );
     within("the gateway is down", stopping).await.expect("stops");
 }
 
-/// Reads nothing until the gateway was told to stop, then everything.
+/// The client reads nothing until the gateway shuts down, and then everything.
 #[tokio::test]
-async fn what_was_queued_goes_out_before_the_close() {
+async fn queued_frames_are_sent_before_the_close() {
     const EVENTS: usize = 60;
     let db = TestDb::create().await;
     let org = db.create_org().await;
     let gateway = TestGateway::gateway(&db, |config| {
-        // So much is for the queue, and so long it may take: this is about what is sent, not when.
+        // Limits are generous, because this test is about what is sent, not when.
         config.limits.session.send_buffer_bytes = 16 * 1024;
         config.limits.session.close_timeout = Duration::from_secs(60);
     })
@@ -99,7 +102,7 @@ async fn what_was_queued_goes_out_before_the_close() {
     for _ in 0..EVENTS {
         publish_large(&db, org).await;
     }
-    eventually("all were offered, and most wait", async || {
+    eventually("all frames were offered, and most are queued", async || {
         let counts = gateway.metrics();
         counts.deliveries.get() == EVENTS as u64 && counts.queued_writes.get() > EVENTS as u64 / 2
     })
@@ -111,9 +114,8 @@ async fn what_was_queued_goes_out_before_the_close() {
     within("the gateway is down", stopping).await.expect("stops");
 }
 
-/// A client that reads nothing holds up the end until the deadline, and no longer.
 #[tokio::test]
-async fn the_deadline_ends_what_does_not_read() {
+async fn the_drain_deadline_drops_clients_that_do_not_read() {
     let db = TestDb::create().await;
     let org = db.create_org().await;
     let gateway = TestGateway::gateway(&db, |config| {
@@ -126,12 +128,12 @@ async fn the_deadline_ends_what_does_not_read() {
     for _ in 0..60 {
         publish_large(&db, org).await;
     }
-    eventually("some wait", async || gateway.metrics().queued_writes.get() > 0).await;
+    eventually("some frames are queued", async || gateway.metrics().queued_writes.get() > 0).await;
     within("the gateway is down", gateway.stop()).await;
     drop(client);
 }
 
-/// On `calls`, with little room in the kernel.
+/// A client of `calls` with a small kernel buffer.
 async fn slow_client(gateway: &Gateway, org: Uuid) -> Client {
     let mut client = Client::connect(gateway.public_addr(), &token(org, &json!({}))).await;
     let socket = socket2::SockRef::from(client.socket.get_ref());
@@ -145,9 +147,8 @@ async fn publish_large(db: &TestDb, org: Uuid) {
     sqlx::query(publish).bind(org).execute(&db.pool).await.expect("publishes");
 }
 
-/// Two nodes, one of which is replaced: a client that resumes on the other misses nothing.
 #[tokio::test]
-async fn a_client_moves_to_another_node_without_loss() {
+async fn a_client_resumes_on_another_node_without_loss() {
     let db = TestDb::create().await;
     let org = db.create_org().await;
     let old = TestGateway::gateway(&db, |_| {}).await;
@@ -175,9 +176,8 @@ async fn a_client_moves_to_another_node_without_loss() {
     new.stop().await;
 }
 
-/// A client that sends half a request and no more.
 #[tokio::test]
-async fn half_a_request_holds_up_nobody() {
+async fn half_a_request_does_not_delay_the_shutdown() {
     let db = TestDb::create().await;
     let gateway = TestGateway::gateway(&db, |config| {
         config.limits.serve.header_timeout = Duration::from_secs(3600);
@@ -189,9 +189,9 @@ async fn half_a_request_holds_up_nobody() {
     within("the gateway is down", gateway.stop()).await;
 }
 
-/// Nobody stops it, as when a test fails: its threads end all the same, and the runtime that waits for them.
+/// As after a failing test. The runtime waits for the gateway's threads, so they must end by themselves.
 #[test]
-fn a_gateway_that_is_abandoned_ends_with_its_runtime() {
+fn a_dropped_gateway_ends_with_its_runtime() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
         let db = TestDb::create().await;
@@ -200,7 +200,7 @@ fn a_gateway_that_is_abandoned_ends_with_its_runtime() {
     let (ended, end) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         drop(runtime);
-        ended.send(()).expect("somebody waits");
+        ended.send(()).expect("the test waits");
     });
     end.recv_timeout(Duration::from_secs(20)).expect("the runtime ends");
 }

@@ -1,5 +1,5 @@
-//! What of the table of threats (docs/security.md) no other test shows: how a request may be read in two
-//! ways, how long its head may be, and what is not offered at all.
+//! Rows of the threat table (docs/security.md) that no other test covers: ambiguous requests, oversized
+//! heads, and features that are not offered.
 
 use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
@@ -7,11 +7,11 @@ use tokio::net::TcpStream;
 
 use crate::harness::{Answer, TestGateway, Upgrade, token, within};
 
-/// The gateway's limits of a head.
+/// The gateway's limits for a request head.
 const HEADERS_MAX: usize = 64;
 const HEAD_BYTES_MAX: usize = 32 * 1024;
 
-/// The status of a request as it is, and nothing more of the connection.
+/// Sends a raw request and returns the status of its answer.
 async fn status(t: &TestGateway, text: &str) -> u16 {
     let mut stream = TcpStream::connect(t.gateway.public_addr()).await.expect("connects");
     stream.write_all(text.as_bytes()).await.expect("writes");
@@ -19,7 +19,7 @@ async fn status(t: &TestGateway, text: &str) -> u16 {
 }
 
 #[tokio::test]
-async fn a_request_that_two_could_read_differently_is_refused() {
+async fn ambiguous_requests_are_rejected() {
     let t = TestGateway::start().await;
     let org = t.db.create_org().await;
     let good = || Upgrade::bearer(&token(org, &json!({})));
@@ -38,7 +38,7 @@ async fn a_request_that_two_could_read_differently_is_refused() {
     }
     let old = good().text().replacen("HTTP/1.1", "HTTP/1.0", 1);
     assert_eq!(status(&t, &old).await, 400);
-    // What hyper refuses by itself.
+    // Requests that hyper rejects by itself.
     for line in [
         "Content-Length: 5\r\nContent-Length: 6",
         "Transfer-Encoding : chunked",
@@ -50,18 +50,18 @@ async fn a_request_that_two_could_read_differently_is_refused() {
         assert_eq!(status(&t, &request).await, 400, "{line}");
     }
     assert_eq!(good().with("Content-Length", "0").send(addr).await.status, 101);
-    // The Host is nobody's word for anything: the same request in absolute form is no other one.
+    // The Host decides nothing: a request in absolute form is treated alike.
     assert_eq!(good().to("http://evil.example/socket/websocket?vsn=2.0.0").send(addr).await.status, 101);
     t.gateway.stop().await;
 }
 
 #[tokio::test]
-async fn a_head_is_bounded_in_bytes_and_headers() {
+async fn request_heads_are_bounded_in_bytes_and_headers() {
     let t = TestGateway::start().await;
     let org = t.db.create_org().await;
     let good = || Upgrade::bearer(&token(org, &json!({})));
     let filler = |bytes: usize| "x".repeat(bytes);
-    // In one piece, and so long that hyper's own buffer would take it.
+    // Sent in one piece, and short enough for hyper's own buffer.
     for bytes in [HEAD_BYTES_MAX, HEAD_BYTES_MAX * 3 / 2, HEAD_BYTES_MAX * 4] {
         assert_eq!(status(&t, &good().with("x-long", &filler(bytes)).text()).await, 431, "{bytes}");
         assert_eq!(status(&t, &good().with(&filler(bytes), "x").text()).await, 431, "{bytes}");
@@ -71,7 +71,7 @@ async fn a_head_is_bounded_in_bytes_and_headers() {
     let many = |count: usize| (0..count).fold(good(), |request, n| request.with(&format!("x-{n}"), "y"));
     assert_eq!(status(&t, &many(HEADERS_MAX).text()).await, 431);
     assert_eq!(status(&t, &many(HEADERS_MAX / 2).text()).await, 101);
-    // A list of subprotocols as long as it may be is read once.
+    // The longest possible list of subprotocols is parsed once.
     let list = |entry: &str| entry.repeat(HEAD_BYTES_MAX / 2 / entry.len());
     for entry in [",", " ", "a,", "a ,\t"] {
         let request = good().with("Sec-WebSocket-Protocol", &format!("{}x", list(entry)));
@@ -82,7 +82,7 @@ async fn a_head_is_bounded_in_bytes_and_headers() {
 }
 
 #[tokio::test]
-async fn no_extension_is_agreed_on() {
+async fn no_websocket_extension_is_negotiated() {
     let t = TestGateway::start().await;
     let org = t.db.create_org().await;
     let offer = "permessage-deflate; client_max_window_bits, x-webkit-deflate-frame";
@@ -96,10 +96,10 @@ async fn no_extension_is_agreed_on() {
 }
 
 #[tokio::test]
-async fn there_is_one_way_in() {
+async fn only_documented_routes_exist() {
     let t = TestGateway::start().await;
     let org = t.db.create_org().await;
-    // No long polling, and nothing of the admin listener's.
+    // No long polling, and no route of the admin listener.
     for target in ["/socket/longpoll?vsn=2.0.0", "/socket", "/metrics", "/socket/websocket/../longpoll"] {
         let answer = Upgrade::bearer(&token(org, &json!({}))).to(target).send(t.gateway.public_addr()).await;
         assert_eq!(answer.status, 404, "{target}: {answer:?}");
