@@ -1,22 +1,22 @@
-// Follows a topic for good: `load()` (a promise) reads the present state, `replace(state)` shows it, and
-// `apply(event, payload)` is told of every change after it, once and in order. `load` is asked at first, and
-// again where Warden says that continuity was lost; it must go on trying until it has the state.
+// Follows a topic until the page closes. `load()` (a promise) reads the current state and `replace(state)` shows it.
+// `apply(event, payload)` receives every later change, once and in order. `load` is called at the beginning and after
+// each loss of continuity; it must retry until it has the state.
 export function follow(socket, topic, { load, replace, apply }) {
-  let since; // the cursor of what was seen last
-  let held; // changes that come while the state is read
-  const channel = socket.channel(topic, () => (since ? { since } : {})); // asked for each join
+  let since; // the cursor of the last event seen
+  let held; // changes that arrive while the state is loading
+  const channel = socket.channel(topic, () => (since ? { since } : {})); // evaluated at each join
 
   async function reload() {
     const mine = (held = []);
     const state = await load();
-    if (held !== mine) return; // continuity was lost once more meanwhile
+    if (held !== mine) return; // a later reload has started in the meantime
     held = undefined;
     replace(state);
     for (const [event, payload] of mine) apply(event, payload);
   }
 
   channel.onMessage = (event, payload) => {
-    // What still comes of an earlier join while another is under way comes again after its reply.
+    // Events of an earlier join may still arrive while a new join is pending. The replay sends them again.
     if (payload?.cursor && channel.isJoined()) {
       since = payload.cursor;
       if (event === "warden.resync") reload();
