@@ -19,11 +19,11 @@ use crate::config::{Config, DrainLimits};
 use crate::control::{Directory, Reconciler, Revocations};
 use crate::http::{self, Admission, HttpState, Listening, Proxies, Tls};
 use crate::hub::{Hub, fanout};
-use crate::log::{Doorbell, TailerProgress, TailerState};
+use crate::log::{Doorbell, TailerState};
 use crate::metrics::Metrics;
 use crate::replay::{RecentEvents, Replay};
 use crate::retention::Retention;
-use crate::tailer::LogTailer;
+use crate::tailer::{Dispatcher, LogTailer};
 use crate::wire::CloseCode;
 use crate::{postgres, session};
 
@@ -87,7 +87,6 @@ impl Gateway {
             Arc::clone(&metrics),
             limits.reconciler,
         ));
-        let (state, reader) = watch::channel(TailerState::Starting);
         let draining = CancellationToken::new();
         let (front, back) = (CancellationToken::new(), CancellationToken::new());
         let (sessions, listeners, background) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
@@ -96,45 +95,41 @@ impl Gateway {
         let retention = Retention::new(pool.clone(), Arc::clone(&metrics), limits.retention);
         let retention_late = retention.late_since();
         let recent = Arc::new(RecentEvents::new(limits.recent));
-        let (progress, progressed) = watch::channel(TailerProgress::default());
         let doorbell = Doorbell::new(Arc::clone(&primary), limits.doorbell);
+        let (feed, fanout) = fanout(Arc::clone(&hub), limits.fanout, Arc::clone(&metrics));
+        let dispatcher = Dispatcher {
+            hub: Arc::clone(&hub),
+            fanout: feed,
+            directory: Arc::clone(&directory),
+            revocations: Arc::clone(&revocations),
+            reconciler: Arc::clone(&sweep),
+            recent: Arc::clone(&recent),
+            metrics: Arc::clone(&metrics),
+        };
+        let tailer = LogTailer::new(primary, doorbell.signal(), dispatcher, limits.tailer);
+        let reader = tailer.state();
         let replay = Arc::new(Replay::new(
             pool,
-            Arc::clone(&recent),
-            doorbell.ring(),
-            progressed,
+            recent,
+            doorbell.signal(),
+            tailer.progress(),
             Arc::clone(&metrics),
             limits.replay,
         ));
-        for _ in 0..limits.replay.from_log_max {
+        for _ in 0..limits.replay.concurrent_reads_max {
             let (replay, cancel) = (Arc::clone(&replay), back.clone());
             background.spawn(async move { replay.run(cancel).await });
         }
-        let (feed, fanout) = fanout(Arc::clone(&hub), limits.fanout, Arc::clone(&metrics));
         for _ in 0..helper_count() {
             background.spawn_blocking(fanout.helper());
         }
         // On a thread of its own: it never awaits, and on the runtime's it would wait for its turn behind the tasks of
         // thousands of sessions that have something to drain.
         background.spawn_blocking(move || fanout.run());
-        let source = LogTailer {
-            primary,
-            ring: doorbell.ring(),
-            hub: Arc::clone(&hub),
-            directory: Arc::clone(&directory),
-            revocations: Arc::clone(&revocations),
-            sweep: Arc::clone(&sweep),
-            recent,
-            progress,
-            feed,
-            state,
-            metrics: Arc::clone(&metrics),
-            limits: limits.tailer,
-        };
         background.spawn(Arc::clone(&verifier).run(back.clone()));
         background.spawn(Arc::clone(&revocations).run(back.clone()));
         background.spawn(sweep.run(back.clone()));
-        background.spawn_blocking(follow_log(doorbell, source, back.clone())?);
+        background.spawn_blocking(follow_log(doorbell, tailer, back.clone())?);
         background.spawn(retention.run(reader.clone(), back.clone()));
 
         let http_state = HttpState {
@@ -281,15 +276,15 @@ async fn bind(addr: SocketAddr, variable: &str) -> anyhow::Result<TcpListener> {
 /// organisation no other thread has to wake up, and no task of a session stands before it.
 fn follow_log(
     doorbell: Doorbell,
-    source: LogTailer,
+    tailer: LogTailer,
     cancel: CancellationToken,
 ) -> std::io::Result<impl FnOnce() + Send + 'static> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     Ok(move || {
         // As tasks: what wakes the future that a runtime blocks on goes by way of the kernel, also on the same thread.
         let doorbell = runtime.spawn(doorbell.run(cancel.clone()));
-        let source = runtime.spawn(source.run(cancel));
-        if let Err(error) = runtime.block_on(async { tokio::try_join!(doorbell, source) }) {
+        let tailer = runtime.spawn(tailer.run(cancel));
+        if let Err(error) = runtime.block_on(async { tokio::try_join!(doorbell, tailer) }) {
             tracing::error!(%error, "what follows the log has failed");
         }
     })

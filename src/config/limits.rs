@@ -164,14 +164,14 @@ impl Default for Limits {
             look_up_timeout: Duration::from_secs(5),
             recent: RecentLimits { bytes_max: 64 * 1024 * 1024, org_bytes_max: 8 * 1024 * 1024 },
             replay: ReplayLimits {
-                from_log_max: 2,
+                concurrent_reads_max: 2,
                 waiting_max: 20_000,
                 events_max: 50_000,
                 bytes_max: 32 * 1024 * 1024,
                 memory_bytes_max: 128 * 1024 * 1024,
-                reader_timeout: Duration::from_secs(60),
-                read_timeout: Duration::from_secs(60),
-                turn_timeout: Duration::from_secs(20),
+                tailer_timeout: Duration::from_secs(60),
+                wait_timeout: Duration::from_secs(60),
+                log_read_timeout: Duration::from_secs(20),
                 send_timeout: Duration::from_secs(60),
             },
             retention: RetentionLimits {

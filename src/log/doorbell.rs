@@ -1,8 +1,8 @@
-//! The doorbell: a LISTEN connection whose notifications wake the reader.
+//! The doorbell: a LISTEN connection whose notifications wake the tailer.
 //!
-//! It says nothing but "look". When the connection breaks it is made anew, with backoff, and every
-//! new connection rings once, for what may have been missed. It goes where the reader goes. Where no LISTEN is
-//! possible the reader polls.
+//! A notification means "poll now" and carries no data. If the connection breaks, the doorbell reconnects with
+//! backoff. Each new connection wakes the tailer once, because notifications may have been lost in between. The
+//! doorbell connects to the primary that the tailer follows. If LISTEN is impossible there, the tailer polls.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -13,31 +13,31 @@ use sqlx::postgres::{PgListener, PgPoolOptions};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::silence::{BELL_CHANNEL, BELL_SILENCED};
+use super::silence::{DOORBELL_CHANNEL, SILENCED_PAYLOAD};
 use crate::backoff::Backoff;
 use crate::postgres::{Primary, PrimaryLocation, Session, assume_gateway_role};
 
-/// A new connection is tried after this, doubling up to the second.
+/// First and longest delay before the doorbell reconnects. The delay doubles from the first to the longest.
 const RECONNECT_DELAYS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// Limits of the doorbell's connection.
 #[derive(Clone, Copy, Debug)]
 pub struct DoorbellLimits {
-    /// After so long without a ring the connection is asked whether it is there.
+    /// Silence after which the connection is checked.
     pub watchdog_interval: Duration,
-    /// It has so long to answer, and to come up.
+    /// Longest wait for the answer to that check, and for a new connection.
     pub watchdog_timeout: Duration,
 }
 
-/// See the module's documentation.
+/// The task that listens for notifications, on a connection of its own.
 #[derive(Debug)]
 pub struct Doorbell {
     primary: Arc<Primary>,
-    ring: Arc<DoorbellSignal>,
+    signal: Arc<DoorbellSignal>,
     limits: DoorbellLimits,
 }
 
-/// What the doorbell tells the reader.
+/// The signal from the doorbell to the tailer.
 #[derive(Debug, Default)]
 pub struct DoorbellSignal {
     notify: Notify,
@@ -45,33 +45,37 @@ pub struct DoorbellSignal {
 }
 
 impl DoorbellSignal {
-    /// Resolves when there may be something to read. Rings that come while nobody waits count as one.
-    pub(crate) async fn rung(&self) {
+    /// Waits until there may be something to read. Requests that arrive while nobody waits are merged into one.
+    pub(crate) async fn wait(&self) {
         self.notify.notified().await;
     }
 
-    /// Somebody here wants the reader to look.
-    pub(crate) fn pull(&self) {
+    /// Requests that the tailer polls the log.
+    pub(crate) fn request_poll(&self) {
         self.notify.notify_one();
     }
 
-    /// Whether a reader said, since the last call, that it silenced the bell.
+    /// Whether a tailer may have silenced the doorbell since the last call.
     pub(crate) fn take_silenced(&self) -> bool {
         self.silenced.swap(false, Ordering::Relaxed)
+    }
+
+    fn mark_silenced(&self) {
+        self.silenced.store(true, Ordering::Relaxed);
     }
 }
 
 impl Doorbell {
-    /// A doorbell at the primary that the reader follows, on a connection of its own.
+    /// Creates a doorbell at the primary that the tailer follows.
     #[must_use]
     pub fn new(primary: Arc<Primary>, limits: DoorbellLimits) -> Self {
-        Self { primary, ring: Arc::default(), limits }
+        Self { primary, signal: Arc::default(), limits }
     }
 
-    /// Where the reader waits.
+    /// The signal on which the tailer waits.
     #[must_use]
-    pub fn ring(&self) -> Arc<DoorbellSignal> {
-        Arc::clone(&self.ring)
+    pub fn signal(&self) -> Arc<DoorbellSignal> {
+        Arc::clone(&self.signal)
     }
 
     /// Listens until cancelled.
@@ -84,111 +88,117 @@ impl Doorbell {
 
     async fn follow(&self) {
         let mut backoff = Backoff::new(RECONNECT_DELAYS.0, RECONNECT_DELAYS.1);
-        let mut places = self.primary.place();
-        let mut said = None;
+        let mut locations = self.primary.place();
+        let mut logged = None;
         loop {
-            let place = places.borrow_and_update().clone();
-            let ended = tokio::select! {
-                moved = places.changed() => {
+            let location = locations.borrow_and_update().clone();
+            let error = tokio::select! {
+                moved = locations.changed() => {
                     if moved.is_err() {
                         return;
                     }
                     backoff.reset();
                     continue;
                 }
-                ended = self.listen_at(place, &mut backoff, &mut said) => ended,
+                error = self.listen_at(location, &mut backoff, &mut logged) => error,
             };
-            // While the database is away it is tried again and again: the same is said once.
-            let why = ended.to_string();
-            if said.as_ref() != Some(&why) {
-                tracing::warn!(error = why, "the doorbell is lost; until it is back the log is polled");
+            // While the database is unreachable, every attempt fails. The same error is logged once.
+            let error = error.to_string();
+            if logged.as_ref() != Some(&error) {
+                tracing::warn!(error, "doorbell connection lost: the log is polled until it is back");
             }
-            said = Some(why);
+            logged = Some(error);
             tokio::time::sleep(backoff.next()).await;
         }
     }
 
-    /// Returns with an error; where there is nothing to listen to it never does.
+    /// Listens until the connection fails. If LISTEN is impossible at this location, it never returns.
     async fn listen_at(
         &self,
-        place: Option<PrimaryLocation>,
+        location: Option<PrimaryLocation>,
         backoff: &mut Backoff,
-        said: &mut Option<String>,
+        logged: &mut Option<String>,
     ) -> sqlx::Error {
-        match place {
-            Some(place) if place.session == Session::Own => self.listen(&place, backoff, said).await,
+        match location {
+            Some(location) if location.session == Session::Own => {
+                self.listen(&location, backoff, logged).await
+            }
             Some(_) => {
                 tracing::warn!(
-                    "DATABASE_URL leads through a pooler in transaction mode, where LISTEN is not possible: events \
-                     are found by polling, up to a second late. Name the database's own address"
+                    "DATABASE_URL leads through a pooler in transaction mode, where LISTEN is impossible: events are \
+                     found by polling, up to one second late. Use the address of the database itself"
                 );
                 std::future::pending().await
             }
-            // The reader has not found the primary yet.
+            // The tailer has not found the primary yet.
             None => std::future::pending().await,
         }
     }
 
     async fn listen(
         &self,
-        place: &PrimaryLocation,
+        location: &PrimaryLocation,
         backoff: &mut Backoff,
-        said: &mut Option<String>,
+        logged: &mut Option<String>,
     ) -> sqlx::Error {
-        let connect = async {
-            let pool = PgPoolOptions::new()
-                .max_connections(1)
-                .after_connect(|connection, _| Box::pin(assume_gateway_role(connection, false)))
-                .connect_lazy_with(place.options.clone());
-            let mut listener = PgListener::connect_with(&pool).await?;
-            // A silent reconnect inside the listener would hide that rings were missed.
-            listener.eager_reconnect(false);
-            listener.listen(BELL_CHANNEL).await?;
-            Ok(listener)
-        };
-        let mut listener = match self.in_time(connect).await {
+        let mut listener = match self.with_timeout(connect(location)).await {
             Ok(listener) => listener,
             Err(error) => return error,
         };
-        tracing::debug!("the doorbell is connected");
+        tracing::debug!("doorbell connected");
         backoff.reset();
-        *said = None;
-        // Its word that a reader silenced the bell may have been missed.
-        self.ring.silenced.store(true, Ordering::Relaxed);
-        self.ring.notify.notify_one();
+        *logged = None;
+        // A notification that a tailer silenced the doorbell may have been lost.
+        self.signal.mark_silenced();
+        self.signal.request_poll();
         loop {
-            // Pinned here: it is large, and would be moved with every layer around it.
+            // Pinned here because the future is large, and would be moved through every layer around it.
             let next = tokio::time::timeout(self.limits.watchdog_interval, pin!(listener.try_recv())).await;
-            let heard = match next {
-                Ok(heard) => heard,
-                // Silence may be a connection that is half gone: whoever is there answers.
-                Err(_) => match self.in_time(ask(&mut listener)).await {
+            let received = match next {
+                Ok(received) => received,
+                // Silence may mean that the connection is half open. A server that is alive answers the check.
+                Err(_) => match self.with_timeout(check(&mut listener)).await {
                     Ok(()) => continue,
                     Err(error) => Err(error),
                 },
             };
-            match heard {
-                // A hint and no more: anybody can notify, and it costs the reader a look.
-                Ok(Some(heard)) => {
-                    if heard.payload() == BELL_SILENCED {
-                        self.ring.silenced.store(true, Ordering::Relaxed);
+            match received {
+                // A notification is only a hint. Any role can send one, and it costs the tailer one poll.
+                Ok(Some(notification)) => {
+                    if notification.payload() == SILENCED_PAYLOAD {
+                        self.signal.mark_silenced();
                     }
-                    self.ring.notify.notify_one();
+                    self.signal.request_poll();
                 }
                 Ok(None) => return sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into()),
-                Err(e) => return e,
+                Err(error) => return error,
             }
         }
     }
 
-    async fn in_time<T>(&self, what: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
-        match tokio::time::timeout(self.limits.watchdog_timeout, what).await {
+    async fn with_timeout<T>(
+        &self,
+        request: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, sqlx::Error> {
+        match tokio::time::timeout(self.limits.watchdog_timeout, request).await {
             Ok(result) => result,
             Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
         }
     }
 }
 
-async fn ask(listener: &mut PgListener) -> Result<(), sqlx::Error> {
+async fn connect(location: &PrimaryLocation) -> Result<PgListener, sqlx::Error> {
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .after_connect(|connection, _| Box::pin(assume_gateway_role(connection, false)))
+        .connect_lazy_with(location.options.clone());
+    let mut listener = PgListener::connect_with(&pool).await?;
+    // A silent reconnect inside the listener would hide that notifications were lost.
+    listener.eager_reconnect(false);
+    listener.listen(DOORBELL_CHANNEL).await?;
+    Ok(listener)
+}
+
+async fn check(listener: &mut PgListener) -> Result<(), sqlx::Error> {
     sqlx::query!(r#"select true as "there!""#).fetch_one(listener).await.map(|_| ())
 }

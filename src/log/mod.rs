@@ -1,8 +1,11 @@
-//! The event log as this node sees it: cursors and visibility, the SQL that reads it, and the doorbell that wakes
-//! its reader.
+//! The event log as this node reads it: cursors and visibility, the SQL of the log, its rows, and the doorbell that
+//! wakes the tailer.
 //!
-//! The log is the truth. A lost notification costs latency, never data. This module knows no sockets and no sessions.
+//! The log is the source of truth. A lost notification costs latency, never data. This module knows neither sockets
+//! nor sessions.
 
+mod bounds;
+mod connection;
 pub mod cursor;
 mod doorbell;
 mod reader;
@@ -10,7 +13,8 @@ mod row;
 mod silence;
 mod status;
 
+pub use connection::{LogError, LogReader};
 pub use doorbell::{Doorbell, DoorbellLimits, DoorbellSignal};
-pub use reader::{LogError, LogReader, Read};
-pub(crate) use row::{LogRow, LoggedEvent, Names, Since};
+pub use reader::LogPage;
+pub(crate) use row::{LogRow, LoggedEvent, PointParameters, RowDecoder};
 pub use status::{TailerProgress, TailerState};

@@ -1,4 +1,4 @@
-//! Rows of the event log, and the one place where they become events.
+//! Rows of the event log, and the only place that turns them into events.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,18 +7,18 @@ use super::cursor::{CursorPrefix, Point};
 use crate::org::OrgId;
 use crate::wire::{Event, Topic};
 
-/// An event with its owner; none for a control event to all.
+/// An event of the log with its organisation and transaction.
 #[derive(Debug)]
 pub struct LoggedEvent {
-    /// Whose.
+    /// The organisation of the event; none for a control event to all organisations.
     pub org: Option<OrgId>,
-    /// The transaction that wrote it.
+    /// The transaction that wrote the event.
     pub xid: u64,
-    /// What.
+    /// The event itself.
     pub event: Arc<Event>,
 }
 
-/// A row as queries bring it.
+/// A row of `warden.events` as a query returns it.
 pub(crate) struct LogRow {
     pub(crate) id: i64,
     pub(crate) xid: i64,
@@ -33,21 +33,23 @@ pub(crate) struct LogRow {
     pub(crate) at: time::OffsetDateTime,
 }
 
-/// Events of these rows, with their cursors where there is a prefix for them.
-pub(crate) fn to_events(rows: Vec<LogRow>, prefix: Option<&CursorPrefix>) -> Vec<LoggedEvent> {
-    let mut names = Names::default();
-    rows.into_iter().filter_map(|row| names.event(row, prefix)).collect()
+/// Turns rows into events. The rows of a batch have few distinct event names, so each name is allocated once.
+#[derive(Default)]
+pub(crate) struct RowDecoder {
+    names: HashMap<String, Arc<str>>,
 }
 
-/// Makes events of rows. A batch has few names: each is allocated once.
-#[derive(Default)]
-pub(crate) struct Names(HashMap<String, Arc<str>>);
+impl RowDecoder {
+    /// Decodes rows. If there is a prefix, each event gets its cursor.
+    pub(crate) fn decode_all(rows: Vec<LogRow>, prefix: Option<&CursorPrefix>) -> Vec<LoggedEvent> {
+        let mut decoder = Self::default();
+        rows.into_iter().filter_map(|row| decoder.decode(row, prefix)).collect()
+    }
 
-impl Names {
-    /// None where the row is bad: it never stops delivery of another.
-    pub(crate) fn event(&mut self, row: LogRow, prefix: Option<&CursorPrefix>) -> Option<LoggedEvent> {
+    /// Decodes a row. Returns none for an invalid row, because one bad row must not stop the delivery of others.
+    pub(crate) fn decode(&mut self, row: LogRow, prefix: Option<&CursorPrefix>) -> Option<LoggedEvent> {
         let Some(topic) = Topic::parse(&row.topic) else {
-            tracing::warn!(event.id = row.id, topic = row.topic, "an event with an invalid topic is skipped");
+            tracing::warn!(event.id = row.id, topic = row.topic, "event skipped: its topic is invalid");
             return None;
         };
         let entity_topic = row.subject.as_deref().and_then(|subject| {
@@ -57,7 +59,7 @@ impl Names {
             }
             topic
         });
-        let name = self.0.entry(row.event).or_insert_with_key(|name| name.as_str().into());
+        let name = self.names.entry(row.event).or_insert_with_key(|name| name.as_str().into());
         let event = Event {
             id: row.id,
             at: row.at,
@@ -73,14 +75,14 @@ impl Names {
     }
 }
 
-/// A point as parameters of a query: `xid8` has no binary form that sqlx knows, so it goes as text.
-pub(crate) struct Since {
+/// A point as query parameters. sqlx knows no binary form of `xid8`, so transaction ids are passed as text.
+pub(crate) struct PointParameters {
     pub(crate) xmax: String,
     pub(crate) in_progress: Vec<String>,
     pub(crate) max_id: i64,
 }
 
-impl Since {
+impl PointParameters {
     pub(crate) fn new(point: &Point) -> Self {
         Self {
             xmax: point.snapshot.xmax.to_string(),

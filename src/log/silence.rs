@@ -1,65 +1,66 @@
-//! The reader's side of the doorbell's lock: silencing it under load, and giving it back.
+//! The tailer's side of the doorbell lock: silencing the doorbell under load, and releasing it.
 
-use super::reader::{LogError, LogReader};
+use super::connection::{LogError, LogReader};
 
-/// The advisory lock of the doorbell, as in `warden.ring()`.
-const BELL_LOCK: i64 = 1_463_898_692;
-/// The channel on which `warden.ring()` notifies.
-pub(super) const BELL_CHANNEL: &str = "warden";
-/// What a reader notifies when it silences the bell.
-pub(super) const BELL_SILENCED: &str = "silenced";
+/// Key of the doorbell's advisory lock, as in `warden.ring()`.
+const DOORBELL_LOCK: i64 = 1_463_898_692;
+/// Channel on which `warden.ring()` notifies.
+pub(super) const DOORBELL_CHANNEL: &str = "warden";
+/// Payload of the notification that a tailer sends when it silences the doorbell.
+pub(super) const SILENCED_PAYLOAD: &str = "silenced";
 
 impl LogReader {
-    /// Silences the doorbell: while readers hold its lock, shared, no writer gets it, so none rings. The
-    /// other readers are told to look by themselves. False where a writer has the lock just now, or where the session
-    /// is not the reader's own.
+    /// Silences the doorbell. While tailers hold its lock in shared mode, no writer gets the lock, so no writer rings.
+    /// The other tailers are notified that they must poll. Returns false if a writer holds the lock at this moment, or
+    /// if the backend session is not dedicated to this connection.
     ///
     /// # Errors
-    /// When the database can't be asked.
-    pub async fn silence_bell(&mut self) -> Result<bool, LogError> {
-        // In a session that is shared the lock would stay behind for ever, and nobody would ring again.
-        if !self.owns_session() {
+    /// If the query fails.
+    pub async fn silence_doorbell(&mut self) -> Result<bool, LogError> {
+        // In a pooled session the lock would outlive this client, and the doorbell would never ring again.
+        if !self.has_dedicated_session() {
             return Ok(false);
         }
-        // In one statement, so that no connection breaks between the lock and the word.
+        // One statement takes the lock and notifies, so that a broken connection cannot separate the two.
         Ok(sqlx::query_scalar!(
             r#"select case when pg_try_advisory_lock_shared($1) then pg_notify($2, $3) is not null else false end as "got!""#,
-            BELL_LOCK,
-            BELL_CHANNEL,
-            BELL_SILENCED
+            DOORBELL_LOCK,
+            DOORBELL_CHANNEL,
+            SILENCED_PAYLOAD
         )
         .fetch_one(&mut self.connection)
         .await?)
     }
 
-    /// Gives the bell back; it rings again unless another reader silences it.
+    /// Releases the doorbell. It rings again unless another tailer silences it.
     ///
     /// # Errors
-    /// When the database can't be asked.
-    pub async fn release_bell(&mut self) -> Result<(), LogError> {
-        sqlx::query!("select pg_advisory_unlock_shared($1)", BELL_LOCK)
+    /// If the query fails.
+    pub async fn release_doorbell(&mut self) -> Result<(), LogError> {
+        sqlx::query!("select pg_advisory_unlock_shared($1)", DOORBELL_LOCK)
             .fetch_one(&mut self.connection)
             .await?;
         Ok(())
     }
 
-    /// Whether the bell rings: not while a reader silences it (nor, for a moment, while a writer has the
-    /// lock to ring).
+    /// Rings the doorbell once, if no tailer silences it. Returns whether it rang. The answer is also false for the
+    /// moment in which a writer holds the lock to ring.
     ///
     /// # Errors
-    /// When the database can't be asked.
-    pub async fn bell_rings(&mut self) -> Result<bool, LogError> {
-        // As a writer does it, ring included: a writer who commits in that moment does not get the lock, and
-        // a reader that is waiting for its ring hears this one. Lock and ring end with the statement.
-        self.enter().await?;
-        let rings = sqlx::query_scalar!(
+    /// If the query fails.
+    pub async fn try_ring_doorbell(&mut self) -> Result<bool, LogError> {
+        // This takes the exclusive lock and notifies, exactly as a writer does. A writer that commits at this moment
+        // does not get the lock and stays silent. A tailer that waits for its ring receives this one instead. Lock and
+        // notification end with the statement.
+        self.begin_read().await?;
+        let rang = sqlx::query_scalar!(
             r#"select case when pg_try_advisory_xact_lock($1) then pg_notify($2, '') is not null else false end as "got!""#,
-            BELL_LOCK,
-            BELL_CHANNEL
+            DOORBELL_LOCK,
+            DOORBELL_CHANNEL
         )
         .fetch_one(&mut self.connection)
         .await?;
-        self.leave().await?;
-        Ok(rings)
+        self.end_read().await?;
+        Ok(rang)
     }
 }

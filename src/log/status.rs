@@ -1,9 +1,10 @@
-//! Status of the task that follows the log, for the parts of a node that wait for it.
+//! Status of the tailer, for the parts of a node that depend on it. It is defined here because those parts must not
+//! import the tailer itself.
 
 /// Progress of the tailer, for tasks that wait until it has read further.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TailerProgress {
-    /// Completed reads; each leads to a point.
+    /// Completed reads. Each leads to a point.
     pub reads: u64,
     /// Pages of completed reads and of the read in progress.
     pub pages: u64,

@@ -1,7 +1,6 @@
-//! Whose turn it is to have the log read: organisations in a ring, each with one read at a time, and a
-//! bound on the bytes that replays hold.
+//! The fair queue of replay reads: round-robin over organisations, one read at a time for each, within a memory budget.
 //!
-//! Pure bookkeeping: no I/O, and no idea of what a waiter is.
+//! This is pure bookkeeping. It does no I/O, and does not know what a waiter is.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -12,75 +11,74 @@ use crate::metrics::Metrics;
 use crate::org::OrgId;
 use crate::sync::lock;
 
-/// How much may wait, and how much may be held.
+/// Limits of the queue and its memory budget.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct TurnLimits {
-    /// Waiters of all organisations together.
+pub(super) struct ReplayQueueLimits {
+    /// Most waiters of all organisations together.
     pub(super) waiting_max: usize,
-    /// Bytes set aside for a read when it begins.
+    /// Bytes that are reserved for a read when it begins.
     pub(super) read_bytes: usize,
-    /// Bytes of all organisations together.
+    /// Most reserved bytes of all organisations together.
     pub(super) bytes_max: usize,
-    /// Bytes of one organisation.
+    /// Most reserved bytes of one organisation.
     pub(super) org_bytes_max: usize,
 }
 
-/// Who waits, who reads, and what is held.
+/// Waiters by organisation, the order in which organisations are served, and the reserved memory.
 #[derive(Debug)]
 pub(super) struct ReplayQueue<W> {
-    limits: TurnLimits,
+    limits: ReplayQueueLimits,
     metrics: Arc<Metrics>,
     state: Mutex<State<W>>,
-    /// There may be a turn to take. Whoever takes one passes the word on.
+    /// Signals that there may be a job. A task that takes one signals the next task.
     changed: Notify,
 }
 
 #[derive(Debug)]
 struct State<W> {
-    orgs: HashMap<OrgId, Org<W>>,
-    /// Those who wait and don't read, each once.
-    ring: VecDeque<OrgId>,
+    orgs: HashMap<OrgId, OrgQueue<W>>,
+    /// Organisations that have waiters and no read, each once.
+    order: VecDeque<OrgId>,
     waiting: usize,
     bytes: usize,
 }
 
 #[derive(Debug)]
-struct Org<W> {
-    /// They came while nobody read, or during the read, and share the next one.
-    fresh: Vec<W>,
-    /// A read that was too large, in parts.
-    parts: VecDeque<Vec<W>>,
+struct OrgQueue<W> {
+    /// Waiters that arrived while no read was under way, or during the current one. They share the next read.
+    waiters: Vec<W>,
+    /// Groups of waiters from reads that were split. Each group has a read of its own.
+    groups: VecDeque<Vec<W>>,
     is_reading: bool,
-    is_in_ring: bool,
+    is_queued: bool,
     bytes: usize,
 }
 
-/// An organisation's turn: the waiters who share one read. Ends when dropped.
+/// One read of the log, for the waiters of an organisation that share it. It ends when it is dropped.
 #[derive(Debug)]
-pub(super) struct Turn<W> {
+pub(super) struct ReadJob<W> {
     pub(super) org: OrgId,
     pub(super) waiters: Vec<W>,
-    /// What is set aside for the read.
-    pub(super) held: MemoryReservation<W>,
+    pub(super) reservation: MemoryReservation<W>,
 }
 
-/// Bytes that a replay holds, until it is dropped.
+/// Bytes that are reserved for a read and its events. Dropping it releases them.
 #[derive(Debug)]
 pub(super) struct MemoryReservation<W> {
-    turns: Arc<ReplayQueue<W>>,
+    queue: Arc<ReplayQueue<W>>,
     org: OrgId,
     bytes: usize,
-    /// Until then its organisation has no other turn.
+    /// Whether the read is under way. Until it ends, its organisation gets no other.
     is_reading: bool,
 }
 
 impl<W> ReplayQueue<W> {
-    pub(super) fn new(limits: TurnLimits, metrics: Arc<Metrics>) -> Self {
-        let state = State { orgs: HashMap::new(), ring: VecDeque::new(), waiting: 0, bytes: 0 };
+    pub(super) fn new(limits: ReplayQueueLimits, metrics: Arc<Metrics>) -> Self {
+        let state = State { orgs: HashMap::new(), order: VecDeque::new(), waiting: 0, bytes: 0 };
         Self { limits, metrics, state: Mutex::new(state), changed: Notify::new() }
     }
 
-    /// Waits for a turn of this organisation. False where too many wait.
+    /// Adds a waiter. Returns false if too many wait.
     pub(super) fn push(&self, org: OrgId, waiter: W) -> bool {
         {
             let mut state = lock(&self.state);
@@ -88,78 +86,87 @@ impl<W> ReplayQueue<W> {
                 return false;
             }
             state.waiting += 1;
-            state.org(org).fresh.push(waiter);
-            state.enlist(org);
+            state.org(org).waiters.push(waiter);
+            state.enqueue(org);
         }
         self.changed.notify_one();
         true
     }
 
-    /// The next turn, when there is one and room for it.
-    pub(super) async fn next(self: &Arc<Self>) -> Turn<W> {
+    /// Waits for the next job: an organisation with waiters, and memory for its read.
+    pub(super) async fn next_job(self: &Arc<Self>) -> ReadJob<W> {
         loop {
-            if let Some(turn) = self.try_next() {
+            if let Some(job) = self.try_next_job() {
                 self.changed.notify_one();
-                return turn;
+                return job;
             }
             self.changed.notified().await;
         }
     }
 
-    fn try_next(self: &Arc<Self>) -> Option<Turn<W>> {
+    fn try_next_job(self: &Arc<Self>) -> Option<ReadJob<W>> {
         let mut state = lock(&self.state);
         let bytes = self.limits.read_bytes;
         if state.bytes + bytes > self.limits.bytes_max {
             return None;
         }
-        // An organisation whose clients still hold much keeps its place and is passed over.
-        let may = |org: &OrgId| {
-            state.orgs.get(org).is_some_and(|of_org| of_org.bytes + bytes <= self.limits.org_bytes_max)
+        // An organisation whose clients still hold too much memory is skipped, and keeps its place in the order.
+        let has_budget = |org: &OrgId| {
+            state.orgs.get(org).is_some_and(|queue| queue.bytes + bytes <= self.limits.org_bytes_max)
         };
-        let at = state.ring.iter().position(may)?;
-        let org = state.ring.remove(at)?;
-        let of_org = state.org(org);
-        of_org.is_in_ring = false;
-        of_org.is_reading = true;
-        of_org.bytes += bytes;
-        let waiters = of_org.parts.pop_front().unwrap_or_else(|| std::mem::take(&mut of_org.fresh));
+        let index = state.order.iter().position(has_budget)?;
+        let org = state.order.remove(index)?;
+        let queue = state.org(org);
+        queue.is_queued = false;
+        queue.is_reading = true;
+        queue.bytes += bytes;
+        let waiters = queue.groups.pop_front().unwrap_or_else(|| std::mem::take(&mut queue.waiters));
         state.waiting -= waiters.len();
         state.bytes += bytes;
         self.metrics.replay_bytes.set(i64::try_from(state.bytes).unwrap_or(i64::MAX));
-        let held = MemoryReservation { turns: Arc::clone(self), org, bytes, is_reading: true };
-        Some(Turn { org, waiters, held })
+        let reservation = MemoryReservation { queue: Arc::clone(self), org, bytes, is_reading: true };
+        Some(ReadJob { org, waiters, reservation })
     }
 
-    /// Puts back parts of a read that was too large: they come one by one, each in a turn of its own, before
-    /// those who came meanwhile.
-    pub(super) fn put_back(&self, org: OrgId, parts: [Vec<W>; 2]) {
+    /// Puts groups of waiters back, because one read was too large for all of them. Each group gets a read of its own,
+    /// before the waiters that arrived meanwhile.
+    pub(super) fn requeue(&self, org: OrgId, groups: Vec<Vec<W>>) {
         let mut state = lock(&self.state);
-        for part in parts.into_iter().rev().filter(|part| !part.is_empty()) {
-            state.waiting += part.len();
-            state.org(org).parts.push_front(part);
+        for group in groups.into_iter().rev().filter(|group| !group.is_empty()) {
+            state.waiting += group.len();
+            state.org(org).groups.push_front(group);
         }
     }
 }
 
 impl<W> State<W> {
-    fn org(&mut self, org: OrgId) -> &mut Org<W> {
-        self.orgs.entry(org).or_insert_with(|| Org {
-            fresh: Vec::new(),
-            parts: VecDeque::new(),
+    fn org(&mut self, org: OrgId) -> &mut OrgQueue<W> {
+        self.orgs.entry(org).or_insert_with(|| OrgQueue {
+            waiters: Vec::new(),
+            groups: VecDeque::new(),
             is_reading: false,
-            is_in_ring: false,
+            is_queued: false,
             bytes: 0,
         })
     }
 
-    /// At the end of the ring, unless it is there or reads.
-    fn enlist(&mut self, org: OrgId) {
-        let of_org = self.org(org);
-        let waits = !of_org.fresh.is_empty() || !of_org.parts.is_empty();
-        if waits && !of_org.is_reading && !of_org.is_in_ring {
-            of_org.is_in_ring = true;
-            self.ring.push_back(org);
+    /// Puts the organisation at the back of the order if it has waiters, unless it is in the order or has a read.
+    fn enqueue(&mut self, org: OrgId) {
+        let queue = self.org(org);
+        if queue.has_waiters() && !queue.is_reading && !queue.is_queued {
+            queue.is_queued = true;
+            self.order.push_back(org);
         }
+    }
+}
+
+impl<W> OrgQueue<W> {
+    fn has_waiters(&self) -> bool {
+        !self.waiters.is_empty() || !self.groups.is_empty()
+    }
+
+    fn is_idle(&self) -> bool {
+        !self.is_reading && self.bytes == 0 && !self.has_waiters()
     }
 }
 
@@ -168,34 +175,31 @@ impl<W> MemoryReservation<W> {
         self.bytes
     }
 
-    /// The read has ended, and brought so much. The organisation goes to the end of the ring.
-    pub(super) fn keep(&mut self, bytes: usize) {
+    /// Ends the read, and keeps only the bytes that its events take. The organisation moves to the back of the order.
+    pub(super) fn shrink_to(&mut self, bytes: usize) {
         {
-            let mut state = lock(&self.turns.state);
+            let mut state = lock(&self.queue.state);
             let freed = self.bytes.saturating_sub(bytes);
             self.bytes -= freed;
             let was_reading = std::mem::replace(&mut self.is_reading, false);
             state.bytes -= freed;
-            let of_org = state.org(self.org);
-            of_org.bytes -= freed;
-            of_org.is_reading &= !was_reading;
-            state.enlist(self.org);
-            let is_idle = state
-                .orgs
-                .get(&self.org)
-                .is_some_and(|o| !o.is_reading && o.bytes == 0 && o.fresh.is_empty() && o.parts.is_empty());
-            if is_idle {
+            let queue = state.org(self.org);
+            queue.bytes -= freed;
+            // Only the reservation of the current read ends it: an older one is released while another read runs.
+            queue.is_reading &= !was_reading;
+            state.enqueue(self.org);
+            if state.orgs.get(&self.org).is_some_and(OrgQueue::is_idle) {
                 state.orgs.remove(&self.org);
             }
-            self.turns.metrics.replay_bytes.set(i64::try_from(state.bytes).unwrap_or(i64::MAX));
+            self.queue.metrics.replay_bytes.set(i64::try_from(state.bytes).unwrap_or(i64::MAX));
         }
-        self.turns.changed.notify_one();
+        self.queue.changed.notify_one();
     }
 }
 
 impl<W> Drop for MemoryReservation<W> {
     fn drop(&mut self) {
-        self.keep(0);
+        self.shrink_to(0);
     }
 }
 
@@ -206,10 +210,10 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: TurnLimits =
-        TurnLimits { waiting_max: 1000, read_bytes: 10, bytes_max: 40, org_bytes_max: 20 };
+    const LIMITS: ReplayQueueLimits =
+        ReplayQueueLimits { waiting_max: 1000, read_bytes: 10, bytes_max: 40, org_bytes_max: 20 };
 
-    fn turns() -> Arc<ReplayQueue<u32>> {
+    fn queue() -> Arc<ReplayQueue<u32>> {
         Arc::new(ReplayQueue::new(LIMITS, Arc::default()))
     }
 
@@ -218,43 +222,43 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_alone_waits_for_one_turn_of_each_other_at_most() {
-        let turns = turns();
+    fn an_organisation_waits_for_at_most_one_read_of_each_other() {
+        let queue = queue();
         for n in 0..500 {
-            assert!(turns.push(org(1), n));
+            assert!(queue.push(org(1), n));
         }
-        let first = turns.try_next().expect("a turn");
+        let first = queue.try_next_job().expect("a job");
         assert_eq!((first.org, first.waiters.len()), (org(1), 500));
         for n in 0..200 {
-            assert!(turns.push(org(1), n));
+            assert!(queue.push(org(1), n));
         }
-        assert!(turns.push(org(2), 0));
-        // While one read of an organisation is under way it has no other.
-        let second = turns.try_next().expect("a turn");
+        assert!(queue.push(org(2), 0));
+        // An organisation has one read at a time.
+        let second = queue.try_next_job().expect("a job");
         assert_eq!(second.org, org(2));
-        assert!(turns.try_next().is_none());
-        // Whoever came during the read shares the next.
+        assert!(queue.try_next_job().is_none());
+        // Waiters that arrived during the read share the next one.
         drop(first);
-        assert!(turns.push(org(3), 0));
-        let third = turns.try_next().expect("a turn");
+        assert!(queue.push(org(3), 0));
+        let third = queue.try_next_job().expect("a job");
         assert_eq!((third.org, third.waiters.len()), (org(1), 200));
-        assert_eq!(turns.try_next().expect("a turn").org, org(3));
+        assert_eq!(queue.try_next_job().expect("a job").org, org(3));
     }
 
     #[test]
-    fn a_split_read_gives_way_to_others_between_its_parts() {
-        let turns = turns();
+    fn other_organisations_are_served_between_the_groups_of_a_split_read() {
+        let queue = queue();
         for n in 0..4 {
-            turns.push(org(1), n);
+            queue.push(org(1), n);
         }
-        let mut turn = turns.try_next().expect("a turn");
-        turns.push(org(1), 4);
-        turns.push(org(2), 0);
-        let older = turn.waiters.split_off(2);
-        turns.put_back(org(1), [std::mem::take(&mut turn.waiters), older]);
-        drop(turn);
+        let mut job = queue.try_next_job().expect("a job");
+        queue.push(org(1), 4);
+        queue.push(org(2), 0);
+        let older = job.waiters.split_off(2);
+        queue.requeue(org(1), vec![std::mem::take(&mut job.waiters), older]);
+        drop(job);
         let orders: Vec<_> =
-            std::iter::from_fn(|| turns.try_next().map(|t| (t.org, t.waiters.clone()))).collect();
+            std::iter::from_fn(|| queue.try_next_job().map(|job| (job.org, job.waiters.clone()))).collect();
         assert_eq!(
             orders,
             [(org(2), vec![0]), (org(1), vec![0, 1]), (org(1), vec![2, 3]), (org(1), vec![4])]
@@ -262,55 +266,55 @@ mod tests {
     }
 
     #[test]
-    fn what_is_held_is_bounded_for_all_and_for_each() {
-        let turns = turns();
+    fn reserved_memory_is_bounded_in_total_and_per_organisation() {
+        let queue = queue();
         let mut held = Vec::new();
         for n in 0..2 {
-            turns.push(org(1), n);
-            let mut turn = turns.try_next().expect("a turn");
-            turn.held.keep(10);
-            held.push(turn);
+            queue.push(org(1), n);
+            let mut job = queue.try_next_job().expect("a job");
+            job.reservation.shrink_to(10);
+            held.push(job);
         }
-        // The first has its share, and is passed over; the others are not.
-        turns.push(org(1), 2);
+        // The first organisation has used its share and is skipped. The others are not.
+        queue.push(org(1), 2);
         for n in 2..5 {
-            turns.push(org(n), 0);
+            queue.push(org(n), 0);
         }
-        held.push(turns.try_next().expect("a turn"));
-        held.push(turns.try_next().expect("a turn"));
+        held.push(queue.try_next_job().expect("a job"));
+        held.push(queue.try_next_job().expect("a job"));
         assert_eq!((held[2].org, held[3].org), (org(2), org(3)));
-        assert!(turns.try_next().is_none());
-        assert_eq!(lock(&turns.state).bytes, LIMITS.bytes_max);
-        // What is given back is there for the one that has kept its place.
+        assert!(queue.try_next_job().is_none());
+        assert_eq!(lock(&queue.state).bytes, LIMITS.bytes_max);
+        // Released memory goes to the organisation that kept its place in the order.
         held.swap_remove(0);
-        assert_eq!(turns.try_next().expect("a turn").org, org(1));
+        assert_eq!(queue.try_next_job().expect("a job").org, org(1));
         held.clear();
-        while turns.try_next().is_some() {}
-        let state = lock(&turns.state);
+        while queue.try_next_job().is_some() {}
+        let state = lock(&queue.state);
         assert_eq!((state.bytes, state.waiting, state.orgs.len()), (0, 0, 0));
     }
 
     #[test]
-    fn too_many_are_refused() {
-        let turns = turns();
+    fn waiters_above_the_limit_are_rejected() {
+        let queue = queue();
         for n in 0..1000 {
-            assert!(turns.push(org(1 + u128::from(n % 7)), n));
+            assert!(queue.push(org(1 + u128::from(n % 7)), n));
         }
-        assert!(!turns.push(org(9), 0));
+        assert!(!queue.push(org(9), 0));
     }
 
     #[tokio::test]
-    async fn those_who_take_turns_are_woken() {
-        let turns = turns();
+    async fn idle_tasks_are_woken_for_new_jobs() {
+        let queue = queue();
         let taken = Arc::new(AtomicUsize::new(0));
-        let takers: Vec<_> = (0..2)
+        let tasks: Vec<_> = (0..2)
             .map(|_| {
-                let (turns, taken) = (Arc::clone(&turns), Arc::clone(&taken));
+                let (queue, taken) = (Arc::clone(&queue), Arc::clone(&taken));
                 tokio::spawn(async move {
                     loop {
-                        let turn = turns.next().await;
+                        let job = queue.next_job().await;
                         tokio::task::yield_now().await;
-                        taken.fetch_add(turn.waiters.len(), Ordering::Relaxed);
+                        taken.fetch_add(job.waiters.len(), Ordering::Relaxed);
                     }
                 })
             })
@@ -321,12 +325,12 @@ mod tests {
             }
         };
         for n in 0..200 {
-            turns.push(org(u128::from(n % 3)), n);
+            queue.push(org(u128::from(n % 3)), n);
             tokio::task::yield_now().await;
         }
-        tokio::time::timeout(Duration::from_secs(10), all).await.expect("every turn was taken");
-        for taker in takers {
-            taker.abort();
+        tokio::time::timeout(Duration::from_secs(10), all).await.expect("every job is taken");
+        for task in tasks {
+            task.abort();
         }
     }
 }

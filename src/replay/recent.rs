@@ -1,31 +1,32 @@
-//! The recent events of each organisation, in memory: most of those who come back after a moment are
-//! served from here, so that a storm of reconnects does not become a storm of queries.
+//! Recent events of each organisation, in memory. They serve most clients that reconnect after a short time, so that a
+//! reconnect storm does not become a storm of queries.
 //!
-//! What is here is complete from a known point on; who stands before it is served from the log.
+//! The events are complete from a known point on. A client whose cursor is older is served from the log.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
+use super::missed::is_missed;
 use crate::log::LoggedEvent;
 use crate::log::cursor::{Cursor, Point};
 use crate::org::OrgId;
 use crate::sync::lock;
 use crate::wire::{Event, Topic};
 
-/// How much is kept.
+/// Limits of the recent events.
 #[derive(Clone, Copy, Debug)]
 pub struct RecentLimits {
-    /// Bytes of all organisations together.
+    /// Most bytes of all organisations together.
     pub bytes_max: usize,
-    /// Bytes of one organisation.
+    /// Most bytes of one organisation.
     pub org_bytes_max: usize,
 }
 
-/// What an event costs besides itself until it is forgotten altogether; so the record of what was
-/// dropped is bounded too.
+/// Bytes that the window counts for each event in addition to the event itself, until the window forgets it. They also
+/// bound the entries of events that their organisation has dropped before.
 const ENTRY_BYTES: usize = 64;
 
-/// See the module's documentation.
+/// The recent events of all organisations.
 #[derive(Debug)]
 pub struct RecentEvents {
     limits: RecentLimits,
@@ -34,59 +35,60 @@ pub struct RecentEvents {
 
 #[derive(Debug, Default)]
 struct Window {
-    /// Everything after it is here, but for organisations that have a later start of their own.
+    /// The window is complete after this point, except for organisations with a later start of their own.
     start: Arc<Point>,
-    /// By organisation; `None` has what concerns all.
+    /// Events by organisation; `None` holds the control events to all organisations.
     orgs: HashMap<Option<OrgId>, OrgWindow>,
-    /// The oldest first: whose event, and the point that covers it.
+    /// For each event, oldest first: its organisation, and the point that covers it.
     order: VecDeque<(Option<OrgId>, Arc<Point>)>,
     bytes: usize,
 }
 
 #[derive(Debug, Default)]
 struct OrgWindow {
+    /// The organisation's events are complete after this point, if it is later than the window's start.
     start: Option<Arc<Point>>,
-    events: VecDeque<Kept>,
+    events: VecDeque<RecentEvent>,
     bytes: usize,
-    /// Events at the front of the window's `order` that were dropped here already.
+    /// Number of the organisation's oldest entries in the window's `order` whose events are already dropped here.
     dropped: usize,
 }
 
 #[derive(Clone, Debug)]
-struct Kept {
+struct RecentEvent {
     xid: u64,
     event: Arc<Event>,
-    /// Covers the event and its whole batch.
+    /// A point that covers the event and its whole batch.
     to: Arc<Point>,
 }
 
 impl RecentEvents {
-    /// Nothing is kept yet, and nothing is complete.
+    /// Creates an empty window. It serves no replay before the first [`Self::reset`].
     #[must_use]
     pub fn new(limits: RecentLimits) -> Self {
         Self { limits, window: Mutex::default() }
     }
 
-    /// Begins anew at this point.
+    /// Drops all events. The window is complete from `start` on.
     pub(crate) fn reset(&self, start: Arc<Point>) {
         *lock(&self.window) = Window { start, ..Window::default() };
     }
 
-    /// Keeps what was read; `to` covers all of it.
+    /// Adds the events of a page. The point `to` covers all of them.
     pub(crate) fn push(&self, to: &Arc<Point>, events: &[LoggedEvent]) {
         let mut window = lock(&self.window);
         for LoggedEvent { org, xid, event } in events {
-            let kept = Kept { xid: *xid, event: Arc::clone(event), to: Arc::clone(to) };
-            let bytes = kept.event.memory_bytes();
+            let recent = RecentEvent { xid: *xid, event: Arc::clone(event), to: Arc::clone(to) };
+            let bytes = recent.event.memory_bytes();
             window.bytes += bytes + ENTRY_BYTES;
             window.order.push_back((*org, Arc::clone(to)));
-            let of_org = window.orgs.entry(*org).or_default();
-            of_org.bytes += bytes;
-            of_org.events.push_back(kept);
+            let org_window = window.orgs.entry(*org).or_default();
+            org_window.bytes += bytes;
+            org_window.events.push_back(recent);
             let mut freed = 0;
-            while of_org.bytes > self.limits.org_bytes_max {
-                freed += of_org.drop_oldest();
-                of_org.dropped += 1;
+            while org_window.bytes > self.limits.org_bytes_max {
+                freed += org_window.drop_oldest();
+                org_window.dropped += 1;
             }
             window.bytes -= freed;
         }
@@ -95,8 +97,8 @@ impl RecentEvents {
         }
     }
 
-    /// The events of an organisation on a topic that `until` covers and `since` doesn't, with their
-    /// transaction ids, in the order of their ids. None: they are not all here.
+    /// Returns the organisation's events on a topic that `until` covers and `since` does not. They come with their
+    /// transaction ids, in the order of their event ids. Returns none if some of these events are no longer here.
     #[must_use]
     pub fn between(
         &self,
@@ -107,21 +109,17 @@ impl RecentEvents {
     ) -> Option<Vec<(u64, Arc<Event>)>> {
         let window = lock(&self.window);
         let mut found = Vec::new();
-        for whose in [None, Some(org)] {
-            let of_org = window.orgs.get(&whose);
-            let start = of_org.and_then(|o| o.start.as_ref()).unwrap_or(&window.start);
+        for key in [None, Some(org)] {
+            let org_window = window.orgs.get(&key);
+            let start = org_window.and_then(|o| o.start.as_ref()).unwrap_or(&window.start);
             if !since.from.includes(start) || !since.from.includes(&window.start) {
                 return None;
             }
-            let events = of_org.into_iter().flat_map(|o| &o.events);
-            found.extend(
-                events
-                    .filter(|kept| kept.event.reaches(topic))
-                    .filter(|kept| {
-                        until.covers(kept.xid, kept.event.id) && !since.covers(kept.xid, kept.event.id)
-                    })
-                    .map(|kept| (kept.xid, Arc::clone(&kept.event))),
-            );
+            let missed = org_window
+                .into_iter()
+                .flat_map(|org_window| &org_window.events)
+                .filter(|recent| is_missed(recent.xid, &recent.event, topic, since, until));
+            found.extend(missed.map(|recent| (recent.xid, Arc::clone(&recent.event))));
         }
         found.sort_by_key(|(_, event)| event.id);
         Some(found)
@@ -129,12 +127,12 @@ impl RecentEvents {
 }
 
 impl OrgWindow {
-    /// Returns the bytes that it freed.
+    /// Drops the oldest event, and returns the bytes that this freed.
     fn drop_oldest(&mut self) -> usize {
-        let Some(kept) = self.events.pop_front() else { return 0 };
-        let bytes = kept.event.memory_bytes();
+        let Some(oldest) = self.events.pop_front() else { return 0 };
+        let bytes = oldest.event.memory_bytes();
         self.bytes -= bytes;
-        self.start = Some(kept.to);
+        self.start = Some(oldest.to);
         bytes
     }
 }
@@ -144,14 +142,14 @@ impl Window {
         let Some((org, to)) = self.order.pop_front() else { return };
         self.start = to;
         self.bytes -= ENTRY_BYTES;
-        let Some(of_org) = self.orgs.get_mut(&org) else { return };
-        if of_org.dropped > 0 {
-            of_org.dropped -= 1;
+        let Some(org_window) = self.orgs.get_mut(&org) else { return };
+        if org_window.dropped > 0 {
+            org_window.dropped -= 1;
         } else {
-            self.bytes -= of_org.drop_oldest();
+            self.bytes -= org_window.drop_oldest();
         }
-        if of_org.events.is_empty() && of_org.dropped == 0 {
-            // Its own start is no later than the window's now.
+        if org_window.events.is_empty() && org_window.dropped == 0 {
+            // The organisation's own start is no later than the window's start now.
             self.orgs.remove(&org);
         }
     }
@@ -165,7 +163,7 @@ mod tests {
     const ORG: u128 = 1;
     const OTHER: u128 = 2;
 
-    /// A point that covers the transactions below `xmax`, and events up to the same number.
+    /// A point that covers all transactions below `xmax`, and all events with a lower id than `xmax`.
     fn point(xmax: u64) -> Arc<Point> {
         let snapshot = format!("{xmax}:{xmax}:").parse().expect("a snapshot");
         Arc::new(Point { snapshot, max_id: i64::try_from(xmax).expect("small") - 1 })
@@ -175,7 +173,7 @@ mod tests {
         Cursor::at(Epoch::default(), point(xmax))
     }
 
-    /// An event whose transaction has the same number as itself.
+    /// An event whose id equals its transaction id.
     fn logged(org: u128, id: u64) -> LoggedEvent {
         let event = Event {
             id: i64::try_from(id).expect("small"),
@@ -198,7 +196,7 @@ mod tests {
         Some(found.into_iter().map(|(_, event)| event.id).collect())
     }
 
-    fn keeping(events: usize) -> RecentEvents {
+    fn window_for(events: usize) -> RecentEvents {
         let bytes = events * (logged(ORG, 1).event.memory_bytes() + ENTRY_BYTES);
         let recent = RecentEvents::new(RecentLimits { bytes_max: bytes, org_bytes_max: bytes });
         recent.reset(point(10));
@@ -206,22 +204,22 @@ mod tests {
     }
 
     #[test]
-    fn gives_what_lies_between_and_nothing_beyond() {
-        let recent = keeping(100);
+    fn events_between_two_cursors_are_returned_and_no_others() {
+        let recent = window_for(100);
         recent.push(&point(13), &[logged(ORG, 10), logged(OTHER, 11), logged(ORG, 12)]);
         recent.push(&point(15), &[logged(ORG, 13), logged(ORG, 14)]);
         assert_eq!(between(&recent, 10, 15), Some(vec![10, 12, 13, 14]));
         assert_eq!(between(&recent, 13, 15), Some(vec![13, 14]));
-        // The node was told of the second batch after this session had its place.
+        // The second batch is newer than the position at which this session subscribed.
         assert_eq!(between(&recent, 10, 13), Some(vec![10, 12]));
         assert_eq!(between(&recent, 15, 15), Some(vec![]));
-        // From before the node was there.
+        // This cursor is older than the window.
         assert_eq!(between(&recent, 9, 15), None);
     }
 
     #[test]
-    fn forgets_the_oldest_and_says_so() {
-        let recent = keeping(3);
+    fn dropped_events_make_the_window_incomplete() {
+        let recent = window_for(3);
         for id in 10..15 {
             recent.push(&point(id + 1), &[logged(ORG, id)]);
         }
@@ -231,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn one_organisation_does_not_push_out_the_others() {
+    fn one_organisation_does_not_evict_the_events_of_others() {
         let size = logged(ORG, 1).event.memory_bytes();
         let limits = RecentLimits { bytes_max: 100 * (size + ENTRY_BYTES), org_bytes_max: 3 * size };
         let recent = RecentEvents::new(limits);
@@ -244,7 +242,7 @@ mod tests {
         let others = at(11);
         let calls = Topic::parse("calls").expect("a topic");
         assert!(recent.between(OrgId::for_tests(OTHER), &calls, &others, &at(60)).is_none());
-        // In the long run everything is bounded, also the record of what was dropped.
+        // After many more events everything is still bounded, even the entries of dropped events.
         for id in 60..1000 {
             recent.push(&point(id + 1), &[logged(OTHER, id)]);
         }

@@ -118,7 +118,7 @@ impl Resume {
     async fn run(&self) -> Subscribed {
         // At once: clients give a join up after some 10 s, and what it waits for may take longer.
         self.outbox.offer(&self.reply(json!({"cursor": self.since_text})));
-        if let Err(error) = self.shared.replay.caught_up(&self.since, || self.position()).await {
+        if let Err(error) = self.shared.replay.wait_until_reached(&self.since, || self.position()).await {
             return self.give_up(&error);
         }
         let mut at = None;
@@ -130,7 +130,7 @@ impl Resume {
             drop(hold);
             return self.give_up(&ReplayError::Epoch);
         };
-        match self.shared.replay.missed(self.org, &self.topic, &self.since, &at).await {
+        match self.shared.replay.missed_events(self.org, &self.topic, &self.since, &at).await {
             Ok(missed) => {
                 let late = tokio::time::timeout(self.shared.replay.send_timeout(), self.send(&missed)).await;
                 if late.is_err() {

@@ -1,88 +1,173 @@
-//! What the reader passes on: batches to the hub and the sockets, and what the log tells the node itself.
+//! Dispatch: what the tailer hands to the hub and the sockets, and what an event means for the node itself.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::LogTailer;
-use crate::hub::{Batch, OrgEvents};
-use crate::log::LoggedEvent;
-use crate::log::Read;
+use crate::control::{Directory, Reconciler, Revocations};
+use crate::hub::{Batch, FanoutSender, Hub, OrgEvents};
+use crate::log::{LogPage, LoggedEvent};
+use crate::metrics::Metrics;
+use crate::org::OrgId;
+use crate::replay::RecentEvents;
 use crate::wire::{CURSOR_EVENT, Event, RESYNC_EVENT, REVOKED_EVENT, TOPICS_EVENT};
 
-impl LogTailer {
-    pub(super) async fn pass_on(&mut self, read: &mut Read, cursor: Arc<str>) {
-        let read_at = Instant::now();
-        self.metrics.events.inc_by(read.events.len() as u64);
-        let mut orgs: Vec<OrgEvents> = Vec::new();
-        let mut at: HashMap<_, usize> = HashMap::new();
+/// The receivers of the log's events within this node. Nothing here awaits.
+pub struct Dispatcher {
+    /// Learns of each batch before the fan-out receives it.
+    pub hub: Arc<Hub>,
+    /// Sends batches to the sockets.
+    pub fanout: FanoutSender,
+    /// Topics and organisations, which events of the log keep current.
+    pub directory: Arc<Directory>,
+    /// Revocations. They are loaded on each connection, and again when the log announces a change.
+    pub revocations: Arc<Revocations>,
+    /// Finds deleted organisations if the log cannot name them.
+    pub reconciler: Arc<Reconciler>,
+    /// Recent events, kept for reconnecting clients.
+    pub recent: Arc<RecentEvents>,
+    /// Counters of reads and events.
+    pub metrics: Arc<Metrics>,
+}
+
+/// A reason why clients may have missed events that this node can no longer deliver.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum ContinuityLoss {
+    /// The database was restored or failed over: its log has another history.
+    Epoch,
+    /// Retention deleted events before this node read them.
+    TooOld,
+}
+
+/// The events of one page, grouped by organisation.
+pub(super) struct SortedEvents {
+    pub(super) orgs: Vec<OrgEvents>,
+    /// Whether a topic was declared or removed.
+    pub(super) topics_changed: bool,
+}
+
+/// The effect of an event on the node itself.
+enum NodeEffect {
+    None,
+    ForgetOrg(OrgId),
+    ForgetAllOrgs,
+    LoadTopics,
+    LoadRevocations,
+}
+
+impl Dispatcher {
+    /// Takes the events out of a page, applies their effects on the node, and groups the others by organisation.
+    pub(super) fn sort(&self, page: &mut LogPage) -> SortedEvents {
+        self.metrics.events.inc_by(page.events.len() as u64);
+        self.recent.push(&page.to, &page.events);
+        let mut groups = OrgGroups::default();
         let mut topics_changed = false;
-        self.recent.push(&read.to, &read.events);
-        for LoggedEvent { org, event, .. } in read.events.drain(..) {
-            // Only the trigger on organizations writes these: warden.publish() refuses the names.
-            let is_of_org = event.topic.is_org() && event.name.starts_with("org.");
-            let is_gone = is_of_org && &*event.name == "org.deleted";
-            match org {
-                Some(org) if is_of_org => self.directory.forget_org(org),
-                None if &*event.name == TOPICS_EVENT => {
+        for LoggedEvent { org, event, .. } in page.events.drain(..) {
+            match NodeEffect::of(org, &event) {
+                NodeEffect::LoadTopics => {
                     topics_changed = true;
                     continue;
                 }
-                None if &*event.name == REVOKED_EVENT => {
+                NodeEffect::LoadRevocations => {
                     self.revocations.changed();
                     continue;
                 }
-                None if event.topic.is_org() => {
+                NodeEffect::ForgetOrg(org) => self.directory.forget_org(org),
+                NodeEffect::ForgetAllOrgs => {
                     self.directory.forget_all();
-                    self.sweep.now();
+                    self.reconciler.now();
                 }
-                _ => {}
+                NodeEffect::None => {}
             }
-            // A control event ends the runs of all, so that every organisation keeps its order.
-            if org.is_none() {
-                at.clear();
-            }
-            let n = *at.entry(org).or_insert_with(|| {
-                orgs.push(OrgEvents { org, events: Vec::new(), is_gone: false });
-                orgs.len() - 1
-            });
-            orgs[n].is_gone |= is_gone;
-            orgs[n].events.push(event);
-            if org.is_none() {
-                at.clear();
-            }
+            groups.push(org, event);
         }
-        if topics_changed && let Err(error) = self.load_topics().await {
-            tracing::warn!(%error, "the names of topics could not be loaded; those known stay");
-        }
-        let number = self.hub.advance(Arc::clone(&cursor));
-        self.feed.push(&Batch { number, cursor, read_at, orgs });
+        SortedEvents { orgs: groups.orgs, topics_changed }
     }
 
-    /// Continuity is lost for everyone, and everyone is told, on every topic. The log may have told this node of
-    /// organisations and revocations, too: what is known of them is asked for anew.
-    pub(super) fn announce_loss(&mut self, reason: &str, cursor: Arc<str>) {
-        tracing::warn!(
-            reason,
-            "continuity with the event log is lost (failover, restore, or away for too long): all topics resync"
-        );
+    /// Announces a batch to the hub, and sends it to the sockets.
+    pub(super) fn send(&mut self, orgs: Vec<OrgEvents>, cursor: Arc<str>, read_at: Instant) {
+        let number = self.hub.advance(Arc::clone(&cursor));
+        self.fanout.push(&Batch { number, cursor, read_at, orgs });
+    }
+
+    /// Tells every client on every topic that continuity is lost. Deletions of organisations and revocations may be
+    /// among the lost events, so the node reloads both.
+    pub(super) fn broadcast_resync(&mut self, loss: ContinuityLoss, cursor: Arc<str>) {
+        let reason = loss.reason();
+        tracing::warn!(reason, "continuity with the event log lost: all topics resync");
         self.directory.forget_all();
-        self.sweep.now();
+        self.reconciler.now();
         self.revocations.changed();
         let data = format!(r#"{{"reason":"{reason}"}}"#);
-        self.tell_everybody(RESYNC_EVENT, &data, cursor);
+        self.broadcast_control_event(RESYNC_EVENT, &data, cursor);
     }
 
-    /// On topics where nothing happens too, so that a cursor that a client keeps stays young.
-    pub(super) fn hand_out_cursor(&mut self) {
-        self.tell_everybody(CURSOR_EVENT, "{}", self.hub.cursor());
+    /// Sends the current cursor on every topic, even without events, so that a stored cursor never becomes too old.
+    pub(super) fn broadcast_cursor(&mut self) {
+        self.broadcast_control_event(CURSOR_EVENT, "{}", self.hub.cursor());
     }
 
-    /// A control event of this node's own, on every topic of every organisation.
-    fn tell_everybody(&mut self, name: &str, data: &str, cursor: Arc<str>) {
-        let number = self.hub.advance(Arc::clone(&cursor));
+    /// Sends a control event of this node on every topic of every organisation.
+    fn broadcast_control_event(&mut self, name: &str, data: &str, cursor: Arc<str>) {
         let event = Event::control(name, data, Arc::clone(&cursor));
-        let everybody = OrgEvents { org: None, events: vec![Arc::new(event)], is_gone: false };
-        self.feed.push(&Batch { number, cursor, read_at: Instant::now(), orgs: vec![everybody] });
+        let to_all = OrgEvents { org: None, events: vec![Arc::new(event)], is_gone: false };
+        self.send(vec![to_all], cursor, Instant::now());
+    }
+}
+
+impl ContinuityLoss {
+    /// The reason as clients receive it in `warden.resync`.
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Epoch => "epoch",
+            Self::TooOld => "too_old",
+        }
+    }
+}
+
+impl NodeEffect {
+    fn of(org: Option<OrgId>, event: &Event) -> Self {
+        match org {
+            Some(org) if is_about_org(event) => Self::ForgetOrg(org),
+            None if &*event.name == TOPICS_EVENT => Self::LoadTopics,
+            None if &*event.name == REVOKED_EVENT => Self::LoadRevocations,
+            // A resync of the topic `org`, after a TRUNCATE of organizations: the log names none of those deleted.
+            None if event.topic.is_org() => Self::ForgetAllOrgs,
+            _ => Self::None,
+        }
+    }
+}
+
+/// Whether the event reports a change of the organisation itself. Only the trigger on organizations writes such events,
+/// because `warden.publish()` rejects their names.
+fn is_about_org(event: &Event) -> bool {
+    event.topic.is_org() && event.name.starts_with("org.")
+}
+
+/// Events grouped by organisation, each group in the order of the log.
+#[derive(Default)]
+struct OrgGroups {
+    orgs: Vec<OrgEvents>,
+    /// Index of each organisation's current group.
+    current: HashMap<OrgId, usize>,
+}
+
+impl OrgGroups {
+    fn push(&mut self, org: Option<OrgId>, event: Arc<Event>) {
+        let is_gone = is_about_org(&event) && &*event.name == "org.deleted";
+        let index = match org {
+            Some(org) => *self.current.entry(org).or_insert(self.orgs.len()),
+            // A control event to all organisations ends every group, so that each organisation keeps its order.
+            None => {
+                self.current.clear();
+                self.orgs.len()
+            }
+        };
+        if index == self.orgs.len() {
+            self.orgs.push(OrgEvents { org, events: Vec::new(), is_gone: false });
+        }
+        let group = &mut self.orgs[index];
+        group.is_gone |= is_gone;
+        group.events.push(event);
     }
 }

@@ -1,128 +1,89 @@
-//! The reader: keeps this node at the end of the log and feeds the hub.
+//! The tailer: the task that follows the event log and dispatches new events to the hub.
 //!
-//! It reads on a ring (and under load, with the bell silenced, by itself every few milliseconds); then, while its snapshot shows transactions in progress, again after 2 ms,
-//! doubling to 100 ms, because one of them may commit without ringing; and once a second in any case.
-//! When the database is away it keeps its point and goes on from there.
+//! The tailer polls the log
+//! - when the doorbell rings;
+//! - every few milliseconds under load, while the doorbell is silenced;
+//! - after 2 ms, doubling to 100 ms, while its snapshot shows transactions in progress, because one of them may commit
+//!   without ringing;
+//! - once a second regardless.
+//!
+//! While the database is unreachable, the tailer keeps its position, and continues from there when it reconnects.
+//!
+//! | file | job |
+//! |---|---|
+//! | `follow` | the loop over one connection |
+//! | `start` | the first position on a connection, and the warm-up of recent events |
+//! | `poll` | one poll: pages are read and dispatched |
+//! | `wait` | the wait for the next poll; silencing the doorbell |
+//! | `poll_schedule` | when to poll next, as plain state |
+//! | `dispatch` | what the tailer hands to the hub and to the node itself |
 
 mod dispatch;
+mod follow;
+mod limits;
+mod poll;
 mod poll_schedule;
+mod position;
+mod start;
+mod wait;
 
-use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
-use crate::control::{Directory, Reconciler, Revocations};
-use crate::hub::{FanoutSender, Hub};
-use crate::log::cursor::{Cursor, Epoch, Point};
-use crate::log::{DoorbellSignal, LogError, LogReader, TailerProgress, TailerState};
-use crate::metrics::Metrics;
+use crate::log::{DoorbellSignal, LogError, TailerProgress, TailerState};
 use crate::postgres::Primary;
-use crate::replay::RecentEvents;
-use poll_schedule::{DoorbellState, PollSchedule};
+pub use dispatch::Dispatcher;
+pub use limits::TailerLimits;
 
-/// Delays of the reader, and how much it reads at a time.
-#[derive(Clone, Copy, Debug)]
-pub struct TailerLimits {
-    /// Rows that one statement brings at the most, at least 1; what exceeds them is read page by page up to
-    /// the same point, so that a bulk statement of any size takes bounded memory.
-    pub page_rows_max: u32,
-    /// When it begins it reads so many of the last rows into memory, for those who come back.
-    pub warm_rows_max: u32,
-    /// It gives that up where it takes longer: nobody is let in before.
-    pub warm_time_max: Duration,
-    /// A look at the log in any case.
-    pub poll_interval: Duration,
-    /// The first look after a read whose snapshot showed transactions in progress.
-    pub retry_first: Duration,
-    /// Looks at transactions in progress become no rarer than this.
-    pub retry_max: Duration,
-    /// Between reads under load, while the bell is silenced.
-    pub busy_interval: Duration,
-    /// Every topic gets a cursor so often, also where nothing happens.
-    pub cursor_interval: Duration,
-    /// A read that takes longer counts as a broken connection.
-    pub read_timeout: Duration,
-    /// The first delay before a new connection.
-    pub reconnect_first: Duration,
-    /// The longest delay before a new connection.
-    pub reconnect_max: Duration,
-}
-
-impl Default for TailerLimits {
-    fn default() -> Self {
-        Self {
-            page_rows_max: 5_000,
-            warm_rows_max: 10_000,
-            warm_time_max: Duration::from_secs(1),
-            poll_interval: Duration::from_secs(1),
-            retry_first: Duration::from_millis(2),
-            retry_max: Duration::from_millis(100),
-            busy_interval: Duration::from_millis(3),
-            cursor_interval: Duration::from_secs(600),
-            read_timeout: Duration::from_secs(15),
-            reconnect_first: Duration::from_millis(50),
-            reconnect_max: Duration::from_secs(2),
-        }
-    }
-}
-
-/// See the module's documentation.
+/// The task that follows the log.
 pub struct LogTailer {
-    /// The database.
-    pub primary: Arc<Primary>,
-    /// Rung when there may be something to read.
-    pub ring: Arc<DoorbellSignal>,
-    /// Told of each batch before the fan-out gets it.
-    pub hub: Arc<Hub>,
-    /// Kept current by the log.
-    pub directory: Arc<Directory>,
-    /// Loaded at each connection, and told when the log says that they changed.
-    pub revocations: Arc<Revocations>,
-    /// Told when the log does not tell which organisations are gone.
-    pub sweep: Arc<Reconciler>,
-    /// Keeps what was read for a while.
-    pub recent: Arc<RecentEvents>,
-    /// Told of each page, for those who wait for it.
-    pub progress: watch::Sender<TailerProgress>,
-    /// To the sockets.
-    pub feed: FanoutSender,
-    /// Where readiness looks.
-    pub state: watch::Sender<TailerState>,
-    /// Counts.
-    pub metrics: Arc<Metrics>,
-    /// Delays.
-    pub limits: TailerLimits,
-}
-
-/// Where the reader stands; outlives connections.
-#[derive(Clone)]
-struct TailerPosition {
-    epoch: Epoch,
-    /// Everything that it covers was passed on.
-    point: Arc<Point>,
-    /// A read of several pages broke off: what this point covers was passed on up to this id.
-    partial: Option<(Arc<Point>, i64)>,
+    primary: Arc<Primary>,
+    doorbell: Arc<DoorbellSignal>,
+    dispatcher: Dispatcher,
+    state: watch::Sender<TailerState>,
+    progress: watch::Sender<TailerProgress>,
+    limits: TailerLimits,
 }
 
 impl LogTailer {
-    /// Reads until cancelled.
+    /// Creates a tailer of this primary's log. It polls when the doorbell signals, and hands events to the dispatcher.
+    #[must_use]
+    pub fn new(
+        primary: Arc<Primary>,
+        doorbell: Arc<DoorbellSignal>,
+        dispatcher: Dispatcher,
+        limits: TailerLimits,
+    ) -> Self {
+        let state = watch::Sender::new(TailerState::Starting);
+        Self { primary, doorbell, dispatcher, state, progress: watch::Sender::default(), limits }
+    }
+
+    /// State of the tailer, from which readiness is derived.
+    #[must_use]
+    pub fn state(&self) -> watch::Receiver<TailerState> {
+        self.state.subscribe()
+    }
+
+    /// Progress of the tailer, for resumes that wait for it.
+    #[must_use]
+    pub fn progress(&self) -> watch::Receiver<TailerProgress> {
+        self.progress.subscribe()
+    }
+
+    /// Follows the log until cancelled.
     pub async fn run(mut self, cancel: CancellationToken) {
-        let mut place = None;
+        let mut position = None;
         let mut backoff = Backoff::new(self.limits.reconnect_first, self.limits.reconnect_max);
         loop {
-            let error = tokio::select! {
+            let result = tokio::select! {
                 () = cancel.cancelled() => return,
-                error = self.follow(&mut place, &mut backoff) => error,
+                result = self.follow(&mut position, &mut backoff) => result,
             };
-            if *self.state.borrow() != TailerState::Lost(error.to_string()) {
-                tracing::warn!(%error, "the log can't be read; trying again, nothing is lost");
-            }
-            self.state.send_replace(TailerState::Lost(error.to_string()));
+            let Err(error) = result;
+            self.report_lost(&error);
             tokio::select! {
                 () = cancel.cancelled() => return,
                 () = tokio::time::sleep(backoff.next()) => {}
@@ -130,202 +91,30 @@ impl LogTailer {
         }
     }
 
-    async fn follow(&mut self, place: &mut Option<TailerPosition>, backoff: &mut Backoff) -> LogError {
-        match self.try_follow(place, backoff).await {
-            Ok(never) => match never {},
-            Err(error) => error,
-        }
+    fn report_following(&self) {
+        self.state.send_if_modified(|state| {
+            std::mem::replace(state, TailerState::Following) != TailerState::Following
+        });
     }
 
-    async fn try_follow(
-        &mut self,
-        place: &mut Option<TailerPosition>,
-        backoff: &mut Backoff,
-    ) -> Result<std::convert::Infallible, LogError> {
-        let mut log = self.bounded(LogReader::connect(&self.primary, self.limits.page_rows_max)).await?;
-        self.load_topics().await?;
-        self.bounded(async { Ok(self.revocations.load().await?) }).await?;
-        let lost = match place.as_ref() {
-            None => None,
-            Some(known) if known.epoch != log.epoch() => Some("epoch"),
-            // Away for longer than the log is kept.
-            Some(known) if self.bounded(log.is_truncated(&known.point)).await? => Some("too_old"),
-            Some(_) => None,
-        };
-        let mut here = match place.clone() {
-            Some(known) if lost.is_none() => known,
-            _ => {
-                // The first connection, or continuity is lost: what is open starts from the end.
-                let point = Arc::new(self.bounded(log.end()).await?);
-                self.directory.forget_all();
-                self.recent.reset(Arc::clone(&point));
-                if lost.is_none() {
-                    self.warm_up(&mut log, &point).await?;
-                }
-                let cursor: Arc<str> = Cursor::at(log.epoch(), Arc::clone(&point)).to_string().into();
-                self.hub.refresh(Arc::clone(&cursor));
-                if let Some(reason) = lost {
-                    self.announce_loss(reason, cursor);
-                }
-                TailerPosition { epoch: log.epoch(), point, partial: None }
-            }
-        };
-        tracing::info!(epoch = ?here.epoch, "following the event log");
-        let mut pace = PollSchedule::new(self.limits);
-        // One for all looks: a timer that is set anew each time has the runtime wake itself by way of the kernel.
-        let mut poll = pin!(tokio::time::sleep(self.limits.poll_interval));
-        let mut last_cursor = Instant::now();
-        // A slot may have been emptied since it was asked above, before the first read.
-        let mut is_first = true;
-        loop {
-            let read = self.read(&mut log, &mut here, is_first).await;
-            *place = Some(here.clone());
-            let (found, is_settled) = read?;
-            is_first = false;
-            if last_cursor.elapsed() >= self.limits.cursor_interval {
-                last_cursor = Instant::now();
-                self.hand_out_cursor();
-            }
-            self.progress.send_modify(|progress| progress.reads += 1);
-            backoff.reset();
-            self.state.send_if_modified(|state| {
-                let was = std::mem::replace(state, TailerState::Following);
-                was != TailerState::Following
-            });
-            self.wait(&mut log, &mut pace, poll.as_mut(), found, is_settled).await?;
+    /// Publishes the reason. The same reason is logged once.
+    fn report_lost(&self, error: &LogError) {
+        let lost = TailerState::Lost(error.to_string());
+        if *self.state.borrow() != lost {
+            tracing::warn!(%error, "cannot read the event log: reconnecting; no event is lost");
         }
+        self.state.send_replace(lost);
     }
 
-    /// Reads the last events before the node's first point into memory: those who lost their node by a restart
-    /// come back all at once, and would all be served from the log.
-    async fn warm_up(&self, log: &mut LogReader, to: &Arc<Point>) -> Result<(), LogError> {
-        // Asked after `to` was taken: what `to` covers of the rows before is surely covered by it.
-        let from = self.bounded(log.before_last(self.limits.warm_rows_max)).await?;
-        let Some(from) = from.filter(|from| from.max_id < to.max_id).map(Arc::new) else { return Ok(()) };
-        let mut after = from.max_id;
-        let began = Instant::now();
-        self.recent.reset(Arc::clone(&from));
-        loop {
-            let page = self.bounded(log.read_between(&from, to, after)).await?;
-            self.recent.push(to, &page.events);
-            after = page.last_id;
-            if !page.has_more {
-                break;
-            }
-            if began.elapsed() > self.limits.warm_time_max {
-                self.recent.reset(Arc::clone(to));
-                return Ok(());
-            }
-        }
-        // A slot may have been emptied meanwhile.
-        if self.bounded(log.is_truncated(&from)).await? {
-            self.recent.reset(Arc::clone(to));
-        }
-        Ok(())
-    }
-
-    /// Until the next look. Under load the bell is silenced and the reader looks by itself: a writer's
-    /// commit then costs no NOTIFY, and a read brings many events.
-    async fn wait(
-        &self,
-        log: &mut LogReader,
-        pace: &mut PollSchedule,
-        mut poll: Pin<&mut Sleep>,
-        found: bool,
-        is_settled: bool,
-    ) -> Result<(), LogError> {
-        match pace.bell {
-            DoorbellState::Silenced if found => tokio::time::sleep(self.limits.busy_interval).await,
-            DoorbellState::Silenced => {
-                self.bounded(log.release_bell()).await?;
-                pace.bell = DoorbellState::MaybeSilent;
-            }
-            DoorbellState::MaybeSilent if found => {
-                if self.bounded(log.silence_bell()).await? {
-                    pace.bell = DoorbellState::Silenced;
-                }
-                tokio::time::sleep(self.limits.busy_interval).await;
-            }
-            DoorbellState::MaybeSilent => {
-                // What was committed in silence did not ring: whether it rings now or not, look again.
-                if self.bounded(log.bell_rings()).await? {
-                    pace.bell = DoorbellState::Rings;
-                    pace.rings_in_row = 0;
-                    poll.reset(tokio::time::Instant::now() + self.limits.poll_interval);
-                } else {
-                    tokio::time::sleep(self.limits.busy_interval).await;
-                }
-            }
-            DoorbellState::Rings if self.ring.take_silenced() || pace.is_overrun(found) => {
-                pace.bell = DoorbellState::MaybeSilent;
-            }
-            DoorbellState::Rings => {
-                let before = Instant::now();
-                tokio::select! {
-                    () = self.ring.rung() => pace.rung(before.elapsed()),
-                    () = poll.as_mut() => {
-                        poll.reset(tokio::time::Instant::now() + self.limits.poll_interval);
-                        pace.polled(is_settled);
-                    }
-                    () = tokio::time::sleep(pace.retry), if !is_settled => pace.retried(),
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads what is new, page by page, and passes it on.
-    ///
-    /// Where something may have been emptied before it was read, that is asked before what was read is passed on:
-    /// with it go cursors that count what is gone as seen.
-    async fn read(
-        &mut self,
-        log: &mut LogReader,
-        here: &mut TailerPosition,
-        mut is_unsure: bool,
-    ) -> Result<(bool, bool), LogError> {
-        let mut found = false;
-        loop {
-            let mut read = match here.partial.clone() {
-                // Pinned here: it is large, and would be moved with every layer around it.
-                None => self.bounded(pin!(log.read_since(&here.point))).await?,
-                Some((to, after)) => self.bounded(log.read_between(&here.point, &to, after)).await?,
-            };
-            self.metrics.reads.inc();
-            if (is_unsure || read.is_page) && self.bounded(log.is_truncated(&read.from)).await? {
-                self.announce_loss("too_old", self.hub.cursor());
-                self.load_topics().await?;
-            }
-            is_unsure = false;
-            let cursor: Arc<str> = log.cursor_after(&read).into();
-            if read.events.is_empty() {
-                self.hub.refresh(cursor);
-            } else {
-                found = true;
-                self.pass_on(&mut read, cursor).await;
-            }
-            if read.has_more {
-                here.partial = Some((read.to, read.last_id));
-                self.progress.send_modify(|progress| progress.pages += 1);
-            } else {
-                // After pages there may be more, committed meanwhile: the next read looks at once.
-                let was_partial = here.partial.take().is_some();
-                here.point = read.to;
-                if !was_partial {
-                    return Ok((found, read.is_settled));
-                }
-            }
+    /// Bounds a query by [`TailerLimits::read_timeout`].
+    async fn with_timeout<T>(&self, query: impl Future<Output = Result<T, LogError>>) -> Result<T, LogError> {
+        match tokio::time::timeout(self.limits.read_timeout, query).await {
+            Ok(result) => result,
+            Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()).into()),
         }
     }
 
     async fn load_topics(&self) -> Result<(), LogError> {
-        self.bounded(async { Ok(self.directory.load_topics().await?) }).await
-    }
-
-    async fn bounded<T>(&self, read: impl Future<Output = Result<T, LogError>>) -> Result<T, LogError> {
-        match tokio::time::timeout(self.limits.read_timeout, read).await {
-            Ok(result) => result,
-            Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()).into()),
-        }
+        self.with_timeout(async { Ok(self.dispatcher.directory.load_topics().await?) }).await
     }
 }

@@ -1,73 +1,99 @@
-//! When the reader looks next: what it knows of the doorbell, and how fast it is rung.
+//! The poll schedule: when the tailer polls next, from what it knows about the doorbell and how fast it rings.
 //!
-//! Plain state: the reader does the waiting.
+//! This is plain state. The tailer does the waiting.
 
 use std::time::{Duration, Instant};
 
-use super::TailerLimits;
+use super::limits::TailerLimits;
 
-/// A ring that comes so soon after a read came while that was under way.
-const RING_GAP: Duration = Duration::from_micros(100);
+/// A ring within this time after a read arrived while that read was under way.
+const OVERRUN_GAP: Duration = Duration::from_micros(100);
 
-/// So many such rings in a row, and the reader silences the bell.
-const RINGS_IN_ROW_MAX: u32 = 16;
+/// Consecutive rings of that kind after which the tailer silences the doorbell.
+const CONSECUTIVE_RINGS_MAX: u32 = 16;
 
-/// When the reader looks next.
-#[derive(Debug)]
-pub(super) struct PollSchedule {
-    limits: TailerLimits,
-    /// The next look at transactions in progress.
-    pub(super) retry: Duration,
-    last_ring: Instant,
-    /// Rings that came while the reader was still at work on the one before.
-    pub(super) rings_in_row: u32,
-    /// The last look was the unconditional one, and nobody had rung for as long as there is between two of them.
-    was_unrung: bool,
-    pub(super) bell: DoorbellState,
+/// Result of one poll, which may have read several pages.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PollOutcome {
+    pub(super) found_events: bool,
+    /// Whether no transaction was in progress that may still commit without ringing.
+    pub(super) is_settled: bool,
 }
 
-/// What the reader knows of the doorbell.
+/// Schedule of the next poll.
+#[derive(Debug)]
+pub(super) struct PollSchedule {
+    poll_interval: Duration,
+    retry_first: Duration,
+    retry_max: Duration,
+    /// Delay before the next retry while transactions are in progress.
+    pub(super) retry: Duration,
+    last_ring: Instant,
+    /// Rings in a row that arrived while the tailer still handled the previous one.
+    consecutive_rings: u32,
+    /// Whether the last poll was the unconditional one, and no ring had arrived for a whole poll interval before it.
+    polled_without_ring: bool,
+    pub(super) doorbell: DoorbellState,
+}
+
+/// State of the doorbell as far as the tailer knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DoorbellState {
-    /// Writers ring it.
+    /// Writers ring the doorbell.
     Rings,
-    /// This reader silences it.
+    /// This tailer silences the doorbell.
     Silenced,
-    /// Another reader may: this one looks by itself until it has made sure.
-    MaybeSilent,
+    /// Another tailer may silence the doorbell, so this one polls until it has checked.
+    MaybeSilenced,
 }
 
 impl PollSchedule {
-    pub(super) fn new(limits: TailerLimits) -> Self {
-        // Somebody may have silenced the bell before this reader was there to be told.
-        let bell = DoorbellState::MaybeSilent;
-        let last_ring = Instant::now();
-        Self { limits, retry: limits.retry_first, last_ring, rings_in_row: 0, was_unrung: false, bell }
+    pub(super) fn new(limits: &TailerLimits) -> Self {
+        Self {
+            poll_interval: limits.poll_interval,
+            retry_first: limits.retry_first,
+            retry_max: limits.retry_max,
+            retry: limits.retry_first,
+            last_ring: Instant::now(),
+            consecutive_rings: 0,
+            polled_without_ring: false,
+            // Another tailer may have silenced the doorbell before this one could be notified.
+            doorbell: DoorbellState::MaybeSilenced,
+        }
     }
 
-    pub(super) fn rung(&mut self, after: Duration) {
-        self.retry = self.limits.retry_first;
+    /// Records that the doorbell rang, `after` the last read.
+    pub(super) fn rang(&mut self, after: Duration) {
+        self.retry = self.retry_first;
         self.last_ring = Instant::now();
-        self.was_unrung = false;
-        self.rings_in_row = if after < RING_GAP { self.rings_in_row + 1 } else { 0 };
+        self.polled_without_ring = false;
+        self.consecutive_rings = if after < OVERRUN_GAP { self.consecutive_rings + 1 } else { 0 };
     }
 
-    /// It is time to look at transactions that were in progress.
+    /// Records that the next poll is a retry, because transactions were in progress.
     pub(super) fn retried(&mut self) {
-        self.retry = (self.retry * 2).min(self.limits.retry_max);
-        self.was_unrung = false;
-        self.rings_in_row = 0;
+        self.retry = (self.retry * 2).min(self.retry_max);
+        self.polled_without_ring = false;
+        self.consecutive_rings = 0;
     }
 
-    /// It is time for a look in any case. Where the last one was settled, only a ring could have told of anything new.
+    /// Records that the next poll is the unconditional one. If the last poll was settled, only a ring could have
+    /// announced new events since.
     pub(super) fn polled(&mut self, was_settled: bool) {
-        self.was_unrung = was_settled && self.last_ring.elapsed() >= self.limits.poll_interval;
-        self.rings_in_row = 0;
+        self.polled_without_ring = was_settled && self.last_ring.elapsed() >= self.poll_interval;
+        self.consecutive_rings = 0;
     }
 
-    /// Rings come as fast as they are answered; or events came without any ring, as when another reader
-    /// silenced the bell and its word was lost.
-    pub(super) fn is_overrun(&self, found: bool) -> bool {
-        self.rings_in_row >= RINGS_IN_ROW_MAX || (self.was_unrung && found)
+    /// Records that the doorbell certainly rings again.
+    pub(super) fn restored(&mut self) {
+        self.doorbell = DoorbellState::Rings;
+        self.consecutive_rings = 0;
+    }
+
+    /// Whether waiting for rings no longer makes sense. Either rings arrive as fast as the tailer answers them, or
+    /// events arrived without any ring. The latter happens if another tailer silenced the doorbell and its
+    /// notification was lost.
+    pub(super) fn should_poll_continuously(&self, found_events: bool) -> bool {
+        self.consecutive_rings >= CONSECUTIVE_RINGS_MAX || (self.polled_without_ring && found_events)
     }
 }

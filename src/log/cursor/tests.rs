@@ -1,7 +1,8 @@
-//! Encoding and visibility, by example and by property.
+//! Tests of encoding and visibility, by example and by property.
 
 use proptest::prelude::*;
 
+use super::encoding::Decoder;
 use super::*;
 
 prop_compose! {
@@ -10,7 +11,7 @@ prop_compose! {
         let mut last = xmin;
         let mut in_progress = Vec::new();
         for (n, distance) in distances.iter().enumerate() {
-            // xmin is the oldest one in progress, where there is one.
+            // xmin is the oldest transaction in progress, if there is one.
             last += if n == 0 { 0 } else { *distance };
             in_progress.push(last);
         }
@@ -27,22 +28,22 @@ prop_compose! {
 
 proptest! {
     #[test]
-    fn comes_back_as_it_went(cursor in any_cursor()) {
+    fn a_decoded_cursor_equals_the_encoded_one(cursor in any_cursor()) {
         let text = cursor.to_string();
         prop_assert_eq!(text.parse::<Cursor>(), Ok(cursor));
     }
 
     #[test]
-    fn any_text_is_safe(text in "[A-Za-z0-9_-]{0,200}") {
+    fn every_string_is_rejected_or_the_only_encoding_of_a_cursor(text in "[A-Za-z0-9_-]{0,200}") {
         if let Ok(cursor) = text.parse::<Cursor>() {
-            // Whatever is taken has one spelling.
+            // An accepted cursor has one encoding.
             prop_assert_eq!(cursor.to_string(), text);
         }
     }
 
     #[test]
-    fn a_mutation_is_another_cursor_or_none(cursor in any_cursor(), at in any::<prop::sample::Index>(),
-                                            to in 0..64_usize) {
+    fn a_mutated_cursor_is_rejected_or_a_different_cursor(cursor in any_cursor(), to in 0..64_usize,
+                                                          at in any::<prop::sample::Index>()) {
         const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
         let mut text = cursor.to_string().into_bytes();
         let at = at.index(text.len());
@@ -57,10 +58,10 @@ proptest! {
 
 proptest! {
     #[test]
-    fn inclusion_holds_for_every_event(a in any_point(), b in any_point(), xid in 0..1_u64 << 41, id: i64) {
+    fn an_included_point_covers_no_event_that_the_other_misses(a in any_point(), b in any_point(), xid in 0..1_u64 << 41, id: i64) {
         if a.includes(&b) {
             prop_assert!(!b.covers(xid, id) || a.covers(xid, id));
-            // Near the edges too, where random numbers seldom fall.
+            // Also test near the edges, which random numbers rarely hit.
             for xid in b.snapshot.in_progress.iter().chain(&a.snapshot.in_progress) {
                 for xid in [xid.saturating_sub(1), *xid, xid + 1] {
                     prop_assert!(!b.covers(xid, b.max_id) || a.covers(xid, b.max_id));
@@ -73,7 +74,7 @@ proptest! {
 
 proptest! {
     #[test]
-    fn two_points_meet_where_both_cover(a in any_point(), b in any_point(), xid in 0..1_u64 << 41, id: i64) {
+    fn the_meet_of_two_points_covers_what_both_cover(a in any_point(), b in any_point(), xid in 0..1_u64 << 41, id: i64) {
         let meet = a.meet(&b);
         let edges = [&a, &b].into_iter().flat_map(|p| {
             p.snapshot.in_progress.iter().chain([&p.snapshot.xmin, &p.snapshot.xmax])
@@ -87,18 +88,18 @@ proptest! {
 }
 
 #[test]
-fn a_number_has_one_spelling() {
-    let spelled = |bytes: &[u8]| Input { bytes, at: 0 }.varint();
-    assert_eq!(spelled(&[0]), Some(0));
-    assert_eq!(spelled(&[0x80, 1]), Some(0x80));
-    assert_eq!(spelled(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]), Some(u64::MAX));
+fn a_number_has_one_encoding() {
+    let decode = |bytes: &[u8]| Decoder { bytes, at: 0 }.varint();
+    assert_eq!(decode(&[0]), Some(0));
+    assert_eq!(decode(&[0x80, 1]), Some(0x80));
+    assert_eq!(decode(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]), Some(u64::MAX));
     for padded in [&[0x80, 0][..], &[0xff, 0], &[0x80, 0x80, 0], &[0x80; 10]] {
-        assert_eq!(spelled(padded), None, "{padded:?}");
+        assert_eq!(decode(padded), None, "{padded:?}");
     }
 }
 
 #[test]
-fn stays_short() {
+fn cursors_stay_short() {
     let epoch: Epoch = "7711331873380711507.00000001.16560".parse().expect("an epoch");
     let quiet = Point { snapshot: "750:750:".parse().expect("a snapshot"), max_id: 16 };
     assert!(Cursor::at(epoch, quiet.into()).to_string().len() < 48);
@@ -108,7 +109,7 @@ fn stays_short() {
 }
 
 #[test]
-fn reads_what_postgresql_prints() {
+fn a_snapshot_parses_from_its_text_form() {
     let s: Snapshot = "10:20:10,14,15".parse().expect("valid");
     assert!(s.sees(9) && !s.sees(10) && s.sees(11) && !s.sees(15) && s.sees(19) && !s.sees(20));
     for bad in ["", "10", "10:20", "a:b:", "10:20:x", "10:20:1,"] {

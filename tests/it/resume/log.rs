@@ -101,7 +101,7 @@ async fn an_organisation_with_many_turns_to_take_gives_way_to_another() {
     let db = TestDb::create().await;
     let (large, small) = (db.create_org().await, db.create_org().await);
     let gateway = forgetful(&db, |config| {
-        config.limits.replay.from_log_max = 1;
+        config.limits.replay.concurrent_reads_max = 1;
         config.limits.replay.events_max = 20;
     })
     .await;
@@ -140,7 +140,7 @@ async fn an_organisation_with_many_turns_to_take_gives_way_to_another() {
     let text = logs.text();
     let turns: Vec<Uuid> = text
         .lines()
-        .filter(|line| line.contains("the log was read for") || line.contains("too much for one read"))
+        .filter(|line| line.contains("replay read done") || line.contains("replay read split"))
         .filter_map(|line| [large, small].into_iter().find(|org| line.contains(&org.to_string())))
         .collect();
     assert!(turns.len() > 4, "the large organisation took several turns: {turns:?}");
@@ -194,7 +194,7 @@ async fn resumes_wait_for_memory() {
     const ORGS: usize = 6;
     let db = TestDb::create().await;
     let gateway = forgetful(&db, |config| {
-        config.limits.replay.from_log_max = 4;
+        config.limits.replay.concurrent_reads_max = 4;
         config.limits.replay.bytes_max = 200_000;
         config.limits.replay.memory_bytes_max = 400_000;
     })

@@ -13,8 +13,8 @@ async fn those_whose_read_takes_too_long_are_parted() {
     let db = TestDb::create().await;
     let (org, other) = (db.create_org().await, db.create_org().await);
     let gateway = forgetful(&db, |config| {
-        config.limits.replay.from_log_max = 1;
-        config.limits.replay.turn_timeout = Duration::from_secs(3);
+        config.limits.replay.concurrent_reads_max = 1;
+        config.limits.replay.log_read_timeout = Duration::from_secs(3);
     })
     .await;
     let of_other = seen_one(&gateway, &db, other).await;
@@ -34,7 +34,7 @@ async fn those_whose_read_takes_too_long_are_parted() {
     assert_eq!(resync.payload["reason"], "unavailable");
     let org_id = org.to_string();
     eventually("they are parted", async || {
-        logs.text().lines().any(|line| line.contains("parted") && line.contains(&org_id))
+        logs.text().lines().any(|line| line.contains("replay read split") && line.contains(&org_id))
     })
     .await;
     held.commit().await.expect("ends");
@@ -50,7 +50,7 @@ async fn beyond_those_who_may_wait_a_client_is_told() {
     let db = TestDb::create().await;
     let org = db.create_org().await;
     let gateway = forgetful(&db, |config| {
-        config.limits.replay.from_log_max = 1;
+        config.limits.replay.concurrent_reads_max = 1;
         config.limits.replay.waiting_max = WAITING_MAX;
     })
     .await;

@@ -226,7 +226,7 @@ async fn no_point_is_made_up_from_which_something_is_gone() {
     let org = db.create_org().await;
     let primary = Primary::new(warden::postgres::options(db.gateway_url()).expect("a URL"));
     let mut log = LogReader::connect(&primary, 100).await.expect("connects");
-    let mut has_point = async |rows| log.before_last(rows).await.expect("asks").is_some();
+    let mut has_point = async |rows| log.point_before_last(rows).await.expect("asks").is_some();
     let (mut turning, mut writing) = (own_connection(&db).await, own_connection(&db).await);
     let mut early = own_connection(&db).await;
     let mut early = early.begin().await.expect("begins");

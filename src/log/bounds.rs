@@ -1,0 +1,75 @@
+//! The bounds of the log: its current end, a point before its last rows, and what retention has deleted.
+
+use sqlx::postgres::PgConnection;
+
+use super::connection::{LogError, LogReader};
+use super::cursor::{Point, Snapshot};
+
+impl LogReader {
+    /// Whether retention may have deleted events that `point` does not cover.
+    ///
+    /// # Errors
+    /// If the query fails.
+    pub async fn is_truncated(&mut self, point: &Point) -> Result<bool, LogError> {
+        self.begin_read().await?;
+        let is_truncated = is_truncated(&mut self.connection, point).await?;
+        self.end_read().await?;
+        Ok(is_truncated)
+    }
+
+    /// The current end of the log.
+    ///
+    /// # Errors
+    /// If the query fails.
+    pub async fn end(&mut self) -> Result<Point, LogError> {
+        self.begin_read().await?;
+        let row = sqlx::query!(
+            r#"select pg_current_snapshot()::text as "snapshot!", coalesce(max(id), 0) as "max_id!" from warden.events"#
+        )
+        .fetch_one(&mut self.connection)
+        .await?;
+        self.end_read().await?;
+        Ok(Point { snapshot: row.snapshot.parse()?, max_id: row.max_id })
+    }
+
+    /// A point before the log's last rows. It does not cover at most `rows` of the rows that are committed now, and
+    /// nothing that is committed later. Returns none if retention has deleted events that such a point does not cover.
+    ///
+    /// The point is constructed, not remembered. Its snapshot is that of a moment without transactions in progress:
+    /// every transaction that wrote an older row had ended, and no later transaction had begun. Such a moment need
+    /// never have existed.
+    ///
+    /// # Errors
+    /// If a query fails.
+    pub async fn point_before_last(&mut self, rows: u32) -> Result<Option<Point>, LogError> {
+        self.begin_read().await?;
+        let row = sqlx::query!(
+            r#"
+            with before as (
+                select coalesce((select id from warden.events order by id desc offset $1 limit 1), 0) as id
+            ), highest as (
+                select before.id, coalesce((select xid::text::bigint from warden.events e where e.id <= before.id
+                                            order by e.xid desc limit 1), 0) as xid
+                from before
+            )
+            select id as "id!", xid as "xid!" from highest
+            "#,
+            i64::from(rows)
+        )
+        .fetch_one(&mut self.connection)
+        .await?;
+        self.end_read().await?;
+        let xmax = row.xid.cast_unsigned() + 1;
+        let snapshot = Snapshot { xmin: xmax, xmax, in_progress: Vec::new() };
+        let point = Point { snapshot, max_id: row.id };
+        Ok((!self.is_truncated(&point).await?).then_some(point))
+    }
+}
+
+/// Whether retention may have deleted events that `point` does not cover.
+async fn is_truncated(connection: &mut PgConnection, point: &Point) -> Result<bool, sqlx::Error> {
+    let xmin = point.snapshot.xmin.to_string();
+    sqlx::query_scalar!(r#"select warden.is_truncated($1::text::xid8) as "gone!""#, xmin)
+        .fetch_one(connection)
+        .await
+}

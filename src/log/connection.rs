@@ -1,0 +1,126 @@
+//! The connection that reads the log: connecting, the epoch, and the transactions of a pooled session.
+
+use sqlx::postgres::PgConnection;
+
+use super::cursor::{Epoch, ParseError};
+use crate::postgres::{NoPrimary, Primary, Session, assume_gateway_role, begin_shared, commit_shared};
+
+/// A connection that reads the log, bound to the epoch in which it was opened.
+///
+/// If the connection leads through a pooler in transaction mode (a pooled session), each read is a transaction. It
+/// checks the epoch first, because the pooler may route one transaction to another database than the previous one.
+#[derive(Debug)]
+pub struct LogReader {
+    pub(super) connection: PgConnection,
+    session: Session,
+    epoch: Epoch,
+    /// See `TailerLimits::page_rows_max`.
+    pub(super) page_rows_max: u32,
+}
+
+/// Reasons why the log cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The database returned an error, or did not answer.
+    #[error("the database: {0}")]
+    Database(#[from] sqlx::Error),
+    /// No address leads to a primary. Standbys do not help: their snapshots omit transactions in progress.
+    #[error("no primary at the addresses of DATABASE_URL: {0}")]
+    NoPrimary(#[from] NoPrimary),
+    /// A pooler leads to another database, or to another history of the database, than before.
+    #[error("the pooler now leads to a database with another epoch: reconnecting")]
+    Moved,
+    /// Rows in another encoding may contain bytes that are not valid UTF-8.
+    #[error("the database's encoding is {0}, but Warden needs UTF8: create the database with encoding UTF8")]
+    Encoding(String),
+    /// The schema is missing, or older than this binary.
+    #[error("the database has no event log: run `warden migrate` against it first")]
+    NotMigrated,
+    /// The database returned a string in an unexpected form.
+    #[error(transparent)]
+    Parse(#[from] ParseError),
+}
+
+impl LogReader {
+    /// Connects to the primary, checks that it has a log, and begins its current epoch. The gateway's pool follows to
+    /// the same address.
+    ///
+    /// # Errors
+    /// If no primary can be reached, or the primary has no event log.
+    pub async fn connect(primary: &Primary, page_rows_max: u32) -> Result<Self, LogError> {
+        let mut link = primary.connect().await?;
+        let is_shared = link.session == Session::Shared;
+        let connection = &mut link.connection;
+        if is_shared {
+            begin_shared(connection).await?;
+        }
+        assume_gateway_role(connection, is_shared).await?;
+        let epoch = begin_epoch(connection).await?;
+        if is_shared {
+            commit_shared(connection).await?;
+        } else {
+            // A read has one good plan, which uses indexes, whatever the statistics say. Planning each read would take
+            // longer than the read itself, and a partition that was empty at planning time will fill.
+            sqlx::query!("set plan_cache_mode = force_generic_plan").execute(&mut *connection).await?;
+            sqlx::query!("set enable_seqscan = off").execute(&mut *connection).await?;
+            // Keepalives end the session of a host that vanished. Otherwise it could silence the doorbell for hours.
+            sqlx::query!("set tcp_keepalives_idle = 10").execute(&mut *connection).await?;
+            sqlx::query!("set tcp_keepalives_interval = 5").execute(&mut *connection).await?;
+            sqlx::query!("set tcp_keepalives_count = 3").execute(&mut *connection).await?;
+        }
+        primary.follow(&link, &epoch);
+        let epoch = epoch.parse()?;
+        Ok(Self { connection: link.connection, session: link.session, epoch, page_rows_max })
+    }
+
+    /// The epoch that this connection reads.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Whether the backend session belongs to this connection alone. Only then do settings and session locks persist.
+    pub(super) fn has_dedicated_session(&self) -> bool {
+        self.session == Session::Own
+    }
+
+    /// Begins a read. [`Self::end_read`] ends it. After a failed read the connection must be dropped.
+    pub(super) async fn begin_read(&mut self) -> Result<(), LogError> {
+        if self.has_dedicated_session() {
+            return Ok(());
+        }
+        begin_shared(&mut self.connection).await?;
+        assume_gateway_role(&mut self.connection, true).await?;
+        sqlx::query!("set local enable_seqscan = off").execute(&mut self.connection).await?;
+        let epoch: Epoch = sqlx::query_scalar!(r#"select warden.epoch() as "epoch!""#)
+            .fetch_one(&mut self.connection)
+            .await?
+            .parse()?;
+        if epoch == self.epoch { Ok(()) } else { Err(LogError::Moved) }
+    }
+
+    /// Ends a read, and returns a pooled session to the pooler.
+    pub(super) async fn end_read(&mut self) -> Result<(), LogError> {
+        if !self.has_dedicated_session() {
+            commit_shared(&mut self.connection).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Checks the database, deletes rows of other epochs, and returns the current epoch.
+async fn begin_epoch(connection: &mut PgConnection) -> Result<String, LogError> {
+    let encoding = sqlx::query_scalar!(r#"select current_setting('server_encoding') as "encoding!""#)
+        .fetch_one(&mut *connection)
+        .await?;
+    if encoding != "UTF8" {
+        return Err(LogError::Encoding(encoding));
+    }
+    let is_there = sqlx::query_scalar!(r#"select to_regclass('warden.events') is not null as "there!""#)
+        .fetch_one(&mut *connection)
+        .await?;
+    if !is_there {
+        return Err(LogError::NotMigrated);
+    }
+    Ok(sqlx::query_scalar!(r#"select warden.begin_epoch() as "epoch!""#).fetch_one(connection).await?)
+}

@@ -1,0 +1,132 @@
+//! The SQL of replays: the events of one organisation after the cursors of several clients.
+
+use std::sync::Arc;
+
+use futures_util::TryStreamExt as _;
+use sqlx::postgres::{PgConnection, PgPool};
+
+use super::waiter::Waiter;
+use crate::log::cursor::Point;
+use crate::log::{LogRow, LoggedEvent, PointParameters, RowDecoder};
+use crate::org::OrgId;
+use crate::wire::Event;
+
+/// What one read returns.
+pub(super) struct ReadPlan {
+    org: OrgId,
+    /// All waiters have seen everything that this point covers.
+    from: Point,
+    /// All waiters have seen what this point covers up to `id`.
+    to: Point,
+    id: i64,
+    /// No waiter needs an event with a higher id.
+    id_max: i64,
+    every_topic: bool,
+    topics: Vec<String>,
+    events_max: usize,
+    bytes_max: usize,
+}
+
+/// Result of one read.
+pub(super) enum ReadOutcome {
+    Events { events: Vec<(u64, Arc<Event>)>, bytes: usize },
+    TooMany,
+}
+
+impl ReadPlan {
+    /// Plans a read that serves all these waiters. They resume from different cursors, so the read starts at the point
+    /// before which all of them have seen everything. Returns none if there is no waiter.
+    pub(super) fn new(org: OrgId, waiters: &[Waiter], events_max: usize, bytes_max: usize) -> Option<Self> {
+        let (first, others) = waiters.split_first()?;
+        let from = others.iter().fold((*first.since.from).clone(), |from, w| from.meet(&w.since.from));
+        let to = others.iter().fold((*first.since.to).clone(), |to, w| to.meet(&w.since.to));
+        let mut topics: Vec<_> = waiters.iter().map(|w| w.topic.to_string()).collect();
+        topics.sort_unstable();
+        topics.dedup();
+        Some(Self {
+            org,
+            from,
+            to,
+            id: waiters.iter().map(|w| w.since.id).min()?,
+            id_max: waiters.iter().map(|w| w.until.max_id()).max()?,
+            every_topic: waiters.iter().any(|w| w.topic.is_org()),
+            topics,
+            events_max,
+            bytes_max,
+        })
+    }
+}
+
+/// Reads the organisation's events, and the control events to all organisations. The rows are streamed without an order
+/// and sorted here. So a read that finds too much stops at once, and no row is read twice.
+pub(super) async fn missed_by(
+    waiters: &[Waiter],
+    plan: &ReadPlan,
+    connection: &mut PgConnection,
+) -> Result<ReadOutcome, sqlx::Error> {
+    let (since, seen) = (PointParameters::new(&plan.from), PointParameters::new(&plan.to));
+    let mut rows = sqlx::query_as!(
+        LogRow,
+        r#"
+        select id as "id!", xid::text::bigint as "xid!", org_id as "org_id: OrgId", topic as "topic!",
+               event as "event!", subject, data::text as "data!", old::text, truncated as "truncated!", at as "at!"
+        from (
+            select * from warden.events where org_id = $4 and xid >= $1::text::xid8
+            union all
+            select * from warden.events where org_id = $4 and xid = any ($2::text[]::xid8[])
+            union all
+            select * from warden.events
+            where org_id = $4 and id > $3 and xid < $1::text::xid8 and xid <> all ($2::text[]::xid8[])
+            union all
+            select * from warden.events where org_id is null and xid >= $1::text::xid8
+            union all
+            select * from warden.events where org_id is null and xid = any ($2::text[]::xid8[])
+            union all
+            select * from warden.events
+            where org_id is null and id > $3 and xid < $1::text::xid8 and xid <> all ($2::text[]::xid8[])
+            offset 0
+        ) new
+        where id <= $5 and not (id <= $8 and xid < $9::text::xid8 and xid <> all ($10::text[]::xid8[]))
+          and ($6 or topic = any ($7) or subject = any ($7) or org_id is null or event like 'warden.%')
+        "#,
+        since.xmax,
+        &since.in_progress,
+        since.max_id,
+        plan.org.as_uuid(),
+        plan.id_max,
+        plan.every_topic,
+        &plan.topics,
+        plan.id,
+        seen.xmax,
+        &seen.in_progress,
+    )
+    .fetch(connection);
+    let mut decoder = RowDecoder::default();
+    let (mut events, mut bytes) = (Vec::new(), 0);
+    while let Some(row) = rows.try_next().await? {
+        let Some(LoggedEvent { xid, event, .. }) = decoder.decode(row, None) else { continue };
+        if !waiters.iter().any(|waiter| waiter.missed(xid, &event)) {
+            continue;
+        }
+        bytes += event.memory_bytes();
+        events.push((xid, event));
+        if events.len() > plan.events_max || bytes > plan.bytes_max {
+            return Ok(ReadOutcome::TooMany);
+        }
+    }
+    events.sort_by_key(|(_, event)| event.id);
+    Ok(ReadOutcome::Events { events, bytes })
+}
+
+/// The highest of these `xmin`s for which retention may have deleted an event that a snapshot from there does not
+/// cover. Cursors with this `xmin` or a lower one are too old.
+pub(super) async fn highest_truncated(pool: &PgPool, xmins: &[u64]) -> Result<Option<u64>, sqlx::Error> {
+    let xmins: Vec<_> = xmins.iter().map(u64::to_string).collect();
+    let truncated = sqlx::query_scalar!(
+        r#"select xmin as "xmin!" from unnest($1::text[]) xmin where warden.is_truncated(xmin::xid8)"#,
+        &xmins
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(truncated.iter().filter_map(|xmin| xmin.parse().ok()).max())
+}

@@ -1,0 +1,52 @@
+//! A client that waits for a read of the log, and the errors with which a replay can end.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::missed::{Events, is_missed};
+use super::queue;
+use crate::log::cursor::Cursor;
+use crate::wire::{Event, Topic};
+
+/// Memory that is reserved for events from the log.
+pub(super) type MemoryReservation = queue::MemoryReservation<Waiter>;
+
+/// The answer to a waiter: the events of the read that it shared, and the memory that they take.
+pub(super) type Answer = Result<(Events, Arc<MemoryReservation>), ReplayError>;
+
+/// A client that waits for a read of the log.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    pub(super) topic: Topic,
+    pub(super) since: Cursor,
+    pub(super) until: Cursor,
+    pub(super) answer: oneshot::Sender<Answer>,
+}
+
+impl Waiter {
+    /// Whether this client missed the event.
+    pub(super) fn missed(&self, xid: u64, event: &Event) -> bool {
+        is_missed(xid, event, &self.topic, &self.since, &self.until)
+    }
+}
+
+/// Reasons why missed events cannot be replayed. The client must reload its state.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// More events than the limit.
+    #[error("the client missed more events than one replay may send")]
+    TooMany,
+    /// Retention deleted some of the events.
+    #[error("the missed events are older than the log's retention")]
+    TooOld,
+    /// The database returned an error, or did not answer.
+    #[error("cannot read the event log: {0}")]
+    Log(#[from] Arc<sqlx::Error>),
+    /// The log was not read in time, the tailer made no progress, or too many clients wait.
+    #[error("the event log was not read in time")]
+    Timeout,
+    /// The database was restored or failed over while the client waited.
+    #[error("the log now has another epoch than the cursor")]
+    Epoch,
+}

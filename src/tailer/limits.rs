@@ -1,0 +1,49 @@
+//! Limits of the tailer.
+
+use std::time::Duration;
+
+/// Delays of the tailer, and how much it reads at a time.
+#[derive(Clone, Copy, Debug)]
+pub struct TailerLimits {
+    /// Most rows that one statement reads, at least 1. More rows are read page by page up to the same point, so that a
+    /// bulk statement of any size takes bounded memory.
+    pub page_rows_max: u32,
+    /// Number of the log's last rows that the tailer reads into memory when it starts, for reconnecting clients.
+    pub warm_rows_max: u32,
+    /// Time after which the tailer gives that warm-up up, because the node admits no session before it ends.
+    pub warm_time_max: Duration,
+    /// Interval of the unconditional poll.
+    pub poll_interval: Duration,
+    /// Delay before the first retry after a snapshot that showed transactions in progress.
+    pub retry_first: Duration,
+    /// Longest delay between two such retries.
+    pub retry_max: Duration,
+    /// Pause between reads under load, while the doorbell is silenced.
+    pub busy_interval: Duration,
+    /// Interval at which every topic gets a new cursor, even if it has no events.
+    pub cursor_interval: Duration,
+    /// Time after which a read has failed and its connection counts as broken.
+    pub read_timeout: Duration,
+    /// Delay before the first attempt to reconnect.
+    pub reconnect_first: Duration,
+    /// Longest delay between two attempts to reconnect.
+    pub reconnect_max: Duration,
+}
+
+impl Default for TailerLimits {
+    fn default() -> Self {
+        Self {
+            page_rows_max: 5_000,
+            warm_rows_max: 10_000,
+            warm_time_max: Duration::from_secs(1),
+            poll_interval: Duration::from_secs(1),
+            retry_first: Duration::from_millis(2),
+            retry_max: Duration::from_millis(100),
+            busy_interval: Duration::from_millis(3),
+            cursor_interval: Duration::from_secs(600),
+            read_timeout: Duration::from_secs(15),
+            reconnect_first: Duration::from_millis(50),
+            reconnect_max: Duration::from_secs(2),
+        }
+    }
+}

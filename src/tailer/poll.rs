@@ -1,0 +1,73 @@
+//! One poll of the log: new events are read page by page and dispatched.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::LogTailer;
+use super::dispatch::ContinuityLoss;
+use super::poll_schedule::PollOutcome;
+use super::position::{PartialRead, TailerPosition};
+use crate::log::{LogError, LogPage, LogReader};
+
+impl LogTailer {
+    /// Reads new events page by page, and dispatches each page.
+    ///
+    /// If retention may have truncated a slot before a page was read, that is checked before the page is dispatched.
+    /// The cursors of the page count deleted events as seen, so the resync must precede them.
+    pub(super) async fn poll(
+        &mut self,
+        log: &mut LogReader,
+        here: &mut TailerPosition,
+        mut check_retention: bool,
+    ) -> Result<PollOutcome, LogError> {
+        let mut found_events = false;
+        loop {
+            let mut page = match here.partial.clone() {
+                // Pinned here because the future is large, and would be moved through every layer around it.
+                None => self.with_timeout(pin!(log.read_since(&here.point))).await?,
+                Some(PartialRead { to, last_id }) => {
+                    self.with_timeout(log.read_between(&here.point, &to, last_id)).await?
+                }
+            };
+            self.dispatcher.metrics.reads.inc();
+            check_retention |= page.needs_retention_check;
+            if check_retention && self.with_timeout(log.is_truncated(&page.from)).await? {
+                self.dispatcher.broadcast_resync(ContinuityLoss::TooOld, self.dispatcher.hub.cursor());
+                self.load_topics().await?;
+            }
+            check_retention = false;
+            let cursor: Arc<str> = log.cursor_after(&page).into();
+            if page.events.is_empty() {
+                self.dispatcher.hub.refresh(cursor);
+            } else {
+                found_events = true;
+                self.dispatch(&mut page, cursor).await;
+            }
+            if page.has_more {
+                here.partial = Some(PartialRead { to: page.to, last_id: page.last_id });
+                self.progress.send_modify(|progress| progress.pages += 1);
+            } else {
+                let was_partial = here.partial.take().is_some();
+                here.point = page.to;
+                // While pages were read, more may have been committed. So another read follows immediately.
+                if !was_partial {
+                    return Ok(PollOutcome { found_events, is_settled: page.is_settled });
+                }
+            }
+        }
+    }
+
+    async fn dispatch(&mut self, page: &mut LogPage, cursor: Arc<str>) {
+        let read_at = Instant::now();
+        let sorted = self.dispatcher.sort(page);
+        // The topics are loaded before the hub announces the batch, so a client that learns of a topic from an event
+        // can join it.
+        if sorted.topics_changed
+            && let Err(error) = self.load_topics().await
+        {
+            tracing::warn!(%error, "cannot load the topics: keeping those that are known");
+        }
+        self.dispatcher.send(sorted.orgs, cursor, read_at);
+    }
+}

@@ -1,0 +1,81 @@
+//! The position at which the tailer starts on a new connection, and the warm-up of the recent events.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::LogTailer;
+use super::dispatch::ContinuityLoss;
+use super::position::TailerPosition;
+use crate::log::cursor::{Cursor, Point};
+use crate::log::{LogError, LogReader};
+
+impl LogTailer {
+    /// The position from which to follow the log: the known one, or the end of the log if there is none or if
+    /// continuity is lost.
+    pub(super) async fn start_position(
+        &mut self,
+        log: &mut LogReader,
+        known: Option<&TailerPosition>,
+    ) -> Result<TailerPosition, LogError> {
+        let loss = self.continuity_loss(log, known).await?;
+        if let (Some(known), None) = (known, loss) {
+            return Ok(known.clone());
+        }
+        let point = Arc::new(self.with_timeout(log.end()).await?);
+        self.dispatcher.directory.forget_all();
+        self.dispatcher.recent.reset(Arc::clone(&point));
+        if loss.is_none() {
+            self.warm_up(log, &point).await?;
+        }
+        let cursor: Arc<str> = Cursor::at(log.epoch(), Arc::clone(&point)).to_string().into();
+        self.dispatcher.hub.refresh(Arc::clone(&cursor));
+        if let Some(loss) = loss {
+            self.dispatcher.broadcast_resync(loss, cursor);
+        }
+        Ok(TailerPosition { epoch: log.epoch(), point, partial: None })
+    }
+
+    /// The reason why the tailer cannot continue from its known position, if there is one.
+    async fn continuity_loss(
+        &self,
+        log: &mut LogReader,
+        known: Option<&TailerPosition>,
+    ) -> Result<Option<ContinuityLoss>, LogError> {
+        let Some(known) = known else { return Ok(None) };
+        if known.epoch != log.epoch() {
+            return Ok(Some(ContinuityLoss::Epoch));
+        }
+        // The tailer may have been disconnected for longer than the log is kept.
+        let is_truncated = self.with_timeout(log.is_truncated(&known.point)).await?;
+        Ok(is_truncated.then_some(ContinuityLoss::TooOld))
+    }
+
+    /// Reads the last events before the node's first point into memory. Clients that lost their node by a restart
+    /// reconnect all at once, and without this the log would have to serve all of them.
+    async fn warm_up(&self, log: &mut LogReader, to: &Arc<Point>) -> Result<(), LogError> {
+        let recent = &self.dispatcher.recent;
+        // Queried after `to` was taken. So `to` certainly covers the older rows that it covers itself.
+        let from = self.with_timeout(log.point_before_last(self.limits.warm_rows_max)).await?;
+        let Some(from) = from.filter(|from| from.max_id < to.max_id).map(Arc::new) else { return Ok(()) };
+        let mut after = from.max_id;
+        let started = Instant::now();
+        recent.reset(Arc::clone(&from));
+        loop {
+            let page = self.with_timeout(log.read_between(&from, to, after)).await?;
+            recent.push(to, &page.events);
+            after = page.last_id;
+            if !page.has_more {
+                break;
+            }
+            if started.elapsed() > self.limits.warm_time_max {
+                recent.reset(Arc::clone(to));
+                return Ok(());
+            }
+        }
+        // Retention may have truncated a slot meanwhile.
+        if self.with_timeout(log.is_truncated(&from)).await? {
+            recent.reset(Arc::clone(to));
+        }
+        Ok(())
+    }
+}
