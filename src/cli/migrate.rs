@@ -1,6 +1,7 @@
-//! `warden migrate`: brings the schema up to date, and a database that is in use under its organisations.
+//! `warden migrate`: applies the SQL migrations, and adopts the registered tables of a database in use.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -9,52 +10,59 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::DatabaseArgs;
 use crate::postgres::SchemaSet;
-use crate::tenancy::apply::{self, Cutoff, Goal, Options, Outcome, Progress, StepTime, grouped, human};
+use crate::tenancy::executor::{
+    self, AdoptionOptions, AdoptionOutcome, AdoptionProgress, EnforcementImpact, Goal, StepTime, grouped,
+    human,
+};
 use crate::tenancy::preview::preview;
 use crate::{postgres, shutdown};
 
+/// Exit code of a run that was stopped, as of a process that ends by SIGINT.
+const STOPPED: u8 = 130;
+
 #[derive(Args)]
 #[command(after_help = "\
-Run it while the application writes: no step makes writers wait for longer than --lock-timeout, and a run that \
-is stopped or killed is completed by the next. Exit code 0: all done; 1: something is left to mend (it says \
-what), or refused; 130: stopped with Ctrl-C.")]
+Run it while the application writes: no step makes writers wait for longer than --lock-timeout. If a run is stopped or \
+killed, the next one completes it.
+
+Exit code 0: done; 1: issues remain (each is printed with a remedy), or the command failed; 130: stopped with Ctrl-C.")]
 pub(super) struct MigrateArgs {
     #[command(flatten)]
     database: DatabaseArgs,
-    /// Say what would be done, with row counts, and change nothing
+    /// Print what would be done, with row counts, and change nothing
     #[arg(long)]
     plan: bool,
-    /// Choose the tables of the voice-call platform (calls, recordings, ...) for this database, once and for all: create
-    /// them if the database has no other tables, else adopt those that exist
+    /// Add the tables of the voice-call platform (calls, recordings, ...): create them if the database has no other
+    /// tables, otherwise adopt those that exist. The choice is permanent: later runs need no flag
     #[arg(long)]
     platform: bool,
-    /// After that, let the database keep organisations apart: NOT NULL, row-level security, no more filling
+    /// Also let the database isolate organisations: NOT NULL, row-level security, no fill triggers
     #[arg(long, conflicts_with = "relax")]
     enforce: bool,
-    /// One step back from --enforce: applications that know nothing of organisations work again
+    /// Reverse --enforce, so that applications that do not set org_id work again
     #[arg(long)]
     relax: bool,
-    /// Don't ask before --enforce or --relax
+    /// Do not ask for confirmation of --enforce or --relax
     #[arg(long)]
     yes: bool,
-    /// Milliseconds for which a request for a lock may make writers wait before it is withdrawn and tried again
+    /// Milliseconds for which a lock request may make writers wait before it is cancelled and retried
     #[arg(long, env = "WARDEN_LOCK_TIMEOUT_MS", value_name = "MS",
           default_value_t = default_lock_timeout_ms(), value_parser = clap::value_parser!(u32).range(1..=60_000))]
     lock_timeout: u32,
-    /// Rows that get their organisation in one transaction, at most; time makes it fewer
-    #[arg(long, env = "WARDEN_BATCH_ROWS", value_name = "N", default_value_t = apply::BATCH_ROWS_DEFAULT,
+    /// Maximum number of rows that one backfill transaction updates; slow batches become smaller
+    #[arg(long, env = "WARDEN_BATCH_ROWS", value_name = "N", default_value_t = executor::BATCH_ROWS_DEFAULT,
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     batch_rows: u32,
-    /// Pause after each batch for as long as it took
+    /// Pause after each batch for as long as the batch took
     #[arg(long)]
     gentle: bool,
-    /// Fail where another run is under way, instead of waiting for it
+    /// Fail if another run is in progress, instead of waiting for it
     #[arg(long)]
     no_wait: bool,
 }
 
 fn default_lock_timeout_ms() -> u32 {
-    u32::try_from(apply::LOCK_TIMEOUT_DEFAULT.as_millis()).unwrap_or(u32::MAX)
+    u32::try_from(executor::LOCK_TIMEOUT_DEFAULT.as_millis()).unwrap_or(u32::MAX)
 }
 
 impl MigrateArgs {
@@ -65,29 +73,30 @@ impl MigrateArgs {
             _ => Goal::Expand,
         }
     }
+
+    fn options(&self) -> AdoptionOptions {
+        AdoptionOptions {
+            schema: if self.platform { SchemaSet::Platform } else { SchemaSet::Core },
+            lock_timeout: Duration::from_millis(self.lock_timeout.into()),
+            batch_rows: self.batch_rows,
+            is_gentle: self.gentle,
+            is_waiting: !self.no_wait,
+        }
+    }
 }
 
-/// Whether all is done; otherwise what is left was printed.
-pub(super) async fn run(args: MigrateArgs) -> anyhow::Result<std::process::ExitCode> {
+pub(super) async fn run(args: MigrateArgs) -> anyhow::Result<ExitCode> {
     let database = postgres::primary_options(&args.database.database_url).await?;
     let goal = args.goal();
-    let schema = if args.platform { SchemaSet::Platform } else { SchemaSet::Core };
-    let lock_timeout = Duration::from_millis(args.lock_timeout.into());
+    let options = args.options();
     if args.plan {
-        let preview = preview(&database, schema, goal, lock_timeout).await?;
+        let preview = preview(&database, options.schema, goal, options.lock_timeout).await?;
         println!("{preview}");
-        return Ok(code(preview.findings.is_empty()));
+        return Ok(exit_code(preview.issues.is_empty()));
     }
     if goal == Goal::Relax && !args.yes {
-        ask("This takes the isolation of organisations out of the database again.")?;
+        confirm("This removes the isolation of organisations from the database.")?;
     }
-    let options = Options {
-        schema,
-        lock_timeout,
-        batch_rows: args.batch_rows,
-        is_gentle: args.gentle,
-        is_waiting: !args.no_wait,
-    };
     let stop = CancellationToken::new();
     let requested = shutdown::requested()?;
     let signal = tokio::spawn({
@@ -97,41 +106,42 @@ pub(super) async fn run(args: MigrateArgs) -> anyhow::Result<std::process::ExitC
             stop.cancel();
         }
     });
-    let is_sure = args.yes;
-    let confirm = async |cutoff: &Cutoff| {
-        eprint!("{cutoff}");
-        if is_sure { Ok(true) } else { ask("").map(|()| true) }
+    let is_confirmed = args.yes;
+    let confirm_impact = async |impact: &EnforcementImpact| {
+        eprint!("{impact}");
+        if is_confirmed { Ok(true) } else { confirm("").map(|()| true) }
     };
-    let outcome = apply::run(&database, goal, options, Progress::to_stderr(), stop, confirm).await;
+    let progress = AdoptionProgress::to_stderr();
+    let outcome = executor::run(&database, goal, options, progress, stop, confirm_impact).await;
     signal.abort();
     let outcome = outcome?;
     report(&outcome, goal);
     if outcome.is_stopped {
-        return Ok(std::process::ExitCode::from(130));
+        return Ok(ExitCode::from(STOPPED));
     }
-    Ok(code(outcome.findings.is_empty() && !outcome.is_refused))
+    Ok(exit_code(outcome.issues.is_empty() && !outcome.is_refused))
 }
 
-fn code(is_good: bool) -> std::process::ExitCode {
-    if is_good { std::process::ExitCode::SUCCESS } else { std::process::ExitCode::FAILURE }
+fn exit_code(is_success: bool) -> ExitCode {
+    if is_success { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Asks on a terminal.
-fn ask(what: &str) -> anyhow::Result<()> {
+/// Asks the operator on the terminal.
+fn confirm(what: &str) -> anyhow::Result<()> {
     if !std::io::stdin().is_terminal() {
-        bail!("nobody can be asked here: say --yes");
+        bail!("standard input is not a terminal: pass --yes to confirm");
     }
-    eprint!("{what} Go on? Type yes: ");
+    eprint!("{what} Continue? Type yes: ");
     std::io::stderr().flush()?;
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;
     if answer.trim() != "yes" {
-        bail!("nothing was changed");
+        bail!("not confirmed: nothing was changed");
     }
     Ok(())
 }
 
-fn report(outcome: &Outcome, goal: Goal) {
+fn report(outcome: &AdoptionOutcome, goal: Goal) {
     for migration in &outcome.migrated.applied {
         println!("applied {migration}");
     }
@@ -139,7 +149,7 @@ fn report(outcome: &Outcome, goal: Goal) {
         0 => println!("the schema is up to date ({} migrations)", outcome.migrated.total),
         n => println!("{n} of {} migrations applied; the schema is up to date", outcome.migrated.total),
     }
-    let is_idle = outcome.steps.is_empty() && outcome.findings.is_empty() && outcome.notes.is_empty();
+    let is_idle = outcome.steps.is_empty() && outcome.issues.is_empty() && outcome.notes.is_empty();
     if goal == Goal::Expand && is_idle && !outcome.is_stopped {
         return;
     }
@@ -149,24 +159,24 @@ fn report(outcome: &Outcome, goal: Goal) {
     for note in &outcome.notes {
         println!("note: {note}");
     }
-    for finding in &outcome.findings {
-        println!("finding: {finding}");
+    for issue in &outcome.issues {
+        println!("issue: {issue}");
     }
     let rows: u64 = outcome.steps.iter().map(|s| s.rows).sum();
     let took = human(outcome.took);
-    let state = match (goal, outcome.is_stopped, outcome.is_refused, outcome.findings.len()) {
-        (_, true, ..) => "stopped: run this again, and it goes on from here".to_owned(),
-        (_, _, true, _) => "not enforced: mend what is said above, then run this again".to_owned(),
-        (_, _, _, 1) => "1 finding is left".to_owned(),
-        (_, _, _, n @ 2..) => format!("{n} findings are left"),
-        (Goal::Enforce, ..) => "the database keeps organisations apart".to_owned(),
-        (Goal::Relax, ..) => "applications that know nothing of organisations work again".to_owned(),
-        (Goal::Expand, ..) => "every row has its organisation".to_owned(),
+    let state = match (goal, outcome.is_stopped, outcome.is_refused, outcome.issues.len()) {
+        (_, true, ..) => "stopped: run the command again to continue".to_owned(),
+        (_, _, true, _) => "not enforced: resolve the issues above, then run the command again".to_owned(),
+        (_, _, _, 1) => "1 issue remains".to_owned(),
+        (_, _, _, n @ 2..) => format!("{n} issues remain"),
+        (Goal::Enforce, ..) => "the database isolates organisations".to_owned(),
+        (Goal::Relax, ..) => "isolation is off: applications that do not set org_id work again".to_owned(),
+        (Goal::Expand, ..) => "every row has an organisation".to_owned(),
     };
     println!("{} tables, {} rows filled, {took}: {state}", outcome.tables, grouped(rows));
 }
 
-/// One line per table, one column per kind of step, times in seconds.
+/// One line per table and one column per step, with durations in seconds.
 fn table(steps: &[StepTime]) -> String {
     let mut names: Vec<&str> = Vec::new();
     let mut kinds: Vec<&str> = Vec::new();

@@ -1,83 +1,84 @@
-//! What is to be done in this database, read from the registry, the catalogs and `warden.tenant_objects`.
+//! The plan: every registered table with the objects that it needs, and which of them are missing. It is read from
+//! the registry, the catalogs and `warden.tenant_objects`.
 //!
-//! A plan is made anew by every run, and changes nothing.
+//! Each run reads a new plan. Reading it changes nothing.
 
 use anyhow::Context as _;
 use sqlx::postgres::PgConnection;
 
-use super::Finding;
+use super::AdoptionIssue;
 use super::registry::{Registry, Scope, Table};
 
-/// What an object is.
+/// Kind of a required object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ObjectKind {
     /// The column `org_id`.
     Column,
     /// An index.
     Index,
-    /// A unique constraint, or an index that does as well.
+    /// A unique constraint, or a unique index that serves as well.
     Unique,
-    /// The foreign key to organizations.
+    /// The foreign key to `organizations`.
     OrgKey,
-    /// The foreign key that keeps a row in its parent's organisation.
+    /// The composite foreign key that keeps a row in its parent's organisation.
     ParentKey,
-    /// The trigger that fills `org_id`.
-    Filling,
+    /// The trigger that fills `org_id` in new rows.
+    FillTrigger,
     /// The trigger that keeps `org_id` from changing.
-    Guard,
-    /// NOT NULL.
+    ImmutabilityTrigger,
+    /// NOT NULL on `org_id`.
     NotNull,
     /// A policy, or row-level security itself.
     Protection,
 }
 
-/// Something that a table needs.
+/// An object that a table needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Object {
-    /// What it is.
-    pub kind: Kind,
-    /// Its name.
+pub struct RequiredObject {
+    /// Kind of the object.
+    pub kind: ObjectKind,
+    /// Name that Warden gives it.
     pub name: String,
-    /// Columns of an index; what follows the name of a constraint.
+    /// Columns of an index, or the definition of a constraint after its name.
     pub definition: String,
     /// Whether an index is unique.
     pub is_unique: bool,
-    /// What there is instead, or of the same name.
+    /// An existing object that serves the purpose, or that has taken the name.
     pub found: Option<String>,
-    /// Whether nothing has to be done.
+    /// Whether the object exists and is valid.
     pub is_valid: bool,
-    /// Why not.
+    /// Why it is not valid; empty if it is.
     pub problem: String,
-    /// Whether what was found is a constraint (a unique index may be none).
+    /// Whether `found` is a constraint. (A unique index may exist without one.)
     pub is_constraint: bool,
-    /// Whether it waits for the second phase, because it could refuse what the application does today.
+    /// Whether it belongs to the enforce phase, because it could reject what the application writes today.
     pub is_late: bool,
 }
 
-/// One table and what it needs.
+/// One table and the objects that it needs.
 #[derive(Debug, Clone)]
 pub struct TablePlan {
     /// The table.
     pub table: Table,
-    /// What it needs, in the order in which it is made.
-    pub objects: Vec<Object>,
+    /// The objects that it needs, in order of creation.
+    pub objects: Vec<RequiredObject>,
 }
 
-/// Everything.
+/// All registered tables of the database, with the objects that they need.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// Tables, parents first.
     pub tables: Vec<TablePlan>,
-    /// Tables that are registered and not there.
+    /// Registered tables that do not exist.
     pub absent: Vec<String>,
-    /// Tables that can't be adopted.
-    pub findings: Vec<Finding>,
+    /// Tables that cannot be adopted.
+    pub issues: Vec<AdoptionIssue>,
     /// PostgreSQL's `server_version_num`.
     pub server_version: i32,
 }
 
-// The view's steps 4 and 5 are both foreign keys, 2 and 6 both triggers.
-struct Row {
+/// One row of `warden.tenant_objects`.
+struct ObjectRow {
     oid: i64,
     step: i32,
     kind: String,
@@ -92,15 +93,15 @@ struct Row {
 }
 
 impl Plan {
-    /// Reads the database.
+    /// Reads the plan from the database.
     ///
     /// # Errors
-    /// When it can't be read, or Warden's schema is missing or of another version.
+    /// If the database cannot be read, or Warden's schema is missing or belongs to another version.
     pub async fn load(connection: &mut PgConnection) -> anyhow::Result<Self> {
         let registry =
             Registry::load(&mut *connection).await.context("cannot read the registry of tables")?;
         let rows = sqlx::query_as!(
-            Row,
+            ObjectRow,
             r#"select o.relation::oid::bigint as "oid!", o.step as "step!", o.kind as "kind!", o.name as "name!",
                  o.definition, o.is_unique, o.found, o.is_valid as "is_valid!", o.problem,
                  exists (select from pg_constraint k
@@ -120,29 +121,31 @@ impl Plan {
             .tables
             .into_iter()
             .map(|table| {
-                let objects = rows.iter().filter(|r| r.oid == table.oid).filter_map(Row::object).collect();
+                let objects =
+                    rows.iter().filter(|r| r.oid == table.oid).filter_map(ObjectRow::object).collect();
                 TablePlan { table, objects }
             })
             .collect();
-        Ok(Self { tables, absent: registry.absent, findings: registry.findings, server_version })
+        Ok(Self { tables, absent: registry.absent, issues: registry.issues, server_version })
     }
 }
 
-impl Row {
-    fn object(&self) -> Option<Object> {
+impl ObjectRow {
+    /// The object of this row. The view has two steps each for foreign keys (4 and 5) and triggers (2 and 6).
+    fn object(&self) -> Option<RequiredObject> {
         let kind = match (self.kind.as_str(), self.step) {
-            ("column", _) => Kind::Column,
-            ("index", _) => Kind::Index,
-            ("unique", _) => Kind::Unique,
-            ("foreign_key", 4) => Kind::OrgKey,
-            ("foreign_key", _) => Kind::ParentKey,
-            ("trigger", 2) => Kind::Filling,
-            ("trigger", _) => Kind::Guard,
-            ("not_null", _) => Kind::NotNull,
-            ("policy" | "row_security", _) => Kind::Protection,
+            ("column", _) => ObjectKind::Column,
+            ("index", _) => ObjectKind::Index,
+            ("unique", _) => ObjectKind::Unique,
+            ("foreign_key", 4) => ObjectKind::OrgKey,
+            ("foreign_key", _) => ObjectKind::ParentKey,
+            ("trigger", 2) => ObjectKind::FillTrigger,
+            ("trigger", _) => ObjectKind::ImmutabilityTrigger,
+            ("not_null", _) => ObjectKind::NotNull,
+            ("policy" | "row_security", _) => ObjectKind::Protection,
             _ => return None,
         };
-        Some(Object {
+        Some(RequiredObject {
             kind,
             name: self.name.clone(),
             definition: self.definition.clone().unwrap_or_default(),
@@ -156,10 +159,10 @@ impl Row {
     }
 }
 
-impl Object {
-    /// A unique index that was built for a constraint, which a run that was killed did not make any more.
-    pub(super) fn is_to_be_attached(&self) -> bool {
-        self.kind == Kind::Unique
+impl RequiredObject {
+    /// Whether a run that was killed built the unique index of a constraint, but did not add the constraint.
+    pub(super) fn lacks_constraint(&self) -> bool {
+        self.kind == ObjectKind::Unique
             && self.is_valid
             && !self.is_constraint
             && self.found.as_deref() == Some(&self.name)
@@ -167,33 +170,33 @@ impl Object {
 }
 
 impl TablePlan {
-    /// The objects of a kind.
-    pub(super) fn of(&self, kind: Kind) -> impl Iterator<Item = &Object> {
+    /// The objects of one kind.
+    pub(super) fn of(&self, kind: ObjectKind) -> impl Iterator<Item = &RequiredObject> {
         self.objects.iter().filter(move |o| o.kind == kind)
     }
 
-    /// Whether all of a kind is there.
-    pub(super) fn has(&self, kind: Kind) -> bool {
+    /// Whether every object of one kind is valid.
+    pub(super) fn has(&self, kind: ObjectKind) -> bool {
         self.of(kind).all(|o| o.is_valid)
     }
 
-    /// Whether rows are filled as they come. Once `org_id` is NOT NULL they are no longer.
-    pub(super) fn wants_filling(&self) -> bool {
-        self.table.scope == Scope::Org && !self.table.is_never_filled && !self.table.is_not_null
+    /// Whether new rows need the fill trigger. Once `org_id` is NOT NULL, they do not.
+    pub(super) fn needs_fill(&self) -> bool {
+        self.needs_not_null() && !self.table.is_not_null
     }
 
-    /// Whether anything of the second phase is there.
-    pub(super) fn is_enforced_in_part(&self) -> bool {
-        self.of(Kind::Protection).any(|o| o.is_valid && o.name.starts_with("warden_"))
-            || (self.wants_not_null() && self.table.is_not_null)
+    /// Whether any part of the enforce phase is done.
+    pub(super) fn is_partly_enforced(&self) -> bool {
+        self.of(ObjectKind::Protection).any(|o| o.is_valid && o.name.starts_with("warden_"))
+            || (self.needs_not_null() && self.table.is_not_null)
     }
 
-    /// Whether all of the second phase is there.
+    /// Whether the enforce phase is complete.
     pub(super) fn is_enforced(&self) -> bool {
         self.objects.iter().all(|o| o.is_valid || !o.is_late)
     }
 
-    fn wants_not_null(&self) -> bool {
+    fn needs_not_null(&self) -> bool {
         self.table.scope == Scope::Org && !self.table.is_never_filled
     }
 }

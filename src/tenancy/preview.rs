@@ -1,5 +1,5 @@
-//! What a run would do, in words. It changes nothing: where Warden's schema is up to date it reads in a read-only
-//! transaction, and where it is not, the SQL migrations are applied in a transaction that is rolled back.
+//! Preview of a run (`warden migrate --plan`). It changes nothing: if Warden's schema is up to date, it reads in a
+//! read-only transaction. Otherwise it applies the SQL migrations in a transaction that it rolls back.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,47 +8,47 @@ use anyhow::Context as _;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 
-use super::Finding;
-use super::apply::{self, Goal, firing_note, grouped};
-use super::plan::{Kind, Object, Plan, TablePlan};
+use super::AdoptionIssue;
+use super::executor::{self, Goal, firing_note, grouped};
+use super::plan::{ObjectKind, Plan, RequiredObject, TablePlan};
 use super::registry::Scope;
 use crate::postgres::{self, MigrationName, SchemaSet};
 
-/// Tables that look smaller than this are counted; of larger ones the estimate is said.
+/// Rows are counted in tables with a smaller estimate. For larger tables, the estimate is shown.
 const COUNTED_ROWS_MAX: u64 = 100_000;
 
-/// What would be done.
+/// Description of what a run would do.
 #[derive(Debug, Clone)]
 pub struct Preview {
     /// SQL migrations that would be applied.
     pub migrations: Vec<MigrationName>,
-    /// Tables with what each needs.
+    /// Tables, each with its steps.
     pub tables: Vec<TablePreview>,
-    /// Tables that are registered and not there.
+    /// Registered tables that do not exist.
     pub absent: Vec<String>,
-    /// What would be skipped, and why.
-    pub findings: Vec<Finding>,
+    /// Tables that would be skipped, with the reason.
+    pub issues: Vec<AdoptionIssue>,
 }
 
-/// One table.
+/// Steps of one table.
 #[derive(Debug, Clone)]
 pub struct TablePreview {
-    /// Its name.
+    /// Name of the table.
     pub name: String,
-    /// Whether the SQL migrations would create it.
+    /// Whether the SQL migrations would create the table.
     pub is_new: bool,
-    /// How many rows, in words.
+    /// Number of rows, as text.
     pub rows: String,
-    /// Steps, in order; none where all is done.
+    /// Steps, in order; empty if the table is complete.
     pub steps: Vec<String>,
     /// Remarks.
     pub notes: Vec<String>,
 }
 
-/// Looks what a run to a goal would do.
+/// Describes what a run to this goal would do.
 ///
 /// # Errors
-/// When the database can't be reached, is a standby, or would refuse the SQL migrations.
+/// If the database cannot be reached, is a standby, or rejects the SQL migrations.
 pub async fn preview(
     database: &PgConnectOptions,
     schema: SchemaSet,
@@ -59,7 +59,7 @@ pub async fn preview(
         PgConnection::connect_with(&database.clone().application_name("warden migrate --plan"))
             .await
             .context("cannot connect to DATABASE_URL")?;
-    apply::refuse_standby(&mut connection).await?;
+    executor::reject_standby(&mut connection).await?;
     let pending = postgres::pending(&mut connection, schema).await?;
     let mut transaction = connection.begin().await?;
     if pending.is_empty() {
@@ -71,7 +71,7 @@ pub async fn preview(
     }
     transaction.execute("set local search_path = ''").await?;
     let plan = Plan::load(&mut transaction).await?;
-    // What the migrations locked is free again before anything is counted.
+    // Rows are counted in a second transaction, because this one holds the locks of the migrations.
     transaction.rollback().await?;
     let mut transaction = connection.begin().await?;
     transaction.execute("set transaction isolation level repeatable read, read only").await?;
@@ -88,19 +88,19 @@ pub async fn preview(
         });
     }
     transaction.rollback().await?;
-    Ok(Preview { migrations: pending, tables, absent: plan.absent, findings: plan.findings })
+    Ok(Preview { migrations: pending, tables, absent: plan.absent, issues: plan.issues })
 }
 
-/// Whether the table exists now that the migrations are rolled back.
+/// Whether the table exists after the migrations have been rolled back.
 async fn exists(connection: &mut PgConnection, plan: &TablePlan) -> anyhow::Result<bool> {
     let exists = sqlx::query_scalar("select to_regclass($1) is not null").bind(plan.table.sql());
     Ok(exists.fetch_one(connection).await?)
 }
 
 async fn count(connection: &mut PgConnection, plan: &TablePlan) -> anyhow::Result<String> {
-    let about = plan.table.rows_about();
-    if about >= COUNTED_ROWS_MAX {
-        return Ok(format!("about {} rows", grouped(about)));
+    let estimate = plan.table.estimated_rows();
+    if estimate >= COUNTED_ROWS_MAX {
+        return Ok(format!("about {} rows", grouped(estimate)));
     }
     let sql = format!("select count(*) from (select from {} limit {COUNTED_ROWS_MAX}) t", plan.table.sql());
     let rows: i64 = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(connection).await?;
@@ -115,8 +115,8 @@ async fn count(connection: &mut PgConnection, plan: &TablePlan) -> anyhow::Resul
 fn steps(plan: &TablePlan, goal: Goal, rows: &str) -> Vec<String> {
     let mut steps = Vec::new();
     if goal == Goal::Relax {
-        if plan.is_enforced_in_part() {
-            steps.push("fill org_id of new rows again, then take the policies and NOT NULL away".to_owned());
+        if plan.is_partly_enforced() {
+            steps.push("create the fill trigger, then remove the policies and NOT NULL".to_owned());
         }
         return steps;
     }
@@ -124,78 +124,86 @@ fn steps(plan: &TablePlan, goal: Goal, rows: &str) -> Vec<String> {
         expand_steps(plan, goal, rows, &mut steps);
     }
     if goal == Goal::Enforce && !plan.is_enforced() {
-        if !plan.has(Kind::NotNull) {
-            steps.push("prove that no org_id is null (reads the table), then set NOT NULL".to_owned());
+        if !plan.has(ObjectKind::NotNull) {
+            steps.push("check that no org_id is null (reads the table), then set NOT NULL".to_owned());
         }
-        steps.push("row-level security, forced, with policies for each command; the filling ends".to_owned());
+        steps.push(
+            "enable and force row-level security, create its policies, drop the fill trigger".to_owned(),
+        );
     }
     steps
 }
 
 fn expand_steps(plan: &TablePlan, goal: Goal, rows: &str, steps: &mut Vec<String>) {
     let table = &plan.table;
-    if !plan.has(Kind::Column) {
-        steps.push("add column org_id, and the trigger that fills it in new rows".to_owned());
-    } else if plan.wants_filling() && !plan.has(Kind::Filling) {
+    if !plan.has(ObjectKind::Column) {
+        steps.push("add the column org_id, and the trigger that fills it in new rows".to_owned());
+    } else if plan.needs_fill() && !plan.has(ObjectKind::FillTrigger) {
         steps.push("add the trigger that fills org_id in new rows".to_owned());
     }
-    if plan.wants_filling() && !(plan.has(Kind::Column) && table.has_org_index && plan.has(Kind::OrgKey)) {
+    if plan.needs_fill()
+        && !(plan.has(ObjectKind::Column) && table.has_org_index && plan.has(ObjectKind::OrgKey))
+    {
         let mut from = Vec::new();
         if let Some(parent) = &table.parent {
-            from.push(format!("that of {} by {}", parent.name, parent.column));
+            from.push(format!("the organisation of {} by {}", parent.name, parent.column));
         }
         if let Some(user) = &table.user_column {
             from.push(format!("the membership of {user}"));
         }
         from.push("the default organisation".to_owned());
-        let how = if table.pauses_triggers { ", its triggers paused for each batch" } else { "" };
+        let how = if table.pauses_triggers { ", with its triggers disabled for each batch" } else { "" };
         steps.push(format!(
-            "fill org_id where it is missing ({rows}), in batches{how}: {}",
+            "fill org_id in rows without it ({rows}), in batches{how}: {}",
             from.join(", else ")
         ));
     }
     let is_due =
-        |o: &&Object| (!o.is_valid || o.is_to_be_attached()) && (!o.is_late || goal == Goal::Enforce);
-    for object in plan.objects.iter().filter(is_due) {
-        match object.kind {
-            Kind::Index => steps.push(format!(
-                "create {}index concurrently {} ({})",
-                if object.is_unique { "unique " } else { "" },
-                object.name,
-                object.definition
-            )),
-            Kind::Unique => {
-                steps.push(format!(
-                    "constraint {} {}, its index built concurrently",
-                    object.name, object.definition
-                ));
-            }
-            Kind::OrgKey | Kind::ParentKey => {
-                steps.push(format!("foreign key {}, then validated", object.name));
-            }
-            Kind::Guard => steps.push("trigger that keeps org_id from changing".to_owned()),
-            Kind::Column | Kind::Filling | Kind::NotNull | Kind::Protection => {}
+        |o: &&RequiredObject| (!o.is_valid || o.lacks_constraint()) && (!o.is_late || goal == Goal::Enforce);
+    steps.extend(plan.objects.iter().filter(is_due).filter_map(object_step));
+}
+
+/// The step that creates an index, a key, or the immutability trigger.
+fn object_step(object: &RequiredObject) -> Option<String> {
+    match object.kind {
+        ObjectKind::Index => Some(format!(
+            "create {}index concurrently {} ({})",
+            if object.is_unique { "unique " } else { "" },
+            object.name,
+            object.definition
+        )),
+        ObjectKind::Unique => Some(format!(
+            "add constraint {} {}, with an index that is built concurrently",
+            object.name, object.definition
+        )),
+        ObjectKind::OrgKey | ObjectKind::ParentKey => {
+            Some(format!("add foreign key {}, then validate it", object.name))
         }
+        ObjectKind::ImmutabilityTrigger => Some("add the trigger that keeps org_id from changing".to_owned()),
+        ObjectKind::Column | ObjectKind::FillTrigger | ObjectKind::NotNull | ObjectKind::Protection => None,
     }
 }
 
 fn notes(plan: &TablePlan, goal: Goal) -> Vec<String> {
     let table = &plan.table;
     let mut notes = Vec::new();
-    if goal == Goal::Relax || table.scope != Scope::Org || !plan.wants_filling() || plan.has(Kind::OrgKey) {
+    if goal == Goal::Relax || table.scope != Scope::Org || !plan.needs_fill() || plan.has(ObjectKind::OrgKey)
+    {
         return notes;
     }
-    if !table.stubborn_triggers.is_empty() && !table.pauses_triggers {
-        notes.push(firing_note(&table.schema, &table.name, &table.stubborn_triggers));
+    if !table.always_triggers.is_empty() && !table.pauses_triggers {
+        notes.push(firing_note(&table.schema, &table.name, &table.always_triggers));
     } else if !table.update_triggers.is_empty() {
         notes.push(format!(
-            "its triggers {} don't see the filling, where this role may set session_replication_role{}",
+            "its triggers {} do not fire during the backfill if this role may set session_replication_role{}",
             table.update_triggers.join(", "),
-            if table.pauses_triggers { " or pauses them" } else { "; else they fire" }
+            if table.pauses_triggers { " or disable them" } else { "; otherwise they fire" }
         ));
     }
     if table.user_column.is_none() && table.parent.is_none() && !table.is_never_filled {
-        notes.push("has neither parent nor user: all its rows go to the default organisation".to_owned());
+        notes.push(
+            "has neither parent nor user column: all its rows go to the default organisation".to_owned(),
+        );
     }
     notes
 }
@@ -207,7 +215,6 @@ impl fmt::Display for Preview {
         }
         let (new, existing): (Vec<_>, Vec<_>) = self.tables.iter().partition(|t| t.is_new);
         let (todo, done): (Vec<_>, Vec<_>) = existing.into_iter().partition(|t| !t.steps.is_empty());
-        let names = |tables: &[&TablePreview]| tables.iter().map(|t| t.name.clone()).collect::<Vec<_>>();
         for table in &todo {
             writeln!(f, "{} ({})", table.name, table.rows)?;
             for step in &table.steps {
@@ -217,17 +224,18 @@ impl fmt::Display for Preview {
                 writeln!(f, "  note: {note}")?;
             }
         }
-        for (what, names) in [
+        let names = |tables: &[&TablePreview]| tables.iter().map(|t| t.name.clone()).collect::<Vec<_>>();
+        for (label, names) in [
             ("would be created", names(&new)),
             ("nothing to do", names(&done)),
             ("not in this database, skipped", self.absent.clone()),
         ] {
             if !names.is_empty() {
-                writeln!(f, "{what}: {}", names.join(", "))?;
+                writeln!(f, "{label}: {}", names.join(", "))?;
             }
         }
-        for finding in &self.findings {
-            writeln!(f, "skipped: {finding}")?;
+        for issue in &self.issues {
+            writeln!(f, "skipped: {issue}")?;
         }
         write!(f, "Nothing was changed.")
     }

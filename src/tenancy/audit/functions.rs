@@ -1,7 +1,7 @@
-//! What Warden's functions must be: read from the migrations, so that nothing is said twice.
+//! Rules about Warden's functions. Their expected text is parsed from the migrations, so it is not written twice.
 //!
-//! Those that a migration makes with a plain CREATE FUNCTION are compared word by word. Those that it puts together
-//! for the database at hand are known by their marks, and by what they answer (see `claims`).
+//! Functions that a migration creates with a plain CREATE FUNCTION are compared word by word. Functions that it
+//! composes for the database at hand are checked by their marks, and by their results (see `claims`).
 
 use std::collections::BTreeMap;
 
@@ -21,58 +21,58 @@ pub(super) const RULES: &[&str] = &[
     "token-hook-caller",
 ];
 
-/// A function as it must be.
+/// A function as this version of Warden creates it.
 #[derive(Debug, Clone, Serialize)]
 struct Expected {
     schema: String,
     name: String,
-    /// Its text; none: it was put together.
+    /// Text of the function; none if it is composed.
     body: Option<String>,
     volatility: &'static str,
     parallel: &'static str,
     is_definer: bool,
     has_search_path: bool,
-    /// What makes it again.
+    /// Statements that recreate it.
     creation: Option<String>,
 }
 
-/// Those that are put together: schema, name, parallel mark, and whether they have their owner's rights.
+/// Composed functions: schema, name, parallel mark, and whether they are SECURITY DEFINER.
 const COMPOSED: &[(&str, &str, &str, bool)] = &[
     ("public", "auth_org_id", "s", false),
     ("public", "auth_user_id", "s", false),
     ("warden", "default_org_for", "u", true),
 ];
 
-pub(super) async fn judge(connection: &mut PgConnection) -> Result<Vec<Finding>, sqlx::Error> {
-    let rows: Vec<super::Row> = sqlx::query_as(include_str!("sql/functions.sql"))
+pub(super) async fn check(connection: &mut PgConnection) -> Result<Vec<Finding>, sqlx::Error> {
+    let rows: Vec<super::FindingRow> = sqlx::query_as(include_str!("sql/functions.sql"))
         .bind(Json(expected(migrations())))
         .fetch_all(connection)
         .await?;
     Ok(rows.into_iter().map(Finding::from).collect())
 }
 
-/// The texts of the core's migrations. The platform's define no functions.
+/// The texts of the core's migrations. The platform's migrations define no functions.
 fn migrations() -> impl Iterator<Item = &'static str> {
     SchemaSet::Core.migrator().iter().map(|migration| migration.sql.as_str())
 }
 
-/// Every function that migrations make; of several that replace one another the last.
+/// Every function that the migrations create; if several replace one another, the last.
 fn expected<'m>(migrations: impl Iterator<Item = &'m str>) -> Vec<Expected> {
     let mut functions = BTreeMap::new();
-    let mut rights: Vec<&str> = Vec::new();
+    let mut grants: Vec<&str> = Vec::new();
     for migration in migrations {
         for statement in statements(migration) {
             if let Some(function) = parse(statement) {
                 functions.insert((function.schema.clone(), function.name.clone()), function);
-            } else if is_about_rights(statement) {
-                rights.push(statement);
+            } else if is_grant(statement) {
+                grants.push(statement);
             }
         }
     }
     let mut functions: Vec<Expected> = functions.into_values().collect();
     for function in &mut functions {
         function.creation =
-            function.creation.take().map(|creation| with_rights(function, &creation, &rights));
+            function.creation.take().map(|creation| with_grants(function, &creation, &grants));
     }
     functions.extend(COMPOSED.iter().map(|(schema, name, parallel, is_definer)| Expected {
         schema: (*schema).to_owned(),
@@ -87,25 +87,25 @@ fn expected<'m>(migrations: impl Iterator<Item = &'m str>) -> Vec<Expected> {
     functions
 }
 
-fn is_about_rights(statement: &str) -> bool {
+fn is_grant(statement: &str) -> bool {
     statement.starts_with("grant execute on function ")
         || statement.starts_with("revoke execute on function ")
 }
 
-/// The whole of what makes a function again: its owner, and who may call it.
-fn with_rights(function: &Expected, creation: &str, rights: &[&str]) -> String {
+/// All statements that recreate a function: with its owner, and its grants.
+fn with_grants(function: &Expected, creation: &str, grants: &[&str]) -> String {
     let full_name = format!("{}.{}", function.schema, function.name);
     let mut text = format!("{creation};\n");
     if function.schema == "warden" {
         text = format!("{text}revoke execute on function {full_name} from public;\n");
     }
-    for statement in rights.iter().filter(|statement| statement.contains(&format!("{full_name}("))) {
+    for statement in grants.iter().filter(|statement| statement.contains(&format!("{full_name}("))) {
         text += &format!("{statement};\n");
     }
     if function.schema == "warden" { format!("set role warden_owner;\n{text}reset role;") } else { text }
 }
 
-/// A plain CREATE FUNCTION.
+/// Parses a plain CREATE FUNCTION.
 fn parse(statement: &str) -> Option<Expected> {
     let rest = statement
         .strip_prefix("create or replace function ")
@@ -136,7 +136,7 @@ fn parse(statement: &str) -> Option<Expected> {
     })
 }
 
-/// The statements of a migration, without the comments before each and the semicolon behind.
+/// Splits a migration into statements, without the comments before each and the semicolon after it.
 fn statements(sql: &str) -> Vec<&str> {
     let mut found = Vec::new();
     let mut begin = 0;
@@ -146,9 +146,9 @@ fn statements(sql: &str) -> Vec<&str> {
         at += if rest.starts_with("--") {
             rest.find('\n').unwrap_or(rest.len())
         } else if rest.starts_with('\'') || rest.starts_with('"') {
-            quoted(rest, &rest[..1])
+            quoted_length(rest, &rest[..1])
         } else if let Some(tag) = dollar_tag(rest) {
-            quoted(rest, tag)
+            quoted_length(rest, tag)
         } else if rest.starts_with(';') {
             found.push(without_comments(&sql[begin..at]));
             begin = at + 1;
@@ -160,12 +160,13 @@ fn statements(sql: &str) -> Vec<&str> {
     found
 }
 
-/// How long what is quoted is, with its quotes. (A doubled quote ends one text and begins the next.)
-fn quoted(text: &str, quote: &str) -> usize {
+/// Length of a quoted string at the start of the text, with its quotes. A doubled quote ends one string and begins
+/// the next, which gives the same end.
+fn quoted_length(text: &str, quote: &str) -> usize {
     text[quote.len()..].find(quote).map_or(text.len(), |end| end + 2 * quote.len())
 }
 
-/// `$$` or `$name$`, where a text begins so.
+/// `$$` or `$name$`, if the text starts with it.
 fn dollar_tag(text: &str) -> Option<&str> {
     let name = text.strip_prefix('$')?;
     let end = name.find(|c: char| !c.is_alphanumeric() && c != '_')?;
@@ -185,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn functions_are_read_from_migrations() {
+    fn functions_are_parsed_from_migrations() {
         let sql = "-- It's a comment; with a semicolon.\ncreate function warden.f(a text default ';') returns text\n\
                    language sql stable security definer set search_path = '' as $body$ select '$$;' $body$;\n\
                    do $$ begin execute format($f$create function warden.g() returns int as 'x'$f$); end $$;\n\
@@ -212,9 +213,9 @@ mod tests {
         assert_eq!((p.volatility, p.is_definer, p.has_search_path), ("v", false, false));
     }
 
-    /// Whatever is made by a plain statement is found: a scan that loses its way would find less.
+    /// A parser that loses its position would find fewer functions than a search for their first lines.
     #[test]
-    fn none_of_the_migrations_functions_is_missed() {
+    fn every_function_of_the_migrations_is_parsed() {
         let functions = expected(migrations());
         let platform = SchemaSet::Platform.migrator().iter().map(|migration| migration.sql.as_str());
         assert_eq!(expected(platform).len(), COMPOSED.len(), "the platform's migrations define functions");

@@ -1,20 +1,20 @@
-//! That one organisation's rows are found by an index. The planner is asked with sequential scans out of the
-//! way, because in a small table it would rightly take one.
+//! The rule that an index finds the rows of one organisation. The planner is asked with sequential scans disabled,
+//! because for a small table a sequential scan is the right choice.
 
 use serde_json::Value;
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Executor as _};
 
 use super::Audit;
-use super::report::{Finding, Mend};
+use super::report::{Finding, Remedy};
 
-const SUBJECTS: &str = "
+const TABLES: &str = "
     select format('%I.%I', t.schema_name, t.table_name)
     from warden.tenant_tables t
     join pg_namespace n on n.nspname = t.schema_name
     join pg_class c on c.relnamespace = n.oid and c.relname = t.table_name and c.relkind = 'r'
     join pg_attribute a on a.attrelid = c.oid and a.attname = 'org_id' and a.atttypid = 'uuid'::regtype
-  and a.attgenerated = '' and not a.attisdropped
+      and a.attgenerated = '' and not a.attisdropped
     where t.scope = 'org' order by 1";
 
 const COUNT: &str = "
@@ -23,25 +23,23 @@ const COUNT: &str = "
     join pg_class c on c.relnamespace = n.oid and c.relname = t.table_name";
 
 impl Audit<'_> {
-    pub(super) async fn judge_plans(&mut self) -> anyhow::Result<()> {
-        let mut subjects: Vec<String> = Vec::new();
-        let mut tables = 0;
-        self.judge(&["org-plan"], None, async |connection: &mut PgConnection| {
-            subjects = sqlx::query_scalar(SUBJECTS).fetch_all(&mut *connection).await?;
-            tables = sqlx::query_scalar(COUNT).fetch_one(connection).await?;
+    pub(super) async fn check_plans(&mut self) -> anyhow::Result<()> {
+        let mut tables: Vec<String> = Vec::new();
+        let mut count = 0;
+        self.check(&["org-plan"], None, async |connection: &mut PgConnection| {
+            tables = sqlx::query_scalar(TABLES).fetch_all(&mut *connection).await?;
+            count = sqlx::query_scalar(COUNT).fetch_one(connection).await?;
             Ok(Vec::new())
         })
         .await?;
-        self.tables = tables;
-        for subject in &subjects {
-            // Unique indexes may have to wait for that.
-            let is_enforced = !self
-                .findings
-                .iter()
-                .any(|f| f.rule == "not-enforced" && f.table.as_deref() == Some(subject));
-            let mend = Mend::shell(if is_enforced { "warden migrate" } else { "warden migrate --enforce" });
-            self.judge(&["org-plan"], Some(subject), async |connection: &mut PgConnection| {
-                judge(connection, subject, mend).await
+        self.tables = count;
+        for table in &tables {
+            // Unique indexes may wait for the enforce phase.
+            let is_enforced =
+                !self.findings.iter().any(|f| f.rule == "not-enforced" && f.table.as_deref() == Some(table));
+            let command = if is_enforced { "warden migrate" } else { "warden migrate --enforce" };
+            self.check(&["org-plan"], Some(table), async |connection: &mut PgConnection| {
+                check(connection, table, Remedy::shell(command)).await
             })
             .await?;
         }
@@ -49,8 +47,12 @@ impl Audit<'_> {
     }
 }
 
-async fn judge(connection: &mut PgConnection, table: &str, mend: Mend) -> Result<Vec<Finding>, sqlx::Error> {
-    // Plans may be looked at by a role that policies hold for.
+async fn check(
+    connection: &mut PgConnection,
+    table: &str,
+    remedy: Remedy,
+) -> Result<Vec<Finding>, sqlx::Error> {
+    // A role that is subject to policies may read plans.
     connection.execute(sqlx::raw_sql("set local enable_seqscan = off; set local row_security = on")).await?;
     let sql = format!(
         "explain (format json, costs off) select from {table} where org_id = 'a0000000-0000-0000-0000-000000000001'::uuid"
@@ -60,10 +62,10 @@ async fn judge(connection: &mut PgConnection, table: &str, mend: Mend) -> Result
         return Ok(Vec::new());
     }
     let cause = "no index serves `where org_id = ...`: each such query reads the whole table".to_owned();
-    Ok(vec![Finding::new("org-plan", Some(table), "org_id", cause, mend)])
+    Ok(vec![Finding::new("org-plan", Some(table), "org_id", cause, remedy)])
 }
 
-/// Whether some node of a plan uses an index with a condition on `org_id`.
+/// Whether a node of the plan uses an index with a condition on `org_id`.
 fn finds_by_org(plan: &Value) -> bool {
     match plan {
         Value::Array(nodes) => nodes.iter().any(finds_by_org),
@@ -84,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_condition_that_is_only_filtered_by_is_not_found_by_an_index() {
+    fn a_filter_condition_is_not_an_index_condition() {
         let node = |key: &str| json!([{"Plan": {"Node Type": "Bitmap Heap Scan", "Plans": [{key: "(org_id = 'a'::uuid)"}]}}]);
         assert!(finds_by_org(&node("Index Cond")));
         assert!(!finds_by_org(&node("Filter")));

@@ -1,16 +1,16 @@
-//! A report for people: by table, with what mends each finding.
+//! The report as text: findings by table, each with its remedy.
 
 use std::fmt::Write as _;
 
-use super::report::{Finding, Report, Run, Severity};
-use super::rules::RULES;
+use super::report::{Finding, RemedyKind, Report};
+use super::rules::{RULES, Severity};
 
-/// Lines of what mends a finding that are shown; JSON has all.
-const MEND_LINES_MAX: usize = 4;
-/// Where the text of a finding begins.
+/// Maximum number of lines shown of a remedy. The JSON document contains all lines.
+const REMEDY_LINES_MAX: usize = 4;
+/// Column in which the text of a finding begins.
 const INDENT: usize = 11;
 
-/// Text for a terminal, or without colours for anything else.
+/// Renders a report, with colours for a terminal.
 #[must_use]
 pub fn render(report: &Report, is_coloured: bool) -> String {
     let paint = |code: &str, text: &str| {
@@ -33,18 +33,18 @@ pub fn render(report: &Report, is_coloured: bool) -> String {
         };
         let cause = with_objects(alike);
         let _ = writeln!(text, "  {}  {:width$}  {cause}", paint(colour, &severity), finding.rule);
-        let prompt = match finding.mend.run {
-            Run::Sql => "sql> ",
-            Run::Shell => "$ ",
-            Run::Decide => "-> ",
+        let prompt = match finding.remedy.kind {
+            RemedyKind::Sql => "sql> ",
+            RemedyKind::Shell => "$ ",
+            RemedyKind::Decide => "-> ",
         };
-        let lines: Vec<&str> = finding.mend.text.trim_end().lines().collect();
-        for (n, line) in lines.iter().take(MEND_LINES_MAX).enumerate() {
+        let lines: Vec<&str> = finding.remedy.text.trim_end().lines().collect();
+        for (n, line) in lines.iter().take(REMEDY_LINES_MAX).enumerate() {
             let prompt = if n == 0 { prompt } else { "     " };
             let _ = writeln!(text, "{:INDENT$}{}", "", paint("2", &format!("{prompt}{line}")));
         }
-        if lines.len() > MEND_LINES_MAX {
-            let rest = format!("     ... {} more lines: see --json", lines.len() - MEND_LINES_MAX);
+        if lines.len() > REMEDY_LINES_MAX {
+            let rest = format!("     ... {} more lines: see --json", lines.len() - REMEDY_LINES_MAX);
             let _ = writeln!(text, "{:INDENT$}{}", "", paint("2", &rest));
         }
     }
@@ -52,12 +52,13 @@ pub fn render(report: &Report, is_coloured: bool) -> String {
     text
 }
 
-/// Findings that differ in nothing but their object are one line, such as rules that a role may not judge.
+/// Whether two findings differ only in their object. Such findings share one line, for example all rules that a role
+/// has no right to check.
 fn are_alike(a: &Finding, b: &Finding) -> bool {
-    (a.rule, a.severity, &a.table, &a.cause, &a.mend) == (b.rule, b.severity, &b.table, &b.cause, &b.mend)
+    (a.rule, a.severity, &a.table, &a.cause, &a.remedy) == (b.rule, b.severity, &b.table, &b.cause, &b.remedy)
 }
 
-/// The cause, after what it is about where it does not say that itself.
+/// The cause, preceded by the objects unless the cause or the table's name contains them.
 fn with_objects(alike: &[Finding]) -> String {
     let first = &alike[0];
     let is_table = first.table.as_deref().is_some_and(|table| table.ends_with(&first.object));
@@ -69,13 +70,13 @@ fn with_objects(alike: &[Finding]) -> String {
 }
 
 fn summary(report: &Report, paint: impl Fn(&str, &str) -> String) -> String {
-    let plural = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    let plural = |n: usize, noun: &str| format!("{n} {noun}{}", if n == 1 { "" } else { "s" });
     let (findings, notices) = (report.count(Severity::Finding), report.count(Severity::Notice));
     let verdict =
         if findings == 0 { paint("32", "clean") } else { paint("31", &plural(findings, "finding")) };
     let standby = if report.is_standby { ", a standby" } else { "" };
     format!(
-        "{}, PostgreSQL {}{standby}: {} tables, {} of {} rules judged in {}.{} s: {verdict}, {}\n",
+        "{}, PostgreSQL {}{standby}: {} tables, {} of {} rules checked in {}.{} s: {verdict}, {}\n",
         report.database,
         report.server_version,
         report.tables,
@@ -91,7 +92,7 @@ fn summary(report: &Report, paint: impl Fn(&str, &str) -> String) -> String {
 mod tests {
     use std::time::Duration;
 
-    use super::super::report::Mend;
+    use super::super::report::Remedy;
     use super::*;
 
     fn report(findings: Vec<Finding>) -> Report {
@@ -109,8 +110,8 @@ mod tests {
     }
 
     #[test]
-    fn findings_are_grouped_by_table_and_each_says_what_mends_it() {
-        let guard = Mend::sql("select warden.guard_org_id('public.calls');");
+    fn findings_are_grouped_by_table_and_followed_by_their_remedy() {
+        let guard = Remedy::sql("select warden.guard_org_id('public.calls');");
         let text = render(
             &report(vec![
                 Finding::new(
@@ -118,7 +119,7 @@ mod tests {
                     Some("public.calls"),
                     "warden_org",
                     "policy \"warden_org\" is missing".into(),
-                    Mend::sql("a\nb\nc\nd\ne"),
+                    Remedy::sql("a\nb\nc\nd\ne"),
                 ),
                 Finding::new(
                     "immutability",
@@ -132,7 +133,7 @@ mod tests {
                     None,
                     "somebody",
                     "none is primary".into(),
-                    Mend::decide("choose"),
+                    Remedy::decide("choose"),
                 ),
             ]),
             false,
@@ -156,19 +157,19 @@ mod tests {
     }
 
     #[test]
-    fn rules_that_could_not_be_judged_for_one_reason_are_one_line() {
-        let unjudged = |rule| {
+    fn rules_that_could_not_be_checked_for_one_reason_share_one_line() {
+        let unchecked = |rule| {
             Finding::new(
-                "not-judged",
+                "not-checked",
                 None,
                 rule,
-                "could not be judged: no rights".into(),
-                Mend::decide("ask"),
+                "could not be checked: no rights".into(),
+                Remedy::decide("ask"),
             )
         };
-        let text = render(&report(vec![unjudged("policy"), unjudged("claims")]), false);
+        let text = render(&report(vec![unchecked("policy"), unchecked("claims")]), false);
         assert!(
-            text.contains("not-judged             claims, policy: could not be judged: no rights\n"),
+            text.contains("not-checked            claims, policy: could not be checked: no rights\n"),
             "{text}"
         );
         assert_eq!(text.lines().count(), 4);

@@ -1,82 +1,61 @@
-//! What an audit found, and its shape as JSON. It knows nothing of how it was found.
+//! The report of an audit, and its JSON format.
 
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::rules::{RULES, Rule};
+use super::rules::{RULES, Rule, Severity};
 
-/// Whether something has to be done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Severity {
-    /// Isolation is broken, or could not be shown: the exit code tells.
-    Finding,
-    /// Somebody should know of it.
-    Notice,
-}
-
-impl Severity {
-    /// As it is printed.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Finding => "finding",
-            Self::Notice => "notice",
-        }
-    }
-}
-
-/// What sort of text a [`Mend`] is.
+/// How to apply a [`Remedy`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Run {
-    /// Statements for the role that owns the tables.
+pub enum RemedyKind {
+    /// SQL statements for the role that owns the tables.
     Sql,
-    /// A command for the shell.
+    /// A shell command.
     Shell,
-    /// Somebody has to choose, or to fill in a name, first.
+    /// Advice: an operator must first decide something, or fill in a name.
     Decide,
 }
 
-/// What mends a finding.
+/// What removes the cause of a finding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Mend {
-    /// What sort of text it is.
-    pub run: Run,
-    /// The text.
+pub struct Remedy {
+    /// How to apply it.
+    pub kind: RemedyKind,
+    /// The statements, the command, or the advice.
     pub text: String,
 }
 
-impl Mend {
+impl Remedy {
     pub(super) fn sql(text: impl Into<String>) -> Self {
-        Self { run: Run::Sql, text: text.into() }
+        Self { kind: RemedyKind::Sql, text: text.into() }
     }
 
     pub(super) fn shell(text: impl Into<String>) -> Self {
-        Self { run: Run::Shell, text: text.into() }
+        Self { kind: RemedyKind::Shell, text: text.into() }
     }
 
     pub(super) fn decide(text: impl Into<String>) -> Self {
-        Self { run: Run::Decide, text: text.into() }
+        Self { kind: RemedyKind::Decide, text: text.into() }
     }
 }
 
-/// One thing that is not as it should be.
+/// One violation of a rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// The rule's id.
+    /// Id of the rule.
     pub rule: &'static str,
-    /// Its own, where it differs from the rule's.
+    /// The rule's severity, or a milder one.
     pub severity: Severity,
-    /// The table, as SQL names it; none: it is about the database.
+    /// The table, with its schema; none if the finding concerns the database.
     pub table: Option<String>,
-    /// What is wrong: a trigger, a policy, a role, a rule that could not be judged.
+    /// The object that violates the rule: a trigger, a policy, a role, or a rule that could not be checked.
     pub object: String,
-    /// Why.
+    /// What is wrong, as one sentence.
     pub cause: String,
-    /// What mends it.
-    pub mend: Mend,
+    /// What removes the cause.
+    pub remedy: Remedy,
 }
 
 impl Finding {
@@ -85,44 +64,45 @@ impl Finding {
         table: Option<&str>,
         object: &str,
         cause: String,
-        mend: Mend,
+        remedy: Remedy,
     ) -> Self {
         let severity = Rule::by_id(rule).map_or(Severity::Finding, |rule| rule.severity);
-        Self { rule, severity, table: table.map(str::to_owned), object: object.to_owned(), cause, mend }
+        Self { rule, severity, table: table.map(str::to_owned), object: object.to_owned(), cause, remedy }
     }
 }
 
-/// Everything that was found.
+/// Result of an audit.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
-    /// The shape of this document; raised when a field changes its meaning or goes.
+    /// Version of this format. It is raised when a field is removed or changes its meaning.
     pub version: u32,
-    /// The database's name.
+    /// Name of the database.
     pub database: String,
     /// PostgreSQL's version.
     pub server_version: String,
-    /// Whether it is a standby.
+    /// Whether the server is a standby.
     pub is_standby: bool,
-    /// Registered tables that are there.
+    /// Number of registered tables that exist.
     pub tables: i64,
-    /// Rules that were judged.
+    /// Number of rules that were checked.
     pub rules: usize,
-    /// Milliseconds that it took.
+    /// Duration in milliseconds.
     pub took_ms: u64,
-    /// By table, those about the database first; then in the order of the rules.
+    /// Findings about the database first, then by table; within a table in the order of the rules.
     pub findings: Vec<Finding>,
 }
 
-/// The shape of the document.
+/// Present version of the report's format.
 pub(super) const VERSION: u32 = 1;
 
 impl Report {
+    /// Sorts the findings, and removes duplicates.
     pub(super) fn finish(mut self, took: Duration) -> Self {
-        let place = |id: &str| RULES.iter().position(|rule| rule.id == id);
+        let position = |id: &str| RULES.iter().position(|rule| rule.id == id);
         self.findings.sort_by(|a, b| {
-            (&a.table, place(a.rule), &a.object, &a.cause).cmp(&(
+            (&a.table, position(a.rule), &a.object, &a.cause).cmp(&(
                 &b.table,
-                place(b.rule),
+                position(b.rule),
                 &b.object,
                 &b.cause,
             ))
@@ -132,13 +112,13 @@ impl Report {
         self
     }
 
-    /// How many there are of a severity.
+    /// Number of findings of a severity.
     #[must_use]
     pub fn count(&self, severity: Severity) -> usize {
         self.findings.iter().filter(|finding| finding.severity == severity).count()
     }
 
-    /// Whether nothing has to be done. Notices don't count.
+    /// Whether there are no findings. Notices don't count.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.count(Severity::Finding) == 0

@@ -1,15 +1,15 @@
-//! The rows themselves: that each has an organisation, one that exists, and that of its parent. Where a
-//! constraint that is valid and awake vouches for that, they are looked at only by a deep audit.
+//! Rules about the rows themselves: each has an organisation, which exists, and which is its parent's. If a valid and
+//! enabled constraint guarantees that, only a deep audit reads the rows.
 
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
 
-use super::report::{Finding, Mend};
+use super::report::{Finding, Remedy};
 use super::{Audit, COUNTED_ROWS_MAX};
 
-/// A table, and what vouches for its rows.
+/// A table, and the constraints that guarantee its rows.
 #[derive(sqlx::FromRow)]
-struct Subject {
+struct AuditedTable {
     full_name: String,
     is_not_null: bool,
     has_org_key: bool,
@@ -23,17 +23,17 @@ struct Subject {
 const RULES: &[&str] = &["null-rows", "unknown-organizations", "parent-rows"];
 
 impl Audit<'_> {
-    pub(super) async fn judge_rows(&mut self) -> anyhow::Result<()> {
-        let mut subjects: Vec<Subject> = Vec::new();
-        self.judge(RULES, None, async |connection: &mut PgConnection| {
-            subjects = sqlx::query_as(include_str!("sql/rows.sql")).fetch_all(connection).await?;
+    pub(super) async fn check_rows(&mut self) -> anyhow::Result<()> {
+        let mut tables: Vec<AuditedTable> = Vec::new();
+        self.check(RULES, None, async |connection: &mut PgConnection| {
+            tables = sqlx::query_as(include_str!("sql/rows.sql")).fetch_all(connection).await?;
             Ok(Vec::new())
         })
         .await?;
-        for subject in &subjects {
-            for (rule, question) in subject.questions(self.options.is_deep) {
-                self.judge(&[rule], Some(&subject.full_name), async |connection: &mut PgConnection| {
-                    question.ask(connection, rule, &subject.full_name).await
+        for table in &tables {
+            for (rule, check) in table.checks(self.options.is_deep) {
+                self.check(&[rule], Some(&table.full_name), async |connection: &mut PgConnection| {
+                    check.run(connection, rule, &table.full_name).await
                 })
                 .await?;
             }
@@ -42,25 +42,25 @@ impl Audit<'_> {
     }
 }
 
-/// Rows that there must be none of.
-struct Question {
-    /// What follows `select count(*)`, rows named `c`.
+/// A query for rows that must not exist.
+struct RowCheck {
+    /// The query after `select count(*) from`. The rows are named `c`.
     from: String,
     cause: &'static str,
-    mend: Mend,
+    remedy: Remedy,
 }
 
-impl Subject {
-    fn questions(&self, is_deep: bool) -> Vec<(&'static str, Question)> {
+impl AuditedTable {
+    fn checks(&self, is_deep: bool) -> Vec<(&'static str, RowCheck)> {
         let table = &self.full_name;
-        let mut questions = Vec::new();
+        let mut checks = Vec::new();
         if is_deep || !self.is_not_null {
-            questions.push((
+            checks.push((
                 "null-rows",
-                Question {
+                RowCheck {
                     from: format!("{table} c where c.org_id is null"),
                     cause: "no organisation (org_id is null)",
-                    mend: Mend::shell("warden migrate"),
+                    remedy: Remedy::shell("warden migrate"),
                 },
             ));
         }
@@ -68,11 +68,11 @@ impl Subject {
             let from = format!(
                 "{table} c where c.org_id is not null and not exists (select from public.organizations o where o.id = c.org_id)"
             );
-            questions.push((
+            checks.push((
                 "unknown-organizations",
-                Question {
-                    mend: Mend::decide(format!(
-                        "find them, and give them one that exists, or delete them: select c.* from {from};"
+                RowCheck {
+                    remedy: Remedy::decide(format!(
+                        "assign these rows to an existing organisation, or delete them: select c.* from {from};"
                     )),
                     from,
                     cause: "an organisation that does not exist",
@@ -83,13 +83,13 @@ impl Subject {
             (&self.parent, &self.parent_column, &self.parent_key, self.has_parent)
             && (is_deep || !self.has_parent_key)
         {
-            questions.extend(parent_questions(table, parent, column, key));
+            checks.extend(parent_checks(table, parent, column, key));
         }
-        questions
+        checks
     }
 }
 
-fn parent_questions(table: &str, parent: &str, column: &str, key: &str) -> [(&'static str, Question); 2] {
+fn parent_checks(table: &str, parent: &str, column: &str, key: &str) -> [(&'static str, RowCheck); 2] {
     let elsewhere = format!("{table} c join {parent} p on p.{key} = c.{column} where c.org_id <> p.org_id");
     let orphans = format!(
         "{table} c where c.{column} is not null and not exists (select from {parent} p where p.{key} = c.{column})"
@@ -97,19 +97,19 @@ fn parent_questions(table: &str, parent: &str, column: &str, key: &str) -> [(&'s
     [
         (
             "parent-rows",
-            Question {
-                mend: Mend::decide(format!(
-                    "say which organisation is right: select c.*, p.org_id as parents_org_id from {elsewhere};"
+            RowCheck {
+                remedy: Remedy::decide(format!(
+                    "decide which organisation is right: select c.*, p.org_id as parents_org_id from {elsewhere};"
                 )),
                 from: elsewhere,
-                cause: "another organisation than their parent's",
+                cause: "an organisation other than their parent's",
             },
         ),
         (
             "parent-rows",
-            Question {
-                mend: Mend::decide(format!(
-                    "delete them, or let them go: update {table} c set {column} = null where c.{column} is not null and not exists (select from {parent} p where p.{key} = c.{column});"
+            RowCheck {
+                remedy: Remedy::decide(format!(
+                    "delete them, or remove the reference: update {table} c set {column} = null where c.{column} is not null and not exists (select from {parent} p where p.{key} = c.{column});"
                 )),
                 from: orphans,
                 cause: "a parent that does not exist",
@@ -118,8 +118,8 @@ fn parent_questions(table: &str, parent: &str, column: &str, key: &str) -> [(&'s
     ]
 }
 
-impl Question {
-    async fn ask(
+impl RowCheck {
+    async fn run(
         &self,
         connection: &mut PgConnection,
         rule: &'static str,
@@ -137,6 +137,6 @@ impl Question {
             n => format!("{n} rows have"),
         };
         let cause = format!("{rows} {}", self.cause);
-        Ok(vec![Finding::new(rule, Some(table), "org_id", cause, self.mend.clone())])
+        Ok(vec![Finding::new(rule, Some(table), "org_id", cause, self.remedy.clone())])
     }
 }

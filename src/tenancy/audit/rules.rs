@@ -1,141 +1,176 @@
-//! The table of rules: what an audit looks at. The documentation's table is made from it.
+//! The table of rules that an audit checks. The table in docs/tenancy.md is generated from it.
 
-use super::report::Severity;
+use serde::Serialize;
+
+/// Severity of a finding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Isolation is broken, or could not be verified. Findings of this severity give exit code 1.
+    Finding,
+    /// An operator should know about it.
+    Notice,
+}
+
+impl Severity {
+    /// The name in reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Finding => "finding",
+            Self::Notice => "notice",
+        }
+    }
+}
 
 /// One rule.
 #[derive(Debug, Clone, Copy)]
 pub struct Rule {
-    /// Stable: scripts may name it.
+    /// Identifier. It never changes, so scripts may use it.
     pub id: &'static str,
-    /// What breaking it means; single findings may be milder.
+    /// Severity of a violation. A single finding may be milder.
     pub severity: Severity,
-    /// What must be true.
-    pub holds: &'static str,
+    /// The statement that must be true.
+    pub statement: &'static str,
 }
 
-const fn finding(id: &'static str, holds: &'static str) -> Rule {
-    Rule { id, severity: Severity::Finding, holds }
+const fn finding(id: &'static str, statement: &'static str) -> Rule {
+    Rule { id, severity: Severity::Finding, statement }
 }
 
-const fn notice(id: &'static str, holds: &'static str) -> Rule {
-    Rule { id, severity: Severity::Notice, holds }
+const fn notice(id: &'static str, statement: &'static str) -> Rule {
+    Rule { id, severity: Severity::Notice, statement }
 }
 
-/// What a rule that could not be judged is reported as.
-pub(super) const NOT_JUDGED: &str = "not-judged";
+/// The rule for other rules that could not be checked.
+pub(super) const NOT_CHECKED: &str = "not-checked";
 
-/// All of them, in the order in which they are reported.
+/// All rules, in the order of a report.
 pub const RULES: &[Rule] = &[
     finding(
-        NOT_JUDGED,
-        "every rule can be judged: the role has the rights, and nothing takes longer than --timeout",
+        NOT_CHECKED,
+        "every rule can be checked: the role has the rights, and no query takes longer than `--timeout`",
     ),
-    finding("schema", "schema `warden` is there, with exactly the migrations of this version"),
+    finding("schema", "schema `warden` exists, with exactly the migrations of this version"),
     finding("default-organization", "the default organisation exists"),
     finding(
         "table-kind",
-        "a registered table is an ordinary one: no view, foreign, partitioned or inherited table",
+        "a registered table is an ordinary table: no view, foreign, partitioned or inherited table",
     ),
     finding(
         "unregistered-table",
-        "a table with `org_id`, `user_id` or a foreign key to an organisation's rows is registered",
+        "a table with `org_id`, `user_id` or a foreign key to a registered table is registered",
     ),
     finding(
         "parent-link",
-        "the columns by which rows inherit their organisation exist, with one type (parent missing: notice)",
+        "the columns through which rows inherit their organisation exist and have the same type (a missing parent \
+         is a notice)",
     ),
-    finding("org-column", "`org_id` is there, and is a plain uuid"),
+    finding("org-column", "`org_id` exists and is a plain uuid"),
     finding("null-rows", "no row has a null `org_id`"),
-    finding("unknown-organizations", "every `org_id` names an organisation that exists"),
-    finding("parent-rows", "every row is in its parent's organisation, and its parent exists"),
+    finding("unknown-organizations", "every `org_id` belongs to an existing organisation"),
+    finding("parent-rows", "every row belongs to its parent's organisation, and its parent exists"),
     finding(
-        "filling",
-        "the trigger that fills `org_id` is awake until the table is enforced, and gone from then on",
+        "fill-trigger",
+        "the trigger that fills `org_id` is enabled until the table is enforced, and does not exist afterwards",
     ),
     finding("not-enforced", "`warden migrate --enforce` has been run"),
     finding("not-null", "`org_id` is NOT NULL"),
-    finding("organization-key", "`org_id` references organizations, validated, with ON DELETE CASCADE"),
-    finding("parent-key", "a parent is unique by (`org_id`, key)"),
-    finding("parent-foreign-key", "a child references its parent by (`org_id`, parent), validated"),
-    finding("org-index", "the indexes of `warden.tenant_indexes`, and along parents, are there and valid"),
-    finding("unique-index", "so are the unique ones, such as (`org_id`, `vapi_call_id`) of call_logs"),
-    finding("org-plan", "the planner finds one organisation's rows by an index"),
+    finding(
+        "organization-key",
+        "`org_id` references `organizations` with ON DELETE CASCADE, and is validated",
+    ),
+    finding("parent-key", "a parent has a unique constraint on (`org_id`, key)"),
+    finding("parent-foreign-key", "a child references its parent by (`org_id`, parent), and is validated"),
+    finding(
+        "org-index",
+        "the indexes of `warden.tenant_indexes`, and those on (`org_id`, parent), exist and are valid",
+    ),
+    finding(
+        "unique-index",
+        "the unique indexes of `warden.tenant_indexes` exist and are valid, such as (`org_id`, `vapi_call_id`) of \
+         `call_logs`",
+    ),
+    finding("org-plan", "the planner finds the rows of one organisation by an index"),
     notice(
         "loose-key",
-        "no foreign key between organisations' rows leaves `org_id` out, unless another holds it",
+        "a foreign key between two tables of organisations includes `org_id`, or another one beside it does",
     ),
     finding(
         "immutability",
-        "the trigger that keeps `org_id` from changing is there, as it was made, and awake",
+        "the trigger that keeps `org_id` from changing exists, is unmodified, and is enabled",
     ),
-    finding("row-security", "row-level security is enabled, and forced for the owner"),
+    finding("row-security", "row-level security is enabled, and forced for the table's owner"),
     finding(
         "policy",
-        "each policy is there, for its command and roles, through `(select public.auth_org_id())`",
+        "each policy exists, for its command and roles, with `(select public.auth_org_id())` as its condition",
     ),
     finding(
         "truncate-right",
-        "PUBLIC and roles of requests may not TRUNCATE a protected table, which asks no policy",
+        "PUBLIC and request roles may not TRUNCATE a protected table, because no policy restricts TRUNCATE",
     ),
     notice(
         "other-policy",
-        "no other permissive policy: without `warden_org` it would reach beyond the organisation",
+        "no other permissive policy exists: only `warden_org` would restrict it to one organisation",
     ),
-    finding("open-user-table", "a table that stays the user's is not open to every user"),
+    finding("open-user-table", "a table of users does not show every user's rows to requests"),
     finding(
         "bypassing-role",
-        "no role passes over row-level security (superusers, service_role, owners: notice)",
+        "no role bypasses row-level security (superusers, `service_role` and table owners are notices)",
     ),
-    finding("bypassing-view", "no view shows requests what its owner sees past row-level security"),
-    finding("owner-member", "no role of requests, nor Warden's own, may become a table's owner"),
+    finding(
+        "bypassing-view",
+        "no view shows requests the rows that its owner sees without row-level security",
+    ),
+    finding("owner-member", "no request role, and no role of Warden, is a member of a table's owner"),
     finding(
         "silent-triggers",
-        "triggers and foreign keys are not silenced, by `session_replication_role` or one by one",
+        "triggers and foreign keys are not disabled, neither by `session_replication_role` nor one by one",
     ),
-    finding("function", "Warden's functions are there, as this version makes them"),
+    finding("function", "Warden's functions exist, exactly as this version creates them"),
     finding("function-search-path", "their search_path is empty"),
-    finding("function-owner", "they belong to `warden_owner`, or to who owns the tables"),
-    finding("function-marks", "they are volatile, parallel safe, definer as they were made"),
+    finding("function-owner", "they belong to `warden_owner`, or to the owner of the tables"),
+    finding("function-marks", "their volatility, parallel safety and SECURITY DEFINER are as created"),
     finding(
         "function-rights",
-        "neither PUBLIC nor a role of requests may execute those of schema warden, or the token hook",
+        "neither PUBLIC nor a request role may execute functions of schema `warden`, or the token hook",
     ),
     finding(
         "function-callers",
-        "roles of requests, and Warden's own, may execute `auth_org_id()` and `auth_user_id()`",
+        "request roles, and Warden's own, may execute `auth_org_id()` and `auth_user_id()`",
     ),
     finding(
         "claims",
-        "`auth_org_id()` answers from `app_metadata` alone, and with null to whatever is malformed",
+        "`auth_org_id()` reads `app_metadata` only, and returns null for every malformed claim",
     ),
     finding(
         "token-hook",
-        "the token hook gives each user his membership's organisation, and takes away any other",
+        "the token hook sets `org_id` to the organisation of the user's membership, and removes any other",
     ),
-    finding("token-hook-caller", "where `supabase_auth_admin` exists, it may execute the token hook"),
+    finding("token-hook-caller", "if `supabase_auth_admin` exists, it may execute the token hook"),
     finding(
         "log-rights",
-        "PUBLIC and roles of requests have no right in schema warden; the gateway reads only",
+        "PUBLIC and request roles have no rights in schema `warden`, and the gateway's role may only read",
     ),
-    notice("several-memberships", "of several memberships of a user one is primary"),
+    notice("several-memberships", "of a user's several memberships, one is primary"),
     finding("watch-table", "a watched table exists"),
-    finding("watch-columns", "it has the columns that `warden.watch()` was told of"),
-    finding("watch-triggers", "its triggers are there and awake"),
+    finding("watch-columns", "a watched table has the columns that `warden.watch()` was called with"),
+    finding("watch-triggers", "the triggers of a watched table exist and are enabled"),
 ];
 
 impl Rule {
-    /// The rule of this id.
+    /// The rule with this id.
     #[must_use]
     pub fn by_id(id: &str) -> Option<&'static Self> {
         RULES.iter().find(|rule| rule.id == id)
     }
 
-    /// The documentation's table.
+    /// The table of rules for the documentation.
     #[must_use]
     pub fn markdown() -> String {
-        let mut text = String::from("| rule | severity | what must be true |\n|---|---|---|\n");
+        let mut text = String::from("| rule | severity | must be true |\n|---|---|---|\n");
         for rule in RULES {
-            text += &format!("| `{}` | {} | {} |\n", rule.id, rule.severity.name(), rule.holds);
+            text += &format!("| `{}` | {} | {} |\n", rule.id, rule.severity.name(), rule.statement);
         }
         text
     }

@@ -18,7 +18,7 @@ async fn the_application_keeps_writing_during_adoption() {
     let writers = Writers::start(&app_url, WRITERS, 7).await;
     eventually("the application writes", async || writers.statements() > 50).await;
 
-    migrate(db.url(), &[]).await.must(0).says(&["every row has its organisation"]);
+    migrate(db.url(), &[]).await.must(0).says(&["every row has an organisation"]);
     let at = writers.statements();
     eventually("the application keeps writing", async || writers.statements() > at + 50).await;
     let totals = writers.stop().await;
@@ -66,14 +66,15 @@ async fn assert_rows_belong_to_their_organisations(admin: &mut PgConnection) {
 
 async fn second_phase(url: &str, app_url: &str, admin: &mut PgConnection) {
     let asked = migrate(url, &["--enforce"]).await.must(1);
-    assert!(asked.stderr.contains("legacy_app") && asked.stderr.contains("say --yes"), "{}", asked.stderr);
+    assert!(asked.stderr.contains("legacy_app") && asked.stderr.contains("pass --yes"), "{}", asked.stderr);
     assert_eq!(old_application(app_url).await, None, "nothing was enforced");
 
     let mut app = PgConnection::connect(app_url).await.expect("connects");
     app.execute("set application_name = 'billing-nightly'; update calls set status = 'seen' where false")
         .await
         .expect("works");
-    let done = migrate(url, &["--enforce", "--yes"]).await.must(0).says(&["keeps organisations apart"]);
+    let done =
+        migrate(url, &["--enforce", "--yes"]).await.must(0).says(&["the database isolates organisations"]);
     assert!(done.stderr.contains("billing-nightly"), "names sessions: {}", done.stderr);
     assert!(done.stderr.contains("update calls set status = 'seen'"), "names statements: {}", done.stderr);
     let missing: Vec<String> = sqlx::query_scalar(

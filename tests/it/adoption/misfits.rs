@@ -1,4 +1,4 @@
-//! Databases that adoption cannot complete. Each cause is reported as a finding with a remedy, the rest is
+//! Databases that adoption cannot complete. Each cause is reported as an issue with a remedy, the rest is
 //! adopted, and the next run after the remedy completes the adoption.
 
 use sqlx::Executor as _;
@@ -22,14 +22,14 @@ async fn calls_and(changes: &str) -> TestDb {
     small_db(&format!("{CALLS} {changes}")).await
 }
 
-/// Runs `warden migrate` and asserts that it reports exactly these findings, by their first words, and adopts
+/// Runs `warden migrate` and asserts that it reports exactly these issues, by their first words, and adopts
 /// `leads`.
-async fn finds(db: &TestDb, args: &[&str], findings: &[&str]) -> Run {
+async fn finds(db: &TestDb, args: &[&str], issues: &[&str]) -> Run {
     let run = migrate(db.url(), args).await.must(1);
-    let found: Vec<&str> = run.stdout.lines().filter_map(|l| l.strip_prefix("finding: ")).collect();
-    assert_eq!(found.len(), findings.len(), "{}", run.stdout);
-    for finding in findings {
-        assert!(found.iter().any(|f| f.starts_with(finding)), "lacks {finding:?}: {found:#?}");
+    let found: Vec<&str> = run.stdout.lines().filter_map(|l| l.strip_prefix("issue: ")).collect();
+    assert_eq!(found.len(), issues.len(), "{}", run.stdout);
+    for issue in issues {
+        assert!(found.iter().any(|f| f.starts_with(issue)), "lacks {issue:?}: {found:#?}");
     }
     assert_adopted(db, "leads").await;
     run
@@ -43,7 +43,7 @@ async fn completes(db: &TestDb) {
 }
 
 #[tokio::test]
-async fn relations_other_than_ordinary_tables_are_findings() {
+async fn relations_other_than_ordinary_tables_are_issues() {
     let db = small_db(
         "create table leads (id uuid primary key, user_id uuid);
          create table base (id uuid primary key);
@@ -77,7 +77,7 @@ async fn relations_other_than_ordinary_tables_are_findings() {
 }
 
 #[tokio::test]
-async fn columns_of_wrong_types_are_findings() {
+async fn columns_of_wrong_types_are_issues() {
     let db = calls_and("alter table call_logs drop column call_id; alter table calls add column org_id text;
                         create table contacts (id uuid, user_id uuid); create table consent_records (id uuid, contact_id uuid);
                         create table campaigns (id uuid primary key); create table campaign_leads (id int, campaign_id text)")
@@ -100,7 +100,7 @@ async fn columns_of_wrong_types_are_findings() {
 }
 
 #[tokio::test]
-async fn a_cycle_of_parents_is_a_finding() {
+async fn a_cycle_of_parents_is_an_issue() {
     let db = calls_and("").await;
     migrate(db.url(), &[]).await.must(0);
     db.run("update warden.tenant_tables set parent_schema = 'public', parent_table = 'call_logs', parent_column = 'id' where table_name = 'calls'")
@@ -114,7 +114,7 @@ async fn a_cycle_of_parents_is_a_finding() {
 }
 
 #[tokio::test]
-async fn objects_of_the_same_name_are_findings() {
+async fn objects_of_the_same_name_are_issues() {
     let db = calls_and(
         "alter table calls add constraint calls_org_id_fkey check (true);
          alter table calls add constraint calls_org_id_id_key check (true);
@@ -134,7 +134,7 @@ async fn objects_of_the_same_name_are_findings() {
         ],
     )
     .await;
-    for line in run.stdout.lines().filter_map(|l| l.split_once("run this again: alter ")) {
+    for line in run.stdout.lines().filter_map(|l| l.split_once("run the command again: alter ")) {
         db.run(format!("alter {}", line.1)).await;
     }
     db.run("drop index idx_call_logs_org_call_id").await;
@@ -142,7 +142,7 @@ async fn objects_of_the_same_name_are_findings() {
 }
 
 #[tokio::test]
-async fn duplicate_keys_are_findings_and_writes_continue() {
+async fn duplicate_keys_are_issues_and_writes_continue() {
     let db =
         calls_and("insert into call_logs (vapi_call_id) select 'twice' from generate_series(1, 2)").await;
     finds(
@@ -163,7 +163,7 @@ async fn duplicate_keys_are_findings_and_writes_continue() {
 
 /// Without a foreign key, the application may delete parents first until the second phase.
 #[tokio::test]
-async fn orphaned_rows_are_findings_of_the_second_phase() {
+async fn orphaned_rows_are_issues_of_the_second_phase() {
     let db = calls_and(
         "alter table call_logs drop constraint call_logs_call_id_fkey;
                         insert into call_logs (call_id) values (gen_random_uuid())",
@@ -172,7 +172,7 @@ async fn orphaned_rows_are_findings_of_the_second_phase() {
     migrate(db.url(), &[]).await.must(0);
     db.run("insert into call_logs (call_id) values (gen_random_uuid())").await;
     let run = finds(&db, &["--enforce", "--yes"], &["call_logs: has rows whose parent does not exist"]).await;
-    let query = run.stdout.lines().find_map(|l| l.split_once("this again: select")).expect("a query").1;
+    let query = run.stdout.lines().find_map(|l| l.split_once("command again: select")).expect("a query").1;
     let shown = sqlx::query(sqlx::AssertSqlSafe(format!("select{query}")))
         .fetch_all(&mut connect(&db).await)
         .await
@@ -183,7 +183,7 @@ async fn orphaned_rows_are_findings_of_the_second_phase() {
 }
 
 #[tokio::test]
-async fn wrong_existing_org_ids_are_findings() {
+async fn wrong_existing_org_ids_are_issues() {
     let db = calls_and(
         "create table organizations (id uuid primary key, name text);
          insert into organizations values ('b0000000-0000-0000-0000-000000000001', 'b'), ('b0000000-0000-0000-0000-000000000002', 'c');
@@ -215,16 +215,16 @@ async fn wrong_existing_org_ids_are_findings() {
 
 /// The trigger belongs to the application, so the run does not bypass it unasked.
 #[tokio::test]
-async fn a_table_whose_trigger_rejects_updates_is_a_finding() {
+async fn a_table_whose_trigger_rejects_updates_is_an_issue() {
     let db = calls_and(
         "create function no() returns trigger language plpgsql as $$ begin raise exception 'never change a call'; end $$;
          create trigger no before update on calls for each row execute function no();
          alter table calls enable always trigger no",
     )
     .await;
-    finds(&db, &[], &["calls: filling of org_id: never change a call", "call_logs: waits for calls"])
+    finds(&db, &[], &["calls: backfill: never change a call", "call_logs: waits for calls"])
         .await
-        .says(&["note: calls: its triggers no fire while org_id is filled"]);
+        .says(&["note: calls: its triggers no fire during the backfill"]);
     db.run("update warden.tenant_tables set pauses_triggers = true where table_name = 'calls'").await;
     completes(&db).await;
     let enabled: String = sqlx::query_scalar("select tgenabled::text from pg_trigger where tgname = 'no'")
@@ -236,7 +236,7 @@ async fn a_table_whose_trigger_rejects_updates_is_a_finding() {
 
 /// The rest of the adoption continues.
 #[tokio::test]
-async fn a_table_that_cannot_be_watched_is_a_finding() {
+async fn a_table_that_cannot_be_watched_is_an_issue() {
     let db = calls_and("alter table call_logs drop constraint call_logs_pkey").await;
     finds(
         &db,
@@ -244,7 +244,7 @@ async fn a_table_that_cannot_be_watched_is_a_finding() {
         &["call_logs: watch: warden.watch: column \"id\" of public.call_logs is not unique by itself"],
     )
     .await;
-    migrate(db.url(), &["--enforce", "--yes"]).await.must(1).says(&["1 finding is left"]);
+    migrate(db.url(), &["--enforce", "--yes"]).await.must(1).says(&["1 issue remains"]);
     assert!(
         db.error("insert into calls (user_id) values (null)")
             .await
@@ -273,13 +273,15 @@ async fn a_role_with_few_privileges_adopts_its_own_tables() {
     let url = shared_cluster_url(&db.name, "few_rights");
     let run = migrate(&url, &[]).await.must(1);
     assert!(
-        run.stdout.contains("finding: leads: belongs to postgres, and this role is no member of it"),
+        run.stdout.contains(
+            "issue: leads: belongs to postgres, and the migrating role is not a member of postgres"
+        ),
         "{}",
         run.stdout
     );
     // The run reports the triggers that this role cannot disable.
     assert!(
-        run.stdout.contains("note: contacts: its triggers touch fire while org_id is filled"),
+        run.stdout.contains("note: contacts: its triggers touch fire during the backfill"),
         "{}",
         run.stdout
     );

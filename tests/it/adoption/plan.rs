@@ -14,10 +14,10 @@ async fn a_plan_changes_nothing() {
         "would apply core 0001",
         "would apply platform 0001",
         "call_logs (2,000 rows)",
-        "fill org_id where it is missing (2,000 rows), in batches: that of calls by call_id, else the membership of user_id, else the default organisation",
+        "fill org_id in rows without it (2,000 rows), in batches: the organisation of calls by call_id, else the membership of user_id, else the default organisation",
         "create index concurrently idx_call_logs_org_created (org_id, created_at desc)",
         "user_phone_numbers (10 rows)",
-        "its triggers paused for each batch",
+        "with its triggers disabled for each batch",
         "note: its triggers touch",
         "Nothing was changed.",
     ]);
@@ -25,10 +25,10 @@ async fn a_plan_changes_nothing() {
 
     migrate(db.url(), &[]).await.must(0);
     let before = dump(&mut admin).await;
-    let plan = migrate(db.url(), &["--plan", "--enforce"])
-        .await
-        .must(0)
-        .says(&["foreign key payment_events_log_org_id_payment_id_fkey", "row-level security, forced"]);
+    let plan = migrate(db.url(), &["--plan", "--enforce"]).await.must(0).says(&[
+        "add foreign key payment_events_log_org_id_payment_id_fkey",
+        "enable and force row-level security",
+    ]);
     assert!(!plan.stdout.contains("would apply"), "{}", plan.stdout);
     assert_eq!(dump(&mut admin).await, before);
     migrate(db.url(), &["--plan"]).await.must(0).says(&["nothing to do: "]);
@@ -43,7 +43,7 @@ async fn concurrent_runs_wait_or_fail_with_no_wait() {
         .await
         .expect("locks");
     let rejected = migrate(db.url(), &["--no-wait"]).await.must(1);
-    assert!(rejected.stderr.contains("another run is under way: pid "), "{}", rejected.stderr);
+    assert!(rejected.stderr.contains("another run is in progress: pid "), "{}", rejected.stderr);
 
     // Both runs wait. Then one does the work and the other finds nothing to do.
     let (one, two) = (spawn(db.url(), &[]), spawn(db.url(), &[]));
@@ -57,6 +57,6 @@ async fn concurrent_runs_wait_or_fail_with_no_wait() {
     let (one, two) = tokio::join!(one.wait_with_output(), two.wait_with_output());
     let texts = [one, two].map(|o| String::from_utf8(o.expect("ends").stdout).expect("text"));
     let idle = texts.iter().filter(|t| is_idle(t)).count();
-    let busy = texts.iter().filter(|t| t.contains("every row has its organisation")).count();
+    let busy = texts.iter().filter(|t| t.contains("every row has an organisation")).count();
     assert_eq!((idle, busy), (1, 1), "{texts:?}");
 }

@@ -21,7 +21,7 @@ async fn the_core_alone_has_nothing_to_adopt() {
     let first = plain(db.url(), &[]).await.must(0).says(&["applied core 0001 roles"]);
     assert!(!first.stdout.contains("calls"), "{}", first.stdout);
     plain(db.url(), &[]).await.must(0).idle();
-    plain(db.url(), &["--enforce", "--yes"]).await.must(0).says(&["keeps organisations apart"]);
+    plain(db.url(), &["--enforce", "--yes"]).await.must(0).says(&["the database isolates organisations"]);
     plain(db.url(), &["--relax", "--yes"]).await.must(0);
     plain(db.url(), &["--enforce", "--yes"]).await.must(0);
 }
@@ -32,7 +32,7 @@ async fn a_table_with_rows_is_adopted_on_the_core_alone() {
     plain(db.url(), &[]).await.must(0);
     db.run("select warden.adopt_table('invoices')").await;
     plain(db.url(), &["--plan"]).await.must(0).says(&["invoices (1 row)", "fill org_id"]);
-    plain(db.url(), &[]).await.must(0).says(&["every row has its organisation"]);
+    plain(db.url(), &[]).await.must(0).says(&["every row has an organisation"]);
     assert_adopted(&db, "invoices").await;
     plain(db.url(), &["--enforce", "--yes"]).await.must(0);
 }

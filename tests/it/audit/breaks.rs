@@ -171,19 +171,19 @@ pub const BREAKS: &[Break] = &[
          when (false) execute function prevent_org_id_change()",
         &[("immutability", "public.user_phone_numbers")],
     ),
-    broken("customer_twilio_keys", "select warden.fill_org_id('customer_twilio_keys')", &[("filling", "public.customer_twilio_keys")]),
+    broken("customer_twilio_keys", "select warden.fill_org_id('customer_twilio_keys')", &[("fill-trigger", "public.customer_twilio_keys")]),
     broken(
         "user_twilio_subaccounts",
         "select warden.unprotect('user_twilio_subaccounts');
          alter table user_twilio_subaccounts alter org_id drop not null",
-        &[("not-enforced", "public.user_twilio_subaccounts"), ("filling", "public.user_twilio_subaccounts")],
+        &[("not-enforced", "public.user_twilio_subaccounts"), ("fill-trigger", "public.user_twilio_subaccounts")],
     )
     .decided("select warden.enact('{user_twilio_subaccounts}'); select warden.unfill_org_id('user_twilio_subaccounts')"),
     broken(
         "notification_templates",
         "select warden.unprotect('notification_templates'); alter table notification_templates alter org_id drop not null;
          select warden.fill_org_id('notification_templates'); alter table notification_templates disable trigger warden_fill_org_id",
-        &[("not-enforced", "public.notification_templates"), ("filling", "public.notification_templates")],
+        &[("not-enforced", "public.notification_templates"), ("fill-trigger", "public.notification_templates")],
     )
     .decided("select warden.enact('{notification_templates}'); select warden.unfill_org_id('notification_templates')"),
     broken(

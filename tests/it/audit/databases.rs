@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
-use warden::tenancy::audit::{self, Finding, Options, Progress, RULES, Run, Severity};
+use warden::tenancy::audit::{self, AuditOptions, AuditProgress, Finding, RULES, RemedyKind, Severity};
 use warden_devkit::cluster::SUPERUSER;
 
 use super::{Key, execute, findings, inspect, key};
 use crate::harness::{TestDb, shared_cluster_url};
 
 /// What is broken here, and not in the list.
-pub const RULES_BROKEN: [&str; 3] = ["not-judged", "schema", "token-hook-caller"];
+pub const RULES_BROKEN: [&str; 3] = ["not-checked", "schema", "token-hook-caller"];
 
 /// An empty database, and its URL.
 async fn empty_database() -> (PgConnection, String) {
@@ -40,8 +40,8 @@ async fn without_warden_it_says_what_to_do() {
     let report = inspect(&mut connection).await;
     assert_eq!(keys(&report.findings), wanted(&[("schema", "warden")]));
     assert_eq!(
-        (report.findings[0].mend.run, report.findings[0].mend.text.as_str()),
-        (Run::Shell, "warden migrate")
+        (report.findings[0].remedy.kind, report.findings[0].remedy.text.as_str()),
+        (RemedyKind::Shell, "warden migrate")
     );
     assert_eq!((report.rules, report.is_clean()), (1, false));
 }
@@ -67,7 +67,7 @@ async fn a_database_of_another_version_is_told() {
         .map(|version| ("schema".to_owned(), format!("core migration {version}")));
     assert_eq!(keys(&found), schema);
     assert!(found[0].cause.contains("another version"), "{found:?}");
-    assert_eq!(found[1].mend.text, "warden migrate");
+    assert_eq!(found[1].remedy.text, "warden migrate");
 }
 
 /// A database that was in use before Warden came, on its way.
@@ -104,7 +104,7 @@ async fn half_way_it_says_what_is_next() {
     ]));
     assert_eq!(keys(&found), all);
     assert!(
-        found.iter().filter(|f| f.rule == "org-column").all(|f| f.mend.text == "warden migrate"),
+        found.iter().filter(|f| f.rule == "org-column").all(|f| f.remedy.text == "warden migrate"),
         "{found:?}"
     );
 
@@ -124,7 +124,7 @@ async fn half_way_it_says_what_is_next() {
         found.iter().filter(|f| f.table.as_deref() == Some("public.leads")).map(|f| f.rule).collect();
     let rules = [
         "null-rows",
-        "filling",
+        "fill-trigger",
         "not-enforced",
         "organization-key",
         "parent-key",
@@ -133,7 +133,7 @@ async fn half_way_it_says_what_is_next() {
     ];
     assert_eq!(leads, rules, "{found:#?}");
     let plan = found.iter().find(|f| f.rule == "org-plan").expect("just now");
-    assert_eq!(plan.mend.text, "warden migrate --enforce", "where nothing is enforced yet");
+    assert_eq!(plan.remedy.text, "warden migrate --enforce", "where nothing is enforced yet");
 }
 
 /// What the audit reads by may itself be broken, so as to show nothing: that is told.
@@ -153,10 +153,10 @@ async fn it_does_not_believe_a_function_that_was_changed() {
     let found = findings(inspect(&mut connection).await);
     let is_policy = ("function", "warden.is_policy(oid,\"char\",boolean,text,text)");
     assert_eq!(keys(&found), wanted(&[is_policy]));
-    execute(&mut connection, &found[0].mend.text).await;
+    execute(&mut connection, &found[0].remedy.text).await;
     let found = findings(inspect(&mut connection).await);
     assert_eq!(keys(&found), wanted(&[("policy", "public.calls")]));
-    execute(&mut connection, &found[0].mend.text).await;
+    execute(&mut connection, &found[0].remedy.text).await;
     assert_eq!(findings(inspect(&mut connection).await), Vec::new());
 }
 
@@ -175,8 +175,8 @@ async fn a_deep_audit_finds_what_silent_constraints_let_in() {
     )
     .await;
     assert_eq!(findings(inspect(&mut connection).await), Vec::new());
-    let options = Options { is_deep: true, ..Options::default() };
-    let report = audit::inspect(&mut connection, options, &mut Progress::silent()).await.expect("runs");
+    let options = AuditOptions { is_deep: true, ..AuditOptions::default() };
+    let report = audit::inspect(&mut connection, options, &mut AuditProgress::silent()).await.expect("runs");
     let rows =
         [("parent-rows", "public.consent_records"), ("unknown-organizations", "public.consent_records")];
     assert_eq!(keys(&findings(report)), wanted(&rows));
@@ -198,7 +198,7 @@ async fn supabases_auth_must_be_able_to_call_the_hook() {
     let found = callers(inspect(&mut connection).await);
     assert_eq!(found.len(), 2, "the hook, and what it calls: {found:?}");
     for finding in &found {
-        execute(&mut connection, &finding.mend.text).await;
+        execute(&mut connection, &finding.remedy.text).await;
     }
     assert_eq!(callers(inspect(&mut connection).await), Vec::new());
 }
@@ -211,7 +211,7 @@ async fn without_rights_no_rule_passes_unseen() {
     execute(&mut connection, "begin; create role audited_stranger; set local role audited_stranger").await;
     let report = inspect(&mut connection).await;
     let unjudged: Vec<&str> =
-        report.findings.iter().filter(|f| f.rule == "not-judged").map(|f| f.object.as_str()).collect();
+        report.findings.iter().filter(|f| f.rule == "not-checked").map(|f| f.object.as_str()).collect();
     for rule in [
         "policy",
         "row-security",
@@ -226,7 +226,7 @@ async fn without_rights_no_rule_passes_unseen() {
     }
     assert_eq!(report.rules + unjudged.len(), RULES.len());
     assert!(
-        report.findings.iter().all(|f| f.rule != "not-judged" || f.mend.text.contains("warden_owner")),
+        report.findings.iter().all(|f| f.rule != "not-checked" || f.remedy.text.contains("warden_owner")),
         "{report:#?}"
     );
     assert!(!report.is_clean());
@@ -243,7 +243,7 @@ async fn without_rights_no_rule_passes_unseen() {
     let hidden = report
         .findings
         .iter()
-        .find(|f| f.rule == "not-judged" && f.table.as_deref() == Some("public.dnc_list"));
+        .find(|f| f.rule == "not-checked" && f.table.as_deref() == Some("public.dnc_list"));
     assert!(
         hidden.is_some_and(|f| f.object == "null-rows" && f.cause.contains("row-level security")),
         "{report:#?}"
@@ -256,15 +256,15 @@ async fn what_takes_too_long_is_a_finding() {
     let db = TestDb::create().await;
     let mut holder = PgConnection::connect(db.url()).await.expect("connects");
     execute(&mut holder, "begin; lock table dnc_list in access exclusive mode").await;
-    let options = Options { timeout: Duration::from_secs(2), is_deep: false };
+    let options = AuditOptions { timeout: Duration::from_secs(2), is_deep: false };
     let database = warden::postgres::reading_options(db.url()).await.expect("a URL");
-    let report = audit::run(&database, options, &mut Progress::silent()).await.expect("the audit runs");
+    let report = audit::run(&database, options, &mut AuditProgress::silent()).await.expect("the audit runs");
     let plan =
         report.findings.iter().find(|f| f.table.as_deref() == Some("public.dnc_list")).expect("it waited");
     assert_eq!(
         (plan.rule, plan.object.as_str(), plan.severity),
-        ("not-judged", "org-plan", Severity::Finding)
+        ("not-checked", "org-plan", Severity::Finding)
     );
     assert!(plan.cause.ends_with("it took longer than 2 s"), "{plan:?}");
-    assert_eq!(plan.mend.text, "warden audit --timeout 20");
+    assert_eq!(plan.remedy.text, "warden audit --timeout 20");
 }

@@ -12,7 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
-use warden::tenancy::audit::{self, Finding, Options, Progress, RULES, Report, Rule, Run, Severity};
+use warden::tenancy::audit::{
+    self, AuditOptions, AuditProgress, Finding, RULES, RemedyKind, Report, Rule, Severity,
+};
 
 use self::breaks::{BREAKS, Break};
 use crate::harness::TestDb;
@@ -37,8 +39,8 @@ async fn execute(connection: &mut PgConnection, sql: &str) {
 }
 
 async fn inspect(connection: &mut PgConnection) -> Report {
-    let options = Options::default();
-    audit::inspect(connection, options, &mut Progress::silent()).await.expect("the audit runs")
+    let options = AuditOptions::default();
+    audit::inspect(connection, options, &mut AuditProgress::silent()).await.expect("the audit runs")
 }
 
 /// Roles belong to the cluster: what other tests make of them doesn't count.
@@ -73,9 +75,10 @@ async fn a_fresh_database_is_clean() {
     let db = TestDb::create().await;
     let mut connection = PgConnection::connect(db.url()).await.expect("connects");
     for is_deep in [false, true] {
-        let options = Options { is_deep, ..Options::default() };
+        let options = AuditOptions { is_deep, ..AuditOptions::default() };
         let database = warden::postgres::reading_options(db.url()).await.expect("a URL");
-        let report = audit::run(&database, options, &mut Progress::silent()).await.expect("the audit runs");
+        let report =
+            audit::run(&database, options, &mut AuditProgress::silent()).await.expect("the audit runs");
         assert_eq!((report.tables, report.rules), (47, RULES.len()));
         assert_eq!(findings(report), Vec::new(), "deep: {is_deep}");
     }
@@ -121,16 +124,16 @@ async fn each_break_makes_its_findings_and_is_mended_by_what_they_say() {
 
 /// Does what the findings say. On tables that hold no rows `warden.enact` makes what `warden migrate` would.
 async fn mend(connection: &mut PgConnection, round: &[&Break], found: &[Finding]) {
-    for finding in found.iter().filter(|finding| finding.mend.run == Run::Sql) {
-        execute(connection, &finding.mend.text).await;
+    for finding in found.iter().filter(|finding| finding.remedy.kind == RemedyKind::Sql) {
+        execute(connection, &finding.remedy.text).await;
     }
     for broken in round {
         execute(connection, broken.decision).await;
     }
     let mut tables = BTreeSet::new();
-    for finding in found.iter().filter(|finding| finding.mend.run == Run::Shell) {
+    for finding in found.iter().filter(|finding| finding.remedy.kind == RemedyKind::Shell) {
         assert!(
-            ["warden migrate", "warden migrate --enforce"].contains(&finding.mend.text.as_str()),
+            ["warden migrate", "warden migrate --enforce"].contains(&finding.remedy.text.as_str()),
             "{finding:?}"
         );
         tables.extend(finding.table.iter().map(|table| format!("'{table}'::regclass")));

@@ -168,7 +168,10 @@ async fn audit_tells_by_its_exit_code_and_says_what_mends() {
     let finding = finding.unwrap_or_else(|| panic!("{report}"));
     assert_eq!((&finding["severity"], &finding["table"]), (&json!("finding"), &json!("public.calls")));
     assert_eq!(finding["object"], "warden_org_id_immutable");
-    assert_eq!(finding["mend"], json!({"run": "sql", "text": "select warden.guard_org_id('public.calls');"}));
+    assert_eq!(
+        finding["remedy"],
+        json!({"kind": "sql", "text": "select warden.guard_org_id('public.calls');"})
+    );
     assert_eq!(broken.code, Some(1));
 
     // Who waits for long learns for what.
@@ -179,12 +182,12 @@ async fn audit_tells_by_its_exit_code_and_says_what_mends() {
         .expect("locks");
     let waited = run(&["audit"], &database).await;
     assert!(
-        waited.stderr.contains("looking at org-column, filling, not-enforced and others ("),
+        waited.stderr.contains("checking org-column, fill-trigger, not-enforced and others ("),
         "{waited:?}"
     );
     assert!(
         waited.stdout.contains(
-            "public.dnc_list\n  finding  not-judged             org-plan: could not be judged: somebody holds"
+            "public.dnc_list\n  finding  not-checked            org-plan: could not be checked: another session has locked"
         ),
         "{waited:?}"
     );

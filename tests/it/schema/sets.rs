@@ -18,9 +18,9 @@ async fn empty_db() -> TestDb {
 /// Findings of the audit. Other tests change roles, which belong to the whole cluster.
 async fn audit_findings(db: &TestDb) -> Vec<String> {
     let database = reading_options(db.url()).await.expect("a URL");
-    let options = audit::Options { is_deep: true, ..audit::Options::default() };
+    let options = audit::AuditOptions { is_deep: true, ..audit::AuditOptions::default() };
     let report =
-        audit::run(&database, options, &mut audit::Progress::silent()).await.expect("the audit runs");
+        audit::run(&database, options, &mut audit::AuditProgress::silent()).await.expect("the audit runs");
     report
         .findings
         .into_iter()

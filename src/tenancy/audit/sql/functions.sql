@@ -1,8 +1,9 @@
--- Warden's functions, held against $1: what the migrations of this version make. Of those that are made per
--- table (watches: "log ...", filling: "fill ...") the marks are known, not the text.
+-- Compares Warden's functions with $1, the functions that this version's migrations create. For functions per table
+-- (watches: "log ...", fill triggers: "fill ...") only the marks are compared, because their text differs.
 with expected as (
   select e.* from jsonb_to_recordset($1) e (
-    schema text, name text, body text, volatility text, parallel text, is_definer boolean, has_search_path boolean, creation text)
+    schema text, name text, body text, volatility text, parallel text, is_definer boolean, has_search_path boolean,
+    creation text)
 ), present as (
   select p.*, n.nspname, p.oid::regprocedure::text as signature, pg_get_userbyid(p.proowner) as owner,
     p.prokind = 'f' and p.proname like 'fill %' and n.nspname = 'warden' as is_filling,
@@ -10,14 +11,14 @@ with expected as (
   from pg_proc p join pg_namespace n on n.oid = p.pronamespace
   where n.nspname = 'warden' or exists (select from expected e where e.schema = n.nspname and e.name = p.proname)
 ), matched as (
-  select p.oid, p.signature, p.nspname, p.owner, p.proowner, p.prosrc, p.provolatile, p.proparallel, p.prosecdef, p.proconfig,
-    p.is_filling, p.is_log, e.name is not null as is_known, e.body, e.creation,
+  select p.oid, p.signature, p.nspname, p.owner, p.proowner, p.prosrc, p.provolatile, p.proparallel, p.prosecdef,
+    p.proconfig, p.is_filling, p.is_log, e.name is not null as is_known, e.body, e.creation,
     case when p.is_filling or p.is_log then 'v' else e.volatility end as volatility,
     case when p.is_filling or p.is_log then 'u' else e.parallel end as parallel,
     case when p.is_filling or p.is_log then true else e.is_definer end as is_definer,
     coalesce(e.has_search_path, p.is_filling or p.is_log or p.prosecdef) as has_search_path,
     r.rolsuper as is_superusers,
-    -- The tables whose rows a filling trigger reads, or which it is on.
+    -- Owners of the tables that a fill trigger belongs to, or whose rows it reads.
     (select array_agg(distinct x.owner) from (
        select c.relowner as owner from pg_trigger g join pg_class c on c.oid = g.tgrelid where g.tgfoid = p.oid
        union
@@ -31,22 +32,24 @@ with expected as (
   left join expected e on e.schema = p.nspname and e.name = p.proname
 )
 select 'function' as rule, null::text as severity, null::text as "table", format('%s.%s', e.schema, e.name) as object,
-  'it is missing' as cause, 'sql' as run, e.creation as mend
+  'it is missing' as cause, 'sql' as remedy_kind, e.creation as remedy
 from expected e
 where e.creation is not null and not exists (select from present p where p.nspname = e.schema and p.proname = e.name)
 union all
-select 'function', null, null, m.signature, 'it is not as this version of Warden makes it', 'sql', m.creation
+select 'function', null, null, m.signature,
+  'its text differs from the one that this version of Warden creates', 'sql', m.creation
 from matched m where m.body is not null and m.prosrc is distinct from m.body
 union all
 select 'function-search-path', null, null, m.signature,
-  case when m.prosecdef then 'it runs with its owner''s rights, and looks names up where its caller says'
-       else 'it looks names up where its caller says' end,
+  case when m.prosecdef then 'it runs with its owner''s rights, but uses the search_path of its caller'
+       else 'it uses the search_path of its caller' end,
   'sql', format('alter function %s set search_path = '''';', m.signature)
 from matched m
 where m.has_search_path and not coalesce('search_path=""' = any (m.proconfig), false)
 union all
 select 'function-marks', null, null, m.signature,
-  format('it is %s, and must be %s', concat_ws(' ', marks.v, marks.p, marks.s), concat_ws(' ', wanted.v, wanted.p, wanted.s)), 'sql',
+  format('it is %s, and must be %s', concat_ws(' ', marks.v, marks.p, marks.s),
+         concat_ws(' ', wanted.v, wanted.p, wanted.s)), 'sql',
   format('alter function %s %s;', m.signature, concat_ws(' ', wanted.v, wanted.p, wanted.s))
 from matched m
 cross join lateral (select (jsonb '{"i": "immutable", "s": "stable", "v": "volatile"}') ->> m.provolatile::text as v,
@@ -57,21 +60,22 @@ cross join lateral (select (jsonb '{"i": "immutable", "s": "stable", "v": "volat
   case when m.is_definer then 'security definer' else 'security invoker' end as s) wanted
 where m.volatility is not null and (marks.v, marks.p, marks.s) <> (wanted.v, wanted.p, wanted.s)
 union all
-select 'function-owner', null, null, m.signature, format('it belongs to %s, and must belong to warden_owner', m.owner), 'sql',
+select 'function-owner', null, null, m.signature,
+  format('it belongs to %s, and must belong to warden_owner', m.owner), 'sql',
   format('alter function %s owner to warden_owner;', m.signature)
 from matched m
 where m.nspname = 'warden' and not m.is_filling and m.owner <> 'warden_owner'
 union all
 select 'function-owner', null, null, m.signature,
-  format('it belongs to %s, who does not own the table that it is for', m.owner), 'sql',
+  format('it belongs to %s, which does not own the table of its trigger', m.owner), 'sql',
   format('alter function %s owner to %I;', m.signature, pg_get_userbyid(m.table_owners[1]))
 from matched m
 where m.is_filling and m.table_owners is not null
   and not exists (select from unnest(m.table_owners) o (oid) where pg_has_role(m.proowner, o.oid, 'usage'))
 union all
--- Who owns such a function can change what a policy says.
+-- The owner of such a function can change the result of a policy.
 select 'function-owner', null, null, m.signature,
-  format('it belongs to %s, who neither owns public.organizations nor is a superuser', m.owner), 'sql',
+  format('it belongs to %s, which neither owns public.organizations nor is a superuser', m.owner), 'sql',
   format('alter function %s owner to %I;', m.signature, pg_get_userbyid(c.relowner))
 from matched m, pg_class c
 where m.nspname = 'public' and m.is_known and c.oid = to_regclass('public.organizations')
@@ -81,14 +85,17 @@ union all
 select 'function-callers', null, null, m.signature,
   format('%I may not execute it, and every policy calls it', r.rolname), 'sql',
   format('grant execute on function %s to %I;', m.signature, r.rolname)
--- Warden's own roles read organisations and memberships, which have policies too.
-from matched m join pg_roles r on r.rolname in ('anon', 'authenticated', 'service_role', 'warden_owner', 'warden_gateway')
+-- Warden's own roles read organisations and memberships, which also have policies.
+from matched m
+join pg_roles r on r.rolname in ('anon', 'authenticated', 'service_role', 'warden_owner', 'warden_gateway')
 where m.nspname = 'public' and m.signature in ('public.auth_org_id()', 'public.auth_user_id()')
   and not has_function_privilege(r.oid, m.oid, 'execute')
 union all
--- On Supabase, whose Auth calls the hook as this role.
-select 'token-hook-caller', null, null, m.signature, 'supabase_auth_admin may not execute it, and issues tokens by it', 'sql',
-  format('grant usage on schema public, warden to supabase_auth_admin; grant execute on function %s to supabase_auth_admin;', m.signature)
+-- Supabase Auth calls the hook as this role.
+select 'token-hook-caller', null, null, m.signature,
+  'supabase_auth_admin may not execute it, and calls it for every token', 'sql',
+  format('grant usage on schema public, warden to supabase_auth_admin; '
+         'grant execute on function %s to supabase_auth_admin;', m.signature)
 from matched m join pg_roles r on r.rolname = 'supabase_auth_admin'
 where m.signature in ('public.custom_access_token_hook(jsonb)', 'warden.default_org_for(uuid)')
   and not has_function_privilege(r.oid, m.oid, 'execute')

@@ -1,5 +1,6 @@
--- What warden.tenant_objects misses. (The function behind it, whose text the audit knows.) A table that lacks org_id has that one finding, and one that is not
--- enforced at all has one for all that enforcing makes: the rest follows from it.
+-- Required objects that are missing or invalid. It calls the function behind warden.tenant_objects directly, because
+-- the audit verifies that function's text. A table without org_id has only that finding, and a table that is not
+-- enforced has one finding for all objects of the enforce phase: the others follow from it.
 with o as materialized (
   select t.*, format('%I.%I', t.schema_name, t.table_name) as full_name
   from warden.tenant_object_rows() t
@@ -29,17 +30,17 @@ select case w.kind
   null::text as severity, w.full_name as "table", coalesce(w.found, w.name)::text as object,
   case w.kind
     when 'column' then case when w.found is null then 'it has no column org_id' else 'org_id ' || w.problem end
-    when 'not_null' then 'org_id may be null: a row of no organisation is refused by nothing'
+    when 'not_null' then 'org_id may be null: nothing rejects a row without an organisation'
     when 'row_security' then case w.name
-      when 'enabled' then 'row-level security is not enabled: its policies are not asked'
-      else 'row-level security is not forced: its owner passes' end
+      when 'enabled' then 'row-level security is not enabled: its policies have no effect'
+      else 'row-level security is not forced: its policies do not apply to its owner' end
     else format('%s "%s" %s',
       case w.kind when 'foreign_key' then 'foreign key' when 'unique' then 'unique constraint' else w.kind end,
       coalesce(w.found, w.name), w.problem) end as cause,
   case
     when w.kind in ('trigger', 'policy', 'row_security') then 'sql'
     when w.is_present and w.problem <> 'is not valid' and w.problem <> 'is not validated' then 'decide'
-    else 'shell' end as run,
+    else 'shell' end as remedy_kind,
   case
     when w.kind = 'trigger' then format('select warden.guard_org_id(%L);', w.full_name)
     when w.kind in ('policy', 'row_security') then format('select warden.protect(%L);', w.full_name)
@@ -52,20 +53,22 @@ select case w.kind
     when w.is_present and w.problem = 'is another constraint' then format(
       'alter table %s rename constraint %I to %I; then: warden migrate', w.full_name, w.found, 'former_' || w.found)
     when w.phase = 'expand' then 'warden migrate'
-    else 'warden migrate --enforce' end as mend
+    else 'warden migrate --enforce' end as remedy
 from wrong w
 union all
 select 'not-enforced', null, o.full_name, o.table_name,
-  'the database does not keep its rows apart yet: what --enforce makes is missing', 'shell', 'warden migrate --enforce'
+  'the database does not isolate its rows yet: run the enforce phase', 'shell', 'warden migrate --enforce'
 from o join state s using (relation)
 where o.scope <> 'user' and o.kind = 'row_security' and o.name = 'forced' and not s.is_enforced and not s.lacks_column
 union all
-select 'filling', null, o.full_name, o.name,
+select 'fill-trigger', null, o.full_name, o.name,
   case
-    when s.is_not_null then 'it is enforced, and still gives rows an organisation that their writer did not name'
-    when o.is_present then 'the trigger that fills org_id is disabled: new rows belong to nobody'
-    else 'the trigger that fills org_id is missing: new rows belong to nobody' end,
-  'sql', format('select warden.%s(%L);', case when s.is_not_null then 'unfill_org_id' else 'fill_org_id' end, o.full_name)
+    when s.is_not_null then
+      'the table is enforced, but its fill trigger still assigns organisations to rows without org_id'
+    when o.is_present then 'the trigger that fills org_id is disabled: new rows have no organisation'
+    else 'the trigger that fills org_id is missing: new rows have no organisation' end,
+  'sql',
+  format('select warden.%s(%L);', case when s.is_not_null then 'unfill_org_id' else 'fill_org_id' end, o.full_name)
 from o join state s using (relation)
 where o.phase = 'fill' and not s.lacks_column
   and case when s.is_not_null then o.is_present else not s.is_enforced and not o.is_valid end

@@ -1,8 +1,9 @@
--- Who may what in schema warden, where the event log holds rows of every organisation, and who may TRUNCATE.
+-- Rights in schema warden, whose event log contains rows of every organisation, and the right to TRUNCATE.
 with requests as (
   select 0::oid as oid, 'PUBLIC' as name, 'public' as sql
   union all
-  select r.oid, r.rolname::text, quote_ident(r.rolname) from pg_roles r where r.rolname in ('anon', 'authenticated', 'service_role')
+  select r.oid, r.rolname::text, quote_ident(r.rolname) from pg_roles r
+  where r.rolname in ('anon', 'authenticated', 'service_role')
 ), functions as (
   select p.oid, p.oid::regprocedure::text as signature, p.proname, n.nspname
   from pg_proc p join pg_namespace n on n.oid = p.pronamespace
@@ -12,18 +13,19 @@ with requests as (
   from pg_class c where c.relnamespace = 'warden'::regnamespace and c.relkind in ('r', 'p', 'v', 'm', 'f', 'S')
 )
 select 'function-rights' as rule, null::text as severity, null::text as "table", f.signature as object,
-  format('%s may execute it', q.name) as cause, 'sql' as run,
-  format('revoke execute on function %s from %s;', f.signature, q.sql) as mend
+  format('%s may execute it', q.name) as cause, 'sql' as remedy_kind,
+  format('revoke execute on function %s from %s;', f.signature, q.sql) as remedy
 from functions f join pg_proc p on p.oid = f.oid
 cross join lateral aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
 join requests q on q.oid = a.grantee
 where a.privilege_type = 'EXECUTE'
-  -- A back end of the platform may revoke; nobody's request may.
+  -- Back ends may revoke; requests may not.
   and not (q.name = 'service_role' and f.signature in (
     'warden.revoke(text,text,uuid,text,interval,text)', 'warden.unrevoke(bigint)',
     'warden.suspend(uuid,text,interval)', 'warden.resume(uuid)'))
 union all
-select 'log-rights', null, null, r.name, format('%s may %s', q.name, string_agg(distinct lower(a.privilege_type), ', ')), 'sql',
+select 'log-rights', null, null, r.name,
+  format('%s may %s', q.name, string_agg(distinct lower(a.privilege_type), ', ')), 'sql',
   format('revoke all on %s%s from %s;', case r.relkind when 'S' then 'sequence ' else '' end, r.name, q.sql)
 from relations r
 cross join lateral (
@@ -34,7 +36,8 @@ cross join lateral (
 join requests q on q.oid = a.grantee
 group by r.name, r.relkind, q.name, q.sql
 union all
-select 'log-rights', null, null, r.name, format('warden_gateway may %s, and must only read', lower(a.privilege_type)), 'sql',
+select 'log-rights', null, null, r.name,
+  format('warden_gateway may %s, and must only read', lower(a.privilege_type)), 'sql',
   format('revoke %s on %s from warden_gateway;', a.privilege_type, r.name)
 from relations r cross join lateral aclexplode(r.relacl) a
 where a.grantee = (select oid from pg_roles where rolname = 'warden_gateway') and a.privilege_type <> 'SELECT'
@@ -44,17 +47,18 @@ select 'log-rights', null, null, 'warden', format('%s may create objects in sche
 from pg_namespace n cross join lateral aclexplode(n.nspacl) a join requests q on q.oid = a.grantee
 where n.nspname = 'warden' and a.privilege_type = 'CREATE'
 union all
--- What a role inherits, it may do. (A superuser may anything.)
-select 'log-rights', null, null, m.rolname, format('%s is a member of %s, which may read or write the event log', m.rolname, o.rolname),
+-- A member inherits the rights of its roles. (A superuser needs none.)
+select 'log-rights', null, null, m.rolname,
+  format('%s is a member of %s, which may read or write the event log', m.rolname, o.rolname),
   'sql', format('revoke %I from %I;', o.rolname, m.rolname)
 from pg_roles m join pg_auth_members g on g.member = m.oid join pg_roles o on o.oid = g.roleid
 where m.rolname in ('anon', 'authenticated', 'service_role', 'authenticator', 'warden_gateway', 'warden_publisher')
   and o.rolname in ('warden_owner', 'warden_gateway') and m.rolname <> o.rolname
-  -- A login of its own may be both the backend's and the gateway's, but a request's may not.
+  -- One login role may serve both the back end and the gateway, but a request role must not.
   and (o.rolname = 'warden_owner' or m.rolname in ('anon', 'authenticated', 'service_role', 'authenticator'))
 union all
 select 'truncate-right', null, format('%I.%I', t.schema_name, t.table_name), q.name,
-  format('%s may TRUNCATE it, which asks no policy', q.name), 'sql',
+  format('%s may TRUNCATE it, which no policy restricts', q.name), 'sql',
   format('revoke truncate on %I.%I from %s;', t.schema_name, t.table_name, q.sql)
 from warden.tenant_tables t
 join pg_namespace n on n.nspname = t.schema_name

@@ -1,4 +1,4 @@
--- Which tables' rows have to be looked at, because nothing that is valid and awake vouches for them.
+-- Registered tables, and whether a valid and enabled constraint guarantees their rows. Others must be read.
 with registered as (
   select t.*, c.oid, format('%I.%I', t.schema_name, t.table_name) as full_name
   from warden.tenant_tables t
@@ -15,11 +15,13 @@ with registered as (
     and not exists (select from pg_trigger g where g.tgconstraint = k.oid and g.tgenabled not in ('O', 'A'))
 )
 select r.full_name, a.attnotnull as is_not_null,
-  exists (select from keys k where k.conrelid = r.oid and k.confrelid = to_regclass('public.organizations') and k.columns = array['org_id'::name]) as has_org_key,
-  case when r.parent_table is not null then format('%I.%I', r.parent_schema, r.parent_table) end as parent, quote_ident(r.parent_column) as parent_column,
-  quote_ident(r.parent_key) as parent_key,
+  exists (select from keys k where k.conrelid = r.oid and k.confrelid = to_regclass('public.organizations')
+                               and k.columns = array['org_id'::name]) as has_org_key,
+  case when r.parent_table is not null then format('%I.%I', r.parent_schema, r.parent_table) end as parent,
+  quote_ident(r.parent_column) as parent_column, quote_ident(r.parent_key) as parent_key,
   p.oid is not null and pa.attname is not null and pk.attname is not null and po.attname is not null as has_parent,
-  exists (select from keys k where k.conrelid = r.oid and k.confrelid = p.oid and k.columns = array['org_id'::name, r.parent_column]) as has_parent_key
+  exists (select from keys k where k.conrelid = r.oid and k.confrelid = p.oid
+                               and k.columns = array['org_id'::name, r.parent_column]) as has_parent_key
 from registered r
 join pg_attribute a on a.attrelid = r.oid and a.attname = 'org_id' and a.atttypid = 'uuid'::regtype
   and a.attgenerated = '' and not a.attisdropped

@@ -1,4 +1,4 @@
--- Registered tables that can't be what they are registered as, and tables of which nobody said whose they are.
+-- Registered tables that cannot be protected, and tables that may belong to organisations but are not registered.
 with registered as (
   select t.*, format('%I.%I', t.schema_name, t.table_name) as full_name, c.oid, c.relkind, c.relispartition,
     format('(schema_name, table_name) = (%L, %L)', t.schema_name, t.table_name) as key
@@ -7,12 +7,12 @@ with registered as (
   join pg_class c on c.relnamespace = n.oid and c.relname = t.table_name and c.relkind in ('r', 'p', 'v', 'm', 'f')
 ), kinds as (
   select r.*, case
-      when r.relkind = 'v' then 'is a view: register the tables behind it'
-      when r.relkind = 'm' then 'is a materialized view: its rows can''t be protected one by one'
-      when r.relkind = 'f' then 'is a foreign table: its rows are protected where they are'
-      when r.relkind = 'p' then 'is partitioned: each partition needs columns, indexes and policies of its own'
+      when r.relkind = 'v' then 'is a view: register its underlying tables'
+      when r.relkind = 'm' then 'is a materialized view: no policy can protect its rows'
+      when r.relkind = 'f' then 'is a foreign table: protect its rows on the server that stores them'
+      when r.relkind = 'p' then 'is partitioned: each partition needs its own columns, indexes and policies'
       when r.relispartition or exists (select from pg_inherits i where r.oid in (i.inhparent, i.inhrelid))
-        then 'is part of an inheritance tree: each table of it can be reached by itself' end as misfit
+        then 'is part of an inheritance tree: statements can address each of its tables directly' end as misfit
   from registered r
 ), parents as (
   select r.*, format('%I.%I', r.parent_schema, r.parent_table) as parent_name, p.oid as parent,
@@ -27,45 +27,52 @@ with registered as (
 ), others as (
   select format('%I.%I', n.nspname, c.relname) as full_name, c.oid, c.relname,
     (select string_agg(format('the column %I', a.attname), ' and ' order by a.attname) from pg_attribute a
-     where a.attrelid = c.oid and a.attname in ('org_id', 'user_id') and not a.attisdropped) as telling_columns,
+     where a.attrelid = c.oid and a.attname in ('org_id', 'user_id') and not a.attisdropped) as org_columns,
     exists (select from pg_attribute a
             where a.attrelid = c.oid and a.attname = 'user_id' and not a.attisdropped) as has_user_id,
     (select min(format('a foreign key to %s', f.confrelid::regclass)) from pg_constraint f
      join registered r on r.oid = f.confrelid and r.scope in ('org', 'root')
-     where f.conrelid = c.oid and f.contype = 'f') as telling_key
+     where f.conrelid = c.oid and f.contype = 'f') as org_key
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
   where c.relkind in ('r', 'p', 'f') and not c.relispartition and c.relpersistence <> 't'
     and n.nspname !~ '^pg_' and n.nspname not in (
       'information_schema', 'warden',
-      -- Supabase's own, which it protects itself.
+      -- Schemas that Supabase owns and protects.
       'auth', 'storage', 'realtime', '_realtime', 'vault', 'pgsodium', 'extensions', 'graphql', 'graphql_public',
       'supabase_functions', 'supabase_migrations', '_analytics', 'net', 'cron', 'pgbouncer')
-    and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')
+    and not exists (select from pg_depend d
+                    where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')
     and not exists (select from registered r where r.oid = c.oid)
 )
 select 'table-kind' as rule, null::text as severity, k.full_name as "table", k.table_name::text as object,
-  'it ' || k.misfit as cause, 'decide' as run,
-  format('protect it by hand, and take it off the list: delete from warden.tenant_tables where %s;', k.key) as mend
+  'it ' || k.misfit as cause, 'decide' as remedy_kind,
+  format('protect it by hand, and remove it from the registry: delete from warden.tenant_tables where %s;', k.key) as remedy
 from kinds k where k.misfit is not null
 union all
 select 'parent-link', case when p.parent is null then 'notice' end, p.full_name, p.parent_column, case
-    when p.parent is null then format('its rows inherit from %s, which does not exist: they go by their user, or to the default organisation', p.parent_name)
-    when p.child_column is null then format('it has no column %I, by which its rows inherit from %s', p.parent_column, p.parent_name)
-    when p.key_column is null then format('its rows inherit from %s, which has no column %I', p.parent_name, p.parent_key)
-    else format('%I is %s, and %s.%I is %s', p.parent_column, p.child_type, p.parent_name, p.parent_key, p.key_type) end,
+    when p.parent is null then format('its rows inherit from %s, which does not exist: they get the organisation of '
+                                      'their user, or the default organisation', p.parent_name)
+    when p.child_column is null then
+      format('it has no column %I, through which its rows inherit from %s', p.parent_column, p.parent_name)
+    when p.key_column is null then
+      format('its rows inherit from %s, which has no column %I', p.parent_name, p.parent_key)
+    else format('%I is %s, but %s.%I is %s', p.parent_column, p.child_type, p.parent_name, p.parent_key,
+                p.key_type) end,
   'decide',
-  format('name the right columns with warden.adopt_table(), or go by the user alone: update warden.tenant_tables '
+  format('name the right columns with warden.adopt_table(), or use the user alone: update warden.tenant_tables '
          'set parent_schema = null, parent_table = null, parent_column = null where %s;', p.key)
 from parents p
 where p.parent is null or p.child_column is null or p.key_column is null or p.child_type <> p.key_type
 union all
 select 'unregistered-table', null, o.full_name, o.relname,
-  format('it has %s, and nobody said whose its rows are', coalesce(o.telling_columns, o.telling_key)),
+  format('it has %s, and is not registered as a table of organisations or of users',
+         coalesce(o.org_columns, o.org_key)),
   'decide',
-  format('the organisation''s: select warden.adopt_table(%L%s);%s', o.full_name,
+  format('if its rows belong to organisations: select warden.adopt_table(%L%s);%s', o.full_name,
          case when o.has_user_id then ', ''user_id''' else '' end,
-         case when o.has_user_id then format(' the user''s: select warden.leave_to_user(%L);', o.full_name) else '' end)
-from others o where coalesce(o.telling_columns, o.telling_key) is not null
+         case when o.has_user_id then
+           format(' If they belong to users: select warden.leave_to_user(%L);', o.full_name) else '' end)
+from others o where coalesce(o.org_columns, o.org_key) is not null
 union all
 select 'open-user-table', null, k.full_name, k.table_name,
   format('%s may read every user''s rows: row-level security is not enabled', r.names), 'sql',
@@ -75,13 +82,15 @@ cross join lateral (select string_agg(g.rolname, ' and ' order by g.rolname) as 
                     where g.rolname in ('anon', 'authenticated') and has_any_column_privilege(g.oid, k.oid, 'select')) r
 where k.scope = 'user' and k.relkind = 'r' and r.names is not null
   and not (select c.relrowsecurity from pg_class c where c.oid = k.oid)
-  -- Those that Warden made are looked at policy by policy.
+  -- The rule `policy` checks tables that Warden created.
   and not exists (select from pg_policy p where p.polrelid = k.oid and p.polname = 'warden_org')
 union all
 select 'loose-key', null, a.full_name, k.conname,
-  format('foreign key "%s" does not hold org_id: a row may point to another organisation''s row of %s', k.conname, b.full_name),
+  format('foreign key "%s" does not include org_id: a row may reference another organisation''s row of %s', k.conname,
+         b.full_name),
   'decide',
-  format('alter table %s add foreign key (org_id, %s) references %s (org_id, %s) not valid; then validate it', a.full_name,
+  format('alter table %s add foreign key (org_id, %s) references %s (org_id, %s) not valid; then validate it',
+    a.full_name,
     (select string_agg(quote_ident(x.attname), ', ' order by u.n) from unnest(k.conkey) with ordinality u (attnum, n)
      join pg_attribute x on x.attrelid = k.conrelid and x.attnum = u.attnum), b.full_name,
     (select string_agg(quote_ident(x.attname), ', ' order by u.n) from unnest(k.confkey) with ordinality u (attnum, n)

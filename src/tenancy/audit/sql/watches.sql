@@ -38,7 +38,7 @@ with recursive watched as (
 )
 select 'watch-table' as rule, null::text as severity, null::text as "table", w.oid::text as object,
   format('a table that was watched (topic %s, events %s.*) was dropped', w.topic, w.event_prefix) as cause,
-  'sql' as run, format('delete from warden.watches where relation::oid = %s;', w.oid) as mend
+  'sql' as remedy_kind, format('delete from warden.watches where relation::oid = %s;', w.oid) as remedy
 from watched w where w.full_name is null
 union all
 select 'watch-columns', null, c.full_name, c.name,

@@ -1,23 +1,23 @@
-//! Foreign keys: added without looking at rows, which takes a moment, then validated, which blocks nobody.
+//! Foreign keys. Each is added NOT VALID, which takes a moment, and then validated, which blocks no writer.
 //!
-//! The composite key (org_id, parent) stands beside the simple one that the application has, and does on
-//! deletion what that does; which of the two acts first then makes no difference. Where the server can't say
-//! so (below 15 it can't set one column of two to null) the composite key only looks, at commit, when the
-//! simple one has acted. Where the application has no key at all, a new one could refuse what it does today,
-//! so that one waits for the second phase.
+//! The composite key (org_id, parent) exists beside the application's simple key, and has the same action on
+//! deletion, so it does not matter which of the two acts first. Below PostgreSQL 15, ON DELETE SET NULL cannot name
+//! one of two columns. There the composite key is deferred: it only checks, at commit, after the simple key has acted.
+//! If the application has no simple key, a composite key could reject what the application writes today, so it waits
+//! for the enforce phase.
 
-use super::expand::is_taken;
-use super::session::StepError;
-use super::{RUN_AGAIN, Run};
-use crate::tenancy::plan::{Kind, Object, TablePlan};
+use super::AdoptionRun;
+use super::conflict::conflict;
+use super::connection::StepError;
+use crate::tenancy::issue::RUN_AGAIN;
+use crate::tenancy::plan::{ObjectKind, RequiredObject, TablePlan};
 use crate::tenancy::registry::{Parent, Table};
-use crate::tenancy::{literal, quoted};
+use crate::tenancy::sql::{literal, quoted};
 
-/// From here on ON DELETE SET NULL can name its columns.
-const SET_NULL_OF_COLUMNS: i32 = 150_000;
+/// First version in which ON DELETE SET NULL can name its columns.
+const SET_NULL_COLUMNS_VERSION: i32 = 150_000;
 
-/// The simple key that the application has: what it does on deletion and update, whether it is deferrable,
-/// and deferred.
+/// The application's simple foreign key to the parent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct SimpleKey {
     on_delete: String,
@@ -26,18 +26,18 @@ struct SimpleKey {
     is_deferred: bool,
 }
 
-impl Run {
-    /// The keys of the first phase.
+impl AdoptionRun {
+    /// Adds the foreign keys of the expand phase.
     pub(super) async fn keys(&mut self, plan: &TablePlan, server_version: i32) -> Result<(), StepError> {
         let table = &plan.table;
-        for object in plan.of(Kind::OrgKey).filter(|o| !o.is_valid) {
+        for object in plan.of(ObjectKind::OrgKey).filter(|o| !o.is_valid) {
             let definition = "foreign key (org_id) references public.organizations (id) on delete cascade";
             let query = format!(
                 "select * from {} t where org_id is not null and not exists (select from public.organizations o where o.id = t.org_id);",
                 table.sql()
             );
             let organizations: i64 = self
-                .session
+                .connection
                 .scalar("select 'public.organizations'::regclass::oid::bigint".to_owned())
                 .await?;
             self.key(table, object, definition, organizations, &query).await?;
@@ -45,23 +45,24 @@ impl Run {
         self.parent_keys(plan, server_version, false).await
     }
 
-    /// The composite keys of one phase.
+    /// Adds the composite foreign keys of one phase.
     pub(super) async fn parent_keys(
         &mut self,
         plan: &TablePlan,
         server_version: i32,
-        is_second_phase: bool,
+        is_enforce_phase: bool,
     ) -> Result<(), StepError> {
         let Some(parent) = &plan.table.parent else { return Ok(()) };
-        // One that is there already, and is not validated, can be validated in any phase.
-        let is_due = |o: &&Object| !o.is_valid && (o.is_late == is_second_phase || o.found.is_some());
-        for object in plan.of(Kind::ParentKey).filter(is_due) {
+        // An existing key that is not validated can be validated in either phase.
+        let is_due =
+            |o: &&RequiredObject| !o.is_valid && (o.is_late == is_enforce_phase || o.found.is_some());
+        for object in plan.of(ObjectKind::ParentKey).filter(is_due) {
             let simple = self.simple_key(&plan.table, parent).await?;
             let definition = simple.map_or_else(
                 || composite_of(parent, ""),
                 |simple| composite(parent, &simple, server_version),
             );
-            self.key(&plan.table, object, &definition, parent.oid, &strangers_query(&plan.table, parent))
+            self.key(&plan.table, object, &definition, parent.oid, &mismatch_query(&plan.table, parent))
                 .await?;
         }
         Ok(())
@@ -70,36 +71,34 @@ impl Run {
     async fn key(
         &mut self,
         table: &Table,
-        object: &Object,
+        object: &RequiredObject,
         definition: &str,
-        other: i64,
+        referenced: i64,
         query: &str,
     ) -> Result<(), StepError> {
         let step = self.begin(&table.title(), "foreign keys");
-        let result = self.make_key(table, object, definition, other).await;
+        let result = self.add_key(table, object, definition, referenced).await;
         let remedy = match &result {
-            Err(error) if error.code() == "23503" => {
-                format!(
-                    "These rows point to nothing in their organisation; change or delete them, then run this again: {query}"
-                )
-            }
+            Err(error) if error.code() == "23503" => format!(
+                "These rows reference nothing in their own organisation; change or delete them, then run the command again: {query}"
+            ),
             _ => RUN_AGAIN.to_owned(),
         };
-        self.ended(&step, result, &remedy)?;
+        self.end(&step, result, &remedy)?;
         Ok(())
     }
 
-    async fn make_key(
+    async fn add_key(
         &mut self,
         table: &Table,
-        object: &Object,
+        object: &RequiredObject,
         definition: &str,
-        other: i64,
+        referenced: i64,
     ) -> Result<(), StepError> {
         let name = match (&object.found, object.problem.as_str()) {
             (Some(found), "is not validated") => found.clone(),
             (Some(found), problem) => {
-                return Err(StepError::Conflict(Box::new(is_taken(table, "constraint", found, problem))));
+                return Err(StepError::Conflict(Box::new(conflict(table, "constraint", found, problem))));
             }
             (None, _) => {
                 let add = format!(
@@ -107,16 +106,15 @@ impl Run {
                     table.sql(),
                     quoted(&object.name)
                 );
-                self.session.short(&[table.oid, other], &[add]).await?;
+                self.connection.short(&[table.oid, referenced], &[add]).await?;
                 object.name.clone()
             }
         };
         let validate = format!("alter table {} validate constraint {}", table.sql(), quoted(&name));
-        self.session.long(&validate, None).await?;
+        self.connection.long(&validate, None).await?;
         Ok(())
     }
 
-    /// The application's own key to the parent.
     async fn simple_key(&mut self, table: &Table, parent: &Parent) -> Result<Option<SimpleKey>, StepError> {
         let key = sqlx::query_as!(
             SimpleKey,
@@ -132,14 +130,14 @@ impl Run {
             parent.column,
             parent.key
         )
-        .fetch_optional(&mut self.session.work)
+        .fetch_optional(&mut self.connection.work)
         .await?;
         Ok(key)
     }
 }
 
-/// Rows whose parent is not there, or is another organisation's.
-pub(super) fn strangers_query(table: &Table, parent: &Parent) -> String {
+/// A query for rows whose parent does not exist, or belongs to another organisation.
+pub(super) fn mismatch_query(table: &Table, parent: &Parent) -> String {
     format!(
         "select c.* from {} c left join {} p on p.{key} = c.{column} and p.org_id = c.org_id \
          where c.{column} is not null and p.{key} is null;",
@@ -159,17 +157,18 @@ fn composite_of(parent: &Parent, actions: &str) -> String {
     )
 }
 
+/// The definition of a composite key with the same actions as the simple one.
 fn composite(parent: &Parent, simple: &SimpleKey, server_version: i32) -> String {
     let column = quoted(&parent.column);
-    let can_name = server_version >= SET_NULL_OF_COLUMNS;
+    let can_name_columns = server_version >= SET_NULL_COLUMNS_VERSION;
     let (on_delete, delete_must_wait) = match simple.on_delete.as_str() {
         "c" => (" on delete cascade".to_owned(), false),
-        "n" if can_name => (format!(" on delete set null ({column})"), false),
-        "d" if can_name => (format!(" on delete set default ({column})"), false),
+        "n" if can_name_columns => (format!(" on delete set null ({column})"), false),
+        "d" if can_name_columns => (format!(" on delete set default ({column})"), false),
         "n" | "d" => (String::new(), true),
         _ => (String::new(), false),
     };
-    // An update that sets to null can't name columns at any version.
+    // ON UPDATE SET NULL cannot name its columns in any version.
     let (on_update, update_must_wait) = match simple.on_update.as_str() {
         "c" => (" on update cascade", false),
         "n" | "d" => ("", true),
@@ -185,7 +184,7 @@ fn composite(parent: &Parent, simple: &SimpleKey, server_version: i32) -> String
     composite_of(parent, &format!("{on_delete}{on_update}{timing}"))
 }
 
-/// The check that makes NOT NULL need no look at the rows.
+/// An SQL expression for the name of the check that lets SET NOT NULL skip its scan of the table.
 pub(super) fn not_null_check(table: &Table) -> String {
     format!("warden.object_name({}, 'org_id_not_null')", literal(&table.name))
 }
@@ -214,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_composite_key_does_what_the_simple_one_does() {
+    fn a_composite_key_has_the_actions_of_the_simple_key() {
         assert_eq!(clause("c", "a", false, 140_000), " on delete cascade");
         assert_eq!(clause("a", "c", true, 140_000), " on update cascade deferrable");
         assert_eq!(clause("n", "a", false, 150_000), r#" on delete set null ("call_id")"#);

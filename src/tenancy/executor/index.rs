@@ -1,25 +1,26 @@
-//! Indexes, built while writers write. An index whose building was interrupted stays behind invalid: it is
-//! dropped first.
+//! Indexes, built concurrently with writers. An interrupted build leaves an invalid index behind, which is dropped
+//! before the next attempt.
 
 use std::time::{Duration, Instant};
 
 use sqlx::{AssertSqlSafe, Executor as _};
 
-use super::expand::is_taken;
-use super::session::{Session, StepError, is_transient};
+use super::conflict::conflict;
+use super::connection::{ExecutorConnection, StepError, is_transient};
 use crate::backoff::Backoff;
-use crate::tenancy::plan::{Kind, Object};
+use crate::tenancy::AdoptionIssue;
+use crate::tenancy::plan::{ObjectKind, RequiredObject};
 use crate::tenancy::registry::Table;
-use crate::tenancy::{Finding, literal, quoted};
+use crate::tenancy::sql::{literal, quoted};
 
-/// Deadlocks with other long transactions are tried again for so long.
-const TRIES_MAX: Duration = Duration::from_mins(10);
+/// Time after which a build is no longer retried. Deadlocks with other long transactions are retried.
+const RETRY_MAX: Duration = Duration::from_mins(10);
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
-/// A cancelled build is cleaned up for so long; if that does not do, the next run does it.
+/// Longest time for dropping the index of a cancelled build. After that the next run drops it.
 const CLEAN_UP_MAX_MS: u64 = 10_000;
 
-/// How far the server is, in words.
-const LOOK: &str = "
+/// Progress of a build, as one line of text.
+const BUILD_PROGRESS: &str = "
     select case when p.current_locker_pid <> 0
       then format('waiting for the transaction of pid %s (%s) since %s', p.current_locker_pid,
                   coalesce(nullif(a.application_name, ''), 'unnamed'),
@@ -28,47 +29,47 @@ const LOOK: &str = "
     from pg_stat_progress_create_index p left join pg_stat_activity a on a.pid = p.current_locker_pid
     where p.pid = $1";
 
-impl Session {
-    /// Makes an index or a unique constraint.
-    pub(super) async fn index(&mut self, table: &Table, object: &Object) -> Result<(), StepError> {
-        if object.is_to_be_attached() {
-            return self.attach(table, object).await;
+impl ExecutorConnection {
+    /// Builds an index, or a unique constraint.
+    pub(super) async fn index(&mut self, table: &Table, object: &RequiredObject) -> Result<(), StepError> {
+        if object.lacks_constraint() {
+            return self.add_constraint(table, object).await;
         }
         let is_left_over = object.found.as_deref() == Some(&object.name) && object.problem == "is not valid";
         if object.found.is_some() && !is_left_over && object.found.as_deref() == Some(&object.name) {
-            let what = if object.kind == Kind::Unique { "constraint" } else { "index" };
-            return Err(StepError::Conflict(Box::new(is_taken(table, what, &object.name, &object.problem))));
+            let kind = if object.kind == ObjectKind::Unique { "constraint" } else { "index" };
+            return Err(StepError::Conflict(Box::new(conflict(table, kind, &object.name, &object.problem))));
         }
         let columns = columns(object);
         if object.is_unique
-            && object.kind == Kind::Index
-            && let Some(finding) = self.duplicates(table, object).await?
+            && object.kind == ObjectKind::Index
+            && let Some(issue) = self.duplicates(table, object).await?
         {
-            return Err(StepError::Conflict(Box::new(finding)));
+            return Err(StepError::Conflict(Box::new(issue)));
         }
         let begun = Instant::now();
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         loop {
             self.drop_left_over(table, &object.name).await?;
-            let built = self.long(&create_statement(table, object, &columns), Some(LOOK)).await;
+            let built = self.long(&create_statement(table, object, &columns), Some(BUILD_PROGRESS)).await;
             let Err(error) = built else { break };
             if !matches!(error, StepError::Fatal(_)) {
                 self.clean_up(table, &object.name).await;
             }
-            if !is_transient(error.code()) || begun.elapsed() > TRIES_MAX {
+            if !is_transient(error.code()) || begun.elapsed() > RETRY_MAX {
                 return Err(error);
             }
             self.pause(backoff.next()).await?;
         }
-        if object.kind == Kind::Unique { self.attach(table, object).await } else { Ok(()) }
+        if object.kind == ObjectKind::Unique { self.add_constraint(table, object).await } else { Ok(()) }
     }
 
-    /// Rows that stand in the way of a unique index.
+    /// The issue for rows that violate a unique index, if there are any.
     pub(super) async fn duplicates(
         &mut self,
         table: &Table,
-        object: &Object,
-    ) -> Result<Option<Finding>, StepError> {
+        object: &RequiredObject,
+    ) -> Result<Option<AdoptionIssue>, StepError> {
         let names: Vec<String> = columns(object).into_iter().map(|(c, _)| c).collect();
         let query = duplicates_query(table, &names);
         let rows: Vec<String> =
@@ -76,7 +77,7 @@ impl Session {
                 .fetch_all(&mut self.work)
                 .await?;
         Ok((!rows.is_empty()).then(|| {
-            Finding::new(
+            AdoptionIssue::new(
                 table.title(),
                 format!(
                     "index {}: ({}) is not unique, e.g. {}",
@@ -84,13 +85,13 @@ impl Session {
                     names.join(", "),
                     rows.join(" ")
                 ),
-                format!("Merge or change these rows, then run this again: {query};"),
+                format!("Merge or change these rows, then run the command again: {query};"),
             )
         }))
     }
 
-    /// Makes the index a constraint: this is a short step.
-    async fn attach(&mut self, table: &Table, object: &Object) -> Result<(), StepError> {
+    /// Adds a constraint that uses the index. This is a short step.
+    async fn add_constraint(&mut self, table: &Table, object: &RequiredObject) -> Result<(), StepError> {
         let name = quoted(&object.name);
         let add = format!("alter table {} add constraint {name} unique using index {name}", table.sql());
         self.short(&[table.oid], &[add]).await
@@ -113,12 +114,12 @@ impl Session {
         .await
     }
 
-    /// A build that failed or was cancelled leaves an index that costs writers time, and may refuse rows.
-    /// It goes at once where that is possible, also while stopping; what is not is the next run's first step.
+    /// Drops the index of a failed or cancelled build: it costs writers time, and may reject rows. This is also
+    /// attempted while the run stops. If it fails, the next run begins with it.
     async fn clean_up(&mut self, table: &Table, name: &str) {
         let limit = format!("set statement_timeout = {CLEAN_UP_MAX_MS}");
         let _ = self.work.execute(sqlx::raw_sql(AssertSqlSafe(limit))).await;
-        // Of this table and invalid: an index of another that has the name is the application's.
+        // It must be an invalid index of this table: another table's index of that name is the application's.
         if let Ok(true) = self.is_left_over(table, name).await {
             let _ = self.work.execute(sqlx::raw_sql(AssertSqlSafe(drop_statement(table, name)))).await;
         }
@@ -130,8 +131,8 @@ fn drop_statement(table: &Table, name: &str) -> String {
     format!("drop index concurrently if exists {}.{}", quoted(&table.schema), quoted(name))
 }
 
-/// The columns of a definition: names, and whether they descend.
-fn columns(object: &Object) -> Vec<(String, bool)> {
+/// The columns of a definition: their names, and whether they are in descending order.
+fn columns(object: &RequiredObject) -> Vec<(String, bool)> {
     let list = object
         .definition
         .strip_prefix("unique ")
@@ -148,7 +149,7 @@ fn columns(object: &Object) -> Vec<(String, bool)> {
         .collect()
 }
 
-/// Shows the duplicates of a would-be key.
+/// A query for the duplicates of a future key.
 fn duplicates_query(table: &Table, columns: &[String]) -> String {
     let names: Vec<String> = columns.iter().map(|c| quoted(c)).collect();
     let not_null: Vec<String> = names.iter().map(|c| format!("{c} is not null")).collect();
@@ -160,7 +161,7 @@ fn duplicates_query(table: &Table, columns: &[String]) -> String {
     )
 }
 
-fn create_statement(table: &Table, object: &Object, columns: &[(String, bool)]) -> String {
+fn create_statement(table: &Table, object: &RequiredObject, columns: &[(String, bool)]) -> String {
     let list: Vec<String> =
         columns.iter().map(|(c, down)| quoted(c) + if *down { " desc" } else { "" }).collect();
     format!(
@@ -176,12 +177,12 @@ fn create_statement(table: &Table, object: &Object, columns: &[(String, bool)]) 
 mod tests {
     use super::*;
 
-    fn object(kind: Kind, definition: &str) -> Object {
-        Object {
+    fn object(kind: ObjectKind, definition: &str) -> RequiredObject {
+        RequiredObject {
             kind,
             name: "n".into(),
             definition: definition.into(),
-            is_unique: kind == Kind::Unique,
+            is_unique: kind == ObjectKind::Unique,
             found: None,
             is_valid: false,
             problem: String::new(),
@@ -191,10 +192,10 @@ mod tests {
     }
 
     #[test]
-    fn columns_are_read_from_definitions() {
-        let found = columns(&object(Kind::Unique, "unique (org_id, \"Odd \"\"name\")"));
+    fn columns_are_parsed_from_definitions() {
+        let found = columns(&object(ObjectKind::Unique, "unique (org_id, \"Odd \"\"name\")"));
         assert_eq!(found, [("org_id".to_owned(), false), ("Odd \"name".to_owned(), false)]);
-        let found = columns(&object(Kind::Index, "org_id, created_at desc"));
+        let found = columns(&object(ObjectKind::Index, "org_id, created_at desc"));
         assert_eq!(found, [("org_id".to_owned(), false), ("created_at".to_owned(), true)]);
     }
 }

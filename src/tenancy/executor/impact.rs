@@ -1,53 +1,56 @@
-//! Whom the second phase would cut off: roles that reach the tables and are held to policies, and what they
-//! were seen to run. Whether a role sets claims can't be seen from outside, so this names all who must.
+//! Impact of the enforce phase: the roles that will see only rows of their claims' organisation, and statements that
+//! they were seen to run. The server does not show whether a role sets claims, so every role that must is listed.
 
 use std::fmt;
 
 use sqlx::AssertSqlSafe;
 
-use super::session::{Session, StepError};
+use super::connection::{ExecutorConnection, StepError};
 use crate::tenancy::plan::TablePlan;
-use crate::tenancy::quoted;
+use crate::tenancy::sql::quoted;
 
-/// Statements that are shown.
+/// Maximum number of statements shown.
 const STATEMENTS_MAX: usize = 20;
-/// Characters of a statement that are shown.
+/// Maximum number of characters shown of a statement.
 const STATEMENT_CHARACTERS_MAX: usize = 160;
 
-/// What enforcing would cut off.
+/// Roles and statements that the enforce phase affects.
 #[derive(Debug, Clone, Default)]
-pub struct Cutoff {
-    /// Tables that would be enforced.
+pub struct EnforcementImpact {
+    /// Number of tables to be enforced.
     pub tables: usize,
-    /// Roles, with what is known of them.
-    pub roles: Vec<RoleUse>,
-    /// Statements: role, text, and how often where that is known.
+    /// Roles that are subject to policies and have rights on the tables.
+    pub roles: Vec<RoleUsage>,
+    /// Statements: role, text, and number of calls if it is known.
     pub statements: Vec<(String, String, Option<i64>)>,
-    /// Where the statements come from.
+    /// The view from which the statements were read.
     pub source: &'static str,
 }
 
-/// A role that may use the tables.
+/// A role with rights on the tables.
 #[derive(Debug, Clone)]
-pub struct RoleUse {
-    /// Its name.
+pub struct RoleUsage {
+    /// Name of the role.
     pub name: String,
-    /// Whether it may log in.
+    /// Whether the role may log in.
     pub can_log_in: bool,
-    /// Tables that it may use.
+    /// Number of tables on which it has rights.
     pub tables: i64,
-    /// Its sessions in this database now.
+    /// Number of its present sessions in this database.
     pub sessions: i64,
-    /// What they call themselves.
+    /// Application names of these sessions.
     pub applications: Vec<String>,
 }
 
-impl Cutoff {
-    pub(super) async fn look(session: &mut Session, todo: &[&TablePlan]) -> Result<Self, StepError> {
+impl EnforcementImpact {
+    pub(super) async fn read(
+        connection: &mut ExecutorConnection,
+        todo: &[&TablePlan],
+    ) -> Result<Self, StepError> {
         let oids: Vec<i64> = todo.iter().map(|t| t.table.oid).collect();
-        // Those that requests are given by PostgREST and the like come with claims.
+        // anon and authenticated are left out, because PostgREST and similar servers set claims for them.
         let roles = sqlx::query_as!(
-            RoleUse,
+            RoleUsage,
             r#"select r.rolname::text as "name!", r.rolcanlogin as "can_log_in!",
                (select count(*) from unnest($1::bigint[]) t (oid)
                 where has_table_privilege(r.oid, t.oid::oid, 'select, insert, update, delete')) as "tables!",
@@ -64,29 +67,29 @@ impl Cutoff {
              order by 4 desc, 1"#,
             &oids
         )
-        .fetch_all(&mut session.work)
+        .fetch_all(&mut connection.work)
         .await?;
-        let mut cutoff =
+        let mut impact =
             Self { tables: todo.len(), roles, statements: Vec::new(), source: "pg_stat_activity" };
-        cutoff.look_at_statements(session, todo).await?;
-        Ok(cutoff)
+        impact.read_statements(connection, todo).await?;
+        Ok(impact)
     }
 
-    async fn look_at_statements(
+    async fn read_statements(
         &mut self,
-        session: &mut Session,
+        connection: &mut ExecutorConnection,
         todo: &[&TablePlan],
     ) -> Result<(), StepError> {
         let names: Vec<String> = todo.iter().map(|t| t.table.name.clone()).collect();
         let roles: Vec<String> = self.roles.iter().map(|r| r.name.clone()).collect();
-        let is_one =
+        let is_affected =
             "exists (select from unnest($1::text[]) t (name) where s.query ~* ('\\m' || t.name || '\\M'))
                       and s.query !~* '\\morg_id\\M|request\\.jwt'";
         let extension = sqlx::query_scalar!(
             r#"select n.nspname::text as "schema!" from pg_extension e join pg_namespace n on n.oid = e.extnamespace
                where e.extname = 'pg_stat_statements'"#
         )
-        .fetch_optional(&mut session.work)
+        .fetch_optional(&mut connection.work)
         .await?;
         if let Some(schema) = extension {
             let query = format!(
@@ -94,14 +97,14 @@ impl Cutoff {
                  join pg_roles r on r.oid = s.userid
                  where s.dbid = (select oid from pg_database where datname = current_database())
                    and r.rolname = any ($2::text[]) and s.query ~* '^\\s*(select|insert|update|delete|merge|with|copy)\\M'
-                   and {is_one} order by s.calls desc limit {STATEMENTS_MAX}",
+                   and {is_affected} order by s.calls desc limit {STATEMENTS_MAX}",
                 quoted(&schema)
             );
-            // It is there in name alone where the server doesn't load it.
+            // The query fails if the extension exists, but the server does not load its library.
             if let Ok(rows) = sqlx::query_as(AssertSqlSafe(query))
                 .bind(&names)
                 .bind(&roles)
-                .fetch_all(&mut session.work)
+                .fetch_all(&mut connection.work)
                 .await
             {
                 self.statements = rows;
@@ -111,32 +114,32 @@ impl Cutoff {
         }
         let query = format!(
             "select distinct s.usename::text, s.query, null::bigint from pg_stat_activity s
-             where s.datname = current_database() and s.usename = any ($2::text[]) and {is_one}
+             where s.datname = current_database() and s.usename = any ($2::text[]) and {is_affected}
              limit {STATEMENTS_MAX}"
         );
         self.statements = sqlx::query_as(AssertSqlSafe(query))
             .bind(&names)
             .bind(&roles)
-            .fetch_all(&mut session.work)
+            .fetch_all(&mut connection.work)
             .await?;
         Ok(())
     }
 }
 
-impl fmt::Display for Cutoff {
+impl fmt::Display for EnforcementImpact {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "From then on {} tables show and take rows of one organisation alone: that of the",
+            "Enforcement restricts {} tables to rows of one organisation: the organisation in the claims\n\
+             (request.jwt.claims) that a transaction sets. The role must be a member of authenticated.\n\
+             Superusers and roles with BYPASSRLS are exempt. These roles are affected:",
             self.tables
         )?;
-        writeln!(f, "claims (request.jwt.claims) that a transaction sets, for members of authenticated.")?;
-        writeln!(f, "Superusers and roles with BYPASSRLS are not held to it. These roles are:")?;
         if self.roles.is_empty() {
             writeln!(f, "  none")?;
         }
         for role in &self.roles {
-            let login = if role.can_log_in { "" } else { ", can't log in" };
+            let login = if role.can_log_in { "" } else { ", cannot log in" };
             writeln!(
                 f,
                 "  {} ({} tables, {} sessions now{login}) {}",
@@ -146,14 +149,18 @@ impl fmt::Display for Cutoff {
                 role.applications.join(", ")
             )?;
         }
-        writeln!(f, "Statements of theirs on these tables that name no org_id (from {}):", self.source)?;
+        writeln!(
+            f,
+            "Statements of these roles on these tables that do not mention org_id (from {}):",
+            self.source
+        )?;
         if self.statements.is_empty() {
-            writeln!(f, "  none was seen")?;
+            writeln!(f, "  none seen")?;
         }
         for (role, text, calls) in &self.statements {
             let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
             let line: String = line.chars().take(STATEMENT_CHARACTERS_MAX).collect();
-            let calls = calls.map_or(String::new(), |n| format!(", {n} times"));
+            let calls = calls.map_or(String::new(), |n| format!(", {n} calls"));
             writeln!(f, "  {role}{calls}: {line}")?;
         }
         Ok(())

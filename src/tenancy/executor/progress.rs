@@ -1,18 +1,18 @@
-//! What the operator sees meanwhile: bars on a terminal, plain lines elsewhere. On standard error, for standard
-//! output is for results.
+//! Progress of a run for the operator: a bar on a terminal, plain lines otherwise. It goes to standard error, because
+//! standard output is for results.
 
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Where there is no terminal, a line this often while rows are filled or something is waited for.
+/// Interval between lines without a terminal, while rows are filled or a lock is awaited.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_millis(120);
 
-/// One line of progress at the bottom, and lines that stay above it.
+/// Progress output of an adoption run: one live line at the bottom, and permanent lines above it.
 #[derive(Debug)]
-pub struct Progress {
+pub struct AdoptionProgress {
     mode: Mode,
     step: String,
     last_line: Instant,
@@ -26,8 +26,8 @@ enum Mode {
     Silent,
 }
 
-impl Progress {
-    /// Bars where standard error is a terminal, lines where it is not.
+impl AdoptionProgress {
+    /// Bars if standard error is a terminal, otherwise lines.
     #[must_use]
     pub fn to_stderr() -> Self {
         if std::io::stderr().is_terminal() {
@@ -39,7 +39,7 @@ impl Progress {
         }
     }
 
-    /// Nothing at all: for callers who read the outcome.
+    /// No output, for callers that read the outcome.
     #[must_use]
     pub fn silent() -> Self {
         Self::with(Mode::Silent)
@@ -49,8 +49,8 @@ impl Progress {
         Self { mode, step: String::new(), last_line: Instant::now(), last_wait: String::new() }
     }
 
-    /// A line that stays.
-    pub(super) fn say(&mut self, line: &str) {
+    /// Prints a permanent line.
+    pub(super) fn print(&mut self, line: &str) {
         match &self.mode {
             Mode::Bar(bar) => bar.suspend(|| eprintln!("{line}")),
             Mode::Lines => eprintln!("{line}"),
@@ -58,7 +58,7 @@ impl Progress {
         }
     }
 
-    /// A step begins; it stays visible once it is done, by [`Progress::done`].
+    /// Begins a step. [`AdoptionProgress::done`] turns it into a permanent line.
     pub(super) fn begin(&mut self, step: &str) {
         step.clone_into(&mut self.step);
         self.last_line = Instant::now();
@@ -72,7 +72,7 @@ impl Progress {
         }
     }
 
-    /// Rows are filled: so many blocks of so many were looked at.
+    /// Reports the backfill: blocks read of all blocks, and rows filled so far.
     pub(super) fn rows(&mut self, blocks: u64, blocks_total: u64, rows: u64) {
         let total = blocks_total.max(1);
         match &self.mode {
@@ -90,7 +90,7 @@ impl Progress {
         }
     }
 
-    /// Something is waited for, or a long statement is under way.
+    /// Reports what the current step is waiting for, or how far a long statement is.
     pub(super) fn wait(&mut self, line: &str) {
         match &self.mode {
             Mode::Bar(bar) => bar.set_message(format!("{}: {line}", self.step)),
@@ -110,14 +110,14 @@ impl Progress {
         }
     }
 
-    /// The step is done.
+    /// Ends the step, and prints how long it took.
     pub(super) fn done(&mut self, took: Duration) {
         let line = format!("{} ({})", self.step, human(took));
-        self.say(&line);
+        self.print(&line);
         self.step.clear();
     }
 
-    /// Nothing more comes: the bar goes.
+    /// Removes the bar.
     pub(super) fn finish(&self) {
         if let Mode::Bar(bar) = &self.mode {
             bar.finish_and_clear();
@@ -133,7 +133,7 @@ fn spinner() -> ProgressStyle {
     style("{spinner} {msg}")
 }
 
-/// A number for people: 1,000,000.
+/// A number with separators: 1,000,000.
 pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
@@ -146,7 +146,7 @@ pub(crate) fn grouped(number: u64) -> String {
     text
 }
 
-/// A time for people: 12 ms, 3.4 s, 5 min 6 s.
+/// A duration with a readable unit: 12 ms, 3.4 s, 5 min 6 s.
 pub(crate) fn human(time: Duration) -> String {
     let (ms, s) = (time.as_millis(), time.as_secs());
     match s {
@@ -161,14 +161,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_for_people() {
+    fn numbers_have_separators() {
         for (number, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")] {
             assert_eq!(grouped(number), text);
         }
     }
 
     #[test]
-    fn times_are_for_people() {
+    fn durations_have_a_readable_unit() {
         for (ms, text) in [(12, "12 ms"), (3_400, "3.4 s"), (306_000, "5 min 6 s")] {
             assert_eq!(human(Duration::from_millis(ms)), text);
         }

@@ -1,74 +1,79 @@
-//! Rows without org_id get one, in batches, while the application writes.
+//! The backfill: gives an organisation to rows without `org_id`, in batches, while the application writes.
 //!
-//! First a pass over the table by ranges of blocks, each a short transaction. It may miss rows: those that a
-//! writer has locked are skipped, and those that are updated meanwhile move. So, once the index on org_id is
-//! there, it finds what was left, until nothing is. That comes to an end, because no new row comes without
-//! org_id: the filling trigger was made under a lock that no writer of the table shared. The one exception is
-//! a child whose parent had none yet in its transaction's view, so before the last look transactions from
-//! before are waited for, as CREATE INDEX CONCURRENTLY does.
+//! First a pass over the table by ranges of blocks, each in a short transaction. It may miss rows: it skips rows that
+//! a writer has locked, and rows that are updated meanwhile move. So a second pass finds the remaining rows by the
+//! index on `org_id`, and repeats until none is left. That terminates, because no new row lacks `org_id`: the fill
+//! trigger was created under a lock that excluded every writer of the table. The one exception is a child whose
+//! parent had no organisation yet in the snapshot of its transaction. Therefore the second pass first waits for older
+//! transactions, as CREATE INDEX CONCURRENTLY does.
 
 use std::time::{Duration, Instant};
 
 use sqlx::{AssertSqlSafe, Executor as _};
 use uuid::Uuid;
 
-use super::session::{LOOK_EVERY, Session, StepError, is_transient};
+use super::connection::{ExecutorConnection, POLL_INTERVAL, StepError, is_transient};
 use crate::backoff::Backoff;
 use crate::tenancy::registry::Table;
-use crate::tenancy::{literal, quoted};
+use crate::tenancy::sql::{literal, quoted};
 
-/// How long a batch should take: writers of its rows wait for so long, and for no longer than the lock limit.
+/// Target duration of a batch. Writers of its rows wait for that long, and never longer than the lock limit.
 const BATCH_TARGET: Duration = Duration::from_millis(40);
-/// Blocks of the first batch; from then on the time of the last one tells.
+/// Blocks in the first batch. The duration of each batch determines the size of the next one.
 const BATCH_BLOCKS_FIRST: u64 = 4;
-/// At most so many blocks are looked at in one batch, also where none of their rows lacks org_id.
+/// Maximum number of blocks in one batch. It matters if none of their rows lacks `org_id`.
 const BATCH_BLOCKS_MAX: u64 = 4_096;
-/// More rows without org_id than this are worth a pass over the table; fewer are found by the index.
-const SWEEP_ROWS_MAX: i64 = 5_000;
+/// Number of rows without `org_id` above which a pass over the table is faster than the index.
+const INDEX_ROWS_MAX: i64 = 5_000;
 /// First and longest pause after a batch that met a lock, or found only locked rows.
 const RETRY: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
-/// How long rows that are locked by others, and transactions from before, are waited for.
+/// Longest wait for rows that others have locked, and for older transactions.
 const WAIT_MAX: Duration = Duration::from_mins(30);
-/// Batches find their rows by address and their parents by key, however large the planner takes them to be.
-const PLAN: &str =
+/// Planner settings that make a batch find its rows by address and their parents by key. Without them, a planner that
+/// takes the batch for most of the table reads the whole table.
+const PLANNER: &str =
     "set local enable_seqscan = off; set local enable_hashjoin = off; set local enable_mergejoin = off";
-/// What a uuid looks like in a text.
+/// Pattern of a uuid in a text column.
 const UUID: &str = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$";
 
-/// How the table's own triggers are kept out of it.
+/// How a batch treats the table's own triggers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Quiet {
-    /// `session_replication_role`, for the batch's transaction alone: no lock, and nobody else is affected.
+pub(super) enum TriggerMode {
+    /// Sets `session_replication_role` for the batch's transaction. It takes no lock and affects no other session.
     Replica,
-    /// Disabled and enabled again within the batch's transaction, as the registry asks for this table.
-    Paused,
-    /// They fire: this role may not switch them off.
-    Not,
+    /// Disables the triggers and enables them again within the batch's transaction, because the registry says so.
+    Disabled,
+    /// Lets them fire, because the role may not suppress them.
+    Firing,
 }
 
-/// Which rows a batch is about.
+/// The rows of a batch.
 #[derive(Debug)]
-enum Rows {
-    /// From a block up to another.
+enum BatchRange {
+    /// Rows from one block up to, not including, another.
     Blocks(u64, u64),
-    /// So many that lack org_id, wherever they are.
+    /// A number of rows without `org_id`, wherever they are.
     Any(i64),
 }
 
-impl Session {
-    /// The pass over the whole table; the number of rows that got an organisation.
-    pub(super) async fn fill_by_blocks(&mut self, table: &Table, quiet: Quiet) -> Result<u64, StepError> {
+impl ExecutorConnection {
+    /// Fills the whole table by ranges of blocks. Returns the number of rows filled.
+    pub(super) async fn fill_by_blocks(
+        &mut self,
+        table: &Table,
+        triggers: TriggerMode,
+    ) -> Result<u64, StepError> {
         let name = table.sql();
         let missing: i64 = self
             .scalar(format!(
                 "select count(*) from (select from {name} where org_id is null limit {}) s",
-                SWEEP_ROWS_MAX + 1
+                INDEX_ROWS_MAX + 1
             ))
             .await?;
-        if missing == 0 || (missing <= SWEEP_ROWS_MAX && table.has_org_index) {
+        if missing == 0 || (missing <= INDEX_ROWS_MAX && table.has_org_index) {
             return Ok(0);
         }
-        // Rows that come behind this end have org_id from the trigger, or are versions of rows before it.
+        // Rows beyond this end have org_id from the trigger, or are newer versions of rows before it.
         let blocks: i64 = self
             .scalar(format!(
                 "select pg_relation_size({}::regclass) / current_setting('block_size')::int",
@@ -80,9 +85,9 @@ impl Session {
         while at < blocks {
             self.check_stop()?;
             let end = (at + size).min(blocks);
-            let range = Rows::Blocks(at, end);
+            let range = BatchRange::Blocks(at, end);
             let begun = Instant::now();
-            rows += self.batch(table, quiet, &range).await?;
+            rows += self.batch(table, triggers, &range).await?;
             let took = begun.elapsed();
             at = end;
             self.progress.rows(at, blocks, rows);
@@ -94,24 +99,24 @@ impl Session {
         Ok(rows)
     }
 
-    /// What the pass left, found by the index, until nothing is left. `is_first` says that no earlier run came
-    /// beyond this point.
-    pub(super) async fn fill_the_rest(
+    /// Fills the remaining rows by the index, until none is left. `is_first` means that no earlier run has got
+    /// beyond this step.
+    pub(super) async fn fill_remaining(
         &mut self,
         table: &Table,
-        quiet: Quiet,
+        triggers: TriggerMode,
         is_first: bool,
     ) -> Result<u64, StepError> {
         if table.parent.is_some() && is_first {
-            self.outwait_older(table).await?;
+            self.wait_for_older_transactions(table).await?;
         }
         let name = table.sql();
         let (mut rows, begun) = (0, Instant::now());
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         loop {
             self.check_stop()?;
-            let range = Rows::Any(self.options.batch_rows.into());
-            let filled = self.batch(table, quiet, &range).await?;
+            let range = BatchRange::Any(self.options.batch_rows.into());
+            let filled = self.batch(table, triggers, &range).await?;
             rows += filled;
             if filled > 0 {
                 backoff.reset();
@@ -123,25 +128,30 @@ impl Session {
                 return Ok(rows);
             }
             if begun.elapsed() > WAIT_MAX {
-                return Err(StepError::Locked(format!("rows of {name} without org_id stay locked")));
+                return Err(StepError::Locked(format!("rows of {name} without org_id are still locked")));
             }
-            self.progress.wait("waiting for rows that are locked by others");
+            self.progress.wait("waiting for rows that other transactions have locked");
             self.pause(backoff.next()).await?;
         }
     }
 
     fn blocks_max(&self, table: &Table, blocks: u64) -> u64 {
-        let rows_per_block = (table.rows_about().max(1) / blocks.max(1)).max(1);
+        let rows_per_block = (table.estimated_rows().max(1) / blocks.max(1)).max(1);
         (u64::from(self.options.batch_rows) / rows_per_block).clamp(1, BATCH_BLOCKS_MAX)
     }
 
-    /// One batch, tried again where it meets a lock or a deadlock.
-    async fn batch(&mut self, table: &Table, quiet: Quiet, range: &Rows) -> Result<u64, StepError> {
+    /// Fills one batch, and retries it after a lock timeout or a deadlock.
+    async fn batch(
+        &mut self,
+        table: &Table,
+        triggers: TriggerMode,
+        range: &BatchRange,
+    ) -> Result<u64, StepError> {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         let begun = Instant::now();
         loop {
             self.check_stop()?;
-            let error = match self.try_batch(table, quiet, range).await {
+            let error = match self.try_batch(table, triggers, range).await {
                 Ok(rows) => return Ok(rows),
                 Err(error @ StepError::Fatal(_)) => return Err(error),
                 Err(error) => error,
@@ -150,57 +160,69 @@ impl Session {
             if !is_transient(error.code()) || begun.elapsed() > WAIT_MAX {
                 return Err(error);
             }
-            self.progress.wait(&format!("a batch is tried again: {error}"));
+            self.progress.wait(&format!("retrying a batch: {error}"));
             self.pause(backoff.next()).await?;
         }
     }
 
-    async fn try_batch(&mut self, table: &Table, quiet: Quiet, range: &Rows) -> Result<u64, StepError> {
+    async fn try_batch(
+        &mut self,
+        table: &Table,
+        triggers: TriggerMode,
+        range: &BatchRange,
+    ) -> Result<u64, StepError> {
         let mut before = format!(
-            "begin; set local lock_timeout = {}; {PLAN}",
+            "begin; set local lock_timeout = {}; {PLANNER}",
             self.options.lock_timeout.as_millis().max(1)
         );
         let mut after = String::new();
-        match quiet {
-            Quiet::Replica => before.push_str("; set local session_replication_role = replica"),
-            Quiet::Paused => {
-                let (disable, enable) = self.pausing(table).await?;
+        match triggers {
+            TriggerMode::Replica => before.push_str("; set local session_replication_role = replica"),
+            TriggerMode::Disabled => {
+                let (disable, enable) = self.trigger_statements(table).await?;
                 before = format!("{before}; {disable}");
-                // Deferred ones would otherwise still be waiting, and nothing can be altered then.
+                // PostgreSQL does not alter a table with pending deferred trigger events, so these run first.
                 after = format!("set constraints all immediate; {enable}; ");
             }
-            Quiet::Not => {}
+            TriggerMode::Firing => {}
         }
         self.work.execute(sqlx::raw_sql(AssertSqlSafe(before))).await?;
         let filling = sqlx::query_as(AssertSqlSafe(fill_statement(table, range)));
         let filling = match range {
-            Rows::Blocks(from, to) => filling.bind(format!("({from},0)")).bind(format!("({to},0)")),
-            Rows::Any(limit) => filling.bind(limit),
+            BatchRange::Blocks(from, to) => filling.bind(format!("({from},0)")).bind(format!("({to},0)")),
+            BatchRange::Any(limit) => filling.bind(limit),
         };
         let filled: Vec<(Uuid, i64)> = filling.fetch_all(&mut self.work).await?;
-        if quiet == Quiet::Replica && !filled.is_empty() {
-            // Foreign keys are checked by triggers, so here it is done by hand: the organisations are held
-            // until the commit.
-            let orgs: Vec<Uuid> = filled.iter().map(|(org, _)| *org).collect();
-            let held = sqlx::query_scalar!(
-                r#"select count(*) as "held!"
-                   from (select from public.organizations where id = any ($1) for key share) o"#,
-                &orgs
-            )
-            .fetch_one(&mut self.work)
-            .await?;
-            if usize::try_from(held).unwrap_or(0) < orgs.len() {
-                return Err(StepError::Given(
-                    "an organisation was deleted while rows were given to it: run this again".to_owned(),
-                ));
-            }
+        if triggers == TriggerMode::Replica && !filled.is_empty() {
+            self.lock_organizations(&filled).await?;
         }
         self.work.execute(sqlx::raw_sql(AssertSqlSafe(format!("{after}commit")))).await?;
         Ok(filled.iter().map(|(_, rows)| u64::try_from(*rows).unwrap_or(0)).sum())
     }
 
-    /// Statements that switch the table's own triggers off, and those on again that are on now.
-    async fn pausing(&mut self, table: &Table) -> Result<(String, String), StepError> {
+    /// Checks that the organisations of a batch exist, and locks them until its commit. Triggers check foreign keys,
+    /// so in mode Replica nothing else does.
+    async fn lock_organizations(&mut self, filled: &[(Uuid, i64)]) -> Result<(), StepError> {
+        let orgs: Vec<Uuid> = filled.iter().map(|(org, _)| *org).collect();
+        let locked = sqlx::query_scalar!(
+            r#"select count(*) as "locked!"
+               from (select from public.organizations where id = any ($1) for key share) o"#,
+            &orgs
+        )
+        .fetch_one(&mut self.work)
+        .await?;
+        if usize::try_from(locked).unwrap_or(0) < orgs.len() {
+            return Err(StepError::Aborted(
+                "an organisation was deleted while rows were assigned to it: run the command again"
+                    .to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Statements that disable the table's own triggers, and that enable those again which are enabled now, each in
+    /// its present mode.
+    async fn trigger_statements(&mut self, table: &Table) -> Result<(String, String), StepError> {
         let name = table.sql();
         let enable = sqlx::query_scalar!(
             r#"select format('enable %s trigger %I',
@@ -220,12 +242,12 @@ impl Session {
         ))
     }
 
-    /// Waits until every transaction is over that began before now and has written to the table, or may still
-    /// see the rows as they were before.
-    async fn outwait_older(&mut self, table: &Table) -> Result<(), StepError> {
+    /// Waits for every transaction that began earlier and has written to the table, or may still see its parent
+    /// without an organisation.
+    async fn wait_for_older_transactions(&mut self, table: &Table) -> Result<(), StepError> {
         let own = self.own_pids().await?;
-        // A prepared transaction has no pid. Of other roles' sessions one may see no more than that they are
-        // there: then they are waited for.
+        // A prepared transaction has no pid. Without the right to see another role's activity, a session counts as
+        // in a transaction.
         let older = sqlx::query_scalar!(
             r#"select distinct l.virtualtransaction as "transaction!" from pg_locks l left join pg_stat_activity a using (pid)
              where (l.pid is null or (l.pid <> all ($1) and a.datname = current_database()
@@ -238,11 +260,11 @@ impl Session {
             &own,
             table.oid
         )
-        .fetch_all(&mut self.side)
+        .fetch_all(&mut self.monitor)
         .await?;
         let begun = Instant::now();
         loop {
-            let left = sqlx::query_scalar!(
+            let remaining = sqlx::query_scalar!(
                 r#"select format('waiting for the transaction of pid %s (%s, %s) since %s', coalesce(l.pid::text, 'none: prepared'),
                                coalesce(a.usename, '?'), coalesce(nullif(a.application_name, ''), 'unnamed'),
                                coalesce(to_char(a.xact_start, 'HH24:MI:SS'), '?')) as "line!"
@@ -250,9 +272,9 @@ impl Session {
                  where l.virtualtransaction = any ($1) order by a.xact_start limit 1"#,
                 &older
             )
-            .fetch_optional(&mut self.side)
+            .fetch_optional(&mut self.monitor)
             .await?;
-            let Some(line) = left else {
+            let Some(line) = remaining else {
                 self.progress.clear_wait();
                 return Ok(());
             };
@@ -260,19 +282,12 @@ impl Session {
                 return Err(StepError::Locked(line));
             }
             self.progress.wait(&line);
-            self.pause(LOOK_EVERY.min(Duration::from_millis(50).max(begun.elapsed() / 4))).await?;
+            self.pause(POLL_INTERVAL.min(Duration::from_millis(50).max(begun.elapsed() / 4))).await?;
         }
-    }
-
-    pub(super) async fn scalar<T>(&mut self, sql: String) -> Result<T, StepError>
-    where
-        T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres> + Send + Unpin,
-    {
-        Ok(sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut self.work).await?)
     }
 }
 
-/// The size of the next batch, by the time that the last one took.
+/// The size of the next batch, from the duration of the last one.
 fn next_size(size: u64, took: Duration, max: u64) -> u64 {
     let next = if took > BATCH_TARGET + BATCH_TARGET / 2 {
         size / 2
@@ -284,39 +299,42 @@ fn next_size(size: u64, took: Duration, max: u64) -> u64 {
     next.clamp(1, max)
 }
 
-/// Gives the rows of a range their organisation, and tells how many went to which. The rule is that of the
-/// filling trigger: the parent's, else that of the user's membership, else the default one; a row whose parent
-/// is there and has none yet stays as it is. Most users may have no membership: those are not asked about.
-fn fill_statement(table: &Table, rows: &Rows) -> String {
+/// The statement that fills the rows of a batch, and returns how many rows went to which organisation.
+///
+/// It follows the fill trigger's rule: the parent's organisation, else that of the user's membership, else the default
+/// organisation. A row whose parent exists and has no organisation yet stays as it is. Most users may have no
+/// membership, so the function that reads memberships is called for members only.
+fn fill_statement(table: &Table, range: &BatchRange) -> String {
     let name = table.sql();
-    // As the trigger takes it: a column of another type may hold uuids as well.
+    // Like the trigger, it accepts uuids in a column of another type.
     let user = table.user_column.as_deref().map_or("null::uuid".to_owned(), |c| {
         let column = format!("t.{}::text", quoted(c));
         format!("case when {column} ~ '{UUID}' then {column}::uuid end")
     });
-    let better = "coalesce(case when k.user_id in (select m.user_id from public.organization_members m)
+    let without_parent =
+        "coalesce(case when k.user_id in (select m.user_id from public.organization_members m)
                                 then warden.default_org_for(k.user_id) end, warden.default_organization())";
     let (parent_column, parent_join, org) = match &table.parent {
         Some(parent) => (
             format!("t.{}", quoted(&parent.column)),
             format!("left join {} p on p.{} = k.parent", parent.sql(), quoted(&parent.key)),
-            format!("case when p.{} is null then {better} else p.org_id end", quoted(&parent.key)),
+            format!("case when p.{} is null then {without_parent} else p.org_id end", quoted(&parent.key)),
         ),
-        None => ("null::uuid".to_owned(), String::new(), better.to_owned()),
+        None => ("null::uuid".to_owned(), String::new(), without_parent.to_owned()),
     };
-    let range = match rows {
-        Rows::Blocks(..) => "t.ctid >= $1::text::tid and t.ctid < $2::text::tid".to_owned(),
-        Rows::Any(_) => {
+    let condition = match range {
+        BatchRange::Blocks(..) => "t.ctid >= $1::text::tid and t.ctid < $2::text::tid".to_owned(),
+        BatchRange::Any(_) => {
             format!("t.ctid = any (array(select ctid from {name} where org_id is null limit $1))")
         }
     };
-    // Where a unique index contains org_id, writing it conflicts with children that are being inserted.
-    let is_indexed = table.has_org_index || matches!(rows, Rows::Any(_));
+    // If a unique index contains org_id, an update of it conflicts with concurrent inserts of children.
+    let is_indexed = table.has_org_index || matches!(range, BatchRange::Any(_));
     let lock = if is_indexed { "update" } else { "no key update" };
     format!(
         "with picked as materialized (
            select t.ctid as tid, {user} as user_id, {parent_column} as parent
-           from only {name} t where {range} and t.org_id is null for {lock} of t skip locked),
+           from only {name} t where {condition} and t.org_id is null for {lock} of t skip locked),
          found as materialized (select k.tid, {org} as org_id from picked k {parent_join}),
          filled as (
            update only {name} t set org_id = f.org_id from found f
@@ -331,7 +349,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn batches_keep_to_their_time() {
+    fn batch_size_follows_the_duration_of_the_last_batch() {
         assert_eq!(next_size(8, Duration::from_millis(5), 100), 16);
         assert_eq!(next_size(8, Duration::from_millis(40), 100), 8);
         assert_eq!(next_size(8, Duration::from_millis(400), 100), 4);

@@ -1,8 +1,8 @@
-//! The connection that does the work, and the discipline with which it takes locks.
+//! The executor's database connections, and its lock discipline.
 //!
-//! One connection holds the lock of the run and does everything, so that the lock is held for exactly as long
-//! as the server still works for this run, also when this process is killed. A second one only looks: at
-//! progress, at who is in the way, and it cancels the first when the operator asks to stop.
+//! One connection holds the run's advisory lock and executes every statement. So the lock is held for exactly as long
+//! as the server works for this run, even if this process is killed. A second connection only observes: it reports
+//! progress and lock holders, and it cancels the first one if the operator stops the run.
 
 use std::time::{Duration, Instant};
 
@@ -11,60 +11,60 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgDatabaseError, PgQueryRes
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
 use tokio_util::sync::CancellationToken;
 
-use super::Options;
-use super::progress::Progress;
+use super::AdoptionOptions;
+use super::progress::AdoptionProgress;
 use crate::backoff::Backoff;
-use crate::tenancy::Finding;
+use crate::tenancy::AdoptionIssue;
 
-/// First and longest pause between two tries for a lock; in between writers have the table for themselves.
+/// First and longest pause between two attempts to get a lock. In between, writers have the table to themselves.
 const LOCK_RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
-/// How long a step tries for its locks before it is given up, and reported with who is in the way.
-pub(super) const LOCK_TRIES_MAX: Duration = Duration::from_mins(10);
-/// How often a long statement is looked at.
-pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// What every session of a run begins with. The last one: when this process is gone, the server ends a
-/// statement of it within that time.
+/// Time after which a step gives up its attempts to get a lock, and reports the lock's holder.
+pub(super) const LOCK_RETRY_MAX: Duration = Duration::from_mins(10);
+/// Interval at which a long statement is observed.
+pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// Settings of both connections. They override what the role or the database may set.
 pub(super) const SETTINGS: &str = "
     set statement_timeout = 0; set lock_timeout = 0; set idle_in_transaction_session_timeout = 0;
     set default_transaction_isolation = 'read committed'; set search_path = '';
-    -- Rows that a policy hides must not look like rows that are not there: this makes it an error.
+    -- A query on rows that a policy hides fails. Otherwise hidden rows would look like missing rows.
     set row_security = off;
-    -- Compiling a batch would take longer than the batch may.
+    -- Compiling a batch would take longer than the batch may take.
     set jit = off;
+    -- If this process dies, the server ends its running statement within this time.
     set client_connection_check_interval = '500ms'";
-/// What shows in `pg_stat_activity`.
+/// Application name in `pg_stat_activity`.
 pub(super) const APPLICATION_NAME: &str = "warden migrate";
-/// 'WARM': one run at a time per database. Next to the doorbell's key.
+/// Advisory lock 'WARM', next to the doorbell's key: one run at a time per database.
 const RUN_LOCK: i64 = 1_463_898_701;
 
-/// Why a step did not end well.
+/// Why a step did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StepError {
-    /// The operator asked to stop.
+    /// The operator stopped the run.
     #[error("stopped")]
     Stopped,
-    /// The server refused it: this table's affair, the others go on.
+    /// The server rejected a statement. It concerns one table; the others continue.
     #[error("{}", describe(.0))]
-    Refused(#[source] Box<PgDatabaseError>),
-    /// A lock was not to be had.
-    #[error("waited in vain: {0}")]
+    Rejected(#[source] Box<PgDatabaseError>),
+    /// A lock was not granted in time.
+    #[error("gave up waiting: {0}")]
     Locked(String),
-    /// It can't be done, for a reason that this program found itself.
+    /// The executor itself found a reason not to continue.
     #[error("{0}")]
-    Given(String),
-    /// Something of the application's is in the way.
-    #[error("{}", .0.what)]
-    Conflict(Box<Finding>),
-    /// The connection is gone or the like: the run ends.
+    Aborted(String),
+    /// An object of the application blocks the step.
+    #[error("{}", .0.problem)]
+    Conflict(Box<AdoptionIssue>),
+    /// The connection is lost, or a similar failure: the run ends.
     #[error(transparent)]
     Fatal(anyhow::Error),
 }
 
 impl StepError {
-    /// SQLSTATE of a refusal.
+    /// SQLSTATE of a rejected statement; empty for other errors.
     pub(super) fn code(&self) -> &str {
         match self {
-            Self::Refused(error) => error.code(),
+            Self::Rejected(error) => error.code(),
             _ => "",
         }
     }
@@ -73,9 +73,9 @@ impl StepError {
 impl From<sqlx::Error> for StepError {
     fn from(error: sqlx::Error) -> Self {
         match error {
-            // Class 57P: the server goes down, or an administrator ended the session.
+            // Class 57P: the server shuts down, or an administrator ended the connection.
             sqlx::Error::Database(e) if !e.code().is_some_and(|code| code.starts_with("57P")) => {
-                Self::Refused(e.downcast::<PgDatabaseError>())
+                Self::Rejected(e.downcast::<PgDatabaseError>())
             }
             other => Self::Fatal(anyhow::Error::new(other).context("the connection to the database failed")),
         }
@@ -91,61 +91,62 @@ fn describe(error: &PgDatabaseError) -> String {
     text
 }
 
-/// Whether the same statement may work in the next moment: no lock, deadlock, serialization.
+/// Whether the same statement may succeed if retried: lock not available, deadlock, or serialization failure.
 pub(super) fn is_transient(code: &str) -> bool {
     matches!(code, "55P03" | "40P01" | "40001")
 }
 
-/// The two connections of a run.
-pub(super) struct Session {
-    /// Does everything.
+/// The two connections of a run, with its options and its progress output.
+pub(super) struct ExecutorConnection {
+    /// Executes every statement, and holds the run's lock.
     pub(super) work: PgConnection,
-    /// Looks.
-    pub(super) side: PgConnection,
+    /// Observes the other connection, and cancels it.
+    pub(super) monitor: PgConnection,
     work_pid: i32,
-    pub(super) options: Options,
+    pub(super) options: AdoptionOptions,
     pub(super) stop: CancellationToken,
-    pub(super) progress: Progress,
+    pub(super) progress: AdoptionProgress,
 }
 
-impl Session {
+impl ExecutorConnection {
     pub(super) async fn open(
-        options: Options,
+        options: AdoptionOptions,
         database: &PgConnectOptions,
         stop: CancellationToken,
-        progress: Progress,
+        progress: AdoptionProgress,
     ) -> anyhow::Result<Self> {
         let database = database.clone().application_name(APPLICATION_NAME).disable_statement_logging();
         let mut work = connect(&database).await?;
-        let side = connect(&database).await?;
-        refuse_standby(&mut work).await?;
+        let monitor = connect(&database).await?;
+        reject_standby(&mut work).await?;
         let work_pid = backend_pid(&mut work).await?;
-        Ok(Self { work, side, work_pid, options, stop, progress })
+        Ok(Self { work, monitor, work_pid, options, stop, progress })
     }
 
-    /// One run at a time: waits for another, and says which, or fails where the operator doesn't want to wait.
-    pub(super) async fn take_turn(&mut self, is_waiting: bool) -> anyhow::Result<()> {
-        let mut has_said = false;
+    /// Takes the run's advisory lock. If another run holds it: waits and names that run, or fails unless `is_waiting`.
+    pub(super) async fn lock_run(&mut self, is_waiting: bool) -> anyhow::Result<()> {
+        let mut is_reported = false;
         loop {
-            let is_mine = sqlx::query_scalar!(r#"select pg_try_advisory_lock($1) as "is_mine!""#, RUN_LOCK)
-                .fetch_one(&mut self.work)
-                .await?;
-            if is_mine {
+            let is_locked =
+                sqlx::query_scalar!(r#"select pg_try_advisory_lock($1) as "is_locked!""#, RUN_LOCK)
+                    .fetch_one(&mut self.work)
+                    .await?;
+            if is_locked {
                 return Ok(());
             }
-            let holder = self.turn_holder().await?;
-            anyhow::ensure!(is_waiting, "another run is under way: {holder}");
-            if !has_said {
-                self.progress.say(&format!("waiting for another run: {holder}"));
-                has_said = true;
+            let holder = self.run_lock_holder().await?;
+            anyhow::ensure!(is_waiting, "another run is in progress: {holder}");
+            if !is_reported {
+                self.progress.print(&format!("waiting for another run: {holder}"));
+                is_reported = true;
             }
-            self.pause(LOOK_EVERY)
+            self.pause(POLL_INTERVAL)
                 .await
                 .map_err(|_| anyhow::anyhow!("stopped while waiting for another run"))?;
         }
     }
 
-    async fn turn_holder(&mut self) -> anyhow::Result<String> {
+    async fn run_lock_holder(&mut self) -> anyhow::Result<String> {
         let holder = sqlx::query_scalar!(
             r#"select format('pid %s, %s, connected since %s from %s', a.pid, coalesce(a.usename, '?'),
                            coalesce(to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS'), '?'),
@@ -156,12 +157,12 @@ impl Session {
                and l.database = (select oid from pg_database where datname = current_database())"#,
             RUN_LOCK
         )
-        .fetch_optional(&mut self.side)
+        .fetch_optional(&mut self.monitor)
         .await?;
-        Ok(holder.unwrap_or_else(|| "it just ended".to_owned()))
+        Ok(holder.unwrap_or_else(|| "it has just ended".to_owned()))
     }
 
-    /// A moment's rest, unless the operator asks to stop.
+    /// Sleeps, unless the operator stops the run.
     pub(super) async fn pause(&self, time: Duration) -> Result<(), StepError> {
         tokio::select! {
             () = self.stop.cancelled() => Err(StepError::Stopped),
@@ -173,9 +174,10 @@ impl Session {
         if self.stop.is_cancelled() { Err(StepError::Stopped) } else { Ok(()) }
     }
 
-    /// Short DDL in one transaction and one round trip, under the lock limit, tried again until its locks are
-    /// free. Whoever comes behind a waiting request for a strong lock waits with it, so the limit is shared
-    /// out among the relations that the statements lock: together they make nobody wait for longer.
+    /// Executes short DDL in one transaction and one round trip, and retries until its locks are granted.
+    ///
+    /// Other sessions queue behind a strong lock request that waits, so the wait has a limit. The limit is divided by
+    /// the number of relations that the statements lock: together their requests delay others no longer than that.
     pub(super) async fn short(&mut self, locked: &[i64], statements: &[String]) -> Result<(), StepError> {
         let limit = self.options.lock_timeout / u32::try_from(locked.len().max(1)).unwrap_or(1);
         let sql = format!(
@@ -202,15 +204,15 @@ impl Session {
                 return Err(error);
             }
             let holder = self.lock_holder(locked).await?;
-            if begun.elapsed() > LOCK_TRIES_MAX {
+            if begun.elapsed() > LOCK_RETRY_MAX {
                 return Err(StepError::Locked(holder));
             }
-            self.progress.wait(&format!("waiting for a lock; {holder}"));
+            self.progress.wait(&format!("waiting for a lock, {holder}"));
             self.pause(backoff.next()).await?;
         }
     }
 
-    /// The oldest transaction that has one of these relations locked, for people.
+    /// Describes the oldest transaction that holds a lock on one of these relations.
     async fn lock_holder(&mut self, relations: &[i64]) -> Result<String, StepError> {
         let holder = sqlx::query_scalar!(
             r#"select format('held by pid %s (%s, %s), in a transaction since %s, %s', a.pid,
@@ -223,44 +225,44 @@ impl Session {
             relations,
             self.work_pid
         )
-        .fetch_optional(&mut self.side)
+        .fetch_optional(&mut self.monitor)
         .await?;
-        Ok(holder.unwrap_or_else(|| "its holder is gone already".to_owned()))
+        Ok(holder.unwrap_or_else(|| "which has just been released".to_owned()))
     }
 
-    /// A long statement that blocks no writer: it has no lock limit, can be cancelled by the operator, and is
-    /// looked at meanwhile with `look`, a query for one line of text.
+    /// Executes a long statement that blocks no writer. It has no lock limit, and the operator can cancel it.
+    /// Meanwhile `observe`, a query for one line of text, reports how far the statement is.
     pub(super) async fn long(
         &mut self,
         sql: &str,
-        look: Option<&'static str>,
+        observe: Option<&'static str>,
     ) -> Result<PgQueryResult, StepError> {
         self.check_stop()?;
-        let Self { work, side, work_pid, stop, progress, .. } = self;
+        let Self { work, monitor, work_pid, stop, progress, .. } = self;
         let working = work.execute(sqlx::raw_sql(AssertSqlSafe(sql.to_owned())));
         tokio::pin!(working);
-        let mut ticks = tokio::time::interval(LOOK_EVERY);
+        let mut ticks = tokio::time::interval(POLL_INTERVAL);
         let mut is_cancelled = false;
         loop {
             tokio::select! {
                 result = &mut working => {
                     progress.clear_wait();
                     return result.map_err(|error| match StepError::from(error) {
-                        StepError::Refused(_) if is_cancelled => StepError::Stopped,
+                        StepError::Rejected(_) if is_cancelled => StepError::Stopped,
                         other => other,
                     });
                 }
                 () = stop.cancelled(), if !is_cancelled => {
                     is_cancelled = true;
-                    cancel(side, *work_pid).await?;
+                    cancel(monitor, *work_pid).await?;
                 }
-                // A cancel request that came before the statement did is lost: so it is sent again.
                 _ = ticks.tick() => {
                     if is_cancelled {
-                        cancel(side, *work_pid).await?;
-                    } else if let Some(look) = look {
+                        // A cancel request that arrives before its statement is lost, so it is repeated.
+                        cancel(monitor, *work_pid).await?;
+                    } else if let Some(observe) = observe {
                         let line: Option<Option<String>> =
-                            sqlx::query_scalar(look).bind(*work_pid).fetch_optional(&mut *side).await?;
+                            sqlx::query_scalar(observe).bind(*work_pid).fetch_optional(&mut *monitor).await?;
                         if let Some(line) = line.flatten() {
                             progress.wait(&line);
                         }
@@ -270,21 +272,29 @@ impl Session {
         }
     }
 
-    /// The process ids of this run's own connections.
+    /// Reads one value.
+    pub(super) async fn scalar<T>(&mut self, sql: String) -> Result<T, StepError>
+    where
+        T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres> + Send + Unpin,
+    {
+        Ok(sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut self.work).await?)
+    }
+
+    /// Process ids of the run's own connections.
     pub(super) async fn own_pids(&mut self) -> Result<Vec<i32>, StepError> {
-        let side = backend_pid(&mut self.side).await?;
-        Ok(vec![self.work_pid, side])
+        let monitor = backend_pid(&mut self.monitor).await?;
+        Ok(vec![self.work_pid, monitor])
     }
 
     pub(super) async fn close(self) {
-        // The work is done; that a goodbye fails changes nothing.
+        // The work is done: an error while closing changes nothing.
         let _ = self.work.close().await;
-        let _ = self.side.close().await;
+        let _ = self.monitor.close().await;
     }
 }
 
-async fn cancel(side: &mut PgConnection, pid: i32) -> Result<(), StepError> {
-    sqlx::query!("select pg_cancel_backend($1)", pid).fetch_one(side).await?;
+async fn cancel(monitor: &mut PgConnection, pid: i32) -> Result<(), StepError> {
+    sqlx::query!("select pg_cancel_backend($1)", pid).fetch_one(monitor).await?;
     Ok(())
 }
 
@@ -292,21 +302,20 @@ async fn backend_pid(connection: &mut PgConnection) -> Result<i32, sqlx::Error> 
     sqlx::query_scalar!(r#"select pg_backend_pid() as "pid!""#).fetch_one(connection).await
 }
 
-/// A standby can be read alone.
-pub(in crate::tenancy) async fn refuse_standby(connection: &mut PgConnection) -> anyhow::Result<()> {
+/// Fails if the server is a standby, which accepts no writes.
+pub(in crate::tenancy) async fn reject_standby(connection: &mut PgConnection) -> anyhow::Result<()> {
     let is_standby =
         sqlx::query_scalar!(r#"select pg_is_in_recovery() as "is_standby!""#).fetch_one(connection).await?;
     anyhow::ensure!(
         !is_standby,
-        "DATABASE_URL leads to a standby, which can't be written to: name the primary"
+        "DATABASE_URL leads to a server that is a standby and accepts no writes: use the primary's address"
     );
     Ok(())
 }
 
-/// Connects, and sets aside what a role's or database's own settings may bring along.
 async fn connect(database: &PgConnectOptions) -> anyhow::Result<PgConnection> {
     let mut connection =
         PgConnection::connect_with(database).await.context("cannot connect to DATABASE_URL")?;
-    connection.execute(sqlx::raw_sql(SETTINGS)).await.context("cannot prepare the session")?;
+    connection.execute(sqlx::raw_sql(SETTINGS)).await.context("cannot apply the session settings")?;
     Ok(connection)
 }

@@ -1,0 +1,205 @@
+//! The enforce phase: every row must have an organisation, and no request sees rows of another one. Also its reversal.
+//!
+//! Steps that can fail come first, so they fail before any role loses access. Access is lost in one short transaction
+//! per table.
+
+use sqlx::AssertSqlSafe;
+
+use super::AdoptionRun;
+use super::conflict::conflict;
+use super::connection::StepError;
+use super::impact::EnforcementImpact;
+use super::keys::{mismatch_query, not_null_check};
+use crate::tenancy::AdoptionIssue;
+use crate::tenancy::issue::RUN_AGAIN;
+use crate::tenancy::plan::{ObjectKind, Plan, TablePlan};
+use crate::tenancy::registry::Scope;
+use crate::tenancy::sql::{literal, quoted};
+
+impl AdoptionRun {
+    pub(super) async fn enforce(
+        &mut self,
+        confirm: impl AsyncFnOnce(&EnforcementImpact) -> anyhow::Result<bool>,
+    ) -> Result<(), StepError> {
+        let plan = self.plan().await?;
+        let todo: Vec<&TablePlan> = plan.tables.iter().filter(|t| !t.is_enforced()).collect();
+        self.check_parents(&todo).await?;
+        if todo.is_empty() || self.is_blocked() {
+            return Ok(());
+        }
+        let impact = EnforcementImpact::read(&mut self.connection, &todo).await?;
+        self.connection.progress.finish();
+        if !confirm(&impact).await.map_err(StepError::Fatal)? {
+            self.is_refused = true;
+            return Ok(());
+        }
+        for table in &todo {
+            self.check_not_null(table, plan.server_version).await?;
+            self.indexes(table, true).await?;
+            self.parent_keys(table, plan.server_version, true).await?;
+        }
+        if self.is_blocked() {
+            return Ok(());
+        }
+        for table in &todo {
+            let step = self.begin(&table.table.title(), "row-level security");
+            let result = match self.protect_statements(table).await {
+                Ok(statements) => self.connection.short(&[table.table.oid], &statements).await,
+                Err(error) => Err(error),
+            };
+            self.end(&step, result, RUN_AGAIN)?;
+        }
+        Ok(())
+    }
+
+    /// Whether an open issue blocks enforcement. Partial enforcement would break half of the application.
+    fn is_blocked(&mut self) -> bool {
+        self.is_refused |= self.issues.iter().any(|issue| issue.is_blocking);
+        self.is_refused
+    }
+
+    /// Reports children whose parent does not exist or belongs to another organisation, if no key has rejected them
+    /// so far.
+    async fn check_parents(&mut self, todo: &[&TablePlan]) -> Result<(), StepError> {
+        for plan in todo {
+            let Some(parent) = plan.table.parent.as_ref().filter(|_| !plan.has(ObjectKind::ParentKey)) else {
+                continue;
+            };
+            let query = mismatch_query(&plan.table, parent);
+            let bare = query.trim_end_matches(';').replacen("c.*", "", 1);
+            if self.connection.scalar(format!("select exists ({bare})")).await? {
+                self.issues.push(AdoptionIssue::new(
+                    plan.table.title(),
+                    "has rows whose parent does not exist, or belongs to another organisation",
+                    format!(
+                        "Give them another parent, or none, or delete them; then run the command again: {query}"
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds and validates a check that `org_id` is not null. Adding it NOT VALID and validating it later blocks no
+    /// writer, and a validated check lets SET NOT NULL skip its own scan.
+    async fn check_not_null(&mut self, plan: &TablePlan, server_version: i32) -> Result<(), StepError> {
+        let table = &plan.table;
+        if table.scope != Scope::Org || table.is_not_null {
+            return Ok(());
+        }
+        let step = self.begin(&table.title(), "not-null check");
+        let name: String = self.connection.scalar(format!("select {}", not_null_check(table))).await?;
+        let present: Option<bool> = self
+            .connection
+            .scalar(format!(
+                "select (select contype = 'c' and pg_get_constraintdef(oid) ~ '^CHECK \\(\\(org_id IS NOT NULL\\)\\)'
+                         from pg_constraint where conrelid = {} and conname = {})",
+                table.oid,
+                literal(&name)
+            ))
+            .await?;
+        let added = match present {
+            Some(false) => Err(StepError::Conflict(Box::new(conflict(
+                table,
+                "constraint",
+                &name,
+                "is another constraint",
+            )))),
+            Some(true) => Ok(()),
+            None => {
+                let add = format!(
+                    "alter table {} add constraint {} check (org_id is not null) not valid",
+                    table.sql(),
+                    quoted(&name)
+                );
+                self.connection.short(&[table.oid], &[add]).await
+            }
+        };
+        let result = match added {
+            Ok(()) => self.validate_not_null(plan, &name, server_version).await,
+            Err(error) => Err(error),
+        };
+        let remedy = format!("select * from {} where org_id is null;", table.sql());
+        self.end(&step, result, &remedy)?;
+        Ok(())
+    }
+
+    async fn validate_not_null(
+        &mut self,
+        plan: &TablePlan,
+        name: &str,
+        server_version: i32,
+    ) -> Result<(), StepError> {
+        if plan.needs_fill() {
+            // The check rejects new rows without org_id, so this is the last backfill.
+            let triggers = self.trigger_mode(&plan.table, server_version).await?;
+            self.connection.fill_remaining(&plan.table, triggers, true).await?;
+        }
+        let validate = format!("alter table {} validate constraint {}", plan.table.sql(), quoted(name));
+        self.connection.long(&validate, None).await?;
+        Ok(())
+    }
+
+    async fn protect_statements(&mut self, plan: &TablePlan) -> Result<Vec<String>, StepError> {
+        let name = plan.table.sql();
+        let regclass = format!("{}::regclass", literal(&name));
+        let mut statements = Vec::new();
+        if plan.table.scope == Scope::Org {
+            let check: String =
+                self.connection.scalar(format!("select {}", not_null_check(&plan.table))).await?;
+            if !plan.table.is_not_null {
+                statements.push(format!("alter table {name} alter column org_id set not null"));
+            }
+            statements.push(format!("alter table {name} drop constraint if exists {}", quoted(&check)));
+            if !plan.table.is_never_filled {
+                statements.push(format!("select warden.unfill_org_id({regclass})"));
+            }
+        }
+        statements.push(format!("select warden.protect({regclass})"));
+        Ok(statements)
+    }
+
+    /// Reverses the enforce phase: applications that do not know `org_id` work again. The fill trigger is created
+    /// before the protection is removed, in the same transaction.
+    pub(super) async fn relax(&mut self) -> Result<(), StepError> {
+        let mut plan = self.plan().await?;
+        self.issues.append(&mut plan.issues);
+        for table in plan.tables.iter().filter(|t| t.is_partly_enforced() && t.table.scope != Scope::User) {
+            let name = table.table.sql();
+            let regclass = format!("{}::regclass", literal(&name));
+            let mut statements = Vec::new();
+            if table.table.scope == Scope::Org && !table.table.is_never_filled {
+                let check: String =
+                    self.connection.scalar(format!("select {}", not_null_check(&table.table))).await?;
+                statements.push(format!("select warden.fill_org_id({regclass})"));
+                statements.push(format!("alter table {name} alter column org_id drop not null"));
+                statements.push(format!("alter table {name} drop constraint if exists {}", quoted(&check)));
+            }
+            statements.push(format!("select warden.unprotect({regclass})"));
+            let step = self.begin(&table.table.title(), "row-level security removed");
+            let result = self.connection.short(&[table.table.oid], &statements).await;
+            self.end(&step, result, RUN_AGAIN)?;
+        }
+        self.drop_not_null_checks(&plan).await
+    }
+
+    /// Drops the not-null checks of an enforcement that was interrupted.
+    async fn drop_not_null_checks(&mut self, plan: &Plan) -> Result<(), StepError> {
+        for table in plan.tables.iter().filter(|t| t.table.scope == Scope::Org && !t.table.is_not_null) {
+            let check: Option<String> = sqlx::query_scalar(AssertSqlSafe(format!(
+                "select conname::text from pg_constraint where conrelid = {} and contype = 'c' and conname = {}",
+                table.table.oid,
+                not_null_check(&table.table)
+            )))
+            .fetch_optional(&mut self.connection.work)
+            .await?;
+            if let Some(check) = check {
+                let step = self.begin(&table.table.title(), "not-null check removed");
+                let drop = format!("alter table {} drop constraint {}", table.table.sql(), quoted(&check));
+                let result = self.connection.short(&[table.table.oid], &[drop]).await;
+                self.end(&step, result, RUN_AGAIN)?;
+            }
+        }
+        Ok(())
+    }
+}

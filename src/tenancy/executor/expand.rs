@@ -1,0 +1,217 @@
+//! The expand phase of one table: column, fill trigger, backfill, indexes, keys, immutability. It breaks no running
+//! application.
+
+use std::collections::HashSet;
+
+use super::AdoptionRun;
+use super::backfill::TriggerMode;
+use super::connection::{ExecutorConnection, StepError};
+use crate::tenancy::issue::RUN_AGAIN;
+use crate::tenancy::plan::{ObjectKind, TablePlan};
+use crate::tenancy::registry::{Scope, Table};
+use crate::tenancy::sql::literal;
+
+/// Tables of Warden's own and of the platform, with the watch that their migrations create in an empty database. They
+/// are watched last, so that the backfill emits no events.
+const WATCHES: [(&str, &str); 4] = [
+    ("organizations", "warden.watch('public.organizations', 'org', 'org', org_column => 'id')"),
+    ("calls", "warden.watch('public.calls', 'calls', 'call', entity_topic => 'call')"),
+    (
+        "call_logs",
+        "warden.watch('public.call_logs', 'call_logs', 'call_log',
+                      entity_topic => 'call', entity_topic_column => 'call_id')",
+    ),
+    (
+        "recordings",
+        "warden.watch('public.recordings', 'recordings', 'recording',
+                      entity_topic => 'call', entity_topic_column => 'call_id')",
+    ),
+];
+
+impl AdoptionRun {
+    /// Expands one table. Returns whether every row has its organisation; other problems are issues only.
+    pub(super) async fn expand_table(
+        &mut self,
+        plan: &TablePlan,
+        server_version: i32,
+    ) -> Result<bool, StepError> {
+        let table = &plan.table;
+        if table.scope != Scope::Org {
+            return Ok(true);
+        }
+        let title = table.title();
+        let needs_fill = plan.needs_fill();
+        if !plan.has(ObjectKind::Column) || (needs_fill && !plan.has(ObjectKind::FillTrigger)) {
+            let step = self.begin(&title, "column and fill trigger");
+            let result = self.connection.short(&[table.oid], &column_statements(plan)).await;
+            if self.end(&step, result, RUN_AGAIN)?.is_none() {
+                return Ok(false);
+            }
+        }
+        let triggers = self.trigger_mode(table, server_version).await?;
+        if needs_fill && !self.fill(table, triggers).await? {
+            return Ok(false);
+        }
+        self.indexes(plan, false).await?;
+        let is_first = !plan.has(ObjectKind::OrgKey);
+        if needs_fill && !self.fill_remaining(table, triggers, is_first).await? {
+            return Ok(false);
+        }
+        self.keys(plan, server_version).await?;
+        if !plan.has(ObjectKind::ImmutabilityTrigger) {
+            let step = self.begin(&title, "immutability trigger");
+            let guard = format!("select warden.guard_org_id({}::regclass)", literal(&table.sql()));
+            let result = self.connection.short(&[table.oid], &[guard]).await;
+            self.end(&step, result, RUN_AGAIN)?;
+        }
+        Ok(true)
+    }
+
+    /// Builds the indexes of one phase. The expand phase already reports rows that will violate the unique indexes of
+    /// the enforce phase.
+    pub(super) async fn indexes(
+        &mut self,
+        plan: &TablePlan,
+        is_enforce_phase: bool,
+    ) -> Result<(), StepError> {
+        let table = &plan.table;
+        let is_index = |kind| matches!(kind, ObjectKind::Index | ObjectKind::Unique);
+        for object in plan.objects.iter().filter(|o| is_index(o.kind)) {
+            if (object.is_valid && !object.lacks_constraint()) || (is_enforce_phase && !object.is_late) {
+                continue;
+            }
+            if object.is_late && !is_enforce_phase {
+                let duplicates = self.connection.duplicates(table, object).await?;
+                self.issues.extend(duplicates);
+                continue;
+            }
+            let step = self.begin(&table.title(), "indexes");
+            let result = self.connection.index(table, object).await;
+            self.end(
+                &step,
+                result,
+                "Remove the cause, or drop the object with that name; then run the command again.",
+            )?;
+        }
+        Ok(())
+    }
+
+    async fn fill(&mut self, table: &Table, triggers: TriggerMode) -> Result<bool, StepError> {
+        let step = self.begin(&table.title(), "backfill");
+        let result = self.connection.fill_by_blocks(table, triggers).await;
+        self.end_fill(&step, result)
+    }
+
+    async fn fill_remaining(
+        &mut self,
+        table: &Table,
+        triggers: TriggerMode,
+        is_first: bool,
+    ) -> Result<bool, StepError> {
+        let step = self.begin(&table.title(), "remaining rows");
+        let result = self.connection.fill_remaining(table, triggers, is_first).await;
+        self.end_fill(&step, result)
+    }
+
+    /// Like [`AdoptionRun::end`], but silent if no row was filled.
+    fn end_fill(&mut self, step: &super::Step, result: Result<u64, StepError>) -> Result<bool, StepError> {
+        if matches!(result, Ok(0)) {
+            self.connection.progress.clear_wait();
+            return Ok(true);
+        }
+        let rows = self.end(step, result, RUN_AGAIN)?;
+        if let (Some(rows), Some(last)) = (rows, self.steps.last_mut()) {
+            last.rows = rows;
+        }
+        Ok(rows.is_some())
+    }
+
+    /// How the backfill treats the table's own triggers. They should not fire: the backfill is not an update of the
+    /// application, and must not change `updated_at` on every row, for example.
+    pub(super) async fn trigger_mode(
+        &mut self,
+        table: &Table,
+        server_version: i32,
+    ) -> Result<TriggerMode, StepError> {
+        if table.pauses_triggers {
+            return Ok(TriggerMode::Disabled);
+        }
+        let may_replicate: bool = if server_version >= 150_000 {
+            self.connection
+                .scalar("select has_parameter_privilege('session_replication_role', 'set')".to_owned())
+                .await?
+        } else {
+            self.connection
+                .scalar("select rolsuper from pg_roles where rolname = current_user".to_owned())
+                .await?
+        };
+        let firing = if may_replicate { &table.always_triggers } else { &table.update_triggers };
+        if !firing.is_empty() && has_null(&mut self.connection, table).await? {
+            self.notes.push(format!(
+                "{}: {}",
+                table.title(),
+                firing_note(&table.schema, &table.name, firing)
+            ));
+        }
+        Ok(if may_replicate { TriggerMode::Replica } else { TriggerMode::Firing })
+    }
+
+    /// Watches the tables that are adopted.
+    pub(super) async fn watch(&mut self, failed: &HashSet<i64>) -> Result<(), StepError> {
+        let plan = self.plan().await?;
+        for (name, call) in WATCHES {
+            // A table of that name which the operator registered is not the platform's.
+            let is_known = |t: &&Table| t.is("public", name) && !t.is_from_application;
+            let Some(table) = plan.tables.iter().map(|t| &t.table).find(is_known) else {
+                continue;
+            };
+            let is_watched: bool = self
+                .connection
+                .scalar(format!(
+                    "select exists (select from warden.watches where relation::oid::bigint = {})",
+                    table.oid
+                ))
+                .await?;
+            if is_watched || failed.contains(&table.oid) {
+                continue;
+            }
+            let step = self.begin(name, "watch");
+            let result = self.connection.short(&[table.oid], &[format!("select {call}")]).await;
+            let remedy =
+                format!("Until this is resolved, its changes emit no events. Then run: select {call};");
+            if self.end(&step, result, &remedy)?.is_none()
+                && let Some(issue) = self.issues.last_mut()
+            {
+                issue.is_blocking = false;
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn has_null(connection: &mut ExecutorConnection, table: &Table) -> Result<bool, StepError> {
+    connection.scalar(format!("select exists (select from {} where org_id is null)", table.sql())).await
+}
+
+/// A note that names the triggers which fire during the backfill, and says how to disable them.
+pub(in crate::tenancy) fn firing_note(schema: &str, name: &str, triggers: &[String]) -> String {
+    format!(
+        "its triggers {} fire during the backfill; to disable them for each batch: update warden.tenant_tables set \
+         pauses_triggers = true where (schema_name, table_name) = ('{schema}', '{name}');",
+        triggers.join(", ")
+    )
+}
+
+/// Adds column and trigger in one transaction, under a lock that excludes writers. So no row without `org_id` can be
+/// inserted after its commit.
+fn column_statements(plan: &TablePlan) -> Vec<String> {
+    let name = plan.table.sql();
+    let mut statements = Vec::new();
+    if !plan.has(ObjectKind::Column) {
+        statements.push(format!("alter table {name} add column if not exists org_id uuid"));
+    }
+    if plan.needs_fill() && !plan.has(ObjectKind::FillTrigger) {
+        statements.push(format!("select warden.fill_org_id({}::regclass)", literal(&name)));
+    }
+    statements
+}

@@ -1,0 +1,268 @@
+//! The online executor: adds `org_id` and its isolation to a database while the application writes to it.
+//!
+//! - `connection` holds the database connections and the lock discipline.
+//! - `expand` is the first phase, table by table: it breaks no running application.
+//! - `backfill` gives rows their organisation; `index` and `keys` build without blocking writers.
+//! - `enforce` is the second phase and its reversal; `impact` names the roles that would lose access.
+//! - `progress` reports to the operator.
+//!
+//! Every step first checks whether it is needed, so a run may be killed at any point and the next one completes it.
+//! A step that fails becomes an [`AdoptionIssue`], and the other tables continue.
+
+mod backfill;
+mod conflict;
+mod connection;
+mod enforce;
+mod expand;
+mod impact;
+mod index;
+mod keys;
+mod progress;
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use sqlx::Executor as _;
+use sqlx::postgres::PgConnectOptions;
+use tokio_util::sync::CancellationToken;
+
+pub(super) use connection::reject_standby;
+pub(super) use expand::firing_note;
+pub use impact::EnforcementImpact;
+pub use progress::AdoptionProgress;
+pub(crate) use progress::{grouped, human};
+
+use self::connection::{ExecutorConnection, StepError};
+use super::AdoptionIssue;
+use super::plan::Plan;
+use super::registry::title;
+use crate::postgres::{self, Migrated, SchemaSet};
+
+/// Default of [`AdoptionOptions::lock_timeout`].
+pub const LOCK_TIMEOUT_DEFAULT: Duration = Duration::from_millis(200);
+/// Default of [`AdoptionOptions::batch_rows`].
+pub const BATCH_ROWS_DEFAULT: u32 = 5_000;
+
+/// Options of a run.
+#[derive(Debug, Clone, Copy)]
+pub struct AdoptionOptions {
+    /// The SQL migrations to apply.
+    pub schema: SchemaSet,
+    /// Longest time for which a lock request may make writers wait.
+    pub lock_timeout: Duration,
+    /// Maximum number of rows in one batch. A batch that takes too long makes the next one smaller.
+    pub batch_rows: u32,
+    /// Whether each batch is followed by a pause of the same length.
+    pub is_gentle: bool,
+    /// Whether to wait for another run. Otherwise another run is an error.
+    pub is_waiting: bool,
+}
+
+impl Default for AdoptionOptions {
+    fn default() -> Self {
+        Self {
+            schema: SchemaSet::Core,
+            lock_timeout: LOCK_TIMEOUT_DEFAULT,
+            batch_rows: BATCH_ROWS_DEFAULT,
+            is_gentle: false,
+            is_waiting: true,
+        }
+    }
+}
+
+/// The state that a run should reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Goal {
+    /// Every row has its organisation, and new rows get theirs. The application need not know `org_id`.
+    Expand,
+    /// In addition, the database isolates organisations.
+    Enforce,
+    /// Isolation is removed again: the state after [`Goal::Expand`].
+    Relax,
+}
+
+/// Duration of one step on one table.
+#[derive(Debug, Clone)]
+pub struct StepTime {
+    /// The table.
+    pub table: String,
+    /// The step.
+    pub step: &'static str,
+    /// Duration, including waits.
+    pub took: Duration,
+    /// Rows that got their organisation.
+    pub rows: u64,
+}
+
+/// Result of a run.
+#[derive(Debug, Clone)]
+pub struct AdoptionOutcome {
+    /// The SQL migrations.
+    pub migrated: Migrated,
+    /// Every step that was needed, in order.
+    pub steps: Vec<StepTime>,
+    /// Issues for the operator.
+    pub issues: Vec<AdoptionIssue>,
+    /// Remarks that need no action.
+    pub notes: Vec<String>,
+    /// Number of registered tables that exist.
+    pub tables: usize,
+    /// Whether the operator stopped the run.
+    pub is_stopped: bool,
+    /// Whether enforcement was refused: by an issue, or by the operator.
+    pub is_refused: bool,
+    /// Total duration.
+    pub took: Duration,
+}
+
+/// Brings a database to a goal. `confirm` is called before any role loses access.
+///
+/// # Errors
+/// If the database cannot be reached or is a standby, a migration fails, another run is in progress and
+/// `is_waiting` is false, or the connection is lost. A problem with one table is an issue of the outcome instead.
+pub async fn run(
+    database: &PgConnectOptions,
+    goal: Goal,
+    options: AdoptionOptions,
+    progress: AdoptionProgress,
+    stop: CancellationToken,
+    confirm: impl AsyncFnOnce(&EnforcementImpact) -> anyhow::Result<bool>,
+) -> anyhow::Result<AdoptionOutcome> {
+    let begun = Instant::now();
+    let mut connection = ExecutorConnection::open(options, database, stop, progress).await?;
+    connection.lock_run(options.is_waiting).await?;
+    let migrated = connection.migrate().await?;
+    let mut run = AdoptionRun {
+        connection,
+        steps: Vec::new(),
+        issues: Vec::new(),
+        notes: Vec::new(),
+        is_refused: false,
+    };
+    let result = run.reach(goal, confirm).await;
+    run.connection.progress.finish();
+    let is_stopped = match result {
+        Ok(()) => false,
+        Err(StepError::Stopped) => true,
+        Err(StepError::Fatal(error)) => return Err(error),
+        Err(other) => return Err(anyhow::Error::new(other)),
+    };
+    let tables = Plan::load(&mut run.connection.work).await?.tables.len();
+    let AdoptionRun { connection, steps, issues, notes, is_refused } = run;
+    connection.close().await;
+    let took = begun.elapsed();
+    Ok(AdoptionOutcome { migrated, steps, issues, notes, tables, is_stopped, is_refused, took })
+}
+
+/// A run in progress. Each phase adds its methods in a file of its own.
+struct AdoptionRun {
+    connection: ExecutorConnection,
+    steps: Vec<StepTime>,
+    issues: Vec<AdoptionIssue>,
+    notes: Vec<String>,
+    is_refused: bool,
+}
+
+impl AdoptionRun {
+    async fn reach(
+        &mut self,
+        goal: Goal,
+        confirm: impl AsyncFnOnce(&EnforcementImpact) -> anyhow::Result<bool>,
+    ) -> Result<(), StepError> {
+        if goal == Goal::Relax {
+            return self.relax().await;
+        }
+        self.expand().await?;
+        if goal == Goal::Enforce { self.enforce(confirm).await } else { Ok(()) }
+    }
+
+    async fn plan(&mut self) -> Result<Plan, StepError> {
+        Plan::load(&mut self.connection.work).await.map_err(StepError::Fatal)
+    }
+
+    /// The expand phase. A table that fails waits for the next run, and so do the tables that inherit from it.
+    async fn expand(&mut self) -> Result<(), StepError> {
+        let mut plan = self.plan().await?;
+        self.issues.append(&mut plan.issues);
+        let mut failed: HashSet<i64> = HashSet::new();
+        for table in &plan.tables {
+            if let Some(parent) = table.table.parent.as_ref().filter(|p| failed.contains(&p.oid)) {
+                failed.insert(table.table.oid);
+                self.issues.push(AdoptionIssue::new(
+                    table.table.title(),
+                    format!("waits for {}, which is not adopted yet", title(&parent.schema, &parent.name)),
+                    "Resolve the issue of that table first, then run the command again.",
+                ));
+                continue;
+            }
+            if !self.expand_table(table, plan.server_version).await? {
+                failed.insert(table.table.oid);
+            }
+        }
+        self.watch(&failed).await
+    }
+
+    fn begin(&mut self, table: &str, name: &'static str) -> Step {
+        self.connection.progress.begin(&format!("{table}: {name}"));
+        Step { table: table.to_owned(), name, begun: Instant::now() }
+    }
+
+    /// Ends a step and records its duration. An error that concerns one table becomes an issue, and gives None.
+    fn end<T>(
+        &mut self,
+        step: &Step,
+        result: Result<T, StepError>,
+        remedy: &str,
+    ) -> Result<Option<T>, StepError> {
+        match result {
+            Ok(value) => {
+                let took = step.begun.elapsed();
+                self.connection.progress.done(took);
+                self.steps.push(StepTime { table: step.table.clone(), step: step.name, took, rows: 0 });
+                Ok(Some(value))
+            }
+            Err(error @ (StepError::Stopped | StepError::Fatal(_))) => Err(error),
+            Err(error) => {
+                let issue = match error {
+                    StepError::Conflict(issue) => *issue,
+                    other => {
+                        AdoptionIssue::new(step.table.clone(), format!("{}: {other}", step.name), remedy)
+                    }
+                };
+                self.connection.progress.print(&format!("{}: {} failed", step.table, step.name));
+                self.issues.push(issue);
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// A step in progress.
+struct Step {
+    table: String,
+    name: &'static str,
+    begun: Instant,
+}
+
+impl ExecutorConnection {
+    /// Applies the SQL migrations, under the same lock limit as every other step.
+    async fn migrate(&mut self) -> anyhow::Result<Migrated> {
+        let begun = Instant::now();
+        loop {
+            let prepare = format!(
+                "set search_path to default; set row_security to default; set lock_timeout = {}",
+                self.options.lock_timeout.as_millis().max(1)
+            );
+            self.work.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(prepare))).await?;
+            let result = postgres::migrate_on(&mut self.work, self.options.schema).await;
+            self.work.execute(sqlx::raw_sql(connection::SETTINGS)).await?;
+            match result {
+                Err(error) if postgres::is_locked(&error) && begun.elapsed() < connection::LOCK_RETRY_MAX => {
+                    self.progress.wait("waiting for a lock that a migration needs");
+                    self.pause(connection::POLL_INTERVAL).await.map_err(|_| anyhow::anyhow!("stopped"))?;
+                }
+                other => return other,
+            }
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! One row of the registry, joined with what the catalogs know about its table.
+
+use sqlx::postgres::PgConnection;
+
+use super::{Parent, Scope, Table};
+
+/// A registered table, whether it exists or not.
+#[derive(Debug)]
+pub(super) struct RegistryRow {
+    pub(super) schema_name: String,
+    pub(super) table_name: String,
+    pub(super) scope: String,
+    pub(super) user_column: Option<String>,
+    pub(super) parent_schema: Option<String>,
+    pub(super) parent_table: Option<String>,
+    pub(super) parent_column: Option<String>,
+    pub(super) parent_key: String,
+    pub(super) is_read_only: bool,
+    pub(super) pauses_triggers: bool,
+    pub(super) is_from_application: bool,
+    pub(super) oid: Option<i64>,
+    pub(super) relkind: Option<String>,
+    pub(super) is_partition: Option<bool>,
+    pub(super) has_children: bool,
+    pub(super) reltuples: Option<f32>,
+    pub(super) owner: Option<String>,
+    pub(super) is_owned: Option<bool>,
+    pub(super) user_type: Option<String>,
+    pub(super) org_type: Option<String>,
+    pub(super) is_org_generated: Option<bool>,
+    pub(super) is_not_null: Option<bool>,
+    pub(super) has_org_index: bool,
+    pub(super) parent_oid: Option<i64>,
+    pub(super) parent_column_type: Option<String>,
+    pub(super) parent_key_type: Option<String>,
+    pub(super) is_parent_key_unique: bool,
+    pub(super) update_triggers: Vec<String>,
+    pub(super) always_triggers: Vec<String>,
+}
+
+/// Reads every row of the registry. In the trigger conditions, bit 16 of `tgtype` means "on update".
+pub(super) async fn load(connection: &mut PgConnection) -> Result<Vec<RegistryRow>, sqlx::Error> {
+    sqlx::query_as!(
+        RegistryRow,
+        r#"select t.schema_name::text as "schema_name!", t.table_name::text as "table_name!", t.scope,
+             t.user_column::text, t.parent_schema::text, t.parent_table::text, t.parent_column::text,
+             t.parent_key::text as "parent_key!", t.is_read_only, t.pauses_triggers,
+             t.origin = 'application' as "is_from_application!",
+             c.oid::bigint as "oid?", c.relkind::text as "relkind?", c.relispartition as "is_partition?",
+             c.reltuples as "reltuples?",
+             exists (select from pg_inherits i where i.inhparent = c.oid) as "has_children!",
+             pg_get_userbyid(c.relowner)::text as "owner?", pg_has_role(c.relowner, 'usage') as "is_owned?",
+             format_type(u.atttypid, null) as "user_type?",
+             format_type(o.atttypid, null) as "org_type?", o.attgenerated <> '' as "is_org_generated?",
+             o.attnotnull as "is_not_null?",
+             exists (select from pg_index i join pg_class x on x.oid = i.indexrelid join pg_am am on am.oid = x.relam
+                     where i.indrelid = c.oid and i.indkey[0] = o.attnum and i.indisvalid and i.indpred is null
+                       and am.amname = 'btree') as "has_org_index!",
+             p.oid::bigint as "parent_oid?", format_type(f.atttypid, null) as "parent_column_type?",
+             format_type(k.atttypid, null) as "parent_key_type?",
+             exists (select from pg_index i where i.indrelid = p.oid and i.indkey[0] = k.attnum and i.indnkeyatts = 1
+                       and i.indisunique and i.indisvalid and i.indpred is null) as "is_parent_key_unique!",
+             array(select g.tgname::text from pg_trigger g
+                   where g.tgrelid = c.oid and not g.tgisinternal and g.tgenabled <> 'D' and g.tgtype & 16 <> 0
+                     and g.tgname not like 'warden\_%' order by 1) as "update_triggers!",
+             array(select g.tgname::text from pg_trigger g
+                   where g.tgrelid = c.oid and not g.tgisinternal and g.tgenabled in ('A', 'R') and g.tgtype & 16 <> 0
+                     and g.tgname not like 'warden\_%' order by 1) as "always_triggers!"
+           from warden.tenant_tables t
+           left join pg_namespace n on n.nspname = t.schema_name
+           left join pg_class c on c.relnamespace = n.oid and c.relname = t.table_name
+             and c.relkind in ('r', 'p', 'v', 'm', 'f')
+           left join pg_attribute u on u.attrelid = c.oid and u.attname = t.user_column and not u.attisdropped
+           left join pg_attribute o on o.attrelid = c.oid and o.attname = 'org_id' and not o.attisdropped
+           left join pg_attribute f on f.attrelid = c.oid and f.attname = t.parent_column and not f.attisdropped
+           left join pg_namespace pn on pn.nspname = t.parent_schema
+           left join pg_class p on p.relnamespace = pn.oid and p.relname = t.parent_table and p.relkind in ('r', 'p')
+           left join pg_attribute k on k.attrelid = p.oid and k.attname = t.parent_key and not k.attisdropped
+           order by t.schema_name, t.table_name"#
+    )
+    .fetch_all(connection)
+    .await
+}
+
+impl RegistryRow {
+    /// The table of a row whose table exists.
+    pub(super) fn into_table(self) -> Table {
+        let parent = match (self.parent_schema, self.parent_table, self.parent_column, self.parent_oid) {
+            (Some(schema), Some(name), Some(column), Some(oid)) => {
+                Some(Parent { schema, name, column, key: self.parent_key, oid })
+            }
+            _ => None,
+        };
+        Table {
+            schema: self.schema_name,
+            name: self.table_name,
+            scope: match self.scope.as_str() {
+                "user" => Scope::User,
+                "root" => Scope::Root,
+                _ => Scope::Org,
+            },
+            oid: self.oid.unwrap_or(0),
+            user_column: self.user_column.filter(|_| self.user_type.is_some()),
+            parent,
+            is_never_filled: self.is_read_only,
+            is_from_application: self.is_from_application,
+            pauses_triggers: self.pauses_triggers,
+            has_org_index: self.has_org_index,
+            has_org_id: self.org_type.is_some(),
+            is_not_null: self.is_not_null.unwrap_or(false),
+            reltuples: self.reltuples.unwrap_or(-1.0),
+            update_triggers: self.update_triggers,
+            always_triggers: self.always_triggers,
+        }
+    }
+}
