@@ -1,4 +1,4 @@
-//! The attackers: who sends the handshakes and frames, from many addresses, and what they are answered.
+//! The attackers: they send handshakes and frames from many addresses and check the answers.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -17,27 +17,27 @@ use crate::tally::Tally;
 use crate::tokens::token;
 use crate::{Attack, MARK};
 
-/// Addresses from which insiders come.
+/// Number of addresses of insiders.
 const ADDRESSES: u8 = 64;
-/// Blocks of addresses.
+/// Blocks of loopback addresses, one per kind of attacker.
 const OF_STRANGERS: u8 = 2;
 const OF_INSIDERS: u8 = 3;
-/// An answer or an end comes within this. The gateway's own deadlines are 10 s, one after the other; on a machine
-/// that is busy with more than this the kernel sends again what found no room, after up to a minute.
+/// Deadline for an answer or the end of a connection. The gateway's own deadlines are 10 s each, in sequence.
+/// On a busy machine the kernel may retransmit only after up to a minute.
 const ANSWER_DEADLINE: Duration = Duration::from_mins(3);
-/// A slow sender sends a byte so often.
+/// Interval between two bytes of a slow sender.
 const DRIP_INTERVAL: Duration = Duration::from_millis(250);
-/// One in so many handshakes is of a kind that takes ten seconds.
+/// One handshake in this number is of a kind that takes ten seconds.
 const SLOW_ONE_IN: usize = 50;
-/// One in so many insiders floods.
+/// One insider in this number sends a flood.
 const FLOODS_ONE_IN: usize = 25;
-/// Frames that an insider sends before the last one: within what a socket may send.
+/// Frames that an insider sends before the last one. They stay within the message limit of a socket.
 const PROGRAM_FRAMES_MAX: usize = 120;
-/// So much of a request that should not have been accepted is told.
+/// Bytes of a wrongly accepted request that the failure report shows.
 const SHOWN_BYTES: usize = 400;
 const BURST_PAUSE: Duration = Duration::from_millis(200);
 
-/// Connects from an address of this block.
+/// Connects from an address of the block.
 pub(crate) async fn connect(to: SocketAddr, block: u8, n: u8) -> std::io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     socket.bind(SocketAddr::from((Ipv4Addr::new(127, 0, block, n), 0)))?;
@@ -46,7 +46,7 @@ pub(crate) async fn connect(to: SocketAddr, block: u8, n: u8) -> std::io::Result
     Ok(stream)
 }
 
-/// Counts down what is left to send, for all who send it.
+/// Countdown of the requests or frames left to send, shared by all senders.
 pub(crate) struct Left(AtomicU64);
 
 impl Left {
@@ -63,7 +63,7 @@ impl Left {
     }
 }
 
-/// One stranger after another, until none is left.
+/// Runs strangers one after the other until the countdown ends.
 pub(crate) async fn strangers(attack: Arc<Attack>, left: Arc<Left>, tally: Arc<Tally>, mut rng: Rng) {
     let (slow, quick): (Vec<_>, Vec<_>) =
         handshakes::KINDS.iter().partition::<Vec<&handshakes::Kind>, _>(|kind| kind.then == Then::Drip);
@@ -83,13 +83,13 @@ pub(crate) async fn strangers(attack: Arc<Attack>, left: Arc<Left>, tally: Arc<T
     }
 }
 
-/// One handshake, and the status with which it was answered.
+/// Sends one handshake. Returns the status of its answer.
 async fn stranger(addr: SocketAddr, address: u8, kind: &handshakes::Kind, bytes: &[u8]) -> String {
     let mut stream = loop {
         match connect(addr, OF_STRANGERS, address).await {
             Ok(stream) => break stream,
-            // On a machine that is busy with more than this the kernel's queue may be full for two minutes, after
-            // which it gives up. Whether the gateway listens at all is seen by the deadline for the answer.
+            // On a busy machine the kernel's queue may be full for two minutes, and the connect then fails.
+            // The deadline for the answer detects a gateway that does not listen at all.
             Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {}
             Err(error) => return format!("not connected: {error}"),
         }
@@ -106,7 +106,7 @@ async fn stranger(addr: SocketAddr, address: u8, kind: &handshakes::Kind, bytes:
             }
         }
     } else {
-        // A gateway that has seen enough closes before everything was written.
+        // The gateway may close before everything is written.
         let _ = stream.write_all(bytes).await;
     }
     match kind.then {
@@ -126,10 +126,10 @@ async fn stranger(addr: SocketAddr, address: u8, kind: &handshakes::Kind, bytes:
         .map_or_else(|| "no HTTP".into(), |status| status.trim().into())
 }
 
-/// What one insider sends, and where to find what must come back.
+/// Frames of one insider, and the expected replies.
 struct Program {
     bytes: Vec<Vec<u8>>,
-    /// By reference.
+    /// Expected replies by message reference.
     frames: Vec<&'static Kind>,
     last: &'static Kind,
     is_flood: bool,
@@ -158,7 +158,7 @@ impl Program {
     }
 }
 
-/// One insider after another, until as many frames were sent as there should be.
+/// Runs insiders one after the other until the countdown of frames ends.
 pub(crate) async fn insiders(attack: Arc<Attack>, left: Arc<Left>, tally: Arc<Tally>, mut rng: Rng) {
     let sender = Sender { org: attack.insiders, victim: attack.victim };
     loop {
@@ -173,7 +173,7 @@ pub(crate) async fn insiders(attack: Arc<Attack>, left: Arc<Left>, tally: Arc<Ta
     }
 }
 
-/// Opens a socket with a good token. Within limits it may have to try for a while.
+/// Opens a socket with a valid token. Limits may reject it for a while, so it retries.
 async fn open(attack: &Attack, rng: &mut Rng) -> Option<(TcpStream, Vec<u8>)> {
     let request = format!(
         "GET /socket/websocket?vsn=2.0.0 HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
@@ -211,7 +211,7 @@ async fn insider(attack: &Attack, program: &Program, tally: &Tally, rng: &mut Rn
     let (mut read, mut write) = stream.into_split();
     let writes = async {
         for piece in &program.bytes {
-            // A session that ended reads no more.
+            // A closed session reads no more.
             if write.write_all(piece).await.is_err() {
                 return;
             }
@@ -226,7 +226,7 @@ async fn insider(attack: &Attack, program: &Program, tally: &Tally, rng: &mut Rn
     judge(attack, program, &received, tally);
 }
 
-/// Holds what came against what had to.
+/// Compares the received frames with the expected ones.
 fn judge(attack: &Attack, program: &Program, received: &[u8], tally: &Tally) {
     let mut errors = vec![false; program.frames.len()];
     let (mut pongs, mut close, mut extra) = (0_u64, None, 0_u64);
@@ -257,7 +257,7 @@ fn judge(attack: &Attack, program: &Program, received: &[u8], tally: &Tally) {
     }
     let code = close.map_or_else(|| "ended".to_owned(), |code| code.to_string());
     tally.answered(program.last.name, &code);
-    // Out of the way of limits a flood is answered to its last frame.
+    // Without limits a flood is answered to its last frame.
     let allowed: &[u16] = match program.last.expect {
         _ if program.is_flood && !attack.has_limits => &[1000],
         Expect::Close(codes) => codes,
@@ -272,12 +272,12 @@ fn judge(attack: &Attack, program: &Program, received: &[u8], tally: &Tally) {
     for kind in &program.frames {
         tally.sent(kind.name, 1);
     }
-    // Fragments are frames too; those of the answered kinds are told as one message above.
+    // Fragments are frames too. Above, a fragmented message counts once.
     tally.sent(program.last.name, 1);
     attack.frames.fetch_add(program.bytes.len() as u64, Ordering::Relaxed);
 }
 
-/// The server's frames: whole, unmasked.
+/// Splits bytes of the server into its unmasked frames.
 fn split(mut bytes: &[u8]) -> Vec<(u8, &[u8])> {
     let mut frames = Vec::new();
     while let [first, second, rest @ ..] = bytes {
@@ -295,7 +295,7 @@ fn split(mut bytes: &[u8]) -> Vec<(u8, &[u8])> {
     frames
 }
 
-/// Reference and status of a reply; none where it is no reply, or carries what only others may get.
+/// Reference and status of a reply. None if it is not a reply or carries another organisation's data.
 fn reply(payload: &[u8]) -> Option<(String, String)> {
     let (_, reference, _, event, payload): (Value, Value, String, String, Value) =
         serde_json::from_slice(payload).ok()?;
@@ -306,7 +306,7 @@ fn reply(payload: &[u8]) -> Option<(String, String)> {
     })
 }
 
-/// Since when, for messages.
+/// Rate since `since`, for messages.
 pub(crate) fn per_second(count: u64, since: Instant) -> u64 {
     count * 1000 / u64::try_from(since.elapsed().as_millis().max(1)).unwrap_or(u64::MAX)
 }

@@ -1,5 +1,5 @@
-//! Frames of an insider, who has a valid token: those that are answered with an error, and those that end the
-//! session. Each kind is a small generator; none may be answered with `ok`, or reach anybody else.
+//! Hostile frames of insiders, who have valid tokens: some get an error reply, others close the session. Each
+//! kind is a small generator. No frame may be answered with `ok` or reach another session.
 
 use fastrand::Rng;
 use serde_json::json;
@@ -7,26 +7,26 @@ use uuid::Uuid;
 
 use crate::tokens::{claims, header, hs256, token};
 
-/// What a frame must lead to.
+/// Expected effect of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Expect {
-    /// An error reply to its reference.
+    /// An error reply with the frame's reference.
     Error,
-    /// A pong, or none: a later one may stand for it.
+    /// A pong, or none, because a later pong may answer several pings.
     Pong,
-    /// Nothing.
+    /// No answer.
     Nothing,
-    /// The end of the session with one of these codes.
+    /// A close with one of these codes.
     Close(&'static [u16]),
 }
 
-/// Who sends, and whose organisation it would like to reach.
+/// The sender, and the organisation that it tries to reach.
 pub(crate) struct Sender {
     pub(crate) org: Uuid,
     pub(crate) victim: Uuid,
 }
 
-/// A kind of frame. `make` is given the reference to which the answer is.
+/// A kind of frame. `make` receives the reference that the answer must carry.
 pub(crate) struct Kind {
     pub(crate) name: &'static str,
     pub(crate) expect: Expect,
@@ -40,9 +40,9 @@ const CLOSE: u8 = 0x8;
 const PING: u8 = 0x9;
 const PONG: u8 = 0xa;
 const RESERVED_BIT: u8 = 0x40;
-/// The gateway's limit of one message.
+/// The gateway's limit for one message.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024;
-/// More than the gateway takes of one socket at once, the answered ones included.
+/// More frames than the gateway accepts from one socket at once, rejected ones included.
 const FLOOD: usize = 400;
 
 /// A masked frame.
@@ -80,7 +80,7 @@ fn message(
 }
 
 fn word(rng: &mut Rng, max: usize) -> String {
-    // Capitals are in no topic, and no event has this name.
+    // No topic contains capitals, and no event has this name.
     std::iter::once('H').chain((1..rng.usize(1..max)).map(|_| rng.alphanumeric())).collect()
 }
 
@@ -120,7 +120,7 @@ fn deep(rng: &mut Rng, _: &Sender, reference: &str) -> Vec<Vec<u8>> {
     text(rng, &format!(r#"["{reference}","{reference}","calls","phx_join",{open}{close}]"#))
 }
 
-/// In pieces, some of them empty, with pings and pongs between them.
+/// A fragmented message. Some fragments are empty, with pings and pongs between them.
 fn fragmented(rng: &mut Rng, _: &Sender, reference: &str) -> Vec<Vec<u8>> {
     let whole = json!([reference, reference, word(rng, 60), "phx_join", {}]).to_string();
     let mut rest = whole.as_bytes();
@@ -197,7 +197,7 @@ fn too_long_in_parts(rng: &mut Rng, _: &Sender, _: &str) -> Vec<Vec<u8>> {
     (0..parts).map(|n| frame(rng, if n == 0 { TEXT } else { 0 }, &part)).collect()
 }
 
-/// A small frame that a peer that spoke permessage-deflate would inflate to a megabyte.
+/// A small frame that a peer with permessage-deflate would inflate to a megabyte.
 fn compressed(rng: &mut Rng, _: &Sender, _: &str) -> Vec<Vec<u8>> {
     let mut deflated = vec![0xec, 0xc1, 0x01, 0x0d];
     deflated.extend([0; 1000]);
@@ -221,7 +221,7 @@ fn another_user(rng: &mut Rng, sender: &Sender, reference: &str) -> Vec<Vec<u8>>
     message(rng, reference, "calls", "access_token", &json!({"access_token": jwt}))
 }
 
-/// Frames of one kind, more than one socket may send.
+/// Frames of one kind, more than the limit of one socket.
 fn flood(rng: &mut Rng, first: u8, payload: &str) -> Vec<Vec<u8>> {
     (0..FLOOD).map(|_| frame(rng, first, payload.as_bytes())).collect()
 }
@@ -230,7 +230,7 @@ const fn kind(name: &'static str, expect: Expect, make: fn(&mut Rng, &Sender, &s
     Kind { name, expect, make }
 }
 
-/// After these the session goes on.
+/// Kinds after which the session stays open.
 pub(crate) const ANSWERED: &[Kind] = &[
     kind("topic that does not exist", Expect::Error, |rng, _, r| {
         let topic = word(rng, 120);
@@ -248,7 +248,7 @@ pub(crate) const ANSWERED: &[Kind] = &[
     kind("pong that nobody asked for", Expect::Nothing, |rng, _, _| vec![frame(rng, FIN | PONG, b"x")]),
 ];
 
-/// After these it does not.
+/// Kinds that close the session.
 pub(crate) const ENDING: &[Kind] = &[
     kind("no message", Expect::Close(&[4400]), malformed),
     kind("binary", Expect::Close(&[1003]), |rng, _, _| {
@@ -270,7 +270,7 @@ pub(crate) const ENDING: &[Kind] = &[
     kind("mutated", Expect::Close(&[1000, 1002, 1003, 1007, 1009, 4400]), mutated),
 ];
 
-/// Within limits none of these comes to its end.
+/// Floods. With default limits the gateway closes the session before a flood ends.
 pub(crate) const FLOODS: &[Kind] = &[
     kind("flood of pings", Expect::Close(&[4428]), |rng, _, _| flood(rng, FIN | PING, "flood")),
     kind("flood of pongs", Expect::Close(&[4428]), |rng, _, _| flood(rng, FIN | PONG, "flood")),

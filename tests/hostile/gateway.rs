@@ -1,4 +1,4 @@
-//! The gateway under attack: the real binary, with what the kernel and its own metrics say of it.
+//! The gateway under attack: the real binary, observed through the kernel and its own metrics.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,13 +10,13 @@ use tokio::net::TcpStream;
 
 use crate::guarded::{Guarded, free_port};
 
-/// Signs the tokens.
+/// Secret that signs the tokens.
 pub(crate) const SECRET: &str = "a secret for hostile tests of more than 32 bytes";
-/// Until it follows the log, and longest end after SIGTERM.
+/// Deadline for following the log after the start, and for the exit after SIGTERM.
 const DEADLINE: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What a process holds.
+/// Resources that the gateway's process holds.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Holding {
     pub(crate) rss_bytes: u64,
@@ -51,8 +51,16 @@ impl Gateway {
         let mut gateway = Self { addr, admin, log, process };
         let start = tokio::time::Instant::now();
         while !gateway.ask("/readyz").await.is_some_and(|answer| answer.starts_with("HTTP/1.1 200")) {
-            assert!(gateway.process.ended().is_none(), "it ended; its log: {}", gateway.log.display());
-            assert!(start.elapsed() < DEADLINE, "not ready; its log: {}", gateway.log.display());
+            assert!(
+                gateway.process.ended().is_none(),
+                "the gateway exited; its log: {}",
+                gateway.log.display()
+            );
+            assert!(
+                start.elapsed() < DEADLINE,
+                "the gateway is not ready; its log: {}",
+                gateway.log.display()
+            );
             tokio::time::sleep(POLL_INTERVAL).await;
         }
         gateway
@@ -67,7 +75,7 @@ impl Gateway {
         Some(String::from_utf8_lossy(&answer).into_owned())
     }
 
-    /// The sum of a metric over its labels.
+    /// Sum of a metric over its labels.
     pub(crate) async fn metric(&self, name: &str) -> u64 {
         let text = self.ask("/metrics").await.expect("the admin listener answers all the time");
         let of = |line: &str| {
@@ -78,7 +86,7 @@ impl Gateway {
         text.lines().filter_map(of).sum()
     }
 
-    /// The limits that were reached, each with how often.
+    /// Exceeded limits, each with its count.
     pub(crate) async fn limits_reached(&self) -> Vec<String> {
         let text = self.ask("/metrics").await.expect("the admin listener answers all the time");
         let of = |line: &str| {
@@ -102,10 +110,10 @@ impl Gateway {
         }
     }
 
-    /// SIGTERM and a good end, with no panic and no token in its log.
+    /// Sends SIGTERM and asserts a clean exit, without a panic, an error or a token in the log.
     pub(crate) async fn end(mut self) {
         let log = self.log.display().to_string();
-        assert!(self.process.ended().is_none(), "it ended under attack; its log: {log}");
+        assert!(self.process.ended().is_none(), "the gateway exited under attack; its log: {log}");
         self.process.signal(Signal::TERM);
         let status =
             tokio::time::timeout(DEADLINE, self.process.wait()).await.expect("ends when it is told to");

@@ -1,5 +1,5 @@
-//! Handshakes that must not be accepted: one small generator for each kind. Where one is a good one but for
-//! a single thing, that thing is its kind.
+//! Handshakes that must be rejected. Each kind is a small generator; most take a valid handshake and break
+//! one thing.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
@@ -9,20 +9,20 @@ use uuid::Uuid;
 
 use crate::tokens::{claims, header, hs256, now, token};
 
-/// What the sender does when everything was sent.
+/// Behaviour of the sender after its last byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Then {
     /// Waits for the answer.
     Wait,
-    /// Says that nothing more comes, and waits.
+    /// Closes its sending side and waits.
     End,
-    /// It sends a byte now and then, from the start.
+    /// Sends single bytes slowly, from the start.
     Drip,
-    /// Hangs up at once.
+    /// Closes the connection at once.
     HangUp,
 }
 
-/// A kind, and how it is made for an organisation that exists.
+/// A kind of handshake, with its generator for an existing organisation.
 pub(crate) struct Kind {
     pub(crate) name: &'static str,
     pub(crate) make: fn(&mut Rng, Uuid) -> Vec<u8>,
@@ -51,12 +51,12 @@ fn bearer(token: &str) -> Vec<u8> {
     request(PATH, &[format!("Authorization: Bearer {token}")])
 }
 
-/// A good handshake with one more header.
+/// A valid handshake with one more header.
 fn with(org: Uuid, line: &str) -> Vec<u8> {
     request(PATH, &[format!("Authorization: Bearer {}", token(org)), line.to_owned()])
 }
 
-/// A good handshake in which one text is replaced.
+/// A valid handshake in which one string is replaced.
 fn but(org: Uuid, from: &str, to: &str) -> Vec<u8> {
     let good = String::from_utf8(bearer(&token(org))).expect("text");
     assert!(good.contains(from), "nothing to replace: {from}");
@@ -89,7 +89,7 @@ fn mutated_token(rng: &mut Rng, org: Uuid) -> Vec<u8> {
 }
 
 fn mutated_request(rng: &mut Rng, _: Uuid) -> Vec<u8> {
-    // With the token of nobody: what is mutated may well remain a right request.
+    // The token is invalid, because a mutated request may still be well-formed.
     let mut request = bearer("eyJhbGciOiJIUzI1NiJ9.e30.c2lnbmF0dXJl");
     for _ in 0..rng.usize(1..16) {
         let at = rng.usize(..request.len());
@@ -219,7 +219,7 @@ fn truncated_token(rng: &mut Rng, org: Uuid) -> Vec<u8> {
     bearer(&token[..rng.usize(..token.len())])
 }
 
-/// All of them, in the order in which they are drawn.
+/// All kinds, in a fixed order.
 pub(crate) const KINDS: &[Kind] = &[
     kind("no token", |_, _| request(PATH, &[])),
     kind("truncated token", truncated_token),

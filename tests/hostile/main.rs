@@ -1,12 +1,12 @@
-//! Hostility: strangers send handshakes that must not be accepted, and insiders frames that must not be taken,
-//! while good sockets go on receiving. Nothing hostile is accepted, nothing panics, no event is lost, and
-//! in the end the gateway holds what it held before. Linux only: it counts in /proc, and attackers have
-//! addresses of their own in 127.0.0.0/8, so that limits by address are part of the proof.
+//! Hostile load: strangers send invalid handshakes and insiders send invalid frames, while well-behaved
+//! sockets keep receiving. No hostile input is accepted, nothing panics, no event is lost, and in the end the
+//! gateway holds the resources that it held before. Linux only, because the test reads /proc and gives
+//! attackers their own addresses in 127.0.0.0/8, which puts the limits per address under test.
 //!
-//! Twice: with every limit as it is by default and strangers from so few addresses that they run into them,
-//! and with the limits on numbers out of the way, so that everything reaches the parsers. `WARDEN_HOSTILE=full` sends
-//! 100,000 handshakes and 1,000,000 frames each time beside 500 good sockets, `WARDEN_HOSTILE=20` the fifth of it;
-//! `WARDEN_SEED` repeats what is sent, though not its timing. It ends by itself, with a verdict, in any case.
+//! The attack runs twice: with default limits and so few addresses that strangers exceed them, and without
+//! numeric limits, so that all input reaches the parsers. `WARDEN_HOSTILE=full` sends 100,000 handshakes and
+//! 1,000,000 frames in each run beside 500 well-behaved sockets; `WARDEN_HOSTILE=20` sends a fifth of that.
+//! `WARDEN_SEED` repeats the input, but not its timing. The test always ends by itself, with a verdict.
 
 mod attack;
 mod frames;
@@ -34,31 +34,31 @@ use gateway::{Gateway, Holding};
 use tally::Tally;
 use witnesses::Witnesses;
 
-/// In whatever insiders would like others to get.
+/// Marker in all data that insiders try to send to others.
 const MARK: &str = "h0stile-mark";
-/// Organisations of those who behave; the insiders' is one of them.
+/// Organisations with well-behaved sockets. The insiders belong to one of them.
 const ORGS: i32 = 5;
 const MIB: u64 = 1024 * 1024;
-/// The gateway may hold so much more memory after the attack than before it, for what its allocator does not give
-/// back. (Recent events, which it keeps, fill their limit before.)
+/// Allowed growth of memory over the attack, for memory that the allocator does not return. Recent events do
+/// not count, because their limit is filled before.
 const MEMORY_GROWTH_MAX: u64 = 12 * MIB;
-/// Handshakes that one address makes at once by default.
+/// Default burst of handshakes of one address.
 const BURST: u64 = 500;
-/// Addresses from which strangers come where limits are out of the way.
+/// Addresses of strangers in the run without limits.
 const ADDRESSES: u8 = 64;
 /// Events in one statement while memory is being filled.
 const FILL_PAGE: u64 = 5_000;
-/// After its deadline a run has so long to say what hung.
+/// Time after the deadline in which the run can report what hung.
 const VERDICT_GRACE: Duration = Duration::from_secs(60);
-/// And so many more descriptors: connections of its pool.
+/// Allowed growth of descriptors: connections of the gateway's pool.
 const DESCRIPTORS_GROWTH_MAX: u64 = 16;
-/// The first wave is such a part of the second.
+/// Divisor that gives the size of the first wave.
 const FIRST_WAVE_PART: u64 = 10;
-/// Until it holds what it held: beyond the time for which anything hostile may rest.
+/// Deadline for releasing resources. It exceeds the time for which a hostile connection may stay open.
 const QUIET_DEADLINE: Duration = Duration::from_secs(90);
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The size of a run, and its end in any case.
+/// Size of a run, and its deadline.
 struct Plan {
     seed: u64,
     handshakes: u64,
@@ -66,14 +66,14 @@ struct Plan {
     witnesses: usize,
     strangers: usize,
     insiders: usize,
-    /// Addresses of strangers where limits are as by default: so few that they are met.
+    /// Addresses of strangers in the run with default limits: so few that limits are exceeded.
     addresses: u8,
-    /// Events of each organisation that the gateway remembers before anything is measured: as many as fill its
-    /// memory of recent events, so that those of the run itself take the place of others.
+    /// Events of each organisation that are published before the first measurement. They fill the limit of
+    /// recent events, so that the run's own events evict others.
     fill: u64,
-    /// Of one wave.
+    /// Deadline of one wave.
     deadline: Duration,
-    /// How long the gateway waits for a request's head.
+    /// The gateway's deadline for a request head.
     handshake_seconds: &'static str,
 }
 
@@ -113,7 +113,7 @@ impl Plan {
     }
 }
 
-/// How much is sent at once, or a part of it.
+/// Amounts that one wave sends.
 struct Wave {
     seed: u64,
     handshakes: u64,
@@ -124,7 +124,7 @@ struct Wave {
 }
 
 impl Plan {
-    /// Both runs, each with two waves, of which the first is small, and with quiet after each.
+    /// Deadline of both runs, each with two waves and a quiet period after each wave.
     fn whole_deadline(&self) -> Duration {
         2 * (self.deadline + 3 * QUIET_DEADLINE)
     }
@@ -143,16 +143,16 @@ impl Plan {
     }
 }
 
-/// What the attackers know, and do.
+/// Knowledge and parameters of the attackers.
 struct Attack {
     addr: SocketAddr,
-    /// The insiders' organisation, and the one that they would like to reach.
+    /// The insiders' organisation, and the one that they try to reach.
     insiders: Uuid,
     victim: Uuid,
     has_limits: bool,
-    /// Of strangers.
+    /// Addresses of strangers.
     addresses: u8,
-    /// Sessions that insiders opened, frames that they sent, and what these were answered.
+    /// Sessions that insiders opened, frames that they sent, and the answers.
     opened: AtomicU64,
     frames: AtomicU64,
     replies: AtomicU64,
@@ -186,12 +186,12 @@ async fn database() -> Database {
 }
 
 #[test]
-fn hostility_changes_nothing_within_limits_or_out_of_their_way() {
+fn hostile_load_is_rejected_and_leaks_nothing_with_and_without_limits() {
     let plan = Plan::from_environment();
     println!("WARDEN_SEED={}", plan.seed);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     let deadline = plan.whole_deadline();
-    // Where even the runtime hangs: gateway and PostgreSQL end with this process.
+    // If even the runtime hangs, this thread ends the process, and with it the gateway and PostgreSQL.
     std::thread::spawn(move || {
         std::thread::sleep(deadline + VERDICT_GRACE);
         eprintln!("FAILED: the run hangs");
@@ -208,7 +208,7 @@ fn hostility_changes_nothing_within_limits_or_out_of_their_way() {
     println!("PASSED");
 }
 
-/// Numbers that no loopback reaches: what is left of the limits is about what is in a request or frame.
+/// Numeric limits that loopback cannot reach. Limits on the contents of requests and frames stay in force.
 const OUT_OF_THE_WAY: &[(&str, &str)] = &[
     ("WARDEN_ARRIVALS_PER_ADDRESS", "1000000:1000000"),
     ("WARDEN_HANDSHAKES", "1000000:1000000"),
@@ -241,8 +241,8 @@ async fn run(plan: &Plan, database: &Database, has_limits: bool) {
         replies: AtomicU64::new(0),
     });
     let title = if has_limits { "limits by default" } else { "limits out of the way" };
-    // A first wave as wide as the second, so that the allocator has the pools which that many at once need:
-    // whatever is held for one who is gone grows with their number, and shows after the second.
+    // The first wave is as wide as the second, so that the allocator already holds the memory that this
+    // concurrency needs. Memory that leaks per client then shows after the second wave.
     let first = plan.wave(plan.seed.wrapping_add(1), true);
     wave(&first, &attack, &gateway, &witnesses, &format!("{title}, first wave")).await;
     let before = quiet(&gateway, &fresh, u64::MAX).await;
@@ -254,16 +254,16 @@ async fn run(plan: &Plan, database: &Database, has_limits: bool) {
     for (when, held) in [("fresh", fresh), ("after the first wave", before), ("after the second", after)] {
         println!("{when}: {} MiB, {held:?}", held.rss_bytes / MIB);
     }
-    // Whoever was let in is known by name.
+    // Every accepted session belongs to an insider or a witness.
     let accepted = gateway.metric("warden_upgrades_accepted_total").await;
     let known = attack.opened.load(Ordering::Relaxed) + plan.witnesses as u64;
-    assert_eq!(accepted, known, "sessions that nobody knows");
+    assert_eq!(accepted, known, "unknown sessions were accepted");
     drop(witnesses::join(gateway.addr, database.orgs[2], 0).await);
     witnesses.end().await;
     gateway.end().await;
 }
 
-/// Events that nobody here listens to, as large as those of the witnesses.
+/// Publishes events without subscribers, as large as those of the witnesses.
 async fn fill(database: &Database, count: u64) {
     let mut connection = sqlx::PgConnection::connect(&database.url).await.expect("connects");
     for org in &database.orgs {
@@ -282,7 +282,7 @@ async fn fill(database: &Database, count: u64) {
     }
 }
 
-/// Everything once, and what came of it.
+/// Runs one wave and reports its result.
 async fn wave(wave: &Wave, attack: &Arc<Attack>, gateway: &Gateway, witnesses: &Witnesses, title: &str) {
     let start = Instant::now();
     attack.frames.store(0, Ordering::Relaxed);
@@ -306,13 +306,13 @@ async fn wave(wave: &Wave, attack: &Arc<Attack>, gateway: &Gateway, witnesses: &
     handshakes.report("handshake");
     frames.report("frame");
     assert!(!witnesses.have_failed() || sent >= wave.frames);
-    assert!(attack.has_limits || limited == 0, "{limited} did not reach the parser");
-    // A small first wave may be within the bursts.
+    assert!(attack.has_limits || limited == 0, "{limited} requests did not reach the parser");
+    // A small first wave may stay within the bursts.
     let is_within = wave.handshakes <= u64::from(attack.addresses) * BURST;
-    assert!(!attack.has_limits || is_within || limited > 0, "no address met its limit");
+    assert!(!attack.has_limits || is_within || limited > 0, "no address exceeded its limit");
 }
 
-/// Everybody at once, until everything was sent; what came of it, and the most memory that was held.
+/// Runs all attackers until everything is sent. Returns the result and the peak memory.
 async fn under_attack(
     wave: &Wave,
     attack: &Arc<Attack>,
@@ -357,7 +357,7 @@ async fn under_attack(
     (handshakes, frames, peak)
 }
 
-/// Polls until the gateway holds what it held before.
+/// Waits until the gateway holds the resources that it held before.
 async fn quiet(gateway: &Gateway, before: &Holding, rss_bytes_max: u64) -> Holding {
     let end = Instant::now() + QUIET_DEADLINE;
     loop {
@@ -369,7 +369,7 @@ async fn quiet(gateway: &Gateway, before: &Holding, rss_bytes_max: u64) -> Holdi
         {
             return now;
         }
-        assert!(Instant::now() < end, "not back where it was: before {before:?}, now {now:?}");
+        assert!(Instant::now() < end, "resources were not released: before {before:?}, now {now:?}");
         tokio::time::sleep(POLL_INTERVAL).await;
     }
 }

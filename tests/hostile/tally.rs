@@ -1,9 +1,9 @@
-//! What was sent and what came back, by kind, as a table; and what should not have happened.
+//! Counts of sent input and its answers by kind, and the faults found.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-/// How many faults are told in words; all are counted.
+/// Faults that are printed; all are counted.
 const FAULTS_MAX: usize = 20;
 
 #[derive(Default)]
@@ -19,7 +19,7 @@ struct All {
     fault_count: u64,
 }
 
-/// See the module's documentation.
+/// Shared counters of a wave.
 #[derive(Default)]
 pub(crate) struct Tally(Mutex<All>);
 
@@ -51,7 +51,7 @@ impl Tally {
         self.with(|all| all.kinds.values().map(|counted| counted.sent).sum())
     }
 
-    /// How many got this answer, of all kinds.
+    /// Number of inputs of any kind with this answer.
     pub(crate) fn answers(&self, answer: &str) -> u64 {
         self.with(|all| all.kinds.values().filter_map(|counted| counted.answers.get(answer)).sum())
     }

@@ -1,4 +1,4 @@
-//! Tokens, good and bad, signed by hand: a library would refuse to write what the attackers need.
+//! Valid and invalid tokens, signed by hand, because a JWT library rejects the input that attackers need.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::gateway::SECRET;
 
-/// Longer than any run.
+/// Lifetime of tokens, longer than any run.
 const LIFETIME_SECONDS: u64 = 4 * 3600;
 
 /// Seconds since 1970.
@@ -22,7 +22,7 @@ pub(crate) fn header() -> Value {
     json!({"alg": "HS256", "typ": "JWT"})
 }
 
-/// Good claims of a new user.
+/// Valid claims of a new user.
 pub(crate) fn claims(org: Uuid) -> Value {
     json!({
         "sub": Uuid::from_u128(fastrand::u128(..)),
@@ -32,7 +32,7 @@ pub(crate) fn claims(org: Uuid) -> Value {
     })
 }
 
-/// Signed with the right secret, whatever the header says.
+/// Token signed with the valid secret, whatever its header names.
 pub(crate) fn hs256(header: &Value, claims: &Value) -> String {
     let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let message = format!("{}.{}", encode(header), encode(claims));
@@ -41,7 +41,7 @@ pub(crate) fn hs256(header: &Value, claims: &Value) -> String {
     format!("{message}.{signature}")
 }
 
-/// A good one.
+/// A valid token.
 pub(crate) fn token(org: Uuid) -> String {
     hs256(&header(), &claims(org))
 }
