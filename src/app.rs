@@ -139,7 +139,7 @@ impl Gateway {
                 revocations,
                 replay,
                 verifier,
-                topics: session::TopicPolicy::new(config.topics_need_claim),
+                topic_policy: session::TopicPolicy::new(config.topics_need_claim),
                 metrics: Arc::clone(&metrics),
                 limits: limits.session,
             }),

@@ -145,7 +145,7 @@ impl Default for Limits {
                 message_bytes_max: 64 * 1024,
                 // A hundred joins at once when a page comes back, and again after a hiccup.
                 messages: Rate::new(20, 250),
-                refused_messages: Rate::new(20, 50),
+                rejected_messages: Rate::new(20, 50),
                 // Those joins may carry cursors of up to 32 KiB.
                 received_bytes: Rate::new(256 * 1024, 4 * 1024 * 1024),
                 joins_max: 100,

@@ -52,7 +52,8 @@ pub(super) async fn upgrade(State(state): State<HttpState>, request: Request) ->
             let response = switching_protocols(&accepted);
             let Accepted { identity, seat, .. } = accepted;
             let begin = move |transport, received| {
-                let admitted = Box::new(Admitted { id, address, identity, seat, transport, received });
+                let admitted =
+                    Box::new(Admitted { id, address, identity, permit: seat, transport, received });
                 state.sessions.spawn(session::run(state.shared, admitted, state.shutdown));
             };
             if let Some(peer) = request.extensions().get::<Peer>() {

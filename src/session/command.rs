@@ -1,5 +1,5 @@
-//! What a client can ask: join, leave and heartbeat; a fresh token is in `refresh`. Everything else gets an
-//! answer that says so.
+//! Messages of a client: join, leave and heartbeat. Fresh tokens are handled in `refresh`. Any other message is answered
+//! with an error.
 
 use std::time::SystemTime;
 
@@ -7,75 +7,90 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::joined::{Joined, Membership};
-use super::{Next, Session};
+use super::Session;
+use super::event_loop::LoopAction;
+use super::joined_topics::{JoinState, JoinedTopic};
 use crate::hub::SendOutcome;
 use crate::wire::{ClientMessage, CloseCode, Status, Topic, decode, push, reply};
 
-/// The protocol's own topic, for heartbeats.
+/// Topic of Phoenix itself, which carries heartbeats.
 const PHOENIX_TOPIC: &str = "phoenix";
 
 impl Session {
-    pub(super) fn on_text(&mut self, text: &str, is_allowed: bool) -> Next {
+    /// Handles one text frame. `is_within_rate` is false if the message exceeds the client's rate.
+    pub(super) fn on_text(&mut self, text: &str, is_within_rate: bool) -> LoopAction {
         let Ok(message) = decode(text) else {
-            // Without a ref there is nothing to reply to.
-            return Next::Close(CloseCode::MALFORMED);
+            // An error reply needs the message's ref, which could not be read.
+            return LoopAction::Close(CloseCode::MALFORMED);
         };
-        if !is_allowed {
-            let hint = format!("a socket sends {} messages a second", self.shared.limits.messages.per_second);
-            self.refuse(&message, "too many messages", &hint);
-            return Next::Continue;
+        if !is_within_rate {
+            let hint = format!(
+                "a socket may send {} messages per second: send fewer",
+                self.context.limits.messages.per_second
+            );
+            self.reply_error(&message, "too many messages", &hint);
+            return LoopAction::Continue;
         }
         match message.event.as_str() {
             "heartbeat" if message.topic == PHOENIX_TOPIC => self.reply(&message, Status::Ok, json!({})),
             "phx_join" => self.join(&message),
             "phx_leave" => self.leave(&message),
             "access_token" => return self.refresh(message),
-            _ if self.joined_topic(&message).is_some() => self.refuse(
+            _ if self.joined_topic(&message).is_some() => self.reply_error(
                 &message,
                 "unknown event",
                 "clients send phx_join, phx_leave, access_token and heartbeat; events are published by the backend",
             ),
-            _ => self.unmatched(&message),
+            _ => self.reply_unmatched(&message),
         }
-        Next::Continue
+        LoopAction::Continue
     }
 
     fn join(&mut self, message: &ClientMessage) {
-        let topic = Topic::parse(&message.topic).and_then(|topic| self.shared.directory.known(topic));
-        let Some(topic) = topic else { return self.unmatched(message) };
-        let Ok(since) = since(&message.payload) else {
-            return self.refuse(
+        let topic = Topic::parse(&message.topic).and_then(|topic| self.context.directory.known(topic));
+        let Some(topic) = topic else { return self.reply_unmatched(message) };
+        let Ok(since) = parse_since(&message.payload) else {
+            return self.reply_error(
                 message,
                 "invalid payload",
-                "the payload of a join is {} or {\"since\": cursor}",
+                "the payload of a join must be {} or {\"since\": \"<cursor>\"}",
             );
         };
         if self.identity.expires_at <= SystemTime::now() {
-            // In the grace after a token's end what is there goes on, and nothing is added.
-            return self.refuse(message, "token expired", "send a fresh token (access_token), then join");
+            // In the grace after expiry the session keeps its topics and may not join more.
+            return self.reply_error(
+                message,
+                "token expired",
+                "send a fresh token (event access_token), then join again",
+            );
         }
-        if let Err(why) = self.shared.topics.check(&self.identity.topics, &topic) {
-            return self.refuse(message, "forbidden topic", &why.to_string());
+        if let Err(forbidden) = self.context.topic_policy.check(&self.identity.topics, &topic) {
+            return self.reply_error(message, "forbidden topic", &forbidden.to_string());
         }
         if let Some(former) = self.joined.remove(&topic) {
-            // As Phoenix does: the former join is closed, then the new one is answered.
-            self.end_membership(&topic, &former);
+            // Phoenix servers close the former join before they answer the new one.
+            self.end_join(&topic, &former);
             let join_ref = former.join_ref.as_deref();
             self.send(&push(join_ref, join_ref, &message.topic, "phx_close", json!({})));
-        } else if self.joined.len() >= self.shared.limits.joins_max {
-            self.shared.metrics.limit_reached("joins");
-            let hint =
-                format!("a socket joins at most {} topics; `org` has them all", self.shared.limits.joins_max);
-            return self.refuse(message, "too many channels joined", &hint);
+        } else if self.joined.len() >= self.context.limits.joins_max {
+            self.context.metrics.limit_reached("joins");
+            let hint = format!(
+                "a socket may join {} topics: leave one, or join `org`, which carries all events",
+                self.context.limits.joins_max
+            );
+            return self.reply_error(message, "too many channels joined", &hint);
         }
-        let is_stale = match since {
-            Some(since) if self.resume(&topic, message, &since) => return,
-            Some(_) => true,
-            None => false,
-        };
+        match since {
+            Some(since) if self.resume(&topic, message, &since) => {}
+            Some(_) => self.join_live(topic, message, true),
+            None => self.join_live(topic, message, false),
+        }
+    }
+
+    /// Joins a topic for live events only. If `is_stale`, the client sent a cursor of another database or epoch: the
+    /// reply asks it to read the current state again.
+    fn join_live(&mut self, topic: Topic, message: &ClientMessage, is_stale: bool) {
         let subscribed = self.registration.subscribe(&topic, |cursor| {
-            // What is no cursor of this database, or of another history of it: the client reads anew.
             let response =
                 if is_stale { json!({"cursor": cursor, "resync": true}) } else { json!({"cursor": cursor}) };
             reply(
@@ -87,29 +102,41 @@ impl Session {
             )
         });
         if is_stale {
-            self.shared.metrics.resyncs.inc();
+            self.context.metrics.resyncs.inc();
         }
-        let (join, membership) = (self.next_join(), Membership::Live(subscribed));
-        self.joined
-            .insert(topic, Joined { join_ref: message.join_ref.as_deref().map(Box::from), join, membership });
+        let (join_id, state) = (self.next_join_id(), JoinState::Live(subscribed));
+        let join_ref = message.join_ref.as_deref().map(Box::from);
+        self.joined.insert(topic, JoinedTopic { join_ref, join_id, state });
     }
 
     fn leave(&mut self, message: &ClientMessage) {
-        // A leave of an earlier join must not end the present one.
+        // A leave that names an earlier join must not end the current one.
         if let Some(topic) = self.joined_topic(message)
             && let Some(joined) = self.joined.remove(&topic)
         {
-            self.end_membership(&topic, &joined);
+            self.end_join(&topic, &joined);
             self.reply(message, Status::Ok, json!({}));
             let join_ref = joined.join_ref.as_deref();
             self.send(&push(join_ref, join_ref, &message.topic, "phx_close", json!({})));
         } else {
-            // As Phoenix does: who leaves what it has not joined has what it wants.
+            // Phoenix servers also answer ok if the topic was not joined.
             self.reply(message, Status::Ok, json!({}));
         }
     }
 
-    /// The topic of a message, where this session has joined it by the join that the message names.
+    pub(super) fn next_join_id(&mut self) -> u64 {
+        self.last_join_id += 1;
+        self.last_join_id
+    }
+
+    pub(super) fn end_join(&self, topic: &Topic, joined: &JoinedTopic) {
+        match &joined.state {
+            JoinState::Live(subscribed) => self.registration.unsubscribe(topic, subscribed),
+            JoinState::Resuming(left) => left.cancel(),
+        }
+    }
+
+    /// The message's topic, if this session has joined it and the message names the current join or none.
     fn joined_topic(&self, message: &ClientMessage) -> Option<Topic> {
         let topic = Topic::parse(&message.topic)?;
         let joined = self.joined.get(&topic)?;
@@ -117,17 +144,18 @@ impl Session {
             .then_some(topic)
     }
 
-    fn unmatched(&self, message: &ClientMessage) {
+    fn reply_unmatched(&self, message: &ClientMessage) {
         let hint = format!(
-            "topics: {}; none names an organisation, yours comes from your token",
-            self.shared.directory.topic_names().join(", ")
+            "topics: {}; none of them names an organisation, because yours comes from your token",
+            self.context.directory.topic_names().join(", ")
         );
         let response = json!({"reason": "unmatched topic", "message": hint});
         let join_ref = if message.event == "phx_join" { message.join_ref.as_deref() } else { None };
         self.send(&reply(join_ref, message.reference.as_deref(), &message.topic, Status::Error, response));
     }
 
-    pub(super) fn refuse(&self, message: &ClientMessage, reason: &str, hint: &str) {
+    /// Replies with a reason code and a hint for people.
+    pub(super) fn reply_error(&self, message: &ClientMessage, reason: &str, hint: &str) {
         self.reply(message, Status::Error, json!({"reason": reason, "message": hint}));
     }
 
@@ -141,15 +169,15 @@ impl Session {
         ));
     }
 
-    /// A sealed outbox ends the loop by itself, so its answer needs no look.
+    /// Sends a frame. The result does not matter: if the outbox is sealed, the loop ends anyway.
     pub(super) fn send(&self, frame: &bytes::Bytes) {
         let _: SendOutcome = self.outbox.offer(frame);
     }
 }
 
-/// The cursor in a join's payload. `supabase` clients send a payload of their own, so unknown keys are
-/// passed over; a cursor that is no string is not.
-fn since(payload: &RawValue) -> Result<Option<String>, serde_json::Error> {
+/// The cursor in a join's payload. Unknown keys are ignored, because `supabase` clients send keys of their own. A
+/// cursor that is not a string is an error.
+fn parse_since(payload: &RawValue) -> Result<Option<String>, serde_json::Error> {
     #[derive(Deserialize)]
     struct Payload {
         #[serde(default)]

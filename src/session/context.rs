@@ -1,4 +1,6 @@
-//! Everything that sessions share.
+//! State and limits that all sessions of a gateway share.
+//!
+//! Only sessions use it. HTTP handlers have handles of their own and pass this on when an upgrade begins a session.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,24 +13,24 @@ use crate::metrics::Metrics;
 use crate::rate::Rate;
 use crate::replay::Replay;
 
-/// What all sessions of a gateway share.
+/// Everything that a session uses and does not own.
 #[derive(Debug)]
 pub struct SessionContext {
-    /// Who listens to what.
+    /// Subscriptions of all sessions.
     pub hub: Arc<Hub>,
-    /// Which topics and organisations exist.
+    /// Organisations and topics that exist.
     pub directory: Arc<Directory>,
-    /// Whose tokens count no longer.
+    /// In-memory copy of `warden.revocations`.
     pub revocations: Arc<Revocations>,
-    /// What was missed by those who come back.
+    /// Missed events for clients that resume.
     pub replay: Arc<Replay>,
-    /// Of tokens that replace the first.
+    /// Verifies tokens that replace a session's first one.
     pub verifier: Arc<Verifier>,
-    /// Which topics a token must name.
-    pub topics: TopicPolicy,
-    /// Counts.
+    /// Topics that a token must name before it may join them.
+    pub topic_policy: TopicPolicy,
+    /// Metrics of the node.
     pub metrics: Arc<Metrics>,
-    /// Limits.
+    /// Limits of each session.
     pub limits: SessionLimits,
 }
 
@@ -37,23 +39,24 @@ pub struct SessionContext {
 pub struct SessionLimits {
     /// Longest message from a client, in bytes.
     pub message_bytes_max: usize,
-    /// Messages from a client, pings among them.
+    /// Rate of messages from a client, including pings.
     pub messages: Rate,
-    /// Messages beyond it that are answered with an error; beyond this the session ends.
-    pub refused_messages: Rate,
-    /// Bytes from a client, whatever is in them.
+    /// Rate of messages above `messages` that are answered with an error. Above this rate the session ends.
+    pub rejected_messages: Rate,
+    /// Rate of bytes from a client, whatever they contain.
     pub received_bytes: Rate,
-    /// Topics that one socket may have joined.
+    /// Topics that one socket may have joined at the same time.
     pub joins_max: usize,
-    /// A session that sent nothing for so long ends; clients send a heartbeat every 30 s.
+    /// Time without any message after which a session ends. Clients send a heartbeat every 30 s.
     pub idle_timeout: Duration,
-    /// A session goes on for so long after its token's end, for a fresh one that is on its way. Nothing
-    /// new can be joined meanwhile.
+    /// Time that a session stays open after its token has expired, because a fresh token may be on its way. The
+    /// session cannot join new topics in this time.
     pub expiry_grace: Duration,
-    /// Fresh tokens of one session that wait for their key.
+    /// Fresh tokens of one session that may wait for their key at the same time.
     pub refreshes_max: usize,
-    /// How long the peer may take to answer a Close, and to read what precedes it.
+    /// Time that the peer has to read what precedes a Close frame, and to answer it.
     pub close_timeout: Duration,
-    /// Kernel's send buffer, in bytes: else it hides up to 4 MiB of a slow client's backlog.
+    /// Size of the kernel's send buffer, in bytes. By default the kernel would hide up to 4 MiB of a slow client's
+    /// backlog from the outbox.
     pub send_buffer_bytes: usize,
 }

@@ -1,42 +1,42 @@
-//! How much a client may send: so many messages, then so many that are answered with an error, then the
-//! end. It knows neither what is in them nor how they are answered.
+//! The message rate of one client. It does not know what messages contain or how they are answered.
 
 use tokio::time::Instant;
 
 use super::SessionLimits;
 use crate::rate::Bucket;
 
-/// See the module's documentation.
+/// Two token buckets: messages that are accepted, and messages above that rate that are answered with an error.
 #[derive(Debug)]
 pub(super) struct MessageRateLimiter {
-    messages: Bucket,
-    refused: Bucket,
+    accepted: Bucket,
+    rejected: Bucket,
 }
 
-/// What to do with a message.
+/// Decision about one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Allowed {
-    /// Take it.
-    Yes,
-    /// Answer that there are too many.
-    No,
-    /// It was told often enough: end the session.
-    Flood,
+pub(super) enum RateDecision {
+    /// Handles it.
+    Accept,
+    /// Answers it with an error.
+    Reject,
+    /// Ends the session, because the client kept sending after many errors.
+    Close,
 }
 
 impl MessageRateLimiter {
     pub(super) fn new() -> Self {
         let full = Bucket::full(Instant::now());
-        Self { messages: full, refused: full }
+        Self { accepted: full, rejected: full }
     }
 
-    pub(super) fn take(&mut self, limits: &SessionLimits, now: Instant) -> Allowed {
-        if self.messages.take(limits.messages, 1, now).is_ok() {
-            Allowed::Yes
-        } else if self.refused.take(limits.refused_messages, 1, now).is_ok() {
-            Allowed::No
+    /// Counts one message.
+    pub(super) fn check(&mut self, limits: &SessionLimits, now: Instant) -> RateDecision {
+        if self.accepted.take(limits.messages, 1, now).is_ok() {
+            RateDecision::Accept
+        } else if self.rejected.take(limits.rejected_messages, 1, now).is_ok() {
+            RateDecision::Reject
         } else {
-            Allowed::Flood
+            RateDecision::Close
         }
     }
 }

@@ -1,128 +1,133 @@
-//! A fresh token in place of the old one, while the session goes on.
+//! Refresh: a fresh token replaces the current one while the session stays open.
 //!
-//! A token whose key is known is judged at once. One whose key must be fetched waits beside the session's
-//! loop, and those behind it wait for their turn: tokens count in the order in which they came. A refresh
-//! that fails ends nothing before the old token does.
+//! A token whose key is in memory is verified immediately. If the key must be fetched first, the token waits beside the
+//! session's loop, and later tokens wait behind it, because tokens take effect in the order of arrival. A failed refresh
+//! never ends a session before its current token does.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::ready;
+use std::task::{Poll, ready};
 
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Next, Session};
+use super::Session;
+use super::event_loop::LoopAction;
 use crate::audit_trail::{self, TokenHash};
 use crate::auth::{AuthError, Identity, Token};
 use crate::hub::SessionCheck as _;
-use crate::wire::{ClientMessage, CloseCode, Status, Topic, push};
+use crate::wire::{ClientMessage, CloseCode, Status, push};
 
-/// A token that waits for its key.
-pub(super) type Refreshing = Pin<Box<dyn Future<Output = Refreshed> + Send>>;
+/// Verification of a token that waits for its key.
+pub(super) type RefreshFuture = Pin<Box<dyn Future<Output = RefreshOutcome> + Send>>;
 
-/// What became of it.
-pub(super) struct Refreshed {
+/// Result of a token's verification.
+pub(super) struct RefreshOutcome {
     message: ClientMessage,
     token: TokenHash,
     verified: Result<Identity, AuthError>,
 }
 
 impl Session {
-    /// Judges the token of a message, or has it wait.
-    pub(super) fn refresh(&mut self, message: ClientMessage) -> Next {
+    /// Handles `access_token`: verifies the token now, or queues it until its key arrives.
+    pub(super) fn refresh(&mut self, message: ClientMessage) -> LoopAction {
         #[derive(Deserialize)]
         struct Payload {
             access_token: String,
         }
         let Ok(payload) = serde_json::from_str::<Payload>(message.payload.get()) else {
-            self.refuse(&message, "invalid payload", "send {\"access_token\": \"<token>\"}");
-            return Next::Continue;
+            self.reply_error(&message, "invalid payload", "send {\"access_token\": \"<token>\"}");
+            return LoopAction::Continue;
         };
         let token = Token::new(payload.access_token);
         let hash = token.hash();
         if self.refreshing.is_empty() {
-            match self.shared.verifier.verify_now(&token) {
+            match self.context.verifier.verify_now(&token) {
                 Err(AuthError::UnknownKey | AuthError::KeysUnavailable) => {}
-                verified => return self.on_refreshed(Refreshed { message, token: hash, verified }),
+                verified => return self.on_refreshed(RefreshOutcome { message, token: hash, verified }),
             }
         }
-        if self.refreshing.len() >= self.shared.limits.refreshes_max {
-            self.refuse(&message, "unavailable", "too many tokens wait for their key: try again");
-            return Next::Continue;
+        if self.refreshing.len() >= self.context.limits.refreshes_max {
+            let hint = "too many tokens of this session wait for their key: try again in a few seconds";
+            self.reply_error(&message, "unavailable", hint);
+            return LoopAction::Continue;
         }
-        let verifier = Arc::clone(&self.shared.verifier);
+        let verifier = Arc::clone(&self.context.verifier);
         self.refreshing.push_back(Box::pin(async move {
             let verified = verifier.verify(&token).await;
-            Refreshed { message, token: hash, verified }
+            RefreshOutcome { message, token: hash, verified }
         }));
-        Next::Reschedule
+        LoopAction::ResetTimer
     }
 
-    pub(super) fn on_refreshed(&mut self, refreshed: Refreshed) -> Next {
-        let Refreshed { message, token, verified } = refreshed;
+    /// Applies a verified token, or reports why it was rejected.
+    pub(super) fn on_refreshed(&mut self, outcome: RefreshOutcome) -> LoopAction {
+        let RefreshOutcome { message, token, verified } = outcome;
         match verified {
             Ok(identity) if identity.is_same_user(&self.identity) => {
                 let identity = Arc::new(identity);
-                self.standing.replace(Arc::clone(&identity));
-                if let Some(close) = self.standing.close_reason() {
-                    audit_trail::refresh_refused(self.who(), close.reason, token);
-                    return Next::Close(close);
+                self.revocation_check.replace(Arc::clone(&identity));
+                if let Some(close) = self.revocation_check.close_reason() {
+                    audit_trail::refresh_refused(self.audit_subject(), close.reason, token);
+                    return LoopAction::Close(close);
                 }
                 self.identity = identity;
-                audit_trail::refreshed(self.who(), token);
-                let left = self.leave_forbidden();
+                audit_trail::refreshed(self.audit_subject(), token);
+                let closed = self.leave_forbidden_topics();
                 self.reply(&message, Status::Ok, json!({}));
-                for frame in left {
+                for frame in closed {
                     self.send(&frame);
                 }
-                Next::Reschedule
+                LoopAction::ResetTimer
             }
             Ok(_) => {
-                audit_trail::refresh_refused(self.who(), CloseCode::IDENTITY_CHANGED.reason, token);
-                Next::Close(CloseCode::IDENTITY_CHANGED)
-            }
-            Err(error @ AuthError::KeysUnavailable) => {
-                audit_trail::refresh_refused(self.who(), &error.to_string(), token);
-                self.refuse(&message, "unavailable", &error.to_string());
-                Next::Reschedule
+                let close = CloseCode::IDENTITY_CHANGED;
+                audit_trail::refresh_refused(self.audit_subject(), close.reason, token);
+                LoopAction::Close(close)
             }
             Err(error) => {
-                audit_trail::refresh_refused(self.who(), &error.to_string(), token);
-                self.refuse(&message, "invalid token", &error.to_string());
-                Next::Reschedule
+                let reason = match error {
+                    AuthError::KeysUnavailable => "unavailable",
+                    _ => "invalid token",
+                };
+                let error = error.to_string();
+                audit_trail::refresh_refused(self.audit_subject(), &error, token);
+                self.reply_error(&message, reason, &error);
+                LoopAction::ResetTimer
             }
         }
     }
 
-    /// Leaves what the present token does not allow any more. What the client is told is returned: it comes
-    /// behind the reply. `phx_close` and not `phx_error`, upon which clients would join again and again.
-    fn leave_forbidden(&mut self) -> Vec<bytes::Bytes> {
-        let may_stay = |topic: &Topic| self.shared.topics.check(&self.identity.topics, topic);
+    /// Leaves the topics that the current token no longer allows. Returns the frames for the client, which must be sent
+    /// after the reply. They are `phx_close` because clients rejoin after `phx_error`, and would do so without end.
+    fn leave_forbidden_topics(&mut self) -> Vec<Bytes> {
+        let check = |topic| self.context.topic_policy.check(&self.identity.topics, topic);
         let forbidden: Vec<_> = self
             .joined
             .topics()
-            .filter_map(|topic| may_stay(topic).err().map(|why| (topic.clone(), why)))
+            .filter_map(|topic| check(topic).err().map(|forbidden| (topic.clone(), forbidden)))
             .collect();
         let mut frames = Vec::new();
-        for (topic, why) in forbidden {
+        for (topic, forbidden) in forbidden {
             let Some(joined) = self.joined.remove(&topic) else { continue };
-            self.end_membership(&topic, &joined);
+            self.end_join(&topic, &joined);
             let join_ref = joined.join_ref.as_deref();
-            let payload = json!({"reason": "forbidden topic", "message": why.to_string()});
+            let payload = json!({"reason": "forbidden topic", "message": forbidden.to_string()});
             frames.push(push(join_ref, join_ref, &topic.to_string(), "phx_close", payload));
         }
         frames
     }
 }
 
-/// Resolves with the first of these when it is through, and takes it out.
-pub(super) fn next_refreshed(refreshing: &mut VecDeque<Refreshing>) -> impl Future<Output = Refreshed> {
+/// Resolves when the first verification in the queue has finished, and removes it.
+pub(super) fn next_refreshed(queue: &mut VecDeque<RefreshFuture>) -> impl Future<Output = RefreshOutcome> {
     poll_fn(move |cx| {
-        let Some(first) = refreshing.front_mut() else { return std::task::Poll::Pending };
-        let refreshed = ready!(first.as_mut().poll(cx));
-        refreshing.pop_front();
-        std::task::Poll::Ready(refreshed)
+        let Some(first) = queue.front_mut() else { return Poll::Pending };
+        let outcome = ready!(first.as_mut().poll(cx));
+        queue.pop_front();
+        Poll::Ready(outcome)
     })
 }

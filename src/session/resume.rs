@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::joined::{Joined, Membership};
+use super::joined_topics::{JoinState, JoinedTopic};
 use super::{Session, SessionContext};
 use crate::hub::{Outbox, Registration, Subscribed};
 use crate::log::cursor::Cursor;
@@ -25,18 +25,18 @@ use crate::wire::{ClientMessage, RESYNC_EVENT, Status, Topic, append_event_frame
 const CHUNK_BYTES: usize = 32 * 1024;
 
 /// A join that is being resumed.
-pub(super) type Resuming = Pin<Box<dyn Future<Output = Resumed> + Send>>;
+pub(super) type ResumeFuture = Pin<Box<dyn Future<Output = ResumeOutcome> + Send>>;
 
 /// One that is live now; or that was left meanwhile, and then there is nothing to end.
-pub(super) struct Resumed {
+pub(super) struct ResumeOutcome {
     topic: Topic,
-    join: u64,
+    join_id: u64,
     subscribed: Option<Subscribed>,
 }
 
 /// Everything that a resume needs of its session.
 struct Resume {
-    shared: Arc<SessionContext>,
+    context: Arc<SessionContext>,
     registration: Arc<Registration>,
     outbox: Arc<Outbox>,
     org: OrgId,
@@ -58,14 +58,14 @@ impl Session {
     /// Begins to resume a join. False where the cursor means nothing here.
     pub(super) fn resume(&mut self, topic: &Topic, message: &ClientMessage, since_text: &str) -> bool {
         let Ok(since) = since_text.parse::<Cursor>() else { return false };
-        let epoch = self.shared.hub.cursor().parse::<Cursor>().ok().map(|now| now.epoch);
+        let epoch = self.context.hub.cursor().parse::<Cursor>().ok().map(|now| now.epoch);
         if epoch != Some(since.epoch) {
             return false;
         }
-        let join = self.next_join();
+        let join_id = self.next_join_id();
         let left = CancellationToken::new();
         let resume = Resume {
-            shared: Arc::clone(&self.shared),
+            context: Arc::clone(&self.context),
             registration: Arc::clone(&self.registration),
             outbox: Arc::clone(&self.outbox),
             org: self.identity.org,
@@ -83,26 +83,26 @@ impl Session {
                 () = has_left.cancelled() => None,
                 subscribed = resume.run() => Some(subscribed),
             };
-            Resumed { topic: resume.topic, join, subscribed }
+            ResumeOutcome { topic: resume.topic, join_id, subscribed }
         }));
-        let membership = Membership::Resuming(left);
+        let state = JoinState::Resuming(left);
         let join_ref = message.join_ref.as_deref().map(Box::from);
-        self.joined.insert(topic.clone(), Joined { join_ref, join, membership });
+        self.joined.insert(topic.clone(), JoinedTopic { join_ref, join_id, state });
         true
     }
 
-    pub(super) fn on_resumed(&mut self, resumed: Resumed) {
-        let Some(subscribed) = resumed.subscribed else { return };
-        match self.joined.get_mut(&resumed.topic) {
-            Some(joined) if joined.join == resumed.join => joined.membership = Membership::Live(subscribed),
+    pub(super) fn on_resumed(&mut self, outcome: ResumeOutcome) {
+        let Some(subscribed) = outcome.subscribed else { return };
+        match self.joined.get_mut(&outcome.topic) {
+            Some(joined) if joined.join_id == outcome.join_id => joined.state = JoinState::Live(subscribed),
             // Left, and perhaps joined again: this subscription is nobody's.
-            _ => self.registration.unsubscribe(&resumed.topic, &subscribed),
+            _ => self.registration.unsubscribe(&outcome.topic, &subscribed),
         }
     }
 }
 
 /// Resolves with the first of these that is through, and takes it out.
-pub(super) fn next_resumed(resuming: &mut Vec<Resuming>) -> impl Future<Output = Resumed> {
+pub(super) fn next_resumed(resuming: &mut Vec<ResumeFuture>) -> impl Future<Output = ResumeOutcome> {
     poll_fn(move |cx| {
         for n in 0..resuming.len() {
             if let Poll::Ready(resumed) = resuming[n].as_mut().poll(cx) {
@@ -118,7 +118,7 @@ impl Resume {
     async fn run(&self) -> Subscribed {
         // At once: clients give a join up after some 10 s, and what it waits for may take longer.
         self.outbox.offer(&self.reply(json!({"cursor": self.since_text})));
-        if let Err(error) = self.shared.replay.wait_until_reached(&self.since, || self.position()).await {
+        if let Err(error) = self.context.replay.wait_until_reached(&self.since, || self.position()).await {
             return self.give_up(&error);
         }
         let mut at = None;
@@ -130,9 +130,9 @@ impl Resume {
             drop(hold);
             return self.give_up(&ReplayError::Epoch);
         };
-        match self.shared.replay.missed_events(self.org, &self.topic, &self.since, &at).await {
+        match self.context.replay.missed_events(self.org, &self.topic, &self.since, &at).await {
             Ok(missed) => {
-                let late = tokio::time::timeout(self.shared.replay.send_timeout(), self.send(&missed)).await;
+                let late = tokio::time::timeout(self.context.replay.send_timeout(), self.send(&missed)).await;
                 if late.is_err() {
                     self.resync(&at, &ReplayError::TooMany);
                 }
@@ -147,14 +147,14 @@ impl Resume {
     /// The join without what was missed: the client reads its state anew.
     fn give_up(&self, error: &ReplayError) -> Subscribed {
         tracing::info!(%error, org.id = %self.org, "a resume could not be served: resync");
-        self.shared.metrics.resyncs.inc();
+        self.context.metrics.resyncs.inc();
         self.registration.subscribe(&self.topic, |cursor| self.resync_frame(cursor, error))
     }
 
     /// What was missed can't be told, or not all of it: the client goes on from `at`.
     fn resync(&self, at: &Cursor, error: &ReplayError) {
         tracing::info!(%error, org.id = %self.org, "a resume could not be served: resync");
-        self.shared.metrics.resyncs.inc();
+        self.context.metrics.resyncs.inc();
         self.outbox.offer(&self.resync_frame(&at.to_string(), error));
     }
 
@@ -179,7 +179,7 @@ impl Resume {
     }
 
     fn position(&self) -> Option<Cursor> {
-        self.shared.hub.cursor().parse().ok()
+        self.context.hub.cursor().parse().ok()
     }
 
     fn reply(&self, response: serde_json::Value) -> Bytes {

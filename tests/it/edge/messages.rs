@@ -19,7 +19,7 @@ async fn start(change: impl FnOnce(&mut Config)) -> TestGateway {
 
 fn few_messages(config: &mut Config) {
     config.limits.session.messages = Rate::new(1, 5);
-    config.limits.session.refused_messages = Rate::new(1, 3);
+    config.limits.session.rejected_messages = Rate::new(1, 3);
 }
 
 #[tokio::test]

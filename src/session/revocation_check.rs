@@ -1,4 +1,4 @@
-//! Whether a session may stay when something was revoked: what the hub asks of each.
+//! The check whether a session's token was revoked, which the hub runs on every session after a revocation.
 
 use std::sync::{Arc, Mutex};
 
@@ -8,7 +8,7 @@ use crate::hub::SessionCheck;
 use crate::sync::lock;
 use crate::wire::CloseCode;
 
-/// What a token says of itself, for the question whether it was revoked.
+/// The claims of a verified token that revocations are compared with.
 #[must_use]
 pub fn token_subject(identity: &Identity) -> TokenSubject<'_> {
     TokenSubject {
@@ -20,26 +20,28 @@ pub fn token_subject(identity: &Identity) -> TokenSubject<'_> {
     }
 }
 
-/// A session's present token, where the hub can ask for it.
+/// A session's current token and the revocations that may concern it.
 #[derive(Debug)]
-pub(super) struct Bearer {
+pub(super) struct RevocationCheck {
     identity: Mutex<Arc<Identity>>,
     revocations: Arc<Revocations>,
 }
 
-impl Bearer {
+impl RevocationCheck {
     pub(super) fn new(identity: Arc<Identity>, revocations: Arc<Revocations>) -> Self {
         Self { identity: Mutex::new(identity), revocations }
     }
 
-    /// The token was replaced. Who then asks [`SessionCheck::fallen`] misses no revocation: either the walk over
-    /// all sessions saw this token, or the walk's entries are seen now.
+    /// Replaces the token. The caller must then call [`SessionCheck::close_reason`].
+    ///
+    /// A revocation first replaces the entries and then checks every session. So it either finds the new token here,
+    /// or the caller's check finds the new entries: no revocation is missed.
     pub(super) fn replace(&self, identity: Arc<Identity>) {
         *lock(&self.identity) = identity;
     }
 }
 
-impl SessionCheck for Bearer {
+impl SessionCheck for RevocationCheck {
     fn close_reason(&self) -> Option<CloseCode> {
         let identity = Arc::clone(&lock(&self.identity));
         self.revocations.check(&token_subject(&identity)).map(|revoked| match revoked {

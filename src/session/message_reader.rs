@@ -1,10 +1,12 @@
-//! A session's way in: tungstenite over what the socket says. What tungstenite writes (pongs, and the answer to a
-//! Close) goes to the outbox, each a whole frame, so that it interleaves with nothing. Bytes are counted as they are
-//! read: frames that are no messages (empty fragments) are limited by nothing else.
+//! The WebSocket messages of one client, parsed by tungstenite.
 //!
-//! Most sockets say something twice a minute. Between messages there is no tungstenite and no buffer, which would be a
-//! fifth of a session's memory: both are made when bytes come, and dropped when [`Framing`] says that these were whole
-//! messages.
+//! tungstenite also writes: pongs, and the answer to a Close. Each of these goes to the outbox as a whole frame, so it
+//! cannot interleave with events. Received bytes are counted as they are read, because no other limit covers frames
+//! that belong to no message (empty fragments).
+//!
+//! Most clients send two messages a minute. tungstenite and its buffer would be a fifth of an idle session's memory, so
+//! they exist only while a message arrives. [`Framing`] knows from the frame headers when only whole messages have been
+//! read; then the parser is dropped until the next bytes arrive.
 
 use std::future::poll_fn;
 use std::io::{self, Read, Write};
@@ -20,44 +22,44 @@ use crate::hub::{Outbox, SendOutcome};
 use crate::rate::{Bucket, Rate};
 use crate::wire::{Framing, is_close_frame};
 
-/// Bytes of tungstenite's buffer at first: a join fits, and it grows for what does not.
+/// Initial size of tungstenite's buffer, in bytes. A join fits; the buffer grows for longer messages.
 const BUFFER_BYTES: usize = 256;
 
-/// Bytes that are read from the socket at once, on the stack.
+/// Bytes of one read from the socket, into a buffer on the stack.
 const READ_BYTES: usize = 4096;
 
-/// See the module's documentation.
-pub(super) struct Socket {
+/// Reads messages from a session's socket.
+pub(super) struct MessageReader {
     /// None between messages.
     parser: Option<Box<Parser>>,
     message_bytes_max: usize,
-    bucket: Bucket,
+    received_bytes: Bucket,
     has_ended: bool,
 }
 
-/// What is needed while a message comes in.
+/// State that is needed only while a message arrives.
 struct Parser {
     context: WebSocketContext,
-    /// What tungstenite has been given.
+    /// Boundaries of the messages that tungstenite has read.
     framing: Framing,
-    /// Was read from the socket and not given to tungstenite yet.
+    /// Bytes that were read from the socket and that tungstenite has not read yet.
     received: Bytes,
 }
 
-impl Socket {
-    /// Begins with the bytes that came behind the request.
+impl MessageReader {
+    /// Begins with the bytes that the client sent right behind its request.
     pub(super) fn new(received: Bytes, limits: &SessionLimits) -> Self {
         let message_bytes_max = limits.message_bytes_max;
         Self {
             parser: (!received.is_empty()).then(|| Box::new(Parser::new(received, message_bytes_max))),
             message_bytes_max,
-            bucket: Bucket::full(Instant::now()),
+            received_bytes: Bucket::full(Instant::now()),
             has_ended: false,
         }
     }
 
-    /// The next message of this outbox's peer. `rate`: of bytes. None after the peer's Close was answered, and after an
-    /// error.
+    /// The next message from this outbox's socket. Returns None after an error, and after the peer's Close was
+    /// answered. `rate` limits the received bytes.
     pub(super) fn next(
         &mut self,
         outbox: &Outbox,
@@ -75,8 +77,8 @@ impl Socket {
         if self.has_ended {
             return Poll::Ready(None);
         }
-        let Self { parser, message_bytes_max, bucket, .. } = self;
-        let mut source = Source { bucket, outbox, rate, cx };
+        let Self { parser, message_bytes_max, received_bytes, .. } = self;
+        let mut source = ByteSource { received_bytes, outbox, rate, cx };
         let result = match next_message(parser, *message_bytes_max, &mut source) {
             Err(Error::Io(e)) if e.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
             result => result,
@@ -89,19 +91,20 @@ impl Socket {
     }
 }
 
-/// The next message. There is a parser afterwards if the next bytes can't be understood without it.
+/// Parses the next message. Afterwards `slot` contains a parser only if the next bytes belong to a message that has
+/// already begun.
 fn next_message(
     slot: &mut Option<Box<Parser>>,
     message_bytes_max: usize,
-    source: &mut Source<'_, '_>,
+    source: &mut ByteSource<'_, '_>,
 ) -> Result<Message, Error> {
     let parser = match slot {
         Some(parser) => parser,
         None => slot.insert(Box::new(Parser::new(source.receive()?, message_bytes_max))),
     };
     let Parser { context, framing, received } = &mut **parser;
-    let result = context.read(&mut Io { source, framing, received });
-    // Now all that came is looked at, and answered: with a pong, at most.
+    let result = context.read(&mut ParserIo { source, framing, received });
+    // WouldBlock means that tungstenite has parsed all received bytes and written its answer, at most a pong.
     if matches!(&result, Err(Error::Io(e)) if e.kind() == io::ErrorKind::WouldBlock)
         && framing.is_between_messages()
         && context.can_write()
@@ -123,10 +126,10 @@ impl Parser {
     }
 }
 
-/// Says that nothing more will be written, and reads until the peer says the same.
+/// Shuts the socket down for writing, then reads and drops everything until the peer does the same.
 pub(super) async fn discard_until_end(outbox: &Outbox) {
     let transport = outbox.transport();
-    // An error means that the socket is gone, which is what is waited for.
+    // An error means that the connection is gone, which is the end that this function waits for.
     let _ = poll_fn(|cx| transport.poll_shutdown(cx)).await;
     poll_fn(|cx| {
         loop {
@@ -139,52 +142,52 @@ pub(super) async fn discard_until_end(outbox: &Outbox) {
     .await;
 }
 
-/// Where bytes come from, for one poll.
-struct Source<'a, 'b> {
-    bucket: &'a mut Bucket,
+/// The socket, its rate limit and the task's context during one poll.
+struct ByteSource<'a, 'b> {
+    received_bytes: &'a mut Bucket,
     outbox: &'a Outbox,
     rate: Rate,
     cx: &'a mut Context<'b>,
 }
 
-impl Source<'_, '_> {
-    /// What the socket has; nothing where it has ended.
+impl ByteSource<'_, '_> {
+    /// Reads available bytes; none if the stream has ended. Fails with `QuotaExceeded` above the rate.
     fn receive(&mut self) -> io::Result<Bytes> {
-        let mut scratch = [0; READ_BYTES];
-        let Poll::Ready(read) = self.outbox.transport().poll_read(self.cx, &mut scratch) else {
+        let mut buffer = [0; READ_BYTES];
+        let Poll::Ready(read) = self.outbox.transport().poll_read(self.cx, &mut buffer) else {
             return Err(io::ErrorKind::WouldBlock.into());
         };
-        let read = &scratch[..read?];
+        let read = &buffer[..read?];
         let count = u32::try_from(read.len()).unwrap_or(u32::MAX);
-        if self.bucket.take(self.rate, count, Instant::now()).is_err() {
+        if self.received_bytes.take(self.rate, count, Instant::now()).is_err() {
             return Err(io::ErrorKind::QuotaExceeded.into());
         }
         Ok(Bytes::copy_from_slice(read))
     }
 }
 
-/// What tungstenite reads from and writes to.
-struct Io<'a, 'b, 'c> {
-    source: &'a mut Source<'b, 'c>,
+/// The stream that tungstenite reads from and writes to.
+struct ParserIo<'a, 'b, 'c> {
+    source: &'a mut ByteSource<'b, 'c>,
     framing: &'a mut Framing,
     received: &'a mut Bytes,
 }
 
-impl Read for Io<'_, '_, '_> {
+impl Read for ParserIo<'_, '_, '_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         if self.received.is_empty() {
             *self.received = self.source.receive()?;
         }
         let count = self.received.len().min(buf.len());
-        let given = self.received.split_to(count);
-        self.framing.advance(&given);
-        buf[..count].copy_from_slice(&given);
+        let bytes = self.received.split_to(count);
+        self.framing.advance(&bytes);
+        buf[..count].copy_from_slice(&bytes);
         Ok(count)
     }
 }
 
-impl Write for Io<'_, '_, '_> {
-    /// With a write buffer of 0 tungstenite writes frame by frame, each in one call.
+impl Write for ParserIo<'_, '_, '_> {
+    /// Sends one frame. With a write buffer of 0 bytes tungstenite writes each frame in one call.
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         let frame = Bytes::copy_from_slice(buf);
         if is_close_frame(buf) {

@@ -1,0 +1,67 @@
+//! The topics that a session has joined. A client joins one to five topics, so a linear search in a vector is fast
+//! enough, and a session without joins allocates nothing.
+
+use tokio_util::sync::CancellationToken;
+
+use crate::hub::Subscribed;
+use crate::wire::Topic;
+
+/// Capacity of the vector after the first join.
+const USUAL_JOINS: usize = 2;
+
+/// One join of a topic.
+pub(super) struct JoinedTopic {
+    pub(super) join_ref: Option<Box<str>>,
+    /// Distinguishes this join from an earlier join of the same topic.
+    pub(super) join_id: u64,
+    pub(super) state: JoinState,
+}
+
+/// Progress of a join.
+pub(super) enum JoinState {
+    /// The session receives live events.
+    Live(Subscribed),
+    /// The session still receives missed events. Leaving the topic cancels the token.
+    Resuming(CancellationToken),
+}
+
+/// Joined topics, each at most once.
+#[derive(Default)]
+pub(super) struct JoinedTopics(Vec<(Topic, JoinedTopic)>);
+
+impl JoinedTopics {
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn topics(&self) -> impl Iterator<Item = &Topic> {
+        self.0.iter().map(|(topic, _)| topic)
+    }
+
+    pub(super) fn get(&self, topic: &Topic) -> Option<&JoinedTopic> {
+        self.0.iter().find(|(joined, _)| joined == topic).map(|(_, joined)| joined)
+    }
+
+    pub(super) fn get_mut(&mut self, topic: &Topic) -> Option<&mut JoinedTopic> {
+        self.0.iter_mut().find(|(joined, _)| joined == topic).map(|(_, joined)| joined)
+    }
+
+    /// Adds a topic that is not joined yet.
+    pub(super) fn insert(&mut self, topic: Topic, joined: JoinedTopic) {
+        debug_assert!(self.get(&topic).is_none(), "topic {topic} is already joined");
+        if self.0.is_empty() {
+            self.0.reserve_exact(USUAL_JOINS);
+        }
+        self.0.push((topic, joined));
+    }
+
+    pub(super) fn remove(&mut self, topic: &Topic) -> Option<JoinedTopic> {
+        let at = self.0.iter().position(|(joined, _)| joined == topic)?;
+        Some(self.0.swap_remove(at).1)
+    }
+
+    /// Removes and returns all joined topics.
+    pub(super) fn take(&mut self) -> Vec<(Topic, JoinedTopic)> {
+        std::mem::take(&mut self.0)
+    }
+}
