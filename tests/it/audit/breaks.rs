@@ -1,14 +1,14 @@
-//! What can be broken, and what the audit must say of it.
+//! Ways to break isolation, each with the findings that the audit must report.
 
 /// One way to break a database.
 pub struct Break {
-    /// Breaks of one place are not made at once.
+    /// Breaks with the same place are not combined in one round.
     pub place: &'static str,
-    /// What breaks it.
+    /// SQL that breaks the database.
     pub sql: &'static str,
-    /// Exactly these findings: the rule, and the table or else the object.
+    /// Exact findings: the rule, and the table or else the object.
     pub finds: &'static [(&'static str, &'static str)],
-    /// Where what mends it is somebody's decision, or more than a statement: what he would run.
+    /// SQL that a person would run, if the remedy is a decision or needs more than one statement.
     pub decision: &'static str,
 }
 
@@ -26,7 +26,7 @@ impl Break {
     }
 }
 
-/// All of them.
+/// All breaks.
 pub const BREAKS: &[Break] = &[
     // The column.
     broken("dnc_list", "alter table dnc_list drop column org_id cascade", &[("org-column", "public.dnc_list")]),
@@ -258,7 +258,7 @@ pub const BREAKS: &[Break] = &[
         "create view all_calls as select c.id from calls c; grant select on all_calls to authenticated",
         &[("bypassing-view", "public.all_calls")],
     )
-    // Below PostgreSQL 15 a view can only be taken away.
+    // Below PostgreSQL 15 a view cannot run with its caller's rights, so access to it is revoked.
     .decided("revoke all on all_calls from authenticated"),
     broken(
         "materialized view",
@@ -320,7 +320,7 @@ pub const BREAKS: &[Break] = &[
         &[("function-search-path", "public.auth_user_id()")],
     ),
     broken(
-        "a definer function of somebody's",
+        "a definer function",
         "create function warden.helper() returns int language sql security definer as 'select 1';
          alter function warden.helper() owner to warden_owner; revoke execute on function warden.helper() from public",
         &[("function-search-path", "warden.helper()")],
@@ -371,7 +371,7 @@ pub const BREAKS: &[Break] = &[
          set search_path = '' as 'begin return event; end'",
         &[("function", "public.custom_access_token_hook(jsonb)"), ("token-hook", "public.custom_access_token_hook(jsonb)")],
     ),
-    // Members, and the default organisation.
+    // Memberships and the default organisation.
     broken("kb_sync_log", "delete from organizations", &[("default-organization", "public.organizations")]),
     broken(
         "kb_sync_log",
@@ -407,7 +407,7 @@ pub const BREAKS: &[Break] = &[
     broken("watch of call_logs", "drop trigger warden_log_insert on call_logs", &[("watch-triggers", "public.call_logs")]),
     broken("recordings", "alter table recordings enable replica trigger warden_log_delete", &[("watch-triggers", "public.recordings")]),
     broken(
-        "a watched table nobody registered",
+        "an unregistered watched table",
         "create table meetings (id uuid primary key, org_id uuid not null); select warden.watch('meetings', 'meetings', 'meeting');
          drop trigger warden_org_id_immutable on meetings",
         &[("unregistered-table", "public.meetings"), ("watch-triggers", "public.meetings")],

@@ -1,4 +1,5 @@
-//! Databases in other states: without Warden, half way, of another version, locked, without rights.
+//! Audits of databases in other states: without Warden, partly migrated, of another version, locked, or read
+//! by a role without privileges.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use warden_devkit::cluster::SUPERUSER;
 use super::{Key, execute, findings, inspect, key};
 use crate::harness::{TestDb, shared_cluster_url};
 
-/// What is broken here, and not in the list.
+/// Rules that are broken here instead of in the list of breaks.
 pub const RULES_BROKEN: [&str; 3] = ["not-checked", "schema", "token-hook-caller"];
 
 /// An empty database, and its URL.
@@ -34,7 +35,7 @@ fn wanted(keys: &[(&str, &str)]) -> Vec<Key> {
 }
 
 #[tokio::test]
-async fn without_warden_it_says_what_to_do() {
+async fn without_warden_the_remedy_is_to_migrate() {
     let (mut connection, _) = empty_database().await;
     execute(&mut connection, "create table calls (id uuid); begin").await;
     let report = inspect(&mut connection).await;
@@ -47,7 +48,7 @@ async fn without_warden_it_says_what_to_do() {
 }
 
 #[tokio::test]
-async fn a_database_of_another_version_is_told() {
+async fn migrations_of_another_version_are_findings() {
     let db = TestDb::create().await;
     let mut connection = PgConnection::connect(db.url()).await.expect("connects");
     execute(
@@ -61,7 +62,7 @@ async fn a_database_of_another_version_is_told() {
     )
     .await;
     let report = inspect(&mut connection).await;
-    assert!(report.rules < RULES.len(), "its functions may rightly be others");
+    assert!(report.rules < RULES.len(), "functions of another version are not judged");
     let found = findings(report);
     let schema = ["0003", "0004", "0005", "9999"]
         .map(|version| ("schema".to_owned(), format!("core migration {version}")));
@@ -70,9 +71,9 @@ async fn a_database_of_another_version_is_told() {
     assert_eq!(found[1].remedy.text, "warden migrate");
 }
 
-/// A database that was in use before Warden came, on its way.
+/// The database was in use before Warden was installed.
 #[tokio::test]
-async fn half_way_it_says_what_is_next() {
+async fn a_partly_migrated_database_gets_the_next_step_as_remedy() {
     let (mut connection, url) = empty_database().await;
     execute(
         &mut connection,
@@ -117,7 +118,7 @@ async fn half_way_it_says_what_is_next() {
     .expect("reads");
     assert_eq!(indexes, ["org_id, campaign_id"]);
 
-    // The column alone, as somebody would add it by hand.
+    // Only the column, as a person might add it by hand.
     execute(&mut connection, "alter table leads add org_id uuid").await;
     let found = findings(inspect(&mut connection).await);
     let leads: Vec<&str> =
@@ -133,12 +134,12 @@ async fn half_way_it_says_what_is_next() {
     ];
     assert_eq!(leads, rules, "{found:#?}");
     let plan = found.iter().find(|f| f.rule == "org-plan").expect("just now");
-    assert_eq!(plan.remedy.text, "warden migrate --enforce", "where nothing is enforced yet");
+    assert_eq!(plan.remedy.text, "warden migrate --enforce", "nothing is enforced yet");
 }
 
-/// What the audit reads by may itself be broken, so as to show nothing: that is told.
+/// The audit itself uses these functions, and a changed one could hide every finding.
 #[tokio::test]
-async fn it_does_not_believe_a_function_that_was_changed() {
+async fn a_changed_audit_function_is_a_finding() {
     let db = TestDb::create().await;
     let mut connection = PgConnection::connect(db.url()).await.expect("connects");
     execute(
@@ -160,10 +161,10 @@ async fn it_does_not_believe_a_function_that_was_changed() {
     assert_eq!(findings(inspect(&mut connection).await), Vec::new());
 }
 
-/// Where a valid constraint vouches for rows, only a deep audit looks at them: what was written while constraints
-/// were silent is found by that alone.
+/// A default audit trusts validated constraints. Only a deep audit reads the rows, and so finds rows that
+/// were written while constraints were disabled.
 #[tokio::test]
-async fn a_deep_audit_finds_what_silent_constraints_let_in() {
+async fn a_deep_audit_finds_rows_written_with_constraints_disabled() {
     let db = TestDb::create().await;
     let mut connection = PgConnection::connect(db.url()).await.expect("connects");
     execute(
@@ -182,9 +183,9 @@ async fn a_deep_audit_finds_what_silent_constraints_let_in() {
     assert_eq!(keys(&findings(report)), wanted(&rows));
 }
 
-/// The role is there on Supabase alone; here another test makes it too.
+/// The role exists only on Supabase. Another test may create it concurrently.
 #[tokio::test]
-async fn supabases_auth_must_be_able_to_call_the_hook() {
+async fn supabase_auth_must_be_able_to_call_the_token_hook() {
     let db = TestDb::create().await;
     let mut connection = PgConnection::connect(db.url()).await.expect("connects");
     execute(
@@ -196,16 +197,16 @@ async fn supabases_auth_must_be_able_to_call_the_hook() {
         report.findings.into_iter().filter(|f| f.rule == "token-hook-caller").collect()
     };
     let found = callers(inspect(&mut connection).await);
-    assert_eq!(found.len(), 2, "the hook, and what it calls: {found:?}");
+    assert_eq!(found.len(), 2, "the hook and the function that it calls: {found:?}");
     for finding in &found {
         execute(&mut connection, &finding.remedy.text).await;
     }
     assert_eq!(callers(inspect(&mut connection).await), Vec::new());
 }
 
-/// Who may not look is told so, rule by rule: nothing passes because nobody saw it.
+/// A rule that the role cannot check is reported as not judged, so that no rule passes unchecked.
 #[tokio::test]
-async fn without_rights_no_rule_passes_unseen() {
+async fn without_privileges_no_rule_passes_unchecked() {
     let db = TestDb::create().await;
     let mut connection = PgConnection::connect(db.url()).await.expect("connects");
     execute(&mut connection, "begin; create role audited_stranger; set local role audited_stranger").await;
@@ -232,7 +233,7 @@ async fn without_rights_no_rule_passes_unseen() {
     assert!(!report.is_clean());
     execute(&mut connection, "rollback").await;
 
-    // Rows that row-level security hides from their owner are not taken for rows that are not there.
+    // Rows that row-level security hides from their owner do not count as absent.
     execute(
         &mut connection,
         "begin; create role audited_keeper; grant warden_owner to audited_keeper; grant usage on schema public to audited_keeper;
@@ -250,17 +251,20 @@ async fn without_rights_no_rule_passes_unseen() {
     );
 }
 
-/// What takes too long is told, and the rest is judged. (Here somebody holds the table.)
+/// A lock on one table delays one rule; the audit judges the others.
 #[tokio::test]
-async fn what_takes_too_long_is_a_finding() {
+async fn a_rule_that_times_out_is_a_finding() {
     let db = TestDb::create().await;
     let mut holder = PgConnection::connect(db.url()).await.expect("connects");
     execute(&mut holder, "begin; lock table dnc_list in access exclusive mode").await;
     let options = AuditOptions { timeout: Duration::from_secs(2), is_deep: false };
     let database = warden::postgres::reading_options(db.url()).await.expect("a URL");
     let report = audit::run(&database, options, &mut AuditProgress::silent()).await.expect("the audit runs");
-    let plan =
-        report.findings.iter().find(|f| f.table.as_deref() == Some("public.dnc_list")).expect("it waited");
+    let plan = report
+        .findings
+        .iter()
+        .find(|f| f.table.as_deref() == Some("public.dnc_list"))
+        .expect("the rule timed out");
     assert_eq!(
         (plan.rule, plan.object.as_str(), plan.severity),
         ("not-checked", "org-plan", Severity::Finding)

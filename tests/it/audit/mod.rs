@@ -1,9 +1,10 @@
-//! The audit: clean where all is well, and for each rule a database in which exactly that is broken.
+//! The audit: a sound database is clean, and for each rule there is a database in which exactly this rule is
+//! broken.
 //!
-//! - `breaks` is the list: what is broken, and which findings that must make, no more and no fewer.
-//! - `databases` are those that are met in other states: without Warden, half way, without rights.
+//! - `breaks`: the list of breaks, each with its exact findings.
+//! - `databases`: databases in other states: without Warden, partly migrated, read without privileges.
 //!
-//! Breaks are made in transactions that are rolled back, several at once where they don't meet.
+//! Breaks run in transactions that are rolled back. Independent breaks share a transaction.
 
 mod breaks;
 mod databases;
@@ -20,7 +21,7 @@ use self::breaks::{BREAKS, Break};
 use crate::harness::TestDb;
 use crate::harness::tenancy::{Mutation, mutations};
 
-/// A rule, and the table or else the object that it is about.
+/// Rule, and the table or else the object that it reports.
 type Key = (String, String);
 
 fn key(finding: &Finding) -> Key {
@@ -32,7 +33,7 @@ fn key(finding: &Finding) -> Key {
     (finding.rule.to_owned(), place)
 }
 
-/// Runs statements that must work, as the superuser.
+/// Runs statements as the superuser; they must succeed.
 async fn execute(connection: &mut PgConnection, sql: &str) {
     let done = connection.execute(sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))).await;
     done.unwrap_or_else(|error| panic!("{sql}: {error}"));
@@ -43,7 +44,7 @@ async fn inspect(connection: &mut PgConnection) -> Report {
     audit::inspect(connection, options, &mut AuditProgress::silent()).await.expect("the audit runs")
 }
 
-/// Roles belong to the cluster: what other tests make of them doesn't count.
+/// Findings of this database. Roles belong to the cluster, so findings about other tests' roles are dropped.
 fn findings(report: Report) -> Vec<Finding> {
     let is_ours = |finding: &Finding| match finding.rule {
         "bypassing-role" => finding.object.starts_with("audited_"),
@@ -53,7 +54,7 @@ fn findings(report: Report) -> Vec<Finding> {
     report.findings.into_iter().filter(is_ours).collect()
 }
 
-/// Breaks that don't meet, at once.
+/// Groups of breaks that can be combined.
 fn rounds() -> Vec<Vec<&'static Break>> {
     let mut rounds: Vec<Vec<&Break>> = Vec::new();
     for broken in BREAKS {
@@ -82,7 +83,7 @@ async fn a_fresh_database_is_clean() {
         assert_eq!((report.tables, report.rules), (47, RULES.len()));
         assert_eq!(findings(report), Vec::new(), "deep: {is_deep}");
     }
-    // It finds its way also in a transaction that is under way, and leaves that as it was.
+    // The audit also works within an open transaction, and leaves it unchanged.
     execute(&mut connection, "begin; set local search_path = public; savepoint mine").await;
     let report = inspect(&mut connection).await;
     assert!(
@@ -93,7 +94,7 @@ async fn a_fresh_database_is_clean() {
 }
 
 #[tokio::test]
-async fn each_break_makes_its_findings_and_is_mended_by_what_they_say() {
+async fn each_break_is_reported_and_repaired_by_its_remedies() {
     let db = TestDb::create().await;
     let mut connection = PgConnection::connect(db.url()).await.expect("connects");
     for round in rounds() {
@@ -115,15 +116,15 @@ async fn each_break_makes_its_findings_and_is_mended_by_what_they_say() {
             "unexpected: {unexpected:#?}\nmissing: {missing:#?}"
         );
 
-        mend(&mut connection, &round, &found).await;
+        apply_remedies(&mut connection, &round, &found).await;
         let left: Vec<Finding> = findings(inspect(&mut connection).await);
         assert_eq!(left, Vec::new(), "was {found:#?}");
         execute(&mut connection, "rollback").await;
     }
 }
 
-/// Does what the findings say. On tables that hold no rows `warden.enact` makes what `warden migrate` would.
-async fn mend(connection: &mut PgConnection, round: &[&Break], found: &[Finding]) {
+/// Applies the remedies of the findings. On empty tables `warden.enact` does the work of `warden migrate`.
+async fn apply_remedies(connection: &mut PgConnection, round: &[&Break], found: &[Finding]) {
     for finding in found.iter().filter(|finding| finding.remedy.kind == RemedyKind::Sql) {
         execute(connection, &finding.remedy.text).await;
     }
@@ -142,7 +143,7 @@ async fn mend(connection: &mut PgConnection, round: &[&Break], found: &[Finding]
     execute(connection, &format!("select warden.enact(array[{}]::regclass[])", tables.join(", "))).await;
 }
 
-/// The rule that tells of an object of `warden.tenant_objects`.
+/// Rules that report an object of `warden.tenant_objects`.
 fn rules_for(mutation: &Mutation) -> &'static [&'static str] {
     match mutation.kind.as_str() {
         "column" => &["org-column"],
@@ -153,13 +154,13 @@ fn rules_for(mutation: &Mutation) -> &'static [&'static str] {
         "not_null" => &["not-null"],
         "policy" => &["policy", "not-enforced"],
         "row_security" => &["row-security"],
-        other => panic!("nobody knows which rule tells of a {other}"),
+        other => panic!("no rule is known for objects of kind {other}"),
     }
 }
 
-/// Whatever the registry asks for, broken in every way: on each table the n-th at once.
+/// Breaks every object in every way. One round breaks the n-th object of each table.
 #[tokio::test]
-async fn every_object_of_the_registry_is_told_when_it_is_broken() {
+async fn every_broken_object_of_the_registry_is_reported() {
     let db = TestDb::create().await;
     let mut connection = PgConnection::connect(db.url()).await.expect("connects");
     let mut rounds: Vec<BTreeMap<String, Mutation>> = Vec::new();
@@ -169,7 +170,7 @@ async fn every_object_of_the_registry_is_told_when_it_is_broken() {
             None => rounds.push(BTreeMap::from([(mutation.table.clone(), mutation)])),
         }
     }
-    let mut told = 0;
+    let mut reported = 0;
     for round in rounds {
         execute(&mut connection, "begin").await;
         for mutation in round.values() {
@@ -178,17 +179,17 @@ async fn every_object_of_the_registry_is_told_when_it_is_broken() {
         let found = findings(inspect(&mut connection).await);
         for mutation in round.values() {
             let rules = rules_for(mutation);
-            let is_told = |finding: &Finding| {
+            let is_reported = |finding: &Finding| {
                 finding.table.as_deref() == Some(&mutation.table)
                     && rules.contains(&finding.rule)
                     && finding.severity == Severity::Finding
             };
-            assert!(found.iter().any(is_told), "{} is not told: {found:#?}", mutation.sql);
-            told += 1;
+            assert!(found.iter().any(is_reported), "{} is not reported: {found:#?}", mutation.sql);
+            reported += 1;
         }
         execute(&mut connection, "rollback").await;
     }
-    assert!(told > 500, "{told}");
+    assert!(reported > 500, "{reported}");
 }
 
 #[test]
@@ -201,7 +202,7 @@ fn every_rule_has_a_break() {
         .collect();
     let rules: BTreeSet<&str> = RULES.iter().map(|rule| rule.id).collect();
     assert_eq!(broken, rules);
-    assert_eq!(rules.len(), RULES.len(), "no id twice");
+    assert_eq!(rules.len(), RULES.len(), "an id occurs twice");
 }
 
 #[test]
