@@ -30,6 +30,7 @@ pub mod postgres;
 pub mod rate;
 pub mod replay;
 pub mod retention;
+mod service;
 pub mod session;
 pub mod shutdown;
 mod sparse;
