@@ -13,7 +13,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use keys::{IssuerKey, TestKeyServer};
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 use warden::auth::{Readiness, Token, Verifier, VerifierConfig};
 use warden::config::Limits;
 use warden::metrics::Metrics;
@@ -40,13 +39,11 @@ static BENCH: LazyLock<Bench> = LazyLock::new(|| {
         let config = VerifierConfig { issuers: vec![issuer] };
         let verifier = Verifier::new(&config, Limits::default().keys, &Arc::new(Metrics::default()));
         let verifier = Arc::new(verifier.expect("a verifier"));
-        let stop = CancellationToken::new();
-        let fetching = tokio::spawn(Arc::clone(&verifier).run(stop.clone()));
+        let fetchers: Vec<_> = verifier.key_fetchers().into_iter().map(tokio::spawn).collect();
         while verifier.readiness() != Readiness::Ready {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        stop.cancel();
-        fetching.await.expect("ends");
+        fetchers.iter().for_each(tokio::task::JoinHandle::abort);
         let secret = EncodingKey::from_secret(SECRET.as_bytes());
         let hs256 = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims(), &secret).expect("signs");
         let mut tokens = vec![("HS256", Token::new(hs256))];

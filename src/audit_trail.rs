@@ -1,6 +1,7 @@
-//! The audit trail: who was let in, who was not and why, and how each session ended. Log events of the
-//! target `warden::audit_trail` with fixed messages and fields (`docs/security.md` has the table), told in one
-//! place each. It never sees a token, only a [`TokenHash`].
+//! The audit trail: log events for accepted, rejected, refreshed, revoked and ended sessions.
+//!
+//! Every event has the target `warden::audit_trail`, a constant message and fields; `docs/security.md` documents them.
+//! Each event is emitted by one function here. The trail never sees a token, only a [`TokenHash`].
 
 use std::fmt;
 use std::net::IpAddr;
@@ -11,18 +12,18 @@ use uuid::Uuid;
 
 use crate::org::OrgId;
 
-/// Where the events go; `WARDEN_LOG=warden::audit_trail=info` lets through nothing else.
+/// Log target of the events. `WARDEN_LOG=warden::audit_trail=info` logs nothing else.
 pub const TARGET: &str = "warden::audit_trail";
 
-/// Bytes of a token's hash that are kept: enough to tell tokens apart in a log.
+/// Bytes of a token's hash that are logged: enough to distinguish tokens.
 const HASH_BYTES: usize = 8;
 
-/// The beginning of a token's SHA-256: tells whether two events had the same token, and nothing else.
+/// First bytes of a token's SHA-256. They show whether two events had the same token, and nothing else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenHash([u8; HASH_BYTES]);
 
 impl TokenHash {
-    /// The hash of a token.
+    /// Hash of a token.
     #[must_use]
     pub fn of(token: &str) -> Self {
         let mut bytes = [0; HASH_BYTES];
@@ -37,60 +38,75 @@ impl fmt::Display for TokenHash {
     }
 }
 
-/// A session as the trail names it.
+/// Session that an event is about.
 #[derive(Clone, Copy, Debug)]
 pub struct AuditSubject<'a> {
-    /// Of this one session, in all of its events.
+    /// Id of the session, the same in all of its events.
     pub session: Uuid,
-    /// The `sub` of its token. (As a string it is logged with its control characters escaped.)
+    /// `sub` of its token. Control characters are escaped in the log, because it is logged as a string.
     pub user: &'a str,
-    /// Its organisation.
+    /// Organisation of the session.
     pub org: OrgId,
-    /// Where it came from.
+    /// Address of the client.
     pub address: IpAddr,
 }
 
-/// A refusal as the trail names it. `reason` never repeats what was sent.
+/// Request that was rejected.
 #[derive(Clone, Copy, Debug)]
-pub struct Refused<'a> {
-    /// Where the request came from.
+pub struct Rejected<'a> {
+    /// Address of the client.
     pub address: IpAddr,
-    /// The code in the answer's body.
+    /// Code in the answer's body.
     pub code: &'static str,
-    /// The HTTP status of the answer.
+    /// HTTP status of the answer.
     pub status: u16,
-    /// For people.
+    /// Message in the answer's body. It never repeats what the client sent.
     pub reason: &'a str,
-    /// Of the token, where exactly one was sent.
+    /// Hash of the token, if the request contained exactly one.
     pub token: Option<TokenHash>,
-    /// Refusals before this one that were not told, because they were too many.
-    pub untold: u64,
-    /// Whether a revocation was asked for, and no upgrade.
+    /// Rejections before this one that were not logged, because they were too many.
+    pub unlogged: u64,
+    /// Whether the request was a revocation, and not an upgrade.
     pub is_revocation: bool,
 }
 
-/// A revocation as the trail names it.
+/// Revocation that this node applied.
 #[derive(Clone, Copy, Debug)]
 pub struct Revocation<'a> {
-    /// Of the row in `warden.revocations`.
+    /// Id of the row in `warden.revocations`.
     pub id: i64,
-    /// The claim `session_id` that is revoked.
+    /// Revoked login: the claim `session_id`.
     pub session: Option<&'a str>,
-    /// The `sub` that is revoked.
+    /// Revoked user: the claim `sub`.
     pub user: Option<&'a str>,
-    /// The organisation that is revoked, or in which the others are.
+    /// Revoked organisation, or the organisation of the revoked login or user.
     pub org: Option<OrgId>,
-    /// The issuer of whose tokens alone this holds.
+    /// Issuer to whose tokens the revocation is limited.
     pub issuer: Option<&'a str>,
-    /// Whether nothing of the organisation counts until it is resumed.
+    /// Whether the organisation is suspended until it is resumed.
     pub is_suspension: bool,
-    /// The database role that did it.
+    /// Database role that revoked.
     pub by: &'a str,
-    /// The `sub` of the back end that asked for it through HTTP.
+    /// `sub` of the back end that requested it through HTTP.
     pub requested_by: Option<&'a str>,
 }
 
-/// This node has learnt of a revocation, and applied it.
+/// Request of a back end to this node that created or renewed a revocation.
+#[derive(Clone, Copy, Debug)]
+pub struct RevocationRequest<'a> {
+    /// Id of the row in `warden.revocations`.
+    pub id: i64,
+    /// `sub` of the back end's token.
+    pub user: &'a str,
+    /// Organisation of the back end, beyond which it cannot revoke.
+    pub org: OrgId,
+    /// Address of the back end.
+    pub address: IpAddr,
+    /// Hash of the back end's token.
+    pub token: TokenHash,
+}
+
+/// Logs a revocation that this node applied.
 pub fn revoked(revocation: Revocation<'_>) {
     let org = revocation.org.map(tracing::field::display);
     tracing::info!(target: TARGET, action = "revoke", revocation.id = revocation.id,
@@ -99,66 +115,53 @@ pub fn revoked(revocation: Revocation<'_>) {
         requested_by = revocation.requested_by, "tokens revoked");
 }
 
-/// A back end asked this node through HTTP for a revocation, which stands now.
-#[derive(Clone, Copy, Debug)]
-pub struct Request<'a> {
-    /// Of the row in `warden.revocations`.
-    pub id: i64,
-    /// The `sub` of its token.
-    pub user: &'a str,
-    /// Its organisation, beyond which it can revoke nothing.
-    pub org: OrgId,
-    /// Where it came from.
-    pub address: IpAddr,
-    /// Of its token.
-    pub token: TokenHash,
-}
-
-/// A back end has revoked something. What, [`revoked`] tells by the same id on every node.
-pub fn revocation_requested(request: Request<'_>) {
+/// Logs a successful revocation request. Every node logs the revocation itself with [`revoked`], under the same id.
+pub fn revocation_requested(request: RevocationRequest<'_>) {
     tracing::info!(target: TARGET, action = "revoke_request", revocation.id = request.id,
         user.id = request.user, org.id = %request.org, address = %request.address,
         token.hash = %request.token, "revocation requested");
 }
 
-/// A session begins.
-pub fn accepted(who: AuditSubject<'_>, token: TokenHash) {
-    tracing::info!(target: TARGET, action = "accept", session.id = %who.session, user.id = who.user,
-        org.id = %who.org, address = %who.address, token.hash = %token, "upgrade accepted");
+/// Logs the begin of a session.
+pub fn accepted(subject: AuditSubject<'_>, token: TokenHash) {
+    tracing::info!(target: TARGET, action = "accept", session.id = %subject.session,
+        user.id = subject.user, org.id = %subject.org, address = %subject.address,
+        token.hash = %token, "upgrade accepted");
 }
 
-/// A request was refused.
-pub fn refused(refused: Refused<'_>) {
-    let token = refused.token.map(tracing::field::display);
-    let untold = (refused.untold > 0).then_some(refused.untold);
-    if refused.is_revocation {
-        tracing::info!(target: TARGET, action = "revoke_refuse", address = %refused.address,
-            code = refused.code, http.status = refused.status, reason = refused.reason, token.hash = token,
-            untold, "revocation refused");
+/// Logs a rejected request.
+pub fn rejected(rejected: Rejected<'_>) {
+    let token = rejected.token.map(tracing::field::display);
+    let unlogged = (rejected.unlogged > 0).then_some(rejected.unlogged);
+    if rejected.is_revocation {
+        tracing::info!(target: TARGET, action = "revoke_reject", address = %rejected.address,
+            code = rejected.code, http.status = rejected.status, reason = rejected.reason,
+            token.hash = token, unlogged, "revocation rejected");
     } else {
-        tracing::info!(target: TARGET, action = "refuse", address = %refused.address, code = refused.code,
-            http.status = refused.status, reason = refused.reason, token.hash = token, untold,
-            "upgrade refused");
+        tracing::info!(target: TARGET, action = "reject", address = %rejected.address,
+            code = rejected.code, http.status = rejected.status, reason = rejected.reason,
+            token.hash = token, unlogged, "upgrade rejected");
     }
 }
 
-/// A session got a fresh token.
-pub fn refreshed(who: AuditSubject<'_>, token: TokenHash) {
-    tracing::info!(target: TARGET, action = "refresh", session.id = %who.session, user.id = who.user,
-        org.id = %who.org, address = %who.address, token.hash = %token, "token refreshed");
+/// Logs that a session received a new token.
+pub fn refreshed(subject: AuditSubject<'_>, token: TokenHash) {
+    tracing::info!(target: TARGET, action = "refresh", session.id = %subject.session,
+        user.id = subject.user, org.id = %subject.org, address = %subject.address,
+        token.hash = %token, "token refreshed");
 }
 
-/// A session was sent a token that is none for it.
-pub fn refresh_refused(who: AuditSubject<'_>, reason: &str, token: TokenHash) {
-    tracing::info!(target: TARGET, action = "refresh_refuse", session.id = %who.session,
-        user.id = who.user, org.id = %who.org, address = %who.address, reason,
-        token.hash = %token, "token refresh refused");
+/// Logs that a session received a token that it cannot use.
+pub fn refresh_rejected(subject: AuditSubject<'_>, reason: &str, token: TokenHash) {
+    tracing::info!(target: TARGET, action = "refresh_reject", session.id = %subject.session,
+        user.id = subject.user, org.id = %subject.org, address = %subject.address, reason,
+        token.hash = %token, "token refresh rejected");
 }
 
-/// A session ended with this close code.
-pub fn ended(who: AuditSubject<'_>, code: u16, reason: &str, lasted: Duration) {
-    tracing::info!(target: TARGET, action = "end", session.id = %who.session, user.id = who.user,
-        org.id = %who.org, address = %who.address, code, reason,
+/// Logs the end of a session with its close code.
+pub fn ended(subject: AuditSubject<'_>, code: u16, reason: &str, lasted: Duration) {
+    tracing::info!(target: TARGET, action = "end", session.id = %subject.session,
+        user.id = subject.user, org.id = %subject.org, address = %subject.address, code, reason,
         duration_ms = u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX), "session ended");
 }
 
@@ -167,8 +170,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_hash_is_the_beginning_of_sha_256() {
-        // The example of FIPS 180-2.
+    fn a_token_hash_is_the_beginning_of_its_sha_256() {
+        // Example of FIPS 180-2.
         assert_eq!(TokenHash::of("abc").to_string(), "ba7816bf8f01cfea");
     }
 }

@@ -2,16 +2,17 @@
 //!
 //! Every node runs it; the database lets one at a time do it. A late job only keeps rows longer.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::PgPool;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use crate::log::TailerState;
 use crate::metrics::Metrics;
+use crate::service::{Schedule, periodic};
 
 /// Slots of the ring, as in the migration: one is written, and the others are kept.
 const SLOTS: u32 = 8;
@@ -52,32 +53,25 @@ impl Retention {
         self.late_since.subscribe()
     }
 
-    /// Runs until cancelled, while the node follows the log: one that doesn't has said so already.
-    pub async fn run(self, mut reader: watch::Receiver<TailerState>, cancel: CancellationToken) {
-        let mut interval = tokio::time::interval(self.limits.interval);
-        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                () = cancel.cancelled() => return,
-                _ = interval.tick() => {}
+    /// Looks at every interval, while the node follows the log: one that doesn't has said so already.
+    pub async fn run(self, tailer: watch::Receiver<TailerState>) {
+        // A failure is repeated at the next interval: no attempt before it is needed.
+        let interval = self.limits.interval;
+        let schedule = Schedule { interval, retry: (interval, interval), starts_immediately: true };
+        periodic(schedule, &Notify::new(), |_| async {
+            let mut tailer = tailer.clone();
+            if tailer.wait_for(|state| *state == TailerState::Following).await.is_err() {
+                // The tailer has ended for good, so there is nothing to look after.
+                std::future::pending().await
             }
-            tokio::select! {
-                () = cancel.cancelled() => return,
-                following = reader.wait_for(|state| *state == TailerState::Following) => {
-                    if following.is_err() {
-                        return;
-                    }
-                }
+            match tokio::time::timeout(LOOK_TIMEOUT, self.run_once()).await {
+                Ok(Ok(what)) => self.tell(&what),
+                Ok(Err(error)) => self.tell_failure(&error),
+                Err(elapsed) => self.tell_failure(&elapsed),
             }
-            tokio::select! {
-                () = cancel.cancelled() => return,
-                done = tokio::time::timeout(LOOK_TIMEOUT, self.run_once()) => match done {
-                    Ok(Ok(what)) => self.tell(&what),
-                    Ok(Err(error)) => self.tell_failure(&error),
-                    Err(elapsed) => self.tell_failure(&elapsed),
-                },
-            }
-        }
+            Ok::<(), Infallible>(())
+        })
+        .await;
     }
 
     /// Looks once; says what was done, in the words of `warden.rotate_events`.

@@ -10,18 +10,20 @@ use std::time::Duration;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::alg::Alg;
 use super::fetch::{FetchError, Fetcher, KeyServerUrl};
 use super::jwks::{Jwks, KeyError, PublicKey};
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, jitter};
 use crate::metrics::{IssuerLabels, Metrics};
+
+/// Share of the interval that is random, so that nodes that started together do not fetch together.
+const INTERVAL_JITTER: f64 = 0.1;
 
 /// Limits of keys that come from key servers.
 #[derive(Clone, Copy, Debug)]
 pub struct KeyLimits {
-    /// Keys are fetched again after so long, a tenth more or less.
+    /// Longest time from one fetch to the next; up to a tenth less, at random.
     pub interval: Duration,
     /// One request may take so long, answer and all.
     pub fetch_timeout: Duration,
@@ -166,18 +168,14 @@ impl KeyServer {
         state.fetched_at.is_some_and(|at| at.elapsed() <= self.limits.stale_max)
     }
 
-    /// Fetches now, then at the interval, or when asked, until `stop`.
-    pub(super) async fn run(&self, stop: CancellationToken) {
-        let _ = stop.run_until_cancelled(self.keep_fetching()).await;
-    }
-
-    async fn keep_fetching(&self) {
+    /// Fetches now, then at the interval, or when asked, for ever.
+    pub(super) async fn run(&self) {
         let mut backoff = Backoff::new(self.limits.retry_first, self.limits.retry_max);
         loop {
             let result = self.fetch().await;
             let pause = if result.is_ok() {
                 backoff.reset();
-                self.limits.interval.mul_f64(0.9 + fastrand::f64() / 5.0)
+                jitter(self.limits.interval, INTERVAL_JITTER)
             } else {
                 backoff.next()
             };

@@ -3,9 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
-
 use super::error::AuthError;
 use super::fetch::Fetcher;
 use super::identity::Identity;
@@ -60,7 +57,7 @@ impl std::fmt::Debug for Verifier {
 }
 
 impl Verifier {
-    /// A verifier for these issuers; [`Self::run`] fetches keys.
+    /// A verifier for these issuers; [`Self::key_fetchers`] fetch keys.
     ///
     /// # Errors
     /// When issuers can't be told apart, or the system's certificates, which key servers are checked by,
@@ -89,19 +86,18 @@ impl Verifier {
         Ok(Self { issuers, wait: limits.wait })
     }
 
-    /// Fetches keys until `stop`. Returns at once where there is no key server.
-    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
-        let servers = TaskTracker::new();
-        for n in 0..self.issuers.len() {
-            let (verifier, stop) = (Arc::clone(&self), stop.clone());
-            servers.spawn(async move {
+    /// One background service for each key server, which fetches its keys for ever.
+    pub fn key_fetchers(self: &Arc<Self>) -> Vec<impl Future<Output = ()> + Send + use<>> {
+        let has_server = |n: &usize| self.issuers[*n].1.server.is_some();
+        let fetchers = (0..self.issuers.len()).filter(has_server).map(|n| {
+            let verifier = Arc::clone(self);
+            async move {
                 if let Some(server) = &verifier.issuers[n].1.server {
-                    server.run(stop).await;
+                    server.run().await;
                 }
-            });
-        }
-        servers.close();
-        servers.wait().await;
+            }
+        });
+        fetchers.collect()
     }
 
     /// Who the token is. Waits for a key that is not known yet, for at most [`Self::wait`].

@@ -141,7 +141,7 @@ impl EdgeArgs {
     fn set_limits(&self, limits: &mut Limits) -> anyhow::Result<()> {
         let (connections, pending) = self.connections(raise_descriptors())?;
         limits.admission = AdmissionLimits {
-            arrivals_per_address: self.arrivals_per_address,
+            connection_rate_per_address: self.arrivals_per_address,
             handshakes_per_address: self.handshakes_per_address,
             handshakes: self.handshakes,
             revocations_per_org: self.revocations_per_org,
@@ -151,7 +151,7 @@ impl EdgeArgs {
             sessions_max: usize::try_from(connections)?,
             org_sessions_max: self.connections_per_org,
             user_sessions_max: self.connections_per_user,
-            refusal_delay: Duration::from_millis(self.refusal_delay_ms.into()),
+            rejection_delay: Duration::from_millis(self.refusal_delay_ms.into()),
             ..limits.admission
         };
         limits.serve.header_timeout = Duration::from_secs(self.handshake_seconds.into());

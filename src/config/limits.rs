@@ -71,7 +71,7 @@ impl Limits {
         let admission = &mut limits.admission;
         admission.handshakes_per_address = Rate::new(100_000, 100_000);
         admission.handshakes = admission.handshakes_per_address;
-        admission.arrivals_per_address = admission.handshakes_per_address;
+        admission.connection_rate_per_address = admission.handshakes_per_address;
         admission.pending_per_address_max = admission.pending_max;
         admission.org_sessions_max = admission.sessions_max;
         admission.user_sessions_max = admission.sessions_max;
@@ -84,7 +84,7 @@ impl Limits {
         let (admission, session) = (&self.admission, &self.session);
         let burst = |rate: Rate| usize::try_from(rate.burst.get()).unwrap_or(usize::MAX);
         vec![
-            ("arrivals_per_address", burst(admission.arrivals_per_address)),
+            ("arrivals_per_address", burst(admission.connection_rate_per_address)),
             ("pending_per_address", admission.pending_per_address_max),
             ("pending", admission.pending_max),
             ("handshakes_per_address", burst(admission.handshakes_per_address)),
@@ -108,7 +108,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             admission: AdmissionLimits {
-                arrivals_per_address: Rate::new(100, 1000),
+                connection_rate_per_address: Rate::new(100, 1000),
                 // An office of 200 behind one address, with two pages each, comes back at once.
                 handshakes_per_address: Rate::new(50, 500),
                 handshakes: Rate::new(2000, 10_000),
@@ -120,10 +120,10 @@ impl Default for Limits {
                 sessions_max: 250_000,
                 org_sessions_max: 10_000,
                 user_sessions_max: 100,
-                refusal_delay: Duration::from_secs(1),
+                rejection_delay: Duration::from_secs(1),
                 delayed_max: 512,
                 delayed_per_address_max: 32,
-                turned_away_max: 64,
+                rejected_max: 64,
             },
             serve: ServeLimits {
                 header_timeout: Duration::from_secs(10),

@@ -10,14 +10,13 @@ use std::time::Duration;
 
 use sqlx::postgres::PgPool;
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::directory::Directory;
-use crate::backoff::Backoff;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
 use crate::org::OrgId;
+use crate::service::{Schedule, periodic};
 use crate::wire::CloseCode;
 
 /// Organisations in one query.
@@ -65,30 +64,20 @@ impl Reconciler {
         self.due.notify_one();
     }
 
-    /// Sweeps when told to, and now and then, until cancelled.
-    pub async fn run(self: Arc<Self>, cancel: CancellationToken) {
-        let work = async {
-            let mut backoff = Backoff::new(self.limits.retry_first, self.limits.retry_max);
-            let mut ticks = tokio::time::interval(self.limits.interval);
-            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-            // The first tick comes at once, when nobody is known.
-            ticks.tick().await;
-            loop {
-                tokio::select! {
-                    () = self.due.notified() => {}
-                    _ = ticks.tick() => {}
-                }
-                while let Err(error) = self.sweep().await {
-                    tracing::warn!(%error, "organisations could not be looked for; their sessions go on");
-                    tokio::time::sleep(backoff.next()).await;
-                }
-                backoff.reset();
-            }
+    /// Sweeps when told to, and now and then.
+    pub async fn run(self: Arc<Self>) {
+        let schedule = Schedule {
+            interval: self.limits.interval,
+            retry: (self.limits.retry_first, self.limits.retry_max),
+            // At the start no organisation is known.
+            starts_immediately: false,
         };
-        tokio::select! {
-            () = cancel.cancelled() => {}
-            () = work => {}
-        }
+        periodic(schedule, &self.due, |_| async {
+            self.sweep().await.inspect_err(|error| {
+                tracing::warn!(%error, "organisations could not be looked for; their sessions go on");
+            })
+        })
+        .await;
     }
 
     async fn sweep(&self) -> Result<(), sqlx::Error> {

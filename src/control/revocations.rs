@@ -11,13 +11,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sqlx::postgres::PgPool;
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 
 use crate::audit_trail;
-use crate::backoff::Backoff;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
 use crate::org::OrgId;
+use crate::service::{Schedule, Trigger, periodic};
 
 /// Entries held in memory. `warden.revoke()` keeps to 100,000, beside what is being
 /// written at the same moment; beyond this the oldest of single sessions are passed over, and the log says so.
@@ -163,30 +162,21 @@ impl Revocations {
         self.changed.notify_one();
     }
 
-    /// Loads when told to, and now and then, until cancelled.
-    pub async fn run(self: Arc<Self>, cancel: CancellationToken) {
-        let work = async {
-            let mut backoff = Backoff::new(self.limits.retry_first, self.limits.retry_max);
-            let mut due = tokio::time::interval(self.limits.interval);
-            due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-            // The first tick comes at once: the reader loads at its start.
-            due.tick().await;
-            loop {
-                let forgets = tokio::select! {
-                    () = self.changed.notified() => false,
-                    _ = due.tick() => true,
-                };
-                while let Err(error) = self.look(forgets).await {
-                    tracing::warn!(%error, "revocations could not be loaded; those known stand");
-                    tokio::time::sleep(backoff.next()).await;
-                }
-                backoff.reset();
-            }
+    /// Loads when told to, and now and then.
+    pub async fn run(self: Arc<Self>) {
+        let schedule = Schedule {
+            interval: self.limits.interval,
+            retry: (self.limits.retry_first, self.limits.retry_max),
+            // The tailer loads the table when it connects.
+            starts_immediately: false,
         };
-        tokio::select! {
-            () = cancel.cancelled() => {}
-            () = work => {}
-        }
+        let this = &*self;
+        periodic(schedule, &this.changed, |trigger| async move {
+            this.look(trigger == Trigger::Interval).await.inspect_err(|error| {
+                tracing::warn!(%error, "revocations could not be loaded; those known stand");
+            })
+        })
+        .await;
     }
 
     async fn look(&self, forgets: bool) -> Result<(), sqlx::Error> {

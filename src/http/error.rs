@@ -1,4 +1,4 @@
-//! Refusals of the public listener: a status, a code for programs, and a sentence for people.
+//! Rejections of the public listener: a status, a code for programs, and a message for people.
 
 use std::time::Duration;
 
@@ -10,67 +10,67 @@ use serde_json::json;
 use super::admission::LimitExceeded;
 use crate::auth::{AuthError, ClaimError, CredentialError};
 
-/// Why an upgrade, or what a back end asked for, was refused.
+/// Reason why an upgrade or a request of a back end is rejected.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Refusal {
+pub(super) enum Rejection {
     #[error(transparent)]
     Credential(#[from] CredentialError),
     #[error(transparent)]
     Token(#[from] AuthError),
     #[error("the token was revoked: sign in again")]
     Revoked,
-    #[error("the organisation of this token is suspended")]
+    #[error("the token's organisation is suspended")]
     OrgSuspended,
-    #[error("the organisation of this token does not exist")]
+    #[error("the token's organisation does not exist")]
     UnknownOrg,
-    #[error("this origin is not allowed: add it to WARDEN_ALLOWED_ORIGINS")]
+    #[error("origin not allowed: add it to WARDEN_ALLOWED_ORIGINS")]
     Origin,
-    #[error("a token in a cookie counts only with an allowed Origin: browsers send it")]
+    #[error("a token in a cookie needs an Origin header, because browsers send cookies for any page")]
     CookieWithoutOrigin,
     #[error("{0}")]
     Limit(LimitExceeded, Duration),
-    #[error("nothing is here: the socket is at /socket/websocket")]
+    #[error("path not found: the socket is at /socket/websocket")]
     NotFound,
-    #[error("this is a WebSocket endpoint: send `Upgrade: websocket` with a valid Sec-WebSocket-Key")]
+    #[error("not a WebSocket handshake: send `Upgrade: websocket` with a valid Sec-WebSocket-Key")]
     NotWebSocket,
-    #[error("an upgrade is HTTP/1.1 with one Host, one key, one version and no body")]
+    #[error("ambiguous upgrade: send HTTP/1.1 with one Host, one key, one version and no body")]
     Ambiguous,
-    #[error("Sec-WebSocket-Version must be 13")]
+    #[error("unsupported WebSocket version: Sec-WebSocket-Version must be 13")]
     WebSocketVersion,
-    #[error("the query must have vsn=2.0.0, which phoenix 1.4 and later send")]
+    #[error(
+        "unsupported protocol version: the query must contain vsn=2.0.0, as phoenix 1.4 and later send it"
+    )]
     ProtocolVersion,
-    #[error("the gateway cannot look up organisations just now: try again")]
+    #[error("organisation lookup failed: try again")]
     Unavailable,
-    #[error("the gateway has only just started and does not follow the event log yet: try again")]
+    #[error("the gateway has just started and does not follow the event log yet: try again")]
     NotFollowing,
     #[error(
-        "this needs a token of a back end, whose claim role is service_role or what its issuer's rules say"
+        "not a back end's token: its claim `role` must be service_role, or the role in its issuer's configuration"
     )]
     NotABackEnd,
-    #[error("a token revokes within its own organisation alone: use one of that organisation, or SQL")]
+    #[error("a token revokes within its own organisation only: use a token of that organisation, or SQL")]
     OtherOrg,
-    #[error("send this with POST")]
+    #[error("method not allowed: send a POST request")]
     Method,
-    #[error("the Content-Type of the body must be application/json")]
+    #[error("unsupported media type: Content-Type must be application/json")]
     MediaType,
     #[error("the body is longer than 8 KiB")]
     BodyTooLong,
-    #[error("the body did not come in time")]
+    #[error("the body did not arrive in time")]
     BodyTimeout,
     #[error("{0}")]
     Revocation(&'static str),
-    #[error(
-        "as many revocations stand as there may be: revoke users or the organisation rather than each session"
-    )]
+    #[error("too many active revocations: revoke users or the organisation instead of single sessions")]
     TooManyRevocations,
-    #[error("the database can't be asked just now: try again, which does no harm where it was done already")]
+    #[error("the database is unavailable: try again; repeating a revocation is harmless")]
     RevocationUnavailable,
-    #[error("the gateway is shutting down: connect to another, or again in a moment")]
+    #[error("the gateway is shutting down: connect to another node, or retry in a moment")]
     ShuttingDown,
 }
 
-impl Refusal {
-    /// Status and code; `docs/protocol.md` lists them.
+impl Rejection {
+    /// Status and code. `docs/protocol.md` lists them.
     pub(super) fn code(&self) -> (StatusCode, &'static str) {
         match self {
             Self::Credential(CredentialError::InUrl(_)) => (StatusCode::BAD_REQUEST, "credential_in_url"),
@@ -92,7 +92,7 @@ impl Refusal {
             Self::UnknownOrg => (StatusCode::FORBIDDEN, "unknown_organisation"),
             Self::Origin => (StatusCode::FORBIDDEN, "origin_not_allowed"),
             Self::CookieWithoutOrigin => (StatusCode::FORBIDDEN, "origin_required"),
-            Self::Limit(reached, _) => (StatusCode::TOO_MANY_REQUESTS, reached.code()),
+            Self::Limit(limit, _) => (StatusCode::TOO_MANY_REQUESTS, limit.code()),
             Self::NotFound => (StatusCode::NOT_FOUND, "not_found"),
             Self::NotWebSocket => (StatusCode::BAD_REQUEST, "not_a_websocket"),
             Self::Ambiguous => (StatusCode::BAD_REQUEST, "ambiguous_request"),
@@ -112,10 +112,8 @@ impl Refusal {
             Self::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down"),
         }
     }
-}
 
-impl Refusal {
-    /// Whole seconds after which to come again, where that helps.
+    /// Whole seconds after which a retry may succeed.
     fn retry_after(&self) -> Option<u64> {
         match self {
             Self::Limit(_, wait) => Some(wait.as_secs() + u64::from(wait.subsec_nanos() > 0)),
@@ -128,13 +126,13 @@ impl Refusal {
         }
     }
 
-    /// Whether the request was at fault: the answer to such a one is delayed.
-    pub(super) fn is_failed_handshake(&self) -> bool {
+    /// Whether the client caused the rejection. Only such answers are delayed.
+    pub(super) fn is_client_fault(&self) -> bool {
         self.code().0.is_client_error()
     }
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for Rejection {
     fn into_response(self) -> Response {
         let (status, code) = self.code();
         let body = Json(json!({"error": {"code": code, "message": self.to_string()}}));

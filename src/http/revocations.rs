@@ -1,10 +1,11 @@
-//! `POST /v1/revocations`: a back end ends sessions of its organisation, and has their tokens refused.
+//! `POST /v1/revocations`: a back end revokes tokens of its organisation, which also ends their sessions.
 //!
-//! Who may is decided before the body is read: a verified token of a back end. What is revoked lies within the
-//! organisation that this token names, whatever the body says; beyond it there is only SQL.
+//! The caller is checked before the body is read: only a verified token of a back end may revoke. A revocation stays
+//! within the organisation of that token, whatever the body contains. Revoking across organisations needs SQL.
 
 use std::error::Error as _;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
@@ -19,34 +20,35 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
-use super::HttpState;
-use super::caller::{self, Asked};
-use super::error::Refusal;
+use super::error::Rejection;
+use super::gatekeeper::{Gatekeeper, RequestKind, check_url};
 use crate::audit_trail::{self, TokenHash};
 use crate::auth::{self, Identity};
-use crate::control::{MAX_TOKEN_AGE_DEFAULT, RevokeError, RevokeRequest, Subject};
+use crate::control::{MAX_TOKEN_AGE_DEFAULT, NewRevocation, RevokeError, RevokeRequest, Subject};
 
-/// Longest body, in bytes: the longest of each text, with room for escapes.
+/// Longest body, in bytes: room for every field at its maximum, with escapes.
 const BODY_BYTES_MAX: usize = 8 * 1024;
-/// Longest `session_id`, `user_id` and `issuer`, in bytes, as in claims.
+/// Longest `session_id`, `user_id` and `issuer`, in bytes. Claims have the same limit.
 const TEXT_BYTES_MAX: usize = 256;
 /// Longest `reason`, in bytes.
 const REASON_BYTES_MAX: usize = 500;
-/// Longest time for which a token may be valid: ten years.
+/// Longest `max_token_age_seconds`: ten years.
 const TOKEN_AGE_SECONDS_MAX: u32 = 10 * 365 * 24 * 3600;
 
-/// What is asked for. Every text is one, where it is there: `null` for a user, beside an organisation, must not
-/// become the whole organisation.
+/// Body of the request.
+///
+/// A present field must be a string. If `null` were accepted for `user_id`, a request that names a user and an
+/// organisation would revoke the whole organisation.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Wanted {
-    #[serde(default, deserialize_with = "text")]
+struct RevocationBody {
+    #[serde(default, deserialize_with = "string")]
     session_id: Option<String>,
-    #[serde(default, deserialize_with = "text")]
+    #[serde(default, deserialize_with = "string")]
     user_id: Option<String>,
-    #[serde(default, deserialize_with = "text")]
+    #[serde(default, deserialize_with = "string")]
     org_id: Option<String>,
-    #[serde(default, deserialize_with = "text")]
+    #[serde(default, deserialize_with = "string")]
     issuer: Option<String>,
     #[serde(default)]
     reason: String,
@@ -54,9 +56,9 @@ struct Wanted {
     max_token_age_seconds: u32,
 }
 
-/// What stands now, and until when.
+/// Body of the answer: the revocation that was created or renewed.
 #[derive(Debug, Serialize)]
-struct Revoked<'a> {
+struct Created<'a> {
     id: i64,
     #[serde(skip_serializing_if = "Option::is_none")]
     session_id: Option<&'a str>,
@@ -69,7 +71,7 @@ struct Revoked<'a> {
     expires_at: String,
 }
 
-fn text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+fn string<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     String::deserialize(deserializer).map(Some)
 }
 
@@ -77,105 +79,105 @@ fn default_token_age() -> u32 {
     u32::try_from(MAX_TOKEN_AGE_DEFAULT.as_secs()).unwrap_or(TOKEN_AGE_SECONDS_MAX)
 }
 
-/// `POST /v1/revocations`
-pub(super) async fn revoke(State(state): State<HttpState>, request: Request) -> Response {
+/// Handles `POST /v1/revocations`.
+pub(super) async fn revoke(State(gatekeeper): State<Arc<Gatekeeper>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let request = Request::from_parts(parts, ());
-    let address = caller::address(&state, &request);
-    match handle(&state, address, &request, body).await {
+    let address = gatekeeper.address(&request);
+    match handle(&gatekeeper, address, &request, body).await {
         Ok(response) => response,
-        Err(refusal) => caller::refuse(&state, address, &request, refusal, Asked::Revocation).await,
+        Err(rejection) => gatekeeper.reject(address, &request, rejection, RequestKind::Revocation).await,
     }
 }
 
 async fn handle(
-    state: &HttpState,
+    gatekeeper: &Gatekeeper,
     address: IpAddr,
     request: &Request<()>,
     body: Body,
-) -> Result<Response, Refusal> {
-    let limit = state.handshake_timeout;
-    let decided = tokio::time::timeout(limit, back_end(state, address, request)).await;
-    let (identity, token) = decided.unwrap_or(Err(Refusal::Unavailable))?;
-    state.admission.revocation(identity.org).map_err(|(reached, wait)| Refusal::Limit(reached, wait))?;
-    let body = tokio::time::timeout(limit, read(body)).await.unwrap_or(Err(Refusal::BodyTimeout))?;
-    let wanted = Wanted::parse(&body)?;
-    let asked = RevokeRequest {
-        org: identity.org,
-        requested_by: &identity.subject,
-        subject: wanted.subject(&identity)?,
-        issuer: wanted.issuer.as_deref(),
-        reason: &wanted.reason,
-        max_token_age: Duration::from_secs(wanted.max_token_age_seconds.into()),
-    };
-    let standing = state.shared.revocations.revoke(asked).await.map_err(|error| match error {
-        RevokeError::Invalid => Refusal::Revocation("the database refuses it"),
-        RevokeError::TooMany => Refusal::TooManyRevocations,
-        RevokeError::Database(error) => {
-            tracing::warn!(%error, org.id = %identity.org, "a revocation could not be made");
-            Refusal::RevocationUnavailable
-        }
-    })?;
-    state.shared.metrics.revocations_requested.inc();
-    audit_trail::revocation_requested(audit_trail::Request {
-        id: standing.id,
+) -> Result<Response, Rejection> {
+    let timeout = gatekeeper.timeout;
+    let decided = tokio::time::timeout(timeout, back_end(gatekeeper, address, request)).await;
+    let (identity, token) = decided.unwrap_or(Err(Rejection::Unavailable))?;
+    gatekeeper.admission.revocation(identity.org).map_err(|(limit, wait)| Rejection::Limit(limit, wait))?;
+    let body = tokio::time::timeout(timeout, read(body)).await.unwrap_or(Err(Rejection::BodyTimeout))?;
+    let body = RevocationBody::parse(&body)?;
+    let created = store(gatekeeper, &identity, &body).await?;
+    gatekeeper.metrics.revocations_requested.inc();
+    audit_trail::revocation_requested(audit_trail::RevocationRequest {
+        id: created.id,
         user: &identity.subject,
         org: identity.org,
         address,
         token,
     });
-    let revoked = Revoked {
-        id: standing.id,
-        session_id: wanted.session_id.as_deref(),
-        user_id: wanted.user_id.as_deref(),
+    let answer = Created {
+        id: created.id,
+        session_id: body.session_id.as_deref(),
+        user_id: body.user_id.as_deref(),
         org_id: identity.org.as_uuid(),
-        issuer: wanted.issuer.as_deref(),
-        revoked_at: utc(standing.revoked_at),
-        expires_at: utc(standing.expires_at),
+        issuer: body.issuer.as_deref(),
+        revoked_at: rfc3339(created.revoked_at),
+        expires_at: rfc3339(created.expires_at),
     };
-    Ok((StatusCode::CREATED, Json(revoked)).into_response())
+    Ok((StatusCode::CREATED, Json(answer)).into_response())
 }
 
-/// Who asks, if it is one who may; nothing of the body was read by then.
+/// Checks that the caller is a back end. Reads nothing of the body.
 async fn back_end(
-    state: &HttpState,
+    gatekeeper: &Gatekeeper,
     address: IpAddr,
     request: &Request<()>,
-) -> Result<(Identity, TokenHash), Refusal> {
-    if state.draining.is_cancelled() {
-        return Err(Refusal::ShuttingDown);
-    }
-    // Before that revocations are not known, and a revoked token would count.
-    if !state.shared.hub.has_position() {
-        return Err(Refusal::NotFollowing);
-    }
-    state.admission.request(address).map_err(|(reached, wait)| Refusal::Limit(reached, wait))?;
+) -> Result<(Identity, TokenHash), Rejection> {
+    gatekeeper.check_ready()?;
+    gatekeeper.admission.request(address).map_err(|(limit, wait)| Rejection::Limit(limit, wait))?;
     let headers = request.headers();
-    // Cookies never count here: what a browser sends by itself must not revoke.
+    // Cookies are never accepted here: a page could make a browser revoke with them.
     let found = auth::find(request.uri(), headers, None);
-    if let Err(error @ auth::CredentialError::InUrl(_)) = found {
-        return Err(error.into());
-    }
+    check_url(&found)?;
     if request.method() != Method::POST {
-        return Err(Refusal::Method);
+        return Err(Rejection::Method);
     }
     if request.version() != Version::HTTP_11 || headers.get_all(header::HOST).iter().count() != 1 {
-        return Err(Refusal::Ambiguous);
+        return Err(Rejection::Ambiguous);
     }
-    caller::check_origin(headers, &state.allowed_origins)?;
+    gatekeeper.check_origin(headers)?;
     let token = found?.token;
-    let identity = caller::verified(state, &token).await?;
+    let identity = gatekeeper.verify(&token).await?;
     if !identity.is_service {
-        return Err(Refusal::NotABackEnd);
+        return Err(Rejection::NotABackEnd);
     }
-    caller::has_org(state, identity.org).await?;
+    gatekeeper.check_org(identity.org).await?;
     if !is_json(headers) {
-        return Err(Refusal::MediaType);
+        return Err(Rejection::MediaType);
     }
     Ok((identity, token.hash()))
 }
 
-fn utc(at: OffsetDateTime) -> String {
+async fn store(
+    gatekeeper: &Gatekeeper,
+    identity: &Identity,
+    body: &RevocationBody,
+) -> Result<NewRevocation, Rejection> {
+    let request = RevokeRequest {
+        org: identity.org,
+        requested_by: &identity.subject,
+        subject: body.subject(identity)?,
+        issuer: body.issuer.as_deref(),
+        reason: &body.reason,
+        max_token_age: Duration::from_secs(body.max_token_age_seconds.into()),
+    };
+    gatekeeper.revocations.revoke(request).await.map_err(|error| match error {
+        RevokeError::Invalid => Rejection::Revocation("the database rejects this revocation as invalid"),
+        RevokeError::TooMany => Rejection::TooManyRevocations,
+        RevokeError::Database(error) => {
+            tracing::warn!(%error, org.id = %identity.org, "revocation not stored");
+            Rejection::RevocationUnavailable
+        }
+    })
+}
+
+fn rfc3339(at: OffsetDateTime) -> String {
     at.format(&Rfc3339).unwrap_or_default()
 }
 
@@ -185,50 +187,49 @@ fn is_json(headers: &HeaderMap) -> bool {
     media_type.is_some_and(|name| name.trim().eq_ignore_ascii_case("application/json"))
 }
 
-async fn read(body: Body) -> Result<Bytes, Refusal> {
+async fn read(body: Body) -> Result<Bytes, Rejection> {
     to_bytes(body, BODY_BYTES_MAX).await.map_err(|error| match error.source() {
-        Some(source) if source.is::<LengthLimitError>() => Refusal::BodyTooLong,
-        _ => Refusal::Revocation("the body broke off"),
+        Some(source) if source.is::<LengthLimitError>() => Rejection::BodyTooLong,
+        _ => Rejection::Revocation("the body is incomplete"),
     })
 }
 
-impl Wanted {
-    fn parse(body: &[u8]) -> Result<Self, Refusal> {
-        const SHAPE: &str = "the body is not a JSON object with session_id, user_id or org_id as a text, and, if \
-                             wanted, issuer, reason and max_token_age_seconds";
-        // serde takes a list for a struct as well, field by field.
+impl RevocationBody {
+    fn parse(body: &[u8]) -> Result<Self, Rejection> {
+        const SHAPE: &str = "the body must be a JSON object with one of session_id, user_id and org_id as a string, \
+                             and optionally issuer, reason and max_token_age_seconds";
+        // serde also reads a struct from an array, field by field.
         if !body.trim_ascii_start().starts_with(b"{") {
-            return Err(Refusal::Revocation(SHAPE));
+            return Err(Rejection::Revocation(SHAPE));
         }
-        let wanted: Self = serde_json::from_slice(body).map_err(|_| Refusal::Revocation(SHAPE))?;
-        let texts = [&wanted.session_id, &wanted.user_id, &wanted.issuer];
+        let parsed: Self = serde_json::from_slice(body).map_err(|_| Rejection::Revocation(SHAPE))?;
+        let texts = [&parsed.session_id, &parsed.user_id, &parsed.issuer];
         if texts.into_iter().flatten().any(|text| text.is_empty() || text.len() > TEXT_BYTES_MAX) {
-            return Err(Refusal::Revocation("session_id, user_id and issuer have 1 to 256 bytes"));
+            return Err(Rejection::Revocation("session_id, user_id and issuer must have 1 to 256 bytes"));
         }
-        if wanted.reason.len() > REASON_BYTES_MAX {
-            return Err(Refusal::Revocation("the reason has more than 500 bytes"));
+        if parsed.reason.len() > REASON_BYTES_MAX {
+            return Err(Rejection::Revocation("reason must have at most 500 bytes"));
         }
-        let all = texts.into_iter().flatten().chain([&wanted.reason]);
-        if all.into_iter().any(|text| text.contains('\0')) {
-            return Err(Refusal::Revocation("a text has the character U+0000, which no claim can have here"));
+        if texts.into_iter().flatten().chain([&parsed.reason]).any(|text| text.contains('\0')) {
+            return Err(Rejection::Revocation("strings must not contain the character U+0000"));
         }
-        if !(1..=TOKEN_AGE_SECONDS_MAX).contains(&wanted.max_token_age_seconds) {
-            return Err(Refusal::Revocation("max_token_age_seconds is not between one second and ten years"));
+        if !(1..=TOKEN_AGE_SECONDS_MAX).contains(&parsed.max_token_age_seconds) {
+            return Err(Rejection::Revocation("max_token_age_seconds must be between 1 second and 10 years"));
         }
-        Ok(wanted)
+        Ok(parsed)
     }
 
-    /// Exactly one, within the caller's organisation.
-    fn subject(&self, identity: &Identity) -> Result<Subject<'_>, Refusal> {
+    /// Subject of the revocation. Exactly one of the three fields must be present.
+    fn subject(&self, identity: &Identity) -> Result<Subject<'_>, Rejection> {
         match (self.session_id.as_deref(), self.user_id.as_deref(), self.org_id.as_deref()) {
             (Some(session), None, None) => Ok(Subject::Session(session)),
             (None, Some(user), None) => Ok(Subject::User(user)),
             (None, None, Some(org)) => match Uuid::try_parse(org) {
                 Ok(id) if id == identity.org.as_uuid() => Ok(Subject::Org),
-                Ok(_) => Err(Refusal::OtherOrg),
-                Err(_) => Err(Refusal::Revocation("org_id is not a UUID")),
+                Ok(_) => Err(Rejection::OtherOrg),
+                Err(_) => Err(Rejection::Revocation("org_id is not a UUID")),
             },
-            _ => Err(Refusal::Revocation("say what to revoke: session_id, user_id or org_id, one of them")),
+            _ => Err(Rejection::Revocation("name exactly one of session_id, user_id and org_id")),
         }
     }
 }

@@ -1,11 +1,10 @@
-//! Accepting connections: HTTP/1.1, over TLS where there is a certificate, until a connection is upgraded
-//! or done.
+//! Accept loop: HTTP/1.1, over TLS if there is a certificate, until a connection is upgraded or closed.
 //!
-//! Nothing here waits without an end: not for TLS, not for a request's head, not for the next request of a
-//! connection. Connections beyond what admission allows are told so and closed.
+//! Every wait has a limit: the TLS handshake, the head of a request, and the pause between two requests. Connections
+//! beyond admission's limits get a 429 and are closed.
 
 use std::future::poll_fn;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -33,67 +32,65 @@ use crate::sync::lock;
 /// Limits of a connection before it is upgraded.
 #[derive(Clone, Copy, Debug)]
 pub struct ServeLimits {
-    /// A client may take so long for TLS, and then for the head of each request; so long it may rest
-    /// between two requests.
+    /// Longest time for the TLS handshake, for the head of each request, and between two requests.
     pub header_timeout: Duration,
-    /// Headers in one request.
+    /// Headers of one request.
     pub headers_max: usize,
-    /// Bytes of one request's head.
+    /// Bytes in the head of one request.
     pub head_bytes_max: usize,
 }
 
-/// What all connections of a listener share.
+/// State that all connections of a listener share.
 #[derive(Clone, Debug)]
 pub struct Listening {
-    /// Who may come in.
+    /// Limits by address and in total.
     pub admission: Arc<Admission>,
-    /// Without it everything is plain text.
+    /// Certificate. Without one the listener speaks plain text.
     pub tls: Option<Arc<Tls>>,
-    /// Of each connection.
+    /// Limits of each connection.
     pub limits: ServeLimits,
-    /// Counts.
+    /// Counters of accept errors.
     pub metrics: Arc<Metrics>,
 }
 
-/// What is to be done with a stream whose 101 is out, and with what was read behind the request.
+/// Takes over a stream after the 101 was sent, with the bytes that were read behind the request.
 pub(super) type Upgrade = Box<dyn FnOnce(Transport, Bytes) + Send>;
 
-/// A connection's other end, among a request's extensions.
+/// Other end of a connection, stored in a request's extensions.
 #[derive(Clone)]
 pub(super) struct Peer {
-    /// Its address.
     pub(super) address: IpAddr,
     upgrade: Arc<Mutex<Option<Upgrade>>>,
 }
 
 impl Peer {
-    /// The answer to this request is a 101; this comes after it.
+    /// Registers the function that takes over the stream. The answer to the request must be a 101.
     pub(super) fn after_upgrade(&self, upgrade: Upgrade) {
         *lock(&self.upgrade) = Some(upgrade);
     }
 }
 
-/// Pause after an `accept` that failed, as when file descriptors ran out: the listener stays ready, and
-/// without the pause the loop would spin.
-const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
+/// Pause after a failed `accept`, as when file descriptors run out. The listener stays readable, so the loop would spin
+/// without it.
+pub(crate) const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// Failures of `accept` are told no more often than this.
+/// Shortest time between two warnings about a failed `accept`.
 const ACCEPT_WARNING_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Connections that are not upgraded have so long to finish on shutdown.
-const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
+/// Time that connections without an upgrade have to finish on shutdown.
+pub(crate) const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 
-/// A connection that is one too many has so long to read that.
-const TURN_AWAY_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest time to send the answer to a connection beyond the limits.
+pub(crate) const REJECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// And so many bytes of its request are read meanwhile: unread ones would reset it.
-const TURN_AWAY_BYTES: u64 = 64 * 1024;
+/// Bytes that are read from such a connection meanwhile. Closing a socket with unread bytes would reset it, and the
+/// client would not receive the answer.
+pub(crate) const REJECT_BYTES_MAX: u64 = 64 * 1024;
 
-/// Seconds after which it should come again.
-const TURN_AWAY_RETRY_SECONDS: u32 = 1;
+/// Value of Retry-After for such a connection, in seconds.
+const REJECT_RETRY_SECONDS: u32 = 1;
 
-/// Serves a listener until `shutdown`; requests under way are finished, upgraded connections are no
-/// business of this function any more.
+/// Serves a listener until `shutdown`. Requests in progress are finished; upgraded connections are no longer tracked here.
 pub async fn serve(listener: TcpListener, routes: Router, listening: Listening, shutdown: CancellationToken) {
     let connections = TaskTracker::new();
     let mut warned: Option<Instant> = None;
@@ -103,28 +100,15 @@ pub async fn serve(listener: TcpListener, routes: Router, listening: Listening, 
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => match listening.admission.enter(peer.ip()) {
-                Ok(pending) => {
-                    let connection = Connection { peer: peer.ip(), pending, shutdown: shutdown.clone() };
-                    connections.spawn(connection.run(stream, routes.clone(), listening.clone()));
-                }
-                Err(reached) => {
-                    // TLS would have to be spoken first, which costs more than all the rest.
-                    if listening.tls.is_none()
-                        && let Some(place) = listening.admission.turn_away()
-                    {
-                        connections.spawn(turn_away(stream, reached, place));
-                    }
-                }
-            },
+            Ok((stream, peer)) => admit(stream, peer, &routes, &listening, &connections, &shutdown),
             Err(error) => {
                 listening.metrics.accept_errors.inc();
                 if warned.is_none_or(|at| at.elapsed() >= ACCEPT_WARNING_INTERVAL) {
                     warned = Some(Instant::now());
                     tracing::warn!(
                         %error,
-                        "a connection could not be accepted; if file descriptors ran out, raise `ulimit -n`, or \
-                         lower WARDEN_CONNECTIONS_MAX"
+                        "accepting a connection failed; if file descriptors ran out, raise `ulimit -n` or lower \
+                         WARDEN_CONNECTIONS_MAX"
                     );
                 }
                 tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
@@ -136,8 +120,52 @@ pub async fn serve(listener: TcpListener, routes: Router, listening: Listening, 
     connections.wait().await;
 }
 
-/// Bytes of a request's head, without its punctuation. hyper's limit is that of its buffer, which holds up to
-/// twice as much when a head comes in one piece.
+/// Serves a new connection, or rejects it if a limit is exceeded.
+fn admit(
+    stream: TcpStream,
+    peer: SocketAddr,
+    routes: &Router,
+    listening: &Listening,
+    connections: &TaskTracker,
+    shutdown: &CancellationToken,
+) {
+    match listening.admission.enter(peer.ip()) {
+        Ok(pending) => {
+            let connection = Connection { peer: peer.ip(), pending, shutdown: shutdown.clone() };
+            connections.spawn(connection.run(stream, routes.clone(), listening.clone()));
+        }
+        // Over TLS the connection is dropped, because an answer would cost a TLS handshake, the most expensive part.
+        Err(limit) => {
+            if listening.tls.is_none()
+                && let Some(permit) = listening.admission.reject()
+            {
+                connections.spawn(reject(stream, limit, permit));
+            }
+        }
+    }
+}
+
+/// Answers 429 in plain HTTP, and waits a moment for the client to read it.
+async fn reject(mut stream: TcpStream, limit: LimitExceeded, _permit: Pending) {
+    let body = serde_json::json!({"error": {"code": limit.code(), "message": limit.to_string()}}).to_string();
+    let answer = format!(
+        "HTTP/1.1 429 Too Many Requests\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
+         retry-after: {REJECT_RETRY_SECONDS}\r\nconnection: close\r\n\r\n{body}",
+        body.len(),
+    );
+    let send = async {
+        stream.write_all(answer.as_bytes()).await?;
+        stream.shutdown().await?;
+        tokio::io::copy(&mut stream.take(REJECT_BYTES_MAX), &mut tokio::io::sink()).await
+    };
+    // Neither an error nor a timeout matters: the connection is closed in both cases.
+    let _ = tokio::time::timeout(REJECT_TIMEOUT, send).await;
+}
+
+/// Bytes in a request's head, without punctuation.
+///
+/// Counted here because hyper's own limit is that of its buffer, which holds up to twice as much if a head arrives in
+/// one piece.
 fn head_bytes<B>(request: &Request<B>) -> usize {
     let uri = request.uri();
     let path = uri.path_and_query().map_or(0, |path| path.as_str().len());
@@ -148,28 +176,10 @@ fn head_bytes<B>(request: &Request<B>) -> usize {
         .fold(path + authority, |sum, (name, value)| sum + name.as_str().len() + value.len())
 }
 
-/// Tells a connection that there are too many, in HTTP, and waits a moment until that was read.
-async fn turn_away(mut stream: TcpStream, reached: LimitExceeded, _place: Pending) {
-    let body =
-        serde_json::json!({"error": {"code": reached.code(), "message": reached.to_string()}}).to_string();
-    let answer = format!(
-        "HTTP/1.1 429 Too Many Requests\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
-         retry-after: {TURN_AWAY_RETRY_SECONDS}\r\nconnection: close\r\n\r\n{body}",
-        body.len(),
-    );
-    let tell = async {
-        stream.write_all(answer.as_bytes()).await?;
-        stream.shutdown().await?;
-        tokio::io::copy(&mut stream.take(TURN_AWAY_BYTES), &mut tokio::io::sink()).await
-    };
-    // Whether it worked is of no importance to anybody here.
-    let _ = tokio::time::timeout(TURN_AWAY_TIMEOUT, tell).await;
-}
-
-/// One connection until it is upgraded, or ends.
+/// One connection until it is upgraded or ends.
 struct Connection {
     peer: IpAddr,
-    /// Given up when the connection is upgraded.
+    /// Released when the connection is upgraded.
     pending: Pending,
     shutdown: CancellationToken,
 }
@@ -186,8 +196,8 @@ impl Connection {
         };
         match handshake {
             Ok(Ok(stream)) => self.http(stream, Transport::tls, routes, limits).await,
-            Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
-            Err(_) => tracing::debug!("a TLS handshake took too long"),
+            Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
+            Err(_) => tracing::debug!("TLS handshake timed out"),
         }
     }
 
@@ -219,22 +229,22 @@ impl Connection {
             () = self.shutdown.cancelled() => {
                 std::pin::Pin::new(&mut connection).graceful_shutdown();
                 let served = poll_fn(|cx| connection.poll_without_shutdown(cx));
-                // Who has not sent a whole request by then has none under way that is worth waiting for.
+                // A client that has not sent a whole request by then is dropped.
                 let Ok(served) = tokio::time::timeout(SHUTDOWN_GRACE, served).await else { return };
                 served
             }
         };
         drop(self.pending);
         if let Err(error) = served {
-            return tracing::debug!(%error, "a connection ended before its upgrade");
+            return tracing::debug!(%error, "connection ended before its upgrade");
         }
         let parts = connection.into_parts();
         let mut stream = parts.io.into_inner();
         let upgrade = lock(&upgrade).take();
         match upgrade {
-            // Copied, because hyper's buffer would live as long as what was read into it.
+            // Copied, because a slice would keep hyper's whole buffer alive.
             Some(upgrade) => upgrade(into_transport(stream), Bytes::copy_from_slice(&parts.read_buf)),
-            // An error means that it is gone already.
+            // An error means that the connection is closed already.
             None => drop(stream.shutdown().await),
         }
     }

@@ -1,8 +1,9 @@
-//! TLS in the process: rustls, versions 1.2 and 1.3, with a certificate that can be replaced while it runs.
+//! TLS: rustls, versions 1.2 and 1.3, with a certificate that can be replaced while the gateway runs.
 //!
-//! The files are read again now and then, and on SIGHUP. A pair that can't be used changes nothing but the
-//! log: connections go on with the one before. Nothing here logs what is in the files.
+//! The files are read again at an interval and on SIGHUP. If the new pair cannot be used, that is logged, and new
+//! connections get the former certificate. This module must not log any contents of the files.
 
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,62 +11,63 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{self, ServerConfig};
 use tokio_rustls::server::TlsStream;
-use tokio_util::sync::CancellationToken;
 
+use crate::service::{Schedule, periodic};
 use crate::sync::lock;
 
-/// Where certificate and key are.
+/// Paths of certificate and key.
 #[derive(Clone, Debug)]
 pub struct TlsFiles {
-    /// PEM: the certificate, then those between it and the root.
+    /// PEM file with the certificate, followed by the intermediate certificates.
     pub certificate: PathBuf,
-    /// PEM: the certificate's private key, not encrypted.
+    /// PEM file with the certificate's private key, unencrypted.
     pub key: PathBuf,
 }
 
-/// Why there is no TLS with these files.
+/// Reason why the files cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file can't be read.
+    /// A file cannot be read.
     #[error("{variable}: cannot read {}: {source}", path.display())]
     Read {
-        /// Names the file.
+        /// Variable that names the file.
         variable: &'static str,
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// Error of the system.
         source: std::io::Error,
     },
-    /// A file holds something else.
-    #[error("{variable}: {} holds no {what} in PEM (is it encrypted, or DER?)", path.display())]
+    /// A file has the wrong content.
+    #[error("{variable}: {} contains no {expected} in PEM format (is it encrypted, or DER?)", path.display())]
     Pem {
-        /// Names the file.
+        /// Variable that names the file.
         variable: &'static str,
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What it should hold.
-        what: &'static str,
+        /// Expected content.
+        expected: &'static str,
     },
-    /// The two don't go together, or with rustls.
-    #[error("WARDEN_TLS_CERT and WARDEN_TLS_KEY can't be used together: {0}")]
+    /// The key does not belong to the certificate, or rustls does not support them.
+    #[error("WARDEN_TLS_CERT and WARDEN_TLS_KEY cannot be used together: {0}")]
     Pair(#[from] rustls::Error),
 }
 
-/// The hash of both files: tells whether they changed.
+/// Hash of both files, to notice changes.
 type Contents = [u8; 32];
 
-/// See the module's documentation.
+/// Certificate of the public listener, kept current.
 #[derive(Debug)]
 pub struct Tls {
     files: TlsFiles,
     current: Mutex<Arc<ServerConfig>>,
-    /// Of the files as they were read last, good or bad: a bad pair is told of once.
+    /// Hash of the files when they were last read, so that an invalid pair is logged once. None if they were unreadable.
     seen: Mutex<Option<Contents>>,
 }
 
@@ -73,49 +75,35 @@ impl Tls {
     /// Reads the files.
     ///
     /// # Errors
-    /// When they are no certificate with its key; the text names the file.
+    /// When they are not a certificate and its key. The message names the file.
     pub fn load(files: TlsFiles) -> Result<Self, TlsError> {
         let (contents, config) = read(&files)?;
         let config = config?;
         Ok(Self { files, current: Mutex::new(config), seen: Mutex::new(Some(contents)) })
     }
 
-    /// A TLS handshake.
+    /// Performs a TLS handshake.
     pub(super) async fn accept(&self, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
         let config = Arc::clone(&lock(&self.current));
         TlsAcceptor::from(config).accept(stream).await
     }
 
-    /// Looks at the files each `interval`, and on SIGHUP, until `shutdown`.
-    pub async fn reload(self: Arc<Self>, interval: Duration, shutdown: CancellationToken) {
-        let mut hangup = match signal(SignalKind::hangup()) {
-            Ok(hangup) => Some(hangup),
-            Err(error) => {
-                tracing::warn!(%error, "SIGHUP can't be heard; certificates are looked at on a timer alone");
-                None
-            }
-        };
-        loop {
-            let asked = async {
-                match &mut hangup {
-                    Some(hangup) => drop(hangup.recv().await),
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                () = tokio::time::sleep(interval) => {}
-                () = asked => {}
-            }
+    /// Reloads the certificate at each `interval`, and on SIGHUP, for ever.
+    pub async fn keep_current(self: Arc<Self>, interval: Duration) {
+        let hangup = Notify::new();
+        let schedule = Schedule { interval, retry: (interval, interval), starts_immediately: false };
+        let reload = periodic(schedule, &hangup, |_| async {
             let tls = Arc::clone(&self);
-            // Files may lie on a disk that takes its time.
-            if let Err(error) = tokio::task::spawn_blocking(move || tls.look()).await {
-                tracing::error!(%error, "the certificate could not be looked at");
+            // On a blocking thread, because the disk may be slow.
+            if let Err(error) = tokio::task::spawn_blocking(move || tls.reload()).await {
+                tracing::error!(%error, "reloading the certificate failed");
             }
-        }
+            Ok::<(), Infallible>(())
+        });
+        tokio::join!(notify_on_hangup(&hangup), reload);
     }
 
-    fn look(&self) {
+    fn reload(&self) {
         match read(&self.files) {
             Ok((contents, config)) => {
                 if lock(&self.seen).replace(contents) == Some(contents) {
@@ -124,26 +112,39 @@ impl Tls {
                 match config {
                     Ok(config) => {
                         *lock(&self.current) = config;
-                        tracing::info!(path = %self.files.certificate.display(), "a new certificate is in use");
+                        tracing::info!(path = %self.files.certificate.display(), "new certificate in use");
                     }
-                    Err(error) => tell(&error),
+                    Err(error) => log_invalid(&error),
                 }
             }
-            // Told once, until the files can be read again.
+            // Logged once, until the files are readable again.
             Err(error) => {
                 if lock(&self.seen).take().is_some() {
-                    tell(&error);
+                    log_invalid(&error);
                 }
             }
         }
     }
 }
 
-fn tell(error: &TlsError) {
-    tracing::error!(%error, "the new certificate can't be used: connections go on with the one before");
+async fn notify_on_hangup(reload: &Notify) {
+    match signal(SignalKind::hangup()) {
+        Ok(mut hangup) => {
+            while hangup.recv().await.is_some() {
+                reload.notify_one();
+            }
+        }
+        Err(error) => {
+            tracing::warn!(%error, "cannot listen for SIGHUP: the certificate is reloaded at an interval only");
+        }
+    }
 }
 
-/// What both files hold, and what that is.
+fn log_invalid(error: &TlsError) {
+    tracing::error!(%error, "the new certificate cannot be used: new connections get the former one");
+}
+
+/// Reads both files. The outer error is for unreadable files, the inner one for invalid contents.
 fn read(files: &TlsFiles) -> Result<(Contents, Result<Arc<ServerConfig>, TlsError>), TlsError> {
     let file = |variable: &'static str, path: &Path| {
         std::fs::read(path).map_err(|source| TlsError::Read { variable, path: path.to_owned(), source })
@@ -162,19 +163,19 @@ fn config(files: &TlsFiles, certificate: &[u8], key: &[u8]) -> Result<Arc<Server
         CertificateDer::pem_slice_iter(certificate).collect::<Result<_, _>>().unwrap_or_default();
     if chain.is_empty() {
         let path = files.certificate.clone();
-        return Err(TlsError::Pem { variable: "WARDEN_TLS_CERT", path, what: "certificate" });
+        return Err(TlsError::Pem { variable: "WARDEN_TLS_CERT", path, expected: "certificate" });
     }
     let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| TlsError::Pem {
         variable: "WARDEN_TLS_KEY",
         path: files.key.clone(),
-        what: "private key",
+        expected: "private key",
     })?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
         .with_no_client_auth()
-        // This compares the key with the certificate.
+        // Checks that the key belongs to the certificate.
         .with_single_cert(chain, key)?;
-    // WebSockets begin as HTTP/1.1.
+    // A WebSocket begins as HTTP/1.1.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }

@@ -1,6 +1,7 @@
-//! The upgrade: everything is decided before the 101 is sent. A socket that is open is authenticated.
+//! The upgrade to a WebSocket. Every check comes before the 101, so an open socket is always authenticated.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
@@ -8,41 +9,61 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use super::HttpState;
 use super::admission::SessionPermit;
-use super::caller::{self, Asked};
-use super::error::Refusal;
+use super::error::Rejection;
+use super::gatekeeper::{Gatekeeper, RequestKind, check_url};
 use super::serve::Peer;
 use crate::audit_trail::{self, AuditSubject, TokenHash};
 use crate::auth::{self, Identity, PHOENIX_SUBPROTOCOL};
 use crate::session::{self, Admitted};
 
-/// The version of the Phoenix protocol that is spoken: `2.` and whatever follows.
+/// Major version of the Phoenix protocol that the gateway speaks.
 const VSN_MAJOR: &str = "2";
 
 /// Length of a decoded `Sec-WebSocket-Key`, in bytes.
 const KEY_BYTES: usize = 16;
 
-/// An upgrade that may go on.
+/// Tasks of the sessions that upgrades begin.
+#[derive(Clone, Debug)]
+pub struct Sessions {
+    /// State that all sessions share.
+    pub shared: Arc<session::SessionContext>,
+    /// Tracks every session's task.
+    pub tasks: TaskTracker,
+    /// Cancelled when open sessions must end. A session that begins later ends at once.
+    pub shutdown: CancellationToken,
+}
+
+/// State of the upgrade's handler.
+#[derive(Clone)]
+pub(super) struct Upgrades {
+    pub(super) gatekeeper: Arc<Gatekeeper>,
+    pub(super) sessions: Sessions,
+}
+
+/// An upgrade that passed every check.
 struct Accepted {
     identity: Identity,
-    seat: SessionPermit,
+    permit: SessionPermit,
     token: TokenHash,
     accept_key: String,
     wants_phoenix: bool,
 }
 
-/// `GET /socket/websocket`
-pub(super) async fn upgrade(State(state): State<HttpState>, request: Request) -> Response {
-    // The body is dropped: an upgrade has none, and it is not Sync.
+/// Handles `GET /socket/websocket`.
+pub(super) async fn upgrade(State(state): State<Upgrades>, request: Request) -> Response {
+    let Upgrades { gatekeeper, sessions } = state;
+    // An upgrade has no body, and the type of the body is not Sync.
     let request = request.map(drop);
-    let address = caller::address(&state, &request);
-    let accepted = tokio::time::timeout(state.handshake_timeout, accept(&state, address, &request)).await;
-    match accepted.unwrap_or(Err(Refusal::Unavailable)) {
+    let address = gatekeeper.address(&request);
+    let accepted = tokio::time::timeout(gatekeeper.timeout, accept(&gatekeeper, address, &request)).await;
+    match accepted.unwrap_or(Err(Rejection::Unavailable)) {
         Ok(accepted) => {
-            state.shared.metrics.accepted.inc();
+            gatekeeper.metrics.accepted.inc();
             let id = Uuid::new_v4();
             let identity = &accepted.identity;
             audit_trail::accepted(
@@ -50,103 +71,100 @@ pub(super) async fn upgrade(State(state): State<HttpState>, request: Request) ->
                 accepted.token,
             );
             let response = switching_protocols(&accepted);
-            let Accepted { identity, seat, .. } = accepted;
+            let Accepted { identity, permit, .. } = accepted;
             let begin = move |transport, received| {
-                let admitted =
-                    Box::new(Admitted { id, address, identity, permit: seat, transport, received });
-                state.sessions.spawn(session::run(state.shared, admitted, state.shutdown));
+                let admitted = Box::new(Admitted { id, address, identity, permit, transport, received });
+                sessions.tasks.spawn(session::run(sessions.shared, admitted, sessions.shutdown));
             };
             if let Some(peer) = request.extensions().get::<Peer>() {
                 peer.after_upgrade(Box::new(begin));
             }
             response
         }
-        Err(refusal) => caller::refuse(&state, address, &request, refusal, Asked::Upgrade).await,
+        Err(rejection) => gatekeeper.reject(address, &request, rejection, RequestKind::Upgrade).await,
     }
 }
 
-/// Every other path. A URL may carry a credential in its path, so the one thing told here is that.
-pub(super) async fn not_found(State(state): State<HttpState>, request: Request) -> Response {
+/// Handles every other path. The path may contain a credential, so the answer never repeats it.
+pub(super) async fn not_found(State(gatekeeper): State<Arc<Gatekeeper>>, request: Request) -> Response {
     let request = request.map(drop);
-    let address = caller::address(&state, &request);
-    let refusal = match state.admission.handshake(address) {
-        Err((reached, wait)) => Refusal::Limit(reached, wait),
-        Ok(()) => match auth::find(request.uri(), request.headers(), None) {
-            Err(error @ auth::CredentialError::InUrl(_)) => error.into(),
-            _ => Refusal::NotFound,
-        },
+    let address = gatekeeper.address(&request);
+    let rejection = match gatekeeper.admission.handshake(address) {
+        Err((limit, wait)) => Rejection::Limit(limit, wait),
+        Ok(()) => {
+            let found = auth::find(request.uri(), request.headers(), None);
+            check_url(&found).err().unwrap_or(Rejection::NotFound)
+        }
     };
-    caller::refuse(&state, address, &request, refusal, Asked::Upgrade).await
+    gatekeeper.reject(address, &request, rejection, RequestKind::Upgrade).await
 }
 
-/// The checks, cheapest first.
-async fn accept(state: &HttpState, address: IpAddr, request: &Request<()>) -> Result<Accepted, Refusal> {
-    if state.draining.is_cancelled() {
-        return Err(Refusal::ShuttingDown);
-    }
-    // A client that comes back within milliseconds of a restart must not join before topics are known and
-    // the log is followed. Where the log is lost later on, sessions begin: they get what they miss. Such
-    // attempts are none of the client's allowance: all who come back make some.
-    if !state.shared.hub.has_position() {
-        return Err(Refusal::NotFollowing);
-    }
-    state.admission.handshake(address).map_err(|(reached, wait)| Refusal::Limit(reached, wait))?;
+/// Runs the checks of an upgrade, the cheapest first.
+async fn accept(
+    gatekeeper: &Gatekeeper,
+    address: IpAddr,
+    request: &Request<()>,
+) -> Result<Accepted, Rejection> {
+    // Before the rate limits: clients that reconnect within milliseconds of a restart must not use up their allowance.
+    gatekeeper.check_ready()?;
+    gatekeeper.admission.handshake(address).map_err(|(limit, wait)| Rejection::Limit(limit, wait))?;
     let headers = request.headers();
-    // Before the rest of the request, so that a credential in a URL is always told of as that.
-    let found = auth::find(request.uri(), headers, state.auth_cookie.as_ref());
-    if let Err(error @ auth::CredentialError::InUrl(_)) = found {
-        return Err(error.into());
-    }
-    if !has_one_reading(request.version(), headers) {
-        return Err(Refusal::Ambiguous);
+    let found = auth::find(request.uri(), headers, gatekeeper.auth_cookie.as_ref());
+    check_url(&found)?;
+    if is_ambiguous(request.version(), headers) {
+        return Err(Rejection::Ambiguous);
     }
     let accept_key = websocket_accept_key(request.method(), headers)?;
-    caller::check_origin(headers, &state.allowed_origins)?;
+    gatekeeper.check_origin(headers)?;
     check_protocol_version(request.uri().query())?;
     let presented = found?;
-    // Any page can make a browser send its cookies; that the page is one of ours only the Origin says,
-    // which here must be there. (That it is allowed if it is there was checked above.)
+    // Any page can make a browser send its cookies. Only the Origin proves that an allowed page opened the socket; that
+    // a present Origin is allowed was checked above.
     if presented.is_cookie && !headers.contains_key(header::ORIGIN) {
-        return Err(Refusal::CookieWithoutOrigin);
+        return Err(Rejection::CookieWithoutOrigin);
     }
-    let identity = caller::verified(state, &presented.token).await?;
-    let seat = state.admission.seat(&identity).map_err(|(reached, wait)| Refusal::Limit(reached, wait))?;
+    let identity = gatekeeper.verify(&presented.token).await?;
+    let permit =
+        gatekeeper.admission.session(&identity).map_err(|(limit, wait)| Rejection::Limit(limit, wait))?;
     let token = presented.token.hash();
-    caller::has_org(state, identity.org).await?;
-    Ok(Accepted { identity, seat, token, accept_key, wants_phoenix: presented.wants_phoenix })
+    gatekeeper.check_org(identity.org).await?;
+    Ok(Accepted { identity, permit, token, accept_key, wants_phoenix: presented.wants_phoenix })
 }
 
-/// Whether a proxy in front reads the same as we do: where it took a body, a second Host or another key for the
-/// one that counts, it would hold for a request what here are a socket's frames, or the other way round.
-fn has_one_reading(version: Version, headers: &HeaderMap) -> bool {
+/// Whether a proxy in front might read the request differently (request smuggling).
+///
+/// If a proxy and the gateway disagree about a body, the Host or the key, one of them takes the frames of a socket for
+/// an HTTP request.
+fn is_ambiguous(version: Version, headers: &HeaderMap) -> bool {
     let count = |name: &HeaderName| headers.get_all(name).iter().count();
     let has_body = headers.contains_key(header::TRANSFER_ENCODING)
         || headers.get_all(header::CONTENT_LENGTH).iter().any(|length| length.as_bytes() != b"0");
-    version == Version::HTTP_11
-        && !has_body
-        && count(&header::HOST) == 1
-        && count(&header::SEC_WEBSOCKET_KEY) <= 1
-        && count(&header::SEC_WEBSOCKET_VERSION) <= 1
+    version != Version::HTTP_11
+        || has_body
+        || count(&header::HOST) != 1
+        || count(&header::SEC_WEBSOCKET_KEY) > 1
+        || count(&header::SEC_WEBSOCKET_VERSION) > 1
 }
 
-/// RFC 6455, section 4.2.1.
-fn websocket_accept_key(method: &Method, headers: &HeaderMap) -> Result<String, Refusal> {
+/// Checks the handshake as RFC 6455, section 4.2.1 requires, and returns the value of `Sec-WebSocket-Accept`.
+fn websocket_accept_key(method: &Method, headers: &HeaderMap) -> Result<String, Rejection> {
     if method != Method::GET
         || !has_token(headers, &header::CONNECTION, "upgrade")
         || !has_token(headers, &header::UPGRADE, "websocket")
     {
-        return Err(Refusal::NotWebSocket);
+        return Err(Rejection::NotWebSocket);
     }
     if headers.get(header::SEC_WEBSOCKET_VERSION).map(HeaderValue::as_bytes) != Some(b"13") {
-        return Err(Refusal::WebSocketVersion);
+        return Err(Rejection::WebSocketVersion);
     }
-    let key = headers.get(header::SEC_WEBSOCKET_KEY).ok_or(Refusal::NotWebSocket)?;
+    let key = headers.get(header::SEC_WEBSOCKET_KEY).ok_or(Rejection::NotWebSocket)?;
     match STANDARD.decode(key.as_bytes()) {
         Ok(bytes) if bytes.len() == KEY_BYTES => Ok(derive_accept_key(key.as_bytes())),
-        _ => Err(Refusal::NotWebSocket),
+        _ => Err(Rejection::NotWebSocket),
     }
 }
 
+/// Whether a comma-separated header contains this token.
 fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     headers
         .get_all(name)
@@ -156,24 +174,25 @@ fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
         .any(|entry| entry.trim().eq_ignore_ascii_case(token))
 }
 
-/// A client without `vsn` expects version 1 of the protocol, whose frames are other ones.
-fn check_protocol_version(query: Option<&str>) -> Result<(), Refusal> {
+/// Checks the parameter `vsn`. A client that omits it expects version 1, whose frames have another format.
+fn check_protocol_version(query: Option<&str>) -> Result<(), Rejection> {
     let vsn = query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("vsn="));
     match vsn.map(|vsn| vsn.split('.').next()) {
         Some(Some(VSN_MAJOR)) => Ok(()),
-        _ => Err(Refusal::ProtocolVersion),
+        _ => Err(Rejection::ProtocolVersion),
     }
 }
 
+/// The 101.
 fn switching_protocols(accepted: &Accepted) -> Response {
     let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    let key = HeaderValue::from_str(&accepted.accept_key).expect("base64 is a header value");
+    let key = HeaderValue::from_str(&accepted.accept_key).expect("base64 is a valid header value");
     headers.insert(header::SEC_WEBSOCKET_ACCEPT, key);
     if accepted.wants_phoenix {
-        // The token's entry is never echoed.
+        // Only `phoenix` is echoed, never the entry that contains the token.
         headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(PHOENIX_SUBPROTOCOL));
     }
     response

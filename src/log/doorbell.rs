@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgListener, PgPoolOptions};
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 
 use super::silence::{DOORBELL_CHANNEL, SILENCED_PAYLOAD};
 use crate::backoff::Backoff;
@@ -78,15 +77,8 @@ impl Doorbell {
         Arc::clone(&self.signal)
     }
 
-    /// Listens until cancelled.
-    pub async fn run(self, cancel: CancellationToken) {
-        tokio::select! {
-            () = cancel.cancelled() => {}
-            () = self.follow() => {}
-        }
-    }
-
-    async fn follow(&self) {
+    /// Listens for ever.
+    pub async fn run(self) {
         let mut backoff = Backoff::new(RECONNECT_DELAYS.0, RECONNECT_DELAYS.1);
         let mut locations = self.primary.place();
         let mut logged = None;

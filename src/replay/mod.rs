@@ -26,7 +26,6 @@ use std::time::Duration;
 
 use sqlx::postgres::PgPool;
 use tokio::sync::{oneshot, watch};
-use tokio_util::sync::CancellationToken;
 
 use crate::log::cursor::Cursor;
 use crate::log::{DoorbellSignal, TailerProgress};
@@ -156,18 +155,11 @@ impl Replay {
         self.limits.send_timeout
     }
 
-    /// Reads the log for waiting clients until cancelled. Several tasks run this
-    /// ([`ReplayLimits::concurrent_reads_max`]).
-    pub async fn run(&self, cancel: CancellationToken) {
-        let reading = async {
-            loop {
-                let job = self.queue.next_job().await;
-                self.run_job(job).await;
-            }
-        };
-        tokio::select! {
-            () = cancel.cancelled() => {}
-            () = reading => {}
+    /// Reads the log for waiting clients, for ever. Several tasks run this ([`ReplayLimits::concurrent_reads_max`]).
+    pub async fn run(self: Arc<Self>) {
+        loop {
+            let job = self.queue.next_job().await;
+            self.run_job(job).await;
         }
     }
 }

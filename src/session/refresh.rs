@@ -71,7 +71,7 @@ impl Session {
                 let identity = Arc::new(identity);
                 self.revocation_check.replace(Arc::clone(&identity));
                 if let Some(close) = self.revocation_check.close_reason() {
-                    audit_trail::refresh_refused(self.audit_subject(), close.reason, token);
+                    audit_trail::refresh_rejected(self.audit_subject(), close.reason, token);
                     return LoopAction::Close(close);
                 }
                 self.identity = identity;
@@ -85,7 +85,7 @@ impl Session {
             }
             Ok(_) => {
                 let close = CloseCode::IDENTITY_CHANGED;
-                audit_trail::refresh_refused(self.audit_subject(), close.reason, token);
+                audit_trail::refresh_rejected(self.audit_subject(), close.reason, token);
                 LoopAction::Close(close)
             }
             Err(error) => {
@@ -94,7 +94,7 @@ impl Session {
                     _ => "invalid token",
                 };
                 let error = error.to_string();
-                audit_trail::refresh_refused(self.audit_subject(), &error, token);
+                audit_trail::refresh_rejected(self.audit_subject(), &error, token);
                 self.reply_error(&message, reason, &error);
                 LoopAction::ResetTimer
             }

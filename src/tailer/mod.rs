@@ -30,7 +30,6 @@ mod wait;
 use std::sync::Arc;
 
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
 use crate::log::{DoorbellSignal, LogError, TailerProgress, TailerState};
@@ -73,21 +72,14 @@ impl LogTailer {
         self.progress.subscribe()
     }
 
-    /// Follows the log until cancelled.
-    pub async fn run(mut self, cancel: CancellationToken) {
+    /// Follows the log for ever.
+    pub async fn run(mut self) {
         let mut position = None;
         let mut backoff = Backoff::new(self.limits.reconnect_first, self.limits.reconnect_max);
         loop {
-            let result = tokio::select! {
-                () = cancel.cancelled() => return,
-                result = self.follow(&mut position, &mut backoff) => result,
-            };
-            let Err(error) = result;
+            let Err(error) = self.follow(&mut position, &mut backoff).await;
             self.report_lost(&error);
-            tokio::select! {
-                () = cancel.cancelled() => return,
-                () = tokio::time::sleep(backoff.next()) => {}
-            }
+            tokio::time::sleep(backoff.next()).await;
         }
     }
 

@@ -184,7 +184,7 @@ async fn no_log_line_of_the_gateway_contains_a_token_or_the_secret() {
         "TRACE",
         "the capture is on",
         "upgrade accepted",
-        "upgrade refused",
+        "upgrade rejected",
         "credential_in_url",
         "session ended",
     ] {
@@ -241,7 +241,7 @@ async fn no_log_line_of_the_binary_contains_a_token_at_trace_level() {
     assert!(within("the end", server.wait()).await.expect("ends").success());
     let text = reader.await.expect("reads");
     // The log contains everything that it may contain.
-    for shown in ["DEBUG", "upgrade refused", "session ended", "the gateway is down"] {
+    for shown in ["DEBUG", "upgrade rejected", "session ended", "the gateway is down"] {
         assert!(text.contains(shown), "the log lacks {shown:?}");
     }
     assert_discreet(&text, &sent);

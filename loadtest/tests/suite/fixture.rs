@@ -84,7 +84,8 @@ async fn gateway(database_url: &str, change: impl FnOnce(&mut Limits)) -> Gatewa
     // The tests share one address, and run side by side.
     config.limits.admission.handshakes_per_address =
         Limits::for_one_machine().admission.handshakes_per_address;
-    config.limits.admission.arrivals_per_address = Limits::for_one_machine().admission.arrivals_per_address;
+    config.limits.admission.connection_rate_per_address =
+        Limits::for_one_machine().admission.connection_rate_per_address;
     change(&mut config.limits);
     let gateway = Gateway::start(config).await.expect("the gateway starts");
     gateway.reader().wait_for(|state| *state == TailerState::Following).await.expect("follows the log");

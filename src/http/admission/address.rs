@@ -1,23 +1,22 @@
-//! Whose connection it is: the peer's address, or what a trusted proxy says of it.
+//! Address of a client: the peer's own, or the one that a trusted proxy reports.
 //!
-//! Anybody can write `X-Forwarded-For`. It is read only where the peer is a configured proxy, from the
-//! right, hop by hop, for as long as each hop is such a proxy: the first address that is none is the
-//! client's, because the proxy that we trust saw it. What can't be read (obfuscated, malformed, `unknown`)
-//! ends the walk at the proxy before it, whose clients of that kind then share its limits. Nothing here
-//! panics or fails: a request always has an address.
+//! Any client can send `X-Forwarded-For`, so it is read only if the peer is a configured proxy. The list is read from
+//! the right, hop by hop, while each hop is a trusted proxy. The first address that is not is the client's, because a
+//! trusted proxy saw it. An unreadable entry (obfuscated, malformed, `unknown`) ends the walk at the proxy that wrote it,
+//! and all such clients share that proxy's limits. Nothing here panics or fails: every request has an address.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use axum::http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
 
-/// Hops that are looked at, from the right.
+/// Hops that are read, from the right.
 const HOPS_MAX: usize = 16;
 
-/// Bits of an IPv4 address: each is a client of its own.
+/// Bits of an IPv4 address that identify one client: all of them.
 const IPV4_BITS: u8 = 32;
 
-/// The header that the proxies in front write.
+/// Header that the trusted proxies write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum ForwardedHeader {
     /// `X-Forwarded-For: client, proxy`
@@ -29,17 +28,18 @@ pub enum ForwardedHeader {
     Forwarded,
 }
 
-/// Which proxies are believed, and which header of theirs. Only one is read: a proxy that writes the one
-/// passes the other through as the client sent it.
+/// Trusted proxies, and the header that they write.
+///
+/// Only that header is read. A proxy that writes the one forwards the other as the client sent it.
 #[derive(Clone, Debug, Default)]
 pub struct Proxies {
-    /// Networks of proxies.
+    /// Networks of the proxies.
     pub trusted: Vec<IpNet>,
-    /// What they write.
+    /// Header that they write.
     pub header: ForwardedHeader,
 }
 
-/// What counts as one client: an IPv4 address, or a prefix of IPv6 ones, of which everybody has 2^64.
+/// Identity of a client for limits: an IPv4 address, or an IPv6 prefix, because every client has 2^64 IPv6 addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct AddressKey(IpAddr);
 
@@ -57,13 +57,13 @@ impl AddressKey {
 }
 
 impl Proxies {
-    /// Whether this peer is one of them.
+    /// Whether this address is one of a trusted proxy.
     #[must_use]
     pub fn trusts(&self, address: IpAddr) -> bool {
         self.trusted.iter().any(|network| network.contains(&address))
     }
 
-    /// The address of the client. IPv4 addresses within IPv6 are given as what they are.
+    /// Address of the client. An IPv4-mapped IPv6 address is returned as IPv4.
     #[must_use]
     pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let mut client = peer.to_canonical();
@@ -72,7 +72,7 @@ impl Proxies {
         }
         let mut hops = Vec::new();
         for line in headers.get_all(self.header.name()) {
-            // A line that is no text may hide anything: nothing before it is believed either.
+            // A line that is not text may hide any entry, so nothing to the left of it is trusted either.
             match line.to_str() {
                 Ok(line) if self.header == ForwardedHeader::XForwardedFor => x_forwarded_for(line, &mut hops),
                 Ok(line) => forwarded(line, &mut hops),
@@ -99,26 +99,27 @@ impl ForwardedHeader {
     }
 }
 
-/// A network in CIDR notation, or one address.
+/// Parses a network in CIDR notation, or a single address.
 ///
 /// # Errors
-/// When it is neither.
+/// When the text is neither.
 pub fn parse_network(text: &str) -> Result<IpNet, String> {
     let parsed = text.parse::<IpNet>().ok().or_else(|| {
         let address = text.parse::<IpAddr>().ok()?;
         let bits = if address.is_ipv4() { IPV4_BITS } else { 128 };
         IpNet::new(address, bits).ok()
     });
-    parsed.ok_or_else(|| "an address or a network, as in 10.0.0.0/8 or 2001:db8::1".to_owned())
+    parsed.ok_or_else(|| "expected an address or a network, such as 10.0.0.0/8 or 2001:db8::1".to_owned())
 }
 
-/// The addresses of one line; none for what can't be read.
+/// Adds the hops of one `X-Forwarded-For` line. None stands for an unreadable hop.
 fn x_forwarded_for(line: &str, hops: &mut Vec<Option<IpAddr>>) {
     hops.extend(line.split(',').map(|entry| address(entry.trim())));
 }
 
-/// The same of a `Forwarded` line. One that breaks the grammar counts as a single unreadable hop: where
-/// its quotes end, and so whose element the last one is, can't be told.
+/// Adds the hops of one `Forwarded` line.
+///
+/// A line that breaks the grammar is one unreadable hop: it is unknown which quotes end which element.
 fn forwarded(line: &str, hops: &mut Vec<Option<IpAddr>>) {
     let Some(elements) = split_outside_quotes(line, ',') else { return hops.push(None) };
     for element in elements {
@@ -127,14 +128,14 @@ fn forwarded(line: &str, hops: &mut Vec<Option<IpAddr>>) {
             let (name, value) = pair.split_once('=')?;
             name.trim().eq_ignore_ascii_case("for").then_some(value.trim())
         });
-        // `for` must not occur twice in an element: which of them would count?
+        // `for` must not occur twice in an element, because it would be unclear which one is valid.
         let (first, second) = (of_element.next(), of_element.next());
         let value = first.filter(|_| second.is_none()).and_then(unquoted);
         hops.push(value.as_deref().and_then(address));
     }
 }
 
-/// None where a quote is left open.
+/// Splits a text at a separator that is not within quotes. None if a quote is left open.
 fn split_outside_quotes(text: &str, separator: char) -> Option<Vec<&str>> {
     let (mut parts, mut start) = (Vec::new(), 0);
     let (mut is_quoted, mut is_escaped) = (false, false);
@@ -154,8 +155,7 @@ fn split_outside_quotes(text: &str, separator: char) -> Option<Vec<&str>> {
     (!is_quoted).then_some(parts)
 }
 
-/// A token as it is, a quoted string without its quotes. An address needs no escapes: one that has any is
-/// not read.
+/// Removes the quotes of a quoted string. An address needs no escapes, so a value with an escape is unreadable.
 fn unquoted(value: &str) -> Option<String> {
     let inner = match value.strip_prefix('"') {
         Some(rest) => rest.strip_suffix('"')?,
@@ -164,7 +164,7 @@ fn unquoted(value: &str) -> Option<String> {
     (!inner.contains(['"', '\\'])).then(|| inner.to_owned())
 }
 
-/// `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:80`.
+/// Parses `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:80`.
 fn address(text: &str) -> Option<IpAddr> {
     let bracketed = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     let parsed = match bracketed {
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_trusted_peer_is_believed() {
+    fn forwarded_headers_of_untrusted_peers_are_ignored() {
         for header in [ForwardedHeader::XForwardedFor, ForwardedHeader::Forwarded] {
             let line = if header == ForwardedHeader::Forwarded { "for=192.0.2.1" } else { "192.0.2.1" };
             assert_eq!(client(header, "198.51.100.9", &[line]), "198.51.100.9");
@@ -208,7 +208,7 @@ mod tests {
         for (lines, expected) in [
             (&["1.1.1.1, 192.0.2.7"][..], "192.0.2.7"),
             (&["1.1.1.1, 192.0.2.7, 10.0.0.2,fd00::2"], "192.0.2.7"),
-            // Several lines are one list.
+            // Several lines form one list.
             (&["1.1.1.1", "192.0.2.7", "10.0.0.2"], "192.0.2.7"),
             (&["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
             (&["192.0.2.7:4711"], "192.0.2.7"),
@@ -216,7 +216,7 @@ mod tests {
             (&["[2001:db8::7]"], "2001:db8::7"),
             (&["[2001:db8::7]:4711"], "2001:db8::7"),
             (&["::ffff:192.0.2.7"], "192.0.2.7"),
-            // What can't be read ends the walk at the hop that told it.
+            // An unreadable entry ends the walk at the hop that wrote it.
             (&["192.0.2.7, unknown"], "10.0.0.1"),
             (&["192.0.2.7, unknown, 10.0.0.2"], "10.0.0.2"),
             (&["192.0.2.7,"], "10.0.0.1"),
@@ -230,13 +230,13 @@ mod tests {
         ] {
             assert_eq!(of(lines), expected, "{lines:?}");
         }
-        // Beyond the named number of hops nothing is looked at.
+        // Hops beyond the limit are not read.
         let long = format!("192.0.2.7{}", ", 10.0.0.2".repeat(HOPS_MAX));
         assert_eq!(of(&[&long]), "10.0.0.2");
     }
 
     #[test]
-    fn forwarded_is_read_as_rfc_7239_has_it() {
+    fn forwarded_is_parsed_as_rfc_7239_defines_it() {
         let of = |lines: &[&str]| client(ForwardedHeader::Forwarded, "10.0.0.1", lines);
         for (lines, expected) in [
             (&["for=192.0.2.7"][..], "192.0.2.7"),
@@ -245,7 +245,7 @@ mod tests {
             (&["for=\"[2001:db8::7]:4711\""], "2001:db8::7"),
             (&["for=1.1.1.1, for=192.0.2.7;proto=http, for=10.0.0.2"], "192.0.2.7"),
             (&["for=1.1.1.1", "for=192.0.2.7"], "192.0.2.7"),
-            // A comma within quotes separates nothing.
+            // A comma within quotes does not separate elements.
             (&["for=1.1.1.1, for=192.0.2.7;host=\"a,for=9.9.9.9\""], "192.0.2.7"),
             (&["for=192.0.2.7;host=\"a\\\",for=9.9.9.9\""], "192.0.2.7"),
             (&["for=_x"], "10.0.0.1"),
@@ -253,7 +253,7 @@ mod tests {
             (&["for=1.1.1.1, for=unknown, for=10.0.0.2"], "10.0.0.2"),
             (&["for=1.1.1.1, proto=http"], "10.0.0.1"),
             (&["for=1.1.1.1;for=2.2.2.2"], "10.0.0.1"),
-            // A client that leaves a quote open swallows what the proxy appends: nothing is believed.
+            // A quote that a client leaves open would swallow the proxy's own element, so nothing is trusted.
             (&["for=1.1.1.1;host=\"x, for=192.0.2.7"], "10.0.0.1"),
             (&["for=\"1.1.1.1"], "10.0.0.1"),
             (&["for=1.1.1.1\""], "10.0.0.1"),
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn one_header_is_read_and_the_other_is_not() {
+    fn only_the_configured_header_is_read() {
         let proxies = Proxies {
             trusted: vec![parse_network("10.0.0.1").expect("an address")],
             header: ForwardedHeader::XForwardedFor,
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn ipv6_counts_by_prefix() {
+    fn ipv6_addresses_of_one_prefix_are_one_client() {
         let key = |text: &str, bits| AddressKey::new(text.parse().expect("an address"), bits);
         assert_eq!(key("2001:db8:1:2:3::4", 64), key("2001:db8:1:2:ffff::", 64));
         assert_ne!(key("2001:db8:1:2::", 64), key("2001:db8:1:3::", 64));

@@ -1,5 +1,6 @@
-//! How many there are now, in total and for each key: whoever is counted holds a [`Permit`], and is counted
-//! until it is dropped. There are no more keys than holders, so the total bounds the memory.
+//! Concurrency limits: how many permits exist, in total and by key.
+//!
+//! A permit is counted until it is dropped. There are never more keys than permits, so the total bounds the memory.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -8,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use crate::sparse::shrink;
 use crate::sync::lock;
 
-/// See the module's documentation.
+/// Counters of permits, with their maxima.
 #[derive(Debug)]
 pub(super) struct Counts<K> {
     total_max: usize,
@@ -22,16 +23,16 @@ struct Counted<K> {
     each: HashMap<K, usize>,
 }
 
-/// Which maximum was reached.
+/// Maximum that is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Full {
-    /// That of all keys together.
+    /// Permits of all keys together.
     Total,
-    /// That of this key.
+    /// Permits of this key.
     Each,
 }
 
-/// One that is counted, for as long as this lives.
+/// One counted permit.
 #[derive(Debug)]
 pub(super) struct Permit<K: Eq + Hash> {
     counts: Arc<Counts<K>>,
@@ -44,10 +45,10 @@ impl<K: Clone + Eq + Hash> Counts<K> {
         Arc::new(Self { total_max, each_max, counted })
     }
 
-    /// Counts one more. Without a key it counts in the total alone.
+    /// Takes a permit. Without a key it counts in the total only.
     ///
     /// # Errors
-    /// When there are as many as there may be.
+    /// When a maximum is reached.
     pub(super) fn take(self: &Arc<Self>, key: Option<K>) -> Result<Permit<K>, Full> {
         let mut counted = lock(&self.counted);
         if counted.total >= self.total_max {
@@ -56,7 +57,7 @@ impl<K: Clone + Eq + Hash> Counts<K> {
         if let Some(key) = &key {
             let each = counted.each.entry(key.clone()).or_default();
             if *each >= self.each_max {
-                // An entry made just now would mean a maximum of 0: nothing is left behind even then.
+                // With a maximum of 0 the entry was created just now, and must not stay behind.
                 if *each == 0 {
                     counted.each.remove(key);
                 }
@@ -98,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_dropped_makes_room_and_leaves_nothing_behind() {
+    fn a_dropped_permit_frees_its_place_and_its_entry() {
         let counts = Counts::new(3, 2);
         let first = counts.take(Some("a")).expect("room");
         let second = counts.take(Some("a")).expect("room");

@@ -1,4 +1,7 @@
-//! A token bucket for each key, in bounded memory however many keys there are.
+//! A rate limiter by key, in bounded memory for any number of keys.
+//!
+//! A store of our own, because the usual choice (`governor`) grows with the number of keys until somebody sweeps it. A
+//! flood of addresses is exactly the case that this limiter is for.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -10,10 +13,11 @@ use tokio::time::Instant;
 use crate::rate::{Bucket, Rate};
 use crate::sync::lock;
 
-/// Two generations of buckets. When the young one is full it becomes the old one, and the former old one
-/// is forgotten: who comes again and again stays, and a flood of keys displaces what rested for longest.
-/// Forgetting gives a fresh bucket to whoever was forgotten; what many keys may do together is the business
-/// of a bucket that they share.
+/// Token buckets by key, in two generations.
+///
+/// When the young generation is full it becomes the old one, and the former old one is evicted. So an active key stays,
+/// and a flood of keys evicts the keys that have been idle for longest. An evicted key starts with a full bucket again;
+/// a bucket that all keys share limits them together.
 #[derive(Debug)]
 pub(super) struct KeyedRateLimiter<K> {
     rate: Rate,
@@ -29,16 +33,16 @@ struct Generations<K> {
 }
 
 impl<K: Copy + Eq + Hash> KeyedRateLimiter<K> {
-    /// At most `keys_max` keys are remembered.
+    /// A limiter that remembers at most `keys_max` keys.
     pub(super) fn new(rate: Rate, keys_max: usize) -> Self {
         let generations = Mutex::new(Generations { young: HashMap::new(), old: HashMap::new() });
         Self { rate, generation_max: (keys_max / 2).max(1), generations }
     }
 
-    /// Takes one token of this key's bucket.
+    /// Takes one token from the bucket of this key.
     ///
     /// # Errors
-    /// How long until there is one.
+    /// The time until there is a token.
     pub(super) fn take(&self, key: K, now: Instant) -> Result<(), Duration> {
         let mut generations = lock(&self.generations);
         let Generations { young, old } = &mut *generations;
@@ -54,7 +58,7 @@ impl<K: Copy + Eq + Hash> KeyedRateLimiter<K> {
         taken
     }
 
-    /// Keys that are remembered now.
+    /// Number of remembered keys.
     pub(super) fn len(&self) -> usize {
         let generations = lock(&self.generations);
         generations.young.len() + generations.old.len()
@@ -66,18 +70,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_bounded_and_who_keeps_coming_is_not_forgotten() {
+    fn memory_is_bounded_and_an_active_key_is_not_evicted() {
         let (now, rate) = (Instant::now(), Rate::new(1, 10));
-        let buckets = KeyedRateLimiter::new(rate, 1000);
+        let limiter = KeyedRateLimiter::new(rate, 1000);
         for _ in 0..10 {
-            assert_eq!(buckets.take(0, now), Ok(()));
+            assert_eq!(limiter.take(0, now), Ok(()));
         }
         for stranger in 1..100_000_u32 {
-            assert_eq!(buckets.take(stranger, now), Ok(()));
+            assert_eq!(limiter.take(stranger, now), Ok(()));
             if stranger % 400 == 0 {
-                assert!(buckets.take(0, now).is_err(), "the flood washed the bucket away");
+                assert!(limiter.take(0, now).is_err(), "the flood evicted the bucket");
             }
-            assert!(buckets.len() <= 1000, "{} keys", buckets.len());
+            assert!(limiter.len() <= 1000, "{} keys", limiter.len());
         }
     }
 }

@@ -1,9 +1,9 @@
-//! Admission: how much of the gateway anybody may use before, and while, being connected.
+//! Admission: limits by address, user and organisation, before and during a connection.
 //!
-//! What is cheapest is asked first. A connection is counted when it is accepted (in total, and per peer),
-//! a handshake when its head was read (per address, then in total), a session when its token was verified
-//! (per user, per organisation, in total). Whatever is kept per address is bounded by a named number, so a
-//! flood costs the same memory however many addresses it comes from. It knows no routes and reads no token.
+//! The cheapest check comes first. A connection is counted when it is accepted (in total and by peer), a handshake when
+//! its head has been read (by address, then in total), and a session when its token has been verified (by user, by
+//! organisation, in total). State that is kept by address is bounded by a named limit, so a flood costs the same memory
+//! from however many addresses it comes. This module knows no routes and reads no tokens.
 
 mod address;
 mod counts;
@@ -22,6 +22,7 @@ use self::address::AddressKey;
 use self::counts::{Counts, Full, Permit};
 use self::keyed_rate::KeyedRateLimiter;
 use crate::auth::Identity;
+use crate::backoff::jitter;
 use crate::metrics::Metrics;
 use crate::org::OrgId;
 use crate::rate::{Bucket, Rate};
@@ -32,69 +33,69 @@ pub use address::{ForwardedHeader, Proxies, parse_network};
 /// Limits of admission.
 #[derive(Clone, Copy, Debug)]
 pub struct AdmissionLimits {
-    /// New connections of one peer, unless it is a trusted proxy: each costs an `accept`, and perhaps a TLS
-    /// handshake, before anything is read.
-    pub arrivals_per_address: Rate,
+    /// New connections of one peer, unless it is a trusted proxy. Each costs an `accept`, and perhaps a TLS handshake,
+    /// before anything is read.
+    pub connection_rate_per_address: Rate,
     /// Handshakes of one address.
     pub handshakes_per_address: Rate,
     /// Handshakes of all addresses together.
     pub handshakes: Rate,
-    /// Addresses whose handshakes are remembered.
+    /// Addresses whose rates are remembered.
     pub addresses_max: usize,
-    /// Revocations that the back ends of one organisation ask for: each is read by every node.
+    /// Revocations that the back ends of one organisation may request. Every node reads each of them.
     pub revocations_per_org: Rate,
-    /// So many bits of an IPv6 address are one client.
+    /// Bits of an IPv6 address that identify one client.
     pub ipv6_prefix_bits: u8,
-    /// Connections that are not upgraded (yet), in total.
+    /// Connections that are not upgraded, in total.
     pub pending_max: usize,
-    /// The same of one peer, unless it is a trusted proxy.
+    /// Connections of one peer that are not upgraded, unless it is a trusted proxy.
     pub pending_per_address_max: usize,
-    /// Sessions, in total.
+    /// Sessions of the node.
     pub sessions_max: usize,
     /// Sessions of one organisation.
     pub org_sessions_max: usize,
     /// Sessions of one user.
     pub user_sessions_max: usize,
-    /// A failed handshake is answered after between a half of this and all of it; zero: at once.
-    pub refusal_delay: Duration,
-    /// Answers that are delayed at the same time, in total; beyond it they go out at once.
+    /// Longest delay of the answer to a failed handshake. The shortest is half of it; zero disables the delay.
+    pub rejection_delay: Duration,
+    /// Answers that are delayed at the same time, in total. Others are sent without delay.
     pub delayed_max: usize,
-    /// The same to one address.
+    /// Answers to one address that are delayed at the same time.
     pub delayed_per_address_max: usize,
-    /// Connections that are told at the same time that there are too many; beyond it they are dropped.
-    pub turned_away_max: usize,
+    /// Connections beyond a limit that are answered at the same time. Others are dropped without an answer.
+    pub rejected_max: usize,
 }
 
-/// A limit that was reached. Its name is the one in metrics, its code the one in the answer.
+/// Limit that a request or connection exceeds. Metrics and error bodies name it by its [code](Self::code).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum LimitExceeded {
-    #[error("too many new connections from this address: wait before trying again")]
-    ArrivalsPerAddress,
-    #[error("too many connections of this address are waiting to be upgraded: end some, or try again")]
+    #[error("connection rate limit of this address exceeded: retry later")]
+    ConnectionRatePerAddress,
+    #[error("too many connections from this address wait for their upgrade: close some, or retry later")]
     PendingPerAddress,
-    #[error("too many connections are waiting to be upgraded: try again")]
+    #[error("too many connections wait for their upgrade: retry later")]
     Pending,
-    #[error("too many handshakes from this address: wait before trying again")]
+    #[error("handshake rate limit of this address exceeded: retry later")]
     HandshakesPerAddress,
-    #[error("too many handshakes at the moment: wait before trying again")]
+    #[error("handshake rate limit of this node exceeded: retry later")]
     Handshakes,
-    #[error("this node has as many connections as it may have: try again, perhaps on another")]
+    #[error("connection limit of this node reached: retry later, or on another node")]
     Sessions,
-    #[error("this organisation has as many connections as it may have")]
+    #[error("connection limit of this organisation reached")]
     OrgSessions,
-    #[error("this user has as many connections as one may have: close some")]
+    #[error("connection limit of this user reached: close some connections")]
     UserSessions,
     #[error(
-        "too many revocations of this organisation: wait, or revoke users rather than each of their sessions"
+        "revocation rate limit of this organisation exceeded: retry later, or revoke users instead of single sessions"
     )]
     RevocationsPerOrg,
 }
 
 impl LimitExceeded {
-    /// In error bodies, and as the label of the metric.
+    /// Name of the limit in error bodies and as the label of metrics.
     pub(super) fn code(self) -> &'static str {
         match self {
-            Self::ArrivalsPerAddress => "arrivals_per_address",
+            Self::ConnectionRatePerAddress => "arrivals_per_address",
             Self::PendingPerAddress => "pending_per_address",
             Self::Pending => "pending",
             Self::HandshakesPerAddress => "handshakes_per_address",
@@ -107,40 +108,50 @@ impl LimitExceeded {
     }
 }
 
-/// After so long a client may ask again for what is full now: a session may have ended.
+/// Retry-After for a limit on open sessions, one of which may have ended by then.
 const FULL_RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// Refusals because of a limit that are told one by one in the log; of the others only how many.
-const TOLD_REFUSALS: Rate = Rate::new(5, 50);
+/// Share of a delayed answer's wait that is random.
+const DELAY_JITTER: f64 = 0.5;
 
-/// A user within an organisation: the hash of its `sub`, with a key of this process.
+/// Rejections because of a limit that are logged one by one. Of the others only the number is logged.
+pub(crate) const LOGGED_REJECTIONS: Rate = Rate::new(5, 50);
+
+/// User within an organisation, by a hash of `sub` with a key of this process.
 type UserKey = (OrgId, u64);
 
-/// See the module's documentation.
+/// Counters and rate limiters of one listener.
 #[derive(Debug)]
 pub struct Admission {
     limits: AdmissionLimits,
     proxies: Proxies,
     pending: Arc<Counts<AddressKey>>,
-    turned_away: Arc<Counts<AddressKey>>,
+    rejected: Arc<Counts<AddressKey>>,
     delayed: Arc<Counts<AddressKey>>,
-    arrivals: KeyedRateLimiter<AddressKey>,
-    addresses: KeyedRateLimiter<AddressKey>,
-    handshakes: Mutex<Bucket>,
-    revocations: KeyedRateLimiter<OrgId>,
+    connection_rate: KeyedRateLimiter<AddressKey>,
+    handshake_rate: KeyedRateLimiter<AddressKey>,
+    total_handshake_rate: Mutex<Bucket>,
+    revocation_rate: KeyedRateLimiter<OrgId>,
     orgs: Arc<Counts<OrgId>>,
     users: Arc<Counts<UserKey>>,
     user_hasher: RandomState,
-    told: Mutex<(Bucket, u64)>,
+    rejection_log: Mutex<RejectionLog>,
     has_warned: AtomicBool,
     metrics: Arc<Metrics>,
 }
 
-/// A connection that is not upgraded yet, counted while this lives.
+#[derive(Debug)]
+struct RejectionLog {
+    bucket: Bucket,
+    /// Rejections since the last logged one.
+    unlogged: u64,
+}
+
+/// A connection without an upgrade, counted while this exists.
 #[derive(Debug)]
 pub(super) struct Pending(#[expect(dead_code, reason = "held, not read")] Permit<AddressKey>);
 
-/// A place of a session, counted while this lives.
+/// Permission for one session, counted while this exists.
 #[derive(Debug)]
 pub(super) struct SessionPermit {
     _org: Permit<OrgId>,
@@ -148,23 +159,23 @@ pub(super) struct SessionPermit {
 }
 
 impl Admission {
-    /// Nobody is in yet.
+    /// Admission with every counter at zero.
     #[must_use]
     pub fn new(limits: AdmissionLimits, proxies: Proxies, metrics: Arc<Metrics>) -> Self {
         let now = Instant::now();
         Self {
             pending: Counts::new(limits.pending_max, limits.pending_per_address_max),
-            turned_away: Counts::new(limits.turned_away_max, limits.turned_away_max),
+            rejected: Counts::new(limits.rejected_max, limits.rejected_max),
             delayed: Counts::new(limits.delayed_max, limits.delayed_per_address_max),
-            arrivals: KeyedRateLimiter::new(limits.arrivals_per_address, limits.addresses_max),
-            addresses: KeyedRateLimiter::new(limits.handshakes_per_address, limits.addresses_max),
-            handshakes: Mutex::new(Bucket::full(now)),
-            // Only organisations that exist, by verified tokens, get here: as many as addresses is plenty.
-            revocations: KeyedRateLimiter::new(limits.revocations_per_org, limits.addresses_max),
+            connection_rate: KeyedRateLimiter::new(limits.connection_rate_per_address, limits.addresses_max),
+            handshake_rate: KeyedRateLimiter::new(limits.handshakes_per_address, limits.addresses_max),
+            total_handshake_rate: Mutex::new(Bucket::full(now)),
+            // Organisations are counted after their token was verified, so they are far fewer than addresses.
+            revocation_rate: KeyedRateLimiter::new(limits.revocations_per_org, limits.addresses_max),
             orgs: Counts::new(limits.sessions_max, limits.org_sessions_max),
             users: Counts::new(usize::MAX, limits.user_sessions_max),
             user_hasher: RandomState::new(),
-            told: Mutex::new((Bucket::full(now), 0)),
+            rejection_log: Mutex::new(RejectionLog { bucket: Bucket::full(now), unlogged: 0 }),
             has_warned: AtomicBool::new(false),
             limits,
             proxies,
@@ -172,76 +183,81 @@ impl Admission {
         }
     }
 
-    /// A connection came. Behind a proxy everybody has its address, so a trusted one counts in the total alone.
+    /// Admits a new connection.
+    ///
+    /// A trusted proxy counts in the total only, because all of its clients have its address.
     pub(super) fn enter(&self, peer: IpAddr) -> Result<Pending, LimitExceeded> {
         let peer = peer.to_canonical();
         let key = (!self.proxies.trusts(peer)).then(|| self.key(peer));
         if let Some(key) = key
-            && self.arrivals.take(key, Instant::now()).is_err()
+            && self.connection_rate.take(key, Instant::now()).is_err()
         {
-            return Err(self.reached(LimitExceeded::ArrivalsPerAddress));
+            return Err(self.exceeded(LimitExceeded::ConnectionRatePerAddress));
         }
-        let held = self.pending.take(key).map_err(|full| match full {
-            Full::Total => self.reached(LimitExceeded::Pending),
-            Full::Each => self.reached(LimitExceeded::PendingPerAddress),
+        let permit = self.pending.take(key).map_err(|full| match full {
+            Full::Total => self.exceeded(LimitExceeded::Pending),
+            Full::Each => self.exceeded(LimitExceeded::PendingPerAddress),
         })?;
-        Ok(Pending(held))
+        Ok(Pending(permit))
     }
 
-    /// A place to tell a connection that there are too many, if there is one.
-    pub(super) fn turn_away(&self) -> Option<Pending> {
-        self.turned_away.take(None).ok().map(Pending)
+    /// Permission to answer a rejected connection. None if too many are being answered.
+    pub(super) fn reject(&self) -> Option<Pending> {
+        self.rejected.take(None).ok().map(Pending)
     }
 
-    /// Whose request it is.
+    /// Address of the client that sent a request, as far as trusted proxies name it.
     pub(super) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let client = self.proxies.client(peer, headers);
         if self.proxies.trusts(client) && !self.has_warned.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 address = %client,
-                "a trusted proxy names no client that can be read, so its clients share one address's limits: \
-                 compare WARDEN_FORWARDED_HEADER with the header that it sets (said once)"
+                "a trusted proxy sends no readable client address, so its clients share the limits of one address: \
+                 compare WARDEN_FORWARDED_HEADER with the header that the proxy sets (logged once)"
             );
         }
         client
     }
 
-    /// A handshake came. The error says when to come again.
+    /// Admits a handshake.
+    ///
+    /// # Errors
+    /// The exceeded limit, and the time after which a retry may succeed.
     pub(super) fn handshake(&self, client: IpAddr) -> Result<(), (LimitExceeded, Duration)> {
         self.request(client)?;
-        // Asked again when the seat is taken; here it saves the work in between.
+        // `session` checks this again. Here it saves the work in between.
         if self.orgs.is_full() {
-            return Err((self.reached(LimitExceeded::Sessions), FULL_RETRY_AFTER));
+            return Err((self.exceeded(LimitExceeded::Sessions), FULL_RETRY_AFTER));
         }
         Ok(())
     }
 
-    /// A request came that will take no seat: it counts as a handshake does.
+    /// Admits a request that needs no session. It counts as a handshake.
     pub(super) fn request(&self, client: IpAddr) -> Result<(), (LimitExceeded, Duration)> {
         let now = Instant::now();
-        // Its own bucket first: one address alone must not empty the one of all.
-        self.addresses
+        // The address's own bucket first, so that one address cannot empty the bucket of all.
+        self.handshake_rate
             .take(self.key(client), now)
-            .map_err(|wait| (self.reached(LimitExceeded::HandshakesPerAddress), wait))?;
-        lock(&self.handshakes)
+            .map_err(|wait| (self.exceeded(LimitExceeded::HandshakesPerAddress), wait))?;
+        lock(&self.total_handshake_rate)
             .take(self.limits.handshakes, 1, now)
-            .map_err(|wait| (self.reached(LimitExceeded::Handshakes), wait))
+            .map_err(|wait| (self.exceeded(LimitExceeded::Handshakes), wait))
     }
 
-    /// A back end of this organisation revokes.
+    /// Admits a revocation requested by a back end of this organisation.
     pub(super) fn revocation(&self, org: OrgId) -> Result<(), (LimitExceeded, Duration)> {
-        self.revocations
+        self.revocation_rate
             .take(org, Instant::now())
-            .map_err(|wait| (self.reached(LimitExceeded::RevocationsPerOrg), wait))
+            .map_err(|wait| (self.exceeded(LimitExceeded::RevocationsPerOrg), wait))
     }
 
-    /// A place for a session of this identity.
-    pub(super) fn seat(&self, identity: &Identity) -> Result<SessionPermit, (LimitExceeded, Duration)> {
-        let reached = |reached| (self.reached(reached), FULL_RETRY_AFTER);
+    /// Admits a session of this identity.
+    pub(super) fn session(&self, identity: &Identity) -> Result<SessionPermit, (LimitExceeded, Duration)> {
+        let exceeded = |limit| (self.exceeded(limit), FULL_RETRY_AFTER);
         let user = (identity.org, self.user_hasher.hash_one(&identity.subject));
-        let _user = self.users.take(Some(user)).map_err(|_| reached(LimitExceeded::UserSessions))?;
+        let _user = self.users.take(Some(user)).map_err(|_| exceeded(LimitExceeded::UserSessions))?;
         let _org = self.orgs.take(Some(identity.org)).map_err(|full| {
-            reached(match full {
+            exceeded(match full {
                 Full::Total => LimitExceeded::Sessions,
                 Full::Each => LimitExceeded::OrgSessions,
             })
@@ -249,59 +265,42 @@ impl Admission {
         Ok(SessionPermit { _org, _user })
     }
 
-    /// Holds up the answer to a failed handshake, so that a client in a loop costs little: for a while, if
-    /// there is a place to wait.
+    /// Delays the answer to a failed handshake, so that a client in a reconnect loop costs little.
+    ///
+    /// Returns at once if too many answers are delayed already.
     pub(super) async fn delay(&self, client: IpAddr) {
-        if self.limits.refusal_delay.is_zero() {
+        if self.limits.rejection_delay.is_zero() {
             return;
         }
-        let Ok(_held) = self.delayed.take(Some(self.key(client))) else { return };
-        self.metrics.refusals_delayed.inc();
-        tokio::time::sleep(with_jitter(self.limits.refusal_delay)).await;
+        let Ok(_permit) = self.delayed.take(Some(self.key(client))) else { return };
+        self.metrics.rejections_delayed.inc();
+        tokio::time::sleep(jitter(self.limits.rejection_delay, DELAY_JITTER)).await;
     }
 
-    /// Whether to tell in the log of a refusal because of a limit, and how many were not told before it.
-    pub(super) fn tells(&self) -> Option<u64> {
-        let mut told = lock(&self.told);
-        if told.0.take(TOLD_REFUSALS, 1, Instant::now()).is_ok() {
-            return Some(std::mem::take(&mut told.1));
+    /// Permission to log a rejection because of a limit, with the number of rejections that were not logged before it.
+    pub(super) fn log_allowance(&self) -> Option<u64> {
+        let mut log = lock(&self.rejection_log);
+        if log.bucket.take(LOGGED_REJECTIONS, 1, Instant::now()).is_ok() {
+            return Some(std::mem::take(&mut log.unlogged));
         }
-        told.1 += 1;
+        log.unlogged += 1;
         None
     }
 
-    /// Brings the gauges up to date.
+    /// Updates the gauges.
     pub(super) fn observe(&self) {
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.metrics.connections_pending.set(gauge(self.pending.total()));
-        self.metrics.addresses_tracked.set(gauge(self.addresses.len()));
+        self.metrics.addresses_tracked.set(gauge(self.handshake_rate.len()));
     }
 
     fn key(&self, address: IpAddr) -> AddressKey {
         AddressKey::new(address, self.limits.ipv6_prefix_bits)
     }
 
-    fn reached(&self, reached: LimitExceeded) -> LimitExceeded {
-        self.metrics.limit_reached(reached.code());
-        reached
-    }
-}
-
-/// Between a half of it and all.
-fn with_jitter(max: Duration) -> Duration {
-    max.mul_f64(0.5 + fastrand::f64() / 2.0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn delays_lie_between_a_half_and_all_and_differ() {
-        let max = Duration::from_secs(1);
-        let mut delays: Vec<_> = (0..50).map(|_| with_jitter(max)).collect();
-        assert!(delays.iter().all(|delay| (max / 2..=max).contains(delay)), "{delays:?}");
-        delays.dedup();
-        assert!(delays.len() > 40, "{delays:?}");
+    /// Counts an exceeded limit.
+    fn exceeded(&self, limit: LimitExceeded) -> LimitExceeded {
+        self.metrics.limit_reached(limit.code());
+        limit
     }
 }

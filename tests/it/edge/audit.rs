@@ -50,11 +50,11 @@ async fn every_event_has_its_fields() {
     let lines = logs.lines_with(&[address, "warden::audit_trail"]);
     let hash = |token: &str| TokenHash::of(token).to_string();
     let expected = [
-        ("refuse", "upgrade refused", Some(hash(&bad)), Some("token_expired")),
+        ("reject", "upgrade rejected", Some(hash(&bad)), Some("token_expired")),
         ("accept", "upgrade accepted", Some(hash(&first)), None),
         ("refresh", "token refreshed", Some(hash(&second)), None),
-        ("refresh_refuse", "token refresh refused", Some(hash(&bad)), None),
-        ("refresh_refuse", "token refresh refused", Some(hash(&stranger)), None),
+        ("refresh_reject", "token refresh rejected", Some(hash(&bad)), None),
+        ("refresh_reject", "token refresh rejected", Some(hash(&stranger)), None),
         ("end", "session ended", None, Some("4403")),
     ];
     assert_eq!(lines.len(), expected.len(), "{lines:#?}");
@@ -66,7 +66,7 @@ async fn every_event_has_its_fields() {
         assert_eq!(field(line, "address"), Some(address), "{line}");
         assert_eq!(field(line, "token.hash"), token_hash.as_deref(), "{line}");
         assert_eq!(field(line, "code"), *code, "{line}");
-        if *action == "refuse" {
+        if *action == "reject" {
             assert!(line.contains("the token has expired"), "{line}");
             continue;
         }
@@ -90,10 +90,10 @@ async fn a_flood_of_rejections_is_logged_with_a_rate_limit() {
         Upgrade::new().with("X-Forwarded-For", address).send(t.gateway.public_addr()).await;
     }
     let limited = super::reached(&t, "handshakes_per_address");
-    let logged = logs.lines_with(&[address, "upgrade refused", "handshakes_per_address"]).len();
+    let logged = logs.lines_with(&[address, "upgrade rejected", "handshakes_per_address"]).len();
     assert!(limited > 200 && (50..200).contains(&logged), "{logged} of {limited} were logged");
     assert!(
-        !logs.lines_with(&[address, " untold="]).is_empty() || logged <= 51,
+        !logs.lines_with(&[address, " unlogged="]).is_empty() || logged <= 51,
         "the number of unlogged rejections is missing"
     );
     t.gateway.stop().await;

@@ -104,7 +104,7 @@ async fn without_file_descriptors_sessions_continue_and_new_connections_wait() {
         assert_eq!(client.expect_only("calls", "call.created").await.row_id(), call);
     }
     let said = std::fs::read_to_string(&log).expect("reads");
-    assert_eq!(said.matches("a connection could not be accepted").count(), 1, "{said}");
+    assert_eq!(said.matches("accepting a connection failed").count(), 1, "{said}");
     assert!(said.contains("ulimit -n") && !said.contains("panicked"), "{said}");
 
     prlimit(Some(process.pid), Resource::Nofile, former).expect("gives back");

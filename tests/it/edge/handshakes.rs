@@ -70,7 +70,7 @@ async fn failed_handshakes_and_other_paths_count_too() {
 #[tokio::test]
 async fn the_connection_rate_is_limited_per_peer_whatever_it_requests() {
     let t = TestGateway::start_with(TestDb::create().await, |config| {
-        config.limits.admission.arrivals_per_address = FEW;
+        config.limits.admission.connection_rate_per_address = FEW;
     })
     .await;
     let health = Upgrade::new().to("/livez");
@@ -88,7 +88,7 @@ async fn the_connection_rate_is_limited_per_peer_whatever_it_requests() {
         .await;
     t.gateway.stop().await;
     // A trusted proxy connects for many clients and is exempt.
-    let t = behind_a_proxy(|config| config.limits.admission.arrivals_per_address = FEW).await;
+    let t = behind_a_proxy(|config| config.limits.admission.connection_rate_per_address = FEW).await;
     for _ in 0..TRIES {
         assert_eq!(health.send(t.gateway.public_addr()).await.status, 200);
     }
@@ -114,7 +114,7 @@ async fn the_answer_to_a_failed_handshake_is_delayed_and_blocks_no_other() {
     let t = behind_a_proxy(|config| {
         let admission = &mut config.limits.admission;
         // Practically endless: every answer below was not delayed.
-        admission.refusal_delay = Duration::from_hours(1);
+        admission.rejection_delay = Duration::from_hours(1);
         admission.delayed_per_address_max = 2;
         admission.delayed_max = 3;
     })
@@ -125,7 +125,7 @@ async fn the_answer_to_a_failed_handshake_is_delayed_and_blocks_no_other() {
         let request = bad(address);
         tokio::spawn(async move { request.send_within(addr, Duration::from_hours(2)).await })
     };
-    let delayed = || t.gateway.metrics().refusals_delayed.get();
+    let delayed = || t.gateway.metrics().rejections_delayed.get();
     let mut waiting = vec![spawn("198.51.100.1"), spawn("198.51.100.1")];
     eventually("both wait", async || delayed() == 2).await;
     // The address has used up its delayed answers, so its third failure is answered at once and holds no
@@ -148,12 +148,12 @@ async fn the_answer_to_a_failed_handshake_is_delayed_and_blocks_no_other() {
 #[tokio::test]
 async fn a_client_that_hangs_up_releases_its_delay_permit() {
     let t = behind_a_proxy(|config| {
-        config.limits.admission.refusal_delay = Duration::from_hours(1);
+        config.limits.admission.rejection_delay = Duration::from_hours(1);
         config.limits.admission.delayed_max = 1;
     })
     .await;
     let addr = t.gateway.public_addr();
-    let delayed = || t.gateway.metrics().refusals_delayed.get();
+    let delayed = || t.gateway.metrics().rejections_delayed.get();
     for n in 1..=3 {
         let waits = tokio::spawn(async move {
             Upgrade::bearer("nonsense").send_within(addr, Duration::from_hours(2)).await

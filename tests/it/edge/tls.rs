@@ -238,15 +238,17 @@ async fn a_new_certificate_is_loaded_while_sessions_stay_open() {
         let logs = &logs;
         async move || !logs.lines_with(texts).is_empty()
     };
-    eventually("the error is logged", told(&["can't be used together", "WARDEN_TLS_KEY", "KeyMismatch"]))
+    eventually("the error is logged", told(&["cannot be used together", "WARDEN_TLS_KEY", "KeyMismatch"]))
         .await;
     std::fs::write(&files.files.certificate, "nonsense").expect("writes");
-    eventually("the error is logged", async || !logs.lines_with(&["holds no certificate", &path]).is_empty())
-        .await;
+    eventually("the error is logged", async || {
+        !logs.lines_with(&["contains no certificate", &path]).is_empty()
+    })
+    .await;
     std::fs::write(&files.files.certificate, second.cert.pem()).expect("writes");
     std::fs::write(&files.files.key, "nonsense").expect("writes");
     eventually("the error is logged", async || {
-        !logs.lines_with(&["holds no private key", &key_path]).is_empty()
+        !logs.lines_with(&["contains no private key", &key_path]).is_empty()
     })
     .await;
     std::fs::remove_file(&files.files.certificate).expect("removes");
@@ -284,7 +286,7 @@ async fn a_gateway_with_an_unusable_certificate_does_not_start() {
     let db = TestDb::create().await;
     let error = TestGateway::try_gateway(&db, |config| config.edge.tls = Some(files.files.clone())).await;
     let error = format!("{:#}", error.expect_err("a key of another certificate"));
-    assert!(error.contains("WARDEN_TLS_CERT and WARDEN_TLS_KEY can't be used together"), "{error}");
+    assert!(error.contains("WARDEN_TLS_CERT and WARDEN_TLS_KEY cannot be used together"), "{error}");
 }
 
 #[tokio::test]

@@ -244,7 +244,7 @@ async fn a_hanging_look_up_is_cancelled() {
     assert_eq!((status, &body["error"]["code"]), (503, &json!("unavailable")));
     // The gateway's own timeout fired, not the server's lock timeout, which is longer.
     let org = org.to_string();
-    let cancelled = logs.lines_with(&["could not be looked up", &org]);
+    let cancelled = logs.lines_with(&["organisation lookup failed", &org]);
     assert!(cancelled.len() == 1 && !cancelled[0].contains("lock timeout"), "{cancelled:?}");
     // The statement does not keep waiting at the server, where such statements would accumulate.
     eventually("nobody waits for the lock", async || waiting(&db).await == 0).await;

@@ -101,7 +101,7 @@ impl TestGateway {
             limits: Limits::default(),
         };
         // Tests are refused hundreds of times; the one that is about it sets its own.
-        config.limits.admission.refusal_delay = Duration::ZERO;
+        config.limits.admission.rejection_delay = Duration::ZERO;
         change(&mut config);
         Gateway::start(config).await
     }

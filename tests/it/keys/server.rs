@@ -195,7 +195,7 @@ async fn a_faulty_key_server_takes_nobody_down() {
         server.answers(fault.clone());
         let told = (
             200,
-            "ok\nwarning: a key server fails, and keys from before are used; see the gateway's log\n"
+            "ok\nwarning: a key server fails, and its last known keys are used: see the gateway's log\n"
                 .to_owned(),
         );
         eventually("readiness tells", async || readyz(&t).await == told).await;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use sqlx::Executor as _;
 use uuid::Uuid;
 use warden::app::Gateway;
-use warden::metrics::{CloseLabels, RefusalLabels};
+use warden::metrics::{CloseLabels, RejectionLabels};
 
 use crate::harness::{TestDb, TestGateway, eventually, token, within};
 use driver::{Phoenix, config};
@@ -34,7 +34,7 @@ fn short_token(org: Uuid) -> String {
 }
 
 fn refused(gateway: &Gateway, code: &'static str) -> u64 {
-    gateway.metrics().refused.get_or_create(&RefusalLabels { code }).get()
+    gateway.metrics().rejected.get_or_create(&RejectionLabels { code }).get()
 }
 
 fn closed(gateway: &Gateway, code: u16) -> u64 {

@@ -384,7 +384,7 @@ async fn the_audit_trail_and_the_metrics_tell_who_revoked_what() {
     let nobody = token(org, &json!({"sub": stranger}));
     let hash = warden::audit_trail::TokenHash::of(&nobody).to_string();
     assert_eq!(Post::new(&nobody, &json!({"user_id": user})).send(t.gateway.public_addr()).await.status, 403);
-    let refused = logs.lines_with(&["action=\"revoke_refuse\"", "code=\"not_a_backend\"", &hash]);
+    let refused = logs.lines_with(&["action=\"revoke_reject\"", "code=\"not_a_backend\"", &hash]);
     assert_eq!(refused.len(), 1, "{refused:?}");
     let metrics = t.gateway.metrics().encode();
     assert!(metrics.contains("warden_revocations_requested_total 1"), "{metrics}");

@@ -1,0 +1,107 @@
+//! `GET /livez`, `GET /readyz` and `GET /metrics`: the state of the node, for balancers and operators.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Admission;
+use crate::auth::{Readiness, Verifier};
+use crate::log::TailerState;
+use crate::metrics::Metrics;
+
+/// Everything that decides whether the node is ready.
+#[derive(Clone, Debug)]
+pub struct Health {
+    /// Whether the node follows the log.
+    pub tailer: watch::Receiver<TailerState>,
+    /// Time since which retention has been due without success.
+    pub retention_late: watch::Receiver<Option<Instant>>,
+    /// Whether tokens can be verified.
+    pub verifier: Arc<Verifier>,
+    /// Cancelled when the gateway begins to shut down.
+    pub draining: CancellationToken,
+}
+
+/// Sources of the metrics page.
+#[derive(Clone, Debug)]
+pub struct MetricsPage {
+    /// All counters and gauges.
+    pub metrics: Arc<Metrics>,
+    /// Admission of the public listener, which sets its gauges when it is asked.
+    pub admission: Arc<Admission>,
+    /// Whether the node follows the log.
+    pub tailer: watch::Receiver<TailerState>,
+}
+
+pub(super) async fn livez() -> &'static str {
+    "ok\n"
+}
+
+pub(super) async fn readyz(State(health): State<Health>) -> (StatusCode, String) {
+    health.readiness()
+}
+
+/// Readiness with the reason for a lost log. The reason names database addresses, so only the admin listener shows it.
+pub(super) async fn readyz_with_reason(State(health): State<Health>) -> (StatusCode, String) {
+    let (status, text) = health.readiness();
+    match &*health.tailer.borrow() {
+        TailerState::Lost(reason) if !health.draining.is_cancelled() => {
+            (status, format!("the event log cannot be read: {reason}\n"))
+        }
+        _ => (status, text),
+    }
+}
+
+pub(super) async fn metrics(State(page): State<MetricsPage>) -> impl IntoResponse {
+    page.admission.observe();
+    page.metrics.following.set(u64::from(*page.tailer.borrow() == TailerState::Following));
+    ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], page.metrics.encode())
+}
+
+impl Health {
+    fn readiness(&self) -> (StatusCode, String) {
+        let not_ready = |text: &str| (StatusCode::SERVICE_UNAVAILABLE, text.to_owned());
+        if self.draining.is_cancelled() {
+            return not_ready("shutting down\n");
+        }
+        let keys = self.verifier.readiness();
+        if keys == Readiness::NotReady {
+            return not_ready("keys to verify tokens cannot be fetched: see the gateway's log\n");
+        }
+        match &*self.tailer.borrow() {
+            TailerState::Following => (StatusCode::OK, self.warnings(keys)),
+            TailerState::Starting => not_ready("connecting to the event log\n"),
+            // The log of the gateway has the reason.
+            TailerState::Lost(_) => not_ready("the event log cannot be read: see the gateway's log\n"),
+        }
+    }
+
+    /// `ok`, and one line for each warning.
+    ///
+    /// A growing log and a failing key server affect every node alike. If nodes became unready because of them, the
+    /// whole service would be down.
+    fn warnings(&self, keys: Readiness) -> String {
+        let mut text = "ok\n".to_owned();
+        if let Some(since) = *self.retention_late.borrow() {
+            // Writing to a String does not fail.
+            let _ = writeln!(
+                text,
+                "warning: retention of the event log is late by {} s, and the log grows: see the gateway's log",
+                since.elapsed().as_secs()
+            );
+        }
+        if keys == Readiness::Degraded {
+            text.push_str(
+                "warning: a key server fails, and its last known keys are used: see the gateway's log\n",
+            );
+        }
+        text
+    }
+}
