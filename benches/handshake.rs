@@ -4,10 +4,6 @@
 //! `cargo bench --bench handshake -- --handshakes 2000 --rounds 5`. Sockets come one after the other from this
 //! process; the gateway is `warden serve` in another, whose time the kernel counts to the nanosecond.
 
-#[expect(dead_code, unreachable_pub, reason = "written for the tests, which need more of it")]
-#[path = "../tests/it/harness/keys.rs"]
-mod keys;
-
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
@@ -15,13 +11,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail, ensure};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
-use keys::{IssuerKey, TestKeyServer};
 use serde_json::json;
 use sqlx::postgres::PgPool;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use uuid::Uuid;
 use warden_devkit::cluster::{Binaries, Cluster, ClusterOptions, DataDir, SUPERUSER};
+use warden_testkit::keys::{IssuerKey, TestKeyServer};
 
 /// `aud` of the tokens.
 const AUDIENCE: &str = "authenticated";

@@ -11,14 +11,14 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use futures_util::{SinkExt as _, StreamExt as _};
-use tokio_tungstenite::tungstenite::Message;
+use futures_util::StreamExt as _;
 use uuid::Uuid;
 use warden::app::Gateway;
 use warden_devkit::cluster::{Cluster, SUPERUSER};
+use warden_testkit::phoenix::{self, Received};
 
 /// The second topic of each socket.
-const SECOND_JOIN: &str = r#"["2","2","recordings","phx_join",{}]"#;
+const SECOND_TOPIC: &str = "recordings";
 /// Sockets that are opened at once by the process that holds them.
 const OPENING_MAX: usize = 32;
 /// How long the gateway may take to notice that sockets are gone.
@@ -143,9 +143,11 @@ impl Holder {
 async fn hold(addr: SocketAddr, org: Uuid, sockets: usize) -> anyhow::Result<()> {
     let open = || async move {
         let (mut socket, _) = support::join(addr, org, "calls", None).await?;
-        socket.send(Message::text(SECOND_JOIN)).await?;
-        let reply = socket.next().await.context("the socket ended")??;
-        anyhow::ensure!(reply.to_text()?.contains(r#""ok""#), "refused: {reply}");
+        phoenix::send_join(&mut socket, "2", SECOND_TOPIC, None).await?;
+        match phoenix::receive(&mut socket).await {
+            Received::Message(reply) if reply.is_ok_reply() => {}
+            other => bail!("the join of {SECOND_TOPIC} failed: {other:?}"),
+        }
         anyhow::Ok(socket.into_inner())
     };
     let opened = futures_util::stream::iter(0..sockets).map(|_| open()).buffer_unordered(OPENING_MAX);

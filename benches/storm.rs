@@ -11,15 +11,10 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use futures_util::{SinkExt as _, StreamExt as _};
-use serde_json::{Value, json};
 use sqlx::postgres::PgPool;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 use uuid::Uuid;
 use warden::app::Gateway;
 use warden::auth::VerifierConfig;
@@ -27,9 +22,9 @@ use warden::config::{Config, DEFAULT_AUDIENCE, Edge, Limits};
 use warden::log::TailerState;
 use warden_devkit::cluster::{Binaries, Cluster, ClusterOptions, DataDir, SUPERUSER};
 use warden_devkit::token::{TokenClaims, sign};
+use warden_testkit::phoenix::{self, Received, Socket};
 
 const SECRET: &str = "the storm's secret, which has 32 bytes";
-const HEARTBEAT: &str = r#"[null,"h","phoenix","heartbeat",{}]"#;
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
 /// Ends what each socket waits for.
 const LAST: &str = "storm.last";
@@ -42,8 +37,6 @@ struct Options {
     restart: bool,
     bulk: i32,
 }
-
-type Socket = WebSocketStream<TcpStream>;
 
 fn main() -> anyhow::Result<()> {
     let mut options = Options {
@@ -179,14 +172,11 @@ async fn bulk(gateway: &Gateway, pool: &PgPool, orgs: &[Uuid], rows: i32) -> any
         sqlx::query("select warden.publish($1, 'calls', 'tick')").bind(other).execute(pool).await?;
         loop {
             // Else the gateway would take it for gone: a large bulk takes longer to read than it waits.
-            let Ok(message) = tokio::time::timeout(HEARTBEAT_INTERVAL, socket.next()).await else {
-                socket.send(Message::text(HEARTBEAT)).await?;
-                continue;
-            };
-            let message = message.context("the socket ended")??;
-            anyhow::ensure!(!message.is_close(), "the socket was closed: {message:?}");
-            if message.to_text()?.contains("\"tick\"") {
-                break;
+            match tokio::time::timeout(HEARTBEAT_INTERVAL, phoenix::receive(&mut socket)).await {
+                Ok(Received::Message(message)) if message.event == "tick" => break,
+                Ok(Received::Message(_)) => {}
+                Ok(other) => bail!("instead of an event: {other:?}"),
+                Err(_) => phoenix::send_heartbeat(&mut socket).await?,
             }
         }
         let times = if insert.is_finished() { &mut after } else { &mut before };
@@ -258,31 +248,29 @@ async fn join(
         issuer: None,
         topics: None,
     };
-    let mut request = format!("ws://{addr}/socket/websocket?vsn=2.0.0").into_client_request()?;
-    request.headers_mut().insert("authorization", format!("Bearer {}", sign(&claims, SECRET)?).parse()?);
     let stream = TcpStream::connect(addr).await?;
     let config = WebSocketConfig::default().read_buffer_size(4096);
-    let (mut socket, _) = client_async_with_config(request, stream, Some(config)).await?;
-    let payload = since.as_ref().map_or_else(|| json!({}), |since| json!({"since": since}));
-    socket.send(Message::text(json!(["1", "1", "calls", "phx_join", payload]).to_string())).await?;
+    let opened = phoenix::connect_over(stream, &sign(&claims, SECRET)?, Some(config)).await;
+    let mut socket = opened.map_err(|error| anyhow::anyhow!("socket {n}: {error:?}"))?;
+    phoenix::send_join(&mut socket, "1", "calls", since.as_deref()).await?;
     let mut id = 0;
     loop {
-        let message = socket.next().await.with_context(|| format!("socket {n} ended"))??;
-        let Message::Text(text) = message else { continue };
-        let (_, _, _, event, payload): (Value, Value, String, String, Value) = serde_json::from_str(&text)?;
-        match event.as_str() {
+        let Received::Message(message) = phoenix::receive(&mut socket).await else {
+            bail!("socket {n} ended")
+        };
+        match message.event.as_str() {
             "phx_reply" if since.is_none() => {
-                let cursor = payload["response"]["cursor"].as_str().context("a cursor")?.to_owned();
+                let cursor = message.cursor().context("a cursor")?.to_owned();
                 return Ok((socket, cursor));
             }
-            "phx_reply" if payload["response"]["cursor"] == json!(since) => {}
+            "phx_reply" if message.cursor() == since.as_deref() => {}
             LAST | "warden.resync" => return Ok((socket, String::new())),
             "call.created" => {
-                let next = payload["id"].as_i64().context("an id")?;
+                let next = message.payload["id"].as_i64().context("an id")?;
                 anyhow::ensure!(next > id, "socket {n}: event {next} after {id}");
                 id = next;
             }
-            _ => bail!("socket {n}: {text}"),
+            _ => bail!("socket {n}: {message:?}"),
         }
     }
 }

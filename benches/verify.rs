@@ -3,19 +3,15 @@
 //! `cargo bench --bench verify`. To measure another crypto library, exchange the feature of `jsonwebtoken`
 //! in Cargo.toml (`aws_lc_rs` or `rust_crypto`) and run it again.
 
-#[expect(dead_code, unreachable_pub, reason = "written for the tests, which need more of it")]
-#[path = "../tests/it/harness/keys.rs"]
-mod keys;
-
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
-use keys::{IssuerKey, TestKeyServer};
 use serde_json::{Value, json};
-use warden::auth::{Readiness, Token, Verifier, VerifierConfig};
+use warden::auth::{IssuerConfig, KeyServerUrl, Readiness, Token, Verifier, VerifierConfig};
 use warden::config::Limits;
 use warden::metrics::Metrics;
+use warden_testkit::keys::{IssuerKey, TestKeyServer};
 
 /// `aud` of the tokens.
 const AUDIENCE: &str = "authenticated";
@@ -34,8 +30,13 @@ static BENCH: LazyLock<Bench> = LazyLock::new(|| {
     runtime.block_on(async {
         let keys = [IssuerKey::rs256(), IssuerKey::es256(), IssuerKey::eddsa()];
         let server = TestKeyServer::start(&keys.each_ref().map(|key| key.jwk("1"))).await;
-        let mut issuer = server.issuer(ISSUER);
-        issuer.secrets.push(SECRET.to_owned());
+        let issuer = IssuerConfig {
+            issuer: Some(ISSUER.to_owned()),
+            audience: AUDIENCE.to_owned(),
+            jwks_url: Some(KeyServerUrl::parse(&server.url(), false).expect("a URL")),
+            secrets: vec![SECRET.to_owned()],
+            ..IssuerConfig::default()
+        };
         let config = VerifierConfig { issuers: vec![issuer] };
         let verifier = Verifier::new(&config, Limits::default().keys, &Arc::new(Metrics::default()));
         let verifier = Arc::new(verifier.expect("a verifier"));

@@ -4,14 +4,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use futures_util::{SinkExt as _, StreamExt as _};
-use serde_json::{Value, json};
 use sqlx::postgres::PgPool;
 use tokio::net::TcpStream;
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 use uuid::Uuid;
 use warden::app::Gateway;
 use warden::auth::VerifierConfig;
@@ -19,6 +14,7 @@ use warden::config::{Config, DEFAULT_AUDIENCE, Edge, Limits};
 use warden::log::TailerState;
 use warden_devkit::cluster::{Binaries, Cluster, ClusterOptions, DataDir};
 use warden_devkit::token::{TokenClaims, sign};
+use warden_testkit::phoenix::{self, Received, Socket};
 
 /// As in the gateway's own process.
 #[global_allocator]
@@ -26,8 +22,8 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const SECRET: &str = "the benches' secret, which has 32 bytes";
 
-/// A socket of a bench.
-pub(crate) type Socket = WebSocketStream<TcpStream>;
+/// Small, because a bench holds thousands of sockets in its own process.
+const READ_BUFFER_BYTES: usize = 4096;
 
 /// A private PostgreSQL that forgets everything.
 pub(crate) async fn cluster() -> anyhow::Result<Cluster> {
@@ -92,18 +88,16 @@ pub(crate) async fn join(
         issuer: None,
         topics: None,
     };
-    let mut request = format!("ws://{addr}/socket/websocket?vsn=2.0.0").into_client_request()?;
-    request.headers_mut().insert("authorization", format!("Bearer {}", sign(&claims, SECRET)?).parse()?);
     let stream = TcpStream::connect(addr).await?;
-    let config = WebSocketConfig::default().read_buffer_size(4096);
-    let (mut socket, _) = client_async_with_config(request, stream, Some(config)).await?;
-    let payload = since.map_or_else(|| json!({}), |since| json!({"since": since}));
-    socket.send(Message::text(json!(["1", "1", topic, "phx_join", payload]).to_string())).await?;
-    let reply = socket.next().await.context("the socket ended before its reply")??;
-    let Message::Text(text) = reply else { bail!("no text: {reply}") };
-    let (_, _, _, event, payload): (Value, Value, String, String, Value) = serde_json::from_str(&text)?;
-    match payload["response"]["cursor"].as_str() {
-        Some(cursor) if event == "phx_reply" => Ok((socket, cursor.to_owned())),
-        _ => bail!("the join was refused: {text}"),
+    let config = WebSocketConfig::default().read_buffer_size(READ_BUFFER_BYTES);
+    let opened = phoenix::connect_over(stream, &sign(&claims, SECRET)?, Some(config)).await;
+    let mut socket = opened.map_err(|error| anyhow::anyhow!("no session: {error:?}"))?;
+    phoenix::send_join(&mut socket, "1", topic, since).await?;
+    match phoenix::receive(&mut socket).await {
+        Received::Message(reply) if reply.is_ok_reply() => {
+            let cursor = reply.cursor().context("a reply without a cursor")?.to_owned();
+            Ok((socket, cursor))
+        }
+        other => bail!("the join failed: {other:?}"),
     }
 }

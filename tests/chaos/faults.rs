@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use warden_devkit::cluster::Cluster;
+use warden_testkit::{Gate, TcpProxy};
 
 use crate::gateways::Gateway;
-use crate::proxy::{Gate, Proxy};
 use crate::record::Record;
 use crate::writers::World;
 
@@ -101,7 +101,7 @@ pub(crate) async fn gateways(
 
 /// Connections cut and stalled.
 pub(crate) async fn network(
-    proxies: Vec<Proxy>,
+    proxies: Vec<TcpProxy>,
     record: Arc<Record>,
     mut stop: watch::Receiver<bool>,
     mut random: fastrand::Rng,

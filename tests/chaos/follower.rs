@@ -5,15 +5,11 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use futures_util::{SinkExt as _, StreamExt as _};
 use jsonwebtoken::{EncodingKey, Header, encode};
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
-use tokio_tungstenite::tungstenite::{Error, Message};
-use tokio_tungstenite::{WebSocketStream, client_async};
 use uuid::Uuid;
+use warden_testkit::phoenix::{self, ConnectError, PhoenixMessage, Received, Socket};
 
 use crate::following::{CALM, Following, LAST, judge_resync};
 use crate::gateways::SECRET;
@@ -37,8 +33,6 @@ const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(6);
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
 /// When all is quiet a session without a word for so long is given up, as a client would.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
-
-type Socket = WebSocketStream<TcpStream>;
 
 /// What became of a session.
 enum End {
@@ -123,18 +117,13 @@ impl Follower {
 
     async fn connect(&mut self) -> Option<Socket> {
         let node = self.nodes[self.random.usize(..self.nodes.len())];
-        let url = format!("ws://{node}/socket/websocket?vsn=2.0.0");
-        let mut request = url.into_client_request().expect("a request");
-        let bearer = format!("Bearer {}", token(self.org)).parse().expect("a header");
-        request.headers_mut().insert("authorization", bearer);
-        let handshake = async { client_async(request, TcpStream::connect(node).await?).await };
-        match tokio::time::timeout(HANDSHAKE_DEADLINE, handshake).await {
-            Ok(Ok((socket, _))) => {
+        let token = token(self.org);
+        match tokio::time::timeout(HANDSHAKE_DEADLINE, phoenix::connect(node, &token)).await {
+            Ok(Ok(socket)) => {
                 self.record().count("sessions");
                 Some(socket)
             }
-            Ok(Err(Error::Http(response))) => {
-                let status = response.status().as_u16();
+            Ok(Err(ConnectError::Rejected { status, .. })) => {
                 if status != 503 {
                     self.record().complain(format!("{}: refused with {status}", self.name));
                 }
@@ -152,9 +141,7 @@ impl Follower {
         let asked = Instant::now();
         for topic in &self.topics {
             let name = topic.following.name;
-            let payload = topic.cursor.as_ref().map_or(json!({}), |since| json!({"since": since}));
-            let join = json!([name, name, name, "phx_join", payload]);
-            if socket.send(Message::text(join.to_string())).await.is_err() {
+            if phoenix::send_join(&mut socket, name, name, topic.cursor.as_deref()).await.is_err() {
                 return End::Again;
             }
         }
@@ -165,22 +152,24 @@ impl Follower {
         loop {
             let is_quiet = self.is_quiet();
             tokio::select! {
-                message = tokio::time::timeout(SILENCE_MAX, socket.next()) => match message {
-                    Ok(Some(Ok(Message::Text(text)))) => {
-                        if let Some(end) = self.on_message(&text, asked) {
+                received = tokio::time::timeout(SILENCE_MAX, phoenix::receive(&mut socket)) => match received {
+                    Ok(Received::Message(message)) => {
+                        if let Some(end) = self.on_message(&message, asked) {
                             return end;
                         }
                     }
-                    Ok(Some(Ok(Message::Close(Some(frame))))) => {
-                        self.on_close(u16::from(frame.code));
+                    Ok(Received::Closed(code)) => {
+                        self.on_close(code);
                         return End::Again;
                     }
-                    Ok(Some(Ok(_))) => {}
-                    _ => return End::Again,
+                    Ok(Received::Invalid(text)) => {
+                        self.record().complain(format!("{}: not a message: {text}", self.name));
+                        return End::Again;
+                    }
+                    Ok(Received::Ended(_)) | Err(_) => return End::Again,
                 },
                 _ = heartbeat.tick() => {
-                    let beat = Message::text(r#"[null,"h","phoenix","heartbeat",{}]"#);
-                    if socket.send(beat).await.is_err() {
+                    if phoenix::send_heartbeat(&mut socket).await.is_err() {
                         return End::Again;
                     }
                 }
@@ -207,22 +196,17 @@ impl Follower {
         }
     }
 
-    fn on_message(&mut self, text: &str, asked: Instant) -> Option<End> {
-        let Ok((_, _, topic, name, payload)) =
-            serde_json::from_str::<(Value, Value, String, String, Value)>(text)
-        else {
-            self.record().complain(format!("{}: not a message: {text}", self.name));
-            return Some(End::Again);
-        };
+    fn on_message(&mut self, message: &PhoenixMessage, asked: Instant) -> Option<End> {
+        let PhoenixMessage { topic, event: name, payload, .. } = message;
         if topic == "phoenix" {
             return None;
         }
-        let Some(at) = self.topics.iter().position(|t| t.following.name == topic) else {
+        let Some(at) = self.topics.iter().position(|t| t.following.name == *topic) else {
             self.record().complain(format!("{}: {name} on {topic}, which it did not join", self.name));
             return None;
         };
         match name.as_str() {
-            "phx_reply" => return self.on_reply(at, &payload, asked),
+            "phx_reply" => return self.on_reply(at, payload, asked),
             "warden.resync" => {
                 let reason = payload["reason"].as_str().unwrap_or("none");
                 return Some(self.on_resync(at, reason, asked));
@@ -243,7 +227,7 @@ impl Follower {
                 self.world.record.complain(format!("{} on {topic}: {wrong}", self.name));
             }
         } else if name != "warden.cursor"
-            && let Some(wrong) = following.take(org, &name, &payload["data"])
+            && let Some(wrong) = following.take(org, name, &payload["data"])
         {
             self.record().complain(format!("{} on {topic}: {wrong}", self.name));
         }

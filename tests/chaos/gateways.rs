@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::process::Signal;
-
-use crate::guarded::{Guarded, free_port};
+use warden_testkit::{GatewayProcess, free_port};
 
 /// Signs the tokens.
 pub(crate) const SECRET: &str = "a secret for chaos of more than 32 bytes";
@@ -19,7 +18,7 @@ pub(crate) struct Gateway {
     admin: SocketAddr,
     database_url: String,
     log: PathBuf,
-    process: Guarded,
+    process: GatewayProcess,
 }
 
 impl Gateway {
@@ -88,7 +87,7 @@ impl Gateway {
     }
 }
 
-async fn spawn(addr: SocketAddr, admin: SocketAddr, database_url: &str, log: &Path) -> Guarded {
+async fn spawn(addr: SocketAddr, admin: SocketAddr, database_url: &str, log: &Path) -> GatewayProcess {
     let variables = [
         ("DATABASE_URL", database_url),
         ("WARDEN_JWT_SECRET", SECRET),
@@ -99,5 +98,5 @@ async fn spawn(addr: SocketAddr, admin: SocketAddr, database_url: &str, log: &Pa
         ("WARDEN_HANDSHAKES_PER_ADDRESS", "2000:10000"),
         ("WARDEN_ARRIVALS_PER_ADDRESS", "2000:10000"),
     ];
-    Guarded::serve(&variables, log).await
+    GatewayProcess::serve(env!("CARGO_BIN_EXE_warden"), &variables, log).await
 }

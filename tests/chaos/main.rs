@@ -25,11 +25,7 @@ mod faults;
 mod follower;
 mod following;
 mod gateways;
-#[path = "../support/guarded.rs"]
-mod guarded;
 mod phoenix;
-#[path = "../support/proxy.rs"]
-mod proxy;
 mod record;
 mod snapshot;
 mod writers;
@@ -43,12 +39,12 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 use warden_devkit::cluster::{Binaries, Cluster, ClusterOptions, DataDir, SUPERUSER};
+use warden_testkit::TcpProxy;
 
 use calm::Truth;
 use follower::{Follower, Topic};
 use following::{Following, Overlap, PATIENCE_RAN_OUT};
 use gateways::Gateway;
-use proxy::Proxy;
 use record::{Expected, Record, Transaction};
 use writers::{BULK_ORG, Bulk, World};
 
@@ -144,7 +140,7 @@ type Known = Vec<(String, Uuid, Vec<Following>)>;
 async fn follow(
     plan: &Plan,
     world: &World,
-    proxies: &[Proxy],
+    proxies: &[TcpProxy],
     random: &mut fastrand::Rng,
 ) -> (Vec<JoinHandle<Known>>, usize) {
     let (ready, mut are_ready) = mpsc::unbounded_channel();
@@ -160,7 +156,7 @@ async fn follow(
             name: format!("follower {n} of {org}"),
             org,
             topics: topics.iter().map(topic).collect(),
-            nodes: proxies.iter().map(Proxy::addr).collect(),
+            nodes: proxies.iter().map(TcpProxy::addr).collect(),
             world: world.clone(),
             random: random.fork(),
             ready: Some(ready.clone()),
@@ -231,16 +227,16 @@ fn look_at(gateways: &mut [Gateway], record: &Record) {
 }
 
 /// A proxy before each gateway, and one before all of them.
-async fn start_gateways(database_url: &str) -> (Vec<Gateway>, Vec<Proxy>) {
+async fn start_gateways(database_url: &str) -> (Vec<Gateway>, Vec<TcpProxy>) {
     let (mut gateways, mut proxies) = (Vec::new(), Vec::new());
     for n in 0..GATEWAYS {
         let log = format!("chaos-{}-{n}.log", std::process::id());
         let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join(log);
         let gateway = Gateway::start(database_url, log).await;
-        proxies.push(Proxy::start(vec![gateway.addr()]).await);
+        proxies.push(TcpProxy::start(vec![gateway.addr()]).await);
         gateways.push(gateway);
     }
-    proxies.push(Proxy::start(gateways.iter().map(Gateway::addr).collect()).await);
+    proxies.push(TcpProxy::start(gateways.iter().map(Gateway::addr).collect()).await);
     (gateways, proxies)
 }
 

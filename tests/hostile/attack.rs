@@ -10,6 +10,8 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout};
+use warden_testkit::frames::{CLOSE, PONG, TEXT, split};
+use warden_testkit::phoenix::PhoenixMessage;
 
 use crate::frames::{ANSWERED, ENDING, Expect, FLOODS, Kind, Sender};
 use crate::handshakes::{self, Then};
@@ -232,15 +234,15 @@ fn judge(attack: &Attack, program: &Program, received: &[u8], tally: &Tally) {
     let (mut pongs, mut close, mut extra) = (0_u64, None, 0_u64);
     for (opcode, payload) in split(received) {
         match opcode {
-            1 => match reply(payload) {
+            TEXT => match reply(payload) {
                 Some((reference, status)) if status == "error" => match reference.parse::<usize>() {
                     Ok(n) if n < errors.len() => errors[n] = true,
                     _ => extra += 1,
                 },
                 _ => tally.fault(format!("an insider got {}", String::from_utf8_lossy(payload))),
             },
-            8 => close = payload.get(..2).map(|code| u16::from_be_bytes([code[0], code[1]])),
-            10 => pongs += 1,
+            CLOSE => close = payload.get(..2).map(|code| u16::from_be_bytes([code[0], code[1]])),
+            PONG => pongs += 1,
             other => tally.fault(format!("a frame of opcode {other}")),
         }
     }
@@ -277,32 +279,13 @@ fn judge(attack: &Attack, program: &Program, received: &[u8], tally: &Tally) {
     attack.frames.fetch_add(program.bytes.len() as u64, Ordering::Relaxed);
 }
 
-/// Splits bytes of the server into its unmasked frames.
-fn split(mut bytes: &[u8]) -> Vec<(u8, &[u8])> {
-    let mut frames = Vec::new();
-    while let [first, second, rest @ ..] = bytes {
-        let (length, rest) = match (*second, rest) {
-            (126, [a, b, rest @ ..]) => (usize::from(u16::from_be_bytes([*a, *b])), rest),
-            (0..126, rest) => (usize::from(*second), rest),
-            _ => break,
-        };
-        if rest.len() < length {
-            break;
-        }
-        frames.push((first & 0xf, &rest[..length]));
-        bytes = &rest[length..];
-    }
-    frames
-}
-
 /// Reference and status of a reply. None if it is not a reply or carries another organisation's data.
 fn reply(payload: &[u8]) -> Option<(String, String)> {
-    let (_, reference, _, event, payload): (Value, Value, String, String, Value) =
-        serde_json::from_slice(payload).ok()?;
-    let is_reply = event == "phx_reply" && !payload.to_string().contains(MARK);
+    let message = PhoenixMessage::parse(std::str::from_utf8(payload).ok()?).ok()?;
+    let is_reply = message.event == "phx_reply" && !message.payload.to_string().contains(MARK);
     is_reply.then(|| {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        (text(&reference), text(&payload["status"]))
+        (text(&message.reference), text(&message.payload["status"]))
     })
 }
 

@@ -4,6 +4,7 @@
 use fastrand::Rng;
 use serde_json::json;
 use uuid::Uuid;
+use warden_testkit::frames::{BINARY, CLOSE, FIN, PING, PONG, RESERVED_BIT, TEXT, masked};
 
 use crate::tokens::{claims, header, hs256, token};
 
@@ -33,40 +34,13 @@ pub(crate) struct Kind {
     pub(crate) make: fn(&mut Rng, &Sender, &str) -> Vec<Vec<u8>>,
 }
 
-const FIN: u8 = 0x80;
-const TEXT: u8 = 0x1;
-const BINARY: u8 = 0x2;
-const CLOSE: u8 = 0x8;
-const PING: u8 = 0x9;
-const PONG: u8 = 0xa;
-const RESERVED_BIT: u8 = 0x40;
 /// The gateway's limit for one message.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 /// More frames than the gateway accepts from one socket at once, rejected ones included.
 const FLOOD: usize = 400;
 
-/// A masked frame.
-fn frame(rng: &mut Rng, first: u8, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![first];
-    match payload.len() {
-        len @ 0..=125 => bytes.push(0x80 | u8::try_from(len).expect("small")),
-        len @ 126..=0xffff => {
-            bytes.push(0x80 | 126);
-            bytes.extend(u16::try_from(len).expect("small").to_be_bytes());
-        }
-        len => {
-            bytes.push(0x80 | 127);
-            bytes.extend((len as u64).to_be_bytes());
-        }
-    }
-    let mask: [u8; 4] = rng.u32(..).to_be_bytes();
-    bytes.extend(mask);
-    bytes.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
-    bytes
-}
-
 fn text(rng: &mut Rng, text: &str) -> Vec<Vec<u8>> {
-    vec![frame(rng, FIN | TEXT, text.as_bytes())]
+    vec![masked(rng, FIN | TEXT, text.as_bytes())]
 }
 
 fn message(
@@ -128,14 +102,14 @@ fn fragmented(rng: &mut Rng, _: &Sender, reference: &str) -> Vec<Vec<u8>> {
     let mut opcode = TEXT;
     while !rest.is_empty() {
         let (piece, others) = rest.split_at(rng.usize(..rest.len().min(16) + 1));
-        frames.push(frame(rng, opcode, piece));
+        frames.push(masked(rng, opcode, piece));
         if rng.u8(..8) == 0 {
             let control = FIN | if rng.bool() { PING } else { PONG };
-            frames.push(frame(rng, control, b"between"));
+            frames.push(masked(rng, control, b"between"));
         }
         (rest, opcode) = (others, 0);
     }
-    frames.push(frame(rng, FIN, b""));
+    frames.push(masked(rng, FIN, b""));
     frames
 }
 
@@ -183,7 +157,7 @@ fn invalid_utf8(rng: &mut Rng, _: &Sender, _: &str) -> Vec<Vec<u8>> {
     let bad: [&[u8]; 6] =
         [b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe2\x82", b"[\"\xfe\"]"];
     let payload = bad[rng.usize(..bad.len())];
-    vec![frame(rng, FIN | TEXT, payload)]
+    vec![masked(rng, FIN | TEXT, payload)]
 }
 
 fn declared(rng: &mut Rng, _: &Sender, _: &str) -> Vec<Vec<u8>> {
@@ -194,14 +168,14 @@ fn declared(rng: &mut Rng, _: &Sender, _: &str) -> Vec<Vec<u8>> {
 fn too_long_in_parts(rng: &mut Rng, _: &Sender, _: &str) -> Vec<Vec<u8>> {
     let parts = rng.usize(2..8);
     let part = vec![b' '; MESSAGE_BYTES_MAX / parts + 2];
-    (0..parts).map(|n| frame(rng, if n == 0 { TEXT } else { 0 }, &part)).collect()
+    (0..parts).map(|n| masked(rng, if n == 0 { TEXT } else { 0 }, &part)).collect()
 }
 
 /// A small frame that a peer with permessage-deflate would inflate to a megabyte.
 fn compressed(rng: &mut Rng, _: &Sender, _: &str) -> Vec<Vec<u8>> {
     let mut deflated = vec![0xec, 0xc1, 0x01, 0x0d];
     deflated.extend([0; 1000]);
-    vec![frame(rng, FIN | RESERVED_BIT | TEXT, &deflated)]
+    vec![masked(rng, FIN | RESERVED_BIT | TEXT, &deflated)]
 }
 
 fn wrong_control(rng: &mut Rng, _: &Sender, _: &str) -> Vec<Vec<u8>> {
@@ -212,7 +186,7 @@ fn wrong_control(rng: &mut Rng, _: &Sender, _: &str) -> Vec<Vec<u8>> {
         3 => (FIN | CLOSE, b"x"),
         _ => (FIN | [0x3, 0x7, 0xb, 0xf][rng.usize(..4)], b""),
     };
-    vec![frame(rng, first, payload)]
+    vec![masked(rng, first, payload)]
 }
 
 fn another_user(rng: &mut Rng, sender: &Sender, reference: &str) -> Vec<Vec<u8>> {
@@ -223,7 +197,7 @@ fn another_user(rng: &mut Rng, sender: &Sender, reference: &str) -> Vec<Vec<u8>>
 
 /// Frames of one kind, more than the limit of one socket.
 fn flood(rng: &mut Rng, first: u8, payload: &str) -> Vec<Vec<u8>> {
-    (0..FLOOD).map(|_| frame(rng, first, payload.as_bytes())).collect()
+    (0..FLOOD).map(|_| masked(rng, first, payload.as_bytes())).collect()
 }
 
 const fn kind(name: &'static str, expect: Expect, make: fn(&mut Rng, &Sender, &str) -> Vec<Vec<u8>>) -> Kind {
@@ -244,8 +218,8 @@ pub(crate) const ANSWERED: &[Kind] = &[
     }),
     kind("nested deeply", Expect::Error, deep),
     kind("fragmented", Expect::Error, fragmented),
-    kind("ping", Expect::Pong, |rng, _, r| vec![frame(rng, FIN | PING, r.as_bytes())]),
-    kind("pong that nobody asked for", Expect::Nothing, |rng, _, _| vec![frame(rng, FIN | PONG, b"x")]),
+    kind("ping", Expect::Pong, |rng, _, r| vec![masked(rng, FIN | PING, r.as_bytes())]),
+    kind("pong that nobody asked for", Expect::Nothing, |rng, _, _| vec![masked(rng, FIN | PONG, b"x")]),
 ];
 
 /// Kinds that close the session.
@@ -253,7 +227,7 @@ pub(crate) const ENDING: &[Kind] = &[
     kind("no message", Expect::Close(&[4400]), malformed),
     kind("binary", Expect::Close(&[1003]), |rng, _, _| {
         let bytes: Vec<u8> = (0..rng.usize(..200)).map(|_| rng.u8(..)).collect();
-        vec![frame(rng, FIN | BINARY, &bytes)]
+        vec![masked(rng, FIN | BINARY, &bytes)]
     }),
     kind("invalid UTF-8", Expect::Close(&[1007]), invalid_utf8),
     kind("unmasked", Expect::Close(&[1002]), unmasked),
@@ -262,7 +236,7 @@ pub(crate) const ENDING: &[Kind] = &[
     kind("declared to be huge", Expect::Close(&[1009]), declared),
     kind("too long", Expect::Close(&[1009]), |rng, _, _| {
         let payload = vec![b' '; MESSAGE_BYTES_MAX + rng.usize(1..5_000)];
-        vec![frame(rng, FIN | TEXT, &payload)]
+        vec![masked(rng, FIN | TEXT, &payload)]
     }),
     kind("too long in parts", Expect::Close(&[1009]), too_long_in_parts),
     kind("another user's good token", Expect::Close(&[4403]), another_user),

@@ -7,8 +7,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-
-use crate::guarded::{Guarded, free_port};
+use warden_testkit::{GatewayProcess, free_port};
 
 /// Secret that signs the tokens.
 pub(crate) const SECRET: &str = "a secret for hostile tests of more than 32 bytes";
@@ -29,7 +28,7 @@ pub(crate) struct Gateway {
     pub(crate) addr: SocketAddr,
     admin: SocketAddr,
     log: PathBuf,
-    process: Guarded,
+    process: GatewayProcess,
 }
 
 impl Gateway {
@@ -47,7 +46,7 @@ impl Gateway {
             ("WARDEN_DRAIN_SECONDS", "1"),
         ];
         variables.extend(settings);
-        let process = Guarded::serve(&variables, &log).await;
+        let process = GatewayProcess::serve(env!("CARGO_BIN_EXE_warden"), &variables, &log).await;
         let mut gateway = Self { addr, admin, log, process };
         let start = tokio::time::Instant::now();
         while !gateway.ask("/readyz").await.is_some_and(|answer| answer.starts_with("HTTP/1.1 200")) {

@@ -11,8 +11,6 @@
 mod attack;
 mod frames;
 mod gateway;
-#[path = "../support/guarded.rs"]
-mod guarded;
 mod handshakes;
 mod tally;
 mod tokens;

@@ -6,18 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures_util::{SinkExt as _, StreamExt as _};
-use serde_json::{Value, json};
+use serde_json::json;
 use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
-use tokio_tungstenite::{WebSocketStream, client_async};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
+use warden_testkit::phoenix::{self, HEARTBEAT_REF, PhoenixMessage, Received, Socket};
 
 use crate::MARK;
 use crate::attack::connect;
@@ -32,8 +29,6 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(20);
 const TICK_INTERVAL: Duration = Duration::from_millis(20);
 /// From the last event until everybody has it.
 const CATCH_UP_DEADLINE: Duration = Duration::from_secs(60);
-
-type Socket = WebSocketStream<tokio::net::TcpStream>;
 
 /// How many events each organisation had, once that is known.
 type Totals = Arc<Vec<u64>>;
@@ -103,16 +98,13 @@ impl Witnesses {
 
 /// A good client comes in and is served.
 pub(crate) async fn join(gateway: SocketAddr, org: Uuid, n: usize) -> Socket {
-    let mut request =
-        format!("ws://{gateway}/socket/websocket?vsn=2.0.0").into_client_request().expect("a request");
-    let bearer = format!("Bearer {}", token(org)).parse().expect("a header");
-    request.headers_mut().insert("authorization", bearer);
     let address = u8::try_from(1 + n % ADDRESSES).expect("small");
     let stream = connect(gateway, BLOCK, address).await.expect("a good client connects");
-    let (mut socket, _) = client_async(request, stream).await.expect("a good client is let in");
-    socket.send(Message::text(r#"["1","1","calls","phx_join",{}]"#)).await.expect("sends");
-    match timeout(CATCH_UP_DEADLINE, socket.next()).await {
-        Ok(Some(Ok(Message::Text(text)))) if text.contains(r#""status":"ok""#) => socket,
+    let mut socket =
+        phoenix::connect_over(stream, &token(org), None).await.expect("a good client is accepted");
+    phoenix::send_join(&mut socket, "1", "calls", None).await.expect("sends");
+    match timeout(CATCH_UP_DEADLINE, phoenix::receive(&mut socket)).await {
+        Ok(Received::Message(message)) if message.is_ok_reply() => socket,
         other => panic!("instead of the join's reply: {other:?}"),
     }
 }
@@ -147,32 +139,31 @@ impl Witness {
                     };
                 },
                 _ = heartbeats.tick() => {
-                    let heartbeat = Message::text(r#"[null,"h","phoenix","heartbeat",{}]"#);
-                    socket.send(heartbeat).await.map_err(|error| format!("its connection broke: {error}"))?;
+                    let sent = phoenix::send_heartbeat(&mut socket).await;
+                    sent.map_err(|error| format!("its connection broke: {error}"))?;
                 }
-                message = socket.next() => match message {
-                    Some(Ok(Message::Text(text))) => self.take(&text)?,
+                received = phoenix::receive(&mut socket) => match received {
+                    Received::Message(message) => self.take(&message)?,
                     other => return Err(format!("its session ended: {other:?}")),
                 },
             }
         }
     }
 
-    fn take(&mut self, text: &str) -> Result<(), String> {
-        let (_, reference, topic, event, payload): (Value, Value, String, String, Value) =
-            serde_json::from_str(text).map_err(|_| format!("no message: {text}"))?;
-        match event.as_str() {
+    fn take(&mut self, message: &PhoenixMessage) -> Result<(), String> {
+        let shown = format!("{message:?}");
+        match message.event.as_str() {
             "warden.cursor" => Ok(()),
-            "phx_reply" if reference == "h" && payload["status"] == "ok" => Ok(()),
-            EVENT if topic == "calls" && !text.contains(MARK) => {
-                if payload["data"] != json!({"org": self.id, "n": self.next}) {
-                    return Err(format!("instead of event {} of {}: {text}", self.next, self.id));
+            "phx_reply" if message.reference == HEARTBEAT_REF && message.is_ok_reply() => Ok(()),
+            EVENT if message.topic == "calls" && !shown.contains(MARK) => {
+                if message.payload["data"] != json!({"org": self.id, "n": self.next}) {
+                    return Err(format!("instead of event {} of {}: {shown}", self.next, self.id));
                 }
                 self.next += 1;
                 self.seen.fetch_add(1, Ordering::Relaxed);
                 Ok(())
             }
-            _ => Err(format!("what is not its own: {text}")),
+            _ => Err(format!("what is not its own: {shown}")),
         }
     }
 }

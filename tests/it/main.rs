@@ -44,8 +44,6 @@ mod dev;
 mod edge;
 mod failover;
 mod frames;
-#[path = "../support/guarded.rs"]
-mod guarded;
 mod harness;
 mod isolation;
 mod keys;
@@ -54,8 +52,6 @@ mod legacy;
 mod limits;
 mod membership;
 mod phoenix;
-#[path = "../support/proxy.rs"]
-mod proxy;
 mod refresh;
 mod restart;
 mod resume;

@@ -10,8 +10,8 @@ use jsonwebtoken::Algorithm;
 use warden::auth::VerifierConfig;
 
 use crate::harness::{
-    Client, IssuerKey, KeyAnswer, SECRET, TestDb, TestGateway, TestKeyServer, Upgrade, claims, eventually,
-    sign, token, within,
+    Client, IssuerExt as _, IssuerKey, KeyAnswer, SECRET, TestDb, TestGateway, TestKeyServer, Upgrade,
+    claims, eventually, sign, token, within,
 };
 
 /// Long enough to connect on a busy machine, short enough to wait for.

@@ -7,21 +7,16 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use futures_util::{SinkExt as _, StreamExt as _};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
-use tokio_tungstenite::{WebSocketStream, client_async};
 use uuid::Uuid;
+use warden_testkit::phoenix::{self, Received};
+use warden_testkit::{GatewayProcess, TcpProxy, free_port};
 
-use crate::guarded::{Guarded, free_port};
 use crate::harness::{SECRET, TestDb, eventually, token, within};
-use crate::proxy::Proxy;
 use crate::shutdown::status;
 
 /// Of each kind.
@@ -40,7 +35,7 @@ struct Node {
     admin: SocketAddr,
     database_url: String,
     log: PathBuf,
-    process: Guarded,
+    process: GatewayProcess,
 }
 
 impl Node {
@@ -68,7 +63,7 @@ impl Node {
     }
 }
 
-async fn serve(addr: SocketAddr, admin: SocketAddr, database_url: &str, log: &Path) -> Guarded {
+async fn serve(addr: SocketAddr, admin: SocketAddr, database_url: &str, log: &Path) -> GatewayProcess {
     let variables = [
         ("DATABASE_URL", database_url),
         ("WARDEN_JWT_SECRET", SECRET),
@@ -76,10 +71,8 @@ async fn serve(addr: SocketAddr, admin: SocketAddr, database_url: &str, log: &Pa
         ("WARDEN_ADMIN_LISTEN", &admin.to_string()),
         ("WARDEN_DRAIN_SECONDS", "1"),
     ];
-    Guarded::serve(&variables, log).await
+    GatewayProcess::serve(env!("CARGO_BIN_EXE_warden"), &variables, log).await
 }
-
-type Socket = WebSocketStream<TcpStream>;
 
 /// What a client saw.
 #[derive(Default)]
@@ -109,38 +102,36 @@ fn is_restless(client: usize) -> bool {
 async fn follow(balancer: SocketAddr, token: String, number: usize, ready: mpsc::Sender<()>) -> Seen {
     let (mut seen, mut since) = (Seen::default(), None::<String>);
     loop {
-        let Some(mut socket) = connect(balancer, &token).await else {
+        // No node may be there to answer, or it shuts down.
+        let Ok(mut socket) = phoenix::connect(balancer, &token).await else {
             tokio::time::sleep(RECONNECT_DELAY).await;
             continue;
         };
-        let payload = since.as_ref().map_or(json!({}), |since| json!({"since": since}));
-        let join = json!(["1", "1", "calls", "phx_join", payload]).to_string();
-        if socket.send(Message::text(join)).await.is_err() {
+        if phoenix::send_join(&mut socket, "1", "calls", since.as_deref()).await.is_err() {
             continue;
         }
-        while let Some(Ok(message)) = socket.next().await {
-            let text = match message {
-                Message::Text(text) => text,
-                Message::Close(Some(frame)) => {
-                    seen.closed.push(u64::from(u16::from(frame.code)));
+        loop {
+            let message = match phoenix::receive(&mut socket).await {
+                Received::Message(message) => message,
+                Received::Closed(code) => {
+                    seen.closed.push(u64::from(code));
                     continue;
                 }
-                _ => continue,
+                Received::Ended(_) => break,
+                Received::Invalid(text) => panic!("{text}"),
             };
-            let message: Value = serde_json::from_str(&text).expect("JSON");
-            let (event, payload) = (message[3].as_str().expect("a name"), &message[4]);
-            let cursor = payload["cursor"].as_str().or(payload["response"]["cursor"].as_str());
-            let cursor = cursor.unwrap_or_else(|| panic!("no cursor: {text}"));
-            match event {
+            let payload = &message.payload;
+            let cursor = message.cursor().unwrap_or_else(|| panic!("no cursor: {message:?}"));
+            match message.event.as_str() {
                 "phx_reply" => {
-                    assert!(payload["response"]["resync"].is_null(), "{text}");
+                    assert!(payload["response"]["resync"].is_null(), "{message:?}");
                     if since.is_none() {
                         ready.send(()).await.expect("is awaited");
                     }
                 }
                 "call.created" => seen.calls.push(payload["data"]["id"].as_str().expect("an id").to_owned()),
                 LAST => return seen,
-                _ => panic!("{text}"),
+                _ => panic!("{message:?}"),
             }
             since = Some(cursor.to_owned());
             // Once for each statement, so that one that comes again does not hold it up for ever.
@@ -173,16 +164,6 @@ async fn write(db: &TestDb, org: Uuid, statement: usize) -> Vec<String> {
         .fetch_all(&db.pool)
         .await
         .expect("inserts")
-}
-
-/// None where no node was there to answer, or it was going down.
-async fn connect(balancer: SocketAddr, token: &str) -> Option<Socket> {
-    let url = format!("ws://{balancer}/socket/websocket?vsn=2.0.0");
-    let mut request = url.into_client_request().expect("a request");
-    let bearer = format!("Bearer {token}").parse().expect("a header");
-    request.headers_mut().insert("authorization", bearer);
-    let stream = TcpStream::connect(balancer).await.ok()?;
-    Some(client_async(request, stream).await.ok()?.0)
 }
 
 /// A process with the `phoenix` clients.
@@ -233,7 +214,7 @@ async fn a_rolling_restart_loses_and_doubles_nothing() {
     let db = TestDb::create().await;
     let org = db.create_org().await;
     let mut nodes = [Node::start(db.gateway_url(), "a").await, Node::start(db.gateway_url(), "b").await];
-    let balancer = Proxy::start(nodes.iter().map(|node| node.addr).collect()).await.addr();
+    let balancer = TcpProxy::start(nodes.iter().map(|node| node.addr).collect()).await.addr();
     let (ready, mut are_ready) = mpsc::channel(2 * CLIENTS);
     let own: Vec<_> = (0..CLIENTS)
         .map(|n| tokio::spawn(follow(balancer, token(org, &json!({})), n, ready.clone())))

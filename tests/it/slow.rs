@@ -6,21 +6,18 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_util::{SinkExt as _, StreamExt as _};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::time::Interval;
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
-use tokio_tungstenite::{WebSocketStream, client_async};
 use uuid::Uuid;
 use warden::config::Config;
 use warden::metrics::CloseLabels;
+use warden_testkit::phoenix::{self, Received};
+use warden_testkit::{Gate, TcpProxy};
 
 use crate::harness::{Client, TestDb, TestGateway, eventually, token, within};
-use crate::proxy::{Gate, Proxy};
 
 /// Kernel buffers of slow clients and of their sessions, in bytes. They are small so that the outbox's queue
 /// fills.
@@ -69,22 +66,18 @@ impl AsyncWrite for Trickle {
 }
 
 /// Connects and joins `calls` at full speed, then reads slowly.
-async fn trickle(t: &TestGateway, org: Uuid, is_fast: watch::Receiver<bool>) -> WebSocketStream<Trickle> {
+async fn trickle(t: &TestGateway, org: Uuid, is_fast: watch::Receiver<bool>) -> Client<Trickle> {
     let addr = t.gateway.public_addr();
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(BUFFER_BYTES).expect("a small buffer");
     let stream = within("a connection", socket.connect(addr)).await.expect("connects");
-    let url = format!("ws://{addr}/socket/websocket?vsn=2.0.0");
-    let mut request = url.into_client_request().expect("a request");
-    let bearer = format!("Bearer {}", token(org, &json!({}))).parse().expect("a header");
-    request.headers_mut().insert("authorization", bearer);
     let pace = tokio::time::interval(Duration::from_secs(1));
     let stream = Trickle { stream, pace, is_fast };
-    let (mut socket, _) = within("the handshake", client_async(request, stream)).await.expect("is let in");
-    socket.send(Message::text(r#"["1","1","calls","phx_join",{}]"#)).await.expect("sends");
-    let reply = within("the reply", socket.next()).await.expect("comes").expect("comes");
-    assert!(reply.to_text().expect("text").contains(r#""status":"ok""#), "{reply}");
-    socket
+    let token = token(org, &json!({}));
+    let socket = within("the handshake", phoenix::connect_over(stream, &token, None)).await;
+    let mut client = Client::new(socket.expect("is accepted"));
+    client.join("calls").await;
+    client
 }
 
 async fn publish(t: &TestGateway, org: Uuid, n: usize, bytes: i32) {
@@ -125,12 +118,11 @@ async fn a_slow_client_is_closed_and_does_not_delay_others() {
     let slow = tokio::spawn(async move {
         let (mut received, mut cursor) = (Vec::new(), String::new());
         loop {
-            match slow.next().await {
-                Some(Ok(Message::Close(Some(frame)))) => return (received, cursor, u16::from(frame.code)),
-                Some(Ok(Message::Text(text))) => {
-                    let event: Value = serde_json::from_str(&text).expect("whole messages only");
-                    received.push(event[4]["data"]["n"].as_u64().expect("a number"));
-                    cursor = event[4]["cursor"].as_str().expect("a cursor").to_owned();
+            match phoenix::receive(&mut slow.socket).await {
+                Received::Closed(code) => return (received, cursor, code),
+                Received::Message(event) => {
+                    received.push(event.payload["data"]["n"].as_u64().expect("a number"));
+                    cursor = event.cursor().expect("a cursor").to_owned();
                 }
                 end => panic!("instead of a Close: {end:?}"),
             }
@@ -217,7 +209,7 @@ async fn a_half_open_client_is_closed_as_idle() {
     })
     .await;
     let (org, gone) = (t.db.create_org().await, t.db.create_org().await);
-    let proxy = Proxy::start(vec![t.gateway.public_addr()]).await;
+    let proxy = TcpProxy::start(vec![t.gateway.public_addr()]).await;
     let mut vanished = Vec::new();
     for _ in 0..5 {
         let mut client = Client::connect(proxy.addr(), &token(gone, &json!({}))).await;

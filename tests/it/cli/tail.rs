@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{fails, warden};
 use crate::harness::{TestDb, TestGateway, token, within};
-use crate::proxy::{Gate, Proxy};
+use warden_testkit::{Gate, TcpProxy};
 
 /// A `warden tail` that runs.
 struct Tail {
@@ -142,7 +142,7 @@ async fn tail_comes_back_when_the_gateway_was_replaced() {
 async fn tail_notices_a_gateway_that_vanished() {
     let t = TestGateway::start().await;
     let org = t.db.create_org().await;
-    let proxy = Proxy::start(vec![t.gateway.public_addr()]).await;
+    let proxy = TcpProxy::start(vec![t.gateway.public_addr()]).await;
     let mut tail = Tail::start_at(proxy.addr(), org, &["calls", "--heartbeat-seconds", "1"]);
     tail.follows(&t.db, org, "before").await;
     for gate in proxy.gates() {

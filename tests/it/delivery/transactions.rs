@@ -10,7 +10,7 @@ use tokio_tungstenite::tungstenite::Message;
 use uuid::Uuid;
 
 use super::{expect_row, joined, with_orgs};
-use crate::harness::{TestDb, connect_raw, token, within};
+use crate::harness::{TestDb, within};
 
 pub(super) async fn connection(db: &TestDb) -> PgConnection {
     PgConnection::connect(db.url()).await.expect("connects")
@@ -76,11 +76,9 @@ async fn what_is_rolled_back_is_never_told() {
 async fn a_bulk_statement_arrives_complete_and_in_order() {
     const ROWS: i64 = 20_000;
     let (t, [org]) = with_orgs("").await;
-    let mut socket = connect_raw(t.gateway.public_addr(), &token(org, &serde_json::json!({}))).await;
-    futures_util::SinkExt::send(&mut socket, Message::text(r#"["1","1","calls","phx_join",{}]"#))
-        .await
-        .expect("sends");
-    within("the reply", socket.next()).await.expect("a reply").expect("a message");
+    let mut client = t.connect(org).await;
+    client.join("calls").await;
+    let mut socket = client.socket;
     // Reads as a browser does, and takes its time with the contents later.
     let reading = tokio::spawn(async move {
         let mut frames = Vec::new();

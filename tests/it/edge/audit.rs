@@ -34,7 +34,7 @@ async fn every_event_has_its_fields() {
     assert_eq!(refused.status, 401);
     let headers = [("authorization", &*format!("Bearer {first}")), ("x-forwarded-for", address)];
     let (socket, _) = handshake(addr, "/socket/websocket?vsn=2.0.0", &headers).await.expect("is let in");
-    let mut client = Client::of(socket);
+    let mut client = Client::new(socket);
     client.push("phoenix", "access_token", json!({"access_token": second})).await;
     client.push("phoenix", "access_token", json!({"access_token": bad})).await;
     let push = json!([null, "9", "phoenix", "access_token", {"access_token": stranger}]);

@@ -10,9 +10,9 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::guarded::{Guarded, free_port};
 use crate::harness::{Client, SECRET, TestDb, eventually, token, within};
 use crate::shutdown::status;
+use warden_testkit::{GatewayProcess, free_port};
 
 /// Free descriptors when the limit is lowered.
 const FREE: usize = 4;
@@ -43,7 +43,7 @@ impl Admin {
     }
 }
 
-async fn serve(db: &TestDb, log: &Path) -> (Guarded, SocketAddr, SocketAddr) {
+async fn serve(db: &TestDb, log: &Path) -> (GatewayProcess, SocketAddr, SocketAddr) {
     let (addr, admin) = (free_port(), free_port());
     let variables = [
         ("DATABASE_URL", db.gateway_url()),
@@ -54,7 +54,7 @@ async fn serve(db: &TestDb, log: &Path) -> (Guarded, SocketAddr, SocketAddr) {
         // The waiting connections must not time out during the test.
         ("WARDEN_HANDSHAKE_SECONDS", "600"),
     ];
-    let process = Guarded::serve(&variables, log).await;
+    let process = GatewayProcess::serve(env!("CARGO_BIN_EXE_warden"), &variables, log).await;
     eventually("the node is ready", async || status(admin, "/readyz").await == Some(200)).await;
     (process, addr, admin)
 }
@@ -115,7 +115,7 @@ async fn without_file_descriptors_sessions_continue_and_new_connections_wait() {
 }
 
 /// Descriptor limit that leaves [`FREE`] descriptors. Inherited descriptors may have high numbers.
-fn first_beyond(process: &Guarded) -> u64 {
+fn first_beyond(process: &GatewayProcess) -> u64 {
     let open = std::fs::read_dir(format!("/proc/{}/fd", process.pid.as_raw_nonzero())).expect("reads");
     let number = |entry: std::io::Result<std::fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
     let open: std::collections::HashSet<u64> = open.filter_map(number).collect();
@@ -123,7 +123,7 @@ fn first_beyond(process: &Guarded) -> u64 {
 }
 
 /// The hard limit, which stays unchanged.
-fn hard(process: &Guarded) -> Option<u64> {
+fn hard(process: &GatewayProcess) -> Option<u64> {
     let limits =
         std::fs::read_to_string(format!("/proc/{}/limits", process.pid.as_raw_nonzero())).expect("reads");
     let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("the limit");

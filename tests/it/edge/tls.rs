@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::{SinkExt as _, StreamExt as _};
 use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
 use rustix::process::{Signal, getpid, kill_process};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -16,13 +16,12 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs, version};
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
-use tokio_tungstenite::{WebSocketStream, client_async};
 use uuid::Uuid;
 use warden::config::Config;
 use warden::http::TlsFiles;
+use warden_testkit::phoenix::{self, Received};
 
-use crate::harness::{LogCapture, TestDb, TestGateway, eventually, token, within};
+use crate::harness::{Client, LogCapture, TestDb, TestGateway, eventually, token, within};
 use crate::phoenix::driver::{Phoenix, config as phoenix_config};
 
 /// Reload interval of tests that wait for a reload.
@@ -87,27 +86,14 @@ async fn connect(t: &TestGateway, trusted: &CertifiedKey<KeyPair>) -> std::io::R
     within("TLS", TlsConnector::from(Arc::new(config)).connect(name, stream)).await
 }
 
-type Socket = WebSocketStream<TlsStream<TcpStream>>;
+type TlsClient = Client<TlsStream<TcpStream>>;
 
-async fn socket(t: &TestGateway, trusted: &CertifiedKey<KeyPair>, org: Uuid) -> Socket {
+async fn client(t: &TestGateway, trusted: &CertifiedKey<KeyPair>, org: Uuid) -> TlsClient {
     let stream = connect(t, trusted).await.expect("TLS");
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
-    let mut request = "wss://localhost/socket/websocket?vsn=2.0.0".into_client_request().expect("a request");
-    let bearer = format!("Bearer {}", token(org, &json!({})));
-    request.headers_mut().insert("authorization", bearer.parse().expect("a header"));
-    within("the upgrade", client_async(request, stream)).await.expect("is let in").0
-}
-
-async fn receive(socket: &mut Socket) -> Value {
-    match within("a message", socket.next()).await {
-        Some(Ok(Message::Text(text))) => serde_json::from_str(&text).expect("JSON"),
-        other => panic!("instead of a message: {other:?}"),
-    }
-}
-
-async fn join(socket: &mut Socket, topic: &str) {
-    socket.send(Message::text(json!(["1", "1", topic, "phx_join", {}]).to_string())).await.expect("sends");
-    assert_eq!(receive(socket).await[4]["status"], "ok");
+    let token = token(org, &json!({}));
+    let socket = within("the upgrade", phoenix::connect_over(stream, &token, None)).await;
+    Client::new(socket.expect("is accepted"))
 }
 
 #[tokio::test]
@@ -116,11 +102,11 @@ async fn a_tls_session_receives_all_events_in_order_and_ends_cleanly() {
     let (files, pair) = Files::new();
     let t = start(&files, NEVER, |_| {}).await;
     let org = t.db.create_org().await;
-    let (mut socket, mut quick) = (socket(&t, &pair, org).await, socket(&t, &pair, org).await);
-    let tcp = socket2::SockRef::from(socket.get_ref().get_ref().0);
+    let (mut main, mut quick) = (client(&t, &pair, org).await, client(&t, &pair, org).await);
+    let tcp = socket2::SockRef::from(main.socket.get_ref().get_ref().0);
     tcp.set_recv_buffer_size(64 * 1024).expect("a smaller buffer");
-    join(&mut socket, "calls").await;
-    join(&mut quick, "calls").await;
+    main.join("calls").await;
+    quick.join("calls").await;
     // More than the buffers of the kernel and TLS hold, so that frames wait in the outbox and in TLS.
     let publish = "select count(warden.publish($1, 'calls', 'large', jsonb_build_object('n', n, 'x', repeat('x', 10000))))
                    from generate_series(0, $2 - 1) n";
@@ -131,28 +117,24 @@ async fn a_tls_session_receives_all_events_in_order_and_ends_cleanly() {
         .await
         .expect("publishes");
     for _ in 0..EVENTS {
-        receive(&mut quick).await;
+        quick.expect_event("calls", "large").await;
     }
     for n in 0..EVENTS {
-        let event = receive(&mut socket).await;
-        assert_eq!((&event[3], &event[4]["data"]["n"]), (&json!("large"), &json!(n)));
+        assert_eq!(main.expect_event("calls", "large").await.data("n"), &json!(n));
     }
     assert_eq!(t.gateway.metrics().direct_writes.get(), 0, "a frame bypassed TLS");
-    socket.send(Message::Ping("x".into())).await.expect("sends");
-    match within("a pong", socket.next()).await {
+    main.socket.send(Message::Ping("x".into())).await.expect("sends");
+    match within("a pong", main.socket.next()).await {
         Some(Ok(Message::Pong(data))) => assert_eq!(&data[..], b"x"),
         other => panic!("instead of a pong: {other:?}"),
     }
-    quick.close(None).await.expect("says goodbye");
+    quick.socket.close(None).await.expect("says goodbye");
     let stopped = tokio::spawn(t.gateway.stop());
-    match within("a close", socket.next()).await {
-        Some(Ok(Message::Close(Some(frame)))) => assert_eq!(u16::from(frame.code), 1012),
-        other => panic!("instead of a close: {other:?}"),
-    }
-    socket.flush().await.expect("answers the close");
+    main.expect_close(1012).await;
+    main.socket.flush().await.expect("answers the close");
     // rustls reports an end without close_notify as an error, because an attacker could have cut the stream.
     let mut rest = Vec::new();
-    let end = within("the end", socket.get_mut().read_to_end(&mut rest)).await;
+    let end = within("the end", main.socket.get_mut().read_to_end(&mut rest)).await;
     assert_eq!(end.expect("a close_notify"), 0, "{rest:?}");
     stopped.await.expect("stops");
 }
@@ -166,23 +148,23 @@ async fn a_slow_client_over_tls_is_closed() {
     })
     .await;
     let org = t.db.create_org().await;
-    let (mut slow, mut quick) = (socket(&t, &pair, org).await, socket(&t, &pair, org).await);
-    let tcp = socket2::SockRef::from(slow.get_ref().get_ref().0);
+    let (mut slow, mut quick) = (client(&t, &pair, org).await, client(&t, &pair, org).await);
+    let tcp = socket2::SockRef::from(slow.socket.get_ref().get_ref().0);
     tcp.set_recv_buffer_size(64 * 1024).expect("a smaller buffer");
-    join(&mut slow, "calls").await;
-    join(&mut quick, "calls").await;
+    slow.join("calls").await;
+    quick.join("calls").await;
     for _ in 0..300 {
         let publish =
             "select warden.publish($1, 'calls', 'large', jsonb_build_object('x', repeat('x', 30000)))";
         sqlx::query(publish).bind(org).execute(&t.db.pool).await.expect("publishes");
-        assert_eq!(receive(&mut quick).await[3], "large");
+        quick.expect_event("calls", "large").await;
     }
     let mut received = 0;
     let code = within("a close", async {
         loop {
-            match slow.next().await {
-                Some(Ok(Message::Text(_))) => received += 1,
-                Some(Ok(Message::Close(Some(frame)))) => break u16::from(frame.code),
+            match phoenix::receive(&mut slow.socket).await {
+                Received::Message(_) => received += 1,
+                Received::Closed(code) => break code,
                 other => panic!("instead of a close: {other:?}"),
             }
         }
@@ -220,8 +202,8 @@ async fn a_new_certificate_is_loaded_while_sessions_stay_open() {
     let logs = LogCapture::begin();
     let t = start(&files, SOON, |_| {}).await;
     let org = t.db.create_org().await;
-    let mut open = socket(&t, &first, org).await;
-    join(&mut open, "calls").await;
+    let mut open = client(&t, &first, org).await;
+    open.join("calls").await;
 
     let second = fresh();
     assert!(connect(&t, &second).await.is_err());
@@ -261,7 +243,7 @@ async fn a_new_certificate_is_loaded_while_sessions_stay_open() {
     files.write(&third, &third);
     eventually("the repaired certificate", async || connect(&t, &third).await.is_ok()).await;
     t.db.insert_call(org).await;
-    assert_eq!(receive(&mut open).await[3], "call.created");
+    open.expect_event("calls", "call.created").await;
 
     // SIGHUP reloads at once. (The gateway above installed the handler; without it the signal would end the
     // process.)

@@ -6,10 +6,10 @@ use serde_json::json;
 use sqlx::{Connection as _, Executor as _};
 use uuid::Uuid;
 
-use super::{
-    client, connect_raw, expect_calls, expect_following, expect_lost, expect_open, gateway_at, through,
+use super::{client, expect_calls, expect_following, expect_lost, expect_open, gateway_at, through};
+use crate::harness::{
+    Client, ConnectError, LogCapture, PostgresProxy, TestDb, eventually, handshake, token, within,
 };
-use crate::harness::{LogCapture, Proxy, TestDb, eventually, handshake, token, within};
 
 async fn db_with_org() -> (TestDb, Uuid) {
     let db = TestDb::create().await;
@@ -29,8 +29,8 @@ async fn insert_calls<const N: usize>(db: &TestDb, org: Uuid) -> [Uuid; N] {
 #[tokio::test]
 async fn another_address_of_the_same_server_needs_no_resync() {
     let (db, org) = db_with_org().await;
-    let mut first = Proxy::before(db.url()).await;
-    let mut second = Proxy::before(db.url()).await;
+    let mut first = PostgresProxy::start(&db.socket_dir()).await;
+    let mut second = PostgresProxy::start(&db.socket_dir()).await;
     let gateway = gateway_at(&db, &through(&[&first, &second], &db.name, "warden_gateway"), |_| {}).await;
     let mut session = client(&gateway, org).await;
     session.join("calls").await;
@@ -42,7 +42,7 @@ async fn another_address_of_the_same_server_needs_no_resync() {
     expect_following(&gateway).await;
     // The doorbell and the pool have moved to the second address too.
     eventually("the doorbell listens there", async || second.listeners() >= 1).await;
-    connect_raw(gateway.public_addr(), &token(db.create_org().await, &json!({}))).await;
+    Client::connect(gateway.public_addr(), &token(db.create_org().await, &json!({}))).await;
 
     second.shut().await;
     expect_lost(&gateway, &[&format!("{}: connection refused", first.host()), &second.host()]).await;
@@ -58,7 +58,8 @@ async fn another_address_of_the_same_server_needs_no_resync() {
 #[tokio::test]
 async fn an_unresponsive_address_does_not_delay_the_connection() {
     let (db, org) = db_with_org().await;
-    let (black_hole, good) = (Proxy::before(db.url()).await, Proxy::before(db.url()).await);
+    let (black_hole, good) =
+        (PostgresProxy::start(&db.socket_dir()).await, PostgresProxy::start(&db.socket_dir()).await);
     black_hole.stall(true);
     // If the connection waited for the unresponsive address, the tailer would reach this timeout.
     let gateway = gateway_at(&db, &through(&[&black_hole, &good], &db.name, "warden_gateway"), |limits| {
@@ -76,7 +77,7 @@ async fn an_unresponsive_address_does_not_delay_the_connection() {
 async fn a_reset_during_a_paged_read_repeats_no_event() {
     const ROWS: i64 = 12_000;
     let (db, org) = db_with_org().await;
-    let proxy = Proxy::before(db.url()).await;
+    let proxy = PostgresProxy::start(&db.socket_dir()).await;
     let gateway = gateway_at(&db, &through(&[&proxy], &db.name, "warden_gateway"), |_| {}).await;
     let mut session = client(&gateway, org).await;
     session.join("calls").await;
@@ -112,7 +113,7 @@ async fn a_reset_during_a_paged_read_repeats_no_event() {
 async fn a_client_ahead_of_a_node_is_answered_at_once_and_served_later() {
     const ROWS: usize = 300;
     let (db, org) = db_with_org().await;
-    let mut proxy = Proxy::before(db.url()).await;
+    let mut proxy = PostgresProxy::start(&db.socket_dir()).await;
     let ahead = gateway_at(&db, db.gateway_url(), |_| {}).await;
     let behind = gateway_at(&db, &through(&[&proxy], &db.name, "warden_gateway"), |limits| {
         limits.tailer.page_rows_max = 1;
@@ -147,7 +148,7 @@ async fn a_client_ahead_of_a_node_is_answered_at_once_and_served_later() {
 #[tokio::test]
 async fn half_open_connections_are_detected_and_replaced() {
     let (db, org) = db_with_org().await;
-    let proxy = Proxy::before(db.url()).await;
+    let proxy = PostgresProxy::start(&db.socket_dir()).await;
     let gateway = gateway_at(&db, &through(&[&proxy], &db.name, "warden_gateway"), |limits| {
         limits.tailer.read_timeout = Duration::from_millis(500);
         limits.look_up_timeout = Duration::from_millis(1500);
@@ -208,7 +209,7 @@ async fn waiting(db: &TestDb) -> i64 {
 #[tokio::test]
 async fn a_half_open_doorbell_connection_is_replaced() {
     let (db, org) = db_with_org().await;
-    let proxy = Proxy::before(db.url()).await;
+    let proxy = PostgresProxy::start(&db.socket_dir()).await;
     let gateway = gateway_at(&db, &through(&[&proxy], &db.name, "warden_gateway"), |limits| {
         limits.doorbell.watchdog_interval = Duration::from_millis(300);
         limits.doorbell.watchdog_timeout = Duration::from_millis(700);
@@ -240,7 +241,8 @@ async fn a_hanging_look_up_is_cancelled() {
     let bearer = format!("Bearer {}", token(org, &json!({})));
     let headers = [("authorization", bearer.as_str())];
     let path = "/socket/websocket?vsn=2.0.0";
-    let (status, body) = handshake(gateway.public_addr(), path, &headers).await.expect_err("is refused");
+    let answer = handshake(gateway.public_addr(), path, &headers).await;
+    let Err(ConnectError::Rejected { status, body }) = answer else { panic!("not rejected: {answer:?}") };
     assert_eq!((status, &body["error"]["code"]), (503, &json!("unavailable")));
     // The gateway's own timeout fired, not the server's lock timeout, which is longer.
     let org = org.to_string();
@@ -266,7 +268,7 @@ async fn rejected_pool_connections_are_logged_once_per_outage() {
         let bearer = format!("Bearer {}", token(db.create_org().await, &json!({})));
         let headers = [("authorization", bearer.as_str())];
         let answer = handshake(gateway.public_addr(), "/socket/websocket?vsn=2.0.0", &headers).await;
-        answer.err().map(|(status, _)| status)
+        answer.err().and_then(|error| error.status())
     };
     let logs = LogCapture::begin();
     for times in 1..=2 {

@@ -12,13 +12,13 @@ use uuid::Uuid;
 use warden::app::Gateway;
 use warden::log::TailerState;
 
-use crate::harness::{Client, Proxy, TestDb, TestGateway, Upgrade, connect_raw, eventually, token, within};
+use crate::harness::{Client, PostgresProxy, TestDb, TestGateway, Upgrade, eventually, token, within};
 
 /// Short, because sockets are still open when the gateway stops and no client reads the Close frame any more.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// A URL with several addresses, in libpq's form.
-fn through(proxies: &[&Proxy], database: &str, user: &str) -> String {
+fn through(proxies: &[&PostgresProxy], database: &str, user: &str) -> String {
     let hosts: Vec<String> = proxies.iter().map(|proxy| proxy.host()).collect();
     format!(
         "postgres://{user}@{}/{database}?sslmode=disable&target_session_attrs=read-write",

@@ -9,9 +9,9 @@ use sqlx::{ConnectOptions as _, Connection as _, Row as _};
 use uuid::Uuid;
 
 use super::{client, expect_calls, expect_following, gateway_at};
-use crate::harness::{LogCapture, Pooler, TestDb, connect_raw, eventually, token};
+use crate::harness::{Client, LogCapture, Pooler, TestDb, eventually, token};
 
-const POLLING: &str = "where LISTEN is not possible";
+const POLLING: &str = "where LISTEN is impossible";
 
 async fn db_with_org() -> (TestDb, Uuid) {
     let db = TestDb::create().await;
@@ -89,7 +89,7 @@ async fn a_transaction_pooler_makes_the_tailer_poll() {
     for _ in 0..8 {
         let other = token(db.create_org().await, &json!({}));
         let addr = gateway.public_addr();
-        look_ups.push(tokio::spawn(async move { connect_raw(addr, &other).await }));
+        look_ups.push(tokio::spawn(async move { Client::connect(addr, &other).await }));
     }
     for look_up in look_ups {
         look_up.await.expect("is accepted");

@@ -11,14 +11,14 @@ use warden::app::Gateway;
 use warden_devkit::cluster::{Cluster, SUPERUSER};
 
 use super::{client, expect_calls, expect_following, expect_lost, expect_open, gateway_at, through};
-use crate::harness::{Client, Proxy, TestDb, cluster_options, eventually, handshake, token};
+use crate::harness::{Client, PostgresProxy, TestDb, cluster_options, eventually, handshake, token};
 
 /// Two servers, each behind a proxy, and a gateway that knows both addresses, the standby's first.
 struct Pair {
     first: Cluster,
     second: Cluster,
-    before_first: Proxy,
-    before_second: Proxy,
+    before_first: PostgresProxy,
+    before_second: PostgresProxy,
     db: TestDb,
     gateway: Gateway,
     org: Uuid,
@@ -39,8 +39,8 @@ impl Pair {
         let org = db.create_org().await;
         let call = db.insert_call(org).await;
         let second = first.start_standby().await.expect("a standby starts");
-        let before_first = Proxy::start(first.socket_dir()).await;
-        let before_second = Proxy::start(second.socket_dir()).await;
+        let before_first = PostgresProxy::start(first.socket_dir()).await;
+        let before_second = PostgresProxy::start(second.socket_dir()).await;
         let url = through(&[&before_second, &before_first], "postgres", "warden_gateway");
         let gateway = gateway_at(&db, &url, |limits| {
             limits.recent.bytes_max = 0;
@@ -205,7 +205,7 @@ async fn look_up(gateway: &Gateway, org: Uuid) -> Result<(), u16> {
     let headers = [("authorization", bearer.as_str())];
     match handshake(gateway.public_addr(), "/socket/websocket?vsn=2.0.0", &headers).await {
         Ok(_) => Ok(()),
-        Err((status, _)) => Err(status),
+        Err(error) => Err(error.status().expect("an answer")),
     }
 }
 

@@ -1,9 +1,10 @@
 //! One private cluster for the run, and a migrated database for each test.
 
+use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 use uuid::Uuid;
 use warden_devkit::cluster::{Binaries, Cluster, ClusterOptions, DataDir, SUPERUSER};
@@ -119,6 +120,12 @@ impl TestDb {
     /// As the superuser.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Directory of the server's Unix socket.
+    pub fn socket_dir(&self) -> PathBuf {
+        let options: PgConnectOptions = self.url.parse().expect("a URL");
+        options.get_socket().expect("a socket").clone()
     }
 
     /// As the gateway's own role.

@@ -7,11 +7,11 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
 use uuid::Uuid;
 use warden::app::Gateway;
-use warden::auth::VerifierConfig;
+use warden::auth::{IssuerConfig, KeyServerUrl, VerifierConfig};
 use warden::config::{Config, Edge, Limits};
 use warden::log::TailerState;
 
-use super::{Client, TestDb, keep_secret, watch, within};
+use super::{Client, TestDb, TestKeyServer, keep_secret, watch, within};
 
 /// Signs every token that the test gateways accept.
 pub const SECRET: &str = "a test secret of more than 32 bytes";
@@ -55,6 +55,22 @@ pub fn token(org: Uuid, changes: &Value) -> String {
         }
     }
     sign(&claims, Algorithm::HS256, SECRET)
+}
+
+/// Configuration of an issuer whose keys a test server publishes.
+pub trait IssuerExt {
+    fn issuer(&self, name: &str) -> IssuerConfig;
+}
+
+impl IssuerExt for TestKeyServer {
+    fn issuer(&self, name: &str) -> IssuerConfig {
+        IssuerConfig {
+            issuer: Some(name.into()),
+            audience: AUDIENCE.into(),
+            jwks_url: Some(KeyServerUrl::parse(&self.url(), false).expect("a URL")),
+            ..IssuerConfig::default()
+        }
+    }
 }
 
 /// A gateway and its database.

@@ -13,8 +13,8 @@ use warden::auth::{IssuerConfig, VerifierConfig};
 use warden::config::Config;
 
 use crate::harness::{
-    AUDIENCE, Client, IssuerKey, SECRET, TestDb, TestGateway, TestKeyServer, Upgrade, claims, eventually,
-    sign,
+    AUDIENCE, Client, IssuerExt as _, IssuerKey, SECRET, TestDb, TestGateway, TestKeyServer, Upgrade, claims,
+    eventually, sign,
 };
 
 const ISSUER: &str = "https://a.example/auth/v1";

@@ -4,7 +4,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::{ISSUER, OTHER_ISSUER, accepts, claims_of, gateway, outcome, refuses};
-use crate::harness::{IssuerKey, TestKeyServer};
+use crate::harness::{IssuerExt as _, IssuerKey, TestKeyServer};
 
 #[tokio::test]
 async fn each_issuer_has_an_audience_and_rules_of_its_own() {

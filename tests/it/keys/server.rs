@@ -10,7 +10,8 @@ use warden::metrics::IssuerLabels;
 
 use super::{ISSUER, OTHER_ISSUER, accepts, claims_of, issuers, outcome, quick, ready, readyz, refuses};
 use crate::harness::{
-    Client, IssuerKey, KeyAnswer, TestDb, TestGateway, TestKeyServer, Upgrade, eventually, token,
+    Client, IssuerExt as _, IssuerKey, KeyAnswer, TestDb, TestGateway, TestKeyServer, Upgrade, eventually,
+    token,
 };
 
 fn unavailable() -> (u16, String) {

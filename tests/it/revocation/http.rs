@@ -12,7 +12,7 @@ use warden::rate::Rate;
 use super::{
     REVOKED, caught_up, expect_ended, expect_open, expect_refused, expect_taken, now, of, on_each, renewed,
 };
-use crate::harness::{Answer, LogCapture, Proxy, TestDb, TestGateway, eventually, token, within};
+use crate::harness::{Answer, LogCapture, PostgresProxy, TestDb, TestGateway, eventually, token, within};
 
 const PATH: &str = "/v1/revocations";
 
@@ -335,7 +335,7 @@ async fn one_organisation_revokes_so_often_and_so_many_and_others_are_not_concer
 async fn without_the_database_it_says_so() {
     let db = TestDb::create().await;
     let org = db.create_org().await;
-    let mut proxy = Proxy::before(db.url()).await;
+    let mut proxy = PostgresProxy::start(&db.socket_dir()).await;
     let url = format!("postgres://warden_gateway@{}/{}", proxy.host(), db.name);
     let gateway = TestGateway::gateway(&db, |config| {
         config.database = warden::postgres::options(&url).expect("a URL");

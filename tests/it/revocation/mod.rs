@@ -11,7 +11,9 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 use uuid::Uuid;
 use warden::app::Gateway;
 
-use crate::harness::{Client, LogCapture, Proxy, TestDb, TestGateway, Upgrade, eventually, token, within};
+use crate::harness::{
+    Client, LogCapture, PostgresProxy, TestDb, TestGateway, Upgrade, eventually, token, within,
+};
 
 const REVOKED: u16 = 4410;
 const SUSPENDED: u16 = 4423;
@@ -248,7 +250,7 @@ async fn a_refresh_with_a_revoked_token_ends_the_session() {
 async fn what_was_revoked_while_the_database_was_away_ends_when_it_is_back() {
     let db = TestDb::create().await;
     let org = db.create_org().await;
-    let mut proxy = Proxy::before(db.url()).await;
+    let mut proxy = PostgresProxy::start(&db.socket_dir()).await;
     let url = format!("postgres://warden_gateway@{}/{}", proxy.host(), db.name);
     let gateway = TestGateway::gateway(&db, |config| {
         config.database = warden::postgres::options(&url).expect("a URL");

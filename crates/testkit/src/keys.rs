@@ -1,7 +1,7 @@
-//! Keys of issuers, and a key server that does whatever a test wants of it.
+//! Private keys of token issuers, and a JWKS server that misbehaves on demand.
 //!
-//! Tokens are put together and signed here by hand, with `aws-lc-rs`: the library that verifies them
-//! would refuse to make half of those that tests need.
+//! Tokens are assembled and signed here by hand, with `aws-lc-rs`. The library that verifies them refuses to
+//! sign half of the tokens that the tests need.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,20 +20,24 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use warden::auth::{IssuerConfig, KeyServerUrl};
-
-use super::AUDIENCE;
 
 /// A private key of an issuer.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub enum IssuerKey {
+    /// RSA, 2048 bits.
     Rs256(Arc<RsaKeyPair>),
+    /// ECDSA on P-256.
     Es256(Arc<EcdsaKeyPair>),
+    /// Ed25519.
     EdDsa(Arc<Ed25519KeyPair>),
 }
 
 impl IssuerKey {
-    /// Always the same one: making an RSA key takes a while.
+    /// The RSA key of this process. Generating one takes long enough to notice.
+    ///
+    /// # Panics
+    /// If no key can be generated.
+    #[must_use]
     pub fn rs256() -> Self {
         static KEY: OnceLock<Arc<RsaKeyPair>> = OnceLock::new();
         Self::Rs256(Arc::clone(
@@ -41,16 +45,27 @@ impl IssuerKey {
         ))
     }
 
+    /// A new ECDSA key.
+    ///
+    /// # Panics
+    /// If no key can be generated.
+    #[must_use]
     pub fn es256() -> Self {
         let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).expect("a key");
         Self::Es256(Arc::new(key))
     }
 
+    /// A new Ed25519 key.
+    ///
+    /// # Panics
+    /// If no key can be generated.
+    #[must_use]
     pub fn eddsa() -> Self {
         Self::EdDsa(Arc::new(Ed25519KeyPair::generate().expect("a key")))
     }
 
-    /// The name of its algorithm.
+    /// Name of the algorithm in a token header.
+    #[must_use]
     pub fn alg(&self) -> &'static str {
         match self {
             Self::Rs256(_) => "RS256",
@@ -59,7 +74,8 @@ impl IssuerKey {
         }
     }
 
-    /// What the issuer publishes of it.
+    /// Public key as the issuer publishes it.
+    #[must_use]
     pub fn jwk(&self, kid: &str) -> Value {
         let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
         let mut jwk = match self {
@@ -85,7 +101,11 @@ impl IssuerKey {
         jwk
     }
 
-    /// The public key in the forms in which attackers use it as a secret.
+    /// Public key in the forms in which attackers use it as an HMAC secret.
+    ///
+    /// # Panics
+    /// Never: the JWK is valid base64.
+    #[must_use]
     pub fn public_forms(&self) -> Vec<Vec<u8>> {
         let mut forms = vec![self.jwk("1").to_string().into_bytes()];
         for field in ["n", "x"] {
@@ -107,12 +127,17 @@ impl IssuerKey {
         forms
     }
 
-    /// A token with the header as it should be.
+    /// Signs claims with a correct header.
+    #[must_use]
     pub fn sign(&self, kid: &str, claims: &Value) -> String {
         self.sign_with(&json!({"alg": self.alg(), "typ": "JWT", "kid": kid}), claims)
     }
 
-    /// A token with any header.
+    /// Signs claims with any header.
+    ///
+    /// # Panics
+    /// If the key cannot sign.
+    #[must_use]
     pub fn sign_with(&self, header: &Value, claims: &Value) -> String {
         let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
         let message = format!("{}.{}", encode(header), encode(claims));
@@ -130,35 +155,37 @@ impl IssuerKey {
     }
 }
 
-/// What a key server does with a request.
+/// Behaviour of a key server when a request arrives.
 #[derive(Clone, Debug)]
 pub enum Answer {
-    /// 200 with this body.
+    /// Answers 200 with this body.
     Body(String),
-    /// Another status.
+    /// Answers with another status.
     Status(u16),
-    /// 302 to this address.
+    /// Redirects to this address with 302.
     Redirect(String),
-    /// A body far too long, and then nothing.
+    /// Sends a body far beyond every limit, and then nothing.
     Huge,
-    /// Nothing until the test wants another answer, which is given then.
+    /// Waits until the test sets another answer, and gives that one.
     Held,
-    /// Nothing, for as long as the client waits.
+    /// Never answers.
     Silence,
-    /// A head, and then nothing.
+    /// Sends a head and the first byte of the body, and then nothing.
     TornBody,
-    /// The connection is closed at once.
+    /// Closes the connection.
     HangUp,
-    /// Bytes that are no HTTP.
+    /// Sends bytes that are not HTTP.
     Garbage,
 }
 
+#[derive(Debug)]
 struct Shared {
     answer: watch::Sender<Answer>,
     requests: AtomicU64,
 }
 
-/// A key server on loopback. It ends with the test.
+/// A JWKS server on loopback. It ends when it is dropped.
+#[derive(Debug)]
 pub struct TestKeyServer {
     addr: SocketAddr,
     shared: Arc<Shared>,
@@ -166,12 +193,18 @@ pub struct TestKeyServer {
 }
 
 impl TestKeyServer {
-    /// One that publishes these keys.
+    /// Starts a server that publishes these keys.
+    ///
+    /// # Panics
+    /// If no port is free.
     pub async fn start(keys: &[Value]) -> Self {
         Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), keys).await
     }
 
-    /// At an address, where one may have been before.
+    /// Starts a server on an address, perhaps that of an earlier one.
+    ///
+    /// # Panics
+    /// If the address is in use.
     pub async fn start_at(addr: SocketAddr, keys: &[Value]) -> Self {
         let listener = TcpListener::bind(addr).await.expect("binds");
         let addr = listener.local_addr().expect("an address");
@@ -186,37 +219,32 @@ impl TestKeyServer {
         Self { addr, shared, task }
     }
 
-    /// Publishes other keys.
+    /// Publishes these keys from now on.
     pub fn publish(&self, keys: &[Value]) {
         self.answers(published(keys));
     }
 
-    /// Does something else from now on.
+    /// Answers in this way from now on.
     pub fn answers(&self, answer: Answer) {
         self.shared.answer.send_replace(answer);
     }
 
-    /// How many requests came so far.
+    /// Number of requests so far.
+    #[must_use]
     pub fn requests(&self) -> u64 {
         self.shared.requests.load(Ordering::SeqCst)
     }
 
+    /// Address of the server.
+    #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
+    /// URL of the key set.
+    #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}/.well-known/jwks.json", self.addr)
-    }
-
-    /// An issuer whose keys are here.
-    pub fn issuer(&self, name: &str) -> IssuerConfig {
-        IssuerConfig {
-            issuer: Some(name.into()),
-            audience: AUDIENCE.into(),
-            jwks_url: Some(KeyServerUrl::parse(&self.url(), false).expect("an address")),
-            ..IssuerConfig::default()
-        }
     }
 }
 
@@ -230,7 +258,7 @@ fn published(keys: &[Value]) -> Answer {
     Answer::Body(json!({"keys": keys}).to_string())
 }
 
-/// What is written fails where the client has gone, which is what some tests want.
+/// Serves one request. Writing fails if the client has hung up, which some tests want.
 async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
     let mut head = Vec::new();
     while !head.windows(4).any(|window| window == b"\r\n\r\n") {
@@ -260,7 +288,7 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
     let _ = stream.write_all(text.as_bytes()).await;
     match answer {
         Answer::Huge => {
-            // Far beyond every limit, and not so much that a client without one takes the machine down.
+            // Far beyond every limit, but harmless to the machine if a client has none.
             let chunk = format!("{:x}\r\n{}\r\n", 64 * 1024, " ".repeat(64 * 1024));
             for _ in 0..512 {
                 if stream.write_all(chunk.as_bytes()).await.is_err() {
