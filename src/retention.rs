@@ -1,6 +1,7 @@
-//! Retention as a job: moves the log's ring on when its present slot is old or large enough.
+//! Retention: a job that rotates the log to its next slot when the current slot is old or large enough.
 //!
-//! Every node runs it; the database lets one at a time do it. A late job only keeps rows longer.
+//! Every node runs the job, and the database lets one node at a time rotate. A late rotation only keeps rows
+//! longer.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -14,24 +15,37 @@ use crate::log::TailerState;
 use crate::metrics::Metrics;
 use crate::service::{Schedule, periodic};
 
-/// Slots of the ring, as in the migration: one is written, and the others are kept.
+/// Slots of the log, as in the migration. One slot is written, and the others are kept.
 const SLOTS: u32 = 8;
 
-/// A look that takes longer has failed.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time after which an attempt to rotate has failed.
+const ROTATION_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What is kept, and how often that is looked after.
+/// Limits of the log in the database, and the interval of the job.
 #[derive(Clone, Copy, Debug)]
 pub struct RetentionLimits {
-    /// Events are kept at least so long, unless their bytes say otherwise.
+    /// Shortest time for which events are kept, unless the log exceeds `bytes_max`.
     pub keep: Duration,
-    /// Bytes of the whole log, with its indexes.
+    /// Most bytes of the whole log with its indexes.
     pub bytes_max: u64,
-    /// Between two looks.
+    /// Interval between two attempts.
     pub interval: Duration,
 }
 
-/// See the module's documentation.
+/// Result of one attempt to rotate, as `warden.rotate_events` returns it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rotation {
+    /// The oldest slot was truncated and is now the current one.
+    Rotated,
+    /// The current slot is neither old nor large enough.
+    NotDue,
+    /// Another node is rotating.
+    Busy,
+    /// A transaction still uses the oldest slot, so it cannot be truncated.
+    Blocked,
+}
+
+/// The retention job.
 #[derive(Debug)]
 pub struct Retention {
     pool: PgPool,
@@ -41,19 +55,20 @@ pub struct Retention {
 }
 
 impl Retention {
-    /// A job on this database.
+    /// Creates a job on this database.
     #[must_use]
     pub fn new(pool: PgPool, metrics: Arc<Metrics>, limits: RetentionLimits) -> Self {
         Self { pool, metrics, limits, late_since: watch::Sender::new(None) }
     }
 
-    /// Since when retention is due and can't be done.
+    /// Time since which a rotation is due but fails.
     #[must_use]
     pub fn late_since(&self) -> watch::Receiver<Option<Instant>> {
         self.late_since.subscribe()
     }
 
-    /// Looks at every interval, while the node follows the log: one that doesn't has said so already.
+    /// Runs until it is dropped. It rotates only while the node follows the log, because a node that does not has
+    /// already reported that the database is unreachable.
     pub async fn run(self, tailer: watch::Receiver<TailerState>) {
         // A failure is repeated at the next interval: no attempt before it is needed.
         let interval = self.limits.interval;
@@ -61,33 +76,37 @@ impl Retention {
         periodic(schedule, &Notify::new(), |_| async {
             let mut tailer = tailer.clone();
             if tailer.wait_for(|state| *state == TailerState::Following).await.is_err() {
-                // The tailer has ended for good, so there is nothing to look after.
+                // The tailer has ended for good, so there is nothing to rotate.
                 std::future::pending().await
             }
-            match tokio::time::timeout(LOOK_TIMEOUT, self.run_once()).await {
-                Ok(Ok(what)) => self.tell(&what),
-                Ok(Err(error)) => self.tell_failure(&error),
-                Err(elapsed) => self.tell_failure(&elapsed),
+            match tokio::time::timeout(ROTATION_TIMEOUT, self.rotate()).await {
+                Ok(Ok(rotation)) => self.report(rotation),
+                Ok(Err(error)) => self.report_failure(&error),
+                Err(elapsed) => self.report_failure(&elapsed),
             }
             Ok::<(), Infallible>(())
         })
         .await;
     }
 
-    /// Looks once; says what was done, in the words of `warden.rotate_events`.
-    ///
-    /// # Errors
-    /// When the database can't be asked.
-    pub async fn run_once(&self) -> Result<String, sqlx::Error> {
+    /// Rotates the log if that is due.
+    async fn rotate(&self) -> Result<Rotation, sqlx::Error> {
         let slot_seconds = self.limits.keep.as_secs_f64() / f64::from(SLOTS - 1);
         let slot_bytes = i64::try_from(self.limits.bytes_max / u64::from(SLOTS)).unwrap_or(i64::MAX);
-        sqlx::query_scalar!(
+        let result = sqlx::query_scalar!(
             r#"select warden.rotate_events(make_interval(secs => $1), $2) as "done!""#,
             slot_seconds,
             slot_bytes
         )
         .fetch_one(&self.pool)
-        .await
+        .await?;
+        match result.as_str() {
+            "rotated" => Ok(Rotation::Rotated),
+            "not due" => Ok(Rotation::NotDue),
+            "busy" => Ok(Rotation::Busy),
+            "blocked" => Ok(Rotation::Blocked),
+            other => Err(sqlx::Error::Decode(format!("unknown result of rotate_events: {other:?}").into())),
+        }
     }
 
     fn set_late(&self, is_late: bool) {
@@ -99,31 +118,28 @@ impl Retention {
         self.late_since.borrow().map_or(0, |since| since.elapsed().as_secs())
     }
 
-    fn tell_failure(&self, error: &dyn std::fmt::Display) {
+    fn report_failure(&self, error: &dyn std::fmt::Display) {
         self.set_late(true);
         let seconds = self.late_seconds();
-        tracing::warn!(
-            %error,
-            late.seconds = seconds,
-            "retention could not be looked after: the log grows until it is"
-        );
+        tracing::warn!(%error, late.seconds = seconds, "log rotation failed: the event log grows");
     }
 
-    fn tell(&self, what: &str) {
-        // Another node is at it, and knows.
-        if what != "busy" {
-            self.set_late(what == "blocked");
+    fn report(&self, rotation: Rotation) {
+        // `Busy` says nothing about lateness: the node that is rotating reports it.
+        if rotation != Rotation::Busy {
+            self.set_late(rotation == Rotation::Blocked);
         }
-        match what {
-            "rotated" => {
+        match rotation {
+            Rotation::Rotated => {
                 self.metrics.rotations.inc();
-                tracing::info!("the event log has moved on by one slot; the oldest events are gone");
+                tracing::info!("log rotated: the oldest events were deleted");
             }
-            "blocked" => tracing::warn!(
+            Rotation::Blocked => tracing::warn!(
                 late.seconds = self.late_seconds(),
-                "the oldest slot of the event log can't be emptied: a transaction that writes to it is still open (see pg_stat_activity.xact_start), and the log grows until it ends"
+                "log rotation blocked, the event log grows: an open transaction wrote to the oldest slot; \
+                 end it (see pg_stat_activity.xact_start)"
             ),
-            _ => {}
+            Rotation::NotDue | Rotation::Busy => {}
         }
     }
 }

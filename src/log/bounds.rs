@@ -32,12 +32,13 @@ impl LogReader {
         Ok(Point { snapshot: row.snapshot.parse()?, max_id: row.max_id })
     }
 
-    /// A point before the log's last rows. It does not cover at most `rows` of the rows that are committed now, and
-    /// nothing that is committed later. Returns none if retention has deleted events that such a point does not cover.
+    /// A point before the log's last rows. It does not cover at most `rows` of the rows that are committed
+    /// now, and nothing that is committed later. Returns none if retention has deleted events that such a
+    /// point does not cover.
     ///
-    /// The point is constructed, not remembered. Its snapshot is that of a moment without transactions in progress:
-    /// every transaction that wrote an older row had ended, and no later transaction had begun. Such a moment need
-    /// never have existed.
+    /// The point is constructed, not remembered. Its snapshot is that of a moment without transactions in
+    /// progress: every transaction that wrote an older row had ended, and no later transaction had begun.
+    /// Such a moment need never have existed.
     ///
     /// # Errors
     /// If a query fails.

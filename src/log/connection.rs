@@ -7,8 +7,9 @@ use crate::postgres::{NoPrimary, Primary, Session, assume_gateway_role, begin_sh
 
 /// A connection that reads the log, bound to the epoch in which it was opened.
 ///
-/// If the connection leads through a pooler in transaction mode (a pooled session), each read is a transaction. It
-/// checks the epoch first, because the pooler may route one transaction to another database than the previous one.
+/// If the connection leads through a pooler in transaction mode (a pooled session), each read is a
+/// transaction. It checks the epoch first, because the pooler may route one transaction to another database
+/// than the previous one.
 #[derive(Debug)]
 pub struct LogReader {
     pub(super) connection: PgConnection,
@@ -42,8 +43,8 @@ pub enum LogError {
 }
 
 impl LogReader {
-    /// Connects to the primary, checks that it has a log, and begins its current epoch. The gateway's pool follows to
-    /// the same address.
+    /// Connects to the primary, checks that it has a log, and begins its current epoch. The gateway's pool
+    /// follows to the same address.
     ///
     /// # Errors
     /// If no primary can be reached, or the primary has no event log.
@@ -59,11 +60,13 @@ impl LogReader {
         if is_shared {
             commit_shared(connection).await?;
         } else {
-            // A read has one good plan, which uses indexes, whatever the statistics say. Planning each read would take
-            // longer than the read itself, and a partition that was empty at planning time will fill.
+            // A read has one good plan, which uses indexes, whatever the statistics say. Planning each read
+            // would take longer than the read itself, and a partition that was empty at planning time will
+            // fill.
             sqlx::query!("set plan_cache_mode = force_generic_plan").execute(&mut *connection).await?;
             sqlx::query!("set enable_seqscan = off").execute(&mut *connection).await?;
-            // Keepalives end the session of a host that vanished. Otherwise it could silence the doorbell for hours.
+            // Keepalives end the session of a host that vanished. Otherwise it could silence the doorbell for
+            // hours.
             sqlx::query!("set tcp_keepalives_idle = 10").execute(&mut *connection).await?;
             sqlx::query!("set tcp_keepalives_interval = 5").execute(&mut *connection).await?;
             sqlx::query!("set tcp_keepalives_count = 3").execute(&mut *connection).await?;
@@ -79,7 +82,8 @@ impl LogReader {
         self.epoch
     }
 
-    /// Whether the backend session belongs to this connection alone. Only then do settings and session locks persist.
+    /// Whether the backend session belongs to this connection alone. Only then do settings and session locks
+    /// persist.
     pub(super) fn has_dedicated_session(&self) -> bool {
         self.session == Session::Own
     }

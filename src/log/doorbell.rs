@@ -1,8 +1,9 @@
 //! The doorbell: a LISTEN connection whose notifications wake the tailer.
 //!
-//! A notification means "poll now" and carries no data. If the connection breaks, the doorbell reconnects with
-//! backoff. Each new connection wakes the tailer once, because notifications may have been lost in between. The
-//! doorbell connects to the primary that the tailer follows. If LISTEN is impossible there, the tailer polls.
+//! A notification means "poll now" and carries no data. If the connection breaks, the doorbell reconnects
+//! with backoff. Each new connection wakes the tailer once, because notifications may have been lost in
+//! between. The doorbell connects to the primary that the tailer follows. If LISTEN is impossible there, the
+//! tailer polls.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -44,7 +45,8 @@ pub struct DoorbellSignal {
 }
 
 impl DoorbellSignal {
-    /// Waits until there may be something to read. Requests that arrive while nobody waits are merged into one.
+    /// Waits until there may be something to read. Requests that arrive while nobody waits are merged into
+    /// one.
     pub(crate) async fn wait(&self) {
         self.notify.notified().await;
     }
@@ -117,8 +119,8 @@ impl Doorbell {
             }
             Some(_) => {
                 tracing::warn!(
-                    "DATABASE_URL leads through a pooler in transaction mode, where LISTEN is impossible: events are \
-                     found by polling, up to one second late. Use the address of the database itself"
+                    "no LISTEN through a pooler in transaction mode: events are found by polling, up to one \
+                     second late; set DATABASE_URL to the address of the database itself"
                 );
                 std::future::pending().await
             }
@@ -148,7 +150,8 @@ impl Doorbell {
             let next = tokio::time::timeout(self.limits.watchdog_interval, pin!(listener.try_recv())).await;
             let received = match next {
                 Ok(received) => received,
-                // Silence may mean that the connection is half open. A server that is alive answers the check.
+                // Silence may mean that the connection is half open. A server that is alive answers the
+                // check.
                 Err(_) => match self.with_timeout(check(&mut listener)).await {
                     Ok(()) => continue,
                     Err(error) => Err(error),

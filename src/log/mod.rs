@@ -1,8 +1,8 @@
-//! The event log as this node reads it: cursors and visibility, the SQL of the log, its rows, and the doorbell that
-//! wakes the tailer.
+//! The event log as this node reads it: cursors and visibility, the SQL of the log, its rows, and the
+//! doorbell that wakes the tailer.
 //!
-//! The log is the source of truth. A lost notification costs latency, never data. This module knows neither sockets
-//! nor sessions.
+//! The log is the source of truth. A lost notification costs latency, never data. This module knows neither
+//! sockets nor sessions.
 
 mod bounds;
 mod connection;

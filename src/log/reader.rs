@@ -23,13 +23,14 @@ pub struct LogPage {
     pub is_settled: bool,
     /// Whether more pages follow. The next page begins after `last_id`.
     pub has_more: bool,
-    /// Whether an earlier statement determined `to`. Retention may then have deleted rows before this page was read.
+    /// Whether an earlier statement determined `to`. Retention may then have deleted rows before this page
+    /// was read.
     pub needs_retention_check: bool,
 }
 
 impl LogReader {
-    /// Reads the events after `from`. Snapshot and rows come from one statement. If there is more than one page, this
-    /// returns the first page, and [`Self::read_between`] reads the others.
+    /// Reads the events after `from`. Snapshot and rows come from one statement. If there is more than one
+    /// page, this returns the first page, and [`Self::read_between`] reads the others.
     ///
     /// # Errors
     /// If the query fails. Nothing is lost, because the caller keeps its point.
@@ -40,16 +41,17 @@ impl LogReader {
         Ok(page)
     }
 
-    /// Queries the events after `from` by three look-ups. They are written separately, and limits fence them off.
-    /// Otherwise the planner would walk the whole log by id to find the few rows in their order. If a look-up reaches
-    /// its limit, there is more than one page, and the rows of this query are not used.
+    /// Queries the events after `from` by three look-ups. They are written separately, and limits fence them
+    /// off. Otherwise the planner would walk the whole log by id to find the few rows in their order. If a
+    /// look-up reaches its limit, there is more than one page, and the rows of this query are not used.
     async fn query_since(&mut self, from: &Arc<Point>) -> Result<LogPage, LogError> {
         let since = PointParameters::new(from);
         let rows = sqlx::query!(
             r#"
             with s as (select pg_current_snapshot()::text as snapshot,
                               age(pg_snapshot_xmax(pg_current_snapshot())::xid) as begun_since)
-            select s.snapshot as "snapshot!", s.begun_since as "begun_since!", e.id as "id?", e.xid::text::bigint as "xid?", e.org_id as "org_id?: OrgId", e.topic as "topic?",
+            select s.snapshot as "snapshot!", s.begun_since as "begun_since!", e.id as "id?",
+                   e.xid::text::bigint as "xid?", e.org_id as "org_id?: OrgId", e.topic as "topic?",
                    e.event as "event?", e.subject as "subject?", e.data::text as "data?", e.old::text as "old?",
                    e.truncated as "truncated?", e.at as "at?"
             from s left join lateral (
@@ -79,8 +81,8 @@ impl LogReader {
         }
         let snapshot: Snapshot =
             rows.first().map(|row| row.snapshot.parse()).transpose()?.unwrap_or_default();
-        // xmax is one above the highest transaction that has *ended*. Transactions that began later are in no list,
-        // but one of them may be committing silently, because another writer held the doorbell lock.
+        // xmax is one above the highest transaction that has *ended*. Transactions that began later are in no
+        // list, but one of them may be committing silently, because another writer held the doorbell lock.
         let is_settled =
             snapshot.in_progress.is_empty() && rows.first().is_some_and(|row| row.begun_since == 0);
         let rows: Vec<LogRow> = rows
@@ -106,8 +108,9 @@ impl LogReader {
         Ok(LogPage { is_settled, needs_retention_check: false, ..page })
     }
 
-    /// Reads one page of the events that `to` covers and `from` does not, with ids above `after`. No transaction spans
-    /// the pages. `to` does not cover events that are committed meanwhile, so the next read returns them.
+    /// Reads one page of the events that `to` covers and `from` does not, with ids above `after`. No
+    /// transaction spans the pages. `to` does not cover events that are committed meanwhile, so the next read
+    /// returns them.
     ///
     /// # Errors
     /// If the query fails. The pages that were read before remain valid.

@@ -46,7 +46,8 @@ impl RowDecoder {
         rows.into_iter().filter_map(|row| decoder.decode(row, prefix)).collect()
     }
 
-    /// Decodes a row. Returns none for an invalid row, because one bad row must not stop the delivery of others.
+    /// Decodes a row. Returns none for an invalid row, because one bad row must not stop the delivery of
+    /// others.
     pub(crate) fn decode(&mut self, row: LogRow, prefix: Option<&CursorPrefix>) -> Option<LoggedEvent> {
         let Some(topic) = Topic::parse(&row.topic) else {
             tracing::warn!(event.id = row.id, topic = row.topic, "event skipped: its topic is invalid");

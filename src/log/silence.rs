@@ -10,9 +10,9 @@ pub(super) const DOORBELL_CHANNEL: &str = "warden";
 pub(super) const SILENCED_PAYLOAD: &str = "silenced";
 
 impl LogReader {
-    /// Silences the doorbell. While tailers hold its lock in shared mode, no writer gets the lock, so no writer rings.
-    /// The other tailers are notified that they must poll. Returns false if a writer holds the lock at this moment, or
-    /// if the backend session is not dedicated to this connection.
+    /// Silences the doorbell. While tailers hold its lock in shared mode, no writer gets the lock, so no
+    /// writer rings. The other tailers are notified that they must poll. Returns false if a writer holds the
+    /// lock at this moment, or if the backend session is not dedicated to this connection.
     ///
     /// # Errors
     /// If the query fails.
@@ -23,7 +23,10 @@ impl LogReader {
         }
         // One statement takes the lock and notifies, so that a broken connection cannot separate the two.
         Ok(sqlx::query_scalar!(
-            r#"select case when pg_try_advisory_lock_shared($1) then pg_notify($2, $3) is not null else false end as "got!""#,
+            r#"
+            select case when pg_try_advisory_lock_shared($1) then pg_notify($2, $3) is not null
+                        else false end as "silenced!"
+            "#,
             DOORBELL_LOCK,
             DOORBELL_CHANNEL,
             SILENCED_PAYLOAD
@@ -43,18 +46,21 @@ impl LogReader {
         Ok(())
     }
 
-    /// Rings the doorbell once, if no tailer silences it. Returns whether it rang. The answer is also false for the
-    /// moment in which a writer holds the lock to ring.
+    /// Rings the doorbell once, if no tailer silences it. Returns whether it rang. The answer is also false
+    /// for the moment in which a writer holds the lock to ring.
     ///
     /// # Errors
     /// If the query fails.
     pub async fn try_ring_doorbell(&mut self) -> Result<bool, LogError> {
-        // This takes the exclusive lock and notifies, exactly as a writer does. A writer that commits at this moment
-        // does not get the lock and stays silent. A tailer that waits for its ring receives this one instead. Lock and
-        // notification end with the statement.
+        // This takes the exclusive lock and notifies, exactly as a writer does. A writer that commits at this
+        // moment does not get the lock and stays silent. A tailer that waits for its ring receives this one
+        // instead. Lock and notification end with the statement.
         self.begin_read().await?;
         let rang = sqlx::query_scalar!(
-            r#"select case when pg_try_advisory_xact_lock($1) then pg_notify($2, '') is not null else false end as "got!""#,
+            r#"
+            select case when pg_try_advisory_xact_lock($1) then pg_notify($2, '') is not null
+                        else false end as "rang!"
+            "#,
             DOORBELL_LOCK,
             DOORBELL_CHANNEL
         )

@@ -1,5 +1,5 @@
-//! Status of the tailer, for the parts of a node that depend on it. It is defined here because those parts must not
-//! import the tailer itself.
+//! Status of the tailer, for the parts of a node that depend on it. It is defined here because those parts
+//! must not import the tailer itself.
 
 /// Progress of the tailer, for tasks that wait until it has read further.
 #[derive(Clone, Copy, Debug, Default)]

@@ -1,4 +1,5 @@
-//! The events that one client missed, in the order in which they are sent, each with the cursor that follows it.
+//! The events that one client missed, in the order in which they are sent, each with the cursor that follows
+//! it.
 
 use std::sync::Arc;
 
@@ -7,8 +8,8 @@ use super::waiter::MemoryReservation;
 use crate::log::cursor::{Cursor, CursorPrefix};
 use crate::wire::{Event, Topic};
 
-/// The events that one client missed. It shares them with other clients that missed them too. Cursors are encoded only
-/// when they are needed: with a thousand transactions in progress each takes kilobytes.
+/// The events that one client missed. It shares them with other clients that missed them too. Cursors are
+/// encoded only when they are needed: with a thousand transactions in progress each takes kilobytes.
 #[derive(Debug)]
 pub struct ReplayBatch {
     pub(super) events: Events,
@@ -24,7 +25,8 @@ impl ReplayBatch {
     /// Missed events with their cursors, in three parts:
     ///
     /// 1. events that the client's second point covers, with cursors between the client's two points;
-    /// 2. events that the node's first point covers, with cursors from the client's second point to that point;
+    /// 2. events that the node's first point covers, with cursors from the client's second point to that
+    ///    point;
     /// 3. the rest, with cursors between the node's two points, as live events have them.
     pub fn iter(&self) -> impl Iterator<Item = (&Arc<Event>, String)> {
         let parts = [Part::OfClient, Part::Between, Part::OfNode];

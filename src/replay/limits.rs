@@ -7,8 +7,8 @@ use super::queue::ReplayQueueLimits;
 /// Limits of replays.
 #[derive(Clone, Copy, Debug)]
 pub struct ReplayLimits {
-    /// Most reads of the log at the same time, each for another organisation. Other organisations wait in the fair
-    /// queue.
+    /// Most reads of the log at the same time, each for another organisation. Other organisations wait in the
+    /// fair queue.
     pub concurrent_reads_max: usize,
     /// Most resumes of all organisations that wait for a read of the log. Further resumes end with a resync.
     pub waiting_max: usize,
@@ -16,17 +16,19 @@ pub struct ReplayLimits {
     pub events_max: usize,
     /// Most bytes of the events of one replay, and of one read of the log.
     pub bytes_max: usize,
-    /// Most bytes of events from the log that are being read or sent. Beyond it reads wait. One organisation gets at
-    /// most half of it.
+    /// Most bytes of events from the log that are being read or sent. Beyond it reads wait. One organisation
+    /// gets at most half of it.
     pub memory_bytes_max: usize,
-    /// Longest time that a resume waits for a tailer that makes no progress. As long as the tailer makes progress, the
-    /// resume waits for the bulk that is being read and for one more read. The join has its reply by then.
+    /// Longest time that a resume waits for a tailer that makes no progress. As long as the tailer makes
+    /// progress, the resume waits for the bulk that is being read and for one more read. The join has its
+    /// reply by then.
     pub tailer_timeout: Duration,
     /// Longest time that a replay waits in the fair queue and for its read. The join has its reply by then.
     pub wait_timeout: Duration,
     /// Longest time that one read of the log may take.
     pub log_read_timeout: Duration,
-    /// Longest time that a client may take to receive its missed events, because they stay in memory until then.
+    /// Longest time that a client may take to receive its missed events, because they stay in memory until
+    /// then.
     pub send_timeout: Duration,
 }
 

@@ -1,16 +1,18 @@
-//! Replay of missed events: from a client's cursor up to the position of this node, from memory or from the log.
+//! Replay of missed events: from a client's cursor up to the position of this node, from memory or from the
+//! log.
 //!
-//! A client resumes with the cursor (A, B, n), and this node is at the point P. The client first receives the events
-//! that B covers and A does not, with ids above n, and with cursors (A, B, id). Then it receives the events that P covers
-//! and B does not, with cursors (B, P, id). No other snapshot takes part. A separate snapshot for the replay, with live
-//! events filtered by it, would send some events twice.
+//! A client resumes with the cursor (A, B, n), and this node is at the point P. The client first receives the
+//! events that B covers and A does not, with ids above n, and with cursors (A, B, id). Then it receives the
+//! events that P covers and B does not, with cursors (B, P, id). No other snapshot takes part. A separate
+//! snapshot for the replay, with live events filtered by it, would send some events twice.
 //!
-//! While a node reads several pages, its position is between two points, (P, Q, m). Then a third part follows: the
-//! events that Q covers and P does not, with ids up to m, and with cursors (P, Q, id). The live events of the remaining
-//! pages have the same points in their cursors.
+//! While a node reads several pages, its position is between two points, (P, Q, m). Then a third part
+//! follows: the events that Q covers and P does not, with ids up to m, and with cursors (P, Q, id). The live
+//! events of the remaining pages have the same points in their cursors.
 //!
-//! The log is read for an organisation, not for a client. All waiting clients of an organisation share a read, and the
-//! fair queue in `queue` serves the organisations in turn. `docs/design/replay.md` explains the design.
+//! The log is read for an organisation, not for a client. All waiting clients of an organisation share a
+//! read, and the fair queue in `queue` serves the organisations in turn. `docs/design/replay.md` explains the
+//! design.
 
 mod batch;
 mod limits;
@@ -67,11 +69,11 @@ impl Replay {
         Self { pool, recent, doorbell, progress, queue, metrics, limits }
     }
 
-    /// Waits until this node has dispatched everything that the client has seen. `position` is the current position of
-    /// this node.
+    /// Waits until this node has dispatched everything that the client has seen. `position` is the current
+    /// position of this node.
     ///
-    /// If the client comes from a node that is ahead, this makes the tailer poll. A read that begins now leads beyond
-    /// every cursor that any node has handed out before.
+    /// If the client comes from a node that is ahead, this makes the tailer poll. A read that begins now
+    /// leads beyond every cursor that any node has handed out before.
     ///
     /// # Errors
     /// If the tailer makes no progress, for example because the database is unreachable.

@@ -34,8 +34,8 @@ pub(super) enum ReadOutcome {
 }
 
 impl ReadPlan {
-    /// Plans a read that serves all these waiters. They resume from different cursors, so the read starts at the point
-    /// before which all of them have seen everything. Returns none if there is no waiter.
+    /// Plans a read that serves all these waiters. They resume from different cursors, so the read starts at
+    /// the point before which all of them have seen everything. Returns none if there is no waiter.
     pub(super) fn new(org: OrgId, waiters: &[Waiter], events_max: usize, bytes_max: usize) -> Option<Self> {
         let (first, others) = waiters.split_first()?;
         let from = others.iter().fold((*first.since.from).clone(), |from, w| from.meet(&w.since.from));
@@ -57,8 +57,8 @@ impl ReadPlan {
     }
 }
 
-/// Reads the organisation's events, and the control events to all organisations. The rows are streamed without an order
-/// and sorted here. So a read that finds too much stops at once, and no row is read twice.
+/// Reads the organisation's events, and the control events to all organisations. The rows are streamed
+/// without an order and sorted here. So a read that finds too much stops at once, and no row is read twice.
 pub(super) async fn missed_by(
     waiters: &[Waiter],
     plan: &ReadPlan,
@@ -118,8 +118,8 @@ pub(super) async fn missed_by(
     Ok(ReadOutcome::Events { events, bytes })
 }
 
-/// The highest of these `xmin`s for which retention may have deleted an event that a snapshot from there does not
-/// cover. Cursors with this `xmin` or a lower one are too old.
+/// The highest of these `xmin`s for which retention may have deleted an event that a snapshot from there does
+/// not cover. Cursors with this `xmin` or a lower one are too old.
 pub(super) async fn highest_truncated(pool: &PgPool, xmins: &[u64]) -> Result<Option<u64>, sqlx::Error> {
     let xmins: Vec<_> = xmins.iter().map(u64::to_string).collect();
     let truncated = sqlx::query_scalar!(

@@ -1,4 +1,5 @@
-//! The fair queue of replay reads: round-robin over organisations, one read at a time for each, within a memory budget.
+//! The fair queue of replay reads: round-robin over organisations, one read at a time for each, within a
+//! memory budget.
 //!
 //! This is pure bookkeeping. It does no I/O, and does not know what a waiter is.
 
@@ -110,7 +111,8 @@ impl<W> ReplayQueue<W> {
         if state.bytes + bytes > self.limits.bytes_max {
             return None;
         }
-        // An organisation whose clients still hold too much memory is skipped, and keeps its place in the order.
+        // An organisation whose clients still hold too much memory is skipped, and keeps its place in the
+        // order.
         let has_budget = |org: &OrgId| {
             state.orgs.get(org).is_some_and(|queue| queue.bytes + bytes <= self.limits.org_bytes_max)
         };
@@ -128,8 +130,8 @@ impl<W> ReplayQueue<W> {
         Some(ReadJob { org, waiters, reservation })
     }
 
-    /// Puts groups of waiters back, because one read was too large for all of them. Each group gets a read of its own,
-    /// before the waiters that arrived meanwhile.
+    /// Puts groups of waiters back, because one read was too large for all of them. Each group gets a read of
+    /// its own, before the waiters that arrived meanwhile.
     pub(super) fn requeue(&self, org: OrgId, groups: Vec<Vec<W>>) {
         let mut state = lock(&self.state);
         for group in groups.into_iter().rev().filter(|group| !group.is_empty()) {
@@ -150,7 +152,8 @@ impl<W> State<W> {
         })
     }
 
-    /// Puts the organisation at the back of the order if it has waiters, unless it is in the order or has a read.
+    /// Puts the organisation at the back of the order if it has waiters, unless it is in the order or has a
+    /// read.
     fn enqueue(&mut self, org: OrgId) {
         let queue = self.org(org);
         if queue.has_waiters() && !queue.is_reading && !queue.is_queued {
@@ -175,7 +178,8 @@ impl<W> MemoryReservation<W> {
         self.bytes
     }
 
-    /// Ends the read, and keeps only the bytes that its events take. The organisation moves to the back of the order.
+    /// Ends the read, and keeps only the bytes that its events take. The organisation moves to the back of
+    /// the order.
     pub(super) fn shrink_to(&mut self, bytes: usize) {
         {
             let mut state = lock(&self.queue.state);
@@ -185,7 +189,8 @@ impl<W> MemoryReservation<W> {
             state.bytes -= freed;
             let queue = state.org(self.org);
             queue.bytes -= freed;
-            // Only the reservation of the current read ends it: an older one is released while another read runs.
+            // Only the reservation of the current read ends it: an older one is released while another read
+            // runs.
             queue.is_reading &= !was_reading;
             state.enqueue(self.org);
             if state.orgs.get(&self.org).is_some_and(OrgQueue::is_idle) {

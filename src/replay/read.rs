@@ -1,7 +1,8 @@
 //! One replay read: the log is read once for all waiting clients of an organisation.
 //!
-//! The clients resume from different cursors, and each takes its own missed events from the shared result. If they need
-//! more than one read may return, the group is split, and the clients that missed least are served first.
+//! The clients resume from different cursors, and each takes its own missed events from the shared result. If
+//! they need more than one read may return, the group is split, and the clients that missed least are served
+//! first.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -15,8 +16,8 @@ use super::queue::ReadJob;
 use super::waiter::{ReplayError, Waiter};
 use crate::org::OrgId;
 
-/// Most transactions in progress in the cursors of one read's clients. Further clients wait for the next read. One
-/// cursor holds about ten thousand.
+/// Most transactions in progress in the cursors of one read's clients. Further clients wait for the next
+/// read. One cursor holds about ten thousand.
 const IN_PROGRESS_MAX: usize = 20_000;
 
 impl Replay {
@@ -45,7 +46,8 @@ impl Replay {
         }
     }
 
-    /// Answers every waiter, or puts it back into the queue. Cursors with an `xmin` up to `truncated` are too old.
+    /// Answers every waiter, or puts it back into the queue. Cursors with an `xmin` up to `truncated` are too
+    /// old.
     fn answer(&self, mut job: ReadJob<Waiter>, outcome: ReadOutcome, truncated: Option<u64>) {
         let (too_old, waiters): (Vec<_>, Vec<_>) =
             job.waiters.drain(..).partition(|w| Some(w.since.from.snapshot.xmin) <= truncated);
@@ -78,7 +80,8 @@ impl Replay {
         }
     }
 
-    /// Puts two halves back into the queue, each for a read of its own. The clients that missed least come first.
+    /// Puts two halves back into the queue, each for a read of its own. The clients that missed least come
+    /// first.
     fn split(&self, org: OrgId, mut waiters: Vec<Waiter>) {
         tracing::debug!(org.id = %org, clients = waiters.len(), "replay read split: too much for one read");
         waiters.sort_by_cached_key(|w| (Reverse(w.since.id), w.topic.to_string()));
@@ -105,7 +108,8 @@ impl Replay {
                 connection.close_on_drop();
             }
             let outcome = outcome?;
-            // Checked after the read, so a slot that retention truncated before or during the read is noticed.
+            // Checked after the read, so a slot that retention truncated before or during the read is
+            // noticed.
             self.metrics.replay_queries.inc();
             Ok((outcome, highest_truncated(&self.pool, &xmins).await?))
         };
@@ -124,8 +128,8 @@ impl Replay {
         waiters: &[Waiter],
     ) -> Result<ReadOutcome, sqlx::Error> {
         let mut tx = connection.begin().await?;
-        // As in `LogReader::connect`, there is one good plan, which uses indexes. The statement timeout makes the
-        // server stop a query whose result nobody waits for.
+        // As in `LogReader::connect`, there is one good plan, which uses indexes. The statement timeout makes
+        // the server stop a query whose result nobody waits for.
         let timeout = self.limits.log_read_timeout.as_millis().to_string();
         sqlx::query!(
             "select set_config('plan_cache_mode', 'force_generic_plan', true) as plan,
@@ -144,14 +148,15 @@ impl Replay {
     }
 }
 
-/// Whether a timeout of the server ended the statement: that of the statement (`query_canceled`), or that of its wait
-/// for a lock (`lock_not_available`).
+/// Whether a timeout of the server ended the statement: that of the statement (`query_canceled`), or that of
+/// its wait for a lock (`lock_not_available`).
 fn is_server_timeout(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
     matches!(code.as_deref(), Some("57014" | "55P03"))
 }
 
-/// Splits off the waiters whose cursors do not fit into one read any more ([`IN_PROGRESS_MAX`]). The first always fits.
+/// Splits off the waiters whose cursors do not fit into one read any more ([`IN_PROGRESS_MAX`]). The first
+/// always fits.
 fn split_off_rest(waiters: &mut Vec<Waiter>) -> Vec<Waiter> {
     let mut in_progress = 0;
     let fits = waiters.iter().take_while(|w| {

@@ -1,5 +1,5 @@
-//! Recent events of each organisation, in memory. They serve most clients that reconnect after a short time, so that a
-//! reconnect storm does not become a storm of queries.
+//! Recent events of each organisation, in memory. They serve most clients that reconnect after a short time,
+//! so that a reconnect storm does not become a storm of queries.
 //!
 //! The events are complete from a known point on. A client whose cursor is older is served from the log.
 
@@ -22,8 +22,8 @@ pub struct RecentLimits {
     pub org_bytes_max: usize,
 }
 
-/// Bytes that the window counts for each event in addition to the event itself, until the window forgets it. They also
-/// bound the entries of events that their organisation has dropped before.
+/// Bytes that the window counts for each event in addition to the event itself, until the window forgets it.
+/// They also bound the entries of events that their organisation has dropped before.
 const ENTRY_BYTES: usize = 64;
 
 /// The recent events of all organisations.
@@ -50,7 +50,8 @@ struct OrgWindow {
     start: Option<Arc<Point>>,
     events: VecDeque<RecentEvent>,
     bytes: usize,
-    /// Number of the organisation's oldest entries in the window's `order` whose events are already dropped here.
+    /// Number of the organisation's oldest entries in the window's `order` whose events are already dropped
+    /// here.
     dropped: usize,
 }
 
@@ -97,8 +98,9 @@ impl RecentEvents {
         }
     }
 
-    /// Returns the organisation's events on a topic that `until` covers and `since` does not. They come with their
-    /// transaction ids, in the order of their event ids. Returns none if some of these events are no longer here.
+    /// Returns the organisation's events on a topic that `until` covers and `since` does not. They come with
+    /// their transaction ids, in the order of their event ids. Returns none if some of these events are no
+    /// longer here.
     #[must_use]
     pub fn between(
         &self,

@@ -56,7 +56,8 @@ enum NodeEffect {
 }
 
 impl Dispatcher {
-    /// Takes the events out of a page, applies their effects on the node, and groups the others by organisation.
+    /// Takes the events out of a page, applies their effects on the node, and groups the others by
+    /// organisation.
     pub(super) fn sort(&self, page: &mut LogPage) -> SortedEvents {
         self.metrics.events.inc_by(page.events.len() as u64);
         self.recent.push(&page.to, &page.events);
@@ -90,8 +91,8 @@ impl Dispatcher {
         self.fanout.push(&Batch { number, cursor, read_at, orgs });
     }
 
-    /// Tells every client on every topic that continuity is lost. Deletions of organisations and revocations may be
-    /// among the lost events, so the node reloads both.
+    /// Tells every client on every topic that continuity is lost. Deletions of organisations and revocations
+    /// may be among the lost events, so the node reloads both.
     pub(super) fn broadcast_resync(&mut self, loss: ContinuityLoss, cursor: Arc<str>) {
         let reason = loss.reason();
         tracing::warn!(reason, "continuity with the event log lost: all topics resync");
@@ -102,7 +103,8 @@ impl Dispatcher {
         self.broadcast_control_event(RESYNC_EVENT, &data, cursor);
     }
 
-    /// Sends the current cursor on every topic, even without events, so that a stored cursor never becomes too old.
+    /// Sends the current cursor on every topic, even without events, so that a stored cursor never becomes
+    /// too old.
     pub(super) fn broadcast_cursor(&mut self) {
         self.broadcast_control_event(CURSOR_EVENT, "{}", self.hub.cursor());
     }
@@ -131,15 +133,16 @@ impl NodeEffect {
             Some(org) if is_about_org(event) => Self::ForgetOrg(org),
             None if &*event.name == TOPICS_EVENT => Self::LoadTopics,
             None if &*event.name == REVOKED_EVENT => Self::LoadRevocations,
-            // A resync of the topic `org`, after a TRUNCATE of organizations: the log names none of those deleted.
+            // A resync of the topic `org`, after a TRUNCATE of organizations: the log names none of those
+            // deleted.
             None if event.topic.is_org() => Self::ForgetAllOrgs,
             _ => Self::None,
         }
     }
 }
 
-/// Whether the event reports a change of the organisation itself. Only the trigger on organizations writes such events,
-/// because `warden.publish()` rejects their names.
+/// Whether the event reports a change of the organisation itself. Only the trigger on organizations writes
+/// such events, because `warden.publish()` rejects their names.
 fn is_about_org(event: &Event) -> bool {
     event.topic.is_org() && event.name.starts_with("org.")
 }
@@ -157,7 +160,8 @@ impl OrgGroups {
         let is_gone = is_about_org(&event) && &*event.name == "org.deleted";
         let index = match org {
             Some(org) => *self.current.entry(org).or_insert(self.orgs.len()),
-            // A control event to all organisations ends every group, so that each organisation keeps its order.
+            // A control event to all organisations ends every group, so that each organisation keeps its
+            // order.
             None => {
                 self.current.clear();
                 self.orgs.len()

@@ -11,8 +11,8 @@ use crate::backoff::Backoff;
 use crate::log::{LogError, LogReader};
 
 impl LogTailer {
-    /// Follows the log on one connection. Returns when the connection fails, with the reason. `position` is the
-    /// tailer's position, which this keeps current.
+    /// Follows the log on one connection. Returns when the connection fails, with the reason. `position` is
+    /// the tailer's position, which this keeps current.
     pub(super) async fn follow(
         &mut self,
         position: &mut Option<TailerPosition>,
@@ -22,10 +22,12 @@ impl LogTailer {
         let mut here = self.start_position(&mut log, position.as_ref()).await?;
         tracing::info!(epoch = ?here.epoch, "following the event log");
         let mut schedule = PollSchedule::new(&self.limits);
-        // One timer serves all polls. A new timer for each poll would make the runtime wake itself through the kernel.
+        // One timer serves all polls. A new timer for each poll would make the runtime wake itself through
+        // the kernel.
         let mut poll_timer = pin!(tokio::time::sleep(self.limits.poll_interval));
         let mut last_cursor = Instant::now();
-        // `start_position` has checked retention, but a slot may be truncated between that check and the first read.
+        // `start_position` has checked retention, but a slot may be truncated between that check and the
+        // first read.
         let mut check_retention = true;
         loop {
             let outcome = self.poll(&mut log, &mut here, check_retention).await;

@@ -5,10 +5,11 @@ use std::time::Duration;
 /// Delays of the tailer, and how much it reads at a time.
 #[derive(Clone, Copy, Debug)]
 pub struct TailerLimits {
-    /// Most rows that one statement reads, at least 1. More rows are read page by page up to the same point, so that a
-    /// bulk statement of any size takes bounded memory.
+    /// Most rows that one statement reads, at least 1. More rows are read page by page up to the same point,
+    /// so that a bulk statement of any size takes bounded memory.
     pub page_rows_max: u32,
-    /// Number of the log's last rows that the tailer reads into memory when it starts, for reconnecting clients.
+    /// Number of the log's last rows that the tailer reads into memory when it starts, for reconnecting
+    /// clients.
     pub warm_rows_max: u32,
     /// Time after which the tailer gives that warm-up up, because the node admits no session before it ends.
     pub warm_time_max: Duration,

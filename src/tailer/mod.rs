@@ -3,11 +3,12 @@
 //! The tailer polls the log
 //! - when the doorbell rings;
 //! - every few milliseconds under load, while the doorbell is silenced;
-//! - after 2 ms, doubling to 100 ms, while its snapshot shows transactions in progress, because one of them may commit
-//!   without ringing;
+//! - after 2 ms, doubling to 100 ms, while its snapshot shows transactions in progress, because one of them
+//!   may commit without ringing;
 //! - once a second regardless.
 //!
-//! While the database is unreachable, the tailer keeps its position, and continues from there when it reconnects.
+//! While the database is unreachable, the tailer keeps its position, and continues from there when it
+//! reconnects.
 //!
 //! | file | job |
 //! |---|---|
@@ -48,7 +49,8 @@ pub struct LogTailer {
 }
 
 impl LogTailer {
-    /// Creates a tailer of this primary's log. It polls when the doorbell signals, and hands events to the dispatcher.
+    /// Creates a tailer of this primary's log. It polls when the doorbell signals, and hands events to the
+    /// dispatcher.
     #[must_use]
     pub fn new(
         primary: Arc<Primary>,

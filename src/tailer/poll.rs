@@ -13,8 +13,8 @@ use crate::log::{LogError, LogPage, LogReader};
 impl LogTailer {
     /// Reads new events page by page, and dispatches each page.
     ///
-    /// If retention may have truncated a slot before a page was read, that is checked before the page is dispatched.
-    /// The cursors of the page count deleted events as seen, so the resync must precede them.
+    /// If retention may have truncated a slot before a page was read, that is checked before the page is
+    /// dispatched. The cursors of the page count deleted events as seen, so the resync must precede them.
     pub(super) async fn poll(
         &mut self,
         log: &mut LogReader,
@@ -61,8 +61,8 @@ impl LogTailer {
     async fn dispatch(&mut self, page: &mut LogPage, cursor: Arc<str>) {
         let read_at = Instant::now();
         let sorted = self.dispatcher.sort(page);
-        // The topics are loaded before the hub announces the batch, so a client that learns of a topic from an event
-        // can join it.
+        // The topics are loaded before the hub announces the batch, so a client that learns of a topic from
+        // an event can join it.
         if sorted.topics_changed
             && let Err(error) = self.load_topics().await
         {

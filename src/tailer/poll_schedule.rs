@@ -1,4 +1,5 @@
-//! The poll schedule: when the tailer polls next, from what it knows about the doorbell and how fast it rings.
+//! The poll schedule: when the tailer polls next, from what it knows about the doorbell and how fast it
+//! rings.
 //!
 //! This is plain state. The tailer does the waiting.
 
@@ -31,7 +32,8 @@ pub(super) struct PollSchedule {
     last_ring: Instant,
     /// Rings in a row that arrived while the tailer still handled the previous one.
     consecutive_rings: u32,
-    /// Whether the last poll was the unconditional one, and no ring had arrived for a whole poll interval before it.
+    /// Whether the last poll was the unconditional one, and no ring had arrived for a whole poll interval
+    /// before it.
     polled_without_ring: bool,
     pub(super) doorbell: DoorbellState,
 }
@@ -77,8 +79,8 @@ impl PollSchedule {
         self.consecutive_rings = 0;
     }
 
-    /// Records that the next poll is the unconditional one. If the last poll was settled, only a ring could have
-    /// announced new events since.
+    /// Records that the next poll is the unconditional one. If the last poll was settled, only a ring could
+    /// have announced new events since.
     pub(super) fn polled(&mut self, was_settled: bool) {
         self.polled_without_ring = was_settled && self.last_ring.elapsed() >= self.poll_interval;
         self.consecutive_rings = 0;
@@ -90,9 +92,9 @@ impl PollSchedule {
         self.consecutive_rings = 0;
     }
 
-    /// Whether waiting for rings no longer makes sense. Either rings arrive as fast as the tailer answers them, or
-    /// events arrived without any ring. The latter happens if another tailer silenced the doorbell and its
-    /// notification was lost.
+    /// Whether waiting for rings no longer makes sense. Either rings arrive as fast as the tailer answers
+    /// them, or events arrived without any ring. The latter happens if another tailer silenced the doorbell
+    /// and its notification was lost.
     pub(super) fn should_poll_continuously(&self, found_events: bool) -> bool {
         self.consecutive_rings >= CONSECUTIVE_RINGS_MAX || (self.polled_without_ring && found_events)
     }

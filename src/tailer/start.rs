@@ -50,8 +50,8 @@ impl LogTailer {
         Ok(is_truncated.then_some(ContinuityLoss::TooOld))
     }
 
-    /// Reads the last events before the node's first point into memory. Clients that lost their node by a restart
-    /// reconnect all at once, and without this the log would have to serve all of them.
+    /// Reads the last events before the node's first point into memory. Clients that lost their node by a
+    /// restart reconnect all at once, and without this the log would have to serve all of them.
     async fn warm_up(&self, log: &mut LogReader, to: &Arc<Point>) -> Result<(), LogError> {
         let recent = &self.dispatcher.recent;
         // Queried after `to` was taken. So `to` certainly covers the older rows that it covers itself.

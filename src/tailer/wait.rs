@@ -12,8 +12,8 @@ use crate::log::{LogError, LogReader};
 impl LogTailer {
     /// Waits until the next poll is due.
     ///
-    /// Under load the tailer silences the doorbell and polls by itself. A writer's commit then costs no NOTIFY, and one
-    /// read returns many events.
+    /// Under load the tailer silences the doorbell and polls by itself. A writer's commit then costs no
+    /// NOTIFY, and one read returns many events.
     pub(super) async fn wait(
         &self,
         log: &mut LogReader,
@@ -35,7 +35,8 @@ impl LogTailer {
                 tokio::time::sleep(self.limits.busy_interval).await;
             }
             DoorbellState::MaybeSilenced => {
-                // Commits during the silence did not ring. So another poll follows, whether the doorbell rings or not.
+                // Commits during the silence did not ring. So another poll follows, whether the doorbell
+                // rings or not.
                 if self.with_timeout(log.try_ring_doorbell()).await? {
                     schedule.restored();
                     self.restart_poll_timer(poll_timer.as_mut());

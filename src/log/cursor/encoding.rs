@@ -1,12 +1,13 @@
-//! The encoded form of a cursor: base64url over variable-length integers. Each cursor has exactly one encoding.
+//! The encoded form of a cursor: base64url over variable-length integers. Each cursor has exactly one
+//! encoding.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::point::{Epoch, Point, Snapshot};
 
-/// Longest encoded cursor that is decoded, in bytes. A thousand writing transactions in progress take about 2.7 KB, so
-/// the limit is enough for ten thousand.
+/// Longest encoded cursor that is decoded, in bytes. A thousand writing transactions in progress take about
+/// 2.7 KB, so the limit is enough for ten thousand.
 pub const CURSOR_BYTES_MAX: usize = 32 * 1024;
 
 /// First byte of an encoded cursor.
@@ -15,8 +16,8 @@ const VERSION: u8 = 1;
 /// Approximate size of an encoded cursor, in bytes, if no transaction is in progress.
 const QUIET_BYTES: usize = 80;
 
-/// The part that all cursors of one batch share, encoded once. It fills whole groups of base64, so that the encoded id
-/// can be appended.
+/// The part that all cursors of one batch share, encoded once. It fills whole groups of base64, so that the
+/// encoded id can be appended.
 #[derive(Debug)]
 pub struct CursorPrefix(String);
 
@@ -107,7 +108,8 @@ impl Decoder<'_> {
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
             let bits = u64::from(byte & 0x7f);
-            // The tenth byte has room for one bit. A last byte of zero would be a second encoding of the number.
+            // The tenth byte has room for one bit. A last byte of zero would be a second encoding of the
+            // number.
             if (shift == 63 && bits > 1) || (shift > 0 && byte == 0) {
                 return None;
             }

@@ -1,8 +1,8 @@
 //! Cursors: positions in the event log, built from PostgreSQL's own MVCC snapshots.
 //!
-//! A sequence number is not a cursor: numbers commit out of order, so `id > last` skips rows. A [`Point`] is a
-//! snapshot with the highest event id that it covers. "New since that point" is then exact, and no open transaction
-//! delays anybody. `docs/design/cursor.md` explains the design.
+//! A sequence number is not a cursor: numbers commit out of order, so `id > last` skips rows. A [`Point`] is
+//! a snapshot with the highest event id that it covers. "New since that point" is then exact, and no open
+//! transaction delays anybody. `docs/design/cursor.md` explains the design.
 //!
 //! This module is pure data and encoding. It does no I/O and imports no other module.
 
@@ -18,8 +18,8 @@ use std::sync::Arc;
 pub use encoding::{CURSOR_BYTES_MAX, CursorPrefix};
 pub use point::{Epoch, ParseError, Point, Snapshot};
 
-/// Position of a client in the log, which the client presents to resume. It covers everything that `from` covers, and
-/// the part of `to` with ids up to `id`.
+/// Position of a client in the log, which the client presents to resume. It covers everything that `from`
+/// covers, and the part of `to` with ids up to `id`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cursor {
     /// The epoch in which the points are valid.
@@ -58,8 +58,8 @@ impl fmt::Display for Cursor {
     }
 }
 
-/// Error for a string that is not a cursor. It gives no details, because a client could only use them to forge
-/// cursors: the gateway answers with a resync.
+/// Error for a string that is not a cursor. It gives no details, because a client could only use them to
+/// forge cursors: the gateway answers with a resync.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("not a cursor of this gateway")]
 pub struct InvalidCursor;

@@ -52,8 +52,9 @@ impl FromStr for Snapshot {
 pub struct Point {
     /// The transactions that were visible.
     pub snapshot: Snapshot,
-    /// Highest event id that the point covers. After a crash PostgreSQL assigns transaction ids again that were
-    /// never flushed, and these are below `xmax`. It does not assign an event id again that a committed row has.
+    /// Highest event id that the point covers. After a crash PostgreSQL assigns transaction ids again that
+    /// were never flushed, and these are below `xmax`. It does not assign an event id again that a committed
+    /// row has.
     pub max_id: i64,
 }
 
@@ -64,8 +65,8 @@ impl Point {
         id <= self.max_id && self.snapshot.sees(xid)
     }
 
-    /// Whether this point certainly covers everything that `other` covers. The answer may be a false no, but never
-    /// a false yes.
+    /// Whether this point certainly covers everything that `other` covers. The answer may be a false no, but
+    /// never a false yes.
     #[must_use]
     pub fn includes(&self, other: &Self) -> bool {
         other.max_id <= self.max_id
@@ -87,7 +88,8 @@ impl Point {
     }
 }
 
-/// One history of one database, as `warden.epoch()` returns it. Points of different epochs cannot be compared.
+/// One history of one database, as `warden.epoch()` returns it. Points of different epochs cannot be
+/// compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Epoch {
     /// `system_identifier` of the cluster.

@@ -58,7 +58,7 @@ proptest! {
 
 proptest! {
     #[test]
-    fn an_included_point_covers_no_event_that_the_other_misses(a in any_point(), b in any_point(), xid in 0..1_u64 << 41, id: i64) {
+    fn inclusion_holds_for_every_event(a in any_point(), b in any_point(), xid in 0..1_u64 << 41, id: i64) {
         if a.includes(&b) {
             prop_assert!(!b.covers(xid, id) || a.covers(xid, id));
             // Also test near the edges, which random numbers rarely hit.
@@ -74,7 +74,7 @@ proptest! {
 
 proptest! {
     #[test]
-    fn the_meet_of_two_points_covers_what_both_cover(a in any_point(), b in any_point(), xid in 0..1_u64 << 41, id: i64) {
+    fn a_meet_covers_what_both_points_cover(a in any_point(), b in any_point(), xid in 0..1_u64 << 41, id: i64) {
         let meet = a.meet(&b);
         let edges = [&a, &b].into_iter().flat_map(|p| {
             p.snapshot.in_progress.iter().chain([&p.snapshot.xmin, &p.snapshot.xmax])
