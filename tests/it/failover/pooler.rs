@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{client, expect_calls, expect_following, gateway_at};
 use crate::harness::{Client, LogCapture, Pooler, TestDb, eventually, token};
 
-const POLLING: &str = "where LISTEN is impossible";
+const POLLING: &str = "no LISTEN through a pooler";
 
 async fn db_with_org() -> (TestDb, Uuid) {
     let db = TestDb::create().await;
