@@ -1,11 +1,16 @@
-//! A reconnect storm: thousands of sockets drop at once, stay away for a while, and come back together,
-//! each with its cursor.
+//! A reconnect storm: thousands of sockets disconnect at once, and later resume all together, each with its
+//! cursor.
 //!
-//! Gateway, clients and PostgreSQL share the machine. Reported: how long until everybody has caught up, and how
-//! many queries that took. `cargo bench --bench storm -- --sockets 5000 --orgs 20 --away 10 --rate 200`; with
-//! `--restart yes` the gateway is restarted meanwhile, so that what was missed is not in its memory; with
-//! `--bulk 1000000` the first organisation writes so many rows in one statement while they are away, and the
-//! live events of the second are timed meanwhile.
+//! Gateway, clients and PostgreSQL share one machine. The benchmark reports the time until all clients have
+//! caught up, and the number of queries.
+//!
+//! ```text
+//! cargo bench --bench storm -- --sockets 5000 --orgs 20 --away 10 --rate 200
+//! ```
+//!
+//! With `--restart yes` the gateway restarts while the clients are away, so the missed events are not in its
+//! memory. With `--bulk 1000000` the first organisation writes that number of rows in one statement while the
+//! clients are away, and the latency of the second organisation's live events is measured meanwhile.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -26,7 +31,7 @@ use warden_testkit::phoenix::{self, Received, Socket};
 
 const SECRET: &str = "the storm's secret, which has 32 bytes";
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
-/// Ends what each socket waits for.
+/// The event after which a socket has caught up.
 const LAST: &str = "storm.last";
 
 struct Options {
@@ -49,7 +54,7 @@ fn main() -> anyhow::Result<()> {
     };
     let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
     while let Some(arg) = args.next() {
-        let value = args.next().with_context(|| format!("{arg} N"))?;
+        let value = args.next().with_context(|| format!("{arg} needs a value"))?;
         match arg.as_str() {
             "--sockets" => options.sockets = value.parse()?,
             "--orgs" => options.orgs = value.parse()?,
@@ -57,7 +62,9 @@ fn main() -> anyhow::Result<()> {
             "--rate" => options.rate = value.parse()?,
             "--restart" => options.restart = value == "yes",
             "--bulk" => options.bulk = value.parse()?,
-            other => bail!("unknown option {other}: --sockets, --orgs, --away, --rate, --restart, --bulk"),
+            other => {
+                bail!("unknown option {other}: use --sockets, --orgs, --away, --rate, --restart, --bulk")
+            }
         }
     }
     tokio::runtime::Runtime::new()?.block_on(run(&options))
@@ -121,7 +128,7 @@ async fn storm(cluster: &Cluster, options: &Options) -> anyhow::Result<()> {
     let started = Instant::now();
     let caught_up = join_all(addr, &orgs, options.sockets, Some(cursors)).await?;
     let took = started.elapsed();
-    let made = queries() - queries_before;
+    let query_count = queries() - queries_before;
     println!(
         "{} sockets in {} organisations, away for {:?}, {changes} changes{}",
         options.sockets,
@@ -130,11 +137,11 @@ async fn storm(cluster: &Cluster, options: &Options) -> anyhow::Result<()> {
         if options.restart { ", gateway restarted" } else { "" }
     );
     println!(
-        "all caught up after {:.2} s ({:.0} sockets/s)",
+        "all clients caught up after {:.2} s ({:.0} sockets/s)",
         took.as_secs_f64(),
         caught_up.len() as f64 / took.as_secs_f64()
     );
-    println!("queries {made}, per socket {:.4}", made as f64 / options.sockets as f64);
+    println!("queries {query_count}, per socket {:.4}", query_count as f64 / options.sockets as f64);
     println!("resident {} MiB", resident_mib()?);
     println!(
         "replays from memory {}, from the log {}; resyncs {}",
@@ -147,10 +154,10 @@ async fn storm(cluster: &Cluster, options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One organisation writes many rows at once; another's events are timed from before their commit to the socket,
-/// until the gateway has read all.
+/// One organisation writes many rows in one statement. Until the gateway has read all of them, the latency of
+/// another organisation's events is measured, from before their commit to the socket.
 async fn bulk(gateway: &Gateway, pool: &PgPool, orgs: &[Uuid], rows: i32) -> anyhow::Result<()> {
-    let (large, other) = (orgs[0], *orgs.get(1).context("--orgs 2 or more")?);
+    let (large, other) = (orgs[0], *orgs.get(1).context("--bulk needs --orgs 2 or more")?);
     let (mut socket, _) = join(gateway.public_addr(), 0, other, None).await?;
     let enough = gateway.metrics().events.get() + u64::from(rows.unsigned_abs());
     let resident_before = resident_mib()?;
@@ -171,11 +178,12 @@ async fn bulk(gateway: &Gateway, pool: &PgPool, orgs: &[Uuid], rows: i32) -> any
         let sent = Instant::now();
         sqlx::query("select warden.publish($1, 'calls', 'tick')").bind(other).execute(pool).await?;
         loop {
-            // Else the gateway would take it for gone: a large bulk takes longer to read than it waits.
+            // A heartbeat keeps the session open, because reading a large bulk takes longer than the idle
+            // timeout.
             match tokio::time::timeout(HEARTBEAT_INTERVAL, phoenix::receive(&mut socket)).await {
                 Ok(Received::Message(message)) if message.event == "tick" => break,
                 Ok(Received::Message(_)) => {}
-                Ok(other) => bail!("instead of an event: {other:?}"),
+                Ok(other) => bail!("the socket closed or failed: {other:?}"),
                 Err(_) => phoenix::send_heartbeat(&mut socket).await?,
             }
         }
@@ -187,7 +195,7 @@ async fn bulk(gateway: &Gateway, pool: &PgPool, orgs: &[Uuid], rows: i32) -> any
     let read = Instant::now();
     let committed = insert.await??;
     println!(
-        "a bulk of {rows} rows: {:.1} s to write, {:.1} s more to read; resident {resident_before} MiB before, {resident} MiB at most",
+        "bulk of {rows} rows: written in {:.1} s, read {:.1} s later; resident {resident_before} MiB before, {resident} MiB peak",
         (committed - started).as_secs_f64(),
         (read - committed).as_secs_f64()
     );
@@ -195,7 +203,7 @@ async fn bulk(gateway: &Gateway, pool: &PgPool, orgs: &[Uuid], rows: i32) -> any
         times.sort_unstable();
         let at = |part: usize| times.get((times.len() * part / 100).min(times.len().saturating_sub(1)));
         println!(
-            "another's live events while it was {when}: {} events, p50 {:?}, p99 {:?}, max {:?}",
+            "live events of another organisation while the bulk was {when}: {} events, p50 {:?}, p99 {:?}, max {:?}",
             times.len(),
             at(50),
             at(99),
@@ -205,14 +213,17 @@ async fn bulk(gateway: &Gateway, pool: &PgPool, orgs: &[Uuid], rows: i32) -> any
     Ok(())
 }
 
-/// Of this process: gateway and clients.
+/// Resident memory of this process, which contains gateway and clients.
 fn resident_mib() -> anyhow::Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .context("/proc/self/status has no VmRSS")?;
     Ok(line.trim().trim_end_matches(" kB").trim().parse::<u64>()? / 1024)
 }
 
-/// Connects all sockets at once; with cursors each reads until the last event that it missed.
+/// Connects all sockets at once. With cursors, each socket reads until the last event that it missed.
 async fn join_all(
     addr: SocketAddr,
     orgs: &[Uuid],
@@ -256,21 +267,21 @@ async fn join(
     let mut id = 0;
     loop {
         let Received::Message(message) = phoenix::receive(&mut socket).await else {
-            bail!("socket {n} ended")
+            bail!("socket {n} closed")
         };
         match message.event.as_str() {
             "phx_reply" if since.is_none() => {
-                let cursor = message.cursor().context("a cursor")?.to_owned();
+                let cursor = message.cursor().context("the reply has no cursor")?.to_owned();
                 return Ok((socket, cursor));
             }
             "phx_reply" if message.cursor() == since.as_deref() => {}
             LAST | "warden.resync" => return Ok((socket, String::new())),
             "call.created" => {
-                let next = message.payload["id"].as_i64().context("an id")?;
-                anyhow::ensure!(next > id, "socket {n}: event {next} after {id}");
+                let next = message.payload["id"].as_i64().context("the event has no id")?;
+                anyhow::ensure!(next > id, "socket {n}: event {next} arrived after {id}");
                 id = next;
             }
-            _ => bail!("socket {n}: {message:?}"),
+            _ => bail!("socket {n}: unexpected message {message:?}"),
         }
     }
 }

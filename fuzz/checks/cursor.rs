@@ -1,6 +1,6 @@
-//! Cursors come back from clients: no text may panic, and what is taken has one spelling.
+//! Cursors that clients send: no string may cause a panic, and every accepted cursor has one encoding.
 //!
-//! Looks at the product's public functions only, and must not repeat how a cursor is encoded.
+//! The checks use only public functions of the gateway. They must not repeat how a cursor is encoded.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -10,32 +10,42 @@ pub(crate) fn run(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data) {
         check(text);
     }
-    // The same bytes as what lies below base64: there a mutation moves one number, not four.
+    // The bytes are also used as the decoded form of base64. There a mutation changes one number instead of
+    // four.
     check(&URL_SAFE_NO_PAD.encode(data));
 }
 
 fn check(text: &str) {
     let Ok(cursor) = text.parse::<Cursor>() else { return };
-    assert!(text.len() <= CURSOR_BYTES_MAX, "a cursor beyond its limit was taken");
-    assert_eq!(cursor.to_string(), text, "what is taken has one spelling");
+    assert!(text.len() <= CURSOR_BYTES_MAX, "a cursor above the size limit was accepted");
+    assert_eq!(cursor.to_string(), text, "an accepted cursor has one encoding");
 
     let (from, to) = (&*cursor.from, &*cursor.to);
     for point in [from, to] {
         assert!(point.includes(point), "a point includes itself");
     }
-    let (forth, back) = (from.includes(to), to.includes(from));
+    let (from_includes_to, to_includes_from) = (from.includes(to), to.includes(from));
     for xid in edges(from).into_iter().chain(edges(to)) {
         for id in [i64::MIN, 0, cursor.id, from.max_id, to.max_id, i64::MAX] {
             let (in_from, in_to) = (from.covers(xid, id), to.covers(xid, id));
-            assert!(!(forth && in_to) || in_from, "`from` includes `to`, and misses {xid}/{id}");
-            assert!(!(back && in_from) || in_to, "`to` includes `from`, and misses {xid}/{id}");
+            assert!(
+                !(from_includes_to && in_to) || in_from,
+                "`from` includes `to` but does not cover {xid}/{id}"
+            );
+            assert!(
+                !(to_includes_from && in_from) || in_to,
+                "`to` includes `from` but does not cover {xid}/{id}"
+            );
             assert_eq!(cursor.covers(xid, id), in_from || (id <= cursor.id && in_to));
-            assert!(id <= cursor.max_id() || !cursor.covers(xid, id), "beyond its highest: {xid}/{id}");
+            assert!(
+                id <= cursor.max_id() || !cursor.covers(xid, id),
+                "covers an id above its maximum: {xid}/{id}"
+            );
         }
     }
 }
 
-/// Transaction ids around which the answers change.
+/// Transaction ids at which visibility changes, with their neighbours.
 fn edges(point: &Point) -> Vec<u64> {
     let snapshot = &point.snapshot;
     [snapshot.xmin, snapshot.xmax]

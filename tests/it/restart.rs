@@ -1,5 +1,4 @@
-//! The database goes away and comes back: the gateway goes on from its point, with nothing lost and
-//! nothing twice.
+//! The database restarts: the gateway continues from its position, and no event is lost or duplicated.
 
 use sqlx::postgres::{PgConnection, PgPoolOptions};
 use sqlx::{Connection as _, Executor as _};
@@ -7,10 +6,11 @@ use warden_devkit::cluster::{Cluster, SUPERUSER};
 
 use crate::harness::{Client, TestDb, TestGateway, cluster_options, eventually, within};
 
-/// A cluster of the test's own, because it will be killed.
+/// Starts a cluster for one test, because the test kills it.
 async fn own_cluster() -> (Cluster, TestDb) {
     let mut options = cluster_options();
-    // Commit records are flushed by their own commits; everything else waits for this.
+    // Each commit flushes its own record. Only the WAL writer flushes everything else, and it now rarely
+    // runs.
     options.settings.push(("wal_writer_delay".into(), "10s".into()));
     let cluster = Cluster::start(options).await.expect("PostgreSQL starts");
     warden::postgres::migrate_platform(&cluster.url("postgres", SUPERUSER)).await.expect("migrates");
@@ -27,7 +27,8 @@ async fn next_xid(db: &TestDb) -> i64 {
         .expect("reads")
 }
 
-/// The statement must succeed some time: connections of before the crash are dead.
+/// Inserts a call as soon as the database accepts it. Connections from before the crash are dead, so attempts
+/// may fail.
 async fn insert_when_back(db: &TestDb, org: uuid::Uuid) -> uuid::Uuid {
     let mut inserted = None;
     eventually("the database is back", async || {
@@ -39,10 +40,10 @@ async fn insert_when_back(db: &TestDb, org: uuid::Uuid) -> uuid::Uuid {
     inserted.expect("inserted")
 }
 
-/// Transaction ids that were handed out but never flushed are handed out again after a crash, below the
-/// reader's xmax and not in its list: what they commit is found by its id alone (`id > m`).
+/// After a crash PostgreSQL assigns transaction ids again that it assigned but never flushed. They are below
+/// the tailer's xmax and not in its list, so only the event id reveals their events (`id > m`).
 #[tokio::test]
-async fn transaction_ids_handed_out_again_lose_nothing() {
+async fn reused_transaction_ids_lose_no_event() {
     let (mut cluster, db) = own_cluster().await;
     let t = TestGateway::start_with(db, |_| {}).await;
     let org = t.db.create_org().await;
@@ -51,10 +52,10 @@ async fn transaction_ids_handed_out_again_lose_nothing() {
     t.db.insert_call(org).await;
     client.expect_event("calls", "call.created").await;
 
-    let mut went_back = 0;
+    let mut reuses = 0;
     for _ in 0..5 {
         let flushed = next_xid(&t.db).await;
-        // Aborted transactions complete without a flush: they raise xmax for every snapshot.
+        // Aborted transactions end without a flush, and raise the xmax of every later snapshot.
         let mut burner = PgConnection::connect(t.db.url()).await.expect("connects");
         for _ in 0..100 {
             let mut tx = burner.begin().await.expect("begins");
@@ -63,28 +64,28 @@ async fn transaction_ids_handed_out_again_lose_nothing() {
         }
         let burned = next_xid(&t.db).await;
         assert!(burned >= flushed + 100, "{flushed} to {burned}");
-        // The reader has taken a snapshot since: its next two reads are later than now.
+        // Two more reads prove that the tailer has taken a snapshot since.
         let reads = t.gateway.metrics().reads.get();
-        eventually("the reader looks", async || t.gateway.metrics().reads.get() >= reads + 2).await;
+        eventually("the tailer polls", async || t.gateway.metrics().reads.get() >= reads + 2).await;
 
         cluster.kill9().await.expect("kills");
         cluster.start_again().await.expect("starts");
         let call = insert_when_back(&t.db, org).await;
         if next_xid(&t.db).await < burned {
-            went_back += 1;
+            reuses += 1;
         }
         let event = client.expect_event("calls", "call.created").await;
         assert_eq!(event.row_id(), call.to_string());
     }
-    assert!(went_back >= 1, "no crash handed transaction ids out again: the test has shown nothing");
+    assert!(reuses >= 1, "no crash made PostgreSQL reuse transaction ids: the test shows nothing");
     t.gateway.stop().await;
     cluster.close().await.expect("ends");
 }
 
-/// Sessions stay open over a restart, readiness tells the truth, and what was committed right after
-/// the restart, before the reader was back, arrives once.
+/// Sessions stay open while the database restarts, and the tailer's state shows the loss. Events that are
+/// committed right after the restart, before the tailer reconnects, arrive once.
 #[tokio::test]
-async fn sessions_outlive_a_restart() {
+async fn sessions_survive_a_database_restart() {
     let (mut cluster, db) = own_cluster().await;
     let t = TestGateway::start_with(db, |_| {}).await;
     let org = t.db.create_org().await;
@@ -94,7 +95,7 @@ async fn sessions_outlive_a_restart() {
     cluster.stop().await.expect("stops");
     let mut reader = t.gateway.reader();
     let lost = |s: &warden::log::TailerState| matches!(s, warden::log::TailerState::Lost(_));
-    within("the reader notices", reader.wait_for(lost)).await.expect("runs");
+    within("the tailer reports the loss", reader.wait_for(lost)).await.expect("runs");
     cluster.start_again().await.expect("starts");
     let pool = PgPoolOptions::new().max_connections(1).connect(t.db.url()).await.expect("connects");
     let mut expected = Vec::new();

@@ -1,6 +1,7 @@
-//! Two nodes behind a plain TCP balancer are replaced one after the other while a backend writes: every
-//! client, the published `phoenix` package among them, sees every event once and in order. Some break off by
-//! themselves in the middle of a batch, where only the id in their cursor tells what they have seen of it.
+//! A rolling restart. Two nodes behind a plain TCP load balancer are replaced one after the other while a
+//! backend writes. Every client, including those of the published `phoenix` package, receives every event
+//! once and in order. Some clients disconnect by themselves in the middle of a batch. Then only the id in
+//! their cursor shows which part of the batch they have seen.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -19,17 +20,18 @@ use warden_testkit::{GatewayProcess, TcpProxy, free_port};
 use crate::harness::{SECRET, TestDb, eventually, token, within};
 use crate::shutdown::status;
 
-/// Of each kind.
+/// Clients of each kind.
 const CLIENTS: usize = 10;
-/// Statements write from one row to so many, in turn; the rows of one are always read as one batch.
+/// Statements write one row, two rows, and so on up to this number, then one again. The rows of one statement
+/// are always read as one batch.
 const ROWS_MAX: usize = 4;
-/// Until here every client has broken off that ever does.
+/// After this many statements every restless client has disconnected.
 const STATEMENTS_MIN: usize = ROWS_MAX * CLIENTS;
 const LAST: &str = "last";
-/// A balancer's connection to a node that just went down fails: tried again so often.
+/// Delay before a client reconnects, because the load balancer's connection to a stopped node fails.
 const RECONNECT_DELAY: std::time::Duration = std::time::Duration::from_millis(20);
 
-/// A node: what it is started with again.
+/// A node, with everything that is needed to start it again.
 struct Node {
     addr: SocketAddr,
     admin: SocketAddr,
@@ -53,10 +55,10 @@ impl Node {
         eventually("the node is ready", async || status(self.admin, "/readyz").await == Some(200)).await;
     }
 
-    /// SIGTERM, its end, and another in its place.
+    /// Stops the process with SIGTERM, waits for its end, and starts another in its place.
     async fn replace(&mut self) {
         self.process.signal(Signal::TERM);
-        let status = within("the node's end", self.process.wait()).await;
+        let status = within("the node stops", self.process.wait()).await;
         assert!(status.success(), "{status}; its log: {}", self.log.display());
         self.process = serve(self.addr, self.admin, &self.database_url, &self.log).await;
         self.is_ready().await;
@@ -74,35 +76,35 @@ async fn serve(addr: SocketAddr, admin: SocketAddr, database_url: &str, log: &Pa
     GatewayProcess::serve(env!("CARGO_BIN_EXE_warden"), &variables, log).await
 }
 
-/// What a client saw.
+/// What one client received.
 #[derive(Default)]
 struct Seen {
     calls: Vec<String>,
-    /// Codes with which its sessions were closed.
+    /// Close codes of its sessions.
     closed: Vec<u64>,
-    /// Statements in the middle of which it broke off.
-    broke_off: BTreeSet<usize>,
+    /// Statements during which it disconnected.
+    disconnected_in: BTreeSet<usize>,
 }
 
-/// Whether the client with this number breaks off at this row: each does at other statements of the longest, in
-/// their middle.
-fn breaks_off(client: usize, statement: usize, row: usize) -> bool {
+/// Whether the client with this number disconnects at this row. Each restless client does so in the middle of
+/// some of the longest statements, and each in other ones.
+fn disconnects_at(client: usize, statement: usize, row: usize) -> bool {
     statement % ROWS_MAX == ROWS_MAX - 1
         && statement / ROWS_MAX % CLIENTS == client
         && row == ROWS_MAX / 2
         && is_restless(client)
 }
 
-/// Every other client breaks off; the rest stay until their node goes down.
+/// Every second client disconnects by itself. The others stay until their node stops.
 fn is_restless(client: usize) -> bool {
     client.is_multiple_of(2)
 }
 
-/// Follows `calls` to the last event, coming back with its cursor whenever it must, or breaks off.
+/// Follows `calls` to the last event. The client resumes with its cursor whenever it was disconnected.
 async fn follow(balancer: SocketAddr, token: String, number: usize, ready: mpsc::Sender<()>) -> Seen {
     let (mut seen, mut since) = (Seen::default(), None::<String>);
     loop {
-        // No node may be there to answer, or it shuts down.
+        // All nodes may be down, or this one may be shutting down.
         let Ok(mut socket) = phoenix::connect(balancer, &token).await else {
             tokio::time::sleep(RECONNECT_DELAY).await;
             continue;
@@ -134,10 +136,10 @@ async fn follow(balancer: SocketAddr, token: String, number: usize, ready: mpsc:
                 _ => panic!("{message:?}"),
             }
             since = Some(cursor.to_owned());
-            // Once for each statement, so that one that comes again does not hold it up for ever.
-            if let (Some(statement), Some(row)) = place_of(payload)
-                && breaks_off(number, statement, row)
-                && seen.broke_off.insert(statement)
+            // Once for each statement. Otherwise a repeated statement would make it disconnect forever.
+            if let (Some(statement), Some(row)) = position_of(payload)
+                && disconnects_at(number, statement, row)
+                && seen.disconnected_in.insert(statement)
             {
                 break;
             }
@@ -145,13 +147,13 @@ async fn follow(balancer: SocketAddr, token: String, number: usize, ready: mpsc:
     }
 }
 
-/// Which statement wrote a row, and which of its rows it is.
-fn place_of(payload: &Value) -> (Option<usize>, Option<usize>) {
+/// The number of the statement that wrote a row, and the number of the row within the statement.
+fn position_of(payload: &Value) -> (Option<usize>, Option<usize>) {
     let number = |name: &str| usize::try_from(payload["data"]["metadata"][name].as_u64()?).ok();
     (number("statement"), number("row"))
 }
 
-/// Writes the next rows; their ids in the order of their events.
+/// Writes the rows of one statement, and returns their ids in the order of their events.
 async fn write(db: &TestDb, org: Uuid, statement: usize) -> Vec<String> {
     let insert = "insert into calls (org_id, metadata)
                   select $1, jsonb_build_object('statement', $2::bigint, 'row', n)
@@ -166,7 +168,7 @@ async fn write(db: &TestDb, org: Uuid, statement: usize) -> Vec<String> {
         .expect("inserts")
 }
 
-/// A process with the `phoenix` clients.
+/// Starts a process with the `phoenix` clients.
 fn start_phoenix(balancer: SocketAddr, org: Uuid) -> Child {
     let client = json!({"token": token(org, &json!({})), "topics": ["calls"]});
     let config = json!({"url": format!("ws://{balancer}/socket"), "clients": vec![client; CLIENTS]});
@@ -181,8 +183,8 @@ fn start_phoenix(balancer: SocketAddr, org: Uuid) -> Child {
         .expect("node can be started: `make setup` installs it")
 }
 
-/// Reads what they report until each has seen the last event. The table was empty when they began, so there
-/// is no state to load.
+/// Reads the reports of the `phoenix` clients until each has received the last event. The table was empty
+/// when they started, so there is no state to load.
 async fn follow_by_phoenix(mut child: Child, ready: mpsc::Sender<()>) -> Vec<Seen> {
     let mut stdin = child.stdin.take().expect("is piped");
     let mut lines = BufReader::new(child.stdout.take().expect("is piped")).lines();
@@ -210,7 +212,7 @@ async fn follow_by_phoenix(mut child: Child, ready: mpsc::Sender<()>) -> Vec<See
 }
 
 #[tokio::test]
-async fn a_rolling_restart_loses_and_doubles_nothing() {
+async fn a_rolling_restart_loses_and_duplicates_nothing() {
     let db = TestDb::create().await;
     let org = db.create_org().await;
     let mut nodes = [Node::start(db.gateway_url(), "a").await, Node::start(db.gateway_url(), "b").await];
@@ -241,19 +243,30 @@ async fn a_rolling_restart_loses_and_doubles_nothing() {
         written
     };
     let ((), written) = tokio::join!(replace, write);
-    let mut everybody = Vec::new();
+    let mut all = Vec::new();
     for client in own {
-        everybody.push(within("a client sees the last event", client).await.expect("follows"));
+        all.push(within("a client sees the last event", client).await.expect("follows"));
     }
-    everybody.extend(within("phoenix sees the last event", phoenix).await.expect("follows"));
-    for (number, seen) in everybody.iter().enumerate() {
-        let (closed, broke_off) = (&seen.closed, &seen.broke_off);
-        assert_eq!(seen.calls.len(), written.len(), "closed: {closed:?}; broke off: {broke_off:?}");
-        assert_eq!(seen.calls, written, "each once, and in order; broke off: {broke_off:?}");
-        // Who breaks off may by chance leave each node before it goes down.
+    all.extend(within("phoenix sees the last event", phoenix).await.expect("follows"));
+    for (number, seen) in all.iter().enumerate() {
+        let (closed, disconnected_in) = (&seen.closed, &seen.disconnected_in);
+        assert_eq!(
+            seen.calls.len(),
+            written.len(),
+            "closed: {closed:?}; disconnected in: {disconnected_in:?}"
+        );
+        assert_eq!(seen.calls, written, "every call once and in order; disconnected in: {disconnected_in:?}");
+        // A restless client may happen to leave each node before that node stops.
         let is_restless = number < CLIENTS && is_restless(number);
-        assert_eq!(!broke_off.is_empty(), is_restless, "client {number} broke off: {broke_off:?}");
-        assert!(is_restless || closed.contains(&1012), "moved: {closed:?}");
+        assert_eq!(
+            !disconnected_in.is_empty(),
+            is_restless,
+            "client {number} disconnected in: {disconnected_in:?}"
+        );
+        assert!(
+            is_restless || closed.contains(&1012),
+            "the client was not moved to another node: {closed:?}"
+        );
         assert!(seen.closed.iter().all(|code| [1012, 1006].contains(code)), "{:?}", seen.closed);
     }
     for node in &nodes {

@@ -1,5 +1,5 @@
-//! Resumes from the log: read once for all clients of an organisation, in turns, within bounds, and never
-//! silent about what is gone.
+//! Resumes from the log: one read serves all waiting clients of an organisation, the fair queue serves
+//! organisations in turn, memory is bounded, and truncated events cause a resync.
 
 use serde_json::json;
 use sqlx::postgres::{PgConnection, Postgres};
@@ -7,26 +7,27 @@ use sqlx::{Connection as _, Transaction};
 use uuid::Uuid;
 use warden::app::Gateway;
 
-use super::{connect, forgetful, gateway_on, seen_one};
+use super::{connect, cursor_after_one_call, gateway_on, gateway_without_recent};
 use crate::harness::{Client, LogCapture, TestDb, eventually};
 
 pub(super) async fn own_connection(db: &TestDb) -> PgConnection {
     PgConnection::connect(db.url()).await.expect("connects")
 }
 
-/// Nobody reads the log until this ends.
-pub(super) async fn hold_log(connection: &mut PgConnection) -> Transaction<'_, Postgres> {
+/// Locks the log, so that no read proceeds until the transaction ends.
+pub(super) async fn lock_log(connection: &mut PgConnection) -> Transaction<'_, Postgres> {
     let mut tx = connection.begin().await.expect("begins");
     sqlx::query("lock table warden.events in access exclusive mode").execute(&mut *tx).await.expect("locks");
     tx
 }
 
-/// A client whose resume waits for the log.
-pub(super) async fn resuming(gateway: &Gateway, org: Uuid, topic: &str, since: &str) -> Client {
+/// Starts a resume, and returns when it waits for a read of the log.
+pub(super) async fn resume_from_log(gateway: &Gateway, org: Uuid, topic: &str, since: &str) -> Client {
     let before = gateway.metrics().replays_from_log.get();
     let mut client = connect(gateway, org).await;
     assert_eq!(client.join_with(topic, json!({"since": since})).await, json!({"cursor": since}));
-    eventually("it waits for the log", async || gateway.metrics().replays_from_log.get() > before).await;
+    eventually("the resume waits for the log", async || gateway.metrics().replays_from_log.get() > before)
+        .await;
     client
 }
 
@@ -44,7 +45,7 @@ pub(super) async fn expect_calls(client: &mut Client, topic: &str, count: usize)
 }
 
 #[tokio::test]
-async fn those_who_wait_share_a_read_each_from_its_own_cursor() {
+async fn waiting_clients_share_a_read_and_resume_from_their_own_cursors() {
     const CLIENTS: usize = 40;
     let db = TestDb::create().await;
     let (org, other) = (db.create_org().await, db.create_org().await);
@@ -60,18 +61,18 @@ async fn those_who_wait_share_a_read_each_from_its_own_cursor() {
     insert_calls(&db, org, 10).await;
     db.publish(org, "recordings", "another.topic").await;
 
-    // As after a restart: a node that remembers nothing of it.
-    let second = forgetful(&db, |_| {}).await;
+    // A second node has none of these events in memory, as after a restart.
+    let second = gateway_without_recent(&db, |_| {}).await;
     let mut connection = own_connection(&db).await;
-    let held = hold_log(&mut connection).await;
-    // Those who missed least come first, so that the others reach back beyond them.
+    let lock = lock_log(&mut connection).await;
+    // The clients that missed least come first, so that the shared read must reach back beyond their cursors.
     let mut clients = Vec::new();
     for (n, since) in cursors.iter().enumerate().rev() {
         let topic = if n % 2 == 0 { "calls" } else { "org" };
-        clients.push(resuming(&second, org, topic, since).await);
+        clients.push(resume_from_log(&second, org, topic, since).await);
     }
     clients.reverse();
-    held.commit().await.expect("ends");
+    lock.commit().await.expect("ends");
     for (n, client) in clients.iter_mut().enumerate() {
         let topic = if n % 2 == 0 { "calls" } else { "org" };
         expect_calls(client, topic, CLIENTS - n - 1 + 10).await;
@@ -79,33 +80,34 @@ async fn those_who_wait_share_a_read_each_from_its_own_cursor() {
             client.expect_event("org", "another.topic").await;
         }
     }
-    // One for the first of them, one for all others; each with the look for what is gone.
+    // One read serves the first client and one serves all others. Each read takes a second query, for
+    // retention.
     assert_eq!(second.metrics().replay_queries.get(), 4);
     assert_eq!(second.metrics().replays_from_log.get(), CLIENTS as u64);
-    // And then they are live.
+    // Then all clients receive live events.
     db.publish(org, "calls", "live").await;
     for (n, client) in clients.iter_mut().enumerate() {
         client.expect_only(if n % 2 == 0 { "calls" } else { "org" }, "live").await;
     }
     drop(clients);
-    eventually("nothing is held", async || second.metrics().replay_bytes.get() == 0).await;
+    eventually("all memory is released", async || second.metrics().replay_bytes.get() == 0).await;
     first.stop().await;
     second.stop().await;
 }
 
-/// One reads at a time here, and the first organisation's clients miss too much for one read, so that it is
-/// parted again and again.
+/// Only one read runs at a time here. The clients of the first organisation missed too much for one read, so
+/// their reads are split repeatedly.
 #[tokio::test]
-async fn an_organisation_with_many_turns_to_take_gives_way_to_another() {
+async fn split_reads_of_one_organisation_do_not_delay_another() {
     const CLIENTS: usize = 16;
     let db = TestDb::create().await;
     let (large, small) = (db.create_org().await, db.create_org().await);
-    let gateway = forgetful(&db, |config| {
+    let gateway = gateway_without_recent(&db, |config| {
         config.limits.replay.concurrent_reads_max = 1;
         config.limits.replay.events_max = 20;
     })
     .await;
-    let of_small = seen_one(&gateway, &db, small).await;
+    let small_cursor = cursor_after_one_call(&gateway, &db, small).await;
     let mut follower = connect(&gateway, large).await;
     follower.join("calls").await;
     let mut cursors = Vec::new();
@@ -115,19 +117,23 @@ async fn an_organisation_with_many_turns_to_take_gives_way_to_another() {
     }
     insert_calls(&db, large, 12).await;
     let missed = db.insert_call(small).await;
-    eventually("it is read", async || gateway.metrics().events.get() >= CLIENTS as u64 + 14).await;
+    eventually("the tailer has read the events", async || {
+        gateway.metrics().events.get() >= CLIENTS as u64 + 14
+    })
+    .await;
 
     let logs = LogCapture::begin();
     let mut connection = own_connection(&db).await;
-    let held = hold_log(&mut connection).await;
+    let lock = lock_log(&mut connection).await;
     let mut clients = Vec::new();
     for since in &cursors {
-        clients.push(resuming(&gateway, large, "calls", since).await);
+        clients.push(resume_from_log(&gateway, large, "calls", since).await);
     }
-    let mut single = resuming(&gateway, small, "calls", &of_small).await;
-    held.commit().await.expect("ends");
+    let mut single = resume_from_log(&gateway, small, "calls", &small_cursor).await;
+    lock.commit().await.expect("ends");
     assert_eq!(single.expect_event("calls", "call.created").await.row_id(), missed.to_string());
-    // Those that missed what fits are served, whoever they waited with; the others are told.
+    // Clients whose missed events fit into one read are served, whatever the others missed. The others
+    // resync.
     for (n, client) in clients.iter_mut().enumerate() {
         let missed = CLIENTS - n - 1 + 12;
         if missed <= 20 {
@@ -138,62 +144,64 @@ async fn an_organisation_with_many_turns_to_take_gives_way_to_another() {
         }
     }
     let text = logs.text();
-    let turns: Vec<Uuid> = text
+    let reads: Vec<Uuid> = text
         .lines()
         .filter(|line| line.contains("replay read done") || line.contains("replay read split"))
         .filter_map(|line| [large, small].into_iter().find(|org| line.contains(&org.to_string())))
         .collect();
-    assert!(turns.len() > 4, "the large organisation took several turns: {turns:?}");
-    assert!(turns[..2].contains(&small), "the small one's came after at most one: {turns:?}");
+    assert!(reads.len() > 4, "the large organisation had several reads: {reads:?}");
+    assert!(reads[..2].contains(&small), "the small one waited for at most one read: {reads:?}");
     gateway.stop().await;
 }
 
-/// What is read and not yet sent stays in memory: not for ever, and the client is told.
+/// Events that are read and not yet sent stay in memory. This is limited in time, and the client then
+/// resyncs.
 #[tokio::test]
-async fn who_takes_too_long_over_what_it_missed_is_told() {
+async fn a_client_that_reads_its_replay_too_slowly_resyncs() {
     const EVENTS: usize = 300;
     let db = TestDb::create().await;
     let org = db.create_org().await;
-    let gateway = forgetful(&db, |config| {
+    let gateway = gateway_without_recent(&db, |config| {
         config.limits.replay.send_timeout = std::time::Duration::from_millis(300);
     })
     .await;
-    let since = seen_one(&gateway, &db, org).await;
+    let since = cursor_after_one_call(&gateway, &db, org).await;
     db.run(format!(
         "select warden.publish('{org}', 'calls', 'large', jsonb_build_object('x', repeat('x', 30000)))
          from generate_series(1, {EVENTS})"
     ))
     .await;
-    eventually("it is read", async || gateway.metrics().events.get() > EVENTS as u64).await;
+    eventually("the tailer has read the events", async || gateway.metrics().events.get() > EVENTS as u64)
+        .await;
     let mut slow = connect(&gateway, org).await;
     let socket = socket2::SockRef::from(slow.socket.get_ref());
     socket.set_recv_buffer_size(64 * 1024).expect("a smaller buffer");
     slow.join_with("calls", json!({"since": since})).await;
-    eventually("its events are held", async || gateway.metrics().replay_bytes.get() > 1_000_000).await;
-    eventually("it is given up", async || gateway.metrics().resyncs.get() == 1).await;
-    eventually("nothing is held", async || gateway.metrics().replay_bytes.get() == 0).await;
-    let mut came = 0;
+    eventually("its events take memory", async || gateway.metrics().replay_bytes.get() > 1_000_000).await;
+    eventually("the replay ends with a resync", async || gateway.metrics().resyncs.get() == 1).await;
+    eventually("all memory is released", async || gateway.metrics().replay_bytes.get() == 0).await;
+    let mut received = 0;
     let resync = loop {
         let event = slow.next_event().await;
         if event.name == "warden.resync" {
             break event;
         }
         assert_eq!(event.name, "large");
-        came += 1;
+        received += 1;
     };
-    assert!(came < EVENTS, "{came}");
+    assert!(received < EVENTS, "{received}");
     assert_eq!(resync.payload["reason"], "too_many");
     let live = db.insert_call(org).await;
     assert_eq!(slow.expect_event("calls", "call.created").await.row_id(), live.to_string());
     gateway.stop().await;
 }
 
-/// Memory for one read at a time: resumes wait for it, and none is forgotten.
+/// The budget has room for two reads. The other resumes wait for it, and none is lost.
 #[tokio::test]
-async fn resumes_wait_for_memory() {
+async fn resumes_wait_for_the_memory_budget() {
     const ORGS: usize = 6;
     let db = TestDb::create().await;
-    let gateway = forgetful(&db, |config| {
+    let gateway = gateway_without_recent(&db, |config| {
         config.limits.replay.concurrent_reads_max = 4;
         config.limits.replay.bytes_max = 200_000;
         config.limits.replay.memory_bytes_max = 400_000;
@@ -202,45 +210,51 @@ async fn resumes_wait_for_memory() {
     let mut orgs = Vec::new();
     for _ in 0..ORGS {
         let org = db.create_org().await;
-        orgs.push((org, seen_one(&gateway, &db, org).await));
+        orgs.push((org, cursor_after_one_call(&gateway, &db, org).await));
     }
     for (org, _) in &orgs {
         insert_calls(&db, *org, 200).await;
     }
-    eventually("it is read", async || gateway.metrics().events.get() >= 201 * ORGS as u64).await;
+    eventually("the tailer has read the events", async || {
+        gateway.metrics().events.get() >= 201 * ORGS as u64
+    })
+    .await;
     let mut connection = own_connection(&db).await;
-    let held = hold_log(&mut connection).await;
+    let lock = lock_log(&mut connection).await;
     let mut clients = Vec::new();
     for (org, since) in &orgs {
-        clients.push(resuming(&gateway, *org, "calls", since).await);
+        clients.push(resume_from_log(&gateway, *org, "calls", since).await);
     }
     assert_eq!(gateway.metrics().replay_bytes.get(), 400_000);
-    held.commit().await.expect("ends");
+    lock.commit().await.expect("ends");
     for client in &mut clients {
         expect_calls(client, "calls", 200).await;
     }
     assert_eq!(gateway.metrics().resyncs.get(), 0);
-    // More than a read may bring, for somebody who shares it with nobody.
+    // One client alone missed more than a read may return.
     let (org, since) = &orgs[0];
     insert_calls(&db, *org, 1000).await;
-    eventually("it is read", async || gateway.metrics().events.get() >= 201 * ORGS as u64 + 1000).await;
+    eventually("the tailer has read the events", async || {
+        gateway.metrics().events.get() >= 201 * ORGS as u64 + 1000
+    })
+    .await;
     let mut client = connect(&gateway, *org).await;
     client.join_with("calls", json!({"since": since})).await;
     assert_eq!(client.expect_event("calls", "warden.resync").await.payload["reason"], "too_many");
-    eventually("nothing is held", async || gateway.metrics().replay_bytes.get() == 0).await;
+    eventually("all memory is released", async || gateway.metrics().replay_bytes.get() == 0).await;
     gateway.stop().await;
 }
 
-/// The slot is emptied while the replay waits to read it: nothing is found there, and that is not taken for
-/// nothing having happened.
+/// Retention truncates the slot while the replay waits to read it. The read finds nothing there, and must not
+/// conclude that nothing happened.
 #[tokio::test]
-async fn a_slot_that_is_emptied_under_a_replay_is_noticed() {
+async fn a_slot_truncated_during_a_replay_read_causes_a_resync() {
     let db = TestDb::create().await;
     let org = db.create_org().await;
-    let gateway = forgetful(&db, |_| {}).await;
-    let since = seen_one(&gateway, &db, org).await;
+    let gateway = gateway_without_recent(&db, |_| {}).await;
+    let since = cursor_after_one_call(&gateway, &db, org).await;
     db.insert_call(org).await;
-    eventually("it is read", async || gateway.metrics().events.get() >= 2).await;
+    eventually("the tailer has read the events", async || gateway.metrics().events.get() >= 2).await;
     let rotate = "select warden.rotate_events('0', 0)";
     for _ in 0..7 {
         let done: String = sqlx::query_scalar(rotate).fetch_one(&db.pool).await.expect("rotates");
@@ -250,15 +264,15 @@ async fn a_slot_that_is_emptied_under_a_replay_is_noticed() {
     let mut tx = connection.begin().await.expect("begins");
     let done: String = sqlx::query_scalar(rotate).fetch_one(&mut *tx).await.expect("rotates");
     assert_eq!(done, "rotated");
-    let mut client = resuming(&gateway, org, "calls", &since).await;
-    eventually("the replay waits for the slot", async || {
+    let mut client = resume_from_log(&gateway, org, "calls", &since).await;
+    eventually("the replay waits for the slot's lock", async || {
         sqlx::query_scalar(
             "select count(*) > 0 from pg_stat_activity
              where datname = current_database() and wait_event_type = 'Lock' and query like '%org_id is null%'",
         )
         .fetch_one(&db.pool)
         .await
-        .expect("asks")
+        .expect("queries")
     })
     .await;
     tx.commit().await.expect("commits");
@@ -267,18 +281,20 @@ async fn a_slot_that_is_emptied_under_a_replay_is_noticed() {
     gateway.stop().await;
 }
 
-/// After a bulk of one organisation: clients of others, and its own, come back, and nobody's live events wait.
+/// After a bulk statement of one organisation its clients and those of others reconnect, and no live event
+/// waits.
 #[tokio::test]
-async fn a_bulk_of_one_holds_up_no_resume_of_another() {
+async fn a_bulk_statement_does_not_delay_resumes_of_other_organisations() {
     const BULK: usize = 100_000;
     let db = TestDb::create().await;
-    let gateway = forgetful(&db, |config| config.limits.outbox.queue_bytes_max = 1024 * 1024 * 1024).await;
+    let gateway =
+        gateway_without_recent(&db, |config| config.limits.outbox.queue_bytes_max = 1024 * 1024 * 1024).await;
     let bulky = db.create_org().await;
-    let of_bulky = seen_one(&gateway, &db, bulky).await;
+    let bulky_cursor = cursor_after_one_call(&gateway, &db, bulky).await;
     let mut others = Vec::new();
     for _ in 0..4 {
         let org = db.create_org().await;
-        others.push((org, seen_one(&gateway, &db, org).await));
+        others.push((org, cursor_after_one_call(&gateway, &db, org).await));
     }
     let mut live = connect(&gateway, others[0].0).await;
     live.join("recordings").await;
@@ -286,17 +302,17 @@ async fn a_bulk_of_one_holds_up_no_resume_of_another() {
     for (org, _) in &others {
         insert_calls(&db, *org, 3).await;
     }
-    // Page by page, each with a deadline of its own: together they may take long on a busy machine.
+    // Each page has a deadline of its own, because all of them together may take long on a busy machine.
     let all = BULK as u64 + 17;
     for part in (0..all).step_by(5_000).chain([all]) {
-        eventually("a page is read", async || gateway.metrics().events.get() >= part).await;
+        eventually("the tailer has read a page", async || gateway.metrics().events.get() >= part).await;
     }
 
     let mut clients = Vec::new();
     for n in 0..4 {
-        let mut of_bulk = connect(&gateway, bulky).await;
-        of_bulk.join_with(["calls", "recordings"][n % 2], json!({"since": of_bulky})).await;
-        clients.push(of_bulk);
+        let mut client = connect(&gateway, bulky).await;
+        client.join_with(["calls", "recordings"][n % 2], json!({"since": bulky_cursor})).await;
+        clients.push(client);
         for (org, since) in &others {
             let mut client = connect(&gateway, *org).await;
             client.join_with("calls", json!({"since": since})).await;
@@ -307,7 +323,8 @@ async fn a_bulk_of_one_holds_up_no_resume_of_another() {
     live.expect_only("recordings", "live").await;
     for (n, client) in clients.iter_mut().enumerate() {
         match (n % 5, n / 5 % 2) {
-            // Too much for the topic of the bulk, and nothing on another, which is no reason to resync.
+            // The client missed too much on the topic of the bulk. On another topic it missed nothing, so it
+            // must not resync.
             (0, 0) => {
                 let resync = client.expect_event("calls", "warden.resync").await;
                 assert_eq!(resync.payload["reason"], "too_many");

@@ -1,9 +1,10 @@
-//! Coming back with a cursor: everything that was missed, once, then live; or an explicit resync.
+//! Resuming with a cursor: the client receives every missed event once, then live events, or an explicit
+//! resync.
 
+mod limits;
 mod log;
 mod pages;
 mod seam;
-mod turns;
 mod visibility;
 
 use std::time::Duration;
@@ -18,15 +19,15 @@ use warden::log::cursor::{Cursor, Point};
 
 use crate::harness::{Client, TestDb, TestGateway, eventually, token};
 
-/// Sockets here may still be open when their gateway stops.
+/// Short, because sockets of these tests may still be open when their gateway stops.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(50);
 
 async fn gateway_on(db: &TestDb) -> Gateway {
     TestGateway::gateway(db, |config| config.limits.session.close_timeout = CLOSE_TIMEOUT).await
 }
 
-/// A gateway that remembers nothing: every resume is served from the log.
-async fn forgetful(db: &TestDb, change: impl FnOnce(&mut Config)) -> Gateway {
+/// Starts a gateway without recent events in memory, so every resume is served from the log.
+async fn gateway_without_recent(db: &TestDb, change: impl FnOnce(&mut Config)) -> Gateway {
     TestGateway::gateway(db, |config| {
         config.limits.recent.bytes_max = 0;
         config.limits.session.close_timeout = CLOSE_TIMEOUT;
@@ -39,16 +40,16 @@ async fn connect(gateway: &Gateway, org: Uuid) -> Client {
     Client::connect(gateway.public_addr(), &token(org, &json!({}))).await
 }
 
-/// An organisation in a database, and the cursor of a socket that saw one call.
-async fn seen_one(gateway: &Gateway, db: &TestDb, org: Uuid) -> String {
+/// Inserts one call, and returns the cursor of a socket that has seen it.
+async fn cursor_after_one_call(gateway: &Gateway, db: &TestDb, org: Uuid) -> String {
     let mut client = connect(gateway, org).await;
     client.join("calls").await;
     db.insert_call(org).await;
     client.expect_event("calls", "call.created").await.cursor().to_owned()
 }
 
-/// What was missed comes in order, then what is new; and nothing else.
-async fn expect_missed(client: &mut Client, since: &str, missed: &[Uuid], db: &TestDb, org: Uuid) {
+/// Resumes, and expects exactly the missed calls in order, and then a new live call.
+async fn expect_replay_then_live(client: &mut Client, since: &str, missed: &[Uuid], db: &TestDb, org: Uuid) {
     let response = client.join_with("calls", json!({"since": since})).await;
     assert_eq!(response, json!({"cursor": since}));
     for call in missed {
@@ -59,11 +60,11 @@ async fn expect_missed(client: &mut Client, since: &str, missed: &[Uuid], db: &T
 }
 
 #[tokio::test]
-async fn what_was_missed_comes_once_from_memory_and_from_the_log() {
+async fn missed_events_are_replayed_once_from_memory_and_from_the_log() {
     let db = TestDb::create().await;
     let (org, other) = (db.create_org().await, db.create_org().await);
     let first = gateway_on(&db).await;
-    let since = seen_one(&first, &db, org).await;
+    let since = cursor_after_one_call(&first, &db, org).await;
     let mut missed = Vec::new();
     for _ in 0..5 {
         missed.push(db.insert_call(org).await);
@@ -71,24 +72,24 @@ async fn what_was_missed_comes_once_from_memory_and_from_the_log() {
     }
 
     let mut client = connect(&first, org).await;
-    expect_missed(&mut client, &since, &missed, &db, org).await;
+    expect_replay_then_live(&mut client, &since, &missed, &db, org).await;
     assert_eq!(first.metrics().replays_from_memory.get(), 1);
     assert_eq!(first.metrics().replay_queries.get(), 0);
     missed.push(last_call(&db, org).await);
 
-    // Another node, which knows none of it by itself.
-    let second = forgetful(&db, |_| {}).await;
+    // A second node has no recent events in memory.
+    let second = gateway_without_recent(&db, |_| {}).await;
     let mut client = connect(&second, org).await;
-    expect_missed(&mut client, &since, &missed, &db, org).await;
+    expect_replay_then_live(&mut client, &since, &missed, &db, org).await;
     assert_eq!(second.metrics().replays_from_log.get(), 1);
     first.stop().await;
     second.stop().await;
 }
 
-/// Many lose their node by a restart and come back at once: what they missed is in memory already, and nobody
-/// asks the database.
+/// Many clients lose their node by a restart and reconnect at once. The warm-up has read their missed events
+/// into memory already, so no replay queries the database.
 #[tokio::test]
-async fn a_storm_onto_a_restarted_node_makes_no_queries() {
+async fn a_reconnect_storm_to_a_restarted_node_causes_no_queries() {
     const ORGS: usize = 3;
     const CLIENTS: usize = 20;
     let db = TestDb::create().await;
@@ -96,9 +97,9 @@ async fn a_storm_onto_a_restarted_node_makes_no_queries() {
     let mut cursors = Vec::new();
     for _ in 0..ORGS {
         let org = db.create_org().await;
-        cursors.push((org, seen_one(&first, &db, org).await));
+        cursors.push((org, cursor_after_one_call(&first, &db, org).await));
     }
-    // In progress when they left, and still when the node starts again.
+    // This transaction is in progress when the clients disconnect, and still when the node starts again.
     let mut late = PgConnection::connect(db.url()).await.expect("connects");
     let mut tx = late.begin().await.expect("begins");
     let insert = "insert into calls (org_id) values ($1) returning id";
@@ -112,7 +113,7 @@ async fn a_storm_onto_a_restarted_node_makes_no_queries() {
 
     let second = gateway_on(&db).await;
     tx.commit().await.expect("commits");
-    eventually("it is read", async || second.metrics().events.get() >= 1).await;
+    eventually("the tailer has read the event", async || second.metrics().events.get() >= 1).await;
     let mut clients = Vec::new();
     for n in 0..CLIENTS * ORGS {
         let (org, since) = &cursors[n % ORGS];
@@ -129,7 +130,7 @@ async fn a_storm_onto_a_restarted_node_makes_no_queries() {
     assert_eq!(second.metrics().replays_from_memory.get(), clients.len() as u64);
     assert_eq!(second.metrics().replay_queries.get(), 0);
 
-    // One that remembers only the last of it serves the others from the log.
+    // A node that warms up only the last rows serves older cursors from the log.
     let third = TestGateway::gateway(&db, |config| {
         config.limits.tailer.warm_rows_max = 3;
         config.limits.session.close_timeout = CLOSE_TIMEOUT;
@@ -138,15 +139,15 @@ async fn a_storm_onto_a_restarted_node_makes_no_queries() {
     let (org, since) = &cursors[1];
     let missed: Vec<Uuid> = missed.iter().skip(1).step_by(ORGS).copied().collect();
     let mut client = connect(&third, *org).await;
-    expect_missed(&mut client, since, &missed, &db, *org).await;
+    expect_replay_then_live(&mut client, since, &missed, &db, *org).await;
     assert_eq!(third.metrics().replays_from_log.get(), 1);
     second.stop().await;
     third.stop().await;
 }
 
-/// A restarted node has the last events in memory, not those that were committed late with older ids.
+/// A restarted node has the last events in memory, but not those that a late commit added with older ids.
 #[tokio::test]
-async fn a_late_commit_is_not_passed_over_by_a_restarted_node() {
+async fn a_restarted_node_does_not_lose_a_late_commit() {
     let db = TestDb::create().await;
     let org = db.create_org().await;
     let first = gateway_on(&db).await;
@@ -169,7 +170,7 @@ async fn a_late_commit_is_not_passed_over_by_a_restarted_node() {
     })
     .await;
     let mut client = connect(&second, org).await;
-    expect_missed(&mut client, &since, &missed, &db, org).await;
+    expect_replay_then_live(&mut client, &since, &missed, &db, org).await;
     first.stop().await;
     second.stop().await;
 }
@@ -182,9 +183,9 @@ async fn last_call(db: &TestDb, org: Uuid) -> Uuid {
         .expect("reads")
 }
 
-/// A transaction that was open when the cursor was made, and committed while the client was away.
+/// A transaction was open when the cursor was issued, and committed while the client was disconnected.
 #[tokio::test]
-async fn a_late_commit_is_not_passed_over() {
+async fn a_replay_includes_a_late_commit() {
     let db = TestDb::create().await;
     let org = db.create_org().await;
     let gateway = gateway_on(&db).await;
@@ -192,22 +193,22 @@ async fn a_late_commit_is_not_passed_over() {
     let mut tx = late.begin().await.expect("begins");
     let insert = "insert into calls (org_id) values ($1) returning id";
     let early: Uuid = sqlx::query_scalar(insert).bind(org).fetch_one(&mut *tx).await.expect("inserts");
-    let since = seen_one(&gateway, &db, org).await;
+    let since = cursor_after_one_call(&gateway, &db, org).await;
     tx.commit().await.expect("commits");
 
     let mut client = connect(&gateway, org).await;
-    expect_missed(&mut client, &since, &[early], &db, org).await;
-    // And from the log.
+    expect_replay_then_live(&mut client, &since, &[early], &db, org).await;
+    // The same from the log.
     let missed = [early, last_call(&db, org).await];
-    let another = forgetful(&db, |_| {}).await;
+    let another = gateway_without_recent(&db, |_| {}).await;
     let mut client = connect(&another, org).await;
-    expect_missed(&mut client, &since, &missed, &db, org).await;
+    expect_replay_then_live(&mut client, &since, &missed, &db, org).await;
     gateway.stop().await;
     another.stop().await;
 }
 
 #[tokio::test]
-async fn the_cursor_of_a_join_is_good_too() {
+async fn the_cursor_of_a_join_reply_resumes() {
     let db = TestDb::create().await;
     let org = db.create_org().await;
     let gateway = gateway_on(&db).await;
@@ -216,14 +217,14 @@ async fn the_cursor_of_a_join_is_good_too() {
     drop(client);
     let missed = [db.insert_call(org).await, db.insert_call(org).await];
     let mut client = connect(&gateway, org).await;
-    expect_missed(&mut client, &since, &missed, &db, org).await;
+    expect_replay_then_live(&mut client, &since, &missed, &db, org).await;
     gateway.stop().await;
 }
 
-/// A read of the tables and a cursor of the same transaction are a state and the place from which its
-/// changes follow.
+/// One transaction reads the tables and takes a cursor. Together these are a state and the position from
+/// which its changes follow.
 #[tokio::test]
-async fn a_snapshot_and_its_cursor_fit_together() {
+async fn a_snapshot_and_its_cursor_leave_no_gap_and_no_overlap() {
     let db = TestDb::create().await;
     let org = db.create_org().await;
     let gateway = gateway_on(&db).await;
@@ -244,7 +245,7 @@ async fn a_snapshot_and_its_cursor_fit_together() {
         .fetch_all(&mut *tx)
         .await
         .expect("reads");
-    // Committed after the snapshot was taken, before the cursor is asked for.
+    // This call is committed after the snapshot was taken and before the cursor is taken.
     let between = db.insert_call(org).await;
     let row = sqlx::query(
         "select warden.epoch(), pg_current_snapshot()::text, (select coalesce(max(id), 0) from warden.events)",
@@ -265,7 +266,7 @@ async fn a_snapshot_and_its_cursor_fit_together() {
     loop {
         let event = client.expect_event("calls", "call.created").await;
         let id: Uuid = event.row_id().parse().expect("a UUID");
-        assert!(!state.contains(&id), "{id} is in the state already");
+        assert!(!state.contains(&id), "{id} was in the state already");
         state.push(id);
         if id == live {
             break;
@@ -283,11 +284,11 @@ async fn a_snapshot_and_its_cursor_fit_together() {
 }
 
 #[tokio::test]
-async fn what_is_no_cursor_here_resyncs_and_what_is_anothers_shows_nothing_of_theirs() {
+async fn invalid_cursors_resync_and_foreign_cursors_reveal_nothing() {
     let db = TestDb::create().await;
     let (org, other) = (db.create_org().await, db.create_org().await);
     let gateway = gateway_on(&db).await;
-    let theirs = seen_one(&gateway, &db, other).await;
+    let theirs = cursor_after_one_call(&gateway, &db, other).await;
     db.insert_call(other).await;
     let missed = db.insert_call(org).await;
 
@@ -299,11 +300,11 @@ async fn what_is_no_cursor_here_resyncs_and_what_is_anothers_shows_nothing_of_th
         assert_eq!(response["resync"], true, "{bad:.50}");
         assert!(response["cursor"].as_str().is_some_and(|c| !c.is_empty()));
     }
-    // A cursor names a place in the log, not a tenant.
+    // A cursor names a position in the log, not an organisation.
     let mut client = connect(&gateway, org).await;
-    expect_missed(&mut client, &theirs, &[missed], &db, org).await;
+    expect_replay_then_live(&mut client, &theirs, &[missed], &db, org).await;
 
-    // From the future, as a forger would make it: what is new still comes.
+    // A forged cursor from the future does not suppress new events.
     let mut future: Cursor = theirs.parse().expect("a cursor");
     let mut point = (*future.to).clone();
     point.snapshot.xmax += 1_000_000;
@@ -321,7 +322,7 @@ async fn what_is_no_cursor_here_resyncs_and_what_is_anothers_shows_nothing_of_th
 }
 
 #[tokio::test]
-async fn too_much_is_told_as_a_resync() {
+async fn a_replay_above_the_event_limit_resyncs() {
     let db = TestDb::create().await;
     let org = db.create_org().await;
     let gateway = TestGateway::gateway(&db, |config| {
@@ -329,33 +330,33 @@ async fn too_much_is_told_as_a_resync() {
         config.limits.session.close_timeout = CLOSE_TIMEOUT;
     })
     .await;
-    let since = seen_one(&gateway, &db, org).await;
+    let since = cursor_after_one_call(&gateway, &db, org).await;
     db.run(format!("insert into calls (org_id) select '{org}' from generate_series(1, 11)")).await;
-    // Only what the node has read was missed; what comes later is live.
-    eventually("the node has read it", async || gateway.metrics().events.get() >= 12).await;
+    // Only events that the node has read count as missed. Later events are live.
+    eventually("the tailer has read the events", async || gateway.metrics().events.get() >= 12).await;
     let mut client = connect(&gateway, org).await;
     client.join_with("calls", json!({"since": since})).await;
     let resync = client.expect_event("calls", "warden.resync").await;
     assert_eq!(resync.payload["reason"], "too_many");
-    // From there on nothing is missing.
+    // From the resync on no event is missing.
     let since = resync.cursor().to_owned();
     let call = db.insert_call(org).await;
     assert_eq!(client.expect_event("calls", "call.created").await.row_id(), call.to_string());
     let mut again = connect(&gateway, org).await;
-    expect_missed(&mut again, &since, &[call], &db, org).await;
+    expect_replay_then_live(&mut again, &since, &[call], &db, org).await;
     gateway.stop().await;
 }
 
-/// Leaving and joining again while a replay is under way leaves one subscription, not two.
+/// A client joins again while a replay is under way. One subscription remains, not two.
 #[tokio::test]
-async fn a_join_that_is_given_up_while_it_resumes_leaves_nothing() {
+async fn rejoining_during_a_resume_leaves_one_subscription() {
     let db = TestDb::create().await;
     let org = db.create_org().await;
     let gateway = gateway_on(&db).await;
-    let since = seen_one(&gateway, &db, org).await;
+    let since = cursor_after_one_call(&gateway, &db, org).await;
     db.run(format!("insert into calls (org_id) select '{org}' from generate_series(1, 500)")).await;
     let mut client = connect(&gateway, org).await;
-    // All three in one go: the second and third come while the first resumes.
+    // All three joins are sent at once, so the second and third arrive while the first resumes.
     client.send(&json!(["a", "a", "calls", "phx_join", {"since": since}]).to_string()).await;
     client.send(&json!(["b", "b", "calls", "phx_join", {"since": since}]).to_string()).await;
     client.send(&json!(["c", "c", "calls", "phx_join", {}]).to_string()).await;

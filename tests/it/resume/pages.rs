@@ -1,5 +1,5 @@
-//! A bulk is read page by page, and between two pages a node stands at no point: clients come back all the
-//! same, of any organisation, and nothing is lost or doubled for them.
+//! The tailer reads a bulk statement page by page, and between two pages the node is between two points.
+//! Clients of any organisation can resume there, and no event is lost or duplicated.
 
 use serde_json::json;
 use sqlx::Connection as _;
@@ -7,10 +7,10 @@ use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 use warden::app::Gateway;
 
-use super::{CLOSE_TIMEOUT, connect, seen_one};
+use super::{CLOSE_TIMEOUT, connect, cursor_after_one_call};
 use crate::harness::{Client, TestDb, TestGateway, eventually};
 
-/// So many rows in a page, where a test wants many pages.
+/// Rows in a page, few enough for many pages.
 const PAGE_ROWS: u32 = 20;
 const BULK_ROWS: u64 = 1_000;
 
@@ -23,7 +23,7 @@ async fn gateway_with_pages(db: &TestDb, recent_bytes: usize) -> Gateway {
     .await
 }
 
-/// One statement for two organisations in turn, so that every page has events of both.
+/// Inserts rows of two organisations alternately in one statement, so that every page has events of both.
 async fn insert_bulk(db: &TestDb, orgs: [Uuid; 2]) {
     let [even, odd] = orgs;
     db.run(format!(
@@ -34,7 +34,7 @@ async fn insert_bulk(db: &TestDb, orgs: [Uuid; 2]) {
     .await;
 }
 
-/// The numbers of the bulk's rows that came, up to the last.
+/// Expects the bulk's rows with these numbers, in order.
 async fn expect_bulk(client: &mut Client, numbers: impl Iterator<Item = u64>) {
     for n in numbers {
         let event = client.expect_event("calls", "call.created").await;
@@ -42,65 +42,65 @@ async fn expect_bulk(client: &mut Client, numbers: impl Iterator<Item = u64>) {
     }
 }
 
-/// The reader is stopped between two pages, by a lock on the log.
+/// A lock on the log stops the tailer between two pages.
 #[tokio::test]
-async fn joins_between_two_pages_are_answered_and_neither_lose_nor_double() {
+async fn joins_between_two_pages_lose_and_duplicate_nothing() {
     let db = TestDb::create().await;
     let (org, other, third) = (db.create_org().await, db.create_org().await, db.create_org().await);
     let gateway = gateway_with_pages(&db, 64 * 1024 * 1024).await;
-    let since = seen_one(&gateway, &db, org).await;
-    let since_other = seen_one(&gateway, &db, other).await;
-    let since_third = seen_one(&gateway, &db, third).await;
+    let since = cursor_after_one_call(&gateway, &db, org).await;
+    let since_other = cursor_after_one_call(&gateway, &db, other).await;
+    let since_third = cursor_after_one_call(&gateway, &db, third).await;
     let missed = db.insert_call(third).await;
     let mut follower = connect(&gateway, org).await;
     follower.join("calls").await;
 
     insert_bulk(&db, [org, other]).await;
-    // In the midst of the pages, a client that came before them has seen some.
-    let mut within = String::new();
+    // A client that was connected before the bulk has seen part of it.
+    let mut inside = String::new();
     for _ in 0..PAGE_ROWS {
-        within = follower.expect_event("calls", "call.created").await.cursor().to_owned();
+        inside = follower.expect_event("calls", "call.created").await.cursor().to_owned();
     }
     let mut connection = PgConnection::connect(db.url()).await.expect("connects");
-    let mut held = connection.begin().await.expect("begins");
+    let mut lock = connection.begin().await.expect("begins");
     sqlx::query("lock table warden.events in access exclusive mode")
-        .execute(&mut *held)
+        .execute(&mut *lock)
         .await
         .expect("locks");
-    // What it read before is passed on by then.
-    eventually("the reader waits for the log", async || {
+    // By then the tailer has dispatched everything that it read before.
+    eventually("the tailer waits for the log", async || {
         sqlx::query_scalar(
             "select count(*) > 0 from pg_stat_activity
              where datname = current_database() and wait_event_type = 'Lock' and usename = 'warden_gateway'",
         )
         .fetch_one(&db.pool)
         .await
-        .expect("asks")
+        .expect("queries")
     })
     .await;
     let read = gateway.metrics().events.get();
-    assert!(read < BULK_ROWS, "the reader is through: nothing is shown");
+    assert!(read < BULK_ROWS, "the tailer has read the whole bulk: the test shows nothing");
 
     let mut clients = Vec::new();
     for (of, since, first) in
-        [(org, &since, 2), (other, &since_other, 1), (org, &within, 2 * u64::from(PAGE_ROWS) + 2)]
+        [(org, &since, 2), (other, &since_other, 1), (org, &inside, 2 * u64::from(PAGE_ROWS) + 2)]
     {
         let mut client = connect(&gateway, of).await;
         assert_eq!(client.join_with("calls", json!({"since": since})).await, json!({"cursor": since}));
         clients.push((client, first));
     }
-    let mut of_third = connect(&gateway, third).await;
-    of_third.join_with("calls", json!({"since": since_third})).await;
-    assert_eq!(of_third.expect_event("calls", "call.created").await.row_id(), missed.to_string());
-    // What they missed comes too, before the reader goes on.
+    let mut third_client = connect(&gateway, third).await;
+    third_client.join_with("calls", json!({"since": since_third})).await;
+    assert_eq!(third_client.expect_event("calls", "call.created").await.row_id(), missed.to_string());
+    // The missed events of the other clients arrive too, before the tailer continues.
     for (client, first) in &mut clients {
         let event = client.expect_event("calls", "call.created").await;
         assert_eq!(event.data("metadata")["n"], *first);
     }
-    eventually("all are served", async || gateway.metrics().replays_from_memory.get() >= 4).await;
-    assert_eq!(gateway.metrics().events.get(), read, "the reader goes on: nothing is shown");
+    eventually("all resumes are served", async || gateway.metrics().replays_from_memory.get() >= 4).await;
+    assert_eq!(gateway.metrics().events.get(), read, "the tailer has continued: the test shows nothing");
 
-    held.commit().await.expect("ends");
+    lock.commit().await.expect("ends");
     for (client, first) in &mut clients {
         expect_bulk(client, (*first + 2..=BULK_ROWS).step_by(2)).await;
     }
@@ -110,7 +110,7 @@ async fn joins_between_two_pages_are_answered_and_neither_lose_nor_double() {
     for (client, _) in &mut clients {
         client.expect_only("calls", "last").await;
     }
-    of_third.expect_only("calls", "last").await;
+    third_client.expect_only("calls", "last").await;
     assert_eq!(gateway.metrics().resyncs.get(), 0);
     gateway.stop().await;
 }

@@ -1,5 +1,5 @@
-//! The seam between replay and live, as a property: clients that come and go at random, on two nodes, while
-//! writers never stop, see every event once.
+//! The seam between replay and live events, as a property. Clients disconnect and resume at random on two
+//! nodes while writers never stop, and each client receives every event once.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,21 +15,21 @@ use crate::harness::{TestDb, TestGateway};
 const ORGS: usize = 2;
 const WRITERS: usize = 6;
 const CLIENTS_PER_ORG: usize = 8;
-/// Transactions of one writer.
+/// Number of transactions of one writer.
 const TRANSACTIONS: usize = 60;
-/// Of a large event.
+/// Size of a large event's payload.
 const FILLER_BYTES: i32 = 20_000;
 const LAST: &str = "the.last";
 
-/// Each writer publishes in transactions of random length, one after the other, some of them rolled back:
-/// its own events must be seen in the order of their numbers.
+/// Publishes in transactions of random length, one after the other, some of which are rolled back. Clients
+/// must see the events of one writer in the order of their numbers.
 async fn write(db: Arc<TestDb>, orgs: Vec<Uuid>, writer: usize, mut random: fastrand::Rng) {
     let mut connection = PgConnection::connect(db.url()).await.expect("connects");
     for _ in 0..TRANSACTIONS {
         let mut tx = connection.begin().await.expect("begins");
         for _ in 0..random.usize(1..4) {
             let org = orgs[random.usize(..orgs.len())];
-            // Some are large, so that a replay takes many buffers and much happens meanwhile.
+            // Some events are large, so that a replay takes many buffers and live events arrive meanwhile.
             sqlx::query(
                 "select warden.publish($1, 'calls', 'seam.test', jsonb_build_object(
                     'n', nextval('seam'), 'writer', $2::bigint, 'filler', repeat('x', $3)))",
@@ -40,7 +40,7 @@ async fn write(db: Arc<TestDb>, orgs: Vec<Uuid>, writer: usize, mut random: fast
             .execute(&mut *tx)
             .await
             .expect("publishes");
-            // Long enough for others to commit in between, and for readers to look.
+            // Long enough for other writers to commit in between, and for tailers to poll.
             for _ in 0..random.usize(..6) {
                 tokio::task::yield_now().await;
                 sqlx::query("select 1").execute(&mut *tx).await.expect("waits");
@@ -54,7 +54,7 @@ async fn write(db: Arc<TestDb>, orgs: Vec<Uuid>, writer: usize, mut random: fast
     }
 }
 
-/// Follows `calls`, on one node and then the other, and goes away at random, until the last event.
+/// Follows `calls` until the last event, on random nodes, and disconnects at random.
 async fn follow(
     gateways: [std::net::SocketAddr; 2],
     org: Uuid,
@@ -87,17 +87,17 @@ async fn follow(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clients_that_come_and_go_see_every_event_once() {
-    come_and_go(5_000).await;
+async fn reconnecting_clients_receive_every_event_once() {
+    follow_on_two_nodes(5_000).await;
 }
 
-/// Nearly every read takes several pages, so that clients leave and come back between two of them.
+/// Nearly every read takes several pages, so that clients disconnect and resume between two of them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clients_that_come_and_go_between_pages_see_every_event_once() {
-    come_and_go(2).await;
+async fn clients_that_reconnect_between_pages_receive_every_event_once() {
+    follow_on_two_nodes(2).await;
 }
 
-async fn come_and_go(page_rows: u32) {
+async fn follow_on_two_nodes(page_rows: u32) {
     let seed =
         std::env::var("WARDEN_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
     println!("WARDEN_SEED={seed}");
@@ -108,8 +108,8 @@ async fn come_and_go(page_rows: u32) {
     for _ in 0..ORGS {
         orgs.push(db.create_org().await);
     }
-    // The second remembers next to nothing, and replays from the log.
-    let forgetful = TestGateway::gateway(&db, |config| {
+    // The second node keeps almost no recent events, and replays from the log.
+    let without_recent = TestGateway::gateway(&db, |config| {
         config.limits.recent.bytes_max = 1_000;
         config.limits.tailer.page_rows_max = page_rows;
         config.limits.session.close_timeout = super::CLOSE_TIMEOUT;
@@ -118,11 +118,11 @@ async fn come_and_go(page_rows: u32) {
         config.limits.tailer.page_rows_max = page_rows;
         config.limits.session.close_timeout = super::CLOSE_TIMEOUT;
     });
-    let gateways = [first.await, forgetful.await];
+    let gateways = [first.await, without_recent.await];
     let nodes = [gateways[0].public_addr(), gateways[1].public_addr()];
 
-    let mut held = PgConnection::connect(db.url()).await.expect("connects");
-    let mut held = held.begin().await.expect("begins");
+    let mut open = PgConnection::connect(db.url()).await.expect("connects");
+    let mut open = open.begin().await.expect("begins");
     let mut followers = Vec::new();
     for org in &orgs {
         let mut client = connect(&gateways[0], *org).await;
@@ -134,7 +134,7 @@ async fn come_and_go(page_rows: u32) {
     }
     sqlx::query("select warden.publish($1, 'calls', 'seam.test', '{\"n\": 0}')")
         .bind(orgs[0])
-        .execute(&mut *held)
+        .execute(&mut *open)
         .await
         .expect("publishes");
     let writers: Vec<_> =
@@ -142,7 +142,7 @@ async fn come_and_go(page_rows: u32) {
     for writer in writers {
         writer.await.expect("writes");
     }
-    held.commit().await.expect("commits");
+    open.commit().await.expect("commits");
     for org in &orgs {
         db.publish(*org, "calls", LAST).await;
     }
@@ -163,7 +163,7 @@ async fn come_and_go(page_rows: u32) {
         expected.sort_unstable();
         assert_eq!(&seen, expected, "WARDEN_SEED={seed}");
     }
-    // The test has shown something only if both ways were taken.
+    // The test shows something only if replays came from memory and from the log.
     assert!(gateways[0].metrics().replays_from_memory.get() > 0);
     assert!(gateways[1].metrics().replays_from_log.get() > 0);
     for gateway in gateways {

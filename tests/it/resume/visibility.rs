@@ -1,14 +1,14 @@
-//! The gateway's own reading of a snapshot against PostgreSQL's.
+//! Compares the visibility of transactions in the gateway's snapshots with PostgreSQL's own answer.
 
 use warden::log::cursor::Snapshot;
 
 use crate::harness::TestDb;
 
-/// Snapshots that are compared, each at every transaction id near it.
+/// Number of random snapshots, each compared at every transaction id near it.
 const SNAPSHOTS: usize = 200;
 
 #[tokio::test]
-async fn a_snapshot_sees_what_postgresql_says_it_sees() {
+async fn snapshot_visibility_equals_that_of_postgresql() {
     let seed =
         std::env::var("WARDEN_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
     let mut random = fastrand::Rng::with_seed(seed);
@@ -38,7 +38,7 @@ async fn a_snapshot_sees_what_postgresql_says_it_sees() {
             assert_eq!(snapshot.sees(xid.cast_unsigned()), is_visible, "{text} at {xid}; WARDEN_SEED={seed}");
         }
     }
-    // And one as PostgreSQL makes it, with transactions open.
+    // A real snapshot of PostgreSQL, with open transactions.
     let mut open = Vec::new();
     for _ in 0..5 {
         let mut tx = db.pool.begin().await.expect("begins");

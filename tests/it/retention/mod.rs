@@ -1,6 +1,6 @@
-//! The ring of the log moves on, what is gone is said to be gone, and nobody waits for it.
+//! Retention: the log rotates, truncated events cause a resync, and rotation delays nobody.
 
-mod reader;
+mod tailer;
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ use warden::log::cursor::Cursor;
 
 use crate::harness::{Answer, Client, TestDb, TestGateway, Upgrade, eventually, token};
 
-/// Sockets here may still be open when their gateway stops.
+/// Short, because sockets of these tests may still be open when their gateway stops.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// A gateway that remembers nothing, so that every resume reads the log.
-async fn forgetful(db: &TestDb) -> Gateway {
+/// Starts a gateway without recent events in memory, so every resume reads the log.
+async fn gateway_without_recent(db: &TestDb) -> Gateway {
     TestGateway::gateway(db, |config| {
         config.limits.recent.bytes_max = 0;
         config.limits.session.close_timeout = CLOSE_TIMEOUT;
@@ -29,15 +29,15 @@ async fn client(gateway: &Gateway, org: Uuid) -> Client {
     Client::connect(gateway.public_addr(), &token(org, &json!({}))).await
 }
 
-/// As the gateway's own role.
-async fn rotate(db: &TestDb) -> String {
+/// Tries to rotate the log, as the gateway's own role.
+async fn try_rotate(db: &TestDb) -> String {
     let mut gateway = PgConnection::connect(db.gateway_url()).await.expect("connects");
     sqlx::query_scalar("select warden.rotate_events('0', 0)").fetch_one(&mut gateway).await.expect("rotates")
 }
 
-/// The next step, once nobody who reads the log just now is in its way any more.
-async fn step(db: &TestDb) {
-    eventually("a step", async || match rotate(db).await.as_str() {
+/// Rotates the log once, as soon as no read of the log blocks it.
+async fn rotate(db: &TestDb) {
+    eventually("the log rotates", async || match try_rotate(db).await.as_str() {
         "rotated" => true,
         "blocked" => false,
         other => panic!("{other}"),
@@ -53,55 +53,55 @@ async fn logged(db: &TestDb) -> i64 {
 }
 
 #[tokio::test]
-async fn the_oldest_goes_and_who_needs_it_is_told() {
+async fn a_cursor_older_than_the_log_resyncs() {
     let (cluster, db) = TestDb::create_alone().await;
     let org = db.create_org().await;
-    let gateway = forgetful(&db).await;
+    let gateway = gateway_without_recent(&db).await;
     let mut follower = client(&gateway, org).await;
     let old = follower.join("calls").await["cursor"].as_str().expect("a cursor").to_owned();
     db.insert_call(org).await;
     follower.expect_event("calls", "call.created").await;
 
-    // Seven steps keep it: the eighth comes to its slot again.
+    // Seven rotations keep the event. The eighth truncates its slot.
     for _ in 0..7 {
-        step(&db).await;
+        rotate(&db).await;
         assert_eq!(logged(&db).await, 1);
     }
     let mut back = client(&gateway, org).await;
     back.join_with("calls", json!({"since": old})).await;
     back.expect_event("calls", "call.created").await;
 
-    step(&db).await;
+    rotate(&db).await;
     assert_eq!(logged(&db).await, 0);
     let mut back = client(&gateway, org).await;
     back.join_with("calls", json!({"since": old})).await;
     let resync = back.expect_event("calls", "warden.resync").await;
     assert_eq!(resync.payload["reason"], "too_old");
 
-    // A node that begins now has all of the log in memory, and must not take it for all that there was.
+    // A node that starts now has the whole log in memory. It must not conclude that there never was more.
     let fresh = TestGateway::gateway(&db, |config| config.limits.session.close_timeout = CLOSE_TIMEOUT).await;
     let mut elsewhere = client(&fresh, org).await;
     elsewhere.join_with("calls", json!({"since": old})).await;
-    let told = elsewhere.expect_event("calls", "warden.resync").await;
-    assert_eq!(told.payload["reason"], "too_old");
+    let resync_elsewhere = elsewhere.expect_event("calls", "warden.resync").await;
+    assert_eq!(resync_elsewhere.payload["reason"], "too_old");
     fresh.stop().await;
 
-    // What came after is still served, and who was there all the time lost nothing.
-    let young = resync.cursor().to_owned();
+    // Later events are still replayed, and the client that stayed connected lost nothing.
+    let recent = resync.cursor().to_owned();
     let call = db.insert_call(org).await;
     assert_eq!(follower.expect_event("calls", "call.created").await.row_id(), call.to_string());
     let mut back = client(&gateway, org).await;
-    back.join_with("calls", json!({"since": young})).await;
+    back.join_with("calls", json!({"since": recent})).await;
     assert_eq!(back.expect_event("calls", "call.created").await.row_id(), call.to_string());
     gateway.stop().await;
     cluster.close().await.expect("ends");
 }
 
 #[tokio::test]
-async fn an_open_writer_blocks_the_job_and_nobody_else() {
+async fn an_open_writer_blocks_rotation_and_nothing_else() {
     let db = TestDb::create().await;
     let org = db.create_org().await;
-    let gateway = forgetful(&db).await;
+    let gateway = gateway_without_recent(&db).await;
     let mut follower = client(&gateway, org).await;
     follower.join("calls").await;
 
@@ -110,35 +110,35 @@ async fn an_open_writer_blocks_the_job_and_nobody_else() {
     let insert = format!("insert into calls (org_id, from_number) values ('{org}', 'late')");
     open.execute(sqlx::AssertSqlSafe(insert)).await.expect("inserts");
     for _ in 0..7 {
-        step(&db).await;
+        rotate(&db).await;
     }
-    // The slot that comes next is the one that the open transaction has written to.
-    assert_eq!(rotate(&db).await, "blocked");
+    // The next slot is the one to which the open transaction has written.
+    assert_eq!(try_rotate(&db).await, "blocked");
     let call = db.insert_call(org).await;
     assert_eq!(follower.expect_event("calls", "call.created").await.row_id(), call.to_string());
     open.commit().await.expect("commits");
     assert_eq!(follower.expect_event("calls", "call.created").await.data("from_number"), "late");
-    step(&db).await;
+    rotate(&db).await;
     gateway.stop().await;
 }
 
 #[tokio::test]
-async fn every_node_looks_and_one_does_it() {
+async fn nodes_rotate_one_at_a_time_and_delivery_continues() {
     let db = TestDb::create().await;
     let org = db.create_org().await;
-    let soon = |config: &mut warden::config::Config| {
+    let often = |config: &mut warden::config::Config| {
         config.limits.retention.bytes_max = 0;
         config.limits.retention.interval = Duration::from_millis(20);
         config.limits.session.close_timeout = CLOSE_TIMEOUT;
     };
-    let gateways = [TestGateway::gateway(&db, soon).await, TestGateway::gateway(&db, soon).await];
+    let gateways = [TestGateway::gateway(&db, often).await, TestGateway::gateway(&db, often).await];
     let rotations = || gateways.iter().map(|g| g.metrics().rotations.get()).sum::<u64>();
     db.insert_call(org).await;
-    // One may have been under way.
+    // One rotation may have been under way.
     let enough = rotations() + 9;
-    eventually("the ring has come round", async || rotations() >= enough).await;
+    eventually("every slot was truncated", async || rotations() >= enough).await;
     assert_eq!(logged(&db).await, 0);
-    // Events go on arriving while the ring turns.
+    // Events keep arriving while the log rotates.
     let mut follower = client(&gateways[0], org).await;
     follower.join("calls").await;
     for _ in 0..50 {
@@ -151,7 +151,7 @@ async fn every_node_looks_and_one_does_it() {
 }
 
 #[tokio::test]
-async fn a_topic_without_events_hands_out_young_cursors() {
+async fn a_topic_without_events_sends_current_cursors() {
     let (cluster, db) = TestDb::create_alone().await;
     let org = db.create_org().await;
     let gateway = TestGateway::gateway(&db, |config| {
@@ -165,26 +165,26 @@ async fn a_topic_without_events_hands_out_young_cursors() {
     idle.join("recordings").await;
     for _ in 0..8 {
         db.insert_call(org).await;
-        step(&db).await;
+        rotate(&db).await;
     }
-    // The cursor of the join is too old by now; one that was handed out since is not.
+    // The cursor of the join is too old by now. A cursor that was sent later is not.
     let last = db.insert_call(org).await;
-    eventually("the node has read it", async || gateway.metrics().events.get() >= 9).await;
+    eventually("the tailer has read the events", async || gateway.metrics().events.get() >= 9).await;
     idle.expect_event("recordings", "warden.cursor").await;
-    let mut young = String::new();
-    eventually("a cursor is young enough", async || {
-        young = idle.expect_event("recordings", "warden.cursor").await.cursor().to_owned();
-        let xmin = young.parse::<Cursor>().expect("a cursor").from.snapshot.xmin.to_string();
+    let mut recent = String::new();
+    eventually("a cursor is recent enough", async || {
+        recent = idle.expect_event("recordings", "warden.cursor").await.cursor().to_owned();
+        let xmin = recent.parse::<Cursor>().expect("a cursor").from.snapshot.xmin.to_string();
         let is_old: bool = sqlx::query_scalar("select warden.is_truncated($1::text::xid8)")
             .bind(xmin)
             .fetch_one(&db.pool)
             .await
-            .expect("asks");
+            .expect("queries");
         !is_old
     })
     .await;
     let mut back = client(&gateway, org).await;
-    back.join_with("recordings", json!({"since": young})).await;
+    back.join_with("recordings", json!({"since": recent})).await;
     db.run(format!("insert into recordings (org_id, call_id) values ('{org}', '{last}')")).await;
     loop {
         let event = back.next_event().await;
@@ -201,7 +201,8 @@ async fn readyz(gateway: &Gateway) -> Answer {
     Upgrade::new().to("/readyz").without("Upgrade").without("Connection").send(gateway.admin_addr()).await
 }
 
-/// Whether it warns; it is ready in any case, because it could serve no better elsewhere.
+/// Whether readyz warns of late retention. The node must stay ready, because no other node could serve
+/// better.
 async fn warns_of_retention(gateway: &Gateway) -> bool {
     let answer = readyz(gateway).await;
     assert_eq!(answer.status, 200, "{answer:?}");
@@ -212,7 +213,7 @@ async fn warns_of_retention(gateway: &Gateway) -> bool {
 }
 
 #[tokio::test]
-async fn readyz_tells_that_the_log_grows_and_stays_ready() {
+async fn readyz_warns_of_late_retention_and_stays_ready() {
     let db = TestDb::create().await;
     let org = db.create_org().await;
     let gateway = TestGateway::gateway(&db, |config| {
@@ -223,7 +224,7 @@ async fn readyz_tells_that_the_log_grows_and_stays_ready() {
     .await;
     assert!(!warns_of_retention(&gateway).await);
 
-    // A writer that stays open: the ring comes round to its slot, and waits there.
+    // A writer stays open until rotation reaches its slot and is blocked there.
     let mut writer = PgConnection::connect(db.url()).await.expect("connects");
     let mut open = writer.begin().await.expect("begins");
     let insert = format!("insert into calls (org_id, from_number) values ('{org}', 'late')");
@@ -231,13 +232,13 @@ async fn readyz_tells_that_the_log_grows_and_stays_ready() {
     eventually("readyz warns", async || warns_of_retention(&gateway).await).await;
     assert_eq!(gateway.metrics().retention_late.get(), 1);
     open.rollback().await.expect("ends");
-    eventually("readyz warns no more", async || !warns_of_retention(&gateway).await).await;
+    eventually("readyz no longer warns", async || !warns_of_retention(&gateway).await).await;
     assert_eq!(gateway.metrics().retention_late.get(), 0);
 
-    // A right that was taken away.
+    // The gateway's role loses its right to rotate.
     db.run("revoke execute on function warden.rotate_events from warden_gateway").await;
     eventually("readyz warns", async || warns_of_retention(&gateway).await).await;
     db.run("grant execute on function warden.rotate_events to warden_gateway").await;
-    eventually("readyz warns no more", async || !warns_of_retention(&gateway).await).await;
+    eventually("readyz no longer warns", async || !warns_of_retention(&gateway).await).await;
     gateway.stop().await;
 }
