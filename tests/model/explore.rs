@@ -1,53 +1,54 @@
-//! Breadth-first search over all states of a model, with the shortest schedule to whatever is wrong.
-//! It knows nothing of the protocol.
+//! Breadth-first search over all states of a model. It reports the shortest schedule that violates a
+//! property, and knows nothing about the protocol.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt::Debug;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 
-/// A search that grows beyond this was set up wrongly.
+/// Most states of a search. A larger search has wrong parameters.
 const STATES_MAX: usize = 1_000_000;
 
-/// What one step leads to.
+/// One step and its result.
 pub(crate) struct Next<S, A> {
-    /// Who does what.
+    /// The name of the step.
     pub(crate) action: A,
-    /// True where the environment may do it and need not: then nothing can be hoped from it.
+    /// Whether the step is left to chance: the environment may take it, but need not. Liveness must not
+    /// depend on it.
     pub(crate) is_chance: bool,
-    /// The state after it, or what it broke.
+    /// The next state, or the property that the step violates.
     pub(crate) state: Result<S, String>,
 }
 
-/// A system of states and steps.
+/// A transition system.
 pub(crate) trait Model {
-    /// Everything that the future depends on.
+    /// Everything that later steps depend on.
     type State: Copy + Eq + Hash;
-    /// A step's name.
+    /// The name of a step.
     type Action: Copy + Debug;
 
-    /// Where it begins.
+    /// The initial state.
     fn start(&self) -> Self::State;
-    /// All steps that are possible.
+    /// Adds every step that is possible in a state.
     fn steps(&self, state: &Self::State, into: &mut Vec<Next<Self::State, Self::Action>>);
-    /// What is wrong with a state, if anything.
+    /// Checks the safety properties of a state.
     fn check(&self, state: &Self::State) -> Result<(), String>;
-    /// Nothing is to be done any more, and all was done. Once reached it must stay so.
+    /// Whether everything is done in a state. A complete state must have complete successors only.
     fn is_complete(&self, state: &Self::State) -> bool;
 }
 
-/// What the search found.
+/// Result of a search.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    /// Nothing is wrong.
+    /// All properties hold.
     Holds,
-    /// Safety is broken by the last step of the schedule.
+    /// The last step of the schedule violates safety.
     Broken { what: String, schedule: Vec<String> },
-    /// After the schedule, completion cannot be reached without the help of chance.
+    /// After the schedule, a complete state cannot be reached without steps that are left to chance.
     Stuck { schedule: Vec<String> },
 }
 
-/// The outcome, and how much was looked at.
+/// The outcome, and the size of the search.
 #[derive(Debug)]
 pub(crate) struct Report {
     pub(crate) outcome: Outcome,
@@ -55,7 +56,7 @@ pub(crate) struct Report {
     pub(crate) steps: usize,
 }
 
-/// FxHash: the default hasher takes most of a debug build's time.
+/// FxHash. The default hasher takes most of the time of a debug build.
 #[derive(Default)]
 struct FastHasher(u64);
 
@@ -89,7 +90,7 @@ impl Hasher for FastHasher {
 
 type Index<S> = HashMap<S, usize, BuildHasherDefault<FastHasher>>;
 
-/// How a state was first reached.
+/// The step by which a state was first reached.
 struct Reached<A> {
     from: usize,
     by: Option<A>,
@@ -97,15 +98,15 @@ struct Reached<A> {
 
 /// Visits every state.
 ///
-/// Completion is judged so: from every state, some complete one must be reachable by steps that are not left to
-/// chance. As completion stays, this is the same as: every fair run completes.
+/// Liveness: from every state, a complete state must be reachable by steps that are not left to chance.
+/// Complete states stay complete, so this is equivalent to "every fair run completes".
 pub(crate) fn explore<M: Model>(model: &M) -> Report {
     let mut states = vec![model.start()];
     let mut reached = vec![Reached { from: 0, by: None }];
     let mut index: Index<M::State> = HashMap::default();
     index.insert(states[0], 0);
-    // For the way back from the complete states.
-    let mut hopeful: Vec<(usize, usize)> = Vec::new();
+    // Reversed edges that are not left to chance, for the search backwards from the complete states.
+    let mut fair_edges: Vec<(usize, usize)> = Vec::new();
     let mut next = Vec::new();
     let (mut at, mut steps) = (0, 0);
     while at < states.len() {
@@ -134,30 +135,30 @@ pub(crate) fn explore<M: Model>(model: &M) -> Report {
                 }
             };
             if !is_chance {
-                hopeful.push((to, at));
+                fair_edges.push((to, at));
             }
         }
         at += 1;
         assert!(states.len() < STATES_MAX, "more than {STATES_MAX} states");
     }
     drop(index);
-    let can = can_complete(model, &states, &mut hopeful);
+    let can = can_complete(model, &states, &mut fair_edges);
     let outcome = can.iter().position(|can| !can).map_or(Outcome::Holds, |first| {
-        // Among the states without hope, one where little is left to do tells most: the first that is final.
+        // Of all stuck states a final one explains most, because little is left to do in it.
         let last = final_state(model, &states, &can).unwrap_or(first);
         Outcome::Stuck { schedule: schedule(&reached, last) }
     });
     Report { outcome, states: states.len(), steps }
 }
 
-/// Which states lie on a way to completion.
-fn can_complete<M: Model>(model: &M, states: &[M::State], hopeful: &mut [(usize, usize)]) -> Vec<bool> {
-    hopeful.sort_unstable();
+/// For each state, whether a complete state can be reached from it.
+fn can_complete<M: Model>(model: &M, states: &[M::State], fair_edges: &mut [(usize, usize)]) -> Vec<bool> {
+    fair_edges.sort_unstable();
     let mut can: Vec<bool> = states.iter().map(|state| model.is_complete(state)).collect();
     let mut todo: Vec<usize> = (0..states.len()).filter(|n| can[*n]).collect();
     while let Some(to) = todo.pop() {
-        let first = hopeful.partition_point(|edge| edge.0 < to);
-        for (_, from) in hopeful[first..].iter().take_while(|edge| edge.0 == to) {
+        let first = fair_edges.partition_point(|edge| edge.0 < to);
+        for (_, from) in fair_edges[first..].iter().take_while(|edge| edge.0 == to) {
             if !std::mem::replace(&mut can[*from], true) {
                 todo.push(*from);
             }
@@ -166,7 +167,7 @@ fn can_complete<M: Model>(model: &M, states: &[M::State], hopeful: &mut [(usize,
     can
 }
 
-/// The first state without hope in which nothing but chance can move.
+/// The first stuck state in which only steps left to chance are possible.
 fn final_state<M: Model>(model: &M, states: &[M::State], can: &[bool]) -> Option<usize> {
     let mut next = Vec::new();
     (0..states.len()).filter(|n| !can[*n]).find(|n| {

@@ -1,32 +1,32 @@
-//! The state of the modelled database and its readers, and what can be varied. No behaviour of the
-//! protocol is here.
+//! The state of the modelled database, its tailers and one client, and the parameters of a run. This file
+//! contains no behaviour of the protocol.
 
-/// Transactions of a run, at the most.
+/// Most transactions of a run.
 pub(crate) const TXS: usize = 4;
-/// Events of one transaction, at the most.
+/// Most events of one transaction.
 pub(crate) const EVENTS_PER_TX: usize = 2;
-/// Readers of a run, at the most.
-pub(crate) const READERS: usize = 2;
+/// Most tailers of a run.
+pub(crate) const TAILERS: usize = 2;
 
-/// How a transaction ends, and whether it may ring.
+/// The way in which a transaction commits, which determines whether it may ring.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
-    /// `COMMIT`, with the deferred bell.
+    /// `COMMIT`, with the deferred doorbell trigger.
     Plain,
-    /// `SET CONSTRAINTS ALL IMMEDIATE`: the bell's trigger ran before the commit, and was silent.
+    /// `SET CONSTRAINTS ALL IMMEDIATE`: the doorbell trigger ran before the commit, and stayed silent.
     Immediate,
-    /// `PREPARE TRANSACTION`, then `COMMIT PREPARED`: silent, and it survives a crash in between.
+    /// `PREPARE TRANSACTION`, then `COMMIT PREPARED`: it is silent, and survives a crash in between.
     TwoPhase,
-    /// `synchronous_commit = off`: a crash may take it back.
+    /// `synchronous_commit = off`: a crash may undo the commit.
     Asynchronous,
 }
 
-/// A transaction to be run.
+/// A transaction of a run.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Script {
     pub(crate) kind: Kind,
     pub(crate) events: usize,
-    /// The transaction of the same writer that must have ended before.
+    /// The previous transaction of the same writer, which must have ended.
     pub(crate) after: Option<usize>,
 }
 
@@ -34,105 +34,106 @@ pub(crate) struct Script {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Mutation {
     None,
-    /// The cursor is a number: `id > last`.
-    IdAlone,
-    /// The cursor is a snapshot alone: no `id > m`.
-    SnapshotAlone,
-    /// Pages are not filtered by the point to which they lead.
-    PagesUnfiltered,
-    /// The reader doesn't look again at transactions in progress.
+    /// The cursor is a sequence number: `id > last`.
+    IdOnly,
+    /// The cursor is a snapshot without `id > m`.
+    SnapshotOnly,
+    /// Pages are not filtered by the point to which the read leads.
+    UnfilteredPages,
+    /// The tailer does not poll again while transactions are in progress.
     NoRetry,
-    /// The bell's lock is given back at the trigger's end, before the commit.
+    /// The trigger releases the doorbell lock at its end, before the commit.
     UnlockBeforeCommit,
-    /// The bell's lock is kept until somebody has heard the ring.
-    UnlockAfterHearing,
-    /// After silence the reader waits at once for the bell.
-    NoLookAfterSilence,
-    /// After silence the reader takes it that the bell rings, whoever else silences it.
-    NoCheckOfOthers,
-    /// A reader silences the bell without telling the others.
-    NoWord,
-    /// It tells them first, and silences it then.
-    WordBeforeLock,
-    /// A client joins a node that has not reached what it saw elsewhere.
-    JoinsAhead,
-    /// A node between two points takes the second one for where it stands.
-    JoinsAtEnd,
-    /// What a client missed comes in two parts, also from a node between two points.
+    /// The doorbell lock is kept until the notification was delivered.
+    UnlockAfterDelivery,
+    /// After silencing the doorbell the tailer does not poll before it waits for rings.
+    NoPollAfterSilence,
+    /// After silencing the doorbell the tailer does not check whether another tailer silences it.
+    NoCheckForOthers,
+    /// A tailer silences the doorbell without notifying the others.
+    NoNotification,
+    /// A tailer notifies the others before it silences the doorbell.
+    NotificationBeforeLock,
+    /// A client joins a node that has not reached everything that the client saw elsewhere.
+    JoinWithoutWaiting,
+    /// A node between two points uses the second point as its position.
+    JoinAtTarget,
+    /// A replay has two parts, even at a node between two points.
     TwoParts,
-    /// Where the pages lead counts, not how far they are, for whether a node has reached what a client saw.
-    ReachesByEnd,
+    /// Whether a node has reached what a client saw is decided by the target of its pages, not by its
+    /// progress in them.
+    ReachedByTarget,
 }
 
-/// What is run, what may happen to it, and how the product does things.
+/// The parameters of a run: transactions, tailers, faults that may happen, and details of the product.
 #[derive(Clone, Copy)]
 pub(crate) struct Setup {
     pub(crate) txs: &'static [Script],
-    pub(crate) readers: usize,
-    /// Rows in a page; 0: reads are not paged.
+    pub(crate) tailers: usize,
+    /// Rows in a page. 0: reads are not paged.
     pub(crate) page: usize,
     /// Writers may roll back before their commit.
     pub(crate) aborts: bool,
-    /// Writers may fail in their commit, after the bell's trigger (another deferred constraint, or a
-    /// serialization failure).
+    /// Writers may fail in their commit, after the doorbell trigger. Causes are another deferred constraint,
+    /// or a serialization failure.
     pub(crate) late_aborts: bool,
     pub(crate) crashes: u8,
-    /// Rings that get lost.
-    pub(crate) losses: u8,
-    /// Times that a doorbell's connection is lost and made anew.
-    pub(crate) relistens: u8,
-    /// Times that a reader's connection breaks.
-    pub(crate) breaks: u8,
-    /// Times that a client joins: each time any reader's node, and all but the last time it goes away again. 0:
-    /// there is none.
+    /// Number of rings that may be lost.
+    pub(crate) lost_rings: u8,
+    /// Number of times that a doorbell's connection may be lost and reopened.
+    pub(crate) doorbell_disconnects: u8,
+    /// Number of times that a tailer's connection may be lost.
+    pub(crate) disconnects: u8,
+    /// Number of times that the client joins. It may join any tailer's node each time, and disconnects again
+    /// each time but the last. 0: there is no client.
     pub(crate) joins: u8,
-    /// The last reader starts while the others run.
+    /// The last tailer starts while the others run.
     pub(crate) late_start: bool,
-    /// Where the readers begin: under load, one may silence the bell already.
-    pub(crate) bells: [Bell; READERS],
-    /// Times that a reader finds itself overrun by rings, and begins to silence the bell.
+    /// Initial doorbell state of each tailer. Under load, one may silence the doorbell from the start.
+    pub(crate) doorbells: [DoorbellState; TAILERS],
+    /// Number of times that rings may overrun a tailer, so that it starts to silence the doorbell.
     pub(crate) overruns: u8,
-    /// A transaction's beginning and its first event are one step.
+    /// The start of a transaction and its first event are one step.
     pub(crate) coarse: bool,
-    /// The listening backend, woken by an earlier ring, takes a notification once it is visible, while the
-    /// ringer has not yet given its lock back.
-    pub(crate) early_hearing: bool,
-    /// The unconditional look.
+    /// A listening backend that was woken by an earlier ring may receive a notification as soon as it is
+    /// visible, before the ringing transaction has released its lock.
+    pub(crate) early_delivery: bool,
+    /// The unconditional poll exists.
     pub(crate) poll: bool,
     pub(crate) mutation: Mutation,
     pub(crate) product: Product,
 }
 
-/// How a reader makes sure that nobody silences the bell any more.
+/// The way in which a tailer checks that no tailer silences the doorbell any more.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Restoring {
-    /// It takes the lock, and gives it back.
-    Locks,
-    /// It takes the lock as a writer does, in one statement, and rings.
+pub(crate) enum Restoration {
+    /// It takes the lock and releases it.
+    TakesLock,
+    /// It takes the lock and rings in one statement, as a writer does.
     Rings,
-    /// It looks at the lock without taking it.
-    Peeks,
+    /// It reads the state of the lock without taking it.
+    ReadsLock,
 }
 
-/// Details of the product on which the findings depend.
+/// Details of the product on which the properties depend.
 #[derive(Clone, Copy)]
 pub(crate) struct Product {
-    /// A snapshot is settled only if no transaction id from its xmax on was handed out.
-    pub(crate) looks_beyond_xmax: bool,
-    pub(crate) restoring: Restoring,
-    /// A reader's new connection takes it that the bell may be silent.
-    pub(crate) starts_unsure: bool,
+    /// A snapshot is settled only if no transaction id at or above its xmax was assigned.
+    pub(crate) checks_beyond_xmax: bool,
+    pub(crate) restoration: Restoration,
+    /// A new connection of a tailer assumes that the doorbell may be silenced.
+    pub(crate) starts_maybe_silenced: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Stage {
     Idle,
-    /// It has its transaction id.
+    /// The transaction has its id.
     Running,
     /// The deferred triggers have run.
     AtCommit,
     Prepared,
-    /// Committed and in every new snapshot; the bell's lock is not yet given back.
+    /// Committed and visible in every new snapshot, but the doorbell lock is not released yet.
     Visible,
     Committed,
     /// Rolled back, or lost in a crash.
@@ -143,17 +144,17 @@ pub(crate) enum Stage {
 pub(crate) struct Tx {
     pub(crate) stage: Stage,
     pub(crate) xid: u8,
-    /// 0: not inserted.
+    /// Event ids. 0: the event is not inserted yet.
     pub(crate) ids: [u8; EVENTS_PER_TX],
-    /// It got the lock, and its notification goes out with its commit.
+    /// Whether the transaction got the lock, so that its commit sends the notification.
     pub(crate) rings: bool,
 }
 
-/// A snapshot with the highest id that it covers.
+/// A snapshot, and the highest event id that it covers.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Point {
     pub(crate) xmax: u8,
-    /// Bit n: the transaction with id n was in progress.
+    /// Bit n is set if the transaction with id n was in progress.
     pub(crate) in_progress: u16,
     pub(crate) max_id: u8,
 }
@@ -167,7 +168,7 @@ impl Point {
         id <= self.max_id && self.sees(xid)
     }
 
-    /// As the product's: it may say no where the answer is yes.
+    /// As in the product: the answer may be a false no.
     pub(crate) fn includes(self, other: Self) -> bool {
         let hidden = (0..16).filter(|xid| self.in_progress & (1 << xid) != 0);
         other.max_id <= self.max_id
@@ -177,54 +178,54 @@ impl Point {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(crate) enum Bell {
+pub(crate) enum DoorbellState {
     Rings,
     Silenced,
-    MaybeSilent,
+    MaybeSilenced,
 }
 
-/// Where a reader is in its loop. `found`: what the loop has seen so far.
+/// Phase of a tailer in its loop. `found`: whether the poll has found events so far.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Phase {
     /// Not started.
     Off,
-    /// About to read what is new.
+    /// About to read new events.
     Read { found: bool },
-    /// There was more than a page: about to ask where the read leads.
-    EndOf,
-    /// About to read a page. Only after the first one the place among the pages survives a broken connection.
+    /// The read has more than one page, and its target point is queried next.
+    QueryTarget,
+    /// About to read a page. Progress survives a lost connection only after the first page.
     Page { is_first: bool, found: bool },
-    /// In `Source::wait`.
+    /// In `LogTailer::wait`.
     Wait { found: bool },
-    /// Has the lock, shared, and is about to say so. (Or the other way round, by mutation.)
+    /// Holds the lock in shared mode and is about to notify the others. A mutation reverses the two steps.
     Silencing,
-    /// Has the lock to make sure that nobody else does.
+    /// Holds the lock exclusively, which proves that no other tailer holds it.
     Probing,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Reader {
+pub(crate) struct Tailer {
     pub(crate) phase: Phase,
     pub(crate) point: Point,
-    /// A transaction id from the point's xmax on had been handed out.
+    /// A transaction id at or above the point's xmax was assigned.
     pub(crate) is_ahead: bool,
-    /// A read of several pages: where it leads, and how far it got.
+    /// A read of several pages: its target point, and the last id that was read.
     pub(crate) partial: Option<(Point, u8)>,
-    /// Events that it passed on, or that came before its start.
-    pub(crate) got: u16,
-    pub(crate) bell: Bell,
+    /// Events that were dispatched, or that precede the tailer's start.
+    pub(crate) dispatched: u16,
+    pub(crate) doorbell: DoorbellState,
     pub(crate) woken_by_ring: bool,
     pub(crate) was_poll: bool,
-    /// The doorbell's side: a wake-up not yet used, and "silenced" not yet taken notice of.
-    pub(crate) permit: bool,
+    /// The doorbell signal: an unused request to poll, and an unread notice that the doorbell is silenced.
+    pub(crate) poll_requested: bool,
     pub(crate) silenced: bool,
-    /// The connection's side: notifications on their way.
+    /// The doorbell's connection, and the notifications in transit to it.
     pub(crate) is_listening: bool,
-    pub(crate) rings: bool,
-    pub(crate) words: bool,
+    pub(crate) ring_in_transit: bool,
+    pub(crate) silenced_in_transit: bool,
 }
 
-/// Everything that `from` covers, and what `to` covers with an id up to `id`: a client's, or a node's place.
+/// Position of a client or a node: everything that `from` covers, and the part of `to` with ids up to `id`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Cursor {
     pub(crate) from: Point,
@@ -242,14 +243,15 @@ impl Cursor {
     }
 }
 
-/// Where a client is.
+/// State of the client.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Session {
-    Away,
-    /// Until the node has reached what it saw, or has looked so many times.
-    Waits {
+    Disconnected,
+    /// Waits until the node has reached everything that the client saw, or has completed this number of
+    /// reads.
+    Waiting {
         node: usize,
-        looks: u8,
+        reads_left: u8,
     },
     Live {
         node: usize,
@@ -260,42 +262,42 @@ pub(crate) enum Session {
 pub(crate) struct Client {
     pub(crate) session: Session,
     pub(crate) cursor: Cursor,
-    pub(crate) got: u16,
+    pub(crate) received: u16,
     pub(crate) joins: u8,
-    /// It goes away after so many more events. None: it stays.
-    pub(crate) patience: Option<u8>,
+    /// Number of further events after which the client disconnects. None: it stays.
+    pub(crate) events_left: Option<u8>,
 }
 
-/// Who has the bell's lock, alone.
+/// Holder of the doorbell lock in exclusive mode.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(crate) enum Holder {
+pub(crate) enum LockHolder {
     Tx(usize),
-    Reader(usize),
+    Tailer(usize),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct State {
     pub(crate) txs: [Tx; TXS],
     pub(crate) next_xid: u8,
-    /// The highest transaction id that has ended: a snapshot's xmax is the next one.
+    /// Highest transaction id that has ended. The xmax of a snapshot is the next one.
     pub(crate) completed: u8,
-    /// The highest one with a record in the WAL, and with one on disk.
+    /// Highest transaction id with a record in the WAL, and with a record on disk.
     pub(crate) written: u8,
     pub(crate) flushed: u8,
     pub(crate) next_id: u8,
-    pub(crate) holder: Option<Holder>,
-    /// Bit n: reader n has it, shared.
+    pub(crate) holder: Option<LockHolder>,
+    /// Bit n is set if tailer n holds the lock in shared mode.
     pub(crate) shared: u8,
-    pub(crate) readers: [Reader; READERS],
+    pub(crate) tailers: [Tailer; TAILERS],
     pub(crate) client: Client,
     pub(crate) crashes: u8,
-    pub(crate) losses: u8,
-    pub(crate) relistens: u8,
-    pub(crate) breaks: u8,
+    pub(crate) lost_rings: u8,
+    pub(crate) doorbell_disconnects: u8,
+    pub(crate) disconnects: u8,
     pub(crate) overruns: u8,
 }
 
-/// A row of the log that new snapshots show.
+/// A row of the log that is visible to new snapshots.
 #[derive(Clone, Copy)]
 pub(crate) struct Row {
     pub(crate) bit: u16,
@@ -306,31 +308,31 @@ pub(crate) struct Row {
 impl State {
     pub(crate) fn new(setup: &Setup) -> Self {
         let point = Point { xmax: 1, in_progress: 0, max_id: 0 };
-        let reader = Reader {
+        let tailer = Tailer {
             phase: Phase::Wait { found: false },
             point,
             is_ahead: false,
             partial: None,
-            got: 0,
-            bell: Bell::Rings,
+            dispatched: 0,
+            doorbell: DoorbellState::Rings,
             woken_by_ring: false,
             was_poll: false,
-            permit: false,
+            poll_requested: false,
             silenced: false,
             is_listening: true,
-            rings: false,
-            words: false,
+            ring_in_transit: false,
+            silenced_in_transit: false,
         };
-        let off = Reader { phase: Phase::Off, is_listening: false, ..reader };
-        let mut readers = [reader; READERS];
-        for (n, reader) in readers.iter_mut().enumerate() {
-            if n >= setup.readers || (setup.late_start && n + 1 == setup.readers) {
-                *reader = off;
+        let off = Tailer { phase: Phase::Off, is_listening: false, ..tailer };
+        let mut tailers = [tailer; TAILERS];
+        for (n, tailer) in tailers.iter_mut().enumerate() {
+            if n >= setup.tailers || (setup.late_start && n + 1 == setup.tailers) {
+                *tailer = off;
             } else {
-                reader.bell = setup.bells[n];
+                tailer.doorbell = setup.doorbells[n];
             }
         }
-        let silencers = (0..READERS).filter(|n| readers[*n].bell == Bell::Silenced);
+        let silencers = (0..TAILERS).filter(|n| tailers[*n].doorbell == DoorbellState::Silenced);
         Self {
             txs: [Tx { stage: Stage::Idle, xid: 0, ids: [0; EVENTS_PER_TX], rings: false }; TXS],
             next_xid: 1,
@@ -340,23 +342,23 @@ impl State {
             next_id: 1,
             holder: None,
             shared: silencers.fold(0, |shared, n| shared | 1 << n),
-            readers,
+            tailers,
             client: Client {
-                session: Session::Away,
+                session: Session::Disconnected,
                 cursor: Cursor::at(point),
-                got: 0,
+                received: 0,
                 joins: 0,
-                patience: None,
+                events_left: None,
             },
             crashes: 0,
-            losses: 0,
-            relistens: 0,
-            breaks: 0,
+            lost_rings: 0,
+            doorbell_disconnects: 0,
+            disconnects: 0,
             overruns: 0,
         }
     }
 
-    /// What a statement that begins now sees, in the order of ids.
+    /// Rows that are visible to a statement that begins now, in the order of their ids.
     pub(crate) fn rows(&self) -> Vec<Row> {
         let mut rows = Vec::new();
         for (n, tx) in self.txs.iter().enumerate() {
@@ -373,8 +375,8 @@ impl State {
         rows
     }
 
-    /// `pg_current_snapshot()`. As in PostgreSQL its xmax is one more than the highest transaction that has
-    /// *ended*: of those that run, only the ones below it are in the list.
+    /// `pg_current_snapshot()`. As in PostgreSQL, its xmax is one above the highest transaction that has
+    /// *ended*. Only running transactions below it are in the list.
     pub(crate) fn snapshot(&self, max_id: u8) -> Point {
         let xmax = self.completed + 1;
         let running = self
@@ -385,11 +387,11 @@ impl State {
         Point { xmax, in_progress, max_id }
     }
 
-    /// A notification goes out to all who listen.
-    pub(crate) fn notify(&mut self, is_word: bool) {
-        for reader in self.readers.iter_mut().filter(|r| r.is_listening) {
-            // Several on their way count as one, the last: the doorbell has room for one wake-up, too.
-            *(if is_word { &mut reader.words } else { &mut reader.rings }) = true;
+    /// Sends a notification to every doorbell that listens.
+    pub(crate) fn notify(&mut self, is_silenced: bool) {
+        for tailer in self.tailers.iter_mut().filter(|r| r.is_listening) {
+            // Several in transit are merged into one, because the doorbell signal also merges requests.
+            *(if is_silenced { &mut tailer.silenced_in_transit } else { &mut tailer.ring_in_transit }) = true;
         }
     }
 }

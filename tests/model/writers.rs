@@ -1,12 +1,12 @@
-//! The steps of writers, of the database, and of what befalls them.
+//! The steps of writers and of the database, and their faults.
 
 use super::Action;
 use super::explore::Next;
-use super::state::{Bell, Holder, Kind, Mutation, Phase, Product, Setup, Stage, State};
+use super::state::{DoorbellState, Kind, LockHolder, Mutation, Phase, Product, Setup, Stage, State};
 
 type Steps = Vec<Next<State, Action>>;
 
-/// Adds a step that leads to the state as `change` leaves it.
+/// Adds a step whose next state is the result of `change`.
 pub(crate) fn push(
     into: &mut Steps,
     state: &State,
@@ -24,8 +24,8 @@ pub(crate) fn steps(setup: &Setup, state: &State, into: &mut Steps) {
         let tx = state.txs[n];
         let is_inserted = tx.ids[script.events - 1] > 0;
         match tx.stage {
-            Stage::Idle if is_turn(setup, state, n) => {
-                push(into, state, Action("begins and gets an xid: writer", n), false, |s| {
+            Stage::Idle if may_start(setup, state, n) => {
+                push(into, state, Action("writer", n, "begins and gets a transaction id"), false, |s| {
                     s.txs[n].xid = s.next_xid;
                     s.txs[n].stage = Stage::Running;
                     s.next_xid += 1;
@@ -35,12 +35,12 @@ pub(crate) fn steps(setup: &Setup, state: &State, into: &mut Steps) {
                 });
             }
             Stage::Running if !is_inserted => {
-                push(into, state, Action("inserts an event: writer", n), false, |s| {
+                push(into, state, Action("writer", n, "inserts an event"), false, |s| {
                     insert(s, n);
                 });
             }
             Stage::Running if script.kind == Kind::TwoPhase => {
-                push(into, state, Action("prepares: writer", n), false, |s| {
+                push(into, state, Action("writer", n, "prepares"), false, |s| {
                     s.txs[n].stage = Stage::Prepared;
                     s.flushed = s.written;
                 });
@@ -56,10 +56,10 @@ pub(crate) fn steps(setup: &Setup, state: &State, into: &mut Steps) {
             _ => false,
         };
         if may_abort {
-            push(into, state, Action("rolls back: writer", n), true, |s| {
+            push(into, state, Action("writer", n, "rolls back"), true, |s| {
                 s.txs[n].stage = Stage::Gone;
                 s.completed = s.completed.max(tx.xid);
-                if s.holder == Some(Holder::Tx(n)) {
+                if s.holder == Some(LockHolder::Tx(n)) {
                     s.holder = None;
                 }
             });
@@ -78,9 +78,9 @@ fn insert(state: &mut State, n: usize) {
     state.written = state.written.max(tx.xid);
 }
 
-/// A writer's transactions follow each other. Of writers that do the same the first begins first, because all
-/// other orders are this one with the names exchanged.
-fn is_turn(setup: &Setup, state: &State, n: usize) -> bool {
+/// Whether transaction `n` may start. The transactions of one writer follow each other. Of identical writers
+/// the first starts first, because every other order is the same one with exchanged names.
+fn may_start(setup: &Setup, state: &State, n: usize) -> bool {
     let script = setup.txs[n];
     let has_ended = |n: usize| matches!(state.txs[n].stage, Stage::Committed | Stage::Gone);
     let has_twin_before =
@@ -88,7 +88,7 @@ fn is_turn(setup: &Setup, state: &State, n: usize) -> bool {
     script.after.is_none_or(has_ended) && !(has_twin_before && state.txs[n - 1].stage == Stage::Idle)
 }
 
-/// Whether the transaction or the one before it has a successor.
+/// Whether this transaction or the previous one has a successor.
 fn is_followed(setup: &Setup, n: usize) -> bool {
     setup.txs.iter().any(|script| script.after == Some(n) || script.after == Some(n - 1))
 }
@@ -96,63 +96,77 @@ fn is_followed(setup: &Setup, n: usize) -> bool {
 /// The deferred trigger, `warden.ring()`.
 fn at_commit(setup: &Setup, state: &State, n: usize, into: &mut Steps) {
     if setup.txs[n].kind == Kind::Immediate {
-        return push(into, state, Action("is at its commit, without the trigger: writer", n), false, |s| {
+        return push(into, state, Action("writer", n, "starts to commit without the trigger"), false, |s| {
             s.txs[n].stage = Stage::AtCommit;
         });
     }
-    let gets_it = state.holder.is_none() && state.shared == 0;
-    let what = if gets_it { "gets the lock and will ring: writer" } else { "doesn't get the lock: writer" };
-    push(into, state, Action(what, n), false, |s| {
+    let gets_lock = state.holder.is_none() && state.shared == 0;
+    let what =
+        if gets_lock { "gets the doorbell lock and will ring" } else { "does not get the doorbell lock" };
+    push(into, state, Action("writer", n, what), false, |s| {
         s.txs[n].stage = Stage::AtCommit;
-        s.txs[n].rings = gets_it;
-        if gets_it {
-            s.holder = Some(Holder::Tx(n));
+        s.txs[n].rings = gets_lock;
+        if gets_lock {
+            s.holder = Some(LockHolder::Tx(n));
         }
     });
 }
 
 fn become_visible(setup: &Setup, state: &State, n: usize, into: &mut Steps) {
-    if setup.mutation == Mutation::UnlockBeforeCommit && state.holder == Some(Holder::Tx(n)) {
-        return push(into, state, Action("gives the lock back before its commit: writer", n), false, |s| {
-            s.holder = None;
-        });
+    if setup.mutation == Mutation::UnlockBeforeCommit && state.holder == Some(LockHolder::Tx(n)) {
+        return push(
+            into,
+            state,
+            Action("writer", n, "releases the doorbell lock before its commit"),
+            false,
+            |s| {
+                s.holder = None;
+            },
+        );
     }
-    push(into, state, Action("has committed and is visible: writer", n), false, |s| {
+    push(into, state, Action("writer", n, "becomes visible"), false, |s| {
         let tx = &mut s.txs[n];
         tx.stage = if tx.rings { Stage::Visible } else { Stage::Committed };
         s.completed = s.completed.max(tx.xid);
         if setup.txs[n].kind != Kind::Asynchronous {
             s.flushed = s.written;
         }
-        if s.txs[n].rings && setup.early_hearing {
+        if s.txs[n].rings && setup.early_delivery {
             s.notify(false);
         }
     });
 }
 
-/// PostgreSQL gives locks back after the transaction is visible, and signals listeners after that.
+/// Releases the lock and rings. PostgreSQL releases locks after the transaction is visible, and signals
+/// listeners after that.
 fn unlock(setup: &Setup, state: &State, n: usize, into: &mut Steps) {
-    if setup.mutation == Mutation::UnlockAfterHearing && state.txs[n].rings {
-        return push(into, state, Action("rings, with the lock: writer", n), false, |s| {
-            s.txs[n].rings = false;
-            s.notify(false);
-        });
+    if setup.mutation == Mutation::UnlockAfterDelivery && state.txs[n].rings {
+        return push(
+            into,
+            state,
+            Action("writer", n, "rings while it holds the doorbell lock"),
+            false,
+            |s| {
+                s.txs[n].rings = false;
+                s.notify(false);
+            },
+        );
     }
-    push(into, state, Action("gives the lock back and rings: writer", n), false, |s| {
+    push(into, state, Action("writer", n, "releases the doorbell lock and rings"), false, |s| {
         s.txs[n].stage = Stage::Committed;
-        // What it did is of no more account.
+        // Reset, so that states which differ only in the past are equal.
         s.txs[n].rings = false;
-        if s.holder == Some(Holder::Tx(n)) {
+        if s.holder == Some(LockHolder::Tx(n)) {
             s.holder = None;
         }
-        if !setup.early_hearing && setup.mutation != Mutation::UnlockAfterHearing {
+        if !setup.early_delivery && setup.mutation != Mutation::UnlockAfterDelivery {
             s.notify(false);
         }
     });
 }
 
-/// The database is killed and comes back. How much of the WAL was on disk is chance, as is whether a commit
-/// record that nobody has seen was.
+/// The database crashes and restarts. Chance decides how much of the WAL was on disk, and whether it
+/// contained the commit records that nobody has seen yet.
 fn crash(setup: &Setup, state: &State, into: &mut Steps) {
     let at_commit: Vec<usize> =
         (0..setup.txs.len()).filter(|n| state.txs[*n].stage == Stage::AtCommit).collect();
@@ -188,44 +202,51 @@ fn recover(setup: &Setup, mut base: State, flushed: u8, into: &mut Steps) {
     base.flushed = flushed;
     base.holder = None;
     base.shared = 0;
-    for n in 0..setup.readers {
+    for n in 0..setup.tailers {
         disconnect(&setup.product, &mut base, n);
         stop_listening(&mut base, n);
     }
-    // A prepared row is as good as committed.
+    // The rows of a prepared transaction survive, like committed ones.
     let kept = base.txs.iter().filter(|tx| matches!(tx.stage, Stage::Committed | Stage::Prepared));
     let highest = kept.flat_map(|tx| tx.ids).max().unwrap_or(0);
     for next_id in highest + 1..=base.next_id {
-        push(into, &base, Action("is killed; next id of the database:", next_id.into()), true, |s| {
-            s.next_id = next_id;
-        });
+        push(
+            into,
+            &base,
+            Action("event id", next_id.into(), "is the next one after a crash of the database"),
+            true,
+            |s| {
+                s.next_id = next_id;
+            },
+        );
     }
 }
 
-/// A reader loses its connection, keeps its place, and connects again, with a new `Pace`.
+/// A tailer loses its connection, keeps its position, and reconnects with a new `PollSchedule`.
 pub(crate) fn disconnect(product: &Product, state: &mut State, n: usize) {
     state.shared &= !(1 << n);
-    if state.holder == Some(Holder::Reader(n)) {
+    if state.holder == Some(LockHolder::Tailer(n)) {
         state.holder = None;
     }
-    let reader = &mut state.readers[n];
-    if matches!(reader.phase, Phase::EndOf | Phase::Page { is_first: true, .. }) {
-        reader.partial = None;
+    let tailer = &mut state.tailers[n];
+    if matches!(tailer.phase, Phase::QueryTarget | Phase::Page { is_first: true, .. }) {
+        tailer.partial = None;
     }
-    reader.phase = match reader.phase {
+    tailer.phase = match tailer.phase {
         Phase::Off => Phase::Off,
-        _ if reader.partial.is_some() => Phase::Page { is_first: false, found: false },
+        _ if tailer.partial.is_some() => Phase::Page { is_first: false, found: false },
         _ => Phase::Read { found: false },
     };
-    reader.bell = if product.starts_unsure { Bell::MaybeSilent } else { Bell::Rings };
-    reader.woken_by_ring = false;
-    reader.was_poll = false;
+    tailer.doorbell =
+        if product.starts_maybe_silenced { DoorbellState::MaybeSilenced } else { DoorbellState::Rings };
+    tailer.woken_by_ring = false;
+    tailer.was_poll = false;
 }
 
-/// What was on its way to the doorbell is lost.
+/// The doorbell loses its connection, and the notifications in transit.
 pub(crate) fn stop_listening(state: &mut State, n: usize) {
-    let reader = &mut state.readers[n];
-    reader.is_listening = false;
-    reader.rings = false;
-    reader.words = false;
+    let tailer = &mut state.tailers[n];
+    tailer.is_listening = false;
+    tailer.ring_in_transit = false;
+    tailer.silenced_in_transit = false;
 }

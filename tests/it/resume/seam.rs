@@ -97,6 +97,20 @@ async fn clients_that_reconnect_between_pages_receive_every_event_once() {
     follow_on_two_nodes(2).await;
 }
 
+/// The numbers of all logged events, by organisation.
+async fn logged_numbers(db: &TestDb) -> HashMap<Uuid, Vec<i64>> {
+    let mut numbers: HashMap<Uuid, Vec<i64>> = HashMap::new();
+    let logged: Vec<(Uuid, i64)> =
+        sqlx::query_as("select org_id, (data->>'n')::bigint from warden.events where event = 'seam.test'")
+            .fetch_all(&db.pool)
+            .await
+            .expect("reads");
+    for (org, n) in logged {
+        numbers.entry(org).or_default().push(n);
+    }
+    numbers
+}
+
 async fn follow_on_two_nodes(page_rows: u32) {
     let seed =
         std::env::var("WARDEN_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
@@ -147,15 +161,7 @@ async fn follow_on_two_nodes(page_rows: u32) {
         db.publish(*org, "calls", LAST).await;
     }
 
-    let mut expected: HashMap<Uuid, Vec<i64>> = HashMap::new();
-    let logged: Vec<(Uuid, i64)> =
-        sqlx::query_as("select org_id, (data->>'n')::bigint from warden.events where event = 'seam.test'")
-            .fetch_all(&db.pool)
-            .await
-            .expect("reads");
-    for (org, n) in logged {
-        expected.entry(org).or_default().push(n);
-    }
+    let mut expected = logged_numbers(&db).await;
     for (org, follower) in followers {
         let mut seen = follower.await.expect("follows");
         let expected = expected.get_mut(&org).expect("events");
