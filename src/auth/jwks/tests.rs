@@ -1,3 +1,5 @@
+//! Tests of published key sets: accepted keys, ignored keys and rejected documents.
+
 use serde_json::{Value, json};
 
 use base64::Engine as _;
