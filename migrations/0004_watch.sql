@@ -1,9 +1,8 @@
--- Watched tables: their changes become events.
-
+-- Watched tables: their changes become events. Also the topics that clients may join.
 set local lock_timeout = '5s';
 set local statement_timeout = '5min';
--- An organisation's rows stay its own. (SQLSTATE 23514 as for a check constraint, so that clients
--- treat it as what it is: data that the schema refuses.) What has no organisation yet may get one.
+-- Rejects a change of org_id, except from null. (SQLSTATE 23514, check_violation, tells clients that the schema
+-- rejects the data.)
 create or replace function public.prevent_org_id_change() returns trigger
 language plpgsql set search_path = '' as $$
 begin
@@ -19,14 +18,14 @@ $$;
 
 set local role warden_owner;
 
--- The topics that a socket may join by their names. warden.watch() adds those of watched tables;
--- warden.declare_topic() adds others, before something is published to them.
+-- Topics that a socket may join by name. warden.watch() adds the topics of watched tables. warden.declare_topic() adds
+-- others, before anything is published to them.
 create table warden.topics (
   name text primary key,
-  -- No topic names an organisation: which one a socket belongs to comes from its token alone.
+  -- No topic names an organisation: a socket's organisation comes from its token only.
   constraint topics_name check (name ~ '^[a-z][a-z0-9_]{0,62}$')
 );
--- Everything that happens in the organisation.
+-- All events of the organisation.
 insert into warden.topics values ('org');
 
 create function warden.declare_topic(name text) returns void
@@ -34,18 +33,17 @@ language sql set search_path = '' as $$
   insert into warden.topics values (declare_topic.name) on conflict do nothing
 $$;
 
--- The kinds of entities that have topics of their own: with the kind `call`, a socket may join call:<uuid>.
--- warden.watch() adds those of watched tables; warden.declare_entity_topic() adds others, before something is
--- published to them.
+-- Kinds of entities that have topics of their own: with the kind `call`, a socket may join call:<uuid>. warden.watch()
+-- adds the kinds of watched tables. warden.declare_entity_topic() adds others, before anything is published to them.
 create table warden.entity_topics (
   kind    text primary key,
-  -- Each id has one spelling; see warden.is_entity_id().
+  -- Type of the ids. Each id has one spelling; see warden.is_entity_id().
   id_type text not null,
   constraint entity_topics_kind check (kind ~ '^[a-z][a-z0-9_]{0,62}$' and kind <> 'org'),
   constraint entity_topics_id_type check (id_type in ('uuid', 'integer', 'text'))
 );
 
--- Declares a kind of entities. Repeating it has no effect; another type of ids is an error.
+-- Declares a kind of entities. Repeating the call has no effect. Another id type is an error.
 create function warden.declare_entity_topic(kind text, id_type text) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -57,13 +55,13 @@ begin
   if declared <> declare_entity_topic.id_type then
     raise exception 'ids of the entity topic "%" are of type %, not %',
         declare_entity_topic.kind, declared, declare_entity_topic.id_type
-      using errcode = '22023', hint = 'Choose another kind: clients that joined this one rely on the spelling of its ids.';
+      using errcode = '22023', hint = 'Choose another kind: clients of this one rely on the spelling of its ids.';
   end if;
 end
 $$;
 
--- Whether an id is spelled as ids of this type are: as PostgreSQL prints a uuid or a whole number; or, for text,
--- 1 to 64 ASCII letters, digits, and . _ ~ - (no character that JSON, a URL or a topic needs for itself).
+-- Whether an id has the one spelling of its type: a uuid or an integer as PostgreSQL prints it, or 1 to 64 ASCII
+-- letters, digits and . _ ~ - for text. (JSON, URLs and topics reserve none of these characters.)
 create function warden.is_entity_id(id_type text, id text) returns boolean
 language sql immutable set search_path = '' as $$
   select pg_catalog.octet_length(id) <= 64 and case id_type
@@ -75,7 +73,7 @@ language sql immutable set search_path = '' as $$
   end
 $$;
 
--- Makes gateways load the topics again, which they keep in memory.
+-- Makes the gateways reload their in-memory copy of the topics.
 create function warden.topics_changed() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
@@ -88,7 +86,7 @@ create trigger topics_changed after insert or update or delete or truncate on wa
 create trigger topics_changed after insert or update or delete or truncate on warden.entity_topics
   for each statement execute function warden.topics_changed();
 
--- What warden.watch() was told, one row a table.
+-- Arguments of warden.watch(), one row per table.
 create table warden.watches (
   relation      regclass primary key,
   topic         text   not null references warden.topics,
@@ -96,13 +94,13 @@ create table warden.watches (
   entity_column name   not null,
   omit_columns  text[] not null,
   org_column    name   not null,
-  -- The kind of the entity topic that the table's events reach, and the column with its id.
+  -- Kind of the entity topic that the table's events reach, and the column with the entity's id.
   entity_topic        text references warden.entity_topics,
   entity_topic_column name,
   constraint watches_entity_topic check ((entity_topic is null) = (entity_topic_column is null))
 );
 
--- The type of ids in an entity topic, for a column's type; null if the type can't be one.
+-- The id type for a column's type; null if columns of that type cannot contain ids.
 create function warden.entity_id_type(type regtype) returns text
 language sql immutable set search_path = '' as $$
   select case
@@ -112,23 +110,25 @@ language sql immutable set search_path = '' as $$
   end
 $$;
 
--- The SQL expression for the entity topic of a row, which a trigger function knows by this alias. A text that is no
--- id of a topic gives null: the event then reaches no entity topic, and the write never fails.
--- (A regular expression fails with a nondeterministic collation, hence "C"; octet_length() unpacks no large value.)
+-- An SQL expression for the entity topic of the row with this alias in a trigger function. A string that is not a valid
+-- id gives null: the event reaches no entity topic, and the write never fails. (A regular expression fails with a
+-- nondeterministic collation, hence "C". octet_length() does not decompress a large value.)
 create function warden.entity_topic_expression(w warden.watches, alias text) returns text
 language sql stable set search_path = '' as $fn$
   select case
     when w.entity_topic is null then 'null::text'
     when t.id_type = 'text' then pg_catalog.format(
-      $sql$case when pg_catalog.octet_length(%1$s.%2$I) <= 64 and %1$s.%2$I collate "C" ~ '^[A-Za-z0-9._~-]+$' then %3$L || %1$s.%2$I end$sql$,
+      $sql$case when pg_catalog.octet_length(%1$s.%2$I) <= 64 and %1$s.%2$I collate "C" ~ '^[A-Za-z0-9._~-]+$'
+           then %3$L || %1$s.%2$I end$sql$,
       alias, w.entity_topic_column, w.entity_topic || ':')
     else pg_catalog.format('%3$L || %1$s.%2$I::text', alias, w.entity_topic_column, w.entity_topic || ':')
   end
   from (values (true)) always left join warden.entity_topics t on t.kind = w.entity_topic
 $fn$;
 
--- A function per watched table, so that its statements are planned once and its columns are names,
--- not lookups. Statement triggers with transition tables: a bulk statement costs one insert-select.
+-- Creates the trigger function of a watched table. A function per table has its statements planned once, and refers to
+-- columns by name instead of looking them up. Statement triggers with transition tables cost one INSERT ... SELECT per
+-- bulk statement.
 create function warden.watch_function(w warden.watches) returns text
 language plpgsql set search_path = '' as $fn$
 declare
@@ -136,21 +136,21 @@ declare
                          from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
                          where c.oid = w.relation);
   fn text := 'log ' || relation_name;
-  -- Documents beyond this size are logged as their entity column alone.
+  -- If the document is larger than this, only the entity column is logged.
   event_bytes_max constant int := 65536;
-  -- Rows beyond this size are not even made into documents.
+  -- A row larger than this is not converted into a document at all.
   row_bytes_max constant int := 1048576;
   body text;
 begin
   if pg_catalog.octet_length(fn) > 63 then
     fn := pg_catalog.left(fn, 40) || ' ' || pg_catalog.left(pg_catalog.md5(relation_name), 8);
   end if;
-  -- The size of the row is looked at first, because to_jsonb fails beyond 256 MB, which a compressed
-  -- column of a few megabytes can unfold to; and then that of the document, without omitted
-  -- columns: as jsonb, where a number may take a thousandth of its digits, and as text. `offset 0` keeps the planner from computing
-  -- the document once for every place in which it is used. Rows are compared by their image
-  -- (*<>), because json and a few other types have no equality. A row is n.* and o.*, because n alone
-  -- would be a column of that name, where the table has one.
+  -- The row's size is checked first, because to_jsonb fails above 256 MB, and a compressed column of a few megabytes
+  -- can expand to that. Then the size of the document without omitted columns is checked, as jsonb and as text: in
+  -- jsonb a number may take a thousandth of its digits.
+  -- `offset 0` keeps the planner from computing the document once for each place that uses it.
+  -- Rows are compared by their binary image (*<>), because json and a few other types have no equality.
+  -- Rows are written n.* and o.*, because n alone is a column if the table has one of that name.
   body := $body$
 begin
   if tg_op = 'INSERT' then
@@ -176,8 +176,8 @@ begin
                         then pg_catalog.to_jsonb(o.*) - %6$L::text[] end as doc offset 0) j) d
     where o.%1$I is not null;
   elsif tg_op = 'UPDATE' then
-    -- Old and new are paired by the entity within its organisation: never may one organisation be shown
-    -- another's row. What changed either is a deletion and a creation.
+    -- Old and new rows are paired by entity and organisation, so no organisation sees another's row. If either
+    -- changed, the update is logged as a deletion and a creation.
     insert into warden.events (org_id, topic, event, subject, data, old, truncated, ring)
     select coalesce(n.%1$I, o.%1$I), %2$L,
            case when o.%5$I is null then %3$L when n.%5$I is null then %9$L else %10$L end,
@@ -199,12 +199,12 @@ begin
                    case when o.%5$I is not null and pg_catalog.pg_column_size(o.*) <= %11$s
                         then pg_catalog.to_jsonb(o.*) - %6$L::text[] end as old_doc offset 0) j) d
     where coalesce(n.%1$I, o.%1$I) is not null
-      -- An update that changes nothing that is shown emits nothing.
+      -- An update that changes no logged column emits no event.
       and case when d.new_doc is not null and d.old_doc is not null then d.new_doc <> d.old_doc
                when n.%5$I is null or o.%5$I is null then true
                else n.* operator(pg_catalog.*<>) o.* end;
   else
-    -- TRUNCATE has no rows to tell of: whoever follows the topic reads the table anew.
+    -- TRUNCATE has no transition rows: subscribers of the topic must read the table again.
     insert into warden.events (topic, event, data)
     values (%2$L, 'warden.resync', '{"reason": "truncated"}');
   end if;
@@ -226,17 +226,18 @@ $body$;
 end
 $fn$;
 
--- Whether a trigger is a guard as warden.guard_org_id() makes it, and enabled.
+-- Whether a trigger is enabled, and is exactly the one that warden.guard_org_id() creates.
 create function warden.is_guard(guard oid) returns boolean
 language sql stable set search_path = '' as $$
   select g.tgenabled in ('O', 'A') and pg_catalog.pg_get_triggerdef(g.oid) = pg_catalog.format(
     'CREATE TRIGGER warden_org_id_immutable BEFORE UPDATE ON %s FOR EACH ROW '
-    'WHEN ((old.org_id IS DISTINCT FROM new.org_id)) EXECUTE FUNCTION public.prevent_org_id_change()', g.tgrelid::regclass)
+    'WHEN ((old.org_id IS DISTINCT FROM new.org_id)) EXECUTE FUNCTION public.prevent_org_id_change()',
+    g.tgrelid::regclass)
   from pg_catalog.pg_trigger g where g.oid = guard
 $$;
 
--- Keeps a table's org_id from changing. (Row triggers, unlike statement triggers, come to the partitions
--- by themselves.) Only where something is missing does it take a lock, which blocks writers for that moment.
+-- Creates the trigger that keeps a table's org_id from changing. (Partitions inherit row triggers, unlike statement
+-- triggers.) It takes a lock, which blocks writers for a moment, only if the trigger is missing or wrong.
 create function warden.guard_org_id(relation regclass) returns void
 language plpgsql set search_path = '' as $$
 begin
@@ -251,7 +252,7 @@ begin
 end
 $$;
 
--- Takes the guard away again.
+-- Drops that trigger.
 create function warden.unguard_org_id(relation regclass) returns void
 language plpgsql set search_path = '' as $$
 begin
@@ -262,20 +263,18 @@ begin
 end
 $$;
 
--- Watches a table: every committed insert, update and delete of a row becomes an event
--- <event_prefix>.created, .updated or .deleted on <topic>, on org, and on the entity topic
--- <entity_topic>:<id>, if there is one.
---   entity_column        names the row: a uuid, a whole number or a text; unique by itself, and not null
+-- Watches a table: every committed insert, update and delete of a row becomes an event <event_prefix>.created, .updated
+-- or .deleted. The event reaches the topics <topic> and org, and the entity topic <entity_topic>:<id> if there is one.
+--   entity_column        identifies the row: a uuid, integer or text column that is unique by itself and not null
 --   omit_columns         columns that never leave the database
---   org_column           the tenant; not null once the table is org-scoped
+--   org_column           the organisation; a row without one emits no event
 --   entity_topic         kind of the entity whose topic the events reach, e.g. 'invoice' for invoice:<id>
---   entity_topic_column  the column with that entity's id (a uuid, a whole number or a text); by default
---                        entity_column: the row is the entity. Of a table of invoice lines it is 'invoice_id'.
---                        Rows without an id, or with a text that warden.is_entity_id() does not accept, reach
---                        no entity topic.
--- Call it as a role that owns the table and is a member of warden_owner. It can be called again, to
--- change what it was told, or after partitions were added: triggers of a partitioned table do not
--- fire for a statement that names a partition, so each partition has its own.
+--   entity_topic_column  column with that entity's id: uuid, integer or text. By default entity_column, because the row
+--                        is the entity; for invoice lines, for example, 'invoice_id'. A row without an id, or with a
+--                        string that warden.is_entity_id() rejects, reaches no entity topic.
+-- The caller must own the table and be a member of warden_owner. Call it again to change an argument, or after adding
+-- a partition: triggers of a partitioned table do not fire for a statement on a partition, so each partition gets its
+-- own triggers.
 create function warden.watch(
   relation regclass, topic text, event_prefix text,
   entity_column name default 'id', omit_columns text[] default '{}', org_column name default 'org_id',
@@ -291,19 +290,19 @@ declare
 begin
   if (select relkind from pg_catalog.pg_class where oid = watch.relation) not in ('r', 'p') then
     raise exception 'warden.watch: % is not a table', watch.relation
-      using hint = 'Views and foreign tables have no row changes to watch: name the table behind.';
+      using hint = 'Views and foreign tables have no row triggers: watch the underlying table.';
   end if;
   if event_prefix !~ '^[a-z][a-z0-9_]{0,62}$' or event_prefix in ('warden', 'phx') then
     raise exception 'warden.watch: event prefix "%" is not valid', event_prefix
-      using hint = 'Lower-case letters, digits and _, beginning with a letter; not warden or phx.';
+      using hint = 'Use lower-case letters, digits and _, starting with a letter; not warden or phx.';
   end if;
   if entity_topic is null and entity_topic_column is not null then
     raise exception 'warden.watch: entity_topic_column "%" is given without an entity_topic', entity_topic_column
-      using hint = 'Name the kind of entity as well, e.g. entity_topic => ''invoice'' for topics invoice:<id>.';
+      using hint = 'Also pass the kind of entity, e.g. entity_topic => ''invoice'' for topics invoice:<id>.';
   end if;
   if entity_topic !~ '^[a-z][a-z0-9_]{0,62}$' or entity_topic = 'org' then
     raise exception 'warden.watch: entity topic "%" is not valid', entity_topic
-      using hint = 'Lower-case letters, digits and _, beginning with a letter; not org.';
+      using hint = 'Use lower-case letters, digits and _, starting with a letter; not org.';
   end if;
   if entity_topic is not null and entity_topic_column is null then
     entity_topic_column := entity_column;
@@ -326,12 +325,13 @@ begin
     if col.use = 'entity_topic_column' then
       entity_id_type := warden.entity_id_type(col.type);
       if entity_id_type is null then
-        raise exception 'warden.watch: column "%" of % is of type %: entity_topic_column must be a uuid, a whole number or a text',
+        raise exception
+          'warden.watch: column "%" of % is of type %: entity_topic_column must be a uuid, an integer or text',
           col.name, watch.relation, col.type;
       end if;
     end if;
   end loop;
-  -- A misspelt name would let out what was meant to stay.
+  -- A misspelt name would let a column leave the database that must not.
   for col in
     select o.name from unnest(omit_columns) o(name)
     where not exists (select from pg_catalog.pg_attribute a where a.attrelid = watch.relation
@@ -339,21 +339,23 @@ begin
   loop
     raise exception 'warden.watch: % has no column "%" (given in omit_columns)', watch.relation, col.name;
   end loop;
-  -- Rows are paired by it, in every update of a writer who knows nothing of this: so it must be there,
-  -- must be one, and must be comparable without a search_path.
+  -- Every update pairs old and new rows by the entity column. So it must be unique, not null, and comparable without a
+  -- search_path; otherwise writes of the application would fail.
   if not exists (
     select from pg_catalog.pg_index i join pg_catalog.pg_attribute a
       on a.attrelid = i.indrelid and a.attnum = any (i.indkey) and a.attname = entity_column
     where i.indrelid = watch.relation and i.indisunique and i.indisvalid and i.indpred is null and a.attnotnull
-      -- The unique indexes of a partitioned table contain its partition key as well.
+      -- A unique index of a partitioned table also contains the partition key.
       and (i.indnkeyatts = 1 or (select relkind from pg_catalog.pg_class where oid = watch.relation) = 'p')
   ) then
-    raise exception 'warden.watch: column "%" of % is not unique by itself, or may be null', entity_column, watch.relation
-      using hint = 'The entity column tells rows apart: name the primary key, and have it be one column.';
+    raise exception 'warden.watch: column "%" of % is not unique by itself, or may be null',
+        entity_column, watch.relation
+      using hint = 'The entity column identifies a row: pass a primary key of one column.';
   end if;
   if warden.entity_id_type((select a.atttypid from pg_catalog.pg_attribute a
                             where a.attrelid = watch.relation and a.attname = entity_column)) is null then
-    raise exception 'warden.watch: column "%" of % is neither a uuid, a whole number nor a text', entity_column, watch.relation;
+    raise exception 'warden.watch: column "%" of % is neither a uuid, an integer nor text',
+      entity_column, watch.relation;
   end if;
 
   perform warden.declare_topic(topic);
@@ -380,7 +382,8 @@ begin
     execute pg_catalog.format('create or replace trigger warden_log_insert after insert on %s '
       'referencing new table as new_rows for each statement execute function warden.%I()', part, fn);
     execute pg_catalog.format('create or replace trigger warden_log_update after update on %s '
-      'referencing old table as old_rows new table as new_rows for each statement execute function warden.%I()', part, fn);
+      'referencing old table as old_rows new table as new_rows '
+      'for each statement execute function warden.%I()', part, fn);
     execute pg_catalog.format('create or replace trigger warden_log_delete after delete on %s '
       'referencing old table as old_rows for each statement execute function warden.%I()', part, fn);
     execute pg_catalog.format('create or replace trigger warden_log_truncate after truncate on %s '
@@ -393,7 +396,7 @@ begin
 end
 $$;
 
--- Stops watching a table. Its topics and its immutable org_id stay.
+-- Stops watching a table. Its topics, and the immutability of its org_id, remain.
 create function warden.unwatch(relation regclass) returns void
 language plpgsql set search_path = '' as $$
 declare

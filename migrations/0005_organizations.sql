@@ -1,6 +1,9 @@
--- The tenants, and who belongs to them. Both tables are taken as they are where an application has
--- them already, if they fit.
--- An application may be using these tables: whoever comes behind a waiting request for a lock waits with it.
+-- Organisations (the tenants) and memberships. If the application already has these tables, Warden uses them, provided
+-- that they fit. Both are part of the core: publishing and revocation check that an organisation exists, and the token
+-- hook and the backfill read memberships.
+--
+-- The application may be using these tables. Other sessions queue behind a lock request that waits, so it waits for a
+-- short time only.
 set local lock_timeout = '200ms';
 set local statement_timeout = '5min';
 do $do$
@@ -26,10 +29,11 @@ begin
   if is_new then
     create table public.organization_members (
       org_id     uuid not null,
-      -- The user in the identity provider (auth.users on Supabase); not ours to reference.
+      -- The user's id at the identity provider (auth.users on Supabase). No foreign key, because Warden does not own
+      -- that table.
       user_id    uuid not null,
       role       text not null default 'member' check (role in ('owner', 'admin', 'member')),
-      -- Of several memberships the one that gives the user's tokens their org_id.
+      -- Whether this membership, of several, determines the org_id in the user's tokens.
       is_primary boolean not null default false,
       created_at timestamptz not null default now(),
       primary key (org_id, user_id)
@@ -45,10 +49,10 @@ begin
   select format('public.%s %s', w.name, case
       when c.relkind <> 'r' then 'is not an ordinary table'
       when not pg_has_role(current_user, c.relowner, 'usage') then
-        format('belongs to %s, and %s is no member of that role', c.relowner::regrole, current_user)
+        format('belongs to %s, and %s is not a member of that role', c.relowner::regrole, current_user)
       when a.attname is null then format('has no column "%s"', w.column_name)
       when a.atttypid <> 'uuid'::regtype then
-        format('has a column "%s" of type %s, where uuid is needed', w.column_name, a.atttypid::regtype)
+        format('has a column "%s" of type %s, and must be uuid', w.column_name, a.atttypid::regtype)
     end) into unfit
   from (values ('organizations', 'id'), ('organization_members', 'org_id'), ('organization_members', 'user_id'))
          w (name, column_name)
@@ -59,7 +63,8 @@ begin
   limit 1;
   if unfit is not null then
     raise exception '%', unfit
-      using hint = 'Warden needs organizations (id uuid, unique) and organization_members (org_id uuid, user_id uuid), as tables of the migrating role: change them, or rename them so that Warden makes its own.';
+      using hint = 'Warden needs organizations (id uuid, unique) and organization_members (org_id uuid, user_id uuid), '
+                   'owned by the migrating role: change them, or rename them so that Warden creates its own.';
   end if;
   if not exists (
     select from pg_index i
@@ -68,7 +73,8 @@ begin
       and i.indimmediate and i.indnkeyatts = 1 and i.indpred is null
   ) then
     raise exception 'public.organizations (id) is not unique'
-      using hint = 'Foreign keys of every organisation''s rows refer to it: alter table public.organizations add primary key (id);';
+      using hint = 'Every tenant table gets a foreign key to it: '
+                   'alter table public.organizations add primary key (id);';
   end if;
   if is_new then
     alter table public.organization_members add constraint organization_members_org_id_fkey
@@ -77,7 +83,7 @@ begin
 end
 $do$;
 
--- Where rows belong of which nothing better is known: data from the time before organisations.
+-- The organisation of rows without a parent or a membership, such as data older than organisations.
 create function warden.default_organization() returns uuid
 language sql immutable parallel safe set search_path = '' as $$
   select 'a0000000-0000-0000-0000-000000000001'::uuid
@@ -93,23 +99,25 @@ declare
 begin
   if not exists (select from public.organizations where id = warden.default_organization()) then
     execute format('insert into public.organizations (id%s) values (%L%s)', ', ' || names,
-                   warden.default_organization(), case when names is not null then ', ''Default organization''' else '' end);
+                   warden.default_organization(),
+                   case when names is not null then ', ''Default organization''' else '' end);
   end if;
 exception when integrity_constraint_violation or raise_exception then
   raise exception 'the default organisation cannot be inserted: %', sqlerrm
-    using hint = format('Insert it yourself, with whatever else public.organizations needs, and run this again: insert into public.organizations (id, ...) values (%L, ...);',
+    using hint = format('Insert it with the other columns that public.organizations needs, then run the migration '
+                        'again: insert into public.organizations (id, ...) values (%L, ...);',
                         warden.default_organization());
 end
 $do$;
 
--- The organisation of the request, from the verified claims that PostgREST (or Warden) sets for the
--- transaction. Only app_metadata counts: user_metadata is the user's own to write. Everything that
--- is not a UUID string in its one place gives NULL, and a policy that compares with NULL lets
--- nothing through. Likewise the user of the request, from the claim sub.
+-- The organisation of the request, from the verified claims that PostgREST (or another server) sets for the
+-- transaction. Only app_metadata counts, because users can write their user_metadata. Anything but a UUID string in
+-- that one place gives null, and a policy that compares with null lets no row through. auth_user_id() does the same for
+-- the user, with the claim sub.
 --
--- They look before they cast, because an EXCEPTION block fails inside a parallel plan. Claims that are
--- no JSON at all cannot be looked at that way below PostgreSQL 16: there they fail closed, with
--- an error.
+-- The functions test the claim before they cast it, because an EXCEPTION block fails inside a parallel plan. Below
+-- PostgreSQL 16 they cannot test whether the claims are JSON at all: there invalid JSON is an error, which lets no row
+-- through either.
 do $do$
 declare
   guard text := case when current_setting('server_version_num')::int >= 160000
@@ -129,20 +137,20 @@ begin
                              then s.raw::jsonb #> %L end as claim) c
       $body$
     $fn$, fn.column1, guard, fn.column2);
-    -- Every role that a policy may ask for, also where PUBLIC has lost the right.
-    execute format('grant execute on function public.%I() to public, anon, authenticated, service_role, warden_owner, warden_gateway', fn.column1);
+    -- Every role to which a policy may apply. PUBLIC alone would do, but it may have lost the right.
+    execute format('grant execute on function public.%I() to public, anon, authenticated, service_role, '
+                   'warden_owner, warden_gateway', fn.column1);
   end loop;
 end
 $do$;
 
--- Whether an organisation exists: asked by the gateway, and by warden.publish().
+-- The gateway and warden.publish() check whether an organisation exists.
 grant select (id) on public.organizations to warden_gateway, warden_owner;
--- The policies are asked only where row-level security is on.
+-- This policy has an effect only if row-level security is enabled.
 create policy warden_exists on public.organizations for select to warden_gateway, warden_owner using (true);
 
--- The organisation of a user: the primary membership, else the oldest; null where there is none. One
--- rule for rows that are filled, for the backfill, and for tokens. It reads past row-level security,
--- so only those may call it who are named.
+-- The organisation of a user: the primary membership, else the oldest, else null. The fill trigger, the backfill and
+-- tokens all use this rule. It bypasses row-level security, so only named roles may call it.
 do $do$
 declare
   has_columns name[] := array(select attname from pg_attribute
@@ -165,12 +173,11 @@ alter function warden.default_org_for(uuid) owner to warden_owner;
 revoke execute on function warden.default_org_for(uuid) from public;
 create policy warden_default_org on public.organization_members for select to warden_owner using (true);
 
--- Supabase Auth calls this before it issues a token, at sign-in and at every refresh, with
--- {user_id, claims, authentication_method}, and signs the claims that come back. It writes the
--- organisation into app_metadata from the user's membership as it is now, so that the claim cannot
--- go stale. A user without membership gets a token without org_id, whatever it held before: that is what
--- ends the access of somebody who was removed. Everything else stays as it was; what is no claims
--- object is handed back untouched.
+-- Supabase Auth calls this before it issues a token, at sign-in and at every refresh, with {user_id, claims,
+-- authentication_method}, and signs the claims that it returns. It writes the organisation of the user's present
+-- membership into app_metadata, so the claim is never older than the token. A user without a membership gets a token
+-- without org_id, whatever the claim was before: this ends the access of a removed member. All other claims are
+-- unchanged, and claims that are not an object are returned as they are.
 create or replace function public.custom_access_token_hook(event jsonb) returns jsonb
 language plpgsql stable set search_path = '' as $$
 declare
@@ -195,7 +202,7 @@ end
 $$;
 revoke execute on function public.custom_access_token_hook(jsonb) from public, anon, authenticated, service_role;
 
--- On Supabase; elsewhere nobody calls it.
+-- Only Supabase has this role.
 do $do$
 begin
   if exists (select from pg_roles where rolname = 'supabase_auth_admin') then

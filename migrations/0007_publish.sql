@@ -1,13 +1,13 @@
--- Publishing, for backend services: inside the caller's own transaction, so that an event exists if
--- and only if what it tells of was committed.
+-- Publishing for back ends, inside the caller's own transaction: an event exists if and only if that transaction
+-- commits.
 set local lock_timeout = '5s';
 set local statement_timeout = '5min';
 set local role warden_owner;
 
--- Publishes an event to an organisation; returns its id. Errors (SQLSTATE 22023) name what is wrong.
---   topic  a name in warden.topics, or <kind>:<id> of a kind in warden.entity_topics
---   event  e.g. 'invoice.paid'; names beginning with warden., org. or phx_ are reserved
---   data   at most 65,536 bytes as text
+-- Publishes an event to an organisation, and returns its id. Invalid arguments give an error with SQLSTATE 22023.
+--   topic  a name in warden.topics, or <kind>:<id> with a kind in warden.entity_topics
+--   event  e.g. 'invoice.paid'; names that start with warden., org. or phx_ are reserved
+--   data   at most 65,536 bytes of JSON text
 create function warden.publish(org_id uuid, topic text, event text, data jsonb default '{}')
 returns bigint
 language plpgsql volatile security definer set search_path = '' as $$
@@ -23,22 +23,26 @@ begin
   if not exists (select from warden.topics t where t.name = publish.topic)
      and not exists (select from warden.entity_topics t
                      where t.kind = pg_catalog.split_part(publish.topic, ':', 1)
-                       and warden.is_entity_id(t.id_type, pg_catalog.substr(publish.topic, pg_catalog.length(t.kind) + 2))) then
+                       and warden.is_entity_id(
+                         t.id_type, pg_catalog.substr(publish.topic, pg_catalog.length(t.kind) + 2))) then
     raise exception 'warden.publish: topic "%" does not exist', publish.topic
       using errcode = '22023',
-            hint = 'Declare it once: select warden.declare_topic(''name''), or, for topics of single entities (kind:id), '
-                   'select warden.declare_entity_topic(''kind'', ''uuid''). An id has one spelling, such as a uuid in lower case.';
+            hint = 'Declare it once: select warden.declare_topic(''name''); for topics of single entities (kind:id): '
+                   'select warden.declare_entity_topic(''kind'', ''uuid''). Each id has one spelling: write a uuid in '
+                   'lower case.';
   end if;
   if publish.event is null or publish.event !~ '^[A-Za-z][A-Za-z0-9_.:-]{0,126}$'
      or publish.event ~ '^(warden\.|org\.|phx_)' then
     raise exception 'warden.publish: event name "%" is not valid', publish.event
-      using errcode = '22023', hint = 'Up to 127 letters, digits and _ . : - beginning with a letter; warden., org. and phx_ are reserved.';
+      using errcode = '22023',
+            hint = 'Use up to 127 letters, digits and _ . : - starting with a letter; '
+                   'warden., org. and phx_ are reserved.';
   end if;
-  -- As text, which is what clients get: a value that comes from a column may be compressed.
+  -- The size as text, because clients get text, and a value from a column may be compressed.
   if pg_catalog.octet_length(publish.data::text) > data_bytes_max then
     raise exception 'warden.publish: data has % bytes, at most % are allowed',
         pg_catalog.octet_length(publish.data::text), data_bytes_max
-      using errcode = '22023', hint = 'Publish a reference, and let clients fetch the rest.';
+      using errcode = '22023', hint = 'Publish a reference, and let clients fetch the data.';
   end if;
   insert into warden.events (org_id, topic, event, data)
   values (publish.org_id, publish.topic, publish.event, coalesce(publish.data, '{}'))

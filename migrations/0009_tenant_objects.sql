@@ -1,10 +1,11 @@
--- What the registry asks for, object by object, and whether it is there: warden.tenant_objects. Adoption,
--- the audit and the tests read it.
+-- warden.tenant_objects: every object that the registry requires, and whether it exists. Adoption, the audit and the
+-- tests read it.
 set local lock_timeout = '5s';
 set local statement_timeout = '5min';
 set local role warden_owner;
 
--- Names of more than 63 bytes are cut by PostgreSQL without a word, and may then be the same.
+-- A name of at most 63 bytes. PostgreSQL silently truncates longer names, and two of them could become equal, so a long
+-- name is shortened and ends in a hash.
 create function warden.object_name(variadic parts text[]) returns text
 language plpgsql immutable set search_path = '' as $$
 declare
@@ -21,7 +22,7 @@ begin
 end
 $$;
 
--- 'column' and 'column desc' as they stand in a statement.
+-- A column list for SQL, from elements 'column' and 'column desc'.
 create function warden.column_list(columns text[]) returns text
 language sql immutable set search_path = '' as $$
   select pg_catalog.string_agg(pg_catalog.quote_ident(pg_catalog.regexp_replace(c.name, ' desc$', ''))
@@ -29,18 +30,18 @@ language sql immutable set search_path = '' as $$
   from unnest(columns) with ordinality c (name, n)
 $$;
 
--- The same without ' desc'.
+-- The column names without ' desc'.
 create function warden.bare_columns(columns text[]) returns text[]
 language sql immutable set search_path = '' as $$
   select pg_catalog.array_agg(pg_catalog.regexp_replace(c.name, ' desc$', '') order by c.n)
   from unnest(columns) with ordinality c (name, n)
 $$;
 
--- The policies of a table: one for each command, and one that restricts whatever other policies grant, so
--- that an older one of the application (`using (true)`, or by user) cannot reach beyond the organisation.
--- In a sub-select the function is called once per statement, not once per row. service_role is
--- named for where it may not pass over row-level security: then it works within one organisation.
--- Conditions stand here as PostgreSQL shows them under an empty search_path.
+-- The policies of a table: a permissive one for each command, and a restrictive one that limits every other policy, so
+-- that an older policy of the application (`using (true)`, or by user) cannot grant rows of other organisations.
+-- In a subselect the function is called once per statement, not once per row. The permissive policies include
+-- service_role, for databases where it has no BYPASSRLS: there it works within one organisation.
+-- The conditions are spelled as PostgreSQL prints them with an empty search_path.
 create function warden.tenant_policies(
   schema_name name, table_name name, scope text, user_column name, user_column_type regtype, is_read_only boolean
 ) returns table (name text, command "char", is_permissive boolean, using_condition text, checking_condition text)
@@ -55,21 +56,21 @@ language sql stable set search_path = '' as $$
         else pg_catalog.format('(%I = ( SELECT public.auth_org_id() AS auth_org_id))',
                                case scope when 'root' then 'id' else 'org_id' end)
       end as own,
-      -- Organisations, and who belongs to them, are also read by Warden's own roles, as far as granted.
-      schema_name = 'public' and table_name in ('organizations', 'organization_members') as is_warden_read
+      -- Warden's own roles also read organisations and memberships, as far as they were granted.
+      schema_name = 'public' and table_name in ('organizations', 'organization_members') as is_read_by_warden
   )
   select p.name, p.command::"char", p.is_permissive,
          case when p.command <> 'a' then w.condition end, case when p.command in ('a', 'w', '*') then w.condition end
   from conditions c, (values
     ('warden_select', 'r', true), ('warden_insert', 'a', true), ('warden_update', 'w', true),
     ('warden_delete', 'd', true), ('warden_org', '*', false)) p (name, command, is_permissive),
-  lateral (select case when c.is_warden_read and not p.is_permissive then pg_catalog.format(
+  lateral (select case when c.is_read_by_warden and not p.is_permissive then pg_catalog.format(
       '(%s OR ( SELECT (CURRENT_USER = ANY (ARRAY[''warden_owner''::name, ''warden_gateway''::name]))))', c.own)
     else c.own end as condition) w
   where not is_read_only or p.command in ('r', '*')
 $$;
 
--- Whether a policy is as it must be.
+-- Whether a policy has this command, condition and roles.
 create function warden.is_policy(
   policy oid, command "char", is_permissive boolean, using_condition text, checking_condition text
 ) returns boolean
@@ -84,14 +85,13 @@ language sql stable set search_path = '' as $$
   where p.oid = policy
 $$;
 
--- What every registered table needs, in the order in which it is made, and whether it is there.
---   phase         'expand': what breaks no application that knows nothing of it; 'fill': only until 'enforce':
---                 'enforce': once they have; 'user': on tables that stay the user's, where Warden made them
---   definition    of an index: its columns; of a constraint: what follows its name; of a policy: its
---                 condition
---   applies       false where the table, or a column that this needs, does not exist
---   found         what serves: of this name, or an index or a constraint of another that does the same
---   problem       null where all is well
+-- Every object that a registered table needs, in order of creation, and whether it exists.
+--   phase       'expand': breaks no running application. 'fill': exists only until the enforce phase. 'enforce': could
+--               reject what an application writes today. 'user': for tables of users that Warden created
+--   definition  of an index: its columns; of a constraint: its definition after the name; of a policy: its condition
+--   applies     false if the table, or a column that the object needs, does not exist
+--   found       the existing object: of this name, or an index or constraint of another name that serves as well
+--   problem     null if the object is valid
 create function warden.tenant_object_rows() returns table (
   schema_name name, table_name name, scope text, relation regclass, step int, phase text, kind text, name text,
   definition text, is_unique boolean, applies boolean, found text, is_present boolean, is_valid boolean, problem text
@@ -105,15 +105,18 @@ language sql stable set search_path = '' as $$
                 where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped), '{}') as columns
     from warden.tenant_tables r
     left join pg_catalog.pg_namespace n on n.nspname = r.schema_name
-    left join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = r.table_name and c.relkind in ('r', 'p', 'v', 'm', 'f')
+    left join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = r.table_name
+      and c.relkind in ('r', 'p', 'v', 'm', 'f')
     left join pg_catalog.pg_namespace pn on pn.nspname = r.parent_schema
-    left join pg_catalog.pg_class pc on pc.relnamespace = pn.oid and pc.relname = r.parent_table and pc.relkind in ('r', 'p')
+    left join pg_catalog.pg_class pc on pc.relnamespace = pn.oid and pc.relname = r.parent_table
+      and pc.relkind in ('r', 'p')
   ), keys as (
-    -- Unique (org_id, key) on a parent, for its children's foreign keys.
+    -- Unique (org_id, key) on a parent: its children's foreign keys reference it.
     select distinct p.schema_name, p.table_name, c.parent_key
     from registered c join registered p on p.schema_name = c.parent_schema and p.table_name = c.parent_table
   ), wanted_indexes as (
-    select i.schema_name, i.table_name, i.index_name::text as name, i.key_columns, i.is_unique from warden.tenant_indexes i
+    select i.schema_name, i.table_name, i.index_name::text as name, i.key_columns, i.is_unique
+    from warden.tenant_indexes i
     union all
     select r.schema_name, r.table_name, warden.object_name('idx', r.table_name, 'org', r.parent_column),
            array['org_id', r.parent_column::text], false
@@ -121,7 +124,7 @@ language sql stable set search_path = '' as $$
     where r.parent_column is not null and not exists (
       select from warden.tenant_indexes i where i.schema_name = r.schema_name and i.table_name = r.table_name
         and i.key_columns[2] = r.parent_column::text
-        -- One that a table of the application has no columns for stands in for nothing.
+        -- An index of the list does not count if the table lacks one of its columns.
         and not (r.is_table and exists (
           select from unnest(i.key_columns) k (name)
           where pg_catalog.regexp_replace(k.name, ' desc$', '') <> all (r.columns || array['org_id']))))
@@ -129,7 +132,7 @@ language sql stable set search_path = '' as $$
     select r.schema_name, r.table_name, warden.object_name('idx', r.table_name, 'org_id'), array['org_id'], false
     from registered r
     where r.scope = 'org' and not coalesce(r.parent_column = any (r.columns), false)
-      -- Those of the list may need columns that a table of the application does not have.
+      -- An index of the list does not count if the table lacks one of its columns.
       and not exists (select from warden.tenant_indexes i
                       where i.schema_name = r.schema_name and i.table_name = r.table_name
                         and (not r.is_table or warden.bare_columns(i.key_columns) <@ (r.columns || array['org_id'])))
@@ -138,7 +141,8 @@ language sql stable set search_path = '' as $$
   ), present_indexes as (
     select i.indrelid, x.relname::text as name, i.indisunique and i.indimmediate as is_unique,
       i.indisvalid and i.indisready as is_valid, i.indpred is null and am.amname = 'btree' as is_whole,
-      (select array_agg(coalesce(a.attname::text || case when o.option & 1 = 1 then ' desc' else '' end, '') order by k.n)
+      (select array_agg(coalesce(a.attname::text || case when o.option & 1 = 1 then ' desc' else '' end, '')
+                        order by k.n)
        from unnest(i.indkey) with ordinality k (attnum, n)
        join unnest(i.indoption) with ordinality o (option, n) on o.n = k.n
        left join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum) as key_columns
@@ -148,7 +152,7 @@ language sql stable set search_path = '' as $$
     where i.indrelid in (select r.rel from registered r)
   ), present_constraints as (
     select k.conrelid, k.conname::text as name, k.contype, k.confrelid, k.confdeltype, k.confupdtype, k.condeferrable,
-      -- Foreign keys that are not enforced at all came with PostgreSQL 18.
+      -- PostgreSQL 18 introduced foreign keys that are NOT ENFORCED.
       k.convalidated and coalesce((pg_catalog.to_jsonb(k) ->> 'conenforced')::boolean, true) as is_valid,
       (select array_agg(a.attname::text order by u.n) from unnest(k.conkey) with ordinality u (attnum, n)
        join pg_catalog.pg_attribute a on a.attrelid = k.conrelid and a.attnum = u.attnum) as columns,
@@ -171,8 +175,8 @@ language sql stable set search_path = '' as $$
     left join pg_catalog.pg_trigger g on g.tgrelid = r.rel and g.tgname = 'warden_fill_org_id'
     where r.scope = 'org' and not r.is_read_only
     union all
-    -- A unique index may refuse rows that the application has written so far, unless an index of its own
-    -- refuses them already.
+    -- A unique index could reject rows that the application writes today, unless one of the application's own indexes
+    -- rejects them already.
     select r.schema_name, r.table_name, 3, case when w.is_unique and not exists (
         select from present_indexes x
         where x.indrelid = r.rel and x.is_unique and x.is_valid and x.is_whole
@@ -182,21 +186,24 @@ language sql stable set search_path = '' as $$
       r.is_table and not exists (
         select from unnest(w.key_columns) k (name)
         where pg_catalog.regexp_replace(k.name, ' desc$', '') <> all (r.columns || array['org_id'])),
-      coalesce(i.name, taken.name), i.is_valid, case when i.name is null then 'is another index' else 'is not valid' end
+      coalesce(i.name, taken.name), i.is_valid,
+      case when i.name is null then 'is another index' else 'is not valid' end
     from wanted_indexes w join registered r using (schema_name, table_name)
     left join lateral (
       select i.* from present_indexes i
       where i.indrelid = r.rel and i.is_whole and i.is_unique >= w.is_unique
-        -- An index on org_id alone is any that begins with it.
+        -- Any index that starts with org_id serves as an index on org_id alone.
         and (i.key_columns = w.key_columns or w.key_columns = array['org_id'] and i.key_columns[1] = 'org_id')
       order by i.is_valid desc, i.name = w.name desc limit 1) i on true
     left join present_indexes taken on taken.indrelid = r.rel and taken.name = w.name
     union all
-    select r.schema_name, r.table_name, 3, 'expand', 'unique', warden.object_name(r.table_name, 'org_id', k.parent_key, 'key'),
+    select r.schema_name, r.table_name, 3, 'expand', 'unique',
+      warden.object_name(r.table_name, 'org_id', k.parent_key, 'key'),
       pg_catalog.format('unique (org_id, %I)', k.parent_key), true, r.is_table and k.parent_key = any (r.columns),
-      coalesce(u.name, taken.name), u.is_valid, case when u.name is null then 'is another constraint' else 'is not valid' end
+      coalesce(u.name, taken.name), u.is_valid,
+      case when u.name is null then 'is another constraint' else 'is not valid' end
     from keys k join registered r using (schema_name, table_name)
-    -- A foreign key can refer to a unique index as well.
+    -- A foreign key can also reference a unique index that has no constraint.
     left join lateral (
       select i.* from present_indexes i
       where i.indrelid = r.rel and i.is_whole and i.is_unique and i.key_columns = array['org_id', k.parent_key::text]
@@ -207,44 +214,49 @@ language sql stable set search_path = '' as $$
     select r.schema_name, r.table_name, 4, 'expand', 'foreign_key', warden.object_name(r.table_name, 'org_id_fkey'),
       'foreign key (org_id) references public.organizations (id) on delete cascade', null, r.is_table,
       coalesce(f.name, taken.name), f.is_valid and f.confdeltype = 'c',
-      case when f.name is null then 'is another constraint' when f.confdeltype <> 'c' then 'does not cascade' else 'is not validated' end
+      case when f.name is null then 'is another constraint'
+           when f.confdeltype <> 'c' then 'does not cascade' else 'is not validated' end
     from registered r
     left join lateral (
       select f.* from present_constraints f
       where f.conrelid = r.rel and f.contype = 'f' and f.columns = array['org_id']
         and f.confrelid = 'public.organizations'::regclass and f.key_columns = array['id']
       order by f.is_valid and f.confdeltype = 'c' desc limit 1) f on true
-    left join present_constraints taken on taken.conrelid = r.rel and taken.name = warden.object_name(r.table_name, 'org_id_fkey')
+    left join present_constraints taken on taken.conrelid = r.rel
+      and taken.name = warden.object_name(r.table_name, 'org_id_fkey')
     where r.scope = 'org'
     union all
-    -- So may a foreign key where the application has none, or one that lets it write the child first, which
-    -- then does not know its parent's organisation.
+    -- A composite foreign key could also reject rows, if the application has no simple key, or a deferrable one: then
+    -- it may insert a child first, whose parent's organisation is not known yet.
     select r.schema_name, r.table_name, 5,
       case when simple.name is null or simple.condeferrable then 'enforce' else 'expand' end, 'foreign_key',
       warden.object_name(r.table_name, 'org_id', r.parent_column, 'fkey'),
       pg_catalog.format('foreign key (org_id, %I) references %I.%I (org_id, %I)%s', r.parent_column,
         r.parent_schema, r.parent_table, r.parent_key,
-        -- It does what the key that is there does, where both columns can bear that.
+        -- It has the actions of the simple key, if they suit both columns.
         case simple.confdeltype when 'c' then ' on delete cascade' else '' end
         || case simple.confupdtype when 'c' then ' on update cascade' else '' end),
       null, r.is_table and r.parent_rel is not null and r.parent_column = any (r.columns),
-      coalesce(f.name, taken.name), f.is_valid, case when f.name is null then 'is another constraint' else 'is not validated' end
+      coalesce(f.name, taken.name), f.is_valid,
+      case when f.name is null then 'is another constraint' else 'is not validated' end
     from registered r
     left join lateral (
       select f.* from present_constraints f
       where f.conrelid = r.rel and f.contype = 'f' and f.confrelid = r.parent_rel
-        and f.columns = array[r.parent_column::text] and f.key_columns = array[r.parent_key::text] limit 1) simple on true
+        and f.columns = array[r.parent_column::text] and f.key_columns = array[r.parent_key::text]
+      limit 1) simple on true
     left join lateral (
       select f.* from present_constraints f
       where f.conrelid = r.rel and f.contype = 'f' and f.confrelid = r.parent_rel
-        and f.columns = array['org_id', r.parent_column::text] and f.key_columns = array['org_id', r.parent_key::text]
+        and f.columns = array['org_id', r.parent_column::text]
+        and f.key_columns = array['org_id', r.parent_key::text]
       order by f.is_valid desc limit 1) f on true
     left join present_constraints taken on taken.conrelid = r.rel
       and taken.name = warden.object_name(r.table_name, 'org_id', r.parent_column, 'fkey')
     where r.scope = 'org' and r.parent_column is not null
     union all
     select r.schema_name, r.table_name, 6, 'expand', 'trigger', 'warden_org_id_immutable', null, null, r.is_table,
-      g.tgname::text, warden.is_guard(g.oid), 'is disabled, or not as warden.guard_org_id() makes it'
+      g.tgname::text, warden.is_guard(g.oid), 'is disabled, or differs from the one that warden.guard_org_id() creates'
     from registered r
     left join pg_catalog.pg_trigger g on g.tgrelid = r.rel and g.tgname = 'warden_org_id_immutable'
     where r.scope = 'org' and (r.is_immutable or r.is_watched)
@@ -255,26 +267,30 @@ language sql stable set search_path = '' as $$
     left join pg_catalog.pg_attribute a on a.attrelid = r.rel and a.attname = 'org_id' and not a.attisdropped
     where r.scope = 'org'
     union all
-    select r.schema_name, r.table_name, 8, case r.scope when 'user' then 'user' else 'enforce' end, 'policy', p.name, coalesce(p.using_condition, p.checking_condition), null,
+    select r.schema_name, r.table_name, 8, case r.scope when 'user' then 'user' else 'enforce' end, 'policy', p.name,
+      coalesce(p.using_condition, p.checking_condition), null,
       r.is_table and (r.scope <> 'user' or r.user_column = any (r.columns)), pol.polname::text,
       warden.is_policy(pol.oid, p.command, p.is_permissive, p.using_condition, p.checking_condition),
-      'is not as warden.protect() makes it'
+      'differs from the one that warden.protect() creates'
     from registered r
     left join pg_catalog.pg_attribute a on a.attrelid = r.rel and a.attname = r.user_column and not a.attisdropped
     cross join lateral warden.tenant_policies(
       r.schema_name, r.table_name, r.scope, r.user_column, a.atttypid::regtype, r.is_read_only) p
     left join pg_catalog.pg_policy pol on pol.polrelid = r.rel and pol.polname = p.name
     union all
-    select r.schema_name, r.table_name, 9, case r.scope when 'user' then 'user' else 'enforce' end, 'row_security', s.name, null, null, r.is_table,
-      case when case s.name when 'enabled' then r.relrowsecurity else r.relforcerowsecurity end then s.name end, true, null
+    select r.schema_name, r.table_name, 9, case r.scope when 'user' then 'user' else 'enforce' end, 'row_security',
+      s.name, null, null, r.is_table,
+      case when case s.name when 'enabled' then r.relrowsecurity else r.relforcerowsecurity end then s.name end,
+      true, null
     from registered r, (values ('enabled'), ('forced')) s (name)
   )
-  select o.schema_name, o.table_name, r.scope, r.rel::regclass, o.step, o.phase, o.kind, o.name, o.definition, o.is_unique,
+  select o.schema_name, o.table_name, r.scope, r.rel::regclass, o.step, o.phase, o.kind, o.name, o.definition,
+    o.is_unique,
     o.applies, o.found, o.found is not null, coalesce(o.found is not null and o.is_right, false),
     case when not o.applies then
            case when r.rel is null then 'the table does not exist'
-                when not r.is_table then 'it is no table'
-                else 'a column or a table that this needs does not exist' end
+                when not r.is_table then 'it is not a table'
+                else 'a column or table that the object needs does not exist' end
          when o.found is null then 'is missing'
          when o.is_right is not true then o.wrong end
   from objects o join registered r using (schema_name, table_name)

@@ -1,11 +1,11 @@
--- How an organisation's rows are kept apart, each step once, in short functions. They run as the role
--- that calls them, which owns the tables, take the caller's lock_timeout, change metadata only, and do
--- nothing where nothing is missing. What takes time on existing rows belongs to the online executor.
+-- The steps that isolate a table, each in one short function. They run with the rights and the lock_timeout of their
+-- caller, who owns the table. They change metadata only, and do nothing if nothing is missing. Steps that take time on
+-- existing rows belong to the online executor of `warden migrate`.
 set local lock_timeout = '5s';
 set local statement_timeout = '5min';
 set local role warden_owner;
 
--- The registry's row of a table.
+-- The registry's entry of a table. It is an error if there is none.
 create function warden.registered(relation regclass) returns warden.tenant_tables
 language plpgsql stable set search_path = '' as $$
 declare
@@ -30,17 +30,18 @@ language sql stable set search_path = '' as $$
                  where a.attrelid = relation and a.attname = column_name and a.attnum > 0 and not a.attisdropped)
 $$;
 
--- The function behind a table's filling trigger.
+-- Name of the function of a table's fill trigger.
 create function warden.fill_function_name(relation regclass) returns name
 language sql stable set search_path = '' as $$
   select warden.object_name('fill ' || n.nspname || '.' || c.relname)
   from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace where c.oid = relation
 $$;
 
--- Gives org_id to rows of an application that does not know it yet: the parent's; else that of the
--- user's membership; else the default organisation. Where the parent has none yet it stays null, and
--- the backfill finds it. A function per table, as for watches: its statements are planned once. It has
--- the rights of the tables' owner, because a role that inserts need not see parents.
+-- Creates the fill trigger of a table: it sets org_id in new rows of an application that does not know the column. The
+-- value is the parent's organisation, else that of the user's membership, else the default organisation. If the parent
+-- has no organisation yet, org_id stays null until the backfill.
+-- Each table has a function of its own, as for watches, so its statements are planned once. It runs with the rights of
+-- the parent's owner, because a role that inserts children need not have the right to read parents.
 create function warden.fill_org_id(relation regclass) returns void
 language plpgsql set search_path = '' as $fn$
 declare
@@ -48,11 +49,13 @@ declare
   parent regclass := (select c.oid from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
                       where n.nspname = r.parent_schema and c.relname = r.parent_table);
   fn name := warden.fill_function_name(relation);
-  owner name := (select pg_catalog.pg_get_userbyid(c.relowner) from pg_catalog.pg_class c where c.oid = coalesce(parent, relation));
+  owner name := (select pg_catalog.pg_get_userbyid(c.relowner) from pg_catalog.pg_class c
+                 where c.oid = coalesce(parent, relation));
   body text := '';
 begin
   if r.scope <> 'org' or r.is_read_only then
-    raise exception 'warden.fill_org_id: the organisation of % is never filled', relation;
+    raise exception 'warden.fill_org_id: org_id of % is never filled', relation
+      using hint = 'Only tables with scope ''org'' that are not read-only have a fill trigger.';
   end if;
   if exists (select from pg_catalog.pg_trigger g
              where g.tgrelid = relation and g.tgname = 'warden_fill_org_id' and g.tgenabled in ('O', 'A')) then
@@ -74,13 +77,14 @@ begin
   end if;$body$, r.user_column);
   end if;
   execute pg_catalog.format(
-    'create or replace function warden.%I() returns trigger language plpgsql security definer set search_path = '''' as %L',
+    'create or replace function warden.%I() returns trigger language plpgsql security definer '
+    'set search_path = '''' as %L',
     fn, pg_catalog.format(E'\nbegin%s\n  new.org_id := coalesce(new.org_id, %L::uuid);\n  return new;\nend\n',
                           body, warden.default_organization()));
   execute pg_catalog.format('revoke execute on function warden.%I() from public', fn);
   execute pg_catalog.format('grant usage on schema warden to %I', owner);
   execute pg_catalog.format('grant execute on function warden.default_org_for(uuid) to %I', owner);
-  -- A superuser's rights would be more than it needs.
+  -- The migrating role may be a superuser, with more rights than the function needs.
   if (select rolsuper from pg_catalog.pg_roles where rolname = current_user) then
     execute pg_catalog.format('alter function warden.%I() owner to %I', fn, owner);
   end if;
@@ -90,7 +94,7 @@ begin
 end
 $fn$;
 
--- Ends the filling.
+-- Drops the fill trigger of a table and its function.
 create function warden.unfill_org_id(relation regclass) returns void
 language plpgsql set search_path = '' as $$
 begin
@@ -101,8 +105,8 @@ begin
 end
 $$;
 
--- Row-level security, for the table's owner as well. How it was before stands in a comment on the
--- policy that restricts, and goes with it.
+-- Enables and forces row-level security on a table, and creates its policies. The former state of row-level security is
+-- recorded in the comment of the restrictive policy, so it disappears with that policy.
 create function warden.protect(relation regclass) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -112,15 +116,18 @@ declare
   commands constant jsonb := '{"r": "select", "a": "insert", "w": "update", "d": "delete", "*": "all"}';
   p record;
 begin
-  select c.relrowsecurity, c.relforcerowsecurity into was_enabled, was_forced from pg_catalog.pg_class c where c.oid = relation;
+  select c.relrowsecurity, c.relforcerowsecurity into was_enabled, was_forced
+  from pg_catalog.pg_class c where c.oid = relation;
   for p in
-    select t.*, pol.oid as present, warden.is_policy(pol.oid, t.command, t.is_permissive, t.using_condition, t.checking_condition) as is_right
+    select t.*, pol.oid as present,
+      warden.is_policy(pol.oid, t.command, t.is_permissive, t.using_condition, t.checking_condition) as is_right
     from warden.tenant_policies(r.schema_name, r.table_name, r.scope, r.user_column,
-      (select a.atttypid from pg_catalog.pg_attribute a where a.attrelid = relation and a.attname = r.user_column), r.is_read_only) t
+      (select a.atttypid from pg_catalog.pg_attribute a where a.attrelid = relation and a.attname = r.user_column),
+      r.is_read_only) t
     left join pg_catalog.pg_policy pol on pol.polrelid = relation and pol.polname = t.name
   loop
     continue when p.is_right;
-    -- The comment outlives a policy that is made again.
+    -- If the policy is recreated, its comment keeps the original state.
     was_enabled := was_enabled and coalesce(pg_catalog.obj_description(p.present, 'pg_policy'), '') !~ 'was off';
     was_forced := was_forced and coalesce(pg_catalog.obj_description(p.present, 'pg_policy'), '') !~ 'not forced';
     if p.present is not null then
@@ -136,7 +143,7 @@ begin
         case when was_enabled then 'on' else 'off' end, case when was_forced then 'forced' else 'not forced' end));
     end if;
   end loop;
-  -- TRUNCATE asks no policy. (Supabase grants it by default; no request of its can make use of it.)
+  -- No policy restricts TRUNCATE. (Supabase grants it by default, although no request of its API can use it.)
   if exists (
     select from pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) a
     where c.oid = relation and a.privilege_type = 'TRUNCATE'
@@ -144,7 +151,8 @@ begin
   ) then
     execute pg_catalog.format('revoke truncate on %s from public, anon, authenticated', relation);
   end if;
-  select c.relrowsecurity, c.relforcerowsecurity into was_enabled, was_forced from pg_catalog.pg_class c where c.oid = relation;
+  select c.relrowsecurity, c.relforcerowsecurity into was_enabled, was_forced
+  from pg_catalog.pg_class c where c.oid = relation;
   if not was_enabled then
     execute pg_catalog.format('alter table %s enable row level security', relation);
   end if;
@@ -154,7 +162,7 @@ begin
 end
 $$;
 
--- Takes Warden's policies away, and leaves row-level security as it was before them.
+-- Drops Warden's policies, and restores the former state of row-level security.
 create function warden.unprotect(relation regclass) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -168,11 +176,11 @@ begin
   loop
     execute pg_catalog.format('drop policy %I on %s', p.polname, relation);
   end loop;
-  -- None of Warden's was there, so nothing of Warden's is taken away.
+  -- The table has none of Warden's policies, so its state is the application's.
   if not found then
     return;
   end if;
-  -- Where somebody dropped that policy: on, but not for the owner.
+  -- If the restrictive policy with the comment was dropped: leave it enabled, but not forced.
   if coalesce(before ~ 'not forced', true) then
     execute pg_catalog.format('alter table %s no force row level security', relation);
   end if;
@@ -182,9 +190,9 @@ begin
 end
 $$;
 
--- Makes all that is missing on tables that hold no rows, children after their parents. on_parent_delete
--- is for composite keys beside which there is no simple one to go by.
-create function warden.enact(relations regclass[], on_parent_delete text default '') returns void
+-- Creates all missing objects of tables without rows, parents before their children. on_parent_delete is the action of
+-- composite keys if the table has no simple key whose action they could take.
+create function warden.create_tenant_objects(relations regclass[], on_parent_delete text default '') returns void
 language plpgsql set search_path = '' as $$
 declare
   o record;
@@ -197,7 +205,7 @@ begin
   loop
     if o.is_present and o.kind <> 'policy' then
       raise exception '%: % "%" %', o.target, o.kind, o.found, o.problem
-        using hint = 'Change it, or drop it so that Warden makes its own.';
+        using hint = 'Change it, or drop it so that Warden creates its own.';
     end if;
     case o.kind
       when 'column' then
@@ -248,13 +256,12 @@ begin
 end
 $$;
 
--- Puts a table of the application under the organisation. On an empty table everything is done at
--- once; one with rows is adopted by the next `warden migrate`.
---   user_column    names the user a row belongs to
---   parent         the table whose row's organisation a row inherits, being named by parent_column, which
---                  holds the parent's parent_key
---   is_immutable   whether the organisation may never change
--- It can be called again, to change what it was told.
+-- Registers a table of the application as a table of organisations. If it has no rows, all its objects are created at
+-- once. Otherwise the next `warden migrate` adopts it.
+--   user_column    column with the user of a row
+--   parent         table from which rows inherit their organisation: parent_column references its parent_key
+--   is_immutable   whether org_id can never change
+-- Call it again to change an argument.
 create function warden.adopt_table(
   relation regclass, user_column name default null, parent regclass default null,
   parent_column name default null, parent_key name default 'id', is_immutable boolean default true
@@ -268,13 +275,15 @@ declare
 begin
   select n.nspname, k.relname, k.relkind, k.relispartition, k.relpersistence into c
   from pg_catalog.pg_class k join pg_catalog.pg_namespace n on n.oid = k.relnamespace where k.oid = relation;
-  if c.relkind is distinct from 'r' or c.relispartition or c.relpersistence = 't' or c.nspname in ('warden', 'pg_catalog') then
+  if c.relkind is distinct from 'r' or c.relispartition or c.relpersistence = 't'
+     or c.nspname in ('warden', 'pg_catalog') then
     raise exception 'warden.adopt_table: % is not an ordinary table of the application', relation
       using errcode = '22023',
-            hint = 'Views show what their tables let through; partitioned tables and partitions need policies of their own; foreign tables are protected where they are.';
+            hint = 'For a view, adopt its underlying tables. Partitioned tables and partitions need policies of their '
+                   'own. Protect a foreign table on the server that stores it.';
   end if;
   if (parent is null) <> (parent_column is null) then
-    raise exception 'warden.adopt_table: parent and parent_column belong together' using errcode = '22023';
+    raise exception 'warden.adopt_table: parent and parent_column must be given together' using errcode = '22023';
   end if;
   for missing in
     select pg_catalog.format('%s has no column "%s" (given as %s)', x.rel, x.col, x.use)
@@ -287,7 +296,8 @@ begin
   if parent is not null then
     p := warden.registered(parent);
     if p.scope <> 'org' then
-      raise exception 'warden.adopt_table: the rows of % belong to no organisation', parent using errcode = '22023';
+      raise exception 'warden.adopt_table: rows of the parent % do not belong to organisations', parent
+        using errcode = '22023';
     end if;
   end if;
   insert into warden.tenant_tables
@@ -300,20 +310,21 @@ begin
          excluded.parent_key, excluded.is_immutable);
   execute pg_catalog.format('select exists (select from %s)', relation) into has_rows;
   if not has_rows and parent is not null then
-    -- The parent needs a unique (org_id, key), and rows that have an organisation.
+    -- The parent needs a unique (org_id, key), and an organisation in each row.
     execute pg_catalog.format('select exists (select from %s)', parent) into has_rows;
     has_rows := has_rows and exists (select from warden.tenant_object_rows() o where o.relation = parent
                                        and o.applies and o.phase <> 'fill' and not o.is_valid);
   end if;
   if has_rows then
-    raise notice '% is registered; it, or its parent, has rows: run "warden migrate", then "warden migrate --enforce"', relation;
+    raise notice '% is registered. It, or its parent, has rows: run "warden migrate", then "warden migrate --enforce"',
+      relation;
   else
-    perform warden.enact(array[parent, relation]);
+    perform warden.create_tenant_objects(array[parent, relation]);
   end if;
 end
 $$;
 
--- Says that a table's rows stay the user's: nothing is done to it.
+-- Registers a table as a table of users. The table itself is not changed.
 create function warden.leave_to_user(relation regclass, user_column name default 'user_id') returns void
 language plpgsql set search_path = '' as $$
 begin
@@ -324,7 +335,8 @@ begin
   select n.nspname, c.relname, 'user', leave_to_user.user_column
   from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace where c.oid = relation
   on conflict on constraint tenant_tables_pkey do update
-    set (scope, user_column, parent_schema, parent_table, parent_column) = ('user', excluded.user_column, null, null, null);
+    set (scope, user_column, parent_schema, parent_table, parent_column)
+      = ('user', excluded.user_column, null, null, null);
 end
 $$;
 reset role;

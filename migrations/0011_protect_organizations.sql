@@ -12,7 +12,7 @@ declare
     order by c.relname desc);
 begin
   if warden.is_public_empty() then
-    perform warden.enact(created);
+    perform warden.create_tenant_objects(created);
   end if;
   perform warden.grant_to_requests(created, may_write => false);
 end

@@ -1,41 +1,41 @@
--- Revocation: sessions that end, and tokens that count no longer, before their time. The gateways hold this
--- table in memory and read it again whenever a control event in the log tells them that it changed.
+-- Revocation: sessions that must end, and tokens that are no longer valid, before they expire. The gateways keep this
+-- table in memory, and reload it after a control event in the log.
 set local lock_timeout = '5s';
 set local statement_timeout = '5min';
 set local role warden_owner;
 
 create table warden.revocations (
   id         bigint generated always as identity primary key,
-  -- What a token must say to be concerned: everything that is not null. Texts, because the claims
-  -- `session_id` and `sub` are texts, and an identity provider may put anything there.
+  -- An entry applies to a token whose claims equal every value that is not null. The types are text, because the claims
+  -- `session_id` and `sub` are strings, and an identity provider may put anything there.
   session_id text check (octet_length(session_id) between 1 and 256),
   user_id    text check (octet_length(user_id) between 1 and 256),
   org_id     uuid,
   issuer     text check (issuer <> ''),
-  -- Tokens made up to the end of this second are refused; those without `iat` are, too.
+  -- Tokens issued up to the end of this second are rejected, and so are tokens without `iat`.
   revoked_at timestamptz not null,
-  -- No token made before revoked_at is alive then: the entry can't matter any more, and goes.
+  -- By then every token from before revoked_at has expired, so the entry can be deleted.
   expires_at timestamptz not null,
-  -- No token at all is taken while this is true, whenever it was made; such an entry stays.
+  -- While true, every token is rejected, whenever it was issued. Such an entry is not deleted.
   suspended  boolean     not null default false,
   reason     text        not null default '' check (octet_length(reason) <= 500),
   created_by text        not null default session_user,
-  -- Who asked for it through HTTP: the `sub` of the back end's token. Null: somebody in SQL.
+  -- The `sub` of the back end's token for a request through HTTP; null for a call in SQL.
   requested_by text check (octet_length(requested_by) between 1 and 256),
   constraint revocations_subject check (
     num_nonnulls(session_id, user_id) = 1 or (num_nonnulls(session_id, user_id) = 0 and org_id is not null)),
   constraint revocations_suspended check (
     not suspended or (org_id is not null and num_nonnulls(session_id, user_id, issuer) = 0))
 );
--- One entry a subject: revoking again moves its time. (A claim is never empty, so '' is none.)
+-- One entry per subject: revoking again updates its time. (A claim is never empty, so '' stands for null.)
 create unique index revocations_once on warden.revocations
   (coalesce(session_id, ''), coalesce(user_id, ''), coalesce(org_id, '00000000-0000-0000-0000-000000000000'),
    coalesce(issuer, ''));
 create index revocations_expires_at on warden.revocations (expires_at);
--- For the number of an organisation's entries, which warden.revoke_within() bounds.
+-- For counting an organisation's entries, which warden.revoke_within() limits.
 create index revocations_org on warden.revocations (org_id) where org_id is not null;
 
--- Tells the gateways, in the same transaction. No client ever gets this event.
+-- Notifies the gateways, in the same transaction. Clients never get this event.
 create function warden.revocations_changed() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
@@ -46,49 +46,56 @@ $$;
 create trigger revocations_changed after insert or update or delete or truncate on warden.revocations
   for each statement execute function warden.revocations_changed();
 
--- What warden.revoke() and warden.revoke_within() do; nobody may call it but they.
+-- Shared by warden.revoke() and warden.revoke_within(). No other caller has the right to execute it.
 create function warden.add_revocation(
   session_id text, user_id text, org_id uuid, reason text, max_token_age interval, issuer text, requested_by text
 ) returns bigint
 language plpgsql volatile security definer set search_path = '' as $$
 declare
-  -- Gateways hold them all in memory.
+  -- Gateways keep all entries in memory.
   entries_max constant int := 100000;
   revoked bigint;
 begin
   if num_nonnulls(add_revocation.session_id, add_revocation.user_id) > 1
      or num_nonnulls(add_revocation.session_id, add_revocation.user_id, add_revocation.org_id) = 0 then
-    raise exception 'warden.revoke: say what to revoke: session_id, user_id or org_id, one of them'
-      using errcode = '22023', hint = 'org_id may stand beside session_id or user_id: then they are revoked in that organisation only.';
+    raise exception 'warden.revoke: pass one of session_id, user_id and org_id'
+      using errcode = '22023',
+            hint = 'org_id may accompany session_id or user_id: it limits the revocation to that organisation.';
   end if;
   if '' in (add_revocation.session_id, add_revocation.user_id, add_revocation.issuer)
      or pg_catalog.octet_length(coalesce(add_revocation.session_id, add_revocation.user_id)) > 256 then
-    raise exception 'warden.revoke: session_id, user_id and issuer are the texts of claims: not empty, and at most 256 bytes'
+    raise exception 'warden.revoke: session_id, user_id and issuer must not be empty, and have at most 256 bytes'
       using errcode = '22023';
   end if;
   if pg_catalog.octet_length(add_revocation.reason) > 500 then
-    raise exception 'warden.revoke: the reason has % bytes, at most 500 are allowed', pg_catalog.octet_length(add_revocation.reason)
+    raise exception 'warden.revoke: the reason has % bytes, at most 500 are allowed',
+        pg_catalog.octet_length(add_revocation.reason)
       using errcode = '22023';
   end if;
   if add_revocation.max_token_age is null or add_revocation.max_token_age < interval '1 second'
      or add_revocation.max_token_age > interval '10 years' then
-    raise exception 'warden.revoke: max_token_age % is not between one second and ten years', add_revocation.max_token_age
-      using errcode = '22023', hint = 'It is the longest time that one of your tokens is valid.';
+    raise exception 'warden.revoke: max_token_age % is not between one second and ten years',
+        add_revocation.max_token_age
+      using errcode = '22023', hint = 'It is the longest validity of your tokens.';
   end if;
-  -- Asked apart, so that a lock on organisations holds up the revocation of nobody else.
+  -- A separate statement, so a lock on organizations does not delay revocations of sessions and users.
   if num_nonnulls(add_revocation.session_id, add_revocation.user_id) = 0 then
     if not exists (select from public.organizations o where o.id = add_revocation.org_id) then
       raise exception 'warden.revoke: organisation % does not exist', add_revocation.org_id
-        using errcode = '22023', hint = 'Tokens of an organisation that was deleted are refused without this.';
+        using errcode = '22023', hint = 'Tokens of a deleted organisation are rejected without a revocation.';
     end if;
   end if;
   if (select count(*) from (select from warden.revocations r limit entries_max) r) >= entries_max then
-    raise exception 'warden.revoke: % revocations stand, which is as many as there may be', entries_max
-      using errcode = '54000', hint = 'Revoke users or organisations rather than each of their sessions, or undo what no longer matters: select warden.unrevoke(id).';
+    raise exception 'warden.revoke: there are % revocations, which is the limit', entries_max
+      using errcode = '54000',
+            hint = 'Revoke users or organisations instead of each session, or remove entries that no longer matter: '
+                   'select warden.unrevoke(id).';
   end if;
-  insert into warden.revocations as r (session_id, user_id, org_id, issuer, revoked_at, expires_at, reason, requested_by)
-  values (add_revocation.session_id, add_revocation.user_id, add_revocation.org_id, add_revocation.issuer, pg_catalog.clock_timestamp(),
-          pg_catalog.clock_timestamp() + add_revocation.max_token_age, coalesce(add_revocation.reason, ''), add_revocation.requested_by)
+  insert into warden.revocations as r
+    (session_id, user_id, org_id, issuer, revoked_at, expires_at, reason, requested_by)
+  values (add_revocation.session_id, add_revocation.user_id, add_revocation.org_id, add_revocation.issuer,
+          pg_catalog.clock_timestamp(), pg_catalog.clock_timestamp() + add_revocation.max_token_age,
+          coalesce(add_revocation.reason, ''), add_revocation.requested_by)
   on conflict ((coalesce(r.session_id, '')), (coalesce(r.user_id, '')),
                (coalesce(r.org_id, '00000000-0000-0000-0000-000000000000')), (coalesce(r.issuer, ''))) do update
     set revoked_at = greatest(r.revoked_at, excluded.revoked_at),
@@ -99,16 +106,17 @@ begin
 end
 $$;
 
--- Revokes a session, a user or an organisation; a session or a user within one organisation, where org_id
--- is given as well, or of one issuer. Returns the entry's id. Errors (SQLSTATE 22023) name what is wrong.
+-- Revokes a session, a user or an organisation, and returns the entry's id. With org_id as well, a session or user is
+-- revoked within that organisation only; with issuer, only tokens of that issuer. Invalid arguments give an error with
+-- SQLSTATE 22023.
 --   session_id     the claim `session_id` of the tokens
 --   user_id        the claim `sub`
 --   org_id         the claim `app_metadata.org_id`
---   reason         for people: at most 500 bytes
---   max_token_age  the longest time that a token of yours is valid; the entry stands for so long
---   issuer         the claim `iss`, where several issuers give the same names to different people
--- Tokens count as revoked that were made before the call or in the same second. Call it last in a
--- transaction: a login between the call and the commit is a login after the call.
+--   reason         a text for people, at most 500 bytes
+--   max_token_age  the longest validity of your tokens; the entry is kept for that long
+--   issuer         the claim `iss`; needed if several issuers use the same ids for different users
+-- It revokes tokens that were issued before the call, or in the same second. Call it last in a transaction: a login
+-- between the call and the commit counts as a login after the call.
 create function warden.revoke(
   session_id text default null, user_id text default null, org_id uuid default null,
   reason text default '', max_token_age interval default '7 days', issuer text default null
@@ -118,15 +126,15 @@ language sql volatile security definer set search_path = '' as $$
                                revoke.max_token_age, revoke.issuer, null)
 $$;
 
--- The same within one organisation and for a back end whose token the gateway has verified: the one way in which
--- the gateway's role can revoke. It can name nothing beyond org_id, suspend nobody, and take nothing back.
+-- Revokes within one organisation, for a back end whose token the gateway has verified. It is the gateway's role only
+-- way to revoke: it cannot reach beyond org_id, suspend an organisation, or remove an entry.
 create function warden.revoke_within(
   org_id uuid, requested_by text, session_id text default null, user_id text default null,
   reason text default '', max_token_age interval default '7 days', issuer text default null
 ) returns table (id bigint, revoked_at timestamptz, expires_at timestamptz)
 language plpgsql volatile security definer set search_path = '' as $$
 declare
-  -- A tenth of all there may be: no organisation keeps others from revoking.
+  -- A tenth of all entries, so no organisation can exhaust the limit for others.
   entries_of_org_max constant int := 10000;
   revoked bigint;
 begin
@@ -134,9 +142,11 @@ begin
     raise exception 'warden.revoke_within: org_id and requested_by are required' using errcode = '22023';
   end if;
   if (select count(*) from (select from warden.revocations r
-                            where r.org_id = revoke_within.org_id limit entries_of_org_max) r) >= entries_of_org_max then
-    raise exception 'warden.revoke_within: % revocations of this organisation stand, which is as many as there may be', entries_of_org_max
-      using errcode = '54000', hint = 'Revoke users or the organisation rather than each session.';
+                            where r.org_id = revoke_within.org_id limit entries_of_org_max) r)
+     >= entries_of_org_max then
+    raise exception 'warden.revoke_within: this organisation has % revocations, which is the limit',
+        entries_of_org_max
+      using errcode = '54000', hint = 'Revoke users or the organisation instead of each session.';
   end if;
   revoked := warden.add_revocation(
     revoke_within.session_id, revoke_within.user_id, revoke_within.org_id, revoke_within.reason,
@@ -145,7 +155,7 @@ begin
 end
 $$;
 
--- Takes a revocation back; whether there was one. Sessions that it ended stay ended, and a suspended
+-- Removes a revocation, and returns whether it existed. Sessions that it closed stay closed, and a suspended
 -- organisation stays suspended.
 create function warden.unrevoke(id bigint) returns boolean
 language sql volatile security definer set search_path = '' as $$
@@ -153,7 +163,7 @@ language sql volatile security definer set search_path = '' as $$
   select exists (select from gone)
 $$;
 
--- Suspends an organisation: its sessions end, and until warden.resume() no token of it is taken.
+-- Suspends an organisation: its sessions are closed, and until warden.resume() all its tokens are rejected.
 create function warden.suspend(org_id uuid, reason text default '', max_token_age interval default '7 days')
 returns bigint
 language plpgsql volatile security definer set search_path = '' as $$
@@ -166,7 +176,7 @@ begin
 end
 $$;
 
--- Ends a suspension; whether there was one. Tokens made before the organisation was suspended stay refused.
+-- Ends a suspension, and returns whether there was one. Tokens issued before the suspension stay rejected.
 create function warden.resume(org_id uuid) returns boolean
 language sql volatile security definer set search_path = '' as $$
   with resumed as (
@@ -175,13 +185,13 @@ language sql volatile security definer set search_path = '' as $$
   select exists (select from resumed)
 $$;
 
--- Removes entries that can't matter any more; how many. The gateways call it now and then.
+-- Deletes expired entries, and returns their number. The gateways call it periodically.
 create function warden.forget_revocations() returns bigint
 language plpgsql volatile security definer set search_path = '' as $$
 declare
   forgotten bigint := 0;
 begin
-  -- A statement that removes nothing would still wake the gateways.
+  -- A DELETE of no rows would still notify the gateways.
   if exists (select from warden.revocations r where r.expires_at < pg_catalog.now() and not r.suspended) then
     delete from warden.revocations r where r.expires_at < pg_catalog.now() and not r.suspended;
     get diagnostics forgotten = row_count;
@@ -199,7 +209,7 @@ do $$
 declare
   backend text;
 begin
-  -- service_role is the back end's role on Supabase; elsewhere it may be absent.
+  -- service_role is the back ends' role on Supabase.
   for backend in select rolname from pg_roles where rolname in ('warden_publisher', 'service_role') loop
     execute format('grant usage on schema warden to %I', backend);
     execute format('grant execute on function warden.revoke(text, text, uuid, text, interval, text), '

@@ -124,7 +124,7 @@ begin
     last_seen_at timestamptz not null default now()
   );
 
-  perform warden.enact(array[
+  perform warden.create_tenant_objects(array[
     'public.calls', 'public.call_logs', 'public.recordings', 'public.recording_upload_queue',
     'public.sentiment_analysis', 'public.voicemail_audit_log', 'public.user_active_calls']::regclass[],
     on_parent_delete => ' on delete cascade');
@@ -135,7 +135,9 @@ begin
   perform warden.grant_to_requests(array['public.voicemail_audit_log']::regclass[], may_write => false);
 
   perform warden.watch('public.calls', 'calls', 'call', entity_topic => 'call');
-  perform warden.watch('public.call_logs', 'call_logs', 'call_log', entity_topic => 'call', entity_topic_column => 'call_id');
-  perform warden.watch('public.recordings', 'recordings', 'recording', entity_topic => 'call', entity_topic_column => 'call_id');
+  perform warden.watch('public.call_logs', 'call_logs', 'call_log',
+                       entity_topic => 'call', entity_topic_column => 'call_id');
+  perform warden.watch('public.recordings', 'recordings', 'recording',
+                       entity_topic => 'call', entity_topic_column => 'call_id');
 end
 $do$;

@@ -90,7 +90,7 @@ begin
     updated_at   timestamptz not null default now()
   );
 
-  perform warden.enact(array[
+  perform warden.create_tenant_objects(array[
     'public.contacts', 'public.consent_records', 'public.leads', 'public.daily_lead_uploads',
     'public.dnc_list', 'public.cold_call_logs', 'public.call_lists']::regclass[],
     on_parent_delete => ' on delete cascade');

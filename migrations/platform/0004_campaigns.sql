@@ -56,7 +56,7 @@ begin
     computed_at      timestamptz not null default now()
   );
 
-  perform warden.enact(array[
+  perform warden.create_tenant_objects(array[
     'public.campaigns', 'public.campaign_leads', 'public.campaign_phone_numbers',
     'public.campaign_summaries']::regclass[],
     on_parent_delete => ' on delete cascade');

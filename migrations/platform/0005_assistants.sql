@@ -83,7 +83,7 @@ begin
     check ((finished_at is null) = (status = 'running'))
   );
 
-  perform warden.enact(array[
+  perform warden.create_tenant_objects(array[
     'public.agent_configurations', 'public.knowledge_base', 'public.knowledge_base_documents',
     'public.knowledge_base_chunks', 'public.embeddings', 'public.knowledge_base_changelog',
     'public.kb_sync_log']::regclass[],

@@ -78,7 +78,7 @@ begin
     created_at timestamptz not null default now()
   );
 
-  perform warden.enact(array[
+  perform warden.create_tenant_objects(array[
     'public.user_phone_numbers', 'public.phone_assistants', 'public.user_twilio_subaccounts',
     'public.customer_twilio_keys', 'public.credential_tokens', 'public.telephony_audit_log',
     'public.compliance_audit_logs']::regclass[],

@@ -96,7 +96,7 @@ begin
     created_at           timestamptz not null default now()
   );
 
-  perform warden.enact(array[
+  perform warden.create_tenant_objects(array[
     'public.billing_cycles', 'public.payments', 'public.payment_events_log',
     'public.credit_transactions', 'public.usage_events', 'public.usage_records', 'public.user_credits',
     'public.user_subscriptions', 'public.customers']::regclass[],

@@ -46,7 +46,7 @@ begin
     created_at timestamptz not null default now()
   );
 
-  perform warden.enact(array[
+  perform warden.create_tenant_objects(array[
     'public.notification_templates', 'public.notification_history', 'public.notification_rate_limits',
     'public.onboarding_events']::regclass[],
     on_parent_delete => ' on delete cascade');

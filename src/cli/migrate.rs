@@ -119,7 +119,7 @@ pub(super) async fn run(args: MigrateArgs) -> anyhow::Result<ExitCode> {
     if outcome.is_stopped {
         return Ok(ExitCode::from(STOPPED));
     }
-    Ok(exit_code(outcome.issues.is_empty() && !outcome.is_refused))
+    Ok(exit_code(outcome.issues.is_empty() && !outcome.is_declined))
 }
 
 fn exit_code(is_success: bool) -> ExitCode {
@@ -164,7 +164,7 @@ fn report(outcome: &AdoptionOutcome, goal: Goal) {
     }
     let rows: u64 = outcome.steps.iter().map(|s| s.rows).sum();
     let took = human(outcome.took);
-    let state = match (goal, outcome.is_stopped, outcome.is_refused, outcome.issues.len()) {
+    let state = match (goal, outcome.is_stopped, outcome.is_declined, outcome.issues.len()) {
         (_, true, ..) => "stopped: run the command again to continue".to_owned(),
         (_, _, true, _) => "not enforced: resolve the issues above, then run the command again".to_owned(),
         (_, _, _, 1) => "1 issue remains".to_owned(),

@@ -30,7 +30,7 @@ impl AdoptionRun {
         let impact = EnforcementImpact::read(&mut self.connection, &todo).await?;
         self.connection.progress.finish();
         if !confirm(&impact).await.map_err(StepError::Fatal)? {
-            self.is_refused = true;
+            self.is_declined = true;
             return Ok(());
         }
         for table in &todo {
@@ -54,8 +54,8 @@ impl AdoptionRun {
 
     /// Whether an open issue blocks enforcement. Partial enforcement would break half of the application.
     fn is_blocked(&mut self) -> bool {
-        self.is_refused |= self.issues.iter().any(|issue| issue.is_blocking);
-        self.is_refused
+        self.is_declined |= self.issues.iter().any(|issue| issue.is_blocking);
+        self.is_declined
     }
 
     /// Reports children whose parent does not exist or belongs to another organisation, if no key has rejected them

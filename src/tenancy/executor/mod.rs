@@ -109,8 +109,8 @@ pub struct AdoptionOutcome {
     pub tables: usize,
     /// Whether the operator stopped the run.
     pub is_stopped: bool,
-    /// Whether enforcement was refused: by an issue, or by the operator.
-    pub is_refused: bool,
+    /// Whether enforcement did not happen: an issue blocked it, or the operator declined it.
+    pub is_declined: bool,
     /// Total duration.
     pub took: Duration,
 }
@@ -137,7 +137,7 @@ pub async fn run(
         steps: Vec::new(),
         issues: Vec::new(),
         notes: Vec::new(),
-        is_refused: false,
+        is_declined: false,
     };
     let result = run.reach(goal, confirm).await;
     run.connection.progress.finish();
@@ -148,10 +148,10 @@ pub async fn run(
         Err(other) => return Err(anyhow::Error::new(other)),
     };
     let tables = Plan::load(&mut run.connection.work).await?.tables.len();
-    let AdoptionRun { connection, steps, issues, notes, is_refused } = run;
+    let AdoptionRun { connection, steps, issues, notes, is_declined } = run;
     connection.close().await;
     let took = begun.elapsed();
-    Ok(AdoptionOutcome { migrated, steps, issues, notes, tables, is_stopped, is_refused, took })
+    Ok(AdoptionOutcome { migrated, steps, issues, notes, tables, is_stopped, is_declined, took })
 }
 
 /// A run in progress. Each phase adds its methods in a file of its own.
@@ -160,7 +160,7 @@ struct AdoptionRun {
     steps: Vec<StepTime>,
     issues: Vec<AdoptionIssue>,
     notes: Vec<String>,
-    is_refused: bool,
+    is_declined: bool,
 }
 
 impl AdoptionRun {

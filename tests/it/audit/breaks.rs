@@ -35,14 +35,14 @@ pub const BREAKS: &[Break] = &[
         "alter table call_lists drop column org_id cascade; alter table call_lists add org_id text",
         &[("org-column", "public.call_lists")],
     )
-    .decided("alter table call_lists rename column org_id to former_org_id; select warden.enact('{call_lists}')"),
+    .decided("alter table call_lists rename column org_id to former_org_id; select warden.create_tenant_objects('{call_lists}')"),
     broken(
         "usage_records",
         "alter table usage_records drop column org_id cascade;
          alter table usage_records add org_id uuid generated always as (id) stored",
         &[("org-column", "public.usage_records")],
     )
-    .decided("alter table usage_records rename column org_id to former_org_id; select warden.enact('{usage_records}')"),
+    .decided("alter table usage_records rename column org_id to former_org_id; select warden.create_tenant_objects('{usage_records}')"),
     broken(
         "payments",
         "alter table payments alter column org_id drop not null",
@@ -69,7 +69,7 @@ pub const BREAKS: &[Break] = &[
     )
     .decided(
         "alter table onboarding_events drop constraint onboarding_events_org_id_fkey;
-         select warden.enact('{onboarding_events}')",
+         select warden.create_tenant_objects('{onboarding_events}')",
     ),
     broken(
         "usage_events",
@@ -130,7 +130,7 @@ pub const BREAKS: &[Break] = &[
     )
     .decided(
         "alter index idx_compliance_audit_logs_org_created rename to former_idx;
-         select warden.enact('{compliance_audit_logs}')",
+         select warden.create_tenant_objects('{compliance_audit_logs}')",
     ),
     broken(
         "credit_transactions",
@@ -138,7 +138,7 @@ pub const BREAKS: &[Break] = &[
          create index idx_credit_transactions_org_created on credit_transactions (org_id, created_at desc) where amount > 0",
         &[("org-index", "public.credit_transactions"), ("org-plan", "public.credit_transactions")],
     )
-    .decided("drop index idx_credit_transactions_org_created; select warden.enact('{credit_transactions}')"),
+    .decided("drop index idx_credit_transactions_org_created; select warden.create_tenant_objects('{credit_transactions}')"),
     broken("call_logs", "drop index idx_call_logs_org_vapi_call_id", &[("unique-index", "public.call_logs")]),
     broken(
         "recordings",
@@ -146,7 +146,7 @@ pub const BREAKS: &[Break] = &[
          create index idx_recordings_org_twilio_sid on recordings (org_id, twilio_recording_sid)",
         &[("unique-index", "public.recordings")],
     )
-    .decided("drop index idx_recordings_org_twilio_sid; select warden.enact('{recordings}')"),
+    .decided("drop index idx_recordings_org_twilio_sid; select warden.create_tenant_objects('{recordings}')"),
     broken(
         "calls",
         "alter table calls add lead_id uuid references leads",
@@ -178,14 +178,14 @@ pub const BREAKS: &[Break] = &[
          alter table user_twilio_subaccounts alter org_id drop not null",
         &[("not-enforced", "public.user_twilio_subaccounts"), ("fill-trigger", "public.user_twilio_subaccounts")],
     )
-    .decided("select warden.enact('{user_twilio_subaccounts}'); select warden.unfill_org_id('user_twilio_subaccounts')"),
+    .decided("select warden.create_tenant_objects('{user_twilio_subaccounts}'); select warden.unfill_org_id('user_twilio_subaccounts')"),
     broken(
         "notification_templates",
         "select warden.unprotect('notification_templates'); alter table notification_templates alter org_id drop not null;
          select warden.fill_org_id('notification_templates'); alter table notification_templates disable trigger warden_fill_org_id",
         &[("not-enforced", "public.notification_templates"), ("fill-trigger", "public.notification_templates")],
     )
-    .decided("select warden.enact('{notification_templates}'); select warden.unfill_org_id('notification_templates')"),
+    .decided("select warden.create_tenant_objects('{notification_templates}'); select warden.unfill_org_id('notification_templates')"),
     broken(
         "notification_rate_limits",
         "select warden.unprotect('notification_rate_limits')",

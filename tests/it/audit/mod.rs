@@ -123,7 +123,8 @@ async fn each_break_is_reported_and_repaired_by_its_remedies() {
     }
 }
 
-/// Applies the remedies of the findings. On empty tables `warden.enact` does the work of `warden migrate`.
+/// Applies the remedies of the findings. On empty tables `warden.create_tenant_objects` does the work of
+/// `warden migrate`.
 async fn apply_remedies(connection: &mut PgConnection, round: &[&Break], found: &[Finding]) {
     for finding in found.iter().filter(|finding| finding.remedy.kind == RemedyKind::Sql) {
         execute(connection, &finding.remedy.text).await;
@@ -140,7 +141,11 @@ async fn apply_remedies(connection: &mut PgConnection, round: &[&Break], found: 
         tables.extend(finding.table.iter().map(|table| format!("'{table}'::regclass")));
     }
     let tables: Vec<String> = tables.into_iter().collect();
-    execute(connection, &format!("select warden.enact(array[{}]::regclass[])", tables.join(", "))).await;
+    execute(
+        connection,
+        &format!("select warden.create_tenant_objects(array[{}]::regclass[])", tables.join(", ")),
+    )
+    .await;
 }
 
 /// Rules that report an object of `warden.tenant_objects`.

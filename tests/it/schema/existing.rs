@@ -62,7 +62,7 @@ async fn tables_that_are_there_stay_as_they_are() {
         ]
     );
     let payments = "select distinct problem from warden.tenant_objects where table_name = 'payments'";
-    assert_eq!(texts(&db, payments).await, ["it is no table"]);
+    assert_eq!(texts(&db, payments).await, ["it is not a table"]);
     // An index whose columns the table does not have is left out.
     let left_out =
         "select name from warden.tenant_objects where table_name = 'calls' and not applies order by 1";

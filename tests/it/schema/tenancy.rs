@@ -120,14 +120,17 @@ async fn what_cannot_be_adopted_is_named() {
         ("'split_1'", "public.split_1 is not an ordinary table"),
         ("'warden.topics'", "warden.topics is not an ordinary table"),
         ("'memos', 'author'", "public.memos has no column \"author\" (given as user_column)"),
-        ("'memos', parent => 'calls'", "parent and parent_column belong together"),
-        ("'memos', parent_column => 'n'", "parent and parent_column belong together"),
+        ("'memos', parent => 'calls'", "parent and parent_column must be given together"),
+        ("'memos', parent_column => 'n'", "parent and parent_column must be given together"),
         ("'memos', null, 'calls', 'call'", "public.memos has no column \"call\" (given as parent_column)"),
         (
             "'memos', null, 'calls', 'n', 'number'",
             "public.calls has no column \"number\" (given as parent_key)",
         ),
-        ("'memos', null, 'customers', 'n'", "the rows of public.customers belong to no organisation"),
+        (
+            "'memos', null, 'customers', 'n'",
+            "rows of the parent public.customers do not belong to organisations",
+        ),
     ] {
         let refused = refusal(&db, &format!("select warden.adopt_table({arguments})")).await;
         assert!(refused.message.contains(says) && refused.sqlstate == "22023", "{refused:?}");

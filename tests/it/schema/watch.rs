@@ -54,7 +54,7 @@ async fn a_table_that_cannot_be_watched_is_refused_by_name() {
         ),
         (
             "'notes', 'notes', 'note', entity_topic => 'day', entity_topic_column => 'day'",
-            "column \"day\" of public.notes is of type date: entity_topic_column must be a uuid, a whole number or a text",
+            "column \"day\" of public.notes is of type date: entity_topic_column must be a uuid, an integer or text",
         ),
         (
             "'text_org', 'notes', 'note'",

@@ -46,7 +46,8 @@ with registered as (
 )
 select 'table-kind' as rule, null::text as severity, k.full_name as "table", k.table_name::text as object,
   'it ' || k.misfit as cause, 'decide' as remedy_kind,
-  format('protect it by hand, and remove it from the registry: delete from warden.tenant_tables where %s;', k.key) as remedy
+  format('protect it by hand, and remove it from the registry: delete from warden.tenant_tables where %s;', k.key)
+    as remedy
 from kinds k where k.misfit is not null
 union all
 select 'parent-link', case when p.parent is null then 'notice' end, p.full_name, p.parent_column, case
