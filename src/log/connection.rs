@@ -3,7 +3,7 @@
 use sqlx::postgres::PgConnection;
 
 use super::cursor::{Epoch, ParseError};
-use crate::postgres::{NoPrimary, Primary, Session, assume_gateway_role, begin_shared, commit_shared};
+use crate::postgres::{BackendMode, NoPrimary, Primary, assume_gateway_role, begin_pooled, commit_pooled};
 
 /// A connection that reads the log, bound to the epoch in which it was opened.
 ///
@@ -13,7 +13,7 @@ use crate::postgres::{NoPrimary, Primary, Session, assume_gateway_role, begin_sh
 #[derive(Debug)]
 pub struct LogReader {
     pub(super) connection: PgConnection,
-    session: Session,
+    mode: BackendMode,
     epoch: Epoch,
     /// See `TailerLimits::page_rows_max`.
     pub(super) page_rows_max: u32,
@@ -49,16 +49,16 @@ impl LogReader {
     /// # Errors
     /// If no primary can be reached, or the primary has no event log.
     pub async fn connect(primary: &Primary, page_rows_max: u32) -> Result<Self, LogError> {
-        let mut link = primary.connect().await?;
-        let is_shared = link.session == Session::Shared;
-        let connection = &mut link.connection;
-        if is_shared {
-            begin_shared(connection).await?;
+        let mut found = primary.connect().await?;
+        let is_pooled = found.mode == BackendMode::Pooled;
+        let connection = &mut found.connection;
+        if is_pooled {
+            begin_pooled(connection).await?;
         }
-        assume_gateway_role(connection, is_shared).await?;
+        assume_gateway_role(connection, is_pooled).await?;
         let epoch = begin_epoch(connection).await?;
-        if is_shared {
-            commit_shared(connection).await?;
+        if is_pooled {
+            commit_pooled(connection).await?;
         } else {
             // A read has one good plan, which uses indexes, whatever the statistics say. Planning each read
             // would take longer than the read itself, and a partition that was empty at planning time will
@@ -71,9 +71,9 @@ impl LogReader {
             sqlx::query!("set tcp_keepalives_interval = 5").execute(&mut *connection).await?;
             sqlx::query!("set tcp_keepalives_count = 3").execute(&mut *connection).await?;
         }
-        primary.follow(&link, &epoch);
+        primary.follow(&found, &epoch);
         let epoch = epoch.parse()?;
-        Ok(Self { connection: link.connection, session: link.session, epoch, page_rows_max })
+        Ok(Self { connection: found.connection, mode: found.mode, epoch, page_rows_max })
     }
 
     /// The epoch that this connection reads.
@@ -85,7 +85,7 @@ impl LogReader {
     /// Whether the backend session belongs to this connection alone. Only then do settings and session locks
     /// persist.
     pub(super) fn has_dedicated_session(&self) -> bool {
-        self.session == Session::Own
+        self.mode == BackendMode::Dedicated
     }
 
     /// Begins a read. [`Self::end_read`] ends it. After a failed read the connection must be dropped.
@@ -93,7 +93,7 @@ impl LogReader {
         if self.has_dedicated_session() {
             return Ok(());
         }
-        begin_shared(&mut self.connection).await?;
+        begin_pooled(&mut self.connection).await?;
         assume_gateway_role(&mut self.connection, true).await?;
         sqlx::query!("set local enable_seqscan = off").execute(&mut self.connection).await?;
         let epoch: Epoch = sqlx::query_scalar!(r#"select warden.epoch() as "epoch!""#)
@@ -106,7 +106,7 @@ impl LogReader {
     /// Ends a read, and returns a pooled session to the pooler.
     pub(super) async fn end_read(&mut self) -> Result<(), LogError> {
         if !self.has_dedicated_session() {
-            commit_shared(&mut self.connection).await?;
+            commit_pooled(&mut self.connection).await?;
         }
         Ok(())
     }

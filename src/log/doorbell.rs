@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 use super::silence::{DOORBELL_CHANNEL, SILENCED_PAYLOAD};
 use crate::backoff::Backoff;
-use crate::postgres::{Primary, PrimaryLocation, Session, assume_gateway_role};
+use crate::postgres::{BackendMode, Primary, PrimaryLocation, assume_gateway_role};
 
 /// First and longest delay before the doorbell reconnects. The delay doubles from the first to the longest.
 const RECONNECT_DELAYS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -82,7 +82,7 @@ impl Doorbell {
     /// Listens for ever.
     pub async fn run(self) {
         let mut backoff = Backoff::new(RECONNECT_DELAYS.0, RECONNECT_DELAYS.1);
-        let mut locations = self.primary.place();
+        let mut locations = self.primary.location();
         let mut logged = None;
         loop {
             let location = locations.borrow_and_update().clone();
@@ -114,7 +114,7 @@ impl Doorbell {
         logged: &mut Option<String>,
     ) -> sqlx::Error {
         match location {
-            Some(location) if location.session == Session::Own => {
+            Some(location) if location.mode == BackendMode::Dedicated => {
                 self.listen(&location, backoff, logged).await
             }
             Some(_) => {

@@ -1,7 +1,7 @@
-//! `DATABASE_URL`: one address, or several in libpq's form, each as options for a connection.
+//! Parses `DATABASE_URL`: one address, or several in libpq's form.
 //!
-//! It connects to nothing. No message repeats any part of the URL, which may hold a password in the
-//! wrong place.
+//! It opens no connection. No error repeats any part of the URL, because a mistyped URL may contain the
+//! password in any place.
 
 use std::fmt;
 use std::str::FromStr as _;
@@ -9,48 +9,52 @@ use std::str::FromStr as _;
 use anyhow::{Context as _, bail, ensure};
 use sqlx::postgres::PgConnectOptions;
 
-/// Addresses in one URL: all of them are asked at every connect.
+/// Most addresses in one URL. The gateway connects to all of them at once whenever it looks for the primary.
 const ADDRESSES_MAX: usize = 16;
 
-/// Where the primary may be.
+/// Addresses at which the primary may be.
 #[derive(Clone)]
 pub struct Addresses(pub(super) Vec<Address>);
 
-/// One of them.
+/// One address.
 #[derive(Clone)]
 pub(super) struct Address {
     pub(super) options: PgConnectOptions,
-    /// For people: host and port, or the directory of a socket.
+    /// Name in messages: host and port, or the directory of a socket.
     pub(super) name: String,
 }
 
-/// Names alone: the options hold the password.
+/// Shows the names alone, because the options contain the password.
 impl fmt::Debug for Addresses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.0.iter().map(|address| &address.name)).finish()
     }
 }
 
-/// Reads a database URL: `postgres://user:password@host:5432/database`, with several addresses in libpq's
-/// form, `host1:5432,host2:5433` or `?host=host1,host2&port=5432,5433`.
+/// Parses a database URL, such as `postgres://user:password@host:5432/database`. Several addresses are given
+/// in libpq's form, `host1:5432,host2:5433` or `?host=host1,host2&port=5432,5433`.
 ///
 /// # Errors
-/// When it is none; the URL itself, which may hold a password, is not repeated.
+/// If the URL is invalid. The message does not repeat the URL, which may contain a password.
 pub fn options(url: &str) -> anyhow::Result<Addresses> {
     let parts = Parts::split(url)?;
     let urls = parts.urls()?;
     let count = urls.len();
-    ensure!(count <= ADDRESSES_MAX, "DATABASE_URL names {count} addresses; {ADDRESSES_MAX} are the most");
+    ensure!(
+        count <= ADDRESSES_MAX,
+        "DATABASE_URL has {count} addresses, but at most {ADDRESSES_MAX} are allowed: remove some"
+    );
     let mut addresses = Vec::with_capacity(count);
     for (n, url) in urls.iter().enumerate() {
         let options = PgConnectOptions::from_str(url).with_context(|| {
             let which = if count == 1 { String::new() } else { format!("address {} of {count}: ", n + 1) };
             format!(
-                "DATABASE_URL is not a PostgreSQL URL: {which}postgres://user:password@host:5432/database, or \
-                 several addresses as host1:5432,host2:5432"
+                "DATABASE_URL is not a PostgreSQL URL: {which}write postgres://user:password@host:5432/database, \
+                 or several addresses as host1:5432,host2:5432"
             )
         })?;
-        // Nothing here reads floating-point numbers, and poolers refuse parameters that they don't know.
+        // Poolers reject startup parameters that they do not know, and Warden reads no floating-point
+        // numbers.
         let options = options.application_name("warden").extra_float_digits(None);
         let name = match options.get_socket() {
             Some(socket) => socket.display().to_string(),
@@ -61,13 +65,13 @@ pub fn options(url: &str) -> anyhow::Result<Addresses> {
     Ok(Addresses(addresses))
 }
 
-/// A URL in its parts, as they stand there.
+/// Parts of a URL, still encoded.
 struct Parts<'a> {
     scheme: &'a str,
-    /// With its `@`.
+    /// User and password with the `@` after them.
     user: &'a str,
     hosts: &'a str,
-    /// With its slash.
+    /// Path with its leading slash.
     path: &'a str,
     params: Vec<(&'a str, &'a str)>,
 }
@@ -77,7 +81,7 @@ impl<'a> Parts<'a> {
         let Some((scheme, rest)) =
             url.split_once("://").filter(|(s, _)| matches!(*s, "postgres" | "postgresql"))
         else {
-            bail!("DATABASE_URL is not a PostgreSQL URL: postgres://user:password@host:5432/database");
+            bail!("DATABASE_URL is not a PostgreSQL URL: write postgres://user:password@host:5432/database");
         };
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
@@ -90,7 +94,7 @@ impl<'a> Parts<'a> {
         Ok(Self { scheme, user, hosts, path, params })
     }
 
-    /// One URL for each address.
+    /// One URL per address.
     fn urls(&self) -> anyhow::Result<Vec<String>> {
         let mut rest = Vec::new();
         let (mut hosts, mut ports) = (None, None);
@@ -100,8 +104,8 @@ impl<'a> Parts<'a> {
                 "port" => ports = Some(value),
                 "target_session_attrs" => ensure!(
                     matches!(value, "read-write" | "primary"),
-                    "DATABASE_URL: target_session_attrs can only be read-write or primary, for the event log is \
-                     read from the primary alone"
+                    "DATABASE_URL: target_session_attrs must be read-write or primary, because the event log is \
+                     read from the primary only"
                 ),
                 _ => rest.push((key, value)),
             }
@@ -118,9 +122,13 @@ impl<'a> Parts<'a> {
         let list = |text: &'a str| -> anyhow::Result<Vec<&'a str>> {
             let items: Vec<&str> = text.split(',').collect();
             match items.iter().position(|item| item.is_empty()) {
-                // An empty host alone is the default one.
+                // A single empty host means the default host.
                 Some(n) if items.len() > 1 => {
-                    bail!("DATABASE_URL: address {} of {} is empty: remove a comma", n + 1, items.len())
+                    bail!(
+                        "DATABASE_URL: address {} of {} is empty: remove the extra comma",
+                        n + 1,
+                        items.len()
+                    )
                 }
                 _ => Ok(items),
             }
@@ -128,12 +136,12 @@ impl<'a> Parts<'a> {
         let Some(hosts) = hosts else {
             return Ok(list(self.hosts)?.into_iter().map(|host| with(host, None, ports)).collect());
         };
-        // As in libpq, hosts among the parameters take the place of those before them.
+        // As in libpq, hosts among the parameters replace those in the authority.
         let hosts = list(hosts)?;
         let ports = ports.map(list).transpose()?.unwrap_or_default();
         ensure!(
             ports.len() <= 1 || ports.len() == hosts.len(),
-            "DATABASE_URL names {} hosts and {} ports: one port for all, or one for each",
+            "DATABASE_URL has {} hosts and {} ports: give one port for all hosts, or one per host",
             hosts.len(),
             ports.len()
         );
@@ -151,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_are_read_as_libpq_reads_them() {
+    fn address_lists_are_parsed_like_libpq() {
         assert_eq!(names("postgres://u:p@h1:5433/db"), ["h1:5433"]);
         assert_eq!(names("postgres://u:p@h1:5433,h2,[::1]:5434/db"), ["h1:5433", "h2:5432", "[::1]:5434"]);
         assert_eq!(
@@ -172,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_comma_that_is_encoded_belongs_to_the_path() {
+    fn an_encoded_comma_belongs_to_the_path() {
         let all =
             options("postgres:///db?host=/tmp/a%2Cb,/tmp/c&port=5432&sslmode=disable").expect("a list").0;
         let sockets: Vec<_> = all.iter().map(|a| a.options.get_socket().expect("a socket").clone()).collect();
@@ -180,8 +188,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_list_is_refused_without_repeating_it() {
-        for (url, said) in [
+    fn invalid_urls_are_rejected_without_repeating_them() {
+        for (url, expected) in [
             ("mysql://u:s3cret@h/db", "not a PostgreSQL URL"),
             ("h1,h2", "not a PostgreSQL URL"),
             ("postgres://u:s3cret@h1,,h2/db", "address 2 of 3 is empty"),
@@ -191,11 +199,11 @@ mod tests {
             ("postgres://u:s3c/ret@h1,h2/db", "not a PostgreSQL URL"),
             ("postgres:///db?host=h1,h2&port=1,2,3&password=s3cret", "2 hosts and 3 ports"),
             ("postgres:///db?host=h1,h2&port=1,&password=s3cret", "address 2 of 2 is empty"),
-            ("postgres://u:s3cret@h/db?target_session_attrs=any", "only be read-write or primary"),
-            (&format!("postgres://u:s3cret@{}h/db", "h,".repeat(16)), "17 addresses; 16 are the most"),
+            ("postgres://u:s3cret@h/db?target_session_attrs=any", "must be read-write or primary"),
+            (&format!("postgres://u:s3cret@{}h/db", "h,".repeat(16)), "17 addresses, but at most 16"),
         ] {
             let error = format!("{:#}", options(url).expect_err(url));
-            assert!(error.contains(said), "{url}: {error}");
+            assert!(error.contains(expected), "{url}: {error}");
             assert!(!error.contains("s3c") && !error.contains("ret@"), "{url}: {error}");
         }
         let shown = format!("{:?}", options("postgres://u:s3cret@h1,h2/db").expect("a list"));

@@ -1,27 +1,29 @@
-//! The database: its addresses, connections to the primary among them, and migrations.
+//! The database: its addresses, the primary among them, the gateway's role, and SQL migrations.
 
 mod address;
+mod backend_mode;
 mod migrations;
 mod primary;
-mod session;
 
 use anyhow::Context as _;
 use sqlx::Connection as _;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 
 pub use address::{Addresses, options};
+pub(crate) use backend_mode::{BackendMode, begin_pooled, commit_pooled};
 pub use migrations::{Migrated, MigrationName, SchemaSet, migrate, migrate_platform};
 pub(crate) use migrations::{is_locked, migrate_on, pending};
 pub(crate) use primary::PrimaryLocation;
 pub use primary::{NoPrimary, Primary};
-pub(crate) use session::{Session, begin_shared, commit_shared};
 
-/// The role that the gateway runs as: it can read the log, and nothing of any tenant.
+/// Role of the gateway. It can read the log, and no row of any tenant.
 const GATEWAY_ROLE: &str = "warden_gateway";
 
-/// Gives up every right beyond the gateway's, whoever logged in. A login role that is not a member
-/// of the gateway's role keeps its own rights, and the queries tell what it lacks. For the session, or
-/// for its present transaction alone (`is_local`).
+/// Gives up every privilege beyond the gateway's, for the session or, with `is_local`, for the present
+/// transaction.
+///
+/// A login role that is not a member of the gateway's role keeps its own privileges. If they are
+/// insufficient, the queries fail and name the missing privilege.
 pub(crate) async fn assume_gateway_role(
     connection: &mut PgConnection,
     is_local: bool,
@@ -38,22 +40,22 @@ pub(crate) async fn assume_gateway_role(
     Ok(())
 }
 
-/// How to reach the primary among the addresses, for those who change the schema in several connections.
+/// Options for connecting to the primary, for commands that change the schema over several connections.
 ///
 /// # Errors
-/// When no primary can be reached, or a pooler in transaction mode lies between.
+/// If no primary can be reached, or only through a pooler in transaction mode.
 pub async fn primary_options(url: &str) -> anyhow::Result<PgConnectOptions> {
-    let link = connect_to_change(url).await?;
-    let options = link.options().clone();
-    link.connection.close().await?;
+    let primary = connect_to_change(url).await?;
+    let options = primary.options().clone();
+    primary.connection.close().await?;
     Ok(options)
 }
 
-/// How to reach the one address of a URL, whatever runs there, or the primary among several: for those who only
-/// read.
+/// Options for a command that only reads. A single address is used whatever runs there, also a standby. Of
+/// several addresses it is the primary.
 ///
 /// # Errors
-/// When the URL is none, or no primary can be reached among several addresses.
+/// If the URL is invalid, or none of several addresses leads to a primary.
 pub async fn reading_options(url: &str) -> anyhow::Result<PgConnectOptions> {
     match options(url)?.0.as_slice() {
         [only] => Ok(only.options.clone()),
@@ -61,12 +63,12 @@ pub async fn reading_options(url: &str) -> anyhow::Result<PgConnectOptions> {
     }
 }
 
-async fn connect_to_change(url: &str) -> anyhow::Result<primary::Link> {
-    let link = options(url)?.connect(None).await.context("cannot connect to DATABASE_URL")?;
+async fn connect_to_change(url: &str) -> anyhow::Result<primary::PrimaryConnection> {
+    let primary = options(url)?.connect(None).await.context("cannot connect to DATABASE_URL")?;
     anyhow::ensure!(
-        link.session == Session::Own,
-        "DATABASE_URL leads through a pooler in transaction mode, where migrations cannot lock one another out: \
-         name the database's own address"
+        primary.mode == BackendMode::Dedicated,
+        "DATABASE_URL leads through a pooler in transaction mode, where migrations cannot hold the lock that keeps \
+         other runs out: use the address of the database itself"
     );
-    Ok(link)
+    Ok(primary)
 }

@@ -1,0 +1,118 @@
+//! The primary among the configured addresses, and the gateway's pool, which follows it.
+//!
+//! The tailer leads. It finds the primary and publishes its location. The pool only hands out connections to
+//! a primary with the tailer's epoch, so neither a standby nor a former primary ever answers in place of the
+//! primary. Warden does not fence former primaries; docs/operations.md lists the consequences.
+//!
+//! - `discovery` finds the primary.
+//! - `pool` checks each connection of the pool.
+
+mod discovery;
+mod pool;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool};
+use tokio::sync::watch;
+
+use super::address::Addresses;
+use super::backend_mode::BackendMode;
+pub use discovery::NoPrimary;
+
+/// An open connection to the primary.
+#[derive(Debug)]
+pub(crate) struct PrimaryConnection {
+    pub(crate) connection: PgConnection,
+    pub(crate) mode: BackendMode,
+    options: PgConnectOptions,
+    /// Index of the address in `DATABASE_URL`.
+    address: usize,
+    name: String,
+    system: String,
+    timeline: i64,
+}
+
+impl PrimaryConnection {
+    /// Options for further connections to the same server.
+    pub(crate) fn options(&self) -> &PgConnectOptions {
+        &self.options
+    }
+}
+
+/// Location of the primary that the tailer and the pool follow.
+#[derive(Clone, Debug)]
+pub(crate) struct PrimaryLocation {
+    pub(crate) options: PgConnectOptions,
+    pub(crate) mode: BackendMode,
+    /// Value of `warden.epoch()`.
+    epoch: String,
+    address: usize,
+    system: String,
+    timeline: i64,
+    /// When the tailer moved here. Older connections lead to another location.
+    since: Instant,
+}
+
+/// The primary and the pool that follows it.
+#[derive(Debug)]
+pub struct Primary {
+    addresses: Addresses,
+    pool: PgPool,
+    location: watch::Sender<Option<PrimaryLocation>>,
+}
+
+impl Primary {
+    /// Creates the handle. Nothing connects before the tailer does.
+    #[must_use]
+    pub fn new(addresses: Addresses) -> Arc<Self> {
+        let location = watch::Sender::new(None);
+        let first = addresses.0[0].options.clone();
+        let pool = pool::options(&location.subscribe()).connect_lazy_with(first);
+        Arc::new(Self { addresses, pool, location })
+    }
+
+    /// Pool of connections to the primary, as the gateway's role.
+    ///
+    /// Through a pooler in transaction mode, a connection is inside a transaction while a caller holds it.
+    /// The pool commits when the caller returns the connection. A caller's own transaction becomes a
+    /// savepoint.
+    #[must_use]
+    pub fn pool(&self) -> PgPool {
+        self.pool.clone()
+    }
+
+    /// Location of the primary; `None` until the tailer has connected for the first time.
+    pub(crate) fn location(&self) -> watch::Receiver<Option<PrimaryLocation>> {
+        self.location.subscribe()
+    }
+
+    /// Finds the primary and connects to it.
+    pub(crate) async fn connect(&self) -> Result<PrimaryConnection, NoPrimary> {
+        let known = self.location.borrow().clone();
+        self.addresses.connect(known.as_ref()).await
+    }
+
+    /// Leads the pool to the server of this connection, and to this epoch alone.
+    pub(crate) fn follow(&self, primary: &PrimaryConnection, epoch: &str) {
+        let is_unchanged = self.location.borrow().as_ref().is_some_and(|known| {
+            known.address == primary.address && known.epoch == epoch && known.mode == primary.mode
+        });
+        if is_unchanged {
+            return;
+        }
+        if self.addresses.0.len() > 1 {
+            tracing::info!(address = primary.name, timeline = primary.timeline, "primary found");
+        }
+        self.pool.set_connect_options(primary.options.clone());
+        self.location.send_replace(Some(PrimaryLocation {
+            options: primary.options.clone(),
+            mode: primary.mode,
+            epoch: epoch.to_owned(),
+            address: primary.address,
+            system: primary.system.clone(),
+            timeline: primary.timeline,
+            since: Instant::now(),
+        }));
+    }
+}
