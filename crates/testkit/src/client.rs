@@ -142,7 +142,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         }
     }
 
-    /// Awaits the next reply, for pushes that were sent by hand. Events that arrive before it are kept for later.
+    /// Awaits the next reply, for pushes that were sent by hand. Events that arrive before it are kept for
+    /// later.
     ///
     /// # Panics
     /// If no reply arrives.

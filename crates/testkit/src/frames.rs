@@ -44,8 +44,8 @@ pub fn masked(rng: &mut Rng, first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Splits what a gateway sent into opcodes and payloads. Stops at a frame that is incomplete, masked or longer
-/// than 64 KiB.
+/// Splits what a gateway sent into opcodes and payloads. Stops at a frame that is incomplete, masked or
+/// longer than 64 KiB.
 #[must_use]
 pub fn split(mut bytes: &[u8]) -> Vec<(u8, &[u8])> {
     let mut frames = Vec::new();

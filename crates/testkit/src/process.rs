@@ -11,8 +11,8 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
 /// A shell that watches the gateway. Its standard input is a pipe from the test. At the end of that pipe the
-/// test is gone, perhaps killed, and the shell kills the gateway. The shell has a process group of its own, so
-/// that Ctrl-C reaches the test alone. It exits with the gateway's status.
+/// test is gone, perhaps killed, and the shell kills the gateway. The shell has a process group of its own,
+/// so that Ctrl-C reaches the test alone. It exits with the gateway's status.
 const SCRIPT: &str = r#"
 log=$1; shift
 exec 3<&0
@@ -27,8 +27,8 @@ kill "$guard"
 exit "$status"
 "#;
 
-/// Ports below the range from which the kernel takes ports of outgoing connections. While a gateway is down, no
-/// other process gets its port by chance.
+/// Ports below the range from which the kernel takes ports of outgoing connections. While a gateway is down,
+/// no other process gets its port by chance.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 const PORT_TRIES: usize = 100;
 
@@ -74,8 +74,8 @@ impl GatewayProcess {
         Self { shell, pid }
     }
 
-    /// Sends a signal, unless the gateway has ended. The process id cannot belong to another process meanwhile:
-    /// the shell waits for the gateway only after its end, and then exits itself.
+    /// Sends a signal, unless the gateway has ended. The process id cannot belong to another process
+    /// meanwhile: the shell waits for the gateway only after its end, and then exits itself.
     pub fn signal(&mut self, signal: Signal) {
         if self.ended().is_none() {
             let _ = kill_process(self.pid, signal);

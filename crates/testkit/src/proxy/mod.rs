@@ -26,8 +26,8 @@ pub enum Gate {
     Reset,
 }
 
-/// Copies bytes from one side to the other while the gate is open. Ends at the end of either side, or as soon as
-/// `inspect` returns false.
+/// Copies bytes from one side to the other while the gate is open. Ends at the end of either side, or as soon
+/// as `inspect` returns false.
 async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
