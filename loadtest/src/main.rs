@@ -1,12 +1,13 @@
-//! The load test of the Warden gateway. It shares no code with the gateway, on purpose: what it says
-//! about deliveries is an independent check. This file only parses, calls and prints.
+//! The load test of the Warden gateway. It shares no code with the gateway, so that its verdict about deliveries is an
+//! independent check. This file only parses the command line, calls and prints.
 
 mod args;
 mod check;
 mod clock;
-mod holder;
+mod histograms;
 mod message;
-mod meters;
+mod observations;
+mod pool;
 mod process;
 mod publisher;
 mod report;
@@ -14,7 +15,9 @@ mod run;
 mod scenario;
 mod slo;
 mod spread;
+mod sync;
 mod wire;
+mod worker;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -24,36 +27,33 @@ use clap::Parser as _;
 
 use crate::report::Report;
 
-/// Something was lost, doubled, misplaced, or a socket did not hold.
+/// An event was lost, duplicated, reordered or leaked, or a socket failed.
 const EXIT_FAILED: u8 = 1;
-/// The test could not be begun.
+/// The test could not be started.
 const EXIT_UNUSABLE: u8 = 2;
-/// Nothing of that, but a threshold does not hold.
+/// The run passed, except that a threshold was missed.
 const EXIT_SLO: u8 = 3;
 
 fn main() -> ExitCode {
-    match begin(args::Cli::parse().command) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("warden-loadtest: {error:#}");
-            ExitCode::from(EXIT_UNUSABLE)
-        }
-    }
+    execute(args::Cli::parse().command).unwrap_or_else(|error| {
+        eprintln!("warden-loadtest: {error:#}");
+        ExitCode::from(EXIT_UNUSABLE)
+    })
 }
 
-fn begin(command: args::Command) -> anyhow::Result<ExitCode> {
-    let Some(plan) = args::Plan::of(command)? else {
-        holder::run()?;
+fn execute(command: args::CliCommand) -> anyhow::Result<ExitCode> {
+    let Some(plan) = args::Plan::from_command(command)? else {
+        worker::run()?;
         return Ok(ExitCode::SUCCESS);
     };
     let (json, html) = (plan.common.output.json, plan.common.output.html.clone());
     if let Some(path) = &html {
-        // Tried before the test, not after it.
+        // Checked before the test, so that a long run does not end with this error.
         std::fs::write(path, "").with_context(|| format!("--html: cannot write {}", path.display()))?;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let report = runtime.block_on(run::run(plan))?;
-    show(&report, json, html)?;
+    print_report(&report, json, html)?;
     Ok(match (report.passed, report.meets_slo()) {
         (true, true) => ExitCode::SUCCESS,
         (true, false) => ExitCode::from(EXIT_SLO),
@@ -61,7 +61,7 @@ fn begin(command: args::Command) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn show(report: &Report, json: bool, html: Option<PathBuf>) -> anyhow::Result<()> {
+fn print_report(report: &Report, json: bool, html: Option<PathBuf>) -> anyhow::Result<()> {
     if json {
         println!("{}", serde_json::to_string(report)?);
     } else {

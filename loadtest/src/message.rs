@@ -1,6 +1,6 @@
-//! What the process that directs a run and those that hold its sockets tell each other: one JSON object
-//! a line, orders on standard input, words on standard output. Secrets go this way and no other, for
-//! arguments and the environment can be read by others. It knows nothing of sockets or SQL.
+//! Messages between the main process and its workers, which hold the sockets: one JSON object per line. Commands go to
+//! a worker's standard input, and reports come from its standard output. Secrets are sent only this way, because other
+//! users can read a process's arguments and, at times, its environment.
 
 use std::net::IpAddr;
 
@@ -9,99 +9,105 @@ use bench_support::token::TokenSettings;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::check::{Counts, Outcome, Sent};
+use crate::check::{Change, Counts, Outcome};
 use crate::clock::Nanos;
+use crate::histograms::HistogramCounts;
 
-/// The first line that a holder reads.
+/// The first line that a worker reads.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Task {
+pub(crate) struct WorkerTask {
+    /// Id of the run.
     pub(crate) run: String,
     pub(crate) orgs: Vec<Uuid>,
     pub(crate) gateways: Vec<Endpoint>,
+    /// Topics that each socket joins.
     pub(crate) topics: Vec<String>,
-    pub(crate) seats: Vec<Seat>,
-    pub(crate) signing: TokenSettings,
-    /// Intervals of the report are counted from here.
+    pub(crate) sockets: Vec<SocketSpec>,
+    pub(crate) tokens: TokenSettings,
+    /// Beginning of the report's first interval.
     pub(crate) epoch: Nanos,
+    /// Length of the report's intervals.
     pub(crate) interval: Nanos,
-    /// The latencies of the first organisation are kept apart from those of the others.
-    pub(crate) first_org_apart: bool,
+    /// Whether latencies of the first organisation are recorded separately from those of the others.
+    pub(crate) separate_first_org: bool,
 }
 
-/// A socket that a holder may open: whose it is, where to, and from which address.
+/// A socket that a worker may open.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Seat {
+pub(crate) struct SocketSpec {
+    /// Index of its organisation.
     pub(crate) org: usize,
+    /// Index of its gateway.
     pub(crate) gateway: usize,
+    /// Source address; `None` leaves the choice to the kernel.
     pub(crate) from: Option<IpAddr>,
 }
 
-/// What a holder is told while it runs.
+/// A command for a worker.
 #[derive(Serialize, Deserialize, Debug)]
-pub(crate) enum Order {
-    /// The COMMIT of a change is sent as soon as this line is written.
-    #[serde(rename = "s")]
-    Sent(Sent),
+pub(crate) enum Command {
+    /// The COMMIT of a change will be sent as soon as this line is written.
+    #[serde(rename = "a")]
+    Announce(Change),
     /// How the transaction of a change ended.
-    #[serde(rename = "e")]
-    Ended { org: usize, n: usize, outcome: Outcome },
-    /// Open sockets until there are so many, so many a second.
+    #[serde(rename = "o")]
+    SetOutcome { org: usize, number: usize, outcome: Outcome },
+    /// Open sockets until this many were opened.
     Open { until: usize, per_second: f64 },
-    /// Drop this share of the open sockets without a word, all at once. They come back after a while,
-    /// so many a second, with their cursors.
+    /// Drop this share of the open sockets at once, without a Close. They reconnect with their cursors after `away`.
     Storm { share: f64, away: Nanos, per_second: f64 },
-    /// So many sockets a second leave, each followed by a new one; 0 ends it.
+    /// Let this many sockets per second leave, each followed by a new one. 0 ends it.
     Churn { per_second: f64 },
-    /// Nothing is published any more: wait for what is missing until this moment, then close and report.
+    /// Publishing has ended: wait for missing events until the deadline, then close the sockets and report.
     Settle { deadline: Nanos },
-    /// Don't wait.
+    /// Stop waiting.
     Hurry,
 }
 
-/// What a holder says.
+/// A report from a worker.
 #[derive(Serialize, Deserialize)]
-pub(crate) enum Word {
-    /// The first socket is open, or could not be opened.
-    First(Option<String>),
-    /// Every interval.
+pub(crate) enum WorkerReport {
+    /// The first socket is open, or the error with which it failed.
+    FirstSocket(Option<String>),
+    /// Sent every interval.
     Progress(Box<Progress>),
-    /// The last line: all is closed.
-    Done { faults: Vec<String> },
+    /// The last line: all sockets are closed.
+    Done { findings: Vec<String> },
 }
 
-/// What happened in one interval, and where things stand at its end.
+/// What happened in one interval, and the counts at its end.
 #[derive(Serialize, Deserialize, Default)]
 pub(crate) struct Progress {
     pub(crate) interval: usize,
     /// Since the beginning.
     pub(crate) counts: Counts,
     pub(crate) sockets: SocketCounts,
-    /// In this interval.
-    pub(crate) timings: Vec<Timing>,
+    /// Durations of this interval.
+    pub(crate) histograms: Vec<HistogramCounts>,
 }
 
-/// How many sockets are in which state, or have been.
+/// Numbers of sockets.
 #[derive(Serialize, Deserialize, Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub(crate) struct SocketCounts {
-    /// Joined all topics, at present.
+    /// Sockets that have joined all topics, at present.
     pub(crate) open: u64,
-    /// Between the start of their connection and the last join, at present.
+    /// Sockets between the start of their connection and their last join, at present.
     pub(crate) connecting: u64,
-    /// Opened for the first time, ever.
+    /// First opens since the beginning, including the sockets that replaced others.
     pub(crate) opened: u64,
-    /// Handshake or join failed.
-    pub(crate) refused: u64,
-    /// Ended by the gateway or the network.
+    /// Sockets whose handshake or join failed.
+    pub(crate) failed: u64,
+    /// Sockets that the gateway or the network ended.
     pub(crate) dropped: u64,
-    /// Dropped by the storm.
-    pub(crate) stormed: u64,
-    /// Back with their cursors after it.
-    pub(crate) returned: u64,
-    /// Back, and nothing that was missed is missing.
+    /// Sockets that the storm dropped.
+    pub(crate) storm_dropped: u64,
+    /// Sockets that have reconnected after the storm.
+    pub(crate) reconnected: u64,
+    /// Reconnected sockets that have received all missed events.
     pub(crate) caught_up: u64,
-    /// Left as the churn wanted it, and had seen all that was theirs.
+    /// Sockets that left for the churn.
     pub(crate) left: u64,
-    /// Connections of the storm that were refused for now and tried again.
+    /// Connections that were attempted again after a 429, a 503 or a timeout.
     pub(crate) retries: u64,
 }
 
@@ -110,45 +116,12 @@ impl SocketCounts {
         self.open += other.open;
         self.connecting += other.connecting;
         self.opened += other.opened;
-        self.refused += other.refused;
+        self.failed += other.failed;
         self.dropped += other.dropped;
-        self.stormed += other.stormed;
-        self.returned += other.returned;
+        self.storm_dropped += other.storm_dropped;
+        self.reconnected += other.reconnected;
         self.caught_up += other.caught_up;
         self.left += other.left;
         self.retries += other.retries;
     }
-}
-
-/// What is timed.
-#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Timed {
-    /// COMMIT sent to event read.
-    Commit,
-    /// The moment at which the change was due to event read.
-    Due,
-    /// Start of the TCP connection to the 101.
-    Connect,
-    /// The same, to the last answer to a join.
-    Join,
-    /// The moment at which a socket was to come back after a storm to the last answer to a join.
-    Back,
-    /// The same, to the last event that it had missed.
-    CaughtUp,
-}
-
-/// Some durations of one kind, of changes of one phase, at one group of organisations.
-#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Label {
-    pub(crate) timed: Timed,
-    pub(crate) phase: usize,
-    /// 0: the organisation that stands apart, where one does; 1: the others.
-    pub(crate) group: usize,
-}
-
-/// A histogram on its way: microseconds and how often.
-#[derive(Serialize, Deserialize)]
-pub(crate) struct Timing {
-    pub(crate) label: Label,
-    pub(crate) counts: Vec<(u64, u64)>,
 }

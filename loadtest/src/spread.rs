@@ -1,4 +1,4 @@
-//! Which socket belongs to which organisation, gateway, source address and process. Pure arithmetic.
+//! The spread of sockets over organisations, gateways, source addresses and worker processes. Pure arithmetic.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -6,15 +6,15 @@ use std::str::FromStr;
 
 use anyhow::{Context as _, bail, ensure};
 
-use crate::message::Seat;
+use crate::message::SocketSpec;
 
 /// How sockets are spread over organisations.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Skew {
     Uniform,
-    /// The nth organisation has 1/n^s of what the first has.
+    /// The nth organisation has 1/n^s of the sockets of the first.
     Zipf(f64),
-    /// The first organisation has this share, the others the rest in equal parts.
+    /// The first organisation has this share, and the others have equal parts of the rest.
     OneLarge(f64),
 }
 
@@ -37,7 +37,10 @@ impl FromStr for Skew {
             }
             ("one-large", share) => {
                 let share = share.unwrap_or(0.5);
-                ensure!((0.0..=1.0).contains(&share), "the share of one-large is from 0 to 1: {HELP}");
+                ensure!(
+                    (0.0..=1.0).contains(&share),
+                    "the share of one-large must be between 0 and 1: {HELP}"
+                );
                 Ok(Self::OneLarge(share))
             }
             _ => bail!("unknown skew {text}: {HELP}"),
@@ -56,7 +59,7 @@ impl fmt::Display for Skew {
 }
 
 impl Skew {
-    /// How many sockets each organisation has.
+    /// The number of sockets of each organisation.
     pub(crate) fn sizes(self, sockets: usize, orgs: usize) -> Vec<usize> {
         let weight = |n: usize| match self {
             Self::Uniform => 1.0,
@@ -65,17 +68,17 @@ impl Skew {
             Self::OneLarge(share) => (1.0 - share) / (orgs as f64 - 1.0).max(1.0),
         };
         let total: f64 = (0..orgs).map(weight).sum();
-        // Cut at the rounded running sum: the parts add up, and none is off by more than one.
-        let (mut sum, mut given) = (0.0, 0);
+        // The running sum is rounded, so that the sizes add up and none is off by more than one.
+        let (mut sum, mut assigned) = (0.0, 0);
         let mut sizes: Vec<usize> = (0..orgs)
             .map(|n| {
                 sum += weight(n);
-                let until = whole(sum / total * sockets as f64).clamp(given, sockets);
-                std::mem::replace(&mut given, until).abs_diff(until)
+                let until = round_count(sum / total * sockets as f64).clamp(assigned, sockets);
+                std::mem::replace(&mut assigned, until).abs_diff(until)
             })
             .collect();
         if let Some(last) = sizes.last_mut() {
-            *last += sockets - given;
+            *last += sockets - assigned;
         }
         sizes
     }
@@ -84,25 +87,30 @@ impl Skew {
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "a count of sockets, not negative"
+    reason = "a number of sockets, which is never negative"
 )]
-fn whole(number: f64) -> usize {
+fn round_count(number: f64) -> usize {
     number.round() as usize
 }
 
-/// A gateway's burst of handshakes for one address is 500 by default.
+/// Sockets per source address. A gateway's default limit allows a burst of 500 handshakes per address.
 const SOCKETS_PER_ADDRESS: usize = 400;
-/// An address has some 28,000 ports, and those of connections that ended are not free at once.
+/// An address has some 28,000 ports, and the ports of ended connections are not free at once.
 const SOCKETS_PER_ADDRESS_MAX: usize = 20_000;
 const ADDRESSES_MAX: usize = 250;
 
-/// Source addresses where none are named: on this machine any of 127.0.0.0/8 will do.
-pub(crate) fn addresses(gateways: &[SocketAddr], sockets: usize, named: &[IpAddr]) -> Vec<Option<IpAddr>> {
-    let here = |gateway: &SocketAddr| matches!(gateway.ip(), IpAddr::V4(ip) if ip.is_loopback());
+/// The source addresses: `named`, or else addresses of 127.0.0.0/8 if all gateways are on this machine. `None` leaves
+/// the choice to the kernel.
+pub(crate) fn source_addresses(
+    gateways: &[SocketAddr],
+    sockets: usize,
+    named: &[IpAddr],
+) -> Vec<Option<IpAddr>> {
+    let is_local = |gateway: &SocketAddr| matches!(gateway.ip(), IpAddr::V4(ip) if ip.is_loopback());
     if !named.is_empty() {
         return named.iter().copied().map(Some).collect();
     }
-    if sockets <= SOCKETS_PER_ADDRESS || !gateways.iter().all(here) {
+    if sockets <= SOCKETS_PER_ADDRESS || !gateways.iter().all(is_local) {
         return vec![None];
     }
     let count = sockets.div_ceil(SOCKETS_PER_ADDRESS).min(ADDRESSES_MAX);
@@ -111,27 +119,27 @@ pub(crate) fn addresses(gateways: &[SocketAddr], sockets: usize, named: &[IpAddr
     (0..count).map(address).collect()
 }
 
-/// A seat for each socket, those of one organisation spread over gateways, addresses and, as processes
-/// take them in turn, over processes.
-pub(crate) fn seats(sizes: &[usize], gateways: usize, from: &[Option<IpAddr>]) -> Vec<Seat> {
+/// One specification per socket. The sockets of each organisation are spread over gateways, source addresses and
+/// (because workers take them in round-robin order) processes.
+pub(crate) fn socket_specs(sizes: &[usize], gateways: usize, from: &[Option<IpAddr>]) -> Vec<SocketSpec> {
     let mut left = sizes.to_vec();
-    let mut seats: Vec<Seat> = Vec::with_capacity(sizes.iter().sum());
-    // In rounds over the organisations, so that the first sockets to open are not all of one.
+    let mut specs: Vec<SocketSpec> = Vec::with_capacity(sizes.iter().sum());
+    // One socket of each organisation per round, so that the first sockets belong to different organisations.
     while left.iter().any(|size| *size > 0) {
         for (org, size) in left.iter_mut().enumerate().filter(|(_, size)| **size > 0) {
-            let n = seats.len();
-            // Addresses change only after all gateways had their turn: each meets each.
+            let n = specs.len();
+            // The address changes once per round of gateways, so that every pair of address and gateway occurs.
             let from = from[(n / gateways) % from.len()];
-            seats.push(Seat { org, gateway: n % gateways, from });
+            specs.push(SocketSpec { org, gateway: n % gateways, from });
             *size -= 1;
         }
     }
-    seats
+    specs
 }
 
-/// Seats of each process.
-pub(crate) fn shares(seats: &[Seat], processes: usize) -> Vec<Vec<Seat>> {
-    let share = |process| seats.iter().skip(process).step_by(processes).copied().collect();
+/// The sockets of each worker process.
+pub(crate) fn shares(specs: &[SocketSpec], processes: usize) -> Vec<Vec<SocketSpec>> {
+    let share = |process| specs.iter().skip(process).step_by(processes).copied().collect();
     (0..processes).map(share).collect()
 }
 
@@ -140,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_socket_has_a_seat_whatever_the_skew() {
+    fn every_skew_assigns_all_sockets() {
         for (skew, sockets, orgs, first) in [
             ("uniform", 100, 7, 14),
             ("zipf", 1000, 10, 341),
@@ -153,12 +161,12 @@ mod tests {
             let sizes = skew.parse::<Skew>().unwrap().sizes(sockets, orgs);
             assert_eq!((sizes.len(), sizes.iter().sum::<usize>()), (orgs, sockets), "{skew}");
             assert_eq!(sizes[0], first, "{skew}: {sizes:?}");
-            assert_eq!(seats(&sizes, 3, &[None]).len(), sockets);
+            assert_eq!(socket_specs(&sizes, 3, &[None]).len(), sockets);
         }
     }
 
     #[test]
-    fn a_bad_skew_teaches() {
+    fn an_invalid_skew_is_rejected_with_an_example() {
         for text in ["", "even", "zipf:x", "zipf:0", "one-large:2", "uniform:1"] {
             let error = text.parse::<Skew>().unwrap_err();
             assert!(format!("{error:#}").contains("zipf:1.2"), "{text}: {error:#}");
@@ -166,29 +174,29 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_spread_where_they_are_this_machines() {
+    fn local_gateways_get_several_source_addresses() {
         let local: SocketAddr = "127.0.0.1:4000".parse().unwrap();
         let remote: SocketAddr = "10.0.0.1:4000".parse().unwrap();
-        assert_eq!(addresses(&[local], 400, &[]), [None]);
-        assert_eq!(addresses(&[local], 5000, &[]).len(), 13);
-        assert_eq!(addresses(&[local], 80_000, &[]).len(), 200);
-        assert_eq!(addresses(&[local, remote], 80_000, &[]), [None]);
+        assert_eq!(source_addresses(&[local], 400, &[]), [None]);
+        assert_eq!(source_addresses(&[local], 5000, &[]).len(), 13);
+        assert_eq!(source_addresses(&[local], 80_000, &[]).len(), 200);
+        assert_eq!(source_addresses(&[local, remote], 80_000, &[]), [None]);
         let named = ["127.0.0.9".parse().unwrap()];
-        assert_eq!(addresses(&[remote], 1, &named), [Some(named[0])]);
+        assert_eq!(source_addresses(&[remote], 1, &named), [Some(named[0])]);
     }
 
     #[test]
-    fn gateways_addresses_and_processes_share_evenly() {
-        let from: Vec<_> = addresses(&["127.0.0.1:1".parse().unwrap()], 4000, &[]);
-        let seats = seats(&[4000], 5, &from);
+    fn gateways_addresses_and_processes_get_equal_shares() {
+        let from: Vec<_> = source_addresses(&["127.0.0.1:1".parse().unwrap()], 4000, &[]);
+        let specs = socket_specs(&[4000], 5, &from);
         for gateway in 0..5 {
-            let of_gateway: Vec<_> = seats.iter().filter(|seat| seat.gateway == gateway).collect();
+            let of_gateway: Vec<_> = specs.iter().filter(|spec| spec.gateway == gateway).collect();
             assert_eq!(of_gateway.len(), 800);
             for address in &from {
-                assert_eq!(of_gateway.iter().filter(|seat| seat.from == *address).count(), 80);
+                assert_eq!(of_gateway.iter().filter(|spec| spec.from == *address).count(), 80);
             }
         }
-        let shares = shares(&seats, 3);
+        let shares = shares(&specs, 3);
         assert_eq!(shares.iter().map(Vec::len).collect::<Vec<_>>(), [1334, 1333, 1333]);
     }
 }

@@ -1,6 +1,5 @@
-//! The protocol as a stranger would read it from its documentation: Phoenix Channels V2 frames, the
-//! events inside them, and the token of a handshake. It shares no code with the gateway, so that a
-//! mistake there is not made here too, and it does no I/O.
+//! What a gateway sends, parsed as its documentation describes it: Phoenix Channels V2 frames and the events in them.
+//! It does no I/O.
 
 use std::borrow::Cow;
 
@@ -8,15 +7,15 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::check::Kind;
+use crate::check::ChangeKind;
 
-/// What `warden.publish` is given as the event's name.
+/// Event name that the tester passes to `warden.publish`.
 pub(crate) const PUBLISHED: &str = "loadtest.changed";
 
 /// A frame from the gateway: `[join_ref, ref, topic, event, payload]`.
 #[derive(Deserialize)]
 pub(crate) struct Frame<'a> {
-    /// Null in events, which belong to nobody's request.
+    /// Null in events, because they do not answer a request.
     #[serde(rename = "join_ref", borrow)]
     _join_ref: Option<Cow<'a, str>>,
     #[serde(rename = "ref", borrow)]
@@ -44,18 +43,18 @@ pub(crate) struct Reply<'a> {
     pub(crate) response: &'a RawValue,
 }
 
-/// What a successful join is answered with, and what `warden.cursor` and `warden.resync` carry.
+/// The response to a successful join, and the payload of `warden.cursor` and `warden.resync`.
 #[derive(Deserialize)]
-pub(crate) struct Position {
+pub(crate) struct CursorPayload {
     pub(crate) cursor: String,
-    /// The cursor of the join could not be served.
+    /// Whether the gateway could not serve the cursor of the join.
     #[serde(default)]
     pub(crate) resync: bool,
 }
 
-/// The payload of an event. What is not needed is still named where clients rely on it.
+/// The payload of an event. Fields that the tester does not need are still required if clients rely on them.
 #[derive(Deserialize)]
-struct Payload<'a> {
+struct EventPayload<'a> {
     #[serde(rename = "id")]
     _id: i64,
     #[serde(borrow)]
@@ -65,7 +64,7 @@ struct Payload<'a> {
     data: Row,
 }
 
-/// The columns of a watched row that tell where it belongs, or what was published.
+/// The columns that identify a row, or the same fields of a published event.
 #[derive(Deserialize)]
 struct Row {
     id: Uuid,
@@ -75,7 +74,7 @@ struct Row {
     metadata: Option<Metadata>,
 }
 
-/// What the publishers write into `metadata`.
+/// The fields that the publishers write into `metadata`.
 #[derive(Deserialize)]
 struct Metadata {
     lt_run: Option<String>,
@@ -83,48 +82,65 @@ struct Metadata {
     lt_seq: Option<u32>,
 }
 
-/// An event as it counts here.
+/// A parsed event.
 #[derive(Debug)]
 pub(crate) struct Event {
     pub(crate) topic: String,
     pub(crate) name: String,
     pub(crate) org: Uuid,
     pub(crate) entity: Uuid,
-    /// None where it is no change of this run, and why.
-    pub(crate) change: Result<Named, &'static str>,
+    pub(crate) subject: Subject,
     pub(crate) cursor: String,
 }
 
-/// Which change an event tells of.
+/// What an event is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Named {
-    pub(crate) kind: Kind,
-    pub(crate) n: usize,
+pub(crate) enum Subject {
+    /// A change of this run.
+    Change(ChangeId),
+    /// Something that this run did not do but that is not a fault, such as the creation of its organisations.
+    Other,
+    /// A change that nobody made in this run, with the reason.
+    Unexpected(&'static str),
+}
+
+/// Identifies a change of this run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ChangeId {
+    pub(crate) kind: ChangeKind,
+    /// Number within the organisation.
+    pub(crate) number: usize,
+    /// Number within the life of the entity.
     pub(crate) seq: u32,
 }
 
 impl Event {
-    /// Reads an event. None where its organisation or its form can't be made out.
-    pub(crate) fn read(frame: &Frame<'_>, run: &str) -> Option<Self> {
-        let payload: Payload<'_> = serde_json::from_str(frame.payload.get()).ok()?;
+    /// Parses an event. `None` if a required field is missing, or if it names no organisation.
+    pub(crate) fn parse(frame: &Frame<'_>, run: &str) -> Option<Self> {
+        let payload: EventPayload<'_> = serde_json::from_str(frame.payload.get()).ok()?;
         let row = payload.data;
-        let is_org = frame.event.starts_with("org.");
-        let org = row.org_id.or_else(|| is_org.then_some(row.id))?;
-        let kind = match &*frame.event {
-            "call.created" => Ok(Kind::Created),
-            "call.updated" => Ok(Kind::Updated),
-            PUBLISHED => Ok(Kind::Published),
-            "call.deleted" => Err("nothing was deleted"),
-            // A gateway may still be about to tell that the organisation was created.
-            _ => Err(""),
+        let is_org_event = frame.event.starts_with("org.");
+        let org = row.org_id.or_else(|| is_org_event.then_some(row.id))?;
+        let of_run = |kind| {
+            let marks = row.metadata.as_ref().filter(|marks| marks.lt_run.as_deref() == Some(run));
+            let id = marks.and_then(|m| Some(ChangeId { kind, number: m.lt_change?, seq: m.lt_seq? }));
+            id.map_or(Subject::Unexpected("it is not a change of this run"), Subject::Change)
         };
-        let marks = row.metadata.filter(|marks| marks.lt_run.as_deref() == Some(run));
-        let change = kind.and_then(|kind| {
-            let named = marks.and_then(|marks| Some(Named { kind, n: marks.lt_change?, seq: marks.lt_seq? }));
-            named.ok_or("it is not of this run")
-        });
-        let (topic, name) = (frame.topic.to_string(), frame.event.to_string());
-        Some(Self { topic, name, org, entity: row.id, change, cursor: payload.cursor.into_owned() })
+        let subject = match &*frame.event {
+            "call.created" => of_run(ChangeKind::Created),
+            "call.updated" => of_run(ChangeKind::Updated),
+            PUBLISHED => of_run(ChangeKind::Published),
+            "call.deleted" => Subject::Unexpected("the tester deletes no calls during a run"),
+            _ => Subject::Other,
+        };
+        Some(Self {
+            topic: frame.topic.to_string(),
+            name: frame.event.to_string(),
+            org,
+            entity: row.id,
+            subject,
+            cursor: payload.cursor.into_owned(),
+        })
     }
 }
 
@@ -133,23 +149,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_join_reply_is_read() {
+    fn a_join_reply_contains_a_cursor() {
         let text = br#"["1","1","calls","phx_reply",{"status":"ok","response":{"cursor":"c"}}]"#;
         let frame = Frame::parse(text).unwrap();
-        assert_eq!(
-            (frame.reference.as_deref(), &*frame.topic, &*frame.event),
-            (Some("1"), "calls", "phx_reply")
-        );
+        assert_eq!(frame.reference.as_deref(), Some("1"));
+        assert_eq!((&*frame.topic, &*frame.event), ("calls", "phx_reply"));
         let reply: Reply<'_> = serde_json::from_str(frame.payload.get()).unwrap();
         assert_eq!(reply.status, "ok");
-        let position: Position = serde_json::from_str(reply.response.get()).unwrap();
-        assert_eq!((position.cursor.as_str(), position.resync), ("c", false));
-        assert!(serde_json::from_str::<Position>("{}").is_err());
-        assert!(serde_json::from_str::<Position>(r#"{"cursor":"d","resync":true}"#).unwrap().resync);
+        let payload: CursorPayload = serde_json::from_str(reply.response.get()).unwrap();
+        assert_eq!((payload.cursor.as_str(), payload.resync), ("c", false));
+        assert!(serde_json::from_str::<CursorPayload>("{}").is_err());
+        assert!(serde_json::from_str::<CursorPayload>(r#"{"cursor":"d","resync":true}"#).unwrap().resync);
     }
 
     fn event(text: &str) -> Option<Event> {
-        Event::read(&Frame::parse(text.as_bytes()).unwrap(), "ab")
+        Event::parse(&Frame::parse(text.as_bytes()).unwrap(), "ab")
     }
 
     const EVENT: &str = r#"[null,null,"calls","call.created",{"id":17,"at":"2026-01-01T00:00:00Z","cursor":"c","data":
@@ -157,28 +171,32 @@ mod tests {
          "status":"queued","metadata":{"lt_run":"ab","lt_change":5,"lt_seq":1}},"old":{}}]"#;
 
     #[test]
-    fn an_event_is_read() {
-        let read = event(EVENT).unwrap();
-        assert_eq!((read.entity, read.org), (Uuid::from_u128(7), Uuid::from_u128(1)));
-        assert_eq!(read.change, Ok(Named { kind: Kind::Created, n: 5, seq: 1 }));
-        assert_eq!((read.cursor.as_str(), read.topic.as_str()), ("c", "calls"));
+    fn an_event_identifies_its_change() {
+        let event = event(EVENT).unwrap();
+        assert_eq!((event.entity, event.org), (Uuid::from_u128(7), Uuid::from_u128(1)));
+        let change = ChangeId { kind: ChangeKind::Created, number: 5, seq: 1 };
+        assert_eq!(event.subject, Subject::Change(change));
+        assert_eq!((event.cursor.as_str(), event.topic.as_str()), ("c", "calls"));
     }
 
     #[test]
-    fn what_is_no_change_of_the_run_says_why() {
-        assert_eq!(event(&EVENT.replace("\"ab\"", "\"cd\"")).unwrap().change, Err("it is not of this run"));
-        assert_eq!(
-            event(&EVENT.replace("call.created", "call.deleted")).unwrap().change,
-            Err("nothing was deleted")
-        );
+    fn events_that_this_run_did_not_cause_are_unexpected() {
+        for (from, to) in [("\"ab\"", "\"cd\""), ("call.created", "call.deleted")] {
+            let event = event(&EVENT.replace(from, to)).unwrap();
+            assert!(matches!(event.subject, Subject::Unexpected(_)), "{to}");
+        }
+    }
+
+    #[test]
+    fn an_event_needs_an_organisation_and_a_cursor() {
         assert!(event(&EVENT.replace("org_id", "other")).is_none());
         assert!(event(&EVENT.replace("\"cursor\"", "\"other\"")).is_none());
         let org = event(&EVENT.replace("org_id", "other").replace("call.created", "org.created")).unwrap();
-        assert_eq!(org.org, Uuid::from_u128(7));
+        assert_eq!((org.org, org.subject), (Uuid::from_u128(7), Subject::Other));
     }
 
     #[test]
-    fn frames_of_another_shape_are_refused() {
+    fn frames_of_another_shape_are_errors() {
         for text in
             ["{}", "[]", r#"[null,null,"calls","call.created"]"#, r#"[null,null,"a","b",{},1]"#, "nonsense"]
         {

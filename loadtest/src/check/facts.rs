@@ -1,51 +1,54 @@
-//! The words of the bookkeeping: what is told of a change, what arrives, what that means, and what is
-//! counted. They decide nothing.
+//! The facts that the ledger works with: announced changes, arriving events, verdicts and counts. This file contains no
+//! decisions.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::clock::Nanos;
 
-/// What was done to an entity.
+/// What a change did to its entity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Kind {
+pub(crate) enum ChangeKind {
     Created,
     Updated,
-    /// By `warden.publish`.
+    /// An event of `warden.publish`.
     Published,
 }
 
 /// How the transaction of a change ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Outcome {
-    /// Still running.
+    /// It is still running.
     Open,
     /// Its events are expected.
     Committed,
     /// Its events must not appear.
     RolledBack,
-    /// The connection broke during COMMIT: its events are neither expected nor held against anyone.
+    /// The connection broke during COMMIT, so its events are neither expected nor a fault.
     Unknown,
 }
 
-/// A change whose COMMIT is about to be sent. Those of one entity come in the order in which they commit.
+/// A change that was announced before its COMMIT was sent. Changes of one entity are announced in the order in which
+/// they commit.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(crate) struct Sent {
+pub(crate) struct Change {
+    /// Index of its organisation.
     #[serde(rename = "o")]
     pub(crate) org: usize,
-    /// Names it within its organisation.
-    pub(crate) n: usize,
+    /// Number within its organisation, from 0.
+    #[serde(rename = "n")]
+    pub(crate) number: usize,
     #[serde(rename = "e")]
     pub(crate) entity: Uuid,
     #[serde(rename = "k")]
-    pub(crate) kind: Kind,
-    /// Position in the life of its entity.
+    pub(crate) kind: ChangeKind,
+    /// Number within the life of its entity, from 1.
     #[serde(rename = "q")]
     pub(crate) seq: u32,
-    /// Part of the scenario in which it was due.
+    /// Phase of the scenario in which it was due.
     #[serde(rename = "p")]
     pub(crate) phase: usize,
-    /// When it should have been made.
+    /// When the schedule asked for it.
     #[serde(rename = "d")]
     pub(crate) due: Nanos,
     /// When its COMMIT was sent.
@@ -53,57 +56,61 @@ pub(crate) struct Sent {
     pub(crate) sent: Nanos,
 }
 
-/// An event of an entity, as it came out of a socket.
+/// An event that a socket received.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Arrival {
     pub(crate) org: Uuid,
     pub(crate) entity: Uuid,
-    pub(crate) kind: Kind,
-    /// Name of the change in its organisation, from the event's data.
-    pub(crate) n: usize,
+    pub(crate) kind: ChangeKind,
+    /// Number of the change within its organisation, from the event's data.
+    pub(crate) number: usize,
     pub(crate) seq: u32,
+    /// When it was read.
     pub(crate) at: Nanos,
 }
 
-/// What an arrival means.
+/// The ledger's judgement of an arrival.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// Seen for the first time.
+    /// The subscription receives this change for the first time.
     Delivered(Delivery),
     Duplicate,
     CrossOrg,
-    /// Right organisation, but no such change was made, or not on this topic.
+    /// The organisation is right, but nobody made this change, or its topic does not receive changes.
     Unexpected,
 }
 
-/// An event that is where it belongs.
+/// An event that arrived where it belongs.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Delivery {
     /// When the COMMIT was sent.
     pub(crate) sent: Nanos,
+    /// Time from COMMIT sent to event read.
     pub(crate) since_sent: Nanos,
+    /// Time from the schedule to event read.
     pub(crate) since_due: Nanos,
     pub(crate) phase: usize,
-    /// False where a later change of its entity came before.
+    /// False if a later change of its entity arrived earlier.
     pub(crate) in_order: bool,
 }
 
-/// What was found so far.
+/// Counts of a worker since the beginning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Counts {
-    /// Over all committed changes: the subscriptions that must see them, and that have.
+    /// Deliveries that the committed changes require.
     pub(crate) expected: u64,
+    /// Required deliveries that have arrived.
     pub(crate) delivered: u64,
     pub(crate) duplicates: u64,
     pub(crate) cross_org: u64,
     pub(crate) out_of_order: u64,
     pub(crate) unexpected: u64,
     /// Events of changes that were rolled back.
-    pub(crate) phantoms: u64,
+    pub(crate) rolled_back: u64,
     pub(crate) resyncs: u64,
-    /// Events that a socket got after it came back, of changes from before.
+    /// Events of earlier changes that a socket received after it reconnected.
     pub(crate) replayed: u64,
-    /// All events that were where they belong, also those that were not required.
+    /// All events that arrived where they belong, including those that were not required.
     pub(crate) events: u64,
 }
 
@@ -115,7 +122,7 @@ impl Counts {
         self.cross_org += other.cross_org;
         self.out_of_order += other.out_of_order;
         self.unexpected += other.unexpected;
-        self.phantoms += other.phantoms;
+        self.rolled_back += other.rolled_back;
         self.resyncs += other.resyncs;
         self.replayed += other.replayed;
         self.events += other.events;

@@ -1,184 +1,198 @@
-//! The bookkeeping of a holder: which change was committed when, which of its sockets must see it,
-//! which has, and what that means. It decides alone what counts as a fault, so it knows nothing of
-//! sockets, SQL or JSON, and every kind of fault that it must find has a unit test below.
+//! The ledger of a worker: which change was committed when, which of its sockets must receive it, which have received
+//! it, and what counts as a fault. It knows nothing of sockets, SQL or JSON, and every kind of fault has a unit test.
 //!
-//! A change is entered before its COMMIT is sent. Who had joined by then must see it: once, nowhere
-//! else, and not after a later change of the same entity. Who joins while it is in the air may.
+//! A change is announced before its COMMIT is sent. A subscription that had joined by then must receive it: once, at no
+//! other organisation, and not after a later change of the same entity. A subscription that joins between announcement
+//! and delivery may receive it.
 
 mod facts;
-mod seen;
+mod subscription;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, VecDeque};
 
 use uuid::Uuid;
 
-pub(crate) use self::facts::{Arrival, Counts, Delivery, Kind, Outcome, Sent, Verdict};
-pub(crate) use self::seen::{Subscription, is_reached};
+pub(crate) use self::facts::{Arrival, Change, ChangeKind, Counts, Delivery, Outcome, Verdict};
+pub(crate) use self::subscription::{Subscription, is_reached};
 use crate::clock::Nanos;
 
-/// How many faults are described in words; all of them are counted.
-const SAMPLES_MAX: usize = 10;
-/// A change that everybody has seen is forgotten after so long; if it comes again it is a duplicate.
+/// Findings that are described in words; all of them are counted.
+const FINDINGS_MAX: usize = 10;
+/// A change is forgotten this long after it was sent, if every subscription has it. A later arrival is a duplicate.
 const REMEMBERED: Nanos = 60_000_000_000;
 
-struct Change {
-    sent: Sent,
-    /// The next change of the same entity. Lives are short, so order is checked by walking this chain,
-    /// and a socket needs one bit per change and nothing per entity.
+/// An announced change and its deliveries.
+struct Record {
+    change: Change,
+    /// Position of the next change of the same entity. Entities have few changes, so the order is checked by following
+    /// this chain. A socket then needs one bit per change, and no memory per entity.
     newer: Option<usize>,
     outcome: Outcome,
-    /// Subscriptions that must see it, and that have.
+    /// Subscriptions that must receive it.
     required: u64,
-    seen: u64,
-    /// Subscriptions that joined while it was in the air, and saw it.
+    /// Required subscriptions that have received it.
+    received: u64,
+    /// Subscriptions that joined after the announcement and received it.
     early: u64,
 }
 
+/// The records of one organisation.
 struct Org {
     id: Uuid,
-    /// Subscriptions that changes reach and that must see what comes now.
+    /// Subscriptions that must receive the next change.
     members: u64,
-    /// In the order in which they became known; the place of the first is `first`.
-    changes: VecDeque<Change>,
+    /// In the order of their announcement; `first` is the position of the first.
+    records: VecDeque<Record>,
     first: usize,
-    /// Place of each change by its name; the name of the first is `first_n`.
-    places: VecDeque<Option<usize>>,
-    first_n: usize,
-    /// The newest change of each entity that is remembered.
+    /// Position of each change by its number; `first_number` is the number of the first.
+    positions: VecDeque<Option<usize>>,
+    first_number: usize,
+    /// Position of the newest remembered change of each entity.
     latest: HashMap<Uuid, usize>,
 }
 
 impl Org {
+    fn new(id: Uuid) -> Self {
+        Self {
+            id,
+            members: 0,
+            records: VecDeque::new(),
+            first: 0,
+            positions: VecDeque::new(),
+            first_number: 0,
+            latest: HashMap::new(),
+        }
+    }
+
     fn end(&self) -> usize {
-        self.first + self.changes.len()
+        self.first + self.records.len()
     }
 
-    fn place(&self, n: usize) -> Option<usize> {
-        *self.places.get(n.checked_sub(self.first_n)?)?
+    fn position(&self, number: usize) -> Option<usize> {
+        *self.positions.get(number.checked_sub(self.first_number)?)?
     }
 
-    fn change(&self, place: usize) -> Option<&Change> {
-        self.changes.get(place.checked_sub(self.first)?)
+    fn record(&self, position: usize) -> Option<&Record> {
+        self.records.get(position.checked_sub(self.first)?)
     }
 
-    fn change_mut(&mut self, place: usize) -> Option<&mut Change> {
-        self.changes.get_mut(place.checked_sub(self.first)?)
+    fn record_mut(&mut self, position: usize) -> Option<&mut Record> {
+        self.records.get_mut(position.checked_sub(self.first)?)
+    }
+
+    /// Drops old records that every required subscription has received, or that were rolled back.
+    fn forget_settled(&mut self, now: Nanos) {
+        while let Some(record) = self.records.front() {
+            let settled = match record.outcome {
+                Outcome::Committed => record.received >= record.required,
+                Outcome::RolledBack => true,
+                Outcome::Open | Outcome::Unknown => false,
+            };
+            if !settled || now.saturating_sub(record.change.sent) < REMEMBERED {
+                return;
+            }
+            if self.latest.get(&record.change.entity) == Some(&self.first) {
+                self.latest.remove(&record.change.entity);
+            }
+            self.records.pop_front();
+            self.first += 1;
+            // A change that failed before its COMMIT has a number but no position. It is dropped with its neighbours.
+            while self.positions.front().is_some_and(|at| at.is_none_or(|at| at < self.first))
+                && self.positions.len() > 1
+            {
+                self.positions.pop_front();
+                self.first_number += 1;
+            }
+        }
     }
 }
 
-/// The ledger of one holder.
+/// The ledger of one worker.
 pub(crate) struct Ledger {
     orgs: Vec<Org>,
     pub(crate) counts: Counts,
-    samples: Vec<String>,
+    findings: Vec<String>,
 }
 
 impl Ledger {
     pub(crate) fn new(orgs: &[Uuid]) -> Self {
-        let org = |id: &Uuid| Org {
-            id: *id,
-            members: 0,
-            changes: VecDeque::new(),
-            first: 0,
-            places: VecDeque::new(),
-            first_n: 0,
-            latest: HashMap::new(),
-        };
-        Self { orgs: orgs.iter().map(org).collect(), counts: Counts::default(), samples: Vec::new() }
+        let orgs = orgs.iter().copied().map(Org::new).collect();
+        Self { orgs, counts: Counts::default(), findings: Vec::new() }
     }
 
     pub(crate) fn org_id(&self, org: usize) -> Uuid {
         self.orgs[org].id
     }
 
-    /// Enters a subscription whose first join was answered just now. Every change that was entered
-    /// before may still come; every later one must.
-    pub(crate) fn joined(&mut self, subscription: &mut Subscription) {
+    /// Adds a subscription whose first join has just been answered. Every change that was announced before may still
+    /// arrive; every later one must.
+    pub(crate) fn add_subscription(&mut self, subscription: &mut Subscription) {
         let org = &mut self.orgs[subscription.org()];
         subscription.begin(org.end());
         org.members += u64::from(subscription.is_reached());
     }
 
-    /// From now on nothing new is required of a subscription; what was still is.
-    pub(crate) fn leaves(&mut self, subscription: &mut Subscription) {
+    /// Stops requiring new changes of a subscription. Earlier ones are still required.
+    pub(crate) fn end_subscription(&mut self, subscription: &mut Subscription) {
         let org = &mut self.orgs[subscription.org()];
         if subscription.finish(org.end()) {
             org.members -= u64::from(subscription.is_reached());
         }
     }
 
-    /// Enters a change.
-    pub(crate) fn sent(&mut self, sent: &Sent) {
-        let org = &mut self.orgs[sent.org];
-        let place = org.end();
-        if let Some(before) = org.latest.insert(sent.entity, place)
-            && let Some(change) = org.change_mut(before)
+    /// Adds a change whose COMMIT is about to be sent.
+    pub(crate) fn announce(&mut self, change: &Change) {
+        let org = &mut self.orgs[change.org];
+        let position = org.end();
+        if let Some(before) = org.latest.insert(change.entity, position)
+            && let Some(record) = org.record_mut(before)
         {
-            change.newer = Some(place);
+            record.newer = Some(position);
         }
-        let required = org.members;
-        let (outcome, newer) = (Outcome::Open, None);
-        org.changes.push_back(Change { sent: *sent, newer, outcome, required, seen: 0, early: 0 });
-        let Some(at) = sent.n.checked_sub(org.first_n) else { return };
-        if org.places.len() <= at {
-            org.places.resize(at + 1, None);
+        org.records.push_back(Record {
+            change: *change,
+            newer: None,
+            outcome: Outcome::Open,
+            required: org.members,
+            received: 0,
+            early: 0,
+        });
+        let Some(at) = change.number.checked_sub(org.first_number) else { return };
+        if org.positions.len() <= at {
+            org.positions.resize(at + 1, None);
         }
-        org.places[at] = Some(place);
+        org.positions[at] = Some(position);
     }
 
-    /// Notes how the transaction ended. An unknown outcome may be settled again, when it is known.
-    pub(crate) fn ended(&mut self, org: usize, n: usize, outcome: Outcome) {
+    /// Sets how the transaction of a change ended. An unknown outcome may be set again when it becomes known.
+    pub(crate) fn set_outcome(&mut self, org: usize, number: usize, outcome: Outcome) {
         let org = &mut self.orgs[org];
-        let Some(change) = org.place(n).and_then(|place| org.change_mut(place)) else {
-            return; // failed before its COMMIT
+        let Some(record) = org.position(number).and_then(|position| org.record_mut(position)) else {
+            return; // The change failed before its COMMIT, so it was never announced.
         };
-        change.outcome = outcome;
+        record.outcome = outcome;
         match outcome {
             Outcome::Committed => {
-                self.counts.expected += change.required;
-                self.counts.delivered += change.seen;
+                self.counts.expected += record.required;
+                self.counts.delivered += record.received;
             }
-            Outcome::RolledBack => self.counts.phantoms += change.seen + change.early,
+            Outcome::RolledBack => self.counts.rolled_back += record.received + record.early,
             Outcome::Open | Outcome::Unknown => {}
         }
-        let now = change.sent.sent;
-        Self::forget(org, now);
+        let now = record.change.sent;
+        org.forget_settled(now);
     }
 
-    /// Drops what everybody has seen, and what was rolled back, a while ago.
-    fn forget(org: &mut Org, now: Nanos) {
-        while let Some(change) = org.changes.front() {
-            let settled = match change.outcome {
-                Outcome::Committed => change.seen >= change.required,
-                Outcome::RolledBack => true,
-                Outcome::Open | Outcome::Unknown => false,
-            };
-            if !settled || now.saturating_sub(change.sent.sent) < REMEMBERED {
-                return;
-            }
-            if org.latest.get(&change.sent.entity) == Some(&org.first) {
-                org.latest.remove(&change.sent.entity);
-            }
-            org.changes.pop_front();
-            org.first += 1;
-            // A name whose change failed before its COMMIT has no place, and goes with those around it.
-            while org.places.front().is_some_and(|place| place.is_none_or(|place| place < org.first))
-                && org.places.len() > 1
-            {
-                org.places.pop_front();
-                org.first_n += 1;
-            }
-        }
-    }
-
-    /// Whether a change was entered, or is long forgotten.
-    pub(crate) fn knows(&self, org: usize, n: usize) -> bool {
+    /// Whether a change was announced, even if it has been forgotten since.
+    pub(crate) fn knows(&self, org: usize, number: usize) -> bool {
         let org = &self.orgs[org];
-        n < org.first_n || org.place(n).is_some()
+        number < org.first_number || org.position(number).is_some()
     }
 
-    /// Judges an event that a subscription received, and counts it. `name` says where that is.
-    pub(crate) fn arrived(
+    /// Judges an event that a subscription received, and counts it. `name` describes event and socket.
+    pub(crate) fn receive(
         &mut self,
         subscription: &mut Subscription,
         arrival: &Arrival,
@@ -193,7 +207,9 @@ impl Ledger {
             Verdict::Unexpected => (&mut self.counts.unexpected, "unexpected"),
         };
         *count += 1;
-        self.sample(|| format!("{fault}: entity {}, change {}, at {}", arrival.entity, arrival.seq, name()));
+        self.add_finding(|| {
+            format!("{fault}: entity {}, change {}, at {}", arrival.entity, arrival.seq, name())
+        });
         verdict
     }
 
@@ -202,106 +218,104 @@ impl Ledger {
         if arrival.org != org.id {
             return Verdict::CrossOrg;
         }
-        if arrival.n < org.first_n {
+        if arrival.number < org.first_number {
             return Verdict::Duplicate;
         }
-        let Some(place) = org.place(arrival.n) else { return Verdict::Unexpected };
-        let Some(change) = org.change(place) else { return Verdict::Duplicate };
-        let sent = change.sent;
-        let same = sent.entity == arrival.entity && sent.kind == arrival.kind && sent.seq == arrival.seq;
-        if !same || !subscription.is_reached() {
+        let Some(position) = org.position(arrival.number) else { return Verdict::Unexpected };
+        let Some(record) = org.record(position) else { return Verdict::Duplicate };
+        let change = record.change;
+        let is_same =
+            change.entity == arrival.entity && change.kind == arrival.kind && change.seq == arrival.seq;
+        if !is_same || !subscription.is_reached() {
             return Verdict::Unexpected;
         }
-        if subscription.has(place) {
+        if subscription.has(position) {
             return Verdict::Duplicate;
         }
-        subscription.mark(place);
-        let newer = |place: &usize| org.change(*place).and_then(|change| change.newer);
-        let in_order = !std::iter::successors(change.newer, newer).any(|newer| subscription.has(newer));
+        subscription.mark(position);
+        let newer = |position: &usize| org.record(*position).and_then(|record| record.newer);
+        let in_order = !std::iter::successors(record.newer, newer).any(|newer| subscription.has(newer));
         self.counts.events += 1;
-        let required = subscription.requires(place);
-        if let Some(change) = org.change_mut(place) {
+        let required = subscription.requires(position);
+        if let Some(record) = org.record_mut(position) {
             if required {
-                change.seen += 1;
+                record.received += 1;
             } else {
-                change.early += 1;
+                record.early += 1;
             }
-            match change.outcome {
+            match record.outcome {
                 Outcome::Committed => self.counts.delivered += u64::from(required),
-                Outcome::RolledBack => self.counts.phantoms += 1,
+                Outcome::RolledBack => self.counts.rolled_back += 1,
                 Outcome::Open | Outcome::Unknown => {}
             }
         }
         Verdict::Delivered(Delivery {
-            sent: sent.sent,
-            since_sent: arrival.at.saturating_sub(sent.sent),
-            since_due: arrival.at.saturating_sub(sent.due),
-            phase: sent.phase,
+            sent: change.sent,
+            since_sent: arrival.at.saturating_sub(change.sent),
+            since_due: arrival.at.saturating_sub(change.due),
+            phase: change.phase,
             in_order,
         })
     }
 
-    /// Whether a subscription has seen all that was entered before `end` and is required of it.
+    /// Whether a subscription has received everything that was announced before the position `end` and that it must
+    /// receive.
     pub(crate) fn has_all_before(&self, subscription: &Subscription, end: usize) -> bool {
         self.first_missing(subscription, end).is_none()
     }
 
-    /// Where the next change of an organisation will stand.
+    /// The position of the next change of an organisation.
     pub(crate) fn end(&self, org: usize) -> usize {
         self.orgs[org].end()
     }
 
-    fn first_missing(&self, subscription: &Subscription, end: usize) -> Option<&Change> {
+    fn first_missing(&self, subscription: &Subscription, end: usize) -> Option<&Record> {
         let org = &self.orgs[subscription.org()];
-        let missing = |place: usize| {
-            let change =
-                org.change(place).filter(|c| matches!(c.outcome, Outcome::Open | Outcome::Committed));
-            change.filter(|_| !subscription.has(place))
+        let missing = |position: usize| {
+            let record = org.record(position);
+            let record = record.filter(|r| matches!(r.outcome, Outcome::Open | Outcome::Committed));
+            record.filter(|_| !subscription.has(position))
         };
-        subscription.perhaps_missing(org.first, end.min(org.end())).find_map(missing)
+        subscription.possibly_missing(org.first, end.min(org.end())).find_map(missing)
     }
 
-    /// Describes what a subscription misses, at the end of the test.
+    /// Describes the first change that a subscription misses at the end of the test.
     pub(crate) fn describe_missing(&mut self, subscription: &Subscription, name: impl FnOnce() -> String) {
-        if self.samples.len() < SAMPLES_MAX
-            && let Some(change) = self.first_missing(subscription, usize::MAX)
-            && change.outcome == Outcome::Committed
+        if self.findings.len() < FINDINGS_MAX
+            && let Some(record) = self.first_missing(subscription, usize::MAX)
+            && record.outcome == Outcome::Committed
         {
-            let text =
-                format!("missing: entity {}, change {}, at {}", change.sent.entity, change.sent.seq, name());
-            self.samples.push(text);
+            let Change { entity, seq, .. } = record.change;
+            self.findings.push(format!("missing: entity {entity}, change {seq}, at {}", name()));
         }
     }
 
-    /// Counts what arrived and can't be matched with a change of this run. It is `foreign` where it
-    /// is known to be another organisation's.
-    pub(crate) fn stray(&mut self, what: &str, foreign: bool) {
+    /// Counts a message that does not belong to any change of this run. `foreign` means that it is known to belong to
+    /// another organisation.
+    pub(crate) fn receive_unmatched(&mut self, what: &str, foreign: bool) {
         let (count, fault) = if foreign {
             (&mut self.counts.cross_org, "CROSS-ORG")
         } else {
             (&mut self.counts.unexpected, "unexpected")
         };
         *count += 1;
-        self.sample(|| format!("{fault}: {what}"));
+        self.add_finding(|| format!("{fault}: {what}"));
     }
 
-    /// Whether every change has ended and everything that is expected has arrived.
+    /// Whether every transaction has ended and everything that is expected has arrived.
     pub(crate) fn is_complete(&self) -> bool {
-        let open = |org: &Org| org.changes.iter().any(|change| change.outcome == Outcome::Open);
-        self.counts.missing() == 0 && !self.orgs.iter().any(open)
+        let has_open = |org: &Org| org.records.iter().any(|record| record.outcome == Outcome::Open);
+        self.counts.missing() == 0 && !self.orgs.iter().any(has_open)
     }
 
-    /// Keeps a description of a fault, if there are not yet enough of them.
-    pub(crate) fn sample(&mut self, text: impl FnOnce() -> String) {
-        if self.samples.len() < SAMPLES_MAX {
-            self.samples.push(text());
+    /// Keeps a description, unless there are enough of them.
+    pub(crate) fn add_finding(&mut self, text: impl FnOnce() -> String) {
+        if self.findings.len() < FINDINGS_MAX {
+            self.findings.push(text());
         }
     }
 
-    pub(crate) fn samples(&self) -> &[String] {
-        &self.samples
+    pub(crate) fn findings(&self) -> &[String] {
+        &self.findings
     }
 }
-
-#[cfg(test)]
-mod tests;

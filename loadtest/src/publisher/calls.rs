@@ -1,5 +1,5 @@
-//! Changes of a watched table: calls that are inserted and go through their states, as an application
-//! does it. What is watched tells the gateway; nothing here does.
+//! Changes of a watched table: calls that are inserted and pass through their states, as an application would change
+//! them. The gateway learns of them from the table's triggers alone.
 
 use std::sync::{Arc, Mutex};
 
@@ -7,12 +7,13 @@ use bench_support::database::{Database, explain};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{Made, Planned, Publish, lock};
-use crate::check::Kind;
+use super::change::{PlannedChange, PreparedChange, Publish};
+use crate::check::ChangeKind;
+use crate::sync::lock;
 
 /// Updates in the life of a call: ringing, in-progress, completed.
 const UPDATES_PER_CALL: u32 = 3;
-/// Of all changes, the share that inserts, which keeps the number of open calls level.
+/// Share of inserts among all changes. It keeps the number of open calls constant.
 const INSERT_SHARE: f64 = 1.0 / (1.0 + UPDATES_PER_CALL as f64);
 
 const INSERT: &str = "
@@ -20,8 +21,8 @@ const INSERT: &str = "
     values ($1, $2, 'inbound', '+15005550006', '+15005550010', 'CA' || replace($1::text, '-', ''),
             jsonb_build_object('lt_run', $3::text, 'lt_change', $4::bigint, 'lt_seq', 1))
     returning (metadata->>'lt_seq')::int, pg_current_xact_id()::text";
-/// The sequence number is counted by the database, under the row's lock: two writers may meet on one
-/// call, and the order in which they commit is the order in which events must come.
+/// The database counts the sequence number under the row's lock, because two writers may update one call at the same
+/// time. The events must then arrive in the order in which the writers commit.
 const UPDATE: &str = "
     update public.calls
     set status = case status when 'queued' then 'ringing' when 'ringing' then 'in-progress' else 'completed' end,
@@ -38,17 +39,17 @@ struct OpenCall {
     updates_left: u32,
 }
 
-/// The calls of each organisation that can still be updated, for all writers.
-pub(crate) struct OpenCalls(Vec<Mutex<Vec<OpenCall>>>);
+/// The open calls of each organisation, shared by all writers.
+pub(crate) struct CallPool(Vec<Mutex<Vec<OpenCall>>>);
 
-impl OpenCalls {
+impl CallPool {
     pub(crate) fn new(orgs: usize) -> Self {
         Self((0..orgs).map(|_| Mutex::default()).collect())
     }
 
-    /// Picks a call to update, or none where a new one is to be made. It stays in the pool while it has
-    /// updates left, so that writers sometimes meet on one row; an exclusive one is gone from it, for
-    /// transactions that update several calls could otherwise wait for each other in a circle.
+    /// Picks a call to update; `None` if a new one is to be inserted. A picked call stays in the pool while it has
+    /// updates left, so that writers sometimes update one row at the same time. An exclusive call leaves the pool,
+    /// because transactions that update several calls could otherwise deadlock.
     fn pick(&self, org: usize, exclusive: bool) -> Option<OpenCall> {
         if fastrand::f64() < INSERT_SHARE {
             return None;
@@ -64,7 +65,8 @@ impl OpenCalls {
         Some(picked)
     }
 
-    fn give(&self, org: usize, call: OpenCall) {
+    /// Adds a call to the pool, unless it has no updates left.
+    fn put(&self, org: usize, call: OpenCall) {
         if call.updates_left > 0 {
             lock(&self.0[org]).push(call);
         }
@@ -72,25 +74,26 @@ impl OpenCalls {
 }
 
 /// A writer of calls.
-pub(crate) struct Calls {
+pub(crate) struct CallWriter {
     database: Database,
     connection: PgConnection,
-    open: Arc<OpenCalls>,
-    /// What goes into the pool with the commit, by organisation.
-    made: Vec<(usize, OpenCall)>,
-    transaction: Option<String>,
+    pool: Arc<CallPool>,
+    /// Calls that go into the pool after the commit, by organisation.
+    prepared: Vec<(usize, OpenCall)>,
+    transaction_id: Option<String>,
 }
 
-impl Calls {
-    pub(crate) async fn connect(database: &Database, open: &Arc<OpenCalls>) -> anyhow::Result<Self> {
+impl CallWriter {
+    pub(crate) async fn connect(database: &Database, pool: &Arc<CallPool>) -> anyhow::Result<Self> {
         let connection = database.connect().await?;
-        let (database, open) = (database.clone(), Arc::clone(open));
-        Ok(Self { database, connection, open, made: Vec::new(), transaction: None })
+        let (database, pool) = (database.clone(), Arc::clone(pool));
+        Ok(Self { database, connection, pool, prepared: Vec::new(), transaction_id: None })
     }
 
-    /// Tries one insert and takes it back, so that a missing right is found before anyone connects.
-    pub(crate) async fn rehearse(&mut self, org: Uuid) -> anyhow::Result<()> {
-        const HELP: &str = "cannot insert calls: may this role write public.calls?";
+    /// Inserts one call and rolls it back, so that a missing privilege is found before any socket connects.
+    pub(crate) async fn preflight(&mut self, org: Uuid) -> anyhow::Result<()> {
+        const HELP: &str =
+            "cannot insert into public.calls: check the privileges of the role in --database-url";
         sqlx::raw_sql("begin").execute(&mut self.connection).await.map_err(explain(HELP))?;
         let query = sqlx::query(INSERT).bind(Uuid::new_v4()).bind(org).bind("").bind(0_i64);
         query.execute(&mut self.connection).await.map_err(explain(HELP))?;
@@ -98,51 +101,58 @@ impl Calls {
         Ok(())
     }
 
-    async fn change(&mut self, run: &str, change: &Planned, exclusive: bool) -> anyhow::Result<Made> {
-        let picked = self.open.pick(change.org, exclusive);
-        let (kind, call) = match picked {
-            Some(call) => (Kind::Updated, call),
-            None => (Kind::Created, OpenCall { id: Uuid::new_v4(), updates_left: UPDATES_PER_CALL }),
+    async fn make_change(
+        &mut self,
+        run: &str,
+        change: &PlannedChange,
+        exclusive: bool,
+    ) -> anyhow::Result<PreparedChange> {
+        let (kind, statement, call) = match self.pool.pick(change.org, exclusive) {
+            Some(call) => (ChangeKind::Updated, UPDATE, call),
+            None => {
+                let call = OpenCall { id: Uuid::new_v4(), updates_left: UPDATES_PER_CALL };
+                (ChangeKind::Created, INSERT, call)
+            }
         };
-        let (statement, what) = if kind == Kind::Created { (INSERT, "insert") } else { (UPDATE, "update") };
-        let (seq, transaction): (i32, String) = sqlx::query_as(statement)
+        let is_insert = kind == ChangeKind::Created;
+        let (seq, transaction_id): (i32, String) = sqlx::query_as(statement)
             .bind(call.id)
             .bind(change.org_id)
             .bind(run)
-            .bind(i64::try_from(change.n)?)
+            .bind(i64::try_from(change.number)?)
             .fetch_one(&mut self.connection)
             .await
-            .map_err(explain(what))?;
-        if exclusive || kind == Kind::Created {
-            self.made.push((change.org, call));
+            .map_err(explain(if is_insert { "insert into public.calls" } else { "update public.calls" }))?;
+        if exclusive || is_insert {
+            self.prepared.push((change.org, call));
         }
-        self.transaction = Some(transaction);
-        Ok(Made { entity: call.id, kind, seq: u32::try_from(seq)? })
+        self.transaction_id = Some(transaction_id);
+        Ok(PreparedChange { entity: call.id, kind, seq: u32::try_from(seq)? })
     }
 }
 
-impl Publish for Calls {
-    async fn make(&mut self, run: &str, changes: &[Planned]) -> anyhow::Result<Vec<Made>> {
-        self.made.clear();
-        self.transaction = None;
+impl Publish for CallWriter {
+    async fn prepare(&mut self, run: &str, changes: &[PlannedChange]) -> anyhow::Result<Vec<PreparedChange>> {
+        self.prepared.clear();
+        self.transaction_id = None;
         sqlx::raw_sql("begin").execute(&mut self.connection).await.map_err(explain("begin"))?;
         let mut all = Vec::with_capacity(changes.len());
         for change in changes {
-            all.push(self.change(run, change, changes.len() > 1).await?);
+            all.push(self.make_change(run, change, changes.len() > 1).await?);
         }
         Ok(all)
     }
 
     async fn commit(&mut self) -> anyhow::Result<()> {
         sqlx::raw_sql("commit").execute(&mut self.connection).await.map_err(explain("commit"))?;
-        for (org, call) in self.made.drain(..) {
-            self.open.give(org, call);
+        for (org, call) in self.prepared.drain(..) {
+            self.pool.put(org, call);
         }
         Ok(())
     }
 
-    fn receipt(&self) -> Option<String> {
-        self.transaction.clone()
+    fn transaction_id(&self) -> Option<String> {
+        self.transaction_id.clone()
     }
 
     async fn reconnect(&mut self) -> anyhow::Result<()> {

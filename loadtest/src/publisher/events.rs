@@ -1,5 +1,5 @@
-//! Events by `warden.publish`, as a backend sends what is no row of a table. Each is of an entity that
-//! one writer at a time owns, for nothing but its transaction gives it an order.
+//! Events of `warden.publish`, as a back end publishes something that is not a row of a table. Only one writer at a time
+//! uses an entity, because nothing but its transaction orders the events of an entity.
 
 use std::sync::{Arc, Mutex};
 
@@ -7,8 +7,9 @@ use bench_support::database::{Database, explain};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{Made, Planned, Publish, lock};
-use crate::check::Kind;
+use super::change::{PlannedChange, PreparedChange, Publish};
+use crate::check::ChangeKind;
+use crate::sync::lock;
 use crate::wire::PUBLISHED;
 
 /// Events in the life of an entity.
@@ -27,19 +28,21 @@ struct Entity {
     seq: u32,
 }
 
-/// The entities of each organisation that nobody writes to at the moment.
-pub(crate) struct Entities(Vec<Mutex<Vec<Entity>>>);
+/// The entities of each organisation that no writer uses at present.
+pub(crate) struct EntityPool(Vec<Mutex<Vec<Entity>>>);
 
-impl Entities {
+impl EntityPool {
     pub(crate) fn new(orgs: usize) -> Self {
         Self((0..orgs).map(|_| Mutex::default()).collect())
     }
 
-    fn pick(&self, org: usize) -> Entity {
+    /// Removes an entity from the pool, or creates one.
+    fn take(&self, org: usize) -> Entity {
         lock(&self.0[org]).pop().unwrap_or_else(|| Entity { id: Uuid::new_v4(), seq: 0 })
     }
 
-    fn give(&self, org: usize, entity: Entity) {
+    /// Returns an entity to the pool, unless its life is over.
+    fn put(&self, org: usize, entity: Entity) {
         if entity.seq < EVENTS_PER_ENTITY {
             lock(&self.0[org]).push(entity);
         }
@@ -47,76 +50,78 @@ impl Entities {
 }
 
 /// A writer of events.
-pub(crate) struct Events {
+pub(crate) struct EventWriter {
     database: Database,
     connection: PgConnection,
-    entities: Arc<Entities>,
+    pool: Arc<EntityPool>,
     padding: String,
-    made: Vec<(usize, Entity)>,
-    transaction: Option<String>,
+    /// Entities that return to the pool after the commit, by organisation.
+    prepared: Vec<(usize, Entity)>,
+    transaction_id: Option<String>,
 }
 
-impl Events {
+impl EventWriter {
     pub(crate) async fn connect(
         database: &Database,
-        entities: &Arc<Entities>,
+        pool: &Arc<EntityPool>,
         padding_bytes: usize,
     ) -> anyhow::Result<Self> {
         let connection = database.connect().await?;
-        let (database, entities, padding) =
-            (database.clone(), Arc::clone(entities), "x".repeat(padding_bytes));
-        Ok(Self { database, connection, entities, padding, made: Vec::new(), transaction: None })
+        let (database, pool, padding) = (database.clone(), Arc::clone(pool), "x".repeat(padding_bytes));
+        Ok(Self { database, connection, pool, padding, prepared: Vec::new(), transaction_id: None })
     }
 
-    /// Tries one event and takes it back, so that a missing right is found before anyone connects.
-    pub(crate) async fn rehearse(&mut self, org_id: Uuid) -> anyhow::Result<()> {
-        const HELP: &str =
-            "cannot publish: may this role execute warden.publish (grant warden_publisher to it)?";
+    /// Publishes one event and rolls it back, so that a missing privilege is found before any socket connects.
+    pub(crate) async fn preflight(&mut self, org_id: Uuid) -> anyhow::Result<()> {
+        const HELP: &str = "cannot call warden.publish: grant warden_publisher to the role in --database-url";
+        let change = PlannedChange { org: 0, org_id, number: 0 };
         let explained = |error| anyhow::anyhow!("{HELP}: {error:#}");
-        self.make("", &[Planned { org: 0, org_id, n: 0 }]).await.map_err(explained)?;
+        self.prepare("", &[change]).await.map_err(explained)?;
+        // The rolled-back entity must not be used again.
+        self.prepared.clear();
         sqlx::raw_sql("rollback").execute(&mut self.connection).await.map_err(explain(HELP))?;
         Ok(())
     }
 }
 
-impl Publish for Events {
-    async fn make(&mut self, run: &str, changes: &[Planned]) -> anyhow::Result<Vec<Made>> {
-        self.made.clear();
-        self.transaction = None;
+impl Publish for EventWriter {
+    async fn prepare(&mut self, run: &str, changes: &[PlannedChange]) -> anyhow::Result<Vec<PreparedChange>> {
+        self.prepared.clear();
+        self.transaction_id = None;
         sqlx::raw_sql("begin").execute(&mut self.connection).await.map_err(explain("begin"))?;
         let mut all = Vec::with_capacity(changes.len());
         for change in changes {
-            let mut entity = self.entities.pick(change.org);
+            let mut entity = self.pool.take(change.org);
             entity.seq += 1;
-            let (_, transaction): (i64, String) = sqlx::query_as(PUBLISH)
+            let (_, transaction_id): (i64, String) = sqlx::query_as(PUBLISH)
                 .bind(change.org_id)
                 .bind(TOPIC)
                 .bind(PUBLISHED)
                 .bind(entity.id)
                 .bind(run)
-                .bind(i64::try_from(change.n)?)
+                .bind(i64::try_from(change.number)?)
                 .bind(i64::from(entity.seq))
                 .bind(&self.padding)
                 .fetch_one(&mut self.connection)
                 .await
                 .map_err(explain("warden.publish"))?;
-            self.transaction = Some(transaction);
-            self.made.push((change.org, entity));
-            all.push(Made { entity: entity.id, kind: Kind::Published, seq: entity.seq });
+            self.transaction_id = Some(transaction_id);
+            self.prepared.push((change.org, entity));
+            all.push(PreparedChange { entity: entity.id, kind: ChangeKind::Published, seq: entity.seq });
         }
         Ok(all)
     }
 
     async fn commit(&mut self) -> anyhow::Result<()> {
         sqlx::raw_sql("commit").execute(&mut self.connection).await.map_err(explain("commit"))?;
-        for (org, entity) in self.made.drain(..) {
-            self.entities.give(org, entity);
+        for (org, entity) in self.prepared.drain(..) {
+            self.pool.put(org, entity);
         }
         Ok(())
     }
 
-    fn receipt(&self) -> Option<String> {
-        self.transaction.clone()
+    fn transaction_id(&self) -> Option<String> {
+        self.transaction_id.clone()
     }
 
     async fn reconnect(&mut self) -> anyhow::Result<()> {

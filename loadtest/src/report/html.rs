@@ -1,16 +1,16 @@
-//! The report as one page: the verdict, plots, tables. The page needs no other file, no script and no
-//! network, and follows the reader's choice of light or dark.
+//! The report as one HTML page: the verdict, plots and tables. The page needs no other file, no script and no network,
+//! and follows the reader's choice of light or dark.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
-use super::plot::{Curve, Moment, Plot, escape};
-use super::{Report, Row};
-use crate::meters::Percentiles;
+use super::model::{IntervalRow, Report};
+use super::plot::{Curve, Plot, escape};
+use crate::histograms::Percentiles;
 
 const STYLE: &str = include_str!("style.css");
 
 impl Report {
-    /// A whole HTML document.
+    /// The whole document.
     pub(crate) fn html(&self) -> String {
         let mut out = String::new();
         // Writing to a String cannot fail.
@@ -18,7 +18,7 @@ impl Report {
         out
     }
 
-    fn write_html(&self, out: &mut String) -> std::fmt::Result {
+    fn write_html(&self, out: &mut String) -> fmt::Result {
         let title = escape(&format!("warden-loadtest {} {}", self.scenario, self.run));
         write!(
             out,
@@ -28,33 +28,13 @@ impl Report {
         )?;
         self.write_head(out)?;
         self.write_cards(out)?;
-        writeln!(
-            out,
-            "<section class=\"plots\">{}</section>",
-            self.plots().iter().map(Plot::svg).collect::<String>()
-        )?;
+        let plots: String = self.plots().iter().map(Plot::svg).collect();
+        writeln!(out, "<section class=\"plots\">{plots}</section>")?;
         self.write_tables(out)?;
-        let interrupted =
-            if self.interrupted { " The run was interrupted: this is what happened until then." } else { "" };
-        let debug = if self.debug_build {
-            " The tester was a debug build: its times are mostly its own."
-        } else {
-            ""
-        };
-        writeln!(
-            out,
-            "<footer>{}. Gateways {}. {} tester processes, {} source addresses. Began {}. \
-             warden-loadtest {}.{interrupted}{debug}</footer></body></html>",
-            escape(&self.machine),
-            escape(&self.gateways.join(", ")),
-            self.tester.processes,
-            self.source_addresses,
-            self.began,
-            self.version
-        )
+        self.write_footer(out)
     }
 
-    fn write_head(&self, out: &mut String) -> std::fmt::Result {
+    fn write_head(&self, out: &mut String) -> fmt::Result {
         let class = if self.verdict() == "PASSED" { "good" } else { "bad" };
         writeln!(
             out,
@@ -71,7 +51,31 @@ impl Report {
         )
     }
 
-    fn write_cards(&self, out: &mut String) -> std::fmt::Result {
+    fn write_footer(&self, out: &mut String) -> fmt::Result {
+        let interrupted = if self.interrupted {
+            " The run was interrupted: the figures end at the interruption."
+        } else {
+            ""
+        };
+        let debug = if self.debug_build {
+            " The load tester was a debug build, which measures mostly itself."
+        } else {
+            ""
+        };
+        writeln!(
+            out,
+            "<footer>{}. Gateways: {}. {} processes of the load tester, {} source addresses. Started {}. \
+             warden-loadtest {}.{interrupted}{debug}</footer></body></html>",
+            escape(&self.machine),
+            escape(&self.gateways.join(", ")),
+            self.tester.processes,
+            self.source_addresses,
+            self.began,
+            self.version
+        )
+    }
+
+    fn write_cards(&self, out: &mut String) -> fmt::Result {
         let ms = |value: Option<f64>| value.map_or_else(|| "–".to_owned(), |value| format!("{value:.2} ms"));
         let number = |value: Option<f64>, unit: &str| {
             value.map_or_else(|| "–".to_owned(), |value| format!("{value:.1} {unit}"))
@@ -81,10 +85,10 @@ impl Report {
             ("p99, commit to socket", ms(self.latency_ms.p99), false),
             ("p99, schedule to socket", ms(self.schedule_latency_ms.p99), false),
             ("missing", self.missing.to_string(), self.missing > 0),
-            ("at another organisation", self.cross_org.to_string(), self.cross_org > 0),
+            ("of another organisation", self.cross_org.to_string(), self.cross_org > 0),
             ("duplicates", self.duplicates.to_string(), self.duplicates > 0),
             ("out of order", self.out_of_order.to_string(), self.out_of_order > 0),
-            ("server CPU for each delivery", number(self.server.cpu_us_per_delivery, "us"), false),
+            ("server CPU per delivery", number(self.server.cpu_us_per_delivery, "us"), false),
             ("server memory at most", number(self.server.resident_mib_max, "MiB"), false),
         ];
         write!(out, "<section class=\"cards\">")?;
@@ -96,7 +100,7 @@ impl Report {
     }
 
     fn plots(&self) -> Vec<Plot<'_>> {
-        let curve = |name, value: fn(&Row) -> Option<f64>| {
+        let curve = |name, value: fn(&IntervalRow) -> Option<f64>| {
             let points = self.series.iter().map(|row| (row.t_s, value(row))).collect();
             Curve { name, points }
         };
@@ -105,7 +109,7 @@ impl Report {
             unit,
             logarithmic,
             curves,
-            moments: self.moments(),
+            markers: &self.markers,
         };
         vec![
             plot(
@@ -119,11 +123,11 @@ impl Report {
                     curve("max", |row| row.max_ms),
                 ],
             ),
-            plot("Deliveries", "events a second", false, vec![curve("events", |row| Some(row.events_per_s))]),
-            plot("Changes", "changes a second", false, vec![curve("changes", |row| Some(row.changes_per_s))]),
+            plot("Deliveries", "events per second", false, vec![curve("events", |r| Some(r.events_per_s))]),
+            plot("Changes", "changes per second", false, vec![curve("changes", |r| Some(r.changes_per_s))]),
             plot(
                 "Sockets",
-                "open, and on their way",
+                "open and connecting",
                 false,
                 vec![
                     curve("open", |row| Some(row.sockets as f64)),
@@ -140,20 +144,28 @@ impl Report {
         ]
     }
 
-    fn moments(&self) -> &[Moment] {
-        &self.moments
+    fn write_tables(&self, out: &mut String) -> fmt::Result {
+        write!(out, "<section class=\"tables\">")?;
+        self.write_latency_table(out)?;
+        self.write_counts_table(out)?;
+        self.write_slo_table(out)?;
+        if !self.findings.is_empty() {
+            writeln!(out, "<div><h2>First findings</h2><ul>")?;
+            for finding in &self.findings {
+                writeln!(out, "<li>{}</li>", escape(finding))?;
+            }
+            writeln!(out, "</ul></div>")?;
+        }
+        writeln!(out, "</section>")
     }
 
-    fn write_tables(&self, out: &mut String) -> std::fmt::Result {
-        write!(
-            out,
-            "<section class=\"tables\"><table><caption>Milliseconds</caption><tr><th></th><th>count</th>"
-        )?;
+    fn write_latency_table(&self, out: &mut String) -> fmt::Result {
+        write!(out, "<table><caption>Milliseconds</caption><tr><th></th><th>count</th>")?;
         for (name, _) in self.latency_ms.named() {
             write!(out, "<th>{name}</th>")?;
         }
         writeln!(out, "</tr>")?;
-        let mut times = vec![
+        let mut rows = vec![
             ("commit to socket".to_owned(), self.latency_ms),
             ("schedule to socket".to_owned(), self.schedule_latency_ms),
             ("commit".to_owned(), self.commit_ms),
@@ -162,44 +174,27 @@ impl Report {
             ("connect and join".to_owned(), self.join_ms),
         ];
         if let Some(storm) = &self.storm {
-            times.push(("back after the storm".to_owned(), storm.back_ms));
-            times.push(("caught up".to_owned(), storm.caught_up_ms));
+            rows.push(("reconnected".to_owned(), storm.reconnect_ms));
+            rows.push(("caught up".to_owned(), storm.caught_up_ms));
         }
         for phase in self.phases.iter().filter(|_| self.phases.len() > 1) {
-            times.push((format!("commit to socket: {}", phase.name), phase.latency_ms));
+            rows.push((format!("commit to socket: {}", phase.name), phase.latency_ms));
             if let Some(first) = phase.first_org_latency_ms {
-                times.push((format!("of the organisation that floods: {}", phase.name), first));
+                rows.push((format!("the flooding organisation: {}", phase.name), first));
             }
         }
-        for (name, percentiles) in &times {
-            write_row(out, name, percentiles)?;
+        for (name, percentiles) in &rows {
+            write_latency_row(out, name, percentiles)?;
         }
-        writeln!(out, "</table>")?;
-        self.write_counts_table(out)?;
-        self.write_slo_table(out)?;
-        if !self.faults.is_empty() {
-            writeln!(out, "<div><h2>The first that was wrong</h2><ul>")?;
-            for fault in &self.faults {
-                writeln!(out, "<li>{}</li>", escape(fault))?;
-            }
-            writeln!(out, "</ul></div>")?;
-        }
-        writeln!(out, "</section>")
+        writeln!(out, "</table>")
     }
 
-    fn write_counts_table(&self, out: &mut String) -> std::fmt::Result {
+    fn write_counts_table(&self, out: &mut String) -> fmt::Result {
         write!(out, "<table><caption>Counts</caption>")?;
-        let resources = [
-            ("server cores while publishing", self.server.cores),
-            ("server CPU for each socket that joined, us", self.server.cpu_us_per_connect),
-            ("server memory for each socket that joined, KiB", self.server.kib_per_socket),
-            ("server memory, growth, MiB an hour", self.server.growth_mib_per_h),
-            ("tester CPU for each event, us", self.tester.cpu_us_per_event),
-        ];
         let counts = [
             ("sockets opened", self.sockets),
-            ("refused", self.sockets_refused),
-            ("dropped", self.sockets_dropped),
+            ("sockets that failed to open", self.sockets_refused),
+            ("sockets dropped", self.sockets_dropped),
             ("changes due", self.changes_due),
             ("changes made", self.changes),
             ("deliveries expected", self.expected),
@@ -211,32 +206,36 @@ impl Report {
         for (name, value) in counts {
             writeln!(out, "<tr><td>{name}</td><td>{value}</td></tr>")?;
         }
-        for (name, value) in resources {
+        let usage = [
+            ("server cores while publishing", self.server.cores),
+            ("server CPU per socket that joined, us", self.server.cpu_us_per_connect),
+            ("server memory per socket that joined, KiB", self.server.kib_per_socket),
+            ("growth of server memory, MiB per hour", self.server.growth_mib_per_h),
+            ("tester CPU per event, us", self.tester.cpu_us_per_event),
+        ];
+        for (name, value) in usage {
             let value = value.map_or_else(|| "–".to_owned(), |value| format!("{value:.2}"));
             writeln!(out, "<tr><td>{name}</td><td>{value}</td></tr>")?;
         }
         writeln!(out, "</table>")
     }
 
-    fn write_slo_table(&self, out: &mut String) -> std::fmt::Result {
+    fn write_slo_table(&self, out: &mut String) -> fmt::Result {
         if self.slo.is_empty() {
             return Ok(());
         }
         write!(out, "<table><caption>Thresholds</caption>")?;
-        for held in &self.slo {
-            let (class, word) = if held.holds { ("good", "holds") } else { ("bad", "missed") };
-            let value = held.value.map_or_else(|| "not measured".to_owned(), |value| format!("{value:.3}"));
-            writeln!(
-                out,
-                "<tr><td>{}</td><td>{value}</td><td class=\"{class}\">{word}</td></tr>",
-                escape(&held.rule)
-            )?;
+        for result in &self.slo {
+            let (class, word) = if result.holds { ("good", "holds") } else { ("bad", "missed") };
+            let value = result.value.map_or_else(|| "not measured".to_owned(), |value| format!("{value:.3}"));
+            let rule = escape(&result.rule);
+            writeln!(out, "<tr><td>{rule}</td><td>{value}</td><td class=\"{class}\">{word}</td></tr>")?;
         }
         writeln!(out, "</table>")
     }
 }
 
-fn write_row(out: &mut String, name: &str, percentiles: &Percentiles) -> std::fmt::Result {
+fn write_latency_row(out: &mut String, name: &str, percentiles: &Percentiles) -> fmt::Result {
     write!(out, "<tr><td>{}</td><td>{}</td>", escape(name), percentiles.count)?;
     for (_, value) in percentiles.named() {
         let value = value.map_or_else(|| "–".to_owned(), |value| format!("{value:.2}"));
@@ -247,12 +246,12 @@ fn write_row(out: &mut String, name: &str, percentiles: &Percentiles) -> std::fm
 
 #[cfg(test)]
 mod tests {
-    use super::super::Report;
+    use super::super::model::Report;
 
     #[test]
-    fn the_page_needs_nothing_else_and_no_finding_breaks_it() {
-        let report = Report { faults: vec!["<script>alert(1)</script>".to_owned()], ..Report::default() };
-        let html = report.html();
+    fn the_page_is_self_contained_and_findings_are_escaped() {
+        let findings = vec!["<script>alert(1)</script>".to_owned()];
+        let html = Report { findings, ..Report::default() }.html();
         for plot in ["Latency over time", "Deliveries", "Changes", "Sockets", "CPU", "Server memory"] {
             assert!(html.contains(&format!("aria-label=\"{plot}\"")), "{plot}");
         }

@@ -1,7 +1,6 @@
-//! Line plots as SVG that is part of a page and takes its colours from the page's style, so that light
-//! and dark are the page's business. It knows nothing of what is plotted.
+//! Line plots as inline SVG. The page's style sheet sets their colours, for light and dark.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 230.0;
@@ -9,29 +8,31 @@ const LEFT: f64 = 58.0;
 const RIGHT: f64 = 12.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 28.0;
-/// Lines of the grid, roughly.
+/// Approximate number of grid lines.
 const TICKS: f64 = 5.0;
-/// Logarithmic axes begin no lower.
+/// Lowest value of a logarithmic axis.
 const LOG_MIN: f64 = 0.01;
 
 /// A curve; `None` leaves a gap.
-pub(crate) struct Curve {
-    pub(crate) name: &'static str,
-    pub(crate) points: Vec<(f64, Option<f64>)>,
+pub(super) struct Curve {
+    pub(super) name: &'static str,
+    pub(super) points: Vec<(f64, Option<f64>)>,
 }
 
-/// A moment that is named in the plot.
-pub(crate) struct Moment {
+/// A named moment, drawn as a vertical line.
+pub(crate) struct Marker {
+    /// Seconds since the first socket.
     pub(crate) at: f64,
     pub(crate) name: String,
 }
 
-pub(crate) struct Plot<'a> {
-    pub(crate) title: &'a str,
-    pub(crate) unit: &'a str,
-    pub(crate) logarithmic: bool,
-    pub(crate) curves: Vec<Curve>,
-    pub(crate) moments: &'a [Moment],
+/// A plot with its title.
+pub(super) struct Plot<'a> {
+    pub(super) title: &'a str,
+    pub(super) unit: &'a str,
+    pub(super) logarithmic: bool,
+    pub(super) curves: Vec<Curve>,
+    pub(super) markers: &'a [Marker],
 }
 
 struct Axes {
@@ -62,6 +63,21 @@ impl Axes {
         }
         ticks(self.high)
     }
+
+    /// Writes grid lines and labels.
+    fn write(&self, out: &mut String) -> fmt::Result {
+        for tick in self.y_ticks() {
+            let (y, right) = (self.y(tick), WIDTH - RIGHT);
+            writeln!(out, r#"<line class="grid" x1="{LEFT}" x2="{right:.1}" y1="{y:.1}" y2="{y:.1}"/>"#)?;
+            let (x, y, label) = (LEFT - 6.0, y + 3.5, number(tick));
+            writeln!(out, r#"<text class="y" x="{x:.1}" y="{y:.1}">{label}</text>"#)?;
+        }
+        for tick in ticks(self.x_max) {
+            let (x, y, label) = (self.x(tick), HEIGHT - BOTTOM + 16.0, number(tick));
+            writeln!(out, r#"<text class="x" x="{x:.1}" y="{y:.1}">{label} s</text>"#)?;
+        }
+        Ok(())
+    }
 }
 
 /// Round numbers from 0 to a maximum.
@@ -74,8 +90,8 @@ fn ticks(max: f64) -> Vec<f64> {
 }
 
 impl Plot<'_> {
-    /// A figure with its legend.
-    pub(crate) fn svg(&self) -> String {
+    /// A `figure` element with a legend.
+    pub(super) fn svg(&self) -> String {
         let mut out = String::new();
         // Writing to a String cannot fail.
         let _ = self.write(&mut out);
@@ -97,68 +113,34 @@ impl Plot<'_> {
         Axes { x_max, low, high, logarithmic: true }
     }
 
-    fn write(&self, out: &mut String) -> std::fmt::Result {
+    fn write(&self, out: &mut String) -> fmt::Result {
         let axes = self.axes();
-        writeln!(
-            out,
-            "<figure><figcaption>{} <small>{}</small></figcaption>",
-            escape(self.title),
-            escape(self.unit)
-        )?;
-        writeln!(
-            out,
-            r#"<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{}">"#,
-            escape(self.title)
-        )?;
-        for tick in axes.y_ticks() {
-            let y = axes.y(tick);
-            writeln!(
-                out,
-                r#"<line class="grid" x1="{LEFT}" x2="{:.1}" y1="{y:.1}" y2="{y:.1}"/>"#,
-                WIDTH - RIGHT
-            )?;
-            writeln!(
-                out,
-                r#"<text class="y" x="{:.1}" y="{:.1}">{}</text>"#,
-                LEFT - 6.0,
-                y + 3.5,
-                number(tick)
-            )?;
-        }
-        for tick in ticks(axes.x_max) {
-            let (x, y) = (axes.x(tick), HEIGHT - BOTTOM + 16.0);
-            writeln!(out, r#"<text class="x" x="{x:.1}" y="{y:.1}">{} s</text>"#, number(tick))?;
-        }
-        for moment in self.moments.iter().filter(|moment| moment.at <= axes.x_max) {
-            let x = axes.x(moment.at);
-            writeln!(
-                out,
-                r#"<line class="moment" x1="{x:.1}" x2="{x:.1}" y1="{TOP}" y2="{:.1}"/>"#,
-                HEIGHT - BOTTOM
-            )?;
-            writeln!(
-                out,
-                r#"<text class="moment" x="{:.1}" y="{:.1}">{}</text>"#,
-                x + 4.0,
-                TOP + 10.0,
-                escape(&moment.name)
-            )?;
-        }
-        // The first lie on top: p99 is often all that there is of max.
+        let (title, unit) = (escape(self.title), escape(self.unit));
+        writeln!(out, "<figure><figcaption>{title} <small>{unit}</small></figcaption>")?;
+        writeln!(out, r#"<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}">"#)?;
+        axes.write(out)?;
+        self.write_markers(out, &axes)?;
+        // In reverse order, so that the first curves are on top: p99 often covers all of max.
         for (n, curve) in self.curves.iter().enumerate().rev() {
-            writeln!(
-                out,
-                r#"<path class="curve c{n}" d="{}"><title>{}</title></path>"#,
-                path(&axes, curve),
-                curve.name
-            )?;
+            let (path, name) = (path(&axes, curve), escape(curve.name));
+            writeln!(out, r#"<path class="curve c{n}" d="{path}"><title>{name}</title></path>"#)?;
         }
         writeln!(out, "</svg>")?;
-        write!(out, "<p class=\"legend\">")?;
+        write!(out, r#"<p class="legend">"#)?;
         for (n, curve) in self.curves.iter().enumerate() {
             write!(out, r#"<span class="c{n}">{}</span> "#, escape(curve.name))?;
         }
         writeln!(out, "</p></figure>")
+    }
+
+    fn write_markers(&self, out: &mut String, axes: &Axes) -> fmt::Result {
+        for marker in self.markers.iter().filter(|marker| marker.at <= axes.x_max) {
+            let (x, bottom) = (axes.x(marker.at), HEIGHT - BOTTOM);
+            writeln!(out, r#"<line class="marker" x1="{x:.1}" x2="{x:.1}" y1="{TOP}" y2="{bottom:.1}"/>"#)?;
+            let (x, y, name) = (x + 4.0, TOP + 10.0, escape(&marker.name));
+            writeln!(out, r#"<text class="marker" x="{x:.1}" y="{y:.1}">{name}</text>"#)?;
+        }
+        Ok(())
     }
 }
 
@@ -171,7 +153,7 @@ fn path(axes: &Axes, curve: &Curve) -> String {
         };
         let command = if pen_down { 'L' } else { 'M' };
         let _ = write!(path, "{command}{:.1} {:.1}", axes.x(*x), axes.y(*y));
-        // A point between two gaps would be nothing: a short line is seen.
+        // A point between two gaps would be invisible, so it becomes a short line.
         if !pen_down && curve.points.get(n + 1).is_none_or(|(_, next)| next.is_none()) {
             path.push_str("h2");
         }
@@ -180,7 +162,7 @@ fn path(axes: &Axes, curve: &Curve) -> String {
     path
 }
 
-/// Few digits.
+/// A number with few digits, for axes.
 fn number(value: f64) -> String {
     match value.abs() {
         v if v >= 1e6 => format!("{}M", round(value / 1e6)),
@@ -194,8 +176,8 @@ fn round(value: f64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// Text as it may stand in HTML, in an attribute too.
-pub(crate) fn escape(text: &str) -> String {
+/// Escapes text for HTML elements and attributes.
+pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
@@ -205,12 +187,12 @@ mod tests {
 
     fn plot(points: Vec<(f64, Option<f64>)>, logarithmic: bool) -> String {
         let curves = vec![Curve { name: "a < b", points }];
-        let moments = [Moment { at: 1.0, name: "<now>".to_owned() }];
-        Plot { title: "T & U", unit: "ms", logarithmic, curves, moments: &moments }.svg()
+        let markers = [Marker { at: 1.0, name: "<now>".to_owned() }];
+        Plot { title: "T & U", unit: "ms", logarithmic, curves, markers: &markers }.svg()
     }
 
     #[test]
-    fn gaps_stay_gaps_and_nothing_is_off_the_page() {
+    fn a_curve_keeps_its_gaps_and_every_coordinate_is_finite() {
         let svg = plot(vec![(0.0, Some(1.0)), (1.0, None), (2.0, Some(100.0)), (3.0, Some(2.0))], true);
         let path = svg.split(" d=\"").nth(1).unwrap().split('"').next().unwrap();
         assert_eq!(path.matches('M').count(), 2, "{path}");
@@ -221,13 +203,13 @@ mod tests {
     }
 
     #[test]
-    fn words_can_break_no_markup() {
+    fn names_cannot_inject_markup() {
         let svg = plot(vec![(0.0, Some(1.0))], false);
         assert!(svg.contains("T &amp; U") && svg.contains("&lt;now&gt;") && !svg.contains("<now>"));
     }
 
     #[test]
-    fn ticks_are_round() {
+    fn ticks_are_round_numbers() {
         assert_eq!(ticks(10.0), [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]);
         assert_eq!([12_345.0, 0.5, 100.0, 2e6].map(number), ["12.35k", "0.5", "100", "2M"]);
     }

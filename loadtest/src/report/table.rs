@@ -1,12 +1,12 @@
-//! The final table for people. It only shows.
+//! The report as a table for the terminal.
 
 use std::fmt::{self, Write as _};
 
-use super::Report;
-use crate::meters::Percentiles;
+use super::model::Report;
+use crate::histograms::Percentiles;
 
 impl Report {
-    /// The table for people.
+    /// The whole table.
     pub(crate) fn table(&self) -> String {
         let mut text = String::new();
         // Writing to a String cannot fail.
@@ -14,39 +14,33 @@ impl Report {
         text
     }
 
-    /// The verdict in a word, and why where that is not plain.
-    pub(crate) fn verdict(&self) -> &'static str {
-        match (self.passed, self.meets_slo()) {
-            (true, true) => "PASSED",
-            (true, false) => "SLO MISSED",
-            (false, _) => "FAILED",
-        }
-    }
-
     fn write_table(&self, out: &mut String) -> fmt::Result {
         let interrupted =
-            if self.interrupted { " (interrupted; this is what happened until then)" } else { "" };
+            if self.interrupted { " (interrupted; the figures end at the interruption)" } else { "" };
         writeln!(out, "warden-loadtest {} {}: {}{interrupted}\n", self.scenario, self.run, self.verdict())?;
         self.write_counts(out)?;
-        self.write_times(out)?;
-        self.write_storm(out)?;
+        self.write_latencies(out)?;
+        self.write_storm_and_churn(out)?;
         self.write_usage(out)?;
         if !self.slo.is_empty() {
             writeln!(out)?;
         }
-        for held in &self.slo {
-            let verdict = if held.holds { "holds" } else { "MISSED" };
-            let value = held.value.map_or_else(|| "not measured".to_owned(), |value| format!("{value:.3}"));
-            writeln!(out, "  slo {:<24}{verdict:>8}   {value}", held.rule)?;
+        for result in &self.slo {
+            let verdict = if result.holds { "holds" } else { "MISSED" };
+            let value = result.value.map_or_else(|| "not measured".to_owned(), |value| format!("{value:.3}"));
+            writeln!(out, "  slo {:<24}{verdict:>8}   {value}", result.rule)?;
         }
-        if !self.faults.is_empty() {
-            writeln!(out, "\nThe first that was wrong:")?;
+        if !self.findings.is_empty() {
+            writeln!(out, "\nFirst findings:")?;
         }
-        for fault in &self.faults {
-            writeln!(out, "  {fault}")?;
+        for finding in &self.findings {
+            writeln!(out, "  {finding}")?;
         }
         if self.debug_build {
-            writeln!(out, "\nThis is a debug build of the tester: its times are mostly its own.")?;
+            writeln!(
+                out,
+                "\nThis is a debug build of the load tester, which measures mostly itself: build it with --release."
+            )?;
         }
         Ok(())
     }
@@ -54,18 +48,18 @@ impl Report {
     fn write_counts(&self, out: &mut String) -> fmt::Result {
         let retried = match self.sockets_retried {
             0 => String::new(),
-            count => format!(", {count} tried again"),
+            count => format!(", {count} retries"),
         };
         writeln!(
             out,
-            "  sockets        {:>10}   of {} asked; {} refused, {} dropped{retried}",
+            "  sockets        {:>10}   of {} requested; {} failed to open, {} dropped{retried}",
             self.sockets, self.sockets_asked, self.sockets_refused, self.sockets_dropped
         )?;
         let (skew, topics) = (&self.skew, self.topics.join(","));
         writeln!(out, "  organisations  {:>10}   {skew}; topics {topics}", self.orgs)?;
         writeln!(
             out,
-            "  changes        {:>10}   of {} due; {} failed, {} of unknown outcome",
+            "  changes        {:>10}   of {} due; {} failed, {} with unknown outcome",
             self.changes, self.changes_due, self.changes_failed, self.changes_unknown
         )?;
         for (name, value) in [
@@ -84,12 +78,12 @@ impl Report {
             self.unexpected, self.rolled_back
         )?;
         writeln!(out, "  resyncs        {:>10}", self.resyncs)?;
-        writeln!(out, "  changes/s      {:>10.1}   of {:.1} asked", self.rate, self.rate_asked)?;
+        writeln!(out, "  changes/s      {:>10.1}   of {:.1} requested", self.rate, self.rate_asked)?;
         writeln!(out, "  deliveries/s   {:>10.0}", self.deliveries_per_s)?;
         writeln!(out, "  connects/s     {:>10.0}\n", self.connects_per_s)
     }
 
-    fn write_times(&self, out: &mut String) -> fmt::Result {
+    fn write_latencies(&self, out: &mut String) -> fmt::Result {
         writeln!(
             out,
             "  {:<24}{:>10}{:>10}{:>10}{:>10}{:>10}",
@@ -103,16 +97,15 @@ impl Report {
         line("connect", &self.connect_ms)?;
         line("connect and join", &self.join_ms)?;
         if let Some(storm) = &self.storm {
-            line("back after the storm", &storm.back_ms)?;
+            line("reconnected", &storm.reconnect_ms)?;
             line("caught up", &storm.caught_up_ms)?;
         }
         if self.phases.len() < 2 {
             return Ok(());
         }
-        let apart = self.phases.iter().any(|phase| phase.first_org_latency_ms.is_some());
-        let of =
-            if apart { ", by time: the other organisations, and the one that floods" } else { ", by time" };
-        writeln!(out, "\n  commit to socket{of}")?;
+        let separate = self.phases.iter().any(|phase| phase.first_org_latency_ms.is_some());
+        let orgs = if separate { ": the other organisations, and the flooding one" } else { "" };
+        writeln!(out, "\n  commit to socket, by phase{orgs}")?;
         for phase in &self.phases {
             writeln!(out, "  {:<24}{}", phase.name, phase.latency_ms)?;
             if let Some(first) = &phase.first_org_latency_ms {
@@ -122,16 +115,16 @@ impl Report {
         Ok(())
     }
 
-    fn write_storm(&self, out: &mut String) -> fmt::Result {
+    fn write_storm_and_churn(&self, out: &mut String) -> fmt::Result {
         if let Some(storm) = &self.storm {
             writeln!(
                 out,
-                "\n  storm          {:>10}   dropped; {} came back, {} caught up, {} events replayed",
-                storm.dropped, storm.returned, storm.caught_up, storm.replayed
+                "\n  storm          {:>10}   dropped; {} reconnected, {} caught up, {} events replayed",
+                storm.dropped, storm.reconnected, storm.caught_up, storm.replayed
             )?;
         }
         if let Some(left) = self.churned {
-            writeln!(out, "\n  churn          {left:>10}   left, and as many new ones came")?;
+            writeln!(out, "\n  churn          {left:>10}   sockets left and were replaced")?;
         }
         Ok(())
     }
@@ -141,27 +134,23 @@ impl Report {
         if server.pids.is_empty() {
             writeln!(
                 out,
-                "\n  server                  -   not measured: not on this machine, or not to be seen; see --server-pid"
+                "\n  server                  -   not measured: its process is on another machine or belongs to another \
+                 user. See --server-pid"
             )?;
         } else {
             let pids: Vec<String> = server.pids.iter().map(u32::to_string).collect();
             writeln!(out, "\n  server, process {}", pids.join(", "))?;
             line(out, server.cores, 2, "cores while publishing")?;
-            line(
-                out,
-                server.cpu_us_per_delivery,
-                2,
-                "us of CPU for each delivery, reading the database included",
-            )?;
-            line(out, server.cpu_us_per_connect, 1, "us of CPU for each socket that joined")?;
-            line(out, server.kib_per_socket, 2, "KiB more for each socket that joined")?;
+            line(out, server.cpu_us_per_delivery, 2, "us of CPU per delivery, including reading the log")?;
+            line(out, server.cpu_us_per_connect, 1, "us of CPU per socket that joined")?;
+            line(out, server.kib_per_socket, 2, "KiB of memory per socket that joined")?;
             line(out, server.resident_mib_max, 1, "MiB resident at most")?;
             line(out, server.resident_mib_end, 1, "MiB resident at the end of publishing")?;
-            line(out, server.growth_mib_per_h, 2, "MiB an hour, growth from the second quarter on")?;
+            line(out, server.growth_mib_per_h, 2, "MiB per hour of growth, after the first quarter")?;
         }
         writeln!(out, "  tester, {} processes", tester.processes)?;
         line(out, tester.cores, 2, "cores while publishing")?;
-        line(out, tester.cpu_us_per_event, 2, "us of CPU for each event")?;
+        line(out, tester.cpu_us_per_event, 2, "us of CPU per event")?;
         line(out, tester.resident_mib_max, 1, "MiB resident at most")
     }
 }

@@ -1,19 +1,23 @@
-//! What Ctrl-C and SIGTERM ask for: first to stop, then also to hurry, then the process ends.
+//! Ctrl-C and SIGTERM: the first stops publishing, the second stops waiting, and the third ends the process.
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Exit code of a process that was interrupted, as shells have it.
+/// Exit code of an interrupted process by the convention of shells.
 const INTERRUPTED: i32 = 130;
 
+/// The requests of the user.
 #[derive(Clone, Default)]
-pub(crate) struct Signals {
-    pub(crate) stop: CancellationToken,
-    pub(crate) hurry: CancellationToken,
+pub(super) struct Signals {
+    /// Stop publishing.
+    pub(super) stop: CancellationToken,
+    /// Stop waiting for missing events.
+    pub(super) hurry: CancellationToken,
 }
 
 impl Signals {
-    pub(crate) async fn watch(self) -> anyhow::Result<()> {
+    /// Handles signals until the process ends.
+    pub(super) async fn watch(self) -> anyhow::Result<()> {
         let (mut interrupt, mut terminate) =
             (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         for n in 0.. {
@@ -23,14 +27,14 @@ impl Signals {
             }
             match n {
                 0 => {
-                    eprintln!("\nStopping: waiting for what is still on its way (Ctrl-C again: don't wait)");
+                    eprintln!("\nStopped publishing; waiting for missing events (Ctrl-C again: do not wait)");
                     self.stop.cancel();
                 }
                 1 => {
                     eprintln!("\nNot waiting; removing the organisations (Ctrl-C again: leave them)");
                     self.hurry.cancel();
                 }
-                // Holders end when their orders do.
+                // The workers end with their standard input.
                 _ => std::process::exit(INTERRUPTED),
             }
         }

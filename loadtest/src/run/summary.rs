@@ -1,60 +1,67 @@
-//! From what was observed to the report: sums, rates and differences. It shows nothing.
+//! The report, computed from the observations: sums, rates and differences.
 
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use bench_support::machine::Machine;
 
-use super::observed::{between, cores, cpu, mib};
-use super::{Marks, Observed, Sample, Scene};
-use crate::clock::{nanos, now};
-use crate::message::{Label, Timed};
-use crate::publisher::{Publisher, lock};
-use crate::report::plot::Moment;
-use crate::report::{PhaseReport, Report, ServerReport, StormReport, TesterReport};
-use crate::scenario::{Timeline, What};
+use super::context::{Milestones, RunContext};
+use crate::clock::{Nanos, nanos, now};
+use crate::histograms::{Histograms, Label, LatencyKind, Percentiles};
+use crate::message::SocketCounts;
+use crate::observations::{Observations, Sample, between, cores, cpu, mib};
+use crate::publisher::Publisher;
+use crate::report::{Marker, PhaseReport, Report, ServerReport, StormReport, TesterReport};
+use crate::scenario::{Phase, SocketAction, Stream, Timeline};
+use crate::sync::lock;
 
-/// Faults that are told in words.
-const FAULTS_MAX: usize = 10;
-/// The group of the organisation that stands apart.
+/// Findings that the report contains.
+const FINDINGS_MAX: usize = 10;
+/// Group of the organisation that is reported separately.
 const FIRST_ORG: usize = 0;
+/// Shortest CPU time from which a cost is computed. The kernel counts hundredths of a second, so less is mostly
+/// rounding.
+const CPU_MIN: Duration = Duration::from_millis(200);
+/// Shortest run whose growth of memory is reported. In a shorter one it is noise.
+const GROWTH_MIN: Duration = Duration::from_secs(60);
 
 pub(super) fn report(
-    scene: &Scene,
+    context: &RunContext,
     publisher: &Publisher,
-    marks: &Marks,
+    milestones: &Milestones,
     changes_unknown: usize,
-    holders_faults: Vec<String>,
+    worker_findings: Vec<String>,
     interrupted: bool,
 ) -> Report {
-    let observed = lock(&scene.observed);
-    let (counts, sockets) = (observed.counts(), observed.sockets());
-    let (plan, published) = (&scene.plan, &publisher.published);
+    let observations = lock(&context.observations);
+    let (counts, sockets) = (observations.counts(), observations.sockets());
+    let (plan, published) = (&context.plan, &publisher.published);
     let changes = published.changes.load(Relaxed);
-    let seconds = between(&marks.open, &marks.published).as_secs_f64();
-    let mut faults = lock(&published.faults).clone();
-    faults.extend(holders_faults);
-    faults.truncate(FAULTS_MAX);
-    let all = |timed| observed.percentiles(timed, |_| true);
+    let seconds = between(&milestones.open, &milestones.published).as_secs_f64();
+    let mut findings = lock(&published.findings).clone();
+    findings.extend(worker_findings);
+    findings.truncate(FINDINGS_MAX);
+    let all = |kind| observations.percentiles(kind, |_| true);
     let mut report = Report {
         scenario: plan.scenario,
-        run: scene.run.clone(),
+        run: context.run.clone(),
         interrupted,
-        began: scene.began.clone(),
+        began: context.began.clone(),
         version: env!("CARGO_PKG_VERSION"),
         debug_build: cfg!(debug_assertions),
         machine: Machine::this().to_string(),
-        gateways: scene.gateways.iter().map(|gateway| gateway.authority.clone()).collect(),
+        gateways: context.gateways.iter().map(|gateway| gateway.authority.clone()).collect(),
         sockets_asked: plan.common.sockets.sockets,
-        sockets: distinct_sockets(scene, &sockets),
-        sockets_refused: sockets.refused,
+        sockets: distinct_sockets(context, &sockets),
+        sockets_refused: sockets.failed,
         sockets_dropped: sockets.dropped,
         sockets_retried: sockets.retries,
         orgs: plan.common.sockets.orgs,
         skew: plan.common.sockets.skew.to_string(),
         topics: plan.common.sockets.topics.clone(),
-        source_addresses: scene.source_addresses,
+        source_addresses: context.source_addresses,
         duration_s: plan.timeline.duration.as_secs_f64(),
-        changes_due: due(&plan.timeline),
+        changes_due: changes_due(&plan.timeline),
         changes,
         changes_failed: published.failed.load(Relaxed),
         changes_unknown,
@@ -65,50 +72,55 @@ pub(super) fn report(
         cross_org: counts.cross_org,
         out_of_order: counts.out_of_order,
         unexpected: counts.unexpected,
-        rolled_back: counts.phantoms,
+        rolled_back: counts.rolled_back,
         resyncs: counts.resyncs,
         rate_asked: plan.timeline.rate(),
         rate: changes as f64 / seconds,
         deliveries_per_s: counts.delivered as f64 / seconds,
-        connects_per_s: connects_per_s(scene, marks, &observed),
-        latency_ms: all(Timed::Commit),
-        schedule_latency_ms: all(Timed::Due),
-        commit_ms: lock(&published.commit).percentiles(Timed::Commit),
-        schedule_lag_ms: lock(&published.lag).percentiles(Timed::Due),
-        connect_ms: all(Timed::Connect),
-        join_ms: all(Timed::Join),
-        phases: phases(plan.first_org_apart, &plan.timeline, &observed),
-        storm: storm(&plan.timeline, &observed),
+        connects_per_s: connects_per_s(context, milestones, &sockets),
+        latency_ms: all(LatencyKind::Commit),
+        schedule_latency_ms: all(LatencyKind::Schedule),
+        commit_ms: own_percentiles(&lock(&published.commit), LatencyKind::Commit),
+        schedule_lag_ms: own_percentiles(&lock(&published.lag), LatencyKind::Schedule),
+        connect_ms: all(LatencyKind::Connect),
+        join_ms: all(LatencyKind::Join),
+        phases: phases(plan.separate_first_org, &plan.timeline, &observations),
+        storm: storm(&plan.timeline, &observations),
         churned: (plan.scenario == "churn").then_some(sockets.left),
-        server: server(&observed, marks, publisher),
-        tester: tester(scene.processes, &observed, marks),
+        server: server(&observations, milestones, publisher),
+        tester: tester(context.workers, &observations, milestones),
         slo: Vec::new(),
-        faults,
-        series: observed.rows(),
-        moments: moments(&plan.timeline, publisher.start - observed.epoch),
+        findings,
+        series: observations.rows(),
+        markers: markers(&plan.timeline, publisher.start - observations.epoch),
         passed: false,
     }
     .judge();
     if let Some(slo) = &plan.common.output.slo {
-        report.slo = slo.hold_against(&report);
+        report.slo = slo.evaluate(&report);
     }
     report
 }
 
-/// Those that came in the place of one that left are not counted again.
-fn distinct_sockets(scene: &Scene, sockets: &crate::message::SocketCounts) -> u64 {
-    sockets.opened.min(scene.plan.common.sockets.sockets as u64)
+/// Percentiles of histograms that the publisher recorded itself.
+fn own_percentiles(histograms: &Histograms, kind: LatencyKind) -> Percentiles {
+    histograms.percentiles(kind, |_| true)
 }
 
-fn connects_per_s(scene: &Scene, marks: &Marks, observed: &Observed) -> f64 {
-    let opened = scene.plan.timeline.open_first.min(usize::try_from(observed.sockets().opened).unwrap_or(0));
-    opened as f64 / between(&marks.begin, &marks.open).as_secs_f64()
+/// Opened sockets, without those that replaced others.
+fn distinct_sockets(context: &RunContext, sockets: &SocketCounts) -> u64 {
+    sockets.opened.min(context.plan.common.sockets.sockets as u64)
+}
+
+fn connects_per_s(context: &RunContext, milestones: &Milestones, sockets: &SocketCounts) -> f64 {
+    let opened = context.plan.timeline.open_first.min(usize::try_from(sockets.opened).unwrap_or(0));
+    opened as f64 / between(&milestones.begin, &milestones.open).as_secs_f64()
 }
 
 /// Changes of the whole schedule.
-fn due(timeline: &Timeline) -> u64 {
-    let commits = |stream: &crate::scenario::Stream| {
-        // The last one that is due stands before the first that is not.
+fn changes_due(timeline: &Timeline) -> u64 {
+    let of_stream = |stream: &Stream| {
+        // Binary search for the number of commits: commit number `low - 1` is due, `high - 1` is not.
         let (mut low, mut high) = (0, 1);
         while stream.due(high - 1).is_some() {
             (low, high) = (high, high * 2);
@@ -119,105 +131,106 @@ fn due(timeline: &Timeline) -> u64 {
         }
         low * stream.per_commit as u64
     };
-    timeline.streams.iter().map(commits).sum()
+    timeline.streams.iter().map(of_stream).sum()
 }
 
-fn phases(apart: bool, timeline: &Timeline, observed: &Observed) -> Vec<PhaseReport> {
-    let phase = |(n, phase): (usize, &crate::scenario::Phase)| {
-        let group = |of_first: bool| {
-            move |label: &Label| label.phase == n && (!apart || (label.group == FIRST_ORG) == of_first)
+fn phases(separate_first_org: bool, timeline: &Timeline, observations: &Observations) -> Vec<PhaseReport> {
+    let phase = |(n, phase): (usize, &Phase)| {
+        let group = |first: bool| {
+            move |label: &Label| {
+                label.phase == n && (!separate_first_org || (label.group == FIRST_ORG) == first)
+            }
         };
         PhaseReport {
             name: phase.name.clone(),
             from_s: phase.from.as_secs_f64(),
-            latency_ms: observed.percentiles(Timed::Commit, group(false)),
-            schedule_latency_ms: observed.percentiles(Timed::Due, group(false)),
-            first_org_latency_ms: apart.then(|| observed.percentiles(Timed::Commit, group(true))),
+            latency_ms: observations.percentiles(LatencyKind::Commit, group(false)),
+            schedule_latency_ms: observations.percentiles(LatencyKind::Schedule, group(false)),
+            first_org_latency_ms: separate_first_org
+                .then(|| observations.percentiles(LatencyKind::Commit, group(true))),
         }
     };
     timeline.phases.iter().enumerate().map(phase).collect()
 }
 
-/// Publishing begins later than the first socket by `after`.
-fn moments(timeline: &Timeline, after: crate::clock::Nanos) -> Vec<Moment> {
-    let named = |phase: &crate::scenario::Phase| Moment {
-        at: after as f64 / 1e9 + phase.from.as_secs_f64(),
+/// Markers of the phases. Publishing begins `delay` after the first socket.
+fn markers(timeline: &Timeline, delay: Nanos) -> Vec<Marker> {
+    let marker = |phase: &Phase| Marker {
+        at: delay as f64 / 1e9 + phase.from.as_secs_f64(),
         name: if phase.name == "all" { "publishing".to_owned() } else { phase.name.clone() },
     };
-    timeline.phases.iter().map(named).collect()
+    timeline.phases.iter().map(marker).collect()
 }
 
-fn storm(timeline: &Timeline, observed: &Observed) -> Option<StormReport> {
-    timeline.acts.iter().find(|act| matches!(act.what, What::Storm { .. }))?;
-    let sockets = observed.sockets();
+fn storm(timeline: &Timeline, observations: &Observations) -> Option<StormReport> {
+    timeline.actions.iter().find(|scheduled| matches!(scheduled.action, SocketAction::Storm { .. }))?;
+    let sockets = observations.sockets();
     Some(StormReport {
-        dropped: sockets.stormed,
-        returned: sockets.returned,
+        dropped: sockets.storm_dropped,
+        reconnected: sockets.reconnected,
         caught_up: sockets.caught_up,
-        replayed: observed.counts().replayed,
-        back_ms: observed.percentiles(Timed::Back, |_| true),
-        caught_up_ms: observed.percentiles(Timed::CaughtUp, |_| true),
+        replayed: observations.counts().replayed,
+        reconnect_ms: observations.percentiles(LatencyKind::Reconnect, |_| true),
+        caught_up_ms: observations.percentiles(LatencyKind::CatchUp, |_| true),
     })
 }
 
-fn per(total: Option<std::time::Duration>, count: u64) -> Option<f64> {
-    /// The kernel counts in hundredths of a second: less is mostly rounding.
-    const CPU_MIN: std::time::Duration = std::time::Duration::from_millis(200);
+/// Microseconds per event or socket; `None` if the CPU time is too short.
+fn us_per(total: Option<Duration>, count: u64) -> Option<f64> {
     let total = total.filter(|total| *total >= CPU_MIN)?;
     (count > 0).then(|| total.as_secs_f64() * 1e6 / count as f64)
 }
 
-fn server(observed: &Observed, marks: &Marks, publisher: &Publisher) -> ServerReport {
-    let used = |sample: &Sample| sample.server;
+fn server(observations: &Observations, milestones: &Milestones, publisher: &Publisher) -> ServerReport {
+    let Milestones { begin, open, published, settled } = milestones;
+    let usage = |sample: &Sample| sample.server;
     let mib_at = |sample: &Sample| sample.server.map(mib);
     let joined = publisher.timeline.open_first as u64;
-    let growth = || Some((mib_at(&marks.open)? - mib_at(&marks.begin)?) * 1024.0 / joined as f64);
+    let kib_per_socket = || Some((mib_at(open)? - mib_at(begin)?) * 1024.0 / joined as f64);
     let quarter = nanos(publisher.timeline.duration / 4);
-    // Over less it is noise.
-    let long = publisher.timeline.duration >= std::time::Duration::from_secs(60);
-    let until = marks.published.at.min(now());
+    let growth = || observations.growth(open.at + quarter, published.at.min(now()));
     ServerReport {
-        pids: observed.server_pids(),
-        cpu_us_per_delivery: per(cpu(&marks.open, &marks.settled, used), observed.counts().events),
-        cores: cores(&marks.open, &marks.published, used),
-        cpu_us_per_connect: per(cpu(&marks.begin, &marks.open, used), joined),
-        resident_mib_start: mib_at(&marks.begin),
-        resident_mib_end: mib_at(&marks.published),
-        resident_mib_max: observed.samples.iter().filter_map(mib_at).reduce(f64::max),
-        kib_per_socket: growth().filter(|_| joined > 1),
-        growth_mib_per_h: long.then(|| observed.growth(marks.open.at + quarter, until)).flatten(),
-        threads: marks.published.server.map(|usage| usage.threads),
+        pids: observations.server_pids(),
+        cpu_us_per_delivery: us_per(cpu(open, settled, usage), observations.counts().events),
+        cores: cores(open, published, usage),
+        cpu_us_per_connect: us_per(cpu(begin, open, usage), joined),
+        resident_mib_start: mib_at(begin),
+        resident_mib_end: mib_at(published),
+        resident_mib_max: observations.samples.iter().filter_map(mib_at).reduce(f64::max),
+        // In a ramp only one socket is opened first.
+        kib_per_socket: kib_per_socket().filter(|_| joined > 1),
+        growth_mib_per_h: (publisher.timeline.duration >= GROWTH_MIN).then(growth).flatten(),
+        threads: published.server.map(|usage| usage.threads),
     }
 }
 
-fn tester(processes: usize, observed: &Observed, marks: &Marks) -> TesterReport {
-    let used = |sample: &Sample| sample.tester;
+fn tester(workers: usize, observations: &Observations, milestones: &Milestones) -> TesterReport {
+    let Milestones { open, published, .. } = milestones;
+    let usage = |sample: &Sample| sample.tester;
     TesterReport {
-        processes: processes + 1,
-        cores: cores(&marks.open, &marks.published, used),
-        cpu_us_per_event: per(cpu(&marks.open, &marks.published, used), observed.counts().events),
-        resident_mib_max: observed.samples.iter().filter_map(|s| s.tester.map(mib)).reduce(f64::max),
+        processes: workers + 1,
+        cores: cores(open, published, usage),
+        cpu_us_per_event: us_per(cpu(open, published, usage), observations.counts().events),
+        resident_mib_max: observations.samples.iter().filter_map(|s| s.tester.map(mib)).reduce(f64::max),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::scenario::Stream;
 
     #[test]
-    fn all_that_is_due_is_counted() {
+    fn every_due_change_is_counted() {
         for (rate, per_commit, seconds, expected) in
             [(20.0, 1, 10, 200), (0.0, 1, 10, 0), (7.0, 1, 3, 21), (50.0, 50, 10, 500), (0.1, 1, 1, 1)]
         {
             let until = Duration::from_secs(seconds);
             let stream =
                 Stream { from: Duration::ZERO, until, rate, per_commit, first_org_only: false, writers: 1 };
-            let (phases, acts) = (Vec::new(), Vec::new());
-            let timeline = Timeline { streams: vec![stream], phases, acts, duration: until, open_first: 1 };
-            assert_eq!(due(&timeline), expected, "{rate} {per_commit}");
+            let (phases, actions) = (Vec::new(), Vec::new());
+            let timeline =
+                Timeline { streams: vec![stream], phases, actions, duration: until, open_first: 1 };
+            assert_eq!(changes_due(&timeline), expected, "{rate} {per_commit}");
         }
     }
 }
