@@ -1,4 +1,4 @@
-//! One PostgreSQL and two gateways for all tests, and the tester run against them.
+//! One PostgreSQL and three gateways for all tests, and the load tester run against them.
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;
@@ -19,18 +19,18 @@ use warden_devkit::cluster::{Binaries, Cluster, ClusterOptions, DataDir, SUPERUS
 /// Signs every token that the gateways accept.
 pub(crate) const SECRET: &str = "a test secret of more than 32 bytes";
 const AUDIENCE: &str = "authenticated";
-/// Far beyond what anything takes, for busy machines.
+/// Far longer than anything takes, because the machine may be busy.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// What the tester is pointed at.
+/// The database and the gateways.
 pub(crate) struct Fixture {
     pub(crate) database_url: String,
     pub(crate) urls: [String; 2],
-    /// A gateway that can't give back what a client missed.
+    /// A gateway that keeps too little to serve a reconnecting client.
     pub(crate) forgetful_url: String,
 }
 
-/// It lives on a thread of its own, and ends with the process.
+/// The fixture, which runs on a thread of its own until the process ends.
 pub(crate) fn fixture() -> &'static Fixture {
     static FIXTURE: OnceLock<Fixture> = OnceLock::new();
     FIXTURE.get_or_init(|| {
@@ -60,12 +60,12 @@ pub(crate) fn fixture() -> &'static Fixture {
                 .await;
                 let url = |gateway: &Gateway| format!("ws://{}/socket", gateway.public_addr());
                 let (urls, forgetful_url) = (gateways.each_ref().map(url), url(&forgetful));
-                send.send(Fixture { database_url, urls, forgetful_url }).expect("somebody waits");
+                send.send(Fixture { database_url, urls, forgetful_url }).expect("the test waits");
                 std::future::pending::<()>().await;
                 drop((cluster, gateways, forgetful));
             });
         });
-        receive.recv().expect("the fixture is up")
+        receive.recv().expect("the fixture starts")
     })
 }
 
@@ -81,14 +81,18 @@ async fn gateway(database_url: &str, change: impl FnOnce(&mut Limits)) -> Gatewa
         edge: Edge::default(),
         limits: Limits::default(),
     };
-    // The tests share one address, and run side by side.
+    // The tests run concurrently and share one source address, so the limits per address must not apply.
     config.limits.admission.handshakes_per_address =
         Limits::for_one_machine().admission.handshakes_per_address;
     config.limits.admission.connection_rate_per_address =
         Limits::for_one_machine().admission.connection_rate_per_address;
     change(&mut config.limits);
     let gateway = Gateway::start(config).await.expect("the gateway starts");
-    gateway.reader().wait_for(|state| *state == TailerState::Following).await.expect("follows the log");
+    gateway
+        .reader()
+        .wait_for(|state| *state == TailerState::Following)
+        .await
+        .expect("the tailer follows the log");
     gateway
 }
 
@@ -102,12 +106,12 @@ fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
 
-/// Runs statements as the superuser; gives how many rows the last one touched.
+/// Runs statements as the superuser, and returns how many rows the last one affected.
 pub(crate) fn sql(sql: &str) -> u64 {
     runtime().block_on(run_sql(&fixture().database_url, sql))
 }
 
-/// The number that a query gives.
+/// The number that a query returns.
 pub(crate) fn count(sql: &str) -> i64 {
     runtime().block_on(async {
         let mut connection = PgConnection::connect(&fixture().database_url).await.expect("connects");
@@ -116,8 +120,8 @@ pub(crate) fn count(sql: &str) -> i64 {
     })
 }
 
-/// The run with this many organisations, as a sub-select. One that removes its organisations, the first first, has fewer
-/// and fewer, and is not meant.
+/// A sub-select for the id of the run with this many organisations. A run that is removing its organisations is
+/// excluded: it has fewer, and its first one is removed first.
 pub(crate) fn run_with(orgs: usize) -> String {
     format!(
         "(select split_part(name, ' ', 2) from organizations where name like 'loadtest %' group by 1
@@ -129,12 +133,12 @@ pub(crate) fn run_with(orgs: usize) -> String {
 pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + DEADLINE;
     while !condition() {
-        assert!(Instant::now() < end, "{what}: not within {DEADLINE:?}");
+        assert!(Instant::now() < end, "not within {DEADLINE:?}: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }
 
-/// The tester, with the fixture in its environment.
+/// The load tester, with the fixture in its environment.
 pub(crate) fn command(args: &[&str]) -> Command {
     let fixture = fixture();
     let mut command = Command::new(env!("CARGO_BIN_EXE_warden-loadtest"));
@@ -149,33 +153,36 @@ pub(crate) fn command(args: &[&str]) -> Command {
     command
 }
 
-/// What the tester said and how it ended.
-pub(crate) struct Said {
+/// The output of the load tester.
+pub(crate) struct RunOutput {
     pub(crate) code: Option<i32>,
-    pub(crate) out: String,
-    pub(crate) err: String,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
-impl Said {
+impl RunOutput {
+    /// Checks in passing that no secret is in the output.
     pub(crate) fn of(output: &Output) -> Self {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let said = Self { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) };
+        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
         for secret in [SECRET, "hush", "eyJ"] {
-            assert!(!said.out.contains(secret) && !said.err.contains(secret), "{secret} is in the output");
+            assert!(!stdout.contains(secret) && !stderr.contains(secret), "{secret} is in the output");
         }
-        said
+        Self { code: output.status.code(), stdout, stderr }
     }
 
     pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {}{}", self.out, self.err))
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {}{}", self.stdout, self.stderr))
     }
 }
 
-pub(crate) fn run(args: &[&str]) -> Said {
-    Said::of(&command(args).output().expect("runs"))
+/// Runs the load tester.
+pub(crate) fn run(args: &[&str]) -> RunOutput {
+    RunOutput::of(&command(args).output().expect("runs"))
 }
 
-/// A file of this test run that is removed in the end.
+/// A temporary file, which is removed when this is dropped.
 pub(crate) struct TempFile(pub(crate) PathBuf);
 
 impl TempFile {
@@ -192,7 +199,7 @@ impl AsRef<OsStr> for TempFile {
 
 impl Drop for TempFile {
     fn drop(&mut self) {
-        // It may never have been written.
+        // This fails if the file was never written.
         let _ = std::fs::remove_file(&self.0);
     }
 }

@@ -1,13 +1,13 @@
-//! The load tester as operators use it: the binary, against real gateways on a real PostgreSQL. Nothing
-//! here judges how fast anything is.
+//! The load tester as operators use it: the binary, against real gateways on a real PostgreSQL. The tests do not judge
+//! speed.
 //!
-//! | module | holds against |
+//! | module | tests |
 //! |---|---|
-//! | `scenarios` | each scenario for a few seconds: nothing lost, and the report has its form |
-//! | `findings` | a stream of events that is not as it should be is found out |
-//! | `endings` | interrupted, killed, refused, misused: what is said, and that nothing is left |
+//! | `scenarios` | each scenario for a few seconds: nothing is lost, and the report is complete |
+//! | `findings` | every kind of faulty event stream is detected |
+//! | `exits` | runs that are interrupted, killed or misused: their messages, and that nothing remains |
 
-mod endings;
+mod exits;
 mod findings;
 mod fixture;
 mod scenarios;
