@@ -129,21 +129,21 @@ fn baseline_and_gateway_are_compared_without_loss() {
 }
 
 fn assert_fanout_table(table: &Value) {
-    let servers = table["servers"].as_array().unwrap();
-    let kinds: Vec<_> = servers.iter().map(|row| row["server"].as_str().unwrap()).collect();
+    let servers = table["servers"].as_array().expect("a list");
+    let kinds: Vec<_> = servers.iter().map(|row| row["server"].as_str().expect("a name")).collect();
     assert_eq!(kinds, ["baseline", "gateway"]);
     for row in servers {
         let round = &row["rounds"][0];
-        assert!(round["expected"].as_u64().unwrap() > 0, "{row}");
+        assert!(round["expected"].as_u64().expect("a count") > 0, "{row}");
         assert_eq!(round["delivered"], round["expected"], "{row}");
         assert_eq!(round["complete"], true, "{row}");
         let medians = &row["medians"];
         for figure in ["delivery_us", "delivery_to_baseline", "bytes"] {
-            assert!(medians[figure].as_f64().unwrap() > 0.0, "{figure}: {row}");
+            assert!(medians[figure].as_f64().expect("a figure") > 0.0, "{figure}: {row}");
         }
         assert_eq!(medians["intake_us"].is_null(), row["server"] == "baseline", "{row}");
-        // The gateway's envelope varies with its cursor. Without the search for the padding the length would be far off.
-        assert!((medians["bytes"].as_f64().unwrap() - 250.0).abs() < 40.0, "{row}");
+        // The length of the gateway's envelope varies with its cursor.
+        assert!((medians["bytes"].as_f64().expect("a figure") - 250.0).abs() < 40.0, "{row}");
     }
 }
 
