@@ -92,8 +92,8 @@ impl CallWriter {
 
     /// Inserts one call and rolls it back, so that a missing privilege is found before any socket connects.
     pub(crate) async fn preflight(&mut self, org: Uuid) -> anyhow::Result<()> {
-        const HELP: &str =
-            "cannot insert into public.calls: check the privileges of the role in --database-url";
+        const HELP: &str = "cannot insert into public.calls. Check that `warden migrate --platform` has run and that the \
+                            role in --database-url may write the table, or use --by publish";
         sqlx::raw_sql("begin").execute(&mut self.connection).await.map_err(explain(HELP))?;
         let query = sqlx::query(INSERT).bind(Uuid::new_v4()).bind(org).bind("").bind(0_i64);
         query.execute(&mut self.connection).await.map_err(explain(HELP))?;

@@ -55,7 +55,7 @@ struct ReadyLine {
 
 /// The measured process.
 enum Measured {
-    Started(Process),
+    Started(Box<Process>),
     Running(CostMeter),
 }
 
@@ -74,7 +74,7 @@ impl Gateway {
             GatewaySource::Program(path) => {
                 let (process, ready) = start_dev(path).await?;
                 let endpoint = Endpoint::resolve(&ready.url).await?;
-                (Measured::Started(process), endpoint, ready.database_url, ready.jwt_secret)
+                (Measured::Started(Box::new(process)), endpoint, ready.database_url, ready.jwt_secret)
             }
             GatewaySource::Running { url, database_url, jwt_secret, pid } => {
                 let endpoint = Endpoint::resolve(url).await?;
