@@ -1,7 +1,7 @@
-//! The parts of the hot path one by one: fan-out to real sockets beside the bare loop of writes, encoding of
-//! events, decoding of what clients send, visibility and encoding of cursors.
+//! The parts of the hot path, measured one by one: fan-out to real sockets beside a bare loop of writes,
+//! encoding of events, decoding of messages, and visibility and encoding of cursors.
 //!
-//! `cargo bench --bench engine`; `-- fan_out` runs what has this in its name.
+//! `cargo bench --bench engine` runs all of them; `-- fan_out` runs those with this in their names.
 
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
@@ -21,23 +21,23 @@ use warden::hub::{
 use warden::log::cursor::{Cursor, CursorPrefix, Epoch, Point, Snapshot};
 use warden::metrics::Metrics;
 use warden::org::OrgId;
-use warden::wire::{CloseCode, Event, Topic, append_event_frame, decode};
+use warden::wire::{CloseCode, EncodedCursor, Event, Topic, append_event_frame, decode};
 use warden_devkit::token::{TokenClaims, sign};
 
-/// Bytes of an event's data, as of a call that was updated.
+/// Bytes of an event's data, about as many as an updated call has.
 const DATA_BYTES: usize = 150;
 
 fn main() {
     divan::main();
 }
 
-/// As in the gateway's own process.
+/// The allocator of the gateway's own process.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().expect("a runtime"));
 
-/// Only a token that was verified names an organisation.
+/// An organisation, which only a verified token can name.
 static ORG: LazyLock<OrgId> = LazyLock::new(|| {
     const SECRET: &str = "the benchmark's secret of 32 bytes";
     let claims = TokenClaims {
@@ -67,7 +67,7 @@ fn calls() -> Topic {
     Topic::parse("calls").expect("a topic")
 }
 
-/// With so many transactions in progress.
+/// A cursor with this number of transactions in progress.
 fn cursor(in_progress: u64) -> Cursor {
     let xmin = 5_000_000;
     let point = |shift: u64| {
@@ -80,17 +80,17 @@ fn cursor(in_progress: u64) -> Cursor {
     Cursor { epoch, from: point(0), to: point(1), id: 9_000_000 }
 }
 
-/// Nothing is revoked here.
+/// A check that lets every session stay.
 #[derive(Debug)]
-struct Steadfast;
+struct AlwaysValid;
 
-impl SessionCheck for Steadfast {
+impl SessionCheck for AlwaysValid {
     fn close_reason(&self) -> Option<CloseCode> {
         None
     }
 }
 
-/// Two ends of a connection on this machine; what arrives at the far one is thrown away.
+/// The server's end of a connection on this machine. A task reads the other end and discards the bytes.
 async fn connection() -> TcpStream {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let addr = listener.local_addr().expect("bound");
@@ -108,8 +108,8 @@ async fn connection() -> TcpStream {
 
 /// Sockets that joined `calls`.
 struct Sockets {
-    feed: FanoutSender,
-    fanout: FanoutWorker,
+    sender: FanoutSender,
+    worker: FanoutWorker,
     hub: Arc<Hub>,
     _sessions: Vec<(Registration, Subscribed)>,
 }
@@ -118,34 +118,35 @@ impl Sockets {
     fn open(count: usize) -> Self {
         let limits = Limits::default();
         let hub = Arc::new(Hub::new(limits.outbox));
+        hub.update_cursor("start".into());
         let sessions = RUNTIME.block_on(async {
             let mut sessions = Vec::new();
             for _ in 0..count {
                 let outbox = Arc::new(Outbox::new(Transport::plain(connection().await), limits.outbox));
-                let registration = hub.register(*ORG, outbox, Arc::new(Steadfast));
+                let registration = hub.register(*ORG, outbox, Arc::new(AlwaysValid));
                 let subscribed = registration.subscribe(&calls(), |_| bytes::Bytes::new());
                 sessions.push((registration, subscribed));
             }
             sessions
         });
-        let (feed, fanout) = fanout(Arc::clone(&hub), limits.fanout, Arc::default());
-        Self { feed, fanout, hub, _sessions: sessions }
+        let (sender, worker) = fanout(Arc::clone(&hub), limits.fanout, Arc::default());
+        Self { sender, worker, hub, _sessions: sessions }
     }
 
-    /// One batch to all of them.
+    /// Sends one batch to all sockets.
     fn send(&mut self, events: &[Arc<Event>]) {
-        let cursor: Arc<str> = "after".into();
-        let number = self.hub.advance(Arc::clone(&cursor));
+        let cursor = EncodedCursor::from("after");
+        let number = self.hub.advance(cursor.clone());
         let orgs = vec![OrgEvents { org: Some(*ORG), events: events.to_vec(), is_gone: false }];
-        self.feed.push(&Batch { number, cursor, read_at: Instant::now(), orgs });
-        self.fanout.drain();
+        self.sender.send(&Batch { number, cursor, read_at: Instant::now(), orgs });
+        self.worker.drain();
     }
 }
 
-/// Events at once, sockets.
+/// Pairs of events per batch and sockets.
 const FAN_OUTS: [(usize, usize); 4] = [(1, 1), (1, 50), (1, 1000), (50, 200)];
 
-/// Through the hub. Items are deliveries.
+/// Fan-out through the hub. Items are deliveries.
 #[divan::bench(args = FAN_OUTS)]
 fn fan_out(bencher: Bencher<'_, '_>, (events, sockets): (usize, usize)) {
     let mut open = Sockets::open(sockets);
@@ -153,7 +154,7 @@ fn fan_out(bencher: Bencher<'_, '_>, (events, sockets): (usize, usize)) {
     bencher.counter(ItemsCount::new(events.len() * sockets)).bench_local(|| open.send(&events));
 }
 
-/// The same bytes by bare writes, one for each event and socket.
+/// The same bytes in a bare loop of writes, one for each event and socket.
 #[divan::bench(args = FAN_OUTS)]
 fn bare_writes(bencher: Bencher<'_, '_>, (events, sockets): (usize, usize)) {
     let open: Vec<_> = RUNTIME.block_on(async {
@@ -168,7 +169,7 @@ fn bare_writes(bencher: Bencher<'_, '_>, (events, sockets): (usize, usize)) {
     bencher.counter(ItemsCount::new(events * sockets)).bench_local(|| {
         for _ in 0..events {
             for mut stream in &open {
-                // What the kernel does not take is nothing to the loop.
+                // The loop ignores bytes that the kernel does not accept.
                 let _ = std::io::Write::write(&mut stream, &frame);
             }
         }
@@ -195,7 +196,7 @@ fn decode_join(bencher: Bencher<'_, '_>) {
 
 const IN_PROGRESS: [u64; 3] = [0, 16, 1000];
 
-/// Whether a cursor covers an event.
+/// Checks whether a cursor covers an event.
 #[divan::bench(args = IN_PROGRESS)]
 fn cursor_covers(bencher: Bencher<'_, '_>, in_progress: u64) {
     let cursor = cursor(in_progress);
@@ -203,7 +204,7 @@ fn cursor_covers(bencher: Bencher<'_, '_>, in_progress: u64) {
         .bench(|| divan::black_box(&cursor).covers(divan::black_box(5_000_100), divan::black_box(8_999_999)));
 }
 
-/// The cursors of a batch of 50 events. Items are cursors.
+/// Encodes the cursors of a batch of 50 events. Items are cursors.
 #[divan::bench(args = IN_PROGRESS)]
 fn cursor_encode(bencher: Bencher<'_, '_>, in_progress: u64) {
     let cursor = cursor(in_progress);

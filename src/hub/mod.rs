@@ -1,7 +1,8 @@
-//! The hub: who listens to what, partitioned by organisation, and the fan-out of events to them.
+//! The hub: which session has joined which topic, partitioned by organisation, and the fan-out of events to
+//! them.
 //!
-//! It never awaits and knows neither tokens nor the database. It is fed by whatever reads the log,
-//! through [`Hub::advance`] and a [`FanoutSender`], and it is the same to it where that reads from.
+//! The hub never awaits, and it knows neither tokens nor the database. The tailer feeds it through
+//! [`Hub::advance`] and a [`FanoutSender`]; the hub does not depend on where these events come from.
 //!
 //! ```text
 //! OrgId -> OrgChannel -> Topic -> segments of up to 8 subscriptions -> Outbox
@@ -25,12 +26,12 @@ pub use transport::Transport;
 
 use crate::org::OrgId;
 use crate::sync::lock;
-use crate::wire::{CloseCode, Topic};
+use crate::wire::{CloseCode, EncodedCursor, Topic};
 use org::{Member, OrgChannel, ReplayBuffer, Subscription, SubscriptionId};
 
-/// What a session is asked that may have to end with others: whether it may stay. The hub knows no tokens.
+/// Decides whether a session may stay open. The hub knows no tokens, so each session brings its own check.
 pub trait SessionCheck: std::fmt::Debug + Send + Sync {
-    /// The code with which it must end, if it must.
+    /// The close code, if the session must end.
     fn close_reason(&self) -> Option<CloseCode>;
 }
 
@@ -38,36 +39,33 @@ pub trait SessionCheck: std::fmt::Debug + Send + Sync {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SessionId(u64);
 
-/// Where this node stands in the log.
-#[derive(Debug)]
+/// The node's position in the log.
+#[derive(Debug, Default)]
 struct Position {
-    /// Counts batches. A subscription gets those after the one at which it was made.
+    /// The number of the last announced batch. A subscription gets the batches after the one at which it
+    /// begins.
     batch: u64,
-    /// The cursor of one who has seen everything so far.
-    cursor: Arc<str>,
+    /// A client with this cursor has seen all announced batches. None until the tailer has chosen its first
+    /// position.
+    cursor: Option<EncodedCursor>,
 }
 
-/// See the module's documentation.
+/// All sessions and subscriptions of this process.
 #[derive(Debug)]
 pub struct Hub {
     orgs: DashMap<OrgId, Arc<OrgChannel>>,
-    /// Locked while a batch is announced and while a subscription is made, which is what puts each
-    /// subscription exactly between two batches.
+    /// Locked while a batch is announced and while a subscription begins, so that every subscription begins
+    /// exactly between two batches.
     position: Mutex<Position>,
     next_id: AtomicU64,
     limits: OutboxLimits,
 }
 
 impl Hub {
-    /// A hub without sessions, at no position yet.
+    /// Creates a hub without sessions and without a position.
     #[must_use]
     pub fn new(limits: OutboxLimits) -> Self {
-        Self {
-            orgs: DashMap::new(),
-            position: Mutex::new(Position { batch: 0, cursor: "".into() }),
-            next_id: AtomicU64::new(1),
-            limits,
-        }
+        Self { orgs: DashMap::new(), position: Mutex::default(), next_id: AtomicU64::new(1), limits }
     }
 
     /// The limits of each outbox.
@@ -76,71 +74,73 @@ impl Hub {
         self.limits
     }
 
-    /// Adds a session to its organisation, for as long as the returned handle lives.
+    /// Adds a session to its organisation. Dropping the returned registration removes it.
     #[must_use]
     pub fn register(
         self: &Arc<Self>,
         org: OrgId,
         outbox: Arc<Outbox>,
-        standing: Arc<dyn SessionCheck>,
+        check: Arc<dyn SessionCheck>,
     ) -> Registration {
         let id = SessionId(self.next_id.fetch_add(1, Ordering::Relaxed));
         // The entry's guard keeps an empty channel from being removed before the session is in it.
-        self.orgs.entry(org).or_default().add_session(id, Member { outbox: Arc::clone(&outbox), standing });
+        self.orgs.entry(org).or_default().add_session(id, Member { outbox: Arc::clone(&outbox), check });
         Registration { hub: Arc::clone(self), org, id, outbox }
     }
 
-    /// The reader has read: there is a batch to come (in the fan-out right after this), and `cursor`
-    /// is where that leads. Returns the number of the batch.
-    pub fn advance(&self, cursor: Arc<str>) -> u64 {
+    /// Announces a batch, and returns its number. `cursor` covers everything up to the end of the batch,
+    /// which the caller gives to the fan-out next.
+    pub fn advance(&self, cursor: EncodedCursor) -> u64 {
         let mut position = lock(&self.position);
         position.batch += 1;
-        position.cursor = cursor;
+        position.cursor = Some(cursor);
         position.batch
     }
 
-    /// The reader has read and found nothing new.
-    pub fn refresh(&self, cursor: Arc<str>) {
-        lock(&self.position).cursor = cursor;
+    /// Moves the position without a batch, after a read that found no new events.
+    pub fn update_cursor(&self, cursor: EncodedCursor) {
+        lock(&self.position).cursor = Some(cursor);
     }
 
-    /// The cursor of one who has seen everything that was announced.
+    /// The cursor of a client that has seen all announced batches. None until the tailer has a position.
     #[must_use]
-    pub fn cursor(&self) -> Arc<str> {
-        Arc::clone(&lock(&self.position).cursor)
+    pub fn cursor(&self) -> Option<EncodedCursor> {
+        lock(&self.position).cursor.clone()
     }
 
-    /// Whether the reader has found its place. Before that a join would promise events from a point that
-    /// is not chosen yet, and lose those before it.
+    /// Whether the tailer has chosen its position. A session may not begin earlier: its join would promise
+    /// all events from a cursor that does not exist yet.
     #[must_use]
     pub fn has_position(&self) -> bool {
-        !lock(&self.position).cursor.is_empty()
+        lock(&self.position).cursor.is_some()
     }
 
-    /// Ends all sessions of an organisation.
+    /// Closes all sessions of an organisation.
     pub fn close_org(&self, org: OrgId, close: CloseCode) {
         if let Some(channel) = self.channel(org) {
             channel.for_each_session(|member| member.outbox.close(close));
         }
     }
 
-    /// Asks every session whether it may stay, and ends those that may not. Returns how many these were. All
-    /// are asked, rather than kept by everything they may fall for: this is rare, and each costs a look-up.
+    /// Checks every session, closes those that may not stay, and returns their number.
+    ///
+    /// There is no index by user or login: it would cost every session memory, while this is rare and each
+    /// check is a look-up in memory.
     pub fn close_invalid_sessions(&self) -> usize {
-        let mut ended = 0;
+        let mut closed = 0;
         for org in self.org_ids() {
             let Some(channel) = self.channel(org) else { continue };
             channel.for_each_session(|member| {
-                if let Some(close) = member.standing.close_reason() {
+                if let Some(close) = member.check.close_reason() {
                     member.outbox.close(close);
-                    ended += 1;
+                    closed += 1;
                 }
             });
         }
-        ended
+        closed
     }
 
-    /// The ways out of all sessions that are open now.
+    /// The outboxes of all open sessions.
     #[must_use]
     pub fn outboxes(&self) -> Vec<Arc<Outbox>> {
         let mut outboxes = Vec::new();
@@ -152,31 +152,31 @@ impl Hub {
         outboxes
     }
 
-    /// How many sessions are open.
+    /// The number of open sessions.
     #[must_use]
     pub fn session_count(&self) -> usize {
         self.orgs.iter().map(|channel| channel.session_count()).sum()
     }
 
-    /// How many organisations have a session here.
+    /// The number of organisations with an open session.
     #[must_use]
     pub fn org_count(&self) -> usize {
         self.orgs.len()
     }
 
-    /// The organisations that have a session here.
+    /// The organisations with an open session.
     #[must_use]
     pub fn org_ids(&self) -> Vec<OrgId> {
         self.orgs.iter().map(|entry| *entry.key()).collect()
     }
 
-    /// Clones the handle out, so that no shard of the map stays locked.
+    /// Clones the handle out of the map, so that no shard of the map stays locked.
     fn channel(&self, org: OrgId) -> Option<Arc<OrgChannel>> {
         self.orgs.get(&org).map(|channel| Arc::clone(&channel))
     }
 }
 
-/// A session's membership of its organisation; ends when dropped.
+/// A session's membership of its organisation, which ends when it is dropped.
 #[derive(Debug)]
 pub struct Registration {
     hub: Arc<Hub>,
@@ -186,54 +186,63 @@ pub struct Registration {
 }
 
 impl Registration {
-    /// Joins a topic. `reply` makes the reply from the cursor at which the subscription begins: it
-    /// goes out before any event of the topic.
+    /// Joins a topic. `reply` builds the reply from the cursor at which the subscription begins. The reply is
+    /// sent before any event of the topic.
+    ///
+    /// # Panics
+    /// If the hub has no position yet; see [`Hub::has_position`].
     #[must_use]
-    pub fn subscribe(&self, topic: &Topic, reply: impl FnOnce(&str) -> Bytes) -> Subscribed {
+    pub fn subscribe(&self, topic: &Topic, reply: impl FnOnce(&EncodedCursor) -> Bytes) -> Subscribed {
         self.add(topic, None, |cursor| Some(reply(cursor)))
     }
 
-    /// The same for a session that has its reply and is to be told first what it missed: events are held until
-    /// [`Self::release`]. `at` is told the cursor at which the subscription begins.
+    /// Joins a topic for a session that has its reply already, and is sent its missed events first. Live
+    /// events are buffered until [`Self::end_replay`]. `on_begin` gets the cursor at which the subscription
+    /// begins.
+    ///
+    /// # Panics
+    /// If the hub has no position yet; see [`Hub::has_position`].
     #[must_use]
-    pub fn subscribe_held(&self, topic: &Topic, at: impl FnOnce(&str)) -> Subscribed {
+    pub fn subscribe_for_replay(&self, topic: &Topic, on_begin: impl FnOnce(&EncodedCursor)) -> Subscribed {
         self.add(topic, Some(ReplayBuffer::default()), |cursor| {
-            at(cursor);
+            on_begin(cursor);
             None
         })
     }
 
-    /// What was held goes out, and from now on everything at once.
-    pub fn release(&self, subscribed: &Subscribed) {
-        OrgChannel::release(subscribed);
+    /// Sends the buffered events. From now on events are sent as they happen.
+    pub fn end_replay(&self, subscribed: &Subscribed) {
+        OrgChannel::end_replay(subscribed);
     }
 
     fn add(
         &self,
         topic: &Topic,
-        held: Option<ReplayBuffer>,
-        reply: impl FnOnce(&str) -> Option<Bytes>,
+        replay_buffer: Option<ReplayBuffer>,
+        reply: impl FnOnce(&EncodedCursor) -> Option<Bytes>,
     ) -> Subscribed {
         let Some(channel) = self.hub.channel(self.org) else {
-            unreachable!("the channel lives as long as the session that is registered in it");
+            unreachable!("the channel exists as long as a session is registered in it");
         };
         let position = lock(&self.hub.position);
-        let cursor = Arc::clone(&position.cursor);
+        let Some(cursor) = position.cursor.clone() else {
+            unreachable!("sessions are accepted only after the tailer has chosen a position");
+        };
         let subscription = Subscription {
             id: SubscriptionId(self.hub.next_id.fetch_add(1, Ordering::Relaxed)),
             after_batch: position.batch,
             outbox: Arc::clone(&self.outbox),
-            held,
+            replay_buffer,
         };
-        // The position stays locked until the segment is, and the segment until the reply is out.
+        // The position stays locked until the segment is locked, and the segment until the reply is sent.
         channel.subscribe(topic, subscription, position, || {
             if let Some(reply) = reply(&cursor) {
-                self.outbox.offer(&reply);
+                self.outbox.send(&reply);
             }
         })
     }
 
-    /// Leaves a topic. No event of it is offered once this returns.
+    /// Leaves a topic. After this returns, no event of the topic is sent.
     pub fn unsubscribe(&self, topic: &Topic, subscribed: &Subscribed) {
         if let Some(channel) = self.hub.channel(self.org) {
             channel.unsubscribe(topic, subscribed);

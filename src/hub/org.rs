@@ -1,8 +1,8 @@
-//! One organisation's sessions and subscriptions.
+//! The sessions and subscriptions of one organisation.
 //!
-//! A topic's subscriptions lie in segments of bounded size, each with a lock of its own. Fan-out
-//! works through one segment at a time, so a join, a leave and another organisation's turn wait for
-//! one segment at the most, however many sockets there are.
+//! A topic's subscriptions are stored in segments of bounded size, each with its own lock. Fan-out locks one
+//! segment at a time. A join, a leave and the fan-out of another organisation therefore wait for one segment
+//! at most, regardless of the number of sockets.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -14,27 +14,28 @@ use crate::sparse::shrink;
 use crate::sync::lock;
 use crate::wire::Topic;
 
-/// Subscriptions in one segment: a slice of fan-out is so many writes (0.02 to 0.1 ms), and nobody's turn can be shorter.
+/// Subscriptions in one segment. A slice of fan-out writes to one segment and is never interrupted, so this
+/// sets the scheduling granularity: 0.02 to 0.1 ms.
 pub const SEGMENT_SUBSCRIPTIONS_MAX: usize = 8;
 
-/// A segment that is not full is looked for in so many places before a new one is made.
+/// Segments that are probed for a free place before a new segment is created.
 const SEGMENT_PROBES_MAX: usize = 8;
 
-/// A session that joined a topic.
+/// One session's membership of a topic.
 #[derive(Debug)]
 pub(super) struct Subscription {
-    /// Of this subscription alone: a session may hold two of a topic for a moment, when it joins again
-    /// while the former join is still being resumed.
+    /// A session may have two subscriptions of a topic for a moment: when it joins again while its former
+    /// join is still being replayed. The id tells them apart.
     pub(super) id: SubscriptionId,
-    /// It gets the batches after this one: those before are covered by the cursor in its reply.
+    /// The subscription gets the batches after this one. The cursor in the join's reply covers those before.
     pub(super) after_batch: u64,
     pub(super) outbox: Arc<Outbox>,
-    /// What came while the session is still being told what it missed.
-    pub(super) held: Option<ReplayBuffer>,
+    /// Live events that wait while the session is still sent its missed events.
+    pub(super) replay_buffer: Option<ReplayBuffer>,
 }
 
-/// Frames that wait until a replay has ended. They are shared with everybody else who gets them, so
-/// their bytes count against the session's limit, not against the machine's memory.
+/// Frames that wait until a replay has ended. All subscribers of the topic share these bytes, so they count
+/// against the session's limit and not against the memory of the machine.
 #[derive(Debug, Default)]
 pub(super) struct ReplayBuffer {
     frames: Vec<Bytes>,
@@ -42,7 +43,7 @@ pub(super) struct ReplayBuffer {
 }
 
 impl ReplayBuffer {
-    /// False where it would be more than an outbox may hold.
+    /// Adds frames. Returns false if the buffer exceeds the limits of an outbox.
     pub(super) fn push(&mut self, frames: &Bytes, limits: OutboxLimits) -> bool {
         self.bytes += frames.len();
         self.frames.push(frames.clone());
@@ -50,9 +51,10 @@ impl ReplayBuffer {
     }
 }
 
+/// Some subscriptions of a topic, under one lock.
 pub(super) type Segment = Mutex<Vec<Subscription>>;
 
-/// Where a subscription lies; needed to end it.
+/// Handle of a subscription, with which it is ended.
 #[derive(Debug)]
 pub struct Subscribed {
     segment: Arc<Segment>,
@@ -66,18 +68,18 @@ pub(super) struct SubscriptionId(pub(super) u64);
 #[derive(Debug, Default)]
 struct TopicChannel {
     segments: Vec<Arc<Segment>>,
-    /// Where the next subscription is tried first.
+    /// The first segment to probe for the next subscription.
     probe: usize,
 }
 
-/// A session, as far as the hub knows it.
+/// The parts of a session that the hub uses.
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) outbox: Arc<Outbox>,
-    pub(super) standing: Arc<dyn SessionCheck>,
+    pub(super) check: Arc<dyn SessionCheck>,
 }
 
-/// See the module's documentation.
+/// All sessions and subscriptions of one organisation.
 #[derive(Debug, Default)]
 pub(super) struct OrgChannel {
     sessions: Mutex<HashMap<SessionId, Member>>,
@@ -105,14 +107,14 @@ impl OrgChannel {
         }
     }
 
-    /// Adds a subscription. `position` is the guard that keeps batches from being announced; it is
-    /// released once the segment is locked, and `welcome` runs before the segment is released.
+    /// Adds a subscription. While the caller's `position` guard is held, no batch can be announced. The guard
+    /// is released when the segment is locked, and `send_reply` runs before the segment is released.
     pub(super) fn subscribe<Guard>(
         &self,
         topic: &Topic,
         subscription: Subscription,
         position: Guard,
-        welcome: impl FnOnce(),
+        send_reply: impl FnOnce(),
     ) -> Subscribed {
         let id = subscription.id;
         let mut topics = lock(&self.topics);
@@ -122,18 +124,18 @@ impl OrgChannel {
         subscriptions.push(subscription);
         drop(topics);
         drop(position);
-        welcome();
+        send_reply();
         drop(subscriptions);
         Subscribed { segment, id }
     }
 
-    /// Ends the hold of a subscription: what was held goes out, and from then on everything at once.
-    pub(super) fn release(subscribed: &Subscribed) {
+    /// Sends the buffered events of a subscription. From now on its events are sent as they happen.
+    pub(super) fn end_replay(subscribed: &Subscribed) {
         let mut subscriptions = lock(&subscribed.segment);
         let Some(subscription) = subscriptions.iter_mut().find(|s| s.id == subscribed.id) else { return };
-        if let Some(held) = subscription.held.take() {
-            for frames in &held.frames {
-                subscription.outbox.offer(frames);
+        if let Some(buffer) = subscription.replay_buffer.take() {
+            for frames in &buffer.frames {
+                subscription.outbox.send(frames);
             }
         }
     }
@@ -162,20 +164,21 @@ impl OrgChannel {
         }
     }
 
-    /// The segments of a topic as they are now; later ones hold only later subscriptions.
+    /// The segments that a topic has now. Segments added later contain only later subscriptions.
     pub(super) fn segments(&self, topic: &Topic) -> Vec<Arc<Segment>> {
         lock(&self.topics).get(topic).map(|channel| channel.segments.clone()).unwrap_or_default()
     }
 
-    /// The joined topics that a resync of this topic concerns: itself, those of single calls, and the
-    /// organisation's. A resync of the organisation's concerns all.
-    pub(super) fn topics_of_resync(&self, topic: &Topic) -> Vec<Topic> {
-        let concerned =
+    /// The joined topics that a control event on this topic reaches: the topic itself, `org`, and all entity
+    /// topics, because any of them may carry events of the topic. A control event on `org` reaches all
+    /// topics.
+    pub(super) fn control_event_topics(&self, topic: &Topic) -> Vec<Topic> {
+        let is_reached =
             |joined: &&Topic| topic.is_org() || joined.is_org() || *joined == topic || joined.is_entity();
-        lock(&self.topics).keys().filter(concerned).cloned().collect()
+        lock(&self.topics).keys().filter(is_reached).cloned().collect()
     }
 
-    /// Subscribers of a topic, at most: as many as its segments have room for.
+    /// Upper bound of the topic's subscribers: the capacity of its segments.
     pub(super) fn subscribers_max(&self, topic: &Topic) -> usize {
         lock(&self.topics).get(topic).map_or(0, |channel| channel.segments.len() * SEGMENT_SUBSCRIPTIONS_MAX)
     }
@@ -208,9 +211,9 @@ mod tests {
 
     use super::*;
 
-    /// Were the segment free while the reply is on its way, an event could overtake it.
+    /// If the segment were unlocked while the reply is being sent, an event could overtake the reply.
     #[tokio::test]
-    async fn nothing_is_sent_on_a_subscription_before_its_reply() {
+    async fn no_event_overtakes_the_reply_of_its_join() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let stream = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connects");
         let limits = OutboxLimits { queue_bytes_max: 1024, queue_chunks_max: 8 };
@@ -218,16 +221,16 @@ mod tests {
             id: SubscriptionId(1),
             after_batch: 0,
             outbox: Arc::new(Outbox::new(crate::hub::Transport::plain(stream), limits)),
-            held: None,
+            replay_buffer: None,
         };
         let (channel, topic, position) = (OrgChannel::default(), Topic::Org, Mutex::new(()));
-        let mut was_welcomed = false;
+        let mut was_replied = false;
         let _subscribed = channel.subscribe(&topic, subscription, lock(&position), || {
             let segments = channel.segments(&topic);
-            assert!(segments[0].try_lock().is_err(), "fan-out could have written already");
-            assert!(position.try_lock().is_ok(), "the reader must not wait for a socket");
-            was_welcomed = true;
+            assert!(segments[0].try_lock().is_err(), "fan-out could write before the reply");
+            assert!(position.try_lock().is_ok(), "the tailer must not wait for a socket");
+            was_replied = true;
         });
-        assert!(was_welcomed);
+        assert!(was_replied);
     }
 }

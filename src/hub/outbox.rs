@@ -1,12 +1,12 @@
-//! One socket's way out.
+//! The outbox of one socket: everything on its way to the client.
 //!
-//! All bytes to a socket go through its outbox: events, replies, pongs and the Close. An offered
-//! frame is written here and now if nothing waits before it; what the kernel does not take is queued,
-//! and the session's task drains it when the socket is writable. So nothing is torn or reordered, and
-//! in the usual case an event costs one system call and no wake-up. Over TLS everything is queued, and
-//! encrypted by the session's task.
+//! All bytes to a socket go through its outbox: events, replies, pongs and the Close frame. If the queue is
+//! empty, a frame is written directly, by the thread that sends it. Bytes that the kernel does not accept are
+//! queued, and so is everything after them; the session's task drains the queue when the socket becomes
+//! writable. Frames are therefore never split or reordered, and in the usual case an event costs one system
+//! call and no wake-up. Over TLS every frame is queued, and the session's task encrypts it.
 //!
-//! Nothing here awaits: the lock is held for synchronous work only.
+//! Nothing here awaits while it holds the lock.
 
 use std::collections::VecDeque;
 use std::io::{self, Write as _};
@@ -22,42 +22,42 @@ use super::transport::{Kind, Transport};
 use crate::sync::lock;
 use crate::wire::{CloseCode, close_frame};
 
-/// How much may wait in one outbox.
+/// Limits of one outbox's queue.
 #[derive(Clone, Copy, Debug)]
 pub struct OutboxLimits {
-    /// Bytes that the kernel has not taken.
+    /// Bytes that the kernel has not accepted.
     pub queue_bytes_max: usize,
-    /// Chunks of bytes, each one frame or several.
+    /// Chunks of bytes; each has one frame or several.
     pub queue_chunks_max: usize,
 }
 
-/// What became of an offer.
+/// Result of sending frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SendOutcome {
-    /// The kernel took it all.
+    /// The kernel accepted all bytes.
     Written,
-    /// It waits its turn.
+    /// The frames, or a part of them, are in the queue.
     Queued,
-    /// Refused: the outbox was sealed before, or by this offer, because its queue was full.
-    Sealed,
+    /// The outbox was closed before, or is closed now because its queue is full.
+    Closed,
 }
 
-/// How a socket's way out ended.
+/// How an outbox was closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseState {
-    /// A Close frame was queued behind everything else: with this code, or the peer's own.
+    /// A Close frame is queued behind everything else: with this code, or as an echo of the peer's Close.
     Closing(Option<CloseCode>),
-    /// The socket failed; nothing more can be sent.
+    /// The socket failed, so nothing can be sent any more.
     Broken,
 }
 
-/// See the module's documentation.
+/// A socket with its bounded queue.
 #[derive(Debug)]
 pub struct Outbox {
     transport: Transport,
     limits: OutboxLimits,
     state: Mutex<State>,
-    /// Notified when nothing waits any more, or never will.
+    /// Notified when the queue is empty, or the outbox is closed.
     drained: Notify,
 }
 
@@ -65,40 +65,40 @@ pub struct Outbox {
 struct State {
     queue: VecDeque<Bytes>,
     queue_bytes: usize,
-    /// Part of the first chunk is already on the wire: it must be finished before a Close.
+    /// A part of the first chunk is already on the wire, so it must be completed before a Close frame.
     front_is_begun: bool,
-    /// TLS has taken bytes that the kernel has not.
+    /// TLS has accepted bytes that it has not written to the kernel yet.
     must_flush: bool,
-    ending: Option<CloseState>,
-    /// The session's task, waiting for something to drain.
+    close_state: Option<CloseState>,
+    /// Wakes the session's task, which waits for something to drain.
     waker: Option<Waker>,
 }
 
 impl Outbox {
-    /// The outbox of this socket.
+    /// Creates the outbox of a socket.
     #[must_use]
     pub fn new(transport: Transport, limits: OutboxLimits) -> Self {
         Self { transport, limits, state: Mutex::default(), drained: Notify::new() }
     }
 
-    /// The socket, for who reads it.
+    /// The socket, for the task that reads it.
     #[must_use]
     pub fn transport(&self) -> &Transport {
         &self.transport
     }
 
-    /// Sends whole frames, now or later. When the queue is full the session ends as too slow:
-    /// nobody else is held up, and resuming loses nothing.
-    pub fn offer(&self, frames: &Bytes) -> SendOutcome {
+    /// Sends whole frames, directly or through the queue. If the queue is full, the session ends as too slow.
+    /// No other session is delayed, and the client loses nothing when it resumes.
+    pub fn send(&self, frames: &Bytes) -> SendOutcome {
         let mut state = lock(&self.state);
-        if state.ending.is_some() {
-            return SendOutcome::Sealed;
+        if state.close_state.is_some() {
+            return SendOutcome::Closed;
         }
         let mut written = 0;
         if let Kind::Plain(stream) = &self.transport.0
             && state.queue.is_empty()
         {
-            match write_unasked(stream, frames) {
+            match write_directly(stream, frames) {
                 Ok(all) if all == frames.len() => return SendOutcome::Written,
                 Ok(some) => {
                     written = some;
@@ -106,8 +106,8 @@ impl Outbox {
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => {
-                    state.end(CloseState::Broken);
-                    return SendOutcome::Sealed;
+                    state.close(CloseState::Broken);
+                    return SendOutcome::Closed;
                 }
             }
         }
@@ -116,50 +116,51 @@ impl Outbox {
             || state.queue.len() >= self.limits.queue_chunks_max
         {
             if rest.len() < frames.len() {
-                // Begun just now: it must be finished before the Close.
+                // The direct write has sent a part of this chunk, which must be completed before the Close
+                // frame.
                 state.push(rest);
             }
-            state.seal(CloseCode::SLOW);
-            return SendOutcome::Sealed;
+            state.drop_backlog_and_close(CloseCode::SLOW);
+            return SendOutcome::Closed;
         }
         state.push(rest);
         state.wake();
         SendOutcome::Queued
     }
 
-    /// Ends the session: what is queued goes out, then the Close, then nothing more.
-    /// Only the first ending counts.
+    /// Ends the session: the queue is sent, then the Close frame, then nothing more. Only the first call has
+    /// an effect.
     pub fn close(&self, close: CloseCode) {
         let mut state = lock(&self.state);
-        if state.ending.is_none() {
+        if state.close_state.is_none() {
             state.push(close_frame(close));
-            state.end(CloseState::Closing(Some(close)));
+            state.close(CloseState::Closing(Some(close)));
         }
     }
 
     /// Answers the peer's Close with this Close frame.
     pub fn close_reply(&self, frame: Bytes) {
         let mut state = lock(&self.state);
-        if state.ending.is_none() {
+        if state.close_state.is_none() {
             state.push(frame);
-            state.end(CloseState::Closing(None));
+            state.close(CloseState::Closing(None));
         }
     }
 
-    /// How the outbox ended, if it has.
-    pub fn ending(&self) -> Option<CloseState> {
-        lock(&self.state).ending
+    /// How the outbox was closed. None while it is open.
+    pub fn close_state(&self) -> Option<CloseState> {
+        lock(&self.state).close_state
     }
 
-    /// Resolves when nothing waits, or the outbox has ended: what is sent in answer to that goes at the
-    /// pace of its reader. The session's task must go on draining meanwhile.
+    /// Resolves when the queue is empty, or the outbox is closed. A sender that waits for it sends at the
+    /// pace of the client. The session's task must keep draining meanwhile.
     pub async fn drained(&self) {
         loop {
-            // Made before the look, so that nothing is missed between the two.
+            // Created before the check, so that a notification between the two is not missed.
             let drained = self.drained.notified();
             {
                 let state = lock(&self.state);
-                if state.queue.is_empty() || state.ending.is_some() {
+                if state.queue.is_empty() || state.close_state.is_some() {
                     return;
                 }
             }
@@ -167,13 +168,13 @@ impl Outbox {
         }
     }
 
-    /// Writes what waits, for as long as the outbox lives. Ready when it has ended: at once, with
-    /// its remains still queued; [`Self::poll_flush`] sends those.
-    pub fn poll_ending(&self, cx: &mut Context<'_>) -> Poll<CloseState> {
+    /// Drains the queue as long as the outbox is open. Ready as soon as it is closed; the queue may still
+    /// hold bytes, which [`Self::poll_flush`] sends.
+    pub fn poll_until_closed(&self, cx: &mut Context<'_>) -> Poll<CloseState> {
         loop {
             let mut state = lock(&self.state);
-            if let Some(ending) = state.ending {
-                return Poll::Ready(ending);
+            if let Some(close_state) = state.close_state {
+                return Poll::Ready(close_state);
             }
             if state.queue.is_empty() && !state.must_flush {
                 state.wait(cx);
@@ -192,16 +193,16 @@ impl Outbox {
                 self.drained.notify_waiters();
             } else {
                 state.wait(cx);
-                // It may have ended in that moment; that is looked at before there is a pause.
-                match state.ending {
-                    Some(ending) => return Poll::Ready(ending),
+                // The outbox may have been closed while the lock was released, before the waker was stored.
+                match state.close_state {
+                    Some(close_state) => return Poll::Ready(close_state),
                     None => return Poll::Pending,
                 }
             }
         }
     }
 
-    /// Writes what waits. Ready when nothing does, or the socket failed.
+    /// Sends the queue. Ready when it is empty, or the socket has failed.
     pub fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<()> {
         match &self.transport.0 {
             Kind::Plain(stream) => poll_drain(&mut lock(&self.state), stream, cx),
@@ -209,14 +210,14 @@ impl Outbox {
         }
     }
 
-    /// The same over TLS. Only the session's task comes here, so the first chunk stays the first; the lock is
-    /// not held meanwhile, because encrypting takes longer than anybody who offers should wait.
+    /// Sends the queue over TLS. Only the session's task calls it, so the first chunk stays the first. The
+    /// lock is released while a chunk is encrypted, because that takes longer than a sender should wait.
     fn poll_encrypt(&self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let (front, was_begun) = {
                 let mut state = lock(&self.state);
                 let Some(front) = state.queue.front().cloned() else { break };
-                // Whoever seals the outbox meanwhile must leave this chunk in its place.
+                // If the queue overflows meanwhile, the overflow must not drop this chunk.
                 (front, std::mem::replace(&mut state.front_is_begun, true))
             };
             let written = self.transport.poll_write(cx, &front);
@@ -226,7 +227,7 @@ impl Outbox {
                     state.must_flush = true;
                     state.advance(written);
                 }
-                Poll::Ready(_) => state.end(CloseState::Broken),
+                Poll::Ready(_) => state.close(CloseState::Broken),
                 Poll::Pending => {
                     state.front_is_begun = was_begun;
                     return Poll::Pending;
@@ -237,29 +238,30 @@ impl Outbox {
         let mut state = lock(&self.state);
         state.must_flush = false;
         if flushed.is_err() {
-            state.end(CloseState::Broken);
+            state.close(CloseState::Broken);
         }
         Poll::Ready(())
     }
 }
 
-/// Writes without asking the runtime whether the socket takes anything: the kernel says so as well, and what the runtime
-/// remembers lies in a place of its own, which for each of thousands of sockets has to be fetched from memory.
-fn write_unasked(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+/// Writes without asking the runtime whether the socket is writable, because the kernel reports the same. The
+/// runtime's readiness is stored elsewhere, and with thousands of sockets reading it is one more cache miss
+/// per delivery.
+fn write_directly(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     (&*SockRef::from(stream)).write(bytes)
 }
 
-/// Writes what waits, in plain text.
+/// Sends the queue in plain text.
 fn poll_drain(state: &mut State, stream: &TcpStream, cx: &mut Context<'_>) -> Poll<()> {
     while let Some(front) = state.queue.front() {
         match stream.try_write(front) {
             Ok(written) => state.advance(written),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => match stream.poll_write_ready(cx) {
                 Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(_)) => state.end(CloseState::Broken),
+                Poll::Ready(Err(_)) => state.close(CloseState::Broken),
                 Poll::Pending => return Poll::Pending,
             },
-            Err(_) => state.end(CloseState::Broken),
+            Err(_) => state.close(CloseState::Broken),
         }
     }
     Poll::Ready(())
@@ -271,7 +273,7 @@ impl State {
         self.queue.push_back(bytes);
     }
 
-    /// So many bytes of the first chunk are written.
+    /// Removes written bytes from the front of the queue.
     fn advance(&mut self, written: usize) {
         let Some(front) = self.queue.front_mut() else { return };
         front.advance(written);
@@ -283,21 +285,22 @@ impl State {
         }
     }
 
-    /// Drops what has not begun, so that a slow client's Close is not stuck behind its backlog.
-    fn seal(&mut self, close: CloseCode) {
+    /// Drops all chunks of which no byte is on the wire, so that a slow client's Close frame does not wait
+    /// behind its backlog.
+    fn drop_backlog_and_close(&mut self, close: CloseCode) {
         self.queue.truncate(usize::from(self.front_is_begun));
         self.queue_bytes = self.queue.iter().map(Bytes::len).sum();
         self.push(close_frame(close));
-        self.end(CloseState::Closing(Some(close)));
+        self.close(CloseState::Closing(Some(close)));
     }
 
-    fn end(&mut self, ending: CloseState) {
-        if ending == CloseState::Broken {
+    fn close(&mut self, close_state: CloseState) {
+        if close_state == CloseState::Broken {
             self.queue.clear();
             self.queue_bytes = 0;
-            self.ending = Some(ending);
+            self.close_state = Some(close_state);
         }
-        self.ending.get_or_insert(ending);
+        self.close_state.get_or_insert(close_state);
         self.wake();
     }
 

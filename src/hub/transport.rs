@@ -1,7 +1,7 @@
-//! A socket's stream, in plain text or in TLS, shared by who reads it and its outbox.
+//! A socket's stream, in plain text or over TLS, shared by its outbox and the task that reads it.
 //!
-//! Plain text is written by whoever has something to send, here and now. TLS is encrypted, so it is written
-//! by the session's own task alone, which reads it, too: its lock is never contended.
+//! Plain text is written by any thread that has something to send. Over TLS only the session's own task
+//! writes, because it also encrypts. The same task reads, so the lock of a TLS stream is never contended.
 
 use std::io::{self, Read as _};
 use std::pin::Pin;
@@ -15,7 +15,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::sync::lock;
 
-/// See the module's documentation.
+/// The stream of an accepted connection.
 #[derive(Debug)]
 pub struct Transport(pub(super) Kind);
 
@@ -26,22 +26,22 @@ pub(super) enum Kind {
 }
 
 impl Transport {
-    /// Bytes go as they are.
+    /// Wraps a stream in plain text.
     #[must_use]
     pub fn plain(stream: TcpStream) -> Self {
         Self(Kind::Plain(stream))
     }
 
-    /// Bytes are encrypted.
+    /// Wraps an encrypted stream.
     #[must_use]
     pub fn tls(stream: TlsStream<TcpStream>) -> Self {
         Self(Kind::Tls(Box::new(Mutex::new(stream))))
     }
 
-    /// Sets the kernel's send buffer, in bytes, and sends small writes at once.
+    /// Sets the kernel's send buffer, in bytes, and disables Nagle's algorithm.
     ///
     /// # Errors
-    /// When the kernel refuses, which is no reason to refuse a session.
+    /// If the kernel rejects an option. The session can run without it.
     pub fn configure(&self, send_buffer_bytes: usize) -> io::Result<()> {
         let set = |stream: &TcpStream| {
             let socket = SockRef::from(stream);
@@ -54,10 +54,10 @@ impl Transport {
         }
     }
 
-    /// Reads what is there. Ready with the number of bytes; 0: the peer sends no more.
+    /// Reads available bytes. Ready with their number; 0 means that the peer sends no more.
     ///
     /// # Errors
-    /// When the socket failed.
+    /// If the socket failed.
     pub fn poll_read(&self, cx: &mut Context<'_>, bytes: &mut [u8]) -> Poll<io::Result<usize>> {
         match &self.0 {
             Kind::Plain(stream) => poll_read(stream, cx, bytes),
@@ -69,10 +69,10 @@ impl Transport {
         }
     }
 
-    /// Says that nothing more will be written: in TLS with a `close_notify`, then in TCP.
+    /// Shuts down the writing direction: over TLS with a `close_notify`, then in TCP.
     ///
     /// # Errors
-    /// When the socket failed.
+    /// If the socket failed.
     pub fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &self.0 {
             Kind::Plain(stream) => Poll::Ready(SockRef::from(stream).shutdown(std::net::Shutdown::Write)),
@@ -80,8 +80,8 @@ impl Transport {
         }
     }
 
-    /// Writes what the kernel takes. TLS takes up to its own buffer more (64 KiB); [`Self::poll_flush`]
-    /// brings that out.
+    /// Writes the bytes that the kernel accepts. TLS accepts up to 64 KiB more into its own buffer, which
+    /// [`Self::poll_flush`] writes out.
     pub(super) fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let stream = match &self.0 {
             Kind::Plain(stream) => stream,
@@ -103,8 +103,9 @@ impl Transport {
     }
 }
 
-/// In plain text. `TcpStream` reads by itself only for who owns it; this is what it does: bytes that do not fill the
-/// buffer were the last ones, so the socket is not asked once more only to say that there is nothing.
+/// Reads in plain text. `TcpStream` implements reading only for an owner with `&mut`; this does the same for
+/// a shared stream. A read that does not fill the buffer has taken the last bytes, so no second system call
+/// is needed to learn that the socket is empty.
 fn poll_read(stream: &TcpStream, cx: &mut Context<'_>, bytes: &mut [u8]) -> Poll<io::Result<usize>> {
     loop {
         ready!(stream.poll_read_ready(cx))?;
@@ -113,7 +114,8 @@ fn poll_read(stream: &TcpStream, cx: &mut Context<'_>, bytes: &mut [u8]) -> Poll
             let count = (&*SockRef::from(stream)).read(bytes)?;
             if (1..bytes.len()).contains(&count) {
                 last = Some(count);
-                // So that the runtime waits for the next arrival; one since the look above counts as that.
+                // Makes the runtime clear the socket's readiness. Bytes that arrived after `poll_read_ready`
+                // set it again.
                 return Err(io::ErrorKind::WouldBlock.into());
             }
             Ok(count)

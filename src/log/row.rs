@@ -70,7 +70,7 @@ impl RowDecoder {
             data: row.data.into(),
             old: row.old.map(Into::into),
             truncated: row.truncated,
-            cursor: prefix.map(|p| p.with_id(row.id)).unwrap_or_default().into(),
+            cursor: prefix.map(|prefix| prefix.with_id(row.id).into()),
         };
         Some(LoggedEvent { org: row.org_id, xid: row.xid.cast_unsigned(), event: Arc::new(event) })
     }

@@ -186,7 +186,7 @@ mod tests {
             data: "{}".into(),
             old: None,
             truncated: false,
-            cursor: "".into(),
+            cursor: None,
         };
         LoggedEvent { org: Some(OrgId::for_tests(org)), xid: id, event: Arc::new(event) }
     }

@@ -169,9 +169,9 @@ impl Session {
         ));
     }
 
-    /// Sends a frame. The result does not matter: if the outbox is sealed, the loop ends anyway.
+    /// Sends a frame. The result does not matter: if the outbox is closed, the loop ends anyway.
     pub(super) fn send(&self, frame: &bytes::Bytes) {
-        let _: SendOutcome = self.outbox.offer(frame);
+        let _: SendOutcome = self.outbox.send(frame);
     }
 }
 

@@ -47,7 +47,7 @@ impl Session {
         self.outbox.close(close);
         // The hub may have closed the outbox a moment earlier. The client then receives that code, so it is the one
         // that is reported.
-        let close = match self.outbox.ending() {
+        let close = match self.outbox.close_state() {
             Some(CloseState::Closing(Some(sent))) => sent,
             _ => close,
         };
@@ -66,7 +66,7 @@ impl Session {
                     self.last_heard = Instant::now();
                     self.on_message(message)
                 }
-                ending = poll_fn(|cx| outbox.poll_ending(cx)) => match ending {
+                closed = poll_fn(|cx| outbox.poll_until_closed(cx)) => match closed {
                     CloseState::Closing(close) => LoopAction::Close(close.unwrap_or(CloseCode::NORMAL)),
                     CloseState::Broken => LoopAction::Close(CloseCode::NORMAL),
                 },
@@ -155,7 +155,7 @@ impl Session {
 
 /// Sends the queued frames including the Close frame, then waits for the peer's Close, both within the limit.
 async fn close_socket(outbox: &Outbox, reader: &mut MessageReader, limits: &SessionLimits) {
-    if outbox.ending() == Some(CloseState::Broken) {
+    if outbox.close_state() == Some(CloseState::Broken) {
         return;
     }
     let closing = async {

@@ -192,7 +192,7 @@ impl Write for ParserIo<'_, '_, '_> {
         let frame = Bytes::copy_from_slice(buf);
         if is_close_frame(buf) {
             self.source.outbox.close_reply(frame);
-        } else if self.source.outbox.offer(&frame) == SendOutcome::Sealed {
+        } else if self.source.outbox.send(&frame) == SendOutcome::Closed {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         Ok(buf.len())

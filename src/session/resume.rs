@@ -19,7 +19,9 @@ use crate::hub::{Outbox, Registration, Subscribed};
 use crate::log::cursor::Cursor;
 use crate::org::OrgId;
 use crate::replay::{ReplayBatch, ReplayError};
-use crate::wire::{ClientMessage, RESYNC_EVENT, Status, Topic, append_event_frame, push, reply};
+use crate::wire::{
+    ClientMessage, EncodedCursor, RESYNC_EVENT, Status, Topic, append_event_frame, push, reply,
+};
 
 /// Missed events go out in buffers of about so many bytes, each when the one before is on the wire.
 const CHUNK_BYTES: usize = 32 * 1024;
@@ -58,7 +60,7 @@ impl Session {
     /// Begins to resume a join. False where the cursor means nothing here.
     pub(super) fn resume(&mut self, topic: &Topic, message: &ClientMessage, since_text: &str) -> bool {
         let Ok(since) = since_text.parse::<Cursor>() else { return false };
-        let epoch = self.context.hub.cursor().parse::<Cursor>().ok().map(|now| now.epoch);
+        let epoch = self.context.hub.cursor().and_then(|now| decode(&now)).map(|now| now.epoch);
         if epoch != Some(since.epoch) {
             return false;
         }
@@ -117,13 +119,13 @@ pub(super) fn next_resumed(resuming: &mut Vec<ResumeFuture>) -> impl Future<Outp
 impl Resume {
     async fn run(&self) -> Subscribed {
         // At once: clients give a join up after some 10 s, and what it waits for may take longer.
-        self.outbox.offer(&self.reply(json!({"cursor": self.since_text})));
+        self.outbox.send(&self.reply(json!({"cursor": self.since_text})));
         if let Err(error) = self.context.replay.wait_until_reached(&self.since, || self.position()).await {
             return self.give_up(&error);
         }
         let mut at = None;
-        let subscribed = self.registration.subscribe_held(&self.topic, |cursor| {
-            at = cursor.parse::<Cursor>().ok().filter(|at| at.epoch == self.since.epoch);
+        let subscribed = self.registration.subscribe_for_replay(&self.topic, |cursor| {
+            at = decode(cursor).filter(|at| at.epoch == self.since.epoch);
         });
         let mut hold = Hold { resume: self, subscribed: Some(subscribed) };
         let Some(at) = at else {
@@ -140,7 +142,7 @@ impl Resume {
             Err(error) => self.resync(&at, &error),
         }
         let Some(subscribed) = hold.subscribed.take() else { unreachable!("taken only here") };
-        self.registration.release(&subscribed);
+        self.registration.end_replay(&subscribed);
         subscribed
     }
 
@@ -148,14 +150,14 @@ impl Resume {
     fn give_up(&self, error: &ReplayError) -> Subscribed {
         tracing::info!(%error, org.id = %self.org, "a resume could not be served: resync");
         self.context.metrics.resyncs.inc();
-        self.registration.subscribe(&self.topic, |cursor| self.resync_frame(cursor, error))
+        self.registration.subscribe(&self.topic, |cursor| self.resync_frame(cursor.as_str(), error))
     }
 
     /// What was missed can't be told, or not all of it: the client goes on from `at`.
     fn resync(&self, at: &Cursor, error: &ReplayError) {
         tracing::info!(%error, org.id = %self.org, "a resume could not be served: resync");
         self.context.metrics.resyncs.inc();
-        self.outbox.offer(&self.resync_frame(&at.to_string(), error));
+        self.outbox.send(&self.resync_frame(&at.to_string(), error));
     }
 
     fn resync_frame(&self, cursor: &str, error: &ReplayError) -> Bytes {
@@ -169,17 +171,17 @@ impl Resume {
             append_event_frame(&mut frames, &self.topic, event, &event.payload_at(&cursor));
             if frames.len() >= CHUNK_BYTES {
                 self.outbox.drained().await;
-                self.outbox.offer(&frames.split().freeze());
+                self.outbox.send(&frames.split().freeze());
             }
         }
         if !frames.is_empty() {
             self.outbox.drained().await;
-            self.outbox.offer(&frames.freeze());
+            self.outbox.send(&frames.freeze());
         }
     }
 
     fn position(&self) -> Option<Cursor> {
-        self.context.hub.cursor().parse().ok()
+        self.context.hub.cursor().and_then(|cursor| decode(&cursor))
     }
 
     fn reply(&self, response: serde_json::Value) -> Bytes {
@@ -193,6 +195,11 @@ impl Drop for Hold<'_> {
             self.resume.registration.unsubscribe(&self.resume.topic, subscribed);
         }
     }
+}
+
+/// Decodes a cursor that this node encoded, so it is always valid.
+fn decode(cursor: &EncodedCursor) -> Option<Cursor> {
+    cursor.as_str().parse().ok()
 }
 
 /// For the client, in the payload of `warden.resync`.

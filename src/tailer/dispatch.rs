@@ -10,7 +10,7 @@ use crate::log::{LogPage, LoggedEvent};
 use crate::metrics::Metrics;
 use crate::org::OrgId;
 use crate::replay::RecentEvents;
-use crate::wire::{CURSOR_EVENT, Event, RESYNC_EVENT, REVOKED_EVENT, TOPICS_EVENT};
+use crate::wire::{CURSOR_EVENT, EncodedCursor, Event, RESYNC_EVENT, REVOKED_EVENT, TOPICS_EVENT};
 
 /// The receivers of the log's events within this node. Nothing here awaits.
 pub struct Dispatcher {
@@ -86,32 +86,34 @@ impl Dispatcher {
     }
 
     /// Announces a batch to the hub, and sends it to the sockets.
-    pub(super) fn send(&mut self, orgs: Vec<OrgEvents>, cursor: Arc<str>, read_at: Instant) {
-        let number = self.hub.advance(Arc::clone(&cursor));
-        self.fanout.push(&Batch { number, cursor, read_at, orgs });
+    pub(super) fn send(&mut self, orgs: Vec<OrgEvents>, cursor: EncodedCursor, read_at: Instant) {
+        let number = self.hub.advance(cursor.clone());
+        self.fanout.send(&Batch { number, cursor, read_at, orgs });
     }
 
     /// Tells every client on every topic that continuity is lost. Deletions of organisations and revocations
     /// may be among the lost events, so the node reloads both.
-    pub(super) fn broadcast_resync(&mut self, loss: ContinuityLoss, cursor: Arc<str>) {
+    pub(super) fn broadcast_resync(&mut self, loss: ContinuityLoss) {
         let reason = loss.reason();
         tracing::warn!(reason, "continuity with the event log lost: all topics resync");
         self.directory.forget_all();
         self.reconciler.now();
         self.revocations.changed();
         let data = format!(r#"{{"reason":"{reason}"}}"#);
-        self.broadcast_control_event(RESYNC_EVENT, &data, cursor);
+        self.broadcast_control_event(RESYNC_EVENT, &data);
     }
 
     /// Sends the current cursor on every topic, even without events, so that a stored cursor never becomes
     /// too old.
     pub(super) fn broadcast_cursor(&mut self) {
-        self.broadcast_control_event(CURSOR_EVENT, "{}", self.hub.cursor());
+        self.broadcast_control_event(CURSOR_EVENT, "{}");
     }
 
     /// Sends a control event of this node on every topic of every organisation.
-    fn broadcast_control_event(&mut self, name: &str, data: &str, cursor: Arc<str>) {
-        let event = Event::control(name, data, Arc::clone(&cursor));
+    fn broadcast_control_event(&mut self, name: &str, data: &str) {
+        // Without a position there is no session yet that could receive it.
+        let Some(cursor) = self.hub.cursor() else { return };
+        let event = Event::control(name, data, cursor.clone());
         let to_all = OrgEvents { org: None, events: vec![Arc::new(event)], is_gone: false };
         self.send(vec![to_all], cursor, Instant::now());
     }

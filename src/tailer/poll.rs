@@ -1,7 +1,6 @@
 //! One poll of the log: new events are read page by page and dispatched.
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::LogTailer;
@@ -9,6 +8,7 @@ use super::dispatch::ContinuityLoss;
 use super::poll_schedule::PollOutcome;
 use super::position::{PartialRead, TailerPosition};
 use crate::log::{LogError, LogPage, LogReader};
+use crate::wire::EncodedCursor;
 
 impl LogTailer {
     /// Reads new events page by page, and dispatches each page.
@@ -33,13 +33,13 @@ impl LogTailer {
             self.dispatcher.metrics.reads.inc();
             check_retention |= page.needs_retention_check;
             if check_retention && self.with_timeout(log.is_truncated(&page.from)).await? {
-                self.dispatcher.broadcast_resync(ContinuityLoss::TooOld, self.dispatcher.hub.cursor());
+                self.dispatcher.broadcast_resync(ContinuityLoss::TooOld);
                 self.load_topics().await?;
             }
             check_retention = false;
-            let cursor: Arc<str> = log.cursor_after(&page).into();
+            let cursor = EncodedCursor::from(log.cursor_after(&page));
             if page.events.is_empty() {
-                self.dispatcher.hub.refresh(cursor);
+                self.dispatcher.hub.update_cursor(cursor);
             } else {
                 found_events = true;
                 self.dispatch(&mut page, cursor).await;
@@ -58,7 +58,7 @@ impl LogTailer {
         }
     }
 
-    async fn dispatch(&mut self, page: &mut LogPage, cursor: Arc<str>) {
+    async fn dispatch(&mut self, page: &mut LogPage, cursor: EncodedCursor) {
         let read_at = Instant::now();
         let sorted = self.dispatcher.sort(page);
         // The topics are loaded before the hub announces the batch, so a client that learns of a topic from

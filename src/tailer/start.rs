@@ -27,10 +27,10 @@ impl LogTailer {
         if loss.is_none() {
             self.warm_up(log, &point).await?;
         }
-        let cursor: Arc<str> = Cursor::at(log.epoch(), Arc::clone(&point)).to_string().into();
-        self.dispatcher.hub.refresh(Arc::clone(&cursor));
+        let cursor = Cursor::at(log.epoch(), Arc::clone(&point)).to_string();
+        self.dispatcher.hub.update_cursor(cursor.into());
         if let Some(loss) = loss {
-            self.dispatcher.broadcast_resync(loss, cursor);
+            self.dispatcher.broadcast_resync(loss);
         }
         Ok(TailerPosition { epoch: log.epoch(), point, partial: None })
     }

@@ -1,26 +1,26 @@
-//! The one table of close codes. Every session ends with one of them.
+//! The table of close codes. Every session ends with one of them.
 //!
-//! Codes below 4000 are those of RFC 6455; 4000 to 4999 are Warden's, chosen near the HTTP status
-//! that means the same. `phoenix` on npm reconnects after every code (up to 1.8.8 not after 1000): an
-//! application that wants to stop on a `Stop` code does so in its `onClose`.
+//! Codes below 4000 come from RFC 6455. Codes from 4000 to 4999 are Warden's own; each resembles the HTTP
+//! status with the same meaning. `phoenix` on npm reconnects after every code (until 1.8.8 not after 1000).
+//! An application that wants to stop on a `Stop` code must do so in its `onClose`.
 
-/// Whether a client should connect again.
+/// Whether a client should reconnect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {
-    /// Yes, with backoff and its last cursor; with a fresh token where the reason says so.
+    /// Reconnect with backoff and the last cursor, and with a fresh token if the reason asks for one.
     Retry,
-    /// No: the same client would be closed again for the same reason.
+    /// Do not reconnect: the gateway would close the same client again for the same reason.
     Stop,
 }
 
-/// Why a session ended.
+/// A reason for the end of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CloseCode {
     /// The code in the Close frame.
     pub code: u16,
-    /// The reason in the Close frame: at most 123 bytes, for people and logs.
+    /// The reason in the Close frame, for people and logs; at most 123 bytes.
     pub reason: &'static str,
-    /// What the client should do.
+    /// Whether the client should reconnect.
     pub retry: Retry,
 }
 
@@ -36,37 +36,37 @@ macro_rules! close_codes {
 }
 
 close_codes! {
-    /// The client said goodbye, or hung up.
+    /// The client closed the socket.
     NORMAL = 1000, "goodbye", Stop;
-    /// A frame broke RFC 6455.
+    /// A frame violated RFC 6455.
     PROTOCOL_ERROR = 1002, "the frame breaks the WebSocket protocol", Stop;
-    /// A binary frame: messages are JSON text.
+    /// The client sent a binary frame; messages are JSON text.
     UNSUPPORTED = 1003, "binary frames are not understood: send JSON text", Stop;
-    /// Text that is no UTF-8.
+    /// The client sent text that is not valid UTF-8.
     INVALID_UTF8 = 1007, "the text is not valid UTF-8", Stop;
-    /// A message above the limit.
+    /// A message exceeded its limit.
     TOO_BIG = 1009, "the message is too long", Stop;
-    /// The gateway failed; its log says why.
+    /// The gateway failed, and has logged the error.
     INTERNAL = 1011, "internal error", Retry;
     /// The gateway is shutting down or being replaced.
     RESTART = 1012, "the gateway is restarting", Retry;
-    /// Not a Phoenix V2 message.
+    /// The client sent something else than a Phoenix V2 message.
     MALFORMED = 4400, "not a message: send [join_ref, ref, topic, event, payload]", Stop;
-    /// The token's time ran out and none came to replace it.
+    /// The token expired, and the client sent no fresh one.
     TOKEN_EXPIRED = 4401, "the token has expired: connect with a fresh one", Retry;
-    /// A refresh with the token of somebody else.
+    /// The client refreshed with a token of another user or organisation.
     IDENTITY_CHANGED = 4403, "the new token is for another user or organisation", Stop;
     /// The organisation was deleted.
     ORG_GONE = 4404, "the organisation no longer exists", Stop;
-    /// Nothing heard, not even a heartbeat.
+    /// The client sent nothing for too long, not even a heartbeat.
     IDLE = 4408, "no heartbeat", Retry;
-    /// The session, its user or its organisation was revoked after its token was made.
+    /// The login, its user or its organisation was revoked after the token was issued.
     REVOKED = 4410, "the session was revoked: sign in again", Stop;
     /// The organisation is suspended.
     ORG_SUSPENDED = 4423, "the organisation is suspended", Stop;
-    /// More messages or bytes than a client may send, and it went on after it was told.
+    /// The client exceeded its rate limits, and continued after errors had said so.
     FLOOD = 4428, "too many messages: send fewer", Stop;
-    /// The client reads more slowly than its events come, and its queue is full.
+    /// The client reads more slowly than its events arrive, and its queue is full.
     SLOW = 4429, "too slow: the queue of unsent events is full", Retry;
 }
 
@@ -75,12 +75,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_are_sendable_and_unique() {
+    fn codes_are_unique_and_may_be_sent() {
         for (n, close) in CLOSE_CODES.iter().enumerate() {
             assert!(close.reason.len() <= 123, "{close:?}");
             assert!(
                 matches!(close.code, 1000 | 1002 | 1003 | 1007..=1014 | 4000..=4999),
-                "{close:?} must not be sent"
+                "RFC 6455 does not allow {close:?} in a frame"
             );
             assert!(CLOSE_CODES[..n].iter().all(|other| other.code != close.code), "{close:?}");
         }

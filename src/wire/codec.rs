@@ -10,45 +10,45 @@ use super::frame::text_frame;
 
 /// Longest `join_ref` or `ref`; clients count up from 1.
 const REF_BYTES_MAX: usize = 64;
-/// Longest topic or event name that is looked at (and echoed in an error).
+/// Longest topic or event name, which is echoed in errors. It has room for the longest entity topic.
 const NAME_BYTES_MAX: usize = 128;
 
-/// What a client sent.
+/// A message from a client.
 #[derive(Debug)]
 pub struct ClientMessage {
-    /// The `ref` of the join that this message belongs to.
+    /// The `ref` of the join to which this message belongs.
     pub join_ref: Option<String>,
     /// Echoed in the reply.
     pub reference: Option<String>,
-    /// The topic, not yet parsed: `phoenix` is the protocol's own.
+    /// The topic, not yet parsed. `phoenix` is the protocol's own topic.
     pub topic: String,
-    /// `phx_join`, `phx_leave`, `heartbeat`, `access_token` or something unknown.
+    /// The event: `phx_join`, `phx_leave`, `heartbeat`, `access_token`, or an unknown one.
     pub event: String,
     /// JSON, not yet parsed.
     pub payload: Box<RawValue>,
 }
 
-/// Why a text is not a message.
+/// The reason why a string is not a message.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
-    /// Not JSON, or not an array of five with the right types.
+    /// The string is not JSON, or not an array of five elements with the right types.
     #[error("not [join_ref, ref, topic, event, payload]: {0}")]
     Shape(#[from] serde_json::Error),
-    /// A reference or a name beyond its limit.
+    /// A reference or a name exceeds its limit.
     #[error("{what} has more than {limit} bytes")]
     TooLong {
-        /// Which element.
+        /// The name of the element.
         what: &'static str,
-        /// In bytes.
+        /// The limit, in bytes.
         limit: usize,
     },
 }
 
-/// Reads a client's message.
+/// Decodes a client's message.
 ///
 /// # Errors
-/// When the text is not an array of five with strings or nulls for the references, strings for
-/// topic and event, and JSON for the payload; or when an element is too long.
+/// If the string is not an array of five elements: strings or null for both references, strings for topic and
+/// event, and JSON for the payload. Also if an element is too long.
 pub fn decode(text: &str) -> Result<ClientMessage, DecodeError> {
     type Raw = (Option<String>, Option<String>, String, String, Box<RawValue>);
     let (join_ref, reference, topic, event, payload): Raw = serde_json::from_str(text)?;
@@ -69,9 +69,9 @@ pub fn decode(text: &str) -> Result<ClientMessage, DecodeError> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// Done.
+    /// The request succeeded.
     Ok,
-    /// Refused; the response has a `reason`.
+    /// The request was rejected; the response has a `reason`.
     Error,
 }
 
@@ -81,7 +81,7 @@ struct Reply<R> {
     response: R,
 }
 
-/// A framed `phx_reply`.
+/// Encodes a `phx_reply` in a frame.
 #[must_use]
 pub fn reply<R: Serialize>(
     join_ref: Option<&str>,
@@ -93,7 +93,8 @@ pub fn reply<R: Serialize>(
     message(&(join_ref, reference, topic, "phx_reply", Reply { status, response }))
 }
 
-/// A framed push to one socket, which belongs to a join (`phx_close`) or to all (`join_ref` null).
+/// Encodes a push to one socket in a frame. It belongs to one join (as `phx_close` does), or to none if
+/// `join_ref` is null.
 #[must_use]
 pub fn push<P: Serialize>(
     join_ref: Option<&str>,
@@ -106,13 +107,13 @@ pub fn push<P: Serialize>(
 }
 
 fn message<M: Serialize>(message: &M) -> Bytes {
-    let json = serde_json::to_vec(message).expect("messages are made of strings and JSON values");
+    let json = serde_json::to_vec(message).expect("strings and JSON values serialise");
     text_frame(&json)
 }
 
 /// Appends a JSON string literal.
 pub(super) fn write_json_str(into: &mut String, text: &str) {
-    // Names are almost always plain; only the exception goes through the serialiser.
+    // Names are almost always plain ASCII, which needs no escapes and no serialiser.
     if text.bytes().all(|b| (0x20..0x7f).contains(&b) && b != b'"' && b != b'\\') {
         let _ = write!(into, "\"{text}\"");
     } else {
@@ -125,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn decodes_what_phoenix_sends() {
+    fn messages_of_phoenix_clients_are_decoded() {
         let m = decode(r#"["1","2","calls","phx_join",{"since":"x"}]"#).expect("valid");
         assert_eq!(m.join_ref.as_deref(), Some("1"));
         assert_eq!(m.reference.as_deref(), Some("2"));
@@ -136,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_everything_else() {
+    fn anything_but_an_array_of_five_is_rejected() {
         let long = format!(r#"["1","2","{}","phx_join",{{}}]"#, "x".repeat(129));
         for bad in [
             "",
@@ -156,15 +157,16 @@ mod tests {
     }
 
     #[test]
-    fn deep_nesting_exhausts_no_stack() {
-        // The payload is passed over without recursion, and serde_json stops at 128 levels when it is read.
+    fn deep_nesting_does_not_exhaust_the_stack() {
+        // The payload is skipped without recursion, and serde_json rejects more than 128 levels when it is
+        // parsed.
         let deep = format!(r#"["1","2","calls","x",{}{}]"#, "[".repeat(10_000), "]".repeat(10_000));
         let message = decode(&deep).expect("a message");
         assert!(serde_json::from_str::<serde_json::Value>(message.payload.get()).is_err());
     }
 
     #[test]
-    fn replies_as_phoenix_does() {
+    fn replies_have_the_form_of_phoenix() {
         let frame = reply(Some("1"), Some("2"), "calls", Status::Ok, serde_json::json!({}));
         assert_eq!(&frame[2..], br#"["1","2","calls","phx_reply",{"status":"ok","response":{}}]"#);
     }

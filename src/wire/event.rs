@@ -1,4 +1,4 @@
-//! An event of the log as it goes to sockets: encoded once for each topic that it reaches.
+//! An event of the log as it is sent to sockets: its payload is encoded once, and framed once per topic.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -7,21 +7,21 @@ use bytes::{BufMut, BytesMut};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::Topic;
 use super::codec::write_json_str;
 use super::frame::begin_text_frame;
+use super::{EncodedCursor, Topic};
 
-/// The control event that tells followers of a topic to read its table anew.
+/// The control event upon which clients read the current state of a topic again.
 pub const RESYNC_EVENT: &str = "warden.resync";
-/// The control event that hands out a cursor, also where nothing happens.
+/// The control event that sends a fresh cursor, even on a topic without events.
 pub const CURSOR_EVENT: &str = "warden.cursor";
-/// The control event that tells gateways to load the names of topics again.
+/// The control event upon which gateways load the topics again.
 pub const TOPICS_EVENT: &str = "warden.topics";
-/// The control event that tells gateways to load revocations again.
+/// The control event upon which gateways load the revocations again.
 pub const REVOKED_EVENT: &str = "warden.revoked";
 
-/// What an event takes in memory besides its texts: four blocks of the allocator's (itself, name, data, cursor), of
-/// which three are counted by reference.
+/// Memory of an event besides its strings: four allocations (the event, its name, its data, its cursor),
+/// three of them with reference counts.
 const OVERHEAD_BYTES: usize = 4 * 16 + 3 * 16;
 
 /// One event.
@@ -29,28 +29,29 @@ const OVERHEAD_BYTES: usize = 4 * 16 + 3 * 16;
 pub struct Event {
     /// The row's id in `warden.events`.
     pub id: i64,
-    /// When the change was made (not when it was committed).
+    /// The time of the change, which precedes its commit.
     pub at: OffsetDateTime,
-    /// The topic that it was logged with.
+    /// The topic with which the event was logged.
     pub topic: Topic,
     /// The topic of the one entity that the event is about. The event reaches it beside its own topic.
     pub entity_topic: Option<Topic>,
-    /// `call.created` and the like.
+    /// The name, such as `call.created`.
     pub name: Arc<str>,
-    /// JSON: the row, or what was published.
+    /// JSON: the row, or the published data.
     pub data: Box<str>,
-    /// JSON: former values of the columns that an update changed.
+    /// JSON: the former values of the columns that an update changed.
     pub old: Option<Box<str>>,
-    /// The row was too large to be logged: `data` holds only its entity column.
+    /// Whether the row was too large to be logged; `data` then has its entity column alone.
     pub truncated: bool,
-    /// The cursor that resumes after this event. Opaque here.
-    pub cursor: Arc<str>,
+    /// The cursor that resumes after this event. None if the event was read for a replay, which encodes
+    /// cursors for each client.
+    pub cursor: Option<EncodedCursor>,
 }
 
 impl Event {
-    /// A control event of a node's own, on all topics of whoever gets it.
+    /// Creates a control event of this node, on the topic `org`.
     #[must_use]
-    pub fn control(name: &str, data: &str, cursor: Arc<str>) -> Self {
+    pub fn control(name: &str, data: &str, cursor: EncodedCursor) -> Self {
         Self {
             id: 0,
             at: OffsetDateTime::now_utc(),
@@ -60,88 +61,74 @@ impl Event {
             data: data.into(),
             old: None,
             truncated: false,
-            cursor,
+            cursor: Some(cursor),
         }
     }
 
-    /// The topics that the event reaches, each once.
+    /// The topics that the event reaches, each once. A control event reaches more; the hub knows which are
+    /// joined.
     pub fn topics(&self) -> impl Iterator<Item = Topic> {
         let entity = self.entity_topic.clone().filter(|entity| *entity != self.topic);
         let org = (!self.topic.is_org()).then_some(Topic::Org);
         std::iter::once(self.topic.clone()).chain(entity).chain(org)
     }
 
-    /// Whether the event reaches a topic.
+    /// Whether clients on a topic receive the event.
     #[must_use]
     pub fn reaches(&self, topic: &Topic) -> bool {
         if self.is_for_gateways() {
             return false;
         }
         if self.is_resync() {
+            // Any entity topic may carry events of the topic that resyncs.
             return self.topic.is_org() || topic.is_org() || self.topic == *topic || topic.is_entity();
         }
         topic.is_org() || self.topic == *topic || self.entity_topic.as_ref() == Some(topic)
     }
 
-    /// Whether it speaks to gateways alone: no client ever gets it.
+    /// Whether the event is for gateways alone, and never sent to clients.
     #[must_use]
     pub fn is_for_gateways(&self) -> bool {
         matches!(&*self.name, TOPICS_EVENT | REVOKED_EVENT)
     }
 
-    /// Bytes that it takes in memory, about.
+    /// Approximate memory of the event, in bytes.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        let old = self.old.as_ref().map_or(0, |old| old.len());
-        let entity = self.entity_topic.as_ref().map_or(0, |topic| topic.as_str().len());
-        size_of::<Self>()
-            + OVERHEAD_BYTES
-            + self.name.len()
-            + entity
-            + self.data.len()
-            + old
-            + self.cursor.len()
+        let strings = [
+            &*self.name,
+            self.entity_topic.as_ref().map_or("", Topic::as_str),
+            &*self.data,
+            self.old.as_deref().unwrap_or_default(),
+            self.cursor_str(),
+        ];
+        size_of::<Self>() + OVERHEAD_BYTES + strings.iter().map(|string| string.len()).sum::<usize>()
     }
 
-    /// Whether this is a `warden.resync`, which also reaches every entity topic.
+    /// Whether this is a `warden.resync`.
     #[must_use]
     pub fn is_resync(&self) -> bool {
         &*self.name == RESYNC_EVENT
     }
 
-    /// Whether it goes to the topics that it concerns rather than to those that it names.
+    /// Whether this is a control event for clients, which reaches all topics that it concerns.
     #[must_use]
     pub fn is_control(&self) -> bool {
         self.is_resync() || &*self.name == CURSOR_EVENT
     }
 
-    /// The payload: the same bytes for every topic.
+    /// The payload with the event's own cursor: the same bytes for every topic.
     #[must_use]
     pub fn payload(&self) -> String {
-        self.payload_at(&self.cursor)
+        self.payload_at(self.cursor_str())
     }
 
-    /// The payload with another cursor, for somebody who comes from another place in the log.
+    /// The payload with another cursor, for a client whose replay began at another position.
     #[must_use]
     pub fn payload_at(&self, cursor: &str) -> String {
         let mut json = String::with_capacity(self.data.len() + cursor.len() + 160);
-        if self.is_resync() {
-            // `data` of a resync is {"reason": ...}; the rest of an event means nothing there.
-            let reason = serde_json::from_str::<serde_json::Value>(&self.data)
-                .ok()
-                .and_then(|data| Some(data.get("reason")?.as_str()?.to_owned()))
-                .unwrap_or_default();
-            json.push_str(r#"{"cursor":"#);
-            write_json_str(&mut json, cursor);
-            json.push_str(r#","reason":"#);
-            write_json_str(&mut json, &reason);
-            json.push('}');
-            return json;
-        }
-        if &*self.name == CURSOR_EVENT {
-            json.push_str(r#"{"cursor":"#);
-            write_json_str(&mut json, cursor);
-            json.push('}');
+        if self.is_control() {
+            self.write_control_payload(&mut json, cursor);
             return json;
         }
         let at = self.at.format(&Rfc3339).unwrap_or_default();
@@ -157,9 +144,29 @@ impl Event {
         json.push('}');
         json
     }
+
+    /// Writes a cursor, and the reason of a resync. The other fields of an event have no meaning there.
+    fn write_control_payload(&self, json: &mut String, cursor: &str) {
+        json.push_str(r#"{"cursor":"#);
+        write_json_str(json, cursor);
+        if self.is_resync() {
+            let reason = serde_json::from_str::<serde_json::Value>(&self.data)
+                .ok()
+                .and_then(|data| Some(data.get("reason")?.as_str()?.to_owned()))
+                .unwrap_or_default();
+            json.push_str(r#","reason":"#);
+            write_json_str(json, &reason);
+        }
+        json.push('}');
+    }
+
+    /// The cursor, or an empty string, with which no client can resume.
+    fn cursor_str(&self) -> &str {
+        self.cursor.as_ref().map_or("", EncodedCursor::as_str)
+    }
 }
 
-/// Appends a framed event for subscribers of `topic`.
+/// Appends the frame of an event for subscribers of `topic`.
 pub fn append_event_frame(into: &mut BytesMut, topic: &Topic, event: &Event, payload: &str) {
     let mut head = String::with_capacity(96);
     head.push_str("[null,null,");
@@ -178,7 +185,7 @@ mod tests {
     use super::super::ORG_TOPIC;
     use super::*;
 
-    /// Of a frame with less than 126 bytes of payload.
+    /// Length of the header of a frame with less than 126 bytes of payload.
     const SHORT_HEADER: usize = 2;
 
     fn event(topic: &str, entity: Option<&str>, name: &str) -> Event {
@@ -191,12 +198,12 @@ mod tests {
             data: r#"{"a":1}"#.into(),
             old: Some(r#"{"a":0}"#.into()),
             truncated: false,
-            cursor: "c1".into(),
+            cursor: Some("c1".into()),
         }
     }
 
     #[test]
-    fn reaches_each_topic_once() {
+    fn an_event_reaches_each_topic_once() {
         let names = |e: Event| e.topics().map(|t| t.to_string()).collect::<Vec<_>>();
         assert_eq!(names(event("calls", Some("call:1"), "x")), ["calls", "call:1", ORG_TOPIC]);
         assert_eq!(names(event("org", None, "x")), [ORG_TOPIC]);
@@ -204,15 +211,20 @@ mod tests {
     }
 
     #[test]
-    fn is_a_phoenix_broadcast() {
+    fn an_event_is_framed_as_a_phoenix_broadcast() {
         let event = event("calls", None, "odd\"name");
         let mut frame = BytesMut::new();
         append_event_frame(&mut frame, &event.topic, &event, &event.payload());
         let value: serde_json::Value = serde_json::from_slice(&frame[SHORT_HEADER..]).expect("valid JSON");
-        assert_eq!(
-            value,
-            serde_json::json!([null, null, "calls", "odd\"name", {
-                "id": 7, "at": "2026-01-02T03:04:05.678Z", "cursor": "c1", "data": {"a": 1}, "old": {"a": 0}}])
-        );
+        let payload = serde_json::json!({
+            "id": 7, "at": "2026-01-02T03:04:05.678Z", "cursor": "c1", "data": {"a": 1}, "old": {"a": 0}});
+        assert_eq!(value, serde_json::json!([null, null, "calls", "odd\"name", payload]));
+    }
+
+    #[test]
+    fn a_resync_has_a_cursor_and_a_reason_alone() {
+        let resync = Event::control(RESYNC_EVENT, r#"{"reason":"epoch","x":1}"#, "c1".into());
+        assert_eq!(resync.payload(), r#"{"cursor":"c1","reason":"epoch"}"#);
+        assert_eq!(Event::control(CURSOR_EVENT, "{}", "c1".into()).payload(), r#"{"cursor":"c1"}"#);
     }
 }

@@ -1,5 +1,5 @@
-//! WebSocket frames as a server sends them (RFC 6455, section 5.2): whole and unmasked, so the bytes
-//! of a frame are the same for every socket and can be shared.
+//! WebSocket frames as a server sends them (RFC 6455, section 5.2): unfragmented and unmasked. So a frame has
+//! the same bytes for every socket, and sockets can share them.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -9,10 +9,10 @@ const FIN: u8 = 0x80;
 const OPCODE_TEXT: u8 = 0x1;
 const OPCODE_CLOSE: u8 = 0x8;
 const OPCODE_MASK: u8 = 0x0f;
-/// Longest payload whose length stands in the header's second byte.
+/// Longest payload whose length fits into the header's second byte.
 const LEN_7_MAX: usize = 125;
 
-/// Bytes of the header before a payload of this length.
+/// Length of the header for a payload of this length.
 pub(super) fn header_len(payload_len: usize) -> usize {
     match payload_len {
         0..=LEN_7_MAX => 2,
@@ -37,13 +37,13 @@ fn put_header(into: &mut BytesMut, opcode: u8, payload_len: usize) {
     }
 }
 
-/// Begins a text frame whose payload, of exactly this length, is appended next.
+/// Appends the header of a text frame. The caller appends the payload next, with exactly this length.
 pub(super) fn begin_text_frame(into: &mut BytesMut, payload_len: usize) {
     into.reserve(header_len(payload_len) + payload_len);
     put_header(into, OPCODE_TEXT, payload_len);
 }
 
-/// A text frame.
+/// Builds a text frame.
 #[must_use]
 pub fn text_frame(payload: &[u8]) -> Bytes {
     let mut frame = BytesMut::new();
@@ -52,7 +52,7 @@ pub fn text_frame(payload: &[u8]) -> Bytes {
     frame.freeze()
 }
 
-/// A Close frame with its code and reason.
+/// Builds a Close frame with code and reason.
 #[must_use]
 pub fn close_frame(close: CloseCode) -> Bytes {
     let mut frame = BytesMut::with_capacity(4 + close.reason.len());
@@ -62,7 +62,7 @@ pub fn close_frame(close: CloseCode) -> Bytes {
     frame.freeze()
 }
 
-/// Whether these bytes begin a Close frame.
+/// Whether these bytes start with a Close frame.
 #[must_use]
 pub fn is_close_frame(frame: &[u8]) -> bool {
     frame.first().is_some_and(|first| first & OPCODE_MASK == OPCODE_CLOSE)
@@ -75,11 +75,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_implementation_reads_our_headers() {
+    fn another_implementation_parses_our_headers() {
         for len in [0, 1, 125, 126, 127, 65_535, 65_536, 1 << 20] {
             let frame = text_frame(&vec![b'x'; len]);
             let mut cursor = std::io::Cursor::new(&frame[..]);
-            let (header, length) = FrameHeader::parse(&mut cursor).expect("parses").expect("is whole");
+            let (header, length) =
+                FrameHeader::parse(&mut cursor).expect("a valid header").expect("a whole header");
             assert_eq!(length, len as u64);
             assert!(header.is_final && header.mask.is_none());
             assert_eq!(usize::try_from(cursor.position()).expect("small"), header_len(len));

@@ -1,37 +1,39 @@
-//! Where messages end in what a client sends, by the headers of its frames alone. What is in the frames, and whether
-//! they are allowed, is for the WebSocket library to say.
+//! Finds the ends of messages in a client's bytes, from the headers of the frames alone. The WebSocket
+//! library parses the frames and decides whether they are valid.
+//!
+//! A session whose client is between two messages needs neither a parser nor a buffer.
 
 use std::io::Cursor;
 
 use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 
-/// Longest header of a frame, in bytes: two, a length of eight, a mask of four (RFC 6455, section 5.2).
+/// Longest header of a frame, in bytes: two, eight of length, four of mask (RFC 6455, section 5.2).
 const HEADER_BYTES_MAX: usize = 14;
 
-/// Follows the frames of a stream, however its bytes are parted.
+/// Follows the frames of a stream, regardless of how its bytes are split.
 #[derive(Clone, Debug, Default)]
 pub struct Framing {
-    /// What came of a header that is not whole.
+    /// The received part of an incomplete header.
     header: [u8; HEADER_BYTES_MAX],
     header_len: usize,
-    /// Bytes that the present frame still lacks.
+    /// Bytes of the current frame's payload that have not been received.
     payload_left: u64,
-    /// A message has begun whose last frame has not.
+    /// Whether the last data frame was not the final one of its message.
     is_fragmented: bool,
-    /// The bytes are no frames; nothing is known from there on.
+    /// Whether the bytes were not valid frames. After that the ends of messages are unknown.
     is_broken: bool,
 }
 
 impl Framing {
-    /// Takes the next bytes.
+    /// Processes the next bytes.
     pub fn advance(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() && !self.is_broken {
             if self.payload_left == 0 {
                 self.header[self.header_len] = bytes[0];
                 self.header_len += 1;
                 bytes = &bytes[1..];
-                self.look_at_header();
+                self.parse_header();
             } else {
                 let count = bytes.len().min(usize::try_from(self.payload_left).unwrap_or(usize::MAX));
                 self.payload_left -= count as u64;
@@ -40,18 +42,18 @@ impl Framing {
         }
     }
 
-    /// Whether the bytes so far are whole messages: who goes on with the next byte needs to know nothing of them.
+    /// Whether the bytes so far are whole messages, so that a new parser can start with the next byte.
     #[must_use]
     pub fn is_between_messages(&self) -> bool {
         self.header_len == 0 && self.payload_left == 0 && !self.is_fragmented && !self.is_broken
     }
 
-    fn look_at_header(&mut self) {
+    fn parse_header(&mut self) {
         match FrameHeader::parse(&mut Cursor::new(&self.header[..self.header_len])) {
             Ok(Some((header, payload))) => {
                 self.header_len = 0;
                 self.payload_left = payload;
-                // Control frames may come between a message's frames.
+                // Control frames may arrive between the frames of a message, and do not end it.
                 if let OpCode::Data(Data::Text | Data::Binary | Data::Continue) = header.opcode {
                     self.is_fragmented = !header.is_final;
                 }
@@ -68,7 +70,7 @@ mod tests {
 
     use super::*;
 
-    /// First byte, payload, and whether a message has ended with it.
+    /// A masked frame with this first byte and this length of payload.
     fn frame(first: u8, payload: usize) -> Vec<u8> {
         let mut frame = vec![first];
         match payload {
@@ -87,7 +89,7 @@ mod tests {
         frame
     }
 
-    /// Fragments of one message, with pings between them: each frame's first byte.
+    /// The first bytes of one message's frames, with pings between its fragments.
     fn message() -> impl Strategy<Value = Vec<u8>> {
         (prop_oneof![Just(0x1_u8), Just(0x2)], 0..3_usize, any::<bool>()).prop_map(
             |(opcode, more, has_ping)| {
@@ -98,7 +100,7 @@ mod tests {
                     }
                     firsts.push(0);
                 }
-                *firsts.last_mut().expect("one at least") |= 0x80;
+                *firsts.last_mut().expect("at least one") |= 0x80;
                 firsts
             },
         )
@@ -106,7 +108,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn messages_end_where_their_last_frame_does(
+        fn a_message_ends_with_its_final_frame(
             messages in prop::collection::vec(message(), 1..6),
             payloads in prop::collection::vec(prop_oneof![0..200_usize, Just(65_535), Just(65_536)], 36),
             parts in prop::collection::vec(1..300_usize, 1..20),
@@ -131,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_known_behind_what_is_no_frame() {
+    fn the_ends_of_messages_are_unknown_after_an_invalid_frame() {
         let mut framing = Framing::default();
         // Opcode 3 is reserved.
         framing.advance(&frame(0x83, 0));

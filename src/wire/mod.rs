@@ -1,10 +1,11 @@
-//! What goes over the wire: Phoenix Channels V2 messages in WebSocket frames, and the close codes.
+//! The wire format: Phoenix Channels V2 messages in WebSocket frames, topics, events, and close codes.
 //!
-//! Pure functions and plain data. This module does no I/O, knows no task and no socket, and imports
-//! none of the others.
+//! This module is pure functions and plain data. It does no I/O, knows neither tasks nor sockets, and imports
+//! no other module.
 
 mod close;
 mod codec;
+mod cursor;
 mod event;
 mod frame;
 mod framing;
@@ -12,6 +13,7 @@ mod topic;
 
 pub use close::{CLOSE_CODES, CloseCode, Retry};
 pub use codec::{ClientMessage, DecodeError, Status, decode, push, reply};
+pub use cursor::EncodedCursor;
 pub use event::{CURSOR_EVENT, Event, RESYNC_EVENT, REVOKED_EVENT, TOPICS_EVENT, append_event_frame};
 pub use frame::{close_frame, is_close_frame, text_frame};
 pub use framing::Framing;

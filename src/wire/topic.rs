@@ -8,8 +8,8 @@ use uuid::Uuid;
 /// The topic of all events of the organisation.
 pub const ORG_TOPIC: &str = "org";
 
-/// Longest name of a topic, and longest kind of an entity topic, in bytes, as in the checks on `warden.topics` and
-/// `warden.entity_topics`.
+/// Longest name of a topic, and longest kind of an entity topic, in bytes, as in the checks on
+/// `warden.topics` and `warden.entity_topics`.
 const NAME_BYTES_MAX: usize = 63;
 
 /// Longest id in an entity topic, in bytes, as in `warden.is_entity_id()`.
@@ -25,15 +25,16 @@ pub enum Topic {
     Org,
     /// `calls`, `recordings`, or another name in `warden.topics`.
     Named(Arc<str>),
-    /// `<kind>:<id>`, such as `call:<uuid>`: the events about one entity. The kind is declared in `warden.entity_topics`.
+    /// `<kind>:<id>`, such as `call:<uuid>`: the events about one entity. The kind is declared in
+    /// `warden.entity_topics`.
     Entity(Arc<str>),
 }
 
 impl Topic {
     /// Parses a topic. It is valid in one spelling only, because replies and events echo it.
     ///
-    /// This checks the grammar alone. The control module's directory knows which names and kinds are declared, and
-    /// how ids of a kind are spelled.
+    /// This checks the grammar alone. The control module's directory knows which names and kinds are
+    /// declared, and how ids of a kind are spelled.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         if text == ORG_TOPIC {

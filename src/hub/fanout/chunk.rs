@@ -1,7 +1,7 @@
-//! Frames that go out together: of one topic, of one batch or of several that waited together.
+//! A chunk: frames of one topic that are written together, from one batch or from several that were queued.
 //!
-//! A subscription gets the batches after the one at which it was made, so a chunk knows where each batch
-//! begins in it.
+//! A subscription gets only the batches after the one at which it was created. A chunk therefore records
+//! where each batch begins in it.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -11,26 +11,28 @@ use bytes::{Bytes, BytesMut};
 
 use crate::wire::{Event, Topic, append_event_frame};
 
-/// A chunk is closed once it has so many bytes. Larger ones would gain little (the system call is a small part of
-/// such a write), make slices longer, and fill a slow client's queue in coarser steps.
+/// A chunk gets no more frames when it has this many bytes. Larger chunks would gain little, because the
+/// system call is a small part of such a write. They would make slices longer, and fill a slow client's queue
+/// in larger steps.
 const CHUNK_BYTES: usize = 4 * 1024;
 
-/// See the module's documentation.
+/// Encoded frames of one topic.
 #[derive(Debug)]
 pub(super) struct Chunk {
     topic: Topic,
     frames: Bytes,
-    /// At least one.
+    /// The batches in `frames`, ascending; at least one.
     parts: Vec<Part>,
     read_at: Instant,
 }
 
-/// Where a batch begins in a chunk.
+/// One batch's frames in a chunk.
 #[derive(Clone, Copy, Debug)]
 struct Part {
     batch: u64,
+    /// Position of the first byte.
     offset: usize,
-    /// Frames of this batch.
+    /// Number of frames.
     frame_count: u64,
 }
 
@@ -39,21 +41,22 @@ impl Chunk {
         &self.topic
     }
 
-    /// When the first of its events was read.
+    /// The time at which the first of its events was read.
     pub(super) fn read_at(&self) -> Instant {
         self.read_at
     }
 
-    /// Of all frames.
+    /// Bytes of all frames.
     pub(super) fn bytes(&self) -> usize {
         self.frames.len()
     }
 
-    /// The frames of the batches after this one, and how many they are.
+    /// The frames of the batches after this one, and their number. None if there are none.
     pub(super) fn after(&self, batch: u64) -> Option<(Cow<'_, Bytes>, u64)> {
         let first = self.parts.iter().position(|part| part.batch > batch)?;
         let frame_count = self.parts[first..].iter().map(|part| part.frame_count).sum();
-        // The usual case, for all but those who joined a moment ago: shared whole.
+        // In the usual case the whole chunk is shared. A part is sliced only for a subscription that began in
+        // between.
         let frames = if first == 0 {
             Cow::Borrowed(&self.frames)
         } else {
@@ -63,11 +66,11 @@ impl Chunk {
     }
 }
 
-/// Chunks that are being filled, in the order in which they were begun.
+/// Chunks that are being filled, in the order in which they were started.
 #[derive(Debug, Default)]
 pub(super) struct Chunks {
     chunks: Vec<Filling>,
-    /// The chunk of a topic that still has room.
+    /// The index of each topic's latest chunk.
     open: HashMap<Topic, usize>,
 }
 
@@ -80,7 +83,8 @@ struct Filling {
 }
 
 impl Chunks {
-    /// Encodes an event once, and frames it for each of these topics. Batches come in ascending order.
+    /// Encodes an event once, and adds its frame for each of these topics. Batches must be appended in
+    /// ascending order.
     pub(super) fn append(&mut self, event: &Event, batch: u64, read_at: Instant, topics: Vec<Topic>) {
         if topics.is_empty() {
             return;
@@ -105,7 +109,7 @@ impl Chunks {
         }
     }
 
-    /// What was filled, in the order in which it was begun.
+    /// The filled chunks, in the order in which they were started.
     pub(super) fn finish(self) -> impl Iterator<Item = Chunk> {
         self.chunks.into_iter().map(|Filling { topic, frames, parts, read_at }| Chunk {
             topic,
@@ -127,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subscription_gets_the_batches_after_its_own() {
+    fn a_subscription_gets_only_the_batches_after_its_own() {
         let calls = Topic::parse("calls").expect("a topic");
         let mut chunks = Chunks::default();
         let now = Instant::now();
@@ -139,19 +143,19 @@ mod tests {
         let text = |batch| {
             chunk.after(batch).map(|(frames, count)| (String::from_utf8_lossy(&frames).into_owned(), count))
         };
-        let (all, three) = text(3).expect("all");
-        assert_eq!(three, 3);
+        let (all, count) = text(3).expect("all");
+        assert_eq!(count, 3);
         assert_eq!(all.matches("call.created").count(), 3);
         for between in 4..7 {
-            let (last, one) = text(between).expect("the last batch");
-            assert_eq!(one, 1);
+            let (last, count) = text(between).expect("the last batch");
+            assert_eq!(count, 1);
             assert!(all.ends_with(&last) && last.matches("call.created").count() == 1, "{last:?}");
         }
         assert!(text(7).is_none());
     }
 
     #[test]
-    fn a_chunk_is_closed_when_it_is_large() {
+    fn a_full_chunk_gets_no_more_frames() {
         let calls = Topic::parse("calls").expect("a topic");
         let mut chunks = Chunks::default();
         let large = format!("\"{}\"", "x".repeat(CHUNK_BYTES / 2));

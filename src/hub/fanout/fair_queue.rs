@@ -1,48 +1,50 @@
-//! What waits for its turn: the organisations that have work, each once, and what theirs is.
+//! The fair queue: organisations with queued work, served round-robin, and the work of each.
 //!
-//! Plain state under a lock. The feed adds to it at the back, the fan-out works at the front.
+//! It is plain state under a lock. The sender adds work at the back; the worker takes it at the front.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::share::Broadcast;
-use super::{Batch, FanoutLimits, TURN_COST};
+use super::broadcast::Broadcast;
+use super::{Batch, FanoutLimits, ROUND_COST};
 use crate::org::OrgId;
 use crate::wire::{CloseCode, Event, RESYNC_EVENT};
 
-/// Events that are encoded in one step; a page of the log has up to 5,000.
-const STEP_EVENTS_MAX: usize = 256;
+/// Events that are encoded in one step. A page of the log has up to 5,000.
+const ENCODE_EVENTS_MAX: usize = 256;
 
-/// Why the topics of an organisation that fell too far behind resync.
+/// Data of the resync that replaces an overloaded organisation's events.
 const OVERLOAD_DATA: &str = r#"{"reason":"overload"}"#;
 
-/// See the module's documentation.
+/// All queued work.
 #[derive(Debug, Default)]
 pub(super) struct FairQueue {
-    work: HashMap<OrgId, OrgWork>,
-    /// The organisations that have work, each once.
-    order: VecDeque<OrgId>,
-    /// Of the turn of the first of them.
-    cost: usize,
-    /// Of all organisations.
-    waiting_bytes: usize,
-    /// Nothing more will be added.
+    orgs: HashMap<OrgId, OrgWork>,
+    /// The organisations with work, each once; the first is served now.
+    rotation: VecDeque<OrgId>,
+    /// Cost of the first organisation's round so far.
+    round_cost: usize,
+    /// Bytes of the queued events of all organisations.
+    event_bytes: usize,
+    /// The sender was dropped, so no more work is added.
     pub(super) is_closed: bool,
 }
 
-/// What is to be done for one organisation, in this order.
+/// The work of one organisation, in this order.
 #[derive(Debug, Default)]
 struct OrgWork {
-    sends: VecDeque<Arc<Broadcast>>,
-    waiting: VecDeque<QueuedEvent>,
-    /// Of the events in `waiting`.
-    waiting_bytes: usize,
-    /// Once everything before it is done.
+    /// Encoded events on their way.
+    broadcasts: VecDeque<Arc<Broadcast>>,
+    /// Events that are not encoded yet.
+    events: VecDeque<QueuedEvent>,
+    /// Bytes of `events`.
+    event_bytes: usize,
+    /// The code with which the organisation's sessions are closed after everything else.
     close: Option<CloseCode>,
 }
 
-/// An event whose turn has not come.
+/// An event that waits for its organisation's round.
 #[derive(Debug)]
 pub(super) struct QueuedEvent {
     pub(super) batch: u64,
@@ -56,26 +58,26 @@ impl QueuedEvent {
     }
 }
 
-/// The next step of an organisation.
+/// The next step of an organisation's work.
 pub(super) enum Task {
-    /// A slice of this.
+    /// Send a slice of this broadcast.
     Broadcast(Arc<Broadcast>),
-    /// What waits is encoded, or there is nothing left.
+    /// Encode queued events, if any.
     Encode,
 }
 
 impl FairQueue {
-    /// Whether nothing is left to do.
-    pub(super) fn is_idle(&self) -> bool {
-        self.order.is_empty()
+    pub(super) fn is_empty(&self) -> bool {
+        self.rotation.is_empty()
     }
 
-    /// Whether the organisation has something to do: what comes for it now must wait for that.
+    /// Whether the organisation has queued work. Later events of the organisation must be queued behind it.
     pub(super) fn has_work(&self, org: OrgId) -> bool {
-        self.work.contains_key(&org)
+        self.orgs.contains_key(&org)
     }
 
-    /// Adds a batch's events of one organisation. Returns how many organisations fell too far behind by it.
+    /// Adds a batch's events of one organisation. Returns the number of organisations that this has
+    /// overloaded.
     pub(super) fn add(
         &mut self,
         org: OrgId,
@@ -83,106 +85,107 @@ impl FairQueue {
         events: &[Arc<Event>],
         limits: FanoutLimits,
     ) -> u64 {
-        let work = self.work.entry(org).or_insert_with(|| {
-            self.order.push_back(org);
+        let work = self.orgs.entry(org).or_insert_with(|| {
+            self.rotation.push_back(org);
             OrgWork::default()
         });
         let bytes: usize = events.iter().map(|event| event.memory_bytes()).sum();
-        work.waiting.extend(events.iter().map(|event| QueuedEvent::new(batch, event)));
-        work.waiting_bytes += bytes;
-        self.waiting_bytes += bytes;
+        work.events.extend(events.iter().map(|event| QueuedEvent::new(batch, event)));
+        work.event_bytes += bytes;
+        self.event_bytes += bytes;
         let mut overloads = 0;
-        if work.waiting_bytes > limits.org_bytes_max {
-            self.overload(org, batch);
+        if work.event_bytes > limits.org_bytes_max {
+            self.drop_events(org, batch);
             overloads += 1;
         }
-        while self.waiting_bytes > limits.bytes_max {
-            let most = self.work.iter().max_by_key(|(_, work)| work.waiting_bytes).map(|(org, _)| *org);
-            let Some(org) = most else { break };
-            self.overload(org, batch);
+        while self.event_bytes > limits.bytes_max {
+            let largest = self.orgs.iter().max_by_key(|(_, work)| work.event_bytes).map(|(org, _)| *org);
+            let Some(org) = largest else { break };
+            self.drop_events(org, batch);
             overloads += 1;
         }
         overloads
     }
 
-    /// Ends the sessions of an organisation once everything that it has to do is done.
-    pub(super) fn close_after(&mut self, org: OrgId, close: CloseCode) {
-        if let Some(work) = self.work.get_mut(&org) {
+    /// Closes the organisation's sessions when all its work is done.
+    pub(super) fn close_after_work(&mut self, org: OrgId, close: CloseCode) {
+        if let Some(work) = self.orgs.get_mut(&org) {
             work.close = Some(close);
         }
     }
 
-    /// The organisation can't be served as fast as it makes events. What waits is dropped, and its
-    /// subscribers are told: they read their state anew, and go on after this batch.
-    fn overload(&mut self, org: OrgId, batch: &Batch) {
-        let Some(work) = self.work.get_mut(&org) else { return };
-        self.waiting_bytes -= work.waiting_bytes;
-        work.waiting_bytes = 0;
-        work.waiting.clear();
-        let resync = Event::control(RESYNC_EVENT, OVERLOAD_DATA, Arc::clone(&batch.cursor));
-        work.waiting.push_back(QueuedEvent::new(batch, &Arc::new(resync)));
+    /// Drops the events of an organisation that produces them faster than they can be sent, and queues a
+    /// resync instead. Its clients read their state again and continue after this batch.
+    fn drop_events(&mut self, org: OrgId, batch: &Batch) {
+        let Some(work) = self.orgs.get_mut(&org) else { return };
+        self.event_bytes -= work.event_bytes;
+        work.event_bytes = 0;
+        work.events.clear();
+        let resync = Event::control(RESYNC_EVENT, OVERLOAD_DATA, batch.cursor.clone());
+        work.events.push_back(QueuedEvent::new(batch, &Arc::new(resync)));
     }
 
-    /// Whose turn it is, and what is to be done. It stays the first until [`Self::end_step`].
-    pub(super) fn next(&self) -> Option<(OrgId, Task)> {
-        let org = *self.order.front()?;
-        let task = match self.work[&org].sends.front() {
-            Some(send) => Task::Broadcast(Arc::clone(send)),
+    /// The first organisation and its next task. It stays the first until [`Self::finish_slice`].
+    pub(super) fn peek(&self) -> Option<(OrgId, Task)> {
+        let org = *self.rotation.front()?;
+        let task = match self.orgs[&org].broadcasts.front() {
+            Some(broadcast) => Task::Broadcast(Arc::clone(broadcast)),
             None => Task::Encode,
         };
         Some((org, task))
     }
 
-    /// The first send of the organisation whose turn it is has gone out. Returns the one after it.
-    pub(super) fn next_send(&mut self) -> Option<Arc<Broadcast>> {
-        let work = self.work.get_mut(self.order.front()?)?;
-        work.sends.pop_front();
-        work.sends.front().cloned()
+    /// Removes the first organisation's current broadcast, which is done. Returns the next one.
+    pub(super) fn next_broadcast(&mut self) -> Option<Arc<Broadcast>> {
+        let work = self.orgs.get_mut(self.rotation.front()?)?;
+        work.broadcasts.pop_front();
+        work.broadcasts.front().cloned()
     }
 
-    /// Takes some of what waits, to be encoded.
-    pub(super) fn take_waiting(&mut self, org: OrgId) -> Vec<QueuedEvent> {
-        let Some(work) = self.work.get_mut(&org) else { return Vec::new() };
-        let count = work.waiting.len().min(STEP_EVENTS_MAX);
-        let taken: Vec<QueuedEvent> = work.waiting.drain(..count).collect();
-        // A resync of an overload was added without being counted.
-        let bytes: usize = taken.iter().map(|waiting| waiting.event.memory_bytes()).sum();
-        let bytes = bytes.min(work.waiting_bytes);
-        work.waiting_bytes -= bytes;
-        self.waiting_bytes -= bytes;
+    /// Takes the next events to be encoded.
+    pub(super) fn take_events(&mut self, org: OrgId) -> Vec<QueuedEvent> {
+        let Some(work) = self.orgs.get_mut(&org) else { return Vec::new() };
+        let count = work.events.len().min(ENCODE_EVENTS_MAX);
+        let taken: Vec<QueuedEvent> = work.events.drain(..count).collect();
+        // The resync of an overload was added without being counted, hence the minimum.
+        let bytes: usize = taken.iter().map(|queued| queued.event.memory_bytes()).sum();
+        let bytes = bytes.min(work.event_bytes);
+        work.event_bytes -= bytes;
+        self.event_bytes -= bytes;
         taken
     }
 
-    pub(super) fn add_sends(&mut self, org: OrgId, sends: Vec<Arc<Broadcast>>) {
-        if let Some(work) = self.work.get_mut(&org) {
-            work.sends.extend(sends);
+    pub(super) fn add_broadcasts(&mut self, org: OrgId, broadcasts: Vec<Arc<Broadcast>>) {
+        if let Some(work) = self.orgs.get_mut(&org) {
+            work.broadcasts.extend(broadcasts);
         }
     }
 
-    /// The turn has cost so much more.
-    pub(super) fn spend(&mut self, cost: usize) {
-        self.cost += cost;
+    /// Adds to the cost of the first organisation's round.
+    pub(super) fn charge(&mut self, cost: usize) {
+        self.round_cost += cost;
     }
 
-    /// A step of the first organisation is done: it goes on, or the next has its turn. Returns the code with which
-    /// its sessions are to be ended now.
-    pub(super) fn end_step(&mut self, org: OrgId) -> Option<CloseCode> {
-        let work = &self.work[&org];
-        if !work.sends.is_empty() || !work.waiting.is_empty() {
-            if self.cost >= TURN_COST {
-                self.order.rotate_left(1);
-                self.cost = 0;
+    /// Ends a slice of the first organisation: it stays first, or moves to the back if its round is used up,
+    /// or leaves the queue if its work is done. In the last case the code to close its sessions with is
+    /// returned, if any.
+    pub(super) fn finish_slice(&mut self, org: OrgId) -> Option<CloseCode> {
+        let work = &self.orgs[&org];
+        if !work.broadcasts.is_empty() || !work.events.is_empty() {
+            if self.round_cost >= ROUND_COST {
+                self.rotation.rotate_left(1);
+                self.round_cost = 0;
             }
             return None;
         }
-        self.order.pop_front();
-        self.cost = 0;
-        self.work.remove(&org)?.close
+        self.rotation.pop_front();
+        self.round_cost = 0;
+        self.orgs.remove(&org)?.close
     }
 
-    /// The send that an organisation is at.
+    /// The broadcast that an organisation is sending now.
     #[cfg(test)]
-    pub(super) fn current(&self, org: OrgId) -> Arc<Broadcast> {
-        Arc::clone(&self.work[&org].sends[0])
+    pub(super) fn current_broadcast(&self, org: OrgId) -> Arc<Broadcast> {
+        Arc::clone(&self.orgs[&org].broadcasts[0])
     }
 }

@@ -1,48 +1,50 @@
-//! The reader's end of fan-out: sends at once what is soon done, and leaves the rest to the thread that takes turns.
+//! The tailer's end of fan-out: sends small work inline, and queues the rest for the worker.
 //!
-//! A small organisation's event so waits for no other thread: neither for being woken, nor for its place behind a large
-//! organisation, nor for a core that the kernel has taken from fan-out for some milliseconds (benches/fairness.rs).
+//! An event that is sent inline waits for no other thread. It waits neither for a wake-up, nor behind a large
+//! organisation, nor for the core that the kernel takes from the worker for milliseconds
+//! (`benches/fairness.rs`).
 
 use std::sync::Arc;
 
 use super::fair_queue::QueuedEvent;
-use super::{Batch, OrgEvents, Shared, TURN_COST, encode, write_cost};
+use super::{Batch, OrgEvents, ROUND_COST, Shared, encode, write_cost};
 use crate::hub::org::OrgChannel;
 use crate::org::OrgId;
 use crate::sync::lock;
 use crate::wire::{CloseCode, Event};
 
-/// What may be sent at once of one batch, in small writes: the reader has to go on reading.
-pub(super) const NOW_COST_MAX: usize = TURN_COST;
+/// Cost of all inline sends of one batch, in small writes. It is limited because the tailer must continue
+/// reading.
+pub(super) const INLINE_COST_MAX: usize = ROUND_COST;
 
-/// See the module's documentation. There is one, so nothing overtakes what it sends at once: who has nothing waiting
-/// gets nothing to wait for meanwhile.
+/// Takes batches from the tailer.
+///
+/// There is exactly one sender, so inline sends overtake nothing: they happen only for an organisation with
+/// nothing queued, and nothing can be queued while they happen.
 #[derive(Debug)]
 pub struct FanoutSender(pub(super) Arc<Shared>);
 
-/// A part of a batch that is sent at once.
+/// One organisation's part of a batch that is sent inline.
 struct InlineSend<'a> {
     channel: Arc<OrgChannel>,
     events: &'a [Arc<Event>],
 }
 
 impl FanoutSender {
-    /// Takes a batch. Organisations without a session here cost one look-up.
-    pub fn push(&mut self, batch: &Batch) {
-        let mut soon = Vec::new();
-        let mut left = NOW_COST_MAX;
-        // What concerns all stands between what came before and after it.
-        if batch.orgs.iter().any(|part| part.org.is_none()) {
-            left = 0;
-        }
+    /// Sends or queues a batch. An organisation without a session costs one look-up.
+    pub fn send(&mut self, batch: &Batch) {
+        let mut inline = Vec::new();
+        // Events for all organisations are an ordering barrier: the whole batch is queued.
+        let is_barrier = batch.orgs.iter().any(|part| part.org.is_none());
+        let mut budget = if is_barrier { 0 } else { INLINE_COST_MAX };
         for part in &batch.orgs {
             match part.org {
                 Some(org) => {
                     let Some(channel) = self.0.hub.channel(org) else { continue };
-                    match self.cost_now(org, &channel, part, left) {
+                    match self.inline_cost(org, &channel, part, budget) {
                         Some(cost) => {
-                            left -= cost;
-                            soon.push(InlineSend { channel, events: &part.events });
+                            budget -= cost;
+                            inline.push(InlineSend { channel, events: &part.events });
                         }
                         None => self.queue(org, batch, part),
                     }
@@ -54,19 +56,25 @@ impl FanoutSender {
                 }
             }
         }
-        // Last: the other thread is at work already.
-        for InlineSend { channel, events } in soon {
-            let waiting: Vec<QueuedEvent> =
+        // After the rest was queued, so that the worker has started meanwhile.
+        for InlineSend { channel, events } in inline {
+            let queued: Vec<QueuedEvent> =
                 events.iter().map(|event| QueuedEvent::new(batch, event)).collect();
-            for send in encode(&channel, &waiting) {
-                while self.0.step(&send).is_some() {}
+            for broadcast in encode(&channel, &queued) {
+                while self.0.send_slice(&broadcast).is_some() {}
             }
         }
     }
 
-    /// What it costs to send this at once, where that is no more than so much and nothing stands before it.
-    fn cost_now(&self, org: OrgId, channel: &OrgChannel, part: &OrgEvents, at_most: usize) -> Option<usize> {
-        if part.is_gone || lock(&self.0.turns).has_work(org) {
+    /// Cost of sending these events inline. None if that exceeds the budget, or if they must be queued.
+    fn inline_cost(
+        &self,
+        org: OrgId,
+        channel: &OrgChannel,
+        part: &OrgEvents,
+        budget: usize,
+    ) -> Option<usize> {
+        if part.is_gone || lock(&self.0.queue).has_work(org) {
             return None;
         }
         let mut cost = 0;
@@ -76,7 +84,7 @@ impl FanoutSender {
             }
             let write = write_cost(event.memory_bytes());
             cost += event.topics().map(|topic| channel.subscribers_max(&topic) * write).sum::<usize>();
-            if cost > at_most {
+            if cost > budget {
                 return None;
             }
         }
@@ -84,15 +92,15 @@ impl FanoutSender {
     }
 
     fn queue(&self, org: OrgId, batch: &Batch, part: &OrgEvents) {
-        let mut turns = lock(&self.0.turns);
-        let was_idle = turns.is_idle();
-        let overloads = turns.add(org, batch, &part.events, self.0.limits);
+        let mut queue = lock(&self.0.queue);
+        let was_empty = queue.is_empty();
+        let overloads = queue.add(org, batch, &part.events, self.0.limits);
         if part.is_gone {
-            turns.close_after(org, CloseCode::ORG_GONE);
+            queue.close_after_work(org, CloseCode::ORG_GONE);
         }
-        drop(turns);
-        if was_idle {
-            self.0.bell.notify_one();
+        drop(queue);
+        if was_empty {
+            self.0.work_added.notify_one();
         }
         self.0.metrics.overloads.inc_by(overloads);
     }
@@ -100,7 +108,7 @@ impl FanoutSender {
 
 impl Drop for FanoutSender {
     fn drop(&mut self) {
-        lock(&self.0.turns).is_closed = true;
-        self.0.bell.notify_one();
+        lock(&self.0.queue).is_closed = true;
+        self.0.work_added.notify_one();
     }
 }

@@ -6,8 +6,8 @@ use uuid::Uuid;
 use super::{CLOSE_TIMEOUT, joined, with_orgs};
 use crate::harness::{Client, TestGateway, eventually, token};
 
-/// Kinds with every type of ids: `invoice` (integer), `document` (uuid) and `ticket` (text). Lines of invoices have
-/// no topic of their own: their events reach the topic of their invoice.
+/// Kinds with every type of ids: `invoice` (integer), `document` (uuid) and `ticket` (text). Lines of
+/// invoices have no topic of their own: their events reach the topic of their invoice.
 const TABLES: &str = "
     create table invoices (id bigint primary key, org_id uuid not null, status text);
     create table invoice_lines (id bigint primary key, org_id uuid not null, invoice_id int);
@@ -190,7 +190,8 @@ async fn the_same_id_in_two_organisations_is_two_topics() {
     t.gateway.stop().await;
 }
 
-/// Text of any content and collation is written; if it is no id of a topic, the event reaches the table's topic alone.
+/// Text of any content and collation is written; if it is no id of a topic, the event reaches the table's
+/// topic alone.
 #[tokio::test]
 async fn a_text_that_is_no_id_fails_no_write() {
     let (t, [org]) = with_orgs(
