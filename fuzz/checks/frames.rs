@@ -1,8 +1,8 @@
-//! A socket keeps no parser between messages. Whatever bytes come, and however they are parted, it understands the same
-//! as one that keeps its parser.
+//! A session drops its parser between messages. For any bytes, split in any way, it must get the same
+//! messages as a session that keeps its parser.
 //!
-//! Looks at the product's public functions only. The bytes' masks are as they come: a server that takes an unmasked
-//! frame is found by the integration tests.
+//! The check uses only public functions of the gateway. It does not check masks; the integration tests check
+//! that unmasked frames are rejected.
 
 use std::io::{self, Read, Write};
 
@@ -12,16 +12,17 @@ use warden::wire::Framing;
 
 const MESSAGE_BYTES_MAX: usize = 4096;
 
-/// The first byte says into how long parts the rest is parted.
+/// The first byte is the length of the parts into which the rest is split.
 pub(crate) fn run(data: &[u8]) {
     let Some((part, bytes)) = data.split_first() else { return };
     let part = usize::from(*part).max(1);
     let kept = read(bytes, part, false);
     let dropped = read(bytes, part, true);
-    assert_eq!(kept, dropped, "parts of {part} bytes");
+    assert_eq!(kept, dropped, "in parts of {part} bytes");
 }
 
-/// What the bytes say: messages, what is answered, and how it ends, if it does.
+/// Parses the bytes. Returns the messages, the bytes of the answers, and the error that ended the socket, if
+/// any.
 fn read(bytes: &[u8], part: usize, drops: bool) -> (Vec<Message>, Vec<u8>, Option<String>) {
     let (mut messages, mut answers) = (Vec::new(), Vec::new());
     let (mut context, mut framing) = (new_context(), Framing::default());

@@ -1,8 +1,8 @@
-//! What a socket sends once it is open: a message is refused or read, never a panic, and what the
-//! gateway echoes of it comes back as it went.
+//! Messages from an open socket: a message is accepted or rejected without a panic, and a reply echoes its
+//! strings unchanged.
 //!
-//! The loop of a session needs a socket and a hub; this follows the steps that a join takes through
-//! public functions, and must not be taken for a test of the session.
+//! The check follows the steps of a join through public functions. It does not test the session's loop, which
+//! needs a socket and a hub.
 
 use serde_json::{Value, json};
 use warden::log::cursor::Cursor;
@@ -11,11 +11,11 @@ use warden::wire::{Status, Topic, decode, reply};
 pub(crate) fn run(text: &str) {
     let Ok(message) = decode(text) else { return };
     for reference in [&message.join_ref, &message.reference].into_iter().flatten() {
-        assert!(reference.len() <= 64, "a reference beyond its limit was taken");
+        assert!(reference.len() <= 64, "a reference above its limit was accepted");
     }
-    assert!(message.topic.len() <= 128 && message.event.len() <= 128, "a name beyond its limit was taken");
+    assert!(message.topic.len() <= 128 && message.event.len() <= 128, "a name above its limit was accepted");
 
-    // A reply echoes three texts of the client's: they must stay inside their quotes.
+    // A reply echoes three strings of the client, which must stay inside their quotes.
     let frame = reply(
         message.join_ref.as_deref(),
         message.reference.as_deref(),
@@ -36,7 +36,7 @@ pub(crate) fn run(text: &str) {
     if let Some(topic) = Topic::parse(&message.topic) {
         assert_eq!(topic.to_string(), message.topic);
     }
-    // The payload of a join, or of a token's refresh.
+    // The payload may be that of a join.
     if let Ok(payload) = serde_json::from_str::<Value>(message.payload.get())
         && let Some(since) = payload.get("since").and_then(Value::as_str)
         && let Ok(cursor) = since.parse::<Cursor>()
@@ -45,10 +45,9 @@ pub(crate) fn run(text: &str) {
     }
 }
 
-/// The payload of a whole, unmasked text frame; panics when the length in the header is not that of
-/// what follows.
+/// The payload of an unfragmented, unmasked text frame. Panics if it does not have the length in the header.
 fn payload(frame: &[u8]) -> &[u8] {
-    assert_eq!(frame[0], 0x81, "one whole text frame");
+    assert_eq!(frame[0], 0x81, "an unfragmented text frame");
     let (declared, payload) = match frame[1] {
         126 => (usize::from(u16::from_be_bytes([frame[2], frame[3]])), &frame[4..]),
         length => (usize::from(length), &frame[2..]),

@@ -1,4 +1,5 @@
-//! Topics are named by clients and echoed to them: one spelling, or none, and never a panic.
+//! Topics, which clients send and replies echo: no string may cause a panic, and every accepted topic has one
+//! spelling.
 
 use warden::wire::{EntityIdType, Topic};
 
@@ -11,7 +12,7 @@ const ID_BYTES_MAX: usize = 64;
 
 pub(crate) fn run(text: &str) {
     let Some(topic) = Topic::parse(text) else { return };
-    assert_eq!(topic.to_string(), text, "what is taken has one spelling");
+    assert_eq!(topic.to_string(), text, "an accepted topic has one spelling");
     assert_eq!(Topic::parse(text).as_ref(), Some(&topic));
     assert_eq!(topic.is_org(), text == "org");
     assert!(text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_:.~-".contains(&b)));

@@ -1,11 +1,11 @@
-//! Tokens that are limited to some topics, and topics that a token must name.
+//! Tokens that are limited to some topics, and restricted topics, which a token must name.
 
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::harness::{Client, TestDb, TestGateway, Upgrade, token};
 
-/// A token that names these topics.
+/// A token whose claim names these topics.
 fn limited(org: Uuid, topics: &Value) -> String {
     token(org, &json!({"app_metadata": {"org_id": org, "warden_topics": topics}}))
 }
@@ -19,16 +19,16 @@ async fn start(need_claim: &[&str]) -> TestGateway {
     TestGateway::start_with(TestDb::create().await, |config| config.topics_need_claim = need_claim).await
 }
 
-/// The join is refused, for this reason, with a word on that topic.
-async fn forbidden(client: &mut Client, topic: &str, says: &str) {
+/// Expects that the join is rejected as forbidden, with a message that contains this text.
+async fn forbidden(client: &mut Client, topic: &str, text: &str) {
     let reply = client.push(topic, "phx_join", json!({})).await;
     assert_eq!(reply.status, "error", "{topic}: {reply:?}");
     assert_eq!(reply.response["reason"], "forbidden topic", "{topic}: {reply:?}");
     let help = reply.response["message"].as_str().expect("a message");
-    assert!(help.contains(says) && help.contains("warden_topics"), "{topic}: {help}");
+    assert!(help.contains(text) && help.contains("warden_topics"), "{topic}: {help}");
 }
 
-/// A call whose creation everybody has heard of: it does not come to those who join later.
+/// Creates a call and waits for its event, so that clients that join later do not receive it.
 async fn settled_call(t: &TestGateway, org: Uuid) -> Uuid {
     let mut client = Client::connect(t.gateway.public_addr(), &limited(org, &json!(["*"]))).await;
     client.join("calls").await;
@@ -42,7 +42,7 @@ async fn insert_recording(t: &TestGateway, org: Uuid, call: Uuid) {
 }
 
 #[tokio::test]
-async fn a_limited_token_joins_what_it_names() {
+async fn a_limited_token_joins_only_the_topics_that_it_names() {
     let t = start(&[]).await;
     let org = t.db.create_org().await;
     let call = settled_call(&t, org).await;
@@ -54,11 +54,11 @@ async fn a_limited_token_joins_what_it_names() {
     }
     let other = format!("call:{}", Uuid::new_v4());
     forbidden(&mut client, &other, &other).await;
-    // A cursor is no way around.
+    // A cursor does not change that.
     let cursor = client.join("calls").await["cursor"].clone();
     let reply = client.push("recordings", "phx_join", json!({"since": cursor})).await;
     assert_eq!(reply.response["reason"], "forbidden topic");
-    // What does not exist is told as that.
+    // An unknown topic is reported as unknown.
     assert_eq!(client.push("nothing", "phx_join", json!({})).await.response["reason"], "unmatched topic");
     insert_recording(&t, org, call).await;
     let event = loop {
@@ -82,12 +82,12 @@ async fn a_limited_token_joins_what_it_names() {
 }
 
 #[tokio::test]
-async fn recordings_can_be_kept_from_those_whose_token_does_not_name_them() {
+async fn aggregate_topics_do_not_leak_a_restricted_topic() {
     let t = start(&["recordings"]).await;
     let org = t.db.create_org().await;
     let call = settled_call(&t, org).await;
     let of_call = format!("call:{call}");
-    // Without the claim, and with one that names everything but them: not by a detour either.
+    // Without the claim, and with a claim that names all topics but the restricted one.
     let without = t.connect(org).await;
     let around = connect(&t, org, &json!(["calls", "call_logs", "org", "call:*", of_call])).await;
     for mut client in [without, around] {
@@ -133,7 +133,8 @@ async fn a_claim_names_entity_topics_one_by_one_or_by_kind() {
     let mut client = connect(&t, org, &json!(["invoice:*"])).await;
     client.join("invoice:18").await;
     forbidden(&mut client, &order, &order).await;
-    // Without a claim every topic can be joined but the closed kind, and `org`, which carries its events.
+    // Without a claim all topics can be joined, except the restricted kind and `org`, which carries its
+    // events.
     let mut client = t.connect(org).await;
     client.join("invoice:17").await;
     client.join("calls").await;
@@ -147,7 +148,7 @@ async fn a_claim_names_entity_topics_one_by_one_or_by_kind() {
 }
 
 #[tokio::test]
-async fn a_claim_that_cannot_be_read_is_refused_and_not_taken_for_everything() {
+async fn a_malformed_claim_is_rejected_and_grants_nothing() {
     let t = start(&[]).await;
     let org = t.db.create_org().await;
     for wrong in [
@@ -167,7 +168,7 @@ async fn a_claim_that_cannot_be_read_is_refused_and_not_taken_for_everything() {
         assert_eq!((answer.status, answer.code().as_str()), (401, "invalid_token"), "{wrong}");
         assert!(answer.message().contains("warden_topics"), "{}", answer.message());
     }
-    // Where people could write it themselves it says nothing.
+    // The claim is ignored in places that users can write themselves.
     let elsewhere = json!({"user_metadata": {"warden_topics": []}, "warden_topics": []});
     let mut client = Client::connect(t.gateway.public_addr(), &token(org, &elsewhere)).await;
     client.join("org").await;
@@ -183,7 +184,7 @@ async fn a_claim_that_cannot_be_read_is_refused_and_not_taken_for_everything() {
 }
 
 #[tokio::test]
-async fn a_narrower_token_leaves_what_it_does_not_name() {
+async fn a_narrower_token_leaves_the_topics_that_it_does_not_name() {
     let t = start(&[]).await;
     let org = t.db.create_org().await;
     let call = settled_call(&t, org).await;
@@ -205,7 +206,7 @@ async fn a_narrower_token_leaves_what_it_does_not_name() {
     t.db.insert_call(org).await;
     client.expect_only("calls", "call.created").await;
     forbidden(&mut client, "recordings", "recordings").await;
-    // A wider one lets it join again; nothing is joined by itself.
+    // With a wider token the client may join again, but no topic is joined automatically.
     let wider = json!({"access_token": token(org, &json!({}))});
     assert_eq!(client.push("calls", "access_token", wider).await.status, "ok");
     insert_recording(&t, org, call).await;

@@ -1,4 +1,4 @@
-//! The doorbell may be lost: that costs latency, never an event.
+//! Lost doorbell notifications cost latency, never an event.
 
 use sqlx::postgres::{PgConnection, PgListener};
 use sqlx::{Connection as _, Executor as _};
@@ -8,36 +8,37 @@ use super::{expect_row, joined, with_orgs};
 use crate::harness::{TestDb, TestGateway, eventually, within};
 
 #[tokio::test]
-async fn a_stranger_who_holds_the_bells_lock_costs_latency_alone() {
+async fn a_foreign_holder_of_the_doorbells_lock_costs_latency_only() {
     let (t, [org]) = with_orgs("").await;
     let mut client = joined(&t, org, &["calls"]).await;
     let mut bell = PgListener::connect(t.db.url()).await.expect("connects");
     bell.listen("warden").await.expect("listens");
-    let mut stranger = PgConnection::connect(t.db.url()).await.expect("connects");
-    stranger.execute("select pg_advisory_lock(1463898692)").await.expect("locks");
+    let mut holder = PgConnection::connect(t.db.url()).await.expect("connects");
+    holder.execute("select pg_advisory_lock(1463898692)").await.expect("locks");
     for _ in 0..2 {
         let call = t.db.insert_call(org).await;
         expect_row(&mut client, "calls", "call.created", call).await;
     }
-    // Nobody rang meanwhile: the first ring is that of the first commit after the lock was given up.
+    // No commit rang while the lock was held, so the first ring is that of the first commit after its
+    // release.
     assert!(bell.next_buffered().is_none());
-    stranger.execute("select pg_advisory_unlock(1463898692)").await.expect("unlocks");
+    holder.execute("select pg_advisory_unlock(1463898692)").await.expect("unlocks");
     let call = t.db.insert_call(org).await;
-    within("the bell rings", bell.recv()).await.expect("rings");
-    assert!(bell.next_buffered().is_none(), "the bell rang while a stranger held its lock");
+    within("the doorbell rings", bell.recv()).await.expect("rings");
+    assert!(bell.next_buffered().is_none(), "the doorbell rang while its lock was held");
     expect_row(&mut client, "calls", "call.created", call).await;
     t.gateway.stop().await;
 }
 
 #[tokio::test]
-async fn without_any_ring_events_arrive_by_the_poll() {
+async fn events_arrive_by_polling_when_the_doorbell_is_disabled() {
     let (t, [org]) = with_orgs("alter table warden.events disable trigger ring").await;
     let enabled: i64 =
         sqlx::query_scalar("select count(*) from pg_trigger where tgname = 'ring' and tgenabled <> 'D'")
             .fetch_one(&t.db.pool)
             .await
             .expect("counts");
-    assert_eq!(enabled, 0, "no partition rings");
+    assert_eq!(enabled, 0, "the trigger is disabled on every partition");
     let mut client = joined(&t, org, &["calls"]).await;
     for _ in 0..2 {
         let call = t.db.insert_call(org).await;
@@ -46,12 +47,12 @@ async fn without_any_ring_events_arrive_by_the_poll() {
     t.gateway.stop().await;
 }
 
-/// One row per statement rings, however many it writes, and never none of them.
+/// Exactly one row of each statement has the ring flag, regardless of the number of rows.
 #[tokio::test]
-async fn every_statement_that_logs_anything_rings_once() {
+async fn every_statement_that_logs_events_rings_once() {
     let (t, [org]) = with_orgs("").await;
     let call = t.db.insert_call(org).await;
-    // The first row of each statement changes nothing, or is too large; it must not take the ring along.
+    // The first row of each statement is unchanged or too large. The flag must then be on another row.
     for sql in [
         format!("insert into calls (org_id) select '{org}' from generate_series(1, 3)"),
         format!("update calls set status = case when id = '{call}' then status else 'ringing' end"),
@@ -77,14 +78,14 @@ async fn every_statement_that_logs_anything_rings_once() {
     t.gateway.stop().await;
 }
 
-/// A snapshot's xmax is one beyond the highest transaction that has ended, so one that began since stands in no
-/// list. It was refused the bell by the one before it, and commits without ringing: the reader must look
-/// again although its snapshot lists nothing.
+/// A snapshot's xmax is one above the highest transaction that has ended, so a transaction that began since
+/// is in no list of the snapshot. If it did not get the doorbell's lock, it commits without ringing. The
+/// tailer must read again although its snapshot lists no transaction.
 #[tokio::test]
-async fn a_silent_commit_beyond_the_snapshots_xmax_is_not_left_to_the_poll() {
+async fn a_silent_commit_above_the_snapshots_xmax_does_not_wait_for_the_poll() {
     let db = TestDb::create().await;
     let org = db.create_org().await;
-    // After `ring`, at the commit, a transaction waits for the lock of its event.
+    // At the commit, after the trigger `ring`, each transaction waits for an advisory lock of its own.
     db.run(
         "create function wait_at_commit() returns trigger language plpgsql as $$
          begin perform pg_advisory_xact_lock_shared(length(new.event)); return null; end $$;

@@ -1,7 +1,7 @@
-//! What reaches a socket, when, and in which order.
+//! Delivery: which events reach a socket, when, and in which order.
 //!
-//! Organisations are created before the gateway starts ([`with_orgs`]): their own events are no part of
-//! what the tests here watch for.
+//! The organisations are created before the gateway starts ([`with_orgs`]), so that the tests do not receive
+//! the events of their creation.
 
 mod doorbell;
 mod entities;
@@ -16,10 +16,10 @@ use uuid::Uuid;
 
 use crate::harness::{Client, Event, TestDb, TestGateway};
 
-/// Sockets here are still open when their gateway stops, and nobody reads its Close any more.
+/// Sockets are still open when their gateway stops, and no test reads the Close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// A gateway whose database has these organisations, and whatever these statements make.
+/// Starts a gateway on a database with new organisations, after these statements.
 async fn with_orgs<const N: usize>(sql: &str) -> (TestGateway, [Uuid; N]) {
     let db = TestDb::create().await;
     let mut orgs = [Uuid::nil(); N];
@@ -31,7 +31,7 @@ async fn with_orgs<const N: usize>(sql: &str) -> (TestGateway, [Uuid; N]) {
     (t, orgs)
 }
 
-/// An authenticated socket that joined these topics.
+/// Connects a client that joins these topics.
 async fn joined(t: &TestGateway, org: Uuid, topics: &[&str]) -> Client {
     let mut client = t.connect(org).await;
     for topic in topics {
@@ -40,7 +40,7 @@ async fn joined(t: &TestGateway, org: Uuid, topics: &[&str]) -> Client {
     client
 }
 
-/// The next event must be this one, of this row.
+/// Expects this event of this row next.
 async fn expect_row(client: &mut Client, topic: &str, name: &str, id: Uuid) -> Event {
     let event = client.expect_event(topic, name).await;
     assert_eq!(event.row_id(), id.to_string(), "{event:?}");
@@ -48,7 +48,7 @@ async fn expect_row(client: &mut Client, topic: &str, name: &str, id: Uuid) -> E
 }
 
 #[tokio::test]
-async fn a_change_reaches_its_topics_and_its_org_alone() {
+async fn a_change_reaches_its_topics_in_its_organisation_only() {
     let (t, [org, other]) = with_orgs("").await;
     let mut ours = joined(&t, org, &["calls", "org"]).await;
     let mut theirs = joined(&t, other, &["org"]).await;

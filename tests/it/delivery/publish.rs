@@ -1,4 +1,4 @@
-//! Events that a backend publishes, and topics that come and go.
+//! Events that a back end publishes, and topics that are declared while the gateway runs.
 
 use serde_json::json;
 use sqlx::Executor as _;
@@ -8,7 +8,7 @@ use super::{joined, with_orgs};
 use crate::harness::eventually;
 
 #[tokio::test]
-async fn a_publication_reaches_its_topic_and_org() {
+async fn a_published_event_reaches_its_topic_and_org() {
     let (t, [org, other]) = with_orgs("").await;
     let call = Uuid::new_v4();
     let of_call = format!("call:{call}");
@@ -38,7 +38,7 @@ async fn a_publication_reaches_its_topic_and_org() {
 }
 
 #[tokio::test]
-async fn a_publication_commits_with_its_transaction() {
+async fn a_published_event_is_delivered_when_its_transaction_commits() {
     let (t, [org]) = with_orgs("").await;
     let mut client = joined(&t, org, &["org"]).await;
     let mut transaction = t.db.pool.begin().await.expect("begins");
@@ -49,15 +49,15 @@ async fn a_publication_commits_with_its_transaction() {
         .expect("publishes");
     t.db.publish(org, "org", "test.meanwhile").await;
     client.expect_event("org", "test.meanwhile").await;
-    transaction.execute("select 1").await.expect("is still open");
+    transaction.execute("select 1").await.expect("the transaction is still open");
     transaction.commit().await.expect("commits");
     let event = client.expect_event("org", "test.first").await;
-    assert_eq!(event.payload["data"], json!({}), "the default");
+    assert_eq!(event.payload["data"], json!({}), "the default data");
     t.gateway.stop().await;
 }
 
 #[tokio::test]
-async fn a_topic_can_be_joined_once_it_is_declared() {
+async fn a_topic_can_be_joined_after_it_was_declared() {
     let (t, [org]) = with_orgs("").await;
     let mut client = t.connect(org).await;
     let refusal = client.push("invoices", "phx_join", json!({})).await;
@@ -73,7 +73,7 @@ async fn a_topic_can_be_joined_once_it_is_declared() {
 }
 
 #[tokio::test]
-async fn a_table_watched_while_the_gateway_runs_is_followed() {
+async fn a_table_watched_while_the_gateway_runs_delivers_events() {
     let (t, [org]) = with_orgs("create table tasks (id bigint primary key, org_id uuid not null)").await;
     let mut client = t.connect(org).await;
     t.db.run("select warden.watch('tasks', 'tasks', 'task')").await;

@@ -1,4 +1,4 @@
-//! What an event tells of a row: what changed, what is left out, and what a TRUNCATE leaves to say.
+//! The contents of events: changed values, omitted columns, rows that are too large, and TRUNCATE.
 
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -6,20 +6,20 @@ use uuid::Uuid;
 use super::{expect_row, joined, with_orgs};
 use crate::harness::Event;
 
-/// A call that is there before the gateway is, so that its creation is no part of what is watched for.
+/// Statement that inserts a call before the gateway starts, so that the test does not receive its creation.
 fn insert_call(id: Uuid) -> String {
     format!("insert into calls (id, org_id) select '{id}', id from organizations where name = 'test';")
 }
 
-/// No trace of a text anywhere in an event but its cursor.
-fn assert_silent_about(event: &Event, text: &str) {
+/// Asserts that an event does not contain a string, except perhaps in its cursor.
+fn assert_does_not_contain(event: &Event, text: &str) {
     for part in ["data", "old"] {
         assert!(!event.payload[part].to_string().contains(text), "{event:?}");
     }
 }
 
 #[tokio::test]
-async fn an_update_tells_what_changed_and_nothing_if_nothing_did() {
+async fn an_update_carries_the_former_values_and_emits_nothing_without_a_change() {
     let (call, other) = (Uuid::new_v4(), Uuid::new_v4());
     let (t, [org]) = with_orgs(&format!("{} {}", insert_call(call), insert_call(other))).await;
     let mut client = joined(&t, org, &["calls"]).await;
@@ -32,7 +32,7 @@ async fn an_update_tells_what_changed_and_nothing_if_nothing_did() {
     let event = expect_row(&mut client, "calls", "call.updated", call).await;
     assert_eq!(event.payload["old"], json!({"from_number": null, "metadata": {}}));
     assert_eq!((event.data("from_number"), event.data("metadata")), (&json!("+1"), &json!({"a": [1]})));
-    // Of the rows of one statement, only those that change.
+    // Only those rows of a statement that change emit events.
     t.db.run(format!("update calls set to_number = case when id = '{other}' then '+2' end")).await;
     let event = expect_row(&mut client, "calls", "call.updated", other).await;
     assert_eq!(event.payload["old"], json!({"to_number": null}));
@@ -44,7 +44,7 @@ async fn an_update_tells_what_changed_and_nothing_if_nothing_did() {
     );
     t.db.run(format!("delete from calls where id = '{call}'")).await;
     let event = expect_row(&mut client, "calls", "call.deleted", call).await;
-    assert_eq!(event.data("metadata"), &json!({"a": [1]}), "the row as it was");
+    assert_eq!(event.data("metadata"), &json!({"a": [1]}), "the row before its deletion");
     assert!(event.payload.get("old").is_none());
     t.gateway.stop().await;
 }
@@ -63,13 +63,14 @@ async fn omitted_columns_never_leave_the_database() {
             "patient.created",
             format!("insert into patients values ('{id}', '{org}', 'A', 'secret', 'secret')"),
         ),
-        // Beyond the size of an event, but it does not leave: the event is whole, and there is none for it.
+        // The omitted column exceeds the size limit of an event, but does not count: no event, and later
+        // events are whole.
         (
             "",
             "update patients set notes = (select string_agg(md5(n::text), '') from generate_series(1, 4000) n)"
                 .to_owned(),
         ),
-        // Changes nothing that is shown: no event, as the next one shows.
+        // A change of omitted columns emits no event: the next event is that of the next statement.
         ("", "update patients set ssn = 'secret two'".to_owned()),
         ("patient.updated", "update patients set name = 'B', ssn = 'secret three'".to_owned()),
         ("patient.deleted", "delete from patients".to_owned()),
@@ -77,7 +78,7 @@ async fn omitted_columns_never_leave_the_database() {
         t.db.run(sql).await;
         for topic in ["patients", "org"].iter().filter(|_| !name.is_empty()) {
             let event = expect_row(&mut client, topic, name, id).await;
-            assert_silent_about(&event, "secret");
+            assert_does_not_contain(&event, "secret");
             assert!(
                 event.payload["data"].get("ssn").is_none() && event.payload["data"].get("notes").is_none()
             );
@@ -89,7 +90,7 @@ async fn omitted_columns_never_leave_the_database() {
     t.gateway.stop().await;
 }
 
-/// The names that the watch function uses for itself mean nothing in a table.
+/// Columns may have the names that the trigger function uses for itself.
 #[tokio::test]
 async fn columns_may_have_any_name() {
     let (t, [org]) = with_orgs(
@@ -120,10 +121,10 @@ async fn columns_may_have_any_name() {
 }
 
 #[tokio::test]
-async fn a_row_that_is_too_large_comes_as_its_id() {
+async fn a_row_that_is_too_large_arrives_as_its_id() {
     let (t, [org]) = with_orgs("").await;
     let mut client = joined(&t, org, &["call_logs"]).await;
-    // Text that does not compress, and text that does.
+    // Incompressible text, and compressible text.
     let noise = "(select string_agg(md5(n::text), '') from generate_series(1, 3000) n)";
     for text in [noise, "repeat('x', 100000)"] {
         let id = Uuid::new_v4();
@@ -139,7 +140,7 @@ async fn a_row_that_is_too_large_comes_as_its_id() {
         for (n, verb) in names.into_iter().enumerate() {
             let event = expect_row(&mut client, "call_logs", &format!("call_log.{verb}"), id).await;
             if n == 3 {
-                assert_eq!(event.payload["old"], json!({"summary": "s"}), "small before and after");
+                assert_eq!(event.payload["old"], json!({"summary": "s"}), "old and new row are small");
                 assert!(event.payload.get("truncated").is_none(), "{event:?}");
             } else {
                 assert_eq!(event.payload["truncated"], true, "{n}");
@@ -169,7 +170,7 @@ async fn types_without_equality_are_watched() {
     assert_eq!(event.payload["old"], json!({"j": {"a": 1}}));
     t.db.run("delete from shapes").await;
     client.expect_event("shapes", "shape.deleted").await;
-    // Too large to be shown, where rows are compared by their image.
+    // Rows that are too large for an event are compared by their binary image.
     t.db.run(format!("insert into shapes (id, org_id, j) select 2, '{org}', to_json(repeat('x', 100000))"))
         .await;
     client.expect_event("shapes", "shape.created").await;
@@ -182,7 +183,7 @@ async fn types_without_equality_are_watched() {
 }
 
 #[tokio::test]
-async fn partitions_are_seen_by_whichever_way_they_are_written() {
+async fn writes_to_partitions_emit_events_through_the_parent_and_directly() {
     let (t, [org]) = with_orgs(
         "create table visits (id int, org_id uuid not null, day date, n int default 0, primary key (id, day))
            partition by range (day);
@@ -205,7 +206,7 @@ async fn partitions_are_seen_by_whichever_way_they_are_written() {
         ("update visits set n = n + 1 where id = 2".to_owned(), "updated", 2),
         ("update visits_1 set n = n + 1 where id = 1".to_owned(), "updated", 1),
         ("update visits_2a set n = n + 1 where id = 3".to_owned(), "updated", 3),
-        // The row moves to another partition: one event, as for any other update.
+        // The row moves to another partition. This emits one event, like any other update.
         ("update visits set day = '2026-03-05' where id = 1".to_owned(), "updated", 1),
         ("delete from visits where id = 4".to_owned(), "deleted", 4),
         ("delete from visits_1 where id = 2".to_owned(), "deleted", 2),
@@ -219,7 +220,8 @@ async fn partitions_are_seen_by_whichever_way_they_are_written() {
             assert_eq!(event.payload["old"], json!({"day": "2026-01-05"}));
         }
     }
-    // A partition of later: through its parent at once, straight once the table is watched again.
+    // A partition added later emits events through its parent immediately, and directly after the table is
+    // watched again.
     t.db.run("create table visits_3 partition of visits for values from ('2027-01-01') to ('2028-01-01')")
         .await;
     t.db.run(insert("visits", 5, "2027-01-05")).await;
@@ -260,9 +262,9 @@ async fn a_changed_entity_column_is_a_deletion_and_a_creation() {
     t.gateway.stop().await;
 }
 
-/// Each topic once, also where the table's own is `org` or the row is told on its call's.
+/// Even if the table's own topic is `org`, or the event also reaches an entity topic.
 #[tokio::test]
-async fn an_event_comes_once_on_each_topic_that_it_reaches() {
+async fn an_event_arrives_once_on_each_topic_that_it_reaches() {
     let (t, [org]) = with_orgs(
         "create table hints (id int primary key, org_id uuid not null, call_id uuid);
          select warden.watch('hints', 'org', 'hint', entity_topic => 'call', entity_topic_column => 'call_id')",
@@ -278,7 +280,7 @@ async fn an_event_comes_once_on_each_topic_that_it_reaches() {
         let event = client.next_event().await;
         came.push((event.topic, event.name));
     }
-    // Within a topic in order; between topics there is none.
+    // Events are ordered within a topic, but not between topics.
     came.sort();
     let expected = [
         (of_call.as_str(), "hint.created"),
@@ -293,7 +295,7 @@ async fn an_event_comes_once_on_each_topic_that_it_reaches() {
 }
 
 #[tokio::test]
-async fn a_truncate_makes_every_orgs_followers_resync() {
+async fn a_truncate_makes_all_organisations_resync() {
     let (t, orgs) = with_orgs::<2>("").await;
     let call = Uuid::new_v4();
     let mut clients = Vec::new();
@@ -321,7 +323,7 @@ async fn a_truncate_makes_every_orgs_followers_resync() {
         };
         assert_eq!(on("recordings"), ["recording.created", "warden.resync", "recording.created"]);
         assert_eq!(on("call:"), ["warden.resync"]);
-        assert_eq!(on("call_logs"), ["call_log.created"], "another table's topic goes on");
+        assert_eq!(on("call_logs"), ["call_log.created"], "the topic of another table does not resync");
         assert_eq!(
             on("org"),
             ["recording.created", "warden.resync", "recording.created", "call_log.created"]
@@ -330,7 +332,7 @@ async fn a_truncate_makes_every_orgs_followers_resync() {
     t.gateway.stop().await;
 }
 
-/// Where two organisations may use the same key, neither is shown the other's row.
+/// If two organisations use the same key, neither receives values of the other's row.
 #[tokio::test]
 async fn the_same_key_in_two_organisations_is_two_entities() {
     let (t, [org, other]) = with_orgs(
@@ -352,7 +354,7 @@ async fn the_same_key_in_two_organisations_is_two_entities() {
         let event = client.expect_event("numbered", "numbered.updated").await;
         assert_eq!(event.payload["old"], json!({"secret": secret}));
     }
-    // Nothing came twice.
+    // No event arrives twice.
     for (client, org) in [(&mut ours, org), (&mut theirs, other)] {
         t.db.publish(org, "numbered", "sentinel").await;
         client.expect_event("numbered", "sentinel").await;
@@ -360,9 +362,10 @@ async fn the_same_key_in_two_organisations_is_two_entities() {
     t.gateway.stop().await;
 }
 
-/// A number of a few bytes may have a hundred thousand digits: what counts is what clients would get.
+/// A number of a few bytes may have a hundred thousand digits. The size limit applies to the text that
+/// clients receive.
 #[tokio::test]
-async fn a_row_that_unfolds_is_too_large() {
+async fn the_size_of_a_row_is_that_of_its_text() {
     let (t, [org]) = with_orgs("").await;
     let mut client = joined(&t, org, &["calls"]).await;
     let call = t.db.insert_call(org).await;

@@ -1,5 +1,5 @@
-//! Delivery follows commits: what a transaction holds back, what it never tells, and what many
-//! connections or many rows at once do to it.
+//! Delivery follows commits: open transactions, rollbacks, many connections, bulk statements, and two-phase
+//! commits.
 
 use std::collections::HashSet;
 
@@ -25,7 +25,7 @@ pub(super) async fn execute(connection: &mut PgConnection, sql: impl Into<String
 }
 
 #[tokio::test]
-async fn an_open_transaction_holds_back_its_own_events_alone() {
+async fn an_open_transaction_delays_only_its_own_events() {
     let (t, [org, other]) = with_orgs("").await;
     let mut ours = joined(&t, org, &["calls"]).await;
     let mut theirs = joined(&t, other, &["calls"]).await;
@@ -47,7 +47,7 @@ async fn an_open_transaction_holds_back_its_own_events_alone() {
 }
 
 #[tokio::test]
-async fn what_is_rolled_back_is_never_told() {
+async fn rolled_back_changes_are_never_delivered() {
     let (t, [org]) = with_orgs("").await;
     let mut client = joined(&t, org, &["calls", "org"]).await;
     let kept = Uuid::new_v4();
@@ -57,7 +57,7 @@ async fn what_is_rolled_back_is_never_told() {
     t.db.run(format!("begin; {gone} {publish} rollback")).await;
     t.db.run(format!("begin; savepoint s; {gone_too} {publish} rollback to s; {} commit", insert(kept)))
         .await;
-    // The rows of a statement that fails are not told either.
+    // A failed statement delivers nothing either.
     t.db.error(format!(
         "insert into calls (org_id, status) values ('{org}', 'queued'), ('{org}', 'no such status')"
     ))
@@ -71,7 +71,7 @@ async fn what_is_rolled_back_is_never_told() {
     t.gateway.stop().await;
 }
 
-/// More than four pages of the reader, through the default limits of an outbox.
+/// The statement fills four pages of the tailer, and its events pass the default limits of an outbox.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bulk_statement_arrives_complete_and_in_order() {
     const ROWS: i64 = 20_000;
@@ -79,13 +79,13 @@ async fn a_bulk_statement_arrives_complete_and_in_order() {
     let mut client = t.connect(org).await;
     client.join("calls").await;
     let mut socket = client.socket;
-    // Reads as a browser does, and takes its time with the contents later.
+    // The client reads as fast as a browser, and parses the messages later.
     let reading = tokio::spawn(async move {
         let mut frames = Vec::new();
         while (frames.len() as i64) < ROWS {
             match within("an event", socket.next()).await {
                 Some(Ok(Message::Text(text))) => frames.push(text),
-                other => panic!("after {} events, instead of one: {other:?}", frames.len()),
+                other => panic!("after {} events, instead of an event: {other:?}", frames.len()),
             }
         }
         frames
@@ -94,7 +94,7 @@ async fn a_bulk_statement_arrives_complete_and_in_order() {
         "insert into calls (org_id, duration_seconds) select '{org}', n from generate_series(1, {ROWS}) n"
     ))
     .await;
-    let frames = reading.await.expect("all came");
+    let frames = reading.await.expect("all events arrive");
     let mut last_id = 0;
     for (frame, n) in frames.iter().zip(1..) {
         let message: serde_json::Value = serde_json::from_str(frame).expect("JSON");
@@ -133,7 +133,7 @@ async fn all_events_of_many_writers_arrive_once() {
     assert_eq!(written.len(), WRITERS * WRITES);
     while !written.is_empty() {
         let event = client.expect_event("calls", "call.created").await;
-        assert!(written.remove(event.row_id()), "twice, or not written: {event:?}");
+        assert!(written.remove(event.row_id()), "delivered twice, or never written: {event:?}");
     }
     let last = t.db.insert_call(org).await;
     expect_row(&mut client, "calls", "call.created", last).await;
@@ -141,7 +141,7 @@ async fn all_events_of_many_writers_arrive_once() {
 }
 
 #[tokio::test]
-async fn two_phase_commit_works_and_is_told_when_committed() {
+async fn a_two_phase_commit_works_and_delivers_at_the_commit() {
     let (t, [org]) = with_orgs("").await;
     let mut client = joined(&t, org, &["calls"]).await;
     let spellings = [
@@ -155,7 +155,7 @@ async fn two_phase_commit_works_and_is_told_when_committed() {
         "prepare --\n--x\n/* y */ transaction",
     ];
     for (n, spelling) in spellings.iter().enumerate() {
-        // Names of prepared transactions belong to the whole cluster.
+        // Names of prepared transactions are unique in the whole cluster.
         let name = format!("{}-{n}", t.db.name);
         let mut connection = connection(&t.db).await;
         let call = Uuid::new_v4();
@@ -167,7 +167,7 @@ async fn two_phase_commit_works_and_is_told_when_committed() {
         execute(&mut connection, format!("commit prepared '{name}'")).await;
         expect_row(&mut client, "calls", "call.created", call).await;
     }
-    // The extended protocol, and a message of several statements.
+    // Also through the extended protocol, and in one message with several statements.
     let mut connection = connection(&t.db).await;
     let (one, two) = (Uuid::new_v4(), Uuid::new_v4());
     let name = format!("{}-more", t.db.name);
@@ -198,7 +198,7 @@ async fn two_phase_commit_works_and_is_told_when_committed() {
 }
 
 #[tokio::test]
-async fn constraints_made_immediate_do_not_lose_the_event() {
+async fn immediate_constraints_do_not_lose_events() {
     let (t, [org]) = with_orgs("").await;
     let mut client = joined(&t, org, &["calls"]).await;
     let (before, after) = (Uuid::new_v4(), Uuid::new_v4());
@@ -207,7 +207,7 @@ async fn constraints_made_immediate_do_not_lose_the_event() {
         .await;
     execute(&mut connection, "set constraints all immediate").await;
     execute(&mut connection, format!("insert into calls (id, org_id) values ('{after}', '{org}')")).await;
-    // Nothing rings before the commit; others are delivered all the same.
+    // The doorbell does not ring before the commit. Other events are delivered all the same.
     let meanwhile = t.db.insert_call(org).await;
     expect_row(&mut client, "calls", "call.created", meanwhile).await;
     execute(&mut connection, "commit").await;
@@ -216,9 +216,10 @@ async fn constraints_made_immediate_do_not_lose_the_event() {
     t.gateway.stop().await;
 }
 
-/// The bell runs before the commit then, and a NOTIFY would make the PREPARE fail.
+/// With immediate constraints the doorbell's trigger runs before the commit. A NOTIFY there would make
+/// PREPARE fail.
 #[tokio::test]
-async fn constraints_made_immediate_do_not_break_a_two_phase_commit() {
+async fn immediate_constraints_do_not_break_a_two_phase_commit() {
     let (t, [org]) = with_orgs("").await;
     let mut client = joined(&t, org, &["calls"]).await;
     let (early, late) = (Uuid::new_v4(), Uuid::new_v4());

@@ -1,10 +1,10 @@
 //! Isolation and completeness as a property of random programs.
 //!
-//! Several organisations, dozens of sockets with topics of their own choice (also `call:<uuid>` of
-//! other organisations' calls), and several connections that write at once. Whatever they do, each
-//! socket gets every committed event of its organisation and topics, once per topic, those of one row
-//! in commit order, and nothing else. `WARDEN_SEED=n` runs the one program of that seed; the
-//! interleaving of its connections stays the machine's.
+//! A program has several organisations, dozens of sockets with random topics (including `call:<uuid>` of
+//! other organisations' calls), and several connections that write concurrently. Each socket must get every
+//! committed event of its organisation and topics, once per topic, in commit order for each row, and nothing
+//! else. `WARDEN_SEED=n` runs the program of one seed; the interleaving of its connections still depends on
+//! the machine.
 
 mod model;
 mod program;
@@ -24,17 +24,17 @@ const PROGRAMS: u64 = 6;
 const WORKERS: usize = 5;
 const TRANSACTIONS_PER_WORKER: usize = 40;
 
-/// A socket, what it joined, and what it saw there in the order in which it came.
+/// A socket, with the events that it received on each joined topic, in order.
 struct Listener {
     client: Client,
     org: Uuid,
     seen: HashMap<String, Vec<Seen>>,
-    /// Ids of events by topic: each at most once.
+    /// Ids of the received events by topic.
     ids: HashMap<String, Vec<i64>>,
 }
 
 impl Listener {
-    /// Reads until the publication with this mark and the topic's name came on every topic.
+    /// Reads until every topic has received the event that was published with this mark and the topic's name.
     async fn read_to(mut self, mark: &str) -> Self {
         let mut missing = self.seen.len();
         while missing > 0 {
@@ -49,7 +49,7 @@ impl Listener {
             let id = event.payload["id"].as_i64().expect("an id");
             self.ids.entry(event.topic.clone()).or_default().push(id);
             let Some(topic) = self.seen.get_mut(&event.topic) else {
-                panic!("a topic that was not joined: {event:?}");
+                panic!("an event on a topic that was not joined: {event:?}");
             };
             topic.push(seen);
         }
@@ -64,12 +64,12 @@ impl Listener {
             let count = ids.len();
             ids.sort_unstable();
             ids.dedup();
-            assert_eq!(ids.len(), count, "an event came twice on {topic}");
+            assert_eq!(ids.len(), count, "an event arrived twice on {topic}");
         }
     }
 }
 
-/// What one program amounted to, to show that it was not idle.
+/// Counts of one program, which show that it was not idle.
 #[derive(Default)]
 struct Tally {
     committed: usize,
@@ -79,21 +79,21 @@ struct Tally {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_socket_gets_the_events_of_its_org_and_topics_and_no_others() {
+async fn each_socket_gets_exactly_the_events_of_its_organisation_and_topics() {
     let replay = std::env::var("WARDEN_SEED").ok().map(|seed| seed.parse().expect("WARDEN_SEED is a number"));
     let first = replay.unwrap_or_else(|| fastrand::u64(..1_000_000));
     let programs = if replay.is_some() { 1 } else { PROGRAMS };
     for seed in first..first + programs {
-        // Shown where the test fails: output of those that pass is held back.
+        // The test runner shows this output only if the test fails.
         println!("replay with WARDEN_SEED={seed}");
         let tally = run_program(seed).await;
         println!(
-            "{} deeds committed, {} rolled back, {} deliveries to {} sockets",
+            "{} changes committed, {} rolled back, {} deliveries to {} sockets",
             tally.committed, tally.rolled_back, tally.deliveries, tally.sockets
         );
         assert!(
             tally.committed > 200 && tally.rolled_back > 50 && tally.deliveries > 2000,
-            "an idle program"
+            "the program did too little"
         );
     }
 }
@@ -102,13 +102,13 @@ async fn run_program(seed: u64) -> Tally {
     let mut rng = Rng::with_seed(seed);
     let db = TestDb::create().await;
     let world = Arc::new(populate(&db, &mut rng).await);
-    // After the organisations: what made them is not part of the program.
+    // The gateway starts after the organisations exist, because their creation is not part of the program.
     let t = TestGateway::start_with(db, |_| {}).await;
     let mut listeners = Vec::new();
     for _ in 0..rng.usize(24..36) {
         listeners.push(listen(&t, &world, &mut rng).await);
     }
-    // Every socket reads while the program runs.
+    // All sockets read while the program runs.
     let reading: Vec<_> =
         listeners.into_iter().map(|l| tokio::spawn(async move { l.read_to("end").await })).collect();
 
@@ -120,19 +120,20 @@ async fn run_program(seed: u64) -> Tally {
         running.push(tokio::spawn(worker.run(TRANSACTIONS_PER_WORKER)));
     }
     for worker in running {
-        worker.await.expect("the worker ran to its end");
+        worker.await.expect("the worker finishes");
     }
     holder.release(rng.bool()).await;
     let (done, rolled_back) = world.outcome();
     let mut tally = Tally { committed: done.len(), rolled_back, ..Tally::default() };
 
-    // Everything has ended, so a snapshot that shows the last word shows everything before it.
+    // All transactions have ended, so a snapshot that contains the final events contains everything before
+    // them.
     let mut closer = Worker::new(t.db.url(), "closer", rng.u64(..), Arc::clone(&world)).await;
-    last_word(&mut closer, &world, "end").await;
+    publish_final_events(&mut closer, &world, "end").await;
     let listeners: Vec<Listener> =
-        join_all(reading).await.into_iter().map(|l| l.expect("the socket got all")).collect();
-    // Nor does anything come after it.
-    last_word(&mut closer, &world, "very end").await;
+        join_all(reading).await.into_iter().map(|l| l.expect("the socket gets all events")).collect();
+    // No other event arrives after the final events.
+    publish_final_events(&mut closer, &world, "very end").await;
     let listeners = join_all(listeners.into_iter().map(|l| l.read_to("very end"))).await;
 
     let expected = Expected::new(world.outcome().0);
@@ -145,7 +146,7 @@ async fn run_program(seed: u64) -> Tally {
     tally
 }
 
-/// Organisations, calls that are there from the start, and calls to come.
+/// Creates organisations and calls, and plans the ids of further calls.
 async fn populate(db: &TestDb, rng: &mut Rng) -> World {
     db.run("select warden.declare_topic('notes')").await;
     let mut orgs = Vec::new();
@@ -165,7 +166,8 @@ async fn populate(db: &TestDb, rng: &mut Rng) -> World {
     World::new(orgs, anchors, planned)
 }
 
-/// A socket of a random organisation with random topics; those of calls are anybody's.
+/// Connects a socket of a random organisation with random topics. Its entity topics may be calls of other
+/// organisations.
 async fn listen(t: &TestGateway, world: &World, rng: &mut Rng) -> Listener {
     let org = world.orgs[rng.usize(..world.orgs.len())];
     let mut topics: Vec<String> =
@@ -185,13 +187,13 @@ async fn listen(t: &TestGateway, world: &World, rng: &mut Rng) -> Listener {
     Listener { client, org, seen, ids: HashMap::new() }
 }
 
-/// Publishes to every topic of every organisation, each in a transaction of its own.
-async fn last_word(closer: &mut Worker, world: &World, mark: &str) {
+/// Publishes to every topic of every organisation, each time in a transaction of its own.
+async fn publish_final_events(closer: &mut Worker, world: &World, mark: &str) {
     let calls = world.anchors.iter().chain(&world.planned).map(|(_, call)| format!("call:{call}"));
     let topics: Vec<String> = calls.chain(NAMED_TOPICS.map(str::to_owned)).collect();
     for org in &world.orgs {
         for topic in &topics {
-            closer.publish(*org, topic, &format!("{mark} {topic}")).await.expect("nobody is in the way");
+            closer.publish(*org, topic, &format!("{mark} {topic}")).await.expect("no lock is in the way");
         }
     }
     closer.conclude(true);

@@ -1,7 +1,7 @@
-//! What each socket must see, worked out from what the program did and what of it committed.
+//! The model: the events that each socket must receive, computed from the changes that the program committed.
 //!
-//! It knows the contract (which topics an event reaches) and nothing of the log or the gateway: it
-//! must never look at `warden.events`, or it would agree with whatever stands there.
+//! It knows the contract (which topics an event reaches), but neither the log nor the gateway. It must never
+//! read `warden.events`, because it would then agree with any mistake in there.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -20,7 +20,7 @@ pub enum Table {
 impl Table {
     pub const ALL: [Self; 3] = [Self::Calls, Self::CallLogs, Self::Recordings];
 
-    /// Its name, which is that of its topic too.
+    /// The name of the table and of its topic.
     pub fn name(self) -> &'static str {
         match self {
             Self::Calls => "calls",
@@ -37,12 +37,12 @@ impl Table {
         }
     }
 
-    /// The column that names the call.
+    /// The column with the id of the call.
     pub fn call_column(self) -> &'static str {
         if self == Self::Calls { "id" } else { "call_id" }
     }
 
-    /// The column that keeps the mark of the statement that wrote the row last.
+    /// The column with the mark of the statement that wrote the row last.
     pub fn mark_column(self) -> &'static str {
         match self {
             Self::Calls => "ended_reason",
@@ -56,7 +56,7 @@ impl Table {
     }
 }
 
-/// In the order in which they can happen to a row of one version.
+/// Kinds of changes, in the order in which they can happen to one version of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     Created,
@@ -65,17 +65,17 @@ pub enum Kind {
     Published,
 }
 
-/// One thing that the program did, and that makes one event if it commits.
+/// A change that the program made, which emits one event if it commits.
 #[derive(Clone, Debug)]
-pub struct Deed {
+pub struct Change {
     pub org: Uuid,
-    /// Where it is told, besides `call` and `org`.
+    /// The event's topic, besides `org` and the topic of `call`.
     pub topic: String,
     pub call: Option<Uuid>,
     pub seen: Seen,
 }
 
-impl Deed {
+impl Change {
     pub fn row(kind: Kind, table: Table, row: Row) -> Self {
         let seen = Seen {
             what: format!("{} {}", table.prefix(), row.id),
@@ -86,7 +86,7 @@ impl Deed {
         Self { org: row.org, topic: table.name().to_owned(), call: row.call, seen }
     }
 
-    /// A publication: `worker` numbers its own from 1, and these must arrive in that order.
+    /// A published event. Each worker numbers its own from 1, and they must arrive in that order.
     pub fn publication(org: Uuid, topic: &str, worker: &str, number: i64, mark: &str) -> Self {
         let seen = Seen {
             what: format!("worker {worker}"),
@@ -103,7 +103,7 @@ impl Deed {
     }
 }
 
-/// A row as a statement returned it.
+/// A row that a statement returned.
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub struct Row {
     pub id: Uuid,
@@ -111,23 +111,23 @@ pub struct Row {
     pub call: Option<Uuid>,
     pub version: i64,
     pub mark: String,
-    /// Whether the statement changed it at all.
+    /// Whether the statement changed the row.
     pub changed: bool,
 }
 
-/// What is compared: one event as the program and a socket know it. The order is that within a topic.
+/// An event in the form in which the program and a socket are compared. Its order is that within a topic.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Seen {
-    /// The row, or the publisher.
+    /// The row, or the worker that published the event.
     pub what: String,
     pub version: i64,
     pub kind: Kind,
-    /// Of the statement that wrote it, so that a rolled-back one is told from its successor.
+    /// The mark of the statement, which distinguishes a rolled-back change from its successor.
     pub mark: String,
 }
 
 impl Seen {
-    /// Reads an event that a socket of `org` got; fails where the event contradicts itself.
+    /// Converts an event that a socket of `org` received. Panics if the event contradicts itself.
     pub fn from_event(event: &Event, org: Uuid) -> Self {
         let (prefix, verb) = event.name.split_once('.').expect("a name with a dot");
         let text = |field: &str| event.data(field).as_str().unwrap_or_default().to_owned();
@@ -136,7 +136,7 @@ impl Seen {
             "updated" => Kind::Updated,
             "deleted" => Kind::Deleted,
             "published" => Kind::Published,
-            _ => panic!("an event that nobody caused: {event:?}"),
+            _ => panic!("an event that no change caused: {event:?}"),
         };
         assert_eq!(text("org_id"), org.to_string(), "an event of another organisation: {event:?}");
         if kind == Kind::Published {
@@ -155,26 +155,26 @@ impl Seen {
 pub struct Expected(HashMap<(Uuid, String), Vec<Seen>>);
 
 impl Expected {
-    /// From everything that committed, in any order.
-    pub fn new(mut committed: Vec<Deed>) -> Self {
+    /// Computes the events of all committed changes, which may be in any order.
+    pub fn new(mut committed: Vec<Change>) -> Self {
         let cascaded = cascaded(&committed);
         committed.extend(cascaded);
         let mut topics: HashMap<(Uuid, String), Vec<Seen>> = HashMap::new();
-        for deed in &committed {
-            for topic in deed.topics() {
-                topics.entry((deed.org, topic)).or_default().push(deed.seen.clone());
+        for change in &committed {
+            for topic in change.topics() {
+                topics.entry((change.org, topic)).or_default().push(change.seen.clone());
             }
         }
         topics.values_mut().for_each(|seen| seen.sort_unstable());
         Self(topics)
     }
 
-    /// Holds what one socket saw on one topic, in the order in which it came, against what it must.
+    /// Compares the events that one socket received on one topic, in order, with the expected ones.
     pub fn check(&self, org: Uuid, topic: &str, seen: &[Seen]) {
         let mut last: BTreeMap<&str, &Seen> = BTreeMap::new();
         for now in seen {
             if let Some(before) = last.insert(&now.what, now) {
-                assert!(before < now, "topic {topic}: {now:?} came after {before:?}");
+                assert!(before < now, "topic {topic}: {now:?} arrived after {before:?}");
                 let step = i64::from(now.kind != Kind::Deleted);
                 assert!(
                     now.kind == Kind::Published || now.version == before.version + step,
@@ -196,7 +196,7 @@ impl Expected {
                 rest
             };
             panic!(
-                "topic {topic} of {org}\nlost: {:#?}\nnobody caused, or twice: {:#?}",
+                "topic {topic} of {org}\nlost: {:#?}\nunexpected or duplicate: {:#?}",
                 minus(expected, &sorted),
                 minus(&sorted, expected)
             );
@@ -204,26 +204,26 @@ impl Expected {
     }
 }
 
-/// Deletions of children that went with their call: of every child that committed and that no
-/// statement deleted by itself. A child whose call was gone could not commit at all.
-fn cascaded(committed: &[Deed]) -> Vec<Deed> {
+/// Deletions of children by cascade: of every committed child of a deleted call, unless a statement deleted
+/// the child itself. A child whose call did not exist any more could not commit.
+fn cascaded(committed: &[Change]) -> Vec<Change> {
     let deleted: HashSet<&str> =
         committed.iter().filter(|d| d.seen.kind == Kind::Deleted).map(|d| d.seen.what.as_str()).collect();
     let gone = |call: Uuid| deleted.contains(format!("call {call}").as_str());
-    let mut latest: HashMap<&str, &Deed> = HashMap::new();
-    for deed in committed {
-        let is_child = deed.seen.kind != Kind::Published && deed.topic != Table::Calls.name();
-        if is_child && !deleted.contains(deed.seen.what.as_str()) && deed.call.is_some_and(gone) {
-            let known = latest.entry(&deed.seen.what).or_insert(deed);
-            if known.seen < deed.seen {
-                *known = deed;
+    let mut latest: HashMap<&str, &Change> = HashMap::new();
+    for change in committed {
+        let is_child = change.seen.kind != Kind::Published && change.topic != Table::Calls.name();
+        if is_child && !deleted.contains(change.seen.what.as_str()) && change.call.is_some_and(gone) {
+            let known = latest.entry(&change.seen.what).or_insert(change);
+            if known.seen < change.seen {
+                *known = change;
             }
         }
     }
-    let delete = |deed: &Deed| {
-        let mut deed = deed.clone();
-        deed.seen.kind = Kind::Deleted;
-        deed
+    let delete = |change: &Change| {
+        let mut change = change.clone();
+        change.seen.kind = Kind::Deleted;
+        change
     };
     latest.into_values().map(delete).collect()
 }

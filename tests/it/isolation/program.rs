@@ -1,7 +1,7 @@
-//! A random program: what several connections do at once, and a record of what of it committed.
+//! A random program: several connections write concurrently, and record which of their changes committed.
 //!
-//! What a statement did is known from its own `returning`: under a row lock that says which version
-//! of a row it made, so the order in which concurrent updates committed is known as well.
+//! The `returning` clause of each statement reports its changes. It is evaluated under the row lock and
+//! contains the row's new version, so the commit order of concurrent updates is known as well.
 
 use std::sync::{Arc, Mutex};
 
@@ -11,32 +11,32 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 use uuid::Uuid;
 
-use super::model::{Deed, Kind, Row, Table};
+use super::model::{Change, Kind, Row, Table};
 
-/// Topics that something is published to, besides those of calls. `org`, which hears of everything,
-/// comes last, so that the last word on it is the very last.
+/// The named topics to which the program publishes. `org` is the last, because it receives every event: its
+/// final event is then the very last one.
 pub const NAMED_TOPICS: [&str; 5] = ["calls", "call_logs", "recordings", "notes", "org"];
 
-/// Errors that a random program must expect: a deadlock, and a child whose call is gone.
+/// Errors that a random program may cause: a deadlock, and a child whose call does not exist any more.
 const EXPECTED_SQLSTATES: [&str; 2] = ["40P01", "23503"];
 
-/// What the workers of one program share.
+/// State that the workers of one program share.
 pub struct World {
     pub orgs: Vec<Uuid>,
     /// Calls that exist from the start and are never deleted.
     pub anchors: Vec<(Uuid, Uuid)>,
-    /// Ids of calls that somebody may join before they are created: organisation and id.
+    /// Organisations and ids of calls that sockets may join before the calls are created.
     pub planned: Vec<(Uuid, Uuid)>,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    /// Planned calls that nobody has created.
+    /// Planned calls that no worker has created yet.
     unborn: Vec<(Uuid, Uuid)>,
     /// Rows that may exist, by table.
     rows: [Vec<Uuid>; 3],
-    committed: Vec<Deed>,
+    committed: Vec<Change>,
     rolled_back: usize,
 }
 
@@ -50,13 +50,13 @@ impl World {
         act(&mut self.state.lock().expect("no worker has failed"))
     }
 
-    /// What committed, and how many deeds were rolled back.
-    pub fn outcome(&self) -> (Vec<Deed>, usize) {
+    /// The committed changes, and the number of changes that were rolled back.
+    pub fn outcome(&self) -> (Vec<Change>, usize) {
         self.state(|s| (s.committed.clone(), s.rolled_back))
     }
 }
 
-/// How a transaction ends.
+/// The end of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fate {
     Commit,
@@ -64,14 +64,15 @@ enum Fate {
     TwoPhase,
 }
 
-/// One connection and what it does.
+/// A connection that runs random transactions.
 pub struct Worker {
     name: String,
     world: Arc<World>,
     rng: Rng,
     connection: PgConnection,
-    /// Of the transaction that is open.
-    deeds: Vec<Deed>,
+    /// Changes of the open transaction.
+    changes: Vec<Change>,
+    /// Planned calls that the open transaction has created.
     born: Vec<(Uuid, Uuid)>,
     published: i64,
     marks: u32,
@@ -80,26 +81,26 @@ pub struct Worker {
 impl Worker {
     pub async fn new(url: &str, name: &str, seed: u64, world: Arc<World>) -> Self {
         let mut connection = PgConnection::connect(url).await.expect("connects");
-        // A deadlock is part of the program; waiting a second for each is not.
+        // Deadlocks are expected, but the default timeout of a second each would make the test slow.
         connection.execute("set deadlock_timeout = '10ms'").await.expect("sets");
         Self {
             name: name.to_owned(),
             world,
             rng: Rng::with_seed(seed),
             connection,
-            deeds: Vec::new(),
+            changes: Vec::new(),
             born: Vec::new(),
             published: 0,
             marks: 0,
         }
     }
 
-    /// So many random transactions.
+    /// Runs this number of random transactions.
     pub async fn run(mut self, transactions: usize) {
         for _ in 0..transactions {
             if self.rng.u8(..10) == 0 {
-                // Without a transaction block: the statement is its own.
-                let done = self.random_deed().await;
+                // A single statement without a transaction block.
+                let done = self.random_change().await;
                 self.conclude(done.is_ok());
                 continue;
             }
@@ -114,19 +115,20 @@ impl Worker {
         }
     }
 
-    /// Opens a transaction that writes at once, and ends only when told.
+    /// Opens a transaction and writes in it. It stays open until [`Self::release`].
     pub async fn hold(&mut self) {
         self.begin().await;
-        // Only new calls: a lock on a row of others would hold them up until the end.
-        self.insert_calls(false).await.expect("nobody is in the way");
+        // It inserts new calls only, because a lock on an existing row would block other workers until the
+        // end.
+        self.insert_calls(false).await.expect("no lock is in the way");
         for _ in 0..3 {
-            self.publish_somewhere().await.expect("nobody is in the way");
+            self.publish_somewhere().await.expect("no lock is in the way");
         }
     }
 
     /// Ends the held transaction after one more write.
     pub async fn release(&mut self, commit: bool) {
-        self.publish_somewhere().await.expect("nobody is in the way");
+        self.publish_somewhere().await.expect("no lock is in the way");
         self.end(if commit { Fate::Commit } else { Fate::Rollback }).await;
     }
 
@@ -139,7 +141,7 @@ impl Worker {
             Fate::Commit => self.connection.execute("commit").await.expect("commits"),
             Fate::Rollback => self.connection.execute("rollback").await.expect("rolls back"),
             Fate::TwoPhase => {
-                // Its name is the cluster's, and ids of two programs never meet.
+                // The name must be unique in the cluster, as the organisations of each program are.
                 let mark = self.mark();
                 let id = format!("{}-{mark}", self.world.orgs[0]);
                 self.connection
@@ -155,14 +157,14 @@ impl Worker {
         self.conclude(fate != Fate::Rollback);
     }
 
-    /// What was done since the last call has committed, or has not.
+    /// Records whether the changes since the last call have committed.
     pub fn conclude(&mut self, committed: bool) {
-        let (deeds, born) = (std::mem::take(&mut self.deeds), std::mem::take(&mut self.born));
+        let (changes, born) = (std::mem::take(&mut self.changes), std::mem::take(&mut self.born));
         self.world.state(|state| {
             if committed {
-                state.committed.extend(deeds);
+                state.committed.extend(changes);
             } else {
-                state.rolled_back += deeds.len();
+                state.rolled_back += changes.len();
                 state.unborn.extend(born);
             }
         });
@@ -171,17 +173,17 @@ impl Worker {
     async fn random_body(&mut self) -> Result<(), ()> {
         for _ in 0..self.rng.usize(1..4) {
             if self.rng.u8(..5) > 0 {
-                self.random_deed().await?;
+                self.random_change().await?;
                 continue;
             }
             self.connection.execute("savepoint s").await.expect("saves");
-            let (deeds, born) = (self.deeds.len(), self.born.len());
+            let (changes, born) = (self.changes.len(), self.born.len());
             for _ in 0..self.rng.usize(1..3) {
-                self.random_deed().await?;
+                self.random_change().await?;
             }
             if self.rng.bool() {
                 self.connection.execute("rollback to s").await.expect("rolls back");
-                let (undone, unborn) = (self.deeds.split_off(deeds), self.born.split_off(born));
+                let (undone, unborn) = (self.changes.split_off(changes), self.born.split_off(born));
                 self.world.state(|state| {
                     state.rolled_back += undone.len();
                     state.unborn.extend(unborn);
@@ -193,7 +195,7 @@ impl Worker {
         Ok(())
     }
 
-    async fn random_deed(&mut self) -> Result<(), ()> {
+    async fn random_change(&mut self) -> Result<(), ()> {
         match self.rng.u8(..20) {
             0..3 => self.insert_calls(false).await,
             3 => self.insert_calls(true).await,
@@ -206,8 +208,8 @@ impl Worker {
         }
     }
 
-    /// One or many, of one organisation or several in one statement; with an anchor, one that is
-    /// there already is updated by the same statement.
+    /// Inserts one call or several, possibly of several organisations, in one statement. With an anchor, the
+    /// same statement updates an existing call.
     async fn insert_calls(&mut self, with_anchor: bool) -> Result<(), ()> {
         let count = self.rng.usize(1..6);
         let rng = &mut self.rng;
@@ -235,7 +237,7 @@ impl Worker {
         let rows = query.bind(orgs).bind(ids).bind(mark).fetch_all(&mut self.connection).await;
         for row in expected_error(rows)? {
             let kind = if row.version == 1 { Kind::Created } else { Kind::Updated };
-            self.did(kind, Table::Calls, row);
+            self.record(kind, Table::Calls, row);
         }
         Ok(())
     }
@@ -249,7 +251,7 @@ impl Worker {
         let mark = self.mark();
         let children: Vec<Uuid> = (0..self.rng.usize(1..6)).map(|_| self.id()).collect();
         let rows = if self.rng.u8(..6) == 0 {
-            // Of no call: told on the table's topic and on org alone.
+            // Children without a call reach the table's topic and `org` only.
             let sql = format!(
                 "insert into {} (id, org_id, {}, {}) select unnest($1::uuid[]), $2, {}, $3
                  returning id, org_id as org, call_id as call, 1::bigint as version, $3 as mark, true as changed",
@@ -271,12 +273,12 @@ impl Worker {
             query.fetch_all(&mut self.connection).await
         };
         for row in expected_error(rows)? {
-            self.did(Kind::Created, table, row);
+            self.record(Kind::Created, table, row);
         }
         Ok(())
     }
 
-    /// Some rows, of whichever organisations; of these, perhaps, only some to another value.
+    /// Updates some rows of any organisations. Perhaps only some of them get another value.
     async fn update_some(&mut self) -> Result<(), ()> {
         let table = self.table();
         let ids: Vec<Uuid> = (0..self.rng.usize(1..5)).map(|_| self.some_row(table)).collect();
@@ -314,7 +316,7 @@ impl Worker {
         let query = sqlx::query_as(AssertSqlSafe(sql)).bind(of).bind(changed).bind(statement);
         let rows: Vec<Row> = expected_error(query.fetch_all(&mut self.connection).await)?;
         for row in rows.into_iter().filter(|row| row.changed) {
-            self.did(Kind::Updated, table, row);
+            self.record(Kind::Updated, table, row);
         }
         Ok(())
     }
@@ -331,7 +333,7 @@ impl Worker {
         );
         let rows = sqlx::query_as(AssertSqlSafe(sql)).bind(ids).fetch_all(&mut self.connection).await;
         for row in expected_error(rows)? {
-            self.did(Kind::Deleted, table, row);
+            self.record(Kind::Deleted, table, row);
         }
         Ok(())
     }
@@ -340,26 +342,26 @@ impl Worker {
         let topic = if self.rng.bool() {
             NAMED_TOPICS[self.rng.usize(..NAMED_TOPICS.len())].to_owned()
         } else {
-            // Anybody's call: what an organisation publishes stays in it.
+            // The call may be another organisation's. The event must stay in the publishing organisation.
             format!("call:{}", self.some_call())
         };
         let (org, mark) = (self.org(), self.mark());
         self.publish(org, &topic, &mark).await
     }
 
-    /// Publishes what shows who published and in which order.
+    /// Publishes an event with the worker's name and a running number.
     pub async fn publish(&mut self, org: Uuid, topic: &str, mark: &str) -> Result<(), ()> {
         self.published += 1;
         let data = json!({"org_id": org, "worker": self.name, "number": self.published, "mark": mark});
         let query = sqlx::query("select warden.publish($1, $2, 'test.published', $3)");
         expected_error(query.bind(org).bind(topic).bind(data).execute(&mut self.connection).await)?;
-        self.deeds.push(Deed::publication(org, topic, &self.name, self.published, mark));
+        self.changes.push(Change::publication(org, topic, &self.name, self.published, mark));
         Ok(())
     }
 
-    fn did(&mut self, kind: Kind, table: Table, row: Row) {
+    fn record(&mut self, kind: Kind, table: Table, row: Row) {
         self.world.state(|state| state.rows[table as usize].push(row.id));
-        self.deeds.push(Deed::row(kind, table, row));
+        self.changes.push(Change::row(kind, table, row));
     }
 
     fn mark(&mut self) -> String {
@@ -379,7 +381,7 @@ impl Worker {
         Table::ALL[self.rng.usize(..Table::ALL.len())]
     }
 
-    /// A row that may be there: of anybody, perhaps uncommitted or gone.
+    /// A row of any organisation, which may be uncommitted or deleted.
     fn some_row(&mut self, table: Table) -> Uuid {
         let rng = &mut self.rng;
         let known = self.world.state(|state| rng.choice(&state.rows[table as usize]).copied());
