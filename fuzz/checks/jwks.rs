@@ -11,11 +11,11 @@ pub(crate) fn run(data: &[u8]) {
     assert!(document.is_object(), "{document}");
     let listed = document["keys"].as_array().expect("a list of keys");
     assert!(listed.len() <= JWKS_KEYS_MAX);
-    assert_eq!(jwks.keys.len() + jwks.passed_over.len(), listed.len(), "each key has a verdict");
+    assert_eq!(jwks.keys.len() + jwks.skipped.len(), listed.len(), "each key has a verdict");
     let taken = listed
         .iter()
         .enumerate()
-        .filter(|(n, _)| jwks.passed_over.iter().all(|(at, _)| at != n))
+        .filter(|(n, _)| jwks.skipped.iter().all(|(at, _)| at != n))
         .map(|(_, key)| key);
     for (key, jwk) in jwks.keys.iter().zip(taken) {
         let expected = match jwk["kty"].as_str() {

@@ -1,14 +1,14 @@
-//! Signature algorithms that the gateway accepts.
+//! Signature algorithms that the gateway accepts. Every other algorithm is rejected by name.
 
 use jsonwebtoken::Algorithm;
 
-/// Longest `kid`, in bytes, of a key and of a token.
+/// Longest `kid` of a key or a token, in bytes.
 pub const KID_BYTES_MAX: usize = 256;
 
-/// The algorithms that are verified; everything else is refused by name.
+/// Accepted signature algorithm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Alg {
-    /// HMAC with SHA-256, of a shared secret.
+    /// HMAC with SHA-256 and a shared secret.
     Hs256,
     /// RSASSA-PKCS1-v1_5 with SHA-256.
     Rs256,
@@ -19,12 +19,12 @@ pub enum Alg {
 }
 
 impl Alg {
-    /// All of them.
+    /// All accepted algorithms.
     pub const ALL: [Self; 4] = [Self::Hs256, Self::Rs256, Self::Es256, Self::EdDsa];
 
-    /// Reads the `alg` of a token's header, in its one spelling.
+    /// Parses the `alg` of a token's header, which has exactly one spelling.
     #[must_use]
-    pub fn of_token(name: &str) -> Option<Self> {
+    pub fn from_header(name: &str) -> Option<Self> {
         match name {
             "HS256" => Some(Self::Hs256),
             "RS256" => Some(Self::Rs256),
@@ -34,9 +34,9 @@ impl Alg {
         }
     }
 
-    /// Whether a key that names this algorithm is for ours; RFC 9864 calls EdDSA on this curve Ed25519.
+    /// Whether the `alg` of a published key names this algorithm. RFC 9864 calls EdDSA on this curve Ed25519.
     pub(super) fn is_named(self, name: &str) -> bool {
-        Self::of_token(name) == Some(self) || (self == Self::EdDsa && name == "Ed25519")
+        Self::from_header(name) == Some(self) || (self == Self::EdDsa && name == "Ed25519")
     }
 
     pub(super) fn for_library(self) -> Algorithm {

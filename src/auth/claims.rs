@@ -1,4 +1,4 @@
-//! The claims of a token, strictly typed: a claim of the wrong type is a refusal, never a default.
+//! The claims of a token, strictly typed: a claim of the wrong type rejects the token and never becomes a default.
 
 use std::time::{Duration, SystemTime};
 
@@ -14,41 +14,42 @@ const SUBJECT_BYTES_MAX: usize = 256;
 /// Longest `session_id`, in bytes.
 const SESSION_ID_BYTES_MAX: usize = 256;
 
-/// The latest time, in seconds since 1970: the year 9999. Beyond it clocks overflow.
+/// Latest accepted time, in seconds since 1970: the end of the year 9999. Later times overflow clocks.
 const TIME_MAX: u64 = 253_402_300_799;
 
-/// What is read of a token. `exp` and the like are whole numbers: a string or a fraction is refused
-/// here, also where the verifying library would pass over it (CVE-2026-25537).
+/// Claims that the gateway reads. Times must be whole numbers: a string or a fraction is rejected here, even if the
+/// verifying library would ignore the claim (CVE-2026-25537).
 #[derive(Debug, Deserialize)]
 pub(super) struct Claims {
     sub: String,
     exp: u64,
-    #[serde(default, deserialize_with = "whole_number")]
-    #[expect(dead_code, reason = "only its type is checked here; its value is checked by the verifier")]
+    #[serde(default, deserialize_with = "number")]
+    #[expect(dead_code, reason = "the verifying library checks the value; only the type is checked here")]
     nbf: Option<u64>,
-    #[serde(default, deserialize_with = "whole_number")]
+    #[serde(default, deserialize_with = "number")]
     iat: Option<u64>,
-    #[serde(default, deserialize_with = "text")]
+    #[serde(default, deserialize_with = "string")]
     session_id: Option<String>,
-    /// Only a text says anything: some issuers write a list, and their users' sockets need no role.
+    /// Any type is accepted, because some issuers write a list and their users need no role here. Only a string has a
+    /// meaning.
     #[serde(default)]
     role: Value,
     #[serde(default)]
     app_metadata: Value,
 }
 
-/// An absent claim is none; a present one is a number, and not null.
-fn whole_number<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+/// Deserialises an optional claim that must not be `null`.
+fn number<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     u64::deserialize(deserializer).map(Some)
 }
 
-/// The same for texts.
-fn text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+/// Deserialises an optional claim that must not be `null`.
+fn string<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     String::deserialize(deserializer).map(Some)
 }
 
-/// What verified claims say.
-pub(super) struct Verified {
+/// Checked claims, from which an identity is created.
+pub(super) struct CheckedClaims {
     pub(super) org: OrgId,
     pub(super) subject: String,
     pub(super) session_id: Option<String>,
@@ -58,31 +59,32 @@ pub(super) struct Verified {
     pub(super) role: Option<String>,
 }
 
-/// Why claims give no identity.
+/// Claim that makes a correctly signed token unusable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClaimError {
     /// `sub` is empty or too long.
-    #[error("the claim sub is empty or too long")]
+    #[error("claim sub must have 1 to 256 bytes")]
     Subject,
-    /// `exp` is beyond all reason.
-    #[error("the claim exp is not a time")]
+    /// `exp` is later than the year 9999.
+    #[error("claim exp must be a time before the year 10000")]
     Expiry,
-    /// `iat` is beyond all reason.
-    #[error("the claim iat is not a time")]
+    /// `iat` is later than the year 9999.
+    #[error("claim iat must be a time before the year 10000")]
     IssuedAt,
     /// `session_id` is empty or too long.
-    #[error("the claim session_id is empty or too long")]
+    #[error("claim session_id must have 1 to 256 bytes")]
     SessionId,
-    /// `app_metadata.warden_topics` is there and is no list of topics.
-    #[error("the claim app_metadata.warden_topics is not a list of topics, such as [\"calls\", \"call:*\"]")]
+    /// `app_metadata.warden_topics` is present and not a list of topics.
+    #[error("claim app_metadata.warden_topics must be a list of topics, such as [\"calls\", \"call:*\"]")]
     Topics,
     /// `app_metadata.org_id` is not a UUID string.
-    #[error("the claim app_metadata.org_id is not the UUID of an organisation")]
+    #[error("claim app_metadata.org_id must be the UUID of an organisation, as a string of 36 characters")]
     Org,
 }
 
 impl Claims {
-    pub(super) fn verified(self) -> Result<Verified, ClaimError> {
+    /// Checks the claims that the verifying library does not know.
+    pub(super) fn check(self) -> Result<CheckedClaims, ClaimError> {
         if self.sub.is_empty() || self.sub.len() > SUBJECT_BYTES_MAX {
             return Err(ClaimError::Subject);
         }
@@ -99,7 +101,7 @@ impl Claims {
             None => TopicClaim::default(),
             Some(list) => TopicClaim::from_claim(list).ok_or(ClaimError::Topics)?,
         };
-        Ok(Verified {
+        Ok(CheckedClaims {
             org,
             subject: self.sub,
             session_id: self.session_id,

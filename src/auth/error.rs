@@ -1,41 +1,82 @@
-//! Why a token is rejected.
+//! Reasons for which a token is rejected.
+
+use std::fmt;
+use std::time::Duration;
 
 use super::claims::ClaimError;
 
-/// Why a token is refused. The text is safe to show: it never holds anything of the token.
+/// Reason for which a token is rejected. Its message may be shown to anyone: it never contains a string from the token.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuthError {
-    /// Its time ran out.
-    #[error("the token has expired: get a fresh one")]
-    Expired,
-    /// Its time has not come.
-    #[error("the token is not valid yet: compare the clocks (claim nbf)")]
+    /// The token has expired, this long ago.
+    #[error("token expired {0} ago: get a new one and try again")]
+    Expired(Elapsed),
+    /// The claim `nbf` is in the future.
+    #[error("token is not valid yet (claim nbf): compare the clocks of its issuer and of this gateway")]
     Immature,
-    /// Signed with another key or another algorithm, or not at all.
-    #[error("the token's signature is not valid for this gateway")]
+    /// The token is not signed, or its algorithm or key is not one of its issuer's.
+    #[error("token signature does not match any secret or key of its issuer: check which issuer signed it")]
     Signature,
-    /// Its `alg` and `kid` are those of no key.
-    #[error("the token is signed with a key that its issuer does not publish")]
+    /// The issuer publishes no key with the token's `alg` and `kid`.
+    #[error("token names a signing key (kid) that its issuer does not publish: get a new token")]
     UnknownKey,
-    /// The key server has to be asked, and does not answer.
-    #[error("the keys of the token's issuer can't be had just now: try again")]
+    /// The token's key is not in memory, and the key server did not answer.
+    #[error("the key server of the token's issuer is unavailable: try again in a few seconds")]
     KeysUnavailable,
-    /// For somebody else.
-    #[error("the token's claim {0} is not the one expected here")]
-    Foreign(&'static str),
-    /// Not an access token.
-    #[error("the token is not of the expected type (header typ)")]
+    /// This claim does not have the configured value.
+    #[error("token claim {0} is not the value that this gateway expects: get a token for this gateway")]
+    UnexpectedClaim(&'static str),
+    /// The token is not an access token.
+    #[error("token type (header typ) is not accepted from its issuer: send an access token")]
     Type,
-    /// The configuration wants a claim otherwise.
-    #[error("the token's claim {0} is not one that is taken from its issuer here")]
-    Rule(Box<str>),
-    /// Its issuer may not speak for its organisation.
-    #[error("the token's issuer does not speak for the token's organisation here")]
-    OrgOfAnother,
-    /// Verified, but a claim does not say what it must.
-    #[error("the token is not usable: {0}")]
+    /// This claim violates a configured rule of the issuer.
+    #[error("token claim {0} violates the rules that this gateway has for its issuer")]
+    ClaimRule(Box<str>),
+    /// The issuer may not issue tokens for the token's organisation.
+    #[error("the token's issuer may not issue tokens for the token's organisation on this gateway")]
+    OrgNotAllowed,
+    /// The signature is valid, but a claim is not.
+    #[error("token is not usable: {0}")]
     Claims(#[from] ClaimError),
-    /// Not a token, or a claim is missing or of the wrong type.
-    #[error("the token is malformed: {0}")]
+    /// The token cannot be parsed, or a claim is missing or has the wrong type.
+    #[error("token is malformed: {0}")]
     Malformed(&'static str),
+}
+
+/// Time since an event, printed in its largest whole unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Elapsed(pub(super) Duration);
+
+impl fmt::Display for Elapsed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0.as_secs();
+        let (count, unit) = match seconds {
+            0..60 => (seconds, "second"),
+            60..3600 => (seconds / 60, "minute"),
+            3600..86400 => (seconds / 3600, "hour"),
+            _ => (seconds / 86400, "day"),
+        };
+        write!(f, "{count} {unit}{}", if count == 1 { "" } else { "s" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn elapsed_time_is_printed_in_its_largest_whole_unit() {
+        for (seconds, printed) in [
+            (0, "0 seconds"),
+            (1, "1 second"),
+            (59, "59 seconds"),
+            (60, "1 minute"),
+            (200, "3 minutes"),
+            (3600, "1 hour"),
+            (172_799, "1 day"),
+            (172_800, "2 days"),
+        ] {
+            assert_eq!(Elapsed(Duration::from_secs(seconds)).to_string(), printed);
+        }
+    }
 }

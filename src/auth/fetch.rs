@@ -1,7 +1,7 @@
-//! One request to a key server: a limited body within a limited time, from the configured address alone.
+//! One request to a key server, limited in time and size.
 //!
-//! Redirects are not followed, so no answer decides where keys come from. Each request has a connection of
-//! its own: there is one every few minutes.
+//! The configured address alone decides where keys come from, so redirects are not followed. Each request opens its own
+//! connection, because there is only one request every few minutes.
 
 use std::fmt;
 use std::str::FromStr;
@@ -19,38 +19,39 @@ use hyper_util::rt::TokioExecutor;
 
 use super::jwks::JwksError;
 
-/// Largest head of an answer, in bytes.
+/// Largest head of a response, in bytes.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 
-/// Where an issuer's keys are: https, or http on this machine.
+const NOT_AN_ADDRESS: &str = "not an address: write https://host/path";
+
+/// Address of an issuer's key set: https, or http on this machine.
 #[derive(Clone, PartialEq, Eq)]
 pub struct KeyServerUrl(Uri);
 
 impl KeyServerUrl {
-    /// Reads an address. `allow_http` lets plain http leave this machine: then whoever is on the way can
-    /// put in keys of his own, and with them any token.
+    /// Parses an address. `allow_http` also allows plain http to other machines. Anyone between here and there can then
+    /// replace the keys and sign any token.
     ///
     /// # Errors
-    /// When it is no such address; the text says why.
+    /// Fails if this is not such an address. The message names the reason.
     pub fn parse(text: &str, allow_http: bool) -> Result<Self, &'static str> {
-        // Before a parser drops it.
+        // The parser would silently drop a fragment.
         if text.contains('#') {
-            return Err("the address of a key server has no fragment (#)");
+            return Err("the address of a key server must not have a fragment (#)");
         }
-        let uri = Uri::from_str(text).map_err(|_| "not an address: write https://host/path")?;
-        let host =
-            uri.host().filter(|host| !host.is_empty()).ok_or("not an address: write https://host/path")?;
+        let uri = Uri::from_str(text).map_err(|_| NOT_AN_ADDRESS)?;
+        let host = uri.host().filter(|host| !host.is_empty()).ok_or(NOT_AN_ADDRESS)?;
         if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-            return Err("the address of a key server carries no user or password");
+            return Err("the address of a key server must not contain a user or password");
         }
         let is_local = matches!(host, "localhost" | "127.0.0.1" | "[::1]");
         match uri.scheme() {
             Some(scheme) if *scheme == Scheme::HTTPS => Ok(Self(uri)),
             Some(scheme) if *scheme == Scheme::HTTP && (is_local || allow_http) => Ok(Self(uri)),
             Some(scheme) if *scheme == Scheme::HTTP => Err(
-                "keys that come over plain http can be replaced on the way: use https (or set WARDEN_JWKS_ALLOW_HTTP=true where the way is secured otherwise)",
+                "keys sent over plain http can be replaced on the way: use https, or set WARDEN_JWKS_ALLOW_HTTP=true if the connection is secured by other means",
             ),
-            _ => Err("not an address: write https://host/path"),
+            _ => Err(NOT_AN_ADDRESS),
         }
     }
 }
@@ -67,33 +68,33 @@ impl fmt::Debug for KeyServerUrl {
     }
 }
 
-/// Why no keys came.
+/// Reason for which no keys were fetched.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FetchError {
-    /// No connection, or it broke; TLS included.
-    #[error("the key server can't be reached: {0}")]
+    /// No connection (including TLS) was made, or it broke.
+    #[error("key server is unreachable: {0}")]
     Unreachable(String),
-    /// It took too long.
-    #[error("the key server did not answer within {0:?}")]
+    /// The server did not respond in time.
+    #[error("key server did not respond within {0:?}")]
     Timeout(Duration),
-    /// It leads elsewhere.
-    #[error("the key server redirects ({0}), which is not followed: configure the address that it leads to")]
+    /// The server redirects.
+    #[error("key server redirects ({0}), and redirects are not followed: configure the target address")]
     Redirect(StatusCode),
-    /// It answered something else.
-    #[error("the key server answered {0}")]
+    /// The status is not 200.
+    #[error("key server responded with {0}")]
     Status(StatusCode),
-    /// Its answer is too long.
-    #[error("the key server's answer has more than {0} bytes")]
+    /// The response is too long.
+    #[error("key server's response is longer than {0} bytes")]
     TooLong(usize),
-    /// No key set.
+    /// The response is not a key set.
     #[error(transparent)]
     NotKeys(#[from] JwksError),
-    /// Not one that can be used.
-    #[error("the key server publishes no key for RS256, ES256 or EdDSA")]
+    /// The key set has no accepted key.
+    #[error("key server publishes no usable key for RS256, ES256 or EdDSA")]
     NoKeys,
 }
 
-/// See the module's documentation.
+/// HTTP client for key servers.
 #[derive(Clone, Debug)]
 pub(super) struct Fetcher {
     client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
@@ -102,14 +103,13 @@ pub(super) struct Fetcher {
 }
 
 impl Fetcher {
-    /// A client that trusts the certificates of the system (`SSL_CERT_FILE` and `SSL_CERT_DIR` change
-    /// which these are).
+    /// Creates a client that trusts the certificates of the system, or those of `SSL_CERT_FILE` and `SSL_CERT_DIR`.
     pub(super) fn new(timeout: Duration, bytes_max: usize) -> anyhow::Result<Self> {
-        // One chosen library, however many others features of other crates may bring.
+        // The choice is explicit, because rustls cannot choose if the features of other crates enable several libraries.
         let provider = rustls::crypto::aws_lc_rs::default_provider();
         let connector = HttpsConnectorBuilder::new()
             .with_provider_and_native_roots(provider)
-            .context("the system's certificates can't be read, which key servers are checked by: install ca-certificates, or set SSL_CERT_FILE")?
+            .context("cannot read the system's certificates, which are needed to verify key servers: install ca-certificates, or set SSL_CERT_FILE")?
             .https_or_http()
             .enable_http1()
             .build();
@@ -120,14 +120,14 @@ impl Fetcher {
         Ok(Self { client, timeout, bytes_max })
     }
 
-    /// What is at the address.
+    /// Fetches the body at this address.
     pub(super) async fn get(&self, url: &KeyServerUrl) -> Result<Bytes, FetchError> {
-        tokio::time::timeout(self.timeout, self.answer(url))
+        tokio::time::timeout(self.timeout, self.request(url))
             .await
             .unwrap_or(Err(FetchError::Timeout(self.timeout)))
     }
 
-    async fn answer(&self, url: &KeyServerUrl) -> Result<Bytes, FetchError> {
+    async fn request(&self, url: &KeyServerUrl) -> Result<Bytes, FetchError> {
         let mut request = Request::new(Empty::new());
         *request.uri_mut() = url.0.clone();
         let headers = request.headers_mut();
@@ -137,16 +137,16 @@ impl Fetcher {
             header::USER_AGENT,
             HeaderValue::from_static(concat!("warden/", env!("CARGO_PKG_VERSION"))),
         );
-        let answer =
+        let response =
             self.client.request(request).await.map_err(|error| FetchError::Unreachable(causes(&error)))?;
-        let status = answer.status();
+        let status = response.status();
         if status.is_redirection() {
             return Err(FetchError::Redirect(status));
         }
         if status != StatusCode::OK {
             return Err(FetchError::Status(status));
         }
-        match Limited::new(answer.into_body(), self.bytes_max).collect().await {
+        match Limited::new(response.into_body(), self.bytes_max).collect().await {
             Ok(body) => Ok(body.to_bytes()),
             Err(error) if error.is::<LengthLimitError>() => Err(FetchError::TooLong(self.bytes_max)),
             Err(error) => Err(FetchError::Unreachable(causes(&*error))),
@@ -154,15 +154,15 @@ impl Fetcher {
     }
 }
 
-/// An error with what caused it: hyper's own text says only that something failed.
+/// An error with its causes. hyper's own message only says that something failed.
 fn causes(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
+    let mut message = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        text = format!("{text}: {error}");
+        message = format!("{message}: {error}");
         cause = error.source();
     }
-    text
+    message
 }
 
 #[cfg(test)]
@@ -170,16 +170,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn key_servers_are_reached_by_https_or_on_this_machine() {
-        for good in [
+    fn key_servers_must_use_https_or_be_on_this_machine() {
+        for valid in [
             "https://project.supabase.co/auth/v1/.well-known/jwks.json",
             "http://127.0.0.1:9000/jwks",
             "http://localhost/jwks",
             "http://[::1]:9000/",
         ] {
-            assert!(KeyServerUrl::parse(good, false).is_ok(), "{good}");
+            assert!(KeyServerUrl::parse(valid, false).is_ok(), "{valid}");
         }
-        for bad in [
+        for invalid in [
             "",
             "jwks.json",
             "/jwks.json",
@@ -194,7 +194,7 @@ mod tests {
             "https:///x",
             "host:80",
         ] {
-            assert!(KeyServerUrl::parse(bad, false).is_err(), "{bad}");
+            assert!(KeyServerUrl::parse(invalid, false).is_err(), "{invalid}");
         }
         assert!(KeyServerUrl::parse("http://keys.example/jwks", true).is_ok());
         assert!(KeyServerUrl::parse("file:///etc/passwd", true).is_err());

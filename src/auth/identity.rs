@@ -1,4 +1,4 @@
-//! The result of verification.
+//! The identity that a verified token proves.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -6,31 +6,31 @@ use std::time::SystemTime;
 use super::topics::TopicClaim;
 use crate::org::OrgId;
 
-/// Somebody whose token was verified. Its organisation is fixed for the life of the session.
+/// Claims of a verified token. The organisation is fixed for the life of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// From `app_metadata.org_id` of the token, and from nowhere else.
+    /// Organisation, from `app_metadata.org_id` of the token and from nowhere else.
     pub org: OrgId,
-    /// The issuer by whose keys the token was verified; none where only a secret without an issuer is
-    /// configured. The same `sub` of two issuers is two people.
+    /// Issuer whose key verified the token. None if only a secret without an issuer is configured. The same `sub` of
+    /// two issuers means two users.
     pub issuer: Option<Arc<str>>,
-    /// The `sub` claim.
+    /// User, from the `sub` claim.
     pub subject: String,
-    /// The `session_id` claim: the login that the token belongs to.
+    /// Login session that the token belongs to, from the `session_id` claim.
     pub session_id: Option<String>,
-    /// The `iat` claim: when the token was made.
+    /// Time at which the token was issued, from the `iat` claim.
     pub issued_at: Option<SystemTime>,
-    /// When the token's time runs out.
+    /// Time at which the token expires, from the `exp` claim.
     pub expires_at: SystemTime,
-    /// The claim that limits topics.
+    /// Topics that the token is limited to.
     pub topics: TopicClaim,
-    /// Whether the claim `role` is the one by which its issuer names back ends. It gives rights within the
-    /// organisation, and never beyond it.
+    /// Whether the claim `role` marks the token as one of a back end. This role grants rights within the organisation
+    /// only.
     pub is_service: bool,
 }
 
 impl Identity {
-    /// Whether another token is of the same user, in the same organisation, by the same issuer.
+    /// Whether another token belongs to the same user of the same organisation and issuer.
     #[must_use]
     pub fn is_same_user(&self, other: &Self) -> bool {
         (self.org, &self.issuer, &self.subject) == (other.org, &other.issuer, &other.subject)

@@ -1,77 +1,80 @@
-//! One issuer of tokens: its keys, its audience, and its rules for claims. Nothing of one issuer counts
-//! for another.
+//! One issuer of tokens: its keys, its audience and its rules for claims. Issuers share nothing, so a key or rule of one
+//! issuer never applies to another.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::errors::{Error, ErrorKind};
 use jsonwebtoken::{DecodingKey, Validation, decode};
+use serde::Deserialize;
 use serde_json::Value;
 use uuid::Uuid;
 
 use super::alg::Alg;
 use super::claims::Claims;
-use super::error::AuthError;
+use super::error::{AuthError, Elapsed};
 use super::fetch::KeyServerUrl;
 use super::identity::Identity;
-use super::keys::{KeyServer, NoKey};
+use super::key_server::{KeyLookupError, KeyServer};
 use super::token::Token;
-use super::unverified::{UnverifiedToken, decoded};
+use super::unverified::{UnverifiedToken, decode_part};
 
-/// Clocks of issuer and gateway may differ by so much, in seconds, before a token counts as not valid
-/// yet. Its end is taken to the letter: a session that begins after it would be closed at once.
+/// Difference between the clocks of issuer and gateway that `nbf` tolerates, in seconds. `exp` tolerates none, because a
+/// session that began after it would be closed immediately.
 const LEEWAY_SECONDS: u64 = 5;
 
-/// `role` of back ends' tokens, where an issuer's rules say nothing else: what Supabase issues.
+/// Default `role` of tokens for back ends, as Supabase issues them.
 pub const SERVICE_ROLE: &str = "service_role";
 
-/// Who signs tokens, and what they must be.
+/// Configuration of one issuer.
 #[derive(Clone, Default)]
 pub struct IssuerConfig {
-    /// `iss`; without one any is taken, which only a sole issuer may have.
+    /// Required `iss`. Without it any `iss` is accepted, which is allowed only if there is no other issuer.
     pub issuer: Option<String>,
-    /// `aud`; required.
+    /// Required `aud`.
     pub audience: String,
-    /// HS256 secrets: the present one, and others that still count.
+    /// HS256 secrets: the current one, and earlier ones that are still valid.
     pub secrets: Vec<String>,
-    /// Where public keys are published.
+    /// Address at which the issuer publishes its keys.
     pub jwks_url: Option<KeyServerUrl>,
-    /// What else tokens must be.
+    /// Further rules for tokens.
     pub rules: IssuerRules,
 }
 
-/// What an issuer's tokens must be besides signed, in time and for us.
+/// Rules for an issuer's tokens, in addition to signature, times and audience.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IssuerRules {
-    /// `typ` of the header; without one `JWT`, `at+jwt` or none.
+    /// Required `typ` of the header. Without it `JWT`, `at+jwt` and an absent `typ` are accepted.
     pub typ: Option<String>,
-    /// Claims that must be there as one of these texts.
+    /// Claims that must be present, each with one of these strings.
     pub claims: BTreeMap<String, Vec<String>>,
-    /// The organisations that this issuer may speak for; none: every one.
+    /// Organisations for which this issuer may issue tokens. None means all.
     pub orgs: Option<Vec<Uuid>>,
-    /// `role` of its tokens for back ends, without one [`SERVICE_ROLE`]; an empty one: it makes none.
+    /// `role` of the issuer's tokens for back ends; [`SERVICE_ROLE`] by default. If it is empty, the issuer issues no
+    /// tokens for back ends.
     pub service_role: Option<String>,
 }
 
 impl IssuerRules {
-    /// Whether this claim `role` makes a token one of a back end.
+    /// Whether a token with this claim `role` belongs to a back end.
     fn is_service(&self, role: Option<&str>) -> bool {
-        let wanted = self.service_role.as_deref().unwrap_or(SERVICE_ROLE);
-        !wanted.is_empty() && role == Some(wanted)
+        let service_role = self.service_role.as_deref().unwrap_or(SERVICE_ROLE);
+        !service_role.is_empty() && role == Some(service_role)
     }
 }
 
-/// See the module's documentation.
+/// Verifies the tokens of one issuer.
 pub(super) struct Issuer {
     name: Option<Arc<str>>,
     secrets: Vec<DecodingKey>,
-    pub(super) server: Option<KeyServer>,
+    pub(super) key_server: Option<KeyServer>,
     rules: IssuerRules,
     validations: Vec<(Alg, Validation)>,
 }
 
 impl Issuer {
-    pub(super) fn new(config: &IssuerConfig, server: Option<KeyServer>) -> Self {
+    pub(super) fn new(config: &IssuerConfig, key_server: Option<KeyServer>) -> Self {
         Self {
             name: config.issuer.as_deref().map(Arc::from),
             secrets: config
@@ -79,36 +82,36 @@ impl Issuer {
                 .iter()
                 .map(|secret| DecodingKey::from_secret(secret.as_bytes()))
                 .collect(),
-            server,
+            key_server,
             rules: config.rules.clone(),
             validations: Alg::ALL.into_iter().map(|alg| (alg, validation(config, alg))).collect(),
         }
     }
 
-    /// Whether tokens can be verified now.
+    /// Whether this issuer has secrets, which need no key server.
     pub(super) fn has_secrets(&self) -> bool {
         !self.secrets.is_empty()
     }
 
-    /// Verifies with keys that are in memory.
+    /// Verifies a token with the keys in memory.
     pub(super) fn verify(&self, token: &Token, unverified: &UnverifiedToken) -> Result<Identity, AuthError> {
         self.check_type(unverified)?;
         if unverified.alg == Alg::Hs256 {
             return self.verify_with(token, unverified.alg, &self.secrets);
         }
-        let server = self.server.as_ref().ok_or(AuthError::Signature)?;
+        let server = self.key_server.as_ref().ok_or(AuthError::Signature)?;
         let key = server.find(unverified.alg, unverified.kid.as_deref())?;
         self.verify_with(token, unverified.alg, std::slice::from_ref(&key.key))
     }
 
-    /// Asks the key server for the key first, and waits.
+    /// Verifies a token after its key was fetched from the key server.
     pub(super) async fn verify_fetching(
         &self,
         token: &Token,
         unverified: &UnverifiedToken,
     ) -> Result<Identity, AuthError> {
         self.check_type(unverified)?;
-        let server = self.server.as_ref().ok_or(AuthError::Signature)?;
+        let server = self.key_server.as_ref().ok_or(AuthError::Signature)?;
         let key = server.find_or_fetch(unverified.alg, unverified.kid.as_deref()).await?;
         self.verify_with(token, unverified.alg, std::slice::from_ref(&key.key))
     }
@@ -124,9 +127,9 @@ impl Issuer {
         for key in keys {
             match decode::<Claims>(token.expose(), key, validation) {
                 Ok(data) => return self.identity(token, data.claims),
-                Err(wrong) => error = refusal(&wrong),
+                Err(cause) => error = auth_error(&cause, token),
             }
-            // Any other fault was found behind a good signature.
+            // Every other error means that this key verified the signature.
             if error != AuthError::Signature {
                 break;
             }
@@ -134,21 +137,20 @@ impl Issuer {
         Err(error)
     }
 
-    /// Everything in here is verified.
+    /// Applies the issuer's rules to the claims of a token whose signature, times and audience are verified.
     fn identity(&self, token: &Token, claims: Claims) -> Result<Identity, AuthError> {
         if !self.rules.claims.is_empty() {
-            let payload = token.expose().split('.').nth(1).unwrap_or_default();
-            let all: HashMap<String, Value> = decoded(payload)?;
+            let all: HashMap<String, Value> = decode_part(payload(token))?;
             for (name, allowed) in &self.rules.claims {
                 let value = all.get(name).and_then(Value::as_str);
                 if !value.is_some_and(|value| allowed.iter().any(|one| one == value)) {
-                    return Err(AuthError::Rule(name.as_str().into()));
+                    return Err(AuthError::ClaimRule(name.as_str().into()));
                 }
             }
         }
-        let claims = claims.verified()?;
+        let claims = claims.check()?;
         if self.rules.orgs.as_ref().is_some_and(|orgs| !orgs.contains(&claims.org.as_uuid())) {
-            return Err(AuthError::OrgOfAnother);
+            return Err(AuthError::OrgNotAllowed);
         }
         Ok(Identity {
             org: claims.org,
@@ -163,12 +165,12 @@ impl Issuer {
     }
 }
 
-/// One algorithm, which the server chose: the token's own word only selects among these.
+/// The library's validation for one algorithm. The token's header only selects one of these validations.
 fn validation(config: &IssuerConfig, alg: Alg) -> Validation {
     let mut validation = Validation::new(alg.for_library());
     validation.leeway = LEEWAY_SECONDS;
-    // The library lets a token live through the very second of `exp`; RFC 7519 ends it there, and the
-    // session does. `phoenix`, which comes back after 10 ms, was let in again dozens of times.
+    // The library accepts a token during the second of `exp`. RFC 7519 and the session end it at the beginning of that
+    // second. `phoenix` reconnects after 10 ms, so without this line it was accepted and closed dozens of times.
     validation.reject_tokens_expiring_in_less_than = LEEWAY_SECONDS + 1;
     validation.validate_exp = true;
     validation.validate_nbf = true;
@@ -183,37 +185,52 @@ fn validation(config: &IssuerConfig, alg: Alg) -> Validation {
     validation
 }
 
-fn refusal(error: &Error) -> AuthError {
+fn auth_error(error: &Error, token: &Token) -> AuthError {
     match error.kind() {
-        // The second is what the library says of an `exp` of the first seconds of 1970, from which it can't take
-        // away what a token must still have; a token without three parts was told of before (`UnverifiedToken`).
-        ErrorKind::ExpiredSignature | ErrorKind::InvalidToken => AuthError::Expired,
+        // The library reports `InvalidToken` if `exp` is in the first seconds of 1970, because subtracting the required
+        // rest of life overflows. `UnverifiedToken` has already rejected tokens that do not have three parts.
+        ErrorKind::ExpiredSignature | ErrorKind::InvalidToken => AuthError::Expired(expired_since(token)),
         ErrorKind::ImmatureSignature => AuthError::Immature,
         ErrorKind::InvalidSignature
         | ErrorKind::InvalidAlgorithm
         | ErrorKind::InvalidAlgorithmName
         | ErrorKind::InvalidKeyFormat => AuthError::Signature,
-        ErrorKind::InvalidAudience => AuthError::Foreign("aud"),
-        ErrorKind::InvalidIssuer => AuthError::Foreign("iss"),
+        ErrorKind::InvalidAudience => AuthError::UnexpectedClaim("aud"),
+        ErrorKind::InvalidIssuer => AuthError::UnexpectedClaim("iss"),
         ErrorKind::MissingRequiredClaim(claim) => match claim.as_str() {
-            "exp" => AuthError::Malformed("the claim exp is missing, or not a number"),
-            "aud" => AuthError::Malformed("the claim aud is missing"),
-            "iss" => AuthError::Malformed("the claim iss is missing"),
-            _ => AuthError::Malformed("the claim sub is missing"),
+            "exp" => AuthError::Malformed("claim exp is missing or not a number"),
+            "aud" => AuthError::Malformed("claim aud is missing"),
+            "iss" => AuthError::Malformed("claim iss is missing"),
+            _ => AuthError::Malformed("claim sub is missing"),
         },
         ErrorKind::Json(_) => AuthError::Malformed("a claim is missing or has the wrong type"),
-        _ => AuthError::Malformed("not a signed JSON Web Token"),
+        _ => AuthError::Malformed("it is not a signed JSON Web Token"),
     }
 }
 
-impl From<NoKey> for AuthError {
-    fn from(no_key: NoKey) -> Self {
-        match no_key {
-            NoKey::Unknown => Self::UnknownKey,
-            NoKey::Unnamed => {
-                Self::Malformed("it names no key (kid), and its issuer has several of its algorithm")
+/// Time since the expiry of a token whose signature is verified.
+fn expired_since(token: &Token) -> Elapsed {
+    #[derive(Deserialize)]
+    struct Expiry {
+        exp: u64,
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let exp = decode_part::<Expiry>(payload(token)).map_or(now.as_secs(), |payload| payload.exp);
+    Elapsed(Duration::from_secs(now.as_secs().saturating_sub(exp)))
+}
+
+fn payload(token: &Token) -> &str {
+    token.expose().split('.').nth(1).unwrap_or_default()
+}
+
+impl From<KeyLookupError> for AuthError {
+    fn from(error: KeyLookupError) -> Self {
+        match error {
+            KeyLookupError::Unknown => Self::UnknownKey,
+            KeyLookupError::Ambiguous => {
+                Self::Malformed("it names no key (kid), and its issuer has several keys for its algorithm")
             }
-            NoKey::Unavailable => Self::KeysUnavailable,
+            KeyLookupError::Unavailable => Self::KeysUnavailable,
         }
     }
 }

@@ -1,6 +1,6 @@
-//! Strictness that serde does not have.
+//! Checks of JSON that serde does not make.
 
-/// Whether this JSON is an object: serde takes a list for a struct as well, field by field.
+/// Whether this JSON value is an object. serde also deserialises an array into a struct, field by field.
 pub(super) fn is_object(json: &str) -> bool {
     json.trim_ascii_start().starts_with('{')
 }

@@ -1,10 +1,10 @@
-//! Who connects: finding the one credential of a request, and verifying it.
+//! Authentication: finds the one credential of a request and verifies it.
 //!
-//! Everything a session may do follows from the [`Identity`] made here; nothing else makes one.
+//! Everything that a session may do follows from its [`Identity`], and only this module creates one.
 //!
-//! A token chooses nothing but among what is configured: its `iss` names one issuer, its `alg` and `kid`
-//! one of that issuer's keys ([`Verifier`]). Keys come from the configuration or from a key server, which
-//! may be down, slow or wrong without taking anybody down ([`keys`]).
+//! A token can only select among configured things: its `iss` selects one issuer, its `alg` and `kid` select one of that
+//! issuer's keys ([`Verifier`]). Keys come from the configuration or from a key server. A key server that is down, slow
+//! or wrong affects only tokens that need a key from it (`key_server`).
 
 mod alg;
 mod claims;
@@ -15,7 +15,7 @@ mod identity;
 mod issuer;
 mod json;
 mod jwks;
-mod keys;
+mod key_server;
 mod token;
 mod topics;
 mod unverified;
@@ -31,7 +31,7 @@ pub use fetch::{FetchError, KeyServerUrl};
 pub use identity::Identity;
 pub use issuer::{IssuerConfig, IssuerRules, SERVICE_ROLE};
 pub use jwks::{JWKS_KEYS_MAX, Jwks, JwksError, KeyError, PublicKey};
-pub use keys::KeyLimits;
+pub use key_server::KeyLimits;
 pub use token::{TOKEN_BYTES_MAX, Token};
 pub use topics::{TopicClaim, is_topic, names_kind_of};
 pub use verifier::{Readiness, Verifier, VerifierConfig};

@@ -1,11 +1,11 @@
-//! A token that was not verified yet.
+//! A token before its verification.
 
 use crate::audit_trail::TokenHash;
 
-/// Longest token that is looked at, in bytes.
+/// Longest accepted token, in bytes.
 pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
 
-/// A token as it was presented. It prints as stars, so that it ends in no log.
+/// A token as the client sent it. `Debug` prints `***`, so no log line can contain it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(String);
 
@@ -16,7 +16,7 @@ impl Token {
         Self(token.into())
     }
 
-    /// What may be logged of it.
+    /// Hash that may be logged instead of the token.
     #[must_use]
     pub fn hash(&self) -> TokenHash {
         TokenHash::of(&self.0)

@@ -1,8 +1,8 @@
-//! The claim that limits a token to some topics: `app_metadata.warden_topics`.
+//! The claim `app_metadata.warden_topics`, which limits a token to some topics.
 //!
-//! It stands in `app_metadata`, which only the application's back end writes. It is strictly typed: what
-//! can't be read is a refusal, never "everything". What follows from it for a join is the session's
-//! business.
+//! The claim is in `app_metadata` because only the application's back end can write there. It is strictly typed: an
+//! invalid claim rejects the token and never means "all topics". `session::topic_policy` decides what the claim
+//! means for a join.
 
 use std::sync::Arc;
 
@@ -10,16 +10,16 @@ use serde_json::Value;
 
 use crate::wire::{Topic, is_entity_kind};
 
-/// Entries in one claim.
+/// Most entries in one claim.
 const TOPICS_MAX: usize = 100;
 
-/// The entry for every topic.
+/// Entry for all topics.
 const ALL: &str = "*";
 
-/// Ends the entry for all entities of one kind, such as `call:*`.
+/// End of an entry for all entities of one kind, such as `call:*`.
 const ALL_OF_KIND: &str = ":*";
 
-/// Which topics a token grants by name; one without the claim grants none by name, and limits none.
+/// Topics that a token names. A token without the claim names none and is not limited.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TopicClaim(Option<Arc<[String]>>);
 
@@ -34,13 +34,13 @@ impl TopicClaim {
         names.map(|names| Self(Some(names)))
     }
 
-    /// For unit tests, which have no token.
+    /// Creates a claim without a token, for unit tests.
     #[cfg(test)]
     pub(crate) fn for_tests(value: &Value) -> Self {
         Self::from_claim(value).expect("a claim")
     }
 
-    /// Whether the token has the claim: then it grants what it names, and nothing else.
+    /// Whether the token has the claim. If so, it may join only the topics that it names.
     #[must_use]
     pub fn is_present(&self) -> bool {
         self.0.is_some()
@@ -54,8 +54,8 @@ impl TopicClaim {
     }
 }
 
-/// Whether a string is a topic, or `<kind>:*` for all entities of a kind. Which topics and kinds are declared, and how
-/// ids of a kind are spelled, is known to the database alone.
+/// Whether a string is spelled like a topic, or like `<kind>:*` for all entities of a kind. Only the database knows
+/// which topics and kinds are declared and how the ids of a kind are spelled.
 #[must_use]
 pub fn is_topic(text: &str) -> bool {
     text.strip_suffix(ALL_OF_KIND).map_or_else(|| Topic::parse(text).is_some(), is_entity_kind)
@@ -77,7 +77,7 @@ mod tests {
     const CALL: &str = "call:6f9619ff-8b86-4d01-b42d-00cf4fc964ff";
 
     #[test]
-    fn names_what_it_lists_and_nothing_else() {
+    fn a_claim_names_only_the_topics_that_it_lists() {
         let none = TopicClaim::default();
         assert!(!none.is_present() && !none.names("calls"));
         let empty = TopicClaim::from_claim(&json!([])).expect("a claim");
@@ -96,9 +96,9 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_no_claim() {
+    fn an_invalid_claim_is_rejected() {
         let many: Vec<String> = (0..101).map(|n| format!("topic_{n}")).collect();
-        for wrong in [
+        for invalid in [
             json!(null),
             json!("calls"),
             json!("*"),
@@ -119,7 +119,7 @@ mod tests {
             json!(["a".repeat(64)]),
             json!(many),
         ] {
-            assert_eq!(TopicClaim::from_claim(&wrong), None, "{wrong}");
+            assert_eq!(TopicClaim::from_claim(&invalid), None, "{invalid}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Verifying a token: the configuration chooses issuers, algorithms and keys, never the token.
+//! Verification of tokens. The configuration decides about issuers, algorithms and keys, and the token decides nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,20 +7,20 @@ use super::error::AuthError;
 use super::fetch::Fetcher;
 use super::identity::Identity;
 use super::issuer::{Issuer, IssuerConfig};
-use super::keys::{Health, KeyLimits, KeyServer};
+use super::key_server::{KeyHealth, KeyLimits, KeyServer};
 use super::token::Token;
 use super::unverified::UnverifiedToken;
 use crate::metrics::Metrics;
 
-/// Who may sign tokens.
+/// Configuration of all issuers.
 #[derive(Clone, Default)]
 pub struct VerifierConfig {
-    /// Each with keys, audience and rules of its own. One without a name must be the only one.
+    /// Issuers, each with its own keys, audience and rules. An issuer without a name must be the only one.
     pub issuers: Vec<IssuerConfig>,
 }
 
 impl VerifierConfig {
-    /// One HS256 secret, whose tokens have this `aud`, and this `iss` where one is given.
+    /// Configuration of one issuer with an HS256 secret, this `aud`, and this `iss` if given.
     #[must_use]
     pub fn hs256(secret: impl Into<String>, audience: impl Into<String>, issuer: Option<&str>) -> Self {
         let issuer = IssuerConfig {
@@ -33,18 +33,19 @@ impl VerifierConfig {
     }
 }
 
-/// Whether tokens can be verified.
+/// Ability of the node to verify tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readiness {
-    /// Those of every issuer, with fresh keys.
+    /// Tokens of every issuer can be verified, with fresh keys.
     Ready,
-    /// Those of some issuer, but a key server of another fails, or only the keys from before are there.
+    /// Tokens of at least one issuer can be verified. Another issuer has no keys, or its key server fails and only
+    /// earlier keys are available.
     Degraded,
-    /// Of none.
+    /// No tokens can be verified.
     NotReady,
 }
 
-/// See the module's documentation.
+/// Verifies the tokens of all configured issuers.
 pub struct Verifier {
     issuers: Vec<(Option<String>, Issuer)>,
     wait: Duration,
@@ -57,11 +58,10 @@ impl std::fmt::Debug for Verifier {
 }
 
 impl Verifier {
-    /// A verifier for these issuers; [`Self::key_fetchers`] fetch keys.
+    /// Creates a verifier for these issuers. The services of [`Self::key_fetchers`] must run to fetch published keys.
     ///
     /// # Errors
-    /// When issuers can't be told apart, or the system's certificates, which key servers are checked by,
-    /// can't be read.
+    /// Fails if issuers have no distinct names, or if the system's certificates are needed and cannot be read.
     pub fn new(config: &VerifierConfig, limits: KeyLimits, metrics: &Arc<Metrics>) -> anyhow::Result<Self> {
         let mut issuers: Vec<(Option<String>, Issuer)> = Vec::new();
         let has_servers = config.issuers.iter().any(|issuer| issuer.jwks_url.is_some());
@@ -72,13 +72,14 @@ impl Verifier {
                 issuers
                     .iter()
                     .all(|(name, _)| name.is_some() && config.issuer.is_some() && *name != config.issuer),
-                "several issuers need names that differ"
+                "issuer {:?}: each of several issuers needs a distinct name",
+                config.issuer.as_deref().unwrap_or("")
             );
             let server = match (&config.jwks_url, &fetcher, &config.issuer) {
                 (Some(url), Some(fetcher), Some(name)) => {
                     Some(KeyServer::new(name, url.clone(), fetcher.clone(), limits, Arc::clone(metrics)))
                 }
-                (Some(_), _, _) => anyhow::bail!("an issuer with a key server needs a name"),
+                (Some(_), _, _) => anyhow::bail!("an issuer with a key server needs a name: set its issuer"),
                 (None, _, _) => None,
             };
             issuers.push((config.issuer.clone(), Issuer::new(config, server)));
@@ -86,13 +87,13 @@ impl Verifier {
         Ok(Self { issuers, wait: limits.wait })
     }
 
-    /// One background service for each key server, which fetches its keys for ever.
+    /// Background services, one for each key server. Each fetches keys for ever.
     pub fn key_fetchers(self: &Arc<Self>) -> Vec<impl Future<Output = ()> + Send + use<>> {
-        let has_server = |n: &usize| self.issuers[*n].1.server.is_some();
+        let has_server = |n: &usize| self.issuers[*n].1.key_server.is_some();
         let fetchers = (0..self.issuers.len()).filter(has_server).map(|n| {
             let verifier = Arc::clone(self);
             async move {
-                if let Some(server) = &verifier.issuers[n].1.server {
+                if let Some(server) = &verifier.issuers[n].1.key_server {
                     server.run().await;
                 }
             }
@@ -100,45 +101,44 @@ impl Verifier {
         fetchers.collect()
     }
 
-    /// Who the token is. Waits for a key that is not known yet, for at most [`Self::wait`].
+    /// Verifies a token. If its key is not in memory, waits for the key server, for at most [`Self::wait`].
     ///
     /// # Errors
-    /// When it is not a token of a configured issuer, not valid now, names no organisation, or its key
-    /// can't be had.
+    /// Fails if the token is not valid now, is not from a configured issuer, names no organisation, or if its key is
+    /// unavailable.
     pub async fn verify(&self, token: &Token) -> Result<Identity, AuthError> {
         let (issuer, unverified) = self.select(token)?;
         match issuer.verify(token, &unverified) {
             Err(AuthError::UnknownKey | AuthError::KeysUnavailable) => {
                 issuer.verify_fetching(token, &unverified).await
             }
-            decided => decided,
+            result => result,
         }
     }
 
-    /// The same with keys that are in memory.
+    /// Verifies a token with the keys in memory.
     ///
     /// # Errors
-    /// As for [`Self::verify`]; [`AuthError::UnknownKey`] and [`AuthError::KeysUnavailable`] are not the
-    /// last word.
+    /// Fails as [`Self::verify`] does. After [`AuthError::UnknownKey`] and [`AuthError::KeysUnavailable`],
+    /// [`Self::verify`] may still succeed.
     pub fn verify_now(&self, token: &Token) -> Result<Identity, AuthError> {
         let (issuer, unverified) = self.select(token)?;
         issuer.verify(token, &unverified)
     }
 
-    /// The longest that [`Self::verify`] waits.
+    /// Longest wait of [`Self::verify`].
     #[must_use]
     pub fn wait(&self) -> Duration {
         self.wait
     }
 
-    /// Whether tokens can be verified, for the readiness of the node. An issuer without keys does not
-    /// make a node useless for the others.
+    /// Ability to verify tokens, for `readyz`. An issuer without keys does not make the node unready for the others.
     #[must_use]
     pub fn readiness(&self) -> Readiness {
-        let health = |issuer: &Issuer| match issuer.server.as_ref().map(KeyServer::health) {
-            None | Some(Health::Good) => (true, true),
-            Some(Health::Stale) => (true, false),
-            Some(Health::Without) => (issuer.has_secrets(), false),
+        let health = |issuer: &Issuer| match issuer.key_server.as_ref().map(KeyServer::health) {
+            None | Some(KeyHealth::Fresh) => (true, true),
+            Some(KeyHealth::Stale) => (true, false),
+            Some(KeyHealth::Missing) => (issuer.has_secrets(), false),
         };
         let all: Vec<_> = self.issuers.iter().map(|(_, issuer)| health(issuer)).collect();
         if all.iter().all(|(_, is_good)| *is_good) {
@@ -150,14 +150,14 @@ impl Verifier {
         }
     }
 
-    /// The one issuer that the token names to the letter.
+    /// Selects the issuer whose name equals the token's `iss` exactly.
     fn select(&self, token: &Token) -> Result<(&Issuer, UnverifiedToken), AuthError> {
-        let unverified = UnverifiedToken::read(token.expose())?;
+        let unverified = UnverifiedToken::parse(token.expose())?;
         let found = self.issuers.iter().find(|(name, _)| name.is_none() || *name == unverified.issuer);
         match found {
             Some((_, issuer)) => Ok((issuer, unverified)),
-            None if unverified.issuer.is_none() => Err(AuthError::Malformed("the claim iss is missing")),
-            None => Err(AuthError::Foreign("iss")),
+            None if unverified.issuer.is_none() => Err(AuthError::Malformed("claim iss is missing")),
+            None => Err(AuthError::UnexpectedClaim("iss")),
         }
     }
 }

@@ -82,9 +82,11 @@ impl Rejection {
             Self::Credential(CredentialError::Subprotocol) => {
                 (StatusCode::BAD_REQUEST, "unknown_subprotocol")
             }
-            Self::Token(AuthError::Expired) => (StatusCode::UNAUTHORIZED, "token_expired"),
+            Self::Token(AuthError::Expired(_)) => (StatusCode::UNAUTHORIZED, "token_expired"),
             Self::Token(AuthError::Claims(ClaimError::Org)) => (StatusCode::FORBIDDEN, "no_organisation"),
-            Self::Token(AuthError::OrgOfAnother) => (StatusCode::FORBIDDEN, "organisation_of_another_issuer"),
+            Self::Token(AuthError::OrgNotAllowed) => {
+                (StatusCode::FORBIDDEN, "organisation_of_another_issuer")
+            }
             Self::Token(AuthError::KeysUnavailable) => (StatusCode::SERVICE_UNAVAILABLE, "keys_unavailable"),
             Self::Token(_) => (StatusCode::UNAUTHORIZED, "invalid_token"),
             Self::Revoked => (StatusCode::UNAUTHORIZED, "token_revoked"),

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::grant::TopicPolicy;
+use super::topic_policy::TopicPolicy;
 use crate::auth::Verifier;
 use crate::control::{Directory, Revocations};
 use crate::hub::Hub;

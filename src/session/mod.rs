@@ -7,17 +7,17 @@
 mod command;
 mod context;
 mod event_loop;
-mod grant;
 mod joined_topics;
 mod message_rate;
 mod message_reader;
 mod refresh;
 mod resume;
 mod revocation_check;
+mod topic_policy;
 
 pub use context::{SessionContext, SessionLimits};
-pub use grant::TopicPolicy;
 pub use revocation_check::token_subject;
+pub use topic_policy::TopicPolicy;
 
 use std::collections::VecDeque;
 use std::net::IpAddr;

@@ -1,23 +1,25 @@
-//! Why no token can be taken from a request.
+//! Reasons for which a request has no usable credential.
 
-/// Why no token can be taken from a request.
+/// Reason for which a request has no usable credential. The message never repeats what the client sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CredentialError {
-    /// The URL carries a credential, or what looks like one.
+    /// The URL contains a credential, or something that looks like one.
     #[error(
-        "the URL carries a credential ({0}): URLs end in logs. Send the token in the Authorization header or as phoenix's authToken"
+        "the URL contains a credential ({0}), and URLs end up in logs: send the token in the Authorization header or \
+         as phoenix's authToken"
     )]
     InUrl(String),
-    /// None.
+    /// The request has no token.
     #[error("no token: send `Authorization: Bearer <token>`, or phoenix's authToken")]
     Missing,
-    /// More than one.
+    /// The request has more than one token.
     #[error("more than one token: send exactly one")]
     Several,
-    /// A header or subprotocol entry that can't be read.
+    /// A header or subprotocol entry cannot be read.
     #[error("{0}")]
     Malformed(&'static str),
-    /// Subprotocols without one that the gateway speaks: a browser would fail the connection.
-    #[error("none of the offered subprotocols is spoken here: offer `phoenix`")]
+    /// The client offers subprotocols, but not the one that the gateway supports. A browser would then fail the
+    /// connection.
+    #[error("none of the offered subprotocols is supported: offer `phoenix`")]
     Subprotocol,
 }

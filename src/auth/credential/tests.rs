@@ -1,5 +1,4 @@
 use axum::http::HeaderValue;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
@@ -17,7 +16,7 @@ fn find_in(uri: &str, headers: &[(&'static str, &str)]) -> Result<Presented, Cre
 }
 
 #[test]
-fn takes_the_header() {
+fn the_authorization_header_is_accepted() {
     let presented = find_in("/socket/websocket?vsn=2.0.0", &[("authorization", &format!("Bearer {JWT}"))]);
     assert_eq!(presented, Ok(Presented { token: Token::new(JWT), wants_phoenix: false, is_cookie: false }));
     let presented = find_in("/", &[("authorization", &format!("bearer  {JWT} "))]);
@@ -25,8 +24,8 @@ fn takes_the_header() {
 }
 
 #[test]
-fn takes_the_subprotocol_in_both_alphabets() {
-    // Bytes that differ between the alphabets.
+fn the_subprotocol_is_accepted_in_both_alphabets() {
+    // The encodings of these bytes differ between the alphabets.
     let token = "??>>~~.a.b";
     for encoded in [STANDARD_NO_PAD.encode(token), URL_SAFE_NO_PAD.encode(token)] {
         let offer = format!("phoenix, {TOKEN_SUBPROTOCOL_PREFIX}{encoded}");
@@ -37,7 +36,7 @@ fn takes_the_subprotocol_in_both_alphabets() {
 }
 
 #[test]
-fn takes_a_cookie_of_the_one_name_where_there_is_one() {
+fn only_the_configured_cookie_is_accepted() {
     let name: CookieName = "__Host-warden".parse().expect("a name");
     let in_cookies = |lines: &[&[u8]]| {
         let mut map = HeaderMap::new();
@@ -45,7 +44,7 @@ fn takes_a_cookie_of_the_one_name_where_there_is_one() {
             map.append(header::COOKIE, HeaderValue::from_bytes(line).expect("a header"));
         }
         let uri = Uri::from_static("/socket/websocket");
-        assert_eq!(find(&uri, &map, None), Err(CredentialError::Missing), "cookies are not switched on");
+        assert_eq!(find(&uri, &map, None), Err(CredentialError::Missing), "cookies are disabled");
         find(&uri, &map, Some(&name))
     };
     let expected = Presented { token: Token::new("a.b.c"), wants_phoenix: false, is_cookie: true };
@@ -79,13 +78,13 @@ fn takes_a_cookie_of_the_one_name_where_there_is_one() {
     ] {
         assert!(matches!(in_cookies(&[line]), Err(CredentialError::Malformed(_))), "{line:?}");
     }
-    for bad in ["", "a b", "a=b", "a;b", "\u{e9}"] {
-        assert!(bad.parse::<CookieName>().is_err(), "{bad}");
+    for invalid in ["", "a b", "a=b", "a;b", "\u{e9}"] {
+        assert!(invalid.parse::<CookieName>().is_err(), "{invalid}");
     }
 }
 
 #[test]
-fn takes_exactly_one() {
+fn exactly_one_token_is_required() {
     let entry = format!("{TOKEN_SUBPROTOCOL_PREFIX}{}", STANDARD_NO_PAD.encode(JWT));
     let bearer = format!("Bearer {JWT}");
     assert_eq!(find_in("/", &[]), Err(CredentialError::Missing));
@@ -117,7 +116,7 @@ fn takes_exactly_one() {
 }
 
 #[test]
-fn refuses_every_url_that_carries_one() {
+fn every_url_with_a_credential_is_rejected() {
     let bearer = format!("Bearer {JWT}");
     for uri in [
         "/socket/websocket?token=abc".to_owned(),
@@ -144,12 +143,13 @@ fn refuses_every_url_that_carries_one() {
     ] {
         let result = find_in(&uri, &[("authorization", &bearer)]);
         let Err(CredentialError::InUrl(shown)) = result else { panic!("{uri}: {result:?}") };
-        assert!(!shown.contains("abc") && !shown.contains("eyJ"), "{shown} repeats the value");
+        assert!(!shown.contains("abc") && !shown.contains("eyJ"), "the error repeats the value: {shown}");
     }
-    // Looked at once, however often a token might begin in it.
+    // The scan is linear, even if a token could begin at every second byte.
     assert!(!is_jwt_like(&"ey".repeat(1 << 20)));
-    for fine in ["/socket/websocket?vsn=2.0.0", "/socket/websocket?vsn=2.0.0&app=1.2.3&keyboard=x&they=a.b.c"]
+    for harmless in
+        ["/socket/websocket?vsn=2.0.0", "/socket/websocket?vsn=2.0.0&app=1.2.3&keyboard=x&they=a.b.c"]
     {
-        assert!(find_in(fine, &[("authorization", &bearer)]).is_ok(), "{fine}");
+        assert!(find_in(harmless, &[("authorization", &bearer)]).is_ok(), "{harmless}");
     }
 }

@@ -1,4 +1,4 @@
-//! One key of a document, bound to one algorithm by its type and by what it says of itself.
+//! One published key, bound to one algorithm by its type and its `alg`.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -10,13 +10,13 @@ use serde_json::value::RawValue;
 use crate::auth::alg::{Alg, KID_BYTES_MAX};
 use crate::auth::json::is_object;
 
-/// Shortest RSA modulus, in bits: RFC 7518, section 3.3.
+/// Shortest RSA modulus, in bits (RFC 7518, section 3.3).
 const RSA_BITS_MIN: usize = 2048;
 
-/// Longest RSA modulus, in bits: what verifying costs grows with it.
+/// Longest RSA modulus, in bits. The cost of verification grows with it.
 const RSA_BITS_MAX: usize = 8192;
 
-/// Longest RSA exponent, in bytes; the usual 65,537 has three.
+/// Longest RSA exponent, in bytes. The usual exponent, 65,537, has three.
 const RSA_EXPONENT_BYTES_MAX: usize = 4;
 
 /// Smallest RSA exponent.
@@ -25,15 +25,15 @@ const RSA_EXPONENT_MIN: u32 = 3;
 /// Length of a coordinate on P-256, and of an Ed25519 key, in bytes.
 const COORDINATE_BYTES: usize = 32;
 
-/// The tag of an uncompressed point.
+/// Tag of an uncompressed point (SEC 1, section 2.3.3).
 const UNCOMPRESSED_POINT: u8 = 4;
 
-/// A public key, bound to its algorithm.
+/// Public key, bound to one algorithm.
 #[derive(Clone)]
 pub struct PublicKey {
-    /// The only algorithm that it verifies.
+    /// The only algorithm that this key verifies.
     pub alg: Alg,
-    /// Its name among the issuer's keys.
+    /// Name among the issuer's keys.
     pub kid: Option<String>,
     pub(in crate::auth) key: DecodingKey,
 }
@@ -44,29 +44,31 @@ impl std::fmt::Debug for PublicKey {
     }
 }
 
-/// Why one key is passed over.
+/// Reason for which a key is skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// A field is missing or has the wrong type.
     #[error("not a JSON Web Key: a field is missing or has the wrong type")]
     Malformed,
-    /// The world can read what must be secret.
-    #[error("it holds PRIVATE key material: whoever reads the document can sign tokens; replace the key")]
+    /// The key has private fields, which everyone can read.
+    #[error(
+        "it contains PRIVATE key material, so anyone who reads the document can sign tokens: replace the key"
+    )]
     Private,
-    /// A secret among public keys.
-    #[error("a symmetric key (oct): a secret is configured at the gateway, not published")]
+    /// The key is a shared secret, which must not be published.
+    #[error("it is a symmetric key (oct): configure secrets at the gateway instead of publishing them")]
     Symmetric,
-    /// For another kind of use or algorithm.
-    #[error("it is not for verifying signatures (use, key_ops)")]
+    /// The key is not meant for verifying signatures.
+    #[error("its use or key_ops does not include verifying signatures")]
     Use,
-    /// For an algorithm that is not verified here.
-    #[error("its algorithm, type or curve is none of RS256, ES256 (P-256) and EdDSA (Ed25519)")]
+    /// The key belongs to an algorithm that the gateway does not support.
+    #[error("its algorithm, type or curve is not one of RS256, ES256 (P-256) and EdDSA (Ed25519)")]
     Algorithm,
-    /// An RSA modulus of the wrong length.
+    /// The RSA modulus is too short or too long.
     #[error("its RSA modulus has fewer than {RSA_BITS_MIN} or more than {RSA_BITS_MAX} bits")]
     RsaLength,
-    /// Another key before it has the same name.
-    #[error("another key of the same algorithm and kid comes before it")]
+    /// An earlier key of the document has the same algorithm and `kid`.
+    #[error("an earlier key has the same algorithm and kid")]
     Duplicate,
 }
 
@@ -83,7 +85,7 @@ struct Jwk {
     e: Option<String>,
     x: Option<String>,
     y: Option<String>,
-    // What only private keys have.
+    // Only private keys have these fields.
     d: Option<IgnoredAny>,
     p: Option<IgnoredAny>,
     q: Option<IgnoredAny>,
@@ -95,7 +97,7 @@ struct Jwk {
 }
 
 impl PublicKey {
-    /// Reads one key of a document.
+    /// Parses one key of a document.
     pub(super) fn parse(raw: &RawValue) -> Result<Self, KeyError> {
         if !is_object(raw.get()) {
             return Err(KeyError::Malformed);

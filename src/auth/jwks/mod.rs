@@ -1,7 +1,7 @@
-//! A JWKS document, and which of its keys are taken.
+//! A JSON Web Key Set, and the keys of it that the gateway accepts.
 //!
-//! What is not a public key for one of the three algorithms is passed over with a reason, and never stops the others.
-//! Nothing here does I/O, and no address within a document (`x5u`, `jku`) is looked at.
+//! Every entry that is not a public key for RS256, ES256 or EdDSA is skipped with a reason and never affects the others.
+//! This module does no I/O and ignores addresses in the document (`x5u`, `jku`).
 
 mod key;
 #[cfg(test)]
@@ -14,26 +14,26 @@ use serde_json::value::RawValue;
 
 use super::json::is_object;
 
-/// Keys in one document; one with more is refused.
+/// Most keys in one document. A document with more is rejected as a whole.
 pub const JWKS_KEYS_MAX: usize = 64;
 
-/// What a document holds.
+/// Contents of a document.
 #[derive(Debug, Default)]
 pub struct Jwks {
-    /// The keys that are taken: no two of the same algorithm and `kid`.
+    /// Accepted keys. No two of them have the same algorithm and `kid`.
     pub keys: Vec<PublicKey>,
-    /// Of the others, why not, with their place in the document.
-    pub passed_over: Vec<(usize, KeyError)>,
+    /// Positions of the other keys in the document, each with the reason why it was skipped.
+    pub skipped: Vec<(usize, KeyError)>,
 }
 
-/// Why a document is refused as a whole.
+/// Reason for which a document is rejected as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JwksError {
-    /// Not `{"keys": [...]}`.
-    #[error("the answer is no JSON Web Key Set ({{\"keys\": [...]}})")]
+    /// The document is not `{"keys": [...]}`.
+    #[error("not a JSON Web Key Set ({{\"keys\": [...]}}): check the configured address")]
     NotAKeySet,
-    /// More than [`JWKS_KEYS_MAX`].
-    #[error("the key set holds {0} keys; at most {JWKS_KEYS_MAX} are taken")]
+    /// The document has more than [`JWKS_KEYS_MAX`] keys.
+    #[error("the key set has {0} keys, and at most {JWKS_KEYS_MAX} are allowed")]
     TooMany(usize),
 }
 
@@ -44,10 +44,10 @@ struct Document<'a> {
 }
 
 impl Jwks {
-    /// Reads a document.
+    /// Parses a document.
     ///
     /// # Errors
-    /// When it is no key set, or one beyond the limit. A single bad key is no error.
+    /// Fails if the document is not a key set or has too many keys. An invalid key is skipped and is no error.
     pub fn parse(document: &[u8]) -> Result<Self, JwksError> {
         let text = std::str::from_utf8(document).map_err(|_| JwksError::NotAKeySet)?;
         if !is_object(text) {
@@ -64,10 +64,10 @@ impl Jwks {
                     if jwks.keys.iter().any(|k| (k.alg, &k.kid) == (key.alg, &key.kid))
                         && key.kid.is_some() =>
                 {
-                    jwks.passed_over.push((n, KeyError::Duplicate));
+                    jwks.skipped.push((n, KeyError::Duplicate));
                 }
                 Ok(key) => jwks.keys.push(key),
-                Err(error) => jwks.passed_over.push((n, error)),
+                Err(error) => jwks.skipped.push((n, error)),
             }
         }
         Ok(jwks)

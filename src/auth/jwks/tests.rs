@@ -39,10 +39,10 @@ fn parsed(keys: &[Value]) -> Jwks {
     Jwks::parse(json!({"keys": keys, "other": 1}).to_string().as_bytes()).expect("a key set")
 }
 
-/// What becomes of one key.
-fn verdict(key: Value) -> Result<Alg, KeyError> {
+/// Parses a document with this key: its algorithm, or the reason why it was skipped.
+fn parse_one(key: Value) -> Result<Alg, KeyError> {
     let jwks = parsed(&[key]);
-    match (jwks.keys.first(), jwks.passed_over.first()) {
+    match (jwks.keys.first(), jwks.skipped.first()) {
         (Some(key), None) => Ok(key.alg),
         (None, Some((0, error))) => Err(*error),
         other => panic!("{other:?}"),
@@ -50,21 +50,21 @@ fn verdict(key: Value) -> Result<Alg, KeyError> {
 }
 
 #[test]
-fn takes_public_keys_of_the_three_algorithms() {
+fn public_keys_of_the_three_algorithms_are_accepted() {
     for (key, alg) in [(ec(), Alg::Es256), (rsa_of(2048), Alg::Rs256), (ed(), Alg::EdDsa)] {
-        assert_eq!(verdict(key.clone()), Ok(alg));
+        assert_eq!(parse_one(key.clone()), Ok(alg));
         let more = json!({"use": "sig", "key_ops": ["verify", "x"], "x5u": "http://x", "x5c": ["y"]});
-        assert_eq!(verdict(with(key.clone(), &more)), Ok(alg));
+        assert_eq!(parse_one(with(key.clone(), &more)), Ok(alg));
         let none = json!({"use": null, "key_ops": null, "alg": null, "kid": null, "d": null});
-        assert_eq!(verdict(with(key, &none)), Ok(alg));
+        assert_eq!(parse_one(with(key, &none)), Ok(alg));
     }
     for (key, name) in [(ec(), "ES256"), (rsa_of(2048), "RS256"), (ed(), "EdDSA"), (ed(), "Ed25519")] {
-        assert!(verdict(with(key, &json!({"alg": name}))).is_ok(), "{name}");
+        assert!(parse_one(with(key, &json!({"alg": name}))).is_ok(), "{name}");
     }
 }
 
 #[test]
-fn passes_over_what_is_for_something_else() {
+fn keys_for_other_purposes_are_skipped() {
     for key in [ec(), rsa_of(2048), ed()] {
         for (changes, error) in [
             (json!({"use": "enc"}), KeyError::Use),
@@ -85,54 +85,51 @@ fn passes_over_what_is_for_something_else() {
             (json!({"key_ops": "verify"}), KeyError::Malformed),
             (json!({"kid": "x".repeat(257)}), KeyError::Malformed),
         ] {
-            assert_eq!(verdict(with(key.clone(), &changes)), Err(error), "{changes}");
+            assert_eq!(parse_one(with(key.clone(), &changes)), Err(error), "{changes}");
         }
     }
     for field in ["p", "q", "dp", "dq", "qi", "oth"] {
-        assert_eq!(verdict(with(rsa_of(2048), &json!({field: "AQAB"}))), Err(KeyError::Private));
+        assert_eq!(parse_one(with(rsa_of(2048), &json!({field: "AQAB"}))), Err(KeyError::Private));
     }
-    // The algorithm is the key's own, whatever it says of itself.
-    assert_eq!(verdict(with(ec(), &json!({"alg": "RS256"}))), Err(KeyError::Algorithm));
-    assert_eq!(verdict(with(rsa_of(2048), &json!({"alg": "ES256"}))), Err(KeyError::Algorithm));
+    // A key cannot name the algorithm of another key type.
+    assert_eq!(parse_one(with(ec(), &json!({"alg": "RS256"}))), Err(KeyError::Algorithm));
+    assert_eq!(parse_one(with(rsa_of(2048), &json!({"alg": "ES256"}))), Err(KeyError::Algorithm));
 }
 
 #[test]
-fn the_material_has_the_right_length() {
-    for (bits, taken) in
+fn key_material_must_have_the_right_length() {
+    for (bits, is_accepted) in
         [(1024, false), (2047, false), (2048, true), (4096, true), (8192, true), (8193, false)]
     {
-        assert_eq!(verdict(rsa_of(bits)).is_ok(), taken, "{bits}");
+        assert_eq!(parse_one(rsa_of(bits)).is_ok(), is_accepted, "{bits}");
     }
-    // Leading zeros make no key longer.
+    // Leading zeros do not count as key length.
     let padded = encoded(&[vec![0; 128], vec![0xff; 128]].concat());
-    assert_eq!(verdict(with(rsa_of(2048), &json!({"n": padded}))), Err(KeyError::RsaLength));
+    assert_eq!(parse_one(with(rsa_of(2048), &json!({"n": padded}))), Err(KeyError::RsaLength));
     for e in ["", "AA", "AQ", "Ag", "AQAA", "AQAAAAE", "*"] {
-        assert_eq!(verdict(with(rsa_of(2048), &json!({"e": e}))), Err(KeyError::Malformed), "{e}");
+        assert_eq!(parse_one(with(rsa_of(2048), &json!({"e": e}))), Err(KeyError::Malformed), "{e}");
     }
     for short in [encoded(&[1; 31]), encoded(&[1; 33]), String::new(), "*".into(), encoded(&[1; 32]) + "="] {
-        assert_eq!(verdict(with(ec(), &json!({"x": short}))), Err(KeyError::Malformed), "{short}");
-        assert_eq!(verdict(with(ed(), &json!({"x": short}))), Err(KeyError::Malformed), "{short}");
+        assert_eq!(parse_one(with(ec(), &json!({"x": short}))), Err(KeyError::Malformed), "{short}");
+        assert_eq!(parse_one(with(ed(), &json!({"x": short}))), Err(KeyError::Malformed), "{short}");
     }
-    assert_eq!(verdict(with(ec(), &json!({"y": null}))), Err(KeyError::Malformed));
+    assert_eq!(parse_one(with(ec(), &json!({"y": null}))), Err(KeyError::Malformed));
 }
 
 #[test]
-fn one_bad_key_does_not_stop_the_others() {
+fn an_invalid_key_does_not_affect_the_others() {
     let jwks = parsed(&[json!(7), json!({}), ec(), with(ec(), &json!({"x": encoded(&[9; 32])})), ed()]);
-    let taken: Vec<_> = jwks.keys.iter().map(|key| key.alg).collect();
-    assert_eq!(taken, [Alg::Es256, Alg::EdDsa]);
-    assert_eq!(
-        jwks.passed_over,
-        [(0, KeyError::Malformed), (1, KeyError::Malformed), (3, KeyError::Duplicate)]
-    );
+    let accepted: Vec<_> = jwks.keys.iter().map(|key| key.alg).collect();
+    assert_eq!(accepted, [Alg::Es256, Alg::EdDsa]);
+    assert_eq!(jwks.skipped, [(0, KeyError::Malformed), (1, KeyError::Malformed), (3, KeyError::Duplicate)]);
 }
 
 #[test]
-fn a_document_is_a_key_set_of_limited_size() {
-    for wrong in
+fn a_document_must_be_a_key_set_of_limited_size() {
+    for invalid in
         ["", "[]", "[[]]", "{}", "null", "<html>", "{\"keys\":{}}", "{\"keys\":null}", "{\"keys\":[]} x"]
     {
-        assert_eq!(Jwks::parse(wrong.as_bytes()).err(), Some(JwksError::NotAKeySet), "{wrong}");
+        assert_eq!(Jwks::parse(invalid.as_bytes()).err(), Some(JwksError::NotAKeySet), "{invalid}");
     }
     assert!(Jwks::parse(b"{\"keys\":[]}").expect("a key set").keys.is_empty());
     let many = |n| json!({"keys": vec![7; n]}).to_string();

@@ -1,0 +1,108 @@
+//! The decision which topics a session may join, from its token and from the topics that the operator restricted.
+//!
+//! `org` and entity topics such as `call:<uuid>` are aggregate topics: they carry events of other topics. An event is
+//! encoded once for all subscribers of a topic, so it cannot be left out for one of them. If an aggregate topic could
+//! carry events of a restricted topic that the token does not name, the join is rejected as a whole.
+
+use crate::auth::{TopicClaim, names_kind_of};
+use crate::wire::Topic;
+
+/// Restricted topics, which a token may join only if it names them.
+#[derive(Clone, Debug, Default)]
+pub struct TopicPolicy {
+    restricted: Vec<String>,
+}
+
+/// Reason for which a session may not join a topic.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum ForbiddenTopic {
+    #[error("the token must name {0} in app_metadata.warden_topics: get a token that does")]
+    NotNamed(String),
+    #[error(
+        "{topic} also carries events of {carried}, which the token does not name in app_metadata.warden_topics: join \
+         the topics that you need one by one"
+    )]
+    Carries { topic: String, carried: String },
+}
+
+impl TopicPolicy {
+    /// Restricts these topics. `<kind>:*` restricts all entities of a kind.
+    #[must_use]
+    pub fn new(restricted: Vec<String>) -> Self {
+        Self { restricted }
+    }
+
+    /// Checks whether a token with this claim may join the topic.
+    pub(super) fn check(&self, claim: &TopicClaim, topic: &Topic) -> Result<(), ForbiddenTopic> {
+        let name = topic.as_str();
+        let is_meant = |entry: &str| entry == name || names_kind_of(entry, name);
+        let must_be_named = claim.is_present() || self.restricted.iter().any(|entry| is_meant(entry));
+        if must_be_named && !claim.names(name) {
+            return Err(ForbiddenTopic::NotNamed(name.to_owned()));
+        }
+        let carried = self.restricted.iter().filter(|entry| match topic {
+            Topic::Org => true,
+            Topic::Named(_) => false,
+            // An entity topic may carry events of any named topic. An event belongs to one entity at most.
+            Topic::Entity(_) => matches!(Topic::parse(entry), Some(Topic::Named(_))),
+        });
+        match carried.filter(|entry| !is_meant(entry)).find(|entry| !claim.names(entry)) {
+            Some(entry) => Err(ForbiddenTopic::Carries { topic: name.to_owned(), carried: entry.clone() }),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const CALL: &str = "call:6f9619ff-8b86-4d01-b42d-00cf4fc964ff";
+    const OTHER_CALL: &str = "call:6f9619ff-8b86-4d01-b42d-00cf4fc964fe";
+    const INVOICE: &str = "invoice:17";
+    const TOPICS: [&str; 7] = ["calls", "call_logs", "recordings", "org", CALL, OTHER_CALL, INVOICE];
+
+    /// Topics of `TOPICS` that a token with this claim may join.
+    fn allowed(restricted: &[&str], claim: Option<Value>) -> Vec<&'static str> {
+        let policy = TopicPolicy::new(restricted.iter().map(|&topic| topic.to_owned()).collect());
+        let claim = claim.map_or_else(TopicClaim::default, |list| TopicClaim::for_tests(&list));
+        let is_allowed = |topic: &&str| policy.check(&claim, &Topic::parse(topic).expect("a topic")).is_ok();
+        TOPICS.into_iter().filter(is_allowed).collect()
+    }
+
+    #[test]
+    fn without_a_claim_everything_that_needs_none_can_be_allowed() {
+        assert_eq!(allowed(&[], None), TOPICS);
+        // A restricted topic also closes the aggregate topics that carry it.
+        assert_eq!(allowed(&["recordings"], None), ["calls", "call_logs"]);
+        assert_eq!(allowed(&["call:*"], None), ["calls", "call_logs", "recordings", INVOICE]);
+        assert_eq!(allowed(&["invoice:*"], None), ["calls", "call_logs", "recordings", CALL, OTHER_CALL]);
+        assert_eq!(allowed(&["org"], None), ["calls", "call_logs", "recordings", CALL, OTHER_CALL, INVOICE]);
+        assert_eq!(allowed(&[CALL], None), ["calls", "call_logs", "recordings", OTHER_CALL, INVOICE]);
+    }
+
+    #[test]
+    fn a_token_with_a_claim_joins_only_the_topics_that_it_names() {
+        assert_eq!(allowed(&[], Some(json!([]))), Vec::<&str>::new());
+        assert_eq!(allowed(&[], Some(json!(["calls", "call:*"]))), ["calls", CALL, OTHER_CALL]);
+        assert_eq!(allowed(&[], Some(json!([CALL, "invoice:*"]))), [CALL, INVOICE]);
+        assert_eq!(allowed(&[], Some(json!(["org"]))), ["org"]);
+        assert_eq!(allowed(&[], Some(json!(["*"]))), TOPICS);
+    }
+
+    #[test]
+    fn aggregate_topics_do_not_leak_restricted_topics() {
+        let restricted = &["recordings"];
+        assert_eq!(
+            allowed(restricted, Some(json!(["calls", "org", "call:*", CALL, "invoice:*"]))),
+            ["calls"]
+        );
+        assert_eq!(allowed(restricted, Some(json!(["recordings", "calls"]))), ["calls", "recordings"]);
+        assert_eq!(allowed(restricted, Some(json!(["recordings", CALL]))), ["recordings", CALL]);
+        assert_eq!(allowed(restricted, Some(json!(["recordings", "org"]))), ["recordings", "org"]);
+        assert_eq!(allowed(restricted, Some(json!(["*"]))), TOPICS);
+        assert_eq!(allowed(&["recordings", "call_logs"], Some(json!(["recordings", "org"]))), ["recordings"]);
+    }
+}
