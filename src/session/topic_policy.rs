@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_claim_everything_that_needs_none_can_be_allowed() {
+    fn a_token_without_a_claim_joins_all_unrestricted_topics() {
         assert_eq!(allowed(&[], None), TOPICS);
         // A restricted topic also closes the aggregate topics that carry it.
         assert_eq!(allowed(&["recordings"], None), ["calls", "call_logs"]);

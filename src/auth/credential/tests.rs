@@ -1,3 +1,5 @@
+//! Tests of the one place where a token is searched in a request.
+
 use axum::http::HeaderValue;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};

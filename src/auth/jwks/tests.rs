@@ -1,3 +1,5 @@
+//! Tests of key sets: which keys are accepted, and why the others are skipped.
+
 //! Tests of published key sets: accepted keys, ignored keys and rejected documents.
 
 use serde_json::{Value, json};
