@@ -14,6 +14,7 @@
 //! | `frames` | whatever a client may send, and how each session ends |
 //! | `isolation` | random programs: every socket gets its own events, and no others |
 //! | `keys` | whose keys verify a token; key servers that change, fail and lie |
+//! | `language` | the language of comments, messages and documents, and links in documents |
 //! | `limits` | silent sessions and slow ones |
 //! | `membership` | users whose organisation changes |
 //! | `phoenix` | the published JavaScript client, unmodified |
@@ -47,6 +48,7 @@ mod frames;
 mod harness;
 mod isolation;
 mod keys;
+mod language;
 #[path = "../legacy/mod.rs"]
 mod legacy;
 mod limits;

@@ -1,0 +1,188 @@
+//! The language of the project: comments, docstrings, messages, test names and documents.
+//!
+//! CONTRIBUTING.md has the rules. These tests check the ones that a program can check, without false positives.
+//! `source` splits files into passages, `rules` checks one passage at a time and has samples that break each rule.
+
+mod rules;
+mod source;
+
+use std::fmt::Write as _;
+use std::path::{Component, Path, PathBuf};
+
+use rules::{
+    anchors, banned_words, has_dangling_opening, is_too_wide, links, named_documents, named_paths,
+    repetitions,
+};
+use source::{Kind, Source, sources};
+
+/// Widest comment line.
+const COLUMNS_MAX: usize = 110;
+/// Widest comment line in SQL.
+const SQL_COLUMNS_MAX: usize = 120;
+
+/// Findings that are left while the language is being rewritten. The numbers only go down.
+const LEFT: Left = Left { words: 181, columns: 309, openings: 288, links: 30 };
+
+struct Left {
+    words: usize,
+    columns: usize,
+    openings: usize,
+    links: usize,
+}
+
+/// This checker quotes what it forbids.
+const SELF: &str = "tests/it/language";
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn checked() -> Vec<Source> {
+    let sources = sources(root());
+    assert!(sources.len() > 300, "the walk found the sources");
+    let is_checked = |source: &Source| !source.path.starts_with(SELF);
+    sources.into_iter().filter(is_checked).collect()
+}
+
+fn documents() -> Vec<Source> {
+    checked().into_iter().filter(Source::is_document).collect()
+}
+
+/// Fails with all findings, one per line, if there are more than `left`.
+fn report(findings: &[String], left: usize, rule: &str) {
+    let mut text = String::new();
+    for finding in findings {
+        let _ = writeln!(text, "  {finding}");
+    }
+    assert!(findings.len() <= left, "{} findings: {rule}\n{text}", findings.len());
+}
+
+#[test]
+fn texts_use_plain_words() {
+    let mut findings = Vec::new();
+    for source in checked() {
+        for passage in &source.passages {
+            // A string without a space is a value, not a message.
+            if passage.kind == Kind::Message && !passage.text.contains(' ') {
+                continue;
+            }
+            for (line, word) in banned_words(&passage.text) {
+                findings.push(format!("{}:{}: {word:?}", source.path.display(), passage.line + line));
+            }
+        }
+    }
+    report(&findings, LEFT.words, "say who does what, in today's words (CONTRIBUTING.md, Language)");
+}
+
+#[test]
+fn comment_lines_fit_the_width() {
+    let mut findings = Vec::new();
+    for source in checked() {
+        let columns_max = if source.is_sql() { SQL_COLUMNS_MAX } else { COLUMNS_MAX };
+        for comment in source.comment_lines.iter().filter(|comment| is_too_wide(comment, columns_max)) {
+            findings.push(format!(
+                "{}:{}: {} columns, at most {columns_max}",
+                source.path.display(),
+                comment.line,
+                comment.columns
+            ));
+        }
+    }
+    report(&findings, LEFT.columns, "wrap the comment");
+}
+
+#[test]
+fn docstrings_open_with_a_phrase_that_stands_alone() {
+    let mut findings = Vec::new();
+    for source in checked() {
+        for line in source.comment_lines.iter().filter(|line| line.is_doc) {
+            if has_dangling_opening(&line.text) {
+                findings.push(format!("{}:{}: {}", source.path.display(), line.line, line.text));
+            }
+        }
+    }
+    report(&findings, LEFT.openings, "open docstring lines with a noun phrase or a verb phrase");
+}
+
+#[test]
+fn documents_do_not_repeat_themselves() {
+    let documents = documents();
+    let texts: Vec<(&str, &str)> = documents
+        .iter()
+        .map(|document| (document.path.to_str().expect("UTF-8"), &*document.content))
+        .collect();
+    let found = repetitions(&texts);
+    let findings: Vec<String> =
+        found.into_iter().map(|(path, line, sentence)| format!("{path}:{line}: {sentence}")).collect();
+    report(&findings, 0, "say it in one place, and link to it");
+}
+
+#[test]
+fn links_lead_to_existing_headings() {
+    let mut findings = Vec::new();
+    for document in documents() {
+        for (line, target) in links(&document.content) {
+            if let Err(reason) = resolve(&document, &target) {
+                findings.push(format!("{}:{line}: {target}: {reason}", document.path.display()));
+            }
+        }
+    }
+    for source in checked().iter().filter(|source| !source.is_document()) {
+        for passage in source.passages.iter().filter(|p| matches!(p.kind, Kind::Comment | Kind::Doc)) {
+            for path in named_documents(&passage.text).filter(|path| !root().join(path).exists()) {
+                findings.push(format!("{}:{}: {path}: no such file", source.path.display(), passage.line));
+            }
+        }
+    }
+    report(&findings, LEFT.links, "correct the link");
+}
+
+fn resolve(document: &Source, target: &str) -> Result<(), &'static str> {
+    if target.contains("://") || target.starts_with("mailto:") {
+        return Ok(());
+    }
+    let (path, anchor) = target.split_once('#').unwrap_or((target, ""));
+    let path = if path.is_empty() {
+        document.path.clone()
+    } else {
+        normalised(&document.path.parent().unwrap_or(Path::new("")).join(path))
+    };
+    if !root().join(&path).exists() {
+        return Err("no such file");
+    }
+    if anchor.is_empty() {
+        return Ok(());
+    }
+    let content = std::fs::read_to_string(root().join(&path)).map_err(|_| "not a text file")?;
+    if anchors(&content).iter().any(|heading| heading == anchor) { Ok(()) } else { Err("no such heading") }
+}
+
+/// Resolves `..` without the file system.
+fn normalised(path: &Path) -> PathBuf {
+    let mut result = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::ParentDir => {
+                result.pop();
+            }
+            Component::CurDir => {}
+            other => result.push(other),
+        }
+    }
+    result
+}
+
+#[test]
+fn paths_named_in_documents_exist() {
+    let mut findings = Vec::new();
+    for document in documents() {
+        for (line, path) in named_paths(&document.content) {
+            // A document of a package may name paths of that package.
+            let beside = document.path.parent().unwrap_or(Path::new("")).join(&path);
+            if !root().join(&path).exists() && !root().join(beside).exists() {
+                findings.push(format!("{}:{line}: {path}", document.path.display()));
+            }
+        }
+    }
+    report(&findings, 0, "name a file or directory that exists");
+}
