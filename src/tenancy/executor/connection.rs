@@ -70,6 +70,13 @@ impl StepError {
     }
 }
 
+impl StepError {
+    /// Whether a query failed because row-level security hides rows from this role (see [`SETTINGS`]).
+    pub(super) fn is_hidden_by_policy(&self) -> bool {
+        matches!(self, Self::Rejected(error) if error.code() == "42501" && error.message().contains("row-level security"))
+    }
+}
+
 impl From<sqlx::Error> for StepError {
     fn from(error: sqlx::Error) -> Self {
         match error {

@@ -34,6 +34,7 @@ pub(crate) use progress::{grouped, human};
 
 use self::connection::{ExecutorConnection, StepError};
 use super::AdoptionIssue;
+use super::issue::NEEDS_BYPASS;
 use super::plan::Plan;
 use super::registry::title;
 use crate::postgres::{self, Migrated, SchemaSet};
@@ -226,6 +227,7 @@ impl AdoptionRun {
                 let issue = match error {
                     StepError::Conflict(issue) => *issue,
                     other => {
+                        let remedy = if other.is_hidden_by_policy() { NEEDS_BYPASS } else { remedy };
                         AdoptionIssue::new(step.table.clone(), format!("{}: {other}", step.name), remedy)
                     }
                 };

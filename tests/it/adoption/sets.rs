@@ -53,3 +53,32 @@ async fn the_platform_is_chosen_once() {
     plain(db.url(), &[]).await.must(0);
     assert_eq!(tables_with_null(&mut admin).await, Vec::<String>::new());
 }
+
+/// On an empty database organisations are protected from the start, and hidden from their owner as well.
+#[tokio::test]
+async fn adoption_beside_protected_tables_needs_bypassrls() {
+    let db = small_db(
+        "do $$ begin
+           if not exists (select from pg_roles where rolname = 'no_bypass') then create role no_bypass login createrole; end if;
+           execute format('grant create on database %I to no_bypass', current_database());
+         end $$;
+         alter schema public owner to no_bypass",
+    )
+    .await;
+    let url = crate::harness::shared_cluster_url(&db.name, "no_bypass");
+    plain(&url, &[]).await.must(0);
+    db.run(
+        "set role no_bypass;
+         create table invoices (id int primary key, user_id uuid); insert into invoices values (1, null), (2, gen_random_uuid());
+         select warden.adopt_table('invoices', 'user_id'); reset role",
+    )
+    .await;
+    plain(&url, &[])
+        .await
+        .must(1)
+        .says(&["issue: invoices: backfill: ", "or as an owner of the tables with BYPASSRLS"]);
+    db.run("alter role no_bypass bypassrls").await;
+    plain(&url, &[]).await.must(0).says(&["every row has an organisation"]);
+    assert_adopted(&db, "invoices").await;
+    plain(&url, &["--enforce", "--yes"]).await.must(0);
+}
