@@ -128,9 +128,12 @@ pub const RULES: &[Rule] = &[
         "triggers and foreign keys are not disabled, neither by `session_replication_role` nor one by one",
     ),
     finding("function", "Warden's functions exist, exactly as this version creates them"),
-    finding("function-search-path", "their search_path is empty"),
-    finding("function-owner", "they belong to `warden_owner`, or to the owner of the tables"),
-    finding("function-marks", "their volatility, parallel safety and SECURITY DEFINER are as created"),
+    finding("function-search-path", "Warden's functions have an empty search_path"),
+    finding("function-owner", "Warden's functions belong to `warden_owner`, or to the owner of the tables"),
+    finding(
+        "function-marks",
+        "Warden's functions have the volatility, parallel safety and SECURITY DEFINER with which they were created",
+    ),
     finding(
         "function-rights",
         "neither PUBLIC nor a request role may execute functions of schema `warden`, or the token hook",
