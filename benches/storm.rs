@@ -10,7 +10,7 @@
 //!
 //! With `--restart yes` the gateway restarts while the clients are away, so the missed events are not in its
 //! memory. With `--bulk 1000000` the first organisation writes that number of rows in one statement while the
-//! clients are away, and the latency of the second organisation's live events is measured meanwhile.
+//! clients are away. The latency of the second organisation's live events is measured meanwhile.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

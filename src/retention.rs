@@ -125,7 +125,7 @@ impl Retention {
     }
 
     fn report(&self, rotation: Rotation) {
-        // `Busy` says nothing about lateness: the node that is rotating reports it.
+        // `Busy` does not mean that rotation is late: the node that is rotating reports it.
         if rotation != Rotation::Busy {
             self.set_late(rotation == Rotation::Blocked);
         }

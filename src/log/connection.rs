@@ -112,7 +112,8 @@ impl LogReader {
     }
 }
 
-/// Checks the database, deletes rows of other epochs, and returns the current epoch.
+/// Checks the database, begins its current epoch, and returns it. In a new epoch this deletes rows
+/// whose transaction ids are in the future.
 async fn begin_epoch(connection: &mut PgConnection) -> Result<String, LogError> {
     let encoding = sqlx::query_scalar!(r#"select current_setting('server_encoding') as "encoding!""#)
         .fetch_one(&mut *connection)

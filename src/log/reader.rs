@@ -41,9 +41,9 @@ impl LogReader {
         Ok(page)
     }
 
-    /// Queries the events after `from` by three look-ups. They are written separately, and limits fence them
-    /// off. Otherwise the planner would walk the whole log by id to find the few rows in their order. If a
-    /// look-up reaches its limit, there is more than one page, and the rows of this query are not used.
+    /// Queries the events after `from` by three look-ups. They are written separately, and a limit keeps the
+    /// planner from merging them. Otherwise it would walk the whole log by id to find the few rows in their
+    /// order. If a look-up reaches its limit, there is more than one page, and these rows are not used.
     async fn query_since(&mut self, from: &Arc<Point>) -> Result<LogPage, LogError> {
         let since = PointParameters::new(from);
         let rows = sqlx::query!(

@@ -11,7 +11,7 @@ use crate::log::{LogRow, LoggedEvent, PointParameters, RowDecoder};
 use crate::org::OrgId;
 use crate::wire::Event;
 
-/// What one read returns.
+/// The range of the log that one read covers, and the topics that its waiters need.
 pub(super) struct ReadPlan {
     org: OrgId,
     /// All waiters have seen everything that this point covers.

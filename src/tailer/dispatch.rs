@@ -91,8 +91,8 @@ impl Dispatcher {
         self.fanout.send(&Batch { number, cursor, read_at, orgs });
     }
 
-    /// Tells every client on every topic that continuity is lost. Deletions of organisations and revocations
-    /// may be among the lost events, so the node reloads both.
+    /// Sends a resync to every client on every topic, because continuity is lost. Deletions of organisations
+    /// and revocations may be among the lost events, so the node reloads both.
     pub(super) fn broadcast_resync(&mut self, loss: ContinuityLoss) {
         let reason = loss.reason();
         tracing::warn!(reason, "continuity with the event log lost: all topics resync");

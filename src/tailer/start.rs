@@ -54,7 +54,8 @@ impl LogTailer {
     /// restart reconnect all at once, and without this the log would have to serve all of them.
     async fn warm_up(&self, log: &mut LogReader, to: &Arc<Point>) -> Result<(), LogError> {
         let recent = &self.dispatcher.recent;
-        // Queried after `to` was taken. So `to` certainly covers the older rows that it covers itself.
+        // Queried after `to` was taken. So `from` certainly covers every older row that `to` covers, and the
+        // pages below miss none.
         let from = self.with_timeout(log.point_before_last(self.limits.warm_rows_max)).await?;
         let Some(from) = from.filter(|from| from.max_id < to.max_id).map(Arc::new) else { return Ok(()) };
         let mut after = from.max_id;

@@ -76,7 +76,7 @@ async fn serve(addr: SocketAddr, admin: SocketAddr, database_url: &str, log: &Pa
     GatewayProcess::serve(env!("CARGO_BIN_EXE_warden"), &variables, log).await
 }
 
-/// What one client received.
+/// Events and close codes that one client received.
 #[derive(Default)]
 struct Seen {
     calls: Vec<String>,

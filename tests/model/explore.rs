@@ -144,7 +144,7 @@ pub(crate) fn explore<M: Model>(model: &M) -> Report {
     drop(index);
     let can = can_complete(model, &states, &mut fair_edges);
     let outcome = can.iter().position(|can| !can).map_or(Outcome::Holds, |first| {
-        // Of all stuck states a final one explains most, because little is left to do in it.
+        // A final stuck state explains most, because little is left to do in it.
         let last = final_state(model, &states, &can).unwrap_or(first);
         Outcome::Stuck { schedule: schedule(&reached, last) }
     });

@@ -171,7 +171,7 @@ const CRASHING: Setup = Setup { crashes: 1, poll: true, ..BASE };
 
 /// A client disconnects from and resumes at one node, which reads several pages.
 const ONE_NODE: Setup = Setup { joins: 3, ..PAGED };
-/// The same with two nodes.
+/// A client disconnects from and resumes at two nodes.
 const TWO_NODES: Setup = Setup { txs: &[LARGE, PLAIN], tailers: 2, joins: 2, ..PAGED };
 
 fn outcome_of(name: &str, setup: &Setup) -> Outcome {

@@ -95,8 +95,8 @@ pub(crate) struct Setup {
     pub(crate) overruns: u8,
     /// The start of a transaction and its first event are one step.
     pub(crate) coarse: bool,
-    /// A listening backend that was woken by an earlier ring may receive a notification as soon as it is
-    /// visible, before the ringing transaction has released its lock.
+    /// A notification may arrive before the ringing transaction releases its lock. This happens if an earlier
+    /// ring has woken the listening backend.
     pub(crate) early_delivery: bool,
     /// The unconditional poll exists.
     pub(crate) poll: bool,

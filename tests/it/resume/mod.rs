@@ -198,7 +198,7 @@ async fn a_replay_includes_a_late_commit() {
 
     let mut client = connect(&gateway, org).await;
     expect_replay_then_live(&mut client, &since, &[early], &db, org).await;
-    // The same from the log.
+    // Now the replay comes from the log.
     let missed = [early, last_call(&db, org).await];
     let another = gateway_without_recent(&db, |_| {}).await;
     let mut client = connect(&another, org).await;
