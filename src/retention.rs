@@ -67,10 +67,10 @@ impl Retention {
         self.late_since.subscribe()
     }
 
-    /// Runs until it is dropped. It rotates only while the node follows the log, because a node that does not has
-    /// already reported that the database is unreachable.
+    /// Runs until the future is dropped. It rotates only while the node follows the log, because a node that
+    /// does not has already reported that the database is unreachable.
     pub async fn run(self, tailer: watch::Receiver<TailerState>) {
-        // A failure is repeated at the next interval: no attempt before it is needed.
+        // A failed attempt is repeated at the next interval. No earlier attempt is needed.
         let interval = self.limits.interval;
         let schedule = Schedule { interval, retry: (interval, interval), starts_immediately: true };
         periodic(schedule, &Notify::new(), |_| async {

@@ -79,7 +79,7 @@ impl Doorbell {
         Arc::clone(&self.signal)
     }
 
-    /// Listens for ever.
+    /// Listens until the future is dropped.
     pub async fn run(self) {
         let mut backoff = Backoff::new(RECONNECT_DELAYS.0, RECONNECT_DELAYS.1);
         let mut locations = self.primary.location();

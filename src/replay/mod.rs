@@ -157,7 +157,8 @@ impl Replay {
         self.limits.send_timeout
     }
 
-    /// Reads the log for waiting clients, for ever. Several tasks run this ([`ReplayLimits::concurrent_reads_max`]).
+    /// Reads the log for waiting clients until the future is dropped. Several tasks run this
+    /// ([`ReplayLimits::concurrent_reads_max`]).
     pub async fn run(self: Arc<Self>) {
         loop {
             let job = self.queue.next_job().await;

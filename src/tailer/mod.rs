@@ -74,7 +74,7 @@ impl LogTailer {
         self.progress.subscribe()
     }
 
-    /// Follows the log for ever.
+    /// Follows the log until the future is dropped.
     pub async fn run(mut self) {
         let mut position = None;
         let mut backoff = Backoff::new(self.limits.reconnect_first, self.limits.reconnect_max);
