@@ -195,7 +195,8 @@ async fn bulk(gateway: &Gateway, pool: &PgPool, orgs: &[Uuid], rows: i32) -> any
     let read = Instant::now();
     let committed = insert.await??;
     println!(
-        "bulk of {rows} rows: written in {:.1} s, read {:.1} s later; resident {resident_before} MiB before, {resident} MiB peak",
+        "bulk of {rows} rows: written in {:.1} s, read {:.1} s later; \
+         resident {resident_before} MiB before, {resident} MiB peak",
         (committed - started).as_secs_f64(),
         (read - committed).as_secs_f64()
     );
@@ -203,7 +204,8 @@ async fn bulk(gateway: &Gateway, pool: &PgPool, orgs: &[Uuid], rows: i32) -> any
         times.sort_unstable();
         let at = |part: usize| times.get((times.len() * part / 100).min(times.len().saturating_sub(1)));
         println!(
-            "live events of another organisation while the bulk was {when}: {} events, p50 {:?}, p99 {:?}, max {:?}",
+            "live events of another organisation while the bulk was {when}: \
+             {} events, p50 {:?}, p99 {:?}, max {:?}",
             times.len(),
             at(50),
             at(99),

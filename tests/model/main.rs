@@ -5,7 +5,7 @@
 //! | `state` | the state of database, tailers and client, and the parameters of a run |
 //! | `writers` | `warden.events`, `warden.ring()`, commits as PostgreSQL performs them, crashes |
 //! | `tailers` | `Doorbell::listen`, `LogReader`, `LogTailer::poll`, `LogTailer::wait` |
-//! | `clients` | a client that joins, receives its missed events, and disconnects: `session::resume`, `Replay` |
+//! | `clients` | a client that joins, receives missed events, and disconnects: `session::resume`, `Replay` |
 //! | `explore` | the search |
 //!
 //! The model claims three properties:
