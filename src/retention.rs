@@ -77,7 +77,7 @@ impl Retention {
             let mut tailer = tailer.clone();
             if tailer.wait_for(|state| *state == TailerState::Following).await.is_err() {
                 // The tailer has ended for good, so there is nothing to rotate.
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
             match tokio::time::timeout(ROTATION_TIMEOUT, self.rotate()).await {
                 Ok(Ok(rotation)) => self.report(rotation),
