@@ -1,12 +1,14 @@
-//! What the doorbell costs: commits per second of 16 writers to a watched table,
+//! Measures the cost of the doorbell for writers: commits per second of 16 writers to a watched table,
 //!
-//! - with the log but no doorbell and no gateway,
+//! - with the log, but without a doorbell and without a gateway,
+//! - as shipped, without a gateway,
 //! - as shipped, with a gateway attached,
 //! - with a NOTIFY for every row, as a plain trigger would do it, with a gateway attached,
-//! - as shipped, with a gateway attached, but without the index from which resumes are served.
+//! - as shipped, with a gateway attached, but without the index by organisation, which serves resumes.
 //!
-//! They take turns in one run on one private PostgreSQL; medians and ratios are reported as a table.
-//! `cargo bench --bench doorbell -- --seconds 4 --rounds 9`; needs `pgbench`, which comes with the server.
+//! The variants alternate in one run on one private PostgreSQL. The result is a table of medians and ratios.
+//!
+//! `cargo bench --bench doorbell -- --seconds 4 --rounds 9`. It needs `pgbench`, which comes with the server.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -23,8 +25,8 @@ use warden_devkit::cluster::{Binaries, Cluster, ClusterOptions, DataDir, SUPERUS
 const WRITERS: u32 = 16;
 const ORGS: u32 = 20;
 
-/// A NOTIFY per row: what the coalesced doorbell is compared with.
-const NAIVE_BELL: &str = "
+/// A trigger that executes NOTIFY for each row, with which the coalesced doorbell is compared.
+const NOTIFY_PER_ROW: &str = "
     create or replace function public.naive_ring() returns trigger language plpgsql as $$
     begin perform pg_notify('warden', new.id::text); return null; end $$;
     create or replace trigger naive_ring after insert on warden.events
@@ -33,7 +35,7 @@ const NAIVE_BELL: &str = "
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Variant {
-    NoBell,
+    NoDoorbell,
     CoalescedAlone,
     Coalesced,
     NotifyPerRow,
@@ -41,14 +43,14 @@ enum Variant {
 }
 
 const VARIANTS: [Variant; 5] = [
-    Variant::NoBell,
+    Variant::NoDoorbell,
     Variant::CoalescedAlone,
     Variant::Coalesced,
     Variant::NotifyPerRow,
     Variant::NoOrgIndex,
 ];
 
-/// The variant that the others are compared with.
+/// Index of the variant with which the others are compared.
 const SHIPPED: usize = 2;
 
 fn main() -> anyhow::Result<()> {
@@ -58,7 +60,7 @@ fn main() -> anyhow::Result<()> {
         match arg.as_str() {
             "--seconds" => seconds = args.next().context("--seconds N")?.parse()?,
             "--rounds" => rounds = args.next().context("--rounds N")?.parse()?,
-            // Cargo's own.
+            // Passed by cargo.
             "--bench" => {}
             other => bail!("unknown option {other}: --seconds N, --rounds N"),
         }
@@ -87,7 +89,7 @@ async fn measure(cluster: &Cluster, seconds: u32, rounds: usize) -> anyhow::Resu
     warden::postgres::migrate_platform(&url).await?;
     let pool = PgPool::connect(&url).await?;
     sqlx::raw_sql("alter role warden_gateway login").execute(&pool).await?;
-    sqlx::raw_sql(NAIVE_BELL).execute(&pool).await?;
+    sqlx::raw_sql(NOTIFY_PER_ROW).execute(&pool).await?;
     sqlx::query(
         "insert into organizations (id, name)
          select ('00000000-0000-4000-8000-' || lpad(n::text, 12, '0'))::uuid, 'bench' from generate_series(1, $1) n",
@@ -109,7 +111,7 @@ async fn measure(cluster: &Cluster, seconds: u32, rounds: usize) -> anyhow::Resu
         for (n, variant) in VARIANTS.iter().enumerate() {
             prepare(&pool, *variant).await?;
             let gateway = match variant {
-                Variant::NoBell | Variant::CoalescedAlone => None,
+                Variant::NoDoorbell | Variant::CoalescedAlone => None,
                 _ => Some(gateway(cluster).await?),
             };
             let rate = tokio::task::spawn_blocking({
@@ -121,7 +123,7 @@ async fn measure(cluster: &Cluster, seconds: u32, rounds: usize) -> anyhow::Resu
             eprintln!("round {} of {rounds}: {variant:?} {rate:.0} commits/s", round + 1);
             if let Some(gateway) = gateway {
                 let (reads, events) = (gateway.metrics().reads.get(), gateway.metrics().events.get());
-                eprintln!("    the gateway made {reads} reads and read {events} events");
+                eprintln!("    the gateway read {events} events in {reads} reads");
                 gateway.stop().await;
             }
         }
@@ -130,14 +132,15 @@ async fn measure(cluster: &Cluster, seconds: u32, rounds: usize) -> anyhow::Resu
     report(&pool, &rates, seconds).await
 }
 
-/// Empties the tables, so that no variant pays for another's rows, and switches triggers.
+/// Prepares a variant: empties the tables, so that no variant pays for another's rows, and switches triggers
+/// and index.
 async fn prepare(pool: &PgPool, variant: Variant) -> anyhow::Result<()> {
     let (ring, naive) = match variant {
-        Variant::NoBell => ("disable", "disable"),
+        Variant::NoDoorbell => ("disable", "disable"),
         Variant::CoalescedAlone | Variant::Coalesced | Variant::NoOrgIndex => ("enable", "disable"),
         Variant::NotifyPerRow => ("disable", "enable"),
     };
-    // One by one: within a transaction the log can't be truncated while its trigger is pending.
+    // Each statement is a transaction: the log cannot be truncated while its deferred trigger is pending.
     for sql in [
         "truncate calls cascade".to_owned(),
         "truncate warden.events".to_owned(),
@@ -196,15 +199,15 @@ async fn report(pool: &PgPool, rates: &[Vec<f64>; 5], seconds: u32) -> anyhow::R
         rates[0].len()
     );
     println!(
-        "| variant | commits/s | lowest | highest | ratio to the bell as shipped (median of the rounds) |"
+        "| variant | commits/s | lowest | highest | throughput of the shipped doorbell / of the variant (median of the rounds) |"
     );
     println!("|---|---|---|---|---|");
     let names = [
-        "log, no bell, no gateway",
-        "coalesced bell, no gateway",
-        "**coalesced bell, gateway attached**",
+        "log, no doorbell, no gateway",
+        "coalesced doorbell, no gateway",
+        "**coalesced doorbell, gateway attached**",
         "NOTIFY per row, gateway attached",
-        "coalesced bell, gateway attached, no index by organisation",
+        "coalesced doorbell, gateway attached, no index by organisation",
     ];
     for (name, of) in names.iter().zip(rates) {
         let ratios: Vec<f64> =

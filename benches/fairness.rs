@@ -1,12 +1,15 @@
-//! Whether a large organisation's burst holds up a small one.
+//! Measures whether a flooded organisation delays the events of a small one.
 //!
-//! Organisation A has thousands of sockets and gets more events than fan-out can pass on; organisation B has a few
-//! and gets an event now and then. Phases with A silent and with A flooded take turns in one run. Reported, as the
-//! gateway measures it (`warden_fanout_seconds`): B's time from an event's read to its write.
+//! Organisation A has thousands of sockets and gets more events than fan-out can write one by one.
+//! Organisation B has a few sockets and gets 100 events a second. Phases without and with the flood alternate
+//! in one run. The result is B's time from the read of an event to its write, as the gateway measures it
+//! (`warden_fanout_seconds`).
 //!
-//! The sockets are held by a process of their own, at the lowest priority (SCHED_IDLE): it shares the machine with the gateway
-//! that is measured. At nice 19 it preempted who writes to it with each write, 50 times an event (`perf sched`), which no
-//! client on another machine can. `cargo bench --bench fairness -- --sockets 8000 --seconds 10 --rounds 5`
+//! A process of its own holds the sockets, at the lowest priority (SCHED_IDLE), because it shares the machine
+//! with the measured gateway. At nice 19 it preempted the writing thread at every write, 50 times per event
+//! (`perf sched`). A client on another machine cannot do that.
+//!
+//! `cargo bench --bench fairness -- --sockets 8000 --seconds 10 --rounds 5`
 
 mod support;
 
@@ -23,13 +26,15 @@ use uuid::Uuid;
 use warden::app::Gateway;
 use warden_devkit::cluster::{Cluster, SUPERUSER};
 
-/// Sockets of the small organisation: one slice.
+/// Sockets of the small organisation.
 const SMALL_SOCKETS: usize = 50;
-/// Events of the small organisation, a second.
+/// Events per second of the small organisation.
 const SMALL_RATE: u64 = 100;
-/// Events of the large one, a second: at 8,000 sockets several times what a core can write one by one.
+/// Events per second of the large organisation. At 8,000 sockets this is several times what a core can write
+/// one by one.
 const FLOOD_RATE: u64 = 200;
-/// Label of the small organisation's slices in the metric; the large one has thousands.
+/// Label of the small organisation's slices in the metric. The large organisation's topic has more
+/// subscribers.
 const SMALL_LABEL: &str = "up to 64";
 
 struct Options {
@@ -97,7 +102,7 @@ async fn measure(cluster: &Cluster, options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Microseconds from read to write, of the small organisation.
+/// Result of a phase: microseconds from read to write, of the small organisation.
 struct Phase {
     p50: f64,
     p99: f64,
@@ -123,11 +128,11 @@ async fn phase(
     }
     let deliveries = gateway.metrics().deliveries.get() - deliveries;
     let after = buckets(gateway);
-    // Before its first slice the metric has no buckets.
+    // The metric has no buckets before its first slice.
     let then = before.iter().map(|(_, count)| *count).chain(std::iter::repeat(0.0));
     let counts: Vec<(f64, f64)> =
         after.iter().zip(then).map(|((bound, now), then)| (*bound, now - then)).collect();
-    // The flood's rest must not reach into the next phase.
+    // Waits until the rest of the flood was sent, so that it does not affect the next phase.
     while gateway.metrics().deliveries.get() != {
         tokio::time::sleep(Duration::from_millis(500)).await;
         gateway.metrics().deliveries.get()
@@ -153,7 +158,7 @@ async fn publish(pool: &PgPool, org: Uuid, rate: u64, length: Duration) -> anyho
     Ok(())
 }
 
-/// The small organisation's cumulative buckets: upper bound in seconds, count.
+/// Cumulative buckets of the small organisation: upper bound in seconds, and count.
 fn buckets(gateway: &Gateway) -> Vec<(f64, f64)> {
     let label = format!("subscribers=\"{SMALL_LABEL}\"");
     gateway
@@ -168,7 +173,7 @@ fn buckets(gateway: &Gateway) -> Vec<(f64, f64)> {
         .collect()
 }
 
-/// By linear interpolation within a bucket.
+/// Quantile of cumulative buckets, by linear interpolation within a bucket.
 fn quantile(cumulative: &[(f64, f64)], q: f64) -> anyhow::Result<f64> {
     let total = cumulative.last().context("the metric has buckets")?.1;
     anyhow::ensure!(total > 0.0, "nothing was sent to the small organisation");
@@ -183,7 +188,7 @@ fn quantile(cumulative: &[(f64, f64)], q: f64) -> anyhow::Result<f64> {
     bail!("counts that are not cumulative")
 }
 
-/// A process that holds sockets; ends when dropped.
+/// A process that holds sockets until this is dropped.
 struct Holder(Child);
 
 impl Holder {
@@ -206,13 +211,13 @@ impl Holder {
 
 impl Drop for Holder {
     fn drop(&mut self) {
-        // It ends when its standard input does.
+        // The process ends when its standard input is closed.
         drop(self.0.stdin.take());
         let _ = self.0.wait();
     }
 }
 
-/// The process that holds the sockets: joins, says so, and reads without looking.
+/// Runs the process that holds the sockets: joins, reports `ready`, and discards everything that it reads.
 async fn hold(addr: SocketAddr, org: Uuid, sockets: usize) -> anyhow::Result<()> {
     let mut readers = JoinSet::new();
     for _ in 0..sockets {

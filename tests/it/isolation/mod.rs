@@ -8,6 +8,7 @@
 
 mod model;
 mod program;
+mod world;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,7 +19,8 @@ use uuid::Uuid;
 
 use crate::harness::{Client, TestDb, TestGateway};
 use model::{Expected, Seen};
-use program::{NAMED_TOPICS, Worker, World};
+use program::{NAMED_TOPICS, Worker};
+use world::World;
 
 const PROGRAMS: u64 = 6;
 const WORKERS: usize = 5;

@@ -3,7 +3,7 @@
 //! The `returning` clause of each statement reports its changes. It is evaluated under the row lock and
 //! contains the row's new version, so the commit order of concurrent updates is known as well.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use fastrand::Rng;
 use serde_json::json;
@@ -12,6 +12,7 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 use uuid::Uuid;
 
 use super::model::{Change, Kind, Row, Table};
+use super::world::World;
 
 /// The named topics to which the program publishes. `org` is the last, because it receives every event: its
 /// final event is then the very last one.
@@ -19,42 +20,6 @@ pub const NAMED_TOPICS: [&str; 5] = ["calls", "call_logs", "recordings", "notes"
 
 /// Errors that a random program may cause: a deadlock, and a child whose call does not exist any more.
 const EXPECTED_SQLSTATES: [&str; 2] = ["40P01", "23503"];
-
-/// State that the workers of one program share.
-pub struct World {
-    pub orgs: Vec<Uuid>,
-    /// Calls that exist from the start and are never deleted.
-    pub anchors: Vec<(Uuid, Uuid)>,
-    /// Organisations and ids of calls that sockets may join before the calls are created.
-    pub planned: Vec<(Uuid, Uuid)>,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    /// Planned calls that no worker has created yet.
-    unborn: Vec<(Uuid, Uuid)>,
-    /// Rows that may exist, by table.
-    rows: [Vec<Uuid>; 3],
-    committed: Vec<Change>,
-    rolled_back: usize,
-}
-
-impl World {
-    pub fn new(orgs: Vec<Uuid>, anchors: Vec<(Uuid, Uuid)>, planned: Vec<(Uuid, Uuid)>) -> Self {
-        let state = State { unborn: planned.clone(), ..State::default() };
-        Self { orgs, anchors, planned, state: Mutex::new(state) }
-    }
-
-    fn state<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
-        act(&mut self.state.lock().expect("no worker has failed"))
-    }
-
-    /// The committed changes, and the number of changes that were rolled back.
-    pub fn outcome(&self) -> (Vec<Change>, usize) {
-        self.state(|s| (s.committed.clone(), s.rolled_back))
-    }
-}
 
 /// The end of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq)]
