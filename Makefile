@@ -67,6 +67,10 @@ fuzz: ## Fuzz what strangers send, a minute a target (SECONDS=600: longer); need
 sqlx: setup-postgres ## Renew .sqlx after a change of queries or migrations
 	scripts/sqlx-data
 
+.PHONY: docs-limits
+docs-limits: ## Renew docs/limits.md from the code
+	WARDEN_WRITE_DOCS=1 cargo test --quiet -p warden --lib -- config::limits::table
+
 .PHONY: bench-doorbell
 bench-doorbell: setup-postgres ## Commits per second with and without the doorbell; a table
 	cargo bench --bench doorbell

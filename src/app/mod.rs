@@ -46,7 +46,7 @@ impl Gateway {
         let listeners = Listeners::bind(&config).await?;
         let limits = config.limits;
         let metrics = Arc::new(Metrics::default());
-        for (name, value) in limits.named() {
+        for (name, value) in limits.by_metric_label() {
             metrics.set_limit(name, value);
         }
         let hub = Arc::new(Hub::new(limits.outbox));

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::wire::{Topic, is_entity_kind};
 
 /// Most entries in one claim.
-const TOPICS_MAX: usize = 100;
+pub(crate) const TOPICS_MAX: usize = 100;
 
 /// Entry for all topics.
 const ALL: &str = "*";

@@ -1,50 +1,17 @@
-//! Who may sign tokens: from a secret, from the addresses of key servers, or from a file that has more
-//! to say about each issuer.
+//! Flags of token issuers: a secret, key servers, or a file with rules for each issuer.
 
-use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 use clap::{ArgGroup, Args};
-use serde::Deserialize;
-use uuid::Uuid;
 
-use crate::auth::{IssuerConfig, IssuerRules, KeyServerUrl, VerifierConfig};
+use super::issuers_file;
+use super::signing::{DEFAULT_AUDIENCE, check_secret};
+use crate::auth::{IssuerConfig, KeyServerUrl, VerifierConfig};
 
-/// Shortest HS256 secret, in bytes: as long as the hash (RFC 7518, section 3.2).
-pub const JWT_SECRET_BYTES_MIN: usize = 32;
-
-/// `aud` of tokens, where nothing else is said: what Supabase Auth issues.
-pub const DEFAULT_AUDIENCE: &str = "authenticated";
-
-/// How development tokens are signed.
-#[derive(Args, Clone)]
-pub struct SigningArgs {
-    /// HS256 secret, at least 32 bytes (on Supabase: the JWT secret of the project)
-    #[arg(long, env = "WARDEN_JWT_SECRET", hide_env_values = true, value_name = "WARDEN_JWT_SECRET")]
-    pub jwt_secret: String,
-    /// `iss` claim
-    #[arg(long, env = "WARDEN_JWT_ISSUER", value_name = "ISS")]
-    pub jwt_issuer: Option<String>,
-    /// `aud` claim
-    #[arg(long, env = "WARDEN_JWT_AUDIENCE", value_name = "AUD", default_value = DEFAULT_AUDIENCE)]
-    pub jwt_audience: String,
-}
-
-impl SigningArgs {
-    /// Checks the secret.
-    ///
-    /// # Errors
-    /// When it is too short to be one.
-    pub fn check(&self) -> anyhow::Result<()> {
-        check_secret(&self.jwt_secret).context("WARDEN_JWT_SECRET")
-    }
-}
-
-/// Whose tokens are taken.
+/// Flags of the issuers whose tokens are accepted.
 #[derive(Args, Clone, Default)]
-#[command(group = ArgGroup::new("keys").required(true).multiple(true))]
+#[command(next_help_heading = "Token issuers (at least one)", group = ArgGroup::new("keys").required(true).multiple(true))]
 pub struct IssuerArgs {
     /// HS256 secret, at least 32 bytes (on Supabase: the JWT secret of the project)
     #[arg(
@@ -55,10 +22,10 @@ pub struct IssuerArgs {
         group = "keys"
     )]
     jwt_secret: Option<String>,
-    /// The secret before it, which counts on while tokens signed with it are about
+    /// Former secret, which remains valid while its tokens are in use
     #[arg(long, env = "WARDEN_JWT_SECRET_PREVIOUS", hide_env_values = true, value_name = "SECRET")]
     jwt_secret_previous: Option<String>,
-    /// Key servers: ISSUER=URL of its JWKS, separated by commas; or one URL alone, for WARDEN_JWT_ISSUER
+    /// Key servers: ISSUER=URL of its JWKS, separated by commas; or a single URL, for WARDEN_JWT_ISSUER
     #[arg(
         long,
         env = "WARDEN_JWKS_URLS",
@@ -67,59 +34,29 @@ pub struct IssuerArgs {
         group = "keys"
     )]
     jwks_urls: Vec<String>,
-    /// TOML file with issuers that have an audience or rules of their own; see docs/operations.md
+    /// TOML file of issuers, each with its own audience and rules; see docs/operations.md
     #[arg(long, env = "WARDEN_ISSUERS_FILE", value_name = "WARDEN_ISSUERS_FILE", group = "keys")]
     issuers_file: Option<PathBuf>,
-    /// Let keys come over plain http from other machines, where the way there is secured otherwise
+    /// Fetch keys from other machines over plain http, because the network is secured otherwise
     #[arg(long, env = "WARDEN_JWKS_ALLOW_HTTP", value_name = "BOOL", default_value_t = false, action = clap::ArgAction::Set)]
     jwks_allow_http: bool,
-    /// `iss` claim that tokens must have (those signed with the secret, and those of a URL alone)
+    /// Claim `iss` that tokens must have, if they are signed with the secret or with keys of a single URL
     #[arg(long, env = "WARDEN_JWT_ISSUER", value_name = "ISS")]
     jwt_issuer: Option<String>,
-    /// `aud` claim that tokens must have
+    /// Claim `aud` that tokens must have
     #[arg(long, env = "WARDEN_JWT_AUDIENCE", value_name = "AUD", default_value = DEFAULT_AUDIENCE)]
     jwt_audience: String,
 }
 
-/// What the file holds.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct IssuersFile {
-    #[serde(default)]
-    issuer: Vec<FileIssuer>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FileIssuer {
-    name: String,
-    jwks_url: Option<String>,
-    #[serde(default)]
-    secrets: Vec<String>,
-    audience: Option<String>,
-    typ: Option<String>,
-    orgs: Option<Vec<Uuid>>,
-    service_role: Option<String>,
-    #[serde(default)]
-    claims: BTreeMap<String, OneOrMore>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum OneOrMore {
-    One(String),
-    More(Vec<String>),
-}
-
 impl IssuerArgs {
-    /// Checks everything that can be checked without asking a key server.
+    /// Checks everything that can be checked without a request to a key server.
     ///
     /// # Errors
-    /// When a secret is too short, an address is none that keys may come from, or issuers can't be told
-    /// apart; the message names the variable and what to do.
+    /// When a secret is too short, keys may not be fetched from an address, or two issuers have the same name. The
+    /// message names the variable and a remedy.
     pub fn into_verifier_config(self) -> anyhow::Result<VerifierConfig> {
         let mut issuers: Vec<IssuerConfig> = Vec::new();
-        // An empty variable is as good as none, unless it is all that there is.
+        // An empty variable counts as unset, unless no other is set: then its value is reported as invalid.
         let urls: Vec<_> =
             self.jwks_urls.iter().map(|url| url.trim()).filter(|url| !url.is_empty()).collect();
         let has_others = !urls.is_empty() || self.issuers_file.is_some();
@@ -130,7 +67,7 @@ impl IssuerArgs {
             check_secret(secret).context("WARDEN_JWT_SECRET")?;
             ensure!(
                 name.is_some() || !has_others,
-                "WARDEN_JWT_SECRET beside other issuers needs WARDEN_JWT_ISSUER: the `iss` claim of a token chooses whose keys it is verified with"
+                "WARDEN_JWT_SECRET together with other issuers needs WARDEN_JWT_ISSUER: the claim `iss` of a token selects the issuer"
             );
             let issuer = self.issuer_named(&mut issuers, name);
             issuer.secrets.push(secret.to_owned());
@@ -138,7 +75,7 @@ impl IssuerArgs {
         if let Some(previous) = previous {
             ensure!(
                 secret.is_some(),
-                "WARDEN_JWT_SECRET_PREVIOUS is for the time of a change: set WARDEN_JWT_SECRET to the new secret"
+                "WARDEN_JWT_SECRET_PREVIOUS is only for rotating the secret: set WARDEN_JWT_SECRET to the new secret"
             );
             check_secret(previous).context("WARDEN_JWT_SECRET_PREVIOUS")?;
             self.issuer_named(&mut issuers, name).secrets.push(previous.to_owned());
@@ -151,11 +88,14 @@ impl IssuerArgs {
             self.add_file(&mut issuers, path)
                 .with_context(|| format!("WARDEN_ISSUERS_FILE: {}", path.display()))?;
         }
-        ensure!(!issuers.is_empty(), "nobody's tokens are taken: set WARDEN_JWT_SECRET or WARDEN_JWKS_URLS");
+        ensure!(
+            !issuers.is_empty(),
+            "no token issuer is configured: set WARDEN_JWT_SECRET or WARDEN_JWKS_URLS"
+        );
         Ok(VerifierConfig { issuers })
     }
 
-    /// The issuer of this name among those so far; a secret and a key server may be of the same.
+    /// Finds or adds the issuer of this name. A secret and a key server may belong to the same issuer.
     fn issuer_named<'a>(
         &self,
         issuers: &'a mut Vec<IssuerConfig>,
@@ -179,77 +119,40 @@ impl IssuerArgs {
         entry: &str,
         entries: usize,
     ) -> anyhow::Result<()> {
-        // Issuers are often addresses themselves, so the URL begins behind the last `=http`.
+        // The name of an issuer is often a URL itself, so the key server's URL begins after the last `=http`.
         let (name, url) = match entry.rfind("=http") {
             Some(at) if at > 0 => (&entry[..at], &entry[at + 1..]),
             Some(_) => bail!("write ISSUER=URL"),
             None => match default_name {
                 Some(name) if entries == 1 => (name, entry),
                 _ => bail!(
-                    "write ISSUER=URL, where ISSUER is the `iss` claim of its tokens (or set WARDEN_JWT_ISSUER, where it is the only one)"
+                    "write ISSUER=URL, where ISSUER is the claim `iss` of its tokens (or set WARDEN_JWT_ISSUER, if it is the only one)"
                 ),
             },
         };
         let url = KeyServerUrl::parse(url, self.jwks_allow_http).map_err(anyhow::Error::msg)?;
         let issuer = self.issuer_named(issuers, Some(name));
-        ensure!(issuer.jwks_url.is_none(), "the issuer {name:?} is named twice");
+        ensure!(issuer.jwks_url.is_none(), "issuer {name:?} is configured twice");
         issuer.jwks_url = Some(url);
         Ok(())
     }
 
     fn add_file(&self, issuers: &mut Vec<IssuerConfig>, path: &Path) -> anyhow::Result<()> {
-        // The parser's own error shows the line, which may hold a secret.
-        let file: IssuersFile = toml::from_str(&fs::read_to_string(path)?)
-            .map_err(|error| anyhow::anyhow!("{}", error.message()))?;
-        ensure!(!file.issuer.is_empty(), "it has no [[issuer]]");
-        for entry in file.issuer {
-            let name = entry.name.clone();
-            ensure!(!name.is_empty(), "an [[issuer]] needs a name: the `iss` claim of its tokens");
-            ensure!(
-                issuers.iter().all(|issuer| issuer.issuer.as_deref() != Some(name.as_str())),
-                "the issuer {name:?} is named twice"
-            );
-            issuers.push(self.file_issuer(entry).with_context(|| format!("issuer {name:?}"))?);
+        for issuer in issuers_file::read(path, &self.jwt_audience, self.jwks_allow_http)? {
+            let is_known = issuers.iter().any(|known| known.issuer == issuer.issuer);
+            ensure!(!is_known, "issuer {:?} is configured twice", issuer.issuer.unwrap_or_default());
+            issuers.push(issuer);
         }
         Ok(())
     }
-
-    fn file_issuer(&self, entry: FileIssuer) -> anyhow::Result<IssuerConfig> {
-        ensure!(entry.jwks_url.is_some() || !entry.secrets.is_empty(), "it needs a jwks_url or secrets");
-        for secret in &entry.secrets {
-            check_secret(secret)?;
-        }
-        let url = entry.jwks_url.map(|url| KeyServerUrl::parse(&url, self.jwks_allow_http));
-        let claims = entry.claims.into_iter().map(|(name, values)| match values {
-            OneOrMore::One(value) => (name, vec![value]),
-            OneOrMore::More(values) => (name, values),
-        });
-        Ok(IssuerConfig {
-            issuer: Some(entry.name),
-            audience: entry.audience.unwrap_or_else(|| self.jwt_audience.clone()),
-            secrets: entry.secrets,
-            jwks_url: url.transpose().map_err(anyhow::Error::msg)?,
-            rules: IssuerRules {
-                typ: entry.typ,
-                claims: claims.collect(),
-                orgs: entry.orgs,
-                service_role: entry.service_role,
-            },
-        })
-    }
-}
-
-fn check_secret(secret: &str) -> anyhow::Result<()> {
-    ensure!(
-        secret.len() >= JWT_SECRET_BYTES_MIN,
-        "it has {} bytes; HS256 needs at least {JWT_SECRET_BYTES_MIN}: make one with `openssl rand -hex 32`",
-        secret.len()
-    );
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use uuid::Uuid;
+
     use super::*;
 
     const SECRET: &str = "a secret of more than thirty-two bytes";
@@ -264,29 +167,29 @@ mod tests {
         IssuerArgs { jwks_urls: list.iter().map(|&url| url.to_owned()).collect(), ..args() }
     }
 
-    fn refused(args: IssuerArgs) -> String {
-        let error = args.into_verifier_config().err().expect("refused");
+    fn rejected(args: IssuerArgs) -> String {
+        let error = args.into_verifier_config().err().expect("is rejected");
         let text = format!("{error:#}");
         assert!(!text.contains("hunter2"), "{text}");
         text
     }
 
     #[test]
-    fn a_short_secret_is_refused_without_being_shown() {
+    fn a_short_secret_is_rejected_without_being_shown() {
         for short in ["hunter2", ""] {
-            let error = refused(IssuerArgs { jwt_secret: Some(short.into()), ..args() });
+            let error = rejected(IssuerArgs { jwt_secret: Some(short.into()), ..args() });
             assert!(error.contains("WARDEN_JWT_SECRET") && error.contains("32"), "{error}");
         }
         let previous = Some("hunter2".to_owned());
         let args = IssuerArgs { jwt_secret: Some(SECRET.into()), jwt_secret_previous: previous, ..args() };
-        assert!(refused(args).contains("WARDEN_JWT_SECRET_PREVIOUS"));
+        assert!(rejected(args).contains("WARDEN_JWT_SECRET_PREVIOUS"));
         let alone =
             IssuerArgs { jwt_secret_previous: Some(SECRET.into()), ..urls(&["i=https://a.example/"]) };
-        assert!(refused(alone).contains("set WARDEN_JWT_SECRET"));
+        assert!(rejected(alone).contains("set WARDEN_JWT_SECRET"));
     }
 
     #[test]
-    fn a_secret_and_a_key_server_may_be_of_one_issuer() {
+    fn a_secret_and_a_key_server_may_belong_to_one_issuer() {
         let args = IssuerArgs {
             jwt_secret: Some(SECRET.into()),
             jwt_secret_previous: Some(OTHER.into()),
@@ -301,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn each_issuer_has_its_address() {
+    fn each_key_server_url_belongs_to_its_issuer() {
         let config =
             urls(&["https://a.example/?x=1=https://a.example/jwks?y=2", " b=http://127.0.0.1:1/jwks", ""])
                 .into_verifier_config()
@@ -314,7 +217,7 @@ mod tests {
         assert_eq!(shown[0].0, "https://a.example/?x=1");
         assert!(shown[0].1.contains("https://a.example/jwks?y=2"), "{shown:?}");
         assert_eq!(shown[1].0, "b");
-        for (wrong, says) in [
+        for (wrong, expected) in [
             (&["https://a.example/jwks"][..], "ISSUER=URL"),
             (&["=https://a.example/jwks"], "ISSUER=URL"),
             (&["a=https://a.example/jwks", "https://a.example/jwks"], "ISSUER=URL"),
@@ -322,18 +225,18 @@ mod tests {
             (&["a=http://keys.example/jwks"], "use https"),
             (&["a=ftp://keys.example/jwks"], "ISSUER=URL"),
         ] {
-            let error = refused(urls(wrong));
-            assert!(error.contains("WARDEN_JWKS_URLS") && error.contains(says), "{error}");
+            let error = rejected(urls(wrong));
+            assert!(error.contains("WARDEN_JWKS_URLS") && error.contains(expected), "{error}");
         }
         let beside = IssuerArgs { jwt_secret: Some(SECRET.into()), ..urls(&["a=https://a.example/1"]) };
-        assert!(refused(beside).contains("WARDEN_JWT_ISSUER"));
-        assert!(refused(urls(&[""])).contains("WARDEN_JWKS_URLS"));
+        assert!(rejected(beside).contains("WARDEN_JWT_ISSUER"));
+        assert!(rejected(urls(&[""])).contains("WARDEN_JWKS_URLS"));
         let allowed = IssuerArgs { jwks_allow_http: true, ..urls(&["a=http://keys.example/jwks"]) };
         assert!(allowed.into_verifier_config().is_ok());
     }
 
     #[test]
-    fn a_file_says_more_about_each() {
+    fn a_file_configures_audience_and_rules_of_each_issuer() {
         let path = std::env::temp_dir().join(format!("warden-issuers-{}.toml", Uuid::new_v4()));
         let config = |text: &str| {
             fs::write(&path, text).expect("writes");
@@ -351,7 +254,7 @@ mod tests {
         assert_eq!(issuers[0].rules.claims["tier"], ["gold"]);
         assert_eq!(issuers[0].rules.orgs.as_ref().expect("some").len(), 1);
         assert_eq!(issuers[1].secrets.len(), 2);
-        for (wrong, says) in [
+        for (wrong, expected) in [
             ("", "[[issuer]]"),
             ("[[issuer]]\njwks_url = \"https://a.example/\"", "name"),
             ("[[issuer]]\nname = \"a\"", "jwks_url or secrets"),
@@ -365,12 +268,15 @@ mod tests {
                 "twice",
             ),
         ] {
-            let error = refused(config(wrong));
+            let error = rejected(config(wrong));
             assert!(error.contains("WARDEN_ISSUERS_FILE"), "{error}");
-            assert!(error.contains(says) || says == "orgs" || says == "string", "{wrong}: {error}");
+            assert!(
+                error.contains(expected) || expected == "orgs" || expected == "string",
+                "{wrong}: {error}"
+            );
         }
         fs::remove_file(&path).expect("removes");
         let missing = IssuerArgs { issuers_file: Some(path), ..args() };
-        assert!(refused(missing).contains("WARDEN_ISSUERS_FILE"));
+        assert!(rejected(missing).contains("WARDEN_ISSUERS_FILE"));
     }
 }

@@ -1,175 +1,157 @@
-//! Flags and environment, and what becomes of them: a validated [`Config`].
+//! Configuration: command-line flags and environment variables, validated into a [`Config`].
 //!
-//! Nothing outside this module reads the environment. Every limit has its name and default in `limits`.
+//! Each file turns the flags of one concern into a checked value; this one only composes them. Nothing outside this
+//! module reads the environment. Every limit and its default is in [`limits`].
+
+mod admission;
+mod connections;
+mod database;
+mod drain;
+mod issuers;
+mod issuers_file;
+pub mod limits;
+mod listen;
+mod origins;
+mod proxies;
+mod retention;
+mod session;
+mod signing;
+mod topics;
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 
-mod edge;
-mod issuers;
-mod limits;
-
-use edge::EdgeArgs;
-
-pub use edge::Edge;
-pub use issuers::{DEFAULT_AUDIENCE, IssuerArgs, JWT_SECRET_BYTES_MIN, SigningArgs};
+pub use database::DatabaseArgs;
+pub use issuers::IssuerArgs;
 pub use limits::{DrainLimits, Limits};
+pub use signing::{DEFAULT_AUDIENCE, JWT_SECRET_BYTES_MIN, SigningArgs};
 
-use crate::auth::{VerifierConfig, is_topic};
+use crate::auth::{CookieName, VerifierConfig};
+use crate::http::{Proxies, TlsFiles};
+use crate::postgres::Addresses;
 
-/// Where the gateway is reached by `tail`.
+/// Default address of the gateway for `warden tail`.
 pub const DEFAULT_URL: &str = "ws://127.0.0.1:4000/socket";
 
-// The placeholders of what is required are the names of the variables, because clap names those
-// alone when a value is missing.
-
-/// What sessions have left to say goodbye when the last of them was told to.
-const DRAIN_REST: Duration = Duration::from_secs(15);
-
-/// How to reach the database.
-#[derive(Args, Clone)]
-pub struct DatabaseArgs {
-    /// The database: postgres://user:password@host:5432/database; of several addresses (host1:5432,host2:5432)
-    /// the primary is found and followed
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "DATABASE_URL")]
-    pub database_url: String,
-}
-
-/// `warden serve`.
+/// Flags of `warden serve`.
+///
+/// Required flags have the name of their variable as placeholder, because clap prints only the placeholder when a value
+/// is missing.
 #[derive(Args, Clone)]
 pub struct ServeArgs {
     #[command(flatten)]
     database: DatabaseArgs,
     #[command(flatten)]
     issuers: IssuerArgs,
-    /// Topics that a token must name in app_metadata.warden_topics to join them: recordings, org, or
-    /// call:* for the topics of single calls
-    #[arg(long, env = "WARDEN_TOPICS_NEED_CLAIM", value_name = "TOPIC", value_delimiter = ',')]
-    topics_need_claim: Vec<String>,
-    /// Address of the public listener
-    #[arg(long, env = "WARDEN_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:4000")]
-    listen: SocketAddr,
-    /// Address of the admin listener (metrics); keep it private
-    #[arg(long, env = "WARDEN_ADMIN_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:4001")]
-    admin_listen: SocketAddr,
-    /// Exact origins of pages that may connect, e.g. https://app.example.com; none: browsers are refused
-    #[arg(long, env = "WARDEN_ALLOWED_ORIGINS", value_name = "ORIGIN", value_delimiter = ',')]
-    allowed_origins: Vec<String>,
     #[command(flatten)]
-    edge: EdgeArgs,
-    /// Hours for which events are kept, for clients that come back
-    #[arg(long, env = "WARDEN_RETENTION_HOURS", value_name = "HOURS", default_value_t = 24,
-          value_parser = clap::value_parser!(u32).range(1..=8760))]
-    retention_hours: u32,
-    /// Seconds over which sessions are closed when the gateway goes down, so that they don't come back all
-    /// at once
-    #[arg(long, env = "WARDEN_DRAIN_SECONDS", value_name = "SECONDS", default_value_t = 5,
-          value_parser = clap::value_parser!(u32).range(0..=3600))]
-    drain_seconds: u32,
-    /// Gibibytes that the event log may take; when it is full the oldest events go sooner
-    #[arg(long, env = "WARDEN_RETENTION_GIB", value_name = "GIB", default_value_t = 8,
-          value_parser = clap::value_parser!(u32).range(1..=65536))]
-    retention_gib: u32,
+    topics: topics::TopicArgs,
+    #[command(flatten)]
+    listen: listen::ListenArgs,
+    #[command(flatten)]
+    origins: origins::OriginArgs,
+    #[command(flatten)]
+    proxies: proxies::ProxyArgs,
+    #[command(flatten)]
+    connections: connections::ConnectionArgs,
+    #[command(flatten)]
+    admission: admission::AdmissionArgs,
+    #[command(flatten)]
+    session: session::SessionArgs,
+    #[command(flatten)]
+    retention: retention::RetentionArgs,
+    #[command(flatten)]
+    drain: drain::DrainArgs,
 }
 
-/// Everything a gateway needs, checked.
+/// Validated configuration of a gateway.
 #[derive(Clone)]
 pub struct Config {
-    /// Where the primary may be.
-    pub database: crate::postgres::Addresses,
-    /// What tokens must be.
+    /// Addresses of the database servers.
+    pub database: Addresses,
+    /// Issuers whose tokens are accepted.
     pub verifier: VerifierConfig,
     /// Topics that a token must name to join them.
     pub topics_need_claim: Vec<String>,
-    /// Public listener.
+    /// Address of the public listener.
     pub listen: SocketAddr,
-    /// Admin listener.
+    /// Address of the admin listener.
     pub admin_listen: SocketAddr,
-    /// Exact origins.
+    /// Exact origins of pages that may connect.
     pub allowed_origins: Vec<String>,
-    /// TLS, proxies, cookies.
+    /// TLS, proxies and cookies of the public listener.
     pub edge: Edge,
     /// All limits.
     pub limits: Limits,
+}
+
+/// Configuration of the public listener, beside its address and its limits.
+#[derive(Clone, Debug, Default)]
+pub struct Edge {
+    /// Certificate and key. Without them the listener speaks plain text.
+    pub tls: Option<TlsFiles>,
+    /// Trusted proxies in front.
+    pub proxies: Proxies,
+    /// Name of the cookie that may carry a token.
+    pub auth_cookie: Option<CookieName>,
 }
 
 impl ServeArgs {
     /// Checks everything that can be checked without a connection.
     ///
     /// # Errors
-    /// When a value is none that the gateway could run with; the message says which and what to do.
+    /// When a value is invalid. The message names the variable and a remedy.
     pub fn into_config(self) -> anyhow::Result<Config> {
-        for origin in &self.allowed_origins {
-            check_origin(origin).with_context(|| format!("WARDEN_ALLOWED_ORIGINS: {origin:?}"))?;
-        }
-        for topic in self.topics_need_claim.iter().filter(|topic| !topic.is_empty()) {
-            ensure!(
-                is_topic(topic),
-                "WARDEN_TOPICS_NEED_CLAIM: {topic:?} is no topic; write names such as recordings, call:* or org"
-            );
-        }
         let mut limits = Limits::default();
-        limits.retention.keep = Duration::from_hours(self.retention_hours.into());
-        limits.drain.window = Duration::from_secs(self.drain_seconds.into());
-        limits.drain_timeout = limits.drain.window + DRAIN_REST;
-        limits.retention.bytes_max = u64::from(self.retention_gib) << 30;
-        let edge = self.edge.into_edge(self.listen, !self.allowed_origins.is_empty(), &mut limits)?;
-        if !self.admin_listen.ip().is_loopback() {
-            tracing::warn!(
-                admin_listen = %self.admin_listen,
-                "the admin listener asks nobody who they are: see to it that only those who run the gateway reach it"
-            );
-        }
+        self.connections.apply(&mut limits)?;
+        self.admission.apply(&mut limits);
+        self.session.apply(&mut limits)?;
+        self.retention.apply(&mut limits);
+        self.drain.apply(&mut limits);
+        let listeners = self.listen.into_listeners()?;
+        let origins = self.origins.into_origins()?;
         Ok(Config {
-            edge,
-            database: crate::postgres::options(&self.database.database_url)?,
+            database: self.database.into_addresses()?,
             verifier: self.issuers.into_verifier_config()?,
-            topics_need_claim: self.topics_need_claim.into_iter().filter(|topic| !topic.is_empty()).collect(),
-            listen: self.listen,
-            admin_listen: self.admin_listen,
-            allowed_origins: self.allowed_origins,
+            topics_need_claim: self.topics.into_topics()?,
+            listen: listeners.public,
+            admin_listen: listeners.admin,
+            allowed_origins: origins.allowed,
+            edge: Edge {
+                tls: listeners.tls,
+                proxies: self.proxies.into_proxies(),
+                auth_cookie: origins.auth_cookie,
+            },
             limits,
         })
     }
 }
 
-fn check_origin(origin: &str) -> anyhow::Result<()> {
-    let Some((scheme, host)) = origin.split_once("://") else {
-        bail!("an origin is scheme://host[:port], as a browser sends it");
-    };
-    ensure!(matches!(scheme, "http" | "https"), "the scheme of an origin is http or https");
-    ensure!(
-        !host.is_empty() && !host.contains(['/', '*', '?', '#', '@']),
-        "an origin has no path and no wildcard: list each one"
-    );
-    ensure!(
-        origin.chars().all(|c| !c.is_ascii_uppercase() && !c.is_whitespace()),
-        "browsers send origins in lower case"
-    );
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
 
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        serve: ServeArgs,
+    }
+
     #[test]
-    fn origins_are_exact() {
-        for good in ["http://localhost:3000", "https://app.example.com"] {
-            check_origin(good).expect(good);
-        }
-        for bad in [
-            "*",
-            "https://*.example.com",
-            "https://a.example/",
-            "app.example.com",
-            "HTTPS://a.example",
-            "null",
-        ] {
-            assert!(check_origin(bad).is_err(), "{bad}");
-        }
+    fn the_defaults_of_the_flags_are_the_defaults_of_the_limits() {
+        let required = [
+            "--database-url",
+            "postgres://localhost/app",
+            "--jwt-secret",
+            "a secret of more than 32 bytes...",
+        ];
+        let line = Line::try_parse_from([&["warden"], &required[..]].concat()).map_err(|e| e.to_string());
+        let mut limits = line.expect("parses").serve.into_config().expect("is valid").limits;
+        // These two depend on the machine's limit of file descriptors.
+        limits.admission.sessions_max = Limits::default().admission.sessions_max;
+        limits.admission.pending_max = Limits::default().admission.pending_max;
+        assert_eq!(format!("{limits:?}"), format!("{:?}", Limits::default()));
     }
 }

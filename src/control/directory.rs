@@ -18,7 +18,7 @@ use crate::wire::{EntityIdType, ORG_TOPIC, Topic};
 
 /// Organisations kept in memory; beyond it the memory is dropped and begun anew, so that tokens for
 /// organisations that don't exist can't fill it.
-const ORGS_MAX: usize = 100_000;
+pub(crate) const ORGS_MAX: usize = 100_000;
 
 /// See the module's documentation.
 #[derive(Debug)]

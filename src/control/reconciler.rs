@@ -20,7 +20,7 @@ use crate::service::{Schedule, periodic};
 use crate::wire::CloseCode;
 
 /// Organisations in one query.
-const ORGS_IN_QUERY_MAX: usize = 10_000;
+pub(crate) const ORGS_IN_QUERY_MAX: usize = 10_000;
 
 /// Delays of the sweep.
 #[derive(Clone, Copy, Debug)]

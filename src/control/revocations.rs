@@ -20,7 +20,7 @@ use crate::service::{Schedule, Trigger, periodic};
 
 /// Entries held in memory. `warden.revoke()` keeps to 100,000, beside what is being
 /// written at the same moment; beyond this the oldest of single sessions are passed over, and the log says so.
-const ENTRIES_MAX: usize = 110_000;
+pub(crate) const ENTRIES_MAX: usize = 110_000;
 
 /// Delays of the task that keeps the table in memory.
 #[derive(Clone, Copy, Debug)]

@@ -26,8 +26,11 @@ use axum::Router;
 use axum::routing::{any, get};
 
 pub use admission::{Admission, AdmissionLimits, ForwardedHeader, Proxies, parse_network};
+pub(crate) use admission::{HOPS_MAX, LOGGED_REJECTIONS};
 pub use gatekeeper::Gatekeeper;
 pub use health::{Health, MetricsPage};
+pub(crate) use revocations::{BODY_BYTES_MAX, REASON_BYTES_MAX, TEXT_BYTES_MAX, TOKEN_AGE_SECONDS_MAX};
+pub(crate) use serve::{ACCEPT_RETRY_DELAY, REJECT_BYTES_MAX, REJECT_TIMEOUT, SHUTDOWN_GRACE};
 pub use serve::{Listening, ServeLimits, serve};
 pub use tls::{Tls, TlsError, TlsFiles};
 pub use upgrade::Sessions;

@@ -27,13 +27,13 @@ use crate::auth::{self, Identity};
 use crate::control::{MAX_TOKEN_AGE_DEFAULT, NewRevocation, RevokeError, RevokeRequest, Subject};
 
 /// Longest body, in bytes: room for every field at its maximum, with escapes.
-const BODY_BYTES_MAX: usize = 8 * 1024;
+pub(crate) const BODY_BYTES_MAX: usize = 8 * 1024;
 /// Longest `session_id`, `user_id` and `issuer`, in bytes. Claims have the same limit.
-const TEXT_BYTES_MAX: usize = 256;
+pub(crate) const TEXT_BYTES_MAX: usize = 256;
 /// Longest `reason`, in bytes.
-const REASON_BYTES_MAX: usize = 500;
+pub(crate) const REASON_BYTES_MAX: usize = 500;
 /// Longest `max_token_age_seconds`: ten years.
-const TOKEN_AGE_SECONDS_MAX: u32 = 10 * 365 * 24 * 3600;
+pub(crate) const TOKEN_AGE_SECONDS_MAX: u32 = 10 * 365 * 24 * 3600;
 
 /// Body of the request.
 ///

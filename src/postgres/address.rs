@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail, ensure};
 use sqlx::postgres::PgConnectOptions;
 
 /// Most addresses in one URL. The gateway connects to all of them at once whenever it looks for the primary.
-const ADDRESSES_MAX: usize = 16;
+pub(crate) const ADDRESSES_MAX: usize = 16;
 
 /// Addresses at which the primary may be.
 #[derive(Clone)]

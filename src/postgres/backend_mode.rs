@@ -12,7 +12,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 
 /// Time within which a notification from a second connection must arrive. Without one the session is pooled.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Setting in the startup packet by which a dedicated session is recognised.
 const NONCE_SETTING: &str = "warden.session";

@@ -9,11 +9,15 @@ use anyhow::Context as _;
 use sqlx::Connection as _;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 
+pub(crate) use address::ADDRESSES_MAX;
 pub use address::{Addresses, options};
-pub(crate) use backend_mode::{BackendMode, begin_pooled, commit_pooled};
+pub(crate) use backend_mode::{BackendMode, PROBE_TIMEOUT, begin_pooled, commit_pooled};
 pub use migrations::{Migrated, MigrationName, SchemaSet, migrate, migrate_platform};
 pub(crate) use migrations::{is_locked, migrate_on, pending};
-pub(crate) use primary::PrimaryLocation;
+pub(crate) use primary::{
+    ACQUIRE_TIMEOUT, ADDRESS_TIMEOUT, CHECK_TIMEOUT, CONNECTIONS_MAX, LOCK_TIMEOUT, PrimaryLocation,
+    RIVAL_WAIT,
+};
 pub use primary::{NoPrimary, Primary};
 
 /// Role of the gateway. It can read the log, and no row of any tenant.

@@ -38,6 +38,7 @@ pub use batch::ReplayBatch;
 pub use limits::ReplayLimits;
 use missed::{Events, has_reached};
 use queue::ReplayQueue;
+pub(crate) use read::IN_PROGRESS_MAX;
 pub use recent::{RecentEvents, RecentLimits};
 pub use waiter::ReplayError;
 use waiter::{MemoryReservation, Waiter};

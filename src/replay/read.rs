@@ -18,7 +18,7 @@ use crate::org::OrgId;
 
 /// Most transactions in progress in the cursors of one read's clients. Further clients wait for the next
 /// read. One cursor holds about ten thousand.
-const IN_PROGRESS_MAX: usize = 20_000;
+pub(crate) const IN_PROGRESS_MAX: usize = 20_000;
 
 impl Replay {
     /// Reads the log for the waiters of one job, and answers them or puts them back into the queue.

@@ -30,21 +30,3 @@ pub struct TailerLimits {
     /// Longest delay between two attempts to reconnect.
     pub reconnect_max: Duration,
 }
-
-impl Default for TailerLimits {
-    fn default() -> Self {
-        Self {
-            page_rows_max: 5_000,
-            warm_rows_max: 10_000,
-            warm_time_max: Duration::from_secs(1),
-            poll_interval: Duration::from_secs(1),
-            retry_first: Duration::from_millis(2),
-            retry_max: Duration::from_millis(100),
-            busy_interval: Duration::from_millis(3),
-            cursor_interval: Duration::from_secs(600),
-            read_timeout: Duration::from_secs(15),
-            reconnect_first: Duration::from_millis(50),
-            reconnect_max: Duration::from_secs(2),
-        }
-    }
-}

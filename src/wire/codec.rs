@@ -9,9 +9,9 @@ use serde_json::value::RawValue;
 use super::frame::text_frame;
 
 /// Longest `join_ref` or `ref`; clients count up from 1.
-const REF_BYTES_MAX: usize = 64;
+pub(crate) const REF_BYTES_MAX: usize = 64;
 /// Longest topic or event name, which is echoed in errors. It has room for the longest entity topic.
-const NAME_BYTES_MAX: usize = 128;
+pub(crate) const NAME_BYTES_MAX: usize = 128;
 
 /// A message from a client.
 #[derive(Debug)]

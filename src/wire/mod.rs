@@ -13,6 +13,7 @@ mod topic;
 
 pub use close::{CLOSE_CODES, CloseCode, Retry};
 pub use codec::{ClientMessage, DecodeError, Status, decode, push, reply};
+pub(crate) use codec::{NAME_BYTES_MAX, REF_BYTES_MAX};
 pub use cursor::EncodedCursor;
 pub use event::{CURSOR_EVENT, Event, RESYNC_EVENT, REVOKED_EVENT, TOPICS_EVENT, append_event_frame};
 pub use frame::{close_frame, is_close_frame, text_frame};

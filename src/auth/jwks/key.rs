@@ -11,10 +11,10 @@ use crate::auth::alg::{Alg, KID_BYTES_MAX};
 use crate::auth::json::is_object;
 
 /// Shortest RSA modulus, in bits (RFC 7518, section 3.3).
-const RSA_BITS_MIN: usize = 2048;
+pub(crate) const RSA_BITS_MIN: usize = 2048;
 
 /// Longest RSA modulus, in bits. The cost of verification grows with it.
-const RSA_BITS_MAX: usize = 8192;
+pub(crate) const RSA_BITS_MAX: usize = 8192;
 
 /// Longest RSA exponent, in bytes. The usual exponent, 65,537, has three.
 const RSA_EXPONENT_BYTES_MAX: usize = 4;

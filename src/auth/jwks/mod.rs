@@ -8,6 +8,7 @@ mod key;
 mod tests;
 
 pub use key::{KeyError, PublicKey};
+pub(crate) use key::{RSA_BITS_MAX, RSA_BITS_MIN};
 
 use serde::Deserialize;
 use serde_json::value::RawValue;

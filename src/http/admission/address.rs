@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
 
 /// Hops that are read, from the right.
-const HOPS_MAX: usize = 16;
+pub(crate) const HOPS_MAX: usize = 16;
 
 /// Bits of an IPv4 address that identify one client: all of them.
 const IPV4_BITS: u8 = 32;

@@ -28,6 +28,7 @@ use crate::org::OrgId;
 use crate::rate::{Bucket, Rate};
 use crate::sync::lock;
 
+pub(crate) use address::HOPS_MAX;
 pub use address::{ForwardedHeader, Proxies, parse_network};
 
 /// Limits of admission.

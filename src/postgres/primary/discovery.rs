@@ -14,10 +14,10 @@ use super::{PrimaryConnection, PrimaryLocation};
 
 /// Longest wait for one address, from connecting to its answer. An address that swallows packets therefore
 /// delays nothing for longer.
-const ADDRESS_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const ADDRESS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// After a first primary has answered, time for the other addresses to answer with a later timeline.
-const RIVAL_WAIT: Duration = Duration::from_millis(250);
+pub(crate) const RIVAL_WAIT: Duration = Duration::from_millis(250);
 
 /// No address leads to a primary. The message gives the reason for each address.
 #[derive(Debug, thiserror::Error)]

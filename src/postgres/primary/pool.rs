@@ -14,18 +14,18 @@ use super::super::backend_mode::{BackendMode, begin_pooled_once, commit_pooled};
 use super::PrimaryLocation;
 
 /// Connections of a gateway's pool. It serves look-ups of what is not in memory.
-const CONNECTIONS_MAX: u32 = 4;
+pub(crate) const CONNECTIONS_MAX: u32 = 4;
 
 /// Longest wait for a connection of the pool.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Longest check of a connection, when a caller takes it and when the caller returns it. sqlx's own ping has
 /// no limit, so a half-open connection would occupy a place in the pool until TCP gives up.
-const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Longest wait of a look-up for a lock. Its caller may give up earlier. Without this limit, statements
 /// without callers would accumulate at the server.
-const LOCK_TIMEOUT: &str = "4s";
+pub(crate) const LOCK_TIMEOUT: Duration = Duration::from_secs(4);
 
 type Location = watch::Receiver<Option<PrimaryLocation>>;
 
@@ -118,7 +118,8 @@ async fn is_current(connection: &mut PgConnection, location: &PrimaryLocation) -
 }
 
 async fn set_lock_timeout(connection: &mut PgConnection, is_local: bool) -> Result<(), sqlx::Error> {
-    sqlx::query!("select set_config('lock_timeout', $1, $2)", LOCK_TIMEOUT, is_local)
+    let milliseconds = LOCK_TIMEOUT.as_millis().to_string();
+    sqlx::query!("select set_config('lock_timeout', $1, $2)", milliseconds, is_local)
         .fetch_one(connection)
         .await
         .map(|_| ())

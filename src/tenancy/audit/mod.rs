@@ -33,9 +33,9 @@ pub use rules::{RULES, Rule, Severity};
 /// Default of [`AuditOptions::timeout`].
 pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 /// Longest wait for a table that is locked exclusively, in milliseconds.
-const LOCK_TIMEOUT_MS: u32 = 5_000;
+pub(crate) const LOCK_TIMEOUT_MS: u32 = 5_000;
 /// Rows that violate a rule are counted up to this number.
-const COUNTED_ROWS_MAX: i64 = 1_000;
+pub(crate) const COUNTED_ROWS_MAX: i64 = 1_000;
 /// Maximum number of rules that the progress output names if they are checked together.
 const NAMED_RULES_MAX: usize = 3;
 

@@ -18,7 +18,7 @@ use crate::tenancy::registry::Table;
 use crate::tenancy::sql::{literal, quoted};
 
 /// Target duration of a batch. Writers of its rows wait for that long, and never longer than the lock limit.
-const BATCH_TARGET: Duration = Duration::from_millis(40);
+pub(crate) const BATCH_TARGET: Duration = Duration::from_millis(40);
 /// Blocks in the first batch. The duration of each batch determines the size of the next one.
 const BATCH_BLOCKS_FIRST: u64 = 4;
 /// Maximum number of blocks in one batch. It matters if none of their rows lacks `org_id`.
@@ -28,7 +28,7 @@ const INDEX_ROWS_MAX: i64 = 5_000;
 /// First and longest pause after a batch that met a lock, or found only locked rows.
 const RETRY: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 /// Longest wait for rows that others have locked, and for older transactions.
-const WAIT_MAX: Duration = Duration::from_mins(30);
+pub(crate) const WAIT_MAX: Duration = Duration::from_mins(30);
 /// Planner settings that make a batch find its rows by address and their parents by key. Without them, a planner that
 /// takes the batch for most of the table reads the whole table.
 const PLANNER: &str =

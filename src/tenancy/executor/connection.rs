@@ -19,7 +19,7 @@ use crate::tenancy::AdoptionIssue;
 /// First and longest pause between two attempts to get a lock. In between, writers have the table to themselves.
 const LOCK_RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// Time after which a step gives up its attempts to get a lock, and reports the lock's holder.
-pub(super) const LOCK_RETRY_MAX: Duration = Duration::from_mins(10);
+pub(crate) const LOCK_RETRY_MAX: Duration = Duration::from_mins(10);
 /// Interval at which a long statement is observed.
 pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// Settings of both connections. They override what the role or the database may set.

@@ -14,7 +14,7 @@ use crate::tenancy::registry::Table;
 use crate::tenancy::sql::{literal, quoted};
 
 /// Time after which a build is no longer retried. Deadlocks with other long transactions are retried.
-const RETRY_MAX: Duration = Duration::from_mins(10);
+pub(crate) const RETRY_MAX: Duration = Duration::from_mins(10);
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 /// Longest time for dropping the index of a cancelled build. After that the next run drops it.
 const CLEAN_UP_MAX_MS: u64 = 10_000;

@@ -26,9 +26,12 @@ use sqlx::Executor as _;
 use sqlx::postgres::PgConnectOptions;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use backfill::{BATCH_TARGET, WAIT_MAX};
+pub(crate) use connection::LOCK_RETRY_MAX;
 pub(super) use connection::reject_standby;
 pub(super) use expand::firing_note;
 pub use impact::EnforcementImpact;
+pub(crate) use index::RETRY_MAX as INDEX_RETRY_MAX;
 pub use progress::AdoptionProgress;
 pub(crate) use progress::{grouped, human};
 

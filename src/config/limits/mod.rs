@@ -1,6 +1,9 @@
-//! Every limit of a gateway by name, with its default and unit.
+//! Limits of a gateway, with their defaults.
 //!
-//! What can be set from outside is set in the module above; a limit that only tests change stands here too.
+//! The flags in the modules beside this one change some of them; tests change others. [`table`] lists all of them, and
+//! the constants elsewhere, for `docs/limits.md`.
+
+pub mod table;
 
 use std::time::Duration;
 
@@ -15,56 +18,57 @@ use crate::retention::RetentionLimits;
 use crate::session::SessionLimits;
 use crate::tailer::TailerLimits;
 
-/// Every limit of a gateway.
+/// All configurable limits of a gateway.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Of what anybody may use.
+    /// Connections, handshakes and sessions by address, organisation and user.
     pub admission: AdmissionLimits,
-    /// Of a connection before its upgrade.
+    /// A connection before its upgrade.
     pub serve: ServeLimits,
-    /// Of keys that come from key servers.
+    /// Keys of token issuers.
     pub keys: KeyLimits,
-    /// Of a session.
+    /// One session.
     pub session: SessionLimits,
-    /// Of what waits for one socket.
+    /// Bytes queued for one socket.
     pub outbox: OutboxLimits,
-    /// Of the reader.
+    /// The task that follows the log.
     pub tailer: TailerLimits,
-    /// Of the doorbell.
+    /// The connection that listens for notifications.
     pub doorbell: DoorbellLimits,
-    /// How long the look-up of an organisation may take, for all who wait for it.
+    /// Longest lookup of an organisation, for all requests that wait for it.
     pub look_up_timeout: Duration,
-    /// Of the recent events in memory.
+    /// Recent events in memory.
     pub recent: RecentLimits,
-    /// Of replays.
+    /// Replays of missed events.
     pub replay: ReplayLimits,
-    /// Of the log in the database.
+    /// The event log in the database.
     pub retention: RetentionLimits,
-    /// Of keeping revocations in memory.
+    /// Loading revocations.
     pub revocations: RevocationLimits,
-    /// Of looking for organisations that are gone without a word.
+    /// The search for organisations that were deleted without a log event.
     pub reconciler: ReconcilerLimits,
-    /// Of events that wait for their turn in fan-out.
+    /// Events queued in fan-out.
     pub fanout: FanoutLimits,
-    /// How the sessions of a gateway that goes down are ended.
+    /// Closing of sessions on shutdown.
     pub drain: DrainLimits,
-    /// The files of certificate and key are looked at so often.
+    /// Interval at which the files of certificate and key are read again.
     pub tls_reload_interval: Duration,
-    /// On shutdown sessions have so long to end before they are dropped.
+    /// Time after which sessions that have not ended on shutdown are dropped.
     pub drain_timeout: Duration,
 }
 
-/// Sessions that are closed all at once come back all at once; so they are closed evenly over a while.
+/// Limits of draining. Sessions that are closed at the same moment would reconnect at the same moment, so they are
+/// closed evenly over a window.
 #[derive(Clone, Copy, Debug)]
 pub struct DrainLimits {
-    /// The last session is closed after so long at the latest.
+    /// Time after which the last session is closed.
     pub window: Duration,
-    /// Few sessions are closed no more slowly than this.
+    /// Lowest rate at which sessions are closed. Few sessions take less than the window.
     pub sessions_per_second_min: u32,
 }
 
 impl Limits {
-    /// For `warden dev` and measurements, where everybody comes from one address, as few users.
+    /// Limits for `warden dev` and for measurements, where all connections come from one address and few users.
     #[must_use]
     pub fn for_one_machine() -> Self {
         let mut limits = Self::default();
@@ -78,9 +82,9 @@ impl Limits {
         limits
     }
 
-    /// Every limit of the edges under its name in metrics and answers, with its value.
+    /// Limits that clients can exceed, by their name in metrics and error bodies.
     #[must_use]
-    pub fn named(&self) -> Vec<(&'static str, usize)> {
+    pub fn by_metric_label(&self) -> Vec<(&'static str, usize)> {
         let (admission, session) = (&self.admission, &self.session);
         let burst = |rate: Rate| usize::try_from(rate.burst.get()).unwrap_or(usize::MAX);
         vec![
@@ -109,7 +113,7 @@ impl Default for Limits {
         Self {
             admission: AdmissionLimits {
                 connection_rate_per_address: Rate::new(100, 1000),
-                // An office of 200 behind one address, with two pages each, comes back at once.
+                // An office of 200 people behind one address, with two pages each, reconnects at once.
                 handshakes_per_address: Rate::new(50, 500),
                 handshakes: Rate::new(2000, 10_000),
                 addresses_max: 64 * 1024,
@@ -143,10 +147,10 @@ impl Default for Limits {
             },
             session: SessionLimits {
                 message_bytes_max: 64 * 1024,
-                // A hundred joins at once when a page comes back, and again after a hiccup.
+                // A page that reconnects sends a hundred joins at once, and perhaps once more.
                 messages: Rate::new(20, 250),
                 rejected_messages: Rate::new(20, 50),
-                // Those joins may carry cursors of up to 32 KiB.
+                // Each of those joins may carry a cursor of up to 32 KiB.
                 received_bytes: Rate::new(256 * 1024, 4 * 1024 * 1024),
                 joins_max: 100,
                 idle_timeout: Duration::from_secs(60),
@@ -156,7 +160,19 @@ impl Default for Limits {
                 send_buffer_bytes: 128 * 1024,
             },
             outbox: OutboxLimits { queue_bytes_max: 4 * 1024 * 1024, queue_chunks_max: 4096 },
-            tailer: TailerLimits::default(),
+            tailer: TailerLimits {
+                page_rows_max: 5_000,
+                warm_rows_max: 10_000,
+                warm_time_max: Duration::from_secs(1),
+                poll_interval: Duration::from_secs(1),
+                retry_first: Duration::from_millis(2),
+                retry_max: Duration::from_millis(100),
+                busy_interval: Duration::from_millis(3),
+                cursor_interval: Duration::from_secs(600),
+                read_timeout: Duration::from_secs(15),
+                reconnect_first: Duration::from_millis(50),
+                reconnect_max: Duration::from_secs(2),
+            },
             doorbell: DoorbellLimits {
                 watchdog_interval: Duration::from_secs(15),
                 watchdog_timeout: Duration::from_secs(5),

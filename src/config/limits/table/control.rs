@@ -1,0 +1,61 @@
+//! Limits of the control state: organisations and revocations in memory.
+
+use super::Value::{Count, Time};
+use super::{Limit, Section, Value};
+use crate::config::Limits;
+use crate::control::{self, ReconcilerLimits, RevocationLimits};
+
+pub(super) fn section(limits: &Limits) -> Section {
+    Section { title: "Organisations and revocations", limits: [revocations(limits), orgs(limits)].concat() }
+}
+
+fn revocations(limits: &Limits) -> Vec<Limit> {
+    let RevocationLimits { interval, timeout, retry_first, retry_max } = limits.revocations;
+    vec![
+        Limit::new(
+            "entries_max in warden.revoke()",
+            Count(100_000),
+            "Active revocations in the database. Beyond it `warden.revoke()` fails.",
+        )
+        .declared_as("entries_max constant int := 100000"),
+        Limit::new(
+            "entries_of_org_max in warden.revoke_within()",
+            Count(10_000),
+            "Active revocations of one organisation that its back ends requested through HTTP.",
+        )
+        .declared_as("entries_of_org_max constant int := 10000"),
+        Limit::new(
+            "control::revocations::ENTRIES_MAX",
+            Value::count(control::ENTRIES_MAX),
+            "Active revocations in memory. Beyond it the oldest of single logins are ignored, and that is logged.",
+        ),
+        Limit::new(
+            "revocations.interval",
+            Time(interval),
+            "Interval at which revocations are loaded, even if the log has no event about them.",
+        ),
+        Limit::new("revocations.timeout", Time(timeout), "Longest load."),
+        Limit::new("revocations.retry_first", Time(retry_first), "First delay after a failed load."),
+        Limit::new("revocations.retry_max", Time(retry_max), "Longest delay after a failed load."),
+    ]
+}
+
+fn orgs(limits: &Limits) -> Vec<Limit> {
+    let ReconcilerLimits { interval, timeout, retry_first, retry_max } = limits.reconciler;
+    vec![
+        Limit::new(
+            "control::directory::ORGS_MAX",
+            Value::count(control::ORGS_MAX),
+            "Organisations in memory. Beyond it the memory is cleared.",
+        ),
+        Limit::new(
+            "control::reconciler::ORGS_IN_QUERY_MAX",
+            Value::count(control::ORGS_IN_QUERY_MAX),
+            "Organisations in one query of the reconciler.",
+        ),
+        Limit::new("reconciler.interval", Time(interval), "Interval of the reconciler."),
+        Limit::new("reconciler.timeout", Time(timeout), "Longest query of the reconciler."),
+        Limit::new("reconciler.retry_first", Time(retry_first), "First delay after a failed query."),
+        Limit::new("reconciler.retry_max", Time(retry_max), "Longest delay after a failed query."),
+    ]
+}

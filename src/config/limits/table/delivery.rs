@@ -1,0 +1,193 @@
+//! Limits between the log and the outboxes: the tailer, the doorbell, fan-out and replay.
+
+use super::Value::{Count, Time};
+use super::{Limit, Section, Value};
+use crate::config::Limits;
+use crate::hub::{self, FanoutLimits};
+use crate::log::DoorbellLimits;
+use crate::log::cursor::CURSOR_BYTES_MAX;
+use crate::replay::{self, RecentLimits, ReplayLimits};
+use crate::tailer::TailerLimits;
+
+pub(super) fn section(limits: &Limits) -> Section {
+    let rows = [tailer_rows(limits), log_rows(limits), fanout_rows(limits), replay_rows(limits)];
+    Section { title: "Delivery and replay", limits: rows.concat() }
+}
+
+fn tailer_rows(limits: &Limits) -> Vec<Limit> {
+    let TailerLimits {
+        page_rows_max,
+        warm_rows_max,
+        warm_time_max,
+        poll_interval,
+        retry_first,
+        retry_max,
+        busy_interval,
+        cursor_interval,
+        read_timeout,
+        reconnect_first,
+        reconnect_max,
+    } = limits.tailer;
+    vec![
+        Limit::new(
+            "tailer.page_rows_max",
+            Count(page_rows_max.into()),
+            "Rows that one statement reads. More rows are read in pages.",
+        ),
+        Limit::new(
+            "tailer.warm_rows_max",
+            Count(warm_rows_max.into()),
+            "Last rows of the log that a node reads into memory when it starts.",
+        ),
+        Limit::new("tailer.warm_time_max", Time(warm_time_max), "Longest time for that warm-up."),
+        Limit::new("tailer.poll_interval", Time(poll_interval), "Interval of the unconditional poll."),
+        Limit::new(
+            "tailer.retry_first",
+            Time(retry_first),
+            "First delay before another poll while transactions are in progress.",
+        ),
+        Limit::new("tailer.retry_max", Time(retry_max), "Longest delay before such a poll."),
+        Limit::new(
+            "tailer.busy_interval",
+            Time(busy_interval),
+            "Pause between two polls under load, while the doorbell is silenced.",
+        ),
+        Limit::new(
+            "tailer.cursor_interval",
+            Time(cursor_interval),
+            "Interval at which every topic gets a fresh cursor.",
+        ),
+        Limit::new(
+            "tailer.read_timeout",
+            Time(read_timeout),
+            "Longest read of the log. After it the connection counts as broken.",
+        ),
+        Limit::new("tailer.reconnect_first", Time(reconnect_first), "First delay before a reconnect."),
+        Limit::new("tailer.reconnect_max", Time(reconnect_max), "Longest delay before a reconnect."),
+    ]
+}
+
+fn log_rows(limits: &Limits) -> Vec<Limit> {
+    let DoorbellLimits { watchdog_interval, watchdog_timeout } = limits.doorbell;
+    vec![
+        Limit::new(
+            "doorbell.watchdog_interval",
+            Time(watchdog_interval),
+            "Silence after which the doorbell's connection is checked.",
+        ),
+        Limit::new(
+            "doorbell.watchdog_timeout",
+            Time(watchdog_timeout),
+            "Longest wait for the answer to that check, and for a new connection.",
+        ),
+        Limit::new(
+            "log::cursor::CURSOR_BYTES_MAX",
+            Value::bytes(CURSOR_BYTES_MAX),
+            "Longest cursor that is decoded.",
+        ),
+        Limit::new(
+            "event_bytes_max in warden.log_rows()",
+            Value::bytes(64 * 1024),
+            "Largest row in an event. A larger row is logged without its columns.",
+        )
+        .declared_as("event_bytes_max constant int := 65536"),
+        Limit::new(
+            "data_bytes_max in warden.publish()",
+            Value::bytes(64 * 1024),
+            "Largest `data` of a published event.",
+        )
+        .declared_as("data_bytes_max constant int := 65536"),
+    ]
+}
+
+fn fanout_rows(limits: &Limits) -> Vec<Limit> {
+    let FanoutLimits { org_bytes_max, bytes_max } = limits.fanout;
+    vec![
+        Limit::new(
+            "fanout.org_bytes_max",
+            Value::bytes(org_bytes_max),
+            "Events of one organisation that are queued in fan-out. Beyond it they are dropped, and its topics get a \
+             resync (`overload`).",
+        ),
+        Limit::new(
+            "fanout.bytes_max",
+            Value::bytes(bytes_max),
+            "Events of all organisations that are queued in fan-out. Beyond it the organisation with the most gets the \
+             resync.",
+        ),
+        Limit::new(
+            "hub::SEGMENT_SUBSCRIPTIONS_MAX",
+            Value::count(hub::SEGMENT_SUBSCRIPTIONS_MAX),
+            "Subscriptions in one segment: the writes of one slice of fan-out.",
+        ),
+    ]
+}
+
+fn replay_rows(limits: &Limits) -> Vec<Limit> {
+    let RecentLimits { bytes_max: recent_bytes_max, org_bytes_max } = limits.recent;
+    let ReplayLimits {
+        concurrent_reads_max,
+        waiting_max,
+        events_max,
+        bytes_max,
+        memory_bytes_max,
+        tailer_timeout,
+        wait_timeout,
+        log_read_timeout,
+        send_timeout,
+    } = limits.replay;
+    vec![
+        Limit::new(
+            "recent.bytes_max",
+            Value::bytes(recent_bytes_max),
+            "Recent events of all organisations in memory.",
+        ),
+        Limit::new(
+            "recent.org_bytes_max",
+            Value::bytes(org_bytes_max),
+            "Recent events of one organisation in memory.",
+        ),
+        Limit::new(
+            "replay.concurrent_reads_max",
+            Value::count(concurrent_reads_max),
+            "Reads of the log for replays at the same time, each for another organisation.",
+        ),
+        Limit::new(
+            "replay.waiting_max",
+            Value::count(waiting_max),
+            "Resumes that wait for such a read. Further ones get a resync.",
+        ),
+        Limit::new(
+            "replay::IN_PROGRESS_MAX",
+            Value::count(replay::IN_PROGRESS_MAX),
+            "Transactions in progress in the cursors of one read's clients. One cursor is always allowed.",
+        ),
+        Limit::new(
+            "replay.events_max",
+            Value::count(events_max),
+            "Events of one replay. A client that missed more gets a resync (`too_many`).",
+        ),
+        Limit::new("replay.bytes_max", Value::bytes(bytes_max), "Events of one replay, and of one read."),
+        Limit::new(
+            "replay.memory_bytes_max",
+            Value::bytes(memory_bytes_max),
+            "Events from the log that replays read or send at the same time. One organisation gets at most half of it.",
+        ),
+        Limit::new(
+            "replay.tailer_timeout",
+            Time(tailer_timeout),
+            "Longest time that a resume waits for a tailer that makes no progress.",
+        ),
+        Limit::new(
+            "replay.wait_timeout",
+            Time(wait_timeout),
+            "Longest time that a replay waits in the queue and for its read.",
+        ),
+        Limit::new("replay.log_read_timeout", Time(log_read_timeout), "Longest read for replays."),
+        Limit::new(
+            "replay.send_timeout",
+            Time(send_timeout),
+            "Longest time that a client may take to receive its missed events. Then it gets a resync (`too_many`).",
+        ),
+    ]
+}

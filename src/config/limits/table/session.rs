@@ -1,0 +1,123 @@
+//! Limits of one session: its messages, topics and queue.
+
+use super::Value::{ByteRate, Rate, Time};
+use super::{Limit, Section, Value};
+use crate::config::{DrainLimits, Limits};
+use crate::hub::OutboxLimits;
+use crate::session::SessionLimits;
+use crate::wire;
+
+pub(super) fn section(limits: &Limits) -> Section {
+    Section { title: "Sessions", limits: [messages(limits), lifetime(limits)].concat() }
+}
+
+fn messages(limits: &Limits) -> Vec<Limit> {
+    let SessionLimits {
+        message_bytes_max,
+        messages,
+        rejected_messages,
+        received_bytes,
+        joins_max,
+        send_buffer_bytes,
+        // The other table of this file.
+        idle_timeout: _,
+        expiry_grace: _,
+        refreshes_max: _,
+        close_timeout: _,
+    } = limits.session;
+    let OutboxLimits { queue_bytes_max, queue_chunks_max } = limits.outbox;
+    vec![
+        Limit::new(
+            "session.message_bytes_max",
+            Value::bytes(message_bytes_max),
+            "Longest message from a client. A longer one ends the session with 1009.",
+        )
+        .set_by("WARDEN_MESSAGE_BYTES"),
+        Limit::new(
+            "session.messages",
+            Rate(messages),
+            "Messages of one socket, including pings. Further ones get the error `too many messages`.",
+        )
+        .set_by("WARDEN_MESSAGES"),
+        Limit::new(
+            "session.rejected_messages",
+            Rate(rejected_messages),
+            "Messages beyond it that get that error. Further ones end the session with 4428.",
+        ),
+        Limit::new(
+            "session.received_bytes",
+            ByteRate(received_bytes),
+            "Bytes from one socket, whatever they contain. Beyond it the session ends with 4428.",
+        ),
+        Limit::new(
+            "session.joins_max",
+            Value::count(joins_max),
+            "Topics that one socket may join. Further joins get an error.",
+        )
+        .set_by("WARDEN_JOINS_MAX"),
+        Limit::new(
+            "wire::codec::NAME_BYTES_MAX",
+            Value::bytes(wire::NAME_BYTES_MAX),
+            "Longest topic or event name in a message.",
+        ),
+        Limit::new(
+            "wire::codec::REF_BYTES_MAX",
+            Value::bytes(wire::REF_BYTES_MAX),
+            "Longest `ref` or `join_ref` in a message.",
+        ),
+        Limit::new(
+            "outbox.queue_bytes_max",
+            Value::bytes(queue_bytes_max),
+            "Bytes queued for one socket. Beyond it the session ends with 4429.",
+        ),
+        Limit::new(
+            "outbox.queue_chunks_max",
+            Value::count(queue_chunks_max),
+            "Chunks queued for one socket, each of one frame or several. Beyond it the session ends with 4429.",
+        ),
+        Limit::new(
+            "session.send_buffer_bytes",
+            Value::bytes(send_buffer_bytes),
+            "Requested send buffer of the kernel for one socket. Linux doubles it.",
+        ),
+    ]
+}
+
+fn lifetime(limits: &Limits) -> Vec<Limit> {
+    let SessionLimits { idle_timeout, expiry_grace, refreshes_max, close_timeout, .. } = limits.session;
+    let DrainLimits { window, sessions_per_second_min } = limits.drain;
+    vec![
+        Limit::new(
+            "session.idle_timeout",
+            Time(idle_timeout),
+            "Time without any message after which a session ends with 4408.",
+        ),
+        Limit::new(
+            "session.expiry_grace",
+            Time(expiry_grace),
+            "Time that a session stays open after its token expired. Then it ends with 4401.",
+        ),
+        Limit::new(
+            "session.refreshes_max",
+            Value::count(refreshes_max),
+            "Fresh tokens of one session that wait for their key.",
+        ),
+        Limit::new(
+            "session.close_timeout",
+            Time(close_timeout),
+            "Time that a client has to read what precedes a Close frame, and to answer it.",
+        ),
+        Limit::new("drain.window", Time(window), "Time over which sessions are closed on shutdown.")
+            .set_by("WARDEN_DRAIN_SECONDS"),
+        Limit::new(
+            "drain.sessions_per_second_min",
+            Value::Count(sessions_per_second_min.into()),
+            "Sessions per second that are closed at least, so that few sessions take less than the window.",
+        ),
+        Limit::new(
+            "drain_timeout",
+            Time(limits.drain_timeout),
+            "Time after which sessions that have not ended on shutdown are dropped: the window and 15 s.",
+        ),
+    ]
+}
