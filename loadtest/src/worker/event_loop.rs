@@ -10,7 +10,8 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 use super::commands::CommandReader;
-use super::socket::{SocketFailure, SocketState};
+use super::failure::SocketFailure;
+use super::socket::SocketState;
 use super::state::Worker;
 use crate::clock::{Nanos, now, until};
 use crate::message::{Command, Progress, WorkerReport};

@@ -6,8 +6,9 @@ use bench_support::connect::{ConnectError, connect};
 use mio::net::TcpStream;
 use mio::{Interest, Token};
 
+use super::failure::SocketFailure;
 use super::schedule::offset;
-use super::socket::{Socket, SocketFailure, SocketState};
+use super::socket::{Socket, SocketState};
 use super::state::Worker;
 use crate::clock::{Nanos, now};
 

@@ -10,7 +10,7 @@ use bench_support::{frames, phoenix};
 use mio::net::TcpStream;
 
 use super::bookkeeping::Bookkeeping;
-use super::rejection;
+use super::failure::SocketFailure;
 use crate::check::{Ledger, Subscription};
 use crate::clock::{Nanos, now};
 use crate::histograms::LatencyKind;
@@ -74,20 +74,7 @@ impl ReadOutcome {
     }
 }
 
-/// The reason why a socket ended unexpectedly.
-#[derive(Debug)]
-pub(super) enum SocketFailure {
-    /// The gateway has reached a limit or is overloaded: another attempt may succeed.
-    Temporary(anyhow::Error),
-    Final(anyhow::Error),
-}
-
-impl From<anyhow::Error> for SocketFailure {
-    fn from(error: anyhow::Error) -> Self {
-        Self::Final(error)
-    }
-}
-
+/// One socket of a worker.
 pub(super) struct Socket {
     pub(super) index: usize,
     pub(super) org: usize,
@@ -251,7 +238,7 @@ impl Socket {
         if self.state == SocketState::Upgrading {
             used = match parse_answer(bytes, ended)? {
                 Answer::Incomplete => return Ok((outcome, 0)),
-                Answer::Rejected(rejection) => return Err(rejection::failure(&rejection)),
+                Answer::Rejected(rejection) => return Err(SocketFailure::rejected(&rejection)),
                 Answer::Upgraded { head_bytes } => head_bytes,
             };
             books.record(LatencyKind::Connect, 0, self.org, at - self.began);
