@@ -58,11 +58,11 @@ fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
-            "--seconds" => seconds = args.next().context("--seconds N")?.parse()?,
-            "--rounds" => rounds = args.next().context("--rounds N")?.parse()?,
+            "--seconds" => seconds = args.next().context("--seconds needs a value")?.parse()?,
+            "--rounds" => rounds = args.next().context("--rounds needs a value")?.parse()?,
             // Passed by cargo.
             "--bench" => {}
-            other => bail!("unknown option {other}: --seconds N, --rounds N"),
+            other => bail!("unknown option {other}: use --seconds, --rounds"),
         }
     }
     tokio::runtime::Runtime::new()?.block_on(run(seconds, rounds))

@@ -154,7 +154,7 @@ fn fan_out(bencher: Bencher<'_, '_>, (events, sockets): (usize, usize)) {
     bencher.counter(ItemsCount::new(events.len() * sockets)).bench_local(|| open.send(&events));
 }
 
-/// The same bytes in a bare loop of writes, one for each event and socket.
+/// A bare loop that writes the same bytes, with one write for each event and socket.
 #[divan::bench(args = FAN_OUTS)]
 fn bare_writes(bencher: Bencher<'_, '_>, (events, sockets): (usize, usize)) {
     let open: Vec<_> = RUNTIME.block_on(async {

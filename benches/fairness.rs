@@ -53,12 +53,12 @@ fn main() -> anyhow::Result<()> {
     }
     let mut options = Options { sockets: 8000, seconds: 10, rounds: 5 };
     for pair in args.chunks(2) {
-        let [name, value] = pair else { bail!("{} N", pair[0]) };
+        let [name, value] = pair else { bail!("{} needs a value", pair[0]) };
         match name.as_str() {
             "--sockets" => options.sockets = value.parse()?,
             "--seconds" => options.seconds = value.parse()?,
             "--rounds" => options.rounds = value.parse()?,
-            other => bail!("unknown option {other}: --sockets, --seconds, --rounds"),
+            other => bail!("unknown option {other}: use --sockets, --seconds, --rounds"),
         }
     }
     runtime.block_on(run(&options))
@@ -78,7 +78,10 @@ async fn measure(cluster: &Cluster, options: &Options) -> anyhow::Result<()> {
     let [large, small] = orgs[..] else { bail!("two organisations") };
     let gateway = support::gateway(cluster).await?;
     let addr = gateway.public_addr();
-    let holders = [Holder::start(addr, large, options.sockets)?, Holder::start(addr, small, SMALL_SOCKETS)?];
+    let processes = [
+        SocketProcess::start(addr, large, options.sockets)?,
+        SocketProcess::start(addr, small, SMALL_SOCKETS)?,
+    ];
 
     println!("{} sockets in A, {SMALL_SOCKETS} in B; {SMALL_RATE} events/s to B", options.sockets);
     println!("| round | B alone: p50 | p99 | A flooded: p50 | p99 | ratio of p99 | deliveries/s |");
@@ -97,7 +100,7 @@ async fn measure(cluster: &Cluster, options: &Options) -> anyhow::Result<()> {
     ratios.sort_by(f64::total_cmp);
     println!("median of the ratios of p99: {:.1}", ratios[ratios.len() / 2]);
     println!("resyncs for overload: {}", gateway.metrics().overloads.get());
-    drop(holders);
+    drop(processes);
     gateway.stop().await;
     Ok(())
 }
@@ -175,8 +178,8 @@ fn buckets(gateway: &Gateway) -> Vec<(f64, f64)> {
 
 /// Quantile of cumulative buckets, by linear interpolation within a bucket.
 fn quantile(cumulative: &[(f64, f64)], q: f64) -> anyhow::Result<f64> {
-    let total = cumulative.last().context("the metric has buckets")?.1;
-    anyhow::ensure!(total > 0.0, "nothing was sent to the small organisation");
+    let total = cumulative.last().context("the metric has no buckets")?.1;
+    anyhow::ensure!(total > 0.0, "the small organisation received no event");
     let (mut lower, mut below) = (0.0, 0.0);
     for (bound, count) in cumulative {
         if *count >= q * total {
@@ -185,13 +188,13 @@ fn quantile(cumulative: &[(f64, f64)], q: f64) -> anyhow::Result<f64> {
         }
         (lower, below) = (*bound, *count);
     }
-    bail!("counts that are not cumulative")
+    bail!("the counts of the buckets are not cumulative")
 }
 
 /// A process that holds sockets until this is dropped.
-struct Holder(Child);
+struct SocketProcess(Child);
 
-impl Holder {
+impl SocketProcess {
     fn start(addr: SocketAddr, org: Uuid, sockets: usize) -> anyhow::Result<Self> {
         let mut child = Command::new("chrt")
             .args(["--idle", "0"])
@@ -200,16 +203,16 @@ impl Holder {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .context("chrt is part of util-linux")?;
+            .context("cannot start chrt, which is part of util-linux: install it")?;
         let stdout = child.stdout.take().context("piped")?;
         let mut line = String::new();
         std::io::BufReader::new(stdout).read_line(&mut line)?;
-        anyhow::ensure!(line.trim() == "ready", "the sockets could not be opened");
+        anyhow::ensure!(line.trim() == "ready", "the process that holds the sockets could not open them");
         Ok(Self(child))
     }
 }
 
-impl Drop for Holder {
+impl Drop for SocketProcess {
     fn drop(&mut self) {
         // The process ends when its standard input is closed.
         drop(self.0.stdin.take());

@@ -1,8 +1,8 @@
-//! What a whole handshake costs the server: microseconds of CPU of a gateway's process, from the accepted
-//! connection to the 101 and the end of the session, by the algorithm of the token.
+//! The cost of a whole handshake by the algorithm of the token: CPU time of a gateway's process, from the
+//! accepted connection to the end of the session.
 //!
-//! `cargo bench --bench handshake -- --handshakes 2000 --rounds 5`. Sockets come one after the other from this
-//! process; the gateway is `warden serve` in another, whose time the kernel counts to the nanosecond.
+//! This process opens sockets one after the other. The gateway is `warden serve` in another process, whose
+//! CPU time the kernel counts in nanoseconds. `cargo bench --bench handshake -- --handshakes 2000 --rounds 5`
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
@@ -19,7 +19,7 @@ use uuid::Uuid;
 use warden_devkit::cluster::{Binaries, Cluster, ClusterOptions, DataDir, SUPERUSER};
 use warden_testkit::keys::{IssuerKey, TestKeyServer};
 
-/// `aud` of the tokens.
+/// Claim `aud` of the tokens.
 const AUDIENCE: &str = "authenticated";
 const ISSUER: &str = "https://project.supabase.co/auth/v1";
 const SECRET: &str = "the benchmark's secret of 32 bytes";
@@ -30,11 +30,11 @@ fn main() -> anyhow::Result<()> {
     let (mut handshakes, mut rounds) = (2000_u32, 5_usize);
     let mut args = std::env::args().skip(1).filter(|arg| arg != "--bench");
     while let Some(arg) = args.next() {
-        let value = args.next().with_context(|| format!("{arg} N"))?;
+        let value = args.next().with_context(|| format!("{arg} needs a value"))?;
         match arg.as_str() {
             "--handshakes" => handshakes = value.parse()?,
             "--rounds" => rounds = value.parse()?,
-            other => bail!("unknown option {other}: --handshakes, --rounds"),
+            other => bail!("unknown option {other}: use --handshakes, --rounds"),
         }
     }
     tokio::runtime::Runtime::new()?.block_on(run(handshakes, rounds))
@@ -78,11 +78,13 @@ async fn measure(cluster: &Cluster, handshakes: u32, rounds: usize) -> anyhow::R
     });
     let secret = EncodingKey::from_secret(SECRET.as_bytes());
     let hs256 = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &secret)?;
-    // Refusals are not among them: each is held up for 0.5 to 1 s, in which the gateway does other things as well.
+    // Rejected handshakes are not measured: the gateway delays each answer by 0.5 to 1 s, and does other work
+    // in that time.
     let mut cases = vec![("HS256", hs256)];
     cases.extend(keys.iter().map(|key| (key.alg(), key.sign("1", &claims))));
     let mut costs = vec![Vec::new(); cases.len()];
-    // The first round warms up and does not count; the order changes, so that no case is always the first.
+    // The first round is a warm-up and does not count. The order rotates, so that no case is always the
+    // first.
     for round in 0..=rounds {
         for n in 0..cases.len() {
             let n = (n + round) % cases.len();
@@ -91,7 +93,7 @@ async fn measure(cluster: &Cluster, handshakes: u32, rounds: usize) -> anyhow::R
             for _ in 0..handshakes {
                 handshake(gateway.addr, token).await?;
             }
-            gateway.is_idle().await?;
+            gateway.wait_until_idle().await?;
             let cost = (gateway.cpu()? - before).as_secs_f64() * 1e6 / f64::from(handshakes);
             if round > 0 {
                 costs[n].push(cost);
@@ -99,7 +101,7 @@ async fn measure(cluster: &Cluster, handshakes: u32, rounds: usize) -> anyhow::R
         }
     }
     println!(
-        "{handshakes} handshakes a round, {rounds} rounds; microseconds of the gateway's CPU per handshake\n"
+        "{handshakes} handshakes per round, {rounds} rounds; microseconds of the gateway's CPU time per handshake\n"
     );
     println!("| token | median | lowest | highest |\n|---|---:|---:|---:|");
     for ((name, _), costs) in cases.iter().zip(&mut costs) {
@@ -120,14 +122,14 @@ async fn handshake(addr: SocketAddr, token: &str) -> anyhow::Result<()> {
     stream.write_all(request.as_bytes()).await?;
     let mut head = Vec::new();
     while !head.windows(4).any(|window| window == b"\r\n\r\n") {
-        ensure!(stream.read_buf(&mut head).await? > 0, "the connection ended");
+        ensure!(stream.read_buf(&mut head).await? > 0, "the gateway cut the connection during the handshake");
     }
     let head = String::from_utf8_lossy(&head);
-    ensure!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    ensure!(head.starts_with("HTTP/1.1 101 "), "the gateway rejected the handshake: {head}");
     Ok(())
 }
 
-/// A gateway in a process of its own, which ends with this.
+/// A gateway in a process of its own. It ends when this is dropped.
 struct Gateway {
     child: Child,
     addr: SocketAddr,
@@ -158,19 +160,21 @@ impl Gateway {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        tokio::time::timeout(READY_DEADLINE, ready).await.context("the gateway is not ready")?;
+        tokio::time::timeout(READY_DEADLINE, ready)
+            .await
+            .with_context(|| format!("the gateway was not ready within {READY_DEADLINE:?}"))?;
         Ok(gateway)
     }
 
-    /// Until the sessions of clients that hung up have ended.
-    async fn is_idle(&self) -> anyhow::Result<()> {
+    /// Waits until the sessions of closed connections have ended.
+    async fn wait_until_idle(&self) -> anyhow::Result<()> {
         while !get(self.admin, "/metrics").await?.contains("\nwarden_sessions 0\n") {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         Ok(())
     }
 
-    /// The time on CPUs of all its threads.
+    /// CPU time of all its threads.
     fn cpu(&self) -> anyhow::Result<Duration> {
         let mut nanoseconds = 0;
         for thread in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
@@ -183,7 +187,7 @@ impl Gateway {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
-        // It is gone already where these fail.
+        // These fail if the process has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

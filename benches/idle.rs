@@ -1,7 +1,7 @@
-//! What a session costs that nothing happens to: resident memory and the server's CPU to let it in.
+//! The cost of an idle session: resident memory, and the gateway's CPU time to accept it.
 //!
-//! A process of its own opens sockets that join two topics, and closes them; in between the gateway's process
-//! (this one) looks at itself. `cargo bench --bench idle -- --sockets 15000 --rounds 3`
+//! Another process opens sockets that join two topics, and closes them. In between this process, which
+//! contains the gateway, measures itself. `cargo bench --bench idle -- --sockets 15000 --rounds 3`
 
 mod support;
 
@@ -19,9 +19,9 @@ use warden_testkit::phoenix::{self, Received};
 
 /// The second topic of each socket.
 const SECOND_TOPIC: &str = "recordings";
-/// Sockets that are opened at once by the process that holds them.
+/// Handshakes in progress at the same time.
 const OPENING_MAX: usize = 32;
-/// How long the gateway may take to notice that sockets are gone.
+/// Time limit for the gateway to notice that sockets were closed.
 const GONE_DEADLINE: Duration = Duration::from_secs(30);
 
 fn main() -> anyhow::Result<()> {
@@ -34,11 +34,11 @@ fn main() -> anyhow::Result<()> {
     }
     let (mut sockets, mut rounds) = (15_000, 3);
     for pair in args.chunks(2) {
-        let [name, value] = pair else { bail!("{} N", pair[0]) };
+        let [name, value] = pair else { bail!("{} needs a value", pair[0]) };
         match name.as_str() {
             "--sockets" => sockets = value.parse()?,
             "--rounds" => rounds = value.parse()?,
-            other => bail!("unknown option {other}: --sockets, --rounds"),
+            other => bail!("unknown option {other}: use --sockets, --rounds"),
         }
     }
     tokio::runtime::Runtime::new()?.block_on(run(sockets, rounds))
@@ -56,80 +56,84 @@ async fn measure(cluster: &Cluster, sockets: u64, rounds: usize) -> anyhow::Resu
     let pool = support::migrated(&url).await?;
     let orgs = support::create_orgs(&pool, 1).await?;
     let gateway = support::gateway(cluster).await?;
-    // The first sessions load code and fill pools that the others share.
-    held(&gateway, orgs[0], 100).await?;
+    // The first sessions load code and fill pools that all later ones share.
+    measure_sockets(&gateway, orgs[0], 100).await?;
     println!(
         "| round | KiB before | KiB per socket | KiB after they left | us of CPU per connect and two joins |"
     );
     println!("|---|---|---|---|---|");
     for round in 1..=rounds {
         let before = resident_kib()?;
-        let Held { per_socket_kib, connect_us } = held(&gateway, orgs[0], sockets).await?;
+        let Cost { per_socket_kib, connect_us } = measure_sockets(&gateway, orgs[0], sockets).await?;
         println!("| {round} | {before} | {per_socket_kib:.2} | {} | {connect_us:.1} |", resident_kib()?);
     }
     gateway.stop().await;
     Ok(())
 }
 
-struct Held {
+/// The cost of a socket.
+struct Cost {
     per_socket_kib: f64,
     connect_us: f64,
 }
 
-/// Opens so many sockets, looks, and closes them again.
-async fn held(gateway: &Gateway, org: Uuid, sockets: u64) -> anyhow::Result<Held> {
+/// Opens sockets, measures this process, and closes them.
+async fn measure_sockets(gateway: &Gateway, org: Uuid, sockets: u64) -> anyhow::Result<Cost> {
     let (before, cpu) = (resident_kib()?, cpu()?);
-    let mut holder = Holder::start(gateway.public_addr(), org, sockets)?;
+    let mut process = SocketProcess::start(gateway.public_addr(), org, sockets)?;
     let connect = self::cpu()? - cpu;
-    // What is on its way.
+    // Joins may still be in progress.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let grown = resident_kib()?.saturating_sub(before);
-    holder.end()?;
+    process.end()?;
     tokio::time::timeout(GONE_DEADLINE, async {
         while gateway.metrics().sessions.get() > 0 {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     })
     .await
-    .context("sessions stayed open")?;
+    .with_context(|| format!("sessions stayed open for {GONE_DEADLINE:?}"))?;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    Ok(Held {
+    Ok(Cost {
         per_socket_kib: grown as f64 / sockets as f64,
         connect_us: connect.as_secs_f64() * 1e6 / sockets as f64,
     })
 }
 
-/// Of this process.
+/// Resident memory of this process.
 fn resident_kib() -> anyhow::Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("Linux tells VmRSS")?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .context("/proc/self/status has no VmRSS")?;
     Ok(line.trim_end_matches("kB").trim().parse()?)
 }
 
-/// CPU time of this process, user and system.
+/// CPU time of this process, user and system, including exited threads.
 fn cpu() -> anyhow::Result<Duration> {
     Ok(rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime).try_into()?)
 }
 
-/// A process that holds sockets.
-struct Holder {
+/// The process that holds the sockets.
+struct SocketProcess {
     child: Child,
     stdout: BufReader<ChildStdout>,
 }
 
-impl Holder {
+impl SocketProcess {
     fn start(addr: SocketAddr, org: Uuid, sockets: u64) -> anyhow::Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
             .args(["hold", &addr.to_string(), &org.to_string(), &sockets.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
-        let stdout = BufReader::new(child.stdout.take().context("piped")?);
-        let mut holder = Self { child, stdout };
+        let stdout = BufReader::new(child.stdout.take().context("standard output is not a pipe")?);
+        let mut process = Self { child, stdout };
         let mut line = String::new();
-        holder.stdout.read_line(&mut line)?;
-        anyhow::ensure!(line.trim() == "ready", "the sockets could not be opened");
-        Ok(holder)
+        process.stdout.read_line(&mut line)?;
+        anyhow::ensure!(line.trim() == "ready", "the process that holds the sockets could not open them");
+        Ok(process)
     }
 
     fn end(&mut self) -> anyhow::Result<()> {
@@ -139,7 +143,8 @@ impl Holder {
     }
 }
 
-/// The process that holds the sockets.
+/// Runs as the process that holds the sockets: opens them, prints `ready`, and waits for the end of its
+/// input.
 async fn hold(addr: SocketAddr, org: Uuid, sockets: usize) -> anyhow::Result<()> {
     let open = || async move {
         let (mut socket, _) = support::join(addr, org, "calls", None).await?;

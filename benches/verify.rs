@@ -1,7 +1,7 @@
-//! What verifying one token costs, by algorithm: the gateway's own verifier, with keys in memory.
+//! The cost of verifying one token by algorithm: the gateway's own verifier, with keys in memory.
 //!
-//! `cargo bench --bench verify`. To measure another crypto library, exchange the feature of `jsonwebtoken`
-//! in Cargo.toml (`aws_lc_rs` or `rust_crypto`) and run it again.
+//! `cargo bench --bench verify`. To measure another crypto library, replace the feature of `jsonwebtoken` in
+//! Cargo.toml (`aws_lc_rs` or `rust_crypto`) and run it again.
 
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,7 +13,7 @@ use warden::config::Limits;
 use warden::metrics::Metrics;
 use warden_testkit::keys::{IssuerKey, TestKeyServer};
 
-/// `aud` of the tokens.
+/// Claim `aud` of the tokens.
 const AUDIENCE: &str = "authenticated";
 const ISSUER: &str = "https://project.supabase.co/auth/v1";
 const SECRET: &str = "the benchmark's secret of 32 bytes";
@@ -53,7 +53,7 @@ static BENCH: LazyLock<Bench> = LazyLock::new(|| {
     })
 });
 
-/// As Supabase Auth writes them, without what is not read.
+/// The claims that Supabase Auth writes, without those that the gateway ignores.
 fn claims() -> Value {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
     json!({

@@ -1,4 +1,4 @@
-//! What benches share: a private PostgreSQL, a gateway in the process, and sockets that join.
+//! Code that benchmarks share: a private PostgreSQL, a gateway in the same process, and sockets that join.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,16 +16,17 @@ use warden_devkit::cluster::{Binaries, Cluster, ClusterOptions, DataDir};
 use warden_devkit::token::{TokenClaims, sign};
 use warden_testkit::phoenix::{self, Received, Socket};
 
-/// As in the gateway's own process.
+/// The allocator of the gateway's own process.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const SECRET: &str = "the benches' secret, which has 32 bytes";
 
-/// Small, because a bench holds thousands of sockets in its own process.
+/// Size of a socket's read buffer. It is small, because a benchmark holds thousands of sockets in its own
+/// process.
 const READ_BUFFER_BYTES: usize = 4096;
 
-/// A private PostgreSQL that forgets everything.
+/// Starts a private PostgreSQL in a temporary folder, without fsync.
 pub(crate) async fn cluster() -> anyhow::Result<Cluster> {
     let options = ClusterOptions {
         binaries: Binaries::find(None, std::env::var_os("PATH").as_deref())?,
@@ -37,7 +38,7 @@ pub(crate) async fn cluster() -> anyhow::Result<Cluster> {
     Ok(Cluster::start(options).await?)
 }
 
-/// The schema, in this database.
+/// Applies the migrations, and returns a pool of connections.
 pub(crate) async fn migrated(url: &str) -> anyhow::Result<PgPool> {
     warden::postgres::migrate_platform(url).await?;
     let pool = PgPool::connect(url).await?;
@@ -45,17 +46,17 @@ pub(crate) async fn migrated(url: &str) -> anyhow::Result<PgPool> {
     Ok(pool)
 }
 
-/// So many organisations.
+/// Creates organisations, and returns their ids.
 pub(crate) async fn create_orgs(pool: &PgPool, count: usize) -> anyhow::Result<Vec<Uuid>> {
     let insert = "insert into organizations (name) select 'bench' from generate_series(1, $1) returning id";
     Ok(sqlx::query_scalar(insert).bind(i32::try_from(count)?).fetch_all(pool).await?)
 }
 
-/// A gateway with the default limits that follows the log.
+/// Starts a gateway with the limits for one machine, and waits until its tailer follows the log.
 pub(crate) async fn gateway(cluster: &Cluster) -> anyhow::Result<Gateway> {
     let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
     let mut limits = Limits::for_one_machine();
-    // Sockets of a bench may listen without a word.
+    // Sockets of a benchmark send no heartbeats.
     limits.session.idle_timeout = Duration::from_hours(1);
     let gateway = Gateway::start(Config {
         database: warden::postgres::options(&cluster.url("postgres", "warden_gateway"))?,
@@ -72,7 +73,7 @@ pub(crate) async fn gateway(cluster: &Cluster) -> anyhow::Result<Gateway> {
     Ok(gateway)
 }
 
-/// Connects and joins; returns the socket and the reply's cursor.
+/// Connects and joins a topic. Returns the socket, and the cursor of the reply.
 pub(crate) async fn join(
     addr: SocketAddr,
     org: Uuid,
@@ -91,11 +92,11 @@ pub(crate) async fn join(
     let stream = TcpStream::connect(addr).await?;
     let config = WebSocketConfig::default().read_buffer_size(READ_BUFFER_BYTES);
     let opened = phoenix::connect_over(stream, &sign(&claims, SECRET)?, Some(config)).await;
-    let mut socket = opened.map_err(|error| anyhow::anyhow!("no session: {error:?}"))?;
+    let mut socket = opened.map_err(|error| anyhow::anyhow!("the handshake failed: {error:?}"))?;
     phoenix::send_join(&mut socket, "1", topic, since).await?;
     match phoenix::receive(&mut socket).await {
         Received::Message(reply) if reply.is_ok_reply() => {
-            let cursor = reply.cursor().context("a reply without a cursor")?.to_owned();
+            let cursor = reply.cursor().context("the reply has no cursor")?.to_owned();
             Ok((socket, cursor))
         }
         other => bail!("the join failed: {other:?}"),
