@@ -1,5 +1,5 @@
-//! The clock that all processes of a run read: nanoseconds of CLOCK_MONOTONIC. The whole machine has one such clock, so
-//! a time that the publisher notes is comparable with a time that a worker notes.
+//! The clock that all processes of a run read: nanoseconds of CLOCK_MONOTONIC. The whole machine has one such
+//! clock, so a time that the publisher notes is comparable with a time that a worker notes.
 
 use std::time::Duration;
 

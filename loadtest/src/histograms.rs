@@ -1,4 +1,5 @@
-//! Histograms of durations, by label. Workers record them, send them as counts, and the main process adds them up.
+//! Histograms of durations, by label. Workers record them, send them as counts, and the main process adds
+//! them up.
 
 use std::collections::HashMap;
 
@@ -35,7 +36,8 @@ pub(crate) struct Label {
     pub(crate) kind: LatencyKind,
     /// Phase in which the change was due.
     pub(crate) phase: usize,
-    /// Group of organisations: 0 is the organisation that is reported separately, if there is one; 1 the others.
+    /// Group of organisations: 0 is the organisation that is reported separately, if there is one; 1 the
+    /// others.
     pub(crate) group: usize,
 }
 

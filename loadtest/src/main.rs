@@ -1,5 +1,5 @@
-//! The load test of the Warden gateway. It shares no code with the gateway, so that its verdict about deliveries is an
-//! independent check. This file only parses the command line, calls and prints.
+//! The load test of the Warden gateway. It shares no code with the gateway, so that its verdict about
+//! deliveries is an independent check. This file only parses the command line, calls and prints.
 
 mod args;
 mod check;

@@ -1,6 +1,6 @@
-//! Messages between the main process and its workers, which hold the sockets: one JSON object per line. Commands go to
-//! a worker's standard input, and reports come from its standard output. Secrets are sent only this way, because other
-//! users can read a process's arguments and, at times, its environment.
+//! Messages between the main process and its workers, which hold the sockets: one JSON object per line.
+//! Commands go to a worker's standard input, and reports come from its standard output. Secrets are sent only
+//! this way, because other users can read a process's arguments and, at times, its environment.
 
 use std::net::IpAddr;
 
@@ -54,7 +54,8 @@ pub(crate) enum Command {
     SetOutcome { org: usize, number: usize, outcome: Outcome },
     /// Open sockets until this many were opened.
     Open { until: usize, per_second: f64 },
-    /// Drop this share of the open sockets at once, without a Close. They reconnect with their cursors after `away`.
+    /// Drop this share of the open sockets at once, without a Close. They reconnect with their cursors after
+    /// `away`.
     Storm { share: f64, away: Nanos, per_second: f64 },
     /// Let this many sockets per second leave, each followed by a new one. 0 ends it.
     Churn { per_second: f64 },
@@ -75,7 +76,7 @@ pub(crate) enum WorkerReport {
     Done { findings: Vec<String> },
 }
 
-/// What happened in one interval, and the counts at its end.
+/// The durations of one interval, and the counts at its end.
 #[derive(Serialize, Deserialize, Default)]
 pub(crate) struct Progress {
     pub(crate) interval: usize,

@@ -1,5 +1,5 @@
-//! Everything that is known of a run so far: the workers' reports and the usage of processes, interval by interval. It
-//! adds up and does not judge.
+//! Everything that is known of a run so far: the workers' reports and the usage of processes, interval by
+//! interval. It adds up and does not judge.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! CPU time, memory and threads of a process, read from /proc. Only processes of this machine can be measured.
+//! CPU time, memory and threads of a process, read from /proc. Only processes of this machine can be
+//! measured.
 
 use std::fs;
 use std::net::SocketAddr;

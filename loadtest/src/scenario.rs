@@ -1,5 +1,5 @@
-//! The data of a scenario: streams of changes, phases whose latencies are reported separately, and actions on the
-//! sockets. Other modules execute it.
+//! The data of a scenario: streams of changes, phases whose latencies are reported separately, and actions on
+//! the sockets. Other modules execute it.
 
 use std::time::Duration;
 

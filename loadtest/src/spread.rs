@@ -1,4 +1,5 @@
-//! The spread of sockets over organisations, gateways, source addresses and worker processes. Pure arithmetic.
+//! The spread of sockets over organisations, gateways, source addresses and worker processes. Pure
+//! arithmetic.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -99,8 +100,8 @@ const SOCKETS_PER_ADDRESS: usize = 400;
 const SOCKETS_PER_ADDRESS_MAX: usize = 20_000;
 const ADDRESSES_MAX: usize = 250;
 
-/// The source addresses: `named`, or else addresses of 127.0.0.0/8 if all gateways are on this machine. `None` leaves
-/// the choice to the kernel.
+/// The source addresses: `named`, or else addresses of 127.0.0.0/8 if all gateways are on this machine.
+/// `None` leaves the choice to the kernel.
 pub(crate) fn source_addresses(
     gateways: &[SocketAddr],
     sockets: usize,
@@ -119,8 +120,8 @@ pub(crate) fn source_addresses(
     (0..count).map(address).collect()
 }
 
-/// One specification per socket. The sockets of each organisation are spread over gateways, source addresses and
-/// (because workers take them in round-robin order) processes.
+/// One specification per socket. The sockets of each organisation are spread over gateways, source addresses
+/// and (because workers take them in round-robin order) processes.
 pub(crate) fn socket_specs(sizes: &[usize], gateways: usize, from: &[Option<IpAddr>]) -> Vec<SocketSpec> {
     let mut left = sizes.to_vec();
     let mut specs: Vec<SocketSpec> = Vec::with_capacity(sizes.iter().sum());
@@ -128,7 +129,8 @@ pub(crate) fn socket_specs(sizes: &[usize], gateways: usize, from: &[Option<IpAd
     while left.iter().any(|size| *size > 0) {
         for (org, size) in left.iter_mut().enumerate().filter(|(_, size)| **size > 0) {
             let n = specs.len();
-            // The address changes once per round of gateways, so that every pair of address and gateway occurs.
+            // The address changes once per round of gateways, so that every pair of address and gateway
+            // occurs.
             let from = from[(n / gateways) % from.len()];
             specs.push(SocketSpec { org, gateway: n % gateways, from });
             *size -= 1;

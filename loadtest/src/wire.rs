@@ -1,5 +1,5 @@
-//! What a gateway sends, parsed as its documentation describes it: Phoenix Channels V2 frames and the events in them.
-//! It does no I/O.
+//! Messages of a gateway, parsed as its documentation describes them: Phoenix Channels V2 frames and the
+//! events in them. It does no I/O.
 
 use std::borrow::Cow;
 
@@ -93,7 +93,7 @@ pub(crate) struct Event {
     pub(crate) cursor: String,
 }
 
-/// What an event is about.
+/// The subject of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Subject {
     /// A change of this run.

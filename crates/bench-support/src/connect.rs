@@ -1,5 +1,5 @@
-//! Non-blocking TCP connections from a chosen source address. Thousands of sockets need several source addresses,
-//! because one address has some 28,000 ports.
+//! Non-blocking TCP connections from a chosen source address. Thousands of sockets need several source
+//! addresses, because one address has some 28,000 ports.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -33,7 +33,8 @@ pub enum ConnectError {
     },
 }
 
-/// Starts a connection and returns before it is established. The socket is non-blocking and sends without delay.
+/// Starts a connection and returns before it is established. The socket is non-blocking and sends without
+/// delay.
 pub fn connect(address: SocketAddr, from: Option<IpAddr>) -> Result<TcpStream, ConnectError> {
     let domain = Domain::for_address(address);
     let socket = Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))

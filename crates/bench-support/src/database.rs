@@ -1,5 +1,5 @@
-//! The gateway's database: connections, and the organisations that a run creates for itself. No error contains the
-//! password.
+//! The gateway's database: connections, and the organisations that a run creates for itself. No error
+//! contains the password.
 
 use std::time::Duration;
 
@@ -69,7 +69,8 @@ impl Organisations {
         Ok(Self { database: database.clone(), run: run.to_owned(), ids })
     }
 
-    /// Deletes the organisations and, by cascade, their calls. The error contains the statement to run by hand.
+    /// Deletes the organisations and, by cascade, their calls. The error contains the statement to run by
+    /// hand.
     pub async fn remove(self) -> anyhow::Result<()> {
         self.try_remove().await.with_context(|| {
             format!(

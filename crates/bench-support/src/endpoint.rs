@@ -1,5 +1,5 @@
-//! The gateway's socket endpoint, parsed from a URL. Its host is resolved once per run, because thousands of look-ups
-//! would measure the resolver.
+//! The gateway's socket endpoint, parsed from a URL. Its host is resolved once per run, because thousands of
+//! look-ups would measure the resolver.
 
 use std::net::SocketAddr;
 

@@ -1,5 +1,5 @@
-//! WebSocket frames (RFC 6455): parsing of a server's messages, and framing of messages for either direction. It does
-//! no I/O and does not look into the payload.
+//! WebSocket frames (RFC 6455): parsing of a server's messages, and framing of messages for either direction.
+//! It does no I/O and does not look into the payload.
 
 use anyhow::{bail, ensure};
 
@@ -14,8 +14,8 @@ pub const PING: u8 = 9;
 /// Opcode of a Pong.
 pub const PONG: u8 = 10;
 
-/// Longest message that is accepted. An event contains a row of at most 64 KiB and its old columns, so it is far
-/// shorter, even with framing and escapes.
+/// Longest message that is accepted. An event contains a row of at most 64 KiB and its old columns, so it is
+/// far shorter, even with framing and escapes.
 const MESSAGE_BYTES_MAX: usize = 1024 * 1024;
 const FINAL: u8 = 0x80;
 const MASKED: u8 = 0x80;

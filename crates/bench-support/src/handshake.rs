@@ -1,5 +1,5 @@
-//! The WebSocket upgrade: a client's request, the parsing of the answer, and a server's accept key. It does no I/O. No
-//! error quotes the token, which only the request contains.
+//! The WebSocket upgrade: a client's request, the parsing of the answer, and a server's accept key. It does
+//! no I/O. No error quotes the token, which only the request contains.
 
 use std::fmt;
 
@@ -8,8 +8,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sha1::{Digest as _, Sha1};
 
-/// The key of RFC 6455's example. All sockets use it, because its answer proves as well as any other that the server
-/// understood the request.
+/// The key of RFC 6455's example. All sockets use it, because its answer proves as well as any other that the
+/// server understood the request.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 /// Appended to a key before it is hashed (RFC 6455, 1.3).

@@ -1,7 +1,7 @@
 //! Phoenix Channels V2 frames that a client sends: `[join_ref, ref, topic, event, payload]`.
 
-/// The frame that joins a topic, after the position of a cursor if there is one. The reference is both `join_ref`
-/// and `ref`.
+/// The frame that joins a topic, after the position of a cursor if there is one. The reference is both
+/// `join_ref` and `ref`.
 pub fn join(reference: usize, topic: &str, since: Option<&str>) -> String {
     let reference = reference.to_string();
     let payload = since.map_or_else(|| serde_json::json!({}), |since| serde_json::json!({"since": since}));

@@ -5,16 +5,16 @@ use std::net::SocketAddr;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Raises the limit of open files as far as this user may, and returns the maximum. Child processes inherit it. If the
-/// limit cannot be raised, opening sockets fails later with an error of its own.
+/// Raises the limit of open files as far as this user may, and returns the maximum. Child processes inherit
+/// it. If the limit cannot be raised, opening sockets fails later with an error of its own.
 pub fn raise_open_files() -> u64 {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
     maximum.unwrap_or(u64::MAX)
 }
 
-/// The id of the process that listens on an address. `None` if no process of this machine listens there, or if it
-/// belongs to another user and this process does not run as root.
+/// The id of the process that listens on an address. `None` if no process of this machine listens there, or
+/// if it belongs to another user and this process does not run as root.
 pub fn listening_pid(address: SocketAddr) -> Option<u32> {
     let inode = listening_inode(address)?;
     let wanted = format!("socket:[{inode}]");
@@ -23,8 +23,8 @@ pub fn listening_pid(address: SocketAddr) -> Option<u32> {
     pids.find(|pid| has_open(*pid, &wanted))
 }
 
-/// The inode of the listening socket, from the kernel's tables. A socket that listens on every address is used only if
-/// none listens on this very address.
+/// The inode of the listening socket, from the kernel's tables. A socket that listens on every address is
+/// used only if none listens on this very address.
 fn listening_inode(address: SocketAddr) -> Option<u64> {
     const LISTEN: &str = "0A";
     let mut on_any_address = None;

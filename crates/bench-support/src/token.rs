@@ -7,7 +7,8 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// Secret and claims that all tokens of a run share. It has no `Debug`, so that the secret cannot get into a log.
+/// Secret and claims that all tokens of a run share. It has no `Debug`, so that the secret cannot get into a
+/// log.
 #[derive(Serialize, Deserialize, Clone)]
 pub struct TokenSettings {
     /// The gateway's HS256 secret.

@@ -1,5 +1,5 @@
-//! The command line, and what it means: which servers, which workloads, which sizes. Nothing else in the crate reads
-//! the environment.
+//! The command line, and what it means: which servers, which workloads, which sizes. Nothing else in the
+//! crate reads the environment.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -34,10 +34,10 @@ Exit codes:
   1  a server lost or duplicated events, or could not be measured
   2  wrong usage
 
-Build both programs with --release, and leave the machine alone meanwhile.";
+Build both programs with --release, and do not use the machine for anything else at the same time.";
 
-/// Measures the CPU time of a delivery, the memory of an idle socket and the CPU time of a handshake: for a bare write
-/// loop (the baseline), for the gateway, and for other servers that are installed
+/// Measures the CPU time of a delivery, the memory of an idle socket and the CPU time of a handshake: for a
+/// bare write loop (the baseline), for the gateway, and for other servers that are installed
 #[derive(Parser, Debug)]
 #[command(name = "warden-compare", version, args_conflicts_with_subcommands = true, after_help = AFTER_HELP)]
 pub(crate) struct Cli {
@@ -80,7 +80,8 @@ pub(crate) struct CompareArgs {
     #[arg(long, value_enum, value_delimiter = ',')]
     servers: Vec<ServerKind>,
 
-    /// Let servers run on any core. By default the server has the first core, and everything else has the others
+    /// Let servers run on any core. By default the server has the first core, and everything else has the
+    /// others
     #[arg(long)]
     pub(crate) share_cores: bool,
 
@@ -110,15 +111,16 @@ struct GatewayArgs {
     #[arg(long, requires_all = ["database_url", "jwt_secret"])]
     url: Option<String>,
 
-    /// Its database. The role must be able to write public.organizations and to call warden.publish
+    /// Database of that gateway. The role must be able to write public.organizations and to call
+    /// warden.publish
     #[arg(long, requires = "url", hide_env_values = true)]
     database_url: Option<String>,
 
-    /// Its HS256 secret
+    /// HS256 secret of that gateway
     #[arg(long, requires = "url", hide_env_values = true)]
     jwt_secret: Option<String>,
 
-    /// Its process id [default: the process that listens on the endpoint's port]
+    /// Process id of that gateway [default: the process that listens on the endpoint's port]
     #[arg(long, requires = "url")]
     pid: Option<u32>,
 }
@@ -177,7 +179,8 @@ impl CompareArgs {
         self.sizes.fanouts(workload)
     }
 
-    /// The servers to measure, the baseline first; and those that are not installed, with advice how to install them.
+    /// The servers to measure, the baseline first; and those that are not installed, with advice how to
+    /// install them.
     pub(crate) fn servers(&self) -> (Vec<ServerKind>, Vec<(ServerKind, &'static str)>) {
         let programs = self.programs();
         let (mut installed, mut missing) = (Vec::new(), Vec::new());
@@ -195,7 +198,7 @@ impl CompareArgs {
         (installed, missing)
     }
 
-    /// Where the programs of the other servers are.
+    /// The places of the other servers' programs.
     pub(crate) fn programs(&self) -> Programs {
         let ProgramArgs { nginx, nats_server, bun, centrifugo, path } = &self.programs;
         // This program is in target/release; `scripts/setup peers` unpacks into target/tools/peers.

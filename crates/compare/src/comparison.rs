@@ -1,4 +1,5 @@
-//! One comparison from beginning to end: every workload, every server, round after round. It does not judge figures.
+//! One comparison from beginning to end: every workload, every server, round after round. It does not judge
+//! figures.
 
 use std::future::Future;
 use std::io::IsTerminal as _;

@@ -1,8 +1,8 @@
 //! Cores: the server under measurement has one core to itself, and everything else has the others.
 //!
-//! A write to a socket costs the sender up to twice as much if its reader runs on another core. Which core the kernel
-//! chooses for the readers depends on the other processes that are awake: a database beside one server, nothing beside
-//! another. Fixed cores make the servers comparable.
+//! A write to a socket costs the sender up to twice as much if its reader runs on another core. Which core
+//! the kernel chooses for the readers depends on the other processes that are awake: a database beside one
+//! server, nothing beside another. Fixed cores make the servers comparable.
 
 use std::fs;
 use std::sync::OnceLock;

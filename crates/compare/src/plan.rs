@@ -1,13 +1,13 @@
-//! The publishing plan: which events are published, to which group, and when. It is the same for the baseline, the
-//! gateway and every other server.
+//! The publishing plan: which events are published, to which group, and when. It is the same for the
+//! baseline, the gateway and every other server.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Mark that every event contains exactly once, and that nothing else from a server contains. Clients count it, so they
-/// count events without parsing frames, even if several events share a frame. It has two characters, because any
-/// single byte may occur as the length in a frame's header.
+/// Mark that every event contains exactly once, and that nothing else from a server contains. Clients count
+/// it, so they count events without parsing frames, even if several events share a frame. It has two
+/// characters, because any single byte may occur as the length in a frame's header.
 pub(crate) const MARK: [u8; 2] = *b"^!";
 
 /// Events on a schedule that does not wait for the server.
@@ -19,8 +19,8 @@ pub(crate) struct PublishPlan {
     pub(crate) burst: u32,
     /// Bursts per second.
     pub(crate) bursts_per_second: f64,
-    /// Groups of sockets (organisations, channels), which get bursts in round-robin order. 0: no socket subscribes to
-    /// the events.
+    /// Groups of sockets (organisations, channels), which get bursts in round-robin order. 0: no socket
+    /// subscribes to the events.
     pub(crate) groups: usize,
     /// Length of the padding. On the wire the server's envelope is around it.
     pub(crate) pad_bytes: usize,

@@ -1,5 +1,6 @@
-//! The comparison and its baseline as an operator runs them, with sizes of a second or two. The tests do not judge
-//! figures. They check that every event arrives, that the report is complete, and that no process or file remains.
+//! The comparison and its baseline as an operator runs them, with sizes of a second or two. The tests do not
+//! judge figures. They check that every event arrives, that the report is complete, and that no process or
+//! file remains.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};

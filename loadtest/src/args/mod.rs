@@ -1,5 +1,5 @@
-//! The command line: options, their help, and the plan that they describe. Nothing else in the crate reads the
-//! environment.
+//! The command line: options, their help, and the plan that they describe. Nothing else in the crate reads
+//! the environment.
 
 mod help;
 mod options;

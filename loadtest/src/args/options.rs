@@ -12,8 +12,8 @@ use super::parse::parse_share;
 use crate::slo::Slo;
 use crate::spread::Skew;
 
-/// Opens many sockets over many organisations, makes changes in PostgreSQL, and checks that every socket receives
-/// every change of its organisation exactly once, in order, and no change of another organisation
+/// Opens many sockets over many organisations, makes changes in PostgreSQL, and checks that every socket
+/// receives every change of its organisation exactly once, in order, and no change of another organisation
 #[derive(Parser, Debug)]
 #[command(name = "warden-loadtest", version, subcommand_required = true, arg_required_else_help = true)]
 #[command(after_help = help::OVERVIEW)]
@@ -101,8 +101,8 @@ pub(crate) enum CliCommand {
 #[derive(clap::Args, Debug)]
 #[command(next_help_heading = "Gateway")]
 pub(crate) struct GatewayArgs {
-    /// Socket endpoint of the gateway; `/websocket?vsn=2.0.0` is appended. For several gateways repeat the option or
-    /// separate the URLs with commas; the sockets are spread over them
+    /// Socket endpoint of the gateway; `/websocket?vsn=2.0.0` is appended. For several gateways repeat the
+    /// option or separate the URLs with commas; the sockets are spread over them
     #[arg(long, env = "WARDEN_URL", value_delimiter = ',', default_value = "ws://127.0.0.1:4000/socket")]
     pub(crate) url: Vec<String>,
 
@@ -118,8 +118,8 @@ pub(crate) struct GatewayArgs {
     #[arg(long, env = "WARDEN_JWT_ISSUER")]
     pub(crate) jwt_issuer: Option<String>,
 
-    /// Process ids of the gateways, separated by commas, to measure CPU and memory [default: the processes that listen
-    /// on the URLs' ports, if they run on this machine]
+    /// Process ids of the gateways, separated by commas, to measure CPU and memory [default: the processes
+    /// that listen on the URLs' ports, if they run on this machine]
     #[arg(long, value_delimiter = ',')]
     pub(crate) server_pid: Vec<u32>,
 }
@@ -148,8 +148,8 @@ pub(crate) struct SocketArgs {
     #[arg(long, default_value_t = 500.0)]
     pub(crate) connect_rate: f64,
 
-    /// Source addresses, separated by commas, used in round-robin order [default: 127.0.0.2 and following, one per 400
-    /// sockets, if the gateways are on this machine]
+    /// Source addresses, separated by commas, used in round-robin order [default: 127.0.0.2 and following,
+    /// one per 400 sockets, if the gateways are on this machine]
     #[arg(long, value_delimiter = ',')]
     pub(crate) bind: Vec<IpAddr>,
 
@@ -171,8 +171,8 @@ pub(crate) enum PublishBy {
 #[derive(clap::Args, Debug)]
 #[command(next_help_heading = "Changes")]
 pub(crate) struct ChangeArgs {
-    /// Database of the gateway. The role must be able to write public.organizations, and either public.calls or
-    /// warden.publish
+    /// Database of the gateway. The role must be able to write public.organizations, and either public.calls
+    /// or warden.publish
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub(crate) database_url: String,
 

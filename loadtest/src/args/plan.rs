@@ -1,5 +1,5 @@
-//! The plan of a run: the timeline that a scenario describes with its options. Options that cannot work or would test
-//! nothing are rejected here, before anything is started.
+//! The plan of a run: the timeline that a scenario describes with its options. Options that cannot work or
+//! would test nothing are rejected here, before anything is started.
 
 use std::time::Duration;
 

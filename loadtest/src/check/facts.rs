@@ -1,12 +1,12 @@
-//! The facts that the ledger works with: announced changes, arriving events, verdicts and counts. This file contains no
-//! decisions.
+//! The facts that the ledger works with: announced changes, arriving events, verdicts and counts. This file
+//! contains no decisions.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::clock::Nanos;
 
-/// What a change did to its entity.
+/// The kind of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum ChangeKind {
     Created,
@@ -20,16 +20,16 @@ pub(crate) enum ChangeKind {
 pub(crate) enum Outcome {
     /// It is still running.
     Open,
-    /// Its events are expected.
+    /// The events are expected.
     Committed,
-    /// Its events must not appear.
+    /// The events must not appear.
     RolledBack,
     /// The connection broke during COMMIT, so its events are neither expected nor a fault.
     Unknown,
 }
 
-/// A change that was announced before its COMMIT was sent. Changes of one entity are announced in the order in which
-/// they commit.
+/// A change that was announced before its COMMIT was sent. Changes of one entity are announced in the order
+/// in which they commit.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Change {
     /// Index of its organisation.

@@ -1,9 +1,10 @@
-//! The ledger of a worker: which change was committed when, which of its sockets must receive it, which have received
-//! it, and what counts as a fault. It knows nothing of sockets, SQL or JSON, and every kind of fault has a unit test.
+//! The ledger of a worker: which change was committed when, which of its sockets must receive it, which have
+//! received it, and what counts as a fault. It knows nothing of sockets, SQL or JSON, and every kind of fault
+//! has a unit test.
 //!
-//! A change is announced before its COMMIT is sent. A subscription that had joined by then must receive it: once, at no
-//! other organisation, and not after a later change of the same entity. A subscription that joins between announcement
-//! and delivery may receive it.
+//! A change is announced before its COMMIT is sent. A subscription that had joined by then must receive it:
+//! once, at no other organisation, and not after a later change of the same entity. A subscription that joins
+//! between announcement and delivery may receive it.
 
 mod facts;
 mod subscription;
@@ -20,14 +21,15 @@ use crate::clock::Nanos;
 
 /// Findings that are described in words; all of them are counted.
 const FINDINGS_MAX: usize = 10;
-/// A change is forgotten this long after it was sent, if every subscription has it. A later arrival is a duplicate.
+/// A change is forgotten this long after it was sent, if every subscription has it. A later arrival is a
+/// duplicate.
 const REMEMBERED: Nanos = 60_000_000_000;
 
 /// An announced change and its deliveries.
 struct Record {
     change: Change,
-    /// Position of the next change of the same entity. Entities have few changes, so the order is checked by following
-    /// this chain. A socket then needs one bit per change, and no memory per entity.
+    /// Position of the next change of the same entity. Entities have few changes, so the order is checked by
+    /// following this chain. A socket then needs one bit per change, and no memory per entity.
     newer: Option<usize>,
     outcome: Outcome,
     /// Subscriptions that must receive it.
@@ -98,7 +100,8 @@ impl Org {
             }
             self.records.pop_front();
             self.first += 1;
-            // A change that failed before its COMMIT has a number but no position. It is dropped with its neighbours.
+            // A change that failed before its COMMIT has a number but no position. It is dropped with its
+            // neighbours.
             while self.positions.front().is_some_and(|at| at.is_none_or(|at| at < self.first))
                 && self.positions.len() > 1
             {
@@ -126,8 +129,8 @@ impl Ledger {
         self.orgs[org].id
     }
 
-    /// Adds a subscription whose first join has just been answered. Every change that was announced before may still
-    /// arrive; every later one must.
+    /// Adds a subscription whose first join has just been answered. Every change that was announced before
+    /// may still arrive; every later one must.
     pub(crate) fn add_subscription(&mut self, subscription: &mut Subscription) {
         let org = &mut self.orgs[subscription.org()];
         subscription.begin(org.end());
@@ -258,8 +261,8 @@ impl Ledger {
         })
     }
 
-    /// Whether a subscription has received everything that was announced before the position `end` and that it must
-    /// receive.
+    /// Whether a subscription has received everything that was announced before the position `end` and that
+    /// it must receive.
     pub(crate) fn has_all_before(&self, subscription: &Subscription, end: usize) -> bool {
         self.first_missing(subscription, end).is_none()
     }
@@ -290,8 +293,8 @@ impl Ledger {
         }
     }
 
-    /// Counts a message that does not belong to any change of this run. `foreign` means that it is known to belong to
-    /// another organisation.
+    /// Counts a message that does not belong to any change of this run. `foreign` means that it is known to
+    /// belong to another organisation.
     pub(crate) fn receive_unmatched(&mut self, what: &str, foreign: bool) {
         let (count, fault) = if foreign {
             (&mut self.counts.cross_org, "CROSS-ORG")

@@ -1,5 +1,5 @@
-//! One joined topic of one socket: the changes that it must receive, and those that it has received. Both are positions
-//! in the ledger; this file does not know the changes themselves.
+//! One joined topic of one socket: the changes that it must receive, and those that it has received. Both are
+//! positions in the ledger; this file does not know the changes themselves.
 
 const WORD_BITS: usize = 64;
 
@@ -52,7 +52,8 @@ impl Subscription {
         (self.from..self.until).contains(&position)
     }
 
-    /// Required positions from `first` up to `end` that may be missing. Positions whose words were dropped have arrived.
+    /// Required positions from `first` up to `end` that may be missing. Positions whose words were dropped
+    /// have arrived.
     pub(crate) fn possibly_missing(&self, first: usize, end: usize) -> impl Iterator<Item = usize> + use<> {
         let start = if self.dropped { self.from.max(self.base * WORD_BITS) } else { self.from };
         let end = if self.reached { end.min(self.until) } else { 0 };

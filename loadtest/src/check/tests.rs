@@ -268,7 +268,8 @@ fn a_late_subscription_may_receive_earlier_changes_and_must_receive_later_ones()
     f.ledger.add_subscription(&mut late);
     f.change(4, Outcome::Committed);
     assert_eq!(f.tally()[0], 5, "three for one subscription, and the fourth for both");
-    // The third change was announced before the join, so it is optional. The fourth is required. Neither may come twice.
+    // The third change was announced before the join, so it is optional. The fourth is required. Neither may
+    // come twice.
     for (seq, all) in [(3, false), (4, true)] {
         assert_eq!(f.ledger.receive(&mut late, &arrival(seq), String::new), delivered(true));
         assert_eq!(f.ledger.has_all_before(&late, usize::MAX), all);

@@ -32,8 +32,8 @@ impl CommandSender {
         Self(Arc::new(inputs))
     }
 
-    /// Announces changes of one organisation. When this returns, their COMMIT may be sent: every worker can read the
-    /// announcement before it can read an event.
+    /// Announces changes of one organisation. When this returns, their COMMIT may be sent: every worker can
+    /// read the announcement before it can read an event.
     pub(crate) async fn announce(&self, changes: &[Change]) -> anyhow::Result<()> {
         let Some(first) = changes.first() else { return Ok(()) };
         let mut lines = Vec::new();

@@ -16,7 +16,8 @@ const OTHER_FILES: u64 = 64;
 /// Sockets that one thread can serve at common rates without being the bottleneck.
 const SOCKETS_PER_PROCESS: usize = 16_000;
 
-/// The number of worker processes for this many sockets. It raises the limit of open files as far as this user may.
+/// The number of worker processes for this many sockets. It raises the limit of open files as far as this
+/// user may.
 pub(crate) fn process_count(sockets: usize, requested: Option<usize>) -> anyhow::Result<usize> {
     let files = usize::try_from(raise_open_files().saturating_sub(OTHER_FILES))?;
     let per_process = files.min(SOCKETS_PER_PROCESS);

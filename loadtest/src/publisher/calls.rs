@@ -1,5 +1,5 @@
-//! Changes of a watched table: calls that are inserted and pass through their states, as an application would change
-//! them. The gateway learns of them from the table's triggers alone.
+//! Changes of a watched table: calls that are inserted and pass through their states, as an application would
+//! change them. The gateway learns of them from the table's triggers alone.
 
 use std::sync::{Arc, Mutex};
 
@@ -21,8 +21,8 @@ const INSERT: &str = "
     values ($1, $2, 'inbound', '+15005550006', '+15005550010', 'CA' || replace($1::text, '-', ''),
             jsonb_build_object('lt_run', $3::text, 'lt_change', $4::bigint, 'lt_seq', 1))
     returning (metadata->>'lt_seq')::int, pg_current_xact_id()::text";
-/// The database counts the sequence number under the row's lock, because two writers may update one call at the same
-/// time. The events must then arrive in the order in which the writers commit.
+/// The database counts the sequence number under the row's lock, because two writers may update one call at
+/// the same time. The events must then arrive in the order in which the writers commit.
 const UPDATE: &str = "
     update public.calls
     set status = case status when 'queued' then 'ringing' when 'ringing' then 'in-progress' else 'completed' end,
@@ -47,9 +47,9 @@ impl CallPool {
         Self((0..orgs).map(|_| Mutex::default()).collect())
     }
 
-    /// Picks a call to update; `None` if a new one is to be inserted. A picked call stays in the pool while it has
-    /// updates left, so that writers sometimes update one row at the same time. An exclusive call leaves the pool,
-    /// because transactions that update several calls could otherwise deadlock.
+    /// Picks a call to update; `None` if a new one is to be inserted. A picked call stays in the pool while
+    /// it has updates left, so that writers sometimes update one row at the same time. An exclusive call
+    /// leaves the pool, because transactions that update several calls could otherwise deadlock.
     fn pick(&self, org: usize, exclusive: bool) -> Option<OpenCall> {
         if fastrand::f64() < INSERT_SHARE {
             return None;

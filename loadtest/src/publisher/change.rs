@@ -25,8 +25,8 @@ pub(crate) struct PreparedChange {
 
 /// A way to make changes. Each writer has its own.
 pub(crate) trait Publish: Send {
-    /// Makes the changes of one transaction, except for its COMMIT. Until `commit` no other writer may change the same
-    /// entities.
+    /// Makes the changes of one transaction, except for its COMMIT. Until `commit` no other writer may change
+    /// the same entities.
     fn prepare(
         &mut self,
         run: &str,

@@ -1,5 +1,5 @@
-//! Events of `warden.publish`, as a back end publishes something that is not a row of a table. Only one writer at a time
-//! uses an entity, because nothing but its transaction orders the events of an entity.
+//! Events of `warden.publish`, as a back end publishes something that is not a row of a table. Only one
+//! writer at a time uses an entity, because nothing but its transaction orders the events of an entity.
 
 use std::sync::{Arc, Mutex};
 
@@ -71,7 +71,8 @@ impl EventWriter {
         Ok(Self { database, connection, pool, padding, prepared: Vec::new(), transaction_id: None })
     }
 
-    /// Publishes one event and rolls it back, so that a missing privilege is found before any socket connects.
+    /// Publishes one event and rolls it back, so that a missing privilege is found before any socket
+    /// connects.
     pub(crate) async fn preflight(&mut self, org_id: Uuid) -> anyhow::Result<()> {
         const HELP: &str = "cannot call warden.publish: grant warden_publisher to the role in --database-url";
         let change = PlannedChange { org: 0, org_id, number: 0 };

@@ -1,5 +1,5 @@
-//! Publishing: changes are made on a schedule that does not wait for the gateway. Each change is announced to the
-//! workers before its COMMIT is sent.
+//! Publishing: changes are made on a schedule that does not wait for the gateway. Each change is announced to
+//! the workers before its COMMIT is sent.
 
 mod calls;
 mod change;

@@ -21,13 +21,13 @@ use crate::scenario::{Stream, Timeline};
 use crate::sync::lock;
 
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
-/// How long after the end of the schedule late changes are still made. Later ones are dropped, and the report shows
-/// them as due but not made.
+/// How long after the end of the schedule late changes are still made. Later ones are dropped, and the report
+/// shows them as due but not made.
 const LATE_MAX: Nanos = 1_000_000_000;
 /// Errors that are described in words.
 const FINDINGS_MAX: usize = 10;
 
-/// What the writers have done so far.
+/// The results of the writers so far.
 #[derive(Default)]
 pub(crate) struct Published {
     /// Committed changes.
@@ -184,8 +184,8 @@ impl Publisher {
         Ok(())
     }
 
-    /// Queries the outcomes of transactions that broke during COMMIT. Returns how many changes are still unknown at the
-    /// deadline.
+    /// Queries the outcomes of transactions that broke during COMMIT. Returns how many changes are still
+    /// unknown at the deadline.
     pub(crate) async fn resolve_unknown(
         &self,
         database: &Database,

@@ -1,5 +1,5 @@
-//! The report as one HTML page: the verdict, plots and tables. The page needs no other file, no script and no network,
-//! and follows the reader's choice of light or dark.
+//! The report as one HTML page: the verdict, plots and tables. The page needs no other file, no script and no
+//! network, and follows the reader's choice of light or dark.
 
 use std::fmt::{self, Write as _};
 

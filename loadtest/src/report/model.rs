@@ -8,7 +8,8 @@ use crate::histograms::Percentiles;
 /// The result of a run. The field names are those of the JSON report.
 #[derive(Serialize, Default)]
 pub(crate) struct Report {
-    /// No event was lost, duplicated, reordered or leaked, all sockets joined and stayed, and all changes were made.
+    /// No event was lost, duplicated, reordered or leaked, all sockets joined and stayed, and all changes
+    /// were made.
     pub(crate) passed: bool,
     pub(crate) scenario: &'static str,
     /// Id of the run.
@@ -108,7 +109,8 @@ pub(crate) struct StormReport {
 #[derive(Serialize, Default)]
 pub(crate) struct ServerReport {
     pub(crate) pids: Vec<u32>,
-    /// CPU time per event, from the beginning of publishing until all events had arrived. It includes reading the log.
+    /// CPU time per event, from the beginning of publishing until all events had arrived. It includes reading
+    /// the log.
     pub(crate) cpu_us_per_delivery: Option<f64>,
     /// CPU time in cores while publishing.
     pub(crate) cores: Option<f64>,
@@ -145,7 +147,7 @@ pub(crate) struct ThresholdResult {
 /// One interval of the run.
 #[derive(Serialize, Default, Clone)]
 pub(crate) struct IntervalRow {
-    /// Its end, in seconds since the first socket.
+    /// End of the interval, in seconds since the first socket.
     pub(crate) t_s: f64,
     pub(crate) sockets: u64,
     pub(crate) connecting: u64,

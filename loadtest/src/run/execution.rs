@@ -69,7 +69,8 @@ struct Preparation<'a> {
 }
 
 impl Preparation<'_> {
-    /// Runs the test while the organisations exist. A preflight finds missing privileges before any socket connects.
+    /// Runs the test while the organisations exist. A preflight finds missing privileges before any socket
+    /// connects.
     async fn run(self) -> anyhow::Result<Report> {
         let (database, orgs) = (self.database.clone(), &self.orgs.ids);
         match self.plan.common.changes.by {
@@ -157,7 +158,8 @@ fn interval(plan: &Plan) -> Duration {
     (plan.timeline.duration / INTERVALS_MAX).max(INTERVAL_MIN)
 }
 
-/// Meters for the gateways' processes: those of `--server-pid`, or else those that listen on the gateways' addresses.
+/// Meters for the gateways' processes: those of `--server-pid`, or else those that listen on the gateways'
+/// addresses.
 fn server_meters(pids: &[u32], addresses: &[SocketAddr]) -> anyhow::Result<Vec<ProcessMeter>> {
     let named = |pid: &u32| {
         ProcessMeter::for_pid(*pid)

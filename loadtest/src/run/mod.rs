@@ -1,5 +1,5 @@
-//! One run from beginning to end: organisations, sockets, changes, the wait for missing events, and the removal of the
-//! organisations, whatever happened before.
+//! One run from beginning to end: organisations, sockets, changes, the wait for missing events, and the
+//! removal of the organisations, even after an error.
 
 mod context;
 mod execution;

@@ -1,4 +1,5 @@
-//! Progress during a run, on standard error: lines that are redrawn on a terminal, or else one line every ten seconds.
+//! Progress during a run, on standard error: lines that are redrawn on a terminal, or else one line every ten
+//! seconds.
 
 use std::io::{IsTerminal as _, stderr};
 use std::sync::Arc;
@@ -20,7 +21,8 @@ use crate::sync::lock;
 const REDRAW_EVERY: Duration = Duration::from_millis(500);
 /// Interval of lines if standard error is not a terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
-/// Shortest time over which a rate is computed. Workers report once per second, so shorter ones would fluctuate.
+/// Shortest time over which a rate is computed. Workers report once per second, so shorter ones would
+/// fluctuate.
 const RATE_OVER: Duration = Duration::from_secs(2);
 /// Lines below the bar while publishing.
 const LINES: usize = 4;

@@ -19,8 +19,8 @@ use crate::sync::lock;
 const FINDINGS_MAX: usize = 10;
 /// Group of the organisation that is reported separately.
 const FIRST_ORG: usize = 0;
-/// Shortest CPU time from which a cost is computed. The kernel counts hundredths of a second, so less is mostly
-/// rounding.
+/// Shortest CPU time from which a cost is computed. The kernel counts hundredths of a second, so less is
+/// mostly rounding.
 const CPU_MIN: Duration = Duration::from_millis(200);
 /// Shortest run whose growth of memory is reported. In a shorter one it is noise.
 const GROWTH_MIN: Duration = Duration::from_secs(60);
@@ -43,25 +43,10 @@ pub(super) fn report(
     findings.truncate(FINDINGS_MAX);
     let all = |kind| observations.percentiles(kind, |_| true);
     let mut report = Report {
-        scenario: plan.scenario,
-        run: context.run.clone(),
-        interrupted,
-        began: context.began.clone(),
-        version: env!("CARGO_PKG_VERSION"),
-        debug_build: cfg!(debug_assertions),
-        machine: Machine::this().to_string(),
-        gateways: context.gateways.iter().map(|gateway| gateway.authority.clone()).collect(),
-        sockets_asked: plan.common.sockets.sockets,
         sockets: distinct_sockets(context, &sockets),
         sockets_refused: sockets.failed,
         sockets_dropped: sockets.dropped,
         sockets_retried: sockets.retries,
-        orgs: plan.common.sockets.orgs,
-        skew: plan.common.sockets.skew.to_string(),
-        topics: plan.common.sockets.topics.clone(),
-        source_addresses: context.source_addresses,
-        duration_s: plan.timeline.duration.as_secs_f64(),
-        changes_due: changes_due(&plan.timeline),
         changes,
         changes_failed: published.failed.load(Relaxed),
         changes_unknown,
@@ -74,7 +59,6 @@ pub(super) fn report(
         unexpected: counts.unexpected,
         rolled_back: counts.rolled_back,
         resyncs: counts.resyncs,
-        rate_asked: plan.timeline.rate(),
         rate: changes as f64 / seconds,
         deliveries_per_s: counts.delivered as f64 / seconds,
         connects_per_s: connects_per_s(context, milestones, &sockets),
@@ -89,17 +73,41 @@ pub(super) fn report(
         churned: (plan.scenario == "churn").then_some(sockets.left),
         server: server(&observations, milestones, publisher),
         tester: tester(context.workers, &observations, milestones),
-        slo: Vec::new(),
         findings,
         series: observations.rows(),
         markers: markers(&plan.timeline, publisher.start - observations.epoch),
-        passed: false,
+        interrupted,
+        ..description(context)
     }
     .judge();
     if let Some(slo) = &plan.common.output.slo {
         report.slo = slo.evaluate(&report);
     }
     report
+}
+
+/// The parts of a report that are known before the run: the machine and the requested load.
+fn description(context: &RunContext) -> Report {
+    let plan = &context.plan;
+    let sockets = &plan.common.sockets;
+    Report {
+        scenario: plan.scenario,
+        run: context.run.clone(),
+        began: context.began.clone(),
+        version: env!("CARGO_PKG_VERSION"),
+        debug_build: cfg!(debug_assertions),
+        machine: Machine::this().to_string(),
+        gateways: context.gateways.iter().map(|gateway| gateway.authority.clone()).collect(),
+        source_addresses: context.source_addresses,
+        sockets_asked: sockets.sockets,
+        orgs: sockets.orgs,
+        skew: sockets.skew.to_string(),
+        topics: sockets.topics.clone(),
+        duration_s: plan.timeline.duration.as_secs_f64(),
+        changes_due: changes_due(&plan.timeline),
+        rate_asked: plan.timeline.rate(),
+        ..Report::default()
+    }
 }
 
 /// Percentiles of histograms that the publisher recorded itself.

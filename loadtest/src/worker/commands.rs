@@ -1,5 +1,5 @@
-//! Commands from standard input. Those about changes go into the ledger immediately; the others wait for the event
-//! loop.
+//! Commands from standard input. Those about changes go into the ledger immediately; the others wait for the
+//! event loop.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -56,8 +56,8 @@ impl CommandReader {
         read
     }
 
-    /// Reads everything that was written so far. A change is announced here before its COMMIT is sent. A caller that
-    /// first reads an event from a socket and then calls this therefore knows the event's change.
+    /// Reads everything that was written so far. A change is announced here before its COMMIT is sent. A
+    /// caller that first reads an event from a socket and then calls this therefore knows the event's change.
     pub(super) fn read_available(&mut self, ledger: &mut Ledger) -> anyhow::Result<()> {
         while !self.ended {
             match self.read() {

@@ -1,5 +1,6 @@
-//! Recently parsed events. All sockets of an organisation receive the same bytes, so an event is parsed once, strictly,
-//! and afterwards recognised by its bytes. All bytes are compared, so one event is never mistaken for another.
+//! Recently parsed events. All sockets of an organisation receive the same bytes, so an event is parsed once,
+//! strictly, and afterwards recognised by its bytes. All bytes are compared, so one event is never mistaken
+//! for another.
 
 use std::rc::Rc;
 
@@ -28,8 +29,8 @@ impl EventCache {
         Self { orgs: (0..orgs).map(|_| OrgEvents::default()).collect(), capacity }
     }
 
-    /// Finds an event by its bytes. `hint` belongs to the socket: the index of the last event that it found. The search
-    /// begins behind it, because sockets receive the same events in the same order.
+    /// Finds an event by its bytes. `hint` belongs to the socket: the index of the last event that it found.
+    /// The search begins behind it, because sockets receive the same events in the same order.
     pub(super) fn find(&self, org: usize, hint: &mut usize, bytes: &[u8]) -> Option<Rc<Event>> {
         let events = &self.orgs[org].events;
         for distance in 1..=events.len() {

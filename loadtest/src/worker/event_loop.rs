@@ -23,8 +23,8 @@ const TICK_NANOS: Nanos = 50_000_000;
 const EVENTS_PER_POLL: usize = 1024;
 /// Size of the read buffer, which all sockets share.
 const READ_BYTES: usize = 64 * 1024;
-/// Time for which the sockets stay open after everything has arrived, because a duplicate or a leaked event may be the
-/// last to arrive.
+/// Time for which the sockets stay open after everything has arrived, because a duplicate or a leaked event
+/// may be the last to arrive.
 const LINGER: Nanos = 500_000_000;
 
 /// Runs until all sockets are closed, or until the main process is gone.
@@ -213,7 +213,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Reports as soon as all sockets are open, so that the main process does not wait for the end of an interval.
+    /// Reports as soon as all sockets are open, so that the main process does not wait for the end of an
+    /// interval.
     fn report_when_idle(&mut self) -> anyhow::Result<()> {
         let idle = self.is_idle();
         if idle && !self.was_idle {

@@ -1,5 +1,5 @@
-//! The life of sockets: connecting, failing, reconnecting after a storm, and leaving for the churn. This file does not
-//! look into what they receive.
+//! The life of sockets: connecting, failing, reconnecting after a storm, and leaving for the churn. This file
+//! does not handle their messages.
 
 use anyhow::anyhow;
 use bench_support::connect::{ConnectError, connect};
@@ -78,8 +78,8 @@ impl Worker {
         }
     }
 
-    /// Handles the unwanted end of a socket, and schedules another attempt after a temporary failure. Returns the error
-    /// if the socket could not be opened.
+    /// Handles the unwanted end of a socket, and schedules another attempt after a temporary failure. Returns
+    /// the error if the socket could not be opened.
     pub(super) fn socket_failed(&mut self, index: usize, failure: &SocketFailure) -> Option<String> {
         let socket = &mut self.sockets[index];
         socket.stream = None;

@@ -156,7 +156,7 @@ impl Socket {
     ) -> anyhow::Result<ReadOutcome> {
         let (index, org) = (self.index, self.org);
         let name = || format!("{} on topic {}, at socket {index}", event.name, event.topic);
-        // Checked first: an event of another organisation is a leak, whatever else is wrong with it.
+        // Checked first: an event of another organisation is a leak, even if something else is wrong with it.
         if event.org != books.ledger.org_id(org) {
             books.ledger.receive_unmatched(&name(), true);
             return Ok(ReadOutcome::default());

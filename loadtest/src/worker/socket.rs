@@ -1,5 +1,5 @@
-//! One socket: its state, what it sends, and the bytes that it reads. `receive` handles its messages; `population`
-//! decides when it connects, leaves or reconnects.
+//! One socket: its state, what it sends, and the bytes that it reads. `receive` handles its messages;
+//! `population` decides when it connects, leaves or reconnects.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::rc::Rc;
@@ -96,7 +96,7 @@ pub(super) struct Socket {
     pub(super) last_ref: usize,
     /// Bytes of a message that is not complete yet.
     partial: Vec<u8>,
-    /// Where this socket last found an event in the cache.
+    /// Index of the event that this socket last found in the cache.
     pub(super) cache_hint: usize,
 }
 
@@ -149,7 +149,8 @@ impl Socket {
         self.send(request.as_bytes())
     }
 
-    /// Sends a few bytes. The kernel's buffer is empty, so it accepts all of them unless the gateway does not read.
+    /// Sends a few bytes. The kernel's buffer is empty, so it accepts all of them unless the gateway does not
+    /// read.
     fn send(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
         let stream = self.stream.as_mut().context("the socket is not connected")?;
         match stream.write(bytes) {
@@ -261,7 +262,8 @@ impl Socket {
         Ok(())
     }
 
-    /// Begins to leave: no new change is required, and the socket closes when it has received the earlier ones.
+    /// Begins to leave: no new change is required, and the socket closes when it has received the earlier
+    /// ones.
     pub(super) fn leave(&mut self, books: &mut Bookkeeping) -> anyhow::Result<()> {
         books.read_commands()?;
         self.state = SocketState::Leaving;

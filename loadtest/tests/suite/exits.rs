@@ -1,4 +1,4 @@
-//! However a run ends, nothing remains, and the output says what to do.
+//! Runs that are interrupted, killed or misused leave nothing behind, and their output names the next step.
 
 use std::process::Child;
 
@@ -6,8 +6,8 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::fixture::{RunOutput, TempFile, command, count, eventually, run, run_with};
 
-/// A load tester that publishes for a minute. The number of organisations is different in each test and identifies the
-/// run.
+/// A load tester that publishes for a minute. The number of organisations is different in each test and
+/// identifies the run.
 struct Running {
     child: Child,
     orgs: usize,

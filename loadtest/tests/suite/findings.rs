@@ -1,12 +1,12 @@
-//! Faulty event streams, which the load tester must detect. The gateway is correct: the tests put the fault into its
-//! log, or use a gateway that keeps too little.
+//! Faulty event streams, which the load tester must detect. The gateway is correct: the tests put the fault
+//! into its log, or use a gateway that keeps too little.
 
 use serde_json::Value;
 
 use crate::fixture::{RunOutput, command, count, eventually, fixture, run, run_with, sql};
 
-/// Runs the load tester with this many organisations, and executes a statement while it publishes. The number is
-/// different in each test and identifies the run. `$orgs` in the statement selects its organisations.
+/// Runs the load tester with this many organisations, and executes a statement while it publishes. The number
+/// is different in each test and identifies the run. `$orgs` in the statement selects its organisations.
 fn disturbed(orgs: usize, statement: &str) -> (Option<i32>, Value) {
     let number = orgs.to_string();
     let args = ["steady", "--json", "-n", &number, "-m", &number, "-r", "40", "-d", "4s"];
@@ -49,7 +49,8 @@ fn a_change_that_the_tester_did_not_make_is_detected() {
     let change = "update calls set from_number = 'somebody else' where id =
                   (select id from calls where org_id in $orgs limit 1)";
     let (code, report) = disturbed(13, change);
-    // Its event carries the marks of the call's previous change, so it is unexpected, or a duplicate of that change.
+    // The event carries the marks of the call's previous change, so it is unexpected, or a duplicate of that
+    // change.
     let wrong =
         report["unexpected"].as_u64().expect("a number") + report["duplicates"].as_u64().expect("a number");
     assert!(code == Some(1) && wrong > 0, "{report:#}");

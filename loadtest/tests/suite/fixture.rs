@@ -120,8 +120,8 @@ pub(crate) fn count(sql: &str) -> i64 {
     })
 }
 
-/// A sub-select for the id of the run with this many organisations. A run that is removing its organisations is
-/// excluded: it has fewer, and its first one is removed first.
+/// A sub-select for the id of the run with this many organisations. A run that is removing its organisations
+/// is excluded: it has fewer, and its first one is removed first.
 pub(crate) fn run_with(orgs: usize) -> String {
     format!(
         "(select split_part(name, ' ', 2) from organizations where name like 'loadtest %' group by 1

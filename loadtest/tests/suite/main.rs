@@ -1,5 +1,5 @@
-//! The load tester as operators use it: the binary, against real gateways on a real PostgreSQL. The tests do not judge
-//! speed.
+//! The load tester as operators use it: the binary, against real gateways on a real PostgreSQL. The tests do
+//! not judge speed.
 //!
 //! | module | tests |
 //! |---|---|

@@ -1,4 +1,5 @@
-//! Each scenario for a few seconds: no event is lost, duplicated, reordered or leaked, and the report is complete.
+//! Each scenario for a few seconds: no event is lost, duplicated, reordered or leaked, and the report is
+//! complete.
 
 use serde_json::Value;
 

@@ -1,8 +1,8 @@
-//! `warden-compare baseline`: the bare write loop as a server of its own. The figures of all other servers are divided
-//! by its figures.
+//! `warden-compare baseline`: the bare write loop as a server of its own. The figures of all other servers
+//! are divided by its figures.
 //!
-//! Its only work is to pass one ready-framed buffer to every socket with write(2), on one thread. It knows no tokens,
-//! topics or organisations. Bytes that the kernel does not accept are kept, sent later, and counted.
+//! The only work is to pass one ready-framed buffer to every socket with write(2), on one thread. It knows no
+//! tokens, topics or organisations. Bytes that the kernel does not accept are kept, sent later, and counted.
 
 mod args;
 mod protocol;
@@ -51,8 +51,8 @@ fn serve(server: &mut Server, plans: &Receiver<PublishPlan>) -> anyhow::Result<(
     }
 }
 
-/// Reads plans on a thread of its own, because standard input may be of any kind. The thread sleeps while events are
-/// sent.
+/// Reads plans on a thread of its own, because standard input may be of any kind. The thread sleeps while
+/// events are sent.
 fn read_plans(plans: &Sender<PublishPlan>, waker: &Waker) {
     for line in std::io::stdin().lock().lines() {
         let Ok(plan) = line.map_err(anyhow::Error::from).and_then(|line| Ok(serde_json::from_str(&line)?))

@@ -1,5 +1,5 @@
-//! The write loop: accepts sockets, and writes each event of a plan to each socket of its group, with one write per
-//! event.
+//! The write loop: accepts sockets, and writes each event of a plan to each socket of its group, with one
+//! write per event.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;

@@ -1,11 +1,11 @@
-//! The client side of a measurement, the same for every server. Processes of their own hold the sockets at the lowest
-//! priority, so that the clients do not slow down the server that is measured.
+//! The client side of a measurement, the same for every server. Processes of their own hold the sockets at
+//! the lowest priority, so that the clients do not slow down the server that is measured.
 
 mod connection;
-mod holder;
 mod pool;
 mod protocol;
+mod socket_holder;
 
-pub(crate) use self::holder::run as hold_sockets;
 pub(crate) use self::pool::Clients;
 pub(crate) use self::protocol::{Count, Dial};
+pub(crate) use self::socket_holder::run as hold_sockets;

@@ -22,12 +22,12 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The clients of one measurement.
 pub(crate) struct Clients {
-    processes: Vec<HolderProcess>,
+    processes: Vec<SocketProcess>,
 }
 
 impl Clients {
-    /// Starts the processes, which open no socket yet. `run` differs between the measurements of a comparison, so that
-    /// each has source addresses of its own, whose ports are not in TIME_WAIT.
+    /// Starts the processes, which open no socket yet. `run` differs between the measurements of a
+    /// comparison, so that each has source addresses of its own, whose ports are not in TIME_WAIT.
     pub(crate) fn start(
         server: SocketAddr,
         dials: Vec<Dial>,
@@ -42,7 +42,7 @@ impl Clients {
             let sources = source_addresses(run, processes.len(), dials.len().div_ceil(SOCKETS_PER_ADDRESS));
             let heartbeat = heartbeat.map(str::to_owned);
             let open = Request::Open { server, sources, dials, concurrency, heartbeat };
-            processes.push(HolderProcess::start(open)?);
+            processes.push(SocketProcess::start(open)?);
         }
         Ok(Self { processes })
     }
@@ -86,7 +86,8 @@ impl Clients {
     }
 }
 
-/// Addresses of 127.0.0.0/8 that no other measurement of this comparison uses. They repeat after 62,500 measurements.
+/// Addresses of 127.0.0.0/8 that no other measurement of this comparison uses. They repeat after 62,500
+/// measurements.
 fn source_addresses(run: usize, process: usize, count: usize) -> Vec<Ipv4Addr> {
     // From 1, because other programs use 127.0.x.x.
     let octet = |n: usize| u8::try_from(n % 250).unwrap_or_default() + 1;
@@ -96,7 +97,7 @@ fn source_addresses(run: usize, process: usize, count: usize) -> Vec<Ipv4Addr> {
 }
 
 /// One process that holds sockets. It ends with its standard input, and therefore when this is dropped.
-struct HolderProcess {
+struct SocketProcess {
     child: Child,
     requests: ChildStdin,
     answers: Lines<BufReader<ChildStdout>>,
@@ -104,7 +105,7 @@ struct HolderProcess {
     open: Option<Request>,
 }
 
-impl HolderProcess {
+impl SocketProcess {
     fn start(open: Request) -> anyhow::Result<Self> {
         let mut child = Command::new("nice")
             .args(["-n", "19"])

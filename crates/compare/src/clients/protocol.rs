@@ -11,7 +11,7 @@ pub(crate) struct Dial {
     pub(crate) request: String,
     /// Text messages to send after the 101.
     pub(crate) hello: Vec<String>,
-    /// A text and a count: the socket is open once the text has occurred that often after the 101.
+    /// A string and a number: the socket is open once the string has occurred that often after the 101.
     pub(crate) ready: Option<(String, usize)>,
 }
 
@@ -46,7 +46,7 @@ pub(super) enum Answer {
     Failed(String),
 }
 
-/// What sockets have received since the last reset.
+/// Events and bytes that sockets have received since the last reset.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Count {
     /// Open sockets.

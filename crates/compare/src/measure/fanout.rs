@@ -27,9 +27,10 @@ const PROBES_PER_SECOND: f64 = 500.0;
 pub(crate) struct FanoutCost {
     /// Microseconds of CPU time per delivery.
     pub(crate) delivery_us: f64,
-    /// The same, without the cost of accepting the events.
+    /// Microseconds of CPU time per delivery, without the cost of accepting the events.
     pub(crate) delivery_without_intake_us: f64,
-    /// Microseconds per event without a subscriber. `None` for the baseline, which generates its events itself.
+    /// Microseconds per event without a subscriber. `None` for the baseline, which generates its events
+    /// itself.
     pub(crate) intake_us: Option<f64>,
     pub(crate) bytes_per_delivery: f64,
     pub(crate) expected: u64,
@@ -118,8 +119,8 @@ fn is_complete(fanout: &Fanout, plan: &PublishPlan, count: &Count) -> bool {
     count.open == fanout.sockets && count.least == each && count.most == each
 }
 
-/// Publishes one event to each group, and derives from its length the padding that gives events the wanted length. If
-/// every socket receives the event once, all sockets have joined.
+/// Publishes one event to each group, and derives from its length the padding that gives events the wanted
+/// length. If every socket receives the event once, all sockets have joined.
 async fn find_padding(
     server: &mut Server,
     clients: &mut Clients,
@@ -145,8 +146,8 @@ async fn find_padding(
     Ok(event_bytes.saturating_sub(envelope))
 }
 
-/// Publishes before the measurement, and returns the padding for the envelope at this rate. A cursor may grow with the
-/// number of transactions in progress.
+/// Publishes before the measurement, and returns the padding for the envelope at this rate. A cursor may grow
+/// with the number of transactions in progress.
 async fn warm_up(
     server: &mut Server,
     clients: &mut Clients,

@@ -13,8 +13,8 @@ const KIB: f64 = 1024.0;
 /// Memory is stable if it changes by less than this share within a second.
 const STABLE_SHARE: f64 = 0.002;
 const STABLE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Allocators return memory with a delay. The measurement waits this long, or until the memory is within this share of
-/// the start.
+/// Allocators return memory with a delay. The measurement waits this long, or until the memory is within this
+/// share of the start.
 const RETURN_TIMEOUT: Duration = Duration::from_secs(12);
 const RETURNED_SHARE: f64 = 0.05;
 

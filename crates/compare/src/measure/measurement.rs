@@ -1,4 +1,4 @@
-//! What all measurements have in common: they start a server and clients.
+//! The common part of all measurements: starting a server and its clients.
 
 use std::time::Duration;
 
@@ -54,8 +54,8 @@ impl Measurement<'_> {
         Clients::start(server.addr(), dials, CONCURRENT_HANDSHAKES, heartbeat.as_deref(), *self.run)
     }
 
-    /// Opens and closes up to 200 sockets, at most as many as will be measured. The first sockets load code and fill
-    /// pools that all later ones share.
+    /// Opens and closes up to 200 sockets, at most as many as will be measured. The first sockets load code
+    /// and fill pools that all later ones share.
     pub(super) async fn warm_up(&mut self, server: &Server, measured: usize) -> anyhow::Result<()> {
         let mut clients = self.start_clients(server, measured.min(WARM_UP_CONNECTS), 1, 1)?;
         clients.open().await

@@ -112,7 +112,8 @@ fn baseline_rounds(rows: &[Row<FanoutCost>]) -> Vec<Option<FanoutCost>> {
     baseline.map(|row| row.rounds.clone()).unwrap_or_default()
 }
 
-/// Medians over the valid rounds. A round with a loss is invalid, and a ratio needs a valid baseline of its round.
+/// Medians over the valid rounds. A round with a loss is invalid, and a ratio needs a valid baseline of its
+/// round.
 fn fanout_medians(rounds: &[Option<FanoutCost>], baseline: &[Option<FanoutCost>]) -> Medians {
     let valid = |cost: &Option<FanoutCost>| cost.clone().filter(|cost| cost.complete);
     let costs: Vec<FanoutCost> = rounds.iter().filter_map(valid).collect();

@@ -53,7 +53,8 @@ impl CostMeter {
         Ok(Duration::from_nanos(self.threads.values().sum()))
     }
 
-    /// Resident memory. `smaps_rollup` is exact, whereas the kernel updates the value in `status` in coarse steps.
+    /// Resident memory. `smaps_rollup` is exact, whereas the kernel updates the value in `status` in coarse
+    /// steps.
     pub(crate) fn resident_bytes(&self) -> anyhow::Result<u64> {
         let mut sum = 0;
         for pid in self.pids() {

@@ -1,5 +1,5 @@
-//! The servers of other projects: their configuration for this purpose, how sockets join a channel, and how events are
-//! published. Each is configured as its documentation recommends for many sockets and no history.
+//! The servers of other projects: their configuration for this purpose, how sockets join a channel, and how
+//! events are published. Each is configured as its documentation recommends for many sockets and no history.
 
 use std::fs;
 use std::net::SocketAddr;

@@ -1,5 +1,5 @@
-//! The gateway as one of the servers: a `warden dev --ephemeral` with a private PostgreSQL, or one that is already
-//! running. Events are published with SQL, as applications do.
+//! The gateway as one of the servers: a `warden dev --ephemeral` with a private PostgreSQL, or one that is
+//! already running. Events are published with SQL, as applications do.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -196,7 +196,7 @@ async fn start_dev(warden: &Path) -> anyhow::Result<(Process, ReadyLine)> {
         .with_context(|| format!("warden dev did not become ready within {START_TIMEOUT:?}"))??;
     let Some(line) = line else { return process.start_error() };
     let ready = serde_json::from_str(&line).context("cannot parse the line of warden dev --json")?;
-    // Its child processes are PostgreSQL's.
+    // The child processes belong to PostgreSQL.
     process.exclude_children();
     Ok((process, ready))
 }

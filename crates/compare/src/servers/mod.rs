@@ -1,5 +1,5 @@
-//! The servers that are compared: how each is started, dialled, published to and measured, behind one interface. Each
-//! runs for one measurement only.
+//! The servers that are compared: how each is started, dialled, published to and measured, behind one
+//! interface. Each runs for one measurement only.
 
 mod baseline;
 mod cost_meter;

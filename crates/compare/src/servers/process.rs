@@ -1,5 +1,5 @@
-//! A server's process. It is started with a folder of its own, and ends together with everything that it started,
-//! however the comparison ends.
+//! A server's process. It is started with a folder of its own, and ends together with everything that it
+//! started, even if the comparison is interrupted.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -29,8 +29,8 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Starts the command that `prepare` returns. `prepare` may write configuration into the new folder that it gets.
-    /// Standard error goes into a file there.
+    /// Starts the command that `prepare` returns. `prepare` may write configuration into the new folder that
+    /// it gets. Standard error goes into a file there.
     pub(super) fn start(
         name: &'static str,
         prepare: impl FnOnce(&Path) -> anyhow::Result<Command>,
@@ -55,7 +55,8 @@ impl Process {
     ) -> anyhow::Result<(Child, u32)> {
         let mut command = prepare(dir)?;
         let stderr = fs::File::create(dir.join("stderr"))?;
-        // A process group of its own: Ctrl-C at the terminal reaches only the comparison, which stops the server.
+        // A process group of its own: Ctrl-C at the terminal reaches only the comparison, which stops the
+        // server.
         let child = cores::on_server_core(|| command.stderr(stderr).process_group(0).spawn())?;
         let pid = child.id().context("it ended immediately")?;
         Ok((child, pid))
@@ -120,8 +121,8 @@ impl Drop for Process {
     }
 }
 
-/// Whether a process must be killed by the comparison. Workers of nginx outlive a master that was killed, whereas a
-/// gateway stops its PostgreSQL in every case.
+/// Whether a process must be killed by the comparison. Workers of nginx outlive a master that was killed,
+/// whereas a gateway stops its PostgreSQL in every case.
 fn is_orphan_of(pid: u32, name: &str) -> bool {
     name == "nchan"
         && fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == "nginx")

@@ -1,4 +1,4 @@
-//! Where the programs of other servers are installed.
+//! The places where the programs of other servers are installed.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -20,8 +20,8 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
-    /// The given path if it exists; without a given path the first of `names` that exists. A plain name is searched in
-    /// PATH, and a name that begins with `tools/` in the folder of `scripts/setup peers`.
+    /// The given path if it exists; without a given path the first of `names` that exists. A plain name is
+    /// searched in PATH, and a name that begins with `tools/` in the folder of `scripts/setup peers`.
     pub(crate) fn find(&self, given: Option<&Path>, names: &[&str]) -> Option<PathBuf> {
         if let Some(given) = given {
             return given.exists().then(|| given.to_owned());

@@ -17,7 +17,7 @@ use crate::plan::PublishPlan;
 /// Reference of heartbeats, beyond those of the joins.
 const HEARTBEAT_REF: usize = 9;
 
-/// What is needed to start any server.
+/// Settings with which any server can be started.
 #[derive(Debug)]
 pub(crate) struct ServerSetup {
     pub(crate) programs: Programs,
@@ -80,8 +80,8 @@ impl Server {
         }
     }
 
-    /// Publishes on schedule, and returns when the last event is handed over: the delay of the last burst behind its
-    /// schedule, in milliseconds.
+    /// Publishes on schedule, and returns when the last event is handed over: the delay of the last burst
+    /// behind its schedule, in milliseconds.
     pub(crate) async fn publish(&mut self, plan: &PublishPlan) -> anyhow::Result<f64> {
         match self {
             Self::Baseline(baseline) => baseline.publish(plan).await,

@@ -1,5 +1,5 @@
-//! The process that holds sockets. One thread with one epoll opens them, counts events, and answers requests from
-//! standard input. It ends with its standard input.
+//! The process that holds sockets. One thread with one epoll opens them, counts events, and answers requests
+//! from standard input. It ends with its standard input.
 
 use std::collections::VecDeque;
 use std::io::{BufRead as _, ErrorKind, Write as _};
@@ -18,8 +18,8 @@ use super::protocol::{Answer, Count, Dial, Request};
 const WAKER: Token = Token(usize::MAX);
 const READY_MAX: usize = 1024;
 const SCRATCH_BYTES: usize = 64 * 1024;
-/// Below the gateway's idle timeout of 60 s. The comparison requests heartbeats between measurements; this interval
-/// matters in long ones.
+/// Below the gateway's idle timeout of 60 s. The comparison requests heartbeats between measurements; this
+/// interval matters in long ones.
 const BEAT_EVERY: Duration = Duration::from_secs(40);
 
 /// Runs until standard input ends.
@@ -28,7 +28,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
     let (sender, requests) = channel();
     std::thread::spawn(move || read_requests(&sender, &waker));
-    let mut holder = Holder {
+    let mut sockets = SocketHolder {
         poll,
         connections: Vec::new(),
         waiting: VecDeque::new(),
@@ -38,7 +38,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
         scratch: vec![0; SCRATCH_BYTES],
         ready: Events::with_capacity(READY_MAX),
     };
-    holder.serve(&requests)
+    sockets.serve(&requests)
 }
 
 fn read_requests(requests: &Sender<Request>, waker: &Waker) {
@@ -65,7 +65,8 @@ struct Opening {
     open: usize,
 }
 
-struct Holder {
+/// The sockets of this process.
+struct SocketHolder {
     poll: Poll,
     connections: Vec<Option<Connection>>,
     waiting: VecDeque<Dial>,
@@ -76,7 +77,7 @@ struct Holder {
     ready: Events,
 }
 
-impl Holder {
+impl SocketHolder {
     fn serve(&mut self, requests: &Receiver<Request>) -> anyhow::Result<()> {
         loop {
             match requests.try_recv() {
