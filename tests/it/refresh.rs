@@ -1,12 +1,10 @@
-//! The token's time, and tokens that replace it while the session goes on.
+//! Expiry of tokens, and fresh tokens that replace the current one while the session stays open.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use jsonwebtoken::Algorithm;
 use serde_json::{Value, json};
 use uuid::Uuid;
-
-use jsonwebtoken::Algorithm;
-
 use warden::auth::VerifierConfig;
 
 use crate::harness::{
@@ -14,15 +12,15 @@ use crate::harness::{
     claims, eventually, sign, token, within,
 };
 
-/// Long enough to connect on a busy machine, short enough to wait for.
+/// Validity of short-lived tokens: long enough to connect on a busy machine, and short enough to wait for.
 const SHORT_SECONDS: u64 = 3;
 
 fn in_seconds(seconds: u64) -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs() + seconds
 }
 
-/// Until the clock that tokens are measured by shows more than this.
-async fn pass(exp: u64) {
+/// Waits until this time has passed on the clock that tokens are compared with.
+async fn sleep_until(exp: u64) {
     let end = UNIX_EPOCH + Duration::from_secs(exp);
     while let Ok(rest) = end.duration_since(SystemTime::now()) {
         tokio::time::sleep(rest + Duration::from_millis(1)).await;
@@ -40,21 +38,21 @@ fn payload(jwt: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_session_ends_with_its_token() {
+async fn a_session_ends_when_its_token_expires() {
     let t = TestGateway::start().await;
     let org = t.db.create_org().await;
     let (mut client, exp) = short_lived(&t, org).await;
     client.join("calls").await;
     client.expect_close(4401).await;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
-    assert!(now >= Duration::from_secs(exp), "closed before its time: {now:?} < {exp}");
-    assert!(now < Duration::from_secs(exp + 10), "closed long after its time: {now:?} > {exp}");
+    assert!(now >= Duration::from_secs(exp), "closed too early: {now:?} < {exp}");
+    assert!(now < Duration::from_secs(exp + 10), "closed too late: {now:?} > {exp}");
     drop(client);
     t.gateway.stop().await;
 }
 
 #[tokio::test]
-async fn a_fresh_token_prolongs_the_session() {
+async fn a_fresh_token_extends_the_session() {
     let t = TestGateway::start().await;
     let org = t.db.create_org().await;
     let (mut client, exp) = short_lived(&t, org).await;
@@ -64,7 +62,7 @@ async fn a_fresh_token_prolongs_the_session() {
         assert_eq!((reply.status.as_str(), &reply.response), ("ok", &json!({})), "{reply:?}");
         assert_eq!(reply.topic, topic);
     }
-    pass(exp + 1).await;
+    sleep_until(exp + 1).await;
     assert_eq!(client.push("phoenix", "heartbeat", json!({})).await.status, "ok");
     let call = t.db.insert_call(org).await;
     assert_eq!(client.expect_event("calls", "call.created").await.row_id(), call.to_string());
@@ -73,7 +71,7 @@ async fn a_fresh_token_prolongs_the_session() {
 }
 
 #[tokio::test]
-async fn a_token_that_ends_sooner_ends_the_session_sooner() {
+async fn a_token_that_expires_sooner_ends_the_session_sooner() {
     let t = TestGateway::start().await;
     let org = t.db.create_org().await;
     let mut client = t.connect(org).await;
@@ -86,7 +84,7 @@ async fn a_token_that_ends_sooner_ends_the_session_sooner() {
 }
 
 #[tokio::test]
-async fn a_bad_token_is_refused_and_the_session_goes_on_as_before() {
+async fn a_rejected_token_leaves_the_session_unchanged() {
     let t = TestGateway::start().await;
     let org = t.db.create_org().await;
     let (mut client, exp) = short_lived(&t, org).await;
@@ -97,7 +95,10 @@ async fn a_bad_token_is_refused_and_the_session_goes_on_as_before() {
         ("not a token", "abc".to_owned()),
         ("empty", String::new()),
         ("wrong secret", sign(&good, Algorithm::HS256, other_secret)),
-        ("wrong secret of a stranger", sign(&claims(Uuid::new_v4()), Algorithm::HS256, other_secret)),
+        (
+            "wrong secret of another organisation",
+            sign(&claims(Uuid::new_v4()), Algorithm::HS256, other_secret),
+        ),
         ("wrong algorithm", sign(&good, Algorithm::HS512, SECRET)),
         ("expired", token(org, &json!({"exp": in_seconds(0) - 1}))),
         ("not yet valid", token(org, &json!({"nbf": in_seconds(60)}))),
@@ -110,27 +111,27 @@ async fn a_bad_token_is_refused_and_the_session_goes_on_as_before() {
         let reply = client.push("calls", "access_token", payload(jwt)).await;
         assert_eq!(reply.status, "error", "{name}: {reply:?}");
         assert_eq!(reply.response["reason"], "invalid token", "{name}: {reply:?}");
-        let help = reply.response["message"].as_str().expect("a message");
-        assert!(help.contains("token") || help.contains("claim"), "{name}: {help}");
-        assert!(jwt.is_empty() || !help.contains(jwt.as_str()), "{name}: {help}");
+        let message = reply.response["message"].as_str().expect("a message");
+        assert!(message.contains("token") || message.contains("claim"), "{name}: {message}");
+        assert!(jwt.is_empty() || !message.contains(jwt.as_str()), "{name}: {message}");
     }
-    for wrong in
+    for invalid in
         [json!({}), json!({"access_token": null}), json!({"access_token": 7}), json!("x"), Value::Null]
     {
-        let reply = client.push("calls", "access_token", wrong.clone()).await;
-        assert_eq!(reply.response["reason"], "invalid payload", "{wrong}: {reply:?}");
+        let reply = client.push("calls", "access_token", invalid.clone()).await;
+        assert_eq!(reply.response["reason"], "invalid payload", "{invalid}: {reply:?}");
     }
     let call = t.db.insert_call(org).await;
     assert_eq!(client.expect_event("calls", "call.created").await.row_id(), call.to_string());
-    // None of it prolonged the session either.
+    // None of these tokens extended the session.
     client.expect_close(4401).await;
-    pass(exp).await;
+    sleep_until(exp).await;
     drop(client);
     t.gateway.stop().await;
 }
 
 #[tokio::test]
-async fn somebody_elses_token_ends_the_session() {
+async fn a_token_of_another_user_or_organisation_ends_the_session() {
     let t = TestGateway::start().await;
     let (org, other) = (t.db.create_org().await, t.db.create_org().await);
     let mut witness = t.connect(org).await;
@@ -149,14 +150,14 @@ async fn somebody_elses_token_ends_the_session() {
         let call = t.db.insert_call(org).await;
         let event = witness.expect_only("calls", "call.created").await;
         assert_eq!(event.row_id(), call.to_string(), "{name}");
-        let rest = within("the end", futures_util::StreamExt::next(&mut client.socket)).await;
-        assert!(!matches!(rest, Some(Ok(_))), "{name}: {rest:?} came behind the Close");
+        let rest = within("the end of the stream", futures_util::StreamExt::next(&mut client.socket)).await;
+        assert!(!matches!(rest, Some(Ok(_))), "{name}: {rest:?} arrived after the Close");
     }
     drop(witness);
     t.gateway.stop().await;
 }
 
-/// A gateway whose keys come from a key server, with a grace so long that nothing ends by chance.
+/// A gateway with a key server and this grace. Its other limits are too long to matter.
 async fn with_key_server(server: &TestKeyServer, grace: Duration) -> TestGateway {
     let issuer = server.issuer("https://a.example");
     TestGateway::start_with(TestDb::create().await, |config| {
@@ -170,7 +171,7 @@ async fn with_key_server(server: &TestKeyServer, grace: Duration) -> TestGateway
 }
 
 #[tokio::test]
-async fn after_its_end_a_token_can_still_be_replaced() {
+async fn an_expired_token_can_be_replaced_within_the_grace() {
     let db = TestDb::create().await;
     let t = TestGateway::start_with(db, |config| {
         config.limits.session.expiry_grace = Duration::from_hours(1);
@@ -179,8 +180,8 @@ async fn after_its_end_a_token_can_still_be_replaced() {
     let org = t.db.create_org().await;
     let (mut client, exp) = short_lived(&t, org).await;
     client.join("calls").await;
-    pass(exp).await;
-    // What is joined goes on, and nothing is added.
+    sleep_until(exp).await;
+    // The session keeps its topics and may not join others.
     let call = t.db.insert_call(org).await;
     assert_eq!(client.expect_event("calls", "call.created").await.row_id(), call.to_string());
     let reply = client.push("recordings", "phx_join", json!({})).await;
@@ -189,11 +190,11 @@ async fn after_its_end_a_token_can_still_be_replaced() {
         ("error", &json!("token expired")),
         "{reply:?}"
     );
-    // Coming in with it is another matter.
+    // The grace applies to open sessions only, not to handshakes.
     let answer = Upgrade::bearer(&token(org, &json!({"exp": exp}))).send(t.gateway.public_addr()).await;
     assert_eq!(answer.code(), "token_expired");
     let reply = client.push("calls", "access_token", payload(&token(org, &json!({"exp": exp})))).await;
-    assert_eq!(reply.response["reason"], "invalid token", "an expired one is no replacement");
+    assert_eq!(reply.response["reason"], "invalid token", "an expired token was accepted");
     let reply = client.push("calls", "access_token", payload(&token(org, &json!({})))).await;
     assert_eq!(reply.status, "ok");
     client.join("recordings").await;
@@ -202,7 +203,7 @@ async fn after_its_end_a_token_can_still_be_replaced() {
 }
 
 #[tokio::test]
-async fn the_grace_ends_too() {
+async fn a_session_ends_after_the_grace() {
     let db = TestDb::create().await;
     let t = TestGateway::start_with(db, |config| {
         config.limits.session.expiry_grace = Duration::from_secs(2);
@@ -218,7 +219,7 @@ async fn the_grace_ends_too() {
 }
 
 #[tokio::test]
-async fn who_refreshes_in_time_is_not_cut_while_the_key_is_fetched() {
+async fn a_session_stays_open_while_the_key_of_a_timely_refresh_is_fetched() {
     let (old, new) = (IssuerKey::es256(), IssuerKey::es256());
     let server = TestKeyServer::start(&[old.jwk("old")]).await;
     let t = with_key_server(&server, Duration::ZERO).await;
@@ -232,15 +233,15 @@ async fn who_refreshes_in_time_is_not_cut_while_the_key_is_fetched() {
     client.join("calls").await;
     let before = server.requests();
     server.answers(KeyAnswer::Held);
-    // As realtime-js does, which sends its token on every channel; they are answered in their order.
+    // realtime-js sends its token on every channel. The replies must arrive in the same order.
     for (reference, topic) in [("r1", "calls"), ("r2", "phoenix")] {
         let message = json!([null, reference, topic, "access_token", payload(&new.sign("new", &good))]);
         client.send(&message.to_string()).await;
     }
     eventually("the request", async || server.requests() == before + 1).await;
-    // The loop goes on meanwhile, also beyond the old token's end.
+    // The session's loop keeps running, even after the old token has expired.
     assert_eq!(client.push("phoenix", "heartbeat", json!({})).await.status, "ok");
-    pass(exp).await;
+    sleep_until(exp).await;
     let call = t.db.insert_call(org).await;
     assert_eq!(client.expect_event("calls", "call.created").await.row_id(), call.to_string());
     server.publish(&[old.jwk("old"), new.jwk("new")]);
@@ -252,11 +253,11 @@ async fn who_refreshes_in_time_is_not_cut_while_the_key_is_fetched() {
     let call = t.db.insert_call(org).await;
     assert_eq!(client.expect_event("calls", "call.created").await.row_id(), call.to_string());
 
-    // A token of somebody else ends the session also when its key had to be fetched.
+    // A token of another user also ends the session if its key had to be fetched first.
     let third = IssuerKey::eddsa();
     server.publish(&[third.jwk("third")]);
     let mut other = good.clone();
-    other["sub"] = json!("somebody-else");
+    other["sub"] = json!("another-user");
     client
         .send(
             &json!([null, "r3", "calls", "access_token", payload(&third.sign("third", &other))]).to_string(),
@@ -268,7 +269,7 @@ async fn who_refreshes_in_time_is_not_cut_while_the_key_is_fetched() {
 }
 
 #[tokio::test]
-async fn a_failed_refresh_ends_nothing_and_prolongs_nothing() {
+async fn a_failed_refresh_neither_ends_nor_extends_the_session() {
     let (old, new) = (IssuerKey::es256(), IssuerKey::es256());
     let server = TestKeyServer::start(&[old.jwk("old")]).await;
     let t = with_key_server(&server, Duration::ZERO).await;
@@ -294,7 +295,7 @@ async fn a_failed_refresh_ends_nothing_and_prolongs_nothing() {
 }
 
 #[tokio::test]
-async fn the_same_sub_of_another_issuer_is_somebody_else() {
+async fn the_same_sub_of_another_issuer_is_another_user() {
     let key = IssuerKey::eddsa();
     let server = TestKeyServer::start(&[key.jwk("1")]).await;
     let issuers = vec![server.issuer("https://a.example"), server.issuer("https://b.example")];

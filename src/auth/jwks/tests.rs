@@ -1,11 +1,8 @@
-//! Tests of key sets: which keys are accepted, and why the others are skipped.
-
-//! Tests of published key sets: accepted keys, ignored keys and rejected documents.
-
-use serde_json::{Value, json};
+//! Tests of published key sets: accepted keys, skipped keys and rejected documents.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::auth::Alg;

@@ -1,4 +1,4 @@
-//! A key server over https, as in production: the real binary, and certificates that it must check.
+//! A key server over https, as in production: the real binary must verify the server's certificate.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -17,17 +17,17 @@ use uuid::Uuid;
 use super::{ISSUER, claims_of};
 use crate::harness::{IssuerKey, TestDb, Upgrade, eventually};
 
-/// A file that goes with the test.
+/// A file that is removed when the test ends.
 struct CaFile(PathBuf);
 
 impl Drop for CaFile {
     fn drop(&mut self) {
-        // One that can't be removed is the system's to clean up.
+        // A leftover file in the temporary directory does no harm.
         let _ = std::fs::remove_file(&self.0);
     }
 }
 
-/// Serves this body over TLS with a certificate for `name`, and says by whom it is signed.
+/// Serves this body over TLS with a certificate for `name`. Returns the address and the certificate of the authority.
 async fn serve(name: &str, body: String) -> (SocketAddr, CaFile) {
     let mut params = CertificateParams::new(Vec::<String>::new()).expect("parameters");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -49,12 +49,12 @@ async fn serve(name: &str, body: String) -> (SocketAddr, CaFile) {
     let addr = listener.local_addr().expect("an address");
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            // Who does not trust it hangs up.
+            // A client that does not trust the certificate hangs up.
             let Ok(mut stream) = acceptor.accept(stream).await else { continue };
             let mut head = Vec::new();
             while !head.ends_with(b"\r\n\r\n") && stream.read_buf(&mut head).await.is_ok_and(|n| n > 0) {}
-            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-            let _ = stream.write_all(answer.as_bytes()).await;
+            let response = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+            let _ = stream.write_all(response.as_bytes()).await;
             let _ = stream.shutdown().await;
         }
     });
@@ -63,7 +63,7 @@ async fn serve(name: &str, body: String) -> (SocketAddr, CaFile) {
     (addr, CaFile(path))
 }
 
-/// `warden serve` with keys from there, and its public address.
+/// Starts `warden serve` with this key server. Returns the process and its public address.
 fn gateway(db: &TestDb, url: &str, trusted: &Path) -> (Child, SocketAddr) {
     let free = || TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("an address");
     let (public, admin) = (free(), free());
@@ -86,7 +86,7 @@ fn gateway(db: &TestDb, url: &str, trusted: &Path) -> (Child, SocketAddr) {
 }
 
 async fn readyz(addr: SocketAddr) -> (u16, String) {
-    // It takes a moment until it listens.
+    // The process needs a moment until it listens.
     if tokio::net::TcpStream::connect(addr).await.is_err() {
         return (0, String::new());
     }
@@ -96,7 +96,7 @@ async fn readyz(addr: SocketAddr) -> (u16, String) {
 }
 
 #[tokio::test]
-async fn keys_come_by_https_from_a_server_with_a_good_certificate_alone() {
+async fn keys_are_fetched_only_from_a_server_with_a_valid_certificate() {
     let db = TestDb::create().await;
     let org = db.create_org().await;
     let key = IssuerKey::es256();
@@ -108,7 +108,7 @@ async fn keys_come_by_https_from_a_server_with_a_good_certificate_alone() {
     let token = key.sign("1", &claims_of(ISSUER, org));
 
     let (_good, public) = gateway(&db, &url, &ca.0);
-    eventually("its keys are there", async || readyz(public).await == (200, "ok\n".to_owned())).await;
+    eventually("the keys are fetched", async || readyz(public).await == (200, "ok\n".to_owned())).await;
     assert_eq!(Upgrade::bearer(&token).send(public).await.status, 101);
 
     for (name, url, trusted) in
@@ -116,7 +116,7 @@ async fn keys_come_by_https_from_a_server_with_a_good_certificate_alone() {
     {
         let (_bad, public) = gateway(&db, url, trusted);
         eventually(name, async || readyz(public).await.1.contains("keys")).await;
-        // A gateway that does not follow the log yet says that first, as `unavailable`.
+        // A gateway that does not follow the log yet answers `unavailable` before it checks the token.
         let code = async || Upgrade::bearer(&token).send(public).await.code();
         eventually(name, async || code().await != "unavailable").await;
         let answer = Upgrade::bearer(&token).send(public).await;

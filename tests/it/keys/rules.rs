@@ -1,13 +1,13 @@
-//! What an issuer's tokens must be besides well signed: audience, type, claims and organisations of its own.
+//! Rules of issuers: each has its own audience, type, claims and organisations.
 
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{ISSUER, OTHER_ISSUER, accepts, claims_of, gateway, outcome, refuses};
+use super::{ISSUER, OTHER_ISSUER, accepts, claims_of, gateway, outcome, rejects};
 use crate::harness::{IssuerExt as _, IssuerKey, TestKeyServer};
 
 #[tokio::test]
-async fn each_issuer_has_an_audience_and_rules_of_its_own() {
+async fn each_issuer_has_its_own_audience_and_rules() {
     let key = IssuerKey::eddsa();
     let server = TestKeyServer::start(&[key.jwk("1")]).await;
     let mut strict = server.issuer(ISSUER);
@@ -22,7 +22,7 @@ async fn each_issuer_has_an_audience_and_rules_of_its_own() {
     good["role"] = json!("lead");
     good["https://example.com/tier"] = json!("gold");
     let header = |typ: &str| json!({"alg": "EdDSA", "kid": "1", "typ": typ});
-    accepts(&t, "good", &key.sign_with(&header("at+jwt"), &good)).await;
+    accepts(&t, "all rules met", &key.sign_with(&header("at+jwt"), &good)).await;
     let changed = |name: &str, value: serde_json::Value| {
         let mut claims = good.clone();
         claims[name] = value;
@@ -30,11 +30,11 @@ async fn each_issuer_has_an_audience_and_rules_of_its_own() {
     };
     let mut without = good.clone();
     without.as_object_mut().expect("an object").remove("role");
-    refuses(
+    rejects(
         &t,
         &[
-            ("the other's audience", changed("aud", json!("authenticated"))),
-            ("the other's type", key.sign_with(&header("JWT"), &good)),
+            ("the other issuer's audience", changed("aud", json!("authenticated"))),
+            ("the other issuer's type", key.sign_with(&header("JWT"), &good)),
             ("no type", key.sign_with(&json!({"alg": "EdDSA", "kid": "1"}), &good)),
             ("another role", changed("role", json!("authenticated"))),
             ("a list of roles", changed("role", json!(["lead"]))),
@@ -44,16 +44,16 @@ async fn each_issuer_has_an_audience_and_rules_of_its_own() {
         ],
     )
     .await;
-    // Nothing of it counts for the other issuer, and nothing of the other's for it.
-    accepts(&t, "the other", &key.sign("1", &claims_of(OTHER_ISSUER, org))).await;
+    // Neither issuer's rules apply to the other.
+    accepts(&t, "the other issuer", &key.sign("1", &claims_of(OTHER_ISSUER, org))).await;
     let mut of_other = good.clone();
     of_other["iss"] = json!(OTHER_ISSUER);
-    refuses(&t, &[("the other's audience", key.sign_with(&header("at+jwt"), &of_other))]).await;
+    rejects(&t, &[("the strict issuer's audience", key.sign_with(&header("at+jwt"), &of_other))]).await;
     t.gateway.stop().await;
 }
 
 #[tokio::test]
-async fn an_issuer_speaks_for_its_organisations_alone() {
+async fn an_issuer_can_be_limited_to_some_organisations() {
     let key = IssuerKey::eddsa();
     let server = TestKeyServer::start(&[key.jwk("1")]).await;
     let (org, foreign) = (Uuid::new_v4(), Uuid::new_v4());
@@ -63,7 +63,7 @@ async fn an_issuer_speaks_for_its_organisations_alone() {
     for id in [org, foreign] {
         t.db.run(format!("insert into organizations (id, name) values ('{id}', 'x')")).await;
     }
-    accepts(&t, "its own", &key.sign("1", &claims_of(ISSUER, org))).await;
+    accepts(&t, "its own organisation", &key.sign("1", &claims_of(ISSUER, org))).await;
     let answer = outcome(&t, &key.sign("1", &claims_of(ISSUER, foreign))).await;
     assert_eq!(answer, (403, "organisation_of_another_issuer".to_owned()));
     accepts(&t, "an issuer without a limit", &key.sign("1", &claims_of(OTHER_ISSUER, foreign))).await;

@@ -1,5 +1,4 @@
-//! Key servers that change their keys, and key servers that are down, slow, huge or wrong: who is connected
-//! notices nothing.
+//! Key servers that rotate their keys, and key servers that are down, slow or faulty. None of it affects open sessions.
 
 use std::time::Duration;
 
@@ -8,7 +7,7 @@ use serde_json::{Value, json};
 use warden::config::Config;
 use warden::metrics::IssuerLabels;
 
-use super::{ISSUER, OTHER_ISSUER, accepts, claims_of, issuers, outcome, quick, ready, readyz, refuses};
+use super::{ISSUER, OTHER_ISSUER, accepts, claims_of, issuers, outcome, quick, ready, readyz, rejects};
 use crate::harness::{
     Client, IssuerExt as _, IssuerKey, KeyAnswer, TestDb, TestGateway, TestKeyServer, Upgrade, eventually,
     token,
@@ -18,7 +17,7 @@ fn unavailable() -> (u16, String) {
     (503, "keys_unavailable".to_owned())
 }
 
-/// One issuer, whose keys are at this server.
+/// A gateway with one issuer, which publishes its keys at this server.
 async fn start(server: &TestKeyServer, change: impl FnOnce(&mut Config)) -> TestGateway {
     let issuer = server.issuer(ISSUER);
     let t = TestGateway::start_with(TestDb::create().await, |config| {
@@ -30,14 +29,14 @@ async fn start(server: &TestKeyServer, change: impl FnOnce(&mut Config)) -> Test
     t
 }
 
-/// The session is open and hears of its organisation.
-async fn goes_on(t: &TestGateway, client: &mut Client, org: uuid::Uuid) {
+/// Expects that the session is open and receives its organisation's events.
+async fn expect_open(t: &TestGateway, client: &mut Client, org: uuid::Uuid) {
     let call = t.db.insert_call(org).await;
     assert_eq!(client.expect_event("calls", "call.created").await.row_id(), call.to_string());
 }
 
 #[tokio::test]
-async fn keys_are_changed_while_sessions_go_on() {
+async fn keys_are_rotated_while_sessions_stay_open() {
     let (old, new) = (IssuerKey::es256(), IssuerKey::es256());
     let server = TestKeyServer::start(&[old.jwk("old")]).await;
     let t = start(&server, quick).await;
@@ -46,31 +45,31 @@ async fn keys_are_changed_while_sessions_go_on() {
     let mut client = Client::connect(t.gateway.public_addr(), &old.sign("old", &claims)).await;
     client.join("calls").await;
 
-    // The first token that names it brings the new key, and the old one counts on.
+    // The first token that names the new key causes a fetch, and the old key remains valid.
     server.publish(&[old.jwk("old"), new.jwk("new")]);
     accepts(&t, "new", &new.sign("new", &claims)).await;
     accepts(&t, "old", &old.sign("old", &claims)).await;
     assert_eq!(server.requests(), 2);
 
-    // When it is withdrawn nobody comes in with it any more; who is in stays, and goes over.
+    // A withdrawn key opens no more sessions. Open sessions stay, and can refresh with the new key.
     server.publish(&[new.jwk("new")]);
-    refuses(&t, &[("unknown", new.sign("unknown", &claims))]).await;
-    refuses(&t, &[("withdrawn", old.sign("old", &claims))]).await;
-    goes_on(&t, &mut client, org).await;
+    rejects(&t, &[("unknown", new.sign("unknown", &claims))]).await;
+    rejects(&t, &[("withdrawn", old.sign("old", &claims))]).await;
+    expect_open(&t, &mut client, org).await;
     let payload = json!({"access_token": new.sign("new", &claims)});
     assert_eq!(client.push("calls", "access_token", payload).await.status, "ok");
 
-    // The same name for another key is another key.
+    // The issuer publishes another key under the same name: only tokens of that key are accepted.
     server.publish(&[old.jwk("new")]);
-    refuses(&t, &[("unknown", new.sign("unknown", &claims)), ("former", new.sign("new", &claims))]).await;
+    rejects(&t, &[("unknown", new.sign("unknown", &claims)), ("former", new.sign("new", &claims))]).await;
     accepts(&t, "present", &old.sign("new", &claims)).await;
-    goes_on(&t, &mut client, org).await;
+    expect_open(&t, &mut client, org).await;
     drop(client);
     t.gateway.stop().await;
 }
 
 #[tokio::test]
-async fn keys_are_fetched_again_without_being_asked_for() {
+async fn keys_are_refreshed_at_the_interval() {
     let (old, new) = (IssuerKey::es256(), IssuerKey::es256());
     let server = TestKeyServer::start(&[old.jwk("old")]).await;
     let t = start(&server, |config| config.limits.keys.interval = Duration::from_millis(50)).await;
@@ -82,10 +81,10 @@ async fn keys_are_fetched_again_without_being_asked_for() {
 }
 
 #[tokio::test]
-async fn many_unknown_keys_make_one_request() {
+async fn many_unknown_keys_cause_one_request() {
     let key = IssuerKey::eddsa();
     let server = TestKeyServer::start(&[key.jwk("1")]).await;
-    // Until the first request is an hour old none is made; then one, for everybody.
+    // Within the cooldown unknown keys cause no request at all.
     let t = start(&server, |config| config.limits.keys.cooldown = Duration::from_hours(1)).await;
     let org = t.db.create_org().await;
     let claims = claims_of(ISSUER, org);
@@ -109,15 +108,14 @@ async fn many_unknown_keys_make_one_request() {
     let gauge = &t.gateway.metrics().keys_waiting;
     let labels = IssuerLabels { issuer: ISSUER.into() };
     let waiting = || gauge.get_or_create(&labels).get();
-    let while_they_wait = async {
-        eventually("all wait", async || waiting() == 50).await;
-        accepts(&t, "a known key waits for nobody", &key.sign("1", &claims)).await;
+    let meanwhile = async {
+        eventually("all tokens wait", async || waiting() == 50).await;
+        accepts(&t, "a known key, while others wait", &key.sign("1", &claims)).await;
         assert_eq!(outcome(&t, &key.sign("one too many", &claims)).await, unavailable());
         server.publish(&[key.jwk("1"), key.jwk("unknown 0")]);
     };
-    let (answers, ()) =
-        tokio::join!(join_all(unknown.iter().map(|token| outcome(&t, token))), while_they_wait);
-    assert_eq!(answers[0], (101, String::new()), "its key came");
+    let (answers, ()) = tokio::join!(join_all(unknown.iter().map(|token| outcome(&t, token))), meanwhile);
+    assert_eq!(answers[0], (101, String::new()), "its key was published");
     for answer in &answers[1..] {
         assert_eq!(*answer, (401, "invalid_token".to_owned()));
     }
@@ -126,7 +124,7 @@ async fn many_unknown_keys_make_one_request() {
 }
 
 #[tokio::test]
-async fn a_gateway_starts_without_its_key_server() {
+async fn a_gateway_starts_while_its_key_server_is_down() {
     let key = IssuerKey::rs256();
     let server = TestKeyServer::start(&[]).await;
     let (addr, issuer) = (server.addr(), server.issuer(ISSUER));
@@ -138,28 +136,28 @@ async fn a_gateway_starts_without_its_key_server() {
     .await;
     let org = t.db.create_org().await;
     let good = key.sign("1", &claims_of(ISSUER, org));
-    eventually("the failure is told", async || readyz(&t).await.1.contains("keys")).await;
+    eventually("readyz names the failure", async || readyz(&t).await.1.contains("keys")).await;
     assert_eq!(readyz(&t).await.0, 503);
     let answer = Upgrade::bearer(&good).send(t.gateway.public_addr()).await;
     assert_eq!((answer.status, answer.code()), unavailable(), "{answer:?}");
     assert_eq!(answer.headers("retry-after"), ["1"]);
-    // What no key could make good is told at once.
-    refuses(&t, &[("nobody's", key.sign("1", &claims_of(OTHER_ISSUER, org)))]).await;
+    // A token of an unknown issuer is rejected immediately, because no key could make it valid.
+    rejects(&t, &[("an unknown issuer", key.sign("1", &claims_of(OTHER_ISSUER, org)))]).await;
 
     let server = TestKeyServer::start_at(addr, &[key.jwk("1")]).await;
     ready(&t).await;
-    accepts(&t, "the server is there", &good).await;
+    accepts(&t, "the key server is up", &good).await;
     drop(server);
     t.gateway.stop().await;
 
-    // A secret needs no key server.
+    // A gateway with a secret needs no key server.
     let t = TestGateway::start().await;
     ready(&t).await;
     t.gateway.stop().await;
 }
 
 #[tokio::test]
-async fn a_faulty_key_server_takes_nobody_down() {
+async fn a_faulty_key_server_affects_neither_open_sessions_nor_known_keys() {
     let key = IssuerKey::es256();
     let server = TestKeyServer::start(&[key.jwk("1")]).await;
     let elsewhere = TestKeyServer::start(&[key.jwk("1"), key.jwk("2")]).await;
@@ -194,14 +192,14 @@ async fn a_faulty_key_server_takes_nobody_down() {
         body(json!({"keys": [{"kty": "oct", "k": "c2VjcmV0", "kid": "2"}, private]})),
     ] {
         server.answers(fault.clone());
-        let told = (
+        let degraded = (
             200,
             "ok\nwarning: a key server fails, and its last known keys are used: see the gateway's log\n"
                 .to_owned(),
         );
-        eventually("readiness tells", async || readyz(&t).await == told).await;
-        // Who is in goes on; who has a known key comes in; about another key nothing can be said.
-        goes_on(&t, &mut client, org).await;
+        eventually("readyz names the failure", async || readyz(&t).await == degraded).await;
+        // Open sessions stay, known keys are accepted, and an unknown key cannot be judged.
+        expect_open(&t, &mut client, org).await;
         accepts(&t, "a known key", &key.sign("1", &claims)).await;
         assert_eq!(outcome(&t, &key.sign("2", &claims)).await, unavailable(), "{fault:?}");
         let payload = json!({"access_token": key.sign("2", &claims)});
@@ -217,13 +215,13 @@ async fn a_faulty_key_server_takes_nobody_down() {
         ready(&t).await;
     }
     assert_eq!(elsewhere.requests(), 0, "a redirect was followed");
-    refuses(&t, &[("unknown after all", key.sign("2", &claims))]).await;
+    rejects(&t, &[("unknown to the recovered server", key.sign("2", &claims))]).await;
     drop(client);
     t.gateway.stop().await;
 }
 
 #[tokio::test]
-async fn an_endless_answer_is_cut_by_its_length() {
+async fn an_endless_response_is_cut_at_the_size_limit() {
     let key = IssuerKey::es256();
     let server = TestKeyServer::start(&[key.jwk("1")]).await;
     let t = start(&server, |config| {
@@ -233,13 +231,13 @@ async fn an_endless_answer_is_cut_by_its_length() {
     })
     .await;
     server.answers(KeyAnswer::Huge);
-    // By its time it would be cut in an hour.
-    eventually("readiness tells", async || readyz(&t).await.1.contains("fails")).await;
+    // The time limit alone would end the request only after an hour.
+    eventually("readyz names the failure", async || readyz(&t).await.1.contains("fails")).await;
     t.gateway.stop().await;
 }
 
 #[tokio::test]
-async fn keys_that_are_too_old_let_nobody_in_and_nobody_out() {
+async fn stale_keys_reject_handshakes_and_keep_sessions_open() {
     let key = IssuerKey::es256();
     let server = TestKeyServer::start(&[key.jwk("1")]).await;
     let t = start(&server, |config| {
@@ -255,17 +253,17 @@ async fn keys_that_are_too_old_let_nobody_in_and_nobody_out() {
     server.answers(KeyAnswer::Status(500));
     eventually("the keys are too old", async || readyz(&t).await.0 == 503).await;
     assert_eq!(outcome(&t, &good).await, unavailable());
-    goes_on(&t, &mut client, org).await;
+    expect_open(&t, &mut client, org).await;
     server.publish(&[key.jwk("1")]);
     ready(&t).await;
     accepts(&t, "fresh again", &good).await;
-    goes_on(&t, &mut client, org).await;
+    expect_open(&t, &mut client, org).await;
     drop(client);
     t.gateway.stop().await;
 }
 
 #[tokio::test]
-async fn one_issuers_key_server_is_no_matter_of_anothers() {
+async fn a_failing_key_server_does_not_affect_other_issuers() {
     let (a, b) = (IssuerKey::es256(), IssuerKey::eddsa());
     let (of_a, of_b) = (TestKeyServer::start(&[a.jwk("1")]).await, TestKeyServer::start(&[]).await);
     let list = vec![of_a.issuer(ISSUER), of_b.issuer(OTHER_ISSUER)];
@@ -275,10 +273,10 @@ async fn one_issuers_key_server_is_no_matter_of_anothers() {
     })
     .await;
     let org = t.db.create_org().await;
-    eventually("a's keys are there", async || readyz(&t).await.1.contains("a key server fails")).await;
+    eventually("a's keys are fetched", async || readyz(&t).await.1.contains("a key server fails")).await;
     accepts(&t, "a", &a.sign("1", &claims_of(ISSUER, org))).await;
     assert_eq!(outcome(&t, &b.sign("1", &claims_of(OTHER_ISSUER, org))).await, unavailable());
-    // A token of the one brings nobody to the other's server.
+    // A token of one issuer causes no request to the other's key server.
     let before = of_a.requests();
     of_b.publish(&[b.jwk("1")]);
     ready(&t).await;
@@ -288,7 +286,7 @@ async fn one_issuers_key_server_is_no_matter_of_anothers() {
 }
 
 #[tokio::test]
-async fn a_handshake_waits_for_keys_only_so_long() {
+async fn a_handshake_waits_for_keys_within_a_limit() {
     let key = IssuerKey::es256();
     let server = TestKeyServer::start(&[key.jwk("1")]).await;
     let t = start(&server, |config| {
@@ -300,7 +298,7 @@ async fn a_handshake_waits_for_keys_only_so_long() {
     let org = t.db.create_org().await;
     let claims = claims_of(ISSUER, org);
     server.answers(KeyAnswer::Silence);
-    // The key server never answers, nor does its request ever end: each of these ends all the same.
+    // The key server never responds and its request does not time out, but each handshake ends within its own limit.
     for n in 0..3 {
         assert_eq!(outcome(&t, &key.sign(&format!("unknown {n}"), &claims)).await, unavailable());
     }
@@ -310,12 +308,12 @@ async fn a_handshake_waits_for_keys_only_so_long() {
 }
 
 #[tokio::test]
-async fn a_token_of_a_secret_is_not_known_to_a_key_server() {
+async fn an_hs256_token_causes_no_request_to_a_key_server() {
     let key = IssuerKey::es256();
     let server = TestKeyServer::start(&[key.jwk("1")]).await;
     let t = start(&server, quick).await;
     let org = t.db.create_org().await;
-    refuses(&t, &[("HS256", token(org, &json!({"iss": ISSUER})))]).await;
-    assert_eq!(server.requests(), 1, "no key could help");
+    rejects(&t, &[("HS256", token(org, &json!({"iss": ISSUER})))]).await;
+    assert_eq!(server.requests(), 1, "a request was sent for an HS256 token");
     t.gateway.stop().await;
 }

@@ -1,4 +1,4 @@
-//! Revocation through HTTP: back ends alone, within their own organisation alone, and then everywhere at once.
+//! Revocation over HTTP: only back ends may revoke, only within their own organisation, and it takes effect on every node.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,18 +10,19 @@ use uuid::Uuid;
 use warden::rate::Rate;
 
 use super::{
-    REVOKED, caught_up, expect_ended, expect_open, expect_refused, expect_taken, now, of, on_each, renewed,
+    REVOKED, connect_to_each, expect_accepted, expect_closed, expect_open, expect_rejected, login, now,
+    renewed, skip_earlier_events,
 };
 use crate::harness::{Answer, LogCapture, PostgresProxy, TestDb, TestGateway, eventually, token, within};
 
 const PATH: &str = "/v1/revocations";
 
-/// A back end's token; as any other it is made before what it revokes.
+/// Token of a back end. It is issued before the revocations, as the tokens that they concern are.
 fn service(org: Uuid) -> String {
     token(org, &json!({"sub": "billing", "role": "service_role", "iat": now() - 60}))
 }
 
-/// A good request but for what a test changes: method, target, headers, body.
+/// A valid request, which tests change.
 struct Post {
     method: &'static str,
     target: String,
@@ -65,7 +66,7 @@ impl Post {
     }
 }
 
-/// Revokes; what the answer says.
+/// Revokes with success. Returns the body of the response.
 async fn revoke(addr: SocketAddr, token: &str, body: &Value) -> Value {
     let answer = Post::new(token, body).send(addr).await;
     assert_eq!(answer.status, 201, "{body}: {answer:?}");
@@ -73,63 +74,63 @@ async fn revoke(addr: SocketAddr, token: &str, body: &Value) -> Value {
     serde_json::from_str(&answer.body).expect("JSON")
 }
 
-async fn standing(db: &TestDb) -> i64 {
+async fn revocation_count(db: &TestDb) -> i64 {
     sqlx::query_scalar("select count(*) from warden.revocations").fetch_one(&db.pool).await.expect("counts")
 }
 
 #[tokio::test]
-async fn a_back_end_ends_sessions_of_its_organisation_on_every_node() {
+async fn a_back_end_revokes_within_its_organisation_on_every_node() {
     let t = TestGateway::start().await;
     let second = TestGateway::gateway(&t.db, |_| {}).await;
     let nodes = [&t.gateway, &second];
     let (org, other) = (t.db.create_org().await, t.db.create_org().await);
-    let (phone, laptop, bob) = (of("alice", "phone"), of("alice", "laptop"), of("bob", "desk"));
-    let of_phone = on_each(&nodes, org, &phone).await;
-    let mut of_laptop = on_each(&nodes, org, &laptop).await;
-    let mut of_bob = on_each(&nodes, org, &bob).await;
-    // The same user and the same login of another organisation: nobody's business here.
-    let mut elsewhere = on_each(&nodes, other, &phone).await;
-    caught_up(&t.db, org, &mut [&mut of_laptop, &mut of_bob]).await;
-    caught_up(&t.db, other, &mut [&mut elsewhere]).await;
+    let (phone, laptop, bob) = (login("alice", "phone"), login("alice", "laptop"), login("bob", "desk"));
+    let of_phone = connect_to_each(&nodes, org, &phone).await;
+    let mut of_laptop = connect_to_each(&nodes, org, &laptop).await;
+    let mut of_bob = connect_to_each(&nodes, org, &bob).await;
+    // The same user and login session in another organisation must not be concerned.
+    let mut elsewhere = connect_to_each(&nodes, other, &phone).await;
+    skip_earlier_events(&t.db, org, &mut [&mut of_laptop, &mut of_bob]).await;
+    skip_earlier_events(&t.db, other, &mut [&mut elsewhere]).await;
     let (backend, addr) = (service(org), t.gateway.public_addr());
 
-    let said = revoke(addr, &backend, &json!({"session_id": "phone", "reason": "lost"})).await;
-    assert_eq!((&said["session_id"], &said["org_id"]), (&json!("phone"), &json!(org)), "{said}");
-    let stands: bool = sqlx::query_scalar(
+    let revoked = revoke(addr, &backend, &json!({"session_id": "phone", "reason": "lost"})).await;
+    assert_eq!((&revoked["session_id"], &revoked["org_id"]), (&json!("phone"), &json!(org)), "{revoked}");
+    let is_stored: bool = sqlx::query_scalar(
         "select r.id = $1 and r.revoked_at = $2::text::timestamptz and r.expires_at = $3::text::timestamptz
                 and r.expires_at - r.revoked_at = '7 days' and r.reason = 'lost' and r.org_id = $4
          from warden.revocations r",
     )
-    .bind(said["id"].as_i64())
-    .bind(said["revoked_at"].as_str())
-    .bind(said["expires_at"].as_str())
+    .bind(revoked["id"].as_i64())
+    .bind(revoked["revoked_at"].as_str())
+    .bind(revoked["expires_at"].as_str())
     .bind(org)
     .fetch_one(&t.db.pool)
     .await
     .expect("reads");
-    assert!(stands, "{said}");
-    expect_ended(of_phone, REVOKED).await;
+    assert!(is_stored, "{revoked}");
+    expect_closed(of_phone, REVOKED).await;
     expect_open(&t.db, org, &mut [&mut of_laptop, &mut of_bob]).await;
-    expect_refused(&nodes, org, &phone).await;
-    expect_taken(&nodes, org, &laptop).await;
+    expect_rejected(&nodes, org, &phone).await;
+    expect_accepted(&nodes, org, &laptop).await;
 
     let body = json!({"user_id": "alice", "max_token_age_seconds": 3600});
-    let said = revoke(second.public_addr(), &backend, &body).await;
-    assert_eq!(said["user_id"], "alice");
-    expect_ended(of_laptop, REVOKED).await;
+    let revoked = revoke(second.public_addr(), &backend, &body).await;
+    assert_eq!(revoked["user_id"], "alice");
+    expect_closed(of_laptop, REVOKED).await;
     expect_open(&t.db, org, &mut [&mut of_bob]).await;
     expect_open(&t.db, other, &mut [&mut elsewhere]).await;
-    expect_taken(&nodes, other, &phone).await;
+    expect_accepted(&nodes, other, &phone).await;
     let third = TestGateway::gateway(&t.db, |_| {}).await;
-    expect_refused(&[&third], org, &laptop).await;
-    expect_taken(&[&third], org, &renewed(&laptop)).await;
-    expect_taken(&[&third], other, &phone).await;
+    expect_rejected(&[&third], org, &laptop).await;
+    expect_accepted(&[&third], org, &renewed(&laptop)).await;
+    expect_accepted(&[&third], other, &phone).await;
 
-    // All of the organisation: also the back end that asks, until its next token.
+    // A revocation of the whole organisation also concerns the back end that requests it, until its next token.
     revoke(addr, &backend, &json!({"org_id": org})).await;
-    expect_ended(of_bob, REVOKED).await;
+    expect_closed(of_bob, REVOKED).await;
     expect_open(&t.db, other, &mut [&mut elsewhere]).await;
-    expect_refused(&[&t.gateway, &second, &third], org, &bob).await;
+    expect_rejected(&[&t.gateway, &second, &third], org, &bob).await;
     let answer = Post::new(&backend, &json!({"user_id": "bob"})).send(addr).await;
     assert_eq!((answer.status, answer.code().as_str()), (401, "token_revoked"));
     let fresh = token(org, &json!({"role": "service_role", "iat": now() + 1}));
@@ -141,7 +142,7 @@ async fn a_back_end_ends_sessions_of_its_organisation_on_every_node() {
 }
 
 #[tokio::test]
-async fn who_is_no_back_end_of_the_organisation_revokes_nothing() {
+async fn only_a_back_end_of_the_organisation_may_revoke() {
     let t = TestGateway::start().await;
     let (org, other) = (t.db.create_org().await, t.db.create_org().await);
     let gone = Uuid::new_v4();
@@ -156,12 +157,12 @@ async fn who_is_no_back_end_of_the_organisation_revokes_nothing() {
     for (name, post, status, code) in [
         ("no token", Post::bare(&body.to_string()), 401, "no_token"),
         ("a cookie", cookie, 401, "no_token"),
-        ("a user", with(json!({})), 403, "not_a_backend"),
+        ("a user's token", with(json!({})), 403, "not_a_backend"),
         ("no role", with(json!({"role": null})), 403, "not_a_backend"),
-        ("a role like it", with(json!({"role": "Service_Role"})), 403, "not_a_backend"),
+        ("a role in another case", with(json!({"role": "Service_Role"})), 403, "not_a_backend"),
         ("a list of roles", with(json!({"role": ["service_role"]})), 403, "not_a_backend"),
         (
-            "a role that users write",
+            "a role in user_metadata",
             with(json!({"user_metadata": {"role": "service_role"}})),
             403,
             "not_a_backend",
@@ -174,28 +175,33 @@ async fn who_is_no_back_end_of_the_organisation_revokes_nothing() {
             403,
             "no_organisation",
         ),
-        ("an organisation that is gone", Post::new(&service(gone), &body), 403, "unknown_organisation"),
+        ("a deleted organisation", Post::new(&service(gone), &body), 403, "unknown_organisation"),
         (
             "another organisation",
             Post::new(&service(org), &json!({"org_id": other})),
             403,
             "other_organisation",
         ),
-        ("a page of somebody's", good().with("Origin", "https://evil.example"), 403, "origin_not_allowed"),
-        ("in the URL", in_url, 400, "credential_in_url"),
+        (
+            "a page of another origin",
+            good().with("Origin", "https://evil.example"),
+            403,
+            "origin_not_allowed",
+        ),
+        ("a token in the URL", in_url, 400, "credential_in_url"),
         ("two tokens", good().with("Authorization", &bearer), 400, "several_tokens"),
         ("two Hosts", good().with("Host", "x"), 400, "ambiguous_request"),
     ] {
         let answer = post.send(t.gateway.public_addr()).await;
         assert_eq!((answer.status, answer.code().as_str()), (status, code), "{name}: {answer:?}");
     }
-    assert_eq!(standing(&t.db).await, 0);
-    // The first that is a back end's.
+    assert_eq!(revocation_count(&t.db).await, 0);
+    // The valid request is accepted.
     revoke(t.gateway.public_addr(), &service(org), &body).await;
-    assert_eq!(standing(&t.db).await, 1);
-    // A suspended organisation's back end is out as well.
-    super::call(&t.db, &format!("suspend('{other}')")).await;
-    eventually("it is suspended", async || {
+    assert_eq!(revocation_count(&t.db).await, 1);
+    // The back end of a suspended organisation is rejected too.
+    super::warden_call(&t.db, &format!("suspend('{other}')")).await;
+    eventually("the node has loaded the suspension", async || {
         let answer = Post::new(&service(other), &body).send(t.gateway.public_addr()).await;
         answer.code() == "organisation_suspended"
     })
@@ -204,7 +210,7 @@ async fn who_is_no_back_end_of_the_organisation_revokes_nothing() {
 }
 
 #[tokio::test]
-async fn an_issuer_says_which_role_is_a_back_ends() {
+async fn an_issuers_rules_name_the_role_of_its_back_ends() {
     let db = TestDb::create().await;
     let org = db.create_org().await;
     let body = json!({"user_id": "alice"});
@@ -222,7 +228,7 @@ async fn an_issuer_says_which_role_is_a_back_ends() {
 }
 
 #[tokio::test]
-async fn what_says_nothing_that_can_be_revoked_is_told_why() {
+async fn an_invalid_request_is_rejected_with_a_reason() {
     let t = TestGateway::start().await;
     let org = t.db.create_org().await;
     let backend = service(org);
@@ -235,7 +241,7 @@ async fn what_says_nothing_that_can_be_revoked_is_told_why() {
         "{\"user_id\": \"a\"".into(),
         json!({"user_id": "a", "session_id": "b"}).to_string(),
         json!({"user_id": "a", "org_id": org}).to_string(),
-        // A variable that was empty must not make it the whole organisation.
+        // A caller's empty variable must not turn a user into the whole organisation.
         json!({"user_id": null, "org_id": org}).to_string(),
         json!({"user_id": ""}).to_string(),
         json!({"user_id": 1}).to_string(),
@@ -275,12 +281,12 @@ async fn what_says_nothing_that_can_be_revoked_is_told_why() {
         assert_eq!((answer.status, answer.code().as_str()), (status, code), "{answer:?}");
         assert_eq!(answer.headers("allow"), if status == 405 { vec!["POST"] } else { vec![] });
     }
-    assert_eq!(standing(&t.db).await, 0);
+    assert_eq!(revocation_count(&t.db).await, 0);
     t.gateway.stop().await;
 }
 
 #[tokio::test]
-async fn a_body_that_does_not_come_is_not_waited_for() {
+async fn a_missing_body_times_out() {
     let t = TestGateway::start_with(TestDb::create().await, |config| {
         config.limits.serve.header_timeout = Duration::from_millis(300);
     })
@@ -299,10 +305,10 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn one_organisation_revokes_so_often_and_so_many_and_others_are_not_concerned() {
+async fn revocations_are_limited_per_organisation() {
     let t = TestGateway::start_with(TestDb::create().await, |config| {
         config.limits.admission.revocations_per_org = Rate::new(1, 2);
-        // A node without a free place is no reason to leave anybody in.
+        // A node that has reached its session limit must still revoke.
         config.limits.admission.sessions_max = 0;
     })
     .await;
@@ -310,7 +316,7 @@ async fn one_organisation_revokes_so_often_and_so_many_and_others_are_not_concer
     let addr = t.gateway.public_addr();
     let (backend, body) = (service(org), json!({"user_id": "alice"}));
     let first = revoke(addr, &backend, &body).await;
-    // Again is no further entry.
+    // A repeated revocation keeps its entry.
     assert_eq!(revoke(addr, &backend, &body).await["id"], first["id"]);
     let answer = Post::new(&backend, &body).send(addr).await;
     assert_eq!((answer.status, answer.code().as_str()), (429, "revocations_per_org"), "{answer:?}");
@@ -332,7 +338,7 @@ async fn one_organisation_revokes_so_often_and_so_many_and_others_are_not_concer
 }
 
 #[tokio::test]
-async fn without_the_database_it_says_so() {
+async fn a_revocation_fails_with_503_while_the_database_is_down() {
     let db = TestDb::create().await;
     let org = db.create_org().await;
     let mut proxy = PostgresProxy::start(&db.socket_dir()).await;
@@ -349,43 +355,43 @@ async fn without_the_database_it_says_so() {
     assert_eq!((answer.status, answer.code().as_str()), (503, "unavailable"), "{answer:?}");
     assert_eq!(answer.headers("retry-after"), ["1"]);
     proxy.reopen().await;
-    eventually("it can be done again", async || {
+    eventually("the database is reachable again", async || {
         Post::new(&backend, &json!({"user_id": "bob"})).send(addr).await.status == 201
     })
     .await;
-    assert_eq!(standing(&db).await, 2);
+    assert_eq!(revocation_count(&db).await, 2);
     gateway.stop().await;
 }
 
 #[tokio::test]
-async fn the_audit_trail_and_the_metrics_tell_who_revoked_what() {
+async fn the_audit_trail_and_the_metrics_record_revocations_over_http() {
     let logs = LogCapture::begin();
     let t = TestGateway::start().await;
     let org = t.db.create_org().await;
     let (user, by) = (format!("user-{}", Uuid::new_v4()), format!("backend-{}", Uuid::new_v4()));
     let backend = token(org, &json!({"sub": by, "role": "service_role"}));
-    let said = revoke(t.gateway.public_addr(), &backend, &json!({"user_id": user})).await;
-    let asked = logs.lines_with(&["warden::audit_trail", "action=\"revoke_request\"", &by]);
-    assert_eq!(asked.len(), 1, "{asked:?}");
+    let revoked = revoke(t.gateway.public_addr(), &backend, &json!({"user_id": user})).await;
+    let requested = logs.lines_with(&["warden::audit_trail", "action=\"revoke_request\"", &by]);
+    assert_eq!(requested.len(), 1, "{requested:?}");
     for field in [
-        format!("revocation.id={}", said["id"]),
+        format!("revocation.id={}", revoked["id"]),
         format!("org.id={org}"),
         "address=127.0.0.1".to_owned(),
         "token.hash=".to_owned(),
     ] {
-        assert!(asked[0].contains(&field), "{field}: {asked:?}");
+        assert!(requested[0].contains(&field), "{field}: {requested:?}");
     }
-    // What every node tells when it has learnt of it.
-    let told = || logs.lines_with(&["action=\"revoke\"", &user, &format!("requested_by=\"{by}\"")]);
-    eventually("it is told", async || told().len() == 1).await;
-    assert!(told()[0].contains("by=\"warden_gateway\""), "{:?}", told());
+    // Every node logs the revocation when it has loaded it.
+    let logged = || logs.lines_with(&["action=\"revoke\"", &user, &format!("requested_by=\"{by}\"")]);
+    eventually("the node has loaded the revocation", async || logged().len() == 1).await;
+    assert!(logged()[0].contains("by=\"warden_gateway\""), "{:?}", logged());
 
     let stranger = format!("stranger-{}", Uuid::new_v4());
     let nobody = token(org, &json!({"sub": stranger}));
     let hash = warden::audit_trail::TokenHash::of(&nobody).to_string();
     assert_eq!(Post::new(&nobody, &json!({"user_id": user})).send(t.gateway.public_addr()).await.status, 403);
-    let refused = logs.lines_with(&["action=\"revoke_reject\"", "code=\"not_a_backend\"", &hash]);
-    assert_eq!(refused.len(), 1, "{refused:?}");
+    let rejected = logs.lines_with(&["action=\"revoke_reject\"", "code=\"not_a_backend\"", &hash]);
+    assert_eq!(rejected.len(), 1, "{rejected:?}");
     let metrics = t.gateway.metrics().encode();
     assert!(metrics.contains("warden_revocations_requested_total 1"), "{metrics}");
     assert!(metrics.contains("warden_revocations_refused_total{code=\"not_a_backend\"} 1"), "{metrics}");
