@@ -25,7 +25,7 @@ pub(crate) struct ProcessMeter {
 }
 
 impl ProcessMeter {
-    /// `None` if there is no such process, or no /proc.
+    /// Creates a meter. `None` if there is no such process, or no /proc.
     pub(crate) fn for_pid(pid: u32) -> Option<Self> {
         Some(Self { pid, started: Stat::read(pid)?.started })
     }
@@ -39,7 +39,7 @@ impl ProcessMeter {
         self.pid
     }
 
-    /// `None` if the process has ended.
+    /// Measures the usage. `None` if the process has ended.
     pub(crate) fn sample(&self) -> Option<Usage> {
         let stat = Stat::read(self.pid).filter(|stat| stat.started == self.started)?;
         let per_second = rustix::param::clock_ticks_per_second();

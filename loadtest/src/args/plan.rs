@@ -25,7 +25,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// `None` for the hidden command that starts a worker.
+    /// Builds the plan of a scenario. `None` for the hidden command that starts a worker.
     pub(crate) fn from_command(command: CliCommand) -> anyhow::Result<Option<Self>> {
         let plan = match command {
             CliCommand::Steady(common) => Self::steady("steady", common, DURATION),

@@ -1,4 +1,4 @@
-//! A worker process. It ends when the main process ends, because its standard input ends then.
+//! A worker process. It ends with the main process, because its standard input ends at that moment.
 
 use std::process::Stdio;
 

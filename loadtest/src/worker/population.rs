@@ -160,7 +160,7 @@ impl Worker {
         }
     }
 
-    /// Lets an open socket leave; other sockets are not affected.
+    /// Lets a socket leave if it is open.
     pub(super) fn begin_leaving(&mut self, index: usize, moment: Nanos) -> anyhow::Result<()> {
         let socket = &mut self.sockets[index];
         if socket.state != SocketState::Open {

@@ -1,6 +1,5 @@
 //! One socket of a client: how it is opened, and how events are counted in the bytes that it receives. It
-//! parses neither frames nor JSON, because that would take CPU time from the core that the server does not
-//! use.
+//! parses neither frames nor JSON, because publishers and PostgreSQL share the core of the clients.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr};

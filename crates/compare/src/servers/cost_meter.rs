@@ -12,7 +12,7 @@ use super::process_tree::descendants;
 pub(crate) struct CostMeter {
     pid: u32,
     with_children: bool,
-    /// CPU time in nanoseconds by process and thread. Threads that have ended keep their entry.
+    /// CPU time in nanoseconds by process and thread. Entries of ended threads remain.
     threads: HashMap<(u32, u32), u64>,
 }
 

@@ -121,8 +121,8 @@ impl Drop for Process {
     }
 }
 
-/// Whether a process must be killed by the comparison. Workers of nginx outlive a master that was killed,
-/// whereas a gateway stops its PostgreSQL in every case.
+/// Whether the comparison must kill a process that a server has left behind. Workers of nginx outlive a
+/// master that was killed, whereas a gateway stops its PostgreSQL in every case.
 fn is_orphan_of(pid: u32, name: &str) -> bool {
     name == "nchan"
         && fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == "nginx")
