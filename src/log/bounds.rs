@@ -32,9 +32,9 @@ impl LogReader {
         Ok(Point { snapshot: row.snapshot.parse()?, max_id: row.max_id })
     }
 
-    /// A point before the log's last rows. It does not cover at most `rows` of the rows that are committed
-    /// now, and nothing that is committed later. Returns none if retention has deleted events that such a
-    /// point does not cover.
+    /// A point before the log's last rows. It covers every row that is committed now, except the last `rows`.
+    /// Rows of a transaction that is still in progress may be covered too, and the tailer reads them when
+    /// they are committed. Returns none if retention has deleted an event that such a point does not cover.
     ///
     /// The point is constructed, not remembered. Its snapshot is that of a moment without transactions in
     /// progress: every transaction that wrote an older row had ended, and no later transaction had begun.

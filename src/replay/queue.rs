@@ -273,27 +273,27 @@ mod tests {
     #[test]
     fn reserved_memory_is_bounded_in_total_and_per_organisation() {
         let queue = queue();
-        let mut held = Vec::new();
+        let mut jobs = Vec::new();
         for n in 0..2 {
             queue.push(org(1), n);
             let mut job = queue.try_next_job().expect("a job");
             job.reservation.shrink_to(10);
-            held.push(job);
+            jobs.push(job);
         }
         // The first organisation has used its share and is skipped. The others are not.
         queue.push(org(1), 2);
         for n in 2..5 {
             queue.push(org(n), 0);
         }
-        held.push(queue.try_next_job().expect("a job"));
-        held.push(queue.try_next_job().expect("a job"));
-        assert_eq!((held[2].org, held[3].org), (org(2), org(3)));
+        jobs.push(queue.try_next_job().expect("a job"));
+        jobs.push(queue.try_next_job().expect("a job"));
+        assert_eq!((jobs[2].org, jobs[3].org), (org(2), org(3)));
         assert!(queue.try_next_job().is_none());
         assert_eq!(lock(&queue.state).bytes, LIMITS.bytes_max);
         // Released memory goes to the organisation that kept its place in the order.
-        held.swap_remove(0);
+        jobs.swap_remove(0);
         assert_eq!(queue.try_next_job().expect("a job").org, org(1));
-        held.clear();
+        jobs.clear();
         while queue.try_next_job().is_some() {}
         let state = lock(&queue.state);
         assert_eq!((state.bytes, state.waiting, state.orgs.len()), (0, 0, 0));

@@ -24,7 +24,8 @@ impl Replay {
     /// Reads the log for the waiters of one job, and answers them or puts them back into the queue.
     pub(super) async fn run_job(&self, mut job: ReadJob<Waiter>) {
         job.waiters.retain(|waiter| !waiter.answer.is_closed());
-        // Oldest cursor first. The first waiter then decides most often whether anybody needs an event.
+        // Oldest cursor first. Its client missed most, so the first check usually shows that an event is
+        // needed.
         job.waiters.sort_by_key(|waiter| waiter.since.id);
         let rest = split_off_rest(&mut job.waiters);
         self.queue.requeue(job.org, vec![rest]);

@@ -93,9 +93,9 @@ async fn sessions_survive_a_database_restart() {
     client.join("calls").await;
 
     cluster.stop().await.expect("stops");
-    let mut reader = t.gateway.reader();
+    let mut state = t.gateway.reader();
     let lost = |s: &warden::log::TailerState| matches!(s, warden::log::TailerState::Lost(_));
-    within("the tailer reports the loss", reader.wait_for(lost)).await.expect("runs");
+    within("the tailer reports the loss", state.wait_for(lost)).await.expect("runs");
     cluster.start_again().await.expect("starts");
     let pool = PgPoolOptions::new().max_connections(1).connect(t.db.url()).await.expect("connects");
     let mut expected = Vec::new();

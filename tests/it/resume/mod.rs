@@ -238,8 +238,9 @@ async fn a_snapshot_and_its_cursor_leave_no_gap_and_no_overlap() {
         sqlx::query_scalar(insert).bind(org).fetch_one(&mut *open).await.expect("inserts");
     db.insert_call(org).await;
 
-    let mut reader = PgConnection::connect(db.url()).await.expect("connects");
-    let mut tx = reader.begin_with("begin isolation level repeatable read").await.expect("begins");
+    let mut snapshot_connection = PgConnection::connect(db.url()).await.expect("connects");
+    let mut tx =
+        snapshot_connection.begin_with("begin isolation level repeatable read").await.expect("begins");
     let mut state: Vec<Uuid> = sqlx::query_scalar("select id from calls where org_id = $1")
         .bind(org)
         .fetch_all(&mut *tx)
