@@ -85,6 +85,16 @@ language sql stable set search_path = '' as $$
   where p.oid = policy
 $$;
 
+-- Whether a trigger is enabled, and is exactly the one that warden.guard_org_id() creates.
+create function warden.is_guard(guard oid) returns boolean
+language sql stable set search_path = '' as $$
+  select g.tgenabled in ('O', 'A') and pg_catalog.pg_get_triggerdef(g.oid) = pg_catalog.format(
+    'CREATE TRIGGER warden_org_id_immutable BEFORE UPDATE ON %s FOR EACH ROW '
+    'WHEN ((old.org_id IS DISTINCT FROM new.org_id)) EXECUTE FUNCTION public.prevent_org_id_change()',
+    g.tgrelid::regclass)
+  from pg_catalog.pg_trigger g where g.oid = guard
+$$;
+
 -- Every object that a registered table needs, in order of creation, and whether it exists.
 --   phase       'expand': breaks no running application. 'fill': exists only until the enforce phase. 'enforce': could
 --               reject what an application writes today. 'user': for tables of users that Warden created

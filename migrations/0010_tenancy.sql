@@ -3,6 +3,21 @@
 -- existing rows belong to the online executor of `warden migrate`.
 set local lock_timeout = '5s';
 set local statement_timeout = '5min';
+-- Rejects a change of org_id, except from null. (SQLSTATE 23514, check_violation, tells clients that the schema
+-- rejects the data.)
+create or replace function public.prevent_org_id_change() returns trigger
+language plpgsql set search_path = '' as $$
+begin
+  if old.org_id is null then
+    return new;
+  end if;
+  raise exception 'org_id of %.% cannot be changed (from % to %)',
+      tg_table_schema, tg_table_name, old.org_id, new.org_id
+    using errcode = 'check_violation',
+          hint = 'Rows do not move between organisations: insert a new row in the other one.';
+end
+$$;
+
 set local role warden_owner;
 
 -- The registry's entry of a table. It is an error if there is none.
@@ -102,6 +117,33 @@ begin
     execute pg_catalog.format('drop trigger warden_fill_org_id on %s', relation);
   end if;
   execute pg_catalog.format('drop function if exists warden.%I()', warden.fill_function_name(relation));
+end
+$$;
+
+-- Creates the trigger that keeps a table's org_id from changing. (Partitions inherit row triggers, unlike statement
+-- triggers.) It takes a lock, which blocks writers for a moment, only if the trigger is missing or wrong.
+create function warden.guard_org_id(relation regclass) returns void
+language plpgsql set search_path = '' as $$
+begin
+  if exists (select from pg_catalog.pg_trigger g
+             where g.tgrelid = relation and g.tgname = 'warden_org_id_immutable' and warden.is_guard(g.oid)) then
+    return;
+  end if;
+  execute pg_catalog.format('create or replace trigger warden_org_id_immutable before update on %s '
+    'for each row when (old.org_id is distinct from new.org_id) '
+    'execute function public.prevent_org_id_change()', relation);
+  execute pg_catalog.format('alter table %s enable trigger warden_org_id_immutable', relation);
+end
+$$;
+
+-- Drops that trigger.
+create function warden.unguard_org_id(relation regclass) returns void
+language plpgsql set search_path = '' as $$
+begin
+  if exists (select from pg_catalog.pg_trigger g
+             where g.tgrelid = relation and g.tgname = 'warden_org_id_immutable') then
+    execute pg_catalog.format('drop trigger warden_org_id_immutable on %s', relation);
+  end if;
 end
 $$;
 

@@ -27,7 +27,7 @@ create table warden.revocations (
   constraint revocations_suspended check (
     not suspended or (org_id is not null and num_nonnulls(session_id, user_id, issuer) = 0))
 );
--- One entry per subject: revoking again updates its time. (A claim is never empty, so '' stands for null.)
+-- One entry per subject: revoking again updates its time. (A claim is never empty, so '' represents null.)
 create unique index revocations_once on warden.revocations
   (coalesce(session_id, ''), coalesce(user_id, ''), coalesce(org_id, '00000000-0000-0000-0000-000000000000'),
    coalesce(issuer, ''));

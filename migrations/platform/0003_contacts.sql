@@ -1,4 +1,4 @@
--- The people whom the platform calls: contacts, leads, consent, and the do-not-call list.
+-- People: contacts, leads, their consent, and the do-not-call list.
 set local lock_timeout = '5s';
 set local statement_timeout = '5min';
 do $do$

@@ -32,8 +32,8 @@ pub(super) struct MigrateArgs {
     /// Print what would be done, with row counts, and change nothing
     #[arg(long)]
     plan: bool,
-    /// Add the tables of the voice-call platform (calls, recordings, ...): create them if the database has no other
-    /// tables, otherwise adopt those that exist. The choice is permanent: later runs need no flag
+    /// Add the tables of the voice-call platform (calls, recordings, ...): create them if the database has no
+    /// other tables, otherwise adopt those that exist. The choice is permanent: later runs need no flag
     #[arg(long)]
     platform: bool,
     /// Also let the database isolate organisations: NOT NULL, row-level security, no fill triggers

@@ -1,8 +1,8 @@
 //! SQL migrations: the core, and the optional tables of the voice-call platform.
 //!
-//! Both sets run through sqlx's migrator, and both keep their record in schema `warden`. The platform's record exists
-//! once the platform was chosen; from then on every migration keeps it up to date. Online steps on tables in use are
-//! not done here, but by `tenancy`.
+//! Both sets run through sqlx's migrator, and both keep their record in schema `warden`. The platform's
+//! record exists once the platform was chosen; from then on every migration keeps it up to date. Online steps
+//! on tables in use are not done here, but by `tenancy`.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -89,8 +89,8 @@ pub struct Migrated {
     pub total: usize,
 }
 
-/// Brings the core up to date, and the platform's tables if this database has them. Two runs at once wait for one
-/// another.
+/// Brings the core up to date, and the platform's tables if this database has them. Two runs at once wait for
+/// one another.
 ///
 /// # Errors
 /// If no primary can be reached, it rejects a statement, or another version of Warden migrated it.

@@ -6,8 +6,8 @@ use std::fmt;
 pub(super) const RUN_AGAIN: &str =
     "Remove the cause, then run the command again: it continues where it stopped.";
 
-/// Advice if row-level security hides rows from the migrating role. The executor does not lift FORCE for the duration of
-/// a run: an application that logs in as the tables' owner would lose its isolation meanwhile.
+/// Advice if row-level security hides rows from the migrating role. The executor does not lift FORCE for the
+/// duration of a run: an application that logs in as the tables' owner would lose its isolation meanwhile.
 pub(super) const NEEDS_BYPASS: &str = "Row-level security is already forced on that table, so this role cannot read all its rows. Run the command as a \
      superuser, or as an owner of the tables with BYPASSRLS.";
 

@@ -1,13 +1,13 @@
-//! Tenancy of a PostgreSQL database: the registry of tables that belong to organisations, the executor that adopts
-//! them while the application keeps writing, and the audit that checks the result.
+//! Tenancy of a PostgreSQL database: the registry of tables that belong to organisations, the executor that
+//! adopts them while the application keeps writing, and the audit that checks the result.
 //!
 //! - [`registry`] reads the registered tables; [`plan`] lists the objects that each table still lacks.
 //! - [`executor`] creates them online; [`preview`] describes the same steps without changing anything.
 //! - [`audit`] checks a database against every tenancy rule.
 //!
-//! Everything here runs as the migrating role (the operator's `DATABASE_URL`), never as the gateway, and no client
-//! session reaches it. Every run reads its work from the catalogs and stores no progress of its own, so the next run
-//! completes a run that was killed.
+//! Everything here runs as the migrating role (the operator's `DATABASE_URL`), never as the gateway, and no
+//! client session reaches it. Every run reads its work from the catalogs and stores no progress of its own,
+//! so the next run completes a run that was killed.
 
 pub mod audit;
 pub mod executor;

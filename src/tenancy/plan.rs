@@ -1,5 +1,5 @@
-//! The plan: every registered table with the objects that it needs, and which of them are missing. It is read from
-//! the registry, the catalogs and `warden.tenant_objects`.
+//! The plan: every registered table with the objects that it needs, and which of them are missing. It is read
+//! from the registry, the catalogs and `warden.tenant_objects`.
 //!
 //! Each run reads a new plan. Reading it changes nothing.
 

@@ -1,5 +1,5 @@
-//! Preview of a run (`warden migrate --plan`). It changes nothing: if Warden's schema is up to date, it reads in a
-//! read-only transaction. Otherwise it applies the SQL migrations in a transaction that it rolls back.
+//! Preview of a run (`warden migrate --plan`). It changes nothing: if Warden's schema is up to date, it reads
+//! in a read-only transaction. Otherwise it applies the SQL migrations in a transaction that it rolls back.
 
 use std::fmt;
 use std::time::Duration;

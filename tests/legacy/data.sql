@@ -1,14 +1,14 @@
--- Rows, sized by a factor: at 1 a million call logs and a hundred thousand rows in calls, leads, contacts,
--- campaign_leads and usage_events. {factor} is replaced before this is run.
+-- Rows of the legacy database, scaled by a factor: 1 gives a million call logs, and a hundred thousand rows in calls,
+-- leads, contacts, campaign_leads and usage_events. {factor} is replaced before this runs.
 --
--- Whose they are: 2,000 users, of whom those with the numbers 1 to 20 belong to an organisation, number 7
--- to two. Every 50th row has no user, every 40th child no parent: orphans.
+-- The rows belong to 2,000 users. Users 1 to 20 belong to an organisation, and user 7 to two. Every 50th row has no
+-- user, and every 40th child has no parent.
 
 insert into organizations (id, name) values
   (legacy_id('org', 1), 'Northwind'), (legacy_id('org', 2), 'Contoso');
 insert into organization_members (org_id, user_id, created_at)
 select legacy_id('org', 1 + n % 2), legacy_id('user', n), '2024-01-01' from generate_series(1, 20) n;
--- The older one counts.
+-- User 7's other membership is newer, so it does not count.
 insert into organization_members values (legacy_id('org', 1), legacy_id('user', 7), '2024-06-01');
 
 create temp table sized as
@@ -16,11 +16,11 @@ select greatest(40, round(1000000 * f))::bigint as million, greatest(20, round(1
        greatest(10, round(5000 * f))::bigint as small
 from (values ({factor}::float8)) v(f);
 
--- The user of the n-th row, if it has one.
+-- The user of the n-th row; null for every 50th row.
 create function pg_temp.owner_of(n bigint) returns uuid language sql immutable as $$
   select case when n % 50 <> 0 then legacy_id('user', 1 + n % 2000) end
 $$;
--- The n-th row's parent of so many, if it has one.
+-- The parent of the n-th row, out of a number of parents; null for every 40th row.
 create function pg_temp.parent_of(kind text, n bigint, parents bigint) returns uuid language sql immutable as $$
   select case when n % 40 <> 0 then legacy_id(kind, 1 + n % parents) end
 $$;

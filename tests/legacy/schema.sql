@@ -1,11 +1,11 @@
--- A voice-call platform from the time before organisations: 46 tables, a user_id on most, no org_id but
--- where somebody once began with teams. What adoption must cope with is in it on purpose: foreign keys of
--- every kind of ON DELETE, keys of several types, policies and owners of its own, triggers on updates, and
--- parents that no foreign key names.
+-- The schema of a voice-call platform without organisations: most of its 46 tables have a user_id, and only
+-- organization_members has an org_id. It contains the difficulties of adoption on purpose: foreign keys with every ON
+-- DELETE action, keys of several types, the application's own policies and owners, triggers on updates, and parents
+-- without a foreign key.
 
 do $$
 begin
-  -- Roles belong to the cluster, and several tests may load this at the same moment.
+  -- Roles belong to the cluster, and several tests may load this concurrently.
   if not exists (select from pg_roles where rolname = 'legacy_app') then
     create role legacy_app login;
   end if;
@@ -21,7 +21,7 @@ exception when duplicate_object or unique_violation then null;
 end
 $$;
 
--- The user with number n, and the n-th row of a table.
+-- The id of the n-th user, organisation, or row of a table.
 create function legacy_id(kind text, n bigint) returns uuid
 language sql immutable as $$ select md5(kind || n)::uuid $$;
 
@@ -156,7 +156,7 @@ create table knowledge_base_changelog (
   knowledge_base_id uuid references knowledge_base (id) deferrable initially deferred,
   change           text
 );
--- No foreign key: the application keeps this one in order by itself, more or less.
+-- No foreign key: the application maintains this reference itself, imperfectly.
 create table kb_sync_log (
   id               bigserial primary key,
   knowledge_base_id uuid,
@@ -185,7 +185,7 @@ create table payments (
   user_id          uuid,
   cents            integer not null default 0
 );
--- No foreign key here either, and a payment is deleted before its events are.
+-- No foreign key, and a payment is deleted before its events.
 create table payment_events_log (
   id               bigserial primary key,
   payment_id       uuid,
@@ -198,7 +198,7 @@ create table user_phone_numbers (
   updates          integer not null default 0
 );
 
--- Those that are all alike, keyed by uuid or, every second one, by a sequence.
+-- Tables of the same shape. Every second one has an integer key, the others a uuid.
 do $$
 declare
   t record;
@@ -219,7 +219,7 @@ begin
 end
 $$;
 
--- Triggers on updates. Filling org_id must not look like an update of the application.
+-- Triggers on updates. The backfill of org_id must not fire them.
 create function touch_updated_at() returns trigger language plpgsql as $$
 begin
   new.updated_at := clock_timestamp();
@@ -230,7 +230,7 @@ create trigger touch before update on calls for each row execute function touch_
 create trigger touch before update on leads for each row execute function touch_updated_at();
 create trigger touch before update on contacts for each row execute function touch_updated_at();
 
--- Numbers are changed by their user alone: anybody else's update fails.
+-- Only its user may change a phone number: any other update fails.
 create function count_phone_update() returns trigger language plpgsql as $$
 begin
   if coalesce(current_setting('app.user_id', true), '') = '' then
@@ -251,7 +251,7 @@ create trigger switched_off before insert or update on user_phone_numbers
   for each row execute function never_called();
 alter table user_phone_numbers disable trigger switched_off;
 
--- Policies of its own: by user, and one that is no protection at all.
+-- The application's own policies: by user, and one that allows everything.
 alter table contacts enable row level security;
 create policy own_contacts on contacts for select
   using (user_id::text = current_setting('request.jwt.claim.sub', true));

@@ -1,4 +1,5 @@
-//! Rules about the functions that select a request's organisation: they are called with valid and invalid claims.
+//! Rules about the functions that select a request's organisation: they are called with valid and invalid
+//! claims.
 
 use serde_json::{Value, json};
 use sqlx::Executor as _;

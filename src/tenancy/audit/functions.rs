@@ -1,7 +1,8 @@
-//! Rules about Warden's functions. Their expected text is parsed from the migrations, so it is not written twice.
+//! Rules about Warden's functions. Their expected text is parsed from the migrations, so it is not written
+//! twice.
 //!
-//! Functions that a migration creates with a plain CREATE FUNCTION are compared word by word. Functions that it
-//! composes for the database at hand are checked by their marks, and by their results (see `claims`).
+//! Functions that a migration creates with a plain CREATE FUNCTION are compared word by word. Functions that
+//! it composes for the database at hand are checked by their marks, and by their results (see `claims`).
 
 use std::collections::BTreeMap;
 
@@ -160,8 +161,8 @@ fn statements(sql: &str) -> Vec<&str> {
     found
 }
 
-/// Length of a quoted string at the start of the text, with its quotes. A doubled quote ends one string and begins
-/// the next, which gives the same end.
+/// Length of a quoted string at the start of the text, with its quotes. A doubled quote ends one string and
+/// begins the next, which gives the same end.
 fn quoted_length(text: &str, quote: &str) -> usize {
     text[quote.len()..].find(quote).map_or(text.len(), |end| end + 2 * quote.len())
 }

@@ -5,9 +5,9 @@
 //! - `rows` and `plans` check each table: its rows, and the plans that find them.
 //! - `report` is the result; `render` prints it as text.
 //!
-//! An audit changes nothing, and takes no stronger locks than a reader. It runs on databases in every state, also
-//! without Warden's schema, so tests run its queries, and nothing checks them at compile time. A rule that cannot be
-//! checked is a finding, because silence must mean that the database is clean.
+//! An audit changes nothing, and takes no stronger locks than a reader. It runs on databases in every state,
+//! also without Warden's schema, so tests run its queries, and nothing checks them at compile time. A rule
+//! that cannot be checked is a finding, because silence must mean that the database is clean.
 
 mod claims;
 mod functions;
@@ -87,7 +87,8 @@ const CATALOG: &[(&[&str], &str)] = &[
 /// Audits a database in one read-only transaction, so that all rules see the same snapshot.
 ///
 /// # Errors
-/// If the database cannot be reached, or the connection is lost. A rule that cannot be checked is a finding instead.
+/// If the database cannot be reached, or the connection is lost. A rule that cannot be checked is a finding
+/// instead.
 pub async fn run(
     database: &PgConnectOptions,
     options: AuditOptions,
@@ -103,8 +104,8 @@ pub async fn run(
     Ok(report)
 }
 
-/// Audits a database within a transaction of the caller's, and leaves that transaction unchanged. Locks on a table are
-/// released as soon as the table is checked.
+/// Audits a database within a transaction of the caller's, and leaves that transaction unchanged. Locks on a
+/// table are released as soon as the table is checked.
 ///
 /// # Errors
 /// As [`run`].
@@ -114,8 +115,8 @@ pub async fn inspect(
     progress: &mut AuditProgress,
 ) -> anyhow::Result<Report> {
     let begun = Instant::now();
-    // row_security = off: a query on rows that a policy hides fails, so hidden rows do not look like missing rows.
-    // Without a search_path, unqualified names are those of the system catalogs.
+    // row_security = off: a query on rows that a policy hides fails, so hidden rows do not look like missing
+    // rows. Without a search_path, unqualified names are those of the system catalogs.
     let settings = format!(
         "savepoint warden_audit; set local search_path = ''; set local row_security = off; set local jit = off; set local lock_timeout = {LOCK_TIMEOUT_MS}; \
          set local statement_timeout = {}",
@@ -235,8 +236,8 @@ impl Audit<'_> {
         self.check_plans().await
     }
 
-    /// Runs a check for these rules. Its settings and locks are rolled back. If the server rejects a query, each of
-    /// the rules gets a finding.
+    /// Runs a check for these rules. Its settings and locks are rolled back. If the server rejects a query,
+    /// each of the rules gets a finding.
     async fn check(
         &mut self,
         rules: &[&'static str],

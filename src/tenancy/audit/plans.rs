@@ -1,5 +1,5 @@
-//! The rule that an index finds the rows of one organisation. The planner is asked with sequential scans disabled,
-//! because for a small table a sequential scan is the right choice.
+//! The rule that an index finds the rows of one organisation. The planner is asked with sequential scans
+//! disabled, because for a small table a sequential scan is the right choice.
 
 use serde_json::Value;
 use sqlx::postgres::PgConnection;

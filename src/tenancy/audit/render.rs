@@ -52,8 +52,8 @@ pub fn render(report: &Report, is_coloured: bool) -> String {
     text
 }
 
-/// Whether two findings differ only in their object. Such findings share one line, for example all rules that a role
-/// has no right to check.
+/// Whether two findings differ only in their object. Such findings share one line, for example all rules that
+/// a role has no right to check.
 fn are_alike(a: &Finding, b: &Finding) -> bool {
     (a.rule, a.severity, &a.table, &a.cause, &a.remedy) == (b.rule, b.severity, &b.table, &b.cause, &b.remedy)
 }

@@ -18,7 +18,7 @@ pub enum RemedyKind {
     Decide,
 }
 
-/// What removes the cause of a finding.
+/// Way to remove the cause of a finding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Remedy {
     /// How to apply it.
@@ -52,9 +52,9 @@ pub struct Finding {
     pub table: Option<String>,
     /// The object that violates the rule: a trigger, a policy, a role, or a rule that could not be checked.
     pub object: String,
-    /// What is wrong, as one sentence.
+    /// The problem, as one sentence.
     pub cause: String,
-    /// What removes the cause.
+    /// Way to remove the cause.
     pub remedy: Remedy,
 }
 

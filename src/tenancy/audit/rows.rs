@@ -1,5 +1,5 @@
-//! Rules about the rows themselves: each has an organisation, which exists, and which is its parent's. If a valid and
-//! enabled constraint guarantees that, only a deep audit reads the rows.
+//! Rules about the rows themselves: each has an organisation, which exists, and which is its parent's. If a
+//! valid and enabled constraint guarantees that, only a deep audit reads the rows.
 
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;

@@ -1,11 +1,11 @@
 //! The backfill: gives an organisation to rows without `org_id`, in batches, while the application writes.
 //!
-//! First a pass over the table by ranges of blocks, each in a short transaction. It may miss rows: it skips rows that
-//! a writer has locked, and rows that are updated meanwhile move. So a second pass finds the remaining rows by the
-//! index on `org_id`, and repeats until none is left. That terminates, because no new row lacks `org_id`: the fill
-//! trigger was created under a lock that excluded every writer of the table. The one exception is a child whose
-//! parent had no organisation yet in the snapshot of its transaction. Therefore the second pass first waits for older
-//! transactions, as CREATE INDEX CONCURRENTLY does.
+//! First a pass over the table by ranges of blocks, each in a short transaction. It may miss rows: it skips
+//! rows that a writer has locked, and rows that are updated meanwhile move. So a second pass finds the
+//! remaining rows by the index on `org_id`, and repeats until none is left. That terminates, because no new
+//! row lacks `org_id`: the fill trigger was created under a lock that excluded every writer of the table. The
+//! one exception is a child whose parent had no organisation yet in the snapshot of its transaction.
+//! Therefore the second pass first waits for older transactions, as CREATE INDEX CONCURRENTLY does.
 
 use std::time::{Duration, Instant};
 
@@ -29,8 +29,8 @@ const INDEX_ROWS_MAX: i64 = 5_000;
 const RETRY: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 /// Longest wait for rows that others have locked, and for older transactions.
 pub(crate) const WAIT_MAX: Duration = Duration::from_mins(30);
-/// Planner settings that make a batch find its rows by address and their parents by key. Without them, a planner that
-/// takes the batch for most of the table reads the whole table.
+/// Planner settings that make a batch find its rows by address and their parents by key. Without them, a
+/// planner that takes the batch for most of the table reads the whole table.
 const PLANNER: &str =
     "set local enable_seqscan = off; set local enable_hashjoin = off; set local enable_mergejoin = off";
 /// Pattern of a uuid in a text column.
@@ -39,9 +39,11 @@ const UUID: &str = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}
 /// How a batch treats the table's own triggers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TriggerMode {
-    /// Sets `session_replication_role` for the batch's transaction. It takes no lock and affects no other session.
+    /// Sets `session_replication_role` for the batch's transaction. It takes no lock and affects no other
+    /// session.
     Replica,
-    /// Disables the triggers and enables them again within the batch's transaction, because the registry says so.
+    /// Disables the triggers and enables them again within the batch's transaction, because the registry says
+    /// so.
     Disabled,
     /// Lets them fire, because the role may not suppress them.
     Firing,
@@ -99,8 +101,8 @@ impl ExecutorConnection {
         Ok(rows)
     }
 
-    /// Fills the remaining rows by the index, until none is left. `is_first` means that no earlier run has got
-    /// beyond this step.
+    /// Fills the remaining rows by the index, until none is left. `is_first` means that no earlier run has
+    /// got beyond this step.
     pub(super) async fn fill_remaining(
         &mut self,
         table: &Table,
@@ -200,8 +202,8 @@ impl ExecutorConnection {
         Ok(filled.iter().map(|(_, rows)| u64::try_from(*rows).unwrap_or(0)).sum())
     }
 
-    /// Checks that the organisations of a batch exist, and locks them until its commit. Triggers check foreign keys,
-    /// so in mode Replica nothing else does.
+    /// Checks that the organisations of a batch exist, and locks them until its commit. Triggers check
+    /// foreign keys, so in mode Replica nothing else does.
     async fn lock_organizations(&mut self, filled: &[(Uuid, i64)]) -> Result<(), StepError> {
         let orgs: Vec<Uuid> = filled.iter().map(|(org, _)| *org).collect();
         let locked = sqlx::query_scalar!(
@@ -220,8 +222,8 @@ impl ExecutorConnection {
         Ok(())
     }
 
-    /// Statements that disable the table's own triggers, and that enable those again which are enabled now, each in
-    /// its present mode.
+    /// Statements that disable the table's own triggers, and that enable those again which are enabled now,
+    /// each in its present mode.
     async fn trigger_statements(&mut self, table: &Table) -> Result<(String, String), StepError> {
         let name = table.sql();
         let enable = sqlx::query_scalar!(
@@ -242,12 +244,12 @@ impl ExecutorConnection {
         ))
     }
 
-    /// Waits for every transaction that began earlier and has written to the table, or may still see its parent
-    /// without an organisation.
+    /// Waits for every transaction that began earlier and has written to the table, or may still see its
+    /// parent without an organisation.
     async fn wait_for_older_transactions(&mut self, table: &Table) -> Result<(), StepError> {
         let own = self.own_pids().await?;
-        // A prepared transaction has no pid. Without the right to see another role's activity, a session counts as
-        // in a transaction.
+        // A prepared transaction has no pid. Without the right to see another role's activity, a session
+        // counts as in a transaction.
         let older = sqlx::query_scalar!(
             r#"select distinct l.virtualtransaction as "transaction!" from pg_locks l left join pg_stat_activity a using (pid)
              where (l.pid is null or (l.pid <> all ($1) and a.datname = current_database()
@@ -301,9 +303,9 @@ fn next_size(size: u64, took: Duration, max: u64) -> u64 {
 
 /// The statement that fills the rows of a batch, and returns how many rows went to which organisation.
 ///
-/// It follows the fill trigger's rule: the parent's organisation, else that of the user's membership, else the default
-/// organisation. A row whose parent exists and has no organisation yet stays as it is. Most users may have no
-/// membership, so the function that reads memberships is called for members only.
+/// It follows the fill trigger's rule: the parent's organisation, else that of the user's membership, else
+/// the default organisation. A row whose parent exists and has no organisation yet stays as it is. Most users
+/// may have no membership, so the function that reads memberships is called for members only.
 fn fill_statement(table: &Table, range: &BatchRange) -> String {
     let name = table.sql();
     // Like the trigger, it accepts uuids in a column of another type.

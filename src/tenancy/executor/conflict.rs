@@ -4,8 +4,8 @@ use crate::tenancy::AdoptionIssue;
 use crate::tenancy::registry::Table;
 use crate::tenancy::sql::quoted;
 
-/// The issue for an index or constraint that the table needs, and that one of the application blocks. `problem`
-/// comes from `warden.tenant_objects`.
+/// The issue for an index or constraint that the table needs, and that one of the application blocks.
+/// `problem` comes from `warden.tenant_objects`.
 pub(super) fn conflict(table: &Table, kind: &str, name: &str, problem: &str) -> AdoptionIssue {
     if problem == "does not cascade" {
         return AdoptionIssue::new(

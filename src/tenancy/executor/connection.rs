@@ -1,8 +1,9 @@
 //! The executor's database connections, and its lock discipline.
 //!
-//! One connection holds the run's advisory lock and executes every statement. So the lock is held for exactly as long
-//! as the server works for this run, even if this process is killed. A second connection only observes: it reports
-//! progress and lock holders, and it cancels the first one if the operator stops the run.
+//! One connection holds the run's advisory lock and executes every statement. So the lock is held for exactly
+//! as long as the server works for this run, even if this process is killed. A second connection only
+//! observes: it reports progress and lock holders, and it cancels the first one if the operator stops the
+//! run.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,8 @@ use super::progress::AdoptionProgress;
 use crate::backoff::Backoff;
 use crate::tenancy::AdoptionIssue;
 
-/// First and longest pause between two attempts to get a lock. In between, writers have the table to themselves.
+/// First and longest pause between two attempts to get a lock. In between, writers have the table to
+/// themselves.
 const LOCK_RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// Time after which a step gives up its attempts to get a lock, and reports the lock's holder.
 pub(crate) const LOCK_RETRY_MAX: Duration = Duration::from_mins(10);
@@ -130,7 +132,8 @@ impl ExecutorConnection {
         Ok(Self { work, monitor, work_pid, options, stop, progress })
     }
 
-    /// Takes the run's advisory lock. If another run holds it: waits and names that run, or fails unless `is_waiting`.
+    /// Takes the run's advisory lock. If another run holds it: waits and names that run, or fails unless
+    /// `is_waiting`.
     pub(super) async fn lock_run(&mut self, is_waiting: bool) -> anyhow::Result<()> {
         let mut is_reported = false;
         loop {
@@ -183,8 +186,9 @@ impl ExecutorConnection {
 
     /// Executes short DDL in one transaction and one round trip, and retries until its locks are granted.
     ///
-    /// Other sessions queue behind a strong lock request that waits, so the wait has a limit. The limit is divided by
-    /// the number of relations that the statements lock: together their requests delay others no longer than that.
+    /// Other sessions queue behind a strong lock request that waits, so the wait has a limit. The limit is
+    /// divided by the number of relations that the statements lock: together their requests delay others no
+    /// longer than that.
     pub(super) async fn short(&mut self, locked: &[i64], statements: &[String]) -> Result<(), StepError> {
         let limit = self.options.lock_timeout / u32::try_from(locked.len().max(1)).unwrap_or(1);
         let sql = format!(

@@ -1,7 +1,8 @@
-//! The enforce phase: every row must have an organisation, and no request sees rows of another one. Also its reversal.
+//! The enforce phase: every row must have an organisation, and no request sees rows of another one. Also its
+//! reversal.
 //!
-//! Steps that can fail come first, so they fail before any role loses access. Access is lost in one short transaction
-//! per table.
+//! Steps that can fail come first, so they fail before any role loses access. Access is lost in one short
+//! transaction per table.
 
 use sqlx::AssertSqlSafe;
 
@@ -58,8 +59,8 @@ impl AdoptionRun {
         self.is_declined
     }
 
-    /// Reports children whose parent does not exist or belongs to another organisation, if no key has rejected them
-    /// so far.
+    /// Reports children whose parent does not exist or belongs to another organisation, if no key has
+    /// rejected them so far.
     async fn check_parents(&mut self, todo: &[&TablePlan]) -> Result<(), StepError> {
         for plan in todo {
             let Some(parent) = plan.table.parent.as_ref().filter(|_| !plan.has(ObjectKind::ParentKey)) else {
@@ -80,8 +81,8 @@ impl AdoptionRun {
         Ok(())
     }
 
-    /// Adds and validates a check that `org_id` is not null. Adding it NOT VALID and validating it later blocks no
-    /// writer, and a validated check lets SET NOT NULL skip its own scan.
+    /// Adds and validates a check that `org_id` is not null. Adding it NOT VALID and validating it later
+    /// blocks no writer, and a validated check lets SET NOT NULL skip its own scan.
     async fn check_not_null(&mut self, plan: &TablePlan, server_version: i32) -> Result<(), StepError> {
         let table = &plan.table;
         if table.scope != Scope::Org || table.is_not_null {
@@ -159,8 +160,8 @@ impl AdoptionRun {
         Ok(statements)
     }
 
-    /// Reverses the enforce phase: applications that do not know `org_id` work again. The fill trigger is created
-    /// before the protection is removed, in the same transaction.
+    /// Reverses the enforce phase: applications that do not know `org_id` work again. The fill trigger is
+    /// created before the protection is removed, in the same transaction.
     pub(super) async fn relax(&mut self) -> Result<(), StepError> {
         let mut plan = self.plan().await?;
         self.issues.append(&mut plan.issues);

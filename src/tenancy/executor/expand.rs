@@ -1,5 +1,5 @@
-//! The expand phase of one table: column, fill trigger, backfill, indexes, keys, immutability. It breaks no running
-//! application.
+//! The expand phase of one table: column, fill trigger, backfill, indexes, keys, immutability. It breaks no
+//! running application.
 
 use std::collections::HashSet;
 
@@ -11,8 +11,8 @@ use crate::tenancy::plan::{ObjectKind, TablePlan};
 use crate::tenancy::registry::{Scope, Table};
 use crate::tenancy::sql::literal;
 
-/// Tables of Warden's own and of the platform, with the watch that their migrations create in an empty database. They
-/// are watched last, so that the backfill emits no events.
+/// Tables of Warden's own and of the platform, with the watch that their migrations create in an empty
+/// database. They are watched last, so that the backfill emits no events.
 const WATCHES: [(&str, &str); 4] = [
     ("organizations", "warden.watch('public.organizations', 'org', 'org', org_column => 'id')"),
     ("calls", "warden.watch('public.calls', 'calls', 'call', entity_topic => 'call')"),
@@ -67,8 +67,8 @@ impl AdoptionRun {
         Ok(true)
     }
 
-    /// Builds the indexes of one phase. The expand phase already reports rows that will violate the unique indexes of
-    /// the enforce phase.
+    /// Builds the indexes of one phase. The expand phase already reports rows that will violate the unique
+    /// indexes of the enforce phase.
     pub(super) async fn indexes(
         &mut self,
         plan: &TablePlan,
@@ -126,8 +126,8 @@ impl AdoptionRun {
         Ok(rows.is_some())
     }
 
-    /// How the backfill treats the table's own triggers. They should not fire: the backfill is not an update of the
-    /// application, and must not change `updated_at` on every row, for example.
+    /// How the backfill treats the table's own triggers. They should not fire: the backfill is not an update
+    /// of the application, and must not change `updated_at` on every row, for example.
     pub(super) async fn trigger_mode(
         &mut self,
         table: &Table,
@@ -202,8 +202,8 @@ pub(in crate::tenancy) fn firing_note(schema: &str, name: &str, triggers: &[Stri
     )
 }
 
-/// Adds column and trigger in one transaction, under a lock that excludes writers. So no row without `org_id` can be
-/// inserted after its commit.
+/// Adds column and trigger in one transaction, under a lock that excludes writers. So no row without `org_id`
+/// can be inserted after its commit.
 fn column_statements(plan: &TablePlan) -> Vec<String> {
     let name = plan.table.sql();
     let mut statements = Vec::new();

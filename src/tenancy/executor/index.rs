@@ -1,5 +1,5 @@
-//! Indexes, built concurrently with writers. An interrupted build leaves an invalid index behind, which is dropped
-//! before the next attempt.
+//! Indexes, built concurrently with writers. An interrupted build leaves an invalid index behind, which is
+//! dropped before the next attempt.
 
 use std::time::{Duration, Instant};
 
@@ -114,8 +114,8 @@ impl ExecutorConnection {
         .await
     }
 
-    /// Drops the index of a failed or cancelled build: it costs writers time, and may reject rows. This is also
-    /// attempted while the run stops. If it fails, the next run begins with it.
+    /// Drops the index of a failed or cancelled build: it costs writers time, and may reject rows. This is
+    /// also attempted while the run stops. If it fails, the next run begins with it.
     async fn clean_up(&mut self, table: &Table, name: &str) {
         let limit = format!("set statement_timeout = {CLEAN_UP_MAX_MS}");
         let _ = self.work.execute(sqlx::raw_sql(AssertSqlSafe(limit))).await;

@@ -1,10 +1,10 @@
 //! Foreign keys. Each is added NOT VALID, which takes a moment, and then validated, which blocks no writer.
 //!
 //! The composite key (org_id, parent) exists beside the application's simple key, and has the same action on
-//! deletion, so it does not matter which of the two acts first. Below PostgreSQL 15, ON DELETE SET NULL cannot name
-//! one of two columns. There the composite key is deferred: it only checks, at commit, after the simple key has acted.
-//! If the application has no simple key, a composite key could reject what the application writes today, so it waits
-//! for the enforce phase.
+//! deletion, so it does not matter which of the two acts first. Below PostgreSQL 15, ON DELETE SET NULL
+//! cannot name one of two columns. There the composite key is deferred: it only checks, at commit, after the
+//! simple key has acted. If the application has no simple key, a composite key could reject what the
+//! application writes today, so it waits for the enforce phase.
 
 use super::AdoptionRun;
 use super::conflict::conflict;

@@ -6,8 +6,8 @@
 //! - `enforce` is the second phase and its reversal; `impact` names the roles that would lose access.
 //! - `progress` reports to the operator.
 //!
-//! Every step first checks whether it is needed, so a run may be killed at any point and the next one completes it.
-//! A step that fails becomes an [`AdoptionIssue`], and the other tables continue.
+//! Every step first checks whether it is needed, so a run may be killed at any point and the next one
+//! completes it. A step that fails becomes an [`AdoptionIssue`], and the other tables continue.
 
 mod backfill;
 mod conflict;
@@ -123,7 +123,8 @@ pub struct AdoptionOutcome {
 ///
 /// # Errors
 /// If the database cannot be reached or is a standby, a migration fails, another run is in progress and
-/// `is_waiting` is false, or the connection is lost. A problem with one table is an issue of the outcome instead.
+/// `is_waiting` is false, or the connection is lost. A problem with one table is an issue of the outcome
+/// instead.
 pub async fn run(
     database: &PgConnectOptions,
     goal: Goal,
@@ -184,7 +185,8 @@ impl AdoptionRun {
         Plan::load(&mut self.connection.work).await.map_err(StepError::Fatal)
     }
 
-    /// The expand phase. A table that fails waits for the next run, and so do the tables that inherit from it.
+    /// The expand phase. A table that fails waits for the next run, and so do the tables that inherit from
+    /// it.
     async fn expand(&mut self) -> Result<(), StepError> {
         let mut plan = self.plan().await?;
         self.issues.append(&mut plan.issues);
@@ -211,7 +213,8 @@ impl AdoptionRun {
         Step { table: table.to_owned(), name, begun: Instant::now() }
     }
 
-    /// Ends a step and records its duration. An error that concerns one table becomes an issue, and gives None.
+    /// Ends a step and records its duration. An error that concerns one table becomes an issue, and gives
+    /// None.
     fn end<T>(
         &mut self,
         step: &Step,

@@ -1,5 +1,5 @@
-//! Progress of a run for the operator: a bar on a terminal, plain lines otherwise. It goes to standard error, because
-//! standard output is for results.
+//! Progress of a run for the operator: a bar on a terminal, plain lines otherwise. It goes to standard error,
+//! because standard output is for results.
 
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};

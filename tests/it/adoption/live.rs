@@ -86,7 +86,7 @@ async fn second_phase(url: &str, app_url: &str, admin: &mut PgConnection) {
     .expect("objects");
     assert_eq!(missing, Vec::<String>::new());
     audit(url).await.must(0);
-    let error = old_application(app_url).await.expect("refused");
+    let error = old_application(app_url).await.expect("is rejected");
     assert!(error.contains("row-level security"), "{error}");
     bound_application(admin, app_url).await;
 

@@ -37,6 +37,16 @@ impl Table {
         }
     }
 
+    /// The column that counts a row's updates, its next value, and its present value as a number.
+    pub fn version(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Self::Recordings => ("size_bytes", "size_bytes + 1", "size_bytes"),
+            _ => {
+                ("metadata", "jsonb_build_object('v', (metadata->>'v')::int + 1)", "(metadata->>'v')::bigint")
+            }
+        }
+    }
+
     /// The column with the id of the call.
     pub fn call_column(self) -> &'static str {
         if self == Self::Calls { "id" } else { "call_id" }

@@ -264,11 +264,7 @@ impl Worker {
     }
 
     async fn update(&mut self, table: Table, by: &str, of: Vec<Uuid>, changed: Vec<Uuid>) -> Result<(), ()> {
-        let (column, next, version) = if table == Table::Recordings {
-            ("size_bytes", "size_bytes + 1", "size_bytes")
-        } else {
-            ("metadata", "jsonb_build_object('v', (metadata->>'v')::int + 1)", "(metadata->>'v')::bigint")
-        };
+        let (column, next, version) = table.version();
         let (name, call, mark) = (table.name(), table.call_column(), table.mark_column());
         let sql = format!(
             "update {name} set {column} = case when {by} = any ($2) then {next} else {column} end,
@@ -290,7 +286,7 @@ impl Worker {
         let table = self.table();
         let mut ids: Vec<Uuid> = (0..self.rng.usize(1..4)).map(|_| self.some_row(table)).collect();
         ids.retain(|id| self.world.anchors.iter().all(|(_, anchor)| anchor != id));
-        let version = if table == Table::Recordings { "size_bytes" } else { "(metadata->>'v')::bigint" };
+        let (_, _, version) = table.version();
         let (name, call, mark) = (table.name(), table.call_column(), table.mark_column());
         let sql = format!(
             "delete from {name} where id = any ($1)

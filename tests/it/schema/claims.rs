@@ -1,4 +1,4 @@
-//! `public.auth_org_id()`: the organisation of a request, or nothing at all.
+//! `public.auth_org_id()`: the organisation of a request, or null.
 
 use serde_json::{Value, json};
 use sqlx::postgres::PgConnection;
@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::harness::TestDb;
 
 const ORG: Uuid = uuid::uuid!("6f9619ff-8b86-4d01-b42d-00cf4fc964ff");
-/// From this version on PostgreSQL can be asked whether a text is JSON.
+/// First version of PostgreSQL with a function that tests whether a string is JSON.
 const VERSION_WITH_INPUT_IS_VALID: i32 = 160_000;
 
 async fn connect(db: &TestDb) -> PgConnection {
@@ -79,7 +79,7 @@ fn malformed() -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn whatever_is_no_uuid_string_in_its_place_gives_null() {
+async fn claims_without_a_uuid_string_in_app_metadata_give_null() {
     let db = TestDb::create().await;
     let mut connection = connect(&db).await;
     assert_eq!(auth_org_id(&mut connection).await.expect("no claims"), None);
@@ -92,7 +92,7 @@ async fn whatever_is_no_uuid_string_in_its_place_gives_null() {
 }
 
 #[tokio::test]
-async fn a_uuid_in_its_place_is_the_organisation() {
+async fn a_uuid_string_in_app_metadata_is_the_organisation() {
     let db = TestDb::create().await;
     let mut connection = connect(&db).await;
     for text in [ORG.to_string(), ORG.to_string().to_uppercase()] {
@@ -105,7 +105,7 @@ async fn a_uuid_in_its_place_is_the_organisation() {
             assert_eq!(auth_org_id(&mut connection).await.expect("no error"), Some(ORG), "{claims}");
         }
     }
-    // Set for one transaction, as it is in production, the claims end with it.
+    // In production, claims are set for one transaction, and end with it.
     set_claims(&mut connection, "").await;
     let claims = json!({"app_metadata": {"org_id": ORG}});
     connection.execute("begin").await.expect("begins");
@@ -119,7 +119,7 @@ async fn a_uuid_in_its_place_is_the_organisation() {
 }
 
 #[tokio::test]
-async fn claims_that_are_no_json_fail_closed() {
+async fn invalid_json_gives_null_or_an_error() {
     let db = TestDb::create().await;
     let mut connection = connect(&db).await;
     let version: i32 = sqlx::query_scalar("select current_setting('server_version_num')::int")
@@ -142,9 +142,9 @@ async fn claims_that_are_no_json_fail_closed() {
     }
 }
 
-/// In a parallel plan workers evaluate the function, where an EXCEPTION block would fail.
+/// Workers of a parallel plan evaluate the function, where an EXCEPTION block would fail.
 #[tokio::test]
-async fn it_works_in_the_workers_of_a_parallel_plan() {
+async fn auth_org_id_works_in_parallel_workers() {
     const ROWS: i64 = 100_000;
     const ROWS_OF_ORG: i64 = ROWS / 4;
     let db = TestDb::create().await;
@@ -185,7 +185,7 @@ async fn it_works_in_the_workers_of_a_parallel_plan() {
     let at = |what: &str| {
         plan.iter().position(|line| line.contains(what)).unwrap_or_else(|| panic!("no {what} in {plan:#?}"))
     };
-    // The leader takes no part, so whatever stands below the Gather ran in the workers.
+    // The leader takes no part, so everything below the Gather ran in the workers.
     let launched = plan[at("Workers Launched:")].rsplit(' ').next().expect("a number").to_owned();
     assert!(launched.parse::<u32>().expect("a number") >= 1, "{plan:#?}");
     assert!(at("Gather") < at("Parallel Seq Scan on many"), "{plan:#?}");

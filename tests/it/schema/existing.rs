@@ -1,5 +1,5 @@
-//! Migrating a database that an application lives in: its tables are taken as they are, and what can't
-//! be taken is named.
+//! Migrating the database of an application: its tables are used as they are, and the error names what does
+//! not fit.
 
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
@@ -7,7 +7,7 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 use super::{count, texts};
 use crate::harness::{TestDb, shared_cluster_url};
 
-/// An application's database, and what migrating it as its owner says. The owner is no superuser.
+/// Migrates an application's database as its owner, who is not a superuser.
 async fn migrate(name: &str, tables: &str) -> (TestDb, anyhow::Result<warden::postgres::Migrated>) {
     let first = TestDb::create().await;
     let name = format!("{name}_{}", first.name);
@@ -29,7 +29,7 @@ async fn migrate(name: &str, tables: &str) -> (TestDb, anyhow::Result<warden::po
 }
 
 #[tokio::test]
-async fn tables_that_are_there_stay_as_they_are() {
+async fn existing_tables_are_not_changed() {
     let (db, migrated) = migrate(
         "legacy",
         "create table organizations (id uuid unique not null, slug text not null default 'x', name varchar(50));
@@ -50,7 +50,7 @@ async fn tables_that_are_there_stay_as_they_are() {
     let secured =
         "select relname::text from pg_class where relnamespace = 'public'::regnamespace and relrowsecurity";
     assert_eq!(texts(&db, secured).await, ["organization_members"], "the one that Warden created");
-    // What is to be done is told; of a view, that it is none.
+    // The view lists what adoption will do. A view is not a table.
     let objects =
         "select format('%s %s %s: %s', table_name, kind, name, definition) from warden.tenant_objects
                    where table_name = 'call_logs' and kind = 'foreign_key' order by 1";
@@ -63,20 +63,20 @@ async fn tables_that_are_there_stay_as_they_are() {
     );
     let payments = "select distinct problem from warden.tenant_objects where table_name = 'payments'";
     assert_eq!(texts(&db, payments).await, ["it is not a table"]);
-    // An index whose columns the table does not have is left out.
+    // An index on columns that the table does not have does not apply.
     let left_out =
         "select name from warden.tenant_objects where table_name = 'calls' and not applies order by 1";
     assert_eq!(
         texts(&db, left_out).await,
         ["idx_calls_org_status_created", "idx_calls_org_twilio_call_sid", "idx_calls_org_vapi_call_id"]
     );
-    // Organisations are watched, so a gateway learns of new ones.
+    // Organisations are watched, so gateways learn about new ones.
     db.run("insert into organizations (id) values (gen_random_uuid())").await;
     assert_eq!(count(&db, "select count(*) from warden.events where event = 'org.created'").await, 1);
 }
 
 #[tokio::test]
-async fn organisations_that_do_not_fit_are_named() {
+async fn unsuitable_organisation_tables_are_rejected_by_name() {
     for (name, tables, says) in [
         (
             "type",
@@ -103,14 +103,14 @@ async fn organisations_that_do_not_fit_are_named() {
         let (db, migrated) = migrate(name, tables).await;
         let error = format!("{:#}", migrated.expect_err(name));
         assert!(error.contains(says), "{error}");
-        // The transaction took everything back, and the next try begins there.
+        // The migration was rolled back, and the next attempt starts with it.
         assert_eq!(count(&db, "select count(*) from pg_proc where proname = 'default_org_for'").await, 0);
     }
 }
 
-/// Somebody may have named the default organisation already, or have memberships without its details.
+/// The default organisation may exist already, and memberships may lack the optional columns.
 #[tokio::test]
-async fn memberships_without_details_are_enough() {
+async fn memberships_need_no_optional_columns() {
     let (db, migrated) = migrate(
         "members",
         "create table organizations (id uuid primary key, plan text not null);

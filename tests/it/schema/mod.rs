@@ -1,5 +1,5 @@
-//! The schema by itself, without a gateway: claims, rights, what `warden.watch` and `warden.publish`
-//! refuse, and the facts on which the cursor rests.
+//! The schema without a gateway: claims, rights, arguments that `warden.watch` and `warden.publish` reject,
+//! and properties of the log on which the cursor relies.
 
 mod claims;
 mod existing;
@@ -16,21 +16,21 @@ use uuid::Uuid;
 
 use crate::harness::TestDb;
 
-/// What the database says of a statement that it must refuse.
+/// The database's error for a statement that it must reject.
 #[derive(Debug)]
-struct Refusal {
+struct Rejection {
     sqlstate: String,
     message: String,
     hint: String,
 }
 
-async fn refusal(db: &TestDb, sql: &str) -> Refusal {
+async fn rejection(db: &TestDb, sql: &str) -> Rejection {
     match db.pool.execute(sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))).await {
         Ok(_) => panic!("{sql}: no error"),
         Err(error) => {
             let error = error.into_database_error().expect("the database's own error");
             let error = error.downcast_ref::<PgDatabaseError>();
-            Refusal {
+            Rejection {
                 sqlstate: error.code().to_owned(),
                 message: error.message().to_owned(),
                 hint: error.hint().unwrap_or_default().to_owned(),
@@ -39,7 +39,7 @@ async fn refusal(db: &TestDb, sql: &str) -> Refusal {
     }
 }
 
-/// One number.
+/// Reads one number.
 async fn count(db: &TestDb, sql: &str) -> i64 {
     sqlx::query_scalar(AssertSqlSafe(sql.to_owned()))
         .fetch_one(&db.pool)
@@ -47,7 +47,7 @@ async fn count(db: &TestDb, sql: &str) -> i64 {
         .unwrap_or_else(|e| panic!("{sql}: {e}"))
 }
 
-/// A column of text.
+/// Reads one column of strings.
 async fn texts(db: &TestDb, sql: &str) -> Vec<String> {
     sqlx::query_scalar(AssertSqlSafe(sql.to_owned()))
         .fetch_all(&db.pool)
@@ -69,7 +69,7 @@ async fn migrating_again_does_nothing() {
 }
 
 #[tokio::test]
-async fn the_default_organisation_is_there() {
+async fn the_default_organisation_exists() {
     let db = TestDb::create().await;
     let known: (Uuid, String) =
         sqlx::query_as("select id, name from organizations").fetch_one(&db.pool).await.expect("one");
@@ -79,10 +79,10 @@ async fn the_default_organisation_is_there() {
     );
 }
 
-/// After a crash only ids beyond the last committed one may be handed out again: a session's cached
-/// range would break that, and with it the cursor.
+/// After a crash, PostgreSQL may hand out again only ids above the last committed one. A sequence that caches
+/// a range per session would break that, and the cursor with it.
 #[tokio::test]
-async fn ids_are_handed_out_one_by_one() {
+async fn event_ids_are_not_cached() {
     let db = TestDb::create().await;
     let cache = count(
         &db,
@@ -94,7 +94,7 @@ async fn ids_are_handed_out_one_by_one() {
 }
 
 #[tokio::test]
-async fn the_log_is_a_ring_of_eight() {
+async fn the_log_has_eight_slots_and_writes_to_the_current_one() {
     let db = TestDb::create().await;
     let bounds = texts(
         &db,
@@ -104,7 +104,7 @@ async fn the_log_is_a_ring_of_eight() {
     .await;
     let expected: Vec<String> = (0..8).map(|n| format!("FOR VALUES IN ('{n}')")).collect();
     assert_eq!(bounds, expected);
-    // Rows go to the slot that the sequence names, whichever it is.
+    // Events are written to the slot in the sequence.
     let org = db.create_org().await;
     for slot in 0..8 {
         db.run(format!("select setval('warden.events_slot', {slot})")).await;

@@ -1,4 +1,4 @@
-//! Who may do what: each role its few things, PUBLIC nothing.
+//! Rights: each role may do few things, and PUBLIC nothing.
 
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
@@ -9,10 +9,10 @@ use crate::harness::TestDb;
 
 const ROLES: &str = "('warden_owner', 'warden_gateway', 'warden_publisher')";
 
-/// Runs a statement as a role, and takes it back.
+/// Runs a statement as a role, in a transaction that is rolled back.
 async fn as_role(db: &TestDb, role: &str, sql: &str) -> Result<(), String> {
     let mut connection = PgConnection::connect(db.url()).await.expect("connects");
-    // A session of its own, as after a login: `reset role` in the statement must not help.
+    // A session of the role, as after a login: `reset role` in the statement must not help.
     connection
         .execute(AssertSqlSafe(format!("set session authorization {role}")))
         .await
@@ -34,7 +34,7 @@ async fn assert_may_not(db: &TestDb, role: &str, statements: &[String]) {
             Ok(()) => panic!("{role} must not be able to {sql}"),
             Err(error) => assert!(
                 error.contains("permission denied") || error.contains("must be owner"),
-                "{role}: {sql}: refused, but for another reason: {error}"
+                "{role}: {sql}: rejected for another reason: {error}"
             ),
         }
     }
@@ -44,7 +44,7 @@ fn owned(statements: &[&str]) -> Vec<String> {
     statements.iter().map(|sql| (*sql).to_owned()).collect()
 }
 
-/// What neither the gateway nor a publisher may do.
+/// Statements that neither the gateway nor a publisher may run.
 fn forbidden_to_both(org: Uuid) -> Vec<String> {
     let mut statements = owned(&[
         "select * from calls",
@@ -91,7 +91,7 @@ fn forbidden_to_both(org: Uuid) -> Vec<String> {
     statements
 }
 
-/// What only a back end may do.
+/// Statements that only a back end may run.
 fn revoking(org: Uuid) -> Vec<String> {
     let mut statements =
         owned(&["select warden.revoke(user_id => 'a', reason => 'stolen')", "select warden.unrevoke(1)"]);
@@ -101,7 +101,7 @@ fn revoking(org: Uuid) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn the_gateway_reads_the_log_and_nothing_of_any_tenant() {
+async fn the_gateway_reads_the_log_and_no_tenant_table() {
     let db = TestDb::create().await;
     let org = db.create_org().await;
     let may = owned(&[
@@ -110,7 +110,7 @@ async fn the_gateway_reads_the_log_and_nothing_of_any_tenant() {
         "select kind, id_type from warden.entity_topics",
         "select id, session_id, user_id, org_id, issuer, revoked_at, suspended from warden.revocations",
         "select warden.forget_revocations()",
-        // In the name of a back end, and within one organisation.
+        // On behalf of a back end, within one organisation.
         "select id, revoked_at, expires_at
          from warden.revoke_within(gen_random_uuid(), requested_by => 'backend', user_id => 'a')",
         "select warden.epoch()",
@@ -148,9 +148,9 @@ async fn a_publisher_publishes_and_reads_nothing() {
     assert_may_not(&db, "warden_publisher", &may_not).await;
 }
 
-/// An application that writes its own tables needs no right in schema warden at all.
+/// An application that writes to its own tables needs no right in schema warden.
 #[tokio::test]
-async fn a_writer_without_any_right_on_the_log_is_logged() {
+async fn a_writer_needs_no_right_on_the_log() {
     let db = TestDb::create().await;
     let org = db.create_org().await;
     let role = format!("writer_{}", db.name);
@@ -181,7 +181,7 @@ async fn a_writer_without_any_right_on_the_log_is_logged() {
 #[tokio::test]
 async fn public_has_no_right_in_schema_warden() {
     let db = TestDb::create().await;
-    // What watches make later counts as well.
+    // Functions that later watches create are included.
     db.run(
         "create table notes (id bigint primary key, org_id uuid not null);
          select warden.watch('notes', 'notes', 'note');
@@ -204,7 +204,7 @@ async fn public_has_no_right_in_schema_warden() {
     let open = "select count(*) from pg_namespace where nspname = 'warden' and (has_schema_privilege('public', oid, 'usage')
                 or has_schema_privilege('public', oid, 'create'))";
     assert_eq!(count(&db, open).await, 0);
-    // Nor may anybody else execute what was not granted by name.
+    // Every other right to execute a function was granted by name.
     let granted = "select distinct a.grantee::regrole::text || ' ' || p.proname
                    from pg_proc p, aclexplode(p.proacl) a
                    where p.pronamespace = 'warden'::regnamespace and a.grantee <> p.proowner order by 1";
@@ -231,15 +231,15 @@ async fn public_has_no_right_in_schema_warden() {
 }
 
 #[tokio::test]
-async fn functions_look_nowhere_but_where_they_say() {
+async fn definer_functions_have_an_empty_search_path() {
     let db = TestDb::create().await;
-    // A function with its caller's rights gains nothing from a search path of its own; a definer would
-    // lend its owner's rights to whatever the caller put in the way.
-    let loose = "select oid::regprocedure::text from pg_proc
+    // A SECURITY DEFINER function without its own search_path would run objects of its caller with its
+    // owner's rights. A function with its caller's rights needs none.
+    let unsafe_functions = "select oid::regprocedure::text from pg_proc
                  where (prosecdef and pronamespace in ('warden'::regnamespace, 'public'::regnamespace)
                         or proname in ('auth_org_id', 'prevent_org_id_change'))
                    and not coalesce('search_path=\"\"' = any (proconfig), false)";
-    assert_eq!(texts(&db, loose).await, Vec::<String>::new());
+    assert_eq!(texts(&db, unsafe_functions).await, Vec::<String>::new());
     let definers = "select pg_get_userbyid(proowner)::text || ' ' || proname from pg_proc
                     where prosecdef and pronamespace in ('warden'::regnamespace, 'public'::regnamespace) order by 1";
     let definers = texts(&db, definers).await;
@@ -247,7 +247,7 @@ async fn functions_look_nowhere_but_where_they_say() {
 }
 
 #[tokio::test]
-async fn the_roles_are_nobody_special() {
+async fn wardens_roles_have_no_special_attributes_or_memberships() {
     let db = TestDb::create().await;
     let special = format!(
         "select rolname::text from pg_roles where rolname in {ROLES}
@@ -259,11 +259,11 @@ async fn the_roles_are_nobody_special() {
         count(&db, "select count(*) from pg_roles where rolname = 'warden_owner' and not rolcanlogin").await,
         1
     );
-    // None is a member of anything, so none has the rights of another.
+    // None is a member of another role, so none inherits rights.
     let members = format!("select count(*) from pg_auth_members where member::regrole::text in {ROLES}");
     assert_eq!(count(&db, &members).await, 0);
-    // The owner of the definer functions sees nothing of tenants but which organisations exist, and who
-    // belongs to them; the latter it needs for the org_id of tokens.
+    // The owner of the definer functions can read only which organisations exist, and their memberships,
+    // which it needs for the org_id of tokens.
     let seen =
         "select t || '.' || a.attname from (select format('%I.%I', schema_name, table_name) from warden.tenant_tables) r (t)
                 join pg_attribute a on a.attrelid = t::regclass and a.attnum > 0

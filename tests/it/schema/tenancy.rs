@@ -1,14 +1,15 @@
-//! The functions that keep a table apart: filling, guarding, protecting, and adopting a table.
+//! The functions that isolate a table: fill trigger, immutability trigger, policies, and
+//! `warden.adopt_table`.
 
 use uuid::Uuid;
 
-use super::{count, refusal, texts};
+use super::{count, rejection, texts};
 use crate::harness::TestDb;
 
 const DEFAULT: &str = "a0000000-0000-0000-0000-000000000001";
 
 #[tokio::test]
-async fn rows_without_an_organisation_are_given_one() {
+async fn the_fill_trigger_sets_the_organisation_of_new_rows() {
     let db = TestDb::create().await;
     let (org, other, user) = (db.create_org().await, db.create_org().await, Uuid::new_v4());
     let theirs = db.insert_call(other).await;
@@ -21,7 +22,7 @@ async fn rows_without_an_organisation_are_given_one() {
          select warden.fill_org_id('memos'); select warden.fill_org_id('memos')"
     ))
     .await;
-    // Who writes has no right to see memberships, or calls.
+    // The writing role has no right to read memberships or calls.
     let role = format!("writer_{}", db.name);
     db.run(format!("create role {role}; grant insert on memos to {role}")).await;
     let nobody = Uuid::new_v4();
@@ -34,7 +35,7 @@ async fn rows_without_an_organisation_are_given_one() {
     let filled = texts(&db, "select coalesce(org_id::text, 'none') from memos order by n").await;
     let (org, other) = (org.to_string(), other.to_string());
     assert_eq!(filled, ["none", &org, DEFAULT, DEFAULT, &other, &org, DEFAULT, &other]);
-    // A parent that has none yet is waited for.
+    // If the parent has no organisation yet, the child gets none either.
     db.run(
         "create table parents (id int primary key, org_id uuid); insert into parents values (1, null);
          create table children (id int, parent int); insert into children values (0, 1);
@@ -47,29 +48,29 @@ async fn rows_without_an_organisation_are_given_one() {
     db.run("select warden.unfill_org_id('memos'); select warden.unfill_org_id('memos'); insert into memos (n) values (8)").await;
     assert_eq!(count(&db, "select count(*) from memos where org_id is null").await, 2);
     assert_eq!(count(&db, "select count(*) from pg_proc where proname = 'fill public.memos'").await, 0);
-    let never = refusal(&db, "select warden.fill_org_id('organization_members')").await;
+    let never = rejection(&db, "select warden.fill_org_id('organization_members')").await;
     assert!(never.message.contains("is never filled"), "{never:?}");
 }
 
 #[tokio::test]
-async fn a_guard_lets_rows_get_an_organisation_once() {
+async fn the_immutability_trigger_lets_rows_get_an_organisation_once() {
     let db = TestDb::create().await;
     let (org, other) = (db.create_org().await, db.create_org().await);
     db.run("create table memos (n int, org_id uuid); insert into memos values (1); select warden.guard_org_id('memos')").await;
     db.run(format!("update memos set org_id = '{org}'; update memos set org_id = '{org}', n = 2")).await;
     for to in [format!("'{other}'"), "null".to_owned()] {
-        let refused = refusal(&db, &format!("update memos set org_id = {to}")).await;
-        assert_eq!(refused.sqlstate, "23514", "{refused:?}");
+        let rejected = rejection(&db, &format!("update memos set org_id = {to}")).await;
+        assert_eq!(rejected.sqlstate, "23514", "{rejected:?}");
     }
-    // A guard that somebody disabled is put right.
+    // A disabled trigger is enabled again.
     db.run("alter table memos disable trigger warden_org_id_immutable; select warden.guard_org_id('memos')")
         .await;
-    assert_eq!(refusal(&db, "update memos set org_id = null").await.sqlstate, "23514");
+    assert_eq!(rejection(&db, "update memos set org_id = null").await.sqlstate, "23514");
     db.run("select warden.unguard_org_id('memos'); select warden.unguard_org_id('memos'); update memos set org_id = null").await;
 }
 
 #[tokio::test]
-async fn unprotecting_leaves_row_security_as_it_was() {
+async fn unprotect_restores_the_former_state_of_row_security() {
     let db = TestDb::create().await;
     db.run("create table memos (n int, org_id uuid); insert into memos values (1); select warden.adopt_table('memos')").await;
     let state = "select format('%s %s %s', relrowsecurity, relforcerowsecurity,
@@ -87,7 +88,7 @@ async fn unprotecting_leaves_row_security_as_it_was() {
         db.run("select warden.unprotect('memos')").await;
         assert_eq!(texts(&db, state).await, [expected], "nothing of Warden's was there: {before}");
         let policies = expected[4..].parse::<u32>().expect("a number") + 5;
-        // Twice, and once more after a policy was changed: what was before is not forgotten.
+        // Protect twice, and again after a policy was changed: the original state is still recorded.
         for change in [
             "select 1",
             "alter policy warden_select on memos using (true)",
@@ -105,7 +106,7 @@ async fn unprotecting_leaves_row_security_as_it_was() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_adopted_is_named() {
+async fn adopt_table_rejects_unsuitable_arguments_by_name() {
     let db = TestDb::create().await;
     db.run(
         "create table memos (n int); create view shown as select * from memos; create materialized view kept as select * from memos;
@@ -132,16 +133,16 @@ async fn what_cannot_be_adopted_is_named() {
             "rows of the parent public.customers do not belong to organisations",
         ),
     ] {
-        let refused = refusal(&db, &format!("select warden.adopt_table({arguments})")).await;
-        assert!(refused.message.contains(says) && refused.sqlstate == "22023", "{refused:?}");
+        let rejected = rejection(&db, &format!("select warden.adopt_table({arguments})")).await;
+        assert!(rejected.message.contains(says) && rejected.sqlstate == "22023", "{rejected:?}");
     }
-    let unknown = refusal(&db, "select warden.protect('memos')").await;
+    let unknown = rejection(&db, "select warden.protect('memos')").await;
     assert_eq!(unknown.message, "public.memos is not registered");
     assert_eq!(count(&db, "select count(*) from warden.tenant_tables where origin = 'application'").await, 0);
 }
 
 #[tokio::test]
-async fn a_table_with_rows_is_registered_and_left_alone() {
+async fn a_table_with_rows_is_registered_but_not_changed() {
     let db = TestDb::create().await;
     db.run("create table memos (n int); insert into memos values (1); select warden.adopt_table('memos')")
         .await;
@@ -155,7 +156,7 @@ async fn a_table_with_rows_is_registered_and_left_alone() {
         .await,
         0
     );
-    // Told again, when it is empty, it is done.
+    // Once the table is empty, another call completes it.
     db.run("delete from memos; select warden.adopt_table('memos'); select warden.adopt_table('memos')").await;
     let problems = "select count(*) from warden.tenant_objects where table_name = 'memos' and problem is not null and phase <> 'fill'";
     assert_eq!(count(&db, problems).await, 0);
@@ -170,9 +171,9 @@ async fn a_table_with_rows_is_registered_and_left_alone() {
     );
 }
 
-/// PostgreSQL cuts a long name without a word, and two may then be the same.
+/// PostgreSQL silently truncates long names, and two of them could become equal.
 #[tokio::test]
-async fn long_names_stay_apart() {
+async fn long_names_get_distinct_objects() {
     let db = TestDb::create().await;
     let (long, longer) = ("a".repeat(60), "a".repeat(61));
     for table in [&long, &longer, &"é".repeat(31)] {
@@ -182,9 +183,9 @@ async fn long_names_stay_apart() {
     assert_eq!(texts(&db, wrong).await, Vec::<String>::new());
 }
 
-/// No policy is asked of a TRUNCATE.
+/// No policy restricts TRUNCATE.
 #[tokio::test]
-async fn protecting_takes_the_right_to_truncate() {
+async fn protect_revokes_the_right_to_truncate() {
     let db = TestDb::create().await;
     db.run("create table memos (n int); grant all on memos to public, anon, authenticated; select warden.adopt_table('memos')").await;
     let rights = "select format('%s %s', has_table_privilege(r, 'memos', 'truncate'), has_table_privilege(r, 'memos', 'insert'))

@@ -1,4 +1,4 @@
-//! `public.custom_access_token_hook`: what Supabase Auth calls before it issues a token.
+//! `public.custom_access_token_hook`, which Supabase Auth calls before it issues a token.
 
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
@@ -14,7 +14,7 @@ async fn hook(db: &TestDb, event: &Value) -> Value {
         .unwrap_or_else(|e| panic!("{event}: {e}"))
 }
 
-/// As Supabase Auth sends it.
+/// An event in the form of Supabase Auth.
 fn event(user: Uuid, app_metadata: &Value) -> Value {
     json!({"user_id": user, "authentication_method": "token_refresh", "claims": {
         "aud": "authenticated", "exp": 1_715_690_221, "iat": 1_715_686_621, "sub": user, "email": "a@example.com",
@@ -25,12 +25,12 @@ fn event(user: Uuid, app_metadata: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn the_claim_is_the_membership_as_it_is_now() {
+async fn the_claim_follows_the_present_membership() {
     let db = TestDb::create().await;
     let (old, new, user) = (db.create_org().await, db.create_org().await, Uuid::new_v4());
     let given = |org: Uuid| event(user, &json!({"provider": "email", "providers": ["email"], "org_id": org}));
     let none = event(user, &json!({"provider": "email", "providers": ["email"]}));
-    // Without membership there is no claim, whatever it was: that ends the access of who was removed.
+    // Without a membership the claim is removed, whatever it was. This ends the access of a removed member.
     for stale in [&none, &given(old)] {
         assert_eq!(hook(&db, stale).await, none);
     }
@@ -38,7 +38,7 @@ async fn the_claim_is_the_membership_as_it_is_now() {
         "insert into organization_members (org_id, user_id, created_at) values ('{old}', '{user}', now() - interval '1 day'), ('{new}', '{user}', now())"
     ))
     .await;
-    // The oldest, and whatever was claimed before; nothing but the claim is touched.
+    // The oldest membership counts, whatever the claim was before. Nothing but the claim changes.
     for stale in [&none, &given(new), &given(Uuid::nil())] {
         assert_eq!(hook(&db, stale).await, given(old));
     }
@@ -52,7 +52,7 @@ async fn the_claim_is_the_membership_as_it_is_now() {
 
 /// A hook that fails keeps users from signing in.
 #[tokio::test]
-async fn it_answers_whatever_it_is_asked() {
+async fn malformed_events_are_answered_without_an_error() {
     let db = TestDb::create().await;
     for (asked, answer) in [
         (
@@ -78,9 +78,9 @@ async fn it_answers_whatever_it_is_asked() {
     }
 }
 
-/// Nobody learns another's organisation through it.
+/// Otherwise a request could find out another user's organisation.
 #[tokio::test]
-async fn requests_may_not_call_it() {
+async fn request_roles_may_not_call_the_hook() {
     let db = TestDb::create().await;
     for role in ["anon", "authenticated", "service_role"] {
         for call in ["public.custom_access_token_hook('{}')", "warden.default_org_for(gen_random_uuid())"] {
@@ -90,14 +90,14 @@ async fn requests_may_not_call_it() {
     }
 }
 
-/// On Supabase the hook runs as this role, which is granted what that takes, and no more.
+/// Supabase calls the hook as this role, which gets the necessary rights and no more.
 #[tokio::test]
-async fn supabases_own_role_may_call_it() {
+async fn supabase_auth_admin_may_call_the_hook_and_nothing_else() {
     let db = TestDb::create().await;
     let name = format!("hook_{}", db.name);
     let mut admin = sqlx::postgres::PgConnection::connect(db.url()).await.expect("connects");
-    // Roles are the cluster's: only this test makes this one, and leaves it, for others' databases may by
-    // now have granted it something.
+    // Roles belong to the cluster. Only this test creates the role, and does not drop it, because databases
+    // of other tests may have granted it rights meanwhile.
     admin.execute("create role supabase_auth_admin nologin").await.expect("creates");
     admin
         .execute(AssertSqlSafe(format!("create database {name} template template0")))

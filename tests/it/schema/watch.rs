@@ -1,13 +1,13 @@
-//! `warden.watch` and `warden.unwatch`: what they refuse, what repeating them does, and that rows stay
-//! in their organisation.
+//! `warden.watch` and `warden.unwatch`: arguments that they reject, repeated calls, and rows that cannot move
+//! to another organisation.
 
 use uuid::Uuid;
 
-use super::{count, refusal, texts};
+use super::{count, rejection, texts};
 use crate::harness::TestDb;
 
 #[tokio::test]
-async fn a_table_that_cannot_be_watched_is_refused_by_name() {
+async fn watch_rejects_unsuitable_arguments_by_name() {
     let db = TestDb::create().await;
     db.run(
         "create table notes (id bigint primary key, org_id uuid not null, other bigint, half bigint);
@@ -53,17 +53,17 @@ async fn a_table_that_cannot_be_watched_is_refused_by_name() {
         ),
         ("'shared', 'notes', 'note', 'day'", "column \"day\" of public.shared is neither a uuid,"),
     ] {
-        let refusal = refusal(&db, &format!("select warden.watch({arguments})")).await;
+        let rejection = rejection(&db, &format!("select warden.watch({arguments})")).await;
         let says = format!("warden.watch: {says}");
-        assert!(refusal.message.starts_with(&says), "{refusal:?}, not {says}");
+        assert!(rejection.message.starts_with(&says), "{rejection:?}, not {says}");
     }
-    // The name of a topic is checked by its table.
+    // A constraint of the table checks the names of topics.
     for topic in ["Notes", "call:x", "", "a-b"] {
-        let refusal = refusal(&db, &format!("select warden.watch('notes', '{topic}', 'note')")).await;
-        assert!(refusal.message.contains("topics_name"), "{refusal:?}");
+        let rejection = rejection(&db, &format!("select warden.watch('notes', '{topic}', 'note')")).await;
+        assert!(rejection.message.contains("topics_name"), "{rejection:?}");
     }
     let left = "select count(*) from pg_trigger where tgrelid = 'notes'::regclass";
-    assert_eq!(count(&db, left).await, 0, "a refusal leaves nothing behind");
+    assert_eq!(count(&db, left).await, 0, "a rejected call leaves nothing behind");
     assert_eq!(count(&db, "select count(*) from warden.topics where name = 'notes'").await, 0);
 }
 
@@ -97,25 +97,25 @@ async fn an_invalid_entity_topic_is_rejected_by_name() {
             "column \"day\" of public.notes is of type date: entity_topic_column must be a uuid, an integer or text",
         ),
     ] {
-        let refusal = refusal(&db, &format!("select warden.watch({arguments})")).await;
+        let rejection = rejection(&db, &format!("select warden.watch({arguments})")).await;
         let message = format!("warden.watch: {message}");
-        assert!(refusal.message.starts_with(&message), "{refusal:?}, not {message}");
+        assert!(rejection.message.starts_with(&message), "{rejection:?}, not {message}");
     }
-    // A kind has one type of ids.
+    // All ids of a kind have one type.
     let other_type = "select warden.watch('notes', 'notes', 'note', entity_topic => 'parcel')";
     let message = "ids of the entity topic \"parcel\" are of type uuid, not integer";
-    assert_eq!(refusal(&db, other_type).await.message, message);
+    assert_eq!(rejection(&db, other_type).await.message, message);
     for (kind, id_type) in
         [("org", "uuid"), ("Parcel", "uuid"), ("", "uuid"), ("box", "int"), ("box", "date")]
     {
         let declare = format!("select warden.declare_entity_topic('{kind}', '{id_type}')");
-        assert!(refusal(&db, &declare).await.message.contains("entity_topics_"), "{declare}");
+        assert!(rejection(&db, &declare).await.message.contains("entity_topics_"), "{declare}");
     }
     assert_eq!(count(&db, "select count(*) from warden.watches where relation = 'notes'::regclass").await, 0);
 }
 
 #[tokio::test]
-async fn watching_again_changes_what_was_told_and_adds_nothing() {
+async fn watching_again_changes_the_arguments_and_adds_no_triggers() {
     let db = TestDb::create().await;
     let org = db.create_org().await;
     db.run("create table notes (id bigint primary key, org_id uuid not null, text text)").await;
@@ -145,7 +145,7 @@ async fn watching_again_changes_what_was_told_and_adds_nothing() {
 }
 
 #[tokio::test]
-async fn unwatching_stops_events_and_leaves_nothing_running() {
+async fn unwatch_stops_events_and_drops_triggers_and_function() {
     let db = TestDb::create().await;
     let org = db.create_org().await;
     db.run(
@@ -168,11 +168,11 @@ async fn unwatching_stops_events_and_leaves_nothing_running() {
     assert_eq!(count(&db, "select count(*) from warden.watches where relation = 'notes'::regclass").await, 0);
     db.run(format!("select warden.watch('notes', 'notes', 'note'); insert into notes values (4, '{org}')"))
         .await;
-    assert_eq!(count(&db, logged).await, 3, "watched anew");
+    assert_eq!(count(&db, logged).await, 3, "watched again");
 }
 
 #[tokio::test]
-async fn a_row_does_not_move_to_another_organisation() {
+async fn a_watched_row_cannot_move_to_another_organisation() {
     let db = TestDb::create().await;
     let (org, other) = (db.create_org().await, db.create_org().await);
     db.run(
@@ -196,11 +196,11 @@ async fn a_row_does_not_move_to_another_organisation() {
         for (to, shown) in
             [(format!("'{other}'"), other.to_string()), ("null".to_owned(), "<NULL>".to_owned())]
         {
-            let refusal = refusal(&db, &format!("update {table} set org_id = {to}")).await;
-            assert_eq!(refusal.sqlstate, "23514", "{refusal:?}");
+            let rejection = rejection(&db, &format!("update {table} set org_id = {to}")).await;
+            assert_eq!(rejection.sqlstate, "23514", "{rejection:?}");
             let says = format!("org_id of public.{name} cannot be changed (from {org} to {shown})");
-            assert_eq!(refusal.message, says);
-            assert!(refusal.hint.contains("do not move"), "{refusal:?}");
+            assert_eq!(rejection.message, says);
+            assert!(rejection.hint.contains("do not move"), "{rejection:?}");
         }
         db.run(format!("update {table} set org_id = org_id")).await;
     }
@@ -215,15 +215,15 @@ async fn a_row_does_not_move_to_another_organisation() {
     assert_eq!(stayed, [org]);
 }
 
-/// A child cannot point into another organisation, whatever foreign-key checks ignore.
+/// Foreign-key checks ignore row-level security, so the key includes `org_id`.
 #[tokio::test]
-async fn a_child_belongs_to_the_organisation_of_its_call() {
+async fn a_child_cannot_reference_a_call_of_another_organisation() {
     let db = TestDb::create().await;
     let (org, other) = (db.create_org().await, db.create_org().await);
     let call = db.insert_call(org).await;
     for table in ["call_logs", "recordings"] {
         let insert = |org: Uuid| format!("insert into {table} (org_id, call_id) values ('{org}', '{call}')");
-        assert_eq!(refusal(&db, &insert(other)).await.sqlstate, "23503");
+        assert_eq!(rejection(&db, &insert(other)).await.sqlstate, "23503");
         db.run(insert(org)).await;
     }
 }

@@ -1,22 +1,22 @@
-//! What the registry and the catalogs say of tables: columns, checks, keys.
+//! Description of tables from the registry and the catalogs: columns, checks, keys.
 
 use serde::Deserialize;
 use sqlx::postgres::PgConnection;
 
-/// Every table that is registered, or that one of them refers to.
+/// Every registered table, and every table that one of them references.
 #[derive(Debug)]
 pub struct Schema {
     tables: Vec<Table>,
 }
 
-/// A table.
+/// One table.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Table {
-    /// As it stands in a statement, with its schema.
+    /// Quoted name with the schema.
     pub name: String,
-    /// `org`, `user` or `root`; none where it is not registered.
+    /// `org`, `user` or `root`; none if the table is not registered.
     pub scope: Option<String>,
-    /// The column that its rows are kept apart by; empty where it is not registered.
+    /// The column that isolates its rows; empty if the table is not registered.
     pub key: String,
     pub is_read_only: bool,
     pub is_immutable: bool,
@@ -25,25 +25,25 @@ pub struct Table {
     pub columns: Vec<Column>,
     pub checks: Vec<Check>,
     pub foreign_keys: Vec<ForeignKey>,
-    /// The unique indexes that the registry asks for.
+    /// Unique indexes that the registry requires.
     pub uniques: Vec<Unique>,
-    /// The indexes that the registry asks for, under the names that serve.
+    /// Indexes that the registry requires, by the names of the existing ones.
     pub indexes: Vec<Index>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
 pub struct Column {
     pub name: String,
-    /// As in a cast.
+    /// Type name for a cast.
     pub type_name: String,
-    /// Behind a domain, the type that it is made of.
+    /// The type itself, or the base type of a domain.
     pub base_type: String,
-    /// Of the base type, where it is a domain: `N` number, `S` string, `E` enum, `A` array ...
+    /// Category of the base type: `N` number, `S` string, `E` enum, `A` array ...
     pub category: String,
-    /// Of the element, where it is an array.
+    /// Type of an array's elements.
     pub element_type: Option<String>,
     pub element_category: Option<String>,
-    /// Of an enum.
+    /// First label of an enum.
     pub first_label: Option<String>,
     pub is_required: bool,
 }
@@ -62,7 +62,7 @@ pub struct ForeignKey {
     pub columns: Vec<String>,
     pub parent: String,
     pub parent_columns: Vec<String>,
-    /// Whether both sides have rows of organisations.
+    /// Whether both tables belong to organisations.
     pub is_between_orgs: bool,
 }
 
@@ -75,7 +75,7 @@ pub struct Unique {
 #[derive(Clone, Debug, Deserialize)]
 pub struct Index {
     pub name: String,
-    /// With their order, as in `order by`.
+    /// Columns with their order, as in `order by`.
     pub columns: String,
 }
 
@@ -88,7 +88,7 @@ impl Schema {
         Self { tables: serde_json::from_value(tables).expect("as written in catalog.sql") }
     }
 
-    /// The registered ones.
+    /// The registered tables.
     pub fn registered(&self) -> impl Iterator<Item = &Table> {
         self.tables.iter().filter(|table| table.scope.is_some())
     }
@@ -106,13 +106,13 @@ impl Table {
             .unwrap_or_else(|| panic!("{} has no column {name}", self.name))
     }
 
-    /// `(a, b)` of the primary key, quoted.
+    /// Quoted columns of the primary key, separated by commas.
     pub fn primary_key_list(&self) -> String {
         self.primary_key.iter().map(|c| quote(c)).collect::<Vec<_>>().join(", ")
     }
 }
 
-/// A name as it stands in a statement.
+/// A quoted identifier.
 pub fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }

@@ -1,4 +1,4 @@
--- One JSON document of every registered table that exists, and of those that they refer to.
+-- One JSON document about every registered table that exists, and about the tables that they reference.
 with recursive registered as (
   select r.*, c.oid as rel
   from warden.tenant_tables r

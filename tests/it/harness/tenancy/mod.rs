@@ -1,6 +1,6 @@
-//! Tables of tenants for tests: what the catalogs say of them, valid rows for any of them, and every way
-//! to break what keeps them apart. It knows no table by name, so that a table which an application
-//! adopts is covered as the platform's are.
+//! Tenant tables for tests: their description from the catalogs, valid rows for any of them, and every way to
+//! break their isolation. No table is named here, so a table that an application adopts is covered like the
+//! platform's.
 
 mod catalog;
 mod mutations;

@@ -1,6 +1,5 @@
-//! Every way to break what keeps organisations apart: one statement per policy, trigger, constraint and
-//! index of `warden.tenant_objects`. Run each in a transaction, look whether anybody notices,
-//! and roll back.
+//! Every way to break isolation: one statement or more per policy, trigger, constraint and index of
+//! `warden.tenant_objects`. A test runs each in a transaction, checks that it is noticed, and rolls it back.
 
 use sqlx::Row as _;
 use sqlx::postgres::PgConnection;
@@ -8,16 +7,16 @@ use sqlx::postgres::PgConnection;
 /// One object, broken in one way.
 #[derive(Clone, Debug)]
 pub struct Mutation {
-    /// The table that it belongs to, as it stands in a statement.
+    /// Quoted name of the table.
     pub table: String,
-    /// As in `warden.tenant_objects`.
+    /// Kind in `warden.tenant_objects`.
     pub kind: String,
     pub name: String,
-    /// What breaks it.
+    /// The statement that breaks the object.
     pub sql: String,
 }
 
-/// All of them, by table.
+/// All mutations, by table.
 pub async fn mutations(connection: &mut PgConnection) -> Vec<Mutation> {
     let objects = sqlx::query(
         "select format('%I.%I', o.schema_name, o.table_name) as target, o.kind, o.name, quote_ident(o.found) as found,
@@ -28,7 +27,7 @@ pub async fn mutations(connection: &mut PgConnection) -> Vec<Mutation> {
          left join pg_class i on i.relname = o.found and i.relkind = 'i' and o.kind in ('index', 'unique')
            and i.relnamespace = o.schema_name::text::regnamespace
          where o.is_present and o.phase <> 'fill'
-           -- What a primary key holds is not null for as long as the key is there.
+           -- A column of a primary key cannot become nullable.
            and not (o.kind = 'not_null' and exists (
              select from pg_constraint k join pg_attribute a on a.attrelid = k.conrelid and a.attnum = any (k.conkey)
              where k.conrelid = o.relation and k.contype = 'p' and a.attname = 'org_id'))
@@ -63,7 +62,7 @@ pub async fn mutations(connection: &mut PgConnection) -> Vec<Mutation> {
                 vec![format!("alter table {table} no force row level security")]
             }
             "row_security" => vec![format!("alter table {table} disable row level security")],
-            other => panic!("nobody knows how to break a {other}"),
+            other => panic!("no mutation for the kind {other}"),
         };
         found.extend(statements.into_iter().map(|sql| Mutation {
             table: table.clone(),

@@ -1,6 +1,6 @@
-//! Valid rows for any table: what a row must have is filled by type, by what checks name, and with the
-//! parents that foreign keys need. Values that a check refuses are followed by others, so that a
-//! table nobody has seen yet is filled as well.
+//! Valid rows for any table. Required columns get values by their type and by the constants in checks, and
+//! foreign keys get parents. If a check rejects the values, others are tried, so this also works for unknown
+//! tables.
 
 use std::collections::BTreeMap;
 
@@ -10,20 +10,20 @@ use uuid::Uuid;
 
 use super::catalog::{Column, Schema, Table, quote};
 
-/// Combinations of values that are tried before a check counts as one that cannot be met.
+/// Number of combinations of values that are tried before a check counts as unsatisfiable.
 const TRIES_MAX: usize = 2000;
-/// Parents of parents.
+/// Maximum depth of parents.
 const DEPTH_MAX: u32 = 12;
 
-/// Makes rows.
+/// Creates rows.
 #[derive(Debug)]
 pub struct RowMaker<'a> {
     pub schema: &'a Schema,
-    /// Foreign keys whose parents are made although their columns may be null.
+    /// Whether parents are also created for foreign keys whose columns may be null.
     pub with_optional_parents: bool,
 }
 
-/// An insert that is valid for the organisation (or user) it was made for: column and SQL expression.
+/// A valid insert for one organisation (or user): an SQL expression for each column.
 #[derive(Clone, Debug)]
 pub struct Insert {
     pub table: String,
@@ -46,7 +46,8 @@ impl Insert {
     pub fn sql(&self) -> String {
         let columns: Vec<String> = self.values.keys().map(|c| quote(c)).collect();
         let values: Vec<&str> = self.values.values().map(String::as_str).collect();
-        // "overriding" is for keys that are generated always, and named where a row is to be met again.
+        // "overriding" allows values for keys that are GENERATED ALWAYS, which tests use to conflict with a
+        // row.
         format!(
             "insert into {} ({}) overriding system value values ({})",
             self.table,
@@ -56,17 +57,17 @@ impl Insert {
     }
 }
 
-/// A literal.
+/// A string literal.
 pub fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
 impl RowMaker<'_> {
-    /// An insert for a row of `key` (an organisation, or a user where the table is kept apart by user); the
-    /// parents that it needs are inserted. It has been tried, so checks are met.
+    /// An insert for a row of `key` (an organisation, or a user for a table of users). The parents that it
+    /// needs are inserted. The insert was tried, so it satisfies every check.
     ///
     /// # Errors
-    /// What the database says.
+    /// The database's error.
     pub async fn prepare(
         &self,
         connection: &mut PgConnection,
@@ -79,7 +80,7 @@ impl RowMaker<'_> {
     /// Inserts a row, and returns the values of these columns as literals.
     ///
     /// # Errors
-    /// What the database says.
+    /// The database's error.
     pub async fn insert(
         &self,
         connection: &mut PgConnection,
@@ -98,7 +99,7 @@ impl RowMaker<'_> {
         returning: &[String],
         depth: u32,
     ) -> Result<Vec<String>, String> {
-        // Of what belongs to nobody, any row will do.
+        // Any row of an unregistered table can serve as parent.
         if table.scope.is_none()
             && let Some(found) = existing(connection, table, returning).await
         {
@@ -115,7 +116,7 @@ impl RowMaker<'_> {
         key: Uuid,
         depth: u32,
     ) -> Result<Insert, String> {
-        assert!(depth < DEPTH_MAX, "{}: its parents have parents without end", table.name);
+        assert!(depth < DEPTH_MAX, "{}: its parents form a cycle", table.name);
         let mut insert = Insert { table: table.name.clone(), values: BTreeMap::new() };
         if !table.key.is_empty() {
             insert.values.insert(table.key.clone(), format!("'{key}'"));
@@ -142,7 +143,7 @@ impl RowMaker<'_> {
         self.meet_checks(connection, table, insert).await
     }
 
-    /// Tries the insert, and other values where a check refuses these.
+    /// Tries the insert, and other values if a check rejects these.
     async fn meet_checks(
         &self,
         connection: &mut PgConnection,
@@ -155,18 +156,21 @@ impl RowMaker<'_> {
             let done = connection.execute(sqlx::raw_sql(AssertSqlSafe(insert.sql()))).await;
             run(connection, "rollback to try; release try").await;
             let Err(error) = done else { return Ok(insert) };
-            let refused = error.as_database_error().and_then(|e| {
+            let rejecting = error.as_database_error().and_then(|e| {
                 let e = e.try_downcast_ref::<PgDatabaseError>()?;
                 (e.code() == "23514").then(|| e.constraint()).flatten().map(str::to_owned)
             });
-            let check = refused.and_then(|name| table.checks.iter().find(|check| check.name == name));
+            let check = rejecting.and_then(|name| table.checks.iter().find(|check| check.name == name));
             let Some(check) = check else { return Err(format!("{}: {error}", insert.sql())) };
             let n = tries.entry(check.name.clone()).or_default();
             *n += 1;
             if *n > TRIES_MAX {
-                return Err(format!("{}: no value meets {} {}", table.name, check.name, check.definition));
+                return Err(format!(
+                    "{}: no value satisfies {} {}",
+                    table.name, check.name, check.definition
+                ));
             }
-            // The n-th combination of what its columns may be.
+            // The n-th combination of candidates for the check's columns.
             let mut rest = *n;
             for name in &check.columns {
                 if *name == table.key || table.foreign_keys.iter().any(|f| f.columns.contains(name)) {
@@ -193,7 +197,7 @@ async fn stored(
     Ok((0..returning.len()).map(|n| literal(row.get::<&str, _>(n))).collect())
 }
 
-/// Columns of a row that is there.
+/// Columns of an existing row, as literals.
 async fn existing(connection: &mut PgConnection, table: &Table, columns: &[String]) -> Option<Vec<String>> {
     let list: Vec<String> = columns.iter().map(|c| format!("{}::text", quote(c))).collect();
     let sql = format!("select {} from {} limit 1", list.join(", "), table.name);
@@ -205,7 +209,7 @@ async fn run(connection: &mut PgConnection, sql: &'static str) {
     connection.execute(sqlx::raw_sql(sql)).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
 }
 
-/// What a column may be: the likeliest first, then what its checks name.
+/// Candidate values of a column: the likeliest first, then the constants in its checks.
 pub fn candidates(table: &Table, column: &Column) -> Vec<String> {
     let place = table.columns.iter().position(|c| c.name == column.name).unwrap_or_default();
     let mut found = of_type(&column.category, &column.base_type, column.first_label.as_deref(), place);
@@ -223,7 +227,7 @@ pub fn candidates(table: &Table, column: &Column) -> Vec<String> {
 fn of_type(category: &str, type_name: &str, first_label: Option<&str>, place: usize) -> Vec<String> {
     let unique = Uuid::new_v4().simple().to_string();
     let digits = format!("{:07}", fastrand::u32(..10_000_000));
-    // Later columns get later values, because many a check says that one is after the other.
+    // Later columns get later values, because many checks require one column to be after another.
     let of = |values: &[&str]| values.iter().map(|v| (*v).to_owned()).collect();
     match (category, type_name.split('(').next().unwrap_or_default()) {
         ("E", _) => vec![literal(first_label.unwrap_or_default())],
@@ -263,7 +267,7 @@ fn of_type(category: &str, type_name: &str, first_label: Option<&str>, place: us
     }
 }
 
-/// The constants that a check names, which are often the values that it allows.
+/// The constants in a check, which often are the values that it allows.
 fn literals(definition: &str) -> Vec<String> {
     let texts = definition.split('\'').skip(1).step_by(2).map(literal);
     let numbers = definition
