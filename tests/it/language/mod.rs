@@ -21,7 +21,7 @@ const COLUMNS_MAX: usize = 110;
 const SQL_COLUMNS_MAX: usize = 120;
 
 /// Findings that are left while the language is being rewritten. The numbers only go down.
-const LEFT: Left = Left { words: 181, columns: 330, openings: 288, links: 30 };
+const LEFT: Left = Left { words: 82, columns: 265, openings: 91, links: 6 };
 
 struct Left {
     words: usize,
