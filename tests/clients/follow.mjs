@@ -1,6 +1,6 @@
-// Follows a topic until the page closes. `load()` (a promise) reads the current state and `replace(state)` shows it.
-// `apply(event, payload)` receives every later change, once and in order. `load` is called at the beginning and after
-// each loss of continuity; it must retry until it has the state.
+// Follows a topic until the page closes. `load()` (a promise) reads the current state and `replace(state)`
+// shows it. `apply(event, payload)` receives every later change, once and in order. `load` is called at the
+// beginning and after each loss of continuity; it must retry until it has the state.
 export function follow(socket, topic, { load, replace, apply }) {
   let since; // the cursor of the last event seen
   let held; // changes that arrive while the state is loading

@@ -1,17 +1,17 @@
-// Many clients of the `phoenix` package that follow topics by the recipe of docs/protocol.md, for
-// tests/chaos/. It reports what they see and judges nothing.
+// Many clients of the `phoenix` package that follow topics with the recipe of docs/protocol.md, for tests/chaos
+// and tests/it/rolling.rs. It reports what the clients see and checks nothing.
 //
 //   node followers.mjs '{"url": "ws://127.0.0.1:4000/socket", "clients": [{"token": "...", "topics": ["calls"]}]}'
 //
-// Each line on stdout is an array of a client's number, a topic, what happened, and more:
+// Each line on stdout is an array: the client's number, a topic, what happened, and details.
 //   "joined" {resumed, resync}       a join was answered
-//   "load" id reason waitedMs        the state is to be read; waited: since the join was sent
-//   "replaced" id                    that state took the place of the one before
-//   "event" name data                a change was applied; data: what tells the event
-//   "closed" code                    the socket (topic: null)
-//   "wrong" what                     what no client expects
+//   "load" id reason waitedMs        the recipe asks for the state; waitedMs: time since the join was sent
+//   "replaced" id                    the recipe shows this state
+//   "event" name data                a change was applied; data identifies the event
+//   "closed" code                    the socket closed (topic: null)
+//   "wrong" response                 a join failed, which no client expects
 //
-// Each line on stdin is `{"loaded": id}`, or `{"freeze": ms}`: the whole process stands still for so long.
+// Each line on stdin is `{"loaded": id}`, or `{"freeze": ms}`: the whole process freezes for that time.
 
 import { createInterface } from "node:readline";
 import { Socket } from "phoenix";
@@ -43,7 +43,7 @@ config.clients.forEach(({ token, topics }, client) => {
         report(client, topic, "event", event, { org_id, id, writer, n, metadata });
       },
     });
-    // What the recipe does not need to know: why, and since when.
+    // The recipe needs neither the reason of a load nor its time, but the test does.
     const { onMessage } = channel;
     channel.onMessage = (event, payload, ...rest) => {
       if (event === "warden.resync") reason = payload.reason;
@@ -67,7 +67,7 @@ config.clients.forEach(({ token, topics }, client) => {
   socket.connect();
 });
 
-// The test's end is the end of stdin: without this an orphan would go on reconnecting.
+// Stdin ends when the test ends. Without this an orphaned process would reconnect for ever.
 const lines = createInterface({ input: process.stdin });
 lines.on("close", () => process.exit());
 lines.on("line", (line) => {

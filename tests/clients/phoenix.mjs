@@ -1,24 +1,24 @@
-// Drives the `phoenix` package from npm as a browser would, for tests/it/phoenix/. It reports and
-// obeys, and decides nothing: no assertions, no waiting, no second guess at the protocol.
+// Drives the `phoenix` package from npm as a browser would, for tests/it/phoenix. It executes commands and
+// reports; it contains no assertions, no waiting and no knowledge of the protocol.
 //
 //   node phoenix.mjs '{"url": "ws://127.0.0.1:4000/socket", "authToken": "...", "connect": true}'
 //
-// Configuration (argv[2]): `url`; `authToken`, given to the Socket as a string, or as a function where
-// `authTokenFunction` is true; `topics`, joined at once; `connect`, whether to connect at once; and
-// `params`, `heartbeatIntervalMs`, `timeout`, given to the Socket as they are.
+// Configuration (argv[2]): `url`; `authToken`, passed to the Socket as a string, or as a function if
+// `authTokenFunction` is true; `topics`, joined at the start; `connect`, whether to connect at the start; and
+// `params`, `heartbeatIntervalMs`, `timeout`, passed to the Socket unchanged.
 //
-// Each line on stdout is an object whose `on` says what happened:
-//   ready                                          commands are read from now on
+// Each line on stdout is an object; `on` names what happened:
+//   ready                                          commands are accepted from now on
 //   open, error {message}, close {code, reason}    the socket
-//   frame {join_ref, ref, topic, event, payload}   whatever the socket received, heartbeat replies too
-//   event {topic, event, payload}                  what a channel was handed
+//   frame {join_ref, ref, topic, event, payload}   any frame that the socket received, heartbeat replies included
+//   event {topic, event, payload}                  an event that a channel received
 //   channel {topic, event}                         a channel closed or failed (phx_close, phx_error)
-//   reply {to, topic, status, response}            to a join, a leave or a push, or its timeout
-//   done {command}                                 a command without a reply of its own was carried out
+//   reply {to, topic, status, response}            the reply to a join, a leave or a push, or its timeout
+//   done {command}                                 a command without a reply of its own was executed
 //
-// Each line on stdin is an object whose `do` is one of: connect, disconnect {code, reason},
-// join {topic, since}, leave {topic}, push {topic, event, payload}, heartbeat, token {token}. A join
-// with `since: true` hands back the cursor of the channel's last event, at each rejoin anew.
+// Each line on stdin is an object; `do` is one of: connect, disconnect {code, reason}, join {topic, since},
+// leave {topic}, push {topic, event, payload}, heartbeat, token {token}. A join with `since: true` sends the
+// cursor of the channel's last event, at each rejoin.
 
 import { createInterface } from "node:readline";
 import { Socket } from "phoenix";
@@ -26,7 +26,7 @@ import WebSocket from "ws"; // Node 20 has no WebSocket of its own.
 
 const config = JSON.parse(process.argv[2]);
 let token = config.authToken;
-/** The channel that was joined last, by topic. */
+/** The latest channel of each topic. */
 const channels = new Map();
 
 function report(on, fields = {}) {
@@ -44,7 +44,7 @@ socket.onError((error) => report("error", { message: error?.message }));
 socket.onClose(({ code, reason }) => report("close", { code, reason }));
 socket.onMessage((message) => report("frame", message));
 
-/** Reports whichever reply comes to a push. */
+/** Reports the reply to a push. */
 function reportReply(push, to, topic) {
   for (const status of ["ok", "error", "timeout"]) {
     push.receive(status, (response) => report("reply", { to, topic, status, response }));
@@ -80,7 +80,7 @@ const commands = {
   },
 };
 
-// The test's end is the end of stdin: without this an orphan would go on reconnecting.
+// Stdin ends when the test ends. Without this an orphaned process would reconnect for ever.
 const lines = createInterface({ input: process.stdin });
 lines.on("close", () => process.exit());
 lines.on("line", (line) => {
