@@ -1,7 +1,8 @@
 //! The language of the project: comments, docstrings, messages, test names and documents.
 //!
-//! CONTRIBUTING.md has the rules. These tests check the ones that a program can check, without false positives.
-//! `source` splits files into passages, `rules` checks one passage at a time and has samples that break each rule.
+//! CONTRIBUTING.md has the rules. These tests check the ones that a program can check, without false
+//! positives. `source` splits files into passages. `rules` checks one passage at a time, and has samples
+//! that break each rule.
 
 mod rules;
 mod source;
@@ -30,7 +31,7 @@ struct Left {
     links: usize,
 }
 
-/// This checker quotes what it forbids.
+/// The directory of this checker.
 const SELF: &str = "tests/it/language";
 
 fn root() -> &'static Path {
@@ -40,8 +41,7 @@ fn root() -> &'static Path {
 fn checked() -> Vec<Source> {
     let sources = sources(root());
     assert!(sources.len() > 300, "the walk found the sources");
-    let is_checked = |source: &Source| !source.path.starts_with(SELF);
-    sources.into_iter().filter(is_checked).collect()
+    sources
 }
 
 fn documents() -> Vec<Source> {
@@ -62,8 +62,9 @@ fn texts_use_plain_words() {
     let mut findings = Vec::new();
     for source in checked() {
         for passage in &source.passages {
-            // A string without a space is a value, not a message.
-            if passage.kind == Kind::Message && !passage.text.contains(' ') {
+            // A string without a space is a value. The samples of this checker break its rules on purpose.
+            let is_sample = source.path.starts_with(SELF);
+            if passage.kind == Kind::Message && (is_sample || !passage.text.contains(' ')) {
                 continue;
             }
             for (line, word) in banned_words(&passage.text) {

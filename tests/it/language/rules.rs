@@ -25,7 +25,8 @@ const OPENINGS: &[&str] = &["Of", "Its", "What", "Who", "Whose", "Where", "That"
 /// Shortest sentence that must not occur twice, in characters.
 const REPEATED_MIN: usize = 100;
 
-/// The banned words of a text, each with the line on which it begins, counted from 0. A phrase may be wrapped.
+/// The banned words of a text, each with the line on which it begins, counted from 0. A phrase may be
+/// wrapped.
 pub(super) fn banned_words(text: &str) -> Vec<(usize, &'static str)> {
     let lines: Vec<String> = text.lines().map(plain_words).collect();
     let mut found = Vec::new();

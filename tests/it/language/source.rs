@@ -1,6 +1,6 @@
-//! Splits files into the passages that people read: comments, docstrings, messages, names of functions, prose.
+//! Splits files into the passages that people read: comments, docstrings, messages, function names, prose.
 //!
-//! This is not a parser. It knows enough of each language to tell comments and strings from code.
+//! This is not a parser. It knows enough of each language to separate comments and strings from code.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -40,7 +40,7 @@ const SKIPPED: &[&str] = &[
     "package-lock.json",
 ];
 
-/// What a passage is.
+/// Kinds of passages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// A comment; consecutive comment lines are one passage.
