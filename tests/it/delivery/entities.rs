@@ -1,4 +1,4 @@
-//! Entity topics of any kind: `<kind>:<id>`, with uuids, whole numbers or text as ids, live and in a replay.
+//! Entity topics of any kind, `<kind>:<id>`: with uuids, integers or text as ids, live and in a replay.
 
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -19,7 +19,7 @@ const TABLES: &str = "
     select warden.watch('documents', 'documents', 'document', entity_topic => 'document');
     select warden.watch('tickets', 'tickets', 'ticket', entity_topic => 'ticket');";
 
-/// The last event of a test: nothing else comes before it.
+/// Publishes a final event and expects it next, because no other event may arrive before it.
 async fn expect_no_more(t: &TestGateway, org: Uuid, client: &mut Client, topic: &str) {
     t.db.publish(org, topic, "test.end").await;
     client.expect_only(topic, "test.end").await;
@@ -80,7 +80,7 @@ async fn a_client_resumes_an_entity_topic_from_memory_and_from_the_log() {
     for topic in &topics {
         t.db.publish(org, topic, "test.end").await;
     }
-    // Keeps no events in memory, so every replay reads the log.
+    // This gateway keeps no events in memory, so every replay reads the log.
     let forgetful = TestGateway::gateway(&t.db, |config| {
         config.limits.recent.bytes_max = 0;
         config.limits.session.close_timeout = CLOSE_TIMEOUT;
@@ -190,8 +190,8 @@ async fn the_same_id_in_two_organisations_is_two_topics() {
     t.gateway.stop().await;
 }
 
-/// Text of any content and collation is written; if it is no id of a topic, the event reaches the table's
-/// topic alone.
+/// The write succeeds for any text and collation. If the text is not a valid id, the event reaches no entity
+/// topic.
 #[tokio::test]
 async fn a_text_that_is_no_id_fails_no_write() {
     let (t, [org]) = with_orgs(

@@ -60,8 +60,8 @@ async fn a_published_event_is_delivered_when_its_transaction_commits() {
 async fn a_topic_can_be_joined_after_it_was_declared() {
     let (t, [org]) = with_orgs("").await;
     let mut client = t.connect(org).await;
-    let refusal = client.push("invoices", "phx_join", json!({})).await;
-    assert_eq!((refusal.status.as_str(), &refusal.response["reason"]), ("error", &json!("unmatched topic")));
+    let reply = client.push("invoices", "phx_join", json!({})).await;
+    assert_eq!((reply.status.as_str(), &reply.response["reason"]), ("error", &json!("unmatched topic")));
     t.db.run("select warden.declare_topic('invoices'); select warden.declare_topic('invoices')").await;
     eventually("the topic can be joined", async || {
         client.push("invoices", "phx_join", json!({})).await.status == "ok"

@@ -262,7 +262,7 @@ async fn a_changed_entity_column_is_a_deletion_and_a_creation() {
     t.gateway.stop().await;
 }
 
-/// Even if the table's own topic is `org`, or the event also reaches an entity topic.
+/// This holds if the table's topic is `org`, and if the event also reaches an entity topic.
 #[tokio::test]
 async fn an_event_arrives_once_on_each_topic_that_it_reaches() {
     let (t, [org]) = with_orgs(
