@@ -111,9 +111,8 @@ language sql stable set search_path = '' as $fn$
   from (values (true)) always left join warden.entity_topics t on t.kind = w.entity_topic
 $fn$;
 
--- Creates the trigger function of a watched table. A function per table has its statements planned once, and refers to
--- columns by name instead of looking them up. Statement triggers with transition tables cost one INSERT ... SELECT per
--- bulk statement.
+-- Creates the trigger function of a watched table. With one function per table, PostgreSQL plans each statement once,
+-- and columns need no lookup. Statement triggers with transition tables cost one INSERT ... SELECT per bulk statement.
 create function warden.watch_function(w warden.watches) returns text
 language plpgsql set search_path = '' as $fn$
 declare
@@ -279,7 +278,7 @@ begin
       end if;
     end if;
   end loop;
-  -- A misspelt name would let a column leave the database that must not.
+  -- With a misspelt name, the column that should be omitted would leave the database.
   for col in
     select o.name from unnest(omit_columns) o(name)
     where not exists (select from pg_catalog.pg_attribute a where a.attrelid = watch.relation
