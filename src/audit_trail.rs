@@ -1,7 +1,8 @@
 //! The audit trail: log events for accepted, rejected, refreshed, revoked and ended sessions.
 //!
-//! Every event has the target `warden::audit_trail`, a constant message and fields; `docs/security.md` documents them.
-//! Each event is emitted by one function here. The trail never sees a token, only a [`TokenHash`].
+//! Every event has the target `warden::audit_trail`, a constant message and fields; `docs/security.md`
+//! documents them. Each event is emitted by one function here. The trail never sees a token, only a
+//! [`TokenHash`].
 
 use std::fmt;
 use std::net::IpAddr;
@@ -115,7 +116,8 @@ pub fn revoked(revocation: Revocation<'_>) {
         requested_by = revocation.requested_by, "tokens revoked");
 }
 
-/// Logs a successful revocation request. Every node logs the revocation itself with [`revoked`], under the same id.
+/// Logs a successful revocation request. Every node logs the revocation itself with [`revoked`], under the
+/// same id.
 pub fn revocation_requested(request: RevocationRequest<'_>) {
     tracing::info!(target: TARGET, action = "revoke_request", revocation.id = request.id,
         user.id = request.user, org.id = %request.org, address = %request.address,

@@ -8,9 +8,10 @@
 //!                                                          triggers, warden.publish() ───┘
 //! ```
 //!
-//! Imports run one way: `wire` and `log::cursor` know nobody; `hub` knows `wire`; `session` knows
-//! `hub`, `wire` and `events`; `http` knows `auth` and `session`; `app` puts it together. The map of the
-//! code and its invariants are in `ARCHITECTURE.md`.
+//! Imports run one way: `wire` and `log::cursor` import no other module; `hub` imports `wire`; `session`
+//! imports `hub`, `auth` and `replay`; `http` imports `session`; `app` composes all of them.
+//! `tests/it/architecture.rs` has the whole list and enforces it. `ARCHITECTURE.md` has the map of the code
+//! and its invariants.
 
 pub mod app;
 pub mod audit_trail;

@@ -1,11 +1,11 @@
-//! The command `warden`: reads the command line and calls one command.
+//! The binary `warden`: parses the command line and runs one command.
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
 use warden::cli::Cli;
 
-/// Sessions come and go by the thousands; the system's allocator keeps the memory of those that left.
+/// jemalloc, because the system's allocator keeps the memory of thousands of sessions that have left.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

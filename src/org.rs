@@ -1,24 +1,25 @@
-//! The tenant's identity as a type that cannot be made from just any string.
+//! Identity of a tenant, as a type that cannot be created from an arbitrary string.
 //!
-//! An [`OrgId`] comes from two places: the claims of a verified token ([`crate::auth`]) and a row of
-//! the database (through its `sqlx` decoding). Nothing else may make one; a test keeps the callers
-//! of [`OrgId::from_claim`] to `auth`.
+//! An [`OrgId`] comes from two places: the claims of a verified token (module `auth`), and a row of the
+//! database (by its `sqlx` decoding). A test ensures that only `auth` calls [`OrgId::from_claim`].
 
 use std::fmt;
 
 use uuid::Uuid;
 
-/// Length of a UUID in its only accepted form, 8-4-4-4-12 hexadecimal digits.
+/// Length of a UUID in the only accepted form: 8-4-4-4-12 hexadecimal digits.
 const UUID_TEXT_LEN: usize = 36;
 
-/// An organisation, by the id of its row in `public.organizations`.
+/// Id of an organisation: the primary key of `public.organizations`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, sqlx::Type)]
 #[sqlx(transparent)]
 pub struct OrgId(Uuid);
 
 impl OrgId {
-    /// Reads the `org_id` claim. Only the hyphenated form counts: the parser of `uuid` also takes
-    /// braces, URNs and bare digits, and what the database would refuse must not pass here.
+    /// Parses the claim `org_id`.
+    ///
+    /// Only the hyphenated form is accepted. The parser of `uuid` also accepts braces, URNs and bare digits,
+    /// which the functions in the database reject.
     pub(crate) fn from_claim(text: &str) -> Option<Self> {
         if text.len() != UUID_TEXT_LEN {
             return None;
@@ -26,13 +27,13 @@ impl OrgId {
         Uuid::try_parse(text).ok().map(Self)
     }
 
-    /// For unit tests, which have neither a token nor a row.
+    /// An id for unit tests, which have neither a token nor a row.
     #[cfg(test)]
     pub(crate) fn for_tests(n: u128) -> Self {
         Self(Uuid::from_u128(n))
     }
 
-    /// The bare UUID, for a query parameter.
+    /// The UUID, for a query parameter.
     #[must_use]
     pub fn as_uuid(self) -> Uuid {
         self.0
@@ -56,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_hyphenated_form_is_an_org() {
+    fn only_the_hyphenated_form_is_accepted() {
         let plain = "a0000000-0000-0000-0000-000000000001";
         assert_eq!(OrgId::from_claim(plain).map(|o| o.to_string()).as_deref(), Some(plain));
         for wrong in [

@@ -1,5 +1,6 @@
-//! Token buckets: so many a second, and a burst. It knows nobody and has no timers: whoever asks says
-//! what time it is.
+//! Token buckets: a rate per second and a burst.
+//!
+//! A bucket has no timer: the caller passes the current time. This module must not import any other.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -8,22 +9,22 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How often something may happen.
+/// Rate limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
-    /// In the long run, so many a second.
+    /// Tokens per second, in the long run.
     pub per_second: NonZeroU32,
-    /// And so many at once, after a pause.
+    /// Size of the bucket: tokens that are available at once after a pause.
     pub burst: NonZeroU32,
 }
 
-/// Why a text is no rate.
+/// Error for a string that is not a rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a rate is PER_SECOND:BURST, two whole numbers above 0, as in 50:500")]
+#[error("a rate is PER_SECOND:BURST, two whole numbers above 0, such as 50:500")]
 pub struct RateError;
 
 impl Rate {
-    /// A rate; a zero counts as one.
+    /// A rate. Zero is replaced by one.
     #[must_use]
     pub const fn new(per_second: u32, burst: u32) -> Self {
         const fn at_least_one(n: u32) -> NonZeroU32 {
@@ -35,7 +36,7 @@ impl Rate {
         Self { per_second: at_least_one(per_second), burst: at_least_one(burst) }
     }
 
-    /// How long it takes until so many more are allowed.
+    /// Time in which this many tokens flow into the bucket.
     fn time_of(self, count: u32) -> Duration {
         let nanos = u64::from(count) * 1_000_000_000 / u64::from(self.per_second.get());
         Duration::from_nanos(nanos)
@@ -60,23 +61,23 @@ impl FromStr for Rate {
     }
 }
 
-/// A bucket of tokens, kept as the moment at which it will be full again.
+/// Token bucket, stored as the moment at which it will be full again.
 #[derive(Clone, Copy, Debug)]
 pub struct Bucket {
     full_at: Instant,
 }
 
 impl Bucket {
-    /// A full one.
+    /// A full bucket.
     #[must_use]
     pub fn full(now: Instant) -> Self {
         Self { full_at: now }
     }
 
-    /// Takes so many tokens, or none.
+    /// Takes this many tokens, or none.
     ///
     /// # Errors
-    /// How long until there are as many.
+    /// The time until there are enough tokens.
     pub fn take(&mut self, rate: Rate, count: u32, now: Instant) -> Result<(), Duration> {
         let full_at = self.full_at.max(now) + rate.time_of(count);
         let latest = now + rate.time_of(rate.burst.get());
@@ -93,18 +94,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_burst_then_so_many_a_second() {
+    fn a_bucket_allows_its_burst_and_then_its_rate() {
         let (rate, start) = (Rate::new(10, 3), Instant::now());
         let mut bucket = Bucket::full(start);
         for _ in 0..3 {
             assert_eq!(bucket.take(rate, 1, start), Ok(()));
         }
         assert_eq!(bucket.take(rate, 1, start), Err(Duration::from_millis(100)));
-        // A refusal costs nothing.
+        // A failed attempt takes no token.
         assert_eq!(bucket.take(rate, 1, start), Err(Duration::from_millis(100)));
         assert_eq!(bucket.take(rate, 1, start + Duration::from_millis(100)), Ok(()));
         assert!(bucket.take(rate, 1, start + Duration::from_millis(199)).is_err());
-        // However long the pause: the burst and no more.
+        // A pause of any length fills the bucket up to its burst, and no further.
         let later = start + Duration::from_secs(3600);
         assert_eq!(bucket.take(rate, 3, later), Ok(()));
         assert!(bucket.take(rate, 1, later).is_err());
@@ -112,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_are_written_as_two_numbers() {
+    fn a_rate_is_parsed_from_two_numbers_and_printed_as_such() {
         assert_eq!("50:500".parse(), Ok(Rate::new(50, 500)));
         assert_eq!(Rate::new(50, 500).to_string(), "50:500");
         for bad in ["", "50", "0:5", "5:0", "-1:5", "5:5:5", "5.5:6", "x:y"] {

@@ -1,8 +1,9 @@
 //! Supervision of background services: starts each under a name, cancels them together, waits for their end.
 //!
-//! A service is a future that runs until it is dropped. It takes no cancellation token: [`Services::stop`] drops it at
-//! its next await, so an await must never leave shared state half changed. A service that ends earlier, or panics, is
-//! logged with its name and not restarted. [`periodic`] is the loop of every service that repeats one job.
+//! A service is a future that runs until it is dropped. It takes no cancellation token: [`Services::stop`]
+//! drops it at its next await, so an await must never leave shared state half changed. A service that ends
+//! earlier, or panics, is logged with its name and not restarted. [`periodic`] is the loop of every service
+//! that repeats one job.
 //!
 //! This module must not know any service, database or socket. `docs/design/services.md` lists the services.
 
@@ -23,8 +24,8 @@ use crate::backoff::Backoff;
 #[derive(Debug)]
 pub(crate) struct Services {
     cancel: CancellationToken,
-    /// Cancels the services if the gateway is dropped without [`Self::stop`], as when a test fails. A runtime that
-    /// waits for its threads would otherwise never end.
+    /// Cancels the services if the gateway is dropped without [`Self::stop`], as when a test fails. A runtime
+    /// that waits for its threads would otherwise never end.
     _abandoned: DropGuard,
     tracker: TaskTracker,
 }
@@ -51,16 +52,16 @@ impl Services {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let supervised = services.map(|(name, service)| supervise(name, service, self.cancel.clone()));
         self.tracker.spawn_blocking(move || {
-            // Spawned as tasks, because waking the future that a runtime blocks on is a system call, even if the
-            // waker runs on the same thread.
+            // Spawned as tasks, because waking the future that a runtime blocks on is a system call, even if
+            // the waker runs on the same thread.
             let tasks = supervised.map(|service| runtime.spawn(service));
             runtime.block_on(futures_util::future::join_all(tasks));
         });
         Ok(())
     }
 
-    /// Runs synchronous work on a thread of its own. Cancellation does not reach it: it must end by itself when its
-    /// input ends.
+    /// Runs synchronous work on a thread of its own. Cancellation does not reach it: it must end by itself
+    /// when its input ends.
     pub(crate) fn spawn_thread(&self, name: &'static str, work: impl FnOnce() + Send + 'static) {
         self.tracker.spawn_blocking(move || {
             if let Err(panic) = std::panic::catch_unwind(AssertUnwindSafe(work)) {
@@ -116,8 +117,8 @@ pub(crate) enum Trigger {
 
 /// Repeats a job for ever: at every interval, and whenever `wake` is notified.
 ///
-/// A failed run is repeated with backoff until it succeeds. Several notifications during a run cause one more run.
-/// The job reports its own errors.
+/// A failed run is repeated with backoff until it succeeds. Several notifications during a run cause one more
+/// run. The job reports its own errors.
 pub(crate) async fn periodic<Run, E>(schedule: Schedule, wake: &Notify, mut job: impl FnMut(Trigger) -> Run)
 where
     Run: Future<Output = Result<(), E>>,

@@ -1,11 +1,11 @@
-//! The signals that end a process.
+//! Signals that end the process.
 
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Resolves on Ctrl-C or SIGTERM. A second one ends the process at once: who asks twice is in a hurry.
+/// A future that resolves on Ctrl-C or SIGTERM. A second signal then ends the process immediately.
 ///
 /// # Errors
-/// When the handlers can't be installed.
+/// When the signal handlers cannot be installed.
 pub fn requested() -> std::io::Result<impl Future<Output = ()>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -20,7 +20,7 @@ pub fn requested() -> std::io::Result<impl Future<Output = ()>> {
         either(&mut interrupt, &mut terminate).await;
         tokio::spawn(async move {
             either(&mut interrupt, &mut terminate).await;
-            eprintln!("ending at once");
+            eprintln!("second signal: exiting immediately");
             std::process::exit(130);
         });
     })

@@ -1,11 +1,12 @@
-//! Locks that are held for moments: the std mutex, without poisoning.
+//! The standard mutex without poisoning, for locks that are held briefly.
 //!
-//! Every mutex in Warden guards plain data that is valid between any two statements, so a panic
-//! elsewhere is no reason to refuse it. Guards never live across an await (a lint keeps this).
+//! Every mutex in Warden guards plain data that is valid between any two statements. So a panic of another
+//! holder leaves nothing half changed, and the data can still be used. No guard lives across an await; a lint
+//! enforces that.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Locks, whether or not another holder panicked.
+/// Locks the mutex, even if another holder panicked.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

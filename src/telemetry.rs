@@ -1,4 +1,4 @@
-//! Logging: to standard error, for people on a terminal and as JSON for machines.
+//! Logging to standard error: text for people, or JSON for machines.
 
 use std::io::IsTerminal as _;
 
@@ -10,54 +10,54 @@ use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// These write what they read from sockets at the level trace, tokens among it: whatever the filter
-/// says, they get no further than debug.
-const TALKATIVE_TARGETS: &[&str] = &["tungstenite", "tokio_tungstenite"];
+/// Targets whose level trace contains everything that is read from sockets, including tokens. Whatever the
+/// filter is, they are logged down to debug only.
+const SECRET_TARGETS: &[&str] = &["tungstenite", "tokio_tungstenite"];
 
-/// sqlx reports as an error each new connection that a pool's own check turned away. The check tells of it, once
-/// (`postgres::primary`): while servers change places it happens again and again, and nothing is wrong.
+/// Target of sqlx's errors about new connections that the check of a pool rejects. The check logs that
+/// itself, once (`postgres::primary`). During a failover it happens repeatedly, and is not an error.
 const POOL_TARGET: &str = "sqlx_core::pool::inner";
 
-/// Whether an event may be logged, whatever was asked for.
-fn is_discreet(metadata: &Metadata<'_>) -> bool {
-    let is_talk = *metadata.level() == LevelFilter::TRACE
-        && TALKATIVE_TARGETS.iter().any(|target| metadata.target().starts_with(target));
-    let is_told = *metadata.level() == LevelFilter::ERROR && metadata.target() == POOL_TARGET;
-    !is_talk && !is_told
+/// Whether an event may be logged, independently of the configured filter.
+fn may_be_logged(metadata: &Metadata<'_>) -> bool {
+    let may_hold_secrets = *metadata.level() == LevelFilter::TRACE
+        && SECRET_TARGETS.iter().any(|target| metadata.target().starts_with(target));
+    let is_duplicate = *metadata.level() == LevelFilter::ERROR && metadata.target() == POOL_TARGET;
+    !may_hold_secrets && !is_duplicate
 }
 
-/// How to log.
+/// Flags of logging.
 #[derive(Args, Clone, Debug)]
 pub struct LogArgs {
-    /// What to log: error, warn, info, debug, trace, or per module as in warden=debug,sqlx=warn [default:
-    /// warden=info,warn; of dev: warn]
+    /// Log filter: error, warn, info, debug, trace, or by module, such as warden=debug,sqlx=warn [default:
+    /// warden=info,warn; for `warden dev`: warn]
     #[arg(long, env = "WARDEN_LOG", value_name = "FILTER", global = true)]
     pub log: Option<String>,
-    /// Log as one JSON object a line
+    /// Log one JSON object per line
     #[arg(long, env = "WARDEN_LOG_JSON", global = true)]
     pub log_json: bool,
 }
 
-/// What is logged where nothing else is said: what operators need, the audit trail with it.
+/// Default filter: events for operators, including the audit trail.
 pub const DEFAULT_FILTER: &str = "warden=info,warn";
 
-/// The same of commands that talk to whoever started them, between whose lines a trail would only be in the way.
+/// Default filter of interactive commands, whose output the audit trail would clutter.
 pub const QUIET_FILTER: &str = "warn";
 
-/// Installs the logger; once per process.
+/// Installs the logger. Call it once per process.
 ///
 /// # Errors
-/// When the filter can't be read.
+/// When the filter is invalid.
 pub fn init(args: &LogArgs, default: &str) -> anyhow::Result<()> {
     let log = args.log.as_deref().unwrap_or(default);
     let filter = EnvFilter::try_new(log)
-        .map_err(|error| anyhow::anyhow!("--log {log:?} is no filter ({error}): try warden=debug"))?;
-    let registry = tracing_subscriber::registry().with(filter).with(filter_fn(is_discreet));
+        .map_err(|error| anyhow::anyhow!("invalid log filter {log:?} ({error}): try --log warden=debug"))?;
+    let registry = tracing_subscriber::registry().with(filter).with(filter_fn(may_be_logged));
     let layer = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
     if args.log_json {
-        // Machines tell the audit trail from the rest by its target.
+        // With the target, which identifies events of the audit trail.
         registry.with(layer.json()).init();
     } else {
         registry.with(layer.with_target(false)).init();
@@ -86,21 +86,21 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_otherwise_and_what_may_hold_tokens_is_left_out() {
+    fn duplicates_and_events_that_may_hold_tokens_are_not_logged() {
         let written = Written::default();
         let writer = written.clone();
         let layer = tracing_subscriber::fmt::layer().with_writer(move || writer.clone());
         let registry =
-            tracing_subscriber::registry().with(EnvFilter::new("trace")).with(filter_fn(is_discreet));
+            tracing_subscriber::registry().with(EnvFilter::new("trace")).with(filter_fn(may_be_logged));
         tracing::subscriber::with_default(registry.with(layer), || {
-            tracing::error!(target: "sqlx_core::pool::inner", "turned away");
+            tracing::error!(target: "sqlx_core::pool::inner", "rejected");
             tracing::trace!(target: "tungstenite::protocol", "a token");
             tracing::warn!(target: "sqlx_core::pool::inner", "kept one");
             tracing::error!(target: "sqlx_core::pool", "kept two");
             tracing::debug!(target: "tungstenite::protocol", "kept three");
         });
         let text = String::from_utf8(lock(&written.0).clone()).expect("text");
-        assert!(!text.contains("turned away") && !text.contains("a token"), "{text}");
+        assert!(!text.contains("rejected") && !text.contains("a token"), "{text}");
         assert!(["one", "two", "three"].iter().all(|n| text.contains(&format!("kept {n}"))), "{text}");
     }
 }

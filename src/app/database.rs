@@ -1,5 +1,5 @@
-//! Everything that talks to the database: the primary and the pool that follows it, the log tailer and its doorbell,
-//! replay, retention, and the control state.
+//! Everything that talks to the database: the primary and the pool that follows it, the log tailer and its
+//! doorbell, replay, retention, and the control state.
 
 use std::sync::Arc;
 
@@ -62,8 +62,8 @@ impl DatabaseSide {
         };
         let tailer = LogTailer::new(primary, Arc::clone(&signal), dispatcher, limits.tailer);
         let (state, progress) = (tailer.state(), tailer.progress());
-        // On one runtime of their own: from the notification to the socket of a small organisation no other thread has
-        // to be woken, and no session's task runs before the tailer's.
+        // On one runtime of their own: from the notification to the socket of a small organisation no other
+        // thread has to be woken, and no session's task runs before the tailer's.
         services
             .spawn_on_own_runtime([("doorbell", doorbell.run().boxed()), ("tailer", tailer.run().boxed())])?;
 

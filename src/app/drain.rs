@@ -8,7 +8,8 @@ use crate::config::DrainLimits;
 use crate::hub::Hub;
 use crate::wire::CloseCode;
 
-/// Sessions that are due within this time are closed together: Tokio's timers have a granularity of a millisecond.
+/// Sessions that are due within this time are closed together: Tokio's timers have a granularity of a
+/// millisecond.
 const TICK: Duration = Duration::from_millis(5);
 
 /// Closes every session with 1012, evenly over the window, in random order.

@@ -9,7 +9,8 @@ use crate::service::Services;
 /// Helper threads at most: with more, the kernel's own locks are the bottleneck.
 const HELPERS_MAX: usize = 3;
 
-/// Starts the worker and its helpers. They end when the returned sender is dropped and every queued event is written.
+/// Starts the worker and its helpers. They end when the returned sender is dropped and every queued event is
+/// written.
 pub(super) fn start(
     services: &Services,
     hub: &Arc<Hub>,
@@ -20,16 +21,17 @@ pub(super) fn start(
     for _ in 0..helper_count() {
         services.spawn_thread("fanout_helper", worker.helper());
     }
-    // A thread and not a task: the worker never awaits, and among the runtime's tasks it would wait behind thousands of
-    // sessions that drain their outboxes.
+    // A thread and not a task: the worker never awaits, and among the runtime's tasks it would wait behind
+    // thousands of sessions that drain their outboxes.
     services.spawn_thread("fanout", move || worker.run());
     sender
 }
 
-/// Threads that help with large broadcasts, if there are cores for them beside those of fan-out and everything else.
+/// Threads that help with large broadcasts, if there are cores for them beside those of fan-out and
+/// everything else.
 ///
-/// On two cores a helper added no delivery, and small organisations waited for it (`benches/fairness.rs`: p99 of 9.5 ms
-/// instead of 2.5 ms).
+/// On two cores a helper added no delivery, and small organisations waited for it (`benches/fairness.rs`: p99
+/// of 9.5 ms instead of 2.5 ms).
 fn helper_count() -> usize {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     (cores.saturating_sub(2) / 2).min(HELPERS_MAX)

@@ -56,7 +56,8 @@ pub(super) struct Front {
     pub(super) admin_addr: SocketAddr,
     /// Cancelled first: `readyz` fails, and the public listener closes.
     draining: CancellationToken,
-    /// Cancelled when the sessions have been closed: sessions that are left end at once, and the admin listener closes.
+    /// Cancelled when the sessions have been closed: sessions that are left end at once, and the admin
+    /// listener closes.
     shutdown: CancellationToken,
     sessions: TaskTracker,
     listeners: TaskTracker,
@@ -142,7 +143,8 @@ impl Front {
         self.listeners.close();
     }
 
-    /// Closes the admin listener and every open session. A session that begins later finds `shutdown` cancelled.
+    /// Closes the admin listener and every open session. A session that begins later finds `shutdown`
+    /// cancelled.
     pub(super) fn end_sessions(&self, hub: &Hub) {
         self.shutdown.cancel();
         drain::close_all(hub);

@@ -1,7 +1,8 @@
 //! The composition root: builds one gateway from its configuration, starts it, and stops it.
 //!
-//! `warden serve`, `warden dev` and the tests all call [`Gateway::start`]. There are no globals, so several gateways can
-//! run in one process. This module wires parts together and must not contain any rule of its own.
+//! `warden serve`, `warden dev` and the tests all call [`Gateway::start`]. There are no globals, so several
+//! gateways can run in one process. This module wires parts together and must not contain any rule of its
+//! own.
 
 mod database;
 mod drain;
@@ -37,11 +38,12 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Binds the listeners and starts every service. The database may still be unreachable: `readyz` shows that.
+    /// Binds the listeners and starts every service. The database may still be unreachable: `readyz` shows
+    /// that.
     ///
     /// # Errors
-    /// When an address cannot be bound, the certificate cannot be used, or the system's root certificates are needed
-    /// and cannot be read.
+    /// When an address cannot be bound, the certificate cannot be used, or the system's root certificates are
+    /// needed and cannot be read.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         let listeners = Listeners::bind(&config).await?;
         let limits = config.limits;
@@ -115,8 +117,8 @@ impl Gateway {
         &self.hub
     }
 
-    /// Shuts the gateway down: `readyz` fails, no new session is accepted, and open sessions are closed over the drain
-    /// window. The services end when the sessions have ended, or at the drain timeout.
+    /// Shuts the gateway down: `readyz` fails, no new session is accepted, and open sessions are closed over
+    /// the drain window. The services end when the sessions have ended, or at the drain timeout.
     pub async fn stop(self) {
         tracing::info!(sessions = self.hub.session_count(), "shutting down");
         self.front.stop_accepting();

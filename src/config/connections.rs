@@ -6,8 +6,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::Limits;
 
-/// File descriptors for everything that is not a client's connection: the database, listeners, the log, certificates,
-/// and connections that are being rejected.
+/// File descriptors for everything that is not a client's connection: the database, listeners, the log,
+/// certificates, and connections that are being rejected.
 pub(super) const RESERVED_DESCRIPTORS: u64 = 256;
 
 /// Connections by default if the system has no limit of file descriptors: some 2 GiB of memory hold them.
@@ -48,7 +48,8 @@ impl ConnectionArgs {
         Ok(())
     }
 
-    /// Maximum of sessions and of connections without an upgrade: the configured numbers, or what descriptors allow.
+    /// Maximum of sessions and of connections without an upgrade: the configured numbers, or what descriptors
+    /// allow.
     fn connections(&self, descriptors: Option<u64>) -> anyhow::Result<(u64, u64)> {
         let default_pending = u64::try_from(Limits::default().admission.pending_max)?;
         let pending = self

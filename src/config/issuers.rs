@@ -52,8 +52,8 @@ impl IssuerArgs {
     /// Checks everything that can be checked without a request to a key server.
     ///
     /// # Errors
-    /// When a secret is too short, keys may not be fetched from an address, or two issuers have the same name. The
-    /// message names the variable and a remedy.
+    /// When a secret is too short, keys may not be fetched from an address, or two issuers have the same
+    /// name. The message names the variable and a remedy.
     pub fn into_verifier_config(self) -> anyhow::Result<VerifierConfig> {
         let mut issuers: Vec<IssuerConfig> = Vec::new();
         // An empty variable counts as unset, unless no other is set: then its value is reported as invalid.

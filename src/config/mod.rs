@@ -1,7 +1,7 @@
 //! Configuration: command-line flags and environment variables, validated into a [`Config`].
 //!
-//! Each file turns the flags of one concern into a checked value; this one only composes them. Nothing outside this
-//! module reads the environment. Every limit and its default is in [`limits`].
+//! Each file turns the flags of one concern into a checked value; this one only composes them. Nothing
+//! outside this module reads the environment. Every limit and its default is in [`limits`].
 
 mod admission;
 mod connections;
@@ -36,8 +36,8 @@ pub const DEFAULT_URL: &str = "ws://127.0.0.1:4000/socket";
 
 /// Flags of `warden serve`.
 ///
-/// Required flags have the name of their variable as placeholder, because clap prints only the placeholder when a value
-/// is missing.
+/// Required flags have the name of their variable as placeholder, because clap prints only the placeholder
+/// when a value is missing.
 #[derive(Args, Clone)]
 pub struct ServeArgs {
     #[command(flatten)]

@@ -1,8 +1,8 @@
-//! What exists, from memory: organisations and topics.
+//! In-memory directory of existing organisations and topics.
 //!
-//! A miss is one query, however many ask at once, and the log keeps the memory current: any event
-//! about an organisation forgets what is known of it, and a change of topics loads them again. So no
-//! answer outlives the change that makes it false by more than the reader's delay.
+//! A miss costs one query, however many requests wait for it. The log keeps the directory current: an event
+//! about an organisation removes its entry, and an event about topics loads them again. So an answer is wrong
+//! at most until the tailer has read the change.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -16,19 +16,19 @@ use crate::metrics::Metrics;
 use crate::org::OrgId;
 use crate::wire::{EntityIdType, ORG_TOPIC, Topic};
 
-/// Organisations kept in memory; beyond it the memory is dropped and begun anew, so that tokens for
-/// organisations that don't exist can't fill it.
+/// Organisations in memory. Beyond this number the memory is cleared, so that tokens with made-up
+/// organisations cannot fill it.
 pub(crate) const ORGS_MAX: usize = 100_000;
 
-/// See the module's documentation.
+/// Organisations and topics in memory.
 #[derive(Debug)]
 pub struct Directory {
     pool: PgPool,
-    /// Longest wait for the answer of the database.
+    /// Longest wait for the database.
     look_up_timeout: Duration,
     orgs: DashMap<OrgId, Arc<OnceCell<bool>>>,
     topics: RwLock<Arc<Topics>>,
-    /// One load at a time: the later one must not be overwritten by the earlier.
+    /// Held while topics are loaded: a slow load must not overwrite the result of a later one.
     loading: tokio::sync::Mutex<()>,
     metrics: Arc<Metrics>,
 }
@@ -37,12 +37,12 @@ pub struct Directory {
 #[derive(Debug, Default)]
 struct Topics {
     names: HashSet<Arc<str>>,
-    /// The kinds of entity topics, with the type of their ids.
+    /// Kinds of entity topics, with the type of their ids.
     id_types: HashMap<String, EntityIdType>,
 }
 
 impl Directory {
-    /// An empty memory in front of this database.
+    /// An empty directory in front of this database.
     #[must_use]
     pub fn new(pool: PgPool, look_up_timeout: Duration, metrics: Arc<Metrics>) -> Self {
         Self {
@@ -58,12 +58,13 @@ impl Directory {
     /// Whether the organisation exists.
     ///
     /// # Errors
-    /// When it is not known here and the database can't be asked.
+    /// When it is not in memory and the query fails.
     pub async fn has_org(&self, org: OrgId) -> Result<bool, sqlx::Error> {
         let known = self.orgs.get(&org).and_then(|cell| cell.get().copied());
         match known {
             Some(known) => Ok(known),
-            // Boxed: it is large and rare, and every session would have room for it.
+            // Boxed because it is large and rare: otherwise the future of every session would reserve room
+            // for it.
             None => Box::pin(self.look_up(org)).await,
         }
     }
@@ -72,8 +73,8 @@ impl Directory {
         if self.orgs.len() > ORGS_MAX {
             self.orgs.clear();
         }
-        // The cell is cloned out of the map: no guard lives across the await, and an answer that
-        // comes after `forget_org` goes to a cell that nobody finds any more.
+        // Cloned out of the map, so that no guard lives across the await. If `forget_org` removes the cell
+        // meanwhile, the stale answer goes into a cell that no later request finds.
         let cell = Arc::clone(&self.orgs.entry(org).or_default());
         let look_up = cell.get_or_try_init(|| async {
             self.metrics.directory_org_queries.inc();
@@ -83,33 +84,35 @@ impl Directory {
             );
             row.fetch_one(&self.pool).await
         });
-        // Those who wait for one another's failure would otherwise add up their waits.
+        // Around the whole wait: requests that queue for one cell would otherwise wait for one failed query
+        // after the other.
         match tokio::time::timeout(self.look_up_timeout, look_up).await {
             Ok(known) => known.copied(),
             Err(_) => Err(sqlx::Error::PoolTimedOut),
         }
     }
 
-    /// The organisations that are known here to exist.
+    /// Organisations in memory that exist.
     #[must_use]
     pub fn known_orgs(&self) -> Vec<OrgId> {
         let exists = |cell: &OnceCell<bool>| cell.get() == Some(&true);
         self.orgs.iter().filter(|entry| exists(entry.value())).map(|entry| *entry.key()).collect()
     }
 
-    /// The log tells of a change of this organisation.
+    /// Removes an organisation from memory, because the log has an event about it.
     pub fn forget_org(&self, org: OrgId) {
         self.orgs.remove(&org);
     }
 
-    /// Continuity with the log was lost, or organisations were truncated.
+    /// Removes all organisations, because continuity with the log was lost or they were truncated.
     pub fn forget_all(&self) {
         self.orgs.clear();
     }
 
-    /// A topic, if it can be joined; its name is then the one in memory here, which all who join it share.
+    /// The topic, if it can be joined. Its name is then a clone of the one in memory, which all subscriptions
+    /// share.
     #[must_use]
-    pub fn known(&self, topic: Topic) -> Option<Topic> {
+    pub fn joinable(&self, topic: Topic) -> Option<Topic> {
         let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
         match &topic {
             Topic::Org => topics.names.contains(ORG_TOPIC).then_some(topic),
@@ -121,7 +124,8 @@ impl Directory {
         }
     }
 
-    /// Topics that can be joined, for a helpful error: names, then kinds of entities as `<kind>:<type of the id>`.
+    /// Topics that can be joined, for error messages: names, then kinds of entities as `<kind>:<type of the
+    /// id>`.
     #[must_use]
     pub fn topic_names(&self) -> Vec<String> {
         let topics = Arc::clone(&self.topics.read().unwrap_or_else(PoisonError::into_inner));
@@ -137,7 +141,7 @@ impl Directory {
     /// Loads the names of topics and the kinds of entity topics.
     ///
     /// # Errors
-    /// When the database can't be asked; then those known before stay.
+    /// When the query fails. The topics in memory remain.
     pub async fn load_topics(&self) -> Result<(), sqlx::Error> {
         let _one = self.loading.lock().await;
         let rows = sqlx::query!(
@@ -160,7 +164,11 @@ impl Directory {
                         topics.id_types.insert(row.name, id_type);
                     }
                     None => {
-                        tracing::warn!(kind = row.name, id_type, "entity topics with an unknown type of ids")
+                        tracing::warn!(
+                            kind = row.name,
+                            id_type,
+                            "entity topics ignored: unknown type of ids"
+                        );
                     }
                 },
             }

@@ -1,7 +1,13 @@
-//! Control state of a node, kept current by the log: which topics and organisations exist, and which tokens are
-//! revoked.
+//! Control state of a node: existing topics and organisations, and revoked tokens, kept current by the log.
 //!
-//! This module decides about tokens and organisations; it reads no events itself and knows no sockets.
+//! | file | job |
+//! |---|---|
+//! | `directory` | organisations and topics in memory |
+//! | `reconciler` | the search for organisations that were deleted without a log event |
+//! | `revocations` | revocations in memory, and the end of the sessions that they concern |
+//! | `revoke` | one revocation on behalf of a back end |
+//!
+//! This module reads no events itself: the tailer calls it. It knows no sockets.
 
 mod directory;
 mod reconciler;

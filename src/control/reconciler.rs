@@ -1,8 +1,9 @@
-//! Organisations that are gone without a word in the log: their sessions end, and nobody is let in from memory.
+//! Reconciler: finds organisations that were deleted without a log event, and ends their sessions.
 //!
-//! The log tells of every deletion, unless its trigger was switched off (a restore, a replication role), or the
-//! organisations were truncated, which has no rows to tell of. So all that this node knows to exist are asked
-//! for now and then, and at once where the log says that something is not told. It decides about nobody new.
+//! The log has an event for every deletion, with two exceptions: triggers were disabled (a restore, a
+//! replication role), or the table was truncated, which has no rows to log. So the reconciler looks up all
+//! organisations that this node believes to exist, at an interval, and immediately after events may have been
+//! missed. It never admits anybody.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -22,20 +23,20 @@ use crate::wire::CloseCode;
 /// Organisations in one query.
 pub(crate) const ORGS_IN_QUERY_MAX: usize = 10_000;
 
-/// Delays of the sweep.
+/// Limits of the reconciler.
 #[derive(Clone, Copy, Debug)]
 pub struct ReconcilerLimits {
-    /// All are asked for so often.
+    /// Time between two runs.
     pub interval: Duration,
-    /// A query that takes longer has failed.
+    /// Longest query.
     pub timeout: Duration,
-    /// The first delay after a failure.
+    /// First delay after a failed run.
     pub retry_first: Duration,
-    /// The longest delay after a failure.
+    /// Longest delay after a failed run.
     pub retry_max: Duration,
 }
 
-/// See the module's documentation.
+/// Compares the organisations in memory with the database.
 #[derive(Debug)]
 pub struct Reconciler {
     pool: PgPool,
@@ -43,11 +44,11 @@ pub struct Reconciler {
     directory: Arc<Directory>,
     metrics: Arc<Metrics>,
     limits: ReconcilerLimits,
-    due: Notify,
+    woken: Notify,
 }
 
 impl Reconciler {
-    /// Asks this database about those whom the hub and the directory know.
+    /// A reconciler for the organisations that the hub and the directory know.
     #[must_use]
     pub fn new(
         pool: PgPool,
@@ -56,57 +57,55 @@ impl Reconciler {
         metrics: Arc<Metrics>,
         limits: ReconcilerLimits,
     ) -> Self {
-        Self { pool, hub, directory, metrics, limits, due: Notify::new() }
+        Self { pool, hub, directory, metrics, limits, woken: Notify::new() }
     }
 
-    /// The log tells that it does not tell everything.
-    pub fn now(&self) {
-        self.due.notify_one();
+    /// Requests a run, because events may have been missed.
+    pub fn wake(&self) {
+        self.woken.notify_one();
     }
 
-    /// Sweeps when told to, and now and then.
+    /// Reconciles at the interval and when woken, for ever.
     pub async fn run(self: Arc<Self>) {
         let schedule = Schedule {
             interval: self.limits.interval,
             retry: (self.limits.retry_first, self.limits.retry_max),
-            // At the start no organisation is known.
+            // At the start no organisation is in memory.
             starts_immediately: false,
         };
-        periodic(schedule, &self.due, |_| async {
-            self.sweep().await.inspect_err(|error| {
-                tracing::warn!(%error, "organisations could not be looked for; their sessions go on");
+        periodic(schedule, &self.woken, |_| async {
+            self.reconcile().await.inspect_err(|error| {
+                tracing::warn!(%error, "reconciling organisations failed: their sessions stay open");
             })
         })
         .await;
     }
 
-    async fn sweep(&self) -> Result<(), sqlx::Error> {
+    async fn reconcile(&self) -> Result<(), sqlx::Error> {
         let mut known: HashSet<OrgId> = self.directory.known_orgs().into_iter().collect();
         known.extend(self.hub.org_ids());
         let known: Vec<Uuid> = known.into_iter().map(OrgId::as_uuid).collect();
-        for asked in known.chunks(ORGS_IN_QUERY_MAX) {
-            let gone = tokio::time::timeout(self.limits.timeout, self.gone(asked)).await;
-            for org in gone.unwrap_or(Err(sqlx::Error::PoolTimedOut))? {
-                // First this: who is let in from now on asks the database.
+        for chunk in known.chunks(ORGS_IN_QUERY_MAX) {
+            let deleted = tokio::time::timeout(self.limits.timeout, self.deleted(chunk)).await;
+            for org in deleted.unwrap_or(Err(sqlx::Error::PoolTimedOut))? {
+                // Before the sessions end: from now on an upgrade queries the database.
                 self.directory.forget_org(org);
                 self.hub.close_org(org, CloseCode::ORG_GONE);
                 self.metrics.orgs_swept.inc();
-                tracing::warn!(
-                    org.id = %org,
-                    "an organisation is gone without a word in the event log: its sessions were ended"
-                );
+                tracing::warn!(org.id = %org, "organisation was deleted without a log event: sessions closed");
             }
         }
         Ok(())
     }
 
-    async fn gone(&self, asked: &[Uuid]) -> Result<Vec<OrgId>, sqlx::Error> {
+    /// Organisations of these that do not exist.
+    async fn deleted(&self, known: &[Uuid]) -> Result<Vec<OrgId>, sqlx::Error> {
         sqlx::query_scalar!(
             r#"
             select asked.id as "id!: OrgId" from unnest($1::uuid[]) as asked (id)
             where not exists (select from public.organizations o where o.id = asked.id)
             "#,
-            asked
+            known
         )
         .fetch_all(&self.pool)
         .await

@@ -1,9 +1,10 @@
-//! Whose tokens count no longer, from memory: `warden.revocations`, as a whole.
+//! In-memory copy of the table `warden.revocations`.
 //!
-//! The reader loads it whenever it connects, and so before the node lets anybody in; a control event in the
-//! log, and an interval in any case, have it loaded again by a task of its own, so that no event waits for it. While the
-//! database is away what is known stays. It ends open sessions through the hub, and knows no tokens: who
-//! asks says what a token says ([`TokenSubject`]).
+//! The tailer loads it whenever it connects, so before the node admits anybody. A background service loads it
+//! again after a control event in the log, and at an interval, so that no event waits for a load. While the
+//! database is unreachable the copy stays in use. This module ends sessions through the hub. It sees no
+//! tokens, only their claims ([`TokenSubject`]). `docs/design/revocation.md` explains the order that leaves
+//! no gap.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -18,48 +19,49 @@ use crate::metrics::Metrics;
 use crate::org::OrgId;
 use crate::service::{Schedule, Trigger, periodic};
 
-/// Entries held in memory. `warden.revoke()` keeps to 100,000, beside what is being
-/// written at the same moment; beyond this the oldest of single sessions are passed over, and the log says so.
+/// Revocations in memory. `warden.revoke()` allows 100,000, but concurrent calls may exceed that. Beyond this
+/// number the oldest revocations of single logins are ignored, and that is logged.
 pub(crate) const ENTRIES_MAX: usize = 110_000;
 
-/// Delays of the task that keeps the table in memory.
+/// Limits of loading revocations.
 #[derive(Clone, Copy, Debug)]
 pub struct RevocationLimits {
-    /// The table is loaded so often in any case, and entries that can't matter any more are removed.
+    /// Time between two loads, even without a log event. Expired rows are deleted at the same time.
     pub interval: Duration,
-    /// A load that takes longer has failed.
+    /// Longest load.
     pub timeout: Duration,
-    /// The first delay after a load that failed.
+    /// First delay after a failed load.
     pub retry_first: Duration,
-    /// The longest delay after a load that failed.
+    /// Longest delay after a failed load.
     pub retry_max: Duration,
 }
 
-/// What a verified token says of itself.
+/// Claims of a verified token that decide whether it is revoked.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenSubject<'a> {
-    /// Its organisation.
+    /// Organisation of the token.
     pub org: OrgId,
-    /// Who made it.
+    /// Claim `iss`.
     pub issuer: Option<&'a str>,
-    /// Its `sub`.
+    /// Claim `sub`.
     pub user: &'a str,
-    /// Its `session_id`.
+    /// Claim `session_id`: one login.
     pub session: Option<&'a str>,
-    /// Its `iat`.
+    /// Claim `iat`.
     pub issued_at: Option<SystemTime>,
 }
 
-/// Why a token counts no longer.
+/// Reason why a token is no longer valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Revoked {
-    /// It was made before its session, user or organisation was revoked, or does not say when it was made.
+    /// Its login, user or organisation was revoked after it was issued. A token without `iat` counts as
+    /// issued before.
     Token,
-    /// Its organisation is suspended, whenever it was made.
+    /// Its organisation is suspended, so the time of issue does not matter.
     Suspended,
 }
 
-/// A row of the table.
+/// One row of the table.
 #[derive(Clone, Debug)]
 struct Entry {
     id: i64,
@@ -67,7 +69,7 @@ struct Entry {
     session: Option<String>,
     org: Option<OrgId>,
     issuer: Option<String>,
-    /// In whole seconds since 1970, as `iat` is.
+    /// Whole seconds since 1970. `iat` is compared in whole seconds.
     revoked_at: i64,
     is_suspended: bool,
     created_by: String,
@@ -75,17 +77,17 @@ struct Entry {
 }
 
 impl Entry {
-    fn check(&self, holder: &TokenSubject<'_>) -> Option<Revoked> {
-        let is_meant = self.org.is_none_or(|org| org == holder.org)
-            && self.issuer.as_deref().is_none_or(|issuer| Some(issuer) == holder.issuer);
-        if !is_meant {
+    fn check(&self, subject: &TokenSubject<'_>) -> Option<Revoked> {
+        let applies = self.org.is_none_or(|org| org == subject.org)
+            && self.issuer.as_deref().is_none_or(|issuer| Some(issuer) == subject.issuer);
+        if !applies {
             return None;
         }
         if self.is_suspended {
             return Some(Revoked::Suspended);
         }
-        // A token of the very second may have been made before the revocation: refused, to be safe.
-        let is_newer = holder.issued_at.is_some_and(|at| {
+        // A token of the same second may have been issued before the revocation, so it counts as revoked.
+        let is_newer = subject.issued_at.is_some_and(|at| {
             let at = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
             i64::try_from(at).is_ok_and(|at| at > self.revoked_at)
         });
@@ -93,23 +95,24 @@ impl Entry {
     }
 }
 
-/// The table by what is looked up: a check costs three look-ups, however many entries there are.
+/// Revocations by login, user and organisation. A check takes three lookups, however many revocations there
+/// are.
 #[derive(Debug, Default)]
 struct Entries {
     sessions: HashMap<String, Vec<Entry>>,
     users: HashMap<String, Vec<Entry>>,
     orgs: HashMap<OrgId, Vec<Entry>>,
-    /// Each with the time that it had when it was loaded; none before the first load.
+    /// Id, time and kind of every revocation at the last load. None before the first load.
     known: Option<HashSet<(i64, i64, bool)>>,
 }
 
 impl Entries {
-    fn check(&self, holder: &TokenSubject<'_>) -> Option<Revoked> {
-        let of_org = self.orgs.get(&holder.org);
-        let of_user = self.users.get(holder.user);
-        let of_session = holder.session.and_then(|session| self.sessions.get(session));
+    fn check(&self, subject: &TokenSubject<'_>) -> Option<Revoked> {
+        let of_org = self.orgs.get(&subject.org);
+        let of_user = self.users.get(subject.user);
+        let of_session = subject.session.and_then(|session| self.sessions.get(session));
         let entries = [of_org, of_user, of_session];
-        entries.into_iter().flatten().flatten().find_map(|entry| entry.check(holder))
+        entries.into_iter().flatten().flatten().find_map(|entry| entry.check(subject))
     }
 
     fn add(&mut self, entry: Entry) {
@@ -123,7 +126,7 @@ impl Entries {
     }
 }
 
-/// See the module's documentation.
+/// Active revocations in memory.
 #[derive(Debug)]
 pub struct Revocations {
     pub(super) pool: PgPool,
@@ -131,13 +134,13 @@ pub struct Revocations {
     metrics: Arc<Metrics>,
     pub(super) limits: RevocationLimits,
     entries: RwLock<Arc<Entries>>,
-    changed: Notify,
-    /// One load at a time: the later one must not be overwritten by the earlier.
+    woken: Notify,
+    /// Held during a load: a slow load must not overwrite the result of a later one.
     loading: tokio::sync::Mutex<()>,
 }
 
 impl Revocations {
-    /// Nothing is known yet; sessions are ended through this hub.
+    /// No revocations, before the first load. Sessions are closed through this hub.
     #[must_use]
     pub fn new(pool: PgPool, hub: Arc<Hub>, metrics: Arc<Metrics>, limits: RevocationLimits) -> Self {
         Self {
@@ -146,23 +149,23 @@ impl Revocations {
             metrics,
             limits,
             entries: RwLock::default(),
-            changed: Notify::new(),
+            woken: Notify::new(),
             loading: tokio::sync::Mutex::default(),
         }
     }
 
-    /// Whether this token counts no longer.
+    /// Whether a token with these claims is revoked.
     #[must_use]
-    pub fn check(&self, holder: &TokenSubject<'_>) -> Option<Revoked> {
-        self.entries.read().unwrap_or_else(PoisonError::into_inner).check(holder)
+    pub fn check(&self, subject: &TokenSubject<'_>) -> Option<Revoked> {
+        self.entries.read().unwrap_or_else(PoisonError::into_inner).check(subject)
     }
 
-    /// The log tells of a change.
-    pub fn changed(&self) {
-        self.changed.notify_one();
+    /// Requests a load, because the log has an event about revocations.
+    pub fn wake(&self) {
+        self.woken.notify_one();
     }
 
-    /// Loads when told to, and now and then.
+    /// Loads the table at the interval and when woken, for ever.
     pub async fn run(self: Arc<Self>) {
         let schedule = Schedule {
             interval: self.limits.interval,
@@ -171,35 +174,34 @@ impl Revocations {
             starts_immediately: false,
         };
         let this = &*self;
-        periodic(schedule, &this.changed, |trigger| async move {
-            this.look(trigger == Trigger::Interval).await.inspect_err(|error| {
-                tracing::warn!(%error, "revocations could not be loaded; those known stand");
+        periodic(schedule, &this.woken, |trigger| async move {
+            this.clean_and_load(trigger == Trigger::Interval).await.inspect_err(|error| {
+                tracing::warn!(%error, "loading revocations failed: those in memory stay in use");
             })
         })
         .await;
     }
 
-    async fn look(&self, forgets: bool) -> Result<(), sqlx::Error> {
-        let look = async {
-            if forgets {
+    /// Loads the table within the time limit. First deletes expired rows, if `cleans`.
+    async fn clean_and_load(&self, cleans: bool) -> Result<(), sqlx::Error> {
+        let work = async {
+            if cleans {
                 sqlx::query_scalar!("select warden.forget_revocations()").fetch_one(&self.pool).await?;
             }
             self.load().await
         };
-        match tokio::time::timeout(self.limits.timeout, look).await {
-            Ok(looked) => looked,
-            Err(_) => Err(sqlx::Error::PoolTimedOut),
-        }
+        tokio::time::timeout(self.limits.timeout, work).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
     }
 
-    /// Loads the table, and ends the sessions of this node that it concerns.
+    /// Loads the table, and closes the sessions of this node that are revoked by it.
     ///
     /// # Errors
-    /// When the database can't be asked; then what was known stands.
+    /// When the query fails. The revocations in memory remain.
     pub async fn load(&self) -> Result<(), sqlx::Error> {
         let _one = self.loading.lock().await;
         let rows_max = i64::try_from(ENTRIES_MAX).unwrap_or(i64::MAX);
-        // Organisations and users first, and the newest, where there are more than may be.
+        // Revocations of organisations and users first, then of logins; in each group the newest first. The
+        // limit cuts off the least important ones.
         let rows = sqlx::query_as!(
             Entry,
             r#"
@@ -217,7 +219,7 @@ impl Revocations {
         if rows.len() > ENTRIES_MAX {
             tracing::error!(
                 limit = ENTRIES_MAX,
-                "there are more revocations than are held in memory: the oldest of single sessions do not count; remove some from warden.revocations"
+                "too many revocations: the oldest of single logins are ignored; delete rows from warden.revocations"
             );
         }
         let former = Arc::clone(&self.entries.read().unwrap_or_else(PoisonError::into_inner));
@@ -234,25 +236,26 @@ impl Revocations {
         }
         let count = i64::try_from(known.len()).unwrap_or(i64::MAX);
         entries.known = Some(known);
-        // First this and then the walk: who registers meanwhile is either walked upon, or looks here after.
+        // Before the walk over the sessions: a session that registers meanwhile is either found by the walk,
+        // or checks these entries after it has registered.
         *self.entries.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(entries);
         self.metrics.revocations.set(count);
         if fresh.is_empty() {
             return Ok(());
         }
-        // A node that starts has no session, and those entries were told of when they came.
+        // At its first load a node has no sessions, and other nodes have logged these revocations.
         if former.known.is_some() {
-            fresh.iter().for_each(tell);
+            fresh.iter().for_each(log_revocation);
         }
-        let ended = self.hub.close_invalid_sessions();
-        if ended > 0 {
-            tracing::info!(sessions = ended, "sessions were ended, because they were revoked");
+        let closed = self.hub.close_invalid_sessions();
+        if closed > 0 {
+            tracing::info!(sessions = closed, "revoked sessions closed");
         }
         Ok(())
     }
 }
 
-fn tell(entry: &Entry) {
+fn log_revocation(entry: &Entry) {
     audit_trail::revoked(audit_trail::Revocation {
         id: entry.id,
         session: entry.session.as_deref(),

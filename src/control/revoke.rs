@@ -1,5 +1,7 @@
-//! Revoking on behalf of a back end: one call of `warden.revoke_within()`, the one right that the gateway's role
-//! has to write revocations. Nothing here reaches beyond the organisation that the caller's token names.
+//! One revocation on behalf of a back end: a call of `warden.revoke_within()`.
+//!
+//! That function is the only privilege of the gateway's role to write revocations. A revocation never reaches
+//! beyond the organisation of the caller's token.
 
 use std::time::Duration;
 
@@ -8,79 +10,79 @@ use time::OffsetDateTime;
 use super::revocations::Revocations;
 use crate::org::OrgId;
 
-/// The longest time for which a token is valid, where the caller does not say; as in `warden.revoke()`.
+/// Default of the longest lifetime of a token. `warden.revoke()` has the same.
 pub const MAX_TOKEN_AGE_DEFAULT: Duration = Duration::from_hours(7 * 24);
 
-/// SQLSTATE of a call that says nothing that can be revoked.
+/// SQLSTATE of a call with invalid arguments.
 const INVALID_PARAMETER: &str = "22023";
-/// SQLSTATE where as many entries stand as there may be.
+/// SQLSTATE of a call beyond the limit of active revocations.
 const LIMIT_EXCEEDED: &str = "54000";
 
-/// Whose tokens are to count no longer, within one organisation.
+/// Tokens to revoke, within one organisation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subject<'a> {
-    /// Those of one login: the claim `session_id`.
+    /// Tokens of one login, by the claim `session_id`.
     Session(&'a str),
-    /// Those of one user: the claim `sub`.
+    /// Tokens of one user, by the claim `sub`.
     User(&'a str),
-    /// All of the organisation.
+    /// All tokens of the organisation.
     Org,
 }
 
-/// What a back end asks for.
+/// Request of a back end.
 #[derive(Clone, Copy, Debug)]
 pub struct RevokeRequest<'a> {
-    /// Its organisation, by its verified token.
+    /// Organisation of the back end's verified token.
     pub org: OrgId,
-    /// Its `sub`.
+    /// Claim `sub` of that token.
     pub requested_by: &'a str,
-    /// Whose tokens.
+    /// Tokens to revoke.
     pub subject: Subject<'a>,
-    /// Only those of this issuer.
+    /// Issuer to whose tokens the revocation is limited.
     pub issuer: Option<&'a str>,
-    /// For people.
+    /// Reason, for people.
     pub reason: &'a str,
-    /// The entry stands for so long.
+    /// Longest lifetime of a token, after which the revocation expires.
     pub max_token_age: Duration,
 }
 
-/// A revocation that stands.
+/// Stored revocation.
 #[derive(Clone, Copy, Debug)]
 pub struct NewRevocation {
-    /// Of its row.
+    /// Id of the row.
     pub id: i64,
-    /// Tokens made up to the end of this second count no longer.
+    /// Time of the revocation. Tokens issued up to the end of this second are revoked.
     pub revoked_at: OffsetDateTime,
-    /// Until then; no token from before is alive by that time.
+    /// Time at which the revocation expires, because every revoked token has expired by then.
     pub expires_at: OffsetDateTime,
 }
 
-/// Why nothing was revoked.
+/// Reason why a revocation was not stored.
 #[derive(Debug, thiserror::Error)]
 pub enum RevokeError {
-    /// The database function refuses it.
-    #[error("it says nothing that can be revoked")]
+    /// The database function rejects the arguments.
+    #[error("the arguments of the revocation are invalid")]
     Invalid,
-    /// As many entries stand as there may be.
-    #[error("as many revocations stand as there may be")]
+    /// The limit of active revocations is reached.
+    #[error("too many active revocations")]
     TooMany,
-    /// The database can't be asked. Whether the entry stands is not known; asking again does no harm.
+    /// The query failed. It is unknown whether the revocation was stored; repeating it is harmless.
     #[error(transparent)]
     Database(sqlx::Error),
 }
 
 impl Revocations {
-    /// Makes the entry; every node, this one too, learns of it by the log.
+    /// Stores a revocation. Every node, this one included, applies it when it reads the event in the log.
     ///
     /// # Errors
-    /// When the database refuses it, or can't be asked.
+    /// When the database rejects it, or the query fails.
     pub async fn revoke(&self, request: RevokeRequest<'_>) -> Result<NewRevocation, RevokeError> {
         let (session, user) = match request.subject {
             Subject::Session(session) => (Some(session), None),
             Subject::User(user) => (None, Some(user)),
             Subject::Org => (None, None),
         };
-        let asked = sqlx::query_as!(
+        let query = sqlx::query_as!(
             NewRevocation,
             r#"
             select id as "id!", revoked_at as "revoked_at!", expires_at as "expires_at!"
@@ -97,8 +99,8 @@ impl Revocations {
             request.issuer,
         )
         .fetch_one(&self.pool);
-        let asked = tokio::time::timeout(self.limits.timeout, asked).await;
-        asked.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(|error| {
+        let stored = tokio::time::timeout(self.limits.timeout, query).await;
+        stored.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(|error| {
             let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
             match code.as_deref() {
                 Some(INVALID_PARAMETER) => RevokeError::Invalid,

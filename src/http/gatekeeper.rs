@@ -106,8 +106,9 @@ impl Gatekeeper {
 
     /// Checks that the node is neither draining nor still without a position in the log.
     ///
-    /// Before it has a position, topics and revocations are not loaded: a client could not join, and a revoked token
-    /// would pass. If the log is lost later, requests are served: sessions receive the missed events afterwards.
+    /// Before it has a position, topics and revocations are not loaded: a client could not join, and a
+    /// revoked token would pass. If the log is lost later, requests are served: sessions receive the missed
+    /// events afterwards.
     pub(super) fn check_ready(&self) -> Result<(), Rejection> {
         if self.draining.is_cancelled() {
             return Err(Rejection::ShuttingDown);
@@ -142,7 +143,8 @@ impl Gatekeeper {
 
     /// Checks that every Origin header is exactly one of the allowed origins.
     ///
-    /// Browsers always send an Origin, and a page cannot forge or omit it. A client that sends none is not a browser.
+    /// Browsers always send an Origin, and a page cannot forge or omit it. A client that sends none is not a
+    /// browser.
     pub(super) fn check_origin(&self, headers: &HeaderMap) -> Result<(), Rejection> {
         let is_allowed =
             |origin: &HeaderValue| self.allowed_origins.iter().any(|a| a.as_bytes() == origin.as_bytes());
@@ -151,7 +153,8 @@ impl Gatekeeper {
     }
 }
 
-/// Rejects a credential in the URL. This check comes before all others, so that such a request always gets its code.
+/// Rejects a credential in the URL. This check comes before all others, so that such a request always gets
+/// its code.
 pub(super) fn check_url(found: &Result<Presented, CredentialError>) -> Result<(), Rejection> {
     match found {
         Err(error @ CredentialError::InUrl(_)) => Err(error.clone().into()),

@@ -48,7 +48,8 @@ pub(super) async fn readyz(State(health): State<Health>) -> (StatusCode, String)
     health.readiness()
 }
 
-/// Readiness with the reason for a lost log. The reason names database addresses, so only the admin listener shows it.
+/// Readiness with the reason for a lost log. The reason names database addresses, so only the admin listener
+/// shows it.
 pub(super) async fn readyz_with_reason(State(health): State<Health>) -> (StatusCode, String) {
     let (status, text) = health.readiness();
     match &*health.tailer.borrow() {
@@ -85,8 +86,8 @@ impl Health {
 
     /// `ok`, and one line for each warning.
     ///
-    /// A growing log and a failing key server affect every node alike. If nodes became unready because of them, the
-    /// whole service would be down.
+    /// A growing log and a failing key server affect every node alike. If nodes became unready because of
+    /// them, the whole service would be down.
     fn warnings(&self, keys: Readiness) -> String {
         let mut text = "ok\n".to_owned();
         if let Some(since) = *self.retention_late.borrow() {

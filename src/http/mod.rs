@@ -3,13 +3,13 @@
 //! | route | listener | answer |
 //! |---|---|---|
 //! | `GET /socket/websocket` | public | 101, or the reason for the rejection |
-//! | `POST /v1/revocations` | public | 201 and the revocation, for back ends; or the reason for the rejection |
+//! | `POST /v1/revocations` | public | 201 and the revocation, or the reason for the rejection |
 //! | `GET /livez` | both | 200 while the process runs |
-//! | `GET /readyz` | both | 200 while the node follows the event log and can verify tokens; otherwise 503 and the reason |
+//! | `GET /readyz` | both | 200 while the node follows the log and can verify tokens; otherwise 503 with the reason |
 //! | `GET /metrics` | admin | metrics for Prometheus |
 //!
-//! The admin listener does not authenticate, so it must be private. This module holds no business rules: it hands
-//! sockets to [`crate::session`].
+//! The admin listener does not authenticate, so it must be private. This module holds no business rules: it
+//! hands sockets to [`crate::session`].
 
 mod admission;
 mod error;

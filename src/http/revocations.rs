@@ -1,7 +1,8 @@
 //! `POST /v1/revocations`: a back end revokes tokens of its organisation, which also ends their sessions.
 //!
-//! The caller is checked before the body is read: only a verified token of a back end may revoke. A revocation stays
-//! within the organisation of that token, whatever the body contains. Revoking across organisations needs SQL.
+//! The caller is checked before the body is read: only a verified token of a back end may revoke. A
+//! revocation stays within the organisation of that token, whatever the body contains. Revoking across
+//! organisations needs SQL.
 
 use std::error::Error as _;
 use std::net::IpAddr;
@@ -37,8 +38,8 @@ pub(crate) const TOKEN_AGE_SECONDS_MAX: u32 = 10 * 365 * 24 * 3600;
 
 /// Body of the request.
 ///
-/// A present field must be a string. If `null` were accepted for `user_id`, a request that names a user and an
-/// organisation would revoke the whole organisation.
+/// A present field must be a string. If `null` were accepted for `user_id`, a request that names a user and
+/// an organisation would revoke the whole organisation.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RevocationBody {

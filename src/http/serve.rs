@@ -1,7 +1,7 @@
 //! Accept loop: HTTP/1.1, over TLS if there is a certificate, until a connection is upgraded or closed.
 //!
-//! Every wait has a limit: the TLS handshake, the head of a request, and the pause between two requests. Connections
-//! beyond admission's limits get a 429 and are closed.
+//! Every wait has a limit: the TLS handshake, the head of a request, and the pause between two requests.
+//! Connections beyond admission's limits get a 429 and are closed.
 
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
@@ -70,8 +70,8 @@ impl Peer {
     }
 }
 
-/// Pause after a failed `accept`, as when file descriptors run out. The listener stays readable, so the loop would spin
-/// without it.
+/// Pause after a failed `accept`, as when file descriptors run out. The listener stays readable, so the loop
+/// would spin without it.
 pub(crate) const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
 /// Shortest time between two warnings about a failed `accept`.
@@ -83,14 +83,15 @@ pub(crate) const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 /// Longest time to send the answer to a connection beyond the limits.
 pub(crate) const REJECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Bytes that are read from such a connection meanwhile. Closing a socket with unread bytes would reset it, and the
-/// client would not receive the answer.
+/// Bytes that are read from such a connection meanwhile. Closing a socket with unread bytes would reset it,
+/// and the client would not receive the answer.
 pub(crate) const REJECT_BYTES_MAX: u64 = 64 * 1024;
 
 /// Value of Retry-After for such a connection, in seconds.
 const REJECT_RETRY_SECONDS: u32 = 1;
 
-/// Serves a listener until `shutdown`. Requests in progress are finished; upgraded connections are no longer tracked here.
+/// Serves a listener until `shutdown`. Requests in progress are finished; upgraded connections are no longer
+/// tracked here.
 pub async fn serve(listener: TcpListener, routes: Router, listening: Listening, shutdown: CancellationToken) {
     let connections = TaskTracker::new();
     let mut warned: Option<Instant> = None;
@@ -134,7 +135,8 @@ fn admit(
             let connection = Connection { peer: peer.ip(), pending, shutdown: shutdown.clone() };
             connections.spawn(connection.run(stream, routes.clone(), listening.clone()));
         }
-        // Over TLS the connection is dropped, because an answer would cost a TLS handshake, the most expensive part.
+        // Over TLS the connection is dropped, because an answer would cost a TLS handshake, the most
+        // expensive part.
         Err(limit) => {
             if listening.tls.is_none()
                 && let Some(permit) = listening.admission.reject()
@@ -164,8 +166,8 @@ async fn reject(mut stream: TcpStream, limit: LimitExceeded, _permit: Pending) {
 
 /// Bytes in a request's head, without punctuation.
 ///
-/// Counted here because hyper's own limit is that of its buffer, which holds up to twice as much if a head arrives in
-/// one piece.
+/// Counted here because hyper's own limit is that of its buffer, which holds up to twice as much if a head
+/// arrives in one piece.
 fn head_bytes<B>(request: &Request<B>) -> usize {
     let uri = request.uri();
     let path = uri.path_and_query().map_or(0, |path| path.as_str().len());

@@ -1,7 +1,7 @@
 //! TLS: rustls, versions 1.2 and 1.3, with a certificate that can be replaced while the gateway runs.
 //!
-//! The files are read again at an interval and on SIGHUP. If the new pair cannot be used, that is logged, and new
-//! connections get the former certificate. This module must not log any contents of the files.
+//! The files are read again at an interval and on SIGHUP. If the new pair cannot be used, that is logged, and
+//! new connections get the former certificate. This module must not log any contents of the files.
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -67,7 +67,8 @@ type Contents = [u8; 32];
 pub struct Tls {
     files: TlsFiles,
     current: Mutex<Arc<ServerConfig>>,
-    /// Hash of the files when they were last read, so that an invalid pair is logged once. None if they were unreadable.
+    /// Hash of the files when they were last read, so that an invalid pair is logged once. None if they were
+    /// unreadable.
     seen: Mutex<Option<Contents>>,
 }
 

@@ -105,7 +105,8 @@ async fn accept(
     address: IpAddr,
     request: &Request<()>,
 ) -> Result<Accepted, Rejection> {
-    // Before the rate limits: clients that reconnect within milliseconds of a restart must not use up their allowance.
+    // Before the rate limits: clients that reconnect within milliseconds of a restart must not use up their
+    // allowance.
     gatekeeper.check_ready()?;
     gatekeeper.admission.handshake(address).map_err(|(limit, wait)| Rejection::Limit(limit, wait))?;
     let headers = request.headers();
@@ -118,8 +119,8 @@ async fn accept(
     gatekeeper.check_origin(headers)?;
     check_protocol_version(request.uri().query())?;
     let presented = found?;
-    // Any page can make a browser send its cookies. Only the Origin proves that an allowed page opened the socket; that
-    // a present Origin is allowed was checked above.
+    // Any page can make a browser send its cookies. Only the Origin proves that an allowed page opened the
+    // socket; that a present Origin is allowed was checked above.
     if presented.is_cookie && !headers.contains_key(header::ORIGIN) {
         return Err(Rejection::CookieWithoutOrigin);
     }
@@ -133,8 +134,8 @@ async fn accept(
 
 /// Whether a proxy in front might read the request differently (request smuggling).
 ///
-/// If a proxy and the gateway disagree about a body, the Host or the key, one of them takes the frames of a socket for
-/// an HTTP request.
+/// If a proxy and the gateway disagree about a body, the Host or the key, one of them takes the frames of a
+/// socket for an HTTP request.
 fn is_ambiguous(version: Version, headers: &HeaderMap) -> bool {
     let count = |name: &HeaderName| headers.get_all(name).iter().count();
     let has_body = headers.contains_key(header::TRANSFER_ENCODING)

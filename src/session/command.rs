@@ -47,7 +47,7 @@ impl Session {
     }
 
     fn join(&mut self, message: &ClientMessage) {
-        let topic = Topic::parse(&message.topic).and_then(|topic| self.context.directory.known(topic));
+        let topic = Topic::parse(&message.topic).and_then(|topic| self.context.directory.joinable(topic));
         let Some(topic) = topic else { return self.reply_unmatched(message) };
         let Ok(since) = parse_since(&message.payload) else {
             return self.reply_error(

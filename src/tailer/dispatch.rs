@@ -70,13 +70,13 @@ impl Dispatcher {
                     continue;
                 }
                 NodeEffect::LoadRevocations => {
-                    self.revocations.changed();
+                    self.revocations.wake();
                     continue;
                 }
                 NodeEffect::ForgetOrg(org) => self.directory.forget_org(org),
                 NodeEffect::ForgetAllOrgs => {
                     self.directory.forget_all();
-                    self.reconciler.now();
+                    self.reconciler.wake();
                 }
                 NodeEffect::None => {}
             }
@@ -97,8 +97,8 @@ impl Dispatcher {
         let reason = loss.reason();
         tracing::warn!(reason, "continuity with the event log lost: all topics resync");
         self.directory.forget_all();
-        self.reconciler.now();
-        self.revocations.changed();
+        self.reconciler.wake();
+        self.revocations.wake();
         let data = format!(r#"{{"reason":"{reason}"}}"#);
         self.broadcast_control_event(RESYNC_EVENT, &data);
     }

@@ -1,7 +1,7 @@
 //! Limits of a gateway, with their defaults.
 //!
-//! The flags in the modules beside this one change some of them; tests change others. [`table`] lists all of them, and
-//! the constants elsewhere, for `docs/limits.md`.
+//! The flags in the modules beside this one change some of them; tests change others. [`table`] lists all of
+//! them, and the constants elsewhere, for `docs/limits.md`.
 
 pub mod table;
 
@@ -57,8 +57,8 @@ pub struct Limits {
     pub drain_timeout: Duration,
 }
 
-/// Limits of draining. Sessions that are closed at the same moment would reconnect at the same moment, so they are
-/// closed evenly over a window.
+/// Limits of draining. Sessions that are closed at the same moment would reconnect at the same moment, so
+/// they are closed evenly over a window.
 #[derive(Clone, Copy, Debug)]
 pub struct DrainLimits {
     /// Time after which the last session is closed.
@@ -68,7 +68,8 @@ pub struct DrainLimits {
 }
 
 impl Limits {
-    /// Limits for `warden dev` and for measurements, where all connections come from one address and few users.
+    /// Limits for `warden dev` and for measurements, where all connections come from one address and few
+    /// users.
     #[must_use]
     pub fn for_one_machine() -> Self {
         let mut limits = Self::default();

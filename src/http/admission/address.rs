@@ -1,9 +1,10 @@
 //! Address of a client: the peer's own, or the one that a trusted proxy reports.
 //!
-//! Any client can send `X-Forwarded-For`, so it is read only if the peer is a configured proxy. The list is read from
-//! the right, hop by hop, while each hop is a trusted proxy. The first address that is not is the client's, because a
-//! trusted proxy saw it. An unreadable entry (obfuscated, malformed, `unknown`) ends the walk at the proxy that wrote it,
-//! and all such clients share that proxy's limits. Nothing here panics or fails: every request has an address.
+//! Any client can send `X-Forwarded-For`, so it is read only if the peer is a configured proxy. The list is
+//! read from the right, hop by hop, while each hop is a trusted proxy. The first address that is not is the
+//! client's, because a trusted proxy saw it. An unreadable entry (obfuscated, malformed, `unknown`) ends the
+//! walk at the proxy that wrote it, and all such clients share that proxy's limits. Nothing here panics or
+//! fails: every request has an address.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -39,7 +40,8 @@ pub struct Proxies {
     pub header: ForwardedHeader,
 }
 
-/// Identity of a client for limits: an IPv4 address, or an IPv6 prefix, because every client has 2^64 IPv6 addresses.
+/// Identity of a client for limits: an IPv4 address, or an IPv6 prefix, because every client has 2^64 IPv6
+/// addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct AddressKey(IpAddr);
 
@@ -155,7 +157,8 @@ fn split_outside_quotes(text: &str, separator: char) -> Option<Vec<&str>> {
     (!is_quoted).then_some(parts)
 }
 
-/// Removes the quotes of a quoted string. An address needs no escapes, so a value with an escape is unreadable.
+/// Removes the quotes of a quoted string. An address needs no escapes, so a value with an escape is
+/// unreadable.
 fn unquoted(value: &str) -> Option<String> {
     let inner = match value.strip_prefix('"') {
         Some(rest) => rest.strip_suffix('"')?,

@@ -1,6 +1,7 @@
 //! Concurrency limits: how many permits exist, in total and by key.
 //!
-//! A permit is counted until it is dropped. There are never more keys than permits, so the total bounds the memory.
+//! A permit is counted until it is dropped. There are never more keys than permits, so the total bounds the
+//! memory.
 
 use std::collections::HashMap;
 use std::hash::Hash;

@@ -1,7 +1,7 @@
 //! A rate limiter by key, in bounded memory for any number of keys.
 //!
-//! A store of our own, because the usual choice (`governor`) grows with the number of keys until somebody sweeps it. A
-//! flood of addresses is exactly the case that this limiter is for.
+//! A store of our own, because the usual choice (`governor`) grows with the number of keys until somebody
+//! sweeps it. A flood of addresses is exactly the case that this limiter is for.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -15,9 +15,9 @@ use crate::sync::lock;
 
 /// Token buckets by key, in two generations.
 ///
-/// When the young generation is full it becomes the old one, and the former old one is evicted. So an active key stays,
-/// and a flood of keys evicts the keys that have been idle for longest. An evicted key starts with a full bucket again;
-/// a bucket that all keys share limits them together.
+/// When the young generation is full it becomes the old one, and the former old one is evicted. So an active
+/// key stays, and a flood of keys evicts the keys that have been idle for longest. An evicted key starts with
+/// a full bucket again; a bucket that all keys share limits them together.
 #[derive(Debug)]
 pub(super) struct KeyedRateLimiter<K> {
     rate: Rate,

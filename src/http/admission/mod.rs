@@ -1,9 +1,10 @@
 //! Admission: limits by address, user and organisation, before and during a connection.
 //!
-//! The cheapest check comes first. A connection is counted when it is accepted (in total and by peer), a handshake when
-//! its head has been read (by address, then in total), and a session when its token has been verified (by user, by
-//! organisation, in total). State that is kept by address is bounded by a named limit, so a flood costs the same memory
-//! from however many addresses it comes. This module knows no routes and reads no tokens.
+//! The cheapest check comes first. A connection is counted when it is accepted (in total and by peer), a
+//! handshake when its head has been read (by address, then in total), and a session when its token has been
+//! verified (by user, by organisation, in total). State that is kept by address is bounded by a named limit,
+//! so a flood costs the same memory from however many addresses it comes. This module knows no routes and
+//! reads no tokens.
 
 mod address;
 mod counts;
@@ -34,8 +35,8 @@ pub use address::{ForwardedHeader, Proxies, parse_network};
 /// Limits of admission.
 #[derive(Clone, Copy, Debug)]
 pub struct AdmissionLimits {
-    /// New connections of one peer, unless it is a trusted proxy. Each costs an `accept`, and perhaps a TLS handshake,
-    /// before anything is read.
+    /// New connections of one peer, unless it is a trusted proxy. Each costs an `accept`, and perhaps a TLS
+    /// handshake, before anything is read.
     pub connection_rate_per_address: Rate,
     /// Handshakes of one address.
     pub handshakes_per_address: Rate,
@@ -57,7 +58,8 @@ pub struct AdmissionLimits {
     pub org_sessions_max: usize,
     /// Sessions of one user.
     pub user_sessions_max: usize,
-    /// Longest delay of the answer to a failed handshake. The shortest is half of it; zero disables the delay.
+    /// Longest delay of the answer to a failed handshake. The shortest is half of it; zero disables the
+    /// delay.
     pub rejection_delay: Duration,
     /// Answers that are delayed at the same time, in total. Others are sent without delay.
     pub delayed_max: usize,
@@ -278,7 +280,8 @@ impl Admission {
         tokio::time::sleep(jitter(self.limits.rejection_delay, DELAY_JITTER)).await;
     }
 
-    /// Permission to log a rejection because of a limit, with the number of rejections that were not logged before it.
+    /// Permission to log a rejection because of a limit, with the number of rejections that were not logged
+    /// before it.
     pub(super) fn log_allowance(&self) -> Option<u64> {
         let mut log = lock(&self.rejection_log);
         if log.bucket.take(LOGGED_REJECTIONS, 1, Instant::now()).is_ok() {

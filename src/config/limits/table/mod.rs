@@ -1,7 +1,7 @@
 //! Every limit with its name, value, unit and meaning: the source of `docs/limits.md`.
 //!
-//! Each file lists the limits of one part of the system. The structs of limits are destructured there, so a new field
-//! does not compile until it has a row.
+//! Each file lists the limits of one part of the system. The structs of limits are destructured there, so a
+//! new field does not compile until it has a row.
 
 mod admission;
 mod control;
