@@ -10,7 +10,7 @@
 //!
 //! Imports run one way: `wire` and `log::cursor` import no other module; `hub` imports `wire`; `session`
 //! imports `hub`, `auth` and `replay`; `http` imports `session`; `app` composes all of them.
-//! `tests/it/architecture.rs` has the whole list and enforces it. `ARCHITECTURE.md` has the map of the code
+//! `tests/it/architecture` has the whole list and enforces it. `ARCHITECTURE.md` has the map of the code
 //! and its invariants.
 
 pub mod app;

@@ -1,0 +1,234 @@
+//! Rules about the source itself: the direction of imports, and which module may do what.
+
+mod graph;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every source file below a directory, with its path from there.
+fn files(dir: &str) -> Vec<(PathBuf, String)> {
+    fn walk(dir: &Path, into: &mut Vec<(PathBuf, String)>) {
+        for entry in fs::read_dir(dir).expect("reads") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                walk(&path, into);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                let text = fs::read_to_string(&path).expect("reads");
+                into.push((path, text));
+            }
+        }
+    }
+    let root = root().join(dir);
+    let mut files = Vec::new();
+    walk(&root, &mut files);
+    assert!(!files.is_empty(), "the walk found the sources");
+    files.into_iter().map(|(p, t)| (p.strip_prefix(&root).expect("below").to_owned(), t)).collect()
+}
+
+fn sources() -> Vec<(PathBuf, String)> {
+    files("src")
+}
+
+/// Folders of all packages of the workspace, beside the gateway's own.
+fn packages() -> Vec<String> {
+    let crates = fs::read_dir(root().join("crates")).expect("reads");
+    let names = crates.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned());
+    names.map(|name| format!("crates/{name}")).chain(["loadtest".to_owned()]).collect()
+}
+
+/// Modules that every other may import. They import at most each other.
+const COMMON: &[&str] = &["org", "sync", "sparse", "backoff", "metrics", "audit_trail", "rate", "service"];
+
+/// Modules, each with the modules that it may import beside [`COMMON`].
+const MODULES: &[(&str, &[&str])] = &[
+    ("wire", &[]),
+    ("log/cursor", &[]),
+    ("postgres", &[]),
+    ("tenancy", &["postgres"]),
+    ("auth", &["wire"]),
+    ("hub", &["wire"]),
+    ("log", &["wire", "postgres"]),
+    ("retention", &["log"]),
+    ("control", &["wire", "hub"]),
+    ("replay", &["wire", "log"]),
+    ("tailer", &["wire", "hub", "postgres", "log", "control", "replay"]),
+    ("session", &["wire", "hub", "log", "control", "replay", "auth"]),
+    ("http", &["wire", "auth", "session", "log", "control", "hub"]),
+    ("telemetry", &[]),
+    ("shutdown", &[]),
+    // Limits of every module, and values that they parse.
+    (
+        "config",
+        &[
+            "wire",
+            "auth",
+            "hub",
+            "log",
+            "control",
+            "replay",
+            "tailer",
+            "session",
+            "http",
+            "retention",
+            "postgres",
+            "tenancy",
+        ],
+    ),
+    // The composition root.
+    (
+        "app",
+        &[
+            "wire",
+            "auth",
+            "hub",
+            "log",
+            "control",
+            "replay",
+            "tailer",
+            "session",
+            "http",
+            "retention",
+            "postgres",
+            "config",
+        ],
+    ),
+    ("dev", &["app", "auth", "config", "log", "postgres"]),
+    ("cli", &["app", "auth", "config", "dev", "postgres", "shutdown", "telemetry", "tenancy", "wire"]),
+];
+
+/// Imports of the modules in [`COMMON`] among each other.
+const COMMON_IMPORTS: &[(&str, &[&str])] = &[("audit_trail", &["org"]), ("service", &["backoff", "sync"])];
+
+fn rule(path: &Path) -> Option<(&'static str, Vec<&'static str>)> {
+    let module = path.with_extension("");
+    if module == Path::new("lib") || module == Path::new("main") {
+        return None;
+    }
+    if let Some(name) = COMMON.iter().find(|name| module == Path::new(name)) {
+        let allowed = COMMON_IMPORTS.iter().find(|(common, _)| common == name);
+        return Some((*name, allowed.map_or_else(Vec::new, |(_, allowed)| allowed.to_vec())));
+    }
+    // The most specific rule applies.
+    let rules = MODULES.iter().filter(|(name, _)| module.starts_with(name));
+    let (name, allowed) = rules
+        .max_by_key(|(name, _)| name.len())
+        .unwrap_or_else(|| panic!("{}: add its module to MODULES", path.display()));
+    let allowed = if *name == "log/cursor" { Vec::new() } else { [COMMON, *allowed].concat() };
+    Some((*name, allowed))
+}
+
+#[test]
+fn imports_run_one_way() {
+    for (path, text) in sources() {
+        let Some((name, allowed)) = rule(&path) else { continue };
+        let own = name.split('/').next().expect("a name");
+        for import in graph::modules(&text) {
+            let is_allowed = import == own || allowed.contains(&import.as_str());
+            assert!(is_allowed, "{} must not import {import}", path.display());
+        }
+        let has_io = text.contains("use tokio::") || text.contains("use sqlx");
+        assert!(!has_io || !["wire", "log/cursor"].contains(&name), "{}: no I/O", path.display());
+    }
+}
+
+/// Cycles that are left, each with its reason.
+const CYCLES: &[&str] = &[
+    // `impl` blocks of one type, by concern.
+    "session/event_loop.rs -> session/refresh.rs -> session/event_loop.rs",
+    "session/mod.rs -> session/refresh.rs -> session/mod.rs",
+    "session/mod.rs -> session/resume.rs -> session/mod.rs",
+    "hub/mod.rs -> hub/org.rs -> hub/mod.rs",
+    "tenancy/executor/connection.rs -> tenancy/executor/mod.rs -> tenancy/executor/connection.rs",
+];
+
+#[test]
+fn no_files_import_each_other() {
+    for package in packages().iter().map(|package| format!("{package}/src")).chain(["src".to_owned()]) {
+        let found: Vec<_> = graph::cycles(&graph::graph(&files(&package)))
+            .into_iter()
+            .filter(|cycle| !CYCLES.contains(&cycle.as_str()))
+            .collect();
+        assert!(found.is_empty(), "{package}: import cycles:\n{}", found.join("\n"));
+    }
+}
+
+#[test]
+fn only_auth_creates_an_org_id_from_a_claim() {
+    for (path, text) in sources() {
+        if text.contains("OrgId::from_claim") {
+            assert!(path.starts_with("auth") || path.ends_with("org.rs"), "{}", path.display());
+        }
+    }
+}
+
+#[test]
+fn nothing_but_config_reads_the_environment() {
+    for (path, text) in sources() {
+        let reads = text.contains("env::var") || text.contains("env = \"");
+        let is_command_line = path.starts_with("cli") || path.ends_with("telemetry.rs");
+        assert!(!reads || path.starts_with("config") || is_command_line, "{}", path.display());
+        assert!(!text.contains("env::var") || path.starts_with("config"), "{}", path.display());
+    }
+}
+
+#[test]
+fn every_file_begins_with_its_documentation() {
+    for package in packages().iter().map(|package| format!("{package}/src")).chain(["src".to_owned()]) {
+        for (path, text) in files(&package) {
+            assert!(text.starts_with("//! "), "{package}/{} has no documentation", path.display());
+        }
+    }
+}
+
+#[test]
+fn every_threat_names_tests_that_exist() {
+    let document = fs::read_to_string(root().join("docs/security.md")).expect("reads");
+    let (_, section) = document.split_once("\n## Threats\n").expect("has the section");
+    let section = section.split("\n## ").next().expect("a section");
+    let rows: Vec<Vec<&str>> = section
+        .lines()
+        .filter(|line| line.starts_with('|'))
+        .map(|line| line.split('|').map(str::trim).collect())
+        .collect();
+    assert!(rows.len() > 40, "found the table");
+    let files: Vec<_> = [files("src"), files("tests/it")].concat();
+    let is_test = |name: &str| {
+        let mut modules: Vec<&str> = name.split("::").collect();
+        let function = format!("fn {}(", modules.pop().expect("a name"));
+        files.iter().any(|(path, text)| {
+            let path = path.with_extension("");
+            text.contains(&function) && modules.iter().all(|module| path.iter().any(|part| part == *module))
+        })
+    };
+    // The head of the table, the line below it, and the titles of its parts name no tests.
+    let is_threat = |row: &&Vec<&str>| row[1] != "threat" && !row[1].starts_with(['-', '*']);
+    for row in rows.iter().filter(is_threat) {
+        assert_eq!(row.len(), 6, "{row:?}");
+        let names: Vec<&str> = row[4].split('`').skip(1).step_by(2).collect();
+        assert!(!names.is_empty(), "no test: {row:?}");
+        for name in names {
+            let exists = if name.contains('/') { root().join(name).exists() } else { is_test(name) };
+            assert!(exists, "there is no test or file {name}");
+        }
+    }
+}
+
+#[test]
+fn the_load_tester_and_the_comparison_share_no_code_with_the_gateway() {
+    for package in ["loadtest", "crates/compare", "crates/bench-support"] {
+        for (path, text) in files(&format!("{package}/src")) {
+            assert!(!text.contains("warden::"), "{} uses the gateway's code", path.display());
+        }
+        let manifest = fs::read_to_string(root().join(package).join("Cargo.toml")).expect("reads");
+        // Tests may start a gateway.
+        let dependencies = manifest.split("[dev-dependencies]").next().expect("has text");
+        assert!(
+            !dependencies.contains("\nwarden ") && !dependencies.contains("\nwarden."),
+            "{package} links the gateway"
+        );
+    }
+}
