@@ -1,4 +1,4 @@
-# `make help` lists what there is. Each command sets up what it needs.
+# `make help` lists the targets. Each target installs what it needs.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -6,11 +6,14 @@ RATE ?= 4
 SECONDS ?= 60
 
 .PHONY: help
-help: ## This list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+help: ## Show this list
+	@awk -F ':.*## ' '/^##@ / { printf "\n%s:\n", substr($$0, 5) } \
+	  /^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+##@ Getting started
 
 .PHONY: setup
-setup: ## Install what is missing: PostgreSQL server binaries, Node packages
+setup: ## Install what the tests need: PostgreSQL, PgBouncer, Node packages
 	@scripts/setup
 
 .PHONY: setup-postgres
@@ -18,32 +21,24 @@ setup-postgres:
 	@scripts/setup postgres
 
 .PHONY: demo
-demo: setup-postgres ## Two organisations with simulated calls, live; Ctrl-C ends it
+demo: setup-postgres ## Run a private PostgreSQL, the gateway and simulated calls, and print events (RATE=4)
 	cargo build --bin warden
 	target/debug/warden dev --ephemeral --watch --rate $(RATE)
 
+##@ Before a commit
+
+.PHONY: check
+check: ## Check format, clippy and unit tests; takes about a minute
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo test --workspace --quiet --lib --bins
+
 .PHONY: test
-test: setup ## Every test: unit, integration, real clients
+test: setup ## Run every test: unit, integration, chaos, hostile clients, load tester
 	cargo test --workspace --no-fail-fast
 
-.PHONY: postgres-versions
-postgres-versions: setup ## The schema and its isolation on PostgreSQL 14 to 18; a table
-	@scripts/postgres-versions
-
-.PHONY: chaos
-chaos: setup ## Ten minutes in which everything fails, and nothing may be lost; WARDEN_SEED repeats one
-	WARDEN_CHAOS_SECONDS=$${WARDEN_CHAOS_SECONDS:-600} cargo test --release --test chaos -- --nocapture
-
-.PHONY: adopt-full
-adopt-full: setup-postgres ## Adopt a million rows under full write load, and survive 20 kills; a table (minutes)
-	cargo test --test it adoption::full -- --ignored --nocapture --test-threads=1
-
-.PHONY: hostile
-hostile: setup-postgres ## 100,000 hostile handshakes and 1,000,000 frames, with limits and without; WARDEN_SEED repeats
-	WARDEN_HOSTILE=full cargo test --release --test hostile -- --nocapture
-
 .PHONY: lint
-lint: ## rustfmt, clippy, docs, offline query data, migrations, licences and bans
+lint: ## Check format, clippy, API documentation, .sqlx, migrations, licences and banned crates
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy -p warden --lib --bins --no-default-features -- -D warnings
@@ -53,9 +48,27 @@ lint: ## rustfmt, clippy, docs, offline query data, migrations, licences and ban
 	@command -v cargo-deny >/dev/null || cargo install cargo-deny --locked --quiet
 	cargo deny --log-level error check licenses bans sources
 
-# Eight targets, one after the other; what is found lands in fuzz/artifacts.
+.PHONY: sqlx
+sqlx: setup-postgres ## Renew .sqlx, which is needed after a change of queries or migrations
+	scripts/sqlx-data
+
+.PHONY: docs-limits
+docs-limits: ## Renew docs/limits.md, which is needed after a change of limits
+	WARDEN_WRITE_DOCS=1 cargo test --quiet -p warden --lib -- config::limits::table
+
+##@ Long tests
+
+.PHONY: chaos
+chaos: setup ## Kill and stall every part for ten minutes; no event may be lost (WARDEN_SEED repeats a run)
+	WARDEN_CHAOS_SECONDS=$${WARDEN_CHAOS_SECONDS:-600} cargo test --release --test chaos -- --nocapture
+
+.PHONY: hostile
+hostile: setup-postgres ## Send 100,000 hostile handshakes and 1,000,000 hostile frames (WARDEN_SEED repeats a run)
+	WARDEN_HOSTILE=full cargo test --release --test hostile -- --nocapture
+
+# One fuzz target after the other. Inputs that crash one are written to fuzz/artifacts.
 .PHONY: fuzz
-fuzz: ## Fuzz what strangers send, a minute a target (SECONDS=600: longer); needs Rust nightly
+fuzz: ## Fuzz every parser of client input for a minute each (SECONDS=600: longer); needs Rust nightly
 	@command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked --quiet
 	for target in address claims credential cursor frames jwks message topic; do \
 	  mkdir -p fuzz/corpus/$$target; \
@@ -63,29 +76,31 @@ fuzz: ## Fuzz what strangers send, a minute a target (SECONDS=600: longer); need
 	    -max_total_time=$(SECONDS) -print_final_stats=1; \
 	done
 
-.PHONY: sqlx
-sqlx: setup-postgres ## Renew .sqlx after a change of queries or migrations
-	scripts/sqlx-data
+.PHONY: adopt-full
+adopt-full: setup-postgres ## Adopt a million rows under write load, with 20 kills; prints a table, takes minutes
+	cargo test --test it adoption::full -- --ignored --nocapture --test-threads=1
 
-.PHONY: docs-limits
-docs-limits: ## Renew docs/limits.md from the code
-	WARDEN_WRITE_DOCS=1 cargo test --quiet -p warden --lib -- config::limits::table
+.PHONY: postgres-versions
+postgres-versions: setup ## Test the schema on PostgreSQL 14 to 18; prints a table
+	@scripts/postgres-versions
 
-.PHONY: bench-doorbell
-bench-doorbell: setup-postgres ## Commits per second with and without the doorbell; a table
-	cargo bench --bench doorbell
-
-.PHONY: bench-handshake
-bench-handshake: setup-postgres ## What a token and a whole handshake cost the server, by algorithm; two tables
-	cargo bench --bench verify
-	cargo bench --bench handshake
+##@ Measurements
 
 .PHONY: loadtest
-loadtest: setup-postgres ## 1,000 sockets in 20 organisations, 200 changes a second, for 20 s
+loadtest: setup-postgres ## Load a gateway for 20 s: 1,000 sockets, 20 organisations, 200 changes a second
 	scripts/loadtest steady --sockets 1000 --orgs 20 --rate 200 --duration 20s
 
 .PHONY: compare
-compare: setup-postgres ## Cost of a delivery, compared with a bare write loop and other servers; ARGS="large --rounds 5"
+compare: setup-postgres ## Compare the cost of a delivery with other servers (ARGS="large --rounds 5")
 	@scripts/setup peers
 	cargo build --release --workspace
 	target/release/warden-compare $(ARGS)
+
+.PHONY: bench-doorbell
+bench-doorbell: setup-postgres ## Measure commits a second with and without the doorbell; prints a table
+	cargo bench --bench doorbell
+
+.PHONY: bench-handshake
+bench-handshake: setup-postgres ## Measure CPU time of token checks and handshakes by algorithm; prints two tables
+	cargo bench --bench verify
+	cargo bench --bench handshake
