@@ -1,4 +1,4 @@
-//! Signs JSON Web Tokens for development, tests and benchmarks. It must never sign anything in production.
+//! Signs JSON Web Tokens for development, tests and benchmarks. Production tokens come from an issuer.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -7,29 +7,29 @@ use serde::Serialize;
 use serde_json::json;
 use uuid::Uuid;
 
-/// What goes into a development token.
+/// Claims of a development token.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenClaims<'a> {
-    /// `app_metadata.org_id`.
+    /// Organisation, for `app_metadata.org_id`.
     pub org: Uuid,
-    /// `sub`.
+    /// User, for `sub`.
     pub sub: &'a str,
-    /// `role`.
+    /// Role, for `role`.
     pub role: &'a str,
-    /// From now to `exp`.
+    /// Time from now to `exp`.
     pub ttl: Duration,
-    /// `aud`.
+    /// Audience, for `aud`.
     pub audience: &'a str,
-    /// `iss`, where required.
+    /// Issuer, for `iss`; no such claim if `None`.
     pub issuer: Option<&'a str>,
-    /// `app_metadata.warden_topics`, where the token is to be limited.
+    /// Topics for `app_metadata.warden_topics`, which limit the token; no such claim if `None`.
     pub topics: Option<&'a [String]>,
 }
 
-/// Signs with HS256.
+/// Signs claims with HS256.
 ///
 /// # Errors
-/// When the secret can't be used as a key.
+/// If the secret cannot be used as a key.
 pub fn sign(claims: &TokenClaims<'_>, secret: &str) -> anyhow::Result<String> {
     #[derive(Serialize)]
     struct Payload<'a> {

@@ -1,5 +1,5 @@
-//! Whom the server runs as. PostgreSQL refuses to run as root, so root hands it to another user;
-//! anyone else runs it as themselves. Nothing here changes who this process is.
+//! The user account of the server. PostgreSQL refuses to run as root, so a root process starts it as another
+//! user. Any other process starts it as its own user. This process keeps its own user in either case.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};
@@ -9,23 +9,23 @@ use tokio::process::Command;
 
 use super::error::{ClusterError, at};
 
-/// Tried in this order where root starts a cluster that has no data yet.
+/// Accounts that root tries, in this order, for a cluster without data.
 const ACCOUNTS: [&str; 2] = ["postgres", "nobody"];
 
-/// Prints the first of the given directories that may not be entered.
+/// Prints the first of these directories that the user may not enter.
 const ENTER_SCRIPT: &str = r#"for d; do cd "$d" 2>/dev/null || { printf %s "$d"; exit 1; }; done"#;
 
-/// The user that the server runs as.
+/// User account of the server.
 #[derive(Debug, Clone)]
 pub(super) enum Account {
-    /// Whoever runs this process.
+    /// The user of this process.
     Own,
-    /// Another user, because this process is root.
+    /// Another user, because this process runs as root.
     Other { name: String, uid: u32, gid: u32 },
 }
 
 impl Account {
-    /// For root: the owner of the data where there is some already, else `postgres` or `nobody`.
+    /// Chooses the account. For root it is the owner of existing data, otherwise `postgres` or `nobody`.
     pub(super) async fn choose(data: &Path) -> Result<Self, ClusterError> {
         if !rustix::process::geteuid().is_root() {
             return Ok(Self::Own);
@@ -50,9 +50,10 @@ impl Account {
         Err(ClusterError::NoAccount)
     }
 
-    /// A command that runs as this user, in a directory that it may be in, with nothing of our
-    /// environment: PGPORT and the like would change what the server does, and secrets are not its
-    /// business. LC_ALL keeps its messages English, and macOS needs it to be set.
+    /// Creates a command that runs as this user, in the directory `/`, with an almost empty environment.
+    ///
+    /// PGPORT and similar variables would change the server's behaviour, and the server must not inherit our
+    /// secrets. LC_ALL makes its messages English, and on macOS the server needs it.
     pub(super) fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command
@@ -61,13 +62,13 @@ impl Account {
             .env("LC_ALL", "C")
             .current_dir("/");
         if let Self::Other { uid, gid, .. } = self {
-            // std drops the supplementary groups together with the uid.
+            // The standard library also drops the supplementary groups.
             command.uid(*uid).gid(*gid);
         }
         command
     }
 
-    /// Makes a file or directory this user's own.
+    /// Makes this user the owner of a file or directory.
     pub(super) fn own(&self, path: &Path) -> Result<(), ClusterError> {
         match self {
             Self::Own => Ok(()),
@@ -77,7 +78,7 @@ impl Account {
         }
     }
 
-    /// Checks that this user can reach the directories; asked by trying, which heeds ACLs too.
+    /// Checks that this user can enter the directories. It tries to enter them, so that ACLs count as well.
     pub(super) async fn check_reach(&self, dirs: &[&Path]) -> Result<(), ClusterError> {
         let Self::Other { name, .. } = self else {
             return Ok(());
@@ -85,9 +86,9 @@ impl Account {
         let mut command = self.command("sh");
         command.args(["-c", ENTER_SCRIPT, "sh"]);
         for dir in dirs {
-            let mut way: Vec<&Path> = dir.ancestors().collect();
-            way.reverse();
-            command.args(way);
+            let mut from_root: Vec<&Path> = dir.ancestors().collect();
+            from_root.reverse();
+            command.args(from_root);
         }
         let output = command.output().await.map_err(at("run", Path::new("sh")))?;
         if output.status.success() {
@@ -100,8 +101,9 @@ impl Account {
     }
 }
 
-/// `id` knows every source of users (files, directory services), /etc/passwd does not.
-async fn id(what: &str, name: &str) -> Option<u32> {
-    let output = Command::new("id").args([what, name]).output().await.ok()?;
+/// Looks up a user or group id with the program `id`, which knows every source of users, also directory
+/// services.
+async fn id(option: &str, name: &str) -> Option<u32> {
+    let output = Command::new("id").args([option, name]).output().await.ok()?;
     String::from_utf8(output.stdout).ok()?.trim_end().parse().ok()
 }

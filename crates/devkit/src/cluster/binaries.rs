@@ -1,5 +1,7 @@
-//! Finds the PostgreSQL server on this machine. It must not read the environment (the caller hands
-//! in what configuration says) and starts nothing but `--version` and `pg_config`.
+//! Finds the binaries of a PostgreSQL server on this machine.
+//!
+//! It must not read the environment: callers pass their configuration. It runs only `postgres --version` and
+//! `pg_config`.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -9,8 +11,8 @@ use std::process::Command;
 
 use super::error::{ClusterError, VERSION_MIN};
 
-/// Folders of packagers, with `*` for a version; newest first where several match.
-const USUAL_FOLDERS: [&str; 9] = [
+/// Directories of the usual packages. `*` stands for a version; of several, the highest is tried first.
+const USUAL_DIRS: [&str; 9] = [
     "/usr/lib/postgresql/*/bin",
     "/usr/pgsql-*/bin",
     "/usr/libexec/postgresql*",
@@ -22,7 +24,7 @@ const USUAL_FOLDERS: [&str; 9] = [
     "/usr/bin",
 ];
 
-/// The folder of a PostgreSQL server, and its version.
+/// Directory and version of a PostgreSQL server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Binaries {
     dir: PathBuf,
@@ -30,26 +32,26 @@ pub struct Binaries {
 }
 
 impl Binaries {
-    /// Finds a server of version 14 or later: in `hint` and nowhere else where it is given, else in
-    /// the folders of `path` (the value of PATH), where `pg_config` points, and in the usual places.
+    /// Finds a server of version 14 or later. If `hint` is given, only that directory is searched. Otherwise
+    /// the directories of `path` (the value of PATH), the one that `pg_config` prints, and the usual ones.
     ///
     /// # Errors
-    /// [`ClusterError::NotFound`] or [`ClusterError::Hint`], with what was looked at.
+    /// [`ClusterError::Hint`] or [`ClusterError::NotFound`], with the problem of each directory.
     pub fn find(hint: Option<&Path>, path: Option<&OsStr>) -> Result<Self, ClusterError> {
         if let Some(dir) = hint {
-            // Whoever names a folder wants that one: another, found silently, would surprise.
+            // No fallback: a user who names a directory does not expect another version from elsewhere.
             return Self::probe(dir)
                 .map_err(|problem| ClusterError::Hint { dir: dir.to_path_buf(), problem });
         }
-        let folders: Vec<PathBuf> = path.map(|p| std::env::split_paths(p).collect()).unwrap_or_default();
-        let configured = folders.iter().find_map(|dir| bindir_of_pg_config(dir));
-        let usual = USUAL_FOLDERS.iter().flat_map(|pattern| expand(pattern));
-        Self::first_of(folders.into_iter().chain(configured).chain(usual))
+        let dirs: Vec<PathBuf> = path.map(|p| std::env::split_paths(p).collect()).unwrap_or_default();
+        let configured = dirs.iter().find_map(|dir| bindir_of_pg_config(dir));
+        let usual = USUAL_DIRS.iter().flat_map(|pattern| expand(pattern));
+        Self::first_of(dirs.into_iter().chain(configured).chain(usual))
     }
 
     fn first_of(candidates: impl Iterator<Item = PathBuf>) -> Result<Self, ClusterError> {
         let mut seen = HashSet::new();
-        let mut looked_at = String::new();
+        let mut searched = String::new();
         for dir in candidates.filter(|dir| dir.is_absolute()) {
             if !seen.insert(dir.clone()) {
                 continue;
@@ -58,20 +60,20 @@ impl Binaries {
                 Ok(found) => return Ok(found),
                 // Writing to a String cannot fail.
                 Err(problem) => {
-                    let _ = writeln!(looked_at, "  {}: {problem}", dir.display());
+                    let _ = writeln!(searched, "  {}: {problem}", dir.display());
                 }
             }
         }
-        for pattern in USUAL_FOLDERS.iter().filter(|p| expand(p).is_empty()) {
-            let _ = writeln!(looked_at, "  {pattern}: no such folder");
+        for pattern in USUAL_DIRS.iter().filter(|p| expand(p).is_empty()) {
+            let _ = writeln!(searched, "  {pattern}: no such directory");
         }
-        Err(ClusterError::NotFound { looked_at })
+        Err(ClusterError::NotFound { searched })
     }
 
     fn probe(dir: &Path) -> Result<Self, String> {
         for name in ["postgres", "initdb"] {
             if !dir.join(name).is_file() {
-                return Err(format!("it holds no `{name}`"));
+                return Err(format!("it does not contain `{name}`"));
             }
         }
         let output = Command::new(dir.join("postgres"))
@@ -80,19 +82,19 @@ impl Binaries {
             .map_err(|e| format!("its `postgres` cannot be run: {e}"))?;
         let text = String::from_utf8_lossy(&output.stdout);
         match parse_version(&text) {
-            Some(version) if version >= VERSION_MIN => Ok(Self { dir: behind_links(dir), version }),
+            Some(version) if version >= VERSION_MIN => Ok(Self { dir: resolve_links(dir), version }),
             Some(version) => Err(format!("its version is {version}")),
-            None => Err(format!("its `postgres --version` answers {:?}", text.trim_end())),
+            None => Err(format!("its `postgres --version` prints {:?}", text.trim_end())),
         }
     }
 
-    /// The major version.
+    /// Major version.
     #[must_use]
     pub fn version(&self) -> u32 {
         self.version
     }
 
-    /// The folder, behind links such as /usr/local/bin may hold.
+    /// Directory of the binaries, with symbolic links resolved.
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -106,23 +108,23 @@ impl Binaries {
         self.dir.join("initdb")
     }
 
-    /// A client program of the same version (`psql`, `pgbench`), where it is installed.
+    /// Path of a client program of the same version, such as `psql`, if it is installed.
     #[must_use]
     pub fn client(&self, name: &str) -> Option<PathBuf> {
         Some(self.dir.join(name)).filter(|path| path.is_file())
     }
 }
 
-/// The major version in `postgres (PostgreSQL) 15.12 (Debian ...)`; betas say `18beta1`.
+/// Parses the major version of `postgres (PostgreSQL) 15.12 (Debian ...)`; a beta is `18beta1`.
 fn parse_version(text: &str) -> Option<u32> {
     let number = text.strip_prefix("postgres (PostgreSQL) ")?;
     let digits = number.find(|c: char| !c.is_ascii_digit()).unwrap_or(number.len());
     number[..digits].parse().ok()
 }
 
-/// The folder that `postgres` really is in, where the clients of its version are too: those beside a
-/// link may be missing, or wrappers that choose a version by themselves.
-fn behind_links(dir: &Path) -> PathBuf {
+/// Resolves the symbolic link of `postgres`. The clients of the same version are in the real directory.
+/// Beside the link they may be missing, or be wrappers that choose a version themselves.
+fn resolve_links(dir: &Path) -> PathBuf {
     let real = std::fs::canonicalize(dir.join("postgres")).ok();
     real.as_deref()
         .and_then(Path::parent)
@@ -140,7 +142,7 @@ fn bindir_of_pg_config(dir: &Path) -> Option<PathBuf> {
     Some(PathBuf::from(String::from_utf8(output.stdout).ok()?.trim_end()))
 }
 
-/// The folders that match a pattern with at most one `*`, the highest version first.
+/// Directories that match a pattern with at most one `*`, the highest version first.
 fn expand(pattern: &str) -> Vec<PathBuf> {
     let Some((before, after)) = pattern.split_once('*') else {
         return Some(PathBuf::from(pattern)).filter(|p| p.is_dir()).into_iter().collect();
@@ -155,12 +157,12 @@ fn expand(pattern: &str) -> Vec<PathBuf> {
             let name = entry.file_name().into_string().ok()?;
             let version = name.strip_prefix(prefix)?;
             let numbers = version.split('.').map_while(|n| n.parse().ok()).collect();
-            let folder = PathBuf::from(format!("{parent}/{name}{after}"));
-            folder.is_dir().then_some((numbers, folder))
+            let dir = PathBuf::from(format!("{parent}/{name}{after}"));
+            dir.is_dir().then_some((numbers, dir))
         })
         .collect();
     found.sort_unstable_by(|a, b| b.cmp(a));
-    found.into_iter().map(|(_, folder)| folder).collect()
+    found.into_iter().map(|(_, dir)| dir).collect()
 }
 
 #[cfg(test)]
@@ -168,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_read_from_what_postgres_prints() {
+    fn the_version_is_parsed_from_the_output_of_postgres() {
         let debian = "postgres (PostgreSQL) 15.12 (Debian 15.12-0+deb12u2)\n";
         assert_eq!(parse_version(debian), Some(15));
         assert_eq!(parse_version("postgres (PostgreSQL) 18beta1\n"), Some(18));
@@ -177,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_are_expanded_newest_first() {
+    fn patterns_expand_to_the_highest_version_first() {
         let root = std::env::temp_dir().join(format!("warden-expand-{}", std::process::id()));
         for version in ["9.6", "14", "17", "common"] {
             std::fs::create_dir_all(root.join(version).join("bin")).unwrap();
@@ -189,11 +191,11 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_server_names_the_packages_and_the_places() {
+    fn a_missing_server_is_reported_with_packages_and_searched_places() {
         let error = Binaries::first_of([PathBuf::from("/nonexistent/bin")].into_iter())
-            .expect_err("there is no server in a folder that does not exist")
+            .expect_err("a missing directory contains no server")
             .to_string();
         assert!(error.contains("apt-get install postgresql"), "{error}");
-        assert!(error.contains("/nonexistent/bin: it holds no `postgres`"), "{error}");
+        assert!(error.contains("/nonexistent/bin: it does not contain `postgres`"), "{error}");
     }
 }

@@ -1,5 +1,5 @@
-//! What can go wrong with a private cluster. Each message names the cause and the next step.
-//! Nothing here may carry a secret; the log tails come from a server that has no passwords.
+//! Errors of private clusters. Each message gives the cause and the next step. None contains a secret: the
+//! log excerpts are from a server without passwords.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 /// The oldest major version of PostgreSQL that Warden's migrations run on.
 pub(super) const VERSION_MIN: u32 = 14;
 
-/// Why a private cluster could not be found, started or stopped.
+/// Reason why a private cluster cannot be started or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
-    /// No usable server binaries on this machine.
+    /// This machine has no usable server binaries.
     #[error(
         "no PostgreSQL server, version {min} or later, was found.\n\
          Install it:\n\
@@ -18,48 +18,49 @@ pub enum ClusterError {
          \x20 Fedora:          dnf install postgresql-server\n\
          \x20 Alpine:          apk add postgresql\n\
          \x20 macOS:           brew install postgresql@17\n\
-         or name the folder that holds `postgres` and `initdb` in WARDEN_PG_BIN.\n\
-         Looked at:\n{looked_at}",
+         or set WARDEN_PG_BIN to the directory of `postgres` and `initdb`.\n\
+         Searched:\n{searched}",
         min = VERSION_MIN
     )]
     NotFound {
-        /// One indented line for each place, with what was wrong there.
-        looked_at: String,
+        /// One indented line per place, with the problem found there.
+        searched: String,
     },
 
-    /// The folder named by the user holds no usable server binaries.
+    /// The directory in WARDEN_PG_BIN has no usable server binaries.
     #[error(
-        "WARDEN_PG_BIN names {}, but {problem}. Point it at a folder that holds `postgres` and \
-         `initdb` of PostgreSQL {} or later, or unset it to search the usual places",
+        "WARDEN_PG_BIN is {}, but {problem}. Set it to a directory that contains `postgres` and `initdb` of \
+         PostgreSQL {} or later, or unset it to search the usual places",
         dir.display(), VERSION_MIN
     )]
     Hint {
-        /// The folder that was named.
+        /// The directory.
         dir: PathBuf,
-        /// What is wrong with it.
+        /// Problem with it.
         problem: String,
     },
 
     /// Another process uses the data directory.
     #[error(
-        "another `warden dev` (process {by}) runs on {}. Stop it, or choose another data directory",
+        "another `warden dev` (process {by}) uses the data directory {}. Stop it, or choose another directory with \
+         --data-dir",
         dir.display()
     )]
     InUse {
-        /// The data directory.
+        /// Data directory.
         dir: PathBuf,
-        /// The process that holds the lock, as far as it told.
+        /// Process id of the owner of the lock, or `unknown`.
         by: String,
     },
 
-    /// The data was made by another major version of PostgreSQL.
+    /// Another major version of PostgreSQL created the data.
     #[error(
-        "the data in {} was made by PostgreSQL {data}, but the server found is {server}. Point \
-         WARDEN_PG_BIN at the binaries of PostgreSQL {data}, or remove the directory to start afresh",
+        "PostgreSQL {data} created the data in {}, but the server found is version {server}. Set WARDEN_PG_BIN to the \
+         binaries of PostgreSQL {data}, or remove the directory to create a new database",
         dir.display()
     )]
     Version {
-        /// The data directory.
+        /// Data directory.
         dir: PathBuf,
         /// The version in its PG_VERSION.
         data: String,
@@ -67,71 +68,69 @@ pub enum ClusterError {
         server: u32,
     },
 
-    /// As root, PostgreSQL runs as another user, and that one may not go there.
+    /// The account of the server may not enter a directory. Only root uses another account.
     #[error(
-        "PostgreSQL refuses to run as root, so it runs as user {user}, who may not enter {}. \
-         Choose a directory that {user} can reach (below /var/lib or /srv, say), run this command \
-         as another user, or allow it: chmod o+x {}",
+        "PostgreSQL cannot run as root, so it runs as user {user}, who may not enter {}. Choose a directory that \
+         {user} can enter (for example below /var/lib or /srv), run this command as another user, or run: chmod o+x {}",
         path.display(), path.display()
     )]
     Unreachable {
-        /// The first directory on the way that cannot be entered.
+        /// First directory of the path that the user may not enter.
         path: PathBuf,
-        /// The user that the server runs as.
+        /// Account of the server.
         user: String,
     },
 
-    /// Root, and nobody to hand the server to.
+    /// Root found no account to run the server as.
     #[error(
-        "PostgreSQL refuses to run as root, and this system has neither a user `postgres` nor \
-         `nobody`. Run this command as another user, or create one: useradd --system postgres"
+        "PostgreSQL cannot run as root, and this system has neither a user `postgres` nor `nobody`. Run this command \
+         as another user, or create one: useradd --system postgres"
     )]
     NoAccount,
 
     /// `initdb` failed.
-    #[error("initdb could not create the database in {}. It said:\n{log}", dir.display())]
+    #[error("initdb could not create the database in {}. Its output:\n{log}", dir.display())]
     Init {
-        /// The data directory.
+        /// Data directory.
         dir: PathBuf,
-        /// The end of what it wrote.
+        /// End of its output.
         log: String,
     },
 
-    /// The server ended, or did not accept connections in time.
-    #[error("PostgreSQL did not start: {what}\nIts log ends with:\n{log}")]
+    /// The server ended at startup, or did not accept connections in time.
+    #[error("PostgreSQL did not start: {problem}\nIts log ends with:\n{log}")]
     Start {
-        /// What was seen.
-        what: String,
-        /// The end of the server's log since this start.
+        /// What happened instead.
+        problem: String,
+        /// End of the server's log since this start.
         log: String,
     },
 
-    /// A server did not end in time.
+    /// The server did not end in time.
     #[error(
-        "PostgreSQL (process {pid}) on {} does not stop. See its log there; as a last resort: \
-         kill -QUIT {pid}",
+        "PostgreSQL (process {pid}) in {} does not stop. Read server.log there. As a last resort: kill -QUIT {pid}",
         dir.display()
     )]
     Stuck {
-        /// The data directory.
+        /// Data directory.
         dir: PathBuf,
-        /// The postmaster.
+        /// Process id of the postmaster.
         pid: i32,
     },
 
-    /// The operating system refused something.
+    /// A call of the operating system failed.
     #[error("cannot {doing} {}: {source}", path.display())]
     Io {
-        /// What was tried.
+        /// The operation, as a verb phrase.
         doing: &'static str,
-        /// On what.
+        /// Its file or directory.
         path: PathBuf,
-        /// Why not.
+        /// Error of the operating system.
         source: io::Error,
     },
 }
 
-/// Gives an I/O error its context: `fs::write(..).map_err(at("write", path))?`.
+/// Adds the operation and the path to an I/O error: `fs::write(..).map_err(at("write", path))?`.
 pub(super) fn at<'a>(doing: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> ClusterError + 'a {
     move |source| ClusterError::Io { doing, path: path.to_path_buf(), source }
 }

@@ -1,13 +1,13 @@
-//! The directory of a cluster: who may use it, what lies where, and what a crash left in it.
+//! The directory of a cluster: its lock, its files, and leftovers of a crash.
 //!
 //! ```text
-//! <root>/lock         held while a process uses it; names that process
-//! <root>/data/        PostgreSQL's own
-//! <root>/server.log   of this start; server.log.1 of the one before
-//! <root>/socket/      mode 0700, unless its path were too long: then a directory below /tmp
+//! <root>/lock         locked while a process uses the cluster; contains its process id
+//! <root>/data/        the data directory of PostgreSQL
+//! <root>/server.log   log of this start; server.log.1 is that of the previous start
+//! <root>/socket/      Unix socket, mode 0700; in /tmp instead if its path would be too long
 //! ```
 //!
-//! It must not remove data that a finished `initdb` made, except a temporary cluster's own.
+//! It must never remove data that a successful `initdb` created, except that of a temporary cluster.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
@@ -21,43 +21,45 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use super::account::Account;
 use super::error::{ClusterError, at};
 
-/// Where temporary directories are made: fixed, because socket paths must be short and macOS's own
-/// temporary directory is not.
+/// Parent of temporary directories. It is fixed, because a socket's path must be short, and the temporary
+/// directory of macOS has a long one.
 const TEMPORARY_PARENT: &str = "/tmp";
 const TEMPORARY_NAME_CHARS: usize = 10;
 const DIR_MODE: u32 = 0o700;
-/// A socket's path has at most 107 bytes on Linux, 103 on macOS.
+/// Longest path of a socket on macOS. Linux allows 107 bytes.
 const SOCKET_PATH_BYTES_MAX: usize = 103;
 pub(super) const SOCKET_FILE: &str = ".s.PGSQL.5432";
-/// What is shown of a log in an error.
+/// Longest excerpt of a log in an error.
 const LOG_TAIL_BYTES: u64 = 4096;
-/// For a server that outlived its process: its guard is already shutting it down, or is gone too.
-const LEFT_OVER_DEADLINE: Duration = Duration::from_secs(45);
+/// Longest shutdown of a server that outlived its owner. Its guard is shutting it down already, unless the
+/// guard was killed as well.
+const LEFTOVER_DEADLINE: Duration = Duration::from_secs(45);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// The places of one cluster. Holds the lock for as long as it lives.
+/// Paths of one cluster. Holds the lock until it is dropped.
 #[derive(Debug)]
 pub(super) struct Layout {
     pub(super) root: PathBuf,
     pub(super) socket_dir: PathBuf,
     pub(super) account: Account,
-    /// What goes with the guard: the root of a temporary cluster, or a socket's directory in /tmp.
-    pub(super) scrap: Option<PathBuf>,
+    /// Directory that the guard removes at the end: the root of a temporary cluster, or a socket's directory
+    /// in /tmp.
+    pub(super) disposable: Option<PathBuf>,
     _lock: Option<File>,
 }
 
 impl Layout {
-    /// A new directory in /tmp.
+    /// Creates a directory in /tmp.
     pub(super) async fn temporary(bin: &Path) -> Result<Self, ClusterError> {
         let account = Account::choose(Path::new("")).await?;
         account.check_reach(&[bin, Path::new(TEMPORARY_PARENT)]).await?;
         let root = make_temporary(&account)?;
         let socket_dir = root.join("socket");
         make_private(&socket_dir, &account)?;
-        Ok(Self { scrap: Some(root.clone()), root, socket_dir, account, _lock: None })
+        Ok(Self { disposable: Some(root.clone()), root, socket_dir, account, _lock: None })
     }
 
-    /// A directory that stays, made where it is missing, locked for this process.
+    /// Creates or reuses a directory that is kept, and locks it for this process.
     pub(super) async fn persistent(dir: &Path, bin: &Path) -> Result<Self, ClusterError> {
         fs::create_dir_all(dir).map_err(at("create the data directory", dir))?;
         let root = fs::canonicalize(dir).map_err(at("resolve", dir))?;
@@ -65,11 +67,11 @@ impl Layout {
         let account = Account::choose(&root.join("data")).await?;
         account.check_reach(&[bin, &root]).await?;
         let mut socket_dir = root.join("socket");
-        let mut scrap = None;
+        let mut disposable = None;
         let path = socket_dir.join(SOCKET_FILE);
         if path.as_os_str().len() > SOCKET_PATH_BYTES_MAX || path.to_str().is_none() {
             socket_dir = make_temporary(&account)?;
-            scrap = Some(socket_dir.clone());
+            disposable = Some(socket_dir.clone());
         } else if socket_dir.is_dir() {
             fs::set_permissions(&socket_dir, fs::Permissions::from_mode(DIR_MODE))
                 .map_err(at("make private", &socket_dir))?;
@@ -77,14 +79,14 @@ impl Layout {
         } else {
             make_private(&socket_dir, &account)?;
         }
-        Ok(Self { root, socket_dir, account, scrap, _lock: Some(lock) })
+        Ok(Self { root, socket_dir, account, disposable, _lock: Some(lock) })
     }
 
-    /// Removes what was made to be thrown away.
+    /// Removes the disposable directory, if there is one.
     pub(super) fn discard(&self) {
-        if let Some(scrap) = &self.scrap {
-            // Its guard, where there is one already, may be doing the same.
-            let _ = fs::remove_dir_all(scrap);
+        if let Some(dir) = &self.disposable {
+            // A guard may be removing it at the same time.
+            let _ = fs::remove_dir_all(dir);
         }
     }
 
@@ -96,23 +98,23 @@ impl Layout {
         self.root.join("server.log")
     }
 
-    /// Begins a new log and sets the last one aside.
+    /// Begins a new log, and keeps the last one as server.log.1.
     pub(super) fn begin_log(&self) -> Result<(), ClusterError> {
         let log = self.log();
         if log.exists() {
             let old = self.root.join("server.log.1");
-            fs::rename(&log, &old).map_err(at("set aside", &log))?;
+            fs::rename(&log, &old).map_err(at("rename", &log))?;
         }
         File::create(&log).map_err(at("create", &log))?;
         self.account.own(&log)
     }
 
-    /// The bytes in the log: what is before them belongs to an earlier start.
+    /// Present length of the log, by which a start tells its own lines from earlier ones.
     pub(super) fn log_mark(&self) -> u64 {
         fs::metadata(self.log()).map_or(0, |meta| meta.len())
     }
 
-    /// The end of what was logged since `mark`.
+    /// End of the log after `mark`.
     pub(super) fn log_tail(&self, mark: u64) -> String {
         let read = || -> io::Result<String> {
             let mut file = File::open(self.log())?;
@@ -129,7 +131,7 @@ impl Layout {
         }
     }
 
-    /// The major version that made the data; `None` where there is none yet.
+    /// Major version that created the data; `None` if there is no data.
     pub(super) fn data_version(&self) -> Result<Option<String>, ClusterError> {
         let path = self.data().join("PG_VERSION");
         match fs::read_to_string(&path) {
@@ -139,13 +141,13 @@ impl Layout {
         }
     }
 
-    /// An empty directory in which `initdb` can work. It becomes `data` only when that succeeded, so
-    /// that data is either whole or not there.
+    /// Creates an empty directory for `initdb`. It is renamed to `data` only after `initdb` succeeded, so
+    /// that the data is either complete or absent.
     pub(super) fn make_init_dir(&self) -> Result<PathBuf, ClusterError> {
         for entry in fs::read_dir(&self.root).map_err(at("read", &self.root))?.flatten() {
             if entry.file_name().to_string_lossy().starts_with("initdb-") {
-                // Of a start that was cut short. Its guard may be removing it at this moment, so
-                // that what fails here is no error.
+                // Left by an interrupted start. Its guard may be removing it at this moment, so a failure
+                // here is no error.
                 let _ = fs::remove_dir_all(entry.path());
             }
         }
@@ -154,26 +156,26 @@ impl Layout {
         Ok(dir)
     }
 
-    /// Ends a server that still runs on the data, and removes what would keep a new one from
-    /// starting. The lock must be held: then no live process of ours wants that server.
-    pub(super) async fn clear_left_overs(&self) -> Result<(), ClusterError> {
+    /// Ends a server that still runs on the data, and removes files that would prevent a new one from
+    /// starting. The caller must hold the lock: then no live process needs that server.
+    pub(super) async fn clear_leftovers(&self) -> Result<(), ClusterError> {
         let data = self.data();
         let pid_file = data.join("postmaster.pid");
         let started = Instant::now();
-        let mut told = false;
+        let mut is_signalled = false;
         while let Some((pid, socket)) = read_pid_file(&pid_file) {
             if !serves(pid, &socket, &data) {
                 if test_kill_process(pid).is_ok() {
-                    // The id is another process's by now (containers hand them out again soon).
-                    // PostgreSQL would take that one for a server and refuse to start.
+                    // Another process has this id now; in containers, ids are reused soon. PostgreSQL would
+                    // take that process for a server, and would not start.
                     fs::remove_file(&pid_file).map_err(at("remove", &pid_file))?;
                 }
                 break;
             }
-            if !told {
-                told = true;
+            if !is_signalled {
+                is_signalled = true;
                 let _ = kill_process(pid, Signal::INT);
-            } else if started.elapsed() > LEFT_OVER_DEADLINE {
+            } else if started.elapsed() > LEFTOVER_DEADLINE {
                 let pid = pid.as_raw_nonzero().get();
                 return Err(ClusterError::Stuck { dir: data, pid });
             }
@@ -183,8 +185,8 @@ impl Layout {
         Ok(())
     }
 
-    /// Removes the socket of a server that is gone, whose lock file names a process id that may be
-    /// another's by now. What cannot be removed is PostgreSQL's to complain of.
+    /// Removes the socket of a server that has ended, and its lock file, whose process id another process may
+    /// have by now. If a file cannot be removed, PostgreSQL reports it.
     pub(super) fn clear_socket(&self) {
         for name in [SOCKET_FILE.to_owned(), format!("{SOCKET_FILE}.lock")] {
             let _ = fs::remove_file(self.socket_dir.join(name));
@@ -216,7 +218,7 @@ fn lock(root: &Path) -> Result<File, ClusterError> {
     Ok(file)
 }
 
-/// Process id and socket of the server that postmaster.pid tells of; `None` where there is none.
+/// Reads the process id and the socket of a server from its postmaster.pid; `None` if there is no such file.
 fn read_pid_file(path: &Path) -> Option<(Pid, PathBuf)> {
     let text = fs::read_to_string(path).ok()?;
     let lines: Vec<&str> = text.lines().collect();
@@ -226,7 +228,7 @@ fn read_pid_file(path: &Path) -> Option<(Pid, PathBuf)> {
     Some((pid, Path::new(dir).join(format!(".s.PGSQL.{port}"))))
 }
 
-/// Whether the process is this data directory's server. Its id alone proves nothing.
+/// Whether the process is the server of this data directory. The process id alone proves nothing.
 fn serves(pid: Pid, socket: &Path, data: &Path) -> bool {
     let working_dir = format!("/proc/{}/cwd", pid.as_raw_nonzero());
     UnixStream::connect(socket).is_ok() || fs::read_link(working_dir).is_ok_and(|dir| dir == data)
@@ -235,14 +237,14 @@ fn serves(pid: Pid, socket: &Path, data: &Path) -> bool {
 fn make_temporary(account: &Account) -> Result<PathBuf, ClusterError> {
     loop {
         let dir = Path::new(TEMPORARY_PARENT).join(format!("warden-{}", random_name()));
-        // One that is there already is somebody else's: it is never taken over.
+        // An existing directory belongs to another process, and is never reused.
         if !dir.exists() {
             return make_private(&dir, account).map(|()| dir);
         }
     }
 }
 
-/// Makes a directory that only the server's user (and root) can enter.
+/// Creates a directory that only the account of the server (and root) can enter.
 fn make_private(dir: &Path, account: &Account) -> Result<(), ClusterError> {
     DirBuilder::new().mode(DIR_MODE).create(dir).map_err(at("create", dir))?;
     account.own(dir)

@@ -1,13 +1,13 @@
-//! A private PostgreSQL cluster for `warden dev`, the tests and the benchmarks: found, initialised,
-//! started on a Unix socket, and never left running, however this process ends.
+//! Private PostgreSQL clusters for `warden dev`, the tests and the benchmarks. A cluster listens on a Unix
+//! socket only, and never keeps running after this process, however this process ends.
 //!
-//! It must not touch a server that it did not start, read the environment, or know what the
-//! databases in it are for.
+//! This module must not touch a server that it did not start, read the environment, or know the purpose of a
+//! database.
 //!
 //! - `binaries` finds the server on this machine.
-//! - `layout` is the directory: lock, data, log, socket, and what a crash left there.
-//! - `account` is the user that the server runs as, where this process is root.
-//! - `guard` holds the server, and ends it together with this process.
+//! - `layout` manages the directory: lock, data, log, socket, and leftovers of a crash.
+//! - `account` chooses the user account of the server, if this process runs as root.
+//! - `guard` owns the server process, and ends it together with this process.
 
 mod account;
 mod binaries;
@@ -31,77 +31,77 @@ use self::error::at;
 use self::guard::{Guard, Stuck};
 use self::layout::{Layout, SOCKET_FILE};
 
-/// The superuser of every private cluster. There are no passwords: who can enter the socket's
+/// Superuser of every private cluster. It has no password: every process that can enter the socket's
 /// directory is trusted.
 pub const SUPERUSER: &str = "postgres";
 
-/// From the start of the process to the first accepted connection; crash recovery is part of it.
+/// Longest time from the start of the server to its first accepted connection, crash recovery included.
 const START_DEADLINE: Duration = Duration::from_secs(90);
-/// For one try to connect while the server starts.
+/// Longest single attempt to connect while the server starts.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
-/// `initdb` (or a copy of a small primary) takes a second, or some ten on a slow disk.
+/// Longest run of `initdb`, or of copying a small primary. They take a second, or about ten on a slow disk.
 const INIT_DEADLINE: Duration = Duration::from_secs(120);
 
-/// Tells by its output whether the program that makes the data succeeded: the guard keeps its exit status to itself.
+/// Prints a word if the program succeeded, because the guard does not pass exit statuses on.
 const INIT_SCRIPT: &str = r#""$@" >&2 && echo initialised"#;
 const INIT_SUCCEEDED: &str = "initialised\n";
 
-/// What may stand in a URL as it is.
+/// Characters of a URL that must be encoded.
 const URL_RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
-/// A path may keep its slashes in the query part.
+/// Characters of a path in the query part that must be encoded. Slashes need not be.
 const URL_PATH_RESERVED: &AsciiSet = &URL_RESERVED.remove(b'/');
 
-/// Where a cluster lives.
+/// Location of a cluster.
 #[derive(Debug, Clone)]
 pub enum DataDir {
-    /// A directory that stays, made where it is missing; one process at a time.
+    /// A directory that is kept. It is created if it is missing. One process at a time can use it.
     Persistent(PathBuf),
-    /// A directory in /tmp that goes with this process.
+    /// A directory in /tmp that is removed together with the cluster.
     Temporary,
 }
 
-/// What to start.
+/// Options of a cluster.
 #[derive(Debug, Clone)]
 pub struct ClusterOptions {
-    /// The server to use.
+    /// Binaries of the server.
     pub binaries: Binaries,
-    /// Where it keeps its data.
+    /// Location of the data.
     pub data_dir: DataDir,
-    /// Settings as in postgresql.conf; they win over all others.
+    /// Settings as in postgresql.conf. They override all others.
     pub settings: Vec<(String, String)>,
     /// PostgreSQL's `max_connections`.
     pub max_connections: u32,
-    /// Whether commits survive a crash of the operating system. Without, they still survive
-    /// [`Cluster::kill9`], and commits cost what they cost on an infinitely fast disk.
+    /// Whether commits survive a crash of the operating system. If not, they still survive
+    /// [`Cluster::kill9`], and cost as much as on an infinitely fast disk.
     pub durable: bool,
 }
 
-/// A private cluster. Dropped, also by kill -9, it shuts down and a temporary one removes its
-/// directory; [`Cluster::close`] waits for that.
+/// A private cluster. It shuts down when this value is dropped or this process ends, kill -9 included. A
+/// temporary cluster then removes its directory. [`Cluster::close`] waits for both.
 #[derive(Debug)]
 pub struct Cluster {
     options: ClusterOptions,
     layout: Layout,
-    /// The guard of the present server, or of the last one; `None` before the first.
+    /// Guard of the present server, or of the last one; `None` before the first start.
     guard: Option<Guard>,
-    running: bool,
+    is_running: bool,
 }
 
 impl Cluster {
-    /// Starts a cluster and waits until it accepts connections; initialises it where it has no data.
+    /// Starts a cluster and waits until it accepts connections. A cluster without data is initialised first.
     ///
     /// # Errors
-    /// [`ClusterError`], with the end of the log where PostgreSQL itself failed.
+    /// [`ClusterError`]. If PostgreSQL itself failed, it contains the end of the log.
     pub async fn start(options: ClusterOptions) -> Result<Self, ClusterError> {
         let bin = options.binaries.dir();
         let layout = match &options.data_dir {
             DataDir::Persistent(dir) => Layout::persistent(dir, bin).await?,
             DataDir::Temporary => Layout::temporary(bin).await?,
         };
-        let mut cluster = Self { options, layout, guard: None, running: false };
+        let mut cluster = Self { options, layout, guard: None, is_running: false };
         if let Err(e) = cluster.prepare().await {
-            // No guard may be there yet to do it.
+            // There may be no guard yet that would remove the directory.
             cluster.layout.discard();
             return Err(e);
         }
@@ -109,26 +109,27 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Starts a streaming standby of this cluster, in a temporary directory, and waits until it accepts
-    /// connections. `select pg_promote()` makes it a primary.
+    /// Starts a streaming standby of this cluster in a temporary directory, and waits until it accepts
+    /// connections. `select pg_promote()` promotes it.
     ///
     /// # Errors
-    /// [`ClusterError`], with the end of the log where PostgreSQL itself failed.
+    /// [`ClusterError`]. If PostgreSQL itself failed, it contains the end of the log.
     pub async fn start_standby(&self) -> Result<Self, ClusterError> {
         let options = ClusterOptions { data_dir: DataDir::Temporary, ..self.options.clone() };
         let layout = Layout::temporary(options.binaries.dir()).await?;
-        let mut standby = Self { options, layout, guard: None, running: false };
+        let mut standby = Self { options, layout, guard: None, is_running: false };
         let mut backup: Vec<OsString> = vec![self.options.binaries.dir().join("pg_basebackup").into()];
         backup.extend(["-h".into(), self.layout.socket_dir.clone().into()]);
-        // It writes the settings of a standby, too. Its password file would be somebody else's.
+        // --write-recovery-conf also writes the settings of a standby. --no-password, because a password file
+        // would belong to a user's other servers.
         let fixed = "-p 5432 --no-password --checkpoint=fast --write-recovery-conf --no-sync";
         backup.extend(fixed.split(' ').map(Into::into));
         backup.push(format!("--username={SUPERUSER}").into());
-        let made = async {
+        let copied = async {
             standby.layout.begin_log()?;
-            standby.make_data(backup).await
+            standby.create_data(backup).await
         };
-        if let Err(e) = made.await {
+        if let Err(e) = copied.await {
             standby.layout.discard();
             return Err(e);
         }
@@ -136,75 +137,75 @@ impl Cluster {
         Ok(standby)
     }
 
-    /// Starts the server after [`Cluster::stop`] or [`Cluster::kill9`], on the same data and socket.
-    /// Does nothing while it runs.
+    /// Starts the server after [`Cluster::stop`] or [`Cluster::kill9`], with the same data and socket. Has no
+    /// effect on a running server.
     ///
     /// # Errors
     /// [`ClusterError::Start`] with the end of the log.
     pub async fn start_again(&mut self) -> Result<(), ClusterError> {
-        if self.running {
+        if self.is_running {
             return Ok(());
         }
         self.layout.clear_socket();
         let log = self.layout.log();
         let mark = self.layout.log_mark();
-        let scrap = self.layout.scrap.as_deref();
-        let mut guard = Guard::start(&self.layout.account, scrap, &log, &self.server_command())
+        let disposable = self.layout.disposable.as_deref();
+        let mut guard = Guard::start(&self.layout.account, disposable, &log, &self.server_command())
             .await
             .map_err(at("start a guard for", &self.layout.root))?;
         let ready = self.wait_until_ready(&mut guard).await;
-        // The new guard owns the directory from its first moment, so the old one leaves it alone.
+        // The new guard owns the directory from its start, so the old one must not remove it.
         if let Some(old) = self.guard.replace(guard) {
             old.keep().await;
         }
-        self.running = true;
-        if let Err(what) = ready {
+        self.is_running = true;
+        if let Err(problem) = ready {
             self.stop().await?;
             let log = self.layout.log_tail(mark);
-            return Err(ClusterError::Start { what, log });
+            return Err(ClusterError::Start { problem, log });
         }
         Ok(())
     }
 
-    /// A fast shutdown: sessions are ended, the data is left clean. Waits for the end; does nothing
-    /// where the server does not run. Without a call to it, dropping does the same unawaited.
+    /// Shuts the server down fast: its sessions are terminated and its data files are consistent. Waits for
+    /// the end. Has no effect on a stopped server. Dropping the cluster does the same without waiting.
     ///
     /// # Errors
-    /// [`ClusterError::Stuck`] where the server does not end.
+    /// [`ClusterError::Stuck`] if the server does not end.
     pub async fn stop(&mut self) -> Result<(), ClusterError> {
         if let Some(guard) = &mut self.guard {
             guard.stop().await.map_err(|stuck| stuck_on(&self.layout, &stuck))?;
         }
-        self.running = false;
+        self.is_running = false;
         Ok(())
     }
 
-    /// SIGKILL to the server and all its processes, as in a crash; waits until they are gone, so
-    /// that it can be started again at once.
+    /// Kills the server and all its processes with SIGKILL, as in a crash. Waits until they have ended, so
+    /// that the server can be started again immediately.
     ///
     /// # Errors
-    /// [`ClusterError::Stuck`] where a process does not end.
+    /// [`ClusterError::Stuck`] if a process does not end.
     pub async fn kill9(&mut self) -> Result<(), ClusterError> {
         if let Some(guard) = &mut self.guard {
             guard.kill().await.map_err(|stuck| stuck_on(&self.layout, &stuck))?;
         }
-        self.running = false;
+        self.is_running = false;
         Ok(())
     }
 
-    /// [`Cluster::stop`] and [`Cluster::start_again`].
+    /// Stops and starts the server: [`Cluster::stop`], then [`Cluster::start_again`].
     ///
     /// # Errors
-    /// As theirs.
+    /// Those of the two functions.
     pub async fn restart(&mut self) -> Result<(), ClusterError> {
         self.stop().await?;
         self.start_again().await
     }
 
-    /// Stops, and waits until a temporary directory is removed too.
+    /// Stops the server, and waits until a temporary directory is removed.
     ///
     /// # Errors
-    /// [`ClusterError::Stuck`] where the server does not end.
+    /// [`ClusterError::Stuck`] if the server does not end.
     pub async fn close(self) -> Result<(), ClusterError> {
         let Self { layout, guard, .. } = self;
         if let Some(guard) = guard {
@@ -213,33 +214,33 @@ impl Cluster {
         Ok(())
     }
 
-    /// The URL of a database, for `DATABASE_URL`, sqlx and psql.
+    /// URL of a database, for `DATABASE_URL`, sqlx and psql.
     #[must_use]
     pub fn url(&self, database: &str, user: &str) -> String {
         url(&self.layout.socket_dir, database, user)
     }
 
-    /// The directory of the socket: what `psql -h` takes. Its path has no more than 103 bytes.
+    /// Directory of the socket, as `psql -h` expects it. Its path has at most 103 bytes.
     #[must_use]
     pub fn socket_dir(&self) -> &Path {
         &self.layout.socket_dir
     }
 
-    /// The process id of the postmaster, while it runs.
+    /// Process id of the postmaster, if the server runs.
     #[must_use]
     pub fn pid(&self) -> Option<i32> {
-        self.guard.as_ref().filter(|_| self.running).map(Guard::pid)
+        self.guard.as_ref().filter(|_| self.is_running).map(Guard::pid)
     }
 
-    /// `pgbench` of the same version, where it is installed.
+    /// Path of `pgbench` of the same version, if it is installed.
     #[must_use]
     pub fn pgbench_path(&self) -> Option<PathBuf> {
         self.options.binaries.client("pgbench")
     }
 
-    /// All that comes before the server itself.
+    /// Prepares the directory and the data for a start.
     async fn prepare(&mut self) -> Result<(), ClusterError> {
-        self.layout.clear_left_overs().await?;
+        self.layout.clear_leftovers().await?;
         self.layout.begin_log()?;
         let server = self.options.binaries.version();
         match self.layout.data_version()? {
@@ -254,25 +255,25 @@ impl Cluster {
 
     async fn initialise(&mut self) -> Result<(), ClusterError> {
         let mut command: Vec<OsString> = vec![self.options.binaries.initdb().into()];
-        // The C locale is on every system, and sorts alike on all of them.
+        // Every system has the C locale, with the same sort order.
         let fixed = "--encoding=UTF8 --no-locale --auth-local=trust --auth-host=reject --no-instructions";
         command.extend(fixed.split(' ').map(Into::into));
         command.push(format!("--username={SUPERUSER}").into());
         if !self.options.durable {
             command.push("--no-sync".into());
         }
-        self.make_data(command).await
+        self.create_data(command).await
     }
 
-    /// Runs a program that makes the data, in the directory that it is given with `-D`.
-    async fn make_data(&mut self, program: Vec<OsString>) -> Result<(), ClusterError> {
+    /// Runs a program that creates the data in the directory of its option `-D`.
+    async fn create_data(&mut self, program: Vec<OsString>) -> Result<(), ClusterError> {
         let dir = self.layout.make_init_dir()?;
         let mut command: Vec<OsString> = ["sh", "-c", INIT_SCRIPT, "sh"].map(Into::into).into();
         command.extend(program);
         command.extend(["-D".into(), dir.clone().into()]);
-        let scrap = self.layout.scrap.as_deref();
-        let scrap = if scrap == Some(&self.layout.root) { scrap } else { Some(dir.as_path()) };
-        let mut guard = Guard::start(&self.layout.account, scrap, &self.layout.log(), &command)
+        let disposable = self.layout.disposable.as_deref();
+        let disposable = if disposable == Some(&self.layout.root) { disposable } else { Some(dir.as_path()) };
+        let mut guard = Guard::start(&self.layout.account, disposable, &self.layout.log(), &command)
             .await
             .map_err(at("start a guard for", &self.layout.root))?;
         let ended = timeout(INIT_DEADLINE, guard.gone()).await.is_ok();
@@ -293,7 +294,7 @@ impl Cluster {
         let mut set = |name: &str, value: &str| {
             command.extend(["-c".into(), format!("{name}={value}").into()]);
         };
-        // Quoted, because it is a list in which commas separate.
+        // Quoted, because the setting is a list separated by commas.
         let socket_dir = self.layout.socket_dir.to_string_lossy().replace('"', "\"\"");
         set("unix_socket_directories", &format!("\"{socket_dir}\""));
         set("listen_addresses", "");
@@ -304,8 +305,8 @@ impl Cluster {
             set("full_page_writes", "off");
         }
         if matches!(self.options.data_dir, DataDir::Temporary) {
-            // In its own directory, where it is removed with the rest also after a kill -9; and
-            // /dev/shm is small in containers.
+            // Keeps dynamic shared memory in the cluster's own directory, which is removed even after a kill
+            // -9. Besides, /dev/shm is small in containers.
             set("dynamic_shared_memory_type", "mmap");
         }
         for (name, value) in &self.options.settings {
@@ -314,7 +315,7 @@ impl Cluster {
         command
     }
 
-    /// Waits until the server accepts connections; else says what was seen.
+    /// Waits until the server accepts connections. The error describes what happened instead.
     async fn wait_until_ready(&self, guard: &mut Guard) -> Result<(), String> {
         let url = self.url(SUPERUSER, SUPERUSER);
         let options: PgConnectOptions = url.parse().map_err(|e| format!("{url}: {e}"))?;
@@ -331,12 +332,12 @@ impl Cluster {
             };
             tokio::select! {
                 () = guard.gone() => {
-                    return Err(format!("it ended at once. {}", guard.output()).trim_end().to_owned());
+                    return Err(format!("it ended during startup. {}", guard.output()).trim_end().to_owned());
                 }
                 attempt = attempt => match attempt {
                     Ok(connection) => return close(connection).await,
                     Err(error) if started.elapsed() > START_DEADLINE => {
-                        return Err(format!("no connection within {START_DEADLINE:?} ({error})"));
+                        return Err(format!("it accepted no connection within {START_DEADLINE:?} ({error})"));
                     }
                     Err(_) => {}
                 },
@@ -345,7 +346,7 @@ impl Cluster {
     }
 }
 
-/// Closed in order, the connection leaves no complaint in the log.
+/// Closes the connection properly, because the server logs a connection that is dropped.
 async fn close(connection: PgConnection) -> Result<(), String> {
     connection.close().await.map_err(|e| e.to_string())
 }
@@ -354,8 +355,8 @@ fn stuck_on(layout: &Layout, stuck: &Stuck) -> ClusterError {
     ClusterError::Stuck { dir: layout.root.clone(), pid: stuck.pid }
 }
 
-/// Port and sslmode are spelled out, because PGPORT and PGSSLMODE of a user's environment would
-/// otherwise take their place.
+/// Builds a URL. It contains port and sslmode, because PGPORT and PGSSLMODE in a user's environment would
+/// apply otherwise.
 fn url(socket_dir: &Path, database: &str, user: &str) -> String {
     debug_assert!(SOCKET_FILE.ends_with("5432"), "the port is part of the socket's name");
     format!(
@@ -371,7 +372,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sqlx_understands_the_url() {
+    fn sqlx_parses_the_url_of_any_names() {
         let url = url(Path::new("/tmp/a b,c&d"), "my db/?", "ann@x");
         assert_eq!(
             url,

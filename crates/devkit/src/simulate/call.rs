@@ -1,20 +1,21 @@
-//! The life of one simulated call: which change comes next, and the statement that makes it. Each
-//! step is one statement and one commit. Pace, retries and limits are not its business.
+//! One simulated call: its next change, and the statement that makes this change. Each step is one statement
+//! and one commit. The module knows no rate, retries or limits.
 
 use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::content::{STORIES, Story, chance, phone_number, pick, sid};
 
-/// Twilio's error codes of calls that failed.
+/// Twilio's error codes for failed calls.
 const ERROR_CODES: [i32; 4] = [13224, 13225, 21217, 31005];
-/// What a minute costs, in US dollars: telephony and assistant.
+/// Price of a minute of telephony, in US dollars.
 const CALL_PRICE: f64 = 0.0085;
+/// Price of a minute of the assistant, in US dollars.
 const ASSISTANT_PRICE: f64 = 0.05;
-/// 8 kHz, 16 bits, one channel.
+/// Size of a recording with 8 kHz, 16 bits and one channel.
 const RECORDING_BYTES_PER_SECOND: i64 = 16_000;
 
-/// What happens next to a call.
+/// Next change of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     Queue,
@@ -26,7 +27,7 @@ enum Step {
     ProcessRecording,
     StoreRecording,
     Log,
-    /// It never came to a conversation: status, reason.
+    /// Ends a call without a conversation, with this status and reason.
     End(&'static str, &'static str),
 }
 
@@ -42,7 +43,7 @@ pub(super) struct Call {
 }
 
 impl Call {
-    /// A call that is not in the database yet.
+    /// Creates a call that is not in the database yet.
     pub(super) fn new(org: Uuid) -> Self {
         Self {
             id: Uuid::new_v4(),
@@ -54,8 +55,8 @@ impl Call {
         }
     }
 
-    /// Makes the next change. Returns whether there was a row to change: without, the call is over,
-    /// because somebody else deleted it.
+    /// Makes the next change. Returns false if there was no row to change: then the call is over, because its
+    /// row was deleted.
     pub(super) async fn advance(&self, pool: &PgPool) -> sqlx::Result<bool> {
         let rows = match self.step {
             Step::Queue => self.queue(pool).await?,
@@ -69,11 +70,11 @@ impl Call {
             Step::Log => self.log(pool).await?,
             Step::End(status, reason) => self.end(pool, status, reason).await?,
         };
-        // An insert that finds its row was committed by a try that seemed to fail.
+        // If an insert finds its row, an earlier attempt had been committed although it seemed to fail.
         Ok(rows > 0 || matches!(self.step, Step::Queue | Step::Record))
     }
 
-    /// The call after its last change; `None` when nothing more will happen to it.
+    /// Advances to the step after the last change; `None` if the call has ended.
     pub(super) fn next(mut self) -> Option<Self> {
         self.step = match self.step {
             Step::Queue if chance(0.03) => Step::End("canceled", "canceled-by-caller"),
@@ -159,7 +160,7 @@ impl Call {
     }
 
     async fn hang_up(&self, pool: &PgPool) -> sqlx::Result<u64> {
-        // Twilio gives prices as negative numbers, a minute begun for a whole one.
+        // Twilio reports prices as negative numbers, and charges started minutes in full.
         let done = sqlx::query!(
             "update public.calls
              set status = 'completed', ended_at = now(), ended_reason = $3, updated_at = now(),
@@ -257,7 +258,8 @@ impl Call {
     }
 
     fn vapi_id(&self) -> String {
-        // Vapi's ids are UUIDs of its own; derived, so that a repeated insert stays the same call.
+        // Vapi has UUIDs of its own. This one is derived from the call's id, so that a repeated insert is
+        // identical.
         Uuid::from_u128(!self.id.as_u128()).to_string()
     }
 }
@@ -267,14 +269,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_call_ends_in_few_steps() {
+    fn every_call_ends_within_nine_steps() {
         const STEPS_MAX: usize = 9;
         for _ in 0..1000 {
             let mut steps = vec![];
             let mut call = Some(Call::new(Uuid::nil()));
-            while let Some(present) = call {
-                steps.push(present.step);
-                call = present.next();
+            while let Some(current) = call {
+                steps.push(current.step);
+                call = current.next();
             }
             assert!(steps.len() <= STEPS_MAX, "{steps:?}");
             let last = steps.last().unwrap();

@@ -1,20 +1,20 @@
-//! What simulated calls are about: numbers, ids, and conversations. All of it is invented; phone
-//! numbers come from the range 555-0100 to 555-0199, which is reserved for fiction.
+//! Content of simulated calls: numbers, ids and conversations. All of it is invented. Phone numbers are from
+//! the range 555-0100 to 555-0199, which is reserved for fiction.
 
 use std::fmt::Write as _;
 
-/// Area codes in use; the reserved range exists in each of them.
+/// Area codes. The reserved range exists in each of them.
 const AREA_CODES: [u16; 10] = [202, 206, 212, 303, 312, 404, 415, 512, 617, 713];
 
-/// A conversation, told from its end.
+/// A conversation and its outcome.
 #[derive(Debug)]
 pub(super) struct Story {
     pub(super) topic: &'static str,
     pub(super) assistant: &'static str,
     pub(super) summary: &'static str,
-    /// Assistant and caller in turn, the assistant first.
+    /// Lines of the assistant and the caller alternately, beginning with the assistant.
     lines: &'static [&'static str],
-    /// -1 (negative) to 1 (positive).
+    /// From -1 (negative) to 1 (positive).
     pub(super) sentiment: f32,
     pub(super) success: bool,
     pub(super) ended_reason: &'static str,
@@ -131,22 +131,22 @@ impl Story {
     }
 }
 
-/// A number in E.164 form.
+/// Draws a phone number in E.164 form.
 pub(super) fn phone_number() -> String {
     format!("+1{}55501{:02}", pick(&AREA_CODES), fastrand::u8(..100))
 }
 
-/// An id in Twilio's form: `CA` (a call) or `RE` (a recording), and 32 hexadecimal digits.
+/// Draws an id in Twilio's form: `CA` (call) or `RE` (recording), and 32 hexadecimal digits.
 pub(super) fn sid(kind: &str) -> String {
     format!("{kind}{:032x}", fastrand::u128(..))
 }
 
-/// One of several; the slice must not be empty.
+/// Draws one of several values. The slice must not be empty.
 pub(super) fn pick<T>(choices: &[T]) -> &T {
     &choices[fastrand::usize(..choices.len())]
 }
 
-/// True with this probability.
+/// Draws true with this probability.
 pub(super) fn chance(probability: f64) -> bool {
     fastrand::f64() < probability
 }
@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_and_ids_have_their_form() {
+    fn numbers_and_ids_are_well_formed() {
         for _ in 0..1000 {
             let number = phone_number();
             assert_eq!(number.len(), 12);

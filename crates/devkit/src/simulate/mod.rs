@@ -1,9 +1,8 @@
-//! A believable voice-call platform for `warden dev` and the benchmarks: calls that ring, are
-//! answered and end, their recordings and logs, at a set number of committed changes a second.
+//! Simulates a voice-call platform at a given number of committed changes per second: calls ring, are
+//! answered and end, and have recordings and logs.
 //!
-//! It writes tenant tables as an application would, as a role that may; it must not touch rows that
-//! it did not make, nor know anything of the gateway. Its rows carry `"simulated": true` in
-//! `calls.metadata`.
+//! It writes to tenant tables as an application would. It must not know the gateway, or change rows that it
+//! did not create. Its calls have `"simulated": true` in their `metadata`.
 
 mod call;
 mod content;
@@ -20,36 +19,41 @@ use uuid::Uuid;
 use self::call::Call;
 use self::content::chance;
 
-/// One after the other, a connection makes about a thousand changes a second on a common disk; with
-/// this many a worker keeps its pace.
+/// Changes per second of one worker. On a common disk, one connection makes about a thousand changes per
+/// second, so a worker keeps this rate easily.
 const CHANGES_PER_WORKER: f64 = 250.0;
-/// Each uses one connection of the pool.
+/// Most workers. Each uses one connection of the pool.
 const WORKERS_MAX: usize = 8;
-/// How long a call rests between two changes, so that a higher rate means more calls at a time.
+/// Time between two changes of one call. A higher rate therefore means more concurrent calls.
 const SECONDS_PER_STEP: f64 = 4.0;
 const LIVE_CALLS_PER_WORKER_MAX: usize = 100;
-/// While there is room for more. A call has some seven changes, so this is enough to stay near the
-/// limit, and leaves room for the others from the first second on.
+/// Live calls of a worker at any rate, so that a low rate also shows calls in different states.
+const LIVE_CALLS_PER_WORKER_MIN: usize = 4;
+/// Share of changes that create a call, below the limit of live calls. A call has about seven changes, so
+/// this share keeps the number of calls near the limit, and leaves room for other changes from the first
+/// second.
 const NEW_CALL_PROBABILITY: f64 = 0.3;
-/// Below this interval changes are made several at a time.
+/// Shortest interval of ticks. At higher rates, one tick makes several changes.
 const TICK_MIN: Duration = Duration::from_millis(5);
-/// What was missed while the database was slow or away is made up for, up to this many seconds' worth.
+/// Backlog that is caught up after the database was slow or unavailable, as seconds of the rate.
 const BURST_SECONDS: f64 = 1.0;
-/// Finished calls beyond this many are deleted, the oldest first, so that the tables keep their size.
+/// Finished calls that an organisation keeps. Older ones are deleted, so that the tables stay small.
 const CALLS_PER_ORG_KEPT: i64 = 2_000;
-/// Old calls are looked for when an organisation got this many new ones, and so many are deleted by
-/// one statement at most: more than come in, so that what an earlier run left over melts away.
+/// New calls of an organisation between two deletions of old ones.
 const CALLS_BETWEEN_CLEANUPS: usize = 5;
+/// Most calls that one statement deletes. It is higher than the number of new calls, so that leftovers of
+/// earlier runs disappear as well.
 const CALLS_PER_CLEANUP_MAX: i64 = 8;
-/// Between tries of a statement that failed.
+/// First pause after a failed statement. It doubles with every failure.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
+/// Longest pause after a failed statement.
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
-/// Simulates `changes_per_second` committed changes, spread over `orgs`, until cancelled. Each is an
-/// insert, an update or a delete of one statement. Returns at once where there is nothing to do.
+/// Makes `changes_per_second` committed changes, spread over the organisations, until cancelled. Each change
+/// is one statement. Returns immediately if the rate is 0 or there is no organisation.
 ///
 /// # Errors
-/// Only where the rate is no number. What the database refuses is logged and tried again.
+/// If the rate is negative or not a number. Failed statements are logged and retried.
 pub async fn run(
     pool: PgPool,
     orgs: Vec<Uuid>,
@@ -58,7 +62,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     anyhow::ensure!(
         changes_per_second.is_finite() && changes_per_second >= 0.0,
-        "the rate of changes must be a number of 0 or more, not {changes_per_second}"
+        "the rate of changes is {changes_per_second}, but must be 0 or more"
     );
     if changes_per_second == 0.0 || orgs.is_empty() {
         return Ok(());
@@ -67,9 +71,9 @@ pub async fn run(
         .find(|&count| changes_per_second <= CHANGES_PER_WORKER * count as f64)
         .unwrap_or(WORKERS_MAX);
     if let Err(e) = end_abandoned(&pool, &orgs).await {
-        tracing::warn!("the simulation leaves calls of an earlier run unfinished: {e}");
+        tracing::warn!(error = %e, "simulated calls of an earlier run stay unfinished");
     }
-    // Aborts what still runs when this future is dropped.
+    // If this future is dropped, the set aborts its tasks.
     let mut tasks = JoinSet::new();
     for _ in 0..workers {
         let worker = Worker::new(pool.clone(), &orgs, changes_per_second / workers as f64);
@@ -81,15 +85,15 @@ pub async fn run(
     Ok(())
 }
 
-/// A share of the work, on one connection at a time.
+/// A worker, which makes its share of the changes one after the other.
 struct Worker {
     pool: PgPool,
     orgs: Vec<Org>,
     rate: f64,
-    /// The longest untouched first.
+    /// Live calls, the longest unchanged first.
     live: VecDeque<Call>,
     live_max: usize,
-    /// What the last call of [`Worker::change`] left to do because its statement failed.
+    /// Change whose statement failed, to be retried.
     retry: Option<Change>,
     /// The pause after the next failed statement.
     retry_delay: Duration,
@@ -102,7 +106,7 @@ struct Org {
 
 enum Change {
     Call(Call),
-    /// Deletes old calls of the organisation with this index.
+    /// Deletes old calls of the organisation with this index in `orgs`.
     CleanUp(usize),
 }
 
@@ -117,14 +121,14 @@ impl Worker {
             orgs: orgs.iter().map(org).collect(),
             rate,
             live: VecDeque::new(),
-            // Enough for a mixture of calls in all states, also at a low rate.
-            live_max: live_max.max(4),
+            live_max: live_max.max(LIVE_CALLS_PER_WORKER_MIN),
             retry: None,
             retry_delay: RETRY_FIRST,
         }
     }
 
-    /// Keeps the pace. Cancelled by dropping: then a change is committed or not, as in any crash.
+    /// Makes changes at the worker's rate. Dropping the future cancels it; the current change may or may not
+    /// be committed.
     async fn run(mut self) {
         let period = Duration::from_secs_f64(1.0 / self.rate).max(TICK_MIN);
         let mut ticks = tokio::time::interval(period);
@@ -145,7 +149,7 @@ impl Worker {
         }
     }
 
-    /// Makes a change, if it can. False: none was committed; when it failed, after a pause.
+    /// Makes one change. Returns whether one was committed. After a failure it pauses first.
     async fn change(&mut self) -> bool {
         let change = self.retry.take().unwrap_or_else(|| self.choose());
         let result = match &change {
@@ -160,15 +164,15 @@ impl Worker {
                 }
                 changed
             }
-            // A retried insert that had been committed after all, or a call whose organisation was
-            // deleted: it will not get better, so this call is given up.
+            // A constraint is violated (class 23): the organisation was deleted, or a retried insert had been
+            // committed before. A retry cannot succeed, so the call is dropped.
             Err(sqlx::Error::Database(e)) if e.code().is_some_and(|code| code.starts_with("23")) => {
-                tracing::warn!("the simulation drops a call: {e}");
+                tracing::warn!(error = %e, "simulated call dropped");
                 self.pause().await;
                 false
             }
             Err(e) => {
-                tracing::warn!("the simulation cannot write, and tries again: {e}");
+                tracing::warn!(error = %e, "simulation cannot write: retrying");
                 self.retry = Some(change);
                 self.pause().await;
                 false
@@ -195,14 +199,14 @@ impl Worker {
             org.calls_since_cleanup += 1;
             return Change::Call(Call::new(org.id));
         }
-        // One of those that have waited longest: not in strict turn, or all calls would march in step.
+        // A random call of the longer unchanged half. A strict order would keep all calls in lockstep.
         let index = fastrand::usize(..self.live.len().div_ceil(2).max(1));
         let call = self.live.remove(index);
         Change::Call(call.unwrap_or_else(|| Call::new(self.orgs[0].id)))
     }
 }
 
-/// Ends the calls that an earlier run was simulating when it ended: nobody else would.
+/// Ends the calls that were live when an earlier run ended.
 async fn end_abandoned(pool: &PgPool, orgs: &[Uuid]) -> sqlx::Result<()> {
     sqlx::query!(
         r#"update public.calls
@@ -215,8 +219,8 @@ async fn end_abandoned(pool: &PgPool, orgs: &[Uuid]) -> sqlx::Result<()> {
     Ok(())
 }
 
-/// Deletes a few of the oldest finished calls, with their recordings and logs, where the organisation
-/// has more than are kept. Returns whether it deleted any.
+/// Deletes some of the oldest finished calls, with their recordings and logs, if the organisation has more
+/// than are kept. Returns whether it deleted any.
 async fn clean_up(pool: &PgPool, org: Uuid) -> sqlx::Result<bool> {
     let done = sqlx::query!(
         r#"delete from public.calls where org_id = $1 and id in (
