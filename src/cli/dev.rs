@@ -1,9 +1,10 @@
-//! `warden dev`: everything at once, for development, and how to go on from there.
+//! `warden dev`: runs everything for development, and prints how to continue.
 
 use std::ffi::OsString;
+use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -16,33 +17,40 @@ use super::watch;
 use crate::dev::{DevEnvironment, DevOptions};
 use crate::shutdown;
 
+/// Highest rate that the simulation accepts, in changes per second.
+const RATE_MAX: f64 = 10_000.0;
+
 #[derive(Args)]
+#[command(after_help = "\
+The command needs no running database. It creates a private PostgreSQL in --data-dir, installs the schema with the \
+tables of a voice-call platform, creates two demo organisations, simulates their calls, and starts the gateway. It \
+listens on loopback addresses only. Ctrl-C stops all of it.")]
 pub(super) struct DevArgs {
-    /// Keep nothing: a fresh database that goes when the command ends
+    /// Use a temporary database, which is removed when the command ends
     #[arg(long)]
     ephemeral: bool,
-    /// Simulated call changes per second; 0: none
+    /// Simulated changes per second; 0 disables the simulation
     #[arg(long, value_name = "N", default_value_t = 2.0, value_parser = rate)]
     rate: f64,
-    /// Print one JSON line when everything is ready, and nothing else on standard output
+    /// Print one line of JSON when everything is ready, and nothing else to standard output
     #[arg(long)]
     json: bool,
-    /// Print the events of all demo organisations as they come
+    /// Print the events of all demo organisations
     #[arg(long, conflicts_with = "json")]
     watch: bool,
-    /// Where the database is kept
+    /// Directory of the database
     #[arg(long, env = "WARDEN_DATA_DIR", value_name = "DIR", default_value = ".warden")]
     data_dir: PathBuf,
-    /// Folder of PostgreSQL's server binaries [default: PATH, pg_config, the usual folders]
+    /// Directory of the PostgreSQL server binaries [default: PATH, pg_config, the usual directories]
     #[arg(long, env = "WARDEN_PG_BIN", value_name = "DIR")]
     pg_bin: Option<PathBuf>,
-    /// Address of the public listener; port 0 takes a free one
+    /// Address of the public listener; port 0 chooses a free port
     #[arg(long, env = "WARDEN_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:4000")]
     listen: SocketAddr,
-    /// Address of the admin listener
+    /// Address of the admin listener; port 0 chooses a free port
     #[arg(long, env = "WARDEN_ADMIN_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:4001")]
     admin_listen: SocketAddr,
-    /// More origins of pages that may connect
+    /// Further origins whose pages may connect
     #[arg(long, env = "WARDEN_ALLOWED_ORIGINS", value_name = "ORIGIN", value_delimiter = ',')]
     allowed_origins: Vec<String>,
     #[arg(long, env = "PATH", hide = true)]
@@ -52,8 +60,8 @@ pub(super) struct DevArgs {
 pub(super) async fn run(args: DevArgs) -> anyhow::Result<()> {
     anyhow::ensure!(
         args.listen.ip().is_loopback() && args.admin_listen.ip().is_loopback(),
-        "warden dev listens on loopback addresses only: its secret and its database are for development. \
-         For others to connect, run `warden serve`"
+        "warden dev listens on loopback addresses only, because its database has no password. To accept other \
+         machines, run `warden serve`"
     );
     let requested = shutdown::requested()?;
     tokio::pin!(requested);
@@ -66,21 +74,14 @@ pub(super) async fn run(args: DevArgs) -> anyhow::Result<()> {
         allowed_origins: args.allowed_origins.clone(),
     };
     let data_dir = options.data_dir.clone();
-    let progress = |what: &str, took: Duration| {
-        if std::io::stderr().is_terminal() {
-            eprintln!("  \x1b[32m✓\x1b[0m {what} \x1b[2m({:.1} s)\x1b[0m", took.as_secs_f64());
-        } else {
-            eprintln!("  done: {what} ({:.1} s)", took.as_secs_f64());
-        }
-    };
-    eprintln!("starting (the first time PostgreSQL's data directory is made, which takes a few seconds)");
-    // A Ctrl-C now drops what was started: the private PostgreSQL ends with its owner.
+    eprintln!("starting (the first start creates the database and takes a few seconds)");
+    // If Ctrl-C drops the start, the private PostgreSQL stops as well.
     let environment = tokio::select! {
         () = &mut requested => {
             eprintln!("interrupted");
             return Ok(());
         }
-        environment = DevEnvironment::start(options, progress) => environment?,
+        environment = DevEnvironment::start(options, print_step) => environment?,
     };
     if args.json {
         println!("{}", ready_line(&environment));
@@ -96,11 +97,20 @@ pub(super) async fn run(args: DevArgs) -> anyhow::Result<()> {
         }
     }
     requested.await;
-    eprintln!("\nending: gateway, simulation, PostgreSQL");
+    eprintln!("\nstopping the simulation, the gateway and PostgreSQL");
     watching.cancel();
     watchers.close();
     watchers.wait().await;
     environment.stop().await
+}
+
+fn print_step(step: &str, took: Duration) {
+    let seconds = took.as_secs_f64();
+    if std::io::stderr().is_terminal() {
+        eprintln!("  \x1b[32m✓\x1b[0m {step} \x1b[2m({seconds:.1} s)\x1b[0m");
+    } else {
+        eprintln!("  {step} ({seconds:.1} s)");
+    }
 }
 
 fn socket_url(environment: &DevEnvironment) -> String {
@@ -124,48 +134,56 @@ fn ready_line(environment: &DevEnvironment) -> serde_json::Value {
     })
 }
 
-fn guide(environment: &DevEnvironment, data_dir: Option<&std::path::Path>) -> String {
+/// Instructions for a new user. Every command can be copied as it is.
+fn guide(environment: &DevEnvironment, data_dir: Option<&Path>) -> String {
     let url = socket_url(environment);
-    // As it was called, so that the lines below can be copied as they are.
+    // The program as the user called it, because it may not be in PATH.
     let warden = std::env::args().next().unwrap_or_else(|| "warden".to_owned());
-    let mut text = format!(
-        "\nWarden is running.\n\n  socket    {url}\n  metrics   http://{}/metrics\n  database  {}\n",
-        environment.gateway().admin_addr(),
-        environment.database_url,
+    let data = data_dir.map_or_else(
+        || "temporary, removed when this command ends".to_owned(),
+        |dir| format!("{} (remove it to begin with an empty database)", dir.display()),
     );
-    match data_dir {
-        Some(dir) => text += &format!("  data      {} (kept; remove it to start anew)\n", dir.display()),
-        None => text += "  data      kept nowhere\n",
-    }
-    text += "\nWatch the calls of one organisation, and of the other, each in a terminal of its own:\n";
+    let (metrics, database) = (environment.gateway().admin_addr(), &environment.database_url);
+    let org = &environment.orgs[0];
+    let mut text = format!(
+        "\nWarden is running. Press Ctrl-C to stop it.\n\n\
+         \x20 socket    {url}\n\
+         \x20 metrics   http://{metrics}/metrics\n\
+         \x20 database  {database}\n\
+         \x20 data      {data}\n\n\
+         1. Watch an organisation's calls and recordings in another terminal:\n"
+    );
     for org in &environment.orgs {
-        text += &format!(
-            "\n  # {}, {}\n  WARDEN_URL={url} WARDEN_TOKEN={} {warden} tail calls recordings\n",
+        // Writing to a String cannot fail.
+        let _ = write!(
+            text,
+            "\n\x20 # {} ({})\n\x20 WARDEN_URL={url} WARDEN_TOKEN={} {warden} tail calls recordings\n",
             org.name, org.id, org.token
         );
     }
-    let org = &environment.orgs[0];
-    text += &format!(
-        "\nFrom a page (npm install phoenix; pages on localhost:3000, :5173 and :8080 may connect):\n\n\
+    let _ = write!(
+        text,
+        "\n2. Insert a call for {name}. The event reaches {name} and no other organisation:\n\n\
+         \x20 psql '{database}' \\\n\
+         \x20   -c \"insert into calls (org_id, from_number) values ('{id}', '+15550100')\"\n\n\
+         3. Watch from a page on localhost:3000, :5173 or :8080 (npm install phoenix):\n\n\
          \x20 import {{ Socket }} from \"phoenix\";\n\
-         \x20 const socket = new Socket(\"{url}\", {{ authToken: \"{}\" }});\n\
+         \x20 const socket = new Socket(\"{url}\", {{ authToken: \"{token}\" }});\n\
          \x20 socket.connect();\n\
          \x20 const calls = socket.channel(\"calls\");\n\
          \x20 calls.on(\"call.created\", ({{ data }}) => console.log(\"new\", data.id, data.status));\n\
          \x20 calls.on(\"call.updated\", ({{ data, old }}) => console.log(old.status, \"->\", data.status));\n\
-         \x20 calls.join();\n",
-        org.token
-    );
-    text += &format!(
-        "\nMake a change yourself, and see it come:\n\n  psql '{}' \\\n    -c \"insert into calls (org_id, from_number) values ('{}', '+15550100')\"\n\nCtrl-C ends everything.\n",
-        environment.database_url, org.id
+         \x20 calls.join();\n\n",
+        name = org.name,
+        id = org.id,
+        token = org.token,
     );
     text
 }
 
 fn rate(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
-        Ok(rate) if (0.0..=10_000.0).contains(&rate) => Ok(rate),
-        _ => Err("a number from 0 to 10000".to_owned()),
+        Ok(rate) if (0.0..=RATE_MAX).contains(&rate) => Ok(rate),
+        _ => Err(format!("expected a number from 0 to {RATE_MAX}")),
     }
 }

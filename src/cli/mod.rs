@@ -1,4 +1,4 @@
-//! The command line: one file per command.
+//! The command line of the binary, with one file per command.
 
 mod audit;
 #[cfg(feature = "dev")]
@@ -19,8 +19,8 @@ use crate::telemetry::{self, LogArgs};
 
 /// Zero-trust real-time gateway for multi-tenant applications on PostgreSQL.
 ///
-/// Try it without setting anything up: `warden dev` starts a private PostgreSQL, two demo organisations
-/// with simulated calls, and the gateway, and prints how to watch.
+/// To try it without any setup, run `warden dev`. It starts a private PostgreSQL, two demo organisations with
+/// simulated calls, and the gateway, and prints what to do next.
 #[derive(Parser)]
 #[command(name = "warden", version, propagate_version = true)]
 pub struct Cli {
@@ -32,14 +32,14 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Everything at once, for development: database, demo data, gateway
+    /// Run everything for development: a private database, demo data, the gateway
     #[cfg(feature = "dev")]
     Dev(dev::DevArgs),
-    /// The gateway
+    /// Run the gateway
     Serve(Box<crate::config::ServeArgs>),
-    /// Bring the database's schema up to date
+    /// Migrate the database's schema, and adopt existing tables
     Migrate(migrate::MigrateArgs),
-    /// Say whether the database keeps organisations apart, and what mends what does not
+    /// Check that the database isolates organisations, and print a remedy for each finding
     Audit(audit::AuditArgs),
     /// Sign a development token
     #[cfg(feature = "dev")]
@@ -49,7 +49,7 @@ enum Command {
 }
 
 impl Cli {
-    /// Runs the command. Failures are printed, with their causes; the exit code tells.
+    /// Runs the command, and prints an error with its causes. The exit code reports the result.
     #[must_use]
     pub fn run(self) -> ExitCode {
         let result = telemetry::init(&self.log, self.command.log_filter()).and_then(|()| {
@@ -67,7 +67,7 @@ impl Cli {
 }
 
 impl Command {
-    /// What it logs where nothing else is said.
+    /// Default log filter of the command.
     fn log_filter(&self) -> &'static str {
         match self {
             #[cfg(feature = "dev")]
@@ -81,7 +81,7 @@ impl Command {
             #[cfg(feature = "dev")]
             Self::Dev(args) => dev::run(args).await?,
             Self::Serve(args) => serve::run(*args).await?,
-            // These say themselves how they ended: what is left to mend is no error of the command.
+            // These two choose their exit code themselves, because a finding is not an error of the command.
             Self::Migrate(args) => return migrate::run(args).await,
             Self::Audit(args) => return Ok(audit::run(args).await),
             #[cfg(feature = "dev")]

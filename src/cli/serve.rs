@@ -1,4 +1,4 @@
-//! `warden serve`: the gateway, until a signal ends it.
+//! `warden serve`: runs the gateway until a signal stops it.
 
 use crate::app::Gateway;
 use crate::config::ServeArgs;

@@ -1,4 +1,5 @@
-//! `warden tail`: a client on the command line. It reconnects, and hands back its cursor when it does.
+//! `warden tail`: a client for the command line. After a disconnect it reconnects and resumes with its
+//! cursors.
 
 use std::io::{ErrorKind, Write as _};
 use std::time::Duration;
@@ -18,45 +19,49 @@ use crate::config::DEFAULT_URL;
 use crate::shutdown;
 use crate::wire::{CLOSE_CODES, Retry};
 
-/// Longest handshake, from the connection to the 101.
+/// Longest handshake, from connecting to the answer 101.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Delays before a new connection: the first, doubling up to the second.
+/// First and longest delay before a new connection. The delay doubles in between.
 const RECONNECT_DELAYS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
-/// The event that a client is told when it must read its state anew.
+/// Event after which a client must read the current state again.
 const RESYNC: &str = "warden.resync";
 
 #[derive(Args)]
+#[command(after_help = "\
+Prints each event as one JSON object with topic, event and payload. After a disconnect the command reconnects and \
+prints the missed events first. If events were lost, it prints the event warden.resync. It ends with exit code 1 if \
+the gateway rejects the token or a topic.")]
 pub(super) struct TailArgs {
-    /// Topics: org, a name such as calls, or one entity such as call:<uuid>
+    /// Topics: org for all events, a name such as calls, or one entity such as call:<uuid>
     #[arg(required = true, value_name = "TOPIC")]
     topics: Vec<String>,
-    /// Resume after this cursor, from the output of an earlier run
+    /// Resume after this cursor, which is part of every printed event
     #[arg(long, value_name = "CURSOR")]
     since: Option<String>,
-    /// The gateway's socket
+    /// URL of the gateway's socket
     #[arg(long, env = "WARDEN_URL", value_name = "URL", default_value = DEFAULT_URL)]
     url: String,
-    /// Between heartbeats, in seconds; a gateway that says nothing from one to the next is given up
+    /// Interval of heartbeats, in seconds; if nothing arrives between two of them, the command reconnects
     #[arg(long, env = "WARDEN_HEARTBEAT_SECONDS", value_name = "SECONDS", default_value_t = 25,
           value_parser = clap::value_parser!(u64).range(1..=30))]
     heartbeat_seconds: u64,
-    /// Token (see `warden token`); it is sent in a header, never in the URL
+    /// Token, for example from `warden token`; it is sent in a header, never in the URL
     #[arg(long, env = "WARDEN_TOKEN", hide_env_values = true, value_name = "WARDEN_TOKEN")]
     token: String,
 }
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// How a connection ended.
-enum Ended {
-    /// Trying again may help.
+/// End of a connection.
+enum End {
+    /// The connection was lost. A new one may succeed.
     Lost(String),
-    /// It won't.
-    Refused(String),
-    /// Nobody reads our output any more, as after `| head -1`.
-    Unread,
+    /// The gateway rejected the token or a topic. A new connection would not help.
+    Rejected(String),
+    /// The reader of our output has ended, as with `| head -1`.
+    OutputClosed,
 }
 
 pub(super) async fn run(args: TailArgs) -> anyhow::Result<()> {
@@ -65,17 +70,17 @@ pub(super) async fn run(args: TailArgs) -> anyhow::Result<()> {
     let mut cursors: Vec<Option<String>> = vec![args.since.clone(); args.topics.len()];
     let mut backoff = Backoff::new(RECONNECT_DELAYS.0, RECONNECT_DELAYS.1);
     loop {
-        let ended = tokio::select! {
+        let end = tokio::select! {
             () = &mut requested => return Ok(()),
-            ended = follow(&args, &mut cursors, &mut backoff) => ended?,
+            end = follow(&args, &mut cursors, &mut backoff) => end?,
         };
-        let why = match ended {
-            Ended::Refused(why) => bail!("{why}"),
-            Ended::Unread => return Ok(()),
-            Ended::Lost(why) => why,
+        let reason = match end {
+            End::Rejected(reason) => bail!("{reason}"),
+            End::OutputClosed => return Ok(()),
+            End::Lost(reason) => reason,
         };
         let delay = backoff.next();
-        eprintln!("disconnected ({why}); trying again in {:.1} s", delay.as_secs_f64());
+        eprintln!("disconnected ({reason}): reconnecting in {:.1} s", delay.as_secs_f64());
         tokio::select! {
             () = &mut requested => return Ok(()),
             () = tokio::time::sleep(delay) => {}
@@ -87,78 +92,81 @@ async fn follow(
     args: &TailArgs,
     cursors: &mut [Option<String>],
     backoff: &mut Backoff,
-) -> anyhow::Result<Ended> {
+) -> anyhow::Result<End> {
     let mut socket = match connect(args).await? {
         Ok(socket) => socket,
-        Err(ended) => return Ok(ended),
+        Err(end) => return Ok(end),
     };
     for (n, topic) in args.topics.iter().enumerate() {
         let reference = (n + 1).to_string();
         let payload = cursors[n].as_ref().map_or_else(|| json!({}), |since| json!({"since": since}));
         let join = json!([reference, reference, topic, "phx_join", payload]);
         if let Err(error) = socket.send(Message::text(join.to_string())).await {
-            return Ok(Ended::Lost(error.to_string()));
+            return Ok(End::Lost(error.to_string()));
         }
     }
-    // They keep the session (the gateway ends one that is silent for 60 s), and their replies tell that the
-    // gateway is there: a connection whose other end vanished says nothing, and fails at no write.
+    // Heartbeats keep the session open, because the gateway closes a silent one after 60 s. Their replies
+    // show that the gateway is alive: if its host vanished, no write fails.
     let mut heartbeat = tokio::time::interval(Duration::from_secs(args.heartbeat_seconds));
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut was_heard = true;
+    let mut has_received = true;
     loop {
         tokio::select! {
             message = socket.next() => {
-                was_heard = true;
-                if let Some(ended) = on_frame(args, cursors, backoff, message)? {
-                    return Ok(ended);
+                has_received = true;
+                if let Some(end) = on_frame(args, cursors, backoff, message)? {
+                    return Ok(end);
                 }
             }
             _ = heartbeat.tick() => {
-                if !std::mem::take(&mut was_heard) {
-                    return Ok(Ended::Lost(format!("no reply to a heartbeat within {} s", args.heartbeat_seconds)));
+                if !std::mem::take(&mut has_received) {
+                    return Ok(End::Lost(format!("no reply to a heartbeat within {} s", args.heartbeat_seconds)));
                 }
                 let beat = json!([null, "hb", "phoenix", "heartbeat", {}]);
                 if let Err(error) = socket.send(Message::text(beat.to_string())).await {
-                    return Ok(Ended::Lost(error.to_string()));
+                    return Ok(End::Lost(error.to_string()));
                 }
             }
         }
     }
 }
 
-/// What came from the socket, and whether that ends the connection.
+/// Handles one received frame. Returns the end of the connection, if the frame ends it.
 fn on_frame(
     args: &TailArgs,
     cursors: &mut [Option<String>],
     backoff: &mut Backoff,
     message: Option<Result<Message, WsError>>,
-) -> anyhow::Result<Option<Ended>> {
+) -> anyhow::Result<Option<End>> {
     Ok(match message {
         Some(Ok(Message::Text(text))) => {
-            let ended = on_message(args, cursors, &text)?;
-            if ended.is_none() {
+            let end = on_message(args, cursors, &text)?;
+            if end.is_none() {
                 backoff.reset();
             }
-            ended
+            end
         }
         Some(Ok(Message::Close(frame))) => {
             Some(closed(frame.map(|f| (u16::from(f.code), f.reason.to_string()))))
         }
         Some(Ok(_)) => None,
-        Some(Err(error)) => Some(Ended::Lost(error.to_string())),
-        None => Some(Ended::Lost("the connection ended".to_owned())),
+        Some(Err(error)) => Some(End::Lost(error.to_string())),
+        None => Some(End::Lost("the gateway ended the connection without a Close frame".to_owned())),
     })
 }
 
-async fn connect(args: &TailArgs) -> anyhow::Result<Result<Socket, Ended>> {
+async fn connect(args: &TailArgs) -> anyhow::Result<Result<Socket, End>> {
     let url = format!("{}/websocket?vsn=2.0.0", args.url.trim_end_matches('/'));
-    let mut request =
-        url.as_str().into_client_request().with_context(|| format!("WARDEN_URL {:?}", args.url))?;
-    let value = format!("Bearer {}", args.token.trim()).parse().context("the token is no header value")?;
+    let mut request = url.as_str().into_client_request().with_context(|| {
+        format!("WARDEN_URL {:?} is not a WebSocket URL: write e.g. {DEFAULT_URL}", args.url)
+    })?;
+    let value = format!("Bearer {}", args.token.trim())
+        .parse()
+        .context("WARDEN_TOKEN contains a character that a header cannot carry")?;
     request.headers_mut().insert("authorization", value);
     let Ok(connected) = tokio::time::timeout(CONNECT_TIMEOUT, connect_async(request)).await else {
-        let why = format!("no answer from {} within {} s", args.url, CONNECT_TIMEOUT.as_secs());
-        return Ok(Err(Ended::Lost(why)));
+        let reason = format!("no answer from {} within {} s", args.url, CONNECT_TIMEOUT.as_secs());
+        return Ok(Err(End::Lost(reason)));
     };
     Ok(match connected {
         Ok((socket, _)) => Ok(socket),
@@ -168,17 +176,17 @@ async fn connect(args: &TailArgs) -> anyhow::Result<Result<Socket, Ended>> {
                 .ok()
                 .and_then(|v| Some(v.pointer("/error/message")?.as_str()?.to_owned()))
                 .unwrap_or(body);
-            let why = format!("{}: {message}", response.status());
-            Err(if response.status().is_server_error() { Ended::Lost(why) } else { Ended::Refused(why) })
+            let reason = format!("{}: {message}", response.status());
+            Err(if response.status().is_server_error() { End::Lost(reason) } else { End::Rejected(reason) })
         }
-        Err(error @ (WsError::Url(_) | WsError::HttpFormat(_))) => Err(Ended::Refused(error.to_string())),
-        Err(error) => Err(Ended::Lost(format!("{error}; is the gateway at {} running?", args.url))),
+        Err(error @ (WsError::Url(_) | WsError::HttpFormat(_))) => Err(End::Rejected(error.to_string())),
+        Err(error) => Err(End::Lost(format!("{error}; is the gateway at {} running?", args.url))),
     })
 }
 
-fn on_message(args: &TailArgs, cursors: &mut [Option<String>], text: &str) -> anyhow::Result<Option<Ended>> {
-    let (_, _, topic, event, payload): (Value, Value, String, String, Value) =
-        serde_json::from_str(text).context("the gateway sent what is no Phoenix message")?;
+fn on_message(args: &TailArgs, cursors: &mut [Option<String>], text: &str) -> anyhow::Result<Option<End>> {
+    let (_, _, topic, event, payload): (Value, Value, String, String, Value) = serde_json::from_str(text)
+        .context("the gateway sent a frame that is not a Phoenix message: is WARDEN_URL a Warden gateway?")?;
     let cursor =
         payload.get("cursor").or_else(|| payload.pointer("/response/cursor")).and_then(Value::as_str);
     if let (Some(cursor), Some(n)) = (cursor, args.topics.iter().position(|t| *t == topic)) {
@@ -187,7 +195,7 @@ fn on_message(args: &TailArgs, cursors: &mut [Option<String>], text: &str) -> an
     match event.as_str() {
         "phx_reply" if payload["status"] == "error" => {
             let response = &payload["response"];
-            return Ok(Some(Ended::Refused(format!(
+            return Ok(Some(End::Rejected(format!(
                 "{topic}: {} ({})",
                 response["reason"].as_str().unwrap_or_default(),
                 response["message"].as_str().unwrap_or_default()
@@ -202,24 +210,24 @@ fn on_message(args: &TailArgs, cursors: &mut [Option<String>], text: &str) -> an
     Ok(None)
 }
 
-/// Prints a line at once, also into a pipe. `println!` would panic where the pipe is closed.
-fn print(line: &Value) -> anyhow::Result<Option<Ended>> {
+/// Prints a line and flushes it, also into a pipe. `println!` would panic if the pipe is closed.
+fn print(line: &Value) -> anyhow::Result<Option<End>> {
     let mut out = std::io::stdout().lock();
     match writeln!(out, "{line}").and_then(|()| out.flush()) {
         Ok(()) => Ok(None),
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Some(Ended::Unread)),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Some(End::OutputClosed)),
         Err(error) => Err(error).context("cannot write to standard output"),
     }
 }
 
-fn closed(frame: Option<(u16, String)>) -> Ended {
-    let Some((code, reason)) = frame else { return Ended::Lost("closed without a code".to_owned()) };
-    let why = format!("{code} {reason}");
+fn closed(frame: Option<(u16, String)>) -> End {
+    let Some((code, reason)) = frame else { return End::Lost("closed without a code".to_owned()) };
+    let reason = format!("{code} {reason}");
     let stops = CLOSE_CODES.iter().any(|close| close.code == code && close.retry == Retry::Stop);
-    // A token that was given on the command line does not become fresh by trying again.
+    // An expired token stays expired, because this command cannot get another one.
     if stops || code == crate::wire::CloseCode::TOKEN_EXPIRED.code {
-        Ended::Refused(why)
+        End::Rejected(reason)
     } else {
-        Ended::Lost(why)
+        End::Lost(reason)
     }
 }

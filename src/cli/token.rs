@@ -10,21 +10,24 @@ use crate::auth::is_topic;
 use crate::config::SigningArgs;
 
 #[derive(Args)]
+#[command(after_help = "\
+Prints a token that is signed with HS256 and WARDEN_JWT_SECRET. In production, your issuer (for example Supabase \
+Auth) signs the tokens, with the organisation in app_metadata.org_id.")]
 pub(super) struct TokenArgs {
-    /// Organisation (UUID), for app_metadata.org_id
+    /// Organisation, for the claim app_metadata.org_id
     #[arg(long, value_name = "UUID")]
     org: Uuid,
-    /// User, for sub [default: a random UUID]
+    /// User, for the claim sub [default: a random UUID]
     #[arg(long, value_name = "ID")]
     sub: Option<String>,
-    /// Role: authenticated for people, service_role for backends
+    /// Role, for the claim role: authenticated for users, service_role for back ends
     #[arg(long, default_value = "authenticated")]
     role: String,
-    /// How long it is valid: 90s, 15m, 1h, 7d
+    /// Validity, such as 90s, 15m, 1h or 7d
     #[arg(long, default_value = "1h", value_parser = parse_duration)]
     ttl: Duration,
-    /// Topics that the token is limited to, for app_metadata.warden_topics: calls, call:*, * [default: no
-    /// such claim]
+    /// Topics that the token may join, for the claim app_metadata.warden_topics, such as calls,call:*
+    /// [default: no such claim]
     #[arg(long, value_name = "TOPIC", value_delimiter = ',', value_parser = topic)]
     topics: Option<Vec<String>>,
     #[command(flatten)]
@@ -51,19 +54,21 @@ fn topic(text: &str) -> Result<String, String> {
     if text == "*" || is_topic(text) {
         Ok(text.to_owned())
     } else {
-        Err("a topic such as calls, call:<uuid>, call:* for every call, or * for everything".to_owned())
+        Err("expected a topic such as calls or call:<uuid>, call:* for every call, or * for all topics"
+            .to_owned())
     }
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
+    const EXPECTED: &str = "expected a duration such as 90s, 15m, 1h or 7d";
     let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
     let seconds = match unit {
         "s" | "" => 1,
         "m" => 60,
         "h" => 3600,
         "d" => 86_400,
-        _ => return Err("write 90s, 15m, 1h or 7d".to_owned()),
+        _ => return Err(EXPECTED.to_owned()),
     };
-    let number: u64 = number.parse().map_err(|_| "write 90s, 15m, 1h or 7d".to_owned())?;
-    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(|| "that is too long".to_owned())
+    let number: u64 = number.parse().map_err(|_| EXPECTED.to_owned())?;
+    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(|| "the duration is too long".to_owned())
 }

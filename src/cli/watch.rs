@@ -1,5 +1,5 @@
-//! What `warden dev --watch` prints: the events of an organisation, a line each, through a socket like
-//! any client's.
+//! Output of `warden dev --watch`: one line per event of an organisation, received over a socket like that of
+//! any client.
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -11,17 +11,17 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_util::sync::CancellationToken;
 
-/// Heartbeats keep the session.
+/// Interval of heartbeats. The gateway closes silent sessions.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(25);
 
-/// Follows the topic `org` until cancelled.
+/// Prints events of the topic `org` until cancelled.
 pub(super) async fn run(url: String, name: String, token: String, cancel: CancellationToken) {
     let result = tokio::select! {
         () = cancel.cancelled() => return,
         result = follow(&url, &name, &token) => result,
     };
     if let Err(error) = result {
-        eprintln!("{name}: watching ended: {error:#}");
+        eprintln!("the events of {name} are no longer printed: {error:#}");
     }
 }
 
@@ -34,13 +34,15 @@ async fn follow(url: &str, name: &str, token: &str) -> anyhow::Result<()> {
     loop {
         tokio::select! {
             _ = heartbeat.tick() => {
-                socket.send(Message::text(json!([null, "h", "phoenix", "heartbeat", {}]).to_string())).await?;
+                let message = json!([null, "h", "phoenix", "heartbeat", {}]);
+                socket.send(Message::text(message.to_string())).await?;
             }
             message = socket.next() => match message {
                 Some(Ok(Message::Text(text))) => {
-                    let (_, _, _, event, payload): (Value, Value, String, String, Value) = serde_json::from_str(&text)?;
+                    let (_, _, _, event, payload): (Value, Value, String, String, Value) =
+                        serde_json::from_str(&text)?;
                     if !event.starts_with("phx_") {
-                        // Whoever reads this may have gone, as `head` does.
+                        // Not println!, which panics if the reader of the pipe has ended, as `head` does.
                         writeln!(std::io::stdout(), "{}", line(name, &event, &payload))?;
                     }
                 }
@@ -52,15 +54,16 @@ async fn follow(url: &str, name: &str, token: &str) -> anyhow::Result<()> {
     }
 }
 
+/// Formats time, organisation, event, the beginning of the row's id, and its status.
 fn line(name: &str, event: &str, payload: &Value) -> String {
     let data = &payload["data"];
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let id: String = text(&data["id"]).chars().take(8).collect();
     let time: String = text(&payload["at"]).chars().skip(11).take(12).collect();
-    let what = match (payload["old"]["status"].as_str(), data["status"].as_str()) {
+    let status = match (payload["old"]["status"].as_str(), data["status"].as_str()) {
         (Some(old), Some(new)) => format!("{old} -> {new}"),
         (None, Some(status)) => status.to_owned(),
         _ => String::new(),
     };
-    format!("{time}  {name:<20}{event:<20}{id}  {what}")
+    format!("{time}  {name:<20}{event:<20}{id}  {status}").trim_end().to_owned()
 }

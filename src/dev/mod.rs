@@ -1,10 +1,12 @@
-//! Everything that `warden dev` runs: a private PostgreSQL, demo organisations with simulated calls, and
-//! a gateway. For development only: the database trusts whoever reaches its socket.
+//! The environment of `warden dev`: a private PostgreSQL, demo organisations with simulated calls, and a
+//! gateway.
+//!
+//! It is for development only. The database trusts every process that can reach its socket.
 
-use std::fs;
+mod demo;
+
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -12,10 +14,8 @@ use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use uuid::Uuid;
 use warden_devkit::cluster::{Binaries, Cluster, ClusterOptions, DataDir, SUPERUSER};
 use warden_devkit::simulate;
-use warden_devkit::token::{TokenClaims, sign};
 
 use crate::app::Gateway;
 use crate::auth::VerifierConfig;
@@ -23,88 +23,78 @@ use crate::config::{Config, DEFAULT_AUDIENCE, Edge, Limits};
 use crate::log::TailerState;
 use crate::postgres;
 
-/// The database within the private cluster.
+pub use demo::DemoOrg;
+
+/// Name of the database in the private cluster.
 const DATABASE: &str = "warden";
 
-/// Connections that the cluster takes.
+/// Role of the gateway, as in production.
+const GATEWAY_ROLE: &str = "warden_gateway";
+
+/// Connections that the cluster accepts.
 const CONNECTIONS_MAX: u32 = 50;
 
-/// Connections of the simulator.
-const SIMULATOR_CONNECTIONS: u32 = 4;
+/// Connections of the simulation.
+const SIMULATION_CONNECTIONS_MAX: u32 = 4;
 
-/// Demo tokens are valid so long.
-const TOKEN_TTL: Duration = Duration::from_hours(24);
+/// Longest wait until the gateway follows the log.
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long the gateway may take to follow the log.
-const READY_DEADLINE: Duration = Duration::from_secs(30);
+/// Ports of common front-end development servers. Their pages may connect.
+const FRONT_END_PORTS: &[u16] = &[3000, 5173, 8080];
 
-/// Where front-end development servers usually run.
-const USUAL_ORIGIN_PORTS: &[u16] = &[3000, 5173, 8080];
-
-/// The demo organisations: fixed, so that ids in an application's configuration stay good.
-const DEMO_ORGS: &[(Uuid, &str)] = &[
-    (Uuid::from_u128(0xacde_0000_0000_4000_8000_0000_0000_0001), "Acme Dental"),
-    (Uuid::from_u128(0xb1e0_0000_0000_4000_8000_0000_0000_0002), "Blue Harbor Realty"),
-];
-
-/// Users of each demo organisation.
-const DEMO_USERS: usize = 2;
-
-/// What to run.
+/// Options of the environment.
 #[derive(Clone, Debug)]
 pub struct DevOptions {
-    /// Where the cluster keeps its data; none: nowhere, nothing stays.
+    /// Directory of the cluster; `None` for a temporary one.
     pub data_dir: Option<PathBuf>,
-    /// PostgreSQL server binaries.
+    /// Binaries of the PostgreSQL server.
     pub binaries: Binaries,
     /// Simulated changes per second.
     pub rate: f64,
-    /// Public listener.
+    /// Address of the public listener.
     pub listen: SocketAddr,
-    /// Admin listener.
+    /// Address of the admin listener.
     pub admin_listen: SocketAddr,
-    /// Origins that may connect besides the usual local ones.
+    /// Origins that may connect, besides the local ones.
     pub allowed_origins: Vec<String>,
 }
 
-/// A demo organisation, with a token of one of its users.
-#[derive(Clone, Debug)]
-pub struct DemoOrg {
-    /// Its id.
-    pub id: Uuid,
-    /// Its name.
-    pub name: String,
-    /// Of a user of it.
-    pub token: String,
-}
-
-/// All of it, running.
+/// A running environment.
 #[derive(Debug)]
 pub struct DevEnvironment {
-    /// The demo organisations.
+    /// Demo organisations.
     pub orgs: Vec<DemoOrg>,
-    /// As the superuser.
+    /// Database URL of the superuser.
     pub database_url: String,
-    /// As the gateway's role.
+    /// Database URL of the gateway's role.
     pub gateway_database_url: String,
-    /// Signs tokens.
+    /// Secret that signs tokens.
     pub jwt_secret: String,
     cluster: Cluster,
     gateway: Gateway,
-    simulator: CancellationToken,
+    simulation: CancellationToken,
     tasks: TaskTracker,
     pool: PgPool,
 }
 
+/// Everything that runs on the cluster.
+struct Services {
+    orgs: Vec<DemoOrg>,
+    jwt_secret: String,
+    gateway: Gateway,
+    pool: PgPool,
+}
+
 impl DevEnvironment {
-    /// Starts everything; tells each step when it is done, with the time it took.
+    /// Starts everything. Calls `done` after each step, with a description and the time that it took.
     ///
     /// # Errors
-    /// When a step fails; what was started before it is ended again.
+    /// If a step fails. The cluster is then stopped again.
     pub async fn start(options: DevOptions, mut done: impl FnMut(&str, Duration)) -> anyhow::Result<Self> {
         let step = Instant::now();
         let version = options.binaries.version();
-        let mut cluster = Cluster::start(ClusterOptions {
+        let cluster = Cluster::start(ClusterOptions {
             data_dir: options.data_dir.clone().map_or(DataDir::Temporary, DataDir::Persistent),
             binaries: options.binaries.clone(),
             settings: Vec::new(),
@@ -112,96 +102,49 @@ impl DevEnvironment {
             durable: options.data_dir.is_some(),
         })
         .await?;
-        done(&format!("PostgreSQL {version} is up"), step.elapsed());
-        match Self::start_on(&mut cluster, &options, done).await {
-            Ok(parts) => {
-                let (orgs, jwt_secret, gateway, pool) = parts;
-                let simulator = CancellationToken::new();
-                let tasks = TaskTracker::new();
-                let org_ids = orgs.iter().map(|org| org.id).collect();
-                let simulation = simulate::run(pool.clone(), org_ids, options.rate, simulator.clone());
-                tasks.spawn(async move {
-                    if let Err(error) = simulation.await {
-                        tracing::error!(error = format!("{error:#}"), "the simulation has ended");
-                    }
-                });
-                Ok(Self {
-                    orgs,
-                    database_url: cluster.url(DATABASE, SUPERUSER),
-                    gateway_database_url: cluster.url(DATABASE, "warden_gateway"),
-                    jwt_secret,
-                    cluster,
-                    gateway,
-                    simulator,
-                    tasks,
-                    pool,
-                })
-            }
+        done(&format!("started PostgreSQL {version}"), step.elapsed());
+        let services = match Services::start(&cluster, &options, done).await {
+            Ok(services) => services,
             Err(error) => {
                 cluster.close().await?;
-                Err(error)
+                return Err(error);
             }
-        }
-    }
-
-    async fn start_on(
-        cluster: &mut Cluster,
-        options: &DevOptions,
-        mut done: impl FnMut(&str, Duration),
-    ) -> anyhow::Result<(Vec<DemoOrg>, String, Gateway, PgPool)> {
-        let step = Instant::now();
-        create_database(&cluster.url("postgres", SUPERUSER)).await?;
-        let migrated = postgres::migrate_platform(&cluster.url(DATABASE, SUPERUSER)).await?;
-        done(
-            &format!(
-                "the schema is up to date ({} of {} migrations applied now)",
-                migrated.applied.len(),
-                migrated.total
-            ),
-            step.elapsed(),
-        );
-        let step = Instant::now();
-        let pool = PgPoolOptions::new()
-            .max_connections(SIMULATOR_CONNECTIONS)
-            .connect(&cluster.url(DATABASE, SUPERUSER))
-            .await?;
-        let jwt_secret = secret(options.data_dir.as_deref())?;
-        let orgs = create_demo_orgs(&pool, &jwt_secret).await?;
-        done(&format!("{} demo organisations with {DEMO_USERS} users each", orgs.len()), step.elapsed());
-
-        let step = Instant::now();
-        let gateway = Gateway::start(Config {
-            database: postgres::options(&cluster.url(DATABASE, "warden_gateway"))?,
-            verifier: VerifierConfig::hs256(jwt_secret.clone(), DEFAULT_AUDIENCE, None),
-            topics_need_claim: Vec::new(),
-            listen: options.listen,
-            admin_listen: options.admin_listen,
-            allowed_origins: origins(options),
-            edge: Edge::default(),
-            limits: Limits::for_one_machine(),
+        };
+        let Services { orgs, jwt_secret, gateway, pool } = services;
+        let simulation = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        let org_ids = orgs.iter().map(|org| org.id).collect();
+        let run = simulate::run(pool.clone(), org_ids, options.rate, simulation.clone());
+        tasks.spawn(async move {
+            if let Err(error) = run.await {
+                tracing::error!(error = format!("{error:#}"), "simulation failed");
+            }
+        });
+        Ok(Self {
+            orgs,
+            database_url: cluster.url(DATABASE, SUPERUSER),
+            gateway_database_url: cluster.url(DATABASE, GATEWAY_ROLE),
+            jwt_secret,
+            cluster,
+            gateway,
+            simulation,
+            tasks,
+            pool,
         })
-        .await?;
-        let mut reader = gateway.reader();
-        let following = reader.wait_for(|state| *state == TailerState::Following);
-        tokio::time::timeout(READY_DEADLINE, following)
-            .await
-            .context("the gateway does not follow the event log; the lines above may tell why")??;
-        done("the gateway follows the event log", step.elapsed());
-        Ok((orgs, jwt_secret, gateway, pool))
     }
 
-    /// The gateway.
+    /// Gateway of the environment.
     #[must_use]
     pub fn gateway(&self) -> &Gateway {
         &self.gateway
     }
 
-    /// Ends everything, in the order in which it depends on one another.
+    /// Stops everything: first the simulation, then the gateway, then PostgreSQL.
     ///
     /// # Errors
-    /// When PostgreSQL does not end.
+    /// If PostgreSQL does not stop.
     pub async fn stop(self) -> anyhow::Result<()> {
-        self.simulator.cancel();
+        self.simulation.cancel();
         self.tasks.close();
         self.tasks.wait().await;
         self.pool.close().await;
@@ -211,81 +154,69 @@ impl DevEnvironment {
     }
 }
 
+impl Services {
+    async fn start(
+        cluster: &Cluster,
+        options: &DevOptions,
+        mut done: impl FnMut(&str, Duration),
+    ) -> anyhow::Result<Self> {
+        let step = Instant::now();
+        create_database(&cluster.url("postgres", SUPERUSER)).await?;
+        let database_url = cluster.url(DATABASE, SUPERUSER);
+        let migrated = postgres::migrate_platform(&database_url).await?;
+        let (applied, total) = (migrated.applied.len(), migrated.total);
+        done(&format!("migrated the schema ({applied} of {total} migrations were new)"), step.elapsed());
+
+        let step = Instant::now();
+        let pool =
+            PgPoolOptions::new().max_connections(SIMULATION_CONNECTIONS_MAX).connect(&database_url).await?;
+        // The gateway logs in as its own role, as it should in production.
+        pool.execute("alter role warden_gateway login").await?;
+        let jwt_secret = demo::jwt_secret(options.data_dir.as_deref())?;
+        let orgs = demo::create_orgs(&pool, &jwt_secret).await?;
+        done(
+            &format!("created {} demo organisations with {} users each", orgs.len(), demo::USERS_PER_ORG),
+            step.elapsed(),
+        );
+
+        let step = Instant::now();
+        let gateway = Gateway::start(Config {
+            database: postgres::options(&cluster.url(DATABASE, GATEWAY_ROLE))?,
+            verifier: VerifierConfig::hs256(jwt_secret.clone(), DEFAULT_AUDIENCE, None),
+            topics_need_claim: Vec::new(),
+            listen: options.listen,
+            admin_listen: options.admin_listen,
+            allowed_origins: origins(options),
+            edge: Edge::default(),
+            limits: Limits::for_one_machine(),
+        })
+        .await?;
+        let mut state = gateway.reader();
+        let following = state.wait_for(|state| *state == TailerState::Following);
+        tokio::time::timeout(READY_TIMEOUT, following).await.with_context(|| {
+            let seconds = READY_TIMEOUT.as_secs();
+            format!("the gateway did not read the event log within {seconds} s: see the log lines above")
+        })??;
+        done("started the gateway", step.elapsed());
+        Ok(Self { orgs, jwt_secret, gateway, pool })
+    }
+}
+
 async fn create_database(admin_url: &str) -> anyhow::Result<()> {
     let mut admin = PgConnection::connect(admin_url).await?;
-    let is_there: bool = sqlx::query_scalar("select exists (select from pg_database where datname = $1)")
+    let exists: bool = sqlx::query_scalar("select exists (select from pg_database where datname = $1)")
         .bind(DATABASE)
         .fetch_one(&mut admin)
         .await?;
-    if !is_there {
+    if !exists {
         admin.execute(AssertSqlSafe(format!("create database {DATABASE}"))).await?;
     }
     Ok(admin.close().await?)
 }
 
-async fn create_demo_orgs(pool: &PgPool, jwt_secret: &str) -> anyhow::Result<Vec<DemoOrg>> {
-    // The gateway logs in as its own role, as it should in production.
-    pool.execute("alter role warden_gateway login").await?;
-    let mut orgs = Vec::new();
-    for (id, name) in DEMO_ORGS {
-        sqlx::query!(
-            "insert into organizations (id, name) values ($1, $2) on conflict (id) do nothing",
-            id,
-            name
-        )
-        .execute(pool)
-        .await?;
-        let mut users = sqlx::query_scalar!(
-            "select user_id from organization_members where org_id = $1 order by created_at, user_id",
-            id
-        )
-        .fetch_all(pool)
-        .await?;
-        while users.len() < DEMO_USERS {
-            let user = Uuid::new_v4();
-            sqlx::query!("insert into organization_members (org_id, user_id) values ($1, $2)", id, user)
-                .execute(pool)
-                .await?;
-            users.push(user);
-        }
-        let claims = TokenClaims {
-            org: *id,
-            sub: &users[0].to_string(),
-            role: "authenticated",
-            ttl: TOKEN_TTL,
-            audience: DEFAULT_AUDIENCE,
-            issuer: None,
-            topics: None,
-        };
-        orgs.push(DemoOrg { id: *id, name: (*name).to_owned(), token: sign(&claims, jwt_secret)? });
-    }
-    Ok(orgs)
-}
-
-/// The secret of this data directory, so that tokens stay good over a restart; without one a new one.
-fn secret(data_dir: Option<&Path>) -> anyhow::Result<String> {
-    let fresh = || format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
-    let Some(dir) = data_dir else { return Ok(fresh()) };
-    let path = dir.join("jwt_secret");
-    match fs::read_to_string(&path) {
-        Ok(secret) => Ok(secret.trim().to_owned()),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            let secret = fresh();
-            let mut file = fs::OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&path)
-                .with_context(|| format!("cannot write {}", path.display()))?;
-            std::io::Write::write_all(&mut file, secret.as_bytes())?;
-            Ok(secret)
-        }
-        Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),
-    }
-}
-
+/// Origins that may connect: pages of this machine, and those that the user allowed.
 fn origins(options: &DevOptions) -> Vec<String> {
-    let ports = USUAL_ORIGIN_PORTS.iter().copied().chain([options.listen.port()]);
+    let ports = FRONT_END_PORTS.iter().copied().chain([options.listen.port()]);
     ports
         .flat_map(|port| [format!("http://localhost:{port}"), format!("http://127.0.0.1:{port}")])
         .chain(options.allowed_origins.iter().cloned())

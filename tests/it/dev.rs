@@ -1,4 +1,4 @@
-//! `warden dev`: one command, nothing running beforehand, nothing left behind.
+//! `warden dev`: it needs no running server, and leaves nothing behind.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ struct Dev {
 }
 
 impl Dev {
-    /// Runs the command until it says that it is ready.
+    /// Starts the command, and waits for its line of JSON.
     async fn start(args: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_warden"))
             .args(["dev", "--json", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
@@ -34,35 +34,37 @@ impl Dev {
         self.ready[field].as_str().unwrap_or_else(|| panic!("{field} in {}", self.ready))
     }
 
-    /// The folder of the private PostgreSQL's socket.
+    /// Directory of the private PostgreSQL's socket.
     fn socket_dir(&self) -> PathBuf {
         let (_, host) = self.text("database_url").split_once("host=").expect("a socket");
         host.split('&').next().expect("a path").into()
     }
 
-    /// Ends it; what it said on standard error.
+    /// Sends SIGINT and waits. Returns the standard error.
     async fn interrupt(mut self) -> String {
         let pid = Pid::from_child(&self.child);
         kill_process(pid, Signal::INT).expect("signals");
         let ended = tokio::task::spawn_blocking(move || {
-            let (mut said, mut stderr) = (String::new(), self.child.stderr.take().expect("piped"));
-            stderr.read_to_string(&mut said).map(|_| said).and_then(|said| Ok((self.child.wait()?, said)))
+            let (mut errors, mut stderr) = (String::new(), self.child.stderr.take().expect("piped"));
+            stderr
+                .read_to_string(&mut errors)
+                .map(|_| errors)
+                .and_then(|errors| Ok((self.child.wait()?, errors)))
         });
-        let (status, said) = within("warden dev ends", ended).await.expect("waits").expect("ends");
-        assert!(status.success(), "{said}");
-        said
+        let (status, errors) = within("warden dev ends", ended).await.expect("waits").expect("ends");
+        assert!(status.success(), "{errors}");
+        errors
     }
 }
 
-/// The environment of `warden dev` is in the process that starts it, so a test that reads its token
-/// goes through a socket as anybody would.
+/// Connects with the token of a demo organisation.
 async fn client_of(dev: &Dev, org: usize) -> Client {
     let addr = dev.text("http_url").strip_prefix("http://").expect("http").parse().expect("an address");
     Client::connect(addr, dev.ready["orgs"][org]["token"].as_str().expect("a token")).await
 }
 
 #[tokio::test]
-async fn simulated_calls_of_each_org_reach_it_and_nothing_is_left() {
+async fn each_org_receives_its_simulated_calls_and_nothing_remains() {
     let dev = Dev::start(&["--ephemeral", "--rate", "40"]).await;
     for n in 0..2 {
         let mut client = client_of(&dev, n).await;
@@ -74,16 +76,16 @@ async fn simulated_calls_of_each_org_reach_it_and_nothing_is_left() {
     }
     let socket_dir = dev.socket_dir();
     assert!(socket_dir.exists());
-    // Its own lines alone, as README shows them: no trail of who came between them.
-    let said = dev.interrupt().await;
-    assert!(said.contains("done: the gateway follows the event log"), "{said}");
-    assert!(!said.contains("INFO") && !said.contains("upgrade accepted"), "{said}");
-    // The server removes its socket's folder as the last thing that it does.
-    assert!(!socket_dir.exists(), "{} is left", socket_dir.display());
+    // Only the lines that the README shows: no log lines of the audit trail among them.
+    let errors = dev.interrupt().await;
+    assert!(errors.contains("started the gateway ("), "{errors}");
+    assert!(!errors.contains("INFO") && !errors.contains("upgrade accepted"), "{errors}");
+    // The guard removes the directory of the socket last.
+    assert!(!socket_dir.exists(), "{} remains", socket_dir.display());
 }
 
 #[tokio::test]
-async fn data_and_tokens_outlive_a_restart_unless_ephemeral() {
+async fn data_and_tokens_survive_a_restart() {
     let dir = std::env::temp_dir().join(format!("warden-dev-test-{}", std::process::id()));
     let args = ["--rate", "0", "--data-dir", dir.to_str().expect("UTF-8")];
     let dev = Dev::start(&args).await;
@@ -108,7 +110,7 @@ async fn data_and_tokens_outlive_a_restart_unless_ephemeral() {
 }
 
 #[test]
-fn refuses_to_listen_for_others() {
+fn listening_on_other_than_loopback_addresses_is_rejected() {
     let output = Command::new(env!("CARGO_BIN_EXE_warden"))
         .args(["dev", "--ephemeral", "--listen", "0.0.0.0:0"])
         .output()

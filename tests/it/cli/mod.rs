@@ -1,4 +1,4 @@
-//! The binary as people use it: what it prints, where, and with which exit code it ends.
+//! The binary on the command line: output, streams and exit codes.
 
 mod tail;
 
@@ -14,7 +14,7 @@ use crate::harness::{
     Client, SECRET, TestDb, TestGateway, Upgrade, eventually, gives_away, shared_cluster_url, within,
 };
 
-/// The binary, with these variables and no others.
+/// Creates a command with these environment variables and no others.
 fn warden(args: &[&str], variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_warden"));
     command.args(args).env_clear().envs(variables.iter().copied());
@@ -32,12 +32,12 @@ struct Outcome {
 async fn run(args: &[&str], variables: &[(&str, &str)]) -> Outcome {
     let output = within("the end of the command", warden(args, variables).output()).await.expect("runs");
     let stderr = String::from_utf8(output.stderr).expect("text");
-    assert!(!gives_away(stderr.as_bytes()), "{args:?} gives a secret away: {stderr}");
+    assert!(!gives_away(stderr.as_bytes()), "{args:?} prints a secret: {stderr}");
     Outcome { code: output.status.code(), stdout: String::from_utf8(output.stdout).expect("text"), stderr }
 }
 
-/// Runs a command that must fail with this code, say all of `shown` and nothing of `hidden`, and
-/// leave standard output to results.
+/// Runs a command and asserts that it fails with this code. Standard error must contain all of `shown` and
+/// none of `hidden`; standard output must be empty.
 async fn fails(args: &[&str], variables: &[(&str, &str)], code: i32, shown: &[&str], hidden: &[&str]) {
     let outcome = run(args, variables).await;
     assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(code), ""), "{args:?}: {outcome:?}");
@@ -50,7 +50,7 @@ async fn fails(args: &[&str], variables: &[(&str, &str)], code: i32, shown: &[&s
 }
 
 #[tokio::test]
-async fn token_signs_what_the_gateway_accepts() {
+async fn the_gateway_accepts_tokens_of_the_token_command() {
     let t = TestGateway::start().await;
     let org = t.db.create_org().await.to_string();
     let args = ["token", "--org", &org];
@@ -70,7 +70,7 @@ async fn token_signs_what_the_gateway_accepts() {
     assert_eq!(client.push("org", "phx_join", json!({})).await.response["reason"], "forbidden topic");
     drop(client);
     let expired = run(&[&args[..], &["--ttl", "0s"]].concat(), &[("WARDEN_JWT_SECRET", SECRET)]).await;
-    eventually("it has expired", async || {
+    eventually("the token has expired", async || {
         Upgrade::bearer(expired.stdout.trim()).send(t.gateway.public_addr()).await.code() == "token_expired"
     })
     .await;
@@ -78,7 +78,7 @@ async fn token_signs_what_the_gateway_accepts() {
 }
 
 #[tokio::test]
-async fn token_says_what_it_needs() {
+async fn token_reports_missing_and_invalid_options() {
     let org = Uuid::new_v4().to_string();
     let args = ["token", "--org", &org];
     for short in ["hunter2", "a secret of thirty-one bytes..."] {
@@ -94,7 +94,7 @@ async fn token_says_what_it_needs() {
 }
 
 #[tokio::test]
-async fn migrate_brings_up_to_date_and_says_so() {
+async fn migrate_reports_applied_migrations_and_another_version() {
     let db = TestDb::create().await;
     let name = format!("{}_empty", db.name);
     db.run(format!("create database {name}")).await;
@@ -112,7 +112,7 @@ async fn migrate_brings_up_to_date_and_says_so() {
     let orgs: i64 = sqlx::query_scalar("select count(*) from organizations")
         .fetch_one(&mut connection)
         .await
-        .expect("the schema is there");
+        .expect("the schema exists");
     assert_eq!(orgs, 1, "the default organisation");
     sqlx::query("update warden._sqlx_migrations set checksum = '\\x00' where version = 2")
         .execute(&mut connection)
@@ -123,7 +123,7 @@ async fn migrate_brings_up_to_date_and_says_so() {
 }
 
 #[tokio::test]
-async fn migrate_says_what_is_wrong_and_never_the_password() {
+async fn migrate_reports_invalid_urls_without_the_password() {
     fails(&["migrate"], &[], 2, &["DATABASE_URL"], &[]).await;
     for url in ["postgres://user:hunter2@127.0.0.1:1/db", "postgres://user:hunter2@no-such-host.invalid/db"] {
         fails(&["migrate"], &[("DATABASE_URL", url)], 1, &["cannot connect to DATABASE_URL"], &["hunter2"])
@@ -140,7 +140,7 @@ async fn migrate_says_what_is_wrong_and_never_the_password() {
 }
 
 #[tokio::test]
-async fn audit_tells_by_its_exit_code_and_says_what_mends() {
+async fn audit_reports_findings_by_exit_code_and_with_remedies() {
     let db = TestDb::create().await;
     let database = [("DATABASE_URL", db.url())];
     let clean = run(&["audit", "--json"], &database).await;
@@ -149,7 +149,7 @@ async fn audit_tells_by_its_exit_code_and_says_what_mends() {
         (&report["version"], &report["tables"], &report["is_standby"]),
         (&json!(1), &json!(47), &json!(false))
     );
-    // Roles are the cluster's: another test may have made one that passes over row-level security.
+    // Roles belong to the cluster: another test may have created one that bypasses row-level security.
     let findings: Vec<&Value> = report["findings"].as_array().expect("a list").iter().collect();
     let of_roles = [json!("bypassing-role"), json!("token-hook-caller")];
     assert!(findings.iter().all(|f| of_roles.contains(&f["rule"])), "{report}");
@@ -161,7 +161,7 @@ async fn audit_tells_by_its_exit_code_and_says_what_mends() {
     assert_eq!((broken.code, broken.stderr.as_str()), (Some(1), ""), "{broken:?}");
     assert!(broken.stdout.contains("public.calls\n  finding  immutability "), "{broken:?}");
     assert!(broken.stdout.contains("sql> select warden.guard_org_id('public.calls');\n"), "{broken:?}");
-    assert!(!broken.stdout.contains('\x1b'), "no colours into a pipe");
+    assert!(!broken.stdout.contains('\x1b'), "colours in a pipe");
     let broken = run(&["audit", "--json", "--deep"], &database).await;
     let report: Value = serde_json::from_str(&broken.stdout).expect("one JSON document");
     let finding = report["findings"].as_array().expect("a list").iter().find(|f| f["rule"] == "immutability");
@@ -174,7 +174,7 @@ async fn audit_tells_by_its_exit_code_and_says_what_mends() {
     );
     assert_eq!(broken.code, Some(1));
 
-    // Who waits for long learns for what.
+    // While a query takes long, the command prints what it waits for.
     let mut holder = sqlx::PgConnection::connect(db.url()).await.expect("connects");
     sqlx::raw_sql("begin; lock table dnc_list in access exclusive mode")
         .execute(&mut holder)
@@ -204,7 +204,7 @@ async fn audit_tells_by_its_exit_code_and_says_what_mends() {
 }
 
 #[tokio::test]
-async fn serve_says_what_it_lacks() {
+async fn serve_reports_missing_and_invalid_options() {
     let database = ("DATABASE_URL", "postgres://user:hunter2@127.0.0.1:1/db");
     let secret = ("WARDEN_JWT_SECRET", SECRET);
     fails(&["serve"], &[], 2, &["DATABASE_URL", "WARDEN_JWT_SECRET"], &[]).await;
@@ -230,7 +230,7 @@ async fn serve_says_what_it_lacks() {
         }
         fails(&["serve"], &others, 1, &[variable, shown], &["hunter2", SECRET, "too short"]).await;
     }
-    // Beside a key server the `iss` claim decides whose keys count, so that the secret needs one as well.
+    // With a key server, the claim `iss` chooses the issuer. So the secret needs an issuer as well.
     let beside = [database, secret, ("WARDEN_JWKS_URLS", "a=https://a.example/jwks")];
     fails(&["serve"], &beside, 1, &["WARDEN_JWT_ISSUER"], &["hunter2", SECRET]).await;
     let address = ("WARDEN_LISTEN", "localhost");

@@ -1,4 +1,4 @@
-//! `warden tail`: what it prints, and how it ends.
+//! `warden tail`: its output, reconnects, and exit codes.
 
 use std::net::SocketAddr;
 use std::process::ExitStatus;
@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout};
 use uuid::Uuid;
+use warden_testkit::{Gate, TcpProxy};
 
 use super::{fails, warden};
 use crate::harness::{TestDb, TestGateway, token, within};
-use warden_testkit::{Gate, TcpProxy};
 
-/// A `warden tail` that runs.
+/// A running `warden tail`.
 struct Tail {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
@@ -39,7 +39,7 @@ impl Tail {
         serde_json::from_str(&line).expect("every line is JSON")
     }
 
-    /// Publishes until the tail prints it: from then on it follows. What it prints before is returned.
+    /// Publishes an event until the command prints it. Returns the lines before it.
     async fn follows(&mut self, db: &TestDb, org: Uuid, event: &str) -> Vec<Value> {
         let mut before = Vec::new();
         let publish = async {
@@ -63,7 +63,7 @@ impl Tail {
         before
     }
 
-    /// The next line that is none of the events that [`Self::follows`] published.
+    /// Returns the next line that is not an event of [`Self::follows`].
     async fn next(&mut self, after: &str) -> Value {
         loop {
             let line = self.line().await;
@@ -79,14 +79,14 @@ impl Tail {
         rustix::process::kill_process(pid, signal).expect("signals");
     }
 
-    /// Its exit status, and what it said on standard error. Its output is closed first.
+    /// Closes the output and waits. Returns the exit status and the standard error.
     async fn end(self) -> (ExitStatus, String) {
         let Self { mut child, lines } = self;
         drop(lines);
-        let mut said = String::new();
+        let mut errors = String::new();
         let mut stderr = child.stderr.take().expect("is piped");
-        within("the end of tail", stderr.read_to_string(&mut said)).await.expect("reads");
-        (within("the end of tail", child.wait()).await.expect("ends"), said)
+        within("the end of tail", stderr.read_to_string(&mut errors)).await.expect("reads");
+        (within("the end of tail", child.wait()).await.expect("ends"), errors)
     }
 }
 
@@ -106,13 +106,13 @@ async fn tail_prints_a_line_per_event_and_ends_on_sigint() {
     assert_eq!(tail.line().await["topic"], "recordings");
 
     tail.signal(rustix::process::Signal::INT);
-    let (status, said) = tail.end().await;
-    assert_eq!((status.code(), said.as_str()), (Some(0), ""));
+    let (status, errors) = tail.end().await;
+    assert_eq!((status.code(), errors.as_str()), (Some(0), ""));
     t.gateway.stop().await;
 }
 
 #[tokio::test]
-async fn tail_comes_back_when_the_gateway_was_replaced() {
+async fn tail_reconnects_to_a_replaced_gateway() {
     let t = TestGateway::start().await;
     let org = t.db.create_org().await;
     let mut tail = Tail::start(&t, org, &["calls"]);
@@ -125,21 +125,21 @@ async fn tail_comes_back_when_the_gateway_was_replaced() {
     let call = db.insert_call(org).await;
     assert_eq!(tail.next("second").await["payload"]["data"]["id"], call.to_string());
 
-    // And it ends on a signal also while there is no gateway.
+    // Without a gateway, a signal ends the command as well.
     gateway.stop().await;
-    let mut words = String::new();
+    let mut errors = String::new();
     let mut stderr = BufReader::new(tail.child.stderr.take().expect("is piped"));
-    while !words.contains("is the gateway") {
-        assert_ne!(within("a word", stderr.read_line(&mut words)).await.expect("reads"), 0, "{words}");
+    while !errors.contains("is the gateway") {
+        assert_ne!(within("a line", stderr.read_line(&mut errors)).await.expect("reads"), 0, "{errors}");
     }
-    assert!(words.contains("1012") && words.contains(&addr.to_string()), "{words}");
+    assert!(errors.contains("1012") && errors.contains(&addr.to_string()), "{errors}");
     tail.signal(rustix::process::Signal::INT);
     assert_eq!(within("the end", tail.child.wait()).await.expect("ends").code(), Some(0));
 }
 
-/// The gateway's host vanishes without a word: neither a FIN nor a reset comes.
+/// The gateway's host vanishes: the client receives neither a FIN nor an RST.
 #[tokio::test]
-async fn tail_notices_a_gateway_that_vanished() {
+async fn tail_detects_a_vanished_gateway_by_its_heartbeats() {
     let t = TestGateway::start().await;
     let org = t.db.create_org().await;
     let proxy = TcpProxy::start(vec![t.gateway.public_addr()]).await;
@@ -148,30 +148,30 @@ async fn tail_notices_a_gateway_that_vanished() {
     for gate in proxy.gates() {
         gate.send_replace(Gate::Stalled);
     }
-    // Not on the connection that carries nothing any more.
+    // The missed event arrives on a new connection.
     let missed = t.db.insert_call(org).await;
     assert_eq!(tail.next("before").await["payload"]["data"]["id"], missed.to_string());
     tail.signal(rustix::process::Signal::INT);
-    let (status, said) = tail.end().await;
+    let (status, errors) = tail.end().await;
     assert_eq!(status.code(), Some(0));
-    assert!(said.contains("no reply to a heartbeat within 1 s"), "{said}");
+    assert!(errors.contains("no reply to a heartbeat within 1 s"), "{errors}");
     t.gateway.stop().await;
 }
 
 #[tokio::test]
-async fn tail_says_why_it_is_refused() {
+async fn tail_reports_why_it_was_rejected() {
     let t = TestGateway::start().await;
     let org = t.db.create_org().await;
     let url = format!("ws://{}/socket", t.gateway.public_addr());
     let good = token(org, &json!({}));
     let expired = token(org, &json!({"exp": 1000}));
     let stranger = token(Uuid::new_v4(), &json!({}));
-    let homeless = token(org, &json!({"app_metadata": {}}));
+    let without_org = token(org, &json!({"app_metadata": {}}));
     for (jwt, shown) in [
         (&expired, &["401", "expired"]),
         (&"abc".to_owned(), &["401", "not a signed JSON Web Token"]),
         (&stranger, &["403", "does not exist"]),
-        (&homeless, &["403", "app_metadata.org_id"]),
+        (&without_org, &["403", "app_metadata.org_id"]),
     ] {
         let variables = [("WARDEN_URL", url.as_str()), ("WARDEN_TOKEN", jwt)];
         fails(&["tail", "calls"], &variables, 1, shown, &[jwt]).await;
@@ -180,7 +180,8 @@ async fn tail_says_why_it_is_refused() {
     let shown = ["callz", "unmatched topic", "topics: ", "recordings"];
     fails(&["tail", "callz"], &variables, 1, &shown, &[&good]).await;
     let org_topic = format!("calls:{org}");
-    fails(&["tail", "calls", &org_topic], &variables, 1, &["none names an organisation"], &[&good]).await;
+    fails(&["tail", "calls", &org_topic], &variables, 1, &["none of them names an organisation"], &[&good])
+        .await;
     fails(&["tail", "calls"], &[("WARDEN_URL", &url)], 2, &["WARDEN_TOKEN"], &[]).await;
     fails(&["tail"], &variables, 2, &["TOPIC"], &[&good]).await;
     for wrong in ["localhost", "ftp://localhost/socket", "ws://"] {
@@ -191,7 +192,7 @@ async fn tail_says_why_it_is_refused() {
 }
 
 #[tokio::test]
-async fn tail_ends_quietly_when_nobody_reads_it() {
+async fn tail_ends_without_an_error_when_its_output_is_closed() {
     let t = TestGateway::start().await;
     let org = t.db.create_org().await;
     let mut tail = Tail::start(&t, org, &["calls"]);
@@ -202,10 +203,10 @@ async fn tail_ends_quietly_when_nobody_reads_it() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    // As `| head -1` does.
+    // The output is closed, as by `| head -1`.
     tokio::select! {
         () = publish => {}
-        (status, said) = tail.end() => assert_eq!((status.code(), said.as_str()), (Some(0), "")),
+        (status, errors) = tail.end() => assert_eq!((status.code(), errors.as_str()), (Some(0), "")),
     }
     t.gateway.stop().await;
 }
