@@ -122,7 +122,7 @@ async fn a_transaction_pooler_makes_the_tailer_poll() {
 
     let error =
         format!("{:#}", warden::postgres::migrate(&url).await.expect_err("migrate needs its own session"));
-    assert!(error.contains("name the database's own address"), "{error}");
+    assert!(error.contains("use the address of the database itself"), "{error}");
     gateway.stop().await;
 }
 

@@ -1,5 +1,5 @@
-//! A handle on `tests/clients/phoenix.mjs`: starts it, tells it what to do, reads what it reports. It knows
-//! nothing of the protocol; that is the package's part.
+//! Drives `tests/clients/phoenix.mjs`: starts it, sends commands, and reads its reports. It does not know the
+//! protocol, which is the package's part.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -15,36 +15,36 @@ use crate::harness::within;
 /// Packages that `phoenix.mjs` imports.
 const PACKAGES: &[&str] = &["phoenix", "ws"];
 
-/// The driver and what it has told so far.
+/// A running client, and its reports so far.
 pub struct Phoenix {
-    // Killed when dropped; and it ends by itself with its stdin.
+    // It is killed when it is dropped, and also ends at the end of its standard input.
     _child: Child,
     stdin: ChildStdin,
     stdout: Lines<BufReader<ChildStdout>>,
-    /// Reports that were read while looking for one of another kind.
+    /// Reports that were read while a report of another kind was awaited.
     unseen: VecDeque<Value>,
-    /// Every line so far, as it came.
+    /// All lines so far.
     pub transcript: String,
 }
 
 impl Phoenix {
-    /// Starts the driver with this configuration; see its head for what can be said.
+    /// Starts the client with a configuration, which is described at the top of `phoenix.mjs`.
     pub async fn start(config: &Value) -> Self {
         Self::start_trusting(config, None).await
     }
 
-    /// The same, trusting the certificates of a PEM file besides those of the system.
+    /// Starts the client like [`Phoenix::start`], with additional trusted certificates from a PEM file.
     pub async fn start_trusting(config: &Value, certificates: Option<&Path>) -> Self {
         let mut child = Command::new("node")
             .envs(certificates.map(|path| ("NODE_EXTRA_CA_CERTS", path)))
-            .arg(installed().join("phoenix.mjs"))
+            .arg(directory().join("phoenix.mjs"))
             .arg(config.to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
             .unwrap_or_else(|e| {
-                panic!("node can't be started ({e}): install Node 20 or later (`make setup`)")
+                panic!("node cannot be started ({e}): install Node 20 or later (`make setup`)")
             });
         let stdin = child.stdin.take().expect("piped");
         let stdout = BufReader::new(child.stdout.take().expect("piped")).lines();
@@ -54,7 +54,7 @@ impl Phoenix {
         phoenix
     }
 
-    /// Connects with a token, given as a string, and joins topics.
+    /// Connects with a token and joins topics.
     pub async fn connect(gateway: &Gateway, token: &str, topics: &[&str]) -> Self {
         let mut config = config(gateway, token);
         config["topics"] = json!(topics);
@@ -66,22 +66,23 @@ impl Phoenix {
         phoenix
     }
 
-    /// Gives the driver a command.
-    pub async fn tell(&mut self, command: &Value) {
-        self.stdin.write_all(format!("{command}\n").as_bytes()).await.expect("the driver runs");
+    /// Sends a command to the client.
+    pub async fn command(&mut self, command: &Value) {
+        self.stdin.write_all(format!("{command}\n").as_bytes()).await.expect("the client runs");
     }
 
-    /// The next report of this kind. Those of other kinds are kept, in their order.
+    /// Awaits the next report of this kind. Reports of other kinds are kept in order.
     pub async fn next(&mut self, on: &str) -> Value {
         if let Some(at) = self.unseen.iter().position(|report| report["on"] == on) {
             return self.unseen.remove(at).expect("found");
         }
-        // As a whole: a client that tries again and again reports without end.
+        // One deadline for all reports, because a client that keeps reconnecting never stops reporting.
         let (stdout, transcript, unseen) = (&mut self.stdout, &mut self.transcript, &mut self.unseen);
         within(&format!("{on:?} from the client"), async {
             loop {
                 let line = stdout.next_line().await.expect("reads");
-                let line = line.unwrap_or_else(|| panic!("the driver ended before {on:?}: see its stderr"));
+                let line =
+                    line.unwrap_or_else(|| panic!("the client ended before {on:?}: see its standard error"));
                 transcript.push_str(&line);
                 transcript.push('\n');
                 let report: Value = serde_json::from_str(&line).expect("JSON");
@@ -94,14 +95,14 @@ impl Phoenix {
         .await
     }
 
-    /// The next thing that a channel is handed must be this event. Returns its payload.
+    /// Awaits the next event of any channel, which must be this one. Returns its payload.
     pub async fn expect_event(&mut self, topic: &str, name: &str) -> Value {
         let mut report = self.next("event").await;
         assert_eq!((&report["topic"], &report["event"]), (&json!(topic), &json!(name)), "{report}");
         report["payload"].take()
     }
 
-    /// The next reply must be this one. Returns the response.
+    /// Awaits the next reply, which must be this one. Returns the response.
     pub async fn expect_reply(&mut self, to: &str, topic: &str, status: &str) -> Value {
         let mut report = self.next("reply").await;
         let got = (&report["to"], &report["topic"], &report["status"]);
@@ -109,18 +110,18 @@ impl Phoenix {
         report["response"].take()
     }
 
-    /// The next close must have this code.
+    /// Awaits the next close, which must have this code.
     pub async fn expect_close(&mut self, code: u16) {
         let report = self.next("close").await;
         assert_eq!(report["code"], code, "{report}");
     }
 
-    /// The next frame that fits.
-    pub async fn frame(&mut self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
+    /// Awaits the next frame that matches.
+    pub async fn frame(&mut self, what: &str, matches: impl Fn(&Value) -> bool) -> Value {
         within(what, async {
             loop {
                 let frame = self.next("frame").await;
-                if fits(&frame) {
+                if matches(&frame) {
                     return frame;
                 }
             }
@@ -128,7 +129,7 @@ impl Phoenix {
         .await
     }
 
-    /// How many reports of this kind came so far.
+    /// Number of reports of this kind so far.
     pub fn count(&self, on: &str) -> usize {
         self.transcript.matches(&format!(r#"{{"on":"{on}""#)).count()
     }
@@ -137,13 +138,13 @@ impl Phoenix {
 impl Drop for Phoenix {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("what the client reported:\n{}", self.transcript);
+            eprintln!("reports of the client:\n{}", self.transcript);
         }
     }
 }
 
-/// Where the driver lies, with its packages.
-fn installed() -> PathBuf {
+/// Directory of the client. Panics if its packages are not installed.
+fn directory() -> PathBuf {
     let clients = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
     for package in PACKAGES {
         assert!(
@@ -154,7 +155,7 @@ fn installed() -> PathBuf {
     clients
 }
 
-/// The least that a client is told: connect to this gateway with this token, given as a string.
+/// Smallest configuration: connects to this gateway with a token, given as a string.
 pub fn config(gateway: &Gateway, token: &str) -> Value {
     json!({"url": format!("ws://{}/socket", gateway.public_addr()), "authToken": token, "connect": true})
 }
