@@ -1,7 +1,7 @@
-//! Whose address a request has: it never panics; nobody but a trusted proxy is believed; and whatever a
-//! client wrote before, the address that the proxy adds is the one that counts.
+//! The client's address behind proxies. For every input: no panic, only a trusted proxy is believed, and whatever a client
+//! sent, the address that the proxy adds is used.
 //!
-//! An input is a byte, whose lowest bit chooses the header, then its lines.
+//! An input is a byte whose lowest bit selects the header, then the lines of that header.
 
 use std::net::IpAddr;
 
@@ -23,11 +23,11 @@ pub(crate) fn run(data: &[u8]) {
         }
     }
     let stranger = IpAddr::from([192, 0, 2, 1]);
-    assert_eq!(proxies.client(stranger, &headers), stranger, "a stranger was believed");
+    assert_eq!(proxies.client(stranger, &headers), stranger, "an untrusted peer was believed");
     let proxy = IpAddr::from([10, 0, 0, 1]);
-    let told = proxies.client(proxy, &headers);
-    assert_eq!(told.to_canonical(), told, "an address has one form");
-    // A proxy that appends a line, and one that appends to the last line (where that is text, as it must be).
+    let address = proxies.client(proxy, &headers);
+    assert_eq!(address.to_canonical(), address, "an address has one form");
+    // Some proxies append a line, others append to the last line. The latter requires that the line is valid text.
     let expected = IpAddr::from([198, 51, 100, 7]);
     if header == ForwardedHeader::XForwardedFor
         && let Some(last) = headers.get_all(&name).iter().next_back().and_then(|line| line.to_str().ok())
@@ -37,5 +37,5 @@ pub(crate) fn run(data: &[u8]) {
         assert_eq!(proxies.client(proxy, &joined), expected);
     }
     headers.append(name, HeaderValue::from_static(added));
-    assert_eq!(proxies.client(proxy, &headers), expected, "what the proxy adds did not count");
+    assert_eq!(proxies.client(proxy, &headers), expected, "the address that the proxy added was not used");
 }

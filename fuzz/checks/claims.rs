@@ -1,8 +1,7 @@
-//! Verifying a token, of any header and any claims: it never panics, a token that is not signed with the
-//! secret is never taken, and one that is signed is taken only with claims that are read here a second
-//! time, as plainly as can be.
+//! Verification of tokens with any header and any claims. For every input: no panic, and a token without a valid
+//! signature is rejected. If a signed token is accepted, a second, simpler parser must find the same claims.
 //!
-//! An input is a header and claims, on a line each; without a header the usual one is signed.
+//! An input is a header and claims, one line each. Without a header line the usual header is signed.
 
 use std::sync::{Arc, LazyLock};
 use std::time::SystemTime;
@@ -25,7 +24,10 @@ static VERIFIER: LazyLock<Verifier> = LazyLock::new(|| {
 
 pub(crate) fn run(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data) {
-        assert!(VERIFIER.verify_now(&Token::new(text)).is_err(), "{text} is signed by nobody");
+        assert!(
+            VERIFIER.verify_now(&Token::new(text)).is_err(),
+            "a token without a valid signature was accepted: {text}"
+        );
     }
     let (header, claims) = match data.iter().position(|byte| *byte == b'\n') {
         Some(at) => (&data[..at], &data[at + 1..]),
@@ -37,24 +39,25 @@ pub(crate) fn run(data: &[u8]) {
     let signature =
         jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256).expect("a secret signs");
     if let Ok(identity) = VERIFIER.verify_now(&Token::new(format!("{message}.{signature}"))) {
-        let header = std::str::from_utf8(header).expect("a header that was taken is UTF-8");
+        let header = std::str::from_utf8(header).expect("an accepted header is UTF-8");
         if let Ok(header) = serde_json::from_str::<Value>(header) {
             assert_eq!(header["alg"], "HS256");
             assert!(header.get("crit").is_none(), "{header}");
         }
-        let claims = std::str::from_utf8(claims).expect("claims that were taken are UTF-8");
-        // JSON has numbers and halves of surrogates that a Value has not; in claims that are passed over they
-        // do no harm.
+        let claims = std::str::from_utf8(claims).expect("accepted claims are UTF-8");
+        // Some valid JSON (huge numbers, lone surrogates) cannot be parsed into a Value. It is harmless in claims that
+        // nobody reads.
         if let Ok(claims) = serde_json::from_str(claims) {
-            agree(&identity, &claims);
+            assert_same_claims(&identity, &claims);
         }
     }
-    // No other signature will do.
-    let other = Token::new(format!("{message}.{}", URL_SAFE_NO_PAD.encode([0; 32])));
-    assert!(VERIFIER.verify_now(&other).is_err());
+    // The same token with another signature must be rejected.
+    let unsigned = Token::new(format!("{message}.{}", URL_SAFE_NO_PAD.encode([0; 32])));
+    assert!(VERIFIER.verify_now(&unsigned).is_err());
 }
 
-fn agree(identity: &Identity, claims: &Value) {
+/// Compares an identity with claims that were parsed a second time.
+fn assert_same_claims(identity: &Identity, claims: &Value) {
     assert_eq!(claims["iss"], "https://issuer.example", "{claims}");
     assert_eq!(claims["sub"].as_str(), Some(identity.subject.as_str()), "{claims}");
     let has_audience = match &claims["aud"] {
@@ -69,7 +72,7 @@ fn agree(identity: &Identity, claims: &Value) {
         assert!(claims.get(name).is_none_or(Value::is_u64), "{claims}");
     }
     let metadata = &claims["app_metadata"];
-    let org = metadata["org_id"].as_str().expect("org_id is a text");
+    let org = metadata["org_id"].as_str().expect("org_id is a string");
     assert!(org.eq_ignore_ascii_case(&identity.org.to_string()), "{claims}");
     assert_eq!(
         claims.get("session_id").map(|id| id.as_str().map(str::to_owned)),
@@ -84,11 +87,13 @@ fn agree(identity: &Identity, claims: &Value) {
         None => assert!(!identity.topics.is_present()),
         Some(list) => {
             assert!(identity.topics.is_present());
-            let list = list.as_array().expect("a claim that was taken is a list");
-            assert!(list.iter().all(|topic| identity.topics.names(topic.as_str().expect("of texts"))));
-            let says = |name: &str| list.iter().any(|topic| topic == name || topic == "*");
+            let list = list.as_array().expect("an accepted claim is a list");
+            assert!(
+                list.iter().all(|topic| identity.topics.names(topic.as_str().expect("a list of strings")))
+            );
+            let lists = |name: &str| list.iter().any(|topic| topic == name || topic == "*");
             for name in ["org", "calls", "recordings"] {
-                assert_eq!(identity.topics.names(name), says(name), "{claims}");
+                assert_eq!(identity.topics.names(name), lists(name), "{claims}");
             }
         }
     }

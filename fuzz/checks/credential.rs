@@ -1,10 +1,9 @@
-//! The one place where a stranger's URL and headers are searched for a token: it never panics, a URL
-//! that carries a credential is refused whatever else the request holds, and no error repeats a value.
+//! The search for a token in any URL and headers. For every input: no panic, a URL with a credential is rejected whatever
+//! else the request holds, and no error repeats a value.
 //!
-//! A cookie of the one name that is planted beside whatever else there is makes two credentials of one, and
-//! two such cookies are always refused.
+//! A planted cookie of the configured name counts as one more credential, and two such cookies are always rejected.
 //!
-//! An input is lines: how a credential is put into the URL (a byte), the URL, a value, then headers
+//! An input consists of lines: a byte that selects how a credential is put into the URL, the URL, a value, then headers
 //! (`a...` Authorization, `p...` Sec-WebSocket-Protocol, `c...` Cookie).
 
 use axum::http::{HeaderMap, HeaderValue, Uri, header};
@@ -19,25 +18,25 @@ pub(crate) fn run(data: &[u8]) {
     let Ok(url) = std::str::from_utf8(url) else { return };
     if let Ok(uri) = url.parse::<Uri>() {
         let result = find(&uri, &headers, None);
-        cookies_are_counted(&uri, headers.clone());
+        plant_cookies(&uri, headers.clone());
         if names_a_credential(&uri) {
-            assert!(matches!(result, Err(CredentialError::InUrl(_))), "{uri} was not refused: {result:?}");
+            assert!(matches!(result, Err(CredentialError::InUrl(_))), "{uri} was not rejected: {result:?}");
         }
     }
 
-    // The same URL with a credential put in, twice: once with the input's value, once with a plain one.
-    // The texts of both refusals are equal, so nothing of the value is in them.
+    // The same URL is tried with two credentials: the input's value and a plain one. Both errors must be equal, which
+    // shows that they do not contain the value.
     let choice = choice.first().copied().unwrap_or_default();
-    let (Some(refused), Some(plain)) =
-        (refusal(choice, url, &escaped(value), &headers), refusal(choice, url, "x", &headers))
+    let (Some(error), Some(plain)) =
+        (rejection(choice, url, &escaped(value), &headers), rejection(choice, url, "x", &headers))
     else {
         return;
     };
-    assert_eq!(refused, plain, "the refusal depends on the value");
+    assert_eq!(error, plain, "the error depends on the value");
 }
 
-/// Cookies that are planted count, beside whatever other cookies hold.
-fn cookies_are_counted(uri: &Uri, mut headers: HeaderMap) {
+/// Adds a cookie of the configured name, and then a second one.
+fn plant_cookies(uri: &Uri, mut headers: HeaderMap) {
     let name: CookieName = "warden".parse().expect("a name");
     let without = find(uri, &headers, Some(&name));
     let planted = HeaderValue::from_static("theme=dark; warden=a.b.c");
@@ -49,18 +48,18 @@ fn cookies_are_counted(uri: &Uri, mut headers: HeaderMap) {
         Err(_) => {}
     }
     headers.append(header::COOKIE, planted);
-    assert!(find(uri, &headers, Some(&name)).is_err(), "two cookies of one name were taken");
+    assert!(find(uri, &headers, Some(&name)).is_err(), "two cookies of one name were accepted");
 }
 
-/// What is said of a URL with a credential in it; none where the text is no URL.
-fn refusal(choice: u8, url: &str, value: &str, headers: &HeaderMap) -> Option<String> {
+/// The error for a URL with this credential. None if the string is not a URL.
+fn rejection(choice: u8, url: &str, value: &str, headers: &HeaderMap) -> Option<String> {
     let uri: Uri = with_credential(choice, url, value).parse().ok()?;
-    let error = find(&uri, headers, None).expect_err("a URL with a credential is refused");
+    let error = find(&uri, headers, None).expect_err("a URL with a credential is rejected");
     assert!(matches!(error, CredentialError::InUrl(_)), "{uri}: {error}");
     Some(format!("{error} {error:?}"))
 }
 
-/// Puts a parameter into the URL's query, its name in a case that `choice` draws.
+/// Adds a parameter to the URL's query. `choice` selects its name and the case of each letter.
 fn with_credential(choice: u8, url: &str, value: &str) -> String {
     let name = NAMES[usize::from(choice) % NAMES.len()];
     let name: String = name
@@ -77,7 +76,7 @@ fn with_credential(choice: u8, url: &str, value: &str) -> String {
     format!("{url}{separator}{name}={value}")
 }
 
-/// Whether a parameter of the query has one of the names, read as plainly as can be.
+/// Whether a parameter of the query has one of the names, found by the simplest possible parser.
 fn names_a_credential(uri: &Uri) -> bool {
     uri.query().unwrap_or_default().split(['&', ';']).any(|pair| {
         let name = pair.split('=').next().unwrap_or_default();
@@ -85,7 +84,7 @@ fn names_a_credential(uri: &Uri) -> bool {
     })
 }
 
-/// As a client would write the value: what has a meaning in a query is percent-encoded.
+/// Percent-encodes the characters that have a meaning in a query, as a client does.
 fn escaped(value: &[u8]) -> String {
     value
         .iter()

@@ -1,4 +1,4 @@
-//! libFuzzer's way into the check of the same name; `tests/fuzz` is the other one.
+//! libFuzzer's entry to the check of the same name. `tests/fuzz` runs the same check without libFuzzer.
 
 #![no_main]
 

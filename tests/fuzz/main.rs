@@ -1,7 +1,7 @@
-//! The checks of the fuzz targets (`fuzz/checks`) without libFuzzer: on any machine, with a stable compiler, over
-//! the seeds and random changes of them. It has no coverage to guide it and no sanitizer; `make fuzz` has both.
+//! The checks of the fuzz targets (`fuzz/checks`) with a stable compiler. The inputs are the seeds and random mutations of
+//! them. Unlike `make fuzz`, this has no coverage guidance and no sanitizer.
 //!
-//! `WARDEN_FUZZ_SECONDS` says for how long (2, all targets together); `WARDEN_SEED` repeats the inputs.
+//! `WARDEN_FUZZ_SECONDS` sets the time for all targets together (default 2). `WARDEN_SEED` repeats the inputs.
 
 mod mutate;
 
@@ -33,7 +33,7 @@ const SECONDS_DEFAULT: u64 = 2;
 
 type Check = fn(&[u8]);
 
-/// Each target as libFuzzer calls it.
+/// Fuzz targets by name.
 const TARGETS: &[(&str, Check)] = &[
     ("address", address::run),
     ("claims", claims::run),
@@ -41,17 +41,18 @@ const TARGETS: &[(&str, Check)] = &[
     ("cursor", cursor::run),
     ("frames", frames::run),
     ("jwks", jwks::run),
-    ("message", |data| with_text(data, message::run)),
-    ("topic", |data| with_text(data, topic::run)),
+    ("message", |data| with_str(data, message::run)),
+    ("topic", |data| with_str(data, topic::run)),
 ];
 
-fn with_text(data: &[u8], run: fn(&str)) {
+/// Runs a check of strings. libFuzzer also skips inputs that are not UTF-8.
+fn with_str(data: &[u8], run: fn(&str)) {
     if let Ok(text) = std::str::from_utf8(data) {
         run(text);
     }
 }
 
-/// The inputs to start from, in an order that is the same everywhere.
+/// Seeds of a target, sorted by file name so that `WARDEN_SEED` gives the same inputs everywhere.
 fn seeds(target: &str) -> Vec<Vec<u8>> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus-seeds").join(target);
     let mut paths: Vec<_> =
@@ -61,7 +62,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn no_input_breaks_what_the_targets_promise() {
+fn no_mutated_seed_fails_a_check() {
     let number = |name| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
     let seed = number("WARDEN_SEED").unwrap_or_else(|| fastrand::u64(..));
     let seconds = number("WARDEN_FUZZ_SECONDS").unwrap_or(SECONDS_DEFAULT);
@@ -71,7 +72,7 @@ fn no_input_breaks_what_the_targets_promise() {
         let mut corpus = Corpus::new(seed, seeds(name));
         let end = Instant::now() + Duration::from_secs(seconds) / targets;
         let mut count = 0_u64;
-        // The seeds as they are, and then at least one change of each, however slow the machine is.
+        // Every seed is checked once, and at least one mutation per seed, even on a slow machine.
         for input in corpus.seeds().to_vec() {
             check(name, *run, &input);
         }

@@ -1,17 +1,18 @@
-//! Random changes of known inputs: bits, bytes, pieces moved, repeated and taken from another input, and the
-//! characters that have a meaning somewhere.
+//! Random mutations of known inputs: flipped bits, changed bytes, removed and repeated pieces, splices of two inputs, and
+//! inserted words that some parser gives a meaning.
 
 use fastrand::Rng;
 
-/// Longest input: beyond every limit of the targets.
+/// Longest input, in bytes. It exceeds every limit of the targets.
 const INPUT_BYTES_MAX: usize = 64 * 1024;
-/// Changes of one input, at most.
-const CHANGES_MAX: usize = 12;
-/// Inputs that are kept to change them further.
+/// Most mutations of one input.
+const MUTATIONS_MAX: usize = 12;
+/// Mutated inputs that are kept for further mutation.
 const KEPT_MAX: usize = 256;
-/// One in so many is kept.
+/// One mutated input in this number is kept.
 const KEPT_ONE_IN: usize = 32;
 
+/// Strings that some parser gives a meaning.
 const WORDS: &[&[u8]] = &[
     b"\n",
     b"\0",
@@ -65,71 +66,71 @@ const WORDS: &[&[u8]] = &[
     b"phx_join",
 ];
 
-/// Inputs, and those that come of them.
+/// Seeds of a target and the inputs derived from them.
 pub(crate) struct Corpus {
     rng: Rng,
     seeds: Vec<Vec<u8>>,
     kept: Vec<Vec<u8>>,
-    now: Vec<u8>,
+    current: Vec<u8>,
 }
 
 impl Corpus {
     pub(crate) fn new(seed: u64, seeds: Vec<Vec<u8>>) -> Self {
-        Self { rng: Rng::with_seed(seed), seeds, kept: Vec::new(), now: Vec::new() }
+        Self { rng: Rng::with_seed(seed), seeds, kept: Vec::new(), current: Vec::new() }
     }
 
     pub(crate) fn seeds(&self) -> &[Vec<u8>] {
         &self.seeds
     }
 
-    /// The next input.
+    /// Returns the next mutated input.
     pub(crate) fn next(&mut self) -> &[u8] {
-        self.now = self.any();
-        for _ in 0..self.rng.usize(1..=CHANGES_MAX) {
-            self.change();
+        self.current = self.pick();
+        for _ in 0..self.rng.usize(1..=MUTATIONS_MAX) {
+            self.mutate();
         }
-        self.now.truncate(INPUT_BYTES_MAX);
+        self.current.truncate(INPUT_BYTES_MAX);
         if self.rng.usize(..KEPT_ONE_IN) == 0 {
             if self.kept.len() < KEPT_MAX {
-                self.kept.push(self.now.clone());
+                self.kept.push(self.current.clone());
             } else {
                 let at = self.rng.usize(..KEPT_MAX);
-                self.kept[at].clone_from(&self.now);
+                self.kept[at].clone_from(&self.current);
             }
         }
-        &self.now
+        &self.current
     }
 
-    /// Half of the time one of the seeds: without a guide, changes of changes soon are noise.
-    fn any(&mut self) -> Vec<u8> {
+    /// Picks a seed in at least half of the cases, because unguided mutations of mutations soon become noise.
+    fn pick(&mut self) -> Vec<u8> {
         let from = if self.kept.is_empty() || self.rng.bool() { &self.seeds } else { &self.kept };
         from[self.rng.usize(..from.len())].clone()
     }
 
-    fn change(&mut self) {
-        let length = self.now.len();
+    fn mutate(&mut self) {
+        let length = self.current.len();
         let at = self.rng.usize(..=length);
         match self.rng.u8(..7) {
-            0 if at < length => self.now[at] ^= 1 << self.rng.u8(..8),
-            1 if at < length => self.now[at] = self.rng.u8(..),
+            0 if at < length => self.current[at] ^= 1 << self.rng.u8(..8),
+            1 if at < length => self.current[at] = self.rng.u8(..),
             2 if at < length => {
                 let end = (at + self.rng.usize(1..=16)).min(length);
-                self.now.drain(at..end);
+                self.current.drain(at..end);
             }
             3 => {
                 let end = (at + self.rng.usize(1..=64)).min(length);
-                let piece = self.now[at..end].repeat(self.rng.usize(1..4));
-                self.now.splice(at..at, piece);
+                let piece = self.current[at..end].repeat(self.rng.usize(1..4));
+                self.current.splice(at..at, piece);
             }
             4 => {
-                let other = self.any();
+                let other = self.pick();
                 let from = self.rng.usize(..=other.len());
-                self.now.truncate(at);
-                self.now.extend(&other[from..]);
+                self.current.truncate(at);
+                self.current.extend(&other[from..]);
             }
             _ => {
                 let word = WORDS[self.rng.usize(..WORDS.len())];
-                self.now.splice(at..at, word.iter().copied());
+                self.current.splice(at..at, word.iter().copied());
             }
         }
     }

@@ -49,9 +49,9 @@ pub(crate) async fn connect(to: SocketAddr, block: u8, n: u8) -> std::io::Result
 }
 
 /// Countdown of the requests or frames left to send, shared by all senders.
-pub(crate) struct Left(AtomicU64);
+pub(crate) struct Countdown(AtomicU64);
 
-impl Left {
+impl Countdown {
     pub(crate) fn new(count: u64) -> Self {
         Self(AtomicU64::new(count))
     }
@@ -66,7 +66,7 @@ impl Left {
 }
 
 /// Runs strangers one after the other until the countdown ends.
-pub(crate) async fn strangers(attack: Arc<Attack>, left: Arc<Left>, tally: Arc<Tally>, mut rng: Rng) {
+pub(crate) async fn strangers(attack: Arc<Attack>, left: Arc<Countdown>, tally: Arc<Tally>, mut rng: Rng) {
     let (slow, quick): (Vec<_>, Vec<_>) =
         handshakes::KINDS.iter().partition::<Vec<&handshakes::Kind>, _>(|kind| kind.then == Then::Drip);
     while left.take(1) {
@@ -145,12 +145,12 @@ impl Program {
         let mut messages = 0;
         for n in 0..count {
             let kind = &ANSWERED[rng.usize(..ANSWERED.len())];
-            let made = (kind.make)(rng, sender, &n.to_string());
-            messages += made.len();
+            let message = (kind.make)(rng, sender, &n.to_string());
+            messages += message.len();
             if messages > PROGRAM_FRAMES_MAX {
                 break;
             }
-            bytes.extend(made);
+            bytes.extend(message);
             frames.push(kind);
         }
         let endings = if is_flood { FLOODS } else { ENDING };
@@ -161,7 +161,7 @@ impl Program {
 }
 
 /// Runs insiders one after the other until the countdown of frames ends.
-pub(crate) async fn insiders(attack: Arc<Attack>, left: Arc<Left>, tally: Arc<Tally>, mut rng: Rng) {
+pub(crate) async fn insiders(attack: Arc<Attack>, left: Arc<Countdown>, tally: Arc<Tally>, mut rng: Rng) {
     let sender = Sender { org: attack.insiders, victim: attack.victim };
     loop {
         let program = Program::draw(&mut rng, &sender);
@@ -207,7 +207,7 @@ async fn open(attack: &Attack, rng: &mut Rng) -> Option<(TcpStream, Vec<u8>)> {
 
 async fn insider(attack: &Attack, program: &Program, tally: &Tally, rng: &mut Rng) {
     let Some((stream, mut received)) = open(attack, rng).await else {
-        return tally.fault("an insider with a good token was not let in".into());
+        return tally.fault("an insider with a valid token was rejected".into());
     };
     attack.opened.fetch_add(1, Ordering::Relaxed);
     let (mut read, mut write) = stream.into_split();
@@ -239,7 +239,7 @@ fn judge(attack: &Attack, program: &Program, received: &[u8], tally: &Tally) {
                     Ok(n) if n < errors.len() => errors[n] = true,
                     _ => extra += 1,
                 },
-                _ => tally.fault(format!("an insider got {}", String::from_utf8_lossy(payload))),
+                _ => tally.fault(format!("an insider received {}", String::from_utf8_lossy(payload))),
             },
             CLOSE => close = payload.get(..2).map(|code| u16::from_be_bytes([code[0], code[1]])),
             PONG => pongs += 1,
@@ -250,7 +250,7 @@ fn judge(attack: &Attack, program: &Program, received: &[u8], tally: &Tally) {
         let answer = match (kind.expect, has_error) {
             (Expect::Error, true) => "error reply",
             (Expect::Error, false) => "unanswered",
-            _ => "passed over or pong",
+            _ => "ignored or pong",
         };
         tally.answered(kind.name, answer);
         if answer == "unanswered" {
@@ -266,7 +266,7 @@ fn judge(attack: &Attack, program: &Program, received: &[u8], tally: &Tally) {
         _ => &[],
     };
     if !close.is_some_and(|code| allowed.contains(&code)) {
-        tally.fault(format!("{} ended with {code} and not with {allowed:?}", program.last.name));
+        tally.fault(format!("{} ended with {code} instead of {allowed:?}", program.last.name));
     }
     attack
         .replies

@@ -54,7 +54,7 @@ fn message(
 }
 
 fn word(rng: &mut Rng, max: usize) -> String {
-    // No topic contains capitals, and no event has this name.
+    // No topic contains capital letters, and no event has such a name.
     std::iter::once('H').chain((1..rng.usize(1..max)).map(|_| rng.alphanumeric())).collect()
 }
 
@@ -74,7 +74,7 @@ fn foreign_topic(rng: &mut Rng, sender: &Sender, reference: &str) -> Vec<Vec<u8>
     message(rng, reference, topic, "phx_join", &json!({"org_id": victim}))
 }
 
-fn publish(rng: &mut Rng, sender: &Sender, reference: &str) -> Vec<Vec<u8>> {
+fn server_message(rng: &mut Rng, sender: &Sender, reference: &str) -> Vec<Vec<u8>> {
     let event = ["broadcast", "call.created", "phx_reply", "phx_close", "warden.resync"][rng.usize(..5)];
     let payload = json!({"mark": crate::MARK, "org_id": sender.victim, "data": {"org_id": sender.victim}});
     message(rng, reference, "calls", event, &payload)
@@ -88,7 +88,7 @@ fn forged_token(rng: &mut Rng, sender: &Sender, reference: &str) -> Vec<Vec<u8>>
     message(rng, reference, "calls", "access_token", &json!({"access_token": jwt}))
 }
 
-fn deep(rng: &mut Rng, _: &Sender, reference: &str) -> Vec<Vec<u8>> {
+fn deeply_nested(rng: &mut Rng, _: &Sender, reference: &str) -> Vec<Vec<u8>> {
     let depth = rng.usize(100..2_000);
     let (open, close) = ("[".repeat(depth), "]".repeat(depth));
     text(rng, &format!(r#"["{reference}","{reference}","calls","phx_join",{open}{close}]"#))
@@ -154,18 +154,18 @@ fn unmasked(rng: &mut Rng, _: &Sender, reference: &str) -> Vec<Vec<u8>> {
 }
 
 fn invalid_utf8(rng: &mut Rng, _: &Sender, _: &str) -> Vec<Vec<u8>> {
-    let bad: [&[u8]; 6] =
+    let invalid: [&[u8]; 6] =
         [b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe2\x82", b"[\"\xfe\"]"];
-    let payload = bad[rng.usize(..bad.len())];
+    let payload = invalid[rng.usize(..invalid.len())];
     vec![masked(rng, FIN | TEXT, payload)]
 }
 
-fn declared(rng: &mut Rng, _: &Sender, _: &str) -> Vec<Vec<u8>> {
+fn huge_length(rng: &mut Rng, _: &Sender, _: &str) -> Vec<Vec<u8>> {
     let length = rng.u64(MESSAGE_BYTES_MAX as u64 + 1..1 << 62);
     vec![[&[FIN | TEXT, 0xff][..], &length.to_be_bytes(), &[1, 2, 3, 4, 5, 6]].concat()]
 }
 
-fn too_long_in_parts(rng: &mut Rng, _: &Sender, _: &str) -> Vec<Vec<u8>> {
+fn fragmented_above_limit(rng: &mut Rng, _: &Sender, _: &str) -> Vec<Vec<u8>> {
     let parts = rng.usize(2..8);
     let part = vec![b' '; MESSAGE_BYTES_MAX / parts + 2];
     (0..parts).map(|n| masked(rng, if n == 0 { TEXT } else { 0 }, &part)).collect()
@@ -178,11 +178,11 @@ fn compressed(rng: &mut Rng, _: &Sender, _: &str) -> Vec<Vec<u8>> {
     vec![masked(rng, FIN | RESERVED_BIT | TEXT, &deflated)]
 }
 
-fn wrong_control(rng: &mut Rng, _: &Sender, _: &str) -> Vec<Vec<u8>> {
+fn invalid_control(rng: &mut Rng, _: &Sender, _: &str) -> Vec<Vec<u8>> {
     let (first, payload): (u8, &[u8]) = match rng.u8(..5) {
         0 => (PING, b""),
         1 => (FIN | PING, &[0; 126]),
-        2 => (FIN, b"a continuation of nothing"),
+        2 => (FIN, b"a continuation without a message"),
         3 => (FIN | CLOSE, b"x"),
         _ => (FIN | [0x3, 0x7, 0xb, 0xf][rng.usize(..4)], b""),
     };
@@ -211,37 +211,37 @@ pub(crate) const ANSWERED: &[Kind] = &[
         message(rng, r, &topic, "phx_join", &json!({}))
     }),
     kind("another organisation's topic", Expect::Error, foreign_topic),
-    kind("publishing, and replies of the server's", Expect::Error, publish),
+    kind("event or reply that only the server sends", Expect::Error, server_message),
     kind("forged token", Expect::Error, forged_token),
-    kind("since that is no text", Expect::Error, |rng, _, r| {
+    kind("since that is not a string", Expect::Error, |rng, _, r| {
         message(rng, r, "calls", "phx_join", &json!({"since": [1]}))
     }),
-    kind("nested deeply", Expect::Error, deep),
-    kind("fragmented", Expect::Error, fragmented),
+    kind("deeply nested payload", Expect::Error, deeply_nested),
+    kind("fragmented message", Expect::Error, fragmented),
     kind("ping", Expect::Pong, |rng, _, r| vec![masked(rng, FIN | PING, r.as_bytes())]),
-    kind("pong that nobody asked for", Expect::Nothing, |rng, _, _| vec![masked(rng, FIN | PONG, b"x")]),
+    kind("unsolicited pong", Expect::Nothing, |rng, _, _| vec![masked(rng, FIN | PONG, b"x")]),
 ];
 
 /// Kinds that close the session.
 pub(crate) const ENDING: &[Kind] = &[
-    kind("no message", Expect::Close(&[4400]), malformed),
-    kind("binary", Expect::Close(&[1003]), |rng, _, _| {
+    kind("malformed message", Expect::Close(&[4400]), malformed),
+    kind("binary frame", Expect::Close(&[1003]), |rng, _, _| {
         let bytes: Vec<u8> = (0..rng.usize(..200)).map(|_| rng.u8(..)).collect();
         vec![masked(rng, FIN | BINARY, &bytes)]
     }),
     kind("invalid UTF-8", Expect::Close(&[1007]), invalid_utf8),
-    kind("unmasked", Expect::Close(&[1002]), unmasked),
-    kind("control frames against the protocol", Expect::Close(&[1002]), wrong_control),
-    kind("compressed (bomb)", Expect::Close(&[1002]), compressed),
-    kind("declared to be huge", Expect::Close(&[1009]), declared),
-    kind("too long", Expect::Close(&[1009]), |rng, _, _| {
+    kind("unmasked frame", Expect::Close(&[1002]), unmasked),
+    kind("invalid control frame", Expect::Close(&[1002]), invalid_control),
+    kind("compression bomb", Expect::Close(&[1002]), compressed),
+    kind("huge declared length", Expect::Close(&[1009]), huge_length),
+    kind("message above the limit", Expect::Close(&[1009]), |rng, _, _| {
         let payload = vec![b' '; MESSAGE_BYTES_MAX + rng.usize(1..5_000)];
         vec![masked(rng, FIN | TEXT, &payload)]
     }),
-    kind("too long in parts", Expect::Close(&[1009]), too_long_in_parts),
-    kind("another user's good token", Expect::Close(&[4403]), another_user),
-    kind("truncated, then the end", Expect::Close(&[1000]), truncated),
-    kind("mutated", Expect::Close(&[1000, 1002, 1003, 1007, 1009, 4400]), mutated),
+    kind("fragmented message above the limit", Expect::Close(&[1009]), fragmented_above_limit),
+    kind("another user's valid token", Expect::Close(&[4403]), another_user),
+    kind("truncated frame, then end of stream", Expect::Close(&[1000]), truncated),
+    kind("mutated frame", Expect::Close(&[1000, 1002, 1003, 1007, 1009, 4400]), mutated),
 ];
 
 /// Floods. With default limits the gateway closes the session before a flood ends.

@@ -15,9 +15,9 @@ pub(crate) const SECRET: &str = "a secret for hostile tests of more than 32 byte
 const DEADLINE: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Resources that the gateway's process holds.
+/// Resources that the gateway's process uses.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Holding {
+pub(crate) struct Usage {
     pub(crate) rss_bytes: u64,
     pub(crate) descriptors: u64,
     pub(crate) sessions: u64,
@@ -49,7 +49,7 @@ impl Gateway {
         let process = GatewayProcess::serve(env!("CARGO_BIN_EXE_warden"), &variables, &log).await;
         let mut gateway = Self { addr, admin, log, process };
         let start = tokio::time::Instant::now();
-        while !gateway.ask("/readyz").await.is_some_and(|answer| answer.starts_with("HTTP/1.1 200")) {
+        while !gateway.get("/readyz").await.is_some_and(|answer| answer.starts_with("HTTP/1.1 200")) {
             assert!(
                 gateway.process.ended().is_none(),
                 "the gateway exited; its log: {}",
@@ -65,7 +65,7 @@ impl Gateway {
         gateway
     }
 
-    async fn ask(&self, path: &str) -> Option<String> {
+    async fn get(&self, path: &str) -> Option<String> {
         let mut stream = TcpStream::connect(self.admin).await.ok()?;
         let request = format!("GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.ok()?;
@@ -76,32 +76,32 @@ impl Gateway {
 
     /// Sum of a metric over its labels.
     pub(crate) async fn metric(&self, name: &str) -> u64 {
-        let text = self.ask("/metrics").await.expect("the admin listener answers all the time");
-        let of = |line: &str| {
+        let text = self.get("/metrics").await.expect("the admin listener always responds");
+        let value = |line: &str| {
             let rest = line.strip_prefix(name)?;
             let value = if rest.starts_with(['{', ' ']) { rest.rsplit(' ').next()? } else { return None };
             value.trim().parse::<u64>().ok()
         };
-        text.lines().filter_map(of).sum()
+        text.lines().filter_map(value).sum()
     }
 
     /// Exceeded limits, each with its count.
     pub(crate) async fn limits_reached(&self) -> Vec<String> {
-        let text = self.ask("/metrics").await.expect("the admin listener answers all the time");
-        let of = |line: &str| {
+        let text = self.get("/metrics").await.expect("the admin listener always responds");
+        let limit = |line: &str| {
             let (name, count) =
                 line.strip_prefix("warden_limits_reached_total{limit=\"")?.split_once("\"} ")?;
             Some(format!("{name} {count}"))
         };
-        text.lines().filter_map(of).collect()
+        text.lines().filter_map(limit).collect()
     }
 
-    pub(crate) async fn holding(&self) -> Holding {
+    pub(crate) async fn usage(&self) -> Usage {
         let proc = format!("/proc/{}", self.process.pid.as_raw_nonzero());
         let status = std::fs::read_to_string(format!("{proc}/status")).expect("the gateway runs, on Linux");
         let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("has a size");
         let kib: u64 = rss.trim().trim_end_matches(" kB").parse().expect("a number");
-        Holding {
+        Usage {
             rss_bytes: kib * 1024,
             descriptors: std::fs::read_dir(format!("{proc}/fd")).expect("reads").count() as u64,
             sessions: self.metric("warden_sessions").await,
@@ -114,8 +114,7 @@ impl Gateway {
         let log = self.log.display().to_string();
         assert!(self.process.ended().is_none(), "the gateway exited under attack; its log: {log}");
         self.process.signal(Signal::TERM);
-        let status =
-            tokio::time::timeout(DEADLINE, self.process.wait()).await.expect("ends when it is told to");
+        let status = tokio::time::timeout(DEADLINE, self.process.wait()).await.expect("exits after SIGTERM");
         assert!(status.success(), "{status}; its log: {log}");
         let text = String::from_utf8_lossy(&std::fs::read(&self.log).expect("reads")).into_owned();
         for (what, word) in [("a panic", "panicked"), ("an error", " ERROR "), ("a token", "eyJ")] {

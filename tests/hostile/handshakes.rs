@@ -34,7 +34,7 @@ const fn kind(name: &'static str, make: fn(&mut Rng, Uuid) -> Vec<u8>) -> Kind {
 }
 
 const PATH: &str = "/socket/websocket?vsn=2.0.0";
-const GOOD: [&str; 5] = [
+const VALID_HEADERS: [&str; 5] = [
     "Host: gateway.example",
     "Connection: Upgrade",
     "Upgrade: websocket",
@@ -43,7 +43,8 @@ const GOOD: [&str; 5] = [
 ];
 
 fn request(target: &str, headers: &[String]) -> Vec<u8> {
-    let all: Vec<_> = GOOD.iter().map(|line| (*line).to_owned()).chain(headers.iter().cloned()).collect();
+    let all: Vec<_> =
+        VALID_HEADERS.iter().map(|line| (*line).to_owned()).chain(headers.iter().cloned()).collect();
     format!("GET {target} HTTP/1.1\r\n{}\r\n\r\n", all.join("\r\n")).into_bytes()
 }
 
@@ -57,10 +58,10 @@ fn with(org: Uuid, line: &str) -> Vec<u8> {
 }
 
 /// A valid handshake in which one string is replaced.
-fn but(org: Uuid, from: &str, to: &str) -> Vec<u8> {
-    let good = String::from_utf8(bearer(&token(org))).expect("text");
-    assert!(good.contains(from), "nothing to replace: {from}");
-    good.replacen(from, to, 1).into_bytes()
+fn with_replaced(org: Uuid, from: &str, to: &str) -> Vec<u8> {
+    let request = String::from_utf8(bearer(&token(org))).expect("text");
+    assert!(request.contains(from), "nothing to replace: {from}");
+    request.replacen(from, to, 1).into_bytes()
 }
 
 fn with_claim(org: Uuid, name: &str, value: Value) -> Vec<u8> {
@@ -108,7 +109,7 @@ fn in_url(rng: &mut Rng, org: Uuid) -> Vec<u8> {
     request(&format!("{PATH}&{name}={jwt}"), &[format!("Authorization: Bearer {jwt}")])
 }
 
-fn wrong_number(rng: &mut Rng, org: Uuid) -> Vec<u8> {
+fn wrong_time(rng: &mut Rng, org: Uuid) -> Vec<u8> {
     let name = pick(rng, &["exp", "nbf"]);
     let exp = now() + 3600;
     let value = pick(rng, &[json!(exp.to_string()), json!(-1), json!(4e9 + 0.5), json!([exp]), json!(true)]);
@@ -148,7 +149,7 @@ fn long_header(rng: &mut Rng, org: Uuid) -> Vec<u8> {
     match rng.u8(..3) {
         0 => with(org, &format!("x-long: {filler}")),
         1 => with(org, &format!("{filler}: x")),
-        _ => but(org, "vsn=2.0.0", &format!("vsn=2.0.0&x={filler}")),
+        _ => with_replaced(org, "vsn=2.0.0", &format!("vsn=2.0.0&x={filler}")),
     }
 }
 
@@ -169,7 +170,7 @@ fn other_origin(rng: &mut Rng, org: Uuid) -> Vec<u8> {
     with(org, &format!("Origin: {}", pick(rng, &origins)))
 }
 
-fn two_readings(rng: &mut Rng, org: Uuid) -> Vec<u8> {
+fn ambiguous(rng: &mut Rng, org: Uuid) -> Vec<u8> {
     let lines = [
         "Content-Length: 5",
         "Transfer-Encoding: chunked",
@@ -235,28 +236,28 @@ pub(crate) const KINDS: &[Kind] = &[
         bearer(&format!("{}{}", token(org), "A".repeat(rng.usize(8_192..20_000))))
     }),
     kind("another algorithm, typ or crit", wrong_header),
-    kind("times of a wrong type", wrong_number),
+    kind("time of a wrong type", wrong_time),
     kind("expired", |rng, org| with_claim(org, "exp", json!(now() - rng.u64(1..100_000)))),
     kind("another audience", |rng, org| {
         with_claim(org, "aud", pick(rng, &[json!("anon"), json!([]), json!(7)]))
     }),
-    kind("organisation of a wrong form", wrong_org),
+    kind("malformed organisation id", wrong_org),
     kind("organisation that does not exist", |rng, _| bearer(&token(Uuid::from_u128(rng.u128(..))))),
     kind("several tokens", several_tokens),
     kind("token in the URL", in_url),
     kind("token in a cookie", |_, org| request(PATH, &[format!("Cookie: warden={}", token(org))])),
-    kind("another origin", other_origin),
+    kind("origin that is not allowed", other_origin),
     kind("header flood", header_flood),
     kind("oversized header", long_header),
-    kind("subprotocols without end", long_protocols),
-    kind("two readings (smuggling)", two_readings),
-    kind("no Host", |_, org| but(org, "Host: gateway.example\r\n", "")),
-    kind("HTTP/1.0", |_, org| but(org, "HTTP/1.1", "HTTP/1.0")),
+    kind("very long subprotocol list", long_protocols),
+    kind("ambiguous request (smuggling)", ambiguous),
+    kind("no Host", |_, org| with_replaced(org, "Host: gateway.example\r\n", "")),
+    kind("HTTP/1.0", |_, org| with_replaced(org, "HTTP/1.1", "HTTP/1.0")),
     kind("another WebSocket version", |rng, org| {
-        but(org, "Version: 13", &format!("Version: {}", rng.u8(..13)))
+        with_replaced(org, "Version: 13", &format!("Version: {}", rng.u8(..13)))
     }),
-    kind("wrong key", |rng, org| {
-        but(org, "dGhlIHNhbXBsZSBub25jZQ==", pick(rng, &["", "AA==", "****", "dGhl"]))
+    kind("invalid WebSocket key", |rng, org| {
+        with_replaced(org, "dGhlIHNhbXBsZSBub25jZQ==", pick(rng, &["", "AA==", "****", "dGhl"]))
     }),
     kind("not HTTP", not_http),
     Kind { name: "mutated request", make: mutated_request, then: Then::End },

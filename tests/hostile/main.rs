@@ -27,8 +27,8 @@ use tokio::time::Instant;
 use uuid::Uuid;
 use warden_devkit::cluster::{Binaries, Cluster, ClusterOptions, DataDir, SUPERUSER};
 
-use attack::{Left, per_second};
-use gateway::{Gateway, Holding};
+use attack::{Countdown, per_second};
+use gateway::{Gateway, Usage};
 use tally::Tally;
 use witnesses::Witnesses;
 
@@ -129,10 +129,10 @@ impl Plan {
 
     fn wave(&self, seed: u64, is_first: bool) -> Wave {
         let part = |count: u64| if is_first { count / FIRST_WAVE_PART } else { count };
-        let everybody_twice = 2 * self.strangers as u64;
+        let two_for_each = 2 * self.strangers as u64;
         Wave {
             seed,
-            handshakes: part(self.handshakes).max(everybody_twice),
+            handshakes: part(self.handshakes).max(two_for_each),
             frames: part(self.frames),
             strangers: self.strangers,
             insiders: self.insiders,
@@ -141,7 +141,7 @@ impl Plan {
     }
 }
 
-/// Knowledge and parameters of the attackers.
+/// Target and counters of the attackers.
 struct Attack {
     addr: SocketAddr,
     /// The insiders' organisation, and the one that they try to reach.
@@ -207,7 +207,7 @@ fn hostile_load_is_rejected_and_leaks_nothing_with_and_without_limits() {
 }
 
 /// Numeric limits that loopback cannot reach. Limits on the contents of requests and frames stay in force.
-const OUT_OF_THE_WAY: &[(&str, &str)] = &[
+const RAISED_LIMITS: &[(&str, &str)] = &[
     ("WARDEN_ARRIVALS_PER_ADDRESS", "1000000:1000000"),
     ("WARDEN_HANDSHAKES", "1000000:1000000"),
     ("WARDEN_HANDSHAKES_PER_ADDRESS", "1000000:1000000"),
@@ -219,7 +219,7 @@ const OUT_OF_THE_WAY: &[(&str, &str)] = &[
 async fn run(plan: &Plan, database: &Database, has_limits: bool) {
     let mut settings = vec![("WARDEN_HANDSHAKE_SECONDS", plan.handshake_seconds)];
     if !has_limits {
-        settings.extend(OUT_OF_THE_WAY);
+        settings.extend(RAISED_LIMITS);
     }
     let gateway = Gateway::start(&database.gateway_url, &settings).await;
     fill(database, plan.fill).await;
@@ -227,7 +227,7 @@ async fn run(plan: &Plan, database: &Database, has_limits: bool) {
     while witnesses.seen.load(Ordering::Relaxed) < 10 * plan.witnesses as u64 {
         tokio::time::sleep(POLL_INTERVAL).await;
     }
-    let fresh = gateway.holding().await;
+    let fresh = gateway.usage().await;
     let attack = Arc::new(Attack {
         addr: gateway.addr,
         insiders: database.orgs[0],
@@ -238,21 +238,21 @@ async fn run(plan: &Plan, database: &Database, has_limits: bool) {
         frames: AtomicU64::new(0),
         replies: AtomicU64::new(0),
     });
-    let title = if has_limits { "limits by default" } else { "limits out of the way" };
+    let title = if has_limits { "default limits" } else { "raised limits" };
     // The first wave is as wide as the second, so that the allocator already holds the memory that this
     // concurrency needs. Memory that leaks per client then shows after the second wave.
     let first = plan.wave(plan.seed.wrapping_add(1), true);
     wave(&first, &attack, &gateway, &witnesses, &format!("{title}, first wave")).await;
-    let before = quiet(&gateway, &fresh, u64::MAX).await;
+    let before = wait_for_release(&gateway, &fresh, u64::MAX).await;
     let second = plan.wave(plan.seed, false);
     wave(&second, &attack, &gateway, &witnesses, title).await;
     let (published, seen) = witnesses.settle().await;
-    println!("{published} events published, {seen} seen by {} good sockets", plan.witnesses);
-    let after = quiet(&gateway, &before, before.rss_bytes + MEMORY_GROWTH_MAX).await;
-    for (when, held) in [("fresh", fresh), ("after the first wave", before), ("after the second", after)] {
-        println!("{when}: {} MiB, {held:?}", held.rss_bytes / MIB);
+    println!("{published} events published, {seen} received by {} witnesses", plan.witnesses);
+    let after = wait_for_release(&gateway, &before, before.rss_bytes + MEMORY_GROWTH_MAX).await;
+    for (when, usage) in [("fresh", fresh), ("after the first wave", before), ("after the second", after)] {
+        println!("{when}: {} MiB, {usage:?}", usage.rss_bytes / MIB);
     }
-    // Every accepted session belongs to an insider or a witness.
+    // Every accepted session must belong to an insider or a witness.
     let accepted = gateway.metric("warden_upgrades_accepted_total").await;
     let known = attack.opened.load(Ordering::Relaxed) + plan.witnesses as u64;
     assert_eq!(accepted, known, "unknown sessions were accepted");
@@ -285,7 +285,7 @@ async fn wave(wave: &Wave, attack: &Arc<Attack>, gateway: &Gateway, witnesses: &
     let start = Instant::now();
     attack.frames.store(0, Ordering::Relaxed);
     attack.replies.store(0, Ordering::Relaxed);
-    let (handshakes, frames, peak) = under_attack(wave, attack, gateway, witnesses).await;
+    let (handshakes, frames, peak) = run_attackers(wave, attack, gateway, witnesses).await;
     let sent = attack.frames.load(Ordering::Relaxed);
     let limited = handshakes.answers("429");
     println!(
@@ -310,8 +310,8 @@ async fn wave(wave: &Wave, attack: &Arc<Attack>, gateway: &Gateway, witnesses: &
     assert!(!attack.has_limits || is_within || limited > 0, "no address exceeded its limit");
 }
 
-/// Runs all attackers until everything is sent. Returns the result and the peak memory.
-async fn under_attack(
+/// Runs all attackers until they have sent their share. Returns the result and the peak memory.
+async fn run_attackers(
     wave: &Wave,
     attack: &Arc<Attack>,
     gateway: &Gateway,
@@ -320,7 +320,7 @@ async fn under_attack(
     let mut rng = fastrand::Rng::with_seed(wave.seed);
     let (handshakes, frames) = (Arc::new(Tally::default()), Arc::new(Tally::default()));
     let (handshakes_left, frames_left) =
-        (Arc::new(Left::new(wave.handshakes)), Arc::new(Left::new(wave.frames)));
+        (Arc::new(Countdown::new(wave.handshakes)), Arc::new(Countdown::new(wave.frames)));
     let mut attackers = JoinSet::new();
     for _ in 0..wave.strangers {
         let (left, tally) = (Arc::clone(&handshakes_left), Arc::clone(&handshakes));
@@ -332,12 +332,12 @@ async fn under_attack(
     }
     let end = Instant::now() + wave.deadline;
     let mut peak = 0;
-    let mut looks = tokio::time::interval(Duration::from_secs(1));
+    let mut samples = tokio::time::interval(Duration::from_secs(1));
     while !attackers.is_empty() {
         tokio::select! {
             ended = attackers.join_next() => ended.expect("there is one").expect("an attacker does not panic"),
-            _ = looks.tick() => {
-                peak = peak.max(gateway.holding().await.rss_bytes);
+            _ = samples.tick() => {
+                peak = peak.max(gateway.usage().await.rss_bytes);
                 if witnesses.have_failed() {
                     attackers.abort_all();
                     break;
@@ -356,10 +356,10 @@ async fn under_attack(
 }
 
 /// Waits until the gateway holds the resources that it held before.
-async fn quiet(gateway: &Gateway, before: &Holding, rss_bytes_max: u64) -> Holding {
+async fn wait_for_release(gateway: &Gateway, before: &Usage, rss_bytes_max: u64) -> Usage {
     let end = Instant::now() + QUIET_DEADLINE;
     loop {
-        let now = gateway.holding().await;
+        let now = gateway.usage().await;
         if now.sessions == before.sessions
             && now.pending <= before.pending
             && now.descriptors <= before.descriptors + DESCRIPTORS_GROWTH_MAX

@@ -38,11 +38,11 @@ impl Tally {
         });
     }
 
-    pub(crate) fn fault(&self, text: String) {
+    pub(crate) fn fault(&self, fault: String) {
         self.with(|all| {
             all.fault_count += 1;
             if all.faults.len() < FAULTS_MAX {
-                all.faults.push(text);
+                all.faults.push(fault);
             }
         });
     }
@@ -56,7 +56,7 @@ impl Tally {
         self.with(|all| all.kinds.values().filter_map(|counted| counted.answers.get(answer)).sum())
     }
 
-    /// Prints the table; fails if there was a fault.
+    /// Prints the table, and panics if there was a fault.
     pub(crate) fn report(&self, title: &str) {
         self.with(|all| {
             println!("\n| {title} | sent | answered |\n|---|---:|---|");

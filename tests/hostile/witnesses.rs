@@ -1,5 +1,5 @@
-//! Those who behave: sockets that follow their organisation, and must see each of its events once and in
-//! order, on the connection that they had from the start, and nothing of anybody's else.
+//! The witnesses: well-behaved sockets. Each must receive every event of its organisation once and in order, over the
+//! connection that it opened at the start, and nothing of another organisation.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,19 +20,20 @@ use crate::MARK;
 use crate::attack::connect;
 use crate::tokens::token;
 
-/// Addresses of those who behave.
+/// Block of loopback addresses of the witnesses.
 const BLOCK: u8 = 1;
 const ADDRESSES: usize = 8;
 const EVENT: &str = "witness.tick";
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(20);
-/// Between two events, each of the next organisation.
+/// Interval between two events. Each event belongs to the next organisation.
 const TICK_INTERVAL: Duration = Duration::from_millis(20);
-/// From the last event until everybody has it.
+/// Deadline for the last event to reach every witness.
 const CATCH_UP_DEADLINE: Duration = Duration::from_secs(60);
 
-/// How many events each organisation had, once that is known.
+/// Number of published events of each organisation, known when the publisher has ended.
 type Totals = Arc<Vec<u64>>;
 
+/// All witnesses, and the task that publishes their events.
 pub(crate) struct Witnesses {
     tasks: Vec<JoinHandle<Result<u64, String>>>,
     totals: watch::Sender<Option<Totals>>,
@@ -43,7 +44,7 @@ pub(crate) struct Witnesses {
 }
 
 impl Witnesses {
-    /// Joins them all, and begins to publish.
+    /// Opens and joins all sockets, and begins to publish.
     pub(crate) async fn start(gateway: SocketAddr, database_url: &str, orgs: &[Uuid], count: usize) -> Self {
         let (totals, known) = watch::channel(None);
         let (is_done, done) = mpsc::unbounded_channel();
@@ -62,12 +63,13 @@ impl Witnesses {
         Self { tasks, totals, done, publisher, stop, seen }
     }
 
-    /// The first of them that has failed, while the attack goes on.
+    /// Whether a witness has failed. A witness ends only if it fails or if [`Self::end`] is called.
     pub(crate) fn have_failed(&self) -> bool {
         self.tasks.iter().any(JoinHandle::is_finished)
     }
 
-    /// Publishes no more; when everybody has seen everything: how much was published, and how much seen.
+    /// Stops publishing and waits until every witness has received all events. Returns the numbers of published and of
+    /// received events.
     pub(crate) async fn settle(&mut self) -> (u64, u64) {
         self.stop.cancel();
         let totals = (&mut self.publisher).await.expect("publishes");
@@ -75,37 +77,36 @@ impl Witnesses {
         self.totals.send_replace(Some(Arc::new(totals)));
         let all = async {
             let mut left = self.tasks.len();
-            // Who failed tells so at the end.
+            // `end` reports why a witness has failed.
             while left > 0 && !self.have_failed() {
                 let is_done = timeout(Duration::from_secs(1), self.done.recv()).await;
                 left -= usize::from(is_done.is_ok());
             }
         };
-        assert!(timeout(CATCH_UP_DEADLINE, all).await.is_ok(), "not everybody saw everything");
+        assert!(timeout(CATCH_UP_DEADLINE, all).await.is_ok(), "a witness did not receive all events");
         (published, self.seen.load(Ordering::Relaxed))
     }
 
-    /// Hangs up; fails where anybody missed anything.
+    /// Closes all sockets. Panics if a witness has missed an event.
     pub(crate) async fn end(self) {
         drop(self.totals);
         for task in self.tasks {
             if let Err(fault) = task.await.expect("runs") {
-                panic!("a good socket: {fault}");
+                panic!("witness: {fault}");
             }
         }
     }
 }
 
-/// A good client comes in and is served.
+/// Opens a socket and joins `calls`, as a well-behaved client does.
 pub(crate) async fn join(gateway: SocketAddr, org: Uuid, n: usize) -> Socket {
     let address = u8::try_from(1 + n % ADDRESSES).expect("small");
-    let stream = connect(gateway, BLOCK, address).await.expect("a good client connects");
-    let mut socket =
-        phoenix::connect_over(stream, &token(org), None).await.expect("a good client is accepted");
+    let stream = connect(gateway, BLOCK, address).await.expect("a witness connects");
+    let mut socket = phoenix::connect_over(stream, &token(org), None).await.expect("a witness is accepted");
     phoenix::send_join(&mut socket, "1", "calls", None).await.expect("sends");
     match timeout(CATCH_UP_DEADLINE, phoenix::receive(&mut socket)).await {
         Ok(Received::Message(message)) if message.is_ok_reply() => socket,
-        other => panic!("instead of the join's reply: {other:?}"),
+        other => panic!("expected the join's reply: {other:?}"),
     }
 }
 
@@ -125,17 +126,17 @@ impl Witness {
     ) -> Result<u64, String> {
         let mut heartbeats =
             tokio::time::interval_at(Instant::now() + HEARTBEAT_INTERVAL, HEARTBEAT_INTERVAL);
-        let mut has_told = false;
+        let mut has_reported = false;
         loop {
-            if !has_told && totals.borrow().as_ref().is_some_and(|totals| totals[self.org] == self.next) {
-                has_told = true;
+            if !has_reported && totals.borrow().as_ref().is_some_and(|totals| totals[self.org] == self.next) {
+                has_reported = true;
                 let _ = self.is_done.send(());
             }
             tokio::select! {
                 changed = totals.changed() => if changed.is_err() {
                     let total = totals.borrow().as_ref().map(|totals| totals[self.org]);
                     return if total == Some(self.next) { Ok(self.next) } else {
-                        Err(format!("saw {} of {total:?} events", self.next))
+                        Err(format!("received {} of {total:?} events", self.next))
                     };
                 },
                 _ = heartbeats.tick() => {
@@ -143,32 +144,32 @@ impl Witness {
                     sent.map_err(|error| format!("its connection broke: {error}"))?;
                 }
                 received = phoenix::receive(&mut socket) => match received {
-                    Received::Message(message) => self.take(&message)?,
+                    Received::Message(message) => self.check(&message)?,
                     other => return Err(format!("its session ended: {other:?}")),
                 },
             }
         }
     }
 
-    fn take(&mut self, message: &PhoenixMessage) -> Result<(), String> {
+    fn check(&mut self, message: &PhoenixMessage) -> Result<(), String> {
         let shown = format!("{message:?}");
         match message.event.as_str() {
             "warden.cursor" => Ok(()),
             "phx_reply" if message.reference == HEARTBEAT_REF && message.is_ok_reply() => Ok(()),
             EVENT if message.topic == "calls" && !shown.contains(MARK) => {
                 if message.payload["data"] != json!({"org": self.id, "n": self.next}) {
-                    return Err(format!("instead of event {} of {}: {shown}", self.next, self.id));
+                    return Err(format!("expected event {} of {}: {shown}", self.next, self.id));
                 }
                 self.next += 1;
                 self.seen.fetch_add(1, Ordering::Relaxed);
                 Ok(())
             }
-            _ => Err(format!("what is not its own: {shown}")),
+            _ => Err(format!("unexpected message: {shown}")),
         }
     }
 }
 
-/// One event after another, of each organisation in turn, until told to stop; how many each had.
+/// Publishes events, one for each organisation in turn, until stopped. Returns the number of events of each organisation.
 async fn publish(mut connection: PgConnection, orgs: Vec<Uuid>, stop: CancellationToken) -> Vec<u64> {
     let mut counts = vec![0; orgs.len()];
     let mut ticks = tokio::time::interval(TICK_INTERVAL);
