@@ -1,8 +1,10 @@
-//! A join with a cursor: register and hold what follows, tell what was missed, release what was held, go
-//! on live. In that order there is neither a gap nor an overlap at the seam.
+//! A join with a cursor: missed events first, then live events, without a gap or an overlap.
 //!
-//! It runs beside the session's loop (several topics resume together), at the pace at which the client
-//! reads, and ends when the topic is left.
+//! The order of the steps guarantees this: subscribe with a replay buffer, send the missed events up to the node's
+//! position at that moment, then send the buffered events and continue live.
+//!
+//! A resume runs beside the session's loop, so several topics resume at the same time. It sends at the pace at which
+//! the client reads, and ends when the client leaves the topic.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -23,43 +25,43 @@ use crate::wire::{
     ClientMessage, EncodedCursor, RESYNC_EVENT, Status, Topic, append_event_frame, push, reply,
 };
 
-/// Missed events go out in buffers of about so many bytes, each when the one before is on the wire.
+/// Approximate size of one write of missed events, in bytes. Each write waits until the previous one is on the wire.
 const CHUNK_BYTES: usize = 32 * 1024;
 
-/// A join that is being resumed.
+/// A resume in progress.
 pub(super) type ResumeFuture = Pin<Box<dyn Future<Output = ResumeOutcome> + Send>>;
 
-/// One that is live now; or that was left meanwhile, and then there is nothing to end.
+/// Result of a resume. The subscription is None if the client left the topic before the resume ended.
 pub(super) struct ResumeOutcome {
     topic: Topic,
     join_id: u64,
     subscribed: Option<Subscribed>,
 }
 
-/// Everything that a resume needs of its session.
+/// The parts of a session that one resume uses.
 struct Resume {
     context: Arc<SessionContext>,
     registration: Arc<Registration>,
     outbox: Arc<Outbox>,
     org: OrgId,
     topic: Topic,
-    topic_text: String,
+    topic_name: String,
     join_ref: Option<String>,
     reference: Option<String>,
     since: Cursor,
-    since_text: String,
+    encoded_since: String,
 }
 
-/// A held subscription, which ends when this is dropped on the way.
-struct Hold<'a> {
+/// A subscription with a replay buffer. Dropping it unsubscribes, so a resume may end at any await point.
+struct BufferedSubscription<'a> {
     resume: &'a Resume,
     subscribed: Option<Subscribed>,
 }
 
 impl Session {
-    /// Begins to resume a join. False where the cursor means nothing here.
-    pub(super) fn resume(&mut self, topic: &Topic, message: &ClientMessage, since_text: &str) -> bool {
-        let Ok(since) = since_text.parse::<Cursor>() else { return false };
+    /// Starts to resume a join. Returns false if the cursor is invalid or belongs to another epoch.
+    pub(super) fn resume(&mut self, topic: &Topic, message: &ClientMessage, encoded_since: &str) -> bool {
+        let Ok(since) = encoded_since.parse::<Cursor>() else { return false };
         let epoch = self.context.hub.cursor().and_then(|now| decode(&now)).map(|now| now.epoch);
         if epoch != Some(since.epoch) {
             return false;
@@ -72,11 +74,11 @@ impl Session {
             outbox: Arc::clone(&self.outbox),
             org: self.identity.org,
             topic: topic.clone(),
-            topic_text: message.topic.clone(),
+            topic_name: message.topic.clone(),
             join_ref: message.join_ref.clone(),
             reference: message.reference.clone(),
             since,
-            since_text: since_text.to_owned(),
+            encoded_since: encoded_since.to_owned(),
         };
         let has_left = left.clone();
         self.resuming.push(Box::pin(async move {
@@ -97,19 +99,19 @@ impl Session {
         let Some(subscribed) = outcome.subscribed else { return };
         match self.joined.get_mut(&outcome.topic) {
             Some(joined) if joined.join_id == outcome.join_id => joined.state = JoinState::Live(subscribed),
-            // Left, and perhaps joined again: this subscription is nobody's.
+            // The client has left the topic, and may have joined it again. No join owns this subscription.
             _ => self.registration.unsubscribe(&outcome.topic, &subscribed),
         }
     }
 }
 
-/// Resolves with the first of these that is through, and takes it out.
+/// Resolves when one of these resumes has finished, and removes it.
 pub(super) fn next_resumed(resuming: &mut Vec<ResumeFuture>) -> impl Future<Output = ResumeOutcome> {
     poll_fn(move |cx| {
         for n in 0..resuming.len() {
-            if let Poll::Ready(resumed) = resuming[n].as_mut().poll(cx) {
+            if let Poll::Ready(outcome) = resuming[n].as_mut().poll(cx) {
                 drop(resuming.swap_remove(n));
-                return Poll::Ready(resumed);
+                return Poll::Ready(outcome);
             }
         }
         Poll::Pending
@@ -118,56 +120,61 @@ pub(super) fn next_resumed(resuming: &mut Vec<ResumeFuture>) -> impl Future<Outp
 
 impl Resume {
     async fn run(&self) -> Subscribed {
-        // At once: clients give a join up after some 10 s, and what it waits for may take longer.
-        self.outbox.send(&self.reply(json!({"cursor": self.since_text})));
+        // The reply is sent first, because clients give up a join after about 10 s and the replay may take longer.
+        self.outbox.send(&self.reply(json!({"cursor": self.encoded_since})));
         if let Err(error) = self.context.replay.wait_until_reached(&self.since, || self.position()).await {
-            return self.give_up(&error);
+            return self.join_with_resync(&error);
         }
-        let mut at = None;
+        let mut position = None;
         let subscribed = self.registration.subscribe_for_replay(&self.topic, |cursor| {
-            at = decode(cursor).filter(|at| at.epoch == self.since.epoch);
+            position = decode(cursor).filter(|position| position.epoch == self.since.epoch);
         });
-        let mut hold = Hold { resume: self, subscribed: Some(subscribed) };
-        let Some(at) = at else {
-            drop(hold);
-            return self.give_up(&ReplayError::Epoch);
+        let mut buffered = BufferedSubscription { resume: self, subscribed: Some(subscribed) };
+        let Some(position) = position else {
+            drop(buffered);
+            return self.join_with_resync(&ReplayError::Epoch);
         };
-        match self.context.replay.missed_events(self.org, &self.topic, &self.since, &at).await {
-            Ok(missed) => {
-                let late = tokio::time::timeout(self.context.replay.send_timeout(), self.send(&missed)).await;
-                if late.is_err() {
-                    self.resync(&at, &ReplayError::TooMany);
+        match self.context.replay.missed_events(self.org, &self.topic, &self.since, &position).await {
+            Ok(batch) => {
+                let sending = tokio::time::timeout(self.context.replay.send_timeout(), self.send(&batch));
+                if sending.await.is_err() {
+                    self.send_resync(&position, &ReplayError::TooMany);
                 }
             }
-            Err(error) => self.resync(&at, &error),
+            Err(error) => self.send_resync(&position, &error),
         }
-        let Some(subscribed) = hold.subscribed.take() else { unreachable!("taken only here") };
+        let Some(subscribed) = buffered.subscribed.take() else {
+            unreachable!("only this function takes the subscription")
+        };
         self.registration.end_replay(&subscribed);
         subscribed
     }
 
-    /// The join without what was missed: the client reads its state anew.
-    fn give_up(&self, error: &ReplayError) -> Subscribed {
-        tracing::info!(%error, org.id = %self.org, "a resume could not be served: resync");
-        self.context.metrics.resyncs.inc();
+    /// Joins for live events only and sends a resync, so that the client reads the current state again.
+    fn join_with_resync(&self, error: &ReplayError) -> Subscribed {
+        self.count_resync(error);
         self.registration.subscribe(&self.topic, |cursor| self.resync_frame(cursor.as_str(), error))
     }
 
-    /// What was missed can't be told, or not all of it: the client goes on from `at`.
-    fn resync(&self, at: &Cursor, error: &ReplayError) {
-        tracing::info!(%error, org.id = %self.org, "a resume could not be served: resync");
+    /// Sends a resync instead of the missed events, or instead of the rest of them. Live events follow from `position`.
+    fn send_resync(&self, position: &Cursor, error: &ReplayError) {
+        self.count_resync(error);
+        self.outbox.send(&self.resync_frame(&position.to_string(), error));
+    }
+
+    fn count_resync(&self, error: &ReplayError) {
+        tracing::info!(%error, org.id = %self.org, "resume failed, client must resync");
         self.context.metrics.resyncs.inc();
-        self.outbox.send(&self.resync_frame(&at.to_string(), error));
     }
 
     fn resync_frame(&self, cursor: &str, error: &ReplayError) -> Bytes {
         let payload = json!({"cursor": cursor, "reason": reason(error)});
-        push(None, None, &self.topic_text, RESYNC_EVENT, payload)
+        push(None, None, &self.topic_name, RESYNC_EVENT, payload)
     }
 
-    async fn send(&self, missed: &ReplayBatch) {
+    async fn send(&self, batch: &ReplayBatch) {
         let mut frames = BytesMut::new();
-        for (event, cursor) in missed.iter() {
+        for (event, cursor) in batch.iter() {
             append_event_frame(&mut frames, &self.topic, event, &event.payload_at(&cursor));
             if frames.len() >= CHUNK_BYTES {
                 self.outbox.drained().await;
@@ -185,11 +192,11 @@ impl Resume {
     }
 
     fn reply(&self, response: serde_json::Value) -> Bytes {
-        reply(self.join_ref.as_deref(), self.reference.as_deref(), &self.topic_text, Status::Ok, response)
+        reply(self.join_ref.as_deref(), self.reference.as_deref(), &self.topic_name, Status::Ok, response)
     }
 }
 
-impl Drop for Hold<'_> {
+impl Drop for BufferedSubscription<'_> {
     fn drop(&mut self) {
         if let Some(subscribed) = &self.subscribed {
             self.resume.registration.unsubscribe(&self.resume.topic, subscribed);
@@ -202,7 +209,7 @@ fn decode(cursor: &EncodedCursor) -> Option<Cursor> {
     cursor.as_str().parse().ok()
 }
 
-/// For the client, in the payload of `warden.resync`.
+/// Reason code in the payload of `warden.resync`.
 fn reason(error: &ReplayError) -> &'static str {
     match error {
         ReplayError::TooMany => "too_many",
