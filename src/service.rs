@@ -260,12 +260,12 @@ mod tests {
             let dropped = Dropped(Arc::clone(&ended), name);
             async move {
                 let _dropped = dropped;
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         };
         services.spawn("task", async move {
             let _input = input;
-            std::future::pending().await
+            std::future::pending::<()>().await;
         });
         services
             .spawn_on_own_runtime([("a", forever("a").boxed()), ("b", forever("b").boxed())])
@@ -291,7 +291,7 @@ mod tests {
         services.spawn("lives", async move {
             tokio::task::yield_now().await;
             let _ = alive.send(()).await;
-            std::future::pending().await
+            std::future::pending::<()>().await;
         });
         assert_eq!(is_alive.recv().await, Some(()));
         services.stop().await;

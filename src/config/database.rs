@@ -16,6 +16,6 @@ pub struct DatabaseArgs {
 
 impl DatabaseArgs {
     pub(super) fn into_addresses(self) -> anyhow::Result<Addresses> {
-        Ok(postgres::options(&self.database_url)?)
+        postgres::options(&self.database_url)
     }
 }

@@ -22,7 +22,7 @@ pub(crate) fn steps(setup: &Setup, state: &State, into: &mut Steps) {
             }
             Phase::QueryTarget => {
                 push(into, state, Action("tailer", n, "queries the target of its pages"), false, |s| {
-                    query_target(s, n)
+                    query_target(s, n);
                 });
             }
             Phase::Page { is_first, found } => {
@@ -208,7 +208,7 @@ fn wait(setup: &Setup, state: &State, n: usize, found: bool, into: &mut Steps) {
                 if setup.mutation == Mutation::NoPollAfterSilence {
                     s.tailers[n].phase = Phase::Wait { found: false };
                 }
-            })
+            });
         }
         DoorbellState::MaybeSilenced if found => {
             if state.holder.is_some() && setup.mutation != Mutation::NotificationBeforeLock {

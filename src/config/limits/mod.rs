@@ -112,85 +112,23 @@ impl Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            admission: AdmissionLimits {
-                connection_rate_per_address: Rate::new(100, 1000),
-                // An office of 200 people behind one address, with two pages each, reconnects at once.
-                handshakes_per_address: Rate::new(50, 500),
-                handshakes: Rate::new(2000, 10_000),
-                addresses_max: 64 * 1024,
-                revocations_per_org: Rate::new(5, 50),
-                ipv6_prefix_bits: 64,
-                pending_max: 4096,
-                pending_per_address_max: 256,
-                sessions_max: 250_000,
-                org_sessions_max: 10_000,
-                user_sessions_max: 100,
-                rejection_delay: Duration::from_secs(1),
-                delayed_max: 512,
-                delayed_per_address_max: 32,
-                rejected_max: 64,
-            },
+            admission: Self::default_admission(),
             serve: ServeLimits {
                 header_timeout: Duration::from_secs(10),
                 headers_max: 64,
                 head_bytes_max: 32 * 1024,
             },
-            keys: KeyLimits {
-                interval: Duration::from_mins(5),
-                fetch_timeout: Duration::from_secs(5),
-                bytes_max: 256 * 1024,
-                cooldown: Duration::from_secs(5),
-                wait: Duration::from_secs(3),
-                waiting_max: 1000,
-                stale_max: Duration::from_hours(24),
-                retry_first: Duration::from_secs(1),
-                retry_max: Duration::from_mins(1),
-            },
-            session: SessionLimits {
-                message_bytes_max: 64 * 1024,
-                // A page that reconnects sends a hundred joins at once, and perhaps once more.
-                messages: Rate::new(20, 250),
-                rejected_messages: Rate::new(20, 50),
-                // Each of those joins may carry a cursor of up to 32 KiB.
-                received_bytes: Rate::new(256 * 1024, 4 * 1024 * 1024),
-                joins_max: 100,
-                idle_timeout: Duration::from_secs(60),
-                expiry_grace: Duration::from_secs(5),
-                refreshes_max: 128,
-                close_timeout: Duration::from_secs(5),
-                send_buffer_bytes: 128 * 1024,
-            },
+            keys: Self::default_keys(),
+            session: Self::default_session(),
             outbox: OutboxLimits { queue_bytes_max: 4 * 1024 * 1024, queue_chunks_max: 4096 },
-            tailer: TailerLimits {
-                page_rows_max: 5_000,
-                warm_rows_max: 10_000,
-                warm_time_max: Duration::from_secs(1),
-                poll_interval: Duration::from_secs(1),
-                retry_first: Duration::from_millis(2),
-                retry_max: Duration::from_millis(100),
-                busy_interval: Duration::from_millis(3),
-                cursor_interval: Duration::from_secs(600),
-                read_timeout: Duration::from_secs(15),
-                reconnect_first: Duration::from_millis(50),
-                reconnect_max: Duration::from_secs(2),
-            },
+            tailer: Self::default_tailer(),
             doorbell: DoorbellLimits {
                 watchdog_interval: Duration::from_secs(15),
                 watchdog_timeout: Duration::from_secs(5),
             },
             look_up_timeout: Duration::from_secs(5),
             recent: RecentLimits { bytes_max: 64 * 1024 * 1024, org_bytes_max: 8 * 1024 * 1024 },
-            replay: ReplayLimits {
-                concurrent_reads_max: 2,
-                waiting_max: 20_000,
-                events_max: 50_000,
-                bytes_max: 32 * 1024 * 1024,
-                memory_bytes_max: 128 * 1024 * 1024,
-                tailer_timeout: Duration::from_secs(60),
-                wait_timeout: Duration::from_secs(60),
-                log_read_timeout: Duration::from_secs(20),
-                send_timeout: Duration::from_secs(60),
-            },
+            replay: Self::default_replay(),
             retention: RetentionLimits {
                 keep: Duration::from_hours(24),
                 bytes_max: 8 * 1024 * 1024 * 1024,
@@ -212,6 +150,91 @@ impl Default for Limits {
             drain: DrainLimits { window: Duration::from_secs(5), sessions_per_second_min: 200 },
             tls_reload_interval: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(20),
+        }
+    }
+}
+
+/// Defaults of the larger groups.
+impl Limits {
+    fn default_admission() -> AdmissionLimits {
+        AdmissionLimits {
+            connection_rate_per_address: Rate::new(100, 1000),
+            // An office of 200 people behind one address, with two pages each, reconnects at once.
+            handshakes_per_address: Rate::new(50, 500),
+            handshakes: Rate::new(2000, 10_000),
+            addresses_max: 64 * 1024,
+            revocations_per_org: Rate::new(5, 50),
+            ipv6_prefix_bits: 64,
+            pending_max: 4096,
+            pending_per_address_max: 256,
+            sessions_max: 250_000,
+            org_sessions_max: 10_000,
+            user_sessions_max: 100,
+            rejection_delay: Duration::from_secs(1),
+            delayed_max: 512,
+            delayed_per_address_max: 32,
+            rejected_max: 64,
+        }
+    }
+
+    fn default_session() -> SessionLimits {
+        SessionLimits {
+            message_bytes_max: 64 * 1024,
+            // A page that reconnects sends a hundred joins at once, and perhaps once more.
+            messages: Rate::new(20, 250),
+            rejected_messages: Rate::new(20, 50),
+            // Each of those joins may carry a cursor of up to 32 KiB.
+            received_bytes: Rate::new(256 * 1024, 4 * 1024 * 1024),
+            joins_max: 100,
+            idle_timeout: Duration::from_secs(60),
+            expiry_grace: Duration::from_secs(5),
+            refreshes_max: 128,
+            close_timeout: Duration::from_secs(5),
+            send_buffer_bytes: 128 * 1024,
+        }
+    }
+
+    fn default_tailer() -> TailerLimits {
+        TailerLimits {
+            page_rows_max: 5_000,
+            warm_rows_max: 10_000,
+            warm_time_max: Duration::from_secs(1),
+            poll_interval: Duration::from_secs(1),
+            retry_first: Duration::from_millis(2),
+            retry_max: Duration::from_millis(100),
+            busy_interval: Duration::from_millis(3),
+            cursor_interval: Duration::from_secs(600),
+            read_timeout: Duration::from_secs(15),
+            reconnect_first: Duration::from_millis(50),
+            reconnect_max: Duration::from_secs(2),
+        }
+    }
+
+    fn default_replay() -> ReplayLimits {
+        ReplayLimits {
+            concurrent_reads_max: 2,
+            waiting_max: 20_000,
+            events_max: 50_000,
+            bytes_max: 32 * 1024 * 1024,
+            memory_bytes_max: 128 * 1024 * 1024,
+            tailer_timeout: Duration::from_secs(60),
+            wait_timeout: Duration::from_secs(60),
+            log_read_timeout: Duration::from_secs(20),
+            send_timeout: Duration::from_secs(60),
+        }
+    }
+
+    fn default_keys() -> KeyLimits {
+        KeyLimits {
+            interval: Duration::from_mins(5),
+            fetch_timeout: Duration::from_secs(5),
+            bytes_max: 256 * 1024,
+            cooldown: Duration::from_secs(5),
+            wait: Duration::from_secs(3),
+            waiting_max: 1000,
+            stale_max: Duration::from_hours(24),
+            retry_first: Duration::from_secs(1),
+            retry_max: Duration::from_mins(1),
         }
     }
 }

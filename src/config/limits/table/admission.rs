@@ -11,7 +11,14 @@ use crate::config::signing::JWT_SECRET_BYTES_MIN;
 use crate::http::{self, AdmissionLimits, ServeLimits};
 
 pub(super) fn section(limits: &Limits) -> Section {
-    let rows = [connections(limits), handshakes(limits), back_ends(limits), tokens(limits)];
+    let rows = [
+        connections(limits),
+        rejections(limits),
+        handshakes(limits),
+        back_ends(limits),
+        tokens(),
+        keys(limits),
+    ];
     Section { title: "Connections, handshakes and tokens", limits: rows.concat() }
 }
 
@@ -23,10 +30,10 @@ fn connections(limits: &Limits) -> Vec<Limit> {
         sessions_max,
         org_sessions_max,
         user_sessions_max,
-        rejected_max,
-        addresses_max,
-        ipv6_prefix_bits,
         // The other tables of this file.
+        rejected_max: _,
+        addresses_max: _,
+        ipv6_prefix_bits: _,
         handshakes_per_address: _,
         handshakes: _,
         revocations_per_org: _,
@@ -71,6 +78,12 @@ fn connections(limits: &Limits) -> Vec<Limit> {
             "Sessions of one user on one node.",
         )
         .set_by("WARDEN_CONNECTIONS_PER_USER"),
+    ]
+}
+
+fn rejections(limits: &Limits) -> Vec<Limit> {
+    let AdmissionLimits { rejected_max, addresses_max, ipv6_prefix_bits, .. } = limits.admission;
+    vec![
         Limit::new(
             "config::connections::RESERVED_DESCRIPTORS",
             Count(RESERVED_DESCRIPTORS),
@@ -213,18 +226,7 @@ fn back_ends(limits: &Limits) -> Vec<Limit> {
     ]
 }
 
-fn tokens(limits: &Limits) -> Vec<Limit> {
-    let KeyLimits {
-        interval,
-        fetch_timeout,
-        bytes_max,
-        cooldown,
-        wait,
-        waiting_max,
-        stale_max,
-        retry_first,
-        retry_max,
-    } = limits.keys;
+fn tokens() -> Vec<Limit> {
     vec![
         Limit::new(
             "config::signing::JWT_SECRET_BYTES_MIN",
@@ -246,6 +248,22 @@ fn tokens(limits: &Limits) -> Vec<Limit> {
             Value::count(crate::auth::TOPICS_MAX),
             "Topics in a token's claim `warden_topics`.",
         ),
+    ]
+}
+
+fn keys(limits: &Limits) -> Vec<Limit> {
+    let KeyLimits {
+        interval,
+        fetch_timeout,
+        bytes_max,
+        cooldown,
+        wait,
+        waiting_max,
+        stale_max,
+        retry_first,
+        retry_max,
+    } = limits.keys;
+    vec![
         Limit::new(
             "auth::jwks::RSA_BITS_MIN",
             Bits(crate::auth::RSA_BITS_MIN as u64),
