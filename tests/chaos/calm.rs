@@ -1,7 +1,7 @@
-//! The end of a run: when all is over, transactions come one at a time, so that nothing but its own bell, or the
-//! reader's poll, makes a node look for it; and everybody must see it before the next one comes.
+//! The calm at the end of a run. Transactions are committed one at a time, and all clients must see each one
+//! before the next. Only the transaction's own doorbell, or the tailer's poll, makes a node find it.
 //!
-//! While chaos lasts a wake-up that is lost shows in nothing, because another follows at once.
+//! During the faults a lost wake-up has no effect, because another one follows soon.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -10,43 +10,43 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 use uuid::Uuid;
 
-use crate::following::{CALM, LAST, LAST_MARK, Rows, mark_of_round};
 use crate::record::Record;
 use crate::snapshot;
+use crate::topic_state::{CALM, LAST, LAST_MARK, Rows, mark_of_round};
 use crate::writers::World;
 
-/// When nobody came back for so long, all are there.
+/// Time without a reconnect after which the calm begins.
 const QUIET: Duration = Duration::from_secs(10);
-/// On a busy machine it begins after so long in any case.
-const COME_BACK_DEADLINE: Duration = Duration::from_secs(120);
-/// Until all have caught up and seen the first one.
+/// Longest wait for the calm. On a busy machine it begins then in spite of reconnects.
+const RECONNECT_DEADLINE: Duration = Duration::from_secs(120);
+/// Longest first round, in which all clients also catch up.
 const FIRST_DEADLINE: Duration = Duration::from_secs(120);
-/// Until all have seen one of the others: a second's poll, and a busy machine.
+/// Longest other round: the poll takes one second, and the machine is busy.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// Each way to commit comes so often.
+/// Rounds of each commit mode; with a doorbell there are twice as many.
 const ROUNDS_OF_EACH: u64 = 8;
 
-/// What the database holds in the end.
+/// Content of the database at the end.
 pub(crate) struct Truth {
     pub(crate) marks: HashSet<Uuid>,
     pub(crate) rows: HashMap<Uuid, Rows>,
 }
 
-/// How a transaction is committed.
+/// Way of committing a transaction.
 #[derive(Clone, Copy, Debug)]
-enum Way {
-    WithBell,
-    /// Constraints are checked at once, where the bell is silent: only the poll finds it.
+enum CommitMode {
+    WithDoorbell,
+    /// Constraints are checked immediately, and then the doorbell is silent. Only the poll finds the events.
     Immediate,
-    /// No bell may ring at its commit.
+    /// A prepared transaction rings no doorbell.
     TwoPhase,
 }
 
-/// Waits until nobody resumes any more: a resume makes its node look at the log.
-async fn all_have_come_back(record: &Record) {
-    let joins = || ["sessions", "resumes", "resumes of phoenix"].map(|what| record.counted(what));
+/// Waits until no client reconnects any more, because a resume makes its node poll the log.
+async fn wait_for_reconnects(record: &Record) {
+    let joins = || ["sessions", "resumes", "resumes of phoenix"].map(|name| record.counted(name));
     let mut before = joins();
-    let deadline = tokio::time::Instant::now() + COME_BACK_DEADLINE;
+    let deadline = tokio::time::Instant::now() + RECONNECT_DEADLINE;
     while tokio::time::Instant::now() < deadline {
         tokio::time::sleep(QUIET).await;
         let now = joins();
@@ -55,14 +55,14 @@ async fn all_have_come_back(record: &Record) {
         }
         before = now;
     }
-    record.count("times that clients still came back when it should be calm");
+    record.count("times that clients still reconnected at the start of the calm");
 }
 
-/// One transaction, of an event for each organisation.
-async fn commit(world: &World, name: &str, round: u64, mark: Uuid, way: Way) {
+/// Commits one transaction with an event for each organisation.
+async fn commit(world: &World, name: &str, round: u64, mark: Uuid, mode: CommitMode) {
     let mut connection = world.connect().await;
     let mut tx = connection.begin().await.expect("begins");
-    if matches!(way, Way::Immediate) {
+    if matches!(mode, CommitMode::Immediate) {
         tx.execute("set constraints all immediate").await.expect("sets");
     }
     for org in &*world.orgs {
@@ -71,9 +71,9 @@ async fn commit(world: &World, name: &str, round: u64, mark: Uuid, way: Way) {
         query.execute(&mut *tx).await.expect("publishes");
     }
     sqlx::query("insert into chaos_marks values ($1)").bind(mark).execute(&mut *tx).await.expect("marks");
-    match way {
-        Way::WithBell | Way::Immediate => tx.commit().await.expect("commits"),
-        Way::TwoPhase => {
+    match mode {
+        CommitMode::WithDoorbell | CommitMode::Immediate => tx.commit().await.expect("commits"),
+        CommitMode::TwoPhase => {
             tx.execute(AssertSqlSafe(format!("prepare transaction '{mark}'"))).await.expect("prepares");
             drop(tx);
             finish(&mut connection, mark).await;
@@ -85,30 +85,31 @@ async fn finish(connection: &mut PgConnection, mark: Uuid) {
     connection.execute(AssertSqlSafe(format!("commit prepared '{mark}'"))).await.expect("commits");
 }
 
-/// False where somebody did not see one in time, on one of so many topics: then there is no use in going on.
+/// Runs the rounds of the calm. Returns false if a round was not seen on all topics in time; the run cannot
+/// continue then.
 pub(crate) async fn rounds(world: &World, topics: usize) -> bool {
-    all_have_come_back(&world.record).await;
-    let ways = [Way::WithBell, Way::Immediate, Way::WithBell, Way::TwoPhase];
-    for (round, way) in (1..=4 * ROUNDS_OF_EACH / 2).zip(ways.into_iter().cycle()) {
-        commit(world, CALM, round, mark_of_round(round), way).await;
+    wait_for_reconnects(&world.record).await;
+    let modes =
+        [CommitMode::WithDoorbell, CommitMode::Immediate, CommitMode::WithDoorbell, CommitMode::TwoPhase];
+    for (round, mode) in (1..=4 * ROUNDS_OF_EACH / 2).zip(modes.into_iter().cycle()) {
+        commit(world, CALM, round, mark_of_round(round), mode).await;
         let deadline = if round == 1 { FIRST_DEADLINE } else { DEADLINE };
         let seen = tokio::time::timeout(deadline, world.record.calm_seen(round, topics)).await;
         if seen.is_err() {
-            let saw = world.record.calm_count(round);
-            world.record.complain(format!(
-                "in the calm a transaction ({way:?}) was seen on {saw} of {topics} topics within {deadline:?}, \
-                 round {round}"
+            let count = world.record.calm_count(round);
+            world.record.report_failure(format!(
+                "round {round} of the calm ({mode:?}) was seen on {count} of {topics} topics within {deadline:?}"
             ));
             return false;
         }
-        world.record.count("times that all saw a transaction in the calm");
+        world.record.count("transactions of the calm seen by all");
     }
     true
 }
 
-/// Publishes the last event, for which no bell rings, and reads what there is.
+/// Publishes the last event, without a doorbell, and reads the content of the database.
 pub(crate) async fn conclude(world: &World) -> Truth {
-    commit(world, LAST, 0, LAST_MARK, Way::TwoPhase).await;
+    commit(world, LAST, 0, LAST_MARK, CommitMode::TwoPhase).await;
     let mut rows = HashMap::new();
     let mut marks = HashSet::new();
     for org in &*world.orgs {

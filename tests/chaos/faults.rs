@@ -1,5 +1,5 @@
-//! What goes wrong: the database, the gateways and the network, each by its own task, so that faults
-//! overlap. It must not touch what it did not start.
+//! Faults of the database, the gateways and the network. Each has a task of its own, so that faults overlap.
+//! They must not touch anything that the test did not start.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,22 +12,23 @@ use crate::gateways::Gateway;
 use crate::record::Record;
 use crate::writers::World;
 
-/// Chaos, all of it: pauses between faults, and how long they last.
+// Pauses between faults, and durations of faults, in milliseconds. They are random on purpose.
+
 const DATABASE_PAUSE_MS: std::ops::Range<u64> = 2_000..7_000;
 const DATABASE_AWAY_MS: std::ops::Range<u64> = 0..2_500;
 const GATEWAY_PAUSE_MS: std::ops::Range<u64> = 300..2_500;
 const GATEWAY_AWAY_MS: std::ops::Range<u64> = 0..2_000;
 const NETWORK_PAUSE_MS: std::ops::Range<u64> = 30..300;
 const STALL_MS: std::ops::Range<u64> = 100..4_000;
-/// One in so many faults of the network cuts all connections of a gateway.
+/// One in this many network faults cuts all connections of a proxy.
 const CUT_ALL_ONE_IN: u32 = 60;
 
-/// The log is kept for seven times this at the least, far longer than anybody is away: a run of any length has
-/// a database of bounded size, and `too_old` is a failure.
+/// Age of a slot of the log. The log is kept for at least seven times as long, much longer than any client is
+/// away. So the database stays small in a run of any length, and a resync with `too_old` is a failure.
 const SLOT_AGE: &str = "30 s";
 const RETENTION_PAUSE_MS: std::ops::Range<u64> = 2_000..4_000;
 
-/// A delay that makes chaos. False: it is over.
+/// Waits for a random time. Returns false if the faults are over.
 async fn pause(
     stop: &mut watch::Receiver<bool>,
     random: &mut fastrand::Rng,
@@ -40,7 +41,7 @@ async fn pause(
     }
 }
 
-/// kill -9, and start again.
+/// Kills PostgreSQL with SIGKILL and restarts it.
 pub(crate) async fn database(
     mut cluster: Cluster,
     record: Arc<Record>,
@@ -49,16 +50,16 @@ pub(crate) async fn database(
 ) -> Cluster {
     while pause(&mut stop, &mut random, DATABASE_PAUSE_MS).await {
         record.count("kill -9 of PostgreSQL");
-        record.database_goes();
+        record.database_killed();
         cluster.kill9().await.expect("kills");
         pause(&mut stop, &mut random, DATABASE_AWAY_MS).await;
         cluster.start_again().await.expect("starts");
-        record.database_is_back();
+        record.database_restarted();
     }
     cluster
 }
 
-/// The gateways' own retention keeps the log for hours.
+/// Rotates the log often, because the retention of the gateways keeps it for hours.
 pub(crate) async fn retention(world: World, mut stop: watch::Receiver<bool>) {
     let mut random = fastrand::Rng::with_seed(0);
     while pause(&mut stop, &mut random, RETENTION_PAUSE_MS).await {
@@ -67,12 +68,12 @@ pub(crate) async fn retention(world: World, mut stop: watch::Receiver<bool>) {
         let done: Result<String, _> = sqlx::query_scalar(sql).bind(SLOT_AGE).fetch_one(&mut connection).await;
         // The database may be killed at any time.
         if let Ok(done) = done {
-            world.record.count(format!("slots of the log: {done}"));
+            world.record.count(format!("rotations of the log: {done}"));
         }
     }
 }
 
-/// kill -9 or SIGTERM, and start again.
+/// Ends gateways with SIGKILL or SIGTERM and restarts them.
 pub(crate) async fn gateways(
     mut gateways: Vec<Gateway>,
     record: Arc<Record>,
@@ -82,15 +83,15 @@ pub(crate) async fn gateways(
     while pause(&mut stop, &mut random, GATEWAY_PAUSE_MS).await {
         let at = random.usize(..gateways.len());
         let gateway = &mut gateways[at];
-        if let Some(ended) = gateway.has_ended() {
-            record.complain(ended);
+        if let Some(failure) = gateway.unexpected_end() {
+            record.report_failure(failure);
         } else if random.bool() {
             record.count("kill -9 of a gateway");
             gateway.kill().await;
         } else {
             record.count("SIGTERM of a gateway");
-            if let Err(wrong) = gateway.terminate().await {
-                record.complain(wrong);
+            if let Err(failure) = gateway.terminate().await {
+                record.report_failure(failure);
             }
         }
         pause(&mut stop, &mut random, GATEWAY_AWAY_MS).await;
@@ -99,7 +100,7 @@ pub(crate) async fn gateways(
     gateways
 }
 
-/// Connections cut and stalled.
+/// Cuts and stalls connections.
 pub(crate) async fn network(
     proxies: Vec<TcpProxy>,
     record: Arc<Record>,
@@ -115,29 +116,29 @@ pub(crate) async fn network(
         if random.u32(..CUT_ALL_ONE_IN) == 0 {
             record.count("times that all connections of a proxy were cut");
             record.count_many("connections cut", gates.len());
-            gates.iter().for_each(|gate| turn(gate, Gate::Cut));
+            gates.iter().for_each(|gate| set(gate, Gate::Cut));
         } else if random.bool() {
             record.count("connections cut");
-            turn(&gate, Gate::Cut);
+            set(&gate, Gate::Cut);
         } else {
             record.count("connections stalled");
             let delay = Duration::from_millis(random.u64(STALL_MS));
             tokio::spawn(async move {
-                turn(&gate, Gate::Stalled);
+                set(&gate, Gate::Stalled);
                 tokio::time::sleep(delay).await;
-                turn(&gate, Gate::Open);
+                set(&gate, Gate::Open);
             });
         }
     }
 }
 
-/// What was cut stays cut.
-fn turn(gate: &watch::Sender<Gate>, to: Gate) {
+/// Sets a gate, unless the connection was cut.
+fn set(gate: &watch::Sender<Gate>, to: Gate) {
     gate.send_if_modified(|gate| {
-        let is_news = *gate != Gate::Cut && *gate != to;
-        if is_news {
+        let is_changed = *gate != Gate::Cut && *gate != to;
+        if is_changed {
             *gate = to;
         }
-        is_news
+        is_changed
     });
 }

@@ -1,6 +1,5 @@
-//! A follower: speaks the protocol by itself, comes and goes, stops reading at times, resumes with its
-//! cursors or begins anew with a snapshot, and checks what it can at once. It must share no code with the
-//! gateway.
+//! A follower. It connects and disconnects, sometimes stops reading, resumes with its cursors or reloads a
+//! snapshot, and checks each event immediately. It must share no code with the gateway.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -11,57 +10,54 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 use warden_testkit::phoenix::{self, ConnectError, PhoenixMessage, Received, Socket};
 
-use crate::following::{CALM, Following, LAST, judge_resync};
 use crate::gateways::SECRET;
 use crate::record::Record;
 use crate::snapshot;
+use crate::topic_state::{CALM, LAST, TopicState, judge_resync};
 use crate::writers::World;
 
-/// Chaos: a session lasts so long, if nothing else ends it.
+/// Length of a session, if nothing else ends it.
 const SESSION_MS: std::ops::Range<u64> = 300..8_000;
-/// Chaos: a follower stops reading for so long.
+/// Time for which a follower stops reading.
 const FREEZE_MS: std::ops::Range<u64> = 100..4_000;
-/// One in so many sessions begins anew with a snapshot, although its cursors would do.
-const ANEW_ONE_IN: u32 = 50;
-/// One in so many messages makes a follower stop reading.
+/// One in this many sessions begins with a snapshot, although its cursors are valid.
+const RELOAD_ONE_IN: u32 = 50;
+/// One in this many messages makes a follower stop reading.
 const FREEZE_ONE_IN: u32 = 400;
-/// Chaos: a follower stays away for so long.
+/// Time for which a follower stays disconnected.
 const AWAY_MS: std::ops::Range<u64> = 20..400;
-/// Longest handshake: a stalled connection is given up.
+/// Longest handshake. A connection may be stalled.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(6);
-/// Well below the gateway's limit of 60 s.
+/// Interval of heartbeats, well below the gateway's idle timeout of 60 s.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
-/// When all is quiet a session without a word for so long is given up, as a client would.
+/// Longest silence of a session. After it the follower reconnects, as a client would.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
-/// What became of a session.
-enum End {
+/// End of a session.
+enum SessionEnd {
+    /// Every topic has seen the last event.
     Done,
-    Again,
-    /// With a snapshot for this topic, after a resync that this reason was given for.
-    Anew {
-        at: usize,
-        reason: String,
-        asked: Instant,
-    },
+    /// Reconnect with the present cursors.
+    Reconnect,
+    /// Reload this topic from a snapshot, because of a resync with this reason.
+    Reload { at: usize, reason: String, asked: Instant },
 }
 
-/// One topic of a follower.
+/// A topic of a follower.
 pub(crate) struct Topic {
-    pub(crate) following: Following,
+    pub(crate) state: TopicState,
     pub(crate) cursor: Option<String>,
 }
 
-/// See the module's documentation.
+/// A follower of some topics.
 pub(crate) struct Follower {
     pub(crate) name: String,
     pub(crate) org: Uuid,
     pub(crate) topics: Vec<Topic>,
     pub(crate) nodes: Vec<SocketAddr>,
-    /// When its `stop` is true, nothing goes wrong on purpose any more.
     pub(crate) world: World,
     pub(crate) random: fastrand::Rng,
-    /// Told once when every topic has its first cursor.
+    /// Notified once, when every topic has its first cursor.
     pub(crate) ready: Option<mpsc::UnboundedSender<()>>,
 }
 
@@ -73,45 +69,46 @@ pub(crate) fn token(org: Uuid) -> String {
 }
 
 impl Follower {
-    /// Until the last event was seen on every topic.
+    /// Follows until every topic has seen the last event.
     pub(crate) async fn run(&mut self) {
         loop {
             if let Some(socket) = self.connect().await {
                 match self.session(socket).await {
-                    End::Done => return,
-                    End::Again => {}
-                    End::Anew { at, reason, asked } => {
-                        let skipped = self.begin_anew(at).await;
+                    SessionEnd::Done => return,
+                    SessionEnd::Reconnect => {}
+                    SessionEnd::Reload { at, reason, asked } => {
+                        let skipped = self.reload(at).await;
                         judge_resync(self.record(), &self.name, &reason, asked, Some(skipped));
-                        if self.topics.iter().all(|t| t.following.is_done) {
+                        if self.topics.iter().all(|t| t.state.is_done) {
                             return;
                         }
                     }
                 }
             }
             tokio::time::sleep(Duration::from_millis(self.random.u64(AWAY_MS))).await;
-            if self.ready.is_none() && !self.is_quiet() && self.random.u32(..ANEW_ONE_IN) == 0 {
-                self.record().count("sessions begun anew with a snapshot");
+            if self.ready.is_none() && !self.is_over() && self.random.u32(..RELOAD_ONE_IN) == 0 {
+                self.record().count("sessions that reloaded a snapshot without a resync");
                 for at in 0..self.topics.len() {
-                    self.begin_anew(at).await;
+                    self.reload(at).await;
                 }
             }
         }
     }
 
-    /// Takes the state and its cursor in place of its own; how many events it does not see because of it.
-    async fn begin_anew(&mut self, at: usize) -> usize {
+    /// Replaces state and cursor with those of a snapshot. Returns the number of events that are skipped
+    /// because of it.
+    async fn reload(&mut self, at: usize) -> usize {
         let snapshot = snapshot::take(&self.world, self.org).await;
         let topic = &mut self.topics[at];
         topic.cursor = Some(snapshot.cursor.clone());
-        topic.following.replace(self.org, &snapshot, &self.world.record)
+        topic.state.replace(self.org, &snapshot, &self.world.record)
     }
 
     fn record(&self) -> &Record {
         &self.world.record
     }
 
-    fn is_quiet(&self) -> bool {
+    fn is_over(&self) -> bool {
         *self.world.stop.borrow()
     }
 
@@ -125,9 +122,9 @@ impl Follower {
             }
             Ok(Err(ConnectError::Rejected { status, .. })) => {
                 if status != 503 {
-                    self.record().complain(format!("{}: refused with {status}", self.name));
+                    self.record().report_failure(format!("{}: rejected with {status}", self.name));
                 }
-                self.record().count(format!("handshakes refused with {status}"));
+                self.record().count(format!("handshakes rejected with {status}"));
                 None
             }
             _ => {
@@ -137,12 +134,12 @@ impl Follower {
         }
     }
 
-    async fn session(&mut self, mut socket: Socket) -> End {
+    async fn session(&mut self, mut socket: Socket) -> SessionEnd {
         let asked = Instant::now();
         for topic in &self.topics {
-            let name = topic.following.name;
+            let name = topic.state.name;
             if phoenix::send_join(&mut socket, name, name, topic.cursor.as_deref()).await.is_err() {
-                return End::Again;
+                return SessionEnd::Reconnect;
             }
         }
         let mut heartbeat = tokio::time::interval(HEARTBEAT_INTERVAL);
@@ -150,7 +147,7 @@ impl Follower {
         let leave = tokio::time::sleep(Duration::from_millis(self.random.u64(SESSION_MS)));
         tokio::pin!(leave);
         loop {
-            let is_quiet = self.is_quiet();
+            let is_over = self.is_over();
             tokio::select! {
                 received = tokio::time::timeout(SILENCE_MAX, phoenix::receive(&mut socket)) => match received {
                     Ok(Received::Message(message)) => {
@@ -160,29 +157,29 @@ impl Follower {
                     }
                     Ok(Received::Closed(code)) => {
                         self.on_close(code);
-                        return End::Again;
+                        return SessionEnd::Reconnect;
                     }
                     Ok(Received::Invalid(text)) => {
-                        self.record().complain(format!("{}: not a message: {text}", self.name));
-                        return End::Again;
+                        self.record().report_failure(format!("{}: not a message: {text}", self.name));
+                        return SessionEnd::Reconnect;
                     }
-                    Ok(Received::Ended(_)) | Err(_) => return End::Again,
+                    Ok(Received::Ended(_)) | Err(_) => return SessionEnd::Reconnect,
                 },
                 _ = heartbeat.tick() => {
                     if phoenix::send_heartbeat(&mut socket).await.is_err() {
-                        return End::Again;
+                        return SessionEnd::Reconnect;
                     }
                 }
-                () = &mut leave, if !is_quiet && is_ready => {
+                () = &mut leave, if !is_over && is_ready => {
                     self.record().count("sessions left");
                     if self.random.bool() {
                         let _ = tokio::time::timeout(HANDSHAKE_DEADLINE, socket.close(None)).await;
                     }
-                    return End::Again;
+                    return SessionEnd::Reconnect;
                 }
             }
-            if !is_quiet && is_ready && self.random.u32(..FREEZE_ONE_IN) == 0 {
-                self.record().count("freezes");
+            if !is_over && is_ready && self.random.u32(..FREEZE_ONE_IN) == 0 {
+                self.record().count("freezes of a follower");
                 tokio::time::sleep(Duration::from_millis(self.random.u64(FREEZE_MS))).await;
             }
         }
@@ -190,19 +187,20 @@ impl Follower {
 
     fn on_close(&self, code: u16) {
         self.record().count(format!("sessions closed with {code}"));
-        // A restart, and a reader that was too slow: all else would be the gateway's fault.
+        // 1012: the gateway shut down. 4429: this follower read too slowly. Any other code is a fault of the
+        // gateway.
         if !matches!(code, 1000 | 1012 | 4429) {
-            self.record().complain(format!("{}: closed with {code}", self.name));
+            self.record().report_failure(format!("{}: closed with {code}", self.name));
         }
     }
 
-    fn on_message(&mut self, message: &PhoenixMessage, asked: Instant) -> Option<End> {
+    fn on_message(&mut self, message: &PhoenixMessage, asked: Instant) -> Option<SessionEnd> {
         let PhoenixMessage { topic, event: name, payload, .. } = message;
         if topic == "phoenix" {
             return None;
         }
-        let Some(at) = self.topics.iter().position(|t| t.following.name == *topic) else {
-            self.record().complain(format!("{}: {name} on {topic}, which it did not join", self.name));
+        let Some(at) = self.topics.iter().position(|t| t.state.name == *topic) else {
+            self.record().report_failure(format!("{}: {name} on {topic}, which it did not join", self.name));
             return None;
         };
         match name.as_str() {
@@ -214,38 +212,38 @@ impl Follower {
             _ => {}
         }
         let org = self.org;
-        let Topic { following, cursor: mine } = &mut self.topics[at];
+        let Topic { state, cursor: latest } = &mut self.topics[at];
         let Some(cursor) = payload["cursor"].as_str() else {
-            self.record().complain(format!("{}: without a cursor: {name} {payload}", self.name));
+            self.record().report_failure(format!("{}: {name} without a cursor: {payload}", self.name));
             return None;
         };
-        *mine = Some(cursor.to_owned());
+        *latest = Some(cursor.to_owned());
         if name == LAST {
-            following.is_done = true;
+            state.is_done = true;
         } else if name == CALM {
-            if let Some(wrong) = following.take_calm(org, &payload["data"], &self.world.record) {
-                self.world.record.complain(format!("{} on {topic}: {wrong}", self.name));
+            if let Some(failure) = state.take_calm(org, &payload["data"], &self.world.record) {
+                self.world.record.report_failure(format!("{} on {topic}: {failure}", self.name));
             }
         } else if name != "warden.cursor"
-            && let Some(wrong) = following.take(org, name, &payload["data"])
+            && let Some(failure) = state.take(org, name, &payload["data"])
         {
-            self.record().complain(format!("{} on {topic}: {wrong}", self.name));
+            self.record().report_failure(format!("{} on {topic}: {failure}", self.name));
         }
-        self.topics.iter().all(|t| t.following.is_done).then_some(End::Done)
+        self.topics.iter().all(|t| t.state.is_done).then_some(SessionEnd::Done)
     }
 
-    fn on_reply(&mut self, at: usize, payload: &Value, asked: Instant) -> Option<End> {
+    fn on_reply(&mut self, at: usize, payload: &Value, asked: Instant) -> Option<SessionEnd> {
         let response = &payload["response"];
         if payload["status"] != "ok" {
-            self.record().complain(format!("{}: join refused: {payload}", self.name));
-            return Some(End::Again);
+            self.record().report_failure(format!("{}: join rejected: {payload}", self.name));
+            return Some(SessionEnd::Reconnect);
         }
         if response["resync"] == true {
             return Some(self.on_resync(at, "in the reply", asked));
         }
         match &self.topics[at].cursor {
             Some(since) if response["cursor"] != since.as_str() => {
-                self.record().complain(format!("{}: the reply to {since} is {response}", self.name));
+                self.record().report_failure(format!("{}: the reply to {since} is {response}", self.name));
             }
             Some(_) => self.record().count("resumes"),
             None => self.topics[at].cursor = response["cursor"].as_str().map(str::to_owned),
@@ -254,19 +252,19 @@ impl Follower {
             && let Some(ready) = self.ready.take()
         {
             let _ = ready.send(());
-            // What follows is chaos.
-            return Some(End::Again);
+            // The first session is over; faults may begin.
+            return Some(SessionEnd::Reconnect);
         }
         None
     }
 
-    /// A client reads its state anew. Where only the log could not be read just now it may as well come back
-    /// later with the cursor that it has, and half of them do: nothing is excused from the check either way.
-    fn on_resync(&mut self, at: usize, reason: &str, asked: Instant) -> End {
+    /// Chooses how to continue after a resync. A client reloads its state. If only the log was unavailable,
+    /// it may also reconnect with its cursor, and half of them do. The check is the same in both cases.
+    fn on_resync(&mut self, at: usize, reason: &str, asked: Instant) -> SessionEnd {
         if reason != "too_many" && self.random.bool() {
             judge_resync(self.record(), &self.name, reason, asked, None);
-            return End::Again;
+            return SessionEnd::Reconnect;
         }
-        End::Anew { at, reason: reason.to_owned(), asked }
+        SessionEnd::Reload { at, reason: reason.to_owned(), asked }
     }
 }

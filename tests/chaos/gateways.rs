@@ -1,4 +1,4 @@
-//! The gateways: the real binary, on ports that stay theirs, killed and started again.
+//! The gateways: the real binary, killed and restarted on the same ports.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -9,10 +9,10 @@ use warden_testkit::{GatewayProcess, free_port};
 
 /// Signs the tokens.
 pub(crate) const SECRET: &str = "a secret for chaos of more than 32 bytes";
-/// Longest end after SIGTERM: the drain's window and rest, and a busy machine.
+/// Longest shutdown after SIGTERM: the drain, on a busy machine.
 const TERM_DEADLINE: Duration = Duration::from_secs(40);
 
-/// One gateway.
+/// A gateway that can be restarted.
 pub(crate) struct Gateway {
     addr: SocketAddr,
     admin: SocketAddr,
@@ -37,11 +37,11 @@ impl Gateway {
         self.process = spawn(self.addr, self.admin, &self.database_url, &self.log).await;
     }
 
-    /// It ended without having been told to.
-    pub(crate) fn has_ended(&mut self) -> Option<String> {
+    /// Describes the end of a gateway that was not stopped by the test.
+    pub(crate) fn unexpected_end(&mut self) -> Option<String> {
         let status = self.process.ended()?;
         Some(format!(
-            "the gateway on {} ended by itself: {status}; its log: {}",
+            "the gateway on {} ended by itself: {status}; see its log: {}",
             self.addr,
             self.log.display()
         ))
@@ -52,35 +52,41 @@ impl Gateway {
         self.process.wait().await;
     }
 
-    /// SIGTERM, and the end. The error says what was wrong about it.
+    /// Sends SIGTERM and waits for the end. The error describes a wrong end.
     pub(crate) async fn terminate(&mut self) -> Result<(), String> {
-        if let Some(ended) = self.has_ended() {
+        if let Some(ended) = self.unexpected_end() {
             return Err(ended);
         }
         self.process.signal(Signal::TERM);
         match tokio::time::timeout(TERM_DEADLINE, self.process.wait()).await {
             Ok(status) => {
-                // Before its handler is there the signal itself ends it.
+                // Before the gateway has installed its handler, the signal itself ends the process.
                 if status.success() || std::os::unix::process::ExitStatusExt::signal(&status).is_some() {
                     Ok(())
                 } else {
-                    Err(format!("after SIGTERM: {status}; log: {}", self.log.display()))
+                    Err(format!(
+                        "after SIGTERM the gateway ended with {status}; see its log: {}",
+                        self.log.display()
+                    ))
                 }
             }
             Err(_) => {
                 self.kill().await;
-                Err(format!("SIGTERM did not end it within {TERM_DEADLINE:?}; log: {}", self.log.display()))
+                Err(format!(
+                    "SIGTERM did not end the gateway within {TERM_DEADLINE:?}; see its log: {}",
+                    self.log.display()
+                ))
             }
         }
     }
 
-    /// Nothing was wrong: nobody will read its log.
+    /// Removes the log of a gateway without failures.
     pub(crate) fn discard_log(&self) {
         let _ = std::fs::remove_file(&self.log);
     }
 
-    /// What its log says of panics.
-    pub(crate) fn panics(&self) -> Option<String> {
+    /// First line of the log about a panic.
+    pub(crate) fn panic_line(&self) -> Option<String> {
         let log = String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned();
         let line = log.lines().find(|line| line.contains("panicked"))?;
         Some(format!("{line} (in {})", self.log.display()))
@@ -94,7 +100,8 @@ async fn spawn(addr: SocketAddr, admin: SocketAddr, database_url: &str, log: &Pa
         ("WARDEN_LISTEN", &addr.to_string()),
         ("WARDEN_ADMIN_LISTEN", &admin.to_string()),
         ("WARDEN_DRAIN_SECONDS", "1"),
-        // All clients come from one address, and where two of three nodes are down, all at once, again and again.
+        // All clients have the same address. While two of three nodes are down, they reconnect at the same
+        // time.
         ("WARDEN_HANDSHAKES_PER_ADDRESS", "2000:10000"),
         ("WARDEN_ARRIVALS_PER_ADDRESS", "2000:10000"),
     ];

@@ -1,33 +1,37 @@
-//! Chaos: everything that may fail fails, for a while and all at once, and every follower still sees every
-//! committed event of its organisation once, in order, and nothing else.
+//! Chaos: the database, the gateways, the network and the clients fail at the same time. Nevertheless every
+//! client sees every committed event of its organisation once, in order, and no other event.
 //!
-//! `WARDEN_CHAOS_SECONDS` says for how long (30; from 120 on it is the long run, with more clients),
-//! `WARDEN_CHAOS_CLIENTS` with how many clients, `WARDEN_SEED` repeats the choices of a run, though not the
-//! timing of machine and kernel.
+//! | variable | meaning |
+//! |---|---|
+//! | `WARDEN_CHAOS_SECONDS` | length of the faults, 30 by default; 120 or more is a long run, with more clients |
+//! | `WARDEN_CHAOS_CLIENTS` | number of clients |
+//! | `WARDEN_SEED` | repeats the choices of a run, but not the timing of machine and kernel |
 //!
-//! What must be seen comes from the writers' own record; where the database was killed under a commit, a
-//! row of that transaction tells whether it happened. A resync is a failure, but for
-//! - `unavailable` where the database was away while the client waited, and
-//! - `too_many` where the client skipped thousands of events: a bulk statement alone has as many as a replay
-//!   brings.
+//! The writers record what they commit, and the record is the expectation. If the database is killed during a
+//! commit, a row of that transaction (its mark) shows whether it was committed. A resync is a failure, with
+//! two exceptions:
+//! - `unavailable`, if the database was unavailable while the client waited;
+//! - `too_many`, if the client skipped thousands of events. A single bulk statement has as many as a replay
+//!   may contain.
 //!
-//! A patience of 60 s may run out on a machine that is much too busy: it is counted, and printed, and more than a few fail.
+//! On a machine that is far too busy, timeouts of 60 s may expire. Such resyncs are counted and printed. More
+//! than a few fail the test.
 //!
-//! When all is over and everybody is back, transactions come one by one, and nothing rings but they (`calm`).
+//! After the faults, when all clients have reconnected, transactions are committed one at a time (`calm`).
 //!
-//! Nothing is excused from the check: a client that is told to resync reads the state anew (or, half of those
-//! told `unavailable`, comes back with the cursor that it has), the rows of transactions tell which events
-//! that state held already, and all others must come. Some begin anew without being told to. At the end each
-//! client's rows, the state that it read and the changes since, must be those of the table.
+//! No event is exempt from the check. A client that must resync reads the state again. (After `unavailable`,
+//! half of the clients reconnect with their cursor instead.) The marks in that state show which events it
+//! contains, and all other events must arrive. Some clients reload without a reason. At the end, the rows of
+//! each client, from its state and the changes since, must equal the rows of the table.
 
 mod calm;
 mod faults;
 mod follower;
-mod following;
 mod gateways;
 mod phoenix;
 mod record;
 mod snapshot;
+mod topic_state;
 mod writers;
 
 use std::path::Path;
@@ -43,41 +47,42 @@ use warden_testkit::TcpProxy;
 
 use calm::Truth;
 use follower::{Follower, Topic};
-use following::{Following, Overlap, PATIENCE_RAN_OUT};
 use gateways::Gateway;
 use record::{Expected, Record, Transaction};
+use topic_state::{Overlap, TIMEOUT_EXPIRED, TopicState};
 use writers::{BULK_ORG, Bulk, World};
 
 const GATEWAYS: usize = 3;
 const ORGS: usize = 7;
 const WRITERS: u64 = 6;
-/// One in so many followers is of the organisation that the bulk statements write to.
-const OF_BULK_ONE_IN: usize = 24;
-/// In turn: more than a replay brings, and less.
+/// One in this many followers belongs to the organisation of the bulk statements.
+const BULK_FOLLOWER_ONE_IN: usize = 24;
+/// Rows of the bulk statements, alternately: more than a replay may contain, and fewer.
 const BULK_ROWS: [u32; 2] = [50_000, 20_000];
-/// Two bulk statements come in a short run, evenly; in a long one they come so often.
+/// Interval of bulk statements in a long run. A short run has two of them, evenly spaced.
 const BULK_INTERVAL: Duration = Duration::from_secs(40);
 const CONNECTIONS_MAX: u32 = 100;
-/// A third of the clients are phoenix.
+/// Clients of a short run. A third of them use the phoenix package.
 const CLIENTS: usize = 144;
+/// Clients of a long run.
 const CLIENTS_LONG: usize = 384;
 const PHOENIX_PER_PROCESS: usize = 48;
-/// On a quiet machine there is none.
-const PATIENCE_RAN_OUT_MAX: u64 = 8;
+/// Most resyncs after an expired timeout. On a quiet machine there are none.
+const TIMEOUT_EXPIRED_MAX: u64 = 8;
 const SECONDS_DEFAULT: u64 = 30;
-/// From here on a run is a long one.
+/// Shortest length of a long run.
 const SECONDS_LONG: u64 = 120;
-/// Until every follower has its first cursor.
+/// Longest start: until every follower has its first cursor.
 const START_DEADLINE: Duration = Duration::from_secs(60);
-/// From the end of the faults until every follower has seen the last event.
+/// Longest time from the end of the faults until every follower has seen the last event.
 const CATCH_UP_DEADLINE: Duration = Duration::from_secs(300);
 
-/// The size of a run.
+/// Parameters of a run.
 struct Plan {
     seed: u64,
     duration: Duration,
     followers: usize,
-    /// Node processes, and the clients in each.
+    /// Node processes, and clients of each.
     phoenix: (usize, usize),
 }
 
@@ -98,15 +103,15 @@ impl Plan {
     }
 }
 
-/// Which organisation and topics the nth client follows.
-fn part(world: &World, n: usize) -> (Uuid, &'static [&'static str]) {
+/// Organisation and topics of the nth client.
+fn assignment(world: &World, n: usize) -> (Uuid, &'static [&'static str]) {
     let topics: &[&'static str] = match n % 8 {
         0 => &["org"],
         1 => &["org", "calls"],
         _ => &["calls"],
     };
     let others = 1 + n % (ORGS - 1);
-    (world.orgs[if n % OF_BULK_ONE_IN == 2 { BULK_ORG } else { others }], topics)
+    (world.orgs[if n % BULK_FOLLOWER_ONE_IN == 2 { BULK_ORG } else { others }], topics)
 }
 
 async fn start_cluster() -> Cluster {
@@ -123,7 +128,7 @@ async fn start_cluster() -> Cluster {
     cluster
 }
 
-/// Organisations, and the table of marks.
+/// Creates the organisations and the table of marks.
 async fn prepare(world: &World) -> Vec<Uuid> {
     let mut connection = world.connect().await;
     connection.execute("alter role warden_gateway login").await.expect("alters");
@@ -133,10 +138,11 @@ async fn prepare(world: &World) -> Vec<Uuid> {
     sqlx::query_scalar(sql).bind(count).fetch_all(&mut connection).await.expect("inserts")
 }
 
-/// What a client was called and whose it is, with what it knows of each topic.
-type Known = Vec<(String, Uuid, Vec<Following>)>;
+/// Name and organisation of each client, with the state of its topics.
+type Known = Vec<(String, Uuid, Vec<TopicState>)>;
 
-/// Starts the followers; resolves when each has its first cursor. They, and how many topics they follow.
+/// Starts the followers and waits until each has its first cursor. Returns them, and the number of followed
+/// topics.
 async fn follow(
     plan: &Plan,
     world: &World,
@@ -148,10 +154,9 @@ async fn follow(
     let mut awaited = plan.followers;
     let mut topics_in_all = 0;
     for n in 0..plan.followers {
-        let (org, topics) = part(world, n);
+        let (org, topics) = assignment(world, n);
         topics_in_all += topics.len();
-        let topic =
-            |name: &&'static str| Topic { following: Following::new(name, Overlap::None), cursor: None };
+        let topic = |name: &&'static str| Topic { state: TopicState::new(name, Overlap::None), cursor: None };
         let mut follower = Follower {
             name: format!("follower {n} of {org}"),
             org,
@@ -163,16 +168,16 @@ async fn follow(
         };
         followers.push(tokio::spawn(async move {
             follower.run().await;
-            let topics = follower.topics.into_iter().map(|topic| topic.following).collect();
+            let topics = follower.topics.into_iter().map(|topic| topic.state).collect();
             vec![(follower.name, follower.org, topics)]
         }));
     }
-    // The last proxy leads to all gateways: a client that has one URL resumes on any of them.
+    // The last proxy leads to all gateways, so a client with a single URL resumes on any of them.
     let node = proxies.last().expect("there are some").addr();
     let (processes, clients) = plan.phoenix;
     for process in 0..processes {
         let client = |n| {
-            let (org, topics) = part(world, n);
+            let (org, topics) = assignment(world, n);
             phoenix::Client::new(format!("phoenix {process}.{n} of {org}"), org, topics)
         };
         let clients: Vec<_> = (0..clients).map(client).collect();
@@ -197,36 +202,38 @@ async fn check(followers: Vec<JoinHandle<Known>>, expected: &Expected, truth: &T
     let deadline = tokio::time::Instant::now() + CATCH_UP_DEADLINE;
     for (n, follower) in followers.into_iter().enumerate() {
         let Ok(known) = tokio::time::timeout_at(deadline, follower).await else {
-            record.complain(format!("follower {n} has not seen the last event in time"));
+            record.report_failure(format!("follower {n} did not see the last event in time"));
             continue;
         };
         for (name, org, topics) in known.expect("follows") {
             record.count("followers checked");
-            for following in &topics {
-                let who = format!("{name} on {}", following.name);
-                expected.check(&who, org, following, record);
-                record.count_many("rows compared with the table", following.rows.len());
-                if following.rows != truth.rows[&org] {
-                    record.verdict(format!("{who}: state and changes do not add up to the table"));
+            for topic in &topics {
+                let client = format!("{name} on {}", topic.name);
+                expected.check(&client, org, topic, record);
+                record.count_many("rows compared with the table", topic.rows.len());
+                if topic.rows != truth.rows[&org] {
+                    record.report_final_failure(format!(
+                        "{client}: its state and changes differ from the table"
+                    ));
                 }
             }
         }
     }
 }
 
-/// At the end all of them run, and none has panicked.
-fn look_at(gateways: &mut [Gateway], record: &Record) {
+/// Checks that all gateways run and none has panicked.
+fn check_gateways(gateways: &mut [Gateway], record: &Record) {
     for gateway in &mut *gateways {
-        for wrong in [gateway.has_ended(), gateway.panics()].into_iter().flatten() {
-            record.complain(wrong);
+        for failure in [gateway.unexpected_end(), gateway.panic_line()].into_iter().flatten() {
+            record.report_failure(failure);
         }
     }
-    if record.complaints() == 0 {
+    if record.failures() == 0 {
         gateways.iter().for_each(Gateway::discard_log);
     }
 }
 
-/// A proxy before each gateway, and one before all of them.
+/// Starts the gateways, a proxy in front of each, and one in front of all.
 async fn start_gateways(database_url: &str) -> (Vec<Gateway>, Vec<TcpProxy>) {
     let (mut gateways, mut proxies) = (Vec::new(), Vec::new());
     for n in 0..GATEWAYS {
@@ -240,21 +247,21 @@ async fn start_gateways(database_url: &str) -> (Vec<Gateway>, Vec<TcpProxy>) {
     (gateways, proxies)
 }
 
-/// Bulk statements now and then, for as long as chaos lasts: rows, and with the next ones the end of these.
+/// Runs bulk statements during the faults. Each one but the first also deletes the rows of the one before.
 async fn bulks(plan: &Plan, world: &World, random: &mut fastrand::Rng) -> Vec<JoinHandle<Vec<Transaction>>> {
     let interval = (plan.duration / 3).min(BULK_INTERVAL);
     let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + interval, interval);
     let end = tokio::time::Instant::now() + plan.duration;
     let mut statements = Vec::new();
-    let mut former: Option<oneshot::Receiver<Bulk>> = None;
+    let mut previous: Option<oneshot::Receiver<Bulk>> = None;
     for (id, rows) in (WRITERS + 1..).zip(BULK_ROWS.into_iter().cycle()) {
         if tokio::time::timeout_at(end, ticks.tick()).await.is_err() {
             break;
         }
         let (done, is_done) = oneshot::channel();
         statements.push(tokio::spawn(writers::bulk(world.clone(), id, rows, random.fork(), done)));
-        if let Some(former) = former.replace(is_done) {
-            statements.push(tokio::spawn(writers::delete_bulk(world.clone(), former, random.fork())));
+        if let Some(previous) = previous.replace(is_done) {
+            statements.push(tokio::spawn(writers::delete_bulk(world.clone(), previous, random.fork())));
         }
     }
     statements
@@ -301,35 +308,35 @@ async fn every_committed_event_is_seen_once() {
     let is_calm = calm::rounds(&world, topics).await;
     if !is_calm {
         record.print();
-        panic!("see WRONG above: WARDEN_SEED={}", plan.seed);
+        panic!("see FAILURE above; WARDEN_SEED={}", plan.seed);
     }
     let truth = calm::conclude(&world).await;
     let quiet = Instant::now();
     let expected = Expected::new(&transactions, &truth.marks, &record);
     check(followers, &expected, &truth, &record).await;
     let caught_up = quiet.elapsed();
-    look_at(&mut gateways, &record);
-    println!("{ORGS} organisations on {GATEWAYS} gateways; all caught up within {caught_up:.1?}");
+    check_gateways(&mut gateways, &record);
+    println!("{ORGS} organisations on {GATEWAYS} gateways; every client caught up within {caught_up:.1?}");
     record.print();
     drop(gateways);
     cluster.close().await.expect("ends");
-    // The test has shown something only if all this happened.
-    for what in HAPPENED {
-        assert!(record.counted(what) > 0, "no {what}: WARDEN_SEED={}", plan.seed);
+    // The run proves something only if all of these happened.
+    for name in REQUIRED_COUNTS {
+        assert!(record.counted(name) > 0, "no {name}; WARDEN_SEED={}", plan.seed);
     }
-    let ran_out = record.counted(PATIENCE_RAN_OUT);
-    assert!(ran_out <= PATIENCE_RAN_OUT_MAX, "{ran_out} {PATIENCE_RAN_OUT}: WARDEN_SEED={}", plan.seed);
-    assert_eq!(record.complaints(), 0, "see WRONG above: WARDEN_SEED={}", plan.seed);
+    let expired = record.counted(TIMEOUT_EXPIRED);
+    assert!(expired <= TIMEOUT_EXPIRED_MAX, "{expired} {TIMEOUT_EXPIRED}; WARDEN_SEED={}", plan.seed);
+    assert_eq!(record.failures(), 0, "see FAILURE above; WARDEN_SEED={}", plan.seed);
 }
 
-/// Counts that are above zero in any run of 30 s.
-const HAPPENED: &[&str] = &[
+/// Counts that are above zero in every run of 30 s.
+const REQUIRED_COUNTS: &[&str] = &[
     "kill -9 of PostgreSQL",
     "kill -9 of a gateway",
     "SIGTERM of a gateway",
     "connections cut",
     "connections stalled",
-    "freezes",
+    "freezes of a follower",
     "resumes",
     "resumes of phoenix",
     "bulk statements of 50000 rows",
@@ -338,10 +345,10 @@ const HAPPENED: &[&str] = &[
     "transactions held open",
     "transactions rolled back",
     "rollbacks to a savepoint",
-    "transactions committed without a bell",
+    "transactions committed without a doorbell",
     "transactions committed in two phases",
     "snapshots taken",
     "rows compared with the table",
     "events seen",
-    "times that all saw a transaction in the calm",
+    "transactions of the calm seen by all",
 ];

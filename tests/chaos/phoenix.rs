@@ -1,6 +1,6 @@
-//! Followers that are the published `phoenix` package in Node, with the recipe of docs/protocol.md: many
-//! sockets in a process, `tests/clients/followers.mjs`, which reports what they see. This side keeps the
-//! books and reads the state for them; it must not speak the protocol.
+//! Followers that use the published `phoenix` package in Node, with the recipe of docs/protocol.md. A process
+//! of `tests/clients/followers.mjs` has many sockets and reports their events. This module checks the events
+//! and reads snapshots for the clients. It must not know the protocol.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -15,30 +15,31 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::follower::token;
-use crate::following::{CALM, Following, LAST, Overlap, judge_resync};
 use crate::snapshot::{self, Snapshot};
+use crate::topic_state::{CALM, LAST, Overlap, TopicState, judge_resync};
 use crate::writers::World;
 
-/// Chaos: the whole process stands still for so long, so often.
+/// Time for which a whole process freezes.
 const FREEZE_MS: std::ops::Range<u64> = 100..4_000;
+/// Pause between freezes of a process.
 const FREEZE_PAUSE_MS: std::ops::Range<u64> = 3_000..12_000;
 
-/// A client in the process.
+/// A client of a process.
 pub(crate) struct Client {
     pub(crate) name: String,
     pub(crate) org: Uuid,
-    pub(crate) topics: Vec<Following>,
+    pub(crate) topics: Vec<TopicState>,
 }
 
 impl Client {
     pub(crate) fn new(name: String, org: Uuid, topics: &[&'static str]) -> Self {
-        // The recipe joins first and reads the state then: what comes between is told by both.
-        let topics = topics.iter().map(|topic| Following::new(topic, Overlap::Allowed)).collect();
+        // The recipe joins first and then reads the state. Events in between are part of both.
+        let topics = topics.iter().map(|topic| TopicState::new(topic, Overlap::Allowed)).collect();
         Self { name, org, topics }
     }
 }
 
-/// A state that was asked for.
+/// A requested state.
 struct Load {
     id: u64,
     reason: String,
@@ -46,13 +47,13 @@ struct Load {
     snapshot: Option<Snapshot>,
 }
 
-/// See the module's documentation.
+/// The clients of one process.
 pub(crate) struct Followers {
     pub(crate) clients: Vec<Client>,
     world: World,
     loads: HashMap<(usize, usize), Load>,
     loaded: mpsc::UnboundedSender<((usize, usize), u64, Snapshot)>,
-    /// Told of each topic that has its first state.
+    /// Notified once per topic, when it has its first state.
     ready: mpsc::UnboundedSender<()>,
 }
 
@@ -71,12 +72,12 @@ fn start(url: &str, clients: &[Client]) -> Child {
         .collect();
     let mut command = Command::new("node");
     command.arg(directory.join("followers.mjs")).arg(json!({"url": url, "clients": clients}).to_string());
-    // It ends by itself with its standard input, also where nobody is left to kill it.
+    // The process ends at the end of its standard input, even if this process was killed.
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
-    command.spawn().unwrap_or_else(|e| panic!("node can't be started ({e}): install Node 20 (`make setup`)"))
+    command.spawn().unwrap_or_else(|e| panic!("node cannot be started ({e}): install Node 20 (`make setup`)"))
 }
 
-/// Runs a process of these clients until each has seen the last event; gives them back.
+/// Runs a process of these clients until each has seen the last event, and returns them.
 pub(crate) async fn run(
     world: World,
     node: SocketAddr,
@@ -92,10 +93,10 @@ pub(crate) async fn run(
     let mut freeze = tokio::time::interval(Duration::from_millis(random.u64(FREEZE_PAUSE_MS)));
     freeze.tick().await;
     while !followers.are_done() {
-        let order = tokio::select! {
+        let command = tokio::select! {
             line = lines.next_line() => {
                 let Some(line) = line.expect("reads") else {
-                    followers.world.record.complain("Node ended by itself: see its messages above");
+                    followers.world.record.report_failure("Node ended by itself: see its messages above");
                     break;
                 };
                 followers.on_line(&serde_json::from_str(&line).expect("JSON"));
@@ -114,7 +115,7 @@ pub(crate) async fn run(
                 json!({"freeze": random.u64(FREEZE_MS)})
             }
         };
-        stdin.write_all(format!("{order}\n").as_bytes()).await.expect("Node runs");
+        stdin.write_all(format!("{command}\n").as_bytes()).await.expect("Node runs");
     }
     followers.clients
 }
@@ -131,28 +132,28 @@ impl Followers {
         let client = usize::try_from(number(0)).expect("small");
         let Client { name, org, topics } = &mut self.clients[client];
         if text(2) == "closed" {
-            // phoenix.js gives its own closing, and a lost connection, codes of their own.
+            // phoenix.js uses codes of its own for its own close and for a lost connection.
             let code = number(3);
             record.count(format!("sessions of phoenix closed with {code}"));
             if !matches!(code, 1000 | 1005 | 1006 | 1012 | 4429) {
-                record.complain(format!("{name}: closed with {code}"));
+                record.report_failure(format!("{name}: closed with {code}"));
             }
             return;
         }
         let topic = topics.iter().position(|topic| topic.name == text(1)).expect("joined");
-        let following = &mut topics[topic];
+        let state = &mut topics[topic];
         let at = (client, topic);
         match text(2) {
             "joined" if line[3]["resumed"] == true => record.count("resumes of phoenix"),
             "joined" => {}
-            "event" if text(3) == LAST => following.is_done = true,
+            "event" if text(3) == LAST => state.is_done = true,
             "event" => {
-                let wrong = match text(3) {
-                    CALM => following.take_calm(*org, &line[4], record),
-                    event => following.take(*org, event, &line[4]),
+                let failure = match text(3) {
+                    CALM => state.take_calm(*org, &line[4], record),
+                    event => state.take(*org, event, &line[4]),
                 };
-                if let Some(wrong) = wrong {
-                    record.complain(format!("{name} on {}: {wrong}", following.name));
+                if let Some(failure) = failure {
+                    record.report_failure(format!("{name} on {}: {failure}", state.name));
                 }
             }
             "load" => {
@@ -166,17 +167,17 @@ impl Followers {
             }
             "replaced" => {
                 let load = self.loads.remove(&at).filter(|load| load.id == number(3));
-                let load = load.expect("only the last one is put in place");
-                let snapshot = load.snapshot.expect("it was handed over");
-                following.replace(*org, &snapshot, record);
+                let load = load.expect("only the last requested state replaces the rows");
+                let snapshot = load.snapshot.expect("the state was loaded");
+                state.replace(*org, &snapshot, record);
                 if load.reason == "first" {
                     let _ = self.ready.send(());
                 } else {
-                    let skipped = following.skipped_about(load.asked);
+                    let skipped = state.skipped_about(load.asked);
                     judge_resync(record, name, &load.reason, load.asked, Some(skipped));
                 }
             }
-            what => record.complain(format!("{name}: {what} {line}")),
+            other => record.report_failure(format!("{name}: {other} {line}")),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What was committed, by the writers' own account; when the database was away; and what went wrong.
+//! The record of a run: transactions of the writers, outages of the database, counts, and failures.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -7,18 +7,18 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::following::Following;
+use crate::topic_state::TopicState;
 
-/// A database that is back is followed again within the reader's longest delay before a new connection (2 s)
-/// and the time to connect.
-const AFTERMATH: Duration = Duration::from_secs(3);
-/// Complaints that are shown as they come; the others are counted.
-const COMPLAINTS_MAX: usize = 40;
+/// Longest time until a restarted database is followed again: the tailer's longest reconnect delay (2 s), and
+/// the time to connect.
+const RECONNECT_MAX: Duration = Duration::from_secs(3);
+/// Failures that are printed when they happen. Further ones are only counted.
+const PRINTED_FAILURES_MAX: usize = 40;
 
-/// An event: kind, writer and number are unique.
+/// Key of an event. Kind, writer and number are unique together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Key {
-    /// A deletion carries the number of the row's last change.
+    /// Whether it is a deletion, which has the number of the row's last change.
     pub(crate) is_deletion: bool,
     pub(crate) writer: u64,
     pub(crate) n: u64,
@@ -28,16 +28,16 @@ pub(crate) struct Key {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Written {
     pub(crate) org: Uuid,
-    /// It reaches `calls`; everything reaches `org`.
+    /// Whether the event reaches `calls`. Every event reaches `org`.
     pub(crate) on_calls: bool,
     pub(crate) key: Key,
 }
 
-/// What became of a transaction.
+/// Outcome of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Committed,
-    /// The connection broke at the commit: the mark in the database tells.
+    /// The connection broke during the commit. The mark in the database shows the outcome.
     Unknown,
 }
 
@@ -49,16 +49,17 @@ pub(crate) struct Transaction {
     pub(crate) events: Arc<Vec<Written>>,
 }
 
-/// See the module's documentation.
+/// The record of a run.
 pub(crate) struct Record {
     started: Instant,
     outages: Mutex<Vec<(Instant, Option<Instant>)>>,
-    /// Of each mark, before its commit was sent: what a snapshot that shows the mark shows as well.
+    /// Events by mark, stored before the commit is sent. A snapshot that contains a mark contains these
+    /// events.
     plans: Mutex<HashMap<Uuid, Arc<Vec<Written>>>>,
-    /// On how many topics each round of the calm was seen.
+    /// Number of topics on which each round of the calm was seen.
     calm: watch::Sender<HashMap<u64, usize>>,
     counts: Mutex<BTreeMap<String, u64>>,
-    complaints: Mutex<usize>,
+    failures: Mutex<usize>,
 }
 
 impl Record {
@@ -69,71 +70,70 @@ impl Record {
             plans: Mutex::default(),
             calm: watch::Sender::default(),
             counts: Mutex::default(),
-            complaints: Mutex::default(),
+            failures: Mutex::default(),
         }
     }
 
-    pub(crate) fn count(&self, what: impl Into<String>) {
-        self.count_many(what, 1);
+    pub(crate) fn count(&self, name: impl Into<String>) {
+        self.count_many(name, 1);
     }
 
-    pub(crate) fn count_many(&self, what: impl Into<String>, n: usize) {
-        *self.counts.lock().expect("no panics").entry(what.into()).or_default() += n as u64;
+    pub(crate) fn count_many(&self, name: impl Into<String>, n: usize) {
+        *self.counts.lock().expect("no panics").entry(name.into()).or_default() += n as u64;
     }
 
-    pub(crate) fn counted(&self, what: &str) -> u64 {
-        self.counts.lock().expect("no panics").get(what).copied().unwrap_or_default()
+    pub(crate) fn counted(&self, name: &str) -> u64 {
+        self.counts.lock().expect("no panics").get(name).copied().unwrap_or_default()
     }
 
-    pub(crate) fn complain(&self, what: impl std::fmt::Display) {
-        let mut complaints = self.complaints.lock().expect("no panics");
-        *complaints += 1;
-        if *complaints <= COMPLAINTS_MAX {
-            println!("WRONG after {:.1?}: {what}", self.started.elapsed());
+    pub(crate) fn report_failure(&self, failure: impl std::fmt::Display) {
+        let mut failures = self.failures.lock().expect("no panics");
+        *failures += 1;
+        if *failures <= PRINTED_FAILURES_MAX {
+            println!("FAILURE after {:.1?}: {failure}", self.started.elapsed());
         }
     }
 
-    /// A complaint that is always shown: what a follower's whole run comes to.
-    pub(crate) fn verdict(&self, what: impl std::fmt::Display) {
-        println!("WRONG in the end: {what}");
-        *self.complaints.lock().expect("no panics") += 1;
-        self.count("verdicts against followers");
+    /// Reports a failure of the final check of a follower, which is always printed.
+    pub(crate) fn report_final_failure(&self, failure: impl std::fmt::Display) {
+        println!("FAILURE at the end: {failure}");
+        *self.failures.lock().expect("no panics") += 1;
+        self.count("failed final checks of followers");
     }
 
-    pub(crate) fn complaints(&self) -> usize {
-        *self.complaints.lock().expect("no panics")
+    pub(crate) fn failures(&self) -> usize {
+        *self.failures.lock().expect("no panics")
     }
 
-    pub(crate) fn database_goes(&self) {
+    pub(crate) fn database_killed(&self) {
         self.outages.lock().expect("no panics").push((Instant::now(), None));
     }
 
-    pub(crate) fn database_is_back(&self) {
+    pub(crate) fn database_restarted(&self) {
         if let Some(last) = self.outages.lock().expect("no panics").last_mut() {
             last.1 = Some(Instant::now());
         }
     }
 
-    /// Told before a commit is sent.
+    /// Stores the events of a transaction before its commit is sent.
     pub(crate) fn plan(&self, mark: Uuid, events: Vec<Written>) -> Arc<Vec<Written>> {
         let events = Arc::new(events);
         self.plans.lock().expect("no panics").insert(mark, Arc::clone(&events));
         events
     }
 
-    /// The events of an organisation on a topic that these transactions wrote.
+    /// Events of an organisation on a topic in the transactions with these marks.
     pub(crate) fn events_of(&self, marks: &[Uuid], org: Uuid, is_calls: bool) -> HashSet<Key> {
         let plans = self.plans.lock().expect("no panics");
         let events = marks.iter().filter_map(|mark| plans.get(mark)).flat_map(|events| events.iter());
         events.filter(|e| e.org == org && (e.on_calls || !is_calls)).map(|e| e.key).collect()
     }
 
-    /// Whether a replay that was asked for then, and refused now, may have found the log unreadable: only
-    /// where the database was away at some moment between, or the gateway could not know yet that it was
-    /// back.
-    pub(crate) fn was_away_since(&self, asked: Instant) -> bool {
+    /// Whether the log may have been unreadable since a join was sent: the database was unavailable at some
+    /// moment in between, or the gateway could not have reconnected yet.
+    pub(crate) fn was_unavailable_since(&self, asked: Instant) -> bool {
         let outages = self.outages.lock().expect("no panics");
-        outages.iter().any(|(_, back)| back.is_none_or(|back| back + AFTERMATH >= asked))
+        outages.iter().any(|(_, end)| end.is_none_or(|end| end + RECONNECT_MAX >= asked))
     }
 
     pub(crate) fn saw_calm(&self, round: u64) {
@@ -144,70 +144,73 @@ impl Record {
         self.calm.borrow().get(&round).copied().unwrap_or_default()
     }
 
-    /// Resolves when a round of the calm was seen on so many topics.
+    /// Waits until a round of the calm was seen on this number of topics.
     pub(crate) async fn calm_seen(&self, round: u64, topics: usize) {
         let mut calm = self.calm.subscribe();
         let seen = calm.wait_for(|calm| calm.get(&round).is_some_and(|seen| *seen >= topics));
-        seen.await.expect("the record is there");
+        seen.await.expect("the record exists");
     }
 
     pub(crate) fn print(&self) {
-        for (what, n) in &*self.counts.lock().expect("no panics") {
-            println!("{n:>9}  {what}");
+        for (name, n) in &*self.counts.lock().expect("no panics") {
+            println!("{n:>9}  {name}");
         }
     }
 }
 
-/// What each organisation's followers of a topic must see.
+/// Events that the followers of each organisation and topic must see.
 #[derive(Default)]
 pub(crate) struct Expected {
-    of: HashMap<(Uuid, bool), HashSet<Key>>,
+    /// By organisation, and whether the topic is `calls`.
+    events: HashMap<(Uuid, bool), HashSet<Key>>,
 }
 
 impl Expected {
-    /// From all that was committed, given the marks that the database holds.
+    /// Collects the events of all committed transactions, by the marks in the database.
     pub(crate) fn new(transactions: &[Transaction], marks: &HashSet<Uuid>, record: &Record) -> Self {
         let mut expected = Self::default();
         for transaction in transactions {
-            let is_there = marks.contains(&transaction.mark);
-            match (transaction.outcome, is_there) {
+            let is_committed = marks.contains(&transaction.mark);
+            match (transaction.outcome, is_committed) {
                 (Outcome::Committed, false) => {
-                    record.complain(format!("PostgreSQL lost a commit: {}", transaction.mark));
+                    record.report_failure(format!("PostgreSQL lost a commit: {}", transaction.mark));
                 }
-                (Outcome::Unknown, false) => record.count("commits of unknown outcome: not done"),
-                (Outcome::Unknown, true) => record.count("commits of unknown outcome: done"),
+                (Outcome::Unknown, false) => record.count("commits of unknown outcome: not committed"),
+                (Outcome::Unknown, true) => record.count("commits of unknown outcome: committed"),
                 (Outcome::Committed, true) => {}
             }
-            if !is_there {
+            if !is_committed {
                 continue;
             }
             record.count("transactions committed");
             record.count_many("events committed", transaction.events.len());
             for event in transaction.events.iter() {
-                expected.of.entry((event.org, false)).or_default().insert(event.key);
+                expected.events.entry((event.org, false)).or_default().insert(event.key);
                 if event.on_calls {
-                    expected.of.entry((event.org, true)).or_default().insert(event.key);
+                    expected.events.entry((event.org, true)).or_default().insert(event.key);
                 }
             }
         }
         expected
     }
 
-    /// Complains of every difference between what had to be seen, by events or in a snapshot, and what was.
-    pub(crate) fn check(&self, who: &str, org: Uuid, following: &Following, record: &Record) {
+    /// Reports missing and unexpected events of a follower. Events of its snapshots count as seen.
+    pub(crate) fn check(&self, client: &str, org: Uuid, topic: &TopicState, record: &Record) {
         let none = HashSet::new();
-        let expected = self.of.get(&(org, following.is_calls())).unwrap_or(&none);
-        let missed = || expected.iter().filter(|key| !following.knows(key));
-        let foreign = || following.seen.difference(expected);
-        for (what, first, count) in [
-            ("missed", missed().min(), missed().count()),
-            ("saw what was never committed there:", foreign().min(), foreign().count()),
+        let expected = self.events.get(&(org, topic.is_calls())).unwrap_or(&none);
+        let missing = || expected.iter().filter(|key| !topic.knows(key));
+        let unexpected = || topic.seen.difference(expected);
+        for (problem, first, count) in [
+            ("missed", missing().min(), missing().count()),
+            ("saw uncommitted or foreign events:", unexpected().min(), unexpected().count()),
         ] {
             if let Some(first) = first {
-                record.verdict(format!("{who}: {what} {count} events; the first: {first:?}"));
+                record.report_final_failure(format!(
+                    "{client}: {problem} {count} events; the first: {first:?}"
+                ));
             }
         }
-        record.count_many("events seen", following.seen.len());
-        record.count_many("events skipped, being in a snapshot", following.in_snapshots());
+        record.count_many("events seen", topic.seen.len());
+        record.count_many("events skipped because of a snapshot", topic.in_snapshots());
     }
 }

@@ -1,5 +1,5 @@
-//! The state of an organisation's calls and the cursor from which their changes follow, read in one
-//! transaction, as a REST snapshot would give them.
+//! Snapshots: an organisation's calls, with the cursor from which later changes follow. One transaction reads
+//! both, as a REST snapshot would.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,25 +8,25 @@ use sqlx::{Connection as _, Row as _};
 use uuid::Uuid;
 use warden::log::cursor::{Cursor, Point};
 
-use crate::following::Rows;
+use crate::topic_state::Rows;
 use crate::writers::World;
 
-/// Snapshots that are taken at the same time.
+/// Most concurrent snapshots.
 pub(crate) const AT_ONCE_MAX: usize = 4;
-/// Before the next try.
+/// Pause after a failed attempt.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// See the module's documentation.
+/// A state and its cursor.
 pub(crate) struct Snapshot {
     pub(crate) cursor: String,
-    /// Of the transactions that it shows.
+    /// Marks of the transactions that it contains.
     pub(crate) marks: Vec<Uuid>,
     pub(crate) rows: Rows,
 }
 
-/// Takes one, as soon as the database is there.
+/// Takes a snapshot, and retries until the database is available.
 pub(crate) async fn take(world: &World, org: Uuid) -> Snapshot {
-    let _turn = world.snapshots.acquire().await.expect("never closed");
+    let _permit = world.snapshots.acquire().await.expect("never closed");
     loop {
         match try_take(world, org).await {
             Ok(snapshot) => {
@@ -46,7 +46,7 @@ async fn try_take(world: &World, org: Uuid) -> Result<Snapshot, sqlx::Error> {
     let row = sqlx::query(sql).fetch_one(&mut *tx).await?;
     let epoch = row.get::<String, _>(0).parse().expect("an epoch");
     let snapshot = row.get::<String, _>(1).parse().expect("a snapshot");
-    // The gateway's own encoding: there is no other way yet to have a cursor with a state.
+    // Uses the gateway's own encoding, because there is no other source of a cursor for a state yet.
     let cursor = Cursor::at(epoch, Arc::new(Point { snapshot, max_id: row.get(2) })).to_string();
     let marks = sqlx::query_scalar("select mark from chaos_marks").fetch_all(&mut *tx).await?;
     let sql = "select id, (metadata->>'writer')::int8, (metadata->>'n')::int8 from calls where org_id = $1";

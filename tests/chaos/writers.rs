@@ -1,5 +1,5 @@
-//! The writers: each publishes and changes calls, in transactions one after the other, and keeps a record
-//! of what it did. They must not look into the event log: the record is the expectation.
+//! The writers. Each one publishes events and changes calls in one transaction after the other, and records
+//! its transactions. They must not read the event log, because the record is the expectation.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,37 +11,38 @@ use uuid::Uuid;
 
 use crate::record::{Key, Outcome, Record, Transaction, Written};
 
-/// Made beside the product's tables; nothing watches it. A transaction's row tells whether it committed.
+/// Table of marks, which is not watched. The row of a transaction shows whether it was committed.
 pub(crate) const MARKS: &str = "create table public.chaos_marks (mark uuid primary key)";
-/// Chaos: pause between transactions.
+/// Pause between transactions.
 const PAUSE_MS: std::ops::Range<u64> = 20..160;
-/// Chaos: so long a transaction stays open, now and then.
+/// Time for which some transactions stay open.
 const HELD_MS: std::ops::Range<u64> = 500..4_000;
-/// One in so many transactions stays open.
+/// One in this many transactions stays open.
 const HELD_ONE_IN: u32 = 40;
-/// One in so many is rolled back.
+/// One in this many transactions is rolled back.
 const ROLLED_BACK_ONE_IN: u32 = 6;
-/// One in so many published events is large.
+/// One in this many published events is large.
 const LARGE_ONE_IN: u32 = 12;
-/// Chaos: one in so many hangs up while it commits, after so long, and does not learn what became of it.
+/// One in this many transactions disconnects during its commit, and does not learn the outcome.
 const IMPATIENT_ONE_IN: u32 = 25;
+/// Time from the commit to that disconnect.
 const IMPATIENT_MICROS: std::ops::Range<u64> = 0..3_000;
-/// One in so many is rolled back to a savepoint, and goes on.
+/// One in this many transactions rolls back to a savepoint, and continues.
 const SAVEPOINT_ONE_IN: u32 = 20;
-/// One in so many checks its constraints at once, so that no bell rings at its commit.
-const WITHOUT_BELL_ONE_IN: u32 = 20;
-/// One in so many commits in two phases, where no bell may ring either.
+/// One in this many transactions checks its constraints immediately, so that its commit rings no doorbell.
+const WITHOUT_DOORBELL_ONE_IN: u32 = 20;
+/// One in this many transactions commits in two phases, which rings no doorbell either.
 const TWO_PHASE_ONE_IN: u32 = 20;
 const LARGE_BYTES: i32 = 20_000;
-/// Delay before the next try to connect.
+/// Pause after a failed attempt to connect.
 const RECONNECT_DELAY: Duration = Duration::from_millis(50);
-/// A try to connect, or to commit, takes no longer.
+/// Longest attempt to connect, and longest transaction.
 const DATABASE_DEADLINE: Duration = Duration::from_secs(30);
 
-/// The organisation of the bulk statements, at this place in the list; few follow it.
+/// Index of the organisation of the bulk statements. Few clients follow it.
 pub(crate) const BULK_ORG: usize = 0;
 
-/// What all writers need.
+/// Shared context of writers and followers.
 #[derive(Clone)]
 pub(crate) struct World {
     pub(crate) url: String,
@@ -52,20 +53,19 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// A connection, as soon as the database is there.
+    /// Connects, and retries until the database is available.
     pub(crate) async fn connect(&self) -> PgConnection {
         loop {
             let attempt = tokio::time::timeout(DATABASE_DEADLINE, PgConnection::connect(&self.url)).await;
             match attempt {
                 Ok(Ok(connection)) => return connection,
-                // The condition is polled: the database is there.
                 _ => tokio::time::sleep(RECONNECT_DELAY).await,
             }
         }
     }
 }
 
-/// A backend of the server: numbers of processes come again, with the start they don't.
+/// A backend process of the server. Process ids are reused, but not together with the start time.
 #[derive(Clone, Debug)]
 struct Backend {
     pid: i32,
@@ -78,30 +78,30 @@ async fn backend(connection: &mut PgConnection) -> Option<Backend> {
     Some(Backend { pid: row.get(0), started: row.get(1) })
 }
 
-/// A new connection, when the former one's backend is gone: a commit that it was told of may still be under
-/// way, and what comes next must come after it.
-async fn connect_after(world: &World, former: Option<&Backend>) -> (PgConnection, Option<Backend>) {
+/// Connects after the previous backend has ended. That backend may still execute a commit, and later
+/// transactions must come after it.
+async fn connect_after(world: &World, previous: Option<&Backend>) -> (PgConnection, Option<Backend>) {
     loop {
         let mut connection = world.connect().await;
-        let Some(present) = backend(&mut connection).await else { continue };
-        let Some(former) = former else { return (connection, Some(present)) };
+        let Some(current) = backend(&mut connection).await else { continue };
+        let Some(previous) = previous else { return (connection, Some(current)) };
         let sql =
             "select not exists (select from pg_stat_activity where pid = $1 and backend_start::text = $2)";
-        let query = sqlx::query_scalar(sql).bind(former.pid).bind(&former.started);
+        let query = sqlx::query_scalar(sql).bind(previous.pid).bind(&previous.started);
         if let Ok(true) = query.fetch_one(&mut connection).await {
-            return (connection, Some(present));
+            return (connection, Some(current));
         }
         tokio::time::sleep(RECONNECT_DELAY).await;
     }
 }
 
-/// Commits what was prepared under this name, until it is known to be gone.
+/// Commits a prepared transaction, and retries until it no longer exists.
 async fn finish_prepared(world: &World, mark: Uuid) {
     loop {
         let mut connection = world.connect().await;
         let sql = "select exists (select from pg_prepared_xacts where gid = $1)";
-        let there = sqlx::query_scalar(sql).bind(mark.to_string()).fetch_one(&mut connection).await;
-        match there {
+        let exists = sqlx::query_scalar(sql).bind(mark.to_string()).fetch_one(&mut connection).await;
+        match exists {
             Ok(false) => return,
             Ok(true) => {
                 let _ = connection.execute(AssertSqlSafe(format!("commit prepared '{mark}'"))).await;
@@ -116,13 +116,13 @@ struct Writer {
     id: u64,
     n: u64,
     random: fastrand::Rng,
-    /// Calls that are there: organisation, id, number of the last change.
+    /// Existing calls: organisation, id, number of the last change.
     calls: Vec<(Uuid, Uuid, u64)>,
-    /// A transaction whose commit was perhaps sent.
+    /// Transaction whose commit may have been sent.
     planned: Option<(Uuid, Arc<Vec<Written>>)>,
 }
 
-/// Writes until told to stop; the transactions that may have been committed.
+/// Writes until the faults end. Returns the transactions that may have been committed.
 pub(crate) async fn write(world: World, id: u64, random: fastrand::Rng) -> Vec<Transaction> {
     let mut writer = Writer { world, id, n: 0, random, calls: Vec::new(), planned: None };
     let mut transactions = Vec::new();
@@ -137,7 +137,7 @@ pub(crate) async fn write(world: World, id: u64, random: fastrand::Rng) -> Vec<T
                 let is_unknown = transaction.outcome == Outcome::Unknown;
                 transactions.push(transaction);
                 if is_unknown {
-                    // Whether its changes are there is not known here, so these calls are left alone.
+                    // It is not known whether these changes exist, so the calls are not changed again.
                     writer.calls.clear();
                     drop(connection);
                     (connection, backend) = connect_after(&writer.world, backend.as_ref()).await;
@@ -152,7 +152,7 @@ pub(crate) async fn write(world: World, id: u64, random: fastrand::Rng) -> Vec<T
                     transactions.push(Transaction { mark, outcome: Outcome::Unknown, events });
                     writer.calls.clear();
                 } else {
-                    // Before its commit: it can't have happened.
+                    // The transaction broke off before its commit, so it was not committed.
                     writer.world.record.count("transactions broken off");
                     writer.calls = calls;
                 }
@@ -165,7 +165,7 @@ pub(crate) async fn write(world: World, id: u64, random: fastrand::Rng) -> Vec<T
 }
 
 impl Writer {
-    /// None: rolled back on purpose. The error: broken off before the commit was sent.
+    /// Runs one transaction; `None` if it was rolled back on purpose. An error means that no commit was sent.
     async fn transaction(
         &mut self,
         connection: &mut PgConnection,
@@ -174,8 +174,8 @@ impl Writer {
         let mut events = Vec::new();
         let mut tx = connection.begin().await?;
         let is_two_phase = self.random.u32(..TWO_PHASE_ONE_IN) == 0;
-        let is_without_bell = !is_two_phase && self.random.u32(..WITHOUT_BELL_ONE_IN) == 0;
-        if is_without_bell {
+        let is_without_doorbell = !is_two_phase && self.random.u32(..WITHOUT_DOORBELL_ONE_IN) == 0;
+        if is_without_doorbell {
             tx.execute("set constraints all immediate").await?;
         }
         sqlx::query("insert into chaos_marks values ($1)").bind(mark).execute(&mut *tx).await?;
@@ -193,7 +193,7 @@ impl Writer {
             tx.rollback().await?;
             return Ok(None);
         }
-        let patience = if self.random.u32(..IMPATIENT_ONE_IN) == 0 {
+        let timeout = if self.random.u32(..IMPATIENT_ONE_IN) == 0 {
             Duration::from_micros(self.random.u64(IMPATIENT_MICROS))
         } else {
             DATABASE_DEADLINE / 2
@@ -203,31 +203,31 @@ impl Writer {
         if is_two_phase {
             return self.commit_in_two_phases(tx, mark, events).await;
         }
-        let outcome = match tokio::time::timeout(patience, tx.commit()).await {
+        let outcome = match tokio::time::timeout(timeout, tx.commit()).await {
             Ok(Ok(())) => Outcome::Committed,
             _ => Outcome::Unknown,
         };
-        if is_without_bell && outcome == Outcome::Committed {
-            self.count("transactions committed without a bell");
+        if is_without_doorbell && outcome == Outcome::Committed {
+            self.count("transactions committed without a doorbell");
         }
         Ok(Some(Transaction { mark, outcome, events }))
     }
 
-    /// Writes something that must not be seen.
+    /// Writes an event that must not be seen.
     async fn roll_back_to_savepoint(
         &mut self,
         tx: &mut sqlx::Transaction<'_, Postgres>,
     ) -> Result<(), sqlx::Error> {
         let calls = self.calls.clone();
-        let mut within = tx.begin().await?;
-        self.event(&mut within, &mut Vec::new()).await?;
-        within.rollback().await?;
+        let mut savepoint = tx.begin().await?;
+        self.event(&mut savepoint, &mut Vec::new()).await?;
+        savepoint.rollback().await?;
         self.calls = calls;
         self.count("rollbacks to a savepoint");
         Ok(())
     }
 
-    /// Prepares, and finishes whatever happens to the connection or the database between.
+    /// Prepares and commits. The commit happens even if the connection or the database fails in between.
     async fn commit_in_two_phases(
         &mut self,
         mut tx: sqlx::Transaction<'_, Postgres>,
@@ -236,7 +236,7 @@ impl Writer {
     ) -> Result<Option<Transaction>, sqlx::Error> {
         let prepare = format!("prepare transaction '{mark}'");
         let is_prepared = tx.execute(AssertSqlSafe(prepare)).await.is_ok();
-        // The server has left the transaction; the driver's rollback, on drop, does nothing but warn.
+        // The server has left the transaction, so the rollback of the driver only causes a warning.
         drop(tx);
         if is_prepared {
             self.count("transactions prepared");
@@ -246,7 +246,7 @@ impl Writer {
             tokio::time::sleep(Duration::from_millis(self.random.u64(HELD_MS))).await;
         }
         finish_prepared(&self.world, mark).await;
-        // Whether it was prepared, and so committed, only its mark tells where the connection broke.
+        // If the connection broke, only the mark shows whether it was prepared and so committed.
         let outcome = if is_prepared { Outcome::Committed } else { Outcome::Unknown };
         if is_prepared {
             self.count("transactions committed in two phases");
@@ -254,8 +254,8 @@ impl Writer {
         Ok(Some(Transaction { mark, outcome, events }))
     }
 
-    fn count(&self, what: &str) {
-        self.world.record.count(what);
+    fn count(&self, name: &str) {
+        self.world.record.count(name);
     }
 
     async fn event(
@@ -267,8 +267,8 @@ impl Writer {
         let (writer, n) = (self.id, self.n);
         let key = Key { is_deletion: false, writer, n };
         let (w, m) = (writer.cast_signed(), n.cast_signed());
-        let of_call = (!self.calls.is_empty()).then(|| self.random.usize(..self.calls.len()));
-        match (self.random.u32(..10), of_call) {
+        let call = (!self.calls.is_empty()).then(|| self.random.usize(..self.calls.len()));
+        match (self.random.u32(..10), call) {
             (0..2, _) | (2..6, None) => {
                 let org = self.org();
                 let sql = "insert into calls (org_id, metadata)
@@ -310,14 +310,15 @@ impl Writer {
     }
 }
 
-/// Rows of a bulk statement that are there: whose, and their numbers.
+/// Rows of a bulk statement, by writer and numbers.
 pub(crate) struct Bulk {
     id: u64,
     first: u64,
     last: u64,
 }
 
-/// One statement of many rows, tried until it is known to be committed; then `done` is told.
+/// Inserts many rows in one statement, and retries until it is known to be committed. Then sends the rows to
+/// `done`.
 pub(crate) async fn bulk(
     world: World,
     id: u64,
@@ -327,7 +328,7 @@ pub(crate) async fn bulk(
 ) -> Vec<Transaction> {
     let mut transactions = Vec::new();
     for attempt in 0_u64.. {
-        // A second try after an unknown end writes other numbers.
+        // A retry after an unknown outcome uses other numbers.
         let first = attempt * u64::from(rows) + 1;
         let bulk = Bulk { id, first, last: first + u64::from(rows) - 1 };
         let sql = "with marked as (insert into chaos_marks values ($1))
@@ -343,9 +344,9 @@ pub(crate) async fn bulk(
     transactions
 }
 
-/// Deletes those rows in one statement, as soon as they are there, so that the database does not grow without
-/// end. Tried until it is known to be committed; a try that finds them gone deletes nothing, and is expected to
-/// have done what the one before it did.
+/// Deletes the rows of a bulk statement in one statement, so that the database stays small. Retries until the
+/// deletion is known to be committed. A retry that finds no rows counts as the deletion of the attempt before
+/// it.
 pub(crate) async fn delete_bulk(
     world: World,
     bulk: oneshot::Receiver<Bulk>,
