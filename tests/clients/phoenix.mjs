@@ -10,7 +10,7 @@
 // Each line on stdout is an object; `on` names what happened:
 //   ready                                          commands are accepted from now on
 //   open, error {message}, close {code, reason}    the socket
-//   frame {join_ref, ref, topic, event, payload}   any frame that the socket received, heartbeat replies included
+//   frame {join_ref, ref, topic, event, payload}   any frame that the socket received
 //   event {topic, event, payload}                  an event that a channel received
 //   channel {topic, event}                         a channel closed or failed (phx_close, phx_error)
 //   reply {to, topic, status, response}            the reply to a join, a leave or a push, or its timeout

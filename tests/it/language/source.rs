@@ -324,7 +324,7 @@ pub(super) fn document(content: &str) -> Vec<Passage> {
     passages
 }
 
-/// The lines of a document outside code blocks. A code block reads as one empty line, so that it ends a paragraph.
+/// The lines of a document. Those of code blocks are empty, so that a code block ends a paragraph.
 pub(super) fn prose_lines(content: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut in_block = false;
     (1..).zip(content.lines()).map(move |(line, text)| {
