@@ -1,39 +1,39 @@
-//! Integration tests: real PostgreSQL, real sockets, one binary.
+//! Integration tests with real PostgreSQL and real sockets, in one test binary.
 //!
-//! | module | holds against |
+//! | module | tests |
 //! |---|---|
-//! | `accept` | an accepted upgrade: its answer, and which organisations exist |
-//! | `adoption` | a live database from the time before organisations, and every way in which it may not fit |
-//! | `architecture` | the direction of imports, and who may make what |
-//! | `audit` | each rule of `warden audit`, in a database where exactly that is broken |
-//! | `cli` | the binary: its messages, exit codes and streams |
-//! | `dev` | the command for development: nothing needed, nothing left |
-//! | `delivery` | what reaches a socket, when, and in which order |
-//! | `edge` | limits, proxies, cookies, TLS, the audit trail: what strangers and clients may use |
-//! | `failover` | standbys, promotions, poolers, and connections that break in every way |
-//! | `frames` | whatever a client may send, and how each session ends |
-//! | `isolation` | random programs: every socket gets its own events, and no others |
-//! | `keys` | whose keys verify a token; key servers that change, fail and lie |
+//! | `accept` | accepted upgrades: the answer, and which organisations exist |
+//! | `adoption` | the adoption of live databases, and every way in which one may not fit |
+//! | `architecture` | the direction of imports, and the creators of sensitive types |
+//! | `audit` | each rule of `warden audit`, on a database that breaks this rule only |
+//! | `cli` | the binary: messages, exit codes and streams |
+//! | `dev` | `warden dev` needs no server and leaves nothing behind |
+//! | `delivery` | which events reach a socket, when, and in which order |
+//! | `edge` | limits, proxies, cookies, TLS and the audit trail |
+//! | `failover` | standbys, promotions, poolers, and broken connections |
+//! | `frames` | every kind of frame that a client may send, and each close code |
+//! | `isolation` | random programs: every socket receives its own events, and no others |
+//! | `keys` | which keys verify a token; key servers that change, fail or answer wrongly |
 //! | `language` | the language of comments, messages and documents, and links in documents |
-//! | `limits` | silent sessions and slow ones |
+//! | `limits` | silent sessions and slow sessions |
 //! | `membership` | users whose organisation changes |
 //! | `phoenix` | the published JavaScript client, unmodified |
-//! | `refresh` | the time of tokens, and tokens that replace them |
-//! | `resume` | coming back with a cursor: what was missed, once, then live |
-//! | `retention` | the ring of the log moves on |
-//! | `revocation` | revoked sessions end, tokens from before stay out, and others notice nothing |
-//! | `restart` | a database that goes away and comes back |
-//! | `rls` | one organisation's rows from another, for every table, command and claim |
-//! | `rolling` | nodes replaced one after the other behind a balancer |
-//! | `schema` | rights, claims, and what the schema refuses, without a gateway |
+//! | `refresh` | expiry of tokens, and tokens that replace them |
+//! | `resume` | joins with a cursor: missed events once, then live events |
+//! | `retention` | rotation of the slots of the log |
+//! | `revocation` | revoked sessions end, earlier tokens are rejected, other sessions are unaffected |
+//! | `restart` | a restart of the database |
+//! | `rls` | access to rows of other organisations, for every table, command and claim |
+//! | `rolling` | nodes that are replaced one after the other behind a balancer |
+//! | `schema` | rights, claims and constraints of the schema, without a gateway |
 //! | `secrecy` | tokens and secrets in logs |
-//! | `shutdown` | going down, one session after the other |
-//! | `slow` | clients that read slowly or vanish: they end, and alone |
-//! | `threats` | what no other test shows of the table of threats in docs/security.md |
+//! | `shutdown` | the drain, one session after the other |
+//! | `slow` | clients that read slowly or vanish: their sessions end, and no others |
+//! | `threats` | threats of docs/security.md that no other test covers |
 //! | `topics` | tokens that are limited to some topics |
-//! | `upgrade` | who may not connect: each refusal with its status and code |
+//! | `upgrade` | rejected upgrades, each with its status and code |
 
-#![expect(unreachable_pub, reason = "nothing links against a test; pub marks the harness's designed API")]
+#![expect(unreachable_pub, reason = "nothing links against a test; pub marks the API of the harness")]
 
 mod accept;
 mod adoption;

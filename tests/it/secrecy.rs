@@ -14,8 +14,8 @@ use tokio::io::AsyncReadExt as _;
 use uuid::Uuid;
 
 use crate::harness::{
-    Client, LogCapture, SECRET, TestDb, TestGateway, Upgrade, claims, eventually, keep_secret, sign, token,
-    urls_with, watch, within,
+    Client, LogCapture, SECRET, TestDb, TestGateway, Upgrade, capture_logs, claims, eventually, keep_secret,
+    sign, token, urls_with, within,
 };
 
 /// Marker within opaque credentials and malformed tokens.
@@ -130,7 +130,7 @@ fn a_log_line_with_a_token_ends_the_run() {
 #[test]
 #[ignore = "ends its process: a_line_with_a_token_ends_the_run runs it"]
 fn logs_a_token() {
-    watch();
+    capture_logs();
     let jwt = token(Uuid::nil(), &json!({}));
     // In a detached task, like most of the gateway's.
     let thread = std::thread::spawn(move || tracing::trace!(%jwt, "on purpose"));
@@ -140,7 +140,7 @@ fn logs_a_token() {
 #[test]
 #[ignore = "ends its process: a_line_with_a_token_ends_the_run runs it"]
 fn logs_part_of_a_token() {
-    watch();
+    capture_logs();
     let jwt = token(Uuid::nil(), &json!({}));
     tracing::trace!("on purpose: ...{}", &jwt[jwt.len() - 24..]);
 }
@@ -148,7 +148,7 @@ fn logs_part_of_a_token() {
 #[test]
 #[ignore = "ends its process: a_line_with_a_token_ends_the_run runs it"]
 fn logs_the_secret_in_hex() {
-    watch();
+    capture_logs();
     keep_secret(SECRET);
     let hex: String = SECRET.bytes().map(|byte| format!("{byte:02X}")).collect();
     tracing::trace!(hex, "on purpose");
@@ -157,7 +157,7 @@ fn logs_the_secret_in_hex() {
 #[test]
 #[ignore = "ends its process: a_line_with_a_token_ends_the_run runs it"]
 fn logs_another_token() {
-    watch();
+    capture_logs();
     let jwt = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJzb21lYm9keSJ9.";
     tracing::trace!("on purpose: Bearer {jwt}");
 }
@@ -165,7 +165,7 @@ fn logs_another_token() {
 #[test]
 #[ignore = "a_line_with_a_token_ends_the_run runs it"]
 fn logs_what_may_be_logged() {
-    watch();
+    capture_logs();
     let jwt = token(Uuid::nil(), &json!({}));
     let hash = warden::audit_trail::TokenHash::of(&jwt);
     tracing::info!(token.hash = %hash, org.id = %Uuid::nil(), "not a secret");

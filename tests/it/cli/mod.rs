@@ -11,7 +11,7 @@ use uuid::Uuid;
 use warden_devkit::cluster::SUPERUSER;
 
 use crate::harness::{
-    Client, SECRET, TestDb, TestGateway, Upgrade, eventually, gives_away, shared_cluster_url, within,
+    Client, SECRET, TestDb, TestGateway, Upgrade, contains_secret, eventually, shared_cluster_url, within,
 };
 
 /// Creates a command with these environment variables and no others.
@@ -32,7 +32,7 @@ struct Outcome {
 async fn run(args: &[&str], variables: &[(&str, &str)]) -> Outcome {
     let output = within("the end of the command", warden(args, variables).output()).await.expect("runs");
     let stderr = String::from_utf8(output.stderr).expect("text");
-    assert!(!gives_away(stderr.as_bytes()), "{args:?} prints a secret: {stderr}");
+    assert!(!contains_secret(stderr.as_bytes()), "{args:?} prints a secret: {stderr}");
     Outcome { code: output.status.code(), stdout: String::from_utf8(output.stdout).expect("text"), stderr }
 }
 

@@ -1,4 +1,4 @@
-//! One private cluster for the run, and a migrated database for each test.
+//! One private cluster per run, and a migrated database per test.
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -9,13 +9,13 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 use uuid::Uuid;
 use warden_devkit::cluster::{Binaries, Cluster, ClusterOptions, DataDir, SUPERUSER};
 
-/// Connections to the shared cluster; tests run side by side.
+/// Connections of the shared cluster. Tests run concurrently.
 const CONNECTIONS_MAX: u32 = 400;
-/// Connections that one test's pool opens.
+/// Connections of the pool of one test.
 const POOL_CONNECTIONS_MAX: u32 = 24;
 const TEMPLATE: &str = "warden_template";
 
-/// Options of a temporary cluster for tests: fast, with what tests need switched on.
+/// Options of a temporary cluster for tests: without fsync, with prepared transactions.
 pub fn cluster_options() -> ClusterOptions {
     ClusterOptions {
         binaries: Binaries::find(None, std::env::var_os("PATH").as_deref()).expect("PostgreSQL is installed"),
@@ -30,8 +30,8 @@ struct Shared {
     url: String,
 }
 
-/// The cluster lives on a thread of its own, so that it outlives the runtime of the test that happened
-/// to come first. It ends with the process.
+/// Starts the shared cluster on first use. It runs on a thread of its own, so that it outlives the runtime of
+/// the test that happens to be the first, and ends with the process.
 fn shared() -> &'static Shared {
     static SHARED: OnceLock<Shared> = OnceLock::new();
     SHARED.get_or_init(|| {
@@ -42,7 +42,7 @@ fn shared() -> &'static Shared {
             runtime.block_on(async {
                 let cluster = Cluster::start(cluster_options()).await.expect("PostgreSQL starts");
                 make_template(&cluster).await;
-                send.send(Shared { url: cluster.url("{db}", "{user}") }).expect("somebody waits");
+                send.send(Shared { url: cluster.url("{db}", "{user}") }).expect("a test waits");
                 std::future::pending::<()>().await;
                 drop(cluster);
             });
@@ -63,27 +63,28 @@ pub fn shared_cluster_url(database: &str, user: &str) -> String {
     shared().url.replace("%7Bdb%7D", database).replace("%7Buser%7D", user)
 }
 
-/// A migrated database for one test. It is left behind, for the cluster goes with the run.
+/// A migrated database of one test. Nothing drops it, because the cluster is removed at the end of the run.
 #[derive(Debug)]
 pub struct TestDb {
-    /// As the superuser: what a backend and a migration would do.
+    /// Connections of the superuser, for actions of back ends and migrations.
     pub pool: PgPool,
-    /// Its name.
+    /// Name of the database.
     pub name: String,
     url: String,
     gateway_url: String,
 }
 
 impl TestDb {
+    /// Creates a database from the migrated template.
     pub async fn create() -> Self {
         Self::create_from(TEMPLATE).await
     }
 
-    /// With what another database of the cluster holds, which nobody may be connected to.
+    /// Creates a copy of another database, to which no session may be connected.
     pub async fn create_from(template: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("t{}", COUNT.fetch_add(1, Ordering::Relaxed));
-        // The first test of a run waits here for the cluster.
+        // The first test of a run waits here until the cluster has started.
         let admin_url =
             tokio::task::spawn_blocking(|| shared_cluster_url("postgres", SUPERUSER)).await.expect("up");
         let mut admin = PgConnection::connect(&admin_url).await.expect("connects");
@@ -95,15 +96,15 @@ impl TestDb {
             .await
     }
 
-    /// A database that is there already, reached by these URLs.
+    /// Uses an existing database with these URLs.
     pub async fn at(name: &str, url: &str, gateway_url: &str) -> Self {
         let pool =
             PgPoolOptions::new().max_connections(POOL_CONNECTIONS_MAX).connect_lazy(url).expect("a URL");
         Self { pool, name: name.to_owned(), url: url.to_owned(), gateway_url: gateway_url.to_owned() }
     }
 
-    /// In a cluster of its own: elsewhere the transactions of other tests, in progress in the same cluster, show in
-    /// snapshots. The cluster is to be closed by the test.
+    /// Creates a database in a cluster of its own, which the test must close. In the shared cluster,
+    /// snapshots contain the transactions in progress of other tests.
     pub async fn create_alone() -> (Cluster, Self) {
         let cluster = Cluster::start(cluster_options()).await.expect("PostgreSQL starts");
         make_template(&cluster).await;
@@ -112,12 +113,12 @@ impl TestDb {
         (cluster, db)
     }
 
-    /// The database's name.
+    /// Name of the database.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// As the superuser.
+    /// URL of the superuser.
     pub fn url(&self) -> &str {
         &self.url
     }
@@ -128,7 +129,7 @@ impl TestDb {
         options.get_socket().expect("a socket").clone()
     }
 
-    /// As the gateway's own role.
+    /// URL of the gateway's role.
     pub fn gateway_url(&self) -> &str {
         &self.gateway_url
     }
@@ -142,7 +143,7 @@ impl TestDb {
             .unwrap_or_else(|e| panic!("{sql}: {e}"));
     }
 
-    /// The message of the error that a statement must give.
+    /// Runs a statement that must fail, and returns the message of the error.
     pub async fn error(&self, sql: impl Into<String>) -> String {
         let sql = sql.into();
         match self.pool.execute(sqlx::raw_sql(AssertSqlSafe(sql.clone()))).await {
@@ -151,7 +152,7 @@ impl TestDb {
         }
     }
 
-    /// A new organisation.
+    /// Creates an organisation.
     pub async fn create_org(&self) -> Uuid {
         sqlx::query_scalar("insert into organizations (name) values ('test') returning id")
             .fetch_one(&self.pool)
@@ -159,7 +160,7 @@ impl TestDb {
             .expect("inserts")
     }
 
-    /// A new call.
+    /// Inserts a call.
     pub async fn insert_call(&self, org: Uuid) -> Uuid {
         sqlx::query_scalar("insert into calls (org_id) values ($1) returning id")
             .bind(org)

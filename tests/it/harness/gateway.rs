@@ -1,4 +1,4 @@
-//! A gateway in the test's process, on ports of its own.
+//! Gateways in the test's process, each on ports of its own.
 
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,14 +11,14 @@ use warden::auth::{IssuerConfig, KeyServerUrl, VerifierConfig};
 use warden::config::{Config, Edge, Limits};
 use warden::log::TailerState;
 
-use super::{Client, TestDb, TestKeyServer, keep_secret, watch, within};
+use super::{Client, TestDb, TestKeyServer, capture_logs, keep_secret, within};
 
 /// Signs every token that the test gateways accept.
 pub const SECRET: &str = "a test secret of more than 32 bytes";
-/// `aud` of the tokens that they accept.
+/// Audience of these tokens.
 pub const AUDIENCE: &str = "authenticated";
 
-/// Claims as a good token has them.
+/// Claims of a valid token.
 pub fn claims(org: Uuid) -> Value {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
     json!({
@@ -31,7 +31,7 @@ pub fn claims(org: Uuid) -> Value {
     })
 }
 
-/// Signs any claims with any algorithm of the HMAC family and any secret.
+/// Signs any claims with an HMAC algorithm and a secret. No log line may contain the token afterwards.
 pub fn sign(claims: &Value, algorithm: Algorithm, secret: &str) -> String {
     let token =
         encode(&Header::new(algorithm), claims, &EncodingKey::from_secret(secret.as_bytes())).expect("signs");
@@ -43,7 +43,7 @@ pub fn sign(claims: &Value, algorithm: Algorithm, secret: &str) -> String {
     token
 }
 
-/// A good token with these changes: `null` removes a claim.
+/// Signs a valid token with these changed claims. `null` removes a claim.
 pub fn token(org: Uuid, changes: &Value) -> String {
     let mut claims = claims(org);
     let object = claims.as_object_mut().expect("an object");
@@ -80,18 +80,18 @@ pub struct TestGateway {
 }
 
 impl TestGateway {
-    /// On a database of its own, with the default limits.
+    /// Starts a gateway on a new database, with the default limits.
     pub async fn start() -> Self {
         Self::start_with(TestDb::create().await, |_| {}).await
     }
 
-    /// On this database, with a configuration changed by the test.
+    /// Starts a gateway on this database, with a changed configuration.
     pub async fn start_with(db: TestDb, change: impl FnOnce(&mut Config)) -> Self {
         let gateway = Self::gateway(&db, change).await;
         Self { db, gateway }
     }
 
-    /// Another gateway on a database.
+    /// Starts another gateway on a database, and waits until it follows the log.
     pub async fn gateway(db: &TestDb, change: impl FnOnce(&mut Config)) -> Gateway {
         let gateway = Self::try_gateway(db, change).await.expect("the gateway starts");
         let mut reader = gateway.reader();
@@ -101,9 +101,9 @@ impl TestGateway {
         gateway
     }
 
-    /// One that perhaps does not start; whether it follows the log is not awaited.
+    /// Tries to start a gateway, and does not wait until it follows the log.
     pub async fn try_gateway(db: &TestDb, change: impl FnOnce(&mut Config)) -> anyhow::Result<Gateway> {
-        watch();
+        capture_logs();
         keep_secret(SECRET);
         let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut config = Config {
@@ -116,13 +116,13 @@ impl TestGateway {
             edge: Edge::default(),
             limits: Limits::default(),
         };
-        // Tests are refused hundreds of times; the one that is about it sets its own.
+        // Tests cause hundreds of rejections. The test of the delay sets its own.
         config.limits.admission.rejection_delay = Duration::ZERO;
         change(&mut config);
         Gateway::start(config).await
     }
 
-    /// An authenticated socket of this organisation.
+    /// Opens a session of this organisation.
     pub async fn connect(&self, org: Uuid) -> Client {
         Client::connect(self.gateway.public_addr(), &token(org, &json!({}))).await
     }

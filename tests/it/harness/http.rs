@@ -1,4 +1,4 @@
-//! Upgrade requests by hand: a client library would correct, or refuse, what tests want to send.
+//! Hand-written upgrade requests. A client library would correct or reject the invalid ones.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 
 use super::within;
 
-/// A request to upgrade, good but for what a test changes.
+/// A valid upgrade request, which a test changes.
 #[derive(Clone, Debug)]
 pub struct Upgrade {
     method: &'static str,
@@ -20,7 +20,7 @@ pub struct Upgrade {
 }
 
 impl Upgrade {
-    /// Everything but a credential.
+    /// A request without a credential.
     pub fn new() -> Self {
         let request =
             Self { method: "GET", target: "/socket/websocket?vsn=2.0.0".into(), headers: Vec::new() };
@@ -32,30 +32,30 @@ impl Upgrade {
             .with("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")
     }
 
-    /// With a token in the header.
+    /// A request with a token in the header.
     pub fn bearer(token: &str) -> Self {
         Self::new().with("Authorization", &format!("Bearer {token}"))
     }
 
-    /// To this path and query.
+    /// Sets path and query.
     pub fn to(mut self, target: &str) -> Self {
         target.clone_into(&mut self.target);
         self
     }
 
-    /// With this method.
+    /// Sets the method.
     pub fn method(mut self, method: &'static str) -> Self {
         self.method = method;
         self
     }
 
-    /// Adds a header, also beside one of the same name.
+    /// Adds a header, even if one of the same name exists.
     pub fn with(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// Takes a header away.
+    /// Removes a header.
     pub fn without(mut self, name: &str) -> Self {
         self.headers.retain(|(present, _)| !present.eq_ignore_ascii_case(name));
         self
@@ -66,7 +66,7 @@ impl Upgrade {
         self.without(name).with(name, value)
     }
 
-    /// The bytes of the request.
+    /// Text of the request.
     pub fn text(&self) -> String {
         let mut text = format!("{} {} HTTP/1.1\r\n", self.method, self.target);
         for (name, value) in &self.headers {
@@ -76,12 +76,12 @@ impl Upgrade {
         text
     }
 
-    /// Sends it; the connection ends with the answer.
+    /// Sends the request on a connection of its own, and reads the answer.
     pub async fn send(&self, addr: SocketAddr) -> Answer {
         within("an answer", self.ask(addr)).await
     }
 
-    /// The same for an answer that may take so long.
+    /// Sends the request, with another deadline for the answer.
     pub async fn send_within(&self, addr: SocketAddr, deadline: Duration) -> Answer {
         tokio::time::timeout(deadline, self.ask(addr)).await.expect("an answer")
     }
@@ -93,7 +93,7 @@ impl Upgrade {
     }
 }
 
-/// What came back.
+/// An HTTP response.
 #[derive(Clone, Debug)]
 pub struct Answer {
     pub status: u16,
@@ -102,7 +102,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Reads one from a stream.
+    /// Reads a response from a stream.
     pub async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> Self {
         let mut bytes = Vec::new();
         let end = loop {
@@ -133,18 +133,18 @@ impl Answer {
         body["error"][field].as_str().unwrap_or_default().to_owned()
     }
 
-    /// The error's code; empty where there is none.
+    /// Code of the error; empty if there is none.
     pub fn code(&self) -> String {
         self.error("code")
     }
 
-    /// The error's sentence for people.
+    /// Message of the error; empty if there is none.
     pub fn message(&self) -> String {
         self.error("message")
     }
 }
 
-/// URLs that carry a JWT, or an opaque credential, in the ways in which people do it.
+/// URLs that contain a JWT or an opaque credential, in all the usual places.
 pub fn urls_with(jwt: &str, opaque: &str) -> Vec<String> {
     let mut urls: Vec<String> = [
         "token",

@@ -1,13 +1,13 @@
-//! Everything that the process logs, at the level trace: held against every token and secret of the run, and
-//! shown to a test that looks.
+//! The log of the test process at level trace. Every line is checked for the tokens and secrets of the run.
 //!
-//! Whoever signs a token [`keep_secret`]s it before it is used, and every gateway and database of a test
-//! [`watch`]es. A line that holds a piece of a secret ends the whole run at once, whichever test it is of:
-//! nothing could hide it, neither the order of tests nor a task whose panic nobody awaits. (What `exit` leaves
-//! behind ends by itself: PostgreSQL with its owner.)
+//! A test registers each token with [`keep_secret`] before it is used. Every gateway and database of a test
+//! installs the check with [`capture_logs`]. A line that contains a piece of a secret ends the whole run
+//! immediately, because neither the order of tests nor a task whose panic is ignored may hide it. (PostgreSQL
+//! ends together with the process.)
 //!
-//! What `tungstenite` logs through the crate `log` is not among it: the clients of the tests are
-//! `tungstenite`, too, and log the tokens that they send. The test of the real binary covers it.
+//! The check does not see the records of `tungstenite`, which uses the crate `log`: the clients of the tests
+//! use `tungstenite` as well, and log the tokens that they send. The test of the real binary covers these
+//! records.
 
 use std::collections::HashSet;
 use std::io;
@@ -18,12 +18,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use tracing_subscriber::layer::SubscriberExt as _;
 
-/// A run of so many bytes of a secret gives it away. Pieces are kept at every such step, so that any run of
-/// twice as many holds one, wherever it begins and ends.
+/// Length of the pieces of a secret. A secret is cut into consecutive pieces, so that any run of twice this
+/// length contains a whole piece.
 const PIECE_BYTES: usize = 12;
 type Piece = [u8; PIECE_BYTES];
 
-static LOOKING: AtomicUsize = AtomicUsize::new(0);
+static CAPTURES: AtomicUsize = AtomicUsize::new(0);
 static LINES: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 static PIECES: LazyLock<RwLock<HashSet<Piece>>> = LazyLock::new(RwLock::default);
 
@@ -31,7 +31,7 @@ fn lines() -> MutexGuard<'static, Vec<u8>> {
     LINES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// From now on no log line may hold a piece of it, nor of its hex or base64 form.
+/// Registers a secret. From now on no log line may contain a piece of it, or of its hex or base64 form.
 pub fn keep_secret(secret: &str) {
     let hex: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
     let mut pieces = PIECES.write().unwrap_or_else(PoisonError::into_inner);
@@ -42,9 +42,9 @@ pub fn keep_secret(secret: &str) {
     }
 }
 
-/// Whether a line holds a piece of a secret, or anything of the form of a JSON Web Token: some are signed by
-/// the binary itself.
-pub fn gives_away(line: &[u8]) -> bool {
+/// Whether a line contains a piece of a secret, or anything that looks like a JSON Web Token. The binary
+/// itself signs some tokens, which are not registered.
+pub fn contains_secret(line: &[u8]) -> bool {
     let is_of_token = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     let has_token = line.split(|byte| !is_of_token(byte)).any(|run| {
         let at = run.windows(3).position(|start| start == b"eyJ");
@@ -58,28 +58,28 @@ pub fn gives_away(line: &[u8]) -> bool {
     lower.windows(PIECE_BYTES).any(|run| Piece::try_from(run).is_ok_and(|run| pieces.contains(&run)))
 }
 
-/// Installs the process's one subscriber, the first time.
-pub fn watch() {
+/// Installs the log subscriber of the process, once.
+pub fn capture_logs() {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {
-        let layer = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(|| Watching);
+        let layer = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(|| CheckedWriter);
         tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer))
-            .expect("nobody else installs a subscriber");
+            .expect("no other subscriber is installed");
     });
 }
 
-struct Watching;
+struct CheckedWriter;
 
-impl io::Write for Watching {
-    /// One line, whole.
+impl io::Write for CheckedWriter {
+    /// Receives one whole line.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if gives_away(line) {
-            // Past the capture of output: a test that passes would swallow it.
-            let text = format!("\nA LOG LINE GIVES A SECRET AWAY: {}\n", String::from_utf8_lossy(line));
+        if contains_secret(line) {
+            // Written directly, because the test runner hides the captured output of tests that pass.
+            let text = format!("\nA LOG LINE CONTAINS A SECRET: {}\n", String::from_utf8_lossy(line));
             let _ = io::Write::write_all(&mut io::stderr(), text.as_bytes());
             std::process::exit(70);
         }
-        if LOOKING.load(Ordering::Relaxed) > 0 {
+        if CAPTURES.load(Ordering::Relaxed) > 0 {
             lines().extend_from_slice(line);
         }
         Ok(line.len())
@@ -90,23 +90,23 @@ impl io::Write for Watching {
     }
 }
 
-/// Collects logs for as long as it lives: those of all tests that run meanwhile.
+/// Collects log lines until it is dropped, including those of tests that run at the same time.
 pub struct LogCapture(());
 
 impl LogCapture {
     /// Begins to collect.
     pub fn begin() -> Self {
-        watch();
-        LOOKING.fetch_add(1, Ordering::Relaxed);
+        capture_logs();
+        CAPTURES.fetch_add(1, Ordering::Relaxed);
         Self(())
     }
 
-    /// What was logged so far.
+    /// Log lines so far.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&lines()).into_owned()
     }
 
-    /// The lines that hold all of these, for tests that know an id of their own.
+    /// Lines that contain all of these texts. A test finds its own lines by an id.
     pub fn lines_with(&self, texts: &[&str]) -> Vec<String> {
         let text = self.text();
         text.lines().filter(|line| texts.iter().all(|t| line.contains(t))).map(str::to_owned).collect()
@@ -115,6 +115,6 @@ impl LogCapture {
 
 impl Drop for LogCapture {
     fn drop(&mut self) {
-        LOOKING.fetch_sub(1, Ordering::Relaxed);
+        CAPTURES.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -1,5 +1,5 @@
-//! The test harness: a PostgreSQL of its own for the run, a database for each test, gateways in the
-//! test's process, and clients that speak the protocol without sharing code with the gateway.
+//! The test harness: one private PostgreSQL per run, one database per test, gateways in the test's process,
+//! and clients that share no code with the gateway (`warden_testkit`).
 //!
 //! ```ignore
 //! let t = TestGateway::start().await;            // database, migrations, gateway
@@ -10,8 +10,8 @@
 //! let event = client.expect_event("calls", "call.created").await;
 //! ```
 //!
-//! Nothing here sleeps: whatever is awaited has [`DEADLINE`], and what must not come is shown by what
-//! comes instead ([`Client::expect_only`]).
+//! Tests do not sleep. Every wait has a deadline ([`DEADLINE`]). To show that an unwanted event was not
+//! delivered, a test publishes a marker after it and expects only the marker ([`Client::expect_only`]).
 
 mod database;
 mod gateway;
@@ -23,7 +23,7 @@ pub mod tenancy;
 pub use database::{TestDb, cluster_options, shared_cluster_url};
 pub use gateway::{AUDIENCE, IssuerExt, SECRET, TestGateway, claims, sign, token};
 pub use http::{Answer, Upgrade, urls_with};
-pub use logs::{LogCapture, gives_away, keep_secret, watch};
+pub use logs::{LogCapture, capture_logs, contains_secret, keep_secret};
 pub use pooler::Pooler;
 pub use warden_testkit::keys::{Answer as KeyAnswer, IssuerKey, TestKeyServer};
 pub use warden_testkit::phoenix::{ConnectError, handshake};

@@ -1,4 +1,4 @@
-//! PgBouncer before the cluster of the run, as people have it before their database.
+//! PgBouncer in front of the shared cluster.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, chown};
@@ -11,7 +11,7 @@ use tokio::process::{Child, Command};
 
 use super::TestDb;
 
-/// A pooler of one test's own; it ends when it is dropped.
+/// A pooler of one test. It ends when it is dropped.
 pub struct Pooler {
     _process: Child,
     dir: PathBuf,
@@ -19,11 +19,11 @@ pub struct Pooler {
 }
 
 impl Pooler {
-    /// Pools `transaction`s or `session`s, with five of the server's sessions taken in turn.
+    /// Starts a pooler with this `pool_mode` and five backend sessions, which it uses round-robin.
     pub async fn start(db: &TestDb, mode: &str) -> Self {
         static PORT: AtomicU16 = AtomicU16::new(6432);
         let options: PgConnectOptions = db.url().parse().expect("a URL");
-        // Beside the server's own socket: the directory goes with the cluster.
+        // The pooler's files are beside the server's socket, so that they are removed with the cluster.
         let dir = options.get_socket().expect("a socket").clone();
         let port = PORT.fetch_add(1, Ordering::Relaxed);
         let (ini, users) = (dir.join(format!("{port}.ini")), dir.join(format!("{port}.txt")));
@@ -44,8 +44,8 @@ impl Pooler {
             .arg("-q")
             .arg(&ini)
             .env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin:/opt/homebrew/bin");
-        // Like the server, it refuses to run as root.
-        let owner = fs::metadata(&dir).expect("is there");
+        // Like the server, PgBouncer cannot run as root.
+        let owner = fs::metadata(&dir).expect("the directory exists");
         if owner.uid() != rustix::process::geteuid().as_raw() {
             command.uid(owner.uid()).gid(owner.gid());
             for file in [&ini, &users] {
@@ -66,7 +66,7 @@ impl Pooler {
         pooler
     }
 
-    /// From now on the name of one database leads to another, as when an address is given to another server.
+    /// Leads the name of one database to another database, as if the address were moved to another server.
     pub async fn redirect(&self, from: &str, to: &str) {
         let ini = self.dir.join(format!("{}.ini", self.port));
         let text = fs::read_to_string(&ini).expect("reads");
@@ -75,7 +75,7 @@ impl Pooler {
         self.command("reload").await;
     }
 
-    /// Ends all connections of a database, of clients and of the server.
+    /// Ends all connections to a database, those of clients and those to the server.
     pub async fn kill(&self, database: &str) {
         self.command(&format!("kill {database}")).await;
         self.command(&format!("resume {database}")).await;
@@ -84,17 +84,17 @@ impl Pooler {
     async fn command(&self, command: &str) {
         let mut console = self.console().connect().await.expect("connects");
         let command = sqlx::raw_sql(sqlx::AssertSqlSafe(command.to_owned()));
-        command.execute(&mut console).await.expect("is understood");
+        command.execute(&mut console).await.expect("the command is valid");
         console.close().await.expect("closes");
     }
 
-    /// The pooler's own console knows no more than the simple protocol, and takes no other parameters.
+    /// Options for the console of the pooler, which rejects startup parameters that it does not know.
     fn console(&self) -> PgConnectOptions {
         let options: PgConnectOptions = self.url("pgbouncer", "postgres").parse().expect("a URL");
         options.extra_float_digits(None)
     }
 
-    /// A database through the pooler.
+    /// URL of a database through the pooler.
     pub fn url(&self, database: &str, user: &str) -> String {
         format!(
             "postgres:///{database}?host={}&port={}&user={user}&sslmode=disable",
