@@ -124,6 +124,22 @@ pub(super) fn named_paths(content: &str) -> Vec<(usize, String)> {
     paths
 }
 
+/// Names that a document places in a file, such as `Outbox` in `src/hub/outbox.rs`: line, name and path.
+pub(super) fn placed_names(content: &str) -> Vec<(usize, String, String)> {
+    let mut names = Vec::new();
+    for (line, text) in prose_lines(content) {
+        let parts: Vec<&str> = text.split('`').collect();
+        // Code is at the odd places.
+        for at in (1..parts.len().saturating_sub(2)).step_by(2) {
+            if parts[at + 1] == " in " && parts[at + 2].starts_with("src/") {
+                let name = parts[at].rsplit("::").next().unwrap_or_default();
+                names.push((line, name.to_owned(), parts[at + 2].to_owned()));
+            }
+        }
+    }
+    names
+}
+
 /// Documents of this repository that a comment names, such as docs/protocol.md.
 pub(super) fn named_documents(text: &str) -> impl Iterator<Item = &str> {
     let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '_' | '-')));
@@ -204,6 +220,13 @@ mod tests {
             named_documents(text).collect::<Vec<_>>(),
             ["docs/a-b.md", "docs/design/c.md", "README.md"]
         );
+    }
+
+    #[test]
+    fn names_placed_in_files_are_read() {
+        let text = "`Outbox::send` in `src/hub/outbox.rs`, with `X`. `y` is in `src/z.rs`; `v` in `w`.";
+        let expected = [(1, "send".to_owned(), "src/hub/outbox.rs".to_owned())];
+        assert_eq!(placed_names(text), expected);
     }
 
     #[test]
