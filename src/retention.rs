@@ -19,7 +19,7 @@ use crate::service::{Schedule, periodic};
 const SLOTS: u32 = 8;
 
 /// Time after which an attempt to rotate has failed.
-const ROTATION_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const ROTATION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Limits of the log in the database, and the interval of the job.
 #[derive(Clone, Copy, Debug)]

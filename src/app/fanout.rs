@@ -2,12 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::hub::{FanoutLimits, FanoutSender, Hub, fanout};
+use crate::hub::{FanoutLimits, FanoutSender, HELPERS_MAX, Hub, fanout};
 use crate::metrics::Metrics;
 use crate::service::Services;
-
-/// Helper threads at most: with more, the kernel's own locks are the bottleneck.
-const HELPERS_MAX: usize = 3;
 
 /// Starts the worker and its helpers. They end when the returned sender is dropped and every queued event is
 /// written.

@@ -11,6 +11,7 @@
 mod fanout;
 mod org;
 mod outbox;
+mod session;
 mod transport;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,24 +21,16 @@ use bytes::Bytes;
 use dashmap::DashMap;
 
 pub use fanout::{Batch, FanoutLimits, FanoutSender, FanoutWorker, OrgEvents, fanout};
+pub(crate) use fanout::{CHUNK_BYTES, ENCODE_EVENTS_MAX, HELPERS_MAX, INLINE_COST_MAX, ROUND_COST};
 pub use org::{SEGMENT_SUBSCRIPTIONS_MAX, Subscribed};
 pub use outbox::{CloseState, Outbox, OutboxLimits, SendOutcome};
+pub use session::{SessionCheck, SessionId};
 pub use transport::Transport;
 
 use crate::org::OrgId;
 use crate::sync::lock;
 use crate::wire::{CloseCode, EncodedCursor, Topic};
 use org::{Member, OrgChannel, ReplayBuffer, Subscription, SubscriptionId};
-
-/// Decides whether a session may stay open. The hub knows no tokens, so each session brings its own check.
-pub trait SessionCheck: std::fmt::Debug + Send + Sync {
-    /// The close code, if the session must end.
-    fn close_reason(&self) -> Option<CloseCode>;
-}
-
-/// A session of this process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct SessionId(u64);
 
 /// The node's position in the log.
 #[derive(Debug, Default)]

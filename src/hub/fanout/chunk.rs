@@ -14,7 +14,7 @@ use crate::wire::{Event, Topic, append_event_frame};
 /// A chunk gets no more frames when it has this many bytes. Larger chunks would gain little, because the
 /// system call is a small part of such a write. They would make slices longer, and fill a slow client's queue
 /// in larger steps.
-const CHUNK_BYTES: usize = 4 * 1024;
+pub(crate) const CHUNK_BYTES: usize = 4 * 1024;
 
 /// Encoded frames of one topic.
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use crate::org::OrgId;
 use crate::wire::{CloseCode, Event, RESYNC_EVENT};
 
 /// Events that are encoded in one step. A page of the log has up to 5,000.
-const ENCODE_EVENTS_MAX: usize = 256;
+pub(crate) const ENCODE_EVENTS_MAX: usize = 256;
 
 /// Data of the resync that replaces an overloaded organisation's events.
 const OVERLOAD_DATA: &str = r#"{"reason":"overload"}"#;

@@ -23,10 +23,13 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
 use broadcast::{Broadcast, SliceStats};
+pub(crate) use chunk::CHUNK_BYTES;
 use chunk::Chunks;
+pub(crate) use fair_queue::ENCODE_EVENTS_MAX;
 use fair_queue::{FairQueue, QueuedEvent};
 use helpers::Helpers;
 pub use sender::FanoutSender;
+pub(crate) use sender::INLINE_COST_MAX;
 pub use worker::FanoutWorker;
 
 use super::Hub;
@@ -37,7 +40,10 @@ use crate::wire::{EncodedCursor, Event, Topic};
 
 /// Cost of one organisation's round, in small writes. Slices are not divided, so a round may cost one slice
 /// more.
-const ROUND_COST: usize = 64;
+pub(crate) const ROUND_COST: usize = 64;
+
+/// Most helper threads. With more, the kernel's own locks are the bottleneck.
+pub(crate) const HELPERS_MAX: usize = 3;
 
 /// A write of this many bytes costs about twice as much as a small one.
 const COST_BYTES: usize = 1024;

@@ -15,7 +15,7 @@ use crate::wire::{CloseCode, Event};
 
 /// Cost of all inline sends of one batch, in small writes. It is limited because the tailer must continue
 /// reading.
-pub(super) const INLINE_COST_MAX: usize = ROUND_COST;
+pub(crate) const INLINE_COST_MAX: usize = ROUND_COST;
 
 /// Takes batches from the tailer.
 ///

@@ -12,7 +12,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgDatabaseError, PgQueryRes
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
 use tokio_util::sync::CancellationToken;
 
-use super::AdoptionOptions;
+use super::options::AdoptionOptions;
 use super::progress::AdoptionProgress;
 use crate::backoff::Backoff;
 use crate::tenancy::AdoptionIssue;

@@ -4,7 +4,7 @@
 //! - `expand` is the first phase, table by table: it breaks no running application.
 //! - `backfill` gives rows their organisation; `index` and `keys` build without blocking writers.
 //! - `enforce` is the second phase and its reversal; `impact` names the roles that would lose access.
-//! - `progress` reports to the operator.
+//! - `options` holds the options of a run; `progress` reports to the operator.
 //!
 //! Every step first checks whether it is needed, so a run may be killed at any point and the next one
 //! completes it. A step that fails becomes an [`AdoptionIssue`], and the other tables continue.
@@ -17,6 +17,7 @@ mod expand;
 mod impact;
 mod index;
 mod keys;
+mod options;
 mod progress;
 
 use std::collections::HashSet;
@@ -32,6 +33,7 @@ pub(super) use connection::reject_standby;
 pub(super) use expand::firing_note;
 pub use impact::EnforcementImpact;
 pub(crate) use index::RETRY_MAX as INDEX_RETRY_MAX;
+pub use options::{AdoptionOptions, BATCH_ROWS_DEFAULT, LOCK_TIMEOUT_DEFAULT};
 pub use progress::AdoptionProgress;
 pub(crate) use progress::{grouped, human};
 
@@ -40,39 +42,7 @@ use super::AdoptionIssue;
 use super::issue::NEEDS_BYPASS;
 use super::plan::Plan;
 use super::registry::title;
-use crate::postgres::{self, Migrated, SchemaSet};
-
-/// Default of [`AdoptionOptions::lock_timeout`].
-pub const LOCK_TIMEOUT_DEFAULT: Duration = Duration::from_millis(200);
-/// Default of [`AdoptionOptions::batch_rows`].
-pub const BATCH_ROWS_DEFAULT: u32 = 5_000;
-
-/// Options of a run.
-#[derive(Debug, Clone, Copy)]
-pub struct AdoptionOptions {
-    /// The SQL migrations to apply.
-    pub schema: SchemaSet,
-    /// Longest time for which a lock request may make writers wait.
-    pub lock_timeout: Duration,
-    /// Maximum number of rows in one batch. A batch that takes too long makes the next one smaller.
-    pub batch_rows: u32,
-    /// Whether each batch is followed by a pause of the same length.
-    pub is_gentle: bool,
-    /// Whether to wait for another run. Otherwise another run is an error.
-    pub is_waiting: bool,
-}
-
-impl Default for AdoptionOptions {
-    fn default() -> Self {
-        Self {
-            schema: SchemaSet::Core,
-            lock_timeout: LOCK_TIMEOUT_DEFAULT,
-            batch_rows: BATCH_ROWS_DEFAULT,
-            is_gentle: false,
-            is_waiting: true,
-        }
-    }
-}
+use crate::postgres::{self, Migrated};
 
 /// The state that a run should reach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -141,8 +141,6 @@ const CYCLES: &[&str] = &[
     "session/event_loop.rs -> session/refresh.rs -> session/event_loop.rs",
     "session/mod.rs -> session/refresh.rs -> session/mod.rs",
     "session/mod.rs -> session/resume.rs -> session/mod.rs",
-    "hub/mod.rs -> hub/org.rs -> hub/mod.rs",
-    "tenancy/executor/connection.rs -> tenancy/executor/mod.rs -> tenancy/executor/connection.rs",
 ];
 
 #[test]

@@ -6,7 +6,7 @@ use super::Value::{Bytes, Count, Time};
 use super::{Limit, Section, Value};
 use crate::config::Limits;
 use crate::postgres;
-use crate::retention::RetentionLimits;
+use crate::retention::{self, RetentionLimits};
 
 pub(super) fn section(limits: &Limits) -> Section {
     Section { title: "Database", limits: [connections(limits), log(limits)].concat() }
@@ -74,6 +74,11 @@ fn log(limits: &Limits) -> Vec<Limit> {
         )
         .set_by("WARDEN_RETENTION_GIB"),
         Limit::new("retention.interval", Time(interval), "Interval of the retention job."),
+        Limit::new(
+            "retention::ROTATION_TIMEOUT",
+            Time(retention::ROTATION_TIMEOUT),
+            "Longest run of the retention job.",
+        ),
         Limit::new(
             "lock_timeout of warden.rotate_events()",
             Time(Duration::from_millis(50)),

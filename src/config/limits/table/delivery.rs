@@ -86,7 +86,7 @@ fn log_rows(limits: &Limits) -> Vec<Limit> {
             "Longest cursor that is decoded.",
         ),
         Limit::new(
-            "event_bytes_max in warden.log_rows()",
+            "event_bytes_max in warden.watch_function()",
             Value::bytes(64 * 1024),
             "Largest row in an event. A larger row is logged without its columns.",
         )
@@ -119,6 +119,31 @@ fn fanout_rows(limits: &Limits) -> Vec<Limit> {
             "hub::SEGMENT_SUBSCRIPTIONS_MAX",
             Value::count(hub::SEGMENT_SUBSCRIPTIONS_MAX),
             "Subscriptions in one segment: the writes of one slice of fan-out.",
+        ),
+        Limit::new(
+            "hub::fanout::ROUND_COST",
+            Value::count(hub::ROUND_COST),
+            "Small writes of one organisation in fan-out before the next organisation is served.",
+        ),
+        Limit::new(
+            "hub::fanout::INLINE_COST_MAX",
+            Value::count(hub::INLINE_COST_MAX),
+            "Small writes of one batch that the tailer sends inline.",
+        ),
+        Limit::new(
+            "hub::fanout::CHUNK_BYTES",
+            Value::bytes(hub::CHUNK_BYTES),
+            "Frames that are sent in one write. A larger event is sent alone.",
+        ),
+        Limit::new(
+            "hub::fanout::ENCODE_EVENTS_MAX",
+            Value::count(hub::ENCODE_EVENTS_MAX),
+            "Events that fan-out encodes in one slice.",
+        ),
+        Limit::new(
+            "hub::fanout::HELPERS_MAX",
+            Value::count(hub::HELPERS_MAX),
+            "Threads that help with large broadcasts.",
         ),
     ]
 }

@@ -1,0 +1,13 @@
+//! What the hub knows of a session: a number, and a check whether it may stay open.
+
+use crate::wire::CloseCode;
+
+/// Decides whether a session may stay open. The hub knows no tokens, so each session brings its own check.
+pub trait SessionCheck: std::fmt::Debug + Send + Sync {
+    /// The close code, if the session must end.
+    fn close_reason(&self) -> Option<CloseCode>;
+}
+
+/// A session of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SessionId(pub(super) u64);
