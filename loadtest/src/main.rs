@@ -1,5 +1,6 @@
 //! The load test of the Warden gateway. It shares no code with the gateway, so that its verdict about
-//! deliveries is an independent check. This file only parses the command line, calls and prints.
+//! deliveries is an independent check. This file only parses the command line, calls the other modules and
+//! prints the result.
 
 mod args;
 mod check;

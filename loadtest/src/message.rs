@@ -68,11 +68,11 @@ pub(crate) enum Command {
 /// A report from a worker.
 #[derive(Serialize, Deserialize)]
 pub(crate) enum WorkerReport {
-    /// The first socket is open, or the error with which it failed.
+    /// Result of the first connection: `None` if the socket is open, otherwise the error.
     FirstSocket(Option<String>),
-    /// Sent every interval.
+    /// Durations and counts, sent every interval.
     Progress(Box<Progress>),
-    /// The last line: all sockets are closed.
+    /// The last report of a worker: all its sockets are closed.
     Done { findings: Vec<String> },
 }
 
@@ -80,7 +80,7 @@ pub(crate) enum WorkerReport {
 #[derive(Serialize, Deserialize, Default)]
 pub(crate) struct Progress {
     pub(crate) interval: usize,
-    /// Since the beginning.
+    /// Counts since the beginning of the run.
     pub(crate) counts: Counts,
     pub(crate) sockets: SocketCounts,
     /// Durations of this interval.

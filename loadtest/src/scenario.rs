@@ -55,7 +55,7 @@ pub(crate) struct ScheduledAction {
 /// An action on the sockets of all workers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum SocketAction {
-    /// Opens sockets until this many were opened.
+    /// Opens sockets until `until` sockets were opened in total.
     Open { until: usize, per_second: f64 },
     /// Drops a share of all sockets at once. They reconnect after `away`, at this rate (0: all at once).
     Storm { share: f64, away: Duration, per_second: f64 },

@@ -1,5 +1,5 @@
 //! Thresholds (`--slo`): parsed from text, and evaluated against the report. A threshold on a value that was
-//! not measured does not hold.
+//! not measured is violated.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,4 +1,4 @@
-//! Draining: closes the sessions of a gateway that shuts down over a window, not all at once.
+//! Draining: when a gateway shuts down, it closes its sessions over a period, not all at once.
 
 use std::time::Duration;
 

@@ -56,8 +56,7 @@ pub(super) struct Front {
     pub(super) admin_addr: SocketAddr,
     /// Cancelled first: `readyz` fails, and the public listener closes.
     draining: CancellationToken,
-    /// Cancelled when the sessions have been closed: sessions that are left end at once, and the admin
-    /// listener closes.
+    /// Cancelled after the drain: the remaining sessions end at once, and the admin listener closes.
     shutdown: CancellationToken,
     sessions: TaskTracker,
     listeners: TaskTracker,

@@ -128,7 +128,10 @@ impl Gateway {
             self.front.wait().await;
         };
         if tokio::time::timeout(self.drain_timeout, front).await.is_err() {
-            tracing::warn!(sessions = self.hub.session_count(), "sessions left at the deadline are dropped");
+            tracing::warn!(
+                sessions = self.hub.session_count(),
+                "shutdown deadline reached: remaining sessions are dropped"
+            );
         }
         self.front.end_sessions(&self.hub);
         self.services.stop().await;

@@ -164,11 +164,7 @@ impl Directory {
                         topics.id_types.insert(row.name, id_type);
                     }
                     None => {
-                        tracing::warn!(
-                            kind = row.name,
-                            id_type,
-                            "entity topics ignored: unknown type of ids"
-                        );
+                        tracing::warn!(kind = row.name, id_type, "entity topics ignored: unknown id type");
                     }
                 },
             }

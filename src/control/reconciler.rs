@@ -20,7 +20,7 @@ use crate::org::OrgId;
 use crate::service::{Schedule, periodic};
 use crate::wire::CloseCode;
 
-/// Organisations in one query.
+/// Maximum number of organisations in one query.
 pub(crate) const ORGS_IN_QUERY_MAX: usize = 10_000;
 
 /// Limits of the reconciler.

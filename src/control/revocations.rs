@@ -176,7 +176,7 @@ impl Revocations {
         let this = &*self;
         periodic(schedule, &this.woken, |trigger| async move {
             this.clean_and_load(trigger == Trigger::Interval).await.inspect_err(|error| {
-                tracing::warn!(%error, "loading revocations failed: those in memory stay in use");
+                tracing::warn!(%error, "loading revocations failed: the revocations in memory remain in use");
             })
         })
         .await;
@@ -219,7 +219,7 @@ impl Revocations {
         if rows.len() > ENTRIES_MAX {
             tracing::error!(
                 limit = ENTRIES_MAX,
-                "too many revocations: the oldest of single logins are ignored; delete rows from warden.revocations"
+                "too many revocations: the oldest revocations of single logins are ignored; delete rows from warden.revocations"
             );
         }
         let former = Arc::clone(&self.entries.read().unwrap_or_else(PoisonError::into_inner));

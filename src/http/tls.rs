@@ -142,7 +142,7 @@ async fn notify_on_hangup(reload: &Notify) {
 }
 
 fn log_invalid(error: &TlsError) {
-    tracing::error!(%error, "the new certificate cannot be used: new connections get the former one");
+    tracing::error!(%error, "the new certificate cannot be used: the former certificate remains in use");
 }
 
 /// Reads both files. The outer error is for unreadable files, the inner one for invalid contents.

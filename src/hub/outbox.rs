@@ -1,4 +1,4 @@
-//! The outbox of one socket: everything on its way to the client.
+//! The outbox of one socket: sends bytes to the client, and queues those that the kernel does not accept yet.
 //!
 //! All bytes to a socket go through its outbox: events, replies, pongs and the Close frame. If the queue is
 //! empty, a frame is written directly, by the thread that sends it. Bytes that the kernel does not accept are

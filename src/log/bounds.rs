@@ -1,4 +1,5 @@
-//! The bounds of the log: its current end, a point before its last rows, and what retention has deleted.
+//! The bounds of the log: its current end, a point before its last rows, and whether retention has deleted
+//! events after a point.
 
 use sqlx::postgres::PgConnection;
 
@@ -38,7 +39,7 @@ impl LogReader {
     ///
     /// The point is constructed, not remembered. Its snapshot is that of a moment without transactions in
     /// progress: every transaction that wrote an older row had ended, and no later transaction had begun.
-    /// Such a moment need never have existed.
+    /// The database need not have been in this state at any time.
     ///
     /// # Errors
     /// If a query fails.

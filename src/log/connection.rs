@@ -23,7 +23,7 @@ pub struct LogReader {
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// The database returned an error, or did not answer.
-    #[error("the database: {0}")]
+    #[error("database error: {0}")]
     Database(#[from] sqlx::Error),
     /// No address leads to a primary. Standbys do not help: their snapshots omit transactions in progress.
     #[error("no primary at the addresses of DATABASE_URL: {0}")]

@@ -15,7 +15,7 @@ pub struct TailerProgress {
 pub enum TailerState {
     /// Not yet connected for the first time.
     Starting,
-    /// Following the log.
+    /// Connected, and following the log.
     Following,
     /// Disconnected, with the reason. Sessions stay open and receive missed events after the next connection.
     Lost(String),

@@ -84,7 +84,7 @@ impl Replay {
     /// Puts two halves back into the queue, each for a read of its own. The clients that missed least come
     /// first.
     fn split(&self, org: OrgId, mut waiters: Vec<Waiter>) {
-        tracing::debug!(org.id = %org, clients = waiters.len(), "replay read split: too much for one read");
+        tracing::debug!(org.id = %org, clients = waiters.len(), "replay read split: too many events for one read");
         waiters.sort_by_cached_key(|w| (Reverse(w.since.id), w.topic.to_string()));
         let older = waiters.split_off(waiters.len() / 2);
         self.queue.requeue(org, vec![waiters, older]);

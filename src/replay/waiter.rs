@@ -47,6 +47,6 @@ pub enum ReplayError {
     #[error("the event log was not read in time")]
     Timeout,
     /// The database was restored or failed over while the client waited.
-    #[error("the log now has another epoch than the cursor")]
+    #[error("the cursor belongs to another epoch of the log")]
     Epoch,
 }

@@ -1,8 +1,8 @@
 //! Refresh: a fresh token replaces the current one while the session stays open.
 //!
-//! A token whose key is in memory is verified immediately. If the key must be fetched first, the token waits beside the
-//! session's loop, and later tokens wait behind it, because tokens take effect in the order of arrival. A failed refresh
-//! never ends a session before its current token does.
+//! A token whose key is in memory is verified immediately. If the key must be fetched first, the token waits
+//! beside the session's loop, and later tokens wait behind it, because tokens take effect in the order of
+//! arrival. A failed refresh never ends a session before its current token does.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -21,7 +21,7 @@ use crate::auth::{AuthError, Identity, Token};
 use crate::hub::SessionCheck as _;
 use crate::wire::{ClientMessage, CloseCode, Status, push};
 
-/// Verification of a token that waits for its key.
+/// Pending verification of a fresh token, which waits for the token's key.
 pub(super) type RefreshFuture = Pin<Box<dyn Future<Output = RefreshOutcome> + Send>>;
 
 /// Result of a token's verification.
@@ -101,8 +101,9 @@ impl Session {
         }
     }
 
-    /// Leaves the topics that the current token no longer allows. Returns the frames for the client, which must be sent
-    /// after the reply. They are `phx_close` because clients rejoin after `phx_error`, and would do so without end.
+    /// Leaves the topics that the current token no longer allows. Returns the frames for the client, which
+    /// must be sent after the reply. They are `phx_close` because clients rejoin after `phx_error`, and would
+    /// do so without end.
     fn leave_forbidden_topics(&mut self) -> Vec<Bytes> {
         let check = |topic| self.context.topic_policy.check(&self.identity.topics, topic);
         let forbidden: Vec<_> = self

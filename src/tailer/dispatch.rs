@@ -1,4 +1,5 @@
-//! Dispatch: what the tailer hands to the hub and the sockets, and what an event means for the node itself.
+//! Dispatch: hands the events of the log to the hub and the sockets, and updates the node's own state from
+//! them.
 
 use std::collections::HashMap;
 use std::sync::Arc;

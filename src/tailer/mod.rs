@@ -91,7 +91,7 @@ impl LogTailer {
         });
     }
 
-    /// Publishes the reason. The same reason is logged once.
+    /// Publishes that the tailer has lost the log, and the reason. Logs the reason if it is a new one.
     fn report_lost(&self, error: &LogError) {
         let lost = TailerState::Lost(error.to_string());
         if *self.state.borrow() != lost {

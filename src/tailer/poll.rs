@@ -13,8 +13,9 @@ use crate::wire::EncodedCursor;
 impl LogTailer {
     /// Reads new events page by page, and dispatches each page.
     ///
-    /// If retention may have truncated a slot before a page was read, that is checked before the page is
-    /// dispatched. The cursors of the page count deleted events as seen, so the resync must precede them.
+    /// If retention may have deleted events before a page was read, this method checks it before it
+    /// dispatches the page. The cursors of the page would count deleted events as seen, so the clients must
+    /// receive the resync before these cursors.
     pub(super) async fn poll(
         &mut self,
         log: &mut LogReader,
@@ -66,7 +67,7 @@ impl LogTailer {
         if sorted.topics_changed
             && let Err(error) = self.load_topics().await
         {
-            tracing::warn!(%error, "cannot load the topics: keeping those that are known");
+            tracing::warn!(%error, "cannot load the topics: the topics in memory remain in use");
         }
         self.dispatcher.send(sorted.orgs, cursor, read_at);
     }

@@ -79,14 +79,14 @@ impl PollSchedule {
         self.consecutive_rings = 0;
     }
 
-    /// Records that the next poll is the unconditional one. If the last poll was settled, only a ring could
-    /// have announced new events since.
+    /// Records that the next poll happens at the poll interval, without a ring. If the last poll was settled,
+    /// any event since then should have caused a ring.
     pub(super) fn polled(&mut self, was_settled: bool) {
         self.polled_without_ring = was_settled && self.last_ring.elapsed() >= self.poll_interval;
         self.consecutive_rings = 0;
     }
 
-    /// Records that the doorbell certainly rings again.
+    /// Records that the doorbell is no longer silenced, so it rings for new events.
     pub(super) fn restored(&mut self) {
         self.doorbell = DoorbellState::Rings;
         self.consecutive_rings = 0;

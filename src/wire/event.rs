@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_resync_has_a_cursor_and_a_reason_alone() {
+    fn a_resync_contains_only_a_cursor_and_a_reason() {
         let resync = Event::control(RESYNC_EVENT, r#"{"reason":"epoch","x":1}"#, "c1".into());
         assert_eq!(resync.payload(), r#"{"cursor":"c1","reason":"epoch"}"#);
         assert_eq!(Event::control(CURSOR_EVENT, "{}", "c1".into()).payload(), r#"{"cursor":"c1"}"#);

@@ -184,7 +184,7 @@ async fn a_malformed_claim_is_rejected_and_grants_nothing() {
 }
 
 #[tokio::test]
-async fn a_narrower_token_leaves_the_topics_that_it_does_not_name() {
+async fn a_refresh_with_a_narrower_token_closes_the_topics_that_it_does_not_name() {
     let t = start(&[]).await;
     let org = t.db.create_org().await;
     let call = settled_call(&t, org).await;

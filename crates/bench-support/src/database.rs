@@ -81,7 +81,7 @@ impl Organisations {
         })
     }
 
-    /// One organisation per transaction, so that no transaction is long.
+    /// Deletes the organisations, each in its own transaction, so that no transaction is long.
     async fn try_remove(&self) -> anyhow::Result<()> {
         let mut connection = self.database.connect().await?;
         for org in &self.ids {

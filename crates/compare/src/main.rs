@@ -1,5 +1,5 @@
 //! The comparison of the gateway with a bare write loop and with other servers. It shares no code with the
-//! gateway. This file only parses the command line, calls and prints.
+//! gateway. This file only parses the command line, calls the other modules and prints the result.
 
 mod args;
 mod baseline;

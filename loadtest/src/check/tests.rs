@@ -1,4 +1,4 @@
-//! Every kind of fault that the ledger must find, and that it finds none without a fault.
+//! Tests that the ledger finds every kind of fault, and finds none in a faultless delivery.
 
 use super::*;
 
@@ -201,7 +201,7 @@ fn order_is_checked_within_one_entity_only() {
 }
 
 #[test]
-fn an_event_of_a_change_that_nobody_made_is_unexpected() {
+fn an_event_that_matches_no_announced_change_is_unexpected() {
     let mut f = Fixture::joined("calls").commit(2);
     let wrong = [
         Arrival { number: 9, ..arrival(2) },

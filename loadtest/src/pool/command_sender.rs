@@ -1,4 +1,5 @@
-//! Sends commands to the workers. A change is announced to those that have sockets of its organisation.
+//! Sends commands to the workers. A change is announced only to the workers that have sockets of its
+//! organisation.
 
 use std::sync::Arc;
 

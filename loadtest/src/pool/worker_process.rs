@@ -1,4 +1,4 @@
-//! A worker process. It ends with the main process, because its standard input ends at that moment.
+//! A worker process. It ends when the main process ends, because that closes its standard input.
 
 use std::process::Stdio;
 
@@ -47,7 +47,7 @@ impl WorkerProcess {
         self.child.id()
     }
 
-    /// Receives the next report. An error if the process ended before its last one.
+    /// Receives the next report. Fails if the process ended before it sent its last report.
     pub(super) async fn receive(&mut self) -> anyhow::Result<WorkerReport> {
         match self.reports.next_line().await? {
             Some(line) => serde_json::from_str(&line).context("cannot parse a worker's report"),

@@ -1,4 +1,4 @@
-//! A change on its way, and the interface of a writer.
+//! A change before and after its preparation, and the interface of a writer that makes changes.
 
 use uuid::Uuid;
 

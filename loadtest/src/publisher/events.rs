@@ -1,5 +1,6 @@
-//! Events of `warden.publish`, as a back end publishes something that is not a row of a table. Only one
-//! writer at a time uses an entity, because nothing but its transaction orders the events of an entity.
+//! Events of `warden.publish`: a back end uses this function to publish something that is not a row of a
+//! table. Only one writer at a time uses an entity. Otherwise the order of the entity's events would be
+//! undefined.
 
 use std::sync::{Arc, Mutex};
 

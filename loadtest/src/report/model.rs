@@ -54,7 +54,7 @@ pub(crate) struct Report {
     pub(crate) connects_per_s: f64,
     /// From COMMIT sent to event read.
     pub(crate) latency_ms: Percentiles,
-    /// From the schedule to event read.
+    /// Latency from the scheduled time of the change to reading the event.
     pub(crate) schedule_latency_ms: Percentiles,
     pub(crate) commit_ms: Percentiles,
     pub(crate) schedule_lag_ms: Percentiles,

@@ -15,7 +15,7 @@ use crate::report::{Marker, PhaseReport, Report, ServerReport, StormReport, Test
 use crate::scenario::{Phase, SocketAction, Stream, Timeline};
 use crate::sync::lock;
 
-/// Findings that the report contains.
+/// Maximum number of findings in the report.
 const FINDINGS_MAX: usize = 10;
 /// Group of the organisation that is reported separately.
 const FIRST_ORG: usize = 0;
@@ -115,7 +115,7 @@ fn own_percentiles(histograms: &Histograms, kind: LatencyKind) -> Percentiles {
     histograms.percentiles(kind, |_| true)
 }
 
-/// Opened sockets, without those that replaced others.
+/// Number of opened sockets, without those that replaced others.
 fn distinct_sockets(context: &RunContext, sockets: &SocketCounts) -> u64 {
     sockets.opened.min(context.plan.common.sockets.sockets as u64)
 }

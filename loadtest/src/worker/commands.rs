@@ -1,5 +1,5 @@
-//! Commands from standard input. Those about changes go into the ledger immediately; the others wait for the
-//! event loop.
+//! Commands from standard input. Commands about changes go into the ledger immediately; other commands wait
+//! for the event loop.
 
 use std::collections::VecDeque;
 use std::fs::File;

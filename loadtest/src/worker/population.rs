@@ -1,5 +1,5 @@
-//! The life of sockets: connecting, failing, reconnecting after a storm, and leaving for the churn. This file
-//! does not handle their messages.
+//! The life of sockets: connecting, failing, reconnecting after a storm, and leaving so that a new socket
+//! replaces it (churn). This file does not handle their messages.
 
 use anyhow::anyhow;
 use bench_support::connect::{ConnectError, connect};

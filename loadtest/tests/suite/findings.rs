@@ -57,7 +57,7 @@ fn a_change_that_the_tester_did_not_make_is_detected() {
 }
 
 #[test]
-fn events_that_a_gateway_cannot_replay_after_a_storm_are_missing() {
+fn events_not_replayed_after_a_storm_are_reported_as_missing() {
     let url = &fixture().forgetful_url;
     let output = run(&[
         "storm", "--json", "--url", url, "-n", "10", "-r", "40", "--away", "1s", "-d", "4s", "--settle", "1s",

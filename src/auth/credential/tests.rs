@@ -1,4 +1,4 @@
-//! Tests of the one place where a token is searched in a request.
+//! Tests of how the token of a request is found, and which requests are rejected.
 
 use axum::http::HeaderValue;
 use base64::Engine as _;

@@ -52,14 +52,14 @@ pub enum KeyError {
     Malformed,
     /// The key has private fields, which everyone can read.
     #[error(
-        "it contains PRIVATE key material, so anyone who reads the document can sign tokens: replace the key"
+        "the published key contains PRIVATE key material, so anyone who reads the document can sign tokens: replace the key"
     )]
     Private,
     /// The key is a shared secret, which must not be published.
-    #[error("it is a symmetric key (oct): configure secrets at the gateway instead of publishing them")]
+    #[error("a symmetric key (oct) must not be published: configure the secret at the gateway instead")]
     Symmetric,
     /// The key is not meant for verifying signatures.
-    #[error("its use or key_ops does not include verifying signatures")]
+    #[error("the key is not for verifying signatures (use, key_ops)")]
     Use,
     /// The key belongs to an algorithm that the gateway does not support.
     #[error("its algorithm, type or curve is not one of RS256, ES256 (P-256) and EdDSA (Ed25519)")]

@@ -31,10 +31,10 @@ pub(super) struct FairQueue {
     pub(super) is_closed: bool,
 }
 
-/// The work of one organisation, in this order.
+/// The work of one organisation, in the order of the fields.
 #[derive(Debug, Default)]
 struct OrgWork {
-    /// Encoded events on their way.
+    /// Broadcasts of encoded events that are not complete yet.
     broadcasts: VecDeque<Arc<Broadcast>>,
     /// Events that are not encoded yet.
     events: VecDeque<QueuedEvent>,

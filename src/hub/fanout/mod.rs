@@ -51,9 +51,11 @@ const COST_BYTES: usize = 1024;
 /// Limits of the queued events.
 #[derive(Clone, Copy, Debug)]
 pub struct FanoutLimits {
-    /// Bytes of one organisation's events. If they exceed this, they are dropped and its topics resync.
+    /// Maximum bytes of one organisation's events. If they exceed it, the events are dropped and the
+    /// organisation's topics resync.
     pub org_bytes_max: usize,
-    /// Bytes of all organisations' events. If they exceed this, the organisation with the most bytes resyncs.
+    /// Maximum bytes of all organisations' events. If they exceed it, the organisation with the most bytes
+    /// resyncs.
     pub bytes_max: usize,
 }
 

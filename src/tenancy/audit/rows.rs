@@ -1,5 +1,6 @@
-//! Rules about the rows themselves: each has an organisation, which exists, and which is its parent's. If a
-//! valid and enabled constraint guarantees that, only a deep audit reads the rows.
+//! Rules about the rows themselves. Each row has an organisation, this organisation exists, and the row's
+//! parent has the same one. If a valid and enabled constraint guarantees a rule, only a deep audit reads the
+//! rows.
 
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;

@@ -1,5 +1,5 @@
-//! The enforce phase: every row must have an organisation, and no request sees rows of another one. Also its
-//! reversal.
+//! The enforce phase: every row must have an organisation, and no request sees rows of another organisation.
+//! This module also reverses the phase.
 //!
 //! Steps that can fail come first, so they fail before any role loses access. Access is lost in one short
 //! transaction per table.

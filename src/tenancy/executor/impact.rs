@@ -1,6 +1,6 @@
-//! Impact of the enforce phase: the roles that will see only rows of their claims' organisation, and
-//! statements that they were seen to run. The server does not show whether a role sets claims, so every role
-//! that must is listed.
+//! Impact of the enforce phase: the roles that will see only rows of the organisation in their claims, and
+//! statements that the server has recorded for these roles. The server does not show whether a role sets
+//! claims, so every role that must set them is listed.
 
 use std::fmt;
 

@@ -19,7 +19,7 @@ fn assert_does_not_contain(event: &Event, text: &str) {
 }
 
 #[tokio::test]
-async fn an_update_carries_the_former_values_and_emits_nothing_without_a_change() {
+async fn an_update_carries_the_former_values_and_an_unchanged_row_emits_nothing() {
     let (call, other) = (Uuid::new_v4(), Uuid::new_v4());
     let (t, [org]) = with_orgs(&format!("{} {}", insert_call(call), insert_call(other))).await;
     let mut client = joined(&t, org, &["calls"]).await;

@@ -26,7 +26,7 @@ async fn cookies_are_ignored_unless_configured() {
 }
 
 #[tokio::test]
-async fn a_cookie_needs_an_allowed_origin_and_no_other_credential() {
+async fn a_cookie_is_rejected_without_an_allowed_origin_or_beside_another_credential() {
     let t = TestGateway::start_with(TestDb::create().await, |config| {
         config.edge.auth_cookie = Some(NAME.parse().expect("a name"));
     })

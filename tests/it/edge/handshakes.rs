@@ -110,7 +110,7 @@ async fn handshakes_are_limited_in_total() {
 }
 
 #[tokio::test]
-async fn the_answer_to_a_failed_handshake_is_delayed_and_blocks_no_other() {
+async fn the_answer_to_a_failed_handshake_is_delayed_and_delays_no_other_handshake() {
     let t = behind_a_proxy(|config| {
         let admission = &mut config.limits.admission;
         // Practically endless: every answer below was not delayed.

@@ -192,7 +192,7 @@ async fn a_token_issued_in_the_second_of_the_revocation_or_without_iat_is_reject
 }
 
 #[tokio::test]
-async fn entries_are_removed_when_no_earlier_token_can_be_valid() {
+async fn a_revocation_is_removed_when_every_token_it_revokes_has_expired() {
     let t = TestGateway::start_with(TestDb::create().await, |config| {
         config.limits.revocations.interval = Duration::from_millis(100);
     })

@@ -141,7 +141,7 @@ async fn the_registry_covers_every_table_of_the_platform() {
 }
 
 #[tokio::test]
-async fn no_row_of_another_organisation_is_within_reach() {
+async fn rows_of_another_organisation_cannot_be_read_or_written() {
     let mut suite = Suite::start().await;
     let mut actors = actors::everybody(suite.tenants, &suite.owner);
     actors.extend(actors::without_policy(suite.tenants, &suite.owner));

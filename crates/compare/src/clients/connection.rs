@@ -1,5 +1,6 @@
 //! One socket of a client: how it is opened, and how events are counted in the bytes that it receives. It
-//! parses neither frames nor JSON, because publishers and PostgreSQL share the core of the clients.
+//! parses neither frames nor JSON, because that would take CPU time from the publishers and PostgreSQL, which
+//! run on the same core.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr};
@@ -160,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mark_is_counted_once_wherever_a_read_ends() {
+    fn a_mark_split_between_two_reads_is_counted_once() {
         let bytes = b"^!a^^!b!^c^!^!";
         for cut in 0..=bytes.len() {
             let (mut half_mark, (left, right)) = (false, bytes.split_at(cut));

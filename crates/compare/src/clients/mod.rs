@@ -1,5 +1,5 @@
-//! The client side of a measurement, the same for every server. Processes of their own hold the sockets at
-//! the lowest priority, so that the clients do not slow down the server that is measured.
+//! The client side of a measurement, the same for every server. Separate processes hold the sockets. They run
+//! at the lowest priority, so that the clients do not slow down the server that is measured.
 
 mod connection;
 mod pool;

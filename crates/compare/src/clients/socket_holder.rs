@@ -1,5 +1,5 @@
 //! The process that holds sockets. One thread with one epoll opens them, counts events, and answers requests
-//! from standard input. It ends with its standard input.
+//! from standard input. The process ends when its standard input is closed.
 
 use std::collections::VecDeque;
 use std::io::{BufRead as _, ErrorKind, Write as _};

@@ -1,4 +1,4 @@
-//! The memory of idle sockets, and the memory that remains after they have left.
+//! The memory of idle sockets, and the memory that the server still uses after they have closed.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,5 @@
-//! One measurement of one server. Each starts the server and its clients, and ends them afterwards.
+//! One measurement of one server. Each measurement starts the server and its clients, and ends them
+//! afterwards.
 
 mod connect;
 mod fanout;

@@ -14,7 +14,7 @@ pub(super) struct Story {
     pub(super) summary: &'static str,
     /// Lines of the assistant and the caller alternately, beginning with the assistant.
     lines: &'static [&'static str],
-    /// From -1 (negative) to 1 (positive).
+    /// Sentiment of the call, from -1 (negative) to 1 (positive).
     pub(super) sentiment: f32,
     pub(super) success: bool,
     pub(super) ended_reason: &'static str,

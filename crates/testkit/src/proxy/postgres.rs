@@ -15,7 +15,7 @@ use crate::eventually;
 
 const SOCKET_FILE: &str = ".s.PGSQL.5432";
 
-/// The query that tells the doorbell's connection from the others.
+/// The query that distinguishes the doorbell's connection from the others.
 const LISTEN: &[u8] = b"LISTEN \"warden\"";
 
 /// No connection is to be reset.

@@ -27,7 +27,7 @@ fn revocations(limits: &Limits) -> Vec<Limit> {
         Limit::new(
             "control::revocations::ENTRIES_MAX",
             Value::count(control::ENTRIES_MAX),
-            "Active revocations in memory. Beyond it the oldest of single logins are ignored, and that is logged.",
+            "Active revocations in memory. Beyond it the oldest revocations of single logins are ignored, and that is logged.",
         ),
         Limit::new(
             "revocations.interval",
