@@ -19,7 +19,7 @@ use crate::retention::Retention;
 use crate::service::Services;
 use crate::tailer::{Dispatcher, LogTailer};
 
-/// Where events from the log go.
+/// Receivers of the log's events.
 pub(super) struct Upstream {
     pub(super) hub: Arc<Hub>,
     pub(super) fanout: FanoutSender,

@@ -54,10 +54,10 @@ pub struct TokenSubject<'a> {
 /// Reason why a token is no longer valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Revoked {
-    /// Its login, user or organisation was revoked after it was issued. A token without `iat` counts as
-    /// issued before.
+    /// The login, user or organisation was revoked after the token was issued. A token without `iat` counts
+    /// as issued before.
     Token,
-    /// Its organisation is suspended, so the time of issue does not matter.
+    /// The organisation is suspended, so the time of issue does not matter.
     Suspended,
 }
 

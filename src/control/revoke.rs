@@ -1,6 +1,6 @@
 //! One revocation on behalf of a back end: a call of `warden.revoke_within()`.
 //!
-//! That function is the only privilege of the gateway's role to write revocations. A revocation never reaches
+//! The function is the only privilege of the gateway's role to write revocations. A revocation never reaches
 //! beyond the organisation of the caller's token.
 
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What the hub knows of a session: a number, and a check whether it may stay open.
+//! A session as the hub sees it: a number, and a check whether it may stay open.
 
 use crate::wire::CloseCode;
 

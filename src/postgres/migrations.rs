@@ -1,7 +1,7 @@
 //! SQL migrations: the core, and the optional tables of the voice-call platform.
 //!
 //! Both sets run through sqlx's migrator, and both keep their record in schema `warden`. The platform's
-//! record exists once the platform was chosen; from then on every migration keeps it up to date. Online steps
+//! record exists once the platform was chosen; every later run keeps it up to date. Online steps
 //! on tables in use are not done here, but by `tenancy`.
 
 use std::borrow::Cow;

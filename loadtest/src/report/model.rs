@@ -52,7 +52,7 @@ pub(crate) struct Report {
     pub(crate) rate: f64,
     pub(crate) deliveries_per_s: f64,
     pub(crate) connects_per_s: f64,
-    /// From COMMIT sent to event read.
+    /// Latency from the sending of COMMIT to the reading of the event.
     pub(crate) latency_ms: Percentiles,
     /// Latency from the scheduled time of the change to reading the event.
     pub(crate) schedule_latency_ms: Percentiles,
@@ -81,11 +81,13 @@ pub(crate) struct Report {
 pub(crate) struct PhaseReport {
     pub(crate) name: String,
     pub(crate) from_s: f64,
-    /// From COMMIT sent to event read. Without the first organisation if that is reported separately.
+    /// Latency from the sending of COMMIT to the reading of the event. Without the first organisation if that
+    /// is reported separately.
     pub(crate) latency_ms: Percentiles,
     /// From the schedule to event read, of the same organisations.
     pub(crate) schedule_latency_ms: Percentiles,
-    /// From COMMIT sent to event read, of the first organisation if it is reported separately.
+    /// Latency from the sending of COMMIT to the reading of the event, of the first organisation if it is
+    /// reported separately.
     pub(crate) first_org_latency_ms: Option<Percentiles>,
 }
 

@@ -1,7 +1,7 @@
 //! Graph of imports between the files of one crate, from a simple parser of `use` items and paths.
 //!
-//! A path leads to the file of its deepest module. If that module only re-exports the name (`pub use`), the path
-//! leads on to the file that defines it, and the re-export itself is no import. Paths in comments and in
+//! A path leads to the file of its deepest module. If that module only re-exports the name (`pub use`), the
+//! path leads on to the file that defines it, and the re-export itself is no import. Paths in comments and in
 //! `mod tests` do not count.
 
 use std::collections::{BTreeMap, BTreeSet};

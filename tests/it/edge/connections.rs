@@ -49,7 +49,7 @@ async fn half_open_connections_are_limited_per_address() {
     let sessions = [t.connect(org).await, t.connect(org).await, t.connect(org).await, t.connect(org).await];
     let held = silent(&t, 3).await;
     // The gateway accepts this connection after them.
-    let refused = answer(&t, &good(org)).await.expect("is told");
+    let refused = answer(&t, &good(org)).await.expect("an answer");
     assert_reached(&t, &refused, "pending_per_address");
     drop(held);
     eventually("there is room again", async || {
@@ -69,7 +69,7 @@ async fn half_open_connections_are_limited_in_total_and_trusted_proxies_are_exem
     .await;
     let org = t.db.create_org().await;
     let held = silent(&t, 3).await;
-    assert_reached(&t, &answer(&t, &good(org)).await.expect("is told"), "pending");
+    assert_reached(&t, &answer(&t, &good(org)).await.expect("an answer"), "pending");
     assert_eq!(reached(&t, "pending_per_address"), 0);
     drop(held);
     eventually("there is room again", async || {

@@ -26,7 +26,7 @@ fn login(user: &str, session_id: &str) -> Value {
     json!({"sub": user, "session_id": session_id, "iat": now() - 60})
 }
 
-/// The same login session with a token that is issued after all earlier revocations.
+/// Claims of a fresh token for the same login session, issued after all earlier revocations.
 fn renewed(claims: &Value) -> Value {
     let mut claims = claims.clone();
     claims["iat"] = json!(now() + 1);

@@ -93,14 +93,14 @@ pub enum ClusterError {
     Init {
         /// Data directory.
         dir: PathBuf,
-        /// End of its output.
+        /// Last lines of the command's output.
         log: String,
     },
 
     /// The server ended at startup, or did not accept connections in time.
     #[error("PostgreSQL did not start: {problem}\nIts log ends with:\n{log}")]
     Start {
-        /// What happened instead.
+        /// Actual outcome.
         problem: String,
         /// End of the server's log since this start.
         log: String,
@@ -123,7 +123,7 @@ pub enum ClusterError {
     Io {
         /// The operation, as a verb phrase.
         doing: &'static str,
-        /// Its file or directory.
+        /// File or directory of the failed operation.
         path: PathBuf,
         /// Error of the operating system.
         source: io::Error,
