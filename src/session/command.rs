@@ -8,8 +8,8 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::Session;
-use super::event_loop::LoopAction;
 use super::joined_topics::{JoinState, JoinedTopic};
+use super::loop_action::LoopAction;
 use crate::hub::SendOutcome;
 use crate::wire::{ClientMessage, CloseCode, Status, Topic, decode, push, reply};
 

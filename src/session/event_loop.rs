@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
+use super::loop_action::LoopAction;
 use super::message_rate::RateDecision;
 use super::message_reader::{MessageReader, discard_until_end};
 use super::refresh::next_refreshed;
@@ -16,16 +17,6 @@ use super::resume::next_resumed;
 use super::{Session, SessionLimits};
 use crate::hub::{CloseState, Outbox, SessionCheck as _};
 use crate::wire::CloseCode;
-
-/// Action of the loop after an event.
-pub(super) enum LoopAction {
-    /// Waits for the next event.
-    Continue,
-    /// Sets the timer again, because the session's end may have moved.
-    ResetTimer,
-    /// Ends the session.
-    Close(CloseCode),
-}
 
 impl Session {
     /// Runs the loop and closes the socket. Returns the code with which the session ended.

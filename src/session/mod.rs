@@ -8,8 +8,10 @@ mod command;
 mod context;
 mod event_loop;
 mod joined_topics;
+mod loop_action;
 mod message_rate;
 mod message_reader;
+mod pending;
 mod refresh;
 mod resume;
 mod revocation_check;
@@ -37,8 +39,7 @@ use crate::wire::CloseCode;
 use joined_topics::JoinedTopics;
 use message_rate::MessageRateLimiter;
 use message_reader::MessageReader;
-use refresh::RefreshFuture;
-use resume::ResumeFuture;
+use pending::{RefreshFuture, ResumeFuture};
 use revocation_check::RevocationCheck;
 
 /// An accepted upgrade, from which a session begins.

@@ -6,7 +6,6 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Poll, ready};
 
@@ -15,21 +14,12 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::Session;
-use super::event_loop::LoopAction;
-use crate::audit_trail::{self, TokenHash};
-use crate::auth::{AuthError, Identity, Token};
+use super::loop_action::LoopAction;
+use super::pending::{RefreshFuture, RefreshOutcome};
+use crate::audit_trail;
+use crate::auth::{AuthError, Token};
 use crate::hub::SessionCheck as _;
 use crate::wire::{ClientMessage, CloseCode, Status, push};
-
-/// Pending verification of a fresh token, which waits for the token's key.
-pub(super) type RefreshFuture = Pin<Box<dyn Future<Output = RefreshOutcome> + Send>>;
-
-/// Result of a token's verification.
-pub(super) struct RefreshOutcome {
-    message: ClientMessage,
-    token: TokenHash,
-    verified: Result<Identity, AuthError>,
-}
 
 impl Session {
     /// Handles `access_token`: verifies the token now, or queues it until its key arrives.

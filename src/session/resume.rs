@@ -7,7 +7,6 @@
 //! the client reads, and ends when the client leaves the topic.
 
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -16,6 +15,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::joined_topics::{JoinState, JoinedTopic};
+use super::pending::{ResumeFuture, ResumeOutcome};
 use super::{Session, SessionContext};
 use crate::hub::{Outbox, Registration, Subscribed};
 use crate::log::cursor::Cursor;
@@ -27,16 +27,6 @@ use crate::wire::{
 
 /// Approximate size of one write of missed events, in bytes. Each write waits until the previous one is on the wire.
 const CHUNK_BYTES: usize = 32 * 1024;
-
-/// A resume in progress.
-pub(super) type ResumeFuture = Pin<Box<dyn Future<Output = ResumeOutcome> + Send>>;
-
-/// Result of a resume. The subscription is None if the client left the topic before the resume ended.
-pub(super) struct ResumeOutcome {
-    topic: Topic,
-    join_id: u64,
-    subscribed: Option<Subscribed>,
-}
 
 /// The parts of a session that one resume uses.
 struct Resume {

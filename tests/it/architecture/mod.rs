@@ -135,21 +135,10 @@ fn imports_run_one_way() {
     }
 }
 
-/// Cycles that are left, each with its reason.
-const CYCLES: &[&str] = &[
-    // `impl` blocks of one type, by concern.
-    "session/event_loop.rs -> session/refresh.rs -> session/event_loop.rs",
-    "session/mod.rs -> session/refresh.rs -> session/mod.rs",
-    "session/mod.rs -> session/resume.rs -> session/mod.rs",
-];
-
 #[test]
 fn no_files_import_each_other() {
     for package in packages().iter().map(|package| format!("{package}/src")).chain(["src".to_owned()]) {
-        let found: Vec<_> = graph::cycles(&graph::graph(&files(&package)))
-            .into_iter()
-            .filter(|cycle| !CYCLES.contains(&cycle.as_str()))
-            .collect();
+        let found = Vec::from_iter(graph::cycles(&graph::graph(&files(&package))));
         assert!(found.is_empty(), "{package}: import cycles:\n{}", found.join("\n"));
     }
 }
