@@ -1,5 +1,5 @@
-//! The client's address behind proxies. For every input: no panic, only a trusted proxy is believed, and whatever a client
-//! sent, the address that the proxy adds is used.
+//! The client's address behind proxies. For every input: no panic, only a trusted proxy is believed, and
+//! whatever a client sent, the address that the proxy adds is used.
 //!
 //! An input is a byte whose lowest bit selects the header, then the lines of that header.
 
@@ -27,7 +27,8 @@ pub(crate) fn run(data: &[u8]) {
     let proxy = IpAddr::from([10, 0, 0, 1]);
     let address = proxies.client(proxy, &headers);
     assert_eq!(address.to_canonical(), address, "an address has one form");
-    // Some proxies append a line, others append to the last line. The latter requires that the line is valid text.
+    // Some proxies append a line, others append to the last line. The latter requires that the line is valid
+    // text.
     let expected = IpAddr::from([198, 51, 100, 7]);
     if header == ForwardedHeader::XForwardedFor
         && let Some(last) = headers.get_all(&name).iter().next_back().and_then(|line| line.to_str().ok())

@@ -1,5 +1,6 @@
-//! Verification of tokens with any header and any claims. For every input: no panic, and a token without a valid
-//! signature is rejected. If a signed token is accepted, a second, simpler parser must find the same claims.
+//! Verification of tokens with any header and any claims. For every input: no panic, and a token without a
+//! valid signature is rejected. If a signed token is accepted, a second, simpler parser must find the same
+//! claims.
 //!
 //! An input is a header and claims, one line each. Without a header line the usual header is signed.
 
@@ -45,8 +46,8 @@ pub(crate) fn run(data: &[u8]) {
             assert!(header.get("crit").is_none(), "{header}");
         }
         let claims = std::str::from_utf8(claims).expect("accepted claims are UTF-8");
-        // Some valid JSON (huge numbers, lone surrogates) cannot be parsed into a Value. It is harmless in claims that
-        // nobody reads.
+        // Some valid JSON (huge numbers, lone surrogates) cannot be parsed into a Value. It is harmless in
+        // claims that nobody reads.
         if let Ok(claims) = serde_json::from_str(claims) {
             assert_same_claims(&identity, &claims);
         }

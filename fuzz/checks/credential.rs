@@ -1,10 +1,11 @@
-//! The search for a token in any URL and headers. For every input: no panic, a URL with a credential is rejected whatever
-//! else the request holds, and no error repeats a value.
+//! The search for a token in any URL and headers. For every input: no panic, a URL with a credential is
+//! rejected whatever else the request holds, and no error repeats a value.
 //!
-//! A planted cookie of the configured name counts as one more credential, and two such cookies are always rejected.
+//! A planted cookie of the configured name counts as one more credential, and two such cookies are always
+//! rejected.
 //!
-//! An input consists of lines: a byte that selects how a credential is put into the URL, the URL, a value, then headers
-//! (`a...` Authorization, `p...` Sec-WebSocket-Protocol, `c...` Cookie).
+//! An input consists of lines: a byte that selects how a credential is put into the URL, the URL, a value,
+//! then headers (`a...` Authorization, `p...` Sec-WebSocket-Protocol, `c...` Cookie).
 
 use axum::http::{HeaderMap, HeaderValue, Uri, header};
 use warden::auth::{CookieName, CredentialError, find};
@@ -24,8 +25,8 @@ pub(crate) fn run(data: &[u8]) {
         }
     }
 
-    // The same URL is tried with two credentials: the input's value and a plain one. Both errors must be equal, which
-    // shows that they do not contain the value.
+    // The same URL is tried with two credentials: the input's value and a plain one. Both errors must be
+    // equal, which shows that they do not contain the value.
     let choice = choice.first().copied().unwrap_or_default();
     let (Some(error), Some(plain)) =
         (rejection(choice, url, &escaped(value), &headers), rejection(choice, url, "x", &headers))

@@ -1,5 +1,5 @@
-//! Responses of a key server. For every input: no panic, all limits hold, no secret and no private key is accepted, and
-//! parsing twice gives the same result.
+//! Responses of a key server. For every input: no panic, all limits hold, no secret and no private key is
+//! accepted, and parsing twice gives the same result.
 
 use serde_json::Value;
 use warden::auth::{Alg, JWKS_KEYS_MAX, Jwks, KID_BYTES_MAX};

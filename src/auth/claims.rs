@@ -1,4 +1,5 @@
-//! The claims of a token, strictly typed: a claim of the wrong type rejects the token and never becomes a default.
+//! The claims of a token, strictly typed: a claim of the wrong type rejects the token and never becomes a
+//! default.
 
 use std::time::{Duration, SystemTime};
 
@@ -17,8 +18,8 @@ const SESSION_ID_BYTES_MAX: usize = 256;
 /// Latest accepted time, in seconds since 1970: the end of the year 9999. Later times overflow clocks.
 const TIME_MAX: u64 = 253_402_300_799;
 
-/// Claims that the gateway reads. Times must be whole numbers: a string or a fraction is rejected here, even if the
-/// verifying library would ignore the claim (CVE-2026-25537).
+/// Claims that the gateway reads. Times must be whole numbers: a string or a fraction is rejected here, even
+/// if the verifying library would ignore the claim (CVE-2026-25537).
 #[derive(Debug, Deserialize)]
 pub(super) struct Claims {
     sub: String,
@@ -30,8 +31,8 @@ pub(super) struct Claims {
     iat: Option<u64>,
     #[serde(default, deserialize_with = "string")]
     session_id: Option<String>,
-    /// Any type is accepted, because some issuers write a list and their users need no role here. Only a string has a
-    /// meaning.
+    /// Any type is accepted, because some issuers write a list and their users need no role here. Only a
+    /// string has a meaning.
     #[serde(default)]
     role: Value,
     #[serde(default)]

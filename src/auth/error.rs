@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::claims::ClaimError;
 
-/// Reason for which a token is rejected. Its message may be shown to anyone: it never contains a string from the token.
+/// Reason for which a token is rejected. Its message may be shown to anyone: it never contains a string from
+/// the token.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuthError {
     /// The token has expired, this long ago.

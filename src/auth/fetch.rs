@@ -1,7 +1,7 @@
 //! One request to a key server, limited in time and size.
 //!
-//! The configured address alone decides where keys come from, so redirects are not followed. Each request opens its own
-//! connection, because there is only one request every few minutes.
+//! The configured address alone decides where keys come from, so redirects are not followed. Each request
+//! opens its own connection, because there is only one request every few minutes.
 
 use std::fmt;
 use std::str::FromStr;
@@ -29,8 +29,8 @@ const NOT_AN_ADDRESS: &str = "not an address: write https://host/path";
 pub struct KeyServerUrl(Uri);
 
 impl KeyServerUrl {
-    /// Parses an address. `allow_http` also allows plain http to other machines. Anyone between here and there can then
-    /// replace the keys and sign any token.
+    /// Parses an address. `allow_http` also allows plain http to other machines. Anyone between here and
+    /// there can then replace the keys and sign any token.
     ///
     /// # Errors
     /// Fails if this is not such an address. The message names the reason.
@@ -103,9 +103,11 @@ pub(super) struct Fetcher {
 }
 
 impl Fetcher {
-    /// Creates a client that trusts the certificates of the system, or those of `SSL_CERT_FILE` and `SSL_CERT_DIR`.
+    /// Creates a client that trusts the certificates of the system, or those of `SSL_CERT_FILE` and
+    /// `SSL_CERT_DIR`.
     pub(super) fn new(timeout: Duration, bytes_max: usize) -> anyhow::Result<Self> {
-        // The choice is explicit, because rustls cannot choose if the features of other crates enable several libraries.
+        // The choice is explicit, because rustls cannot choose if the features of other crates enable several
+        // libraries.
         let provider = rustls::crypto::aws_lc_rs::default_provider();
         let connector = HttpsConnectorBuilder::new()
             .with_provider_and_native_roots(provider)

@@ -11,8 +11,8 @@ use crate::org::OrgId;
 pub struct Identity {
     /// Organisation, from `app_metadata.org_id` of the token and from nowhere else.
     pub org: OrgId,
-    /// Issuer whose key verified the token. None if only a secret without an issuer is configured. The same `sub` of
-    /// two issuers means two users.
+    /// Issuer whose key verified the token. None if only a secret without an issuer is configured. The same
+    /// `sub` of two issuers means two users.
     pub issuer: Option<Arc<str>>,
     /// User, from the `sub` claim.
     pub subject: String,
@@ -24,8 +24,8 @@ pub struct Identity {
     pub expires_at: SystemTime,
     /// Topics that the token is limited to.
     pub topics: TopicClaim,
-    /// Whether the claim `role` marks the token as one of a back end. This role grants rights within the organisation
-    /// only.
+    /// Whether the claim `role` marks the token as one of a back end. This role grants rights within the
+    /// organisation only.
     pub is_service: bool,
 }
 

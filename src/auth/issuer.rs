@@ -1,5 +1,5 @@
-//! One issuer of tokens: its keys, its audience and its rules for claims. Issuers share nothing, so a key or rule of one
-//! issuer never applies to another.
+//! One issuer of tokens: its keys, its audience and its rules for claims. Issuers share nothing, so a key or
+//! rule of one issuer never applies to another.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -20,8 +20,8 @@ use super::key_server::{KeyLookupError, KeyServer};
 use super::token::Token;
 use super::unverified::{UnverifiedToken, decode_part};
 
-/// Difference between the clocks of issuer and gateway that `nbf` tolerates, in seconds. `exp` tolerates none, because a
-/// session that began after it would be closed immediately.
+/// Difference between the clocks of issuer and gateway that `nbf` tolerates, in seconds. `exp` tolerates
+/// none, because a session that began after it would be closed immediately.
 const LEEWAY_SECONDS: u64 = 5;
 
 /// Default `role` of tokens for back ends, as Supabase issues them.
@@ -51,8 +51,8 @@ pub struct IssuerRules {
     pub claims: BTreeMap<String, Vec<String>>,
     /// Organisations for which this issuer may issue tokens. None means all.
     pub orgs: Option<Vec<Uuid>>,
-    /// `role` of the issuer's tokens for back ends; [`SERVICE_ROLE`] by default. If it is empty, the issuer issues no
-    /// tokens for back ends.
+    /// `role` of the issuer's tokens for back ends; [`SERVICE_ROLE`] by default. If it is empty, the issuer
+    /// issues no tokens for back ends.
     pub service_role: Option<String>,
 }
 
@@ -169,8 +169,9 @@ impl Issuer {
 fn validation(config: &IssuerConfig, alg: Alg) -> Validation {
     let mut validation = Validation::new(alg.for_library());
     validation.leeway = LEEWAY_SECONDS;
-    // The library accepts a token during the second of `exp`. RFC 7519 and the session end it at the beginning of that
-    // second. `phoenix` reconnects after 10 ms, so without this line it was accepted and closed dozens of times.
+    // The library accepts a token during the second of `exp`. RFC 7519 and the session end it at the
+    // beginning of that second. `phoenix` reconnects after 10 ms, so without this line it was accepted and
+    // closed dozens of times.
     validation.reject_tokens_expiring_in_less_than = LEEWAY_SECONDS + 1;
     validation.validate_exp = true;
     validation.validate_nbf = true;
@@ -187,8 +188,9 @@ fn validation(config: &IssuerConfig, alg: Alg) -> Validation {
 
 fn auth_error(error: &Error, token: &Token) -> AuthError {
     match error.kind() {
-        // The library reports `InvalidToken` if `exp` is in the first seconds of 1970, because subtracting the required
-        // rest of life overflows. `UnverifiedToken` has already rejected tokens that do not have three parts.
+        // The library reports `InvalidToken` if `exp` is in the first seconds of 1970, because subtracting
+        // the required rest of life overflows. `UnverifiedToken` has already rejected tokens that do not have
+        // three parts.
         ErrorKind::ExpiredSignature | ErrorKind::InvalidToken => AuthError::Expired(expired_since(token)),
         ErrorKind::ImmatureSignature => AuthError::Immature,
         ErrorKind::InvalidSignature

@@ -1,8 +1,8 @@
-//! The published keys of one issuer: fetched at an interval, kept while the key server is down, and fetched again when a
-//! token names an unknown key.
+//! The published keys of one issuer: fetched at an interval, kept while the key server is down, and fetched
+//! again when a token names an unknown key.
 //!
-//! One task fetches, so at most one request is in progress, however many tokens wait for it. Open sessions hold an
-//! identity instead of a key, so nothing here affects them.
+//! One task fetches, so at most one request is in progress, however many tokens wait for it. Open sessions
+//! hold an identity instead of a key, so nothing here affects them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,7 +35,8 @@ pub struct KeyLimits {
     pub wait: Duration,
     /// Tokens that may wait at the same time. The clients of further tokens must try again without waiting.
     pub waiting_max: usize,
-    /// Longest use of keys after the last successful fetch, because the issuer may have withdrawn one since then.
+    /// Longest use of keys after the last successful fetch, because the issuer may have withdrawn one since
+    /// then.
     pub stale_max: Duration,
     /// Delay of the first retry after a failed fetch. Each further failure doubles the delay.
     pub retry_first: Duration,
@@ -130,7 +131,8 @@ impl KeyServer {
         }
     }
 
-    /// Finds the key for a token. If it is not in memory, requests a fetch and waits for it, within the limits.
+    /// Finds the key for a token. If it is not in memory, requests a fetch and waits for it, within the
+    /// limits.
     pub(super) async fn find_or_fetch(
         &self,
         alg: Alg,
@@ -190,8 +192,8 @@ impl KeyServer {
             };
             self.record(result);
             let ended = Instant::now();
-            // A token that arrived during the request waited for this request. Its notification is already served and
-            // must not cause another request, so it is consumed here.
+            // A token that arrived during the request waited for this request. Its notification is already
+            // served and must not cause another request, so it is consumed here.
             let requested = self.requested.notified();
             tokio::pin!(requested);
             if requested.as_mut().enable() {

@@ -2,9 +2,9 @@
 //!
 //! Everything that a session may do follows from its [`Identity`], and only this module creates one.
 //!
-//! A token can only select among configured things: its `iss` selects one issuer, its `alg` and `kid` select one of that
-//! issuer's keys ([`Verifier`]). Keys come from the configuration or from a key server. A key server that is down, slow
-//! or wrong affects only tokens that need a key from it (`key_server`).
+//! A token can only select among configured things: its `iss` selects one issuer, its `alg` and `kid` select
+//! one of that issuer's keys ([`Verifier`]). Keys come from the configuration or from a key server. A key
+//! server that is down, slow or wrong affects only tokens that need a key from it (`key_server`).
 
 mod alg;
 mod claims;

@@ -1,8 +1,8 @@
 //! The claim `app_metadata.warden_topics`, which limits a token to some topics.
 //!
-//! The claim is in `app_metadata` because only the application's back end can write there. It is strictly typed: an
-//! invalid claim rejects the token and never means "all topics". `session::topic_policy` decides what the claim
-//! means for a join.
+//! The claim is in `app_metadata` because only the application's back end can write there. It is strictly
+//! typed: an invalid claim rejects the token and never means "all topics". `session::topic_policy` decides
+//! what the claim means for a join.
 
 use std::sync::Arc;
 
@@ -54,8 +54,8 @@ impl TopicClaim {
     }
 }
 
-/// Whether a string is spelled like a topic, or like `<kind>:*` for all entities of a kind. Only the database knows
-/// which topics and kinds are declared and how the ids of a kind are spelled.
+/// Whether a string is spelled like a topic, or like `<kind>:*` for all entities of a kind. Only the database
+/// knows which topics and kinds are declared and how the ids of a kind are spelled.
 #[must_use]
 pub fn is_topic(text: &str) -> bool {
     text.strip_suffix(ALL_OF_KIND).map_or_else(|| Topic::parse(text).is_some(), is_entity_kind)

@@ -1,7 +1,7 @@
 //! The parts of a token that are read before its signature is verified: only enough to select issuer and key.
 //!
-//! They select one of the configured issuers and one of that issuer's keys, and nothing else. Addresses and keys in the
-//! header (`jku`, `x5u`, `x5c`, `jwk`) are never read.
+//! They select one of the configured issuers and one of that issuer's keys, and nothing else. Addresses and
+//! keys in the header (`jku`, `x5u`, `x5c`, `jwk`) are never read.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -13,8 +13,8 @@ use super::error::AuthError;
 use super::json::is_object;
 use super::token::TOKEN_BYTES_MAX;
 
-/// Types (`typ`) that are accepted if the issuer's rules name none. An ID token of another kind or a logout token must
-/// not pass as an access token.
+/// Types (`typ`) that are accepted if the issuer's rules name none. An ID token of another kind or a logout
+/// token must not pass as an access token.
 const TYPES: &[&str] = &["JWT", "at+jwt"];
 
 /// Header and issuer of a token whose signature is not verified yet.
@@ -30,8 +30,8 @@ struct Header {
     alg: String,
     kid: Option<String>,
     typ: Option<String>,
-    /// Whether `crit` is present. It lists extensions that a recipient must understand, and the gateway understands
-    /// none. An empty or `null` list is invalid too.
+    /// Whether `crit` is present. It lists extensions that a recipient must understand, and the gateway
+    /// understands none. An empty or `null` list is invalid too.
     #[serde(default, deserialize_with = "is_present")]
     crit: bool,
 }
@@ -70,7 +70,8 @@ impl UnverifiedToken {
         Ok(Self { alg, kid: header.kid, typ: header.typ, issuer: payload.iss })
     }
 
-    /// Whether the header has the expected type. A token without a type is accepted only if no type is required.
+    /// Whether the header has the expected type. A token without a type is accepted only if no type is
+    /// required.
     pub(super) fn has_type(&self, required: Option<&str>) -> bool {
         // RFC 7515, section 4.1.9: `application/` may be omitted, and case does not matter.
         let typ = self.typ.as_deref().map(|typ| typ.strip_prefix("application/").unwrap_or(typ));

@@ -1,4 +1,5 @@
-//! Verification of tokens. The configuration decides about issuers, algorithms and keys, and the token decides nothing.
+//! Verification of tokens. The configuration decides about issuers, algorithms and keys, and the token
+//! decides nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,8 +39,8 @@ impl VerifierConfig {
 pub enum Readiness {
     /// Tokens of every issuer can be verified, with fresh keys.
     Ready,
-    /// Tokens of at least one issuer can be verified. Another issuer has no keys, or its key server fails and only
-    /// earlier keys are available.
+    /// Tokens of at least one issuer can be verified. Another issuer has no keys, or its key server fails and
+    /// only earlier keys are available.
     Degraded,
     /// No tokens can be verified.
     NotReady,
@@ -58,10 +59,12 @@ impl std::fmt::Debug for Verifier {
 }
 
 impl Verifier {
-    /// Creates a verifier for these issuers. The services of [`Self::key_fetchers`] must run to fetch published keys.
+    /// Creates a verifier for these issuers. The services of [`Self::key_fetchers`] must run to fetch
+    /// published keys.
     ///
     /// # Errors
-    /// Fails if issuers have no distinct names, or if the system's certificates are needed and cannot be read.
+    /// Fails if issuers have no distinct names, or if the system's certificates are needed and cannot be
+    /// read.
     pub fn new(config: &VerifierConfig, limits: KeyLimits, metrics: &Arc<Metrics>) -> anyhow::Result<Self> {
         let mut issuers: Vec<(Option<String>, Issuer)> = Vec::new();
         let has_servers = config.issuers.iter().any(|issuer| issuer.jwks_url.is_some());
@@ -104,8 +107,8 @@ impl Verifier {
     /// Verifies a token. If its key is not in memory, waits for the key server, for at most [`Self::wait`].
     ///
     /// # Errors
-    /// Fails if the token is not valid now, is not from a configured issuer, names no organisation, or if its key is
-    /// unavailable.
+    /// Fails if the token is not valid now, is not from a configured issuer, names no organisation, or if its
+    /// key is unavailable.
     pub async fn verify(&self, token: &Token) -> Result<Identity, AuthError> {
         let (issuer, unverified) = self.select(token)?;
         match issuer.verify(token, &unverified) {
@@ -132,7 +135,8 @@ impl Verifier {
         self.wait
     }
 
-    /// Ability to verify tokens, for `readyz`. An issuer without keys does not make the node unready for the others.
+    /// Ability to verify tokens, for `readyz`. An issuer without keys does not make the node unready for the
+    /// others.
     #[must_use]
     pub fn readiness(&self) -> Readiness {
         let health = |issuer: &Issuer| match issuer.key_server.as_ref().map(KeyServer::health) {

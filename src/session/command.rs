@@ -1,5 +1,5 @@
-//! Messages of a client: join, leave and heartbeat. Fresh tokens are handled in `refresh`. Any other message is answered
-//! with an error.
+//! Messages of a client: join, leave and heartbeat. Fresh tokens are handled in `refresh`. Any other message
+//! is answered with an error.
 
 use std::time::SystemTime;
 
@@ -87,8 +87,8 @@ impl Session {
         }
     }
 
-    /// Joins a topic for live events only. If `is_stale`, the client sent a cursor of another database or epoch: the
-    /// reply asks it to read the current state again.
+    /// Joins a topic for live events only. If `is_stale`, the client sent a cursor of another database or
+    /// epoch: the reply asks it to read the current state again.
     fn join_live(&mut self, topic: Topic, message: &ClientMessage, is_stale: bool) {
         let subscribed = self.registration.subscribe(&topic, |cursor| {
             let response =
@@ -175,8 +175,8 @@ impl Session {
     }
 }
 
-/// The cursor in a join's payload. Unknown keys are ignored, because `supabase` clients send keys of their own. A
-/// cursor that is not a string is an error.
+/// The cursor in a join's payload. Unknown keys are ignored, because `supabase` clients send keys of their
+/// own. A cursor that is not a string is an error.
 fn parse_since(payload: &RawValue) -> Result<Option<String>, serde_json::Error> {
     #[derive(Deserialize)]
     struct Payload {

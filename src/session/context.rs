@@ -1,6 +1,7 @@
 //! State and limits that all sessions of a gateway share.
 //!
-//! Only sessions use it. HTTP handlers have handles of their own and pass this on when an upgrade begins a session.
+//! Only sessions use it. HTTP handlers have handles of their own and pass this on when an upgrade begins a
+//! session.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,14 +50,14 @@ pub struct SessionLimits {
     pub joins_max: usize,
     /// Time without any message after which a session ends. Clients send a heartbeat every 30 s.
     pub idle_timeout: Duration,
-    /// Time that a session stays open after its token has expired, because a fresh token may be on its way. The
-    /// session cannot join new topics in this time.
+    /// Time that a session stays open after its token has expired, because a fresh token may be on its way.
+    /// The session cannot join new topics in this time.
     pub expiry_grace: Duration,
     /// Fresh tokens of one session that may wait for their key at the same time.
     pub refreshes_max: usize,
     /// Time that the peer has to read what precedes a Close frame, and to answer it.
     pub close_timeout: Duration,
-    /// Size of the kernel's send buffer, in bytes. By default the kernel would hide up to 4 MiB of a slow client's
-    /// backlog from the outbox.
+    /// Size of the kernel's send buffer, in bytes. By default the kernel would hide up to 4 MiB of a slow
+    /// client's backlog from the outbox.
     pub send_buffer_bytes: usize,
 }

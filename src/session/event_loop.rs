@@ -21,8 +21,8 @@ use crate::wire::CloseCode;
 impl Session {
     /// Runs the loop and closes the socket. Returns the code with which the session ended.
     pub(super) async fn serve(&mut self, reader: &mut MessageReader) -> CloseCode {
-        // The upgrade checked organisation and token before this session was registered with the hub. Whatever changed
-        // in between did not reach this session, so both are checked again.
+        // The upgrade checked organisation and token before this session was registered with the hub.
+        // Whatever changed in between did not reach this session, so both are checked again.
         if matches!(self.context.directory.has_org(self.identity.org).await, Ok(false)) {
             self.outbox.close(CloseCode::ORG_GONE);
         }
@@ -36,8 +36,8 @@ impl Session {
             self.end_join(&topic, &joined);
         }
         self.outbox.close(close);
-        // The hub may have closed the outbox a moment earlier. The client then receives that code, so it is the one
-        // that is reported.
+        // The hub may have closed the outbox a moment earlier. The client then receives that code, so it is
+        // the one that is reported.
         let close = match self.outbox.close_state() {
             Some(CloseState::Closing(Some(sent))) => sent,
             _ => close,
@@ -125,15 +125,15 @@ impl Session {
         }
     }
 
-    /// The time of the timer's next check. A message does not reset the timer: when the timer fires, the loop checks
-    /// whether the session has really been idle, and sleeps again if not.
+    /// The time of the timer's next check. A message does not reset the timer: when the timer fires, the loop
+    /// checks whether the session has really been idle, and sleeps again if not.
     fn deadline(&self) -> Instant {
         let idle = self.last_heard + self.context.limits.idle_timeout;
         idle.min(Instant::now() + self.ends_in())
     }
 
-    /// The time at which the session ends if no further token arrives. A session whose fresh token waits for its key
-    /// is not closed before the key server had its time to answer.
+    /// The time at which the session ends if no further token arrives. A session whose fresh token waits for
+    /// its key is not closed before the key server had its time to answer.
     fn ends_at(&self) -> SystemTime {
         let wait = if self.refreshing.is_empty() { Duration::ZERO } else { self.context.verifier.wait() };
         self.identity.expires_at + self.context.limits.expiry_grace + wait
@@ -151,8 +151,8 @@ async fn close_socket(outbox: &Outbox, reader: &mut MessageReader, limits: &Sess
     }
     let closing = async {
         poll_fn(|cx| outbox.poll_flush(cx)).await;
-        // The kernel resets a connection that is closed with unread bytes, and the reset may overtake our Close frame.
-        // So everything up to the peer's Close or the end of the stream is read.
+        // The kernel resets a connection that is closed with unread bytes, and the reset may overtake our
+        // Close frame. So everything up to the peer's Close or the end of the stream is read.
         while let Some(Ok(_)) = reader.next(outbox, limits.received_bytes).await {}
         // After an unreadable frame the reader returns no more messages, but the socket may still have bytes.
         discard_until_end(outbox).await;

@@ -1,5 +1,5 @@
-//! The topics that a session has joined. A client joins one to five topics, so a linear search in a vector is fast
-//! enough, and a session without joins allocates nothing.
+//! The topics that a session has joined. A client joins one to five topics, so a linear search in a vector is
+//! fast enough, and a session without joins allocates nothing.
 
 use tokio_util::sync::CancellationToken;
 

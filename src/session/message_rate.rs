@@ -5,7 +5,8 @@ use tokio::time::Instant;
 use super::SessionLimits;
 use crate::rate::Bucket;
 
-/// Two token buckets: messages that are accepted, and messages above that rate that are answered with an error.
+/// Two token buckets: messages that are accepted, and messages above that rate that are answered with an
+/// error.
 #[derive(Debug)]
 pub(super) struct MessageRateLimiter {
     accepted: Bucket,

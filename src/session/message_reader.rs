@@ -1,12 +1,12 @@
 //! The WebSocket messages of one client, parsed by tungstenite.
 //!
-//! tungstenite also writes: pongs, and the answer to a Close. Each of these goes to the outbox as a whole frame, so it
-//! cannot interleave with events. Received bytes are counted as they are read, because no other limit covers frames
-//! that belong to no message (empty fragments).
+//! tungstenite also writes: pongs, and the answer to a Close. Each of these goes to the outbox as a whole
+//! frame, so it cannot interleave with events. Received bytes are counted as they are read, because no other
+//! limit covers frames that belong to no message (empty fragments).
 //!
-//! Most clients send two messages a minute. tungstenite and its buffer would be a fifth of an idle session's memory, so
-//! they exist only while a message arrives. [`Framing`] knows from the frame headers when only whole messages have been
-//! read; then the parser is dropped until the next bytes arrive.
+//! Most clients send two messages a minute. tungstenite and its buffer would be a fifth of an idle session's
+//! memory, so they exist only while a message arrives. [`Framing`] knows from the frame headers when only
+//! whole messages have been read; then the parser is dropped until the next bytes arrive.
 
 use std::future::poll_fn;
 use std::io::{self, Read, Write};
@@ -58,8 +58,8 @@ impl MessageReader {
         }
     }
 
-    /// The next message from this outbox's socket. Returns None after an error, and after the peer's Close was
-    /// answered. `rate` limits the received bytes.
+    /// The next message from this outbox's socket. Returns None after an error, and after the peer's Close
+    /// was answered. `rate` limits the received bytes.
     pub(super) fn next(
         &mut self,
         outbox: &Outbox,
@@ -91,8 +91,8 @@ impl MessageReader {
     }
 }
 
-/// Parses the next message. Afterwards `slot` contains a parser only if the next bytes belong to a message that has
-/// already begun.
+/// Parses the next message. Afterwards `slot` contains a parser only if the next bytes belong to a message
+/// that has already begun.
 fn next_message(
     slot: &mut Option<Box<Parser>>,
     message_bytes_max: usize,

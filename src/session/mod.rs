@@ -1,8 +1,8 @@
 //! The life of one socket, from its accepted upgrade to its close code.
 //!
-//! Each session is one task. Its loop (`event_loop`) handles a closed set of events. The session alone reads from
-//! its socket. Everything that it writes goes through its outbox, because fan-out writes to the same socket. This
-//! module must not know HTTP.
+//! Each session is one task. Its loop (`event_loop`) handles a closed set of events. The session alone reads
+//! from its socket. Everything that it writes goes through its outbox, because fan-out writes to the same
+//! socket. This module must not know HTTP.
 
 mod command;
 mod context;
@@ -83,16 +83,16 @@ struct Session {
 ///
 /// A later shutdown closes the session through its outbox.
 ///
-/// The arguments come in a box, and [`Session::begin`] moves them out of it. Otherwise the future of a waiting session
-/// would store them twice, and a node has tens of thousands of such futures.
+/// The arguments come in a box, and [`Session::begin`] moves them out of it. Otherwise the future of a
+/// waiting session would store them twice, and a node has tens of thousands of such futures.
 pub async fn run<Permit: Send>(
     context: Arc<SessionContext>,
     admitted: Box<Admitted<Permit>>,
     shutdown: CancellationToken,
 ) {
     let (mut session, mut reader, _permit) = Session::begin(context, admitted);
-    // Shutdown first cancels the token, then closes every registered outbox. This session is registered by now, so
-    // it sees the one or the other.
+    // Shutdown first cancels the token, then closes every registered outbox. This session is registered by
+    // now, so it sees the one or the other.
     if shutdown.is_cancelled() {
         session.outbox.close(CloseCode::RESTART);
     }
@@ -107,7 +107,8 @@ pub async fn run<Permit: Send>(
 }
 
 impl Session {
-    /// Registers the session with the hub. Frees the box of the arguments here instead of at the session's end.
+    /// Registers the session with the hub. Frees the box of the arguments here instead of at the session's
+    /// end.
     #[expect(clippy::boxed_local, reason = "the box keeps the arguments out of the session's future")]
     fn begin<Permit>(
         context: Arc<SessionContext>,

@@ -1,10 +1,10 @@
 //! A join with a cursor: missed events first, then live events, without a gap or an overlap.
 //!
-//! The order of the steps guarantees this: subscribe with a replay buffer, send the missed events up to the node's
-//! position at that moment, then send the buffered events and continue live.
+//! The order of the steps guarantees this: subscribe with a replay buffer, send the missed events up to the
+//! node's position at that moment, then send the buffered events and continue live.
 //!
-//! A resume runs beside the session's loop, so several topics resume at the same time. It sends at the pace at which
-//! the client reads, and ends when the client leaves the topic.
+//! A resume runs beside the session's loop, so several topics resume at the same time. It sends at the pace
+//! at which the client reads, and ends when the client leaves the topic.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -25,7 +25,8 @@ use crate::wire::{
     ClientMessage, EncodedCursor, RESYNC_EVENT, Status, Topic, append_event_frame, push, reply,
 };
 
-/// Approximate size of one write of missed events, in bytes. Each write waits until the previous one is on the wire.
+/// Approximate size of one write of missed events, in bytes. Each write waits until the previous one is on
+/// the wire.
 const CHUNK_BYTES: usize = 32 * 1024;
 
 /// The parts of a session that one resume uses.
@@ -110,7 +111,8 @@ pub(super) fn next_resumed(resuming: &mut Vec<ResumeFuture>) -> impl Future<Outp
 
 impl Resume {
     async fn run(&self) -> Subscribed {
-        // The reply is sent first, because clients give up a join after about 10 s and the replay may take longer.
+        // The reply is sent first, because clients give up a join after about 10 s and the replay may take
+        // longer.
         self.outbox.send(&self.reply(json!({"cursor": self.encoded_since})));
         if let Err(error) = self.context.replay.wait_until_reached(&self.since, || self.position()).await {
             return self.join_with_resync(&error);
@@ -146,7 +148,8 @@ impl Resume {
         self.registration.subscribe(&self.topic, |cursor| self.resync_frame(cursor.as_str(), error))
     }
 
-    /// Sends a resync instead of the missed events, or instead of the rest of them. Live events follow from `position`.
+    /// Sends a resync instead of the missed events, or instead of the rest of them. Live events follow from
+    /// `position`.
     fn send_resync(&self, position: &Cursor, error: &ReplayError) {
         self.count_resync(error);
         self.outbox.send(&self.resync_frame(&position.to_string(), error));

@@ -34,8 +34,8 @@ impl RevocationCheck {
 
     /// Replaces the token. The caller must then call [`SessionCheck::close_reason`].
     ///
-    /// A revocation first replaces the entries and then checks every session. So it either finds the new token here,
-    /// or the caller's check finds the new entries: no revocation is missed.
+    /// A revocation first replaces the entries and then checks every session. So it either finds the new
+    /// token here, or the caller's check finds the new entries: no revocation is missed.
     pub(super) fn replace(&self, identity: Arc<Identity>) {
         *lock(&self.identity) = identity;
     }

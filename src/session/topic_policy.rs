@@ -1,8 +1,10 @@
-//! The decision which topics a session may join, from its token and from the topics that the operator restricted.
+//! The decision which topics a session may join, from its token and from the topics that the operator
+//! restricted.
 //!
-//! `org` and entity topics such as `call:<uuid>` are aggregate topics: they carry events of other topics. An event is
-//! encoded once for all subscribers of a topic, so it cannot be left out for one of them. If an aggregate topic could
-//! carry events of a restricted topic that the token does not name, the join is rejected as a whole.
+//! `org` and entity topics such as `call:<uuid>` are aggregate topics: they carry events of other topics. An
+//! event is encoded once for all subscribers of a topic, so it cannot be left out for one of them. If an
+//! aggregate topic could carry events of a restricted topic that the token does not name, the join is
+//! rejected as a whole.
 
 use crate::auth::{TopicClaim, names_kind_of};
 use crate::wire::Topic;

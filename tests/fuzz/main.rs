@@ -1,7 +1,8 @@
-//! The checks of the fuzz targets (`fuzz/checks`) with a stable compiler. The inputs are the seeds and random mutations of
-//! them. Unlike `make fuzz`, this has no coverage guidance and no sanitizer.
+//! The checks of the fuzz targets (`fuzz/checks`) with a stable compiler. The inputs are the seeds and random
+//! mutations of them. Unlike `make fuzz`, this has no coverage guidance and no sanitizer.
 //!
-//! `WARDEN_FUZZ_SECONDS` sets the time for all targets together (default 2). `WARDEN_SEED` repeats the inputs.
+//! `WARDEN_FUZZ_SECONDS` sets the time for all targets together (default 2). `WARDEN_SEED` repeats the
+//! inputs.
 
 mod mutate;
 

@@ -1,5 +1,5 @@
-//! Random mutations of known inputs: flipped bits, changed bytes, removed and repeated pieces, splices of two inputs, and
-//! inserted words that some parser gives a meaning.
+//! Random mutations of known inputs: flipped bits, changed bytes, removed and repeated pieces, splices of two
+//! inputs, and inserted words that some parser gives a meaning.
 
 use fastrand::Rng;
 

@@ -1,5 +1,5 @@
-//! The witnesses: well-behaved sockets. Each must receive every event of its organisation once and in order, over the
-//! connection that it opened at the start, and nothing of another organisation.
+//! The witnesses: well-behaved sockets. Each must receive every event of its organisation once and in order,
+//! over the connection that it opened at the start, and nothing of another organisation.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -68,8 +68,8 @@ impl Witnesses {
         self.tasks.iter().any(JoinHandle::is_finished)
     }
 
-    /// Stops publishing and waits until every witness has received all events. Returns the numbers of published and of
-    /// received events.
+    /// Stops publishing and waits until every witness has received all events. Returns the numbers of
+    /// published and of received events.
     pub(crate) async fn settle(&mut self) -> (u64, u64) {
         self.stop.cancel();
         let totals = (&mut self.publisher).await.expect("publishes");
@@ -169,7 +169,8 @@ impl Witness {
     }
 }
 
-/// Publishes events, one for each organisation in turn, until stopped. Returns the number of events of each organisation.
+/// Publishes events, one for each organisation in turn, until stopped. Returns the number of events of each
+/// organisation.
 async fn publish(mut connection: PgConnection, orgs: Vec<Uuid>, stop: CancellationToken) -> Vec<u64> {
     let mut counts = vec![0; orgs.len()];
     let mut ticks = tokio::time::interval(TICK_INTERVAL);

@@ -1,4 +1,5 @@
-//! A user who moves to another organisation: open sessions stay in the old organisation, new sessions are in the new one.
+//! A user who moves to another organisation: open sessions stay in the old organisation, new sessions are in
+//! the new one.
 
 use serde_json::json;
 use uuid::Uuid;

@@ -23,8 +23,8 @@ impl FromStr for CookieName {
     }
 }
 
-/// The values of all cookies of this name (RFC 6265, section 4.2.1). The caller rejects several values, because a
-/// neighbouring subdomain can plant a second cookie.
+/// The values of all cookies of this name (RFC 6265, section 4.2.1). The caller rejects several values,
+/// because a neighbouring subdomain can plant a second cookie.
 pub(super) fn cookie_tokens(headers: &HeaderMap, name: &CookieName) -> Result<Vec<String>, CredentialError> {
     const UNREADABLE: CredentialError = CredentialError::Malformed("cookie with the token is not readable");
     let mut values = Vec::new();

@@ -18,8 +18,8 @@ pub enum CredentialError {
     /// A header or subprotocol entry cannot be read.
     #[error("{0}")]
     Malformed(&'static str),
-    /// The client offers subprotocols, but not the one that the gateway supports. A browser would then fail the
-    /// connection.
+    /// The client offers subprotocols, but not the one that the gateway supports. A browser would then fail
+    /// the connection.
     #[error("none of the offered subprotocols is supported: offer `phoenix`")]
     Subprotocol,
 }

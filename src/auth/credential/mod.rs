@@ -1,9 +1,9 @@
 //! The credential of a request: where a token may be, and where it must not be.
 //!
-//! A request has exactly one token. It is in `Authorization: Bearer`, among the subprotocols (as `phoenix` on npm sends
-//! it) or, if a cookie is configured, in that cookie. It is never in the URL, because URLs end up in logs, histories and
-//! referrers. A URL that contains anything like a credential is rejected whatever else the request holds, and no error
-//! repeats the value.
+//! A request has exactly one token. It is in `Authorization: Bearer`, among the subprotocols (as `phoenix` on
+//! npm sends it) or, if a cookie is configured, in that cookie. It is never in the URL, because URLs end up
+//! in logs, histories and referrers. A URL that contains anything like a credential is rejected whatever else
+//! the request holds, and no error repeats the value.
 
 mod cookie;
 mod error;
@@ -30,15 +30,16 @@ pub struct Presented {
     pub token: Token,
     /// Whether the answer must contain `Sec-WebSocket-Protocol: phoenix`.
     pub wants_phoenix: bool,
-    /// Whether the token came in a cookie. Any page can make a browser send its cookies, so the caller must then
-    /// require an allowed Origin.
+    /// Whether the token came in a cookie. Any page can make a browser send its cookies, so the caller must
+    /// then require an allowed Origin.
     pub is_cookie: bool,
 }
 
 /// Finds the only token of a request. Cookies are read only if `cookie` names one.
 ///
 /// # Errors
-/// Fails if the request has no token, several tokens or an unreadable one, or if its URL contains a credential.
+/// Fails if the request has no token, several tokens or an unreadable one, or if its URL contains a
+/// credential.
 pub fn find(
     uri: &Uri,
     headers: &HeaderMap,

@@ -9,8 +9,8 @@ use super::error::CredentialError;
 /// The only subprotocol that the gateway supports.
 pub const PHOENIX_SUBPROTOCOL: &str = "phoenix";
 
-/// Prefix of the entry that contains the token. Despite this name, `phoenix` encodes with the standard alphabet and
-/// without padding. Both alphabets are accepted.
+/// Prefix of the entry that contains the token. Despite this name, `phoenix` encodes with the standard
+/// alphabet and without padding. Both alphabets are accepted.
 pub const TOKEN_SUBPROTOCOL_PREFIX: &str = "base64url.bearer.phx.";
 
 /// Subprotocols that a client offers.

@@ -6,8 +6,8 @@ use percent_encoding::percent_decode_str;
 use super::error::CredentialError;
 use super::subprotocol::TOKEN_SUBPROTOCOL_PREFIX;
 
-/// Names of query parameters that carry a credential. Case, `_` and `-` are ignored, and a name that ends in one of
-/// these matches too: `access_token`, `x-api-key`.
+/// Names of query parameters that carry a credential. Case, `_` and `-` are ignored, and a name that ends in
+/// one of these matches too: `access_token`, `x-api-key`.
 const CREDENTIAL_NAMES: &[&str] = &[
     "token",
     "jwt",
@@ -59,8 +59,8 @@ fn decode_twice(text: &str) -> String {
     percent_decode_str(&once).decode_utf8_lossy().into_owned()
 }
 
-/// Whether a string contains a JWT: three base64url parts, the first of which is a JSON object. A token in the form of
-/// `phoenix`'s subprotocol matches too.
+/// Whether a string contains a JWT: three base64url parts, the first of which is a JSON object. A token in
+/// the form of `phoenix`'s subprotocol matches too.
 pub(super) fn is_jwt_like(text: &str) -> bool {
     if text.contains(TOKEN_SUBPROTOCOL_PREFIX) {
         return true;

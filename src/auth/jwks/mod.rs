@@ -1,7 +1,7 @@
 //! A JSON Web Key Set, and the keys of it that the gateway accepts.
 //!
-//! Every entry that is not a public key for RS256, ES256 or EdDSA is skipped with a reason and never affects the others.
-//! This module does no I/O and ignores addresses in the document (`x5u`, `jku`).
+//! Every entry that is not a public key for RS256, ES256 or EdDSA is skipped with a reason and never affects
+//! the others. This module does no I/O and ignores addresses in the document (`x5u`, `jku`).
 
 mod key;
 #[cfg(test)]
@@ -48,7 +48,8 @@ impl Jwks {
     /// Parses a document.
     ///
     /// # Errors
-    /// Fails if the document is not a key set or has too many keys. An invalid key is skipped and is no error.
+    /// Fails if the document is not a key set or has too many keys. An invalid key is skipped and is no
+    /// error.
     pub fn parse(document: &[u8]) -> Result<Self, JwksError> {
         let text = std::str::from_utf8(document).map_err(|_| JwksError::NotAKeySet)?;
         if !is_object(text) {

@@ -27,7 +27,8 @@ impl Drop for CaFile {
     }
 }
 
-/// Serves this body over TLS with a certificate for `name`. Returns the address and the certificate of the authority.
+/// Serves this body over TLS with a certificate for `name`. Returns the address and the certificate of the
+/// authority.
 async fn serve(name: &str, body: String) -> (SocketAddr, CaFile) {
     let mut params = CertificateParams::new(Vec::<String>::new()).expect("parameters");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

@@ -1,4 +1,5 @@
-//! Key servers that rotate their keys, and key servers that are down, slow or faulty. None of it affects open sessions.
+//! Key servers that rotate their keys, and key servers that are down, slow or faulty. None of it affects open
+//! sessions.
 
 use std::time::Duration;
 
@@ -298,7 +299,8 @@ async fn a_handshake_waits_for_keys_within_a_limit() {
     let org = t.db.create_org().await;
     let claims = claims_of(ISSUER, org);
     server.answers(KeyAnswer::Silence);
-    // The key server never responds and its request does not time out, but each handshake ends within its own limit.
+    // The key server never responds and its request does not time out, but each handshake ends within its own
+    // limit.
     for n in 0..3 {
         assert_eq!(outcome(&t, &key.sign(&format!("unknown {n}"), &claims)).await, unavailable());
     }

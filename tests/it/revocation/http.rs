@@ -1,4 +1,5 @@
-//! Revocation over HTTP: only back ends may revoke, only within their own organisation, and it takes effect on every node.
+//! Revocation over HTTP: only back ends may revoke, only within their own organisation, and it takes effect
+//! on every node.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -126,7 +127,8 @@ async fn a_back_end_revokes_within_its_organisation_on_every_node() {
     expect_accepted(&[&third], org, &renewed(&laptop)).await;
     expect_accepted(&[&third], other, &phone).await;
 
-    // A revocation of the whole organisation also concerns the back end that requests it, until its next token.
+    // A revocation of the whole organisation also concerns the back end that requests it, until its next
+    // token.
     revoke(addr, &backend, &json!({"org_id": org})).await;
     expect_closed(of_bob, REVOKED).await;
     expect_open(&t.db, other, &mut [&mut elsewhere]).await;

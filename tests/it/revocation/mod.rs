@@ -1,5 +1,5 @@
-//! Revocation: exactly the concerned sessions end, on every node; their tokens are rejected from then on; and no other
-//! client receives anything about it.
+//! Revocation: exactly the concerned sessions end, on every node; their tokens are rejected from then on; and
+//! no other client receives anything about it.
 
 mod http;
 mod open_sessions;
@@ -78,7 +78,8 @@ async fn expect_closed(clients: Vec<Client>, code: u16) {
     }
 }
 
-/// Expects that each session is open and that its next message is a new call, with nothing about the revocation before it.
+/// Expects that each session is open and that its next message is a new call, with nothing about the
+/// revocation before it.
 async fn expect_open(db: &TestDb, org: Uuid, clients: &mut [&mut Vec<Client>]) {
     let call = db.insert_call(org).await;
     for client in clients.iter_mut().flat_map(|clients| clients.iter_mut()) {

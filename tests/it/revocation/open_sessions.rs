@@ -1,4 +1,5 @@
-//! Sessions at the moment of a revocation: during a refresh, during the handshake, and while the database is down.
+//! Sessions at the moment of a revocation: during a refresh, during the handshake, and while the database is
+//! down.
 
 use serde_json::json;
 use sqlx::{Connection as _, Executor as _};
@@ -79,7 +80,8 @@ async fn a_session_revoked_during_its_handshake_ends() {
     .await;
     let org = t.db.create_org().await;
     let alice = login("alice", "phone");
-    // The handshake looks up the organisation after it has verified the token. This lock makes it wait in between.
+    // The handshake looks up the organisation after it has verified the token. This lock makes it wait in
+    // between.
     let mut holder = sqlx::PgConnection::connect(t.db.url()).await.expect("connects");
     holder.execute("begin; lock table organizations").await.expect("locks");
     let (addr, jwt) = (t.gateway.public_addr(), token(org, &alice));
