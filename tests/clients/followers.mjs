@@ -1,5 +1,5 @@
-// Many clients of the `phoenix` package that follow topics with the recipe of docs/protocol.md. It reports what
-// the clients see and checks nothing. tests/chaos and tests/it/rolling.rs use it.
+// Many clients of the `phoenix` package that follow topics with the recipe of docs/protocol.md. It reports
+// what the clients see and checks nothing. tests/chaos and tests/it/rolling.rs use it.
 //
 //   node followers.mjs '{"url": "ws://127.0.0.1:4000/socket", "clients": [{"token": "...", "topics": ["calls"]}]}'
 //

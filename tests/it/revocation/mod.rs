@@ -293,7 +293,7 @@ async fn a_resume_never_delivers_revocations() {
 }
 
 #[tokio::test]
-async fn the_audit_trail_names_what_was_revoked_and_by_whom() {
+async fn the_audit_trail_names_the_revoked_session_and_its_revoker() {
     let logs = LogCapture::begin();
     let t = TestGateway::start().await;
     let org = t.db.create_org().await;

@@ -1,5 +1,5 @@
-// Bun's WebSocket server and its pub/sub, for `warden-compare`. Sockets subscribe to the topics in their URL. A POST
-// publishes its body to a topic, as often as the parameter `times` says.
+// Bun's WebSocket server and its pub/sub, for `warden-compare`. Sockets subscribe to the topics in their URL.
+// A POST publishes its body to a topic, as often as the parameter `times` says.
 Bun.serve({
   hostname: "127.0.0.1",
   port: Number(Bun.argv[2]),
