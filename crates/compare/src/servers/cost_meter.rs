@@ -37,8 +37,14 @@ impl CostMeter {
     /// CPU time of all threads since they began, user and system, in nanoseconds of the scheduler.
     pub(crate) fn cpu(&mut self) -> anyhow::Result<Duration> {
         for pid in self.pids() {
-            let threads = fs::read_dir(format!("/proc/{pid}/task"))
-                .with_context(|| format!("process {pid} has ended, or /proc is not mounted"))?;
+            let threads = match fs::read_dir(format!("/proc/{pid}/task")) {
+                Ok(threads) => threads,
+                // A child may have ended since it was listed.
+                Err(_) if pid != self.pid => continue,
+                Err(error) => {
+                    return Err(error).context(format!("process {pid} has ended, or /proc is not mounted"));
+                }
+            };
             for thread in threads.flatten() {
                 let Some(id) = thread.file_name().to_str().and_then(|name| name.parse().ok()) else {
                     continue;
@@ -58,8 +64,14 @@ impl CostMeter {
     pub(crate) fn resident_bytes(&self) -> anyhow::Result<u64> {
         let mut sum = 0;
         for pid in self.pids() {
-            let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))
-                .with_context(|| format!("process {pid} has ended, or belongs to another user"))?;
+            let text = match fs::read_to_string(format!("/proc/{pid}/smaps_rollup")) {
+                Ok(text) => text,
+                Err(_) if pid != self.pid => continue,
+                Err(error) => {
+                    return Err(error)
+                        .context(format!("process {pid} has ended, or belongs to another user"));
+                }
+            };
             let line = text.lines().find_map(|line| line.strip_prefix("Rss:"));
             let line = line.with_context(|| format!("/proc/{pid}/smaps_rollup has no Rss"))?;
             sum += line.trim().trim_end_matches(" kB").trim().parse::<u64>()? * 1024;
