@@ -4,17 +4,15 @@
 //! Steps that can fail come first, so they fail before any role loses access. Access is lost in one short
 //! transaction per table.
 
-use sqlx::AssertSqlSafe;
-
 use super::AdoptionRun;
 use super::conflict::conflict;
 use super::connection::StepError;
 use super::impact::EnforcementImpact;
-use super::keys::{mismatch_query, not_null_check};
+use super::keys::mismatch_query;
 use crate::tenancy::AdoptionIssue;
 use crate::tenancy::issue::RUN_AGAIN;
 use crate::tenancy::plan::{ObjectKind, Plan, TablePlan};
-use crate::tenancy::registry::Scope;
+use crate::tenancy::registry::{Scope, Table};
 use crate::tenancy::sql::{literal, quoted};
 
 impl AdoptionRun {
@@ -89,17 +87,8 @@ impl AdoptionRun {
             return Ok(());
         }
         let step = self.begin(&table.title(), "not-null check");
-        let name: String = self.connection.scalar(format!("select {}", not_null_check(table))).await?;
-        let present: Option<bool> = self
-            .connection
-            .scalar(format!(
-                "select (select contype = 'c' and pg_get_constraintdef(oid) ~ '^CHECK \\(\\(org_id IS NOT NULL\\)\\)'
-                         from pg_constraint where conrelid = {} and conname = {})",
-                table.oid,
-                literal(&name)
-            ))
-            .await?;
-        let added = match present {
+        let (name, is_own) = self.not_null_check(table).await?;
+        let added = match is_own {
             Some(false) => Err(StepError::Conflict(Box::new(conflict(
                 table,
                 "constraint",
@@ -146,12 +135,10 @@ impl AdoptionRun {
         let regclass = format!("{}::regclass", literal(&name));
         let mut statements = Vec::new();
         if plan.table.scope == Scope::Org {
-            let check: String =
-                self.connection.scalar(format!("select {}", not_null_check(&plan.table))).await?;
             if !plan.table.is_not_null {
                 statements.push(format!("alter table {name} alter column org_id set not null"));
             }
-            statements.push(format!("alter table {name} drop constraint if exists {}", quoted(&check)));
+            statements.extend(self.drop_not_null_check(&plan.table).await?);
             if !plan.table.is_never_filled {
                 statements.push(format!("select warden.unfill_org_id({regclass})"));
             }
@@ -170,11 +157,9 @@ impl AdoptionRun {
             let regclass = format!("{}::regclass", literal(&name));
             let mut statements = Vec::new();
             if table.table.scope == Scope::Org && !table.table.is_never_filled {
-                let check: String =
-                    self.connection.scalar(format!("select {}", not_null_check(&table.table))).await?;
                 statements.push(format!("select warden.fill_org_id({regclass})"));
                 statements.push(format!("alter table {name} alter column org_id drop not null"));
-                statements.push(format!("alter table {name} drop constraint if exists {}", quoted(&check)));
+                statements.extend(self.drop_not_null_check(&table.table).await?);
             }
             statements.push(format!("select warden.unprotect({regclass})"));
             let step = self.begin(&table.table.title(), "row-level security removed");
@@ -187,20 +172,40 @@ impl AdoptionRun {
     /// Drops the not-null checks of an enforcement that was interrupted.
     async fn drop_not_null_checks(&mut self, plan: &Plan) -> Result<(), StepError> {
         for table in plan.tables.iter().filter(|t| t.table.scope == Scope::Org && !t.table.is_not_null) {
-            let check: Option<String> = sqlx::query_scalar(AssertSqlSafe(format!(
-                "select conname::text from pg_constraint where conrelid = {} and contype = 'c' and conname = {}",
-                table.table.oid,
-                not_null_check(&table.table)
-            )))
-            .fetch_optional(&mut self.connection.work)
-            .await?;
-            if let Some(check) = check {
+            if let Some(drop) = self.drop_not_null_check(&table.table).await? {
                 let step = self.begin(&table.table.title(), "not-null check removed");
-                let drop = format!("alter table {} drop constraint {}", table.table.sql(), quoted(&check));
                 let result = self.connection.short(&[table.table.oid], &[drop]).await;
                 self.end(&step, result, RUN_AGAIN)?;
             }
         }
         Ok(())
+    }
+
+    /// The statement that drops a table's not-null check, if the check exists. A constraint of that name with
+    /// another definition belongs to the application.
+    async fn drop_not_null_check(&mut self, table: &Table) -> Result<Option<String>, StepError> {
+        let (name, is_own) = self.not_null_check(table).await?;
+        let drop = || format!("alter table {} drop constraint {}", table.sql(), quoted(&name));
+        Ok((is_own == Some(true)).then(drop))
+    }
+
+    /// The name of a table's not-null check, and whether the constraint of that name is the check; none if no
+    /// constraint has the name. From PostgreSQL 18 on, NOT NULL itself is a constraint and is called
+    /// `<table>_org_id_not_null`, so the check has another name.
+    async fn not_null_check(&mut self, table: &Table) -> Result<(String, Option<bool>), StepError> {
+        let name: String = self
+            .connection
+            .scalar(format!("select warden.object_name({}, 'org_id_present')", literal(&table.name)))
+            .await?;
+        let is_own = self
+            .connection
+            .scalar(format!(
+                "select (select contype = 'c' and pg_get_constraintdef(oid) ~ '^CHECK \\(\\(org_id IS NOT NULL\\)\\)'
+                         from pg_constraint where conrelid = {} and conname = {})",
+                table.oid,
+                literal(&name)
+            ))
+            .await?;
+        Ok((name, is_own))
     }
 }

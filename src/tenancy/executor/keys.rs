@@ -12,7 +12,7 @@ use super::connection::StepError;
 use crate::tenancy::issue::RUN_AGAIN;
 use crate::tenancy::plan::{ObjectKind, RequiredObject, TablePlan};
 use crate::tenancy::registry::{Parent, Table};
-use crate::tenancy::sql::{literal, quoted};
+use crate::tenancy::sql::quoted;
 
 /// First version in which ON DELETE SET NULL can name its columns.
 const SET_NULL_COLUMNS_VERSION: i32 = 150_000;
@@ -182,11 +182,6 @@ fn composite(parent: &Parent, simple: &SimpleKey, server_version: i32) -> String
         ""
     };
     composite_of(parent, &format!("{on_delete}{on_update}{timing}"))
-}
-
-/// An SQL expression for the name of the check that lets SET NOT NULL skip its scan of the table.
-pub(super) fn not_null_check(table: &Table) -> String {
-    format!("warden.object_name({}, 'org_id_not_null')", literal(&table.name))
 }
 
 #[cfg(test)]

@@ -266,7 +266,7 @@ async fn a_role_with_few_privileges_adopts_its_own_tables() {
            if not exists (select from pg_roles where rolname = 'few_rights') then create role few_rights login createrole; end if;
            execute format('grant create on database %I to few_rights', current_database());
          end $$;
-         grant create on schema public to few_rights;
+         grant create on schema public to few_rights; grant warden_owner to few_rights;
          alter table calls owner to few_rights; alter table call_logs owner to few_rights; alter table contacts owner to few_rights;",
     )
     .await;

@@ -62,6 +62,7 @@ async fn adoption_beside_protected_tables_needs_bypassrls() {
            if not exists (select from pg_roles where rolname = 'no_bypass') then create role no_bypass login createrole; end if;
            execute format('grant create on database %I to no_bypass', current_database());
          end $$;
+         grant warden_owner to no_bypass;
          alter schema public owner to no_bypass",
     )
     .await;
