@@ -101,7 +101,7 @@ $$;
 --   definition  of an index: its columns; of a constraint: its definition after the name; of a policy: its condition
 --   applies     false if the table, or a column that the object needs, does not exist
 --   found       the existing object: of this name, or an index or constraint of another name that serves as well
---   problem     null if the object is valid
+--   problem     null if the object is valid, does not apply, or belongs to a phase that is over
 create function warden.tenant_object_rows() returns table (
   schema_name name, table_name name, scope text, relation regclass, step int, phase text, kind text, name text,
   definition text, is_unique boolean, applies boolean, found text, is_present boolean, is_valid boolean, problem text
@@ -297,10 +297,10 @@ language sql stable set search_path = '' as $$
   select o.schema_name, o.table_name, r.scope, r.rel::regclass, o.step, o.phase, o.kind, o.name, o.definition,
     o.is_unique,
     o.applies, o.found, o.found is not null, coalesce(o.found is not null and o.is_right, false),
-    case when not o.applies then
-           case when r.rel is null then 'the table does not exist'
-                when not r.is_table then 'it is not a table'
-                else 'a column or table that the object needs does not exist' end
+    case when not o.applies then null
+         when o.phase = 'fill' and bool_or(o.kind = 'not_null' and o.found is not null) over (
+                partition by o.schema_name, o.table_name) then
+           case when o.found is not null then 'exists, although the table is enforced' end
          when o.found is null then 'is missing'
          when o.is_right is not true then o.wrong end
   from objects o join registered r using (schema_name, table_name)

@@ -3,6 +3,7 @@
 //! - `rules` is the table of rules; `sql/` holds the rules that are one query to the catalogs each.
 //! - `migrations` and `functions` compare the schema with the migrations; `claims` calls the functions.
 //! - `rows` and `plans` check each table: its rows, and the plans that find them.
+//! - `decisions` turns accepted findings into notices.
 //! - `report` is the result; `render` prints it as text.
 //!
 //! An audit changes nothing, and takes no stronger locks than a reader. It runs on databases in every state,
@@ -10,6 +11,7 @@
 //! that cannot be checked is a finding, because silence must mean that the database is clean.
 
 mod claims;
+mod decisions;
 mod functions;
 mod migrations;
 mod plans;
@@ -128,9 +130,18 @@ pub async fn inspect(
     )
     .fetch_one(&mut *connection)
     .await?;
-    let mut audit = Audit { connection, options, progress, findings: Vec::new(), unchecked: 0, tables: 0 };
+    let mut audit = Audit {
+        connection,
+        options,
+        progress,
+        findings: Vec::new(),
+        accepted: Vec::new(),
+        unchecked: 0,
+        tables: 0,
+    };
     if audit.check_schema().await? {
         audit.check_everything().await?;
+        decisions::apply(&mut audit.findings, &audit.accepted);
     }
     audit.progress.finish();
     let Audit { connection, findings, tables, unchecked, .. } = audit;
@@ -155,6 +166,7 @@ struct Audit<'a> {
     options: AuditOptions,
     progress: &'a mut AuditProgress,
     findings: Vec<Finding>,
+    accepted: Vec<decisions::Decision>,
     unchecked: usize,
     tables: i64,
 }
@@ -215,7 +227,13 @@ impl Audit<'_> {
             self.unchecked = RULES.len() - 1;
             return Ok(false);
         }
-        self.check(&["schema"], None, migrations::check).await?;
+        let mut accepted = Vec::new();
+        self.check(&["schema"], None, async |connection: &mut PgConnection| {
+            accepted = decisions::accepted(connection).await?;
+            migrations::check(connection).await
+        })
+        .await?;
+        self.accepted = accepted;
         Ok(true)
     }
 

@@ -69,6 +69,16 @@ impl Finding {
         let severity = Rule::by_id(rule).map_or(Severity::Finding, |rule| rule.severity);
         Self { rule, severity, table: table.map(str::to_owned), object: object.to_owned(), cause, remedy }
     }
+
+    /// Name of the finding's object in `warden.decisions`: the table, the object, or the object of the table.
+    #[must_use]
+    pub fn decided_object(&self) -> String {
+        match &self.table {
+            None => self.object.clone(),
+            Some(table) if is_name_of(table, &self.object) => table.clone(),
+            Some(table) => format!("{table}.{}", self.object),
+        }
+    }
 }
 
 /// Result of an audit.
@@ -123,4 +133,10 @@ impl Report {
     pub fn is_clean(&self) -> bool {
         self.count(Severity::Finding) == 0
     }
+}
+
+/// Whether this is a table's name without its schema.
+fn is_name_of(table: &str, object: &str) -> bool {
+    let quoted = format!("\"{}\"", object.replace('"', "\"\""));
+    [object, &quoted].iter().any(|name| table.strip_suffix(*name).is_some_and(|schema| schema.ends_with('.')))
 }

@@ -32,14 +32,22 @@ pub struct Rule {
     pub severity: Severity,
     /// The statement that must be true.
     pub statement: &'static str,
+    /// Whether an operator can accept a violation, because it may be there on purpose. The other rules
+    /// concern what isolation rests on. `warden.acceptable_rules()` has the same list.
+    pub is_acceptable: bool,
 }
 
 const fn finding(id: &'static str, statement: &'static str) -> Rule {
-    Rule { id, severity: Severity::Finding, statement }
+    Rule { id, severity: Severity::Finding, statement, is_acceptable: false }
 }
 
 const fn notice(id: &'static str, statement: &'static str) -> Rule {
-    Rule { id, severity: Severity::Notice, statement }
+    Rule { id, severity: Severity::Notice, statement, is_acceptable: false }
+}
+
+/// A rule whose findings an operator can accept.
+const fn acceptable(rule: Rule) -> Rule {
+    Rule { is_acceptable: true, ..rule }
 }
 
 /// The rule for other rules that could not be checked.
@@ -57,10 +65,10 @@ pub const RULES: &[Rule] = &[
         "table-kind",
         "a registered table is an ordinary table: no view, foreign, partitioned or inherited table",
     ),
-    finding(
+    acceptable(finding(
         "unregistered-table",
         "a table with `org_id`, `user_id` or a foreign key to a registered table is registered",
-    ),
+    )),
     finding(
         "parent-link",
         "the columns through which rows inherit their organisation exist and have the same type (a missing parent \
@@ -92,10 +100,10 @@ pub const RULES: &[Rule] = &[
          `call_logs`",
     ),
     finding("org-plan", "the planner finds the rows of one organisation by an index"),
-    notice(
+    acceptable(notice(
         "loose-key",
         "a foreign key between two tables of organisations includes `org_id`, or another one beside it does",
-    ),
+    )),
     finding(
         "immutability",
         "the trigger that keeps `org_id` from changing exists, is unmodified, and is enabled",
@@ -109,19 +117,19 @@ pub const RULES: &[Rule] = &[
         "truncate-right",
         "PUBLIC and request roles may not TRUNCATE a protected table, because no policy restricts TRUNCATE",
     ),
-    notice(
+    acceptable(notice(
         "other-policy",
         "no other permissive policy exists: only `warden_org` would restrict it to one organisation",
-    ),
-    finding("open-user-table", "a table of users does not show every user's rows to requests"),
-    finding(
+    )),
+    acceptable(finding("open-user-table", "a table of users does not show every user's rows to requests")),
+    acceptable(finding(
         "bypassing-role",
         "no role bypasses row-level security (superusers, `service_role` and table owners are notices)",
-    ),
-    finding(
+    )),
+    acceptable(finding(
         "bypassing-view",
         "no view shows requests the rows that its owner sees without row-level security",
-    ),
+    )),
     finding("owner-member", "no request role, and no role of Warden, is a member of a table's owner"),
     finding(
         "silent-triggers",
@@ -155,7 +163,7 @@ pub const RULES: &[Rule] = &[
         "log-rights",
         "PUBLIC and request roles have no rights in schema `warden`, and the gateway's role may only read",
     ),
-    notice("several-memberships", "of a user's several memberships, one is primary"),
+    acceptable(notice("several-memberships", "of a user's several memberships, one is primary")),
     finding("watch-table", "a watched table exists"),
     finding("watch-columns", "a watched table has the columns that `warden.watch()` was called with"),
     finding("watch-triggers", "the triggers of a watched table exist and are enabled"),
@@ -171,9 +179,12 @@ impl Rule {
     /// The table of rules for the documentation.
     #[must_use]
     pub fn markdown() -> String {
-        let mut text = String::from("| rule | severity | must be true |\n|---|---|---|\n");
+        let mut text =
+            String::from("| rule | severity | must be true | can be accepted |\n|---|---|---|---|\n");
         for rule in RULES {
-            text += &format!("| `{}` | {} | {} |\n", rule.id, rule.severity.name(), rule.statement);
+            let acceptance = if rule.is_acceptable { "yes " } else { "" };
+            text +=
+                &format!("| `{}` | {} | {} | {acceptance}|\n", rule.id, rule.severity.name(), rule.statement);
         }
         text
     }

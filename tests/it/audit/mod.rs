@@ -3,11 +3,13 @@
 //!
 //! - `breaks`: the list of breaks, each with its exact findings.
 //! - `databases`: databases in other states: without Warden, partly migrated, read without privileges.
+//! - `decisions`: findings that an operator accepted.
 //!
 //! Breaks run in transactions that are rolled back. Independent breaks share a transaction.
 
 mod breaks;
 mod databases;
+mod decisions;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -61,8 +61,8 @@ async fn existing_tables_are_not_changed() {
             "call_logs foreign_key call_logs_org_id_fkey: foreign key (org_id) references public.organizations (id) on delete cascade",
         ]
     );
-    let payments = "select distinct problem from warden.tenant_objects where table_name = 'payments'";
-    assert_eq!(texts(&db, payments).await, ["it is not a table"]);
+    let payments = "select distinct problem from warden.tenant_objects where table_name = 'payments' and problem is not null";
+    assert_eq!(texts(&db, payments).await, Vec::<String>::new());
     // An index on columns that the table does not have does not apply.
     let left_out =
         "select name from warden.tenant_objects where table_name = 'calls' and not applies order by 1";

@@ -158,7 +158,8 @@ async fn a_table_with_rows_is_registered_but_not_changed() {
     );
     // Once the table is empty, another call completes it.
     db.run("delete from memos; select warden.adopt_table('memos'); select warden.adopt_table('memos')").await;
-    let problems = "select count(*) from warden.tenant_objects where table_name = 'memos' and problem is not null and phase <> 'fill'";
+    let problems =
+        "select count(*) from warden.tenant_objects where table_name = 'memos' and problem is not null";
     assert_eq!(count(&db, problems).await, 0);
     db.run("create table diaries (n int, owner uuid); select warden.leave_to_user('diaries', 'owner')").await;
     assert_eq!(
@@ -179,7 +180,7 @@ async fn long_names_get_distinct_objects() {
     for table in [&long, &longer, &"é".repeat(31)] {
         db.run(format!("create table \"{table}\" (n int); select warden.adopt_table('\"{table}\"')")).await;
     }
-    let wrong = "select format('%s %s', name, problem) from warden.tenant_objects where problem is not null and phase <> 'fill'";
+    let wrong = "select format('%s %s', name, problem) from warden.tenant_objects where problem is not null";
     assert_eq!(texts(&db, wrong).await, Vec::<String>::new());
 }
 
