@@ -150,7 +150,8 @@ grant select (id) on public.organizations to warden_gateway, warden_owner;
 create policy warden_exists on public.organizations for select to warden_gateway, warden_owner using (true);
 
 -- The organisation of a user: the primary membership, else the oldest, else null. The fill trigger, the backfill and
--- tokens all use this rule. It bypasses row-level security, so only named roles may call it.
+-- tokens all use this rule. It bypasses row-level security, so only named roles may call it. The executor runs with
+-- row_security off, under which the policy that lets warden_owner read memberships would be an error.
 do $do$
 declare
   has_columns name[] := array(select attname from pg_attribute
@@ -160,7 +161,7 @@ declare
 begin
   execute format($fn$
     create function warden.default_org_for(user_id uuid) returns uuid
-    language sql stable security definer set search_path = '' as $body$
+    language sql stable security definer set search_path = '' set row_security = on as $body$
       select m.org_id from public.organization_members m where m.user_id = default_org_for.user_id
       order by %s%s m.org_id limit 1
     $body$
