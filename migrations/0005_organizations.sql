@@ -6,10 +6,115 @@
 -- short time only.
 set local lock_timeout = '200ms';
 set local statement_timeout = '5min';
+set local role warden_owner;
+
+-- Former definitions of the application's objects that an operator told Warden to replace.
+create table if not exists warden.replaced_objects (
+  name        text not null,
+  definition  text not null,
+  replaced_at timestamptz not null default now(),
+  replaced_by name not null default current_user,
+  primary key (name, replaced_at)
+);
+
+-- Whether Warden created a function: its comment says so. Versions before the comment are known by their text.
+create or replace function warden.is_own(function oid) returns boolean
+language sql stable set search_path = '' as $$
+  select coalesce(pg_catalog.obj_description(function, 'pg_proc') like '%(created by Warden)', false)
+    or exists (select from pg_catalog.pg_proc p where p.oid = function and pg_catalog.md5(p.prosrc) in (
+      -- auth_org_id() and auth_user_id(), each from PostgreSQL 16 on and before
+      'c1ce8ec1ef41e8da60e2a36670d4b943', 'ddaf8c984832b0cabdf3664caa3ef809',
+      'dcc596186624cca2fb09e8e6e6813da1', '1e93c3b40cf1d56a504bec4d04927d49',
+      -- prevent_org_id_change() and custom_access_token_hook(jsonb)
+      '103409cc36a26eb7561839e7fee7a708', 'fb9cdae8a4ca0fbee9071ed775216519'))
+$$;
+revoke execute on function warden.is_own(oid) from public;
+
+-- Name of the function that Warden's policies, defaults and triggers call: the one in schema public if Warden created
+-- it. Otherwise the application has a function of that name, and Warden uses its own in schema warden.
+create or replace function warden.callee(name text) returns text
+language sql stable set search_path = '' as $$
+  select case when exists (
+    select from pg_catalog.pg_proc p
+    where p.pronamespace = 'public'::regnamespace and p.proname = callee.name and warden.is_own(p.oid)
+  ) then 'public.' else 'warden.' end || callee.name
+$$;
+revoke execute on function warden.callee(text) from public;
+
+-- The application's functions that a function of Warden in schema public would replace, or make ambiguous: same name,
+-- and callable with the same arguments.
+create or replace function warden.occupants(name text) returns setof oid
+language sql stable set search_path = '' as $$
+  select p.oid from pg_catalog.pg_proc p
+  join pg_catalog.pg_proc w on w.pronamespace = 'warden'::regnamespace and w.proname = occupants.name
+  where p.pronamespace = 'public'::regnamespace and p.proname = occupants.name and not warden.is_own(p.oid)
+    and w.pronargs between p.pronargs - p.pronargdefaults and p.pronargs
+    and (w.pronargs = 0 or p.proargtypes[0] = w.proargtypes[0])
+  order by p.oid
+$$;
+revoke execute on function warden.occupants(text) from public;
+
+-- Creates public.<name> as a copy of warden.<name>, with the same callers. If the application has a function of that
+-- name, it stays, unless the setting warden.replace (names separated by commas) names it. Its definition is recorded
+-- then, and a token hook is renamed, because Warden's hook calls it first.
+create or replace function warden.create_public_function(name text) returns void
+language plpgsql set search_path = '' as $$
+declare
+  own pg_catalog.pg_proc;
+  former record;
+  signature text;
+  grantee text;
+begin
+  select p.* into strict own from pg_catalog.pg_proc p
+  where p.pronamespace = 'warden'::regnamespace and p.proname = create_public_function.name;
+  signature := pg_catalog.format('public.%I(%s)', name, pg_catalog.oidvectortypes(own.proargtypes));
+  if exists (select from warden.occupants(name)) and 'public.' || name <> all (
+       pg_catalog.string_to_array(pg_catalog.current_setting('warden.replace', true), ',') || '{}'::text[]) then
+    return;
+  end if;
+  for former in
+    select p.oid::regprocedure as signature, p.prokind = 'f' and p.proargtypes = own.proargtypes as is_alike,
+      p.prorettype = own.prorettype and p.proretset = own.proretset as returns_alike,
+      case when p.prokind = 'a' then pg_catalog.format('aggregate %s', p.oid::regprocedure)
+           else pg_catalog.pg_get_functiondef(p.oid) end as definition
+    from warden.occupants(name) o (oid) join pg_catalog.pg_proc p on p.oid = o.oid
+  loop
+    insert into warden.replaced_objects (name, definition) values (former.signature::text, former.definition);
+    if not former.is_alike or not former.returns_alike then
+      execute pg_catalog.format('drop routine %s', former.signature);
+    elsif name = 'custom_access_token_hook' then
+      execute pg_catalog.format('alter function %s rename to custom_access_token_hook_before_warden',
+                                former.signature);
+    end if;
+  end loop;
+  execute pg_catalog.replace(pg_catalog.pg_get_functiondef(own.oid), 'FUNCTION warden.', 'FUNCTION public.');
+  execute pg_catalog.format('comment on function %s is %L', signature,
+                            pg_catalog.format('Copy of warden.%s (created by Warden)', name));
+  -- Default privileges may have granted it to anybody.
+  for grantee in
+    select distinct case a.grantee when 0 then 'public' else pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) end
+    from pg_catalog.pg_proc p, pg_catalog.aclexplode(coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))) a
+    where p.oid = signature::regprocedure and a.grantee <> p.proowner
+  loop
+    execute pg_catalog.format('revoke execute on function %s from %s', signature, grantee);
+  end loop;
+  for grantee in
+    select distinct case a.grantee when 0 then 'public' else pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) end
+    from pg_catalog.aclexplode(own.proacl) a where a.grantee <> own.proowner
+  loop
+    execute pg_catalog.format('grant execute on function %s to %s', signature, grantee);
+  end loop;
+end
+$$;
+revoke execute on function warden.create_public_function(text) from public;
+reset role;
+
 do $do$
 declare
   unfit text;
   is_new boolean := to_regclass('public.organization_members') is null;
+  created regclass[] := '{}';
+  granted record;
 begin
   if to_regclass('public.organizations') is null then
     create table public.organizations (
@@ -20,9 +125,9 @@ begin
     );
     -- warden.is_public_empty() knows Warden's own tables by the end of this comment.
     comment on table public.organizations is 'The tenants (created by Warden)';
-    -- Supabase grants every right on new tables to requests by default. Without a policy row-level security lets no
-    -- row through; 0011_protect_organizations.sql and `warden migrate --enforce` add the policies.
-    revoke all on public.organizations from anon, authenticated;
+    -- Without a policy row-level security lets no row through. 0011_protect_organizations.sql and
+    -- `warden migrate --enforce` add the policies.
+    created := created || 'public.organizations'::regclass;
     alter table public.organizations enable row level security;
   end if;
 
@@ -42,9 +147,18 @@ begin
     create unique index organization_members_one_primary
       on public.organization_members (user_id) where is_primary;
     comment on table public.organization_members is 'Memberships of users in organisations (created by Warden)';
-    revoke all on public.organization_members from anon, authenticated;
+    created := created || 'public.organization_members'::regclass;
     alter table public.organization_members enable row level security;
   end if;
+
+  -- Default privileges, such as Supabase's, may have granted anything to anybody.
+  for granted in
+    select distinct c.oid::regclass as relation,
+      case a.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end as grantee
+    from pg_class c, aclexplode(c.relacl) a where c.oid = any (created) and a.grantee <> c.relowner
+  loop
+    execute format('revoke all on %s from %s', granted.relation, granted.grantee);
+  end loop;
 
   select format('public.%s %s', w.name, case
       when c.relkind <> 'r' then 'is not an ordinary table'
@@ -84,20 +198,37 @@ end
 $do$;
 
 -- The organisation of rows without a parent or a membership, such as data older than organisations.
-create function warden.default_organization() returns uuid
+create or replace function warden.default_organization() returns uuid
 language sql immutable parallel safe set search_path = '' as $$
   select 'a0000000-0000-0000-0000-000000000001'::uuid
 $$;
 alter function warden.default_organization() owner to warden_owner;
 revoke execute on function warden.default_organization() from public;
 
+-- The gateway and warden.publish() check whether an organisation exists.
+grant select (id) on public.organizations to warden_gateway, warden_owner;
+do $do$
+begin
+  -- The policy has an effect only if row-level security is enabled.
+  if not exists (select from pg_policy
+                 where polrelid = 'public.organizations'::regclass and polname = 'warden_exists') then
+    create policy warden_exists on public.organizations for select to warden_gateway, warden_owner using (true);
+  end if;
+end
+$do$;
+
 do $do$
 declare
   names text := case when exists (
     select from pg_attribute where attrelid = 'public.organizations'::regclass and attname = 'name'
       and atttypid in ('text'::regtype, 'varchar'::regtype)) then 'name' end;
+  is_there boolean;
 begin
-  if not exists (select from public.organizations where id = warden.default_organization()) then
+  -- Row-level security, once it is forced, hides the row from the owner of the table.
+  set local role warden_owner;
+  is_there := exists (select from public.organizations where id = warden.default_organization());
+  reset role;
+  if not is_there then
     execute format('insert into public.organizations (id%s) values (%L%s)', ', ' || names,
                    warden.default_organization(),
                    case when names is not null then ', ''Default organization''' else '' end);
@@ -118,6 +249,10 @@ $do$;
 -- The functions test the claim before they cast it, because an EXCEPTION block fails inside a parallel plan. Below
 -- PostgreSQL 16 they cannot test whether the claims are JSON at all: there invalid JSON is an error, which lets no row
 -- through either.
+--
+-- They exist in schema warden, and as copies in schema public for statements of the application. Warden's policies call
+-- the ones that warden.callee() names.
+set local role warden_owner;
 do $do$
 declare
   guard text := case when current_setting('server_version_num')::int >= 160000
@@ -126,7 +261,7 @@ declare
 begin
   for fn in values ('auth_org_id', '{app_metadata,org_id}'), ('auth_user_id', '{sub}') loop
     execute format($fn$
-      create or replace function public.%I() returns uuid
+      create or replace function warden.%I() returns uuid
       language sql stable parallel safe set search_path = '' as $body$
         select case
           when pg_catalog.jsonb_typeof(c.claim) = 'string'
@@ -138,16 +273,13 @@ begin
       $body$
     $fn$, fn.column1, guard, fn.column2);
     -- Every role to which a policy may apply. PUBLIC alone would do, but it may have lost the right.
-    execute format('grant execute on function public.%I() to public, anon, authenticated, service_role, '
+    execute format('grant execute on function warden.%I() to public, anon, authenticated, service_role, '
                    'warden_owner, warden_gateway', fn.column1);
   end loop;
 end
 $do$;
-
--- The gateway and warden.publish() check whether an organisation exists.
-grant select (id) on public.organizations to warden_gateway, warden_owner;
--- This policy has an effect only if row-level security is enabled.
-create policy warden_exists on public.organizations for select to warden_gateway, warden_owner using (true);
+reset role;
+select warden.create_public_function('auth_org_id'), warden.create_public_function('auth_user_id');
 
 -- The organisation of a user: the primary membership, else the oldest, else null. The fill trigger, the backfill and
 -- tokens all use this rule. It bypasses row-level security, so only named roles may call it. The executor runs with
@@ -160,7 +292,7 @@ declare
   columns text := array_to_string(array['org_id', 'user_id'] || has_columns::text[], ', ');
 begin
   execute format($fn$
-    create function warden.default_org_for(user_id uuid) returns uuid
+    create or replace function warden.default_org_for(user_id uuid) returns uuid
     language sql stable security definer set search_path = '' set row_security = on as $body$
       select m.org_id from public.organization_members m where m.user_id = default_org_for.user_id
       order by %s%s m.org_id limit 1
@@ -172,25 +304,80 @@ end
 $do$;
 alter function warden.default_org_for(uuid) owner to warden_owner;
 revoke execute on function warden.default_org_for(uuid) from public;
-create policy warden_default_org on public.organization_members for select to warden_owner using (true);
+do $do$
+begin
+  if not exists (select from pg_policy
+                 where polrelid = 'public.organization_members'::regclass and polname = 'warden_default_org') then
+    create policy warden_default_org on public.organization_members for select to warden_owner using (true);
+  end if;
+end
+$do$;
+
+set local role warden_owner;
+
+-- The application's own token hook, which Warden's calls first, or null. It is public.custom_access_token_hook(jsonb)
+-- if the application keeps that name. Otherwise Warden renamed it. Its result may contain any claim, such as the role
+-- of the token, so it must belong to a role that could change Warden's own functions in schema public.
+create or replace function warden.application_token_hook() returns regprocedure
+language plpgsql stable set search_path = '' as $$
+declare
+  hook record;
+begin
+  select p.oid::regprocedure as signature, pg_catalog.pg_get_userbyid(p.proowner) as owner,
+    r.rolsuper or p.proowner in (d.datdba, c.relowner)
+      or pg_catalog.pg_has_role(p.proowner, c.relowner, 'usage')
+      or not s.rolsuper and pg_catalog.pg_has_role(c.relowner, p.proowner, 'usage') as is_trusted into hook
+  from pg_catalog.pg_proc p
+  join pg_catalog.pg_roles r on r.oid = p.proowner
+  join pg_catalog.pg_database d on d.datname = pg_catalog.current_database()
+  join pg_catalog.pg_class c on c.oid = 'public.organizations'::regclass
+  join pg_catalog.pg_roles s on s.oid = c.relowner
+  where p.pronamespace = 'public'::regnamespace and p.prokind = 'f' and not p.proretset
+    and p.proname in ('custom_access_token_hook', 'custom_access_token_hook_before_warden')
+    and p.pronargs = 1 and p.proargtypes[0] = 'jsonb'::regtype and p.prorettype = 'jsonb'::regtype
+    and not warden.is_own(p.oid)
+  order by p.proname limit 1;
+  if hook.is_trusted is false then
+    raise exception 'warden: the token hook % belongs to %, whose claims Warden does not sign', hook.signature, hook.owner
+      using errcode = '42501',
+            hint = 'Give it to the owner of public.organizations, or drop it.';
+  end if;
+  return hook.signature;
+end
+$$;
+revoke execute on function warden.application_token_hook() from public;
 
 -- Supabase Auth calls this before it issues a token, at sign-in and at every refresh, with {user_id, claims,
 -- authentication_method}, and signs the claims that it returns. It writes the organisation of the user's present
 -- membership into app_metadata, so the claim is never older than the token. A user without a membership gets a token
 -- without org_id, whatever the claim was before: this ends the access of a removed member. All other claims are
 -- unchanged, and claims that are not an object are returned as they are.
-create or replace function public.custom_access_token_hook(event jsonb) returns jsonb
+--
+-- If the application has a hook of its own, it runs first, and org_id is set in its result. If it fails, or returns
+-- something that is not an object, no token is issued.
+create or replace function warden.custom_access_token_hook(event jsonb) returns jsonb
 language plpgsql stable set search_path = '' as $$
 declare
-  app_metadata jsonb := event #> '{claims,app_metadata}';
+  user_id text := event ->> 'user_id';
+  hook regprocedure := warden.application_token_hook();
+  app_metadata jsonb;
   org uuid;
 begin
+  if hook is not null then
+    execute pg_catalog.format('select %s($1)', hook::oid::regproc) into event using event;
+    if pg_catalog.jsonb_typeof(event) is distinct from 'object' then
+      raise exception 'warden: the token hook % returned %, and must return an object', hook,
+          coalesce(pg_catalog.jsonb_typeof(event), 'null')
+        using errcode = '22023';
+    end if;
+  end if;
   if jsonb_typeof(event -> 'claims') is distinct from 'object' then
     return event;
   end if;
-  if event ->> 'user_id' ~ '^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$' then
-    org := warden.default_org_for((event ->> 'user_id')::uuid);
+  if user_id ~ '^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$' then
+    org := warden.default_org_for(user_id::uuid);
   end if;
+  app_metadata := event #> '{claims,app_metadata}';
   if jsonb_typeof(app_metadata) is distinct from 'object' then
     app_metadata := '{}';
   end if;
@@ -201,15 +388,24 @@ begin
   return jsonb_set(event, '{claims,app_metadata}', app_metadata);
 end
 $$;
-revoke execute on function public.custom_access_token_hook(jsonb) from public, anon, authenticated, service_role;
+revoke execute on function warden.custom_access_token_hook(jsonb) from public;
 
 -- Only Supabase has this role.
 do $do$
 begin
   if exists (select from pg_roles where rolname = 'supabase_auth_admin') then
-    grant usage on schema public, warden to supabase_auth_admin;
-    grant execute on function public.custom_access_token_hook(jsonb) to supabase_auth_admin;
-    grant execute on function warden.default_org_for(uuid) to supabase_auth_admin;
+    grant usage on schema warden to supabase_auth_admin;
+    grant execute on function warden.custom_access_token_hook(jsonb), warden.application_token_hook(),
+      warden.is_own(oid), warden.default_org_for(uuid) to supabase_auth_admin;
   end if;
 end
 $do$;
+reset role;
+do $do$
+begin
+  if exists (select from pg_roles where rolname = 'supabase_auth_admin') then
+    grant usage on schema public to supabase_auth_admin;
+  end if;
+end
+$do$;
+select warden.create_public_function('custom_access_token_hook');

@@ -49,12 +49,12 @@ language sql stable set search_path = '' as $$
   with conditions as (
     select case
         when scope = 'user' and user_column_type = 'uuid'::regtype then
-          pg_catalog.format('(%I = ( SELECT public.auth_user_id() AS auth_user_id))', user_column)
+          pg_catalog.format('(%I = ( SELECT %s() AS auth_user_id))', user_column, warden.callee('auth_user_id'))
         when scope = 'user' then
           pg_catalog.format(case when user_column_type = 'text'::regtype then '(%I' else '((%I)::text' end
-            || ' = ( SELECT (public.auth_user_id())::text AS auth_user_id))', user_column)
-        else pg_catalog.format('(%I = ( SELECT public.auth_org_id() AS auth_org_id))',
-                               case scope when 'root' then 'id' else 'org_id' end)
+            || ' = ( SELECT (%s())::text AS auth_user_id))', user_column, warden.callee('auth_user_id'))
+        else pg_catalog.format('(%I = ( SELECT %s() AS auth_org_id))',
+                               case scope when 'root' then 'id' else 'org_id' end, warden.callee('auth_org_id'))
       end as own,
       -- Warden's own roles also read organisations and memberships, as far as they were granted.
       schema_name = 'public' and table_name in ('organizations', 'organization_members') as is_read_by_warden
@@ -90,8 +90,8 @@ create function warden.is_guard(guard oid) returns boolean
 language sql stable set search_path = '' as $$
   select g.tgenabled in ('O', 'A') and pg_catalog.pg_get_triggerdef(g.oid) = pg_catalog.format(
     'CREATE TRIGGER warden_org_id_immutable BEFORE UPDATE ON %s FOR EACH ROW '
-    'WHEN ((old.org_id IS DISTINCT FROM new.org_id)) EXECUTE FUNCTION public.prevent_org_id_change()',
-    g.tgrelid::regclass)
+    'WHEN ((old.org_id IS DISTINCT FROM new.org_id)) EXECUTE FUNCTION %s()',
+    g.tgrelid::regclass, warden.callee('prevent_org_id_change'))
   from pg_catalog.pg_trigger g where g.oid = guard
 $$;
 

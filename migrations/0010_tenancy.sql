@@ -5,7 +5,8 @@ set local lock_timeout = '5s';
 set local statement_timeout = '5min';
 -- Rejects a change of org_id, except from null. (SQLSTATE 23514, check_violation, tells clients that the schema
 -- rejects the data.)
-create or replace function public.prevent_org_id_change() returns trigger
+set local role warden_owner;
+create or replace function warden.prevent_org_id_change() returns trigger
 language plpgsql set search_path = '' as $$
 begin
   if old.org_id is null then
@@ -17,6 +18,9 @@ begin
           hint = 'Rows do not move between organisations: insert a new row in the other one.';
 end
 $$;
+revoke execute on function warden.prevent_org_id_change() from public;
+reset role;
+select warden.create_public_function('prevent_org_id_change');
 
 set local role warden_owner;
 
@@ -131,7 +135,7 @@ begin
   end if;
   execute pg_catalog.format('create or replace trigger warden_org_id_immutable before update on %s '
     'for each row when (old.org_id is distinct from new.org_id) '
-    'execute function public.prevent_org_id_change()', relation);
+    'execute function %s()', relation, warden.callee('prevent_org_id_change'));
   execute pg_catalog.format('alter table %s enable trigger warden_org_id_immutable', relation);
 end
 $$;

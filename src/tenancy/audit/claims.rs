@@ -2,8 +2,8 @@
 //! claims.
 
 use serde_json::{Value, json};
-use sqlx::Executor as _;
 use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Executor as _};
 use uuid::Uuid;
 
 use super::report::{Finding, Remedy};
@@ -40,14 +40,15 @@ fn finding(rule: &'static str, object: &str, cause: String) -> Finding {
 
 /// Checks the result of `auth_org_id()` for each case.
 pub(super) async fn check(connection: &mut PgConnection) -> Result<Vec<Finding>, sqlx::Error> {
-    const OBJECT: &str = "public.auth_org_id()";
-    if !exists(connection, OBJECT).await? {
-        return Ok(vec![finding("claims", OBJECT, "it is missing: no policy can call it".to_owned())]);
+    let function = callee(connection, "auth_org_id").await?;
+    let object = &format!("{function}()");
+    if !exists(connection, object).await? {
+        return Ok(vec![finding("claims", object, "it is missing: no policy can call it".to_owned())]);
     }
     let org = Uuid::new_v4();
     let mut found = Vec::new();
     for (case, claims, is_valid) in cases(org) {
-        let result = call(connection, &claims).await;
+        let result = call(connection, &function, &claims).await;
         let expected = is_valid.then_some(org);
         match result {
             Ok(result) if result == expected => {}
@@ -56,7 +57,7 @@ pub(super) async fn check(connection: &mut PgConnection) -> Result<Vec<Finding>,
                 let expected = if is_valid { "that organisation" } else { "null" };
                 found.push(finding(
                     "claims",
-                    OBJECT,
+                    object,
                     format!("{case}: it returns {result}, and must return {expected}"),
                 ));
             }
@@ -65,7 +66,7 @@ pub(super) async fn check(connection: &mut PgConnection) -> Result<Vec<Finding>,
             }
             Err(sqlx::Error::Database(_)) if case == INVALID_JSON => {}
             Err(sqlx::Error::Database(error)) => {
-                found.push(finding("claims", OBJECT, format!("{case}: it fails: {}", error.message())));
+                found.push(finding("claims", object, format!("{case}: it fails: {}", error.message())));
             }
             Err(error) => return Err(error),
         }
@@ -77,23 +78,38 @@ async fn exists(connection: &mut PgConnection, function: &str) -> Result<bool, s
     sqlx::query_scalar("select to_regprocedure($1) is not null").bind(function).fetch_one(connection).await
 }
 
-async fn call(connection: &mut PgConnection, claims: &str) -> Result<Option<Uuid>, sqlx::Error> {
+/// The function that policies call: the one in schema `public`, unless the application has one of that name.
+async fn callee(connection: &mut PgConnection, name: &str) -> Result<String, sqlx::Error> {
+    sqlx::query_scalar("select warden.callee($1)").bind(name).fetch_one(connection).await
+}
+
+async fn call(
+    connection: &mut PgConnection,
+    function: &str,
+    claims: &str,
+) -> Result<Option<Uuid>, sqlx::Error> {
     connection.execute("savepoint warden_claims").await?;
     sqlx::query("select set_config('request.jwt.claims', $1, true)")
         .bind(claims)
         .execute(&mut *connection)
         .await?;
-    let result = sqlx::query_scalar("select public.auth_org_id()").fetch_one(&mut *connection).await;
+    let result =
+        sqlx::query_scalar(AssertSqlSafe(format!("select {function}()"))).fetch_one(&mut *connection).await;
     connection.execute(sqlx::raw_sql("rollback to warden_claims; release warden_claims")).await?;
     result
 }
 
 /// Checks the claims that the token hook returns, for a user without a membership and for a member.
 pub(super) async fn check_hook(connection: &mut PgConnection) -> Result<Vec<Finding>, sqlx::Error> {
-    const OBJECT: &str = "public.custom_access_token_hook(jsonb)";
+    let function = callee(connection, "custom_access_token_hook").await?;
+    let object = &format!("{function}(jsonb)");
     connection.execute("set local row_security = on").await?;
-    // The rule about functions reports a missing hook.
-    if !exists(connection, OBJECT).await? {
+    // The rule about functions reports a missing hook. A hook of the application may change any claim, and may
+    // write.
+    let is_whole: bool = sqlx::query_scalar("select warden.application_token_hook() is null")
+        .fetch_one(&mut *connection)
+        .await?;
+    if !is_whole || !exists(connection, object).await? {
         return Ok(Vec::new());
     }
     let member: Option<(Uuid, Vec<Uuid>)> = sqlx::query_as(
@@ -106,7 +122,7 @@ pub(super) async fn check_hook(connection: &mut PgConnection) -> Result<Vec<Find
     let mut found = Vec::new();
     for (user, orgs) in [Some((stranger, Vec::new())), member].into_iter().flatten() {
         let claims = json!({"sub": user, "app_metadata": {"org_id": stranger, "provider": "email"}});
-        let mut result: Value = sqlx::query_scalar("select public.custom_access_token_hook($1)")
+        let mut result: Value = sqlx::query_scalar(AssertSqlSafe(format!("select {function}($1)")))
             .bind(json!({"user_id": user, "claims": claims}))
             .fetch_one(&mut *connection)
             .await?;
@@ -120,7 +136,7 @@ pub(super) async fn check_hook(connection: &mut PgConnection) -> Result<Vec<Find
         if !is_right || result != rest {
             let subject = if user == stranger { "a user without a membership" } else { "a member" };
             let cause = format!("the claims that it returns for {subject} do not follow the memberships");
-            found.push(finding("token-hook", OBJECT, cause));
+            found.push(finding("token-hook", object, cause));
         }
     }
     Ok(found)

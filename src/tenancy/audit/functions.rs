@@ -41,8 +41,14 @@ struct Expected {
 const COMPOSED: &[(&str, &str, &str, bool)] = &[
     ("public", "auth_org_id", "s", false),
     ("public", "auth_user_id", "s", false),
+    ("warden", "auth_org_id", "s", false),
+    ("warden", "auth_user_id", "s", false),
     ("warden", "default_org_for", "u", true),
 ];
+
+/// Functions of schema `warden` with a copy in schema `public`, unless the application has a function of that
+/// name.
+const COPIED: &[&str] = &["prevent_org_id_change", "custom_access_token_hook"];
 
 pub(super) async fn check(connection: &mut PgConnection) -> Result<Vec<Finding>, sqlx::Error> {
     let rows: Vec<super::FindingRow> = sqlx::query_as(include_str!("sql/functions.sql"))
@@ -75,6 +81,12 @@ fn expected<'m>(migrations: impl Iterator<Item = &'m str>) -> Vec<Expected> {
         function.creation =
             function.creation.take().map(|creation| with_grants(function, &creation, &grants));
     }
+    let copies = functions.iter().filter(|f| COPIED.contains(&f.name.as_str())).map(|f| Expected {
+        schema: "public".to_owned(),
+        creation: Some(format!("select warden.create_public_function('{}');", f.name)),
+        ..f.clone()
+    });
+    functions.extend(copies.collect::<Vec<_>>());
     functions.extend(COMPOSED.iter().map(|(schema, name, parallel, is_definer)| Expected {
         schema: (*schema).to_owned(),
         name: (*name).to_owned(),
@@ -196,7 +208,10 @@ mod tests {
                    create or replace function public.p() returns trigger language plpgsql as $$ begin null; end $$;";
         let functions = expected([sql].into_iter());
         let names: Vec<&str> = functions.iter().map(|f| f.name.as_str()).collect();
-        assert_eq!(names, ["p", "f", "auth_org_id", "auth_user_id", "default_org_for"]);
+        assert_eq!(
+            names,
+            ["p", "f", "auth_org_id", "auth_user_id", "auth_org_id", "auth_user_id", "default_org_for"]
+        );
         let f = &functions[1];
         assert_eq!(f.body.as_deref(), Some(" select '$$;' "));
         assert_eq!((f.volatility, f.parallel, f.is_definer, f.has_search_path), ("s", "u", true, true));
@@ -226,7 +241,7 @@ mod tests {
                 line.starts_with("create function ") || line.starts_with("create or replace function ")
             })
             .count();
-        assert_eq!(functions.len(), plain + COMPOSED.len());
+        assert_eq!(functions.len(), plain + COPIED.len() + COMPOSED.len());
         assert!(plain > 20, "{plain}");
     }
 }

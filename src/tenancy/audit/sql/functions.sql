@@ -4,12 +4,15 @@ with expected as (
   select e.* from jsonb_to_recordset($1) e (
     schema text, name text, body text, volatility text, parallel text, is_definer boolean, has_search_path boolean,
     creation text)
+  -- The application's own function of that name is none of Warden's.
+  where not (e.schema = 'public' and exists (select from warden.occupants(e.name)))
 ), present as (
   select p.*, n.nspname, p.oid::regprocedure::text as signature, pg_get_userbyid(p.proowner) as owner,
     p.prokind = 'f' and p.proname like 'fill %' and n.nspname = 'warden' as is_filling,
     p.prokind = 'f' and p.proname like 'log %' and n.nspname = 'warden' as is_log
   from pg_proc p join pg_namespace n on n.oid = p.pronamespace
-  where n.nspname = 'warden' or exists (select from expected e where e.schema = n.nspname and e.name = p.proname)
+  where n.nspname = 'warden' or warden.is_own(p.oid)
+    and exists (select from expected e where e.schema = n.nspname and e.name = p.proname)
 ), matched as (
   select p.oid, p.signature, p.nspname, p.owner, p.proowner, p.prosrc, p.provolatile, p.proparallel, p.prosecdef,
     p.proconfig, p.is_filling, p.is_log, e.name is not null as is_known, e.body, e.creation,
@@ -88,7 +91,7 @@ select 'function-callers', null, null, m.signature,
 -- Warden's own roles read organisations and memberships, which also have policies.
 from matched m
 join pg_roles r on r.rolname in ('anon', 'authenticated', 'service_role', 'warden_owner', 'warden_gateway')
-where m.nspname = 'public' and m.signature in ('public.auth_org_id()', 'public.auth_user_id()')
+where m.signature in ('public.auth_org_id()', 'public.auth_user_id()', 'warden.auth_org_id()', 'warden.auth_user_id()')
   and not has_function_privilege(r.oid, m.oid, 'execute')
 union all
 -- Supabase Auth calls the hook as this role.
@@ -97,5 +100,6 @@ select 'token-hook-caller', null, null, m.signature,
   format('grant usage on schema public, warden to supabase_auth_admin; '
          'grant execute on function %s to supabase_auth_admin;', m.signature)
 from matched m join pg_roles r on r.rolname = 'supabase_auth_admin'
-where m.signature in ('public.custom_access_token_hook(jsonb)', 'warden.default_org_for(uuid)')
+where m.signature in ('public.custom_access_token_hook(jsonb)', 'warden.custom_access_token_hook(jsonb)',
+                      'warden.application_token_hook()', 'warden.is_own(oid)', 'warden.default_org_for(uuid)')
   and not has_function_privilege(r.oid, m.oid, 'execute')

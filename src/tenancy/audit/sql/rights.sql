@@ -7,7 +7,8 @@ with requests as (
 ), functions as (
   select p.oid, p.oid::regprocedure::text as signature, p.proname, n.nspname
   from pg_proc p join pg_namespace n on n.oid = p.pronamespace
-  where n.nspname = 'warden' or (n.nspname = 'public' and p.proname = 'custom_access_token_hook')
+  where n.nspname = 'warden' and p.proname not in ('auth_org_id', 'auth_user_id')
+    or n.nspname = 'public' and p.proname = 'custom_access_token_hook' and warden.is_own(p.oid)
 ), relations as (
   select c.oid, c.oid::regclass::text as name, c.relname, c.relacl, c.relowner, c.relkind
   from pg_class c where c.relnamespace = 'warden'::regnamespace and c.relkind in ('r', 'p', 'v', 'm', 'f', 'S')
