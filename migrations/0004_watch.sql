@@ -210,6 +210,22 @@ $body$;
 end
 $fn$;
 
+-- Creates the triggers of a watched table, or of one of its members, which call this function.
+create or replace function warden.create_log_triggers(relation regclass, fn text) returns void
+language plpgsql set search_path = '' as $$
+begin
+  execute pg_catalog.format('create or replace trigger warden_log_insert after insert on %s '
+    'referencing new table as new_rows for each statement execute function warden.%I()', relation, fn);
+  execute pg_catalog.format('create or replace trigger warden_log_update after update on %s '
+    'referencing old table as old_rows new table as new_rows '
+    'for each statement execute function warden.%I()', relation, fn);
+  execute pg_catalog.format('create or replace trigger warden_log_delete after delete on %s '
+    'referencing old table as old_rows for each statement execute function warden.%I()', relation, fn);
+  execute pg_catalog.format('create or replace trigger warden_log_truncate after truncate on %s '
+    'for each statement execute function warden.%I()', relation, fn);
+end
+$$;
+
 -- Watches a table: every committed insert, update and delete of a row becomes an event <event_prefix>.created, .updated
 -- or .deleted. The event reaches the topics <topic> and org, and the entity topic <entity_topic>:<id> if there is one.
 --   entity_column        identifies the row: a uuid, integer or text column that is unique by itself and not null
@@ -326,15 +342,7 @@ begin
     )
     select t.oid from tree t join pg_catalog.pg_class c on c.oid = t.oid where c.relkind in ('r', 'p')
   loop
-    execute pg_catalog.format('create or replace trigger warden_log_insert after insert on %s '
-      'referencing new table as new_rows for each statement execute function warden.%I()', part, fn);
-    execute pg_catalog.format('create or replace trigger warden_log_update after update on %s '
-      'referencing old table as old_rows new table as new_rows '
-      'for each statement execute function warden.%I()', part, fn);
-    execute pg_catalog.format('create or replace trigger warden_log_delete after delete on %s '
-      'referencing old table as old_rows for each statement execute function warden.%I()', part, fn);
-    execute pg_catalog.format('create or replace trigger warden_log_truncate after truncate on %s '
-      'for each statement execute function warden.%I()', part, fn);
+    perform warden.create_log_triggers(part, fn);
   end loop;
 
   if org_column = 'org_id' then

@@ -37,6 +37,49 @@ language sql immutable set search_path = '' as $$
   from unnest(columns) with ordinality c (name, n)
 $$;
 
+-- A table with its partitions or inheritance children, at all depths: parents before children.
+create or replace function warden.tree(relation regclass) returns setof regclass
+language sql stable rows 10 set search_path = '' as $$
+  with recursive members as (
+    select tree.relation::oid as oid, 0 as depth
+    union
+    select i.inhrelid, m.depth + 1 from pg_catalog.pg_inherits i join members m on i.inhparent = m.oid
+  )
+  select m.oid::regclass from members m group by m.oid order by max(m.depth), m.oid
+$$;
+
+-- The registered table that a table is part of: itself, else the nearest table above it. Null if there is none.
+create or replace function warden.whole(relation regclass) returns regclass
+language sql stable set search_path = '' as $$
+  with recursive above as (
+    select whole.relation::oid as oid, 0 as depth
+    union
+    select i.inhparent, a.depth + 1 from pg_catalog.pg_inherits i join above a on i.inhrelid = a.oid
+  )
+  select c.oid::regclass
+  from above a
+  join pg_catalog.pg_class c on c.oid = a.oid
+  join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+  join warden.tenant_tables t on t.schema_name = n.nspname and t.table_name = c.relname
+  order by a.depth, c.oid limit 1
+$$;
+
+-- Whether one unique index on these columns can cover a table. On a partitioned table they must include the partition
+-- key of each level. An inheritance parent has no index that covers its children.
+create or replace function warden.can_be_unique(relation regclass, columns text[]) returns boolean
+language sql stable set search_path = '' as $$
+  select case (select c.relkind from pg_catalog.pg_class c where c.oid = relation)
+    when 'p' then not exists (
+      select from warden.tree(relation) m (oid)
+      join pg_catalog.pg_partitioned_table t on t.partrelid = m.oid
+      cross join lateral unnest(t.partattrs::int2[]) k (attnum)
+      left join pg_catalog.pg_attribute a on a.attrelid = t.partrelid and a.attnum = k.attnum
+      -- An expression has no attribute.
+      where a.attname is null or a.attname::text <> all (columns))
+    else not exists (select from pg_catalog.pg_inherits i where i.inhparent = relation)
+  end
+$$;
+
 -- The policies of a table: a permissive one for each command, and a restrictive one that limits every other policy, so
 -- that an older policy of the application (`using (true)`, or by user) cannot grant rows of other organisations.
 -- In a subselect the function is called once per statement, not once per row. The permissive policies include
@@ -95,7 +138,8 @@ language sql stable set search_path = '' as $$
   from pg_catalog.pg_trigger g where g.oid = guard
 $$;
 
--- Every object that a registered table needs, in order of creation, and whether it exists.
+-- Every object that a registered table needs, in order of creation, and whether it exists. A partitioned table or an
+-- inheritance parent has rows for itself and for each of its members, because a statement can name a member directly.
 --   phase       'expand': breaks no running application. 'fill': exists only until the enforce phase. 'enforce': could
 --               reject what an application writes today. 'user': for tables of users that Warden created
 --   definition  of an index: its columns; of a constraint: its definition after the name; of a policy: its condition
@@ -107,12 +151,11 @@ create function warden.tenant_object_rows() returns table (
   definition text, is_unique boolean, applies boolean, found text, is_present boolean, is_valid boolean, problem text
 )
 language sql stable set search_path = '' as $$
-  with registered as (
-    select r.*, c.oid as rel, coalesce(c.relkind in ('r', 'p'), false) as is_table,
-      c.relrowsecurity, c.relforcerowsecurity, pc.oid as parent_rel,
+  with wholes as (
+    select r.*, c.oid as rel, pc.oid as parent_rel,
       exists (select from warden.watches w where w.relation = c.oid and w.org_column = 'org_id') as is_watched,
-      coalesce((select array_agg(a.attname::text) from pg_catalog.pg_attribute a
-                where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped), '{}') as columns
+      coalesce(pc.oid is null or warden.can_be_unique(pc.oid, array['org_id', r.parent_key::text]), false)
+        as can_have_parent_key
     from warden.tenant_tables r
     left join pg_catalog.pg_namespace n on n.nspname = r.schema_name
     left join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = r.table_name
@@ -120,19 +163,41 @@ language sql stable set search_path = '' as $$
     left join pg_catalog.pg_namespace pn on pn.nspname = r.parent_schema
     left join pg_catalog.pg_class pc on pc.relnamespace = pn.oid and pc.relname = r.parent_table
       and pc.relkind in ('r', 'p')
+  ), registered as (
+    -- The tables themselves, and the members of partitioned tables and of inheritance trees.
+    select w.schema_name as whole_schema, w.table_name as whole_table, w.rel as whole,
+      coalesce(n.nspname, w.schema_name) as schema_name, coalesce(c.relname, w.table_name) as table_name,
+      w.scope, w.user_column, w.parent_schema, w.parent_table, w.parent_column, w.parent_key, w.is_immutable,
+      w.is_read_only, w.parent_rel, w.can_have_parent_key, w.is_watched,
+      c.oid as rel, coalesce(c.relkind in ('r', 'p'), false) as is_table, c.oid is distinct from w.rel as is_member,
+      c.relrowsecurity, c.relforcerowsecurity,
+      coalesce((select array_agg(a.attname::text) from pg_catalog.pg_attribute a
+                where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped), '{}') as columns
+    from wholes w
+    left join lateral (select w.rel as oid union select m from warden.tree(w.rel) m) m on true
+    left join pg_catalog.pg_class c on c.oid = m.oid
+    left join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+    -- A member may have an entry of its own, which is an error.
+    where m.oid is not distinct from w.rel or not exists (
+      select from warden.tenant_tables x where x.schema_name = n.nspname and x.table_name = c.relname)
   ), keys as (
     -- Unique (org_id, key) on a parent: its children's foreign keys reference it.
     select distinct p.schema_name, p.table_name, c.parent_key
-    from registered c join registered p on p.schema_name = c.parent_schema and p.table_name = c.parent_table
+    from wholes c join registered p on p.whole_schema = c.parent_schema and p.whole_table = c.parent_table
+    where c.can_have_parent_key
   ), wanted_indexes as (
-    select i.schema_name, i.table_name, i.index_name::text as name, i.key_columns, i.is_unique
+    select r.schema_name, r.table_name,
+      case when r.is_member then warden.object_name(i.index_name, r.table_name) else i.index_name::text end as name,
+      i.key_columns, i.is_unique and (r.whole is null or warden.can_be_unique(r.whole, warden.bare_columns(i.key_columns)))
+        as is_unique
     from warden.tenant_indexes i
+    join registered r on r.whole_schema = i.schema_name and r.whole_table = i.table_name
     union all
     select r.schema_name, r.table_name, warden.object_name('idx', r.table_name, 'org', r.parent_column),
            array['org_id', r.parent_column::text], false
     from registered r
     where r.parent_column is not null and not exists (
-      select from warden.tenant_indexes i where i.schema_name = r.schema_name and i.table_name = r.table_name
+      select from warden.tenant_indexes i where i.schema_name = r.whole_schema and i.table_name = r.whole_table
         and i.key_columns[2] = r.parent_column::text
         -- An index of the list does not count if the table lacks one of its columns.
         and not (r.is_table and exists (
@@ -144,13 +209,19 @@ language sql stable set search_path = '' as $$
     where r.scope = 'org' and not coalesce(r.parent_column = any (r.columns), false)
       -- An index of the list does not count if the table lacks one of its columns.
       and not exists (select from warden.tenant_indexes i
-                      where i.schema_name = r.schema_name and i.table_name = r.table_name
+                      where i.schema_name = r.whole_schema and i.table_name = r.whole_table
                         and (not r.is_table or warden.bare_columns(i.key_columns) <@ (r.columns || array['org_id'])))
       and not exists (select from keys k where k.schema_name = r.schema_name and k.table_name = r.table_name
                         and (not r.is_table or k.parent_key = any (r.columns)))
   ), present_indexes as (
     select i.indrelid, x.relname::text as name, i.indisunique and i.indimmediate as is_unique,
-      i.indisvalid and i.indisready as is_valid, i.indpred is null and am.amname = 'btree' as is_whole,
+      i.indisvalid and i.indisready as is_valid, i.indpred is null and am.amname = 'btree'
+        -- An index of a partition becomes part of the whole's only with default operator classes and collations.
+        and (not r.is_member or not exists (
+          select from unnest(i.indclass::oid[], i.indcollation::oid[], i.indkey::int2[]) k (opclass, collation_id, attnum)
+          join pg_catalog.pg_opclass oc on oc.oid = k.opclass
+          left join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+          where not oc.opcdefault or k.collation_id is distinct from a.attcollation)) as is_whole,
       (select array_agg(coalesce(a.attname::text || case when o.option & 1 = 1 then ' desc' else '' end, '')
                         order by k.n)
        from unnest(i.indkey) with ordinality k (attnum, n)
@@ -159,7 +230,7 @@ language sql stable set search_path = '' as $$
     from pg_catalog.pg_index i
     join pg_catalog.pg_class x on x.oid = i.indexrelid
     join pg_catalog.pg_am am on am.oid = x.relam
-    where i.indrelid in (select r.rel from registered r)
+    join registered r on r.rel = i.indrelid
   ), present_constraints as (
     select k.conrelid, k.conname::text as name, k.contype, k.confrelid, k.confdeltype, k.confupdtype, k.condeferrable,
       -- PostgreSQL 18 introduced foreign keys that are NOT ENFORCED.
@@ -263,7 +334,7 @@ language sql stable set search_path = '' as $$
       order by f.is_valid desc limit 1) f on true
     left join present_constraints taken on taken.conrelid = r.rel
       and taken.name = warden.object_name(r.table_name, 'org_id', r.parent_column, 'fkey')
-    where r.scope = 'org' and r.parent_column is not null
+    where r.scope = 'org' and r.parent_column is not null and r.can_have_parent_key
     union all
     select r.schema_name, r.table_name, 6, 'expand', 'trigger', 'warden_org_id_immutable', null, null, r.is_table,
       g.tgname::text, warden.is_guard(g.oid), 'is disabled, or differs from the one that warden.guard_org_id() creates'
@@ -285,7 +356,7 @@ language sql stable set search_path = '' as $$
     from registered r
     left join pg_catalog.pg_attribute a on a.attrelid = r.rel and a.attname = r.user_column and not a.attisdropped
     cross join lateral warden.tenant_policies(
-      r.schema_name, r.table_name, r.scope, r.user_column, a.atttypid::regtype, r.is_read_only) p
+      r.whole_schema, r.whole_table, r.scope, r.user_column, a.atttypid::regtype, r.is_read_only) p
     left join pg_catalog.pg_policy pol on pol.polrelid = r.rel and pol.polname = p.name
     union all
     select r.schema_name, r.table_name, 9, case r.scope when 'user' then 'user' else 'enforce' end, 'row_security',

@@ -24,7 +24,7 @@ select warden.create_public_function('prevent_org_id_change');
 
 set local role warden_owner;
 
--- The registry's entry of a table. It is an error if there is none.
+-- The registry's entry of a table, or of the whole whose member it is. It is an error if there is none.
 create function warden.registered(relation regclass) returns warden.tenant_tables
 language plpgsql stable set search_path = '' as $$
 declare
@@ -34,7 +34,7 @@ begin
   from warden.tenant_tables t
   join pg_catalog.pg_namespace n on n.nspname = t.schema_name
   join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = t.table_name
-  where c.oid = relation;
+  where c.oid = warden.whole(relation);
   if not found then
     raise exception '% is not registered', relation
       using errcode = '22023', hint = pg_catalog.format('select warden.adopt_table(%L);', relation);
@@ -56,9 +56,21 @@ language sql stable set search_path = '' as $$
   from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace where c.oid = relation
 $$;
 
+-- The members of a table, itself included, that lack an enabled trigger of this name: parents before children.
+create or replace function warden.without_trigger(relation regclass, trigger_name name) returns regclass[]
+language sql stable set search_path = '' as $$
+  select array(
+    select m.oid from warden.tree(relation) with ordinality m (oid, n)
+    join pg_catalog.pg_class c on c.oid = m.oid and c.relkind in ('r', 'p')
+    where not exists (select from pg_catalog.pg_trigger g
+                      where g.tgrelid = m.oid and g.tgname = trigger_name and g.tgenabled in ('O', 'A'))
+    order by m.n)
+$$;
+
 -- Creates the fill trigger of a table: it sets org_id in new rows of an application that does not know the column. The
 -- value is the parent's organisation, else that of the user's membership, else the default organisation. If the parent
 -- has no organisation yet, org_id stays null until the backfill.
+-- Partitions inherit the trigger. Inheritance children get one of their own, which calls the same function.
 -- Each table has a function of its own, as for watches, so its statements are planned once. It runs with the rights of
 -- the parent's owner, because a role that inserts children need not have the right to read parents.
 create function warden.fill_org_id(relation regclass) returns void
@@ -67,7 +79,11 @@ declare
   r warden.tenant_tables := warden.registered(relation);
   parent regclass := (select c.oid from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
                       where n.nspname = r.parent_schema and c.relname = r.parent_table);
-  fn name := warden.fill_function_name(relation);
+  -- A member has the function of its whole.
+  whole regclass := warden.whole(relation);
+  missing regclass[] := warden.without_trigger(warden.whole(relation), 'warden_fill_org_id');
+  part regclass;
+  fn name := warden.fill_function_name(warden.whole(relation));
   owner name := (select pg_catalog.pg_get_userbyid(c.relowner) from pg_catalog.pg_class c
                  where c.oid = coalesce(parent, relation));
   body text := '';
@@ -76,8 +92,7 @@ begin
     raise exception 'warden.fill_org_id: org_id of % is never filled', relation
       using hint = 'Only tables with scope ''org'' that are not read-only have a fill trigger.';
   end if;
-  if exists (select from pg_catalog.pg_trigger g
-             where g.tgrelid = relation and g.tgname = 'warden_fill_org_id' and g.tgenabled in ('O', 'A')) then
+  if missing = '{}' then
     return;
   end if;
   if parent is not null and warden.has_column(relation, r.parent_column) and warden.has_column(parent, 'org_id') then
@@ -107,48 +122,73 @@ begin
   if (select rolsuper from pg_catalog.pg_roles where rolname = current_user) then
     execute pg_catalog.format('alter function warden.%I() owner to %I', fn, owner);
   end if;
-  execute pg_catalog.format('create or replace trigger warden_fill_org_id before insert on %s '
-    'for each row when (new.org_id is null) execute function warden.%I()', relation, fn);
-  execute pg_catalog.format('alter table %s enable trigger warden_fill_org_id', relation);
+  -- The whole first: its partitions inherit the trigger.
+  foreach part in array missing loop
+    if not exists (select from pg_catalog.pg_trigger g
+                   where g.tgrelid = part and g.tgname = 'warden_fill_org_id' and g.tgparentid <> 0) then
+      execute pg_catalog.format('create or replace trigger warden_fill_org_id before insert on %s '
+        'for each row when (new.org_id is null) execute function warden.%I()', part, fn);
+    end if;
+    execute pg_catalog.format('alter table %s enable trigger warden_fill_org_id', part);
+  end loop;
 end
 $fn$;
 
--- Drops the fill trigger of a table and its function.
+-- Drops the fill triggers of a table and its members, and their function.
 create function warden.unfill_org_id(relation regclass) returns void
 language plpgsql set search_path = '' as $$
+declare
+  whole regclass := coalesce(warden.whole(relation), relation);
 begin
-  if exists (select from pg_catalog.pg_trigger g where g.tgrelid = relation and g.tgname = 'warden_fill_org_id') then
-    execute pg_catalog.format('drop trigger warden_fill_org_id on %s', relation);
-  end if;
-  execute pg_catalog.format('drop function if exists warden.%I()', warden.fill_function_name(relation));
+  perform warden.drop_trigger(whole, 'warden_fill_org_id');
+  execute pg_catalog.format('drop function if exists warden.%I()', warden.fill_function_name(whole));
 end
 $$;
 
--- Creates the trigger that keeps a table's org_id from changing. (Partitions inherit row triggers, unlike statement
--- triggers.) It takes a lock, which blocks writers for a moment, only if the trigger is missing or wrong.
+-- Drops the trigger of this name from a table and its members. (PostgreSQL drops those that partitions inherited.)
+create or replace function warden.drop_trigger(relation regclass, trigger_name name) returns void
+language plpgsql set search_path = '' as $$
+declare
+  part regclass;
+begin
+  for part in
+    select g.tgrelid from warden.tree(relation) m (oid)
+    join pg_catalog.pg_trigger g on g.tgrelid = m.oid and g.tgname = trigger_name and g.tgparentid = 0
+  loop
+    execute pg_catalog.format('drop trigger %I on %s', trigger_name, part);
+  end loop;
+end
+$$;
+
+-- Creates the trigger that keeps the org_id of a table and its members from changing. (Partitions inherit row triggers,
+-- unlike statement triggers. Inheritance children get their own.) It takes a lock, which blocks writers for a moment,
+-- only if a trigger is missing or wrong.
 create function warden.guard_org_id(relation regclass) returns void
 language plpgsql set search_path = '' as $$
+declare
+  part regclass;
+  is_inherited boolean;
 begin
-  if exists (select from pg_catalog.pg_trigger g
-             where g.tgrelid = relation and g.tgname = 'warden_org_id_immutable' and warden.is_guard(g.oid)) then
-    return;
-  end if;
-  execute pg_catalog.format('create or replace trigger warden_org_id_immutable before update on %s '
-    'for each row when (old.org_id is distinct from new.org_id) '
-    'execute function %s()', relation, warden.callee('prevent_org_id_change'));
-  execute pg_catalog.format('alter table %s enable trigger warden_org_id_immutable', relation);
+  -- A partition inherits the trigger from the root of its tree.
+  for part in select m from warden.tree(coalesce(pg_catalog.pg_partition_root(relation), relation)) m loop
+    continue when exists (select from pg_catalog.pg_trigger g
+                          where g.tgrelid = part and g.tgname = 'warden_org_id_immutable' and warden.is_guard(g.oid));
+    is_inherited := exists (select from pg_catalog.pg_trigger g
+                            where g.tgrelid = part and g.tgname = 'warden_org_id_immutable' and g.tgparentid <> 0);
+    if not is_inherited then
+      execute pg_catalog.format('create or replace trigger warden_org_id_immutable before update on %s '
+        'for each row when (old.org_id is distinct from new.org_id) '
+        'execute function %s()', part, warden.callee('prevent_org_id_change'));
+    end if;
+    execute pg_catalog.format('alter table %s enable trigger warden_org_id_immutable', part);
+  end loop;
 end
 $$;
 
 -- Drops that trigger.
 create function warden.unguard_org_id(relation regclass) returns void
-language plpgsql set search_path = '' as $$
-begin
-  if exists (select from pg_catalog.pg_trigger g
-             where g.tgrelid = relation and g.tgname = 'warden_org_id_immutable') then
-    execute pg_catalog.format('drop trigger warden_org_id_immutable on %s', relation);
-  end if;
-end
+language sql set search_path = '' as $$
+  select warden.drop_trigger(relation, 'warden_org_id_immutable')
 $$;
 
 -- Enables and forces row-level security on a table, and creates its policies. The former state of row-level security is
@@ -236,11 +276,15 @@ begin
 end
 $$;
 
--- Creates all missing objects of tables without rows, parents before their children. on_parent_delete is the action of
+-- Creates all missing objects of tables without rows, parents before their children. Partitions inherit most objects of
+-- the whole, so objects that members still lack are created in a second pass. on_parent_delete is the action of
 -- composite keys if the table has no simple key whose action they could take.
 create function warden.create_tenant_objects(relations regclass[], on_parent_delete text default '') returns void
 language plpgsql set search_path = '' as $$
 declare
+  members constant regclass[] := array(
+    select m from unnest(relations) w (relation) cross join lateral warden.tree(w.relation) m
+    where m <> all (relations));
   o record;
 begin
   for o in
@@ -272,6 +316,9 @@ begin
         perform warden.protect(o.relation);
     end case;
   end loop;
+  if members <> '{}' then
+    perform warden.create_tenant_objects(members, on_parent_delete);
+  end if;
 end
 $$;
 
@@ -321,13 +368,18 @@ declare
 begin
   select n.nspname, k.relname, k.relkind, k.relispartition, k.relpersistence into c
   from pg_catalog.pg_class k join pg_catalog.pg_namespace n on n.oid = k.relnamespace where k.oid = relation;
-  if c.relkind is distinct from 'r' or c.relispartition or c.relpersistence = 't'
-     or c.nspname in ('warden', 'pg_catalog') then
-    raise exception 'warden.adopt_table: % is not an ordinary table of the application', relation
+  if coalesce(c.relkind not in ('r', 'p'), true) or c.relpersistence = 't' or c.nspname in ('warden', 'pg_catalog') then
+    raise exception 'warden.adopt_table: % is not a table of the application', relation
       using errcode = '22023',
-            hint = 'For a view, adopt its underlying tables. Partitioned tables and partitions need policies of their '
-                   'own. Protect a foreign table on the server that stores it.';
+            hint = 'For a view, adopt its underlying tables. Protect a foreign table on the server that stores it.';
   end if;
+  for missing in
+    select pg_catalog.format('%s is part of %s, which is adopted with all its members', relation, i.inhparent::regclass)
+    from pg_catalog.pg_inherits i where i.inhrelid = relation
+  loop
+    raise exception 'warden.adopt_table: %', missing
+      using errcode = '22023', hint = 'Adopt the table at the top.';
+  end loop;
   if (parent is null) <> (parent_column is null) then
     raise exception 'warden.adopt_table: parent and parent_column must be given together' using errcode = '22023';
   end if;

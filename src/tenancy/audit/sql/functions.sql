@@ -68,6 +68,8 @@ select 'function-owner', null, null, m.signature,
   format('alter function %s owner to warden_owner;', m.signature)
 from matched m
 where m.nspname = 'warden' and not m.is_filling and m.owner <> 'warden_owner'
+  -- The function of the event trigger needs the rights of the migrating role.
+  and not exists (select from pg_event_trigger e where e.evtfoid = m.oid)
 union all
 select 'function-owner', null, null, m.signature,
   format('it belongs to %s, which does not own the table of its trigger', m.owner), 'sql',

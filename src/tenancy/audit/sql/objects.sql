@@ -4,7 +4,7 @@
 with o as materialized (
   select t.*, format('%I.%I', t.schema_name, t.table_name) as full_name
   from warden.tenant_object_rows() t
-  join pg_class c on c.oid = t.relation and c.relkind = 'r'
+  join pg_class c on c.oid = t.relation and c.relkind in ('r', 'p')
 ), state as (
   select relation,
     coalesce(bool_or(kind = 'column' and not is_valid), false) as lacks_column,
