@@ -80,8 +80,12 @@ fuzz: ## Fuzz every parser of client input for a minute each (SECONDS=600: longe
 adopt-full: setup-postgres ## Adopt a million rows under write load, with 20 kills; prints a table, takes minutes
 	cargo test --test it adoption::full -- --ignored --nocapture --test-threads=1
 
+.PHONY: schemas
+schemas: setup-postgres ## Take every schema of tests/schemas from the plan to a restored dump; WARDEN_SCHEMAS selects
+	WARDEN_SCHEMAS=$${WARDEN_SCHEMAS:-all} cargo test --test it schemas:: -- --nocapture
+
 .PHONY: postgres-versions
-postgres-versions: setup ## Test the schema on PostgreSQL 14 to 18; prints a table
+postgres-versions: setup ## Test schema, isolation and adoption on PostgreSQL 14 to 18; prints a table
 	@scripts/postgres-versions
 
 ##@ Measurements

@@ -26,6 +26,7 @@
 //! | `rls` | access to rows of other organisations, for every table, command and claim |
 //! | `rolling` | nodes that are replaced one after the other behind a balancer |
 //! | `schema` | rights, claims and constraints of the schema, without a gateway |
+//! | `schemas` | schemas of real applications, from the plan to a restored dump |
 //! | `secrecy` | tokens and secrets in logs |
 //! | `shutdown` | the drain, one session after the other |
 //! | `slow` | clients that read slowly or vanish: their sessions end, and no others |
@@ -62,6 +63,7 @@ mod revocation;
 mod rls;
 mod rolling;
 mod schema;
+mod schemas;
 mod secrecy;
 mod shutdown;
 mod slow;

@@ -17,6 +17,7 @@ mod database;
 mod gateway;
 mod http;
 mod logs;
+pub mod managed;
 mod pooler;
 pub mod tenancy;
 
