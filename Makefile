@@ -56,6 +56,10 @@ sqlx: setup-postgres ## Renew .sqlx, which is needed after a change of queries o
 docs-limits: ## Renew docs/limits.md, which is needed after a change of limits
 	WARDEN_WRITE_DOCS=1 cargo test --quiet -p warden --lib -- config::limits::table
 
+.PHONY: docs-attacks
+docs-attacks: ## Renew the table of attacks in docs/security.md
+	WARDEN_WRITE_DOCS=1 cargo test --quiet --test it attackers::the_documented
+
 ##@ Long tests
 
 .PHONY: chaos

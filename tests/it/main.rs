@@ -5,6 +5,7 @@
 //! | `accept` | accepted upgrades: the answer, and which organisations exist |
 //! | `adoption` | the adoption of live databases, and every way in which one may not fit |
 //! | `architecture` | the direction of imports, and the creators of sensitive types |
+//! | `attackers` | ways to read, write or join another organisation, in each phase of an adoption |
 //! | `audit` | each rule of `warden audit`, on a database that breaks this rule only |
 //! | `cli` | the binary: messages, exit codes and streams |
 //! | `dev` | `warden dev` needs no server and leaves nothing behind |
@@ -39,6 +40,7 @@
 mod accept;
 mod adoption;
 mod architecture;
+mod attackers;
 mod audit;
 mod cli;
 mod delivery;

@@ -1,0 +1,161 @@
+//! Attackers with the rights of a request or of an ordinary login try every way of `attacks.sql` to read, write, join
+//! or become another organisation: before Warden, while it runs, and after each phase.
+//!
+//! No attack may succeed that did not succeed before Warden. After the enforce phase, with the remedies of the
+//! audit, none may succeed at all. (What remains possible is in the list as a limit, with the reason.)
+
+mod list;
+mod run;
+
+use std::collections::BTreeSet;
+
+use self::list::{Attack, attacks};
+use self::run::{Attacker, run, run_during, state};
+use crate::harness::managed::{ManagedDb, Operator};
+
+/// Marks around the table in docs/security.md.
+const BEGIN: &str = "<!-- attacks -->";
+const END: &str = "<!-- end of attacks -->";
+
+const TABLES: &str = "public.projects,public.documents,public.visits,public.items";
+
+/// Attacks that succeeded, by attacker and name.
+type Successes = BTreeSet<(Attacker, String)>;
+
+/// Tries every attack on copies of the database.
+async fn tried(app: &ManagedDb, phase: &str, allowed: Option<&Successes>) -> Successes {
+    let mut found = Successes::new();
+    let mut wrong = Vec::new();
+    let mut copy = app.copy().await;
+    let mut before = state(&copy).await;
+    for attacker in Attacker::ALL {
+        for attack in attacks().iter().filter(|a| !a.is_limit()) {
+            let outcome = run(&copy, attacker, attack, &before).await;
+            if outcome.is_changed {
+                copy.remove().await;
+                copy = app.copy().await;
+                before = state(&copy).await;
+            }
+            let Some(gain) = outcome.gain else { continue };
+            let key = (attacker, attack.name.clone());
+            if allowed.is_some_and(|allowed| !allowed.contains(&key)) {
+                wrong.push(format!(
+                    "{attacker:?}: {}: {}",
+                    attack.name,
+                    gain.chars().take(300).collect::<String>()
+                ));
+            }
+            found.insert(key);
+        }
+    }
+    copy.remove().await;
+    assert!(wrong.is_empty(), "{phase}: {} attacks succeeded:\n{}", wrong.len(), wrong.join("\n"));
+    found
+}
+
+/// Runs `warden migrate` while attackers try what did not succeed before.
+async fn migrate_under_attack(app: &ManagedDb, arguments: &[&str], before: &Successes) {
+    let mut all = vec!["migrate"];
+    all.extend(arguments);
+    let migration = app.warden(&all);
+    tokio::pin!(migration);
+    let list = attacks();
+    let mut tries = list
+        .iter()
+        .filter(|a| !a.is_limit())
+        .cycle()
+        .flat_map(|attack| Attacker::ALL.map(|who| (who, attack)));
+    let run = loop {
+        let (attacker, attack) = tries.next().expect("endless");
+        if before.contains(&(attacker, attack.name.clone())) {
+            continue;
+        }
+        tokio::select! {
+            run = &mut migration => break run,
+            gain = run_during(app, attacker, attack) => {
+                assert_eq!(gain, None, "{attacker:?}: {}: during warden {}", attack.name, all.join(" "));
+            }
+        }
+    };
+    run.must(0);
+}
+
+#[tokio::test]
+async fn no_attack_succeeds_that_did_not_before_and_none_after_enforce() {
+    let app = ManagedDb::create(Operator::Managed).await;
+    app.run_as_operator(include_str!("target.sql")).await;
+    let before = tried(&app, "before", None).await;
+    // The fixture is hostile: otherwise the later phases would show nothing.
+    for name in ["select from a table", "delete all rows", "select through a view"] {
+        assert!(before.contains(&(Attacker::Anon, name.to_owned())), "{name}: {before:?}");
+    }
+
+    migrate_under_attack(&app, &[], &before).await;
+    app.add_organizations().await;
+    tried(&app, "after the core", Some(&before)).await;
+
+    migrate_under_attack(&app, &["--tables", TABLES], &before).await;
+    tried(&app, "after the expand phase", Some(&before)).await;
+
+    migrate_under_attack(&app, &["--tables", TABLES, "--enforce", "--yes"], &before).await;
+    follow_the_audit(&app).await;
+    tried(&app, "after the enforce phase", Some(&Successes::new())).await;
+    limits_remain(&app).await;
+
+    migrate_under_attack(&app, &["--tables", TABLES, "--relax", "--yes"], &before).await;
+    tried(&app, "after --relax", Some(&before)).await;
+}
+
+/// Closes what the audit finds, as an operator does it. The application's own views and functions are decisions.
+async fn follow_the_audit(app: &ManagedDb) {
+    let run = app.warden(&["audit", "--json"]).await;
+    for object in ["project_list", "project_report", "project_secret"] {
+        assert!(run.stdout.contains(object), "the audit does not report {object}: {}", run.stdout);
+    }
+    app.run_as_operator(
+        "revoke all on project_list, project_report from public, anon, authenticated;
+         revoke all on function project_secret(uuid) from public, anon, authenticated",
+    )
+    .await;
+}
+
+/// Limits are tried too: one that no longer exists must leave the list.
+async fn limits_remain(app: &ManagedDb) {
+    let copy = app.copy().await;
+    let before = state(&copy).await;
+    for attack in attacks().iter().filter(|a| a.is_limit()) {
+        let outcome = run(&copy, Attacker::Authenticated, attack, &before).await;
+        assert!(!outcome.seen.contains("permission denied"), "{}: {}", attack.name, outcome.seen);
+    }
+    copy.remove().await;
+}
+
+#[test]
+fn the_documented_attacks_are_those_of_the_list() {
+    let list = attacks();
+    let names: BTreeSet<&str> = list.iter().map(|a| a.name.as_str()).collect();
+    assert_eq!(names.len(), list.len(), "names are unique");
+    assert!(list.iter().filter(|a| !a.is_limit()).count() >= 60);
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/security.md");
+    let page = std::fs::read_to_string(path).expect("reads");
+    let (head, rest) = page.split_once(BEGIN).expect("the beginning of the table");
+    let (_, tail) = rest.split_once(END).expect("the end of the table");
+    let wanted = format!("{head}{BEGIN}\n{}{END}{tail}", table(&list));
+    if std::env::var_os("WARDEN_WRITE_DOCS").is_some() {
+        std::fs::write(path, &wanted).expect("writes");
+    }
+    assert!(page == wanted || std::env::var_os("WARDEN_WRITE_DOCS").is_some(), "run `make docs-attacks`");
+}
+
+fn table(list: &[Attack]) -> String {
+    let mut text = String::from("| aim | attacks |\n|---|---|\n");
+    for aim in ["read", "write", "join", "become"] {
+        let names: Vec<&str> = list.iter().filter(|a| a.aim == aim).map(|a| a.name.as_str()).collect();
+        text.push_str(&format!("| {aim} ({}) | {} |\n", names.len(), names.join("; ")));
+    }
+    text.push_str("\n| remains possible | because |\n|---|---|\n");
+    for attack in list.iter().filter(|a| a.is_limit()) {
+        text.push_str(&format!("| {} | {} |\n", attack.name, attack.reason.as_deref().unwrap_or_default()));
+    }
+    text
+}

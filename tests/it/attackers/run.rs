@@ -1,0 +1,170 @@
+//! One attack on one database, and whether it succeeded.
+
+use futures_util::TryStreamExt as _;
+use serde_json::Value;
+use sqlx::postgres::{PgConnection, PgDatabaseError};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, Row as _, ValueRef as _};
+
+use super::list::Attack;
+use crate::harness::managed::{BEN, ManagedDb, ORG_B};
+
+/// Every row of the organisation A contains this string, and no statement of an attacker that fails.
+const MARKER: &str = "secret-of-a";
+
+/// Who attacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Attacker {
+    /// A request without a token.
+    Anon,
+    /// A request with a token of the organisation B.
+    Authenticated,
+    /// A login role of the cluster without any grant.
+    Ordinary,
+}
+
+impl Attacker {
+    pub const ALL: [Self; 3] = [Self::Anon, Self::Authenticated, Self::Ordinary];
+
+    fn login(self) -> &'static str {
+        match self {
+            Self::Anon => "anon_login",
+            Self::Authenticated => "authenticated_login",
+            Self::Ordinary => "ordinary_login",
+        }
+    }
+
+    /// Role of the attacker after the login.
+    fn role(self) -> &'static str {
+        match self {
+            Self::Anon => "anon",
+            Self::Authenticated => "authenticated",
+            Self::Ordinary => "ordinary_login",
+        }
+    }
+
+    async fn connect(self, app: &ManagedDb) -> PgConnection {
+        let mut connection = app.connect_as(self.login()).await;
+        let claims = match self {
+            Self::Authenticated => format!(
+                r#"{{"sub": "{BEN}", "role": "authenticated", "app_metadata": {{"org_id": "{ORG_B}"}}}}"#
+            ),
+            Self::Anon | Self::Ordinary => String::new(),
+        };
+        let setup = format!(
+            "set role {}; set statement_timeout = '5s'; set lock_timeout = '1s';
+             select set_config('request.jwt.claims', '{claims}', false)",
+            self.role()
+        );
+        connection.execute(sqlx::raw_sql(AssertSqlSafe(setup))).await.expect("the role");
+        connection
+    }
+}
+
+/// Runs the statements. Returns everything that the attacker saw, and the last role.
+async fn statements(app: &ManagedDb, attacker: Attacker, attack: &Attack) -> (String, bool) {
+    let mut connection = attacker.connect(app).await;
+    let mut seen = String::new();
+    for sql in &attack.statements {
+        match output(&mut connection, sql).await {
+            Ok(text) => seen.push_str(&text),
+            Err(error) => seen.push_str(&error_text(&error)),
+        }
+        seen.push('\n');
+    }
+    let _ = connection.execute("rollback").await;
+    let role: Result<String, _> =
+        sqlx::query_scalar("select current_user::text || ' ' || session_user::text")
+            .fetch_one(&mut connection)
+            .await;
+    let is_other_role = role.is_ok_and(|role| {
+        let own = [attacker.role(), attacker.login()];
+        role.split(' ').any(|name| !own.contains(&name))
+    });
+    let _ = connection.close().await;
+    (seen, is_other_role)
+}
+
+/// Rows of a statement as text.
+async fn output(connection: &mut PgConnection, sql: &str) -> Result<String, sqlx::Error> {
+    if sql.starts_with("copy ") && sql.ends_with(" to stdout") {
+        let mut stream = connection.copy_out_raw(sql).await?;
+        let mut text = String::new();
+        while let Some(bytes) = stream.try_next().await? {
+            text.push_str(&String::from_utf8_lossy(&bytes));
+        }
+        return Ok(text);
+    }
+    let rows = connection.fetch_all(sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))).await?;
+    let mut text = String::new();
+    for row in &rows {
+        for n in 0..row.len() {
+            let value = row.try_get_raw(n)?;
+            if !value.is_null() {
+                text.push_str(value.as_str().unwrap_or_default());
+                text.push(' ');
+            }
+        }
+    }
+    Ok(text)
+}
+
+/// All parts of an error, because each may show a value.
+fn error_text(error: &sqlx::Error) -> String {
+    let Some(error) = error.as_database_error().and_then(|e| e.try_downcast_ref::<PgDatabaseError>()) else {
+        return error.to_string();
+    };
+    [Some(error.message()), error.detail(), error.hint(), error.r#where()]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// What an attack must not change.
+pub async fn state(app: &ManagedDb) -> Value {
+    let mut connection = app.connect_as("postgres").await;
+    let state =
+        sqlx::query_scalar(include_str!("state.sql")).fetch_one(&mut connection).await.expect("the state");
+    connection.close().await.expect("closes");
+    state
+}
+
+/// What an attack achieved.
+#[derive(Debug, PartialEq)]
+pub struct Outcome {
+    /// What the attacker saw or became; nothing if it failed.
+    pub gain: Option<String>,
+    /// Whether the database must be restored.
+    pub is_changed: bool,
+    /// Everything that the attacker saw.
+    pub seen: String,
+}
+
+/// Runs an attack, and compares the state with the former one.
+pub async fn run(app: &ManagedDb, attacker: Attacker, attack: &Attack, before: &Value) -> Outcome {
+    let (seen, is_other_role) = statements(app, attacker, attack).await;
+    let after = state(app).await;
+    let changed: Vec<&str> = before
+        .as_object()
+        .expect("a document")
+        .iter()
+        .filter(|(part, value)| after[part.as_str()] != **value)
+        .map(|(part, _)| part.as_str())
+        .collect();
+    let gain = if seen.contains(MARKER) {
+        Some(format!("saw {}", seen.trim()))
+    } else if is_other_role {
+        Some("became another role".to_owned())
+    } else if changed.is_empty() {
+        None
+    } else {
+        Some(format!("changed {}", changed.join(", ")))
+    };
+    Outcome { gain, is_changed: !changed.is_empty(), seen }
+}
+
+/// Runs an attack while something else changes the database. Only what the attacker saw or became counts.
+pub async fn run_during(app: &ManagedDb, attacker: Attacker, attack: &Attack) -> Option<String> {
+    let (seen, is_other_role) = statements(app, attacker, attack).await;
+    (seen.contains(MARKER) || is_other_role).then(|| format!("saw or became {}", seen.trim()))
+}
