@@ -88,6 +88,11 @@ adopt-full: setup-postgres ## Adopt a million rows under write load, with 20 kil
 schemas: setup-postgres ## Take every schema of tests/schemas from the plan to a restored dump; WARDEN_SCHEMAS selects
 	WARDEN_SCHEMAS=$${WARDEN_SCHEMAS:-all} cargo test --test it schemas:: -- --nocapture
 
+.PHONY: orms
+orms: setup ## Run applications with an ORM on an adopted database, with every tool of tests/orms; prints a table
+	@scripts/setup orms
+	cargo test --test it orms:: -- --include-ignored --nocapture --test-threads=1
+
 .PHONY: postgres-versions
 postgres-versions: setup ## Test schema, isolation and adoption on PostgreSQL 14 to 18; prints a table
 	@scripts/postgres-versions

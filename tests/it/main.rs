@@ -18,6 +18,7 @@
 //! | `language` | the language of comments, messages and documents, and links in documents |
 //! | `limits` | silent sessions and slow sessions |
 //! | `membership` | users whose organisation changes |
+//! | `orms` | real applications with an ORM, whose tables Warden adopts |
 //! | `phoenix` | the published JavaScript client, unmodified |
 //! | `refresh` | expiry of tokens, and tokens that replace them |
 //! | `resume` | joins with a cursor: missed events once, then live events |
@@ -56,6 +57,7 @@ mod language;
 mod legacy;
 mod limits;
 mod membership;
+mod orms;
 mod phoenix;
 mod refresh;
 mod restart;

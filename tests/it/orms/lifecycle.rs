@@ -1,0 +1,179 @@
+//! The life of an application's database: created by its tool, adopted and enforced by Warden, then migrated
+//! by its tool again.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::process::Command;
+use warden_testkit::PostgresProxy;
+
+use super::project::{Outcome, Project};
+use super::tools::{Drift, Tool};
+use crate::harness::TestDb;
+
+/// Deadline of one run of `warden`.
+const WARDEN_DEADLINE: Duration = Duration::from_secs(120);
+const ORG_A: &str = "00000000-0000-4000-8000-00000000000a";
+const ORG_B: &str = "00000000-0000-4000-8000-00000000000b";
+const USER_A: &str = "00000000-0000-4000-8000-0000000000a1";
+const USER_B: &str = "00000000-0000-4000-8000-0000000000b1";
+
+/// Result of a run. Everything that it does not contain was asserted.
+#[derive(Debug)]
+pub struct Report {
+    pub tool: &'static Tool,
+    pub versions: String,
+    pub drift: &'static str,
+}
+
+/// One tool's application on its database.
+#[derive(Debug)]
+struct Application {
+    project: Project,
+    db: TestDb,
+    proxy: PostgresProxy,
+}
+
+/// Runs a tool's application from its first migration to its last check.
+pub async fn run(tool: &'static Tool) -> Report {
+    let project = Project::copy(tool);
+    let db = TestDb::create_from("template0").await;
+    let proxy = PostgresProxy::start(&db.socket_dir()).await;
+    let app = Application { project, db, proxy };
+    app.create_roles().await;
+    app.migrate(tool.first).await;
+    app.write_rows().await;
+    app.adopt().await;
+    app.migrate(tool.later).await;
+    app.adopt_comments().await;
+    let drift = app.check_drift(&tool.drift).await;
+    for step in ["inserts", "isolation"] {
+        let variables = [("ORG_A", ORG_A), ("ORG_B", ORG_B), ("USER_A", USER_A), ("USER_B", USER_B)];
+        app.must(&[tool.app, &[step]].concat(), "app", &variables).await;
+    }
+    app.warden(&["audit"]).await;
+    Report { tool, versions: app.project.versions(), drift }
+}
+
+impl Application {
+    /// Creates the owner of the tables, and the role of the application. Roles belong to the cluster, which
+    /// other tests use too.
+    async fn create_roles(&self) {
+        let (owner, app) = (self.role("owner"), self.role("app"));
+        self.db
+            .run(format!(
+                "create role {owner} login; create role {app} login;
+                 alter database {db} owner to {owner}; grant create on schema public to {owner};
+                 alter default privileges for role {owner} grant select, insert, update, delete on tables to {app};
+                 alter default privileges for role {owner} grant usage on sequences to {app}",
+                db = self.db.name
+            ))
+            .await;
+    }
+
+    fn role(&self, name: &str) -> String {
+        format!("{}_{name}", self.db.name)
+    }
+
+    /// Inserts rows of two users, before anything knows about organisations.
+    async fn write_rows(&self) {
+        self.db
+            .run(format!(
+                "insert into projects (id, owner_id, name, created_at) values
+                   (gen_random_uuid(), '{USER_A}', 'old A', now()), (gen_random_uuid(), '{USER_B}', 'old B', now());
+                 insert into tasks (project_id, number, title) select id, 1, 'old' from projects"
+            ))
+            .await;
+    }
+
+    /// Adopts the application's tables, as an operator does.
+    async fn adopt(&self) {
+        self.warden(&["migrate"]).await;
+        self.db
+            .run(format!(
+                "insert into organizations (id, name) values ('{ORG_A}', 'A'), ('{ORG_B}', 'B');
+                 insert into organization_members (org_id, user_id) values ('{ORG_A}', '{USER_A}'), ('{ORG_B}', '{USER_B}');
+                 grant authenticated to {};
+                 select warden.adopt_table('projects', user_column => 'owner_id');
+                 select warden.adopt_table('tasks', parent => 'projects', parent_column => 'project_id')",
+                self.role("app")
+            ))
+            .await;
+        self.enforce().await;
+    }
+
+    /// Adopts the table that the later migration has created.
+    async fn adopt_comments(&self) {
+        self.db
+            .run("select warden.adopt_table('comments', parent => 'tasks', parent_column => 'task_id')")
+            .await;
+        self.enforce().await;
+    }
+
+    async fn enforce(&self) {
+        self.warden(&["migrate"]).await;
+        self.warden(&["migrate", "--enforce", "--yes"]).await;
+        self.set_default().await;
+    }
+
+    /// Sets the default of `org_id`, which the applications need because they do not name the column.
+    async fn set_default(&self) {
+        let tables: Vec<String> = sqlx::query_scalar(
+            "select c.table_name::text from information_schema.columns c
+             join warden.tenant_tables t on t.schema_name = c.table_schema and t.table_name = c.table_name
+             where t.origin = 'application' and c.column_name = 'org_id' and c.column_default is null",
+        )
+        .fetch_all(&self.db.pool)
+        .await
+        .expect("reads");
+        for table in tables {
+            self.db.run(format!("alter table {table} alter org_id set default public.auth_org_id()")).await;
+        }
+    }
+
+    async fn migrate(&self, args: &[&str]) {
+        self.must(args, "owner", &[]).await;
+    }
+
+    /// Asserts that the tool sees no difference, and that it still sees one that is not Warden's.
+    async fn check_drift(&self, drift: &Drift) -> &'static str {
+        match drift {
+            Drift::Check(args) => {
+                self.must(args, "owner", &[]).await;
+                self.db.run("alter table projects add column stray integer").await;
+                let outcome = self.run(args, "owner", &[]).await;
+                assert!(!outcome.is_success, "the tool does not see a column of nobody: {}", outcome.output);
+                self.db.run("alter table projects drop column stray").await;
+                "none"
+            }
+            Drift::Snapshot(args, text) => {
+                let outcome = self.must(args, "owner", &[]).await;
+                assert!(outcome.output.contains(text), "{}", outcome.output);
+                "not compared with the database"
+            }
+        }
+    }
+
+    async fn must(&self, args: &[&str], role: &str, variables: &[(&str, &str)]) -> Outcome {
+        let outcome = self.run(args, role, variables).await;
+        assert!(outcome.is_success, "{args:?} as the {role}: {}", outcome.output);
+        outcome
+    }
+
+    /// Runs a command of the tool. Not every tool can connect to a Unix socket, so all use TCP.
+    async fn run(&self, args: &[&str], role: &str, variables: &[(&str, &str)]) -> Outcome {
+        let url = format!("postgres://{}@{}/{}", self.role(role), self.proxy.host(), self.db.name);
+        self.project.run(args, &[&[("DATABASE_URL", url.as_str())], variables].concat()).await
+    }
+
+    /// Runs a command of `warden`, which must succeed.
+    async fn warden(&self, args: &[&str]) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_warden"));
+        command.args(args).env_clear().env("DATABASE_URL", self.db.url());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        let output =
+            tokio::time::timeout(WARDEN_DEADLINE, command.output()).await.expect("ends").expect("runs");
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(output.status.success(), "warden {args:?}: {text}");
+    }
+}

@@ -1,0 +1,50 @@
+//! The tools, and the commands with which their applications are migrated and checked.
+
+/// A migration tool and ORM, with its application in `tests/orms`.
+#[derive(Debug)]
+pub struct Tool {
+    /// Name of the directory in `tests/orms`.
+    pub name: &'static str,
+    /// File that pins the versions, and the packages that the table shows.
+    pub lock: &'static str,
+    pub packages: &'static [&'static str],
+    /// Applies the migrations that precede the adoption.
+    pub first: &'static [&'static str],
+    /// Applies the later migrations.
+    pub later: &'static [&'static str],
+    pub drift: Drift,
+    /// Runs a step of the application's checks; the name of the step is appended.
+    pub app: &'static [&'static str],
+}
+
+/// How the tool compares its models with the database.
+#[derive(Debug)]
+pub enum Drift {
+    /// The command fails if the database and the models differ.
+    Check(&'static [&'static str]),
+    /// The tool compares its models with a snapshot of its own, never with the database. The command prints
+    /// the text if they are equal.
+    Snapshot(&'static [&'static str], &'static str),
+}
+
+pub static ALL: &[&Tool] = &[&SQLALCHEMY, &DRIZZLE];
+
+pub static SQLALCHEMY: Tool = Tool {
+    name: "sqlalchemy",
+    lock: "requirements.txt",
+    packages: &["sqlalchemy", "alembic"],
+    first: &["venv/bin/alembic", "upgrade", "0001"],
+    later: &["venv/bin/alembic", "upgrade", "head"],
+    drift: Drift::Check(&["venv/bin/alembic", "check"]),
+    app: &["venv/bin/python", "app.py"],
+};
+
+pub static DRIZZLE: Tool = Tool {
+    name: "drizzle",
+    lock: "package.json",
+    packages: &["drizzle-orm", "drizzle-kit"],
+    first: &["node", "before_adoption.js"],
+    later: &["node_modules/.bin/drizzle-kit", "migrate"],
+    drift: Drift::Snapshot(&["node_modules/.bin/drizzle-kit", "generate"], "No schema changes"),
+    app: &["node", "app.js"],
+};

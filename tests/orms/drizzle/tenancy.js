@@ -1,0 +1,11 @@
+// Runs a request in one transaction, with the claims of its verified token.
+import { sql } from "drizzle-orm";
+
+export function actingAs(db, claims, work) {
+  return db.transaction(async (tx) => {
+    // The third argument limits the setting to this transaction, so the next user of a pooled connection does
+    // not inherit it.
+    await tx.execute(sql`select set_config('request.jwt.claims', ${JSON.stringify(claims)}, true)`);
+    return work(tx);
+  });
+}
