@@ -1,10 +1,13 @@
 //! The bounds of the log: its current end, a point before its last rows, and whether retention has deleted
 //! events after a point.
 
+use std::sync::Arc;
+
 use sqlx::postgres::PgConnection;
 
 use super::connection::{LogError, LogReader};
 use super::cursor::{Point, Snapshot};
+use super::reader::LogPosition;
 
 impl LogReader {
     /// Whether retention may have deleted events that `point` does not cover.
@@ -18,19 +21,44 @@ impl LogReader {
         Ok(is_truncated)
     }
 
-    /// The current end of the log.
+    /// Whether retention has deleted events that this position does not cover. Unlike [`Self::is_truncated`],
+    /// this is exact if the log was rotated at most once since the position was reached. So a transaction that
+    /// stays open for long does not make the answer a false yes.
     ///
     /// # Errors
     /// If the query fails.
-    pub async fn end(&mut self) -> Result<Point, LogError> {
+    pub async fn is_truncated_since(&mut self, position: &LogPosition) -> Result<bool, LogError> {
         self.begin_read().await?;
-        let row = sqlx::query!(
-            r#"select pg_current_snapshot()::text as "snapshot!", coalesce(max(id), 0) as "max_id!" from warden.events"#
+        let is_truncated = sqlx::query_scalar!(
+            r#"select warden.is_truncated_since($1, $2::text::pg_snapshot, $3) as "gone!""#,
+            position.rotation,
+            position.point.snapshot.to_string(),
+            position.point.max_id
         )
         .fetch_one(&mut self.connection)
         .await?;
         self.end_read().await?;
-        Ok(Point { snapshot: row.snapshot.parse()?, max_id: row.max_id })
+        Ok(is_truncated)
+    }
+
+    /// The current end of the log.
+    ///
+    /// # Errors
+    /// If the query fails.
+    pub async fn end(&mut self) -> Result<LogPosition, LogError> {
+        self.begin_read().await?;
+        let row = sqlx::query!(
+            r#"
+            select pg_current_snapshot()::text as "snapshot!", coalesce(max(id), 0) as "max_id!",
+                   (select number from warden.last_rotation where singleton) as "rotation!"
+            from warden.events
+            "#
+        )
+        .fetch_one(&mut self.connection)
+        .await?;
+        self.end_read().await?;
+        let point = Point { snapshot: row.snapshot.parse()?, max_id: row.max_id };
+        Ok(LogPosition { point: Arc::new(point), rotation: row.rotation })
     }
 
     /// A point before the log's last rows. It covers every row that is committed now, except the last `rows`.

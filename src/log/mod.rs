@@ -15,6 +15,6 @@ mod status;
 
 pub use connection::{LogError, LogReader};
 pub use doorbell::{Doorbell, DoorbellLimits, DoorbellSignal};
-pub use reader::LogPage;
+pub use reader::{LogPage, LogPosition};
 pub(crate) use row::{LogRow, LoggedEvent, PointParameters, RowDecoder};
 pub use status::{TailerProgress, TailerState};

@@ -8,13 +8,23 @@ use super::cursor::{Cursor, CursorPrefix, Point, Snapshot};
 use super::row::{LogRow, LoggedEvent, PointParameters, RowDecoder};
 use crate::org::OrgId;
 
+/// A position of the tailer in the log.
+#[derive(Clone, Debug)]
+pub struct LogPosition {
+    /// Everything that this point covers was read.
+    pub point: Arc<Point>,
+    /// Number of the last rotation that the point's snapshot shows. A rotation is a TRUNCATE, so a statement
+    /// with the same number found all rows.
+    pub rotation: i64,
+}
+
 /// The events that one statement read: everything that `to` covers and `from` does not, or one page of it.
 #[derive(Debug)]
 pub struct LogPage {
     /// Position of the reader before the read.
     pub from: Arc<Point>,
     /// Position of the reader after the last page.
-    pub to: Arc<Point>,
+    pub to: LogPosition,
     /// Events in the order of their ids.
     pub events: Vec<LoggedEvent>,
     /// Id of the last row that was read, even if that row was skipped.
@@ -23,8 +33,7 @@ pub struct LogPage {
     pub is_settled: bool,
     /// Whether more pages follow. The next page begins after `last_id`.
     pub has_more: bool,
-    /// Whether an earlier statement determined `to`. Retention may then have deleted rows before this page
-    /// was read.
+    /// Whether retention may have deleted rows before this page was read.
     pub needs_retention_check: bool,
 }
 
@@ -34,7 +43,7 @@ impl LogReader {
     ///
     /// # Errors
     /// If the query fails. Nothing is lost, because the caller keeps its point.
-    pub async fn read_since(&mut self, from: &Arc<Point>) -> Result<LogPage, LogError> {
+    pub async fn read_since(&mut self, from: &LogPosition) -> Result<LogPage, LogError> {
         self.begin_read().await?;
         let page = pin!(self.query_since(from)).await?;
         self.end_read().await?;
@@ -44,13 +53,15 @@ impl LogReader {
     /// Queries the events after `from` by three look-ups. They are written separately, and a limit keeps the
     /// planner from merging them. Otherwise it would walk the whole log by id to find the few rows in their
     /// order. If a look-up reaches its limit, there is more than one page, and these rows are not used.
-    async fn query_since(&mut self, from: &Arc<Point>) -> Result<LogPage, LogError> {
+    async fn query_since(&mut self, here: &LogPosition) -> Result<LogPage, LogError> {
+        let from = &here.point;
         let since = PointParameters::new(from);
         let rows = sqlx::query!(
             r#"
             with s as (select pg_current_snapshot()::text as snapshot,
-                              age(pg_snapshot_xmax(pg_current_snapshot())::xid) as begun_since)
-            select s.snapshot as "snapshot!", s.begun_since as "begun_since!", e.id as "id?",
+                              age(pg_snapshot_xmax(pg_current_snapshot())::xid) as begun_since,
+                              (select number from warden.last_rotation where singleton) as rotation)
+            select s.snapshot as "snapshot!", s.begun_since as "begun_since!", s.rotation as "rotation!", e.id as "id?",
                    e.xid::text::bigint as "xid?", e.org_id as "org_id?: OrgId", e.topic as "topic?",
                    e.event as "event?", e.subject as "subject?", e.data::text as "data?", e.old::text as "old?",
                    e.truncated as "truncated?", e.at as "at?"
@@ -77,10 +88,13 @@ impl LogReader {
         if rows.len() > self.page_rows_max as usize {
             // Boxed because this is rare, and otherwise the future of every read would reserve room for it.
             let (to, before) = Box::pin(self.query_target(&since)).await?;
-            return Box::pin(self.query_between(from, &Arc::new(to), before)).await;
+            return Box::pin(self.query_between(from, &to, before)).await;
         }
-        let snapshot: Snapshot =
-            rows.first().map(|row| row.snapshot.parse()).transpose()?.unwrap_or_default();
+        // There is always a row, because of the outer join.
+        let (snapshot, rotation) = match rows.first() {
+            Some(row) => (row.snapshot.parse()?, row.rotation),
+            None => (Snapshot::default(), here.rotation),
+        };
         // xmax is one above the highest transaction that has *ended*. Transactions that began later are in no
         // list, but one of them may be committing silently, because another writer held the doorbell lock.
         let is_settled =
@@ -103,9 +117,9 @@ impl LogReader {
             })
             .collect();
         let max_id = rows.last().map_or(from.max_id, |row| row.id.max(from.max_id));
-        let to = Arc::new(Point { snapshot, max_id });
+        let to = LogPosition { point: Arc::new(Point { snapshot, max_id }), rotation };
         let page = self.page(from, &to, rows, max_id, false);
-        Ok(LogPage { is_settled, needs_retention_check: false, ..page })
+        Ok(LogPage { is_settled, needs_retention_check: rotation != here.rotation, ..page })
     }
 
     /// Reads one page of the events that `to` covers and `from` does not, with ids above `after`. No
@@ -117,7 +131,7 @@ impl LogReader {
     pub async fn read_between(
         &mut self,
         from: &Arc<Point>,
-        to: &Arc<Point>,
+        to: &LogPosition,
         after: i64,
     ) -> Result<LogPage, LogError> {
         self.begin_read().await?;
@@ -129,7 +143,7 @@ impl LogReader {
     async fn query_between(
         &mut self,
         from: &Arc<Point>,
-        to: &Arc<Point>,
+        to: &LogPosition,
         after: i64,
     ) -> Result<LogPage, LogError> {
         let since = PointParameters::new(from);
@@ -147,21 +161,22 @@ impl LogReader {
             since.max_id,
             after,
             i64::from(self.page_rows_max),
-            to.max_id,
+            to.point.max_id,
         )
         .fetch_all(&mut self.connection)
         .await?;
         let has_more = rows.len() == self.page_rows_max as usize;
-        let last_id = rows.last().map_or(to.max_id, |row| row.id);
-        rows.retain(|row| to.covers(row.xid.cast_unsigned(), row.id));
+        let last_id = rows.last().map_or(to.point.max_id, |row| row.id);
+        rows.retain(|row| to.point.covers(row.xid.cast_unsigned(), row.id));
         Ok(self.page(from, to, rows, last_id, has_more))
     }
 
     /// The point to which a read of everything new leads, and the id before its first row.
-    async fn query_target(&mut self, since: &PointParameters) -> Result<(Point, i64), LogError> {
+    async fn query_target(&mut self, since: &PointParameters) -> Result<(LogPosition, i64), LogError> {
         let end = sqlx::query!(
             r#"
             select pg_current_snapshot()::text as "snapshot!",
+                   (select number from warden.last_rotation where singleton) as "rotation!",
                    coalesce(min(id), 0) as "min_id!", coalesce(max(id), 0) as "max_id!"
             from (
                 select id from warden.events where xid >= $1::text::xid8
@@ -179,22 +194,22 @@ impl LogReader {
         .fetch_one(&mut self.connection)
         .await?;
         let to = Point { snapshot: end.snapshot.parse()?, max_id: end.max_id.max(since.max_id) };
-        Ok((to, end.min_id - 1))
+        Ok((LogPosition { point: Arc::new(to), rotation: end.rotation }, end.min_id - 1))
     }
 
     fn page(
         &self,
         from: &Arc<Point>,
-        to: &Arc<Point>,
+        to: &LogPosition,
         rows: Vec<LogRow>,
         last_id: i64,
         has_more: bool,
     ) -> LogPage {
-        let prefix = (!rows.is_empty()).then(|| CursorPrefix::new(self.epoch(), from, to));
+        let prefix = (!rows.is_empty()).then(|| CursorPrefix::new(self.epoch(), from, &to.point));
         let events = RowDecoder::decode_all(rows, prefix.as_ref());
         LogPage {
             from: Arc::clone(from),
-            to: Arc::clone(to),
+            to: to.clone(),
             events,
             last_id,
             has_more,
@@ -207,9 +222,9 @@ impl LogReader {
     #[must_use]
     pub fn cursor_after(&self, page: &LogPage) -> String {
         if page.has_more {
-            CursorPrefix::new(self.epoch(), &page.from, &page.to).with_id(page.last_id)
+            CursorPrefix::new(self.epoch(), &page.from, &page.to.point).with_id(page.last_id)
         } else {
-            Cursor::at(self.epoch(), Arc::clone(&page.to)).to_string()
+            Cursor::at(self.epoch(), Arc::clone(&page.to.point)).to_string()
         }
     }
 }

@@ -61,7 +61,7 @@ impl Dispatcher {
     /// organisation.
     pub(super) fn sort(&self, page: &mut LogPage) -> SortedEvents {
         self.metrics.events.inc_by(page.events.len() as u64);
-        self.recent.push(&page.to, &page.events);
+        self.recent.push(&page.to.point, &page.events);
         let mut groups = OrgGroups::default();
         let mut topics_changed = false;
         for LoggedEvent { org, event, .. } in page.events.drain(..) {

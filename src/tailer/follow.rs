@@ -26,15 +26,11 @@ impl LogTailer {
         // the kernel.
         let mut poll_timer = pin!(tokio::time::sleep(self.limits.poll_interval));
         let mut last_cursor = Instant::now();
-        // `start_position` has checked retention, but a slot may be truncated between that check and the
-        // first read.
-        let mut check_retention = true;
         loop {
-            let outcome = self.poll(&mut log, &mut here, check_retention).await;
+            let outcome = self.poll(&mut log, &mut here).await;
             // A failed poll may have dispatched some pages, so the position is kept in either case.
             *position = Some(here.clone());
             let outcome = outcome?;
-            check_retention = false;
             if last_cursor.elapsed() >= self.limits.cursor_interval {
                 last_cursor = Instant::now();
                 self.dispatcher.broadcast_cursor();

@@ -1,6 +1,7 @@
 //! One poll of the log: new events are read page by page and dispatched.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::LogTailer;
@@ -20,24 +21,24 @@ impl LogTailer {
         &mut self,
         log: &mut LogReader,
         here: &mut TailerPosition,
-        mut check_retention: bool,
     ) -> Result<PollOutcome, LogError> {
         let mut found_events = false;
         loop {
             let mut page = match here.partial.clone() {
                 // Pinned here because the future is large, and would be moved through every layer around it.
-                None => self.with_timeout(pin!(log.read_since(&here.point))).await?,
+                None => self.with_timeout(pin!(log.read_since(&here.at))).await?,
                 Some(PartialRead { to, last_id }) => {
-                    self.with_timeout(log.read_between(&here.point, &to, last_id)).await?
+                    self.with_timeout(log.read_between(&here.at.point, &to, last_id)).await?
                 }
             };
             self.dispatcher.metrics.reads.inc();
-            check_retention |= page.needs_retention_check;
-            if check_retention && self.with_timeout(log.is_truncated(&page.from)).await? {
+            if page.needs_retention_check && self.with_timeout(log.is_truncated_since(&here.at)).await? {
+                // The deleted events are not in memory either: replays from before `to` must read the log, and
+                // find out there.
+                self.dispatcher.recent.reset(Arc::clone(&page.to.point));
                 self.dispatcher.broadcast_resync(ContinuityLoss::TooOld);
                 self.load_topics().await?;
             }
-            check_retention = false;
             let cursor = EncodedCursor::from(log.cursor_after(&page));
             if page.events.is_empty() {
                 self.dispatcher.hub.update_cursor(cursor);
@@ -50,7 +51,7 @@ impl LogTailer {
                 self.progress.send_modify(|progress| progress.pages += 1);
             } else {
                 let was_partial = here.partial.take().is_some();
-                here.point = page.to;
+                here.at = page.to;
                 // While pages were read, more may have been committed. So another read follows immediately.
                 if !was_partial {
                     return Ok(PollOutcome { found_events, is_settled: page.is_settled });

@@ -1,15 +1,14 @@
 //! Position of the tailer in the log.
 
-use std::sync::Arc;
-
-use crate::log::cursor::{Epoch, Point};
+use crate::log::LogPosition;
+use crate::log::cursor::Epoch;
 
 /// Position of the tailer. It outlives connections.
 #[derive(Clone)]
 pub(super) struct TailerPosition {
     pub(super) epoch: Epoch,
-    /// Everything that this point covers was dispatched.
-    pub(super) point: Arc<Point>,
+    /// Everything that the point of this position covers was dispatched.
+    pub(super) at: LogPosition,
     /// Progress within a read of several pages, if one is under way or was interrupted.
     pub(super) partial: Option<PartialRead>,
 }
@@ -17,8 +16,8 @@ pub(super) struct TailerPosition {
 /// Progress within a read of several pages.
 #[derive(Clone)]
 pub(super) struct PartialRead {
-    /// The point to which the read leads.
-    pub(super) to: Arc<Point>,
+    /// The position to which the read leads.
+    pub(super) to: LogPosition,
     /// Everything that `to` covers was dispatched up to this id.
     pub(super) last_id: i64,
 }

@@ -6,8 +6,8 @@ use std::time::Instant;
 use super::LogTailer;
 use super::dispatch::ContinuityLoss;
 use super::position::TailerPosition;
-use crate::log::cursor::{Cursor, Point};
-use crate::log::{LogError, LogReader};
+use crate::log::cursor::Cursor;
+use crate::log::{LogError, LogPosition, LogReader};
 
 impl LogTailer {
     /// The position from which to follow the log: the known one, or the end of the log if there is none or if
@@ -21,18 +21,18 @@ impl LogTailer {
         if let (Some(known), None) = (known, loss) {
             return Ok(known.clone());
         }
-        let point = Arc::new(self.with_timeout(log.end()).await?);
+        let at = self.with_timeout(log.end()).await?;
         self.dispatcher.directory.forget_all();
-        self.dispatcher.recent.reset(Arc::clone(&point));
+        self.dispatcher.recent.reset(Arc::clone(&at.point));
         if loss.is_none() {
-            self.warm_up(log, &point).await?;
+            self.warm_up(log, &at).await?;
         }
-        let cursor = Cursor::at(log.epoch(), Arc::clone(&point)).to_string();
+        let cursor = Cursor::at(log.epoch(), Arc::clone(&at.point)).to_string();
         self.dispatcher.hub.update_cursor(cursor.into());
         if let Some(loss) = loss {
             self.dispatcher.broadcast_resync(loss);
         }
-        Ok(TailerPosition { epoch: log.epoch(), point, partial: None })
+        Ok(TailerPosition { epoch: log.epoch(), at, partial: None })
     }
 
     /// The reason why the tailer cannot continue from its known position, if there is one.
@@ -46,36 +46,38 @@ impl LogTailer {
             return Ok(Some(ContinuityLoss::Epoch));
         }
         // The tailer may have been disconnected for longer than the log is kept.
-        let is_truncated = self.with_timeout(log.is_truncated(&known.point)).await?;
+        let is_truncated = self.with_timeout(log.is_truncated_since(&known.at)).await?;
         Ok(is_truncated.then_some(ContinuityLoss::TooOld))
     }
 
     /// Reads the last events before the node's first point into memory. Clients that lost their node by a
     /// restart reconnect all at once, and without this the log would have to serve all of them.
-    async fn warm_up(&self, log: &mut LogReader, to: &Arc<Point>) -> Result<(), LogError> {
+    async fn warm_up(&self, log: &mut LogReader, to: &LogPosition) -> Result<(), LogError> {
         let recent = &self.dispatcher.recent;
         // Queried after `to` was taken. So `from` certainly covers every older row that `to` covers, and the
         // pages below miss none.
         let from = self.with_timeout(log.point_before_last(self.limits.warm_rows_max)).await?;
-        let Some(from) = from.filter(|from| from.max_id < to.max_id).map(Arc::new) else { return Ok(()) };
+        let Some(from) = from.filter(|from| from.max_id < to.point.max_id).map(Arc::new) else {
+            return Ok(());
+        };
         let mut after = from.max_id;
         let started = Instant::now();
         recent.reset(Arc::clone(&from));
         loop {
             let page = self.with_timeout(log.read_between(&from, to, after)).await?;
-            recent.push(to, &page.events);
+            recent.push(&to.point, &page.events);
             after = page.last_id;
             if !page.has_more {
                 break;
             }
             if started.elapsed() > self.limits.warm_time_max {
-                recent.reset(Arc::clone(to));
+                recent.reset(Arc::clone(&to.point));
                 return Ok(());
             }
         }
         // Retention may have truncated a slot meanwhile.
         if self.with_timeout(log.is_truncated(&from)).await? {
-            recent.reset(Arc::clone(to));
+            recent.reset(Arc::clone(&to.point));
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! Snapshots, points and epochs: the values from which a cursor is built.
 
+use std::fmt;
 use std::str::FromStr;
 
 /// A `pg_snapshot` of PostgreSQL.
@@ -18,6 +19,17 @@ impl Snapshot {
     #[must_use]
     pub fn sees(&self, xid: u64) -> bool {
         xid < self.xmin || (xid < self.xmax && self.in_progress.binary_search(&xid).is_err())
+    }
+}
+
+impl fmt::Display for Snapshot {
+    /// The text form of `pg_snapshot`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:", self.xmin, self.xmax)?;
+        for (n, xid) in self.in_progress.iter().enumerate() {
+            write!(f, "{}{xid}", if n == 0 { "" } else { "," })?;
+        }
+        Ok(())
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use serde_json::json;
 use sqlx::postgres::{PgConnection, Postgres};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, Transaction};
 use uuid::Uuid;
@@ -254,4 +255,88 @@ async fn no_warm_up_point_precedes_truncated_events() {
     );
     assert!(!has_point(3).await, "more events than the remaining ones are after the point");
     assert!(!has_point(100).await, "there is no point before the first row either");
+}
+
+/// A transaction may commit long after it wrote to a slot, and retention may empty that slot before the tailer
+/// polls again. No row is left that could tell the tailer, so it asks which rotation it last saw.
+#[tokio::test]
+async fn a_late_commit_that_is_truncated_before_the_next_poll_causes_a_resync() {
+    let db = TestDb::create().await;
+    let org = db.create_org().await;
+    // Only this test rotates the log.
+    db.run("revoke execute on function warden.rotate_events from warden_gateway").await;
+    let gateway = TestGateway::gateway(&db, |config| {
+        config.limits.session.close_timeout = CLOSE_TIMEOUT;
+    })
+    .await;
+    let mut follower = client(&gateway, org).await;
+    let before = follower.join("calls").await["cursor"].as_str().expect("a cursor").to_owned();
+    let (mut rotating, mut writing) = (own_connection(&db).await, own_connection(&db).await);
+    let (mut blocking, mut watching) = (own_connection(&db).await, own_connection(&db).await);
+
+    // The last slot is emptied next, and the tailer reads the first slot first. So a lock on the first slot stops
+    // the tailer, and does not keep the last slot from being emptied.
+    rotate(&mut rotating, 7).await;
+    let mut late = writing.begin().await.expect("begins");
+    insert_numbered(&mut late, org, 1..=1).await;
+    rotate(&mut rotating, 7).await;
+    insert_numbered(&mut rotating, org, 2..=2).await;
+    expect_numbered(&mut follower, 2..=2).await;
+    let slot_lock = lock_table(&mut blocking, "warden.events_0").await;
+    expect_waiting(&mut watching, "begun_since").await;
+    late.commit().await.expect("commits");
+    rotate(&mut rotating, 1).await;
+    insert_numbered(&mut rotating, org, 3..=3).await;
+    slot_lock.commit().await.expect("ends");
+
+    expect_too_old(&mut follower).await;
+    expect_numbered(&mut follower, 3..=3).await;
+    // The node's memory of recent events does not contain the event either.
+    let mut back = client(&gateway, org).await;
+    back.join_with("calls", json!({"since": before})).await;
+    expect_too_old(&mut back).await;
+    gateway.stop().await;
+}
+
+/// While a transaction stays open, no snapshot is later than it. Rotations that remove delivered events must
+/// not resync every client once a second because of it.
+#[tokio::test]
+async fn rotations_of_delivered_events_cause_no_resync_while_a_transaction_stays_open() {
+    let db = TestDb::create().await;
+    let org = db.create_org().await;
+    db.run("revoke execute on function warden.rotate_events from warden_gateway").await;
+    let gateway = TestGateway::gateway(&db, |config| {
+        config.limits.session.close_timeout = CLOSE_TIMEOUT;
+    })
+    .await;
+    let mut follower = client(&gateway, org).await;
+    follower.join("calls").await;
+    let (mut rotating, mut early) = (own_connection(&db).await, own_connection(&db).await);
+    let (mut checking, mut writing) = (own_connection(&db).await, own_connection(&db).await);
+    let mut early = early.begin().await.expect("begins");
+    sqlx::query("select pg_current_xact_id()").execute(&mut *early).await.expect("gets an id");
+    let delivered = async |connection: &mut PgConnection, client: &mut Client, n: i64| {
+        insert_numbered(connection, org, n..=n).await;
+        expect_numbered(client, n..=n).await;
+    };
+    for n in 1..=20 {
+        // This transaction is late as well, but its event is delivered before its slot is emptied.
+        let mut late = writing.begin().await.expect("begins");
+        insert_numbered(&mut late, org, 100 + n..=100 + n).await;
+        rotate(&mut rotating, 1).await;
+        late.commit().await.expect("commits");
+        expect_numbered(&mut follower, 100 + n..=100 + n).await;
+        delivered(&mut rotating, &mut follower, n).await;
+    }
+    let is_truncated: bool =
+        sqlx::query_scalar("select warden.is_truncated(pg_snapshot_xmin(pg_current_snapshot()))")
+            .fetch_one(&mut checking)
+            .await
+            .expect("queries");
+    assert!(is_truncated, "the open transaction is older than events that were removed");
+    insert_numbered(&mut early, org, 0..=0).await;
+    early.commit().await.expect("commits");
+    expect_numbered(&mut follower, 0..=0).await;
+    delivered(&mut rotating, &mut follower, 21).await;
+    gateway.stop().await;
 }
