@@ -91,7 +91,7 @@ schemas: setup-postgres ## Take every schema of tests/schemas from the plan to a
 .PHONY: orms
 orms: setup ## Run applications with an ORM on an adopted database, with every tool of tests/orms; prints a table
 	@scripts/setup orms
-	cargo test --test it orms:: -- --include-ignored --nocapture --test-threads=1
+	cargo test --test it orms::every_tool -- --ignored --nocapture
 
 .PHONY: postgres-versions
 postgres-versions: setup ## Test schema, isolation and adoption on PostgreSQL 14 to 18; prints a table

@@ -93,10 +93,13 @@ impl Application {
             .run(format!(
                 "insert into organizations (id, name) values ('{ORG_A}', 'A'), ('{ORG_B}', 'B');
                  insert into organization_members (org_id, user_id) values ('{ORG_A}', '{USER_A}'), ('{ORG_B}', '{USER_B}');
-                 grant authenticated to {};
+                 grant authenticated to {app};
+                 -- In practice the owner of the tables runs `warden migrate`, and owns these two as well.
+                 grant select on organizations, organization_members to {owner};
                  select warden.adopt_table('projects', user_column => 'owner_id');
                  select warden.adopt_table('tasks', parent => 'projects', parent_column => 'project_id')",
-                self.role("app")
+                app = self.role("app"),
+                owner = self.role("owner")
             ))
             .await;
         self.enforce().await;

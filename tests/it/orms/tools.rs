@@ -27,7 +27,7 @@ pub enum Drift {
     Snapshot(&'static [&'static str], &'static str),
 }
 
-pub static ALL: &[&Tool] = &[&SQLALCHEMY, &DRIZZLE];
+pub static ALL: &[&Tool] = &[&SQLALCHEMY, &DRIZZLE, &DJANGO, &PRISMA];
 
 pub static SQLALCHEMY: Tool = Tool {
     name: "sqlalchemy",
@@ -46,5 +46,28 @@ pub static DRIZZLE: Tool = Tool {
     first: &["node", "before_adoption.js"],
     later: &["node_modules/.bin/drizzle-kit", "migrate"],
     drift: Drift::Snapshot(&["node_modules/.bin/drizzle-kit", "generate"], "No schema changes"),
+    app: &["node", "app.js"],
+};
+
+pub static DJANGO: Tool = Tool {
+    name: "django",
+    lock: "requirements.txt",
+    packages: &["django"],
+    first: &["venv/bin/python", "manage.py", "migrate", "shop", "0001"],
+    later: &["venv/bin/python", "manage.py", "migrate"],
+    drift: Drift::Snapshot(
+        &["venv/bin/python", "manage.py", "makemigrations", "--check", "--dry-run"],
+        "No changes detected",
+    ),
+    app: &["venv/bin/python", "app.py"],
+};
+
+pub static PRISMA: Tool = Tool {
+    name: "prisma",
+    lock: "package.json",
+    packages: &["prisma"],
+    first: &["node", "before_adoption.js"],
+    later: &["node_modules/.bin/prisma", "migrate", "deploy"],
+    drift: Drift::Snapshot(&["node", "drift.js"], "The database is already in sync with the Prisma schema"),
     app: &["node", "app.js"],
 };
