@@ -188,8 +188,8 @@ language sql stable set search_path = '' as $$
   ), wanted_indexes as (
     select r.schema_name, r.table_name,
       case when r.is_member then warden.object_name(i.index_name, r.table_name) else i.index_name::text end as name,
-      i.key_columns, i.is_unique and (r.whole is null or warden.can_be_unique(r.whole, warden.bare_columns(i.key_columns)))
-        as is_unique
+      i.key_columns,
+      i.is_unique and (r.whole is null or warden.can_be_unique(r.whole, warden.bare_columns(i.key_columns))) as is_unique
     from warden.tenant_indexes i
     join registered r on r.whole_schema = i.schema_name and r.whole_table = i.table_name
     union all
@@ -218,7 +218,8 @@ language sql stable set search_path = '' as $$
       i.indisvalid and i.indisready as is_valid, i.indpred is null and am.amname = 'btree'
         -- An index of a partition becomes part of the whole's only with default operator classes and collations.
         and (not r.is_member or not exists (
-          select from unnest(i.indclass::oid[], i.indcollation::oid[], i.indkey::int2[]) k (opclass, collation_id, attnum)
+          select
+          from unnest(i.indclass::oid[], i.indcollation::oid[], i.indkey::int2[]) k (opclass, collation_id, attnum)
           join pg_catalog.pg_opclass oc on oc.oid = k.opclass
           left join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
           where not oc.opcdefault or k.collation_id is distinct from a.attcollation)) as is_whole,

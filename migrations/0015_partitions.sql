@@ -1,12 +1,23 @@
--- New partitions and inheritance children. PostgreSQL gives a new partition the columns, NOT NULL, indexes, foreign keys
--- and row triggers of the whole, but neither its policies nor its statement triggers. Statements that name a partition
--- are subject to the partition's own policies only. So Warden protects a new member in the transaction that creates it.
+-- New partitions and inheritance children. PostgreSQL gives a new partition the columns, NOT NULL, indexes, foreign
+-- keys and row triggers of the whole, but neither its policies nor its statement triggers. Statements that name a
+-- partition are subject to the partition's own policies only. So Warden protects a new member in the transaction that
+-- creates it.
 set local lock_timeout = '5s';
 set local statement_timeout = '5min';
 set local role warden_owner;
 
+-- The members of a table that have no trigger of this name: parents before children.
+create or replace function warden.members_without_trigger(relation regclass, trigger_name name) returns setof regclass
+language sql stable set search_path = '' as $$
+  select m.oid from warden.tree(relation) with ordinality m (oid, n)
+  join pg_catalog.pg_class c on c.oid = m.oid and c.relkind in ('r', 'p')
+  where not exists (select from pg_catalog.pg_trigger g where g.tgrelid = m.oid and g.tgname = trigger_name)
+  order by m.n
+$$;
+
 -- Gives the members of a table what they lack: fill and immutability triggers, policies if the table is enforced, log
--- triggers if it is watched. It does nothing if nothing is missing. `relation` is the table or one of its members.
+-- triggers if it is watched. It does nothing if nothing is missing, and it does not enable what somebody disabled: the
+-- audit reports that. `relation` is the table or one of its members.
 -- The caller must own the tables and be a member of warden_owner.
 create or replace function warden.protect_members(relation regclass) returns void
 language plpgsql set search_path = '' as $$
@@ -20,24 +31,25 @@ begin
     raise exception '% is not registered', relation
       using errcode = '22023', hint = pg_catalog.format('select warden.adopt_table(%L);', relation);
   end if;
-  if exists (select from pg_catalog.pg_trigger g where g.tgrelid = whole and g.tgname = 'warden_fill_org_id') then
+  if exists (select from pg_catalog.pg_trigger g where g.tgrelid = whole and g.tgname = 'warden_fill_org_id')
+     and exists (select from warden.members_without_trigger(whole, 'warden_fill_org_id')) then
     perform warden.fill_org_id(whole);
   end if;
-  if exists (select from pg_catalog.pg_trigger g where g.tgrelid = whole and g.tgname = 'warden_org_id_immutable') then
+  if exists (select from pg_catalog.pg_trigger g where g.tgrelid = whole and g.tgname = 'warden_org_id_immutable')
+     and exists (select from warden.members_without_trigger(whole, 'warden_org_id_immutable')) then
     perform warden.guard_org_id(whole);
   end if;
   if exists (select from pg_catalog.pg_policy p where p.polrelid = whole and p.polname = 'warden_org') then
     for member in
       select c.oid from warden.tree(whole) m (oid)
       join pg_catalog.pg_class c on c.oid = m.oid and c.relkind in ('r', 'p')
-      where c.oid <> whole and not (c.relrowsecurity and c.relforcerowsecurity and exists (
-        select from pg_catalog.pg_policy p where p.polrelid = c.oid and p.polname = 'warden_org'))
+      where not exists (select from pg_catalog.pg_policy p where p.polrelid = c.oid and p.polname = 'warden_org')
     loop
       perform warden.protect(member);
     end loop;
   end if;
   if log_function is not null then
-    foreach member in array warden.without_trigger(whole, 'warden_log_insert') loop
+    for member in select m from warden.members_without_trigger(whole, 'warden_log_insert') m loop
       perform warden.create_log_triggers(member, log_function);
     end loop;
   end if;

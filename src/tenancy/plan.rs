@@ -49,7 +49,8 @@ pub struct RequiredObject {
     pub is_valid: bool,
     /// Why it is not valid; empty if it is.
     pub problem: String,
-    /// Whether `found` is a constraint. (A unique index may exist without one.)
+    /// Whether `found` is a constraint. (A unique index may exist without one.) Always true on a partitioned
+    /// table and its partitions: an index of theirs cannot become a constraint, and serves as well.
     pub is_constraint: bool,
     /// Whether it belongs to the enforce phase, because it could reject what the application writes today.
     pub is_late: bool,
@@ -62,6 +63,8 @@ pub struct TablePlan {
     pub table: Table,
     /// The objects that it needs, in order of creation.
     pub objects: Vec<RequiredObject>,
+    /// Its partitions or inheritance children, at all depths, with the objects that each needs.
+    pub members: Vec<TablePlan>,
 }
 
 /// All registered tables of the database, with the objects that they need.
@@ -105,7 +108,9 @@ impl Plan {
             r#"select o.relation::oid::bigint as "oid!", o.step as "step!", o.kind as "kind!", o.name as "name!",
                  o.definition, o.is_unique, o.found, o.is_valid as "is_valid!", o.problem,
                  exists (select from pg_constraint k
-                         where k.conrelid = o.relation and k.conname = o.found) as "is_constraint!",
+                         where k.conrelid = o.relation and k.conname = o.found)
+                   or exists (select from pg_class c
+                              where c.oid = o.relation and (c.relispartition or c.relkind = 'p')) as "is_constraint!",
                  o.phase = 'enforce' as "is_late!"
                from warden.tenant_objects o where o.applies and o.relation is not null
                order by o.relation::oid, o.step, o.name"#
@@ -117,15 +122,7 @@ impl Plan {
             sqlx::query_scalar!(r#"select current_setting('server_version_num')::int as "version!""#)
                 .fetch_one(&mut *connection)
                 .await?;
-        let tables = registry
-            .tables
-            .into_iter()
-            .map(|table| {
-                let objects =
-                    rows.iter().filter(|r| r.oid == table.oid).filter_map(ObjectRow::object).collect();
-                TablePlan { table, objects }
-            })
-            .collect();
+        let tables = registry.tables.into_iter().map(|table| TablePlan::new(table, &rows)).collect();
         Ok(Self { tables, absent: registry.absent, issues: registry.issues, server_version })
     }
 }
@@ -170,6 +167,22 @@ impl RequiredObject {
 }
 
 impl TablePlan {
+    fn new(table: Table, rows: &[ObjectRow]) -> Self {
+        let objects = rows.iter().filter(|r| r.oid == table.oid).filter_map(ObjectRow::object).collect();
+        let members = table.members.iter().map(|member| Self::new(member.clone(), rows)).collect();
+        Self { table, objects, members }
+    }
+
+    /// The table and its members: parents before children.
+    pub(super) fn tree(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(&self.members)
+    }
+
+    /// The tables of the tree that store rows: all but partitioned tables.
+    pub(super) fn storing(&self) -> impl Iterator<Item = &Self> {
+        self.tree().filter(|t| !t.table.is_partitioned)
+    }
+
     /// The objects of one kind.
     pub(super) fn of(&self, kind: ObjectKind) -> impl Iterator<Item = &RequiredObject> {
         self.objects.iter().filter(move |o| o.kind == kind)
@@ -180,6 +193,11 @@ impl TablePlan {
         self.of(kind).all(|o| o.is_valid)
     }
 
+    /// Whether every object of one kind is valid, for the table and for its members.
+    pub(super) fn has_throughout(&self, kind: ObjectKind) -> bool {
+        self.tree().all(|t| t.has(kind))
+    }
+
     /// Whether new rows need the fill trigger. Once `org_id` is NOT NULL, they do not.
     pub(super) fn needs_fill(&self) -> bool {
         self.needs_not_null() && !self.table.is_not_null
@@ -187,13 +205,15 @@ impl TablePlan {
 
     /// Whether any part of the enforce phase is done.
     pub(super) fn is_partly_enforced(&self) -> bool {
-        self.of(ObjectKind::Protection).any(|o| o.is_valid && o.name.starts_with("warden_"))
+        self.tree()
+            .flat_map(|t| t.of(ObjectKind::Protection))
+            .any(|o| o.is_valid && o.name.starts_with("warden_"))
             || (self.needs_not_null() && self.table.is_not_null)
     }
 
     /// Whether the enforce phase is complete.
     pub(super) fn is_enforced(&self) -> bool {
-        self.objects.iter().all(|o| o.is_valid || !o.is_late)
+        self.tree().flat_map(|t| &t.objects).all(|o| o.is_valid || !o.is_late)
     }
 
     fn needs_not_null(&self) -> bool {

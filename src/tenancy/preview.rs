@@ -138,7 +138,7 @@ fn expand_steps(plan: &TablePlan, goal: Goal, rows: &str, steps: &mut Vec<String
     let table = &plan.table;
     if !plan.has(ObjectKind::Column) {
         steps.push("add the column org_id, and the trigger that fills it in new rows".to_owned());
-    } else if plan.needs_fill() && !plan.has(ObjectKind::FillTrigger) {
+    } else if plan.needs_fill() && !plan.has_throughout(ObjectKind::FillTrigger) {
         steps.push("add the trigger that fills org_id in new rows".to_owned());
     }
     if plan.needs_fill()
@@ -161,6 +161,13 @@ fn expand_steps(plan: &TablePlan, goal: Goal, rows: &str, steps: &mut Vec<String
     let is_due =
         |o: &&RequiredObject| (!o.is_valid || o.lacks_constraint()) && (!o.is_late || goal == Goal::Enforce);
     steps.extend(plan.objects.iter().filter(is_due).filter_map(object_step));
+    for member in &plan.members {
+        let objects: Vec<String> = member.objects.iter().filter(is_due).filter_map(object_step).collect();
+        // Usually the whole lacks these objects too.
+        if !objects.is_empty() && plan.objects.iter().filter(is_due).next().is_none() {
+            steps.push(format!("{}: {}", member.table.title(), objects.join("; ")));
+        }
+    }
 }
 
 /// The step that creates an index, a key, or the immutability trigger.
@@ -187,6 +194,14 @@ fn object_step(object: &RequiredObject) -> Option<String> {
 fn notes(plan: &TablePlan, goal: Goal) -> Vec<String> {
     let table = &plan.table;
     let mut notes = Vec::new();
+    if let (Some(first), Some(last)) = (table.members.first(), table.members.last()) {
+        notes.push(format!(
+            "each step includes its {} partitions or inheritance children ({} to {})",
+            table.members.len(),
+            first.title(),
+            last.title()
+        ));
+    }
     if goal == Goal::Relax || table.scope != Scope::Org || !plan.needs_fill() || plan.has(ObjectKind::OrgKey)
     {
         return notes;

@@ -1,8 +1,9 @@
 //! A voice-call platform that predates organisations, and its application, whose statements do not name
 //! org_id. Shared by the suite and `make adopt-full`.
 //!
-//! `schema.sql` and `data.sql` create the database. [`Writers`] write to it at full speed and count every
-//! inserted and deleted row and the longest statement. [`dump`] compares two databases.
+//! `schema.sql` and `data.sql` create the database. `partitioned.sql` partitions its call logs. [`Writers`]
+//! write to it at full speed and count every inserted and deleted row and the longest statement. [`dump`]
+//! compares two databases.
 
 mod writers;
 
@@ -26,10 +27,17 @@ pub async fn load(connection: &mut PgConnection, factor: f64) {
     }
 }
 
-/// Row count of each table.
+/// Partitions call_logs by month.
+pub async fn partition_call_logs(connection: &mut PgConnection) {
+    let sql = concat!("begin; ", include_str!("partitioned.sql"), "; commit");
+    connection.execute(sqlx::raw_sql(sql)).await.expect("call_logs is partitioned");
+}
+
+/// Row count of each table; partitions count as part of their whole.
 pub async fn counts(connection: &mut PgConnection) -> BTreeMap<String, i64> {
     let tables: Vec<String> = sqlx::query_scalar(
-        "select relname::text from pg_class where relkind = 'r' and relnamespace = 'public'::regnamespace",
+        "select relname::text from pg_class
+         where relkind in ('r', 'p') and not relispartition and relnamespace = 'public'::regnamespace",
     )
     .fetch_all(&mut *connection)
     .await

@@ -49,9 +49,15 @@ impl Writers {
         let begun = Instant::now();
         let mut tasks = Vec::new();
         for n in 0..writers {
-            let connection = PgConnection::connect(url).await.expect("the application connects");
+            let mut connection = PgConnection::connect(url).await.expect("the application connects");
+            let is_partitioned =
+                sqlx::query_scalar("select relkind = 'p' from pg_class where oid = 'call_logs'::regclass")
+                    .fetch_one(&mut connection)
+                    .await
+                    .expect("call_logs exists");
             let mut writer = Writer {
                 connection,
+                upserts: if is_partitioned { UPSERTS_PARTITIONED } else { UPSERTS },
                 random: fastrand::Rng::with_seed(seed + n),
                 number: n,
                 made: 0,
@@ -101,8 +107,26 @@ struct Call {
     recordings: i64,
 }
 
+/// Upserts of a call log: one that inserts, and one that meets an existing row.
+const UPSERTS: [&str; 2] = [
+    "insert into call_logs (user_id, vapi_call_id, summary) values ($1, 'again-' || gen_random_uuid(), 'x')
+     on conflict (vapi_call_id) do update set summary = excluded.summary returning (xmax = 0)",
+    "insert into call_logs (user_id, vapi_call_id, summary) values ($1, 'vapi-' || (1 + floor(random() * 5)::int), 'x')
+     on conflict (vapi_call_id) do update set summary = excluded.summary returning (xmax = 0)",
+];
+
+/// The same, if call logs are partitioned by month.
+const UPSERTS_PARTITIONED: [&str; 2] = [
+    "insert into call_logs (user_id, vapi_call_id, summary) values ($1, 'again-' || gen_random_uuid(), 'x')
+     on conflict (vapi_call_id, created_at) do update set summary = excluded.summary returning (xmax = 0)",
+    "insert into call_logs (user_id, vapi_call_id, summary, created_at)
+     values ($1, 'vapi-' || (1 + floor(random() * 5)::int), 'x', '2024-03-05')
+     on conflict (vapi_call_id, created_at) do update set summary = excluded.summary returning (xmax = 0)",
+];
+
 struct Writer {
     connection: PgConnection,
+    upserts: [&'static str; 2],
     random: fastrand::Rng,
     number: u64,
     made: u64,
@@ -235,13 +259,7 @@ impl Writer {
     async fn upsert(&mut self) -> Result<(), sqlx::Error> {
         self.made += 1;
         // Every third statement inserts; the others meet an existing row.
-        let sql: &'static str = if self.made.is_multiple_of(3) {
-            "insert into call_logs (user_id, vapi_call_id, summary) values ($1, 'again-' || gen_random_uuid(), 'x')
-             on conflict (vapi_call_id) do update set summary = excluded.summary returning (xmax = 0)"
-        } else {
-            "insert into call_logs (user_id, vapi_call_id, summary) values ($1, 'vapi-' || (1 + floor(random() * 5)::int), 'x')
-             on conflict (vapi_call_id) do update set summary = excluded.summary returning (xmax = 0)"
-        };
+        let sql = self.upserts[usize::from(!self.made.is_multiple_of(3))];
         let user = self.fixture_id("user").await?;
         let rows = self.run(sql, Some(user)).await?;
         self.count("call_logs", i64::from(rows[0].get::<bool, _>(0)));

@@ -12,7 +12,7 @@ const TABLES: &str = "
     select format('%I.%I', t.schema_name, t.table_name)
     from warden.tenant_tables t
     join pg_namespace n on n.nspname = t.schema_name
-    join pg_class c on c.relnamespace = n.oid and c.relname = t.table_name and c.relkind = 'r'
+    join pg_class c on c.relnamespace = n.oid and c.relname = t.table_name and c.relkind in ('r', 'p')
     join pg_attribute a on a.attrelid = c.oid and a.attname = 'org_id' and a.atttypid = 'uuid'::regtype
       and a.attgenerated = '' and not a.attisdropped
     where t.scope = 'org' order by 1";

@@ -63,7 +63,8 @@ pub const RULES: &[Rule] = &[
     finding("default-organization", "the default organisation exists"),
     finding(
         "table-kind",
-        "a registered table is an ordinary table: no view, foreign, partitioned or inherited table",
+        "policies can protect a registered table and its members: none is a view or a foreign table, or belongs to \
+         another tree",
     ),
     acceptable(finding(
         "unregistered-table",

@@ -190,7 +190,24 @@ impl ExecutorConnection {
     /// divided by the number of relations that the statements lock: together their requests delay others no
     /// longer than that.
     pub(super) async fn short(&mut self, locked: &[i64], statements: &[String]) -> Result<(), StepError> {
-        let limit = self.options.lock_timeout / u32::try_from(locked.len().max(1)).unwrap_or(1);
+        let limit = self.lock_limit(locked.len());
+        self.retried(locked, limit, statements, is_transient).await
+    }
+
+    /// The longest wait of each of several lock requests.
+    pub(super) fn lock_limit(&self, requests: usize) -> Duration {
+        self.options.lock_timeout / u32::try_from(requests.max(1)).unwrap_or(1)
+    }
+
+    /// Executes statements in one transaction and one round trip, with this limit for each lock request, and
+    /// retries them after errors that may pass.
+    pub(super) async fn retried(
+        &mut self,
+        locked: &[i64],
+        limit: Duration,
+        statements: &[String],
+        may_pass: fn(&str) -> bool,
+    ) -> Result<(), StepError> {
         let sql = format!(
             "begin; set local lock_timeout = {}; {}; commit",
             limit.as_millis().max(1),
@@ -211,7 +228,7 @@ impl ExecutorConnection {
                 return Err(error);
             }
             self.work.execute("rollback").await?;
-            if !is_transient(error.code()) {
+            if !may_pass(error.code()) {
                 return Err(error);
             }
             let holder = self.lock_holder(locked).await?;

@@ -9,6 +9,7 @@ use super::conflict::conflict;
 use super::connection::StepError;
 use super::impact::EnforcementImpact;
 use super::keys::mismatch_query;
+use super::tree::TreeLock;
 use crate::tenancy::AdoptionIssue;
 use crate::tenancy::issue::RUN_AGAIN;
 use crate::tenancy::plan::{ObjectKind, Plan, TablePlan};
@@ -41,9 +42,15 @@ impl AdoptionRun {
             return Ok(());
         }
         for table in &todo {
+            // Members first: no policy of the whole applies to a statement that names a member.
+            for member in &table.members {
+                self.protect_member(member).await?;
+            }
             let step = self.begin(&table.table.title(), "row-level security");
             let result = match self.protect_statements(table).await {
-                Ok(statements) => self.connection.short(&[table.table.oid], &statements).await,
+                Ok(statements) => {
+                    self.connection.short_on(table, TreeLock::AccessExclusive, &[], &statements).await
+                }
                 Err(error) => Err(error),
             };
             self.end(&step, result, RUN_AGAIN)?;
@@ -102,7 +109,7 @@ impl AdoptionRun {
                     table.sql(),
                     quoted(&name)
                 );
-                self.connection.short(&[table.oid], &[add]).await
+                self.connection.short_on(plan, TreeLock::AccessExclusive, &[], &[add]).await
             }
         };
         let result = match added {
@@ -123,7 +130,9 @@ impl AdoptionRun {
         if plan.needs_fill() {
             // The check rejects new rows without org_id, so this is the last backfill.
             let triggers = self.trigger_mode(&plan.table, server_version).await?;
-            self.connection.fill_remaining(&plan.table, triggers, true).await?;
+            for part in plan.storing() {
+                self.connection.fill_remaining(&part.table, triggers, true).await?;
+            }
         }
         let validate = format!("alter table {} validate constraint {}", plan.table.sql(), quoted(name));
         self.connection.long(&validate, None).await?;
@@ -163,8 +172,15 @@ impl AdoptionRun {
             }
             statements.push(format!("select warden.unprotect({regclass})"));
             let step = self.begin(&table.table.title(), "row-level security removed");
-            let result = self.connection.short(&[table.table.oid], &statements).await;
+            let result = self.connection.short_on(table, TreeLock::AccessExclusive, &[], &statements).await;
             self.end(&step, result, RUN_AGAIN)?;
+            for member in &table.members {
+                let unprotect =
+                    format!("select warden.unprotect({}::regclass)", literal(&member.table.sql()));
+                let step = self.begin(&member.table.title(), "row-level security removed");
+                let result = self.connection.short(&[member.table.oid], &[unprotect]).await;
+                self.end(&step, result, RUN_AGAIN)?;
+            }
         }
         self.drop_not_null_checks(&plan).await
     }
@@ -174,7 +190,7 @@ impl AdoptionRun {
         for table in plan.tables.iter().filter(|t| t.table.scope == Scope::Org && !t.table.is_not_null) {
             if let Some(drop) = self.drop_not_null_check(&table.table).await? {
                 let step = self.begin(&table.table.title(), "not-null check removed");
-                let result = self.connection.short(&[table.table.oid], &[drop]).await;
+                let result = self.connection.short_on(table, TreeLock::AccessExclusive, &[], &[drop]).await;
                 self.end(&step, result, RUN_AGAIN)?;
             }
         }

@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use super::AdoptionRun;
 use super::backfill::TriggerMode;
 use super::connection::{ExecutorConnection, StepError};
+use super::tree::TreeLock;
 use crate::tenancy::issue::RUN_AGAIN;
 use crate::tenancy::plan::{ObjectKind, TablePlan};
 use crate::tenancy::registry::{Scope, Table};
@@ -41,39 +42,94 @@ impl AdoptionRun {
         }
         let title = table.title();
         let needs_fill = plan.needs_fill();
-        if !plan.has(ObjectKind::Column) || (needs_fill && !plan.has(ObjectKind::FillTrigger)) {
+        if !plan.has(ObjectKind::Column) || (needs_fill && !plan.has_throughout(ObjectKind::FillTrigger)) {
             let step = self.begin(&title, "column and fill trigger");
-            let result = self.connection.short(&[table.oid], &column_statements(plan)).await;
+            let statements = column_statements(plan);
+            let result = self.connection.short_on(plan, TreeLock::AccessExclusive, &[], &statements).await;
             if self.end(&step, result, RUN_AGAIN)?.is_none() {
                 return Ok(false);
             }
         }
         let triggers = self.trigger_mode(table, server_version).await?;
-        if needs_fill && !self.fill(table, triggers).await? {
-            return Ok(false);
+        for part in plan.storing().filter(|_| needs_fill) {
+            if !self.fill(&part.table, triggers).await? {
+                return Ok(false);
+            }
         }
         self.indexes(plan, false).await?;
-        let is_first = !plan.has(ObjectKind::OrgKey);
-        if needs_fill && !self.fill_remaining(table, triggers, is_first).await? {
-            return Ok(false);
+        for part in plan.storing().filter(|_| needs_fill) {
+            let is_first = !part.has(ObjectKind::OrgKey);
+            if !self.fill_remaining(&part.table, triggers, is_first).await? {
+                return Ok(false);
+            }
         }
         self.keys(plan, server_version).await?;
-        if !plan.has(ObjectKind::ImmutabilityTrigger) {
+        if !plan.has_throughout(ObjectKind::ImmutabilityTrigger) {
             let step = self.begin(&title, "immutability trigger");
             let guard = format!("select warden.guard_org_id({}::regclass)", literal(&table.sql()));
-            let result = self.connection.short(&[table.oid], &[guard]).await;
+            let result = self.connection.short_on(plan, TreeLock::ShareRowExclusive, &[], &[guard]).await;
             self.end(&step, result, RUN_AGAIN)?;
         }
+        self.protect_members(plan).await?;
+        self.note_new_members(plan).await?;
         Ok(true)
     }
 
-    /// Builds the indexes of one phase. The expand phase already reports rows that will violate the unique
-    /// indexes of the enforce phase.
+    /// Notes that nothing protects new members at once, because the role may not create event triggers.
+    async fn note_new_members(&mut self, plan: &TablePlan) -> Result<(), StepError> {
+        let is_needed = "select not exists (select from pg_event_trigger
+                          where evtname = 'warden_protect_members' and evtenabled in ('O', 'A'))";
+        if !plan.members.is_empty() && self.connection.scalar(is_needed.to_owned()).await? {
+            self.notes.push(format!(
+                "{}: this role may not create the event trigger that protects new partitions. After you create one, \
+                 run: select warden.protect_members({});",
+                plan.table.title(),
+                literal(&plan.table.sql())
+            ));
+        }
+        Ok(())
+    }
+
+    /// Protects members that were created after the table was enforced, where no event trigger did.
+    async fn protect_members(&mut self, plan: &TablePlan) -> Result<(), StepError> {
+        let is_protected = |t: &TablePlan| t.has(ObjectKind::Protection);
+        if !is_protected(plan) {
+            return Ok(());
+        }
+        for member in plan.members.iter().filter(|t| !is_protected(t)) {
+            self.protect_member(member).await?;
+        }
+        Ok(())
+    }
+
+    /// Protects one partition or inheritance child.
+    pub(super) async fn protect_member(&mut self, member: &TablePlan) -> Result<(), StepError> {
+        let step = self.begin(&member.table.title(), "row-level security");
+        let protect = format!("select warden.protect({}::regclass)", literal(&member.table.sql()));
+        let result = self.connection.short(&[member.table.oid], &[protect]).await;
+        self.end(&step, result, RUN_AGAIN)?;
+        Ok(())
+    }
+
+    /// Builds the indexes of one phase: those of a partitioned table on each partition, then on the whole.
     pub(super) async fn indexes(
         &mut self,
         plan: &TablePlan,
         is_enforce_phase: bool,
     ) -> Result<(), StepError> {
+        let issues = self.issues.len();
+        for part in plan.storing() {
+            self.indexes_of(part, is_enforce_phase).await?;
+        }
+        if plan.table.is_partitioned && self.issues.len() == issues {
+            self.indexes_of(plan, is_enforce_phase).await?;
+        }
+        Ok(())
+    }
+
+    /// Builds the indexes of one table. The expand phase already reports rows that will violate the unique
+    /// indexes of the enforce phase.
+    async fn indexes_of(&mut self, plan: &TablePlan, is_enforce_phase: bool) -> Result<(), StepError> {
         let table = &plan.table;
         let is_index = |kind| matches!(kind, ObjectKind::Index | ObjectKind::Unique);
         for object in plan.objects.iter().filter(|o| is_index(o.kind)) {
@@ -81,12 +137,19 @@ impl AdoptionRun {
                 continue;
             }
             if object.is_late && !is_enforce_phase {
+                if table.is_partitioned {
+                    continue;
+                }
                 let duplicates = self.connection.duplicates(table, object).await?;
                 self.issues.extend(duplicates);
                 continue;
             }
             let step = self.begin(&table.title(), "indexes");
-            let result = self.connection.index(table, object).await;
+            let result = if table.is_partitioned {
+                self.connection.partitioned_index(plan, object).await
+            } else {
+                self.connection.index(table, object).await
+            };
             self.end(
                 &step,
                 result,
@@ -162,9 +225,10 @@ impl AdoptionRun {
         for (name, call) in WATCHES {
             // A table of that name which the operator registered is not the platform's.
             let is_known = |t: &&Table| t.is("public", name) && !t.is_from_application;
-            let Some(table) = plan.tables.iter().map(|t| &t.table).find(is_known) else {
+            let Some(whole) = plan.tables.iter().find(|t| is_known(&&t.table)) else {
                 continue;
             };
+            let table = &whole.table;
             let is_watched: bool = self
                 .connection
                 .scalar(format!(
@@ -176,7 +240,8 @@ impl AdoptionRun {
                 continue;
             }
             let step = self.begin(name, "watch");
-            let result = self.connection.short(&[table.oid], &[format!("select {call}")]).await;
+            let watch = [format!("select {call}")];
+            let result = self.connection.short_on(whole, TreeLock::ShareRowExclusive, &[], &watch).await;
             let remedy =
                 format!("Until this is resolved, its changes emit no events. Then run: select {call};");
             if self.end(&step, result, &remedy)?.is_none()
@@ -210,7 +275,7 @@ fn column_statements(plan: &TablePlan) -> Vec<String> {
     if !plan.has(ObjectKind::Column) {
         statements.push(format!("alter table {name} add column if not exists org_id uuid"));
     }
-    if plan.needs_fill() && !plan.has(ObjectKind::FillTrigger) {
+    if plan.needs_fill() && !plan.has_throughout(ObjectKind::FillTrigger) {
         statements.push(format!("select warden.fill_org_id({}::regclass)", literal(&name)));
     }
     statements

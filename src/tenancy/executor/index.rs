@@ -7,9 +7,10 @@ use sqlx::{AssertSqlSafe, Executor as _};
 
 use super::conflict::conflict;
 use super::connection::{ExecutorConnection, StepError, is_transient};
+use super::tree::TreeLock;
 use crate::backoff::Backoff;
 use crate::tenancy::AdoptionIssue;
-use crate::tenancy::plan::{ObjectKind, RequiredObject};
+use crate::tenancy::plan::{ObjectKind, RequiredObject, TablePlan};
 use crate::tenancy::registry::Table;
 use crate::tenancy::sql::{literal, quoted};
 
@@ -40,7 +41,6 @@ impl ExecutorConnection {
             let kind = if object.kind == ObjectKind::Unique { "constraint" } else { "index" };
             return Err(StepError::Conflict(Box::new(conflict(table, kind, &object.name, &object.problem))));
         }
-        let columns = columns(object);
         if object.is_unique
             && object.kind == ObjectKind::Index
             && let Some(issue) = self.duplicates(table, object).await?
@@ -51,7 +51,8 @@ impl ExecutorConnection {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         loop {
             self.drop_left_over(table, &object.name).await?;
-            let built = self.long(&create_statement(table, object, &columns), Some(BUILD_PROGRESS)).await;
+            let built =
+                self.long(&create_statement(table, object, "concurrently "), Some(BUILD_PROGRESS)).await;
             let Err(error) = built else { break };
             if !matches!(error, StepError::Fatal(_)) {
                 self.clean_up(table, &object.name).await;
@@ -61,7 +62,25 @@ impl ExecutorConnection {
             }
             self.pause(backoff.next()).await?;
         }
-        if object.kind == ObjectKind::Unique { self.add_constraint(table, object).await } else { Ok(()) }
+        if object.kind == ObjectKind::Unique && !object.is_constraint {
+            return self.add_constraint(table, object).await;
+        }
+        Ok(())
+    }
+
+    /// Creates the index of a partitioned table. Its partitions have equivalent indexes, which become parts
+    /// of it, so this is a short step.
+    pub(super) async fn partitioned_index(
+        &mut self,
+        plan: &TablePlan,
+        object: &RequiredObject,
+    ) -> Result<(), StepError> {
+        if object.found.as_deref() == Some(&object.name) {
+            let issue = conflict(&plan.table, "index", &object.name, &object.problem);
+            return Err(StepError::Conflict(Box::new(issue)));
+        }
+        let create = create_statement(&plan.table, object, "");
+        self.short_on(plan, TreeLock::ShareRowExclusive, &[], &[create]).await
     }
 
     /// The issue for rows that violate a unique index, if there are any.
@@ -161,11 +180,11 @@ fn duplicates_query(table: &Table, columns: &[String]) -> String {
     )
 }
 
-fn create_statement(table: &Table, object: &RequiredObject, columns: &[(String, bool)]) -> String {
-    let list: Vec<String> =
-        columns.iter().map(|(c, down)| quoted(c) + if *down { " desc" } else { "" }).collect();
+fn create_statement(table: &Table, object: &RequiredObject, how: &str) -> String {
+    let columns = columns(object).into_iter();
+    let list: Vec<String> = columns.map(|(c, down)| quoted(&c) + if down { " desc" } else { "" }).collect();
     format!(
-        "create {}index concurrently {} on {} ({})",
+        "create {}index {how}{} on {} ({})",
         if object.is_unique { "unique " } else { "" },
         quoted(&object.name),
         table.sql(),

@@ -9,6 +9,7 @@
 use super::AdoptionRun;
 use super::conflict::conflict;
 use super::connection::StepError;
+use super::tree::TreeLock;
 use crate::tenancy::issue::RUN_AGAIN;
 use crate::tenancy::plan::{ObjectKind, RequiredObject, TablePlan};
 use crate::tenancy::registry::{Parent, Table};
@@ -29,6 +30,20 @@ struct SimpleKey {
 impl AdoptionRun {
     /// Adds the foreign keys of the expand phase.
     pub(super) async fn keys(&mut self, plan: &TablePlan, server_version: i32) -> Result<(), StepError> {
+        let issues = self.issues.len();
+        for part in plan.storing() {
+            self.org_key(part).await?;
+            self.parent_key(part, server_version, false).await?;
+        }
+        // The keys of a partitioned table consist of those of its partitions.
+        if plan.table.is_partitioned && self.issues.len() == issues {
+            self.org_key(plan).await?;
+            self.parent_key(plan, server_version, false).await?;
+        }
+        Ok(())
+    }
+
+    async fn org_key(&mut self, plan: &TablePlan) -> Result<(), StepError> {
         let table = &plan.table;
         for object in plan.of(ObjectKind::OrgKey).filter(|o| !o.is_valid) {
             let definition = "foreign key (org_id) references public.organizations (id) on delete cascade";
@@ -40,13 +55,29 @@ impl AdoptionRun {
                 .connection
                 .scalar("select 'public.organizations'::regclass::oid::bigint".to_owned())
                 .await?;
-            self.key(table, object, definition, organizations, &query).await?;
+            self.key(plan, object, definition, organizations, &query).await?;
         }
-        self.parent_keys(plan, server_version, false).await
+        Ok(())
     }
 
     /// Adds the composite foreign keys of one phase.
     pub(super) async fn parent_keys(
+        &mut self,
+        plan: &TablePlan,
+        server_version: i32,
+        is_enforce_phase: bool,
+    ) -> Result<(), StepError> {
+        let issues = self.issues.len();
+        for part in plan.storing() {
+            self.parent_key(part, server_version, is_enforce_phase).await?;
+        }
+        if plan.table.is_partitioned && self.issues.len() == issues {
+            self.parent_key(plan, server_version, is_enforce_phase).await?;
+        }
+        Ok(())
+    }
+
+    async fn parent_key(
         &mut self,
         plan: &TablePlan,
         server_version: i32,
@@ -62,22 +93,21 @@ impl AdoptionRun {
                 || composite_of(parent, ""),
                 |simple| composite(parent, &simple, server_version),
             );
-            self.key(&plan.table, object, &definition, parent.oid, &mismatch_query(&plan.table, parent))
-                .await?;
+            self.key(plan, object, &definition, parent.oid, &mismatch_query(&plan.table, parent)).await?;
         }
         Ok(())
     }
 
     async fn key(
         &mut self,
-        table: &Table,
+        plan: &TablePlan,
         object: &RequiredObject,
         definition: &str,
         referenced: i64,
         query: &str,
     ) -> Result<(), StepError> {
-        let step = self.begin(&table.title(), "foreign keys");
-        let result = self.add_key(table, object, definition, referenced).await;
+        let step = self.begin(&plan.table.title(), "foreign keys");
+        let result = self.add_key(plan, object, definition, referenced).await;
         let remedy = match &result {
             Err(error) if error.code() == "23503" => format!(
                 "These rows reference nothing in their own organisation; change or delete them, then run the command again: {query}"
@@ -90,22 +120,30 @@ impl AdoptionRun {
 
     async fn add_key(
         &mut self,
-        table: &Table,
+        plan: &TablePlan,
         object: &RequiredObject,
         definition: &str,
         referenced: i64,
     ) -> Result<(), StepError> {
+        let table = &plan.table;
         let name = match (&object.found, object.problem.as_str()) {
             (Some(found), "is not validated") => found.clone(),
             (Some(found), problem) => {
                 return Err(StepError::Conflict(Box::new(conflict(table, "constraint", found, problem))));
             }
             (None, _) => {
+                // NOT VALID is rejected on partitioned tables before PostgreSQL 18. It is not needed there:
+                // each partition has an equivalent key that is validated, and no row is read.
                 let add = format!(
-                    "alter table {} add constraint {} {definition} not valid",
+                    "alter table {} add constraint {} {definition}{}",
                     table.sql(),
-                    quoted(&object.name)
+                    quoted(&object.name),
+                    if table.is_partitioned { "" } else { " not valid" }
                 );
+                let lock = TreeLock::ShareRowExclusive;
+                if table.is_partitioned {
+                    return self.connection.short_on(plan, lock, &[referenced], &[add]).await;
+                }
                 self.connection.short(&[table.oid, referenced], &[add]).await?;
                 object.name.clone()
             }

@@ -19,6 +19,7 @@ mod index;
 mod keys;
 mod options;
 mod progress;
+mod tree;
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};

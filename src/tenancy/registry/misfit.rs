@@ -1,6 +1,6 @@
 //! Reasons why a registered table cannot be adopted as it is, each with a remedy.
 
-use super::super::sql::quoted;
+use super::super::sql::{literal, quoted};
 use super::row::RegistryRow;
 use super::title;
 
@@ -8,8 +8,11 @@ use super::title;
 type Misfit = (String, String);
 
 impl RegistryRow {
-    /// Why the table cannot be adopted, if it cannot.
+    /// Why the table cannot be adopted, or cannot be adopted with this member, if it cannot.
     pub(super) fn misfit(&self) -> Option<Misfit> {
+        if self.is_member {
+            return self.member_misfit().or_else(|| self.owner_misfit());
+        }
         self.kind_misfit()
             .or_else(|| self.owner_misfit())
             .or_else(|| self.user_column_misfit())
@@ -35,13 +38,21 @@ impl RegistryRow {
         )
     }
 
+    /// Statements after which neither a run nor the audit reports the table again.
+    fn leave_out(&self) -> String {
+        format!(
+            "{} select warden.accept_finding('unregistered-table', {}, '<reason>');",
+            self.unregister(),
+            literal(&format!("{}.{}", plain(&self.schema_name), plain(&self.table_name)))
+        )
+    }
+
     fn sql(&self) -> String {
-        format!("{}.{}", quoted(&self.schema_name), quoted(&self.table_name))
+        format!("{}.{}", quoted(&self.member_schema), quoted(&self.member_name))
     }
 
     fn kind_misfit(&self) -> Option<Misfit> {
         let unregister = self.unregister();
-        let by_hand = "Add and fill org_id, and add its indexes and policies, by hand";
         let (problem, remedy) = match self.relkind.as_deref() {
             Some("v") => (
                 "is a view",
@@ -59,17 +70,64 @@ impl RegistryRow {
                 "is a foreign table",
                 format!("Adopt the table on the server that stores its rows, and {unregister}"),
             ),
-            Some("p") => (
-                "is partitioned, which the online executor does not support",
-                format!("{by_hand} to it and to each partition, and {unregister}"),
-            ),
-            _ if self.is_partition == Some(true) || self.has_children => (
-                "is part of an inheritance tree or partitioned, which the online executor does not support",
-                format!("{by_hand} to each table of the tree, and {unregister}"),
-            ),
-            _ => return None,
+            _ => return self.tree_misfit(),
         };
         Some((problem.to_owned(), remedy))
+    }
+
+    /// Why a partitioned table, a partition or a member of an inheritance tree cannot be registered.
+    fn tree_misfit(&self) -> Option<Misfit> {
+        if let Some(outer) = &self.outer_table {
+            return Some((
+                format!("is part of {outer}, which is adopted with all its members"),
+                format!(
+                    "Register the table at the top instead: {} select warden.adopt_table({});",
+                    self.unregister(),
+                    literal(outer)
+                ),
+            ));
+        }
+        // A fill trigger cannot move a row to another partition.
+        (self.is_partitioned_by_org && self.is_not_null != Some(true)).then(|| {
+            (
+                "is partitioned by org_id, which may be null".to_owned(),
+                format!(
+                    "Give each row its org_id, then: alter table {} alter column org_id set not null;",
+                    self.sql()
+                ),
+            )
+        })
+    }
+
+    /// Why the registered table cannot be adopted with this member.
+    fn member_misfit(&self) -> Option<Misfit> {
+        let member = title(&self.member_schema, &self.member_name);
+        if self.relkind.as_deref() == Some("f") {
+            return Some((
+                format!("has the member {member}, a foreign table: no policy can protect its rows"),
+                format!("Detach that member, or leave the whole table out: {}", self.leave_out()),
+            ));
+        }
+        if let Some(outer) = &self.outer_table {
+            return Some((
+                format!("has the member {member}, which also inherits from {outer}"),
+                format!(
+                    "End one inheritance: alter table {} no inherit {outer}; or leave the whole table out: {}",
+                    self.sql(),
+                    self.leave_out()
+                ),
+            ));
+        }
+        if !self.can_use_schema {
+            return Some((
+                format!("has the member {member}, in a schema that the migrating role may not use"),
+                format!(
+                    "As a superuser: grant usage on schema {} to the role of DATABASE_URL;",
+                    quoted(&self.member_schema)
+                ),
+            ));
+        }
+        self.tree_misfit()
     }
 
     fn owner_misfit(&self) -> Option<Misfit> {
@@ -77,8 +135,13 @@ impl RegistryRow {
             return None;
         }
         let owner = self.owner.as_deref().unwrap_or("?");
+        let what = if self.is_member {
+            format!("has the member {}, which belongs to", title(&self.member_schema, &self.member_name))
+        } else {
+            "belongs to".to_owned()
+        };
         Some((
-            format!("belongs to {owner}, and the migrating role is not a member of {owner}"),
+            format!("{what} {owner}, and the migrating role is not a member of {owner}"),
             format!("As a superuser: grant {} to the role of DATABASE_URL;", quoted(owner)),
         ))
     }
@@ -146,4 +209,13 @@ impl RegistryRow {
             _ => None,
         }
     }
+}
+
+/// An identifier as `format('%I')` prints it, except for keywords.
+fn plain(name: &str) -> String {
+    let is_plain = name
+        .chars()
+        .enumerate()
+        .all(|(n, c)| c.is_ascii_lowercase() || c == '_' || (n > 0 && (c.is_ascii_digit() || c == '$')));
+    if is_plain { name.to_owned() } else { quoted(name) }
 }

@@ -79,6 +79,10 @@ pub struct Table {
     pub update_triggers: Vec<String>,
     /// Those update triggers that fire under every setting of `session_replication_role`.
     pub always_triggers: Vec<String>,
+    /// Whether the table is partitioned, so that it stores no rows itself.
+    pub is_partitioned: bool,
+    /// Partitions or inheritance children, at all depths: parents before children.
+    pub members: Vec<Table>,
 }
 
 impl Table {
@@ -94,12 +98,25 @@ impl Table {
         title(&self.schema, &self.name)
     }
 
-    /// Estimated number of rows; 0 if the table was never analysed.
+    /// Estimated number of rows, members included; 0 if the table was never analysed.
     #[must_use]
     pub fn estimated_rows(&self) -> u64 {
+        // ANALYZE counts the rows of all partitions for a partitioned table.
+        let own = if self.is_partitioned { 0.0 } else { self.reltuples.max(0.0) };
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an estimate")]
-        let rows = self.reltuples.max(0.0) as u64;
-        rows
+        let rows = own as u64;
+        rows + self.members.iter().map(Self::estimated_rows).sum::<u64>()
+    }
+
+    /// Adds a partition or an inheritance child, with its own triggers.
+    fn add_member(&mut self, member: Self) {
+        for (all, own) in [
+            (&mut self.update_triggers, &member.update_triggers),
+            (&mut self.always_triggers, &member.always_triggers),
+        ] {
+            all.extend(own.iter().filter(|t| !all.contains(t)).cloned().collect::<Vec<_>>());
+        }
+        self.members.push(member);
     }
 
     pub(super) fn is(&self, schema: &str, name: &str) -> bool {
@@ -130,15 +147,28 @@ impl Registry {
     /// If the database cannot be read, or has no registry.
     pub async fn load(connection: &mut PgConnection) -> Result<Self, sqlx::Error> {
         let mut registry = Self::default();
-        let mut adoptable = Vec::new();
+        let mut adoptable: Vec<Table> = Vec::new();
+        // Whether the last registered table can be adopted, so far. Its members follow it.
+        let mut is_adoptable = false;
         for row in row::load(connection).await? {
             let name = title(&row.schema_name, &row.table_name);
+            if row.is_member && !is_adoptable {
+                continue;
+            }
+            is_adoptable = false;
             if row.oid.is_none() {
                 registry.absent.push(name);
             } else if let Some((problem, remedy)) = row.misfit() {
                 registry.issues.push(AdoptionIssue::new(name, problem, remedy));
+                if row.is_member {
+                    adoptable.pop();
+                }
             } else {
-                adoptable.push(row.into_table());
+                is_adoptable = true;
+                match adoptable.last_mut().filter(|_| row.is_member) {
+                    Some(whole) => whole.add_member(row.into_table()),
+                    None => adoptable.push(row.into_table()),
+                }
             }
         }
         registry.drop_orphans(&mut adoptable);

@@ -1,14 +1,22 @@
-//! One row of the registry, joined with what the catalogs know about its table.
+//! One row of the registry, joined with what the catalogs know about its table, or about one of its members.
 
 use sqlx::postgres::PgConnection;
 
 use super::{Parent, Scope, Table};
 
-/// A registered table, whether it exists or not.
+/// A registered table, whether it exists or not, or a member of a registered table.
 #[derive(Debug)]
 pub(super) struct RegistryRow {
     pub(super) schema_name: String,
     pub(super) table_name: String,
+    /// The member's names; those of the registered table for the table itself.
+    pub(super) member_schema: String,
+    pub(super) member_name: String,
+    pub(super) is_member: bool,
+    /// A table of which this one is a partition or an inheritance child, and which is not part of the tree.
+    pub(super) outer_table: Option<String>,
+    pub(super) can_use_schema: bool,
+    pub(super) is_partitioned_by_org: bool,
     pub(super) scope: String,
     pub(super) user_column: Option<String>,
     pub(super) parent_schema: Option<String>,
@@ -20,8 +28,6 @@ pub(super) struct RegistryRow {
     pub(super) is_from_application: bool,
     pub(super) oid: Option<i64>,
     pub(super) relkind: Option<String>,
-    pub(super) is_partition: Option<bool>,
-    pub(super) has_children: bool,
     pub(super) reltuples: Option<f32>,
     pub(super) owner: Option<String>,
     pub(super) is_owned: Option<bool>,
@@ -46,9 +52,14 @@ pub(super) async fn load(connection: &mut PgConnection) -> Result<Vec<RegistryRo
              t.user_column::text, t.parent_schema::text, t.parent_table::text, t.parent_column::text,
              t.parent_key::text as "parent_key!", t.is_read_only, t.pauses_triggers,
              t.origin = 'application' as "is_from_application!",
-             c.oid::bigint as "oid?", c.relkind::text as "relkind?", c.relispartition as "is_partition?",
-             c.reltuples as "reltuples?",
-             exists (select from pg_inherits i where i.inhparent = c.oid) as "has_children!",
+             coalesce(cn.nspname, t.schema_name)::text as "member_schema!",
+             coalesce(c.relname, t.table_name)::text as "member_name!", c.oid is distinct from w.oid as "is_member!",
+             (select min(i.inhparent::regclass::text) from pg_inherits i
+              where i.inhrelid = c.oid and i.inhparent not in (select x from warden.tree(w.oid) x)) as outer_table,
+             coalesce(has_schema_privilege(cn.oid, 'usage'), true) as "can_use_schema!",
+             exists (select from pg_partitioned_table pt where pt.partrelid = c.oid and o.attnum = any (pt.partattrs))
+               as "is_partitioned_by_org!",
+             c.oid::bigint as "oid?", c.relkind::text as "relkind?", c.reltuples as "reltuples?",
              pg_get_userbyid(c.relowner)::text as "owner?", pg_has_role(c.relowner, 'usage') as "is_owned?",
              format_type(u.atttypid, null) as "user_type?",
              format_type(o.atttypid, null) as "org_type?", o.attgenerated <> '' as "is_org_generated?",
@@ -58,8 +69,15 @@ pub(super) async fn load(connection: &mut PgConnection) -> Result<Vec<RegistryRo
                        and am.amname = 'btree') as "has_org_index!",
              p.oid::bigint as "parent_oid?", format_type(f.atttypid, null) as "parent_column_type?",
              format_type(k.atttypid, null) as "parent_key_type?",
-             exists (select from pg_index i where i.indrelid = p.oid and i.indkey[0] = k.attnum and i.indnkeyatts = 1
-                       and i.indisunique and i.indisvalid and i.indpred is null) as "is_parent_key_unique!",
+             -- A unique index of a partitioned table also contains the partition key.
+             exists (select from pg_index i where i.indrelid = p.oid and k.attnum = any (i.indkey)
+                       and i.indisunique and i.indisvalid and i.indpred is null
+                       and not exists (select from unnest(i.indkey::int2[]) with ordinality u (attnum, n)
+                         where u.n <= i.indnkeyatts and u.attnum <> k.attnum and not exists (
+                           select from warden.tree(p.oid) m (oid) join pg_partitioned_table pt on pt.partrelid = m.oid
+                           join pg_attribute ka on ka.attrelid = m.oid and ka.attnum = any (pt.partattrs)
+                           join pg_attribute ua on ua.attrelid = p.oid and ua.attnum = u.attnum
+                           where ka.attname = ua.attname))) as "is_parent_key_unique!",
              array(select g.tgname::text from pg_trigger g
                    where g.tgrelid = c.oid and not g.tgisinternal and g.tgenabled <> 'D' and g.tgtype & 16 <> 0
                      and g.tgname not like 'warden\_%' order by 1) as "update_triggers!",
@@ -68,22 +86,25 @@ pub(super) async fn load(connection: &mut PgConnection) -> Result<Vec<RegistryRo
                      and g.tgname not like 'warden\_%' order by 1) as "always_triggers!"
            from warden.tenant_tables t
            left join pg_namespace n on n.nspname = t.schema_name
-           left join pg_class c on c.relnamespace = n.oid and c.relname = t.table_name
-             and c.relkind in ('r', 'p', 'v', 'm', 'f')
+           left join pg_class w on w.relnamespace = n.oid and w.relname = t.table_name
+             and w.relkind in ('r', 'p', 'v', 'm', 'f')
+           cross join lateral warden.tree(w.oid) with ordinality m (oid, n)
+           left join pg_class c on c.oid = m.oid
+           left join pg_namespace cn on cn.oid = c.relnamespace
            left join pg_attribute u on u.attrelid = c.oid and u.attname = t.user_column and not u.attisdropped
            left join pg_attribute o on o.attrelid = c.oid and o.attname = 'org_id' and not o.attisdropped
            left join pg_attribute f on f.attrelid = c.oid and f.attname = t.parent_column and not f.attisdropped
            left join pg_namespace pn on pn.nspname = t.parent_schema
            left join pg_class p on p.relnamespace = pn.oid and p.relname = t.parent_table and p.relkind in ('r', 'p')
            left join pg_attribute k on k.attrelid = p.oid and k.attname = t.parent_key and not k.attisdropped
-           order by t.schema_name, t.table_name"#
+           order by t.schema_name, t.table_name, m.n"#
     )
     .fetch_all(connection)
     .await
 }
 
 impl RegistryRow {
-    /// The table of a row whose table exists.
+    /// The table, or member, of a row whose table exists.
     pub(super) fn into_table(self) -> Table {
         let parent = match (self.parent_schema, self.parent_table, self.parent_column, self.parent_oid) {
             (Some(schema), Some(name), Some(column), Some(oid)) => {
@@ -92,8 +113,8 @@ impl RegistryRow {
             _ => None,
         };
         Table {
-            schema: self.schema_name,
-            name: self.table_name,
+            schema: self.member_schema,
+            name: self.member_name,
             scope: match self.scope.as_str() {
                 "user" => Scope::User,
                 "root" => Scope::Root,
@@ -111,6 +132,8 @@ impl RegistryRow {
             reltuples: self.reltuples.unwrap_or(-1.0),
             update_triggers: self.update_triggers,
             always_triggers: self.always_triggers,
+            is_partitioned: self.relkind.as_deref() == Some("p"),
+            members: Vec::new(),
         }
     }
 }

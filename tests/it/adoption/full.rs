@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use sqlx::{Connection as _, PgConnection};
 use warden_devkit::cluster::{Cluster, ClusterOptions, SUPERUSER};
 
-use super::{killed, migrate_within, tables_with_null};
+use super::{killed, legacy_db, migrate_within, partitioned_legacy_db, tables_with_null};
 use crate::harness::cluster_options;
 use crate::legacy::{self, APP_ROLE, Writers};
 
@@ -23,6 +23,16 @@ const DEADLINE: Duration = Duration::from_mins(60);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes minutes: make adopt-full"]
 async fn a_million_rows_are_adopted_without_long_pauses() {
+    adopts_without_long_pauses(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes: make adopt-full"]
+async fn a_million_rows_partitioned_by_month_are_adopted_without_long_pauses() {
+    adopts_without_long_pauses(true).await;
+}
+
+async fn adopts_without_long_pauses(is_partitioned: bool) {
     let factor = std::env::var("WARDEN_ADOPT_FACTOR").ok().and_then(|f| f.parse().ok()).unwrap_or(1.0);
     let options = ClusterOptions { durable: true, ..cluster_options() };
     let cluster = Cluster::start(options).await.expect("PostgreSQL starts");
@@ -30,6 +40,9 @@ async fn a_million_rows_are_adopted_without_long_pauses() {
     let app_url = cluster.url("postgres", APP_ROLE);
     let mut admin = PgConnection::connect(&url).await.expect("connects");
     legacy::load(&mut admin, factor).await;
+    if is_partitioned {
+        legacy::partition_call_logs(&mut admin).await;
+    }
     sqlx::raw_sql("vacuum analyze").execute(&mut admin).await.expect("analyses");
     let before = legacy::counts(&mut admin).await;
 
@@ -82,5 +95,6 @@ async fn runs_killed_at_twenty_points_are_completed_by_the_next() {
     let seed =
         std::env::var("WARDEN_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
     println!("WARDEN_SEED={seed}");
-    killed::assert_next_run_completes(ROUNDS, seed).await;
+    killed::assert_next_run_completes(legacy_db, ROUNDS, seed).await;
+    killed::assert_next_run_completes(partitioned_legacy_db, ROUNDS, seed).await;
 }

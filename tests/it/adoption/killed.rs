@@ -8,10 +8,10 @@ use crate::legacy::dump;
 
 /// Kills one run of each phase per round, at random moments of its duration, and compares the completed
 /// database with an undisturbed one.
-pub(super) async fn assert_next_run_completes(rounds: u64, seed: u64) {
+pub(super) async fn assert_next_run_completes(new_db: impl AsyncFn() -> TestDb, rounds: u64, seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
     let phases: [&[&str]; 2] = [&[], &["--enforce", "--yes"]];
-    let whole = legacy_db().await;
+    let whole = new_db().await;
     let mut times = Vec::new();
     for args in phases {
         let begun = Instant::now();
@@ -22,7 +22,7 @@ pub(super) async fn assert_next_run_completes(rounds: u64, seed: u64) {
 
     let mut hits = 0;
     for round in 0..rounds {
-        let killed = legacy_db().await;
+        let killed = new_db().await;
         for (args, time) in phases.into_iter().zip(&times) {
             hits += u64::from(kill_after(&killed, args, time.mul_f64(random.f64() * 0.9)).await);
             migrate(killed.url(), args).await.must(0);
@@ -55,5 +55,5 @@ async fn a_killed_run_is_completed_by_the_next() {
     let seed =
         std::env::var("WARDEN_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
     println!("WARDEN_SEED={seed}");
-    assert_next_run_completes(2, seed).await;
+    assert_next_run_completes(legacy_db, 2, seed).await;
 }

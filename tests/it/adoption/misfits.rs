@@ -51,8 +51,10 @@ async fn relations_other_than_ordinary_tables_are_issues() {
          create materialized view contacts as select * from base;
          create foreign data wrapper elsewhere; create server s foreign data wrapper elsewhere;
          create foreign table campaigns (id uuid) server s;
-         create table payments (id uuid, user_id uuid) partition by hash (id);
-         create table knowledge_base (id uuid primary key); create table kb_2023 () inherits (knowledge_base);
+         create table all_payments (id uuid, user_id uuid) partition by hash (id);
+         create table payments partition of all_payments for values with (modulus 1, remainder 0);
+         create table archived (); create table knowledge_base (id uuid primary key);
+         create table kb_2023 () inherits (knowledge_base, archived);
          create table kb_sync_log (id int primary key, knowledge_base_id uuid);",
     )
     .await;
@@ -63,8 +65,8 @@ async fn relations_other_than_ordinary_tables_are_issues() {
             "calls: is a view",
             "contacts: is a materialized view",
             "campaigns: is a foreign table",
-            "payments: is partitioned",
-            "knowledge_base: is part of an inheritance tree",
+            "payments: is part of public.all_payments",
+            "knowledge_base: has the member kb_2023, which also inherits from public.archived",
             "kb_sync_log: inherits its organisation from knowledge_base, which is not adopted",
         ],
     )

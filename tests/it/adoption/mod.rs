@@ -5,6 +5,7 @@ mod full;
 mod killed;
 mod live;
 mod misfits;
+mod partitions;
 mod plan;
 mod sets;
 
@@ -105,16 +106,26 @@ async fn ended(deadline: Duration, mut command: Command) -> Run {
 /// A copy of the legacy database.
 async fn legacy_db() -> TestDb {
     static TEMPLATE: OnceCell<()> = OnceCell::const_new();
-    TEMPLATE
-        .get_or_init(|| async {
-            empty("legacy_template").await;
-            let url = shared_cluster_url("legacy_template", SUPERUSER);
-            let mut connection = PgConnection::connect(&url).await.expect("connects");
-            legacy::load(&mut connection, FACTOR).await;
-            connection.close().await.expect("closes");
-        })
-        .await;
+    TEMPLATE.get_or_init(|| legacy_template("legacy_template", false)).await;
     TestDb::create_from("legacy_template").await
+}
+
+/// A copy of the legacy database whose call_logs is partitioned by month.
+async fn partitioned_legacy_db() -> TestDb {
+    static TEMPLATE: OnceCell<()> = OnceCell::const_new();
+    TEMPLATE.get_or_init(|| legacy_template("legacy_partitioned_template", true)).await;
+    TestDb::create_from("legacy_partitioned_template").await
+}
+
+async fn legacy_template(name: &str, is_partitioned: bool) {
+    empty(name).await;
+    let url = shared_cluster_url(name, SUPERUSER);
+    let mut connection = PgConnection::connect(&url).await.expect("connects");
+    legacy::load(&mut connection, FACTOR).await;
+    if is_partitioned {
+        legacy::partition_call_logs(&mut connection).await;
+    }
+    connection.close().await.expect("closes");
 }
 
 /// A database with an application's few tables.

@@ -52,8 +52,9 @@ struct Suite {
     owner: String,
 }
 
-/// Application tables with features that the platform's tables lack: other key types, enums, domains, arrays,
-/// checks over several columns, look-up tables without an organisation, and names that need quotes.
+/// Application tables with features that the platform's tables lack: partitions, other key types, enums,
+/// domains, arrays, checks over several columns, look-up tables without an organisation, and names that need
+/// quotes.
 const APPLICATION: &str = "
     create type urgency as enum ('low', 'high');
     create domain ticket_code as text check (value ~ '^v[0-9a-f]{8}$');
@@ -65,6 +66,11 @@ const APPLICATION: &str = "
       tags text[] not null, window_of tstzrange not null, author uuid, reply_to inet not null, doc json not null,
       price numeric(6, 2) not null check (price between 10 and 20), is_open boolean not null, short varchar(9) not null,
       check (closed > opened), check (urgency = 'low' or weight < 10));
+    create table visits (id uuid not null default gen_random_uuid(), seen date not null, page text, visitor uuid,
+      primary key (id, seen)) partition by range (seen);
+    create table visits_all partition of visits for values from (minvalue) to (maxvalue) partition by hash (id);
+    create table visits_all_0 partition of visits_all for values with (modulus 1, remainder 0);
+    select warden.adopt_table('visits', 'visitor');
     create table ticket_notes (ticket bigint not null, position int not null, body text not null, primary key (ticket, position));
     select warden.adopt_table('\"Support Tickets\"', 'author', parent_key => 'number');
     select warden.adopt_table('ticket_notes', null, '\"Support Tickets\"', 'ticket', 'number', is_immutable => false);";
@@ -80,7 +86,7 @@ impl Suite {
              create role service_{name} nologin in role service_role;
              grant select, insert, update, delete on all tables in schema public to authenticated, service_role;
              do $$ declare t regclass; begin
-               for t in select format('%I.%I', schema_name, table_name)::regclass from warden.tenant_tables loop
+               for t in select warden.tree(format('%I.%I', schema_name, table_name)::regclass) from warden.tenant_tables loop
                  execute format('alter table %s owner to {owner}', t);
                end loop;
              end $$;",
@@ -127,9 +133,9 @@ async fn the_registry_covers_every_table_of_the_platform() {
     .await
     .expect("counts");
     assert_eq!(counts, (42, 3, 2));
-    assert_eq!(suite.schema.registered().count(), 42 + 3 + 2 + 2, "including the adopted tables");
+    assert_eq!(suite.schema.registered().count(), 42 + 3 + 2 + 2 + 3, "including the adopted tables");
     let immutable = suite.schema.registered().filter(|t| t.is_immutable).count();
-    assert_eq!(immutable, 17 + 1 + 1, "the list of 17, recordings, and one adopted table");
+    assert_eq!(immutable, 17 + 1 + 1 + 3, "the list of 17, recordings, and adopted tables");
     let problems: Vec<String> = sqlx::query_scalar(
         "select format('%s: %s %s %s', table_name, kind, name, problem) from warden.tenant_objects
          where problem is not null",

@@ -69,7 +69,7 @@ select 'function-owner', null, null, m.signature,
 from matched m
 where m.nspname = 'warden' and not m.is_filling and m.owner <> 'warden_owner'
   -- The function of the event trigger needs the rights of the migrating role.
-  and not exists (select from pg_event_trigger e where e.evtfoid = m.oid)
+  and not exists (select from pg_proc f where f.oid = m.oid and f.prorettype = 'event_trigger'::regtype)
 union all
 select 'function-owner', null, null, m.signature,
   format('it belongs to %s, which does not own the table of its trigger', m.owner), 'sql',

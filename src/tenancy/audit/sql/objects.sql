@@ -2,7 +2,7 @@
 -- the audit verifies that function's text. A table without org_id has only that finding, and a table that is not
 -- enforced has one finding for all objects of the enforce phase: the others follow from it.
 with o as materialized (
-  select t.*, format('%I.%I', t.schema_name, t.table_name) as full_name
+  select t.*, format('%I.%I', t.schema_name, t.table_name) as full_name, warden.whole(t.relation) as whole
   from warden.tenant_object_rows() t
   join pg_class c on c.oid = t.relation and c.relkind in ('r', 'p')
 ), state as (
@@ -17,6 +17,9 @@ with o as materialized (
   where o.applies and o.phase <> 'fill' and not o.is_valid
     and (o.kind = 'column' or not s.lacks_column)
     and (o.phase = 'expand' or s.is_enforced)
+    -- What a whole lacks, its members lack too: then only the whole is reported.
+    and not exists (select from o w where w.relation = o.whole and w.relation <> o.relation and w.step = o.step
+                      and w.applies and not w.is_valid)
 )
 select case w.kind
     when 'column' then 'org-column'
@@ -57,8 +60,14 @@ select case w.kind
 from wrong w
 union all
 select 'not-enforced', null, o.full_name, o.table_name,
-  'the database does not isolate its rows yet: run the enforce phase', 'shell', 'warden migrate --enforce'
+  case when w.is_enforced then 'it was created after the enforce phase, and its rows are not isolated yet'
+       else 'the database does not isolate its rows yet: run the enforce phase' end,
+  case when w.is_enforced then 'sql' else 'shell' end,
+  case when w.is_enforced then format('select warden.protect_members(%L);', o.full_name)
+       else 'warden migrate --enforce' end
 from o join state s using (relation)
+-- Members follow from the whole, unless they are new.
+join state w on w.relation = o.whole and (w.relation = s.relation or w.is_enforced)
 where o.scope <> 'user' and o.kind = 'row_security' and o.name = 'forced' and not s.is_enforced and not s.lacks_column
 union all
 select 'fill-trigger', null, o.full_name, o.name,
@@ -71,4 +80,6 @@ select 'fill-trigger', null, o.full_name, o.name,
   format('select warden.%s(%L);', case when s.is_not_null then 'unfill_org_id' else 'fill_org_id' end, o.full_name)
 from o join state s using (relation)
 where o.phase = 'fill' and not s.lacks_column
+  and not exists (select from o w where w.relation = o.whole and w.relation <> o.relation and w.step = o.step
+                    and w.is_valid = o.is_valid)
   and case when s.is_not_null then o.is_present else not s.is_enforced and not o.is_valid end

@@ -58,12 +58,13 @@ where m.rolname in ('anon', 'authenticated', 'service_role', 'authenticator', 'w
   -- One login role may serve both the back end and the gateway, but a request role must not.
   and (o.rolname = 'warden_owner' or m.rolname in ('anon', 'authenticated', 'service_role', 'authenticator'))
 union all
-select 'truncate-right', null, format('%I.%I', t.schema_name, t.table_name), q.name,
+select 'truncate-right', null, format('%I.%I', n.nspname, c.relname), q.name,
   format('%s may TRUNCATE it, which no policy restricts', q.name), 'sql',
-  format('revoke truncate on %I.%I from %s;', t.schema_name, t.table_name, q.sql)
+  format('revoke truncate on %I.%I from %s;', n.nspname, c.relname, q.sql)
 from warden.tenant_tables t
-join pg_namespace n on n.nspname = t.schema_name
-join pg_class c on c.relnamespace = n.oid and c.relname = t.table_name and c.relkind = 'r'
+cross join lateral warden.tree(to_regclass(format('%I.%I', t.schema_name, t.table_name))) m (oid)
+join pg_class c on c.oid = m.oid and c.relkind in ('r', 'p')
+join pg_namespace n on n.oid = c.relnamespace
 cross join lateral aclexplode(c.relacl) a
 join requests q on q.oid = a.grantee and q.name <> 'service_role'
 where a.privilege_type = 'TRUNCATE'

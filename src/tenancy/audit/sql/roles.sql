@@ -7,10 +7,11 @@ with roles as (
             where c.relowner = r.oid) as is_owner
   from pg_roles r
 ), registered as (
-  select c.oid, c.relowner, format('%I.%I', t.schema_name, t.table_name) as full_name
+  select c.oid, c.relowner, format('%I.%I', n.nspname, c.relname) as full_name
   from warden.tenant_tables t
-  join pg_namespace n on n.nspname = t.schema_name
-  join pg_class c on c.relnamespace = n.oid and c.relname = t.table_name and c.relkind = 'r'
+  cross join lateral warden.tree(to_regclass(format('%I.%I', t.schema_name, t.table_name))) m (oid)
+  join pg_class c on c.oid = m.oid and c.relkind in ('r', 'p')
+  join pg_namespace n on n.oid = c.relnamespace
 )
 select 'bypassing-role' as rule,
   case when r.rolsuper or r.is_owner or r.rolname = 'service_role' or r.rolname ~ '^supabase_' then 'notice'

@@ -3,7 +3,7 @@ with registered as (
   select t.*, c.oid, format('%I.%I', t.schema_name, t.table_name) as full_name
   from warden.tenant_tables t
   join pg_namespace n on n.nspname = t.schema_name
-  join pg_class c on c.relnamespace = n.oid and c.relname = t.table_name and c.relkind = 'r'
+  join pg_class c on c.relnamespace = n.oid and c.relname = t.table_name and c.relkind in ('r', 'p')
   where t.scope = 'org'
 ), keys as (
   select k.conrelid, k.confrelid,

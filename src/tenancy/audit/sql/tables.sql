@@ -1,6 +1,10 @@
 -- Registered tables that cannot be protected, and tables that may belong to organisations but are not registered.
 with registered as (
-  select t.*, format('%I.%I', t.schema_name, t.table_name) as full_name, c.oid, c.relkind, c.relispartition,
+  select t.*, format('%I.%I', t.schema_name, t.table_name) as full_name, c.oid, c.relkind,
+    -- A fill trigger cannot move a row to another partition.
+    exists (select from pg_partitioned_table pt
+            join pg_attribute a on a.attrelid = pt.partrelid and a.attnum = any (pt.partattrs)
+            where pt.partrelid = c.oid and a.attname = 'org_id' and not a.attnotnull) as is_partitioned_by_org,
     format('(schema_name, table_name) = (%L, %L)', t.schema_name, t.table_name) as key
   from warden.tenant_tables t
   join pg_namespace n on n.nspname = t.schema_name
@@ -10,10 +14,21 @@ with registered as (
       when r.relkind = 'v' then 'is a view: register its underlying tables'
       when r.relkind = 'm' then 'is a materialized view: no policy can protect its rows'
       when r.relkind = 'f' then 'is a foreign table: protect its rows on the server that stores them'
-      when r.relkind = 'p' then 'is partitioned: each partition needs its own columns, indexes and policies'
-      when r.relispartition or exists (select from pg_inherits i where r.oid in (i.inhparent, i.inhrelid))
-        then 'is part of an inheritance tree: statements can address each of its tables directly' end as misfit
+      when t.outer_table is not null then format('is part of %s, which is adopted with all its members', t.outer_table)
+      when t.member is not null then t.member
+      when r.is_partitioned_by_org then 'is partitioned by org_id, which may be null: a row cannot be filled'
+      end as misfit, t.outer_table
   from registered r
+  cross join lateral (
+    select min(i.inhparent::regclass::text) filter (where i.inhrelid = r.oid) as outer_table,
+      min(format('has the member %s, %s', m.oid::regclass, case
+        when c.relkind = 'f' then 'a foreign table: no policy can protect its rows'
+        else format('which also inherits from %s', i.inhparent::regclass) end))
+        filter (where i.inhrelid <> r.oid or c.relkind = 'f' and c.oid <> r.oid) as member
+    from warden.tree(r.oid) m (oid)
+    join pg_class c on c.oid = m.oid
+    left join pg_inherits i on i.inhrelid = m.oid and i.inhparent not in (select x from warden.tree(r.oid) x)
+    where i.inhrelid is not null or c.relkind = 'f') t
 ), parents as (
   select r.*, format('%I.%I', r.parent_schema, r.parent_table) as parent_name, p.oid as parent,
     child.attname as child_column, format_type(child.atttypid, null) as child_type,
@@ -42,12 +57,18 @@ with registered as (
       'supabase_functions', 'supabase_migrations', '_analytics', 'net', 'cron', 'pgbouncer')
     and not exists (select from pg_depend d
                     where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')
-    and not exists (select from registered r where r.oid = c.oid)
+    and warden.whole(c.oid) is null
 )
 select 'table-kind' as rule, null::text as severity, k.full_name as "table", k.table_name::text as object,
-  'it ' || k.misfit as cause, 'decide' as remedy_kind,
-  format('protect it by hand, and remove it from the registry: delete from warden.tenant_tables where %s;', k.key)
-    as remedy
+  'it ' || k.misfit as cause, 'decide' as remedy_kind, case
+    when k.outer_table is not null then
+      format('register the table at the top instead: delete from warden.tenant_tables where %s; '
+             'select warden.adopt_table(%L);', k.key, k.outer_table)
+    when k.is_partitioned_by_org then
+      format('give each row its org_id, then: alter table %s alter column org_id set not null;', k.full_name)
+    else format('protect its rows by hand, and leave it out: delete from warden.tenant_tables where %s; '
+                'select warden.accept_finding(''unregistered-table'', %L, ''<reason>'');', k.key, k.full_name)
+    end as remedy
 from kinds k where k.misfit is not null
 union all
 select 'parent-link', case when p.parent is null then 'notice' end, p.full_name, p.parent_column, case
@@ -81,7 +102,7 @@ select 'open-user-table', null, k.full_name, k.table_name,
 from kinds k
 cross join lateral (select string_agg(g.rolname, ' and ' order by g.rolname) as names from pg_roles g
                     where g.rolname in ('anon', 'authenticated') and has_any_column_privilege(g.oid, k.oid, 'select')) r
-where k.scope = 'user' and k.relkind = 'r' and r.names is not null
+where k.scope = 'user' and k.relkind in ('r', 'p') and r.names is not null
   and not (select c.relrowsecurity from pg_class c where c.oid = k.oid)
   -- The rule `policy` checks tables that Warden created.
   and not exists (select from pg_policy p where p.polrelid = k.oid and p.polname = 'warden_org')

@@ -10,11 +10,11 @@ pub(super) const BREAKS: &[Break] = &[
         .decided("drop materialized view campaign_phone_numbers"),
     broken(
         "knowledge_base_changelog",
-        "drop table knowledge_base_changelog; create table knowledge_base_changelog (id uuid, org_id uuid) partition by hash (id);
-         create table knowledge_base_changelog_0 partition of knowledge_base_changelog for values with (modulus 1, remainder 0)",
-        &[("table-kind", "public.knowledge_base_changelog")],
+        "drop table knowledge_base_changelog; create table changes (id uuid, org_id uuid) partition by list (id);
+         create table knowledge_base_changelog partition of changes default",
+        &[("table-kind", "public.knowledge_base_changelog"), ("unregistered-table", "public.changes")],
     )
-    .decided("drop table knowledge_base_changelog"),
+    .decided("drop table changes"),
     broken(
         "user_subscriptions",
         "create foreign data wrapper nowhere; create server nowhere foreign data wrapper nowhere;
@@ -22,7 +22,7 @@ pub(super) const BREAKS: &[Break] = &[
         &[("table-kind", "public.user_subscriptions")],
     )
     .decided("drop foreign table user_subscriptions"),
-    broken("dnc_list", "create table more_dnc () inherits (dnc_list)", &[("table-kind", "public.dnc_list"), ("unregistered-table", "public.more_dnc")])
+    broken("dnc_list", "create table more_dnc () inherits (dnc_list)", &[("organization-key", "public.more_dnc"), ("org-index", "public.more_dnc")])
         .decided("drop table more_dnc"),
     broken("tickets", "create table tickets (id uuid, user_id uuid)", &[("unregistered-table", "public.tickets")])
         .decided("select warden.adopt_table('tickets', 'user_id')"),

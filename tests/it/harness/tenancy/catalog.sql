@@ -1,9 +1,11 @@
--- One JSON document about every registered table that exists, and about the tables that they reference.
+-- One JSON document about every registered table that exists and its partitions, and about the tables that they
+-- reference.
 with recursive registered as (
   select r.*, c.oid as rel
   from warden.tenant_tables r
   join pg_namespace n on n.nspname = r.schema_name
-  join pg_class c on c.relnamespace = n.oid and c.relname = r.table_name and c.relkind = 'r'
+  join pg_class w on w.relnamespace = n.oid and w.relname = r.table_name and w.relkind in ('r', 'p')
+  cross join lateral warden.tree(w.oid) c (oid)
 ), reached as (
   select rel from registered
   union
@@ -55,7 +57,8 @@ select jsonb_agg(jsonb_build_object(
     where i.schema_name = n.nspname and i.table_name = c.relname and i.is_unique), '[]'),
   'indexes', coalesce((
     select jsonb_agg(jsonb_build_object('name', o.found, 'columns', o.definition))
-    from objects o where o.relation = c.oid and o.kind = 'index'), '[]')
+    -- A query of a partitioned table uses the indexes of its partitions.
+    from objects o where o.relation = c.oid and o.kind = 'index' and c.relkind = 'r'), '[]')
 ) order by c.oid)
 from reached x
 join pg_class c on c.oid = x.rel

@@ -9,6 +9,8 @@ use sqlx::postgres::PgConnection;
 pub struct Mutation {
     /// Quoted name of the table.
     pub table: String,
+    /// The registered table, of which `table` may be a partition.
+    pub whole: String,
     /// Kind in `warden.tenant_objects`.
     pub kind: String,
     pub name: String,
@@ -20,13 +22,16 @@ pub struct Mutation {
 pub async fn mutations(connection: &mut PgConnection) -> Vec<Mutation> {
     let objects = sqlx::query(
         "select format('%I.%I', o.schema_name, o.table_name) as target, o.kind, o.name, quote_ident(o.found) as found,
-                o.schema_name::text as schema_name, coalesce(o.is_unique, false) as is_unique,
+                warden.whole(o.relation)::text as whole, o.schema_name::text as schema_name, coalesce(o.is_unique, false) as is_unique,
                 (select quote_ident(k.conname) from pg_constraint k
                  where k.conrelid = o.relation and k.conindid = i.oid and k.contype in ('u', 'p')) as of_constraint
          from warden.tenant_objects o
-         left join pg_class i on i.relname = o.found and i.relkind = 'i' and o.kind in ('index', 'unique')
+         left join pg_class i on i.relname = o.found and i.relkind in ('i', 'I') and o.kind in ('index', 'unique')
            and i.relnamespace = o.schema_name::text::regnamespace
          where o.is_present and o.phase <> 'fill'
+           -- The other objects of a partition belong to its whole, and can only be broken there.
+           and (o.kind in ('policy', 'row_security')
+                or not (select c.relispartition from pg_class c where c.oid = o.relation))
            -- A column of a primary key cannot become nullable.
            and not (o.kind = 'not_null' and exists (
              select from pg_constraint k join pg_attribute a on a.attrelid = k.conrelid and a.attnum = any (k.conkey)
@@ -66,6 +71,7 @@ pub async fn mutations(connection: &mut PgConnection) -> Vec<Mutation> {
         };
         found.extend(statements.into_iter().map(|sql| Mutation {
             table: table.clone(),
+            whole: object.get("whole"),
             kind: kind.clone(),
             name: object.get("name"),
             sql,
