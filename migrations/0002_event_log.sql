@@ -6,10 +6,9 @@ set local role warden_owner;
 
 -- The current slot is the sequence's last value. The column default below reads it for a fraction of the cost of a
 -- lookup in a control table, and setval() advances it.
-create sequence warden.events_slot as smallint minvalue 0 maxvalue 7 start 0;
-select setval('warden.events_slot', 0, true);
+create sequence if not exists warden.events_slot as smallint minvalue 0 maxvalue 7 start 0;
 
-create table warden.events (
+create table if not exists warden.events (
   -- Orders events within one read. It is not a cursor, because numbers commit out of order. CACHE must stay 1: after a
   -- crash, PostgreSQL may hand out again only values above the last committed one.
   id        bigint generated always as identity (cache 1),
@@ -33,30 +32,45 @@ create table warden.events (
   at        timestamptz not null default clock_timestamp(),
   -- True in one row per statement, which rings the doorbell.
   ring      boolean     not null default true,
-  -- Values 0 to 7.
+  -- Values 0 to 7. A sequence has no last value before its first use, so after a restore of the schema alone.
   -- squawk-ignore prefer-bigint-over-smallint
-  slot      smallint    not null default pg_sequence_last_value('warden.events_slot')::smallint,
+  slot      smallint    not null default coalesce(pg_sequence_last_value('warden.events_slot'), 0)::smallint,
   constraint events_org_or_control check (org_id is not null or event like 'warden.%')
 ) partition by list (slot);
 
+-- Writers of the application wait while the log is locked, so it is locked only if something is missing.
+set local lock_timeout = '200ms';
 do $$
 begin
   for n in 0..7 loop
-    execute format('create table warden.events_%s partition of warden.events for values in (%s)', n, n);
+    if to_regclass(format('warden.events_%s', n)) is null then
+      execute format('create table warden.events_%s partition of warden.events for values in (%s)', n, n);
+    end if;
   end loop;
+  if not exists (select from pg_attrdef d join pg_attribute a on (a.attrelid, a.attnum) = (d.adrelid, d.adnum)
+                 where d.adrelid = 'warden.events'::regclass and a.attname = 'slot'
+                   and pg_get_expr(d.adbin, d.adrelid) ilike 'coalesce(%') then
+    alter table warden.events
+      alter column slot set default coalesce(pg_sequence_last_value('warden.events_slot'), 0)::smallint;
+  end if;
+  -- For the reader's three lookups: transactions after the snapshot, transactions in progress in the snapshot, and ids
+  -- above the highest that it covers.
+  if to_regclass('warden.events_id') is null then
+    create index events_id on warden.events (id);
+  end if;
+  if to_regclass('warden.events_xid') is null then
+    create index events_xid on warden.events (xid);
+  end if;
+  -- For the same lookups within one organisation, when its clients reconnect. Their cost must not depend on other
+  -- organisations.
+  if to_regclass('warden.events_org') is null then
+    create index events_org on warden.events (org_id, xid, id);
+  end if;
 end
 $$;
 
--- For the reader's three lookups: transactions after the snapshot, transactions in progress in the snapshot, and ids
--- above the highest that it covers.
-create index events_id on warden.events (id);
-create index events_xid on warden.events (xid);
--- For the same lookups within one organisation, when its clients reconnect. Their cost must not depend on other
--- organisations.
-create index events_org on warden.events (org_id, xid, id);
-
 -- State of the log, in one row.
-create table warden.log_state (
+create table if not exists warden.log_state (
   singleton boolean primary key default true check (singleton),
   -- Epoch in which the rows of the log were written; see warden.epoch().
   epoch     text,
@@ -65,12 +79,12 @@ create table warden.log_state (
   -- When the current slot became current.
   rotated_at    timestamptz not null default now()
 );
-insert into warden.log_state default values;
+insert into warden.log_state default values on conflict do nothing;
 
 -- The epoch identifies one history of one database: system identifier, timeline, database oid. A failover or a restore
 -- starts another epoch, and cursors of the former one become invalid. (Just after a promotion, pg_control_checkpoint()
 -- still shows the old timeline.)
-create function warden.epoch() returns text
+create or replace function warden.epoch() returns text
 language sql volatile security definer set search_path = '' as $$
   select pg_catalog.format('%s.%s.%s',
     (select system_identifier from pg_catalog.pg_control_system()),
@@ -81,7 +95,7 @@ $$;
 -- The reader calls this on every connection, before it reads. After a restore, rows of the former epoch may carry
 -- transaction ids that are still in the future. Such rows would look new forever, so they are deleted. Rows that a
 -- running transaction writes now are not visible here, so they are kept.
-create function warden.begin_epoch() returns text
+create or replace function warden.begin_epoch() returns text
 language plpgsql volatile security definer set search_path = '' as $$
 declare
   known text;

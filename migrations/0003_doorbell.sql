@@ -11,7 +11,7 @@ set local role warden_owner;
 
 -- This runs at every commit that wrote an event. A `set search_path` would cost as much as everything else, so the
 -- function has none: every name in it is qualified, and it runs with its caller's rights.
-create function warden.ring() returns trigger
+create or replace function warden.ring() returns trigger
 language plpgsql as $$
 begin
   -- Nothing here may fail or delay a transaction. So in four cases the doorbell stays silent, and readers find the
@@ -46,8 +46,15 @@ $$;
 
 -- Deferred, so that it runs at commit. Only one row per statement has `ring`: queued for each of 200,000 rows, the
 -- trigger would cost 135 ms at commit instead of 5 ms.
-create constraint trigger ring after insert on warden.events
-  deferrable initially deferred
-  for each row when (new.ring)
-  execute function warden.ring();
+set local lock_timeout = '200ms';
+do $$
+begin
+  if not exists (select from pg_trigger where tgrelid = 'warden.events'::regclass and tgname = 'ring') then
+    create constraint trigger ring after insert on warden.events
+      deferrable initially deferred
+      for each row when (new.ring)
+      execute function warden.ring();
+  end if;
+end
+$$;
 reset role;

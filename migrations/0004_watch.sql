@@ -5,22 +5,22 @@ set local role warden_owner;
 
 -- Topics that a socket may join by name. warden.watch() adds the topics of watched tables. warden.declare_topic() adds
 -- others, before anything is published to them.
-create table warden.topics (
+create table if not exists warden.topics (
   name text primary key,
   -- No topic names an organisation: a socket's organisation comes from its token only.
   constraint topics_name check (name ~ '^[a-z][a-z0-9_]{0,62}$')
 );
 -- All events of the organisation.
-insert into warden.topics values ('org');
+insert into warden.topics values ('org') on conflict do nothing;
 
-create function warden.declare_topic(name text) returns void
+create or replace function warden.declare_topic(name text) returns void
 language sql set search_path = '' as $$
   insert into warden.topics values (declare_topic.name) on conflict do nothing
 $$;
 
 -- Kinds of entities that have topics of their own: with the kind `call`, a socket may join call:<uuid>. warden.watch()
 -- adds the kinds of watched tables. warden.declare_entity_topic() adds others, before anything is published to them.
-create table warden.entity_topics (
+create table if not exists warden.entity_topics (
   kind    text primary key,
   -- Type of the ids. Each id has one spelling; see warden.is_entity_id().
   id_type text not null,
@@ -29,7 +29,7 @@ create table warden.entity_topics (
 );
 
 -- Declares a kind of entities. Repeating the call has no effect. Another id type is an error.
-create function warden.declare_entity_topic(kind text, id_type text) returns void
+create or replace function warden.declare_entity_topic(kind text, id_type text) returns void
 language plpgsql set search_path = '' as $$
 declare
   declared text;
@@ -47,7 +47,7 @@ $$;
 
 -- Whether an id has the one spelling of its type: a uuid or an integer as PostgreSQL prints it, or 1 to 64 ASCII
 -- letters, digits and . _ ~ - for text. (JSON, URLs and topics reserve none of these characters.)
-create function warden.is_entity_id(id_type text, id text) returns boolean
+create or replace function warden.is_entity_id(id_type text, id text) returns boolean
 language sql immutable set search_path = '' as $$
   select pg_catalog.octet_length(id) <= 64 and case id_type
     when 'uuid' then id collate "C" ~ '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$'
@@ -59,20 +59,20 @@ language sql immutable set search_path = '' as $$
 $$;
 
 -- Makes the gateways reload their in-memory copy of the topics.
-create function warden.topics_changed() returns trigger
+create or replace function warden.topics_changed() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
   insert into warden.events (topic, event, data) values ('org', 'warden.topics', '{}');
   return null;
 end
 $$;
-create trigger topics_changed after insert or update or delete or truncate on warden.topics
+create or replace trigger topics_changed after insert or update or delete or truncate on warden.topics
   for each statement execute function warden.topics_changed();
-create trigger topics_changed after insert or update or delete or truncate on warden.entity_topics
+create or replace trigger topics_changed after insert or update or delete or truncate on warden.entity_topics
   for each statement execute function warden.topics_changed();
 
 -- Arguments of warden.watch(), one row per table.
-create table warden.watches (
+create table if not exists warden.watches (
   relation      regclass primary key,
   topic         text   not null references warden.topics,
   event_prefix  text   not null,
@@ -86,7 +86,7 @@ create table warden.watches (
 );
 
 -- The id type for a column's type; null if columns of that type cannot contain ids.
-create function warden.entity_id_type(type regtype) returns text
+create or replace function warden.entity_id_type(type regtype) returns text
 language sql immutable set search_path = '' as $$
   select case
     when type = 'uuid'::regtype then 'uuid'
@@ -98,7 +98,7 @@ $$;
 -- An SQL expression for the entity topic of the row with this alias in a trigger function. A string that is not a valid
 -- id gives null: the event reaches no entity topic, and the write never fails. (A regular expression fails with a
 -- nondeterministic collation, hence "C". octet_length() does not decompress a large value.)
-create function warden.entity_topic_expression(w warden.watches, alias text) returns text
+create or replace function warden.entity_topic_expression(w warden.watches, alias text) returns text
 language sql stable set search_path = '' as $fn$
   select case
     when w.entity_topic is null then 'null::text'
@@ -113,7 +113,7 @@ $fn$;
 
 -- Creates the trigger function of a watched table. With one function per table, PostgreSQL plans each statement once,
 -- and columns need no lookup. Statement triggers with transition tables cost one INSERT ... SELECT per bulk statement.
-create function warden.watch_function(w warden.watches) returns text
+create or replace function warden.watch_function(w warden.watches) returns text
 language plpgsql set search_path = '' as $fn$
 declare
   relation_name text := (select pg_catalog.format('%s.%s', n.nspname, c.relname)
@@ -238,7 +238,7 @@ $$;
 -- The caller must own the table and be a member of warden_owner. Call it again to change an argument, or after adding
 -- a partition: triggers of a partitioned table do not fire for a statement on a partition, so each partition gets its
 -- own triggers.
-create function warden.watch(
+create or replace function warden.watch(
   relation regclass, topic text, event_prefix text,
   entity_column name default 'id', omit_columns text[] default '{}', org_column name default 'org_id',
   entity_topic text default null, entity_topic_column name default null
@@ -352,7 +352,7 @@ end
 $$;
 
 -- Stops watching a table. Its topics, and the immutability of its org_id, remain.
-create function warden.unwatch(relation regclass) returns void
+create or replace function warden.unwatch(relation regclass) returns void
 language plpgsql set search_path = '' as $$
 declare
   fn oid;
@@ -379,4 +379,15 @@ end
 $$;
 
 grant select on warden.topics, warden.entity_topics to warden_gateway;
+
+-- The trigger functions of watched tables may stem from an earlier version.
+do $$
+declare
+  w warden.watches;
+begin
+  for w in select t.* from warden.watches t join pg_class c on c.oid = t.relation loop
+    perform warden.watch_function(w);
+  end loop;
+end
+$$;
 reset role;

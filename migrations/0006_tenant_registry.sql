@@ -4,7 +4,7 @@ set local lock_timeout = '5s';
 set local statement_timeout = '5min';
 set local role warden_owner;
 
-create table warden.tenant_tables (
+create table if not exists warden.tenant_tables (
   schema_name   name not null default 'public',
   table_name    name not null,
   -- 'org': rows belong to the organisation in org_id. 'user': rows belong to a user; the entry tells the audit that an
@@ -35,7 +35,7 @@ create table warden.tenant_tables (
 -- Indexes for frequent queries within one organisation. Others follow from the registry and are not listed:
 -- (org_id, parent_column) on a child, unique (org_id, parent_key) on a parent, and (org_id) if no other index starts
 -- with it.
-create table warden.tenant_indexes (
+create table if not exists warden.tenant_indexes (
   schema_name name not null default 'public',
   table_name  name not null,
   index_name  name not null,
@@ -49,8 +49,10 @@ create table warden.tenant_indexes (
 -- Memberships decide about access, so members may only read them; back ends write them.
 insert into warden.tenant_tables (table_name, scope, is_read_only, origin) values
   ('organizations',        'root', true, 'core'),
-  ('organization_members', 'org',  true, 'core');
+  ('organization_members', 'org',  true, 'core')
+on conflict do nothing;
 insert into warden.tenant_indexes (table_name, index_name, key_columns, is_unique) values
-  ('organization_members', 'idx_organization_members_org_user_id', '{org_id,user_id}', true);
+  ('organization_members', 'idx_organization_members_org_user_id', '{org_id,user_id}', true)
+on conflict do nothing;
 
 reset role;

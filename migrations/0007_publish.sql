@@ -8,7 +8,7 @@ set local role warden_owner;
 --   topic  a name in warden.topics, or <kind>:<id> with a kind in warden.entity_topics
 --   event  e.g. 'invoice.paid'; names that start with warden., org. or phx_ are reserved
 --   data   at most 65,536 bytes of JSON text
-create function warden.publish(org_id uuid, topic text, event text, data jsonb default '{}')
+create or replace function warden.publish(org_id uuid, topic text, event text, data jsonb default '{}')
 returns bigint
 language plpgsql volatile security definer set search_path = '' as $$
 declare

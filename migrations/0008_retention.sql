@@ -25,7 +25,7 @@ insert into warden.last_rotation default values on conflict do nothing;
 -- Advances the ring if the current slot is older than slot_age or larger than slot_bytes. Returns 'rotated', 'not due',
 -- 'busy' (another node is rotating), or 'blocked' (a transaction still uses the slot to be emptied: its rows are kept
 -- longer, and no one waits).
-create function warden.rotate_events(slot_age interval, slot_bytes bigint) returns text
+create or replace function warden.rotate_events(slot_age interval, slot_bytes bigint) returns text
 language plpgsql volatile security definer set search_path = '' set enable_seqscan = off set jit = off as $$
 declare
   slot int := (select last_value from warden.events_slot);
@@ -76,7 +76,7 @@ end
 $$;
 
 -- Whether retention may have removed events that a reader with this snapshot xmin has not seen.
-create function warden.is_truncated(snapshot_xmin xid8) returns boolean
+create or replace function warden.is_truncated(snapshot_xmin xid8) returns boolean
 language sql volatile security definer set search_path = '' as $$
   select snapshot_xmin <= s.truncated_xid from warden.log_state s
 $$;

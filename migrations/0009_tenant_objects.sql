@@ -6,7 +6,7 @@ set local role warden_owner;
 
 -- A name of at most 63 bytes. PostgreSQL silently truncates longer names, and two of them could become equal, so a long
 -- name is shortened and ends in a hash.
-create function warden.object_name(variadic parts text[]) returns text
+create or replace function warden.object_name(variadic parts text[]) returns text
 language plpgsql immutable set search_path = '' as $$
 declare
   whole text := pg_catalog.array_to_string(parts, '_');
@@ -23,7 +23,7 @@ end
 $$;
 
 -- A column list for SQL, from elements 'column' and 'column desc'.
-create function warden.column_list(columns text[]) returns text
+create or replace function warden.column_list(columns text[]) returns text
 language sql immutable set search_path = '' as $$
   select pg_catalog.string_agg(pg_catalog.quote_ident(pg_catalog.regexp_replace(c.name, ' desc$', ''))
                                || case when c.name like '% desc' then ' desc' else '' end, ', ' order by c.n)
@@ -31,7 +31,7 @@ language sql immutable set search_path = '' as $$
 $$;
 
 -- The column names without ' desc'.
-create function warden.bare_columns(columns text[]) returns text[]
+create or replace function warden.bare_columns(columns text[]) returns text[]
 language sql immutable set search_path = '' as $$
   select pg_catalog.array_agg(pg_catalog.regexp_replace(c.name, ' desc$', '') order by c.n)
   from unnest(columns) with ordinality c (name, n)
@@ -85,7 +85,7 @@ $$;
 -- In a subselect the function is called once per statement, not once per row. The permissive policies include
 -- service_role, for databases where it has no BYPASSRLS: there it works within one organisation.
 -- The conditions are spelled as PostgreSQL prints them with an empty search_path.
-create function warden.tenant_policies(
+create or replace function warden.tenant_policies(
   schema_name name, table_name name, scope text, user_column name, user_column_type regtype, is_read_only boolean
 ) returns table (name text, command "char", is_permissive boolean, using_condition text, checking_condition text)
 language sql stable set search_path = '' as $$
@@ -114,7 +114,7 @@ language sql stable set search_path = '' as $$
 $$;
 
 -- Whether a policy has this command, condition and roles.
-create function warden.is_policy(
+create or replace function warden.is_policy(
   policy oid, command "char", is_permissive boolean, using_condition text, checking_condition text
 ) returns boolean
 language sql stable set search_path = '' as $$
@@ -129,7 +129,7 @@ language sql stable set search_path = '' as $$
 $$;
 
 -- Whether a trigger is enabled, and is exactly the one that warden.guard_org_id() creates.
-create function warden.is_guard(guard oid) returns boolean
+create or replace function warden.is_guard(guard oid) returns boolean
 language sql stable set search_path = '' as $$
   select g.tgenabled in ('O', 'A') and pg_catalog.pg_get_triggerdef(g.oid) = pg_catalog.format(
     'CREATE TRIGGER warden_org_id_immutable BEFORE UPDATE ON %s FOR EACH ROW '
@@ -146,7 +146,7 @@ $$;
 --   applies     false if the table, or a column that the object needs, does not exist
 --   found       the existing object: of this name, or an index or constraint of another name that serves as well
 --   problem     null if the object is valid, does not apply, or belongs to a phase that is over
-create function warden.tenant_object_rows() returns table (
+create or replace function warden.tenant_object_rows() returns table (
   schema_name name, table_name name, scope text, relation regclass, step int, phase text, kind text, name text,
   definition text, is_unique boolean, applies boolean, found text, is_present boolean, is_valid boolean, problem text
 )
@@ -378,5 +378,5 @@ language sql stable set search_path = '' as $$
   from objects o join registered r using (schema_name, table_name)
 $$;
 
-create view warden.tenant_objects as select * from warden.tenant_object_rows();
+create or replace view warden.tenant_objects as select * from warden.tenant_object_rows();
 reset role;

@@ -25,7 +25,7 @@ select warden.create_public_function('prevent_org_id_change');
 set local role warden_owner;
 
 -- The registry's entry of a table, or of the whole whose member it is. It is an error if there is none.
-create function warden.registered(relation regclass) returns warden.tenant_tables
+create or replace function warden.registered(relation regclass) returns warden.tenant_tables
 language plpgsql stable set search_path = '' as $$
 declare
   r warden.tenant_tables;
@@ -43,14 +43,14 @@ begin
 end
 $$;
 
-create function warden.has_column(relation regclass, column_name name) returns boolean
+create or replace function warden.has_column(relation regclass, column_name name) returns boolean
 language sql stable set search_path = '' as $$
   select exists (select from pg_catalog.pg_attribute a
                  where a.attrelid = relation and a.attname = column_name and a.attnum > 0 and not a.attisdropped)
 $$;
 
 -- Name of the function of a table's fill trigger.
-create function warden.fill_function_name(relation regclass) returns name
+create or replace function warden.fill_function_name(relation regclass) returns name
 language sql stable set search_path = '' as $$
   select warden.object_name('fill ' || n.nspname || '.' || c.relname)
   from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace where c.oid = relation
@@ -73,7 +73,7 @@ $$;
 -- Partitions inherit the trigger. Inheritance children get one of their own, which calls the same function.
 -- Each table has a function of its own, as for watches, so its statements are planned once. It runs with the rights of
 -- the parent's owner, because a role that inserts children need not have the right to read parents.
-create function warden.fill_org_id(relation regclass) returns void
+create or replace function warden.fill_org_id(relation regclass) returns void
 language plpgsql set search_path = '' as $fn$
 declare
   r warden.tenant_tables := warden.registered(relation);
@@ -135,7 +135,7 @@ end
 $fn$;
 
 -- Drops the fill triggers of a table and its members, and their function.
-create function warden.unfill_org_id(relation regclass) returns void
+create or replace function warden.unfill_org_id(relation regclass) returns void
 language plpgsql set search_path = '' as $$
 declare
   whole regclass := coalesce(warden.whole(relation), relation);
@@ -163,7 +163,7 @@ $$;
 -- Creates the trigger that keeps the org_id of a table and its members from changing. (Partitions inherit row triggers,
 -- unlike statement triggers. Inheritance children get their own.) It takes a lock, which blocks writers for a moment,
 -- only if a trigger is missing or wrong.
-create function warden.guard_org_id(relation regclass) returns void
+create or replace function warden.guard_org_id(relation regclass) returns void
 language plpgsql set search_path = '' as $$
 declare
   part regclass;
@@ -186,14 +186,14 @@ end
 $$;
 
 -- Drops that trigger.
-create function warden.unguard_org_id(relation regclass) returns void
+create or replace function warden.unguard_org_id(relation regclass) returns void
 language sql set search_path = '' as $$
   select warden.drop_trigger(relation, 'warden_org_id_immutable')
 $$;
 
 -- Enables and forces row-level security on a table, and creates its policies. The former state of row-level security is
 -- recorded in the comment of the restrictive policy, so it disappears with that policy.
-create function warden.protect(relation regclass) returns void
+create or replace function warden.protect(relation regclass) returns void
 language plpgsql set search_path = '' as $$
 declare
   r warden.tenant_tables := warden.registered(relation);
@@ -249,7 +249,7 @@ end
 $$;
 
 -- Drops Warden's policies, and restores the former state of row-level security.
-create function warden.unprotect(relation regclass) returns void
+create or replace function warden.unprotect(relation regclass) returns void
 language plpgsql set search_path = '' as $$
 declare
   before text := (select pg_catalog.obj_description(pol.oid, 'pg_policy') from pg_catalog.pg_policy pol
@@ -279,7 +279,7 @@ $$;
 -- Creates all missing objects of tables without rows, parents before their children. Partitions inherit most objects of
 -- the whole, so objects that members still lack are created in a second pass. on_parent_delete is the action of
 -- composite keys if the table has no simple key whose action they could take.
-create function warden.create_tenant_objects(relations regclass[], on_parent_delete text default '') returns void
+create or replace function warden.create_tenant_objects(relations regclass[], on_parent_delete text default '') returns void
 language plpgsql set search_path = '' as $$
 declare
   members constant regclass[] := array(
@@ -323,7 +323,7 @@ end
 $$;
 
 -- Whether schema public contains no tables but those that Warden created. (Tables of extensions don't count.)
-create function warden.is_public_empty() returns boolean
+create or replace function warden.is_public_empty() returns boolean
 language sql stable set search_path = '' as $$
   select not exists (
     select from pg_catalog.pg_class c
@@ -334,13 +334,16 @@ language sql stable set search_path = '' as $$
 $$;
 
 -- Rights of requests on tables that Warden created: whole tables, because row-level security selects the rows. A
--- request without a token gets nothing. Supabase's default rights are revoked first.
-create function warden.grant_to_requests(relations regclass[], may_write boolean) returns void
+-- request without a token gets nothing. Supabase's default rights are revoked first. Tables that have their rights
+-- already are skipped, because an operator may have changed them.
+create or replace function warden.grant_to_requests(relations regclass[], may_write boolean) returns void
 language plpgsql set search_path = '' as $$
 declare
   relation regclass;
 begin
   foreach relation in array relations loop
+    continue when exists (select from pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) a
+                          where c.oid = relation and a.grantee = 'service_role'::regrole);
     execute pg_catalog.format('revoke all on %s from anon, authenticated', relation);
     execute pg_catalog.format('grant select, insert, update, delete on %s to service_role', relation);
     execute pg_catalog.format('grant select%s on %s to authenticated',
@@ -355,7 +358,7 @@ $$;
 --   parent         table from which rows inherit their organisation: parent_column references its parent_key
 --   is_immutable   whether org_id can never change
 -- Call it again to change an argument.
-create function warden.adopt_table(
+create or replace function warden.adopt_table(
   relation regclass, user_column name default null, parent regclass default null,
   parent_column name default null, parent_key name default 'id', is_immutable boolean default true
 ) returns void
@@ -423,7 +426,7 @@ end
 $$;
 
 -- Registers a table as a table of users. The table itself is not changed.
-create function warden.leave_to_user(relation regclass, user_column name default 'user_id') returns void
+create or replace function warden.leave_to_user(relation regclass, user_column name default 'user_id') returns void
 language plpgsql set search_path = '' as $$
 begin
   if not warden.has_column(relation, user_column) then

@@ -9,6 +9,8 @@ declare
     select c.oid::regclass from pg_class c
     where c.oid in ('public.organizations'::regclass, 'public.organization_members'::regclass)
       and obj_description(c.oid, 'pg_class') like '%(created by Warden)'
+      -- Once, when they have no rights yet: an operator may have changed rights or isolation since.
+      and not exists (select from aclexplode(c.relacl) a where a.grantee = 'service_role'::regrole)
     order by c.relname desc);
 begin
   if warden.is_public_empty() then
@@ -21,4 +23,10 @@ $do$;
 -- A gateway learns from the log that an organisation was created or deleted. Writers queue behind a lock request that
 -- waits, so it waits for a short time only.
 set local lock_timeout = '200ms';
-select warden.watch('public.organizations', 'org', 'org', org_column => 'id');
+do $do$
+begin
+  if not exists (select from warden.watches w where w.relation = 'public.organizations'::regclass) then
+    perform warden.watch('public.organizations', 'org', 'org', org_column => 'id');
+  end if;
+end
+$do$;

@@ -4,7 +4,7 @@ set local lock_timeout = '5s';
 set local statement_timeout = '5min';
 set local role warden_owner;
 
-create table warden.revocations (
+create table if not exists warden.revocations (
   id         bigint generated always as identity primary key,
   -- An entry applies to a token whose claims equal every value that is not null. The types are text, because the claims
   -- `session_id` and `sub` are strings, and an identity provider may put anything there.
@@ -28,26 +28,26 @@ create table warden.revocations (
     not suspended or (org_id is not null and num_nonnulls(session_id, user_id, issuer) = 0))
 );
 -- One entry per subject: revoking again updates its time. (A claim is never empty, so '' represents null.)
-create unique index revocations_once on warden.revocations
+create unique index if not exists revocations_once on warden.revocations
   (coalesce(session_id, ''), coalesce(user_id, ''), coalesce(org_id, '00000000-0000-0000-0000-000000000000'),
    coalesce(issuer, ''));
-create index revocations_expires_at on warden.revocations (expires_at);
+create index if not exists revocations_expires_at on warden.revocations (expires_at);
 -- For counting an organisation's entries, which warden.revoke_within() limits.
-create index revocations_org on warden.revocations (org_id) where org_id is not null;
+create index if not exists revocations_org on warden.revocations (org_id) where org_id is not null;
 
 -- Notifies the gateways, in the same transaction. Clients never get this event.
-create function warden.revocations_changed() returns trigger
+create or replace function warden.revocations_changed() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
   insert into warden.events (topic, event, data) values ('org', 'warden.revoked', '{}');
   return null;
 end
 $$;
-create trigger revocations_changed after insert or update or delete or truncate on warden.revocations
+create or replace trigger revocations_changed after insert or update or delete or truncate on warden.revocations
   for each statement execute function warden.revocations_changed();
 
 -- Shared by warden.revoke() and warden.revoke_within(). No other caller has the right to execute it.
-create function warden.add_revocation(
+create or replace function warden.add_revocation(
   session_id text, user_id text, org_id uuid, reason text, max_token_age interval, issuer text, requested_by text
 ) returns bigint
 language plpgsql volatile security definer set search_path = '' as $$
@@ -117,7 +117,7 @@ $$;
 --   issuer         the claim `iss`; needed if several issuers use the same ids for different users
 -- It revokes tokens that were issued before the call, or in the same second. Call it last in a transaction: a login
 -- between the call and the commit counts as a login after the call.
-create function warden.revoke(
+create or replace function warden.revoke(
   session_id text default null, user_id text default null, org_id uuid default null,
   reason text default '', max_token_age interval default '7 days', issuer text default null
 ) returns bigint
@@ -128,7 +128,7 @@ $$;
 
 -- Revokes within one organisation, for a back end whose token the gateway has verified. It is the gateway's role only
 -- way to revoke: it cannot reach beyond org_id, suspend an organisation, or remove an entry.
-create function warden.revoke_within(
+create or replace function warden.revoke_within(
   org_id uuid, requested_by text, session_id text default null, user_id text default null,
   reason text default '', max_token_age interval default '7 days', issuer text default null
 ) returns table (id bigint, revoked_at timestamptz, expires_at timestamptz)
@@ -157,14 +157,14 @@ $$;
 
 -- Removes a revocation, and returns whether it existed. Sessions that it closed stay closed, and a suspended
 -- organisation stays suspended.
-create function warden.unrevoke(id bigint) returns boolean
+create or replace function warden.unrevoke(id bigint) returns boolean
 language sql volatile security definer set search_path = '' as $$
   with gone as (delete from warden.revocations r where r.id = unrevoke.id and not r.suspended returning 1)
   select exists (select from gone)
 $$;
 
 -- Suspends an organisation: its sessions are closed, and until warden.resume() all its tokens are rejected.
-create function warden.suspend(org_id uuid, reason text default '', max_token_age interval default '7 days')
+create or replace function warden.suspend(org_id uuid, reason text default '', max_token_age interval default '7 days')
 returns bigint
 language plpgsql volatile security definer set search_path = '' as $$
 declare
@@ -177,7 +177,7 @@ end
 $$;
 
 -- Ends a suspension, and returns whether there was one. Tokens issued before the suspension stay rejected.
-create function warden.resume(org_id uuid) returns boolean
+create or replace function warden.resume(org_id uuid) returns boolean
 language sql volatile security definer set search_path = '' as $$
   with resumed as (
     update warden.revocations r set suspended = false
@@ -186,7 +186,7 @@ language sql volatile security definer set search_path = '' as $$
 $$;
 
 -- Deletes expired entries, and returns their number. The gateways call it periodically.
-create function warden.forget_revocations() returns bigint
+create or replace function warden.forget_revocations() returns bigint
 language plpgsql volatile security definer set search_path = '' as $$
 declare
   forgotten bigint := 0;

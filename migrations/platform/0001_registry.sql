@@ -10,22 +10,13 @@ set local statement_timeout = '5min';
 set local role warden_owner;
 
 -- One row about the platform. Each later migration runs in a transaction of its own, so the decision is recorded here.
-create table warden.platform_set (
+create table if not exists warden.platform_set (
   singleton      boolean     primary key default true check (singleton),
   -- Whether Warden creates the platform's tables.
   creates_tables boolean     not null,
   chosen_at      timestamptz not null default now()
 );
-insert into warden.platform_set (creates_tables) values (warden.is_public_empty());
-
-do $$
-begin
-  if not (select s.creates_tables from warden.platform_set s) then
-    raise notice 'schema public already contains other tables: none of the platform''s tables is created';
-  end if;
-end
-$$;
-
+-- The entries are added when the platform is chosen, and not again: an operator may have removed some.
 -- An entry that the operator added with warden.adopt_table() takes precedence over the platform's.
 insert into warden.tenant_tables
   (table_name, user_column, parent_schema, parent_table, parent_column, is_immutable, pauses_triggers, origin)
@@ -77,18 +68,23 @@ from (values
   ('billing_cycles',             'user_id',   null,                      null,                false, false),
   ('call_lists',                 'user_id',   null,                      null,                false, false)
 ) as t (name, user_column, parent, parent_column, immutable, pauses)
+where not exists (select from warden.platform_set)
 on conflict do nothing;
 
 -- These rows belong to a user, who may read and not change them: credits, plan and billing account.
-insert into warden.tenant_tables (table_name, scope, user_column, is_read_only, origin) values
+insert into warden.tenant_tables (table_name, scope, user_column, is_read_only, origin)
+select t.* from (values
   ('user_credits',       'user', 'user_id', true, 'platform'),
   ('user_subscriptions', 'user', 'user_id', true, 'platform'),
   ('customers',          'user', 'user_id', true, 'platform')
+) as t
+where not exists (select from warden.platform_set)
 on conflict do nothing;
 
 -- Indexes for the platform's frequent queries, all within one organisation: newest first, by state, and by the id that
 -- a provider's webhook sends. Indexes on (org_id, parent) follow from the registry.
-insert into warden.tenant_indexes (table_name, index_name, key_columns, is_unique) values
+insert into warden.tenant_indexes (table_name, index_name, key_columns, is_unique)
+select t.table_name, t.index_name, t.key_columns::text[], t.is_unique from (values
   ('calls',                    'idx_calls_org_created',                        '{org_id,created_at desc}', false),
   ('calls', 'idx_calls_org_status_created', '{org_id,status,created_at desc}', false),
   ('calls',                    'idx_calls_org_twilio_call_sid',                '{org_id,twilio_call_sid}', true),
@@ -119,6 +115,18 @@ insert into warden.tenant_indexes (table_name, index_name, key_columns, is_uniqu
   ('billing_cycles',           'idx_billing_cycles_org_period',                '{org_id,period_start desc}', false),
   ('notification_history',     'idx_notification_history_org_created',         '{org_id,created_at desc}', false),
   ('notification_rate_limits', 'idx_notification_rate_limits_org_channel', '{org_id,channel,window_start desc}', false)
+) as t (table_name, index_name, key_columns, is_unique)
+where not exists (select from warden.platform_set)
 on conflict do nothing;
+
+do $$
+begin
+  insert into warden.platform_set (creates_tables) select warden.is_public_empty()
+  where not exists (select from warden.platform_set);
+  if found and not (select s.creates_tables from warden.platform_set s) then
+    raise notice 'schema public already contains other tables: none of the platform''s tables is created';
+  end if;
+end
+$$;
 
 reset role;

@@ -37,7 +37,7 @@ async fn check_set(connection: &mut PgConnection, set: SchemaSet) -> Result<Vec<
             Some((_, _, checksum)) if checksum != migration.checksum.as_ref() => report(
                 migration.version,
                 "it differs from the one that was applied: another version of Warden migrated this database",
-                Remedy::decide("run the audit with that version of Warden"),
+                Remedy::shell("warden migrate"),
             ),
             Some(_) => {}
         }

@@ -118,8 +118,14 @@ async fn migrate_reports_applied_migrations_and_another_version() {
         .execute(&mut connection)
         .await
         .expect("updates");
-    fails(&["migrate"], &[("DATABASE_URL", &url)], 1, &["migration 2", "another version of Warden"], &[])
-        .await;
+    let renewed = run(&["migrate"], &[("DATABASE_URL", &url)]).await;
+    assert_eq!(renewed.code, Some(0), "{renewed:?}");
+    assert!(renewed.stdout.starts_with("applied core 0002 event log (again)\n"), "{renewed:?}");
+    let newer = "update warden._sqlx_migrations set version = 9999 where version = 2";
+    sqlx::query(newer).execute(&mut connection).await.expect("updates");
+    let expected = ["core migration 9999", "a newer version migrated it"];
+    fails(&["migrate"], &[("DATABASE_URL", &url)], 1, &expected, &[]).await;
+    fails(&["migrate", "--plan"], &[("DATABASE_URL", &url)], 1, &expected, &[]).await;
 }
 
 #[tokio::test]

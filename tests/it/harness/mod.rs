@@ -14,6 +14,7 @@
 //! delivered, a test publishes a marker after it and expects only the marker ([`Client::expect_only`]).
 
 mod database;
+mod dump;
 mod gateway;
 mod http;
 mod logs;
@@ -22,6 +23,7 @@ mod pooler;
 pub mod tenancy;
 
 pub use database::{TestDb, cluster_options, shared_cluster_url};
+pub use dump::pg_dump;
 pub use gateway::{AUDIENCE, IssuerExt, SECRET, TestGateway, claims, sign, token};
 pub use http::{Answer, Upgrade, urls_with};
 pub use logs::{LogCapture, capture_logs, contains_secret, keep_secret};

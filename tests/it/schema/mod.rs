@@ -1,6 +1,7 @@
 //! The schema without a gateway: claims, rights, arguments that `warden.watch` and `warden.publish` reject,
 //! and properties of the log on which the cursor relies.
 
+mod again;
 mod claims;
 mod existing;
 mod publish;

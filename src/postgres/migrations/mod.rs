@@ -1,16 +1,18 @@
 //! SQL migrations: the core, and the optional tables of the voice-call platform.
 //!
-//! Both sets run through sqlx's migrator, and both keep their record in schema `warden`. The platform's
-//! record exists once the platform was chosen; every later run keeps it up to date. Online steps
-//! on tables in use are not done here, but by `tenancy`.
+//! Both sets keep a record in schema `warden`. The platform's record exists once the platform was chosen; every
+//! later run keeps it up to date. Files are idempotent, and [`apply`] applies those again that changed since.
+//! Online steps on tables in use are not done here, but by `tenancy`.
+
+mod apply;
 
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::LazyLock;
 
 use sqlx::error::DatabaseError;
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::migrate::{MigrateError, Migration, Migrator};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _};
 
@@ -72,18 +74,21 @@ pub struct MigrationName {
     pub version: i64,
     /// The rest of the file's name.
     pub description: String,
+    /// Whether an earlier form of the file was applied before.
+    pub is_renewed: bool,
 }
 
 impl fmt::Display for MigrationName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {:04} {}", self.set.name(), self.version, self.description)
+        let renewed = if self.is_renewed { " (again)" } else { "" };
+        write!(f, "{} {:04} {}{renewed}", self.set.name(), self.version, self.description)
     }
 }
 
 /// Result of a migration run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Migrated {
-    /// Migrations that this run applied.
+    /// Migrations that this run applied, for the first time or again.
     pub applied: Vec<MigrationName>,
     /// Number of migrations in the sets that this database has.
     pub total: usize,
@@ -120,9 +125,10 @@ async fn migrate_set(url: &str, set: SchemaSet) -> anyhow::Result<Migrated> {
 pub(crate) async fn migrate_on(connection: &mut PgConnection, set: SchemaSet) -> anyhow::Result<Migrated> {
     let mut migrated = Migrated::default();
     for set in sets(connection, set).await? {
-        let before = applied_versions(&mut *connection, set).await?;
-        set.migrator().run(&mut *connection).await.map_err(|error| failure(error, set))?;
-        migrated.applied.extend(missing(set, &before));
+        let before = recorded(&mut *connection, set).await?;
+        let applied = apply::apply(&mut *connection, set).await.map_err(|error| failure(error, set))?;
+        let files = set.migrator().iter().filter(|file| applied.contains(&file.version));
+        migrated.applied.extend(names(set, files, &before));
         migrated.total += set.migrator().iter().count();
     }
     Ok(migrated)
@@ -135,8 +141,8 @@ pub(crate) async fn pending(
 ) -> Result<Vec<MigrationName>, sqlx::Error> {
     let mut pending = Vec::new();
     for set in sets(connection, set).await? {
-        let applied = applied_versions(&mut *connection, set).await?;
-        pending.extend(missing(set, &applied));
+        let recorded = recorded(&mut *connection, set).await?;
+        pending.extend(names(set, apply::stale(set, &recorded), &recorded));
     }
     Ok(pending)
 }
@@ -153,27 +159,39 @@ pub(crate) fn is_locked(error: &anyhow::Error) -> bool {
 /// The sets to apply, in order: those asked for, and those that the database already has.
 async fn sets(connection: &mut PgConnection, set: SchemaSet) -> Result<Vec<SchemaSet>, sqlx::Error> {
     let mut sets = vec![SchemaSet::Core];
-    let is_platform = set == SchemaSet::Platform
-        // A first run that failed leaves an empty record: the platform was not chosen then.
-        || !applied_versions(connection, SchemaSet::Platform).await?.is_empty();
+    let is_platform = set == SchemaSet::Platform || is_platform_chosen(connection).await?;
     if is_platform {
         sets.push(SchemaSet::Platform);
     }
     Ok(sets)
 }
 
-fn missing(set: SchemaSet, applied: &HashSet<i64>) -> Vec<MigrationName> {
-    let missing = set.migrator().iter().filter(|m| !applied.contains(&m.version));
-    missing
-        .map(|m| MigrationName { set, version: m.version, description: m.description.to_string() })
-        .collect()
+/// Whether the first migration of the platform was applied. Its record may be empty: a first run failed, or only
+/// the schema was restored.
+async fn is_platform_chosen(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    // Not checked at compile time, because the table may not exist.
+    sqlx::query_scalar("select to_regclass('warden.platform_set') is not null").fetch_one(connection).await
+}
+
+fn names(
+    set: SchemaSet,
+    files: impl IntoIterator<Item = &'static Migration>,
+    before: &HashMap<i64, Vec<u8>>,
+) -> Vec<MigrationName> {
+    let name = |file: &Migration| MigrationName {
+        set,
+        version: file.version,
+        description: file.description.to_string(),
+        is_renewed: before.contains_key(&file.version),
+    };
+    files.into_iter().map(name).collect()
 }
 
 fn failure(error: MigrateError, set: SchemaSet) -> anyhow::Error {
     match error {
-        MigrateError::VersionMismatch(version) => anyhow::anyhow!(
-            "{} migration {version} differs from the one that was applied: another version of Warden migrated \
-             this database. Use that version; to recreate a development database, run `warden dev --ephemeral` \
+        MigrateError::VersionMissing(version) => anyhow::anyhow!(
+            "this database has {} migration {version}, which this version of Warden does not know: a newer version \
+             migrated it. Use that version; to recreate a development database, run `warden dev --ephemeral` \
              or remove its data directory",
             set.name()
         ),
@@ -181,22 +199,21 @@ fn failure(error: MigrateError, set: SchemaSet) -> anyhow::Error {
     }
 }
 
-async fn applied_versions(
+/// Versions and checksums of the applied migrations.
+async fn recorded(
     connection: &mut PgConnection,
     set: SchemaSet,
-) -> Result<HashSet<i64>, sqlx::Error> {
-    // Not checked at compile time, because the migrator creates the table.
+) -> Result<HashMap<i64, Vec<u8>>, sqlx::Error> {
+    // Not checked at compile time, because the first run creates the table.
     let record = format!("warden.{}", set.record());
     let is_there: bool = sqlx::query_scalar("select to_regclass($1) is not null")
         .bind(&record)
         .fetch_one(&mut *connection)
         .await?;
     if !is_there {
-        return Ok(HashSet::new());
+        return Ok(HashMap::new());
     }
-    let applied: Vec<i64> =
-        sqlx::query_scalar(AssertSqlSafe(format!("select version from {record} where success")))
-            .fetch_all(connection)
-            .await?;
+    let sql = format!("select version, checksum from {record} where success");
+    let applied: Vec<(i64, Vec<u8>)> = sqlx::query_as(AssertSqlSafe(sql)).fetch_all(connection).await?;
     Ok(applied.into_iter().collect())
 }

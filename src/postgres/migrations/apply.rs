@@ -1,0 +1,75 @@
+//! Applies a set of migrations. Every file states the wanted state, so it can be applied again: after a change of
+//! the file, and after a restore that lost its record.
+//!
+//! sqlx's own `Migrator::run` rejects a file that differs from the applied one. Hence this loop, which uses
+//! sqlx's record and its lock, so that older versions of Warden wait for it and understand its result.
+
+use std::collections::HashMap;
+
+use sqlx::migrate::{Migrate as _, MigrateError, Migration};
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection as _};
+
+use super::SchemaSet;
+
+/// Applies the files of a set that are not recorded as they are, and returns their versions.
+///
+/// If one file changed, later ones are applied as well, because they may build on what it replaces.
+pub(super) async fn apply(connection: &mut PgConnection, set: SchemaSet) -> Result<Vec<i64>, MigrateError> {
+    connection.lock().await?;
+    let result = apply_locked(connection, set).await;
+    // If the run failed within a transaction of the caller, the lock ends with the connection.
+    let unlocked = connection.unlock().await;
+    let applied = result?;
+    unlocked?;
+    Ok(applied)
+}
+
+async fn apply_locked(connection: &mut PgConnection, set: SchemaSet) -> Result<Vec<i64>, MigrateError> {
+    let migrator = set.migrator();
+    let record = &migrator.table_name;
+    for schema in migrator.create_schemas.iter() {
+        connection.create_schema_if_not_exists(schema).await?;
+    }
+    connection.ensure_migrations_table(record).await?;
+    if let Some(version) = connection.dirty_version(record).await? {
+        return Err(MigrateError::Dirty(version));
+    }
+    let recorded = connection.list_applied_migrations(record).await?;
+    if let Some(unknown) = recorded.iter().find(|m| !migrator.version_exists(m.version)) {
+        return Err(MigrateError::VersionMissing(unknown.version));
+    }
+    let recorded: HashMap<i64, Vec<u8>> =
+        recorded.into_iter().map(|m| (m.version, m.checksum.into_owned())).collect();
+    let mut applied = Vec::new();
+    for migration in stale(set, &recorded) {
+        let mut transaction = connection.begin().await?;
+        forget(&mut transaction, record, migration.version).await?;
+        transaction.apply(record, migration).await?;
+        transaction.commit().await?;
+        applied.push(migration.version);
+    }
+    Ok(applied)
+}
+
+/// The files to apply, in order: those without a record, and from the first one that changed on, all.
+pub(super) fn stale(set: SchemaSet, recorded: &HashMap<i64, Vec<u8>>) -> Vec<&'static Migration> {
+    let mut has_changed = false;
+    let files = set.migrator().iter();
+    files
+        .filter(|file| {
+            let checksum = recorded.get(&file.version);
+            has_changed |= checksum.is_some_and(|checksum| *checksum != *file.checksum);
+            has_changed || checksum.is_none()
+        })
+        .collect()
+}
+
+/// Removes the record of a migration. If the transaction fails, the record stays.
+async fn forget(transaction: &mut PgConnection, record: &str, version: i64) -> Result<(), MigrateError> {
+    sqlx::query(AssertSqlSafe(format!("delete from {record} where version = $1")))
+        .bind(version)
+        .execute(transaction)
+        .await?;
+    Ok(())
+}
