@@ -124,6 +124,8 @@ begin
   end if;
   -- The whole first: its partitions inherit the trigger.
   foreach part in array missing loop
+    continue when exists (select from pg_catalog.pg_trigger g
+                          where g.tgrelid = part and g.tgname = 'warden_fill_org_id' and g.tgenabled in ('O', 'A'));
     if not exists (select from pg_catalog.pg_trigger g
                    where g.tgrelid = part and g.tgname = 'warden_fill_org_id' and g.tgparentid <> 0) then
       execute pg_catalog.format('create or replace trigger warden_fill_org_id before insert on %s '

@@ -115,13 +115,15 @@ const UPSERTS: [&str; 2] = [
      on conflict (vapi_call_id) do update set summary = excluded.summary returning (xmax = 0)",
 ];
 
-/// The same, if call logs are partitioned by month.
+/// The same, if call logs are partitioned by month. PostgreSQL does not return xmax there.
 const UPSERTS_PARTITIONED: [&str; 2] = [
-    "insert into call_logs (user_id, vapi_call_id, summary) values ($1, 'again-' || gen_random_uuid(), 'x')
-     on conflict (vapi_call_id, created_at) do update set summary = excluded.summary returning (xmax = 0)",
-    "insert into call_logs (user_id, vapi_call_id, summary, created_at)
-     values ($1, 'vapi-' || (1 + floor(random() * 5)::int), 'x', '2024-03-05')
-     on conflict (vapi_call_id, created_at) do update set summary = excluded.summary returning (xmax = 0)",
+    "with i as (insert into call_logs (user_id, vapi_call_id, summary) values ($1, 'again-' || gen_random_uuid(), 'x')
+       on conflict (vapi_call_id, created_at) do nothing returning true)
+     select exists (select from i)",
+    "with i as (insert into call_logs (user_id, vapi_call_id, summary, created_at)
+       values ($1, 'vapi-' || (1 + floor(random() * 5)::int), 'x', '2024-03-05')
+       on conflict (vapi_call_id, created_at) do nothing returning true)
+     select exists (select from i)",
 ];
 
 struct Writer {

@@ -32,6 +32,8 @@ pub(super) const SETTINGS: &str = "
     set row_security = off;
     -- Compiling a batch would take longer than the batch may take.
     set jit = off;
+    -- The executor protects new members itself, so the event trigger need not check each statement.
+    set warden.is_protecting = 'on';
     -- If this process dies, the server ends its running statement within this time.
     set client_connection_check_interval = '500ms'";
 /// Application name in `pg_stat_activity`.
