@@ -31,14 +31,20 @@ impl Project {
     /// Copies the application. Panics if its packages are not installed in these versions.
     pub fn copy(tool: &'static Tool) -> Self {
         let (source, dir) = (source(tool), root().join("target/orms").join(tool.name));
-        let installed = fs::read(dir.join("installed")).unwrap_or_default();
         assert!(
-            installed == fs::read(source.join(tool.lock)).expect("the application names its packages"),
+            Self::is_installed(tool),
             "the packages of tests/orms/{0} are not installed: run `scripts/setup orms {0}` (`make test` does)",
             tool.name
         );
         copy(&source, &dir);
         Self { tool, dir }
+    }
+
+    /// Whether the packages of the application are installed in the versions that it pins.
+    pub fn is_installed(tool: &Tool) -> bool {
+        let installed = fs::read(root().join("target/orms").join(tool.name).join("installed"));
+        installed
+            .is_ok_and(|lock| lock == fs::read(source(tool).join(tool.lock)).expect("names its packages"))
     }
 
     /// Runs a command of the tool in the project's directory.
@@ -62,7 +68,7 @@ impl Project {
         let version = |package: &&str| {
             let line = lock.lines().find(|line| names(line, package)).expect("the package is pinned");
             let digits =
-                line.rsplit(['=', '"', '>']).find(|part| part.starts_with(|c: char| c.is_ascii_digit()));
+                line.rsplit(['=', '"', ' ']).find(|part| part.starts_with(|c: char| c.is_ascii_digit()));
             format!("{package} {}", digits.expect("the line has a version"))
         };
         self.tool.packages.iter().map(version).collect::<Vec<_>>().join(", ")
@@ -72,9 +78,9 @@ impl Project {
 /// Whether this line of a list of packages names a package, and not one whose name merely contains it.
 fn names(line: &str, package: &str) -> bool {
     line.trim_start()
-        .trim_start_matches(['"', '<'])
+        .trim_start_matches('"')
         .strip_prefix(package)
-        .is_some_and(|rest| rest.starts_with(['=', '"', '[', '>']))
+        .is_some_and(|rest| rest.starts_with(['=', '"', '[', ' ']))
 }
 
 pub fn root() -> &'static Path {

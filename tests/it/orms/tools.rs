@@ -15,6 +15,8 @@ pub struct Tool {
     pub drift: Drift,
     /// Runs a step of the application's checks; the name of the step is appended.
     pub app: &'static [&'static str],
+    /// Whether the packages exist for Debian only. Elsewhere `make orms` leaves the tool out.
+    pub is_from_debian: bool,
 }
 
 /// How the tool compares its models with the database.
@@ -27,7 +29,7 @@ pub enum Drift {
     Snapshot(&'static [&'static str], &'static str),
 }
 
-pub static ALL: &[&Tool] = &[&SQLALCHEMY, &DRIZZLE, &DJANGO, &PRISMA];
+pub static ALL: &[&Tool] = &[&SQLALCHEMY, &DRIZZLE, &DJANGO, &PRISMA, &RAILS];
 
 pub static SQLALCHEMY: Tool = Tool {
     name: "sqlalchemy",
@@ -37,6 +39,7 @@ pub static SQLALCHEMY: Tool = Tool {
     later: &["venv/bin/alembic", "upgrade", "head"],
     drift: Drift::Check(&["venv/bin/alembic", "check"]),
     app: &["venv/bin/python", "app.py"],
+    is_from_debian: false,
 };
 
 pub static DRIZZLE: Tool = Tool {
@@ -47,6 +50,7 @@ pub static DRIZZLE: Tool = Tool {
     later: &["node_modules/.bin/drizzle-kit", "migrate"],
     drift: Drift::Snapshot(&["node_modules/.bin/drizzle-kit", "generate"], "No schema changes"),
     app: &["node", "app.js"],
+    is_from_debian: false,
 };
 
 pub static DJANGO: Tool = Tool {
@@ -60,6 +64,7 @@ pub static DJANGO: Tool = Tool {
         "No changes detected",
     ),
     app: &["venv/bin/python", "app.py"],
+    is_from_debian: false,
 };
 
 pub static PRISMA: Tool = Tool {
@@ -70,4 +75,16 @@ pub static PRISMA: Tool = Tool {
     later: &["node_modules/.bin/prisma", "migrate", "deploy"],
     drift: Drift::Snapshot(&["node", "drift.js"], "The database is already in sync with the Prisma schema"),
     app: &["node", "app.js"],
+    is_from_debian: false,
+};
+
+pub static RAILS: Tool = Tool {
+    name: "rails",
+    lock: "packages.txt",
+    packages: &["ruby-activerecord"],
+    first: &["ruby", "migrate.rb", "20260101000001"],
+    later: &["ruby", "migrate.rb"],
+    drift: Drift::Check(&["ruby", "dump.rb", "--check"]),
+    app: &["ruby", "app.rb"],
+    is_from_debian: true,
 };

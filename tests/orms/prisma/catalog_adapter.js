@@ -5,7 +5,7 @@ import pg from "pg";
 
 const CHAR = 18;
 const [TEXT, CHAR_ARRAY, TEXT_ARRAY] = [25, 1002, 1009];
-// PostgreSQL's type of a column, and the type that the adapter is told. No catalog is queried for "char"[],
+// PostgreSQL's type of a column, and the type that the adapter receives. No catalog is queried for "char"[],
 // so that type stands for "char" until the columns' types are returned.
 const TYPES = new Map([[CHAR, CHAR_ARRAY], [19, TEXT], [CHAR_ARRAY, TEXT_ARRAY], [1003, TEXT_ARRAY]]);
 const [CHARACTER, CHARACTER_ARRAY] = [6, 70];
