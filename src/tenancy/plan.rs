@@ -63,7 +63,7 @@ pub struct TablePlan {
     pub table: Table,
     /// The objects that it needs, in order of creation.
     pub objects: Vec<RequiredObject>,
-    /// Its partitions or inheritance children, at all depths, with the objects that each needs.
+    /// Partitions or inheritance children, at all depths, with the objects that each needs.
     pub members: Vec<TablePlan>,
 }
 

@@ -115,7 +115,7 @@ const UPSERTS: [&str; 2] = [
      on conflict (vapi_call_id) do update set summary = excluded.summary returning (xmax = 0)",
 ];
 
-/// The same, if call logs are partitioned by month. PostgreSQL does not return xmax there.
+/// Upserts of a call log that is partitioned by month. PostgreSQL does not return xmax there.
 const UPSERTS_PARTITIONED: [&str; 2] = [
     "with i as (insert into call_logs (user_id, vapi_call_id, summary) values ($1, 'again-' || gen_random_uuid(), 'x')
        on conflict (vapi_call_id, created_at) do nothing returning true)

@@ -228,7 +228,7 @@ async fn assert_isolated(db: &TestDb, shape: &Shape) {
     }
 }
 
-/// What an operator does, from the plan to the audit and back.
+/// Runs the steps of an operator, from the plan to the audit and back.
 async fn lifecycle(shape: Shape) {
     let db = shape.database().await;
     let mut admin = connect(&db).await;
