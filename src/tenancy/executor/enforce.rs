@@ -153,6 +153,10 @@ impl AdoptionRun {
             }
         }
         statements.push(format!("select warden.protect({regclass})"));
+        if !plan.members.is_empty() {
+            // A member may be newer than the plan. From now on the event trigger protects new ones.
+            statements.push(format!("select warden.protect_members({regclass})"));
+        }
         Ok(statements)
     }
 
