@@ -15,7 +15,7 @@ const TABLES: &str = "
     join pg_class c on c.relnamespace = n.oid and c.relname = t.table_name and c.relkind in ('r', 'p')
     join pg_attribute a on a.attrelid = c.oid and a.attname = 'org_id' and a.atttypid = 'uuid'::regtype
       and a.attgenerated = '' and not a.attisdropped
-    where t.scope = 'org' order by 1";
+    where t.scope = 'org' and not exists (select from pg_inherits i where i.inhrelid = c.oid) order by 1";
 
 const COUNT: &str = "
     select count(*) from warden.tenant_tables t

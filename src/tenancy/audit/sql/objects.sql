@@ -5,6 +5,8 @@ with o as materialized (
   select t.*, format('%I.%I', t.schema_name, t.table_name) as full_name, warden.whole(t.relation) as whole
   from warden.tenant_object_rows() t
   join pg_class c on c.oid = t.relation and c.relkind in ('r', 'p')
+  -- A member that has an entry of its own is a finding of the rule table-kind.
+  where not exists (select from pg_inherits i where i.inhrelid = warden.whole(t.relation))
 ), state as (
   select relation,
     coalesce(bool_or(kind = 'column' and not is_valid), false) as lacks_column,

@@ -32,6 +32,8 @@ pub async fn mutations(connection: &mut PgConnection) -> Vec<Mutation> {
            -- The other objects of a partition belong to its whole, and can only be broken there.
            and (o.kind in ('policy', 'row_security')
                 or not (select c.relispartition from pg_class c where c.oid = o.relation))
+           -- Queries of a partitioned table use the indexes of its partitions.
+           and not (o.kind = 'index' and (select c.relkind = 'p' from pg_class c where c.oid = o.relation))
            -- A column of a primary key cannot become nullable.
            and not (o.kind = 'not_null' and exists (
              select from pg_constraint k join pg_attribute a on a.attrelid = k.conrelid and a.attnum = any (k.conkey)
