@@ -13,7 +13,7 @@ use std::sync::LazyLock;
 
 use sqlx::error::DatabaseError;
 use sqlx::migrate::{MigrateError, Migration, Migrator};
-use sqlx::postgres::PgConnection;
+use sqlx::postgres::{PgConnection, PgDatabaseError};
 use sqlx::{AssertSqlSafe, Connection as _};
 
 use super::connect_to_change;
@@ -195,8 +195,22 @@ fn failure(error: MigrateError, set: SchemaSet) -> anyhow::Error {
              or remove its data directory",
             set.name()
         ),
-        other => anyhow::Error::new(other).context("a migration failed and was rolled back"),
+        other => {
+            let mut context = "a migration failed and was rolled back".to_owned();
+            if let Some(hint) = hint(&other) {
+                context = format!("{context}. To continue:\n{hint}\ncause");
+            }
+            anyhow::Error::new(other).context(context)
+        }
     }
+}
+
+/// The hint of a migration's error, which often is the statement for a superuser.
+fn hint(error: &MigrateError) -> Option<String> {
+    let (MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _)) = error else {
+        return None;
+    };
+    cause.as_database_error()?.try_downcast_ref::<PgDatabaseError>()?.hint().map(str::to_owned)
 }
 
 /// Versions and checksums of the applied migrations.
