@@ -17,6 +17,9 @@ use crate::postgres::{self, MigrationName, SchemaSet};
 /// Rows are counted in tables with a smaller estimate. For larger tables, the estimate is shown.
 const COUNTED_ROWS_MAX: u64 = 100_000;
 
+/// Settings of the connection. They override what the role or the database may set.
+const SETTINGS: &str = "set statement_timeout = 0; set lock_timeout = 0; set idle_in_transaction_session_timeout = 0; set jit = off";
+
 /// Description of what a run would do.
 #[derive(Debug, Clone)]
 pub struct Preview {
@@ -59,6 +62,7 @@ pub async fn preview(
         PgConnection::connect_with(&database.clone().application_name("warden migrate --plan"))
             .await
             .context("cannot connect to DATABASE_URL")?;
+    connection.execute(SETTINGS).await?;
     executor::reject_standby(&mut connection).await?;
     let pending = postgres::pending(&mut connection, schema).await?;
     let mut transaction = connection.begin().await?;
