@@ -1,5 +1,6 @@
 -- Personnel records with triggers: old and new row as JSON in an audit table, updated_at, and a normalised name.
---! tables: public.employees, public.absences, public.audit_trail
+--! tables: public.employees user_column=created_by,
+--!   public.absences parent=public.employees parent_column=employee_id, public.audit_trail user_column=changed_by
 --! watch: 'public.employees', 'employees', 'employee', omit_columns => '{salary}'
 --! watch: 'public.absences', 'absences', 'absence'
 --! write: insert into employees (name, created_by, salary) values ('  Employee {n} ', '{user}', {n})
@@ -12,7 +13,7 @@
 --! check: select * from absences a join employees e on e.id = a.employee_id where a.org_id <> e.org_id
 --! setup: select warden.register_table('public.employees', user_column => 'created_by')
 --! setup: select warden.register_table('public.absences', parent => 'public.employees', parent_column => 'employee_id')
---! setup: select warden.register_table('public.audit_trail', user_column => 'changed_by')
+--! setup: update warden.tenant_tables set pauses_triggers = true where table_name in ('employees', 'absences')
 create table employees (
   id uuid primary key default gen_random_uuid(),
   number bigint generated always as identity,

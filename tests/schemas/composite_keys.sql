@@ -1,5 +1,7 @@
 -- The books of an accountant's clients: keys of several columns, and numbers that begin at 1 in each ledger.
---! tables: public.ledgers, public.entries, public.postings
+--! tables: public.ledgers user_column=kept_by,
+--!   public.entries parent=public.ledgers parent_column=ledger parent_key=code,
+--!   public.postings parent=public.ledgers parent_column=ledger parent_key=code
 --! watch: 'public.ledgers', 'ledgers', 'ledger', entity_column => 'code'
 --! watch: 'public.postings', 'postings', 'posting'
 --! write: insert into ledgers (code, kept_by) values ('L{n}', '{user}')
@@ -13,11 +15,6 @@
 --! write: delete from entries where number % 17 = {n} % 17
 --! check: select * from entries e join ledgers l on l.code = e.ledger where e.org_id <> l.org_id
 --! check: select * from postings p join entries e using (ledger, year, number) where p.org_id <> e.org_id
---! setup: select warden.register_table('public.ledgers', user_column => 'kept_by')
---! setup: select warden.register_table('public.entries', parent => 'public.ledgers',
---!   parent_column => 'ledger', parent_key => 'code')
---! setup: select warden.register_table('public.postings', parent => 'public.ledgers',
---!   parent_column => 'ledger', parent_key => 'code')
 create table ledgers (
   code text primary key,
   kept_by uuid not null

@@ -1,5 +1,5 @@
 -- Content of a publisher: articles and pages inherit the columns of entries, and articles are specialised again.
---! tables: public.entries, public.remarks
+--! tables: public.entries user_column=author_id, public.remarks user_column=author_id
 --! watch: 'public.entries', 'entries', 'entry'
 --! watch: 'public.remarks', 'remarks', 'remark'
 --! write: insert into entries (author_id, title) values ('{user}', 'entry {n}')
@@ -13,8 +13,6 @@
 --! write: insert into remarks (author_id, text) values ('{user}', 'remark {n}')
 --! check: select * from entries where author_id = '1b000000-0000-4000-8000-00000000000b'
 --!   and org_id <> '0b000000-0000-4000-8000-00000000000b'
---! setup: select warden.register_table('public.entries', user_column => 'author_id')
---! setup: select warden.register_table('public.remarks', user_column => 'author_id')
 create sequence entry_numbers;
 create table entries (
   id uuid primary key default gen_random_uuid(),
@@ -30,7 +28,8 @@ create table remarks (
   author_id uuid not null,
   text text not null
 );
-insert into articles (author_id, title, body) select id, 'article ' || n, 'text' from auth.users, generate_series(1, 8) n;
+insert into articles (author_id, title, body)
+select id, 'article ' || n, 'text' from auth.users, generate_series(1, 8) n;
 insert into reviews (author_id, title, stars) select id, 'review ' || n, 3 from auth.users, generate_series(1, 5) n;
 insert into pages (author_id, title, path)
 select id, 'page ' || n, '/' || email || n from auth.users, generate_series(1, 5) n;

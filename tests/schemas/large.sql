@@ -8,8 +8,8 @@
 --!   public.area_6_part_4, public.area_7_root, public.area_7_part_1, public.area_7_part_2, public.area_7_part_3,
 --!   public.area_7_part_4, public.area_8_root, public.area_8_part_1, public.area_8_part_2, public.area_8_part_3,
 --!   public.area_8_part_4, public.area_9_root, public.area_9_part_1, public.area_9_part_2, public.area_9_part_3,
---!   public.area_9_part_4, public.area_10_root, public.area_10_part_1, public.area_10_part_2,
---!   public.area_10_part_3, public.area_10_part_4
+--!   public.area_9_part_4, public.area_10_root, public.area_10_part_1, public.area_10_part_2, public.area_10_part_3,
+--!   public.area_10_part_4
 --! watch: 'public.area_3_root', 'area_3', 'root'
 --! watch: 'public.area_3_part_2', 'area_3_part_2', 'part'
 --! write: insert into area_3_root (name, created_by) values ('root {n}', '{user}')

@@ -1,17 +1,17 @@
 -- A project tracker that already has organizations and organization_members, with columns and roles of its own, and an
 -- org_id on its main table.
---! tables: public.projects, public.milestones
+--! tables: public.organizations, public.organization_members, public.projects, public.milestones
 --! watch: 'public.projects', 'projects', 'project'
 --! watch: 'public.milestones', 'milestones', 'milestone'
 --! write: insert into projects (org_id, name) values ('{org}', 'project {n}')
---! write: insert into milestones (project_id, title) select id, 'milestone {n}' from projects order by name desc limit 1
+--! write: insert into milestones (project_id, title)
+--!   select id, 'milestone {n}' from projects order by name desc limit 1
 --! write: update projects set name = name || '.' where number % 3 = {n} % 3
 --! write: update milestones set title = 'changed {n}' where number % 3 = {n} % 3
 --! write: delete from milestones where number % 5 = {n} % 5
 --! write: delete from projects where number % 13 = {n} % 13
 --! check: select * from milestones m join projects p on p.id = m.project_id where m.org_id <> p.org_id
 --! check: select * from projects p where p.name like '%-b' and p.org_id <> '0b000000-0000-4000-8000-00000000000b'
---! accept: public.organizations, public.organization_members
 create table organizations (
   id uuid primary key default gen_random_uuid(),
   name text not null,

@@ -1,6 +1,6 @@
 -- Shared notes with row-level security of their own, by auth.uid(): profiles name the organisation, auth_org_id() reads
 -- them, and a token hook adds claims.
---! tables: public.notes, public.note_shares
+--! tables: public.notes user_column=owner_id, public.note_shares parent=public.notes parent_column=note_id
 --! keep: public.auth_org_id, public.custom_access_token_hook
 --! watch: 'public.notes', 'notes', 'note', visibility => 'organisation'
 --! write: insert into notes (owner_id, body) values ('{user}', 'note {n}')
@@ -10,8 +10,6 @@
 --! write: delete from note_shares where user_id = '{user}'
 --! write: delete from notes where number % 7 = {n} % 7
 --! check: select * from note_shares s join notes n on n.id = s.note_id where s.org_id <> n.org_id
---! setup: select warden.register_table('public.notes', user_column => 'owner_id')
---! setup: select warden.register_table('public.note_shares', parent => 'public.notes', parent_column => 'note_id')
 --! setup: select warden.leave_to_user('public.profiles', 'id')
 create table profiles (
   id uuid primary key references auth.users on delete cascade,

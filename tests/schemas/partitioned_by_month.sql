@@ -1,6 +1,7 @@
 -- Measurements of a fleet of meters, partitioned by month, and the busy month again by half months. The alarms refer
 -- to the meters.
---! tables: public.meters, public.readings, public.alarms
+--! tables: public.meters user_column=owner_id, public.readings parent=public.meters parent_column=meter_id,
+--!   public.alarms
 --! watch: 'public.readings', 'readings', 'reading'
 --! watch: 'public.meters', 'meters', 'meter'
 --! write: insert into meters (owner_id, label) values ('{user}', 'meter {n}')
@@ -15,8 +16,6 @@
 --! write: insert into alarms (meter_id, text) select id, 'alarm {n}' from meters order by id limit 1
 --! write: delete from alarms where id % 3 = {n} % 3
 --! check: select * from readings r join meters m on m.id = r.meter_id where r.org_id <> m.org_id
---! setup: select warden.register_table('public.meters', user_column => 'owner_id')
---! setup: select warden.register_table('public.readings', parent => 'public.meters', parent_column => 'meter_id')
 --! later: create table readings_2026_05 partition of readings for values from ('2026-05-01') to ('2026-06-01')
 create table meters (
   id bigint generated always as identity primary key,

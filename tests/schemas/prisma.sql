@@ -1,9 +1,11 @@
 -- A shop in the conventions of Prisma and Drizzle: quoted names in camel case, text keys that the application makes,
 -- enums, implicit many-to-many tables with columns "A" and "B", and a table of migrations.
---! tables: public."Customer", public."Order", public."_OrderTags", public."Tag"
+--! tables: public."Customer" user_column=userId, public."Order" parent=public."Customer" parent_column=customerId,
+--!   public."_OrderTags" parent=public."Order" parent_column=A, public."Tag" user_column=userId
 --! watch: 'public."Order"', 'orders', 'order'
 --! watch: 'public."Customer"', 'customers', 'customer'
---! write: insert into "Customer" (id, email, "userId", "updatedAt") values ('c{n}', 'c{n}@example.com', '{user}', now())
+--! write: insert into "Customer" (id, email, "userId", "updatedAt")
+--!   values ('c{n}', 'c{n}@example.com', '{user}', now())
 --! write: insert into "Order" (id, "customerId", "updatedAt")
 --!   select 'o{n}', id, now() from "Customer" order by "createdAt" desc limit 1
 --! write: insert into "Tag" (id, "userId", label) values ('t{n}', '{user}', 'tag {n}')
@@ -13,10 +15,6 @@
 --! write: delete from "_OrderTags" where "B" = 't{n}'
 --! write: delete from "Order" where id in (select id from "Order" order by id limit 1)
 --! check: select * from "Order" o join "Customer" c on c.id = o."customerId" where o.org_id <> c.org_id
---! setup: select warden.register_table('public."Customer"', user_column => 'userId')
---! setup: select warden.register_table('public."Tag"', user_column => 'userId')
---! setup: select warden.register_table('public."Order"', parent => 'public."Customer"', parent_column => 'customerId')
---! setup: select warden.register_table('public."_OrderTags"', parent => 'public."Order"', parent_column => 'A')
 create type "OrderStatus" as enum ('OPEN', 'PAID', 'SHIPPED');
 create table "_prisma_migrations" (
   id varchar(36) primary key,

@@ -1,6 +1,8 @@
 -- The appointment book of a clinic, moved from a desktop database: names with capitals, spaces, quotes, other alphabets
 -- and reserved words.
---! tables: public."Patients", public."Visit Notes", public."order"
+--! tables: public."Patients" user_column=createdBy,
+--!   public."Visit Notes" parent=public."Patients" parent_column=patientId parent_key=patientId,
+--!   public."order" parent=public."Visit Notes" parent_column=Visit parent_key=Note#
 --! watch: 'public."Patients"', 'patients', 'patient', entity_column => 'patientId'
 --! watch: 'public."Visit Notes"', 'visit_notes', 'visit_note', entity_column => 'Note#'
 --! watch: 'public."order"', 'orders', 'order', entity_column => 'select'
@@ -16,11 +18,6 @@
 --! check: select * from "Visit Notes" v join "Patients" p using ("patientId") where v.org_id <> p.org_id
 --! check: select * from "Patients" where "createdBy" = '1b000000-0000-4000-8000-00000000000b'
 --!   and org_id <> '0b000000-0000-4000-8000-00000000000b'
---! setup: select warden.register_table('public."Patients"', user_column => 'createdBy')
---! setup: select warden.register_table('public."Visit Notes"', parent => 'public."Patients"',
---!   parent_column => 'patientId', parent_key => 'patientId')
---! setup: select warden.register_table('public."order"', parent => 'public."Visit Notes"',
---!   parent_column => 'Visit', parent_key => 'Note#')
 create table "Patients" (
   "patientId" uuid primary key default gen_random_uuid(),
   "Full Name" text not null,

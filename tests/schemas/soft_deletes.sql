@@ -1,7 +1,8 @@
 -- Tasks that are never deleted: a rule turns DELETE into an update, a view shows the remaining rows, and writes to the
 -- view reach the table through INSTEAD OF triggers and rules.
 --! since: 15
---! tables: public.all_tasks, public.all_projects
+--! tables: public.all_tasks parent=public.all_projects parent_column=project_id,
+--!   public.all_projects user_column=created_by
 --! watch: 'public.all_tasks', 'tasks', 'task'
 --! write: insert into projects (name) values ('project {n}')
 --! write: insert into tasks (project_id, title) select id, 'task {n}' from projects order by name limit 1
@@ -11,9 +12,6 @@
 --! write: delete from all_tasks where number % 7 = {n} % 7
 --! write: delete from projects where name = 'project {n}'
 --! check: select * from all_tasks t join all_projects p on p.id = t.project_id where t.org_id <> p.org_id
---! setup: select warden.register_table('public.all_projects', user_column => 'created_by')
---! setup: select warden.register_table('public.all_tasks', parent => 'public.all_projects',
---!   parent_column => 'project_id')
 create table all_projects (
   id uuid primary key default gen_random_uuid(),
   name text not null,

@@ -1,6 +1,8 @@
 -- A laboratory's samples in the conventions of SQLAlchemy and Alembic: singular tables, naming conventions for every
 -- constraint, joined-table inheritance, self-references, and a table of versions.
---! tables: public.experiment, public.sample, public.liquid_sample
+--! tables: public.experiment user_column=owner_id,
+--!   public.sample parent=public.experiment parent_column=experiment_id,
+--!   public.liquid_sample parent=public.sample parent_column=id
 --! role: ordinary_login
 --! watch: 'public.experiment', 'experiments', 'experiment'
 --! watch: 'public.sample', 'samples', 'sample'
@@ -15,9 +17,6 @@
 --! write: delete from sample where id % 7 = {n} % 7
 --! check: select * from sample s join experiment e on e.id = s.experiment_id where s.org_id <> e.org_id
 --! check: select * from liquid_sample l join sample s using (id) where l.org_id <> s.org_id
---! setup: select warden.register_table('public.experiment', user_column => 'owner_id')
---! setup: select warden.register_table('public.sample', parent => 'public.experiment', parent_column => 'experiment_id')
---! setup: select warden.register_table('public.liquid_sample', parent => 'public.sample', parent_column => 'id')
 create table alembic_version (version_num varchar(32) constraint alembic_version_pkc primary key);
 create table experiment (
   id serial constraint pk_experiment primary key,

@@ -1,6 +1,7 @@
 -- Attacks, each with its aim, its name and its statements. A line `-- aim: name` begins an attack, and a semicolon at
--- the end of a line ends a statement. `{A}` and `{B}` are organisations, `{PA}` is a project of A, and
--- `{ANN}` and `{BEN}` are users of A and B. The attacker belongs to B, or to no organisation.
+-- the end of a line ends a statement. Some attacks also state what they would do before `org_id` exists. `{A}` and
+-- `{B}` are organisations, `{PA}` is a project of A, and `{ANN}` and `{BEN}` are users of A and B. The attacker belongs
+-- to B, or to no organisation.
 --
 --   read    reads rows of A
 --   write   changes rows of A, or inserts some
@@ -261,6 +262,7 @@ select warden.custom_access_token_hook('{"user_id": "{ANN}", "claims": {}}')::te
 
 -- write: insert a row for another organisation
 insert into projects (owner_id, secret, org_id) values ('{BEN}', 'forged', '{A}');
+insert into projects (owner_id, secret) values ('{ANN}', 'forged');
 
 -- write: insert a row whose user belongs to another organisation
 insert into projects (owner_id, secret) values ('{ANN}', 'forged');
@@ -270,9 +272,11 @@ insert into documents (project_id, body) values ('{PA}', 'forged');
 
 -- write: insert into a partition
 insert into visits_2026_01 (project_id, happened_at, body, org_id) values ('{PA}', '2026-01-20', 'forged', '{A}');
+insert into visits_2026_01 (project_id, happened_at, body) values ('{PA}', '2026-01-20', 'forged');
 
 -- write: insert into an inheritance child
 insert into special_items (owner_id, body, org_id) values ('{ANN}', 'forged', '{A}');
+insert into special_items (owner_id, body) values ('{ANN}', 'forged');
 
 -- write: copy rows in
 copy documents (project_id, body) from program 'echo {PA}';
@@ -290,10 +294,12 @@ update visits_2026_01 set body = 'forged';
 
 -- write: move an own row into another organisation
 update projects set org_id = '{A}';
+update projects set owner_id = '{ANN}' where code = 'code-b';
 
 -- write: move a foreign row into the own organisation
 update projects set org_id = '{B}' where id = '{PA}';
 update visits_2026_01 set org_id = '{B}';
+update projects set owner_id = '{BEN}' where id = '{PA}';
 
 -- write: change the parent of an own row
 update documents set project_id = '{PA}' where body = 'of b';

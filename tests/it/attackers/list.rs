@@ -25,7 +25,7 @@ impl Attack {
 
 /// All attacks, in the order of the file.
 pub fn attacks() -> Vec<Attack> {
-    let text = include_str!("attacks.sql")
+    let text = super::file("attacks.sql")
         .replace("{A}", &ORG_A.to_string())
         .replace("{B}", &ORG_B.to_string())
         .replace("{PA}", PROJECT_OF_A)

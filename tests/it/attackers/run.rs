@@ -123,8 +123,10 @@ fn error_text(error: &sqlx::Error) -> String {
 /// What an attack must not change.
 pub async fn state(app: &ManagedDb) -> Value {
     let mut connection = app.connect_as("postgres").await;
-    let state =
-        sqlx::query_scalar(include_str!("state.sql")).fetch_one(&mut connection).await.expect("the state");
+    let state = sqlx::query_scalar(AssertSqlSafe(super::file("state.sql")))
+        .fetch_one(&mut connection)
+        .await
+        .expect("the state");
     connection.close().await.expect("closes");
     state
 }

@@ -11,9 +11,11 @@ with concerned (rel, condition) as (
 )
 select jsonb_build_object(
   'rows', (select jsonb_agg(query_to_xml(format(
-      'select t.tableoid::regclass, to_jsonb(t) from %s t where to_jsonb(t)::text ~ %L order by 2, 1', rel,
-      'secret-of-a|a0000000-0000-4000-8000-0000000000a1|1a000000-0000|0a000000-0000'),
-      true, false, '')::text order by rel)
+      $$select t.tableoid::regclass, d.doc from %s t, to_jsonb(t) as d (doc)
+        where d.doc::text ~ 'secret-of-a'
+           or case when d.doc ? 'org_id' then d.doc ->> 'org_id' = '0a000000-0000-4000-8000-00000000000a'
+                   else d.doc::text ~ '1a000000-0000-4000|a0000000-0000-4000-8000-0000000000a1' end
+        order by 2, 1$$, rel), true, false, '')::text order by rel)
     from concerned where to_regclass(rel) is not null),
   'kept', (select jsonb_agg(query_to_xml(format('select to_jsonb(t) from %s t order by 1', rel), true, false, '')::text
                             order by rel)
@@ -21,8 +23,8 @@ select jsonb_build_object(
   'forged', case when to_regclass('warden.events') is not null then
     query_to_xml($$select count(*) from warden.events where event like '%forged%' or data::text like '%forged%'$$,
                  true, false, '')::text end,
-  'relations', (select md5(string_agg(concat_ws(' ', c.oid, c.relname, c.relkind, c.relowner, c.relacl, c.relrowsecurity,
-                  c.relforcerowsecurity, c.reloptions, c.relispartition), E'\n' order by c.oid))
+  'relations', (select md5(string_agg(concat_ws(' ', c.oid, c.relname, c.relkind, c.relowner, c.relacl,
+                  c.relrowsecurity, c.relforcerowsecurity, c.reloptions, c.relispartition), E'\n' order by c.oid))
     from pg_class c where c.relpersistence <> 't' and c.relnamespace <> 'pg_toast'::regnamespace
       and not pg_is_other_temp_schema(c.relnamespace) and c.relnamespace::regnamespace::text !~ '^pg_(toast_)?temp'),
   'functions', (select md5(string_agg(concat_ws(' ', p.oid, p.prosrc, p.proowner, p.proacl, p.prosecdef, p.proconfig),
@@ -34,7 +36,8 @@ select jsonb_build_object(
   'rules', (select md5(string_agg(r.oid::text, ' ' order by r.oid)) from pg_rewrite r),
   'constraints', (select md5(string_agg(k.oid || ' ' || k.convalidated, ' ' order by k.oid))
     from pg_constraint k where k.connamespace::regnamespace::text !~ '^pg_temp'),
-  'comments', (select md5(string_agg(d.description, ' ' order by d.objoid, d.classoid, d.objsubid)) from pg_description d),
+  'comments', (select md5(string_agg(d.description, ' ' order by d.objoid, d.classoid, d.objsubid))
+    from pg_description d),
   'default rights', (select jsonb_agg(to_jsonb(a) order by a.oid) from pg_default_acl a),
   'schemas', (select md5(string_agg(concat_ws(' ', n.oid, n.nspname, n.nspowner, n.nspacl), ' ' order by n.oid))
     from pg_namespace n where n.nspname !~ '^pg_(toast_)?temp'),

@@ -19,8 +19,8 @@ fn programs() -> Option<(PathBuf, PathBuf)> {
 /// `pg_dump`.
 pub async fn restored(app: &ManagedDb, extensions: &[&str]) -> Option<ManagedDb> {
     let (pg_dump, pg_restore) = programs()?;
-    // Without BYPASSRLS, the operator cannot dump tables whose row-level security is forced for it. Its provider
-    // makes backups as a superuser.
+    // Without BYPASSRLS, the operator cannot dump tables whose row-level security is forced for it. Its
+    // provider makes backups as a superuser.
     let is_own = app.operator == Operator::Managed;
     let target = ManagedDb::create(app.operator).await;
     target.create_extensions(extensions).await;

@@ -67,6 +67,14 @@ impl SchemaFile {
         self.one(key).map(|list| list.split(',').map(str::trim).collect()).unwrap_or_default()
     }
 
+    /// Names of the tables, without the options that follow some of them.
+    pub fn tables(&self) -> Vec<String> {
+        // No name of the collection ends in a word with an equals sign.
+        let bare =
+            |item: &str| item.split(' ').take_while(|word| !word.contains('=')).collect::<Vec<_>>().join(" ");
+        self.list("tables").into_iter().map(bare).collect()
+    }
+
     /// Arguments of each `warden migrate`.
     pub fn arguments(&self) -> Vec<String> {
         let tables = self.list("tables").join(",");

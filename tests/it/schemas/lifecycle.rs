@@ -1,6 +1,7 @@
 //! One schema with one operator, from the plan to a restored dump.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 
 use fastrand::Rng;
 use serde_json::Value;
@@ -10,6 +11,9 @@ use super::catalog::{RowState, contents, fingerprint, rows};
 use super::file::SchemaFile;
 use super::{dump, workload};
 use crate::harness::managed::{ManagedDb, Operator};
+
+/// Rules that an owner without BYPASSRLS cannot check once row-level security is forced on organizations.
+const UNCHECKED: [&str; 2] = ["default-organization", "several-memberships"];
 
 /// A schema on its way.
 struct Lifecycle<'a> {
@@ -30,11 +34,11 @@ pub async fn run(schema: &SchemaFile, operator: Operator, statements: u32, rng: 
     life.plans_without_changes(&[]).await;
     life.migrate(&[]).await;
     let adopted = life.rows().await;
-    assert_eq!(contents(&adopted), contents(&original), "rows after the expand phase");
+    assert_rows(&contents(&adopted), &contents(&original), "rows after the expand phase");
     life.check().await;
     life.plans_without_changes(&["--enforce"]).await;
     life.migrate(&["--enforce", "--yes"]).await;
-    assert_eq!(life.rows().await, adopted, "rows after the enforce phase");
+    assert_rows(&life.rows().await, &adopted, "rows after the enforce phase");
     audit(schema, &life.app).await;
 
     life.watch_and_extend().await;
@@ -42,7 +46,7 @@ pub async fn run(schema: &SchemaFile, operator: Operator, statements: u32, rng: 
     life.check().await;
     let written = life.rows().await;
     life.migrate(&["--relax", "--yes"]).await;
-    assert_eq!(life.rows().await, written, "rows after --relax");
+    assert_rows(&life.rows().await, &written, "rows after --relax");
     life.check().await;
     life.plans_without_changes(&[]).await;
     life.restore(&written).await;
@@ -50,7 +54,10 @@ pub async fn run(schema: &SchemaFile, operator: Operator, statements: u32, rng: 
 
 impl Lifecycle<'_> {
     async fn rows(&self) -> BTreeMap<String, Vec<RowState>> {
-        rows(&self.app.db, &self.schema.list("tables")).await
+        // The default organisation is a new row of an application's own organizations.
+        let tables: Vec<String> =
+            self.schema.tables().into_iter().filter(|t| !t.starts_with("public.organization")).collect();
+        rows(&self.app.db, &tables).await
     }
 
     async fn plans_without_changes(&self, more: &[&str]) {
@@ -58,7 +65,9 @@ impl Lifecycle<'_> {
         let mut arguments = vec!["--plan"];
         arguments.extend(more);
         self.migrate(&arguments).await;
-        assert_eq!(fingerprint(&self.app.db).await, before, "--plan changed a catalog");
+        let after = fingerprint(&self.app.db).await;
+        let changed: Vec<_> = before.keys().filter(|catalog| before[*catalog] != after[*catalog]).collect();
+        assert!(changed.is_empty(), "--plan changed {changed:?}");
     }
 
     async fn migrate(&self, more: &[&str]) {
@@ -71,13 +80,18 @@ impl Lifecycle<'_> {
         self.app.warden(&all).await.must(0);
     }
 
-    /// Installs the core. Then the operator creates organisations, and registers tables whose derivation is not
-    /// obvious.
+    /// Installs the core. Then the operator creates organisations, and runs the statements of `setup`.
     async fn install_core(&self) {
         let decisions = self.schema.decisions();
-        let all: Vec<&str> = ["migrate"].into_iter().chain(decisions.iter().map(String::as_str)).collect();
+        let mut all = vec!["migrate"];
+        all.extend(decisions.iter().map(String::as_str));
+        // An application's own organisations are used only if the operator names them.
+        if self.schema.tables().iter().any(|table| table == "public.organizations") {
+            all.extend(["--tables", "public.organizations,public.organization_members"]);
+        }
         self.app.warden(&all).await.must(0);
         self.app.add_organizations().await;
+        self.app.accept_other_owners().await;
         for sql in self.schema.all_of("setup") {
             self.app.run_as_operator(sql).await;
         }
@@ -115,11 +129,25 @@ impl Lifecycle<'_> {
             return;
         };
         let restored = Lifecycle { schema: self.schema, app };
-        assert_eq!(&restored.rows().await, written, "rows after the restore");
+        assert_rows(&restored.rows().await, written, "rows after the restore");
         restored.migrate(&[]).await;
         restored.migrate(&["--enforce", "--yes"]).await;
-        assert_eq!(&restored.rows().await, written, "rows after the restored database was completed");
+        assert_rows(&restored.rows().await, written, "rows after the restored database was completed");
         audit(self.schema, &restored.app).await;
+    }
+}
+
+/// Asserts that the rows of each table are the same.
+fn assert_rows<K: Ord + Debug, V: PartialEq + Debug>(
+    actual: &BTreeMap<K, Vec<V>>,
+    expected: &BTreeMap<K, Vec<V>>,
+    when: &str,
+) {
+    for (table, rows) in expected {
+        let missing: Vec<&V> = rows.iter().filter(|row| !actual[table].contains(row)).take(3).collect();
+        let new: Vec<&V> = actual[table].iter().filter(|row| !rows.contains(row)).take(3).collect();
+        assert!(missing.is_empty() && new.is_empty(), "{when}: {table:?}: missing {missing:?}, new {new:?}");
+        assert_eq!(actual[table].len(), rows.len(), "{when}: {table:?}");
     }
 }
 
@@ -134,6 +162,9 @@ async fn audit(schema: &SchemaFile, app: &ManagedDb) {
         .iter()
         .filter(|f| f["severity"] == "finding")
         .filter(|f| !ignored.contains(&f["rule"].as_str().expect("a rule")))
+        .filter(|f| {
+            app.operator != Operator::WithoutBypass || !UNCHECKED.iter().any(|rule| f["object"] == *rule)
+        })
         .map(|f| {
             format!("{} {} {}: {} -> {}", f["rule"], f["table"], f["object"], f["cause"], f["remedy"]["text"])
         })

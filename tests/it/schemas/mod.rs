@@ -1,6 +1,6 @@
-//! The schemas of `tests/schemas`, each modelled on a kind of real application: plan, migrate, enforce, audit,
-//! watch, random writes with following clients, relax, dump and restore. Every step runs as an operator: as a
-//! superuser, or as the owner of a managed database.
+//! The schemas of `tests/schemas`, each modelled on a kind of real application: plan, migrate, enforce,
+//! audit, watch, random writes with following clients, relax, dump and restore. Every step runs as an
+//! operator: as a superuser, or as the owner of a managed database.
 //!
 //! The suite runs a few. `make schemas` runs all. `WARDEN_SCHEMAS=django,rails` selects by name, and
 //! `WARDEN_SEED` repeats the random writes.
@@ -9,6 +9,7 @@ mod catalog;
 mod dump;
 mod file;
 mod lifecycle;
+mod managed;
 mod workload;
 
 use fastrand::Rng;

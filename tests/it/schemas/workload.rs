@@ -1,6 +1,6 @@
-//! Random writes of two organisations, and a client of each that follows them through a real gateway. A client
-//! knows its rows at the beginning. Afterwards it applies "the last event of a row wins", and must end with
-//! exactly the rows of its organisation.
+//! Random writes of two organisations, and a client of each that follows them through a real gateway. A
+//! client knows its rows at the beginning. Afterwards it applies "the last event of a row wins", and must
+//! end with exactly the rows of its organisation.
 
 use std::collections::BTreeMap;
 
@@ -128,8 +128,7 @@ fn assert_same(known: &Rows, expected: &Rows) {
     }
 }
 
-/// Runs random statements of the file as the application's role, a tenth of them in transactions that are rolled
-/// back.
+/// Runs random statements of the file as the application's role. A tenth of the transactions is rolled back.
 async fn write(schema: &SchemaFile, app: &ManagedDb, statements: u32, rng: &mut Rng) {
     let choices = schema.all_of("write");
     assert!(!choices.is_empty(), "{}: has statements", schema.name);

@@ -36,7 +36,7 @@ const DATABASE: &str = include_str!("database.sql");
 pub enum Operator {
     /// A superuser, as on a server of one's own.
     Superuser,
-    /// The owner of a managed database: CREATEROLE, CREATEDB and BYPASSRLS. `pg_stat_statements` is installed.
+    /// The owner of a managed database: CREATEROLE, CREATEDB and BYPASSRLS, with `pg_stat_statements`.
     Managed,
     /// The same without BYPASSRLS and without `pg_stat_statements`.
     WithoutBypass,
@@ -125,11 +125,21 @@ impl ManagedDb {
     /// Runs statements as the operator.
     pub async fn run_as_operator(&self, sql: &str) {
         let mut connection = self.connect_as(self.operator.role()).await;
-        connection
-            .execute(sqlx::raw_sql(AssertSqlSafe(sql.to_owned())))
-            .await
-            .unwrap_or_else(|e| panic!("{:?}: {e}\n{sql}", self.operator));
+        connection.execute(sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))).await.unwrap_or_else(|e| {
+            panic!("{:?}: {e}: {}", self.operator, sql.chars().take(300).collect::<String>())
+        });
         connection.close().await.expect("closes");
+    }
+
+    /// Accepts that the owner of the cluster's other databases bypasses row-level security.
+    pub async fn accept_other_owners(&self) {
+        if self.operator != Operator::Managed {
+            let other = Operator::Managed.role();
+            self.run_as_operator(&format!(
+                "select warden.accept_finding('bypassing-role', '{other}', 'owns other databases')"
+            ))
+            .await;
+        }
     }
 
     /// Creates the organisations A and B and their memberships, unless the application has them.
