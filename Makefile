@@ -81,7 +81,7 @@ fuzz: ## Fuzz every parser of client input for a minute each (SECONDS=600: longe
 	done
 
 .PHONY: adopt-full
-adopt-full: setup-postgres ## Adopt a million rows under write load, with 20 kills; prints a table, takes minutes
+adopt-full: setup-postgres ## Adopt a million rows under write load, plain and partitioned, with 20 kills each; takes minutes
 	cargo test --test it adoption::full -- --ignored --nocapture --test-threads=1
 
 .PHONY: schemas
