@@ -65,9 +65,95 @@ $$;
 create schema if not exists warden;
 alter schema warden owner to warden_owner;
 
+-- Repairs a restored schema. After a restore without owners (pg_dump --no-owner), everything belongs to the role that restored it. Fill functions
+-- run with the rights of the tables' owners, the event trigger with those of the migrating role.
+do $do$
+declare
+  command text;
+begin
+  for command in
+    select format('alter %s %s owner to warden_owner',
+                  case c.relkind when 'v' then 'view' when 'S' then 'sequence' else 'table' end, c.oid::regclass)
+    from pg_class c
+    where c.relnamespace = 'warden'::regnamespace and c.relkind in ('r', 'p', 'v', 'S')
+      and c.relowner <> 'warden_owner'::regrole and c.relname not in ('_sqlx_migrations', '_platform_migrations')
+      -- The sequence of an identity column follows its table.
+      and not exists (select from pg_depend d
+                      where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype in ('i', 'a')
+                        and d.refobjsubid > 0)
+    union all
+    select format('alter routine %s owner to warden_owner', p.oid::regprocedure)
+    from pg_proc p
+    where p.pronamespace = 'warden'::regnamespace and p.proowner <> 'warden_owner'::regrole
+      and p.proname not like 'fill %' and p.prorettype <> 'event_trigger'::regtype
+    union all
+    -- After a restore without rights (pg_dump --no-privileges). Policies call the two functions for every role.
+    select format('revoke execute on routine %s from public', p.oid::regprocedure)
+    from pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+    where p.pronamespace = 'warden'::regnamespace and a.grantee = 0
+      and p.proname not in ('auth_org_id', 'auth_user_id')
+  loop
+    execute command;
+  end loop;
+end
+$do$;
+
+-- ALTER DEFAULT PRIVILEGES may grant new objects to any role, as Supabase does. Objects that warden_owner creates from
+-- here on are granted by Warden's migrations alone. The schema, and the migrator's record, exist already.
+do $do$
+declare
+  command text;
+begin
+  for command in
+    select format('alter default privileges for role warden_owner%s revoke all on %s from %s',
+                  case when d.defaclnamespace <> 0 then ' in schema ' || quote_ident(n.nspname) else '' end,
+                  case d.defaclobjtype when 'r' then 'tables' when 'S' then 'sequences' when 'f' then 'functions'
+                                       when 'T' then 'types' else 'schemas' end,
+                  case a.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end)
+    from pg_default_acl d left join pg_namespace n on n.oid = d.defaclnamespace, aclexplode(d.defaclacl) a
+    where d.defaclrole = 'warden_owner'::regrole and a.grantee <> d.defaclrole
+      and d.defaclobjtype in ('r', 'S', 'f', 'T', 'n')
+    union
+    select format('revoke all on %s from %s', o.object,
+                  case a.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end)
+    from (
+      select 'schema warden' as object, n.nspacl as acl, n.nspowner as owner from pg_namespace n
+      -- Later migrations grant the schema to the roles that need it.
+      where n.nspname = 'warden' and to_regclass('warden.events') is null
+      union all
+      select 'table ' || c.oid::regclass, c.relacl, c.relowner from pg_class c
+      where c.oid in (to_regclass('warden._sqlx_migrations'), to_regclass('warden._platform_migrations'))
+    ) o, aclexplode(o.acl) a
+    where a.grantee <> o.owner
+  loop
+    execute command;
+  end loop;
+end
+$do$;
+
 -- By default PUBLIC may execute every new function. In schema warden, functions must be granted. (The form with IN
 -- SCHEMA can only add rights. It cannot revoke the default one.)
 alter default privileges for role warden_owner revoke execute on functions from public;
+
+-- Revokes the right to execute a function from every role but its owner. Functions that belong to the migrating role, or
+-- that it creates for another owner, may have got rights by default privileges.
+set local role warden_owner;
+create or replace function warden.close_function(function regprocedure) returns void
+language plpgsql set search_path = '' as $$
+declare
+  grantee text;
+begin
+  for grantee in
+    select distinct case a.grantee when 0 then 'public'
+                                   else pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) end
+    from pg_catalog.pg_proc p, pg_catalog.aclexplode(coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))) a
+    where p.oid = function and a.grantee <> p.proowner
+  loop
+    execute pg_catalog.format('revoke execute on function %s from %s', function, grantee);
+  end loop;
+end
+$$;
+reset role;
 
 grant usage on schema warden to warden_gateway, warden_publisher;
 -- PUBLIC may have lost this right. If the migrating role may not grant it, PostgreSQL only warns.

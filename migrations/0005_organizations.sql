@@ -198,12 +198,13 @@ end
 $do$;
 
 -- The organisation of rows without a parent or a membership, such as data older than organisations.
+set local role warden_owner;
 create or replace function warden.default_organization() returns uuid
 language sql immutable parallel safe set search_path = '' as $$
   select 'a0000000-0000-0000-0000-000000000001'::uuid
 $$;
-alter function warden.default_organization() owner to warden_owner;
 revoke execute on function warden.default_organization() from public;
+reset role;
 
 -- The gateway and warden.publish() check whether an organisation exists.
 grant select (id) on public.organizations to warden_gateway, warden_owner;
@@ -291,6 +292,9 @@ declare
                                 and attname in ('is_primary', 'created_at'));
   columns text := array_to_string(array['org_id', 'user_id'] || has_columns::text[], ', ');
 begin
+  execute format('grant select (%s) on public.organization_members to warden_owner', columns);
+  -- Created by its owner, because default privileges of the migrating role could grant it to any role.
+  set local role warden_owner;
   execute format($fn$
     create or replace function warden.default_org_for(user_id uuid) returns uuid
     language sql stable security definer set search_path = '' set row_security = on as $body$
@@ -299,10 +303,9 @@ begin
     $body$
   $fn$, case when 'is_primary' = any (has_columns) then 'm.is_primary desc nulls last,' else '' end,
         case when 'created_at' = any (has_columns) then ' m.created_at,' else '' end);
-  execute format('grant select (%s) on public.organization_members to warden_owner', columns);
+  reset role;
 end
 $do$;
-alter function warden.default_org_for(uuid) owner to warden_owner;
 revoke execute on function warden.default_org_for(uuid) from public;
 do $do$
 begin

@@ -115,7 +115,7 @@ begin
     'set search_path = '''' as %L',
     fn, pg_catalog.format(E'\nbegin%s\n  new.org_id := coalesce(new.org_id, %L::uuid);\n  return new;\nend\n',
                           body, warden.default_organization()));
-  execute pg_catalog.format('revoke execute on function warden.%I() from public', fn);
+  perform warden.close_function(pg_catalog.format('warden.%I()', fn)::regprocedure);
   execute pg_catalog.format('grant usage on schema warden to %I', owner);
   execute pg_catalog.format('grant execute on function warden.default_org_for(uuid) to %I', owner);
   -- The migrating role may be a superuser, with more rights than the function needs.
@@ -336,17 +336,21 @@ language sql stable set search_path = '' as $$
 $$;
 
 -- Rights of requests on tables that Warden created: whole tables, because row-level security selects the rows. A
--- request without a token gets nothing. Supabase's default rights are revoked first. Tables that have their rights
--- already are skipped, because an operator may have changed them.
+-- request without a token gets nothing. Rights that default privileges gave to any role are revoked first.
 create or replace function warden.grant_to_requests(relations regclass[], may_write boolean) returns void
 language plpgsql set search_path = '' as $$
 declare
   relation regclass;
+  grantee text;
 begin
   foreach relation in array relations loop
-    continue when exists (select from pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) a
-                          where c.oid = relation and a.grantee = 'service_role'::regrole);
-    execute pg_catalog.format('revoke all on %s from anon, authenticated', relation);
+    for grantee in
+      select distinct case a.grantee when 0 then 'public'
+                                     else pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) end
+      from pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) a where c.oid = relation and a.grantee <> c.relowner
+    loop
+      execute pg_catalog.format('revoke all on %s from %s', relation, grantee);
+    end loop;
     execute pg_catalog.format('grant select, insert, update, delete on %s to service_role', relation);
     execute pg_catalog.format('grant select%s on %s to authenticated',
                               case when may_write then ', insert, update, delete' else '' end, relation);

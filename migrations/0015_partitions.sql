@@ -90,7 +90,7 @@ begin
     end
     $body$
   $fn$;
-  revoke execute on function warden.protect_new_members() from public;
+  perform warden.close_function('warden.protect_new_members()');
   if not exists (select from pg_event_trigger where evtname = 'warden_protect_members') then
     create event trigger warden_protect_members on ddl_command_end
       when tag in ('CREATE TABLE', 'ALTER TABLE')

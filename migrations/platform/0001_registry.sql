@@ -7,6 +7,20 @@
 -- registered tables that exist.
 set local lock_timeout = '5s';
 set local statement_timeout = '5min';
+-- Default privileges may have granted the migrator's record to any role.
+do $do$
+declare
+  grantee text;
+begin
+  for grantee in
+    select distinct case a.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end
+    from pg_class c, aclexplode(c.relacl) a
+    where c.oid = to_regclass('warden._platform_migrations') and a.grantee <> c.relowner
+  loop
+    execute format('revoke all on warden._platform_migrations from %s', grantee);
+  end loop;
+end
+$do$;
 set local role warden_owner;
 
 -- One row about the platform. Each later migration runs in a transaction of its own, so the decision is recorded here.

@@ -4,6 +4,7 @@
 mod again;
 mod claims;
 mod existing;
+mod file_by_file;
 mod publish;
 mod rights;
 mod sets;

@@ -248,7 +248,9 @@ async fn definer_functions_have_an_empty_search_path() {
     let definers = "select pg_get_userbyid(proowner)::text || ' ' || proname from pg_proc
                     where prosecdef and pronamespace in ('warden'::regnamespace, 'public'::regnamespace) order by 1";
     let definers = texts(&db, definers).await;
-    assert!(definers.len() >= 8 && definers.iter().all(|d| d.starts_with("warden_owner ")), "{definers:?}");
+    // The event trigger's function changes tables, so it needs the rights of the migrating role.
+    let is_expected = |d: &String| d.starts_with("warden_owner ") || d.ends_with(" protect_new_members");
+    assert!(definers.len() >= 8 && definers.iter().all(is_expected), "{definers:?}");
 }
 
 #[tokio::test]
