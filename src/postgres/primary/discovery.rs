@@ -118,10 +118,14 @@ async fn connect(n: usize, address: &Address) -> Result<Option<PrimaryConnection
     }
     let row = sqlx::query!(
         r#"select (select system_identifier::text from pg_control_system()) as "system!",
-                  ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::bigint as "timeline!""#
+                  ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::bigint as "timeline!",
+                  current_setting('server_encoding') as "encoding!""#
     )
     .fetch_one(&mut connection)
     .await?;
+    if row.encoding != "UTF8" {
+        return Err(unsupported_encoding(&row.encoding));
+    }
     if opened.mode == BackendMode::Pooled {
         commit_pooled(&mut connection).await?;
     }
@@ -134,6 +138,18 @@ async fn connect(n: usize, address: &Address) -> Result<Option<PrimaryConnection
         system: row.system,
         timeline: row.timeline,
     }))
+}
+
+/// Events are JSON in UTF-8. In a database with another encoding some strings have no such form, and a single
+/// one would stop the log for every organisation.
+fn unsupported_encoding(encoding: &str) -> sqlx::Error {
+    sqlx::Error::Configuration(
+        format!(
+            "the database has the encoding {encoding}, and Warden needs UTF8: dump it, and restore it into a database \
+             that was created with `create database NAME encoding 'UTF8' template template0`"
+        )
+        .into(),
+    )
 }
 
 /// Message of the server or of the network, without sqlx's own words around it.
