@@ -14,10 +14,15 @@ use super::SchemaSet;
 
 /// Applies the files of a set that are not recorded as they are, and returns their versions.
 ///
-/// If one file changed, later ones are applied as well, because they may build on what it replaces.
-pub(super) async fn apply(connection: &mut PgConnection, set: SchemaSet) -> Result<Vec<i64>, MigrateError> {
+/// If one file changed, later ones are applied as well, because they may build on what it replaces. In a damaged
+/// schema, all are applied.
+pub(super) async fn apply(
+    connection: &mut PgConnection,
+    set: SchemaSet,
+    is_damaged: bool,
+) -> Result<Vec<i64>, MigrateError> {
     connection.lock().await?;
-    let result = apply_locked(connection, set).await;
+    let result = apply_locked(connection, set, is_damaged).await;
     // If the run failed within a transaction of the caller, the lock ends with the connection.
     let unlocked = connection.unlock().await;
     let applied = result?;
@@ -25,7 +30,11 @@ pub(super) async fn apply(connection: &mut PgConnection, set: SchemaSet) -> Resu
     Ok(applied)
 }
 
-async fn apply_locked(connection: &mut PgConnection, set: SchemaSet) -> Result<Vec<i64>, MigrateError> {
+async fn apply_locked(
+    connection: &mut PgConnection,
+    set: SchemaSet,
+    is_damaged: bool,
+) -> Result<Vec<i64>, MigrateError> {
     let migrator = set.migrator();
     let record = &migrator.table_name;
     for schema in migrator.create_schemas.iter() {
@@ -42,7 +51,7 @@ async fn apply_locked(connection: &mut PgConnection, set: SchemaSet) -> Result<V
     let recorded: HashMap<i64, Vec<u8>> =
         recorded.into_iter().map(|m| (m.version, m.checksum.into_owned())).collect();
     let mut applied = Vec::new();
-    for migration in stale(set, &recorded) {
+    for migration in stale(set, &recorded, is_damaged) {
         let mut transaction = connection.begin().await?;
         forget(&mut transaction, record, migration.version).await?;
         transaction.apply(record, migration).await?;
@@ -52,9 +61,14 @@ async fn apply_locked(connection: &mut PgConnection, set: SchemaSet) -> Result<V
     Ok(applied)
 }
 
-/// The files to apply, in order: those without a record, and from the first one that changed on, all.
-pub(super) fn stale(set: SchemaSet, recorded: &HashMap<i64, Vec<u8>>) -> Vec<&'static Migration> {
-    let mut has_changed = false;
+/// The files to apply, in order: those without a record, and from the first one that changed on, all. In a damaged
+/// schema: all.
+pub(super) fn stale(
+    set: SchemaSet,
+    recorded: &HashMap<i64, Vec<u8>>,
+    is_damaged: bool,
+) -> Vec<&'static Migration> {
+    let mut has_changed = is_damaged;
     let files = set.migrator().iter();
     files
         .filter(|file| {

@@ -124,9 +124,11 @@ async fn migrate_set(url: &str, set: SchemaSet) -> anyhow::Result<Migrated> {
 /// As [`migrate`].
 pub(crate) async fn migrate_on(connection: &mut PgConnection, set: SchemaSet) -> anyhow::Result<Migrated> {
     let mut migrated = Migrated::default();
+    let is_damaged = is_damaged(&mut *connection).await?;
     for set in sets(connection, set).await? {
         let before = recorded(&mut *connection, set).await?;
-        let applied = apply::apply(&mut *connection, set).await.map_err(|error| failure(error, set))?;
+        let applied =
+            apply::apply(&mut *connection, set, is_damaged).await.map_err(|error| failure(error, set))?;
         let files = set.migrator().iter().filter(|file| applied.contains(&file.version));
         migrated.applied.extend(names(set, files, &before));
         migrated.total += set.migrator().iter().count();
@@ -140,9 +142,10 @@ pub(crate) async fn pending(
     set: SchemaSet,
 ) -> Result<Vec<MigrationName>, sqlx::Error> {
     let mut pending = Vec::new();
+    let is_damaged = is_damaged(&mut *connection).await?;
     for set in sets(connection, set).await? {
         let recorded = recorded(&mut *connection, set).await?;
-        pending.extend(names(set, apply::stale(set, &recorded), &recorded));
+        pending.extend(names(set, apply::stale(set, &recorded, is_damaged), &recorded));
     }
     Ok(pending)
 }
@@ -211,6 +214,24 @@ fn hint(error: &MigrateError) -> Option<String> {
         return None;
     };
     cause.as_database_error()?.try_downcast_ref::<PgDatabaseError>()?.hint().map(str::to_owned)
+}
+
+/// Whether a restore left owners or rights out (`pg_dump --no-owner`, `--no-privileges`): the log does not belong
+/// to its owner, or the gateway's role may not read it. Applying every file again restores both.
+async fn is_damaged(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    // Not checked at compile time, because schema and roles may not exist.
+    sqlx::query_scalar(
+        "select exists (
+           select from pg_class c join pg_namespace n on n.oid = c.relnamespace
+           where c.oid = to_regclass('warden.events')
+             and ('warden_owner' not in (pg_get_userbyid(n.nspowner), pg_get_userbyid(c.relowner))
+                  or pg_get_userbyid(n.nspowner) <> pg_get_userbyid(c.relowner)
+                  or not exists (select from pg_roles r where r.rolname = 'warden_gateway'
+                                   and has_schema_privilege(r.oid, n.oid, 'usage')
+                                   and has_table_privilege(r.oid, c.oid, 'select'))))",
+    )
+    .fetch_one(connection)
+    .await
 }
 
 /// Versions and checksums of the applied migrations.

@@ -6,6 +6,7 @@ mod claims;
 mod existing;
 mod file_by_file;
 mod publish;
+mod restore;
 mod rights;
 mod sets;
 mod tenancy;
