@@ -4,6 +4,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
+use sqlx::AssertSqlSafe;
 use tokio::process::Command;
 use warden_testkit::PostgresProxy;
 
@@ -51,6 +52,7 @@ pub async fn run(tool: &'static Tool) -> Report {
         let variables = [("ORG_A", ORG_A), ("ORG_B", ORG_B), ("USER_A", USER_A), ("USER_B", USER_B)];
         app.must(&[tool.app, &[step]].concat(), "app", &variables).await;
     }
+    app.check_data_migration().await;
     app.warden(&["audit"]).await;
     Report { tool, versions: app.project.versions(), drift }
 }
@@ -155,6 +157,15 @@ impl Application {
                 "not compared with the database"
             }
         }
+    }
+
+    /// Asserts that a data migration by the owner changes no row without claims.
+    async fn check_data_migration(&self) {
+        let mut transaction = self.db.pool.begin().await.expect("begins");
+        let role = format!("set local role {}", self.role("owner"));
+        sqlx::raw_sql(AssertSqlSafe(role)).execute(&mut *transaction).await.expect("sets");
+        let updated = sqlx::query("update projects set name = name").execute(&mut *transaction).await;
+        assert_eq!(updated.expect("updates").rows_affected(), 0);
     }
 
     async fn must(&self, args: &[&str], role: &str, variables: &[(&str, &str)]) -> Outcome {
