@@ -235,9 +235,9 @@ $$;
 --   entity_topic_column  column with that entity's id: uuid, integer or text. By default entity_column, because the row
 --                        is the entity; for invoice lines, for example, 'invoice_id'. A row without an id, or with a
 --                        string that warden.is_entity_id() rejects, reaches no entity topic.
--- The caller must own the table and be a member of warden_owner. Call it again to change an argument, or after adding
--- a partition: triggers of a partitioned table do not fire for a statement on a partition, so each partition gets its
--- own triggers.
+-- The caller must own the table and be a member of warden_owner. Call it again to change an argument. Triggers of a
+-- partitioned table do not fire for a statement on a partition, so each partition gets its own triggers. A new
+-- partition gets them from the event trigger of 0015_partitions.sql, or from warden.protect_members().
 create or replace function warden.watch(
   relation regclass, topic text, event_prefix text,
   entity_column name default 'id', omit_columns text[] default '{}', org_column name default 'org_id',
