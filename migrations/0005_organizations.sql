@@ -92,14 +92,16 @@ begin
                             pg_catalog.format('Copy of warden.%s (created by Warden)', name));
   -- Default privileges may have granted it to anybody.
   for grantee in
-    select distinct case a.grantee when 0 then 'public' else pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) end
+    select distinct case a.grantee when 0 then 'public'
+                                   else pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) end
     from pg_catalog.pg_proc p, pg_catalog.aclexplode(coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))) a
     where p.oid = signature::regprocedure and a.grantee <> p.proowner
   loop
     execute pg_catalog.format('revoke execute on function %s from %s', signature, grantee);
   end loop;
   for grantee in
-    select distinct case a.grantee when 0 then 'public' else pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) end
+    select distinct case a.grantee when 0 then 'public'
+                                   else pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) end
     from pg_catalog.aclexplode(own.proacl) a where a.grantee <> own.proowner
   loop
     execute pg_catalog.format('grant execute on function %s to %s', signature, grantee);
@@ -341,7 +343,8 @@ begin
     and not warden.is_own(p.oid)
   order by p.proname limit 1;
   if hook.is_trusted is false then
-    raise exception 'warden: the token hook % belongs to %, whose claims Warden does not sign', hook.signature, hook.owner
+    raise exception 'warden: the token hook % belongs to %, which may not decide about claims',
+        hook.signature, hook.owner
       using errcode = '42501',
             hint = 'Give it to the owner of public.organizations, or drop it.';
   end if;

@@ -157,7 +157,13 @@ language sql stable set search_path = '' set jit = off as $$
       exists (select from warden.watches w where w.relation = c.oid and w.org_column = 'org_id') as is_watched,
       coalesce(pc.oid is null or warden.can_be_unique(pc.oid, array['org_id', r.parent_key::text]), false)
         as can_have_parent_key
-    from warden.tenant_tables r
+    -- Rows that reference organizations inherit from no other table, so they need no composite key.
+    from (select t.schema_name, t.table_name, t.scope, t.user_column, t.is_immutable, t.is_read_only,
+            case when p.is_parent then t.parent_schema end as parent_schema,
+            case when p.is_parent then t.parent_table end as parent_table,
+            case when p.is_parent then t.parent_column end as parent_column, t.parent_key
+          from warden.tenant_tables t,
+          lateral (select (t.parent_schema, t.parent_table) <> ('public', 'organizations') as is_parent) p) r
     left join pg_catalog.pg_namespace n on n.nspname = r.schema_name
     left join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = r.table_name
       and c.relkind in ('r', 'p', 'v', 'm', 'f')

@@ -86,6 +86,8 @@ declare
   fn name := warden.fill_function_name(warden.whole(relation));
   owner name := (select pg_catalog.pg_get_userbyid(c.relowner) from pg_catalog.pg_class c
                  where c.oid = coalesce(parent, relation));
+  -- The column of a parent's row with its organisation.
+  parent_org name := case when parent = 'public.organizations'::regclass then 'id' else 'org_id' end;
   body text := '';
 begin
   if r.scope <> 'org' or r.is_read_only then
@@ -95,14 +97,14 @@ begin
   if missing = '{}' then
     return;
   end if;
-  if parent is not null and warden.has_column(relation, r.parent_column) and warden.has_column(parent, 'org_id') then
+  if parent is not null and warden.has_column(relation, r.parent_column) and warden.has_column(parent, parent_org) then
     body := pg_catalog.format($body$
   if new.%1$I is not null then
-    select p.org_id into new.org_id from %2$s p where p.%3$I = new.%1$I;
+    select p.%4$I into new.org_id from %2$s p where p.%3$I = new.%1$I;
     if found then
       return new;
     end if;
-  end if;$body$, r.parent_column, parent, r.parent_key);
+  end if;$body$, r.parent_column, parent, r.parent_key, parent_org);
   end if;
   if r.user_column is not null and warden.has_column(relation, r.user_column) then
     body := body || pg_catalog.format($body$
@@ -358,13 +360,14 @@ begin
 end
 $$;
 
--- Registers a table of the application as a table of organisations. If it has no rows, all its objects are created at
--- once. Otherwise the next `warden migrate` adopts it.
+-- Registers a table of the application as a table of organisations. The table itself is not changed: the next
+-- `warden migrate` adopts it.
 --   user_column    column with the user of a row
---   parent         table from which rows inherit their organisation: parent_column references its parent_key
+--   parent         table from which rows inherit their organisation: parent_column references its parent_key. If it is
+--                  organizations, parent_column names the organisation itself.
 --   is_immutable   whether org_id can never change
 -- Call it again to change an argument.
-create or replace function warden.adopt_table(
+create or replace function warden.register_table(
   relation regclass, user_column name default null, parent regclass default null,
   parent_column name default null, parent_key name default 'id', is_immutable boolean default true
 ) returns void
@@ -372,7 +375,6 @@ language plpgsql set search_path = '' as $$
 declare
   c record;
   p warden.tenant_tables;
-  has_rows boolean;
   missing text;
 begin
   select n.nspname, k.relname, k.relkind, k.relispartition, k.relpersistence into c
@@ -402,19 +404,35 @@ begin
   end loop;
   if parent is not null then
     p := warden.registered(parent);
-    if p.scope <> 'org' then
+    if p.scope = 'user' then
       raise exception 'warden.adopt_table: rows of the parent % do not belong to organisations', parent
         using errcode = '22023';
     end if;
   end if;
   insert into warden.tenant_tables
     (schema_name, table_name, user_column, parent_schema, parent_table, parent_column, parent_key, is_immutable)
-  values (c.nspname, c.relname, adopt_table.user_column, p.schema_name, p.table_name, adopt_table.parent_column,
-          adopt_table.parent_key, adopt_table.is_immutable)
+  values (c.nspname, c.relname, register_table.user_column, p.schema_name, p.table_name, register_table.parent_column,
+          register_table.parent_key, register_table.is_immutable)
   on conflict on constraint tenant_tables_pkey do update
     set (scope, user_column, parent_schema, parent_table, parent_column, parent_key, is_immutable)
       = ('org', excluded.user_column, excluded.parent_schema, excluded.parent_table, excluded.parent_column,
          excluded.parent_key, excluded.is_immutable);
+end
+$$;
+revoke execute on function warden.register_table(regclass, name, regclass, name, name, boolean) from public;
+
+-- Registers a table, and creates all its objects at once if it has no rows.
+create or replace function warden.adopt_table(
+  relation regclass, user_column name default null, parent regclass default null,
+  parent_column name default null, parent_key name default 'id', is_immutable boolean default true
+) returns void
+language plpgsql set search_path = '' as $$
+declare
+  has_rows boolean;
+begin
+  perform warden.register_table(relation, user_column, parent, parent_column, parent_key, is_immutable);
+  -- organizations needs none of a parent's objects.
+  parent := nullif(parent, 'public.organizations'::regclass);
   execute pg_catalog.format('select exists (select from %s)', relation) into has_rows;
   if not has_rows and parent is not null then
     -- The parent needs a unique (org_id, key), and an organisation in each row.
@@ -430,6 +448,7 @@ begin
   end if;
 end
 $$;
+revoke execute on function warden.adopt_table(regclass, name, regclass, name, name, boolean) from public;
 
 -- Registers a table as a table of users. The table itself is not changed.
 create or replace function warden.leave_to_user(relation regclass, user_column name default 'user_id') returns void

@@ -91,7 +91,8 @@ impl AuditedTable {
 }
 
 fn parent_checks(table: &str, parent: &str, column: &str, key: &str) -> [(&'static str, RowCheck); 2] {
-    let elsewhere = format!("{table} c join {parent} p on p.{key} = c.{column} where c.org_id <> p.org_id");
+    let org = if parent == "public.organizations" { "id" } else { "org_id" };
+    let elsewhere = format!("{table} c join {parent} p on p.{key} = c.{column} where c.org_id <> p.{org}");
     let orphans = format!(
         "{table} c where c.{column} is not null and not exists (select from {parent} p where p.{key} = c.{column})"
     );
@@ -100,7 +101,7 @@ fn parent_checks(table: &str, parent: &str, column: &str, key: &str) -> [(&'stat
             "parent-rows",
             RowCheck {
                 remedy: Remedy::decide(format!(
-                    "decide which organisation is right: select c.*, p.org_id as parents_org_id from {elsewhere};"
+                    "decide which organisation is right: select c.*, p.{org} as parents_org_id from {elsewhere};"
                 )),
                 from: elsewhere,
                 cause: "an organisation other than their parent's",

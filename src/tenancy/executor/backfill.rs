@@ -320,7 +320,11 @@ fn fill_statement(table: &Table, range: &BatchRange) -> String {
         Some(parent) => (
             format!("t.{}", quoted(&parent.column)),
             format!("left join {} p on p.{} = k.parent", parent.sql(), quoted(&parent.key)),
-            format!("case when p.{} is null then {without_parent} else p.org_id end", quoted(&parent.key)),
+            format!(
+                "case when p.{} is null then {without_parent} else p.{} end",
+                quoted(&parent.key),
+                parent.org_column()
+            ),
         ),
         None => ("null::uuid".to_owned(), String::new(), without_parent.to_owned()),
     };

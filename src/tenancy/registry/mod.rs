@@ -39,6 +39,12 @@ pub struct Parent {
 }
 
 impl Parent {
+    /// The column with the organisation of a parent's row: a row may reference `organizations` itself.
+    #[must_use]
+    pub fn org_column(&self) -> &'static str {
+        if self.schema == "public" && self.name == "organizations" { "id" } else { "org_id" }
+    }
+
     /// The quoted name for SQL.
     #[must_use]
     pub fn sql(&self) -> String {

@@ -1,0 +1,156 @@
+-- Candidates: tables that look like an organisation's, and from where their rows would get their organisation. They are
+-- suggestions: a table is adopted only if an operator names it (`warden migrate --tables`, or warden.adopt_table()).
+set local lock_timeout = '5s';
+set local statement_timeout = '5min';
+set local role warden_owner;
+
+-- A column name in the form that conventions are compared in: "ownerId" and "OwnerID" are owner_id.
+create or replace function warden.convention(column_name name) returns text
+language sql immutable set search_path = '' as $$
+  select pg_catalog.lower(pg_catalog.regexp_replace(column_name::text, '([a-z0-9])([A-Z])', '\1_\2', 'g'))
+$$;
+revoke execute on function warden.convention(name) from public;
+
+-- Columns that may name the user or the organisation of a row.
+--   kind       'organisation': a foreign key to organizations, which gives the organisation itself.
+--              'parent': a foreign key to another table. 'user': a user whose membership gives the organisation.
+--              'hint': the name of an organisation's column, or a user's whose type is no uuid. It gives nothing.
+--   rank       the best has the lowest
+create or replace function warden.candidate_columns() returns table (
+  relation regclass, column_name name, kind text, target regclass, target_key name, rank int
+)
+language sql stable set search_path = '' as $$
+  with tables as (
+    select c.oid from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+    where c.relkind in ('r', 'p') and not c.relispartition and c.relpersistence <> 't'
+      and n.nspname !~ '^pg_' and n.nspname not in (
+        'information_schema', 'warden',
+        -- Schemas that Supabase owns and protects.
+        'auth', 'storage', 'realtime', '_realtime', 'vault', 'pgsodium', 'extensions', 'graphql', 'graphql_public',
+        'supabase_functions', 'supabase_migrations', '_analytics', 'net', 'cron', 'pgbouncer')
+      and not exists (select from pg_catalog.pg_inherits i where i.inhrelid = c.oid)
+      and not exists (select from pg_catalog.pg_depend d
+                      where d.classid = 'pg_catalog.pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')
+  ), columns as (
+    select a.attrelid, a.attname, a.attnum, a.attnotnull, a.atttypid, warden.convention(a.attname) as convention
+    from pg_catalog.pg_attribute a join tables t on t.oid = a.attrelid
+    where a.attnum > 0 and not a.attisdropped
+  ), keys as (
+    select c.*, f.confrelid, f.confdeltype, k.attname as key, n.nspname as target_schema, p.relname as target_name
+    from columns c
+    join pg_catalog.pg_constraint f on f.conrelid = c.attrelid and f.contype = 'f' and f.conkey = array[c.attnum]
+      and f.confrelid <> f.conrelid
+    join pg_catalog.pg_attribute k on k.attrelid = f.confrelid and k.attnum = f.confkey[1]
+    join pg_catalog.pg_class p on p.oid = f.confrelid
+    join pg_catalog.pg_namespace n on n.oid = p.relnamespace
+  )
+  select k.attrelid, k.attname, 'organisation', k.confrelid, k.key, case when k.attnotnull then 1 else 2 end
+  from keys k where k.confrelid = pg_catalog.to_regclass('public.organizations') and k.key = 'id'
+  union all
+  -- A required parent, whose rows are deleted with it, is the likeliest owner of a row.
+  select k.attrelid, k.attname, 'parent', k.confrelid, k.key,
+    10 + case when k.attnotnull then 0 else 2 end + case when k.confdeltype = 'c' then 0 else 1 end
+  from keys k
+  where k.confrelid <> coalesce(pg_catalog.to_regclass('public.organizations'), 0)
+    and (k.target_schema, k.target_name) <> ('auth', 'users')
+  union all
+  select k.attrelid, k.attname, 'user', k.confrelid, k.key, 20 + case when k.attnotnull then 0 else 1 end
+  from keys k where (k.target_schema, k.target_name) = ('auth', 'users')
+  union all
+  select c.attrelid, c.attname, case when c.atttypid in ('uuid'::regtype, 'text'::regtype, 'varchar'::regtype)
+                                     then 'user' else 'hint' end, null, null, 30 + u.n::int
+  from columns c
+  join unnest('{user_id,owner_id,created_by,created_by_id,created_by_user_id,author_id,profile_id,creator_id}'::text[])
+    with ordinality u (name, n) on u.name = c.convention
+  union all
+  select c.attrelid, c.attname, 'hint', null, null, 50 + u.n::int
+  from columns c
+  join unnest('{org_id,organization_id,organisation_id,tenant_id,account_id,workspace_id,team_id,company_id}'::text[])
+    with ordinality u (name, n) on u.name = c.convention
+$$;
+revoke execute on function warden.candidate_columns() from public;
+
+-- Tables that are not registered and look like an organisation's, with the best derivation of their rows' organisation.
+-- A foreign key to an organisation, or to a table of organisations, is better than a user column: the row belongs where
+-- its parent belongs. A table that inherits from another candidate can be registered only after it.
+create or replace function warden.tenant_candidates() returns table (
+  relation regclass, user_column name, parent regclass, parent_column name, parent_key name, reason text
+)
+language plpgsql stable set search_path = '' as $$
+declare
+  links jsonb;
+  registered oid[] := array(
+    select c.oid from warden.tenant_tables t
+    join pg_catalog.pg_namespace n on n.nspname = t.schema_name
+    join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = t.table_name);
+  -- Tables whose rows have an organisation: registered ones, and candidates that were decided.
+  owned oid[] := array(
+    select c.oid from warden.tenant_tables t
+    join pg_catalog.pg_namespace n on n.nspname = t.schema_name
+    join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = t.table_name
+    where t.scope = 'org' and not t.is_read_only);
+  waiting oid[];
+  chosen record;
+begin
+  select coalesce(pg_catalog.jsonb_agg(pg_catalog.jsonb_build_object(
+      'relation', l.relation::oid::bigint, 'column', l.column_name, 'kind', l.kind, 'target', l.target::oid::bigint,
+      'key', l.target_key, 'rank', l.rank)), '[]') into links
+  from warden.candidate_columns() l where l.relation <> all (registered);
+  -- First every table with a sign of its own, then those that reference one of them, at any depth.
+  waiting := array(
+    with recursive signs as (
+      select l.* from pg_catalog.jsonb_to_recordset(links) l
+        (relation bigint, "column" name, kind text, target bigint, key name, rank int)
+    ), found (relation) as (
+      select s.relation from signs s where s.kind <> 'parent' or s.target = any (owned::bigint[])
+      union
+      select s.relation from signs s join found f on f.relation = s.target where s.kind = 'parent'
+    )
+    select f.relation::oid from found f order by f.relation);
+  while pg_catalog.cardinality(waiting) > 0 loop
+    -- The next table is one with a parent that was decided; else one that waits for no parent; else, in a cycle, any
+    -- with a derivation of its own.
+    with signs as (
+      select l.* from pg_catalog.jsonb_to_recordset(links) l
+        (relation bigint, "column" name, kind text, target bigint, key name, rank int)
+      where l.relation = any (waiting::bigint[])
+    )
+    select w.oid as relation, p."column" as parent_column, p.target as parent, p.key as parent_key,
+      u."column" as user_column, h."column" as hint, u.target is not null as is_users_key into chosen
+    from unnest(waiting) w (oid)
+    left join lateral (
+      select s.* from signs s
+      where s.relation = w.oid and (s.kind = 'organisation' or s.kind = 'parent' and s.target = any (owned::bigint[]))
+      order by s.rank, s."column" limit 1) p on true
+    left join lateral (
+      select s.* from signs s
+      where s.relation = w.oid and s.kind = 'user' order by s.rank, s."column" limit 1) u on true
+    left join lateral (
+      select s.* from signs s
+      where s.relation = w.oid and s.kind = 'hint' order by s.rank, s."column" limit 1) h on true
+    left join lateral (
+      select count(*) as n from signs s
+      where s.relation = w.oid and s.kind = 'parent' and s.target = any (waiting::bigint[])) open on true
+    order by p.kind = 'organisation' desc nulls last, p.target is not null desc, open.n = 0 desc,
+      u."column" is not null desc, w.oid
+    limit 1;
+    relation := chosen.relation;
+    parent := chosen.parent;
+    parent_column := chosen.parent_column;
+    parent_key := chosen.parent_key;
+    user_column := chosen.user_column;
+    reason := pg_catalog.concat_ws(', ',
+      case when parent is not null then
+        pg_catalog.format('%I references %s', parent_column, parent) end,
+      case when user_column is not null then pg_catalog.format(
+        case when chosen.is_users_key then '%I references auth.users' else 'user column %I' end, user_column) end,
+      case when chosen.hint is not null and parent is null and user_column is null then
+        pg_catalog.format('column %I', chosen.hint) end);
+    return next;
+    owned := owned || chosen.relation;
+    waiting := array_remove(waiting, chosen.relation);
+  end loop;
+end
+$$;
+revoke execute on function warden.tenant_candidates() from public;
+reset role;
