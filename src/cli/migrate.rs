@@ -4,16 +4,19 @@ use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use clap::Args;
+use sqlx::postgres::PgConnectOptions;
 use tokio_util::sync::CancellationToken;
 
+use super::candidates;
 use crate::config::DatabaseArgs;
 use crate::postgres::SchemaSet;
 use crate::tenancy::executor::{
     self, AdoptionOptions, AdoptionOutcome, AdoptionProgress, EnforcementImpact, Goal, StepTime, grouped,
     human,
 };
+use crate::tenancy::preflight::{self, Choices};
 use crate::tenancy::preview::preview;
 use crate::{postgres, shutdown};
 
@@ -32,10 +35,24 @@ pub(super) struct MigrateArgs {
     /// Print what would be done, with row counts, and change nothing
     #[arg(long)]
     plan: bool,
+    /// Adopt these tables: names separated by commas, or @FILE with one per line and `#` comments. Options may
+    /// follow a name: user_column=, parent=, parent_column=, parent_key=, organization=default. Without the list,
+    /// a terminal asks; otherwise no table is adopted, and candidates are printed
+    #[arg(long, value_name = "LIST|@FILE")]
+    tables: Option<String>,
     /// Add the tables of the voice-call platform (calls, recordings, ...): create them if the database has no
     /// other tables, otherwise adopt those that exist. The choice is permanent: later runs need no flag
     #[arg(long)]
     platform: bool,
+    /// Leave these existing objects to the application; Warden uses its own in schema warden
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    keep: Vec<String>,
+    /// Replace these existing objects of the application by Warden's
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    replace: Vec<String>,
+    /// Accept what was found about these tables or roles
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    accept: Vec<String>,
     /// Also let the database isolate organisations: NOT NULL, row-level security, no fill triggers
     #[arg(long, conflicts_with = "relax")]
     enforce: bool,
@@ -74,29 +91,108 @@ impl MigrateArgs {
         }
     }
 
-    fn options(&self) -> AdoptionOptions {
-        AdoptionOptions {
+    fn options(&self) -> anyhow::Result<AdoptionOptions> {
+        let tables = match self.tables.as_deref() {
+            None => Vec::new(),
+            Some(list) => list_of_tables(list)?,
+        };
+        let both: Vec<&str> =
+            self.keep.iter().filter(|name| self.replace.contains(name)).map(String::as_str).collect();
+        anyhow::ensure!(both.is_empty(), "both --keep and --replace name {}", both.join(", "));
+        Ok(AdoptionOptions {
             schema: if self.platform { SchemaSet::Platform } else { SchemaSet::Core },
+            choices: Choices {
+                tables,
+                uses_organizations: self.platform,
+                keep: self.keep.clone(),
+                replace: self.replace.clone(),
+                accept: self.accept.clone(),
+            },
             lock_timeout: Duration::from_millis(self.lock_timeout.into()),
             batch_rows: self.batch_rows,
             is_gentle: self.gentle,
             is_waiting: !self.no_wait,
-        }
+        })
+    }
+
+    /// Whether the operator may be asked which tables to adopt.
+    fn may_ask(&self) -> bool {
+        self.goal() == Goal::Expand
+            && self.tables.is_none()
+            && !self.platform
+            && !self.yes
+            && std::io::stdin().is_terminal()
+    }
+
+    /// Whether candidates are of interest: not if the operator has chosen.
+    fn shows_candidates(&self) -> bool {
+        self.goal() == Goal::Expand && self.tables.is_none() && !self.platform
     }
 }
 
+/// The tables of the option, or of the file that it names.
+fn list_of_tables(list: &str) -> anyhow::Result<Vec<preflight::TableChoice>> {
+    let text = match list.strip_prefix('@') {
+        None => list.to_owned(),
+        Some(path) => {
+            std::fs::read_to_string(path).with_context(|| format!("cannot read the list of tables {path}"))?
+        }
+    };
+    preflight::parse_tables(&text).map_err(|errors| anyhow::anyhow!("--tables: {}", errors.join("; ")))
+}
+
 pub(super) async fn run(args: MigrateArgs) -> anyhow::Result<ExitCode> {
+    let mut options = args.options()?;
     let database = postgres::primary_options(&args.database.database_url).await?;
     let goal = args.goal();
-    let options = args.options();
     if args.plan {
-        let preview = preview(&database, options.schema, goal, options.lock_timeout).await?;
+        let preview = preview(&database, goal, &options).await?;
         println!("{preview}");
+        if args.shows_candidates() {
+            print!("{}", candidates::list(&preview.candidates));
+        }
         return Ok(exit_code(preview.issues.is_empty()));
     }
     if goal == Goal::Relax && !args.yes {
         confirm("This removes the isolation of organisations from the database.")?;
     }
+    let mut outcome = adopt(&args, &database, options.clone()).await?;
+    if let [issue] = outcome.issues.as_slice()
+        && outcome.is_blocked
+        && preflight::is_question(issue)
+        && !args.yes
+        && std::io::stdin().is_terminal()
+    {
+        confirm(&format!("{} {}.", issue.subject, issue.problem))?;
+        options.choices.uses_organizations = true;
+        outcome = adopt(&args, &database, options.clone()).await?;
+    }
+    if args.may_ask() && !outcome.is_blocked && !outcome.is_stopped && !outcome.candidates.is_empty() {
+        report(&outcome, goal);
+        options.choices.tables = candidates::ask(&outcome.candidates)?;
+        if options.choices.tables.is_empty() {
+            return Ok(exit_code(outcome.issues.is_empty()));
+        }
+        outcome = adopt(&args, &database, options).await?;
+        report(&outcome, goal);
+    } else {
+        report(&outcome, goal);
+        if args.shows_candidates() {
+            print!("{}", candidates::list(&outcome.candidates));
+        }
+    }
+    if outcome.is_stopped {
+        return Ok(ExitCode::from(STOPPED));
+    }
+    Ok(exit_code(outcome.issues.is_empty() && !outcome.is_declined))
+}
+
+/// Runs the executor until it ends, or the operator stops it.
+async fn adopt(
+    args: &MigrateArgs,
+    database: &PgConnectOptions,
+    options: AdoptionOptions,
+) -> anyhow::Result<AdoptionOutcome> {
     let stop = CancellationToken::new();
     let requested = shutdown::requested()?;
     let signal = tokio::spawn({
@@ -112,14 +208,9 @@ pub(super) async fn run(args: MigrateArgs) -> anyhow::Result<ExitCode> {
         if is_confirmed { Ok(true) } else { confirm("").map(|()| true) }
     };
     let progress = AdoptionProgress::to_stderr();
-    let outcome = executor::run(&database, goal, options, progress, stop, confirm_impact).await;
+    let outcome = executor::run(database, args.goal(), options, progress, stop, confirm_impact).await;
     signal.abort();
-    let outcome = outcome?;
-    report(&outcome, goal);
-    if outcome.is_stopped {
-        return Ok(ExitCode::from(STOPPED));
-    }
-    Ok(exit_code(outcome.issues.is_empty() && !outcome.is_declined))
+    outcome
 }
 
 fn exit_code(is_success: bool) -> ExitCode {
@@ -142,6 +233,13 @@ fn confirm(what: &str) -> anyhow::Result<()> {
 }
 
 fn report(outcome: &AdoptionOutcome, goal: Goal) {
+    if outcome.is_blocked {
+        for issue in &outcome.issues {
+            println!("issue: {issue}");
+        }
+        println!("Nothing was changed: decide about the issues above, then run the command again.");
+        return;
+    }
     for migration in &outcome.migrated.applied {
         println!("applied {migration}");
     }

@@ -1,6 +1,7 @@
 //! The command line of the binary, with one file per command.
 
 mod audit;
+mod candidates;
 #[cfg(feature = "dev")]
 mod dev;
 mod migrate;

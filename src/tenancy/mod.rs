@@ -3,6 +3,7 @@
 //!
 //! - [`registry`] reads the registered tables; [`plan`] lists the objects that each table still lacks.
 //! - [`executor`] creates them online; [`preview`] describes the same steps without changing anything.
+//! - [`preflight`] checks what exists before anything is changed, and registers the tables that the operator lists.
 //! - [`audit`] checks a database against every tenancy rule.
 //!
 //! Everything here runs as the migrating role (the operator's `DATABASE_URL`), never as the gateway, and no
@@ -13,6 +14,7 @@ pub mod audit;
 pub mod executor;
 mod issue;
 pub mod plan;
+pub mod preflight;
 pub mod preview;
 pub mod registry;
 mod sql;

@@ -2,17 +2,17 @@
 //! in a read-only transaction. Otherwise it applies the SQL migrations in a transaction that it rolls back.
 
 use std::fmt;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 
 use super::AdoptionIssue;
-use super::executor::{self, Goal, firing_note, grouped};
+use super::executor::{self, AdoptionOptions, Goal, firing_note, grouped};
 use super::plan::{ObjectKind, Plan, RequiredObject, TablePlan};
+use super::preflight::{self, Candidate};
 use super::registry::Scope;
-use crate::postgres::{self, MigrationName, SchemaSet};
+use crate::postgres::{self, MigrationName};
 
 /// Rows are counted in tables with a smaller estimate. For larger tables, the estimate is shown.
 const COUNTED_ROWS_MAX: u64 = 100_000;
@@ -21,7 +21,7 @@ const COUNTED_ROWS_MAX: u64 = 100_000;
 const SETTINGS: &str = "set statement_timeout = 0; set lock_timeout = 0; set idle_in_transaction_session_timeout = 0; set jit = off";
 
 /// Description of what a run would do.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Preview {
     /// SQL migrations that would be applied.
     pub migrations: Vec<MigrationName>,
@@ -29,8 +29,14 @@ pub struct Preview {
     pub tables: Vec<TablePreview>,
     /// Registered tables that do not exist.
     pub absent: Vec<String>,
-    /// Tables that would be skipped, with the reason.
+    /// Tables that would be skipped, with the reason; or what must be decided before anything is changed.
     pub issues: Vec<AdoptionIssue>,
+    /// Whether the issues concern the whole run.
+    pub is_blocked: bool,
+    /// Source of the organisation of newly listed tables, and other remarks.
+    pub notes: Vec<String>,
+    /// Tables that look like an organisation's and are not registered.
+    pub candidates: Vec<Candidate>,
 }
 
 /// Steps of one table.
@@ -54,29 +60,75 @@ pub struct TablePreview {
 /// If the database cannot be reached, is a standby, or rejects the SQL migrations.
 pub async fn preview(
     database: &PgConnectOptions,
-    schema: SchemaSet,
     goal: Goal,
-    lock_timeout: Duration,
+    options: &AdoptionOptions,
 ) -> anyhow::Result<Preview> {
+    let (schema, choices) = (options.schema, &options.choices);
     let mut connection =
         PgConnection::connect_with(&database.clone().application_name("warden migrate --plan"))
             .await
             .context("cannot connect to DATABASE_URL")?;
     connection.execute(SETTINGS).await?;
     executor::reject_standby(&mut connection).await?;
+    let mut transaction = connection.begin().await?;
+    transaction
+        .execute("set transaction isolation level repeatable read, read only; set local search_path = ''")
+        .await?;
+    let blocking = preflight::check(&mut transaction, choices).await?;
+    transaction.rollback().await?;
+    if !blocking.is_empty() {
+        return Ok(Preview { issues: blocking, is_blocked: true, ..Preview::default() });
+    }
+    // Compiling the queries on the catalogs would take longer than running them.
+    connection.execute("set jit = off").await?;
     let pending = postgres::pending(&mut connection, schema).await?;
     let mut transaction = connection.begin().await?;
-    if pending.is_empty() {
+    if pending.is_empty() && choices.is_empty() {
         transaction.execute("set transaction isolation level repeatable read, read only").await?;
     } else {
-        let limit = format!("set local lock_timeout = {}", lock_timeout.as_millis().max(1));
+        let limit = format!("set local lock_timeout = {}", options.lock_timeout.as_millis().max(1));
         transaction.execute(AssertSqlSafe(limit)).await?;
+        preflight::prepare(&mut transaction, choices).await?;
         postgres::migrate_on(&mut transaction, schema).await?;
     }
     transaction.execute("set local search_path = ''").await?;
-    let plan = Plan::load(&mut transaction).await?;
+    let mut remarks = Vec::new();
+    let mut issues = Vec::new();
+    if !choices.is_empty() {
+        remarks = preflight::record(&mut transaction, choices).await?;
+        let mut registration = preflight::register(&mut transaction, choices).await?;
+        remarks.append(&mut registration.notes);
+        issues = registration.issues;
+    }
+    let mut plan = Plan::load(&mut transaction).await?;
+    issues.append(&mut plan.issues);
+    let clashes = preflight::clashes(&mut transaction).await?;
+    for table in &plan.tables {
+        for (problem, remedy) in clashes.get(&table.table.oid).into_iter().flatten() {
+            issues.push(AdoptionIssue::new(table.table.title(), problem.clone(), remedy.clone()));
+        }
+    }
+    let candidates = preflight::candidates(&mut transaction).await?;
     // Rows are counted in a second transaction, because this one holds the locks of the migrations.
     transaction.rollback().await?;
+    let tables = describe(&mut connection, &plan, goal).await?;
+    Ok(Preview {
+        migrations: pending,
+        tables,
+        absent: plan.absent,
+        issues,
+        is_blocked: false,
+        notes: remarks,
+        candidates,
+    })
+}
+
+/// The steps of each table.
+async fn describe(
+    connection: &mut PgConnection,
+    plan: &Plan,
+    goal: Goal,
+) -> anyhow::Result<Vec<TablePreview>> {
     let mut transaction = connection.begin().await?;
     transaction.execute("set transaction isolation level repeatable read, read only").await?;
     let mut tables = Vec::new();
@@ -92,7 +144,7 @@ pub async fn preview(
         });
     }
     transaction.rollback().await?;
-    Ok(Preview { migrations: pending, tables, absent: plan.absent, issues: plan.issues })
+    Ok(tables)
 }
 
 /// Whether the table exists after the migrations have been rolled back.
@@ -253,8 +305,12 @@ impl fmt::Display for Preview {
                 writeln!(f, "{label}: {}", names.join(", "))?;
             }
         }
+        for note in &self.notes {
+            writeln!(f, "note: {note}")?;
+        }
+        let label = if self.is_blocked { "issue" } else { "skipped" };
         for issue in &self.issues {
-            writeln!(f, "skipped: {issue}")?;
+            writeln!(f, "{label}: {issue}")?;
         }
         write!(f, "Nothing was changed.")
     }

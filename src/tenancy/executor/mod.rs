@@ -42,6 +42,7 @@ use self::connection::{ExecutorConnection, StepError};
 use super::AdoptionIssue;
 use super::issue::NEEDS_BYPASS;
 use super::plan::Plan;
+use super::preflight::{self, Candidate};
 use super::registry::title;
 use crate::postgres::{self, Migrated};
 
@@ -82,6 +83,10 @@ pub struct AdoptionOutcome {
     pub notes: Vec<String>,
     /// Number of registered tables that exist.
     pub tables: usize,
+    /// Tables that look like an organisation's and are not registered.
+    pub candidates: Vec<Candidate>,
+    /// Whether an issue was found before anything was changed.
+    pub is_blocked: bool,
     /// Whether the operator stopped the run.
     pub is_stopped: bool,
     /// Whether enforcement did not happen: an issue blocked it, or the operator declined it.
@@ -91,6 +96,8 @@ pub struct AdoptionOutcome {
 }
 
 /// Brings a database to a goal. `confirm` is called before any role loses access.
+///
+/// It first checks what exists: if that needs a decision of the operator, nothing is changed.
 ///
 /// # Errors
 /// If the database cannot be reached or is a standby, a migration fails, another run is in progress and
@@ -105,16 +112,21 @@ pub async fn run(
     confirm: impl AsyncFnOnce(&EnforcementImpact) -> anyhow::Result<bool>,
 ) -> anyhow::Result<AdoptionOutcome> {
     let begun = Instant::now();
+    let (choices, is_waiting) = (options.choices.clone(), options.is_waiting);
     let mut connection = ExecutorConnection::open(options, database, stop, progress).await?;
-    connection.lock_run(options.is_waiting).await?;
+    connection.lock_run(is_waiting).await?;
+    let blocking = preflight::check(&mut connection.work, &choices).await?;
+    if !blocking.is_empty() {
+        connection.close().await;
+        return Ok(AdoptionOutcome::blocked(blocking, begun.elapsed()));
+    }
+    preflight::prepare(&mut connection.work, &choices).await?;
     let migrated = connection.migrate().await?;
-    let mut run = AdoptionRun {
-        connection,
-        steps: Vec::new(),
-        issues: Vec::new(),
-        notes: Vec::new(),
-        is_declined: false,
-    };
+    let mut notes = preflight::record(&mut connection.work, &choices).await?;
+    let mut registration = preflight::register(&mut connection.work, &choices).await?;
+    notes.append(&mut registration.notes);
+    let mut run =
+        AdoptionRun { connection, steps: Vec::new(), issues: registration.issues, notes, is_declined: false };
     let result = run.reach(goal, confirm).await;
     run.connection.progress.finish();
     let is_stopped = match result {
@@ -124,10 +136,40 @@ pub async fn run(
         Err(other) => return Err(anyhow::Error::new(other)),
     };
     let tables = Plan::load(&mut run.connection.work).await?.tables.len();
+    let candidates = preflight::candidates(&mut run.connection.work).await?;
     let AdoptionRun { connection, steps, issues, notes, is_declined } = run;
     connection.close().await;
     let took = begun.elapsed();
-    Ok(AdoptionOutcome { migrated, steps, issues, notes, tables, is_stopped, is_declined, took })
+    Ok(AdoptionOutcome {
+        migrated,
+        steps,
+        issues,
+        notes,
+        tables,
+        candidates,
+        is_blocked: false,
+        is_stopped,
+        is_declined,
+        took,
+    })
+}
+
+impl AdoptionOutcome {
+    /// A run that changed nothing.
+    fn blocked(issues: Vec<AdoptionIssue>, took: Duration) -> Self {
+        Self {
+            migrated: Migrated::default(),
+            steps: Vec::new(),
+            issues,
+            notes: Vec::new(),
+            tables: 0,
+            candidates: Vec::new(),
+            is_blocked: true,
+            is_stopped: false,
+            is_declined: false,
+            took,
+        }
+    }
 }
 
 /// A run in progress. Each phase adds its methods in a file of its own.
@@ -162,7 +204,16 @@ impl AdoptionRun {
         let mut plan = self.plan().await?;
         self.issues.append(&mut plan.issues);
         let mut failed: HashSet<i64> = HashSet::new();
+        let clashes = preflight::clashes(&mut self.connection.work).await?;
         for table in &plan.tables {
+            if let Some(found) = clashes.get(&table.table.oid) {
+                let issue = |(problem, remedy): &(String, String)| {
+                    AdoptionIssue::new(table.table.title(), problem.clone(), remedy.clone())
+                };
+                self.issues.extend(found.iter().map(issue));
+                failed.insert(table.table.oid);
+                continue;
+            }
             if let Some(parent) = table.table.parent.as_ref().filter(|p| failed.contains(&p.oid)) {
                 failed.insert(table.table.oid);
                 self.issues.push(AdoptionIssue::new(

@@ -1,7 +1,8 @@
 //! `warden migrate` without `--platform`, on the core alone and after the platform was chosen.
 
 use super::{
-    RUN_DEADLINE, Run, assert_adopted, connect, ended, legacy_db, small_db, tables_with_null, warden,
+    ACCEPTED, RUN_DEADLINE, Run, assert_adopted, connect, ended, legacy_db, small_db, tables_with_null,
+    warden,
 };
 
 async fn plain(url: &str, args: &[&str]) -> Run {
@@ -40,7 +41,7 @@ async fn a_table_with_rows_is_adopted_on_the_core_alone() {
 #[tokio::test]
 async fn the_platform_is_chosen_once() {
     let db = legacy_db().await;
-    plain(db.url(), &[]).await.must(0);
+    plain(db.url(), &["--accept", ACCEPTED]).await.must(0);
     let registered = "select count(*) from warden.tenant_tables where origin = 'platform'";
     let mut admin = connect(&db).await;
     let before: i64 = sqlx::query_scalar(registered).fetch_one(&mut admin).await.expect("counts");

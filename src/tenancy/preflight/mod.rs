@@ -1,0 +1,74 @@
+//! Checks of `warden migrate` before it changes anything: what exists and is not Warden's, and what the
+//! operator decided about it.
+//!
+//! - `choices` holds the operator's decisions; `names` parses the list of tables.
+//! - `existing` reports objects that Warden would replace, or could not rely on.
+//! - `organizations` reports the application's own organisations and memberships.
+//! - `tables` resolves the listed tables, derives from where their rows get their organisation, and registers
+//!   them.
+//! - `decisions` reads and records decisions, so that later runs do not ask again.
+//!
+//! Only `decisions` and the registration change the database, after the checks and the SQL migrations.
+
+mod choices;
+mod decisions;
+mod existing;
+mod names;
+mod organizations;
+mod tables;
+
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Executor as _};
+
+pub use choices::Choices;
+pub use names::{TableChoice, parse_tables};
+pub use organizations::is_question;
+pub use tables::Candidate;
+pub(super) use tables::{clashes, register};
+
+use self::decisions::Decisions;
+use super::AdoptionIssue;
+use super::sql::literal;
+
+/// Every reason why a run must not change anything yet.
+///
+/// # Errors
+/// If the catalogs cannot be read.
+pub(super) async fn check(
+    connection: &mut PgConnection,
+    choices: &Choices,
+) -> anyhow::Result<Vec<AdoptionIssue>> {
+    let decisions = Decisions::load(&mut *connection, choices).await?;
+    let mut issues = tables::check(&mut *connection, choices).await?;
+    issues.append(&mut existing::check(&mut *connection, &decisions).await?);
+    issues.append(&mut organizations::check(&mut *connection, &decisions).await?);
+    Ok(issues)
+}
+
+/// Lets the SQL migrations of this session replace the objects that the operator named.
+pub(super) async fn prepare(connection: &mut PgConnection, choices: &Choices) -> Result<(), sqlx::Error> {
+    let names: Vec<String> = choices.replace.iter().map(|name| choices::object_name(name)).collect();
+    let sql = format!("set warden.replace = {}", literal(&names.join(",")));
+    connection.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await?;
+    Ok(())
+}
+
+/// Applies and records the decisions, after the SQL migrations. It returns remarks for the operator.
+///
+/// # Errors
+/// If the database rejects a statement.
+pub(super) async fn record(connection: &mut PgConnection, choices: &Choices) -> anyhow::Result<Vec<String>> {
+    decisions::record(&mut *connection, choices).await?;
+    if choices.keep.is_empty() && choices.replace.is_empty() {
+        return Ok(Vec::new());
+    }
+    existing::notes(connection).await
+}
+
+/// Tables that look like an organisation's and are not registered.
+///
+/// # Errors
+/// If the database cannot be read, or lacks Warden's schema.
+pub(super) async fn candidates(connection: &mut PgConnection) -> Result<Vec<Candidate>, sqlx::Error> {
+    tables::candidates(connection).await
+}

@@ -1,0 +1,125 @@
+//! The application's own `organizations` and `organization_members`. They decide about access, so Warden uses
+//! them only if the operator names them, and only if ordinary roles cannot write them.
+
+use std::collections::BTreeMap;
+
+use sqlx::postgres::PgConnection;
+
+use super::decisions::Decisions;
+use crate::tenancy::AdoptionIssue;
+
+/// The problem of the finding that asks whether Warden may use them.
+const QUESTION: &str = "exist in the application. Warden would use them to decide who belongs to which organisation, \
+                        and issue tokens accordingly";
+
+/// Whether an issue only asks whether Warden may use the application's organisations.
+#[must_use]
+pub fn is_question(issue: &AdoptionIssue) -> bool {
+    issue.problem == QUESTION
+}
+
+/// One of the two tables.
+#[derive(Debug, sqlx::FromRow)]
+struct Existing {
+    table: String,
+    is_foreign: bool,
+    misfit: Option<String>,
+    remedy: String,
+    is_not_unique: bool,
+    required_columns: Option<Vec<String>>,
+}
+
+/// A role that may write one of them.
+#[derive(Debug, sqlx::FromRow)]
+struct Writer {
+    table: String,
+    role: String,
+    commands: String,
+    statement: String,
+}
+
+pub(super) async fn check(
+    connection: &mut PgConnection,
+    decisions: &Decisions,
+) -> anyhow::Result<Vec<AdoptionIssue>> {
+    let existing: Vec<Existing> =
+        sqlx::query_as(include_str!("sql/organizations.sql")).fetch_all(&mut *connection).await?;
+    let mut issues = Vec::new();
+    for table in &existing {
+        issues.extend(table.issue(&mut *connection).await?);
+    }
+    let foreign: Vec<String> =
+        existing.iter().filter(|t| t.is_foreign).map(|t| format!("public.{}", t.table)).collect();
+    if !decisions.uses_organizations && !foreign.is_empty() {
+        issues.push(AdoptionIssue::new(
+            foreign.join(" and "),
+            QUESTION,
+            format!(
+                "If they are the tenants and their members, name them: warden migrate --tables {},...\n\
+                 Otherwise rename them, and Warden creates its own.",
+                foreign.join(",")
+            ),
+        ));
+    }
+    let writers: Vec<Writer> =
+        sqlx::query_as(include_str!("sql/writers.sql")).fetch_all(&mut *connection).await?;
+    let mut by_table: BTreeMap<&str, Vec<&Writer>> = BTreeMap::new();
+    for writer in &writers {
+        by_table.entry(&writer.table).or_default().push(writer);
+    }
+    for (table, writers) in by_table {
+        if !decisions.is_accepted(table) {
+            issues.push(writable(table, &writers));
+        }
+    }
+    Ok(issues)
+}
+
+/// The finding about roles that may write a table.
+fn writable(table: &str, writers: &[&Writer]) -> AdoptionIssue {
+    let who: Vec<String> = writers.iter().map(|w| format!("{} may {}", w.role, w.commands)).collect();
+    let close: Vec<&str> = writers.iter().map(|w| w.statement.as_str()).collect();
+    AdoptionIssue::new(
+        table,
+        format!(
+            "decides about access, and ordinary roles may write it: {}. They could make themselves members of any \
+             organisation",
+            who.join("; ")
+        ),
+        format!("{}\nIf they may, on purpose: warden migrate --accept {table}", close.join("\n")),
+    )
+}
+
+impl Existing {
+    async fn issue(&self, connection: &mut PgConnection) -> anyhow::Result<Option<AdoptionIssue>> {
+        let subject = format!("public.{}", self.table);
+        if let Some(misfit) = &self.misfit {
+            return Ok(Some(AdoptionIssue::new(subject, misfit.clone(), self.remedy.clone())));
+        }
+        if self.is_not_unique {
+            return Ok(Some(AdoptionIssue::new(
+                subject,
+                "has no unique id, which every tenant table references",
+                "alter table public.organizations add primary key (id);",
+            )));
+        }
+        let Some(columns) = self.required_columns.as_deref().filter(|columns| !columns.is_empty()) else {
+            return Ok(None);
+        };
+        let has_default: bool = sqlx::query_scalar(
+            "select exists (select from public.organizations where id = 'a0000000-0000-0000-0000-000000000001')",
+        )
+        .fetch_one(connection)
+        .await?;
+        Ok((!has_default).then(|| {
+            AdoptionIssue::new(
+                subject,
+                format!("requires {}, so Warden cannot insert the default organisation", columns.join(", ")),
+                format!(
+                    "insert into public.organizations (id, {}) values ('a0000000-0000-0000-0000-000000000001', ...);",
+                    columns.join(", ")
+                ),
+            )
+        }))
+    }
+}

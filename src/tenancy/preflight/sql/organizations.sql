@@ -1,0 +1,30 @@
+-- The application's own organizations and organization_members. Columns: table, whether it is the application's,
+-- whether Warden used it before, why it does not fit, and the remedy.
+select t.name as "table", not coalesce(obj_description(c.oid, 'pg_class') like '%(created by Warden)', false) as is_foreign,
+  case
+    when not pg_has_role(c.relowner, 'usage') then
+      format('belongs to %s, and %s is not a member of that role', c.relowner::regrole, current_user)
+    else (
+      select case when a.attname is null then format('has no column "%s"', k.name)
+                  else format('has a column "%s" of type %s, and must be uuid', k.name, format_type(a.atttypid, a.atttypmod)) end
+      from unnest(t.columns) k (name)
+      left join pg_attribute a on a.attrelid = c.oid and a.attname = k.name and not a.attisdropped
+      where a.atttypid is distinct from 'uuid'::regtype limit 1)
+    end as misfit,
+  case when not pg_has_role(c.relowner, 'usage') then
+    format('As a superuser: grant %I to %I;', pg_get_userbyid(c.relowner), current_user)
+  else format('Warden needs organizations (id uuid, unique) and organization_members (org_id uuid, user_id uuid). '
+              'Change it, or let Warden create its own: alter table public.%I rename to %I;', t.name,
+              'application_' || t.name) end as remedy,
+  t.name = 'organizations' and not exists (
+    select from pg_index i join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
+    where i.indrelid = c.oid and a.attname = 'id' and i.indisunique and i.indisvalid and i.indimmediate
+      and i.indnkeyatts = 1 and i.indpred is null) as is_not_unique,
+  case when t.name = 'organizations' then array(
+    select a.attname::text from pg_attribute a
+    where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attnotnull and not a.atthasdef
+      and a.attidentity = '' and a.attgenerated = '' and a.attname not in ('id', 'name') order by a.attnum) end
+    as required_columns
+from (values ('organizations', array['id']), ('organization_members', array['org_id', 'user_id'])) t (name, columns)
+join pg_class c on c.oid = to_regclass('public.' || t.name) and c.relkind = 'r'
+order by 1
