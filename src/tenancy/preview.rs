@@ -220,7 +220,7 @@ fn expand_steps(plan: &TablePlan, goal: Goal, rows: &str, steps: &mut Vec<String
     for member in &plan.members {
         let objects: Vec<String> = member.objects.iter().filter(is_due).filter_map(object_step).collect();
         // Usually the whole lacks these objects too.
-        if !objects.is_empty() && plan.objects.iter().filter(is_due).next().is_none() {
+        if !objects.is_empty() && !plan.objects.iter().any(|object| is_due(&object)) {
             steps.push(format!("{}: {}", member.table.title(), objects.join("; ")));
         }
     }
