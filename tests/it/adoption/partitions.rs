@@ -256,7 +256,7 @@ async fn lifecycle(shape: Shape) {
     migrate(db.url(), &["--enforce", "--yes"]).await.must(0);
     assert_eq!(problems(&db, "phase <> 'fill'").await, Vec::<String>::new());
     assert_isolated(&db, &shape).await;
-    is_clean(audit(db.url()).await, &shape);
+    is_clean(&audit(db.url()).await, &shape);
 
     // The event trigger protects a new member.
     db.run(shape.grow).await;
@@ -279,11 +279,11 @@ async fn lifecycle(shape: Shape) {
     .await;
     assert_eq!(policies, 0, "no member keeps a policy");
     migrate(db.url(), &["--enforce", "--yes"]).await.must(0);
-    is_clean(audit(db.url()).await, &shape);
+    is_clean(&audit(db.url()).await, &shape);
 }
 
 /// Asserts that the audit has no finding about the tree.
-fn is_clean(run: Run, shape: &Shape) {
+fn is_clean(run: &Run, shape: &Shape) {
     let mut table = String::new();
     for line in run.stdout.lines() {
         if !line.starts_with(' ') {
@@ -379,7 +379,7 @@ async fn a_new_partition_without_the_event_trigger_is_found_and_completed() {
             db.run(&format!("select warden.protect_members('{}')", BY_MONTH.grown)).await;
         }
         assert_isolated(&db, &BY_MONTH).await;
-        is_clean(audit(db.url()).await, &BY_MONTH);
+        is_clean(&audit(db.url()).await, &BY_MONTH);
         db.run(&format!("drop table {}", BY_MONTH.grown)).await;
     }
 }
@@ -401,7 +401,7 @@ async fn partitions_are_detached_and_attached_again() {
     assert!(found.stdout.contains("Call Logs 2024-01"), "the audit names it: {}", found.stdout);
     db.run(r#"alter table "Call Logs" attach partition "Call Logs 2024-01" for values from ('2024-01-01') to ('2024-02-01')"#).await;
     assert_isolated(&db, &BY_MONTH).await;
-    is_clean(audit(db.url()).await, &BY_MONTH);
+    is_clean(&audit(db.url()).await, &BY_MONTH);
     // If Warden cannot protect a member, the statement succeeds with a warning.
     db.run("alter function warden.protect(regclass) rename to protect_former").await;
     db.run(BY_MONTH.grow).await;
