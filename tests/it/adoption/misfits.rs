@@ -305,7 +305,10 @@ async fn missing_createrole_and_a_standby_are_errors() {
     let mut cluster = Cluster::start(options).await.expect("PostgreSQL starts");
     let url = cluster.url("postgres", SUPERUSER);
     let mut admin = <sqlx::PgConnection as sqlx::Connection>::connect(&url).await.expect("connects");
-    admin.execute("create role nobody_special login").await.expect("creates");
+    admin
+        .execute("create role nobody_special login; grant create on schema public to nobody_special")
+        .await
+        .expect("creates");
     let run = migrate(&cluster.url("postgres", "nobody_special"), &[]).await.must(1);
     assert!(run.stderr.contains("error: a migration failed and was rolled back"), "{}", run.stderr);
 
