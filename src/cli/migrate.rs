@@ -35,9 +35,9 @@ pub(super) struct MigrateArgs {
     /// Print what would be done, with row counts, and change nothing
     #[arg(long)]
     plan: bool,
-    /// Adopt these tables: names separated by commas, or @FILE with one per line and `#` comments. Options may
-    /// follow a name: user_column=, parent=, parent_column=, parent_key=, organization=default. Without the list,
-    /// a terminal asks; otherwise no table is adopted, and candidates are printed
+    /// Adopt these tables: names separated by commas, or @FILE with one per line and `#` comments. Options
+    /// may follow a name: user_column=, parent=, parent_column=, parent_key=, organization=default. Without
+    /// the list, a terminal asks; otherwise no table is adopted, and candidates are printed
     #[arg(long, value_name = "LIST|@FILE")]
     tables: Option<String>,
     /// Add the tables of the voice-call platform (calls, recordings, ...): create them if the database has no
