@@ -256,14 +256,16 @@ $do$;
 -- They exist in schema warden, and as copies in schema public for statements of the application. Warden's policies call
 -- the ones that warden.callee() names.
 set local role warden_owner;
-do $do$
+-- This function creates them. The audit prints its call if one of them returns a wrong result.
+create or replace function warden.create_claim_functions() returns void
+language plpgsql set search_path = '' as $create$
 declare
-  guard text := case when current_setting('server_version_num')::int >= 160000
+  guard text := case when pg_catalog.current_setting('server_version_num')::int >= 160000
                      then $$ and pg_catalog.pg_input_is_valid(s.raw, 'jsonb')$$ else '' end;
   fn record;
 begin
   for fn in values ('auth_org_id', '{app_metadata,org_id}'), ('auth_user_id', '{sub}') loop
-    execute format($fn$
+    execute pg_catalog.format($fn$
       create or replace function warden.%I() returns uuid
       language sql stable parallel safe set search_path = '' as $body$
         select case
@@ -276,11 +278,12 @@ begin
       $body$
     $fn$, fn.column1, guard, fn.column2);
     -- Every role to which a policy may apply. PUBLIC alone would do, but it may have lost the right.
-    execute format('grant execute on function warden.%I() to public, anon, authenticated, service_role, '
+    execute pg_catalog.format('grant execute on function warden.%I() to public, anon, authenticated, service_role, '
                    'warden_owner, warden_gateway', fn.column1);
   end loop;
 end
-$do$;
+$create$;
+select warden.create_claim_functions();
 reset role;
 select warden.create_public_function('auth_org_id'), warden.create_public_function('auth_user_id');
 

@@ -18,9 +18,9 @@ const COULD_NOT_RUN: u8 = 2;
 #[command(after_help = "\
 The audit checks every table of the registry (warden.tenant_tables): column, keys, indexes, triggers, policies, rows. \
 It also checks Warden's functions, rights, roles and watches. Each finding has a remedy: `$` a command, `sql>` \
-statements for the role that owns the tables, `->` something to decide. The audit changes nothing, runs in one \
-read-only transaction, and works on a standby. Run it as the role that runs `warden migrate`: a rule that a role has \
-no right to check is a finding.
+statements for the role that runs the audit, `?` a question with its answers, `->` something to do outside the \
+database. The audit changes nothing, runs in one read-only transaction, and works on a standby. Run it \
+as the role that runs `warden migrate`: a rule that a role has no right to check is a finding.
 
 Exit code 0: clean (notices don't count); 1: findings; 2: the audit could not run.
 docs/tenancy.md describes the rules and the format of --json.")]

@@ -3,6 +3,7 @@
 --! since: 15
 --! tables: public.all_tasks parent=public.all_projects parent_column=project_id,
 --!   public.all_projects user_column=created_by
+--! ignores: rewrite-rule
 --! watch: 'public.all_tasks', 'tasks', 'task'
 --! write: insert into projects (name) values ('project {n}')
 --! write: insert into tasks (project_id, title) select id, 'task {n}' from projects order by name limit 1

@@ -6,7 +6,8 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Executor as _};
 use uuid::Uuid;
 
-use super::report::{Finding, Remedy};
+use super::remedy::Remedy;
+use super::report::Finding;
 
 /// Claims, and whether they contain the organisation in its one valid place.
 fn cases(org: Uuid) -> Vec<(&'static str, String, bool)> {
@@ -32,18 +33,29 @@ fn cases(org: Uuid) -> Vec<(&'static str, String, bool)> {
 
 const INVALID_JSON: &str = "invalid JSON";
 
-fn finding(rule: &'static str, object: &str, cause: String) -> Finding {
-    let remedy =
-        Remedy::decide("recreate it as in the migration 0005_organizations.sql, and find out who changed it");
-    Finding::new(rule, None, object, cause, remedy)
+fn finding(rule: &'static str, object: &str, cause: String, statements: &str) -> Finding {
+    Finding::new(rule, None, object, cause, Remedy::sql(statements))
 }
+
+/// Statements that recreate the functions that read claims.
+const CLAIM_FUNCTIONS: &str = "set role warden_owner;
+select warden.create_claim_functions();
+reset role;
+select warden.create_public_function('auth_org_id'), warden.create_public_function('auth_user_id');";
+/// Statements that recreate the token hook.
+const TOKEN_HOOK: &str = "select warden.create_public_function('custom_access_token_hook');";
 
 /// Checks the result of `auth_org_id()` for each case.
 pub(super) async fn check(connection: &mut PgConnection) -> Result<Vec<Finding>, sqlx::Error> {
     let function = callee(connection, "auth_org_id").await?;
     let object = &format!("{function}()");
     if !exists(connection, object).await? {
-        return Ok(vec![finding("claims", object, "it is missing: no policy can call it".to_owned())]);
+        return Ok(vec![finding(
+            "claims",
+            object,
+            "it is missing: no policy can call it".to_owned(),
+            CLAIM_FUNCTIONS,
+        )]);
     }
     let org = Uuid::new_v4();
     let mut found = Vec::new();
@@ -59,6 +71,7 @@ pub(super) async fn check(connection: &mut PgConnection) -> Result<Vec<Finding>,
                     "claims",
                     object,
                     format!("{case}: it returns {result}, and must return {expected}"),
+                    CLAIM_FUNCTIONS,
                 ));
             }
             Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42501") => {
@@ -66,7 +79,12 @@ pub(super) async fn check(connection: &mut PgConnection) -> Result<Vec<Finding>,
             }
             Err(sqlx::Error::Database(_)) if case == INVALID_JSON => {}
             Err(sqlx::Error::Database(error)) => {
-                found.push(finding("claims", object, format!("{case}: it fails: {}", error.message())));
+                found.push(finding(
+                    "claims",
+                    object,
+                    format!("{case}: it fails: {}", error.message()),
+                    CLAIM_FUNCTIONS,
+                ));
             }
             Err(error) => return Err(error),
         }
@@ -104,8 +122,8 @@ pub(super) async fn check_hook(connection: &mut PgConnection) -> Result<Vec<Find
     let function = callee(connection, "custom_access_token_hook").await?;
     let object = &format!("{function}(jsonb)");
     connection.execute("set local row_security = on").await?;
-    // The rule about functions reports a missing hook. A hook of the application may change any claim, and may
-    // write.
+    // The rule about functions reports a missing hook. A hook of the application may change any claim, and
+    // may write.
     let is_whole: bool = sqlx::query_scalar("select warden.application_token_hook() is null")
         .fetch_one(&mut *connection)
         .await?;
@@ -136,7 +154,7 @@ pub(super) async fn check_hook(connection: &mut PgConnection) -> Result<Vec<Find
         if !is_right || result != rest {
             let subject = if user == stranger { "a user without a membership" } else { "a member" };
             let cause = format!("the claims that it returns for {subject} do not follow the memberships");
-            found.push(finding("token-hook", object, cause));
+            found.push(finding("token-hook", object, cause, TOKEN_HOOK));
         }
     }
     Ok(found)

@@ -3,7 +3,8 @@
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
 
-use super::report::{Finding, Remedy};
+use super::remedy::Remedy;
+use super::report::Finding;
 use crate::postgres::SchemaSet;
 
 /// Compares the applied migrations of each set with those of this version.
@@ -47,7 +48,7 @@ async fn check_set(connection: &mut PgConnection, set: SchemaSet) -> Result<Vec<
             report(
                 *version,
                 "this version of Warden does not contain it: a later version migrated this database",
-                Remedy::decide("run the audit with that version of Warden"),
+                Remedy::advice("run the audit with that version of Warden"),
             );
         }
     }

@@ -4,7 +4,7 @@
 //! - `migrations` and `functions` compare the schema with the migrations; `claims` calls the functions.
 //! - `rows` and `plans` check each table: its rows, and the plans that find them.
 //! - `decisions` turns accepted findings into notices.
-//! - `report` is the result; `render` prints it as text.
+//! - `report` is the result, with a `remedy` for each finding; `render` prints it as text.
 //!
 //! An audit changes nothing, and takes no stronger locks than a reader. It runs on databases in every state,
 //! also without Warden's schema, so tests run its queries, and nothing checks them at compile time. A rule
@@ -16,6 +16,7 @@ mod functions;
 mod migrations;
 mod plans;
 mod progress;
+mod remedy;
 mod render;
 mod report;
 mod rows;
@@ -28,8 +29,9 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
 
 pub use progress::AuditProgress;
+pub use remedy::{Choice, Remedy, RemedyKind};
 pub use render::render;
-pub use report::{Finding, Remedy, RemedyKind, Report};
+pub use report::{Finding, Report};
 pub use rules::{RULES, Rule, Severity};
 
 /// Default of [`AuditOptions::timeout`].
@@ -75,13 +77,27 @@ const CATALOG: &[(&[&str], &str)] = &[
         ],
         include_str!("sql/objects.sql"),
     ),
-    (
-        &["table-kind", "parent-link", "unregistered-table", "open-user-table", "loose-key"],
-        include_str!("sql/tables.sql"),
-    ),
+    (&["table-kind", "parent-link", "unregistered-table", "open-user-table"], include_str!("sql/tables.sql")),
+    (&["loose-key"], include_str!("sql/keys.sql")),
     (&["other-policy"], include_str!("sql/policies.sql")),
     (&["function-rights", "log-rights", "truncate-right"], include_str!("sql/rights.sql")),
-    (&["bypassing-role", "owner-member", "silent-triggers", "bypassing-view"], include_str!("sql/roles.sql")),
+    (&["bypassing-role", "owner-member", "silent-triggers"], include_str!("sql/roles.sql")),
+    (&["bypassing-view"], include_str!("sql/views.sql")),
+    (&["request-role", "all-data-role", "role-creator", "schema-right"], include_str!("sql/memberships.sql")),
+    (
+        &[
+            "definer-function",
+            "rewrite-rule",
+            "sequence-right",
+            "foreign-data",
+            "queue-table",
+            "publication",
+            "event-trigger",
+            "large-object",
+            "storage-policy",
+        ],
+        include_str!("sql/surroundings.sql"),
+    ),
     (&["default-organization", "several-memberships"], include_str!("sql/organizations.sql")),
     (&["watch-table", "watch-columns", "watch-triggers"], include_str!("sql/watches.sql")),
 ];
@@ -135,13 +151,13 @@ pub async fn inspect(
         options,
         progress,
         findings: Vec::new(),
-        accepted: Vec::new(),
+        accepted: None,
         unchecked: 0,
         tables: 0,
     };
     if audit.check_schema().await? {
         audit.check_everything().await?;
-        decisions::apply(&mut audit.findings, &audit.accepted);
+        decisions::apply(&mut audit.findings, audit.accepted.as_deref());
     }
     audit.progress.finish();
     let Audit { connection, findings, tables, unchecked, .. } = audit;
@@ -166,7 +182,7 @@ struct Audit<'a> {
     options: AuditOptions,
     progress: &'a mut AuditProgress,
     findings: Vec<Finding>,
-    accepted: Vec<decisions::Decision>,
+    accepted: Option<Vec<decisions::Decision>>,
     unchecked: usize,
     tables: i64,
 }
@@ -186,11 +202,7 @@ struct FindingRow {
 impl From<FindingRow> for Finding {
     fn from(row: FindingRow) -> Self {
         let rule = Rule::by_id(&row.rule).map_or(rules::NOT_CHECKED, |rule| rule.id);
-        let remedy = match row.remedy_kind.as_str() {
-            "sql" => Remedy::sql(row.remedy),
-            "shell" => Remedy::shell(row.remedy),
-            _ => Remedy::decide(row.remedy),
-        };
+        let remedy = Remedy::from_row(&row.remedy_kind, &row.remedy);
         let mut finding = Self::new(rule, row.table.as_deref(), &row.object, row.cause, remedy);
         match row.severity.as_deref() {
             Some("finding") => finding.severity = Severity::Finding,
@@ -227,7 +239,7 @@ impl Audit<'_> {
             self.unchecked = RULES.len() - 1;
             return Ok(false);
         }
-        let mut accepted = Vec::new();
+        let mut accepted = None;
         self.check(&["schema"], None, async |connection: &mut PgConnection| {
             accepted = decisions::accepted(connection).await?;
             migrations::check(connection).await
@@ -306,17 +318,17 @@ fn not_checked(
         ),
         "55P03" => (
             "another session has locked the table exclusively".to_owned(),
-            Remedy::decide("run the audit again after that session has ended; pg_locks shows it"),
+            Remedy::advice("run the audit again after that session has ended; pg_locks shows it"),
         ),
         "42501" => (
             error.message().to_owned(),
-            Remedy::decide(
-                "run the audit as the role that runs `warden migrate` (it owns the tables, and is a member of warden_owner), or as a superuser",
+            Remedy::advice(
+                "apply the remedies of the other findings; then run the audit as the role that runs `warden migrate` (it owns the tables, and is a member of warden_owner), or as a superuser",
             ),
         ),
         _ => (
             format!("{} ({code})", error.message()),
-            Remedy::decide("apply the remedies of the other findings first; then run the audit again"),
+            Remedy::advice("apply the remedies of the other findings first; then run the audit again"),
         ),
     };
     Finding::new(rules::NOT_CHECKED, table, rule, format!("could not be checked: {cause}"), remedy)

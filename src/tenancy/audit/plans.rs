@@ -6,7 +6,8 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Executor as _};
 
 use super::Audit;
-use super::report::{Finding, Remedy};
+use super::remedy::Remedy;
+use super::report::Finding;
 
 const TABLES: &str = "
     select format('%I.%I', t.schema_name, t.table_name)

@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::report::{Finding, RemedyKind, Report};
+use super::remedy::{Remedy, RemedyKind};
+use super::report::{Finding, Report};
 use super::rules::{RULES, Severity};
 
 /// Maximum number of lines shown of a remedy. The JSON document contains all lines.
@@ -33,23 +34,41 @@ pub fn render(report: &Report, is_coloured: bool) -> String {
         };
         let cause = with_objects(alike);
         let _ = writeln!(text, "  {}  {:width$}  {cause}", paint(colour, &severity), finding.rule);
-        let prompt = match finding.remedy.kind {
-            RemedyKind::Sql => "sql> ",
-            RemedyKind::Shell => "$ ",
-            RemedyKind::Decide => "-> ",
-        };
-        let lines: Vec<&str> = finding.remedy.text.trim_end().lines().collect();
-        for (n, line) in lines.iter().take(REMEDY_LINES_MAX).enumerate() {
-            let prompt = if n == 0 { prompt } else { "     " };
-            let _ = writeln!(text, "{:INDENT$}{}", "", paint("2", &format!("{prompt}{line}")));
-        }
-        if lines.len() > REMEDY_LINES_MAX {
-            let rest = format!("     ... {} more lines: see --json", lines.len() - REMEDY_LINES_MAX);
-            let _ = writeln!(text, "{:INDENT$}{}", "", paint("2", &rest));
+        for line in remedy_lines(&finding.remedy) {
+            let _ = writeln!(text, "{:INDENT$}{}", "", paint("2", &line));
         }
     }
     let _ = write!(text, "{}", summary(report, paint));
     text
+}
+
+/// The remedy, line by line. The answers to a question are indented below it.
+fn remedy_lines(remedy: &Remedy) -> Vec<String> {
+    let mut lines = step_lines("", remedy.kind, &remedy.text, remedy.then.as_deref());
+    for choice in &remedy.choices {
+        lines.push(format!("   {}:", choice.answer));
+        lines.append(&mut step_lines("      ", choice.kind, &choice.text, choice.then.as_deref()));
+    }
+    lines
+}
+
+fn step_lines(indent: &str, kind: RemedyKind, text: &str, then: Option<&str>) -> Vec<String> {
+    let prompt = match kind {
+        RemedyKind::Sql => "sql> ",
+        RemedyKind::Shell => "$ ",
+        RemedyKind::Decide => "?  ",
+        RemedyKind::Advice => "-> ",
+    };
+    let all: Vec<&str> = text.trim_end().lines().collect();
+    let mut lines: Vec<String> = Vec::new();
+    for (n, line) in all.iter().take(REMEDY_LINES_MAX).enumerate() {
+        lines.push(format!("{indent}{}{line}", if n == 0 { prompt } else { "     " }));
+    }
+    if all.len() > REMEDY_LINES_MAX {
+        lines.push(format!("{indent}     ... {} more lines: see --json", all.len() - REMEDY_LINES_MAX));
+    }
+    lines.extend(then.map(|command| format!("{indent}$ {command}")));
+    lines
 }
 
 /// Whether two findings differ only in their object. Such findings share one line, for example all rules that
@@ -92,7 +111,7 @@ fn summary(report: &Report, paint: impl Fn(&str, &str) -> String) -> String {
 mod tests {
     use std::time::Duration;
 
-    use super::super::report::Remedy;
+    use super::super::remedy::{Choice, Remedy, RemedyKind};
     use super::*;
 
     fn report(findings: Vec<Finding>) -> Report {
@@ -133,7 +152,10 @@ mod tests {
                     None,
                     "somebody",
                     "none is primary".into(),
-                    Remedy::decide("choose"),
+                    Remedy::decide(
+                        "which one?",
+                        vec![Choice::new("the first", RemedyKind::Sql, "select 1;\n$ warden migrate")],
+                    ),
                 ),
             ]),
             false,
@@ -145,13 +167,22 @@ mod tests {
                 && lines[1].ends_with("  somebody: none is primary"),
             "{text}"
         );
-        assert_eq!((lines[2], lines[3]), ("           -> choose", "public.calls"));
+        assert_eq!(
+            lines[2..7],
+            [
+                "           ?  which one?",
+                "              the first:",
+                "                 sql> select 1;",
+                "                 $ warden migrate",
+                "public.calls"
+            ]
+        );
         assert!(
-            lines[4].contains("immutability") && lines[4].contains("warden_org_id_immutable: is disabled"),
+            lines[7].contains("immutability") && lines[7].contains("warden_org_id_immutable: is disabled"),
             "{text}"
         );
-        assert_eq!(lines[5], "           sql> select warden.guard_org_id('public.calls');");
-        assert_eq!(lines[11], "                ... 1 more lines: see --json");
+        assert_eq!(lines[8], "           sql> select warden.guard_org_id('public.calls');");
+        assert_eq!(lines[14], "                ... 1 more lines: see --json");
         assert!(text.ends_with(" in 1.2 s: 2 findings, 1 notice\n"), "{text}");
         assert!(!text.contains('\x1b'));
     }
@@ -164,7 +195,7 @@ mod tests {
                 None,
                 rule,
                 "could not be checked: no rights".into(),
-                Remedy::decide("ask"),
+                Remedy::advice("ask"),
             )
         };
         let text = render(&report(vec![unchecked("policy"), unchecked("claims")]), false);

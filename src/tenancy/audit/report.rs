@@ -4,42 +4,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::remedy::Remedy;
 use super::rules::{RULES, Rule, Severity};
-
-/// How to apply a [`Remedy`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RemedyKind {
-    /// SQL statements for the role that owns the tables.
-    Sql,
-    /// A shell command.
-    Shell,
-    /// Advice: an operator must first decide something, or fill in a name.
-    Decide,
-}
-
-/// Way to remove the cause of a finding.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Remedy {
-    /// How to apply it.
-    pub kind: RemedyKind,
-    /// The statements, the command, or the advice.
-    pub text: String,
-}
-
-impl Remedy {
-    pub(super) fn sql(text: impl Into<String>) -> Self {
-        Self { kind: RemedyKind::Sql, text: text.into() }
-    }
-
-    pub(super) fn shell(text: impl Into<String>) -> Self {
-        Self { kind: RemedyKind::Shell, text: text.into() }
-    }
-
-    pub(super) fn decide(text: impl Into<String>) -> Self {
-        Self { kind: RemedyKind::Decide, text: text.into() }
-    }
-}
 
 /// One violation of a rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -5,7 +5,8 @@
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgConnection;
 
-use super::report::{Finding, Remedy};
+use super::remedy::{Choice, Remedy, RemedyKind};
+use super::report::Finding;
 use super::{Audit, COUNTED_ROWS_MAX};
 
 /// A table, and the constraints that guarantee its rows.
@@ -19,6 +20,8 @@ struct AuditedTable {
     parent_key: Option<String>,
     has_parent: bool,
     has_parent_key: bool,
+    is_parent_optional: bool,
+    organizations_have_names: bool,
 }
 
 const RULES: &[&str] = &["null-rows", "unknown-organizations", "parent-rows"];
@@ -72,9 +75,7 @@ impl AuditedTable {
             checks.push((
                 "unknown-organizations",
                 RowCheck {
-                    remedy: Remedy::decide(format!(
-                        "assign these rows to an existing organisation, or delete them: select c.* from {from};"
-                    )),
+                    remedy: unknown_organizations(&from, self.organizations_have_names),
                     from,
                     cause: "an organisation that does not exist",
                 },
@@ -84,39 +85,50 @@ impl AuditedTable {
             (&self.parent, &self.parent_column, &self.parent_key, self.has_parent)
             && (is_deep || !self.has_parent_key)
         {
-            checks.extend(parent_checks(table, parent, column, key));
+            checks.extend(parent_checks(table, parent, column, key, self.is_parent_optional));
         }
         checks
     }
 }
 
-fn parent_checks(table: &str, parent: &str, column: &str, key: &str) -> [(&'static str, RowCheck); 2] {
+fn unknown_organizations(from: &str, organizations_have_names: bool) -> Remedy {
+    let (column, name) = if organizations_have_names { (", name", ", 'Restored'") } else { ("", "") };
+    let insert =
+        format!("insert into public.organizations (id{column}) select distinct c.org_id{name} from {from};");
+    Remedy::decide(
+        format!("what are these rows? (select c.* from {from};)"),
+        vec![
+            Choice::new("rows of a deleted organisation", RemedyKind::Sql, &format!("delete from {from};")),
+            Choice::new("rows of organisations that must exist again", RemedyKind::Sql, &insert),
+        ],
+    )
+}
+
+fn parent_checks(
+    table: &str,
+    parent: &str,
+    column: &str,
+    key: &str,
+    is_parent_optional: bool,
+) -> [(&'static str, RowCheck); 2] {
     let org = if parent == "public.organizations" { "id" } else { "org_id" };
-    let elsewhere = format!("{table} c join {parent} p on p.{key} = c.{column} where c.org_id <> p.{org}");
-    let orphans = format!(
-        "{table} c where c.{column} is not null and not exists (select from {parent} p where p.{key} = c.{column})"
-    );
+    let is_elsewhere =
+        format!("exists (select from {parent} p where p.{key} = c.{column} and p.{org} <> c.org_id)");
+    let is_orphan =
+        format!("c.{column} is not null and not exists (select from {parent} p where p.{key} = c.{column})");
+    let check = |condition: &str, cause: &'static str| {
+        let from = format!("{table} c where {condition}");
+        let mut choices = vec![Choice::new("the row", RemedyKind::Sql, &format!("delete from {from};"))];
+        if is_parent_optional {
+            let update = format!("update {table} c set {column} = null where {condition};");
+            choices.push(Choice::new("the reference", RemedyKind::Sql, &update));
+        }
+        let remedy = Remedy::decide(format!("what is wrong, and goes? (select c.* from {from};)"), choices);
+        ("parent-rows", RowCheck { from, cause, remedy })
+    };
     [
-        (
-            "parent-rows",
-            RowCheck {
-                remedy: Remedy::decide(format!(
-                    "decide which organisation is right: select c.*, p.{org} as parents_org_id from {elsewhere};"
-                )),
-                from: elsewhere,
-                cause: "an organisation other than their parent's",
-            },
-        ),
-        (
-            "parent-rows",
-            RowCheck {
-                remedy: Remedy::decide(format!(
-                    "delete them, or remove the reference: update {table} c set {column} = null where c.{column} is not null and not exists (select from {parent} p where p.{key} = c.{column});"
-                )),
-                from: orphans,
-                cause: "a parent that does not exist",
-            },
-        ),
+        check(&is_elsewhere, "an organisation other than their parent's"),
+        check(&is_orphan, "a parent that does not exist"),
     ]
 }
 

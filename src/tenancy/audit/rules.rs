@@ -72,8 +72,8 @@ pub const RULES: &[Rule] = &[
     )),
     finding(
         "parent-link",
-        "the columns through which rows inherit their organisation exist and have the same type (a missing parent \
-         is a notice)",
+        "the columns through which rows inherit their organisation exist and have the same type, and the parent's \
+         is unique (a missing parent is a notice)",
     ),
     finding("org-column", "`org_id` exists and is a plain uuid"),
     finding("null-rows", "no row has a null `org_id`"),
@@ -132,6 +132,41 @@ pub const RULES: &[Rule] = &[
         "no view shows requests the rows that its owner sees without row-level security",
     )),
     finding("owner-member", "no request role, and no role of Warden, is a member of a table's owner"),
+    finding(
+        "request-role",
+        "no request role can become a superuser, or a role that bypasses row-level security, reads all data, or \
+         creates roles",
+    ),
+    acceptable(finding(
+        "all-data-role",
+        "no role is a member of `pg_read_all_data` or `pg_write_all_data`, which include the event log",
+    )),
+    acceptable(notice("role-creator", "only owners of tables have CREATEROLE")),
+    finding("schema-right", "neither PUBLIC nor a request role may create objects in schema `public`"),
+    acceptable(finding(
+        "definer-function",
+        "no SECURITY DEFINER function lets requests reach registered tables without row-level security",
+    )),
+    acceptable(finding("rewrite-rule", "no rule (CREATE RULE) acts on a registered table")),
+    acceptable(notice("sequence-right", "requests have no rights on a sequence that organisations share")),
+    acceptable(finding(
+        "foreign-data",
+        "requests have no foreign table, and no user mapping of another server",
+    )),
+    acceptable(finding(
+        "queue-table",
+        "requests may not use the tables of queues and schedulers, such as `pgmq`",
+    )),
+    acceptable(notice(
+        "publication",
+        "no publication replicates rows of every organisation without a row filter",
+    )),
+    acceptable(notice(
+        "event-trigger",
+        "event triggers and their functions belong to superusers, or to owners of registered tables",
+    )),
+    acceptable(notice("large-object", "requests may read no large objects")),
+    acceptable(notice("storage-policy", "policies of storage name the organisation")),
     finding(
         "silent-triggers",
         "triggers and foreign keys are not disabled, neither by `session_replication_role` nor one by one",

@@ -4,20 +4,20 @@
 //! - `breaks`: the list of breaks, each with its exact findings.
 //! - `databases`: databases in other states: without Warden, partly migrated, read without privileges.
 //! - `decisions`: findings that an operator accepted.
+//! - `remedies`: applies every remedy to the letter.
 //!
 //! Breaks run in transactions that are rolled back. Independent breaks share a transaction.
 
 mod breaks;
 mod databases;
 mod decisions;
+mod remedies;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
-use warden::tenancy::audit::{
-    self, AuditOptions, AuditProgress, Finding, RULES, RemedyKind, Report, Rule, Severity,
-};
+use warden::tenancy::audit::{self, AuditOptions, AuditProgress, Finding, RULES, Report, Rule, Severity};
 
 use self::breaks::{Break, breaks};
 use crate::harness::TestDb;
@@ -49,7 +49,9 @@ async fn inspect(connection: &mut PgConnection) -> Report {
 /// Findings of this database. Roles belong to the cluster, so findings about other tests' roles are dropped.
 fn findings(report: Report) -> Vec<Finding> {
     let is_ours = |finding: &Finding| match finding.rule {
-        "bypassing-role" => finding.object.starts_with("audited_"),
+        "bypassing-role" | "all-data-role" | "role-creator" => finding.object.starts_with("audited_"),
+        // Before PostgreSQL 15 a new database grants this to PUBLIC.
+        "schema-right" => finding.object != "PUBLIC",
         "token-hook-caller" => false,
         _ => true,
     };
@@ -96,7 +98,7 @@ async fn a_fresh_database_is_clean() {
 }
 
 #[tokio::test]
-async fn each_break_is_reported_and_repaired_by_its_remedies() {
+async fn each_break_is_reported() {
     let db = TestDb::create().await;
     let mut connection = PgConnection::connect(db.url()).await.expect("connects");
     for round in rounds() {
@@ -117,37 +119,8 @@ async fn each_break_is_reported_and_repaired_by_its_remedies() {
             unexpected.is_empty() && missing.is_empty(),
             "unexpected: {unexpected:#?}\nmissing: {missing:#?}"
         );
-
-        apply_remedies(&mut connection, &round, &found).await;
-        let left: Vec<Finding> = findings(inspect(&mut connection).await);
-        assert_eq!(left, Vec::new(), "was {found:#?}");
         execute(&mut connection, "rollback").await;
     }
-}
-
-/// Applies the remedies of the findings. On empty tables `warden.create_tenant_objects` does the work of
-/// `warden migrate`.
-async fn apply_remedies(connection: &mut PgConnection, round: &[&Break], found: &[Finding]) {
-    for finding in found.iter().filter(|finding| finding.remedy.kind == RemedyKind::Sql) {
-        execute(connection, &finding.remedy.text).await;
-    }
-    for broken in round {
-        execute(connection, broken.decision).await;
-    }
-    let mut tables = BTreeSet::new();
-    for finding in found.iter().filter(|finding| finding.remedy.kind == RemedyKind::Shell) {
-        assert!(
-            ["warden migrate", "warden migrate --enforce"].contains(&finding.remedy.text.as_str()),
-            "{finding:?}"
-        );
-        tables.extend(finding.table.iter().map(|table| format!("'{table}'::regclass")));
-    }
-    let tables: Vec<String> = tables.into_iter().collect();
-    execute(
-        connection,
-        &format!("select warden.create_tenant_objects(array[{}]::regclass[])", tables.join(", ")),
-    )
-    .await;
 }
 
 /// Rules that report an object of `warden.tenant_objects`.

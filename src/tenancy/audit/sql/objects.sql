@@ -13,6 +13,9 @@ with o as materialized (
     coalesce(bool_or(kind = 'not_null' and is_valid), false) as is_not_null,
     coalesce(bool_or(kind = 'policy' and is_present), false) as is_enforced
   from o group by relation
+), run as (
+  -- A table that is adopted late is enforced at once if the database isolates organisations already.
+  select case when bool_or(is_enforced) then 'warden migrate --enforce' else 'warden migrate' end as command from state
 ), wrong as (
   select o.*, s.is_not_null
   from o join state s using (relation)
@@ -44,22 +47,33 @@ select case w.kind
       coalesce(w.found, w.name), w.problem) end as cause,
   case
     when w.kind in ('trigger', 'policy', 'row_security') then 'sql'
-    when w.is_present and w.problem <> 'is not valid' and w.problem <> 'is not validated' then 'decide'
+    when w.is_present and w.kind = 'column' then 'decide'
+    when w.problem in ('does not cascade', 'is another index', 'is another constraint') then 'sql'
     else 'shell' end as remedy_kind,
   case
     when w.kind = 'trigger' then format('select warden.guard_org_id(%L);', w.full_name)
     when w.kind in ('policy', 'row_security') then format('select warden.protect(%L);', w.full_name)
-    when w.is_present and w.kind = 'column' then format(
-      'alter table %s rename column org_id to former_org_id; then: warden migrate', w.full_name)
-    when w.is_present and w.problem = 'does not cascade' then format(
-      'alter table %s drop constraint %I; then: warden migrate', w.full_name, w.found)
-    when w.is_present and w.problem = 'is another index' then format(
-      'alter index %I.%I rename to %I; then: warden migrate', w.schema_name, w.found, 'former_' || w.found)
-    when w.is_present and w.problem = 'is another constraint' then format(
-      'alter table %s rename constraint %I to %I; then: warden migrate', w.full_name, w.found, 'former_' || w.found)
+    when w.is_present and w.kind = 'column' then json_build_object(
+      'question', 'what does its present column org_id contain?',
+      'choices', json_build_array(
+        json_build_array('data of the application: Warden adds a column of its own', 'sql', format(
+          E'alter table %s rename column org_id to former_org_id;\n$ %s', w.full_name, run.command)),
+        case when w.problem ~ '^is (text|character|character varying)\M' then
+          json_build_array('the organisation, as text', 'sql', format(
+            E'alter table %s alter column org_id type uuid using org_id::uuid;\n$ %s', w.full_name, run.command)) end)
+      )::text
+    when w.problem = 'does not cascade' then format(
+      E'alter table %s drop constraint %I;\n$ warden migrate', w.full_name, w.found)
+    when w.problem = 'is another index' then format(
+      E'alter index %I.%I rename to %I;\n$ warden migrate%s', w.schema_name, w.found, left('former_' || w.found, 60),
+      case when w.phase = 'enforce' then ' --enforce' else '' end)
+    when w.problem = 'is another constraint' then format(
+      E'alter table %s rename constraint %I to %I;\n$ warden migrate%s', w.full_name, w.found,
+      left('former_' || w.found, 60), case when w.phase = 'enforce' then ' --enforce' else '' end)
+    when w.kind = 'column' then run.command
     when w.phase = 'expand' then 'warden migrate'
     else 'warden migrate --enforce' end as remedy
-from wrong w
+from wrong w, run
 union all
 select 'not-enforced', null, o.full_name, o.table_name,
   case when w.is_enforced then 'it was created after the enforce phase, and its rows are not isolated yet'

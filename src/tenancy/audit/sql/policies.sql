@@ -10,7 +10,8 @@ select 'other-policy' as rule, null::text as severity, format('%I.%I', t.schema_
     ' where ' || coalesce(pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid), 'true')
   ) as cause,
   'decide' as remedy_kind,
-  format('if nothing needs it: drop policy %I on %I.%I;', p.polname, t.schema_name, t.table_name) as remedy
+  json_build_object('question', 'is this grant within the organisation on purpose?', 'choices', json_build_array())::text
+    as remedy
 from warden.tenant_tables t
 join pg_namespace n on n.nspname = t.schema_name
 join pg_class c on c.relnamespace = n.oid and c.relname = t.table_name

@@ -21,7 +21,10 @@ select r.full_name, a.attnotnull as is_not_null,
   quote_ident(r.parent_column) as parent_column, quote_ident(r.parent_key) as parent_key,
   p.oid is not null and pa.attname is not null and pk.attname is not null and po.attname is not null as has_parent,
   exists (select from keys k where k.conrelid = r.oid and k.confrelid = p.oid
-                               and k.columns = array['org_id'::name, r.parent_column]) as has_parent_key
+                               and k.columns = array['org_id'::name, r.parent_column]) as has_parent_key,
+  not coalesce(pa.attnotnull, false) as is_parent_optional,
+  exists (select from pg_attribute n where n.attrelid = to_regclass('public.organizations') and n.attname = 'name'
+            and n.atttypid in ('text'::regtype, 'varchar'::regtype)) as organizations_have_names
 from registered r
 join pg_attribute a on a.attrelid = r.oid and a.attname = 'org_id' and a.atttypid = 'uuid'::regtype
   and a.attgenerated = '' and not a.attisdropped

@@ -32,22 +32,42 @@ with registered as (
 ), parents as (
   select r.*, format('%I.%I', r.parent_schema, r.parent_table) as parent_name, p.oid as parent,
     child.attname as child_column, format_type(child.atttypid, null) as child_type,
-    key.attname as key_column, format_type(key.atttypid, null) as key_type
+    key.attname as key_column, format_type(key.atttypid, null) as key_type,
+    -- A unique index of a partitioned table also contains the partition key.
+    p.relkind = 'r' and not exists (
+      select from pg_index i
+      where i.indrelid = p.oid and i.indisunique and i.indisvalid and i.indimmediate and i.indpred is null
+        and i.indnkeyatts = 1 and i.indkey[0] = key.attnum) as is_key_ambiguous
   from kinds r
   left join pg_namespace pn on pn.nspname = r.parent_schema
   left join pg_class p on p.relnamespace = pn.oid and p.relname = r.parent_table and p.relkind in ('r', 'p')
   left join pg_attribute child on child.attrelid = r.oid and child.attname = r.parent_column and not child.attisdropped
   left join pg_attribute key on key.attrelid = p.oid and key.attname = r.parent_key and not key.attisdropped
   where r.parent_table is not null and r.misfit is null
+), run as (
+  -- A table that is adopted late is enforced at once if the database isolates organisations already.
+  select case when exists (select from pg_policy p where p.polrelid = to_regclass('public.organizations')
+                             and p.polname = 'warden_org')
+              then 'warden migrate --enforce' else 'warden migrate' end as command
 ), others as (
-  select format('%I.%I', n.nspname, c.relname) as full_name, c.oid, c.relname,
+  select format('%I.%I', n.nspname, c.relname) as full_name, c.oid, c.relname, c.relkind,
     (select string_agg(format('the column %I', a.attname), ' and ' order by a.attname) from pg_attribute a
      where a.attrelid = c.oid and a.attname in ('org_id', 'user_id') and not a.attisdropped) as org_columns,
     exists (select from pg_attribute a
             where a.attrelid = c.oid and a.attname = 'user_id' and not a.attisdropped) as has_user_id,
+    c.relkind = 'r' and not c.relrowsecurity and exists (
+      select from pg_roles g where g.rolname in ('anon', 'authenticated')
+        and has_any_column_privilege(g.oid, c.oid, 'select')) as is_open,
     (select min(format('a foreign key to %s', f.confrelid::regclass)) from pg_constraint f
      join registered r on r.oid = f.confrelid and r.scope in ('org', 'root')
-     where f.conrelid = c.oid and f.contype = 'f') as org_key
+     where f.conrelid = c.oid and f.contype = 'f') as org_key,
+    (select format(', parent => %L, parent_column => %L, parent_key => %L', r.full_name, a.attname, b.attname)
+     from pg_constraint f
+     join registered r on r.oid = f.confrelid and r.scope = 'org'
+     join pg_attribute a on a.attrelid = f.conrelid and a.attnum = f.conkey[1]
+     join pg_attribute b on b.attrelid = f.confrelid and b.attnum = f.confkey[1]
+     where f.conrelid = c.oid and f.contype = 'f' and array_length(f.conkey, 1) = 1
+     order by a.attnotnull desc, f.confdeltype = 'c' desc, a.attnum limit 1) as parent
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
   where c.relkind in ('r', 'p', 'f') and not c.relispartition and c.relpersistence <> 't'
     and n.nspname !~ '^pg_' and n.nspname not in (
@@ -60,16 +80,24 @@ with registered as (
     and warden.whole(c.oid) is null
 )
 select 'table-kind' as rule, null::text as severity, k.full_name as "table", k.table_name::text as object,
-  'it ' || k.misfit as cause, 'decide' as remedy_kind, case
-    when k.outer_table is not null then
-      format('register the table at the top instead: delete from warden.tenant_tables where %s; '
-             'select warden.adopt_table(%L);', k.key, k.outer_table)
-    when k.is_partitioned_by_org then
-      format('give each row its org_id, then: alter table %s alter column org_id set not null;', k.full_name)
-    else format('protect its rows by hand, and leave it out: delete from warden.tenant_tables where %s; '
-                'select warden.accept_finding(''unregistered-table'', %L, ''<reason>'');', k.key, k.full_name)
-    end as remedy
-from kinds k where k.misfit is not null
+  'it ' || k.misfit as cause, 'decide' as remedy_kind,
+  json_build_object('question', 'what protects its rows?', 'choices', json_build_array(
+    case
+      when k.outer_table is not null then json_build_array('policies of the table at the top, and of its members', 'sql',
+        format(E'delete from warden.tenant_tables where %s;\nselect warden.adopt_table(%L);\n$ %s', k.key, k.outer_table,
+               run.command))
+      when k.is_partitioned_by_org then json_build_array('policies, once each row has its org_id', 'sql',
+        format(E'alter table %s alter column org_id set not null;\n$ %s', k.full_name, run.command)) end,
+    json_build_array('something else, or they need no protection: remove it from the registry', 'sql', format(
+      'delete from warden.tenant_tables where %s;%s', k.key,
+      -- Otherwise the next audit would ask to register it again.
+      case when k.relkind in ('r', 'p', 'f') then format(
+        E'\nselect warden.accept_finding(''unregistered-table'', %L, %L);', k.full_name, 'it ' || k.misfit) else '' end)),
+    case when k.relkind = 'f' then json_build_array('no request reads it', 'sql', format(
+      E'revoke all on %s from public, anon, authenticated;\ndelete from warden.tenant_tables where %s;\n'
+      'select warden.accept_finding(''unregistered-table'', %L, ''no request reads it'');',
+      k.full_name, k.key, k.full_name)) end))::text as remedy
+from kinds k, run where k.misfit is not null
 union all
 select 'parent-link', case when p.parent is null then 'notice' end, p.full_name, p.parent_column, case
     when p.parent is null then format('its rows inherit from %s, which does not exist: they get the organisation of '
@@ -78,27 +106,52 @@ select 'parent-link', case when p.parent is null then 'notice' end, p.full_name,
       format('it has no column %I, through which its rows inherit from %s', p.parent_column, p.parent_name)
     when p.key_column is null then
       format('its rows inherit from %s, which has no column %I', p.parent_name, p.parent_key)
-    else format('%I is %s, but %s.%I is %s', p.parent_column, p.child_type, p.parent_name, p.parent_key,
-                p.key_type) end,
+    when p.child_type <> p.key_type then
+      format('%I is %s, but %s.%I is %s', p.parent_column, p.child_type, p.parent_name, p.parent_key, p.key_type)
+    else format('its rows inherit from %s, where %I is not unique', p.parent_name, p.parent_key) end,
   'decide',
-  format('name the right columns with warden.adopt_table(), or use the user alone: update warden.tenant_tables '
-         'set parent_schema = null, parent_table = null, parent_column = null where %s;', p.key)
-from parents p
+  json_build_object('question', 'through which column do its rows inherit their organisation?',
+    'choices', (select json_agg(c.choice order by c.rank, c.name) from (
+      select 0 as rank, '' as name, json_build_array(
+        format('through %I; the column of the parent must be unique', p.parent_column), 'sql', format(
+        'alter table %s add unique (%I);', p.parent_name, p.parent_key)) as choice
+      where p.is_key_ambiguous and p.child_type = p.key_type
+      union all
+      select 1, f.attname, json_build_array(
+        format('through %I, its foreign key to %s', f.attname, p.parent_name), 'sql', format(
+        E'update warden.tenant_tables set parent_column = %L, parent_key = %L where %s;\n$ %s',
+        f.attname, f.key, p.key, run.command))
+      from (select a.attname, b.attname as key from pg_constraint k
+            join pg_attribute a on a.attrelid = k.conrelid and a.attnum = k.conkey[1]
+            join pg_attribute b on b.attrelid = k.confrelid and b.attnum = k.confkey[1]
+            where k.conrelid = p.oid and k.confrelid = p.parent and k.contype = 'f' and array_length(k.conkey, 1) = 1
+              and (a.attname, b.attname) is distinct from (p.parent_column, p.parent_key)) f
+      union all
+      select 2, '', json_build_array('through none: each row has the organisation of its user', 'sql', format(
+        E'update warden.tenant_tables set parent_schema = null, parent_table = null, parent_column = null where %s;\n'
+        '$ %s', p.key, run.command))) c))::text
+from parents p, run
 where p.parent is null or p.child_column is null or p.key_column is null or p.child_type <> p.key_type
+   or p.is_key_ambiguous
 union all
 select 'unregistered-table', null, o.full_name, o.relname,
   format('it has %s, and is not registered as a table of organisations or of users',
          coalesce(o.org_columns, o.org_key)),
   'decide',
-  format('if its rows belong to organisations: select warden.adopt_table(%L%s);%s', o.full_name,
-         case when o.has_user_id then ', ''user_id''' else '' end,
-         case when o.has_user_id then
-           format(' If they belong to users: select warden.leave_to_user(%L);', o.full_name) else '' end)
-from others o where coalesce(o.org_columns, o.org_key) is not null
+  json_build_object('question', 'whose are its rows?', 'choices', json_build_array(
+    case when o.relkind <> 'f' then json_build_array('each belongs to an organisation', 'sql', format(
+      E'select warden.adopt_table(%L%s%s);\n$ %s', o.full_name,
+      case when o.has_user_id then ', user_column => ''user_id''' else '' end, coalesce(o.parent, ''), run.command)) end,
+    case when o.has_user_id then json_build_array('each belongs to a user', 'sql',
+      format('select warden.leave_to_user(%L);', o.full_name)
+      || case when o.is_open then format(E'\nselect warden.protect(%L);', o.full_name) else '' end) end))::text
+from others o, run where coalesce(o.org_columns, o.org_key) is not null
 union all
 select 'open-user-table', null, k.full_name, k.table_name,
-  format('%s may read every user''s rows: row-level security is not enabled', r.names), 'sql',
-  format('select warden.protect(%L);', k.full_name)
+  format('%s may read every user''s rows: row-level security is not enabled', r.names), 'decide',
+  json_build_object('question', 'which rows may a request read?', 'choices', json_build_array(
+    json_build_array('those of its own user', 'sql', format('select warden.protect(%L);', k.full_name)),
+    json_build_array('none', 'sql', format('revoke select on %s from public, anon, authenticated;', k.full_name))))::text
 from kinds k
 cross join lateral (select string_agg(g.rolname, ' and ' order by g.rolname) as names from pg_roles g
                     where g.rolname in ('anon', 'authenticated') and has_any_column_privilege(g.oid, k.oid, 'select')) r
@@ -106,22 +159,3 @@ where k.scope = 'user' and k.relkind in ('r', 'p') and r.names is not null
   and not (select c.relrowsecurity from pg_class c where c.oid = k.oid)
   -- The rule `policy` checks tables that Warden created.
   and not exists (select from pg_policy p where p.polrelid = k.oid and p.polname = 'warden_org')
-union all
-select 'loose-key', null, a.full_name, k.conname,
-  format('foreign key "%s" does not include org_id: a row may reference another organisation''s row of %s', k.conname,
-         b.full_name),
-  'decide',
-  format('alter table %s add foreign key (org_id, %s) references %s (org_id, %s) not valid; then validate it',
-    a.full_name,
-    (select string_agg(quote_ident(x.attname), ', ' order by u.n) from unnest(k.conkey) with ordinality u (attnum, n)
-     join pg_attribute x on x.attrelid = k.conrelid and x.attnum = u.attnum), b.full_name,
-    (select string_agg(quote_ident(x.attname), ', ' order by u.n) from unnest(k.confkey) with ordinality u (attnum, n)
-     join pg_attribute x on x.attrelid = k.confrelid and x.attnum = u.attnum))
-from pg_constraint k
-join kinds a on a.oid = k.conrelid and a.scope = 'org' and a.misfit is null
-join kinds b on b.oid = k.confrelid and b.scope = 'org'
-join pg_attribute o on o.attrelid = a.oid and o.attname = 'org_id' and not o.attisdropped
-where k.contype = 'f' and o.attnum <> all (k.conkey)
-  and not exists (select from pg_constraint w
-                  where w.contype = 'f' and w.conrelid = k.conrelid and w.confrelid = k.confrelid
-                    and w.conkey @> k.conkey and o.attnum = any (w.conkey))

@@ -22,6 +22,81 @@ with recursive watched as (
            (w.org_column::text, 'org_column')
     union all select o.name, 'omit_columns' from unnest(w.omit_columns) o (name)) u (name, use)
   where w.full_name is not null and u.name is not null
+), live as (
+  select w.oid, a.attname as name, a.attnum, a.atttypid, a.atttypid = 'uuid'::regtype as is_uuid,
+    a.atttypid in ('uuid'::regtype, 'bigint'::regtype, 'integer'::regtype, 'smallint'::regtype, 'text'::regtype,
+                   'character varying'::regtype) as is_id,
+    a.attnotnull and exists (
+      select from pg_index i
+      where i.indrelid = w.oid and i.indisunique and i.indisvalid and i.indpred is null and a.attnum = any (i.indkey)
+        and (i.indnkeyatts = 1 or w.relkind = 'p')) as is_unique
+  from watched w join pg_attribute a on a.attrelid = w.oid and a.attnum > 0 and not a.attisdropped
+), broken as (
+  select c.full_name, c.oid, c.name, c.use from columns c where not c.is_present
+  union all
+  select w.full_name, w.oid, w.entity_column::text, 'unique'
+  from watched w join live l on l.oid = w.oid and l.name = w.entity_column and not l.is_unique
+), kept as (
+  -- The arguments that are still right, and the best guess for the others, so that a call mends one argument without
+  -- failing because of another. If an omitted column is missing, a call omits every other column, unless the answer
+  -- says what became of it.
+  select w.oid, w.full_name, w.topic, w.event_prefix, w.entity_topic, to_jsonb(w) ->> 'visibility' as visibility,
+    (select l.name from live l where l.oid = w.oid and l.is_unique and l.is_id
+     order by l.name = w.entity_column desc, l.name = 'id' desc, l.attnum limit 1) as entity_column,
+    (select l.name from live l where l.oid = w.oid and l.is_uuid
+     order by l.name = w.org_column desc, l.name = 'org_id' desc, l.attnum limit 1) as org_column,
+    (select l.name from live l where l.oid = w.oid and l.name = w.entity_topic_column) as entity_topic_column,
+    array(select l.name::text from live l where l.oid = w.oid and l.name = any (w.omit_columns)) as omitted,
+    array(select l.name::text from live l where l.oid = w.oid and l.name not in (w.entity_column, w.org_column)
+            and l.name is distinct from w.entity_topic_column and not l.is_unique) as others,
+    (select count(*) from columns c where c.oid = w.oid and c.use = 'omit_columns' and not c.is_present) as lost
+  from watched w where w.full_name is not null
+), answers as (
+  select b.oid, b.use, b.name, 1 as rank, format('it is now %I', l.name) as answer,
+    case when b.use in ('entity_column', 'unique') then l.name else k.entity_column end as entity_column,
+    case when b.use = 'entity_topic_column' then l.name else k.entity_topic_column end as entity_topic_column,
+    case when b.use = 'org_column' then l.name else k.org_column end as org_column,
+    case when b.use = 'omit_columns' then k.omitted || l.name::text
+         when k.lost > 0 then k.others else k.omitted end as omitted
+  from broken b join kept k using (oid)
+  join lateral (
+    select l.* from live l
+    where l.oid = b.oid and l.name <> b.name
+      and case b.use when 'entity_topic_column' then l.is_id and exists (
+                       select from warden.entity_topics t
+                       where t.kind = k.entity_topic and t.id_type = warden.entity_id_type(l.atttypid))
+                     when 'org_column' then l.is_uuid
+                     when 'omit_columns' then k.lost = 1 and l.name = any (k.others) and l.name <> all (k.omitted)
+                     else l.is_unique and l.is_id end
+    order by l.attnum desc limit 20) l on true
+  union all
+  select b.oid, b.use, b.name, 2,
+    case when b.use = 'entity_topic_column' then 'it is gone, and so is its topic'
+         when a.is_gone then 'it is gone, like every other omitted column that is missing'
+         else 'I do not know: omit every column but the keys' end,
+    k.entity_column, case when b.use <> 'entity_topic_column' then k.entity_topic_column end, k.org_column,
+    case when a.is_gone and b.use = 'omit_columns' then k.omitted when k.lost > 0 then k.others else k.omitted end
+  from broken b join kept k using (oid)
+  join (values (true), (false)) a (is_gone) on b.use = 'omit_columns' or b.use = 'entity_topic_column' and a.is_gone
+), choices as (
+  select a.oid, a.use, a.name, a.rank, a.answer,
+    format('select warden.watch(%L, %L, %L, entity_column => %L%s%s%s%s);', k.full_name, k.topic, k.event_prefix,
+      a.entity_column,
+      case when a.entity_topic_column is not null then format(', entity_topic => %L, entity_topic_column => %L',
+                                                              k.entity_topic, a.entity_topic_column) else '' end,
+      case when a.omitted <> '{}' then format(', omit_columns => %L', a.omitted) else '' end,
+      case when a.org_column <> 'org_id' then format(', org_column => %L', a.org_column) else '' end,
+      case when k.visibility is not null then format(', visibility => %L', k.visibility) else '' end) as statement
+  from answers a join kept k using (oid)
+  where a.entity_column is not null and a.org_column is not null
+  union all
+  select b.oid, b.use, b.name, 0, format('%I, and it must be so', b.name),
+    format('alter table %s alter column %I set not null, add unique (%I);', b.full_name, b.name, b.name)
+  from broken b join live l on l.oid = b.oid and l.name = b.name and l.is_id
+  where b.use = 'unique'
+  union all
+  select b.oid, b.use, b.name, 9, 'nobody needs its events', format('select warden.unwatch(%L);', b.full_name)
+  from broken b
 ), tree as (
   select w.oid as root, w.oid from watched w where w.full_name is not null
   union all
@@ -47,21 +122,15 @@ select 'watch-columns', null, c.full_name, c.name,
   case c.use
     when 'omit_columns' then
       format('it no longer has the omitted column %I: if the column was renamed, its values leave the database', c.name)
+    when 'unique' then
+      format('%I is no longer unique by itself, or may be null: it cannot pair the rows of an update', c.name)
     else format('it no longer has the column %I, its %s: every write to it fails', c.name, c.use) end,
-  'decide', 'with the column''s present name: ' || c.call
-from columns c where not c.is_present
-union all
-select 'watch-columns', null, w.full_name, w.entity_column,
-  format('%I is no longer unique by itself, or may be null: it cannot pair the rows of an update', w.entity_column),
-  'decide', format('make it the primary key, or choose another column: %s', w.call)
-from watched w
-where w.full_name is not null
-  and exists (select from columns c where c.oid = w.oid and c.use = 'entity_column' and c.is_present)
-  and not exists (select from pg_index i
-                  join pg_attribute a on a.attrelid = i.indrelid and a.attnum = any (i.indkey)
-                    and a.attname = w.entity_column
-                  where i.indrelid = w.oid and i.indisunique and i.indisvalid and i.indpred is null and a.attnotnull
-                    and (i.indnkeyatts = 1 or w.relkind = 'p'))
+  'decide',
+  json_build_object('question', case when c.use = 'unique' then 'which column identifies a row?'
+                                     else format('what became of %I?', c.name) end,
+    'choices', (select json_agg(json_build_array(x.answer, 'sql', x.statement) order by x.rank, x.answer)
+                from choices x where x.oid = c.oid and x.use = c.use and x.name = c.name))::text
+from broken c
 union all
 select 'watch-triggers', null, (select x.full_name from watched x where x.oid = n.root),
   n.name, format('trigger "%s"%s %s: %s', n.name,

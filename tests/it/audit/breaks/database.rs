@@ -4,55 +4,42 @@ use super::{Break, broken};
 
 pub(super) const BREAKS: &[Break] = &[
     // Tables.
-    broken("cold_call_logs", "drop table cold_call_logs; create view cold_call_logs as select 1 as id", &[("table-kind", "public.cold_call_logs")])
-        .decided("drop view cold_call_logs"),
-    broken("campaign_phone_numbers", "drop table campaign_phone_numbers; create materialized view campaign_phone_numbers as select 1 as id", &[("table-kind", "public.campaign_phone_numbers")])
-        .decided("drop materialized view campaign_phone_numbers"),
+    broken("cold_call_logs", "drop table cold_call_logs; create view cold_call_logs as select 1 as id", &[("table-kind", "public.cold_call_logs")]),
+    broken("campaign_phone_numbers", "drop table campaign_phone_numbers; create materialized view campaign_phone_numbers as select 1 as id", &[("table-kind", "public.campaign_phone_numbers")]),
     broken(
         "knowledge_base_changelog",
         "drop table knowledge_base_changelog; create table changes (id uuid, org_id uuid) partition by list (id);
          create table knowledge_base_changelog partition of changes default",
         &[("table-kind", "public.knowledge_base_changelog"), ("unregistered-table", "public.changes")],
-    )
-    .decided("drop table changes"),
+    ),
     broken(
         "user_subscriptions",
         "create foreign data wrapper nowhere; create server nowhere foreign data wrapper nowhere;
          drop table user_subscriptions; create foreign table user_subscriptions (user_id uuid) server nowhere",
         &[("table-kind", "public.user_subscriptions")],
-    )
-    .decided("drop foreign table user_subscriptions"),
+    ),
     broken("dnc_list", "create table more_dnc () inherits (dnc_list)", &[("organization-key", "public.more_dnc"), ("org-index", "public.more_dnc")]),
-    broken("tickets", "create table tickets (id uuid, user_id uuid)", &[("unregistered-table", "public.tickets")])
-        .decided("select warden.adopt_table('tickets', 'user_id')"),
-    broken("notes", "create schema app; create table app.\"Notes\" (id uuid, org_id uuid)", &[("unregistered-table", "app.\"Notes\"")])
-        .decided("select warden.adopt_table('app.\"Notes\"')"),
-    broken("call_tags", "create table call_tags (call_id uuid references calls, tag text)", &[("unregistered-table", "public.call_tags")])
-        .decided("select warden.adopt_table('call_tags', null, 'calls', 'call_id')"),
+    broken("tickets", "create table tickets (id uuid, user_id uuid)", &[("unregistered-table", "public.tickets")]),
+    broken("notes", "create schema app; create table app.\"Notes\" (id uuid, org_id uuid)", &[("unregistered-table", "app.\"Notes\"")]),
+    broken("call_tags", "create table call_tags (call_id uuid references calls, tag text)", &[("unregistered-table", "public.call_tags")]),
     broken(
         "knowledge_base_chunks",
         "alter table knowledge_base_chunks rename column document_id to doc",
         &[("parent-link", "public.knowledge_base_chunks")],
-    )
-    .decided("alter table knowledge_base_chunks rename column doc to document_id"),
-    broken("recordings", "drop table recordings cascade", &[("parent-link", "public.recording_upload_queue"), ("watch-table", "dropped")])
-        .decided("drop table recording_upload_queue"),
+    ),
+    broken("recordings", "drop table recordings cascade", &[("parent-link", "public.recording_upload_queue"), ("watch-table", "dropped")]),
     // Roles and rights.
-    broken("role", "create role audited_reader bypassrls", &[("bypassing-role", "audited_reader")])
-        .decided("alter role audited_reader nobypassrls"),
+    broken("role", "create role audited_reader bypassrls", &[("bypassing-role", "audited_reader")]),
     broken(
         "view",
         "create view all_calls as select c.id from calls c; grant select on all_calls to authenticated",
         &[("bypassing-view", "public.all_calls")],
-    )
-    // Below PostgreSQL 15 a view cannot run with its caller's rights, so access to it is revoked.
-    .decided("revoke all on all_calls from authenticated"),
+    ),
     broken(
         "materialized view",
         "create materialized view call_counts as select count(*) from contacts; grant select on call_counts to anon",
         &[("bypassing-view", "public.call_counts")],
-    )
-    .decided("revoke all on call_counts from anon"),
+    ),
     broken(
         "knowledge_base",
         "create role audited_owner; alter table knowledge_base owner to audited_owner; grant audited_owner to authenticated",
@@ -137,20 +124,13 @@ pub(super) const BREAKS: &[Break] = &[
     broken(
         "auth_org_id",
         "revoke execute on function auth_org_id() from public, authenticated",
-        &[("function-callers", "public.auth_org_id()")],
+        &[("function-callers", "public.auth_org_id()"), ("not-checked", "token-hook")],
     ),
     broken(
         "auth_org_id",
         "create or replace function public.auth_org_id() returns uuid language sql stable parallel safe set search_path = ''
          as $$ select (nullif(pg_catalog.current_setting('request.jwt.claims', true), '')::jsonb #>> '{user_metadata,org_id}')::uuid $$",
         &[("claims", "public.auth_org_id()")],
-    )
-    .decided(
-        "create or replace function public.auth_org_id() returns uuid language sql stable parallel safe set search_path = '' as $body$
-           select case when c.claim #>> '{}' ~ '^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$'
-             and pg_catalog.jsonb_typeof(c.claim) = 'string' then (c.claim #>> '{}')::uuid end
-           from (select pg_catalog.current_setting('request.jwt.claims', true) as raw) s,
-           lateral (select case when s.raw <> '' then s.raw::jsonb #> '{app_metadata,org_id}' end as claim) c $body$",
     ),
     broken(
         "hook",
@@ -168,28 +148,24 @@ pub(super) const BREAKS: &[Break] = &[
            ('d0000000-0000-0000-0000-000000000001', 'b0000000-0000-0000-0000-000000000002'),
            ('d0000000-0000-0000-0000-000000000002', 'b0000000-0000-0000-0000-000000000002')",
         &[("several-memberships", "public.organization_members")],
-    )
-    .decided("update organization_members set is_primary = true where org_id = 'b0000000-0000-0000-0000-000000000002'"),
+    ),
     // Watches.
     broken(
         "leads",
         "select warden.watch('leads', 'leads', 'lead', omit_columns => '{email}'); alter table leads rename column email to mail",
         &[("watch-columns", "public.leads")],
-    )
-    .decided("select warden.watch('leads', 'leads', 'lead', omit_columns => '{mail}')"),
+    ),
     broken(
         "contacts",
         "select warden.watch('contacts', 'contacts', 'contact'); alter table contacts drop constraint contacts_pkey",
-        &[("watch-columns", "public.contacts")],
-    )
-    .decided("alter table contacts add primary key (id)"),
+        &[("watch-columns", "public.contacts"), ("parent-link", "public.consent_records")],
+    ),
     broken(
         "campaigns",
         "select warden.watch('campaigns', 'campaigns', 'campaign', entity_topic => 'user', entity_topic_column => 'user_id');
          alter table campaigns rename column user_id to owner_id",
         &[("watch-columns", "public.campaigns")],
-    )
-    .decided("select warden.watch('campaigns', 'campaigns', 'campaign', entity_topic => 'user', entity_topic_column => 'owner_id')"),
+    ),
     broken("watch of calls", "alter table calls disable trigger warden_log_update", &[("watch-triggers", "public.calls")]),
     broken("watch of call_logs", "drop trigger warden_log_insert on call_logs", &[("watch-triggers", "public.call_logs")]),
     broken("recordings", "alter table recordings enable replica trigger warden_log_delete", &[("watch-triggers", "public.recordings")]),
@@ -198,6 +174,5 @@ pub(super) const BREAKS: &[Break] = &[
         "create table meetings (id uuid primary key, org_id uuid not null); select warden.watch('meetings', 'meetings', 'meeting');
          drop trigger warden_org_id_immutable on meetings",
         &[("unregistered-table", "public.meetings"), ("watch-triggers", "public.meetings")],
-    )
-    .decided("select warden.adopt_table('meetings')"),
+    ),
 ];

@@ -2,6 +2,7 @@
 
 mod database;
 mod objects;
+mod surroundings;
 
 /// One way to break a database.
 pub struct Break {
@@ -11,8 +12,6 @@ pub struct Break {
     pub sql: &'static str,
     /// Exact findings: the rule, and the table or else the object.
     pub finds: &'static [(&'static str, &'static str)],
-    /// SQL that a person would run, if the remedy is a decision or needs more than one statement.
-    pub decision: &'static str,
 }
 
 const fn broken(
@@ -20,16 +19,10 @@ const fn broken(
     sql: &'static str,
     finds: &'static [(&'static str, &'static str)],
 ) -> Break {
-    Break { place, sql, finds, decision: "" }
-}
-
-impl Break {
-    const fn decided(self, decision: &'static str) -> Self {
-        Self { decision, ..self }
-    }
+    Break { place, sql, finds }
 }
 
 /// All breaks.
 pub fn breaks() -> impl Iterator<Item = &'static Break> {
-    objects::BREAKS.iter().chain(database::BREAKS)
+    objects::BREAKS.iter().chain(database::BREAKS).chain(surroundings::BREAKS)
 }

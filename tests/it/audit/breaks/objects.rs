@@ -9,15 +9,13 @@ pub(super) const BREAKS: &[Break] = &[
         "call_lists",
         "alter table call_lists drop column org_id cascade; alter table call_lists add org_id text",
         &[("org-column", "public.call_lists")],
-    )
-    .decided("alter table call_lists rename column org_id to former_org_id; select warden.create_tenant_objects('{call_lists}')"),
+    ),
     broken(
         "usage_records",
         "alter table usage_records drop column org_id cascade;
          alter table usage_records add org_id uuid generated always as (id) stored",
         &[("org-column", "public.usage_records")],
-    )
-    .decided("alter table usage_records rename column org_id to former_org_id; select warden.create_tenant_objects('{usage_records}')"),
+    ),
     broken(
         "payments",
         "alter table payments alter column org_id drop not null",
@@ -27,8 +25,7 @@ pub(super) const BREAKS: &[Break] = &[
         "daily_lead_uploads",
         "alter table daily_lead_uploads alter column org_id drop not null; insert into daily_lead_uploads default values",
         &[("not-null", "public.daily_lead_uploads"), ("null-rows", "public.daily_lead_uploads")],
-    )
-    .decided("delete from daily_lead_uploads"),
+    ),
     // Keys.
     broken(
         "phone_assistants",
@@ -41,10 +38,6 @@ pub(super) const BREAKS: &[Break] = &[
          alter table onboarding_events add constraint onboarding_events_org_id_fkey
            foreign key (org_id) references organizations (id)",
         &[("organization-key", "public.onboarding_events")],
-    )
-    .decided(
-        "alter table onboarding_events drop constraint onboarding_events_org_id_fkey;
-         select warden.create_tenant_objects('{onboarding_events}')",
     ),
     broken(
         "usage_events",
@@ -52,15 +45,13 @@ pub(super) const BREAKS: &[Break] = &[
          alter table usage_events add constraint usage_events_org_id_fkey
            foreign key (org_id) references organizations (id) on delete cascade not valid",
         &[("organization-key", "public.usage_events")],
-    )
-    .decided("alter table usage_events validate constraint usage_events_org_id_fkey"),
+    ),
     broken(
         "notification_history",
         "alter table notification_history drop constraint notification_history_org_id_fkey;
          insert into notification_history (org_id, recipient) values (gen_random_uuid(), 'a@example.com')",
         &[("organization-key", "public.notification_history"), ("unknown-organizations", "public.notification_history")],
-    )
-    .decided("delete from notification_history"),
+    ),
     broken(
         "campaign_summaries",
         "alter table campaign_summaries drop constraint campaign_summaries_org_id_campaign_id_fkey",
@@ -74,16 +65,14 @@ pub(super) const BREAKS: &[Break] = &[
          insert into kb_sync_log (org_id, knowledge_base_id) values
            ('a0000000-0000-0000-0000-000000000001', 'c0000000-0000-0000-0000-000000000001')",
         &[("parent-foreign-key", "public.kb_sync_log"), ("parent-rows", "public.kb_sync_log")],
-    )
-    .decided("delete from kb_sync_log"),
+    ),
     broken(
         "kb_sync_log",
         "alter table kb_sync_log drop constraint kb_sync_log_org_id_knowledge_base_id_fkey;
          insert into kb_sync_log (org_id, knowledge_base_id) values
            ('a0000000-0000-0000-0000-000000000001', 'c0000000-0000-0000-0000-00000000dead')",
         &[("parent-foreign-key", "public.kb_sync_log"), ("parent-rows", "public.kb_sync_log")],
-    )
-    .decided("delete from kb_sync_log"),
+    ),
     broken(
         "contacts",
         "alter table contacts drop constraint contacts_org_id_id_key cascade",
@@ -95,39 +84,31 @@ pub(super) const BREAKS: &[Break] = &[
         "telephony_audit_log",
         "update pg_index set indisvalid = false where indexrelid = 'idx_telephony_audit_log_org_created'::regclass",
         &[("org-index", "public.telephony_audit_log"), ("org-plan", "public.telephony_audit_log")],
-    )
-    .decided("update pg_index set indisvalid = true where indexrelid = 'idx_telephony_audit_log_org_created'::regclass"),
+    ),
     broken(
         "compliance_audit_logs",
         "drop index idx_compliance_audit_logs_org_created;
          create index idx_compliance_audit_logs_org_created on compliance_audit_logs (created_at)",
         &[("org-index", "public.compliance_audit_logs"), ("org-plan", "public.compliance_audit_logs")],
-    )
-    .decided(
-        "alter index idx_compliance_audit_logs_org_created rename to former_idx;
-         select warden.create_tenant_objects('{compliance_audit_logs}')",
     ),
     broken(
         "credit_transactions",
         "drop index idx_credit_transactions_org_created;
          create index idx_credit_transactions_org_created on credit_transactions (org_id, created_at desc) where amount > 0",
         &[("org-index", "public.credit_transactions"), ("org-plan", "public.credit_transactions")],
-    )
-    .decided("drop index idx_credit_transactions_org_created; select warden.create_tenant_objects('{credit_transactions}')"),
+    ),
     broken("call_logs", "drop index idx_call_logs_org_vapi_call_id", &[("unique-index", "public.call_logs")]),
     broken(
         "recordings",
         "drop index idx_recordings_org_twilio_sid;
          create index idx_recordings_org_twilio_sid on recordings (org_id, twilio_recording_sid)",
         &[("unique-index", "public.recordings")],
-    )
-    .decided("drop index idx_recordings_org_twilio_sid; select warden.create_tenant_objects('{recordings}')"),
+    ),
     broken(
         "calls",
         "alter table calls add lead_id uuid references leads",
         &[("loose-key", "public.calls")],
-    )
-    .decided("alter table calls drop column lead_id"),
+    ),
     // Triggers.
     broken("leads", "drop trigger warden_org_id_immutable on leads", &[("immutability", "public.leads")]),
     broken(
@@ -152,15 +133,13 @@ pub(super) const BREAKS: &[Break] = &[
         "select warden.unprotect('user_twilio_subaccounts');
          alter table user_twilio_subaccounts alter org_id drop not null",
         &[("not-enforced", "public.user_twilio_subaccounts"), ("fill-trigger", "public.user_twilio_subaccounts")],
-    )
-    .decided("select warden.create_tenant_objects('{user_twilio_subaccounts}'); select warden.unfill_org_id('user_twilio_subaccounts')"),
+    ),
     broken(
         "notification_templates",
         "select warden.unprotect('notification_templates'); alter table notification_templates alter org_id drop not null;
          select warden.fill_org_id('notification_templates'); alter table notification_templates disable trigger warden_fill_org_id",
         &[("not-enforced", "public.notification_templates"), ("fill-trigger", "public.notification_templates")],
-    )
-    .decided("select warden.create_tenant_objects('{notification_templates}'); select warden.unfill_org_id('notification_templates')"),
+    ),
     broken(
         "notification_rate_limits",
         "select warden.unprotect('notification_rate_limits')",
@@ -180,14 +159,12 @@ pub(super) const BREAKS: &[Break] = &[
          create policy warden_org on payment_events_log using (org_id = (select public.auth_org_id()))",
         &[("policy", "public.payment_events_log"), ("other-policy", "public.payment_events_log")],
     ),
-    broken("campaign_leads", "create policy everybody on campaign_leads using (true)", &[("other-policy", "public.campaign_leads")])
-        .decided("drop policy everybody on campaign_leads"),
+    broken("campaign_leads", "create policy everybody on campaign_leads using (true)", &[("other-policy", "public.campaign_leads")]),
     broken(
         "organization_members",
         "create policy warden_insert on organization_members for insert with check (true)",
         &[("other-policy", "public.organization_members")],
-    )
-    .decided("drop policy warden_insert on organization_members"),
+    ),
     broken("user_credits", "drop policy warden_select on user_credits", &[("policy", "public.user_credits")]),
     broken("customers", "select warden.unprotect('customers')", &[("open-user-table", "public.customers")]),
 ];

@@ -1,0 +1,173 @@
+-- Objects beside the registered tables through which requests may reach rows of other organisations.
+with requests as (
+  select 0::oid as oid, 'PUBLIC' as name
+  union all
+  select r.oid, r.rolname::text from pg_roles r where r.rolname in ('anon', 'authenticated')
+), registered as (
+  select c.oid, c.relname, c.relowner, c.relforcerowsecurity, c.relkind, format('%I.%I', n.nspname, c.relname) as full_name
+  from warden.tenant_tables t
+  join pg_namespace n on n.nspname = t.schema_name
+  join pg_class c on c.relnamespace = n.oid and c.relname = t.table_name and c.relkind in ('r', 'p')
+  where t.scope <> 'user'
+), definers as materialized (
+  select p.oid, p.oid::regprocedure::text as signature, p.proowner, o.rolname as owner, o.rolsuper or o.rolbypassrls as is_exempt,
+    lower(coalesce(nullif(p.prosrc, ''), pg_get_function_sqlbody(p.oid), '')) as body,
+    (select string_agg(q.name, ' and ' order by q.name) from requests q
+     where exists (select from aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+                   where a.grantee = q.oid and a.privilege_type = 'EXECUTE')) as names
+  from pg_proc p
+  join pg_namespace n on n.oid = p.pronamespace
+  join pg_roles o on o.oid = p.proowner
+  where p.prosecdef and p.prokind in ('f', 'p') and p.prorettype not in ('trigger'::regtype, 'event_trigger'::regtype)
+    and n.nspname not in ('warden', 'pg_catalog', 'information_schema')
+    and not exists (select from pg_depend d
+                    where d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e')
+    and not (n.nspname = 'public' and coalesce(obj_description(p.oid, 'pg_proc'), '') like '%(created by Warden)')
+), sequences as (
+  select c.oid, c.relowner, format('%I.%I', n.nspname, c.relname) as full_name, g.full_name as "table",
+    (select string_agg(distinct q.name, ' and ') from requests q, aclexplode(c.relacl) a where a.grantee = q.oid) as names,
+    (select array_agg(distinct a.privilege_type) from requests q, aclexplode(c.relacl) a where a.grantee = q.oid) as rights
+  from registered g
+  join pg_depend d on d.refclassid = 'pg_class'::regclass and d.refobjid = g.oid and d.classid = 'pg_class'::regclass
+    and d.deptype in ('a', 'i')
+  join pg_class c on c.oid = d.objid and c.relkind = 'S'
+  join pg_namespace n on n.oid = c.relnamespace
+), queues as (
+  select n.oid, n.nspname, n.nspowner,
+    (select string_agg(q.rolname, ' and ' order by q.rolname) from pg_roles q
+     where q.rolname in ('anon', 'authenticated') and has_schema_privilege(q.oid, n.oid, 'usage')
+       and exists (select from pg_class c where c.relnamespace = n.oid and c.relkind in ('r', 'p') and not c.relrowsecurity
+                     and has_table_privilege(q.oid, c.oid, 'select, insert, update, delete'))) as names
+  from pg_namespace n
+  where n.nspname in ('pgmq', 'pgmq_public', 'graphile_worker', 'cron', 'pgboss', 'net', 'river', 'que', 'oban')
+), publications as (
+  select t.pubname, p.puballtables, p.pubowner, string_agg(g.full_name, ', ' order by g.full_name) as tables,
+    max((to_jsonb(p) ->> 'oid')) as id
+  from pg_publication_tables t
+  join pg_publication p on p.pubname = t.pubname
+  join registered g on g.full_name = format('%I.%I', t.schemaname, t.tablename)
+  where to_jsonb(t) ->> 'rowfilter' is null
+  group by t.pubname, p.puballtables, p.pubowner
+)
+select 'definer-function' as rule, null::text as severity, null::text as "table", f.signature as object,
+  format('%s may execute it; it runs as %s, who is exempt from row-level security, and names %s', f.names, f.owner,
+         string_agg(g.full_name, ', ' order by g.full_name)) as cause,
+  'decide' as remedy_kind,
+  json_build_object('question', 'does it return or change rows of one organisation only?', 'choices', json_build_array(
+    json_build_array('it should run with the rights of its caller', 'sql', format('%salter routine %s security invoker;',
+      case when pg_has_role(f.proowner, 'usage') then '' else format(E'-- as %I:\n', f.owner) end, f.signature)),
+    json_build_array('no request needs it', 'sql', format(
+      '%srevoke execute on routine %s from public, anon, authenticated;',
+      case when pg_has_role(f.proowner, 'usage') then '' else format(E'-- as %I:\n', f.owner) end,
+      f.signature))))::text as remedy
+from definers f
+-- A regular expression for each pair of a function and a table would be slow.
+join registered g on case when strpos(f.body, lower(g.relname)) > 0 then
+    f.body ~ format('(^|[^a-z0-9_$])%s($|[^a-z0-9_$])', lower(regexp_replace(g.relname, '([^a-zA-Z0-9_])', '\\\1', 'g')))
+  else false end
+  and (f.is_exempt or not g.relforcerowsecurity and pg_has_role(f.proowner, g.relowner, 'usage'))
+where f.names is not null
+group by f.oid, f.signature, f.proowner, f.owner, f.names
+union all
+select 'sequence-right', null, s."table", s.full_name,
+  format('%s may %s sequence %s, which all organisations share%s', s.names, replace(lower(array_to_string(s.rights, ', ')), 'usage', 'use'),
+         s.full_name, case when 'UPDATE' = any (s.rights) then ': a request can make inserts of others fail'
+                           else ': its values reveal how many rows others insert' end),
+  'decide',
+  json_build_object('question', 'what do requests need it for?', 'choices', json_build_array(
+    case when s.rights <> array['USAGE'] then json_build_array('to insert rows', 'sql', format(
+      E'revoke all on sequence %1$s from public, anon, authenticated;\ngrant usage on sequence %1$s to authenticated;\n'
+      'select warden.accept_finding(''sequence-right'', %2$L, ''requests insert rows'');',
+      s.full_name, s."table" || '.' || s.full_name)) end,
+    json_build_array('nothing', 'sql', format('revoke all on sequence %s from public, anon, authenticated;', s.full_name))
+  ))::text
+from sequences s where s.names is not null
+union all
+-- A rule's action reads and writes with the rights of the table's owner.
+select 'rewrite-rule', case when not o.rolsuper and not o.rolbypassrls and g.relforcerowsecurity then 'notice' end,
+  g.full_name, w.rulename, format('the actions of rule "%s" run with the rights of %s%s', w.rulename, o.rolname,
+    case when o.rolsuper or o.rolbypassrls or not g.relforcerowsecurity
+         then ', who is exempt from row-level security' else '' end),
+  'decide',
+  json_build_object('question', 'do its actions stay within the organisation?', 'choices', json_build_array(
+    json_build_array('the rule is not needed', 'sql', format('drop rule %I on %s;', w.rulename, g.full_name))))::text
+from registered g join pg_rewrite w on w.ev_class = g.oid join pg_roles o on o.oid = g.relowner
+union all
+select 'foreign-data', null, format('%I.%I', n.nspname, c.relname), c.relname, format(
+    '%s may read the foreign table, and no policy of this database protects its rows', r.names), 'decide',
+  json_build_object('question', 'does its server protect its rows?', 'choices', json_build_array(
+    json_build_array('no request needs it', 'sql', format(
+      'revoke all on %I.%I from public, anon, authenticated;', n.nspname, c.relname))))::text
+from pg_class c
+join pg_namespace n on n.oid = c.relnamespace
+cross join lateral (select string_agg(q.rolname, ' and ' order by q.rolname) as names from pg_roles q
+                    where q.rolname in ('anon', 'authenticated') and has_any_column_privilege(q.oid, c.oid, 'select')) r
+where c.relkind = 'f' and r.names is not null
+union all
+select 'foreign-data', null, null, u.srvname, format(
+    'the user mapping of %s on server %s gives requests the rights of another server''s user',
+    case u.umuser when 0 then 'PUBLIC' else u.usename end, u.srvname), 'decide',
+  json_build_object('question', 'do requests need it?', 'choices', json_build_array(
+    json_build_array('no', 'sql', format('drop user mapping for %s server %I;',
+      case u.umuser when 0 then 'public' else quote_ident(u.usename) end, u.srvname))))::text
+from pg_user_mappings u join requests q on q.oid = u.umuser
+union all
+select 'queue-table', null, null, q.nspname, format(
+    '%s may use tables of schema %s, which contain data of every organisation', q.names, q.nspname), 'decide',
+  json_build_object('question', 'do requests need the schema?', 'choices', json_build_array(
+    json_build_array('no', 'sql', format('%srevoke usage on schema %I from public, anon, authenticated;',
+      case when pg_has_role(q.nspowner, 'usage') then '' else format(E'-- as %s:\n', q.nspowner::regrole) end,
+      q.nspname))))::text
+from queues q where q.names is not null
+union all
+select 'publication', null, null, p.pubname, format(
+    'it replicates rows of every organisation: %s', case when p.puballtables then 'all tables' else p.tables end), 'decide',
+  json_build_object('question', 'may its subscribers read every organisation?', 'choices', json_build_array(
+    json_build_array('no', 'sql', case
+      when p.puballtables then format('%sdrop publication %I;',
+        case when pg_has_role(p.pubowner, 'usage') then '' else format(E'-- as %s:\n', p.pubowner::regrole) end, p.pubname)
+      else format('%salter publication %I drop table %s;',
+        case when pg_has_role(p.pubowner, 'usage') then '' else format(E'-- as %s:\n', p.pubowner::regrole) end, p.pubname,
+        p.tables) end)))::text
+from publications p
+union all
+select 'event-trigger', null, null, e.evtname, format(
+    '%s can change it or its function, which runs with the rights of each role that changes the schema',
+    string_agg(distinct o.rolname, ' and ')), 'decide',
+  json_build_object('question', 'is that role trusted like the owner of the tables?', 'choices', json_build_array(
+    json_build_array('no', 'sql', format('%salter event trigger %I disable;',
+      case when pg_has_role(e.evtowner, 'usage') then '' else format(E'-- as %s:\n', e.evtowner::regrole) end, e.evtname))))::text
+from pg_event_trigger e
+join pg_proc p on p.oid = e.evtfoid
+join pg_roles o on o.oid in (e.evtowner, p.proowner)
+where e.evtenabled <> 'D' and not o.rolsuper and o.rolname !~ '^supabase_'
+  and not exists (select from pg_depend d where d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e')
+  and not exists (select from registered g where pg_has_role(o.oid, g.relowner, 'usage'))
+group by e.oid, e.evtname, e.evtowner
+union all
+select 'large-object', null, null, 'large objects', format('requests may read %s of them: they belong to no organisation',
+    count(*)), 'decide',
+  json_build_object('question', 'may every organisation read them?', 'choices', json_build_array(
+    json_build_array('no', 'sql', E'do $$ declare id oid; begin\n  for id in select oid from pg_largeobject_metadata loop\n'
+      '    execute format(''revoke all on large object %s from public, anon, authenticated'', id);\n  end loop;\nend $$;')))::text
+from pg_largeobject_metadata l
+where exists (select from aclexplode(l.lomacl) a join requests q on q.oid = a.grantee)
+having count(*) > 0
+union all
+select 'storage-policy', null, format('%I.%I', n.nspname, c.relname), p.polname, format(
+    'policy %I grants files to %s without naming the organisation', p.polname,
+    (select string_agg(q.name, ' and ' order by q.name) from requests q where q.oid = any (p.polroles))), 'decide',
+  json_build_object('question', 'where are the files of an organisation?', 'choices', json_build_array(
+    case when c.relname = 'objects' then json_build_array(
+      'in a folder named by the id of the organisation', 'sql', format(
+      E'create policy warden_org on %I.%I as restrictive to public\n'
+      '  using (split_part(name, ''/'', 1) = (select %s())::text)\n'
+      '  with check (split_part(name, ''/'', 1) = (select %s())::text);', n.nspname, c.relname,
+      warden.callee('auth_org_id'), warden.callee('auth_org_id'))) end))::text
+from pg_class c
+join pg_namespace n on n.oid = c.relnamespace and n.nspname = 'storage'
+join pg_policy p on p.polrelid = c.oid and p.polpermissive
+where c.relname in ('objects', 'buckets')
+  and exists (select from requests q where q.oid = any (p.polroles))
+  and concat(pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid)) !~ 'auth_org_id|org_id'
+  and not exists (select from pg_policy w where w.polrelid = c.oid and w.polname = 'warden_org' and not w.polpermissive)

@@ -1,0 +1,67 @@
+-- Views that show requests the rows of registered tables without row-level security: their owner is exempt from it, or
+-- they store a copy. A view may read the table through other views. A view with security_invoker reads with the rights
+-- of its reader, so it passes on the rights of the view above it.
+with recursive registered as (
+  select c.oid, c.relowner, c.relforcerowsecurity, format('%I.%I', t.schema_name, t.table_name) as full_name
+  from warden.tenant_tables t
+  join pg_namespace n on n.nspname = t.schema_name
+  join pg_class c on c.relnamespace = n.oid and c.relname = t.table_name and c.relkind in ('r', 'p')
+), views as (
+  select v.oid, v.relkind, v.relowner, v.relname, format('%I.%I', n.nspname, v.relname) as full_name, o.rolname as owner,
+    o.rolsuper or o.rolbypassrls as is_exempt,
+    v.relkind = 'v' and exists (
+      select from pg_options_to_table(v.reloptions) x
+      where x.option_name = 'security_invoker' and x.option_value in ('true', 'on', '1', 'yes')) as is_invoker
+  from pg_class v
+  join pg_namespace n on n.oid = v.relnamespace and n.nspname not in ('warden', 'pg_catalog', 'information_schema')
+  join pg_roles o on o.oid = v.relowner
+  where v.relkind in ('v', 'm')
+), reads as (
+  select distinct w.ev_class as view, d.refobjid as source
+  from pg_rewrite w
+  join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = w.oid and d.refclassid = 'pg_class'::regclass
+    and d.refobjid <> w.ev_class
+  where w.ev_class in (select oid from views)
+), exposing as (
+  -- Upwards from the table. A view whose owner is subject to policies stops the search.
+  select g.oid as source, g.oid as root, null::oid as view
+  from registered g
+  union
+  select v.oid, e.root, v.oid
+  from exposing e
+  join reads r on r.source = e.source
+  join views v on v.oid = r.view
+  join registered g on g.oid = e.root
+  where v.is_invoker or v.is_exempt or v.relkind = 'm'
+     or (not g.relforcerowsecurity and pg_has_role(v.relowner, g.relowner, 'usage'))
+), above as (
+  -- Upwards from each such view, to find those that requests may read.
+  select distinct e.view as view, e.view as top from exposing e where e.view is not null
+  union
+  select a.view, r.view from above a join reads r on r.source = a.top
+), read_by as (
+  select a.view, string_agg(distinct q.rolname, ' and ' order by q.rolname) as names
+  from above a join pg_roles q on q.rolname in ('anon', 'authenticated')
+    and has_any_column_privilege(q.oid, a.top, 'select')
+  group by a.view
+)
+select 'bypassing-view' as rule, null::text as severity, v.full_name as "table", v.relname::text as object,
+  format(case v.relkind
+      when 'm' then 'it stores rows of %2$s, without row-level security, and %1$s may read it'
+      else 'it shows %1$s every row of %2$s that its owner %3$s sees, without row-level security' end,
+    b.names, string_agg(distinct g.full_name, ', ' order by g.full_name), v.owner) as cause,
+  'decide' as remedy_kind,
+  json_build_object('question', 'what may a request read through it?', 'choices', json_build_array(
+    case when v.relkind = 'v' and current_setting('server_version_num')::int >= 150000 then
+      json_build_array('rows of its own organisation', 'sql', format('%salter view %s set (security_invoker = true);',
+        case when pg_has_role(v.relowner, 'usage') then '' else format(E'-- as %I:\n', v.owner) end, v.full_name)) end,
+    json_build_array('nothing', 'sql', (
+      select format('%srevoke all on %s from public, anon, authenticated;',
+        case when pg_has_role(v.relowner, 'usage') then '' else format(E'-- as %I:\n', v.owner) end,
+        string_agg(distinct t.full_name, ', '))
+      from above a join views t on t.oid = a.top where a.view = v.oid))))::text as remedy
+from exposing e
+join views v on v.oid = e.view and not v.is_invoker
+join registered g on g.oid = e.root
+join read_by b on b.view = v.oid
+group by v.oid, v.relkind, v.relowner, v.relname, v.full_name, v.owner, b.names

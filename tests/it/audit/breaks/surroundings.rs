@@ -1,0 +1,95 @@
+//! Breaks of objects beside the registered tables: roles, functions, sequences, foreign data, queues.
+
+use super::{Break, broken};
+
+pub(super) const BREAKS: &[Break] = &[
+    broken(
+        "request role",
+        "create role audited_admin createrole; create role audited_between; grant audited_admin to audited_between;
+         grant audited_between to anon",
+        &[("request-role", "anon"), ("role-creator", "audited_admin")],
+    ),
+    broken("request role", "grant pg_read_all_data to authenticated", &[("request-role", "authenticated")]),
+    broken("request role", "alter role anon createrole", &[("request-role", "anon")]),
+    broken(
+        "all data",
+        "create role audited_backup; grant pg_read_all_data, pg_write_all_data to audited_backup",
+        &[("all-data-role", "audited_backup")],
+    ),
+    broken("role creator", "create role audited_manager createrole", &[("role-creator", "audited_manager")]),
+    broken("schema public", "grant create on schema public to authenticated", &[("schema-right", "authenticated")]),
+    // Views.
+    broken(
+        "views",
+        "create view lead_names as select id, org_id from leads; create view \"Lead names\" as select * from lead_names;
+         grant select on \"Lead names\" to anon",
+        &[("bypassing-view", "public.lead_names"), ("bypassing-view", "public.\"Lead names\"")],
+    ),
+    broken(
+        "views",
+        "create schema reports; create materialized view reports.payments as select * from public.payments;
+         create view reports.barrier with (security_barrier) as select * from reports.payments;
+         grant usage on schema reports to authenticated; grant select on reports.barrier to authenticated",
+        &[("bypassing-view", "reports.payments"), ("bypassing-view", "reports.barrier")],
+    ),
+    // Functions.
+    broken(
+        "functions",
+        "create function count_calls(at timestamptz) returns bigint language sql security definer
+           as 'select count(*) from public.calls where created_at < at'",
+        &[("definer-function", "public.count_calls(timestamp with time zone)")],
+    ),
+    broken(
+        "functions",
+        "create schema \"App\"; grant usage on schema \"App\" to authenticated;
+         create procedure \"App\".\"Purge\"(\"Older than\" interval) language plpgsql security definer
+           as 'begin delete from \"public\".\"leads\"; end';
+         revoke execute on procedure \"App\".\"Purge\" from public;
+         grant execute on procedure \"App\".\"Purge\" to authenticated",
+        &[("definer-function", "\"App\".\"Purge\"(interval)")],
+    ),
+    broken(
+        "contacts",
+        "create rule keep as on delete to contacts do instead nothing",
+        &[("rewrite-rule", "public.contacts")],
+    ),
+    // Sequences.
+    broken(
+        "sequences",
+        "create sequence \"Call numbers\" owned by calls.id; grant all on sequence \"Call numbers\" to anon, authenticated;
+         create sequence lead_numbers owned by leads.id; grant usage on sequence lead_numbers to authenticated",
+        &[("sequence-right", "public.calls"), ("sequence-right", "public.leads")],
+    ),
+    // Foreign data.
+    broken(
+        "foreign data",
+        "create foreign data wrapper elsewhere; create server \"Other\" foreign data wrapper elsewhere;
+         create foreign table weather (day date) server \"Other\"; grant select on weather to anon;
+         create user mapping for public server \"Other\"",
+        &[("foreign-data", "public.weather"), ("foreign-data", "Other")],
+    ),
+    broken(
+        "queues",
+        "create schema pgmq; create table pgmq.q_mails (msg_id bigint, message jsonb); grant usage on schema pgmq to authenticated;
+         grant select on pgmq.q_mails to authenticated",
+        &[("queue-table", "pgmq")],
+    ),
+    broken("publication", "create publication audited_some for table calls, leads", &[("publication", "audited_some")]),
+    broken("publication", "create publication audited_all for all tables", &[("publication", "audited_all")]),
+    broken(
+        "event trigger",
+        "create function audited_hook() returns event_trigger language plpgsql as 'begin end';
+         create role audited_plugin; grant create on schema public to audited_plugin;
+         alter function audited_hook() owner to audited_plugin;
+         create event trigger audited_trigger on ddl_command_end execute function audited_hook()",
+        &[("event-trigger", "audited_trigger")],
+    ),
+    broken("large objects", "select lo_create(4711); grant select on large object 4711 to public", &[("large-object", "large objects")]),
+    broken(
+        "storage",
+        "create schema storage; create table storage.objects (id uuid primary key, bucket_id text, name text);
+         alter table storage.objects enable row level security;
+         create policy uploads on storage.objects for all to authenticated using (bucket_id = 'uploads')",
+        &[("storage-policy", "storage.objects")],
+    ),
+];
