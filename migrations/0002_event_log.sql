@@ -32,6 +32,9 @@ create table if not exists warden.events (
   at        timestamptz not null default clock_timestamp(),
   -- True in one row per statement, which rings the doorbell.
   ring      boolean     not null default true,
+  -- Whether only tokens that name `topic` in their claim may receive the event; see warden.watch(). The row carries
+  -- this itself, so that it does not depend on what a gateway knows about the topic when it reads the row.
+  needs_claim boolean   not null default false,
   -- Values 0 to 7. A sequence has no last value before its first use, so after a restore of the schema alone.
   -- squawk-ignore prefer-bigint-over-smallint
   slot      smallint    not null default coalesce(pg_sequence_last_value('warden.events_slot'), 0)::smallint,
@@ -40,6 +43,14 @@ create table if not exists warden.events (
 
 -- Writers of the application wait while the log is locked, so it is locked only if something is missing.
 set local lock_timeout = '200ms';
+-- A log of the former version lacks this column.
+do $$
+begin
+  if not exists (select from pg_attribute where attrelid = 'warden.events'::regclass and attname = 'needs_claim') then
+    alter table warden.events add column needs_claim boolean not null default false;
+  end if;
+end
+$$;
 do $$
 begin
   for n in 0..7 loop

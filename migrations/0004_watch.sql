@@ -82,8 +82,17 @@ create table if not exists warden.watches (
   -- Kind of the entity topic that the table's events reach, and the column with the entity's id.
   entity_topic        text references warden.entity_topics,
   entity_topic_column name,
+  -- Who may receive the events: null if all members of the organisation may SELECT what they show, 'organisation' if
+  -- the operator shows it to all of them on purpose, 'claim' if only tokens that name the topic receive it.
+  visibility    text constraint watches_visibility check (visibility in ('organisation', 'claim')),
   constraint watches_entity_topic check ((entity_topic is null) = (entity_topic_column is null))
 );
+-- The table of the former version lacks this column.
+alter table warden.watches add column if not exists
+  visibility text constraint watches_visibility check (visibility in ('organisation', 'claim'));
+-- Gateways also load which topics need a claim.
+create or replace trigger topics_changed after insert or update or delete or truncate on warden.watches
+  for each statement execute function warden.topics_changed();
 
 -- The id type for a column's type; null if columns of that type cannot contain ids.
 create or replace function warden.entity_id_type(type regtype) returns text
@@ -138,10 +147,10 @@ begin
   body := $body$
 begin
   if tg_op = 'INSERT' then
-    insert into warden.events (org_id, topic, event, subject, data, truncated, ring)
+    insert into warden.events (org_id, topic, event, subject, data, truncated, needs_claim, ring)
     select n.%1$I, %2$L, %3$L, %4$s,
            case when d.fits then d.doc else pg_catalog.jsonb_build_object(%5$L, n.%5$I) end,
-           not d.fits, pg_catalog.row_number() over () = 1
+           not d.fits, %12$L::boolean, pg_catalog.row_number() over () = 1
     from new_rows n
     cross join lateral (select j.doc, j.doc is not null and pg_catalog.pg_column_size(j.doc) <= %7$s
              and pg_catalog.octet_length(j.doc::text) <= %7$s as fits
@@ -149,10 +158,10 @@ begin
                         then pg_catalog.to_jsonb(n.*) - %6$L::text[] end as doc offset 0) j) d
     where n.%1$I is not null;
   elsif tg_op = 'DELETE' then
-    insert into warden.events (org_id, topic, event, subject, data, truncated, ring)
+    insert into warden.events (org_id, topic, event, subject, data, truncated, needs_claim, ring)
     select o.%1$I, %2$L, %9$L, %8$s,
            case when d.fits then d.doc else pg_catalog.jsonb_build_object(%5$L, o.%5$I) end,
-           not d.fits, pg_catalog.row_number() over () = 1
+           not d.fits, %12$L::boolean, pg_catalog.row_number() over () = 1
     from old_rows o
     cross join lateral (select j.doc, j.doc is not null and pg_catalog.pg_column_size(j.doc) <= %7$s
              and pg_catalog.octet_length(j.doc::text) <= %7$s as fits
@@ -162,7 +171,7 @@ begin
   elsif tg_op = 'UPDATE' then
     -- Old and new rows are paired by entity and organisation, so no organisation sees another's row. If either
     -- changed, the update is logged as a deletion and a creation.
-    insert into warden.events (org_id, topic, event, subject, data, old, truncated, ring)
+    insert into warden.events (org_id, topic, event, subject, data, old, truncated, needs_claim, ring)
     select coalesce(n.%1$I, o.%1$I), %2$L,
            case when o.%5$I is null then %3$L when n.%5$I is null then %9$L else %10$L end,
            coalesce(%4$s, %8$s),
@@ -171,7 +180,7 @@ begin
            case when d.fits and d.new_doc is not null and d.old_doc is not null then
              (select pg_catalog.jsonb_object_agg(e.key, e.value) from pg_catalog.jsonb_each(d.old_doc) e
               where d.new_doc -> e.key is distinct from e.value) end,
-           not d.fits, pg_catalog.row_number() over () = 1
+           not d.fits, %12$L::boolean, pg_catalog.row_number() over () = 1
     from old_rows o full join new_rows n on n.%5$I = o.%5$I and n.%1$I = o.%1$I
     cross join lateral (
       select j.*, (n.%5$I is null or (j.new_doc is not null and pg_catalog.pg_column_size(j.new_doc) <= %7$s
@@ -200,7 +209,8 @@ $body$;
     warden.entity_topic_expression(w, 'n'),
     w.entity_column, w.omit_columns, event_bytes_max,
     warden.entity_topic_expression(w, 'o'),
-    w.event_prefix || '.deleted', w.event_prefix || '.updated', row_bytes_max);
+    w.event_prefix || '.deleted', w.event_prefix || '.updated', row_bytes_max,
+    w.visibility is not distinct from 'claim');
   execute pg_catalog.format(
     'create or replace function warden.%I() returns trigger language plpgsql security definer '
     'set search_path = '''' as %L', fn, body);
@@ -226,6 +236,96 @@ begin
 end
 $$;
 
+-- Whether a policy for these roles applies to a role: it is for PUBLIC, for the role, or for one whose rights it has.
+create or replace function warden.applies_to(policy_roles oid[], role oid) returns boolean
+language sql stable set search_path = '' as $$
+  select exists (select from unnest(policy_roles) r (oid)
+                 where case when r.oid = 0 then true else pg_catalog.pg_has_role(applies_to.role, r.oid, 'usage') end)
+$$;
+
+-- Whether this database uses the role `authenticated`: a role that is no superuser can act as it, or it has a right or
+-- a policy on a table that Warden did not create. If not, its rights say nothing about what the application's users
+-- see.
+create or replace function warden.uses_authenticated() returns boolean
+language sql stable set search_path = '' as $$
+  select exists (
+    -- From PostgreSQL 16 on, the creator of a role is a member of it that can neither act as it nor use its rights.
+    select from pg_catalog.pg_auth_members m join pg_catalog.pg_roles r on r.oid = m.member
+    where m.roleid = 'authenticated'::regrole and not r.rolsuper
+      and coalesce((to_jsonb(m) ->> 'set_option')::boolean or (to_jsonb(m) ->> 'inherit_option')::boolean, true)
+  ) or exists (
+    select from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+    where c.relkind in ('r', 'p', 'v', 'm', 'f')
+      and n.nspname not in ('warden', 'pg_catalog', 'information_schema')
+      and coalesce(pg_catalog.obj_description(c.oid, 'pg_class'), '') not like '%(created by Warden)'
+      -- The platform's tables.
+      and not exists (select from pg_catalog.pg_policy p where p.polrelid = c.oid and p.polname = 'warden_select')
+      and (exists (select from pg_catalog.aclexplode(c.relacl) a where a.grantee = 'authenticated'::regrole)
+           or exists (select from pg_catalog.pg_attribute t, pg_catalog.aclexplode(t.attacl) a
+                      where t.attrelid = c.oid and a.grantee = 'authenticated'::regrole)
+           or exists (select from pg_catalog.pg_policy p where p.polrelid = c.oid and p.polname not like 'warden\_%'
+                        and 'authenticated'::regrole = any (p.polroles)))
+  )
+$$;
+
+-- The reason why the role `authenticated` may SELECT less of a table than a watch sends: all rows of the organisation,
+-- without the omitted columns. Null if it may SELECT all of that, or if the database does not use the role.
+--
+-- Row-level security shows all rows if one permissive policy does, and every restrictive one does. A condition shows
+-- all rows of the organisation if it is `true` or Warden's own comparison with auth_org_id(). Of any other condition
+-- nobody can know that in advance, so it counts as narrower.
+create or replace function warden.narrower_than_organization(relation regclass, omit_columns text[], org_column name)
+returns text
+language plpgsql stable set search_path = '' as $$
+declare
+  role constant oid := 'authenticated'::regrole;
+  c pg_catalog.pg_class := (select t from pg_catalog.pg_class t where t.oid = relation);
+  whole text[] := array['true'] || array(
+    select pg_catalog.format('(%I = ( SELECT %s() AS auth_org_id))', org_column, callee)
+    from unnest(array['public.auth_org_id', 'warden.auth_org_id']) callee);
+  hidden text;
+begin
+  if not warden.uses_authenticated() then
+    return null;
+  end if;
+  if not pg_catalog.has_schema_privilege(role, c.relnamespace, 'usage') then
+    return pg_catalog.format('role authenticated may not use schema %s', c.relnamespace::regnamespace);
+  end if;
+  select string_agg(pg_catalog.quote_ident(a.attname), ', ' order by a.attnum) into hidden
+  from pg_catalog.pg_attribute a
+  where a.attrelid = relation and a.attnum > 0 and not a.attisdropped
+    and a.attname <> all (omit_columns)
+    and not pg_catalog.has_column_privilege(role, relation, a.attnum, 'select');
+  if hidden is not null then
+    return pg_catalog.format('role authenticated may not SELECT the columns %s', hidden);
+  end if;
+  if not c.relrowsecurity
+     or (select r.rolbypassrls or r.rolsuper from pg_catalog.pg_roles r where r.oid = role)
+     or (not c.relforcerowsecurity and pg_catalog.pg_has_role(role, c.relowner, 'usage')) then
+    return null;
+  end if;
+  select pg_catalog.format('the restrictive policy %I hides rows of the organisation from role authenticated',
+                           p.polname)
+    into hidden
+  from pg_catalog.pg_policy p
+  where p.polrelid = relation and not p.polpermissive and p.polname <> 'warden_org' and p.polcmd in ('r', '*')
+    and warden.applies_to(p.polroles, role)
+    and pg_catalog.pg_get_expr(p.polqual, p.polrelid) <> all (whole)
+  order by p.polname limit 1;
+  if hidden is not null then
+    return hidden;
+  end if;
+  if not exists (
+    select from pg_catalog.pg_policy p
+    where p.polrelid = relation and p.polpermissive and p.polcmd in ('r', '*')
+      and warden.applies_to(p.polroles, role) and pg_catalog.pg_get_expr(p.polqual, p.polrelid) = any (whole)
+  ) then
+    return 'no policy shows all rows of the organisation to role authenticated';
+  end if;
+  return null;
+end
+$$;
+
 -- Watches a table: every committed insert, update and delete of a row becomes an event <event_prefix>.created, .updated
 -- or .deleted. The event reaches the topics <topic> and org, and the entity topic <entity_topic>:<id> if there is one.
 --   entity_column        identifies the row: a uuid, integer or text column that is unique by itself and not null
@@ -235,13 +335,18 @@ $$;
 --   entity_topic_column  column with that entity's id: uuid, integer or text. By default entity_column, because the row
 --                        is the entity; for invoice lines, for example, 'invoice_id'. A row without an id, or with a
 --                        string that warden.is_entity_id() rejects, reaches no entity topic.
+--   visibility           who may receive the events if `authenticated` may SELECT less than they show:
+--                        'organisation' (all members, on purpose), or 'claim' (only tokens whose claim
+--                        app_metadata.warden_topics names the topic). Without it such a table is an error.
 -- The caller must own the table and be a member of warden_owner. Call it again to change an argument. Triggers of a
 -- partitioned table do not fire for a statement on a partition, so each partition gets its own triggers. A new
 -- partition gets them from the event trigger of 0015_partitions.sql, or from warden.protect_members().
+-- The former version had no argument visibility.
+drop function if exists warden.watch(regclass, text, text, name, text[], name, text, name);
 create or replace function warden.watch(
   relation regclass, topic text, event_prefix text,
   entity_column name default 'id', omit_columns text[] default '{}', org_column name default 'org_id',
-  entity_topic text default null, entity_topic_column name default null
+  entity_topic text default null, entity_topic_column name default null, visibility text default null
 ) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -250,7 +355,12 @@ declare
   part regclass;
   col record;
   entity_id_type text;
+  narrower text;
 begin
+  if visibility not in ('organisation', 'claim') then
+    raise exception 'warden.watch: visibility "%" is not valid', visibility
+      using hint = 'Pass ''organisation'' or ''claim''.';
+  end if;
   if (select relkind from pg_catalog.pg_class where oid = watch.relation) not in ('r', 'p') then
     raise exception 'warden.watch: % is not a table', watch.relation
       using hint = 'Views and foreign tables have no row triggers: watch the underlying table.';
@@ -321,17 +431,28 @@ begin
       entity_column, watch.relation;
   end if;
 
+  -- The entity column is always sent, even if it is omitted from the rows.
+  narrower := warden.narrower_than_organization(
+    watch.relation, array_remove(watch.omit_columns, entity_column::text), org_column);
+  if visibility is null and narrower is not null then
+    raise exception 'warden.watch: clients would receive more of % than they may SELECT: %', watch.relation, narrower
+      using errcode = '42501',
+            hint = pg_catalog.format(
+              'Decide who receives it. visibility => ''organisation'': every member of the organisation, on purpose. '
+              'visibility => ''claim'': only tokens whose claim app_metadata.warden_topics names "%s".', topic);
+  end if;
+
   perform warden.declare_topic(topic);
   if entity_topic is not null then
     perform warden.declare_entity_topic(entity_topic, entity_id_type);
   end if;
   w := row(watch.relation, watch.topic, watch.event_prefix, watch.entity_column, watch.omit_columns,
-           watch.org_column, watch.entity_topic, watch.entity_topic_column);
+           watch.org_column, watch.entity_topic, watch.entity_topic_column, watch.visibility);
   insert into warden.watches values (w.*)
   on conflict on constraint watches_pkey do update
-    set (topic, event_prefix, entity_column, omit_columns, org_column, entity_topic, entity_topic_column)
+    set (topic, event_prefix, entity_column, omit_columns, org_column, entity_topic, entity_topic_column, visibility)
       = (excluded.topic, excluded.event_prefix, excluded.entity_column, excluded.omit_columns,
-         excluded.org_column, excluded.entity_topic, excluded.entity_topic_column);
+         excluded.org_column, excluded.entity_topic, excluded.entity_topic_column, excluded.visibility);
   fn := warden.watch_function(w);
 
   for part in
@@ -348,6 +469,26 @@ begin
   if org_column = 'org_id' then
     perform warden.guard_org_id(watch.relation);
   end if;
+end
+$$;
+
+-- Watches the organisations, so that gateways learn that one was created or deleted. If clients may not SELECT all of
+-- their organisation's row, its events contain the id alone, which each client knows from its token.
+create or replace function warden.watch_organizations() returns void
+language plpgsql set search_path = '' as $$
+declare
+  former warden.watches := (select w from warden.watches w where w.relation = 'public.organizations'::regclass);
+  omitted text[] := coalesce(former.omit_columns, '{}');
+  visibility text := former.visibility;
+begin
+  if visibility is null and warden.narrower_than_organization('public.organizations', omitted, 'id') is not null then
+    visibility := 'organisation';
+    omitted := array(select a.attname::text from pg_catalog.pg_attribute a
+                     where a.attrelid = 'public.organizations'::regclass and a.attnum > 0 and not a.attisdropped
+                       and a.attname <> 'id' order by a.attnum);
+  end if;
+  perform warden.watch('public.organizations', 'org', 'org', omit_columns => omitted, org_column => 'id',
+                       visibility => visibility);
 end
 $$;
 
@@ -379,6 +520,7 @@ end
 $$;
 
 grant select on warden.topics, warden.entity_topics to warden_gateway;
+grant select (topic, entity_topic, visibility) on warden.watches to warden_gateway;
 
 -- The trigger functions of watched tables may stem from an earlier version.
 do $$

@@ -44,8 +44,9 @@ begin
         pg_catalog.octet_length(publish.data::text), data_bytes_max
       using errcode = '22023', hint = 'Publish a reference, and let clients fetch the data.';
   end if;
-  insert into warden.events (org_id, topic, event, data)
-  values (publish.org_id, publish.topic, publish.event, coalesce(publish.data, '{}'))
+  insert into warden.events (org_id, topic, event, data, needs_claim)
+  values (publish.org_id, publish.topic, publish.event, coalesce(publish.data, '{}'),
+          exists (select from warden.watches w where w.topic = publish.topic and w.visibility = 'claim'))
   returning id into published;
   return published;
 end

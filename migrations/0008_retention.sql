@@ -53,8 +53,8 @@ begin
     select r.snapshot into former from warden.last_rotation r join warden.log_state s on s.epoch = r.epoch
       where r.singleton and s.singleton;
     if former is not null then
-      execute pg_catalog.format('select array(select distinct xid from warden.events_%s where xid >= $1 or xid = any ($2))',
-                                next_slot)
+      execute pg_catalog.format(
+          'select array(select distinct xid from warden.events_%s where xid >= $1 or xid = any ($2))', next_slot)
         into late using pg_catalog.pg_snapshot_xmax(former), array(select pg_catalog.pg_snapshot_xip(former));
     end if;
     execute pg_catalog.format('truncate warden.events_%s', next_slot);
@@ -81,12 +81,12 @@ language sql volatile security definer set search_path = '' as $$
   select snapshot_xmin <= s.truncated_xid from warden.log_state s
 $$;
 
--- Whether a rotation removed an event that a point does not cover. The point is given by its snapshot and its highest id,
--- and by the number of the last rotation that its snapshot shows.
+-- Whether a rotation removed an event that a point does not cover. The point is given by its snapshot, by its highest
+-- id, and by the number of the last rotation that its snapshot shows.
 --
 -- Rows that the snapshot of rotation n shows are covered by every point that shows rotation n. So if only one rotation
--- followed, it can have removed no other uncovered rows than late ones, and the answer is exact. Otherwise the answer is
--- that of warden.is_truncated(), which may be a false yes.
+-- followed, it can have removed no other uncovered rows than late ones, and the answer is exact. Otherwise the answer
+-- is that of warden.is_truncated(), which may be a false yes.
 create or replace function warden.is_truncated_since(rotation bigint, snapshot pg_snapshot, max_id bigint)
 returns boolean
 language sql volatile security definer set search_path = '' as $$

@@ -26,7 +26,7 @@ set local lock_timeout = '200ms';
 do $do$
 begin
   if not exists (select from warden.watches w where w.relation = 'public.organizations'::regclass) then
-    perform warden.watch('public.organizations', 'org', 'org', org_column => 'id');
+    perform warden.watch_organizations();
   end if;
 end
 $do$;

@@ -14,7 +14,7 @@ use tokio::sync::OnceCell;
 
 use crate::metrics::Metrics;
 use crate::org::OrgId;
-use crate::wire::{EntityIdType, ORG_TOPIC, Topic};
+use crate::wire::{EntityIdType, Event, ORG_TOPIC, Topic};
 
 /// Organisations in memory. Beyond this number the memory is cleared, so that tokens with made-up
 /// organisations cannot fill it.
@@ -34,12 +34,16 @@ pub struct Directory {
 }
 
 /// Topics that can be joined.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Topics {
     names: HashSet<Arc<str>>,
     /// Kinds of entity topics, with the type of their ids.
     id_types: HashMap<String, EntityIdType>,
+    needing_claim: ClaimTopics,
 }
+
+/// Topics that a token must name, each with the kinds of entity topics that carry its events.
+type ClaimTopics = HashMap<Arc<str>, HashSet<String>>;
 
 impl Directory {
     /// An empty directory in front of this database.
@@ -124,6 +128,39 @@ impl Directory {
         }
     }
 
+    /// The topics that a token must name before it may join this one: the topic itself, and those whose events
+    /// it carries.
+    #[must_use]
+    pub fn topics_needing_claim(&self, topic: &Topic) -> Vec<Arc<str>> {
+        let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);
+        let is_reached = |name: &str, kinds: &HashSet<String>| match topic {
+            Topic::Org => true,
+            Topic::Named(joined) => **joined == *name,
+            Topic::Entity(_) => topic.entity().is_some_and(|(kind, _)| kinds.contains(kind)),
+        };
+        let reached = topics.needing_claim.iter().filter(|(name, kinds)| is_reached(name, kinds));
+        reached.map(|(name, _)| Arc::clone(name)).collect()
+    }
+
+    /// Records that an event of this topic needs a claim, because the event says so. Returns whether that was
+    /// not known. The topic then needs a claim until the topics are loaded again.
+    pub fn require_claim(&self, event: &Event) -> bool {
+        let kind = event.entity_topic.as_ref().and_then(|topic| topic.entity()).map(|(kind, _)| kind);
+        let is_known = |topics: &Topics| {
+            let kinds = topics.needing_claim.get(event.topic.as_str());
+            kinds.is_some_and(|kinds| kind.is_none_or(|kind| kinds.contains(kind)))
+        };
+        let mut topics = self.topics.write().unwrap_or_else(PoisonError::into_inner);
+        if is_known(&topics) {
+            return false;
+        }
+        let mut changed = Topics::clone(&topics);
+        let kinds = changed.needing_claim.entry(event.topic.as_str().into()).or_default();
+        kinds.extend(kind.map(str::to_owned));
+        *topics = Arc::new(changed);
+        true
+    }
+
     /// Topics that can be joined, for error messages: names, then kinds of entities as `<kind>:<type of the
     /// id>`.
     #[must_use]
@@ -138,11 +175,12 @@ impl Directory {
         names
     }
 
-    /// Loads the names of topics and the kinds of entity topics.
+    /// Loads the names of topics, the kinds of entity topics, and which topics need a claim. Returns whether
+    /// more topics need a claim than before, or more entity topics carry them.
     ///
     /// # Errors
     /// When the query fails. The topics in memory remain.
-    pub async fn load_topics(&self) -> Result<(), sqlx::Error> {
+    pub async fn load_topics(&self) -> Result<bool, sqlx::Error> {
         let _one = self.loading.lock().await;
         let rows = sqlx::query!(
             r#"
@@ -169,7 +207,20 @@ impl Directory {
                 },
             }
         }
-        *self.topics.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(topics);
-        Ok(())
+        let needing_claim = sqlx::query!(
+            r#"select topic as "topic!", entity_topic from warden.watches where visibility = 'claim'"#
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        for row in needing_claim {
+            let kinds = topics.needing_claim.entry(row.topic.into()).or_default();
+            kinds.extend(row.entity_topic);
+        }
+        let mut current = self.topics.write().unwrap_or_else(PoisonError::into_inner);
+        let is_restricted = topics.needing_claim.iter().any(|(name, kinds)| {
+            current.needing_claim.get(name).is_none_or(|former| !kinds.is_subset(former))
+        });
+        *current = Arc::new(topics);
+        Ok(is_restricted)
     }
 }

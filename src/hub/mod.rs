@@ -133,6 +133,19 @@ impl Hub {
         closed
     }
 
+    /// Closes every session whose token does not name all these topics. When this returns, none of them
+    /// receives another event.
+    pub fn close_sessions_without(&self, topics: &[Arc<str>], close: CloseCode) {
+        for org in self.org_ids() {
+            let Some(channel) = self.channel(org) else { continue };
+            channel.for_each_session(|member| {
+                if !topics.iter().all(|topic| member.check.names(topic)) {
+                    member.outbox.close(close);
+                }
+            });
+        }
+    }
+
     /// The outboxes of all open sessions.
     #[must_use]
     pub fn outboxes(&self) -> Vec<Arc<Outbox>> {

@@ -6,6 +6,9 @@ use crate::wire::CloseCode;
 pub trait SessionCheck: std::fmt::Debug + Send + Sync {
     /// The close code, if the session must end.
     fn close_reason(&self) -> Option<CloseCode>;
+
+    /// Whether the session's token names a topic that needs a claim.
+    fn names(&self, topic: &str) -> bool;
 }
 
 /// A session of this process.

@@ -64,7 +64,7 @@ impl LogReader {
             select s.snapshot as "snapshot!", s.begun_since as "begun_since!", s.rotation as "rotation!", e.id as "id?",
                    e.xid::text::bigint as "xid?", e.org_id as "org_id?: OrgId", e.topic as "topic?",
                    e.event as "event?", e.subject as "subject?", e.data::text as "data?", e.old::text as "old?",
-                   e.truncated as "truncated?", e.at as "at?"
+                   e.truncated as "truncated?", e.needs_claim as "needs_claim?", e.at as "at?"
             from s left join lateral (
                 select * from (
                     (select * from warden.events where xid >= $1::text::xid8 limit $4)
@@ -112,6 +112,7 @@ impl LogReader {
                     data: r.data?,
                     old: r.old,
                     truncated: r.truncated?,
+                    needs_claim: r.needs_claim?,
                     at: r.at?,
                 })
             })
@@ -151,7 +152,8 @@ impl LogReader {
             LogRow,
             r#"
             select id as "id!", xid::text::bigint as "xid!", org_id as "org_id: OrgId", topic as "topic!",
-                   event as "event!", subject, data::text as "data!", old::text, truncated as "truncated!", at as "at!"
+                   event as "event!", subject, data::text as "data!", old::text, truncated as "truncated!",
+                   needs_claim as "needs_claim!", at as "at!"
             from warden.events
             where id > $4 and id <= $6 and (xid >= $1::text::xid8 or xid = any ($2::text[]::xid8[]) or id > $3)
             order by id limit $5

@@ -30,6 +30,7 @@ pub(crate) struct LogRow {
     pub(crate) data: String,
     pub(crate) old: Option<String>,
     pub(crate) truncated: bool,
+    pub(crate) needs_claim: bool,
     pub(crate) at: time::OffsetDateTime,
 }
 
@@ -70,6 +71,7 @@ impl RowDecoder {
             data: row.data.into(),
             old: row.old.map(Into::into),
             truncated: row.truncated,
+            needs_claim: row.needs_claim,
             cursor: prefix.map(|prefix| prefix.with_id(row.id).into()),
         };
         Some(LoggedEvent { org: row.org_id, xid: row.xid.cast_unsigned(), event: Arc::new(event) })

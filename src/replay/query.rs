@@ -69,7 +69,8 @@ pub(super) async fn missed_by(
         LogRow,
         r#"
         select id as "id!", xid::text::bigint as "xid!", org_id as "org_id: OrgId", topic as "topic!",
-               event as "event!", subject, data::text as "data!", old::text, truncated as "truncated!", at as "at!"
+               event as "event!", subject, data::text as "data!", old::text, truncated as "truncated!",
+               needs_claim as "needs_claim!", at as "at!"
         from (
             select * from warden.events where org_id = $4 and xid >= $1::text::xid8
             union all

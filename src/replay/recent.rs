@@ -186,6 +186,7 @@ mod tests {
             data: "{}".into(),
             old: None,
             truncated: false,
+            needs_claim: false,
             cursor: None,
         };
         LoggedEvent { org: Some(OrgId::for_tests(org)), xid: id, event: Arc::new(event) }

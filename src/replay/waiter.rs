@@ -46,6 +46,9 @@ pub enum ReplayError {
     /// The log was not read in time, the tailer made no progress, or too many clients wait.
     #[error("the event log was not read in time")]
     Timeout,
+    /// Some of the events need a claim that the client's token lacks.
+    #[error("missed events need a claim that the token lacks")]
+    NeedsClaim,
     /// The database was restored or failed over while the client waited.
     #[error("the cursor belongs to another epoch of the log")]
     Epoch,

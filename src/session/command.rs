@@ -64,7 +64,7 @@ impl Session {
                 "send a fresh token (event access_token), then join again",
             );
         }
-        if let Err(forbidden) = self.context.topic_policy.check(&self.identity.topics, &topic) {
+        if let Err(forbidden) = self.context.check_topic(&self.identity.topics, &topic) {
             return self.reply_error(message, "forbidden topic", &forbidden.to_string());
         }
         if let Some(former) = self.joined.remove(&topic) {

@@ -6,13 +6,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::topic_policy::TopicPolicy;
-use crate::auth::Verifier;
+use super::topic_policy::{ForbiddenTopic, TopicPolicy};
+use crate::auth::{TopicClaim, Verifier};
 use crate::control::{Directory, Revocations};
 use crate::hub::Hub;
 use crate::metrics::Metrics;
 use crate::rate::Rate;
 use crate::replay::Replay;
+use crate::wire::Topic;
 
 /// Everything that a session uses and does not own.
 #[derive(Debug)]
@@ -33,6 +34,13 @@ pub struct SessionContext {
     pub metrics: Arc<Metrics>,
     /// Limits of each session.
     pub limits: SessionLimits,
+}
+
+impl SessionContext {
+    /// Checks whether a token with this claim may join the topic.
+    pub(super) fn check_topic(&self, claim: &TopicClaim, topic: &Topic) -> Result<(), ForbiddenTopic> {
+        self.topic_policy.check(claim, topic, &self.directory.topics_needing_claim(topic))
+    }
 }
 
 /// Limits of one session.

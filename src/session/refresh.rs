@@ -95,7 +95,7 @@ impl Session {
     /// must be sent after the reply. They are `phx_close` because clients rejoin after `phx_error`, and would
     /// do so without end.
     fn leave_forbidden_topics(&mut self) -> Vec<Bytes> {
-        let check = |topic| self.context.topic_policy.check(&self.identity.topics, topic);
+        let check = |topic| self.context.check_topic(&self.identity.topics, topic);
         let forbidden: Vec<_> = self
             .joined
             .topics()

@@ -16,8 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::joined_topics::{JoinState, JoinedTopic};
 use super::pending::{ResumeFuture, ResumeOutcome};
+use super::revocation_check::RevocationCheck;
 use super::{Session, SessionContext};
-use crate::hub::{Outbox, Registration, Subscribed};
+use crate::hub::{Outbox, Registration, SessionCheck as _, Subscribed};
 use crate::log::cursor::Cursor;
 use crate::org::OrgId;
 use crate::replay::{ReplayBatch, ReplayError};
@@ -34,6 +35,8 @@ struct Resume {
     context: Arc<SessionContext>,
     registration: Arc<Registration>,
     outbox: Arc<Outbox>,
+    /// Knows the session's current token.
+    check: Arc<RevocationCheck>,
     org: OrgId,
     topic: Topic,
     topic_name: String,
@@ -63,6 +66,7 @@ impl Session {
             context: Arc::clone(&self.context),
             registration: Arc::clone(&self.registration),
             outbox: Arc::clone(&self.outbox),
+            check: Arc::clone(&self.revocation_check),
             org: self.identity.org,
             topic: topic.clone(),
             topic_name: message.topic.clone(),
@@ -129,8 +133,9 @@ impl Resume {
         match self.context.replay.missed_events(self.org, &self.topic, &self.since, &position).await {
             Ok(batch) => {
                 let sending = tokio::time::timeout(self.context.replay.send_timeout(), self.send(&batch));
-                if sending.await.is_err() {
-                    self.send_resync(&position, &ReplayError::TooMany);
+                let sent = sending.await.unwrap_or(Err(ReplayError::TooMany));
+                if let Err(error) = sent {
+                    self.send_resync(&position, &error);
                 }
             }
             Err(error) => self.send_resync(&position, &error),
@@ -165,9 +170,14 @@ impl Resume {
         push(None, None, &self.topic_name, RESYNC_EVENT, payload)
     }
 
-    async fn send(&self, batch: &ReplayBatch) {
+    /// Sends missed events. An event that needs a claim is compared with the session's current token. It may
+    /// be older than the present visibility of its topic, which the join was checked against.
+    async fn send(&self, batch: &ReplayBatch) -> Result<(), ReplayError> {
         let mut frames = BytesMut::new();
         for (event, cursor) in batch.iter() {
+            if event.needs_claim && !self.check.names(event.topic.as_str()) {
+                return Err(ReplayError::NeedsClaim);
+            }
             append_event_frame(&mut frames, &self.topic, event, &event.payload_at(&cursor));
             if frames.len() >= CHUNK_BYTES {
                 self.outbox.drained().await;
@@ -178,6 +188,7 @@ impl Resume {
             self.outbox.drained().await;
             self.outbox.send(&frames.freeze());
         }
+        Ok(())
     }
 
     fn position(&self) -> Option<Cursor> {
@@ -208,6 +219,7 @@ fn reason(error: &ReplayError) -> &'static str {
         ReplayError::TooMany => "too_many",
         ReplayError::TooOld => "too_old",
         ReplayError::Epoch => "epoch",
+        ReplayError::NeedsClaim => "needs_claim",
         ReplayError::Log(_) | ReplayError::Timeout => "unavailable",
     }
 }

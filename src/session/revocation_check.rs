@@ -42,6 +42,10 @@ impl RevocationCheck {
 }
 
 impl SessionCheck for RevocationCheck {
+    fn names(&self, topic: &str) -> bool {
+        lock(&self.identity).topics.names(topic)
+    }
+
     fn close_reason(&self) -> Option<CloseCode> {
         let identity = Arc::clone(&lock(&self.identity));
         self.revocations.check(&token_subject(&identity)).map(|revoked| match revoked {

@@ -6,6 +6,8 @@
 //! aggregate topic could carry events of a restricted topic that the token does not name, the join is
 //! rejected as a whole.
 
+use std::sync::Arc;
+
 use crate::auth::{TopicClaim, names_kind_of};
 use crate::wire::Topic;
 
@@ -34,11 +36,19 @@ impl TopicPolicy {
         Self { restricted }
     }
 
-    /// Checks whether a token with this claim may join the topic.
-    pub(super) fn check(&self, claim: &TopicClaim, topic: &Topic) -> Result<(), ForbiddenTopic> {
+    /// Checks whether a token with this claim may join the topic. `watched` are the topics that it must name
+    /// according to their watch: the topic itself, or topics that it carries.
+    pub(super) fn check(
+        &self,
+        claim: &TopicClaim,
+        topic: &Topic,
+        watched: &[Arc<str>],
+    ) -> Result<(), ForbiddenTopic> {
         let name = topic.as_str();
         let is_meant = |entry: &str| entry == name || names_kind_of(entry, name);
-        let must_be_named = claim.is_present() || self.restricted.iter().any(|entry| is_meant(entry));
+        let must_be_named = claim.is_present()
+            || self.restricted.iter().any(|entry| is_meant(entry))
+            || watched.iter().any(|entry| is_meant(entry));
         if must_be_named && !claim.names(name) {
             return Err(ForbiddenTopic::NotNamed(name.to_owned()));
         }
@@ -48,8 +58,9 @@ impl TopicPolicy {
             // An entity topic may carry events of any named topic. An event belongs to one entity at most.
             Topic::Entity(_) => matches!(Topic::parse(entry), Some(Topic::Named(_))),
         });
-        match carried.filter(|entry| !is_meant(entry)).find(|entry| !claim.names(entry)) {
-            Some(entry) => Err(ForbiddenTopic::Carries { topic: name.to_owned(), carried: entry.clone() }),
+        let mut carried = carried.map(String::as_str).chain(watched.iter().map(|entry| &**entry));
+        match carried.find(|entry| !is_meant(entry) && !claim.names(entry)) {
+            Some(entry) => Err(ForbiddenTopic::Carries { topic: name.to_owned(), carried: entry.to_owned() }),
             None => Ok(()),
         }
     }
@@ -70,7 +81,8 @@ mod tests {
     fn allowed(restricted: &[&str], claim: Option<Value>) -> Vec<&'static str> {
         let policy = TopicPolicy::new(restricted.iter().map(|&topic| topic.to_owned()).collect());
         let claim = claim.map_or_else(TopicClaim::default, |list| TopicClaim::for_tests(&list));
-        let is_allowed = |topic: &&str| policy.check(&claim, &Topic::parse(topic).expect("a topic")).is_ok();
+        let is_allowed =
+            |topic: &&str| policy.check(&claim, &Topic::parse(topic).expect("a topic"), &[]).is_ok();
         TOPICS.into_iter().filter(is_allowed).collect()
     }
 

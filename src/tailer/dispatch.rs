@@ -11,7 +11,9 @@ use crate::log::{LogPage, LoggedEvent};
 use crate::metrics::Metrics;
 use crate::org::OrgId;
 use crate::replay::RecentEvents;
-use crate::wire::{CURSOR_EVENT, EncodedCursor, Event, RESYNC_EVENT, REVOKED_EVENT, TOPICS_EVENT};
+use crate::wire::{
+    CURSOR_EVENT, CloseCode, EncodedCursor, Event, RESYNC_EVENT, REVOKED_EVENT, TOPICS_EVENT, Topic,
+};
 
 /// The receivers of the log's events within this node. Nothing here awaits.
 pub struct Dispatcher {
@@ -43,8 +45,10 @@ pub(super) enum ContinuityLoss {
 /// The events of one page, grouped by organisation.
 pub(super) struct SortedEvents {
     pub(super) orgs: Vec<OrgEvents>,
-    /// Whether a topic was declared or removed.
+    /// Whether a topic was declared or removed, or its visibility changed.
     pub(super) topics_changed: bool,
+    /// Events that need a claim: the first of each topic and kind of entity.
+    pub(super) needing_claim: Vec<Arc<Event>>,
 }
 
 /// The effect of an event on the node itself.
@@ -64,7 +68,11 @@ impl Dispatcher {
         self.recent.push(&page.to.point, &page.events);
         let mut groups = OrgGroups::default();
         let mut topics_changed = false;
+        let mut needing_claim: Vec<Arc<Event>> = Vec::new();
         for LoggedEvent { org, event, .. } in page.events.drain(..) {
+            if event.needs_claim && !needing_claim.iter().any(|other| needs_same_claim(other, &event)) {
+                needing_claim.push(Arc::clone(&event));
+            }
             match NodeEffect::of(org, &event) {
                 NodeEffect::LoadTopics => {
                     topics_changed = true;
@@ -83,7 +91,32 @@ impl Dispatcher {
             }
             groups.push(org, event);
         }
-        SortedEvents { orgs: groups.orgs, topics_changed }
+        SortedEvents { orgs: groups.orgs, topics_changed, needing_claim }
+    }
+
+    /// Makes sure that the next batch reaches no session without the claim that one of these events needs.
+    /// Returns whether the node did not know about a claim.
+    ///
+    /// A join is checked against the directory after its session was registered. So if the directory knows
+    /// the claim, all subscriptions were checked. Otherwise the directory learns of the claim here, and every
+    /// session without the claim is closed. A session that is registered later finds the claim in the
+    /// directory.
+    pub(super) fn require_claims(&self, events: &[Arc<Event>]) -> bool {
+        let new: Vec<_> = events.iter().filter(|event| self.directory.require_claim(event)).collect();
+        if new.is_empty() {
+            return false;
+        }
+        let topics: Vec<Arc<str>> = new.iter().map(|event| event.topic.as_str().into()).collect();
+        tracing::warn!(?topics, "events need a claim: sessions without it are closed");
+        self.hub.close_sessions_without(&topics, CloseCode::TOPIC_RESTRICTED);
+        true
+    }
+
+    /// Closes the sessions without a claim, after the directory has learned of topics that need it.
+    pub(super) fn close_sessions_without_claims(&self) {
+        let topics = self.directory.topics_needing_claim(&Topic::Org);
+        tracing::info!(?topics, "topics need a claim: sessions without it are closed");
+        self.hub.close_sessions_without(&topics, CloseCode::TOPIC_RESTRICTED);
     }
 
     /// Announces a batch to the hub, and sends it to the sockets.
@@ -142,6 +175,14 @@ impl NodeEffect {
             _ => Self::None,
         }
     }
+}
+
+/// Whether two events that need a claim reach the same topics, apart from the entity's id.
+fn needs_same_claim(a: &Event, b: &Event) -> bool {
+    let kind = |event: &Event| {
+        event.entity_topic.as_ref().and_then(|topic| topic.entity().map(|(kind, _)| kind.to_owned()))
+    };
+    a.topic == b.topic && kind(a) == kind(b)
 }
 
 /// Whether the event reports a change of the organisation itself. Only the trigger on organizations writes

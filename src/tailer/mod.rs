@@ -108,7 +108,13 @@ impl LogTailer {
         }
     }
 
+    /// Loads the topics. No event is dispatched before the sessions are closed that may not receive it any
+    /// more.
     async fn load_topics(&self) -> Result<(), LogError> {
-        self.with_timeout(async { Ok(self.dispatcher.directory.load_topics().await?) }).await
+        let load = async { Ok(self.dispatcher.directory.load_topics().await?) };
+        if self.with_timeout(load).await? {
+            self.dispatcher.close_sessions_without_claims();
+        }
+        Ok(())
     }
 }

@@ -33,8 +33,8 @@ impl LogTailer {
             };
             self.dispatcher.metrics.reads.inc();
             if page.needs_retention_check && self.with_timeout(log.is_truncated_since(&here.at)).await? {
-                // The deleted events are not in memory either: replays from before `to` must read the log, and
-                // find out there.
+                // The deleted events are not in memory either: replays from before `to` must read the log,
+                // and resync there.
                 self.dispatcher.recent.reset(Arc::clone(&page.to.point));
                 self.dispatcher.broadcast_resync(ContinuityLoss::TooOld);
                 self.load_topics().await?;
@@ -65,11 +65,21 @@ impl LogTailer {
         let sorted = self.dispatcher.sort(page);
         // The topics are loaded before the hub announces the batch, so a client that learns of a topic from
         // an event can join it.
-        if sorted.topics_changed
-            && let Err(error) = self.load_topics().await
-        {
+        if sorted.topics_changed {
+            self.reload_topics().await;
+        }
+        // Nothing is awaited between this and the batch, so no load of the topics comes in between.
+        let is_new = self.dispatcher.require_claims(&sorted.needing_claim);
+        self.dispatcher.send(sorted.orgs, cursor, read_at);
+        if is_new {
+            // The events may be older than the present visibility of their topic.
+            self.reload_topics().await;
+        }
+    }
+
+    async fn reload_topics(&self) {
+        if let Err(error) = self.load_topics().await {
             tracing::warn!(%error, "cannot load the topics: the topics in memory remain in use");
         }
-        self.dispatcher.send(sorted.orgs, cursor, read_at);
     }
 }

@@ -22,6 +22,8 @@ impl LogTailer {
             return Ok(known.clone());
         }
         let at = self.with_timeout(log.end()).await?;
+        // The log announces only changes after this position.
+        self.load_topics().await?;
         self.dispatcher.directory.forget_all();
         self.dispatcher.recent.reset(Arc::clone(&at.point));
         if loss.is_none() {

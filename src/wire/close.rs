@@ -60,6 +60,8 @@ close_codes! {
     ORG_GONE = 4404, "the organisation no longer exists", Stop;
     /// The client sent nothing for too long, not even a heartbeat.
     IDLE = 4408, "no heartbeat", Retry;
+    /// A topic now needs a claim that the token lacks. Its joins are rejected after the reconnection.
+    TOPIC_RESTRICTED = 4409, "a topic now needs a claim: reconnect and join again", Retry;
     /// The login, its user or its organisation was revoked after the token was issued.
     REVOKED = 4410, "the session was revoked: sign in again", Stop;
     /// The organisation is suspended.

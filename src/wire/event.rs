@@ -43,6 +43,8 @@ pub struct Event {
     pub old: Option<Box<str>>,
     /// Whether the row was too large to be logged; `data` then has its entity column alone.
     pub truncated: bool,
+    /// Whether only clients receive the event whose token names its topic.
+    pub needs_claim: bool,
     /// The cursor that resumes after this event. None if the event was read for a replay, which encodes
     /// cursors for each client.
     pub cursor: Option<EncodedCursor>,
@@ -61,6 +63,7 @@ impl Event {
             data: data.into(),
             old: None,
             truncated: false,
+            needs_claim: false,
             cursor: Some(cursor),
         }
     }
@@ -198,6 +201,7 @@ mod tests {
             data: r#"{"a":1}"#.into(),
             old: Some(r#"{"a":0}"#.into()),
             truncated: false,
+            needs_claim: false,
             cursor: Some("c1".into()),
         }
     }

@@ -35,6 +35,7 @@
 //! | `threats` | threats of docs/security.md that no other test covers |
 //! | `topics` | tokens that are limited to some topics |
 //! | `upgrade` | rejected upgrades, each with its status and code |
+//! | `visibility` | sockets show nothing that the same claims may not SELECT |
 
 #![expect(unreachable_pub, reason = "nothing links against a test; pub marks the API of the harness")]
 
@@ -74,3 +75,4 @@ mod slow;
 mod threats;
 mod topics;
 mod upgrade;
+mod visibility;

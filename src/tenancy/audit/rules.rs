@@ -203,6 +203,10 @@ pub const RULES: &[Rule] = &[
     finding("watch-table", "a watched table exists"),
     finding("watch-columns", "a watched table has the columns that `warden.watch()` was called with"),
     finding("watch-triggers", "the triggers of a watched table exist and are enabled"),
+    finding(
+        "watch-visibility",
+        "clients may SELECT what a watched table sends them, or its watch says who receives it",
+    ),
 ];
 
 impl Rule {

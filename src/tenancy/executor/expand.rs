@@ -15,7 +15,7 @@ use crate::tenancy::sql::literal;
 /// Tables of Warden's own and of the platform, with the watch that their migrations create in an empty
 /// database. They are watched last, so that the backfill emits no events.
 const WATCHES: [(&str, &str); 4] = [
-    ("organizations", "warden.watch('public.organizations', 'org', 'org', org_column => 'id')"),
+    ("organizations", "warden.watch_organizations()"),
     ("calls", "warden.watch('public.calls', 'calls', 'call', entity_topic => 'call')"),
     (
         "call_logs",

@@ -257,8 +257,9 @@ async fn no_warm_up_point_precedes_truncated_events() {
     assert!(!has_point(100).await, "there is no point before the first row either");
 }
 
-/// A transaction may commit long after it wrote to a slot, and retention may empty that slot before the tailer
-/// polls again. No row is left that could tell the tailer, so it asks which rotation it last saw.
+/// A transaction may commit long after it wrote to a slot, and retention may empty that slot before the
+/// tailer polls again. No row is left that shows this, so the tailer compares the number of the last
+/// rotation.
 #[tokio::test]
 async fn a_late_commit_that_is_truncated_before_the_next_poll_causes_a_resync() {
     let db = TestDb::create().await;
@@ -274,8 +275,8 @@ async fn a_late_commit_that_is_truncated_before_the_next_poll_causes_a_resync() 
     let (mut rotating, mut writing) = (own_connection(&db).await, own_connection(&db).await);
     let (mut blocking, mut watching) = (own_connection(&db).await, own_connection(&db).await);
 
-    // The last slot is emptied next, and the tailer reads the first slot first. So a lock on the first slot stops
-    // the tailer, and does not keep the last slot from being emptied.
+    // The last slot is emptied next, and the tailer reads the first slot first. So a lock on the first slot
+    // stops the tailer, and does not keep the last slot from being emptied.
     rotate(&mut rotating, 7).await;
     let mut late = writing.begin().await.expect("begins");
     insert_numbered(&mut late, org, 1..=1).await;

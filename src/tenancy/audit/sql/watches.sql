@@ -1,12 +1,13 @@
 -- Compares the arguments of warden.watch() with the watched tables.
 with recursive watched as (
   select w.*, w.relation::oid as oid, r.full_name, c.relkind,
-    format('select warden.watch(%L, %L, %L, %s%s%s%s);', r.full_name, w.topic, w.event_prefix,
+    format('select warden.watch(%L, %L, %L, %s%s%s%s%s);', r.full_name, w.topic, w.event_prefix,
       format('entity_column => %L', w.entity_column),
       case when w.entity_topic is not null then
         format(', entity_topic => %L, entity_topic_column => %L', w.entity_topic, w.entity_topic_column) else '' end,
       case when w.omit_columns <> '{}' then format(', omit_columns => %L', w.omit_columns) else '' end,
-      case when w.org_column <> 'org_id' then format(', org_column => %L', w.org_column) else '' end) as call
+      case when w.org_column <> 'org_id' then format(', org_column => %L', w.org_column) else '' end,
+      case when w.visibility is not null then format(', visibility => %L', w.visibility) else '' end) as call
   from warden.watches w
   left join pg_class c on c.oid = w.relation
   left join pg_namespace n on n.oid = c.relnamespace
@@ -146,3 +147,14 @@ from wanted n
 left join pg_trigger g on g.tgrelid = n.oid and g.tgname = n.name
 left join pg_proc f on f.oid = g.tgfoid
 where g.oid is null or g.tgenabled not in ('O', 'A') or f.proname !~ '^(log |prevent_org_id_change$)'
+union all
+select 'watch-visibility', null, w.full_name, w.topic,
+  'clients receive more of it than they may SELECT: ' || n.reason,
+  'decide', format('who may receive the topic %s? Every member of the organisation, on purpose: %s '
+                   'Or only tokens whose claim app_metadata.warden_topics names it: %s', w.topic,
+                   regexp_replace(w.call, '\);$', ', visibility => ''organisation'');'),
+                   regexp_replace(w.call, '\);$', ', visibility => ''claim'');'))
+from watched w
+cross join lateral (select warden.narrower_than_organization(
+  w.relation, array_remove(w.omit_columns, w.entity_column::text), w.org_column) as reason) n
+where w.full_name is not null and w.visibility is null and n.reason is not null
