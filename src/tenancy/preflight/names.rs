@@ -134,12 +134,14 @@ fn identifier(text: &str) -> Result<(String, bool), String> {
     }
 }
 
-/// Splits at separators outside double quotes, and drops comments.
+/// Splits at separators outside double quotes, and drops comments: a `#` within a name begins none.
 fn split(text: &str, separators: &[char], has_comments: bool) -> Vec<String> {
     let mut parts = vec![String::new()];
-    let (mut is_quoted, mut is_comment) = (false, false);
+    let (mut is_quoted, mut is_comment, mut previous) = (false, false, ' ');
     for c in text.chars() {
-        is_comment = (is_comment || has_comments && !is_quoted && c == '#') && c != '\n';
+        let begins_word = previous.is_whitespace() || separators.contains(&previous);
+        is_comment = (is_comment || has_comments && !is_quoted && c == '#' && begins_word) && c != '\n';
+        previous = c;
         if is_comment {
             continue;
         }
@@ -181,7 +183,7 @@ mod tests {
         assert_eq!(choice.parent_column.as_deref(), Some("taskId"));
         assert_eq!(choice.parent_key.as_deref(), Some("number"));
         assert!(one("settings organization=default").is_explicit());
-        assert_eq!(one("settings user_column=owner").user_column.as_deref(), Some("owner"));
+        assert_eq!(one("settings user_column=owner# # his").user_column.as_deref(), Some("owner#"));
         assert!(!one("settings").is_explicit());
     }
 
