@@ -1,12 +1,26 @@
 -- Required objects that are missing or invalid. It calls the function behind warden.tenant_objects directly, because
 -- the audit verifies that function's text. A table without org_id has only that finding, and a table that is not
 -- enforced has one finding for all objects of the enforce phase: the others follow from it.
-with o as materialized (
+with misfits as materialized (
+  -- Trees that cannot be adopted, because of a foreign member, of another tree, or of their partition key. They are
+  -- findings of the rule table-kind, and the remedies of other rules would not work.
+  select w.oid
+  from warden.tenant_tables t
+  cross join lateral (select to_regclass(format('%I.%I', t.schema_name, t.table_name))) w (oid)
+  where w.oid is not null and exists (
+    select from warden.tree(w.oid) m (oid)
+    join pg_class c on c.oid = m.oid
+    left join pg_partitioned_table k on k.partrelid = m.oid
+    where c.relkind = 'f'
+      or exists (select from pg_inherits i
+                 where i.inhrelid = m.oid and i.inhparent not in (select x from warden.tree(w.oid) x))
+      or exists (select from pg_attribute a where a.attrelid = m.oid and a.attnum = any (k.partattrs)
+                   and a.attname = 'org_id' and not a.attnotnull))
+), o as materialized (
   select t.*, format('%I.%I', t.schema_name, t.table_name) as full_name, warden.whole(t.relation) as whole
   from warden.tenant_object_rows() t
   join pg_class c on c.oid = t.relation and c.relkind in ('r', 'p')
-  -- A member that has an entry of its own is a finding of the rule table-kind.
-  where not exists (select from pg_inherits i where i.inhrelid = warden.whole(t.relation))
+  where warden.whole(t.relation) not in (select m.oid from misfits m)
 ), state as (
   select relation,
     coalesce(bool_or(kind = 'column' and not is_valid), false) as lacks_column,
