@@ -11,7 +11,14 @@ create table if not exists warden.topics (
   constraint topics_name check (name ~ '^[a-z][a-z0-9_]{0,62}$')
 );
 -- All events of the organisation.
-insert into warden.topics values ('org') on conflict do nothing;
+do $$
+begin
+  -- An insert without a row would still notify the gateways, and take a number of the log in a plan.
+  if not exists (select from warden.topics where name = 'org') then
+    insert into warden.topics values ('org');
+  end if;
+end
+$$;
 
 create or replace function warden.declare_topic(name text) returns void
 language sql set search_path = '' as $$
