@@ -8,9 +8,12 @@ use std::collections::HashMap;
 
 use sqlx::migrate::{Migrate as _, MigrateError, Migration};
 use sqlx::postgres::PgConnection;
-use sqlx::{AssertSqlSafe, Connection as _};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 
 use super::SchemaSet;
+
+const SUSPEND_DEFAULT_PRIVILEGES: &str = include_str!("suspend_default_privileges.sql");
+const RESTORE_DEFAULT_PRIVILEGES: &str = include_str!("restore_default_privileges.sql");
 
 /// Applies the files of a set that are not recorded as they are, and returns their versions.
 ///
@@ -37,10 +40,14 @@ async fn apply_locked(
 ) -> Result<Vec<i64>, MigrateError> {
     let migrator = set.migrator();
     let record = &migrator.table_name;
+    let mut transaction = connection.begin().await?;
+    transaction.execute(sqlx::raw_sql(SUSPEND_DEFAULT_PRIVILEGES)).await?;
     for schema in migrator.create_schemas.iter() {
-        connection.create_schema_if_not_exists(schema).await?;
+        transaction.create_schema_if_not_exists(schema).await?;
     }
-    connection.ensure_migrations_table(record).await?;
+    transaction.ensure_migrations_table(record).await?;
+    transaction.execute(sqlx::raw_sql(RESTORE_DEFAULT_PRIVILEGES)).await?;
+    transaction.commit().await?;
     if let Some(version) = connection.dirty_version(record).await? {
         return Err(MigrateError::Dirty(version));
     }
@@ -53,8 +60,10 @@ async fn apply_locked(
     let mut applied = Vec::new();
     for migration in stale(set, &recorded, is_damaged) {
         let mut transaction = connection.begin().await?;
+        transaction.execute(sqlx::raw_sql(SUSPEND_DEFAULT_PRIVILEGES)).await?;
         forget(&mut transaction, record, migration.version).await?;
         transaction.apply(record, migration).await?;
+        transaction.execute(sqlx::raw_sql(RESTORE_DEFAULT_PRIVILEGES)).await?;
         transaction.commit().await?;
         applied.push(migration.version);
     }

@@ -3,6 +3,7 @@
 
 mod again;
 mod claims;
+mod default_privileges;
 mod existing;
 mod file_by_file;
 mod publish;
