@@ -23,13 +23,13 @@ fn warden(args: &[&str], variables: &[(&str, &str)]) -> Command {
 }
 
 #[derive(Debug)]
-struct Outcome {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
+pub(crate) struct Outcome {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
-async fn run(args: &[&str], variables: &[(&str, &str)]) -> Outcome {
+pub(crate) async fn run(args: &[&str], variables: &[(&str, &str)]) -> Outcome {
     let output = within("the end of the command", warden(args, variables).output()).await.expect("runs");
     let stderr = String::from_utf8(output.stderr).expect("text");
     assert!(!contains_secret(stderr.as_bytes()), "{args:?} prints a secret: {stderr}");

@@ -8,7 +8,8 @@ use super::{count, texts};
 use crate::harness::{TestDb, pg_dump};
 
 /// Removes the records of all migrations, so that the next run applies every file again.
-const FORGET: &str = "delete from warden._sqlx_migrations; delete from warden._platform_migrations";
+pub(super) const FORGET: &str =
+    "delete from warden._sqlx_migrations; delete from warden._platform_migrations";
 
 #[tokio::test]
 async fn applying_every_file_again_changes_nothing() {

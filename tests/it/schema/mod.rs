@@ -10,6 +10,7 @@ mod publish;
 mod restore;
 mod rights;
 mod sets;
+mod states;
 mod tenancy;
 mod token_hook;
 mod watch;
