@@ -13,7 +13,7 @@ const APPLICATION: &str = "
 
 /// Plans a run to each goal, and checks that the database is as before. Issues of tables are allowed.
 async fn assert_plans(db: &TestDb, state: &str) {
-    let before = pg_dump(db, &[]);
+    let before = contents(db);
     for goal in [&[][..], &["--platform"], &["--enforce"], &["--relax"]] {
         let arguments = [&["migrate", "--plan"], goal].concat();
         let plan = run(&arguments, &[("DATABASE_URL", db.url())]).await;
@@ -24,7 +24,14 @@ async fn assert_plans(db: &TestDb, state: &str) {
             "{state}, {goal:?}: {plan:?}"
         );
     }
-    assert_eq!(pg_dump(db, &[]), before, "{state}");
+    assert_eq!(contents(db), before, "{state}");
+}
+
+/// A dump without the last number of the log: PostgreSQL never takes back a number that a transaction took.
+fn contents(db: &TestDb) -> String {
+    let dump = pg_dump(db, &[]);
+    let lines = dump.lines().filter(|line| !line.contains("setval('warden.events_id_seq'"));
+    lines.map(|line| format!("{line}\n")).collect()
 }
 
 #[tokio::test]
