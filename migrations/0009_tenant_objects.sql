@@ -80,52 +80,244 @@ language sql stable set search_path = '' as $$
   end
 $$;
 
--- The policies of a table: a permissive one for each command, and a restrictive one that limits every other policy, so
--- that an older policy of the application (`using (true)`, or by user) cannot grant rows of other organisations.
--- In a subselect the function is called once per statement, not once per row. The permissive policies include
--- service_role, for databases where it has no BYPASSRLS: there it works within one organisation.
--- The conditions are spelled as PostgreSQL prints them with an empty search_path.
-create or replace function warden.tenant_policies(
-  schema_name name, table_name name, scope text, user_column name, user_column_type regtype, is_read_only boolean
-) returns table (name text, command "char", is_permissive boolean, using_condition text, checking_condition text)
-language sql stable set search_path = '' as $$
-  with conditions as (
-    select case
-        when scope = 'user' and user_column_type = 'uuid'::regtype then
-          pg_catalog.format('(%I = ( SELECT %s() AS auth_user_id))', user_column, warden.callee('auth_user_id'))
-        when scope = 'user' then
-          pg_catalog.format(case when user_column_type = 'text'::regtype then '(%I' else '((%I)::text' end
-            || ' = ( SELECT (%s())::text AS auth_user_id))', user_column, warden.callee('auth_user_id'))
-        else pg_catalog.format('(%I = ( SELECT %s() AS auth_org_id))',
-                               case scope when 'root' then 'id' else 'org_id' end, warden.callee('auth_org_id'))
-      end as own,
-      -- Warden's own roles also read organisations and memberships, as far as they were granted.
-      schema_name = 'public' and table_name in ('organizations', 'organization_members') as is_read_by_warden
-  )
-  select p.name, p.command::"char", p.is_permissive,
-         case when p.command <> 'a' then w.condition end, case when p.command in ('a', 'w', '*') then w.condition end
-  from conditions c, (values
-    ('warden_select', 'r', true), ('warden_insert', 'a', true), ('warden_update', 'w', true),
-    ('warden_delete', 'd', true), ('warden_org', '*', false)) p (name, command, is_permissive),
-  lateral (select case when c.is_read_by_warden and not p.is_permissive then pg_catalog.format(
-      '(%s OR ( SELECT (CURRENT_USER = ANY (ARRAY[''warden_owner''::name, ''warden_gateway''::name]))))', c.own)
-    else c.own end as condition) w
-  where not is_read_only or p.command in ('r', '*')
+-- Whether the platform's tables were created by Warden. (Otherwise they are the application's, and were adopted.)
+create or replace function warden.creates_platform_tables() returns boolean
+language plpgsql stable set search_path = '' as $$
+begin
+  -- The core does not have this table.
+  if pg_catalog.to_regclass('warden.platform_set') is null then
+    return false;
+  end if;
+  return exists (select from warden.platform_set s where s.creates_tables);
+end
 $$;
 
--- Whether a policy has this command, condition and roles.
+-- Whether row-level security of a table was enabled and forced before Warden protected it. The comment of the policy
+-- warden_org records it. (A dump can lose comments: then the other policies show it.) On a table that Warden does not
+-- protect, it is the present state.
+create or replace function warden.former_row_security(
+  relation regclass, out was_enabled boolean, out was_forced boolean
+) language plpgsql stable set search_path = '' as $$
+declare
+  names name[] := array(
+    select pol.polname from pg_catalog.pg_policy pol
+    where pol.polrelid = relation
+      and (pol.polname in ('warden_granted', 'warden_table_owner') or pol.polname = 'warden_org' and not pol.polpermissive));
+  note text;
+begin
+  if names = '{}' then
+    select c.relrowsecurity, c.relforcerowsecurity into was_enabled, was_forced
+    from pg_catalog.pg_class c where c.oid = relation;
+    return;
+  end if;
+  select pg_catalog.obj_description(pol.oid, 'pg_policy') into note
+  from pg_catalog.pg_policy pol where pol.polrelid = relation and pol.polname = 'warden_org';
+  was_enabled := coalesce(note ~ 'security was on', 'warden_granted' <> all (names));
+  was_forced := coalesce(note !~ 'not forced', not names && array['warden_granted', 'warden_table_owner']::name[]);
+end
+$$;
+
+-- Who decides which rows of its organisation a role sees in a table:
+--   'own'       Warden, which created the table: members see all rows.
+--   'grants'    the grants alone, because row-level security of the application's table was off.
+--   'policies'  the application's policies, because row-level security was on.
+-- In every mode the restrictive policy warden_org limits the rows to the organisation.
+create or replace function warden.access_mode(relation regclass) returns text
+language plpgsql stable set search_path = '' as $$
+declare
+  whole regclass := relation;
+begin
+  if exists (select from pg_catalog.pg_inherits i where i.inhrelid = relation) then
+    whole := coalesce(warden.whole(relation), relation);
+  end if;
+  if pg_catalog.obj_description(whole, 'pg_class') like '%(created by Warden)' then
+    return 'own';
+  end if;
+  if exists (
+    select from warden.tenant_tables t
+    join pg_catalog.pg_namespace n on n.nspname = t.schema_name
+    join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = t.table_name
+    where c.oid = whole and t.origin = 'platform'
+  ) and warden.creates_platform_tables() then
+    return 'own';
+  end if;
+  return (select case when f.was_enabled then 'policies' else 'grants' end
+          from warden.former_row_security(relation) f);
+end
+$$;
+
+-- The policies of a table. The restrictive policy warden_org limits every other policy to the organisation. The
+-- permissive policies only keep what was allowed before, so they depend on warden.access_mode():
+--   'own'       one for each command, for the roles of requests. (service_role needs them if it has no BYPASSRLS.)
+--   'grants'    warden_granted lets every row through.
+--   'policies'  none, because it would be combined with the application's policies by OR. But if row-level security was
+--               not forced, the table's owner was exempt, and so was each role that inherits from it: FORCE ends that,
+--               and warden_table_owner gives the same roles every row.
+-- In a subselect, the function of the claims is called once per statement, not once per row. The conditions are spelled
+-- as PostgreSQL prints them with an empty search_path.
+drop function if exists warden.tenant_policies(name, name, text, name, regtype, boolean);
+create or replace function warden.tenant_policies(
+  relation regclass, scope text, user_column name, is_read_only boolean
+) returns table (
+  name text, command "char", is_permissive boolean, roles oid[], using_condition text, checking_condition text
+)
+language plpgsql stable set search_path = '' as $$
+declare
+  mode text := warden.access_mode(relation);
+  requests constant oid[] := array['authenticated'::regrole::oid, 'service_role'::regrole::oid];
+  user_type regtype := (select a.atttypid from pg_catalog.pg_attribute a
+                        where a.attrelid = relation and a.attname = user_column and not a.attisdropped);
+  own text;
+  isolating text;
+begin
+  own := case
+    when scope = 'user' and user_type = 'uuid'::regtype then
+      pg_catalog.format('(%I = ( SELECT %s() AS auth_user_id))', user_column, warden.callee('auth_user_id'))
+    when scope = 'user' then
+      pg_catalog.format(case when user_type = 'text'::regtype then '(%I' else '((%I)::text' end
+        || ' = ( SELECT (%s())::text AS auth_user_id))', user_column, warden.callee('auth_user_id'))
+    else pg_catalog.format('(%I = ( SELECT %s() AS auth_org_id))',
+                           case scope when 'root' then 'id' else 'org_id' end, warden.callee('auth_org_id')) end;
+  isolating := own;
+  -- Warden's own roles also read organisations and memberships, as far as they were granted.
+  if relation in (pg_catalog.to_regclass('public.organizations'), pg_catalog.to_regclass('public.organization_members')) then
+    isolating := pg_catalog.format(
+      '(%s OR ( SELECT (CURRENT_USER = ANY (ARRAY[''warden_owner''::name, ''warden_gateway''::name]))))', own);
+  end if;
+  if mode = 'own' then
+    return query values ('warden_select', 'r'::"char", true, requests, own, null::text);
+    if not is_read_only then
+      return query values
+        ('warden_insert', 'a'::"char", true, requests, null::text, own),
+        ('warden_update', 'w'::"char", true, requests, own, own),
+        ('warden_delete', 'd'::"char", true, requests, own, null::text);
+    end if;
+  elsif mode = 'grants' then
+    return query values ('warden_granted', '*'::"char", true, array[0::oid], 'true', 'true');
+  elsif (select not f.was_forced from warden.former_row_security(relation) f) then
+    return query select 'warden_table_owner', '*'::"char", true, array[c.relowner], 'true', 'true'
+                 from pg_catalog.pg_class c where c.oid = relation;
+  end if;
+  return query values ('warden_org', '*'::"char", false, array[0::oid], isolating, isolating);
+end
+$$;
+
+-- Whether a policy has this command, these conditions and roles.
+drop function if exists warden.is_policy(oid, "char", boolean, text, text);
 create or replace function warden.is_policy(
-  policy oid, command "char", is_permissive boolean, using_condition text, checking_condition text
+  policy oid, command "char", is_permissive boolean, roles oid[], using_condition text, checking_condition text
 ) returns boolean
+language plpgsql stable set search_path = '' as $$
+begin
+  return (select p.polpermissive = is_permissive and p.polcmd = command
+            and p.polroles @> roles and p.polroles <@ roles
+            and pg_catalog.pg_get_expr(p.polqual, p.polrelid) is not distinct from using_condition
+            and pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid) is not distinct from checking_condition
+          from pg_catalog.pg_policy p where p.oid = policy);
+end
+$$;
+
+-- Whether Warden created a policy: one with a name of Warden, and with the comment of warden.protect(), or on a
+-- table that Warden created, or exactly as warden.protect() or the former version creates it. An application may have a
+-- policy of the same name: Warden neither changes nor drops that one.
+create or replace function warden.is_own_policy(policy oid) returns boolean
+language plpgsql stable set search_path = '' as $$
+declare
+  p pg_catalog.pg_policy;
+begin
+  select x.* into p from pg_catalog.pg_policy x where x.oid = policy;
+  if p.polname is null or p.polname not in ('warden_select', 'warden_insert', 'warden_update', 'warden_delete',
+                                            'warden_granted', 'warden_table_owner', 'warden_org') then
+    return false;
+  end if;
+  if pg_catalog.obj_description(policy, 'pg_policy') like 'By warden.protect().%' then
+    return true;
+  end if;
+  -- The former version also gave the application's tables a permissive policy for each command.
+  if p.polpermissive and p.polcmd <> '*' and pg_catalog.cardinality(p.polroles) = 2
+     and p.polroles @> array['authenticated'::regrole::oid, 'service_role'::regrole::oid]
+     and coalesce(pg_catalog.pg_get_expr(p.polqual, p.polrelid), pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid))
+         ~ '^\(.* = \( SELECT \(?public\.auth_(org|user)_id\(\)\)?(::text)? AS auth_(org|user)_id\)\)$' then
+    return true;
+  end if;
+  return exists (
+    select from warden.tenant_tables t
+    join pg_catalog.pg_namespace n on n.nspname = t.schema_name
+    join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = t.table_name
+    cross join lateral warden.tenant_policies(p.polrelid, t.scope, t.user_column, t.is_read_only) w
+    where c.oid = warden.whole(p.polrelid) and w.name = p.polname
+      and (warden.access_mode(p.polrelid) = 'own'
+        or warden.is_policy(p.oid, w.command, w.is_permissive, w.roles, w.using_condition, w.checking_condition)));
+end
+$$;
+
+-- Why a table cannot be protected until somebody decides, and how; no row if it can.
+create or replace function warden.access_questions(relation regclass)
+returns table (problem text, remedy text)
 language sql stable set search_path = '' as $$
-  select p.polpermissive = is_permissive and p.polcmd = command
-    and p.polroles @> r.roles and p.polroles <@ r.roles
-    and pg_catalog.pg_get_expr(p.polqual, p.polrelid) is not distinct from using_condition
-    and pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid) is not distinct from checking_condition
-  from pg_catalog.pg_policy p,
-  (select case when is_permissive then array['authenticated'::regrole::oid, 'service_role'::regrole::oid]
-               else array[0::oid] end as roles) r
-  where p.oid = policy
+  select pg_catalog.format('has a policy "%s" that Warden did not create, and Warden needs this name', p.polname),
+         pg_catalog.format('Rename it: alter policy %1$I on %2$s rename to %3$I;', p.polname, relation,
+                           'own_' || p.polname)
+  from pg_catalog.pg_policy p
+  where p.polrelid = relation and not warden.is_own_policy(p.oid)
+    and p.polname in ('warden_select', 'warden_insert', 'warden_update', 'warden_delete', 'warden_granted',
+                      'warden_table_owner', 'warden_org')
+  union all
+  -- Enabled together with warden_org, it would take rows away from roles that see them today.
+  select pg_catalog.format('has restrictive policies that have no effect, because row-level security is off: %s',
+                           pg_catalog.string_agg(pg_catalog.quote_ident(p.polname), ', ' order by p.polname)),
+         pg_catalog.format('Should they have an effect? Then: alter table %1$s enable row level security; '
+                           'otherwise drop them: %2$s', relation,
+                           pg_catalog.string_agg(pg_catalog.format('drop policy %I on %s;', p.polname, relation), ' '
+                                                 order by p.polname))
+  from pg_catalog.pg_policy p
+  join pg_catalog.pg_class c on c.oid = p.polrelid and not c.relrowsecurity
+  where p.polrelid = relation and not p.polpermissive and not warden.is_own_policy(p.oid)
+  having pg_catalog.count(*) > 0
+$$;
+
+-- Rights on a table that no policy limits to rows, of roles to which policies apply: TRUNCATE deletes the rows of every
+-- organisation, and a foreign key (REFERENCES) or a trigger (TRIGGER) of another role observes them.
+create or replace function warden.unlimited_rights(relation regclass)
+returns table (privilege text, column_name name, grantee oid, is_grantable boolean)
+language sql stable set search_path = '' as $$
+  select a.privilege_type, a.column_name, a.grantee, a.is_grantable
+  from pg_catalog.pg_class c
+  cross join lateral (
+    select x.privilege_type, null::name as column_name, x.grantee, x.is_grantable
+    from pg_catalog.aclexplode(c.relacl) x
+    union all
+    select x.privilege_type, k.attname, x.grantee, x.is_grantable
+    from pg_catalog.pg_attribute k cross join lateral pg_catalog.aclexplode(k.attacl) x
+    where k.attrelid = c.oid and not k.attisdropped) a
+  left join pg_catalog.pg_roles r on r.oid = a.grantee
+  where c.oid = relation and a.privilege_type in ('TRUNCATE', 'REFERENCES', 'TRIGGER')
+    and a.grantee <> c.relowner and not coalesce(r.rolsuper or r.rolbypassrls, false)
+$$;
+
+-- The default of org_id that `warden migrate --enforce` sets.
+create or replace function warden.org_id_default() returns text
+language sql stable set search_path = '' as $$
+  select warden.callee('auth_org_id') || '()'
+$$;
+
+-- Whether a trigger is enabled, and is exactly the one that warden.require_org_id() creates.
+create or replace function warden.is_requirement(requirement oid) returns boolean
+language sql stable set search_path = '' as $$
+  select g.tgenabled in ('O', 'A') and pg_catalog.pg_get_triggerdef(g.oid) = pg_catalog.format(
+    'CREATE TRIGGER warden_require_org_id BEFORE INSERT ON %s FOR EACH ROW '
+    'WHEN ((new.org_id IS NULL)) EXECUTE FUNCTION warden.reject_missing_org_id()', g.tgrelid::regclass)
+  from pg_catalog.pg_trigger g where g.oid = requirement
+$$;
+
+-- Whether a trigger of the application could still set org_id after warden_require_org_id: triggers of one kind fire
+-- in the order of their names.
+create or replace function warden.has_later_trigger(relation regclass) returns boolean
+language sql stable set search_path = '' as $$
+  -- Bits of tgtype: 1 row, 2 before, 4 insert.
+  select exists (select from pg_catalog.pg_trigger g
+                 where g.tgrelid = relation and g.tgtype & 7 = 7 and g.tgenabled in ('O', 'A')
+                   and g.tgname > 'warden_require_org_id')
 $$;
 
 -- Whether a trigger is enabled, and is exactly the one that warden.guard_org_id() creates.
@@ -356,16 +548,44 @@ language sql stable set search_path = '' set jit = off as $$
     left join pg_catalog.pg_attribute a on a.attrelid = r.rel and a.attname = 'org_id' and not a.attisdropped
     where r.scope = 'org'
     union all
+    -- A default of the application remains.
+    select r.schema_name, r.table_name, 7, 'enforce', 'default', 'org_id', warden.org_id_default(), null,
+      r.is_table and (d.oid is null or d.is_own), case when d.is_own then 'org_id' end, true, null
+    from registered r
+    left join lateral (
+      select d.oid, pg_catalog.pg_get_expr(d.adbin, d.adrelid) = warden.org_id_default() as is_own
+      from pg_catalog.pg_attrdef d
+      join pg_catalog.pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum
+      where d.adrelid = r.rel and a.attname = 'org_id' and not a.attisdropped) d on true
+    where r.scope = 'org' and not r.is_read_only
+    union all
+    select r.schema_name, r.table_name, 7, 'enforce', 'trigger', 'warden_require_org_id', null, null,
+      r.is_table and (g.oid is not null or not warden.has_later_trigger(r.rel)),
+      g.tgname::text, warden.is_requirement(g.oid),
+      'is disabled, or differs from the one that warden.require_org_id() creates'
+    from registered r
+    left join pg_catalog.pg_trigger g on g.tgrelid = r.rel and g.tgname = 'warden_require_org_id'
+    where r.scope = 'org' and not r.is_read_only
+    union all
     select r.schema_name, r.table_name, 8, case r.scope when 'user' then 'user' else 'enforce' end, 'policy', p.name,
       coalesce(p.using_condition, p.checking_condition), null,
       r.is_table and (r.scope <> 'user' or r.user_column = any (r.columns)), pol.polname::text,
-      warden.is_policy(pol.oid, p.command, p.is_permissive, p.using_condition, p.checking_condition),
+      warden.is_policy(pol.oid, p.command, p.is_permissive, p.roles, p.using_condition, p.checking_condition),
       'differs from the one that warden.protect() creates'
     from registered r
-    left join pg_catalog.pg_attribute a on a.attrelid = r.rel and a.attname = r.user_column and not a.attisdropped
-    cross join lateral warden.tenant_policies(
-      r.whole_schema, r.whole_table, r.scope, r.user_column, a.atttypid::regtype, r.is_read_only) p
+    cross join lateral warden.tenant_policies(r.rel, r.scope, r.user_column, r.is_read_only) p
     left join pg_catalog.pg_policy pol on pol.polrelid = r.rel and pol.polname = p.name
+    union all
+    -- A policy of Warden that a change of the access mode, or another version, left behind.
+    select r.schema_name, r.table_name, 8, case r.scope when 'user' then 'user' else 'enforce' end, 'policy',
+      pol.polname::text, 'none', null, r.is_table, pol.polname::text, false,
+      'is no longer needed: it may grant more than the application does'
+    from registered r
+    join pg_catalog.pg_policy pol on pol.polrelid = r.rel
+    where pol.polname ~ '^warden_(select|insert|update|delete|granted|table_owner)$'
+      and not exists (select from warden.tenant_policies(r.rel, r.scope, r.user_column, r.is_read_only) p
+                      where p.name = pol.polname)
+      and warden.is_own_policy(pol.oid)
     union all
     select r.schema_name, r.table_name, 9, case r.scope when 'user' then 'user' else 'enforce' end, 'row_security',
       s.name, null, null, r.is_table,

@@ -12,7 +12,7 @@ begin
   if old.org_id is null then
     return new;
   end if;
-  raise exception 'org_id of %.% cannot be changed (from % to %)',
+  raise exception 'warden: org_id of %.% cannot be changed (from % to %)',
       tg_table_schema, tg_table_name, old.org_id, new.org_id
     using errcode = 'check_violation',
           hint = 'Rows do not move between organisations: insert a new row in the other one.';
@@ -195,89 +195,291 @@ language sql set search_path = '' as $$
   select warden.drop_trigger(relation, 'warden_org_id_immutable')
 $$;
 
--- Enables and forces row-level security on a table, and creates its policies. The former state of row-level security is
--- recorded in the comment of the restrictive policy, so it disappears with that policy.
+-- Explains a row without an organisation. (NOT NULL would reject it too, with PostgreSQL's message.)
+create or replace function warden.reject_missing_org_id() returns trigger
+language plpgsql set search_path = '' as $$
+begin
+  raise exception 'warden: the new row of %.% has no org_id, and the claims of the transaction name no organisation',
+      pg_catalog.quote_ident(tg_table_schema), pg_catalog.quote_ident(tg_table_name)
+    using errcode = 'not_null_violation', schema = tg_table_schema, table = tg_table_name, column = 'org_id',
+          hint = 'Set org_id, or set the claims first, in the same transaction: '
+                 'select set_config(''request.jwt.claims'', ''{"app_metadata": {"org_id": "<uuid>"}}'', true);';
+end
+$$;
+revoke execute on function warden.reject_missing_org_id() from public;
+
+-- Gives org_id the organisation of the claims as its default, so that an application need not name the column, and
+-- creates the trigger that explains a row without an organisation, on a table and its members. A default of the
+-- application remains. (Partitions inherit both, inheritance children the default.)
+create or replace function warden.require_org_id(relation regclass) returns void
+language plpgsql set search_path = '' as $$
+declare
+  members constant regclass[] := array(
+    select m from warden.tree(coalesce(pg_catalog.pg_partition_root(relation), relation)) m);
+  o record;
+begin
+  for o in
+    select t.kind, t.relation as part
+    from warden.tenant_object_rows() t
+    where t.relation = any (members) and t.applies and not t.is_valid
+      and (t.kind = 'default' or t.kind = 'trigger' and t.name = 'warden_require_org_id')
+    order by pg_catalog.array_position(members, t.relation)
+  loop
+    if o.kind = 'default' then
+      execute pg_catalog.format('alter table %s alter column org_id set default %s', o.part, warden.org_id_default());
+      continue;
+    end if;
+    if not exists (select from pg_catalog.pg_trigger g
+                   where g.tgrelid = o.part and g.tgname = 'warden_require_org_id' and g.tgparentid <> 0) then
+      execute pg_catalog.format('create or replace trigger warden_require_org_id before insert on %s '
+        'for each row when (new.org_id is null) execute function warden.reject_missing_org_id()', o.part);
+    end if;
+    execute pg_catalog.format('alter table %s enable trigger warden_require_org_id', o.part);
+  end loop;
+end
+$$;
+
+-- Removes that default and that trigger from a table and its members.
+create or replace function warden.release_org_id(relation regclass) returns void
+language plpgsql set search_path = '' as $$
+declare
+  part regclass;
+begin
+  perform warden.drop_trigger(relation, 'warden_require_org_id');
+  for part in
+    select d.adrelid from warden.tree(relation) m (oid)
+    join pg_catalog.pg_attrdef d on d.adrelid = m.oid
+    join pg_catalog.pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum and a.attname = 'org_id'
+    where pg_catalog.pg_get_expr(d.adbin, d.adrelid) = warden.org_id_default()
+  loop
+    execute pg_catalog.format('alter table %s alter column org_id drop default', part);
+  end loop;
+end
+$$;
+
+-- Revokes the rights that no policy limits, and returns them as JSON, added to those that were revoked earlier.
+create or replace function warden.revoke_unlimited_rights(relation regclass, earlier jsonb) returns jsonb
+language plpgsql set search_path = '' as $$
+declare
+  a record;
+  revoked jsonb := coalesce(earlier, '[]');
+begin
+  -- Rights on the whole table come first: to revoke one of them also revokes it on each column.
+  for a in
+    select u.*, case u.grantee when 0 then 'public' else u.grantee::regrole::text end as role_name,
+      coalesce(' (' || pg_catalog.quote_ident(u.column_name) || ')', '') as columns
+    from warden.unlimited_rights(relation) u order by u.column_name desc, u.privilege, u.grantee
+  loop
+    execute pg_catalog.format('revoke %s%s on %s from %s cascade', a.privilege, a.columns, relation, a.role_name);
+    revoked := revoked || pg_catalog.jsonb_build_array(pg_catalog.jsonb_strip_nulls(pg_catalog.jsonb_build_object(
+      'right', a.privilege, 'column', a.column_name, 'role', a.role_name,
+      'grantable', case when a.is_grantable then true end)));
+  end loop;
+  return revoked;
+end
+$$;
+
+-- Grants the rights that warden.revoke_unlimited_rights() revoked, to the roles that still exist.
+create or replace function warden.restore_rights(relation regclass, revoked jsonb) returns void
+language plpgsql set search_path = '' as $$
+declare
+  a record;
+begin
+  for a in
+    select x ->> 'right' as privilege, x ->> 'column' as column_name, x ->> 'role' as role_name,
+      coalesce((x ->> 'grantable')::boolean, false) as is_grantable
+    from pg_catalog.jsonb_array_elements(revoked) x
+    where x ->> 'right' in ('TRUNCATE', 'REFERENCES', 'TRIGGER')
+      and (x ->> 'role' = 'public' or pg_catalog.to_regrole(x ->> 'role') is not null)
+      and (x ->> 'column' is null or warden.has_column(relation, (x ->> 'column')::name))
+  loop
+    execute pg_catalog.format('grant %s%s on %s to %s%s', a.privilege,
+      coalesce(' (' || pg_catalog.quote_ident(a.column_name) || ')', ''), relation,
+      case a.role_name when 'public' then 'public' else pg_catalog.to_regrole(a.role_name)::text end,
+      case when a.is_grantable then ' with grant option' else '' end);
+  end loop;
+end
+$$;
+
+-- Enables and forces row-level security on a table, creates its policies, and revokes the rights that no policy limits.
+-- The former state is recorded in the comment of the policy warden_org, so it disappears with that policy.
 create or replace function warden.protect(relation regclass) returns void
 language plpgsql set search_path = '' as $$
 declare
   r warden.tenant_tables := warden.registered(relation);
-  was_enabled boolean;
-  was_forced boolean;
+  former record;
+  state record;
+  revoked jsonb;
+  note text;
+  former_note text;
   commands constant jsonb := '{"r": "select", "a": "insert", "w": "update", "d": "delete", "*": "all"}';
   p record;
 begin
-  select c.relrowsecurity, c.relforcerowsecurity into was_enabled, was_forced
-  from pg_catalog.pg_class c where c.oid = relation;
+  for p in select q.* from warden.access_questions(relation) q loop
+    raise exception '% %', relation, p.problem using hint = p.remedy;
+  end loop;
+  select f.* into former from warden.former_row_security(relation) f;
+  select pg_catalog.obj_description(pol.oid, 'pg_policy') into note
+  from pg_catalog.pg_policy pol where pol.polrelid = relation and pol.polname = 'warden_org';
   for p in
-    select t.*, pol.oid as present,
-      warden.is_policy(pol.oid, t.command, t.is_permissive, t.using_condition, t.checking_condition) as is_right
-    from warden.tenant_policies(r.schema_name, r.table_name, r.scope, r.user_column,
-      (select a.atttypid from pg_catalog.pg_attribute a where a.attrelid = relation and a.attname = r.user_column),
-      r.is_read_only) t
-    left join pg_catalog.pg_policy pol on pol.polrelid = relation and pol.polname = t.name
+    select coalesce(t.name, pol.polname) as policy_name, t.*, pol.oid as present
+    from warden.tenant_policies(relation, r.scope, r.user_column, r.is_read_only) t
+    full join (select x.oid, x.polname from pg_catalog.pg_policy x
+               where x.polrelid = relation and warden.is_own_policy(x.oid)) pol on pol.polname = t.name
+    where not coalesce(warden.is_policy(pol.oid, t.command, t.is_permissive, t.roles, t.using_condition,
+                                        t.checking_condition), false)
   loop
-    continue when p.is_right;
-    -- If the policy is recreated, its comment keeps the original state.
-    was_enabled := was_enabled and coalesce(pg_catalog.obj_description(p.present, 'pg_policy'), '') !~ 'was off';
-    was_forced := was_forced and coalesce(pg_catalog.obj_description(p.present, 'pg_policy'), '') !~ 'not forced';
     if p.present is not null then
-      execute pg_catalog.format('drop policy %I on %s', p.name, relation);
+      execute pg_catalog.format('drop policy %I on %s', p.policy_name, relation);
     end if;
+    continue when p.name is null;
     execute pg_catalog.format('create policy %I on %s as %s for %s to %s%s%s', p.name, relation,
       case when p.is_permissive then 'permissive' else 'restrictive' end, commands ->> p.command::text,
-      case when p.is_permissive then 'authenticated, service_role' else 'public' end,
-      ' using ' || p.using_condition, ' with check ' || p.checking_condition);
-    if not p.is_permissive then
-      execute pg_catalog.format('comment on policy %I on %s is %L', p.name, relation, pg_catalog.format(
-        'By warden.protect(). Before it row-level security was %s, %s.',
-        case when was_enabled then 'on' else 'off' end, case when was_forced then 'forced' else 'not forced' end));
-    end if;
+      (select pg_catalog.string_agg(case u.role when 0 then 'public' else u.role::regrole::text end, ', ')
+       from unnest(p.roles) u (role)),
+      ' using (' || p.using_condition || ')', ' with check (' || p.checking_condition || ')');
+    execute pg_catalog.format('comment on policy %I on %s is %L', p.name, relation, 'By warden.protect().');
   end loop;
-  -- No policy restricts TRUNCATE. (Supabase grants it by default, although no request of its API can use it.)
-  if exists (
-    select from pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) a
-    where c.oid = relation and a.privilege_type = 'TRUNCATE'
-      and a.grantee in (0, 'anon'::regrole, 'authenticated'::regrole)
-  ) then
-    execute pg_catalog.format('revoke truncate on %s from public, anon, authenticated', relation);
+  revoked := warden.revoke_unlimited_rights(
+    relation, (pg_catalog.regexp_match(note, 'Revoked rights: (\[.*\])'))[1]::jsonb);
+  former_note := pg_catalog.format('By warden.protect(). Before it row-level security was %s, %s.%s',
+    case when former.was_enabled then 'on' else 'off' end, case when former.was_forced then 'forced' else 'not forced' end,
+    case when revoked <> '[]' then ' Revoked rights: ' || revoked::text else '' end);
+  if not exists (select from pg_catalog.pg_policy pol where pol.polrelid = relation and pol.polname = 'warden_org'
+                   and pg_catalog.obj_description(pol.oid, 'pg_policy') = former_note) then
+    execute pg_catalog.format('comment on policy warden_org on %s is %L', relation, former_note);
   end if;
-  select c.relrowsecurity, c.relforcerowsecurity into was_enabled, was_forced
+  select c.relrowsecurity as is_enabled, c.relforcerowsecurity as is_forced into state
   from pg_catalog.pg_class c where c.oid = relation;
-  if not was_enabled then
+  if not state.is_enabled then
     execute pg_catalog.format('alter table %s enable row level security', relation);
   end if;
-  if not was_forced then
+  if not state.is_forced then
     execute pg_catalog.format('alter table %s force row level security', relation);
   end if;
 end
 $$;
 
--- Drops Warden's policies, and restores the former state of row-level security.
+-- Drops Warden's policies, and restores the former state of row-level security and the revoked rights.
 create or replace function warden.unprotect(relation regclass) returns void
 language plpgsql set search_path = '' as $$
 declare
-  before text := (select pg_catalog.obj_description(pol.oid, 'pg_policy') from pg_catalog.pg_policy pol
-                  where pol.polrelid = relation and pol.polname = 'warden_org');
+  former record;
+  note text := (select pg_catalog.obj_description(pol.oid, 'pg_policy') from pg_catalog.pg_policy pol
+                where pol.polrelid = relation and pol.polname = 'warden_org');
+  dropped int := 0;
   p record;
 begin
+  select f.* into former from warden.former_row_security(relation) f;
   for p in
-    select pol.polname from pg_catalog.pg_policy pol where pol.polrelid = relation
-      and pol.polname in ('warden_select', 'warden_insert', 'warden_update', 'warden_delete', 'warden_org')
+    select pol.polname from pg_catalog.pg_policy pol where pol.polrelid = relation and warden.is_own_policy(pol.oid)
   loop
     execute pg_catalog.format('drop policy %I on %s', p.polname, relation);
+    dropped := dropped + 1;
   end loop;
   -- The table has none of Warden's policies, so its state is the application's.
-  if not found then
+  if dropped = 0 then
     return;
   end if;
-  -- If the restrictive policy with the comment was dropped: leave it enabled, but not forced.
-  if coalesce(before ~ 'not forced', true) then
+  perform warden.restore_rights(
+    relation, coalesce((pg_catalog.regexp_match(note, 'Revoked rights: (\[.*\])'))[1]::jsonb, '[]'));
+  -- If warden_org, with the record, was dropped: leave it enabled, but not forced.
+  if not former.was_forced or note is null then
     execute pg_catalog.format('alter table %s no force row level security', relation);
   end if;
-  if coalesce(before ~ 'was off', false) then
+  if not former.was_enabled then
     execute pg_catalog.format('alter table %s disable row level security', relation);
   end if;
 end
+$$;
+
+-- Lets the application's policies decide which rows of the organisation a role sees, if so far the grants alone do:
+-- enables row-level security for good, also after `warden migrate --relax`.
+create or replace function warden.use_policies(relation regclass) returns void
+language plpgsql set search_path = '' as $$
+declare
+  note text := (select pg_catalog.obj_description(pol.oid, 'pg_policy') from pg_catalog.pg_policy pol
+                where pol.polrelid = relation and pol.polname = 'warden_org' and warden.is_own_policy(pol.oid));
+begin
+  if warden.access_mode(relation) <> 'grants' then
+    return;
+  end if;
+  if exists (select from pg_catalog.pg_policy pol
+             where pol.polrelid = relation and pol.polname = 'warden_org' and warden.is_own_policy(pol.oid)) then
+    execute pg_catalog.format('comment on policy warden_org on %s is %L', relation,
+      coalesce(pg_catalog.replace(note, 'security was off', 'security was on'),
+               'By warden.protect(). Before it row-level security was on, not forced.'));
+    perform warden.protect(relation);
+  else
+    execute pg_catalog.format('alter table %s enable row level security', relation);
+  end if;
+end
+$$;
+
+-- Views and functions through which ordinary roles reach rows of every organisation once these tables are enforced,
+-- because they read the tables as a role that is exempt from row-level security. A function is recognised by a table's
+-- name in its body. `object` is the name for warden.accept_finding().
+create or replace function warden.bypasses(relations regclass[])
+returns table (rule text, object text, kind text, owner text, readers text[], tables text)
+language sql stable set search_path = '' set jit = off as $$
+  with recursive tables as (
+    select m.oid, c.relname, whole.name
+    from unnest(relations) t (oid)
+    cross join lateral (select pg_catalog.format('%I.%I', n.nspname, c.relname) as name from pg_catalog.pg_class c
+                        join pg_catalog.pg_namespace n on n.oid = c.relnamespace where c.oid = t.oid) whole
+    cross join lateral warden.tree(t.oid) m (oid)
+    join pg_catalog.pg_class c on c.oid = m.oid
+  ), exempt as (
+    select r.oid from pg_catalog.pg_roles r where r.rolsuper or r.rolbypassrls
+  ), ordinary as (
+    -- A role that may become an exempt one bypasses row-level security anyway.
+    select r.oid, r.rolname from pg_catalog.pg_roles r
+    where not r.rolsuper and not r.rolbypassrls and r.rolname !~ '^(pg_|warden_)'
+      and not exists (select from exempt e where pg_catalog.pg_has_role(r.oid, e.oid, 'member'))
+  ), reads as (
+    select distinct w.ev_class as view, d.refobjid as relation
+    from pg_catalog.pg_rewrite w
+    join pg_catalog.pg_depend d on d.classid = 'pg_catalog.pg_rewrite'::regclass and d.objid = w.oid and d.refclassid = 'pg_catalog.pg_class'::regclass
+    where d.refobjid <> w.ev_class
+  ), views as (
+    select c.oid, c.relkind, c.relowner, pg_catalog.format('%I.%I', n.nspname, c.relname) as name,
+      exists (select from pg_catalog.pg_options_to_table(c.reloptions) o
+              where o.option_name = 'security_invoker' and o.option_value in ('true', 'on', '1', 'yes')) as is_invoker
+    from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+    where c.relkind in ('v', 'm') and n.nspname not in ('warden', 'pg_catalog', 'information_schema')
+  ), leaking (view, source, target) as (
+    -- PostgreSQL checks a table as the owner of the view that names it. A materialized view is a copy.
+    select v.oid, v.oid, t.name
+    from views v join reads r on r.view = v.oid join tables t on t.oid = r.relation
+    where v.relkind = 'm' or not v.is_invoker and v.relowner in (select e.oid from exempt e)
+    union
+    select v.oid, l.source, l.target from leaking l join reads r on r.relation = l.view join views v on v.oid = r.view
+  ), readable as (
+    select s.name, s.relkind, s.relowner::regrole::text as owner, l.target, pg_catalog.array_agg(distinct o.rolname::text order by o.rolname::text) as readers
+    from leaking l
+    join views s on s.oid = l.source
+    join views v on v.oid = l.view
+    join ordinary o on o.oid <> v.relowner and pg_catalog.has_any_column_privilege(o.oid, v.oid, 'select')
+    group by s.oid, s.name, s.relkind, s.relowner, l.target
+  ), functions as (
+    select p.oid, p.oid::regprocedure::text as name, p.proowner::regrole::text as owner, t.name as target,
+      array(select o.rolname::text from ordinary o
+            where o.oid <> p.proowner and pg_catalog.has_function_privilege(o.oid, p.oid, 'execute') order by 1) as readers
+    from pg_catalog.pg_proc p
+    join pg_catalog.pg_namespace n on n.oid = p.pronamespace and n.nspname not in ('warden', 'pg_catalog', 'information_schema')
+    join tables t on coalesce(p.prosrc, '') || coalesce(pg_catalog.pg_get_function_sqlbody(p.oid), '')
+                     ~* ('(^|[^a-z0-9_])' || pg_catalog.regexp_replace(t.relname, '([^A-Za-z0-9_ ])', '\\\1', 'g') || '($|[^a-z0-9_])')
+    where p.prosecdef and p.proowner in (select e.oid from exempt e)
+      and p.prorettype not in ('trigger'::regtype, 'event_trigger'::regtype)
+      and coalesce(pg_catalog.obj_description(p.oid, 'pg_proc'), '') not like '%(created by Warden)'
+      and not exists (select from pg_catalog.pg_depend d where d.classid = 'pg_catalog.pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e')
+  )
+  select 'bypassing-view', r.name, r.relkind::text, r.owner, r.readers, pg_catalog.string_agg(r.target, ', ' order by r.target)
+  from readable r group by r.name, r.relkind, r.owner, r.readers
+  union all
+  select 'definer-function', f.name, 'f', f.owner, f.readers, pg_catalog.string_agg(distinct f.target, ', ')
+  from functions f where f.readers <> '{}' group by f.name, f.owner, f.readers
+  order by 1, 2
 $$;
 
 -- Creates all missing objects of tables without rows, parents before their children. Partitions inherit most objects of
@@ -313,7 +515,13 @@ begin
         execute pg_catalog.format('alter table %s add constraint %I %s%s', o.target, o.name, o.definition,
                                   case when o.step = 5 and o.definition !~ ' on delete ' then on_parent_delete end);
       when 'trigger' then
-        perform warden.guard_org_id(o.relation);
+        if o.name = 'warden_require_org_id' then
+          perform warden.require_org_id(o.relation);
+        else
+          perform warden.guard_org_id(o.relation);
+        end if;
+      when 'default' then
+        perform warden.require_org_id(o.relation);
       when 'not_null' then
         execute pg_catalog.format('alter table %s alter column org_id set not null', o.target);
       else

@@ -28,6 +28,10 @@ pub enum ObjectKind {
     ImmutabilityTrigger,
     /// NOT NULL on `org_id`.
     NotNull,
+    /// The default of `org_id`.
+    OrgDefault,
+    /// The trigger that explains a row without an organisation.
+    RequireTrigger,
     /// A policy, or row-level security itself.
     Protection,
 }
@@ -128,7 +132,8 @@ impl Plan {
 }
 
 impl ObjectRow {
-    /// The object of this row. The view has two steps each for foreign keys (4 and 5) and triggers (2 and 6).
+    /// The object of this row. The view has two steps for foreign keys (4 and 5), and three for triggers (2,
+    /// 6 and 7).
     fn object(&self) -> Option<RequiredObject> {
         let kind = match (self.kind.as_str(), self.step) {
             ("column", _) => ObjectKind::Column,
@@ -137,8 +142,10 @@ impl ObjectRow {
             ("foreign_key", 4) => ObjectKind::OrgKey,
             ("foreign_key", _) => ObjectKind::ParentKey,
             ("trigger", 2) => ObjectKind::FillTrigger,
+            ("trigger", 7) => ObjectKind::RequireTrigger,
             ("trigger", _) => ObjectKind::ImmutabilityTrigger,
             ("not_null", _) => ObjectKind::NotNull,
+            ("default", _) => ObjectKind::OrgDefault,
             ("policy" | "row_security", _) => ObjectKind::Protection,
             _ => return None,
         };
@@ -209,6 +216,21 @@ impl TablePlan {
             .flat_map(|t| t.of(ObjectKind::Protection))
             .any(|o| o.is_valid && o.name.starts_with("warden_"))
             || (self.needs_not_null() && self.table.is_not_null)
+    }
+
+    /// Whether the table was enforced and its policies, its default or its trigger have changed since then.
+    pub(super) fn needs_repair(&self) -> bool {
+        let is_isolated =
+            self.of(ObjectKind::Protection).any(|o| o.name == "warden_org" && o.found.is_some());
+        is_isolated
+            && !self.needs_fill()
+            && self.objects.iter().any(|o| {
+                !o.is_valid
+                    && matches!(
+                        o.kind,
+                        ObjectKind::Protection | ObjectKind::OrgDefault | ObjectKind::RequireTrigger
+                    )
+            })
     }
 
     /// Whether the enforce phase is complete.

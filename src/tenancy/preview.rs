@@ -8,6 +8,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 
 use super::AdoptionIssue;
+use super::access::{AccessOverview, questions};
 use super::executor::{self, AdoptionOptions, Goal, firing_note, grouped};
 use super::plan::{ObjectKind, Plan, RequiredObject, TablePlan};
 use super::preflight::{self, Candidate};
@@ -29,6 +30,8 @@ pub struct Preview {
     pub tables: Vec<TablePreview>,
     /// Registered tables that do not exist.
     pub absent: Vec<String>,
+    /// Access of each role to the tables that are not enforced, today and afterwards.
+    pub access: AccessOverview,
     /// Tables that would be skipped, with the reason; or what must be decided before anything is changed.
     pub issues: Vec<AdoptionIssue>,
     /// Whether the issues concern the whole run.
@@ -109,18 +112,39 @@ pub async fn preview(
         }
     }
     let candidates = preflight::candidates(&mut transaction).await?;
+    let mut access = read_access(&mut transaction, &plan, goal, &mut issues).await?;
     // Rows are counted in a second transaction, because this one holds the locks of the migrations.
     transaction.rollback().await?;
     let tables = describe(&mut connection, &plan, goal).await?;
+    access.retain(|name| tables.iter().any(|t| t.name == name && !t.is_new));
     Ok(Preview {
         migrations: pending,
         tables,
         absent: plan.absent,
+        access,
         issues,
         is_blocked: false,
         notes: remarks,
         candidates,
     })
+}
+
+/// Reads the access of each role to the tables that are not enforced. Adds the questions that block the
+/// enforce phase.
+async fn read_access(
+    connection: &mut PgConnection,
+    plan: &Plan,
+    goal: Goal,
+    issues: &mut Vec<AdoptionIssue>,
+) -> Result<AccessOverview, sqlx::Error> {
+    let unenforced: Vec<i64> = plan.tables.iter().filter(|t| !t.is_enforced()).map(|t| t.table.oid).collect();
+    if goal == Goal::Relax {
+        return Ok(AccessOverview::default());
+    }
+    if goal == Goal::Enforce {
+        issues.extend(questions(connection, &unenforced).await?);
+    }
+    AccessOverview::read(connection, &unenforced).await
 }
 
 /// The steps of each table.
@@ -243,7 +267,12 @@ fn object_step(object: &RequiredObject) -> Option<String> {
             Some(format!("add foreign key {}, then validate it", object.name))
         }
         ObjectKind::ImmutabilityTrigger => Some("add the trigger that keeps org_id from changing".to_owned()),
-        ObjectKind::Column | ObjectKind::FillTrigger | ObjectKind::NotNull | ObjectKind::Protection => None,
+        ObjectKind::Column
+        | ObjectKind::FillTrigger
+        | ObjectKind::NotNull
+        | ObjectKind::OrgDefault
+        | ObjectKind::RequireTrigger
+        | ObjectKind::Protection => None,
     }
 }
 
@@ -309,6 +338,7 @@ impl fmt::Display for Preview {
             writeln!(f, "note: {note}")?;
         }
         let label = if self.is_blocked { "issue" } else { "skipped" };
+        write!(f, "{}", self.access)?;
         for issue in &self.issues {
             writeln!(f, "{label}: {issue}")?;
         }

@@ -40,6 +40,7 @@
 #![expect(unreachable_pub, reason = "nothing links against a test; pub marks the API of the harness")]
 
 mod accept;
+mod access;
 mod adoption;
 mod architecture;
 mod attackers;

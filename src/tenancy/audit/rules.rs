@@ -86,6 +86,11 @@ pub const RULES: &[Rule] = &[
     finding("not-enforced", "`warden migrate --enforce` has been run"),
     finding("not-null", "`org_id` is NOT NULL"),
     finding(
+        "org-default",
+        "`org_id` has the organisation of the claims as its default, unless the application has another default; a \
+         trigger explains a row without an organisation",
+    ),
+    finding(
         "organization-key",
         "`org_id` references `organizations` with ON DELETE CASCADE, and is validated",
     ),
@@ -112,15 +117,17 @@ pub const RULES: &[Rule] = &[
     finding("row-security", "row-level security is enabled, and forced for the table's owner"),
     finding(
         "policy",
-        "each policy exists, for its command and roles, with `(select public.auth_org_id())` as its condition",
+        "each of Warden's policies exists, for its command and roles, with the organisation of the claims as its \
+         condition; none is left that grants more than the application does",
     ),
     finding(
         "truncate-right",
-        "PUBLIC and request roles may not TRUNCATE a protected table, because no policy restricts TRUNCATE",
+        "no role to which policies apply has TRUNCATE, REFERENCES or TRIGGER on a protected table, because no policy \
+         limits these rights",
     ),
     acceptable(notice(
         "other-policy",
-        "no other permissive policy exists: only `warden_org` would restrict it to one organisation",
+        "no permissive policy of the application lies on a table that Warden created, or has no effect",
     )),
     acceptable(finding("open-user-table", "a table of users does not show every user's rows to requests")),
     acceptable(finding(

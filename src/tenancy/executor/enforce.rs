@@ -11,6 +11,7 @@ use super::impact::EnforcementImpact;
 use super::keys::mismatch_query;
 use super::tree::TreeLock;
 use crate::tenancy::AdoptionIssue;
+use crate::tenancy::access::questions;
 use crate::tenancy::issue::RUN_AGAIN;
 use crate::tenancy::plan::{ObjectKind, Plan, TablePlan};
 use crate::tenancy::registry::{Scope, Table};
@@ -24,6 +25,8 @@ impl AdoptionRun {
         let plan = self.plan().await?;
         let todo: Vec<&TablePlan> = plan.tables.iter().filter(|t| !t.is_enforced()).collect();
         self.check_parents(&todo).await?;
+        let oids: Vec<i64> = todo.iter().map(|t| t.table.oid).collect();
+        self.issues.extend(questions(&mut self.connection.work, &oids).await?);
         if todo.is_empty() || self.is_blocked() {
             return Ok(());
         }
@@ -152,12 +155,26 @@ impl AdoptionRun {
                 statements.push(format!("select warden.unfill_org_id({regclass})"));
             }
         }
-        statements.push(format!("select warden.protect({regclass})"));
+        // Earlier, the default would take the place of the fill trigger, which knows the parent.
+        statements.extend(repair_statements(&plan.table));
         if !plan.members.is_empty() {
             // A member may be newer than the plan. From now on the event trigger protects new ones.
             statements.push(format!("select warden.protect_members({regclass})"));
         }
         Ok(statements)
+    }
+
+    /// Repairs the policies of tables that were enforced before: they depend on the table's owner and on the
+    /// version of Warden.
+    pub(super) async fn repair(&mut self) -> Result<(), StepError> {
+        let plan = self.plan().await?;
+        for plan in plan.tables.iter().flat_map(TablePlan::tree).filter(|t| t.needs_repair()) {
+            let step = self.begin(&plan.table.title(), "policies repaired");
+            let statements = repair_statements(&plan.table);
+            let result = self.connection.short(&[plan.table.oid], &statements).await;
+            self.end(&step, result, RUN_AGAIN)?;
+        }
+        Ok(())
     }
 
     /// Reverses the enforce phase: applications that do not know `org_id` work again. The fill trigger is
@@ -170,6 +187,7 @@ impl AdoptionRun {
             let regclass = format!("{}::regclass", literal(&name));
             let mut statements = Vec::new();
             if table.table.scope == Scope::Org && !table.table.is_never_filled {
+                statements.push(format!("select warden.release_org_id({regclass})"));
                 statements.push(format!("select warden.fill_org_id({regclass})"));
                 statements.push(format!("alter table {name} alter column org_id drop not null"));
                 statements.extend(self.drop_not_null_check(&table.table).await?);
@@ -228,4 +246,16 @@ impl AdoptionRun {
             .await?;
         Ok((name, is_own))
     }
+}
+
+/// Statements that create what is missing of a table's policies, default and trigger, after its rows have an
+/// organisation.
+fn repair_statements(table: &Table) -> Vec<String> {
+    let regclass = format!("{}::regclass", literal(&table.sql()));
+    let mut statements = Vec::new();
+    if table.scope == Scope::Org && !table.is_never_filled {
+        statements.push(format!("select warden.require_org_id({regclass})"));
+    }
+    statements.push(format!("select warden.protect({regclass})"));
+    statements
 }

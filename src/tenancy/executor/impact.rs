@@ -1,12 +1,13 @@
-//! Impact of the enforce phase: the roles that will see only rows of the organisation in their claims, and
-//! statements that the server has recorded for these roles. The server does not show whether a role sets
-//! claims, so every role that must set them is listed.
+//! Impact of the enforce phase: what each role may do before and after it, the roles that will see only rows
+//! of the organisation in their claims, their sessions, and statements that the server has recorded for them.
+//! The server does not show whether a role sets claims, so every role that must set them is listed.
 
 use std::fmt;
 
 use sqlx::AssertSqlSafe;
 
 use super::connection::{ExecutorConnection, StepError};
+use crate::tenancy::access::AccessOverview;
 use crate::tenancy::plan::TablePlan;
 use crate::tenancy::sql::quoted;
 
@@ -20,16 +21,20 @@ const STATEMENT_CHARACTERS_MAX: usize = 160;
 pub struct EnforcementImpact {
     /// Number of tables to be enforced.
     pub tables: usize,
+    /// Access of each role before and after.
+    pub access: AccessOverview,
     /// Roles that are subject to policies and have rights on the tables.
     pub roles: Vec<RoleUsage>,
     /// Statements: role, text, and number of calls if it is known.
     pub statements: Vec<(String, String, Option<i64>)>,
     /// The view from which the statements were read.
     pub source: &'static str,
+    /// Whether the server hides statements and sessions of other roles from the migrating role.
+    pub is_hidden: bool,
 }
 
 /// A role with rights on the tables.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, sqlx::FromRow)]
 pub struct RoleUsage {
     /// Name of the role.
     pub name: String,
@@ -37,7 +42,9 @@ pub struct RoleUsage {
     pub can_log_in: bool,
     /// Number of tables on which it has rights.
     pub tables: i64,
-    /// Number of its present sessions in this database.
+    /// Login roles that may become this role by SET ROLE.
+    pub logins: Vec<String>,
+    /// Number of present sessions in this database, of the role and of these login roles.
     pub sessions: i64,
     /// Application names of these sessions.
     pub applications: Vec<String>,
@@ -49,30 +56,24 @@ impl EnforcementImpact {
         todo: &[&TablePlan],
     ) -> Result<Self, StepError> {
         let oids: Vec<i64> = todo.iter().map(|t| t.table.oid).collect();
-        // anon and authenticated are left out, because PostgREST and similar servers set claims for them.
-        let roles = sqlx::query_as!(
-            RoleUsage,
-            r#"select r.rolname::text as "name!", r.rolcanlogin as "can_log_in!",
-               (select count(*) from unnest($1::bigint[]) t (oid)
-                where has_table_privilege(r.oid, t.oid::oid, 'select, insert, update, delete')) as "tables!",
-               (select count(*) from pg_stat_activity a
-                where a.usesysid = r.oid and a.datname = current_database()) as "sessions!",
-               array(select distinct a.application_name from pg_stat_activity a
-                     where a.usesysid = r.oid and a.datname = current_database() and a.application_name <> ''
-                     order by 1 limit 5) as "applications!"
-             from pg_roles r
-             where not r.rolsuper and not r.rolbypassrls and r.rolname !~ '^pg_'
-               and r.rolname not in ('anon', 'authenticated', 'warden_owner', 'warden_gateway', 'warden_publisher')
-               and exists (select from unnest($1::bigint[]) t (oid)
-                           where has_table_privilege(r.oid, t.oid::oid, 'select, insert, update, delete'))
-             order by 4 desc, 1"#,
-            &oids
-        )
-        .fetch_all(&mut connection.work)
-        .await?;
-        let mut impact =
-            Self { tables: todo.len(), roles, statements: Vec::new(), source: "pg_stat_activity" };
-        impact.read_statements(connection, todo).await?;
+        let own_pids = connection.own_pids().await?;
+        let roles = sqlx::query_as(include_str!("sql/affected_roles.sql"))
+            .bind(&oids)
+            .bind(&own_pids)
+            .fetch_all(&mut connection.work)
+            .await?;
+        let is_hidden =
+            connection.scalar("select not pg_has_role('pg_read_all_stats', 'usage')".to_owned()).await?;
+        let access = AccessOverview::read(&mut connection.work, &oids).await?;
+        let mut impact = Self {
+            tables: todo.len(),
+            access,
+            roles,
+            source: "pg_stat_activity",
+            is_hidden,
+            ..Self::default()
+        };
+        impact.read_statements(connection, todo, &own_pids).await?;
         Ok(impact)
     }
 
@@ -80,9 +81,10 @@ impl EnforcementImpact {
         &mut self,
         connection: &mut ExecutorConnection,
         todo: &[&TablePlan],
+        own_pids: &[i32],
     ) -> Result<(), StepError> {
         let names: Vec<String> = todo.iter().map(|t| t.table.name.clone()).collect();
-        let roles: Vec<String> = self.roles.iter().map(|r| r.name.clone()).collect();
+        let effective: Vec<String> = self.roles.iter().map(|r| r.name.clone()).collect();
         let is_affected =
             "exists (select from unnest($1::text[]) t (name) where s.query ~* ('\\m' || t.name || '\\M'))
                       and s.query !~* '\\morg_id\\M|request\\.jwt'";
@@ -93,6 +95,7 @@ impl EnforcementImpact {
         .fetch_optional(&mut connection.work)
         .await?;
         if let Some(schema) = extension {
+            // It records the role that SET ROLE chose.
             let query = format!(
                 "select r.rolname::text, s.query, s.calls from {}.pg_stat_statements s
                  join pg_roles r on r.oid = s.userid
@@ -101,10 +104,10 @@ impl EnforcementImpact {
                    and {is_affected} order by s.calls desc limit {STATEMENTS_MAX}",
                 quoted(&schema)
             );
-            // The query fails if the extension exists, but the server does not load its library.
+            // The query fails if the server does not load the library, or the role may not use the schema.
             if let Ok(rows) = sqlx::query_as(AssertSqlSafe(query))
                 .bind(&names)
-                .bind(&roles)
+                .bind(&effective)
                 .fetch_all(&mut connection.work)
                 .await
             {
@@ -113,14 +116,18 @@ impl EnforcementImpact {
                 return Ok(());
             }
         }
+        // This view shows the role that logged in.
+        let logins: Vec<String> =
+            self.roles.iter().flat_map(|r| r.logins.iter().chain([&r.name]).cloned()).collect();
         let query = format!(
             "select distinct s.usename::text, s.query, null::bigint from pg_stat_activity s
-             where s.datname = current_database() and s.usename = any ($2::text[]) and {is_affected}
-             limit {STATEMENTS_MAX}"
+             where s.datname = current_database() and s.usename = any ($2::text[]) and s.pid <> all ($3::int[])
+               and {is_affected} limit {STATEMENTS_MAX}"
         );
         self.statements = sqlx::query_as(AssertSqlSafe(query))
             .bind(&names)
-            .bind(&roles)
+            .bind(&logins)
+            .bind(own_pids)
             .fetch_all(&mut connection.work)
             .await?;
         Ok(())
@@ -129,26 +136,19 @@ impl EnforcementImpact {
 
 impl fmt::Display for EnforcementImpact {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.access)?;
         writeln!(
             f,
             "Enforcement restricts {} tables to rows of one organisation: the organisation in the claims\n\
-             (request.jwt.claims) that a transaction sets. The role must be a member of authenticated.\n\
-             Superusers and roles with BYPASSRLS are exempt. These roles are affected:",
+             (request.jwt.claims) that a transaction sets. Superusers and roles with BYPASSRLS are exempt.\n\
+             These roles must set claims (PostgREST does so for anon and authenticated):",
             self.tables
         )?;
         if self.roles.is_empty() {
             writeln!(f, "  none")?;
         }
         for role in &self.roles {
-            let login = if role.can_log_in { "" } else { ", cannot log in" };
-            writeln!(
-                f,
-                "  {} ({} tables, {} sessions now{login}) {}",
-                role.name,
-                role.tables,
-                role.sessions,
-                role.applications.join(", ")
-            )?;
+            writeln!(f, "  {role}")?;
         }
         writeln!(
             f,
@@ -163,6 +163,29 @@ impl fmt::Display for EnforcementImpact {
             let line: String = line.chars().take(STATEMENT_CHARACTERS_MAX).collect();
             let calls = calls.map_or(String::new(), |n| format!(", {n} calls"));
             writeln!(f, "  {role}{calls}: {line}")?;
+        }
+        if self.is_hidden {
+            writeln!(
+                f,
+                "The server hides statements of other roles from this role: grant pg_read_all_stats to it to see them."
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for RoleUsage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, tables, sessions, .. } = self;
+        write!(f, "{name} ({tables} tables, {sessions} sessions now")?;
+        match (self.logins.is_empty(), self.can_log_in) {
+            (true, false) => write!(f, ", no role may log in as it")?,
+            (true, true) => {}
+            (false, _) => write!(f, ", also by SET ROLE of {}", self.logins.join(", "))?,
+        }
+        write!(f, ")")?;
+        if !self.applications.is_empty() {
+            write!(f, " {}", self.applications.join(", "))?;
         }
         Ok(())
     }

@@ -191,6 +191,7 @@ impl AdoptionRun {
             return self.relax().await;
         }
         self.expand().await?;
+        self.repair().await?;
         if goal == Goal::Enforce { self.enforce(confirm).await } else { Ok(()) }
     }
 

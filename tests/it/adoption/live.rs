@@ -87,7 +87,7 @@ async fn second_phase(url: &str, app_url: &str, admin: &mut PgConnection) {
     assert_eq!(missing, Vec::<String>::new());
     audit(url).await.must(0);
     let error = old_application(app_url).await.expect("is rejected");
-    assert!(error.contains("row-level security"), "{error}");
+    assert!(error.contains("warden: the new row of public.calls has no org_id"), "{error}");
     bound_application(admin, app_url).await;
 
     migrate(url, &["--enforce", "--yes"]).await.must(0).says(&["0 rows filled"]);

@@ -145,14 +145,14 @@ async fn a_changed_audit_function_is_a_finding() {
     execute(
         &mut connection,
         "begin;
-         create or replace function warden.is_policy(policy oid, command \"char\", is_permissive boolean, using_condition text,
+         create or replace function warden.is_policy(policy oid, command \"char\", is_permissive boolean, roles oid[], using_condition text,
            checking_condition text) returns boolean language sql stable set search_path = '' as 'select true';
          drop policy warden_org on calls;
          create policy warden_org on calls as restrictive using (true)",
     )
     .await;
     let found = findings(inspect(&mut connection).await);
-    let is_policy = ("function", "warden.is_policy(oid,\"char\",boolean,text,text)");
+    let is_policy = ("function", "warden.is_policy(oid,\"char\",boolean,oid[],text,text)");
     assert_eq!(keys(&found), wanted(&[is_policy]));
     execute(&mut connection, &found[0].remedy.text).await;
     let found = findings(inspect(&mut connection).await);

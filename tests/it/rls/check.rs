@@ -126,13 +126,25 @@ impl<'a> Check<'a> {
             match actor.reach {
                 Reach::Own => self.check_own(actor).await,
                 Reach::Nothing => self.check_nothing(actor, "").await,
-                Reach::NothingThoughGranted => {
+                Reach::ByGrants if self.table.is_granted => self.check_granted(actor).await,
+                Reach::NothingThoughGranted | Reach::ByGrants => {
                     self.check_nothing(actor, "").await;
                     let grant = format!("grant all on {} to {};", self.table.name, actor.role);
                     self.check_nothing(actor, &grant).await;
                 }
             }
         }
+    }
+
+    /// Checks that a grant gives the actor the rows of its organisation, and no others.
+    async fn check_granted(&mut self, actor: &Actor) {
+        let grant = format!(
+            "savepoint ungranted; grant select, insert, update, delete on {} to {}",
+            self.table.name, actor.role
+        );
+        self.execute(&grant).await;
+        self.check_own(actor).await;
+        self.execute("rollback to ungranted; release ungranted").await;
     }
 
     pub(super) fn fail(&mut self, actor: &str, what: &str, outcome: &Outcome) {
@@ -184,6 +196,7 @@ impl<'a> Check<'a> {
         let denied = |outcome: &Outcome| outcome.is_rejected_with(NOT_ALLOWED);
         let steal = upsert(self.table, &own_insert, &self.fixture().other_key.clone());
         let again = upsert(self.table, &own_insert, &self.fixture().own_key.clone());
+        let is_owner = actor.role.starts_with("owner_");
         let moves = format!("update {table} set {key} = '{other}' where {own_row}");
         type Test<'t> = Box<dyn Fn(&Outcome) -> bool + Send + 't>;
         let rows_if = |can: bool| -> Test<'_> { if can { Box::new(wanted(1)) } else { Box::new(wanted(0)) } };
@@ -216,7 +229,8 @@ impl<'a> Check<'a> {
             ("upsert own", again, denied_unless(writes)),
             ("upsert others'", steal, Box::new(denied)),
             ("delete own", format!("delete from {table} where {own_row}"), rows_if(writes)),
-            ("truncate", format!("truncate {table}"), Box::new(denied)),
+            // The owner of a table can always empty it.
+            ("truncate", format!("truncate {table}"), Box::new(move |outcome| is_owner || denied(outcome))),
             ("delete others'", format!("delete from {table} where {other_row}"), Box::new(wanted(0))),
         ];
         let statements: Vec<String> = tests.iter().map(|(_, sql, _)| sql.clone()).collect();

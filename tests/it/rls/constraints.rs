@@ -3,7 +3,7 @@
 use sqlx::{AssertSqlSafe, Executor as _};
 use uuid::Uuid;
 
-use super::actors::{Actor, Reach};
+use super::actors::{Actor, Reach, claims_of};
 use super::attempts::{CHECK_FAILED, DUPLICATE, NO_PARENT, NULL_VALUE, Outcome};
 use super::check::Check;
 use crate::harness::tenancy::{Insert, candidates, quote};
@@ -31,6 +31,9 @@ impl Check<'_> {
         if !outcome.is_rejected_with(NULL_VALUE) {
             self.fail("service_role", "insert without an organisation", &outcome);
         }
+        if self.table.has_default {
+            self.check_missing_organization(&own_insert).await;
+        }
         self.check_foreign_key_to_organizations(service, &own_insert).await;
         self.check_references(service).await;
         let own_row = self.row(&self.fixture().own_key.clone());
@@ -46,6 +49,32 @@ impl Check<'_> {
         self.check_children().await;
         self.check_uniques(service, &own_insert).await;
         self.check_indexes().await;
+    }
+
+    /// Checks the default of `org_id`, and that both the trigger and NOT NULL reject a row without it.
+    async fn check_missing_organization(&mut self, own_insert: &Insert) {
+        let table = self.table.name.clone();
+        let bound = Actor {
+            name: "service_role with claims".into(),
+            role: "service_role".into(),
+            claims: claims_of(self.tenants.own).to_string(),
+            reach: Reach::Own,
+        };
+        let outcome = self.attempt(Some(&bound), "", &own_insert.with("org_id", "default").sql()).await;
+        if outcome != Outcome::Rows(1) {
+            self.fail(&bound.name, "insert without naming org_id", &outcome);
+        }
+        let without = own_insert.with("org_id", "null").sql();
+        let outcome = self.attempt(Some(&bound), "", &without).await;
+        if !matches!(&outcome, Outcome::Rejected { message, .. } if message.starts_with("warden: the new row of"))
+        {
+            self.fail(&bound.name, "the explanation of a missing organisation", &outcome);
+        }
+        let silent = format!("alter table {table} disable trigger warden_require_org_id;");
+        let outcome = self.attempt(Some(&bound), &silent, &without).await;
+        if !outcome.is_rejected_with(NULL_VALUE) {
+            self.fail(&bound.name, "NOT NULL without the trigger", &outcome);
+        }
     }
 
     /// Checks that rows belong to existing organisations and are deleted with them. The composite keys are

@@ -87,13 +87,15 @@ async fn unprotect_restores_the_former_state_of_row_security() {
         assert_eq!(texts(&db, state).await, [expected], "before: {before}");
         db.run("select warden.unprotect('memos')").await;
         assert_eq!(texts(&db, state).await, [expected], "nothing of Warden's was there: {before}");
-        let policies = expected[4..].parse::<u32>().expect("a number") + 5;
+        // In each case warden_org, and one permissive policy, unless the application's policies apply to the owner.
+        let added = if expected.starts_with("t t") { 1 } else { 2 };
+        let policies = expected[4..].parse::<u32>().expect("a number") + added;
         // Protect twice, and again after a policy was changed: the original state is still recorded.
         for change in [
             "select 1",
-            "alter policy warden_select on memos using (true)",
             "alter policy warden_org on memos using (true)",
-            "drop policy warden_delete on memos",
+            "drop policy if exists warden_granted on memos",
+            "drop policy if exists warden_table_owner on memos",
         ] {
             db.run(format!("select warden.protect('memos'); {change}; select warden.protect('memos')")).await;
             assert_eq!(texts(&db, state).await, [format!("t t {policies}")], "{before}");

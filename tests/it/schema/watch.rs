@@ -198,7 +198,7 @@ async fn a_watched_row_cannot_move_to_another_organisation() {
         {
             let rejection = rejection(&db, &format!("update {table} set org_id = {to}")).await;
             assert_eq!(rejection.sqlstate, "23514", "{rejection:?}");
-            let says = format!("org_id of public.{name} cannot be changed (from {org} to {shown})");
+            let says = format!("warden: org_id of public.{name} cannot be changed (from {org} to {shown})");
             assert_eq!(rejection.message, says);
             assert!(rejection.hint.contains("do not move"), "{rejection:?}");
         }

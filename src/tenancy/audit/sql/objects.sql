@@ -31,7 +31,9 @@ with misfits as materialized (
   -- A table that is adopted late is enforced at once if the database isolates organisations already.
   select case when bool_or(is_enforced) then 'warden migrate --enforce' else 'warden migrate' end as command from state
 ), wrong as (
-  select o.*, s.is_not_null
+  select o.*, s.is_not_null,
+    o.kind = 'policy' and exists (select from pg_policy p where p.polrelid = o.relation and p.polname = o.found
+                                    and not warden.is_own_policy(p.oid)) as is_foreign
   from o join state s using (relation)
   where o.applies and o.phase <> 'fill' and not o.is_valid
     and (o.kind = 'column' or not s.lacks_column)
@@ -45,7 +47,8 @@ select case w.kind
     when 'index' then case when w.is_unique then 'unique-index' else 'org-index' end
     when 'unique' then 'parent-key'
     when 'foreign_key' then case w.step when 4 then 'organization-key' else 'parent-foreign-key' end
-    when 'trigger' then 'immutability'
+    when 'trigger' then case w.step when 7 then 'org-default' else 'immutability' end
+    when 'default' then 'org-default'
     when 'not_null' then 'not-null'
     when 'policy' then 'policy'
     else 'row-security' end as rule,
@@ -53,6 +56,7 @@ select case w.kind
   case w.kind
     when 'column' then case when w.found is null then 'it has no column org_id' else 'org_id ' || w.problem end
     when 'not_null' then 'org_id may be null: nothing rejects a row without an organisation'
+    when 'default' then 'org_id has no default: a statement that does not name the column fails'
     when 'row_security' then case w.name
       when 'enabled' then 'row-level security is not enabled: its policies have no effect'
       else 'row-level security is not forced: its policies do not apply to its owner' end
@@ -60,11 +64,19 @@ select case w.kind
       case w.kind when 'foreign_key' then 'foreign key' when 'unique' then 'unique constraint' else w.kind end,
       coalesce(w.found, w.name), w.problem) end as cause,
   case
-    when w.kind in ('trigger', 'policy', 'row_security') then 'sql'
+    when w.kind = 'policy' and w.is_foreign then 'decide'
+    when w.kind in ('trigger', 'default', 'policy', 'row_security') then 'sql'
     when w.is_present and w.kind = 'column' then 'decide'
     when w.problem in ('does not cascade', 'is another index', 'is another constraint') then 'sql'
     else 'shell' end as remedy_kind,
   case
+    when w.kind = 'default' or w.kind = 'trigger' and w.step = 7 then
+      format('select warden.require_org_id(%L);', w.full_name)
+    when w.kind = 'policy' and w.is_foreign then json_build_object(
+      'question', 'does the application need this policy, which Warden did not create?',
+      'choices', json_build_array(json_build_array('yes, under another name', 'sql', format(
+        E'alter policy %1$I on %2$s rename to %3$I;\nselect warden.protect(%2$L);', w.found, w.full_name,
+        'own_' || w.found))))::text
     when w.kind = 'trigger' then format('select warden.guard_org_id(%L);', w.full_name)
     when w.kind in ('policy', 'row_security') then format('select warden.protect(%L);', w.full_name)
     when w.is_present and w.kind = 'column' then json_build_object(

@@ -58,14 +58,18 @@ where m.rolname in ('anon', 'authenticated', 'service_role', 'authenticator', 'w
   -- One login role may serve both the back end and the gateway, but a request role must not.
   and (o.rolname = 'warden_owner' or m.rolname in ('anon', 'authenticated', 'service_role', 'authenticator'))
 union all
-select 'truncate-right', null, format('%I.%I', n.nspname, c.relname), q.name,
-  format('%s may TRUNCATE it, which no policy restricts', q.name), 'sql',
-  format('revoke truncate on %I.%I from %s;', n.nspname, c.relname, q.sql)
-from warden.tenant_tables t
-cross join lateral warden.tree(to_regclass(format('%I.%I', t.schema_name, t.table_name))) m (oid)
-join pg_class c on c.oid = m.oid and c.relkind in ('r', 'p')
-join pg_namespace n on n.oid = c.relnamespace
-cross join lateral aclexplode(c.relacl) a
-join requests q on q.oid = a.grantee and q.name <> 'service_role'
-where a.privilege_type = 'TRUNCATE'
-  and exists (select from pg_policy p where p.polrelid = c.oid and p.polname = 'warden_org')
+select 'truncate-right', null, x.full_name, x.grantee,
+  format('%s may %s, which no policy limits to an organisation', x.grantee, string_agg(x.privilege, ', ' order by x.privilege)),
+  'sql', format('select warden.protect(%L);', x.full_name)
+from (
+  select distinct format('%I.%I', n.nspname, c.relname) as full_name,
+    case a.grantee when 0 then 'PUBLIC' else a.grantee::regrole::text end as grantee,
+    case a.privilege when 'TRUNCATE' then 'TRUNCATE it' when 'TRIGGER' then 'create triggers on it'
+                     else 'reference it' end as privilege
+  from warden.tenant_tables t
+  cross join lateral warden.tree(to_regclass(format('%I.%I', t.schema_name, t.table_name))) m (oid)
+  join pg_class c on c.oid = m.oid and c.relkind in ('r', 'p')
+  join pg_namespace n on n.oid = c.relnamespace
+  cross join lateral warden.unlimited_rights(c.oid) a
+  where exists (select from pg_policy p where p.polrelid = c.oid and p.polname = 'warden_org')) x
+group by x.full_name, x.grantee

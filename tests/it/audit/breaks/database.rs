@@ -57,6 +57,7 @@ pub(super) const BREAKS: &[Break] = &[
             ("silent-triggers", "public.knowledge_base_documents"),
             ("silent-triggers", "public.knowledge_base_chunks"),
             ("immutability", "public.knowledge_base_documents"),
+            ("org-default", "public.knowledge_base_documents"),
         ],
     ),
     broken("events", "grant select on warden.events to authenticated", &[("log-rights", "warden.events")]),

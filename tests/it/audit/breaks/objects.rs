@@ -23,7 +23,8 @@ pub(super) const BREAKS: &[Break] = &[
     ),
     broken(
         "daily_lead_uploads",
-        "alter table daily_lead_uploads alter column org_id drop not null; insert into daily_lead_uploads default values",
+        "alter table daily_lead_uploads alter column org_id drop not null; set local session_replication_role = replica;
+         insert into daily_lead_uploads default values; set local session_replication_role = origin",
         &[("not-null", "public.daily_lead_uploads"), ("null-rows", "public.daily_lead_uploads")],
     ),
     // Keys.
@@ -127,6 +128,8 @@ pub(super) const BREAKS: &[Break] = &[
          when (false) execute function prevent_org_id_change()",
         &[("immutability", "public.user_phone_numbers")],
     ),
+    broken("contacts", "alter table contacts alter org_id drop default", &[("org-default", "public.contacts")]),
+    broken("dnc_list", "drop trigger warden_require_org_id on dnc_list", &[("org-default", "public.dnc_list")]),
     broken("customer_twilio_keys", "select warden.fill_org_id('customer_twilio_keys')", &[("fill-trigger", "public.customer_twilio_keys")]),
     broken(
         "user_twilio_subaccounts",
@@ -157,7 +160,7 @@ pub(super) const BREAKS: &[Break] = &[
         "payment_events_log",
         "drop policy warden_org on payment_events_log;
          create policy warden_org on payment_events_log using (org_id = (select public.auth_org_id()))",
-        &[("policy", "public.payment_events_log"), ("other-policy", "public.payment_events_log")],
+        &[("policy", "public.payment_events_log")],
     ),
     broken("campaign_leads", "create policy everybody on campaign_leads using (true)", &[("other-policy", "public.campaign_leads")]),
     broken(

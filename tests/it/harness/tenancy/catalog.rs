@@ -19,6 +19,10 @@ pub struct Table {
     /// The column that isolates its rows; empty if the table is not registered.
     pub key: String,
     pub is_read_only: bool,
+    /// Whether the grants alone decide who sees the rows of an organisation.
+    pub is_granted: bool,
+    /// Whether `org_id` is the organisation of the claims by default.
+    pub has_default: bool,
     pub is_immutable: bool,
     pub parent_column: Option<String>,
     pub primary_key: Vec<String>,

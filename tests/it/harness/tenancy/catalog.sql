@@ -18,6 +18,8 @@ select jsonb_agg(jsonb_build_object(
   'scope', r.scope,
   'key', coalesce(case r.scope when 'root' then 'id' when 'org' then 'org_id' when 'user' then r.user_column::text end, ''),
   'is_read_only', coalesce(r.is_read_only, false),
+  'is_granted', warden.access_mode(c.oid) = 'grants',
+  'has_default', exists (select from objects o where o.relation = c.oid and o.kind = 'default'),
   'is_immutable', coalesce(r.scope = 'org' and exists (
       select from objects o where o.relation = c.oid and o.name = 'warden_org_id_immutable'), false),
   'parent_column', r.parent_column,

@@ -63,6 +63,7 @@ pub async fn mutations(connection: &mut PgConnection) -> Vec<Mutation> {
                 format!("alter table {table} disable trigger {name}"),
                 format!("alter table {table} enable replica trigger {name}"),
             ],
+            "default" => vec![format!("alter table {table} alter column org_id drop default")],
             "not_null" => vec![format!("alter table {table} alter column org_id drop not null")],
             "policy" => vec![format!("drop policy {name} on {table}")],
             "row_security" if name == "forced" => {

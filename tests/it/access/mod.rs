@@ -1,0 +1,40 @@
+//! Access is never wider and never narrower: for every role, claims and command, the rows that can be reached
+//! after each phase of an adoption are those that could be reached before, within the organisation once the
+//! tables are enforced.
+//!
+//! - `world`: random tables, grants, policies, memberships, views and functions.
+//! - `property`: compares the rows, one by one, in every phase.
+//! - `examples`: named cases.
+//!
+//! `WARDEN_SEED` repeats a run, and `WARDEN_ACCESS_CASES` sets the number of worlds.
+
+mod examples;
+mod property;
+mod world;
+
+use std::process::Stdio;
+
+use crate::harness::TestDb;
+
+/// Runs `warden migrate` with these arguments. Returns its exit code, and what it printed.
+async fn migrate(db: &TestDb, args: &[&str]) -> (Option<i32>, String) {
+    let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_warden"))
+        .arg("migrate")
+        .args(args)
+        .env_clear()
+        .env("DATABASE_URL", db.url())
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .expect("runs");
+    let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    (output.status.code(), text.concat())
+}
+
+/// Runs `warden migrate`, which must succeed.
+async fn migrated(db: &TestDb, args: &[&str]) -> String {
+    let (code, text) = migrate(db, args).await;
+    assert_eq!(code, Some(0), "warden migrate {args:?}: {text}");
+    text
+}

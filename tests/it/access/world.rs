@@ -1,0 +1,143 @@
+//! Random databases of an application, before Warden: two tables with rows of two organisations, roles with
+//! grants, memberships, policies, views and functions.
+
+use fastrand::Rng;
+use uuid::Uuid;
+
+/// Ids of the rows. Each second one belongs to the second organisation.
+pub const ROWS: std::ops::RangeInclusive<i32> = 1..=8;
+/// Names of the tables.
+pub const TABLES: [&str; 2] = ["tickets", "\"Order Lines\""];
+
+/// Conditions of random policies.
+const CONDITIONS: [&str; 6] = [
+    "true",
+    "v % 2 = 0",
+    "v < 3",
+    "owner_id::text = nullif(current_setting('request.jwt.claims', true), '')::json ->> 'sub'",
+    "current_setting('request.jwt.claims', true) <> ''",
+    "id in (1, 2, 3, 4)",
+];
+
+/// A random database of an application.
+pub struct World {
+    /// Statements that create it.
+    pub sql: String,
+    /// Roles that try, with their short names.
+    pub roles: Vec<String>,
+    /// The users, one of each organisation.
+    pub users: [Uuid; 2],
+    pub orgs: [Uuid; 2],
+    /// Views and functions of each table.
+    pub views: [Vec<String>; 2],
+    pub functions: [Vec<String>; 2],
+}
+
+impl World {
+    /// `prefix` keeps the names of roles apart, which belong to the whole cluster.
+    pub fn random(random: &mut Rng, prefix: &str) -> Self {
+        let role = |name: &str| format!("{prefix}_{name}");
+        let mut world = Self {
+            sql: String::new(),
+            roles: ["anon", "authenticated"].map(str::to_owned).to_vec(),
+            users: [Uuid::from_u128(random.u128(..)), Uuid::from_u128(random.u128(..))],
+            orgs: [Uuid::from_u128(random.u128(..)), Uuid::from_u128(random.u128(..))],
+            views: [Vec::new(), Vec::new()],
+            functions: [Vec::new(), Vec::new()],
+        };
+        for name in ["owner", "heir", "stranger", "reader", "writer", "group", "member", "bypass"] {
+            let attributes = match name {
+                "bypass" => " bypassrls",
+                "stranger" => " noinherit",
+                _ => "",
+            };
+            world.sql +=
+                &format!("create role {0}{attributes}; grant usage on schema public to {0};\n", role(name));
+            world.roles.push(role(name));
+        }
+        // `heir` inherits the owner's exemption from policies; `stranger` only may become the owner.
+        world.sql += &format!(
+            "grant {owner} to {heir}, {stranger}; grant {group} to {member}, {stranger};\n",
+            owner = role("owner"),
+            heir = role("heir"),
+            stranger = role("stranger"),
+            group = role("group"),
+            member = role("member")
+        );
+        for n in 0..TABLES.len() {
+            world.table(random, n, &role);
+        }
+        world
+    }
+
+    fn table(&mut self, random: &mut Rng, n: usize, role: &dyn Fn(&str) -> String) {
+        let table = TABLES[n];
+        let owner = role("owner");
+        self.sql +=
+            &format!("create table {table} (id int primary key, owner_id uuid not null, v int not null);\n");
+        for id in ROWS {
+            let user = self.users[usize::from(id % 2 == 0)];
+            self.sql += &format!("insert into {table} values ({id}, '{user}', {});\n", random.i32(0..4));
+        }
+        self.sql +=
+            &format!("alter table {table} owner to {owner}; grant all on {table} to {};\n", role("bypass"));
+        let grantees: Vec<String> = ["anon", "authenticated", "public"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain(["reader", "writer", "group", "stranger"].map(role))
+            .collect();
+        for grantee in &grantees {
+            let what = match random.u8(0..8) {
+                0 | 1 => "select",
+                2 => "select, insert, update, delete",
+                3 => "all",
+                4 => "select (id, v), update (v), insert (id, owner_id, v)",
+                5 => "insert, update, delete",
+                6 => "select (id), delete",
+                _ => continue,
+            };
+            self.sql += &format!("grant {what} on {table} to {grantee};\n");
+        }
+        let is_enabled = random.u8(0..3) > 0;
+        for policy in 0..random.usize(0..5) {
+            let to = &grantees[random.usize(..grantees.len())];
+            // Dormant restrictive policies are a question for the operator.
+            let kind = if is_enabled && random.u8(0..4) == 0 { "restrictive" } else { "permissive" };
+            let command = ["all", "select", "insert", "update", "delete"][random.usize(..5)];
+            let condition = CONDITIONS[random.usize(..CONDITIONS.len())];
+            let check = CONDITIONS[random.usize(..CONDITIONS.len())];
+            let using = if command == "insert" { String::new() } else { format!(" using ({condition})") };
+            let check = match command {
+                "select" | "delete" => String::new(),
+                _ if command != "insert" && random.bool() => String::new(),
+                _ => format!(" with check ({check})"),
+            };
+            self.sql += &format!(
+                "create policy \"policy {policy}\" on {table} as {kind} for {command} to {to}{using}{check};\n"
+            );
+        }
+        if is_enabled {
+            self.sql += &format!("alter table {table} enable row level security;\n");
+        }
+        if random.u8(0..4) == 0 {
+            self.sql += &format!("alter table {table} force row level security;\n");
+        }
+        // Views and functions of the owner, and of a role that is subject to policies.
+        for (view, by) in [("shown", "owner"), ("listed", "reader")] {
+            let name = format!("{view}_{n}");
+            self.sql += &format!(
+                "create view {name} as select id from {table}; alter view {name} owner to {}; grant select on {name} to public;
+                 create function f_{name}() returns setof int language sql security definer as 'select id from {table}';
+                 alter function f_{name}() owner to {};\n",
+                role(by),
+                role(by)
+            );
+            self.views[n].push(name.clone());
+            self.functions[n].push(format!("f_{name}"));
+        }
+        self.sql += &format!(
+            "create function plain_{n}() returns setof int language sql security invoker as 'select id from {table}';\n"
+        );
+        self.functions[n].push(format!("plain_{n}"));
+    }
+}
