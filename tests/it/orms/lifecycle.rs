@@ -97,26 +97,21 @@ impl Application {
                  insert into organization_members (org_id, user_id) values ('{ORG_A}', '{USER_A}'), ('{ORG_B}', '{USER_B}');
                  grant authenticated to {app};
                  -- In practice the owner of the tables runs `warden migrate`, and owns these two as well.
-                 grant select on organizations, organization_members to {owner};
-                 select warden.adopt_table('projects', user_column => 'owner_id');
-                 select warden.adopt_table('tasks', parent => 'projects', parent_column => 'project_id')",
+                 grant select on organizations, organization_members to {owner}",
                 app = self.role("app"),
                 owner = self.role("owner")
             ))
             .await;
-        self.enforce().await;
+        self.enforce("public.projects,public.tasks").await;
     }
 
     /// Adopts the table that the later migration has created.
     async fn adopt_comments(&self) {
-        self.db
-            .run("select warden.adopt_table('comments', parent => 'tasks', parent_column => 'task_id')")
-            .await;
-        self.enforce().await;
+        self.enforce("public.comments").await;
     }
 
-    async fn enforce(&self) {
-        self.warden(&["migrate"]).await;
+    async fn enforce(&self, tables: &str) {
+        self.warden(&["migrate", "--tables", tables]).await;
         self.warden(&["migrate", "--enforce", "--yes"]).await;
         self.set_default().await;
     }
