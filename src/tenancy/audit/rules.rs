@@ -68,7 +68,8 @@ pub const RULES: &[Rule] = &[
     ),
     acceptable(finding(
         "unregistered-table",
-        "a table with `org_id`, `user_id` or a foreign key to a registered table is registered",
+        "a table is registered if a foreign key, or a column such as `org_id`, `tenant_id`, `user_id` or `owner_id`, leads \
+         to an organisation, a user, or another such table",
     )),
     finding(
         "parent-link",

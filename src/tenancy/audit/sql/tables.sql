@@ -1,4 +1,4 @@
--- Registered tables that cannot be protected, and tables that may belong to organisations but are not registered.
+-- Registered tables that cannot be protected, or whose rows cannot inherit, and tables of users that requests may read.
 with registered as (
   select t.*, format('%I.%I', t.schema_name, t.table_name) as full_name, c.oid, c.relkind,
     -- A fill trigger cannot move a row to another partition.
@@ -49,35 +49,6 @@ with registered as (
   select case when exists (select from pg_policy p where p.polrelid = to_regclass('public.organizations')
                              and p.polname = 'warden_org')
               then 'warden migrate --enforce' else 'warden migrate' end as command
-), others as (
-  select format('%I.%I', n.nspname, c.relname) as full_name, c.oid, c.relname, c.relkind,
-    (select string_agg(format('the column %I', a.attname), ' and ' order by a.attname) from pg_attribute a
-     where a.attrelid = c.oid and a.attname in ('org_id', 'user_id') and not a.attisdropped) as org_columns,
-    exists (select from pg_attribute a
-            where a.attrelid = c.oid and a.attname = 'user_id' and not a.attisdropped) as has_user_id,
-    c.relkind = 'r' and not c.relrowsecurity and exists (
-      select from pg_roles g where g.rolname in ('anon', 'authenticated')
-        and has_any_column_privilege(g.oid, c.oid, 'select')) as is_open,
-    (select min(format('a foreign key to %s', f.confrelid::regclass)) from pg_constraint f
-     join registered r on r.oid = f.confrelid and r.scope in ('org', 'root')
-     where f.conrelid = c.oid and f.contype = 'f') as org_key,
-    (select format(', parent => %L, parent_column => %L, parent_key => %L', r.full_name, a.attname, b.attname)
-     from pg_constraint f
-     join registered r on r.oid = f.confrelid and r.scope = 'org'
-     join pg_attribute a on a.attrelid = f.conrelid and a.attnum = f.conkey[1]
-     join pg_attribute b on b.attrelid = f.confrelid and b.attnum = f.confkey[1]
-     where f.conrelid = c.oid and f.contype = 'f' and array_length(f.conkey, 1) = 1
-     order by a.attnotnull desc, f.confdeltype = 'c' desc, a.attnum limit 1) as parent
-  from pg_class c join pg_namespace n on n.oid = c.relnamespace
-  where c.relkind in ('r', 'p', 'f') and not c.relispartition and c.relpersistence <> 't'
-    and n.nspname !~ '^pg_' and n.nspname not in (
-      'information_schema', 'warden',
-      -- Schemas that Supabase owns and protects.
-      'auth', 'storage', 'realtime', '_realtime', 'vault', 'pgsodium', 'extensions', 'graphql', 'graphql_public',
-      'supabase_functions', 'supabase_migrations', '_analytics', 'net', 'cron', 'pgbouncer')
-    and not exists (select from pg_depend d
-                    where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')
-    and warden.whole(c.oid) is null
 )
 select 'table-kind' as rule, null::text as severity, k.full_name as "table", k.table_name::text as object,
   'it ' || k.misfit as cause, 'decide' as remedy_kind,
@@ -133,19 +104,6 @@ select 'parent-link', case when p.parent is null then 'notice' end, p.full_name,
 from parents p, run
 where p.parent is null or p.child_column is null or p.key_column is null or p.child_type <> p.key_type
    or p.is_key_ambiguous
-union all
-select 'unregistered-table', null, o.full_name, o.relname,
-  format('it has %s, and is not registered as a table of organisations or of users',
-         coalesce(o.org_columns, o.org_key)),
-  'decide',
-  json_build_object('question', 'whose are its rows?', 'choices', json_build_array(
-    case when o.relkind <> 'f' then json_build_array('each belongs to an organisation', 'sql', format(
-      E'select warden.adopt_table(%L%s%s);\n$ %s', o.full_name,
-      case when o.has_user_id then ', user_column => ''user_id''' else '' end, coalesce(o.parent, ''), run.command)) end,
-    case when o.has_user_id then json_build_array('each belongs to a user', 'sql',
-      format('select warden.leave_to_user(%L);', o.full_name)
-      || case when o.is_open then format(E'\nselect warden.protect(%L);', o.full_name) else '' end) end))::text
-from others o, run where coalesce(o.org_columns, o.org_key) is not null
 union all
 select 'open-user-table', null, k.full_name, k.table_name,
   format('%s may read every user''s rows: row-level security is not enabled', r.names), 'decide',

@@ -20,6 +20,24 @@ pub(super) const BREAKS: &[Break] = &[
     ),
     broken("dnc_list", "create table more_dnc () inherits (dnc_list)", &[("organization-key", "public.more_dnc"), ("org-index", "public.more_dnc")]),
     broken("tickets", "create table tickets (id uuid, user_id uuid)", &[("unregistered-table", "public.tickets")]),
+    broken(
+        "deals",
+        "create table deals (id uuid primary key, owner_id uuid); create table countries (code text primary key);
+         create table \"Deal steps\" (id uuid, \"dealId\" uuid not null references deals, country text references countries)",
+        &[("unregistered-table", "public.deals"), ("unregistered-table", "public.\"Deal steps\"")],
+    ),
+    broken(
+        "drafts",
+        "create schema auth; create table auth.users (id uuid primary key);
+         create table drafts (id uuid primary key, writer uuid references auth.users)",
+        &[("unregistered-table", "public.drafts")],
+    ),
+    broken(
+        "orders",
+        "create table orders (id uuid primary key, tenant_id text);
+         create table seats (id uuid primary key, organization uuid not null references organizations)",
+        &[("unregistered-table", "public.orders"), ("unregistered-table", "public.seats")],
+    ),
     broken("notes", "create schema app; create table app.\"Notes\" (id uuid, org_id uuid)", &[("unregistered-table", "app.\"Notes\"")]),
     broken("call_tags", "create table call_tags (call_id uuid references calls, tag text)", &[("unregistered-table", "public.call_tags")]),
     broken(
