@@ -16,11 +16,16 @@ with misfits as materialized (
                  where i.inhrelid = m.oid and i.inhparent not in (select x from warden.tree(w.oid) x))
       or exists (select from pg_attribute a where a.attrelid = m.oid and a.attnum = any (k.partattrs)
                    and a.attname = 'org_id' and not a.attnotnull))
+), required as materialized (
+  select * from warden.tenant_object_rows()
+), wholes as materialized (
+  select r.relation, warden.whole(r.relation) as whole from (select distinct relation from required) r
 ), o as materialized (
-  select t.*, format('%I.%I', t.schema_name, t.table_name) as full_name, warden.whole(t.relation) as whole
-  from warden.tenant_object_rows() t
+  select t.*, format('%I.%I', t.schema_name, t.table_name) as full_name, w.whole
+  from required t
+  join wholes w using (relation)
   join pg_class c on c.oid = t.relation and c.relkind in ('r', 'p')
-  where warden.whole(t.relation) not in (select m.oid from misfits m)
+  where w.whole not in (select m.oid from misfits m)
 ), state as (
   select relation,
     coalesce(bool_or(kind = 'column' and not is_valid), false) as lacks_column,
