@@ -250,17 +250,12 @@ language sql stable set search_path = '' as $$
                  where case when r.oid = 0 then true else pg_catalog.pg_has_role(applies_to.role, r.oid, 'usage') end)
 $$;
 
--- Whether this database uses the role `authenticated`: a role that is no superuser can act as it, or it has a right or
--- a policy on a table that Warden did not create. If not, its rights say nothing about what the application's users
--- see.
+-- Whether this database uses the role `authenticated`: the role has a right or a policy on a table that Warden did not
+-- create. If not, its rights say nothing about what the application's users see. Members of the role do not matter,
+-- because they belong to the whole cluster.
 create or replace function warden.uses_authenticated() returns boolean
 language sql stable set search_path = '' as $$
   select exists (
-    -- From PostgreSQL 16 on, the creator of a role is a member of it that can neither act as it nor use its rights.
-    select from pg_catalog.pg_auth_members m join pg_catalog.pg_roles r on r.oid = m.member
-    where m.roleid = 'authenticated'::regrole and not r.rolsuper
-      and coalesce((to_jsonb(m) ->> 'set_option')::boolean or (to_jsonb(m) ->> 'inherit_option')::boolean, true)
-  ) or exists (
     select from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
     where c.relkind in ('r', 'p', 'v', 'm', 'f')
       and n.nspname not in ('warden', 'pg_catalog', 'information_schema')

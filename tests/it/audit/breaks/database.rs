@@ -189,8 +189,16 @@ pub(super) const BREAKS: &[Break] = &[
     broken("watch of call_logs", "drop trigger warden_log_insert on call_logs", &[("watch-triggers", "public.call_logs")]),
     broken("recordings", "alter table recordings enable replica trigger warden_log_delete", &[("watch-triggers", "public.recordings")]),
     broken(
+        "knowledge_base",
+        "select warden.watch('knowledge_base', 'knowledge', 'knowledge');
+         create view one as select 1 as one; grant select on one to authenticated;
+         create policy few on knowledge_base as restrictive for select using (id is null)",
+        &[("watch-visibility", "public.knowledge_base")],
+    ),
+    broken(
         "an unregistered watched table",
-        "create table meetings (id uuid primary key, org_id uuid not null); select warden.watch('meetings', 'meetings', 'meeting');
+        "create table meetings (id uuid primary key, org_id uuid not null);
+         select warden.watch('meetings', 'meetings', 'meeting', visibility => 'organisation');
          drop trigger warden_org_id_immutable on meetings",
         &[("unregistered-table", "public.meetings"), ("watch-triggers", "public.meetings")],
     ),
