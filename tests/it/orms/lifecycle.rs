@@ -113,22 +113,6 @@ impl Application {
     async fn enforce(&self, tables: &str) {
         self.warden(&["migrate", "--tables", tables]).await;
         self.warden(&["migrate", "--enforce", "--yes"]).await;
-        self.set_default().await;
-    }
-
-    /// Sets the default of `org_id`, which the applications need because they do not name the column.
-    async fn set_default(&self) {
-        let tables: Vec<String> = sqlx::query_scalar(
-            "select c.table_name::text from information_schema.columns c
-             join warden.tenant_tables t on t.schema_name = c.table_schema and t.table_name = c.table_name
-             where t.origin = 'application' and c.column_name = 'org_id' and c.column_default is null",
-        )
-        .fetch_all(&self.db.pool)
-        .await
-        .expect("reads");
-        for table in tables {
-            self.db.run(format!("alter table {table} alter org_id set default public.auth_org_id()")).await;
-        }
     }
 
     async fn migrate(&self, args: &[&str]) {
