@@ -504,6 +504,6 @@ select pg_try_advisory_lock(1);
 -- limit: read a sequence | a sequence that a role may read counts the rows of all organisations
 select last_value from documents_id_seq;
 
--- limit: forge claims | whoever sends arbitrary SQL sets the claims: PostgREST or the back end is trusted with them
+-- limit: forge claims | a client that may send arbitrary SQL can set claims: PostgREST or the back end must not let it
 select set_config('request.jwt.claims', '{"app_metadata": {"org_id": "{A}"}}', false);
 select * from projects;

@@ -11,7 +11,7 @@ use crate::harness::managed::{BEN, ManagedDb, ORG_B};
 /// Every row of the organisation A contains this string, and no statement of an attacker that fails.
 const MARKER: &str = "secret-of-a";
 
-/// Who attacks.
+/// A role that attacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Attacker {
     /// A request without a token.
@@ -120,7 +120,7 @@ fn error_text(error: &sqlx::Error) -> String {
         .join(" ")
 }
 
-/// What an attack must not change.
+/// State that no attack may change.
 pub async fn state(app: &ManagedDb) -> Value {
     let mut connection = app.connect_as("postgres").await;
     let state = sqlx::query_scalar(AssertSqlSafe(super::file("state.sql")))
@@ -131,10 +131,10 @@ pub async fn state(app: &ManagedDb) -> Value {
     state
 }
 
-/// What an attack achieved.
+/// Result of an attack.
 #[derive(Debug, PartialEq)]
 pub struct Outcome {
-    /// What the attacker saw or became; nothing if it failed.
+    /// Description of the success; nothing if the attack failed.
     pub gain: Option<String>,
     /// Whether the database must be restored.
     pub is_changed: bool,

@@ -1,4 +1,4 @@
-//! What an owner without the rights of a superuser can and cannot do by itself.
+//! Limits of an owner that is no superuser: errors name the statements that a superuser must run.
 
 use std::process::Stdio;
 

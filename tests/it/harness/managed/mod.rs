@@ -1,7 +1,7 @@
 //! A cluster as managed providers configure it: the role that owns a database is no superuser, the request
 //! roles exist before Warden, and default privileges give them everything in schema public.
 //!
-//! Its first migration runs as such an owner, so Warden's roles are created without a superuser.
+//! An owner of this kind runs the first migration, so no superuser creates Warden's roles.
 
 mod run;
 
@@ -38,7 +38,7 @@ pub enum Operator {
     Superuser,
     /// The owner of a managed database: CREATEROLE, CREATEDB and BYPASSRLS, with `pg_stat_statements`.
     Managed,
-    /// The same without BYPASSRLS and without `pg_stat_statements`.
+    /// The owner of a managed database without BYPASSRLS and without `pg_stat_statements`.
     WithoutBypass,
 }
 
