@@ -1,5 +1,5 @@
-//! Applies a set of migrations. Every file states the wanted state, so it can be applied again: after a change of
-//! the file, and after a restore that lost its record.
+//! Applies a set of migrations. Every file states the wanted state, so it can be applied again: after a change
+//! of the file, and after a restore that lost its record.
 //!
 //! sqlx's own `Migrator::run` rejects a file that differs from the applied one. Hence this loop, which uses
 //! sqlx's record and its lock, so that older versions of Warden wait for it and understand its result.
@@ -17,8 +17,8 @@ const RESTORE_DEFAULT_PRIVILEGES: &str = include_str!("restore_default_privilege
 
 /// Applies the files of a set that are not recorded as they are, and returns their versions.
 ///
-/// If one file changed, later ones are applied as well, because they may build on what it replaces. In a damaged
-/// schema, all are applied.
+/// If one file changed, later ones are applied as well, because they may build on what it replaces. In a
+/// damaged schema, all are applied.
 pub(super) async fn apply(
     connection: &mut PgConnection,
     set: SchemaSet,
@@ -70,8 +70,8 @@ async fn apply_locked(
     Ok(applied)
 }
 
-/// The files to apply, in order: those without a record, and from the first one that changed on, all. In a damaged
-/// schema: all.
+/// The files to apply, in order: those without a record, and from the first one that changed on, all. In a
+/// damaged schema: all.
 pub(super) fn stale(
     set: SchemaSet,
     recorded: &HashMap<i64, Vec<u8>>,

@@ -1,7 +1,7 @@
 //! SQL migrations: the core, and the optional tables of the voice-call platform.
 //!
-//! Both sets keep a record in schema `warden`. The platform's record exists once the platform was chosen; every
-//! later run keeps it up to date. Files are idempotent, and [`apply`] applies those again that changed since.
+//! Both sets keep a record in schema `warden`. The platform's record exists once the platform was chosen;
+//! every later run keeps it up to date. Files are idempotent, and [`apply`] applies those again that changed.
 //! Online steps on tables in use are not done here, but by `tenancy`.
 
 mod apply;
@@ -169,8 +169,8 @@ async fn sets(connection: &mut PgConnection, set: SchemaSet) -> Result<Vec<Schem
     Ok(sets)
 }
 
-/// Whether the first migration of the platform was applied. Its record may be empty: a first run failed, or only
-/// the schema was restored.
+/// Whether the first migration of the platform was applied. Its record may be empty: a first run failed, or
+/// only the schema was restored.
 async fn is_platform_chosen(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     // Not checked at compile time, because the table may not exist.
     sqlx::query_scalar("select to_regclass('warden.platform_set') is not null").fetch_one(connection).await
@@ -216,8 +216,8 @@ fn hint(error: &MigrateError) -> Option<String> {
     cause.as_database_error()?.try_downcast_ref::<PgDatabaseError>()?.hint().map(str::to_owned)
 }
 
-/// Whether a restore left owners or rights out (`pg_dump --no-owner`, `--no-privileges`): the log does not belong
-/// to its owner, or the gateway's role may not read it. Applying every file again restores both.
+/// Whether a restore left owners or rights out (`pg_dump --no-owner`, `--no-privileges`): the log does not
+/// belong to its owner, or the gateway's role may not read it. Applying every file again restores both.
 async fn is_damaged(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     // Not checked at compile time, because schema and roles may not exist.
     sqlx::query_scalar(

@@ -37,7 +37,7 @@ async fn applying_every_file_again_changes_nothing() {
     assert_eq!(migrate(db.url()).await.expect("migrates").applied, []);
 }
 
-/// The objects that the statements remove, and the functions that they replace, stand for an earlier version.
+/// The objects that the statements remove, and the functions that they replace, stand for an older version.
 #[tokio::test]
 async fn an_earlier_version_is_completed_with_its_data() {
     let db = TestDb::create().await;
@@ -99,7 +99,7 @@ fn each_object_is_defined_in_one_file() {
     assert!(definitions.is_empty(), "{definitions:?}");
 }
 
-/// The object that a line creates, such as `function warden.publish`. Objects of generated names do not count.
+/// The object that a line creates, such as `function warden.publish`. Generated names do not count.
 fn defined(line: &str) -> Option<String> {
     let mut words = line.split(|c: char| c.is_whitespace() || c == '(').filter(|word| !word.is_empty());
     if words.next()? != "create" {

@@ -14,7 +14,7 @@ const HOSTILE: &str = "
     alter default privileges grant all on schemas to anon, authenticated, ordinary_login;
     alter default privileges in schema public grant all on tables to public, anon, ordinary_login;
     alter default privileges in schema public grant execute on functions to public, anon, ordinary_login;";
-/// The same for the role that owns schema warden, and in that schema.
+/// Such default privileges of the role that owns schema warden, and in that schema.
 const HOSTILE_IN_WARDEN: &str = "
     alter default privileges for role warden_owner grant all on tables to public, anon, ordinary_login;
     alter default privileges for role warden_owner grant all on sequences to public;
@@ -22,7 +22,7 @@ const HOSTILE_IN_WARDEN: &str = "
     alter default privileges in schema warden grant all on tables to anon, ordinary_login;
     alter default privileges for role warden_owner in schema warden grant all on tables to authenticated;";
 
-/// Rights on Warden's objects of roles that have none, and tables without row-level security in schema public.
+/// Rights on Warden's objects of roles that must have none, and tables without row-level security.
 const OPEN: &str = "
     with rights as (
       select c.relnamespace as schema, c.oid::regclass::text as object, a.grantee, a.privilege_type, c.relrowsecurity
