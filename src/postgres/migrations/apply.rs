@@ -1,5 +1,5 @@
-//! Applies a set of migrations. Every file states the wanted state, so it can be applied again: after a change
-//! of the file, and after a restore that lost its record.
+//! Applies a set of migrations. Every file states the wanted state, so it can be applied again: after a
+//! change of the file, and after a restore that lost its record.
 //!
 //! sqlx's own `Migrator::run` rejects a file that differs from the applied one. Hence this loop, which uses
 //! sqlx's record and its lock, so that older versions of Warden wait for it and understand its result.

@@ -17,12 +17,9 @@ async fn assert_plans(db: &TestDb, state: &str) {
     for goal in [&[][..], &["--platform"], &["--enforce"], &["--relax"]] {
         let arguments = [&["migrate", "--plan"], goal].concat();
         let plan = run(&arguments, &[("DATABASE_URL", db.url())]).await;
-        assert!(
-            matches!(plan.code, Some(0 | 1))
-                && plan.stderr.is_empty()
-                && plan.stdout.contains("Nothing was changed"),
-            "{state}, {goal:?}: {plan:?}"
-        );
+        // Standard error may have a warning about a slow statement.
+        let is_done = plan.stdout.contains("Nothing was changed") && !plan.stderr.contains("error");
+        assert!(matches!(plan.code, Some(0 | 1)) && is_done, "{state}, {goal:?}: {plan:?}");
     }
     assert_eq!(contents(db), before, "{state}");
 }
