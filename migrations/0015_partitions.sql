@@ -15,7 +15,7 @@ language sql stable set search_path = '' as $$
   order by m.n
 $$;
 
--- Gives the members of a table what they lack: fill and immutability triggers, policies if the table is enforced, log
+-- Gives the members of a table what they lack: the triggers on org_id, policies if the table is enforced, log
 -- triggers if it is watched. It does nothing if nothing is missing, and it does not enable what somebody disabled: the
 -- audit reports that. `relation` is the table or one of its members.
 -- The caller must own the tables and be a member of warden_owner.
@@ -38,6 +38,10 @@ begin
   if exists (select from pg_catalog.pg_trigger g where g.tgrelid = whole and g.tgname = 'warden_org_id_immutable')
      and exists (select from warden.members_without_trigger(whole, 'warden_org_id_immutable')) then
     perform warden.guard_org_id(whole);
+  end if;
+  if exists (select from pg_catalog.pg_trigger g where g.tgrelid = whole and g.tgname = 'warden_require_org_id')
+     and exists (select from warden.members_without_trigger(whole, 'warden_require_org_id')) then
+    perform warden.require_org_id(whole);
   end if;
   if exists (select from pg_catalog.pg_policy p where p.polrelid = whole and p.polname = 'warden_org') then
     for member in
