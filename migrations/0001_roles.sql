@@ -65,8 +65,9 @@ $$;
 create schema if not exists warden;
 alter schema warden owner to warden_owner;
 
--- Repairs a restored schema. After a restore without owners (pg_dump --no-owner), everything belongs to the role that restored it. Fill functions
--- run with the rights of the tables' owners, the event trigger with those of the migrating role.
+-- Repairs a restored schema. After a restore without owners (pg_dump --no-owner), everything belongs to the role that
+-- restored it. Fill functions run with the rights of the tables' owners, the event trigger with those of the migrating
+-- role.
 do $do$
 declare
   command text;
@@ -135,8 +136,8 @@ $do$;
 -- SCHEMA can only add rights. It cannot revoke the default one.)
 alter default privileges for role warden_owner revoke execute on functions from public;
 
--- Revokes the right to execute a function from every role but its owner. Functions that belong to the migrating role, or
--- that it creates for another owner, may have got rights by default privileges.
+-- Revokes the right to execute a function from every role but its owner. Functions that belong to the migrating role,
+-- or that it creates for another owner, may have got rights by default privileges.
 set local role warden_owner;
 create or replace function warden.close_function(function regprocedure) returns void
 language plpgsql set search_path = '' as $$

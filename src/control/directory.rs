@@ -128,8 +128,8 @@ impl Directory {
         }
     }
 
-    /// The topics that a token must name before it may join this one: the topic itself, and those whose events
-    /// it carries.
+    /// The topics that a token must name before it may join this one: the topic itself, and those whose
+    /// events it carries.
     #[must_use]
     pub fn topics_needing_claim(&self, topic: &Topic) -> Vec<Arc<str>> {
         let topics = self.topics.read().unwrap_or_else(PoisonError::into_inner);

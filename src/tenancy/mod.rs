@@ -3,8 +3,10 @@
 //!
 //! - [`registry`] reads the registered tables; [`plan`] lists the objects that each table still lacks.
 //! - [`executor`] creates them online; [`preview`] describes the same steps without changing anything.
-//! - [`preflight`] checks what exists before anything is changed, and registers the tables that the operator lists.
-//! - [`access`] describes who may do what before and after enforcement, and lists the questions that block it.
+//! - [`preflight`] checks what exists before anything is changed, and registers the tables that the operator
+//!   lists.
+//! - [`access`] describes who may do what before and after enforcement, and lists the questions that block
+//!   it.
 //! - [`audit`] checks a database against every tenancy rule.
 //!
 //! Everything here runs as the migrating role (the operator's `DATABASE_URL`), never as the gateway, and no

@@ -1,5 +1,5 @@
-//! The tables that the operator listed: they are resolved before anything is changed, and registered after the
-//! SQL migrations with the source of their rows' organisation.
+//! The tables that the operator listed: they are resolved before anything is changed, and registered after
+//! the SQL migrations with the source of their rows' organisation.
 
 use std::collections::{HashMap, HashSet};
 
@@ -156,8 +156,8 @@ struct Derivation {
     source: String,
 }
 
-/// Registers the listed tables, parents first. A table whose rows name neither parent nor user is an issue: its
-/// rows would silently go to the default organisation.
+/// Registers the listed tables, parents first. A table whose rows name neither parent nor user is an issue:
+/// its rows would silently go to the default organisation.
 ///
 /// # Errors
 /// If the database cannot be read, or rejects a statement.

@@ -87,8 +87,8 @@ fn compare(failures: &mut Vec<String>, phase: &str, wanted: &Reach, found: &Reac
     }
 }
 
-/// Rows that must be reached once the tables are enforced: those reached before, within the organisation. A role
-/// that bypasses row-level security is exempt, but not in views and functions that run as another role.
+/// Rows that must be reached once the tables are enforced: those reached before, within the organisation. A
+/// role that bypasses row-level security is exempt, but not in views and functions that run as another role.
 fn expected(before: &Reach) -> Reach {
     let org_of = |id: i32| usize::from(id % 2 == 0);
     before

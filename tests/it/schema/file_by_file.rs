@@ -1,4 +1,5 @@
-//! Migration files one by one: a run that was killed between two files, and the rights on what each file creates.
+//! Migration files one by one: a run that was killed between two files, and the rights on what each file
+//! creates.
 
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use warden::postgres::{SchemaSet, migrate_platform};

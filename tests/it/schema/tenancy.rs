@@ -87,7 +87,8 @@ async fn unprotect_restores_the_former_state_of_row_security() {
         assert_eq!(texts(&db, state).await, [expected], "before: {before}");
         db.run("select warden.unprotect('memos')").await;
         assert_eq!(texts(&db, state).await, [expected], "nothing of Warden's was there: {before}");
-        // In each case warden_org, and one permissive policy, unless the application's policies apply to the owner.
+        // In each case warden_org, and one permissive policy, unless the application's policies apply to the
+        // owner.
         let added = if expected.starts_with("t t") { 1 } else { 2 };
         let policies = expected[4..].parse::<u32>().expect("a number") + added;
         // Protect twice, and again after a policy was changed: the original state is still recorded.

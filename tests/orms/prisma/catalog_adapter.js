@@ -1,5 +1,5 @@
-// The schema engine of Prisma 6 in WebAssembly reads PostgreSQL's catalogs through this adapter. The published
-// adapter lacks the types "char" and name, which only catalogs have.
+// The schema engine of Prisma 6 in WebAssembly reads PostgreSQL's catalogs through this adapter. The
+// published adapter lacks the types "char" and name, which only catalogs have.
 import { PrismaPg } from "@prisma/adapter-pg";
 import pg from "pg";
 

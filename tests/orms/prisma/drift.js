@@ -1,5 +1,6 @@
-// Shows what Prisma sees of the adopted database: its migrations are applied, and the schema that `db pull` writes
-// is the database's own, so Warden's objects are expressed completely as far as Prisma knows them.
+// Shows what Prisma sees of the adopted database: its migrations are applied, and the schema that `db
+// pull` writes is the database's own, so Warden's objects are expressed completely as far as Prisma
+// knows them.
 import { execFileSync } from "node:child_process";
 import { cpSync, rmSync } from "node:fs";
 

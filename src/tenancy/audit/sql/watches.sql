@@ -150,10 +150,11 @@ where g.oid is null or g.tgenabled not in ('O', 'A') or f.proname !~ '^(log |pre
 union all
 select 'watch-visibility', null, w.full_name, w.topic,
   'clients receive more of it than they may SELECT: ' || n.reason,
-  'decide', format('who may receive the topic %s? Every member of the organisation, on purpose: %s '
-                   'Or only tokens whose claim app_metadata.warden_topics names it: %s', w.topic,
-                   regexp_replace(w.call, '\);$', ', visibility => ''organisation'');'),
-                   regexp_replace(w.call, '\);$', ', visibility => ''claim'');'))
+  'decide', json_build_object('question', format('who may receive the topic %s?', w.topic), 'choices', json_build_array(
+    json_build_array('every member of the organisation, on purpose', 'sql',
+      regexp_replace(w.call, '\);$', ', visibility => ''organisation'');')),
+    json_build_array('only tokens whose claim app_metadata.warden_topics names it', 'sql',
+      regexp_replace(w.call, '\);$', ', visibility => ''claim'');'))))::text
 from watched w
 cross join lateral (select warden.narrower_than_organization(
   w.relation, array_remove(w.omit_columns, w.entity_column::text), w.org_column) as reason) n
