@@ -155,6 +155,7 @@ $$;
 --               and warden_table_owner gives the same roles every row.
 -- In a subselect, the function of the claims is called once per statement, not once per row. The conditions are spelled
 -- as PostgreSQL prints them with an empty search_path.
+-- squawk-ignore ban-drop-function
 drop function if exists warden.tenant_policies(name, name, text, name, regtype, boolean);
 create or replace function warden.tenant_policies(
   relation regclass, scope text, user_column name, is_read_only boolean
@@ -203,6 +204,7 @@ end
 $$;
 
 -- Whether a policy has this command, these conditions and roles.
+-- squawk-ignore ban-drop-function
 drop function if exists warden.is_policy(oid, "char", boolean, text, text);
 create or replace function warden.is_policy(
   policy oid, command "char", is_permissive boolean, roles oid[], using_condition text, checking_condition text
@@ -274,6 +276,24 @@ language sql stable set search_path = '' as $$
   join pg_catalog.pg_class c on c.oid = p.polrelid and not c.relrowsecurity
   where p.polrelid = relation and not p.polpermissive and not warden.is_own_policy(p.oid)
   having pg_catalog.count(*) > 0
+  union all
+  -- No permissive policy can exempt the owner from a restrictive one.
+  select pg_catalog.format('has restrictive policies from which %s, who owns it, is exempt today, and will not be: %s',
+                           c.relowner::regrole, pg_catalog.string_agg(pg_catalog.quote_ident(p.polname), ', '
+                                                                      order by p.polname)),
+         pg_catalog.format('May they apply to %1$s as well? Then: alter table %2$s force row level security; '
+                           'otherwise name the roles to which they apply: alter policy %3$s on %2$s to <roles>;',
+                           c.relowner::regrole, relation, pg_catalog.min(pg_catalog.quote_ident(p.polname)))
+  from pg_catalog.pg_policy p
+  join pg_catalog.pg_class c on c.oid = p.polrelid and c.relrowsecurity and not c.relforcerowsecurity
+  where p.polrelid = relation and not p.polpermissive and not warden.is_own_policy(p.oid)
+    and warden.access_mode(relation) = 'policies'
+    and exists (
+      select from pg_catalog.pg_roles r
+      where not r.rolsuper and not r.rolbypassrls and pg_catalog.pg_has_role(r.oid, c.relowner, 'usage')
+        and exists (select from unnest(p.polroles) u (role)
+                    where u.role = 0 or pg_catalog.pg_has_role(r.oid, u.role, 'usage')))
+  group by c.relowner
 $$;
 
 -- Rights on a table that no policy limits to rows, of roles to which policies apply: TRUNCATE deletes the rows of every

@@ -139,9 +139,10 @@ async fn questions_block_enforcement_until_they_are_answered() {
             "drop policy strict on notes",
         ),
         (
-            "create policy warden_granted on notes using (false)",
-            "Warden did not create",
-            "alter policy warden_granted on notes rename to theirs",
+            "alter table notes enable row level security; create role strict_owner; alter table notes owner to strict_owner;
+             create policy strict on notes as restrictive using (owner_id = auth.uid())",
+            "restrictive policies from which",
+            "alter table notes force row level security",
         ),
         (
             "create view shown as select * from notes; create view all_shown as select * from shown;
@@ -160,8 +161,8 @@ async fn questions_block_enforcement_until_they_are_answered() {
             "select warden.accept_finding('definer-function', 'public.counted()', 'a number only')",
         ),
     ] {
-        let db = adopted(NOTES, "select warden.adopt_table('notes', 'owner_id')").await;
-        db.run(before).await;
+        let db =
+            adopted(&format!("{NOTES} {before};"), "select warden.adopt_table('notes', 'owner_id')").await;
         let (code, text) = migrate(&db, &["--enforce", "--yes"]).await;
         assert!(code == Some(1) && text.contains(says), "{before}: {text}");
         let is_forced: bool =
@@ -175,6 +176,27 @@ async fn questions_block_enforcement_until_they_are_answered() {
         db.run(answer).await;
         migrated(&db, &["--enforce", "--yes"]).await;
     }
+}
+
+/// A policy of the application that has the name of one of Warden's is neither changed nor dropped.
+#[tokio::test]
+async fn a_policy_with_a_name_of_wardens_blocks_until_it_is_renamed() {
+    let db = TestDb::create_from("template0").await;
+    db.run(format!("{NOTES} create policy warden_granted on notes using (false)")).await;
+    migrated(&db, &[]).await;
+    db.run("select warden.adopt_table('notes', 'owner_id')").await;
+    let (code, text) = migrate(&db, &["--enforce", "--yes"]).await;
+    assert!(code == Some(1) && text.contains("\"warden_granted\""), "{text}");
+    let error = db.error("select warden.protect('notes')").await;
+    assert!(error.contains("that Warden did not create"), "{error}");
+    let condition = "select pg_get_expr(polqual, polrelid) from pg_policy where polname = $1";
+    let kept: String =
+        sqlx::query_scalar(condition).bind("warden_granted").fetch_one(&db.pool).await.expect("reads");
+    assert_eq!(kept, "false");
+    db.run("alter policy warden_granted on notes rename to theirs").await;
+    migrated(&db, &["--enforce", "--yes"]).await;
+    let kept: String = sqlx::query_scalar(condition).bind("theirs").fetch_one(&db.pool).await.expect("reads");
+    assert_eq!(kept, "false");
 }
 
 /// The plan and the confirmation name what each role may do, before and after.
