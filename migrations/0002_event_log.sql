@@ -67,15 +67,15 @@ begin
   -- For the reader's three lookups: transactions after the snapshot, transactions in progress in the snapshot, and ids
   -- above the highest that it covers.
   if to_regclass('warden.events_id') is null then
-    create index events_id on warden.events (id);
+    execute 'create index events_id on warden.events (id)';
   end if;
   if to_regclass('warden.events_xid') is null then
-    create index events_xid on warden.events (xid);
+    execute 'create index events_xid on warden.events (xid)';
   end if;
   -- For the same lookups within one organisation, when its clients reconnect. Their cost must not depend on other
   -- organisations.
   if to_regclass('warden.events_org') is null then
-    create index events_org on warden.events (org_id, xid, id);
+    execute 'create index events_org on warden.events (org_id, xid, id)';
   end if;
 end
 $$;
