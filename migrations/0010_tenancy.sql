@@ -214,27 +214,27 @@ revoke execute on function warden.reject_missing_org_id() from public;
 create or replace function warden.require_org_id(relation regclass) returns void
 language plpgsql set search_path = '' as $$
 declare
-  members constant regclass[] := array(
-    select m from warden.tree(coalesce(pg_catalog.pg_partition_root(relation), relation)) m);
-  o record;
+  part regclass;
+  present pg_catalog.pg_trigger;
 begin
-  for o in
-    select t.kind, t.relation as part
-    from warden.tenant_object_rows() t
-    where t.relation = any (members) and t.applies and not t.is_valid
-      and (t.kind = 'default' or t.kind = 'trigger' and t.name = 'warden_require_org_id')
-    order by pg_catalog.array_position(members, t.relation)
+  for part in
+    select c.oid from warden.tree(coalesce(pg_catalog.pg_partition_root(relation), relation)) with ordinality m (oid, n)
+    join pg_catalog.pg_class c on c.oid = m.oid and c.relkind in ('r', 'p')
+    order by m.n
   loop
-    if o.kind = 'default' then
-      execute pg_catalog.format('alter table %s alter column org_id set default %s', o.part, warden.org_id_default());
-      continue;
+    if not exists (select from pg_catalog.pg_attribute a
+                   where a.attrelid = part and a.attname = 'org_id' and not a.attisdropped and a.atthasdef) then
+      execute pg_catalog.format('alter table %s alter column org_id set default %s', part, warden.org_id_default());
     end if;
-    if not exists (select from pg_catalog.pg_trigger g
-                   where g.tgrelid = o.part and g.tgname = 'warden_require_org_id' and g.tgparentid <> 0) then
+    select g.* into present from pg_catalog.pg_trigger g
+    where g.tgrelid = part and g.tgname = 'warden_require_org_id';
+    continue when warden.is_requirement(present.oid) or present.oid is null and warden.has_later_trigger(part);
+    -- A partition inherits the trigger.
+    if coalesce(present.tgparentid, 0) = 0 then
       execute pg_catalog.format('create or replace trigger warden_require_org_id before insert on %s '
-        'for each row when (new.org_id is null) execute function warden.reject_missing_org_id()', o.part);
+        'for each row when (new.org_id is null) execute function warden.reject_missing_org_id()', part);
     end if;
-    execute pg_catalog.format('alter table %s enable trigger warden_require_org_id', o.part);
+    execute pg_catalog.format('alter table %s enable trigger warden_require_org_id', part);
   end loop;
 end
 $$;
@@ -490,7 +490,7 @@ language plpgsql set search_path = '' as $$
 declare
   members constant regclass[] := array(
     select m from unnest(relations) w (relation) cross join lateral warden.tree(w.relation) m
-    where m <> all (relations));
+    where m <> all (pg_catalog.array_remove(relations, null)));
   o record;
 begin
   for o in

@@ -161,8 +161,8 @@ async fn questions_block_enforcement_until_they_are_answered() {
             "select warden.accept_finding('definer-function', 'public.counted()', 'a number only')",
         ),
     ] {
-        let db =
-            adopted(&format!("{NOTES} {before};"), "select warden.adopt_table('notes', 'owner_id')").await;
+        let db = adopted(NOTES, "select warden.adopt_table('notes', 'owner_id')").await;
+        db.run(before).await;
         let (code, text) = migrate(&db, &["--enforce", "--yes"]).await;
         assert!(code == Some(1) && text.contains(says), "{before}: {text}");
         let is_forced: bool =

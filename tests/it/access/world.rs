@@ -39,18 +39,14 @@ impl World {
         let role = |name: &str| format!("{prefix}_{name}");
         let mut world = Self {
             sql: String::new(),
-            roles: ["anon", "authenticated"].map(str::to_owned).to_vec(),
+            roles: ["anon", "authenticated", "service_role"].map(str::to_owned).to_vec(),
             users: [Uuid::from_u128(random.u128(..)), Uuid::from_u128(random.u128(..))],
             orgs: [Uuid::from_u128(random.u128(..)), Uuid::from_u128(random.u128(..))],
             views: [Vec::new(), Vec::new()],
             functions: [Vec::new(), Vec::new()],
         };
-        for name in ["owner", "heir", "stranger", "reader", "writer", "group", "member", "bypass"] {
-            let attributes = match name {
-                "bypass" => " superuser",
-                "stranger" => " noinherit",
-                _ => "",
-            };
+        for name in ["owner", "heir", "stranger", "reader", "writer", "group", "member"] {
+            let attributes = if name == "stranger" { " noinherit" } else { "" };
             world.sql +=
                 &format!("create role {0}{attributes}; grant usage on schema public to {0};\n", role(name));
             world.roles.push(role(name));
@@ -79,8 +75,7 @@ impl World {
             let user = self.users[usize::from(id % 2 == 0)];
             self.sql += &format!("insert into {table} values ({id}, '{user}', {});\n", random.i32(0..4));
         }
-        self.sql +=
-            &format!("alter table {table} owner to {owner}; grant all on {table} to {};\n", role("bypass"));
+        self.sql += &format!("alter table {table} owner to {owner}; grant all on {table} to service_role;\n");
         let grantees: Vec<String> = ["anon", "authenticated", "public"]
             .map(str::to_owned)
             .into_iter()
@@ -105,8 +100,8 @@ impl World {
         }
         for policy in 0..random.usize(0..5) {
             let to = &grantees[random.usize(..grantees.len())];
-            // A restrictive policy without effect, or from which only the owner is exempt, is a question for the
-            // operator.
+            // A restrictive policy without effect, or from which only the owner is exempt, is a question for
+            // the operator.
             let may_restrict = is_enabled && (is_forced || to != "public");
             let kind = if may_restrict && random.u8(0..3) == 0 { "restrictive" } else { "permissive" };
             let command = ["all", "select", "insert", "update", "delete"][random.usize(..5)];
