@@ -9,7 +9,7 @@ mod file_by_file;
 mod publish;
 mod restore;
 mod rights;
-mod sets;
+pub mod sets;
 mod states;
 mod tenancy;
 mod token_hook;

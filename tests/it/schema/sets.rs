@@ -20,7 +20,7 @@ const ROLE_RULES: [&str; 6] =
     ["bypassing-role", "request-role", "all-data-role", "role-creator", "schema-right", "token-hook-caller"];
 
 /// Findings of the audit, except those about roles.
-async fn audit_findings(db: &TestDb) -> Vec<String> {
+pub async fn audit_findings(db: &TestDb) -> Vec<String> {
     let database = reading_options(db.url()).await.expect("a URL");
     let options = audit::AuditOptions { is_deep: true, ..audit::AuditOptions::default() };
     let report =

@@ -3,8 +3,8 @@ module Tenancy
   def self.acting_as(claims)
     ActiveRecord::Base.transaction do
       connection = ActiveRecord::Base.connection
-      # The third argument limits the setting to this transaction, so the next user of a pooled connection does
-      # not inherit it.
+      # The third argument limits the setting to this transaction, so the next user of a pooled connection
+      # does not inherit it.
       connection.execute("select set_config('request.jwt.claims', #{connection.quote(claims.to_json)}, true)")
       yield
     end
