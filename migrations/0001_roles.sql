@@ -88,10 +88,12 @@ begin
     where p.pronamespace = 'warden'::regnamespace and p.proowner <> 'warden_owner'::regrole
       and p.proname not like 'fill %' and p.prorettype <> 'event_trigger'::regtype
     union all
-    -- After a restore without rights (pg_dump --no-privileges). Policies call the two functions for every role.
-    select format('revoke execute on routine %s from public', p.oid::regprocedure)
+    -- After a restore without rights (pg_dump --no-privileges), or under default privileges. Policies call the two
+    -- functions for every role.
+    select format('revoke execute on routine %s from public, anon, authenticated', p.oid::regprocedure)
     from pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
-    where p.pronamespace = 'warden'::regnamespace and a.grantee = 0
+    where p.pronamespace = 'warden'::regnamespace
+      and a.grantee in (0, 'anon'::regrole, 'authenticated'::regrole)
       and p.proname not in ('auth_org_id', 'auth_user_id')
   loop
     execute command;

@@ -17,6 +17,7 @@
 --! write: delete from alarms where id % 3 = {n} % 3
 --! check: select * from readings r join meters m on m.id = r.meter_id where r.org_id <> m.org_id
 --! later: create table readings_2026_05 partition of readings for values from ('2026-05-01') to ('2026-06-01')
+--! later: select warden.protect_members('readings')
 create table meters (
   id bigint generated always as identity primary key,
   owner_id uuid not null,

@@ -217,7 +217,8 @@ fn hint(error: &MigrateError) -> Option<String> {
 }
 
 /// Whether a restore left owners or rights out (`pg_dump --no-owner`, `--no-privileges`): the log does not
-/// belong to its owner, or the gateway's role may not read it. Applying every file again restores both.
+/// belong to its owner, or the gateway's role may not read it. Or default privileges of the new database opened
+/// a function of Warden, such as the token hook, to requests. Applying every file again restores all of this.
 async fn is_damaged(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     // Not checked at compile time, because schema and roles may not exist.
     sqlx::query_scalar(
@@ -228,7 +229,13 @@ async fn is_damaged(connection: &mut PgConnection) -> Result<bool, sqlx::Error> 
                   or pg_get_userbyid(n.nspowner) <> pg_get_userbyid(c.relowner)
                   or not exists (select from pg_roles r where r.rolname = 'warden_gateway'
                                    and has_schema_privilege(r.oid, n.oid, 'usage')
-                                   and has_table_privilege(r.oid, c.oid, 'select'))))",
+                                   and has_table_privilege(r.oid, c.oid, 'select'))
+                  or exists (
+                    select from pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+                    where (p.pronamespace = n.oid and p.proname not in ('auth_org_id', 'auth_user_id')
+                           or p.oid = to_regprocedure('public.custom_access_token_hook(jsonb)')
+                              and obj_description(p.oid, 'pg_proc') like '%(created by Warden)')
+                      and coalesce(a.grantee in (0, to_regrole('anon'), to_regrole('authenticated')), false))))",
     )
     .fetch_one(connection)
     .await
