@@ -217,8 +217,9 @@ fn hint(error: &MigrateError) -> Option<String> {
 }
 
 /// Whether a restore left owners or rights out (`pg_dump --no-owner`, `--no-privileges`): the log does not
-/// belong to its owner, or the gateway's role may not read it. Or default privileges of the new database opened
-/// a function of Warden, such as the token hook, to requests. Applying every file again restores all of this.
+/// belong to its owner, or the gateway's role may not read it. Or default privileges of the new database
+/// opened a function of Warden, such as the token hook, to requests. Applying every file again restores all
+/// of this.
 async fn is_damaged(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     // Not checked at compile time, because schema and roles may not exist.
     sqlx::query_scalar(
