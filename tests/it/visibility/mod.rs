@@ -216,10 +216,11 @@ async fn sessions_that_joined_before_the_topic_needed_a_claim_are_closed_before_
         }
         db.run(WATCH_BY_CLAIM).await;
         if !is_announced {
-            // The node does not know yet, so this join is accepted.
+            // The node does not know yet, so this join is accepted, unless the node has just reloaded its topics.
             let mut late = connect(&node, org, None).await;
-            late.join("salaries").await;
-            before.push(late);
+            if late.push("salaries", "phx_join", json!({})).await.status == "ok" {
+                before.push(late);
+            }
         }
         insert_salary(&db, org, 2).await;
         for client in &mut before {
