@@ -216,7 +216,8 @@ async fn sessions_that_joined_before_the_topic_needed_a_claim_are_closed_before_
         }
         db.run(WATCH_BY_CLAIM).await;
         if !is_announced {
-            // The node does not know yet, so this join is accepted, unless the node has just reloaded its topics.
+            // The node does not know yet, so this join is accepted, unless the node has just reloaded its
+            // topics.
             let mut late = connect(&node, org, None).await;
             if late.push("salaries", "phx_join", json!({})).await.status == "ok" {
                 before.push(late);
