@@ -54,6 +54,7 @@ language plpgsql volatile security definer set search_path = '' as $$
 declare
   -- Gateways keep all entries in memory.
   entries_max constant int := 100000;
+  instant constant timestamptz := pg_catalog.clock_timestamp();
   revoked bigint;
 begin
   if num_nonnulls(add_revocation.session_id, add_revocation.user_id) > 1
@@ -94,7 +95,7 @@ begin
   insert into warden.revocations as r
     (session_id, user_id, org_id, issuer, revoked_at, expires_at, reason, requested_by)
   values (add_revocation.session_id, add_revocation.user_id, add_revocation.org_id, add_revocation.issuer,
-          pg_catalog.clock_timestamp(), pg_catalog.clock_timestamp() + add_revocation.max_token_age,
+          instant, instant + add_revocation.max_token_age,
           coalesce(add_revocation.reason, ''), add_revocation.requested_by)
   on conflict ((coalesce(r.session_id, '')), (coalesce(r.user_id, '')),
                (coalesce(r.org_id, '00000000-0000-0000-0000-000000000000')), (coalesce(r.issuer, ''))) do update
