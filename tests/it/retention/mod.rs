@@ -2,6 +2,7 @@
 
 mod tailer;
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use serde_json::json;
@@ -138,12 +139,21 @@ async fn nodes_rotate_one_at_a_time_and_delivery_continues() {
     let enough = rotations() + 9;
     eventually("every slot was truncated", async || rotations() >= enough).await;
     assert_eq!(logged(&db).await, 0);
-    // Events keep arriving while the log rotates.
+    // Events keep arriving while the log rotates. Between two reads of a slow tailer the log may rotate so
+    // often that the event is gone: then the client is told to read the table again.
     let mut follower = client(&gateways[0], org).await;
     follower.join("calls").await;
+    let mut calls = HashSet::new();
     for _ in 0..50 {
-        let call = db.insert_call(org).await;
-        assert_eq!(follower.expect_event("calls", "call.created").await.row_id(), call.to_string());
+        let call = db.insert_call(org).await.to_string();
+        calls.insert(call.clone());
+        loop {
+            let event = follower.next_event().await;
+            if event.name == "warden.resync" || event.row_id() == call {
+                break;
+            }
+            assert!(calls.contains(event.row_id()), "{event:?}");
+        }
     }
     for gateway in gateways {
         gateway.stop().await;
