@@ -33,6 +33,7 @@ type Location = watch::Receiver<Option<PrimaryLocation>>;
 pub(super) fn options(location: &Location) -> PgPoolOptions {
     let (of_new, of_idle, of_used) = (location.clone(), location.clone(), location.clone());
     let is_warned = Arc::new(AtomicBool::new(false));
+    let is_warned_of_idle = Arc::clone(&is_warned);
     PgPoolOptions::new()
         .max_connections(CONNECTIONS_MAX)
         .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -47,18 +48,21 @@ pub(super) fn options(location: &Location) -> PgPoolOptions {
             })
         })
         .before_acquire(move |connection, meta| {
-            let location = of_idle.borrow().clone();
+            let (location, is_warned) = (of_idle.borrow().clone(), Arc::clone(&is_warned_of_idle));
             Box::pin(async move {
-                match location {
-                    // A connection with a pooled session is used once.
-                    Some(location)
-                        if location.mode == BackendMode::Dedicated && meta.age < location.since.elapsed() =>
-                    {
-                        // A connection that died while it was idle is nothing to report.
-                        Ok(is_current(connection, &location).await.unwrap_or(false))
-                    }
-                    _ => Ok(false),
+                // A connection with a pooled session is used once.
+                let Some(location) = location.filter(|location| {
+                    location.mode == BackendMode::Dedicated && meta.age < location.since.elapsed()
+                }) else {
+                    return Ok(false);
+                };
+                // A connection that died while it was idle is nothing to report.
+                let is_current = is_current(connection, &location).await.unwrap_or(false);
+                if is_current {
+                    // An outage may end without a new connection.
+                    is_warned.store(false, Ordering::Relaxed);
                 }
+                Ok(is_current)
             })
         })
         .after_release(move |connection, _| {
