@@ -19,14 +19,3 @@ begin
   perform warden.grant_to_requests(created, may_write => false);
 end
 $do$;
-
--- A gateway learns from the log that an organisation was created or deleted. Writers queue behind a lock request that
--- waits, so it waits for a short time only.
-set local lock_timeout = '200ms';
-do $do$
-begin
-  if not exists (select from warden.watches w where w.relation = 'public.organizations'::regclass) then
-    perform warden.watch_organizations();
-  end if;
-end
-$do$;

@@ -86,7 +86,7 @@ fn log_rows(limits: &Limits) -> Vec<Limit> {
             "Longest cursor that is decoded.",
         ),
         Limit::new(
-            "event_bytes_max in warden.watch_function()",
+            "event_bytes_max in warden.document_fits_expression()",
             Value::bytes(64 * 1024),
             "Largest row in an event. A larger row is logged without its columns.",
         )

@@ -1,0 +1,107 @@
+-- The topics that clients may join, and the tables whose changes become events.
+set local lock_timeout = '5s';
+set local statement_timeout = '5min';
+set local role warden_owner;
+
+-- Topics that a socket may join by name. warden.watch() adds the topics of watched tables. warden.declare_topic() adds
+-- others, before anything is published to them.
+create table if not exists warden.topics (
+  name text primary key,
+  -- No topic names an organisation: a socket's organisation comes from its token only.
+  constraint topics_name check (name ~ '^[a-z][a-z0-9_]{0,62}$')
+);
+-- All events of the organisation.
+do $$
+begin
+  -- An insert without a row would still notify the gateways, and take a number of the log in a plan.
+  if not exists (select from warden.topics where name = 'org') then
+    insert into warden.topics values ('org');
+  end if;
+end
+$$;
+
+create or replace function warden.declare_topic(name text) returns void
+language sql set search_path = '' as $$
+  insert into warden.topics values (declare_topic.name) on conflict do nothing
+$$;
+
+-- Kinds of entities that have topics of their own: with the kind `call`, a socket may join call:<uuid>. warden.watch()
+-- adds the kinds of watched tables. warden.declare_entity_topic() adds others, before anything is published to them.
+create table if not exists warden.entity_topics (
+  kind    text primary key,
+  -- Type of the ids. Each id has one spelling; see warden.is_entity_id().
+  id_type text not null,
+  constraint entity_topics_kind check (kind ~ '^[a-z][a-z0-9_]{0,62}$' and kind <> 'org'),
+  constraint entity_topics_id_type check (id_type in ('uuid', 'integer', 'text'))
+);
+
+-- Declares a kind of entities. Repeating the call has no effect. Another id type is an error.
+create or replace function warden.declare_entity_topic(kind text, id_type text) returns void
+language plpgsql set search_path = '' as $$
+declare
+  declared text;
+begin
+  insert into warden.entity_topics values (declare_entity_topic.kind, declare_entity_topic.id_type)
+  on conflict do nothing;
+  select t.id_type into declared from warden.entity_topics t where t.kind = declare_entity_topic.kind;
+  if declared <> declare_entity_topic.id_type then
+    raise exception 'ids of the entity topic "%" are of type %, not %',
+        declare_entity_topic.kind, declared, declare_entity_topic.id_type
+      using errcode = '22023', hint = 'Choose another kind: clients of this one rely on the spelling of its ids.';
+  end if;
+end
+$$;
+
+-- Whether an id has the one spelling of its type: a uuid or an integer as PostgreSQL prints it, or 1 to 64 ASCII
+-- letters, digits and . _ ~ - for text. (JSON, URLs and topics reserve none of these characters.)
+create or replace function warden.is_entity_id(id_type text, id text) returns boolean
+language sql immutable set search_path = '' as $$
+  select pg_catalog.octet_length(id) <= 64 and case id_type
+    when 'uuid' then id collate "C" ~ '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$'
+    when 'integer' then case when id collate "C" ~ '^(0|-?[1-9][0-9]{0,18})$'
+                             then id::numeric between -9223372036854775808 and 9223372036854775807 else false end
+    when 'text' then id collate "C" ~ '^[A-Za-z0-9._~-]+$'
+    else false
+  end
+$$;
+
+-- Makes the gateways reload their in-memory copy of the topics.
+create or replace function warden.topics_changed() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  insert into warden.events (topic, event, data) values ('org', 'warden.topics', '{}');
+  return null;
+end
+$$;
+create or replace trigger topics_changed after insert or update or delete or truncate on warden.topics
+  for each statement execute function warden.topics_changed();
+create or replace trigger topics_changed after insert or update or delete or truncate on warden.entity_topics
+  for each statement execute function warden.topics_changed();
+
+-- Arguments of warden.watch(), one row per table.
+create table if not exists warden.watches (
+  relation      regclass primary key,
+  topic         text   not null references warden.topics,
+  event_prefix  text   not null,
+  entity_column name   not null,
+  omit_columns  text[] not null,
+  org_column    name   not null,
+  -- Kind of the entity topic that the table's events reach, and the column with the entity's id.
+  entity_topic        text references warden.entity_topics,
+  entity_topic_column name,
+  -- Who may receive the events: null if all members of the organisation may SELECT what they show, 'organisation' if
+  -- the operator shows it to all of them on purpose, 'claim' if only tokens that name the topic receive it.
+  visibility    text constraint watches_visibility check (visibility in ('organisation', 'claim')),
+  constraint watches_entity_topic check ((entity_topic is null) = (entity_topic_column is null))
+);
+-- The table of the former version lacks this column.
+alter table warden.watches add column if not exists
+  visibility text constraint watches_visibility check (visibility in ('organisation', 'claim'));
+-- Gateways also load which topics need a claim.
+create or replace trigger topics_changed after insert or update or delete or truncate on warden.watches
+  for each statement execute function warden.topics_changed();
+
+grant select on warden.topics, warden.entity_topics to warden_gateway;
+grant select (topic, entity_topic, visibility) on warden.watches to warden_gateway;
+
+reset role;

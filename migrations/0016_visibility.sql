@@ -1,0 +1,91 @@
+-- Whether clients may SELECT all that a watch would send them.
+set local lock_timeout = '5s';
+set local statement_timeout = '5min';
+set local role warden_owner;
+
+-- Whether a policy for these roles applies to a role: it is for PUBLIC, for the role, or for one whose rights it has.
+create or replace function warden.applies_to(policy_roles oid[], role oid) returns boolean
+language sql stable set search_path = '' as $$
+  select exists (select from unnest(policy_roles) r (oid)
+                 where case when r.oid = 0 then true else pg_catalog.pg_has_role(applies_to.role, r.oid, 'usage') end)
+$$;
+
+-- Whether this database uses the role `authenticated`: the role has a right or a policy on a table that Warden did not
+-- create. If not, its rights say nothing about what the application's users see. Members of the role do not matter,
+-- because they belong to the whole cluster.
+create or replace function warden.uses_authenticated() returns boolean
+language sql stable set search_path = '' as $$
+  select exists (
+    select from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+    where c.relkind in ('r', 'p', 'v', 'm', 'f')
+      and n.nspname not in ('warden', 'pg_catalog', 'information_schema')
+      and coalesce(pg_catalog.obj_description(c.oid, 'pg_class'), '') not like '%(created by Warden)'
+      -- The platform's tables.
+      and not exists (select from pg_catalog.pg_policy p where p.polrelid = c.oid and p.polname = 'warden_select')
+      and (exists (select from pg_catalog.aclexplode(c.relacl) a where a.grantee = 'authenticated'::regrole)
+           or exists (select from pg_catalog.pg_attribute t, pg_catalog.aclexplode(t.attacl) a
+                      where t.attrelid = c.oid and a.grantee = 'authenticated'::regrole)
+           or exists (select from pg_catalog.pg_policy p where p.polrelid = c.oid and p.polname not like 'warden\_%'
+                        and 'authenticated'::regrole = any (p.polroles)))
+  )
+$$;
+
+-- The reason why the role `authenticated` may SELECT less of a table than a watch sends: all rows of the organisation,
+-- without the omitted columns. Null if it may SELECT all of that, or if the database does not use the role.
+--
+-- Row-level security shows all rows if one permissive policy does, and every restrictive one does. A condition shows
+-- all rows of the organisation if it is `true` or Warden's own comparison with auth_org_id(). Of any other condition
+-- nobody can know that in advance, so it counts as narrower.
+create or replace function warden.narrower_than_organization(relation regclass, omit_columns text[], org_column name)
+returns text
+language plpgsql stable set search_path = '' as $$
+declare
+  role constant oid := 'authenticated'::regrole;
+  c pg_catalog.pg_class := (select t from pg_catalog.pg_class t where t.oid = relation);
+  whole text[] := array['true'] || array(
+    select pg_catalog.format('(%I = ( SELECT %s() AS auth_org_id))', org_column, callee)
+    from unnest(array['public.auth_org_id', 'warden.auth_org_id']) callee);
+  hidden text;
+begin
+  if not warden.uses_authenticated() then
+    return null;
+  end if;
+  if not pg_catalog.has_schema_privilege(role, c.relnamespace, 'usage') then
+    return pg_catalog.format('role authenticated may not use schema %s', c.relnamespace::regnamespace);
+  end if;
+  select string_agg(pg_catalog.quote_ident(a.attname), ', ' order by a.attnum) into hidden
+  from pg_catalog.pg_attribute a
+  where a.attrelid = relation and a.attnum > 0 and not a.attisdropped
+    and a.attname <> all (omit_columns)
+    and not pg_catalog.has_column_privilege(role, relation, a.attnum, 'select');
+  if hidden is not null then
+    return pg_catalog.format('role authenticated may not SELECT the columns %s', hidden);
+  end if;
+  if not c.relrowsecurity
+     or (select r.rolbypassrls or r.rolsuper from pg_catalog.pg_roles r where r.oid = role)
+     or (not c.relforcerowsecurity and pg_catalog.pg_has_role(role, c.relowner, 'usage')) then
+    return null;
+  end if;
+  select pg_catalog.format('the restrictive policy %I hides rows of the organisation from role authenticated',
+                           p.polname)
+    into hidden
+  from pg_catalog.pg_policy p
+  where p.polrelid = relation and not p.polpermissive and p.polname <> 'warden_org' and p.polcmd in ('r', '*')
+    and warden.applies_to(p.polroles, role)
+    and pg_catalog.pg_get_expr(p.polqual, p.polrelid) <> all (whole)
+  order by p.polname limit 1;
+  if hidden is not null then
+    return hidden;
+  end if;
+  if not exists (
+    select from pg_catalog.pg_policy p
+    where p.polrelid = relation and p.polpermissive and p.polcmd in ('r', '*')
+      and warden.applies_to(p.polroles, role) and pg_catalog.pg_get_expr(p.polqual, p.polrelid) = any (whole)
+  ) then
+    return 'no policy shows all rows of the organisation to role authenticated';
+  end if;
+  return null;
+end
+$$;
+
+reset role;
