@@ -140,7 +140,7 @@ async fn nodes_rotate_one_at_a_time_and_delivery_continues() {
     eventually("every slot was truncated", async || rotations() >= enough).await;
     assert_eq!(logged(&db).await, 0);
     // Events keep arriving while the log rotates. Between two reads of a slow tailer the log may rotate so
-    // often that the event is gone: then the client is told to read the table again.
+    // often that the event is gone: then the client receives a resync.
     let mut follower = client(&gateways[0], org).await;
     follower.join("calls").await;
     let mut calls = HashSet::new();
