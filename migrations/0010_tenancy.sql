@@ -461,14 +461,26 @@ language sql stable set search_path = '' set jit = off as $$
     join views v on v.oid = l.view
     join ordinary o on o.oid <> v.relowner and pg_catalog.has_any_column_privilege(o.oid, v.oid, 'select')
     group by s.oid, s.name, s.relkind, s.relowner, l.target
+  ), passing (relation, target) as (
+    -- Through a view with security_invoker, a function reads the table as the function's owner.
+    select t.oid, t.name from tables t
+    union
+    select v.oid, p.target from passing p join reads r on r.relation = p.relation join views v on v.oid = r.view and v.is_invoker
+  ), named as (
+    select c.relname, pg_catalog.lower(c.relname) as lower_name, p.target
+    from (select p.relation, p.target from passing p union select l.view, l.target from leaking l) p
+    join pg_catalog.pg_class c on c.oid = p.relation
   ), functions as (
-    select p.oid, p.oid::regprocedure::text as name, p.proowner::regrole::text as owner, t.name as target,
+    select p.oid, p.oid::regprocedure::text as name, p.proowner::regrole::text as owner, t.target,
       array(select o.rolname::text from ordinary o
             where o.oid <> p.proowner and pg_catalog.has_function_privilege(o.oid, p.oid, 'execute') order by 1) as readers
     from pg_catalog.pg_proc p
     join pg_catalog.pg_namespace n on n.oid = p.pronamespace and n.nspname not in ('warden', 'pg_catalog', 'information_schema')
-    join tables t on coalesce(p.prosrc, '') || coalesce(pg_catalog.pg_get_function_sqlbody(p.oid), '')
-                     ~* ('(^|[^a-z0-9_])' || pg_catalog.regexp_replace(t.relname, '([^A-Za-z0-9_ ])', '\\\1', 'g') || '($|[^a-z0-9_])')
+    cross join lateral (
+      select pg_catalog.lower(coalesce(p.prosrc, '') || coalesce(pg_catalog.pg_get_function_sqlbody(p.oid), '')) as text) body
+    join named t on case when pg_catalog.strpos(body.text, t.lower_name) > 0 then
+        body.text ~ ('(^|[^a-z0-9_])' || pg_catalog.regexp_replace(t.lower_name, '([^a-z0-9_ ])', '\\\1', 'g') || '($|[^a-z0-9_])')
+      else false end
     where p.prosecdef and p.proowner in (select e.oid from exempt e)
       and p.prorettype not in ('trigger'::regtype, 'event_trigger'::regtype)
       and coalesce(pg_catalog.obj_description(p.oid, 'pg_proc'), '') not like '%(created by Warden)'

@@ -31,6 +31,19 @@ pub struct World {
     /// Views and functions of each table.
     pub views: [Vec<String>; 2],
     pub functions: [Vec<String>; 2],
+    /// Views and functions that show every organisation, because their owner is exempt from row-level
+    /// security. They block the enforce phase until somebody decides.
+    pub exempt: Vec<Exempt>,
+}
+
+/// A view or function whose owner is exempt from row-level security.
+pub struct Exempt {
+    /// Name as warden reports it, with its schema.
+    pub object: String,
+    /// Rule of the audit that reports it.
+    pub rule: &'static str,
+    /// Attempts that reach rows through it.
+    pub attempts: Vec<String>,
 }
 
 impl World {
@@ -44,6 +57,7 @@ impl World {
             orgs: [Uuid::from_u128(random.u128(..)), Uuid::from_u128(random.u128(..))],
             views: [Vec::new(), Vec::new()],
             functions: [Vec::new(), Vec::new()],
+            exempt: Vec::new(),
         };
         for name in ["owner", "heir", "stranger", "reader", "writer", "group", "member"] {
             let attributes = if name == "stranger" { " noinherit" } else { "" };
@@ -62,6 +76,7 @@ impl World {
         );
         for n in 0..TABLES.len() {
             world.table(random, n, &role);
+            world.exempt_objects(random, n, &role);
         }
         world
     }
@@ -137,5 +152,78 @@ impl World {
             "create function plain_{n}() returns setof int language sql security invoker as 'select id from {table}';\n"
         );
         self.functions[n].push(format!("plain_{n}"));
+    }
+
+    /// Views, materialized views and functions of a superuser, and of a role with BYPASSRLS. The owner of a
+    /// table is exempt today, and will not be: only a copy of its rows shows every organisation.
+    fn exempt_objects(&mut self, random: &mut Rng, n: usize, role: &dyn Fn(&str) -> String) {
+        let table = TABLES[n];
+        let (reader, owner) = (role("reader"), role("owner"));
+        for (kind, by) in [
+            ("view", "current_user"),
+            ("view", "service_role"),
+            ("copy", "current_user"),
+            ("copy", &owner),
+            ("function", "current_user"),
+            ("function", "service_role"),
+            ("function of a view", "service_role"),
+        ] {
+            if random.u8(0..4) > 0 {
+                continue;
+            }
+            let name = format!("exempt_{n}_{}", self.exempt.len());
+            let (view, function) = (format!("view {name}"), format!("function {name}"));
+            let (sql, rule, attempt) = match kind {
+                // A view of an ordinary owner above it shows the same rows.
+                "view" => (
+                    format!(
+                        "create view {name} as select id from {table}; alter view {name} owner to {by};
+                         grant select on {name} to public; create view above_{name} as select id from {name};
+                         alter view above_{name} owner to {reader}; grant select on above_{name} to public;"
+                    ),
+                    "bypassing-view",
+                    view,
+                ),
+                "copy" => (
+                    format!(
+                        "create materialized view {name} as select id from {table};
+                         alter materialized view {name} owner to {by}; grant select on {name} to public;"
+                    ),
+                    "bypassing-view",
+                    view,
+                ),
+                "function" => (
+                    format!(
+                        "create function {name}() returns setof int language sql security definer
+                           as 'select id from {table}';
+                         alter function {name}() owner to {by};"
+                    ),
+                    "definer-function",
+                    function,
+                ),
+                // It does not name the table. Only its owner may read the view.
+                _ => (
+                    format!(
+                        "create view of_{name} as select id from {table}; grant select on of_{name} to service_role;
+                         create function {name}() returns setof int language sql security definer
+                           as 'select id from of_{name}';
+                         alter function {name}() owner to {by};"
+                    ),
+                    "definer-function",
+                    function,
+                ),
+            };
+            self.sql += &format!("{sql}\n");
+            let is_view = rule == "bypassing-view";
+            let mut attempts = vec![attempt];
+            if kind == "view" {
+                attempts.push(format!("view above_{name}"));
+                self.views[n].push(format!("above_{name}"));
+            }
+            let names = if is_view { &mut self.views[n] } else { &mut self.functions[n] };
+            names.push(name.clone());
+            let object = if is_view { format!("public.{name}") } else { format!("public.{name}()") };
+            self.exempt.push(Exempt { object, rule, attempts });
+        }
     }
 }
