@@ -4,12 +4,14 @@
 //!
 //! - `world`: random tables, grants, policies, memberships, views and functions.
 //! - `property`: compares the rows, one by one, in every phase.
+//! - `streams`: compares what watched tables send, live and by replay, with what the same claims may SELECT.
 //! - `examples`: named cases.
 //!
 //! `WARDEN_SEED` repeats a run, and `WARDEN_ACCESS_CASES` sets the number of worlds.
 
 mod examples;
 mod property;
+mod streams;
 mod world;
 
 use std::process::Stdio;

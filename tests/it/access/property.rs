@@ -8,6 +8,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::{Connection as _, Executor as _};
 use uuid::Uuid;
 
+use super::streams::Streams;
 use super::world::{Exempt, ROWS, TABLES, World};
 use super::{migrate, migrated};
 use crate::harness::TestDb;
@@ -30,7 +31,7 @@ async fn every_role_reaches_the_same_rows_within_its_organisation() {
     for case in 0..cases {
         let db = TestDb::create_from("template0").await;
         let world = World::random(&mut random, &format!("access_{}", db.name));
-        let failures = check(&db, &world).await;
+        let failures = check(&db, &world, &mut random).await;
         assert!(
             failures.is_empty(),
             "WARDEN_SEED={seed}, case {case}:\n{}\n{}",
@@ -41,7 +42,7 @@ async fn every_role_reaches_the_same_rows_within_its_organisation() {
 }
 
 /// Differences between what is reached and what must be.
-async fn check(db: &TestDb, world: &World) -> Vec<String> {
+async fn check(db: &TestDb, world: &World, random: &mut Rng) -> Vec<String> {
     db.run(world.sql.clone()).await;
     let mut connection = PgConnection::connect(db.url()).await.expect("connects");
     connection.execute(sqlx::raw_sql(include_str!("probe.sql"))).await.expect("creates");
@@ -50,16 +51,21 @@ async fn check(db: &TestDb, world: &World) -> Vec<String> {
     adopt(db, world).await;
     let mut failures = Vec::new();
     compare(&mut failures, "expand", &before, &reach(&mut connection, world, false).await);
+    let streams = Streams::start(db, || random.bool()).await;
+    failures.extend(streams.check(db, world, "expand").await);
     answer_questions(db, &world.exempt).await;
     compare(&mut failures, "questions", &before, &reach(&mut connection, world, false).await);
     migrated(db, &["--enforce", "--yes"]).await;
     let enforced = reach(&mut connection, world, true).await;
     compare(&mut failures, "enforce", &expected(&before, &world.exempt), &enforced);
+    failures.extend(streams.check(db, world, "enforce").await);
     // A run that finds nothing to do changes nothing.
     migrated(db, &["--enforce", "--yes"]).await;
     compare(&mut failures, "enforce twice", &enforced, &reach(&mut connection, world, true).await);
     migrated(db, &["--relax", "--yes"]).await;
     compare(&mut failures, "relax", &before, &reach(&mut connection, world, false).await);
+    failures.extend(streams.check(db, world, "relax").await);
+    streams.stop().await;
     failures
 }
 
