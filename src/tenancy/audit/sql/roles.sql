@@ -52,6 +52,17 @@ join pg_roles m on m.rolname in ('anon', 'authenticated', 'service_role', 'authe
                                  'warden_publisher', 'warden_owner')
 where not m.rolsuper and m.oid <> o.oid and pg_has_role(m.oid, o.oid, 'member')
 union all
+select 'owner-member', null, g.full_name, o.rolname,
+  format('%s owns the table and can disable row-level security', o.rolname), 'sql',
+  format('%salter table %s owner to %I;', admin.comment, g.full_name, f.owner)
+from registered g join pg_roles o on o.oid = g.relowner
+cross join admin
+-- A role that may own tables: the one that owns the organisations, or else the one that runs the audit.
+cross join lateral (
+  select coalesce((select c.relowner::regrole::name from pg_class c
+                   where c.oid = to_regclass('public.organizations') and c.relowner <> o.oid), current_user) as owner) f
+where o.rolname in ('anon', 'authenticated', 'service_role', 'authenticator', 'warden_gateway', 'warden_publisher')
+union all
 select 'silent-triggers', null, null, coalesce(r.rolname, 'every role'),
   format('%s is set for %s%s: it disables immutability triggers, watches and foreign keys', s.setting,
          coalesce(r.rolname, 'every role'), coalesce(' in database ' || d.datname, '')), 'sql',
