@@ -23,7 +23,7 @@ create or replace function warden.acceptable_rules() returns text[]
 language sql immutable set search_path = '' as $$
   select array['unregistered-table', 'loose-key', 'other-policy', 'open-user-table', 'bypassing-role', 'bypassing-view',
                'all-data-role', 'role-creator', 'definer-function', 'rewrite-rule', 'sequence-right', 'foreign-data',
-               'queue-table', 'publication', 'event-trigger', 'large-object', 'storage-policy', 'several-memberships']
+               'server-function', 'queue-table', 'publication', 'event-trigger', 'large-object', 'storage-policy', 'several-memberships']
 $$;
 
 -- Records that a finding is accepted, and why. The audit then reports it as a notice.

@@ -91,6 +91,7 @@ const CATALOG: &[(&[&str], &str)] = &[
             "rewrite-rule",
             "sequence-right",
             "foreign-data",
+            "server-function",
             "queue-table",
             "publication",
             "event-trigger",

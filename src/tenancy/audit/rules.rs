@@ -139,27 +139,37 @@ pub const RULES: &[Rule] = &[
         "bypassing-view",
         "no view shows requests the rows that its owner sees without row-level security",
     )),
-    finding("owner-member", "no request role, and no role of Warden, is a member of a table's owner"),
+    finding(
+        "owner-member",
+        "no request role, and no role of Warden, owns a registered table or is a member of its owner",
+    ),
     finding(
         "request-role",
-        "no request role can become a superuser, or a role that bypasses row-level security, reads all data, or \
-         creates roles",
+        "no request role can become a superuser, or a role that bypasses row-level security, reads all data or the \
+         statements of others, replicates, uses the server's files or programs, ends sessions, or creates roles",
     ),
     acceptable(finding(
         "all-data-role",
-        "no role is a member of `pg_read_all_data` or `pg_write_all_data`, which include the event log",
+        "no role has REPLICATION, or is a member of `pg_read_all_data`, `pg_write_all_data`, `pg_read_server_files`, \
+         `pg_write_server_files` or `pg_execute_server_program`, because all of these include the event log",
     )),
     acceptable(notice("role-creator", "only owners of tables have CREATEROLE")),
     finding("schema-right", "neither PUBLIC nor a request role may create objects in schema `public`"),
     acceptable(finding(
         "definer-function",
-        "no SECURITY DEFINER function lets requests reach registered tables without row-level security",
+        "no SECURITY DEFINER function lets requests reach registered tables, or views of them, without row-level security",
     )),
     acceptable(finding("rewrite-rule", "no rule (CREATE RULE) acts on a registered table")),
     acceptable(notice("sequence-right", "requests have no rights on a sequence that organisations share")),
     acceptable(finding(
         "foreign-data",
-        "requests have no foreign table, and no user mapping of another server",
+        "requests have no foreign table, no view or SECURITY DEFINER function that uses another database, and no user \
+         mapping of another server",
+    )),
+    acceptable(finding(
+        "server-function",
+        "requests may execute no function that PostgreSQL grants to no ordinary role (such as `pg_read_file`), none of \
+         `dblink`, and none in an untrusted language",
     )),
     acceptable(finding(
         "queue-table",
@@ -173,7 +183,7 @@ pub const RULES: &[Rule] = &[
         "event-trigger",
         "event triggers and their functions belong to superusers, or to owners of registered tables",
     )),
-    acceptable(notice("large-object", "requests may read no large objects")),
+    acceptable(notice("large-object", "requests may read no large objects, and own none")),
     acceptable(notice("storage-policy", "policies of storage name the organisation")),
     finding(
         "silent-triggers",

@@ -8,11 +8,14 @@ with admin as (
       when r.rolsuper then 'a superuser'
       when r.rolbypassrls then 'exempt from row-level security'
       when r.rolcreaterole then 'able to grant itself other roles'
+      when r.rolreplication then 'able to read every change by replication'
+      when r.rolname = 'pg_read_all_stats' then 'able to read the statements of every session'
+      when r.rolname = 'pg_signal_backend' then 'able to end sessions of others'
       else 'able to read or write outside row-level security' end as power
   from pg_roles r
-  where r.rolsuper or r.rolbypassrls or r.rolcreaterole
+  where r.rolsuper or r.rolbypassrls or r.rolcreaterole or r.rolreplication
      or r.rolname in ('pg_read_all_data', 'pg_write_all_data', 'pg_execute_server_program', 'pg_read_server_files',
-                      'pg_write_server_files')
+                      'pg_write_server_files', 'pg_read_all_stats', 'pg_signal_backend')
 ), grants as (
   select i.member, i.roleid, format('%srevoke %I from %I%s;',
       case when pg_has_role(i.roleid, 'usage with admin option') then '' else admin.comment end,
@@ -29,18 +32,26 @@ from pg_roles m join powers p on p.oid <> m.oid and pg_has_role(m.oid, p.oid, 'm
 where m.rolname in ('anon', 'authenticated') and not m.rolsuper
 union all
 select 'request-role', null, null, p.rolname, format('%s is %s', p.rolname, p.power), 'sql',
-  format('%salter role %I nosuperuser nobypassrls nocreaterole;', admin.comment, p.rolname)
+  format('%salter role %I nosuperuser nobypassrls nocreaterole noreplication;', admin.comment, p.rolname)
 from powers p, admin where p.rolname in ('anon', 'authenticated')
 union all
 select 'all-data-role', null, null, m.rolname,
-  format('%s is a member of %s: it reads or writes the event log of every organisation', m.rolname,
+  format('%s is a member of %s: it reads or writes what belongs to every organisation, the event log included', m.rolname,
          string_agg(distinct o.rolname, ' and ')), 'decide',
   json_build_object('question', 'does it need every table?', 'choices', json_build_array(
     json_build_array('no', 'sql', string_agg(g.revocation, E'\n'))))::text
 from grants g
 join pg_roles m on m.oid = g.member and not m.rolsuper and m.rolname not in ('anon', 'authenticated')
-join pg_roles o on o.oid = g.roleid and o.rolname in ('pg_read_all_data', 'pg_write_all_data')
+join pg_roles o on o.oid = g.roleid and o.rolname in ('pg_read_all_data', 'pg_write_all_data', 'pg_execute_server_program',
+                                                             'pg_read_server_files', 'pg_write_server_files')
 group by m.rolname
+union all
+select 'all-data-role', case when r.rolname ~ '^supabase_' then 'notice' end, null, r.rolname,
+  'it has REPLICATION: it reads every change of every organisation, the event log included', 'decide',
+  json_build_object('question', 'does it replicate the whole database?', 'choices', json_build_array(
+    json_build_array('no', 'sql', format('%salter role %I noreplication;', admin.comment, r.rolname))))::text
+from pg_roles r, admin
+where r.rolreplication and not r.rolsuper and r.rolname not in ('anon', 'authenticated')
 union all
 select 'role-creator', null, null, r.rolname, 'it has CREATEROLE, and may grant itself roles that own tables', 'decide',
   json_build_object('question', 'is it trusted like the owner of the tables?', 'choices', json_build_array(

@@ -1,5 +1,5 @@
 -- Objects beside the registered tables through which requests may reach rows of other organisations.
-with requests as (
+with recursive requests as (
   select 0::oid as oid, 'PUBLIC' as name
   union all
   select r.oid, r.rolname::text from pg_roles r where r.rolname in ('anon', 'authenticated')
@@ -9,6 +9,37 @@ with requests as (
   join pg_namespace n on n.nspname = t.schema_name
   join pg_class c on c.relnamespace = n.oid and c.relname = t.table_name and c.relkind in ('r', 'p')
   where t.scope <> 'user'
+), passing as (
+  -- The registered tables, and views through which an exempt function reads them without row-level security: a view of an
+  -- exempt owner, a view that reads with the rights of its caller, or a copy.
+  select g.oid, g.relname, g.oid as root from registered g
+  union
+  select v.oid, v.relname, p.root
+  from passing p
+  join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.refclassid = 'pg_class'::regclass and d.refobjid = p.oid
+  join pg_rewrite w on w.oid = d.objid
+  join pg_class v on v.oid = w.ev_class and v.oid <> p.oid and v.relkind in ('v', 'm')
+  join pg_roles o on o.oid = v.relowner
+  where v.relkind = 'm' or o.rolsuper or o.rolbypassrls or exists (
+    select from pg_options_to_table(v.reloptions) x
+    where x.option_name = 'security_invoker' and x.option_value in ('true', 'on', '1', 'yes'))
+), foreign_tables as (
+  -- A view reads a foreign table with the user mapping of the view's owner.
+  select c.oid, c.relname, format('%I.%I', n.nspname, c.relname) as full_name, c.relkind, c.relowner, c.oid as root
+  from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.relkind = 'f'
+  union
+  select v.oid, v.relname, format('%I.%I', n.nspname, v.relname), v.relkind, v.relowner, f.root
+  from foreign_tables f
+  join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.refclassid = 'pg_class'::regclass and d.refobjid = f.oid
+  join pg_rewrite w on w.oid = d.objid
+  join pg_class v on v.oid = w.ev_class and v.oid <> f.oid and v.relkind in ('v', 'm')
+  join pg_namespace n on n.oid = v.relnamespace
+), connectors as (
+  -- Functions of dblink that open a connection or use one.
+  select p.oid, p.proname, p.proowner from pg_proc p
+  join pg_depend d on d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e'
+  join pg_extension e on e.oid = d.refobjid and e.extname = 'dblink'
+  where p.proname ~ '^dblink(|_connect|_connect_u|_open|_fetch|_exec|_send_query|_get_result)$'
 ), definers as materialized (
   select p.oid, p.oid::regprocedure::text as signature, p.proowner, o.rolname as owner, o.rolsuper or o.rolbypassrls as is_exempt,
     lower(coalesce(nullif(p.prosrc, ''), pg_get_function_sqlbody(p.oid), '')) as body,
@@ -51,7 +82,7 @@ with requests as (
 )
 select 'definer-function' as rule, null::text as severity, null::text as "table", f.signature as object,
   format('%s may execute it; it runs as %s, who is exempt from row-level security, and names %s', f.names, f.owner,
-         string_agg(g.full_name, ', ' order by g.full_name)) as cause,
+         string_agg(distinct n.name, ', ' order by n.name)) as cause,
   'decide' as remedy_kind,
   json_build_object('question', 'does it return or change rows of one organisation only?', 'choices', json_build_array(
     json_build_array('it should run with the rights of its caller', 'sql', format('%salter routine %s security invoker;',
@@ -61,11 +92,13 @@ select 'definer-function' as rule, null::text as severity, null::text as "table"
       case when pg_has_role(f.proowner, 'usage') then '' else format(E'-- as %I:\n', f.owner) end,
       f.signature))))::text as remedy
 from definers f
--- A regular expression for each pair of a function and a table would be slow.
-join registered g on case when strpos(f.body, lower(g.relname)) > 0 then
-    f.body ~ format('(^|[^a-z0-9_$])%s($|[^a-z0-9_$])', lower(regexp_replace(g.relname, '([^a-zA-Z0-9_])', '\\\1', 'g')))
+-- A regular expression for each pair of a function and a relation would be slow.
+join passing p on case when strpos(f.body, lower(p.relname)) > 0 then
+    f.body ~ format('(^|[^a-z0-9_$])%s($|[^a-z0-9_$])', lower(regexp_replace(p.relname, '([^a-zA-Z0-9_])', '\\\1', 'g')))
   else false end
+join registered g on g.oid = p.root
   and (f.is_exempt or not g.relforcerowsecurity and pg_has_role(f.proowner, g.relowner, 'usage'))
+cross join lateral (select case p.oid when g.oid then '' else p.relname || ', a view of ' end || g.full_name as name) n
 where f.names is not null
 group by f.oid, f.signature, f.proowner, f.owner, f.names
 union all
@@ -93,16 +126,88 @@ select 'rewrite-rule', case when not o.rolsuper and not o.rolbypassrls and g.rel
     json_build_array('the rule is not needed', 'sql', format('drop rule %I on %s;', w.rulename, g.full_name))))::text
 from registered g join pg_rewrite w on w.ev_class = g.oid join pg_roles o on o.oid = g.relowner
 union all
-select 'foreign-data', null, format('%I.%I', n.nspname, c.relname), c.relname, format(
-    '%s may read the foreign table, and no policy of this database protects its rows', r.names), 'decide',
+select 'foreign-data', null, t.full_name, t.relname, format(
+    case when t.relkind = 'f' then '%1$s may read the foreign table, and no policy of this database protects its rows'
+         else '%1$s may read it; it reads %2$s with the user mapping of %3$s, and no policy of this database protects the rows'
+    end, r.names, string_agg(distinct w.oid::regclass::text, ' and '), t.relowner::regrole), 'decide',
   json_build_object('question', 'does its server protect its rows?', 'choices', json_build_array(
     json_build_array('no request needs it', 'sql', format(
-      'revoke all on %I.%I from public, anon, authenticated;', n.nspname, c.relname))))::text
-from pg_class c
-join pg_namespace n on n.oid = c.relnamespace
+      '%srevoke all on %s from public, anon, authenticated;',
+      case when pg_has_role(t.relowner, 'usage') then '' else format(E'-- as %s:\n', t.relowner::regrole) end,
+      t.full_name))))::text
+from foreign_tables t
+join pg_class w on w.oid = t.root
 cross join lateral (select string_agg(q.rolname, ' and ' order by q.rolname) as names from pg_roles q
-                    where q.rolname in ('anon', 'authenticated') and has_any_column_privilege(q.oid, c.oid, 'select')) r
-where c.relkind = 'f' and r.names is not null
+                    where q.rolname in ('anon', 'authenticated') and has_any_column_privilege(q.oid, t.oid, 'select')) r
+where r.names is not null
+group by t.oid, t.full_name, t.relname, t.relkind, t.relowner, r.names
+union all
+-- Whatever role the function runs as, the other server knows only the user of the mapping or of the connection string.
+select 'foreign-data', null, null, f.signature, format(
+    '%s may execute it; it connects to another database as %s: it names %s', f.names, f.owner,
+    string_agg(distinct n.name, ' and ')), 'decide',
+  json_build_object('question', 'does it return or change rows of one organisation only?', 'choices', json_build_array(
+    json_build_array('no request needs it', 'sql', format(
+      '%srevoke execute on routine %s from public, anon, authenticated;',
+      case when pg_has_role(f.proowner, 'usage') then '' else format(E'-- as %I:\n', f.owner) end, f.signature))))::text
+from definers f
+join (select t.relname as name from foreign_tables t union select c.proname from connectors c) n
+  on case when strpos(f.body, lower(n.name)) > 0 then
+       f.body ~ format('(^|[^a-z0-9_$])%s($|[^a-z0-9_$])', lower(regexp_replace(n.name, '([^a-zA-Z0-9_])', '\\\1', 'g')))
+     else false end
+where f.names is not null
+group by f.oid, f.signature, f.proowner, f.owner, f.names
+union all
+-- Functions that PostgreSQL, or the script of their extension, grants to no ordinary role: they read files of the server,
+-- connect as another user, or control the server.
+select 'server-function', null, null, p.oid::regprocedure::text, format(
+    '%s may execute it, and PostgreSQL grants it to no ordinary role: no policy limits what it reads or does',
+    string_agg(q.name, ' and ' order by q.name)), 'decide',
+  json_build_object('question', 'do requests need it?', 'choices', json_build_array(
+    json_build_array('no', 'sql', format('%srevoke execute on function %s from public, anon, authenticated;',
+      case when pg_has_role(p.proowner, 'usage') then '' else format(E'-- as %s:\n', p.proowner::regrole) end,
+      p.oid::regprocedure))))::text
+from pg_init_privs i
+join pg_proc p on p.oid = i.objoid
+cross join lateral aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+join requests q on q.oid = a.grantee
+where i.classoid = 'pg_proc'::regclass and i.objsubid = 0
+  and not exists (select from aclexplode(i.initprivs) x where x.grantee in (0, q.oid))
+group by p.oid, p.proowner
+union all
+select 'server-function', null, null, p.oid::regprocedure::text, format(
+    '%s may execute it; it is written in %s, whose functions act with the rights of the server''s process',
+    string_agg(q.name, ' and ' order by q.name), l.lanname), 'decide',
+  json_build_object('question', 'does it return or change rows of one organisation only?', 'choices', json_build_array(
+    json_build_array('no request needs it', 'sql', format(
+      '%srevoke execute on routine %s from public, anon, authenticated;',
+      case when pg_has_role(p.proowner, 'usage') then '' else format(E'-- as %s:\n', p.proowner::regrole) end,
+      p.oid::regprocedure))))::text
+from pg_proc p
+join pg_language l on l.oid = p.prolang and not l.lanpltrusted
+join pg_namespace n on n.oid = p.pronamespace and n.nspname not in ('pg_catalog', 'information_schema')
+cross join lateral aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+join requests q on q.oid = a.grantee
+where p.prokind in ('f', 'p') and p.prorettype not in ('trigger'::regtype, 'event_trigger'::regtype)
+  and not exists (select from pg_depend d where d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e')
+group by p.oid, p.proowner, l.lanname
+union all
+select 'server-function', null, null, 'dblink', format(
+    '%s may execute functions of dblink: with a password, or the user mapping of a server, a request connects as another user',
+    string_agg(distinct q.name, ' and ')), 'decide',
+  json_build_object('question', 'do requests connect to other databases?', 'choices', json_build_array(
+    json_build_array('no', 'sql', string_agg(distinct format(
+      '%srevoke execute on function %s from public, anon, authenticated;',
+      case when pg_has_role(c.proowner, 'usage') then '' else format(E'-- as %s:\n', c.proowner::regrole) end,
+      c.oid::regprocedure), E'\n'))))::text
+from connectors c
+join pg_proc p on p.oid = c.oid
+cross join lateral aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+join requests q on q.oid = a.grantee
+where exists (select from pg_roles r where r.rolname in ('anon', 'authenticated')
+                and has_schema_privilege(r.oid, p.pronamespace, 'usage'))
+  and not exists (select from pg_init_privs i where i.classoid = 'pg_proc'::regclass and i.objoid = p.oid)
+having count(*) > 0
 union all
 select 'foreign-data', null, null, u.srvname, format(
     'the user mapping of %s on server %s gives requests the rights of another server''s user',
@@ -110,7 +215,8 @@ select 'foreign-data', null, null, u.srvname, format(
   json_build_object('question', 'do requests need it?', 'choices', json_build_array(
     json_build_array('no', 'sql', format('drop user mapping for %s server %I;',
       case u.umuser when 0 then 'public' else quote_ident(u.usename) end, u.srvname))))::text
-from pg_user_mappings u join requests q on q.oid = u.umuser
+from pg_user_mappings u
+where u.umuser = 0 or exists (select from requests q where q.oid <> 0 and pg_has_role(q.oid, u.umuser, 'member'))
 union all
 select 'queue-table', null, null, q.nspname, format(
     '%s may use tables of schema %s, which contain data of every organisation', q.names, q.nspname), 'decide',
@@ -145,13 +251,19 @@ where e.evtenabled <> 'D' and not o.rolsuper and o.rolname !~ '^supabase_'
   and not exists (select from registered g where pg_has_role(o.oid, g.relowner, 'usage'))
 group by e.oid, e.evtname, e.evtowner
 union all
+-- Every request of a role reads what the role owns, whatever organisation created it.
 select 'large-object', null, null, 'large objects', format('requests may read %s of them: they belong to no organisation',
     count(*)), 'decide',
   json_build_object('question', 'may every organisation read them?', 'choices', json_build_array(
-    json_build_array('no', 'sql', E'do $$ declare id oid; begin\n  for id in select oid from pg_largeobject_metadata loop\n'
-      '    execute format(''revoke all on large object %s from public, anon, authenticated'', id);\n  end loop;\nend $$;')))::text
+    json_build_array('no', 'sql', E'do $$ declare l record; begin\n'
+      '  for l in select oid as id, pg_get_userbyid(lomowner) as owner from pg_largeobject_metadata loop\n'
+      '    execute format(''revoke all on large object %s from public, anon, authenticated'', l.id);\n'
+      '    if l.owner in (''anon'', ''authenticated'') then\n'
+      '      execute format(''alter large object %s owner to %I'', l.id, current_user);\n'
+      '    end if;\n  end loop;\nend $$;')))::text
 from pg_largeobject_metadata l
 where exists (select from aclexplode(l.lomacl) a join requests q on q.oid = a.grantee)
+   or exists (select from requests q where q.oid = l.lomowner)
 having count(*) > 0
 union all
 select 'storage-policy', null, format('%I.%I', n.nspname, c.relname), p.polname, format(

@@ -16,6 +16,18 @@ pub(super) const BREAKS: &[Break] = &[
         "create role audited_backup; grant pg_read_all_data, pg_write_all_data to audited_backup",
         &[("all-data-role", "audited_backup")],
     ),
+    // Other powers of a request role, and of an ordinary role.
+    broken("request role", "grant pg_monitor to anon", &[("request-role", "anon")]),
+    broken("request role", "grant pg_execute_server_program to authenticated", &[("request-role", "authenticated")]),
+    broken("request role", "grant pg_signal_backend to anon", &[("request-role", "anon")]),
+    broken("request role", "alter role authenticated replication", &[("request-role", "authenticated")]),
+    broken("all data", "create role audited_etl replication", &[("all-data-role", "audited_etl")]),
+    broken(
+        "all data",
+        "create role audited_loader; grant pg_read_server_files, pg_execute_server_program to audited_loader",
+        &[("all-data-role", "audited_loader")],
+    ),
+    broken("owner", "alter table consent_records owner to authenticated", &[("owner-member", "public.consent_records")]),
     broken("role creator", "create role audited_manager createrole", &[("role-creator", "audited_manager")]),
     broken("schema public", "grant create on schema public to authenticated", &[("schema-right", "authenticated")]),
     // Views.
@@ -48,6 +60,14 @@ pub(super) const BREAKS: &[Break] = &[
          grant execute on procedure \"App\".\"Purge\" to authenticated",
         &[("definer-function", "\"App\".\"Purge\"(interval)")],
     ),
+    // The function names neither table, only a view of one that no request may read, and a view above that one.
+    broken(
+        "functions",
+        "create view all_payments as select * from payments; create view recent_payments as select * from all_payments;
+         create function recent_total() returns bigint language sql security definer
+           as 'select count(*) from public.recent_payments'",
+        &[("definer-function", "public.recent_total()")],
+    ),
     broken(
         "contacts",
         "create rule keep as on delete to contacts do instead nothing",
@@ -69,6 +89,35 @@ pub(super) const BREAKS: &[Break] = &[
         &[("foreign-data", "public.weather"), ("foreign-data", "Other")],
     ),
     broken(
+        "foreign data",
+        "create extension postgres_fdw; create server back foreign data wrapper postgres_fdw options (dbname 'app');
+         create user mapping for current_user server back options (user 'postgres');
+         create foreign table all_leads (id uuid) server back options (table_name 'leads');
+         create view lead_ids as select id from all_leads; create view shown_ids as select id from lead_ids;
+         grant select on shown_ids to authenticated;
+         create function remote_leads() returns bigint language sql security definer as 'select count(*) from public.all_leads'",
+        &[("foreign-data", "public.shown_ids"), ("foreign-data", "public.remote_leads()")],
+    ),
+    broken(
+        "foreign data",
+        "create extension dblink;
+         create role audited_reporter; create function remote_calls() returns setof uuid language plpgsql security definer
+           as 'begin return query select id from public.dblink(''dbname=app'', ''select id from calls'') c (id uuid); end';
+         alter function remote_calls() owner to audited_reporter",
+        &[("server-function", "dblink"), ("foreign-data", "public.remote_calls()")],
+    ),
+    // Functions that act outside row-level security.
+    broken(
+        "server functions",
+        "grant execute on function pg_read_file(text), lo_export(oid, text) to authenticated;
+         create function audited_add(int, int) returns int language internal as 'int4pl'",
+        &[
+            ("server-function", "pg_read_file(text)"),
+            ("server-function", "lo_export(oid,text)"),
+            ("server-function", "public.audited_add(integer,integer)"),
+        ],
+    ),
+    broken(
         "queues",
         "create schema pgmq; create table pgmq.q_mails (msg_id bigint, message jsonb); grant usage on schema pgmq to authenticated;
          grant select on pgmq.q_mails to authenticated",
@@ -85,6 +134,11 @@ pub(super) const BREAKS: &[Break] = &[
         &[("event-trigger", "audited_trigger")],
     ),
     broken("large objects", "select lo_create(4711); grant select on large object 4711 to public", &[("large-object", "large objects")]),
+    broken(
+        "large objects",
+        "select lo_create(4712); alter large object 4712 owner to authenticated",
+        &[("large-object", "large objects")],
+    ),
     broken(
         "storage",
         "create schema storage; create table storage.objects (id uuid primary key, bucket_id text, name text);
