@@ -1,5 +1,7 @@
 //! Access of each role to each table, today and once the tables are enforced. Tables with equal rows are
-//! printed together, and so are roles.
+//! printed together, and so are roles. Members of a table (partitions, inheritance children) are printed only
+//! for roles whose access to them differs from that to the whole, because grants on the whole do not apply to
+//! a statement that names a member, and the other way round.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,12 +16,17 @@ const ROLES_MAX: usize = 6;
 /// Access before and after the enforce phase, table by table and role by role.
 #[derive(Debug, Clone, Default)]
 pub struct AccessOverview {
-    /// For each table, the lines with their roles.
-    tables: BTreeMap<String, BTreeMap<String, Vec<String>>>,
+    /// For each table, the lines with their roles. The key is the whole, and the member if it is one.
+    tables: BTreeMap<(String, Option<String>), Lines>,
 }
+
+/// Access of roles: each line with the roles that have it.
+type Lines = BTreeMap<String, Vec<String>>;
 
 #[derive(sqlx::FromRow)]
 struct AccessRow {
+    whole_name: String,
+    is_member: bool,
     table_name: String,
     role_name: String,
     command: String,
@@ -38,16 +45,27 @@ impl AccessOverview {
             sqlx::query_as(include_str!("sql/roles.sql")).bind(tables).fetch_all(connection).await?;
         let mut overview = Self::default();
         for of_role in rows.chunk_by(|a, b| a.table_name == b.table_name && a.role_name == b.role_name) {
-            let first = &of_role[0];
-            let lines = overview.tables.entry(first.table_name.clone()).or_default();
-            lines.entry(line(of_role)).or_default().push(first.role_name.clone());
+            overview.add(&of_role[0], line(of_role));
         }
         Ok(overview)
     }
 
-    /// Removes the tables for which `is_kept` is false.
+    /// Adds the access of one role, unless it has the same access to the whole. The whole comes first.
+    fn add(&mut self, row: &AccessRow, line: String) {
+        let (whole, role) = (row.whole_name.clone(), row.role_name.clone());
+        if row.is_member
+            && let Some(lines) = self.tables.get(&(whole.clone(), None))
+            && lines.get(&line).is_some_and(|roles| roles.contains(&role))
+        {
+            return;
+        }
+        let member = row.is_member.then(|| row.table_name.clone());
+        self.tables.entry((whole, member)).or_default().entry(line).or_default().push(role);
+    }
+
+    /// Removes the tables, with their members, for which `is_kept` is false.
     pub(in crate::tenancy) fn retain(&mut self, is_kept: impl Fn(&str) -> bool) {
-        self.tables.retain(|name, _| is_kept(name));
+        self.tables.retain(|(whole, _), _| is_kept(whole));
     }
 }
 
@@ -100,9 +118,9 @@ impl fmt::Display for AccessOverview {
             "What each role may do today -> once the tables are enforced. \"The organisation\" is that of the claims:\n\
              without claims there are no rows. Superusers bypass row-level security."
         )?;
-        let mut groups: BTreeMap<&BTreeMap<String, Vec<String>>, Vec<String>> = BTreeMap::new();
-        for (name, lines) in &self.tables {
-            groups.entry(lines).or_default().push(name.clone());
+        let mut groups: BTreeMap<&Lines, Vec<String>> = BTreeMap::new();
+        for ((whole, member), lines) in &self.tables {
+            groups.entry(lines).or_default().push(member.as_ref().unwrap_or(whole).clone());
         }
         for (lines, names) in groups {
             writeln!(f, "{}", joined(&names, TABLES_MAX))?;

@@ -40,7 +40,7 @@ pub struct RoleUsage {
     pub name: String,
     /// Whether the role may log in.
     pub can_log_in: bool,
-    /// Number of tables on which it has rights.
+    /// Number of tables on which, or on a member of which, it has rights.
     pub tables: i64,
     /// Login roles that may become this role by SET ROLE.
     pub logins: Vec<String>,
@@ -83,7 +83,8 @@ impl EnforcementImpact {
         todo: &[&TablePlan],
         own_pids: &[i32],
     ) -> Result<(), StepError> {
-        let names: Vec<String> = todo.iter().map(|t| t.table.name.clone()).collect();
+        // A statement may name a member.
+        let names: Vec<String> = todo.iter().flat_map(|t| t.tree()).map(|t| t.table.name.clone()).collect();
         let effective: Vec<String> = self.roles.iter().map(|r| r.name.clone()).collect();
         let is_affected =
             "exists (select from unnest($1::text[]) t (name) where s.query ~* ('\\m' || t.name || '\\M'))

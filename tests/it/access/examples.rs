@@ -227,3 +227,42 @@ async fn the_plan_prints_the_access_of_each_role() {
     }
     assert!(asked.contains(&login), "login roles that may become anon are named: {asked}");
 }
+
+/// Grants on a whole do not apply to a statement that names a partition, and the other way round.
+#[tokio::test]
+async fn roles_with_rights_on_a_member_alone_are_named() {
+    let visits = "
+        create table visits (id int, owner_id uuid, at date not null) partition by range (at);
+        create table visits_2024 partition of visits for values from ('2024-01-01') to ('2025-01-01');
+        create table visits_2025 partition of visits for values from ('2025-01-01') to ('2026-01-01')
+          partition by list (id);
+        create table visits_2025_rest partition of visits_2025 default;
+        create table lists (id int primary key, owner_id uuid); create table old_lists () inherits (lists);
+        grant select on visits to authenticated; grant select on visits_2024 to authenticated;
+        insert into visits values (1, null, '2024-05-05'), (2, null, '2025-05-05'); insert into old_lists values (1);";
+    let db = adopted(
+        visits,
+        "select warden.adopt_table('visits', 'owner_id'); select warden.adopt_table('lists', 'owner_id')",
+    )
+    .await;
+    let [archive, api] = ["archive", "api"].map(|name| format!("{name}_{}", db.name));
+    db.run(format!(
+        "create role {archive}; create role {api} login noinherit; grant {archive} to {api};
+         grant select (id) on visits_2025_rest to {archive}; grant delete on old_lists to {archive}"
+    ))
+    .await;
+    let (_, plan) = migrate(&db, &["--plan", "--enforce"]).await;
+    let (_, asked) = migrate(&db, &["--enforce"]).await;
+    for text in [&plan, &asked] {
+        for says in [
+            format!("visits_2025_rest\n  {archive}  select: all rows -> rows of the organisation"),
+            format!("old_lists\n  {archive}  delete: all rows -> rows of the organisation"),
+            "visits\n  authenticated  select: all rows -> rows of the organisation".to_owned(),
+        ] {
+            assert!(text.contains(&says), "{says}\n{text}");
+        }
+        assert!(!text.contains("visits_2024\n"), "it is like the whole: {text}");
+    }
+    let role = format!("{archive} (2 tables, 0 sessions now, also by SET ROLE of {api})");
+    assert!(asked.contains(&role), "{role}\n{asked}");
+}

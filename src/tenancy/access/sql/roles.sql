@@ -1,19 +1,22 @@
--- What each role may do in each table, by command, today and once the table is enforced. $1: oids of the tables.
--- Superusers and Warden's own roles are left out.
-with tables as (
+-- What each role may do in each table and in each of its members, by command, today and once the table is enforced. $1:
+-- oids of the tables. Superusers and Warden's own roles are left out.
+with relations as (
   select c.oid, case n.nspname when 'public' then '' else n.nspname || '.' end || c.relname as name, c.relowner,
-    c.relrowsecurity, c.relforcerowsecurity,
-    warden.access_mode(c.oid) as mode
+    c.relrowsecurity, c.relforcerowsecurity, c.relkind
+  from pg_class c join pg_namespace n on n.oid = c.relnamespace
+), tables as (
+  select c.*, w.oid as whole, w.name as whole_name, warden.access_mode(c.oid) as mode
   from unnest($1::bigint[]) t (oid)
-  join pg_class c on c.oid = t.oid::oid
-  join pg_namespace n on n.oid = c.relnamespace
+  join relations w on w.oid = t.oid::oid
+  cross join lateral warden.tree(w.oid) m (oid)
+  join relations c on c.oid = m.oid and c.relkind in ('r', 'p')
 ), roles as (
   select r.oid, r.rolname, r.rolbypassrls from pg_roles r
   where not r.rolsuper and r.rolname !~ '^pg_' and r.rolname not in ('warden_owner', 'warden_gateway', 'warden_publisher')
 ), commands (n, name, letter) as (
   values (1, 'SELECT', 'r'::"char"), (2, 'INSERT', 'a'), (3, 'UPDATE', 'w'), (4, 'DELETE', 'd')
 ), allowed as (
-  select t.oid, t.name as table_name, r.rolname as role_name, c.n, c.name as command, t.mode, r.rolbypassrls,
+  select t.oid, t.whole_name, t.oid <> t.whole as is_member, t.name as table_name, r.rolname as role_name, c.n, c.name as command, t.mode, r.rolbypassrls,
     -- A role that inherits from the owner is exempt like the owner.
     not t.relrowsecurity or r.rolbypassrls or not t.relforcerowsecurity and pg_has_role(r.oid, t.relowner, 'usage')
       as is_exempt,
@@ -26,7 +29,7 @@ with tables as (
   where has_table_privilege(r.oid, t.oid, c.name)
      or c.name <> 'DELETE' and has_any_column_privilege(r.oid, t.oid, c.name)
 )
-select a.oid::bigint as oid, a.table_name, a.role_name::text as role_name, lower(a.command) as command, a.rolbypassrls as bypasses,
+select a.whole_name, a.is_member, a.table_name, a.role_name::text as role_name, lower(a.command) as command, a.rolbypassrls as bypasses,
   case when a.is_exempt then 'all rows'
        when a.policies is null then 'no rows'
        else 'rows that ' || case cardinality(a.policies) when 1 then 'the policy ' else 'the policies ' end
@@ -38,4 +41,4 @@ select a.oid::bigint as oid, a.table_name, a.role_name::text as role_name, lower
         left join pg_roles g on g.oid = u.grantee
         where a.n = 1 and (u.grantee = 0 or g.rolname = a.role_name) order by 1) as loses
 from allowed a
-order by a.table_name, a.role_name, a.n
+order by a.whole_name, a.is_member, a.table_name, a.role_name, a.n

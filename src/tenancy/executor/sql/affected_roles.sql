@@ -1,10 +1,15 @@
--- Roles that are subject to policies and have rights on the tables, and the login roles that may become them: most
--- applications log in as one role and run SET ROLE for each request. $1: oids of the tables.
-with affected as (
+-- Roles that are subject to policies and have rights on the tables or on members of them, and the login roles that may
+-- become them: most applications log in as one role and run SET ROLE for each request. $1: oids of the tables.
+with relations as (
+  select t.oid as whole, m.oid
+  from unnest($1::bigint[]) t (oid)
+  cross join lateral warden.tree(t.oid::oid) m (oid)
+  join pg_class c on c.oid = m.oid and c.relkind in ('r', 'p')
+), affected as (
   select r.oid, r.rolname, r.rolcanlogin,
-    (select count(*) from unnest($1::bigint[]) t (oid)
-     where has_table_privilege(r.oid, t.oid::oid, 'select, insert, update, delete')
-        or has_any_column_privilege(r.oid, t.oid::oid, 'select, insert, update')) as tables
+    (select count(distinct t.whole) from relations t
+     where has_table_privilege(r.oid, t.oid, 'select, insert, update, delete')
+        or has_any_column_privilege(r.oid, t.oid, 'select, insert, update')) as tables
   from pg_roles r
   where not r.rolsuper and not r.rolbypassrls and r.rolname !~ '^pg_'
     and r.rolname not in ('warden_owner', 'warden_gateway', 'warden_publisher')
