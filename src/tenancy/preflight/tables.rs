@@ -294,16 +294,43 @@ impl Derivation {
     }
 }
 
-/// Triggers and policies of the application that have the name of one of Warden's, by table.
+/// An object of the application that has the name of one of Warden's.
+#[derive(Debug, sqlx::FromRow)]
+struct Clash {
+    oid: i64,
+    object: String,
+    definition: String,
+    own: Option<String>,
+    rename: String,
+}
+
+/// Triggers, policies, constraints and indexes of the application that have the name of one of Warden's, on
+/// registered tables and their members, by table: the problem and the choices.
 pub(in crate::tenancy) async fn clashes(
     connection: &mut PgConnection,
 ) -> Result<HashMap<i64, Vec<(String, String)>>, sqlx::Error> {
-    let rows: Vec<(i64, String, String, String)> =
-        sqlx::query_as(include_str!("sql/clashes.sql")).fetch_all(connection).await?;
+    let rows: Vec<Clash> = sqlx::query_as(include_str!("sql/clashes.sql")).fetch_all(connection).await?;
     let mut clashes: HashMap<i64, Vec<(String, String)>> = HashMap::new();
-    for (oid, object, definition, remedy) in rows {
-        let problem = format!("{object} has a name of Warden's, and Warden did not create it: {definition}");
-        clashes.entry(oid).or_default().push((problem, remedy));
+    for clash in rows {
+        clashes.entry(clash.oid).or_default().push((clash.problem(), clash.choices()));
     }
     Ok(clashes)
+}
+
+impl Clash {
+    /// Both definitions.
+    fn problem(&self) -> String {
+        let Self { object, definition, own, .. } = self;
+        let own = own.as_ref().map_or(String::new(), |own| format!("\nWarden's:\n  {own}"));
+        format!(
+            "{object} has a name of Warden's, and Warden did not create it\nthe application's:\n  {definition}{own}"
+        )
+    }
+
+    fn choices(&self) -> String {
+        format!(
+            "Rename it: {}\nor leave the table to the application: remove it from warden.tenant_tables.",
+            self.rename
+        )
+    }
 }

@@ -121,25 +121,39 @@ async fn objects_of_the_same_name_are_issues() {
         "alter table calls add constraint calls_org_id_fkey check (true);
          alter table calls add constraint calls_org_id_id_key check (true);
          create index idx_calls_org_vapi_call_id on calls (user_id);
-         create index idx_call_logs_org_call_id on leads (id)",
+         create index idx_call_logs_org_call_id on leads (id);
+         alter table call_logs add constraint call_logs_org_id_present check (id is not null)",
     )
     .await;
     let run = finds(
         &db,
         &[],
         &[
-            "calls: constraint calls_org_id_fkey is another constraint",
-            "calls: constraint calls_org_id_id_key is another constraint",
-            "calls: index idx_calls_org_vapi_call_id is another index",
-            "call_logs: indexes: relation \"idx_call_logs_org_call_id\" already exists",
-            "call_logs: foreign keys: there is no unique constraint matching",
+            "calls: constraint \"calls_org_id_fkey\" has a name of Warden's",
+            "calls: constraint \"calls_org_id_id_key\" has a name of Warden's",
+            "calls: index \"idx_calls_org_vapi_call_id\" has a name of Warden's",
+            "call_logs: index \"idx_call_logs_org_call_id\" has a name of Warden's",
+            "call_logs: constraint \"call_logs_org_id_present\" has a name of Warden's",
         ],
     )
-    .await;
-    for line in run.stdout.lines().filter_map(|l| l.split_once("run the command again: alter ")) {
-        db.run(format!("alter {}", line.1)).await;
+    .await
+    .says(&[
+        "  CHECK (true)",
+        "  foreign key (org_id) references public.organizations (id) on delete cascade",
+        "  unique (org_id, id)",
+        "  CREATE INDEX idx_calls_org_vapi_call_id ON public.calls USING btree (user_id)",
+        "  create index idx_calls_org_vapi_call_id on public.calls (org_id, vapi_call_id)",
+        "  CREATE INDEX idx_call_logs_org_call_id ON public.leads USING btree (id)",
+        "  check (org_id is not null)",
+    ]);
+    migrate(db.url(), &["--plan"]).await.must(1).says(&["\"calls_org_id_fkey\" has a name of Warden's"]);
+    let untouched = "select count(*) from pg_attribute where attname = 'org_id'
+                     and attrelid in ('calls'::regclass, 'call_logs'::regclass)";
+    let columns: i64 = sqlx::query_scalar(untouched).fetch_one(&mut connect(&db).await).await.expect("reads");
+    assert_eq!(columns, 0, "these tables wait");
+    for (_, rename) in run.stdout.lines().filter_map(|l| l.split_once("Rename it: ")) {
+        db.run(rename).await;
     }
-    db.run("drop index idx_call_logs_org_call_id").await;
     completes(&db).await;
 }
 
