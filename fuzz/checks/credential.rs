@@ -11,15 +11,18 @@ use axum::http::{HeaderMap, HeaderValue, Uri, header};
 use warden::auth::{CookieName, CredentialError, find};
 
 const NAMES: [&str; 3] = ["token", "access_token", "apikey"];
+const JWT: &str = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ4In0.c2ln";
 
 pub(crate) fn run(data: &[u8]) {
     let mut lines = data.split(|byte| *byte == b'\n');
     let (Some(choice), Some(url), Some(value)) = (lines.next(), lines.next(), lines.next()) else { return };
     let headers = headers(lines);
     let Ok(url) = std::str::from_utf8(url) else { return };
+    plant_token(choice, url);
     if let Ok(uri) = url.parse::<Uri>() {
         let result = find(&uri, &headers, None);
         plant_cookies(&uri, headers.clone());
+        plant_other_scheme(&uri, headers.clone());
         if names_a_credential(&uri) {
             assert!(matches!(result, Err(CredentialError::InUrl(_))), "{uri} was not rejected: {result:?}");
         }
@@ -36,6 +39,18 @@ pub(crate) fn run(data: &[u8]) {
     assert_eq!(error, plain, "the error depends on the value");
 }
 
+/// Adds a token as the value of a parameter that is not named like a credential.
+fn plant_token(choice: &[u8], url: &str) {
+    let name: String =
+        choice.iter().filter(|byte| byte.is_ascii_alphanumeric()).copied().map(char::from).collect();
+    let url = url.split('#').next().unwrap_or_default();
+    let separator = if url.contains('?') { '&' } else { '?' };
+    if let Ok(uri) = format!("{url}{separator}{name}={JWT}").parse::<Uri>() {
+        let result = find(&uri, &HeaderMap::new(), None);
+        assert!(matches!(result, Err(CredentialError::InUrl(_))), "{uri} was not rejected: {result:?}");
+    }
+}
+
 /// Adds a cookie of the configured name, and then a second one.
 fn plant_cookies(uri: &Uri, mut headers: HeaderMap) {
     let name: CookieName = "warden".parse().expect("a name");
@@ -50,6 +65,17 @@ fn plant_cookies(uri: &Uri, mut headers: HeaderMap) {
     }
     headers.append(header::COOKIE, planted);
     assert!(find(uri, &headers, Some(&name)).is_err(), "two cookies of one name were accepted");
+}
+
+/// Adds the credential of a proxy, which changes nothing about a token that was found.
+fn plant_other_scheme(uri: &Uri, mut headers: HeaderMap) {
+    let without = find(uri, &headers, None);
+    headers.append(header::AUTHORIZATION, HeaderValue::from_static("Basic eDp5"));
+    let with = find(uri, &headers, None);
+    match without {
+        Err(CredentialError::Missing) => assert!(matches!(with, Err(CredentialError::Malformed(_)))),
+        without => assert_eq!(with, without),
+    }
 }
 
 /// The error for a URL with this credential. None if the string is not a URL.

@@ -4,7 +4,10 @@
 //! npm sends it) or, if a cookie is configured, in that cookie. It is never in the URL, because URLs end up
 //! in logs, histories and referrers. A URL that contains anything like a credential is rejected whatever else
 //! the request holds, and no error repeats the value.
+//!
+//! Credentials of other schemes in `Authorization` are for a proxy in front, and are not read.
 
+mod authorization;
 mod cookie;
 mod error;
 mod subprotocol;
@@ -16,9 +19,10 @@ pub use cookie::CookieName;
 pub use error::CredentialError;
 pub use subprotocol::{PHOENIX_SUBPROTOCOL, TOKEN_SUBPROTOCOL_PREFIX};
 
-use axum::http::{HeaderMap, Uri, header};
+use axum::http::{HeaderMap, Uri};
 
-use super::token::{TOKEN_BYTES_MAX, Token};
+use super::token::Token;
+use authorization::{Authorization, NOT_BEARER};
 use cookie::cookie_tokens;
 use subprotocol::Offer;
 use url::reject_credential_in_url;
@@ -46,33 +50,19 @@ pub fn find(
     cookie: Option<&CookieName>,
 ) -> Result<Presented, CredentialError> {
     reject_credential_in_url(uri)?;
-    let mut tokens = bearer_tokens(headers)?;
+    let Authorization { mut tokens, has_other_scheme } = Authorization::parse(headers)?;
     let offer = Offer::parse(headers)?;
     tokens.extend(offer.tokens);
     let cookies = cookie.map_or(Ok(Vec::new()), |name| cookie_tokens(headers, name))?;
     let is_cookie = !cookies.is_empty();
     tokens.extend(cookies);
-    let token = tokens.pop().ok_or(CredentialError::Missing)?;
+    let token = match tokens.pop() {
+        Some(token) => token,
+        None if has_other_scheme => return Err(NOT_BEARER),
+        None => return Err(CredentialError::Missing),
+    };
     if !tokens.is_empty() {
         return Err(CredentialError::Several);
     }
-    if token.len() > TOKEN_BYTES_MAX {
-        return Err(CredentialError::Malformed("token is longer than 8 KiB"));
-    }
     Ok(Presented { token: Token::new(token), wants_phoenix: offer.wants_phoenix, is_cookie })
-}
-
-fn bearer_tokens(headers: &HeaderMap) -> Result<Vec<String>, CredentialError> {
-    let mut tokens = Vec::new();
-    for value in headers.get_all(header::AUTHORIZATION) {
-        let value = value.to_str().map_err(|_| {
-            CredentialError::Malformed("Authorization header is not ASCII: send `Bearer <token>`")
-        })?;
-        let (scheme, token) = value.trim().split_once(' ').unwrap_or((value.trim(), ""));
-        if !scheme.eq_ignore_ascii_case("bearer") || token.trim().is_empty() {
-            return Err(CredentialError::Malformed("Authorization header must be `Bearer <token>`"));
-        }
-        tokens.push(token.trim().to_owned());
-    }
-    Ok(tokens)
 }

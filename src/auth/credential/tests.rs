@@ -1,8 +1,9 @@
 //! Tests of how the token of a request is found, and which requests are rejected.
 
-use axum::http::HeaderValue;
+use axum::http::{HeaderValue, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use proptest::prelude::*;
 
 use super::url::is_jwt_like;
 use super::*;
@@ -104,7 +105,8 @@ fn exactly_one_token_is_required() {
         Err(CredentialError::Several)
     );
     assert_eq!(find_in("/", &[("sec-websocket-protocol", &entry)]), Err(CredentialError::Subprotocol));
-    for malformed in ["Basic eDp5", "Bearer", "Bearer ", JWT] {
+    for malformed in ["Basic eDp5", "Bearer", "Bearer ", "Bearer a b", "Bearer a, Basic b", "Bearer\ta", JWT]
+    {
         assert!(
             matches!(find_in("/", &[("authorization", malformed)]), Err(CredentialError::Malformed(_))),
             "{malformed}"
@@ -139,7 +141,10 @@ fn every_url_with_a_credential_is_rejected() {
         format!("/socket/websocket?x={}", JWT.replace('.', "%2E")),
         format!("/socket/{JWT}/websocket"),
         format!("/socket/websocket?x={TOKEN_SUBPROTOCOL_PREFIX}abc"),
-        "/socket/websocket?abc-token=1".to_owned(),
+        "/socket/websocket?a.token=abc".to_owned(),
+        "/socket/websocket?user%5Bapi_key%5D%5B%5D=abc".to_owned(),
+        "/socket/websocket?%252574oken=abc".to_owned(),
+        "/socket/websocket?session_id=abc".to_owned(),
         "http://abc@host/socket/websocket".to_owned(),
         "/socket/websocket?x=eyJhbGciOiJub25lIn0.eyJzdWIiOiJ4In0.".to_owned(),
     ] {
@@ -147,11 +152,128 @@ fn every_url_with_a_credential_is_rejected() {
         let Err(CredentialError::InUrl(shown)) = result else { panic!("{uri}: {result:?}") };
         assert!(!shown.contains("abc") && !shown.contains("eyJ"), "the error repeats the value: {shown}");
     }
-    // The scan is linear, even if a token could begin at every second byte.
-    assert!(!is_jwt_like(&"ey".repeat(1 << 20)));
-    for harmless in
-        ["/socket/websocket?vsn=2.0.0", "/socket/websocket?vsn=2.0.0&app=1.2.3&keyboard=x&they=a.b.c"]
+    // The scan is linear, even if a token could begin at every third byte.
+    assert!(!is_jwt_like(&"eyJ".repeat(1 << 20)));
+    assert!(!is_jwt_like(&"e.".repeat(1 << 20)));
+}
+
+#[test]
+fn names_of_parameters_are_matched_whole() {
+    let bearer = format!("Bearer {JWT}");
+    for harmless in [
+        "vsn=2.0.0",
+        "vsn=2.0.0&app=1.2.3&keyboard=x&they=a.b.c",
+        "business_id=1&class_id=2&os_id=3&s_id=4&hotkey=5&monkey=6&apikeyword=7&author=8",
+        "tokens_used=1&tokenizer=x&auth_provider=x&key_id=1&public_key_id=x&secretary=x&sessions=3",
+        "passwordless=1&jwt_kind=x&authorize_url=x&keys=1&donkey=x&broken=1&obsession=x&basic=1",
+        "room=monkeybusiness.example-company.com&host=keyboards01.customers01.example.com",
+        "x=eyeballs.eyewitness.eyJubmsi&filter=ey.ey.ey&x=e.e.e.e&v=eyJ.eyJ.eyJ",
+    ] {
+        let uri = format!("/socket/websocket?{harmless}");
+        assert!(find_in(&uri, &[("authorization", &bearer)]).is_ok(), "{harmless}");
+    }
+}
+
+#[test]
+fn a_value_shaped_like_a_token_is_rejected_under_any_name() {
+    let claims = URL_SAFE_NO_PAD.encode(r#"{"sub":"x"}"#);
+    for header in [
+        r#"{"alg":"HS256"}"#,
+        r#"{ "alg": "HS256" }"#,
+        "{\n  \"alg\": \"HS256\"\n}",
+        "{\r\n\t\"alg\":\"none\"}",
+        r#" {"typ":"JWT","alg":"RS256"}"#,
+    ] {
+        let header = URL_SAFE_NO_PAD.encode(header);
+        for token in [
+            format!("{header}.{claims}.c2ln"),
+            format!("{header}.{claims}."),
+            // An encrypted token has five parts, of which the second may be empty.
+            format!("{header}..aXY.dGV4dA.dGFn"),
+            format!("prefix-{}", format_args!("{header}.{claims}.c2ln")),
+        ] {
+            if token.starts_with("prefix-IHs") {
+                continue;
+            }
+            for uri in [
+                format!("/?room={token}"),
+                format!("/?{token}"),
+                format!("/{token}"),
+                format!("/?a=({token})"),
+            ] {
+                assert!(matches!(find_in(&uri, &[]), Err(CredentialError::InUrl(_))), "{uri}");
+            }
+        }
+    }
+}
+
+#[test]
+fn another_scheme_in_authorization_is_not_a_token() {
+    let entry = format!("phoenix, {TOKEN_SUBPROTOCOL_PREFIX}{}", STANDARD_NO_PAD.encode(JWT));
+    let offer = ("sec-websocket-protocol", entry.as_str());
+    let bearer = format!("Bearer {JWT}");
+    for other in [
+        "Basic eDp5",
+        "basic eDp5",
+        "Digest username=\"x\", realm=\"a.example.com\", nonce=\"dcd98b7102dd2f0e8b11d0f600bfb0c0\"",
+        "Negotiate YIIJvwYGKwYBBQUCoIIJszCCCa+gMDAuBgkqhkiC9xIBAgI=",
+        "NTLM TlRMTVNTUAABAAAA",
+        "AWS4-HMAC-SHA256 Credential=AKIA/20260101/eu-west-1/execute-api/aws4_request",
+        "Negotiate",
+        "BearerX abc",
+        "",
+    ] {
+        let in_subprotocol = find_in("/", &[("authorization", other), offer]);
+        assert_eq!(in_subprotocol.map(|p| p.token), Ok(Token::new(JWT)), "{other}");
+        for headers in [[other, &bearer], [&bearer, other]] {
+            let beside = find_in("/", &headers.map(|value| ("authorization", value)));
+            assert_eq!(beside.map(|p| p.token), Ok(Token::new(JWT)), "{other}");
+        }
+        assert!(find_in("/", &[("authorization", other)]).is_err(), "{other}");
+    }
+    // Another server might accept each of these as a token.
+    for ambiguous in
+        [JWT.to_owned(), format!("Token {JWT}"), format!("Basic x, {bearer}"), format!("\"{JWT}\"")]
     {
-        assert!(find_in(harmless, &[("authorization", &bearer)]).is_ok(), "{harmless}");
+        let result = find_in("/", &[("authorization", &ambiguous), offer]);
+        assert!(matches!(result, Err(CredentialError::Malformed(_))), "{ambiguous}: {result:?}");
+    }
+    assert_eq!(find_in("/", &[("authorization", "Bearer opaque"), offer]), Err(CredentialError::Several));
+    // The parameters of other schemes may contain any bytes.
+    let mut headers = HeaderMap::new();
+    headers.append("authorization", HeaderValue::from_bytes(b"Digest username=\"\xff\"").expect("a header"));
+    headers.append(offer.0, HeaderValue::from_str(offer.1).expect("a header"));
+    assert!(find(&Uri::from_static("/"), &headers, None).is_ok());
+}
+
+proptest! {
+    /// A name with a letter before or after it is another name.
+    #[test]
+    fn a_longer_name_is_no_credential(
+        name in prop::sample::select(&["token", "jwt", "sid", "key", "auth", "secret", "password"][..]),
+        before in "[b-g]{0,3}",
+        after in "[b-g]{0,3}",
+    ) {
+        let result = find_in(&format!("/?{before}{name}{after}=1"), &[("authorization", "Bearer a.b.c")]);
+        prop_assert_eq!(result.is_ok(), !(before.is_empty() && after.is_empty()));
+    }
+
+    /// Neither the case nor the encoding of a name hides it.
+    #[test]
+    fn a_name_is_recognised_however_it_is_written(
+        name in prop::sample::select(&["token", "access_token", "apiKey", "api-key", "jwt", "authorization"][..]),
+        is_upper in prop::collection::vec(any::<bool>(), 16),
+        encodings in prop::collection::vec(0..4_usize, 16),
+    ) {
+        let letters = name.chars().zip(is_upper).map(|(c, up)| if up { c.to_ascii_uppercase() } else { c });
+        let written: String = letters
+            .zip(encodings)
+            .map(|(c, times)| match times {
+                0 => c.to_string(),
+                _ => format!("%{}{:02x}", "25".repeat(times - 1), u32::from(c)),
+            })
+            .collect();
+        let result = find_in(&format!("/?{written}=1"), &[("authorization", "Bearer a.b.c")]);
+        prop_assert!(matches!(result, Err(CredentialError::InUrl(_))), "{}: {:?}", written, result);
     }
 }

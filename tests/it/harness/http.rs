@@ -172,7 +172,7 @@ pub fn urls_with(jwt: &str, opaque: &str) -> Vec<String> {
         "%2574oken",
         "params[token]",
         "params%5Btoken%5D",
-        "to.ken",
+        "user.token",
         "token%00",
     ]
     .iter()
@@ -180,7 +180,7 @@ pub fn urls_with(jwt: &str, opaque: &str) -> Vec<String> {
     .collect();
     let wrapped = STANDARD_NO_PAD.encode(jwt);
     urls.extend([
-        format!("/socket/websocket?{opaque}token=1"),
+        format!("/socket/websocket?{opaque}[token]=1"),
         "/socket/websocket?vsn=2.0.0&token".to_owned(),
         format!("/socket/websocket?vsn=2.0.0;token={opaque}"),
         format!("/socket/websocket?vsn=2.0.0&x={jwt}"),
