@@ -112,7 +112,7 @@ impl TestGateway {
             topics_need_claim: Vec::new(),
             listen: any_port,
             admin_listen: any_port,
-            allowed_origins: vec!["http://app.example".into()],
+            allowed_origins: vec!["http://app.example".into(), "capacitor://localhost".into()],
             edge: Edge::default(),
             limits: Limits::default(),
         };
