@@ -5,7 +5,10 @@ use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
+use super::error::{AuthError, ClaimError, Elapsed};
+use super::numeric_date;
 use super::topics::TopicClaim;
 use crate::org::OrgId;
 
@@ -15,20 +18,23 @@ const SUBJECT_BYTES_MAX: usize = 256;
 /// Longest `session_id`, in bytes.
 const SESSION_ID_BYTES_MAX: usize = 256;
 
-/// Latest accepted time, in seconds since 1970: the end of the year 9999. Later times overflow clocks.
-const TIME_MAX: u64 = 253_402_300_799;
+/// Difference between the clocks of issuer and gateway that `nbf` tolerates. `exp` tolerates none, because a
+/// session that began after it would be closed immediately.
+const LEEWAY: Duration = Duration::from_secs(5);
 
-/// Claims that the gateway reads. Times must be whole numbers: a string or a fraction is rejected here, even
-/// if the verifying library would ignore the claim (CVE-2026-25537).
+/// Claims that the gateway reads.
+///
+/// Times are kept as JSON and checked here. The verifying library rounds them to whole seconds, and has
+/// ignored times of the wrong type (CVE-2026-25537).
 #[derive(Debug, Deserialize)]
 pub(super) struct Claims {
     sub: String,
-    exp: u64,
-    #[serde(default, deserialize_with = "number")]
-    #[expect(dead_code, reason = "the verifying library checks the value; only the type is checked here")]
-    nbf: Option<u64>,
-    #[serde(default, deserialize_with = "number")]
-    iat: Option<u64>,
+    #[serde(default, deserialize_with = "raw")]
+    exp: Option<Box<RawValue>>,
+    #[serde(default, deserialize_with = "raw")]
+    nbf: Option<Box<RawValue>>,
+    #[serde(default, deserialize_with = "raw")]
+    iat: Option<Box<RawValue>>,
     #[serde(default, deserialize_with = "string")]
     session_id: Option<String>,
     /// Any type is accepted, because some issuers write a list and their users need no role here. Only a
@@ -39,9 +45,9 @@ pub(super) struct Claims {
     app_metadata: Value,
 }
 
-/// Deserialises an optional claim that must not be `null`.
-fn number<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    u64::deserialize(deserializer).map(Some)
+/// Keeps a present claim as JSON, `null` included.
+fn raw<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Box::<RawValue>::deserialize(deserializer).map(Some)
 }
 
 /// Deserialises an optional claim that must not be `null`.
@@ -54,36 +60,45 @@ pub(super) struct CheckedClaims {
     pub(super) org: OrgId,
     pub(super) subject: String,
     pub(super) session_id: Option<String>,
-    pub(super) issued_at: Option<SystemTime>,
-    pub(super) expires_at: SystemTime,
     pub(super) topics: TopicClaim,
     pub(super) role: Option<String>,
 }
 
-/// Claim that makes a correctly signed token unusable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ClaimError {
-    /// `sub` is empty or too long.
-    #[error("claim sub must have 1 to 256 bytes")]
-    Subject,
-    /// `exp` is later than the year 9999.
-    #[error("claim exp must be a time before the year 10000")]
-    Expiry,
-    /// `iat` is later than the year 9999.
-    #[error("claim iat must be a time before the year 10000")]
-    IssuedAt,
-    /// `session_id` is empty or too long.
-    #[error("claim session_id must have 1 to 256 bytes")]
-    SessionId,
-    /// `app_metadata.warden_topics` is present and not a list of topics.
-    #[error("claim app_metadata.warden_topics must be a list of topics, such as [\"calls\", \"call:*\"]")]
-    Topics,
-    /// `app_metadata.org_id` is not a UUID string.
-    #[error("claim app_metadata.org_id must be the UUID of an organisation, as a string of 36 characters")]
-    Org,
+/// Times of a token.
+pub(super) struct Validity {
+    pub(super) issued_at: Option<SystemTime>,
+    not_before: Option<SystemTime>,
+    pub(super) expires_at: SystemTime,
+}
+
+impl Validity {
+    /// Checks that the token is valid at this time. It ends at the beginning of its `exp` (RFC 7519, section
+    /// 4.1.4).
+    pub(super) fn check(&self, now: SystemTime) -> Result<(), AuthError> {
+        if let Ok(since) = now.duration_since(self.expires_at) {
+            return Err(AuthError::Expired(Elapsed(since)));
+        }
+        if self.not_before.is_some_and(|not_before| not_before > now + LEEWAY) {
+            return Err(AuthError::Immature);
+        }
+        Ok(())
+    }
 }
 
 impl Claims {
+    /// Reads the times.
+    pub(super) fn validity(&self) -> Result<Validity, ClaimError> {
+        let time = |name, claim: &Option<Box<RawValue>>| match claim {
+            None => Ok(None),
+            Some(claim) => numeric_date::parse(claim).map(Some).ok_or(ClaimError::Time(name)),
+        };
+        Ok(Validity {
+            issued_at: time("iat", &self.iat)?,
+            not_before: time("nbf", &self.nbf)?,
+            expires_at: time("exp", &self.exp)?.ok_or(ClaimError::NoExpiry)?,
+        })
+    }
+
     /// Checks the claims that the verifying library does not know.
     pub(super) fn check(self) -> Result<CheckedClaims, ClaimError> {
         if self.sub.is_empty() || self.sub.len() > SUBJECT_BYTES_MAX {
@@ -106,8 +121,6 @@ impl Claims {
             org,
             subject: self.sub,
             session_id: self.session_id,
-            issued_at: self.iat.map(|iat| time(iat).ok_or(ClaimError::IssuedAt)).transpose()?,
-            expires_at: time(self.exp).ok_or(ClaimError::Expiry)?,
             topics,
             role: match self.role {
                 Value::String(role) => Some(role),
@@ -115,8 +128,4 @@ impl Claims {
             },
         })
     }
-}
-
-fn time(seconds: u64) -> Option<SystemTime> {
-    (seconds <= TIME_MAX).then(|| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
 }

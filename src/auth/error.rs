@@ -3,8 +3,6 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::claims::ClaimError;
-
 /// Reason for which a token is rejected. Its message may be shown to anyone: it never contains a string from
 /// the token.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,9 +37,37 @@ pub enum AuthError {
     /// The signature is valid, but a claim is not.
     #[error("token is not usable: {0}")]
     Claims(#[from] ClaimError),
+    /// The token has more bytes than this limit.
+    #[error("token is longer than {0} bytes: issue shorter tokens, or raise WARDEN_TOKEN_BYTES")]
+    TooLong(usize),
     /// The token cannot be parsed, or a claim is missing or has the wrong type.
     #[error("token is malformed: {0}")]
     Malformed(&'static str),
+}
+
+/// Claim that makes a correctly signed token unusable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ClaimError {
+    /// `sub` is empty or too long.
+    #[error("claim sub must have 1 to 256 bytes")]
+    Subject,
+    /// `exp` is missing.
+    #[error("claim exp is missing")]
+    NoExpiry,
+    /// This time is not a number, is negative, or is later than the year 9999.
+    #[error(
+        "claim {0} must be a number of seconds since 1970, before the year 10000; it may have a fraction"
+    )]
+    Time(&'static str),
+    /// `session_id` is empty or too long.
+    #[error("claim session_id must have 1 to 256 bytes")]
+    SessionId,
+    /// `app_metadata.warden_topics` is present and not a list of topics.
+    #[error("claim app_metadata.warden_topics must be a list of topics, such as [\"calls\", \"call:*\"]")]
+    Topics,
+    /// `app_metadata.org_id` is not a UUID string.
+    #[error("claim app_metadata.org_id must be the UUID of an organisation, as a string of 36 characters")]
+    Org,
 }
 
 /// Time since an event, printed in its largest whole unit.

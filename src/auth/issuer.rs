@@ -3,26 +3,21 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use jsonwebtoken::errors::{Error, ErrorKind};
 use jsonwebtoken::{DecodingKey, Validation, decode};
-use serde::Deserialize;
 use serde_json::Value;
 use uuid::Uuid;
 
 use super::alg::Alg;
 use super::claims::Claims;
-use super::error::{AuthError, Elapsed};
+use super::error::AuthError;
 use super::fetch::KeyServerUrl;
 use super::identity::Identity;
 use super::key_server::{KeyLookupError, KeyServer};
 use super::token::Token;
 use super::unverified::{UnverifiedToken, decode_part};
-
-/// Difference between the clocks of issuer and gateway that `nbf` tolerates, in seconds. `exp` tolerates
-/// none, because a session that began after it would be closed immediately.
-const LEEWAY_SECONDS: u64 = 5;
 
 /// Default `role` of tokens for back ends, as Supabase issues them.
 pub const SERVICE_ROLE: &str = "service_role";
@@ -127,7 +122,7 @@ impl Issuer {
         for key in keys {
             match decode::<Claims>(token.expose(), key, validation) {
                 Ok(data) => return self.identity(token, data.claims),
-                Err(cause) => error = auth_error(&cause, token),
+                Err(cause) => error = auth_error(&cause),
             }
             // Every other error means that this key verified the signature.
             if error != AuthError::Signature {
@@ -137,8 +132,10 @@ impl Issuer {
         Err(error)
     }
 
-    /// Applies the issuer's rules to the claims of a token whose signature, times and audience are verified.
+    /// Checks the times and applies the issuer's rules to a token whose signature and audience are verified.
     fn identity(&self, token: &Token, claims: Claims) -> Result<Identity, AuthError> {
+        let validity = claims.validity()?;
+        validity.check(SystemTime::now())?;
         if !self.rules.claims.is_empty() {
             let all: HashMap<String, Value> = decode_part(payload(token))?;
             for (name, allowed) in &self.rules.claims {
@@ -157,8 +154,8 @@ impl Issuer {
             issuer: self.name.clone(),
             subject: claims.subject,
             session_id: claims.session_id,
-            issued_at: claims.issued_at,
-            expires_at: claims.expires_at,
+            issued_at: validity.issued_at,
+            expires_at: validity.expires_at,
             topics: claims.topics,
             is_service: self.rules.is_service(claims.role.as_deref()),
         })
@@ -168,16 +165,12 @@ impl Issuer {
 /// The library's validation for one algorithm. The token's header only selects one of these validations.
 fn validation(config: &IssuerConfig, alg: Alg) -> Validation {
     let mut validation = Validation::new(alg.for_library());
-    validation.leeway = LEEWAY_SECONDS;
-    // The library accepts a token during the second of `exp`. RFC 7519 and the session end it at the
-    // beginning of that second. `phoenix` reconnects after 10 ms, so without this line it was accepted and
-    // closed dozens of times.
-    validation.reject_tokens_expiring_in_less_than = LEEWAY_SECONDS + 1;
-    validation.validate_exp = true;
-    validation.validate_nbf = true;
+    // `Validity` checks the times, because the library rounds them to whole seconds.
+    validation.validate_exp = false;
+    validation.validate_nbf = false;
     validation.validate_aud = true;
     validation.set_audience(&[&config.audience]);
-    let mut required = vec!["exp", "sub", "aud"];
+    let mut required = vec!["sub", "aud"];
     if let Some(issuer) = &config.issuer {
         validation.set_issuer(&[issuer]);
         required.push("iss");
@@ -186,13 +179,8 @@ fn validation(config: &IssuerConfig, alg: Alg) -> Validation {
     validation
 }
 
-fn auth_error(error: &Error, token: &Token) -> AuthError {
+fn auth_error(error: &Error) -> AuthError {
     match error.kind() {
-        // The library reports `InvalidToken` if `exp` is in the first seconds of 1970, because subtracting
-        // the required rest of life overflows. `UnverifiedToken` has already rejected tokens that do not have
-        // three parts.
-        ErrorKind::ExpiredSignature | ErrorKind::InvalidToken => AuthError::Expired(expired_since(token)),
-        ErrorKind::ImmatureSignature => AuthError::Immature,
         ErrorKind::InvalidSignature
         | ErrorKind::InvalidAlgorithm
         | ErrorKind::InvalidAlgorithmName
@@ -200,7 +188,6 @@ fn auth_error(error: &Error, token: &Token) -> AuthError {
         ErrorKind::InvalidAudience => AuthError::UnexpectedClaim("aud"),
         ErrorKind::InvalidIssuer => AuthError::UnexpectedClaim("iss"),
         ErrorKind::MissingRequiredClaim(claim) => match claim.as_str() {
-            "exp" => AuthError::Malformed("claim exp is missing or not a number"),
             "aud" => AuthError::Malformed("claim aud is missing"),
             "iss" => AuthError::Malformed("claim iss is missing"),
             _ => AuthError::Malformed("claim sub is missing"),
@@ -208,17 +195,6 @@ fn auth_error(error: &Error, token: &Token) -> AuthError {
         ErrorKind::Json(_) => AuthError::Malformed("a claim is missing or has the wrong type"),
         _ => AuthError::Malformed("it is not a signed JSON Web Token"),
     }
-}
-
-/// Time since the expiry of a token whose signature is verified.
-fn expired_since(token: &Token) -> Elapsed {
-    #[derive(Deserialize)]
-    struct Expiry {
-        exp: u64,
-    }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let exp = decode_part::<Expiry>(payload(token)).map_or(now.as_secs(), |payload| payload.exp);
-    Elapsed(Duration::from_secs(now.as_secs().saturating_sub(exp)))
 }
 
 fn payload(token: &Token) -> &str {

@@ -16,17 +16,17 @@ mod issuer;
 mod json;
 mod jwks;
 mod key_server;
+mod numeric_date;
 mod token;
 mod topics;
 mod unverified;
 mod verifier;
 
 pub use alg::{Alg, KID_BYTES_MAX};
-pub use claims::ClaimError;
 pub use credential::{
     CookieName, CredentialError, PHOENIX_SUBPROTOCOL, Presented, TOKEN_SUBPROTOCOL_PREFIX, find,
 };
-pub use error::AuthError;
+pub use error::{AuthError, ClaimError};
 pub use fetch::{FetchError, KeyServerUrl};
 pub use identity::Identity;
 pub use issuer::{IssuerConfig, IssuerRules, SERVICE_ROLE};
