@@ -56,7 +56,7 @@ pub struct SessionLimits {
     pub received_bytes: Rate,
     /// Topics that one socket may have joined at the same time.
     pub joins_max: usize,
-    /// Time without any message after which a session ends. Clients send a heartbeat every 30 s.
+    /// Time without any message after which a session ends. Clients send a heartbeat every 30 to 60 s.
     pub idle_timeout: Duration,
     /// Time that a session stays open after its token has expired, because a fresh token may be on its way.
     /// The session cannot join new topics in this time.

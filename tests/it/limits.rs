@@ -5,26 +5,34 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
+use warden::config::Limits;
 
 use crate::harness::{TestDb, TestGateway, within};
 
 #[tokio::test]
 async fn an_idle_session_is_closed_and_a_heartbeat_keeps_it_open() {
-    const IDLE: Duration = Duration::from_secs(1);
+    // A heartbeat once a minute has the same slack in proportion.
+    const IDLE: Duration = Duration::from_secs(3);
+    const HEARTBEAT: Duration = Duration::from_secs(2);
+    let default = Limits::default().session.idle_timeout;
+    assert!(
+        default >= Duration::from_mins(1) * 3 / 2,
+        "a heartbeat once a minute has too little slack: {default:?}"
+    );
     let t = TestGateway::start_with(TestDb::create().await, |c| c.limits.session.idle_timeout = IDLE).await;
     let org = t.db.create_org().await;
     let (mut silent, mut heard) = (t.connect(org).await, t.connect(org).await);
     // Taken before the idle client's last message, which the gateway receives later.
     let started = tokio::time::Instant::now();
     silent.join("calls").await;
-    let mut interval = tokio::time::interval(IDLE / 5);
+    let mut interval = tokio::time::interval(HEARTBEAT);
     let (closed, ()) = tokio::join!(
         async {
             silent.expect_close(4408).await;
             started.elapsed()
         },
         async {
-            while started.elapsed() < 3 * IDLE {
+            while started.elapsed() < 2 * IDLE {
                 interval.tick().await;
                 let reply = heard.push("phoenix", "heartbeat", json!({})).await;
                 assert_eq!((reply.status.as_str(), reply.response), ("ok", json!({})));

@@ -186,7 +186,9 @@ impl Limits {
             // Each of those joins may carry a cursor of up to 32 KiB.
             received_bytes: Rate::new(256 * 1024, 4 * 1024 * 1024),
             joins_max: 100,
-            idle_timeout: Duration::from_secs(60),
+            // Some clients send a heartbeat once a minute, and browsers slow the timers of pages in the
+            // background down to that rate. Such a heartbeat may be half a minute late.
+            idle_timeout: Duration::from_secs(90),
             expiry_grace: Duration::from_secs(5),
             refreshes_max: 128,
             close_timeout: Duration::from_secs(5),

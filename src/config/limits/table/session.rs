@@ -90,7 +90,7 @@ fn lifetime(limits: &Limits) -> Vec<Limit> {
         Limit::new(
             "session.idle_timeout",
             Time(idle_timeout),
-            "Time without any message after which a session ends with 4408.",
+            "Time without any message after which a session ends with 4408. A heartbeat once a minute may be half a minute late.",
         ),
         Limit::new(
             "session.expiry_grace",
