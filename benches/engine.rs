@@ -50,7 +50,8 @@ static ORG: LazyLock<OrgId> = LazyLock::new(|| {
         topics: None,
     };
     let config = VerifierConfig::hs256(SECRET, DEFAULT_AUDIENCE, None);
-    let verifier = Verifier::new(&config, Limits::default().keys, &Arc::new(Metrics::default()));
+    let limits = Limits::default();
+    let verifier = Verifier::new(&config, limits.keys, limits.token_bytes_max, &Arc::new(Metrics::default()));
     let token = Token::new(sign(&claims, SECRET).expect("signs"));
     verifier.expect("a verifier").verify_now(&token).expect("a good token").org
 });

@@ -38,7 +38,9 @@ static BENCH: LazyLock<Bench> = LazyLock::new(|| {
             ..IssuerConfig::default()
         };
         let config = VerifierConfig { issuers: vec![issuer] };
-        let verifier = Verifier::new(&config, Limits::default().keys, &Arc::new(Metrics::default()));
+        let limits = Limits::default();
+        let verifier =
+            Verifier::new(&config, limits.keys, limits.token_bytes_max, &Arc::new(Metrics::default()));
         let verifier = Arc::new(verifier.expect("a verifier"));
         let fetchers: Vec<_> = verifier.key_fetchers().into_iter().map(tokio::spawn).collect();
         while verifier.readiness() != Readiness::Ready {

@@ -20,7 +20,9 @@ const USUAL_HEADER: &[u8] = br#"{"alg":"HS256","typ":"JWT"}"#;
 
 static VERIFIER: LazyLock<Verifier> = LazyLock::new(|| {
     let config = VerifierConfig::hs256(SECRET, "authenticated", Some("https://issuer.example"));
-    Verifier::new(&config, Limits::default().keys, &Arc::new(Metrics::default())).expect("a verifier")
+    let limits = Limits::default();
+    Verifier::new(&config, limits.keys, limits.token_bytes_max, &Arc::new(Metrics::default()))
+        .expect("a verifier")
 });
 
 pub(crate) fn run(data: &[u8]) {
@@ -66,12 +68,15 @@ fn assert_same_claims(identity: &Identity, claims: &Value) {
         one => one == "authenticated",
     };
     assert!(has_audience, "{claims}");
-    let exp = claims["exp"].as_u64().expect("exp is a whole number");
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs();
-    assert!(exp >= now, "{claims}");
+    let seconds =
+        |time: SystemTime| time.duration_since(SystemTime::UNIX_EPOCH).expect("after 1970").as_secs_f64();
+    let exp = claims["exp"].as_f64().expect("exp is a number");
+    assert!(exp > seconds(SystemTime::now()) - 1.0, "{claims}");
+    assert!((exp - seconds(identity.expires_at)).abs() < 1e-3, "{claims}");
     for name in ["nbf", "iat"] {
-        assert!(claims.get(name).is_none_or(Value::is_u64), "{claims}");
+        assert!(claims.get(name).is_none_or(|time| time.as_f64().is_some_and(|t| t >= 0.0)), "{claims}");
     }
+    assert_eq!(claims.get("iat").is_some(), identity.issued_at.is_some(), "{claims}");
     let metadata = &claims["app_metadata"];
     let org = metadata["org_id"].as_str().expect("org_id is a string");
     assert!(org.eq_ignore_ascii_case(&identity.org.to_string()), "{claims}");

@@ -52,7 +52,8 @@ impl Gateway {
             metrics.set_limit(name, value);
         }
         let hub = Arc::new(Hub::new(limits.outbox));
-        let verifier = Arc::new(Verifier::new(&config.verifier, limits.keys, &metrics)?);
+        let verifier =
+            Arc::new(Verifier::new(&config.verifier, limits.keys, limits.token_bytes_max, &metrics)?);
 
         let services = Services::new();
         let fanout = fanout::start(&services, &hub, &metrics, limits.fanout);

@@ -33,7 +33,7 @@ pub use issuer::{IssuerConfig, IssuerRules, SERVICE_ROLE};
 pub use jwks::{JWKS_KEYS_MAX, Jwks, JwksError, KeyError, PublicKey};
 pub(crate) use jwks::{RSA_BITS_MAX, RSA_BITS_MIN};
 pub use key_server::KeyLimits;
-pub use token::{TOKEN_BYTES_MAX, Token};
+pub use token::Token;
 pub(crate) use topics::TOPICS_MAX;
 pub use topics::{TopicClaim, is_topic, names_kind_of};
 pub use verifier::{Readiness, Verifier, VerifierConfig};

@@ -2,9 +2,6 @@
 
 use crate::audit_trail::TokenHash;
 
-/// Longest accepted token, in bytes.
-pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
-
 /// A token as the client sent it. `Debug` prints `***`, so no log line can contain it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(String);

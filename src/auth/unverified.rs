@@ -11,7 +11,6 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use super::alg::{Alg, KID_BYTES_MAX};
 use super::error::AuthError;
 use super::json::is_object;
-use super::token::TOKEN_BYTES_MAX;
 
 /// Types (`typ`) that are accepted if the issuer's rules name none. An ID token of another kind or a logout
 /// token must not pass as an access token.
@@ -47,9 +46,6 @@ fn is_present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<bool,
 
 impl UnverifiedToken {
     pub(super) fn parse(token: &str) -> Result<Self, AuthError> {
-        if token.len() > TOKEN_BYTES_MAX {
-            return Err(AuthError::Malformed("it is longer than 8 KiB"));
-        }
         let mut parts = token.split('.');
         let (Some(header), Some(payload), Some(_), None) =
             (parts.next(), parts.next(), parts.next(), parts.next())

@@ -49,6 +49,7 @@ pub enum Readiness {
 /// Verifies the tokens of all configured issuers.
 pub struct Verifier {
     issuers: Vec<(Option<String>, Issuer)>,
+    token_bytes_max: usize,
     wait: Duration,
 }
 
@@ -59,13 +60,18 @@ impl std::fmt::Debug for Verifier {
 }
 
 impl Verifier {
-    /// Creates a verifier for these issuers. The services of [`Self::key_fetchers`] must run to fetch
-    /// published keys.
+    /// Creates a verifier for these issuers, which parses tokens of at most `token_bytes_max` bytes. The
+    /// services of [`Self::key_fetchers`] must run to fetch published keys.
     ///
     /// # Errors
     /// Fails if issuers have no distinct names, or if the system's certificates are needed and cannot be
     /// read.
-    pub fn new(config: &VerifierConfig, limits: KeyLimits, metrics: &Arc<Metrics>) -> anyhow::Result<Self> {
+    pub fn new(
+        config: &VerifierConfig,
+        limits: KeyLimits,
+        token_bytes_max: usize,
+        metrics: &Arc<Metrics>,
+    ) -> anyhow::Result<Self> {
         let mut issuers: Vec<(Option<String>, Issuer)> = Vec::new();
         let has_servers = config.issuers.iter().any(|issuer| issuer.jwks_url.is_some());
         let fetcher =
@@ -87,7 +93,7 @@ impl Verifier {
             };
             issuers.push((config.issuer.clone(), Issuer::new(config, server)));
         }
-        Ok(Self { issuers, wait: limits.wait })
+        Ok(Self { issuers, token_bytes_max, wait: limits.wait })
     }
 
     /// Background services, one for each key server. Each fetches keys for ever.
@@ -156,7 +162,11 @@ impl Verifier {
 
     /// Selects the issuer whose name equals the token's `iss` exactly.
     fn select(&self, token: &Token) -> Result<(&Issuer, UnverifiedToken), AuthError> {
-        let unverified = UnverifiedToken::parse(token.expose())?;
+        let token = token.expose();
+        if token.len() > self.token_bytes_max {
+            return Err(AuthError::TooLong(self.token_bytes_max));
+        }
+        let unverified = UnverifiedToken::parse(token)?;
         let found = self.issuers.iter().find(|(name, _)| name.is_none() || *name == unverified.issuer);
         match found {
             Some((_, issuer)) => Ok((issuer, unverified)),

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use warden_devkit::cluster::Binaries;
 
 use super::watch;
+use crate::config::parse_origins;
 use crate::dev::{DevEnvironment, DevOptions};
 use crate::shutdown;
 
@@ -71,7 +72,7 @@ pub(super) async fn run(args: DevArgs) -> anyhow::Result<()> {
         rate: args.rate,
         listen: args.listen,
         admin_listen: args.admin_listen,
-        allowed_origins: args.allowed_origins.clone(),
+        allowed_origins: parse_origins(args.allowed_origins.clone())?,
     };
     let data_dir = options.data_dir.clone();
     eprintln!("starting (the first start creates the database and takes a few seconds)");

@@ -16,6 +16,7 @@ mod proxies;
 mod retention;
 mod session;
 mod signing;
+mod sizes;
 mod topics;
 
 use std::net::SocketAddr;
@@ -25,6 +26,8 @@ use clap::Args;
 pub use database::DatabaseArgs;
 pub use issuers::IssuerArgs;
 pub use limits::{DrainLimits, Limits};
+#[cfg(feature = "dev")]
+pub(crate) use origins::parse_origins;
 pub use signing::{DEFAULT_AUDIENCE, JWT_SECRET_BYTES_MIN, SigningArgs};
 
 use crate::auth::{CookieName, VerifierConfig};
@@ -56,6 +59,8 @@ pub struct ServeArgs {
     connections: connections::ConnectionArgs,
     #[command(flatten)]
     admission: admission::AdmissionArgs,
+    #[command(flatten)]
+    sizes: sizes::SizeArgs,
     #[command(flatten)]
     session: session::SessionArgs,
     #[command(flatten)]
@@ -105,6 +110,7 @@ impl ServeArgs {
         let mut limits = Limits::default();
         self.connections.apply(&mut limits)?;
         self.admission.apply(&mut limits);
+        self.sizes.apply(&mut limits)?;
         self.session.apply(&mut limits)?;
         self.retention.apply(&mut limits);
         self.drain.apply(&mut limits);

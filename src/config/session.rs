@@ -11,10 +11,6 @@ pub(super) struct SessionArgs {
     /// Messages of one socket, including pings: PER_SECOND:BURST
     #[arg(long, env = "WARDEN_MESSAGES", value_name = "RATE", default_value = "20:250")]
     messages: Rate,
-    /// Bytes of one message
-    #[arg(long, env = "WARDEN_MESSAGE_BYTES", value_name = "BYTES", default_value_t = 65_536,
-          value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
-    message_bytes: u32,
     /// Topics that one socket may join
     #[arg(long, env = "WARDEN_JOINS_MAX", value_name = "N", default_value_t = 100,
           value_parser = clap::value_parser!(u32).range(1..=100_000))]
@@ -24,7 +20,6 @@ pub(super) struct SessionArgs {
 impl SessionArgs {
     pub(super) fn apply(&self, limits: &mut Limits) -> anyhow::Result<()> {
         limits.session.messages = self.messages;
-        limits.session.message_bytes_max = usize::try_from(self.message_bytes)?;
         limits.session.joins_max = usize::try_from(self.joins_max)?;
         Ok(())
     }

@@ -10,6 +10,9 @@ use serde_json::json;
 use super::admission::LimitExceeded;
 use crate::auth::{AuthError, ClaimError, CredentialError};
 
+/// Code of a request whose head exceeds a limit, also in metrics.
+pub(super) const HEAD_TOO_LONG: &str = "head_too_long";
+
 /// Reason why an upgrade or a request of a back end is rejected.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Rejection {
@@ -29,6 +32,8 @@ pub(super) enum Rejection {
     CookieWithoutOrigin,
     #[error("{0}")]
     Limit(LimitExceeded, Duration),
+    #[error("the head of the request is longer than {0} bytes: send less, or raise WARDEN_HEAD_BYTES")]
+    HeadTooLong(usize),
     #[error("path not found: the socket is at /socket/websocket")]
     NotFound,
     #[error("not a WebSocket handshake: send `Upgrade: websocket` with a valid Sec-WebSocket-Key")]
@@ -82,6 +87,7 @@ impl Rejection {
             Self::Credential(CredentialError::Subprotocol) => {
                 (StatusCode::BAD_REQUEST, "unknown_subprotocol")
             }
+            Self::Token(AuthError::TooLong(_)) => (StatusCode::UNAUTHORIZED, "token_too_long"),
             Self::Token(AuthError::Expired(_)) => (StatusCode::UNAUTHORIZED, "token_expired"),
             Self::Token(AuthError::Claims(ClaimError::Org)) => (StatusCode::FORBIDDEN, "no_organisation"),
             Self::Token(AuthError::OrgNotAllowed) => {
@@ -95,6 +101,7 @@ impl Rejection {
             Self::Origin => (StatusCode::FORBIDDEN, "origin_not_allowed"),
             Self::CookieWithoutOrigin => (StatusCode::FORBIDDEN, "origin_required"),
             Self::Limit(limit, _) => (StatusCode::TOO_MANY_REQUESTS, limit.code()),
+            Self::HeadTooLong(_) => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, HEAD_TOO_LONG),
             Self::NotFound => (StatusCode::NOT_FOUND, "not_found"),
             Self::NotWebSocket => (StatusCode::BAD_REQUEST, "not_a_websocket"),
             Self::Ambiguous => (StatusCode::BAD_REQUEST, "ambiguous_request"),

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
-use axum::http::StatusCode;
 use axum::response::IntoResponse as _;
 use bytes::Bytes;
 use hyper::server::conn::http1;
@@ -24,8 +23,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::admission::{Admission, LimitExceeded, Pending};
+use super::error::{HEAD_TOO_LONG, Rejection};
 use super::tls::Tls;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, RejectionLabels};
 use crate::session::Transport;
 use crate::sync::lock;
 
@@ -164,6 +164,9 @@ async fn reject(mut stream: TcpStream, limit: LimitExceeded, _permit: Pending) {
     let _ = tokio::time::timeout(REJECT_TIMEOUT, send).await;
 }
 
+/// Room in hyper's buffer for the punctuation of a head, which [`head_bytes`] does not count.
+const PUNCTUATION_BYTES: usize = 1024;
+
 /// Bytes in a request's head, without punctuation.
 ///
 /// Counted here because hyper's own limit is that of its buffer, which holds up to twice as much if a head
@@ -178,6 +181,10 @@ fn head_bytes<B>(request: &Request<B>) -> usize {
         .fold(path + authority, |sum, (name, value)| sum + name.as_str().len() + value.len())
 }
 
+fn count_long_head(metrics: &Metrics) {
+    metrics.rejected.get_or_create(&RejectionLabels { code: HEAD_TOO_LONG }).inc();
+}
+
 /// One connection until it is upgraded or ends.
 struct Connection {
     peer: IpAddr,
@@ -188,23 +195,29 @@ struct Connection {
 
 impl Connection {
     async fn run(self, stream: TcpStream, routes: Router, listening: Listening) {
-        let limits = listening.limits;
-        let Some(tls) = listening.tls else {
-            return self.http(stream, Transport::plain, routes, limits).await;
+        let Listening { tls, limits, metrics, .. } = listening;
+        let Some(tls) = tls else {
+            return self.http(stream, Transport::plain, routes, limits, &metrics).await;
         };
         let handshake = tokio::select! {
             () = self.shutdown.cancelled() => return,
             handshake = tokio::time::timeout(limits.header_timeout, tls.accept(stream)) => handshake,
         };
         match handshake {
-            Ok(Ok(stream)) => self.http(stream, Transport::tls, routes, limits).await,
+            Ok(Ok(stream)) => self.http(stream, Transport::tls, routes, limits, &metrics).await,
             Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
             Err(_) => tracing::debug!("TLS handshake timed out"),
         }
     }
 
-    async fn http<S>(self, stream: S, into_transport: fn(S) -> Transport, routes: Router, limits: ServeLimits)
-    where
+    async fn http<S>(
+        self,
+        stream: S,
+        into_transport: fn(S) -> Transport,
+        routes: Router,
+        limits: ServeLimits,
+        metrics: &Metrics,
+    ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let peer = Peer { address: self.peer, upgrade: Arc::default() };
@@ -212,11 +225,16 @@ impl Connection {
         let routes = TowerToHyperService::new(routes);
         let service = service_fn(move |mut request: Request<hyper::body::Incoming>| {
             request.extensions_mut().insert(peer.clone());
-            let answer = (head_bytes(&request) <= limits.head_bytes_max).then(|| routes.call(request));
-            Box::pin(async {
+            let answer = if head_bytes(&request) <= limits.head_bytes_max {
+                Ok(routes.call(request))
+            } else {
+                count_long_head(metrics);
+                Err(Rejection::HeadTooLong(limits.head_bytes_max))
+            };
+            Box::pin(async move {
                 match answer {
-                    Some(answer) => answer.await,
-                    None => Ok(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE.into_response()),
+                    Ok(answer) => answer.await,
+                    Err(rejection) => Ok(rejection.into_response()),
                 }
             })
         });
@@ -224,7 +242,7 @@ impl Connection {
             .timer(TokioTimer::new())
             .header_read_timeout(limits.header_timeout)
             .max_headers(limits.headers_max)
-            .max_buf_size(limits.head_bytes_max)
+            .max_buf_size(limits.head_bytes_max + PUNCTUATION_BYTES)
             .serve_connection(TokioIo::new(stream), service);
         let served = tokio::select! {
             served = poll_fn(|cx| connection.poll_without_shutdown(cx)) => served,
@@ -238,6 +256,10 @@ impl Connection {
         };
         drop(self.pending);
         if let Err(error) = served {
+            // hyper has answered such a head with 431 and without a body.
+            if error.is_parse_too_large() {
+                count_long_head(metrics);
+            }
             return tracing::debug!(%error, "connection ended before its upgrade");
         }
         let parts = connection.into_parts();

@@ -5,6 +5,8 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
+use warden::metrics::RejectionLabels;
+
 use crate::harness::{Answer, TestGateway, Upgrade, token, within};
 
 /// The gateway's limits for a request head.
@@ -68,6 +70,13 @@ async fn request_heads_are_bounded_in_bytes_and_headers() {
     }
     let long_query = good().to(&format!("/socket/websocket?vsn=2.0.0&x={}", filler(HEAD_BYTES_MAX)));
     assert_eq!(status(&t, &long_query.text()).await, 431);
+    // A head that is a little too long, and one that hyper does not read to its end, count alike.
+    let answer = good().with("x-long", &filler(HEAD_BYTES_MAX)).send(t.gateway.public_addr()).await;
+    assert_eq!((answer.status, answer.code().as_str()), (431, "head_too_long"), "{answer:?}");
+    assert!(answer.message().contains("WARDEN_HEAD_BYTES"), "{answer:?}");
+    let counted =
+        t.gateway.metrics().rejected.get_or_create(&RejectionLabels { code: "head_too_long" }).get();
+    assert_eq!(counted, 8);
     let many = |count: usize| (0..count).fold(good(), |request, n| request.with(&format!("x-{n}"), "y"));
     assert_eq!(status(&t, &many(HEADERS_MAX).text()).await, 431);
     assert_eq!(status(&t, &many(HEADERS_MAX / 2).text()).await, 101);

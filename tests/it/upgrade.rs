@@ -74,7 +74,7 @@ async fn missing_and_malformed_tokens_are_rejected() {
             ("no base64", Upgrade::bearer("e*J.e*J.x"), 401, "invalid_token"),
             ("not Bearer", Upgrade::new().with("Authorization", "Basic eDp5"), 401, "malformed_credential"),
             ("bare", Upgrade::new().with("Authorization", &parts.join(".")), 401, "malformed_credential"),
-            ("far too long", Upgrade::bearer(&"a".repeat(8193)), 401, "malformed_credential"),
+            ("far too long", Upgrade::bearer(&"a".repeat(8193)), 401, "token_too_long"),
         ],
     )
     .await;
@@ -130,6 +130,7 @@ async fn tokens_need_a_configured_key_and_a_current_validity_period() {
             ),
             ("expired", claim("exp", json!(now() - 60)), 401, "token_expired"),
             ("expired just now", claim("exp", json!(now() - 1)), 401, "token_expired"),
+            ("expired half a second ago", claim("exp", json!(now() as f64 - 0.5)), 401, "token_expired"),
             ("expired long ago", claim("exp", json!(1)), 401, "token_expired"),
             ("expired at the beginning", claim("exp", json!(0)), 401, "token_expired"),
             ("not yet valid", claim("nbf", json!(now() + 60)), 401, "invalid_token"),
@@ -158,13 +159,14 @@ async fn registered_claims_are_required_and_strictly_typed() {
     let mut cases = Vec::new();
     let wrong_numbers = [
         json!(exp.to_string()),
-        json!(4_000_000_000.5),
         json!(-1),
+        json!(-0.5),
         Value::Null,
         json!(true),
         json!([exp]),
         json!({"exp": exp}),
         json!(1e300),
+        json!(253_402_300_800_u64),
     ];
     for name in ["exp", "nbf", "iat"] {
         for value in &wrong_numbers {
@@ -200,6 +202,10 @@ async fn registered_claims_are_required_and_strictly_typed() {
         &[
             ("a list of audiences", with("aud", json!(["other", AUDIENCE]))),
             ("iat in the future says nothing", with("iat", json!(now() + 600))),
+            ("a fraction in exp", with("exp", json!(4_000_000_000.5))),
+            ("a fraction in nbf", with("nbf", json!(1_700_000_000.123_456))),
+            ("a fraction in iat", with("iat", json!(1_700_000_000.75))),
+            ("an exponent in exp", with("exp", json!(4e9))),
             ("no iat", Upgrade::bearer(&token(org, &json!({"iat": null})))),
             ("a sub that is no UUID", with("sub", json!("auth0|42"))),
         ],
@@ -296,11 +302,27 @@ async fn a_request_carries_exactly_one_credential() {
             ("standard alphabet", offer(&standard), 401, "invalid_token"),
             ("URL alphabet", offer(&url_safe), 401, "invalid_token"),
             ("both alphabets", offer(&format!("{standard}_")), 401, "malformed_credential"),
+            (
+                "a bare token beside the subprotocol",
+                offer(&subprotocols(&one)).with("Authorization", &two),
+                401,
+                "malformed_credential",
+            ),
             ("base64 of nothing", offer("phoenix, base64url.bearer.phx."), 401, "invalid_token"),
             ("base64 of bytes", offer("phoenix, base64url.bearer.phx./w"), 401, "malformed_credential"),
             ("the entry without phoenix", offer(&entry), 400, "unknown_subprotocol"),
             ("unknown subprotocols only", unknown_and_good, 400, "unknown_subprotocol"),
             ("phoenix in capitals", offer(&format!("PHOENIX, {entry}")), 400, "unknown_subprotocol"),
+        ],
+    )
+    .await;
+    let of_proxy = |value: &str| offer(&subprotocols(&one)).with("Authorization", value);
+    assert_accepted(
+        &t,
+        &[
+            ("Basic of a proxy", of_proxy("Basic eDp5")),
+            ("Negotiate of a proxy", of_proxy("Negotiate YIIJvwYGKwYBBQUC")),
+            ("Basic beside Bearer", Upgrade::bearer(&one).with("Authorization", "Basic eDp5")),
         ],
     )
     .await;
@@ -355,6 +377,9 @@ async fn malformed_upgrade_requests_are_rejected() {
         "http://sub.app.example",
         "http://APP.example",
         "http://app.example/",
+        "capacitor://localhost/",
+        "capacitor://localhost:80",
+        "tauri://localhost",
         "null",
         "",
     ] {
@@ -368,6 +393,7 @@ async fn malformed_upgrade_requests_are_rejected() {
         &t,
         &[
             ("an allowed Origin", origin(allowed)),
+            ("an allowed Origin of an app", origin("capacitor://localhost")),
             ("no Origin", good()),
             ("vsn not first", at("?app=web&vsn=2.0.0")),
             (
@@ -406,7 +432,8 @@ async fn a_credential_in_the_url_is_rejected_first_and_never_repeated() {
             assert!(!repeats, "{target}: {answer:?}");
         }
     }
-    let harmless = "/socket/websocket?vsn=2.0.0&app=1.2.3&keyboard=de&they=a.b.c&author=x";
+    let harmless =
+        "/socket/websocket?vsn=2.0.0&app=1.2.3&business_id=1&class_id=2&os_id=3&hotkey=x&they=a.b.c";
     assert_accepted(&t, &[("harmless parameters", Upgrade::bearer(&jwt).to(harmless))]).await;
     t.gateway.stop().await;
 }

@@ -25,6 +25,8 @@ pub struct Limits {
     pub admission: AdmissionLimits,
     /// A connection before its upgrade.
     pub serve: ServeLimits,
+    /// Longest token that is parsed, in bytes.
+    pub token_bytes_max: usize,
     /// Keys of token issuers.
     pub keys: KeyLimits,
     /// One session.
@@ -118,6 +120,7 @@ impl Default for Limits {
                 headers_max: 64,
                 head_bytes_max: 32 * 1024,
             },
+            token_bytes_max: 8 * 1024,
             keys: Self::default_keys(),
             session: Self::default_session(),
             outbox: OutboxLimits { queue_bytes_max: 4 * 1024 * 1024, queue_chunks_max: 4096 },

@@ -8,6 +8,7 @@ mod descriptors;
 mod handshakes;
 mod messages;
 mod proxies;
+mod sizes;
 mod tls;
 
 use serde_json::json;

@@ -16,7 +16,7 @@ pub(super) fn section(limits: &Limits) -> Section {
         rejections(limits),
         handshakes(limits),
         back_ends(limits),
-        tokens(),
+        tokens(limits),
         keys(limits),
     ];
     Section { title: "Connections, handshakes and tokens", limits: rows.concat() }
@@ -155,7 +155,12 @@ fn handshakes(limits: &Limits) -> Vec<Limit> {
         )
         .set_by("WARDEN_HANDSHAKE_SECONDS"),
         Limit::new("serve.headers_max", Value::count(headers_max), "Headers of one request."),
-        Limit::new("serve.head_bytes_max", Value::bytes(head_bytes_max), "Head of one request."),
+        Limit::new(
+            "serve.head_bytes_max",
+            Value::bytes(head_bytes_max),
+            "Head of one request. A longer one gets 431 `head_too_long`. By default larger if `WARDEN_TOKEN_BYTES` needs it.",
+        )
+        .set_by("WARDEN_HEAD_BYTES"),
         Limit::new(
             "admission.rejection_delay",
             Time(rejection_delay),
@@ -226,7 +231,7 @@ fn back_ends(limits: &Limits) -> Vec<Limit> {
     ]
 }
 
-fn tokens() -> Vec<Limit> {
+fn tokens(limits: &Limits) -> Vec<Limit> {
     vec![
         Limit::new(
             "config::signing::JWT_SECRET_BYTES_MIN",
@@ -234,10 +239,11 @@ fn tokens() -> Vec<Limit> {
             "Shortest HS256 secret.",
         ),
         Limit::new(
-            "auth::TOKEN_BYTES_MAX",
-            Value::bytes(crate::auth::TOKEN_BYTES_MAX),
-            "Longest token that is parsed.",
-        ),
+            "token_bytes_max",
+            Value::bytes(limits.token_bytes_max),
+            "Longest token, in a request or a message. A longer one is rejected with `token_too_long`. At most 64 KiB.",
+        )
+        .set_by("WARDEN_TOKEN_BYTES"),
         Limit::new(
             "auth::KID_BYTES_MAX",
             Value::bytes(crate::auth::KID_BYTES_MAX),

@@ -30,7 +30,8 @@ fn messages(limits: &Limits) -> Vec<Limit> {
         Limit::new(
             "session.message_bytes_max",
             Value::bytes(message_bytes_max),
-            "Longest message from a client. A longer one ends the session with 1009.",
+            "Longest message from a client. A longer one ends the session with 1009. By default larger if `WARDEN_TOKEN_BYTES` \
+             needs it.",
         )
         .set_by("WARDEN_MESSAGE_BYTES"),
         Limit::new(
