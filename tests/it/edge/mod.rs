@@ -7,6 +7,7 @@ mod cookies;
 mod descriptors;
 mod handshakes;
 mod messages;
+mod origins;
 mod proxies;
 mod sizes;
 mod tls;
