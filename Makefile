@@ -93,6 +93,12 @@ orms: setup ## Run applications with an ORM on an adopted database, with every t
 	@scripts/setup orms
 	cargo test --test it orms::every_tool -- --ignored --nocapture
 
+.PHONY: clients
+clients: setup-postgres ## Run every client of tests/clients against a gateway; prints a table
+	@scripts/setup clients
+	cargo build --bin warden
+	node tests/clients/run.mjs
+
 .PHONY: postgres-versions
 postgres-versions: setup ## Test schema, isolation and adoption on PostgreSQL 14 to 18; prints a table
 	@scripts/postgres-versions

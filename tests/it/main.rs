@@ -46,6 +46,7 @@ mod architecture;
 mod attackers;
 mod audit;
 mod cli;
+mod clients;
 mod delivery;
 mod dev;
 mod edge;
