@@ -186,7 +186,7 @@ async fn connect(location: &PrimaryLocation) -> Result<PgListener, sqlx::Error> 
     let pool = PgPoolOptions::new()
         .max_connections(1)
         .after_connect(|connection, _| Box::pin(assume_gateway_role(connection, false)))
-        .connect_lazy_with(location.options.clone());
+        .connect_lazy_with((*location.link).clone());
     let mut listener = PgListener::connect_with(&pool).await?;
     // A silent reconnect inside the listener would hide that notifications were lost.
     listener.eager_reconnect(false);

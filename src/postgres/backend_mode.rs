@@ -17,9 +17,9 @@ pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Setting in the startup packet by which a dedicated session is recognised.
 const NONCE_SETTING: &str = "warden.session";
 
-/// SQLSTATE classes with which a server rejects a login rather than the setting: authentication, database
-/// name, resources, startup. Any other class may be a pooler's answer to the setting.
-const LOGIN_ERROR_CLASSES: [&str; 4] = ["28", "3D", "53", "57"];
+/// Beginnings of SQLSTATEs that reject a login rather than the setting: authentication, database name,
+/// resources, startup, and TLS. Any other may be a pooler's answer to the setting.
+const LOGIN_ERROR_CLASSES: [&str; 5] = ["28", "3D", "53", "57", "08001"];
 
 const BEGIN: &str = "begin isolation level read committed read write";
 

@@ -7,7 +7,8 @@ mod primary;
 
 use anyhow::Context as _;
 use sqlx::Connection as _;
-use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::postgres::PgConnection;
+use warden_connect::Link;
 
 pub(crate) use address::ADDRESSES_MAX;
 pub use address::{Addresses, options};
@@ -48,11 +49,11 @@ pub(crate) async fn assume_gateway_role(
 ///
 /// # Errors
 /// If no primary can be reached, or only through a pooler in transaction mode.
-pub async fn primary_options(url: &str) -> anyhow::Result<PgConnectOptions> {
+pub async fn primary_options(url: &str) -> anyhow::Result<Link> {
     let primary = connect_to_change(url).await?;
-    let options = primary.options().clone();
+    let link = primary.link().clone();
     primary.connection.close().await?;
-    Ok(options)
+    Ok(link)
 }
 
 /// Options for a command that only reads. A single address is used whatever runs there, also a standby. Of
@@ -60,9 +61,9 @@ pub async fn primary_options(url: &str) -> anyhow::Result<PgConnectOptions> {
 ///
 /// # Errors
 /// If the URL is invalid, or none of several addresses leads to a primary.
-pub async fn reading_options(url: &str) -> anyhow::Result<PgConnectOptions> {
+pub async fn reading_options(url: &str) -> anyhow::Result<Link> {
     match options(url)?.0.as_slice() {
-        [only] => Ok(only.options.clone()),
+        [only] => Ok(only.link()?),
         _ => primary_options(url).await,
     }
 }

@@ -33,6 +33,7 @@
 //! | `shutdown` | the drain, one session after the other |
 //! | `slow` | clients that read slowly or vanish: their sessions end, and no others |
 //! | `threats` | threats of docs/security.md that no other test covers |
+//! | `tls` | TLS to the database, in every `sslmode`, with good and bad certificates |
 //! | `topics` | tokens that are limited to some topics |
 //! | `upgrade` | rejected upgrades, each with its status and code |
 //! | `visibility` | sockets show nothing that the same claims may not SELECT |
@@ -75,6 +76,7 @@ mod secrecy;
 mod shutdown;
 mod slow;
 mod threats;
+mod tls;
 mod topics;
 mod upgrade;
 mod visibility;

@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 use tokio::time::timeout;
 use uuid::Uuid;
+use warden_connect::{Address, Environment};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -16,29 +16,39 @@ pub fn explain(message: &str) -> impl FnOnce(sqlx::Error) -> anyhow::Error + '_ 
     move |error| anyhow!("{message}: {error}")
 }
 
-/// Address and login of the database.
+/// Addresses and login of the database.
 #[derive(Clone)]
-pub struct Database(PgConnectOptions);
+pub struct Database {
+    addresses: Vec<Address>,
+    application: String,
+}
 
 impl Database {
-    /// Parses a PostgreSQL URL. PostgreSQL shows `application` as the name of the connections.
+    /// Parses a connection string in one of libpq's forms. PostgreSQL shows `application` as the name of the
+    /// connections.
     pub fn parse(url: &str, application: &str) -> anyhow::Result<Self> {
-        // The parser's error may quote the URL and thereby the password, so it is replaced.
-        let is_postgres = url.starts_with("postgres://") || url.starts_with("postgresql://");
-        let options = url.parse::<PgConnectOptions>().ok().filter(|_| is_postgres).context(
-            "--database-url is not a PostgreSQL URL: write e.g. postgres://user:password@localhost:5432/app",
-        )?;
-        Ok(Self(options.application_name(application)))
+        let addresses = warden_connect::parse(url, &Environment::of_process()).context("--database-url")?;
+        Ok(Self { addresses, application: application.to_owned() })
     }
 
-    /// Opens a connection.
+    /// Opens a connection. Of several addresses, the first that leads to a primary is used.
     pub async fn connect(&self) -> anyhow::Result<PgConnection> {
-        timeout(CONNECT_TIMEOUT, self.0.connect())
-            .await
-            .with_context(|| {
-                format!("PostgreSQL did not answer within {CONNECT_TIMEOUT:?}: check --database-url")
-            })?
-            .map_err(explain("cannot connect to PostgreSQL: check --database-url"))
+        let mut problems = Vec::new();
+        for address in &self.addresses {
+            match timeout(CONNECT_TIMEOUT, self.connect_to(address)).await {
+                Ok(Ok(connection)) => return Ok(connection),
+                Ok(Err(error)) => problems.push(format!("{}: {error}", address.name())),
+                Err(_) => problems.push(format!("{}: no answer within {CONNECT_TIMEOUT:?}", address.name())),
+            }
+        }
+        Err(anyhow!("cannot connect to PostgreSQL: check --database-url: {}", problems.join("; ")))
+    }
+
+    async fn connect_to(&self, address: &Address) -> Result<PgConnection, sqlx::Error> {
+        let options = address.link()?.with(|options| options.application_name(&self.application));
+        let mut connection = options.connect().await?;
+        let is_standby = sqlx::query_scalar("select pg_is_in_recovery()").fetch_one(&mut connection).await?;
+        if is_standby { Err(sqlx::Error::Configuration("is a standby".into())) } else { Ok(connection) }
     }
 }
 

@@ -171,8 +171,8 @@ pub(crate) enum PublishBy {
 #[derive(clap::Args, Debug)]
 #[command(next_help_heading = "Changes")]
 pub(crate) struct ChangeArgs {
-    /// Database of the gateway. The role must be able to write public.organizations, and either public.calls
-    /// or warden.publish
+    /// Database of the gateway, in any form that libpq knows, with TLS as its sslmode says. The role must be
+    /// able to write public.organizations, and either public.calls or warden.publish
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub(crate) database_url: String,
 

@@ -8,7 +8,9 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use sqlx::Connection as _;
 
-use super::super::address::{Address, Addresses};
+use warden_connect::Address;
+
+use super::super::address::Addresses;
 use super::super::backend_mode::{BackendMode, begin_pooled, commit_pooled, open};
 use super::{PrimaryConnection, PrimaryLocation};
 
@@ -73,7 +75,7 @@ impl Addresses {
         for (n, problem) in problems {
             let separator = if text.is_empty() { "" } else { "; " };
             // Writing to a String cannot fail.
-            let _ = write!(text, "{separator}{}: {problem}", self.0[n].name);
+            let _ = write!(text, "{separator}{}: {problem}", self.0[n].name());
         }
         NoPrimary(text)
     }
@@ -105,7 +107,8 @@ async fn probe(
 
 /// Connects to a server; `None` if it is a standby.
 async fn connect(n: usize, address: &Address) -> Result<Option<PrimaryConnection>, sqlx::Error> {
-    let opened = open(&address.options).await?;
+    let link = address.link()?;
+    let opened = open(&link).await?;
     let mut connection = opened.connection;
     if opened.mode == BackendMode::Pooled {
         begin_pooled(&mut connection).await?;
@@ -132,9 +135,9 @@ async fn connect(n: usize, address: &Address) -> Result<Option<PrimaryConnection
     Ok(Some(PrimaryConnection {
         connection,
         mode: opened.mode,
-        options: opened.options,
+        link: link.with(|_| opened.options),
         address: n,
-        name: address.name.clone(),
+        name: address.name().to_owned(),
         system: row.system,
         timeline: row.timeline,
     }))

@@ -13,8 +13,9 @@ mod pool;
 use std::sync::Arc;
 use std::time::Instant;
 
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool};
+use sqlx::postgres::{PgConnection, PgPool};
 use tokio::sync::watch;
+use warden_connect::Link;
 
 use super::address::Addresses;
 use super::backend_mode::BackendMode;
@@ -27,7 +28,7 @@ pub(crate) use pool::{ACQUIRE_TIMEOUT, CHECK_TIMEOUT, CONNECTIONS_MAX, LOCK_TIME
 pub(crate) struct PrimaryConnection {
     pub(crate) connection: PgConnection,
     pub(crate) mode: BackendMode,
-    options: PgConnectOptions,
+    link: Link,
     /// Index of the address in `DATABASE_URL`.
     address: usize,
     name: String,
@@ -37,15 +38,15 @@ pub(crate) struct PrimaryConnection {
 
 impl PrimaryConnection {
     /// Options for further connections to the same server.
-    pub(crate) fn options(&self) -> &PgConnectOptions {
-        &self.options
+    pub(crate) fn link(&self) -> &Link {
+        &self.link
     }
 }
 
 /// Location of the primary that the tailer and the pool follow.
 #[derive(Clone, Debug)]
 pub(crate) struct PrimaryLocation {
-    pub(crate) options: PgConnectOptions,
+    pub(crate) link: Link,
     pub(crate) mode: BackendMode,
     /// Value of `warden.epoch()`.
     epoch: String,
@@ -69,7 +70,7 @@ impl Primary {
     #[must_use]
     pub fn new(addresses: Addresses) -> Arc<Self> {
         let location = watch::Sender::new(None);
-        let first = addresses.0[0].options.clone();
+        let first = addresses.0[0].options().clone();
         let pool = pool::options(&location.subscribe()).connect_lazy_with(first);
         Arc::new(Self { addresses, pool, location })
     }
@@ -106,9 +107,9 @@ impl Primary {
         if self.addresses.0.len() > 1 {
             tracing::info!(address = primary.name, timeline = primary.timeline, "primary found");
         }
-        self.pool.set_connect_options(primary.options.clone());
+        self.pool.set_connect_options((*primary.link).clone());
         self.location.send_replace(Some(PrimaryLocation {
-            options: primary.options.clone(),
+            link: primary.link.clone(),
             mode: primary.mode,
             epoch: epoch.to_owned(),
             address: primary.address,

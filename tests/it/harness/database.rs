@@ -106,7 +106,14 @@ impl TestDb {
     /// Creates a database in a cluster of its own, which the test must close. In the shared cluster,
     /// snapshots contain the transactions in progress of other tests.
     pub async fn create_alone() -> (Cluster, Self) {
-        let cluster = Cluster::start(cluster_options()).await.expect("PostgreSQL starts");
+        Self::create_alone_with(&[]).await
+    }
+
+    /// Creates a database in a cluster of its own, with these settings.
+    pub async fn create_alone_with(settings: &[(&str, &str)]) -> (Cluster, Self) {
+        let mut options = cluster_options();
+        options.settings.extend(settings.iter().map(|(name, value)| ((*name).into(), (*value).into())));
+        let cluster = Cluster::start(options).await.expect("PostgreSQL starts");
         make_template(&cluster).await;
         let (url, gateway_url) = (cluster.url(TEMPLATE, SUPERUSER), cluster.url(TEMPLATE, "warden_gateway"));
         let db = Self::at(TEMPLATE, &url, &gateway_url).await;

@@ -21,6 +21,7 @@ mod logs;
 pub mod managed;
 mod pooler;
 pub mod tenancy;
+mod tls;
 
 pub use database::{TestDb, cluster_options, shared_cluster_url};
 pub use dump::pg_dump;
@@ -28,6 +29,7 @@ pub use gateway::{AUDIENCE, IssuerExt, SECRET, TestGateway, claims, sign, token}
 pub use http::{Answer, Upgrade, urls_with};
 pub use logs::{LogCapture, capture_logs, contains_secret, keep_secret};
 pub use pooler::Pooler;
+pub use tls::{Authority, TlsServer, Validity};
 pub use warden_testkit::keys::{Answer as KeyAnswer, IssuerKey, TestKeyServer};
 pub use warden_testkit::phoenix::{ConnectError, handshake};
 pub use warden_testkit::{Client, DEADLINE, Event, PostgresProxy, eventually, within};

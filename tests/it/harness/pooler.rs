@@ -1,6 +1,7 @@
 //! PgBouncer in front of the shared cluster.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::{MetadataExt as _, chown};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -16,11 +17,27 @@ pub struct Pooler {
     _process: Child,
     dir: PathBuf,
     port: u16,
+    /// Address at which it requires TLS.
+    ip: Option<Ipv4Addr>,
 }
 
 impl Pooler {
     /// Starts a pooler with this `pool_mode` and five backend sessions, which it uses round-robin.
     pub async fn start(db: &TestDb, mode: &str) -> Self {
+        Self::start_at(db, mode, None, "").await
+    }
+
+    /// Starts a pooler that also listens on this address, and there requires TLS with this certificate and
+    /// key.
+    pub async fn start_with_tls(db: &TestDb, mode: &str, ip: Ipv4Addr, files: &(String, String)) -> Self {
+        let (certificate, key) = files;
+        let tls = format!(
+            "client_tls_sslmode = require\nclient_tls_cert_file = {certificate}\nclient_tls_key_file = {key}\n"
+        );
+        Self::start_at(db, mode, Some(ip), &tls).await
+    }
+
+    async fn start_at(db: &TestDb, mode: &str, ip: Option<Ipv4Addr>, settings: &str) -> Self {
         static PORT: AtomicU16 = AtomicU16::new(6432);
         let options: PgConnectOptions = db.url().parse().expect("a URL");
         // The pooler's files are beside the server's socket, so that they are removed with the cluster.
@@ -28,13 +45,14 @@ impl Pooler {
         let port = PORT.fetch_add(1, Ordering::Relaxed);
         let (ini, users) = (dir.join(format!("{port}.ini")), dir.join(format!("{port}.txt")));
         let here = dir.display();
+        let listen = ip.map(|ip| ip.to_string()).unwrap_or_default();
         fs::write(&users, "\"postgres\" \"\"\n\"warden_gateway\" \"\"\n").expect("writes");
         fs::write(
             &ini,
             format!(
-                "[databases]\n* = host={here} port=5432\n[pgbouncer]\nlisten_addr =\nlisten_port = {port}\n\
+                "[databases]\n* = host={here} port=5432\n[pgbouncer]\nlisten_addr = {listen}\nlisten_port = {port}\n\
                  unix_socket_dir = {here}\nauth_type = trust\nauth_file = {}\nadmin_users = postgres\n\
-                 pool_mode = {mode}\ndefault_pool_size = 5\nserver_round_robin = 1\nmax_client_conn = 100\n",
+                 pool_mode = {mode}\ndefault_pool_size = 5\nserver_round_robin = 1\nmax_client_conn = 100\n{settings}",
                 users.display()
             ),
         )
@@ -57,7 +75,7 @@ impl Pooler {
             .stderr(fs::File::create(dir.join(format!("{port}.log"))).expect("creates"))
             .spawn()
             .expect("pgbouncer is installed (scripts/setup)");
-        let pooler = Self { _process: process, dir, port };
+        let pooler = Self { _process: process, dir, port, ip };
         super::eventually("the pooler is up", async || match pooler.console().connect().await {
             Ok(connection) => connection.close().await.is_ok(),
             Err(_) => false,
@@ -92,6 +110,14 @@ impl Pooler {
     fn console(&self) -> PgConnectOptions {
         let options: PgConnectOptions = self.url("pgbouncer", "postgres").parse().expect("a URL");
         options.extra_float_digits(None)
+    }
+
+    /// URL of a database through the pooler, by TLS.
+    pub fn tls_url(&self, database: &str, user: &str, roots: &str) -> String {
+        let (ip, port) = (self.ip.expect("it has TLS"), self.port);
+        format!(
+            "postgres://{user}@localhost:{port}/{database}?hostaddr={ip}&sslmode=verify-full&sslrootcert={roots}"
+        )
     }
 
     /// URL of a database through the pooler.
