@@ -10,6 +10,9 @@ mod run;
 
 use std::collections::BTreeSet;
 
+use sqlx::Executor as _;
+use warden_devkit::cluster::SUPERUSER;
+
 use self::list::{Attack, attacks};
 use self::run::{Attacker, run, run_during, state};
 use crate::harness::managed::{ManagedDb, Operator};
@@ -125,6 +128,9 @@ async fn answer_the_questions(app: &ManagedDb) {
          revoke all on function project_secret(uuid) from public, anon, authenticated",
     )
     .await;
+    // PostgreSQL 14 allows PUBLIC to create objects in this schema, and the audit reports it.
+    let mut superuser = app.connect_as(SUPERUSER).await;
+    superuser.execute("revoke create on schema public from public").await.expect("revokes");
 }
 
 /// Limits are tried too: one that no longer exists must leave the list.
