@@ -189,7 +189,9 @@ join pg_namespace n on n.oid = p.pronamespace and n.nspname not in ('pg_catalog'
 cross join lateral aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
 join requests q on q.oid = a.grantee
 where p.prokind in ('f', 'p') and p.prorettype not in ('trigger'::regtype, 'event_trigger'::regtype)
-  and not exists (select from pg_depend d where d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e')
+  -- Functions of extensions, and those that PostgreSQL creates for a range type.
+  and not exists (select from pg_depend d
+                  where d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.deptype in ('e', 'i'))
 group by p.oid, p.proowner, l.lanname
 union all
 select 'server-function', null, null, 'dblink', format(
