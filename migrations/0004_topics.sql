@@ -92,11 +92,14 @@ create table if not exists warden.watches (
   -- Who may receive the events: null if all members of the organisation may SELECT what they show, 'organisation' if
   -- the operator shows it to all of them on purpose, 'claim' if only tokens that name the topic receive it.
   visibility    text constraint watches_visibility check (visibility in ('organisation', 'claim')),
+  -- Columns that events send as strings.
+  as_text       text[] not null default '{}',
   constraint watches_entity_topic check ((entity_topic is null) = (entity_topic_column is null))
 );
--- The table of the former version lacks this column.
+-- The table of the former version lacks these columns.
 alter table warden.watches add column if not exists
   visibility text constraint watches_visibility check (visibility in ('organisation', 'claim'));
+alter table warden.watches add column if not exists as_text text[] not null default '{}';
 -- Gateways also load which topics need a claim.
 create or replace trigger topics_changed after insert or update or delete or truncate on warden.watches
   for each statement execute function warden.topics_changed();

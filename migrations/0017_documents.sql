@@ -1,4 +1,4 @@
--- What the events of watched tables contain: SQL expressions, which the log functions are built from.
+-- What the events of watched tables contain: SQL expressions, from which the log functions are built.
 set local lock_timeout = '5s';
 set local statement_timeout = '5min';
 set local role warden_owner;
@@ -29,20 +29,303 @@ language sql stable set search_path = '' as $fn$
   from (values (true)) always left join warden.entity_topics t on t.kind = w.entity_topic
 $fn$;
 
--- An SQL expression for the document of the row with this alias in a trigger function: null if the row is too large.
--- The row's size is checked first, because to_jsonb fails above 256 MB, and a compressed column of a few megabytes can
--- expand to that. (The row is written n.*, because n alone is a column if the table has one of that name.)
+-- The type below all domains.
+create or replace function warden.base_type(type oid) returns oid
+language sql stable set search_path = '' as $$
+  with recursive t as (
+    select p.oid, p.typtype, p.typbasetype from pg_catalog.pg_type p where p.oid = type
+    union all
+    select p.oid, p.typtype, p.typbasetype from t join pg_catalog.pg_type p on p.oid = t.typbasetype
+    where t.typtype = 'd'
+  )
+  select t.oid from t where t.typtype <> 'd'
+$$;
+
+-- The parts of a type that to_jsonb() converts one by one: the element of an array, the columns of a composite type.
+-- Other types have none. The argument is a base type.
+create or replace function warden.parts_of_type(type oid)
+returns table (is_array boolean, "column" name, part oid)
+language sql stable set search_path = '' as $$
+  select true, null::name, t.typelem from pg_catalog.pg_type t
+  where t.oid = type and t.typelem <> 0 and t.typsubscript = 'pg_catalog.array_subscript_handler'::regproc
+  union all
+  select false, a.attname, a.atttypid
+  from pg_catalog.pg_type t
+  join (select c.attrelid, c.attname, c.atttypid from pg_catalog.pg_attribute c
+        where c.attnum > 0 and not c.attisdropped order by c.attnum) a on a.attrelid = t.typrelid
+  where t.oid = type
+$$;
+
+-- An SQL expression that gives the text of a value, as its type's own output function writes it. concat() calls that
+-- function whatever casts, schemas and rights there are. (IS DISTINCT FROM, because a composite value IS NULL if all of
+-- its columns are.)
+create or replace function warden.text_expression(value text) returns text
+language sql immutable set search_path = '' as $$
+  select pg_catalog.format('case when %1$s is distinct from null then pg_catalog.concat(%1$s) end', value)
+$$;
+
+-- An SQL expression for a value of this type in a document. Null if to_jsonb() converts the value without an error.
+--
+-- to_jsonb() is right for PostgreSQL's own types. For a type of an extension or of the application it would call a cast
+-- to json if there is one: the cast may fail, or be forbidden to the log's owner. So such a value is sent as a string,
+-- written by the type's output function. It is also the form in which PostgreSQL accepts the value.
+create or replace function warden.value_expression(value text, type oid) returns text
+language plpgsql stable set search_path = '' as $fn$
+declare
+  base constant oid := warden.base_type(type);
+  -- Types with lower oids belong to PostgreSQL itself.
+  first_own_type constant oid := 16384;
+  element oid;
+  inner_expression text;
+  columns text;
+begin
+  select p.part into element from warden.parts_of_type(base) p where p.is_array;
+  if element is not null then
+    inner_expression := warden.value_expression('u.e', element);
+    if inner_expression is null then
+      return null;
+    elsif inner_expression = warden.text_expression('u.e')
+          and (select t.typdelim from pg_catalog.pg_type t where t.oid = element) = ',' then
+      -- This keeps all dimensions.
+      return pg_catalog.format('case when %1$s is distinct from null then pg_catalog.concat(%1$s)::pg_catalog.text[] '
+                               'end', value);
+    end if;
+    return pg_catalog.format(
+      'case when pg_catalog.array_ndims(%1$s) > 1 then pg_catalog.to_jsonb(pg_catalog.concat(%1$s)) '
+      'when %1$s is distinct from null then pg_catalog.to_jsonb(array(select %2$s from (select '
+      'pg_catalog.unnest(%1$s) as e) u)) end', value, inner_expression);
+  end if;
+  if (select t.typtype from pg_catalog.pg_type t where t.oid = base) = 'c' then
+    select string_agg(pg_catalog.format('%s as %I', coalesce(x.expression, x.value), x."column"), ', ' order by x.n),
+           min(x.expression)
+      into columns, inner_expression
+    from (select p."column", p.n, v.value, warden.value_expression(v.value, p.part) as expression
+          from warden.parts_of_type(base) with ordinality p (is_array, "column", part, n)
+          cross join lateral (select pg_catalog.format('(%s).%I', value, p."column") as value) v) x;
+    if inner_expression is null then
+      return null;
+    end if;
+    return pg_catalog.format('case when %s is distinct from null then '
+                             '(select pg_catalog.to_jsonb(r.*) from (select %s) r) end', value, columns);
+  end if;
+  return case when base >= first_own_type then warden.text_expression(value) end;
+end
+$fn$;
+
+-- An SQL condition: this value can be converted into jsonb. Null if every value of the type can.
+create or replace function warden.value_condition(value text, type oid) returns text
+language plpgsql stable set search_path = '' as $fn$
+declare
+  base constant oid := warden.base_type(type);
+  element oid;
+  inner_condition text;
+begin
+  -- Nested deeper than this, a value could exceed the stack of the writer. Values of so few bytes are not.
+  case base
+    when 'json'::regtype then
+      return pg_catalog.format('warden.json_is_convertible(pg_catalog.concat(%s))', value);
+    when 'jsonb'::regtype then
+      return pg_catalog.format(
+        'case when pg_catalog.pg_column_size(%1$s) <= 4000 and pg_catalog.pg_column_compression(%1$s) is null then true '
+        'else %1$s is null or not pg_catalog.jsonb_path_exists(%1$s, ''$.**{500}'') end', value);
+    when 'tsquery'::regtype, 'jsonpath'::regtype then
+      return pg_catalog.format(
+        '(%1$s is null or pg_catalog.pg_column_size(%1$s) <= 8000 and pg_catalog.pg_column_compression(%1$s) is null)',
+        value);
+    when '"char"'::regtype then
+      -- Before version 15, PostgreSQL writes a byte above 127 as it is, which is no text.
+      return pg_catalog.format('(%1$s is null or %1$s::pg_catalog.int4 >= 0)', value);
+    else null;
+  end case;
+  select p.part into element from warden.parts_of_type(base) p where p.is_array;
+  if element is not null then
+    inner_condition := warden.value_condition('u.e', element);
+    return pg_catalog.format('not exists (select from (select pg_catalog.unnest(%s) as e) u where not (%s))',
+                             value, inner_condition)
+           where inner_condition is not null;
+  end if;
+  return (
+    select string_agg(c.condition, ' and ')
+    from warden.parts_of_type(base) p
+    cross join lateral (
+      select warden.value_condition(pg_catalog.format('(%s).%I', value, p."column"), p.part) as condition) c);
+end
+$fn$;
+
+-- Whether to_jsonb() converts a json value: jsonb has no \u0000, no half of a surrogate pair, no number beyond
+-- numeric, and its parser needs stack for each level. Every regular expression and loop here is bounded. The strings
+-- are written E'', because those mean the same whatever standard_conforming_strings is.
+create or replace function warden.json_is_convertible(value text) returns boolean
+language plpgsql immutable as $fn$
+declare
+  json_bytes_max constant int := 1048576;
+  rest text collate "C" := value;
+  shorter text collate "C";
+begin
+  if pg_catalog.octet_length(rest) > json_bytes_max then
+    return false;
+  end if;
+  if pg_catalog.strpos(rest, E'\\') > 0 then
+    -- Escaped backslashes first, so that each backslash that is left starts an escape.
+    rest := pg_catalog.replace(rest, E'\\\\', '..');
+    if pg_catalog.strpos(rest, E'\\u0000') > 0
+       or (pg_catalog.getdatabaseencoding() <> 'UTF8' and rest ~ E'\\\\u(?!00[0-7])') then
+      return false;
+    end if;
+    rest := pg_catalog.regexp_replace(
+      rest, E'\\\\u[dD][89abAB][0-9a-fA-F]{2}\\\\u[dD][c-fC-F][0-9a-fA-F]{2}', '.', 'g');
+    if rest ~ E'\\\\u[dD][89a-fA-F]' then
+      return false;
+    end if;
+    rest := pg_catalog.replace(rest, E'\\"', '..');
+  end if;
+  if rest !~ '[eE][+-]?[0-9]{4}' and pg_catalog.octet_length(rest) <= 1000 then
+    return true;
+  end if;
+  -- Now only numbers and structure matter.
+  rest := pg_catalog.regexp_replace(rest, '"[^"]*"', '""', 'g');
+  if rest ~ '[eE][+-]?[0-9]{4}'
+     or (pg_catalog.octet_length(rest) > 10000
+         and exists (select from pg_catalog.regexp_split_to_table(rest, '[^0-9]+') d
+                     where pg_catalog.octet_length(d) > 10000)) then
+    return false;
+  end if;
+  rest := pg_catalog.translate(rest, E'"0123456789+-.eEtruefalsn:, \t\n\r', '');
+  for level in 1..64 loop
+    exit when pg_catalog.octet_length(rest) <= 1000;
+    shorter := pg_catalog.replace(pg_catalog.replace(rest, '[]', ''), '{}', '');
+    exit when pg_catalog.octet_length(shorter) = pg_catalog.octet_length(rest);
+    rest := shorter;
+  end loop;
+  return pg_catalog.octet_length(rest) <= 1000;
+end
+$fn$;
+
+-- The settings that change how PostgreSQL prints values, with the values that documents need. `in_text` tells whether
+-- the type's output function is called, not the conversion into JSON: that one writes dates and times in ISO 8601.
+create or replace function warden.value_settings(type oid, in_text boolean default false)
+returns table (setting text, value text)
+language plpgsql stable set search_path = '' as $fn$
+declare
+  base constant oid := warden.base_type(type);
+  first_own_type constant oid := 16384;
+  kind "char" := (select t.typtype from pg_catalog.pg_type t where t.oid = base);
+  subtype oid;
+begin
+  if exists (select from warden.parts_of_type(base)) then
+    -- An array whose elements have an expression is printed as a whole, at least if it has several dimensions.
+    return query
+      select distinct s.* from warden.parts_of_type(base) p
+      cross join lateral (select warden.value_expression('v', p.part) is not null as has_expression) e
+      cross join lateral warden.value_settings(p.part, in_text or p.is_array and e.has_expression) s
+      union all
+      select 'array_nulls', 'on' from warden.parts_of_type(base) p
+      where p.is_array and warden.value_expression('v', p.part) is not null;
+    return;
+  end if;
+  if kind in ('r', 'm') then
+    select r.rngsubtype into subtype from pg_catalog.pg_range r
+    where r.rngtypid = base or (pg_catalog.to_jsonb(r) ->> 'rngmultitypid')::oid = base;
+    return query select s.* from warden.value_settings(subtype, true) s;
+    return;
+  end if;
+  if kind = 'e' then
+    return;
+  end if;
+  return query
+    select s.name, s.wanted
+    from (values ('DateStyle', 'ISO, YMD', array['date', 'timestamp', 'timestamptz', 'abstime']),
+                 ('TimeZone', 'UTC', array['timestamptz']),
+                 ('IntervalStyle', 'postgres', array['interval']),
+                 ('extra_float_digits', '1', array['float4', 'float8', 'point', 'lseg', 'path', 'box', 'polygon',
+                                                   'line', 'circle']),
+                 ('bytea_output', 'hex', array['bytea', 'pg_mcv_list', 'pg_ndistinct', 'pg_dependencies',
+                                               'pg_brin_bloom_summary', 'pg_brin_minmax_multi_summary']),
+                 ('lc_monetary', 'C', array['money']),
+                 ('quote_all_identifiers', 'off', array['regclass', 'regcollation', 'regconfig', 'regdictionary',
+                    'regnamespace', 'regoper', 'regoperator', 'regproc', 'regprocedure', 'regrole', 'regtype'])
+         ) s (name, wanted, types)
+    cross join lateral (select t.typname::text as name from pg_catalog.pg_type t where t.oid = base) t
+    where base >= first_own_type and not warden.prints_alike(base)
+       or base < first_own_type and t.name = any (s.types) and (in_text or s.name <> 'DateStyle');
+end
+$fn$;
+
+-- Whether a type of a widespread extension is known to depend on no setting. Of all others nobody can know that.
+create or replace function warden.prints_alike(type oid) returns boolean
+language sql stable set search_path = '' as $$
+  select exists (
+    select from pg_catalog.pg_depend d
+    join pg_catalog.pg_extension e on e.oid = d.refobjid
+    join pg_catalog.pg_type t on t.oid = d.objid
+    where d.classid = 'pg_catalog.pg_type'::regclass and d.objid = type and d.deptype = 'e'
+      and d.refclassid = 'pg_catalog.pg_extension'::regclass
+      and (e.extname, t.typname) in (('citext', 'citext'), ('hstore', 'hstore'), ('ltree', 'ltree'),
+                                     ('postgis', 'geometry'), ('postgis', 'geography'), ('vector', 'vector')))
+$$;
+
+-- An SQL expression that sends a value of this type as a string, or an array of them. Other values that are strings in
+-- a document anyway stay as they are.
+create or replace function warden.as_text_expression(value text, type oid) returns text
+language sql stable set search_path = '' as $$
+  select case
+    when b.type in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'numeric'::regtype, 'float4'::regtype,
+                    'float8'::regtype, 'oid'::regtype, 'json'::regtype, 'jsonb'::regtype)
+      then warden.text_expression(value)
+    when b.type in ('int2[]'::regtype, 'int4[]'::regtype, 'int8[]'::regtype, 'numeric[]'::regtype,
+                    'float4[]'::regtype, 'float8[]'::regtype)
+      then pg_catalog.format('%s::pg_catalog.text[]', value)
+    else warden.value_expression(value, type)
+  end
+  from (values (warden.base_type(type))) b (type)
+$$;
+
+-- The columns that a document contains, with their SQL expressions for the row with this alias. `condition` is null if
+-- every value of the column can be converted.
+create or replace function warden.document_columns(w warden.watches, alias text)
+returns table (name name, type oid, expression text, condition text)
+language sql stable set search_path = '' as $$
+  select a.attname, a.atttypid,
+    case when a.attname::text = any (w.as_text) then coalesce(warden.as_text_expression(v.value, a.atttypid), v.value)
+         else coalesce(warden.value_expression(v.value, a.atttypid), v.value) end,
+    case when a.attname::text = any (w.as_text) and warden.base_type(a.atttypid) in ('json'::regtype, 'jsonb'::regtype)
+         then null else warden.value_condition(v.value, a.atttypid) end
+  from pg_catalog.pg_attribute a
+  cross join lateral (select pg_catalog.format('%s.%I', alias, a.attname) as value) v
+  where a.attrelid = w.relation and a.attnum > 0 and not a.attisdropped and a.attname::text <> all (w.omit_columns)
+  order by a.attnum
+$$;
+
+-- An SQL expression for the document of the row with this alias in a trigger function: null if the row is too large, or
+-- contains a value that jsonb cannot represent. The row's size is checked first, because to_jsonb fails above 256 MB,
+-- and a compressed column of a few megabytes can expand to that. (Rows are written n.* and r.*, because n alone is a
+-- column if the table has one of that name.)
 create or replace function warden.document_expression(w warden.watches, alias text) returns text
 language plpgsql stable set search_path = '' as $fn$
 declare
   -- A row larger than this is not converted into a document at all.
   row_bytes_max constant int := 1048576;
+  columns text;
+  condition text;
 begin
+  select string_agg(pg_catalog.format('%s as %I', c.expression, c.name), ', ' order by c.n),
+         string_agg(' and ' || c.condition, '' order by c.n)
+    into columns, condition
+  from warden.document_columns(w, alias) with ordinality c (name, type, expression, condition, n);
   return pg_catalog.format(
-    'case when pg_catalog.pg_column_size(%1$s.*) <= %3$s then pg_catalog.to_jsonb(%1$s.*) - %2$L::text[] end',
-    alias, w.omit_columns, row_bytes_max);
+    'case when pg_catalog.pg_column_size(%s.*) <= %s%s then (select pg_catalog.to_jsonb(r.*) from (select %s) r) end',
+    alias, row_bytes_max, condition, columns);
 end
 $fn$;
+
+-- The SET clauses of a watched table's log function: only those that a type needs, because each costs time in every
+-- statement that writes.
+create or replace function warden.document_settings(w warden.watches) returns text
+language sql stable set search_path = '' as $$
+  select coalesce(string_agg(pg_catalog.format(' set %I = %L', s.setting, s.value), '' order by s.setting), '')
+  from (select distinct s.setting, s.value
+        from warden.document_columns(w, 'n') c cross join lateral warden.value_settings(c.type) s) s
+$$;
 
 -- An SQL condition: this document may be sent. The document is checked without omitted columns, as jsonb and as text:
 -- in jsonb a number may take a thousandth of its digits.
@@ -55,6 +338,27 @@ begin
   return pg_catalog.format(
     '(%1$s is not null and pg_catalog.pg_column_size(%1$s) <= %2$s and pg_catalog.octet_length(%1$s::text) <= %2$s)',
     document, event_bytes_max);
+end
+$fn$;
+
+-- The rows of a watched table that the caller may SELECT, as events send them: the same bytes, whatever the caller's
+-- settings. `truncated` as in warden.events.
+create or replace function warden.row_documents(relation regclass) returns table (document jsonb, truncated boolean)
+language plpgsql stable
+set search_path = '' set "TimeZone" = 'UTC' set "DateStyle" = 'ISO, YMD' set "IntervalStyle" = 'postgres'
+set extra_float_digits = '1' set bytea_output = 'hex' set lc_monetary = 'C' set quote_all_identifiers = 'off'
+set array_nulls = 'on' as $fn$
+declare
+  w constant warden.watches := (select t from warden.watches t where t.relation = row_documents.relation);
+begin
+  if w.relation is null then
+    raise exception 'warden.row_documents: % is not watched', relation
+      using errcode = '22023', hint = 'Watch it: select warden.watch(''<table>'', ...);';
+  end if;
+  return query execute pg_catalog.format(
+    'select case when d.fits then d.doc else pg_catalog.jsonb_build_object(%1$L, n.%1$I) end, not d.fits '
+    'from %2$s n cross join lateral (select j.doc, %3$s as fits from (select %4$s as doc offset 0) j) d',
+    w.entity_column, relation, warden.document_fits_expression('j.doc'), warden.document_expression(w, 'n'));
 end
 $fn$;
 

@@ -87,7 +87,7 @@ begin
   end if;
   execute pg_catalog.format(
     'create or replace function warden.%I() returns trigger language plpgsql security definer '
-    'set search_path = '''' as %L', fn, warden.log_function_body(w));
+    'set search_path = ''''%s as %L', fn, warden.document_settings(w), warden.log_function_body(w));
   execute pg_catalog.format('alter function warden.%I() owner to warden_owner', fn);
   perform warden.close_function(pg_catalog.format('warden.%I()', fn)::regprocedure);
   return fn;

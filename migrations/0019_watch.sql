@@ -15,16 +15,21 @@ set local role warden_owner;
 --   visibility           who may receive the events if `authenticated` may SELECT less than they show:
 --                        'organisation' (all members, on purpose), or 'claim' (only tokens whose claim
 --                        app_metadata.warden_topics names the topic). Without it such a table is an error.
+--   as_text              columns that events send as strings. JavaScript reads JSON numbers as doubles, which are exact
+--                        up to 2^53 only: pass bigint and numeric columns that may exceed it.
 -- The caller must own the table and be a member of warden_owner. Call it again to change an argument. Triggers of a
 -- partitioned table do not fire for a statement on a partition, so each partition gets its own triggers. A new
 -- partition gets them from the event trigger of 0015_partitions.sql, or from warden.protect_members().
--- The former version had no argument visibility. No client of the database calls it: operators do.
+-- Former versions had fewer arguments. No client of the database calls it: operators do.
 -- squawk-ignore ban-drop-function
 drop function if exists warden.watch(regclass, text, text, name, text[], name, text, name);
+-- squawk-ignore ban-drop-function
+drop function if exists warden.watch(regclass, text, text, name, text[], name, text, name, text);
 create or replace function warden.watch(
   relation regclass, topic text, event_prefix text,
   entity_column name default 'id', omit_columns text[] default '{}', org_column name default 'org_id',
-  entity_topic text default null, entity_topic_column name default null, visibility text default null
+  entity_topic text default null, entity_topic_column name default null, visibility text default null,
+  as_text text[] default '{}'
 ) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -84,11 +89,13 @@ begin
   end loop;
   -- With a misspelt name, the column that should be omitted would leave the database.
   for col in
-    select o.name from unnest(omit_columns) o(name)
+    select o.name, o.use
+    from (select u, 'omit_columns' from unnest(omit_columns) u
+          union all select u, 'as_text' from unnest(as_text) u) o (name, use)
     where not exists (select from pg_catalog.pg_attribute a where a.attrelid = watch.relation
                         and a.attname = o.name and a.attnum > 0 and not a.attisdropped)
   loop
-    raise exception 'warden.watch: % has no column "%" (given in omit_columns)', watch.relation, col.name;
+    raise exception 'warden.watch: % has no column "%" (given in %)', watch.relation, col.name, col.use;
   end loop;
   -- Every update pairs old and new rows by the entity column. So it must be unique, not null, and comparable without a
   -- search_path; otherwise writes of the application would fail.
@@ -125,12 +132,14 @@ begin
     perform warden.declare_entity_topic(entity_topic, entity_id_type);
   end if;
   w := row(watch.relation, watch.topic, watch.event_prefix, watch.entity_column, watch.omit_columns,
-           watch.org_column, watch.entity_topic, watch.entity_topic_column, watch.visibility);
+           watch.org_column, watch.entity_topic, watch.entity_topic_column, watch.visibility, watch.as_text);
   insert into warden.watches values (w.*)
   on conflict on constraint watches_pkey do update
-    set (topic, event_prefix, entity_column, omit_columns, org_column, entity_topic, entity_topic_column, visibility)
+    set (topic, event_prefix, entity_column, omit_columns, org_column, entity_topic, entity_topic_column, visibility,
+         as_text)
       = (excluded.topic, excluded.event_prefix, excluded.entity_column, excluded.omit_columns,
-         excluded.org_column, excluded.entity_topic, excluded.entity_topic_column, excluded.visibility);
+         excluded.org_column, excluded.entity_topic, excluded.entity_topic_column, excluded.visibility,
+         excluded.as_text);
   fn := warden.watch_function(w);
 
   for part in

@@ -10,6 +10,7 @@
 //! | `cli` | the binary: messages, exit codes and streams |
 //! | `dev` | `warden dev` needs no server and leaves nothing behind |
 //! | `delivery` | which events reach a socket, when, and in which order |
+//! | `documents` | what events contain, for columns of every type |
 //! | `edge` | limits, proxies, cookies, TLS and the audit trail |
 //! | `failover` | standbys, promotions, poolers, and broken connections |
 //! | `frames` | every kind of frame that a client may send, and each close code |
@@ -50,6 +51,7 @@ mod cli;
 mod clients;
 mod delivery;
 mod dev;
+mod documents;
 mod edge;
 mod failover;
 mod frames;

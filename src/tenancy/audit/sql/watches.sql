@@ -1,13 +1,14 @@
 -- Compares the arguments of warden.watch() with the watched tables.
 with recursive watched as (
   select w.*, w.relation::oid as oid, r.full_name, c.relkind,
-    format('select warden.watch(%L, %L, %L, %s%s%s%s%s);', r.full_name, w.topic, w.event_prefix,
+    format('select warden.watch(%L, %L, %L, %s%s%s%s%s%s);', r.full_name, w.topic, w.event_prefix,
       format('entity_column => %L', w.entity_column),
       case when w.entity_topic is not null then
         format(', entity_topic => %L, entity_topic_column => %L', w.entity_topic, w.entity_topic_column) else '' end,
       case when w.omit_columns <> '{}' then format(', omit_columns => %L', w.omit_columns) else '' end,
       case when w.org_column <> 'org_id' then format(', org_column => %L', w.org_column) else '' end,
-      case when w.visibility is not null then format(', visibility => %L', w.visibility) else '' end) as call
+      case when w.visibility is not null then format(', visibility => %L', w.visibility) else '' end,
+      case when w.as_text <> '{}' then format(', as_text => %L', w.as_text) else '' end) as call
   from warden.watches w
   left join pg_class c on c.oid = w.relation
   left join pg_namespace n on n.oid = c.relnamespace
@@ -42,6 +43,7 @@ with recursive watched as (
   -- failing because of another. If an omitted column is missing, a call omits every other column, unless the answer
   -- says what became of it.
   select w.oid, w.full_name, w.topic, w.event_prefix, w.entity_topic, to_jsonb(w) ->> 'visibility' as visibility,
+    array(select l.name::text from live l where l.oid = w.oid and l.name = any (w.as_text)) as as_text,
     (select l.name from live l where l.oid = w.oid and l.is_unique and l.is_id
      order by l.name = w.entity_column desc, l.name = 'id' desc, l.attnum limit 1) as entity_column,
     (select l.name from live l where l.oid = w.oid and l.is_uuid
@@ -81,13 +83,14 @@ with recursive watched as (
   join (values (true), (false)) a (is_gone) on b.use = 'omit_columns' or b.use = 'entity_topic_column' and a.is_gone
 ), choices as (
   select a.oid, a.use, a.name, a.rank, a.answer,
-    format('select warden.watch(%L, %L, %L, entity_column => %L%s%s%s%s);', k.full_name, k.topic, k.event_prefix,
+    format('select warden.watch(%L, %L, %L, entity_column => %L%s%s%s%s%s);', k.full_name, k.topic, k.event_prefix,
       a.entity_column,
       case when a.entity_topic_column is not null then format(', entity_topic => %L, entity_topic_column => %L',
                                                               k.entity_topic, a.entity_topic_column) else '' end,
       case when a.omitted <> '{}' then format(', omit_columns => %L', a.omitted) else '' end,
       case when a.org_column <> 'org_id' then format(', org_column => %L', a.org_column) else '' end,
-      case when k.visibility is not null then format(', visibility => %L', k.visibility) else '' end) as statement
+      case when k.visibility is not null then format(', visibility => %L', k.visibility) else '' end,
+      case when k.as_text <> '{}' then format(', as_text => %L', k.as_text) else '' end) as statement
   from answers a join kept k using (oid)
   where a.entity_column is not null and a.org_column is not null
   union all
