@@ -470,10 +470,11 @@ language sql stable set search_path = '' set jit = off as $$
     left join pg_catalog.pg_attribute a on a.attrelid = r.rel and a.attname = 'org_id' and not a.attisdropped
     where r.scope = 'org'
     union all
-    select r.schema_name, r.table_name, 2, 'fill', 'trigger', 'warden_fill_org_id', null, null, r.is_table,
+    select r.schema_name, r.table_name, 2, 'fill', 'trigger', t.name, null, null, r.is_table,
       g.tgname::text, g.tgenabled in ('O', 'A'), 'is disabled'
     from registered r
-    left join pg_catalog.pg_trigger g on g.tgrelid = r.rel and g.tgname = 'warden_fill_org_id'
+    cross join (values ('warden_fill_org_id'), ('warden_fill_org_id_update')) t (name)
+    left join pg_catalog.pg_trigger g on g.tgrelid = r.rel and g.tgname = t.name
     where r.scope = 'org' and not r.is_read_only
     union all
     -- A unique index could reject rows that the application writes today, unless one of the application's own indexes

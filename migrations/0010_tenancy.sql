@@ -67,10 +67,39 @@ language sql stable set search_path = '' as $$
     order by m.n)
 $$;
 
--- Creates the fill trigger of a table: it sets org_id in new rows of an application that does not know the column. The
--- value is the parent's organisation, else that of the user's membership, else the default organisation. If the parent
--- has no organisation yet, org_id stays null until the backfill.
--- Partitions inherit the trigger. Inheritance children get one of their own, which calls the same function.
+-- Creates and enables a row trigger on these tables: the members of a tree that need it, parents before children.
+-- A partition inherits the trigger from its whole, so there it is only enabled. Inheritance children get their own.
+create or replace function warden.create_row_trigger(
+  parts regclass[], trigger_name name, event text, condition text, function text
+) returns void
+language plpgsql set search_path = '' as $$
+declare
+  part regclass;
+begin
+  foreach part in array parts loop
+    if not exists (select from pg_catalog.pg_trigger g
+                   where g.tgrelid = part and g.tgname = trigger_name and g.tgparentid <> 0) then
+      execute pg_catalog.format('create or replace trigger %I before %s on %s for each row when (%s) '
+                                'execute function %s()', trigger_name, event, part, condition, function);
+    end if;
+    if exists (select from pg_catalog.pg_trigger g
+               where g.tgrelid = part and g.tgname = trigger_name and g.tgenabled not in ('O', 'A')) then
+      execute pg_catalog.format('alter table %s enable trigger %I', part, trigger_name);
+    end if;
+  end loop;
+end
+$$;
+
+-- Creates the fill triggers of a table. They keep one rule while the table is adopted: the organisation of a row is the
+-- parent's, else that of the user's membership, else the default organisation.
+--   warden_fill_org_id         sets org_id in new rows of an application that does not know the column
+--   warden_fill_org_id_update  applies the rule if a statement sets org_id in a row that the backfill has not reached,
+--                              and rejects any other change. Otherwise a request could choose the organisation of a
+--                              row before the database isolates organisations. Roles that row-level security does not
+--                              bind may change org_id, as they may once the table is enforced.
+-- If the parent has no organisation yet, org_id stays null until the backfill. The same holds if row-level security is
+-- forced on the parent and hides its row: only the backfill, with BYPASSRLS, can know its organisation.
+-- Partitions inherit the triggers. Inheritance children get their own, which call the same function.
 -- Each table has a function of its own, as for watches, so its statements are planned once. It runs with the rights of
 -- the parent's owner, because a role that inserts children need not have the right to read parents.
 create or replace function warden.fill_org_id(relation regclass) returns void
@@ -80,28 +109,53 @@ declare
   parent regclass := (select c.oid from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
                       where n.nspname = r.parent_schema and c.relname = r.parent_table);
   -- A member has the function of its whole.
-  whole regclass := warden.whole(relation);
-  missing regclass[] := warden.without_trigger(warden.whole(relation), 'warden_fill_org_id');
-  part regclass;
-  fn name := warden.fill_function_name(warden.whole(relation));
+  whole constant regclass := warden.whole(relation);
+  inserts constant regclass[] := warden.without_trigger(whole, 'warden_fill_org_id');
+  updates constant regclass[] := warden.without_trigger(whole, 'warden_fill_org_id_update');
+  fn constant text := pg_catalog.format('warden.%I', warden.fill_function_name(whole));
   owner name := (select pg_catalog.pg_get_userbyid(c.relowner) from pg_catalog.pg_class c
                  where c.oid = coalesce(parent, relation));
   -- The column of a parent's row with its organisation.
   parent_org name := case when parent = 'public.organizations'::regclass then 'id' else 'org_id' end;
-  body text := '';
+  body text := $body$
+declare
+  given constant uuid := new.org_id;
+  is_exempt boolean := false;
+begin
+  if tg_op = 'UPDATE' then
+    -- This function runs as its owner: the setting names the role of the statement.
+    select r.rolsuper or r.rolbypassrls into is_exempt from pg_catalog.pg_roles r
+    where r.rolname = coalesce(nullif(pg_catalog.current_setting('role', true), 'none'), session_user::text);
+    if old.org_id is not null then
+      if is_exempt then
+        return new;
+      end if;
+      raise exception 'warden: org_id of %.% cannot be changed (from % to %)',
+          tg_table_schema, tg_table_name, old.org_id, new.org_id
+        using errcode = 'check_violation',
+              hint = 'Rows do not move between organisations: insert a new row in the other one.';
+    end if;
+    new.org_id := null;
+  end if;$body$;
 begin
   if r.scope <> 'org' or r.is_read_only then
     raise exception 'warden.fill_org_id: org_id of % is never filled', relation
       using hint = 'Only tables with scope ''org'' that are not read-only have a fill trigger.';
   end if;
-  if missing = '{}' then
+  if inserts = '{}' and updates = '{}' then
     return;
   end if;
   if parent is not null and warden.has_column(relation, r.parent_column) and warden.has_column(parent, parent_org) then
-    body := pg_catalog.format($body$
+    body := body || pg_catalog.format($body$
   if new.%1$I is not null then
     select p.%4$I into new.org_id from %2$s p where p.%3$I = new.%1$I;
     if found then
+      return new;
+    end if;
+    if pg_catalog.row_security_active(%2$L) then
+      if is_exempt then
+        new.org_id := given;
+      end if;
       return new;
     end if;
   end if;$body$, r.parent_column, parent, r.parent_key, parent_org);
@@ -112,29 +166,24 @@ begin
     new.org_id := warden.default_org_for(new.%1$I::text::uuid);
   end if;$body$, r.user_column);
   end if;
+  body := body || pg_catalog.format($body$
+  new.org_id := coalesce(new.org_id, %L::uuid);
+  return new;
+end
+$body$, warden.default_organization());
   execute pg_catalog.format(
-    'create or replace function warden.%I() returns trigger language plpgsql security definer '
-    'set search_path = '''' as %L',
-    fn, pg_catalog.format(E'\nbegin%s\n  new.org_id := coalesce(new.org_id, %L::uuid);\n  return new;\nend\n',
-                          body, warden.default_organization()));
-  perform warden.close_function(pg_catalog.format('warden.%I()', fn)::regprocedure);
+    'create or replace function %s() returns trigger language plpgsql security definer set search_path = '''' as %L',
+    fn, body);
+  perform warden.close_function((fn || '()')::regprocedure);
   execute pg_catalog.format('grant usage on schema warden to %I', owner);
   execute pg_catalog.format('grant execute on function warden.default_org_for(uuid) to %I', owner);
   -- The migrating role may be a superuser, with more rights than the function needs.
   if (select rolsuper from pg_catalog.pg_roles where rolname = current_user) then
-    execute pg_catalog.format('alter function warden.%I() owner to %I', fn, owner);
+    execute pg_catalog.format('alter function %s() owner to %I', fn, owner);
   end if;
-  -- The whole first: its partitions inherit the trigger.
-  foreach part in array missing loop
-    continue when exists (select from pg_catalog.pg_trigger g
-                          where g.tgrelid = part and g.tgname = 'warden_fill_org_id' and g.tgenabled in ('O', 'A'));
-    if not exists (select from pg_catalog.pg_trigger g
-                   where g.tgrelid = part and g.tgname = 'warden_fill_org_id' and g.tgparentid <> 0) then
-      execute pg_catalog.format('create or replace trigger warden_fill_org_id before insert on %s '
-        'for each row when (new.org_id is null) execute function warden.%I()', part, fn);
-    end if;
-    execute pg_catalog.format('alter table %s enable trigger warden_fill_org_id', part);
-  end loop;
+  perform warden.create_row_trigger(inserts, 'warden_fill_org_id', 'insert', 'new.org_id is null', fn);
+  perform warden.create_row_trigger(updates, 'warden_fill_org_id_update', 'update',
+                                    'old.org_id is distinct from new.org_id', fn);
 end
 $fn$;
 
@@ -145,6 +194,7 @@ declare
   whole regclass := coalesce(warden.whole(relation), relation);
 begin
   perform warden.drop_trigger(whole, 'warden_fill_org_id');
+  perform warden.drop_trigger(whole, 'warden_fill_org_id_update');
   execute pg_catalog.format('drop function if exists warden.%I()', warden.fill_function_name(whole));
 end
 $$;
@@ -168,25 +218,17 @@ $$;
 -- unlike statement triggers. Inheritance children get their own.) It takes a lock, which blocks writers for a moment,
 -- only if a trigger is missing or wrong.
 create or replace function warden.guard_org_id(relation regclass) returns void
-language plpgsql set search_path = '' as $$
-declare
-  part regclass;
-  is_inherited boolean;
-begin
-  -- A partition inherits the trigger from the root of its tree.
-  for part in select m from warden.tree(coalesce(pg_catalog.pg_partition_root(relation), relation)) m loop
-    continue when exists (select from pg_catalog.pg_trigger g
-                          where g.tgrelid = part and g.tgname = 'warden_org_id_immutable' and warden.is_guard(g.oid));
-    is_inherited := exists (select from pg_catalog.pg_trigger g
-                            where g.tgrelid = part and g.tgname = 'warden_org_id_immutable' and g.tgparentid <> 0);
-    if not is_inherited then
-      execute pg_catalog.format('create or replace trigger warden_org_id_immutable before update on %s '
-        'for each row when (old.org_id is distinct from new.org_id) '
-        'execute function %s()', part, warden.callee('prevent_org_id_change'));
-    end if;
-    execute pg_catalog.format('alter table %s enable trigger warden_org_id_immutable', part);
-  end loop;
-end
+language sql set search_path = '' as $$
+  select warden.create_row_trigger(
+    array(
+      -- A partition inherits the trigger from the root of its tree.
+      select m.oid
+      from warden.tree(coalesce(pg_catalog.pg_partition_root(relation), relation)) with ordinality m (oid, n)
+      where not exists (select from pg_catalog.pg_trigger g where g.tgrelid = m.oid
+                          and g.tgname = 'warden_org_id_immutable' and warden.is_guard(g.oid))
+      order by m.n),
+    'warden_org_id_immutable', 'update', 'old.org_id is distinct from new.org_id',
+    warden.callee('prevent_org_id_change'))
 $$;
 
 -- Drops that trigger.
@@ -214,28 +256,27 @@ revoke execute on function warden.reject_missing_org_id() from public;
 create or replace function warden.require_org_id(relation regclass) returns void
 language plpgsql set search_path = '' as $$
 declare
-  part regclass;
-  present pg_catalog.pg_trigger;
-begin
-  for part in
+  tree constant regclass[] := array(
     select c.oid from warden.tree(coalesce(pg_catalog.pg_partition_root(relation), relation)) with ordinality m (oid, n)
     join pg_catalog.pg_class c on c.oid = m.oid and c.relkind in ('r', 'p')
-    order by m.n
-  loop
+    order by m.n);
+  part regclass;
+begin
+  foreach part in array tree loop
+    -- Only now, because members inherit the default of the whole.
     if not exists (select from pg_catalog.pg_attribute a
                    where a.attrelid = part and a.attname = 'org_id' and not a.attisdropped and a.atthasdef) then
       execute pg_catalog.format('alter table %s alter column org_id set default %s', part, warden.org_id_default());
     end if;
-    select g.* into present from pg_catalog.pg_trigger g
-    where g.tgrelid = part and g.tgname = 'warden_require_org_id';
-    continue when warden.is_requirement(present.oid) or present.oid is null and warden.has_later_trigger(part);
-    -- A partition inherits the trigger.
-    if coalesce(present.tgparentid, 0) = 0 then
-      execute pg_catalog.format('create or replace trigger warden_require_org_id before insert on %s '
-        'for each row when (new.org_id is null) execute function warden.reject_missing_org_id()', part);
-    end if;
-    execute pg_catalog.format('alter table %s enable trigger warden_require_org_id', part);
   end loop;
+  perform warden.create_row_trigger(
+    array(
+      select m.oid from unnest(tree) with ordinality m (oid, n)
+      left join pg_catalog.pg_trigger g on g.tgrelid = m.oid and g.tgname = 'warden_require_org_id'
+      where not coalesce(warden.is_requirement(g.oid), false)
+        and not (g.oid is null and warden.has_later_trigger(m.oid))
+      order by m.n),
+    'warden_require_org_id', 'insert', 'new.org_id is null', 'warden.reject_missing_org_id');
 end
 $$;
 

@@ -25,24 +25,26 @@ declare
   whole constant regclass := warden.whole(relation);
   log_function text := (select f.proname from pg_catalog.pg_trigger g join pg_catalog.pg_proc f on f.oid = g.tgfoid
                         where g.tgrelid = warden.whole(relation) and g.tgname = 'warden_log_insert');
+  created text;
   member regclass;
 begin
   if whole is null then
     raise exception '% is not registered', relation
       using errcode = '22023', hint = pg_catalog.format('select warden.adopt_table(%L);', relation);
   end if;
-  if exists (select from pg_catalog.pg_trigger g where g.tgrelid = whole and g.tgname = 'warden_fill_org_id')
-     and exists (select from warden.members_without_trigger(whole, 'warden_fill_org_id')) then
-    perform warden.fill_org_id(whole);
-  end if;
-  if exists (select from pg_catalog.pg_trigger g where g.tgrelid = whole and g.tgname = 'warden_org_id_immutable')
-     and exists (select from warden.members_without_trigger(whole, 'warden_org_id_immutable')) then
-    perform warden.guard_org_id(whole);
-  end if;
-  if exists (select from pg_catalog.pg_trigger g where g.tgrelid = whole and g.tgname = 'warden_require_org_id')
-     and exists (select from warden.members_without_trigger(whole, 'warden_require_org_id')) then
-    perform warden.require_org_id(whole);
-  end if;
+  for created in
+    select g.tgname::text from pg_catalog.pg_trigger g
+    where g.tgrelid = whole and g.tgname like 'warden\_%org\_id%'
+      and exists (select from warden.members_without_trigger(whole, g.tgname))
+  loop
+    if created in ('warden_fill_org_id', 'warden_fill_org_id_update') then
+      perform warden.fill_org_id(whole);
+    elsif created = 'warden_org_id_immutable' then
+      perform warden.guard_org_id(whole);
+    elsif created = 'warden_require_org_id' then
+      perform warden.require_org_id(whole);
+    end if;
+  end loop;
   if exists (select from pg_catalog.pg_policy p where p.polrelid = whole and p.polname = 'warden_org') then
     for member in
       select c.oid from warden.tree(whole) m (oid)

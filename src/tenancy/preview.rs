@@ -217,9 +217,12 @@ fn steps(plan: &TablePlan, goal: Goal, rows: &str) -> Vec<String> {
 fn expand_steps(plan: &TablePlan, goal: Goal, rows: &str, steps: &mut Vec<String>) {
     let table = &plan.table;
     if !plan.has(ObjectKind::Column) {
-        steps.push("add the column org_id, and the trigger that fills it in new rows".to_owned());
+        steps.push("add the column org_id, and the triggers that fill and protect it".to_owned());
     } else if plan.needs_fill() && !plan.has_throughout(ObjectKind::FillTrigger) {
-        steps.push("add the trigger that fills org_id in new rows".to_owned());
+        steps.push("add the triggers that fill org_id and protect it meanwhile".to_owned());
+    }
+    if plan.has(ObjectKind::Column) && !plan.has_throughout(ObjectKind::ImmutabilityTrigger) {
+        steps.push("add the trigger that keeps org_id from changing".to_owned());
     }
     if plan.needs_fill()
         && !(plan.has(ObjectKind::Column) && table.has_org_index && plan.has(ObjectKind::OrgKey))
@@ -250,7 +253,7 @@ fn expand_steps(plan: &TablePlan, goal: Goal, rows: &str, steps: &mut Vec<String
     }
 }
 
-/// The step that creates an index, a key, or the immutability trigger.
+/// The step that creates an index or a key.
 fn object_step(object: &RequiredObject) -> Option<String> {
     match object.kind {
         ObjectKind::Index => Some(format!(
@@ -266,9 +269,9 @@ fn object_step(object: &RequiredObject) -> Option<String> {
         ObjectKind::OrgKey | ObjectKind::ParentKey => {
             Some(format!("add foreign key {}, then validate it", object.name))
         }
-        ObjectKind::ImmutabilityTrigger => Some("add the trigger that keeps org_id from changing".to_owned()),
         ObjectKind::Column
         | ObjectKind::FillTrigger
+        | ObjectKind::ImmutabilityTrigger
         | ObjectKind::NotNull
         | ObjectKind::OrgDefault
         | ObjectKind::RequireTrigger

@@ -1,5 +1,5 @@
-//! The expand phase of one table: column, fill trigger, backfill, indexes, keys, immutability. It breaks no
-//! running application.
+//! The expand phase of one table: column and triggers, backfill, indexes, keys. It breaks no running
+//! application.
 
 use std::collections::HashSet;
 
@@ -42,9 +42,9 @@ impl AdoptionRun {
         }
         let title = table.title();
         let needs_fill = plan.needs_fill();
-        if !plan.has(ObjectKind::Column) || (needs_fill && !plan.has_throughout(ObjectKind::FillTrigger)) {
-            let step = self.begin(&title, "column and fill trigger");
-            let statements = column_statements(plan);
+        let statements = column_statements(plan);
+        if !statements.is_empty() {
+            let step = self.begin(&title, "column and triggers");
             let result = self.connection.short_on(plan, TreeLock::AccessExclusive, &[], &statements).await;
             if self.end(&step, result, RUN_AGAIN)?.is_none() {
                 return Ok(false);
@@ -64,12 +64,6 @@ impl AdoptionRun {
             }
         }
         self.keys(plan, server_version).await?;
-        if !plan.has_throughout(ObjectKind::ImmutabilityTrigger) {
-            let step = self.begin(&title, "immutability trigger");
-            let guard = format!("select warden.guard_org_id({}::regclass)", literal(&table.sql()));
-            let result = self.connection.short_on(plan, TreeLock::ShareRowExclusive, &[], &[guard]).await;
-            self.end(&step, result, RUN_AGAIN)?;
-        }
         self.protect_members(plan).await?;
         self.note_new_members(plan).await?;
         Ok(true)
@@ -267,8 +261,8 @@ pub(in crate::tenancy) fn firing_note(schema: &str, name: &str, triggers: &[Stri
     )
 }
 
-/// Adds column and trigger in one transaction, under a lock that excludes writers. So no row without `org_id`
-/// can be inserted after its commit.
+/// Adds column and triggers in one transaction, under a lock that excludes writers. So after its commit no
+/// row without `org_id` can be inserted, and no request can choose or change the organisation of a row.
 fn column_statements(plan: &TablePlan) -> Vec<String> {
     let name = plan.table.sql();
     let mut statements = Vec::new();
@@ -277,6 +271,9 @@ fn column_statements(plan: &TablePlan) -> Vec<String> {
     }
     if plan.needs_fill() && !plan.has_throughout(ObjectKind::FillTrigger) {
         statements.push(format!("select warden.fill_org_id({}::regclass)", literal(&name)));
+    }
+    if !plan.has_throughout(ObjectKind::ImmutabilityTrigger) {
+        statements.push(format!("select warden.guard_org_id({}::regclass)", literal(&name)));
     }
     statements
 }

@@ -6,10 +6,12 @@
 //! - `property`: compares the rows, one by one, in every phase.
 //! - `streams`: compares what watched tables send, live and by replay, with what the same claims may SELECT.
 //! - `examples`: named cases.
+//! - `filling`: which organisation a row gets, whatever a request does.
 //!
 //! `WARDEN_SEED` repeats a run, and `WARDEN_ACCESS_CASES` sets the number of worlds.
 
 mod examples;
+mod filling;
 mod property;
 mod streams;
 mod world;

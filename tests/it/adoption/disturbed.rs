@@ -66,7 +66,7 @@ async fn a_held_lock_blocks_the_run_and_nobody_else() {
     let mut report = holder.begin().await.expect("begins");
     report.execute("update leads set score = 1 where id = legacy_id('lead', 1)").await.expect("updates");
     let mut run = Watched::start(&db);
-    run.says(&["leads: column and fill trigger", "waiting for a lock", "nightly report"]).await;
+    run.says(&["leads: column and triggers", "waiting for a lock", "nightly report"]).await;
     db.run("update leads set score = 2 where id = legacy_id('lead', 2)").await;
     run.says(&["waiting for a lock"]).await;
     report.commit().await.expect("commits");
@@ -142,7 +142,7 @@ async fn a_lost_connection_ends_the_run_and_the_next_completes_it() {
     let mut held = holder.begin().await.expect("begins");
     held.execute("update leads set score = 1 where id = legacy_id('lead', 1)").await.expect("updates");
     let mut run = Watched::start(&db);
-    run.says(&["leads: column and fill trigger", "waiting for a lock"]).await;
+    run.says(&["leads: column and triggers", "waiting for a lock"]).await;
     db.run("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'warden migrate' and datname = current_database()").await;
     run.ends(1).await;
     held.rollback().await.expect("ends");

@@ -159,7 +159,8 @@ async fn the_backfill_fires_no_triggers_and_emits_no_events() {
         ("counting trigger", "select count(*) from user_phone_numbers where updates > 0"),
         ("events", "select count(*) from warden.events where event not like 'warden.%'"),
         ("triggers that were on or off", "select count(*) from pg_trigger where tgrelid = 'user_phone_numbers'::regclass
-            and (tgname, tgenabled) not in (('count_update', 'O'), ('switched_off', 'D'), ('warden_fill_org_id', 'O'), ('warden_org_id_immutable', 'O'))
+            and (tgname, tgenabled) not in (('count_update', 'O'), ('switched_off', 'D'), ('warden_fill_org_id', 'O'), ('warden_fill_org_id_update', 'O'),
+                                             ('warden_org_id_immutable', 'O'))
             and not tgisinternal"),
     ] {
         let seen: i64 = sqlx::query_scalar(sql).fetch_one(&mut admin).await.expect(what);

@@ -61,7 +61,8 @@ select case w.kind
   case w.kind
     when 'column' then case when w.found is null then 'it has no column org_id' else 'org_id ' || w.problem end
     when 'not_null' then 'org_id may be null: nothing rejects a row without an organisation'
-    when 'default' then 'org_id has no default: a statement that does not name the column fails'
+    when 'default' then case when w.found is null then 'org_id has no default: a statement that does not name the column fails'
+                             else 'the default of org_id ' || w.problem end
     when 'row_security' then case w.name
       when 'enabled' then 'row-level security is not enabled: its policies have no effect'
       else 'row-level security is not forced: its policies do not apply to its owner' end
@@ -121,12 +122,18 @@ select 'fill-trigger', null, o.full_name, o.name,
   case
     when s.is_not_null then
       'the table is enforced, but its fill trigger still assigns organisations to rows without org_id'
-    when o.is_present then 'the trigger that fills org_id is disabled: new rows have no organisation'
-    else 'the trigger that fills org_id is missing: new rows have no organisation' end,
+    else format('the trigger that %s is %s: %s',
+      case o.name when 'warden_fill_org_id' then 'fills org_id' else 'protects org_id while rows are filled' end,
+      case when o.is_present then 'disabled' else 'missing' end,
+      case o.name when 'warden_fill_org_id' then 'new rows have no organisation'
+                  else 'a request with UPDATE can choose the organisation of a row' end) end,
   'sql',
   format('select warden.%s(%L);', case when s.is_not_null then 'unfill_org_id' else 'fill_org_id' end, o.full_name)
 from o join state s using (relation)
 where o.phase = 'fill' and not s.lacks_column
-  and not exists (select from o w where w.relation = o.whole and w.relation <> o.relation and w.step = o.step
+  and not exists (select from o w where w.relation = o.whole and w.relation <> o.relation and w.name = o.name
                     and w.is_valid = o.is_valid)
+  -- One statement mends both triggers.
+  and not exists (select from o f where f.relation = o.relation and f.phase = 'fill' and f.name < o.name
+                    and f.is_valid = o.is_valid)
   and case when s.is_not_null then o.is_present else not s.is_enforced and not o.is_valid end
