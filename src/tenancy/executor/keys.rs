@@ -178,7 +178,7 @@ impl AdoptionRun {
 pub(super) fn mismatch_query(table: &Table, parent: &Parent) -> String {
     format!(
         "select c.* from {} c left join {} p on p.{key} = c.{column} and p.org_id = c.org_id \
-         where c.{column} is not null and p.{key} is null;",
+         where c.org_id is not null and c.{column} is not null and p.{key} is null;",
         table.sql(),
         parent.sql(),
         key = quoted(&parent.key),

@@ -334,3 +334,21 @@ async fn missing_createrole_and_a_standby_are_errors() {
     cluster.close().await.expect("ends");
     std::fs::remove_dir_all(&dir).expect("is removed");
 }
+
+/// A table that an issue keeps from getting `org_id` is not queried by the enforce phase.
+#[tokio::test]
+async fn enforcement_beside_an_open_issue_reports_the_issue() {
+    let db = small_db(
+        "create table projects (id int primary key, user_id uuid); insert into projects values (1, null);
+         create table notes (id int primary key, project_id int); insert into notes values (1, 1);
+         create function log() returns trigger language plpgsql as 'begin return new; end';
+         create trigger warden_fill_org_id before insert on notes for each row execute function log()",
+    )
+    .await;
+    let tables = "projects user_column=user_id,notes parent=projects parent_column=project_id";
+    let run = migrate(db.url(), &["--tables", tables, "--enforce", "--yes"])
+        .await
+        .must(1)
+        .says(&["issue: notes: trigger \"warden_fill_org_id\" has a name of Warden's", "not enforced"]);
+    assert!(!run.stderr.contains("does not exist"), "{}", run.stderr);
+}
