@@ -15,6 +15,42 @@ language sql stable set search_path = '' as $$
   order by m.n
 $$;
 
+-- The watched table that a table is part of: itself, else the nearest table above it. Null if there is none.
+create or replace function warden.watched_whole(relation regclass) returns regclass
+language sql stable set search_path = '' as $$
+  with recursive above as (
+    select watched_whole.relation::oid as oid, 0 as depth
+    union
+    select i.inhparent, a.depth + 1 from pg_catalog.pg_inherits i join above a on i.inhrelid = a.oid
+  )
+  select w.relation from above a join warden.watches w on w.relation = a.oid order by a.depth limit 1
+$$;
+
+-- Members that lack a trigger or the policies of their registered or watched table: they were created while no event
+-- trigger protected them.
+create or replace function warden.incomplete_members() returns table (whole regclass, member regclass)
+language sql stable set search_path = '' as $$
+  with wholes as (
+    select c.oid from warden.tenant_tables t
+    join pg_catalog.pg_namespace n on n.nspname = t.schema_name
+    join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = t.table_name
+    union
+    select c.oid from warden.watches w join pg_catalog.pg_class c on c.oid = w.relation
+  )
+  select w.oid, m.oid
+  from wholes w
+  cross join lateral warden.tree(w.oid) m (oid)
+  join pg_catalog.pg_class c on c.oid = m.oid and c.relkind in ('r', 'p')
+  where m.oid <> w.oid and (
+    exists (select from pg_catalog.pg_trigger g
+            where g.tgrelid = w.oid and not g.tgisinternal and g.tgname like 'warden\_%'
+              and not (g.tgname = 'warden_require_org_id' and warden.has_later_trigger(m.oid))
+              and not exists (select from pg_catalog.pg_trigger x
+                              where x.tgrelid = m.oid and x.tgname = g.tgname))
+    or exists (select from pg_catalog.pg_policy p where p.polrelid = w.oid and p.polname = 'warden_org')
+       and not exists (select from pg_catalog.pg_policy p where p.polrelid = m.oid and p.polname = 'warden_org'))
+$$;
+
 -- Gives the members of a table what they lack: the triggers on org_id, policies if the table is enforced, log
 -- triggers if it is watched. It does nothing if nothing is missing, and it does not enable what somebody disabled: the
 -- audit reports that. `relation` is the table or one of its members.
@@ -23,40 +59,43 @@ create or replace function warden.protect_members(relation regclass) returns voi
 language plpgsql set search_path = '' as $$
 declare
   whole constant regclass := warden.whole(relation);
+  watched constant regclass := warden.watched_whole(relation);
   log_function text := (select f.proname from pg_catalog.pg_trigger g join pg_catalog.pg_proc f on f.oid = g.tgfoid
-                        where g.tgrelid = warden.whole(relation) and g.tgname = 'warden_log_insert');
-  created text;
-  member regclass;
+                        where g.tgrelid = watched and g.tgname = 'warden_log_insert');
+  missing text;
+  part regclass;
 begin
-  if whole is null then
-    raise exception '% is not registered', relation
+  if coalesce(whole, watched) is null then
+    raise exception '% is neither registered nor watched', relation
       using errcode = '22023', hint = pg_catalog.format('select warden.adopt_table(%L);', relation);
   end if;
-  for created in
-    select g.tgname::text from pg_catalog.pg_trigger g
-    where g.tgrelid = whole and g.tgname like 'warden\_%org\_id%'
-      and exists (select from warden.members_without_trigger(whole, g.tgname))
+  for missing in
+    select g.tgname from pg_catalog.pg_trigger g
+    where g.tgrelid = whole and exists (select from warden.members_without_trigger(whole, g.tgname))
   loop
-    if created in ('warden_fill_org_id', 'warden_fill_org_id_update') then
+    if missing in ('warden_fill_org_id', 'warden_fill_org_id_update') then
       perform warden.fill_org_id(whole);
-    elsif created = 'warden_org_id_immutable' then
+    elsif missing = 'warden_org_id_immutable' then
       perform warden.guard_org_id(whole);
-    elsif created = 'warden_require_org_id' then
+    elsif missing = 'warden_require_org_id' then
       perform warden.require_org_id(whole);
     end if;
   end loop;
   if exists (select from pg_catalog.pg_policy p where p.polrelid = whole and p.polname = 'warden_org') then
-    for member in
+    for part in
       select c.oid from warden.tree(whole) m (oid)
       join pg_catalog.pg_class c on c.oid = m.oid and c.relkind in ('r', 'p')
       where not exists (select from pg_catalog.pg_policy p where p.polrelid = c.oid and p.polname = 'warden_org')
     loop
-      perform warden.protect(member);
+      perform warden.protect(part);
     end loop;
   end if;
   if log_function is not null then
-    for member in select m from warden.members_without_trigger(whole, 'warden_log_insert') m loop
-      perform warden.create_log_triggers(member, log_function);
+    for part in
+      select distinct m from pg_catalog.pg_trigger g, warden.members_without_trigger(watched, g.tgname) m
+      where g.tgrelid = watched and g.tgname like 'warden\_log\_%'
+    loop
+      perform warden.create_log_triggers(part, log_function);
     end loop;
   end if;
 end
@@ -81,7 +120,8 @@ begin
         return;
       end if;
       for whole in
-        select distinct warden.whole(c.objid::regclass) from pg_catalog.pg_event_trigger_ddl_commands() c
+        select distinct coalesce(warden.whole(c.objid::regclass), warden.watched_whole(c.objid::regclass))
+        from pg_catalog.pg_event_trigger_ddl_commands() c
         where c.classid = 'pg_catalog.pg_class'::regclass and c.object_type = 'table'
           and exists (select from pg_catalog.pg_inherits i where c.objid in (i.inhrelid, i.inhparent))
       loop

@@ -71,6 +71,42 @@ pub struct TablePlan {
     pub members: Vec<TablePlan>,
 }
 
+/// A registered or watched table with members that lack its triggers or policies, because they were created
+/// while no event trigger protected them.
+#[derive(Debug, Clone, sqlx::FromRow)]
+pub(super) struct IncompleteTree {
+    pub(super) oid: i64,
+    /// Name of the table, quoted for SQL.
+    pub(super) full_name: String,
+    /// Name of the table in messages.
+    pub(super) title: String,
+    pub(super) member_oids: Vec<i64>,
+    /// Names of the members.
+    pub(super) members: Vec<String>,
+}
+
+impl IncompleteTree {
+    /// Reads these tables.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub(super) async fn load(connection: &mut PgConnection) -> Result<Vec<Self>, sqlx::Error> {
+        sqlx::query_as(
+            "select i.whole::oid::bigint as oid, format('%I.%I', n.nspname, c.relname) as full_name,
+               case n.nspname when 'public' then '' else n.nspname || '.' end || c.relname as title,
+               array_agg(i.member::oid::bigint) as member_oids,
+               array_agg(case mn.nspname when 'public' then '' else mn.nspname || '.' end || m.relname
+                         order by mn.nspname, m.relname) as members
+             from warden.incomplete_members() i
+             join pg_class c on c.oid = i.whole join pg_namespace n on n.oid = c.relnamespace
+             join pg_class m on m.oid = i.member join pg_namespace mn on mn.oid = m.relnamespace
+             group by i.whole, n.nspname, c.relname order by 2",
+        )
+        .fetch_all(connection)
+        .await
+    }
+}
+
 /// All registered tables of the database, with the objects that they need.
 #[derive(Debug, Clone)]
 pub struct Plan {

@@ -10,7 +10,7 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 use super::AdoptionIssue;
 use super::access::{AccessOverview, questions};
 use super::executor::{self, AdoptionOptions, Goal, firing_note, grouped};
-use super::plan::{ObjectKind, Plan, RequiredObject, TablePlan};
+use super::plan::{IncompleteTree, ObjectKind, Plan, RequiredObject, TablePlan};
 use super::preflight::{self, Candidate};
 use super::registry::Scope;
 use crate::postgres::{self, MigrationName};
@@ -112,10 +112,14 @@ pub async fn preview(
         }
     }
     let candidates = preflight::candidates(&mut transaction).await?;
+    let incomplete = IncompleteTree::load(&mut transaction).await?;
     let mut access = read_access(&mut transaction, &plan, goal, &mut issues).await?;
     // Rows are counted in a second transaction, because this one holds the locks of the migrations.
     transaction.rollback().await?;
-    let tables = describe(&mut connection, &plan, goal).await?;
+    let mut tables = describe(&mut connection, &plan, goal).await?;
+    if goal != Goal::Relax {
+        complete(&mut tables, incomplete);
+    }
     access.retain(|name| tables.iter().any(|t| t.name == name && !t.is_new));
     Ok(Preview {
         migrations: pending,
@@ -169,6 +173,23 @@ async fn describe(
     }
     transaction.rollback().await?;
     Ok(tables)
+}
+
+/// Adds the step that completes new members. A watched table need not be registered.
+fn complete(tables: &mut Vec<TablePreview>, incomplete: Vec<IncompleteTree>) {
+    for tree in incomplete {
+        let step = format!("add the triggers and policies of new members: {}", tree.members.join(", "));
+        match tables.iter_mut().find(|t| t.name == tree.title) {
+            Some(table) => table.steps.push(step),
+            None => tables.push(TablePreview {
+                name: tree.title,
+                is_new: false,
+                rows: "watched".to_owned(),
+                steps: vec![step],
+                notes: Vec::new(),
+            }),
+        }
+    }
 }
 
 /// Whether the table exists after the migrations have been rolled back.

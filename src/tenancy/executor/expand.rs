@@ -8,7 +8,7 @@ use super::backfill::TriggerMode;
 use super::connection::{ExecutorConnection, StepError};
 use super::tree::TreeLock;
 use crate::tenancy::issue::RUN_AGAIN;
-use crate::tenancy::plan::{ObjectKind, TablePlan};
+use crate::tenancy::plan::{IncompleteTree, ObjectKind, TablePlan};
 use crate::tenancy::registry::{Scope, Table};
 use crate::tenancy::sql::literal;
 
@@ -64,7 +64,6 @@ impl AdoptionRun {
             }
         }
         self.keys(plan, server_version).await?;
-        self.protect_members(plan).await?;
         self.note_new_members(plan).await?;
         Ok(true)
     }
@@ -84,14 +83,16 @@ impl AdoptionRun {
         Ok(())
     }
 
-    /// Protects members that were created after the table was enforced, where no event trigger did.
-    async fn protect_members(&mut self, plan: &TablePlan) -> Result<(), StepError> {
-        let is_protected = |t: &TablePlan| t.has(ObjectKind::Protection);
-        if !is_protected(plan) {
-            return Ok(());
-        }
-        for member in plan.members.iter().filter(|t| !is_protected(t)) {
-            self.protect_member(member).await?;
+    /// Completes members that were created while no event trigger protected them.
+    pub(super) async fn complete_members(&mut self, failed: &HashSet<i64>) -> Result<(), StepError> {
+        for tree in IncompleteTree::load(&mut self.connection.work).await? {
+            if failed.contains(&tree.oid) {
+                continue;
+            }
+            let step = self.begin(&tree.title, "new members");
+            let protect = format!("select warden.protect_members({}::regclass)", literal(&tree.full_name));
+            let result = self.connection.short(&tree.member_oids, &[protect]).await;
+            self.end(&step, result, RUN_AGAIN)?;
         }
         Ok(())
     }

@@ -228,7 +228,8 @@ impl AdoptionRun {
                 failed.insert(table.table.oid);
             }
         }
-        self.watch(&failed).await
+        self.watch(&failed).await?;
+        self.complete_members(&failed).await
     }
 
     fn begin(&mut self, table: &str, name: &'static str) -> Step {

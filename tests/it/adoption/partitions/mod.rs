@@ -1,5 +1,9 @@
 //! Partitioned tables and inheritance trees: the whole and every member are adopted while the application
-//! writes, and are isolated however a statement names them. New members are protected too.
+//! writes, and are isolated however a statement names them.
+//!
+//! - `members`: members that are created, detached, or cannot be protected.
+
+mod members;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -360,89 +364,5 @@ async fn a_partitioned_parent_gives_its_children_their_organisation() {
         assert_eq!(keys, i64::from(is_key_possible), "{}", shape.whole);
         assert_eq!(problems(&db, "phase <> 'fill'").await, Vec::<String>::new());
         assert_eq!(audit(db.url()).await.stdout.matches("  finding  ").count(), 0);
-    }
-}
-
-/// Without the event trigger, the audit finds a new member, and both remedies complete it.
-#[tokio::test]
-async fn a_new_partition_without_the_event_trigger_is_found_and_completed() {
-    let db = BY_MONTH.database().await;
-    migrate(db.url(), &["--enforce", "--yes"]).await.must(0);
-    db.run("drop event trigger warden_protect_members").await;
-    for remedy in ["migrate", "protect_members"] {
-        db.run(BY_MONTH.grow).await;
-        let found = audit(db.url()).await.must(1);
-        assert!(found.stdout.contains("Call Logs 2025-01"), "{}", found.stdout);
-        if remedy == "migrate" {
-            migrate(db.url(), &[]).await.must(0).says(&["run: select warden.protect_members("]);
-        } else {
-            db.run(&format!("select warden.protect_members('{}')", BY_MONTH.grown)).await;
-        }
-        assert_isolated(&db, &BY_MONTH).await;
-        is_clean(&audit(db.url()).await, &BY_MONTH);
-        db.run(&format!("drop table {}", BY_MONTH.grown)).await;
-    }
-}
-
-/// The event trigger never makes a statement of the application fail. Detached partitions stay protected.
-#[tokio::test]
-async fn partitions_are_detached_and_attached_again() {
-    let db = BY_MONTH.database().await;
-    migrate(db.url(), &["--enforce", "--yes"]).await.must(0);
-    db.run(r#"alter table "Call Logs" detach partition "Call Logs 2024-01""#).await;
-    let mut admin = connect(&db).await;
-    let protected = count(
-        &mut admin,
-        r#"pg_class where oid = '"Call Logs 2024-01"'::regclass and relrowsecurity and relforcerowsecurity"#,
-    )
-    .await;
-    assert_eq!(protected, 1);
-    let found = audit(db.url()).await.must(1);
-    assert!(found.stdout.contains("Call Logs 2024-01"), "the audit names it: {}", found.stdout);
-    db.run(r#"alter table "Call Logs" attach partition "Call Logs 2024-01" for values from ('2024-01-01') to ('2024-02-01')"#).await;
-    assert_isolated(&db, &BY_MONTH).await;
-    is_clean(&audit(db.url()).await, &BY_MONTH);
-    // If Warden cannot protect a member, the statement succeeds with a warning.
-    db.run("alter function warden.protect(regclass) rename to protect_former").await;
-    db.run(BY_MONTH.grow).await;
-    db.run("alter function warden.protect_former(regclass) rename to protect").await;
-    assert!(audit(db.url()).await.must(1).stdout.contains("Call Logs 2025-01"));
-}
-
-/// Trees that cannot be adopted are issues with a remedy that ends.
-#[tokio::test]
-async fn a_tree_that_cannot_be_adopted_is_an_issue_with_an_end() {
-    for (tables, register, says) in [
-        (
-            "create table clicks (id uuid, user_id uuid, at date) partition by range (at);
-             create foreign data wrapper elsewhere; create server s foreign data wrapper elsewhere;
-             create foreign table clicks_old partition of clicks for values from ('2020-01-01') to ('2021-01-01') server s;",
-            "clicks",
-            "has the member clicks_old, a foreign table",
-        ),
-        (
-            "create table plain (name text); create table trucks_2 () inherits (trucks, plain);",
-            "assets",
-            "has the member trucks_2, which also inherits from public.plain",
-        ),
-    ] {
-        let db = small_db(&format!("{} {tables}", INHERITED.tables)).await;
-        migrate(db.url(), &[]).await.must(0);
-        db.run(&format!(
-            "insert into warden.tenant_tables (table_name, user_column) values ('{register}', 'user_id')"
-        ))
-        .await;
-        let run =
-            migrate(db.url(), &[]).await.must(1).says(&[says, "warden.accept_finding('unregistered-table'"]);
-        let issue = run.stdout.lines().skip_while(|l| !l.contains(says)).nth(1).expect("a remedy").to_owned();
-        let statements = issue.split_once("delete from").expect("statements").1;
-        assert!(audit(db.url()).await.must(1).stdout.contains("table-kind"));
-        db.run(&format!("delete from{}", statements.replace("<reason>", "kept apart"))).await;
-        migrate(db.url(), &[]).await.must(0);
-        let after = audit(db.url()).await.stdout;
-        assert!(!after.contains("table-kind"), "{after}");
-        for line in after.lines().filter(|l| l.trim_start().starts_with("finding")) {
-            assert!(!line.contains(register), "{after}");
-        }
     }
 }

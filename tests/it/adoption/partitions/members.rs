@@ -1,0 +1,138 @@
+//! Members that are created or detached after adoption, and members that cannot be protected.
+
+use super::{BY_KEY, BY_MONTH, INHERITED, assert_isolated, count, is_clean};
+use crate::adoption::{audit, connect, migrate, small_db};
+use crate::harness::TestDb;
+
+/// Without the event trigger, the audit finds a new member, and both remedies complete it.
+#[tokio::test]
+async fn a_new_partition_without_the_event_trigger_is_found_and_completed() {
+    let db = BY_MONTH.database().await;
+    migrate(db.url(), &["--enforce", "--yes"]).await.must(0);
+    db.run("drop event trigger warden_protect_members").await;
+    for remedy in ["migrate", "protect_members"] {
+        db.run(BY_MONTH.grow).await;
+        let found = audit(db.url()).await.must(1);
+        assert!(found.stdout.contains("Call Logs 2025-01"), "{}", found.stdout);
+        if remedy == "migrate" {
+            migrate(db.url(), &[]).await.must(0).says(&["run: select warden.protect_members("]);
+        } else {
+            db.run(&format!("select warden.protect_members('{}')", BY_MONTH.grown)).await;
+        }
+        assert_isolated(&db, &BY_MONTH).await;
+        is_clean(&audit(db.url()).await, &BY_MONTH);
+        db.run(&format!("drop table {}", BY_MONTH.grown)).await;
+    }
+}
+
+/// The event trigger never makes a statement of the application fail. Detached partitions stay protected.
+#[tokio::test]
+async fn partitions_are_detached_and_attached_again() {
+    let db = BY_MONTH.database().await;
+    migrate(db.url(), &["--enforce", "--yes"]).await.must(0);
+    db.run(r#"alter table "Call Logs" detach partition "Call Logs 2024-01""#).await;
+    let mut admin = connect(&db).await;
+    let protected = count(
+        &mut admin,
+        r#"pg_class where oid = '"Call Logs 2024-01"'::regclass and relrowsecurity and relforcerowsecurity"#,
+    )
+    .await;
+    assert_eq!(protected, 1);
+    let found = audit(db.url()).await.must(1);
+    assert!(found.stdout.contains("Call Logs 2024-01"), "the audit names it: {}", found.stdout);
+    db.run(r#"alter table "Call Logs" attach partition "Call Logs 2024-01" for values from ('2024-01-01') to ('2024-02-01')"#).await;
+    assert_isolated(&db, &BY_MONTH).await;
+    is_clean(&audit(db.url()).await, &BY_MONTH);
+    // If Warden cannot protect a member, the statement succeeds with a warning.
+    db.run("alter function warden.protect(regclass) rename to protect_former").await;
+    db.run(BY_MONTH.grow).await;
+    db.run("alter function warden.protect_former(regclass) rename to protect").await;
+    assert!(audit(db.url()).await.must(1).stdout.contains("Call Logs 2025-01"));
+}
+
+/// Trees that cannot be adopted are issues with a remedy that ends.
+#[tokio::test]
+async fn a_tree_that_cannot_be_adopted_is_an_issue_with_an_end() {
+    for (tables, register, says) in [
+        (
+            "create table clicks (id uuid, user_id uuid, at date) partition by range (at);
+             create foreign data wrapper elsewhere; create server s foreign data wrapper elsewhere;
+             create foreign table clicks_old partition of clicks for values from ('2020-01-01') to ('2021-01-01') server s;",
+            "clicks",
+            "has the member clicks_old, a foreign table",
+        ),
+        (
+            "create table plain (name text); create table trucks_2 () inherits (trucks, plain);",
+            "assets",
+            "has the member trucks_2, which also inherits from public.plain",
+        ),
+    ] {
+        let db = small_db(&format!("{} {tables}", INHERITED.tables)).await;
+        migrate(db.url(), &[]).await.must(0);
+        db.run(&format!(
+            "insert into warden.tenant_tables (table_name, user_column) values ('{register}', 'user_id')"
+        ))
+        .await;
+        let run =
+            migrate(db.url(), &[]).await.must(1).says(&[says, "warden.accept_finding('unregistered-table'"]);
+        let issue = run.stdout.lines().skip_while(|l| !l.contains(says)).nth(1).expect("a remedy").to_owned();
+        let statements = issue.split_once("delete from").expect("statements").1;
+        assert!(audit(db.url()).await.must(1).stdout.contains("table-kind"));
+        db.run(&format!("delete from{}", statements.replace("<reason>", "kept apart"))).await;
+        migrate(db.url(), &[]).await.must(0);
+        let after = audit(db.url()).await.stdout;
+        assert!(!after.contains("table-kind"), "{after}");
+        for line in after.lines().filter(|l| l.trim_start().starts_with("finding")) {
+            assert!(!line.contains(register), "{after}");
+        }
+    }
+}
+
+/// A watched table with a partition that was created while no event trigger protected it.
+async fn watched_table(is_registered: bool) -> TestDb {
+    let db = small_db(BY_KEY.tables).await;
+    migrate(db.url(), &[]).await.must(0);
+    if is_registered {
+        db.run("select warden.adopt_table('rooms', 'user_id')").await;
+        migrate(db.url(), &[]).await.must(0);
+    } else {
+        db.run("alter table rooms add org_id uuid").await;
+    }
+    db.run("select warden.watch('rooms', 'rooms', 'room', visibility => 'organisation'); drop event trigger warden_protect_members")
+        .await;
+    db.run(BY_KEY.grow).await;
+    db
+}
+
+#[tokio::test]
+async fn a_run_completes_the_log_triggers_of_new_partitions() {
+    for is_registered in [true, false] {
+        let db = watched_table(is_registered).await;
+        let logged = "select count(*) from pg_trigger where tgrelid = 'rooms_2'::regclass and tgname like 'warden_log_%'";
+        let count = async || sqlx::query_scalar::<_, i64>(logged).fetch_one(&db.pool).await.expect("counts");
+        assert_eq!(count().await, 0);
+        migrate(db.url(), &["--plan"])
+            .await
+            .must(0)
+            .says(&["rooms (", "add the triggers and policies of new members: rooms_2"]);
+        assert_eq!(count().await, 0);
+        migrate(db.url(), &[]).await.must(0);
+        assert!(count().await > 0, "is_registered: {is_registered}");
+        migrate(db.url(), &[]).await.must(0);
+        let plan = migrate(db.url(), &["--plan"]).await.must(0);
+        assert!(!plan.stdout.contains("new members"), "{}", plan.stdout);
+        assert!(!audit(db.url()).await.stdout.contains("watch-triggers"));
+    }
+}
+
+/// The event trigger also serves tables that are watched and not registered.
+#[tokio::test]
+async fn a_new_partition_of_a_watched_table_is_watched() {
+    let db = small_db(BY_KEY.tables).await;
+    migrate(db.url(), &[]).await.must(0);
+    db.run("alter table rooms add org_id uuid; select warden.watch('rooms', 'rooms', 'room', visibility => 'organisation')")
+        .await;
+    db.run(BY_KEY.grow).await;
+    let missing = "warden.incomplete_members()";
+    assert_eq!(count(&mut connect(&db).await, missing).await, 0);
+}
