@@ -32,6 +32,27 @@ create table if not exists warden.tenant_tables (
      and (parent_table is null) = (parent_column is null))
 );
 
+-- The tables of the optional platform, and their indexes. Empty until an operator chooses the platform.
+create table if not exists warden.platform_tables (
+  table_name      name    primary key,
+  scope           text    not null,
+  user_column     name,
+  parent_table    name,
+  parent_column   name,
+  is_immutable    boolean not null,
+  is_read_only    boolean not null,
+  pauses_triggers boolean not null,
+  -- The table that was registered. If it is dropped, a later table of that name is another one: nobody chose it. If an
+  -- operator removes it from the registry, it stays out.
+  adopted_table   regclass
+);
+create table if not exists warden.platform_indexes (
+  table_name  name    not null,
+  index_name  name    primary key,
+  key_columns text[]  not null,
+  is_unique   boolean not null
+);
+
 -- Indexes for frequent queries within one organisation. Others follow from the registry and are not listed:
 -- (org_id, parent_column) on a child, unique (org_id, parent_key) on a parent, and (org_id) if no other index starts
 -- with it.

@@ -11,10 +11,83 @@ language sql immutable set search_path = '' as $$
 $$;
 revoke execute on function warden.convention(name) from public;
 
+-- The platform's tables, and the tables that have their names.
+create or replace function warden.platform_relations() returns table (
+  table_name name, present regclass, adopted_table regclass, is_registered boolean
+)
+language sql stable set search_path = '' as $$
+  select p.table_name, c.oid, p.adopted_table,
+    exists (select from warden.tenant_tables t
+            where t.schema_name = 'public' and t.table_name = p.table_name and t.origin = 'platform')
+  from warden.platform_tables p
+  left join pg_catalog.pg_class c on c.relnamespace = 'public'::regnamespace and c.relname = p.table_name
+    and c.relkind in ('r', 'p', 'v', 'm', 'f')
+$$;
+revoke execute on function warden.platform_relations() from public;
+
+-- Registers the tables of the platform that exist, or all of them if Warden creates them. An operator chooses them with
+-- `warden migrate --platform`. An entry of the operator takes precedence, and a table that somebody removed from the
+-- registry stays out.
+create or replace function warden.register_platform() returns void
+language plpgsql set search_path = '' as $$
+declare
+  added constant name[] := array(
+    select r.table_name from warden.platform_relations() r
+    where case when r.present is null then warden.creates_platform_tables()
+               else r.present is distinct from r.adopted_table end);
+begin
+  insert into warden.tenant_tables
+    (table_name, scope, user_column, parent_schema, parent_table, parent_column, is_immutable, is_read_only,
+     pauses_triggers, origin)
+  select p.table_name, p.scope, p.user_column, case when p.parent_table is not null then 'public' end, p.parent_table,
+    p.parent_column, p.is_immutable, p.is_read_only, p.pauses_triggers, 'platform'
+  from warden.platform_tables p where p.table_name = any (added)
+  on conflict do nothing;
+  insert into warden.tenant_indexes (table_name, index_name, key_columns, is_unique)
+  select i.table_name, i.index_name, i.key_columns, i.is_unique
+  from warden.platform_indexes i
+  join warden.tenant_tables t on t.schema_name = 'public' and t.table_name = i.table_name
+  where i.table_name = any (added)
+  on conflict do nothing;
+  update warden.platform_tables p set adopted_table = r.present
+  from warden.platform_relations() r where r.table_name = p.table_name and p.table_name = any (added);
+end
+$$;
+revoke execute on function warden.register_platform() from public;
+
+-- The platform's tables in the registry that were dropped. (One that Warden has yet to create never existed.)
+create or replace function warden.absent_platform_tables() returns setof name
+language sql stable set search_path = '' as $$
+  select r.table_name from warden.platform_relations() r
+  where r.is_registered and r.present is distinct from r.adopted_table
+    and (not warden.creates_platform_tables() or r.present is not null and r.adopted_table is not null)
+$$;
+revoke execute on function warden.absent_platform_tables() from public;
+
+-- Removes these tables from the registry, and returns their names. A table that the application creates under such a
+-- name later is a candidate, like any other.
+create or replace function warden.forget_absent_tables() returns setof name
+language plpgsql set search_path = '' as $$
+begin
+  -- Tables that Warden has created since their registration.
+  update warden.platform_tables p set adopted_table = r.present
+  from warden.platform_relations() r
+  where r.table_name = p.table_name and r.is_registered and r.present is not null and r.adopted_table is null
+    and warden.creates_platform_tables();
+  return query
+    delete from warden.tenant_tables t
+    where t.schema_name = 'public' and t.origin = 'platform'
+      and t.table_name in (select a from warden.absent_platform_tables() a)
+    returning t.table_name;
+end
+$$;
+revoke execute on function warden.forget_absent_tables() from public;
+
 -- Columns that may name the user or the organisation of a row.
 --   kind       'organisation': a foreign key to organizations, which gives the organisation itself.
 --              'parent': a foreign key to another table. 'user': a user whose membership gives the organisation.
 --              'hint': the name of an organisation's column, or a user's whose type is no uuid. It gives nothing.
+--              'platform': no column, but the name of a table of the platform. It gives nothing either.
 --   rank       the best has the lowest
 create or replace function warden.candidate_columns() returns table (
   relation regclass, column_name name, kind text, target regclass, target_key name, rank int
@@ -67,6 +140,11 @@ language sql stable set search_path = '' as $$
   from columns c
   join unnest('{org_id,organization_id,organisation_id,tenant_id,account_id,workspace_id,team_id,company_id}'::text[])
     with ordinality u (name, n) on u.name = c.convention
+  union all
+  select t.oid, null, 'platform', null, null, 90
+  from tables t
+  join pg_catalog.pg_class c on c.oid = t.oid and c.relnamespace = 'public'::regnamespace
+  join warden.platform_tables p on p.table_name = c.relname
 $$;
 revoke execute on function warden.candidate_columns() from public;
 
@@ -116,7 +194,8 @@ begin
       where l.relation = any (waiting::bigint[])
     )
     select w.oid as relation, p."column" as parent_column, p.target as parent, p.key as parent_key,
-      u."column" as user_column, h."column" as hint, u.target is not null as is_users_key into chosen
+      u."column" as user_column, h."column" as hint, u.target is not null as is_users_key,
+      exists (select from signs s where s.relation = w.oid and s.kind = 'platform') as is_platforms into chosen
     from unnest(waiting) w (oid)
     left join lateral (
       select s.* from signs s
@@ -145,7 +224,8 @@ begin
       case when user_column is not null then pg_catalog.format(
         case when chosen.is_users_key then '%I references auth.users' else 'user column %I' end, user_column) end,
       case when chosen.hint is not null and parent is null and user_column is null then
-        pg_catalog.format('column %I', chosen.hint) end);
+        pg_catalog.format('column %I', chosen.hint) end,
+      case when chosen.is_platforms then 'it has the name of a table of the platform' end);
     return next;
     owned := owned || chosen.relation;
     waiting := array_remove(waiting, chosen.relation);

@@ -2,9 +2,9 @@
 -- calls, the recordings of them, and what such a product stores around them.
 --
 -- `warden migrate --platform` chooses it, and warden._platform_migrations records the choice: from then on every
--- `warden migrate` keeps it up to date. This file registers the tables. The later ones create them, but only if the
--- database held no other tables when the platform was chosen. Otherwise `warden migrate` adopts, online, those of the
--- registered tables that exist.
+-- `warden migrate` keeps it up to date. This file lists the tables. The later ones create them, but only if the
+-- database held no other tables when the platform was chosen. Otherwise `warden migrate --platform` registers those
+-- that exist, and adopts them online.
 set local lock_timeout = '5s';
 set local statement_timeout = '5min';
 -- Default privileges may have granted the migrator's record to any role.
@@ -30,12 +30,11 @@ create table if not exists warden.platform_set (
   creates_tables boolean     not null,
   chosen_at      timestamptz not null default now()
 );
--- The entries are added when the platform is chosen, and not again: an operator may have removed some.
--- An entry that the operator added with warden.adopt_table() takes precedence over the platform's.
-insert into warden.tenant_tables
-  (table_name, user_column, parent_schema, parent_table, parent_column, is_immutable, pauses_triggers, origin)
-select t.name, t.user_column, case when t.parent is not null then 'public' end, t.parent, t.parent_column,
-       coalesce(t.immutable, false), coalesce(t.pauses, false), 'platform'
+-- This file is applied again if it changes.
+delete from warden.platform_indexes;
+insert into warden.platform_tables
+  (table_name, scope, user_column, parent_table, parent_column, is_immutable, is_read_only, pauses_triggers)
+select t.name, 'org', t.user_column, t.parent, t.parent_column, t.immutable, false, t.pauses
 from (values
   -- name,                       user_column, parent,                    parent_column,     immutable, pauses
   ('calls',                      'user_id',   null,                      null,                true,  false),
@@ -82,22 +81,21 @@ from (values
   ('billing_cycles',             'user_id',   null,                      null,                false, false),
   ('call_lists',                 'user_id',   null,                      null,                false, false)
 ) as t (name, user_column, parent, parent_column, immutable, pauses)
-where not exists (select from warden.platform_set)
-on conflict do nothing;
+on conflict (table_name) do update
+  set (scope, user_column, parent_table, parent_column, is_immutable, is_read_only, pauses_triggers)
+    = (excluded.scope, excluded.user_column, excluded.parent_table, excluded.parent_column, excluded.is_immutable,
+       excluded.is_read_only, excluded.pauses_triggers);
 
 -- These rows belong to a user, who may read and not change them: credits, plan and billing account.
-insert into warden.tenant_tables (table_name, scope, user_column, is_read_only, origin)
-select t.* from (values
-  ('user_credits',       'user', 'user_id', true, 'platform'),
-  ('user_subscriptions', 'user', 'user_id', true, 'platform'),
-  ('customers',          'user', 'user_id', true, 'platform')
-) as t
-where not exists (select from warden.platform_set)
+insert into warden.platform_tables (table_name, scope, user_column, is_immutable, is_read_only, pauses_triggers) values
+  ('user_credits',       'user', 'user_id', false, true, false),
+  ('user_subscriptions', 'user', 'user_id', false, true, false),
+  ('customers',          'user', 'user_id', false, true, false)
 on conflict do nothing;
 
 -- Indexes for the platform's frequent queries, all within one organisation: newest first, by state, and by the id that
 -- a provider's webhook sends. Indexes on (org_id, parent) follow from the registry.
-insert into warden.tenant_indexes (table_name, index_name, key_columns, is_unique)
+insert into warden.platform_indexes (table_name, index_name, key_columns, is_unique)
 select t.table_name, t.index_name, t.key_columns::text[], t.is_unique from (values
   ('calls',                    'idx_calls_org_created',                        '{org_id,created_at desc}', false),
   ('calls', 'idx_calls_org_status_created', '{org_id,status,created_at desc}', false),
@@ -129,16 +127,24 @@ select t.table_name, t.index_name, t.key_columns::text[], t.is_unique from (valu
   ('billing_cycles',           'idx_billing_cycles_org_period',                '{org_id,period_start desc}', false),
   ('notification_history',     'idx_notification_history_org_created',         '{org_id,created_at desc}', false),
   ('notification_rate_limits', 'idx_notification_rate_limits_org_channel', '{org_id,channel,window_start desc}', false)
-) as t (table_name, index_name, key_columns, is_unique)
-where not exists (select from warden.platform_set)
-on conflict do nothing;
+) as t (table_name, index_name, key_columns, is_unique);
 
 do $$
 begin
   insert into warden.platform_set (creates_tables) select warden.is_public_empty()
   where not exists (select from warden.platform_set);
-  if found and not (select s.creates_tables from warden.platform_set s) then
-    raise notice 'schema public already contains other tables: none of the platform''s tables is created';
+  if found then
+    perform warden.register_platform();
+    if not (select s.creates_tables from warden.platform_set s) then
+      raise notice 'schema public already contains other tables: none of the platform''s tables is created';
+    end if;
+  else
+    -- The former version registered all names, whether the tables existed or not.
+    update warden.platform_tables p set adopted_table = to_regclass(format('public.%I', p.table_name))
+    where p.adopted_table is null and exists (
+      select from warden.tenant_tables t
+      where t.schema_name = 'public' and t.table_name = p.table_name and t.origin = 'platform');
+    perform warden.forget_absent_tables();
   end if;
 end
 $$;

@@ -41,7 +41,8 @@ pub(super) struct MigrateArgs {
     #[arg(long, value_name = "LIST|@FILE")]
     tables: Option<String>,
     /// Add the tables of the voice-call platform (calls, recordings, ...): create them if the database has no
-    /// other tables, otherwise adopt those that exist. The choice is permanent: later runs need no flag
+    /// other tables, otherwise adopt those that exist. The choice is permanent: later runs need no flag,
+    /// except for tables that are created later under these names
     #[arg(long)]
     platform: bool,
     /// Leave these existing objects to the application; Warden uses its own in schema warden
@@ -103,6 +104,7 @@ impl MigrateArgs {
             schema: if self.platform { SchemaSet::Platform } else { SchemaSet::Core },
             choices: Choices {
                 tables,
+                has_platform: self.platform,
                 uses_organizations: self.platform,
                 keep: self.keep.clone(),
                 replace: self.replace.clone(),

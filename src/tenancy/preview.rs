@@ -85,8 +85,9 @@ pub async fn preview(
     // Compiling the queries on the catalogs would take longer than running them.
     connection.execute("set jit = off").await?;
     let pending = postgres::pending(&mut connection, schema).await?;
+    let is_idle = pending.is_empty() && choices.is_empty() && !preflight::forgets(&mut connection).await?;
     let mut transaction = connection.begin().await?;
-    if pending.is_empty() && choices.is_empty() {
+    if is_idle {
         transaction.execute("set transaction isolation level repeatable read, read only").await?;
     } else {
         let limit = format!("set local lock_timeout = {}", options.lock_timeout.as_millis().max(1));
@@ -97,7 +98,7 @@ pub async fn preview(
     transaction.execute("set local search_path = ''").await?;
     let mut remarks = Vec::new();
     let mut issues = Vec::new();
-    if !choices.is_empty() {
+    if !is_idle {
         remarks = preflight::record(&mut transaction, choices).await?;
         let mut registration = preflight::register(&mut transaction, choices).await?;
         remarks.append(&mut registration.notes);

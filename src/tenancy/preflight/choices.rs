@@ -7,6 +7,8 @@ use super::names::TableChoice;
 pub struct Choices {
     /// Tables to adopt.
     pub tables: Vec<TableChoice>,
+    /// Whether to adopt the platform's tables that exist.
+    pub has_platform: bool,
     /// Whether Warden may use the application's organisations and memberships. The platform includes them.
     pub uses_organizations: bool,
     /// Objects that remain the application's.
@@ -22,6 +24,7 @@ impl Choices {
     pub(in crate::tenancy) fn is_empty(&self) -> bool {
         [&self.keep, &self.replace, &self.accept].iter().all(|names| names.is_empty())
             && self.tables.is_empty()
+            && !self.has_platform
     }
 }
 

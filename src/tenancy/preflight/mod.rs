@@ -24,7 +24,7 @@ pub use choices::Choices;
 pub use names::{TableChoice, parse_tables};
 pub use organizations::is_question;
 pub use tables::Candidate;
-pub(super) use tables::{clashes, register};
+pub(super) use tables::{clashes, forgets, register};
 
 use self::decisions::Decisions;
 use super::AdoptionIssue;

@@ -166,6 +166,7 @@ pub(in crate::tenancy) async fn register(
     choices: &Choices,
 ) -> anyhow::Result<Registration> {
     let mut registration = Registration::default();
+    platform(&mut *connection, choices, &mut registration).await?;
     if choices.tables.is_empty() {
         return Ok(registration);
     }
@@ -198,6 +199,37 @@ pub(in crate::tenancy) async fn register(
     }
     registration.issues.extend(waiting.iter().map(Derivation::orphan));
     Ok(registration)
+}
+
+/// Registers the platform's tables if the operator chose them in this run. Otherwise it removes from the
+/// registry those that were dropped: a table that has such a name today is another one, which nobody chose.
+async fn platform(
+    connection: &mut PgConnection,
+    choices: &Choices,
+    registration: &mut Registration,
+) -> Result<(), sqlx::Error> {
+    let forgotten: Vec<String> =
+        sqlx::query_scalar("select f::text from warden.forget_absent_tables() f order by 1")
+            .fetch_all(&mut *connection)
+            .await?;
+    if choices.has_platform {
+        sqlx::query("select warden.register_platform()").execute(connection).await?;
+        return Ok(());
+    }
+    registration.notes.extend(forgotten.into_iter().map(|name| {
+        format!(
+            "{name}: the platform's table was dropped. A table that has this name today is adopted only if you choose \
+             it: --tables public.{name}, or --platform again"
+        )
+    }));
+    Ok(())
+}
+
+/// Whether a run changes the registry without a choice of the operator.
+pub(in crate::tenancy) async fn forgets(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("select exists (select from warden.absent_platform_tables())")
+        .fetch_one(connection)
+        .await
 }
 
 async fn registered(connection: &mut PgConnection) -> Result<HashSet<i64>, sqlx::Error> {

@@ -48,11 +48,47 @@ async fn the_platform_is_chosen_once() {
     assert_eq!(before, 0);
     plain(db.url(), &["--platform"]).await.must(0).says(&["applied platform 0001 registry"]);
     assert_eq!(tables_with_null(&mut admin).await, Vec::<String>::new());
-    // A table of the platform that comes later is adopted without the flag.
-    db.run("drop table dnc_list; create table dnc_list (id int primary key, user_id uuid); insert into dnc_list values (1)")
+    plain(db.url(), &[]).await.must(0).idle();
+}
+
+/// A table that the application creates later under a name of the platform is a candidate: nobody chose it.
+#[tokio::test]
+async fn a_later_table_with_a_name_of_the_platform_is_not_adopted_unasked() {
+    let db = small_db(
+        "create table calls (id uuid primary key, user_id uuid); create table dnc_list (id int primary key)",
+    )
+    .await;
+    plain(db.url(), &["--platform"]).await.must(0);
+    let mut admin = connect(&db).await;
+    let mut adopted = async || -> String {
+        sqlx::query_scalar(
+            "select coalesce(string_agg(attrelid::regclass::text, ' ' order by attrelid::regclass::text), '')
+             from pg_attribute where attname = 'org_id' and attrelid::regclass::text in ('calls', 'leads', 'dnc_list')",
+        )
+        .fetch_one(&mut admin)
+        .await
+        .expect("reads")
+    };
+    assert_eq!(adopted().await, "calls dnc_list");
+    // One name was free, the other belonged to an adopted table.
+    db.run("drop table dnc_list; create table leads (id int primary key); create table dnc_list (id int primary key)")
         .await;
-    plain(db.url(), &[]).await.must(0);
-    assert_eq!(tables_with_null(&mut admin).await, Vec::<String>::new());
+    for args in [["--plan"].as_slice(), &[], &["--plan"], &[]] {
+        let run = plain(db.url(), args).await.must(0);
+        for name in ["leads", "dnc_list"] {
+            assert!(run.stdout.contains(&format!("public.{name}")), "{args:?}: {}", run.stdout);
+        }
+        assert!(
+            run.stdout.contains("it has the name of a table of the platform"),
+            "{args:?}: {}",
+            run.stdout
+        );
+        assert_eq!(adopted().await, "calls", "{args:?}");
+    }
+    plain(db.url(), &["--tables", "leads organization=default"]).await.must(0);
+    assert_eq!(adopted().await, "calls leads");
+    plain(db.url(), &["--platform"]).await.must(0);
+    assert_eq!(adopted().await, "calls dnc_list leads");
 }
 
 /// On an empty database organisations are protected from the start, and hidden from their owner as well.

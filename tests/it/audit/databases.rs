@@ -58,7 +58,7 @@ async fn migrations_of_another_version_are_findings() {
          update warden._sqlx_migrations set checksum = '' where version = 3;
          insert into warden._sqlx_migrations (version, description, success, checksum, execution_time)
          values (9999, 'of a later version', true, '', 0);
-         create or replace function public.prevent_org_id_change() returns trigger language plpgsql as 'begin return new; end'",
+         create or replace function warden.topics_changed() returns trigger language plpgsql as 'begin return null; end'",
     )
     .await;
     let report = inspect(&mut connection).await;
@@ -128,7 +128,7 @@ async fn a_partly_migrated_database_gets_the_next_step_as_remedy() {
         "fill-trigger",
         "not-enforced",
         "organization-key",
-        "parent-key",
+        "org-index",
         "org-plan",
         "immutability",
     ];
