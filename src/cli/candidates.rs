@@ -2,8 +2,8 @@
 //! on a terminal.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 
+use super::terminal;
 use crate::tenancy::preflight::{Candidate, TableChoice, parse_tables};
 
 /// The candidates with their reasons, and the command that adopts them; empty if there are none.
@@ -37,13 +37,10 @@ fn numbered(candidates: &[Candidate]) -> String {
 }
 
 /// Asks the operator on the terminal which candidates to adopt.
-pub(super) fn ask(candidates: &[Candidate]) -> anyhow::Result<Vec<TableChoice>> {
+pub(super) async fn ask(candidates: &[Candidate]) -> anyhow::Result<Vec<TableChoice>> {
     eprint!("These tables look like an organisation's:\n{}", numbered(candidates));
     loop {
-        eprint!("Adopt which? Numbers or names, `all`, or nothing: ");
-        std::io::stderr().flush()?;
-        let mut answer = String::new();
-        std::io::stdin().read_line(&mut answer)?;
+        let answer = terminal::answer("Adopt which? Numbers or names, `all`, or nothing: ").await?;
         match chosen(&answer, candidates) {
             Ok(choices) => return Ok(choices),
             Err(error) => eprintln!("{error}"),

@@ -1,15 +1,16 @@
 //! `warden migrate`: applies the SQL migrations, and adopts the registered tables of a database in use.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::Args;
 use sqlx::postgres::PgConnectOptions;
 use tokio_util::sync::CancellationToken;
 
 use super::candidates;
+use super::terminal::{Stopped, confirm};
 use crate::config::DatabaseArgs;
 use crate::postgres::SchemaSet;
 use crate::tenancy::executor::{
@@ -144,6 +145,16 @@ fn list_of_tables(list: &str) -> anyhow::Result<Vec<preflight::TableChoice>> {
 }
 
 pub(super) async fn run(args: MigrateArgs) -> anyhow::Result<ExitCode> {
+    match migrate(args).await {
+        Err(error) if error.is::<Stopped>() => {
+            eprintln!("\n{error}");
+            Ok(ExitCode::from(STOPPED))
+        }
+        ended => ended,
+    }
+}
+
+async fn migrate(args: MigrateArgs) -> anyhow::Result<ExitCode> {
     let mut options = args.options()?;
     let database = postgres::primary_options(&args.database.database_url).await?;
     let goal = args.goal();
@@ -156,7 +167,7 @@ pub(super) async fn run(args: MigrateArgs) -> anyhow::Result<ExitCode> {
         return Ok(exit_code(preview.issues.is_empty()));
     }
     if goal == Goal::Relax && !args.yes {
-        confirm("This removes the isolation of organisations from the database.")?;
+        confirm("This removes the isolation of organisations from the database.").await?;
     }
     let mut outcome = adopt(&args, &database, options.clone()).await?;
     if let [issue] = outcome.issues.as_slice()
@@ -165,13 +176,13 @@ pub(super) async fn run(args: MigrateArgs) -> anyhow::Result<ExitCode> {
         && !args.yes
         && std::io::stdin().is_terminal()
     {
-        confirm(&format!("{} {}.", issue.subject, issue.problem))?;
+        confirm(&format!("{} {}.", issue.subject, issue.problem)).await?;
         options.choices.uses_organizations = true;
         outcome = adopt(&args, &database, options.clone()).await?;
     }
     if args.may_ask() && !outcome.is_blocked && !outcome.is_stopped && !outcome.candidates.is_empty() {
         report(&outcome, goal);
-        options.choices.tables = candidates::ask(&outcome.candidates)?;
+        options.choices.tables = candidates::ask(&outcome.candidates).await?;
         if options.choices.tables.is_empty() {
             return Ok(exit_code(outcome.issues.is_empty()));
         }
@@ -207,7 +218,7 @@ async fn adopt(
     let is_confirmed = args.yes;
     let confirm_impact = async |impact: &EnforcementImpact| {
         eprint!("{impact}");
-        if is_confirmed { Ok(true) } else { confirm("").map(|()| true) }
+        if is_confirmed { Ok(true) } else { confirm("").await.map(|()| true) }
     };
     let progress = AdoptionProgress::to_stderr();
     let outcome = executor::run(database, args.goal(), options, progress, stop, confirm_impact).await;
@@ -217,21 +228,6 @@ async fn adopt(
 
 fn exit_code(is_success: bool) -> ExitCode {
     if is_success { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-/// Asks the operator on the terminal.
-fn confirm(what: &str) -> anyhow::Result<()> {
-    if !std::io::stdin().is_terminal() {
-        bail!("standard input is not a terminal: pass --yes to confirm");
-    }
-    eprint!("{what} Continue? Type yes: ");
-    std::io::stderr().flush()?;
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer)?;
-    if answer.trim() != "yes" {
-        bail!("not confirmed: nothing was changed");
-    }
-    Ok(())
 }
 
 fn report(outcome: &AdoptionOutcome, goal: Goal) {

@@ -7,6 +7,7 @@ mod dev;
 mod migrate;
 mod serve;
 mod tail;
+mod terminal;
 #[cfg(feature = "dev")]
 mod token;
 #[cfg(feature = "dev")]

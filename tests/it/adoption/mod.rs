@@ -10,6 +10,7 @@ mod partitions;
 mod plan;
 mod sets;
 mod tables;
+mod terminal;
 
 use std::process::Stdio;
 use std::time::Duration;

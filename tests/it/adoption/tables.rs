@@ -31,7 +31,7 @@ const APPLICATION: &str = "
     insert into settings values ('a', 'b'); insert into countries values ('ch')";
 
 /// Definitions of everything outside schema `warden`, by name.
-async fn catalog(db: &TestDb) -> BTreeMap<String, String> {
+pub(super) async fn catalog(db: &TestDb) -> BTreeMap<String, String> {
     let rows = sqlx::query(include_str!("sql/catalog.sql")).fetch_all(&mut connect(db).await).await;
     rows.expect("reads").iter().map(|row| (row.get("object"), row.get("definition"))).collect()
 }
