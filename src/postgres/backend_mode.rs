@@ -18,8 +18,8 @@ pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 const NONCE_SETTING: &str = "warden.session";
 
 /// Beginnings of SQLSTATEs that reject a login rather than the setting: authentication, database name,
-/// resources, startup, and TLS. Any other may be a pooler's answer to the setting.
-const LOGIN_ERROR_CLASSES: [&str; 5] = ["28", "3D", "53", "57", "08001"];
+/// resources, startup, TLS, and its files. Any other may be a pooler's answer to the setting.
+const LOGIN_ERROR_CLASSES: [&str; 6] = ["28", "3D", "53", "57", "08001", "F0"];
 
 const BEGIN: &str = "begin isolation level read committed read write";
 

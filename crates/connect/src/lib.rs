@@ -19,6 +19,7 @@ mod tunnel;
 pub use address::{Address, Link};
 pub use environment::Environment;
 pub use parse::parse;
+pub use tunnel::{BUFFER_BYTES, CLOSE_TIMEOUT, NEGOTIATION_TIMEOUT};
 
 /// Most addresses in one connection string. The gateway connects to all of them at once whenever it looks for
 /// the primary.

@@ -25,6 +25,15 @@ const ERROR_BYTES_MAX: usize = 64 * 1024;
 /// SQLSTATE with which PostgreSQL rejects a connection by `pg_hba.conf`.
 const REJECTED_BY_HBA: &str = "28000";
 
+/// SQLSTATE cannot_connect_now, after which pools retry.
+const UNREACHABLE: &str = "57P03";
+
+/// SQLSTATE sqlclient_unable_to_establish_sqlconnection.
+const INSECURE: &str = "08001";
+
+/// SQLSTATE config_file_error.
+const MISCONFIGURED: &str = "F0000";
+
 /// A server, and how to reach it.
 pub(crate) struct Target {
     /// Name in messages.
@@ -75,14 +84,19 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    /// The server cannot be reached at the moment. Pools retry after this code (cannot_connect_now).
+    /// The server cannot be reached at the moment.
     pub(crate) fn unreachable(message: String) -> Self {
-        Self { code: "57P03", message, response: None }
+        Self { code: UNREACHABLE, message, response: None }
     }
 
-    /// A connection would be insecure, or is not offered (sqlclient_unable_to_establish_sqlconnection).
+    /// The connection would be less secure than configured, or TLS failed.
     fn insecure(message: impl Into<String>) -> Self {
-        Self { code: "08001", message: message.into(), response: None }
+        Self { code: INSECURE, message: message.into(), response: None }
+    }
+
+    /// The files or settings of TLS are wrong. No mode falls back to plain text then.
+    fn misconfigured(message: String) -> Self {
+        Self { code: MISCONFIGURED, message, response: None }
     }
 
     /// The failure as an ErrorResponse of PostgreSQL's protocol.
@@ -126,7 +140,7 @@ pub(crate) async fn negotiate(target: &Target, startup: &[u8]) -> Result<Negotia
             Ok(Attempt::NotOffered(tcp)) => {
                 begin(tcp, startup, Encryption::Plain("the server offers no TLS")).await
             }
-            Err(failure) if failure.code == "08001" => {
+            Err(failure) if failure.code == INSECURE => {
                 in_plain_text(target, startup, "TLS failed").await.map_err(|_| failure)
             }
             Err(rejected) if rejected.is_rejected_by_hba() => {
@@ -160,7 +174,7 @@ async fn in_plain_text(target: &Target, startup: &[u8], reason: &'static str) ->
 async fn with_tls(target: &Target, startup: &[u8]) -> Result<Attempt, Failure> {
     let session = tls::session(&target.security, &target.host)
         .await
-        .map_err(|error| Failure::insecure(format!("{error:#}")))?;
+        .map_err(|error| Failure::misconfigured(format!("{error:#}")))?;
     let mut tcp = connect(target).await?;
     if !target.security.is_direct {
         tcp.write_all(&SSL_REQUEST).await.map_err(|error| unreachable(&error))?;

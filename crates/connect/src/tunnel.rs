@@ -19,16 +19,16 @@ use tokio::time::{sleep, timeout};
 use crate::negotiation::{Encryption, Failure, Negotiated, Target, negotiate};
 
 /// Longest time from a connection of sqlx to the server's first message.
-const NEGOTIATION_TIMEOUT: Duration = Duration::from_secs(10);
+pub const NEGOTIATION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Longest time in which the end of a session is passed on to the server.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Largest startup packet, as in PostgreSQL.
 const STARTUP_BYTES_MAX: usize = 10_000;
 
 /// Bytes in transit, for each direction of each connection.
-const BUFFER_BYTES: usize = 32 * 1024;
+pub const BUFFER_BYTES: usize = 32 * 1024;
 
 /// Pause after the system refused a socket.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
@@ -117,17 +117,21 @@ async fn serve(listener: UnixListener, state: Arc<State>) {
         match listener.accept().await {
             // This task belongs to the connection: it ends when sqlx closes its end.
             Ok((local, _)) if is_own(&local) => drop(tokio::spawn(relay(local, Arc::clone(&state)))),
-            // Another process, which is not answered.
-            Ok(_) => {}
+            Ok(_) => tracing::warn!(
+                address = state.target.name,
+                "another process connected to the tunnel: rejected"
+            ),
             Err(_) => sleep(RETRY_PAUSE).await,
         }
     }
 }
 
-/// Whether the peer is this process.
+/// Whether the peer is this process, or has the same user on a system that does not tell its process.
 fn is_own(local: &UnixStream) -> bool {
-    let peer = local.peer_cred().ok().and_then(|credentials| credentials.pid());
-    peer.and_then(|pid| u32::try_from(pid).ok()) == Some(std::process::id())
+    local.peer_cred().is_ok_and(|peer| match peer.pid() {
+        Some(pid) => u32::try_from(pid).is_ok_and(|pid| pid == std::process::id()),
+        None => peer.uid() == rustix::process::geteuid().as_raw(),
+    })
 }
 
 /// Waits until sqlx gives the connection up. It sends nothing before the server's first message.

@@ -20,6 +20,21 @@ fn connections(limits: &Limits) -> Vec<Limit> {
             "Addresses in `DATABASE_URL`.",
         ),
         Limit::new(
+            "warden_connect::NEGOTIATION_TIMEOUT",
+            Time(warden_connect::NEGOTIATION_TIMEOUT),
+            "Longest time to connect to an address and to negotiate TLS, up to the server's first message.",
+        ),
+        Limit::new(
+            "warden_connect::CLOSE_TIMEOUT",
+            Time(warden_connect::CLOSE_TIMEOUT),
+            "Longest time in which the end of a connection is passed on to the server.",
+        ),
+        Limit::new(
+            "warden_connect::BUFFER_BYTES",
+            Value::bytes(warden_connect::BUFFER_BYTES),
+            "Bytes in transit in each direction of a connection by TCP, unless `sslmode` is `disable`.",
+        ),
+        Limit::new(
             "postgres::primary::discovery::ADDRESS_TIMEOUT",
             Time(postgres::ADDRESS_TIMEOUT),
             "Longest wait for one address to connect and to answer.",
