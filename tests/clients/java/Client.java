@@ -10,8 +10,8 @@ import org.phoenixframework.Message;
 import org.phoenixframework.Socket;
 
 /**
- * JavaPhoenixClient on Maven Central, which is written in Kotlin. An interceptor of OkHttp adds the token to each
- * handshake, so a reconnect presents the latest one.
+ * JavaPhoenixClient on Maven Central, which is written in Kotlin. An interceptor of OkHttp adds the token to
+ * each handshake, so a reconnect presents the latest one.
  */
 public final class Client {
   private static final long TIMEOUT_MS = 10_000;
@@ -43,8 +43,9 @@ public final class Client {
             chain.request().newBuilder().header("Authorization", "Bearer " + token).build()))
         .build();
     Function0<Map<String, Object>> noParameters = Map::of;
+    Defaults defaults = Defaults.INSTANCE;
     Socket socket = new Socket(
-        System.getenv("URL"), noParameters, Defaults.VSN, Defaults.INSTANCE.getEncode(), Defaults.INSTANCE.getDecode(), http);
+        System.getenv("URL"), noParameters, Defaults.VSN, defaults.getEncode(), defaults.getDecode(), http);
     socket.setHeartbeatIntervalMs(1000);
     socket.onMessage(message -> {
       if (message.getTopic().equals("phoenix") && "ok".equals(message.getStatus())) {
