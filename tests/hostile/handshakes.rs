@@ -112,7 +112,8 @@ fn in_url(rng: &mut Rng, org: Uuid) -> Vec<u8> {
 fn wrong_time(rng: &mut Rng, org: Uuid) -> Vec<u8> {
     let name = pick(rng, &["exp", "nbf"]);
     let exp = now() + 3600;
-    let value = pick(rng, &[json!(exp.to_string()), json!(-1), json!(4e9 + 0.5), json!([exp]), json!(true)]);
+    let value =
+        pick(rng, &[json!(exp.to_string()), json!(-1), json!(-0.5), json!(1e300), json!([exp]), json!(true)]);
     with_claim(org, name, value)
 }
 
