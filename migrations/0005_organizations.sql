@@ -1,6 +1,6 @@
--- Organisations (the tenants) and memberships. If the application already has these tables, Warden uses them, provided
--- that they fit. Both are part of the core: publishing and revocation check that an organisation exists, and the token
--- hook and the backfill read memberships.
+-- Organisations (the tenants) and memberships. If the application already has these tables, Warden uses them if the
+-- operator names them and they fit. Both are part of the core: publishing and revocation check that an organisation
+-- exists, and the token hook and the backfill read memberships.
 --
 -- The application may be using these tables. Other sessions queue behind a lock request that waits, so it waits for a
 -- short time only.
@@ -17,16 +17,25 @@ create table if not exists warden.replaced_objects (
   primary key (name, replaced_at)
 );
 
--- Whether Warden created a function: its comment says so. Versions before the comment are known by their text.
+-- Whether a function is Warden's: its text is that of the original in schema warden, or the one that its comment names
+-- by a hash, or that of a version before these comments. A comment alone proves nothing, because CREATE OR REPLACE
+-- keeps it: a function that the application has replaced is the application's.
 create or replace function warden.is_own(function oid) returns boolean
 language sql stable set search_path = '' as $$
-  select coalesce(pg_catalog.obj_description(function, 'pg_proc') like '%(created by Warden)', false)
-    or exists (select from pg_catalog.pg_proc p where p.oid = function and pg_catalog.md5(p.prosrc) in (
-      -- auth_org_id() and auth_user_id(), each from PostgreSQL 16 on and before
-      'c1ce8ec1ef41e8da60e2a36670d4b943', 'ddaf8c984832b0cabdf3664caa3ef809',
-      'dcc596186624cca2fb09e8e6e6813da1', '1e93c3b40cf1d56a504bec4d04927d49',
-      -- prevent_org_id_change() and custom_access_token_hook(jsonb)
-      '103409cc36a26eb7561839e7fee7a708', 'fb9cdae8a4ca0fbee9071ed775216519'))
+  select exists (
+    select from pg_catalog.pg_proc p
+    where p.oid = function and (
+      pg_catalog.obj_description(p.oid, 'pg_proc') like '%text ' || pg_catalog.md5(p.prosrc) || ' (created by Warden)'
+      or exists (select from pg_catalog.pg_proc w
+                 where w.pronamespace = 'warden'::regnamespace and w.proname = p.proname and w.prosrc = p.prosrc)
+      or pg_catalog.md5(p.prosrc) in (
+        -- auth_org_id() and auth_user_id(), each from PostgreSQL 16 on and before
+        'c1ce8ec1ef41e8da60e2a36670d4b943', 'ddaf8c984832b0cabdf3664caa3ef809',
+        'dcc596186624cca2fb09e8e6e6813da1', '1e93c3b40cf1d56a504bec4d04927d49',
+        -- prevent_org_id_change(), two versions
+        '103409cc36a26eb7561839e7fee7a708', 'c7e8b046d1a65764e6e42dea90f7c56a',
+        -- custom_access_token_hook(jsonb), two versions
+        'fb9cdae8a4ca0fbee9071ed775216519', '8824ea4b7af5aa314ef5fbe60f875d46')))
 $$;
 revoke execute on function warden.is_own(oid) from public;
 
@@ -89,7 +98,8 @@ begin
   end loop;
   execute pg_catalog.replace(pg_catalog.pg_get_functiondef(own.oid), 'FUNCTION warden.', 'FUNCTION public.');
   execute pg_catalog.format('comment on function %s is %L', signature,
-                            pg_catalog.format('Copy of warden.%s (created by Warden)', name));
+                            pg_catalog.format('Copy of warden.%s, text %s (created by Warden)', name,
+                                              pg_catalog.md5(own.prosrc)));
   -- Default privileges may have granted it to anybody.
   for grantee in
     select distinct case a.grantee when 0 then 'public'
@@ -290,28 +300,42 @@ select warden.create_public_function('auth_org_id'), warden.create_public_functi
 -- The organisation of a user: the primary membership, else the oldest, else null. The fill trigger, the backfill and
 -- tokens all use this rule. It bypasses row-level security, so only named roles may call it. The executor runs with
 -- row_security off, under which the policy that lets warden_owner read memberships would be an error.
-do $do$
+-- This function creates it. The audit prints its call if the token hook returns a wrong organisation.
+set local role warden_owner;
+create or replace function warden.create_default_org_for() returns void
+language plpgsql set search_path = '' as $create$
 declare
-  has_columns name[] := array(select attname from pg_attribute
-                              where attrelid = 'public.organization_members'::regclass and not attisdropped
-                                and attname in ('is_primary', 'created_at'));
-  columns text := array_to_string(array['org_id', 'user_id'] || has_columns::text[], ', ');
+  columns name[] := array(select a.attname from pg_catalog.pg_attribute a
+                          where a.attrelid = 'public.organization_members'::regclass and not a.attisdropped
+                            and a.attname in ('is_primary', 'created_at'));
 begin
-  execute format('grant select (%s) on public.organization_members to warden_owner', columns);
-  -- Created by its owner, because default privileges of the migrating role could grant it to any role.
-  set local role warden_owner;
-  execute format($fn$
+  execute pg_catalog.format($fn$
     create or replace function warden.default_org_for(user_id uuid) returns uuid
     language sql stable security definer set search_path = '' set row_security = on as $body$
       select m.org_id from public.organization_members m where m.user_id = default_org_for.user_id
       order by %s%s m.org_id limit 1
     $body$
-  $fn$, case when 'is_primary' = any (has_columns) then 'm.is_primary desc nulls last,' else '' end,
-        case when 'created_at' = any (has_columns) then ' m.created_at,' else '' end);
-  reset role;
+  $fn$, case when 'is_primary' = any (columns) then 'm.is_primary desc nulls last,' else '' end,
+        case when 'created_at' = any (columns) then ' m.created_at,' else '' end);
+  revoke execute on function warden.default_org_for(uuid) from public;
+end
+$create$;
+revoke execute on function warden.create_default_org_for() from public;
+reset role;
+do $do$
+begin
+  execute (
+    select format('grant select (%s) on public.organization_members to warden_owner',
+                  string_agg(quote_ident(a.attname), ', '))
+    from pg_attribute a
+    where a.attrelid = 'public.organization_members'::regclass and not a.attisdropped
+      and a.attname in ('org_id', 'user_id', 'is_primary', 'created_at'));
 end
 $do$;
-revoke execute on function warden.default_org_for(uuid) from public;
+-- Created by its owner, because default privileges of the migrating role could grant it to any role.
+set local role warden_owner;
+select warden.create_default_org_for();
+reset role;
 do $do$
 begin
   if not exists (select from pg_policy

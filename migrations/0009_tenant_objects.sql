@@ -321,6 +321,16 @@ language sql stable set search_path = '' as $$
   select warden.callee('auth_org_id') || '()'
 $$;
 
+-- Whether a default of org_id is Warden's: also the one that it set before the application replaced
+-- public.auth_org_id(), whose comment remains.
+create or replace function warden.is_own_default(expression text) returns boolean
+language sql stable set search_path = '' as $$
+  select expression = warden.org_id_default()
+    or expression = 'public.auth_org_id()'
+       and coalesce(pg_catalog.obj_description(pg_catalog.to_regprocedure('public.auth_org_id()'), 'pg_proc')
+                    like '%(created by Warden)', false)
+$$;
+
 -- Whether a trigger is enabled, and is exactly the one that warden.require_org_id() creates.
 create or replace function warden.is_requirement(requirement oid) returns boolean
 language sql stable set search_path = '' as $$
@@ -571,12 +581,14 @@ language sql stable set search_path = '' set jit = off as $$
     union all
     -- A default of the application remains.
     select r.schema_name, r.table_name, 7, 'enforce', 'default', 'org_id', warden.org_id_default(), null,
-      r.is_table and (d.oid is null or d.is_own), case when d.is_own then 'org_id' end, true, null
+      r.is_table and (d.oid is null or d.is_own), case when d.is_own then 'org_id' end,
+      d.expression = warden.org_id_default(), 'calls a function that the application replaced'
     from registered r
     left join lateral (
-      select d.oid, pg_catalog.pg_get_expr(d.adbin, d.adrelid) = warden.org_id_default() as is_own
+      select d.oid, e.expression, warden.is_own_default(e.expression) as is_own
       from pg_catalog.pg_attrdef d
       join pg_catalog.pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum
+      cross join lateral (select pg_catalog.pg_get_expr(d.adbin, d.adrelid)) e (expression)
       where d.adrelid = r.rel and a.attname = 'org_id' and not a.attisdropped) d on true
     where r.scope = 'org' and not r.is_read_only
     union all

@@ -265,7 +265,10 @@ begin
   foreach part in array tree loop
     -- Only now, because members inherit the default of the whole.
     if not exists (select from pg_catalog.pg_attribute a
-                   where a.attrelid = part and a.attname = 'org_id' and not a.attisdropped and a.atthasdef) then
+                   join pg_catalog.pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+                   cross join lateral (select pg_catalog.pg_get_expr(d.adbin, d.adrelid)) e (expression)
+                   where a.attrelid = part and a.attname = 'org_id' and not a.attisdropped
+                     and (e.expression = warden.org_id_default() or not warden.is_own_default(e.expression))) then
       execute pg_catalog.format('alter table %s alter column org_id set default %s', part, warden.org_id_default());
     end if;
   end loop;
@@ -291,7 +294,7 @@ begin
     select d.adrelid from warden.tree(relation) m (oid)
     join pg_catalog.pg_attrdef d on d.adrelid = m.oid
     join pg_catalog.pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum and a.attname = 'org_id'
-    where pg_catalog.pg_get_expr(d.adbin, d.adrelid) = warden.org_id_default()
+    where warden.is_own_default(pg_catalog.pg_get_expr(d.adbin, d.adrelid))
   loop
     execute pg_catalog.format('alter table %s alter column org_id drop default', part);
   end loop;
@@ -524,7 +527,7 @@ language sql stable set search_path = '' set jit = off as $$
       else false end
     where p.prosecdef and p.proowner in (select e.oid from exempt e)
       and p.prorettype not in ('trigger'::regtype, 'event_trigger'::regtype)
-      and coalesce(pg_catalog.obj_description(p.oid, 'pg_proc'), '') not like '%(created by Warden)'
+      and not (n.nspname = 'public' and warden.is_own(p.oid))
       and not exists (select from pg_catalog.pg_depend d where d.classid = 'pg_catalog.pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e')
   )
   select 'bypassing-view', r.name, r.relkind::text, r.owner, r.readers, pg_catalog.string_agg(r.target, ', ' order by r.target)

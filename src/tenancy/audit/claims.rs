@@ -42,8 +42,11 @@ const CLAIM_FUNCTIONS: &str = "set role warden_owner;
 select warden.create_claim_functions();
 reset role;
 select warden.create_public_function('auth_org_id'), warden.create_public_function('auth_user_id');";
-/// Statements that recreate the token hook.
-const TOKEN_HOOK: &str = "select warden.create_public_function('custom_access_token_hook');";
+/// Statements that recreate the token hook, and the function from which it takes the organisation.
+const TOKEN_HOOK: &str = "set role warden_owner;
+select warden.create_default_org_for();
+reset role;
+select warden.create_public_function('custom_access_token_hook');";
 
 /// Checks the result of `auth_org_id()` for each case.
 pub(super) async fn check(connection: &mut PgConnection) -> Result<Vec<Finding>, sqlx::Error> {

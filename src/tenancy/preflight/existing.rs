@@ -236,7 +236,7 @@ mod tests {
         };
         let migration = SchemaSet::Core.migrator().iter().find(|m| m.version == 5).expect("exists");
         let own = hashes(include_str!("sql/functions.sql"));
-        assert_eq!(own.len(), 6);
+        assert_eq!(own.len(), 8);
         assert_eq!(own, hashes(migration.sql.as_str()));
     }
 }

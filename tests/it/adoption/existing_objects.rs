@@ -374,7 +374,7 @@ async fn functions_that_another_role_owns_stop_the_run() {
          end $$;
          grant warden_owner to existing_migrator; grant create on schema public to existing_owner, existing_migrator;
          create function auth_org_id() returns uuid language sql as 'select null::uuid';
-         comment on function auth_org_id() is 'Mine (created by Warden)';
+         comment on function auth_org_id() is 'Mine, text 2b1487d4d273aa09a6136edfe2659e79 (created by Warden)';
          alter function auth_org_id() owner to existing_owner",
     )
     .await;

@@ -8,6 +8,7 @@ mod live;
 mod misfits;
 mod partitions;
 mod plan;
+mod replaced;
 mod sets;
 mod tables;
 mod terminal;

@@ -39,6 +39,24 @@ select 'function' as rule, null::text as severity, null::text as "table", format
 from expected e
 where e.creation is not null and not exists (select from present p where p.nspname = e.schema and p.proname = e.name)
 union all
+-- CREATE OR REPLACE keeps the comment of the former function.
+select 'function', null, null, p.oid::regprocedure::text,
+  'the application has replaced Warden''s function of this name', 'decide',
+  json_build_object(
+    'question', format('whose is it? (warden migrate --keep public.%1$s, or --replace public.%1$s)', p.proname),
+    'choices', json_build_array(
+      json_build_array('the application''s: Warden uses its own in schema warden', 'sql', format(
+        E'insert into warden.decisions (rule, object, choice, reason) values (''existing-object'', %L, ''keep'', '
+        '''the application needs it'');\n$ warden migrate', 'public.' || p.proname)),
+      json_build_array('Warden''s: the present definition is stored in warden.replaced_objects', 'sql', format(
+        E'set warden.replace = %L;\nselect warden.create_public_function(%L);\nreset warden.replace;\n$ warden migrate',
+        'public.' || p.proname, p.proname))))::text
+from pg_proc p
+where p.pronamespace = 'public'::regnamespace and exists (select from warden.occupants(p.proname) o where o = p.oid)
+  and obj_description(p.oid, 'pg_proc') like '%(created by Warden)'
+  and not exists (select from warden.decisions d where d.rule = 'existing-object' and d.choice = 'keep'
+                    and d.object = 'public.' || p.proname)
+union all
 select 'function', null, null, m.signature,
   'its text differs from the one that this version of Warden creates', 'sql', m.creation
 from matched m where m.body is not null and m.prosrc is distinct from m.body

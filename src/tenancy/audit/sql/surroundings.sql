@@ -53,7 +53,7 @@ with recursive requests as (
     and n.nspname not in ('warden', 'pg_catalog', 'information_schema')
     and not exists (select from pg_depend d
                     where d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e')
-    and not (n.nspname = 'public' and coalesce(obj_description(p.oid, 'pg_proc'), '') like '%(created by Warden)')
+    and not (n.nspname = 'public' and warden.is_own(p.oid))
 ), sequences as (
   select c.oid, c.relowner, format('%I.%I', n.nspname, c.relname) as full_name, g.full_name as "table",
     (select string_agg(distinct q.name, ' and ') from requests q, aclexplode(c.relacl) a where a.grantee = q.oid) as names,

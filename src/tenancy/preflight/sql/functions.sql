@@ -5,11 +5,14 @@ with wanted (name, arguments, result) as (
          ('custom_access_token_hook', 'jsonb', 'jsonb')
 ), present as (
   select w.*, p.oid, p.proowner, p.prokind, pg_get_userbyid(p.proowner) as owner,
-    coalesce(obj_description(p.oid, 'pg_proc') like '%(created by Warden)', false)
-      -- Texts of versions before the comment, as in warden.is_own().
+    -- As warden.is_own() decides.
+    coalesce(obj_description(p.oid, 'pg_proc') like '%text ' || md5(p.prosrc) || ' (created by Warden)', false)
+      or exists (select from pg_proc o join pg_namespace n on n.oid = o.pronamespace
+                 where n.nspname = 'warden' and o.proname = p.proname and o.prosrc = p.prosrc)
       or md5(p.prosrc) in (
         'c1ce8ec1ef41e8da60e2a36670d4b943', 'ddaf8c984832b0cabdf3664caa3ef809', 'dcc596186624cca2fb09e8e6e6813da1',
-        '1e93c3b40cf1d56a504bec4d04927d49', '103409cc36a26eb7561839e7fee7a708', 'fb9cdae8a4ca0fbee9071ed775216519'
+        '1e93c3b40cf1d56a504bec4d04927d49', '103409cc36a26eb7561839e7fee7a708', 'c7e8b046d1a65764e6e42dea90f7c56a',
+        'fb9cdae8a4ca0fbee9071ed775216519', '8824ea4b7af5aa314ef5fbe60f875d46'
       ) as is_own,
     oidvectortypes(p.proargtypes) = w.arguments and p.prokind = 'f' and not p.proretset
       and format_type(p.prorettype, null) = w.result as is_alike

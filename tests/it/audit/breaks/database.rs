@@ -90,12 +90,6 @@ pub(super) const BREAKS: &[Break] = &[
     ),
     // Functions.
     broken(
-        "prevent_org_id_change",
-        "create or replace function public.prevent_org_id_change() returns trigger language plpgsql set search_path = ''
-         as 'begin return new; end'",
-        &[("function", "public.prevent_org_id_change()")],
-    ),
-    broken(
         "topics_changed",
         "create or replace function warden.topics_changed() returns trigger language plpgsql security definer
          set search_path = '' as 'begin return null; end'",
@@ -147,15 +141,21 @@ pub(super) const BREAKS: &[Break] = &[
     ),
     broken(
         "auth_org_id",
-        "create or replace function public.auth_org_id() returns uuid language sql stable parallel safe set search_path = ''
-         as $$ select (nullif(pg_catalog.current_setting('request.jwt.claims', true), '')::jsonb #>> '{user_metadata,org_id}')::uuid $$",
+        r#"alter function public.auth_org_id()
+         set request.jwt.claims = '{"app_metadata": {"org_id": "a0000000-0000-0000-0000-000000000001"}}'"#,
         &[("claims", "public.auth_org_id()")],
     ),
     broken(
-        "hook",
+        "auth_org_id",
         "create or replace function public.custom_access_token_hook(event jsonb) returns jsonb language plpgsql stable
          set search_path = '' as 'begin return event; end'",
-        &[("function", "public.custom_access_token_hook(jsonb)"), ("token-hook", "public.custom_access_token_hook(jsonb)")],
+        &[("function", "public.custom_access_token_hook(jsonb)")],
+    ),
+    broken(
+        "auth_org_id",
+        "create or replace function warden.default_org_for(user_id uuid) returns uuid language sql stable security definer
+         set search_path = '' set row_security = on as $$ select 'a0000000-0000-0000-0000-000000000001'::uuid $$",
+        &[("token-hook", "public.custom_access_token_hook(jsonb)")],
     ),
     // Memberships and the default organisation.
     broken("kb_sync_log", "delete from organizations", &[("default-organization", "public.organizations")]),
