@@ -111,13 +111,20 @@ language sql stable set search_path = '' as $$
   ), keys as (
     select c.*, f.confrelid, f.confdeltype, k.attname as key, n.nspname as target_schema, p.relname as target_name
     from columns c
-    join pg_catalog.pg_constraint f on f.conrelid = c.attrelid and f.contype = 'f' and f.conkey = array[c.attnum]
-      and f.confrelid <> f.conrelid
-    join pg_catalog.pg_attribute k on k.attrelid = f.confrelid and k.attnum = f.confkey[1]
+    join pg_catalog.pg_constraint f on f.conrelid = c.attrelid and f.contype = 'f' and f.confrelid <> f.conrelid
+      -- A key of one column, or Warden's (org_id, column).
+      and (f.conkey = array[c.attnum]
+        or pg_catalog.cardinality(f.conkey) = 2 and f.conkey[2] = c.attnum and exists (
+          select from pg_catalog.pg_attribute o
+          where o.attrelid = c.attrelid and o.attnum = f.conkey[1] and o.attname = 'org_id'))
+    join pg_catalog.pg_attribute k on k.attrelid = f.confrelid
+      and k.attnum = f.confkey[pg_catalog.cardinality(f.conkey)]
     join pg_catalog.pg_class p on p.oid = f.confrelid
     join pg_catalog.pg_namespace n on n.oid = p.relnamespace
   )
-  select k.attrelid, k.attname, 'organisation', k.confrelid, k.key, case when k.attnotnull then 1 else 2 end
+  -- A row without org_id gets nothing from org_id itself: every parent is better.
+  select k.attrelid, k.attname, 'organisation', k.confrelid, k.key,
+    case when k.attname = 'org_id' then 19 when k.attnotnull then 1 else 2 end
   from keys k where k.confrelid = pg_catalog.to_regclass('public.organizations') and k.key = 'id'
   union all
   -- A required parent, whose rows are deleted with it, is the likeliest owner of a row.

@@ -73,6 +73,22 @@ $body$;
 end
 $fn$;
 
+-- The call of warden.watch() with the arguments of a watch. Null if the table was dropped.
+create or replace function warden.watch_call(w warden.watches) returns text
+language sql stable set search_path = '' as $$
+  select pg_catalog.format('select warden.watch(%L, %L, %L, entity_column => %L',
+                           pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname), w.topic,
+                           w.event_prefix, w.entity_column)
+    || case when w.entity_topic is not null then
+         pg_catalog.format(', entity_topic => %L, entity_topic_column => %L', w.entity_topic, w.entity_topic_column)
+       else '' end
+    || case when w.omit_columns <> '{}' then pg_catalog.format(', omit_columns => %L', w.omit_columns) else '' end
+    || case when w.org_column <> 'org_id' then pg_catalog.format(', org_column => %L', w.org_column) else '' end
+    || case when w.visibility is not null then pg_catalog.format(', visibility => %L', w.visibility) else '' end
+    || case when w.as_text <> '{}' then pg_catalog.format(', as_text => %L', w.as_text) else '' end || ');'
+  from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace where c.oid = w.relation
+$$;
+
 -- Creates the trigger function of a watched table, and returns its name.
 create or replace function warden.watch_function(w warden.watches) returns text
 language plpgsql set search_path = '' as $fn$
@@ -90,6 +106,8 @@ begin
     'set search_path = ''''%s as %L', fn, warden.document_settings(w), warden.log_function_body(w));
   execute pg_catalog.format('alter function warden.%I() owner to warden_owner', fn);
   perform warden.close_function(pg_catalog.format('warden.%I()', fn)::regprocedure);
+  -- A restore without data loses warden.watches. Then the audit finds the arguments here.
+  execute pg_catalog.format('comment on function warden.%I() is %L', fn, warden.watch_call(w));
   return fn;
 end
 $fn$;

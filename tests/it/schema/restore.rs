@@ -179,6 +179,73 @@ async fn the_schema_alone_accepts_writes_and_is_completed() {
     write(&target).await;
 }
 
+/// The schema alone loses the registry and the watches. The audit prints the calls that restore them.
+#[tokio::test]
+async fn the_audit_of_a_restore_without_data_prints_the_lost_calls() {
+    if !has_programs() {
+        return;
+    }
+    let db = in_use().await;
+    db.run(
+        "create table lines (id int primary key, invoice uuid references invoices);
+         select warden.adopt_table('lines', null, 'invoices', 'invoice')",
+    )
+    .await;
+    warden(&db, &["migrate", "--enforce", "--yes"]).await;
+    db.run("select warden.watch('lines', 'lines', 'line', omit_columns => '{invoice}', visibility => 'organisation')")
+        .await;
+    let wanted = texts(&db, LOST).await;
+    let dir = Scratch::new(&db);
+    let schema = dir.0.join("schema");
+    dump(&db, &["--schema-only"], &schema);
+    let target = TestDb::create_from("template0").await;
+    run("psql", |c| c.args(["-qX", "-v", "ON_ERROR_STOP=1", "-f"]).arg(&schema).arg(target.url()));
+    migrate(target.url()).await.expect("completes");
+    assert_eq!(texts(&target, LOST).await, Vec::<String>::new());
+    let report = audit(&target).await;
+    let mut calls: Vec<String> = Vec::new();
+    for (table, rule, names) in [
+        ("public.invoices", "unregistered-table", "policy warden_org"),
+        ("public.lines", "unregistered-table", "trigger warden_require_org_id"),
+        ("public.invoices", "watch-triggers", "warden_log_update"),
+        ("public.lines", "watch-triggers", "warden_log_delete"),
+    ] {
+        let found = report["findings"].as_array().expect("a list").iter().find(|f| {
+            f["rule"] == rule && f["table"] == table && f["cause"].as_str().is_some_and(|c| c.contains(names))
+        });
+        let remedy = &found.unwrap_or_else(|| panic!("{table} {rule}: {report:#}"))["remedy"];
+        calls.push(remedy["choices"][0]["text"].as_str().expect("statements").to_owned());
+    }
+    for call in calls {
+        target.run(call).await;
+    }
+    assert_eq!(texts(&target, LOST).await, wanted);
+    let report = audit(&target).await;
+    let tables = ["public.invoices", "public.lines"];
+    let left: Vec<_> = report["findings"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter(|f| tables.iter().any(|table| f["table"] == *table) && f["severity"] == "finding")
+        .collect();
+    assert!(left.is_empty(), "{left:#?}");
+}
+
+/// Registry entries and watches that a restore without data loses.
+const LOST: &str = "select t::text from warden.tenant_tables t where origin = 'application'
+                    union all select w::text from warden.watches w where relation::text in ('invoices', 'lines') order by 1";
+
+/// Standard output of a command.
+async fn warden(db: &TestDb, args: &[&str]) -> Vec<u8> {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_warden"));
+    command.args(args).env_clear().env("DATABASE_URL", db.url());
+    command.output().await.expect("runs").stdout
+}
+
+async fn audit(db: &TestDb) -> serde_json::Value {
+    serde_json::from_slice(&warden(db, &["audit", "--json"]).await).expect("a report")
+}
+
 #[tokio::test]
 async fn other_encodings_are_rejected_before_anything_is_changed() {
     let first = TestDb::create().await;
