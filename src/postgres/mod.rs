@@ -7,7 +7,7 @@ mod primary;
 
 use anyhow::Context as _;
 use sqlx::Connection as _;
-use sqlx::postgres::PgConnection;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
 use warden_connect::Link;
 
 pub(crate) use address::ADDRESSES_MAX;
@@ -66,6 +66,13 @@ pub async fn reading_options(url: &str) -> anyhow::Result<Link> {
         [only] => Ok(only.link()?),
         _ => primary_options(url).await,
     }
+}
+
+/// Opens a connection for a command. The error contains the server's message once.
+pub(crate) async fn connect(options: &PgConnectOptions) -> anyhow::Result<PgConnection> {
+    let connected = PgConnection::connect_with(options).await;
+    connected
+        .map_err(|error| anyhow::anyhow!("cannot connect to DATABASE_URL: {}", primary::describe(&error)))
 }
 
 async fn connect_to_change(url: &str) -> anyhow::Result<primary::PrimaryConnection> {

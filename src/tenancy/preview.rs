@@ -3,7 +3,6 @@
 
 use std::fmt;
 
-use anyhow::Context as _;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 
@@ -68,9 +67,7 @@ pub async fn preview(
 ) -> anyhow::Result<Preview> {
     let (schema, choices) = (options.schema, &options.choices);
     let mut connection =
-        PgConnection::connect_with(&database.clone().application_name("warden migrate --plan"))
-            .await
-            .context("cannot connect to DATABASE_URL")?;
+        crate::postgres::connect(&database.clone().application_name("warden migrate --plan")).await?;
     connection.execute(SETTINGS).await?;
     executor::reject_standby(&mut connection).await?;
     let mut transaction = connection.begin().await?;

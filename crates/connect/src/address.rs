@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context as _;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
-use crate::negotiation::Target;
+use crate::negotiation::{Encryption, Target};
 use crate::tls::{Security, SslMode};
 use crate::tunnel::Tunnel;
 
@@ -78,7 +78,7 @@ impl Address {
         } else if self.is_unlogged.swap(false, Ordering::Relaxed) {
             tracing::info!(
                 address = self.name,
-                encryption = "none (sslmode=disable)",
+                encryption = %Encryption::Plain("sslmode=disable"),
                 "database connection negotiated"
             );
         }

@@ -156,7 +156,7 @@ fn unsupported_encoding(encoding: &str) -> sqlx::Error {
 }
 
 /// Message of the server or of the network, without sqlx's own words around it.
-fn describe(error: &sqlx::Error) -> String {
+pub(crate) fn describe(error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
             "connection refused".to_owned()

@@ -20,7 +20,7 @@ use warden_connect::Link;
 use super::address::Addresses;
 use super::backend_mode::BackendMode;
 pub use discovery::NoPrimary;
-pub(crate) use discovery::{ADDRESS_TIMEOUT, RIVAL_WAIT};
+pub(crate) use discovery::{ADDRESS_TIMEOUT, RIVAL_WAIT, describe};
 pub(crate) use pool::{ACQUIRE_TIMEOUT, CHECK_TIMEOUT, CONNECTIONS_MAX, LOCK_TIMEOUT};
 
 /// An open connection to the primary.

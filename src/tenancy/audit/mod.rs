@@ -115,8 +115,7 @@ pub async fn run(
     progress: &mut AuditProgress,
 ) -> anyhow::Result<Report> {
     let database = database.clone().application_name("warden audit").disable_statement_logging();
-    let mut connection =
-        PgConnection::connect_with(&database).await.context("cannot connect to DATABASE_URL")?;
+    let mut connection = crate::postgres::connect(&database).await?;
     connection.execute("begin isolation level repeatable read read only").await?;
     let report = inspect(&mut connection, options, progress).await?;
     connection.execute("rollback").await?;

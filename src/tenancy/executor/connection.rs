@@ -344,8 +344,7 @@ pub(in crate::tenancy) async fn reject_standby(connection: &mut PgConnection) ->
 }
 
 async fn connect(database: &PgConnectOptions) -> anyhow::Result<PgConnection> {
-    let mut connection =
-        PgConnection::connect_with(database).await.context("cannot connect to DATABASE_URL")?;
+    let mut connection = crate::postgres::connect(database).await?;
     connection.execute(sqlx::raw_sql(SETTINGS)).await.context("cannot apply the session settings")?;
     Ok(connection)
 }

@@ -209,7 +209,8 @@ async fn audit_reports_findings_by_exit_code_and_with_remedies() {
 
     fails(&["audit"], &[], 2, &["DATABASE_URL"], &[]).await;
     let nobody = [("DATABASE_URL", "postgres://user:hunter2@127.0.0.1:1/db")];
-    fails(&["audit"], &nobody, 2, &["cannot connect to DATABASE_URL"], &["hunter2"]).await;
+    let refused = ["error: cannot connect to DATABASE_URL: connection refused\n"];
+    fails(&["audit"], &nobody, 2, &refused, &["hunter2"]).await;
     fails(&["audit", "--timeout", "0"], &database, 2, &["--timeout"], &[]).await;
     let help = run(&["audit", "--help"], &[]).await;
     for text in ["read-only", "Exit code 0: clean", "docs/tenancy.md"] {
