@@ -94,12 +94,27 @@ create table if not exists warden.watches (
   visibility    text constraint watches_visibility check (visibility in ('organisation', 'claim')),
   -- Columns that events send as strings.
   as_text       text[] not null default '{}',
+  -- Names the log function. No name of a table does, because tables are renamed.
+  id            bigint generated always as identity,
+  -- The oid of `relation`, and the numbers of the columns above by name, when the log function was generated. A renamed
+  -- column keeps its number. In a restored dump, `relation` has another oid, and only names hold.
+  relation_id    oid,
+  column_numbers jsonb not null default '{}',
+  -- What warden.shape() of the table was then.
+  shape          text,
   constraint watches_entity_topic check ((entity_topic is null) = (entity_topic_column is null))
 );
 -- The table of the former version lacks these columns.
 alter table warden.watches add column if not exists
   visibility text constraint watches_visibility check (visibility in ('organisation', 'claim'));
 alter table warden.watches add column if not exists as_text text[] not null default '{}';
+-- The table has one row per watched table.
+-- squawk-ignore adding-field-with-default
+alter table warden.watches add column if not exists id bigint generated always as identity;
+alter table warden.watches
+  add column if not exists relation_id oid,
+  add column if not exists column_numbers jsonb not null default '{}',
+  add column if not exists shape text;
 -- Gateways also load which topics need a claim.
 create or replace trigger topics_changed after insert or update or delete or truncate on warden.watches
   for each statement execute function warden.topics_changed();

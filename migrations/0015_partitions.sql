@@ -60,8 +60,6 @@ language plpgsql set search_path = '' as $$
 declare
   whole constant regclass := warden.whole(relation);
   watched constant regclass := warden.watched_whole(relation);
-  log_function text := (select f.proname from pg_catalog.pg_trigger g join pg_catalog.pg_proc f on f.oid = g.tgfoid
-                        where g.tgrelid = watched and g.tgname = 'warden_log_insert');
   missing text;
   part regclass;
 begin
@@ -90,13 +88,8 @@ begin
       perform warden.protect(part);
     end loop;
   end if;
-  if log_function is not null then
-    for part in
-      select distinct m from pg_catalog.pg_trigger g, warden.members_without_trigger(watched, g.tgname) m
-      where g.tgrelid = watched and g.tgname like 'warden\_log\_%'
-    loop
-      perform warden.create_log_triggers(part, log_function);
-    end loop;
+  if watched is not null then
+    perform warden.add_watched_members(watched);
   end if;
 end
 $$;

@@ -3,9 +3,9 @@ set local lock_timeout = '5s';
 set local statement_timeout = '5min';
 set local role warden_owner;
 
--- The body of a watched table's log function. With one function per table, PostgreSQL plans each statement once, and
--- columns need no lookup. Statement triggers with transition tables cost one INSERT ... SELECT per bulk statement.
-create or replace function warden.log_function_body(w warden.watches) returns text
+-- The statement that logs one operation on a watched table. Statement triggers with transition tables cost one
+-- INSERT ... SELECT per bulk statement.
+create or replace function warden.log_statement(w warden.watches, operation text) returns text
 language plpgsql stable set search_path = '' as $fn$
 declare
   body text;
@@ -13,25 +13,23 @@ begin
   -- `offset 0` keeps the planner from computing the document once for each place that uses it.
   -- Rows are compared by their binary image (*<>), because json and a few other types have no equality.
   -- Rows are written n.* and o.*, because n alone is a column if the table has one of that name.
-  body := $body$
-begin
-  if tg_op = 'INSERT' then
+  body := case operation when 'INSERT' then $body$
     insert into warden.events (org_id, topic, event, subject, data, truncated, needs_claim, ring)
     select n.%1$I, %2$L, %3$L, %4$s,
-           case when d.fits then d.doc else pg_catalog.jsonb_build_object(%5$L, n.%5$I) end,
+           case when d.fits then d.doc else pg_catalog.jsonb_build_object(%5$L, n.%5$I%15$s) end,
            not d.fits, %11$L::boolean, pg_catalog.row_number() over () = 1
     from new_rows n
     cross join lateral (select j.doc, %12$s as fits from (select %6$s as doc offset 0) j) d
-    where n.%1$I is not null;
-  elsif tg_op = 'DELETE' then
+    where n.%1$I is not null
+$body$ when 'DELETE' then $body$
     insert into warden.events (org_id, topic, event, subject, data, truncated, needs_claim, ring)
     select o.%1$I, %2$L, %9$L, %8$s,
-           case when d.fits then d.doc else pg_catalog.jsonb_build_object(%5$L, o.%5$I) end,
+           case when d.fits then d.doc else pg_catalog.jsonb_build_object(%5$L, o.%5$I%15$s) end,
            not d.fits, %11$L::boolean, pg_catalog.row_number() over () = 1
     from old_rows o
     cross join lateral (select j.doc, %12$s as fits from (select %7$s as doc offset 0) j) d
-    where o.%1$I is not null;
-  elsif tg_op = 'UPDATE' then
+    where o.%1$I is not null
+$body$ else $body$
     -- Old and new rows are paired by entity and organisation, so no organisation sees another's row. If either
     -- changed, the update is logged as a deletion and a creation.
     insert into warden.events (org_id, topic, event, subject, data, old, truncated, needs_claim, ring)
@@ -39,7 +37,7 @@ begin
            case when o.%5$I is null then %3$L when n.%5$I is null then %9$L else %10$L end,
            coalesce(%4$s, %8$s),
            case when d.fits then coalesce(d.new_doc, d.old_doc)
-                else pg_catalog.jsonb_build_object(%5$L, coalesce(n.%5$I, o.%5$I)) end,
+                else pg_catalog.jsonb_build_object(%5$L, coalesce(n.%5$I, o.%5$I)%15$s) end,
            case when d.fits and d.new_doc is not null and d.old_doc is not null then
              (select pg_catalog.jsonb_object_agg(e.key, e.value) from pg_catalog.jsonb_each(d.old_doc) e
               where d.new_doc -> e.key is distinct from e.value) end,
@@ -53,15 +51,8 @@ begin
       -- An update that changes no logged column emits no event.
       and case when d.new_doc is not null and d.old_doc is not null then d.new_doc <> d.old_doc
                when n.%5$I is null or o.%5$I is null then true
-               else n.* operator(pg_catalog.*<>) o.* end;
-  else
-    -- TRUNCATE has no transition rows: subscribers of the topic must read the table again.
-    insert into warden.events (topic, event, data)
-    values (%2$L, 'warden.resync', '{"reason": "truncated"}');
-  end if;
-  return null;
-end
-$body$;
+               else n.* operator(pg_catalog.*<>) o.* end
+$body$ end;
   return pg_catalog.format(body,
     w.org_column, w.topic, w.event_prefix || '.created',
     warden.entity_topic_expression(w, 'n'),
@@ -69,7 +60,57 @@ $body$;
     warden.entity_topic_expression(w, 'o'),
     w.event_prefix || '.deleted', w.event_prefix || '.updated',
     w.visibility is not distinct from 'claim', warden.document_fits_expression('j.doc'),
-    warden.document_fits_expression('j.new_doc'), warden.document_fits_expression('j.old_doc'));
+    warden.document_fits_expression('j.new_doc'), warden.document_fits_expression('j.old_doc'),
+    case when w.entity_column::text = any (w.as_text) then '::pg_catalog.text' else '' end);
+end
+$fn$;
+
+-- The body of a watched table's log function. With one function per table, PostgreSQL plans each statement once, and
+-- columns need no lookup. If the columns have changed since the function was generated, the statement is generated each
+-- time, until warden.refresh_watches() runs.
+create or replace function warden.log_function_body(w warden.watches) returns text
+language plpgsql stable set search_path = '' as $fn$
+declare
+  relations constant regclass[] := warden.relations_of_document(w.relation);
+begin
+  return pg_catalog.format($body$
+begin
+  if tg_relid <> %1$s and not warden.is_watched_by(tg_relid, %2$s) then
+    -- A partition that was detached.
+    return null;
+  end if;
+  if tg_op = 'TRUNCATE' then
+    -- TRUNCATE has no transition rows: subscribers of the topic must read the table again.
+    insert into warden.events (topic, event, data)
+    values (%3$L, 'warden.resync', '{"reason": "truncated"}');
+  elsif not warden.has_shape(array[%4$s], %5$L) then
+    execute warden.current_log_statement(%2$s, tg_op);
+  elsif tg_op = 'INSERT' then%6$s;
+  elsif tg_op = 'DELETE' then%7$s;
+  else%8$s;
+  end if;
+  return null;
+end
+$body$,
+    w.relation::oid, w.id, w.topic,
+    (select string_agg(pg_catalog.quote_literal(r::oid::text) || '::pg_catalog.regclass', ', ' order by r::oid)
+     from unnest(relations) r),
+    warden.shape(relations), warden.log_statement(w, 'INSERT'), warden.log_statement(w, 'DELETE'),
+    warden.log_statement(w, 'UPDATE'));
+end
+$fn$;
+
+-- The statement that logs one operation on a watched table with the columns that it has now.
+create or replace function warden.current_log_statement(watch bigint, operation text) returns text
+language plpgsql stable set search_path = '' as $fn$
+declare
+  w warden.watches := (select warden.current_watch(t) from warden.watches t where t.id = watch);
+begin
+  if w.entity_column is null or w.org_column is null then
+    return pg_catalog.format(
+      'insert into warden.events (topic, event, data) values (%L, ''warden.resync'', ''{"reason": "changed"}'')', w.topic);
+  end if;
+  return warden.log_statement(w, operation);
 end
 $fn$;
 
@@ -93,14 +134,8 @@ $$;
 create or replace function warden.watch_function(w warden.watches) returns text
 language plpgsql set search_path = '' as $fn$
 declare
-  relation_name text := (select pg_catalog.format('%s.%s', n.nspname, c.relname)
-                         from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-                         where c.oid = w.relation);
-  fn text := 'log ' || relation_name;
+  fn constant text := 'log ' || w.id;
 begin
-  if pg_catalog.octet_length(fn) > 63 then
-    fn := pg_catalog.left(fn, 40) || ' ' || pg_catalog.left(pg_catalog.md5(relation_name), 8);
-  end if;
   execute pg_catalog.format(
     'create or replace function warden.%I() returns trigger language plpgsql security definer '
     'set search_path = ''''%s as %L', fn, warden.document_settings(w), warden.log_function_body(w));

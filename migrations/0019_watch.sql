@@ -3,6 +3,35 @@ set local lock_timeout = '5s';
 set local statement_timeout = '5min';
 set local role warden_owner;
 
+-- Generates the log function of a watch for the columns that its table has now, and gives every member of the table
+-- its triggers.
+create or replace function warden.install_watch(w warden.watches) returns void
+language plpgsql set search_path = '' as $$
+declare
+  fn text;
+  member regclass;
+begin
+  w.relation_id := w.relation;
+  w.column_numbers := warden.column_numbers(w);
+  w.shape := warden.shape(warden.relations_of_document(w.relation));
+  update warden.watches t
+  set (entity_column, omit_columns, org_column, entity_topic_column, as_text, relation_id, column_numbers, shape)
+    = (w.entity_column, w.omit_columns, w.org_column, w.entity_topic_column, w.as_text, w.relation_id,
+       w.column_numbers, w.shape)
+  where t.id = w.id;
+  fn := warden.watch_function(w);
+  for member in
+    select t from warden.tree(w.relation) t join pg_catalog.pg_class c on c.oid = t
+    where c.relkind in ('r', 'p')
+      -- Creating a trigger waits for writers.
+      and (select count(*) from pg_catalog.pg_trigger g
+           where g.tgrelid = t and g.tgname like 'warden\_log\_%' and g.tgfoid = pg_catalog.format('warden.%I()', fn)::regprocedure) < 4
+  loop
+    perform warden.create_log_triggers(member, fn);
+  end loop;
+end
+$$;
+
 -- Watches a table: every committed insert, update and delete of a row becomes an event <event_prefix>.created, .updated
 -- or .deleted. The event reaches the topics <topic> and org, and the entity topic <entity_topic>:<id> if there is one.
 --   entity_column        identifies the row: a uuid, integer or text column that is unique by itself and not null
@@ -34,8 +63,6 @@ create or replace function warden.watch(
 language plpgsql set search_path = '' as $$
 declare
   w warden.watches;
-  fn text;
-  part regclass;
   col record;
   entity_id_type text;
   narrower text;
@@ -131,27 +158,19 @@ begin
   if entity_topic is not null then
     perform warden.declare_entity_topic(entity_topic, entity_id_type);
   end if;
-  w := row(watch.relation, watch.topic, watch.event_prefix, watch.entity_column, watch.omit_columns,
-           watch.org_column, watch.entity_topic, watch.entity_topic_column, watch.visibility, watch.as_text);
-  insert into warden.watches values (w.*)
-  on conflict on constraint watches_pkey do update
-    set (topic, event_prefix, entity_column, omit_columns, org_column, entity_topic, entity_topic_column, visibility,
-         as_text)
-      = (excluded.topic, excluded.event_prefix, excluded.entity_column, excluded.omit_columns,
-         excluded.org_column, excluded.entity_topic, excluded.entity_topic_column, excluded.visibility,
-         excluded.as_text);
-  fn := warden.watch_function(w);
-
-  for part in
-    with recursive tree as (
-      select watch.relation::oid as oid
-      union all
-      select i.inhrelid from pg_catalog.pg_inherits i join tree t on i.inhparent = t.oid
-    )
-    select t.oid from tree t join pg_catalog.pg_class c on c.oid = t.oid where c.relkind in ('r', 'p')
-  loop
-    perform warden.create_log_triggers(part, fn);
-  end loop;
+  -- An insert that meets a conflict would take an id.
+  if not exists (select from warden.watches t where t.relation = watch.relation) then
+    insert into warden.watches (relation, topic, event_prefix, entity_column, omit_columns, org_column)
+    values (watch.relation, watch.topic, watch.event_prefix, watch.entity_column, '{}', watch.org_column);
+  end if;
+  update warden.watches t
+  set (topic, event_prefix, entity_column, omit_columns, org_column, entity_topic, entity_topic_column, visibility,
+       as_text)
+    = (watch.topic, watch.event_prefix, watch.entity_column, watch.omit_columns, watch.org_column, watch.entity_topic,
+       watch.entity_topic_column, watch.visibility, watch.as_text)
+  where t.relation = watch.relation
+  returning * into w;
+  perform warden.install_watch(w);
 
   if org_column = 'org_id' then
     perform warden.guard_org_id(watch.relation);
@@ -183,40 +202,91 @@ $$;
 create or replace function warden.unwatch(relation regclass) returns void
 language plpgsql set search_path = '' as $$
 declare
-  fn oid;
-  trig record;
+  watch bigint;
 begin
-  for trig in
-    with recursive tree as (
-      select unwatch.relation::oid as oid
-      union all
-      select i.inhrelid from pg_catalog.pg_inherits i join tree t on i.inhparent = t.oid
-    )
-    select g.tgname, g.tgrelid::regclass as rel, g.tgfoid
-    from pg_catalog.pg_trigger g join tree t on g.tgrelid = t.oid
-    where g.tgname in ('warden_log_insert', 'warden_log_update', 'warden_log_delete', 'warden_log_truncate')
-  loop
-    execute pg_catalog.format('drop trigger %I on %s', trig.tgname, trig.rel);
-    fn := trig.tgfoid;
-  end loop;
-  if fn is not null then
-    execute pg_catalog.format('drop function %s', fn::regprocedure);
+  delete from warden.watches w where w.relation = unwatch.relation returning w.id into watch;
+  if watch is not null then
+    -- With its triggers.
+    execute pg_catalog.format('drop function if exists warden.%I() cascade', 'log ' || watch);
   end if;
-  delete from warden.watches w where w.relation = unwatch.relation;
 end
 $$;
 
--- The trigger functions of watched tables may stem from an earlier version.
-do $$
+-- Gives new partitions and children of a watched table its triggers. If one has rows already, these appear in the table
+-- without an event, so the topic resyncs.
+create or replace function warden.add_watched_members(relation regclass) returns void
+language plpgsql set search_path = '' as $$
+declare
+  w warden.watches := (select t from warden.watches t where t.relation = add_watched_members.relation);
+  missing constant regclass[] := array(
+    select distinct m from pg_catalog.pg_trigger g, warden.members_without_trigger(add_watched_members.relation, g.tgname) m
+    where g.tgrelid = add_watched_members.relation and g.tgname like 'warden\_log\_%');
+begin
+  if missing = '{}' then
+    return;
+  end if;
+  w := warden.current_watch(w);
+  if w.entity_column is null or w.org_column is null or w.omit_columns is null then
+    return;
+  end if;
+  perform warden.install_watch(w);
+  if exists (select from unnest(missing) m where pg_catalog.pg_relation_size(m) > 0) then
+    insert into warden.events (topic, event, data) values (w.topic, 'warden.resync', '{"reason": "changed"}');
+  end if;
+end
+$$;
+
+-- Brings the watches in line with their tables: after columns or partitions have changed, after a table was dropped,
+-- and after a restore. It does nothing for a watch that fits. An event trigger calls it after DDL, and so does
+-- `warden migrate`.
+create or replace function warden.refresh_watches(all_functions boolean default false) returns void
+language plpgsql set search_path = '' set lock_timeout = '5s' as $$
 declare
   w warden.watches;
+  present warden.watches;
+  stray record;
 begin
-  for w in select t.* from warden.watches t join pg_class c on c.oid = t.relation loop
-    perform warden.watch_function(w);
+  for w in select t.* from warden.watches t
+           where not exists (select from pg_catalog.pg_class c where c.oid = t.relation) loop
+    delete from warden.watches t where t.id = w.id;
+    execute pg_catalog.format('drop function if exists warden.%I() cascade', 'log ' || w.id);
+  end loop;
+  for w in select t.* from warden.watches t order by t.id loop
+    -- Partitions that were detached stop emitting.
+    for stray in
+      select g.tgname, g.tgrelid::regclass as relation from pg_catalog.pg_trigger g
+      where g.tgfoid = pg_catalog.to_regproc(pg_catalog.format('warden.%I', 'log ' || w.id))
+        and not exists (select from warden.tree(w.relation) t where t = g.tgrelid)
+    loop
+      execute pg_catalog.format('drop trigger %I on %s', stray.tgname, stray.relation);
+      if stray.tgname = 'warden_log_insert' then
+        insert into warden.events (topic, event, data) values (w.topic, 'warden.resync', '{"reason": "changed"}');
+      end if;
+    end loop;
+    present := warden.current_watch(w);
+    continue when present.entity_column is null or present.org_column is null or present.omit_columns is null;
+    if all_functions or w.shape is distinct from warden.shape(warden.relations_of_document(w.relation))
+       or w.relation_id is distinct from w.relation::oid then
+      perform warden.install_watch(present);
+    else
+      perform warden.add_watched_members(w.relation);
+    end if;
+  end loop;
+  -- Functions of former versions, which were named after tables.
+  for stray in
+    select p.oid::regprocedure as function from pg_catalog.pg_proc p
+    where p.pronamespace = 'warden'::regnamespace and p.proname like 'log %'
+      and not exists (select from warden.watches t where p.proname = 'log ' || t.id)
+      and not exists (select from pg_catalog.pg_trigger g where g.tgfoid = p.oid)
+  loop
+    execute pg_catalog.format('drop function %s', stray.function);
   end loop;
 end
 $$;
 reset role;
+
+-- The log functions may stem from an earlier version.
+select warden.refresh_watches(true);
 
 -- A gateway learns from the log that an organisation was created or deleted. Writers queue behind a lock request that
 -- waits, so it waits for a short time only.

@@ -93,7 +93,7 @@ pub async fn catalog(connection: &mut PgConnection) -> Vec<String> {
          union all select format('policy %s', p) from pg_policies p where schemaname in ('public', 'warden')
          union all select format('comment %s: %s', p.polname, obj_description(p.oid, 'pg_policy'))
            from pg_policy p where obj_description(p.oid, 'pg_policy') is not null
-         union all select format('function %s by %s text %s acl %s', f.oid::regprocedure, f.proowner::regrole, md5(f.prosrc),
+         union all select format('function %s by %s text %s acl %s', f.oid::regprocedure, f.proowner::regrole, case when f.proname like 'log %' then 'with numbers of tables' else md5(f.prosrc) end,
                   (select string_agg(a::text, ' ' order by a::text) from unnest(f.proacl) a))
            from pg_proc f where f.pronamespace in (select oid from pg_namespace where nspname in ('public', 'warden'))
          order by 1",

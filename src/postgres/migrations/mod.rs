@@ -133,6 +133,8 @@ pub(crate) async fn migrate_on(connection: &mut PgConnection, set: SchemaSet) ->
         migrated.applied.extend(names(set, files, &before));
         migrated.total += set.migrator().iter().count();
     }
+    // Tables may have changed without the event trigger, and in a restored database they have other numbers.
+    sqlx::query("select warden.refresh_watches()").execute(&mut *connection).await?;
     Ok(migrated)
 }
 

@@ -220,6 +220,10 @@ pub const RULES: &[Rule] = &[
     acceptable(notice("several-memberships", "of a user's several memberships, one is primary")),
     finding("watch-table", "a watched table exists"),
     finding("watch-columns", "a watched table has the columns that `warden.watch()` was called with"),
+    finding(
+        "watch-shape",
+        "a watched table has the columns and members for which its log function was generated",
+    ),
     finding("watch-triggers", "the triggers of a watched table exist and are enabled"),
     finding(
         "watch-visibility",

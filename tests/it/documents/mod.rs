@@ -4,6 +4,8 @@
 //! `make postgres-versions` checks every type; the suite checks a random sample (`WARDEN_SEED`, and
 //! `WARDEN_TYPES=all` for every type).
 
+mod identity;
+
 use sqlx::AssertSqlSafe;
 
 use crate::harness::TestDb;
@@ -38,8 +40,6 @@ async fn documents_of_every_type_depend_on_the_row_alone() {
     assert!(failures.is_empty(), "WARDEN_SEED={seed}: {failures:#?}");
 }
 
-/// A type of an extension or of the application may have a cast to JSON that fails, and its schema may be
-/// closed to the log's owner. The test's types have both.
 #[tokio::test]
 async fn one_value_that_jsonb_cannot_represent_marks_its_row_only() {
     let db = TestDb::create().await;

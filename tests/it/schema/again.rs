@@ -57,7 +57,14 @@ async fn an_earlier_version_is_completed_with_its_data() {
     let kept = texts(&db, data).await;
     db.run(
         "drop function warden.publish(uuid, text, text, jsonb), warden.is_truncated(xid8), warden.forget_revocations();
-         create or replace function warden.\"log public.invoices\"() returns trigger language plpgsql as 'begin return null; end';
+         do $$
+         declare
+           fn text := (select tgfoid::regprocedure from pg_trigger
+                       where tgname = 'warden_log_insert' and tgrelid = 'invoices'::regclass);
+         begin
+           execute 'create or replace function ' || fn
+             || ' returns trigger language plpgsql as ''begin return null; end''';
+         end $$;
          drop trigger ring on warden.events;
          drop index warden.events_org;
          drop trigger topics_changed on warden.topics;

@@ -164,7 +164,9 @@ async fn unwatch_stops_events_and_drops_triggers_and_function() {
     let left = "select count(*) from pg_trigger where tgname like 'warden_log%'
                 and tgrelid in ('notes'::regclass, 'notes_1'::regclass)";
     assert_eq!(count(&db, left).await, 0);
-    assert_eq!(count(&db, "select count(*) from pg_proc where proname = 'log public.notes'").await, 0);
+    let without_watch = "select count(*) from pg_proc where proname like 'log %'
+                         and not exists (select from warden.watches w where proname = 'log ' || w.id)";
+    assert_eq!(count(&db, without_watch).await, 0);
     assert_eq!(count(&db, "select count(*) from warden.watches where relation = 'notes'::regclass").await, 0);
     db.run(format!("select warden.watch('notes', 'notes', 'note'); insert into notes values (4, '{org}')"))
         .await;

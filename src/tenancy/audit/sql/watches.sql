@@ -9,13 +9,17 @@ with recursive watched as (
   cross join lateral (select quote_ident(n.nspname) || '.' || quote_ident(c.relname) as full_name) r
 ), columns as (
   select w.full_name, w.call, w.oid, u.name, u.use,
-    exists (select from pg_attribute a where a.attrelid = w.oid and a.attname = u.name
-                                         and a.attnum > 0 and not a.attisdropped) as is_present
+    -- A renamed column keeps its number. A restored table has other numbers.
+    exists (select from pg_attribute a where a.attrelid = w.oid and a.attnum > 0 and not a.attisdropped
+              and (a.attname = u.name
+                   or w.relation_id = w.oid and a.attnum = (w.column_numbers ->> u.name)::int)) as is_present
   from watched w
   cross join lateral (
     values (w.entity_column::text, 'entity_column'), (w.entity_topic_column::text, 'entity_topic_column'),
            (w.org_column::text, 'org_column')
-    union all select o.name, 'omit_columns' from unnest(w.omit_columns) o (name)) u (name, use)
+    -- An omitted column that was dropped needs no decision. After a restore, nobody knows whether it was renamed.
+    union all select o.name, 'omit_columns' from unnest(w.omit_columns) o (name)
+              where w.relation_id <> w.oid and w.column_numbers ? o.name) u (name, use)
   where w.full_name is not null and u.name is not null
 ), live as (
   select w.oid, a.attname as name, a.attnum, a.atttypid, a.atttypid = 'uuid'::regtype as is_uuid,
@@ -112,16 +116,32 @@ with recursive watched as (
 )
 select 'watch-table' as rule, null::text as severity, null::text as "table", w.oid::text as object,
   format('a table that was watched (topic %s, events %s.*) was dropped', w.topic, w.event_prefix) as cause,
-  'sql' as remedy_kind, format('delete from warden.watches where relation::oid = %s;', w.oid) as remedy
+  'sql' as remedy_kind, 'select warden.refresh_watches();' as remedy
 from watched w where w.full_name is null
+union all
+select 'watch-shape', null, w.full_name, w.topic,
+  'its columns have changed since its log function was generated: every write to it costs more, and after a restore '
+    'its events may be truncated',
+  'sql', 'select warden.refresh_watches();'
+from watched w
+where w.full_name is not null and not exists (select from broken b where b.oid = w.oid)
+  and w.shape is distinct from warden.shape(warden.relations_of_document(w.relation))
+union all
+select 'watch-shape', null, w.full_name, g.tgrelid::regclass::text,
+  format('%s has its log triggers and is not part of it: a partition that was detached', g.tgrelid::regclass),
+  'sql', 'select warden.refresh_watches();'
+from watched w join pg_trigger g on g.tgname = 'warden_log_insert' and g.tgfoid = to_regproc(format('warden.%I', 'log ' || w.id))
+where w.full_name is not null and not exists (select from tree t where t.root = w.oid and t.oid = g.tgrelid)
 union all
 select 'watch-columns', null, c.full_name, c.name,
   case c.use
     when 'omit_columns' then
-      format('it no longer has the omitted column %I: if the column was renamed, its values leave the database', c.name)
+      format('the restored table lacks the omitted column %I: its rows are logged as truncated', c.name)
     when 'unique' then
       format('%I is no longer unique by itself, or may be null: it cannot pair the rows of an update', c.name)
-    else format('it no longer has the column %I, its %s: every write to it fails', c.name, c.use) end,
+    when 'entity_topic_column' then
+      format('it no longer has the column %I, its entity_topic_column: its events reach no entity topic', c.name)
+    else format('it no longer has the column %I, its %s: every write makes the topic resync', c.name, c.use) end,
   'decide',
   json_build_object('question', case when c.use = 'unique' then 'which column identifies a row?'
                                      else format('what became of %I?', c.name) end,

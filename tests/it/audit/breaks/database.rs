@@ -45,7 +45,7 @@ pub(super) const BREAKS: &[Break] = &[
         "alter table knowledge_base_chunks rename column document_id to doc",
         &[("parent-link", "public.knowledge_base_chunks")],
     ),
-    broken("recordings", "drop table recordings cascade", &[("parent-link", "public.recording_upload_queue"), ("watch-table", "dropped")]),
+    broken("recordings", "alter event trigger warden_refresh_watches disable; drop table recordings cascade", &[("parent-link", "public.recording_upload_queue"), ("watch-table", "dropped")]),
     // Roles and rights.
     broken("role", "create role audited_reader bypassrls", &[("bypassing-role", "audited_reader")]),
     broken(
@@ -127,9 +127,9 @@ pub(super) const BREAKS: &[Break] = &[
         &[("function-marks", "warden.default_org_for(uuid)")],
     ),
     broken(
-        "log public.calls",
-        "alter function warden.\"log public.calls\"() security invoker",
-        &[("function-marks", "warden.\"log public.calls\"()")],
+        "log 1",
+        "alter function warden.\"log 1\"() security invoker",
+        &[("function-marks", "warden.\"log 1\"()")],
     ),
     broken("publish", "grant execute on function warden.publish(uuid, text, text, jsonb) to public", &[("function-rights", "warden.publish(uuid,text,text,jsonb)")]),
     broken("rotate_events", "grant execute on function warden.rotate_events(interval, bigint) to anon", &[("function-rights", "warden.rotate_events(interval,bigint)")]),
@@ -171,8 +171,9 @@ pub(super) const BREAKS: &[Break] = &[
     // Watches.
     broken(
         "leads",
-        "select warden.watch('leads', 'leads', 'lead', omit_columns => '{email}'); alter table leads rename column email to mail",
-        &[("watch-columns", "public.leads")],
+        "alter event trigger warden_refresh_watches disable;
+         select warden.watch('leads', 'leads', 'lead', omit_columns => '{email}'); alter table leads rename column email to mail",
+        &[("watch-shape", "public.leads")],
     ),
     broken(
         "contacts",
@@ -182,7 +183,7 @@ pub(super) const BREAKS: &[Break] = &[
     broken(
         "campaigns",
         "select warden.watch('campaigns', 'campaigns', 'campaign', entity_topic => 'user', entity_topic_column => 'user_id');
-         alter table campaigns rename column user_id to owner_id",
+         alter table campaigns drop column user_id",
         &[("watch-columns", "public.campaigns")],
     ),
     broken("watch of calls", "alter table calls disable trigger warden_log_update", &[("watch-triggers", "public.calls")]),

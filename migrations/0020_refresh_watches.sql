@@ -1,0 +1,32 @@
+-- Watches follow their tables: after DDL, warden.refresh_watches() brings them in line.
+set local lock_timeout = '5s';
+set local statement_timeout = '5min';
+
+-- A superuser may create event triggers; so may the owner of a managed database, if the provider allows it. The
+-- function belongs to the migrating role, whose rights it needs. It never makes a statement fail. Without it, the log
+-- functions generate their statements each time after DDL, until `warden migrate` runs.
+do $do$
+begin
+  execute $fn$
+    create or replace function warden.refresh_watches_after_ddl() returns event_trigger
+    language plpgsql security definer set search_path = '' as $body$
+    begin
+      perform warden.refresh_watches();
+    exception when others then
+      raise warning 'Warden could not refresh the watches of changed tables: %', sqlerrm
+        using hint = 'Run "warden migrate", or: select warden.refresh_watches();';
+    end
+    $body$
+  $fn$;
+  perform warden.close_function('warden.refresh_watches_after_ddl()');
+  if not exists (select from pg_event_trigger where evtname = 'warden_refresh_watches') then
+    create event trigger warden_refresh_watches on ddl_command_end
+      when tag in ('CREATE TABLE', 'ALTER TABLE', 'ALTER TYPE', 'DROP TABLE', 'DROP TYPE', 'DROP DOMAIN', 'DROP SCHEMA',
+                   'DROP EXTENSION', 'DROP OWNED')
+      execute function warden.refresh_watches_after_ddl();
+  end if;
+exception when insufficient_privilege then
+  raise notice 'this role may not create event triggers: after you change the columns or partitions of a watched table, '
+               'run "warden migrate", or: select warden.refresh_watches();';
+end
+$do$;
