@@ -13,6 +13,22 @@ language sql immutable set search_path = '' as $$
   end
 $$;
 
+-- Whether a column identifies a row within its organisation: it is not null, and unique by itself or together with the
+-- organisation, as in `primary key (org_id, id)`. A unique index of a partitioned table also contains the partition key.
+-- Columns that an index only includes are not part of its key.
+create or replace function warden.is_key(relation regclass, entity_column name, org_column name) returns boolean
+language sql stable set search_path = '' as $$
+  select exists (
+    select from pg_catalog.pg_index i
+    join pg_catalog.pg_class c on c.oid = i.indrelid
+    cross join lateral (
+      select array_agg(a.attname) as names, bool_or(a.attname = entity_column and a.attnotnull) as has_entity
+      from pg_catalog.generate_series(0, i.indnkeyatts - 1) k
+      left join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[k] and a.attnum > 0) key
+    where i.indrelid = relation and i.indisunique and i.indisvalid and i.indpred is null and key.has_entity
+      and (c.relkind = 'p' or key.names <@ array[entity_column, org_column]))
+$$;
+
 -- An SQL expression for the entity topic of the row with this alias in a trigger function. A string that is not a valid
 -- id gives null: the event reaches no entity topic, and the write never fails. (A regular expression fails with a
 -- nondeterministic collation, hence "C". octet_length() does not decompress a large value.)
@@ -397,7 +413,8 @@ language sql stable set search_path = '' as $$
      or c.name::text = any (w.omit_columns || w.as_text)
 $$;
 
--- Whether a statement on this table is one on a watch's table: it is the table, or a partition or child of it.
+-- Whether a statement on this table is one on a watch's table: it is the table, or a partition or child of it. A watch
+-- that a restore without data has lost may mean any table.
 create or replace function warden.is_watched_by(relation oid, watch bigint) returns boolean
 language sql stable set search_path = '' as $$
   with recursive above as (
@@ -406,6 +423,7 @@ language sql stable set search_path = '' as $$
     select i.inhparent from pg_catalog.pg_inherits i join above a on i.inhrelid = a.oid
   )
   select exists (select from warden.watches w join above a on a.oid = w.relation where w.id = watch)
+      or not exists (select from warden.watches w where w.id = watch)
 $$;
 
 -- The columns that a document contains, with their SQL expressions for the row with this alias. `condition` is null if

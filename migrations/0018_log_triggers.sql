@@ -84,7 +84,7 @@ begin
     insert into warden.events (topic, event, data)
     values (%3$L, 'warden.resync', '{"reason": "truncated"}');
   elsif not warden.has_shape(array[%4$s], %5$L) then
-    execute warden.current_log_statement(%2$s, tg_op);
+    execute warden.current_log_statement(%2$s, %3$L, tg_op);
   elsif tg_op = 'INSERT' then%6$s;
   elsif tg_op = 'DELETE' then%7$s;
   else%8$s;
@@ -100,15 +100,17 @@ $body$,
 end
 $fn$;
 
--- The statement that logs one operation on a watched table with the columns that it has now.
-create or replace function warden.current_log_statement(watch bigint, operation text) returns text
+-- The statement that logs one operation on a watched table with the columns that it has now. If nobody knows which
+-- columns hold the entity and the organisation, the topic resyncs: they were dropped, or a restore without data has
+-- lost the watch.
+create or replace function warden.current_log_statement(watch bigint, topic text, operation text) returns text
 language plpgsql stable set search_path = '' as $fn$
 declare
   w warden.watches := (select warden.current_watch(t) from warden.watches t where t.id = watch);
 begin
   if w.entity_column is null or w.org_column is null then
     return pg_catalog.format(
-      'insert into warden.events (topic, event, data) values (%L, ''warden.resync'', ''{"reason": "changed"}'')', w.topic);
+      'insert into warden.events (topic, event, data) values (%L, ''warden.resync'', ''{"reason": "changed"}'')', topic);
   end if;
   return warden.log_statement(w, operation);
 end

@@ -34,7 +34,8 @@ $$;
 
 -- Watches a table: every committed insert, update and delete of a row becomes an event <event_prefix>.created, .updated
 -- or .deleted. The event reaches the topics <topic> and org, and the entity topic <entity_topic>:<id> if there is one.
---   entity_column        identifies the row: a uuid, integer or text column that is unique by itself and not null
+--   entity_column        identifies the row: a uuid, integer or text column that is not null, and unique by itself or
+--                        together with org_column
 --   omit_columns         columns that never leave the database
 --   org_column           the organisation; a row without one emits no event
 --   entity_topic         kind of the entity whose topic the events reach, e.g. 'invoice' for invoice:<id>
@@ -126,16 +127,10 @@ begin
   end loop;
   -- Every update pairs old and new rows by the entity column. So it must be unique, not null, and comparable without a
   -- search_path; otherwise writes of the application would fail.
-  if not exists (
-    select from pg_catalog.pg_index i join pg_catalog.pg_attribute a
-      on a.attrelid = i.indrelid and a.attnum = any (i.indkey) and a.attname = entity_column
-    where i.indrelid = watch.relation and i.indisunique and i.indisvalid and i.indpred is null and a.attnotnull
-      -- A unique index of a partitioned table also contains the partition key.
-      and (i.indnkeyatts = 1 or (select relkind from pg_catalog.pg_class where oid = watch.relation) = 'p')
-  ) then
+  if not warden.is_key(watch.relation, entity_column, org_column) then
     raise exception 'warden.watch: column "%" of % is not unique by itself, or may be null',
         entity_column, watch.relation
-      using hint = 'The entity column identifies a row: pass a primary key of one column.';
+      using hint = 'The entity column identifies a row: pass a primary key of one column, or the one beside org_id.';
   end if;
   if warden.entity_id_type((select a.atttypid from pg_catalog.pg_attribute a
                             where a.attrelid = watch.relation and a.attname = entity_column)) is null then

@@ -11,7 +11,20 @@ begin
     create or replace function warden.refresh_watches_after_ddl() returns event_trigger
     language plpgsql security definer set search_path = '' as $body$
     begin
-      perform warden.refresh_watches();
+      -- Most statements concern no watched table, and a refresh takes milliseconds.
+      if (case
+        when tg_tag in ('CREATE TABLE', 'ALTER TABLE') then exists (
+          select from pg_catalog.pg_event_trigger_ddl_commands() c
+          where c.objid in (select w.relation::oid from warden.watches w)
+             or exists (select from pg_catalog.pg_inherits i where i.inhrelid = c.objid)
+             or exists (select from pg_catalog.pg_trigger g where g.tgrelid = c.objid and g.tgname = 'warden_log_insert'))
+        when tg_tag = 'DROP TABLE' then exists (
+          select from warden.watches w
+          where not exists (select from pg_catalog.pg_class c where c.oid = w.relation::oid))
+        else true end)
+      then
+        perform warden.refresh_watches();
+      end if;
     exception when others then
       raise warning 'Warden could not refresh the watches of changed tables: %', sqlerrm
         using hint = 'Run "warden migrate", or: select warden.refresh_watches();';

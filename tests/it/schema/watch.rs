@@ -16,7 +16,8 @@ async fn watch_rejects_unsuitable_arguments_by_name() {
          create materialized view kept_notes as select * from notes;
          create sequence counter;
          create table shared (id bigint primary key, org_id uuid not null, number bigint not null,
-                              maybe bigint unique, day date not null unique, unique (org_id, number));
+                              maybe bigint unique, day date not null unique, also bigint not null,
+                              unique (id, number), unique (org_id, id) include (also));
          create table orgless (id bigint primary key);
          create table text_org (id bigint primary key, org_id text)",
     )
@@ -47,6 +48,7 @@ async fn watch_rejects_unsuitable_arguments_by_name() {
         ("'notes', 'notes', 'note', 'other'", "column \"other\" of public.notes is not unique by itself"),
         ("'notes', 'notes', 'note', 'half'", "column \"half\" of public.notes is not unique by itself"),
         ("'shared', 'notes', 'note', 'number'", "column \"number\" of public.shared is not unique by itself"),
+        ("'shared', 'notes', 'note', 'also'", "column \"also\" of public.shared is not unique by itself"),
         (
             "'shared', 'notes', 'note', 'maybe'",
             "column \"maybe\" of public.shared is not unique by itself, or may",
@@ -112,6 +114,27 @@ async fn an_invalid_entity_topic_is_rejected_by_name() {
         assert!(rejection(&db, &declare).await.message.contains("entity_topics_"), "{declare}");
     }
     assert_eq!(count(&db, "select count(*) from warden.watches where relation = 'notes'::regclass").await, 0);
+}
+
+#[tokio::test]
+async fn an_id_that_is_unique_within_the_organisation_is_a_key() {
+    let db = TestDb::create().await;
+    let (org, other) = (db.create_org().await, db.create_org().await);
+    db.run(
+        "create table tasks (org_id uuid, id bigint, title text, primary key (org_id, id));
+         select warden.watch('tasks', 'tasks', 'task')",
+    )
+    .await;
+    db.run(format!(
+        "insert into tasks values ('{org}', 1, 'a'), ('{other}', 1, 'b');
+         update tasks set title = title || org_id; delete from tasks where org_id = '{other}'"
+    ))
+    .await;
+    let events = format!(
+        "select event || coalesce(old ->> 'title', '') from warden.events
+         where topic = 'tasks' and org_id = '{other}' order by id"
+    );
+    assert_eq!(texts(&db, &events).await, ["task.created", "task.updatedb", "task.deleted"]);
 }
 
 #[tokio::test]

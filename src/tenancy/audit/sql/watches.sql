@@ -1,7 +1,6 @@
 -- Compares the arguments of warden.watch() with the watched tables.
 with recursive watched as (
-  select w.*, w.relation::oid as oid, r.full_name, c.relkind,
-    warden.watch_call(w) as call
+  select w.*, w.relation::oid as oid, r.full_name, warden.watch_call(w) as call
   from warden.watches w
   left join pg_class c on c.oid = w.relation
   left join pg_namespace n on n.oid = c.relnamespace
@@ -25,10 +24,7 @@ with recursive watched as (
   select w.oid, a.attname as name, a.attnum, a.atttypid, a.atttypid = 'uuid'::regtype as is_uuid,
     a.atttypid in ('uuid'::regtype, 'bigint'::regtype, 'integer'::regtype, 'smallint'::regtype, 'text'::regtype,
                    'character varying'::regtype) as is_id,
-    a.attnotnull and exists (
-      select from pg_index i
-      where i.indrelid = w.oid and i.indisunique and i.indisvalid and i.indpred is null and a.attnum = any (i.indkey)
-        and (i.indnkeyatts = 1 or w.relkind = 'p')) as is_unique
+    warden.is_key(w.oid, a.attname, w.org_column) as is_unique
   from watched w join pg_attribute a on a.attrelid = w.oid and a.attnum > 0 and not a.attisdropped
 ), broken as (
   select c.full_name, c.oid, c.name, c.use from columns c where not c.is_present
