@@ -13,9 +13,9 @@ language sql immutable set search_path = '' as $$
   end
 $$;
 
--- Whether a column identifies a row within its organisation: it is not null, and unique by itself or together with the
--- organisation, as in `primary key (org_id, id)`. A unique index of a partitioned table also contains the partition key.
--- Columns that an index only includes are not part of its key.
+-- Whether a column identifies a row within its organisation: it is not null, and unique by itself or together with
+-- the organisation, as in `primary key (org_id, id)`. A unique index of a partitioned table also contains the partition
+-- key. Columns that an index only includes are not part of its key.
 create or replace function warden.is_key(relation regclass, entity_column name, org_column name) returns boolean
 language sql stable set search_path = '' as $$
   select exists (

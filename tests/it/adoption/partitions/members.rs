@@ -9,7 +9,7 @@ use crate::harness::TestDb;
 async fn a_new_partition_without_the_event_trigger_is_found_and_completed() {
     let db = BY_MONTH.database().await;
     migrate(db.url(), &["--enforce", "--yes"]).await.must(0);
-    db.run("drop event trigger warden_protect_members").await;
+    db.run("drop event trigger warden_protect_members; drop event trigger warden_refresh_watches").await;
     for remedy in ["migrate", "protect_members"] {
         db.run(BY_MONTH.grow).await;
         let found = audit(db.url()).await.must(1);
@@ -98,7 +98,8 @@ async fn watched_table(is_registered: bool) -> TestDb {
     } else {
         db.run("alter table rooms add org_id uuid").await;
     }
-    db.run("select warden.watch('rooms', 'rooms', 'room', visibility => 'organisation'); drop event trigger warden_protect_members")
+    db.run("select warden.watch('rooms', 'rooms', 'room', visibility => 'organisation'); drop event trigger warden_protect_members;
+         drop event trigger warden_refresh_watches")
         .await;
     db.run(BY_KEY.grow).await;
     db

@@ -177,7 +177,7 @@ pub(super) const BREAKS: &[Break] = &[
     ),
     broken(
         "contacts",
-        "select warden.watch('contacts', 'contacts', 'contact'); alter table contacts drop constraint contacts_pkey",
+        "select warden.watch('contacts', 'contacts', 'contact'); alter table contacts drop constraint contacts_pkey, alter id drop not null",
         &[("watch-columns", "public.contacts"), ("parent-link", "public.consent_records")],
     ),
     broken(
