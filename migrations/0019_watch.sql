@@ -16,8 +16,9 @@ begin
   w.shape := warden.shape(warden.relations_of_document(w.relation));
   update warden.watches t
   set (entity_column, omit_columns, org_column, entity_topic_column, as_text, relation_id, column_numbers, shape)
-    = (w.entity_column, w.omit_columns, w.org_column, w.entity_topic_column, w.as_text, w.relation_id,
-       w.column_numbers, w.shape)
+    = (w.entity_column, w.omit_columns, w.org_column,
+       -- If that column was dropped, the audit reports it.
+       coalesce(w.entity_topic_column, t.entity_topic_column), w.as_text, w.relation_id, w.column_numbers, w.shape)
   where t.id = w.id;
   fn := warden.watch_function(w);
   for member in
