@@ -38,16 +38,21 @@ create table if not exists warden.events (
   -- Values 0 to 7. A sequence has no last value before its first use, so after a restore of the schema alone.
   -- squawk-ignore prefer-bigint-over-smallint
   slot      smallint    not null default coalesce(pg_sequence_last_value('warden.events_slot'), 0)::smallint,
+  -- Orders the events of one transaction: 4 * ticks of its clock, + 1 for a deletion, + 2 for a creation.
+  step      bigint,
   constraint events_org_or_control check (org_id is not null or event like 'warden.%')
 ) partition by list (slot);
 
 -- Writers of the application wait while the log is locked, so it is locked only if something is missing.
 set local lock_timeout = '200ms';
--- A log of the former version lacks this column.
+-- A log of the former version lacks these columns.
 do $$
 begin
   if not exists (select from pg_attribute where attrelid = 'warden.events'::regclass and attname = 'needs_claim') then
     alter table warden.events add column needs_claim boolean not null default false;
+  end if;
+  if not exists (select from pg_attribute where attrelid = 'warden.events'::regclass and attname = 'step') then
+    alter table warden.events add column step bigint;
   end if;
 end
 $$;
@@ -56,6 +61,10 @@ begin
   for n in 0..7 loop
     if to_regclass(format('warden.events_%s', n)) is null then
       execute format('create table warden.events_%s partition of warden.events for values in (%s)', n, n);
+    end if;
+    -- In a database with a publication for all tables, rows cannot be deleted without one.
+    if (select relreplident <> 'f' from pg_class where oid = format('warden.events_%s', n)::regclass) then
+      execute format('alter table warden.events_%s replica identity full', n);
     end if;
   end loop;
   if not exists (select from pg_attrdef d join pg_attribute a on (a.attrelid, a.attnum) = (d.adrelid, d.adnum)

@@ -10,7 +10,8 @@ set local statement_timeout = '5min';
 set local role warden_owner;
 
 -- This runs at every commit that wrote an event. A `set search_path` would cost as much as everything else, so the
--- function has none: every name in it is qualified, and it runs with its caller's rights.
+-- function has none: every name in it is qualified, and it runs with its caller's rights. It contains no backslash: the
+-- caller's settings decide what that means in a string.
 create or replace function warden.ring() returns trigger
 language plpgsql as $$
 begin
@@ -27,11 +28,11 @@ begin
   end if;
   if pg_catalog.now() operator(pg_catalog.<>) pg_catalog.statement_timestamp()
      and pg_catalog.current_query() operator(pg_catalog.~*)
-         '^\s*(insert|update|delete|merge|with|select|copy|set|truncate|execute)\M' then
+         '^[[:space:]]*(insert|update|delete|merge|with|select|copy|set|truncate|execute)[[:>:]]' then
     return null;
   end if;
   if pg_catalog.strpos(pg_catalog.lower(pg_catalog.current_query()), 'prepare') operator(pg_catalog.>) 0
-     and pg_catalog.current_query() operator(pg_catalog.~*) '\mprepare(\s|/\*.*\*/|--[^\n]*\n)+transaction\M' then
+     and pg_catalog.current_query() operator(pg_catalog.~*) '[[:<:]]prepare([[:space:]]|/[*].*[*]/|--.*)+transaction[[:>:]]' then
     return null;
   end if;
   -- The key is 'WARD' in ASCII. Advisory locks are per database. Readers under load hold it in shared mode: then no

@@ -32,7 +32,7 @@ begin
                    'lower case.';
   end if;
   if publish.event is null or publish.event !~ '^[A-Za-z][A-Za-z0-9_.:-]{0,126}$'
-     or publish.event ~ '^(warden\.|org\.|phx_)' then
+     or publish.event ~ '^(warden[.]|org[.]|phx_)' then
     raise exception 'warden.publish: event name "%" is not valid', publish.event
       using errcode = '22023',
             hint = 'Use up to 127 letters, digits and _ . : - starting with a letter; '
@@ -44,9 +44,10 @@ begin
         pg_catalog.octet_length(publish.data::text), data_bytes_max
       using errcode = '22023', hint = 'Publish a reference, and let clients fetch the data.';
   end if;
-  insert into warden.events (org_id, topic, event, data, needs_claim)
+  insert into warden.events (org_id, topic, event, data, needs_claim, step)
   values (publish.org_id, publish.topic, publish.event, coalesce(publish.data, '{}'),
-          exists (select from warden.watches w where w.topic = publish.topic and w.visibility = 'claim'))
+          exists (select from warden.watches w where w.topic = publish.topic and w.visibility = 'claim'),
+          warden.publish_step())
   returning id into published;
   return published;
 end

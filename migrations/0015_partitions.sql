@@ -97,9 +97,11 @@ revoke execute on function warden.protect_members(regclass) from public;
 
 reset role;
 
--- The event trigger calls warden.protect_members() after a statement that may have created a member. A superuser may
--- create event triggers; so may the owner of a managed database, if the provider allows it. The function belongs to the
--- migrating role, whose rights it needs. It never makes a statement fail: the audit finds what is missing.
+-- The event trigger calls warden.protect_members() after a statement that may have created a member, and
+-- warden.complete_log_triggers() (0018_log_triggers.sql) after one that may have created a trigger or a foreign key. A
+-- superuser may create event triggers; so may the owner of a managed database, if the provider allows it. The function
+-- belongs to the migrating role, whose rights it needs. It never makes a statement fail: the audit finds what is
+-- missing.
 do $do$
 begin
   execute $fn$
@@ -123,6 +125,12 @@ begin
         perform warden.protect_members(whole);
         perform pg_catalog.set_config('warden.is_protecting', '', true);
       end loop;
+      -- A watched table with triggers needs more log triggers. (0018_log_triggers.sql may not have been applied yet.)
+      if pg_catalog.to_regprocedure('warden.complete_log_triggers()') is not null then
+        perform pg_catalog.set_config('warden.is_protecting', 'on', true);
+        perform warden.complete_log_triggers();
+        perform pg_catalog.set_config('warden.is_protecting', '', true);
+      end if;
     exception when others then
       raise warning 'Warden could not protect the members of %: %', coalesce(whole::text, 'a table'), sqlerrm
         using hint = 'Run "warden migrate", or: select warden.protect_members(''<table>'');';
@@ -130,9 +138,13 @@ begin
     $body$
   $fn$;
   perform warden.close_function('warden.protect_new_members()');
+  if exists (select from pg_event_trigger where evtname = 'warden_protect_members'
+             and not 'CREATE TRIGGER' = any (evttags)) then
+    drop event trigger warden_protect_members;
+  end if;
   if not exists (select from pg_event_trigger where evtname = 'warden_protect_members') then
     create event trigger warden_protect_members on ddl_command_end
-      when tag in ('CREATE TABLE', 'ALTER TABLE')
+      when tag in ('CREATE TABLE', 'ALTER TABLE', 'CREATE TRIGGER')
       execute function warden.protect_new_members();
   end if;
 exception when insufficient_privilege then

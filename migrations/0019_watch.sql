@@ -202,6 +202,7 @@ declare
 begin
   delete from warden.watches w where w.relation = unwatch.relation returning w.id into watch;
   if watch is not null then
+    perform warden.drop_order_triggers(unwatch.relation);
     -- With its triggers.
     execute pg_catalog.format('drop function if exists warden.%I() cascade', 'log ' || watch);
   end if;
@@ -256,6 +257,7 @@ begin
     loop
       execute pg_catalog.format('drop trigger %I on %s', stray.tgname, stray.relation);
       if stray.tgname = 'warden_log_insert' then
+        perform warden.drop_order_triggers(stray.relation);
         insert into warden.events (topic, event, data) values (w.topic, 'warden.resync', '{"reason": "changed"}');
       end if;
     end loop;
@@ -283,6 +285,8 @@ reset role;
 
 -- The log functions may stem from an earlier version.
 select warden.refresh_watches(true);
+-- Watched tables may have got triggers since.
+select warden.complete_log_triggers();
 
 -- A gateway learns from the log that an organisation was created or deleted. Writers queue behind a lock request that
 -- waits, so it waits for a short time only.

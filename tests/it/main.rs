@@ -19,6 +19,7 @@
 //! | `language` | the language of comments, messages and documents, and links in documents |
 //! | `limits` | silent sessions and slow sessions |
 //! | `membership` | users whose organisation changes |
+//! | `order` | the order of the events of one row, when triggers of the application change it as well |
 //! | `orms` | real applications with an ORM, whose tables Warden adopts |
 //! | `phoenix` | the published JavaScript client, unmodified |
 //! | `refresh` | expiry of tokens, and tokens that replace them |
@@ -63,6 +64,7 @@ mod language;
 mod legacy;
 mod limits;
 mod membership;
+mod order;
 mod orms;
 mod phoenix;
 mod refresh;

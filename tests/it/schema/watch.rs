@@ -184,7 +184,7 @@ async fn unwatch_stops_events_and_drops_triggers_and_function() {
     db.run(format!("insert into notes values (3, '{org}'); update notes_1 set id = id + 10; truncate notes"))
         .await;
     assert_eq!(count(&db, logged).await, 2);
-    let left = "select count(*) from pg_trigger where tgname like 'warden_log%'
+    let left = "select count(*) from pg_trigger where tgname ~ 'warden_(begin|log|note)'
                 and tgrelid in ('notes'::regclass, 'notes_1'::regclass)";
     assert_eq!(count(&db, left).await, 0);
     let without_watch = "select count(*) from pg_proc where proname like 'log %'

@@ -101,7 +101,11 @@ with recursive watched as (
 ), wanted as (
   select t.root, t.oid, g.name
   from tree t join pg_class c on c.oid = t.oid and c.relkind in ('r', 'p'),
-  (values ('warden_log_insert'), ('warden_log_update'), ('warden_log_delete'), ('warden_log_truncate')) g (name)
+  (values ('warden_begin_insert'), ('warden_begin_update'), ('warden_begin_delete'),
+          ('warden_log_insert'), ('warden_log_update'), ('warden_log_delete'), ('warden_log_truncate'),
+          ('~warden_note_insert'), ('~warden_note_update'), ('~warden_note_delete'), ('warden_note_inserted')) g (name)
+  -- Rows are in partitions only.
+  where g.name ~ 'log' or warden.has_nested_statements(t.oid) and (c.relkind = 'r' or g.name ~ 'begin')
   union all
   -- For registered tables, the rule `immutability` checks this trigger.
   select w.oid, w.oid, 'warden_org_id_immutable' from watched w
