@@ -5,7 +5,7 @@
 --! write: insert into rooms (name, created_by, tags) values ('Room {n}', '{user}', array['t{n}', 'x'])
 --! write: insert into bookings (room_id, during, state, price)
 --!   select id, tstzrange(timestamptz '2026-06-01' + {n} * interval '1 hour', timestamptz '2026-06-01' + ({n} + 1) *
---!   interval '1 hour'), 'requested', (5, 'EUR') from rooms order by name desc limit 1
+--!   interval '1 hour'), 'requested', (5, 'EUR')::money_amount from rooms order by name desc limit 1
 --! write: update bookings set state = 'confirmed' where number % 3 = {n} % 3
 --! write: update rooms set tags = tags || 'y{n}'::text, seats = 1 + {n} % 9 where seats % 2 = {n} % 2
 --! write: delete from bookings where number % 7 = {n} % 7
