@@ -193,8 +193,8 @@ begin
     )
     select f.relation::oid from found f order by f.relation);
   while pg_catalog.cardinality(waiting) > 0 loop
-    -- The next table is one with a parent that was decided; else one that waits for no parent; else, in a cycle, any
-    -- with a derivation of its own.
+    -- The next table is one with a parent that was decided, unless a better parent is still waiting; else one that
+    -- waits for no parent; else, in a cycle, any with a derivation of its own.
     with signs as (
       select l.* from pg_catalog.jsonb_to_recordset(links) l
         (relation bigint, "column" name, kind text, target bigint, key name, rank int)
@@ -215,10 +215,10 @@ begin
       select s.* from signs s
       where s.relation = w.oid and s.kind = 'hint' order by s.rank, s."column" limit 1) h on true
     left join lateral (
-      select count(*) as n from signs s
+      select count(*) as n, count(*) filter (where s.rank < p.rank) as better from signs s
       where s.relation = w.oid and s.kind = 'parent' and s.target = any (waiting::bigint[])) open on true
-    order by p.kind = 'organisation' desc nulls last, p.target is not null desc, open.n = 0 desc,
-      u."column" is not null desc, w.oid
+    order by coalesce(p.kind = 'organisation', false) desc, p.target is not null and open.better = 0 desc,
+      open.n = 0 desc, u."column" is not null desc, p.target is not null desc, w.oid
     limit 1;
     relation := chosen.relation;
     parent := chosen.parent;

@@ -263,3 +263,23 @@ async fn the_platform_lists_and_adopts_its_own_tables_only() {
     assert!(touched.iter().all(|name| !name.contains("tickets")), "{touched:?}");
     assert_adopted(&db, "calls").await;
 }
+
+/// Rows belong where their required parent belongs, even if an optional parent is known earlier.
+#[tokio::test]
+async fn the_best_parent_gives_the_organisation_whatever_the_order_of_the_tables() {
+    let db = small_db(
+        "create table deals (id int primary key, user_id uuid);
+         create table hints (id int primary key, deal_id int references deals on delete set null,
+                             account_id int not null, plan_id int not null);
+         create table accounts (id int primary key, user_id uuid);
+         create table plans (id int primary key, user_id uuid, best_account_id int references accounts);
+         alter table accounts add plan_id int references plans;
+         alter table hints add foreign key (account_id) references accounts on delete cascade,
+                           add foreign key (plan_id) references plans",
+    )
+    .await;
+    plain(db.url(), &["--tables", "deals,hints,accounts,plans"]).await.must(0);
+    // Accounts and plans reference each other, so one of them gets the organisation of its user.
+    let found = registered(&db).await;
+    assert!(found.contains(&"hints: accounts account_id -".to_owned()), "{found:?}");
+}
