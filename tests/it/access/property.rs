@@ -119,7 +119,7 @@ fn compare(failures: &mut Vec<String>, phase: &str, wanted: &Reach, found: &Reac
 
 /// Rows that must be reached once the tables are enforced: those reached before, within the organisation. A
 /// role that bypasses row-level security is exempt, but not in views and functions that run as another role.
-/// What somebody accepted shows the same rows as before.
+/// Accepted objects show the same rows as before.
 fn expected(before: &Reach, exempt: &[Exempt]) -> Reach {
     let org_of = |id: i32| usize::from(id % 2 == 0);
     before

@@ -24,7 +24,7 @@ const MARKER: &str = "step.done";
 /// Values by id and column.
 type Cells = BTreeMap<(i64, String), Value>;
 
-/// Who receives the events of a table.
+/// Receivers of the events of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Visibility {
     /// The watch needed no decision: clients may SELECT what it sends.
@@ -199,7 +199,7 @@ async fn receive(client: &mut Client, topics: usize) -> [Cells; 2] {
     arrived
 }
 
-/// What the claims may SELECT from each table.
+/// Values that the claims may SELECT from each table.
 async fn selectable(db: &TestDb, member: &Member) -> [Cells; 2] {
     let mut connection = PgConnection::connect(db.url()).await.expect("connects");
     let mut found = [Cells::new(), Cells::new()];

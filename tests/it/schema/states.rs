@@ -25,7 +25,8 @@ async fn assert_plans(db: &TestDb, state: &str) {
     assert_eq!(contents(db), before, "{state}");
 }
 
-/// A dump without the last numbers of sequences: PostgreSQL never takes back a number that a transaction took.
+/// A dump without the last numbers of sequences: PostgreSQL never takes back a number that a transaction
+/// took.
 fn contents(db: &TestDb) -> String {
     let dump = pg_dump(db, &[]);
     let lines = dump.lines().filter(|line| !line.contains("setval('warden."));

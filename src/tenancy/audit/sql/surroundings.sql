@@ -10,8 +10,8 @@ with recursive requests as (
   join pg_class c on c.relnamespace = n.oid and c.relname = t.table_name and c.relkind in ('r', 'p')
   where t.scope <> 'user'
 ), passing as (
-  -- The registered tables, and views through which an exempt function reads them without row-level security: a view of an
-  -- exempt owner, a view that reads with the rights of its caller, or a copy.
+  -- The registered tables, and views through which an exempt function reads them without row-level security: a view of
+  -- an exempt owner, a view that reads with the rights of its caller, or a copy.
   select g.oid, g.relname, g.oid as root from registered g
   union
   select v.oid, v.relname, p.root
@@ -158,8 +158,8 @@ join (select t.relname as name from foreign_tables t union select c.proname from
 where f.names is not null
 group by f.oid, f.signature, f.proowner, f.owner, f.names
 union all
--- Functions that PostgreSQL, or the script of their extension, grants to no ordinary role: they read files of the server,
--- connect as another user, or control the server.
+-- Functions that PostgreSQL, or the script of their extension, grants to no ordinary role: they read files of the
+-- server, connect as another user, or control the server.
 select 'server-function', null, null, p.oid::regprocedure::text, format(
     '%s may execute it, and PostgreSQL grants it to no ordinary role: no policy limits what it reads or does',
     string_agg(q.name, ' and ' order by q.name)), 'decide',

@@ -60,7 +60,8 @@ pub(super) const BREAKS: &[Break] = &[
          grant execute on procedure \"App\".\"Purge\" to authenticated",
         &[("definer-function", "\"App\".\"Purge\"(interval)")],
     ),
-    // The function names neither table, only a view of one that no request may read, and a view above that one.
+    // The function names neither table, only a view of one that no request may read, and a view above that
+    // one.
     broken(
         "functions",
         "create view all_payments as select * from payments; create view recent_payments as select * from all_payments;
