@@ -134,7 +134,8 @@ pub(crate) async fn migrate_on(connection: &mut PgConnection, set: SchemaSet) ->
         migrated.total += set.migrator().iter().count();
     }
     // Tables may have changed without the event trigger, and in a restored database they have other numbers.
-    sqlx::query("select warden.refresh_watches()").execute(&mut *connection).await?;
+    // The executor completes new members, so that the plan names them.
+    sqlx::query("select warden.refresh_watches(new_members => false)").execute(&mut *connection).await?;
     Ok(migrated)
 }
 

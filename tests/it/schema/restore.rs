@@ -233,7 +233,7 @@ async fn the_audit_of_a_restore_without_data_prints_the_lost_calls() {
 
 /// Registry entries and watches that a restore without data loses.
 const LOST: &str = "select t::text from warden.tenant_tables t where origin = 'application'
-                    union all select w::text from warden.watches w where relation::text in ('invoices', 'lines') order by 1";
+                    union all select warden.watch_call(w) from warden.watches w where relation::text in ('invoices', 'lines') order by 1";
 
 /// Standard output of a command.
 async fn warden(db: &TestDb, args: &[&str]) -> Vec<u8> {
