@@ -158,6 +158,11 @@ begin
   if not exists (select from warden.watches t where t.relation = watch.relation) then
     insert into warden.watches (relation, topic, event_prefix, entity_column, omit_columns, org_column)
     values (watch.relation, watch.topic, watch.event_prefix, watch.entity_column, '{}', watch.org_column);
+    -- A restore without data leaves log functions behind whose watches, and the last id, are lost.
+    while pg_catalog.to_regproc(pg_catalog.format('warden.%I', 'log ' || (
+            select t.id from warden.watches t where t.relation = watch.relation))) is not null loop
+      update warden.watches t set id = default where t.relation = watch.relation;
+    end loop;
   end if;
   update warden.watches t
   set (topic, event_prefix, entity_column, omit_columns, org_column, entity_topic, entity_topic_column, visibility,
