@@ -347,7 +347,9 @@ language sql stable set search_path = '' as $$
   -- Bits of tgtype: 1 row, 2 before, 4 insert.
   select exists (select from pg_catalog.pg_trigger g
                  where g.tgrelid = relation and g.tgtype & 7 = 7 and g.tgenabled in ('O', 'A')
-                   and g.tgname > 'warden_require_org_id')
+                   and g.tgname > 'warden_require_org_id'
+                   -- Warden's own triggers keep org_id as it is.
+                   and g.tgname !~ '^~?warden_')
 $$;
 
 -- Whether a trigger is enabled, and is exactly the one that warden.guard_org_id() creates.

@@ -130,7 +130,8 @@ union all
 select 'watch-shape', null, w.full_name, g.tgrelid::regclass::text,
   format('%s has its log triggers and is not part of it: a partition that was detached', g.tgrelid::regclass),
   'sql', 'select warden.refresh_watches();'
-from watched w join pg_trigger g on g.tgname = 'warden_log_insert' and g.tgfoid = to_regproc(format('warden.%I', 'log ' || w.id))
+from watched w
+join pg_trigger g on g.tgname = 'warden_log_insert' and g.tgfoid = to_regproc(format('warden.%I', 'log ' || w.id))
 where w.full_name is not null and not exists (select from tree t where t.root = w.oid and t.oid = g.tgrelid)
 union all
 select 'watch-columns', null, c.full_name, c.name,
@@ -153,8 +154,9 @@ select 'watch-triggers', null, (select x.full_name from watched x where x.oid = 
   n.name, format('trigger "%s"%s %s: %s', n.name,
     case when n.oid <> n.root then format(' of partition %s', n.oid::regclass) else '' end,
     case when g.oid is null then 'is missing'
-         when f.proname !~ '^(log |prevent_org_id_change$)' then 'calls another function' else 'is disabled' end,
+         when f.proname !~ o.own then 'calls another function' else 'is disabled' end,
     case when n.name = 'warden_org_id_immutable' then 'rows can move between organisations'
+         when n.name !~ 'log' then 'events of its rows may come in another order than their changes'
          else 'changes of its rows emit no events' end),
   'sql', (select x.call from watched x where x.oid = n.root)
     || case when g.tgenabled in ('D', 'R') then
@@ -162,7 +164,8 @@ select 'watch-triggers', null, (select x.full_name from watched x where x.oid = 
 from wanted n
 left join pg_trigger g on g.tgrelid = n.oid and g.tgname = n.name
 left join pg_proc f on f.oid = g.tgfoid
-where g.oid is null or g.tgenabled not in ('O', 'A') or f.proname !~ '^(log |prevent_org_id_change$)'
+cross join (values ('^(log |begin_statement$|note_row$|prevent_org_id_change$)')) o (own)
+where g.oid is null or g.tgenabled not in ('O', 'A') or f.proname !~ o.own
 union all
 select 'watch-visibility', null, w.full_name, w.topic,
   'clients receive more of it than they may SELECT: ' || n.reason,
