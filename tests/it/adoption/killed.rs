@@ -24,7 +24,7 @@ pub(super) async fn assert_next_run_completes(new_db: impl AsyncFn() -> TestDb, 
     for round in 0..rounds {
         let killed = new_db().await;
         for (args, time) in phases.into_iter().zip(&times) {
-            hits += u64::from(kill_after(&killed, args, time.mul_f64(random.f64() * 0.9)).await);
+            hits += u64::from(kill_after(&killed, args, time.mul_f64(random.f64() * 0.6)).await);
             migrate(killed.url(), args).await.must(0);
         }
         let found = dump(&mut connect(&killed).await).await;
