@@ -3,7 +3,7 @@
 //! This crate knows nothing of the gateway. No error repeats any part of a connection string that may be a
 //! password: a mistyped string may contain the password in any place.
 //!
-//! - [`parse`] reads connection strings, `PG*` variables, service files and password files.
+//! - [`mod@parse`] reads connection strings, `PG*` variables, service files and password files.
 //! - `address` holds what is known of one server, and the options with which sqlx connects to it.
 //! - `tunnel` encrypts. sqlx connects to a tunnel, and the tunnel to the server.
 //! - `negotiation` decides between TLS and plain text, in libpq's order.

@@ -24,13 +24,13 @@ async fn apply(db: &mut PgConnection, after: i64, rows: &mut Rows) -> Result<i64
     .bind(after)
     .fetch_all(db)
     .await
-    .unwrap();
+    .expect("reads the events");
     let mut last = after;
     for event in events {
         last = event.get("id");
         let (topic, name): (String, String) = (event.get("topic"), event.get("event"));
         let (data, old): (Value, Option<Value>) = (event.get("data"), event.get("old"));
-        let key = (topic, data["id"].as_i64().unwrap());
+        let key = (topic, data["id"].as_i64().expect("an id"));
         let before = rows.get(&key).cloned();
         let expected = match (name.as_str(), &before) {
             ("created", None) => Some(data.clone()),
@@ -50,7 +50,7 @@ async fn apply(db: &mut PgConnection, after: i64, rows: &mut Rows) -> Result<i64
 
 /// The former values of the columns that differ.
 fn difference(before: &Value, after: &Value) -> Value {
-    let before = before.as_object().unwrap();
+    let before = before.as_object().expect("an object");
     let changed = before.iter().filter(|(column, value)| after.get(column) != Some(value));
     Value::Object(changed.map(|(column, value)| (column.clone(), value.clone())).collect::<Map<_, _>>())
 }
@@ -62,17 +62,17 @@ async fn table_rows(db: &mut PgConnection) -> Rows {
     )
     .fetch_all(db)
     .await
-    .unwrap();
+    .expect("reads the rows");
     rows.iter().map(|row| ((row.get("topic"), row.get("id")), row.get("data"))).collect()
 }
 
 /// Runs one program, and checks the events after each of its scripts.
 async fn check(db: &mut PgConnection, program: &programs::Program) -> Result<usize, String> {
-    db.execute(sqlx::raw_sql(AssertSqlSafe(program.schema.clone()))).await.unwrap();
+    db.execute(sqlx::raw_sql(AssertSqlSafe(program.schema.clone()))).await.expect("creates the schema");
     let mut last: i64 = sqlx::query_scalar("select coalesce(max(id), 0) from warden.events")
         .fetch_one(&mut *db)
         .await
-        .unwrap();
+        .expect("reads the log");
     let mut rows = Rows::new();
     let mut succeeded = 0;
     for (n, script) in program.scripts.iter().enumerate() {
@@ -90,7 +90,7 @@ async fn check(db: &mut PgConnection, program: &programs::Program) -> Result<usi
                 if error.contains("warden") {
                     return Err(format!("script {n} failed: {error}"));
                 }
-                db.execute("rollback").await.unwrap();
+                db.execute("rollback").await.expect("rolls back");
             }
         }
         last = apply(db, last, &mut rows).await.map_err(|e| format!("script {n}: {e}"))?;
@@ -106,11 +106,11 @@ async fn check(db: &mut PgConnection, program: &programs::Program) -> Result<usi
 async fn a_client_that_applies_events_in_order_has_every_state_of_every_row() {
     let db = TestDb::create().await;
     let org = db.create_org().await;
-    let mut session = PgConnection::connect(db.url()).await.unwrap();
+    let mut session = PgConnection::connect(db.url()).await.expect("connects");
     let version: i32 = sqlx::query_scalar("select current_setting('server_version_num')::int")
         .fetch_one(&mut session)
         .await
-        .unwrap();
+        .expect("reads");
     let mut succeeded = 0;
     for seed in 0..40 {
         let program = programs::program(seed, org, version >= 150_000);
@@ -123,7 +123,9 @@ async fn a_client_that_applies_events_in_order_has_every_state_of_every_row() {
         }
     }
     assert!(succeeded > 200, "only {succeeded} scripts succeeded");
-    let notes: i64 =
-        sqlx::query_scalar("select count(*) from warden.row_steps").fetch_one(&mut session).await.unwrap();
+    let notes: i64 = sqlx::query_scalar("select count(*) from warden.row_steps")
+        .fetch_one(&mut session)
+        .await
+        .expect("counts");
     assert_eq!(notes, 0, "a statement left notes behind");
 }
