@@ -225,7 +225,8 @@ async fn resumes_wait_for_the_memory_budget() {
     for (org, since) in &orgs {
         clients.push(resume_from_log(&gateway, *org, "calls", since).await);
     }
-    assert_eq!(gateway.metrics().replay_bytes.get(), 400_000);
+    eventually("the reads have taken all memory", async || gateway.metrics().replay_bytes.get() == 400_000)
+        .await;
     lock.commit().await.expect("ends");
     for client in &mut clients {
         expect_calls(client, "calls", 200).await;
