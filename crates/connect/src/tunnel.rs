@@ -180,8 +180,8 @@ async fn read_startup(local: &mut UnixStream) -> io::Result<Vec<u8>> {
     Ok(startup)
 }
 
-/// Copies both directions until one of them ends. The other has nothing left to say then: a PostgreSQL client
-/// that closes expects no answer, and a server that closes reads no more.
+/// Copies both directions until one of them ends. The other direction is then no longer needed: a client
+/// that closes awaits no response, and a server that closes reads no further request.
 async fn exchange(mut local: UnixStream, negotiated: Negotiated) -> io::Result<()> {
     local.write_all(&negotiated.first).await?;
     let (mut from_local, mut to_local) = local.into_split();
