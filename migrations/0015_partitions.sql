@@ -98,7 +98,7 @@ revoke execute on function warden.protect_members(regclass) from public;
 reset role;
 
 -- The event trigger calls warden.protect_members() after a statement that may have created a member, and
--- warden.complete_log_triggers() (0018_log_triggers.sql) after one that may have created a trigger or a foreign key. A
+-- warden.complete_log_triggers() (0020_log_triggers.sql) after one that may have created a trigger or a foreign key. A
 -- superuser may create event triggers; so may the owner of a managed database, if the provider allows it. The function
 -- belongs to the migrating role, whose rights it needs. It never makes a statement fail: the audit finds what is
 -- missing.
@@ -125,7 +125,7 @@ begin
         perform warden.protect_members(whole);
         perform pg_catalog.set_config('warden.is_protecting', '', true);
       end loop;
-      -- A watched table with triggers needs more log triggers. (0018_log_triggers.sql may not have been applied yet.)
+      -- A watched table with triggers needs more log triggers. (0020_log_triggers.sql may not have been applied yet.)
       if pg_catalog.to_regprocedure('warden.complete_log_triggers()') is not null then
         perform pg_catalog.set_config('warden.is_protecting', 'on', true);
         perform warden.complete_log_triggers();

@@ -1,0 +1,220 @@
+-- The function that writes the changes of one watched table to the log.
+set local lock_timeout = '5s';
+set local statement_timeout = '5min';
+set local role warden_owner;
+
+-- The statement that logs one operation on a watched table. Statement triggers with transition tables cost one
+-- INSERT ... SELECT per bulk statement. `variables` are the clock, and for a statement with notes their id and the
+-- number of rows before them. If rows have times of their own (`by_row`), they are numbered: transition tables keep the
+-- order of changes.
+create or replace function warden.log_statement(
+  w warden.watches, operation text, by_row boolean, variables text[]
+) returns text
+language plpgsql stable set search_path = '' as $fn$
+declare
+  body text;
+  numbered constant text := '(select r.*, pg_catalog.row_number() over () as "warden row" from %s r)';
+  new_rows constant text := case when by_row then pg_catalog.format(numbered, 'new_rows') else 'new_rows' end;
+  old_rows constant text := case when by_row then pg_catalog.format(numbered, 'old_rows') else 'old_rows' end;
+  -- At one step, updates precede deletions, and deletions precede creations.
+  step constant text := case when by_row then pg_catalog.format(
+    '4 * (coalesce((select s.clock from warden.row_steps s where s.xid = pg_catalog.pg_current_xact_id() '
+    'and s.statement = %2$s and s.row = %%s."warden row" - 1 - %3$s), %1$s) / 1048576)', variables[1], variables[2],
+    variables[3]) else pg_catalog.format('4 * (%s / 1048576)', variables[1]) end;
+begin
+  -- `offset 0` keeps the planner from computing the document once for each place that uses it.
+  -- Rows are compared by their binary image (*<>), because json and a few other types have no equality.
+  -- Rows are written n.* and o.*, because n alone is a column if the table has one of that name.
+  body := case operation when 'INSERT' then $body$
+    insert into warden.events (org_id, topic, event, subject, data, truncated, needs_claim, ring, step)
+    select n.%1$I, %2$L, %3$L, %4$s,
+           case when d.fits then d.doc else pg_catalog.jsonb_build_object(%5$L, n.%5$I%15$s) end,
+           not d.fits, %11$L::boolean, pg_catalog.row_number() over () = 1, %18$s + 2
+    from %16$s n
+    cross join lateral (select j.doc, %12$s as fits from (select %6$s as doc offset 0) j) d
+    where n.%1$I is not null
+$body$ when 'DELETE' then $body$
+    insert into warden.events (org_id, topic, event, subject, data, truncated, needs_claim, ring, step)
+    select o.%1$I, %2$L, %9$L, %8$s,
+           case when d.fits then d.doc else pg_catalog.jsonb_build_object(%5$L, o.%5$I%15$s) end,
+           not d.fits, %11$L::boolean, pg_catalog.row_number() over () = 1, %19$s + 1
+    from %17$s o
+    cross join lateral (select j.doc, %12$s as fits from (select %7$s as doc offset 0) j) d
+    where o.%1$I is not null
+$body$ else $body$
+    -- Old and new rows are paired by entity and organisation, so no organisation sees another's row. If either
+    -- changed, the update is logged as a deletion and a creation.
+    insert into warden.events (org_id, topic, event, subject, data, old, truncated, needs_claim, ring, step)
+    select coalesce(n.%1$I, o.%1$I), %2$L,
+           case when o.%5$I is null then %3$L when n.%5$I is null then %9$L else %10$L end,
+           coalesce(%4$s, %8$s),
+           case when d.fits then coalesce(d.new_doc, d.old_doc)
+                else pg_catalog.jsonb_build_object(%5$L, coalesce(n.%5$I, o.%5$I)%15$s) end,
+           case when d.fits and d.new_doc is not null and d.old_doc is not null then
+             (select pg_catalog.jsonb_object_agg(e.key, e.value) from pg_catalog.jsonb_each(d.old_doc) e
+              where d.new_doc -> e.key is distinct from e.value) end,
+           not d.fits, %11$L::boolean, pg_catalog.row_number() over () = 1,
+           case when o.%5$I is null then %18$s + 2 when n.%5$I is null then %19$s + 1 else %18$s end
+    from %17$s o full join %16$s n on n.%5$I = o.%5$I and n.%1$I = o.%1$I%20$s
+    cross join lateral (
+      select j.*, (n.%5$I is null or %13$s) and (o.%5$I is null or %14$s) as fits
+      from (select case when n.%5$I is not null then %6$s end as new_doc,
+                   case when o.%5$I is not null then %7$s end as old_doc offset 0) j) d
+    where coalesce(n.%1$I, o.%1$I) is not null
+      -- An update that changes no logged column emits no event.
+      and case when d.new_doc is not null and d.old_doc is not null then d.new_doc <> d.old_doc
+               when n.%5$I is null or o.%5$I is null then true
+               else n.* operator(pg_catalog.*<>) o.* end
+$body$ end;
+  return pg_catalog.format(body,
+    w.org_column, w.topic, w.event_prefix || '.created',
+    warden.entity_topic_expression(w, 'n'),
+    w.entity_column,
+    warden.document_expression(w, 'n') || case when by_row then ' - ''warden row''' else '' end,
+    warden.document_expression(w, 'o') || case when by_row then ' - ''warden row''' else '' end,
+    warden.entity_topic_expression(w, 'o'),
+    w.event_prefix || '.deleted', w.event_prefix || '.updated',
+    w.visibility is not distinct from 'claim', warden.document_fits_expression('j.doc'),
+    warden.document_fits_expression('j.new_doc'), warden.document_fits_expression('j.old_doc'),
+    case when w.entity_column::text = any (w.as_text) then '::pg_catalog.text' else '' end,
+    new_rows, old_rows, pg_catalog.format(step, 'n'), pg_catalog.format(step, 'o'),
+    case when by_row then ' and n."warden row" = o."warden row"' else '' end);
+end
+$fn$;
+
+-- The body of a watched table's log function. With one function per table, PostgreSQL plans each statement once, and
+-- columns need no lookup. If the columns have changed since the function was generated, the statement is generated each
+-- time, until warden.refresh_watches() runs.
+create or replace function warden.log_function_body(w warden.watches) returns text
+language plpgsql stable set search_path = '' as $fn$
+declare
+  relations constant regclass[] := warden.relations_of_document(w.relation);
+  variables constant text[] := '{time,noted,unnoted}';
+begin
+  return pg_catalog.format($body$
+declare
+  -- The clock of the rows, and if some were noted: the id of the notes, and the number of rows before them.
+  time bigint;
+  noted bigint;
+  unnoted bigint;
+  state text;
+begin
+  if tg_relid <> %1$s and not warden.is_watched_by(tg_relid, %2$s) then
+    -- A partition that was detached.
+    if tg_nargs > 0 then
+      perform warden.end_statement(tg_argv[0], null);
+    end if;
+    return null;
+  end if;
+  if tg_nargs > 0 then
+    state := pg_catalog.current_setting(tg_argv[0], true);
+    if state ~~ 'noted%%' then
+      time := pg_catalog.split_part(pg_catalog.split_part(state, '/', 2), ' ', 2);
+      noted := pg_catalog.split_part(state, ' ', 3);
+      unnoted := case when tg_op = 'INSERT' and state ~~ 'noted,%%' then 0 else -1 end
+                 - pg_catalog.split_part(state, ' ', 4)::bigint;
+      if tg_op = 'INSERT' then
+        unnoted := unnoted + (select count(*) from new_rows);
+      elsif tg_op = 'DELETE' then
+        unnoted := unnoted + (select count(*) from old_rows);
+      else
+        -- If a trigger of another partition dropped a row that was moved, rows cannot be paired by their numbers.
+        unnoted := (select unnoted + o.n
+                    from (select count(*) from old_rows) o (n), (select count(*) from new_rows) n (n) where o.n = n.n);
+      end if;
+    else
+      time := nullif(pg_catalog.split_part(pg_catalog.split_part(state, '/', 1), ' ', 2), '');
+    end if;
+  elsif pg_catalog.current_setting('warden.clock', true) <> '' then
+    -- Nothing happens within this statement, but it may itself be within one.
+    time := warden.publish_step() / 4 * 1048576;
+  end if;
+  if tg_op = 'TRUNCATE' then
+    -- TRUNCATE has no transition rows: subscribers of the topic must read the table again.
+    insert into warden.events (topic, event, data)
+    values (%3$L, 'warden.resync', '{"reason": "truncated"}');
+  elsif not warden.has_shape(array[%4$s], %5$L) then
+    execute warden.current_log_statement(%2$s, %3$L, tg_op, unnoted is not null) using time, noted, unnoted;
+  elsif unnoted is not null then
+    if tg_op = 'INSERT' then%9$s;
+    elsif tg_op = 'DELETE' then%10$s;
+    else%11$s;
+    end if;
+  elsif tg_op = 'INSERT' then%6$s;
+  elsif tg_op = 'DELETE' then%7$s;
+  else%8$s;
+  end if;
+  if tg_nargs > 0
+     -- The usual case: no other statement is open, and nothing was logged within this one.
+     and (time %% 1048576 = 1
+          and pg_catalog.starts_with(state, pg_catalog.current_setting('warden.clock', true) || '/')
+          and pg_catalog.set_config(
+                'warden.clock', pg_catalog.split_part(state, ' ', 1) || ' ' || (time - 1)::text, true)
+              || pg_catalog.set_config(tg_argv[0], '', true) <> '') is not true
+  then
+    perform warden.end_statement(tg_argv[0], noted);
+  end if;
+  return null;
+end
+$body$,
+    w.relation::oid, w.id, w.topic,
+    (select string_agg(pg_catalog.quote_literal(r::oid::text) || '::pg_catalog.regclass', ', ' order by r::oid)
+     from unnest(relations) r),
+    warden.shape(relations),
+    warden.log_statement(w, 'INSERT', false, variables), warden.log_statement(w, 'DELETE', false, variables),
+    warden.log_statement(w, 'UPDATE', false, variables), warden.log_statement(w, 'INSERT', true, variables),
+    warden.log_statement(w, 'DELETE', true, variables), warden.log_statement(w, 'UPDATE', true, variables));
+end
+$fn$;
+
+-- The statement that logs one operation on a watched table with the columns that it has now. If nobody knows which
+-- columns hold the entity and the organisation, the topic resyncs: they were dropped, or a restore without data has
+-- lost the watch.
+create or replace function warden.current_log_statement(watch bigint, topic text, operation text, by_row boolean)
+returns text
+language plpgsql stable set search_path = '' as $fn$
+declare
+  w warden.watches := (select warden.current_watch(t) from warden.watches t where t.id = watch);
+begin
+  if w.entity_column is null or w.org_column is null then
+    return pg_catalog.format(
+      'insert into warden.events (topic, event, data) values (%L, ''warden.resync'', ''{"reason": "changed"}'')', topic);
+  end if;
+  return warden.log_statement(w, operation, by_row, '{$1::bigint,$2::bigint,$3::bigint}');
+end
+$fn$;
+
+-- The call of warden.watch() with the arguments of a watch. Null if the table was dropped.
+create or replace function warden.watch_call(w warden.watches) returns text
+language sql stable set search_path = '' as $$
+  select pg_catalog.format('select warden.watch(%L, %L, %L, entity_column => %L',
+                           pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname), w.topic,
+                           w.event_prefix, w.entity_column)
+    || case when w.entity_topic is not null then
+         pg_catalog.format(', entity_topic => %L, entity_topic_column => %L', w.entity_topic, w.entity_topic_column)
+       else '' end
+    || case when w.omit_columns <> '{}' then pg_catalog.format(', omit_columns => %L', w.omit_columns) else '' end
+    || case when w.org_column <> 'org_id' then pg_catalog.format(', org_column => %L', w.org_column) else '' end
+    || case when w.visibility is not null then pg_catalog.format(', visibility => %L', w.visibility) else '' end
+    || case when w.as_text <> '{}' then pg_catalog.format(', as_text => %L', w.as_text) else '' end || ');'
+  from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace where c.oid = w.relation
+$$;
+
+-- Creates the trigger function of a watched table, and returns its name.
+create or replace function warden.watch_function(w warden.watches) returns text
+language plpgsql set search_path = '' as $fn$
+declare
+  fn constant text := 'log ' || w.id;
+begin
+  execute pg_catalog.format(
+    'create or replace function warden.%I() returns trigger language plpgsql security definer '
+    'set search_path = ''''%s as %L', fn, warden.document_settings(w), warden.log_function_body(w));
+  execute pg_catalog.format('alter function warden.%I() owner to warden_owner', fn);
+  perform warden.close_function(pg_catalog.format('warden.%I()', fn)::regprocedure);
+  -- A restore without data loses warden.watches. Then the audit finds the arguments here.
+  execute pg_catalog.format('comment on function warden.%I() is %L', fn, warden.watch_call(w));
+  return fn;
+end
+$fn$;
+
+reset role;
