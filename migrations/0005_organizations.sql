@@ -21,32 +21,38 @@ create table if not exists warden.replaced_objects (
 -- by a hash, or that of a version before these comments. A comment alone proves nothing, because CREATE OR REPLACE
 -- keeps it: a function that the application has replaced is the application's.
 create or replace function warden.is_own(function oid) returns boolean
-language sql stable set search_path = '' as $$
-  select exists (
-    select from pg_catalog.pg_proc p
-    where p.oid = function and (
-      pg_catalog.obj_description(p.oid, 'pg_proc') like '%text ' || pg_catalog.md5(p.prosrc) || ' (created by Warden)'
-      or exists (select from pg_catalog.pg_proc w
-                 where w.pronamespace = 'warden'::regnamespace and w.proname = p.proname and w.prosrc = p.prosrc)
-      or pg_catalog.md5(p.prosrc) in (
-        -- auth_org_id() and auth_user_id(), each from PostgreSQL 16 on and before
-        'c1ce8ec1ef41e8da60e2a36670d4b943', 'ddaf8c984832b0cabdf3664caa3ef809',
-        'dcc596186624cca2fb09e8e6e6813da1', '1e93c3b40cf1d56a504bec4d04927d49',
-        -- prevent_org_id_change(), two versions
-        '103409cc36a26eb7561839e7fee7a708', 'c7e8b046d1a65764e6e42dea90f7c56a',
-        -- custom_access_token_hook(jsonb), two versions
-        'fb9cdae8a4ca0fbee9071ed775216519', '8824ea4b7af5aa314ef5fbe60f875d46')))
+language plpgsql stable set search_path = '' as $$
+begin
+  return (
+    select exists (
+      select from pg_catalog.pg_proc p
+      where p.oid = function and (
+        pg_catalog.obj_description(p.oid, 'pg_proc') like '%text ' || pg_catalog.md5(p.prosrc) || ' (created by Warden)'
+        or exists (select from pg_catalog.pg_proc w
+                   where w.pronamespace = 'warden'::regnamespace and w.proname = p.proname and w.prosrc = p.prosrc)
+        or pg_catalog.md5(p.prosrc) in (
+          -- auth_org_id() and auth_user_id(), each from PostgreSQL 16 on and before
+          'c1ce8ec1ef41e8da60e2a36670d4b943', 'ddaf8c984832b0cabdf3664caa3ef809',
+          'dcc596186624cca2fb09e8e6e6813da1', '1e93c3b40cf1d56a504bec4d04927d49',
+          -- prevent_org_id_change(), two versions
+          '103409cc36a26eb7561839e7fee7a708', 'c7e8b046d1a65764e6e42dea90f7c56a',
+          -- custom_access_token_hook(jsonb), two versions
+          'fb9cdae8a4ca0fbee9071ed775216519', '8824ea4b7af5aa314ef5fbe60f875d46'))));
+end
 $$;
 revoke execute on function warden.is_own(oid) from public;
 
 -- Name of the function that Warden's policies, defaults and triggers call: the one in schema public if Warden created
 -- it. Otherwise the application has a function of that name, and Warden uses its own in schema warden.
 create or replace function warden.callee(name text) returns text
-language sql stable set search_path = '' as $$
-  select case when exists (
-    select from pg_catalog.pg_proc p
-    where p.pronamespace = 'public'::regnamespace and p.proname = callee.name and warden.is_own(p.oid)
-  ) then 'public.' else 'warden.' end || callee.name
+language plpgsql stable set search_path = '' as $$
+begin
+  return (
+    select case when exists (
+      select from pg_catalog.pg_proc p
+      where p.pronamespace = 'public'::regnamespace and p.proname = callee.name and warden.is_own(p.oid)
+    ) then 'public.' else 'warden.' end || callee.name);
+end
 $$;
 revoke execute on function warden.callee(text) from public;
 

@@ -256,63 +256,69 @@ $$;
 -- Why a table cannot be protected until somebody decides, and how; no row if it can.
 create or replace function warden.access_questions(relation regclass)
 returns table (problem text, remedy text)
-language sql stable set search_path = '' as $$
-  select pg_catalog.format('has a policy "%s" that Warden did not create, and Warden needs this name', p.polname),
-         pg_catalog.format('Rename it: alter policy %1$I on %2$s rename to %3$I;', p.polname, relation,
-                           'own_' || p.polname)
-  from pg_catalog.pg_policy p
-  where p.polrelid = relation and not warden.is_own_policy(p.oid)
-    and p.polname in ('warden_select', 'warden_insert', 'warden_update', 'warden_delete', 'warden_granted',
-                      'warden_table_owner', 'warden_org')
-  union all
-  -- Enabled together with warden_org, it would take rows away from roles that see them today.
-  select pg_catalog.format('has restrictive policies that have no effect, because row-level security is off: %s',
-                           pg_catalog.string_agg(pg_catalog.quote_ident(p.polname), ', ' order by p.polname)),
-         pg_catalog.format('Should they have an effect? Then: alter table %1$s enable row level security; '
-                           'otherwise drop them: %2$s', relation,
-                           pg_catalog.string_agg(pg_catalog.format('drop policy %I on %s;', p.polname, relation), ' '
-                                                 order by p.polname))
-  from pg_catalog.pg_policy p
-  join pg_catalog.pg_class c on c.oid = p.polrelid and not c.relrowsecurity
-  where p.polrelid = relation and not p.polpermissive and not warden.is_own_policy(p.oid)
-  having pg_catalog.count(*) > 0
-  union all
-  -- No permissive policy can exempt the owner from a restrictive one.
-  select pg_catalog.format('has restrictive policies from which %s, who owns it, is exempt today, and will not be: %s',
-                           c.relowner::regrole, pg_catalog.string_agg(pg_catalog.quote_ident(p.polname), ', '
-                                                                      order by p.polname)),
-         pg_catalog.format('May they apply to %1$s as well? Then: alter table %2$s force row level security; '
-                           'otherwise name the roles to which they apply: alter policy %3$s on %2$s to <roles>;',
-                           c.relowner::regrole, relation, pg_catalog.min(pg_catalog.quote_ident(p.polname)))
-  from pg_catalog.pg_policy p
-  join pg_catalog.pg_class c on c.oid = p.polrelid and c.relrowsecurity and not c.relforcerowsecurity
-  where p.polrelid = relation and not p.polpermissive and not warden.is_own_policy(p.oid)
-    and warden.access_mode(relation) = 'policies'
-    and exists (
-      select from pg_catalog.pg_roles r
-      where not r.rolsuper and not r.rolbypassrls and pg_catalog.pg_has_role(r.oid, c.relowner, 'usage')
-        and exists (select from unnest(p.polroles) u (role)
-                    where u.role = 0 or pg_catalog.pg_has_role(r.oid, u.role, 'usage')))
-  group by c.relowner
+language plpgsql stable set search_path = '' as $$
+begin
+  return query
+    select pg_catalog.format('has a policy "%s" that Warden did not create, and Warden needs this name', p.polname),
+           pg_catalog.format('Rename it: alter policy %1$I on %2$s rename to %3$I;', p.polname, relation,
+                             'own_' || p.polname)
+    from pg_catalog.pg_policy p
+    where p.polrelid = relation and not warden.is_own_policy(p.oid)
+      and p.polname in ('warden_select', 'warden_insert', 'warden_update', 'warden_delete', 'warden_granted',
+                        'warden_table_owner', 'warden_org')
+    union all
+    -- Enabled together with warden_org, it would take rows away from roles that see them today.
+    select pg_catalog.format('has restrictive policies that have no effect, because row-level security is off: %s',
+                             pg_catalog.string_agg(pg_catalog.quote_ident(p.polname), ', ' order by p.polname)),
+           pg_catalog.format('Should they have an effect? Then: alter table %1$s enable row level security; '
+                             'otherwise drop them: %2$s', relation,
+                             pg_catalog.string_agg(pg_catalog.format('drop policy %I on %s;', p.polname, relation), ' '
+                                                   order by p.polname))
+    from pg_catalog.pg_policy p
+    join pg_catalog.pg_class c on c.oid = p.polrelid and not c.relrowsecurity
+    where p.polrelid = relation and not p.polpermissive and not warden.is_own_policy(p.oid)
+    having pg_catalog.count(*) > 0
+    union all
+    -- No permissive policy can exempt the owner from a restrictive one.
+    select pg_catalog.format('has restrictive policies from which %s, who owns it, is exempt today, and will not be: %s',
+                             c.relowner::regrole, pg_catalog.string_agg(pg_catalog.quote_ident(p.polname), ', '
+                                                                        order by p.polname)),
+           pg_catalog.format('May they apply to %1$s as well? Then: alter table %2$s force row level security; '
+                             'otherwise name the roles to which they apply: alter policy %3$s on %2$s to <roles>;',
+                             c.relowner::regrole, relation, pg_catalog.min(pg_catalog.quote_ident(p.polname)))
+    from pg_catalog.pg_policy p
+    join pg_catalog.pg_class c on c.oid = p.polrelid and c.relrowsecurity and not c.relforcerowsecurity
+    where p.polrelid = relation and not p.polpermissive and not warden.is_own_policy(p.oid)
+      and warden.access_mode(relation) = 'policies'
+      and exists (
+        select from pg_catalog.pg_roles r
+        where not r.rolsuper and not r.rolbypassrls and pg_catalog.pg_has_role(r.oid, c.relowner, 'usage')
+          and exists (select from unnest(p.polroles) u (role)
+                      where u.role = 0 or pg_catalog.pg_has_role(r.oid, u.role, 'usage')))
+    group by c.relowner;
+end
 $$;
 
 -- Rights on a table that no policy limits to rows, of roles to which policies apply: TRUNCATE deletes the rows of every
 -- organisation, and a foreign key (REFERENCES) or a trigger (TRIGGER) of another role observes them.
 create or replace function warden.unlimited_rights(relation regclass)
 returns table (privilege text, column_name name, grantee oid, is_grantable boolean)
-language sql stable set search_path = '' as $$
-  select a.privilege_type, a.column_name, a.grantee, a.is_grantable
-  from pg_catalog.pg_class c
-  cross join lateral (
-    select x.privilege_type, null::name as column_name, x.grantee, x.is_grantable
-    from pg_catalog.aclexplode(c.relacl) x
-    union all
-    select x.privilege_type, k.attname, x.grantee, x.is_grantable
-    from pg_catalog.pg_attribute k cross join lateral pg_catalog.aclexplode(k.attacl) x
-    where k.attrelid = c.oid and not k.attisdropped) a
-  left join pg_catalog.pg_roles r on r.oid = a.grantee
-  where c.oid = relation and a.privilege_type in ('TRUNCATE', 'REFERENCES', 'TRIGGER')
-    and a.grantee <> c.relowner and not coalesce(r.rolsuper or r.rolbypassrls, false)
+language plpgsql stable set search_path = '' as $$
+begin
+  return query
+    select a.privilege_type, a.column_name, a.grantee, a.is_grantable
+    from pg_catalog.pg_class c
+    cross join lateral (
+      select x.privilege_type, null::name as column_name, x.grantee, x.is_grantable
+      from pg_catalog.aclexplode(c.relacl) x
+      union all
+      select x.privilege_type, k.attname, x.grantee, x.is_grantable
+      from pg_catalog.pg_attribute k cross join lateral pg_catalog.aclexplode(k.attacl) x
+      where k.attrelid = c.oid and not k.attisdropped) a
+    left join pg_catalog.pg_roles r on r.oid = a.grantee
+    where c.oid = relation and a.privilege_type in ('TRUNCATE', 'REFERENCES', 'TRIGGER')
+      and a.grantee <> c.relowner and not coalesce(r.rolsuper or r.rolbypassrls, false);
+end
 $$;
 
 -- The default of org_id that `warden migrate --enforce` sets.

@@ -106,7 +106,7 @@ do $do$
 begin
   execute $fn$
     create or replace function warden.protect_new_members() returns event_trigger
-    language plpgsql security definer set search_path = '' as $body$
+    language plpgsql security definer set search_path = '' set jit = off as $body$
     declare
       whole regclass;
     begin
@@ -125,8 +125,17 @@ begin
         perform warden.protect_members(whole);
         perform pg_catalog.set_config('warden.is_protecting', '', true);
       end loop;
-      -- A watched table with triggers needs more log triggers. (0020_log_triggers.sql may not have been applied yet.)
-      if pg_catalog.to_regprocedure('warden.complete_log_triggers()') is not null then
+      -- A watched table needs more log triggers once other statements may change it within a statement: after a trigger
+      -- of the application, a foreign key, or a new place in a tree. (0020_log_triggers.sql may not have
+      -- been applied yet.)
+      if pg_catalog.to_regprocedure('warden.complete_log_triggers()') is not null and exists (
+        select from pg_catalog.pg_event_trigger_ddl_commands() c
+        where c.object_type = 'trigger' and exists (select from pg_catalog.pg_trigger g
+                                                    where g.oid = c.objid and g.tgname !~ '^~?warden_')
+           or c.object_type in ('table', 'table column') and (
+                exists (select from pg_catalog.pg_constraint f where f.conrelid = c.objid and f.contype = 'f')
+                or exists (select from pg_catalog.pg_inherits i where c.objid in (i.inhrelid, i.inhparent))))
+      then
         perform pg_catalog.set_config('warden.is_protecting', 'on', true);
         perform warden.complete_log_triggers();
         perform pg_catalog.set_config('warden.is_protecting', '', true);

@@ -61,15 +61,18 @@ $$;
 -- Other types have none. The argument is a base type.
 create or replace function warden.parts_of_type(type oid)
 returns table (is_array boolean, "column" name, part oid)
-language sql stable set search_path = '' as $$
-  select true, null::name, t.typelem from pg_catalog.pg_type t
-  where t.oid = type and t.typelem <> 0 and t.typsubscript = 'pg_catalog.array_subscript_handler'::regproc
-  union all
-  select false, a.attname, a.atttypid
-  from pg_catalog.pg_type t
-  join (select c.attrelid, c.attname, c.atttypid from pg_catalog.pg_attribute c
-        where c.attnum > 0 and not c.attisdropped order by c.attnum) a on a.attrelid = t.typrelid
-  where t.oid = type
+language plpgsql stable set search_path = '' as $$
+begin
+  return query
+    select true, null::name, t.typelem from pg_catalog.pg_type t
+    where t.oid = type and t.typelem <> 0 and t.typsubscript = 'pg_catalog.array_subscript_handler'::regproc
+    union all
+    (select false, a.attname, a.atttypid
+     from pg_catalog.pg_type t
+     join pg_catalog.pg_attribute a on a.attrelid = t.typrelid
+     where t.oid = type and a.attnum > 0 and not a.attisdropped
+     order by a.attnum);
+end
 $$;
 
 -- An SQL expression that gives the text of a value, as its type's own output function writes it. concat() calls that

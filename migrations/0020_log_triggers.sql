@@ -6,29 +6,32 @@ set local role warden_owner;
 -- Whether other statements may change a watched table within one statement on it: the application's triggers, or
 -- actions of foreign keys between tables with triggers. Most tables have none, and then one trigger is enough.
 create or replace function warden.has_nested_statements(relation regclass) returns boolean
-language sql stable set search_path = '' as $$
-  with recursive up as (
-    select relation::oid as oid
-    union
-    select i.inhparent from pg_catalog.pg_inherits i join up on i.inhrelid = up.oid
-  ), tree as (
-    select oid from up
-    union
-    select i.inhrelid from pg_catalog.pg_inherits i join tree t on i.inhparent = t.oid
-  ), triggers as (
-    select g.tgrelid from pg_catalog.pg_trigger g
-    where not g.tgisinternal and g.tgname !~ '^~?warden_'
-  )
-  select exists (select from triggers g where g.tgrelid in (select t.oid from tree t))
-      or exists (select from pg_catalog.pg_constraint f
-                 where f.contype = 'f' and f.conrelid in (select t.oid from tree t)
-                   and (f.confdeltype in ('c', 'n', 'd') or f.confupdtype in ('c', 'n', 'd'))
-                   and (f.confrelid in (select t.oid from tree t)
-                        or f.confrelid in (select g.tgrelid from triggers g)
-                        -- The parent's rows may in turn be changed by an action.
-                        or exists (select from pg_catalog.pg_constraint p
-                                   where p.contype = 'f' and p.conrelid = f.confrelid
-                                     and p.confrelid in (select g.tgrelid from triggers g))))
+language plpgsql stable set search_path = '' as $$
+begin
+  return (
+    with recursive up as (
+      select relation::oid as oid
+      union
+      select i.inhparent from pg_catalog.pg_inherits i join up on i.inhrelid = up.oid
+    ), tree as (
+      select oid from up
+      union
+      select i.inhrelid from pg_catalog.pg_inherits i join tree t on i.inhparent = t.oid
+    ), triggers as (
+      select g.tgrelid from pg_catalog.pg_trigger g
+      where not g.tgisinternal and g.tgname !~ '^~?warden_'
+    )
+    select exists (select from triggers g where g.tgrelid in (select t.oid from tree t))
+        or exists (select from pg_catalog.pg_constraint f
+                   where f.contype = 'f' and f.conrelid in (select t.oid from tree t)
+                     and (f.confdeltype in ('c', 'n', 'd') or f.confupdtype in ('c', 'n', 'd'))
+                     and (f.confrelid in (select t.oid from tree t)
+                          or f.confrelid in (select g.tgrelid from triggers g)
+                          -- The parent's rows may in turn be changed by an action.
+                          or exists (select from pg_catalog.pg_constraint p
+                                     where p.contype = 'f' and p.conrelid = f.confrelid
+                                       and p.confrelid in (select g.tgrelid from triggers g)))));
+end
 $$;
 
 -- Creates the triggers of a watched table, or of one of its members, which call this function.
