@@ -80,7 +80,15 @@ async fn watches(app: &ManagedDb) -> Vec<Watch> {
 async fn table_rows(app: &ManagedDb, watches: &[Watch], org: Uuid) -> Rows {
     let mut found = Rows::new();
     for watch in watches {
-        let sql = format!("select to_jsonb(t.*) - $2::text[] from {} t where t.org_id = $1", watch.relation);
+        let strings = columns_of_extensions(app, &watch.relation)
+            .await
+            .iter()
+            .map(|column| format!(" || jsonb_build_object('{column}', t.\"{column}\"::text)"))
+            .collect::<String>();
+        let sql = format!(
+            "select (to_jsonb(t.*){strings}) - $2::text[] from {} t where t.org_id = $1",
+            watch.relation
+        );
         let rows: Vec<Value> = sqlx::query_scalar(AssertSqlSafe(sql))
             .bind(org)
             .bind(&watch.omit_columns)
@@ -92,6 +100,19 @@ async fn table_rows(app: &ManagedDb, watches: &[Watch], org: Uuid) -> Rows {
         }
     }
     found
+}
+
+/// Columns whose types belong to extensions. Events contain their values as strings.
+async fn columns_of_extensions(app: &ManagedDb, relation: &str) -> Vec<String> {
+    sqlx::query_scalar(
+        "select a.attname::text from pg_attribute a
+         join pg_depend d on d.classid = 'pg_type'::regclass and d.objid = a.atttypid and d.deptype = 'e'
+         where a.attrelid = $1::regclass and a.attnum > 0 and not a.attisdropped",
+    )
+    .bind(relation)
+    .fetch_all(&app.db.pool)
+    .await
+    .expect("reads")
 }
 
 impl Follower {
