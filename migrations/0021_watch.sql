@@ -62,7 +62,7 @@ create or replace function warden.watch(
   entity_topic text default null, entity_topic_column name default null, visibility text default null,
   as_text text[] default '{}'
 ) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = '' set jit = off as $$
 declare
   w warden.watches;
   col record;
@@ -247,7 +247,7 @@ drop function if exists warden.refresh_watches(boolean);
 create or replace function warden.refresh_watches(
   all_functions boolean default false, new_members boolean default true
 ) returns void
-language plpgsql set search_path = '' set lock_timeout = '5s' as $$
+language plpgsql set search_path = '' set lock_timeout = '5s' set jit = off as $$
 declare
   w warden.watches;
   present warden.watches;
@@ -290,6 +290,33 @@ begin
     execute pg_catalog.format('drop function %s', stray.function);
   end loop;
 end
+$$;
+-- Tables with log triggers that belong to no watch, as after a restore without data, or of a detached partition. The
+-- comment of a log function is the call that created it. `call` is null if it names another table. The members of a
+-- table are not listed.
+create or replace function warden.lost_watches()
+returns table (relation regclass, triggers text, call text, removal text)
+language sql stable set search_path = '' as $$
+  select o.relation, o.triggers,
+    case when pg_catalog.starts_with(o.call, pg_catalog.format('select warden.watch(%L,', o.full_name)) then o.call end,
+    o.removal
+  from (
+    select c.oid::regclass as relation, pg_catalog.format('%I.%I', n.nspname, c.relname) as full_name,
+      string_agg(g.tgname, ', ' order by g.tgname) as triggers,
+      string_agg(pg_catalog.format('drop trigger %I on %I.%I;', g.tgname, n.nspname, c.relname), E'\n' order by g.tgname)
+        as removal,
+      max(pg_catalog.obj_description(f.oid, 'pg_proc')) as call
+    from pg_catalog.pg_trigger g
+    join pg_catalog.pg_proc f on f.oid = g.tgfoid and f.pronamespace = 'warden'::regnamespace
+    join pg_catalog.pg_class c on c.oid = g.tgrelid
+    join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+    where g.tgname like 'warden\_log\_%' and not g.tgisinternal
+      and not exists (select from warden.watches w cross join lateral warden.tree(w.relation) t (oid)
+                      where t.oid = g.tgrelid)
+      and not exists (select from pg_catalog.pg_inherits i
+                      join pg_catalog.pg_trigger p on p.tgrelid = i.inhparent and p.tgname = g.tgname
+                      where i.inhrelid = g.tgrelid)
+    group by c.oid, n.nspname, c.relname) o
 $$;
 reset role;
 

@@ -125,6 +125,7 @@ pub async fn run(
     let mut notes = preflight::record(&mut connection.work, &choices).await?;
     let mut registration = preflight::register(&mut connection.work, &choices).await?;
     notes.append(&mut registration.notes);
+    notes.append(&mut preflight::lost_watches(&mut connection.work).await?);
     let mut run =
         AdoptionRun { connection, steps: Vec::new(), issues: registration.issues, notes, is_declined: false };
     let result = run.reach(goal, confirm).await;

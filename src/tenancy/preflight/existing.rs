@@ -83,6 +83,21 @@ pub(super) async fn notes(connection: &mut PgConnection) -> anyhow::Result<Vec<S
     })
 }
 
+/// Remarks about tables whose watch a restore without data has lost: the calls that watch them again.
+pub(in crate::tenancy) async fn lost_watches(
+    connection: &mut PgConnection,
+) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar(
+        "select format('%s has log triggers and is not watched, as after a restore without data. %s', l.relation,
+                  case when l.call is not null then format('To watch it again: %s To remove them: %s',
+                                                           l.call, replace(l.removal, E'\\n', ' '))
+                       else 'To remove them: ' || replace(l.removal, E'\\n', ' ') end)
+         from warden.lost_watches() l order by l.relation::text",
+    )
+    .fetch_all(connection)
+    .await
+}
+
 async fn functions(connection: &mut PgConnection) -> Result<Vec<Function>, sqlx::Error> {
     sqlx::query_as(include_str!("sql/functions.sql")).fetch_all(connection).await
 }

@@ -21,6 +21,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Executor as _};
 
 pub use choices::Choices;
+pub(super) use existing::lost_watches;
 pub use names::{TableChoice, parse_tables};
 pub use organizations::is_question;
 pub use tables::Candidate;

@@ -179,9 +179,10 @@ async fn the_schema_alone_accepts_writes_and_is_completed() {
     write(&target).await;
 }
 
-/// The schema alone loses the registry and the watches. The audit prints the calls that restore them.
+/// The schema alone loses the registry and the watches. The audit prints the calls that restore them, and
+/// `warden migrate` those of the watches.
 #[tokio::test]
-async fn the_audit_of_a_restore_without_data_prints_the_lost_calls() {
+async fn a_restore_without_data_is_completed_by_the_printed_calls() {
     if !has_programs() {
         return;
     }
@@ -200,7 +201,12 @@ async fn the_audit_of_a_restore_without_data_prints_the_lost_calls() {
     dump(&db, &["--schema-only"], &schema);
     let target = TestDb::create_from("template0").await;
     run("psql", |c| c.args(["-qX", "-v", "ON_ERROR_STOP=1", "-f"]).arg(&schema).arg(target.url()));
-    migrate(target.url()).await.expect("completes");
+    for args in [&["migrate", "--plan"][..], &["migrate"]] {
+        let printed = String::from_utf8(warden(&target, args).await).expect("text");
+        for call in wanted.iter().filter(|line| line.starts_with("select warden.watch(")) {
+            assert!(printed.contains(call), "{args:?} does not print {call}: {printed}");
+        }
+    }
     assert_eq!(texts(&target, LOST).await, Vec::<String>::new());
     let report = audit(&target).await;
     let mut calls: Vec<String> = Vec::new();
@@ -220,6 +226,8 @@ async fn the_audit_of_a_restore_without_data_prints_the_lost_calls() {
         target.run(call).await;
     }
     assert_eq!(texts(&target, LOST).await, wanted);
+    let printed = String::from_utf8(warden(&target, &["migrate"]).await).expect("text");
+    assert!(!printed.contains("is not watched"), "{printed}");
     let report = audit(&target).await;
     let tables = ["public.invoices", "public.lines"];
     let left: Vec<_> = report["findings"]

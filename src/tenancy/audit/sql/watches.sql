@@ -179,23 +179,11 @@ cross join lateral (select warden.narrower_than_organization(
   w.relation, array_remove(w.omit_columns, w.entity_column::text), w.org_column) as reason) n
 where w.full_name is not null and w.visibility is null and n.reason is not null
 union all
--- Log triggers without a watch, as after a restore without data. The comment of their function is the lost call.
-select 'watch-triggers', null, o.full_name, 'warden_log_insert',
+select 'watch-triggers', null, format('%I.%I', n.nspname, c.relname), 'warden_log_insert',
   format('its log triggers (%s) belong to no watch, as after a restore without data, or of a detached partition',
-         o.triggers),
+         l.triggers),
   'decide', json_build_object('question', 'does anybody need its events?', 'choices', json_build_array(
-    case when o.call like format('select warden.watch(%L,%%', o.full_name) then
-      json_build_array('yes', 'sql', o.call) end,
-    json_build_array('no', 'sql', o.removal)))::text
-from (
-  select format('%I.%I', n.nspname, c.relname) as full_name, string_agg(g.tgname, ', ' order by g.tgname) as triggers,
-    string_agg(format('drop trigger %I on %I.%I;', g.tgname, n.nspname, c.relname), E'\n' order by g.tgname) as removal,
-    max(obj_description(f.oid, 'pg_proc')) as call
-  from pg_trigger g
-  join pg_proc f on f.oid = g.tgfoid and f.pronamespace = 'warden'::regnamespace
-  join pg_class c on c.oid = g.tgrelid join pg_namespace n on n.oid = c.relnamespace
-  where g.tgname like 'warden\_log\_%' and not g.tgisinternal and g.tgrelid not in (select t.oid from tree t)
-    -- Its members follow.
-    and not exists (select from pg_inherits i join pg_trigger p on p.tgrelid = i.inhparent and p.tgname = g.tgname
-                    where i.inhrelid = g.tgrelid)
-  group by n.nspname, c.relname) o
+    case when l.call is not null then json_build_array('yes', 'sql', l.call) end,
+    json_build_array('no', 'sql', l.removal)))::text
+from warden.lost_watches() l
+join pg_class c on c.oid = l.relation join pg_namespace n on n.oid = c.relnamespace
