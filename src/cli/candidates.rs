@@ -12,9 +12,11 @@ pub(super) fn list(candidates: &[Candidate]) -> String {
         return String::new();
     }
     let mut text = format!(
-        "{} look like an organisation's, and {} not adopted:\n",
-        if candidates.len() == 1 { "1 table".to_owned() } else { format!("{} tables", candidates.len()) },
-        if candidates.len() == 1 { "is" } else { "are" },
+        "{}:\n",
+        match candidates.len() {
+            1 => "1 table looks like an organisation's, and is not adopted".to_owned(),
+            n => format!("{n} tables look like an organisation's, and are not adopted"),
+        }
     );
     text.push_str(&numbered(candidates));
     let names: Vec<&str> = candidates.iter().map(|candidate| candidate.name.as_str()).collect();

@@ -24,6 +24,26 @@ pub use primary::{NoPrimary, Primary};
 /// Role of the gateway. It can read the log, and no row of any tenant.
 const GATEWAY_ROLE: &str = "warden_gateway";
 
+/// Settings under which commands read and change the schema. The role or the database may have others, which
+/// would change the meaning of SQL, or the text of the definitions that are compared.
+const DIALECT: [(&str, &str); 8] = [
+    ("standard_conforming_strings", "on"),
+    ("transform_null_equals", "off"),
+    ("array_nulls", "on"),
+    ("quote_all_identifiers", "off"),
+    ("DateStyle", "'ISO, YMD'"),
+    ("IntervalStyle", "postgres"),
+    ("check_function_bodies", "on"),
+    // JIT compilation of a query on the catalogs takes longer than the query.
+    ("jit", "off"),
+];
+
+/// The statements that apply these settings to the session or, with `is_local`, to the present transaction.
+pub(crate) fn dialect(is_local: bool) -> String {
+    let set = if is_local { "set local" } else { "set" };
+    DIALECT.map(|(name, value)| format!("{set} {name} = {value}; ")).concat()
+}
+
 /// Gives up every privilege beyond the gateway's, for the session or, with `is_local`, for the present
 /// transaction.
 ///

@@ -18,7 +18,8 @@ use crate::postgres::{self, MigrationName};
 const COUNTED_ROWS_MAX: u64 = 100_000;
 
 /// Settings of the connection. They override what the role or the database may set.
-const SETTINGS: &str = "set statement_timeout = 0; set lock_timeout = 0; set idle_in_transaction_session_timeout = 0; set jit = off";
+const SETTINGS: &str =
+    "set statement_timeout = 0; set lock_timeout = 0; set idle_in_transaction_session_timeout = 0";
 
 /// Description of what a run would do.
 #[derive(Debug, Clone, Default)]
@@ -68,7 +69,8 @@ pub async fn preview(
     let (schema, choices) = (options.schema, &options.choices);
     let mut connection =
         crate::postgres::connect(&database.clone().application_name("warden migrate --plan")).await?;
-    connection.execute(SETTINGS).await?;
+    connection.execute(sqlx::raw_sql(SETTINGS)).await?;
+    connection.execute(sqlx::raw_sql(AssertSqlSafe(postgres::dialect(false)))).await?;
     executor::reject_standby(&mut connection).await?;
     let mut transaction = connection.begin().await?;
     transaction
@@ -79,8 +81,6 @@ pub async fn preview(
     if !blocking.is_empty() {
         return Ok(Preview { issues: blocking, is_blocked: true, ..Preview::default() });
     }
-    // Compiling the queries on the catalogs would take longer than running them.
-    connection.execute("set jit = off").await?;
     let pending = postgres::pending(&mut connection, schema).await?;
     let is_idle = pending.is_empty() && choices.is_empty() && !preflight::forgets(&mut connection).await?;
     let mut transaction = connection.begin().await?;
@@ -101,6 +101,7 @@ pub async fn preview(
         remarks.append(&mut registration.notes);
         issues = registration.issues;
     }
+    remarks.append(&mut preflight::lost_watches(&mut transaction).await?);
     let mut plan = Plan::load(&mut transaction).await?;
     issues.append(&mut plan.issues);
     let clashes = preflight::clashes(&mut transaction).await?;

@@ -11,7 +11,10 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 
 use super::SchemaSet;
+use crate::postgres::dialect;
 
+/// With `off`, which a database may set, reading a table fails if its policies apply to the reader.
+const ROW_SECURITY: &str = "set local row_security = on";
 const SUSPEND_DEFAULT_PRIVILEGES: &str = include_str!("suspend_default_privileges.sql");
 const RESTORE_DEFAULT_PRIVILEGES: &str = include_str!("restore_default_privileges.sql");
 
@@ -60,6 +63,8 @@ async fn apply_locked(
     let mut applied = Vec::new();
     for migration in stale(set, &recorded, is_damaged) {
         let mut transaction = connection.begin().await?;
+        transaction.execute(ROW_SECURITY).await?;
+        transaction.execute(sqlx::raw_sql(AssertSqlSafe(dialect(true)))).await?;
         transaction.execute(sqlx::raw_sql(SUSPEND_DEFAULT_PRIVILEGES)).await?;
         forget(&mut transaction, record, migration.version).await?;
         transaction.apply(record, migration).await?;

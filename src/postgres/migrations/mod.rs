@@ -11,7 +11,6 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::LazyLock;
 
-use sqlx::error::DatabaseError;
 use sqlx::migrate::{MigrateError, Migration, Migrator};
 use sqlx::postgres::{PgConnection, PgDatabaseError};
 use sqlx::{AssertSqlSafe, Connection as _};
@@ -155,11 +154,15 @@ pub(crate) async fn pending(
 
 /// Whether [`migrate_on`] failed because it did not get a lock in time.
 pub(crate) fn is_locked(error: &anyhow::Error) -> bool {
-    let Some(MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _)) = error.downcast_ref()
-    else {
-        return false;
-    };
-    cause.as_database_error().and_then(DatabaseError::code).is_some_and(|code| code == "55P03")
+    error.downcast_ref::<Rejected>().is_some_and(|rejected| rejected.code.as_deref() == Some("55P03"))
+}
+
+/// The server's error about a migration. sqlx's own error contains the server's message three times.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+struct Rejected {
+    message: String,
+    code: Option<String>,
 }
 
 /// The sets to apply, in order: those asked for, and those that the database already has.
@@ -206,8 +209,23 @@ fn failure(error: MigrateError, set: SchemaSet) -> anyhow::Error {
             if let Some(hint) = hint(&other) {
                 context = format!("{context}. To continue:\n{hint}\ncause");
             }
-            anyhow::Error::new(other).context(context)
+            rejected(other, set).context(context)
         }
+    }
+}
+
+fn rejected(error: MigrateError, set: SchemaSet) -> anyhow::Error {
+    let (cause, place) = match &error {
+        MigrateError::Execute(cause) => (cause, String::new()),
+        MigrateError::ExecuteMigration(cause, version) => (cause, format!("{} {version:04}: ", set.name())),
+        _ => return anyhow::Error::new(error),
+    };
+    match cause.as_database_error() {
+        Some(cause) => anyhow::Error::new(Rejected {
+            message: format!("{place}{}", cause.message()),
+            code: cause.code().map(|code| code.into_owned()),
+        }),
+        None => anyhow::Error::new(error),
     }
 }
 
@@ -219,10 +237,12 @@ fn hint(error: &MigrateError) -> Option<String> {
     cause.as_database_error()?.try_downcast_ref::<PgDatabaseError>()?.hint().map(str::to_owned)
 }
 
-/// Whether a restore left owners or rights out (`pg_dump --no-owner`, `--no-privileges`): the log does not
-/// belong to its owner, or the gateway's role may not read it. Or default privileges of the new database
-/// opened a function of Warden, such as the token hook, to requests. Applying every file again restores all
-/// of this.
+/// Whether owners or rights of Warden's objects are wrong, so that every file must be applied again:
+///
+/// - A restore left out owners or rights (`pg_dump --no-owner`, `--no-privileges`). Then the log belongs to
+///   another role, or the gateway's role may not read it.
+/// - Default privileges of the new database allow requests to call a function of Warden, such as the token
+///   hook.
 async fn is_damaged(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     // Not checked at compile time, because schema and roles may not exist.
     sqlx::query_scalar(

@@ -137,8 +137,9 @@ pub async fn inspect(
     // row_security = off: a query on rows that a policy hides fails, so hidden rows do not look like missing
     // rows. Without a search_path, unqualified names are those of the system catalogs.
     let settings = format!(
-        "savepoint warden_audit; set local search_path = ''; set local row_security = off; set local jit = off; set local lock_timeout = {LOCK_TIMEOUT_MS}; \
+        "savepoint warden_audit; set local search_path = ''; set local row_security = off; {}set local lock_timeout = {LOCK_TIMEOUT_MS}; \
          set local statement_timeout = {}",
+        crate::postgres::dialect(true),
         options.timeout.as_millis()
     );
     connection.execute(sqlx::raw_sql(AssertSqlSafe(settings))).await?;
@@ -320,6 +321,14 @@ fn not_checked(
         "55P03" => (
             "another session has locked the table exclusively".to_owned(),
             Remedy::advice("run the audit again after that session has ended; pg_locks shows it"),
+        ),
+        // Forced policies apply even to the owner of the tables, which may be the role that runs `warden migrate`.
+        "42501" if error.message().contains("row-level security policy") => (
+            error.message().to_owned(),
+            Remedy::advice(
+                "run the audit as a superuser, or as an owner of the tables with BYPASSRLS: row-level security is forced, and \
+                 hides rows from this role",
+            ),
         ),
         "42501" => (
             error.message().to_owned(),

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::options::AdoptionOptions;
 use super::progress::AdoptionProgress;
 use crate::backoff::Backoff;
+use crate::postgres;
 use crate::tenancy::AdoptionIssue;
 
 /// First and longest pause between two attempts to get a lock. In between, writers have the table to
@@ -30,8 +31,6 @@ pub(super) const SETTINGS: &str = "
     set default_transaction_isolation = 'read committed'; set search_path = '';
     -- A query on rows that a policy hides fails. Otherwise hidden rows would look like missing rows.
     set row_security = off;
-    -- Compiling a batch would take longer than the batch may take.
-    set jit = off;
     -- The executor protects new members itself, so the event trigger need not check each statement.
     set warden.is_protecting = 'on';
     -- If this process dies, the server ends its running statement within this time.
@@ -78,6 +77,11 @@ impl StepError {
     /// Whether a query failed because row-level security hides rows from this role (see [`SETTINGS`]).
     pub(super) fn is_hidden_by_policy(&self) -> bool {
         matches!(self, Self::Rejected(error) if error.code() == "42501" && error.message().contains("row-level security"))
+    }
+
+    /// Whether a publication replicates updates of a table whose rows subscribers could not identify.
+    pub(super) fn lacks_replica_identity(&self) -> bool {
+        matches!(self, Self::Rejected(error) if error.code() == "55000" && error.message().contains("replica identity"))
     }
 }
 
@@ -345,6 +349,10 @@ pub(in crate::tenancy) async fn reject_standby(connection: &mut PgConnection) ->
 
 async fn connect(database: &PgConnectOptions) -> anyhow::Result<PgConnection> {
     let mut connection = crate::postgres::connect(database).await?;
-    connection.execute(sqlx::raw_sql(SETTINGS)).await.context("cannot apply the session settings")?;
+    let settings = postgres::dialect(false) + SETTINGS;
+    connection
+        .execute(sqlx::raw_sql(AssertSqlSafe(settings)))
+        .await
+        .context("cannot apply the session settings")?;
     Ok(connection)
 }

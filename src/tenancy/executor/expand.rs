@@ -157,7 +157,7 @@ impl AdoptionRun {
     async fn fill(&mut self, table: &Table, triggers: TriggerMode) -> Result<bool, StepError> {
         let step = self.begin(&table.title(), "backfill");
         let result = self.connection.fill_by_blocks(table, triggers).await;
-        self.end_fill(&step, result)
+        self.end_fill(&step, result, table)
     }
 
     async fn fill_remaining(
@@ -168,16 +168,29 @@ impl AdoptionRun {
     ) -> Result<bool, StepError> {
         let step = self.begin(&table.title(), "remaining rows");
         let result = self.connection.fill_remaining(table, triggers, is_first).await;
-        self.end_fill(&step, result)
+        self.end_fill(&step, result, table)
     }
 
     /// Like [`AdoptionRun::end`], but silent if no row was filled.
-    fn end_fill(&mut self, step: &super::Step, result: Result<u64, StepError>) -> Result<bool, StepError> {
+    fn end_fill(
+        &mut self,
+        step: &super::Step,
+        result: Result<u64, StepError>,
+        table: &Table,
+    ) -> Result<bool, StepError> {
         if matches!(result, Ok(0)) {
             self.connection.progress.clear_wait();
             return Ok(true);
         }
-        let rows = self.end(step, result, RUN_AGAIN)?;
+        let remedy = match &result {
+            Err(error) if error.lacks_replica_identity() => format!(
+                "A publication replicates its updates, and it has no primary key. Until its rows are filled: \
+                 alter table {0} replica identity full; Afterwards: alter table {0} replica identity default;",
+                table.sql()
+            ),
+            _ => RUN_AGAIN.to_owned(),
+        };
+        let rows = self.end(step, result, &remedy)?;
         if let (Some(rows), Some(last)) = (rows, self.steps.last_mut()) {
             last.rows = rows;
         }

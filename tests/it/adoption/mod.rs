@@ -10,6 +10,7 @@ mod partitions;
 mod plan;
 mod replaced;
 mod sets;
+mod settings;
 mod tables;
 mod terminal;
 
