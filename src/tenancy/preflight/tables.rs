@@ -156,8 +156,8 @@ struct Derivation {
     source: String,
 }
 
-/// Registers the listed tables, parents first. A table whose rows name neither parent nor user is an issue:
-/// its rows would silently go to the default organisation.
+/// Registers the listed tables, parents before children. It reports a table as an issue if neither a parent
+/// nor a user determines the organisation of its rows, because all rows would get the default organisation.
 ///
 /// # Errors
 /// If the database cannot be read, or rejects a statement.

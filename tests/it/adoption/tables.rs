@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::process::Stdio;
 
 use sqlx::Row as _;
-use tokio::io::AsyncWriteExt as _;
 
+use super::terminal::answered;
 use super::{RUN_DEADLINE, Run, assert_adopted, connect, ended, small_db, warden};
 use crate::harness::TestDb;
 
@@ -227,27 +226,9 @@ async fn a_terminal_asks_which_candidates_to_adopt() {
         ("\n", vec![]),
     ] {
         let db = small_db(APPLICATION).await;
-        let mut script = tokio::process::Command::new("script");
-        script
-            .args(["-qec", &format!("{} migrate", env!("CARGO_BIN_EXE_warden")), "/dev/null"])
-            .env_clear()
-            .env("PATH", "/usr/bin:/bin")
-            .env("DATABASE_URL", db.url())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true);
-        let mut child = script.spawn().expect("starts script, of util-linux");
-        let mut input = child.stdin.take().expect("a pipe");
-        input.write_all(answer.as_bytes()).await.expect("writes");
-        // The terminal must not end before the command has read the answer.
-        let output = tokio::time::timeout(RUN_DEADLINE, child.wait_with_output())
-            .await
-            .expect("within the deadline")
-            .expect("runs");
-        drop(input);
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert!(text.contains("Adopt which?") && output.status.success(), "{answer:?}: {text}");
-        assert_eq!(registered(&db).await, expected, "{answer:?}: {text}");
+        let (code, screen) = answered(&db, "", "Adopt which?", answer).await;
+        assert_eq!(code, 0, "{answer:?}: {screen}");
+        assert_eq!(registered(&db).await, expected, "{answer:?}: {screen}");
     }
 }
 

@@ -24,9 +24,13 @@ const ORGANIZATIONS: &str = "
                                        is_primary boolean);
     insert into organizations values ('b0000000-0000-0000-0000-000000000001', 'b')";
 
+async fn on_terminal(db: &TestDb, args: &str, keys: &str) -> (i32, String) {
+    answered(db, args, QUESTION, keys).await
+}
+
 /// Runs `warden migrate` on a terminal of its own, and presses the keys once the question has appeared.
 /// Returns the exit code and the screen.
-async fn on_terminal(db: &TestDb, args: &str, keys: &str) -> (i32, String) {
+pub(super) async fn answered(db: &TestDb, args: &str, question: &str, keys: &str) -> (i32, String) {
     let mut script = tokio::process::Command::new("script");
     script
         .args(["-qec", &format!("{} migrate {args}", env!("CARGO_BIN_EXE_warden")), "/dev/null"])
@@ -48,7 +52,7 @@ async fn on_terminal(db: &TestDb, args: &str, keys: &str) -> (i32, String) {
                 break;
             }
             screen += &String::from_utf8_lossy(&part[..read]);
-            if !is_answered && screen.contains(QUESTION) {
+            if !is_answered && screen.contains(question) {
                 is_answered = true;
                 input.write_all(keys.as_bytes()).await.expect("writes");
             }
