@@ -112,7 +112,10 @@ impl ExecutorConnection {
         if table.parent.is_some() && is_first {
             self.wait_for_older_transactions(table).await?;
         }
-        let name = table.sql();
+        // PostgreSQL rejects an update of a published table without a key, even if it concerns no row.
+        if !self.has_unfilled(table).await? {
+            return Ok(0);
+        }
         let (mut rows, begun) = (0, Instant::now());
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         loop {
@@ -124,17 +127,23 @@ impl ExecutorConnection {
                 backoff.reset();
                 continue;
             }
-            let is_left: bool =
-                self.scalar(format!("select exists (select from {name} where org_id is null)")).await?;
-            if !is_left {
+            if !self.has_unfilled(table).await? {
                 return Ok(rows);
             }
             if begun.elapsed() > WAIT_MAX {
-                return Err(StepError::Locked(format!("rows of {name} without org_id are still locked")));
+                return Err(StepError::Locked(format!(
+                    "rows of {} without org_id are still locked",
+                    table.sql()
+                )));
             }
             self.progress.wait("waiting for rows that other transactions have locked");
             self.pause(backoff.next()).await?;
         }
+    }
+
+    /// Whether a row has no organisation yet.
+    async fn has_unfilled(&mut self, table: &Table) -> Result<bool, StepError> {
+        self.scalar(format!("select exists (select from {} where org_id is null)", table.sql())).await
     }
 
     fn blocks_max(&self, table: &Table, blocks: u64) -> u64 {

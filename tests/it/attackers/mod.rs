@@ -8,13 +8,14 @@
 mod list;
 mod run;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use futures_util::future::join_all;
 use sqlx::Executor as _;
 use warden_devkit::cluster::SUPERUSER;
 
 use self::list::{Attack, attacks};
-use self::run::{Attacker, run, run_during, state};
+use self::run::{Attacker, Target, run_during};
 use crate::harness::managed::{ManagedDb, Operator};
 
 /// Marks around the table in docs/security.md.
@@ -32,30 +33,48 @@ fn file(name: &str) -> String {
 /// Attacks that succeeded, by attacker and name.
 type Successes = BTreeSet<(Attacker, String)>;
 
-/// Tries attacks on copies of the database: those that may not succeed, or all if nothing is known yet.
+/// Tries attacks on copies of the database: those that may not succeed, or all if nothing is known yet. The
+/// attackers work at the same time, each on copies of its own.
 async fn tried(app: &ManagedDb, phase: &str, allowed: Option<&Successes>) -> Successes {
-    let mut found = Successes::new();
-    let mut wrong = Vec::new();
-    let mut copy = app.copy().await;
-    let mut before = state(&copy).await;
-    for (attacker, attack) in tries(allowed.unwrap_or(&Successes::new())) {
-        let outcome = run(&copy, attacker, &attack, &before).await;
-        if outcome.is_changed {
-            copy.remove().await;
-            copy = app.copy().await;
-            before = state(&copy).await;
-        }
-        let Some(gain) = outcome.gain else { continue };
-        wrong.push(format!("{attacker:?}: {}: {}", attack.name, gain.chars().take(300).collect::<String>()));
-        found.insert((attacker, attack.name));
-    }
-    copy.remove().await;
+    let list = tries(allowed.unwrap_or(&Successes::new()));
+    let found: BTreeMap<(Attacker, String), String> =
+        join_all(Attacker::ALL.map(|attacker| tried_by(app, attacker, &list)))
+            .await
+            .into_iter()
+            .flatten()
+            .collect();
+    let wrong: Vec<String> = found
+        .iter()
+        .map(|((who, name), gain)| format!("{who:?}: {name}: {}", gain.chars().take(300).collect::<String>()))
+        .collect();
     assert!(
         allowed.is_none() || wrong.is_empty(),
         "{phase}: {} attacks succeeded:\n{}",
         wrong.len(),
         wrong.join("\n")
     );
+    found.into_keys().collect()
+}
+
+/// Tries the attacks of one attacker. Returns those that succeeded, and what they gained.
+async fn tried_by(
+    app: &ManagedDb,
+    attacker: Attacker,
+    list: &[(Attacker, Attack)],
+) -> BTreeMap<(Attacker, String), String> {
+    let mut found = BTreeMap::new();
+    let mut target = Target::copy_of(app).await;
+    for (_, attack) in list.iter().filter(|(who, _)| *who == attacker) {
+        let outcome = target.attack(attacker, attack).await;
+        if outcome.is_changed {
+            target.remove().await;
+            target = Target::copy_of(app).await;
+        }
+        if let Some(gain) = outcome.gain {
+            found.insert((attacker, attack.name.clone()), gain);
+        }
+    }
+    target.remove().await;
     found
 }
 
@@ -135,13 +154,12 @@ async fn answer_the_questions(app: &ManagedDb) {
 
 /// Limits are tried too: one that no longer exists must leave the list.
 async fn limits_remain(app: &ManagedDb) {
-    let copy = app.copy().await;
-    let before = state(&copy).await;
+    let mut target = Target::copy_of(app).await;
     for attack in attacks().iter().filter(|a| a.is_limit()) {
-        let outcome = run(&copy, Attacker::Authenticated, attack, &before).await;
+        let outcome = target.attack(Attacker::Authenticated, attack).await;
         assert!(!outcome.seen.contains("permission denied"), "{}: {}", attack.name, outcome.seen);
     }
-    copy.remove().await;
+    target.remove().await;
 }
 
 #[test]

@@ -4,6 +4,7 @@ use futures_util::TryStreamExt as _;
 use serde_json::Value;
 use sqlx::postgres::{PgConnection, PgDatabaseError};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, Row as _, ValueRef as _};
+use warden_devkit::cluster::SUPERUSER;
 
 use super::list::Attack;
 use crate::harness::managed::{BEN, ManagedDb, ORG_B};
@@ -60,16 +61,27 @@ impl Attacker {
     }
 }
 
-/// Runs the statements. Returns everything that the attacker saw, and the last role.
-async fn statements(app: &ManagedDb, attacker: Attacker, attack: &Attack) -> (String, bool) {
+/// Effects of an attack on the attacker.
+struct Seen {
+    /// Everything that the attacker saw.
+    text: String,
+    /// Whether the attacker became another role.
+    is_other_role: bool,
+    /// Process of the attacker's session.
+    pid: i32,
+}
+
+/// Runs the statements in a session of their own.
+async fn statements(app: &ManagedDb, attacker: Attacker, attack: &Attack) -> Seen {
     let mut connection = attacker.connect(app).await;
-    let mut seen = String::new();
+    let pid = sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut connection).await.expect("a pid");
+    let mut text = String::new();
     for sql in &attack.statements {
         match output(&mut connection, sql).await {
-            Ok(text) => seen.push_str(&text),
-            Err(error) => seen.push_str(&error_text(&error)),
+            Ok(rows) => text.push_str(&rows),
+            Err(error) => text.push_str(&error_text(&error)),
         }
-        seen.push('\n');
+        text.push('\n');
     }
     let _ = connection.execute("rollback").await;
     let role: Result<String, _> =
@@ -81,7 +93,7 @@ async fn statements(app: &ManagedDb, attacker: Attacker, attack: &Attack) -> (St
         role.split(' ').any(|name| !own.contains(&name))
     });
     let _ = connection.close().await;
-    (seen, is_other_role)
+    Seen { text, is_other_role, pid }
 }
 
 /// Rows of a statement as text.
@@ -120,17 +132,6 @@ fn error_text(error: &sqlx::Error) -> String {
         .join(" ")
 }
 
-/// State that no attack may change.
-pub async fn state(app: &ManagedDb) -> Value {
-    let mut connection = app.connect_as("postgres").await;
-    let state = sqlx::query_scalar(AssertSqlSafe(super::file("state.sql")))
-        .fetch_one(&mut connection)
-        .await
-        .expect("the state");
-    connection.close().await.expect("closes");
-    state
-}
-
 /// Result of an attack.
 #[derive(Debug, PartialEq)]
 pub struct Outcome {
@@ -142,31 +143,67 @@ pub struct Outcome {
     pub seen: String,
 }
 
-/// Runs an attack, and compares the state with the former one.
-pub async fn run(app: &ManagedDb, attacker: Attacker, attack: &Attack, before: &Value) -> Outcome {
-    let (seen, is_other_role) = statements(app, attacker, attack).await;
-    let after = state(app).await;
-    let changed: Vec<&str> = before
-        .as_object()
-        .expect("a document")
-        .iter()
-        .filter(|(part, value)| after[part.as_str()] != **value)
-        .map(|(part, _)| part.as_str())
-        .collect();
-    let gain = if seen.contains(MARKER) {
-        Some(format!("saw {}", seen.trim()))
-    } else if is_other_role {
-        Some("became another role".to_owned())
-    } else if changed.is_empty() {
-        None
-    } else {
-        Some(format!("changed {}", changed.join(", ")))
-    };
-    Outcome { gain, is_changed: !changed.is_empty(), seen }
+/// A copy of a database, and the state that no attack may change.
+pub struct Target {
+    copy: ManagedDb,
+    superuser: PgConnection,
+    before: Value,
+}
+
+impl Target {
+    pub async fn copy_of(app: &ManagedDb) -> Self {
+        let copy = app.copy().await;
+        let mut superuser = copy.connect_as(SUPERUSER).await;
+        let before = state(&mut superuser).await;
+        Self { copy, superuser, before }
+    }
+
+    /// Runs an attack, and compares the state with the former one.
+    pub async fn attack(&mut self, attacker: Attacker, attack: &Attack) -> Outcome {
+        let Seen { text: seen, is_other_role, pid } = statements(&self.copy, attacker, attack).await;
+        // The end of the session drops its temporary objects.
+        sqlx::query("select pg_terminate_backend($1, 10000)")
+            .bind(pid)
+            .execute(&mut self.superuser)
+            .await
+            .expect("waits for the end");
+        let after = state(&mut self.superuser).await;
+        let changed: Vec<&str> = self
+            .before
+            .as_object()
+            .expect("a document")
+            .iter()
+            .filter(|(part, value)| after[part.as_str()] != **value)
+            .map(|(part, _)| part.as_str())
+            .collect();
+        let gain = if seen.contains(MARKER) {
+            Some(format!("saw {}", seen.trim()))
+        } else if is_other_role {
+            Some("became another role".to_owned())
+        } else if changed.is_empty() {
+            None
+        } else {
+            Some(format!("changed {}", changed.join(", ")))
+        };
+        Outcome { gain, is_changed: !changed.is_empty(), seen }
+    }
+
+    /// Drops the copy.
+    pub async fn remove(self) {
+        drop(self.superuser);
+        self.copy.remove().await;
+    }
+}
+
+async fn state(connection: &mut PgConnection) -> Value {
+    sqlx::query_scalar(AssertSqlSafe(super::file("state.sql")))
+        .fetch_one(connection)
+        .await
+        .expect("the state")
 }
 
 /// Runs an attack while something else changes the database. Only what the attacker saw or became counts.
 pub async fn run_during(app: &ManagedDb, attacker: Attacker, attack: &Attack) -> Option<String> {
-    let (seen, is_other_role) = statements(app, attacker, attack).await;
-    (seen.contains(MARKER) || is_other_role).then(|| format!("saw or became {}", seen.trim()))
+    let seen = statements(app, attacker, attack).await;
+    (seen.text.contains(MARKER) || seen.is_other_role).then(|| format!("saw or became {}", seen.text.trim()))
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::postgres::PgConnection;
+use sqlx::types::Json;
 use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 use uuid::Uuid;
 
@@ -20,6 +21,31 @@ const RELATIONS: &str = "
     where c.relkind in ('r', 'p', 'v', 'm')
       and n.nspname not in ('warden', 'pg_catalog', 'information_schema') and n.nspname !~ '^pg_'
     order by 1";
+
+/// Runs every command as the present role, and rolls each back. A command that fails reaches no rows.
+const PROBE: &str = "
+    do $probe$
+    declare
+      command record;
+      found jsonb := '{}';
+      reached jsonb;
+    begin
+      for command in select * from (values {commands}) v (name, sql) loop
+        reached := '[]';
+        begin
+          execute format('with x as (%s) select coalesce(jsonb_agg(x.reached), ''[]'') from x', command.sql)
+            into reached;
+          raise exception 'undo';
+        exception when others then
+          if sqlerrm <> 'undo' then
+            reached := '[]';
+          end if;
+        end;
+        found := found || jsonb_build_object(command.name, reached);
+      end loop;
+      perform set_config('probe.found', found::text, true);
+    end
+    $probe$";
 
 struct Relation {
     name: String,
@@ -39,10 +65,6 @@ async fn relations(connection: &mut PgConnection) -> Vec<Relation> {
             is_table: row.get("is_table"),
         })
         .collect()
-}
-
-async fn run(connection: &mut PgConnection, sql: String) -> Result<u64, sqlx::Error> {
-    Ok(connection.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await?.rows_affected())
 }
 
 /// The organisation of each row, by table and primary key.
@@ -88,7 +110,13 @@ pub struct Access(Reach);
 impl Access {
     /// Tries the commands of each role on each relation, and rolls them back.
     pub async fn read(connection: &mut PgConnection, orgs: &[Uuid; 2]) -> Self {
-        let relations = relations(connection).await;
+        let commands: Vec<String> = relations(connection)
+            .await
+            .iter()
+            .flat_map(commands)
+            .map(|(name, sql)| format!("({}, {})", literal(&name), literal(&sql)))
+            .collect();
+        let probe = PROBE.replace("{commands}", &commands.join(", "));
         let [first, second] = orgs.map(|org| format!("{{\"app_metadata\": {{\"org_id\": \"{org}\"}}}}"));
         let mut reach = Reach::new();
         for (role, claims) in [
@@ -100,17 +128,18 @@ impl Access {
             ("remedy_login", &first),
         ] {
             let enter = format!(
-                "begin; set local role {role}; set local statement_timeout = '5s';
-                 select set_config('request.jwt.claims', '{claims}', true)"
+                "begin; set local role {role}; set local statement_timeout = '60s';
+                 select set_config('request.jwt.claims', '{claims}', true); {probe}"
             );
-            run(connection, enter).await.expect("becomes the role");
+            connection.execute(sqlx::raw_sql(AssertSqlSafe(enter))).await.expect("tries the commands");
+            let found: Json<BTreeMap<String, BTreeSet<String>>> =
+                sqlx::query_scalar("select current_setting('probe.found')::jsonb")
+                    .fetch_one(&mut *connection)
+                    .await
+                    .expect("reads the result");
+            connection.execute("rollback").await.expect("rolls back");
             let actor = format!("{role} {claims}");
-            for relation in &relations {
-                for (command, rows) in reached(connection, relation).await {
-                    reach.insert((actor.clone(), format!("{command} {}", relation.name)), rows);
-                }
-            }
-            run(connection, "rollback".to_owned()).await.expect("rolls back");
+            reach.extend(found.0.into_iter().map(|(action, rows)| ((actor.clone(), action), rows)));
         }
         Self(reach)
     }
@@ -128,35 +157,26 @@ impl Access {
     }
 }
 
-/// The rows that each command reaches. A command that fails reaches none.
-async fn reached(
-    connection: &mut PgConnection,
-    relation: &Relation,
-) -> Vec<(&'static str, BTreeSet<String>)> {
+/// The commands on a relation, each with a name. Each returns the rows that it reaches.
+fn commands(relation: &Relation) -> Vec<(String, String)> {
     let name = &relation.name;
     let row = if relation.key.is_empty() { "md5(t::text)" } else { &format!("row({})::text", relation.key) };
-    let mut commands = vec![("select", format!("select {row} from {name} t"))];
+    let mut commands = vec![("select", format!("select {row} as reached from {name} t"))];
     if relation.is_table {
-        commands.push(("delete", format!("delete from {name} t returning {row}")));
+        commands.push(("delete", format!("delete from {name} t returning {row} as reached")));
         if relation.has_org {
-            commands.push(("update", format!("update {name} t set org_id = org_id returning {row}")));
+            commands
+                .push(("update", format!("update {name} t set org_id = org_id returning {row} as reached")));
         }
-        commands.push((
-            "insert",
-            format!("select 'may' where has_any_column_privilege('{}', 'insert')", name.replace('\'', "''")),
-        ));
-        commands.push((
-            "truncate",
-            format!("select 'may' where has_table_privilege('{}', 'truncate')", name.replace('\'', "''")),
-        ));
+        let has = |function: &str, right: &str| {
+            format!("select 'may' as reached where {function}({}, '{right}')", literal(name))
+        };
+        commands.push(("insert", has("has_any_column_privilege", "insert")));
+        commands.push(("truncate", has("has_table_privilege", "truncate")));
     }
-    let mut found = Vec::new();
-    for (command, sql) in commands {
-        run(connection, "savepoint action".to_owned()).await.expect("begins");
-        let rows: Result<Vec<String>, sqlx::Error> =
-            sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(&mut *connection).await;
-        run(connection, "rollback to action; release action".to_owned()).await.expect("rolls back");
-        found.push((command, rows.map(BTreeSet::from_iter).unwrap_or_default()));
-    }
-    found
+    commands.into_iter().map(|(command, sql)| (format!("{command} {name}"), sql)).collect()
+}
+
+fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
 }
