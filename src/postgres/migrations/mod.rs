@@ -223,7 +223,7 @@ fn rejected(error: MigrateError, set: SchemaSet) -> anyhow::Error {
     match cause.as_database_error() {
         Some(cause) => anyhow::Error::new(Rejected {
             message: format!("{place}{}", cause.message()),
-            code: cause.code().map(|code| code.into_owned()),
+            code: cause.code().map(Cow::into_owned),
         }),
         None => anyhow::Error::new(error),
     }

@@ -326,8 +326,8 @@ fn not_checked(
         "42501" if error.message().contains("row-level security policy") => (
             error.message().to_owned(),
             Remedy::advice(
-                "run the audit as a superuser, or as an owner of the tables with BYPASSRLS: row-level security is forced, and \
-                 hides rows from this role",
+                "forced row-level security hides rows from this role: run the audit as a superuser, or as a role with \
+                 BYPASSRLS that owns the tables and is a member of warden_owner",
             ),
         ),
         "42501" => (

@@ -11,8 +11,10 @@ with expected as (
     p.prokind = 'f' and p.proname like 'fill %' and n.nspname = 'warden' as is_filling,
     p.prokind = 'f' and p.proname like 'log %' and n.nspname = 'warden' as is_log
   from pg_proc p join pg_namespace n on n.oid = p.pronamespace
-  where n.nspname = 'warden' or warden.is_own(p.oid)
-    and exists (select from expected e where e.schema = n.nspname and e.name = p.proname)
+  -- In this order, because warden.is_own() takes its time, and there are thousands of functions.
+  where n.nspname = 'warden'
+     or case when exists (select from expected e where e.schema = n.nspname and e.name = p.proname)
+             then warden.is_own(p.oid) else false end
 ), matched as (
   select p.oid, p.signature, p.nspname, p.owner, p.proowner, p.prosrc, p.provolatile, p.proparallel, p.prosecdef,
     p.proconfig, p.is_filling, p.is_log, e.name is not null as is_known, e.body, e.creation,
@@ -52,8 +54,9 @@ select 'function', null, null, p.oid::regprocedure::text,
         E'set warden.replace = %L;\nselect warden.create_public_function(%L);\nreset warden.replace;\n$ warden migrate',
         'public.' || p.proname, p.proname))))::text
 from pg_proc p
-where p.pronamespace = 'public'::regnamespace and exists (select from warden.occupants(p.proname) o where o = p.oid)
-  and obj_description(p.oid, 'pg_proc') like '%(created by Warden)'
+where p.pronamespace = 'public'::regnamespace
+  and case when obj_description(p.oid, 'pg_proc') like '%(created by Warden)'
+           then exists (select from warden.occupants(p.proname) o where o = p.oid) else false end
   and not exists (select from warden.decisions d where d.rule = 'existing-object' and d.choice = 'keep'
                     and d.object = 'public.' || p.proname)
 union all
