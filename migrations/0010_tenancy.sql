@@ -590,8 +590,8 @@ begin
 end
 $$;
 
--- Whether schema public contains no tables but those that Warden created. (Tables of extensions don't count.) Nothing in
--- it is to be adopted, and the platform may create its tables.
+-- Whether schema public contains no tables but those that Warden created. (Tables of extensions don't count.) Then it
+-- has nothing to adopt, and the platform may create its tables.
 create or replace function warden.is_public_empty() returns boolean
 language sql stable set search_path = '' as $$
   select not exists (

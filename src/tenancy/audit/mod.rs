@@ -322,7 +322,8 @@ fn not_checked(
             "another session has locked the table exclusively".to_owned(),
             Remedy::advice("run the audit again after that session has ended; pg_locks shows it"),
         ),
-        // Forced policies apply even to the owner of the tables, which may be the role that runs `warden migrate`.
+        // Forced policies apply even to the owner of the tables, which may be the role that runs
+        // `warden migrate`.
         "42501" if error.message().contains("row-level security policy") => (
             error.message().to_owned(),
             Remedy::advice(

@@ -91,9 +91,10 @@ async fn a_later_table_with_a_name_of_the_platform_is_not_adopted_unasked() {
     assert_eq!(adopted().await, "calls dnc_list leads");
 }
 
-/// On an empty database organisations are protected from the start, and hidden from their owner as well.
+/// An owner without BYPASSRLS adopts tables that it creates after Warden, until the database isolates
+/// organisations. From then on they are hidden from it.
 #[tokio::test]
-async fn adoption_beside_protected_tables_needs_bypassrls() {
+async fn an_owner_adopts_later_tables_without_bypassrls_until_organisations_are_isolated() {
     let db = small_db(
         "do $$ begin
            if not exists (select from pg_roles where rolname = 'no_bypass') then create role no_bypass login createrole; end if;
@@ -105,18 +106,27 @@ async fn adoption_beside_protected_tables_needs_bypassrls() {
     .await;
     let url = crate::harness::shared_cluster_url(&db.name, "no_bypass");
     plain(&url, &[]).await.must(0);
-    db.run(
-        "set role no_bypass;
-         create table invoices (id int primary key, user_id uuid); insert into invoices values (1, null), (2, gen_random_uuid());
-         select warden.adopt_table('invoices', 'user_id'); reset role",
-    )
-    .await;
+    let create = async |table: &str| {
+        db.run(format!(
+            "set role no_bypass;
+             create table {table} (id int primary key, user_id uuid);
+             insert into {table} values (1, null), (2, gen_random_uuid());
+             select warden.adopt_table('{table}', 'user_id'); reset role",
+        ))
+        .await;
+    };
+    create("invoices").await;
+    plain(&url, &[]).await.must(0).says(&["every row has an organisation"]);
+    assert_adopted(&db, "invoices").await;
+    plain(&url, &["--enforce", "--yes"]).await.must(0);
+
+    create("payments").await;
     plain(&url, &[])
         .await
         .must(1)
-        .says(&["issue: invoices: backfill: ", "or as an owner of the tables with BYPASSRLS"]);
+        .says(&["issue: payments: backfill: ", "or as an owner of the tables with BYPASSRLS"]);
     db.run("alter role no_bypass bypassrls").await;
     plain(&url, &[]).await.must(0).says(&["every row has an organisation"]);
-    assert_adopted(&db, "invoices").await;
+    assert_adopted(&db, "payments").await;
     plain(&url, &["--enforce", "--yes"]).await.must(0);
 }

@@ -78,8 +78,8 @@ async fn settings_of_the_database_change_nothing() {
     assert!(missing.is_empty() && other.is_empty(), "missing {missing:#?}\nother {other:#?}");
 }
 
-/// PostgreSQL rejects updates of a published table whose rows subscribers cannot identify. An application that
-/// only inserts does not notice it, but the backfill updates.
+/// PostgreSQL rejects updates of a published table whose rows subscribers cannot identify. An application
+/// that only inserts does not notice it, but the backfill updates.
 #[tokio::test]
 async fn a_published_table_without_a_key_is_filled_once_it_has_a_replica_identity() {
     let db = small_db(APPLICATION).await;
