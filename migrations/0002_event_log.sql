@@ -27,7 +27,7 @@ create table if not exists warden.events (
   data      jsonb       not null,
   -- For an update: the changed columns with their former values.
   old       jsonb,
-  -- True if the row was too large, so data contains only its entity column.
+  -- True if the row was too large, so data contains only its key.
   truncated boolean     not null default false,
   at        timestamptz not null default clock_timestamp(),
   -- True in one row per statement, which rings the doorbell.

@@ -13,20 +13,78 @@ language sql immutable set search_path = '' as $$
   end
 $$;
 
--- Whether a column identifies a row within its organisation: it is not null, and unique by itself or together with
--- the organisation, as in `primary key (org_id, id)`. A unique index of a partitioned table also contains the partition
--- key. Columns that an index only includes are not part of its key.
-create or replace function warden.is_key(relation regclass, entity_column name, org_column name) returns boolean
+-- The type below all domains.
+create or replace function warden.base_type(type oid) returns oid
 language sql stable set search_path = '' as $$
-  select exists (
+  with recursive t as (
+    select p.oid, p.typtype, p.typbasetype from pg_catalog.pg_type p where p.oid = type
+    union all
+    select p.oid, p.typtype, p.typbasetype from t join pg_catalog.pg_type p on p.oid = t.typbasetype
+    where t.typtype = 'd'
+  )
+  select t.oid from t where t.typtype <> 'd'
+$$;
+
+-- The key columns of an index; null for each expression.
+create or replace function warden.index_columns(index oid) returns text[]
+language sql stable set search_path = '' as $$
+  select array_agg(a.attname::text order by k)
+  from pg_catalog.pg_index i cross join pg_catalog.generate_series(0, i.indnkeyatts - 1) k
+  left join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[k] and a.attnum > 0
+  where i.indexrelid = index
+$$;
+
+-- The columns by which a table and its partitions are partitioned.
+create or replace function warden.partition_key_columns(relation regclass) returns text[]
+language sql stable set search_path = '' as $$
+  select array(
+    select distinct a.attname::text
+    from warden.tree(relation) t (oid)
+    join pg_catalog.pg_partitioned_table p on p.partrelid = t.oid
+    join pg_catalog.pg_attribute a on a.attrelid = p.partrelid and a.attnum = any (p.partattrs::int2[]) and a.attnum > 0)
+$$;
+
+-- Whether columns identify a row within its organisation: they are not null, and unique by themselves or together with
+-- the organisation, as in `primary key (org_id, id)`. A unique index of a partitioned table also contains the partition
+-- key, so columns of that one may be left out. Columns that an index only includes are not part of its key.
+-- The former version knew keys of one column only. No client of the database calls it.
+-- squawk-ignore ban-drop-function
+drop function if exists warden.is_key(regclass, name, name);
+create or replace function warden.is_key(relation regclass, key_columns text[], org_column name) returns boolean
+language sql stable set search_path = '' as $$
+  select coalesce(bool_and(a.attnotnull), false) and exists (
     select from pg_catalog.pg_index i
-    join pg_catalog.pg_class c on c.oid = i.indrelid
-    cross join lateral (
-      select array_agg(a.attname) as names, bool_or(a.attname = entity_column and a.attnotnull) as has_entity
-      from pg_catalog.generate_series(0, i.indnkeyatts - 1) k
-      left join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[k] and a.attnum > 0) key
-    where i.indrelid = relation and i.indisunique and i.indisvalid and i.indpred is null and key.has_entity
-      and (c.relkind = 'p' or key.names <@ array[entity_column, org_column]))
+    cross join lateral (select warden.index_columns(i.indexrelid) as names) x
+    where i.indrelid = relation and i.indisunique and i.indisvalid and i.indpred is null
+      and key_columns <@ x.names
+      and x.names <@ (key_columns || org_column::text || warden.partition_key_columns(relation)))
+  from unnest(key_columns) k (name)
+  left join pg_catalog.pg_attribute a on a.attrelid = relation and a.attname = k.name and a.attnum > 0
+$$;
+
+-- The columns that identify a row unless the operator names others: the primary key without the organisation. (Alone,
+-- the organisation is the key.) PostgreSQL requires the partition key in the primary key of a partitioned table, so a
+-- column `id` in that one is a key by itself. Without a primary key, it is `id`.
+create or replace function warden.default_key(relation regclass, org_column name) returns text[]
+language sql stable set search_path = '' as $$
+  select coalesce((
+    select case when c.relkind = 'p' and 'id' = any (x.names) and warden.is_key(relation, '{id}', org_column) then '{id}'
+                when x.names = array[org_column::text] then x.names
+                else array_remove(x.names, org_column::text) end
+    from pg_catalog.pg_index i join pg_catalog.pg_class c on c.oid = i.indrelid
+    cross join lateral (select warden.index_columns(i.indexrelid) as names) x
+    where i.indrelid = relation and i.indisprimary), '{id}')
+$$;
+
+-- Whether a column of this type can be part of a key. Rows are paired by the type's equality, which PostgreSQL itself
+-- must define: a log function uses no other schema. Events also send the key of a row that they cannot send, so every
+-- value must be small and have a document.
+create or replace function warden.is_key_type(type oid) returns boolean
+language sql stable set search_path = '' as $$
+  select b.type::regtype in ('uuid', 'bigint', 'integer', 'smallint', 'text', 'varchar', 'char', 'boolean', 'numeric',
+                             'date', 'timestamp', 'timestamptz', 'time', 'inet', 'oid')
+      or (select t.typtype = 'e' from pg_catalog.pg_type t where t.oid = b.type)
+  from (values (warden.base_type(type))) b (type)
 $$;
 
 -- An SQL expression for the entity topic of the row with this alias in a trigger function. A string that is not a valid
@@ -44,18 +102,6 @@ language sql stable set search_path = '' as $fn$
   end
   from (values (true)) always left join warden.entity_topics t on t.kind = w.entity_topic
 $fn$;
-
--- The type below all domains.
-create or replace function warden.base_type(type oid) returns oid
-language sql stable set search_path = '' as $$
-  with recursive t as (
-    select p.oid, p.typtype, p.typbasetype from pg_catalog.pg_type p where p.oid = type
-    union all
-    select p.oid, p.typtype, p.typbasetype from t join pg_catalog.pg_type p on p.oid = t.typbasetype
-    where t.typtype = 'd'
-  )
-  select t.oid from t where t.typtype <> 'd'
-$$;
 
 -- The parts of a type that to_jsonb() converts one by one: the element of an array, the columns of a composite type.
 -- Other types have none. The argument is a base type.
@@ -357,16 +403,17 @@ begin
 end
 $$;
 
--- The present name of a column that a watch names: by its number, else by its name.
+-- The present name of a column that a watch names: by its number if that is known, else by its name. (After a swap of
+-- names, another column has the name of a dropped one.)
 create or replace function warden.current_column(relation regclass, name text, numbers jsonb, names text[]) returns text
 language sql stable set search_path = '' as $$
-  select coalesce(warden.column_name(relation, (numbers ->> name)::int)::text,
-                  case when name = any (names) then name end)
+  select case when numbers ? name then warden.column_name(relation, (numbers ->> name)::int)::text
+              when name = any (names) then name end
 $$;
 
 -- A watch with the names that its columns have now. What was omitted stays omitted, under its number and its name. If
--- it is unclear which column that was, omit_columns is null, and rows are logged as truncated. If the entity or the
--- organisation has no column, that name is null.
+-- it is unclear which column that was, omit_columns is null, and rows are logged as truncated. If a column of the key or the
+-- organisation is missing, key_columns or org_column is null.
 create or replace function warden.current_watch(w warden.watches) returns warden.watches
 language plpgsql stable set search_path = '' as $fn$
 declare
@@ -377,7 +424,13 @@ declare
   name text;
   present text;
 begin
-  current.entity_column := warden.current_column(w.relation, w.entity_column, numbers, names);
+  current.key_columns := '{}';
+  foreach name in array w.key_columns loop
+    current.key_columns := current.key_columns || warden.current_column(w.relation, name, numbers, names);
+  end loop;
+  if array_position(current.key_columns, null) is not null then
+    current.key_columns := null;
+  end if;
   current.org_column := warden.current_column(w.relation, w.org_column, numbers, names);
   current.entity_topic_column := warden.current_column(w.relation, w.entity_topic_column, numbers, names);
   if current.entity_topic_column is null then
@@ -386,8 +439,9 @@ begin
   current.omit_columns := '{}';
   current.as_text := '{}';
   foreach name in array w.as_text loop
-    present := warden.current_column(w.relation, name, numbers, names);
-    if present is not null then
+    -- A column that was dropped and added again is still sent as a string.
+    present := coalesce(warden.current_column(w.relation, name, numbers, names), name);
+    if present = any (names) then
       current.as_text := current.as_text || present;
     end if;
   end loop;
@@ -412,8 +466,8 @@ create or replace function warden.column_numbers(w warden.watches) returns jsonb
 language sql stable set search_path = '' as $$
   select coalesce(pg_catalog.jsonb_object_agg(c.name, c.number), '{}')
   from warden.columns_of(w.relation) c
-  where c.name in (w.entity_column, w.org_column, w.entity_topic_column)
-     or c.name::text = any (w.omit_columns || w.as_text)
+  where c.name in (w.org_column, w.entity_topic_column)
+     or c.name::text = any (w.key_columns || w.omit_columns || w.as_text)
 $$;
 
 -- Whether a statement on this table is one on a watch's table: it is the table, or a partition or child of it. A watch
@@ -477,13 +531,42 @@ begin
 end
 $fn$;
 
+-- The columns of a watch's key, with their SQL expressions for the row with this alias. They may be omitted elsewhere.
+create or replace function warden.key_parts(w warden.watches, alias text)
+returns table (name name, type oid, expression text)
+language plpgsql stable set search_path = '' as $$
+begin
+  w.omit_columns := '{}';
+  return query select c.name, c.type, c.expression from warden.document_columns(w, alias) c
+               where c.name::text = any (w.key_columns);
+end
+$$;
+
+-- An SQL expression for the key of the row with this alias: the part of its document that is always sent, because it
+-- identifies the row.
+create or replace function warden.key_expression(w warden.watches, alias text) returns text
+language sql stable set search_path = '' as $$
+  select pg_catalog.format('pg_catalog.jsonb_build_object(%s)',
+                           string_agg(pg_catalog.format('%L, %s', c.name, c.expression), ', ' order by c.name))
+  from warden.key_parts(w, alias) c
+$$;
+
+-- An SQL condition: these two rows of one statement have the same key and organisation.
+create or replace function warden.same_key_expression(w warden.watches, alias text, other text) returns text
+language sql stable set search_path = '' as $$
+  select string_agg(pg_catalog.format('%1$s.%3$I = %2$s.%3$I', alias, other, c.name), ' and ' order by c.n)
+  from unnest(w.key_columns || w.org_column::text) with ordinality c (name, n)
+$$;
+
 -- The SET clauses of a watched table's log function: only those that a type needs, because each costs time in every
 -- statement that writes.
 create or replace function warden.document_settings(w warden.watches) returns text
 language sql stable set search_path = '' as $$
   select coalesce(string_agg(pg_catalog.format(' set %I = %L', s.setting, s.value), '' order by s.setting), '')
   from (select distinct s.setting, s.value
-        from warden.document_columns(w, 'n') c cross join lateral warden.value_settings(c.type) s) s
+        from (select d.type from warden.document_columns(w, 'n') d
+              union select k.type from warden.key_parts(w, 'n') k) c
+        cross join lateral warden.value_settings(c.type) s) s
 $$;
 
 -- An SQL condition: this document may be sent. The document is checked without omitted columns, as jsonb and as text:
@@ -491,7 +574,7 @@ $$;
 create or replace function warden.document_fits_expression(document text) returns text
 language plpgsql immutable set search_path = '' as $fn$
 declare
-  -- If the document is larger than this, only the entity column is logged.
+  -- If the document is larger than this, only the key is logged.
   event_bytes_max constant int := 65536;
 begin
   return pg_catalog.format(
@@ -516,10 +599,10 @@ begin
       using errcode = '22023', hint = 'Watch it: select warden.watch(''<table>'', ...);';
   end if;
   return query execute pg_catalog.format(
-    'select case when d.fits then d.doc else pg_catalog.jsonb_build_object(%1$L, n.%1$I%5$s) end, not d.fits '
+    'select case when d.fits then d.doc else %1$s end, not d.fits '
     'from %2$s n cross join lateral (select j.doc, %3$s as fits from (select %4$s as doc offset 0) j) d',
-    w.entity_column, relation, warden.document_fits_expression('j.doc'), warden.document_expression(w, 'n'),
-    case when w.entity_column::text = any (w.as_text) then '::pg_catalog.text' else '' end);
+    warden.key_expression(w, 'n'), relation, warden.document_fits_expression('j.doc'),
+    warden.document_expression(w, 'n'));
 end
 $fn$;
 

@@ -6,16 +6,19 @@ set local role warden_owner;
 -- The statement that logs one operation on a watched table. Statement triggers with transition tables cost one
 -- INSERT ... SELECT per bulk statement. `variables` are the clock, and for a statement with notes their id and the
 -- number of rows before them. If rows have times of their own (`by_row`), they are numbered: transition tables keep the
--- order of changes.
+-- order of changes. `rows` are the new and the old rows.
+-- The former version had no argument `rows`. No client of the database calls it.
+-- squawk-ignore ban-drop-function
+drop function if exists warden.log_statement(warden.watches, text, boolean, text[]);
 create or replace function warden.log_statement(
-  w warden.watches, operation text, by_row boolean, variables text[]
+  w warden.watches, operation text, by_row boolean, variables text[], rows text[] default '{new_rows,old_rows}'
 ) returns text
 language plpgsql stable set search_path = '' as $fn$
 declare
   body text;
   numbered constant text := '(select r.*, pg_catalog.row_number() over () as "warden row" from %s r)';
-  new_rows constant text := case when by_row then pg_catalog.format(numbered, 'new_rows') else 'new_rows' end;
-  old_rows constant text := case when by_row then pg_catalog.format(numbered, 'old_rows') else 'old_rows' end;
+  new_rows constant text := case when by_row then pg_catalog.format(numbered, rows[1]) else rows[1] end;
+  old_rows constant text := case when by_row then pg_catalog.format(numbered, rows[2]) else rows[2] end;
   -- At one step, updates precede deletions, and deletions precede creations.
   step constant text := case when by_row then pg_catalog.format(
     '4 * (coalesce((select s.clock from warden.row_steps s where s.xid = pg_catalog.pg_current_xact_id() '
@@ -28,7 +31,7 @@ begin
   body := case operation when 'INSERT' then $body$
     insert into warden.events (org_id, topic, event, subject, data, truncated, needs_claim, ring, step)
     select n.%1$I, %2$L, %3$L, %4$s,
-           case when d.fits then d.doc else pg_catalog.jsonb_build_object(%5$L, n.%5$I%15$s) end,
+           case when d.fits then d.doc else %15$s end,
            not d.fits, %11$L::boolean, pg_catalog.row_number() over () = 1, %18$s + 2
     from %16$s n
     cross join lateral (select j.doc, %12$s as fits from (select %6$s as doc offset 0) j) d
@@ -36,26 +39,26 @@ begin
 $body$ when 'DELETE' then $body$
     insert into warden.events (org_id, topic, event, subject, data, truncated, needs_claim, ring, step)
     select o.%1$I, %2$L, %9$L, %8$s,
-           case when d.fits then d.doc else pg_catalog.jsonb_build_object(%5$L, o.%5$I%15$s) end,
+           case when d.fits then d.doc else %21$s end,
            not d.fits, %11$L::boolean, pg_catalog.row_number() over () = 1, %19$s + 1
     from %17$s o
     cross join lateral (select j.doc, %12$s as fits from (select %7$s as doc offset 0) j) d
     where o.%1$I is not null
 $body$ else $body$
-    -- Old and new rows are paired by entity and organisation, so no organisation sees another's row. If either
-    -- changed, the update is logged as a deletion and a creation.
+    -- Old and new rows are paired by key and organisation, so no organisation sees another's row. If one of these
+    -- columns changed, the update is logged as a deletion and a creation.
     insert into warden.events (org_id, topic, event, subject, data, old, truncated, needs_claim, ring, step)
     select coalesce(n.%1$I, o.%1$I), %2$L,
            case when o.%5$I is null then %3$L when n.%5$I is null then %9$L else %10$L end,
            coalesce(%4$s, %8$s),
            case when d.fits then coalesce(d.new_doc, d.old_doc)
-                else pg_catalog.jsonb_build_object(%5$L, coalesce(n.%5$I, o.%5$I)%15$s) end,
+                when n.%5$I is not null then %15$s else %21$s end,
            case when d.fits and d.new_doc is not null and d.old_doc is not null then
              (select pg_catalog.jsonb_object_agg(e.key, e.value) from pg_catalog.jsonb_each(d.old_doc) e
               where d.new_doc -> e.key is distinct from e.value) end,
            not d.fits, %11$L::boolean, pg_catalog.row_number() over () = 1,
            case when o.%5$I is null then %18$s + 2 when n.%5$I is null then %19$s + 1 else %18$s end
-    from %17$s o full join %16$s n on n.%5$I = o.%5$I and n.%1$I = o.%1$I%20$s
+    from %17$s o full join %16$s n on %22$s%20$s
     cross join lateral (
       select j.*, (n.%5$I is null or %13$s) and (o.%5$I is null or %14$s) as fits
       from (select case when n.%5$I is not null then %6$s end as new_doc,
@@ -69,16 +72,17 @@ $body$ end;
   return pg_catalog.format(body,
     w.org_column, w.topic, w.event_prefix || '.created',
     warden.entity_topic_expression(w, 'n'),
-    w.entity_column,
+    w.key_columns[1],
     warden.document_expression(w, 'n') || case when by_row then ' - ''warden row''' else '' end,
     warden.document_expression(w, 'o') || case when by_row then ' - ''warden row''' else '' end,
     warden.entity_topic_expression(w, 'o'),
     w.event_prefix || '.deleted', w.event_prefix || '.updated',
     w.visibility is not distinct from 'claim', warden.document_fits_expression('j.doc'),
     warden.document_fits_expression('j.new_doc'), warden.document_fits_expression('j.old_doc'),
-    case when w.entity_column::text = any (w.as_text) then '::pg_catalog.text' else '' end,
+    warden.key_expression(w, 'n'),
     new_rows, old_rows, pg_catalog.format(step, 'n'), pg_catalog.format(step, 'o'),
-    case when by_row then ' and n."warden row" = o."warden row"' else '' end);
+    case when by_row then ' and n."warden row" = o."warden row"' else '' end,
+    warden.key_expression(w, 'o'), warden.same_key_expression(w, 'n', 'o'));
 end
 $fn$;
 
@@ -168,7 +172,7 @@ end
 $fn$;
 
 -- The statement that logs one operation on a watched table with the columns that it has now. If nobody knows which
--- columns hold the entity and the organisation, the topic resyncs: they were dropped, or a restore without data has
+-- columns hold the key and the organisation, the topic resyncs: they were dropped, or a restore without data has
 -- lost the watch.
 create or replace function warden.current_log_statement(watch bigint, topic text, operation text, by_row boolean)
 returns text
@@ -176,7 +180,7 @@ language plpgsql stable set search_path = '' as $fn$
 declare
   w warden.watches := (select warden.current_watch(t) from warden.watches t where t.id = watch);
 begin
-  if w.entity_column is null or w.org_column is null then
+  if w.key_columns is null or w.org_column is null then
     return pg_catalog.format(
       'insert into warden.events (topic, event, data) values (%L, ''warden.resync'', ''{"reason": "changed"}'')', topic);
   end if;
@@ -187,16 +191,17 @@ $fn$;
 -- The call of warden.watch() with the arguments of a watch. Null if the table was dropped.
 create or replace function warden.watch_call(w warden.watches) returns text
 language sql stable set search_path = '' as $$
-  select pg_catalog.format('select warden.watch(%L, %L, %L, entity_column => %L',
+  select pg_catalog.format('select warden.watch(%L, %L, %L, key_columns => %L',
                            pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname), w.topic,
-                           w.event_prefix, w.entity_column)
+                           w.event_prefix, w.key_columns)
     || case when w.entity_topic is not null then
          pg_catalog.format(', entity_topic => %L, entity_topic_column => %L', w.entity_topic, w.entity_topic_column)
        else '' end
     || case when w.omit_columns <> '{}' then pg_catalog.format(', omit_columns => %L', w.omit_columns) else '' end
     || case when w.org_column <> 'org_id' then pg_catalog.format(', org_column => %L', w.org_column) else '' end
     || case when w.visibility is not null then pg_catalog.format(', visibility => %L', w.visibility) else '' end
-    || case when w.as_text <> '{}' then pg_catalog.format(', as_text => %L', w.as_text) else '' end || ');'
+    || case when w.as_text <> '{}' then pg_catalog.format(', as_text => %L', w.as_text) else '' end
+    || case when w.replicated then ', replicated => true' else '' end || ');'
   from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace where c.oid = w.relation
 $$;
 

@@ -15,8 +15,8 @@ begin
   w.column_numbers := warden.column_numbers(w);
   w.shape := warden.shape(warden.relations_of_document(w.relation));
   update warden.watches t
-  set (entity_column, omit_columns, org_column, entity_topic_column, as_text, relation_id, column_numbers, shape)
-    = (w.entity_column, w.omit_columns, w.org_column,
+  set (key_columns, omit_columns, org_column, entity_topic_column, as_text, relation_id, column_numbers, shape)
+    = (w.key_columns, w.omit_columns, w.org_column,
        -- If that column was dropped, the audit reports it.
        coalesce(w.entity_topic_column, t.entity_topic_column), w.as_text, w.relation_id, w.column_numbers, w.shape)
   where t.id = w.id;
@@ -35,19 +35,22 @@ $$;
 
 -- Watches a table: every committed insert, update and delete of a row becomes an event <event_prefix>.created, .updated
 -- or .deleted. The event reaches the topics <topic> and org, and the entity topic <entity_topic>:<id> if there is one.
---   entity_column        identifies the row: a uuid, integer or text column that is not null, and unique by itself or
---                        together with org_column
+--   key_columns          identify the row within its organisation: columns that are not null, and unique together. By
+--                        default the primary key without org_column
+--   entity_column        the same for a key of one column
 --   omit_columns         columns that never leave the database
 --   org_column           the organisation; a row without one emits no event
 --   entity_topic         kind of the entity whose topic the events reach, e.g. 'invoice' for invoice:<id>
---   entity_topic_column  column with that entity's id: uuid, integer or text. By default entity_column, because the row
---                        is the entity; for invoice lines, for example, 'invoice_id'. A row without an id, or with a
+--   entity_topic_column  column with that entity's id: uuid, integer or text. By default the key, if that is one
+--                        column; for invoice lines, for example, 'invoice_id'. A row without an id, or with a
 --                        string that warden.is_entity_id() rejects, reaches no entity topic.
 --   visibility           who may receive the events if `authenticated` may SELECT less than they show:
 --                        'organisation' (all members, on purpose), or 'claim' (only tokens whose claim
 --                        app_metadata.warden_topics names the topic). Without it such a table is an error.
 --   as_text              columns that events send as strings. JavaScript reads JSON numbers as doubles, which are exact
 --                        up to 2^53 only: pass bigint and numeric columns that may exceed it.
+--   replicated           whether rows that logical replication applies emit events as well. Its workers fire no
+--                        statement triggers, so this logs row by row.
 -- The caller must own the table and be a member of warden_owner. Call it again to change an argument. Triggers of a
 -- partitioned table do not fire for a statement on a partition, so each partition gets its own triggers. A new
 -- partition gets them from the event trigger of 0015_partitions.sql, or from warden.protect_members().
@@ -56,11 +59,13 @@ $$;
 drop function if exists warden.watch(regclass, text, text, name, text[], name, text, name);
 -- squawk-ignore ban-drop-function
 drop function if exists warden.watch(regclass, text, text, name, text[], name, text, name, text);
+-- squawk-ignore ban-drop-function
+drop function if exists warden.watch(regclass, text, text, name, text[], name, text, name, text, text[]);
 create or replace function warden.watch(
   relation regclass, topic text, event_prefix text,
-  entity_column name default 'id', omit_columns text[] default '{}', org_column name default 'org_id',
+  entity_column name default null, omit_columns text[] default '{}', org_column name default 'org_id',
   entity_topic text default null, entity_topic_column name default null, visibility text default null,
-  as_text text[] default '{}'
+  as_text text[] default '{}', key_columns text[] default null, replicated boolean default false
 ) returns void
 language plpgsql set search_path = '' set jit = off as $$
 declare
@@ -89,13 +94,32 @@ begin
     raise exception 'warden.watch: entity topic "%" is not valid', entity_topic
       using hint = 'Use lower-case letters, digits and _, starting with a letter; not org.';
   end if;
+  if entity_column is not null and key_columns is not null then
+    raise exception 'warden.watch: entity_column and key_columns are both given'
+      using hint = 'key_columns is enough: key_columns => ''{id}'' is the same as entity_column => ''id''.';
+  end if;
+  key_columns := case when entity_column is not null then array[entity_column::text]
+                      else coalesce(key_columns, warden.default_key(watch.relation, org_column)) end;
+  if cardinality(key_columns) is distinct from (select count(distinct u) from unnest(key_columns) u)
+     or cardinality(key_columns) = 0 then
+    raise exception 'warden.watch: key_columns "%" is not valid', key_columns
+      using hint = 'Name each column of the key once.';
+  end if;
   if entity_topic is not null and entity_topic_column is null then
-    entity_topic_column := entity_column;
+    if cardinality(key_columns) <> 1 then
+      raise exception 'warden.watch: entity topic "%" needs a column: the key of % has several',
+          entity_topic, watch.relation
+        using hint = pg_catalog.format('Pass entity_topic_column => ''...'', the column with the id in %s:<id>.',
+                                       entity_topic);
+    end if;
+    entity_topic_column := key_columns[1];
   end if;
   for col in
     select c.name, c.use, a.atttypid::regtype as type, a.attname is null as missing
-    from (values (entity_column, 'entity_column'), (org_column, 'org_column'),
-                 (entity_topic_column, 'entity_topic_column')) c(name, use)
+    from (values (org_column::text, 'org_column'), (entity_topic_column::text, 'entity_topic_column')
+          union all
+          select u, case when u = entity_column then 'entity_column' else 'key_columns' end
+          from unnest(key_columns) u) c(name, use)
     left join pg_catalog.pg_attribute a
       on a.attrelid = watch.relation and a.attname = c.name and a.attnum > 0 and not a.attisdropped
     where c.name is not null
@@ -126,22 +150,29 @@ begin
   loop
     raise exception 'warden.watch: % has no column "%" (given in %)', watch.relation, col.name, col.use;
   end loop;
-  -- Every update pairs old and new rows by the entity column. So it must be unique, not null, and comparable without a
+  -- Every update pairs old and new rows by the key. So it must be unique, not null, and comparable without a
   -- search_path; otherwise writes of the application would fail.
-  if not warden.is_key(watch.relation, entity_column, org_column) then
-    raise exception 'warden.watch: column "%" of % is not unique by itself, or may be null',
-        entity_column, watch.relation
-      using hint = 'The entity column identifies a row: pass a primary key of one column, or the one beside org_id.';
-  end if;
-  if warden.entity_id_type((select a.atttypid from pg_catalog.pg_attribute a
-                            where a.attrelid = watch.relation and a.attname = entity_column)) is null then
-    raise exception 'warden.watch: column "%" of % is neither a uuid, an integer nor text',
-      entity_column, watch.relation;
+  for col in
+    select k.name, a.atttypid::regtype as type
+    from unnest(key_columns) k (name)
+    join pg_catalog.pg_attribute a on a.attrelid = watch.relation and a.attname = k.name
+    where not warden.is_key_type(a.atttypid)
+  loop
+    raise exception 'warden.watch: column "%" of % is of type %, which cannot be part of a key',
+        col.name, watch.relation, col.type
+      using hint = 'Pass key_columns => ''{...}'' with columns of PostgreSQL''s own types of single values.';
+  end loop;
+  if not warden.is_key(watch.relation, key_columns, org_column) then
+    raise exception 'warden.watch: column% "%" of % % not unique by %, or may be null',
+        case when cardinality(key_columns) > 1 then 's' else '' end, array_to_string(key_columns, '", "'), watch.relation,
+        case when cardinality(key_columns) > 1 then 'are' else 'is' end,
+        case when cardinality(key_columns) > 1 then 'themselves' else 'itself' end
+      using hint = 'The key identifies a row: pass as key_columns the columns of the primary key, or of a unique index.';
   end if;
 
-  -- The entity column is always sent, even if it is omitted from the rows.
+  -- The key is always sent, even if its columns are omitted from the rows.
   narrower := warden.narrower_than_organization(
-    watch.relation, array_remove(watch.omit_columns, entity_column::text), org_column);
+    watch.relation, array(select unnest(watch.omit_columns) except select unnest(watch.key_columns)), org_column);
   if visibility is null and narrower is not null then
     raise exception 'warden.watch: clients would receive more of % than they may SELECT: %', watch.relation, narrower
       using errcode = '42501',
@@ -156,8 +187,8 @@ begin
   end if;
   -- An insert that meets a conflict would take an id.
   if not exists (select from warden.watches t where t.relation = watch.relation) then
-    insert into warden.watches (relation, topic, event_prefix, entity_column, omit_columns, org_column)
-    values (watch.relation, watch.topic, watch.event_prefix, watch.entity_column, '{}', watch.org_column);
+    insert into warden.watches (relation, topic, event_prefix, key_columns, omit_columns, org_column)
+    values (watch.relation, watch.topic, watch.event_prefix, watch.key_columns, '{}', watch.org_column);
     -- A restore without data leaves log functions behind whose watches, and the last id, are lost.
     while pg_catalog.to_regproc(pg_catalog.format('warden.%I', 'log ' || (
             select t.id from warden.watches t where t.relation = watch.relation))) is not null loop
@@ -165,10 +196,10 @@ begin
     end loop;
   end if;
   update warden.watches t
-  set (topic, event_prefix, entity_column, omit_columns, org_column, entity_topic, entity_topic_column, visibility,
-       as_text)
-    = (watch.topic, watch.event_prefix, watch.entity_column, watch.omit_columns, watch.org_column, watch.entity_topic,
-       watch.entity_topic_column, watch.visibility, watch.as_text)
+  set (topic, event_prefix, key_columns, omit_columns, org_column, entity_topic, entity_topic_column, visibility,
+       as_text, replicated)
+    = (watch.topic, watch.event_prefix, watch.key_columns, watch.omit_columns, watch.org_column, watch.entity_topic,
+       watch.entity_topic_column, watch.visibility, watch.as_text, watch.replicated)
   where t.relation = watch.relation
   returning * into w;
   perform warden.install_watch(w);
@@ -228,7 +259,7 @@ begin
     return;
   end if;
   w := warden.current_watch(w);
-  if w.entity_column is null or w.org_column is null or w.omit_columns is null then
+  if w.key_columns is null or w.org_column is null or w.omit_columns is null then
     return;
   end if;
   perform warden.install_watch(w);
@@ -272,7 +303,7 @@ begin
       end if;
     end loop;
     present := warden.current_watch(w);
-    continue when present.entity_column is null or present.org_column is null or present.omit_columns is null;
+    continue when present.key_columns is null or present.org_column is null or present.omit_columns is null;
     if all_functions or w.shape is distinct from warden.shape(warden.relations_of_document(w.relation))
        or w.relation_id is distinct from w.relation::oid then
       perform warden.install_watch(present);

@@ -41,7 +41,7 @@ pub struct Event {
     pub data: Box<str>,
     /// JSON: the former values of the columns that an update changed.
     pub old: Option<Box<str>>,
-    /// Whether the row was too large to be logged; `data` then has its entity column alone.
+    /// Whether the row was too large to be logged; `data` then has its key alone.
     pub truncated: bool,
     /// Whether only clients receive the event whose token names its topic.
     pub needs_claim: bool,

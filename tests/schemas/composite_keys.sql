@@ -2,7 +2,7 @@
 --! tables: public.ledgers user_column=kept_by,
 --!   public.entries parent=public.ledgers parent_column=ledger parent_key=code,
 --!   public.postings parent=public.ledgers parent_column=ledger parent_key=code
---! watch: 'public.ledgers', 'ledgers', 'ledger', entity_column => 'code'
+--! watch: 'public.ledgers', 'ledgers', 'ledger'
 --! watch: 'public.postings', 'postings', 'posting'
 --! write: insert into ledgers (code, kept_by) values ('L{n}', '{user}')
 --! write: insert into entries (ledger, year, number, memo)

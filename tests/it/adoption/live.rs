@@ -176,11 +176,11 @@ async fn the_backfill_fires_no_triggers_and_emits_no_events() {
     assert_eq!(events.len(), 1);
     assert_eq!(events[0].1, "call.created");
     // The watches equal those of an empty database.
-    let watched: Vec<String> = sqlx::query_scalar("select row(relation, topic, event_prefix, entity_column, omit_columns, org_column, entity_topic, entity_topic_column)::text from warden.watches order by 1")
+    let watched: Vec<String> = sqlx::query_scalar("select row(relation, topic, event_prefix, key_columns, omit_columns, org_column, entity_topic, entity_topic_column)::text from warden.watches order by 1")
         .fetch_all(&mut admin).await.expect("watches");
     let fresh = crate::harness::TestDb::create().await;
     let mut fresh = connect(&fresh).await;
-    let expected: Vec<String> = sqlx::query_scalar("select row(relation, topic, event_prefix, entity_column, omit_columns, org_column, entity_topic, entity_topic_column)::text from warden.watches order by 1")
+    let expected: Vec<String> = sqlx::query_scalar("select row(relation, topic, event_prefix, key_columns, omit_columns, org_column, entity_topic, entity_topic_column)::text from warden.watches order by 1")
         .fetch_all(&mut fresh).await.expect("watches");
     assert_eq!(watched, expected);
 }

@@ -5,6 +5,7 @@
 //! `WARDEN_TYPES=all` for every type).
 
 mod identity;
+mod keys;
 
 use sqlx::AssertSqlSafe;
 

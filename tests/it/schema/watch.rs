@@ -16,7 +16,7 @@ async fn watch_rejects_unsuitable_arguments_by_name() {
          create materialized view kept_notes as select * from notes;
          create sequence counter;
          create table shared (id bigint primary key, org_id uuid not null, number bigint not null,
-                              maybe bigint unique, day date not null unique, also bigint not null,
+                              maybe bigint unique, parts bigint[] not null unique, also bigint not null,
                               unique (id, number), unique (org_id, id) include (also));
          create table orgless (id bigint primary key);
          create table text_org (id bigint primary key, org_id text)",
@@ -53,7 +53,29 @@ async fn watch_rejects_unsuitable_arguments_by_name() {
             "'shared', 'notes', 'note', 'maybe'",
             "column \"maybe\" of public.shared is not unique by itself, or may",
         ),
-        ("'shared', 'notes', 'note', 'day'", "column \"day\" of public.shared is neither a uuid,"),
+        (
+            "'shared', 'notes', 'note', 'parts'",
+            "column \"parts\" of public.shared is of type bigint[], which cannot be part of a key",
+        ),
+        (
+            "'shared', 'notes', 'note', key_columns => '{number,also}'",
+            "columns \"number\", \"also\" of public.shared are not unique by themselves",
+        ),
+        (
+            "'shared', 'notes', 'note', key_columns => '{id,x}'",
+            "public.shared has no column \"x\" (given as key_columns)",
+        ),
+        ("'shared', 'notes', 'note', key_columns => '{}'", "key_columns \"{}\" is not valid"),
+        ("'shared', 'notes', 'note', key_columns => '{id,id}'", "key_columns \"{id,id}\" is not valid"),
+        ("'shared', 'notes', 'note', key_columns => array[null]", "key_columns \"{NULL}\" is not valid"),
+        (
+            "'shared', 'notes', 'note', 'id', key_columns => '{id}'",
+            "entity_column and key_columns are both given",
+        ),
+        (
+            "'shared', 'notes', 'note', key_columns => '{id,number}', entity_topic => 'note'",
+            "entity topic \"note\" needs a column: the key of public.shared has several",
+        ),
     ] {
         let rejection = rejection(&db, &format!("select warden.watch({arguments})")).await;
         let says = format!("warden.watch: {says}");

@@ -20,11 +20,19 @@ const END: &str = "end_of_workload";
 struct Watch {
     relation: String,
     topic: String,
-    entity_column: String,
+    key_columns: Vec<String>,
     omit_columns: Vec<String>,
 }
 
-/// Rows by topic and entity.
+impl Watch {
+    /// The values that identify a row.
+    fn key(&self, row: &Value) -> String {
+        let values: Vec<&Value> = self.key_columns.iter().map(|column| &row[column]).collect();
+        json!(values).to_string()
+    }
+}
+
+/// Rows by topic and key.
 type Rows = BTreeMap<(String, String), Value>;
 
 /// A client of one organisation, and the rows that it knows.
@@ -61,7 +69,7 @@ pub async fn run(schema: &SchemaFile, app: &ManagedDb, statements: u32, rng: &mu
 
 async fn watches(app: &ManagedDb) -> Vec<Watch> {
     let rows = sqlx::query(
-        "select relation::regclass::text as relation, topic, entity_column::text, omit_columns
+        "select relation::regclass::text as relation, topic, key_columns, omit_columns
          from warden.watches where topic <> 'org'",
     )
     .fetch_all(&app.db.pool)
@@ -71,7 +79,7 @@ async fn watches(app: &ManagedDb) -> Vec<Watch> {
         .map(|row| Watch {
             relation: row.get("relation"),
             topic: row.get("topic"),
-            entity_column: row.get("entity_column"),
+            key_columns: row.get("key_columns"),
             omit_columns: row.get("omit_columns"),
         })
         .collect()
@@ -96,7 +104,7 @@ async fn table_rows(app: &ManagedDb, watches: &[Watch], org: Uuid) -> Rows {
             .await
             .expect("reads");
         for row in rows {
-            found.insert((watch.topic.clone(), row[&watch.entity_column].to_string()), row);
+            found.insert((watch.topic.clone(), watch.key(&row)), row);
         }
     }
     found
@@ -125,7 +133,7 @@ impl Follower {
             }
             let watch = watches.iter().find(|w| w.topic == event.topic).expect("a joined topic");
             let data = event.payload["data"].clone();
-            let key = (event.topic.clone(), data[&watch.entity_column].to_string());
+            let key = (event.topic.clone(), watch.key(&data));
             if let Some(org) = data.get("org_id") {
                 assert_eq!(org, &json!(self.org), "an event of another organisation: {event:?}");
             }

@@ -14,8 +14,8 @@ with recursive watched as (
                    or w.relation_id = w.oid and a.attnum = (w.column_numbers ->> u.name)::int)) as is_present
   from watched w
   cross join lateral (
-    values (w.entity_column::text, 'entity_column'), (w.entity_topic_column::text, 'entity_topic_column'),
-           (w.org_column::text, 'org_column')
+    values (w.entity_topic_column::text, 'entity_topic_column'), (w.org_column::text, 'org_column')
+    union all select k.name, 'key_columns' from unnest(w.key_columns) k (name)
     -- An omitted column that was dropped needs no decision. After a restore, nobody knows whether it was renamed.
     union all select o.name, 'omit_columns' from unnest(w.omit_columns) o (name)
               where w.relation_id <> w.oid and w.column_numbers ? o.name) u (name, use)
@@ -23,33 +23,50 @@ with recursive watched as (
 ), live as (
   select w.oid, a.attname as name, a.attnum, a.atttypid, a.atttypid = 'uuid'::regtype as is_uuid,
     a.atttypid in ('uuid'::regtype, 'bigint'::regtype, 'integer'::regtype, 'smallint'::regtype, 'text'::regtype,
-                   'character varying'::regtype) as is_id,
-    warden.is_key(w.oid, a.attname, w.org_column) as is_unique
+                   'character varying'::regtype) as is_id
   from watched w join pg_attribute a on a.attrelid = w.oid and a.attnum > 0 and not a.attisdropped
+), keys as (
+  -- Columns that could be the key.
+  select w.oid, k.columns,
+    (select string_agg(quote_ident(u.name), ', ' order by u.n) from unnest(k.columns) with ordinality u (name, n)) as label
+  from watched w
+  cross join lateral (
+    select w.key_columns as columns
+    union select array_remove(warden.index_columns(i.indexrelid), w.org_column::text)
+          from pg_index i where i.indrelid = w.oid and i.indisunique
+    union select array[l.name::text] from live l where l.oid = w.oid) k
+  where warden.is_key(w.oid, k.columns, w.org_column)
+    and not exists (select from live l where l.oid = w.oid and l.name::text = any (k.columns)
+                      and not warden.is_key_type(l.atttypid))
 ), broken as (
   select c.full_name, c.oid, c.name, c.use from columns c where not c.is_present
   union all
-  select w.full_name, w.oid, w.entity_column::text, 'unique'
-  from watched w join live l on l.oid = w.oid and l.name = w.entity_column and not l.is_unique
+  select w.full_name, w.oid, array_to_string(w.key_columns, ', '), 'unique'
+  from watched w
+  where w.full_name is not null and not exists (select from keys k where k.oid = w.oid and k.columns = w.key_columns)
+    and not exists (select from columns c where c.oid = w.oid and c.use = 'key_columns'
+                      and c.name not in (select l.name from live l where l.oid = w.oid))
 ), kept as (
   -- The arguments that are still right, and the best guess for the others, so that a call mends one argument without
   -- failing because of another. If an omitted column is missing, a call omits every other column, unless the answer
   -- says what became of it.
   select w.oid, w.full_name, w.topic, w.event_prefix, w.entity_topic, to_jsonb(w) ->> 'visibility' as visibility,
     array(select l.name::text from live l where l.oid = w.oid and l.name = any (w.as_text)) as as_text,
-    (select l.name from live l where l.oid = w.oid and l.is_unique and l.is_id
-     order by l.name = w.entity_column desc, l.name = 'id' desc, l.attnum limit 1) as entity_column,
+    (select k.columns from keys k where k.oid = w.oid
+     order by k.columns = w.key_columns desc, k.columns = warden.default_key(w.relation, w.org_column) desc,
+       cardinality(k.columns), k.columns limit 1) as key_columns,
     (select l.name from live l where l.oid = w.oid and l.is_uuid
      order by l.name = w.org_column desc, l.name = 'org_id' desc, l.attnum limit 1) as org_column,
     (select l.name from live l where l.oid = w.oid and l.name = w.entity_topic_column) as entity_topic_column,
     array(select l.name::text from live l where l.oid = w.oid and l.name = any (w.omit_columns)) as omitted,
-    array(select l.name::text from live l where l.oid = w.oid and l.name not in (w.entity_column, w.org_column)
-            and l.name is distinct from w.entity_topic_column and not l.is_unique) as others,
-    (select count(*) from columns c where c.oid = w.oid and c.use = 'omit_columns' and not c.is_present) as lost
+    array(select l.name::text from live l where l.oid = w.oid and l.name <> w.org_column
+            and l.name is distinct from w.entity_topic_column and l.name::text <> all (w.key_columns)
+            and not exists (select from keys k where k.oid = w.oid and l.name::text = any (k.columns))) as others,
+    (select count(*) from columns c where c.oid = w.oid and c.use = 'omit_columns' and not c.is_present) as lost,
+    w.replicated
   from watched w where w.full_name is not null
 ), answers as (
-  select b.oid, b.use, b.name, 1 as rank, format('it is now %I', l.name) as answer,
-    case when b.use in ('entity_column', 'unique') then l.name else k.entity_column end as entity_column,
+  select b.oid, b.use, b.name, 1 as rank, format('it is now %I', l.name) as answer, k.key_columns,
     case when b.use = 'entity_topic_column' then l.name else k.entity_topic_column end as entity_topic_column,
     case when b.use = 'org_column' then l.name else k.org_column end as org_column,
     case when b.use = 'omit_columns' then k.omitted || l.name::text
@@ -63,33 +80,44 @@ with recursive watched as (
                        where t.kind = k.entity_topic and t.id_type = warden.entity_id_type(l.atttypid))
                      when 'org_column' then l.is_uuid
                      when 'omit_columns' then k.lost = 1 and l.name = any (k.others) and l.name <> all (k.omitted)
-                     else l.is_unique and l.is_id end
+                     else false end
     order by l.attnum desc limit 20) l on true
+  union all
+  select b.oid, b.use, b.name, 1, case when cardinality(l.columns) = 1 then 'it is now ' else 'the key is now ' end || l.label,
+    l.columns, k.entity_topic_column, k.org_column, case when k.lost > 0 then k.others else k.omitted end
+  from broken b join kept k using (oid)
+  join lateral (select * from keys x where x.oid = b.oid and x.columns <> array[b.name]
+                order by cardinality(x.columns), x.label limit 20) l on b.use in ('key_columns', 'unique')
   union all
   select b.oid, b.use, b.name, 2,
     case when b.use = 'entity_topic_column' then 'it is gone, and so is its topic'
          when a.is_gone then 'it is gone, like every other omitted column that is missing'
          else 'I do not know: omit every column but the keys' end,
-    k.entity_column, case when b.use <> 'entity_topic_column' then k.entity_topic_column end, k.org_column,
+    k.key_columns, case when b.use <> 'entity_topic_column' then k.entity_topic_column end, k.org_column,
     case when a.is_gone and b.use = 'omit_columns' then k.omitted when k.lost > 0 then k.others else k.omitted end
   from broken b join kept k using (oid)
   join (values (true), (false)) a (is_gone) on b.use = 'omit_columns' or b.use = 'entity_topic_column' and a.is_gone
 ), choices as (
   select a.oid, a.use, a.name, a.rank, a.answer,
-    format('select warden.watch(%L, %L, %L, entity_column => %L%s%s%s%s%s);', k.full_name, k.topic, k.event_prefix,
-      a.entity_column,
+    format('select warden.watch(%L, %L, %L, key_columns => %L%s%s%s%s%s%s);', k.full_name, k.topic, k.event_prefix,
+      a.key_columns,
       case when a.entity_topic_column is not null then format(', entity_topic => %L, entity_topic_column => %L',
                                                               k.entity_topic, a.entity_topic_column) else '' end,
       case when a.omitted <> '{}' then format(', omit_columns => %L', a.omitted) else '' end,
       case when a.org_column <> 'org_id' then format(', org_column => %L', a.org_column) else '' end,
       case when k.visibility is not null then format(', visibility => %L', k.visibility) else '' end,
-      case when k.as_text <> '{}' then format(', as_text => %L', k.as_text) else '' end) as statement
+      case when k.as_text <> '{}' then format(', as_text => %L', k.as_text) else '' end,
+      case when k.replicated then ', replicated => true' else '' end) as statement
   from answers a join kept k using (oid)
-  where a.entity_column is not null and a.org_column is not null
+  where a.key_columns is not null and a.org_column is not null
   union all
-  select b.oid, b.use, b.name, 0, format('%I, and it must be so', b.name),
-    format('alter table %s alter column %I set not null, add unique (%I);', b.full_name, b.name, b.name)
-  from broken b join live l on l.oid = b.oid and l.name = b.name and l.is_id
+  select b.oid, b.use, b.name, 0, k.label || ', and it must be so',
+    format('alter table %s %s, add unique (%s);', b.full_name, k.not_null, k.label)
+  from broken b join watched w using (oid)
+  cross join lateral (
+    select string_agg(quote_ident(u.name), ', ' order by u.n) as label,
+      string_agg(format('alter column %I set not null', u.name), ', ' order by u.n) as not_null
+    from unnest(w.key_columns) with ordinality u (name, n)) k
   where b.use = 'unique'
   union all
   select b.oid, b.use, b.name, 9, 'nobody needs its events', format('select warden.unwatch(%L);', b.full_name)
@@ -139,12 +167,12 @@ select 'watch-columns', null, c.full_name, c.name,
     when 'omit_columns' then
       format('the restored table lacks the omitted column %I: its rows are logged as truncated', c.name)
     when 'unique' then
-      format('%I is no longer unique by itself, or may be null: it cannot pair the rows of an update', c.name)
+      format('its key (%s) is no longer unique, or may be null: it cannot pair the rows of an update', c.name)
     when 'entity_topic_column' then
       format('it no longer has the column %I, its entity_topic_column: its events reach no entity topic', c.name)
     else format('it no longer has the column %I, its %s: every write makes the topic resync', c.name, c.use) end,
   'decide',
-  json_build_object('question', case when c.use = 'unique' then 'which column identifies a row?'
+  json_build_object('question', case when c.use = 'unique' then 'which columns identify a row?'
                                      else format('what became of %I?', c.name) end,
     'choices', (select json_agg(json_build_array(x.answer, 'sql', x.statement) order by x.rank, x.answer)
                 from choices x where x.oid = c.oid and x.use = c.use and x.name = c.name))::text
@@ -176,7 +204,7 @@ select 'watch-visibility', null, w.full_name, w.topic,
       regexp_replace(w.call, '\);$', ', visibility => ''claim'');'))))::text
 from watched w
 cross join lateral (select warden.narrower_than_organization(
-  w.relation, array_remove(w.omit_columns, w.entity_column::text), w.org_column) as reason) n
+  w.relation, array(select unnest(w.omit_columns) except select unnest(w.key_columns)), w.org_column) as reason) n
 where w.full_name is not null and w.visibility is null and n.reason is not null
 union all
 select 'watch-triggers', null, format('%I.%I', n.nspname, c.relname), 'warden_log_insert',
