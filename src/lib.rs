@@ -39,4 +39,5 @@ mod sync;
 pub mod tailer;
 pub mod telemetry;
 pub mod tenancy;
+pub mod watch_check;
 pub mod wire;

@@ -104,6 +104,8 @@ pub struct Metrics {
     pub rotations: Counter,
     /// 1 while retention is due and blocked.
     pub retention_late: Gauge,
+    /// Watched tables that no longer fit their watch.
+    pub unfit_watches: Gauge,
     /// Reads of the log.
     pub reads: Counter,
     /// Events read from the log.
@@ -185,6 +187,7 @@ impl Default for Metrics {
             resyncs: new(r, "resyncs", "Joins with a cursor that were answered with a resync"),
             rotations: new(r, "log_rotations", "Log rotations by this node"),
             retention_late: new(r, "log_retention_late", "1 while retention is due and blocked"),
+            unfit_watches: new(r, "watches_unfit", "Watched tables that no longer fit their watch"),
             reads: new(r, "log_reads", "Reads of the event log"),
             events: new(r, "log_events", "Events read from the log"),
             deliveries: new(r, "deliveries", "Frames handed to sockets"),

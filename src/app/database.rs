@@ -1,5 +1,5 @@
 //! Everything that talks to the database: the primary and the pool that follows it, the log tailer and its
-//! doorbell, replay, retention, and the control state.
+//! doorbell, replay, retention, the check of the watches, and the control state.
 
 use std::sync::Arc;
 
@@ -18,6 +18,7 @@ use crate::replay::{RecentEvents, Replay};
 use crate::retention::Retention;
 use crate::service::Services;
 use crate::tailer::{Dispatcher, LogTailer};
+use crate::watch_check::WatchCheck;
 
 /// Receivers of the log's events.
 pub(super) struct Upstream {
@@ -33,6 +34,7 @@ pub(super) struct DatabaseSide {
     pub(super) replay: Arc<Replay>,
     pub(super) tailer: watch::Receiver<TailerState>,
     pub(super) retention_late: watch::Receiver<Option<Instant>>,
+    pub(super) unfit_watches: watch::Receiver<Vec<String>>,
 }
 
 impl DatabaseSide {
@@ -72,6 +74,9 @@ impl DatabaseSide {
         for _ in 0..limits.replay.concurrent_reads_max {
             services.spawn("replay", Arc::clone(&replay).run());
         }
+        let watch_check = WatchCheck::new(pool.clone(), Arc::clone(&metrics), limits.watch_check);
+        let unfit_watches = watch_check.unfit();
+        services.spawn("watch_check", watch_check.run(state.clone()));
         let retention = Retention::new(pool, metrics, limits.retention);
         let retention_late = retention.late_since();
         services.spawn("retention", retention.run(state.clone()));
@@ -81,6 +86,7 @@ impl DatabaseSide {
             replay,
             tailer: state,
             retention_late,
+            unfit_watches,
         })
     }
 }

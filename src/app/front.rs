@@ -119,6 +119,7 @@ impl Front {
         let health = Health {
             tailer: database.tailer.clone(),
             retention_late: database.retention_late.clone(),
+            unfit_watches: database.unfit_watches.clone(),
             verifier: Arc::clone(&shared.verifier),
             draining: self.draining.clone(),
         };

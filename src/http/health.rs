@@ -23,6 +23,8 @@ pub struct Health {
     pub tailer: watch::Receiver<TailerState>,
     /// Time since which retention has been due without success.
     pub retention_late: watch::Receiver<Option<Instant>>,
+    /// Watched tables that no longer fit their watch.
+    pub unfit_watches: watch::Receiver<Vec<String>>,
     /// Whether tokens can be verified.
     pub verifier: Arc<Verifier>,
     /// Cancelled when the gateway begins to shut down.
@@ -48,10 +50,19 @@ pub(super) async fn readyz(State(health): State<Health>) -> (StatusCode, String)
     health.readiness()
 }
 
-/// Readiness with the reason for a lost log. The reason names database addresses, so only the admin listener
-/// shows it.
+/// Names of tables in one warning.
+const TABLES_NAMED_MAX: usize = 10;
+
+/// Readiness with the reason for a lost log, and the names of tables that do not fit their watches. These tell
+/// about the database, so only the admin listener shows them.
 pub(super) async fn readyz_with_reason(State(health): State<Health>) -> (StatusCode, String) {
-    let (status, text) = health.readiness();
+    let (status, mut text) = health.readiness();
+    if status == StatusCode::OK {
+        for table in health.unfit_watches.borrow().iter().take(TABLES_NAMED_MAX) {
+            // Writing to a String does not fail.
+            let _ = writeln!(text, "warning: the watch does not fit {table}");
+        }
+    }
     match &*health.tailer.borrow() {
         TailerState::Lost(reason) if !health.draining.is_cancelled() => {
             (status, format!("the event log cannot be read: {reason}\n"))
@@ -101,6 +112,14 @@ impl Health {
         if keys == Readiness::Degraded {
             text.push_str(
                 "warning: a key server fails, and its last known keys are used: see the gateway's log\n",
+            );
+        }
+        let unfit = self.unfit_watches.borrow().len();
+        if unfit > 0 {
+            let _ = writeln!(
+                text,
+                "warning: {unfit} watched tables no longer fit their watches, so events may be truncated or missing: \
+                 run `warden audit`"
             );
         }
         text

@@ -17,6 +17,7 @@ use crate::replay::{RecentLimits, ReplayLimits};
 use crate::retention::RetentionLimits;
 use crate::session::SessionLimits;
 use crate::tailer::TailerLimits;
+use crate::watch_check::WatchCheckLimits;
 
 /// All configurable limits of a gateway.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +50,8 @@ pub struct Limits {
     pub revocations: RevocationLimits,
     /// The search for organisations that were deleted without a log event.
     pub reconciler: ReconcilerLimits,
+    /// The check of the watches.
+    pub watch_check: WatchCheckLimits,
     /// Events queued in fan-out.
     pub fanout: FanoutLimits,
     /// Closing of sessions on shutdown.
@@ -148,6 +151,10 @@ impl Default for Limits {
                 timeout: Duration::from_secs(10),
                 retry_first: Duration::from_millis(50),
                 retry_max: Duration::from_secs(2),
+            },
+            watch_check: WatchCheckLimits {
+                interval: Duration::from_secs(60),
+                timeout: Duration::from_secs(10),
             },
             fanout: FanoutLimits { org_bytes_max: 64 * 1024 * 1024, bytes_max: 256 * 1024 * 1024 },
             drain: DrainLimits { window: Duration::from_secs(5), sessions_per_second_min: 200 },

@@ -79,6 +79,7 @@ fn connections(limits: &Limits) -> Vec<Limit> {
 
 fn log(limits: &Limits) -> Vec<Limit> {
     let RetentionLimits { keep, bytes_max, interval } = limits.retention;
+    let watch_check = limits.watch_check;
     vec![
         Limit::new("retention.keep", Time(keep), "Time for which events are kept.")
             .set_by("WARDEN_RETENTION_HOURS"),
@@ -93,6 +94,16 @@ fn log(limits: &Limits) -> Vec<Limit> {
             "retention::ROTATION_TIMEOUT",
             Time(retention::ROTATION_TIMEOUT),
             "Longest run of the retention job.",
+        ),
+        Limit::new(
+            "watch_check.interval",
+            Time(watch_check.interval),
+            "Interval of the check of the watches.",
+        ),
+        Limit::new(
+            "watch_check.timeout",
+            Time(watch_check.timeout),
+            "Longest query of the check of the watches.",
         ),
         Limit::new(
             "lock_timeout of warden.rotate_events()",
