@@ -90,15 +90,52 @@ begin
 end
 $$;
 
+-- The foreign keys of a table that lead to tables of organisations, except the one to its parent, as expressions about
+-- the row `alias`: whether the row references another one, and the organisation of that one. A row belongs there if
+-- neither a parent nor a user says where it belongs. A table may reference itself. Without a parent or user column in
+-- the registry there are none, because then an operator decided that all rows belong to the default organisation.
+create or replace function warden.other_references(relation regclass, alias text)
+returns table (target regclass, columns text, is_set text, organization text)
+language plpgsql stable set search_path = '' as $$
+declare
+  r warden.tenant_tables := warden.registered(relation);
+begin
+  if r.parent_column is null and r.user_column is null then
+    return;
+  end if;
+  return query
+    select k.target, string_agg(pg_catalog.quote_ident(a.attname), ', ' order by u.n),
+      '(' || string_agg(pg_catalog.format('%s.%I is not null', alias, a.attname), ' and ' order by u.n) || ')',
+      case when warden.has_column(k.target, k.org_column) then
+        pg_catalog.format('(select r.%I from %s r where %s)', k.org_column, k.target,
+          string_agg(pg_catalog.format('r.%I = %s.%I', f.attname, alias, a.attname), ' and ' order by u.n))
+      else 'null::uuid' end
+    from (
+      select c.oid, c.conrelid, c.conkey, c.confkey, c.confrelid::regclass as target,
+        case t.scope when 'root' then 'id' else 'org_id' end::name as org_column
+      from pg_catalog.pg_constraint c
+      join pg_catalog.pg_class p on p.oid = c.confrelid
+      join pg_catalog.pg_namespace n on n.oid = p.relnamespace
+      join warden.tenant_tables t on t.schema_name = n.nspname and t.table_name = p.relname and t.scope in ('org', 'root')
+      where c.conrelid = relation and c.contype = 'f') k
+    cross join lateral unnest(k.conkey, k.confkey) with ordinality u (col, key, n)
+    join pg_catalog.pg_attribute a on a.attrelid = k.conrelid and a.attnum = u.col
+    join pg_catalog.pg_attribute f on f.attrelid = k.target and f.attnum = u.key
+    group by k.oid, k.target, k.org_column
+    having not bool_or(a.attname in ('org_id', coalesce(r.parent_column, 'org_id')))
+    order by k.oid;
+end
+$$;
+
 -- Creates the fill triggers of a table. They keep one rule while the table is adopted: the organisation of a row is the
--- parent's, else that of the user's membership, else the default organisation.
+-- parent's, else that of the user's membership, else that of another referenced row, else the default organisation.
 --   warden_fill_org_id         sets org_id in new rows of an application that does not know the column
 --   warden_fill_org_id_update  applies the rule if a statement sets org_id in a row that the backfill has not reached,
 --                              and rejects any other change. Otherwise a request could choose the organisation of a
 --                              row before the database isolates organisations. Roles that row-level security does not
 --                              bind may change org_id, as they may once the table is enforced.
--- If the parent has no organisation yet, org_id stays null until the backfill. The same holds if row-level security is
--- forced on the parent and hides its row: only the backfill, with BYPASSRLS, can know its organisation.
+-- If the parent, or another referenced row, has no organisation yet, org_id stays null until the backfill. The same holds
+-- if row-level security hides that row, or the trigger may not read it: only the backfill can know its organisation.
 -- Partitions inherit the triggers. Inheritance children get their own, which call the same function.
 -- Each table has a function of its own, as for watches, so its statements are planned once. It runs with the rights of
 -- the parent's owner, because a role that inserts children need not have the right to read parents.
@@ -115,6 +152,8 @@ declare
   fn constant text := pg_catalog.format('warden.%I', warden.fill_function_name(whole));
   owner name := (select pg_catalog.pg_get_userbyid(c.relowner) from pg_catalog.pg_class c
                  where c.oid = coalesce(parent, relation));
+  reference record;
+  is_referencing text := '';
   -- The column of a parent's row with its organisation.
   parent_org name := case when parent = 'public.organizations'::regclass then 'id' else 'org_id' end;
   body text := $body$
@@ -165,6 +204,24 @@ begin
   if new.%1$I::text ~ '^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$' then
     new.org_id := warden.default_org_for(new.%1$I::text::uuid);
   end if;$body$, r.user_column);
+  end if;
+  for reference in select * from warden.other_references(relation, 'new') loop
+    is_referencing := is_referencing || ' or ' || reference.is_set;
+    if pg_catalog.has_table_privilege(owner, reference.target, 'select') then
+      body := body || pg_catalog.format($body$
+  if new.org_id is null and %s then
+    new.org_id := %s;
+  end if;$body$, reference.is_set, reference.organization);
+    end if;
+  end loop;
+  if is_referencing <> '' then
+    body := body || pg_catalog.format($body$
+  if new.org_id is null and (false%s) then
+    if is_exempt then
+      new.org_id := given;
+    end if;
+    return new;
+  end if;$body$, is_referencing);
   end if;
   body := body || pg_catalog.format($body$
   new.org_id := coalesce(new.org_id, %L::uuid);

@@ -5,7 +5,8 @@
 //! remaining rows by the index on `org_id`, and repeats until none is left. That terminates, because no new
 //! row lacks `org_id`: the fill trigger was created under a lock that excluded every writer of the table. The
 //! one exception is a child whose parent had no organisation yet in the snapshot of its transaction.
-//! Therefore the second pass first waits for older transactions, as CREATE INDEX CONCURRENTLY does.
+//! Therefore the second pass first waits for older transactions, as CREATE INDEX CONCURRENTLY does. A row
+//! that only references rows without an organisation stays as it is, and becomes an issue.
 
 use std::time::{Duration, Instant};
 
@@ -13,9 +14,10 @@ use sqlx::{AssertSqlSafe, Executor as _};
 use uuid::Uuid;
 
 use super::connection::{ExecutorConnection, POLL_INTERVAL, StepError, is_transient};
+use super::source::{BatchRange, Reference, fill_statement, unknown};
 use crate::backoff::Backoff;
 use crate::tenancy::registry::Table;
-use crate::tenancy::sql::{literal, quoted};
+use crate::tenancy::sql::literal;
 
 /// Target duration of a batch. Writers of its rows wait for that long, and never longer than the lock limit.
 pub(crate) const BATCH_TARGET: Duration = Duration::from_millis(40);
@@ -33,8 +35,6 @@ pub(crate) const WAIT_MAX: Duration = Duration::from_mins(30);
 /// planner that takes the batch for most of the table reads the whole table.
 const PLANNER: &str =
     "set local enable_seqscan = off; set local enable_hashjoin = off; set local enable_mergejoin = off";
-/// Pattern of a uuid in a text column.
-const UUID: &str = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$";
 
 /// How a batch treats the table's own triggers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,15 +47,6 @@ pub(super) enum TriggerMode {
     Disabled,
     /// Lets them fire, because the role may not suppress them.
     Firing,
-}
-
-/// The rows of a batch.
-#[derive(Debug)]
-enum BatchRange {
-    /// Rows from one block up to, not including, another.
-    Blocks(u64, u64),
-    /// A number of rows without `org_id`, wherever they are.
-    Any(i64),
 }
 
 impl ExecutorConnection {
@@ -83,13 +74,14 @@ impl ExecutorConnection {
             ))
             .await?;
         let blocks = u64::try_from(blocks).unwrap_or(0);
+        let references = Reference::load(&mut self.work, table).await?;
         let (mut at, mut size, mut rows) = (0_u64, BATCH_BLOCKS_FIRST, 0_u64);
         while at < blocks {
             self.check_stop()?;
             let end = (at + size).min(blocks);
             let range = BatchRange::Blocks(at, end);
             let begun = Instant::now();
-            rows += self.batch(table, triggers, &range).await?;
+            rows += self.batch(table, triggers, &references, &range).await?;
             let took = begun.elapsed();
             at = end;
             self.progress.rows(at, blocks, rows);
@@ -109,7 +101,8 @@ impl ExecutorConnection {
         triggers: TriggerMode,
         is_first: bool,
     ) -> Result<u64, StepError> {
-        if table.parent.is_some() && is_first {
+        let references = Reference::load(&mut self.work, table).await?;
+        if is_first && (table.parent.is_some() || !references.is_empty()) {
             self.wait_for_older_transactions(table).await?;
         }
         // PostgreSQL rejects an update of a published table without a key, even if it concerns no row.
@@ -121,7 +114,7 @@ impl ExecutorConnection {
         loop {
             self.check_stop()?;
             let range = BatchRange::Any(self.options.batch_rows.into());
-            let filled = self.batch(table, triggers, &range).await?;
+            let filled = self.batch(table, triggers, &references, &range).await?;
             rows += filled;
             if filled > 0 {
                 backoff.reset();
@@ -129,6 +122,9 @@ impl ExecutorConnection {
             }
             if !self.has_unfilled(table).await? {
                 return Ok(rows);
+            }
+            if let Some(issue) = unknown(&mut self.work, table, &references).await? {
+                return Err(StepError::Conflict(Box::new(issue)));
             }
             if begun.elapsed() > WAIT_MAX {
                 return Err(StepError::Locked(format!(
@@ -156,13 +152,14 @@ impl ExecutorConnection {
         &mut self,
         table: &Table,
         triggers: TriggerMode,
+        references: &[Reference],
         range: &BatchRange,
     ) -> Result<u64, StepError> {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         let begun = Instant::now();
         loop {
             self.check_stop()?;
-            let error = match self.try_batch(table, triggers, range).await {
+            let error = match self.try_batch(table, triggers, references, range).await {
                 Ok(rows) => return Ok(rows),
                 Err(error @ StepError::Fatal(_)) => return Err(error),
                 Err(error) => error,
@@ -180,6 +177,7 @@ impl ExecutorConnection {
         &mut self,
         table: &Table,
         triggers: TriggerMode,
+        references: &[Reference],
         range: &BatchRange,
     ) -> Result<u64, StepError> {
         let mut before = format!(
@@ -198,7 +196,7 @@ impl ExecutorConnection {
             TriggerMode::Firing => {}
         }
         self.work.execute(sqlx::raw_sql(AssertSqlSafe(before))).await?;
-        let filling = sqlx::query_as(AssertSqlSafe(fill_statement(table, range)));
+        let filling = sqlx::query_as(AssertSqlSafe(fill_statement(table, references, range)));
         let filling = match range {
             BatchRange::Blocks(from, to) => filling.bind(format!("({from},0)")).bind(format!("({to},0)")),
             BatchRange::Any(limit) => filling.bind(limit),
@@ -308,55 +306,6 @@ fn next_size(size: u64, took: Duration, max: u64) -> u64 {
         size
     };
     next.clamp(1, max)
-}
-
-/// The statement that fills the rows of a batch, and returns how many rows went to which organisation.
-///
-/// It follows the fill trigger's rule: the parent's organisation, else that of the user's membership, else
-/// the default organisation. A row whose parent exists and has no organisation yet stays as it is. Most users
-/// may have no membership, so the function that reads memberships is called for members only.
-fn fill_statement(table: &Table, range: &BatchRange) -> String {
-    let name = table.sql();
-    // Like the trigger, it accepts uuids in a column of another type.
-    let user = table.user_column.as_deref().map_or("null::uuid".to_owned(), |c| {
-        let column = format!("t.{}::text", quoted(c));
-        format!("case when {column} ~ '{UUID}' then {column}::uuid end")
-    });
-    let without_parent =
-        "coalesce(case when k.user_id in (select m.user_id from public.organization_members m)
-                                then warden.default_org_for(k.user_id) end, warden.default_organization())";
-    let (parent_column, parent_join, org) = match &table.parent {
-        Some(parent) => (
-            format!("t.{}", quoted(&parent.column)),
-            format!("left join {} p on p.{} = k.parent", parent.sql(), quoted(&parent.key)),
-            format!(
-                "case when p.{} is null then {without_parent} else p.{} end",
-                quoted(&parent.key),
-                parent.org_column()
-            ),
-        ),
-        None => ("null::uuid".to_owned(), String::new(), without_parent.to_owned()),
-    };
-    let condition = match range {
-        BatchRange::Blocks(..) => "t.ctid >= $1::text::tid and t.ctid < $2::text::tid".to_owned(),
-        BatchRange::Any(_) => {
-            format!("t.ctid = any (array(select ctid from {name} where org_id is null limit $1))")
-        }
-    };
-    // If a unique index contains org_id, an update of it conflicts with concurrent inserts of children.
-    let is_indexed = table.has_org_index || matches!(range, BatchRange::Any(_));
-    let lock = if is_indexed { "update" } else { "no key update" };
-    format!(
-        "with picked as materialized (
-           select t.ctid as tid, {user} as user_id, {parent_column} as parent
-           from only {name} t where {condition} and t.org_id is null for {lock} of t skip locked),
-         found as materialized (select k.tid, {org} as org_id from picked k {parent_join}),
-         filled as (
-           update only {name} t set org_id = f.org_id from found f
-           where t.ctid = f.tid and t.org_id is null and f.org_id is not null
-           returning t.org_id)
-         select org_id, count(*) from filled group by org_id"
-    )
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! - `connection` holds the database connections and the lock discipline.
 //! - `expand` is the first phase, table by table: it breaks no running application.
-//! - `backfill` gives rows their organisation; `index` and `keys` build without blocking writers.
+//! - `backfill` gives rows their organisation, and `source` says which; `index` and `keys` build without blocking writers.
 //! - `enforce` is the second phase and its reversal; `impact` names the roles that would lose access.
 //! - `options` holds the options of a run; `progress` reports to the operator.
 //!
@@ -19,6 +19,7 @@ mod index;
 mod keys;
 mod options;
 mod progress;
+mod source;
 mod tree;
 
 use std::collections::HashSet;
@@ -41,7 +42,7 @@ pub(crate) use progress::{grouped, human};
 use self::connection::{ExecutorConnection, StepError};
 use super::AdoptionIssue;
 use super::issue::NEEDS_BYPASS;
-use super::plan::Plan;
+use super::plan::{Plan, TablePlan};
 use super::preflight::{self, Candidate};
 use super::registry::title;
 use crate::postgres::{self, Migrated};
@@ -207,7 +208,7 @@ impl AdoptionRun {
         self.issues.append(&mut plan.issues);
         let mut failed: HashSet<i64> = HashSet::new();
         let clashes = preflight::clashes(&mut self.connection.work).await?;
-        for table in &plan.tables {
+        for table in self.ordered(&plan.tables).await? {
             if let Some(found) = clashes.get(&table.table.oid) {
                 let issue = |(problem, remedy): &(String, String)| {
                     AdoptionIssue::new(table.table.title(), problem.clone(), remedy.clone())
@@ -231,6 +232,37 @@ impl AdoptionRun {
         }
         self.watch(&failed).await?;
         self.complete_members(&failed).await
+    }
+
+    /// The tables in an order in which rows find their organisation: parents before children, and as far as
+    /// possible referenced tables before referencing ones.
+    async fn ordered<'p>(&mut self, tables: &'p [TablePlan]) -> Result<Vec<&'p TablePlan>, StepError> {
+        let oids: Vec<i64> = tables.iter().map(|t| t.table.oid).collect();
+        let references: Vec<(i64, i64)> = sqlx::query_as(
+            "select t.oid, r.target::oid::bigint from unnest($1::bigint[]) t (oid)
+             cross join lateral warden.other_references(t.oid::oid, 't') r where r.target::oid <> t.oid::oid",
+        )
+        .bind(&oids)
+        .fetch_all(&mut self.connection.work)
+        .await?;
+        let mut waiting: Vec<&TablePlan> = tables.iter().collect();
+        let mut ordered = Vec::new();
+        while !waiting.is_empty() {
+            let is_waiting = |oid: i64| waiting.iter().any(|t| t.table.oid == oid);
+            let has_parent = |t: &TablePlan| {
+                t.table.parent.as_ref().is_some_and(|p| p.oid != t.table.oid && is_waiting(p.oid))
+            };
+            let is_free = |t: &TablePlan| {
+                !has_parent(t) && references.iter().all(|(from, to)| *from != t.table.oid || !is_waiting(*to))
+            };
+            let next = waiting
+                .iter()
+                .position(|t| is_free(t))
+                .or_else(|| waiting.iter().position(|t| !has_parent(t)))
+                .unwrap_or(0);
+            ordered.push(waiting.remove(next));
+        }
+        Ok(ordered)
     }
 
     fn begin(&mut self, table: &str, name: &'static str) -> Step {

@@ -8,6 +8,7 @@ mod live;
 mod misfits;
 mod partitions;
 mod plan;
+mod references;
 mod replaced;
 mod sets;
 mod settings;

@@ -1,0 +1,87 @@
+//! Rows whose parent and user are unknown, and that reference other rows: they belong where those belong, and
+//! never to the default organisation.
+
+use sqlx::AssertSqlSafe;
+
+use super::{RUN_DEADLINE, Run, ended, small_db, warden};
+use crate::harness::TestDb;
+
+/// Comments on a task or on a project, folders within folders, and organisations of two users.
+const APPLICATION: &str = "
+    create table projects (id int primary key, owner_id uuid not null);
+    create table tasks (id int primary key, project_id int not null references projects);
+    create table comments (id int primary key, task_id int references tasks, project_id int references projects);
+    create table folders (id int primary key, folder_id int references folders, owner_id uuid);
+    insert into projects values (1, '1a000000-0000-4000-8000-00000000000a'), (2, '1b000000-0000-4000-8000-00000000000b');
+    insert into tasks values (1, 1), (2, 2);
+    insert into comments values (11, 1, null), (12, 2, null), (21, null, 1), (22, null, 2), (30, null, null);
+    -- Children come before their parents, so the first pass cannot fill them.
+    insert into folders values (3, null, null), (2, null, '1b000000-0000-4000-8000-00000000000b'),
+      (1, null, '1a000000-0000-4000-8000-00000000000a'), (11, 1, null), (12, 2, null), (21, 11, null), (22, 12, null);";
+
+const TABLES: &str = "projects,tasks,comments,folders";
+
+async fn migrate(db: &TestDb, args: &[&str]) -> Run {
+    let mut command = warden(db.url(), "migrate");
+    command.args(args);
+    ended(RUN_DEADLINE, command).await
+}
+
+/// The application, with the organisations of its users.
+async fn application() -> TestDb {
+    let db = small_db(APPLICATION).await;
+    migrate(&db, &[]).await.must(0);
+    db.run(
+        "insert into organizations (id, name) values ('0a000000-0000-4000-8000-00000000000a', 'a'),
+           ('0b000000-0000-4000-8000-00000000000b', 'b');
+         insert into organization_members (org_id, user_id) values
+           ('0a000000-0000-4000-8000-00000000000a', '1a000000-0000-4000-8000-00000000000a'),
+           ('0b000000-0000-4000-8000-00000000000b', '1b000000-0000-4000-8000-00000000000b')",
+    )
+    .await;
+    db
+}
+
+/// Each row of a table with the first letters of its organisation; `a0` is the default one.
+async fn organizations(db: &TestDb, table: &str) -> Vec<String> {
+    let sql = format!("select id || ' ' || coalesce(left(org_id::text, 2), '-') from {table} order by id");
+    sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(&db.pool).await.expect("reads")
+}
+
+#[tokio::test]
+async fn rows_without_parent_and_user_belong_where_the_rows_that_they_reference_belong() {
+    let db = application().await;
+    migrate(&db, &["--tables", TABLES]).await.must(0);
+    assert_eq!(organizations(&db, "comments").await, ["11 0a", "12 0b", "21 0a", "22 0b", "30 a0"]);
+    let folders = ["1 0a", "2 0b", "3 a0", "11 0a", "12 0b", "21 0a", "22 0b"];
+    assert_eq!(organizations(&db, "folders").await, folders);
+
+    // The fill trigger follows the same rule.
+    db.run(
+        "insert into comments values (41, 1, null), (42, null, 2), (43, null, null);
+         insert into folders values (32, 22, null), (33, null, null)",
+    )
+    .await;
+    assert_eq!(organizations(&db, "comments").await[5..], ["41 0a", "42 0b", "43 a0"]);
+    assert_eq!(organizations(&db, "folders").await[7..], ["32 0b", "33 a0"]);
+    migrate(&db, &["--enforce", "--yes"]).await.must(0);
+}
+
+/// Rows that reference each other in a circle lead to no organisation. The issue has an end.
+#[tokio::test]
+async fn rows_that_reference_only_rows_without_an_organisation_are_an_issue() {
+    let db = application().await;
+    db.run("insert into folders values (50, null, null), (51, 50, null); update folders set folder_id = 51 where id = 50")
+        .await;
+    let run = migrate(&db, &["--tables", TABLES]).await.must(1);
+    let run =
+        run.says(&["issue: folders: ", "2 rows have no known organisation, and reference rows without one"]);
+    assert_eq!(organizations(&db, "folders").await[7..], ["50 -", "51 -"]);
+    migrate(&db, &["--enforce", "--yes"]).await.must(1);
+
+    let (_, remedy) = run.stdout.split_once("BYPASSRLS: ").expect("a statement");
+    let remedy = remedy.lines().next().expect("a line");
+    db.run(remedy.replace("<organisation>", "0b000000-0000-4000-8000-00000000000b")).await;
+    assert_eq!(organizations(&db, "folders").await[7..], ["50 0b", "51 0b"]);
+    migrate(&db, &["--enforce", "--yes"]).await.must(0);
+}
