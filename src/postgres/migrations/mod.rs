@@ -12,10 +12,10 @@ use std::fmt;
 use std::sync::LazyLock;
 
 use sqlx::migrate::{MigrateError, Migration, Migrator};
-use sqlx::postgres::{PgConnection, PgDatabaseError};
-use sqlx::{AssertSqlSafe, Connection as _};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgDatabaseError};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
 
-use super::connect_to_change;
+use super::{connect, primary_options};
 
 /// The core's migrations, in order, as part of the binary.
 static CORE: Migrator = sqlx::migrate!();
@@ -111,7 +111,10 @@ pub async fn migrate_platform(url: &str) -> anyhow::Result<Migrated> {
 }
 
 async fn migrate_set(url: &str, set: SchemaSet) -> anyhow::Result<Migrated> {
-    let mut connection = connect_to_change(url).await?.connection;
+    let link = primary_options(url).await?;
+    // A slow statement is a whole file, which a log should not contain.
+    let options = PgConnectOptions::clone(&link).disable_statement_logging();
+    let mut connection = connect(&options).await?;
     let migrated = migrate_on(&mut connection, set).await?;
     connection.close().await?;
     Ok(migrated)
