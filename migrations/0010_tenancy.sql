@@ -207,7 +207,9 @@ begin
   end if;
   for reference in select * from warden.other_references(relation, 'new') loop
     is_referencing := is_referencing || ' or ' || reference.is_set;
-    if pg_catalog.has_table_privilege(owner, reference.target, 'select') then
+    if (select pg_catalog.has_table_privilege(owner, c.oid, 'select')
+          and pg_catalog.has_schema_privilege(owner, c.relnamespace, 'usage')
+        from pg_catalog.pg_class c where c.oid = reference.target) then
       body := body || pg_catalog.format($body$
   if new.org_id is null and %s then
     new.org_id := %s;
