@@ -134,8 +134,9 @@ $$;
 --                              and rejects any other change. Otherwise a request could choose the organisation of a
 --                              row before the database isolates organisations. Roles that row-level security does not
 --                              bind may change org_id, as they may once the table is enforced.
--- If the parent, or another referenced row, has no organisation yet, org_id stays null until the backfill. The same holds
--- if row-level security hides that row, or the trigger may not read it: only the backfill can know its organisation.
+-- If the parent, or another referenced row, has no organisation yet, org_id stays null until the backfill. The same
+-- holds if row-level security hides that row, or the trigger may not read it: only the backfill can know its
+-- organisation.
 -- Partitions inherit the triggers. Inheritance children get their own, which call the same function.
 -- Each table has a function of its own, as for watches, so its statements are planned once. It runs with the rights of
 -- the parent's owner, because a role that inserts children need not have the right to read parents.

@@ -2,7 +2,8 @@
 //!
 //! - `connection` holds the database connections and the lock discipline.
 //! - `expand` is the first phase, table by table: it breaks no running application.
-//! - `backfill` gives rows their organisation, and `source` says which; `index` and `keys` build without blocking writers.
+//! - `backfill` gives rows their organisation, and `source` says which; `index` and `keys` build without
+//!   blocking writers.
 //! - `enforce` is the second phase and its reversal; `impact` names the roles that would lose access.
 //! - `options` holds the options of a run; `progress` reports to the operator.
 //!
@@ -22,7 +23,7 @@ mod progress;
 mod source;
 mod tree;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use sqlx::Executor as _;
@@ -245,22 +246,29 @@ impl AdoptionRun {
         .bind(&oids)
         .fetch_all(&mut self.connection.work)
         .await?;
+        let mut targets: HashMap<i64, Vec<i64>> = HashMap::new();
+        for (from, to) in references {
+            targets.entry(from).or_default().push(to);
+        }
         let mut waiting: Vec<&TablePlan> = tables.iter().collect();
+        let mut oids: HashSet<i64> = oids.into_iter().collect();
         let mut ordered = Vec::new();
         while !waiting.is_empty() {
-            let is_waiting = |oid: i64| waiting.iter().any(|t| t.table.oid == oid);
             let has_parent = |t: &TablePlan| {
-                t.table.parent.as_ref().is_some_and(|p| p.oid != t.table.oid && is_waiting(p.oid))
+                t.table.parent.as_ref().is_some_and(|p| p.oid != t.table.oid && oids.contains(&p.oid))
             };
             let is_free = |t: &TablePlan| {
-                !has_parent(t) && references.iter().all(|(from, to)| *from != t.table.oid || !is_waiting(*to))
+                !has_parent(t)
+                    && targets.get(&t.table.oid).is_none_or(|all| all.iter().all(|to| !oids.contains(to)))
             };
             let next = waiting
                 .iter()
                 .position(|t| is_free(t))
                 .or_else(|| waiting.iter().position(|t| !has_parent(t)))
                 .unwrap_or(0);
-            ordered.push(waiting.remove(next));
+            let table = waiting.remove(next);
+            oids.remove(&table.table.oid);
+            ordered.push(table);
         }
         Ok(ordered)
     }
