@@ -45,6 +45,30 @@ begin
 end
 $$;
 
+-- Rings for rows that logical replication applies. Its workers fire no ordinary triggers, and run with rights under which
+-- deferred ones fail. They commit one after the other, so a NOTIFY in each transaction serialises nothing. They have no
+-- query: a session that loads data in the same mode may still prepare its transaction, which fails after a NOTIFY. So
+-- do workers of subscriptions with two_phase. In these cases readers find the events with their next poll.
+create or replace function warden.ring_replicated() returns void
+language plpgsql set search_path = '' as $$
+declare
+  transaction constant text := pg_catalog.pg_current_xact_id()::text;
+begin
+  if pg_catalog.current_query() is not null or pg_catalog.current_setting('warden.rung', true) = transaction then
+    return;
+  end if;
+  perform pg_catalog.set_config('warden.rung', transaction, true);
+  if pg_catalog.current_setting('server_version_num')::int >= 150000 then
+    if exists (select from pg_catalog.pg_subscription s where s.subtwophasestate <> 'd') then
+      return;
+    end if;
+  end if;
+  if pg_catalog.pg_notification_queue_usage() < 0.5 then
+    perform pg_catalog.pg_notify('warden', '');
+  end if;
+end
+$$;
+
 -- Deferred, so that it runs at commit. Only one row per statement has `ring`: queued for each of 200,000 rows, the
 -- trigger would cost 135 ms at commit instead of 5 ms.
 set local lock_timeout = '200ms';

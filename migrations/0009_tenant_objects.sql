@@ -355,7 +355,7 @@ language sql stable set search_path = '' as $$
                  where g.tgrelid = relation and g.tgtype & 7 = 7 and g.tgenabled in ('O', 'A')
                    and g.tgname > 'warden_require_org_id'
                    -- Warden's own triggers keep org_id as it is.
-                   and g.tgname !~ '^~?warden_')
+                   and g.tgname !~ '^[~!]?warden_')
 $$;
 
 -- Whether a trigger is enabled, and is exactly the one that warden.guard_org_id() creates.

@@ -131,7 +131,7 @@ begin
       if pg_catalog.to_regprocedure('warden.complete_log_triggers()') is not null and exists (
         select from pg_catalog.pg_event_trigger_ddl_commands() c
         where c.object_type = 'trigger' and exists (select from pg_catalog.pg_trigger g
-                                                    where g.oid = c.objid and g.tgname !~ '^~?warden_')
+                                                    where g.oid = c.objid and g.tgname !~ '^[~!]?warden_')
            or c.object_type in ('table', 'table column') and (
                 exists (select from pg_catalog.pg_constraint f where f.conrelid = c.objid and f.contype = 'f')
                 or exists (select from pg_catalog.pg_inherits i where c.objid in (i.inhrelid, i.inhparent))))

@@ -19,7 +19,7 @@ begin
       select i.inhrelid from pg_catalog.pg_inherits i join tree t on i.inhparent = t.oid
     ), triggers as (
       select g.tgrelid from pg_catalog.pg_trigger g
-      where not g.tgisinternal and g.tgname !~ '^~?warden_'
+      where not g.tgisinternal and g.tgname !~ '^[~!]?warden_'
     )
     select exists (select from triggers g where g.tgrelid in (select t.oid from tree t))
         or exists (select from pg_catalog.pg_constraint f
@@ -76,6 +76,47 @@ begin
       'execute function warden.note_row(%2$L)', relation, mark);
   end if;
 end
+$$;
+
+-- Creates the triggers for rows that logical replication applies, or drops them. An apply worker, and the initial copy,
+-- fire only row triggers and those of TRUNCATE, and of these only the ones that are enabled for it. The name sorts
+-- first, so the row comes before what the application's triggers do after it. The condition holds although
+-- `pg_restore --disable-triggers` enables all triggers for ordinary sessions in the end: a row is never logged twice.
+create or replace function warden.set_apply_triggers(relation regclass, fn text, replicated boolean) returns void
+language plpgsql set search_path = '' as $$
+declare
+  trig record;
+begin
+  for trig in
+    select t.name, x.what, g.oid is not null as is_there
+    from (values ('!warden_apply_row', 'insert or update or delete', 'row', '{r}'::text[]),
+                 ('warden_apply_truncate', 'truncate', 'statement', '{r,p}')) t (name, operation, level, kinds)
+    cross join lateral (select pg_catalog.format('after %s on %s for each %s', t.operation, relation, t.level)) x (what)
+    join pg_catalog.pg_class c on c.oid = relation and c.relkind::text = any (t.kinds)
+    left join pg_catalog.pg_trigger g on g.tgrelid = relation and g.tgname = t.name
+  loop
+    if replicated then
+      execute pg_catalog.format(
+        'create or replace trigger %I %s when (pg_catalog.current_setting(''session_replication_role'') = ''replica'') '
+        'execute function warden.%I()', trig.name, trig.what, fn);
+      execute pg_catalog.format('alter table only %s enable replica trigger %I', relation, trig.name);
+    elsif trig.is_there then
+      execute pg_catalog.format('drop trigger %I on %s', trig.name, relation);
+    end if;
+  end loop;
+end
+$$;
+
+-- Whether a subscription of logical replication writes to a table, its members, or a table that it is part of.
+create or replace function warden.is_subscribed(relation regclass) returns boolean
+language sql stable set search_path = '' as $$
+  with recursive up as (
+    select relation::oid as oid
+    union
+    select i.inhparent from pg_catalog.pg_inherits i join up on i.inhrelid = up.oid
+  )
+  select exists (select from pg_catalog.pg_subscription_rel s
+                 where s.srrelid in (select u.oid from up u union select t from warden.tree(relation) t))
 $$;
 
 -- Gives watched tables the triggers that keep the order, if they need them by now. The caller must own the tables.

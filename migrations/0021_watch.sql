@@ -30,6 +30,19 @@ begin
   loop
     perform warden.create_log_triggers(member, fn);
   end loop;
+  for member in
+    select t from warden.tree(w.relation) t join pg_catalog.pg_class c on c.oid = t
+    where c.relkind in ('r', 'p')
+      and case when w.replicated then (
+                 select count(*) from pg_catalog.pg_trigger g
+                 where g.tgrelid = t and g.tgname in ('!warden_apply_row', 'warden_apply_truncate')
+                   and g.tgfoid = pg_catalog.format('warden.%I()', fn)::regprocedure and g.tgenabled in ('R', 'A')
+               ) < case c.relkind when 'r' then 2 else 1 end
+               else exists (select from pg_catalog.pg_trigger g
+                            where g.tgrelid = t and g.tgname = 'warden_apply_truncate') end
+  loop
+    perform warden.set_apply_triggers(member, fn, w.replicated);
+  end loop;
 end
 $$;
 
@@ -203,6 +216,10 @@ begin
   where t.relation = watch.relation
   returning * into w;
   perform warden.install_watch(w);
+  if not replicated and warden.is_subscribed(watch.relation) then
+    raise notice 'warden.watch: rows that logical replication applies to % emit no events', watch.relation
+      using hint = 'If they should, pass replicated => true.';
+  end if;
 
   if org_column = 'org_id' then
     perform warden.guard_org_id(watch.relation);

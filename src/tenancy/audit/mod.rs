@@ -101,7 +101,10 @@ const CATALOG: &[(&[&str], &str)] = &[
         include_str!("sql/surroundings.sql"),
     ),
     (&["default-organization", "several-memberships"], include_str!("sql/organizations.sql")),
-    (&["watch-table", "watch-columns", "watch-shape", "watch-triggers"], include_str!("sql/watches.sql")),
+    (
+        &["watch-table", "watch-columns", "watch-shape", "watch-triggers", "watch-replication"],
+        include_str!("sql/watches.sql"),
+    ),
 ];
 
 /// Audits a database in one read-only transaction, so that all rules see the same snapshot.

@@ -225,6 +225,10 @@ pub const RULES: &[Rule] = &[
         "a watched table has the columns and members for which its log function was generated",
     ),
     finding("watch-triggers", "the triggers of a watched table exist and are enabled"),
+    acceptable(notice(
+        "watch-replication",
+        "a watched table to which a subscription of logical replication writes is watched with `replicated => true`",
+    )),
     finding(
         "watch-visibility",
         "clients may SELECT what a watched table sends them, or its watch says who receives it",

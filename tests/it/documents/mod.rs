@@ -6,6 +6,7 @@
 
 mod identity;
 mod keys;
+mod replicated;
 mod unfit;
 
 use sqlx::AssertSqlSafe;

@@ -135,6 +135,12 @@ with recursive watched as (
   -- Rows are in partitions only.
   where g.name ~ 'log' or warden.has_nested_statements(t.oid) and (c.relkind = 'r' or g.name ~ 'begin')
   union all
+  select t.root, t.oid, g.name
+  from tree t join watched w on w.oid = t.root and w.replicated
+  join pg_class c on c.oid = t.oid
+  join (values ('!warden_apply_row', '{r}'::text[]), ('warden_apply_truncate', '{r,p}')) g (name, kinds)
+    on c.relkind::text = any (g.kinds)
+  union all
   -- For registered tables, the rule `immutability` checks this trigger.
   select w.oid, w.oid, 'warden_org_id_immutable' from watched w
   where w.full_name is not null and w.org_column = 'org_id'
@@ -184,16 +190,18 @@ select 'watch-triggers', null, (select x.full_name from watched x where x.oid = 
     case when g.oid is null then 'is missing'
          when f.proname !~ o.own then 'calls another function' else 'is disabled' end,
     case when n.name = 'warden_org_id_immutable' then 'rows can move between organisations'
+         when n.name ~ 'apply' then 'rows that logical replication applies emit no events'
          when n.name !~ 'log' then 'events of its rows may come in another order than their changes'
          else 'changes of its rows emit no events' end),
   'sql', (select x.call from watched x where x.oid = n.root)
-    || case when g.tgenabled in ('D', 'R') then
+    || case when n.name ~ 'apply' then format(' alter table only %s enable replica trigger %I;', n.oid::regclass, n.name)
+            when g.tgenabled in ('D', 'R') then
          format(' alter table %s enable trigger %I;', n.oid::regclass, n.name) else '' end
 from wanted n
 left join pg_trigger g on g.tgrelid = n.oid and g.tgname = n.name
 left join pg_proc f on f.oid = g.tgfoid
 cross join (values ('^(log |begin_statement$|note_row$|prevent_org_id_change$)')) o (own)
-where g.oid is null or g.tgenabled not in ('O', 'A') or f.proname !~ o.own
+where g.oid is null or g.tgenabled not in (case when n.name ~ 'apply' then 'R' else 'O' end, 'A') or f.proname !~ o.own
 union all
 select 'watch-visibility', null, w.full_name, w.topic,
   'clients receive more of it than they may SELECT: ' || n.reason,
@@ -206,6 +214,13 @@ from watched w
 cross join lateral (select warden.narrower_than_organization(
   w.relation, array(select unnest(w.omit_columns) except select unnest(w.key_columns)), w.org_column) as reason) n
 where w.full_name is not null and w.visibility is null and n.reason is not null
+union all
+select 'watch-replication', null, w.full_name, w.topic,
+  'a subscription of logical replication writes to it, and the rows that it applies emit no events',
+  'decide', json_build_object('question', 'should they emit events?', 'choices', json_build_array(
+    json_build_array('yes', 'sql', regexp_replace(w.call, '\);$', ', replicated => true);'))))::text
+from watched w
+where w.full_name is not null and not w.replicated and warden.is_subscribed(w.relation)
 union all
 select 'watch-triggers', null, format('%I.%I', n.nspname, c.relname), 'warden_log_insert',
   format('its log triggers (%s) belong to no watch, as after a restore without data, or of a detached partition',

@@ -186,6 +186,17 @@ pub(super) const BREAKS: &[Break] = &[
          alter table campaigns drop column user_id",
         &[("watch-columns", "public.campaigns")],
     ),
+    broken(
+        "subscription",
+        "set local allow_system_table_mods = on; insert into pg_subscription_rel values (99999, 'calls'::regclass, 'r', null)",
+        &[("watch-replication", "public.calls")],
+    ),
+    broken(
+        "subscription",
+        "select warden.watch('calls', 'calls', 'call', entity_topic => 'call', replicated => true);
+         alter table calls enable trigger \"!warden_apply_row\"",
+        &[("watch-triggers", "public.calls")],
+    ),
     broken("watch of calls", "alter table calls disable trigger warden_log_update", &[("watch-triggers", "public.calls")]),
     broken("watch of call_logs", "drop trigger warden_log_insert on call_logs", &[("watch-triggers", "public.call_logs")]),
     broken("recordings", "alter table recordings enable replica trigger warden_log_delete", &[("watch-triggers", "public.recordings")]),
