@@ -1,7 +1,7 @@
 //! A check of the watches: which watched tables no longer fit their watch.
 //!
-//! Writes to such a table succeed, but cost more, and their events may be truncated or missing. The node stays
-//! ready, because every node would be affected alike.
+//! Writes to such a table succeed, but cost more, and their events may be truncated or missing. The node
+//! stays ready, because every node would be affected alike.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -53,8 +53,8 @@ pub(super) async fn readyz(State(health): State<Health>) -> (StatusCode, String)
 /// Names of tables in one warning.
 const TABLES_NAMED_MAX: usize = 10;
 
-/// Readiness with the reason for a lost log, and the names of tables that do not fit their watches. These tell
-/// about the database, so only the admin listener shows them.
+/// Readiness with the reason for a lost log, and the names of tables that do not fit their watches. These
+/// tell about the database, so only the admin listener shows them.
 pub(super) async fn readyz_with_reason(State(health): State<Health>) -> (StatusCode, String) {
     let (status, mut text) = health.readiness();
     if status == StatusCode::OK {
