@@ -82,7 +82,10 @@ const CATALOG: &[(&[&str], &str)] = &[
     (&["loose-key"], include_str!("sql/keys.sql")),
     (&["other-policy"], include_str!("sql/policies.sql")),
     (&["function-rights", "log-rights", "truncate-right"], include_str!("sql/rights.sql")),
-    (&["bypassing-role", "owner-member", "silent-triggers"], include_str!("sql/roles.sql")),
+    (
+        &["bypassing-role", "owner-member", "organization-owner", "silent-triggers"],
+        include_str!("sql/roles.sql"),
+    ),
     (&["bypassing-view"], include_str!("sql/views.sql")),
     (&["request-role", "all-data-role", "role-creator", "schema-right"], include_str!("sql/memberships.sql")),
     (

@@ -143,6 +143,11 @@ pub const RULES: &[Rule] = &[
         "owner-member",
         "no request role, and no role of Warden, owns a registered table or is a member of its owner",
     ),
+    acceptable(finding(
+        "organization-owner",
+        "organisations and memberships belong to a superuser, the database's owner, a role that may migrate, or the owner \
+         of another registered table",
+    )),
     finding(
         "request-role",
         "no request role can become a superuser, or a role that bypasses row-level security, reads all data or the \

@@ -13,6 +13,10 @@ const EXISTING: &str = "existing-object";
 /// Rule for accepted findings of the checks.
 const ACCEPTED: &str = "preflight";
 
+/// Rule of the audit about owners of organisations and memberships. Its objects are '<table>.<role>'.
+const OWNER: &str = "organization-owner";
+const OWNED: [&str; 2] = ["public.organizations.", "public.organization_members."];
+
 /// Decision about an existing object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Choice {
@@ -48,6 +52,9 @@ impl Decisions {
                     decisions.objects.insert(object, Choice::Keep);
                 } else if rule == ACCEPTED {
                     decisions.accepted.push(object);
+                } else if rule == OWNER {
+                    let role = OWNED.iter().find_map(|table| object.strip_prefix(table));
+                    decisions.accepted.extend(role.map(str::to_owned));
                 }
             }
         }
@@ -80,7 +87,7 @@ impl Decisions {
     }
 }
 
-async fn exists(connection: &mut PgConnection, relation: &str) -> Result<bool, sqlx::Error> {
+pub(super) async fn exists(connection: &mut PgConnection, relation: &str) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar("select to_regclass($1) is not null").bind(relation).fetch_one(connection).await
 }
 

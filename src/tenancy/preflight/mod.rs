@@ -4,6 +4,7 @@
 //! - `choices` holds the operator's decisions; `names` parses the list of tables.
 //! - `existing` reports objects that Warden would replace, or could not rely on.
 //! - `organizations` reports the application's own organisations and memberships.
+//! - `owners` reports ordinary roles that own organisations or memberships.
 //! - `tables` resolves the listed tables, derives from where their rows get their organisation, and registers
 //!   them.
 //! - `decisions` reads and records decisions, so that later runs do not ask again.
@@ -15,6 +16,7 @@ mod decisions;
 mod existing;
 mod names;
 mod organizations;
+mod owners;
 mod tables;
 
 use sqlx::postgres::PgConnection;
@@ -43,6 +45,7 @@ pub(super) async fn check(
     let mut issues = tables::check(&mut *connection, choices).await?;
     issues.append(&mut existing::check(&mut *connection, &decisions).await?);
     issues.append(&mut organizations::check(&mut *connection, &decisions).await?);
+    issues.append(&mut owners::check(&mut *connection, choices, &decisions).await?);
     Ok(issues)
 }
 

@@ -7,6 +7,7 @@ use serde_json::json;
 use sqlx::postgres::PgConnection;
 
 use super::choices::Choices;
+use super::decisions::exists;
 use super::names::{TableChoice, TableName};
 use crate::tenancy::AdoptionIssue;
 
@@ -118,6 +119,19 @@ async fn resolve(connection: &mut PgConnection, choices: &[TableChoice]) -> Resu
             parent: choice.parent.clone().map(|name| (name, next())),
         })
         .collect())
+}
+
+/// The listed tables that exist, and those that are registered, by their oids.
+pub(super) async fn chosen(
+    connection: &mut PgConnection,
+    choices: &Choices,
+) -> Result<Vec<i64>, sqlx::Error> {
+    let listed = resolve(&mut *connection, &choices.tables).await?;
+    let mut chosen: Vec<i64> = listed.iter().filter_map(|listed| listed.table.oid).collect();
+    if exists(&mut *connection, "warden.tenant_tables").await? {
+        chosen.extend(registered(connection).await?);
+    }
+    Ok(chosen)
 }
 
 /// All candidates that are not registered.

@@ -7,7 +7,7 @@ use super::{RUN_DEADLINE, Run, connect, ended, small_db, warden};
 use crate::harness::{TestDb, shared_cluster_url};
 use crate::legacy::catalog;
 
-async fn plain(url: &str, args: &[&str]) -> Run {
+pub(super) async fn plain(url: &str, args: &[&str]) -> Run {
     let mut command = warden(url, "migrate");
     command.args(args);
     ended(RUN_DEADLINE, command).await

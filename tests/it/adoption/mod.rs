@@ -8,6 +8,7 @@ mod live;
 mod misfits;
 mod partitions;
 mod plan;
+mod planted;
 mod references;
 mod replaced;
 mod sets;

@@ -63,6 +63,26 @@ cross join lateral (
                    where c.oid = to_regclass('public.organizations') and c.relowner <> o.oid), current_user) as owner) f
 where o.rolname in ('anon', 'authenticated', 'service_role', 'authenticator', 'warden_gateway', 'warden_publisher')
 union all
+-- The same owners as before a migration (preflight/sql/owners.sql).
+select 'organization-owner', null, g.full_name, o.rolname,
+  format('%s owns the table and can turn off what isolates organisations: it is no superuser, owns neither the database '
+         'nor another registered table, and may not migrate', o.rolname), 'decide',
+  json_build_object('question', 'is it a role of the application''s own, which only its migrations use?',
+    'choices', json_build_array(json_build_array('no', 'sql',
+      format('%salter table %s owner to %I;', admin.comment, g.full_name, d.datdba::regrole::name))))::text
+from registered g join pg_roles o on o.oid = g.relowner join pg_database d on d.datname = current_database()
+cross join admin
+where g.full_name in ('public.organizations', 'public.organization_members')
+  and not o.rolsuper and o.oid <> d.datdba
+  -- The rule owner-member reports these.
+  and o.rolname not in ('pg_database_owner', 'anon', 'authenticated', 'service_role', 'authenticator', 'warden_gateway',
+                        'warden_publisher')
+  and not pg_has_role(o.oid, 'warden_owner', 'member')
+  and not exists (select from registered t where t.relowner = o.oid
+                  and t.full_name not in ('public.organizations', 'public.organization_members'))
+  -- The operator has answered the question of the migration.
+  and not exists (select from warden.decisions d where d.rule = 'preflight' and d.object = o.rolname)
+union all
 select 'silent-triggers', null, null, coalesce(r.rolname, 'every role'),
   format('%s is set for %s%s: it disables immutability triggers, watches and foreign keys', s.setting,
          coalesce(r.rolname, 'every role'), coalesce(' in database ' || d.datname, '')), 'sql',

@@ -21,7 +21,10 @@ with wanted (name, arguments, result) as (
           else p.pronargs - p.pronargdefaults <= 1 and p.pronargs >= 1 and p.proargtypes[0] = 'jsonb'::regtype end
 )
 select p.name, p.oid::regprocedure::text as signature, p.owner, p.is_own, p.is_alike,
-  pg_has_role(p.proowner, 'usage') as is_owned,
+  -- A superuser has the rights of every role, but not every role may decide what isolates.
+  pg_has_role(p.proowner, 'usage')
+    and (r.rolsuper or p.proowner in (d.datdba, o.oid) or r.rolname = current_user
+         or coalesce(pg_has_role(p.proowner, w.oid, 'member'), false)) as is_owned,
   -- As in warden.application_token_hook(): nobody else may decide about the claims of a token.
   r.rolsuper or p.proowner in (d.datdba, o.oid) or pg_has_role(p.proowner, o.oid, 'usage')
     or not o.rolsuper and pg_has_role(o.oid, p.proowner, 'usage') as is_trusted,
@@ -35,4 +38,6 @@ join pg_roles r on r.oid = p.proowner
 join pg_database d on d.datname = current_database()
 join pg_roles o on o.oid = coalesce((select c.relowner from pg_class c where c.oid = to_regclass('public.organizations')),
                                     (select m.oid from pg_roles m where m.rolname = current_user))
+-- Roles that migrate are its members.
+left join pg_roles w on w.rolname = 'warden_owner'
 order by p.name, p.oid

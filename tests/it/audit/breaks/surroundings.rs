@@ -28,6 +28,11 @@ pub(super) const BREAKS: &[Break] = &[
         &[("all-data-role", "audited_loader")],
     ),
     broken("owner", "alter table consent_records owner to authenticated", &[("owner-member", "public.consent_records")]),
+    broken(
+        "owner",
+        "create role audited_planter; alter table organization_members owner to audited_planter",
+        &[("organization-owner", "public.organization_members")],
+    ),
     broken("role creator", "create role audited_manager createrole", &[("role-creator", "audited_manager")]),
     broken("schema public", "grant create on schema public to authenticated", &[("schema-right", "authenticated")]),
     // Views.

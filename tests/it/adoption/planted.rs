@@ -1,0 +1,72 @@
+//! Objects that an ordinary role created under Warden's names before Warden was installed. Their owner could
+//! turn isolation off later.
+
+use super::existing_objects::plain;
+use super::{connect, small_db};
+
+/// A role that may create tables and functions in schema `public`, as any role may before PostgreSQL 15.
+const PLANTER: &str = "do $$ begin
+    create role planter;
+  exception when duplicate_object or unique_violation then null;
+  end $$;
+  grant create on schema public to planter; set role planter;";
+
+/// Tables and functions that Warden would use, the option of the run, and how the issue names the object.
+const PLANTED: [(&str, &[&str], &str); 3] = [
+    (
+        "create table organizations (id uuid primary key, name text);
+         comment on table organizations is 'Organisations. (created by Warden)';",
+        &["--platform"],
+        "role planter: owns public.organizations:",
+    ),
+    (
+        "create table organization_members (org_id uuid, user_id uuid);",
+        &["--tables", "organization_members"],
+        "role planter: owns public.organization_members:",
+    ),
+    (
+        "create function auth_org_id() returns uuid language sql as 'select null::uuid';
+         comment on function auth_org_id() is 'Mine, text 2b1487d4d273aa09a6136edfe2659e79 (created by Warden)';",
+        &[],
+        "function public.auth_org_id(): belongs to planter",
+    ),
+];
+
+#[tokio::test]
+async fn planted_objects_stop_a_superuser_too() {
+    for (planted, args, issue) in PLANTED {
+        let db = small_db(&format!("{PLANTER} {planted} reset role")).await;
+        let run = plain(db.url(), args).await.must(1);
+        run.says(&[&format!("issue: {issue}"), "Nothing was changed"]);
+        let is_installed: bool = sqlx::query_scalar("select to_regnamespace('warden') is not null")
+            .fetch_one(&mut connect(&db).await)
+            .await
+            .expect("is read");
+        assert!(!is_installed);
+    }
+}
+
+#[tokio::test]
+async fn a_planted_table_is_used_once_its_owner_is_accepted_or_changed() {
+    let (planted, args, _) = PLANTED[0];
+    let db = small_db(&format!("{PLANTER} {planted} reset role")).await;
+    plain(db.url(), &[args, &["--accept", "planter"]].concat()).await.must(0);
+    // The decision is recorded.
+    plain(db.url(), args).await.must(0);
+    let db =
+        small_db(&format!("{PLANTER} {planted} reset role; reassign owned by planter to current_user")).await;
+    plain(db.url(), args).await.must(0);
+}
+
+/// The operator lists tables and knows whose they are: an application may have a role of its own for its
+/// tables.
+#[tokio::test]
+async fn the_owner_of_a_listed_table_may_own_the_organizations() {
+    let db = small_db(&format!(
+        "{PLANTER} create table organizations (id uuid primary key, name text);
+         create table notes (id uuid primary key, user_id uuid); reset role"
+    ))
+    .await;
+    plain(db.url(), &["--tables", "organizations,notes"]).await.must(0);
+    plain(db.url(), &[]).await.must(0);
+}
