@@ -28,18 +28,25 @@ insert into warden.last_rotation default values on conflict do nothing;
 create or replace function warden.rotate_events(slot_age interval, slot_bytes bigint) returns text
 language plpgsql volatile security definer set search_path = '' set enable_seqscan = off set jit = off as $$
 declare
-  slot int := (select last_value from warden.events_slot);
-  next_slot int := (slot + 1) % 8;
+  slot int;
+  next_slot int;
   highest xid8;
   highest_id bigint;
   -- Snapshot of the rotation before.
   former pg_snapshot;
   late xid8[];
 begin
-  -- 'WARE', next to the doorbell's key: one node at a time.
-  if not pg_catalog.pg_try_advisory_xact_lock(1463898693) then
+  -- One node at a time. This is a row lock and not an advisory lock, because any database login can take advisory
+  -- locks. No role but the owner has a right that suffices to lock this row: FOR UPDATE and every lock of the table that
+  -- conflicts with it need UPDATE, DELETE or TRUNCATE. In READ COMMITTED a row that another rotation has just updated is
+  -- locked in its new version.
+  perform from warden.last_rotation r where r.singleton for update skip locked;
+  if not found then
     return 'busy';
   end if;
+  -- Read under the lock: before it, another node may have advanced the ring.
+  slot := (select last_value from warden.events_slot);
+  next_slot := (slot + 1) % 8;
   if (select s.rotated_at from warden.log_state s) > pg_catalog.clock_timestamp() - slot_age
      and pg_catalog.pg_total_relation_size(pg_catalog.format('warden.events_%s', slot)::regclass) < slot_bytes then
     return 'not due';

@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use sqlx::postgres::PgPool;
@@ -20,6 +21,10 @@ const SLOTS: u32 = 8;
 
 /// Time after which an attempt to rotate has failed.
 pub(crate) const ROTATION_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Attempts in a row that find another node rotating, after which retention is late. A rotation ends within
+/// [`ROTATION_TIMEOUT`], so something else keeps the lock, such as a prepared transaction.
+pub const BUSY_ATTEMPTS_MAX: u32 = 10;
 
 /// Limits of the log in the database, and the interval of the job.
 #[derive(Clone, Copy, Debug)]
@@ -52,13 +57,15 @@ pub struct Retention {
     metrics: Arc<Metrics>,
     limits: RetentionLimits,
     late_since: watch::Sender<Option<Instant>>,
+    /// Attempts in a row that found another node rotating.
+    busy_attempts: AtomicU32,
 }
 
 impl Retention {
     /// Creates a job on this database.
     #[must_use]
     pub fn new(pool: PgPool, metrics: Arc<Metrics>, limits: RetentionLimits) -> Self {
-        Self { pool, metrics, limits, late_since: watch::Sender::new(None) }
+        Self { pool, metrics, limits, late_since: watch::Sender::new(None), busy_attempts: AtomicU32::new(0) }
     }
 
     /// Time since which a rotation is due but fails.
@@ -125,9 +132,15 @@ impl Retention {
     }
 
     fn report(&self, rotation: Rotation) {
-        // `Busy` does not mean that rotation is late: the node that is rotating reports it.
-        if rotation != Rotation::Busy {
-            self.set_late(rotation == Rotation::Blocked);
+        // `Busy` does not mean that rotation is late, because the node that is rotating reports that. But no
+        // rotation takes as long as many attempts.
+        let busy = match rotation {
+            Rotation::Busy => self.busy_attempts.load(Ordering::Relaxed).saturating_add(1),
+            _ => 0,
+        };
+        self.busy_attempts.store(busy, Ordering::Relaxed);
+        if rotation != Rotation::Busy || busy >= BUSY_ATTEMPTS_MAX {
+            self.set_late(rotation != Rotation::Rotated && rotation != Rotation::NotDue);
         }
         match rotation {
             Rotation::Rotated => {
@@ -138,6 +151,12 @@ impl Retention {
                 late.seconds = self.late_seconds(),
                 "log rotation blocked, the event log grows: an open transaction wrote to the oldest slot; \
                  end it (see pg_stat_activity.xact_start)"
+            ),
+            Rotation::Busy if busy >= BUSY_ATTEMPTS_MAX => tracing::warn!(
+                attempts = busy,
+                late.seconds = self.late_seconds(),
+                "log rotation always busy, the event log grows: some transaction keeps the lock on \
+                 warden.last_rotation; end it (see pg_locks and pg_prepared_xacts)"
             ),
             Rotation::NotDue | Rotation::Busy => {}
         }
