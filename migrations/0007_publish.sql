@@ -10,7 +10,7 @@ set local role warden_owner;
 --   data   at most 65,536 bytes of JSON text
 create or replace function warden.publish(org_id uuid, topic text, event text, data jsonb default '{}')
 returns bigint
-language plpgsql volatile security definer set search_path = '' as $$
+language plpgsql volatile security definer set search_path = '' set row_security = on as $$
 declare
   data_bytes_max constant int := 65536;
   published bigint;
