@@ -45,10 +45,11 @@ begin
 end
 $$;
 
--- Rings for rows that logical replication applies. Its workers fire no ordinary triggers, and run with rights under which
--- deferred ones fail. They commit one after the other, so a NOTIFY in each transaction serialises nothing. They have no
--- query: a session that loads data in the same mode may still prepare its transaction, which fails after a NOTIFY. So
--- do workers of subscriptions with two_phase. In these cases readers find the events with their next poll.
+-- Rings for rows that logical replication applies. Its workers fire no ordinary triggers, and run with rights under
+-- which deferred ones fail. They commit one after the other, so a NOTIFY in each transaction serialises nothing.
+-- They have no query: a session that loads data in the same mode may still prepare its transaction, which fails
+-- after a NOTIFY. So do workers of subscriptions with two_phase. In these cases readers find the events with their
+-- next poll.
 create or replace function warden.ring_replicated() returns void
 language plpgsql set search_path = '' as $$
 declare

@@ -37,9 +37,9 @@ declare
   late xid8[];
 begin
   -- One node at a time. This is a row lock and not an advisory lock, because any database login can take advisory
-  -- locks. No role but the owner has a right that suffices to lock this row: FOR UPDATE and every lock of the table that
-  -- conflicts with it need UPDATE, DELETE or TRUNCATE. In READ COMMITTED a row that another rotation has just updated is
-  -- locked in its new version.
+  -- locks. No role but the owner has a right that suffices to lock this row: FOR UPDATE and every lock of the
+  -- table that conflicts with it need UPDATE, DELETE or TRUNCATE. In READ COMMITTED a row that another rotation
+  -- has just updated is locked in its new version.
   perform from warden.last_rotation r where r.singleton for update skip locked;
   if not found then
     return 'busy';

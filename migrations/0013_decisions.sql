@@ -21,9 +21,10 @@ create table if not exists warden.decisions (
 -- isolation rests on: their findings must be removed. (The audit has the same list, and a test compares both.)
 create or replace function warden.acceptable_rules() returns text[]
 language sql immutable set search_path = '' as $$
-  select array['unregistered-table', 'loose-key', 'other-policy', 'open-user-table', 'organization-owner', 'bypassing-role', 'bypassing-view',
-               'all-data-role', 'role-creator', 'definer-function', 'rewrite-rule', 'sequence-right', 'foreign-data',
-               'server-function', 'queue-table', 'publication', 'event-trigger', 'large-object', 'storage-policy', 'several-memberships']
+  select array['unregistered-table', 'loose-key', 'other-policy', 'open-user-table', 'organization-owner', 'bypassing-role',
+               'bypassing-view', 'all-data-role', 'role-creator', 'definer-function', 'rewrite-rule', 'sequence-right',
+               'foreign-data', 'server-function', 'queue-table', 'publication', 'event-trigger', 'large-object',
+               'storage-policy', 'several-memberships', 'watch-replication']
 $$;
 
 -- Records that a finding is accepted, and why. The audit then reports it as a notice.

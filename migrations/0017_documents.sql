@@ -411,9 +411,9 @@ language sql stable set search_path = '' as $$
               when name = any (names) then name end
 $$;
 
--- A watch with the names that its columns have now. What was omitted stays omitted, under its number and its name. If
--- it is unclear which column that was, omit_columns is null, and rows are logged as truncated. If a column of the key or
--- the organisation is missing, key_columns or org_column is null.
+-- A watch with the names that its columns have now. What was omitted stays omitted, under its number and its name.
+-- If it is unclear which column that was, omit_columns is null, and rows are logged as truncated. If a column of the
+-- key or the organisation is missing, key_columns or org_column is null.
 create or replace function warden.current_watch(w warden.watches) returns warden.watches
 language plpgsql stable set search_path = '' as $fn$
 declare

@@ -14,8 +14,8 @@ const TABLES: &str = "create table items (id int, org_id uuid not null, qty int,
     create table parts_0 partition of parts for values with (modulus 2, remainder 0);
     create table parts_1 partition of parts for values with (modulus 2, remainder 1);";
 
-/// Creates the publisher, another database of the cluster, and connects to it. The subscriber cannot create the
-/// replication slot itself, because that would wait for its own transaction.
+/// Creates the publisher, another database of the cluster, and connects to it. The subscriber cannot create
+/// the replication slot itself, because that would wait for its own transaction.
 async fn publisher(db: &TestDb) -> PgConnection {
     db.run("create database publisher").await;
     let url = db.url().replace(db.name(), "publisher");
