@@ -98,10 +98,10 @@ revoke execute on function warden.protect_members(regclass) from public;
 reset role;
 
 -- The event trigger calls warden.protect_members() after a statement that may have created a member, and
--- warden.complete_log_triggers() (0020_log_triggers.sql) after one that may have created a trigger or a foreign key. A
--- superuser may create event triggers; so may the owner of a managed database, if the provider allows it. The function
--- belongs to the migrating role, whose rights it needs. It never makes a statement fail: the audit finds what is
--- missing.
+-- warden.complete_log_triggers() (0020_log_triggers.sql) after one that may have created a trigger or a foreign key, or
+-- changed what a trigger calls. A superuser may create event triggers; so may the owner of a managed database, if the
+-- provider allows it. The function belongs to the migrating role, whose rights it needs. It never makes a statement
+-- fail: the audit finds what is missing.
 do $do$
 begin
   execute $fn$
@@ -126,15 +126,18 @@ begin
         perform pg_catalog.set_config('warden.is_protecting', '', true);
       end loop;
       -- A watched table needs more log triggers once other statements may change it within a statement: after a trigger
-      -- of the application, a foreign key, or a new place in a tree. (0020_log_triggers.sql may not have
-      -- been applied yet.)
+      -- of the application or what it calls, a foreign key, or a new place in a tree. (0020_log_triggers.sql may not
+      -- have been applied yet.)
       if pg_catalog.to_regprocedure('warden.complete_log_triggers()') is not null and exists (
         select from pg_catalog.pg_event_trigger_ddl_commands() c
         where c.object_type = 'trigger' and exists (select from pg_catalog.pg_trigger g
                                                     where g.oid = c.objid and g.tgname !~ '^[~!]?warden_')
            or c.object_type in ('table', 'table column') and (
                 exists (select from pg_catalog.pg_constraint f where f.conrelid = c.objid and f.contype = 'f')
-                or exists (select from pg_catalog.pg_inherits i where c.objid in (i.inhrelid, i.inhparent))))
+                or exists (select from pg_catalog.pg_trigger g where g.tgrelid = c.objid and not g.tgisinternal
+                           and g.tgname !~ '^[~!]?warden_')
+                or exists (select from pg_catalog.pg_inherits i where c.objid in (i.inhrelid, i.inhparent)))
+           or c.object_type in ('function', 'operator', 'cast') and c.schema_name is distinct from 'warden')
       then
         perform pg_catalog.set_config('warden.is_protecting', 'on', true);
         perform warden.complete_log_triggers();
@@ -148,12 +151,13 @@ begin
   $fn$;
   perform warden.close_function('warden.protect_new_members()');
   if exists (select from pg_event_trigger where evtname = 'warden_protect_members'
-             and not 'CREATE TRIGGER' = any (evttags)) then
+             and not 'CREATE FUNCTION' = any (evttags)) then
     drop event trigger warden_protect_members;
   end if;
   if not exists (select from pg_event_trigger where evtname = 'warden_protect_members') then
     create event trigger warden_protect_members on ddl_command_end
-      when tag in ('CREATE TABLE', 'ALTER TABLE', 'CREATE TRIGGER')
+      when tag in ('CREATE TABLE', 'ALTER TABLE', 'CREATE TRIGGER', 'CREATE FUNCTION', 'ALTER FUNCTION',
+                   'CREATE OPERATOR', 'CREATE CAST')
       execute function warden.protect_new_members();
   end if;
 exception when insufficient_privilege then

@@ -16,14 +16,23 @@ create or replace function warden.log_statement(
 language plpgsql stable set search_path = '' as $fn$
 declare
   body text;
-  numbered constant text := '(select r.*, pg_catalog.row_number() over () as "warden row" from %s r)';
+  -- A name that no column of the table has.
+  number constant text := (
+    select pg_catalog.quote_ident(min(c.name collate "C"))
+    from (select 'warden row' || case when i > 0 then i::text else '' end
+          from pg_catalog.generate_series(0, 1600) i) c (name)
+    where c.name not in (select a.attname from pg_catalog.pg_attribute a
+                         where a.attrelid in (select t from warden.tree(w.relation) t)));
+  numbered constant text := '(select r.*, pg_catalog.row_number() over () as ' || number || ' from %s r)';
   new_rows constant text := case when by_row then pg_catalog.format(numbered, rows[1]) else rows[1] end;
   old_rows constant text := case when by_row then pg_catalog.format(numbered, rows[2]) else rows[2] end;
+  without_number constant text := case when by_row then
+    ' - ' || pg_catalog.quote_literal((pg_catalog.parse_ident(number))[1]) || '::pg_catalog.text' else '' end;
   -- At one step, updates precede deletions, and deletions precede creations.
   step constant text := case when by_row then pg_catalog.format(
     '4 * (coalesce((select s.clock from warden.row_steps s where s.xid = pg_catalog.pg_current_xact_id() '
-    'and s.statement = %2$s and s.row = %%s."warden row" - 1 - %3$s), %1$s) / 1048576)', variables[1], variables[2],
-    variables[3]) else pg_catalog.format('4 * (%s / 1048576)', variables[1]) end;
+    'and s.statement = %2$s and s.row = %%s.%4$s - 1 - %3$s), %1$s) / 1048576)', variables[1], variables[2],
+    variables[3], number) else pg_catalog.format('4 * (%s / 1048576)', variables[1]) end;
 begin
   -- `offset 0` keeps the planner from computing the document once for each place that uses it.
   -- Rows are compared by their binary image (*<>), because json and a few other types have no equality.
@@ -73,15 +82,15 @@ $body$ end;
     w.org_column, w.topic, w.event_prefix || '.created',
     warden.entity_topic_expression(w, 'n'),
     w.key_columns[1],
-    warden.document_expression(w, 'n') || case when by_row then ' - ''warden row''' else '' end,
-    warden.document_expression(w, 'o') || case when by_row then ' - ''warden row''' else '' end,
+    warden.document_expression(w, 'n') || without_number,
+    warden.document_expression(w, 'o') || without_number,
     warden.entity_topic_expression(w, 'o'),
     w.event_prefix || '.deleted', w.event_prefix || '.updated',
     w.visibility is not distinct from 'claim', warden.document_fits_expression('j.doc'),
     warden.document_fits_expression('j.new_doc'), warden.document_fits_expression('j.old_doc'),
     warden.key_expression(w, 'n'),
     new_rows, old_rows, pg_catalog.format(step, 'n'), pg_catalog.format(step, 'o'),
-    case when by_row then ' and n."warden row" = o."warden row"' else '' end,
+    case when by_row then pg_catalog.format(' and n.%1$s = o.%1$s', number) else '' end,
     warden.key_expression(w, 'o'), warden.same_key_expression(w, 'n', 'o'));
 end
 $fn$;
@@ -102,64 +111,67 @@ declare
   time bigint;
   noted bigint;
   unnoted bigint;
-  state text;
-begin
-  if tg_relid <> %1$s and not warden.is_watched_by(tg_relid, %2$s) then
-    -- A partition that was detached.
-    if tg_nargs > 0 then
+  is_open boolean;
+begin%12$s
+  -- In each transaction, an expression is initialised once, and that is the cost of this function. So the usual cases
+  -- evaluate few: no statement on a table with order triggers is open, or this one alone, and nothing happened in it.
+  if tg_nargs = 0 and tg_relid = %1$s and tg_op <> 'TRUNCATE' and warden.has_shape(array[%4$s], %5$L)
+     and coalesce(pg_catalog.current_setting('warden.clock', true), '') = '' then
+    null;
+  elsif tg_nargs > 0 and tg_relid = %1$s and warden.has_shape(array[%4$s], %5$L)
+        and pg_catalog.current_setting('warden.clock', true) = pg_catalog.concat(
+              pg_catalog.encode(pg_catalog.timestamptz_send(pg_catalog.now()), 'hex'), ' only ', tg_argv[0], '/',
+              pg_catalog.pg_trigger_depth() - 1, '/')
+        and pg_catalog.set_config('warden.clock', '', true) = '' then
+    null;
+  else
+    if tg_relid <> %1$s and not warden.is_watched_by(tg_relid, %2$s) then
+      -- A partition that was detached.
       perform warden.end_statement(tg_argv[0], null);
+      return null;
+    elsif tg_op = 'TRUNCATE' then
+      -- TRUNCATE has no transition rows: subscribers of the topic must read the table again.
+      insert into warden.events (topic, event, data)
+      values (%3$L, 'warden.resync', '{"reason": "truncated"}');
+      return null;
     end if;
-    return null;
-  end if;
-%12$s  if tg_nargs > 0 then
-    state := pg_catalog.current_setting(tg_argv[0], true);
-    if state ~~ 'noted%%' then
-      time := pg_catalog.split_part(pg_catalog.split_part(state, '/', 2), ' ', 2);
-      noted := pg_catalog.split_part(state, ' ', 3);
-      unnoted := case when tg_op = 'INSERT' and state ~~ 'noted,%%' then 0 else -1 end
-                 - pg_catalog.split_part(state, ' ', 4)::bigint;
-      if tg_op = 'INSERT' then
-        unnoted := unnoted + (select count(*) from new_rows);
-      elsif tg_op = 'DELETE' then
-        unnoted := unnoted + (select count(*) from old_rows);
-      else
-        -- If a trigger of another partition dropped a row that was moved, rows cannot be paired by their numbers.
-        unnoted := (select unnoted + o.n
-                    from (select count(*) from old_rows) o (n), (select count(*) from new_rows) n (n) where o.n = n.n);
-      end if;
+    is_open := tg_nargs > 0;
+    select c.* into time, noted, unnoted from warden.statement_clock(tg_argv[0]) c;
+    if unnoted is null then
+      null;
+    elsif tg_op = 'INSERT' then
+      unnoted := unnoted + (select count(*) from new_rows);
+    elsif tg_op = 'DELETE' then
+      unnoted := unnoted + (select count(*) from old_rows);
     else
-      time := nullif(pg_catalog.split_part(pg_catalog.split_part(state, '/', 1), ' ', 2), '');
+      -- If a trigger of another partition dropped a row that was moved, rows cannot be paired by their numbers.
+      unnoted := (select unnoted + o.n
+                  from (select count(*) from old_rows) o (n), (select count(*) from new_rows) n (n) where o.n = n.n);
     end if;
-  elsif pg_catalog.current_setting('warden.clock', true) <> '' then
-    -- Nothing happens within this statement, but it may itself be within one.
-    time := warden.publish_step() / 4 * 1048576;
+    if not warden.has_shape(array[%4$s], %5$L) then
+      execute warden.current_log_statement(%2$s, %3$L, tg_op, unnoted is not null) using time, noted, unnoted;
+    elsif unnoted is not null then
+      if tg_op = 'INSERT' then%9$s;
+      elsif tg_op = 'DELETE' then%10$s;
+      else%11$s;
+      end if;
+    end if;
+    if unnoted is not null or not warden.has_shape(array[%4$s], %5$L) then
+      if is_open then
+        perform warden.end_statement(tg_argv[0], noted);
+      end if;
+      return null;
+    end if;
   end if;
-  if tg_op = 'TRUNCATE' then
-    -- TRUNCATE has no transition rows: subscribers of the topic must read the table again.
-    insert into warden.events (topic, event, data)
-    values (%3$L, 'warden.resync', '{"reason": "truncated"}');
-  elsif not warden.has_shape(array[%4$s], %5$L) then
-    execute warden.current_log_statement(%2$s, %3$L, tg_op, unnoted is not null) using time, noted, unnoted;
-  elsif unnoted is not null then
-    if tg_op = 'INSERT' then%9$s;
-    elsif tg_op = 'DELETE' then%10$s;
-    else%11$s;
-    end if;
-  elsif tg_op = 'INSERT' then%6$s;
+  if tg_op = 'INSERT' then%6$s;
   elsif tg_op = 'DELETE' then%7$s;
   else%8$s;
   end if;
-  if tg_nargs > 0
-     -- The usual case: no other statement is open, and nothing was logged within this one.
-     and (time %% 1048576 = 1
-          and pg_catalog.starts_with(state, pg_catalog.current_setting('warden.clock', true) || '/')
-          and pg_catalog.set_config(
-                'warden.clock', pg_catalog.split_part(state, ' ', 1) || ' ' || (time - 1)::text, true)
-              || pg_catalog.set_config(tg_argv[0], '', true) <> '') is not true
-  then
+  if is_open then
     perform warden.end_statement(tg_argv[0], noted);
   end if;
-  return null;
+  -- Ignored. It is no expression.
+  return new;
 end
 $body$,
     w.relation::oid, w.id, w.topic,
@@ -172,6 +184,9 @@ $body$,
     case when not w.replicated then '' else pg_catalog.format($body$
   if pg_catalog.current_setting('session_replication_role') = 'replica' then
     -- A row that logical replication applies, or a TRUNCATE.
+    if tg_relid <> %8$s and not warden.is_watched_by(tg_relid, %1$s) then
+      return null;
+    end if;
     if pg_catalog.current_setting('warden.clock', true) <> '' then
       time := warden.publish_step() / 4 * 1048576;
     end if;
@@ -194,7 +209,7 @@ $body$,
        from unnest(relations) r),
       warden.shape(relations), warden.log_statement(w, 'INSERT', false, variables, row),
       warden.log_statement(w, 'DELETE', false, variables, row),
-      warden.log_statement(w, 'UPDATE', false, variables, row)) end);
+      warden.log_statement(w, 'UPDATE', false, variables, row), w.relation::oid) end);
 end
 $fn$;
 

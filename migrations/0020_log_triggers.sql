@@ -3,35 +3,152 @@ set local lock_timeout = '5s';
 set local statement_timeout = '5min';
 set local role warden_owner;
 
--- Whether other statements may change a watched table within one statement on it: the application's triggers, or
--- actions of foreign keys between tables with triggers. Most tables have none, and then one trigger is enough.
+-- PL/pgSQL plans these queries once per session, SQL functions would at each call.
+
+-- Whether a function is immutable and was written in C, so by a superuser.
+create or replace function warden.is_immutable_in_c(f pg_catalog.pg_proc) returns boolean
+language sql stable set search_path = '' as $$
+  select f.provolatile = 'i'
+     and exists (select from pg_catalog.pg_language l where l.oid = f.prolang and l.lanname in ('internal', 'c'))
+$$;
+
+-- Whether the body of a trigger function in PL/pgSQL only assigns to columns of its row. It proves this from the body's
+-- words alone: one that it does not know may be a statement, a variable, or a call of a function that writes. Functions
+-- and operators of these names must not exist outside of pg_catalog, unless they are immutable and written in C.
+create or replace function warden.only_assigns(body text) returns boolean
+language plpgsql stable set search_path = '' as $fn$
+begin
+  return (
+    with words as (
+        select case when t.word[1] ~ '^''' then '''' when t.word[1] ~ '^[0-9]' then '0' else lower(t.word[1]) end
+                 as word, t.n
+        from pg_catalog.regexp_matches(
+          body, '--[^' || pg_catalog.chr(10) || ']*|''(?:[^'']|'''')*''|[A-Za-z_][A-Za-z0-9_]*|[0-9]+(?:[.][0-9]+)?'
+                -- Not [[:space:]]: other characters may be spaces in this locale, but belong to names.
+                || '|:=|<>|!=|<=|>=|[|][|]|[^ ' || pg_catalog.chr(9) || pg_catalog.chr(10) || pg_catalog.chr(13) || ']',
+          'g') with ordinality t (word, n)
+        where t.word[1] !~ '^--'
+      ), places as (
+        select w.word, lag(w.word, 1, '') over o as before, lag(w.word, 2, '') over o as before_that,
+               lead(w.word, 1, '') over o as after
+        from words w window o as (order by w.n)
+      ), kinds as (
+        select p.*,
+          case
+            when p.before = '.' and p.before_that in ('new', 'old') then 'column'
+            when p.word in ('begin', 'end', 'if', 'then', 'elsif', 'else', 'case', 'when', 'return', 'new', 'old',
+                            'null',
+                            'true', 'false', 'and', 'or', 'not', 'is', 'distinct', 'from', 'row', 'at', 'time', 'zone',
+                            'tg_op', 'current_timestamp', 'current_date', 'current_time', 'localtimestamp',
+                            'current_user', 'session_user', ';', ':=', '(', ')', ',', '.', '''', '0') then 'word'
+            when p.word in ('=', '<>', '!=', '<', '>', '<=', '>=', '+', '-', '*', '/', '||') then 'operator'
+            when p.word in ('now', 'clock_timestamp', 'statement_timestamp', 'transaction_timestamp', 'timezone',
+                            'gen_random_uuid', 'coalesce', 'nullif', 'greatest', 'least', 'lower', 'upper', 'btrim',
+                            'ltrim', 'rtrim', 'initcap', 'replace', 'length', 'md5', 'round', 'floor', 'ceil', 'abs',
+                            'date_trunc', 'nextval', 'pg_trigger_depth', 'to_tsvector', 'setweight')
+                 and p.after = '(' and (p.before <> '.' or p.before_that = 'pg_catalog') then 'function'
+            when p.word = 'pg_catalog' and p.after = '.' and p.before <> '.' then 'word'
+          end as kind
+        from places p
+      )
+      select body !~ '["$]|/[*]' and pg_catalog.strpos(body, pg_catalog.chr(92)) = 0 and coalesce(bool_and(
+        case k.kind
+          when 'column' then k.word ~ '^([a-z_]|[*]$)' and k.after not in ('(', '.', '''')
+          -- A dot belongs to a column or to pg_catalog.
+          when 'word' then k.word <> '.' or k.before in ('new', 'old', 'pg_catalog')
+          when 'operator' then not exists (
+            select from pg_catalog.pg_operator o join pg_catalog.pg_proc f on f.oid = o.oprcode
+            where o.oprname = case k.word when '!=' then '<>' else k.word end
+              and o.oprnamespace <> 'pg_catalog'::pg_catalog.regnamespace and not warden.is_immutable_in_c(f))
+          when 'function' then not exists (
+            select from pg_catalog.pg_proc f
+            where f.proname = k.word and f.pronamespace <> 'pg_catalog'::pg_catalog.regnamespace
+              and not warden.is_immutable_in_c(f))
+          else false end), false)
+      from kinds k);
+end
+$fn$;
+
+-- Whether a trigger is proven to change no row but its own, such as one that sets updated_at.
+create or replace function warden.is_harmless_trigger(trig oid) returns boolean
+language plpgsql stable set search_path = '' as $fn$
+begin
+  return (
+      select
+        case l.lanname
+          when 'plpgsql' then warden.only_assigns(f.prosrc)
+          when 'internal' then f.prosrc in ('suppress_redundant_updates_trigger', 'tsvector_update_trigger_byid',
+                                            'tsvector_update_trigger_bycolumn')
+          when 'c' then f.prosrc in ('moddatetime', 'autoinc', 'insert_username') and f.probin = '$libdir/' || f.prosrc
+          else false end
+        -- A condition may call functions.
+        and (g.tgqual is null or (
+          (select bool_and(m.node[1] in ('OPEXPR', 'BOOLEXPR', 'DISTINCTEXPR', 'NULLIFEXPR', 'SCALARARRAYOPEXPR',
+                                         'FUNCEXPR', 'VAR', 'CONST', 'NULLTEST', 'BOOLEANTEST', 'RELABELTYPE', 'ARRAY',
+                                         'ARRAYEXPR', 'COALESCE', 'COALESCEEXPR'))
+           from pg_catalog.regexp_matches(g.tgqual::text, '[{]([A-Z_]+)', 'g') m (node))
+          and not exists (
+            select from pg_catalog.regexp_matches(g.tgqual::text, ':(?:funcid|opfuncid) ([0-9]+)', 'g') m (id)
+            where not exists (
+              select from pg_catalog.pg_proc c
+              where c.oid = m.id[1]::oid and c.pronamespace = 'pg_catalog'::pg_catalog.regnamespace and c.oid < 16384
+                and (c.provolatile = 'i' or c.proname in ('now', 'pg_trigger_depth', 'current_setting'))))))
+        -- An assignment may cast, with a function of the application or to a domain with a constraint.
+        and not exists (select from pg_catalog.pg_cast c join pg_catalog.pg_proc p on p.oid = c.castfunc
+                        where c.oid >= 16384 and not warden.is_immutable_in_c(p))
+        and not exists (select from pg_catalog.pg_attribute a join pg_catalog.pg_type t on t.oid = a.atttypid
+                        where a.attrelid = g.tgrelid and a.attnum > 0 and not a.attisdropped and t.typtype = 'd')
+      from pg_catalog.pg_trigger g join pg_catalog.pg_proc f on f.oid = g.tgfoid
+      join pg_catalog.pg_language l on l.oid = f.prolang
+      where g.oid = trig);
+end
+$fn$;
+
+-- Whether other statements may change a watched table within one statement on it: triggers of the application, or
+-- actions of foreign keys. Most tables have none, and then one trigger is enough.
 create or replace function warden.has_nested_statements(relation regclass) returns boolean
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = '' as $fn$
 begin
   return (
     with recursive up as (
-      select relation::oid as oid
-      union
-      select i.inhparent from pg_catalog.pg_inherits i join up on i.inhrelid = up.oid
-    ), tree as (
-      select oid from up
-      union
-      select i.inhrelid from pg_catalog.pg_inherits i join tree t on i.inhparent = t.oid
-    ), triggers as (
-      select g.tgrelid from pg_catalog.pg_trigger g
-      where not g.tgisinternal and g.tgname !~ '^[~!]?warden_'
-    )
-    select exists (select from triggers g where g.tgrelid in (select t.oid from tree t))
-        or exists (select from pg_catalog.pg_constraint f
-                   where f.contype = 'f' and f.conrelid in (select t.oid from tree t)
-                     and (f.confdeltype in ('c', 'n', 'd') or f.confupdtype in ('c', 'n', 'd'))
-                     and (f.confrelid in (select t.oid from tree t)
-                          or f.confrelid in (select g.tgrelid from triggers g)
-                          -- The parent's rows may in turn be changed by an action.
-                          or exists (select from pg_catalog.pg_constraint p
-                                     where p.contype = 'f' and p.conrelid = f.confrelid
-                                       and p.confrelid in (select g.tgrelid from triggers g)))));
+        select relation::oid as oid
+        union
+        select i.inhparent from pg_catalog.pg_inherits i join up on i.inhrelid = up.oid
+      ), tree as (
+        select oid from up
+        union
+        select i.inhrelid from pg_catalog.pg_inherits i join tree t on i.inhparent = t.oid
+      ), keys as (
+        select f.conrelid, f.confrelid, f.conparentid,
+               f.confdeltype in ('n', 'd') or f.confupdtype in ('c', 'n', 'd') as updates
+        from pg_catalog.pg_constraint f
+        where f.contype = 'f' and (f.confdeltype in ('c', 'n', 'd') or f.confupdtype in ('c', 'n', 'd'))
+      ), parents as (
+        -- A statement on one of these may change the table through actions.
+        select k.confrelid as oid from keys k join tree t on k.conrelid = t.oid
+        union
+        select k.confrelid from keys k join parents p on k.conrelid = p.oid
+      ), affected as (
+        -- It may change these as well, whose triggers may in turn change the table.
+        select p.oid from parents p
+        union
+        select k.conrelid from keys k join affected a on k.confrelid = a.oid
+      )
+      select exists (select from pg_catalog.pg_trigger g
+                     where (g.tgrelid in (select t.oid from tree t) or g.tgrelid in (select a.oid from affected a))
+                       and not g.tgisinternal and g.tgname !~ '^[~!]?warden_' and not warden.is_harmless_trigger(g.oid))
+          or exists (select from parents p where p.oid in (select t.oid from tree t))
+          -- Several actions of one statement may change the same row.
+          or (select count(*) from keys k
+              where k.updates and k.conparentid = 0 and k.conrelid in (select t.oid from tree t)) > 1);
 end
+$fn$;
+
+-- The name of one operation of a log function in the settings that keep the order, such as insert7. The members of a
+-- table share it.
+create or replace function warden.order_mark(fn text, operation text) returns text
+language sql immutable set search_path = '' as $$
+  select operation || pg_catalog.replace(fn, 'log ', '')
 $$;
 
 -- Creates the triggers of a watched table, or of one of its members, which call this function.
@@ -46,8 +163,7 @@ begin
   execute pg_catalog.format('create or replace trigger warden_log_truncate after truncate on %s '
     'for each statement execute function warden.%I()', relation, fn);
   foreach operation in array array['insert', 'update', 'delete'] loop
-    -- Name of a setting, the same one for all members.
-    mark := 'warden.' || pg_catalog.replace(fn, ' ', '_') || '_' || operation;
+    mark := warden.order_mark(fn, operation);
     if is_nested then
       execute pg_catalog.format('create or replace trigger warden_begin_%1$s before %1$s on %2$s '
       'for each statement execute function warden.begin_statement(%3$L)', operation, relation, mark);
@@ -58,22 +174,22 @@ begin
       case when operation <> 'delete' then ' new table as new_rows' end, fn,
       case when is_nested then pg_catalog.quote_literal(mark) else '' end);
     -- The last of the BEFORE ROW triggers, so that what the application's triggers do comes before the row. It is
-    -- called only if something happened since the statement began.
+    -- called only if something happened since the statement began. Each statement parses its condition, so it is short.
     if is_table then
       execute pg_catalog.format('create or replace trigger "~warden_note_%1$s" before %1$s on %2$s for each row '
-        'when ((pg_catalog.current_setting(''warden.clock'', true) || ''/'' || pg_catalog.pg_trigger_depth()::text) '
-        'is distinct from pg_catalog.current_setting(%3$L, true)) '
-        'execute function warden.note_row(%3$L)', operation, relation, mark);
+        'when (pg_catalog.current_setting(''warden.clock'', true) not like %4$s) '
+        'execute function warden.note_row(%3$L)', operation, relation, mark,
+        -- Actions of foreign keys update and delete deeper than the statement began whose triggers they share.
+        case operation when 'insert' then pg_catalog.format('''%% %s/%%''', mark)
+          else pg_catalog.format('pg_catalog.concat(''%% %s/'', pg_catalog.pg_trigger_depth(), ''/%%'')', mark) end);
     end if;
   end loop;
   -- Its condition notes that the latest insert met no conflict. It is always false, so the function is never called.
   if is_table then
-    mark := 'warden.' || pg_catalog.replace(fn, ' ', '_') || '_insert';
     execute pg_catalog.format('create or replace trigger warden_note_inserted after insert on %1$s for each row '
-      'when (pg_catalog.starts_with(pg_catalog.current_setting(%2$L, true), ''noted,'') and '
-      'pg_catalog.set_config(%2$L, pg_catalog.replace(pg_catalog.current_setting(%2$L, true), '','', ''+''), true) '
-      'is null) '
-      'execute function warden.note_row(%2$L)', relation, mark);
+      'when (pg_catalog.current_setting(''warden.clock'', true) like ''%% %2$s,%%'' '
+      'and pg_catalog.set_config(''warden.%2$s_done'', ''1'', true) is null) '
+      'execute function warden.note_row(%2$L)', relation, warden.order_mark(fn, 'insert'));
   end if;
 end
 $$;
@@ -119,7 +235,8 @@ language sql stable set search_path = '' as $$
                  where s.srrelid in (select u.oid from up u union select t from warden.tree(relation) t))
 $$;
 
--- Gives watched tables the triggers that keep the order, if they need them by now. The caller must own the tables.
+-- Gives watched tables the triggers that keep the order, if they need them by now, and replaces those of a former
+-- version. The caller must own the tables.
 create or replace function warden.complete_log_triggers() returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -129,10 +246,14 @@ begin
     select m.oid::regclass as relation, f.proname
     from pg_catalog.pg_trigger g join pg_catalog.pg_class m on m.oid = g.tgrelid
     join pg_catalog.pg_proc f on f.oid = g.tgfoid and f.pronamespace = 'warden'::regnamespace
-    where g.tgname = 'warden_log_insert' and warden.has_nested_statements(m.oid)
-      and not exists (select from pg_catalog.pg_trigger b
-                      where b.tgrelid = m.oid and b.tgname = 'warden_begin_insert')
+    left join pg_catalog.pg_trigger b on b.tgrelid = m.oid and b.tgname = 'warden_begin_insert'
+    where g.tgname = 'warden_log_insert'
+      and case when b.oid is null then warden.has_nested_statements(m.oid)
+               else pg_catalog.encode(b.tgargs, 'escape') not like warden.order_mark(f.proname, 'insert') || '%' end
   loop
+    if not warden.has_nested_statements(member.relation) then
+      perform warden.drop_order_triggers(member.relation);
+    end if;
     perform warden.create_log_triggers(member.relation, member.proname);
   end loop;
 end

@@ -25,8 +25,12 @@ begin
     select t from warden.tree(w.relation) t join pg_catalog.pg_class c on c.oid = t
     where c.relkind in ('r', 'p')
       -- Creating a trigger waits for writers.
-      and (select count(*) from pg_catalog.pg_trigger g
-           where g.tgrelid = t and g.tgname like 'warden\_log\_%' and g.tgfoid = pg_catalog.format('warden.%I()', fn)::regprocedure) < 4
+      and ((select count(*) from pg_catalog.pg_trigger g
+            where g.tgrelid = t and g.tgname like 'warden\_log\_%'
+              and g.tgfoid = pg_catalog.format('warden.%I()', fn)::regprocedure) < 4
+           or warden.has_nested_statements(t)
+              and not exists (select from pg_catalog.pg_trigger g
+                              where g.tgrelid = t and g.tgname = 'warden_begin_insert'))
   loop
     perform warden.create_log_triggers(member, fn);
   end loop;
@@ -337,6 +341,8 @@ begin
   loop
     execute pg_catalog.format('drop function %s', stray.function);
   end loop;
+  -- Without an event trigger, nobody has noticed new triggers and foreign keys.
+  perform warden.complete_log_triggers();
 end
 $$;
 -- Tables with log triggers that belong to no watch, as after a restore without data, or of a detached partition. The

@@ -43,8 +43,10 @@ impl Random {
                 "references a (id) on delete cascade on update cascade",
                 "references a (id) on delete set null on update cascade deferrable initially deferred",
             ]);
+            let other = self.one(&["", "", "references a (id) on delete set null on update cascade"]);
             sql += &format!(
-                "create table {table} (id int primary key, org_id uuid not null, v int, p int {key}) {};",
+                "create table {table} (id int primary key, org_id uuid not null, v int, p int {key}, q int {other},
+                   w int generated always as (v + 1) stored) {};",
                 if self.rng.u8(..3) == 0 { "partition by range (id)" } else { "" }
             );
             if sql.ends_with("(id);") {
@@ -57,6 +59,7 @@ impl Random {
         for table in TABLES {
             sql += &format!("select warden.watch('{table}', '{table}', '{table}');");
         }
+        sql += "grant all on a, b to authenticated;";
         for n in 0..self.rng.usize(1..5) {
             sql += &self.trigger(n);
         }
@@ -141,7 +144,7 @@ impl Random {
             5 => format!("delete from {table} where id = {key}"),
             6 => format!("delete from {table} where id in ({key}, {other})"),
             7 => format!("delete from {table} where id = {key}; {insert}"),
-            8 => format!("update {table} set v = {value}, p = {parent} where id in ({key}, {other})"),
+            8 => format!("update {table} set v = {value}, p = {parent}, q = {other} where id in ({key}, {other})"),
             9 => format!("{insert}, ({other}, '{org}', 1, null), ({key}, '{org}', 2, null)"),
             10 => insert,
             _ => format!(
@@ -160,7 +163,7 @@ impl Random {
         match self.rng.u8(..4) {
             0 => format!(
                 "with gone as (delete from {one} where id = {key} returning *)
-                 insert into {two} select * from gone on conflict do nothing"
+                 insert into {two} select id, org_id, v, p from gone on conflict do nothing"
             ),
             1 => format!(
                 "with made as (insert into {one} values ({key}, '{org}', 1, {other}) returning id)
@@ -185,7 +188,8 @@ impl Random {
 
     fn script(&mut self) -> String {
         let (first, second, third) = (self.statement(), self.statement(), self.statement());
-        match self.rng.u8(..5) {
+        match self.rng.u8(..6) {
+            5 => format!("begin; set local role authenticated; {first}; {second}; commit"),
             0 => format!("begin; {first}; {second}; commit"),
             1 => format!("begin; {first}; savepoint s; {second}; rollback to s; {third}; commit"),
             2 => format!("begin; set constraints all immediate; {first}; {second}; commit"),

@@ -1,0 +1,221 @@
+//! Which tables get the triggers that keep the order, and what these triggers read.
+
+use fastrand::Rng;
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, Row as _};
+
+use crate::harness::TestDb;
+
+/// Statements of usual triggers that set columns of their own row.
+const ASSIGNMENTS: [&str; 8] = [
+    "new.updated_at := now();",
+    "NEW.updated_at = clock_timestamp();",
+    "new.name := lower(btrim(new.name));",
+    "if new.* is distinct from old.* then new.version := coalesce(old.version, 0) + 1; end if;",
+    "if row(new.*) is distinct from row(old.*) then new.updated_at := now() at time zone 'utc'; end if;",
+    "new.note := 'insert into log values (1)'; -- don't write",
+    "new.id := nextval('ids');",
+    "if tg_op = 'INSERT' then new.created_at := current_timestamp; else new.created_at := old.created_at; end if;",
+];
+
+/// Parts of a body that may write, each a statement.
+const WRITES: [&str; 16] = [
+    "insert into log values (1);",
+    "update log set n = 1;",
+    "delete from log;",
+    "perform write();",
+    "execute 'delete from log';",
+    "call write();",
+    "select write() into new.name;",
+    "new.name := write();",
+    "new.name := (select write());",
+    "new.name := public.lower(new.name);",
+    "new.name := new.name.write;",
+    "new.name := new.\"write\";",
+    "truncate log;",
+    "with x as (insert into log values (1) returning 1) select 1 into new.n;",
+    "for r in select write() loop null; end loop;",
+    "if write() then null; end if;",
+];
+
+async fn connect(db: &TestDb) -> PgConnection {
+    PgConnection::connect(db.url()).await.expect("connects")
+}
+
+async fn run(db: &mut PgConnection, sql: &str) {
+    db.execute(sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))).await.expect("runs");
+}
+
+async fn is_true(db: &mut PgConnection, sql: &str) -> bool {
+    sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(db).await.expect("asks")
+}
+
+const HAS_ORDER: &str = "select exists (select from pg_trigger
+                         where tgrelid = 'orders'::regclass and tgname = 'warden_begin_insert')";
+
+#[tokio::test]
+async fn a_body_with_a_write_never_counts_as_assignments_only() {
+    let db = TestDb::create().await;
+    let mut session = connect(&db).await;
+    let mut rng = Rng::with_seed(7);
+    for n in 0..400 {
+        let mut parts: Vec<&str> = (0..rng.usize(1..4)).map(|_| ASSIGNMENTS[rng.usize(..8)]).collect();
+        let writes = n % 2 == 1;
+        if writes {
+            parts.insert(rng.usize(..=parts.len()), WRITES[rng.usize(..WRITES.len())]);
+        }
+        let separator = [" \n", "\n\t", "\n-- it's a comment; insert into log\n"][rng.usize(..3)];
+        let body = format!("begin {}\nreturn new; end", parts.join(separator));
+        let only_assigns: bool = sqlx::query_scalar("select warden.only_assigns($1)")
+            .bind(&body)
+            .fetch_one(&mut session)
+            .await
+            .expect("asks");
+        assert_eq!(only_assigns, !writes, "{body}");
+    }
+}
+
+#[tokio::test]
+async fn a_table_gets_order_triggers_once_its_trigger_may_write() {
+    let db = TestDb::create().await;
+    let mut session = connect(&db).await;
+    for (name, change) in [
+        (
+            "the function writes",
+            "create or replace function touch() returns trigger language plpgsql as
+             $$ begin delete from orders where id = 0; return new; end $$",
+        ),
+        (
+            "a function of the same name as a known one",
+            "create function public.lower(varchar) returns text language plpgsql as $$ begin return 1; end $$",
+        ),
+        (
+            "a condition that calls a function",
+            "create function is_due(int) returns boolean language plpgsql as $$ begin return true; end $$;
+             create trigger later before update on orders for each row when (is_due(new.id)) execute function touch()",
+        ),
+        (
+            "a cast with a function",
+            "create type shade as (s text);
+             create function to_shade(text) returns shade language sql as $$ select row($1)::shade $$;
+             create cast (text as shade) with function to_shade(text) as assignment",
+        ),
+    ] {
+        run(
+            &mut session,
+            "drop table if exists orders;
+             drop function if exists public.lower(varchar);
+             create table orders (id int primary key, org_id uuid not null, at timestamptz, name text);
+             create or replace function touch() returns trigger language plpgsql as
+               $$ begin new.at := now(); new.name := lower(new.name); return new; end $$;
+             create trigger touch before insert or update on orders for each row
+               when (pg_trigger_depth() < 3) execute function touch();
+             select warden.watch('orders', 'orders', 'order')",
+        )
+        .await;
+        assert!(!is_true(&mut session, HAS_ORDER).await, "{name}: an assignment alone needs no order");
+        run(&mut session, change).await;
+        assert!(is_true(&mut session, HAS_ORDER).await, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn triggers_of_distant_parents_and_siblings_count() {
+    let db = TestDb::create().await;
+    let mut session = connect(&db).await;
+    run(
+        &mut session,
+        "create table one (id int primary key);
+         create table two (id int primary key references one on delete cascade);
+         create table three (id int primary key references two on delete cascade);
+         create table orders (id int primary key references three on delete cascade, org_id uuid not null);
+         create table aside (id int primary key references one on delete cascade);
+         select warden.watch('orders', 'orders', 'order');
+         create function write() returns trigger language plpgsql as
+           $$ begin update orders set id = id where false; return null; end $$",
+    )
+    .await;
+    assert!(!is_true(&mut session, HAS_ORDER).await);
+    run(&mut session, "create trigger write after delete on aside for each row execute function write()")
+        .await;
+    assert!(is_true(&mut session, HAS_ORDER).await);
+}
+
+#[tokio::test]
+async fn several_actions_on_one_row_are_logged_one_by_one() {
+    let db = TestDb::create().await;
+    let org = db.create_org().await;
+    let mut session = connect(&db).await;
+    run(
+        &mut session,
+        &format!(
+            "create table people (id int primary key);
+             create table orders (id int primary key, org_id uuid not null, author int references people on delete set null,
+               editor int references people on delete set null, \"warden row\" text default 'mine');
+             select warden.watch('orders', 'orders', 'order');
+             insert into people values (1), (2);
+             insert into orders values (1, '{org}', 1, 1), (2, '{org}', 2, 1);
+             delete from people"
+        ),
+    )
+    .await;
+    let events: Vec<String> = sqlx::query_scalar(
+        "select concat_ws(' ', split_part(event, '.', 2), data ->> 'id', data ->> 'author', data ->> 'editor',
+                          data ->> 'warden row', old::text)
+         from warden.events where topic = 'orders' order by (data ->> 'id')::int, id",
+    )
+    .fetch_all(&mut session)
+    .await
+    .expect("reads");
+    assert_eq!(
+        events,
+        [
+            "created 1 1 1 mine",
+            r#"updated 1 1 mine {"author": 1}"#,
+            r#"updated 1 mine {"editor": 1}"#,
+            "created 2 2 1 mine",
+            r#"updated 2 2 mine {"editor": 1}"#,
+            r#"updated 2 mine {"author": 2}"#,
+        ]
+    );
+}
+
+#[tokio::test]
+async fn sorting_reads_only_what_was_logged_within_the_statement() {
+    let db = TestDb::create().await;
+    let org = db.create_org().await;
+    let mut session = connect(&db).await;
+    run(
+        &mut session,
+        "create table orders (id int primary key, org_id uuid not null, n int);
+         create function number() returns trigger language plpgsql as
+           $$ begin update orders set n = 1 where id = new.id; return null; end $$;
+         create trigger number after insert on orders for each row execute function number();
+         select warden.watch('orders', 'orders', 'order')",
+    )
+    .await;
+    // Events of the same transaction, and of others, before the statement.
+    let mut counts = Vec::new();
+    for before in [10, 3000] {
+        let sql = format!(
+            "insert into orders select n + 100000 * {before}, '{org}' from generate_series(1, {before}) n;
+             begin;
+             insert into orders select n + 100000 * {before} + 10000, '{org}' from generate_series(1, {before}) n"
+        );
+        run(&mut session, &sql).await;
+        let read = "select coalesce(sum(seq_tup_read + coalesce(idx_tup_fetch, 0)), 0)::bigint as n
+                    from pg_stat_xact_all_tables where relname like 'events%' and schemaname = 'warden'";
+        let former: i64 = sqlx::query(read).fetch_one(&mut session).await.expect("reads").get("n");
+        run(&mut session, &format!("insert into orders values (-{before}, '{org}')")).await;
+        let after: i64 = sqlx::query(read).fetch_one(&mut session).await.expect("reads").get("n");
+        run(&mut session, "commit").await;
+        counts.push(after - former);
+    }
+    assert!(counts[0] > 0 && counts[1] <= counts[0], "rows read: {counts:?}");
+    let names: Vec<String> = sqlx::query_scalar(
+        "select event from warden.events where topic = 'orders' and data ->> 'id' = '-3000' order by id",
+    )
+    .fetch_all(&mut session)
+    .await
+    .expect("reads");
+    assert_eq!(names, ["order.created", "order.updated"]);
+}
