@@ -38,7 +38,18 @@ begin
             hint = 'Use up to 127 letters, digits and _ . : - starting with a letter; '
                    'warden., org. and phx_ are reserved.';
   end if;
-  -- The size as text, because clients get text, and a value from a column may be compressed.
+  -- Neither a compressed value nor a long number is unfolded, only to be rejected.
+  if pg_catalog.pg_column_size(publish.data) > 6 * data_bytes_max
+     or pg_catalog.pg_column_compression(publish.data) is not null
+        and pg_catalog.pg_column_size(array[publish.data]) > 6 * data_bytes_max then
+    raise exception 'warden.publish: data has too many bytes, at most % are allowed', data_bytes_max
+      using errcode = '22023', hint = 'Publish a reference, and let clients fetch the data.';
+  end if;
+  if pg_catalog.jsonb_path_exists(publish.data, '$.**{500}') or not warden.has_short_numbers(publish.data) then
+    raise exception 'warden.publish: data is nested more than 500 levels deep, or has a number of more than 400 digits'
+      using errcode = '22023', hint = 'Publish long numbers as strings.';
+  end if;
+  -- The size as text, because clients get text.
   if pg_catalog.octet_length(publish.data::text) > data_bytes_max then
     raise exception 'warden.publish: data has % bytes, at most % are allowed',
         pg_catalog.octet_length(publish.data::text), data_bytes_max

@@ -177,12 +177,48 @@ begin
 end
 $fn$;
 
+-- Bytes of a row's columns above which no document is built: no such document fits into an event, because the
+-- columns of no type of PostgreSQL take three times their space in a document.
+create or replace function warden.row_bytes_max() returns int
+language sql immutable set search_path = '' as $$ select 196608 $$;
+
+-- An SQL condition: without compression, this value is not much larger than the largest event. Null if that holds for
+-- every value of the type. The value's stored size must be limited before, because the size of most types is only known
+-- once they are decompressed.
+create or replace function warden.size_condition(value text, type oid) returns text
+language sql stable set search_path = '' as $fn$
+  select case
+    -- numeric is limited by its own range.
+    when t.typlen > 0 or t.typstorage = 'p' or t.oid = 'numeric'::regtype then null
+    -- These give their size without being decompressed.
+    when t.oid in ('text'::regtype, 'varchar'::regtype, 'bpchar'::regtype, 'bytea'::regtype)
+      then pg_catalog.format('pg_catalog.octet_length(%s) <= %s is not false', value, warden.row_bytes_max())
+    -- An array stores its elements without compression.
+    when t.typarray <> 0 or t.typsubscript = 'pg_catalog.array_subscript_handler'::regproc
+      then pg_catalog.format('(pg_catalog.pg_column_compression(%1$s) is null '
+                             'or pg_catalog.pg_column_size(array[%1$s]) <= %2$s)', value, warden.row_bytes_max())
+  end
+  from pg_catalog.pg_type t where t.oid = warden.base_type(type)
+$fn$;
+
+-- Whether no number in a document unfolds: as text, 1e131000 takes 10,000 times its size. Every number of a float8 is
+-- short. The value must not be nested deeply.
+create or replace function warden.has_short_numbers(value jsonb) returns boolean
+language plpgsql immutable parallel safe set search_path = '' as $$
+begin
+  return not exists (
+    select from pg_catalog.jsonb_path_query(value, 'strict $.** ? (@.type() == "number")') n
+    where pg_catalog.scale(n::numeric) > 400 or pg_catalog.abs(n::numeric) >= 1e400);
+end
+$$;
+
 -- An SQL condition: this value can be converted into jsonb. Null if every value of the type can.
 create or replace function warden.value_condition(value text, type oid) returns text
 language plpgsql stable set search_path = '' as $fn$
 declare
   base constant oid := warden.base_type(type);
   element oid;
+  is_range boolean;
   inner_condition text;
 begin
   -- Nested deeper than this, a value could exceed the stack of the writer. Values of so few bytes are not.
@@ -190,9 +226,19 @@ begin
     when 'json'::regtype then
       return pg_catalog.format('warden.json_is_convertible(pg_catalog.concat(%s))', value);
     when 'jsonb'::regtype then
+      -- A check costs as much as the conversion into text, so small values are not checked: in 512 bytes are at most 42
+      -- numbers, which unfold to 6 MB. In 2,000 bytes, numbers may have many decimal places, but not many digits.
       return pg_catalog.format(
-        'case when pg_catalog.pg_column_size(%1$s) <= 4000 and pg_catalog.pg_column_compression(%1$s) is null then true '
-        'else %1$s is null or not pg_catalog.jsonb_path_exists(%1$s, ''$.**{500}'') end', value);
+        'case when pg_catalog.pg_column_compression(%1$s) is not null or pg_catalog.pg_column_size(%1$s) > 2000 '
+        'then not (pg_catalog.pg_column_size(array[%1$s]) > 4000 '
+        'and pg_catalog.jsonb_path_exists(%1$s, ''$.**{500}'')) and warden.has_short_numbers(%1$s) '
+        'when pg_catalog.pg_column_size(%1$s) > 512 '
+        'then (%1$s operator(pg_catalog.@@) ''$.** >= 1e400 || $.** <= -1e400''::pg_catalog.jsonpath) is not true '
+        'else true end', value);
+    when 'numeric'::regtype then
+      return pg_catalog.format('case when pg_catalog.scale(%1$s) > 400 then false '
+                               'when pg_catalog.scale(%1$s) is not null then pg_catalog.abs(%1$s) < 1e400 '
+                               'else true end', value);
     when 'tsquery'::regtype, 'jsonpath'::regtype then
       return pg_catalog.format(
         '(%1$s is null or pg_catalog.pg_column_size(%1$s) <= 8000 and pg_catalog.pg_column_compression(%1$s) is null)',
@@ -202,6 +248,16 @@ begin
       return pg_catalog.format('(%1$s is null or %1$s::pg_catalog.int4 >= 0)', value);
     else null;
   end case;
+  -- Bounds are printed as text.
+  select r.rngsubtype, r.rngtypid = base into element, is_range
+  from pg_catalog.pg_range r where base in (r.rngtypid, r.rngmultitypid);
+  if element is not null then
+    inner_condition := warden.value_condition('pg_catalog.lower(u.e)', element)
+                       || ' and ' || warden.value_condition('pg_catalog.upper(u.e)', element);
+    return pg_catalog.format('not exists (select from (select %s(%s) as e) u where not (%s))',
+                             case when not is_range then 'pg_catalog.unnest' else '' end, value, inner_condition)
+           where inner_condition is not null;
+  end if;
   select p.part into element from warden.parts_of_type(base) p where p.is_array;
   if element is not null then
     inner_condition := warden.value_condition('u.e', element);
@@ -209,11 +265,15 @@ begin
                              value, inner_condition)
            where inner_condition is not null;
   end if;
+  -- The columns of a composite value are compressed for themselves.
   return (
     select string_agg(c.condition, ' and ')
     from warden.parts_of_type(base) p
+    cross join lateral (select pg_catalog.format('(%s).%I', value, p."column") as value) v
     cross join lateral (
-      select warden.value_condition(pg_catalog.format('(%s).%I', value, p."column"), p.part) as condition) c);
+      select pg_catalog.concat_ws(' and ', warden.size_condition(v.value, p.part),
+                                  warden.value_condition(v.value, p.part))) c (condition)
+    where c.condition <> '');
 end
 $fn$;
 
@@ -244,12 +304,12 @@ begin
     end if;
     rest := pg_catalog.replace(rest, E'\\"', '..');
   end if;
-  if rest !~ '[eE][+-]?[0-9]{4}' and pg_catalog.octet_length(rest) <= 1000 then
+  if rest !~ '[eE][+-]?([0-9]{4}|[4-9][0-9]{2})' and pg_catalog.octet_length(rest) <= 1000 then
     return true;
   end if;
   -- Now only numbers and structure matter.
   rest := pg_catalog.regexp_replace(rest, '"[^"]*"', '""', 'g');
-  if rest ~ '[eE][+-]?[0-9]{4}'
+  if rest ~ '[eE][+-]?([0-9]{4}|[4-9][0-9]{2})'
      or (pg_catalog.octet_length(rest) > 10000
          and exists (select from pg_catalog.regexp_split_to_table(rest, '[^0-9]+') d
                      where pg_catalog.octet_length(d) > 10000)) then
@@ -491,7 +551,7 @@ language sql stable set search_path = '' as $$
   select c.name, c.type,
     case when c.name::text = any (w.as_text) then coalesce(warden.as_text_expression(v.value, c.type), v.value)
          else coalesce(warden.value_expression(v.value, c.type), v.value) end,
-    case when c.name::text = any (w.as_text) and warden.base_type(c.type) in ('json'::regtype, 'jsonb'::regtype)
+    case when c.name::text = any (w.as_text) and warden.base_type(c.type) = 'json'::regtype
          then null else warden.value_condition(v.value, c.type) end
   from warden.columns_of(w.relation) c
   cross join lateral (select pg_catalog.format('%s.%I', alias, c.name) as value) v
@@ -499,15 +559,27 @@ language sql stable set search_path = '' as $$
   order by c.number
 $$;
 
+-- An SQL condition: the columns of the row with this alias are not much larger than the largest event. It reads no more
+-- of a row than that: the columns as they are stored, then those few that were compressed. Columns that a document does
+-- not contain do not count.
+create or replace function warden.row_condition(w warden.watches, alias text) returns text
+language sql stable set search_path = '' as $fn$
+  select pg_catalog.concat_ws(' and ',
+    string_agg(pg_catalog.format('coalesce(pg_catalog.pg_column_size(%s), 0)', v.value), ' + ' order by c.n)
+      || pg_catalog.format(' <= %s', warden.row_bytes_max()),
+    string_agg(warden.size_condition(v.value, c.type), ' and ' order by c.n),
+    'true')
+  from warden.document_columns(w, alias) with ordinality c (name, type, expression, condition, n)
+  join pg_catalog.pg_type t on t.oid = warden.base_type(c.type) and t.typlen < 0
+  cross join lateral (select pg_catalog.format('%s.%I', alias, c.name) as value) v
+$fn$;
+
 -- An SQL expression for the document of the row with this alias in a trigger function: null if the row is too large, or
--- contains a value that jsonb cannot represent. The row's size is checked first, because to_jsonb fails above 256 MB,
--- and a compressed column of a few megabytes can expand to that. (Rows are written n.* and r.*, because n alone is a
--- column if the table has one of that name.)
+-- contains a value that jsonb cannot represent. (Rows are written n.* and r.*, because n alone is a column if the table
+-- has one of that name.)
 create or replace function warden.document_expression(w warden.watches, alias text) returns text
 language plpgsql stable set search_path = '' as $fn$
 declare
-  -- A row larger than this is not converted into a document at all.
-  row_bytes_max constant int := 1048576;
   document text;
   condition text;
 begin
@@ -526,8 +598,7 @@ begin
   then
     document := pg_catalog.format('pg_catalog.to_jsonb(%s.*)', alias);
   end if;
-  return pg_catalog.format('case when pg_catalog.pg_column_size(%s.*) <= %s%s then %s end',
-                           alias, row_bytes_max, condition, document);
+  return pg_catalog.format('case when %s%s then %s end', warden.row_condition(w, alias), condition, document);
 end
 $fn$;
 
@@ -543,12 +614,19 @@ end
 $$;
 
 -- An SQL expression for the key of the row with this alias: the part of its document that is always sent, because it
--- identifies the row.
+-- identifies the row. A column that is too large for it is sent as null.
 create or replace function warden.key_expression(w warden.watches, alias text) returns text
 language sql stable set search_path = '' as $$
-  select pg_catalog.format('pg_catalog.jsonb_build_object(%s)',
-                           string_agg(pg_catalog.format('%L, %s', c.name, c.expression), ', ' order by c.name))
+  select pg_catalog.format('pg_catalog.jsonb_build_object(%s)', string_agg(pg_catalog.format('%L, %s', c.name,
+    case when t.typlen > 0 then c.expression
+         else pg_catalog.format('case when pg_catalog.pg_column_size(%1$s) <= 8192 and %2$s '
+                                'and pg_catalog.octet_length(pg_catalog.concat(%1$s)) <= 8192 then %3$s end', v.value,
+                                pg_catalog.concat_ws(' and ', warden.size_condition(v.value, c.type),
+                                                     warden.value_condition(v.value, c.type), 'true'), c.expression)
+    end), ', ' order by c.name))
   from warden.key_parts(w, alias) c
+  join pg_catalog.pg_type t on t.oid = warden.base_type(c.type)
+  cross join lateral (select pg_catalog.format('%s.%I', alias, c.name) as value) v
 $$;
 
 -- An SQL condition: these two rows of one statement have the same key and organisation.
@@ -557,6 +635,19 @@ language sql stable set search_path = '' as $$
   select string_agg(pg_catalog.format('%1$s.%3$I = %2$s.%3$I', alias, other, c.name), ' and ' order by c.n)
   from unnest(w.key_columns || w.org_column::text) with ordinality c (name, n)
 $$;
+
+-- An SQL condition: what a document would contain differs between these two rows. Rows are compared by their binary
+-- image (*<>), because json and a few other types have no equality. Rows too large for that count as different.
+create or replace function warden.differs_expression(w warden.watches, a text, b text) returns text
+language sql stable set search_path = '' as $fn$
+  select pg_catalog.format(
+    'case when %s and %s then row(%s)::pg_catalog.record operator(pg_catalog.*<>) row(%s)::pg_catalog.record '
+    'else true end',
+    warden.row_condition(w, a), warden.row_condition(w, b),
+    string_agg(pg_catalog.format('%s.%I', a, c.name), ', ' order by c.number),
+    string_agg(pg_catalog.format('%s.%I', b, c.name), ', ' order by c.number))
+  from warden.columns_of(w.relation) c where c.name::text <> all (coalesce(w.omit_columns, '{}'))
+$fn$;
 
 -- The SET clauses of a watched table's log function: only those that a type needs, because each costs time in every
 -- statement that writes.
@@ -569,8 +660,8 @@ language sql stable set search_path = '' as $$
         cross join lateral warden.value_settings(c.type) s) s
 $$;
 
--- An SQL condition: this document may be sent. The document is checked without omitted columns, as jsonb and as text:
--- in jsonb a number may take a thousandth of its digits.
+-- An SQL condition: this document may be sent. The document is checked as jsonb and as text: in jsonb a number may take
+-- a fortieth of its digits.
 create or replace function warden.document_fits_expression(document text) returns text
 language plpgsql immutable set search_path = '' as $fn$
 declare

@@ -35,7 +35,6 @@ declare
     variables[3], number) else pg_catalog.format('4 * (%s / 1048576)', variables[1]) end;
 begin
   -- `offset 0` keeps the planner from computing the document once for each place that uses it.
-  -- Rows are compared by their binary image (*<>), because json and a few other types have no equality.
   -- Rows are written n.* and o.*, because n alone is a column if the table has one of that name.
   body := case operation when 'INSERT' then $body$
     insert into warden.events (org_id, topic, event, subject, data, truncated, needs_claim, ring, step)
@@ -76,7 +75,7 @@ $body$ else $body$
       -- An update that changes no logged column emits no event.
       and case when d.new_doc is not null and d.old_doc is not null then d.new_doc <> d.old_doc
                when n.%5$I is null or o.%5$I is null then true
-               else n.* operator(pg_catalog.*<>) o.* end
+               else %23$s end
 $body$ end;
   return pg_catalog.format(body,
     w.org_column, w.topic, w.event_prefix || '.created',
@@ -91,7 +90,8 @@ $body$ end;
     warden.key_expression(w, 'n'),
     new_rows, old_rows, pg_catalog.format(step, 'n'), pg_catalog.format(step, 'o'),
     case when by_row then pg_catalog.format(' and n.%1$s = o.%1$s', number) else '' end,
-    warden.key_expression(w, 'o'), warden.same_key_expression(w, 'n', 'o'));
+    warden.key_expression(w, 'o'), warden.same_key_expression(w, 'n', 'o'),
+    warden.differs_expression(w, 'n', 'o'));
 end
 $fn$;
 
