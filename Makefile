@@ -103,6 +103,10 @@ clients: setup-postgres ## Run every client of tests/clients against a gateway; 
 order: setup ## Test the order of events with 400 random programs
 	WARDEN_ORDER_PROGRAMS=400 cargo test --test it -- order::
 
+.PHONY: types
+types: setup ## Write hostile values of every type into watched tables, on PostgreSQL 14 to 18; prints a table
+	@scripts/types $(ARGS)
+
 .PHONY: postgres-versions
 postgres-versions: setup ## Test schema, isolation and adoption on PostgreSQL 14 to 18; prints a table
 	@scripts/postgres-versions

@@ -1,6 +1,8 @@
 -- Watches one table for each type and shape of column, writes hostile values under changing settings, and reports
 -- failed writes and documents that differ.
 create table failures (what text, detail text);
+-- What was tried: rows of values, and rows written.
+create table tried (what text, is_null boolean, rows bigint, writes bigint);
 
 -- Sessions of the application with settings that change how PostgreSQL prints or reads values.
 create table writers (n int, settings text[]);
@@ -20,6 +22,8 @@ declare
   writer record;
   step text;
   different text;
+  count bigint;
+  writes bigint := 0;
 begin
   execute format('create table %I (id bigint generated always as identity primary key, '
                  'org_id uuid not null default ''00000000-0000-4000-8000-000000000001'', v %s, changes int default 0)', name, column_type);
@@ -36,6 +40,8 @@ begin
                                   'update public.%1$I set changes = changes + 1', 'update public.%1$I set v = null',
                                   'delete from public.%1$I'] loop
         execute format(step, name, name || ' source');
+        get diagnostics count = row_count;
+        writes := writes + count;
         if writer.n = 1 and step like 'insert%' then
           execute format('create table public.%I as select d.* from warden.row_documents(%L) d', name || ' rows', quote_ident(name));
         end if;
@@ -70,6 +76,8 @@ begin
      (select count(*) from public.snapshot(name)) * (select count(*) from writers) then
     insert into public.failures values (name, 'events are missing');
   end if;
+  execute format('insert into tried select $1, bool_and(v is not distinct from null), count(*), $2 from %I', name || ' source')
+    using name, writes;
   execute format('drop table %I, %I, %I', name, name || ' source', name || ' rows');
   delete from warden.events;
 end
@@ -82,7 +90,10 @@ $$;
 
 create procedure check_type(type regtype) language plpgsql as $$
 declare
-  values text := format('select value::%s as v from public.hostile where type = %L::regtype', type, type);
+  values text := concat_ws(' union all ',
+    case when exists (select from public.hostile h where h.type = check_type.type)
+         then format('select value::%s as v from public.hostile where type = %L::regtype', type, type) end,
+    (select string_agg(format('select v from (%s) q (v)', s.query), ' union all ') from public.sources s where s.type = check_type.type));
   has_array boolean := (select typarray <> 0 and warden.base_type(oid) not in (select typarray from pg_type)
                         from pg_type where oid = type);
 begin
@@ -95,7 +106,8 @@ begin
   drop type probe_row;
   if has_array then
     call check_column(type || ' in an array', type || '[]',
-      format('select array[v, null, v] from (%1$s) s union all select array[array[v], array[v]] from (%1$s) s union all select ''{}''', values));
+      format('select array[v, null, v] from (%1$s) s union all select array[array[v], array[v]] from (%1$s) s '
+             'union all select array_fill(v, ''{2}'', ''{-5}'') from (%1$s) s union all select ''{}''', values));
   end if;
 end
 $$;

@@ -1,11 +1,12 @@
 //! The documents that events contain: whatever the type and content of a column, the write succeeds, and the
 //! document depends on the row alone.
 //!
-//! `make postgres-versions` checks every type; the suite checks a random sample (`WARDEN_SEED`, and
-//! `WARDEN_TYPES=all` for every type).
+//! `make types` checks every type of `pg_type` on each version of PostgreSQL; the suite checks a random
+//! sample (`WARDEN_SEED`, and `WARDEN_TYPES=all` for every type).
 
 mod identity;
 mod keys;
+mod memory;
 mod replicated;
 mod unfit;
 
@@ -28,7 +29,8 @@ async fn documents_of_every_type_depend_on_the_row_alone() {
     let seed =
         std::env::var("WARDEN_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
     eprintln!("WARDEN_SEED={seed}");
-    let mut types = strings(&db, "select distinct type::text from hostile order by 1").await;
+    let all = "select type::text from hostile union select type::text from sources order by 1";
+    let mut types = strings(&db, all).await;
     if std::env::var("WARDEN_TYPES").is_err() {
         let (mut always, mut others): (Vec<_>, Vec<_>) =
             types.into_iter().partition(|t| ALWAYS.contains(&t.as_str()));
@@ -38,6 +40,9 @@ async fn documents_of_every_type_depend_on_the_row_alone() {
     }
     for name in types {
         db.run(format!("call check_type('{}')", name.replace('\'', "''"))).await;
+    }
+    for line in strings(&db, include_str!("summary.sql")).await {
+        eprintln!("{line}");
     }
     let failures = strings(&db, "select what || ': ' || detail from failures").await;
     assert!(failures.is_empty(), "WARDEN_SEED={seed}: {failures:#?}");
