@@ -80,6 +80,15 @@ impl Verifier {
         )
     }
 
+    /// Verifies the handshake's signature, which proves that the server owns its certificate. If the
+    /// certificate is not verified, it may be anyone's, and so may the signature.
+    fn verify_signature(
+        &self,
+        verify: impl FnOnce() -> Result<HandshakeSignatureValid, Error>,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        if self.check == Check::Nothing { Ok(HandshakeSignatureValid::assertion()) } else { verify() }
+    }
+
     /// Whether one of the trusted certificates signed this one directly.
     fn is_signed_by_root(&self, certificate: &Certificate<'_>, now: UnixTime) -> bool {
         self.trusted.iter().filter_map(|root| Certificate::read(root)).any(|root| {
@@ -159,11 +168,7 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        // The signature proves that the server owns the certificate, which may be anyone's.
-        if self.check == Check::Nothing {
-            return Ok(HandshakeSignatureValid::assertion());
-        }
-        verify_tls12_signature(message, certificate, signature, &self.algorithms)
+        self.verify_signature(|| verify_tls12_signature(message, certificate, signature, &self.algorithms))
     }
 
     fn verify_tls13_signature(
@@ -172,15 +177,14 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        if self.check == Check::Nothing {
-            return Ok(HandshakeSignatureValid::assertion());
-        }
-        let read = read(certificate)?;
-        if read.version == 1 {
-            let key = SubjectPublicKeyInfoDer::from(read.public_key_info);
-            return verify_tls13_signature_with_raw_key(message, &key, signature, &self.algorithms);
-        }
-        verify_tls13_signature(message, certificate, signature, &self.algorithms)
+        self.verify_signature(|| {
+            let read = read(certificate)?;
+            if read.version == 1 {
+                let key = SubjectPublicKeyInfoDer::from(read.public_key_info);
+                return verify_tls13_signature_with_raw_key(message, &key, signature, &self.algorithms);
+            }
+            verify_tls13_signature(message, certificate, signature, &self.algorithms)
+        })
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
