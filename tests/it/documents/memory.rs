@@ -28,7 +28,7 @@ const CASES: [(&str, bool, &str); 11] = [
     (
         "deep",
         false,
-        "select row(array[row(jsonb_build_array(repeat('x', 10000000)), null)]::part[], 1e131000)::deep",
+        "select row(array[row(jsonb_build_array(repeat('x', 5000000)), null)]::part[], 1e131000)::deep",
     ),
 ];
 
