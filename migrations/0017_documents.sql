@@ -161,12 +161,13 @@ begin
       'pg_catalog.unnest(%1$s) as e) u)) end', value, inner_expression);
   end if;
   if (select t.typtype from pg_catalog.pg_type t where t.oid = base) = 'c' then
+    -- `offset 0` computes each expression once. Twice at each level would be exponential in the depth of the type.
     select string_agg(pg_catalog.format('%s as %I', coalesce(x.expression, x.value), x."column"), ', ' order by x.n),
            min(x.expression)
       into columns, inner_expression
     from (select p."column", p.n, v.value, warden.value_expression(v.value, p.part) as expression
           from warden.parts_of_type(base) with ordinality p (is_array, "column", part, n)
-          cross join lateral (select pg_catalog.format('(%s).%I', value, p."column") as value) v) x;
+          cross join lateral (select pg_catalog.format('(%s).%I', value, p."column") as value) v offset 0) x;
     if inner_expression is null then
       return null;
     end if;
@@ -265,14 +266,14 @@ begin
                              value, inner_condition)
            where inner_condition is not null;
   end if;
-  -- The columns of a composite value are compressed for themselves.
+  -- The columns of a composite value are compressed for themselves. `offset 0` computes each condition once.
   return (
     select string_agg(c.condition, ' and ')
     from warden.parts_of_type(base) p
     cross join lateral (select pg_catalog.format('(%s).%I', value, p."column") as value) v
     cross join lateral (
       select pg_catalog.concat_ws(' and ', warden.size_condition(v.value, p.part),
-                                  warden.value_condition(v.value, p.part))) c (condition)
+                                  warden.value_condition(v.value, p.part)) offset 0) c (condition)
     where c.condition <> '');
 end
 $fn$;

@@ -7,6 +7,7 @@
 mod identity;
 mod keys;
 mod memory;
+mod nested;
 mod replicated;
 mod unfit;
 

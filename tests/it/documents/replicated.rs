@@ -131,11 +131,11 @@ async fn a_session_in_replica_mode_logs_rows_once_and_may_prepare_its_transactio
     let expected = ["item.created 1 1", "item.created 2 1", "item.updated 2 5 1"];
     assert_eq!(strings(&db, EVENTS).await, expected);
     // Columns that have changed since, without the event trigger.
-    db.run(format!(
+    db.run(
         "select warden.watch('items', 'items', 'item', replicated => true);
          alter event trigger warden_refresh_watches disable; alter table items add extra int default 7;
-         set session_replication_role = replica; update items set qty = 6 where id = 2; reset session_replication_role"
-    ))
+         set session_replication_role = replica; update items set qty = 6 where id = 2; reset session_replication_role",
+    )
     .await;
     let last = "select concat(data ->> 'extra', old) from warden.events where topic = 'items' order by id desc limit 1";
     assert_eq!(strings(&db, last).await, [r#"7{"qty": 5}"#]);
