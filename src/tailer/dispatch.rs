@@ -45,6 +45,8 @@ pub(super) enum ContinuityLoss {
 /// The events of one page, grouped by organisation.
 pub(super) struct SortedEvents {
     pub(super) orgs: Vec<OrgEvents>,
+    /// Number of all events of the page.
+    pub(super) count: u64,
     /// Whether a topic was declared or removed, or its visibility changed.
     pub(super) topics_changed: bool,
     /// Events that need a claim: the first of each topic and kind of entity.
@@ -64,7 +66,7 @@ impl Dispatcher {
     /// Takes the events out of a page, applies their effects on the node, and groups the others by
     /// organisation.
     pub(super) fn sort(&self, page: &mut LogPage) -> SortedEvents {
-        self.metrics.events.inc_by(page.events.len() as u64);
+        let count = page.events.len() as u64;
         self.recent.push(&page.to.point, &page.events);
         let mut groups = OrgGroups::default();
         let mut topics_changed = false;
@@ -91,7 +93,7 @@ impl Dispatcher {
             }
             groups.push(org, event);
         }
-        SortedEvents { orgs: groups.orgs, topics_changed, needing_claim }
+        SortedEvents { orgs: groups.orgs, count, topics_changed, needing_claim }
     }
 
     /// Makes sure that the next batch reaches no session without the claim that one of these events needs.
@@ -119,9 +121,11 @@ impl Dispatcher {
         self.hub.close_sessions_without(&topics, CloseCode::TOPIC_RESTRICTED);
     }
 
-    /// Announces a batch to the hub, and sends it to the sockets.
-    pub(super) fn send(&mut self, orgs: Vec<OrgEvents>, cursor: EncodedCursor, read_at: Instant) {
+    /// Announces a batch to the hub, and sends it to the sockets. Its events were `count` rows of the log.
+    /// They are counted once the node's position covers them, and before a client receives one.
+    pub(super) fn send(&mut self, orgs: Vec<OrgEvents>, count: u64, cursor: EncodedCursor, read_at: Instant) {
         let number = self.hub.advance(cursor.clone());
+        self.metrics.events.inc_by(count);
         self.fanout.send(&Batch { number, cursor, read_at, orgs });
     }
 
@@ -149,7 +153,7 @@ impl Dispatcher {
         let Some(cursor) = self.hub.cursor() else { return };
         let event = Event::control(name, data, cursor.clone());
         let to_all = OrgEvents { org: None, events: vec![Arc::new(event)], is_gone: false };
-        self.send(vec![to_all], cursor, Instant::now());
+        self.send(vec![to_all], 0, cursor, Instant::now());
     }
 }
 

@@ -70,7 +70,7 @@ impl LogTailer {
         }
         // Nothing is awaited between this and the batch, so no load of the topics comes in between.
         let is_new = self.dispatcher.require_claims(&sorted.needing_claim);
-        self.dispatcher.send(sorted.orgs, cursor, read_at);
+        self.dispatcher.send(sorted.orgs, sorted.count, cursor, read_at);
         if is_new {
             // The events may be older than the present visibility of their topic.
             self.reload_topics().await;
