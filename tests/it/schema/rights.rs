@@ -226,6 +226,7 @@ async fn public_has_no_right_in_schema_warden() {
             "warden_gateway is_truncated_since",
             "warden_gateway revoke_within",
             "warden_gateway rotate_events",
+            "warden_gateway unfit_watches",
             "warden_publisher publish",
             "warden_publisher resume",
             "warden_publisher revoke",

@@ -6,6 +6,63 @@ use uuid::Uuid;
 use super::{count, rejection, texts};
 use crate::harness::TestDb;
 
+/// Arguments of `warden.watch`, and how their rejection begins.
+const UNSUITABLE: &[(&str, &str)] = &[
+    ("'all_notes', 'notes', 'note'", "public.all_notes is not a table"),
+    ("'kept_notes', 'notes', 'note'", "public.kept_notes is not a table"),
+    ("'counter', 'notes', 'note'", "public.counter is not a table"),
+    ("'notes', 'notes', 'note', 'uid'", "public.notes has no column \"uid\" (given as entity_column)"),
+    (
+        "'notes', 'notes', 'note', org_column => 'tenant'",
+        "public.notes has no column \"tenant\" (given as org_column)",
+    ),
+    ("'orgless', 'notes', 'note'", "public.orgless has no column \"org_id\" (given as org_column)"),
+    (
+        "'notes', 'notes', 'note', omit_columns => '{id,ssn}'",
+        "public.notes has no column \"ssn\" (given in omit_columns)",
+    ),
+    (
+        "'text_org', 'notes', 'note'",
+        "column \"org_id\" of public.text_org is of type text: org_column must be a uuid",
+    ),
+    ("'notes', 'notes', 'Note'", "event prefix \"Note\" is not valid"),
+    ("'notes', 'notes', ''", "event prefix \"\" is not valid"),
+    ("'notes', 'notes', 'a.b'", "event prefix \"a.b\" is not valid"),
+    ("'notes', 'notes', 'warden'", "event prefix \"warden\" is not valid"),
+    ("'notes', 'notes', 'phx'", "event prefix \"phx\" is not valid"),
+    ("'notes', 'notes', 'note', 'other'", "column \"other\" of public.notes is not unique by itself"),
+    ("'notes', 'notes', 'note', 'half'", "column \"half\" of public.notes is not unique by itself"),
+    ("'shared', 'notes', 'note', 'number'", "column \"number\" of public.shared is not unique by itself"),
+    ("'shared', 'notes', 'note', 'also'", "column \"also\" of public.shared is not unique by itself"),
+    (
+        "'shared', 'notes', 'note', 'maybe'",
+        "column \"maybe\" of public.shared is not unique by itself, or may",
+    ),
+    (
+        "'shared', 'notes', 'note', 'parts'",
+        "column \"parts\" of public.shared is of type bigint[], which cannot be part of a key",
+    ),
+    (
+        "'shared', 'notes', 'note', key_columns => '{number,also}'",
+        "columns \"number\", \"also\" of public.shared are not unique by themselves",
+    ),
+    (
+        "'shared', 'notes', 'note', key_columns => '{id,x}'",
+        "public.shared has no column \"x\" (given as key_columns)",
+    ),
+    ("'shared', 'notes', 'note', key_columns => '{}'", "key_columns \"{}\" is not valid"),
+    ("'shared', 'notes', 'note', key_columns => '{id,id}'", "key_columns \"{id,id}\" is not valid"),
+    ("'shared', 'notes', 'note', key_columns => array[null]", "key_columns \"{NULL}\" is not valid"),
+    (
+        "'shared', 'notes', 'note', 'id', key_columns => '{id}'",
+        "entity_column and key_columns are both given",
+    ),
+    (
+        "'shared', 'notes', 'note', key_columns => '{id,number}', entity_topic => 'note'",
+        "entity topic \"note\" needs a column: the key of public.shared has several",
+    ),
+];
+
 #[tokio::test]
 async fn watch_rejects_unsuitable_arguments_by_name() {
     let db = TestDb::create().await;
@@ -22,61 +79,7 @@ async fn watch_rejects_unsuitable_arguments_by_name() {
          create table text_org (id bigint primary key, org_id text)",
     )
     .await;
-    for (arguments, says) in [
-        ("'all_notes', 'notes', 'note'", "public.all_notes is not a table"),
-        ("'kept_notes', 'notes', 'note'", "public.kept_notes is not a table"),
-        ("'counter', 'notes', 'note'", "public.counter is not a table"),
-        ("'notes', 'notes', 'note', 'uid'", "public.notes has no column \"uid\" (given as entity_column)"),
-        (
-            "'notes', 'notes', 'note', org_column => 'tenant'",
-            "public.notes has no column \"tenant\" (given as org_column)",
-        ),
-        ("'orgless', 'notes', 'note'", "public.orgless has no column \"org_id\" (given as org_column)"),
-        (
-            "'notes', 'notes', 'note', omit_columns => '{id,ssn}'",
-            "public.notes has no column \"ssn\" (given in omit_columns)",
-        ),
-        (
-            "'text_org', 'notes', 'note'",
-            "column \"org_id\" of public.text_org is of type text: org_column must be a uuid",
-        ),
-        ("'notes', 'notes', 'Note'", "event prefix \"Note\" is not valid"),
-        ("'notes', 'notes', ''", "event prefix \"\" is not valid"),
-        ("'notes', 'notes', 'a.b'", "event prefix \"a.b\" is not valid"),
-        ("'notes', 'notes', 'warden'", "event prefix \"warden\" is not valid"),
-        ("'notes', 'notes', 'phx'", "event prefix \"phx\" is not valid"),
-        ("'notes', 'notes', 'note', 'other'", "column \"other\" of public.notes is not unique by itself"),
-        ("'notes', 'notes', 'note', 'half'", "column \"half\" of public.notes is not unique by itself"),
-        ("'shared', 'notes', 'note', 'number'", "column \"number\" of public.shared is not unique by itself"),
-        ("'shared', 'notes', 'note', 'also'", "column \"also\" of public.shared is not unique by itself"),
-        (
-            "'shared', 'notes', 'note', 'maybe'",
-            "column \"maybe\" of public.shared is not unique by itself, or may",
-        ),
-        (
-            "'shared', 'notes', 'note', 'parts'",
-            "column \"parts\" of public.shared is of type bigint[], which cannot be part of a key",
-        ),
-        (
-            "'shared', 'notes', 'note', key_columns => '{number,also}'",
-            "columns \"number\", \"also\" of public.shared are not unique by themselves",
-        ),
-        (
-            "'shared', 'notes', 'note', key_columns => '{id,x}'",
-            "public.shared has no column \"x\" (given as key_columns)",
-        ),
-        ("'shared', 'notes', 'note', key_columns => '{}'", "key_columns \"{}\" is not valid"),
-        ("'shared', 'notes', 'note', key_columns => '{id,id}'", "key_columns \"{id,id}\" is not valid"),
-        ("'shared', 'notes', 'note', key_columns => array[null]", "key_columns \"{NULL}\" is not valid"),
-        (
-            "'shared', 'notes', 'note', 'id', key_columns => '{id}'",
-            "entity_column and key_columns are both given",
-        ),
-        (
-            "'shared', 'notes', 'note', key_columns => '{id,number}', entity_topic => 'note'",
-            "entity topic \"note\" needs a column: the key of public.shared has several",
-        ),
-    ] {
+    for (arguments, says) in UNSUITABLE {
         let rejection = rejection(&db, &format!("select warden.watch({arguments})")).await;
         let says = format!("warden.watch: {says}");
         assert!(rejection.message.starts_with(&says), "{rejection:?}, not {says}");
