@@ -41,6 +41,16 @@ pub(super) async fn check(
     connection: &mut PgConnection,
     choices: &Choices,
 ) -> anyhow::Result<Vec<AdoptionIssue>> {
+    let has_public: bool = sqlx::query_scalar("select to_regnamespace('public') is not null")
+        .fetch_one(&mut *connection)
+        .await?;
+    if !has_public {
+        return Ok(vec![AdoptionIssue::new(
+            "schema public",
+            "does not exist, and Warden creates organisations and functions for policies in it",
+            "create schema public;",
+        )]);
+    }
     let decisions = Decisions::load(&mut *connection, choices).await?;
     let mut issues = tables::check(&mut *connection, choices).await?;
     issues.append(&mut existing::check(&mut *connection, &decisions).await?);

@@ -255,6 +255,7 @@ async fn schemas_types_and_relations_of_wardens_names_are_found() {
             "create table other (id int); create index organization_members_user on other (id)",
             "index public.organization_members_user: takes the name",
         ),
+        ("drop schema public", "schema public: does not exist"),
     ] {
         let db = small_db(sql).await;
         stops(&db, &[], &[says]).await;
