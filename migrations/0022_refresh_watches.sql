@@ -15,9 +15,12 @@ begin
       if (case
         when tg_tag in ('CREATE TABLE', 'ALTER TABLE') then exists (
           select from pg_catalog.pg_event_trigger_ddl_commands() c
-          where c.objid in (select w.relation::oid from warden.watches w)
-             or exists (select from pg_catalog.pg_inherits i where i.inhrelid = c.objid)
-             or exists (select from pg_catalog.pg_trigger g where g.tgrelid = c.objid and g.tgname = 'warden_log_insert'))
+          -- Not the log's own partitions: a refresh may write to them, and then they cannot be altered further.
+          where c.schema_name is distinct from 'warden'
+            and (c.objid in (select w.relation::oid from warden.watches w)
+                 or exists (select from pg_catalog.pg_inherits i where i.inhrelid = c.objid)
+                 or exists (select from pg_catalog.pg_trigger g
+                            where g.tgrelid = c.objid and g.tgname = 'warden_log_insert')))
         when tg_tag = 'DROP TABLE' then exists (
           select from warden.watches w
           where not exists (select from pg_catalog.pg_class c where c.oid = w.relation::oid))

@@ -18,7 +18,7 @@ const TABLES: &str = "create table items (id int, org_id uuid not null, qty int,
 /// the replication slot itself, because that would wait for its own transaction.
 async fn publisher(db: &TestDb) -> PgConnection {
     db.run("create database publisher").await;
-    let url = db.url().replace(db.name(), "publisher");
+    let url = db.url().replace(&format!("/{}?", db.name()), "/publisher?");
     let mut source = PgConnection::connect(&url).await.expect("connects");
     source.execute(sqlx::raw_sql(TABLES)).await.expect("creates");
     for statement in [

@@ -5,9 +5,10 @@ use std::process::Command;
 
 use sqlx::{Connection as _, PgConnection};
 use warden::postgres::migrate;
+use warden_devkit::cluster::SUPERUSER;
 
 use super::{count, texts};
-use crate::harness::{TestDb, cluster_options};
+use crate::harness::{TestDb, cluster_options, shared_cluster_url};
 use crate::legacy::catalog;
 
 /// `pg_dump` with these arguments into a file or directory, as a program of this server's version.
@@ -264,7 +265,7 @@ async fn other_encodings_are_rejected_before_anything_is_changed() {
                 "create database {name} encoding '{encoding}' lc_collate '{locale}' lc_ctype '{locale}' template template0"
             ))
             .await;
-        let url = first.url().replace(&first.name, &name);
+        let url = shared_cluster_url(&name, SUPERUSER);
         let error = format!("{:#}", migrate(&url).await.expect_err("rejected"));
         assert!(error.contains(&format!("has the encoding {encoding}, and Warden needs UTF8")), "{error}");
         let db = TestDb::at(&name, &url, &url).await;

@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 use uuid::Uuid;
+use warden_devkit::cluster::SUPERUSER;
 
-use crate::harness::TestDb;
+use crate::harness::{TestDb, shared_cluster_url};
 
 async fn hook(db: &TestDb, event: &Value) -> Value {
     sqlx::query_scalar("select public.custom_access_token_hook($1)")
@@ -103,7 +104,7 @@ async fn supabase_auth_admin_may_call_the_hook_and_nothing_else() {
         .execute(AssertSqlSafe(format!("create database {name} template template0")))
         .await
         .expect("creates");
-    let url = db.url().replace(&db.name, &name);
+    let url = shared_cluster_url(&name, SUPERUSER);
     warden::postgres::migrate_platform(&url).await.expect("migrates");
     let mut auth = sqlx::postgres::PgConnection::connect(&url).await.expect("connects");
     let user = Uuid::new_v4();
