@@ -55,7 +55,8 @@ begin
     -- Readers and writers of the log queue behind a waiting lock request: for this long at most.
     set local lock_timeout = '50ms';
     execute pg_catalog.format('lock table warden.events_%s in access exclusive mode', next_slot);
-    execute pg_catalog.format('select max(xid) from warden.events_%s', next_slot) into highest;
+    -- PostgreSQL 14 has no max(xid8).
+    execute pg_catalog.format('select xid from warden.events_%s order by xid desc limit 1', next_slot) into highest;
     execute pg_catalog.format('select max(id) from warden.events_%s', next_slot) into highest_id;
     select r.snapshot into former from warden.last_rotation r join warden.log_state s on s.epoch = r.epoch
       where r.singleton and s.singleton;

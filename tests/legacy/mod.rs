@@ -80,7 +80,7 @@ pub async fn catalog(connection: &mut PgConnection) -> Vec<String> {
     sqlx::query_scalar(
         "with tables as (select c.*, c.oid::regclass::text as title from pg_class c join pg_namespace n on n.oid = c.relnamespace
                          where n.nspname in ('public', 'warden'))
-         select regexp_replace(line, 'log[ _][0-9]+', 'log', 'g') from (
+         select regexp_replace(line, '(log[ _]|insert|update|delete)[0-9]+', '\\1', 'g') from (
          select format('table %s %s rls %s %s acl %s', title, relkind, relrowsecurity, relforcerowsecurity, relacl) from tables
            where relkind not in ('i', 'I', 'S')
          union all select format('column %s.%s %s not null %s', t.title, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull)
