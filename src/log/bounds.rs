@@ -23,7 +23,7 @@ impl LogReader {
 
     /// Whether retention has deleted events that this position does not cover. Unlike [`Self::is_truncated`],
     /// this is exact if the log was rotated at most once since the position was reached. So a transaction
-    /// that stays open for long does not cause a resync without need.
+    /// that stays open for long causes no needless resync.
     ///
     /// # Errors
     /// If the query fails.
