@@ -14,14 +14,14 @@ use tokio::runtime::Runtime;
 use uuid::Uuid;
 use warden::auth::{Token, Verifier, VerifierConfig};
 use warden::config::{DEFAULT_AUDIENCE, Limits};
+use warden::cursor::{Cursor, CursorPrefix, Epoch, Point, Snapshot};
 use warden::hub::{
     Batch, FanoutSender, FanoutWorker, Hub, OrgEvents, Outbox, Registration, SessionCheck, Subscribed,
     Transport, fanout,
 };
-use warden::log::cursor::{Cursor, CursorPrefix, Epoch, Point, Snapshot};
 use warden::metrics::Metrics;
 use warden::org::OrgId;
-use warden::wire::{CloseCode, EncodedCursor, Event, Topic, append_event_frame, decode};
+use warden::wire::{CloseCode, Event, Topic, append_event_frame, decode};
 use warden_devkit::token::{TokenClaims, sign};
 
 /// Bytes of an event's data, about as many as an updated call has.
@@ -58,7 +58,7 @@ static ORG: LazyLock<OrgId> = LazyLock::new(|| {
 
 fn event(n: usize) -> Event {
     let data = format!(r#"{{"n":{n},"x":"{}"}}"#, "x".repeat(DATA_BYTES));
-    let mut event = Event::control("call.updated", &data, cursor(2).to_string().into());
+    let mut event = Event::control("call.updated", &data, 0);
     event.id = 1_000_000 + i64::try_from(n).expect("small");
     event.topic = calls();
     event
@@ -123,7 +123,7 @@ impl Sockets {
     fn open(count: usize) -> Self {
         let limits = Limits::default();
         let hub = Arc::new(Hub::new(limits.outbox));
-        hub.update_cursor("start".into());
+        hub.update_cursor(cursor(0));
         let sessions = RUNTIME.block_on(async {
             let mut sessions = Vec::new();
             for _ in 0..count {
@@ -140,10 +140,11 @@ impl Sockets {
 
     /// Sends one batch to all sockets.
     fn send(&mut self, events: &[Arc<Event>]) {
-        let cursor = EncodedCursor::from("after");
+        let cursor = cursor(2);
+        let points = Arc::new(CursorPrefix::of(&cursor));
         let number = self.hub.advance(cursor.clone());
         let orgs = vec![OrgEvents { org: Some(*ORG), events: events.to_vec(), is_gone: false }];
-        self.sender.send(&Batch { number, cursor, read_at: Instant::now(), orgs });
+        self.sender.send(&Batch { number, cursor, points, read_at: Instant::now(), orgs });
         self.worker.drain();
     }
 }
@@ -183,7 +184,8 @@ fn bare_writes(bencher: Bencher<'_, '_>, (events, sockets): (usize, usize)) {
 
 fn frame(event: &Event) -> bytes::BytesMut {
     let mut into = bytes::BytesMut::new();
-    append_event_frame(&mut into, &calls(), event, &event.payload());
+    let payload = event.payload(&cursor(2).to_string());
+    append_event_frame(&mut into, &calls(), event, &payload);
     into
 }
 

@@ -8,8 +8,8 @@
 //!                                                          triggers, warden.publish() ───┘
 //! ```
 //!
-//! Imports run one way: `wire` and `log::cursor` import no other module; `hub` imports `wire`; `session`
-//! imports `hub`, `auth` and `replay`; `http` imports `session`; `app` composes all of them.
+//! Imports run one way: `wire` and `cursor` import no other module; `hub` imports both;
+//! `session` imports `hub`, `auth` and `replay`; `http` imports `session`; `app` composes all of them.
 //! `tests/it/architecture` has the whole list and enforces it. `ARCHITECTURE.md` has the map of the code
 //! and its invariants.
 
@@ -20,6 +20,7 @@ mod backoff;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod cursor;
 #[cfg(feature = "dev")]
 pub mod dev;
 pub mod http;

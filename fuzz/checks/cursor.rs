@@ -4,7 +4,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use warden::log::cursor::{CURSOR_BYTES_MAX, Cursor, Point};
+use warden::cursor::{CURSOR_BYTES_MAX, Cursor, Point};
 
 pub(crate) fn run(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data) {

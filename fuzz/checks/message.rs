@@ -5,7 +5,7 @@
 //! needs a socket and a hub.
 
 use serde_json::{Value, json};
-use warden::log::cursor::Cursor;
+use warden::cursor::Cursor;
 use warden::wire::{Status, Topic, decode, reply};
 
 pub(crate) fn run(text: &str) {

@@ -27,9 +27,10 @@ pub use outbox::{CloseState, Outbox, OutboxLimits, SendOutcome};
 pub use session::{SessionCheck, SessionId};
 pub use transport::Transport;
 
+use crate::cursor::Cursor;
 use crate::org::OrgId;
 use crate::sync::lock;
-use crate::wire::{CloseCode, EncodedCursor, Topic};
+use crate::wire::{CloseCode, Topic};
 use org::{Member, OrgChannel, ReplayBuffer, Subscription, SubscriptionId};
 
 /// The node's position in the log.
@@ -40,7 +41,7 @@ struct Position {
     batch: u64,
     /// A client with this cursor has seen all announced batches. None until the tailer has chosen its first
     /// position.
-    cursor: Option<EncodedCursor>,
+    cursor: Option<Cursor>,
 }
 
 /// All sessions and subscriptions of this process.
@@ -83,7 +84,7 @@ impl Hub {
 
     /// Announces a batch, and returns its number. `cursor` covers everything up to the end of the batch,
     /// which the caller gives to the fan-out next.
-    pub fn advance(&self, cursor: EncodedCursor) -> u64 {
+    pub fn advance(&self, cursor: Cursor) -> u64 {
         let mut position = lock(&self.position);
         position.batch += 1;
         position.cursor = Some(cursor);
@@ -91,13 +92,13 @@ impl Hub {
     }
 
     /// Moves the position without a batch, after a read that found no new events.
-    pub fn update_cursor(&self, cursor: EncodedCursor) {
+    pub fn update_cursor(&self, cursor: Cursor) {
         lock(&self.position).cursor = Some(cursor);
     }
 
     /// The cursor of a client that has seen all announced batches. None until the tailer has a position.
     #[must_use]
-    pub fn cursor(&self) -> Option<EncodedCursor> {
+    pub fn cursor(&self) -> Option<Cursor> {
         lock(&self.position).cursor.clone()
     }
 
@@ -198,7 +199,7 @@ impl Registration {
     /// # Panics
     /// If the hub has no position yet; see [`Hub::has_position`].
     #[must_use]
-    pub fn subscribe(&self, topic: &Topic, reply: impl FnOnce(&EncodedCursor) -> Bytes) -> Subscribed {
+    pub fn subscribe(&self, topic: &Topic, reply: impl FnOnce(&Cursor) -> Bytes) -> Subscribed {
         self.add(topic, None, |cursor| Some(reply(cursor)))
     }
 
@@ -209,7 +210,7 @@ impl Registration {
     /// # Panics
     /// If the hub has no position yet; see [`Hub::has_position`].
     #[must_use]
-    pub fn subscribe_for_replay(&self, topic: &Topic, on_begin: impl FnOnce(&EncodedCursor)) -> Subscribed {
+    pub fn subscribe_for_replay(&self, topic: &Topic, on_begin: impl FnOnce(&Cursor)) -> Subscribed {
         self.add(topic, Some(ReplayBuffer::default()), |cursor| {
             on_begin(cursor);
             None
@@ -225,7 +226,7 @@ impl Registration {
         &self,
         topic: &Topic,
         replay_buffer: Option<ReplayBuffer>,
-        reply: impl FnOnce(&EncodedCursor) -> Option<Bytes>,
+        reply: impl FnOnce(&Cursor) -> Option<Bytes>,
     ) -> Subscribed {
         let Some(channel) = self.hub.channel(self.org) else {
             unreachable!("the channel exists as long as a session is registered in it");

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use sqlx::postgres::PgConnection;
 
 use super::connection::{LogError, LogReader};
-use super::cursor::{Point, Snapshot};
 use super::reader::LogPosition;
+use crate::cursor::{Point, Snapshot};
 
 impl LogReader {
     /// Whether retention may have deleted events that `point` does not cover.

@@ -2,7 +2,7 @@
 
 use sqlx::postgres::PgConnection;
 
-use super::cursor::{Epoch, ParseError};
+use crate::cursor::{Epoch, ParseError};
 use crate::postgres::{BackendMode, NoPrimary, Primary, assume_gateway_role, begin_pooled, commit_pooled};
 
 /// A connection that reads the log, bound to the epoch in which it was opened.

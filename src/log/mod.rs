@@ -1,4 +1,4 @@
-//! The event log as this node reads it: cursors and visibility, the SQL of the log, its rows, and the
+//! The event log as this node reads it: the SQL of the log, its rows, and the
 //! doorbell that wakes the tailer.
 //!
 //! The log is the source of truth. A lost notification costs latency, never data. This module knows neither
@@ -6,7 +6,6 @@
 
 mod bounds;
 mod connection;
-pub mod cursor;
 mod doorbell;
 mod reader;
 mod row;

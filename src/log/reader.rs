@@ -4,8 +4,8 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use super::connection::{LogError, LogReader};
-use super::cursor::{Cursor, CursorPrefix, Point, Snapshot};
 use super::row::{LogRow, LoggedEvent, PointParameters, RowDecoder};
+use crate::cursor::{Cursor, Epoch, Point, Snapshot};
 use crate::org::OrgId;
 
 /// A position of the tailer in the log.
@@ -21,6 +21,8 @@ pub struct LogPosition {
 /// The events that one statement read: everything that `to` covers and `from` does not, or one page of it.
 #[derive(Debug)]
 pub struct LogPage {
+    /// The epoch in which the points are valid.
+    pub epoch: Epoch,
     /// Position of the reader before the read.
     pub from: Arc<Point>,
     /// Position of the reader after the last page.
@@ -207,26 +209,28 @@ impl LogReader {
         last_id: i64,
         has_more: bool,
     ) -> LogPage {
-        let prefix = (!rows.is_empty()).then(|| CursorPrefix::new(self.epoch(), from, &to.point));
-        let events = RowDecoder::decode_all(rows, prefix.as_ref());
         LogPage {
+            epoch: self.epoch(),
             from: Arc::clone(from),
             to: to.clone(),
-            events,
+            events: RowDecoder::decode_all(rows),
             last_id,
             has_more,
             is_settled: false,
             needs_retention_check: true,
         }
     }
+}
 
+impl LogPage {
     /// The cursor of a client that has seen everything up to the end of this page.
     #[must_use]
-    pub fn cursor_after(&self, page: &LogPage) -> String {
-        if page.has_more {
-            CursorPrefix::new(self.epoch(), &page.from, &page.to.point).with_id(page.last_id)
+    pub fn cursor(&self) -> Cursor {
+        let to = Arc::clone(&self.to.point);
+        if self.has_more {
+            Cursor { epoch: self.epoch, from: Arc::clone(&self.from), to, id: self.last_id }
         } else {
-            Cursor::at(self.epoch(), Arc::clone(&page.to.point)).to_string()
+            Cursor::at(self.epoch, to)
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::cursor::{CursorPrefix, Point};
+use crate::cursor::Point;
 use crate::org::OrgId;
 use crate::wire::{Event, Topic};
 
@@ -41,15 +41,15 @@ pub(crate) struct RowDecoder {
 }
 
 impl RowDecoder {
-    /// Decodes rows. If there is a prefix, each event gets its cursor.
-    pub(crate) fn decode_all(rows: Vec<LogRow>, prefix: Option<&CursorPrefix>) -> Vec<LoggedEvent> {
+    /// Decodes rows, and skips the invalid ones.
+    pub(crate) fn decode_all(rows: Vec<LogRow>) -> Vec<LoggedEvent> {
         let mut decoder = Self::default();
-        rows.into_iter().filter_map(|row| decoder.decode(row, prefix)).collect()
+        rows.into_iter().filter_map(|row| decoder.decode(row)).collect()
     }
 
     /// Decodes a row. Returns none for an invalid row, because one bad row must not stop the delivery of
     /// others.
-    pub(crate) fn decode(&mut self, row: LogRow, prefix: Option<&CursorPrefix>) -> Option<LoggedEvent> {
+    pub(crate) fn decode(&mut self, row: LogRow) -> Option<LoggedEvent> {
         let Some(topic) = Topic::parse(&row.topic) else {
             tracing::warn!(event.id = row.id, topic = row.topic, "event skipped: its topic is invalid");
             return None;
@@ -72,7 +72,6 @@ impl RowDecoder {
             old: row.old.map(Into::into),
             truncated: row.truncated,
             needs_claim: row.needs_claim,
-            cursor: prefix.map(|prefix| prefix.with_id(row.id).into()),
         };
         Some(LoggedEvent { org: row.org_id, xid: row.xid.cast_unsigned(), event: Arc::new(event) })
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::missed::{Events, is_missed};
 use super::waiter::MemoryReservation;
-use crate::log::cursor::{Cursor, CursorPrefix};
+use crate::cursor::{Cursor, CursorPrefix};
 use crate::wire::{Event, Topic};
 
 /// The events that one client missed. It shares them with other clients that missed them too. Cursors are

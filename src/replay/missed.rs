@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::log::cursor::Cursor;
+use crate::cursor::Cursor;
 use crate::wire::{Event, Topic};
 
 /// Events with their transaction ids, in the order of their event ids. Replays share them.

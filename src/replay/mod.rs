@@ -29,7 +29,7 @@ use std::time::Duration;
 use sqlx::postgres::PgPool;
 use tokio::sync::{oneshot, watch};
 
-use crate::log::cursor::Cursor;
+use crate::cursor::Cursor;
 use crate::log::{DoorbellSignal, TailerProgress};
 use crate::metrics::Metrics;
 use crate::org::OrgId;

@@ -6,7 +6,7 @@ use futures_util::TryStreamExt as _;
 use sqlx::postgres::{PgConnection, PgPool};
 
 use super::waiter::Waiter;
-use crate::log::cursor::Point;
+use crate::cursor::Point;
 use crate::log::{LogRow, LoggedEvent, PointParameters, RowDecoder};
 use crate::org::OrgId;
 use crate::wire::Event;
@@ -105,7 +105,7 @@ pub(super) async fn missed_by(
     let mut decoder = RowDecoder::default();
     let (mut events, mut bytes) = (Vec::new(), 0);
     while let Some(row) = rows.try_next().await? {
-        let Some(LoggedEvent { xid, event, .. }) = decoder.decode(row, None) else { continue };
+        let Some(LoggedEvent { xid, event, .. }) = decoder.decode(row) else { continue };
         if !waiters.iter().any(|waiter| waiter.missed(xid, &event)) {
             continue;
         }

@@ -7,8 +7,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use super::missed::is_missed;
+use crate::cursor::{Cursor, Point};
 use crate::log::LoggedEvent;
-use crate::log::cursor::{Cursor, Point};
 use crate::org::OrgId;
 use crate::sync::lock;
 use crate::wire::{Event, Topic};
@@ -160,7 +160,7 @@ impl Window {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::cursor::Epoch;
+    use crate::cursor::Epoch;
 
     const ORG: u128 = 1;
     const OTHER: u128 = 2;
@@ -187,7 +187,6 @@ mod tests {
             old: None,
             truncated: false,
             needs_claim: false,
-            cursor: None,
         };
         LoggedEvent { org: Some(OrgId::for_tests(org)), xid: id, event: Arc::new(event) }
     }

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use super::missed::{Events, is_missed};
 use super::queue;
-use crate::log::cursor::Cursor;
+use crate::cursor::Cursor;
 use crate::wire::{Event, Topic};
 
 /// Memory that is reserved for events from the log.

@@ -18,13 +18,11 @@ use super::joined_topics::{JoinState, JoinedTopic};
 use super::pending::{ResumeFuture, ResumeOutcome};
 use super::revocation_check::RevocationCheck;
 use super::{Session, SessionContext};
+use crate::cursor::Cursor;
 use crate::hub::{Outbox, Registration, SessionCheck as _, Subscribed};
-use crate::log::cursor::Cursor;
 use crate::org::OrgId;
 use crate::replay::{ReplayBatch, ReplayError};
-use crate::wire::{
-    ClientMessage, EncodedCursor, RESYNC_EVENT, Status, Topic, append_event_frame, push, reply,
-};
+use crate::wire::{ClientMessage, RESYNC_EVENT, Status, Topic, append_event_frame, push};
 
 /// Approximate size of one write of missed events, in bytes. Each write waits until the previous one is on
 /// the wire.
@@ -40,10 +38,7 @@ struct Resume {
     org: OrgId,
     topic: Topic,
     topic_name: String,
-    join_ref: Option<String>,
-    reference: Option<String>,
     since: Cursor,
-    encoded_since: String,
 }
 
 /// A subscription with a replay buffer. Dropping it unsubscribes, so a resume may end at any await point.
@@ -56,8 +51,7 @@ impl Session {
     /// Starts to resume a join. Returns false if the cursor is invalid or belongs to another epoch.
     pub(super) fn resume(&mut self, topic: &Topic, message: &ClientMessage, encoded_since: &str) -> bool {
         let Ok(since) = encoded_since.parse::<Cursor>() else { return false };
-        let epoch = self.context.hub.cursor().and_then(|now| decode(&now)).map(|now| now.epoch);
-        if epoch != Some(since.epoch) {
+        if self.context.hub.cursor().map(|now| now.epoch) != Some(since.epoch) {
             return false;
         }
         let join_id = self.next_join_id();
@@ -70,11 +64,11 @@ impl Session {
             org: self.identity.org,
             topic: topic.clone(),
             topic_name: message.topic.clone(),
-            join_ref: message.join_ref.clone(),
-            reference: message.reference.clone(),
             since,
-            encoded_since: encoded_since.to_owned(),
         };
+        // The reply is sent first, because clients give up a join after about 10 s and the replay may take
+        // longer.
+        self.reply(message, Status::Ok, json!({"cursor": encoded_since}));
         let has_left = left.clone();
         self.resuming.push(Box::pin(async move {
             let subscribed = tokio::select! {
@@ -115,15 +109,14 @@ pub(super) fn next_resumed(resuming: &mut Vec<ResumeFuture>) -> impl Future<Outp
 
 impl Resume {
     async fn run(&self) -> Subscribed {
-        // The reply is sent first, because clients give up a join after about 10 s and the replay may take
-        // longer.
-        self.outbox.send(&self.reply(json!({"cursor": self.encoded_since})));
-        if let Err(error) = self.context.replay.wait_until_reached(&self.since, || self.position()).await {
+        if let Err(error) =
+            self.context.replay.wait_until_reached(&self.since, || self.context.hub.cursor()).await
+        {
             return self.join_with_resync(&error);
         }
         let mut position = None;
         let subscribed = self.registration.subscribe_for_replay(&self.topic, |cursor| {
-            position = decode(cursor).filter(|position| position.epoch == self.since.epoch);
+            position = Some(cursor.clone()).filter(|position| position.epoch == self.since.epoch);
         });
         let mut buffered = BufferedSubscription { resume: self, subscribed: Some(subscribed) };
         let Some(position) = position else {
@@ -150,14 +143,14 @@ impl Resume {
     /// Joins for live events only and sends a resync, so that the client reads the current state again.
     fn join_with_resync(&self, error: &ReplayError) -> Subscribed {
         self.count_resync(error);
-        self.registration.subscribe(&self.topic, |cursor| self.resync_frame(cursor.as_str(), error))
+        self.registration.subscribe(&self.topic, |cursor| self.resync_frame(cursor, error))
     }
 
     /// Sends a resync instead of the missed events, or instead of the rest of them. Live events follow from
     /// `position`.
     fn send_resync(&self, position: &Cursor, error: &ReplayError) {
         self.count_resync(error);
-        self.outbox.send(&self.resync_frame(&position.to_string(), error));
+        self.outbox.send(&self.resync_frame(position, error));
     }
 
     fn count_resync(&self, error: &ReplayError) {
@@ -165,8 +158,8 @@ impl Resume {
         self.context.metrics.resyncs.inc();
     }
 
-    fn resync_frame(&self, cursor: &str, error: &ReplayError) -> Bytes {
-        let payload = json!({"cursor": cursor, "reason": reason(error)});
+    fn resync_frame(&self, cursor: &Cursor, error: &ReplayError) -> Bytes {
+        let payload = json!({"cursor": cursor.to_string(), "reason": reason(error)});
         push(None, None, &self.topic_name, RESYNC_EVENT, payload)
     }
 
@@ -178,7 +171,7 @@ impl Resume {
             if event.needs_claim && !self.check.names(event.topic.as_str()) {
                 return Err(ReplayError::NeedsClaim);
             }
-            append_event_frame(&mut frames, &self.topic, event, &event.payload_at(&cursor));
+            append_event_frame(&mut frames, &self.topic, event, &event.payload(&cursor));
             if frames.len() >= CHUNK_BYTES {
                 self.outbox.drained().await;
                 self.outbox.send(&frames.split().freeze());
@@ -190,14 +183,6 @@ impl Resume {
         }
         Ok(())
     }
-
-    fn position(&self) -> Option<Cursor> {
-        self.context.hub.cursor().and_then(|cursor| decode(&cursor))
-    }
-
-    fn reply(&self, response: serde_json::Value) -> Bytes {
-        reply(self.join_ref.as_deref(), self.reference.as_deref(), &self.topic_name, Status::Ok, response)
-    }
 }
 
 impl Drop for BufferedSubscription<'_> {
@@ -206,11 +191,6 @@ impl Drop for BufferedSubscription<'_> {
             self.resume.registration.unsubscribe(&self.resume.topic, subscribed);
         }
     }
-}
-
-/// Decodes a cursor that this node encoded, so it is always valid.
-fn decode(cursor: &EncodedCursor) -> Option<Cursor> {
-    cursor.as_str().parse().ok()
 }
 
 /// Reason code in the payload of `warden.resync`.

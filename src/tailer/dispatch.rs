@@ -6,14 +6,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::control::{Directory, Reconciler, Revocations};
+use crate::cursor::{Cursor, CursorPrefix};
 use crate::hub::{Batch, FanoutSender, Hub, OrgEvents};
 use crate::log::{LogPage, LoggedEvent};
 use crate::metrics::Metrics;
 use crate::org::OrgId;
 use crate::replay::RecentEvents;
-use crate::wire::{
-    CURSOR_EVENT, CloseCode, EncodedCursor, Event, RESYNC_EVENT, REVOKED_EVENT, TOPICS_EVENT, Topic,
-};
+use crate::wire::{CURSOR_EVENT, CloseCode, Event, RESYNC_EVENT, REVOKED_EVENT, TOPICS_EVENT, Topic};
 
 /// The receivers of the log's events within this node. Nothing here awaits.
 pub struct Dispatcher {
@@ -123,10 +122,17 @@ impl Dispatcher {
 
     /// Announces a batch to the hub, and sends it to the sockets. Its events were `count` rows of the log.
     /// They are counted once the node's position covers them, and before a client receives one.
-    pub(super) fn send(&mut self, orgs: Vec<OrgEvents>, count: u64, cursor: EncodedCursor, read_at: Instant) {
+    pub(super) fn send(
+        &mut self,
+        orgs: Vec<OrgEvents>,
+        count: u64,
+        points: Arc<CursorPrefix>,
+        cursor: Cursor,
+        read_at: Instant,
+    ) {
         let number = self.hub.advance(cursor.clone());
         self.metrics.events.inc_by(count);
-        self.fanout.send(&Batch { number, cursor, read_at, orgs });
+        self.fanout.send(&Batch { number, cursor, points, read_at, orgs });
     }
 
     /// Sends a resync to every client on every topic, because continuity is lost. Deletions of organisations
@@ -151,9 +157,10 @@ impl Dispatcher {
     fn broadcast_control_event(&mut self, name: &str, data: &str) {
         // Without a position there is no session yet that could receive it.
         let Some(cursor) = self.hub.cursor() else { return };
-        let event = Event::control(name, data, cursor.clone());
+        let event = Event::control(name, data, cursor.id);
         let to_all = OrgEvents { org: None, events: vec![Arc::new(event)], is_gone: false };
-        self.send(vec![to_all], 0, cursor, Instant::now());
+        let points = Arc::new(CursorPrefix::of(&cursor));
+        self.send(vec![to_all], 0, points, cursor, Instant::now());
     }
 }
 

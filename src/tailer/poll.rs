@@ -8,8 +8,8 @@ use super::LogTailer;
 use super::dispatch::ContinuityLoss;
 use super::poll_schedule::PollOutcome;
 use super::position::{PartialRead, TailerPosition};
+use crate::cursor::{Cursor, CursorPrefix};
 use crate::log::{LogError, LogPage, LogReader};
-use crate::wire::EncodedCursor;
 
 impl LogTailer {
     /// Reads new events page by page, and dispatches each page.
@@ -39,7 +39,7 @@ impl LogTailer {
                 self.dispatcher.broadcast_resync(ContinuityLoss::TooOld);
                 self.load_topics().await?;
             }
-            let cursor = EncodedCursor::from(log.cursor_after(&page));
+            let cursor = page.cursor();
             if page.events.is_empty() {
                 self.dispatcher.hub.update_cursor(cursor);
             } else {
@@ -60,8 +60,9 @@ impl LogTailer {
         }
     }
 
-    async fn dispatch(&mut self, page: &mut LogPage, cursor: EncodedCursor) {
+    async fn dispatch(&mut self, page: &mut LogPage, cursor: Cursor) {
         let read_at = Instant::now();
+        let points = Arc::new(CursorPrefix::new(page.epoch, &page.from, &page.to.point));
         let sorted = self.dispatcher.sort(page);
         // The topics are loaded before the hub announces the batch, so a client that learns of a topic from
         // an event can join it.
@@ -70,7 +71,7 @@ impl LogTailer {
         }
         // Nothing is awaited between this and the batch, so no load of the topics comes in between.
         let is_new = self.dispatcher.require_claims(&sorted.needing_claim);
-        self.dispatcher.send(sorted.orgs, sorted.count, cursor, read_at);
+        self.dispatcher.send(sorted.orgs, sorted.count, points, cursor, read_at);
         if is_new {
             // The events may be older than the present visibility of their topic.
             self.reload_topics().await;

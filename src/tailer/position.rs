@@ -1,7 +1,7 @@
 //! Position of the tailer in the log.
 
+use crate::cursor::Epoch;
 use crate::log::LogPosition;
-use crate::log::cursor::Epoch;
 
 /// Position of the tailer. It outlives connections.
 #[derive(Clone)]

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::LogTailer;
 use super::dispatch::ContinuityLoss;
 use super::position::TailerPosition;
-use crate::log::cursor::Cursor;
+use crate::cursor::Cursor;
 use crate::log::{LogError, LogPosition, LogReader};
 
 impl LogTailer {
@@ -29,8 +29,7 @@ impl LogTailer {
         if loss.is_none() {
             self.warm_up(log, &at).await?;
         }
-        let cursor = Cursor::at(log.epoch(), Arc::clone(&at.point)).to_string();
-        self.dispatcher.hub.update_cursor(cursor.into());
+        self.dispatcher.hub.update_cursor(Cursor::at(log.epoch(), Arc::clone(&at.point)));
         if let Some(loss) = loss {
             self.dispatcher.broadcast_resync(loss);
         }

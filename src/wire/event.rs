@@ -7,9 +7,9 @@ use bytes::{BufMut, BytesMut};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::Topic;
 use super::codec::write_json_str;
 use super::frame::begin_text_frame;
-use super::{EncodedCursor, Topic};
 
 /// The control event upon which clients read the current state of a topic again.
 pub const RESYNC_EVENT: &str = "warden.resync";
@@ -20,9 +20,9 @@ pub const TOPICS_EVENT: &str = "warden.topics";
 /// The control event upon which gateways load the revocations again.
 pub const REVOKED_EVENT: &str = "warden.revoked";
 
-/// Memory of an event besides its strings: four allocations (the event, its name, its data, its cursor),
-/// three of them with reference counts.
-const OVERHEAD_BYTES: usize = 4 * 16 + 3 * 16;
+/// Memory of an event besides its strings: three allocations (the event, its name, its data), two of them
+/// with reference counts.
+const OVERHEAD_BYTES: usize = 3 * 16 + 2 * 16;
 
 /// One event.
 #[derive(Clone, Debug)]
@@ -45,17 +45,14 @@ pub struct Event {
     pub truncated: bool,
     /// Whether only clients receive the event whose token names its topic.
     pub needs_claim: bool,
-    /// The cursor that resumes after this event. None if the event was read for a replay, which encodes
-    /// cursors for each client.
-    pub cursor: Option<EncodedCursor>,
 }
 
 impl Event {
-    /// Creates a control event of this node, on the topic `org`.
+    /// Creates a control event of this node, on the topic `org`. `id` is that of the cursor that it sends.
     #[must_use]
-    pub fn control(name: &str, data: &str, cursor: EncodedCursor) -> Self {
+    pub fn control(name: &str, data: &str, id: i64) -> Self {
         Self {
-            id: 0,
+            id,
             at: OffsetDateTime::now_utc(),
             topic: Topic::Org,
             entity_topic: None,
@@ -64,7 +61,6 @@ impl Event {
             old: None,
             truncated: false,
             needs_claim: false,
-            cursor: Some(cursor),
         }
     }
 
@@ -103,7 +99,6 @@ impl Event {
             self.entity_topic.as_ref().map_or("", Topic::as_str),
             &*self.data,
             self.old.as_deref().unwrap_or_default(),
-            self.cursor_str(),
         ];
         size_of::<Self>() + OVERHEAD_BYTES + strings.iter().map(|string| string.len()).sum::<usize>()
     }
@@ -120,15 +115,9 @@ impl Event {
         self.is_resync() || &*self.name == CURSOR_EVENT
     }
 
-    /// The payload with the event's own cursor: the same bytes for every topic.
+    /// The payload with the cursor that resumes after this event: the same bytes for every topic.
     #[must_use]
-    pub fn payload(&self) -> String {
-        self.payload_at(self.cursor_str())
-    }
-
-    /// The payload with another cursor, for a client whose replay began at another position.
-    #[must_use]
-    pub fn payload_at(&self, cursor: &str) -> String {
+    pub fn payload(&self, cursor: &str) -> String {
         let mut json = String::with_capacity(self.data.len() + cursor.len() + 160);
         if self.is_control() {
             self.write_control_payload(&mut json, cursor);
@@ -161,11 +150,6 @@ impl Event {
             write_json_str(json, &reason);
         }
         json.push('}');
-    }
-
-    /// The cursor, or an empty string, with which no client can resume.
-    fn cursor_str(&self) -> &str {
-        self.cursor.as_ref().map_or("", EncodedCursor::as_str)
     }
 }
 
@@ -202,7 +186,6 @@ mod tests {
             old: Some(r#"{"a":0}"#.into()),
             truncated: false,
             needs_claim: false,
-            cursor: Some("c1".into()),
         }
     }
 
@@ -218,7 +201,7 @@ mod tests {
     fn an_event_is_framed_as_a_phoenix_broadcast() {
         let event = event("calls", None, "odd\"name");
         let mut frame = BytesMut::new();
-        append_event_frame(&mut frame, &event.topic, &event, &event.payload());
+        append_event_frame(&mut frame, &event.topic, &event, &event.payload("c1"));
         let value: serde_json::Value = serde_json::from_slice(&frame[SHORT_HEADER..]).expect("valid JSON");
         let payload = serde_json::json!({
             "id": 7, "at": "2026-01-02T03:04:05.678Z", "cursor": "c1", "data": {"a": 1}, "old": {"a": 0}});
@@ -227,8 +210,8 @@ mod tests {
 
     #[test]
     fn a_resync_contains_only_a_cursor_and_a_reason() {
-        let resync = Event::control(RESYNC_EVENT, r#"{"reason":"epoch","x":1}"#, "c1".into());
-        assert_eq!(resync.payload(), r#"{"cursor":"c1","reason":"epoch"}"#);
-        assert_eq!(Event::control(CURSOR_EVENT, "{}", "c1".into()).payload(), r#"{"cursor":"c1"}"#);
+        let resync = Event::control(RESYNC_EVENT, r#"{"reason":"epoch","x":1}"#, 7);
+        assert_eq!(resync.payload("c1"), r#"{"cursor":"c1","reason":"epoch"}"#);
+        assert_eq!(Event::control(CURSOR_EVENT, "{}", 7).payload("c1"), r#"{"cursor":"c1"}"#);
     }
 }

@@ -5,7 +5,6 @@
 
 mod close;
 mod codec;
-mod cursor;
 mod event;
 mod frame;
 mod framing;
@@ -14,7 +13,6 @@ mod topic;
 pub use close::{CLOSE_CODES, CloseCode, Retry};
 pub use codec::{ClientMessage, DecodeError, Status, decode, push, reply};
 pub(crate) use codec::{NAME_BYTES_MAX, REF_BYTES_MAX};
-pub use cursor::EncodedCursor;
 pub use event::{CURSOR_EVENT, Event, RESYNC_EVENT, REVOKED_EVENT, TOPICS_EVENT, append_event_frame};
 pub use frame::{close_frame, is_close_frame, text_frame};
 pub use framing::Framing;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sqlx::{Connection as _, Row as _};
 use uuid::Uuid;
-use warden::log::cursor::{Cursor, Point};
+use warden::cursor::{Cursor, Point};
 
 use crate::topic_state::Rows;
 use crate::writers::World;

@@ -205,7 +205,7 @@ fn assert_broken(name: &str, setup: &Setup) {
 
 #[test]
 fn points_cover_the_same_events_as_in_the_product() {
-    use warden::log::cursor;
+    use warden::cursor;
     for (xmax, list, max_id) in
         (1..6_u8).flat_map(|x| (0..64_u16).flat_map(move |l| (0..4).map(move |m| (x, l, m))))
     {

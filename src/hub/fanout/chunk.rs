@@ -83,13 +83,16 @@ struct Filling {
 }
 
 impl Chunks {
-    /// Encodes an event once, and adds its frame for each of these topics. Batches must be appended in
-    /// ascending order.
-    pub(super) fn append(&mut self, event: &Event, batch: u64, read_at: Instant, topics: Vec<Topic>) {
-        if topics.is_empty() {
-            return;
-        }
-        let payload = event.payload();
+    /// Adds an event's frame for each of these topics, all with the same payload. Batches must be appended
+    /// in ascending order.
+    pub(super) fn append(
+        &mut self,
+        event: &Event,
+        payload: &str,
+        batch: u64,
+        read_at: Instant,
+        topics: Vec<Topic>,
+    ) {
         for topic in topics {
             let at = match self.open.get(&topic) {
                 Some(at) if self.chunks[*at].frames.len() < CHUNK_BYTES => *at,
@@ -105,7 +108,7 @@ impl Chunks {
                 Some(part) if part.batch == batch => part.frame_count += 1,
                 _ => parts.push(Part { batch, offset: frames.len(), frame_count: 1 }),
             }
-            append_event_frame(frames, &topic, event, &payload);
+            append_event_frame(frames, &topic, event, payload);
         }
     }
 
@@ -125,7 +128,7 @@ mod tests {
     use super::*;
 
     fn event(data: &str) -> Event {
-        let mut event = Event::control("call.created", data, "c".into());
+        let mut event = Event::control("call.created", data, 0);
         event.topic = Topic::parse("calls").expect("a topic");
         event
     }
@@ -136,7 +139,7 @@ mod tests {
         let mut chunks = Chunks::default();
         let now = Instant::now();
         for (batch, data) in [(4, "1"), (4, "2"), (7, "3")] {
-            chunks.append(&event(data), batch, now, vec![calls.clone()]);
+            chunks.append(&event(data), data, batch, now, vec![calls.clone()]);
         }
         let chunks: Vec<_> = chunks.finish().collect();
         let [chunk] = &chunks[..] else { panic!("one chunk") };
@@ -160,7 +163,8 @@ mod tests {
         let mut chunks = Chunks::default();
         let large = format!("\"{}\"", "x".repeat(CHUNK_BYTES / 2));
         for batch in 0..6 {
-            chunks.append(&event(&large), batch, Instant::now(), vec![calls.clone(), Topic::Org]);
+            let topics = vec![calls.clone(), Topic::Org];
+            chunks.append(&event("{}"), &large, batch, Instant::now(), topics);
         }
         let topics: Vec<_> = chunks.finish().map(|chunk| chunk.topic().to_string()).collect();
         assert_eq!(topics, ["calls", "org", "calls", "org", "calls", "org"]);

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use super::broadcast::Broadcast;
 use super::{Batch, FanoutLimits, ROUND_COST};
+use crate::cursor::CursorPrefix;
 use crate::org::OrgId;
 use crate::wire::{CloseCode, Event, RESYNC_EVENT};
 
@@ -49,12 +50,24 @@ struct OrgWork {
 pub(super) struct QueuedEvent {
     pub(super) batch: u64,
     pub(super) read_at: Instant,
+    /// The points of the event's cursor.
+    pub(super) points: Arc<CursorPrefix>,
     pub(super) event: Arc<Event>,
 }
 
 impl QueuedEvent {
     pub(super) fn new(batch: &Batch, event: &Arc<Event>) -> Self {
-        Self { batch: batch.number, read_at: batch.read_at, event: Arc::clone(event) }
+        Self::with_points(batch, &batch.points, Arc::clone(event))
+    }
+
+    fn with_points(batch: &Batch, points: &Arc<CursorPrefix>, event: Arc<Event>) -> Self {
+        Self { batch: batch.number, read_at: batch.read_at, points: Arc::clone(points), event }
+    }
+
+    /// Bytes that count against the limits of the queue. Each event counts the points of its cursor, although
+    /// it shares them: with many transactions in progress they are larger than most events.
+    fn bytes(&self) -> usize {
+        self.event.memory_bytes() + self.points.bytes()
     }
 }
 
@@ -89,8 +102,9 @@ impl FairQueue {
             self.rotation.push_back(org);
             OrgWork::default()
         });
-        let bytes: usize = events.iter().map(|event| event.memory_bytes()).sum();
-        work.events.extend(events.iter().map(|event| QueuedEvent::new(batch, event)));
+        let queued = events.iter().map(|event| QueuedEvent::new(batch, event));
+        let bytes: usize = queued.clone().map(|queued| queued.bytes()).sum();
+        work.events.extend(queued);
         work.event_bytes += bytes;
         self.event_bytes += bytes;
         let mut overloads = 0;
@@ -121,8 +135,9 @@ impl FairQueue {
         self.event_bytes -= work.event_bytes;
         work.event_bytes = 0;
         work.events.clear();
-        let resync = Event::control(RESYNC_EVENT, OVERLOAD_DATA, batch.cursor.clone());
-        work.events.push_back(QueuedEvent::new(batch, &Arc::new(resync)));
+        let resync = Event::control(RESYNC_EVENT, OVERLOAD_DATA, batch.cursor.id);
+        let points = Arc::new(CursorPrefix::of(&batch.cursor));
+        work.events.push_back(QueuedEvent::with_points(batch, &points, Arc::new(resync)));
     }
 
     /// The first organisation and its next task. It stays the first until [`Self::finish_slice`].
@@ -148,7 +163,7 @@ impl FairQueue {
         let count = work.events.len().min(ENCODE_EVENTS_MAX);
         let taken: Vec<QueuedEvent> = work.events.drain(..count).collect();
         // The resync of an overload was added without being counted, hence the minimum.
-        let bytes: usize = taken.iter().map(|queued| queued.event.memory_bytes()).sum();
+        let bytes: usize = taken.iter().map(QueuedEvent::bytes).sum();
         let bytes = bytes.min(work.event_bytes);
         work.event_bytes -= bytes;
         self.event_bytes -= bytes;

@@ -34,9 +34,10 @@ pub use worker::FanoutWorker;
 
 use super::Hub;
 use super::org::OrgChannel;
+use crate::cursor::{Cursor, CursorPrefix};
 use crate::metrics::Metrics;
 use crate::org::OrgId;
-use crate::wire::{EncodedCursor, Event, Topic};
+use crate::wire::{Event, Topic};
 
 /// Cost of one organisation's round, in small writes. Slices are not divided, so a round may cost one slice
 /// more.
@@ -65,7 +66,9 @@ pub struct Batch {
     /// The number that [`Hub::advance`] returned.
     pub number: u64,
     /// The cursor of a client that has seen the whole batch.
-    pub cursor: EncodedCursor,
+    pub cursor: Cursor,
+    /// The points of the events' cursors, encoded once for all of them.
+    pub points: Arc<CursorPrefix>,
     /// The time of the read, from which the delay until the write to a socket is measured.
     pub read_at: Instant,
     /// Each organisation's events, in the order of their ids.
@@ -132,13 +135,16 @@ fn write_cost(bytes: usize) -> usize {
 /// Encodes events for the topics of an organisation that are joined here, each event once.
 fn encode(channel: &OrgChannel, queued: &[QueuedEvent]) -> Vec<Arc<Broadcast>> {
     let mut chunks = Chunks::default();
-    for QueuedEvent { batch, read_at, event } in queued {
+    for QueuedEvent { batch, read_at, points, event } in queued {
         let mut topics: Vec<Topic> = event.topics().collect();
         if event.is_control() {
             topics = channel.control_event_topics(&event.topic);
         }
         topics.retain(|topic| channel.has_topic(topic));
-        chunks.append(event, *batch, *read_at, topics);
+        if !topics.is_empty() {
+            let payload = event.payload(&points.with_id(event.id));
+            chunks.append(event, &payload, *batch, *read_at, topics);
+        }
     }
     let broadcasts = chunks.finish().map(|chunk| {
         let segments = channel.segments(chunk.topic());

@@ -9,6 +9,7 @@ use super::super::org::SEGMENT_SUBSCRIPTIONS_MAX;
 use super::super::{Outbox, OutboxLimits, Registration, SessionCheck, Subscribed};
 use super::sender::INLINE_COST_MAX;
 use super::*;
+use crate::cursor::{Epoch, Point, Snapshot};
 use crate::sync::lock;
 use crate::wire::CloseCode;
 
@@ -91,21 +92,29 @@ fn calls() -> Topic {
 /// A hub with a position, so that sessions may join.
 fn new_hub() -> Arc<Hub> {
     let hub = Hub::new(OUTBOX);
-    hub.update_cursor("start".into());
+    hub.update_cursor(cursor(0));
     Arc::new(hub)
 }
 
-/// A batch with one event for each of these organisations.
+/// The cursor of a client that has seen all events up to this id.
+fn cursor(id: i64) -> Cursor {
+    let point = Point { snapshot: Snapshot { xmin: 10, xmax: 10, in_progress: Vec::new() }, max_id: id };
+    Cursor::at(Epoch::default(), Arc::new(point))
+}
+
+/// A batch with one event for each of these organisations. Its number is also the id of its cursor.
 fn batch(hub: &Hub, name: &str, orgs: &[OrgId], bytes: usize) -> Batch {
-    let cursor = EncodedCursor::from(format!("after {name}"));
     let data = format!("\"{}\"", "x".repeat(bytes));
-    let mut event = Event::control(name, &data, cursor.clone());
+    let mut event = Event::control(name, &data, 0);
     event.topic = calls();
     let orgs = orgs
         .iter()
         .map(|org| OrgEvents { org: Some(*org), events: vec![Arc::new(event.clone())], is_gone: false })
         .collect();
-    Batch { number: hub.advance(cursor.clone()), cursor, read_at: Instant::now(), orgs }
+    let last = hub.cursor().expect("a position").id;
+    let cursor = cursor(last + 1);
+    let points = Arc::new(CursorPrefix::of(&cursor));
+    Batch { number: hub.advance(cursor.clone()), cursor, points, read_at: Instant::now(), orgs }
 }
 
 /// Segments whose broadcast exceeds the budget of inline sends, so that it is queued.
@@ -172,7 +181,7 @@ async fn nothing_overtakes_queued_events_or_a_broadcast_to_all_organisations() {
     worker.drain();
     // A control event for all organisations between two events of this one.
     let with_barrier = |mut batch: Batch| {
-        let event = Arc::new(Event::control("warden.cursor", "{}", batch.cursor.clone()));
+        let event = Arc::new(Event::control("warden.cursor", "{}", batch.cursor.id));
         let all = OrgEvents { org: None, events: vec![event], is_gone: false };
         let after =
             batch.orgs.iter().map(|part| OrgEvents { events: part.events.clone(), ..*part }).collect();
@@ -254,14 +263,15 @@ async fn an_overloaded_organisation_resyncs_alone() {
     for name in ["lost1", "lost2", "lost3"] {
         sender.send(&batch(&hub, name, &[flooded, other], 8000));
     }
+    let after_lost3 = cursor(3).to_string();
     // The third batch exceeds the limit of each organisation: `other` has been sent nothing either.
     sender.send(&batch(&hub, "next", &[flooded, other], 10));
     worker.drain();
     for subscriber in [&mut behind, &mut beside] {
         let all = subscriber.received();
         assert!(!all.contains("lost1"), "{all}");
-        let resync =
-            all.find(r#""warden.resync",{"cursor":"after lost3","reason":"overload"}"#).expect("a resync");
+        let resync = format!(r#""warden.resync",{{"cursor":"{after_lost3}","reason":"overload"}}"#);
+        let resync = all.find(&resync).expect("a resync");
         assert!(resync < all.find("\"next\"").expect("later events"), "{all}");
     }
     assert_eq!(metrics.overloads.get(), 2);

@@ -15,7 +15,7 @@ use sqlx::{Connection as _, Row as _};
 use uuid::Uuid;
 use warden::app::Gateway;
 use warden::config::Config;
-use warden::log::cursor::{Cursor, Point};
+use warden::cursor::{Cursor, Point};
 
 use crate::harness::{Client, TestDb, TestGateway, eventually, token};
 

@@ -1,6 +1,6 @@
 //! Compares the visibility of transactions in the gateway's snapshots with PostgreSQL's own answer.
 
-use warden::log::cursor::Snapshot;
+use warden::cursor::Snapshot;
 
 use crate::harness::TestDb;
 

@@ -10,7 +10,7 @@ use sqlx::postgres::PgConnection;
 use sqlx::{Connection as _, Executor as _};
 use uuid::Uuid;
 use warden::app::Gateway;
-use warden::log::cursor::Cursor;
+use warden::cursor::Cursor;
 
 use crate::harness::{Answer, Client, TestDb, TestGateway, Upgrade, eventually, token};
 

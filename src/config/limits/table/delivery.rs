@@ -3,9 +3,9 @@
 use super::Value::{Count, Time};
 use super::{Limit, Section, Value};
 use crate::config::Limits;
+use crate::cursor::CURSOR_BYTES_MAX;
 use crate::hub::{self, FanoutLimits};
 use crate::log::DoorbellLimits;
-use crate::log::cursor::CURSOR_BYTES_MAX;
 use crate::replay::{self, RecentLimits, ReplayLimits};
 use crate::tailer::TailerLimits;
 
@@ -81,7 +81,7 @@ fn log_rows(limits: &Limits) -> Vec<Limit> {
             "Longest wait for the answer to that check, and for a new connection.",
         ),
         Limit::new(
-            "log::cursor::CURSOR_BYTES_MAX",
+            "cursor::CURSOR_BYTES_MAX",
             Value::bytes(CURSOR_BYTES_MAX),
             "Longest cursor that is decoded.",
         ),

@@ -54,7 +54,7 @@ impl Cursor {
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&CursorPrefix::new(self.epoch, &self.from, &self.to).with_id(self.id))
+        f.write_str(&CursorPrefix::of(self).with_id(self.id))
     }
 }
 

@@ -4,6 +4,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use super::Cursor;
 use super::point::{Epoch, Point, Snapshot};
 
 /// Longest encoded cursor that is decoded, in bytes. A thousand writing transactions in progress take about
@@ -37,6 +38,18 @@ impl CursorPrefix {
             bytes.push(0);
         }
         Self(URL_SAFE_NO_PAD.encode(bytes))
+    }
+
+    /// The epoch and the points of this cursor.
+    #[must_use]
+    pub fn of(cursor: &Cursor) -> Self {
+        Self::new(cursor.epoch, &cursor.from, &cursor.to)
+    }
+
+    /// Bytes in memory.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.0.len()
     }
 
     /// The cursor after the event with this id.
