@@ -183,10 +183,11 @@ impl Doorbell {
 }
 
 async fn connect(location: &PrimaryLocation) -> Result<PgListener, sqlx::Error> {
+    let link = location.link.renewed().await;
     let pool = PgPoolOptions::new()
         .max_connections(1)
         .after_connect(|connection, _| Box::pin(assume_gateway_role(connection, false)))
-        .connect_lazy_with((*location.link).clone());
+        .connect_lazy_with((*link).clone());
     let mut listener = PgListener::connect_with(&pool).await?;
     // A silent reconnect inside the listener would hide that notifications were lost.
     listener.eager_reconnect(false);

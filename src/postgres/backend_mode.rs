@@ -32,12 +32,14 @@ pub(crate) enum BackendMode {
     Pooled,
 }
 
-/// An open connection, and the mode of its session.
-pub(super) struct Opened {
-    pub(super) connection: PgConnection,
-    pub(super) mode: BackendMode,
-    /// Options for further connections of the same mode.
-    pub(super) options: PgConnectOptions,
+impl BackendMode {
+    /// Options for further connections of this mode.
+    pub(super) fn adapt(self, options: PgConnectOptions) -> PgConnectOptions {
+        match self {
+            Self::Dedicated => options,
+            Self::Pooled => options.statement_cache_capacity(0),
+        }
+    }
 }
 
 /// Connects and detects the mode of the session.
@@ -45,7 +47,7 @@ pub(super) struct Opened {
 /// A server applies settings from the startup packet. If a session has the setting, it was started for this
 /// connection. Poolers reject or ignore the setting. They may still keep one session per client (session
 /// mode), so the second test is whether a LISTEN receives a notification.
-pub(super) async fn open(options: &PgConnectOptions) -> Result<Opened, sqlx::Error> {
+pub(super) async fn open(options: &PgConnectOptions) -> Result<(PgConnection, BackendMode), sqlx::Error> {
     let nonce = nonce();
     match PgConnection::connect_with(&options.clone().options([(NONCE_SETTING, &nonce)])).await {
         Ok(mut connection) => {
@@ -53,21 +55,17 @@ pub(super) async fn open(options: &PgConnectOptions) -> Result<Opened, sqlx::Err
             let sql = sqlx::raw_sql("select current_setting('warden.session', true)");
             let set: Option<String> = sqlx::Row::try_get(&connection.fetch_one(sql).await?, 0)?;
             if set == Some(nonce) {
-                return Ok(Opened { connection, mode: BackendMode::Dedicated, options: options.clone() });
+                return Ok((connection, BackendMode::Dedicated));
             }
             connection.close().await?;
         }
         Err(sqlx::Error::Database(error)) if !is_login_error(error.as_ref()) => {}
         Err(error) => return Err(error),
     }
-    let uncached = options.clone().statement_cache_capacity(0);
-    let (mode, options) = if can_listen(&uncached).await? {
-        (BackendMode::Dedicated, options.clone())
-    } else {
-        (BackendMode::Pooled, uncached)
-    };
-    let connection = PgConnection::connect_with(&options).await?;
-    Ok(Opened { connection, mode, options })
+    let can_listen = can_listen(&BackendMode::Pooled.adapt(options.clone())).await?;
+    let mode = if can_listen { BackendMode::Dedicated } else { BackendMode::Pooled };
+    let connection = PgConnection::connect_with(&mode.adapt(options.clone())).await?;
+    Ok((connection, mode))
 }
 
 fn is_login_error(error: &dyn sqlx::error::DatabaseError) -> bool {

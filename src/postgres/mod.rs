@@ -83,7 +83,7 @@ pub async fn primary_options(url: &str) -> anyhow::Result<Link> {
 /// If the URL is invalid, or none of several addresses leads to a primary.
 pub async fn reading_options(url: &str) -> anyhow::Result<Link> {
     match options(url)?.0.as_slice() {
-        [only] => Ok(only.link()?),
+        [only] => Ok(only.link().await?),
         _ => primary_options(url).await,
     }
 }

@@ -45,7 +45,7 @@ impl Database {
     }
 
     async fn connect_to(&self, address: &Address) -> Result<PgConnection, sqlx::Error> {
-        let options = address.link()?.with(|options| options.application_name(&self.application));
+        let options = address.link().await?.with(|options| options.application_name(&self.application));
         let mut connection = options.connect().await?;
         let is_standby = sqlx::query_scalar("select pg_is_in_recovery()").fetch_one(&mut connection).await?;
         if is_standby { Err(sqlx::Error::Configuration("is a standby".into())) } else { Ok(connection) }

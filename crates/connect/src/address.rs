@@ -17,10 +17,18 @@ use crate::tunnel::Tunnel;
 #[derive(Clone)]
 pub struct Address {
     name: String,
-    options: PgConnectOptions,
+    direct: PgConnectOptions,
     tunnel: Option<Arc<Tunnel>>,
     /// Whether a TCP connection in plain text is still to be logged.
     is_unlogged: Arc<AtomicBool>,
+}
+
+/// Location of a server that is reached by TCP.
+pub(crate) struct Host {
+    pub(crate) name: String,
+    /// Address to which the name need not be resolved.
+    pub(crate) hostaddr: Option<String>,
+    pub(crate) port: u16,
 }
 
 impl Address {
@@ -29,7 +37,7 @@ impl Address {
         let path = dir.strip_prefix('@').map_or_else(|| dir.to_owned(), |name| format!("\0{name}"));
         Self {
             name: dir.to_owned(),
-            options: options.ssl_mode(PgSslMode::Disable).socket(path),
+            direct: options.ssl_mode(PgSslMode::Disable).socket(path),
             tunnel: None,
             is_unlogged: Arc::default(),
         }
@@ -37,22 +45,21 @@ impl Address {
 
     /// A server behind TCP. Unless TLS is disabled, sqlx connects to a tunnel.
     pub(crate) fn at_host(
-        host: String,
-        hostaddr: Option<String>,
-        port: u16,
+        host: Host,
         options: PgConnectOptions,
+        password: Option<String>,
         security: Security,
     ) -> anyhow::Result<Self> {
+        let Host { name: host, hostaddr, port } = host;
         let name = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
         let connect_to = hostaddr.unwrap_or_else(|| host.clone());
-        let options = options.ssl_mode(PgSslMode::Disable).host(&connect_to);
+        let direct = options.ssl_mode(PgSslMode::Disable).host(&connect_to);
         if matches!(security.mode, SslMode::Disable) {
-            return Ok(Self { name, options, tunnel: None, is_unlogged: Arc::new(AtomicBool::new(true)) });
+            return Ok(Self { name, direct, tunnel: None, is_unlogged: Arc::new(AtomicBool::new(true)) });
         }
-        let target = Target { name: name.clone(), connect_to, host, port, security };
+        let target = Target { name: name.clone(), connect_to, host, port, password, security };
         let tunnel = Tunnel::new(target).context("cannot create a local socket for TLS")?;
-        let options = options.socket(tunnel.dir()).port(tunnel.port());
-        Ok(Self { name, options, tunnel: Some(Arc::new(tunnel)), is_unlogged: Arc::default() })
+        Ok(Self { name, direct, tunnel: Some(Arc::new(tunnel)), is_unlogged: Arc::default() })
     }
 
     /// Name in messages: host and port, or the directory of a socket.
@@ -63,8 +70,8 @@ impl Address {
 
     /// Options that lead to the server once [`Self::link`] was called. Before, a connection waits.
     #[must_use]
-    pub fn options(&self) -> &PgConnectOptions {
-        &self.options
+    pub fn options(&self) -> PgConnectOptions {
+        through(self.tunnel.as_deref(), &self.direct)
     }
 
     /// Makes the address usable from the present runtime, for as long as the link or the address exists.
@@ -72,7 +79,7 @@ impl Address {
     ///
     /// # Errors
     /// If the system allows no further sockets.
-    pub fn link(&self) -> io::Result<Link> {
+    pub async fn link(&self) -> io::Result<Link> {
         if let Some(tunnel) = &self.tunnel {
             tunnel.start()?;
         } else if self.is_unlogged.swap(false, Ordering::Relaxed) {
@@ -82,7 +89,17 @@ impl Address {
                 "database connection negotiated"
             );
         }
-        Ok(Link { options: self.options.clone(), tunnel: self.tunnel.clone() })
+        let (direct, lasting) = (self.direct.clone(), self.options());
+        let link = Link { direct, lasting, tunnel: self.tunnel.clone(), is_direct: false };
+        Ok(link.renewed().await)
+    }
+}
+
+/// Options that lead through the tunnel, if there is one.
+fn through(tunnel: Option<&Tunnel>, options: &PgConnectOptions) -> PgConnectOptions {
+    match tunnel {
+        Some(tunnel) => options.clone().socket(tunnel.dir()).port(tunnel.port()),
+        None => options.clone(),
     }
 }
 
@@ -96,15 +113,37 @@ impl fmt::Debug for Address {
 /// Options that lead to a server for as long as this value exists.
 #[derive(Clone)]
 pub struct Link {
-    options: PgConnectOptions,
+    /// Without a tunnel.
+    direct: PgConnectOptions,
+    /// Through the tunnel, if there is one.
+    lasting: PgConnectOptions,
     tunnel: Option<Arc<Tunnel>>,
+    /// Whether the tunnel would have nothing to encrypt.
+    is_direct: bool,
 }
 
 impl Link {
     /// Changes the options of the link.
     #[must_use]
-    pub fn with(self, change: impl FnOnce(PgConnectOptions) -> PgConnectOptions) -> Self {
-        Self { options: change(self.options), tunnel: self.tunnel }
+    pub fn with(self, change: impl Fn(PgConnectOptions) -> PgConnectOptions) -> Self {
+        Self { direct: change(self.direct), lasting: change(self.lasting), ..self }
+    }
+
+    /// The link as it should be used now: without the tunnel if `sslmode` is `prefer` and the server offers
+    /// no TLS. This asks the server.
+    #[must_use]
+    pub async fn renewed(&self) -> Self {
+        let is_direct = match &self.tunnel {
+            Some(tunnel) => tunnel.is_superfluous().await,
+            None => false,
+        };
+        Self { is_direct, ..self.clone() }
+    }
+
+    /// Options that remain right if the server begins to offer TLS, for pools. They lead through the tunnel.
+    #[must_use]
+    pub fn lasting(&self) -> &PgConnectOptions {
+        &self.lasting
     }
 }
 
@@ -112,13 +151,14 @@ impl Deref for Link {
     type Target = PgConnectOptions;
 
     fn deref(&self) -> &PgConnectOptions {
-        &self.options
+        if self.is_direct { &self.direct } else { &self.lasting }
     }
 }
 
 /// Shows nothing of the options, which contain the password.
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Link").field("is_tunnel", &self.tunnel.is_some()).finish_non_exhaustive()
+        let has_tunnel = self.tunnel.is_some() && !self.is_direct;
+        f.debug_struct("Link").field("has_tunnel", &has_tunnel).finish_non_exhaustive()
     }
 }

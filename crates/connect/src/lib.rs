@@ -7,12 +7,17 @@
 //! - `address` holds what is known of one server, and the options with which sqlx connects to it.
 //! - `tunnel` encrypts. sqlx connects to a tunnel, and the tunnel to the server.
 //! - `negotiation` decides between TLS and plain text, in libpq's order.
+//! - `failure` is the reason why there is no connection.
 //! - `tls` verifies the server's certificate.
+//! - `authentication` binds the password to the TLS connection, by the calculations of `scram`.
 
 mod address;
+mod authentication;
 mod environment;
+mod failure;
 mod negotiation;
 mod parse;
+mod scram;
 mod tls;
 mod tunnel;
 

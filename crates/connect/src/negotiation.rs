@@ -11,28 +11,18 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use crate::authentication::{ChannelBinding, authenticate};
+use crate::failure::{ERROR_RESPONSE, Failure};
 use crate::tls::{self, Security, SslMode};
+
+/// Reason for plain text.
+pub(crate) const NO_TLS: &str = "the server offers no TLS";
 
 /// Request for TLS: its length, and the code 80877103.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 
-/// Type of a message that rejects the connection.
-const ERROR_RESPONSE: u8 = b'E';
-
 /// Largest rejection that is read as a whole.
 const ERROR_BYTES_MAX: usize = 64 * 1024;
-
-/// SQLSTATE with which PostgreSQL rejects a connection by `pg_hba.conf`.
-const REJECTED_BY_HBA: &str = "28000";
-
-/// SQLSTATE cannot_connect_now, after which pools retry.
-const UNREACHABLE: &str = "57P03";
-
-/// SQLSTATE sqlclient_unable_to_establish_sqlconnection.
-const INSECURE: &str = "08001";
-
-/// SQLSTATE config_file_error.
-const MISCONFIGURED: &str = "F0000";
 
 /// A server, and how to reach it.
 pub(crate) struct Target {
@@ -43,20 +33,36 @@ pub(crate) struct Target {
     /// Name or address to connect to.
     pub(crate) connect_to: String,
     pub(crate) port: u16,
+    pub(crate) password: Option<String>,
     pub(crate) security: Security,
+}
+
+impl Target {
+    /// The mode in force. Channel binding needs TLS.
+    fn mode(&self) -> SslMode {
+        match self.security.mode {
+            SslMode::Allow | SslMode::Prefer if self.security.binding == ChannelBinding::Require => {
+                SslMode::Require
+            }
+            mode => mode,
+        }
+    }
 }
 
 /// How a connection is encrypted, for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Encryption {
-    Tls { version: String, cipher: String, verified: &'static str },
+    Tls { version: String, cipher: String, verified: &'static str, is_bound: bool },
     Plain(&'static str),
 }
 
 impl fmt::Display for Encryption {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tls { version, cipher, verified } => write!(f, "{version} with {cipher}, {verified}"),
+            Self::Tls { version, cipher, verified, is_bound } => {
+                let bound = if *is_bound { ", channel bound to the password" } else { "" };
+                write!(f, "{version} with {cipher}, {verified}{bound}")
+            }
             Self::Plain(reason) => write!(f, "none ({reason})"),
         }
     }
@@ -75,60 +81,13 @@ pub(crate) struct Negotiated {
     pub(crate) encryption: Encryption,
 }
 
-/// Reason why there is no connection.
-pub(crate) struct Failure {
-    code: &'static str,
-    message: String,
-    /// The server's own message.
-    response: Option<Vec<u8>>,
-}
-
-impl Failure {
-    /// The server cannot be reached at the moment.
-    pub(crate) fn unreachable(message: String) -> Self {
-        Self { code: UNREACHABLE, message, response: None }
-    }
-
-    /// The connection would be less secure than configured, or TLS failed.
-    fn insecure(message: impl Into<String>) -> Self {
-        Self { code: INSECURE, message: message.into(), response: None }
-    }
-
-    /// The files or settings of TLS are wrong. No mode falls back to plain text then.
-    fn misconfigured(message: String) -> Self {
-        Self { code: MISCONFIGURED, message, response: None }
-    }
-
-    /// The failure as an ErrorResponse of PostgreSQL's protocol.
-    pub(crate) fn to_message(&self) -> Vec<u8> {
-        if let Some(response) = &self.response {
-            return response.clone();
-        }
-        let mut fields = Vec::new();
-        for (kind, value) in [(b'S', "FATAL"), (b'V', "FATAL"), (b'C', self.code), (b'M', &self.message)] {
-            fields.push(kind);
-            fields.extend(value.bytes().filter(|byte| *byte != 0));
-            fields.push(0);
-        }
-        fields.push(0);
-        let length = u32::try_from(fields.len() + 4).unwrap_or(u32::MAX);
-        [&[ERROR_RESPONSE], &length.to_be_bytes()[..], &fields].concat()
-    }
-
-    /// Whether `pg_hba.conf` rejected the connection.
-    fn is_rejected_by_hba(&self) -> bool {
-        let code = [b"C", REJECTED_BY_HBA.as_bytes(), b"\0"].concat();
-        self.response.as_ref().is_some_and(|response| response.windows(code.len()).any(|part| part == code))
-    }
-}
-
 /// Connects and sends the startup packet, with or without TLS.
 pub(crate) async fn negotiate(target: &Target, startup: &[u8]) -> Result<Negotiated, Failure> {
-    match target.security.mode {
+    match target.mode() {
         SslMode::Disable => in_plain_text(target, startup, "sslmode=disable").await,
         SslMode::Allow => match in_plain_text(target, startup, "sslmode=allow").await {
             // A pooler's rejection has other codes than PostgreSQL's.
-            Err(rejected) if rejected.response.is_some() => match with_tls(target, startup).await {
+            Err(rejected) if rejected.is_from_server() => match with_tls(target, startup).await {
                 Ok(Attempt::Tls(negotiated)) => Ok(negotiated),
                 Ok(Attempt::NotOffered(_)) => Err(rejected),
                 Err(failure) => Err(failure),
@@ -137,10 +96,8 @@ pub(crate) async fn negotiate(target: &Target, startup: &[u8]) -> Result<Negotia
         },
         SslMode::Prefer => match with_tls(target, startup).await {
             Ok(Attempt::Tls(negotiated)) => Ok(negotiated),
-            Ok(Attempt::NotOffered(tcp)) => {
-                begin(tcp, startup, Encryption::Plain("the server offers no TLS")).await
-            }
-            Err(failure) if failure.code == INSECURE => {
+            Ok(Attempt::NotOffered(tcp)) => begin(tcp, startup, Encryption::Plain(NO_TLS)).await,
+            Err(failure) if failure.is_insecure() => {
                 in_plain_text(target, startup, "TLS failed").await.map_err(|_| failure)
             }
             Err(rejected) if rejected.is_rejected_by_hba() => {
@@ -158,6 +115,20 @@ pub(crate) async fn negotiate(target: &Target, startup: &[u8]) -> Result<Negotia
             }
         }
     }
+}
+
+/// Whether the mode is `prefer` and the server has no TLS. If the server cannot be reached, a connection
+/// through the tunnel finds the reason.
+pub(crate) async fn offers_no_tls(target: &Target) -> bool {
+    if target.mode() != SslMode::Prefer {
+        return false;
+    }
+    let asked = async {
+        let mut tcp = connect(target).await.ok()?;
+        tcp.write_all(&SSL_REQUEST).await.ok()?;
+        tcp.read_u8().await.ok()
+    };
+    asked.await == Some(b'N')
 }
 
 /// Result of asking for TLS.
@@ -193,14 +164,21 @@ async fn with_tls(target: &Target, startup: &[u8]) -> Result<Attempt, Failure> {
     let name: ServerName<'static> = session.server_name;
     let stream = connector.connect(name, tcp).await.map_err(|error| explain(&error))?;
     let state = stream.get_ref().1;
-    let encryption = Encryption::Tls {
-        version: state.protocol_version().map_or_else(String::new, |v| format!("{v:?}").replace('_', ".")),
-        cipher: state
-            .negotiated_cipher_suite()
-            .map_or_else(String::new, |suite| format!("{:?}", suite.suite())),
-        verified: session.verified,
+    let version = state.protocol_version().map_or_else(String::new, |v| format!("{v:?}").replace('_', "."));
+    let suite = state.negotiated_cipher_suite();
+    let cipher = suite.map_or_else(String::new, |suite| format!("{:?}", suite.suite()));
+    let channel = state.peer_certificates().and_then(|chain| tls::channel_of(chain.first()?));
+    let mut stream = stream;
+    let first = begin_over(&mut stream, startup, explain).await?;
+    let (first, is_bound) = match <&[u8; 5]>::try_from(first.as_slice()) {
+        Ok(header) => {
+            let (binding, password) = (target.security.binding, target.password.as_deref());
+            authenticate(&mut stream, header, binding, password, channel).await?
+        }
+        Err(_) => (first, false),
     };
-    begin_over(stream, startup, encryption, explain).await.map(Attempt::Tls)
+    let encryption = Encryption::Tls { version, cipher, verified: session.verified, is_bound };
+    Ok(Attempt::Tls(Negotiated { stream: Box::new(stream), first, encryption }))
 }
 
 async fn connect(target: &Target) -> Result<TcpStream, Failure> {
@@ -220,17 +198,18 @@ fn unreachable(error: &io::Error) -> Failure {
     })
 }
 
-async fn begin(stream: TcpStream, startup: &[u8], encryption: Encryption) -> Result<Negotiated, Failure> {
-    begin_over(stream, startup, encryption, unreachable).await
+async fn begin(mut tcp: TcpStream, startup: &[u8], encryption: Encryption) -> Result<Negotiated, Failure> {
+    let first = begin_over(&mut tcp, startup, unreachable).await?;
+    Ok(Negotiated { stream: Box::new(tcp), first, encryption })
 }
 
-/// Sends the startup packet, and reads the type and length of the first message, or the whole rejection.
+/// Sends the startup packet, and reads the type and the length of the first message. A rejection is the
+/// error.
 async fn begin_over(
-    mut stream: impl Duplex + 'static,
+    stream: &mut impl Duplex,
     startup: &[u8],
-    encryption: Encryption,
     explain: impl Fn(&io::Error) -> Failure,
-) -> Result<Negotiated, Failure> {
+) -> Result<Vec<u8>, Failure> {
     let begun = async {
         stream.write_all(startup).await?;
         stream.flush().await?;
@@ -246,8 +225,5 @@ async fn begin_over(
         Ok(first)
     };
     let first = begun.await.map_err(|error| explain(&error))?;
-    if first[0] == ERROR_RESPONSE {
-        return Err(Failure { code: "", message: String::new(), response: Some(first) });
-    }
-    Ok(Negotiated { stream: Box::new(stream), first, encryption })
+    if first[0] == ERROR_RESPONSE { Err(Failure::rejected(first)) } else { Ok(first) }
 }

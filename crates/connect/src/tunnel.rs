@@ -16,7 +16,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use crate::negotiation::{Encryption, Failure, Negotiated, Target, negotiate};
+use crate::failure::Failure;
+use crate::negotiation::{Encryption, NO_TLS, Negotiated, Target, negotiate, offers_no_tls};
 
 /// Longest time from a connection of sqlx to the server's first message.
 pub const NEGOTIATION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -69,6 +70,16 @@ impl Tunnel {
     #[expect(clippy::unused_self, reason = "the port belongs to the tunnel's address")]
     pub(crate) fn port(&self) -> u16 {
         PORT
+    }
+
+    /// Whether the server offers no TLS, and none is required. The result is logged as a connection's is.
+    pub(crate) async fn is_superfluous(&self) -> bool {
+        let asked = timeout(NEGOTIATION_TIMEOUT, offers_no_tls(&self.state.target)).await;
+        let is_superfluous = asked.unwrap_or(false);
+        if is_superfluous {
+            self.state.log(&Encryption::Plain(NO_TLS));
+        }
+        is_superfluous
     }
 
     /// Serves connections on the present runtime, unless a task already does.

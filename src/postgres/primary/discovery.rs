@@ -107,10 +107,9 @@ async fn probe(
 
 /// Connects to a server; `None` if it is a standby.
 async fn connect(n: usize, address: &Address) -> Result<Option<PrimaryConnection>, sqlx::Error> {
-    let link = address.link()?;
-    let opened = open(&link).await?;
-    let mut connection = opened.connection;
-    if opened.mode == BackendMode::Pooled {
+    let link = address.link().await?;
+    let (mut connection, mode) = open(&link).await?;
+    if mode == BackendMode::Pooled {
         begin_pooled(&mut connection).await?;
     }
     let is_standby =
@@ -129,13 +128,13 @@ async fn connect(n: usize, address: &Address) -> Result<Option<PrimaryConnection
     if row.encoding != "UTF8" {
         return Err(unsupported_encoding(&row.encoding));
     }
-    if opened.mode == BackendMode::Pooled {
+    if mode == BackendMode::Pooled {
         commit_pooled(&mut connection).await?;
     }
     Ok(Some(PrimaryConnection {
         connection,
-        mode: opened.mode,
-        link: link.with(|_| opened.options),
+        mode,
+        link: link.with(|options| mode.adapt(options)),
         address: n,
         name: address.name().to_owned(),
         system: row.system,

@@ -70,7 +70,7 @@ impl Primary {
     #[must_use]
     pub fn new(addresses: Addresses) -> Arc<Self> {
         let location = watch::Sender::new(None);
-        let first = addresses.0[0].options().clone();
+        let first = addresses.0[0].options();
         let pool = pool::options(&location.subscribe()).connect_lazy_with(first);
         Arc::new(Self { addresses, pool, location })
     }
@@ -107,7 +107,7 @@ impl Primary {
         if self.addresses.0.len() > 1 {
             tracing::info!(address = primary.name, timeline = primary.timeline, "primary found");
         }
-        self.pool.set_connect_options((*primary.link).clone());
+        self.pool.set_connect_options(primary.link.lasting().clone());
         self.location.send_replace(Some(PrimaryLocation {
             link: primary.link.clone(),
             mode: primary.mode,

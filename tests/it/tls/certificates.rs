@@ -1,5 +1,7 @@
 //! Certificates of servers and clients: which are accepted, and what errors say about the others.
 
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::process::{Command, Stdio};
 
 use super::expect;
@@ -48,7 +50,7 @@ async fn wrong_certificates_are_rejected_with_the_reason() {
 }
 
 /// Runs openssl in the server's directory.
-fn openssl(server: &TlsServer, arguments: &str) {
+pub(super) fn openssl(server: &TlsServer, arguments: &str) {
     let mut command = Command::new("openssl");
     command
         .args(arguments.split(' '))
@@ -60,7 +62,7 @@ fn openssl(server: &TlsServer, arguments: &str) {
 }
 
 /// Lets the server use files that openssl created.
-async fn use_files(server: &TlsServer, certificate: &str, key: &str) {
+pub(super) async fn use_files(server: &TlsServer, certificate: &str, key: &str) {
     let read = |name: &str| std::fs::read_to_string(server.path(name)).expect("reads");
     server.use_certificate((read(certificate), read(key))).await;
 }
@@ -134,5 +136,80 @@ async fn client_certificates_are_presented() {
         let url = server.url("either", &mixed.replace("require", mode));
         expect(&url, Err("do not belong together")).await;
     }
+    server.cluster.close().await.expect("closes");
+}
+
+#[tokio::test]
+async fn client_keys_are_checked_like_libpq() {
+    let server = TlsServer::start().await;
+    let (certificate, key) = server.authority.issue(&[], "by_certificate", Validity::Now);
+    let certificate = server.file("client.crt", &certificate);
+    let file = server.file("client.key", &key);
+    let with = |key: &str| {
+        let parameters = format!("sslmode=require&sslcert={certificate}&sslkey={key}");
+        server.url("by_certificate", &parameters)
+    };
+    let owner = fs::metadata(&file).expect("reads").uid();
+    for (mode, is_secret) in [
+        (0o600, true),
+        (0o400, true),
+        (0o640, owner == 0),
+        (0o440, owner == 0),
+        (0o660, false),
+        (0o604, false),
+        (0o644, false),
+        (0o601, false),
+    ] {
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).expect("sets");
+        let expected = if is_secret { Ok(true) } else { Err("may be read by others") };
+        expect(&with(&file), expected).await;
+    }
+    if rustix::process::geteuid().is_root() {
+        chown(&file, Some(0), None).expect("changes its owner");
+        for (mode, is_secret) in [(0o640, true), (0o600, true), (0o660, false), (0o644, false)] {
+            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).expect("sets");
+            let expected = if is_secret { Ok(true) } else { Err("or chmod 640 if root owns it") };
+            expect(&with(&file), expected).await;
+        }
+    }
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("sets");
+    openssl(&server, "pkey -in client.key -outform DER -out client.der");
+    openssl(&server, "pkcs8 -topk8 -in client.key -passout pass:s3cret -out pkcs8.key");
+    openssl(&server, "ec -in client.key -aes128 -passout pass:s3cret -out traditional.key");
+    for name in ["client.der", "pkcs8.key", "traditional.key"] {
+        fs::set_permissions(server.path(name), fs::Permissions::from_mode(0o600)).expect("sets");
+    }
+    expect(&with(&server.path("client.der")), Ok(true)).await;
+    for (name, expected) in [
+        ("missing.key", "cannot read sslkey"),
+        ("", "is not a plain file"),
+        ("pkcs8.key", "is encrypted, which is not supported: decrypt it (openssl pkey"),
+        ("traditional.key", "is encrypted, which is not supported: decrypt it (openssl pkey"),
+        ("client.crt", "contains no private key"),
+        ("pg_hba.conf", "contains no private key"),
+        ("ca.crt", "contains no private key"),
+    ] {
+        // A mistake in the configuration is no reason for plain text.
+        for mode in ["require", "prefer"] {
+            let url = with(&server.path(name)).replace("require", mode);
+            expect(&url, Err(expected)).await;
+        }
+    }
+    let other = server.file("other.key", &server.authority.issue(&[], "by_certificate", Validity::Now).1);
+    expect(&with(&other), Err("do not belong together")).await;
+    server.cluster.close().await.expect("closes");
+}
+
+#[tokio::test]
+async fn client_certificates_of_the_manual_are_presented() {
+    let server = TlsServer::start().await;
+    openssl(&server, "req -new -x509 -days 2 -nodes -subj /CN=root.example -out root.crt -keyout root.key");
+    openssl(&server, "req -new -nodes -subj /CN=by_certificate -out v1.csr -keyout v1.key");
+    openssl(&server, "x509 -req -in v1.csr -days 2 -CA root.crt -CAkey root.key -CAcreateserial -out v1.crt");
+    let root = fs::read_to_string(server.path("root.crt")).expect("reads");
+    server.set("ssl_ca_file", &server.file("roots.crt", &root)).await;
+    let parameters =
+        format!("sslmode=require&sslcert={}&sslkey={}", server.path("v1.crt"), server.path("v1.key"));
+    expect(&server.url("by_certificate", &parameters), Ok(true)).await;
     server.cluster.close().await.expect("closes");
 }

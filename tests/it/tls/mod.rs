@@ -1,5 +1,6 @@
 //! TLS to the database: what each `sslmode` accepts from which server, and what the log says.
 
+mod binding;
 mod certificates;
 mod commands;
 
@@ -64,6 +65,11 @@ async fn each_mode_uses_what_the_server_offers() {
     assert!(lines(&server, &["none (sslmode=disable)"]) > 0, "{}", logs.text());
     assert!(lines(&server, &["none (the server rejects TLS)"]) > 0, "{}", logs.text());
     assert!(lines(&plain, &["none (the server offers no TLS)"]) > 0, "{}", logs.text());
+    // There is nothing to encrypt, so nothing is between sqlx and the server.
+    let link = reading_options(&plain.url("either", "")).await.expect("a URL");
+    assert_eq!((link.get_host(), link.get_socket()), (plain.ip.to_string().as_str(), None));
+    let lasting = link.lasting();
+    assert!(lasting.get_socket().is_some(), "a pool must notice when the server begins to offer TLS");
     server.cluster.close().await.expect("closes");
     plain.cluster.close().await.expect("closes");
 }

@@ -50,6 +50,7 @@ static KEYWORDS: &[Keyword] = &[
     keyword("sslcertmode", "PGSSLCERTMODE", Used),
     keyword("sslsni", "PGSSLSNI", Used),
     keyword("sslnegotiation", "PGSSLNEGOTIATION", Used),
+    keyword("channel_binding", "PGCHANNELBINDING", Used),
     keyword("ssl_min_protocol_version", "PGSSLMINPROTOCOLVERSION", Used),
     keyword("ssl_max_protocol_version", "PGSSLMAXPROTOCOLVERSION", Used),
     keyword("target_session_attrs", "PGTARGETSESSIONATTRS", Only(
@@ -72,9 +73,6 @@ static KEYWORDS: &[Keyword] = &[
     keyword("gssdelegation", "PGGSSDELEGATION", Ignored),
     keyword("gssencmode", "PGGSSENCMODE", Only(&["disable", "prefer"],
         "encryption by GSSAPI is not supported: remove it, and use TLS (sslmode=verify-full)")),
-    keyword("channel_binding", "PGCHANNELBINDING", Only(&["disable", "prefer"],
-        "channel binding is not supported: remove it, and use sslmode=verify-full with sslrootcert, which protects \
-         from the same attack")),
     keyword("client_encoding", "PGCLIENTENCODING", Only(&["auto", "utf8", "UTF8", "utf-8", "UTF-8", "unicode"],
         "Warden uses UTF8 only: remove it")),
     keyword("replication", "", Only(&["false", "off", "no", "0"],

@@ -24,6 +24,7 @@ use sqlx::postgres::PgConnectOptions;
 
 use self::parameters::{Parameters, Source};
 use self::passfile::Login;
+use crate::address::Host;
 use crate::{ADDRESSES_MAX, Address, Environment};
 
 const DEFAULT_PORT: u16 = 5432;
@@ -163,14 +164,18 @@ fn address(
             &Login { host, port, database: &database, user: &user },
         )
     });
-    if let Some(password) = password {
-        options = options.password(&password);
+    if let Some(password) = &password {
+        options = options.password(password);
     }
     if is_socket {
+        ensure!(
+            parameters.get("channel_binding") != Some("require"),
+            "channel_binding=require needs TLS, which a Unix socket does not have: use channel_binding=prefer"
+        );
         return Ok(Address::at_socket(&host, options));
     }
     let security = security::security(parameters, environment)?;
-    Address::at_host(host, hostaddr, port, options, security)
+    Address::at_host(Host { name: host, hostaddr, port }, options, password, security)
 }
 
 fn passfile(parameters: &Parameters, environment: &Environment) -> Option<PathBuf> {

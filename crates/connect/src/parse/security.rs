@@ -6,6 +6,7 @@ use anyhow::{bail, ensure};
 
 use super::parameters::Parameters;
 use crate::Environment;
+use crate::authentication::ChannelBinding;
 use crate::tls::{ClientFiles, Roots, Security, SslMode, TlsVersion};
 
 /// Value of `sslrootcert` that stands for the system's certificates.
@@ -35,9 +36,30 @@ pub(super) fn security(parameters: &Parameters, environment: &Environment) -> an
         client: client(parameters, environment)?,
         sends_server_name: flag(parameters, "sslsni")?,
         is_direct,
+        binding: binding(parameters, mode)?,
         oldest: version(parameters, oldest)?.unwrap_or(TlsVersion::V1_2),
         newest: version(parameters, newest)?.unwrap_or(TlsVersion::V1_3),
     })
+}
+
+/// Setting of channel binding, which needs TLS.
+fn binding(parameters: &Parameters, mode: SslMode) -> anyhow::Result<ChannelBinding> {
+    let binding = match parameters.get("channel_binding") {
+        None | Some("prefer") => ChannelBinding::Prefer,
+        Some("disable") => ChannelBinding::Disable,
+        Some("require") => ChannelBinding::Require,
+        Some(_) => {
+            bail!(
+                "channel_binding{} must be disable, prefer or require",
+                parameters.source("channel_binding")
+            )
+        }
+    };
+    ensure!(
+        binding != ChannelBinding::Require || mode != SslMode::Disable,
+        "channel_binding=require needs TLS: remove sslmode=disable, or use channel_binding=prefer"
+    );
+    Ok(binding)
 }
 
 fn mode(parameters: &Parameters, roots: &Roots) -> anyhow::Result<SslMode> {

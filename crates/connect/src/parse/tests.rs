@@ -183,10 +183,9 @@ fn invalid_strings_are_rejected_without_repeating_them() {
         ("postgres://u:s3cret@h/db?sslmod=require", "parameter 1 has a name"),
         ("postgres://u:s3cret@h/db?sslmode=s3cret", "sslmode must be disable, allow"),
         ("postgres://u:s3cret@h/db?target_session_attrs=any", "must be read-write or primary"),
-        (
-            "postgres://u:s3cret@h/db?channel_binding=require",
-            "channel_binding: channel binding is not supported",
-        ),
+        ("postgres://u:s3cret@h/db?channel_binding=s3cret", "must be disable, prefer or require"),
+        ("postgres://u:s3cret@h/db?channel_binding=require&sslmode=disable", "needs TLS: remove sslmode"),
+        ("postgres://u:s3cret@/db?channel_binding=require&host=/tmp", "a Unix socket does not have"),
         ("postgres://u:s3cret@h/db?gssencmode=require", "gssencmode: encryption by GSSAPI is not supported"),
         ("postgres://u:s3cret@h/db?sslcrl=s3cret", "sslcrl is not supported"),
         ("postgres://u:s3cret@h/db?sslpassword=s3cret", "sslpassword is not supported: encrypted keys"),

@@ -1,4 +1,4 @@
-//! A reader of X.509 certificates, for what rustls does not tell: version, validity, subject and key.
+//! A reader of X.509 certificates, for what rustls does not tell: version, validity, subject, key and hash.
 //!
 //! It decides nothing. A certificate that it cannot read is rejected.
 
@@ -23,6 +23,26 @@ const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
 const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
 /// 2.5.29.17, an extension.
 const ALTERNATIVE_NAMES: &[u8] = &[0x55, 0x1d, 0x11];
+
+/// 1.2.840.113549.1.1, signatures by RSA. The next number tells the hash.
+const RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01];
+/// 1.2.840.10045.4, signatures by ECDSA. The next numbers tell the hash.
+const ECDSA: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04];
+/// 2.16.840.1.101.3.4.2, hashes. The next number tells which.
+const HASHES: &[u8] = &[0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02];
+/// The field `hashAlgorithm` of the parameters of RSASSA-PSS.
+const PSS_HASH: u8 = 0xa0;
+
+/// Hash of a certificate's signature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hash {
+    /// MD5 or SHA-1.
+    Weak,
+    Sha224,
+    Sha256,
+    Sha384,
+    Sha512,
+}
 
 /// Parts of a certificate, in DER.
 pub(super) struct Certificate<'a> {
@@ -98,6 +118,31 @@ impl<'a> Certificate<'a> {
         })
     }
 
+    /// Hash of the signature; `None` if the algorithm has none, such as Ed25519, or is unknown.
+    pub(super) fn hash(&self) -> Option<Hash> {
+        let mut parts = Reader(self.signature_algorithm);
+        let id = parts.expect(OBJECT_ID)?;
+        if let Some(n) = id.strip_prefix(RSA) {
+            return match n {
+                [4 | 5] => Some(Hash::Weak),
+                [10] => hash_of_pss(parts.expect(SEQUENCE)?),
+                [11] => Some(Hash::Sha256),
+                [12] => Some(Hash::Sha384),
+                [13] => Some(Hash::Sha512),
+                [14] => Some(Hash::Sha224),
+                _ => None,
+            };
+        }
+        match id.strip_prefix(ECDSA)? {
+            [1] => Some(Hash::Weak),
+            [3, 1] => Some(Hash::Sha224),
+            [3, 2] => Some(Hash::Sha256),
+            [3, 3] => Some(Hash::Sha384),
+            [3, 4] => Some(Hash::Sha512),
+            _ => None,
+        }
+    }
+
     /// The last common name of the subject, which is the most specific one.
     pub(super) fn common_name(&self) -> Option<&'a str> {
         let mut found = None;
@@ -111,6 +156,19 @@ impl<'a> Certificate<'a> {
             }
         }
         found
+    }
+}
+
+/// Hash in the parameters of RSASSA-PSS. The default is SHA-1.
+fn hash_of_pss(parameters: &[u8]) -> Option<Hash> {
+    let first = Reader(parameters).next();
+    let Some(first) = first.filter(|first| first.tag == PSS_HASH) else { return Some(Hash::Weak) };
+    match Reader(Reader(first.content).expect(SEQUENCE)?).expect(OBJECT_ID)?.strip_prefix(HASHES)? {
+        [1] => Some(Hash::Sha256),
+        [2] => Some(Hash::Sha384),
+        [3] => Some(Hash::Sha512),
+        [4] => Some(Hash::Sha224),
+        _ => None,
     }
 }
 

@@ -2,9 +2,11 @@
 //!
 //! - `verifier` verifies the server's certificate as libpq does.
 //! - `certificate` reads what rustls does not: common names, and certificates of X.509 version 1.
+//! - `client` reads the client certificate and its key.
 //! - `failure` explains errors of TLS.
 
 mod certificate;
+mod client;
 mod failure;
 mod verifier;
 
@@ -12,13 +14,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail, ensure};
+use aws_lc_rs::digest;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, IpAddr, Ipv4Addr, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, IpAddr, Ipv4Addr, ServerName};
 use rustls::{ClientConfig, SupportedProtocolVersion};
 
+use self::certificate::{Certificate, Hash};
 pub(crate) use self::failure::explain;
 use self::verifier::{Check, Verifier};
+use crate::authentication::ChannelBinding;
 
 /// Name of PostgreSQL's protocol in ALPN, with which a server recognises direct TLS.
 const ALPN: &[u8] = b"postgresql";
@@ -68,6 +73,7 @@ pub(crate) struct Security {
     pub(crate) sends_server_name: bool,
     /// Whether TLS begins without PostgreSQL's request for it.
     pub(crate) is_direct: bool,
+    pub(crate) binding: ChannelBinding,
     pub(crate) oldest: TlsVersion,
     pub(crate) newest: TlsVersion,
 }
@@ -116,25 +122,29 @@ fn prepare(security: &Security, host: &str) -> anyhow::Result<TlsSession> {
         !versions.is_empty(),
         "ssl_min_protocol_version is later than ssl_max_protocol_version: swap them"
     );
-    let builder = ClientConfig::builder_with_provider(provider)
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&versions)?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier));
     let mut config = match &security.client {
         None => builder.with_no_client_auth(),
-        Some(files) => {
-            let chain = certificates(&files.certificate, "sslcert")?;
-            let key = PrivateKeyDer::from_pem_file(&files.key).with_context(|| {
-                format!("cannot read an unencrypted private key from sslkey {}", files.key.display())
-            })?;
-            builder.with_client_auth_cert(chain, key).with_context(|| {
-                format!("sslcert {} and sslkey do not belong together", files.certificate.display())
-            })?
-        }
+        Some(files) => builder.with_client_cert_resolver(client::identity(files, &provider)?),
     };
     config.enable_sni = security.sends_server_name;
     config.alpn_protocols = vec![ALPN.to_vec()];
     Ok(TlsSession { config: Arc::new(config), server_name, verified })
+}
+
+/// Hash of a server's certificate, to which a password is bound (`tls-server-end-point`); `None` if the
+/// certificate's signature has no hash.
+pub(crate) fn channel_of(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
+    let algorithm = match Certificate::read(certificate)?.hash()? {
+        Hash::Weak | Hash::Sha256 => &digest::SHA256,
+        Hash::Sha224 => &digest::SHA224,
+        Hash::Sha384 => &digest::SHA384,
+        Hash::Sha512 => &digest::SHA512,
+    };
+    Some(digest::digest(algorithm, certificate).as_ref().to_vec())
 }
 
 /// Extent of the verification, and the certificates to trust. As in libpq, `require` verifies the chain if
