@@ -1,13 +1,10 @@
 //! Demo organisations, their users, and tokens of these users.
 
-use std::fs;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
+use warden_devkit::cluster::Cluster;
 use warden_devkit::token::{TokenClaims, sign};
 
 use crate::config::DEFAULT_AUDIENCE;
@@ -73,25 +70,8 @@ pub(super) async fn create_orgs(pool: &PgPool, jwt_secret: &str) -> anyhow::Resu
     Ok(orgs)
 }
 
-/// Reads or creates the secret of a data directory, so that tokens stay valid after a restart. A temporary
-/// environment gets a new secret.
-pub(super) fn jwt_secret(data_dir: Option<&Path>) -> anyhow::Result<String> {
+/// Reads or creates the secret of a cluster, so that tokens stay valid after a restart.
+pub(super) fn jwt_secret(cluster: &Cluster) -> anyhow::Result<String> {
     let generate = || format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
-    let Some(dir) = data_dir else { return Ok(generate()) };
-    let path = dir.join("jwt_secret");
-    match fs::read_to_string(&path) {
-        Ok(secret) => Ok(secret.trim().to_owned()),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            let secret = generate();
-            let mut file = fs::OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&path)
-                .with_context(|| format!("cannot write {}", path.display()))?;
-            std::io::Write::write_all(&mut file, secret.as_bytes())?;
-            Ok(secret)
-        }
-        Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),
-    }
+    Ok(cluster.private_text("jwt_secret", generate)?.trim().to_owned())
 }

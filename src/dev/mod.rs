@@ -160,6 +160,7 @@ impl Services {
         options: &DevOptions,
         mut done: impl FnMut(&str, Duration),
     ) -> anyhow::Result<Self> {
+        let jwt_secret = demo::jwt_secret(cluster)?;
         let step = Instant::now();
         create_database(&cluster.url("postgres", SUPERUSER)).await?;
         let database_url = cluster.url(DATABASE, SUPERUSER);
@@ -172,7 +173,6 @@ impl Services {
             PgPoolOptions::new().max_connections(SIMULATION_CONNECTIONS_MAX).connect(&database_url).await?;
         // The gateway logs in as its own role, as it should in production.
         pool.execute("alter role warden_gateway login").await?;
-        let jwt_secret = demo::jwt_secret(options.data_dir.as_deref())?;
         let orgs = demo::create_orgs(&pool, &jwt_secret).await?;
         done(
             &format!("created {} demo organisations with {} users each", orgs.len(), demo::USERS_PER_ORG),

@@ -1,13 +1,14 @@
 //! The user account of the server. PostgreSQL refuses to run as root, so a root process starts it as another
 //! user. Any other process starts it as its own user. This process keeps its own user in either case.
 
-use std::fs;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::fs::File;
+use std::os::unix::fs::fchown;
 use std::path::{Path, PathBuf};
 
 use tokio::process::Command;
 
 use super::error::{ClusterError, at};
+use super::private_dir::own_uid;
 
 /// Accounts that root tries, in this order, for a cluster without data.
 const ACCOUNTS: [&str; 2] = ["postgres", "nobody"];
@@ -25,19 +26,16 @@ pub(super) enum Account {
 }
 
 impl Account {
-    /// Chooses the account. For root it is the owner of existing data, otherwise `postgres` or `nobody`.
-    pub(super) async fn choose(data: &Path) -> Result<Self, ClusterError> {
-        if !rustix::process::geteuid().is_root() {
+    /// Chooses the account. For root it is the owner (user and group) of existing data, otherwise `postgres`
+    /// or `nobody`.
+    pub(super) async fn choose(owner_of_data: Option<(u32, u32)>) -> Result<Self, ClusterError> {
+        if own_uid() != 0 {
             return Ok(Self::Own);
         }
-        if let Ok(meta) = fs::metadata(data)
-            && meta.uid() != 0
+        if let Some((uid, gid)) = owner_of_data
+            && uid != 0
         {
-            return Ok(Self::Other {
-                name: format!("number {}", meta.uid()),
-                uid: meta.uid(),
-                gid: meta.gid(),
-            });
+            return Ok(Self::Other { name: format!("number {uid}"), uid, gid });
         }
         for name in ACCOUNTS {
             if let (Some(uid), Some(gid)) = (id("-u", name).await, id("-g", name).await)
@@ -68,14 +66,26 @@ impl Account {
         command
     }
 
-    /// Makes this user the owner of a file or directory.
-    pub(super) fn own(&self, path: &Path) -> Result<(), ClusterError> {
+    /// Id of this user.
+    pub(super) fn uid(&self) -> u32 {
         match self {
-            Self::Own => Ok(()),
-            Self::Other { uid, gid, .. } => {
-                chown(path, Some(*uid), Some(*gid)).map_err(at("change the owner of", path))
-            }
+            Self::Own => own_uid(),
+            Self::Other { uid, .. } => *uid,
         }
+    }
+
+    /// User and group for new files, if they are not those of this process.
+    pub(super) fn owner(&self) -> (Option<u32>, Option<u32>) {
+        match self {
+            Self::Own => (None, None),
+            Self::Other { uid, gid, .. } => (Some(*uid), Some(*gid)),
+        }
+    }
+
+    /// Makes this user the owner of an open file. The path is for messages.
+    pub(super) fn own(&self, file: &File, path: &Path) -> Result<(), ClusterError> {
+        let (uid, gid) = self.owner();
+        fchown(file, uid, gid).map_err(at("change the owner of", path))
     }
 
     /// Checks that this user can enter the directories. It tries to enter them, so that ACLs count as well.

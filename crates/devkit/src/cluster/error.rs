@@ -68,6 +68,19 @@ pub enum ClusterError {
         server: u32,
     },
 
+    /// Another user could have placed or could replace a file or directory.
+    #[error(
+        "`warden dev` does not use {}: {problem}. If you do not know where it comes from, look at it \
+         first; then remove it, or choose another directory with --data-dir",
+        path.display()
+    )]
+    Untrusted {
+        /// File or directory.
+        path: PathBuf,
+        /// Reason.
+        problem: String,
+    },
+
     /// The account of the server may not enter a directory. Only root uses another account.
     #[error(
         "PostgreSQL cannot run as root, so it runs as user {user}, who may not enter {}. Choose a directory that \

@@ -6,6 +6,8 @@
 //!
 //! - `binaries` finds the server on this machine.
 //! - `layout` manages the directory: lock, data, log, socket, and leftovers of a crash.
+//! - `private_dir` opens and creates its files without trusting what others placed there.
+//! - `leftover` recognises a server that outlived its owner.
 //! - `account` chooses the user account of the server, if this process runs as root.
 //! - `guard` owns the server process, and ends it together with this process.
 
@@ -14,9 +16,10 @@ mod binaries;
 mod error;
 mod guard;
 mod layout;
+mod leftover;
+mod private_dir;
 
 use std::ffi::OsString;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -119,7 +122,7 @@ impl Cluster {
         let layout = Layout::temporary(options.binaries.dir()).await?;
         let mut standby = Self { options, layout, guard: None, is_running: false };
         let mut backup: Vec<OsString> = vec![self.options.binaries.dir().join("pg_basebackup").into()];
-        backup.extend(["-h".into(), self.layout.socket_dir.clone().into()]);
+        backup.extend(["-h".into(), self.layout.socket_dir.path().into()]);
         // --write-recovery-conf also writes the settings of a standby. --no-password, because a password file
         // would belong to a user's other servers.
         let fixed = "-p 5432 --no-password --checkpoint=fast --write-recovery-conf --no-sync";
@@ -152,7 +155,7 @@ impl Cluster {
         let disposable = self.layout.disposable.as_deref();
         let mut guard = Guard::start(&self.layout.account, disposable, &log, &self.server_command())
             .await
-            .map_err(at("start a guard for", &self.layout.root))?;
+            .map_err(at("start a guard for", self.layout.root.path()))?;
         let ready = self.wait_until_ready(&mut guard).await;
         // The new guard owns the directory from its start, so the old one must not remove it.
         if let Some(old) = self.guard.replace(guard) {
@@ -217,13 +220,22 @@ impl Cluster {
     /// URL of a database, for `DATABASE_URL`, sqlx and psql.
     #[must_use]
     pub fn url(&self, database: &str, user: &str) -> String {
-        url(&self.layout.socket_dir, database, user)
+        url(self.layout.socket_dir.path(), database, user)
     }
 
     /// Directory of the socket, as `psql -h` expects it. Its path has at most 103 bytes.
     #[must_use]
     pub fn socket_dir(&self) -> &Path {
-        &self.layout.socket_dir
+        self.layout.socket_dir.path()
+    }
+
+    /// Reads a file of the cluster's directory that only the user of this process may read, or creates it
+    /// with the text that `create` returns.
+    ///
+    /// # Errors
+    /// [`ClusterError::Untrusted`] if another user could have placed or read the file.
+    pub fn private_text(&self, name: &str, create: impl FnOnce() -> String) -> Result<String, ClusterError> {
+        self.layout.private_text(name, create)
     }
 
     /// Process id of the postmaster, if the server runs.
@@ -247,7 +259,7 @@ impl Cluster {
             None => self.initialise().await,
             Some(data) if data == server.to_string() => Ok(()),
             Some(data) => {
-                let dir = self.layout.root.clone();
+                let dir = self.layout.root.path().to_path_buf();
                 Err(ClusterError::Version { dir, data, server })
             }
         }
@@ -267,23 +279,25 @@ impl Cluster {
 
     /// Runs a program that creates the data in the directory of its option `-D`.
     async fn create_data(&mut self, program: Vec<OsString>) -> Result<(), ClusterError> {
-        let dir = self.layout.make_init_dir()?;
+        let name = self.layout.make_init_dir()?;
+        let dir = self.layout.root.path().join(&name);
         let mut command: Vec<OsString> = ["sh", "-c", INIT_SCRIPT, "sh"].map(Into::into).into();
         command.extend(program);
         command.extend(["-D".into(), dir.clone().into()]);
         let disposable = self.layout.disposable.as_deref();
-        let disposable = if disposable == Some(&self.layout.root) { disposable } else { Some(dir.as_path()) };
+        let disposable =
+            if disposable == Some(self.layout.root.path()) { disposable } else { Some(dir.as_path()) };
         let mut guard = Guard::start(&self.layout.account, disposable, &self.layout.log(), &command)
             .await
-            .map_err(at("start a guard for", &self.layout.root))?;
+            .map_err(at("start a guard for", self.layout.root.path()))?;
         let ended = timeout(INIT_DEADLINE, guard.gone()).await.is_ok();
         if !ended || guard.output() != INIT_SUCCEEDED {
             return Err(ClusterError::Init {
-                dir: self.layout.root.clone(),
+                dir: self.layout.root.path().to_path_buf(),
                 log: guard.output() + &self.layout.log_tail(0),
             });
         }
-        fs::rename(&dir, self.layout.data()).map_err(at("rename", &dir))?;
+        self.layout.keep_data(&name)?;
         self.guard = Some(guard);
         Ok(())
     }
@@ -295,7 +309,7 @@ impl Cluster {
             command.extend(["-c".into(), format!("{name}={value}").into()]);
         };
         // Quoted, because the setting is a list separated by commas.
-        let socket_dir = self.layout.socket_dir.to_string_lossy().replace('"', "\"\"");
+        let socket_dir = self.layout.socket_dir.path().to_string_lossy().replace('"', "\"\"");
         set("unix_socket_directories", &format!("\"{socket_dir}\""));
         set("listen_addresses", "");
         set("port", "5432");
@@ -352,7 +366,7 @@ async fn close(connection: PgConnection) -> Result<(), String> {
 }
 
 fn stuck_on(layout: &Layout, stuck: &Stuck) -> ClusterError {
-    ClusterError::Stuck { dir: layout.root.clone(), pid: stuck.pid }
+    ClusterError::Stuck { dir: layout.root.path().to_path_buf(), pid: stuck.pid }
 }
 
 /// Builds a URL. It contains port and sslmode, because PGPORT and PGSSLMODE in a user's environment would

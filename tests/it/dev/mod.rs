@@ -1,10 +1,14 @@
 //! `warden dev`: it needs no running server, and leaves nothing behind.
 
+mod planted;
+
+use std::fs::Permissions;
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, geteuid, kill_process};
 use serde_json::Value;
 
 use crate::harness::{Client, within};
@@ -17,13 +21,11 @@ struct Dev {
 impl Dev {
     /// Starts the command, and waits for its line of JSON.
     async fn start(args: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_warden"))
-            .args(["dev", "--json", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
-            .args(args)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("starts");
+        Self::spawn(command(args)).await
+    }
+
+    async fn spawn(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
         let stdout = child.stdout.take().expect("piped");
         let line = tokio::task::spawn_blocking(move || BufReader::new(stdout).lines().next());
         let line = within("warden dev is ready", line).await.expect("reads").expect("a line").expect("text");
@@ -55,6 +57,13 @@ impl Dev {
         assert!(status.success(), "{errors}");
         errors
     }
+}
+
+/// The command, with listeners on free ports.
+fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_warden"));
+    command.args(["dev", "--json", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]).args(args);
+    command
 }
 
 /// Connects with the token of a demo organisation.
@@ -94,9 +103,16 @@ async fn data_and_tokens_survive_a_restart() {
     let insert = "insert into calls (org_id, from_number) values ($1::text::uuid, 'kept')";
     sqlx::query(insert).bind(org.as_str()).execute(&pool).await.expect("inserts");
     pool.close().await;
+    let account = std::fs::metadata(dir.join("data")).expect("reads").uid();
+    planted::assert_private(&dir, geteuid().as_raw(), account);
     dev.interrupt().await;
 
+    // As an earlier version left it.
+    for (name, mode) in [("", 0o755), ("server.log", 0o644)] {
+        std::fs::set_permissions(dir.join(name), Permissions::from_mode(mode)).expect("changes the mode");
+    }
     let dev = Dev::start(&args).await;
+    planted::assert_private(&dir, geteuid().as_raw(), account);
     assert_eq!(dev.text("jwt_secret"), secret);
     let pool = sqlx::PgPool::connect(dev.text("database_url")).await.expect("connects");
     let kept: i64 = sqlx::query_scalar("select count(*) from calls where from_number = 'kept'")
