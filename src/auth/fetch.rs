@@ -17,7 +17,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 
-use super::jwks::JwksError;
+use super::jwks::{JwksError, KeyError};
 
 /// Largest head of a response, in bytes.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -89,9 +89,14 @@ pub enum FetchError {
     /// The response is not a key set.
     #[error(transparent)]
     NotKeys(#[from] JwksError),
-    /// The key set has no accepted key.
-    #[error("key server publishes no usable key for RS256, ES256 or EdDSA")]
-    NoKeys,
+    /// The key set has no accepted key. The first was skipped for this reason.
+    #[error("key server publishes no usable key for RS256, ES256 or EdDSA{}", reason(*.0))]
+    NoKeys(Option<KeyError>),
+}
+
+/// Reason why the first key of a document was skipped, for a message.
+fn reason(first: Option<KeyError>) -> String {
+    first.map_or_else(String::new, |error| format!("; its first key was skipped: {error}"))
 }
 
 /// HTTP client for key servers.

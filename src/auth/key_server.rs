@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::alg::Alg;
 use super::fetch::{FetchError, Fetcher, KeyServerUrl};
-use super::jwks::{Jwks, KeyError, PublicKey};
+use super::jwks::{Jwks, JwksError, KeyError, PublicKey};
 use crate::backoff::{Backoff, jitter};
 use crate::metrics::{IssuerLabels, Metrics};
 
@@ -207,9 +207,15 @@ impl KeyServer {
     }
 
     async fn fetch(&self) -> Result<Jwks, FetchError> {
-        let jwks = Jwks::parse(&self.fetcher.get(&self.url).await?)?;
+        let document = self.fetcher.get(&self.url).await?;
+        // The check of a long RSA key takes longer than a thread of the runtime may be blocked.
+        let parsed = tokio::task::spawn_blocking(move || Jwks::parse(&document)).await;
+        let jwks = parsed.unwrap_or(Err(JwksError::NotAKeySet))?;
         // An empty key set counts as a fault of the server, so the keys from before remain in use.
-        if jwks.keys.is_empty() { Err(FetchError::NoKeys) } else { Ok(jwks) }
+        if jwks.keys.is_empty() {
+            return Err(FetchError::NoKeys(jwks.skipped.first().map(|(_, error)| *error)));
+        }
+        Ok(jwks)
     }
 
     fn record(&self, result: Result<Jwks, FetchError>) {
@@ -273,7 +279,7 @@ fn log_keys(issuer: &str, jwks: &Jwks) {
         jwks.keys.iter().map(|key| format!("{:?} {}", key.alg, key.kid.as_deref().unwrap_or("-"))).collect();
     tracing::info!(issuer, keys = ?names, "issuer keys changed");
     for (n, error) in &jwks.skipped {
-        if *error == KeyError::Private {
+        if matches!(error, KeyError::Private | KeyError::Weak(_)) {
             tracing::error!(issuer, key = n, %error, "published key skipped");
         } else {
             tracing::warn!(issuer, key = n, %error, "published key skipped");

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail, ensure};
 use clap::{ArgGroup, Args};
 
-use super::issuers_file;
-use super::signing::{DEFAULT_AUDIENCE, check_secret};
+use super::issuers_file::{self, Defaults};
+use super::signing::{DEFAULT_AUDIENCE, check_verifying_secret};
 use crate::auth::{IssuerConfig, KeyServerUrl, VerifierConfig};
 
 /// Flags of the issuers whose tokens are accepted.
@@ -40,6 +40,10 @@ pub struct IssuerArgs {
     /// Fetch keys from other machines over plain http, because the network is secured otherwise
     #[arg(long, env = "WARDEN_JWKS_ALLOW_HTTP", value_name = "BOOL", default_value_t = false, action = clap::ArgAction::Set)]
     jwks_allow_http: bool,
+    /// Accept tokens that are signed with a secret from documentation, because nobody else can reach the
+    /// gateway
+    #[arg(long, env = "WARDEN_ALLOW_GUESSABLE_SECRET", value_name = "BOOL", default_value_t = false, action = clap::ArgAction::Set)]
+    allow_guessable_secret: bool,
     /// Claim `iss` that tokens must have, if they are signed with the secret or with keys of a single URL
     #[arg(long, env = "WARDEN_JWT_ISSUER", value_name = "ISS")]
     jwt_issuer: Option<String>,
@@ -64,7 +68,7 @@ impl IssuerArgs {
         let secret = self.jwt_secret.as_deref().filter(|secret| !secret.is_empty() || !has_others);
         let previous = self.jwt_secret_previous.as_deref().filter(|secret| !secret.is_empty());
         if let Some(secret) = secret {
-            check_secret(secret).context("WARDEN_JWT_SECRET")?;
+            check_verifying_secret(secret, self.allow_guessable_secret).context("WARDEN_JWT_SECRET")?;
             ensure!(
                 name.is_some() || !has_others,
                 "WARDEN_JWT_SECRET together with other issuers needs WARDEN_JWT_ISSUER: the claim `iss` of a token selects the issuer"
@@ -77,7 +81,8 @@ impl IssuerArgs {
                 secret.is_some(),
                 "WARDEN_JWT_SECRET_PREVIOUS is only for rotating the secret: set WARDEN_JWT_SECRET to the new secret"
             );
-            check_secret(previous).context("WARDEN_JWT_SECRET_PREVIOUS")?;
+            check_verifying_secret(previous, self.allow_guessable_secret)
+                .context("WARDEN_JWT_SECRET_PREVIOUS")?;
             self.issuer_named(&mut issuers, name).secrets.push(previous.to_owned());
         }
         for entry in &urls {
@@ -138,7 +143,12 @@ impl IssuerArgs {
     }
 
     fn add_file(&self, issuers: &mut Vec<IssuerConfig>, path: &Path) -> anyhow::Result<()> {
-        for issuer in issuers_file::read(path, &self.jwt_audience, self.jwks_allow_http)? {
+        let defaults = Defaults {
+            audience: &self.jwt_audience,
+            allow_http: self.jwks_allow_http,
+            allow_guessable_secret: self.allow_guessable_secret,
+        };
+        for issuer in issuers_file::read(path, &defaults)? {
             let is_known = issuers.iter().any(|known| known.issuer == issuer.issuer);
             ensure!(!is_known, "issuer {:?} is configured twice", issuer.issuer.unwrap_or_default());
             issuers.push(issuer);

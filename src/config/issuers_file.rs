@@ -8,7 +8,7 @@ use anyhow::{Context as _, ensure};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::signing::check_secret;
+use super::signing::check_verifying_secret;
 use crate::auth::{IssuerConfig, IssuerRules, KeyServerUrl};
 
 #[derive(Deserialize)]
@@ -40,12 +40,16 @@ enum OneOrMany {
     Many(Vec<String>),
 }
 
-/// Reads the issuers of the file. `default_audience` is for those that have none of their own.
-pub(super) fn read(
-    path: &Path,
-    default_audience: &str,
-    allow_http: bool,
-) -> anyhow::Result<Vec<IssuerConfig>> {
+/// Settings outside the file that apply to all of its issuers.
+pub(super) struct Defaults<'a> {
+    /// Audience of issuers that have none of their own.
+    pub(super) audience: &'a str,
+    pub(super) allow_http: bool,
+    pub(super) allow_guessable_secret: bool,
+}
+
+/// Reads the issuers of the file.
+pub(super) fn read(path: &Path, defaults: &Defaults<'_>) -> anyhow::Result<Vec<IssuerConfig>> {
     // Only the message of the parser's error: its Display also shows the line, which may contain a secret.
     let file: IssuersFile =
         toml::from_str(&fs::read_to_string(path)?).map_err(|error| anyhow::anyhow!("{}", error.message()))?;
@@ -54,26 +58,26 @@ pub(super) fn read(
     for entry in file.issuer {
         let name = entry.name.clone();
         ensure!(!name.is_empty(), "an [[issuer]] needs a name: the claim `iss` of its tokens");
-        let issuer = entry.into_config(default_audience, allow_http);
+        let issuer = entry.into_config(defaults);
         issuers.push(issuer.with_context(|| format!("issuer {name:?}"))?);
     }
     Ok(issuers)
 }
 
 impl FileIssuer {
-    fn into_config(self, default_audience: &str, allow_http: bool) -> anyhow::Result<IssuerConfig> {
+    fn into_config(self, defaults: &Defaults<'_>) -> anyhow::Result<IssuerConfig> {
         ensure!(self.jwks_url.is_some() || !self.secrets.is_empty(), "an issuer needs a jwks_url or secrets");
         for secret in &self.secrets {
-            check_secret(secret)?;
+            check_verifying_secret(secret, defaults.allow_guessable_secret)?;
         }
-        let url = self.jwks_url.map(|url| KeyServerUrl::parse(&url, allow_http));
+        let url = self.jwks_url.map(|url| KeyServerUrl::parse(&url, defaults.allow_http));
         let claims = self.claims.into_iter().map(|(name, values)| match values {
             OneOrMany::One(value) => (name, vec![value]),
             OneOrMany::Many(values) => (name, values),
         });
         Ok(IssuerConfig {
             issuer: Some(self.name),
-            audience: self.audience.unwrap_or_else(|| default_audience.to_owned()),
+            audience: self.audience.unwrap_or_else(|| defaults.audience.to_owned()),
             secrets: self.secrets,
             jwks_url: url.transpose().map_err(anyhow::Error::msg)?,
             rules: IssuerRules {

@@ -1,5 +1,7 @@
 //! HS256 secrets, and the flags that sign development tokens with one.
 
+use std::collections::HashSet;
+
 use anyhow::{Context as _, ensure};
 use clap::Args;
 
@@ -33,6 +35,48 @@ impl SigningArgs {
     }
 }
 
+/// Secrets of documentation and development instances, which everyone knows.
+const PUBLISHED_SECRETS: [&str; 9] = [
+    // Supabase on a developer's machine, and its Docker Compose file.
+    "super-secret-jwt-token-with-at-least-32-characters-long",
+    "your-super-secret-jwt-token-with-at-least-32-characters-long",
+    // jwt.io.
+    "a-string-secret-at-least-256-bits-long",
+    "a-valid-string-secret-that-is-at-least-512-bits-long-which-is-very-long",
+    "your-256-bit-secret-your-256-bit-secret",
+    // PostgREST's tutorials.
+    "reallyreallyreallyreallyverysafe",
+    "my_jwt_secret_at_least_32_characters_long",
+    // Hasura's documentation.
+    "3EK6FD+o0+c7tzBNVfjpMkNDi2yARAAKzQlk8O2IKoxQu4nF7EdAh8s3TwpHwrdWT6R",
+    // RFC 7515, section A.1, in base64url.
+    "AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow",
+];
+
+/// Fewest different bytes of a secret. 32 random bytes in hexadecimal have fewer once in a trillion times.
+const DIFFERENT_BYTES_MIN: usize = 8;
+
+/// Whether a secret of sufficient length is known or repeats a short string.
+fn is_guessable(secret: &str) -> bool {
+    let bytes = secret.as_bytes();
+    let different = bytes.iter().collect::<HashSet<_>>().len();
+    let repeats =
+        (1..JWT_SECRET_BYTES_MIN / 2).any(|period| bytes[period..] == bytes[..bytes.len() - period]);
+    let is_published = PUBLISHED_SECRETS.iter().any(|known| known.eq_ignore_ascii_case(secret.trim()));
+    different < DIFFERENT_BYTES_MIN || repeats || is_published
+}
+
+/// Checks a secret that verifies tokens. `allow_guessable` admits a secret of a development instance. The
+/// error never contains the secret.
+pub(super) fn check_verifying_secret(secret: &str, allow_guessable: bool) -> anyhow::Result<()> {
+    check_secret(secret)?;
+    ensure!(
+        allow_guessable || !is_guessable(secret),
+        "the secret is published in documentation or repeats itself, so anyone can sign tokens: generate one with `openssl rand -hex 32`, or set WARDEN_ALLOW_GUESSABLE_SECRET=true if nobody else can reach this gateway"
+    );
+    Ok(())
+}
+
 /// Checks the length of a secret. The error never contains the secret.
 pub(super) fn check_secret(secret: &str) -> anyhow::Result<()> {
     ensure!(
@@ -41,4 +85,33 @@ pub(super) fn check_secret(secret: &str) -> anyhow::Result<()> {
         secret.len()
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guessable_secrets_verify_no_tokens_unless_the_operator_says_so() {
+        for guessable in PUBLISHED_SECRETS.iter().copied().map(str::to_owned).chain([
+            format!(" {}\n", PUBLISHED_SECRETS[0].to_uppercase()),
+            "x".repeat(64),
+            "password".repeat(4),
+            "0123456789abcd".repeat(3),
+            "correct-horse-1".repeat(3),
+            "1234567 1234567 1234567 1234567 1234567".into(),
+        ]) {
+            let error = check_verifying_secret(&guessable, false).expect_err(&guessable).to_string();
+            assert!(!error.contains(&guessable) && error.contains("openssl rand"), "{error}");
+            assert!(check_verifying_secret(&guessable, true).is_ok() && check_secret(&guessable).is_ok());
+        }
+        assert!(check_verifying_secret("short", true).is_err());
+        for good in [
+            "4c7a1f0b93d2e8564c7a1f0b93d2e8564c7a1f0b93d2e8564c7a1f0b93d2e857",
+            "f3a9c1d07be24586",
+            "a secret of more than thirty-two bytes",
+        ] {
+            assert_eq!(check_verifying_secret(good, false).is_ok(), good.len() >= 32, "{good}");
+        }
+    }
 }

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
+use super::weak::{self, CheckBudget};
 use crate::auth::alg::{Alg, KID_BYTES_MAX};
 use crate::auth::json::is_object;
 
@@ -15,12 +16,6 @@ pub(crate) const RSA_BITS_MIN: usize = 2048;
 
 /// Longest RSA modulus, in bits. The cost of verification grows with it.
 pub(crate) const RSA_BITS_MAX: usize = 8192;
-
-/// Longest RSA exponent, in bytes. The usual exponent, 65,537, has three.
-const RSA_EXPONENT_BYTES_MAX: usize = 4;
-
-/// Smallest RSA exponent.
-const RSA_EXPONENT_MIN: u32 = 3;
 
 /// Length of a coordinate on P-256, and of an Ed25519 key, in bytes.
 const COORDINATE_BYTES: usize = 32;
@@ -67,6 +62,12 @@ pub enum KeyError {
     /// The RSA modulus is too short or too long.
     #[error("its RSA modulus has fewer than {RSA_BITS_MIN} or more than {RSA_BITS_MAX} bits")]
     RsaLength,
+    /// Anyone can forge signatures that the key verifies.
+    #[error("the key is weak, so anyone may be able to forge tokens: {0}; replace the key")]
+    Weak(&'static str),
+    /// The earlier RSA keys of the document have used up the time for checks.
+    #[error("the document has too many long RSA keys: publish fewer, or keys of 2048 bits")]
+    TooManyLong,
     /// An earlier key of the document has the same algorithm and `kid`.
     #[error("an earlier key has the same algorithm and kid")]
     Duplicate,
@@ -98,7 +99,7 @@ struct Jwk {
 
 impl PublicKey {
     /// Parses one key of a document.
-    pub(super) fn parse(raw: &RawValue) -> Result<Self, KeyError> {
+    pub(super) fn parse(raw: &RawValue, budget: &mut CheckBudget) -> Result<Self, KeyError> {
         if !is_object(raw.get()) {
             return Err(KeyError::Malformed);
         }
@@ -128,12 +129,18 @@ impl PublicKey {
             return Err(KeyError::Algorithm);
         }
         let key = match alg {
-            Alg::Rs256 => rsa(&decoded(jwk.n.as_deref())?, &decoded(jwk.e.as_deref())?)?,
+            Alg::Rs256 => rsa(&decoded(jwk.n.as_deref())?, &decoded(jwk.e.as_deref())?, budget)?,
             Alg::Es256 => {
                 let (x, y) = (coordinate(jwk.x.as_deref())?, coordinate(jwk.y.as_deref())?);
-                DecodingKey::from_ec_der(&[&[UNCOMPRESSED_POINT], &x[..], &y[..]].concat())
+                let point = [&[UNCOMPRESSED_POINT], &x[..], &y[..]].concat();
+                weak::check_p256(&x, &point)?;
+                DecodingKey::from_ec_der(&point)
             }
-            Alg::EdDsa => DecodingKey::from_ed_der(&coordinate(jwk.x.as_deref())?),
+            Alg::EdDsa => {
+                let point = coordinate(jwk.x.as_deref())?;
+                weak::check_ed25519(&point)?;
+                DecodingKey::from_ed_der(&point)
+            }
             Alg::Hs256 => return Err(KeyError::Symmetric),
         };
         Ok(Self { alg, kid: jwk.kid, key })
@@ -149,19 +156,14 @@ fn coordinate(field: Option<&str>) -> Result<Vec<u8>, KeyError> {
         .and_then(|bytes| if bytes.len() == COORDINATE_BYTES { Ok(bytes) } else { Err(KeyError::Malformed) })
 }
 
-fn rsa(n: &[u8], e: &[u8]) -> Result<DecodingKey, KeyError> {
+fn rsa(n: &[u8], e: &[u8], budget: &mut CheckBudget) -> Result<DecodingKey, KeyError> {
     let without_zeros = |bytes: &[u8]| -> Vec<u8> { bytes.iter().copied().skip_while(|b| *b == 0).collect() };
     let (n, e) = (without_zeros(n), without_zeros(e));
     let bits = n.first().map_or(0, |first| n.len() * 8 - first.leading_zeros() as usize);
     if !(RSA_BITS_MIN..=RSA_BITS_MAX).contains(&bits) {
         return Err(KeyError::RsaLength);
     }
-    if e.len() > RSA_EXPONENT_BYTES_MAX {
-        return Err(KeyError::Malformed);
-    }
-    let exponent = e.iter().fold(0_u32, |value, byte| value << 8 | u32::from(*byte));
-    if exponent < RSA_EXPONENT_MIN || exponent % 2 == 0 {
-        return Err(KeyError::Malformed);
-    }
+    weak::check_rsa_exponent(&e)?;
+    weak::check_rsa_modulus(&n, budget)?;
     Ok(DecodingKey::from_rsa_raw_components(&n, &e))
 }

@@ -6,6 +6,7 @@
 mod key;
 #[cfg(test)]
 mod tests;
+mod weak;
 
 pub use key::{KeyError, PublicKey};
 pub(crate) use key::{RSA_BITS_MAX, RSA_BITS_MIN};
@@ -13,6 +14,7 @@ pub(crate) use key::{RSA_BITS_MAX, RSA_BITS_MIN};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use self::weak::CheckBudget;
 use super::json::is_object;
 
 /// Most keys in one document. A document with more is rejected as a whole.
@@ -60,8 +62,9 @@ impl Jwks {
             return Err(JwksError::TooMany(document.keys.len()));
         }
         let mut jwks = Self::default();
+        let mut budget = CheckBudget::default();
         for (n, raw) in document.keys.into_iter().enumerate() {
-            match PublicKey::parse(raw) {
+            match PublicKey::parse(raw, &mut budget) {
                 Ok(key)
                     if jwks.keys.iter().any(|k| (k.alg, &k.kid) == (key.alg, &key.kid))
                         && key.kid.is_some() =>
