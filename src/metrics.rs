@@ -84,6 +84,10 @@ pub struct Metrics {
     pub keys_waiting: Family<IssuerLabels, Gauge>,
     /// 1 while the last request to a key server failed.
     pub keys_failing: Family<IssuerLabels, Gauge>,
+    /// Tokens with a valid signature that were rejected because their `iat` is in the future, by issuer.
+    pub issued_in_future: Family<IssuerLabels, Counter>,
+    /// Seconds by which the newest token's `iat` was ahead of this node's clock when it arrived, by issuer.
+    pub issuer_clock_offset: Family<IssuerLabels, Gauge>,
     /// Queries for organisations that were not in memory.
     pub directory_org_queries: Counter,
     /// Active revocations in memory.
@@ -163,16 +167,10 @@ impl Default for Metrics {
             accept_errors: new(r, "accept_errors", "Failed accept calls"),
             key_fetches: new(r, "issuer_key_fetches", "Requests to key servers, by issuer"),
             keys: new(r, "issuer_keys", "Known public keys, by issuer"),
-            keys_waiting: new(
-                r,
-                "issuer_keys_waiting",
-                "Handshakes and refreshes that wait for keys, by issuer",
-            ),
-            keys_failing: new(
-                r,
-                "issuer_keys_failing",
-                "1 while the last request to a key server failed, by issuer",
-            ),
+            keys_waiting: new(r, "issuer_keys_waiting", "Tokens that wait for keys, by issuer"),
+            keys_failing: new(r, "issuer_keys_failing", "1 while the key server fails, by issuer"),
+            issued_in_future: new(r, "issuer_tokens_from_future", "Tokens with a future iat, by issuer"),
+            issuer_clock_offset: new(r, "issuer_clock_offset_seconds", "Newest iat minus this node's clock"),
             directory_org_queries: new(
                 r,
                 "directory_org_queries",

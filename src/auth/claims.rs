@@ -18,8 +18,8 @@ const SUBJECT_BYTES_MAX: usize = 256;
 /// Longest `session_id`, in bytes.
 const SESSION_ID_BYTES_MAX: usize = 256;
 
-/// Difference between the clocks of issuer and gateway that `nbf` tolerates. `exp` tolerates none, because a
-/// session that began after it would be closed immediately.
+/// Difference between the clocks of issuer and gateway that `nbf` and `iat` tolerate. `exp` tolerates none,
+/// because a session that began after it would be closed immediately.
 const LEEWAY: Duration = Duration::from_secs(5);
 
 /// Claims that the gateway reads.
@@ -75,6 +75,12 @@ impl Validity {
     /// Checks that the token is valid at this time. It ends at the beginning of its `exp` (RFC 7519, section
     /// 4.1.4).
     pub(super) fn check(&self, now: SystemTime) -> Result<(), AuthError> {
+        // Before `exp`: revocations compare `iat` with their own time, so such a token would outlive them.
+        if let Some(ahead) = self.issued_at.and_then(|at| at.duration_since(now + LEEWAY).ok())
+            && !ahead.is_zero()
+        {
+            return Err(AuthError::IssuedInFuture(Elapsed(ahead + LEEWAY)));
+        }
         if let Ok(since) = now.duration_since(self.expires_at) {
             return Err(AuthError::Expired(Elapsed(since)));
         }

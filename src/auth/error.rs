@@ -8,8 +8,16 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuthError {
     /// The token has expired, this long ago.
-    #[error("token expired {0} ago: get a new one and try again")]
+    #[error(
+        "token expired {0} ago: get a new one and try again; if a new one has expired too, the clock of its issuer or of \
+         this gateway is wrong"
+    )]
     Expired(Elapsed),
+    /// The claim `iat` is in the future by this time.
+    #[error(
+        "token was issued {0} in the future (claim iat): the clock of its issuer or of this gateway is wrong"
+    )]
+    IssuedInFuture(Elapsed),
     /// The claim `nbf` is in the future.
     #[error("token is not valid yet (claim nbf): compare the clocks of its issuer and of this gateway")]
     Immature,
@@ -70,7 +78,7 @@ pub enum ClaimError {
     Org,
 }
 
-/// Time since an event, printed in its largest whole unit.
+/// Time since or until an event, printed in its largest whole unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Elapsed(pub(super) Duration);
 

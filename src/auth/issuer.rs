@@ -12,12 +12,14 @@ use uuid::Uuid;
 
 use super::alg::Alg;
 use super::claims::Claims;
+use super::clock::IssuerClock;
 use super::error::AuthError;
 use super::fetch::KeyServerUrl;
 use super::identity::Identity;
 use super::key_server::{KeyLookupError, KeyServer};
 use super::token::Token;
 use super::unverified::{UnverifiedToken, decode_part};
+use crate::metrics::Metrics;
 
 /// Default `role` of tokens for back ends, as Supabase issues them.
 pub const SERVICE_ROLE: &str = "service_role";
@@ -65,11 +67,12 @@ pub(super) struct Issuer {
     secrets: Vec<DecodingKey>,
     pub(super) key_server: Option<KeyServer>,
     rules: IssuerRules,
+    clock: IssuerClock,
     validations: Vec<(Alg, Validation)>,
 }
 
 impl Issuer {
-    pub(super) fn new(config: &IssuerConfig, key_server: Option<KeyServer>) -> Self {
+    pub(super) fn new(config: &IssuerConfig, key_server: Option<KeyServer>, metrics: Arc<Metrics>) -> Self {
         Self {
             name: config.issuer.as_deref().map(Arc::from),
             secrets: config
@@ -79,6 +82,7 @@ impl Issuer {
                 .collect(),
             key_server,
             rules: config.rules.clone(),
+            clock: IssuerClock::new(config.issuer.as_deref(), metrics),
             validations: Alg::ALL.into_iter().map(|alg| (alg, validation(config, alg))).collect(),
         }
     }
@@ -135,7 +139,12 @@ impl Issuer {
     /// Checks the times and applies the issuer's rules to a token whose signature and audience are verified.
     fn identity(&self, token: &Token, claims: Claims) -> Result<Identity, AuthError> {
         let validity = claims.validity()?;
-        validity.check(SystemTime::now())?;
+        let now = SystemTime::now();
+        let checked = validity.check(now);
+        if let Some(issued_at) = validity.issued_at {
+            self.clock.observe(issued_at, now, &checked);
+        }
+        checked?;
         if !self.rules.claims.is_empty() {
             let all: HashMap<String, Value> = decode_part(payload(token))?;
             for (name, allowed) in &self.rules.claims {

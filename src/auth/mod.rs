@@ -8,6 +8,7 @@
 
 mod alg;
 mod claims;
+mod clock;
 mod credential;
 mod error;
 mod fetch;

@@ -91,7 +91,7 @@ impl Verifier {
                 (Some(_), _, _) => anyhow::bail!("an issuer with a key server needs a name: set its issuer"),
                 (None, _, _) => None,
             };
-            issuers.push((config.issuer.clone(), Issuer::new(config, server)));
+            issuers.push((config.issuer.clone(), Issuer::new(config, server, Arc::clone(metrics))));
         }
         Ok(Self { issuers, token_bytes_max, wait: limits.wait })
     }

@@ -89,6 +89,7 @@ impl Rejection {
             }
             Self::Token(AuthError::TooLong(_)) => (StatusCode::UNAUTHORIZED, "token_too_long"),
             Self::Token(AuthError::Expired(_)) => (StatusCode::UNAUTHORIZED, "token_expired"),
+            Self::Token(AuthError::IssuedInFuture(_)) => (StatusCode::UNAUTHORIZED, "token_from_future"),
             Self::Token(AuthError::Claims(ClaimError::Org)) => (StatusCode::FORBIDDEN, "no_organisation"),
             Self::Token(AuthError::OrgNotAllowed) => {
                 (StatusCode::FORBIDDEN, "organisation_of_another_issuer")

@@ -1,5 +1,6 @@
 //! Keys of issuers: a token is verified only with its own issuer's keys, selected by algorithm and name.
 
+mod clock;
 mod https;
 mod rules;
 mod server;

@@ -16,7 +16,7 @@ async fn a_refresh_with_a_revoked_token_ends_the_session() {
     let mut stale = Client::connect(addr, &former).await;
     let mut fresh = Client::connect(addr, &former).await;
     // The token of a later login session, as a user gets it who signs in again after a revocation.
-    let later = token(org, &json!({"sub": "alice", "session_id": "tablet", "iat": now() + 3600}));
+    let later = token(org, &json!({"sub": "alice", "session_id": "tablet", "iat": now() + 4}));
     let refreshed = fresh.push("phoenix", "access_token", json!({"access_token": later})).await;
     assert_eq!(refreshed.status, "ok", "{refreshed:?}");
 

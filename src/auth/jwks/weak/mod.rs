@@ -120,7 +120,7 @@ pub(super) fn check_rsa_modulus(n: &[u8], budget: &mut CheckBudget) -> Result<()
     if (2..SMALL_FACTORS_END).any(|factor| &n % factor == BigUint::ZERO) {
         return Err(KeyError::Weak("its RSA modulus has a small factor"));
     }
-    if ROCA_PRIMES.iter().all(|prime| is_power_of_65537(&n % *prime, *prime)) {
+    if ROCA_PRIMES.iter().all(|prime| is_power_of_65537(&(&n % *prime), *prime)) {
         return Err(KeyError::Weak("its RSA modulus comes from a faulty generator (CVE-2017-15361)"));
     }
     if two.modpow(&(&n - 1_u32), &n) == BigUint::from(1_u32) {
@@ -136,11 +136,11 @@ pub(super) fn check_rsa_modulus(n: &[u8], budget: &mut CheckBudget) -> Result<()
 }
 
 /// Whether a residue is a power of 65,537 modulo a small prime.
-fn is_power_of_65537(residue: BigUint, prime: u32) -> bool {
+fn is_power_of_65537(residue: &BigUint, prime: u32) -> bool {
     let generator = 65_537 % prime;
     let mut power = 1;
     (0..prime).any(|_| {
-        let is_equal = residue == BigUint::from(power);
+        let is_equal = *residue == BigUint::from(power);
         power = power * generator % prime;
         is_equal
     })
@@ -149,7 +149,7 @@ fn is_power_of_65537(residue: BigUint, prime: u32) -> bool {
 /// Whether a number without small factors is a power of another number.
 fn is_power(n: &BigUint) -> bool {
     let exponents = 2..=u32::try_from(n.bits() / FACTOR_BITS_MIN).unwrap_or(u32::MAX);
-    let is_prime = |k: &u32| (2..*k).all(|factor| k % factor != 0);
+    let is_prime = |k: &u32| (2..*k).all(|factor| !k.is_multiple_of(factor));
     exponents.filter(is_prime).any(|k| n.nth_root(k).pow(k) == *n)
 }
 

@@ -50,7 +50,7 @@ const P256_X: &str = "7cf27b188d034f7e8a52380304b51ac3c08969e277f21b35a60b48fc47
 
 /// Product of the primes up to 167, which the generator of CVE-2017-15361 uses.
 fn primorial() -> BigUint {
-    let is_prime = |n: &u32| (2..*n).all(|factor| n % factor != 0);
+    let is_prime = |n: &u32| (2..*n).all(|factor| !n.is_multiple_of(factor));
     (2_u32..=167).filter(is_prime).fold(BigUint::from(1_u32), |product, prime| product * prime)
 }
 
