@@ -11,6 +11,11 @@ use super::point::{Epoch, Point, Snapshot};
 /// 2.7 KB, so the limit is enough for ten thousand.
 pub const CURSOR_BYTES_MAX: usize = 32 * 1024;
 
+/// Most transactions in progress of both points of a decoded cursor together. A snapshot of PostgreSQL names
+/// one transaction per connection, prepared transaction and worker, and only those that write. So this is
+/// enough for 5,000 connections that all write at the same time.
+pub const IN_PROGRESS_MAX: usize = 10_000;
+
 /// First byte of an encoded cursor.
 const VERSION: u8 = 1;
 
@@ -143,7 +148,7 @@ impl Decoder<'_> {
         let xmax = xmin.checked_add(self.varint()?)?;
         let count = usize::try_from(self.varint()?).ok()?;
         // Each transaction takes at least one byte, so a forged count cannot cause a large allocation.
-        if count > self.bytes.len() - self.at {
+        if count > self.bytes.len() - self.at || count > IN_PROGRESS_MAX {
             return None;
         }
         let mut in_progress = Vec::with_capacity(count);
@@ -173,6 +178,9 @@ impl Decoder<'_> {
             database: self.varint()?.try_into().ok()?,
         };
         let (from, to) = (self.point()?, self.point()?);
+        if from.snapshot.in_progress.len() + to.snapshot.in_progress.len() > IN_PROGRESS_MAX {
+            return None;
+        }
         while !self.at.is_multiple_of(3) {
             if self.byte()? != 0 {
                 return None;

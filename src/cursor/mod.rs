@@ -15,7 +15,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-pub use encoding::{CURSOR_BYTES_MAX, CursorPrefix};
+pub use encoding::{CURSOR_BYTES_MAX, CursorPrefix, IN_PROGRESS_MAX};
 pub use point::{Epoch, ParseError, Point, Snapshot};
 
 /// Position of a client in the log, which the client presents to resume. It covers everything that `from`

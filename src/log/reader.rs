@@ -74,7 +74,7 @@ impl LogReader {
                     (select * from warden.events where xid = any ($2::text[]::xid8[]) limit $4)
                     union all
                     (select * from (select * from warden.events where id > $3 offset 0) beyond
-                     where xid < $1::text::xid8 and xid <> all ($2::text[]::xid8[]) limit $4)
+                     where xid < $1::text::xid8 and xid not in (select x::xid8 from unnest($2::text[]) x) limit $4)
                 ) new
                 order by id limit $4
             ) e on true
@@ -157,7 +157,8 @@ impl LogReader {
                    event as "event!", subject, data::text as "data!", old::text, truncated as "truncated!",
                    needs_claim as "needs_claim!", at as "at!"
             from warden.events
-            where id > $4 and id <= $6 and (xid >= $1::text::xid8 or xid = any ($2::text[]::xid8[]) or id > $3)
+            where id > $4 and id <= $6
+              and (xid >= $1::text::xid8 or id > $3 or xid in (select x::xid8 from unnest($2::text[]) x))
             order by id limit $5
             "#,
             since.xmax,

@@ -59,6 +59,10 @@ impl ReadPlan {
 
 /// Reads the organisation's events, and the control events to all organisations. The rows are streamed
 /// without an order and sorted here. So a read that finds too much stops at once, and no row is read twice.
+///
+/// The time grows linearly with the rows and the transactions in progress, because `not in` a subquery is a
+/// hash table, and the lateral query is one search of an index for each transaction. `<> all` of an array is
+/// neither: in a generic plan it compares every row with every transaction.
 pub(super) async fn missed_by(
     waiters: &[Waiter],
     plan: &ReadPlan,
@@ -68,26 +72,33 @@ pub(super) async fn missed_by(
     let mut rows = sqlx::query_as!(
         LogRow,
         r#"
+        with in_progress as materialized (select x::xid8 as xid from unnest($2::text[]) x)
         select id as "id!", xid::text::bigint as "xid!", org_id as "org_id: OrgId", topic as "topic!",
                event as "event!", subject, data::text as "data!", old::text, truncated as "truncated!",
                needs_claim as "needs_claim!", at as "at!"
         from (
             select * from warden.events where org_id = $4 and xid >= $1::text::xid8
             union all
-            select * from warden.events where org_id = $4 and xid = any ($2::text[]::xid8[])
+            select e.* from in_progress p cross join lateral (
+                select * from warden.events where org_id = $4 and xid = p.xid offset 0
+            ) e
             union all
             select * from warden.events
-            where org_id = $4 and id > $3 and xid < $1::text::xid8 and xid <> all ($2::text[]::xid8[])
+            where org_id = $4 and id > $3 and xid < $1::text::xid8 and xid not in (select p.xid from in_progress p)
             union all
             select * from warden.events where org_id is null and xid >= $1::text::xid8
             union all
-            select * from warden.events where org_id is null and xid = any ($2::text[]::xid8[])
+            select e.* from in_progress p cross join lateral (
+                select * from warden.events where org_id is null and xid = p.xid offset 0
+            ) e
             union all
             select * from warden.events
-            where org_id is null and id > $3 and xid < $1::text::xid8 and xid <> all ($2::text[]::xid8[])
+            where org_id is null and id > $3 and xid < $1::text::xid8
+              and xid not in (select p.xid from in_progress p)
             offset 0
         ) new
-        where id <= $5 and not (id <= $8 and xid < $9::text::xid8 and xid <> all ($10::text[]::xid8[]))
+        where id <= $5
+          and not (id <= $8 and xid < $9::text::xid8 and xid not in (select x::xid8 from unnest($10::text[]) x))
           and ($6 or topic = any ($7) or subject = any ($7) or org_id is null or event like 'warden.%')
         "#,
         since.xmax,

@@ -1,6 +1,7 @@
 //! Resuming with a cursor: the client receives every missed event once, then live events, or an explicit
 //! resync.
 
+mod cost;
 mod limits;
 mod log;
 mod pages;

@@ -3,7 +3,7 @@
 use super::Value::{Count, Time};
 use super::{Limit, Section, Value};
 use crate::config::Limits;
-use crate::cursor::CURSOR_BYTES_MAX;
+use crate::cursor::{CURSOR_BYTES_MAX, IN_PROGRESS_MAX};
 use crate::hub::{self, FanoutLimits};
 use crate::log::DoorbellLimits;
 use crate::replay::{self, RecentLimits, ReplayLimits};
@@ -84,6 +84,11 @@ fn log_rows(limits: &Limits) -> Vec<Limit> {
             "cursor::CURSOR_BYTES_MAX",
             Value::bytes(CURSOR_BYTES_MAX),
             "Longest cursor that is decoded.",
+        ),
+        Limit::new(
+            "cursor::IN_PROGRESS_MAX",
+            Value::count(IN_PROGRESS_MAX),
+            "Transactions in progress in one cursor. Beyond it, a resume with the cursor resyncs.",
         ),
         Limit::new(
             "event_bytes_max in warden.document_fits_expression()",
