@@ -102,6 +102,8 @@ pub struct Metrics {
     pub replay_queries: Counter,
     /// Bytes that replays from the log hold or have reserved.
     pub replay_bytes: Gauge,
+    /// Resumes whose missed events are not yet sent.
+    pub replays_waiting: Gauge,
     /// Joins with a cursor that were answered with a resync.
     pub resyncs: Counter,
     /// Log rotations by this node.
@@ -132,14 +134,8 @@ impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("warden");
         let r = &mut registry;
-        let fanout_seconds = Family::new_with_constructor(latency_histogram as fn() -> Histogram);
-        r.register(
-            "fanout_seconds",
-            "Time from reading an event to writing it to one slice of sockets, by size of the topic",
-            fanout_seconds.clone(),
-        );
         Self {
-            fanout_seconds,
+            fanout_seconds: new_fanout_seconds(r),
             overloads: new(
                 r,
                 "fanout_overloads",
@@ -182,6 +178,7 @@ impl Default for Metrics {
             replays_from_log: new(r, "replays_from_log", "Replays served from the log"),
             replay_queries: new(r, "replay_queries", "Queries for replays from the log"),
             replay_bytes: new(r, "replay_bytes", "Bytes that replays from the log hold or have reserved"),
+            replays_waiting: new(r, "replays_waiting", "Resumes whose missed events are not yet sent"),
             resyncs: new(r, "resyncs", "Joins with a cursor that were answered with a resync"),
             rotations: new(r, "log_rotations", "Log rotations by this node"),
             retention_late: new(r, "log_retention_late", "1 while retention is due and blocked"),
@@ -200,6 +197,17 @@ impl Default for Metrics {
 /// Buckets from 25 us to 1.4 s, each 1.5 times the one before.
 fn latency_histogram() -> Histogram {
     Histogram::new(exponential_buckets(25e-6, 1.5, 28))
+}
+
+/// Registers the histograms of fan-out.
+fn new_fanout_seconds(registry: &mut Registry) -> Family<AudienceLabels, Histogram> {
+    let seconds = Family::new_with_constructor(latency_histogram as fn() -> Histogram);
+    registry.register(
+        "fanout_seconds",
+        "Time from reading an event to writing it to one slice of sockets, by size of the topic",
+        seconds.clone(),
+    );
+    seconds
 }
 
 /// Registers a metric with its default value.

@@ -45,6 +45,13 @@ impl Cursor {
         self.from.max_id.max(self.to.max_id.min(self.id))
     }
 
+    /// Bytes that the cursor takes in memory.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        let in_progress = self.from.snapshot.in_progress.capacity() + self.to.snapshot.in_progress.capacity();
+        size_of::<Self>() + 2 * size_of::<Point>() + in_progress * size_of::<u64>()
+    }
+
     /// Whether the client has seen the event.
     #[must_use]
     pub fn covers(&self, xid: u64, id: i64) -> bool {

@@ -18,7 +18,7 @@ pub struct ReplayBatch {
     /// Position of the node, which may be between two points.
     pub(super) until: Cursor,
     /// Memory of the events, unless they belong to the recent events.
-    pub(super) _reservation: Option<Arc<MemoryReservation>>,
+    pub(super) reservation: Option<Arc<MemoryReservation>>,
 }
 
 impl ReplayBatch {
@@ -41,6 +41,14 @@ impl ReplayBatch {
                 .filter(move |(xid, event)| self.part(*xid, event.id) == part)
                 .map(move |(_, event)| (event, prefix.with_id(event.id)))
         })
+    }
+
+    /// Waits until another organisation needs the memory of these events. The batch must then be dropped.
+    pub async fn reclaimed(&self) {
+        match &self.reservation {
+            Some(reservation) => reservation.reclaimed().await,
+            None => std::future::pending().await,
+        }
     }
 
     fn part(&self, xid: u64, id: i64) -> Part {

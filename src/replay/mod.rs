@@ -40,8 +40,8 @@ use missed::{Events, has_reached};
 use queue::ReplayQueue;
 pub(crate) use read::IN_PROGRESS_MAX;
 pub use recent::{RecentEvents, RecentLimits};
-pub use waiter::ReplayError;
 use waiter::{MemoryReservation, Waiter};
+pub use waiter::{ReplayError, ResumePlace};
 
 /// The service that replays missed events.
 #[derive(Debug)]
@@ -68,6 +68,18 @@ impl Replay {
     ) -> Self {
         let queue = Arc::new(ReplayQueue::new(limits.queue(), Arc::clone(&metrics)));
         Self { pool, recent, doorbell, progress, queue, metrics, limits }
+    }
+
+    /// Takes the organisation's place for a resume from this cursor.
+    ///
+    /// # Errors
+    /// If the organisation has used its share of the places.
+    pub fn begin(&self, org: OrgId, since: &Cursor) -> Result<ResumePlace, ReplayError> {
+        let bytes = since.memory_bytes();
+        self.queue.enter(org, bytes).map(ResumePlace).ok_or_else(|| {
+            self.metrics.limit_reached("resumes_per_org");
+            ReplayError::TooManyResumes
+        })
     }
 
     /// Waits until this node has dispatched everything that the client has seen. `position` is the current
@@ -106,25 +118,26 @@ impl Replay {
     /// If there are too many events, or they cannot be read.
     pub async fn missed_events(
         &self,
-        org: OrgId,
+        place: &ResumePlace,
         topic: &Topic,
         since: &Cursor,
         until: &Cursor,
     ) -> Result<ReplayBatch, ReplayError> {
-        let (events, reservation) = if let Some(events) = self.recent.between(org, topic, since, until) {
-            self.metrics.replays_from_memory.inc();
-            (Arc::new(events), None)
-        } else {
-            self.metrics.replays_from_log.inc();
-            let (events, reservation) = self.read_log(org, topic, since, until).await?;
-            (events, Some(reservation))
-        };
+        let (events, reservation) =
+            if let Some(events) = self.recent.between(place.0.org(), topic, since, until) {
+                self.metrics.replays_from_memory.inc();
+                (Arc::new(events), None)
+            } else {
+                self.metrics.replays_from_log.inc();
+                let (events, reservation) = self.read_log(place, topic, since, until).await?;
+                (events, Some(reservation))
+            };
         let batch = ReplayBatch {
             events,
             topic: topic.clone(),
             since: since.clone(),
             until: until.clone(),
-            _reservation: reservation,
+            reservation,
         };
         let (count, bytes) = batch.size();
         if count > self.limits.events_max || bytes > self.limits.bytes_max {
@@ -135,16 +148,14 @@ impl Replay {
 
     async fn read_log(
         &self,
-        org: OrgId,
+        place: &ResumePlace,
         topic: &Topic,
         since: &Cursor,
         until: &Cursor,
     ) -> Result<(Events, Arc<MemoryReservation>), ReplayError> {
         let (answer, answered) = oneshot::channel();
-        let waiter = Waiter { topic: topic.clone(), since: since.clone(), until: until.clone(), answer };
-        if !self.queue.push(org, waiter) {
-            return Err(ReplayError::Timeout);
-        }
+        let (topic, since, until) = (topic.clone(), since.clone(), until.clone());
+        self.queue.push(place.0.org(), Waiter { place: place.0.id(), topic, since, until, answer });
         match tokio::time::timeout(self.limits.wait_timeout, answered).await {
             Ok(Ok(answer)) => answer,
             // Too late, or the gateway is shutting down.

@@ -5,12 +5,23 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::missed::{Events, is_missed};
-use super::queue;
+use super::queue::{self, PlaceId, Queued};
 use crate::cursor::Cursor;
 use crate::wire::{Event, Topic};
 
 /// Memory that is reserved for events from the log.
 pub(super) type MemoryReservation = queue::MemoryReservation<Waiter>;
+
+/// The place of one resume among those of its organisation. Dropping it ends the resume's wait for the log.
+#[derive(Debug)]
+pub struct ResumePlace(pub(super) queue::Place<Waiter>);
+
+impl ResumePlace {
+    /// Waits until the place has been given to another organisation. The resume must then end.
+    pub async fn evicted(&self) {
+        self.0.evicted().await;
+    }
+}
 
 /// The answer to a waiter: the events of the read that it shared, and the memory that they take.
 pub(super) type Answer = Result<(Events, Arc<MemoryReservation>), ReplayError>;
@@ -18,10 +29,17 @@ pub(super) type Answer = Result<(Events, Arc<MemoryReservation>), ReplayError>;
 /// A client that waits for a read of the log.
 #[derive(Debug)]
 pub(super) struct Waiter {
+    pub(super) place: PlaceId,
     pub(super) topic: Topic,
     pub(super) since: Cursor,
     pub(super) until: Cursor,
     pub(super) answer: oneshot::Sender<Answer>,
+}
+
+impl Queued for Waiter {
+    fn place(&self) -> PlaceId {
+        self.place
+    }
 }
 
 impl Waiter {
@@ -43,9 +61,15 @@ pub enum ReplayError {
     /// The database returned an error, or did not answer.
     #[error("cannot read the event log: {0}")]
     Log(#[from] Arc<sqlx::Error>),
-    /// The log was not read in time, the tailer made no progress, or too many clients wait.
+    /// The log was not read in time, or the tailer made no progress.
     #[error("the event log was not read in time")]
     Timeout,
+    /// The organisation has used its share of the resumes that may wait.
+    #[error("too many clients of the organisation resume at the same time")]
+    TooManyResumes,
+    /// Another organisation needed the memory of events that the client was slow to receive.
+    #[error("the client was slow to receive its missed events, and another organisation needed their memory")]
+    Reclaimed,
     /// Some of the events need a claim that the client's token lacks.
     #[error("missed events need a claim that the token lacks")]
     NeedsClaim,

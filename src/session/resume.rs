@@ -21,7 +21,7 @@ use super::{Session, SessionContext};
 use crate::cursor::Cursor;
 use crate::hub::{Outbox, Registration, SessionCheck as _, Subscribed};
 use crate::org::OrgId;
-use crate::replay::{ReplayBatch, ReplayError};
+use crate::replay::{ReplayBatch, ReplayError, ResumePlace};
 use crate::wire::{ClientMessage, RESYNC_EVENT, Status, Topic, append_event_frame, push};
 
 /// Approximate size of one write of missed events, in bytes. Each write waits until the previous one is on
@@ -109,9 +109,20 @@ pub(super) fn next_resumed(resuming: &mut Vec<ResumeFuture>) -> impl Future<Outp
 
 impl Resume {
     async fn run(&self) -> Subscribed {
-        if let Err(error) =
-            self.context.replay.wait_until_reached(&self.since, || self.context.hub.cursor()).await
-        {
+        match self.context.replay.begin(self.org, &self.since) {
+            Ok(place) => tokio::select! {
+                biased;
+                subscribed = self.run_with(&place) => subscribed,
+                () = place.evicted() => self.join_with_resync(&ReplayError::TooManyResumes),
+            },
+            Err(error) => self.join_with_resync(&error),
+        }
+    }
+
+    /// Resumes, as long as the place is kept.
+    async fn run_with(&self, place: &ResumePlace) -> Subscribed {
+        let replay = &self.context.replay;
+        if let Err(error) = replay.wait_until_reached(&self.since, || self.context.hub.cursor()).await {
             return self.join_with_resync(&error);
         }
         let mut position = None;
@@ -123,11 +134,9 @@ impl Resume {
             drop(buffered);
             return self.join_with_resync(&ReplayError::Epoch);
         };
-        match self.context.replay.missed_events(self.org, &self.topic, &self.since, &position).await {
+        match replay.missed_events(place, &self.topic, &self.since, &position).await {
             Ok(batch) => {
-                let sending = tokio::time::timeout(self.context.replay.send_timeout(), self.send(&batch));
-                let sent = sending.await.unwrap_or(Err(ReplayError::TooMany));
-                if let Err(error) = sent {
+                if let Err(error) = self.send_in_time(&batch).await {
                     self.send_resync(&position, &error);
                 }
             }
@@ -163,6 +172,16 @@ impl Resume {
         push(None, None, &self.topic_name, RESYNC_EVENT, payload)
     }
 
+    /// Sends missed events, as long as their memory may be used.
+    async fn send_in_time(&self, batch: &ReplayBatch) -> Result<(), ReplayError> {
+        tokio::select! {
+            biased;
+            sent = self.send(batch) => sent,
+            () = batch.reclaimed() => Err(ReplayError::Reclaimed),
+            () = tokio::time::sleep(self.context.replay.send_timeout()) => Err(ReplayError::TooMany),
+        }
+    }
+
     /// Sends missed events. An event that needs a claim is compared with the session's current token. It may
     /// be older than the present visibility of its topic, which the join was checked against.
     async fn send(&self, batch: &ReplayBatch) -> Result<(), ReplayError> {
@@ -196,10 +215,10 @@ impl Drop for BufferedSubscription<'_> {
 /// Reason code in the payload of `warden.resync`.
 fn reason(error: &ReplayError) -> &'static str {
     match error {
-        ReplayError::TooMany => "too_many",
+        ReplayError::TooMany | ReplayError::Reclaimed => "too_many",
         ReplayError::TooOld => "too_old",
         ReplayError::Epoch => "epoch",
         ReplayError::NeedsClaim => "needs_claim",
-        ReplayError::Log(_) | ReplayError::Timeout => "unavailable",
+        ReplayError::Log(_) | ReplayError::Timeout | ReplayError::TooManyResumes => "unavailable",
     }
 }

@@ -110,6 +110,7 @@ impl Limits {
             ("message_bytes", session.message_bytes_max),
             ("received_bytes", burst(session.received_bytes)),
             ("joins", session.joins_max),
+            ("resumes_per_org", self.replay.resumes_max / 2),
         ]
     }
 }
@@ -225,10 +226,12 @@ impl Limits {
     fn default_replay() -> ReplayLimits {
         ReplayLimits {
             concurrent_reads_max: 2,
-            waiting_max: 20_000,
+            resumes_max: 40_000,
+            cursor_bytes_max: 64 * 1024 * 1024,
             events_max: 50_000,
             bytes_max: 32 * 1024 * 1024,
             memory_bytes_max: 128 * 1024 * 1024,
+            hold_min: Duration::from_secs(2),
             tailer_timeout: Duration::from_secs(60),
             wait_timeout: Duration::from_secs(60),
             log_read_timeout: Duration::from_secs(20),

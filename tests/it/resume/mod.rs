@@ -6,6 +6,7 @@ mod limits;
 mod log;
 mod pages;
 mod seam;
+mod shares;
 mod visibility;
 
 use std::time::Duration;

@@ -10,7 +10,13 @@ use crate::replay::{self, RecentLimits, ReplayLimits};
 use crate::tailer::TailerLimits;
 
 pub(super) fn section(limits: &Limits) -> Section {
-    let rows = [tailer_rows(limits), log_rows(limits), fanout_rows(limits), replay_rows(limits)];
+    let rows = [
+        tailer_rows(limits),
+        log_rows(limits),
+        fanout_rows(limits),
+        replay_rows(limits),
+        replay_times(limits),
+    ];
     Section { title: "Delivery and replay", limits: rows.concat() }
 }
 
@@ -157,14 +163,17 @@ fn replay_rows(limits: &Limits) -> Vec<Limit> {
     let RecentLimits { bytes_max: recent_bytes_max, org_bytes_max } = limits.recent;
     let ReplayLimits {
         concurrent_reads_max,
-        waiting_max,
+        resumes_max,
+        cursor_bytes_max,
         events_max,
         bytes_max,
         memory_bytes_max,
-        tailer_timeout,
-        wait_timeout,
-        log_read_timeout,
-        send_timeout,
+        // The next table.
+        hold_min: _,
+        tailer_timeout: _,
+        wait_timeout: _,
+        log_read_timeout: _,
+        send_timeout: _,
     } = limits.replay;
     vec![
         Limit::new(
@@ -183,9 +192,15 @@ fn replay_rows(limits: &Limits) -> Vec<Limit> {
             "Reads of the log for replays at the same time, each for another organisation.",
         ),
         Limit::new(
-            "replay.waiting_max",
-            Value::count(waiting_max),
-            "Resumes that wait for such a read. Further ones get a resync.",
+            "replay.resumes_max",
+            Value::count(resumes_max),
+            "Resumes at the same time, from the join until the missed events are sent. One organisation gets at most half \
+             of them, and less if others need them. Further ones get a resync (`unavailable`).",
+        ),
+        Limit::new(
+            "replay.cursor_bytes_max",
+            Value::bytes(cursor_bytes_max),
+            "Cursors of these resumes. One organisation gets at most half of it, and less if others need it.",
         ),
         Limit::new(
             "replay::IN_PROGRESS_MAX",
@@ -202,6 +217,19 @@ fn replay_rows(limits: &Limits) -> Vec<Limit> {
             "replay.memory_bytes_max",
             Value::bytes(memory_bytes_max),
             "Events from the log that replays read or send at the same time. One organisation gets at most half of it.",
+        ),
+    ]
+}
+
+fn replay_times(limits: &Limits) -> Vec<Limit> {
+    let ReplayLimits { hold_min, tailer_timeout, wait_timeout, log_read_timeout, send_timeout, .. } =
+        limits.replay;
+    vec![
+        Limit::new(
+            "replay.hold_min",
+            Time(hold_min),
+            "Time that a client has to receive its missed events if their memory is exhausted and an organisation that \
+             holds less waits for it. Then it gets a resync (`too_many`).",
         ),
         Limit::new(
             "replay.tailer_timeout",
