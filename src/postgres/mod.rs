@@ -2,6 +2,7 @@
 
 mod address;
 mod backend_mode;
+mod command_session;
 mod migrations;
 mod primary;
 
@@ -88,11 +89,14 @@ pub async fn reading_options(url: &str) -> anyhow::Result<Link> {
     }
 }
 
-/// Opens a connection for a command. The error contains the server's message once.
+/// Opens a connection for a command, whose settings do not depend on the role and the database. The error
+/// contains the server's message once.
 pub(crate) async fn connect(options: &PgConnectOptions) -> anyhow::Result<PgConnection> {
-    let connected = PgConnection::connect_with(options).await;
-    connected
-        .map_err(|error| anyhow::anyhow!("cannot connect to DATABASE_URL: {}", primary::describe(&error)))
+    let mut connection = PgConnection::connect_with(options)
+        .await
+        .map_err(|error| anyhow::anyhow!("cannot connect to DATABASE_URL: {}", primary::describe(&error)))?;
+    command_session::prepare(&mut connection).await?;
+    Ok(connection)
 }
 
 async fn connect_to_change(url: &str) -> anyhow::Result<primary::PrimaryConnection> {

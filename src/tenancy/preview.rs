@@ -17,10 +17,6 @@ use crate::postgres::{self, MigrationName};
 /// Rows are counted in tables with a smaller estimate. For larger tables, the estimate is shown.
 const COUNTED_ROWS_MAX: u64 = 100_000;
 
-/// Settings of the connection. They override what the role or the database may set.
-const SETTINGS: &str =
-    "set statement_timeout = 0; set lock_timeout = 0; set idle_in_transaction_session_timeout = 0";
-
 /// Description of what a run would do.
 #[derive(Debug, Clone, Default)]
 pub struct Preview {
@@ -69,7 +65,6 @@ pub async fn preview(
     let (schema, choices) = (options.schema, &options.choices);
     let mut connection =
         crate::postgres::connect(&database.clone().application_name("warden migrate --plan")).await?;
-    connection.execute(sqlx::raw_sql(SETTINGS)).await?;
     connection.execute(sqlx::raw_sql(AssertSqlSafe(postgres::dialect(false)))).await?;
     executor::reject_standby(&mut connection).await?;
     let mut transaction = connection.begin().await?;

@@ -25,10 +25,9 @@ const LOCK_RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::f
 pub(crate) const LOCK_RETRY_MAX: Duration = Duration::from_mins(10);
 /// Interval at which a long statement is observed.
 pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(500);
-/// Settings of both connections. They override what the role or the database may set.
+/// Settings of both connections, except while SQL migrations are applied.
 pub(super) const SETTINGS: &str = "
-    set statement_timeout = 0; set lock_timeout = 0; set idle_in_transaction_session_timeout = 0;
-    set default_transaction_isolation = 'read committed'; set search_path = '';
+    set lock_timeout = 0; set search_path = '';
     -- A query on rows that a policy hides fails. Otherwise hidden rows would look like missing rows.
     set row_security = off;
     -- The executor protects new members itself, so the event trigger need not check each statement.
