@@ -1,4 +1,4 @@
-//! What one cursor may cost: the read that it causes, and the number of transactions that it may name.
+//! Cost of one cursor: the read that it causes, and the number of transactions that it may name.
 
 use std::sync::Arc;
 use std::time::Duration;
