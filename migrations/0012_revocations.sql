@@ -54,7 +54,14 @@ language plpgsql volatile security definer set search_path = '' as $$
 declare
   -- Gateways keep all entries in memory.
   entries_max constant int := 100000;
+  -- Of these, entries that back ends cannot take through HTTP, so that operators can always revoke and suspend.
+  entries_of_operators constant int := 10000;
+  -- An organisation's back ends may add an entry while its entries are fewer than this part of those that are left for
+  -- back ends. So the more others have taken, the less one gets, and some are always left.
+  part_of_org constant int := 8;
   instant constant timestamptz := pg_catalog.clock_timestamp();
+  total int;
+  own int;
   revoked bigint;
 begin
   if num_nonnulls(add_revocation.session_id, add_revocation.user_id) > 1
@@ -86,11 +93,27 @@ begin
         using errcode = '22023', hint = 'Tokens of a deleted organisation are rejected without a revocation.';
     end if;
   end if;
-  if (select count(*) from (select from warden.revocations r limit entries_max) r) >= entries_max then
-    raise exception 'warden.revoke: there are % revocations, which is the limit', entries_max
-      using errcode = '54000',
-            hint = 'Revoke users or organisations instead of each session, or remove entries that no longer matter: '
-                   'select warden.unrevoke(id).';
+  -- Repeating an entry adds none, so it succeeds at any limit.
+  if not exists (select from warden.revocations r
+                 where (coalesce(r.session_id, ''), coalesce(r.user_id, ''),
+                        coalesce(r.org_id, '00000000-0000-0000-0000-000000000000'), coalesce(r.issuer, ''))
+                     = (coalesce(add_revocation.session_id, ''), coalesce(add_revocation.user_id, ''),
+                        coalesce(add_revocation.org_id, '00000000-0000-0000-0000-000000000000'),
+                        coalesce(add_revocation.issuer, ''))) then
+    total := (select count(*) from (select from warden.revocations r limit entries_max) r);
+    if add_revocation.requested_by is not null then
+      own := (select count(*) from warden.revocations r where r.org_id = add_revocation.org_id);
+      if own >= (entries_max - entries_of_operators - total) / part_of_org then
+        raise exception 'warden.revoke_within: this organisation has % revocations, which is the limit', own
+          using errcode = '54000', hint = 'Revoke users or the organisation instead of each session.';
+      end if;
+    end if;
+    if total >= entries_max then
+      raise exception 'warden.revoke: there are % revocations, which is the limit', entries_max
+        using errcode = '54000',
+              hint = 'Revoke users or organisations instead of each session, or remove entries that no longer matter: '
+                     'select warden.unrevoke(id).';
+    end if;
   end if;
   insert into warden.revocations as r
     (session_id, user_id, org_id, issuer, revoked_at, expires_at, reason, requested_by)
@@ -135,19 +158,10 @@ create or replace function warden.revoke_within(
 ) returns table (id bigint, revoked_at timestamptz, expires_at timestamptz)
 language plpgsql volatile security definer set search_path = '' as $$
 declare
-  -- A tenth of all entries, so no organisation can exhaust the limit for others.
-  entries_of_org_max constant int := 10000;
   revoked bigint;
 begin
   if num_nulls(revoke_within.org_id, revoke_within.requested_by) > 0 then
     raise exception 'warden.revoke_within: org_id and requested_by are required' using errcode = '22023';
-  end if;
-  if (select count(*) from (select from warden.revocations r
-                            where r.org_id = revoke_within.org_id limit entries_of_org_max) r)
-     >= entries_of_org_max then
-    raise exception 'warden.revoke_within: this organisation has % revocations, which is the limit',
-        entries_of_org_max
-      using errcode = '54000', hint = 'Revoke users or the organisation instead of each session.';
   end if;
   revoked := warden.add_revocation(
     revoke_within.session_id, revoke_within.user_id, revoke_within.org_id, revoke_within.reason,
@@ -201,9 +215,45 @@ begin
 end
 $$;
 
+-- Replaces the entries of each organisation that no longer exists by a single one, and returns the number of entries that
+-- this deleted. The gateways call it periodically. The entries cannot just be deleted: if an organisation is created with
+-- the same id, its former tokens must stay rejected until they have expired. The remaining entry rejects every token of
+-- the organisation that one of the entries rejected, for as long as any of them did. It rejects other tokens from before
+-- as well, which is right for an organisation that was deleted meanwhile. A suspension stays.
+create or replace function warden.merge_revocations() returns bigint
+language plpgsql volatile security definer set search_path = '' set jit = off set lock_timeout = '50ms' as $$
+declare
+  gone record;
+  merged bigint := 0;
+  deleted bigint;
+begin
+  for gone in
+    select r.org_id as id, max(r.revoked_at) as revoked_at, max(r.expires_at) as expires_at
+    from warden.revocations r
+    where r.org_id is not null and not exists (select from public.organizations o where o.id = r.org_id)
+    group by r.org_id
+    having count(*) > 1
+  loop
+    insert into warden.revocations as r (org_id, revoked_at, expires_at, reason)
+    values (gone.id, gone.revoked_at, gone.expires_at, 'organisation deleted')
+    on conflict ((coalesce(r.session_id, '')), (coalesce(r.user_id, '')),
+                 (coalesce(r.org_id, '00000000-0000-0000-0000-000000000000')), (coalesce(r.issuer, ''))) do update
+      set revoked_at = greatest(r.revoked_at, excluded.revoked_at),
+          expires_at = greatest(r.expires_at, excluded.expires_at);
+    -- An entry that is added meanwhile is newer, and stays.
+    delete from warden.revocations r
+    where r.org_id = gone.id and num_nonnulls(r.session_id, r.user_id, r.issuer) > 0
+      and r.revoked_at <= gone.revoked_at and r.expires_at <= gone.expires_at;
+    get diagnostics deleted = row_count;
+    merged := merged + deleted;
+  end loop;
+  return merged;
+end
+$$;
+
 grant select (id, session_id, user_id, org_id, issuer, revoked_at, expires_at, suspended, created_by, requested_by)
   on warden.revocations to warden_gateway;
-grant execute on function warden.forget_revocations() to warden_gateway;
+grant execute on function warden.forget_revocations(), warden.merge_revocations() to warden_gateway;
 grant execute on function warden.revoke_within(uuid, text, text, text, text, interval, text) to warden_gateway;
 
 do $$

@@ -187,10 +187,20 @@ impl Revocations {
         let work = async {
             if cleans {
                 sqlx::query_scalar!("select warden.forget_revocations()").fetch_one(&self.pool).await?;
+                self.merge().await;
             }
             self.load().await
         };
         tokio::time::timeout(self.limits.timeout, work).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+    }
+
+    /// Merges the rows of deleted organisations. It reads a table of the application, which may be locked, so
+    /// a failure is left to the next interval.
+    async fn merge(&self) {
+        let merge = sqlx::query_scalar!("select warden.merge_revocations()").fetch_one(&self.pool);
+        if let Err(error) = merge.await {
+            tracing::warn!(%error, "merging the revocations of deleted organisations failed");
+        }
     }
 
     /// Loads the table, and closes the sessions of this node that are revoked by it.

@@ -19,12 +19,12 @@ use crate::harness::{Answer, LogCapture, PostgresProxy, TestDb, TestGateway, eve
 const PATH: &str = "/v1/revocations";
 
 /// Token of a back end. It is issued before the revocations, as the tokens that they concern are.
-fn service(org: Uuid) -> String {
+pub(super) fn service(org: Uuid) -> String {
     token(org, &json!({"sub": "billing", "role": "service_role", "iat": now() - 60}))
 }
 
 /// A valid request, which tests change.
-struct Post {
+pub(super) struct Post {
     method: &'static str,
     target: String,
     headers: Vec<(String, String)>,
@@ -32,7 +32,7 @@ struct Post {
 }
 
 impl Post {
-    fn new(token: &str, body: &Value) -> Self {
+    pub(super) fn new(token: &str, body: &Value) -> Self {
         Self::bare(&body.to_string()).with("Authorization", &format!("Bearer {token}"))
     }
 
@@ -52,7 +52,7 @@ impl Post {
         self
     }
 
-    async fn send(self, addr: SocketAddr) -> Answer {
+    pub(super) async fn send(self, addr: SocketAddr) -> Answer {
         let mut text = format!("{} {} HTTP/1.1\r\n", self.method, self.target);
         for (name, value) in &self.headers {
             text.push_str(&format!("{name}: {value}\r\n"));
@@ -68,7 +68,7 @@ impl Post {
 }
 
 /// Revokes with success. Returns the body of the response.
-async fn revoke(addr: SocketAddr, token: &str, body: &Value) -> Value {
+pub(super) async fn revoke(addr: SocketAddr, token: &str, body: &Value) -> Value {
     let answer = Post::new(token, body).send(addr).await;
     assert_eq!(answer.status, 201, "{body}: {answer:?}");
     assert_eq!(answer.headers("content-type"), ["application/json"]);
@@ -126,6 +126,7 @@ async fn a_back_end_revokes_within_its_organisation_on_every_node() {
     expect_rejected(&[&third], org, &laptop).await;
     expect_accepted(&[&third], org, &renewed(&laptop)).await;
     expect_accepted(&[&third], other, &phone).await;
+    of_bob.extend(connect_to_each(&[&third], org, &bob).await);
 
     // A revocation of the whole organisation also concerns the back end that requests it, until its next
     // token.

@@ -3,6 +3,7 @@
 
 mod http;
 mod open_sessions;
+mod shares;
 
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

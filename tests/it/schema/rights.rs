@@ -112,6 +112,7 @@ async fn the_gateway_reads_the_log_and_no_tenant_table() {
         "select kind, id_type from warden.entity_topics",
         "select id, session_id, user_id, org_id, issuer, revoked_at, suspended from warden.revocations",
         "select warden.forget_revocations()",
+        "select warden.merge_revocations()",
         // On behalf of a back end, within one organisation.
         "select id, revoked_at, expires_at
          from warden.revoke_within(gen_random_uuid(), requested_by => 'backend', user_id => 'a')",
@@ -224,6 +225,7 @@ async fn public_has_no_right_in_schema_warden() {
             "warden_gateway forget_revocations",
             "warden_gateway is_truncated",
             "warden_gateway is_truncated_since",
+            "warden_gateway merge_revocations",
             "warden_gateway revoke_within",
             "warden_gateway rotate_events",
             "warden_gateway unfit_watches",

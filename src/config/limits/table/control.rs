@@ -19,11 +19,18 @@ fn revocations(limits: &Limits) -> Vec<Limit> {
         )
         .declared_as("entries_max constant int := 100000"),
         Limit::new(
-            "entries_of_org_max in warden.revoke_within()",
+            "entries_of_operators in warden.revoke()",
             Count(10_000),
-            "Active revocations of one organisation that its back ends requested through HTTP.",
+            "The part of them that is reserved for operators: `POST /v1/revocations` cannot use it.",
         )
-        .declared_as("entries_of_org_max constant int := 10000"),
+        .declared_as("entries_of_operators constant int := 10000"),
+        Limit::new(
+            "part_of_org in warden.revoke()",
+            Count(8),
+            "An organisation's back ends may add a revocation while those of the organisation are fewer than this part, \
+             an eighth, of those that are left: at most 10,000, and fewer if others have many.",
+        )
+        .declared_as("part_of_org constant int := 8"),
         Limit::new(
             "control::revocations::ENTRIES_MAX",
             Value::count(control::ENTRIES_MAX),
