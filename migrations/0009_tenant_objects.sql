@@ -368,6 +368,19 @@ language sql stable set search_path = '' as $$
   from pg_catalog.pg_trigger g where g.oid = guard
 $$;
 
+-- Whether the function of a table's fill triggers follows the present rule, exactly as warden.fill_org_id() creates it;
+-- null if there is none.
+create or replace function warden.is_fill_function_current(relation regclass) returns boolean
+language plpgsql stable set search_path = '' as $$
+begin
+  return (
+    select p.prosrc = warden.fill_function_text(relation) and p.prosecdef and p.proconfig = array['search_path=""']
+      and p.prolang = (select l.oid from pg_catalog.pg_language l where l.lanname = 'plpgsql')
+    from pg_catalog.pg_proc p
+    where p.pronamespace = 'warden'::regnamespace and p.proname = warden.fill_function_name(relation) and p.pronargs = 0);
+end
+$$;
+
 -- Every object that a registered table needs, in order of creation, and whether it exists. A partitioned table or an
 -- inheritance parent has rows for itself and for each of its members, because a statement can name a member directly.
 --   phase       'expand': breaks no running application. 'fill': exists only until the enforce phase. 'enforce': could
@@ -386,7 +399,8 @@ language sql stable set search_path = '' set jit = off as $$
     select r.*, c.oid as rel, pc.oid as parent_rel,
       exists (select from warden.watches w where w.relation = c.oid and w.org_column = 'org_id') as is_watched,
       coalesce(pc.oid is null or warden.can_be_unique(pc.oid, array['org_id', r.parent_key::text]), false)
-        as can_have_parent_key
+        as can_have_parent_key,
+      case when r.scope = 'org' and not r.is_read_only then warden.is_fill_function_current(c.oid) end as is_filled_right
     -- Rows that reference organizations inherit from no other table, so they need no composite key.
     from (select t.schema_name, t.table_name, t.scope, t.user_column, t.is_immutable, t.is_read_only,
             case when p.is_parent then t.parent_schema end as parent_schema,
@@ -405,7 +419,7 @@ language sql stable set search_path = '' set jit = off as $$
     select w.schema_name as whole_schema, w.table_name as whole_table, w.rel as whole,
       coalesce(n.nspname, w.schema_name) as schema_name, coalesce(c.relname, w.table_name) as table_name,
       w.scope, w.user_column, w.parent_schema, w.parent_table, w.parent_column, w.parent_key, w.is_immutable,
-      w.is_read_only, w.parent_rel, w.can_have_parent_key, w.is_watched,
+      w.is_read_only, w.parent_rel, w.can_have_parent_key, w.is_watched, w.is_filled_right,
       c.oid as rel, coalesce(c.relkind in ('r', 'p'), false) as is_table, c.oid is distinct from w.rel as is_member,
       c.relrowsecurity, c.relforcerowsecurity,
       coalesce((select array_agg(a.attname::text) from pg_catalog.pg_attribute a
@@ -489,7 +503,8 @@ language sql stable set search_path = '' set jit = off as $$
     where r.scope = 'org'
     union all
     select r.schema_name, r.table_name, 2, 'fill', 'trigger', t.name, null, null, r.is_table,
-      g.tgname::text, g.tgenabled in ('O', 'A'), 'is disabled'
+      g.tgname::text, g.tgenabled in ('O', 'A') and r.is_filled_right,
+      case when g.tgenabled in ('O', 'A') then 'follows another rule than this version' else 'is disabled' end
     from registered r
     cross join (values ('warden_fill_org_id'), ('warden_fill_org_id_update')) t (name)
     left join pg_catalog.pg_trigger g on g.tgrelid = r.rel and g.tgname = t.name

@@ -127,32 +127,19 @@ begin
 end
 $$;
 
--- Creates the fill triggers of a table. They keep one rule while the table is adopted: the organisation of a row is the
--- parent's, else that of the user's membership, else that of another referenced row, else the default organisation.
---   warden_fill_org_id         sets org_id in new rows of an application that does not know the column
---   warden_fill_org_id_update  applies the rule if a statement sets org_id in a row that the backfill has not reached,
---                              and rejects any other change. Otherwise a request could choose the organisation of a
---                              row before the database isolates organisations. Roles that row-level security does not
---                              bind may change org_id, as they may once the table is enforced.
+-- Text of the function of a table's fill triggers. They keep one rule while the table is adopted: the organisation of a
+-- row is the parent's, else that of the user's membership, else that of another referenced row, else the default
+-- organisation.
 -- If the parent, or another referenced row, has no organisation yet, org_id stays null until the backfill. The same
 -- holds if row-level security hides that row, or the trigger may not read it: only the backfill can know its
 -- organisation.
--- Partitions inherit the triggers. Inheritance children get their own, which call the same function.
--- Each table has a function of its own, as for watches, so its statements are planned once. It runs with the rights of
--- the parent's owner, because a role that inserts children need not have the right to read parents.
-create or replace function warden.fill_org_id(relation regclass) returns void
-language plpgsql set search_path = '' as $fn$
+create or replace function warden.fill_function_text(relation regclass) returns text
+language plpgsql stable set search_path = '' as $fn$
 declare
   r warden.tenant_tables := warden.registered(relation);
   parent regclass := (select c.oid from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
                       where n.nspname = r.parent_schema and c.relname = r.parent_table);
-  -- A member has the function of its whole.
-  whole constant regclass := warden.whole(relation);
-  inserts constant regclass[] := warden.without_trigger(whole, 'warden_fill_org_id');
-  updates constant regclass[] := warden.without_trigger(whole, 'warden_fill_org_id_update');
-  fn constant text := pg_catalog.format('warden.%I', warden.fill_function_name(whole));
-  owner name := (select pg_catalog.pg_get_userbyid(c.relowner) from pg_catalog.pg_class c
-                 where c.oid = coalesce(parent, relation));
+  owner name := warden.fill_function_owner(relation);
   reference record;
   is_referencing text := '';
   -- The column of a parent's row with its organisation.
@@ -178,13 +165,6 @@ begin
     new.org_id := null;
   end if;$body$;
 begin
-  if r.scope <> 'org' or r.is_read_only then
-    raise exception 'warden.fill_org_id: org_id of % is never filled', relation
-      using hint = 'Only tables with scope ''org'' that are not read-only have a fill trigger.';
-  end if;
-  if inserts = '{}' and updates = '{}' then
-    return;
-  end if;
   if parent is not null and warden.has_column(relation, r.parent_column) and warden.has_column(parent, parent_org) then
     body := body || pg_catalog.format($body$
   if new.%1$I is not null then
@@ -231,9 +211,49 @@ begin
   return new;
 end
 $body$, warden.default_organization());
+  return body;
+end
+$fn$;
+
+-- The role with whose rights the function of a table's fill triggers runs: the owner of the parent, because a role that
+-- inserts children need not have the right to read parents.
+create or replace function warden.fill_function_owner(relation regclass) returns name
+language sql stable set search_path = '' as $$
+  select pg_catalog.pg_get_userbyid(c.relowner) from pg_catalog.pg_class c
+  where c.oid = coalesce((select p.oid from warden.registered(relation) r
+                          join pg_catalog.pg_namespace n on n.nspname = r.parent_schema
+                          join pg_catalog.pg_class p on p.relnamespace = n.oid and p.relname = r.parent_table), relation)
+$$;
+
+-- Creates the fill triggers of a table, or completes them:
+--   warden_fill_org_id         sets org_id in new rows of an application that does not know the column
+--   warden_fill_org_id_update  applies the rule if a statement sets org_id in a row that the backfill has not reached,
+--                              and rejects any other change. Otherwise a request could choose the organisation of a
+--                              row before the database isolates organisations. Roles that row-level security does not
+--                              bind may change org_id, as they may once the table is enforced.
+-- Partitions inherit the triggers. Inheritance children get their own, which call the same function.
+-- Each table has a function of its own, as for watches, so its statements are planned once.
+create or replace function warden.fill_org_id(relation regclass) returns void
+language plpgsql set search_path = '' as $fn$
+declare
+  r warden.tenant_tables := warden.registered(relation);
+  -- A member has the function of its whole.
+  whole constant regclass := warden.whole(relation);
+  inserts constant regclass[] := warden.without_trigger(whole, 'warden_fill_org_id');
+  updates constant regclass[] := warden.without_trigger(whole, 'warden_fill_org_id_update');
+  fn constant text := pg_catalog.format('warden.%I', warden.fill_function_name(whole));
+  owner constant name := warden.fill_function_owner(relation);
+begin
+  if r.scope <> 'org' or r.is_read_only then
+    raise exception 'warden.fill_org_id: org_id of % is never filled', relation
+      using hint = 'Only tables with scope ''org'' that are not read-only have a fill trigger.';
+  end if;
+  if inserts = '{}' and updates = '{}' and warden.is_fill_function_current(whole) then
+    return;
+  end if;
   execute pg_catalog.format(
     'create or replace function %s() returns trigger language plpgsql security definer set search_path = '''' as %L',
-    fn, body);
+    fn, warden.fill_function_text(relation));
   perform warden.close_function((fn || '()')::regprocedure);
   execute pg_catalog.format('grant usage on schema warden to %I', owner);
   execute pg_catalog.format('grant execute on function warden.default_org_for(uuid) to %I', owner);
@@ -246,6 +266,29 @@ $body$, warden.default_organization());
                                     'old.org_id is distinct from new.org_id', fn);
 end
 $fn$;
+
+-- Renews the functions of fill triggers that do not follow the present rule: those of an earlier version, and those of
+-- tables that since reference another table of organisations. It locks no table. Functions that this role does not own
+-- stay as they are. Returns the tables.
+create or replace function warden.renew_filling() returns setof regclass
+language plpgsql set search_path = '' as $$
+declare
+  relation regclass;
+begin
+  for relation in
+    select c.oid from warden.tenant_tables t
+    join pg_catalog.pg_namespace n on n.nspname = t.schema_name
+    join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = t.table_name and c.relkind in ('r', 'p')
+    join pg_catalog.pg_proc p on p.pronamespace = 'warden'::regnamespace and p.proname = warden.fill_function_name(c.oid)
+    where t.scope = 'org' and not t.is_read_only and not warden.is_fill_function_current(c.oid)
+      and pg_catalog.pg_has_role(p.proowner, 'usage')
+    order by t.schema_name, t.table_name
+  loop
+    perform warden.fill_org_id(relation);
+    return next relation;
+  end loop;
+end
+$$;
 
 -- Drops the fill triggers of a table and its members, and their function.
 create or replace function warden.unfill_org_id(relation regclass) returns void

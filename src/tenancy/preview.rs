@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 
 use super::AdoptionIssue;
 use super::access::{AccessOverview, questions};
-use super::executor::{self, AdoptionOptions, Goal, firing_note, grouped};
+use super::executor::{self, AdoptionOptions, Goal, firing_note, grouped, renewal_note};
 use super::plan::{IncompleteTree, ObjectKind, Plan, RequiredObject, TablePlan};
 use super::preflight::{self, Candidate};
 use super::registry::Scope;
@@ -78,6 +78,7 @@ pub async fn preview(
     }
     let pending = postgres::pending(&mut connection, schema).await?;
     let is_idle = pending.is_empty() && choices.is_empty() && !preflight::forgets(&mut connection).await?;
+    let mut renewed = Vec::new();
     let mut transaction = connection.begin().await?;
     if is_idle {
         transaction.execute("set transaction isolation level repeatable read, read only").await?;
@@ -85,13 +86,14 @@ pub async fn preview(
         let limit = format!("set local lock_timeout = {}", options.lock_timeout.as_millis().max(1));
         transaction.execute(AssertSqlSafe(limit)).await?;
         preflight::prepare(&mut transaction, choices).await?;
-        postgres::migrate_on(&mut transaction, schema).await?;
+        let migrated = postgres::migrate_on(&mut transaction, schema).await?;
+        renewed = migrated.renewed;
     }
     transaction.execute("set local search_path = ''").await?;
-    let mut remarks = Vec::new();
+    let mut remarks: Vec<String> = renewed.iter().map(|table| renewal_note(table)).collect();
     let mut issues = Vec::new();
     if !is_idle {
-        remarks = preflight::record(&mut transaction, choices).await?;
+        remarks.append(&mut preflight::record(&mut transaction, choices).await?);
         let mut registration = preflight::register(&mut transaction, choices).await?;
         remarks.append(&mut registration.notes);
         issues = registration.issues;

@@ -91,6 +91,8 @@ pub struct Migrated {
     pub applied: Vec<MigrationName>,
     /// Number of migrations in the sets that this database has.
     pub total: usize,
+    /// Tables whose fill triggers followed the rule of an earlier version, and were renewed.
+    pub renewed: Vec<String>,
 }
 
 /// Brings the core up to date, and the platform's tables if this database has them. Two runs at once wait for
@@ -138,6 +140,8 @@ pub(crate) async fn migrate_on(connection: &mut PgConnection, set: SchemaSet) ->
     // Tables may have changed without the event trigger, and in a restored database they have other numbers.
     // The executor completes new members, so that the plan names them.
     sqlx::query("select warden.refresh_watches(new_members => false)").execute(&mut *connection).await?;
+    migrated.renewed =
+        sqlx::query_scalar("select t::text from warden.renew_filling() t").fetch_all(connection).await?;
     Ok(migrated)
 }
 

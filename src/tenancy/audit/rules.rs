@@ -82,7 +82,8 @@ pub const RULES: &[Rule] = &[
     finding("parent-rows", "every row belongs to its parent's organisation, and its parent exists"),
     finding(
         "fill-trigger",
-        "the trigger that fills `org_id` is enabled until the table is enforced, and does not exist afterwards",
+        "the triggers that fill `org_id` are enabled and follow this version's rule until the table is enforced, and do \
+         not exist afterwards",
     ),
     finding("not-enforced", "`warden migrate --enforce` has been run"),
     finding("not-null", "`org_id` is NOT NULL"),

@@ -97,6 +97,13 @@ impl AdoptionRun {
         Ok(())
     }
 
+    /// Renews fill triggers of tables that reference one which got its `org_id` later in this run.
+    pub(super) async fn renew_filling(&mut self) -> Result<(), StepError> {
+        let renewed = "select count(*) from warden.renew_filling()";
+        let _: i64 = self.connection.scalar(renewed.to_owned()).await?;
+        Ok(())
+    }
+
     /// Protects one partition or inheritance child.
     pub(super) async fn protect_member(&mut self, member: &TablePlan) -> Result<(), StepError> {
         let step = self.begin(&member.table.title(), "row-level security");
@@ -264,6 +271,14 @@ impl AdoptionRun {
 
 async fn has_null(connection: &mut ExecutorConnection, table: &Table) -> Result<bool, StepError> {
     connection.scalar(format!("select exists (select from {} where org_id is null)", table.sql())).await
+}
+
+/// A note about fill triggers that followed the rule of an earlier version.
+pub(in crate::tenancy) fn renewal_note(table: &str) -> String {
+    format!(
+        "{table}: the triggers that give new rows their organisation are renewed: the parent's, else that of the user's \
+         membership, else that of another referenced row, else the default one"
+    )
 }
 
 /// A note that names the triggers which fire during the backfill, and says how to disable them.

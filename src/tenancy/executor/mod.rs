@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use backfill::{BATCH_TARGET, WAIT_MAX};
 pub(crate) use connection::LOCK_RETRY_MAX;
 pub(super) use connection::reject_standby;
-pub(super) use expand::firing_note;
+pub(super) use expand::{firing_note, renewal_note};
 pub use impact::EnforcementImpact;
 pub(crate) use index::RETRY_MAX as INDEX_RETRY_MAX;
 pub use options::{AdoptionOptions, BATCH_ROWS_DEFAULT, LOCK_TIMEOUT_DEFAULT};
@@ -124,7 +124,8 @@ pub async fn run(
     }
     preflight::prepare(&mut connection.work, &choices).await?;
     let migrated = connection.migrate().await?;
-    let mut notes = preflight::record(&mut connection.work, &choices).await?;
+    let mut notes: Vec<String> = migrated.renewed.iter().map(|table| renewal_note(table)).collect();
+    notes.append(&mut preflight::record(&mut connection.work, &choices).await?);
     let mut registration = preflight::register(&mut connection.work, &choices).await?;
     notes.append(&mut registration.notes);
     notes.append(&mut preflight::lost_watches(&mut connection.work).await?);
@@ -231,6 +232,7 @@ impl AdoptionRun {
                 failed.insert(table.table.oid);
             }
         }
+        self.renew_filling().await?;
         self.watch(&failed).await?;
         self.complete_members(&failed).await
     }

@@ -85,3 +85,71 @@ async fn rows_that_reference_only_rows_without_an_organisation_are_an_issue() {
     assert_eq!(organizations(&db, "folders").await[7..], ["50 0b", "51 0b"]);
     migrate(&db, &["--enforce", "--yes"]).await.must(0);
 }
+
+/// Fill trigger of a version that knew no foreign keys but the parent's, for comments on a project.
+const FORMER_RULE: &str = r#"
+    create or replace function warden."fill public.comments"() returns trigger
+    language plpgsql security definer set search_path = '' as $$
+    begin
+      if new.project_id is not null then
+        select p.org_id into new.org_id from public.projects p where p.id = new.project_id;
+        if found then return new; end if;
+      end if;
+      new.org_id := coalesce(new.org_id, warden.default_organization());
+      return new;
+    end
+    $$;
+    drop trigger warden_fill_org_id_update on comments;"#;
+
+#[tokio::test]
+async fn fill_triggers_of_an_earlier_version_are_renewed_once() {
+    let db = application().await;
+    migrate(&db, &["--tables", TABLES]).await.must(0);
+    db.run(FORMER_RULE).await;
+    db.run("insert into comments values (51, 1, null)").await;
+    assert_eq!(organizations(&db, "comments").await[5..], ["51 a0"]);
+    let outdated = "select name || ' ' || problem from warden.tenant_objects where phase = 'fill' and problem is not null order by 1";
+    let problems: Vec<String> = sqlx::query_scalar(outdated).fetch_all(&db.pool).await.expect("reads");
+    assert_eq!(
+        problems,
+        ["warden_fill_org_id follows another rule than this version", "warden_fill_org_id_update is missing"]
+    );
+    migrate(&db, &["--plan"]).await.must(0).says(&["comments"]);
+
+    let note = "note: comments: the triggers that give new rows their organisation are renewed";
+    migrate(&db, &[]).await.must(0).says(&[note]);
+    db.run("insert into comments values (52, 1, null)").await;
+    assert_eq!(organizations(&db, "comments").await[6..], ["52 0a"]);
+    let again = migrate(&db, &[]).await.must(0);
+    assert!(
+        !again.stdout.contains("renewed") && again.stdout.contains("the schema is up to date"),
+        "{}",
+        again.stdout
+    );
+    // A request may not choose the organisation of a row, as the update trigger ensures.
+    let update = "set role authenticated; update comments set org_id = '0b000000-0000-4000-8000-00000000000b' where id = 52";
+    db.run("grant select, update on comments to authenticated").await;
+    assert!(db.error(update).await.contains("cannot be changed"));
+}
+
+/// Tables that reference each other: the one that is adopted first gets the rule once the other has `org_id`.
+#[tokio::test]
+async fn tables_that_reference_each_other_follow_the_rule_after_one_run() {
+    let db = application().await;
+    db.run(
+        "create table teams (id int primary key, leader_id int, owner_id uuid);
+         create table agents (id int primary key, team_id int references teams, owner_id uuid);
+         alter table teams add foreign key (leader_id) references agents",
+    )
+    .await;
+    migrate(&db, &["--tables", &format!("{TABLES},teams user_column=owner_id,agents user_column=owner_id")])
+        .await
+        .must(0);
+    db.run(
+        "insert into teams values (1, null, '1a000000-0000-4000-8000-00000000000a');
+         insert into agents values (1, 1, null); insert into teams values (2, 1, null)",
+    )
+    .await;
+    assert_eq!(organizations(&db, "agents").await, ["1 0a"]);
+    assert_eq!(organizations(&db, "teams").await, ["1 0a", "2 0a"]);
+}

@@ -36,7 +36,7 @@ const SETTINGS: [&str; 25] = [
     "transform_null_equals = on",
 ];
 
-/// The same, of some versions only.
+/// Settings of this kind that only some versions have.
 const NEWER_SETTINGS: [(&str, &str); 4] = [
     ("createrole_self_grant", "createrole_self_grant = 'set, inherit'"),
     ("event_triggers", "event_triggers = off"),

@@ -122,11 +122,12 @@ select 'fill-trigger', null, o.full_name, o.name,
   case
     when s.is_not_null then
       'the table is enforced, but its fill trigger still assigns organisations to rows without org_id'
-    else format('the trigger that %s is %s: %s',
+    else format('the trigger that %s %s: %s',
       case o.name when 'warden_fill_org_id' then 'fills org_id' else 'protects org_id while rows are filled' end,
-      case when o.is_present then 'disabled' else 'missing' end,
-      case o.name when 'warden_fill_org_id' then 'new rows have no organisation'
-                  else 'a request with UPDATE can choose the organisation of a row' end) end,
+      o.problem,
+      case when o.problem like 'follows%' then 'rows can get a wrong organisation'
+           else case o.name when 'warden_fill_org_id' then 'new rows have no organisation'
+                       else 'a request with UPDATE can choose the organisation of a row' end end) end,
   'sql',
   format('select warden.%s(%L);', case when s.is_not_null then 'unfill_org_id' else 'fill_org_id' end, o.full_name)
 from o join state s using (relation)
