@@ -34,6 +34,7 @@ pub mod replay;
 pub mod retention;
 mod service;
 pub mod session;
+mod shown_path;
 pub mod shutdown;
 mod sparse;
 mod sync;

@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
 use warden::cli::Cli;
 
 /// jemalloc, because the system's allocator keeps the memory of thousands of sessions that have left.
@@ -10,5 +9,5 @@ use warden::cli::Cli;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    Cli::parse().run()
+    Cli::from_command_line().run()
 }

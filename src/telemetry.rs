@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal as _;
 
+use anyhow::Context as _;
 use clap::Args;
 use tracing::Metadata;
 use tracing::level_filters::LevelFilter;
@@ -50,8 +51,10 @@ pub const QUIET_FILTER: &str = "warn";
 /// When the filter is invalid.
 pub fn init(args: &LogArgs, default: &str) -> anyhow::Result<()> {
     let log = args.log.as_deref().unwrap_or(default);
-    let filter = EnvFilter::try_new(log)
-        .map_err(|error| anyhow::anyhow!("invalid log filter {log:?} ({error}): try --log warden=debug"))?;
+    // The error of the parser would repeat the filter, and any variable may hold a secret by mistake.
+    let filter = EnvFilter::try_new(log).ok().context(
+        "invalid log filter (--log, WARDEN_LOG): write a level such as debug, or module=level, separated by commas",
+    )?;
     let registry = tracing_subscriber::registry().with(filter).with(filter_fn(may_be_logged));
     let layer = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)

@@ -56,15 +56,19 @@ impl KeyServerUrl {
     }
 }
 
+/// Shows no query, because some key servers expect an API key there.
 impl fmt::Display for KeyServerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        let scheme = self.0.scheme_str().unwrap_or_default();
+        let authority = self.0.authority().map_or("", |authority| authority.as_str());
+        let query = if self.0.query().is_some() { "?***" } else { "" };
+        write!(f, "{scheme}://{authority}{}{query}", self.0.path())
     }
 }
 
 impl fmt::Debug for KeyServerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -5,6 +5,7 @@ mod candidates;
 #[cfg(feature = "dev")]
 mod dev;
 mod migrate;
+mod parse;
 mod serve;
 mod tail;
 mod terminal;

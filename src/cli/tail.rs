@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::time::MissedTickBehavior;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::http::Uri;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
@@ -155,17 +156,27 @@ fn on_frame(
     })
 }
 
+/// The address of a URL for messages, without a user, a password or a query.
+fn host_and_port(uri: &Uri) -> String {
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    authority.rsplit('@').next().unwrap_or_default().to_owned()
+}
+
 async fn connect(args: &TailArgs) -> anyhow::Result<Result<Socket, End>> {
     let url = format!("{}/websocket?vsn=2.0.0", args.url.trim_end_matches('/'));
-    let mut request = url.as_str().into_client_request().with_context(|| {
-        format!("WARDEN_URL {:?} is not a WebSocket URL: write e.g. {DEFAULT_URL}", args.url)
-    })?;
+    let mut request = url
+        .as_str()
+        .into_client_request()
+        .ok()
+        .filter(|request| matches!(request.uri().scheme_str(), Some("ws" | "wss")))
+        .with_context(|| format!("WARDEN_URL is not a WebSocket URL: write e.g. {DEFAULT_URL}"))?;
+    let address = host_and_port(request.uri());
     let value = format!("Bearer {}", args.token.trim())
         .parse()
         .context("WARDEN_TOKEN contains a character that a header cannot carry")?;
     request.headers_mut().insert("authorization", value);
     let Ok(connected) = tokio::time::timeout(CONNECT_TIMEOUT, connect_async(request)).await else {
-        let reason = format!("no answer from {} within {} s", args.url, CONNECT_TIMEOUT.as_secs());
+        let reason = format!("no answer from {address} within {} s", CONNECT_TIMEOUT.as_secs());
         return Ok(Err(End::Lost(reason)));
     };
     Ok(match connected {
@@ -180,7 +191,7 @@ async fn connect(args: &TailArgs) -> anyhow::Result<Result<Socket, End>> {
             Err(if response.status().is_server_error() { End::Lost(reason) } else { End::Rejected(reason) })
         }
         Err(error @ (WsError::Url(_) | WsError::HttpFormat(_))) => Err(End::Rejected(error.to_string())),
-        Err(error) => Err(End::Lost(format!("{error}; is the gateway at {} running?", args.url))),
+        Err(error) => Err(End::Lost(format!("{error}; is the gateway at {address} running?"))),
     })
 }
 

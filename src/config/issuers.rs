@@ -8,6 +8,7 @@ use clap::{ArgGroup, Args};
 use super::issuers_file::{self, Defaults};
 use super::signing::{DEFAULT_AUDIENCE, check_verifying_secret};
 use crate::auth::{IssuerConfig, KeyServerUrl, VerifierConfig};
+use crate::shown_path::ShownPath;
 
 /// Flags of the issuers whose tokens are accepted.
 #[derive(Args, Clone, Default)]
@@ -85,14 +86,19 @@ impl IssuerArgs {
                 .context("WARDEN_JWT_SECRET_PREVIOUS")?;
             self.issuer_named(&mut issuers, name).secrets.push(previous.to_owned());
         }
-        for entry in &urls {
+        for (n, entry) in urls.iter().enumerate() {
             self.add_key_server(&mut issuers, name, entry, urls.len())
-                .with_context(|| format!("WARDEN_JWKS_URLS: {entry:?}"))?;
+                .with_context(|| format!("WARDEN_JWKS_URLS, entry {}", n + 1))?;
         }
         if let Some(path) = &self.issuers_file {
             self.add_file(&mut issuers, path)
-                .with_context(|| format!("WARDEN_ISSUERS_FILE: {}", path.display()))?;
+                .with_context(|| format!("WARDEN_ISSUERS_FILE: {}", ShownPath(path)))?;
         }
+        // Names are labels of metrics and stand in the log.
+        ensure!(
+            issuers.iter().filter_map(|issuer| issuer.issuer.as_deref()).all(|name| !has_user(name)),
+            "the name of an issuer contains a user or a password before @: write the claim `iss` of its tokens"
+        );
         ensure!(
             !issuers.is_empty(),
             "no token issuer is configured: set WARDEN_JWT_SECRET or WARDEN_JWKS_URLS"
@@ -137,7 +143,7 @@ impl IssuerArgs {
         };
         let url = KeyServerUrl::parse(url, self.jwks_allow_http).map_err(anyhow::Error::msg)?;
         let issuer = self.issuer_named(issuers, Some(name));
-        ensure!(issuer.jwks_url.is_none(), "issuer {name:?} is configured twice");
+        ensure!(issuer.jwks_url.is_none(), "its issuer is configured twice");
         issuer.jwks_url = Some(url);
         Ok(())
     }
@@ -150,11 +156,17 @@ impl IssuerArgs {
         };
         for issuer in issuers_file::read(path, &defaults)? {
             let is_known = issuers.iter().any(|known| known.issuer == issuer.issuer);
-            ensure!(!is_known, "issuer {:?} is configured twice", issuer.issuer.unwrap_or_default());
+            ensure!(!is_known, "one of its issuers is configured twice");
             issuers.push(issuer);
         }
         Ok(())
     }
+}
+
+/// Whether a URL has a user before its host.
+fn has_user(url: &str) -> bool {
+    let authority = url.split_once("://").and_then(|(_, rest)| rest.split(['/', '?', '#']).next());
+    authority.is_some_and(|authority| authority.contains('@'))
 }
 
 #[cfg(test)]
@@ -225,7 +237,7 @@ mod tests {
             .map(|issuer| (issuer.issuer.clone().unwrap_or_default(), format!("{:?}", issuer.jwks_url)))
             .collect();
         assert_eq!(shown[0].0, "https://a.example/?x=1");
-        assert!(shown[0].1.contains("https://a.example/jwks?y=2"), "{shown:?}");
+        assert!(shown[0].1.contains("https://a.example/jwks?***"), "{shown:?}");
         assert_eq!(shown[1].0, "b");
         for (wrong, expected) in [
             (&["https://a.example/jwks"][..], "ISSUER=URL"),

@@ -55,9 +55,10 @@ pub(crate) fn parse_origins(list: Vec<String>) -> anyhow::Result<Vec<String>> {
         return Ok(Vec::new());
     }
     list.into_iter()
-        .map(|origin| {
+        .enumerate()
+        .map(|(n, origin)| {
             let origin = origin.trim();
-            check_origin(origin).with_context(|| format!("WARDEN_ALLOWED_ORIGINS: {origin:?}"))?;
+            check_origin(origin).with_context(|| format!("WARDEN_ALLOWED_ORIGINS, entry {}", n + 1))?;
             Ok(origin.to_owned())
         })
         .collect()

@@ -18,10 +18,11 @@ impl TopicArgs {
     /// Checks the names.
     pub(super) fn into_topics(self) -> anyhow::Result<Vec<String>> {
         let topics: Vec<_> = self.topics_need_claim.into_iter().filter(|topic| !topic.is_empty()).collect();
-        for topic in &topics {
+        for (n, topic) in topics.iter().enumerate() {
             ensure!(
                 is_topic(topic),
-                "WARDEN_TOPICS_NEED_CLAIM: {topic:?} is not a topic: write names such as recordings, call:* or org"
+                "WARDEN_TOPICS_NEED_CLAIM: entry {} is not a topic: write names such as recordings, call:* or org",
+                n + 1
             );
         }
         Ok(topics)

@@ -20,6 +20,7 @@ use tokio_rustls::rustls::{self, ServerConfig};
 use tokio_rustls::server::TlsStream;
 
 use crate::service::{Schedule, periodic};
+use crate::shown_path::ShownPath;
 use crate::sync::lock;
 
 /// Paths of certificate and key.
@@ -35,7 +36,7 @@ pub struct TlsFiles {
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file cannot be read.
-    #[error("{variable}: cannot read {}: {source}", path.display())]
+    #[error("{variable}: cannot read {}: {source}", ShownPath(path))]
     Read {
         /// Variable that names the file.
         variable: &'static str,
@@ -45,7 +46,10 @@ pub enum TlsError {
         source: std::io::Error,
     },
     /// A file has the wrong content.
-    #[error("{variable}: {} contains no {expected} in PEM format (is it encrypted, or DER?)", path.display())]
+    #[error(
+        "{variable}: {} contains no {expected} in PEM format (is it encrypted, or DER?)",
+        ShownPath(path)
+    )]
     Pem {
         /// Variable that names the file.
         variable: &'static str,

@@ -88,8 +88,15 @@ async fn token_reports_missing_and_invalid_options() {
     fails(&args, &[], 2, &["WARDEN_JWT_SECRET"], &[]).await;
     let secret = [("WARDEN_JWT_SECRET", SECRET)];
     fails(&["token"], &secret, 2, &["--org"], &[SECRET]).await;
-    fails(&["token", "--org", "acme"], &secret, 2, &["--org", "acme"], &[SECRET]).await;
-    fails(&["token", "--org", &org, "--topics", "Calls"], &secret, 2, &["Calls", "call:*"], &[SECRET]).await;
+    fails(&["token", "--org", "acme"], &secret, 2, &["--org"], &[SECRET, "acme"]).await;
+    fails(
+        &["token", "--org", &org, "--topics", "Calls"],
+        &secret,
+        2,
+        &["--topics", "call:*"],
+        &[SECRET, "Calls"],
+    )
+    .await;
     fails(&["token", "--org", &org, "--ttl", "soon"], &secret, 2, &["90s, 15m, 1h or 7d"], &[SECRET]).await;
 }
 
@@ -229,8 +236,14 @@ async fn serve_reports_missing_and_invalid_options() {
     fails(&["serve"], &[database, short], 1, &["at least 32"], &["hunter2", "too short"]).await;
     for origin in ["*", "app.example", "https://*.example"] {
         let origins = ("WARDEN_ALLOWED_ORIGINS", origin);
-        fails(&["serve"], &[database, secret, origins], 1, &["WARDEN_ALLOWED_ORIGINS", origin], &["hunter2"])
-            .await;
+        fails(
+            &["serve"],
+            &[database, secret, origins],
+            1,
+            &["WARDEN_ALLOWED_ORIGINS, entry 1"],
+            &["hunter2"],
+        )
+        .await;
     }
     for (variable, value, shown) in [
         ("WARDEN_JWKS_URLS", "https://a.example/jwks", "ISSUER=URL"),
@@ -249,7 +262,7 @@ async fn serve_reports_missing_and_invalid_options() {
     let beside = [database, secret, ("WARDEN_JWKS_URLS", "a=https://a.example/jwks")];
     fails(&["serve"], &beside, 1, &["WARDEN_JWT_ISSUER"], &["hunter2", SECRET]).await;
     let address = ("WARDEN_LISTEN", "localhost");
-    fails(&["serve"], &[database, secret, address], 2, &["localhost"], &["hunter2"]).await;
+    fails(&["serve"], &[database, secret, address], 2, &["--listen"], &["hunter2", "localhost"]).await;
 
     let open = ("WARDEN_LISTEN", "0.0.0.0:0");
     let shown = [
@@ -264,14 +277,15 @@ async fn serve_reports_missing_and_invalid_options() {
     fails(&["serve"], &[database, secret, open, certificate], 2, &["--tls-key"], &["hunter2"]).await;
     let pair = [database, secret, open, certificate, ("WARDEN_TLS_KEY", "/nowhere/key.pem")];
     let ports = [("WARDEN_ADMIN_LISTEN", "127.0.0.1:0")];
-    fails(&["serve"], &[&pair[..], &ports].concat(), 1, &["WARDEN_TLS_CERT", "/nowhere/cert.pem"], &[SECRET])
+    fails(&["serve"], &[&pair[..], &ports].concat(), 1, &["WARDEN_TLS_CERT", "No such file"], &[SECRET])
         .await;
     let cookie = ("WARDEN_AUTH_COOKIE", "token");
     fails(&["serve"], &[database, secret, cookie], 1, &["WARDEN_ALLOWED_ORIGINS"], &[SECRET]).await;
     for (variable, value) in
         [("WARDEN_TRUSTED_PROXIES", "10.0.0.0/33"), ("WARDEN_MESSAGES", "20"), ("WARDEN_IPV6_PREFIX", "8")]
     {
-        fails(&["serve"], &[database, secret, (variable, value)], 2, &[value], &[SECRET]).await;
+        let flag = variable.replace("WARDEN_", "--").replace('_', "-").to_lowercase();
+        fails(&["serve"], &[database, secret, (variable, value)], 2, &[&flag], &[SECRET, value]).await;
     }
 
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");

@@ -172,6 +172,8 @@ fn invalid_strings_are_rejected_without_repeating_them() {
         ("postgres://u:s3cret@h1:0/db", "the port of address 1 of 1"),
         ("postgres://u:s3c/ret@h1,h2/db", "percent-encode"),
         ("postgres://u:s3c?ret@h1/db", "parameter 1 has no value"),
+        // The beginning of the password would be the port, and be shown in the address.
+        ("postgres://u:5432/s3cret@h/db", "an @ behind a /"),
         ("postgres://u:s3cret%@h/db", "the password contains a %"),
         ("postgres://u:s3cret%ff@h/db", "the password is not valid UTF-8"),
         ("postgres://u:s3cret%00@h/db", "the password contains %00"),

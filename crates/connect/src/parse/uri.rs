@@ -23,6 +23,8 @@ pub(super) fn parse(rest: &str) -> anyhow::Result<Parameters> {
     let mut parameters = Parameters::default();
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, database) = rest.split_once('/').unwrap_or((rest, ""));
+    // A password with an unencoded / would be cut there, and its beginning be shown as host or port.
+    ensure!(authority.contains('@') || !database.contains('@'), "it has an @ behind a /: {FORM}");
     // libpq ends the user at the first @. A password with an unencoded @ has no other meaning, though.
     let (user, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
     let mut set = |name: &str, value: &str, part: Part| {

@@ -3,6 +3,8 @@
 //! `harness/logs.rs` checks every log line of every test of this binary, and one violation ends the run. This
 //! module checks the output of the real binary, and sends credentials in every way that a client could.
 
+mod configuration;
+
 use std::net::SocketAddr;
 use std::process::Stdio;
 
