@@ -14,7 +14,7 @@ use tokio::runtime::Runtime;
 use uuid::Uuid;
 use warden::auth::{Token, Verifier, VerifierConfig};
 use warden::config::{DEFAULT_AUDIENCE, Limits};
-use warden::cursor::{Cursor, CursorPrefix, Epoch, Point, Snapshot};
+use warden::cursor::{Cursor, CursorKey, CursorPrefix, CursorSeal, Epoch, KeyRing, Point, Snapshot};
 use warden::hub::{
     Batch, FanoutSender, FanoutWorker, Hub, OrgEvents, Outbox, Registration, SessionCheck, Subscribed,
     Transport, fanout,
@@ -66,6 +66,13 @@ fn event(n: usize) -> Event {
 
 fn calls() -> Topic {
     Topic::parse("calls").expect("a topic")
+}
+
+/// A seal with one key.
+fn seal() -> CursorSeal {
+    let ring = Arc::<KeyRing>::default();
+    ring.replace(&[CursorKey { id: 1, key: vec![1; 32], is_current: true }]);
+    CursorSeal::new(ring, *ORG)
 }
 
 /// A cursor with this number of transactions in progress.
@@ -128,7 +135,7 @@ impl Sockets {
             let mut sessions = Vec::new();
             for _ in 0..count {
                 let outbox = Arc::new(Outbox::new(Transport::plain(connection().await), limits.outbox));
-                let registration = hub.register(*ORG, outbox, Arc::new(AlwaysValid));
+                let registration = hub.register(seal(), outbox, Arc::new(AlwaysValid));
                 let subscribed = registration.subscribe(&calls(), |_| bytes::Bytes::new());
                 sessions.push((registration, subscribed));
             }
@@ -184,7 +191,7 @@ fn bare_writes(bencher: Bencher<'_, '_>, (events, sockets): (usize, usize)) {
 
 fn frame(event: &Event) -> bytes::BytesMut {
     let mut into = bytes::BytesMut::new();
-    let payload = event.payload(&cursor(2).to_string());
+    let payload = event.payload(&seal().seal(&cursor(2)));
     append_event_frame(&mut into, &calls(), event, &payload);
     into
 }
@@ -211,18 +218,19 @@ fn cursor_covers(bencher: Bencher<'_, '_>, in_progress: u64) {
         .bench(|| divan::black_box(&cursor).covers(divan::black_box(5_000_100), divan::black_box(8_999_999)));
 }
 
-/// Encodes the cursors of a batch of 50 events. Items are cursors.
+/// Seals the cursors of a batch of 50 events. Items are cursors.
 #[divan::bench(args = IN_PROGRESS)]
-fn cursor_encode(bencher: Bencher<'_, '_>, in_progress: u64) {
-    let cursor = cursor(in_progress);
+fn cursor_seal(bencher: Bencher<'_, '_>, in_progress: u64) {
+    let (seal, cursor) = (seal(), cursor(in_progress));
     bencher.counter(ItemsCount::new(50_usize)).bench(|| {
-        let prefix = CursorPrefix::new(cursor.epoch, &cursor.from, &cursor.to);
-        (0..50).map(|n| prefix.with_id(cursor.id + n)).collect::<Vec<_>>()
+        let points = CursorPrefix::of(&cursor);
+        (0..50).map(|n| seal.seal_at(&points, cursor.id + n)).collect::<Vec<_>>()
     });
 }
 
 #[divan::bench(args = IN_PROGRESS)]
-fn cursor_decode(bencher: Bencher<'_, '_>, in_progress: u64) {
-    let text = cursor(in_progress).to_string();
-    bencher.bench(|| divan::black_box(&text).parse::<Cursor>().expect("a cursor"));
+fn cursor_open(bencher: Bencher<'_, '_>, in_progress: u64) {
+    let (seal, cursor) = (seal(), cursor(in_progress));
+    let text = seal.seal(&cursor);
+    bencher.bench(|| seal.open(cursor.epoch, divan::black_box(&text)).expect("a cursor"));
 }

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::config::Limits;
-use crate::control::{Directory, Reconciler, Revocations};
+use crate::control::{CursorKeys, Directory, Reconciler, Revocations};
 use crate::hub::{FanoutSender, Hub};
 use crate::log::{Doorbell, TailerState};
 use crate::metrics::Metrics;
@@ -31,6 +31,7 @@ pub(super) struct Upstream {
 pub(super) struct DatabaseSide {
     pub(super) directory: Arc<Directory>,
     pub(super) revocations: Arc<Revocations>,
+    pub(super) cursor_keys: Arc<CursorKeys>,
     pub(super) replay: Arc<Replay>,
     pub(super) tailer: watch::Receiver<TailerState>,
     pub(super) retention_late: watch::Receiver<Option<Instant>>,
@@ -58,6 +59,7 @@ impl DatabaseSide {
             fanout: upstream.fanout,
             directory: Arc::clone(&control.directory),
             revocations: Arc::clone(&control.revocations),
+            cursor_keys: Arc::clone(&control.cursor_keys),
             reconciler: control.reconciler,
             recent: Arc::clone(&recent),
             metrics: Arc::clone(&metrics),
@@ -83,6 +85,7 @@ impl DatabaseSide {
         Ok(Self {
             directory: control.directory,
             revocations: control.revocations,
+            cursor_keys: control.cursor_keys,
             replay,
             tailer: state,
             retention_late,
@@ -95,6 +98,7 @@ impl DatabaseSide {
 struct Control {
     directory: Arc<Directory>,
     revocations: Arc<Revocations>,
+    cursor_keys: Arc<CursorKeys>,
     reconciler: Arc<Reconciler>,
 }
 
@@ -114,8 +118,10 @@ impl Control {
             limits.reconciler,
         );
         let reconciler = Arc::new(reconciler);
+        let cursor_keys = Arc::new(CursorKeys::new(pool.clone(), limits.cursor_keys));
+        services.spawn("cursor_keys", Arc::clone(&cursor_keys).run());
         services.spawn("revocations", Arc::clone(&revocations).run());
         services.spawn("reconciler", Arc::clone(&reconciler).run());
-        Self { directory, revocations, reconciler }
+        Self { directory, revocations, cursor_keys, reconciler }
     }
 }

@@ -67,6 +67,7 @@ impl Gateway {
             hub: Arc::clone(&hub),
             directory: Arc::clone(&database.directory),
             revocations: Arc::clone(&database.revocations),
+            cursor_keys: Arc::clone(&database.cursor_keys),
             replay: Arc::clone(&database.replay),
             verifier,
             topic_policy: session::TopicPolicy::new(config.topics_need_claim),

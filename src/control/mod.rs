@@ -2,6 +2,7 @@
 //!
 //! | file | job |
 //! |---|---|
+//! | `cursor_keys` | the keys with which cursors are sealed |
 //! | `directory` | organisations and topics in memory |
 //! | `reconciler` | the search for organisations that were deleted without a log event |
 //! | `revocations` | revocations in memory, and the end of the sessions that they concern |
@@ -9,11 +10,13 @@
 //!
 //! This module reads no events itself: the tailer calls it. It knows no sockets.
 
+mod cursor_keys;
 mod directory;
 mod reconciler;
 mod revocations;
 mod revoke;
 
+pub use cursor_keys::{CursorKeyLimits, CursorKeys};
 pub use directory::Directory;
 pub(crate) use directory::ORGS_MAX;
 pub(crate) use reconciler::ORGS_IN_QUERY_MAX;

@@ -1,48 +1,47 @@
-//! The encoded form of a cursor: base64url over variable-length integers. Each cursor has exactly one
-//! encoding.
-
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+//! The plain form of a cursor, which is sealed before a client receives it: variable-length integers, padded.
+//! Each cursor has exactly one plain form.
 
 use super::Cursor;
 use super::point::{Epoch, Point, Snapshot};
 
-/// Longest encoded cursor that is decoded, in bytes. A thousand writing transactions in progress take about
-/// 2.7 KB, so the limit is enough for ten thousand.
+/// Longest cursor of a client that is opened, in bytes.
 pub const CURSOR_BYTES_MAX: usize = 32 * 1024;
 
-/// Most transactions in progress of both points of a decoded cursor together. A snapshot of PostgreSQL names
-/// one transaction per connection, prepared transaction and worker, and only those that write. So this is
-/// enough for 5,000 connections that all write at the same time.
+/// Most transactions in progress of both points of a cursor together. A snapshot of PostgreSQL names one
+/// transaction per connection, prepared transaction and worker, and only those that write. So this is enough
+/// for 5,000 connections that all write at the same time.
 pub const IN_PROGRESS_MAX: usize = 10_000;
 
-/// First byte of an encoded cursor.
-const VERSION: u8 = 1;
+/// The plain form is padded to this length, or to a multiple of [`PADDING_BYTES`] more. So the length of a
+/// cursor reveals only roughly how many transactions were in progress.
+const PLAIN_BYTES_MIN: usize = 4;
+const PADDING_BYTES: usize = 16;
 
-/// Approximate size of an encoded cursor, in bytes, if no transaction is in progress.
-const QUIET_BYTES: usize = 80;
+/// Approximate length of the points if no transaction is in progress.
+const QUIET_BYTES: usize = 24;
 
-/// The part that all cursors of one batch share, encoded once. It fills whole groups of base64, so that the
-/// encoded id can be appended.
+/// The part that all cursors of one batch share, encoded once: the points, without the id.
 #[derive(Debug)]
-pub struct CursorPrefix(String);
+pub struct CursorPrefix {
+    epoch: Epoch,
+    plain: Vec<u8>,
+    /// Highest id of the second point, from which the id is counted.
+    max_id: i64,
+}
 
 impl CursorPrefix {
-    /// Encodes the epoch and both points.
+    /// Bytes that the id and the padding add at most.
+    pub(super) const ID_BYTES_MAX: usize = 10 + PADDING_BYTES;
+
+    /// Encodes both points. The second one is encoded as its differences from the first, because they are
+    /// close to each other.
     #[must_use]
     pub fn new(epoch: Epoch, from: &Point, to: &Point) -> Self {
         let in_progress = from.snapshot.in_progress.len() + to.snapshot.in_progress.len();
-        let mut bytes = Vec::with_capacity(QUIET_BYTES + 2 * in_progress);
-        bytes.push(VERSION);
-        bytes.extend_from_slice(&epoch.system.to_be_bytes());
-        put_varint(&mut bytes, epoch.timeline.into());
-        put_varint(&mut bytes, epoch.database.into());
-        put_point(&mut bytes, from);
-        put_point(&mut bytes, to);
-        while !bytes.len().is_multiple_of(3) {
-            bytes.push(0);
-        }
-        Self(URL_SAFE_NO_PAD.encode(bytes))
+        let mut plain = Vec::with_capacity(QUIET_BYTES + 2 * in_progress);
+        put_point(&mut plain, from, &Point::default());
+        put_point(&mut plain, to, from);
+        Self { epoch, plain, max_id: to.max_id }
     }
 
     /// The epoch and the points of this cursor.
@@ -54,19 +53,52 @@ impl CursorPrefix {
     /// Bytes in memory.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.0.len()
+        self.plain.len()
     }
 
-    /// The cursor after the event with this id.
+    /// The epoch in which the points are valid.
     #[must_use]
-    pub fn with_id(&self, id: i64) -> String {
-        let mut bytes = Vec::with_capacity(10);
-        put_varint(&mut bytes, id.cast_unsigned());
-        let mut cursor = String::with_capacity(self.0.len() + 14);
-        cursor.push_str(&self.0);
-        URL_SAFE_NO_PAD.encode_string(bytes, &mut cursor);
-        cursor
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
     }
+
+    /// Appends the plain form of the cursor after the event with this id.
+    pub(super) fn append_plain(&self, id: i64, into: &mut Vec<u8>) {
+        let start = into.len();
+        into.extend_from_slice(&self.plain);
+        put_difference(into, id, self.max_id);
+        into.resize(start + padded(into.len() - start), 0);
+    }
+}
+
+impl Cursor {
+    /// The plain form. It names its points to everybody, so it must be sealed before it leaves the node.
+    #[must_use]
+    pub fn to_plain(&self) -> Vec<u8> {
+        let mut plain = Vec::new();
+        CursorPrefix::of(self).append_plain(self.id, &mut plain);
+        plain
+    }
+
+    /// Decodes a plain form. Returns none for all bytes that [`Self::to_plain`] would not produce.
+    #[must_use]
+    pub fn from_plain(epoch: Epoch, plain: &[u8]) -> Option<Self> {
+        let mut decoder = Decoder { bytes: plain, at: 0 };
+        let from = decoder.point(&Point::default())?;
+        let to = decoder.point(&from)?;
+        if from.snapshot.in_progress.len() + to.snapshot.in_progress.len() > IN_PROGRESS_MAX {
+            return None;
+        }
+        let id = decoder.difference(to.max_id)?;
+        let is_padded =
+            plain.len() == padded(decoder.at) && plain[decoder.at..].iter().all(|byte| *byte == 0);
+        is_padded.then(|| Self { epoch, from: from.into(), to: to.into(), id })
+    }
+}
+
+/// Length of a plain form with this many bytes after padding.
+fn padded(bytes: usize) -> usize {
+    bytes.saturating_sub(PLAIN_BYTES_MIN).next_multiple_of(PADDING_BYTES) + PLAIN_BYTES_MIN
 }
 
 fn put_varint(into: &mut Vec<u8>, mut value: u64) {
@@ -78,10 +110,17 @@ fn put_varint(into: &mut Vec<u8>, mut value: u64) {
     into.push(value as u8);
 }
 
-/// Writes a snapshot's numbers as differences, because they are close to each other.
-fn put_point(into: &mut Vec<u8>, point: &Point) {
+/// Writes a number as its distance from another one. The lowest bit is the sign, so small distances in both
+/// directions take one byte.
+fn put_difference(into: &mut Vec<u8>, value: i64, base: i64) {
+    let difference = value.wrapping_sub(base);
+    put_varint(into, ((difference << 1) ^ (difference >> 63)).cast_unsigned());
+}
+
+/// Writes a point as differences from another one.
+fn put_point(into: &mut Vec<u8>, point: &Point, base: &Point) {
     let snapshot = &point.snapshot;
-    put_varint(into, snapshot.xmin);
+    put_difference(into, snapshot.xmin.cast_signed(), base.snapshot.xmin.cast_signed());
     put_varint(into, snapshot.xmax - snapshot.xmin);
     put_varint(into, snapshot.in_progress.len() as u64);
     let mut last = snapshot.xmin;
@@ -89,24 +128,7 @@ fn put_point(into: &mut Vec<u8>, point: &Point) {
         put_varint(into, xid - last);
         last = *xid;
     }
-    put_varint(into, point.max_id.cast_unsigned());
-}
-
-/// The parts of a decoded cursor.
-pub(super) struct DecodedCursor {
-    pub(super) epoch: Epoch,
-    pub(super) from: Point,
-    pub(super) to: Point,
-    pub(super) id: i64,
-}
-
-/// Decodes a cursor. Returns none for every string that [`CursorPrefix`] would not produce.
-pub(super) fn decode(text: &str) -> Option<DecodedCursor> {
-    if text.len() > CURSOR_BYTES_MAX {
-        return None;
-    }
-    let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
-    Decoder { bytes: &bytes, at: 0 }.cursor()
+    put_difference(into, point.max_id, base.max_id);
 }
 
 pub(super) struct Decoder<'a> {
@@ -139,12 +161,15 @@ impl Decoder<'_> {
         None
     }
 
-    fn id(&mut self) -> Option<i64> {
-        i64::try_from(self.varint()?).ok()
+    /// Reads a number that is not negative, from its distance to `base`, which is not negative either.
+    fn difference(&mut self, base: i64) -> Option<i64> {
+        let bits = self.varint()?;
+        let difference = (bits >> 1).cast_signed() ^ -(bits & 1).cast_signed();
+        base.checked_add(difference).filter(|value| *value >= 0)
     }
 
-    fn point(&mut self) -> Option<Point> {
-        let xmin = self.varint()?;
+    fn point(&mut self, base: &Point) -> Option<Point> {
+        let xmin = self.difference(base.snapshot.xmin.cast_signed())?.cast_unsigned();
         let xmax = xmin.checked_add(self.varint()?)?;
         let count = usize::try_from(self.varint()?).ok()?;
         // Each transaction takes at least one byte, so a forged count cannot cause a large allocation.
@@ -163,30 +188,6 @@ impl Decoder<'_> {
         }
         // PostgreSQL rejects larger values of xid8 and bigint, so they must not reach a query.
         i64::try_from(xmax).ok()?;
-        Some(Point { snapshot: Snapshot { xmin, xmax, in_progress }, max_id: self.id()? })
-    }
-
-    fn cursor(&mut self) -> Option<DecodedCursor> {
-        if self.byte()? != VERSION {
-            return None;
-        }
-        let system = self.bytes.get(self.at..self.at + 8)?.try_into().ok().map(u64::from_be_bytes)?;
-        self.at += 8;
-        let epoch = Epoch {
-            system,
-            timeline: self.varint()?.try_into().ok()?,
-            database: self.varint()?.try_into().ok()?,
-        };
-        let (from, to) = (self.point()?, self.point()?);
-        if from.snapshot.in_progress.len() + to.snapshot.in_progress.len() > IN_PROGRESS_MAX {
-            return None;
-        }
-        while !self.at.is_multiple_of(3) {
-            if self.byte()? != 0 {
-                return None;
-            }
-        }
-        let id = self.id()?;
-        (self.at == self.bytes.len()).then_some(DecodedCursor { epoch, from, to, id })
+        Some(Point { snapshot: Snapshot { xmin, xmax, in_progress }, max_id: self.difference(base.max_id)? })
     }
 }

@@ -4,19 +4,21 @@
 //! a snapshot with the highest event id that it covers. "New since that point" is then exact, and no open
 //! transaction delays anybody. `docs/design/cursor.md` explains the design.
 //!
-//! This module is pure data and encoding. It does no I/O and imports no other module.
+//! A cursor leaves the node only in its sealed form ([`CursorSeal`]).
+//!
+//! This module is pure data and encoding. It does no I/O, and imports no other module than `org`.
 
 mod encoding;
 mod point;
+mod seal;
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 
 pub use encoding::{CURSOR_BYTES_MAX, CursorPrefix, IN_PROGRESS_MAX};
 pub use point::{Epoch, ParseError, Point, Snapshot};
+pub use seal::{CursorKey, CursorSeal, InvalidCursor, KeyRing};
 
 /// Position of a client in the log, which the client presents to resume. It covers everything that `from`
 /// covers, and the part of `to` with ids up to `id`.
@@ -56,31 +58,5 @@ impl Cursor {
     #[must_use]
     pub fn covers(&self, xid: u64, id: i64) -> bool {
         self.from.covers(xid, id) || (id <= self.id && self.to.covers(xid, id))
-    }
-}
-
-impl fmt::Display for Cursor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&CursorPrefix::of(self).with_id(self.id))
-    }
-}
-
-/// Error for a string that is not a cursor. It gives no details, because a client could only use them to
-/// forge cursors: the gateway answers with a resync.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("not a cursor of this gateway")]
-pub struct InvalidCursor;
-
-impl FromStr for Cursor {
-    type Err = InvalidCursor;
-
-    fn from_str(text: &str) -> Result<Self, InvalidCursor> {
-        let decoded = encoding::decode(text).ok_or(InvalidCursor)?;
-        Ok(Self {
-            epoch: decoded.epoch,
-            from: Arc::new(decoded.from),
-            to: Arc::new(decoded.to),
-            id: decoded.id,
-        })
     }
 }

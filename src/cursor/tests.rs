@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::encoding::Decoder;
 use super::*;
+use crate::org::OrgId;
 
 prop_compose! {
     fn any_point()(xmin in 0..1_u64 << 40, distances in prop::collection::vec(1..200_u64, 0..50),
@@ -26,34 +27,88 @@ prop_compose! {
     }
 }
 
+/// A seal of the organisation with this number, with one key.
+fn seal_of(org: u128, key: u8) -> CursorSeal {
+    let ring = Arc::<KeyRing>::default();
+    ring.replace(&[CursorKey { id: 1, key: vec![key; 32], is_current: true }]);
+    CursorSeal::new(ring, OrgId::for_tests(org))
+}
+
 proptest! {
     #[test]
-    fn a_decoded_cursor_equals_the_encoded_one(cursor in any_cursor()) {
-        let text = cursor.to_string();
-        prop_assert_eq!(text.parse::<Cursor>(), Ok(cursor));
+    fn an_opened_cursor_equals_the_sealed_one(cursor in any_cursor()) {
+        prop_assert_eq!(Cursor::from_plain(cursor.epoch, &cursor.to_plain()), Some(cursor.clone()));
+        let seal = seal_of(1, 1);
+        let sealed = seal.seal(&cursor);
+        prop_assert_eq!(seal.open(cursor.epoch, &sealed), Ok(cursor.clone()));
+        prop_assert_eq!(seal.seal(&cursor), sealed, "a cursor has one sealed form");
     }
 
     #[test]
-    fn every_string_is_rejected_or_the_only_encoding_of_a_cursor(text in "[A-Za-z0-9_-]{0,200}") {
-        if let Ok(cursor) = text.parse::<Cursor>() {
-            // An accepted cursor has one encoding.
-            prop_assert_eq!(cursor.to_string(), text);
+    fn all_bytes_are_rejected_or_the_only_plain_form_of_a_cursor(bytes: Vec<u8>) {
+        if let Some(cursor) = Cursor::from_plain(Epoch::default(), &bytes) {
+            prop_assert_eq!(cursor.to_plain(), bytes);
         }
     }
 
     #[test]
-    fn a_mutated_cursor_is_rejected_or_a_different_cursor(cursor in any_cursor(), to in 0..64_usize,
-                                                          at in any::<prop::sample::Index>()) {
+    fn every_change_of_a_sealed_cursor_is_rejected(cursor in any_cursor(), to in 0..64_usize, cut: prop::sample::Index,
+                                                   at in any::<prop::sample::Index>(), other in any_cursor()) {
         const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-        let mut text = cursor.to_string().into_bytes();
-        let at = at.index(text.len());
-        let changed = text[at] != ALPHABET[to];
-        text[at] = ALPHABET[to];
-        let text = String::from_utf8(text).expect("ASCII");
-        if changed {
-            prop_assert_ne!(text.parse::<Cursor>(), Ok(cursor));
+        let seal = seal_of(1, 1);
+        let sealed = seal.seal(&cursor);
+        let (mut changed, at) = (sealed.clone().into_bytes(), at.index(sealed.len()));
+        changed[at] = ALPHABET[to];
+        let changed = String::from_utf8(changed).expect("ASCII");
+        let cut = cut.index(sealed.len());
+        let other = seal.seal(&other);
+        // The beginning of one cursor, and the end of another one.
+        let spliced = format!("{}{}", &sealed[..cut], &other[cut.min(other.len())..]);
+        for text in [changed, sealed[..cut].to_owned(), format!("{sealed}A"), spliced] {
+            prop_assert!(text == sealed || text == other || seal.open(cursor.epoch, &text).is_err(), "{}", text);
         }
     }
+}
+
+#[test]
+fn a_cursor_is_bound_to_its_organisation_epoch_and_key() {
+    let epoch: Epoch = "7711331873380711507.00000001.16560".parse().expect("an epoch");
+    let point = Point { snapshot: "750:750:".parse().expect("a snapshot"), max_id: 16 };
+    let cursor = Cursor::at(epoch, point.into());
+    let seal = seal_of(1, 1);
+    let sealed = seal.seal(&cursor);
+    assert_eq!(seal.open(epoch, &sealed), Ok(cursor));
+    assert_eq!(seal_of(2, 1).open(epoch, &sealed), Err(InvalidCursor::NotSealed), "another organisation");
+    assert_eq!(seal_of(1, 2).open(epoch, &sealed), Err(InvalidCursor::NotSealed), "another key");
+    for other in [
+        Epoch { system: epoch.system + 1, ..epoch },
+        Epoch { timeline: epoch.timeline + 1, ..epoch },
+        Epoch { database: epoch.database + 1, ..epoch },
+    ] {
+        assert_eq!(seal.open(other, &sealed), Err(InvalidCursor::NotSealed), "{other:?}");
+    }
+    let old_format = "AWsFLmsWkEHj2Ae6OAa0GAAC2nAGtBgAAtpwBtpwB";
+    assert_eq!(seal.open(epoch, old_format), Err(InvalidCursor::NotSealed));
+    assert_eq!(seal.open(epoch, ""), Err(InvalidCursor::NotSealed));
+    assert_eq!(seal.open(epoch, "____"), Err(InvalidCursor::UnknownKey));
+}
+
+#[test]
+fn cursors_of_former_keys_remain_valid() {
+    let key = |id, is_current| CursorKey { id, key: vec![u8::try_from(id).expect("small"); 32], is_current };
+    let (ring, epoch) = (Arc::<KeyRing>::default(), Epoch::default());
+    let seal = CursorSeal::new(Arc::clone(&ring), OrgId::for_tests(1));
+    let cursor = Cursor::at(epoch, Arc::default());
+    assert_eq!(seal.seal(&cursor), "", "there is no key yet");
+    ring.replace(&[key(1, true)]);
+    let first = seal.seal(&cursor);
+    ring.replace(&[key(1, false), key(2, true)]);
+    let second = seal.seal(&cursor);
+    assert_ne!(first, second);
+    assert_eq!(seal.open(epoch, &first), Ok(cursor.clone()));
+    assert_eq!(seal.open(epoch, &second), Ok(cursor));
+    ring.replace(&[key(2, true)]);
+    assert_eq!(seal.open(epoch, &first), Err(InvalidCursor::UnknownKey));
 }
 
 proptest! {
@@ -98,14 +153,20 @@ fn a_number_has_one_encoding() {
     }
 }
 
+/// Lengths of the table in `docs/design/cursor.md`.
 #[test]
 fn cursors_stay_short() {
-    let epoch: Epoch = "7711331873380711507.00000001.16560".parse().expect("an epoch");
-    let quiet = Point { snapshot: "750:750:".parse().expect("a snapshot"), max_id: 16 };
-    assert!(Cursor::at(epoch, quiet.into()).to_string().len() < 48);
-    let busy = (0..1000).map(|n| (1_000_000 + 2 * n).to_string()).collect::<Vec<_>>().join(",");
-    let busy = Point { snapshot: format!("1000000:1002000:{busy}").parse().expect("a snapshot"), max_id: 1 };
-    assert!(Cursor::at(epoch, busy.into()).to_string().len() < 2800);
+    let length = |in_progress: u64| {
+        let point = |end: u64, max_id| {
+            let list: Vec<u64> = (0..in_progress).map(|n| end - 3 * (in_progress - n)).collect();
+            let xmin = list.first().copied().unwrap_or(end);
+            Arc::new(Point { snapshot: Snapshot { xmin, xmax: end, in_progress: list }, max_id })
+        };
+        let (from, to) = (point(1_000_000_000, 10_000_000_000), point(1_000_000_020, 10_000_000_012));
+        let cursor = Cursor { epoch: Epoch::default(), from, to, id: 10_000_000_005 };
+        seal_of(1, 1).seal(&cursor).len()
+    };
+    assert_eq!([0, 16, 1000].map(length), [50, 92, 2738]);
 }
 
 #[test]

@@ -27,7 +27,7 @@ pub use outbox::{CloseState, Outbox, OutboxLimits, SendOutcome};
 pub use session::{SessionCheck, SessionId};
 pub use transport::Transport;
 
-use crate::cursor::Cursor;
+use crate::cursor::{Cursor, CursorSeal};
 use crate::org::OrgId;
 use crate::sync::lock;
 use crate::wire::{CloseCode, Topic};
@@ -68,18 +68,20 @@ impl Hub {
         self.limits
     }
 
-    /// Adds a session to its organisation. Dropping the returned registration removes it.
+    /// Adds a session to the organisation of this seal. Dropping the returned registration removes it.
     #[must_use]
     pub fn register(
         self: &Arc<Self>,
-        org: OrgId,
+        seal: CursorSeal,
         outbox: Arc<Outbox>,
         check: Arc<dyn SessionCheck>,
     ) -> Registration {
         let id = SessionId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        let org = seal.org();
         // The entry's guard keeps an empty channel from being removed before the session is in it.
-        self.orgs.entry(org).or_default().add_session(id, Member { outbox: Arc::clone(&outbox), check });
-        Registration { hub: Arc::clone(self), org, id, outbox }
+        let channel = self.orgs.entry(org).or_insert_with(|| Arc::new(OrgChannel::new(seal)));
+        channel.add_session(id, Member { outbox: Arc::clone(&outbox), check });
+        Registration { hub: Arc::clone(self), channel: Arc::clone(&channel), org, id, outbox }
     }
 
     /// Announces a batch, and returns its number. `cursor` covers everything up to the end of the batch,
@@ -187,12 +189,19 @@ impl Hub {
 #[derive(Debug)]
 pub struct Registration {
     hub: Arc<Hub>,
+    channel: Arc<OrgChannel>,
     org: OrgId,
     id: SessionId,
     outbox: Arc<Outbox>,
 }
 
 impl Registration {
+    /// Seals and opens the cursors of the session's organisation.
+    #[must_use]
+    pub fn seal(&self) -> &CursorSeal {
+        self.channel.seal()
+    }
+
     /// Joins a topic. `reply` builds the reply from the cursor at which the subscription begins. The reply is
     /// sent before any event of the topic.
     ///
@@ -228,9 +237,6 @@ impl Registration {
         replay_buffer: Option<ReplayBuffer>,
         reply: impl FnOnce(&Cursor) -> Option<Bytes>,
     ) -> Subscribed {
-        let Some(channel) = self.hub.channel(self.org) else {
-            unreachable!("the channel exists as long as a session is registered in it");
-        };
         let position = lock(&self.hub.position);
         let Some(cursor) = position.cursor.clone() else {
             unreachable!("sessions are accepted only after the tailer has chosen a position");
@@ -242,7 +248,7 @@ impl Registration {
             replay_buffer,
         };
         // The position stays locked until the segment is locked, and the segment until the reply is sent.
-        channel.subscribe(topic, subscription, position, || {
+        self.channel.subscribe(topic, subscription, position, || {
             if let Some(reply) = reply(&cursor) {
                 self.outbox.send(&reply);
             }
@@ -251,17 +257,13 @@ impl Registration {
 
     /// Leaves a topic. After this returns, no event of the topic is sent.
     pub fn unsubscribe(&self, topic: &Topic, subscribed: &Subscribed) {
-        if let Some(channel) = self.hub.channel(self.org) {
-            channel.unsubscribe(topic, subscribed);
-        }
+        self.channel.unsubscribe(topic, subscribed);
     }
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        if let Some(channel) = self.hub.channel(self.org) {
-            channel.remove_session(self.id);
-        }
+        self.channel.remove_session(self.id);
         self.hub.orgs.remove_if(&self.org, |_, channel| channel.session_count() == 0);
     }
 }

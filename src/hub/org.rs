@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 
 use super::{Outbox, OutboxLimits, SessionCheck, SessionId};
+use crate::cursor::CursorSeal;
 use crate::sparse::shrink;
 use crate::sync::lock;
 use crate::wire::Topic;
@@ -80,13 +81,23 @@ pub(super) struct Member {
 }
 
 /// All sessions and subscriptions of one organisation.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct OrgChannel {
+    /// Seals the cursors of the organisation's events.
+    seal: CursorSeal,
     sessions: Mutex<HashMap<SessionId, Member>>,
     topics: Mutex<HashMap<Topic, TopicChannel>>,
 }
 
 impl OrgChannel {
+    pub(super) fn new(seal: CursorSeal) -> Self {
+        Self { seal, sessions: Mutex::default(), topics: Mutex::default() }
+    }
+
+    pub(super) fn seal(&self) -> &CursorSeal {
+        &self.seal
+    }
+
     pub(super) fn add_session(&self, id: SessionId, member: Member) {
         lock(&self.sessions).insert(id, member);
     }
@@ -210,6 +221,7 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
+    use crate::org::OrgId;
 
     /// If the segment were unlocked while the reply is being sent, an event could overtake the reply.
     #[tokio::test]
@@ -223,7 +235,8 @@ mod tests {
             outbox: Arc::new(Outbox::new(crate::hub::Transport::plain(stream), limits)),
             replay_buffer: None,
         };
-        let (channel, topic, position) = (OrgChannel::default(), Topic::Org, Mutex::new(()));
+        let seal = CursorSeal::new(Arc::default(), OrgId::for_tests(1));
+        let (channel, topic, position) = (OrgChannel::new(seal), Topic::Org, Mutex::new(()));
         let mut was_replied = false;
         let _subscribed = channel.subscribe(&topic, subscription, lock(&position), || {
             let segments = channel.segments(&topic);

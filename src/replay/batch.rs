@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use super::missed::{Events, is_missed};
 use super::waiter::MemoryReservation;
-use crate::cursor::{Cursor, CursorPrefix};
+use crate::cursor::{Cursor, CursorPrefix, CursorSeal};
 use crate::wire::{Event, Topic};
 
 /// The events that one client missed. It shares them with other clients that missed them too. Cursors are
-/// encoded only when they are needed: with a thousand transactions in progress each takes kilobytes.
+/// sealed only when they are needed: with a thousand transactions in progress each takes kilobytes.
 #[derive(Debug)]
 pub struct ReplayBatch {
     pub(super) events: Events,
@@ -22,13 +22,13 @@ pub struct ReplayBatch {
 }
 
 impl ReplayBatch {
-    /// Missed events with their cursors, in three parts:
+    /// Missed events with their sealed cursors, in three parts:
     ///
     /// 1. events that the client's second point covers, with cursors between the client's two points;
     /// 2. events that the node's first point covers, with cursors from the client's second point to that
     ///    point;
     /// 3. the rest, with cursors between the node's two points, as live events have them.
-    pub fn iter(&self) -> impl Iterator<Item = (&Arc<Event>, String)> {
+    pub fn iter<'a>(&'a self, seal: &'a CursorSeal) -> impl Iterator<Item = (&'a Arc<Event>, String)> {
         let parts = [Part::OfClient, Part::Between, Part::OfNode];
         parts.into_iter().flat_map(move |part| {
             let (from, to) = match part {
@@ -39,7 +39,7 @@ impl ReplayBatch {
             let prefix = CursorPrefix::new(self.since.epoch, from, to);
             self.missed()
                 .filter(move |(xid, event)| self.part(*xid, event.id) == part)
-                .map(move |(_, event)| (event, prefix.with_id(event.id)))
+                .map(move |(_, event)| (event, seal.seal_at(&prefix, event.id)))
         })
     }
 

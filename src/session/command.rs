@@ -91,7 +91,7 @@ impl Session {
     /// epoch: the reply asks it to read the current state again.
     fn join_live(&mut self, topic: Topic, message: &ClientMessage, is_stale: bool) {
         let subscribed = self.registration.subscribe(&topic, |cursor| {
-            let cursor = cursor.to_string();
+            let cursor = self.registration.seal().seal(cursor);
             let response =
                 if is_stale { json!({"cursor": cursor, "resync": true}) } else { json!({"cursor": cursor}) };
             reply(

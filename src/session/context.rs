@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::topic_policy::{ForbiddenTopic, TopicPolicy};
 use crate::auth::{TopicClaim, Verifier};
-use crate::control::{Directory, Revocations};
+use crate::control::{CursorKeys, Directory, Revocations};
 use crate::hub::Hub;
 use crate::metrics::Metrics;
 use crate::rate::Rate;
@@ -24,6 +24,8 @@ pub struct SessionContext {
     pub directory: Arc<Directory>,
     /// In-memory copy of `warden.revocations`.
     pub revocations: Arc<Revocations>,
+    /// Keys of cursors.
+    pub cursor_keys: Arc<CursorKeys>,
     /// Missed events for clients that resume.
     pub replay: Arc<Replay>,
     /// Verifies tokens that replace a session's first one.

@@ -32,6 +32,7 @@ use uuid::Uuid;
 
 use crate::audit_trail::{self, AuditSubject};
 use crate::auth::Identity;
+use crate::cursor::CursorSeal;
 pub use crate::hub::Transport;
 use crate::hub::{Outbox, Registration};
 use crate::metrics::CloseLabels;
@@ -122,8 +123,9 @@ impl Session {
         let identity = Arc::new(identity);
         let revocation_check =
             Arc::new(RevocationCheck::new(Arc::clone(&identity), Arc::clone(&context.revocations)));
+        let seal = CursorSeal::new(context.cursor_keys.ring(), identity.org);
         let registration =
-            context.hub.register(identity.org, Arc::clone(&outbox), Arc::clone(&revocation_check) as _);
+            context.hub.register(seal, Arc::clone(&outbox), Arc::clone(&revocation_check) as _);
         let session = Self {
             context,
             id,

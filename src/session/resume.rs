@@ -18,7 +18,7 @@ use super::joined_topics::{JoinState, JoinedTopic};
 use super::pending::{ResumeFuture, ResumeOutcome};
 use super::revocation_check::RevocationCheck;
 use super::{Session, SessionContext};
-use crate::cursor::Cursor;
+use crate::cursor::{Cursor, InvalidCursor};
 use crate::hub::{Outbox, Registration, SessionCheck as _, Subscribed};
 use crate::org::OrgId;
 use crate::replay::{ReplayBatch, ReplayError, ResumePlace};
@@ -48,12 +48,19 @@ struct BufferedSubscription<'a> {
 }
 
 impl Session {
-    /// Starts to resume a join. Returns false if the cursor is invalid or belongs to another epoch.
+    /// Starts to resume a join. Returns false if no gateway of this database issued the cursor for this
+    /// organisation in the present epoch.
     pub(super) fn resume(&mut self, topic: &Topic, message: &ClientMessage, encoded_since: &str) -> bool {
-        let Ok(since) = encoded_since.parse::<Cursor>() else { return false };
-        if self.context.hub.cursor().map(|now| now.epoch) != Some(since.epoch) {
-            return false;
-        }
+        let Some(now) = self.context.hub.cursor() else { return false };
+        let since = match self.registration.seal().open(now.epoch, encoded_since) {
+            Ok(since) => since,
+            Err(error) => {
+                if error == InvalidCursor::UnknownKey {
+                    self.context.cursor_keys.wake();
+                }
+                return false;
+            }
+        };
         let join_id = self.next_join_id();
         let left = CancellationToken::new();
         let resume = Resume {
@@ -168,7 +175,7 @@ impl Resume {
     }
 
     fn resync_frame(&self, cursor: &Cursor, error: &ReplayError) -> Bytes {
-        let payload = json!({"cursor": cursor.to_string(), "reason": reason(error)});
+        let payload = json!({"cursor": self.registration.seal().seal(cursor), "reason": reason(error)});
         push(None, None, &self.topic_name, RESYNC_EVENT, payload)
     }
 
@@ -186,7 +193,7 @@ impl Resume {
     /// be older than the present visibility of its topic, which the join was checked against.
     async fn send(&self, batch: &ReplayBatch) -> Result<(), ReplayError> {
         let mut frames = BytesMut::new();
-        for (event, cursor) in batch.iter() {
+        for (event, cursor) in batch.iter(self.registration.seal()) {
             if event.needs_claim && !self.check.names(event.topic.as_str()) {
                 return Err(ReplayError::NeedsClaim);
             }

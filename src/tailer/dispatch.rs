@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::control::{Directory, Reconciler, Revocations};
+use crate::control::{CursorKeys, Directory, Reconciler, Revocations};
 use crate::cursor::{Cursor, CursorPrefix};
 use crate::hub::{Batch, FanoutSender, Hub, OrgEvents};
 use crate::log::{LogPage, LoggedEvent};
@@ -24,6 +24,8 @@ pub struct Dispatcher {
     pub directory: Arc<Directory>,
     /// Revocations. They are loaded on each connection, and again when the log announces a change.
     pub revocations: Arc<Revocations>,
+    /// Keys of cursors, which are loaded on each connection.
+    pub cursor_keys: Arc<CursorKeys>,
     /// Finds deleted organisations if the log cannot name them.
     pub reconciler: Arc<Reconciler>,
     /// Recent events, kept for reconnecting clients.

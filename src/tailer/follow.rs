@@ -47,6 +47,7 @@ impl LogTailer {
         let log = self.with_timeout(LogReader::connect(&self.primary, self.limits.page_rows_max)).await?;
         self.load_topics().await?;
         self.with_timeout(async { Ok(self.dispatcher.revocations.load().await?) }).await?;
+        self.with_timeout(async { Ok(self.dispatcher.cursor_keys.load().await?) }).await?;
         Ok(log)
     }
 }

@@ -8,7 +8,7 @@ pub mod table;
 use std::time::Duration;
 
 use crate::auth::KeyLimits;
-use crate::control::{ReconcilerLimits, RevocationLimits};
+use crate::control::{CursorKeyLimits, ReconcilerLimits, RevocationLimits};
 use crate::http::{AdmissionLimits, ServeLimits};
 use crate::hub::{FanoutLimits, OutboxLimits};
 use crate::log::DoorbellLimits;
@@ -46,6 +46,8 @@ pub struct Limits {
     pub replay: ReplayLimits,
     /// The event log in the database.
     pub retention: RetentionLimits,
+    /// Loading the keys of cursors.
+    pub cursor_keys: CursorKeyLimits,
     /// Loading revocations.
     pub revocations: RevocationLimits,
     /// The search for organisations that were deleted without a log event.
@@ -140,6 +142,13 @@ impl Default for Limits {
                 keep: Duration::from_hours(24),
                 bytes_max: 8 * 1024 * 1024 * 1024,
                 interval: Duration::from_secs(30),
+            },
+            cursor_keys: CursorKeyLimits {
+                interval: Duration::from_mins(1),
+                wake_interval: Duration::from_secs(1),
+                timeout: Duration::from_secs(10),
+                retry_first: Duration::from_secs(1),
+                retry_max: Duration::from_secs(30),
             },
             revocations: RevocationLimits {
                 interval: Duration::from_secs(30),

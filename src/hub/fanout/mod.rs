@@ -142,7 +142,7 @@ fn encode(channel: &OrgChannel, queued: &[QueuedEvent]) -> Vec<Arc<Broadcast>> {
         }
         topics.retain(|topic| channel.has_topic(topic));
         if !topics.is_empty() {
-            let payload = event.payload(&points.with_id(event.id));
+            let payload = event.payload(&channel.seal().seal_at(points, event.id));
             chunks.append(event, &payload, *batch, *read_at, topics);
         }
     }

@@ -9,7 +9,7 @@ use super::super::org::SEGMENT_SUBSCRIPTIONS_MAX;
 use super::super::{Outbox, OutboxLimits, Registration, SessionCheck, Subscribed};
 use super::sender::INLINE_COST_MAX;
 use super::*;
-use crate::cursor::{Epoch, Point, Snapshot};
+use crate::cursor::{CursorKey, CursorSeal, Epoch, KeyRing, Point, Snapshot};
 use crate::sync::lock;
 use crate::wire::CloseCode;
 
@@ -47,7 +47,7 @@ impl Subscriber {
         let (server, _) = accepted.expect("accepts");
         server.writable().await.expect("writable");
         let registration = hub.register(
-            org,
+            seal(org),
             Arc::new(Outbox::new(crate::hub::Transport::plain(server), OUTBOX)),
             Arc::new(AlwaysValid),
         );
@@ -94,6 +94,13 @@ fn new_hub() -> Arc<Hub> {
     let hub = Hub::new(OUTBOX);
     hub.update_cursor(cursor(0));
     Arc::new(hub)
+}
+
+/// A seal with one key.
+fn seal(org: OrgId) -> CursorSeal {
+    let ring = Arc::<KeyRing>::default();
+    ring.replace(&[CursorKey { id: 1, key: vec![1; 32], is_current: true }]);
+    CursorSeal::new(ring, org)
 }
 
 /// The cursor of a client that has seen all events up to this id.
@@ -263,11 +270,11 @@ async fn an_overloaded_organisation_resyncs_alone() {
     for name in ["lost1", "lost2", "lost3"] {
         sender.send(&batch(&hub, name, &[flooded, other], 8000));
     }
-    let after_lost3 = cursor(3).to_string();
     // The third batch exceeds the limit of each organisation: `other` has been sent nothing either.
     sender.send(&batch(&hub, "next", &[flooded, other], 10));
     worker.drain();
-    for subscriber in [&mut behind, &mut beside] {
+    for (org, subscriber) in [(flooded, &mut behind), (other, &mut beside)] {
+        let after_lost3 = seal(org).seal(&cursor(3));
         let all = subscriber.received();
         assert!(!all.contains("lost1"), "{all}");
         let resync = format!(r#""warden.resync",{{"cursor":"{after_lost3}","reason":"overload"}}"#);

@@ -55,7 +55,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("log", &["wire", "cursor", "postgres"]),
     ("retention", &["log"]),
     ("watch_check", &["log"]),
-    ("control", &["wire", "hub"]),
+    ("control", &["wire", "cursor", "hub"]),
     ("replay", &["wire", "cursor", "log"]),
     ("tailer", &["wire", "cursor", "hub", "postgres", "log", "control", "replay"]),
     ("session", &["wire", "cursor", "hub", "log", "control", "replay", "auth"]),
@@ -122,7 +122,7 @@ fn rule(path: &Path) -> Option<(&'static str, Vec<&'static str>)> {
     let (name, allowed) = rules
         .max_by_key(|(name, _)| name.len())
         .unwrap_or_else(|| panic!("{}: add its module to MODULES", path.display()));
-    let allowed = if *name == "cursor" { Vec::new() } else { [COMMON, *allowed].concat() };
+    let allowed = if *name == "cursor" { vec!["org"] } else { [COMMON, *allowed].concat() };
     Some((*name, allowed))
 }
 

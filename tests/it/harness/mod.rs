@@ -13,6 +13,7 @@
 //! Tests do not sleep. Every wait has a deadline ([`DEADLINE`]). To show that an unwanted event was not
 //! delivered, a test publishes a marker after it and expects only the marker ([`Client::expect_only`]).
 
+mod cursors;
 mod database;
 mod dump;
 mod gateway;

@@ -10,7 +10,8 @@ use super::log::insert_calls;
 use super::{connect, cursor_after_one_call, gateway_without_recent};
 use crate::harness::TestDb;
 
-/// The same position, with a snapshot that names this many transactions in progress, far in the future.
+/// A cursor at this position, with a snapshot that names this many transactions in progress, far in the
+/// future.
 fn with_in_progress(cursor: &Cursor, count: usize) -> Cursor {
     const XMIN: u64 = 1_000_000_000;
     let in_progress: Vec<u64> = (0..count as u64).map(|n| XMIN + 2 * n).collect();
@@ -30,13 +31,13 @@ async fn a_read_takes_linear_time_in_the_transactions_of_its_cursors() {
         config.limits.replay.log_read_timeout = Duration::from_secs(8);
     })
     .await;
-    let since: Cursor =
-        cursor_after_one_call(&gateway, &db, org).await.parse().expect("the gateway encoded it");
+    let since = cursor_after_one_call(&gateway, &db, org).await;
+    let since = db.open_cursor(org, &since).await;
     insert_calls(&db, org, ROWS).await;
     db.publish(org, "recordings", "missed").await;
-    let expensive = with_in_progress(&since, IN_PROGRESS_MAX / 2);
+    let expensive = db.seal_cursor(org, &with_in_progress(&since, IN_PROGRESS_MAX / 2)).await;
     let mut client = connect(&gateway, org).await;
-    client.join_with("recordings", json!({"since": expensive.to_string()})).await;
+    client.join_with("recordings", json!({"since": expensive})).await;
     client.expect_only("recordings", "missed").await;
     gateway.stop().await;
 }
@@ -46,11 +47,11 @@ async fn a_cursor_with_too_many_transactions_resyncs() {
     let db = TestDb::create().await;
     let org = db.create_org().await;
     let gateway = gateway_without_recent(&db, |_| {}).await;
-    let since: Cursor =
-        cursor_after_one_call(&gateway, &db, org).await.parse().expect("the gateway encoded it");
+    let since = cursor_after_one_call(&gateway, &db, org).await;
+    let since = db.open_cursor(org, &since).await;
     for (count, is_accepted) in [(IN_PROGRESS_MAX / 2, true), (IN_PROGRESS_MAX / 2 + 1, false)] {
         let mut client = connect(&gateway, org).await;
-        let since = with_in_progress(&since, count).to_string();
+        let since = db.seal_cursor(org, &with_in_progress(&since, count)).await;
         let response = client.join_with("calls", json!({"since": since})).await;
         assert_eq!(response.get("resync").is_none(), is_accepted, "{count}");
     }

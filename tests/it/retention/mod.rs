@@ -10,7 +10,6 @@ use sqlx::postgres::PgConnection;
 use sqlx::{Connection as _, Executor as _};
 use uuid::Uuid;
 use warden::app::Gateway;
-use warden::cursor::Cursor;
 
 use crate::harness::{Answer, Client, TestDb, TestGateway, Upgrade, eventually, token};
 
@@ -184,7 +183,7 @@ async fn a_topic_without_events_sends_current_cursors() {
     let mut recent = String::new();
     eventually("a cursor is recent enough", async || {
         recent = idle.expect_event("recordings", "warden.cursor").await.cursor().to_owned();
-        let xmin = recent.parse::<Cursor>().expect("a cursor").from.snapshot.xmin.to_string();
+        let xmin = db.open_cursor(org, &recent).await.from.snapshot.xmin.to_string();
         let is_old: bool = sqlx::query_scalar("select warden.is_truncated($1::text::xid8)")
             .bind(xmin)
             .fetch_one(&db.pool)

@@ -113,6 +113,7 @@ async fn the_gateway_reads_the_log_and_no_tenant_table() {
         "select id, session_id, user_id, org_id, issuer, revoked_at, suspended from warden.revocations",
         "select warden.forget_revocations()",
         "select warden.merge_revocations()",
+        "select id, key from warden.load_cursor_keys()",
         // On behalf of a back end, within one organisation.
         "select id, revoked_at, expires_at
          from warden.revoke_within(gen_random_uuid(), requested_by => 'backend', user_id => 'a')",
@@ -126,6 +127,13 @@ async fn the_gateway_reads_the_log_and_no_tenant_table() {
     let publish = format!("select warden.publish('{org}', 'org', 'test.note')");
     assert_may_not(&db, "warden_gateway", &[publish, "set role warden_publisher".to_owned()]).await;
     assert_may_not(&db, "warden_gateway", &revoking(org)).await;
+    // Only the function gives the keys of cursors.
+    let keys = owned(&[
+        "select key from warden.cursor_keys",
+        "delete from warden.cursor_keys",
+        "select warden.rotate_cursor_keys()",
+    ]);
+    assert_may_not(&db, "warden_gateway", &keys).await;
 }
 
 #[tokio::test]
@@ -143,6 +151,7 @@ async fn a_publisher_publishes_and_reads_nothing() {
         "select id from organizations",
         "select id from warden.revocations",
         "select warden.forget_revocations()",
+        "select id, key from warden.load_cursor_keys()",
         "select warden.revoke_within(gen_random_uuid(), 'backend', user_id => 'a')",
         "select warden.epoch()",
         "select warden.begin_epoch()",
@@ -225,6 +234,7 @@ async fn public_has_no_right_in_schema_warden() {
             "warden_gateway forget_revocations",
             "warden_gateway is_truncated",
             "warden_gateway is_truncated_since",
+            "warden_gateway load_cursor_keys",
             "warden_gateway merge_revocations",
             "warden_gateway revoke_within",
             "warden_gateway rotate_events",

@@ -3,10 +3,13 @@
 use super::Value::{Count, Time};
 use super::{Limit, Section, Value};
 use crate::config::Limits;
-use crate::control::{self, ReconcilerLimits, RevocationLimits};
+use crate::control::{self, CursorKeyLimits, ReconcilerLimits, RevocationLimits};
 
 pub(super) fn section(limits: &Limits) -> Section {
-    Section { title: "Organisations and revocations", limits: [revocations(limits), orgs(limits)].concat() }
+    Section {
+        title: "Organisations, revocations and keys of cursors",
+        limits: [revocations(limits), orgs(limits), cursor_keys(limits)].concat(),
+    }
 }
 
 fn revocations(limits: &Limits) -> Vec<Limit> {
@@ -64,5 +67,29 @@ fn orgs(limits: &Limits) -> Vec<Limit> {
         Limit::new("reconciler.timeout", Time(timeout), "Longest query of the reconciler."),
         Limit::new("reconciler.retry_first", Time(retry_first), "First delay after a failed query."),
         Limit::new("reconciler.retry_max", Time(retry_max), "Longest delay after a failed query."),
+    ]
+}
+
+fn cursor_keys(limits: &Limits) -> Vec<Limit> {
+    let CursorKeyLimits { interval, wake_interval, timeout, retry_first, retry_max } = limits.cursor_keys;
+    vec![
+        Limit::new(
+            "keys_max in warden.rotate_cursor_keys()",
+            Value::count(64),
+            "Keys of cursors. At this number no new one is created until an old one is deleted.",
+        ),
+        Limit::new(
+            "cursor_keys.interval",
+            Time(interval),
+            "Interval at which the keys of cursors are loaded.",
+        ),
+        Limit::new(
+            "cursor_keys.wake_interval",
+            Time(wake_interval),
+            "Shortest time between two loads because of cursors with unknown keys.",
+        ),
+        Limit::new("cursor_keys.timeout", Time(timeout), "Longest load."),
+        Limit::new("cursor_keys.retry_first", Time(retry_first), "First delay after a failed load."),
+        Limit::new("cursor_keys.retry_max", Time(retry_max), "Longest delay after a failed load."),
     ]
 }

@@ -1,0 +1,42 @@
+//! Cursors in tests: opened to look at their points, and sealed after a change that no gateway would make.
+
+use std::sync::Arc;
+
+use sqlx::Row as _;
+use uuid::Uuid;
+use warden::cursor::{Cursor, CursorKey, CursorSeal, Epoch, KeyRing};
+
+use super::TestDb;
+
+impl TestDb {
+    /// The database's epoch.
+    pub async fn epoch(&self) -> Epoch {
+        let epoch: String =
+            sqlx::query_scalar("select warden.epoch()").fetch_one(&self.pool).await.expect("queries");
+        epoch.parse().expect("an epoch")
+    }
+
+    /// A seal of the organisation, with the database's keys.
+    pub async fn seal(&self, org: Uuid) -> CursorSeal {
+        let keys = sqlx::query("select id, key, is_current from warden.load_cursor_keys()")
+            .fetch_all(&self.pool)
+            .await
+            .expect("queries");
+        let keys =
+            keys.iter().map(|row| CursorKey { id: row.get(0), key: row.get(1), is_current: row.get(2) });
+        let ring = Arc::<KeyRing>::default();
+        ring.replace(&Vec::from_iter(keys));
+        let org = sqlx::query_scalar("select $1::uuid").bind(org).fetch_one(&self.pool).await;
+        CursorSeal::new(ring, org.expect("queries"))
+    }
+
+    /// Opens a cursor that a gateway sent to a member of the organisation.
+    pub async fn open_cursor(&self, org: Uuid, cursor: &str) -> Cursor {
+        self.seal(org).await.open(self.epoch().await, cursor).expect("a cursor of this organisation")
+    }
+
+    /// Seals a cursor as a gateway would.
+    pub async fn seal_cursor(&self, org: Uuid, cursor: &Cursor) -> String {
+        self.seal(org).await.seal(cursor)
+    }
+}
