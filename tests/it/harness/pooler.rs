@@ -10,7 +10,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _};
 use tokio::process::{Child, Command};
 
-use super::TestDb;
+use super::{TestDb, TlsServer};
 
 /// A pooler of one test. It ends when it is dropped.
 pub struct Pooler {
@@ -27,14 +27,16 @@ impl Pooler {
         Self::start_at(db, mode, None, "").await
     }
 
-    /// Starts a pooler that also listens on this address, and there requires TLS with this certificate and
-    /// key.
-    pub async fn start_with_tls(db: &TestDb, mode: &str, ip: Ipv4Addr, files: &(String, String)) -> Self {
+    /// Starts a pooler before this server that also listens on the server's address. Clients there must use
+    /// TLS, for which this is the certificate and its key. The pooler verifies the server's certificate.
+    pub async fn start_with_tls(server: &TlsServer, mode: &str, files: &(String, String)) -> Self {
         let (certificate, key) = files;
         let tls = format!(
-            "client_tls_sslmode = require\nclient_tls_cert_file = {certificate}\nclient_tls_key_file = {key}\n"
+            "client_tls_sslmode = require\nclient_tls_cert_file = {certificate}\nclient_tls_key_file = {key}\n\
+             server_tls_sslmode = verify-full\nserver_tls_ca_file = {}\n",
+            server.path("ca.crt")
         );
-        Self::start_at(db, mode, Some(ip), &tls).await
+        Self::start_at(&server.db, mode, Some(server.ip), &tls).await
     }
 
     async fn start_at(db: &TestDb, mode: &str, ip: Option<Ipv4Addr>, settings: &str) -> Self {
@@ -46,11 +48,12 @@ impl Pooler {
         let (ini, users) = (dir.join(format!("{port}.ini")), dir.join(format!("{port}.txt")));
         let here = dir.display();
         let listen = ip.map(|ip| ip.to_string()).unwrap_or_default();
+        let backend = if listen.is_empty() { here.to_string() } else { listen.clone() };
         fs::write(&users, "\"postgres\" \"\"\n\"warden_gateway\" \"\"\n").expect("writes");
         fs::write(
             &ini,
             format!(
-                "[databases]\n* = host={here} port=5432\n[pgbouncer]\nlisten_addr = {listen}\nlisten_port = {port}\n\
+                "[databases]\n* = host={backend} port=5432\n[pgbouncer]\nlisten_addr = {listen}\nlisten_port = {port}\n\
                  unix_socket_dir = {here}\nauth_type = trust\nauth_file = {}\nadmin_users = postgres\n\
                  pool_mode = {mode}\ndefault_pool_size = 5\nserver_round_robin = 1\nmax_client_conn = 100\n{settings}",
                 users.display()

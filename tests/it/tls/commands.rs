@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use serde_json::json;
 use sqlx::Connection as _;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 
-use crate::harness::{Client, LogCapture, Pooler, TestGateway, TlsServer, eventually, token, within};
+use crate::harness::{Client, LogCapture, SECRET, TestGateway, TlsServer, eventually, token, within};
 
 /// Runs the binary with these variables only. Returns its exit code and standard error.
 async fn warden(command: &str, variables: &[(&str, &str)]) -> (Option<i32>, String) {
@@ -121,23 +122,78 @@ async fn connections_end_with_their_server_and_their_client() {
     server.cluster.close().await.expect("closes");
 }
 
+/// Every command that connects to the database, with its arguments.
+const COMMANDS: [&[&str]; 6] = [
+    &["migrate"],
+    &["migrate", "--plan"],
+    &["migrate", "--platform"],
+    &["audit"],
+    &["audit", "--json"],
+    &["serve"],
+];
+
 #[tokio::test]
-async fn a_pooler_may_require_tls() {
+async fn every_command_that_needs_the_database_uses_tls() {
     let server = TlsServer::start().await;
-    let org = server.db.create_org().await;
-    let (certificate, key) = server.authority.issue(&["localhost"], "pooler", crate::harness::Validity::Now);
-    let files = (server.file("pooler.crt", &certificate), server.file("pooler.key", &key));
-    let pooler = Pooler::start_with_tls(&server.db, "transaction", server.ip, &files).await;
-    let gateway = TestGateway::gateway(&server.db, |config| {
-        let url = pooler.tls_url(server.db.name(), "warden_gateway", &server.path("ca.crt"));
-        config.database = warden::postgres::options(&url).expect("a URL");
-        config.limits.tailer.poll_interval = Duration::from_millis(200);
-    })
-    .await;
-    let mut client = Client::connect(gateway.public_addr(), &token(org, &json!({}))).await;
-    client.join("calls").await;
-    let call = server.db.insert_call(org).await;
-    assert_eq!(client.expect_event("calls", "call.created").await.row_id(), call.to_string());
-    gateway.stop().await;
+    let roots = format!("sslmode=verify-full&sslrootcert={}", server.path("ca.crt"));
+    let (good, other) = (server.url("only_tls", &roots), server.url("only_tls", "sslmode=disable"));
+    for args in COMMANDS {
+        let settings = [("WARDEN_LISTEN", "127.0.0.1:0"), ("WARDEN_ADMIN_LISTEN", "127.0.0.1:0")];
+        let command = |url: &str| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_warden"));
+            command.args(args).env_clear().env("DATABASE_URL", url).env("WARDEN_JWT_SECRET", SECRET);
+            command.envs(settings).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+            command.kill_on_drop(true).spawn().expect("runs")
+        };
+        // The server accepts this role only over TLS, so success is a proof.
+        let mut process = command(&good);
+        expect_line(&mut process, &["database connection negotiated", "certificate and host name verified"])
+            .await;
+        if args == ["serve"] {
+            process.kill().await.expect("ends");
+        } else {
+            let output = within("the end", process.wait_with_output()).await.expect("runs");
+            let is_audit = args[0] == "audit";
+            assert!(output.status.success() || is_audit && output.status.code() == Some(1), "{args:?}");
+        }
+        expect_line(&mut command(&other), &["no pg_hba.conf entry", "no encryption"]).await;
+    }
     server.cluster.close().await.expect("closes");
+}
+
+/// Reads standard error up to a line with all these texts.
+async fn expect_line(process: &mut tokio::process::Child, texts: &[&str]) {
+    let mut stderr = BufReader::new(process.stderr.as_mut().expect("it is piped"));
+    let mut all = String::new();
+    loop {
+        let start = all.len();
+        let read = within("a line", stderr.read_line(&mut all)).await.expect("text");
+        assert!(read > 0, "no line with {texts:?}: {all}");
+        if texts.iter().all(|text| all[start..].contains(text)) {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_list_of_commands_with_a_database_is_complete() {
+    let help = |args: &[&str]| {
+        let output =
+            std::process::Command::new(env!("CARGO_BIN_EXE_warden")).args(args).output().expect("runs");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let all = help(&["--help"]);
+    let all =
+        all.split("Commands:").nth(1).expect("a list of commands").split("Options:").next().expect("text");
+    let names: Vec<&str> = all
+        .lines()
+        .filter(|line| line.starts_with("  "))
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    assert!(names.contains(&"serve"), "{names:?}");
+    for name in names {
+        let needs_database = help(&[name, "--help"]).contains("--database-url");
+        let is_listed = COMMANDS.iter().any(|args| args[0] == name);
+        assert_eq!(needs_database, is_listed, "{name}: add it to COMMANDS, or remove it");
+    }
 }

@@ -3,6 +3,7 @@
 mod binding;
 mod certificates;
 mod commands;
+mod servers;
 
 use sqlx::Connection as _;
 use sqlx::PgConnection;

@@ -30,7 +30,7 @@ const fn keyword(name: &'static str, variable: &'static str, support: Support) -
 
 const REMOVE: &str = "remove it";
 
-/// All parameters that libpq 18 knows.
+/// All parameters that libpq 18 knows, and some of other drivers. docs/connection-parameters.md lists them.
 #[rustfmt::skip]
 static KEYWORDS: &[Keyword] = &[
     keyword("host", "PGHOST", Used),
@@ -54,11 +54,12 @@ static KEYWORDS: &[Keyword] = &[
     keyword("ssl_min_protocol_version", "PGSSLMINPROTOCOLVERSION", Used),
     keyword("ssl_max_protocol_version", "PGSSLMAXPROTOCOLVERSION", Used),
     keyword("target_session_attrs", "PGTARGETSESSIONATTRS", Only(
-        &["read-write", "primary"],
-        "it must be read-write or primary, because the event log is read from the primary only")),
-    // Warden sets its own name, time limits and keepalives, and connects to all addresses at once.
+        &["any", "read-write", "primary"],
+        "it must be any, read-write or primary, because the event log is read from the primary only")),
+    // Warden sets its own name, encoding, time limits and keepalives, and connects to all addresses at once.
     keyword("application_name", "PGAPPNAME", Ignored),
     keyword("fallback_application_name", "", Ignored),
+    keyword("client_encoding", "PGCLIENTENCODING", Ignored),
     keyword("connect_timeout", "PGCONNECT_TIMEOUT", Ignored),
     keyword("load_balance_hosts", "PGLOADBALANCEHOSTS", Ignored),
     keyword("keepalives", "", Ignored),
@@ -73,8 +74,6 @@ static KEYWORDS: &[Keyword] = &[
     keyword("gssdelegation", "PGGSSDELEGATION", Ignored),
     keyword("gssencmode", "PGGSSENCMODE", Only(&["disable", "prefer"],
         "encryption by GSSAPI is not supported: remove it, and use TLS (sslmode=verify-full)")),
-    keyword("client_encoding", "PGCLIENTENCODING", Only(&["auto", "utf8", "UTF8", "utf-8", "UTF-8", "unicode"],
-        "Warden uses UTF8 only: remove it")),
     keyword("replication", "", Only(&["false", "off", "no", "0"],
         "Warden does not use the replication protocol: remove it")),
     keyword("min_protocol_version", "PGMINPROTOCOLVERSION", Only(&["3.0"],
@@ -111,6 +110,9 @@ static KEYWORDS: &[Keyword] = &[
     keyword("pool_min_conns", "", Ignored),
     keyword("default_query_exec_mode", "", Ignored),
     keyword("uselibpqcompat", "", Ignored),
+    keyword("supa", "", Ignored),
+    keyword("sslaccept", "", Only(&["accept_invalid_certs"],
+        "libpq does not know it: remove it, and use sslmode=verify-full with sslrootcert")),
 ];
 
 /// All parameters.

@@ -10,6 +10,8 @@ mod keywords;
 mod pairs;
 mod parameters;
 mod passfile;
+#[cfg(test)]
+mod reference;
 mod security;
 mod service;
 #[cfg(test)]
@@ -28,6 +30,9 @@ use crate::address::Host;
 use crate::{ADDRESSES_MAX, Address, Environment};
 
 const DEFAULT_PORT: u16 = 5432;
+
+/// Variable that requires TLS if its value begins with 1.
+const REQUIRE_TLS: &str = "PGREQUIRESSL";
 
 /// Directories in which distributions put the server's socket.
 const SOCKET_DIRS: [&str; 3] = ["/var/run/postgresql", "/private/tmp", "/tmp"];
@@ -62,6 +67,12 @@ fn complete(text: &str, environment: &Environment) -> anyhow::Result<Parameters>
             parameters.set(keyword, &value, Source::Variable(name))?;
         }
     }
+    // Older than PGSSLMODE, and still read by libpq.
+    let requires_tls = variable(REQUIRE_TLS).is_some_and(|value| value.starts_with('1'));
+    if let Some(keyword) = keywords::find("sslmode").filter(|mode| requires_tls && !parameters.has(mode.name))
+    {
+        parameters.set(keyword, "require", Source::Variable(REQUIRE_TLS))?;
+    }
     Ok(parameters)
 }
 
@@ -73,6 +84,10 @@ fn parameters_of(text: &str) -> anyhow::Result<Parameters> {
     ensure!(
         !text.is_empty(),
         "it is empty: write postgres://user:password@host:5432/database, or postgres:// to use the PG* variables alone"
+    );
+    ensure!(
+        !text.contains(';') || !text.to_ascii_lowercase().contains("server="),
+        "it has the form of ADO.NET: write host=... port=5432 dbname=... user=... password=..., separated by spaces"
     );
     let is_other_url = text.split_once("://").is_some_and(|(scheme, _)| !scheme.contains(['=', ' ']));
     if is_other_url || !text.contains('=') {

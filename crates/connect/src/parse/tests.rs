@@ -9,10 +9,10 @@ use sqlx::ConnectOptions as _;
 use super::*;
 
 /// A directory that is removed when the test ends.
-struct Home(PathBuf);
+pub(super) struct Home(pub(super) PathBuf);
 
 impl Home {
-    fn with(files: &[(&str, &str)]) -> Self {
+    pub(super) fn with(files: &[(&str, &str)]) -> Self {
         let dir = std::env::temp_dir().join(format!("warden-connect-{}", fastrand::u64(..)));
         let this = Self(dir);
         std::fs::create_dir_all(this.0.join(".postgresql")).expect("creates");
@@ -24,7 +24,7 @@ impl Home {
         this
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(super) fn path(&self, name: &str) -> String {
         self.0.join(name).display().to_string()
     }
 }
@@ -36,11 +36,11 @@ impl Drop for Home {
     }
 }
 
-fn at(home: &Path, variables: &[(&str, &str)]) -> Environment {
+pub(super) fn at(home: &Path, variables: &[(&str, &str)]) -> Environment {
     Environment::new(variables, Some(home.to_owned()))
 }
 
-fn nowhere() -> Environment {
+pub(super) fn nowhere() -> Environment {
     Environment::new(&[], None)
 }
 
@@ -49,14 +49,14 @@ fn names(text: &str) -> Vec<String> {
     addresses.iter().map(|address| address.name().to_owned()).collect()
 }
 
-fn password(address: &Address) -> Option<String> {
+pub(super) fn password(address: &Address) -> Option<String> {
     let url = address.options().to_url_lossy();
     let password = url.password()?;
     Some(percent_encoding::percent_decode_str(password).decode_utf8().expect("UTF-8").into_owned())
 }
 
 /// User, password, database and name of the only address.
-fn login(text: &str, environment: &Environment) -> [String; 4] {
+pub(super) fn login(text: &str, environment: &Environment) -> [String; 4] {
     let addresses = parse(text, environment).unwrap_or_else(|error| panic!("{text}: {error:#}"));
     let [address] = addresses.as_slice() else { panic!("{text}: {addresses:?}") };
     let options = address.options();
@@ -184,7 +184,11 @@ fn invalid_strings_are_rejected_without_repeating_them() {
         ("postgres://u:p@h/db?password=a&s3cret=b", "parameter 2 has a name that libpq does not know"),
         ("postgres://u:s3cret@h/db?sslmod=require", "parameter 1 has a name"),
         ("postgres://u:s3cret@h/db?sslmode=s3cret", "sslmode must be disable, allow"),
-        ("postgres://u:s3cret@h/db?target_session_attrs=any", "must be read-write or primary"),
+        ("postgres://u:s3cret@h/db?target_session_attrs=standby", "must be any, read-write or primary"),
+        ("Server=h;Database=d;User Id=u;Password=s3cret;Ssl Mode=Require;", "the form of ADO.NET"),
+        ("postgresql+psycopg2://u:s3cret@h/db", "not a PostgreSQL URL"),
+        ("postgres://u:s3cret@h/db?sslaccept=strict", "use sslmode=verify-full"),
+        ("postgres://u:s3cret@h/db?sslmode=no-verify", "sslmode must be disable, allow"),
         ("postgres://u:s3cret@h/db?channel_binding=s3cret", "must be disable, prefer or require"),
         ("postgres://u:s3cret@h/db?channel_binding=require&sslmode=disable", "needs TLS: remove sslmode"),
         ("postgres://u:s3cret@/db?channel_binding=require&host=/tmp", "a Unix socket does not have"),
