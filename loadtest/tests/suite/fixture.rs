@@ -19,12 +19,16 @@ use warden_devkit::cluster::{Binaries, Cluster, ClusterOptions, DataDir, SUPERUS
 /// Signs every token that the gateways accept.
 pub(crate) const SECRET: &str = "a test secret of more than 32 bytes";
 const AUDIENCE: &str = "authenticated";
+/// An address that no other test uses, because every test cluster has the same port.
+const TLS_ADDRESS: &str = "127.77.82.84";
 /// Far longer than anything takes, because the machine may be busy.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The database and the gateways.
 pub(crate) struct Fixture {
     pub(crate) database_url: String,
+    /// The same database by TCP, with verified TLS.
+    pub(crate) tls_url: String,
     pub(crate) urls: [String; 2],
     /// A gateway that keeps too little to serve a reconnecting client.
     pub(crate) forgetful_url: String,
@@ -42,7 +46,7 @@ pub(crate) fn fixture() -> &'static Fixture {
                 let options = ClusterOptions {
                     binaries: Binaries::find(None, std::env::var_os("PATH").as_deref()).expect("PostgreSQL"),
                     data_dir: DataDir::Temporary,
-                    settings: Vec::new(),
+                    settings: vec![("listen_addresses".to_owned(), TLS_ADDRESS.to_owned())],
                     max_connections: 200,
                     durable: false,
                 };
@@ -50,6 +54,7 @@ pub(crate) fn fixture() -> &'static Fixture {
                 let database_url = cluster.url("postgres", SUPERUSER);
                 warden::postgres::migrate_platform(&database_url).await.expect("migrates");
                 run_sql(&database_url, "alter role warden_gateway login").await;
+                let tls_url = serve_tls(&database_url).await;
                 let gateway_url = cluster.url("postgres", "warden_gateway");
                 let gateways = [gateway(&gateway_url, |_| {}).await, gateway(&gateway_url, |_| {}).await];
                 let forgetful = gateway(&gateway_url, |limits| {
@@ -60,13 +65,36 @@ pub(crate) fn fixture() -> &'static Fixture {
                 .await;
                 let url = |gateway: &Gateway| format!("ws://{}/socket", gateway.public_addr());
                 let (urls, forgetful_url) = (gateways.each_ref().map(url), url(&forgetful));
-                send.send(Fixture { database_url, urls, forgetful_url }).expect("the test waits");
+                send.send(Fixture { database_url, tls_url, urls, forgetful_url }).expect("the test waits");
                 std::future::pending::<()>().await;
                 drop((cluster, gateways, forgetful));
             });
         });
         receive.recv().expect("the fixture starts")
     })
+}
+
+/// Turns TLS on, with a certificate that is its own authority, and admits the superuser by TLS only. Returns
+/// the URL.
+async fn serve_tls(database_url: &str) -> String {
+    let mut connection = PgConnection::connect(database_url).await.expect("connects");
+    let dir: String = sqlx::query_scalar("select current_setting('data_directory')")
+        .fetch_one(&mut connection)
+        .await
+        .expect("reads");
+    let script = format!(
+        "cd {dir} && openssl req -new -x509 -days 2 -nodes -subj /CN={TLS_ADDRESS} -out server.crt -keyout server.key \
+         && chmod 600 server.key && chown --reference=PG_VERSION server.crt server.key \
+         && echo 'hostssl all {SUPERUSER} all trust' > hba && cat pg_hba.conf >> hba && cat hba > pg_hba.conf"
+    );
+    let output =
+        Command::new("sh").args(["-c", &script]).output().expect("openssl is installed (scripts/setup)");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    run_sql(database_url, "alter system set ssl = on").await;
+    run_sql(database_url, "select pg_reload_conf()").await;
+    format!(
+        "postgres://{SUPERUSER}@{TLS_ADDRESS}:5432/postgres?sslmode=verify-full&sslrootcert={dir}/server.crt"
+    )
 }
 
 async fn gateway(database_url: &str, change: impl FnOnce(&mut Limits)) -> Gateway {

@@ -42,6 +42,17 @@ fn number(report: &Value, pointer: &str) -> f64 {
 }
 
 #[test]
+fn the_database_is_reached_over_verified_tls() {
+    let tls = &fixture().tls_url;
+    run_without_fault("steady", &format!("--database-url {tls} -n 4 -m 2 -r 10 -d 1s"));
+    // The server admits nobody by TCP without TLS, so the run above used it.
+    let plain = tls.replace("verify-full", "disable");
+    let output = run(&["steady", "--database-url", &plain]);
+    assert_eq!(output.code, Some(2), "{}", output.stderr);
+    assert!(output.stderr.contains("no encryption"), "{}", output.stderr);
+}
+
+#[test]
 fn steady_over_two_gateways_and_two_processes_loses_nothing() {
     let (a, b) = (&fixture().urls[0], &fixture().urls[1]);
     let options =

@@ -38,7 +38,7 @@ async fn a_failover_leads_only_to_servers_with_a_certificate_of_their_own_name()
         misnamed.ip,
         first.ip,
         second.ip,
-        second.file("roots.crt", &roots)
+        misnamed.file("roots.crt", &roots)
     );
     let gateway = TestGateway::gateway(&first.db, |config| {
         config.database = warden::postgres::options(&url).expect("a URL");
@@ -103,8 +103,11 @@ async fn a_pooler_may_use_tls_on_both_sides() {
             Err("is not valid for the host name elsewhere"),
         )
         .await;
-        super::expect(&format!("{url}&channel_binding=require"), Err("does not offer SCRAM-SHA-256-PLUS"))
-            .await;
+        super::expect(
+            &format!("{}&channel_binding=require", url.replace("gateway@", "gateway:p@")),
+            Err("does not offer SCRAM-SHA-256-PLUS"),
+        )
+        .await;
         gateway.stop().await;
     }
     server.cluster.close().await.expect("closes");
