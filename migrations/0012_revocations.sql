@@ -215,11 +215,11 @@ begin
 end
 $$;
 
--- Replaces the entries of each organisation that no longer exists by a single one, and returns the number of entries that
--- this deleted. The gateways call it periodically. The entries cannot just be deleted: if an organisation is created with
--- the same id, its former tokens must stay rejected until they have expired. The remaining entry rejects every token of
--- the organisation that one of the entries rejected, for as long as any of them did. It rejects other tokens from before
--- as well, which is right for an organisation that was deleted meanwhile. A suspension stays.
+-- Replaces the entries of each organisation that no longer exists by a single one, and returns the number of entries
+-- that this deleted. The gateways call it periodically. The entries cannot just be deleted: if an organisation is
+-- created with the same id, its former tokens must stay rejected until they have expired. The remaining entry rejects
+-- every token of the organisation that one of the entries rejected, for as long as any of them did. It rejects other
+-- tokens from before as well, which is right for an organisation that was deleted meanwhile. A suspension stays.
 create or replace function warden.merge_revocations() returns bigint
 language plpgsql volatile security definer set search_path = '' set jit = off set lock_timeout = '50ms' as $$
 declare

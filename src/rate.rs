@@ -74,6 +74,12 @@ impl Bucket {
         Self { full_at: now }
     }
 
+    /// Whether no token is missing.
+    #[must_use]
+    pub fn is_full(&self, now: Instant) -> bool {
+        self.full_at <= now
+    }
+
     /// Takes this many tokens, or none.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::audit_trail::LogShares;
 use crate::auth::Verifier;
 use crate::config::{Config, DrainLimits};
 use crate::hub::Hub;
@@ -71,6 +72,7 @@ impl Gateway {
             replay: Arc::clone(&database.replay),
             verifier,
             topic_policy: session::TopicPolicy::new(config.topics_need_claim),
+            log_shares: LogShares::default(),
             metrics: Arc::clone(&metrics),
             limits: limits.session,
         });

@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -66,10 +67,11 @@ pub(super) async fn upgrade(State(state): State<Upgrades>, request: Request) -> 
             gatekeeper.metrics.accepted.inc();
             let id = Uuid::new_v4();
             let identity = &accepted.identity;
-            audit_trail::accepted(
-                AuditSubject { session: id, user: &identity.subject, org: identity.org, address },
-                accepted.token,
-            );
+            if let Some(allowed) = sessions.shared.log_shares.take_for_session(identity.org, Instant::now()) {
+                let subject =
+                    AuditSubject { session: id, user: &identity.subject, org: identity.org, address };
+                audit_trail::accepted(subject, accepted.token, allowed);
+            }
             let response = switching_protocols(&accepted);
             let Accepted { identity, permit, .. } = accepted;
             let begin = move |transport, received| {

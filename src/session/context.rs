@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::topic_policy::{ForbiddenTopic, TopicPolicy};
+use crate::audit_trail::LogShares;
 use crate::auth::{TopicClaim, Verifier};
 use crate::control::{CursorKeys, Directory, Revocations};
 use crate::hub::Hub;
@@ -32,6 +33,8 @@ pub struct SessionContext {
     pub verifier: Arc<Verifier>,
     /// Topics that a token must name before it may join them.
     pub topic_policy: TopicPolicy,
+    /// Log lines that organisations may still cause.
+    pub log_shares: LogShares,
     /// Metrics of the node.
     pub metrics: Arc<Metrics>,
     /// Limits of each session.

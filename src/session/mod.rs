@@ -30,7 +30,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::audit_trail::{self, AuditSubject};
+use crate::audit_trail::{self, AuditSubject, LineAllowed, SessionShare};
 use crate::auth::Identity;
 use crate::cursor::CursorSeal;
 pub use crate::hub::Transport;
@@ -78,6 +78,8 @@ struct Session {
     refreshing: VecDeque<RefreshFuture>,
     last_join_id: u64,
     last_heard: Instant,
+    /// Log lines that the client may still cause.
+    log_share: SessionShare,
 }
 
 /// Runs a session until it ends. If `shutdown` is already cancelled, the session ends immediately with 1012.
@@ -104,7 +106,11 @@ pub async fn run<Permit: Send>(
     let metrics = &session.context.metrics;
     metrics.sessions.dec();
     metrics.closed.get_or_create(&CloseLabels { code: close.code }).inc();
-    audit_trail::ended(session.audit_subject(), close.code, close.reason, started.elapsed());
+    let allowed = session.context.log_shares.take_for_session(session.identity.org, Instant::now());
+    if let Some(allowed) = allowed {
+        let lasted = started.elapsed();
+        audit_trail::ended(session.audit_subject(), close.code, close.reason, lasted, allowed);
+    }
 }
 
 impl Session {
@@ -140,9 +146,15 @@ impl Session {
             refreshing: VecDeque::new(),
             last_join_id: 0,
             last_heard: Instant::now(),
+            log_share: SessionShare::new(Instant::now()),
         };
         // The permit is used only once, at the end, so it is boxed to keep the session's future small.
         (session, MessageReader::new(received, &limits), Box::new(permit))
+    }
+
+    /// Takes one of the log lines that the client and its organisation may still cause.
+    fn take_log_line(&mut self) -> Option<LineAllowed> {
+        self.context.log_shares.take(self.identity.org, &mut self.log_share, Instant::now())
     }
 
     fn audit_subject(&self) -> AuditSubject<'_> {

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use crate::audit_trail::TokenHash;
 use crate::auth::{AuthError, Identity};
 use crate::hub::Subscribed;
+use crate::replay::ReplayError;
 use crate::wire::{ClientMessage, Topic};
 
 /// A resume in progress.
@@ -15,6 +16,8 @@ pub(super) struct ResumeOutcome {
     pub(super) topic: Topic,
     pub(super) join_id: u64,
     pub(super) subscribed: Option<Subscribed>,
+    /// Reason why the client had to resync.
+    pub(super) resync: Option<ReplayError>,
 }
 
 /// Pending verification of a fresh token, which waits for the token's key.

@@ -16,7 +16,7 @@ use serde_json::json;
 use super::Session;
 use super::loop_action::LoopAction;
 use super::pending::{RefreshFuture, RefreshOutcome};
-use crate::audit_trail;
+use crate::audit_trail::{self, TokenHash};
 use crate::auth::{AuthError, Token};
 use crate::hub::SessionCheck as _;
 use crate::wire::{ClientMessage, CloseCode, Status, push};
@@ -61,11 +61,13 @@ impl Session {
                 let identity = Arc::new(identity);
                 self.revocation_check.replace(Arc::clone(&identity));
                 if let Some(close) = self.revocation_check.close_reason() {
-                    audit_trail::refresh_rejected(self.audit_subject(), close.reason, token);
+                    self.log_refresh_rejected(close.reason, token);
                     return LoopAction::Close(close);
                 }
                 self.identity = identity;
-                audit_trail::refreshed(self.audit_subject(), token);
+                if let Some(allowed) = self.take_log_line() {
+                    audit_trail::refreshed(self.audit_subject(), token, allowed);
+                }
                 let closed = self.leave_forbidden_topics();
                 self.reply(&message, Status::Ok, json!({}));
                 for frame in closed {
@@ -75,7 +77,7 @@ impl Session {
             }
             Ok(_) => {
                 let close = CloseCode::IDENTITY_CHANGED;
-                audit_trail::refresh_rejected(self.audit_subject(), close.reason, token);
+                self.log_refresh_rejected(close.reason, token);
                 LoopAction::Close(close)
             }
             Err(error) => {
@@ -84,10 +86,16 @@ impl Session {
                     _ => "invalid token",
                 };
                 let error = error.to_string();
-                audit_trail::refresh_rejected(self.audit_subject(), &error, token);
+                self.log_refresh_rejected(&error, token);
                 self.reply_error(&message, reason, &error);
                 LoopAction::ResetTimer
             }
+        }
+    }
+
+    fn log_refresh_rejected(&mut self, reason: &str, token: TokenHash) {
+        if let Some(allowed) = self.take_log_line() {
+            audit_trail::refresh_rejected(self.audit_subject(), reason, token, allowed);
         }
     }
 

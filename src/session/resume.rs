@@ -7,7 +7,7 @@
 //! at which the client reads, and ends when the client leaves the topic.
 
 use std::future::poll_fn;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
@@ -39,6 +39,8 @@ struct Resume {
     topic: Topic,
     topic_name: String,
     since: Cursor,
+    /// Reason why the client has to resync.
+    resync: OnceLock<ReplayError>,
 }
 
 /// A subscription with a replay buffer. Dropping it unsubscribes, so a resume may end at any await point.
@@ -72,6 +74,7 @@ impl Session {
             topic: topic.clone(),
             topic_name: message.topic.clone(),
             since,
+            resync: OnceLock::new(),
         };
         // The reply is sent first, because clients give up a join after about 10 s and the replay may take
         // longer.
@@ -83,7 +86,7 @@ impl Session {
                 () = has_left.cancelled() => None,
                 subscribed = resume.run() => Some(subscribed),
             };
-            ResumeOutcome { topic: resume.topic, join_id, subscribed }
+            ResumeOutcome { topic: resume.topic, join_id, subscribed, resync: resume.resync.into_inner() }
         }));
         let state = JoinState::Resuming(left);
         let join_ref = message.join_ref.as_deref().map(Box::from);
@@ -92,6 +95,12 @@ impl Session {
     }
 
     pub(super) fn on_resumed(&mut self, outcome: ResumeOutcome) {
+        if let Some(error) = &outcome.resync
+            && let Some(allowed) = self.take_log_line()
+        {
+            let unlogged = (allowed.unlogged > 0).then_some(allowed.unlogged);
+            tracing::info!(%error, org.id = %self.identity.org, unlogged, "resume failed, client must resync");
+        }
         let Some(subscribed) = outcome.subscribed else { return };
         match self.joined.get_mut(&outcome.topic) {
             Some(joined) if joined.join_id == outcome.join_id => joined.state = JoinState::Live(subscribed),
@@ -158,19 +167,19 @@ impl Resume {
 
     /// Joins for live events only and sends a resync, so that the client reads the current state again.
     fn join_with_resync(&self, error: &ReplayError) -> Subscribed {
-        self.count_resync(error);
+        self.record_resync(error);
         self.registration.subscribe(&self.topic, |cursor| self.resync_frame(cursor, error))
     }
 
     /// Sends a resync instead of the missed events, or instead of the rest of them. Live events follow from
     /// `position`.
     fn send_resync(&self, position: &Cursor, error: &ReplayError) {
-        self.count_resync(error);
+        self.record_resync(error);
         self.outbox.send(&self.resync_frame(position, error));
     }
 
-    fn count_resync(&self, error: &ReplayError) {
-        tracing::info!(%error, org.id = %self.org, "resume failed, client must resync");
+    fn record_resync(&self, error: &ReplayError) {
+        let _ = self.resync.set(error.clone());
         self.context.metrics.resyncs.inc();
     }
 

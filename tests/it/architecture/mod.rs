@@ -106,14 +106,15 @@ const MODULES: &[(&str, &[&str])] = &[
 ];
 
 /// Imports of the modules in [`COMMON`] among each other.
-const COMMON_IMPORTS: &[(&str, &[&str])] = &[("audit_trail", &["org"]), ("service", &["backoff", "sync"])];
+const COMMON_IMPORTS: &[(&str, &[&str])] =
+    &[("audit_trail", &["org", "rate", "sync"]), ("service", &["backoff", "sync"])];
 
 fn rule(path: &Path) -> Option<(&'static str, Vec<&'static str>)> {
     let module = path.with_extension("");
     if module == Path::new("lib") || module == Path::new("main") {
         return None;
     }
-    if let Some(name) = COMMON.iter().find(|name| module == Path::new(name)) {
+    if let Some(name) = COMMON.iter().find(|name| module.starts_with(name)) {
         let allowed = COMMON_IMPORTS.iter().find(|(common, _)| common == name);
         return Some((*name, allowed.map_or_else(Vec::new, |(_, allowed)| allowed.to_vec())));
     }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use uuid::Uuid;
-use warden::audit_trail::TokenHash;
+use warden::audit_trail::{SESSION_LINES, TokenHash};
 
 use super::behind_a_proxy;
 use crate::harness::{Client, LogCapture, Upgrade, eventually, handshake, token};
@@ -96,5 +96,48 @@ async fn a_flood_of_rejections_is_logged_with_a_rate_limit() {
         !logs.lines_with(&[address, " unlogged="]).is_empty() || logged <= 51,
         "the number of unlogged rejections is missing"
     );
+    t.gateway.stop().await;
+}
+
+/// One socket sends bad tokens and joins with cursors that resync, as fast as its rate allows. Its lines are
+/// limited, what was left out is counted, and the lines of other organisations are not left out.
+#[tokio::test]
+async fn the_lines_that_one_session_causes_are_limited_and_counted() {
+    const MESSAGES: usize = 120;
+    let logs = LogCapture::begin();
+    let t = behind_a_proxy(|config| config.limits.replay.resumes_max = 0).await;
+    let (org, other) = (t.db.create_org().await, t.db.create_org().await);
+    let addr = t.gateway.public_addr();
+    let bad = token(org, &json!({"exp": 1_000_000_000}));
+    let mut client = Client::connect(addr, &token(org, &json!({}))).await;
+    let since = client.join("recordings").await["cursor"].clone();
+    for n in 0..MESSAGES {
+        client.push("phoenix", "access_token", json!({"access_token": bad})).await;
+        client.join_with("calls", json!({"since": since})).await;
+        if n > 0 {
+            client.expect_event("calls", "phx_close").await;
+        }
+        client.expect_event("calls", "warden.resync").await;
+    }
+    let mut witness = Client::connect(addr, &token(other, &json!({}))).await;
+    let fresh = token(other, &json!({"jti": "2"}));
+    witness.push("phoenix", "access_token", json!({"access_token": fresh})).await;
+    assert_eq!(logs.lines_with(&[&other.to_string(), "token refreshed"]).len(), 1);
+
+    client.socket.close(None).await.expect("closes");
+    let of_org = org.to_string();
+    let ended = || logs.lines_with(&[&of_org, "session ended"]);
+    eventually("the end is logged", async || !ended().is_empty()).await;
+    let logged = logs.lines_with(&[&of_org, "token refresh rejected"]).len()
+        + logs.lines_with(&[&of_org, "resume failed"]).len();
+    let burst = usize::try_from(SESSION_LINES.burst.get()).expect("few");
+    assert!((burst..burst + 60).contains(&logged), "{logged} of {} lines", 2 * MESSAGES);
+    let unlogged: usize = logs
+        .lines_with(&[&of_org])
+        .iter()
+        .filter_map(|line| field(line, "unlogged"))
+        .map(|count| count.parse::<usize>().expect("a number"))
+        .sum();
+    assert_eq!(logged + unlogged, 2 * MESSAGES);
     t.gateway.stop().await;
 }

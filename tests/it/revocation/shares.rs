@@ -68,7 +68,8 @@ async fn back_ends_cannot_take_the_entries_of_operators() {
     expect_closed(sessions, REVOKED).await;
     expect_rejected(&[&t.gateway], other, &login("bob", "desk")).await;
 
-    // At the limit of the table an operator can still renew entries, and suspend whom they concern.
+    // At the limit of the table an operator can still renew entries, and suspend an organisation that has
+    // one.
     t.db.run(
         "insert into warden.revocations (session_id, revoked_at, expires_at)
          select 'operator' || n, now(), now() + interval '1 day'

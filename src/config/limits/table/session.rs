@@ -2,13 +2,35 @@
 
 use super::Value::{ByteRate, Rate, Time};
 use super::{Limit, Section, Value};
+use crate::audit_trail;
 use crate::config::{DrainLimits, Limits};
 use crate::hub::OutboxLimits;
 use crate::session::SessionLimits;
 use crate::wire;
 
 pub(super) fn section(limits: &Limits) -> Section {
-    Section { title: "Sessions", limits: [messages(limits), lifetime(limits)].concat() }
+    Section { title: "Sessions", limits: [messages(limits), lifetime(limits), log_lines()].concat() }
+}
+
+fn log_lines() -> Vec<Limit> {
+    vec![
+        Limit::new(
+            "audit_trail::SESSION_LINES",
+            Rate(audit_trail::SESSION_LINES),
+            "Log lines about refreshes and failed resumes of one session. Of the others only the number is logged.",
+        ),
+        Limit::new(
+            "audit_trail::ORG_LINES",
+            Rate(audit_trail::ORG_LINES),
+            "Such lines of all sessions of one organisation.",
+        ),
+        Limit::new(
+            "audit_trail::ORG_SESSION_LINES",
+            Rate(audit_trail::ORG_SESSION_LINES),
+            "Log lines about the begin and the end of the sessions of one organisation. Of the others only the number is \
+             logged.",
+        ),
+    ]
 }
 
 fn messages(limits: &Limits) -> Vec<Limit> {

@@ -2,7 +2,9 @@
 //!
 //! Every event has the target `warden::audit_trail`, a constant message and fields; `docs/security.md`
 //! documents them. Each event is emitted by one function here. The trail never sees a token, only a
-//! [`TokenHash`].
+//! [`TokenHash`]. Events that clients cause are limited for each session and organisation ([`LogShares`]).
+
+mod share;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -12,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use crate::org::OrgId;
+pub use share::{LineAllowed, LogShares, ORG_LINES, ORG_SESSION_LINES, SESSION_LINES, SessionShare};
 
 /// Log target of the events. `WARDEN_LOG=warden::audit_trail=info` logs nothing else.
 pub const TARGET: &str = "warden::audit_trail";
@@ -124,11 +127,16 @@ pub fn revocation_requested(request: RevocationRequest<'_>) {
         token.hash = %request.token, "revocation requested");
 }
 
+/// The number of lines that were left out, as an optional field.
+fn unlogged(allowed: LineAllowed) -> Option<u64> {
+    (allowed.unlogged > 0).then_some(allowed.unlogged)
+}
+
 /// Logs the begin of a session.
-pub fn accepted(subject: AuditSubject<'_>, token: TokenHash) {
+pub fn accepted(subject: AuditSubject<'_>, token: TokenHash, allowed: LineAllowed) {
     tracing::info!(target: TARGET, action = "accept", session.id = %subject.session,
         user.id = subject.user, org.id = %subject.org, address = %subject.address,
-        token.hash = %token, "upgrade accepted");
+        token.hash = %token, unlogged = unlogged(allowed), "upgrade accepted");
 }
 
 /// Logs a rejected request.
@@ -147,24 +155,25 @@ pub fn rejected(rejected: Rejected<'_>) {
 }
 
 /// Logs that a session received a new token.
-pub fn refreshed(subject: AuditSubject<'_>, token: TokenHash) {
+pub fn refreshed(subject: AuditSubject<'_>, token: TokenHash, allowed: LineAllowed) {
     tracing::info!(target: TARGET, action = "refresh", session.id = %subject.session,
         user.id = subject.user, org.id = %subject.org, address = %subject.address,
-        token.hash = %token, "token refreshed");
+        token.hash = %token, unlogged = unlogged(allowed), "token refreshed");
 }
 
 /// Logs that a session received a token that it cannot use.
-pub fn refresh_rejected(subject: AuditSubject<'_>, reason: &str, token: TokenHash) {
+pub fn refresh_rejected(subject: AuditSubject<'_>, reason: &str, token: TokenHash, allowed: LineAllowed) {
     tracing::info!(target: TARGET, action = "refresh_reject", session.id = %subject.session,
         user.id = subject.user, org.id = %subject.org, address = %subject.address, reason,
-        token.hash = %token, "token refresh rejected");
+        token.hash = %token, unlogged = unlogged(allowed), "token refresh rejected");
 }
 
 /// Logs the end of a session with its close code.
-pub fn ended(subject: AuditSubject<'_>, code: u16, reason: &str, lasted: Duration) {
+pub fn ended(subject: AuditSubject<'_>, code: u16, reason: &str, lasted: Duration, allowed: LineAllowed) {
     tracing::info!(target: TARGET, action = "end", session.id = %subject.session,
         user.id = subject.user, org.id = %subject.org, address = %subject.address, code, reason,
-        duration_ms = u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX), "session ended");
+        duration_ms = u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX),
+        unlogged = unlogged(allowed), "session ended");
 }
 
 #[cfg(test)]
