@@ -12,7 +12,9 @@ use tokio_util::task::TaskTracker;
 use super::database::DatabaseSide;
 use super::drain;
 use crate::config::{Config, Edge, Limits};
-use crate::http::{self, Admission, Gatekeeper, Health, Listening, MetricsPage, Proxies, Sessions, Tls};
+use crate::http::{
+    self, AdminHosts, Admission, Gatekeeper, Health, Listening, MetricsPage, Proxies, Sessions, Tls,
+};
 use crate::hub::Hub;
 use crate::service::Services;
 use crate::session;
@@ -98,7 +100,7 @@ impl Front {
             timeout: limits.serve.header_timeout,
             draining: front.draining.clone(),
         };
-        let (public_routes, admin_routes) = front.routes(gatekeeper, shared, database);
+        let (public_routes, admin_routes) = front.routes(gatekeeper, edge.admin_hosts, shared, database);
         let listening =
             Listening { admission, tls: listeners.tls, limits: limits.serve, metrics: Arc::clone(metrics) };
         let admin_listening = Listening { admission: admin_admission, tls: None, ..listening.clone() };
@@ -113,6 +115,7 @@ impl Front {
     fn routes(
         &self,
         gatekeeper: Gatekeeper,
+        admin_hosts: AdminHosts,
         shared: &Arc<session::SessionContext>,
         database: &DatabaseSide,
     ) -> (Router, Router) {
@@ -134,7 +137,7 @@ impl Front {
             shutdown: self.shutdown.clone(),
         };
         let public = http::public(Arc::new(gatekeeper), sessions, health.clone());
-        (public, http::admin(health, metrics_page))
+        (public, http::admin(health, metrics_page, admin_hosts))
     }
 
     /// Closes the public listener and fails `readyz`. Open sessions go on.

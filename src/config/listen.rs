@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::bail;
 use clap::Args;
 
-use crate::http::TlsFiles;
+use crate::http::{AdminHosts, TlsFiles};
 
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Listeners and TLS")]
@@ -17,6 +17,10 @@ pub(super) struct ListenArgs {
     /// Address of the admin listener, which serves metrics and does not authenticate: keep it private
     #[arg(long, env = "WARDEN_ADMIN_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:4001")]
     admin_listen: SocketAddr,
+    /// Names under which operators and Prometheus reach the admin listener, separated by commas. Addresses
+    /// and localhost are always allowed
+    #[arg(long, env = "WARDEN_ADMIN_HOSTS", value_name = "HOST", value_delimiter = ',')]
+    admin_hosts: Vec<String>,
     /// PEM file with the certificate and its intermediate certificates; reloaded when it changes
     #[arg(long, env = "WARDEN_TLS_CERT", value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
@@ -32,15 +36,16 @@ pub(super) struct ListenArgs {
 pub(super) struct ListenConfig {
     pub(super) public: SocketAddr,
     pub(super) admin: SocketAddr,
+    pub(super) admin_hosts: AdminHosts,
     pub(super) tls: Option<TlsFiles>,
 }
 
 impl ListenArgs {
     /// Rejects plain text on an address that other machines can reach.
     pub(super) fn into_listeners(self) -> anyhow::Result<ListenConfig> {
+        let Self { listen, admin_listen, allow_plaintext, .. } = self;
         let files = self.tls_cert.zip(self.tls_key);
         let tls = files.map(|(certificate, key)| TlsFiles { certificate, key });
-        let Self { listen, admin_listen, allow_plaintext, .. } = self;
         if tls.is_none() && !allow_plaintext && !listen.ip().is_loopback() {
             bail!(
                 "WARDEN_LISTEN is {listen}, which other machines can reach, so tokens would be sent in plain text. \
@@ -55,7 +60,12 @@ impl ListenArgs {
                 "the admin listener does not authenticate: make sure that only operators can reach its address"
             );
         }
-        Ok(ListenConfig { public: listen, admin: admin_listen, tls })
+        let admin_hosts = AdminHosts::parse(&self.admin_hosts).map_err(|n| {
+            anyhow::anyhow!(
+                "WARDEN_ADMIN_HOSTS: entry {n} is not the name of a host: write it without scheme and port"
+            )
+        })?;
+        Ok(ListenConfig { public: listen, admin: admin_listen, admin_hosts, tls })
     }
 }
 

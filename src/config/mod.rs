@@ -31,7 +31,7 @@ pub(crate) use origins::parse_origins;
 pub use signing::{DEFAULT_AUDIENCE, JWT_SECRET_BYTES_MIN, SigningArgs};
 
 use crate::auth::{CookieName, VerifierConfig};
-use crate::http::{Proxies, TlsFiles};
+use crate::http::{AdminHosts, Proxies, TlsFiles};
 use crate::postgres::Addresses;
 
 /// Default address of the gateway for `warden tail`.
@@ -90,15 +90,17 @@ pub struct Config {
     pub limits: Limits,
 }
 
-/// Configuration of the public listener, beside its address and its limits.
+/// Configuration of the listeners, beside their addresses and limits.
 #[derive(Clone, Debug, Default)]
 pub struct Edge {
-    /// Certificate and key. Without them the listener speaks plain text.
+    /// Certificate and key. Without them the public listener speaks plain text.
     pub tls: Option<TlsFiles>,
     /// Trusted proxies in front.
     pub proxies: Proxies,
     /// Name of the cookie that may carry a token.
     pub auth_cookie: Option<CookieName>,
+    /// Names under which the admin listener may be used.
+    pub admin_hosts: AdminHosts,
 }
 
 impl ServeArgs {
@@ -127,6 +129,7 @@ impl ServeArgs {
                 tls: listeners.tls,
                 proxies: self.proxies.into_proxies(),
                 auth_cookie: origins.auth_cookie,
+                admin_hosts: listeners.admin_hosts,
             },
             limits,
         })

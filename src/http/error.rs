@@ -34,6 +34,10 @@ pub(super) enum Rejection {
     Limit(LimitExceeded, Duration),
     #[error("the head of the request is longer than {0} bytes: send less, or raise WARDEN_HEAD_BYTES")]
     HeadTooLong(usize),
+    #[error(
+        "the admin listener does not answer to this Host: use an address, or add the name to WARDEN_ADMIN_HOSTS"
+    )]
+    AdminHost,
     #[error("path not found: the socket is at /socket/websocket")]
     NotFound,
     #[error("not a WebSocket handshake: send `Upgrade: websocket` with a valid Sec-WebSocket-Key")]
@@ -103,6 +107,7 @@ impl Rejection {
             Self::CookieWithoutOrigin => (StatusCode::FORBIDDEN, "origin_required"),
             Self::Limit(limit, _) => (StatusCode::TOO_MANY_REQUESTS, limit.code()),
             Self::HeadTooLong(_) => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, HEAD_TOO_LONG),
+            Self::AdminHost => (StatusCode::MISDIRECTED_REQUEST, "host_not_allowed"),
             Self::NotFound => (StatusCode::NOT_FOUND, "not_found"),
             Self::NotWebSocket => (StatusCode::BAD_REQUEST, "not_a_websocket"),
             Self::Ambiguous => (StatusCode::BAD_REQUEST, "ambiguous_request"),

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Admission;
+use super::{AdminHosts, Admission};
 use crate::auth::{Readiness, Verifier};
 use crate::log::TailerState;
 use crate::metrics::Metrics;
@@ -54,9 +54,15 @@ pub(super) async fn readyz(State(health): State<Health>) -> (StatusCode, String)
 const TABLES_NAMED_MAX: usize = 10;
 
 /// Readiness with the reason for a lost log, and the names of tables that do not fit their watches. These
-/// tell about the database, so only the admin listener shows them.
-pub(super) async fn readyz_with_reason(State(health): State<Health>) -> (StatusCode, String) {
+/// tell about the database, so only the admin listener shows them, and only under an allowed `Host`.
+pub(super) async fn readyz_with_reason(
+    State((health, hosts)): State<(Health, AdminHosts)>,
+    request: Request,
+) -> (StatusCode, String) {
     let (status, mut text) = health.readiness();
+    if !hosts.allow(&request) {
+        return (status, text);
+    }
     if status == StatusCode::OK {
         for table in health.unfit_watches.borrow().iter().take(TABLES_NAMED_MAX) {
             // Writing to a String does not fail.

@@ -6,15 +6,17 @@
 //! | `POST /v1/revocations` | public | 201 and the revocation, or the reason for the rejection |
 //! | `GET /livez` | both | 200 while the process runs |
 //! | `GET /readyz` | both | 200 while the node follows the log and can verify tokens; otherwise 503 with the reason |
-//! | `GET /metrics` | admin | metrics for Prometheus |
+//! | `GET /metrics` | admin | metrics for Prometheus, under an allowed `Host` |
 //!
 //! The admin listener does not authenticate, so it must be private. This module holds no business rules: it
 //! hands sockets to [`crate::session`].
 
+mod admin_host;
 mod admission;
 mod error;
 mod gatekeeper;
 mod health;
+mod request_line;
 mod revocations;
 mod serve;
 mod tls;
@@ -23,8 +25,10 @@ mod upgrade;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::middleware::from_fn_with_state;
 use axum::routing::{any, get};
 
+pub use admin_host::AdminHosts;
 pub use admission::{Admission, AdmissionLimits, ForwardedHeader, Proxies, parse_network};
 pub(crate) use admission::{HOPS_MAX, LOGGED_REJECTIONS};
 pub use gatekeeper::Gatekeeper;
@@ -50,9 +54,10 @@ pub fn public(gatekeeper: Arc<Gatekeeper>, sessions: Sessions, health: Health) -
 }
 
 /// Routes of the admin listener.
-pub fn admin(health: Health, metrics_page: MetricsPage) -> Router {
-    probes(get(health::readyz_with_reason).with_state(health))
+pub fn admin(health: Health, metrics_page: MetricsPage, hosts: AdminHosts) -> Router {
+    probes(get(health::readyz_with_reason).with_state((health, hosts.clone())))
         .route("/metrics", get(health::metrics).with_state(metrics_page))
+        .layer(from_fn_with_state(hosts, admin_host::check))
 }
 
 fn probes(readyz: axum::routing::MethodRouter) -> Router {

@@ -24,7 +24,9 @@ use tokio_util::task::TaskTracker;
 
 use super::admission::{Admission, LimitExceeded, Pending};
 use super::error::{HEAD_TOO_LONG, Rejection};
+use super::request_line::{FragmentSeen, RequestLines};
 use super::tls::Tls;
+use crate::auth::CredentialError;
 use crate::metrics::{Metrics, RejectionLabels};
 use crate::session::Transport;
 use crate::sync::lock;
@@ -181,8 +183,24 @@ fn head_bytes<B>(request: &Request<B>) -> usize {
         .fold(path + authority, |sum, (name, value)| sum + name.as_str().len() + value.len())
 }
 
-fn count_long_head(metrics: &Metrics) {
-    metrics.rejected.get_or_create(&RejectionLabels { code: HEAD_TOO_LONG }).inc();
+fn count(metrics: &Metrics, code: &'static str) {
+    metrics.rejected.get_or_create(&RejectionLabels { code }).inc();
+}
+
+/// Checks what only the connection knows: the length of the head, and a fragment, which the URL of the parsed
+/// request no longer has.
+fn check_head<B>(
+    request: &Request<B>,
+    limits: ServeLimits,
+    fragment: &FragmentSeen,
+) -> Result<(), Rejection> {
+    if head_bytes(request) > limits.head_bytes_max {
+        return Err(Rejection::HeadTooLong(limits.head_bytes_max));
+    }
+    if fragment.is_set() {
+        return Err(CredentialError::InUrl("something behind #".to_owned()).into());
+    }
+    Ok(())
 }
 
 /// One connection until it is upgraded or ends.
@@ -223,13 +241,16 @@ impl Connection {
         let peer = Peer { address: self.peer, upgrade: Arc::default() };
         let upgrade = Arc::clone(&peer.upgrade);
         let routes = TowerToHyperService::new(routes);
+        let fragment = FragmentSeen::default();
+        let has_fragment = fragment.clone();
         let service = service_fn(move |mut request: Request<hyper::body::Incoming>| {
             request.extensions_mut().insert(peer.clone());
-            let answer = if head_bytes(&request) <= limits.head_bytes_max {
-                Ok(routes.call(request))
-            } else {
-                count_long_head(metrics);
-                Err(Rejection::HeadTooLong(limits.head_bytes_max))
+            let answer = match check_head(&request, limits, &has_fragment) {
+                Ok(()) => Ok(routes.call(request)),
+                Err(rejection) => {
+                    count(metrics, rejection.code().1);
+                    Err(rejection)
+                }
             };
             Box::pin(async move {
                 match answer {
@@ -243,7 +264,7 @@ impl Connection {
             .header_read_timeout(limits.header_timeout)
             .max_headers(limits.headers_max)
             .max_buf_size(limits.head_bytes_max + PUNCTUATION_BYTES)
-            .serve_connection(TokioIo::new(stream), service);
+            .serve_connection(TokioIo::new(RequestLines::new(stream, fragment)), service);
         let served = tokio::select! {
             served = poll_fn(|cx| connection.poll_without_shutdown(cx)) => served,
             () = self.shutdown.cancelled() => {
@@ -258,12 +279,12 @@ impl Connection {
         if let Err(error) = served {
             // hyper has answered such a head with 431 and without a body.
             if error.is_parse_too_large() {
-                count_long_head(metrics);
+                count(metrics, HEAD_TOO_LONG);
             }
             return tracing::debug!(%error, "connection ended before its upgrade");
         }
         let parts = connection.into_parts();
-        let mut stream = parts.io.into_inner();
+        let mut stream = parts.io.into_inner().into_inner();
         let upgrade = lock(&upgrade).take();
         match upgrade {
             // Copied, because a slice would keep hyper's whole buffer alive.

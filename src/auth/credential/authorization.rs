@@ -3,7 +3,7 @@
 use axum::http::{HeaderMap, header};
 
 use super::error::CredentialError;
-use super::url::is_jwt_like;
+use super::shape::is_jwt_like;
 
 /// Error for a header that holds no bearer token.
 pub(super) const NOT_BEARER: CredentialError =

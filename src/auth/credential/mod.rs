@@ -10,6 +10,7 @@
 mod authorization;
 mod cookie;
 mod error;
+mod shape;
 mod subprotocol;
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use proptest::prelude::*;
 
-use super::url::is_jwt_like;
+use super::shape::is_jwt_like;
 use super::*;
 
 const JWT: &str = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ4In0.c2ln";
@@ -147,6 +147,18 @@ fn every_url_with_a_credential_is_rejected() {
         "/socket/websocket?session_id=abc".to_owned(),
         "http://abc@host/socket/websocket".to_owned(),
         "/socket/websocket?x=eyJhbGciOiJub25lIn0.eyJzdWIiOiJ4In0.".to_owned(),
+        "/socket/websocket?x=1&a_u_t_h=abc".to_owned(),
+        "/socket/websocket?pass-word=abc".to_owned(),
+        "/socket/websocket?+token+=abc".to_owned(),
+        "/socket/websocket?JSON.web.token=1&X_Warden_Token=abc".to_owned(),
+        "/socket/websocket?back=https%3A%2F%2Fx%2F%3Ftoken%3Dabc".to_owned(),
+        "/socket/websocket?x=1%26access%5ftoken%3dabc".to_owned(),
+        "/socket/websocket?x={%22a%22:1,%22accessToken%22:%22abc%22}".to_owned(),
+        "/socket;token=abc/websocket".to_owned(),
+        "/socket/websocket%3Ftoken=abc".to_owned(),
+        format!("/socket/websocket?%{}74oken=abc", "25".repeat(40)),
+        format!("/socket/websocket?x={}", JWT.replace('.', &format!("%{}2e", "25".repeat(20)))),
+        format!("/socket/websocket?x={}", TOKEN_SUBPROTOCOL_PREFIX.to_uppercase()),
     ] {
         let result = find_in(&uri, &[("authorization", &bearer)]);
         let Err(CredentialError::InUrl(shown)) = result else { panic!("{uri}: {result:?}") };
@@ -155,6 +167,8 @@ fn every_url_with_a_credential_is_rejected() {
     // The scan is linear, even if a token could begin at every third byte.
     assert!(!is_jwt_like(&"eyJ".repeat(1 << 20)));
     assert!(!is_jwt_like(&"e.".repeat(1 << 20)));
+    let opening = URL_SAFE_NO_PAD.encode("{ ".repeat(1 << 14));
+    assert!(!is_jwt_like(&format!("{opening}.a.b")));
 }
 
 #[test]
@@ -163,10 +177,11 @@ fn names_of_parameters_are_matched_whole() {
     for harmless in [
         "vsn=2.0.0",
         "vsn=2.0.0&app=1.2.3&keyboard=x&they=a.b.c",
-        "business_id=1&class_id=2&os_id=3&s_id=4&hotkey=5&monkey=6&apikeyword=7&author=8",
+        "business_id=1&class_id=2&os_id=3&bsid=4&hotkey=5&monkey=6&apikeyword=7&author=8",
         "tokens_used=1&tokenizer=x&auth_provider=x&key_id=1&public_key_id=x&secretary=x&sessions=3",
         "passwordless=1&jwt_kind=x&authorize_url=x&keys=1&donkey=x&broken=1&obsession=x&basic=1",
         "room=monkeybusiness.example-company.com&host=keyboards01.customers01.example.com",
+        "columns=id,key,name&order=key.asc&filter=token,eq&at=12:30&x={a:1}&text=a+token+here",
         "x=eyeballs.eyewitness.eyJubmsi&filter=ey.ey.ey&x=e.e.e.e&v=eyJ.eyJ.eyJ",
     ] {
         let uri = format!("/socket/websocket?{harmless}");
@@ -183,6 +198,10 @@ fn a_value_shaped_like_a_token_is_rejected_under_any_name() {
         "{\n  \"alg\": \"HS256\"\n}",
         "{\r\n\t\"alg\":\"none\"}",
         r#" {"typ":"JWT","alg":"RS256"}"#,
+        r#"{"\u0061lg":"HS256"}"#,
+        "  {\"alg\" :\"HS256\"}",
+        &format!("{}{{\"alg\":\"HS256\"}}", " \n".repeat(50)),
+        &format!("\t{{{}\"alg\":\"HS256\"}}", " ".repeat(33)),
     ] {
         let header = URL_SAFE_NO_PAD.encode(header);
         for token in [
@@ -192,9 +211,6 @@ fn a_value_shaped_like_a_token_is_rejected_under_any_name() {
             format!("{header}..aXY.dGV4dA.dGFn"),
             format!("prefix-{}", format_args!("{header}.{claims}.c2ln")),
         ] {
-            if token.starts_with("prefix-IHs") {
-                continue;
-            }
             for uri in [
                 format!("/?room={token}"),
                 format!("/?{token}"),

@@ -1,6 +1,7 @@
 //! The edge of the public listener: each limit is reached, reported, counted and released. Also proxies,
 //! cookies, TLS and the audit trail.
 
+mod admin;
 mod audit;
 mod connections;
 mod cookies;

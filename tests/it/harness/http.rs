@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD_NO_PAD;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -25,7 +25,7 @@ impl Upgrade {
         let request =
             Self { method: "GET", target: "/socket/websocket?vsn=2.0.0".into(), headers: Vec::new() };
         request
-            .with("Host", "gateway.example")
+            .with("Host", "localhost")
             .with("Connection", "Upgrade")
             .with("Upgrade", "websocket")
             .with("Sec-WebSocket-Version", "13")
@@ -179,7 +179,18 @@ pub fn urls_with(jwt: &str, opaque: &str) -> Vec<String> {
     .map(|name| format!("/socket/websocket?vsn=2.0.0&{name}={opaque}"))
     .collect();
     let wrapped = STANDARD_NO_PAD.encode(jwt);
+    let parts: Vec<_> = jwt.split('.').skip(1).collect();
+    let spaced = URL_SAFE_NO_PAD.encode(format!("{} {{\"alg\":\"HS256\"}}", " ".repeat(40)));
     urls.extend([
+        // The HTTP library drops what follows `#`.
+        format!("/socket/websocket?vsn=2.0.0#token={opaque}"),
+        format!("/socket/websocket?vsn=2.0.0#{jwt}"),
+        format!("/#{opaque}"),
+        format!("/socket/websocket?vsn=2.0.0&x={spaced}.{}", parts.join(".")),
+        format!("/socket/websocket?vsn=2.0.0&x={}", jwt.replace('.', "%2525252525252525252E")),
+        format!("/socket/websocket?vsn=2.0.0&back=https%3A%2F%2Fx%2F%3Faccess_token%3D{opaque}"),
+        format!("/socket;token={opaque}/websocket?vsn=2.0.0"),
+        format!("/socket/websocket?vsn=2.0.0&p_a_s_s_w_o_r_d={opaque}"),
         format!("/socket/websocket?{opaque}[token]=1"),
         "/socket/websocket?vsn=2.0.0&token".to_owned(),
         format!("/socket/websocket?vsn=2.0.0;token={opaque}"),
