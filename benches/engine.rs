@@ -20,7 +20,7 @@ use warden::hub::{
     Transport, fanout,
 };
 use warden::metrics::Metrics;
-use warden::org::OrgId;
+use warden::org::{Incarnation, OrgId};
 use warden::wire::{CloseCode, Event, Topic, append_event_frame, decode};
 use warden_devkit::token::{TokenClaims, sign};
 
@@ -72,7 +72,7 @@ fn calls() -> Topic {
 fn seal() -> CursorSeal {
     let ring = Arc::<KeyRing>::default();
     ring.replace(&[CursorKey { id: 1, key: vec![1; 32], is_current: true }]);
-    CursorSeal::new(ring, *ORG)
+    CursorSeal::new(ring, *ORG, Incarnation::default())
 }
 
 /// A cursor with this number of transactions in progress.
@@ -135,7 +135,7 @@ impl Sockets {
             let mut sessions = Vec::new();
             for _ in 0..count {
                 let outbox = Arc::new(Outbox::new(Transport::plain(connection().await), limits.outbox));
-                let registration = hub.register(seal(), outbox, Arc::new(AlwaysValid));
+                let registration = hub.register(&seal(), outbox, Arc::new(AlwaysValid));
                 let subscribed = registration.subscribe(&calls(), |_| bytes::Bytes::new());
                 sessions.push((registration, subscribed));
             }

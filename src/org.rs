@@ -15,6 +15,16 @@ const UUID_TEXT_LEN: usize = 36;
 #[sqlx(transparent)]
 pub struct OrgId(Uuid);
 
+/// One life of an organisation's id. An organisation that was deleted and created again with the same id is
+/// in another incarnation, and another tenant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Incarnation {
+    /// Number of the deletion that ended the former incarnation; 0 if there was none.
+    pub number: i64,
+    /// The transaction of that deletion. A snapshot that shows it shows all events of the former incarnation.
+    pub since_xid: u64,
+}
+
 impl OrgId {
     /// Parses the claim `org_id`.
     ///

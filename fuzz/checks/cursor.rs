@@ -11,6 +11,7 @@ use jsonwebtoken::{Algorithm, EncodingKey};
 use warden::auth::{Token, Verifier, VerifierConfig};
 use warden::config::Limits;
 use warden::cursor::{CURSOR_BYTES_MAX, Cursor, CursorKey, CursorSeal, Epoch, KeyRing, Point};
+use warden::org::Incarnation;
 
 /// A secret and a token, because only a verified token can name an organisation.
 const SECRET: &str = "a secret of more than thirty-two bytes";
@@ -33,7 +34,7 @@ static SEAL: LazyLock<CursorSeal> = LazyLock::new(|| {
     let token = Token::new(format!("{message}.{signature}"));
     let ring = Arc::<KeyRing>::default();
     ring.replace(&[CursorKey { id: 1, key: vec![1; 32], is_current: true }]);
-    CursorSeal::new(ring, verifier.verify_now(&token).expect("a good token").org)
+    CursorSeal::new(ring, verifier.verify_now(&token).expect("a good token").org, Incarnation::default())
 });
 
 const EPOCH: Epoch = Epoch { system: 7_300_000_000_000_000_000, timeline: 1, database: 16_384 };

@@ -13,7 +13,7 @@ use sqlx::postgres::PgPool;
 use tokio::sync::OnceCell;
 
 use crate::metrics::Metrics;
-use crate::org::OrgId;
+use crate::org::{Incarnation, OrgId};
 use crate::wire::{EntityIdType, Event, ORG_TOPIC, Topic};
 
 /// Organisations in memory. Beyond this number the memory is cleared, so that tokens with made-up
@@ -26,7 +26,8 @@ pub struct Directory {
     pool: PgPool,
     /// Longest wait for the database.
     look_up_timeout: Duration,
-    orgs: DashMap<OrgId, Arc<OnceCell<bool>>>,
+    /// The incarnation of each organisation, or none if it does not exist.
+    orgs: DashMap<OrgId, Arc<OnceCell<Option<Incarnation>>>>,
     topics: RwLock<Arc<Topics>>,
     /// Held while topics are loaded: a slow load must not overwrite the result of a later one.
     loading: tokio::sync::Mutex<()>,
@@ -59,11 +60,11 @@ impl Directory {
         }
     }
 
-    /// Whether the organisation exists.
+    /// The present incarnation of an organisation. None if the organisation does not exist.
     ///
     /// # Errors
     /// When it is not in memory and the query fails.
-    pub async fn has_org(&self, org: OrgId) -> Result<bool, sqlx::Error> {
+    pub async fn incarnation(&self, org: OrgId) -> Result<Option<Incarnation>, sqlx::Error> {
         let known = self.orgs.get(&org).and_then(|cell| cell.get().copied());
         match known {
             Some(known) => Ok(known),
@@ -73,7 +74,7 @@ impl Directory {
         }
     }
 
-    async fn look_up(&self, org: OrgId) -> Result<bool, sqlx::Error> {
+    async fn look_up(&self, org: OrgId) -> Result<Option<Incarnation>, sqlx::Error> {
         if self.orgs.len() > ORGS_MAX {
             self.orgs.clear();
         }
@@ -82,11 +83,20 @@ impl Directory {
         let cell = Arc::clone(&self.orgs.entry(org).or_default());
         let look_up = cell.get_or_try_init(|| async {
             self.metrics.directory_org_queries.inc();
-            let row = sqlx::query_scalar!(
-                r#"select exists (select from public.organizations where id = $1) as "exists!""#,
+            let row = sqlx::query!(
+                r#"
+                select coalesce(i.value, 0) as "number!", coalesce(i.xid::text::bigint, 0) as "xid!"
+                from public.organizations o
+                left join lateral (
+                    select * from warden.incarnations
+                    where org_id in (o.id, '00000000-0000-0000-0000-000000000000') order by value desc limit 1
+                ) i on true
+                where o.id = $1
+                "#,
                 org.as_uuid()
             );
-            row.fetch_one(&self.pool).await
+            let row = row.fetch_optional(&self.pool).await?;
+            Ok(row.map(|row| Incarnation { number: row.number, since_xid: row.xid.cast_unsigned() }))
         });
         // Around the whole wait: requests that queue for one cell would otherwise wait for one failed query
         // after the other.
@@ -96,11 +106,11 @@ impl Directory {
         }
     }
 
-    /// Organisations in memory that exist.
+    /// Organisations in memory that exist, and their incarnations.
     #[must_use]
-    pub fn known_orgs(&self) -> Vec<OrgId> {
-        let exists = |cell: &OnceCell<bool>| cell.get() == Some(&true);
-        self.orgs.iter().filter(|entry| exists(entry.value())).map(|entry| *entry.key()).collect()
+    pub fn known_orgs(&self) -> Vec<(OrgId, Incarnation)> {
+        let incarnation = |cell: &OnceCell<Option<Incarnation>>| cell.get().copied().flatten();
+        self.orgs.iter().filter_map(|entry| Some((*entry.key(), incarnation(entry.value())?))).collect()
     }
 
     /// Removes an organisation from memory, because the log has an event about it.

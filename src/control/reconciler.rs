@@ -5,7 +5,7 @@
 //! organisations that this node believes to exist, at an interval, and immediately after events may have been
 //! missed. It never admits anybody.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::directory::Directory;
 use crate::hub::Hub;
 use crate::metrics::Metrics;
-use crate::org::OrgId;
+use crate::org::{Incarnation, OrgId};
 use crate::service::{Schedule, periodic};
 use crate::wire::CloseCode;
 
@@ -82,15 +82,17 @@ impl Reconciler {
     }
 
     async fn reconcile(&self) -> Result<(), sqlx::Error> {
-        let mut known: HashSet<OrgId> = self.directory.known_orgs().into_iter().collect();
-        known.extend(self.hub.org_ids());
-        let known: Vec<Uuid> = known.into_iter().map(OrgId::as_uuid).collect();
-        for chunk in known.chunks(ORGS_IN_QUERY_MAX) {
+        let mut known: HashMap<(OrgId, i64), Incarnation> = HashMap::new();
+        for (org, incarnation) in self.directory.known_orgs().into_iter().chain(self.hub.incarnations()) {
+            known.insert((org, incarnation.number), incarnation);
+        }
+        let asked: Vec<(OrgId, i64)> = known.keys().copied().collect();
+        for chunk in asked.chunks(ORGS_IN_QUERY_MAX) {
             let deleted = tokio::time::timeout(self.limits.timeout, self.deleted(chunk)).await;
-            for org in deleted.unwrap_or(Err(sqlx::Error::PoolTimedOut))? {
+            for (org, number) in deleted.unwrap_or(Err(sqlx::Error::PoolTimedOut))? {
                 // Before the sessions end: from now on an upgrade queries the database.
                 self.directory.forget_org(org);
-                self.hub.close_org(org, CloseCode::ORG_GONE);
+                self.hub.close_org(org, known[&(org, number)], CloseCode::ORG_GONE);
                 self.metrics.orgs_swept.inc();
                 tracing::warn!(org.id = %org, "organisation was deleted without a log event: sessions closed");
             }
@@ -98,16 +100,22 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Organisations of these that do not exist.
-    async fn deleted(&self, known: &[Uuid]) -> Result<Vec<OrgId>, sqlx::Error> {
-        sqlx::query_scalar!(
+    /// The organisations and incarnations of these that do not exist any more.
+    async fn deleted(&self, asked: &[(OrgId, i64)]) -> Result<Vec<(OrgId, i64)>, sqlx::Error> {
+        let ids: Vec<Uuid> = asked.iter().map(|(org, _)| org.as_uuid()).collect();
+        let numbers: Vec<i64> = asked.iter().map(|(_, number)| *number).collect();
+        let rows = sqlx::query!(
             r#"
-            select asked.id as "id!: OrgId" from unnest($1::uuid[]) as asked (id)
+            select asked.id as "id!: OrgId", asked.number as "number!"
+            from unnest($1::uuid[], $2::bigint[]) as asked (id, number)
             where not exists (select from public.organizations o where o.id = asked.id)
+               or asked.number < (select max(i.value) from warden.incarnations i
+                                  where i.org_id in (asked.id, '00000000-0000-0000-0000-000000000000'))
             "#,
-            known
-        )
-        .fetch_all(&self.pool)
-        .await
+            &ids,
+            &numbers
+        );
+        let rows = rows.fetch_all(&self.pool).await?;
+        Ok(rows.into_iter().map(|row| (row.id, row.number)).collect())
     }
 }

@@ -1,5 +1,5 @@
 //! Sealed cursors, the only form in which a cursor leaves the node: encrypted and authenticated with a key
-//! that the database keeps, and bound to one organisation in one epoch.
+//! that the database keeps, and bound to one incarnation of an organisation in one epoch.
 //!
 //! The cipher is AES-256-GCM-SIV (RFC 8452). It is made for the case that a nonce is used again. The nonce
 //! here is constant, so sealing is deterministic: a position has one sealed form for each key and
@@ -13,7 +13,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::encoding::{CURSOR_BYTES_MAX, CursorPrefix};
 use super::{Cursor, Epoch};
-use crate::org::OrgId;
+use crate::org::{Incarnation, OrgId};
 
 /// Bytes of a sealed cursor beside its encrypted part: the low byte of the key's id, and the tag.
 const OVERHEAD_BYTES: usize = 1 + TAG_BYTES;
@@ -22,8 +22,8 @@ const TAG_BYTES: usize = 16;
 /// First byte of the data that a cursor is bound to. Another value makes all cursors invalid.
 const VERSION: u8 = 2;
 
-/// Length of the data that a cursor is bound to: version, epoch and organisation.
-const CONTEXT_BYTES: usize = 1 + 16 + 16;
+/// Length of the data that a cursor is bound to: version, epoch, organisation and incarnation.
+const CONTEXT_BYTES: usize = 1 + 16 + 16 + 8;
 
 /// A row of `warden.cursor_keys`.
 pub struct CursorKey {
@@ -75,7 +75,7 @@ impl KeyRing {
 /// gateway answers with a resync.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum InvalidCursor {
-    /// No gateway has sealed this string for this organisation in this epoch.
+    /// No gateway has sealed this string for this incarnation of the organisation in this epoch.
     #[error("not a cursor of this organisation")]
     NotSealed,
     /// The node does not have the key that the cursor names. Another node may have it.
@@ -83,24 +83,31 @@ pub enum InvalidCursor {
     UnknownKey,
 }
 
-/// Seals and opens the cursors of one organisation.
+/// Seals and opens the cursors of one incarnation of an organisation.
 #[derive(Clone, Debug)]
 pub struct CursorSeal {
-    ring: Arc<KeyRing>,
+    pub(super) ring: Arc<KeyRing>,
     org: OrgId,
+    incarnation: Incarnation,
 }
 
 impl CursorSeal {
     /// A seal of this organisation, with the keys of this node.
     #[must_use]
-    pub fn new(ring: Arc<KeyRing>, org: OrgId) -> Self {
-        Self { ring, org }
+    pub fn new(ring: Arc<KeyRing>, org: OrgId, incarnation: Incarnation) -> Self {
+        Self { ring, org, incarnation }
     }
 
     /// The organisation.
     #[must_use]
     pub fn org(&self) -> OrgId {
         self.org
+    }
+
+    /// The organisation's incarnation.
+    #[must_use]
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
     }
 
     /// The cursor as clients receive it.
@@ -152,6 +159,7 @@ impl CursorSeal {
         context[9..13].copy_from_slice(&epoch.timeline.to_be_bytes());
         context[13..17].copy_from_slice(&epoch.database.to_be_bytes());
         context[17..33].copy_from_slice(self.org.as_uuid().as_bytes());
+        context[33..].copy_from_slice(&self.incarnation.number.to_be_bytes());
         context
     }
 }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::encoding::Decoder;
 use super::*;
-use crate::org::OrgId;
+use crate::org::{Incarnation, OrgId};
 
 prop_compose! {
     fn any_point()(xmin in 0..1_u64 << 40, distances in prop::collection::vec(1..200_u64, 0..50),
@@ -31,7 +31,7 @@ prop_compose! {
 fn seal_of(org: u128, key: u8) -> CursorSeal {
     let ring = Arc::<KeyRing>::default();
     ring.replace(&[CursorKey { id: 1, key: vec![key; 32], is_current: true }]);
-    CursorSeal::new(ring, OrgId::for_tests(org))
+    CursorSeal::new(ring, OrgId::for_tests(org), Incarnation::default())
 }
 
 proptest! {
@@ -71,7 +71,7 @@ proptest! {
 }
 
 #[test]
-fn a_cursor_is_bound_to_its_organisation_epoch_and_key() {
+fn a_cursor_is_bound_to_its_organisation_incarnation_epoch_and_key() {
     let epoch: Epoch = "7711331873380711507.00000001.16560".parse().expect("an epoch");
     let point = Point { snapshot: "750:750:".parse().expect("a snapshot"), max_id: 16 };
     let cursor = Cursor::at(epoch, point.into());
@@ -80,6 +80,9 @@ fn a_cursor_is_bound_to_its_organisation_epoch_and_key() {
     assert_eq!(seal.open(epoch, &sealed), Ok(cursor));
     assert_eq!(seal_of(2, 1).open(epoch, &sealed), Err(InvalidCursor::NotSealed), "another organisation");
     assert_eq!(seal_of(1, 2).open(epoch, &sealed), Err(InvalidCursor::NotSealed), "another key");
+    let reborn = Incarnation { number: 1, since_xid: 740 };
+    let reborn = CursorSeal::new(Arc::clone(&seal.ring), seal.org(), reborn);
+    assert_eq!(reborn.open(epoch, &sealed), Err(InvalidCursor::NotSealed), "another incarnation");
     for other in [
         Epoch { system: epoch.system + 1, ..epoch },
         Epoch { timeline: epoch.timeline + 1, ..epoch },
@@ -97,7 +100,7 @@ fn a_cursor_is_bound_to_its_organisation_epoch_and_key() {
 fn cursors_of_former_keys_remain_valid() {
     let key = |id, is_current| CursorKey { id, key: vec![u8::try_from(id).expect("small"); 32], is_current };
     let (ring, epoch) = (Arc::<KeyRing>::default(), Epoch::default());
-    let seal = CursorSeal::new(Arc::clone(&ring), OrgId::for_tests(1));
+    let seal = CursorSeal::new(Arc::clone(&ring), OrgId::for_tests(1), Incarnation::default());
     let cursor = Cursor::at(epoch, Arc::default());
     assert_eq!(seal.seal(&cursor), "", "there is no key yet");
     ring.replace(&[key(1, true)]);

@@ -19,7 +19,7 @@ use crate::auth::{self, CookieName, CredentialError, Identity, Presented, Token,
 use crate::control::{Directory, Revocations, Revoked};
 use crate::hub::Hub;
 use crate::metrics::{Metrics, RejectionLabels};
-use crate::org::OrgId;
+use crate::org::{Incarnation, OrgId};
 use crate::session;
 
 /// Kind of a request, for metrics and the audit trail.
@@ -129,11 +129,11 @@ impl Gatekeeper {
         }
     }
 
-    /// Checks that the organisation exists.
-    pub(super) async fn check_org(&self, org: OrgId) -> Result<(), Rejection> {
-        match self.directory.has_org(org).await {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(Rejection::UnknownOrg),
+    /// Checks that the organisation exists, and returns its incarnation.
+    pub(super) async fn check_org(&self, org: OrgId) -> Result<Incarnation, Rejection> {
+        match self.directory.incarnation(org).await {
+            Ok(Some(incarnation)) => Ok(incarnation),
+            Ok(None) => Err(Rejection::UnknownOrg),
             Err(error) => {
                 tracing::warn!(%error, org.id = %org, "organisation lookup failed");
                 Err(Rejection::Unavailable)

@@ -20,6 +20,7 @@ use super::gatekeeper::{Gatekeeper, RequestKind, check_url};
 use super::serve::Peer;
 use crate::audit_trail::{self, AuditSubject, TokenHash};
 use crate::auth::{self, Identity, PHOENIX_SUBPROTOCOL};
+use crate::org::Incarnation;
 use crate::session::{self, Admitted};
 
 /// Major version of the Phoenix protocol that the gateway speaks.
@@ -49,6 +50,7 @@ pub(super) struct Upgrades {
 /// An upgrade that passed every check.
 struct Accepted {
     identity: Identity,
+    incarnation: Incarnation,
     permit: SessionPermit,
     token: TokenHash,
     accept_key: String,
@@ -61,7 +63,8 @@ pub(super) async fn upgrade(State(state): State<Upgrades>, request: Request) -> 
     // An upgrade has no body, and the type of the body is not Sync.
     let request = request.map(drop);
     let address = gatekeeper.address(&request);
-    let accepted = tokio::time::timeout(gatekeeper.timeout, accept(&gatekeeper, address, &request)).await;
+    let accepted = accept(&gatekeeper, &sessions.shared, address, &request);
+    let accepted = tokio::time::timeout(gatekeeper.timeout, accepted).await;
     match accepted.unwrap_or(Err(Rejection::Unavailable)) {
         Ok(accepted) => {
             gatekeeper.metrics.accepted.inc();
@@ -73,9 +76,10 @@ pub(super) async fn upgrade(State(state): State<Upgrades>, request: Request) -> 
                 audit_trail::accepted(subject, accepted.token, allowed);
             }
             let response = switching_protocols(&accepted);
-            let Accepted { identity, permit, .. } = accepted;
+            let Accepted { identity, incarnation, permit, .. } = accepted;
             let begin = move |transport, received| {
-                let admitted = Box::new(Admitted { id, address, identity, permit, transport, received });
+                let admitted =
+                    Box::new(Admitted { id, address, identity, incarnation, permit, transport, received });
                 sessions.tasks.spawn(session::run(sessions.shared, admitted, sessions.shutdown));
             };
             if let Some(peer) = request.extensions().get::<Peer>() {
@@ -104,6 +108,7 @@ pub(super) async fn not_found(State(gatekeeper): State<Arc<Gatekeeper>>, request
 /// Runs the checks of an upgrade, the cheapest first.
 async fn accept(
     gatekeeper: &Gatekeeper,
+    shared: &session::SessionContext,
     address: IpAddr,
     request: &Request<()>,
 ) -> Result<Accepted, Rejection> {
@@ -130,8 +135,10 @@ async fn accept(
     let permit =
         gatekeeper.admission.session(&identity).map_err(|(limit, wait)| Rejection::Limit(limit, wait))?;
     let token = presented.token.hash();
-    gatekeeper.check_org(identity.org).await?;
-    Ok(Accepted { identity, permit, token, accept_key, wants_phoenix: presented.wants_phoenix })
+    let incarnation = gatekeeper.check_org(identity.org).await?;
+    // Until then this node may still send events of a deleted organisation that had the same id.
+    shared.wait_for(incarnation).await.map_err(|_| Rejection::Unavailable)?;
+    Ok(Accepted { identity, incarnation, permit, token, accept_key, wants_phoenix: presented.wants_phoenix })
 }
 
 /// Whether a proxy in front might read the request differently (request smuggling).

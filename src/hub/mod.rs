@@ -28,7 +28,7 @@ pub use session::{SessionCheck, SessionId};
 pub use transport::Transport;
 
 use crate::cursor::{Cursor, CursorSeal};
-use crate::org::OrgId;
+use crate::org::{Incarnation, OrgId};
 use crate::sync::lock;
 use crate::wire::{CloseCode, Topic};
 use org::{Member, OrgChannel, ReplayBuffer, Subscription, SubscriptionId};
@@ -72,16 +72,27 @@ impl Hub {
     #[must_use]
     pub fn register(
         self: &Arc<Self>,
-        seal: CursorSeal,
+        seal: &CursorSeal,
         outbox: Arc<Outbox>,
         check: Arc<dyn SessionCheck>,
     ) -> Registration {
         let id = SessionId(self.next_id.fetch_add(1, Ordering::Relaxed));
         let org = seal.org();
+        let after_batch = lock(&self.position).batch;
+        let incarnation = seal.incarnation();
+        let new = || Arc::new(OrgChannel::new(seal.clone()));
         // The entry's guard keeps an empty channel from being removed before the session is in it.
-        let channel = self.orgs.entry(org).or_insert_with(|| Arc::new(OrgChannel::new(seal)));
-        channel.add_session(id, Member { outbox: Arc::clone(&outbox), check });
-        Registration { hub: Arc::clone(self), channel: Arc::clone(&channel), org, id, outbox }
+        let mut entry = self.orgs.entry(org).or_insert_with(new);
+        let is_other = entry.seal().incarnation() != incarnation;
+        let former = is_other.then(|| std::mem::replace(&mut *entry, new()));
+        let channel = Arc::clone(&entry);
+        channel.add_session(id, Member { after_batch, outbox: Arc::clone(&outbox), check });
+        drop(entry);
+        if let Some(former) = former {
+            // The sessions of the deleted organisation receive nothing of the new one.
+            former.for_each_session(|member| member.outbox.close(CloseCode::ORG_GONE));
+        }
+        Registration { hub: Arc::clone(self), channel, org, id, outbox }
     }
 
     /// Announces a batch, and returns its number. `cursor` covers everything up to the end of the batch,
@@ -111,10 +122,23 @@ impl Hub {
         lock(&self.position).cursor.is_some()
     }
 
-    /// Closes all sessions of an organisation.
-    pub fn close_org(&self, org: OrgId, close: CloseCode) {
-        if let Some(channel) = self.channel(org) {
+    /// Closes all sessions of an incarnation of an organisation.
+    pub fn close_org(&self, org: OrgId, incarnation: Incarnation, close: CloseCode) {
+        if let Some(channel) = self.channel(org).filter(|channel| channel.seal().incarnation() == incarnation)
+        {
             channel.for_each_session(|member| member.outbox.close(close));
+        }
+    }
+
+    /// Closes the sessions of an organisation that were registered before this batch was announced. Later
+    /// sessions are members of an organisation that was created again with the same id.
+    fn close_org_before(&self, org: OrgId, batch: u64, close: CloseCode) {
+        if let Some(channel) = self.channel(org) {
+            channel.for_each_session(|member| {
+                if member.after_batch < batch {
+                    member.outbox.close(close);
+                }
+            });
         }
     }
 
@@ -171,6 +195,12 @@ impl Hub {
     #[must_use]
     pub fn org_count(&self) -> usize {
         self.orgs.len()
+    }
+
+    /// The organisations with an open session, and their incarnations.
+    #[must_use]
+    pub fn incarnations(&self) -> Vec<(OrgId, Incarnation)> {
+        self.orgs.iter().map(|entry| (*entry.key(), entry.seal().incarnation())).collect()
     }
 
     /// The organisations with an open session.

@@ -76,6 +76,8 @@ struct TopicChannel {
 /// The parts of a session that the hub uses.
 #[derive(Debug)]
 pub(super) struct Member {
+    /// The session was registered after this batch was announced.
+    pub(super) after_batch: u64,
     pub(super) outbox: Arc<Outbox>,
     pub(super) check: Arc<dyn SessionCheck>,
 }
@@ -221,7 +223,7 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::org::OrgId;
+    use crate::org::{Incarnation, OrgId};
 
     /// If the segment were unlocked while the reply is being sent, an event could overtake the reply.
     #[tokio::test]
@@ -235,7 +237,7 @@ mod tests {
             outbox: Arc::new(Outbox::new(crate::hub::Transport::plain(stream), limits)),
             replay_buffer: None,
         };
-        let seal = CursorSeal::new(Arc::default(), OrgId::for_tests(1));
+        let seal = CursorSeal::new(Arc::default(), OrgId::for_tests(1), Incarnation::default());
         let (channel, topic, position) = (OrgChannel::new(seal), Topic::Org, Mutex::new(()));
         let mut was_replied = false;
         let _subscribed = channel.subscribe(&topic, subscription, lock(&position), || {

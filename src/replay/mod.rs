@@ -95,12 +95,25 @@ impl Replay {
         since: &Cursor,
         position: impl Fn() -> Option<Cursor>,
     ) -> Result<(), ReplayError> {
-        let mut progress = self.progress.clone();
         // The read that is under way may have taken its snapshot already. The read after it has not.
-        let enough = progress.borrow_and_update().reads + 2;
+        let enough = self.progress.borrow().reads + 2;
+        let counted = self.progress.clone();
+        self.wait_until(|| {
+            let reads = counted.borrow().reads;
+            position().is_some_and(|now| reads >= enough || has_reached(&now, since))
+        })
+        .await
+    }
+
+    /// Makes the tailer poll until this is true.
+    ///
+    /// # Errors
+    /// If the tailer makes no progress.
+    pub async fn wait_until(&self, is_reached: impl Fn() -> bool) -> Result<(), ReplayError> {
+        let mut progress = self.progress.clone();
         loop {
-            let reads = progress.borrow_and_update().reads;
-            if position().is_some_and(|now| reads >= enough || has_reached(&now, since)) {
+            progress.borrow_and_update();
+            if is_reached() {
                 return Ok(());
             }
             self.doorbell.request_poll();

@@ -12,8 +12,9 @@ use crate::auth::{TopicClaim, Verifier};
 use crate::control::{CursorKeys, Directory, Revocations};
 use crate::hub::Hub;
 use crate::metrics::Metrics;
+use crate::org::Incarnation;
 use crate::rate::Rate;
-use crate::replay::Replay;
+use crate::replay::{Replay, ReplayError};
 use crate::wire::Topic;
 
 /// Everything that a session uses and does not own.
@@ -42,6 +43,17 @@ pub struct SessionContext {
 }
 
 impl SessionContext {
+    /// Waits until this node has dispatched every event of the former incarnation.
+    ///
+    /// # Errors
+    /// If the tailer makes no progress.
+    pub async fn wait_for(&self, incarnation: Incarnation) -> Result<(), ReplayError> {
+        let is_reached =
+            || self.hub.cursor().is_some_and(|now| now.from.snapshot.sees(incarnation.since_xid));
+        // Usually true, because a node that has no former incarnation to dispatch needs no progress.
+        if is_reached() { Ok(()) } else { Box::pin(self.replay.wait_until(is_reached)).await }
+    }
+
     /// Checks whether a token with this claim may join the topic.
     pub(super) fn check_topic(&self, claim: &TopicClaim, topic: &Topic) -> Result<(), ForbiddenTopic> {
         self.topic_policy.check(claim, topic, &self.directory.topics_needing_claim(topic))

@@ -16,6 +16,7 @@ use super::refresh::next_refreshed;
 use super::resume::next_resumed;
 use super::{Session, SessionLimits};
 use crate::hub::{CloseState, Outbox, SessionCheck as _};
+use crate::org::Incarnation;
 use crate::wire::CloseCode;
 
 impl Session {
@@ -23,7 +24,9 @@ impl Session {
     pub(super) async fn serve(&mut self, reader: &mut MessageReader) -> CloseCode {
         // The upgrade checked organisation and token before this session was registered with the hub.
         // Whatever changed in between did not reach this session, so both are checked again.
-        if matches!(self.context.directory.has_org(self.identity.org).await, Ok(false)) {
+        let incarnation = self.registration.seal().incarnation();
+        let is_other = |found: Option<Incarnation>| found != Some(incarnation);
+        if self.context.directory.incarnation(self.identity.org).await.is_ok_and(is_other) {
             self.outbox.close(CloseCode::ORG_GONE);
         }
         if let Some(close) = self.revocation_check.close_reason() {

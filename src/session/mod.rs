@@ -36,6 +36,7 @@ use crate::cursor::CursorSeal;
 pub use crate::hub::Transport;
 use crate::hub::{Outbox, Registration};
 use crate::metrics::CloseLabels;
+use crate::org::Incarnation;
 use crate::wire::CloseCode;
 use joined_topics::JoinedTopics;
 use message_rate::MessageRateLimiter;
@@ -52,6 +53,8 @@ pub struct Admitted<Permit> {
     pub address: IpAddr,
     /// Identity from the verified token.
     pub identity: Identity,
+    /// Incarnation of the identity's organisation.
+    pub incarnation: Incarnation,
     /// Admission's permit, dropped when the session has ended.
     pub permit: Permit,
     /// The client's socket.
@@ -121,7 +124,7 @@ impl Session {
         context: Arc<SessionContext>,
         admitted: Box<Admitted<Permit>>,
     ) -> (Self, MessageReader, Box<Permit>) {
-        let Admitted { id, address, identity, permit, transport, received } = *admitted;
+        let Admitted { id, address, identity, incarnation, permit, transport, received } = *admitted;
         let limits = context.limits;
         // A session also works with the kernel's default buffers, so a failure here does not end it.
         let _ = transport.configure(limits.send_buffer_bytes);
@@ -129,9 +132,9 @@ impl Session {
         let identity = Arc::new(identity);
         let revocation_check =
             Arc::new(RevocationCheck::new(Arc::clone(&identity), Arc::clone(&context.revocations)));
-        let seal = CursorSeal::new(context.cursor_keys.ring(), identity.org);
+        let seal = CursorSeal::new(context.cursor_keys.ring(), identity.org, incarnation);
         let registration =
-            context.hub.register(seal, Arc::clone(&outbox), Arc::clone(&revocation_check) as _);
+            context.hub.register(&seal, Arc::clone(&outbox), Arc::clone(&revocation_check) as _);
         let session = Self {
             context,
             id,

@@ -8,6 +8,7 @@ use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{Connection as _, Row as _};
 use uuid::Uuid;
 use warden::cursor::{Cursor, CursorKey, CursorSeal, KeyRing, Point};
+use warden::org::Incarnation;
 
 use crate::topic_state::Rows;
 use crate::writers::World;
@@ -70,5 +71,5 @@ async fn seal(connection: &mut PgConnection, org: Uuid) -> Result<CursorSeal, sq
     let ring = Arc::<KeyRing>::default();
     ring.replace(&Vec::from_iter(keys.iter().enumerate().map(key)));
     let org = sqlx::query_scalar("select $1::uuid").bind(org).fetch_one(connection).await?;
-    Ok(CursorSeal::new(ring, org))
+    Ok(CursorSeal::new(ring, org, Incarnation::default()))
 }

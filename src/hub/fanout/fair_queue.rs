@@ -41,8 +41,16 @@ struct OrgWork {
     events: VecDeque<QueuedEvent>,
     /// Bytes of `events`.
     event_bytes: usize,
-    /// The code with which the organisation's sessions are closed after everything else.
-    close: Option<CloseCode>,
+    /// How the organisation's sessions are closed after everything else.
+    close: Option<OrgClose>,
+}
+
+/// The end of an organisation's sessions, because a batch reports its deletion.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OrgClose {
+    pub(super) code: CloseCode,
+    /// Number of that batch. Sessions that are registered later belong to another incarnation.
+    pub(super) batch: u64,
 }
 
 /// An event that waits for its organisation's round.
@@ -122,7 +130,7 @@ impl FairQueue {
     }
 
     /// Closes the organisation's sessions when all its work is done.
-    pub(super) fn close_after_work(&mut self, org: OrgId, close: CloseCode) {
+    pub(super) fn close_after_work(&mut self, org: OrgId, close: OrgClose) {
         if let Some(work) = self.orgs.get_mut(&org) {
             work.close = Some(close);
         }
@@ -184,7 +192,7 @@ impl FairQueue {
     /// Ends a slice of the first organisation: it stays first, or moves to the back if its round is used up,
     /// or leaves the queue if its work is done. In the last case the code to close its sessions with is
     /// returned, if any.
-    pub(super) fn finish_slice(&mut self, org: OrgId) -> Option<CloseCode> {
+    pub(super) fn finish_slice(&mut self, org: OrgId) -> Option<OrgClose> {
         let work = &self.orgs[&org];
         if !work.broadcasts.is_empty() || !work.events.is_empty() {
             if self.round_cost >= ROUND_COST {

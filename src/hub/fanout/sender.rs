@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::fair_queue::QueuedEvent;
+use super::fair_queue::{OrgClose, QueuedEvent};
 use super::{Batch, OrgEvents, ROUND_COST, Shared, encode, write_cost};
 use crate::hub::org::OrgChannel;
 use crate::org::OrgId;
@@ -96,7 +96,8 @@ impl FanoutSender {
         let was_empty = queue.is_empty();
         let overloads = queue.add(org, batch, &part.events, self.0.limits);
         if part.is_gone {
-            queue.close_after_work(org, CloseCode::ORG_GONE);
+            let close = OrgClose { code: CloseCode::ORG_GONE, batch: batch.number };
+            queue.close_after_work(org, close);
         }
         drop(queue);
         if was_empty {

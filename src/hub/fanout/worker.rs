@@ -60,7 +60,7 @@ impl FanoutWorker {
         let close = queue.finish_slice(org);
         drop(queue);
         if let Some(close) = close {
-            self.0.hub.close_org(org, close);
+            self.0.hub.close_org_before(org, close.batch, close.code);
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use sqlx::Row as _;
 use uuid::Uuid;
 use warden::cursor::{Cursor, CursorKey, CursorSeal, Epoch, KeyRing};
+use warden::org::Incarnation;
 
 use super::TestDb;
 
@@ -26,8 +27,11 @@ impl TestDb {
             keys.iter().map(|row| CursorKey { id: row.get(0), key: row.get(1), is_current: row.get(2) });
         let ring = Arc::<KeyRing>::default();
         ring.replace(&Vec::from_iter(keys));
-        let org = sqlx::query_scalar("select $1::uuid").bind(org).fetch_one(&self.pool).await;
-        CursorSeal::new(ring, org.expect("queries"))
+        let row = sqlx::query(
+            "select $1::uuid, coalesce((select value from warden.incarnations where org_id = $1), 0)",
+        );
+        let row = row.bind(org).fetch_one(&self.pool).await.expect("queries");
+        CursorSeal::new(ring, row.get(0), Incarnation { number: row.get(1), since_xid: 0 })
     }
 
     /// Opens a cursor that a gateway sent to a member of the organisation.

@@ -3,6 +3,7 @@
 
 use serde_json::json;
 use warden::cursor::{CursorKey, CursorSeal, KeyRing};
+use warden::org::Incarnation;
 
 use super::{connect, cursor_after_one_call, gateway_on};
 use crate::harness::TestDb;
@@ -25,7 +26,7 @@ async fn cursors_that_no_gateway_issued_resync() {
     epoch.epoch.timeline += 1;
     let ring = std::sync::Arc::<KeyRing>::default();
     ring.replace(&[CursorKey { id: 1, key: vec![0; 32], is_current: true }]);
-    let own_key = CursorSeal::new(ring, db.seal(org).await.org()).seal(&opened);
+    let own_key = CursorSeal::new(ring, db.seal(org).await.org(), Incarnation::default()).seal(&opened);
     let mut flipped = first.clone().into_bytes();
     flipped[20] = if flipped[20] == b'A' { b'B' } else { b'A' };
     let half = first.len() / 2;

@@ -3,6 +3,7 @@
 
 mod cost;
 mod forged;
+mod incarnation;
 mod limits;
 mod log;
 mod pages;

@@ -1,106 +1,23 @@
 //! Fan-out to real sockets, slice by slice.
 
-use std::io::Read as _;
+mod subscriber;
 
-use bytes::Bytes;
-use tokio::net::{TcpListener, TcpStream};
-
+use super::super::CloseState;
 use super::super::org::SEGMENT_SUBSCRIPTIONS_MAX;
-use super::super::{Outbox, OutboxLimits, Registration, SessionCheck, Subscribed};
 use super::sender::INLINE_COST_MAX;
 use super::*;
-use crate::cursor::{CursorKey, CursorSeal, Epoch, KeyRing, Point, Snapshot};
+use crate::cursor::{Epoch, Point, Snapshot};
 use crate::sync::lock;
 use crate::wire::CloseCode;
+use subscriber::{DEADLINE, OUTBOX, Subscriber, calls, seal};
 
-const OUTBOX: OutboxLimits = OutboxLimits { queue_bytes_max: 1 << 20, queue_chunks_max: 64 };
 const LIMITS: FanoutLimits = FanoutLimits { org_bytes_max: 1 << 20, bytes_max: 4 << 20 };
-
-const DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
-
-/// A check that lets every session stay.
-#[derive(Debug)]
-struct AlwaysValid;
-
-impl SessionCheck for AlwaysValid {
-    fn close_reason(&self) -> Option<CloseCode> {
-        None
-    }
-
-    fn names(&self, _topic: &str) -> bool {
-        true
-    }
-}
-
-/// A socket that joined `calls`.
-struct Subscriber {
-    client: std::net::TcpStream,
-    registration: Registration,
-    subscribed: Option<Subscribed>,
-}
-
-impl Subscriber {
-    async fn new(hub: &Arc<Hub>, org: OrgId) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
-        let addr = listener.local_addr().expect("bound");
-        let (client, accepted) = tokio::join!(TcpStream::connect(addr), listener.accept());
-        let (server, _) = accepted.expect("accepts");
-        server.writable().await.expect("writable");
-        let registration = hub.register(
-            seal(org),
-            Arc::new(Outbox::new(crate::hub::Transport::plain(server), OUTBOX)),
-            Arc::new(AlwaysValid),
-        );
-        let subscribed = registration.subscribe(&calls(), |_| Bytes::new());
-        let client = client.expect("connects").into_std().expect("a socket");
-        Self { client, registration, subscribed: Some(subscribed) }
-    }
-
-    /// Everything received so far: loopback delivers before `write` returns.
-    fn received(&mut self) -> String {
-        let mut bytes = vec![0; 1 << 20];
-        let n = self.client.read(&mut bytes).unwrap_or(0);
-        String::from_utf8_lossy(&bytes[..n]).into_owned()
-    }
-
-    /// Everything received up to this marker. With several writing threads the kernel may deliver after
-    /// `write` has returned.
-    fn received_until(&mut self, marker: &str) -> String {
-        self.client.set_nonblocking(false).expect("set");
-        self.client.set_read_timeout(Some(DEADLINE)).expect("set");
-        let (mut all, mut bytes) = (String::new(), [0; 4096]);
-        while !all.contains(marker) {
-            let n = self.client.read(&mut bytes).expect("before the deadline");
-            all.push_str(&String::from_utf8_lossy(&bytes[..n]));
-        }
-        all
-    }
-}
-
-impl Drop for Subscriber {
-    fn drop(&mut self) {
-        if let Some(subscribed) = self.subscribed.take() {
-            self.registration.unsubscribe(&calls(), &subscribed);
-        }
-    }
-}
-
-fn calls() -> Topic {
-    Topic::parse("calls").expect("a topic")
-}
 
 /// A hub with a position, so that sessions may join.
 fn new_hub() -> Arc<Hub> {
     let hub = Hub::new(OUTBOX);
     hub.update_cursor(cursor(0));
     Arc::new(hub)
-}
-
-/// A seal with one key.
-fn seal(org: OrgId) -> CursorSeal {
-    let ring = Arc::<KeyRing>::default();
-    ring.replace(&[CursorKey { id: 1, key: vec![1; 32], is_current: true }]);
-    CursorSeal::new(ring, org)
 }
 
 /// The cursor of a client that has seen all events up to this id.
@@ -274,7 +191,7 @@ async fn an_overloaded_organisation_resyncs_alone() {
     sender.send(&batch(&hub, "next", &[flooded, other], 10));
     worker.drain();
     for (org, subscriber) in [(flooded, &mut behind), (other, &mut beside)] {
-        let after_lost3 = seal(org).seal(&cursor(3));
+        let after_lost3 = seal(org, 0).seal(&cursor(3));
         let all = subscriber.received();
         assert!(!all.contains("lost1"), "{all}");
         let resync = format!(r#""warden.resync",{{"cursor":"{after_lost3}","reason":"overload"}}"#);
@@ -379,4 +296,25 @@ async fn the_next_broadcast_waits_for_a_late_helper() {
         let all = subscriber.received_until("late");
         assert!(all.find("early").expect("received") < all.find("late").expect("received"), "{all}");
     }
+}
+
+#[tokio::test]
+async fn an_organisation_that_was_created_again_is_another_one() {
+    let hub = new_hub();
+    let org = OrgId::for_tests(1);
+    let mut former = Subscriber::new(&hub, org).await;
+    let (mut sender, worker, _) = new_fanout(&hub, LIMITS);
+    // Announced, but not sent yet.
+    let mut deletion = batch(&hub, "deleted", &[org], 10);
+    deletion.orgs[0].is_gone = true;
+    let mut reborn = Subscriber::in_incarnation(&hub, org, 1).await;
+    sender.send(&deletion);
+    sender.send(&batch(&hub, "later", &[org], 10));
+    worker.drain();
+    let close_state = |one: &Subscriber| one.registration.outbox.close_state();
+    assert_eq!(close_state(&former), Some(CloseState::Closing(Some(CloseCode::ORG_GONE))));
+    assert!(!former.received().contains("later"));
+    assert_eq!(close_state(&reborn), None);
+    let received = reborn.received();
+    assert!(received.contains("later") && !received.contains("deleted"), "{received}");
 }

@@ -1,0 +1,59 @@
+-- Incarnations of organisations: an organisation that was deleted and created again with the same id is another tenant.
+-- A cursor is bound to the incarnation, so the former members' cursors are not valid for the new one.
+--
+-- The application may be using organizations. Other sessions queue behind a lock request that waits, so it waits for a
+-- short time only.
+set local lock_timeout = '200ms';
+set local statement_timeout = '5min';
+set local role warden_owner;
+
+create sequence if not exists warden.incarnation_values;
+
+-- One row per organisation that was ever deleted. An organisation without a row is in its first incarnation, 0. A
+-- foreign key to organizations would make a TRUNCATE of the application fail.
+create table if not exists warden.incarnations (
+  -- The id of the deleted organisation. The nil UUID stands for all, after a TRUNCATE.
+  org_id uuid   primary key,
+  -- Number of the deletion. An organisation with this id that exists now is in the incarnation with this number.
+  value  bigint not null,
+  -- The transaction that deleted the organisation. What a snapshot after it shows of this id is of the new incarnation.
+  xid    xid8   not null
+);
+
+-- Begins a new incarnation of every deleted id.
+create or replace function warden.organization_deleted() returns trigger
+language plpgsql security definer set search_path = '' as $$
+begin
+  insert into warden.incarnations as i (org_id, value, xid)
+  values (case when tg_op = 'TRUNCATE' then '00000000-0000-0000-0000-000000000000' else old.id end,
+          pg_catalog.nextval('warden.incarnation_values'), pg_catalog.pg_current_xact_id())
+  on conflict (org_id) do update set value = excluded.value, xid = excluded.xid;
+  return null;
+end
+$$;
+
+grant select on warden.incarnations to warden_gateway;
+reset role;
+
+do $do$
+begin
+  -- As every trigger function of Warden, it is closed to everybody. To create a trigger its creator needs the right.
+  if not has_function_privilege('warden.organization_deleted()', 'execute') then
+    execute format('grant execute on function warden.organization_deleted() to %I', current_user);
+  end if;
+  if not exists (select from pg_trigger
+                 where tgrelid = 'public.organizations'::regclass and tgname = 'warden_incarnation_truncate') then
+    create trigger warden_incarnation_delete after delete on public.organizations
+      for each row execute function warden.organization_deleted();
+    create trigger warden_incarnation_update after update of id on public.organizations
+      for each row when (old.id is distinct from new.id) execute function warden.organization_deleted();
+    create trigger warden_incarnation_truncate after truncate on public.organizations
+      for each statement execute function warden.organization_deleted();
+    -- Also for rows that logical replication deletes.
+    alter table public.organizations
+      enable always trigger warden_incarnation_delete,
+      enable always trigger warden_incarnation_update,
+      enable always trigger warden_incarnation_truncate;
+  end if;
+end
+$do$;

@@ -1,0 +1,97 @@
+//! A client's socket that receives what the fan-out sends.
+
+use std::io::Read as _;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::cursor::{CursorKey, CursorSeal, KeyRing};
+use crate::hub::{Hub, Outbox, OutboxLimits, Registration, SessionCheck, Subscribed};
+use crate::org::{Incarnation, OrgId};
+use crate::wire::{CloseCode, Topic};
+
+pub(super) const OUTBOX: OutboxLimits = OutboxLimits { queue_bytes_max: 1 << 20, queue_chunks_max: 64 };
+pub(super) const DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
+
+pub(super) fn calls() -> Topic {
+    Topic::parse("calls").expect("a topic")
+}
+
+/// A seal with one key.
+pub(super) fn seal(org: OrgId, number: i64) -> CursorSeal {
+    let ring = Arc::<KeyRing>::default();
+    ring.replace(&[CursorKey { id: 1, key: vec![1; 32], is_current: true }]);
+    CursorSeal::new(ring, org, Incarnation { number, since_xid: 0 })
+}
+
+/// A check that lets every session stay.
+#[derive(Debug)]
+struct AlwaysValid;
+
+impl SessionCheck for AlwaysValid {
+    fn close_reason(&self) -> Option<CloseCode> {
+        None
+    }
+
+    fn names(&self, _topic: &str) -> bool {
+        true
+    }
+}
+
+/// A socket that joined `calls`.
+pub(super) struct Subscriber {
+    pub(super) client: std::net::TcpStream,
+    pub(super) registration: Registration,
+    subscribed: Option<Subscribed>,
+}
+
+impl Subscriber {
+    pub(super) async fn new(hub: &Arc<Hub>, org: OrgId) -> Self {
+        Self::in_incarnation(hub, org, 0).await
+    }
+
+    pub(super) async fn in_incarnation(hub: &Arc<Hub>, org: OrgId, number: i64) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let addr = listener.local_addr().expect("bound");
+        let (client, accepted) = tokio::join!(TcpStream::connect(addr), listener.accept());
+        let (server, _) = accepted.expect("accepts");
+        server.writable().await.expect("writable");
+        let registration = hub.register(
+            &seal(org, number),
+            Arc::new(Outbox::new(crate::hub::Transport::plain(server), OUTBOX)),
+            Arc::new(AlwaysValid),
+        );
+        let subscribed = registration.subscribe(&calls(), |_| Bytes::new());
+        let client = client.expect("connects").into_std().expect("a socket");
+        Self { client, registration, subscribed: Some(subscribed) }
+    }
+
+    /// Everything received so far: loopback delivers before `write` returns.
+    pub(super) fn received(&mut self) -> String {
+        let mut bytes = vec![0; 1 << 20];
+        let n = self.client.read(&mut bytes).unwrap_or(0);
+        String::from_utf8_lossy(&bytes[..n]).into_owned()
+    }
+
+    /// Everything received up to this marker. With several writing threads the kernel may deliver after
+    /// `write` has returned.
+    pub(super) fn received_until(&mut self, marker: &str) -> String {
+        self.client.set_nonblocking(false).expect("set");
+        self.client.set_read_timeout(Some(DEADLINE)).expect("set");
+        let (mut all, mut bytes) = (String::new(), [0; 4096]);
+        while !all.contains(marker) {
+            let n = self.client.read(&mut bytes).expect("before the deadline");
+            all.push_str(&String::from_utf8_lossy(&bytes[..n]));
+        }
+        all
+    }
+}
+
+impl Drop for Subscriber {
+    fn drop(&mut self) {
+        if let Some(subscribed) = self.subscribed.take() {
+            self.registration.unsubscribe(&calls(), &subscribed);
+        }
+    }
+}
