@@ -122,7 +122,12 @@ create or replace function warden.note_row() returns trigger
 language plpgsql security definer set search_path = '' as $$
 declare
   mark constant text := tg_argv[0];
-  state constant text := pg_catalog.current_setting('warden.' || mark, true);
+  -- If this statement is the only open one, its state is in warden.clock. An action of a foreign key may change its row
+  -- again before anything else happens.
+  alone constant text[] := pg_catalog.regexp_match(
+    pg_catalog.current_setting('warden.clock', true), '^([0-9a-f]{16}) only ([a-z]+[0-9]+)/([0-9]{1,9})/$');
+  state constant text := case when alone[2] = mark then alone[1] || ' 1048577/' || alone[3]
+                              else pg_catalog.current_setting('warden.' || mark, true) end;
   parts constant text[] := pg_catalog.regexp_match(
     state, '^(?:noted([,+])/)?([0-9a-f]{16}) ([0-9]{1,18})/([0-9]{1,9})(?: ([0-9]{1,18}) ([0-9]{1,18}))?$');
   time bigint := warden.clock_time();

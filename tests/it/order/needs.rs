@@ -179,6 +179,33 @@ async fn several_actions_on_one_row_are_logged_one_by_one() {
     );
 }
 
+/// The action changes the row that the statement has just changed, and nothing else happens meanwhile.
+#[tokio::test]
+async fn a_row_that_refers_to_itself_is_logged_for_each_change() {
+    let db = TestDb::create().await;
+    let org = db.create_org().await;
+    let mut session = connect(&db).await;
+    run(
+        &mut session,
+        &format!(
+            "create table folders (id int primary key, org_id uuid not null,
+               root int references folders on update cascade on delete set null);
+             select warden.watch('folders', 'folders', 'folder');
+             insert into folders values (1, '{org}', 1);
+             update folders set id = 4 where id = 1"
+        ),
+    )
+    .await;
+    let events: Vec<String> = sqlx::query_scalar(
+        "select concat_ws(' ', split_part(event, '.', 2), data ->> 'id', data ->> 'root', old::text)
+         from warden.events where topic = 'folders' order by id",
+    )
+    .fetch_all(&mut session)
+    .await
+    .expect("reads");
+    assert_eq!(events, ["created 1 1", "deleted 1 1", "created 4 1", r#"updated 4 4 {"root": 1}"#,]);
+}
+
 #[tokio::test]
 async fn sorting_reads_only_what_was_logged_within_the_statement() {
     let db = TestDb::create().await;
