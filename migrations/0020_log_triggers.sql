@@ -104,8 +104,43 @@ begin
 end
 $fn$;
 
--- Whether other statements may change a watched table within one statement on it: triggers of the application, or
--- actions of foreign keys. Most tables have none, and then one trigger is enough.
+-- Whether a trigger of any table may write to one of these tables. One query may change such a table and the trigger's
+-- table in two of its parts. A trigger writes only to what its function, or a function or view that this one names,
+-- calls by name, unless it executes text or is in another language.
+create or replace function warden.is_written_by_triggers(relations oid[]) returns boolean
+language plpgsql stable set search_path = '' as $fn$
+begin
+  return (
+    with recursive bodies as materialized (
+      select p.oid, lower(p.proname) as name, lower(coalesce(pg_catalog.pg_get_function_sqlbody(p.oid), p.prosrc)) as body
+      from pg_catalog.pg_proc p join pg_catalog.pg_language l on l.oid = p.prolang
+      where l.lanname in ('plpgsql', 'sql') and p.oid >= 16384 and p.pronamespace <> 'warden'::pg_catalog.regnamespace
+      union all
+      select v.oid, lower(v.relname), lower(pg_catalog.pg_get_viewdef(v.oid))
+      from pg_catalog.pg_class v
+      where v.relkind = 'v' and v.oid >= 16384 and v.relnamespace <> 'warden'::pg_catalog.regnamespace
+    ), named (name) as (
+      select lower(c.relname) from pg_catalog.pg_class c where c.oid = any (relations)
+      union
+      select b.name from bodies b where b.body ~ '\mexecute\M'
+      union
+      select b.name from named n join bodies b on case when pg_catalog.strpos(b.body, n.name) > 0 then
+        b.body ~ ('(^|\W)' || pg_catalog.regexp_replace(n.name, '(\W)', '\\\1', 'g') || '(\W|$)') end
+    )
+    select exists (
+      select from pg_catalog.pg_trigger g join pg_catalog.pg_proc p on p.oid = g.tgfoid
+      join pg_catalog.pg_language l on l.oid = p.prolang
+      where not g.tgisinternal and g.tgname !~ '^[~!]?warden_' and p.pronamespace <> 'warden'::pg_catalog.regnamespace
+        and case when l.lanname in ('c', 'internal') then false
+                 when l.lanname = 'plpgsql' then lower(p.proname) in (select n.name from named n)
+                                                 and not warden.is_harmless_trigger(g.oid)
+                 else true end));
+end
+$fn$;
+
+-- Whether other statements may change a watched table within one statement on it, or within a query that also changes
+-- another table: triggers of the application, or actions of foreign keys. Most tables have none, and then one trigger
+-- is enough.
 create or replace function warden.has_nested_statements(relation regclass) returns boolean
 language plpgsql stable set search_path = '' as $fn$
 begin
@@ -140,7 +175,8 @@ begin
           or exists (select from parents p where p.oid in (select t.oid from tree t))
           -- Several actions of one statement may change the same row.
           or (select count(*) from keys k
-              where k.updates and k.conparentid = 0 and k.conrelid in (select t.oid from tree t)) > 1);
+              where k.updates and k.conparentid = 0 and k.conrelid in (select t.oid from tree t)) > 1
+          or warden.is_written_by_triggers(array(select t.oid from tree t union select p.oid from parents p)));
 end
 $fn$;
 
@@ -151,14 +187,19 @@ language sql immutable set search_path = '' as $$
   select operation || pg_catalog.replace(fn, 'log ', '')
 $$;
 
--- Creates the triggers of a watched table, or of one of its members, which call this function.
-create or replace function warden.create_log_triggers(relation regclass, fn text) returns void
+-- Creates the triggers of a watched table, or of one of its members, which call this function. `is_nested` is that of
+-- warden.has_nested_statements(), which is the same for all members.
+-- The former version had no argument `is_nested`. Only functions of this schema call it.
+-- squawk-ignore ban-drop-function
+drop function if exists warden.create_log_triggers(regclass, text);
+create or replace function warden.create_log_triggers(relation regclass, fn text, is_nested boolean) returns void
 language plpgsql set search_path = '' as $$
 declare
   operation text;
   mark text;
-  is_nested constant boolean := warden.has_nested_statements(relation);
   is_table constant boolean := is_nested and (select c.relkind = 'r' from pg_catalog.pg_class c where c.oid = relation);
+  is_partition constant boolean := (
+    select c.relkind = 'r' and c.relispartition from pg_catalog.pg_class c where c.oid = relation);
 begin
   execute pg_catalog.format('create or replace trigger warden_log_truncate after truncate on %s '
     'for each statement execute function warden.%I()', relation, fn);
@@ -184,6 +225,12 @@ begin
           else pg_catalog.format('pg_catalog.concat(''%% %s/'', pg_catalog.pg_trigger_depth(), ''/%%'')', mark) end);
     end if;
   end loop;
+  -- MERGE on a partitioned table gives the trigger of its updates a row that it has inserted before, instead of the new
+  -- row (PostgreSQL 15 to 18). A BEFORE ROW trigger on the partition prevents that. This one is never called.
+  if is_partition and not is_nested then
+    execute pg_catalog.format('create or replace trigger "~warden_note_insert" before insert on %s for each row '
+      'when (false) execute function warden.note_row(%L)', relation, warden.order_mark(fn, 'insert'));
+  end if;
   -- Its condition notes that the latest insert met no conflict. It is always false, so the function is never called.
   if is_table then
     execute pg_catalog.format('create or replace trigger warden_note_inserted after insert on %1$s for each row '
@@ -243,18 +290,26 @@ declare
   member record;
 begin
   for member in
-    select m.oid::regclass as relation, f.proname
+    with watched as materialized (
+      select 'log ' || w.id as fn, warden.has_nested_statements(w.relation) as is_nested
+      from warden.watches w join pg_catalog.pg_class c on c.oid = w.relation
+    )
+    select m.oid::regclass as relation, w.fn, w.is_nested
     from pg_catalog.pg_trigger g join pg_catalog.pg_class m on m.oid = g.tgrelid
     join pg_catalog.pg_proc f on f.oid = g.tgfoid and f.pronamespace = 'warden'::regnamespace
+    join watched w on w.fn = f.proname
     left join pg_catalog.pg_trigger b on b.tgrelid = m.oid and b.tgname = 'warden_begin_insert'
+    left join pg_catalog.pg_trigger n on n.tgrelid = m.oid and n.tgname = '~warden_note_insert'
     where g.tgname = 'warden_log_insert'
-      and case when b.oid is null then warden.has_nested_statements(m.oid)
-               else pg_catalog.encode(b.tgargs, 'escape') not like warden.order_mark(f.proname, 'insert') || '%' end
+      and case when b.oid is null then w.is_nested or m.relkind = 'r' and m.relispartition and n.oid is null
+               else pg_catalog.encode(b.tgargs, 'escape') not like warden.order_mark(w.fn, 'insert') || '%' end
   loop
-    if not warden.has_nested_statements(member.relation) then
+    if not member.is_nested then
       perform warden.drop_order_triggers(member.relation);
     end if;
-    perform warden.create_log_triggers(member.relation, member.proname);
+    perform warden.create_log_triggers(t, member.fn, member.is_nested)
+    from warden.tree(member.relation) t join pg_catalog.pg_class c on c.oid = t and c.relkind in ('r', 'p')
+    where t = member.relation or not member.is_nested;
   end loop;
 end
 $$;

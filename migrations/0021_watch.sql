@@ -10,6 +10,7 @@ language plpgsql set search_path = '' as $$
 declare
   fn text;
   member regclass;
+  is_nested boolean;
 begin
   w.relation_id := w.relation;
   w.column_numbers := warden.column_numbers(w);
@@ -21,6 +22,7 @@ begin
        coalesce(w.entity_topic_column, t.entity_topic_column), w.as_text, w.relation_id, w.column_numbers, w.shape)
   where t.id = w.id;
   fn := warden.watch_function(w);
+  is_nested := warden.has_nested_statements(w.relation);
   for member in
     select t from warden.tree(w.relation) t join pg_catalog.pg_class c on c.oid = t
     where c.relkind in ('r', 'p')
@@ -28,11 +30,11 @@ begin
       and ((select count(*) from pg_catalog.pg_trigger g
             where g.tgrelid = t and g.tgname like 'warden\_log\_%'
               and g.tgfoid = pg_catalog.format('warden.%I()', fn)::regprocedure) < 4
-           or warden.has_nested_statements(t)
+           or is_nested
               and not exists (select from pg_catalog.pg_trigger g
                               where g.tgrelid = t and g.tgname = 'warden_begin_insert'))
   loop
-    perform warden.create_log_triggers(member, fn);
+    perform warden.create_log_triggers(member, fn, is_nested);
   end loop;
   for member in
     select t from warden.tree(w.relation) t join pg_catalog.pg_class c on c.oid = t

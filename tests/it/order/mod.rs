@@ -2,6 +2,7 @@
 
 mod needs;
 mod programs;
+mod queries;
 
 use std::collections::HashMap;
 

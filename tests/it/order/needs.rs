@@ -206,6 +206,48 @@ async fn a_row_that_refers_to_itself_is_logged_for_each_change() {
     assert_eq!(events, ["created 1 1", "deleted 1 1", "created 4 1", r#"updated 4 4 {"root": 1}"#,]);
 }
 
+/// PostgreSQL 15 to 18 give the trigger of the updates the row that MERGE has inserted before.
+#[tokio::test]
+async fn merge_on_a_partitioned_table_logs_the_rows_that_it_updates() {
+    let db = TestDb::create().await;
+    let org = db.create_org().await;
+    let mut session = connect(&db).await;
+    if !is_true(&mut session, "select current_setting('server_version_num')::int >= 150000").await {
+        return;
+    }
+    run(
+        &mut session,
+        &format!(
+            "create table parts (id int primary key, org_id uuid, n int) partition by range (id);
+             create table parts_1 partition of parts for values from (0) to (10);
+             select warden.watch('parts', 'parts', 'part');
+             create table parts_2 partition of parts for values from (10) to (20);
+             insert into parts values (1, '{org}', 1), (11, '{org}', 1);
+             merge into parts p using (values (2), (1), (12), (11)) s (id) on p.id = s.id
+               when matched then update set n = 2 when not matched then insert values (s.id, '{org}', 0)"
+        ),
+    )
+    .await;
+    let events: Vec<String> = sqlx::query_scalar(
+        "select concat_ws(' ', split_part(event, '.', 2), data ->> 'id', data ->> 'n', old::text)
+         from warden.events where topic = 'parts' order by (data ->> 'id')::int, id",
+    )
+    .fetch_all(&mut session)
+    .await
+    .expect("reads");
+    assert_eq!(
+        events,
+        [
+            "created 1 1",
+            r#"updated 1 2 {"n": 1}"#,
+            "created 2 0",
+            "created 11 1",
+            r#"updated 11 2 {"n": 1}"#,
+            "created 12 0",
+        ]
+    );
+}
+
 #[tokio::test]
 async fn sorting_reads_only_what_was_logged_within_the_statement() {
     let db = TestDb::create().await;

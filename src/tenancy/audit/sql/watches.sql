@@ -134,6 +134,7 @@ with recursive watched as (
           ('~warden_note_insert'), ('~warden_note_update'), ('~warden_note_delete'), ('warden_note_inserted')) g (name)
   -- Rows are in partitions only.
   where g.name ~ 'log' or warden.has_nested_statements(t.oid) and (c.relkind = 'r' or g.name ~ 'begin')
+    or g.name = '~warden_note_insert' and c.relkind = 'r' and c.relispartition
   union all
   select t.root, t.oid, g.name
   from tree t join watched w on w.oid = t.root and w.replicated
