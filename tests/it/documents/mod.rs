@@ -9,6 +9,7 @@ mod keys;
 mod memory;
 mod nested;
 mod replicated;
+mod settings;
 mod unfit;
 
 use sqlx::AssertSqlSafe;
