@@ -130,14 +130,17 @@ begin
       -- have been applied yet.)
       if pg_catalog.to_regprocedure('warden.complete_log_triggers()') is not null and exists (
         select from pg_catalog.pg_event_trigger_ddl_commands() c
-        where c.object_type = 'trigger' and exists (select from pg_catalog.pg_trigger g
+        -- An extension is seen as a whole. It may have a thousand functions.
+        where not c.in_extension and (
+              c.object_type = 'extension'
+           or c.object_type = 'trigger' and exists (select from pg_catalog.pg_trigger g
                                                     where g.oid = c.objid and g.tgname !~ '^[~!]?warden_')
            or c.object_type in ('table', 'table column') and (
                 exists (select from pg_catalog.pg_constraint f where f.conrelid = c.objid and f.contype = 'f')
                 or exists (select from pg_catalog.pg_trigger g where g.tgrelid = c.objid and not g.tgisinternal
                            and g.tgname !~ '^[~!]?warden_')
                 or exists (select from pg_catalog.pg_inherits i where c.objid in (i.inhrelid, i.inhparent)))
-           or c.object_type in ('function', 'operator', 'cast') and c.schema_name is distinct from 'warden')
+           or c.object_type in ('function', 'view', 'operator', 'cast') and c.schema_name is distinct from 'warden'))
       then
         perform pg_catalog.set_config('warden.is_protecting', 'on', true);
         perform warden.complete_log_triggers();
@@ -151,13 +154,13 @@ begin
   $fn$;
   perform warden.close_function('warden.protect_new_members()');
   if exists (select from pg_event_trigger where evtname = 'warden_protect_members'
-             and not 'CREATE FUNCTION' = any (evttags)) then
+             and not 'CREATE EXTENSION' = any (evttags)) then
     drop event trigger warden_protect_members;
   end if;
   if not exists (select from pg_event_trigger where evtname = 'warden_protect_members') then
     create event trigger warden_protect_members on ddl_command_end
       when tag in ('CREATE TABLE', 'ALTER TABLE', 'CREATE TRIGGER', 'CREATE FUNCTION', 'ALTER FUNCTION',
-                   'CREATE OPERATOR', 'CREATE CAST')
+                   'CREATE OPERATOR', 'CREATE CAST', 'CREATE VIEW', 'CREATE EXTENSION', 'ALTER EXTENSION')
       execute function warden.protect_new_members();
   end if;
 exception when insufficient_privilege then

@@ -133,7 +133,7 @@ with recursive watched as (
           ('warden_log_insert'), ('warden_log_update'), ('warden_log_delete'), ('warden_log_truncate'),
           ('~warden_note_insert'), ('~warden_note_update'), ('~warden_note_delete'), ('warden_note_inserted')) g (name)
   -- Rows are in partitions only.
-  where g.name ~ 'log' or warden.has_nested_statements(t.oid) and (c.relkind = 'r' or g.name ~ 'begin')
+  where g.name ~ 'log' or warden.has_nested_statements(t.oid, (select warden.trigger_words())) and (c.relkind = 'r' or g.name ~ 'begin')
     or g.name = '~warden_note_insert' and c.relkind = 'r' and c.relispartition
   union all
   select t.root, t.oid, g.name
