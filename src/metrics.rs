@@ -114,6 +114,10 @@ pub struct Metrics {
     pub unfit_watches: Gauge,
     /// Reads of the log.
     pub reads: Counter,
+    /// Reads of the log that waited, because too many found nothing.
+    pub reads_deferred: Counter,
+    /// 1 while reads of the log wait because too many find nothing.
+    pub doorbell_flooded: Gauge,
     /// Events read from the log.
     pub events: Counter,
     /// Frames handed to sockets.
@@ -184,6 +188,8 @@ impl Default for Metrics {
             retention_late: new(r, "log_retention_late", "1 while retention is due and blocked"),
             unfit_watches: new(r, "watches_unfit", "Watched tables that no longer fit their watch"),
             reads: new(r, "log_reads", "Reads of the event log"),
+            reads_deferred: new(r, "log_reads_deferred", "Reads that waited, because too many found nothing"),
+            doorbell_flooded: new(r, "doorbell_flooded", "1 while reads wait because too many find nothing"),
             events: new(r, "log_events", "Events read from the log"),
             deliveries: new(r, "deliveries", "Frames handed to sockets"),
             direct_writes: new(r, "writes_direct", "Writes that the kernel accepted whole and immediately"),

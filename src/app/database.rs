@@ -36,6 +36,7 @@ pub(super) struct DatabaseSide {
     pub(super) tailer: watch::Receiver<TailerState>,
     pub(super) retention_late: watch::Receiver<Option<Instant>>,
     pub(super) unfit_watches: watch::Receiver<Vec<String>>,
+    pub(super) doorbell_flooded: watch::Receiver<Option<Instant>>,
 }
 
 impl DatabaseSide {
@@ -66,6 +67,7 @@ impl DatabaseSide {
         };
         let tailer = LogTailer::new(primary, Arc::clone(&signal), dispatcher, limits.tailer);
         let (state, progress) = (tailer.state(), tailer.progress());
+        let doorbell_flooded = tailer.flooded_since();
         // On one runtime of their own: from the notification to the socket of a small organisation no other
         // thread has to be woken, and no session's task runs before the tailer's.
         services
@@ -90,6 +92,7 @@ impl DatabaseSide {
             tailer: state,
             retention_late,
             unfit_watches,
+            doorbell_flooded,
         })
     }
 }

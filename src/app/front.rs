@@ -123,6 +123,7 @@ impl Front {
             tailer: database.tailer.clone(),
             retention_late: database.retention_late.clone(),
             unfit_watches: database.unfit_watches.clone(),
+            doorbell_flooded: database.doorbell_flooded.clone(),
             verifier: Arc::clone(&shared.verifier),
             draining: self.draining.clone(),
         };

@@ -25,6 +25,8 @@ pub struct Health {
     pub retention_late: watch::Receiver<Option<Instant>>,
     /// Watched tables that no longer fit their watch.
     pub unfit_watches: watch::Receiver<Vec<String>>,
+    /// Time since which reads of the log wait, because too many of them find nothing.
+    pub doorbell_flooded: watch::Receiver<Option<Instant>>,
     /// Whether tokens can be verified.
     pub verifier: Arc<Verifier>,
     /// Cancelled when the gateway begins to shut down.
@@ -112,6 +114,14 @@ impl Health {
             let _ = writeln!(
                 text,
                 "warning: retention of the event log is late by {} s, and the log grows: see the gateway's log",
+                since.elapsed().as_secs()
+            );
+        }
+        if let Some(since) = *self.doorbell_flooded.borrow() {
+            let _ = writeln!(
+                text,
+                "warning: for {} s too many reads of the event log have found nothing, so reads wait up to 20 ms: \
+                 see the gateway's log",
                 since.elapsed().as_secs()
             );
         }

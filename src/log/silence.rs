@@ -12,7 +12,8 @@ pub(super) const SILENCED_PAYLOAD: &str = "silenced";
 impl LogReader {
     /// Silences the doorbell. While tailers hold its lock in shared mode, no writer gets the lock, so no
     /// writer rings. The other tailers are notified that they must poll. Returns false if a writer holds the
-    /// lock at this moment, or if the backend session is not dedicated to this connection.
+    /// lock at this moment, if the notification queue is full, or if the backend session is not dedicated to
+    /// this connection.
     ///
     /// # Errors
     /// If the query fails.
@@ -22,7 +23,7 @@ impl LogReader {
             return Ok(false);
         }
         // One statement takes the lock and notifies, so that a broken connection cannot separate the two.
-        Ok(sqlx::query_scalar!(
+        let silenced = sqlx::query_scalar!(
             r#"
             select case when pg_try_advisory_lock_shared($1) then pg_notify($2, $3) is not null
                         else false end as "silenced!"
@@ -32,7 +33,15 @@ impl LogReader {
             SILENCED_PAYLOAD
         )
         .fetch_one(&mut self.connection)
-        .await?)
+        .await;
+        match silenced {
+            Err(error) if is_queue_full(&error) => {
+                // The lock belongs to the session, so the failed statement has kept it.
+                self.release_doorbell().await?;
+                Ok(false)
+            }
+            silenced => Ok(silenced?),
+        }
     }
 
     /// Releases the doorbell. It rings again unless another tailer silences it.
@@ -47,7 +56,7 @@ impl LogReader {
     }
 
     /// Rings the doorbell once, if no tailer silences it. Returns whether it rang. The answer is also false
-    /// for the moment in which a writer holds the lock to ring.
+    /// for the moment in which a writer holds the lock to ring, and while the notification queue is full.
     ///
     /// # Errors
     /// If the query fails.
@@ -65,8 +74,21 @@ impl LogReader {
             DOORBELL_CHANNEL
         )
         .fetch_one(&mut self.connection)
-        .await?;
-        self.end_read().await?;
-        Ok(rang)
+        .await;
+        // The notification enters the queue at commit, which is that of the statement or that of the read.
+        let ended = match rang {
+            Ok(rang) => self.end_read().await.map(|()| rang),
+            Err(error) => Err(error.into()),
+        };
+        match ended {
+            Err(LogError::Database(error)) if is_queue_full(&error) => Ok(false),
+            ended => ended,
+        }
     }
+}
+
+/// Whether a notification failed because the queue of the server is full. Any role of the server can fill it:
+/// with a transaction that listens and stays open, and notifications.
+fn is_queue_full(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(sqlx::error::DatabaseError::code).as_deref() == Some("54000")
 }

@@ -33,7 +33,7 @@ use crate::cursor::Cursor;
 use crate::log::{DoorbellSignal, TailerProgress};
 use crate::metrics::Metrics;
 use crate::org::OrgId;
-use crate::wire::Topic;
+use crate::wire::{Event, Topic};
 pub use batch::ReplayBatch;
 pub use limits::ReplayLimits;
 use missed::{Events, has_reached};
@@ -136,15 +136,14 @@ impl Replay {
         since: &Cursor,
         until: &Cursor,
     ) -> Result<ReplayBatch, ReplayError> {
-        let (events, reservation) =
-            if let Some(events) = self.recent.between(place.0.org(), topic, since, until) {
-                self.metrics.replays_from_memory.inc();
-                (Arc::new(events), None)
-            } else {
-                self.metrics.replays_from_log.inc();
-                let (events, reservation) = self.read_log(place, topic, since, until).await?;
-                (events, Some(reservation))
-            };
+        let (events, reservation) = if let Some(found) = self.find_recent(place, topic, since, until) {
+            self.metrics.replays_from_memory.inc();
+            found
+        } else {
+            self.metrics.replays_from_log.inc();
+            let (events, reservation) = self.read_log(place, topic, since, until).await?;
+            (events, Some(reservation))
+        };
         let batch = ReplayBatch {
             events,
             topic: topic.clone(),
@@ -157,6 +156,29 @@ impl Replay {
             return Err(ReplayError::TooMany);
         }
         Ok(batch)
+    }
+
+    /// Finds the missed events in memory, and reserves memory for the time in which they are sent. Returns
+    /// none if there is no memory left: the client is then served from the log, where it waits for memory.
+    fn find_recent(
+        &self,
+        place: &ResumePlace,
+        topic: &Topic,
+        since: &Cursor,
+        until: &Cursor,
+    ) -> Option<(Events, Option<Arc<MemoryReservation>>)> {
+        let org = place.0.org();
+        let events = self.recent.between(org, topic, since, until)?;
+        if events.is_empty() {
+            return Some((Arc::new(events), None));
+        }
+        // Clients that are sent the same event keep it in memory together, so each one is charged its part.
+        // One reference belongs to the recent events.
+        let charge = |event: &Arc<Event>| 2 * event.memory_bytes() / Arc::strong_count(event).max(2);
+        let entry = size_of::<(u64, Arc<Event>)>();
+        let reservation =
+            self.queue.reserve(org, events.iter().map(|(_, event)| entry + charge(event)).sum())?;
+        Some((Arc::new(events), Some(Arc::new(reservation))))
     }
 
     async fn read_log(

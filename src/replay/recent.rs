@@ -26,7 +26,13 @@ pub struct RecentLimits {
 /// They also bound the entries of events that their organisation has dropped before.
 const ENTRY_BYTES: usize = 64;
 
+/// Most events in one chunk. Copying the chunks of a full window takes some microseconds.
+const CHUNK_EVENTS: usize = 256;
+
 /// The recent events of all organisations.
+///
+/// The tailer adds events under the lock that resumes take too. So a resume only copies the references to its
+/// organisation's chunks under the lock, and searches them without it.
 #[derive(Debug)]
 pub struct RecentEvents {
     limits: RecentLimits,
@@ -48,7 +54,9 @@ struct Window {
 struct OrgWindow {
     /// The organisation's events are complete after this point, if it is later than the window's start.
     start: Option<Arc<Point>>,
-    events: VecDeque<RecentEvent>,
+    /// Events in the order of arrival, in chunks that resumes share. A chunk that a resume still reads is
+    /// copied before it changes.
+    chunks: VecDeque<Arc<VecDeque<RecentEvent>>>,
     bytes: usize,
     /// Number of the organisation's oldest entries in the window's `order` whose events are already dropped
     /// here.
@@ -85,7 +93,7 @@ impl RecentEvents {
             window.order.push_back((*org, Arc::clone(to)));
             let org_window = window.orgs.entry(*org).or_default();
             org_window.bytes += bytes;
-            org_window.events.push_back(recent);
+            org_window.push(recent);
             let mut freed = 0;
             while org_window.bytes > self.limits.org_bytes_max {
                 freed += org_window.drop_oldest();
@@ -109,29 +117,48 @@ impl RecentEvents {
         since: &Cursor,
         until: &Cursor,
     ) -> Option<Vec<(u64, Arc<Event>)>> {
+        let chunks = self.chunks(org, since)?;
+        let missed = chunks
+            .iter()
+            .flat_map(|chunk| chunk.iter())
+            .filter(|recent| is_missed(recent.xid, &recent.event, topic, since, until));
+        let mut found: Vec<_> = missed.map(|recent| (recent.xid, Arc::clone(&recent.event))).collect();
+        found.sort_by_key(|(_, event)| event.id);
+        Some(found)
+    }
+
+    /// The chunks of the organisation's events, and of the control events to all organisations. Returns none
+    /// if events that `since` does not cover are no longer here.
+    fn chunks(&self, org: OrgId, since: &Cursor) -> Option<Vec<Arc<VecDeque<RecentEvent>>>> {
         let window = lock(&self.window);
-        let mut found = Vec::new();
+        let mut chunks = Vec::new();
         for key in [None, Some(org)] {
             let org_window = window.orgs.get(&key);
             let start = org_window.and_then(|o| o.start.as_ref()).unwrap_or(&window.start);
             if !since.from.includes(start) || !since.from.includes(&window.start) {
                 return None;
             }
-            let missed = org_window
-                .into_iter()
-                .flat_map(|org_window| &org_window.events)
-                .filter(|recent| is_missed(recent.xid, &recent.event, topic, since, until));
-            found.extend(missed.map(|recent| (recent.xid, Arc::clone(&recent.event))));
+            chunks.extend(org_window.into_iter().flat_map(|org_window| org_window.chunks.iter().cloned()));
         }
-        found.sort_by_key(|(_, event)| event.id);
-        Some(found)
+        Some(chunks)
     }
 }
 
 impl OrgWindow {
+    fn push(&mut self, event: RecentEvent) {
+        match self.chunks.back_mut() {
+            Some(chunk) if chunk.len() < CHUNK_EVENTS => Arc::make_mut(chunk).push_back(event),
+            _ => self.chunks.push_back(Arc::new(VecDeque::from([event]))),
+        }
+    }
+
     /// Drops the oldest event, and returns the bytes that this freed.
     fn drop_oldest(&mut self) -> usize {
-        let Some(oldest) = self.events.pop_front() else { return 0 };
+        let Some(chunk) = self.chunks.front_mut() else { return 0 };
+        let Some(oldest) = Arc::make_mut(chunk).pop_front() else { return 0 };
+        if chunk.is_empty() {
+            self.chunks.pop_front();
+        }
         let bytes = oldest.event.memory_bytes();
         self.bytes -= bytes;
         self.start = Some(oldest.to);
@@ -150,7 +177,7 @@ impl Window {
         } else {
             self.bytes -= org_window.drop_oldest();
         }
-        if org_window.events.is_empty() && org_window.dropped == 0 {
+        if org_window.chunks.is_empty() && org_window.dropped == 0 {
             // The organisation's own start is no later than the window's start now.
             self.orgs.remove(&org);
         }

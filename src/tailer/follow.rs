@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::LogTailer;
 use super::poll_schedule::PollSchedule;
 use super::position::TailerPosition;
+use super::read_budget::ReadBudget;
 use crate::backoff::Backoff;
 use crate::log::{LogError, LogReader};
 
@@ -22,6 +23,7 @@ impl LogTailer {
         let mut here = self.start_position(&mut log, position.as_ref()).await?;
         tracing::info!(epoch = ?here.epoch, "following the event log");
         let mut schedule = PollSchedule::new(&self.limits);
+        let mut budget = ReadBudget::new(Instant::now());
         // One timer serves all polls. A new timer for each poll would make the runtime wake itself through
         // the kernel.
         let mut poll_timer = pin!(tokio::time::sleep(self.limits.poll_interval));
@@ -31,6 +33,7 @@ impl LogTailer {
             // A failed poll may have dispatched some pages, so the position is kept in either case.
             *position = Some(here.clone());
             let outcome = outcome?;
+            budget.record(outcome.found_events, Instant::now());
             if last_cursor.elapsed() >= self.limits.cursor_interval {
                 last_cursor = Instant::now();
                 self.dispatcher.broadcast_cursor();
@@ -39,6 +42,12 @@ impl LogTailer {
             backoff.reset();
             self.report_following();
             self.wait(&mut log, &mut schedule, poll_timer.as_mut(), outcome).await?;
+            let pause = budget.pause(Instant::now());
+            self.report_flooded(budget.is_exhausted());
+            if let Some(pause) = pause {
+                self.dispatcher.metrics.reads_deferred.inc();
+                tokio::time::sleep(pause).await;
+            }
         }
     }
 

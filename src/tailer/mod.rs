@@ -17,6 +17,7 @@
 //! | `poll` | one poll: pages are read and dispatched |
 //! | `wait` | the wait for the next poll; silencing the doorbell |
 //! | `poll_schedule` | when to poll next, as plain state |
+//! | `read_budget` | the bound on reads that find nothing, whatever requests them |
 //! | `dispatch` | what the tailer hands to the hub and to the node itself |
 
 mod dispatch;
@@ -25,18 +26,21 @@ mod limits;
 mod poll;
 mod poll_schedule;
 mod position;
+mod read_budget;
 mod start;
 mod wait;
 
 use std::sync::Arc;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::backoff::Backoff;
 use crate::log::{DoorbellSignal, LogError, TailerProgress, TailerState};
 use crate::postgres::Primary;
 pub use dispatch::Dispatcher;
 pub use limits::TailerLimits;
+pub use read_budget::{EMPTY_READS, EMPTY_READS_PER_READ_WITH_EVENTS};
 
 /// The task that follows the log.
 pub struct LogTailer {
@@ -45,6 +49,7 @@ pub struct LogTailer {
     dispatcher: Dispatcher,
     state: watch::Sender<TailerState>,
     progress: watch::Sender<TailerProgress>,
+    flooded_since: watch::Sender<Option<Instant>>,
     limits: TailerLimits,
 }
 
@@ -59,7 +64,15 @@ impl LogTailer {
         limits: TailerLimits,
     ) -> Self {
         let state = watch::Sender::new(TailerState::Starting);
-        Self { primary, doorbell, dispatcher, state, progress: watch::Sender::default(), limits }
+        Self {
+            primary,
+            doorbell,
+            dispatcher,
+            state,
+            progress: watch::Sender::default(),
+            flooded_since: watch::Sender::new(None),
+            limits,
+        }
     }
 
     /// State of the tailer, from which readiness is derived.
@@ -72,6 +85,12 @@ impl LogTailer {
     #[must_use]
     pub fn progress(&self) -> watch::Receiver<TailerProgress> {
         self.progress.subscribe()
+    }
+
+    /// Time since which reads of the log wait, because too many of them find nothing.
+    #[must_use]
+    pub fn flooded_since(&self) -> watch::Receiver<Option<Instant>> {
+        self.flooded_since.subscribe()
     }
 
     /// Follows the log until the future is dropped.
@@ -89,6 +108,25 @@ impl LogTailer {
         self.state.send_if_modified(|state| {
             std::mem::replace(state, TailerState::Following) != TailerState::Following
         });
+    }
+
+    /// Publishes whether reads wait because too many of them find nothing, and logs each change.
+    fn report_flooded(&self, is_flooded: bool) {
+        if self.flooded_since.borrow().is_some() == is_flooded {
+            return;
+        }
+        self.flooded_since.send_replace(is_flooded.then(Instant::now));
+        self.dispatcher.metrics.doorbell_flooded.set(i64::from(is_flooded));
+        if is_flooded {
+            tracing::warn!(
+                reads_per_second_max = EMPTY_READS.per_second.get(),
+                "too many reads of the log find nothing, so reads wait: a database role floods the channel \
+                 warden with NOTIFY, holds the doorbell's advisory lock (see pg_locks), or fills the notification \
+                 queue (see pg_notification_queue_usage())"
+            );
+        } else {
+            tracing::info!("reads of the log no longer wait");
+        }
     }
 
     /// Publishes that the tailer has lost the log, and the reason. Logs the reason if it is a new one.

@@ -21,13 +21,14 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 use crate::org::OrgId;
 use crate::sync::lock;
 pub(super) use place::{Place, PlaceId, Queued};
 pub(super) use reservation::MemoryReservation;
-use state::{State, Turn};
+use state::{Held, State, Turn};
 
 /// Limits of the queue and its memory budget.
 #[derive(Clone, Copy, Debug)]
@@ -114,6 +115,17 @@ impl<W: Queued> ReplayQueue<W> {
             }
             Turn::Wait(retry_at) => Err(retry_at),
         }
+    }
+
+    /// Reserves memory for events that are sent without a read. Returns none if the organisation has used its
+    /// share, or if only the memory of the next read is left.
+    pub(super) fn reserve(self: &Arc<Self>, org: OrgId, bytes: usize) -> Option<MemoryReservation<W>> {
+        let reclaimed = CancellationToken::new();
+        let held = Held { bytes, since: Instant::now(), reclaimed: reclaimed.clone() };
+        let mut state = lock(&self.state);
+        let id = state.reserve(org, held, &self.limits)?;
+        self.report(&state);
+        Some(MemoryReservation::held(Arc::clone(self), org, id, bytes, reclaimed))
     }
 
     /// Puts groups of waiters back, because one read was too large for all of them. Each group gets a read of

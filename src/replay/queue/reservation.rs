@@ -28,6 +28,17 @@ impl<W: Queued> MemoryReservation<W> {
         Self { queue, org, id, bytes, is_reading: true, reclaimed: CancellationToken::new() }
     }
 
+    /// A reservation for events that are sent without a read.
+    pub(super) fn held(
+        queue: Arc<ReplayQueue<W>>,
+        org: OrgId,
+        id: u64,
+        bytes: usize,
+        reclaimed: CancellationToken,
+    ) -> Self {
+        Self { queue, org, id, bytes, is_reading: false, reclaimed }
+    }
+
     pub(in crate::replay) fn bytes(&self) -> usize {
         self.bytes
     }

@@ -180,6 +180,23 @@ impl<W: Queued> State<W> {
         }
     }
 
+    /// Reserves memory without a read, unless the organisation has used its share or only the memory of the
+    /// next read is left.
+    pub(super) fn reserve(&mut self, org: OrgId, held: Held, limits: &ReplayQueueLimits) -> Option<u64> {
+        let own = self.orgs.get(&org).map_or(0, |queue| queue.reserved);
+        if own + held.bytes > limits.org_bytes_max
+            || self.reserved + held.bytes + limits.read_bytes > limits.bytes_max
+        {
+            return None;
+        }
+        let id = self.next_id();
+        self.reserved += held.bytes;
+        let queue = self.orgs.entry(org).or_default();
+        queue.reserved += held.bytes;
+        queue.held.insert(id, held);
+        Some(id)
+    }
+
     /// Chooses the organisation that reads next.
     pub(super) fn next_turn(&mut self, limits: &ReplayQueueLimits, now: Instant) -> Turn<W> {
         let read = limits.read_bytes;

@@ -195,6 +195,26 @@ async fn exhausted_memory_is_reclaimed_for_an_organisation_that_holds_less() {
 }
 
 #[tokio::test]
+async fn memory_without_a_read_leaves_the_memory_of_the_next_read() {
+    let queue = queue();
+    let held = [queue.reserve(org(1), 20), queue.reserve(org(2), 10)].map(|held| held.expect("memory"));
+    assert!(queue.reserve(org(3), 1).is_none());
+    let place = push(&queue, org(3), 0);
+    drop(next(&queue).expect("a job"));
+    drop(place);
+    // The share of an organisation counts reads and other events together.
+    drop(held);
+    let held = queue.reserve(org(1), 15).expect("memory");
+    assert!(queue.reserve(org(1), 6).is_none() && queue.reserve(org(2), 6).is_some());
+    let place = push(&queue, org(1), 0);
+    assert!(next(&queue).is_none());
+    drop(held);
+    assert_eq!(next(&queue).expect("a job").org, org(1));
+    drop(place);
+    assert!(lock(&queue.state).is_empty());
+}
+
+#[tokio::test]
 async fn idle_tasks_are_woken_for_new_jobs() {
     let queue = queue();
     let taken = Arc::new(AtomicUsize::new(0));

@@ -1,5 +1,6 @@
 //! Retention: the log rotates, truncated events cause a resync, and rotation delays nobody.
 
+mod strangers;
 mod tailer;
 
 use std::collections::HashSet;

@@ -96,6 +96,11 @@ fn log(limits: &Limits) -> Vec<Limit> {
             "Longest run of the retention job.",
         ),
         Limit::new(
+            "retention::BUSY_ATTEMPTS_MAX",
+            Count(retention::BUSY_ATTEMPTS_MAX.into()),
+            "Runs in a row that find another node rotating. From then on retention counts as late, and `readyz` warns.",
+        ),
+        Limit::new(
             "watch_check.interval",
             Time(watch_check.interval),
             "Interval of the check of the watches.",

@@ -1,13 +1,13 @@
 //! Limits between the log and the outboxes: the tailer, the doorbell, fan-out and replay.
 
-use super::Value::{Count, Time};
+use super::Value::{Count, Rate, Time};
 use super::{Limit, Section, Value};
 use crate::config::Limits;
 use crate::cursor::{CURSOR_BYTES_MAX, IN_PROGRESS_MAX};
 use crate::hub::{self, FanoutLimits};
 use crate::log::DoorbellLimits;
 use crate::replay::{self, RecentLimits, ReplayLimits};
-use crate::tailer::TailerLimits;
+use crate::tailer::{self, TailerLimits};
 
 pub(super) fn section(limits: &Limits) -> Section {
     let rows = [
@@ -85,6 +85,16 @@ fn log_rows(limits: &Limits) -> Vec<Limit> {
             "doorbell.watchdog_timeout",
             Time(watchdog_timeout),
             "Longest wait for the answer to that check, and for a new connection.",
+        ),
+        Limit::new(
+            "tailer::EMPTY_READS",
+            Rate(tailer::EMPTY_READS),
+            "Reads of the log that find nothing, whatever requests them. Beyond it reads wait up to 20 ms.",
+        ),
+        Limit::new(
+            "tailer::EMPTY_READS_PER_READ_WITH_EVENTS",
+            Count(tailer::EMPTY_READS_PER_READ_WITH_EVENTS.into()),
+            "Further reads without events that each read with events allows.",
         ),
         Limit::new(
             "cursor::CURSOR_BYTES_MAX",
