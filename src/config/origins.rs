@@ -93,6 +93,8 @@ fn check_origin(origin: &str) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -184,6 +186,56 @@ mod tests {
             let error = origins(bad).err().expect("is rejected").to_string();
             assert!(error.contains("WARDEN_ALLOWED_ORIGINS"), "{error}");
             assert!(error.contains("WARDEN_AUTH_COOKIE"), "{error}");
+        }
+    }
+
+    /// Hosts as clients send them.
+    fn host() -> impl Strategy<Value = String> {
+        let ipv6 =
+            prop::sample::select(vec!["[::1]", "[2001:db8::1]", "[fdaa:0:1::2]"]).prop_map(str::to_owned);
+        let ipv4 = any::<[u8; 4]>().prop_map(|ip| std::net::Ipv4Addr::from(ip).to_string());
+        prop_oneof!["[a-w][a-w0-9]{0,8}(\\.[a-w]{2,5}){0,3}", ipv6, ipv4]
+    }
+
+    proptest! {
+        #[test]
+        fn only_the_form_that_clients_send_is_accepted(
+            scheme in "(http|https|capacitor|tauri|x[a-w0-9+.-]{0,9})",
+            host in host(),
+            port in prop::option::of(1_u16..),
+        ) {
+            let default = match scheme.as_str() { "http" => Some(80), "https" => Some(443), _ => None };
+            let port_text = port.filter(|port| Some(*port) != default).map_or(String::new(), |port| format!(":{port}"));
+            let sent = format!("{scheme}://{host}{port_text}");
+            prop_assert!(check_origin(&sent).is_ok(), "{}", sent);
+            let upper = scheme.to_ascii_uppercase();
+            for other in [
+                format!("{sent}/"),
+                format!("{sent}/index.html"),
+                format!("{sent}?x"),
+                format!("{sent}#x"),
+                format!("{sent}:{}", default.unwrap_or(0)),
+                format!("{upper}://{host}{port_text}"),
+                format!("{scheme}://user@{host}{port_text}"),
+                format!("{scheme}://*.{host}{port_text}"),
+                format!("{scheme}:{host}{port_text}"),
+                format!("//{host}{port_text}"),
+                format!("{host}{port_text}"),
+                format!("{sent} {sent}"),
+                format!("{sent},{sent}"),
+            ] {
+                // `scheme://host:0` is an origin if the scheme has no default port.
+                let is_port_0 = other == format!("{scheme}://{host}:0");
+                prop_assert!(is_port_0 || check_origin(&other).is_err(), "{}", other);
+            }
+        }
+
+        #[test]
+        fn an_accepted_entry_has_no_other_spelling(text in "[a-zA-Z:/.@*\\[\\]0-9?# -]{0,24}") {
+            if check_origin(&text).is_ok() {
+                prop_assert!(SHARED_ORIGINS.contains(&text.as_str()) || text.parse::<Url>().is_ok());
+                prop_assert!(!text.contains(['*', ' ', '?', '#', '@']) && !text[8.min(text.len())..].ends_with('/'));
+            }
         }
     }
 }

@@ -27,7 +27,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// The database and the gateways.
 pub(crate) struct Fixture {
     pub(crate) database_url: String,
-    /// The same database by TCP, with verified TLS.
+    /// URL of that database by TCP, with verified TLS.
     pub(crate) tls_url: String,
     pub(crate) urls: [String; 2],
     /// A gateway that keeps too little to serve a reconnecting client.
