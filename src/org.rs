@@ -34,7 +34,8 @@ impl OrgId {
         if text.len() != UUID_TEXT_LEN {
             return None;
         }
-        Uuid::try_parse(text).ok().map(Self)
+        // Revocations of every organisation are stored under the nil UUID.
+        Uuid::try_parse(text).ok().filter(|id| !id.is_nil()).map(Self)
     }
 
     /// An id for unit tests, which have neither a token nor a row.
@@ -78,6 +79,7 @@ mod tests {
             "urn:uuid:a0000000-0000-0000-0000-000000000001",
             " a0000000-0000-0000-0000-00000000001",
             "a0000000-0000-0000-0000-00000000000g",
+            "00000000-0000-0000-0000-000000000000",
         ] {
             assert_eq!(OrgId::from_claim(wrong), None, "{wrong:?}");
         }

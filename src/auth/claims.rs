@@ -45,6 +45,11 @@ pub(super) struct Claims {
     app_metadata: Value,
 }
 
+/// Whether `warden.revoke()` can name this user or login. PostgreSQL stores no U+0000.
+fn is_revocable(id: &str, bytes_max: usize) -> bool {
+    !id.is_empty() && id.len() <= bytes_max && !id.contains('\0')
+}
+
 /// Keeps a present claim as JSON, `null` included.
 fn raw<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
     Box::<RawValue>::deserialize(deserializer).map(Some)
@@ -107,10 +112,10 @@ impl Claims {
 
     /// Checks the claims that the verifying library does not know.
     pub(super) fn check(self) -> Result<CheckedClaims, ClaimError> {
-        if self.sub.is_empty() || self.sub.len() > SUBJECT_BYTES_MAX {
+        if !is_revocable(&self.sub, SUBJECT_BYTES_MAX) {
             return Err(ClaimError::Subject);
         }
-        if self.session_id.as_ref().is_some_and(|id| id.is_empty() || id.len() > SESSION_ID_BYTES_MAX) {
+        if self.session_id.as_ref().is_some_and(|id| !is_revocable(id, SESSION_ID_BYTES_MAX)) {
             return Err(ClaimError::SessionId);
         }
         let metadata = self.app_metadata.as_object();

@@ -56,8 +56,8 @@ pub enum AuthError {
 /// Claim that makes a correctly signed token unusable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClaimError {
-    /// `sub` is empty or too long.
-    #[error("claim sub must have 1 to 256 bytes")]
+    /// `sub` is empty or too long, or contains U+0000.
+    #[error("claim sub must have 1 to 256 bytes, without U+0000")]
     Subject,
     /// `exp` is missing.
     #[error("claim exp is missing")]
@@ -67,8 +67,8 @@ pub enum ClaimError {
         "claim {0} must be a number of seconds since 1970, before the year 10000; it may have a fraction"
     )]
     Time(&'static str),
-    /// `session_id` is empty or too long.
-    #[error("claim session_id must have 1 to 256 bytes")]
+    /// `session_id` is empty or too long, or contains U+0000.
+    #[error("claim session_id must have 1 to 256 bytes, without U+0000")]
     SessionId,
     /// `app_metadata.warden_topics` is present and not a list of topics.
     #[error("claim app_metadata.warden_topics must be a list of topics, such as [\"calls\", \"call:*\"]")]

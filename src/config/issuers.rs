@@ -10,6 +10,9 @@ use super::signing::{DEFAULT_AUDIENCE, check_verifying_secret};
 use crate::auth::{IssuerConfig, KeyServerUrl, VerifierConfig};
 use crate::shown_path::ShownPath;
 
+/// Longest name of an issuer, in bytes.
+const ISSUER_BYTES_MAX: usize = 256;
+
 /// Flags of the issuers whose tokens are accepted.
 #[derive(Args, Clone, Default)]
 #[command(next_help_heading = "Token issuers (at least one)", group = ArgGroup::new("keys").required(true).multiple(true))]
@@ -94,6 +97,12 @@ impl IssuerArgs {
             self.add_file(&mut issuers, path)
                 .with_context(|| format!("WARDEN_ISSUERS_FILE: {}", ShownPath(path)))?;
         }
+        // `warden.revoke()` must be able to name them.
+        let is_revocable = |name: &str| name.len() <= ISSUER_BYTES_MAX && !name.contains('\0');
+        ensure!(
+            issuers.iter().filter_map(|issuer| issuer.issuer.as_deref()).all(is_revocable),
+            "the name of an issuer must have at most {ISSUER_BYTES_MAX} bytes, without U+0000"
+        );
         // Names are labels of metrics and stand in the log.
         ensure!(
             issuers.iter().filter_map(|issuer| issuer.issuer.as_deref()).all(|name| !has_user(name)),
@@ -253,6 +262,10 @@ mod tests {
         let beside = IssuerArgs { jwt_secret: Some(SECRET.into()), ..urls(&["a=https://a.example/1"]) };
         assert!(rejected(beside).contains("WARDEN_JWT_ISSUER"));
         assert!(rejected(urls(&[""])).contains("WARDEN_JWKS_URLS"));
+        for name in ["x".repeat(257), "a\0b".to_owned()] {
+            let long = IssuerArgs { jwt_secret: Some(SECRET.into()), jwt_issuer: Some(name), ..args() };
+            assert!(rejected(long).contains("at most 256 bytes"));
+        }
         let allowed = IssuerArgs { jwks_allow_http: true, ..urls(&["a=http://keys.example/jwks"]) };
         assert!(allowed.into_verifier_config().is_ok());
     }

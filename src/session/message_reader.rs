@@ -14,6 +14,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
 use tokio_tungstenite::tungstenite::{Error, Message};
 
@@ -104,6 +105,10 @@ fn next_message(
     };
     let Parser { context, framing, received } = &mut **parser;
     let result = context.read(&mut ParserIo { source, framing, received });
+    if framing.has_padded_length() {
+        // The library has no name for this error. Every error of the protocol has the same close code.
+        return Err(Error::Protocol(ProtocolError::NonZeroReservedBits));
+    }
     // WouldBlock means that tungstenite has parsed all received bytes and written its answer, at most a pong.
     if matches!(&result, Err(Error::Io(e)) if e.kind() == io::ErrorKind::WouldBlock)
         && framing.is_between_messages()
@@ -181,6 +186,9 @@ impl Read for ParserIo<'_, '_, '_> {
         let count = self.received.len().min(buf.len());
         let bytes = self.received.split_to(count);
         self.framing.advance(&bytes);
+        if self.framing.has_padded_length() {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
         buf[..count].copy_from_slice(&bytes);
         Ok(count)
     }

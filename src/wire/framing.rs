@@ -11,6 +11,11 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 /// Longest header of a frame, in bytes: two, eight of length, four of mask (RFC 6455, section 5.2).
 const HEADER_BYTES_MAX: usize = 14;
 
+/// Part of a header's second byte that is a length, or one of the following two values.
+const LENGTH_BITS: u8 = 0x7f;
+const LENGTH_IN_2_BYTES: u8 = 126;
+const LENGTH_IN_8_BYTES: u8 = 127;
+
 /// Follows the frames of a stream, regardless of how its bytes are split.
 #[derive(Clone, Debug, Default)]
 pub struct Framing {
@@ -23,6 +28,8 @@ pub struct Framing {
     is_fragmented: bool,
     /// Whether the bytes were not valid frames. After that the ends of messages are unknown.
     is_broken: bool,
+    /// Whether the length of a frame's payload was not in its shortest form.
+    has_padded_length: bool,
 }
 
 impl Framing {
@@ -48,9 +55,23 @@ impl Framing {
         self.header_len == 0 && self.payload_left == 0 && !self.is_fragmented && !self.is_broken
     }
 
+    /// Whether a length was written with more bytes than it needs, which RFC 6455 (section 5.2) forbids. The
+    /// WebSocket library accepts such frames.
+    #[must_use]
+    pub fn has_padded_length(&self) -> bool {
+        self.has_padded_length
+    }
+
     fn parse_header(&mut self) {
         match FrameHeader::parse(&mut Cursor::new(&self.header[..self.header_len])) {
             Ok(Some((header, payload))) => {
+                let shortest = match self.header[1] & LENGTH_BITS {
+                    LENGTH_IN_2_BYTES => 126,
+                    LENGTH_IN_8_BYTES => 0x1_0000,
+                    _ => 0,
+                };
+                self.has_padded_length = payload < shortest;
+                self.is_broken = self.has_padded_length;
                 self.header_len = 0;
                 self.payload_left = payload;
                 // Control frames may arrive between the frames of a message, and do not end it.
@@ -129,6 +150,26 @@ mod tests {
                 prop_assert_eq!(framing.is_between_messages(), ends.contains(&at), "at {}", at);
             }
             prop_assert!(framing.is_between_messages());
+        }
+    }
+
+    #[test]
+    fn a_length_in_more_bytes_than_it_needs_is_noticed() {
+        for (length, is_padded) in [
+            (vec![0x80], false),
+            (vec![0x80 | 125], false),
+            (vec![0x80 | 126, 0, 126], false),
+            (vec![0x80 | 126, 0, 125], true),
+            (vec![0x80 | 126, 0, 0], true),
+            (vec![0x80 | 127, 0, 0, 0, 0, 0, 1, 0, 0], false),
+            (vec![0x80 | 127, 0, 0, 0, 0, 0, 0, 0xff, 0xff], true),
+            (vec![0x80 | 127, 0, 0, 0, 0, 0, 0, 0, 1], true),
+        ] {
+            let mut framing = Framing::default();
+            for byte in [&[0x81], &length[..], &[0; 4]].concat() {
+                framing.advance(&[byte]);
+            }
+            assert_eq!(framing.has_padded_length(), is_padded, "{length:?}");
         }
     }
 

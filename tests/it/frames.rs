@@ -37,6 +37,13 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// A text frame whose length is written in this number of bytes, although fewer suffice.
+fn padded(length: usize, bytes: usize) -> Vec<u8> {
+    let marker = if bytes == 2 { 126 } else { 127 };
+    let length_bytes = &(length as u64).to_be_bytes()[8 - bytes..];
+    [&[FIN_TEXT, 0x80 | marker], length_bytes, &[0; 4], &vec![b' '; length]].concat()
+}
+
 /// Receives the next protocol message.
 async fn receive(client: &mut Client) -> Value {
     match within("a message", client.socket.next()).await {
@@ -114,6 +121,25 @@ async fn invalid_frames_close_only_their_sender() {
         ("a fragmented ping", frame(0x09, b""), 1002),
         ("a ping of 126 bytes", frame(0x89, &[0; 126]), 1002),
         ("a continuation of nothing", frame(0x80, b"x"), 1002),
+        ("a length of 5 in two bytes", padded(5, 2), 1002),
+        ("a length of 125 in eight bytes", padded(125, 8), 1002),
+        ("a length of 65,535 in eight bytes", padded(65_535, 8), 1002),
+        (
+            "a second message within a fragmented one",
+            [frame(0x01, b"["), frame(FIN_TEXT, b"[")].concat(),
+            1002,
+        ),
+        (
+            "UTF-8 that breaks off at the last fragment",
+            [frame(0x01, b"[\xe2"), frame(0x80, b"]")].concat(),
+            1007,
+        ),
+        ("a surrogate in UTF-8", frame(FIN_TEXT, b"[\"\xed\xa0\x80\"]"), 1007),
+        ("overlong UTF-8", frame(FIN_TEXT, b"[\"\xc0\xaf\"]"), 1007),
+        ("UTF-8 beyond U+10FFFF", frame(FIN_TEXT, b"[\"\xf4\x90\x80\x80\"]"), 1007),
+        ("a close frame of one byte", frame(0x88, b"\x03"), 1002),
+        ("a fragmented close frame", frame(0x08, b"\x03\xe8"), 1002),
+        ("a close frame of 126 bytes", frame(0x88, &[&b"\x03\xe8"[..], &[b'x'; 124]].concat()), 1002),
     ]);
     for (name, bytes, code) in cases {
         let mut client = t.connect(witnesses.org).await;
@@ -150,6 +176,14 @@ async fn unusual_but_valid_frames_are_served() {
     assert_eq!(pong, Message::Pong("are you there".into()));
     let reply = receive(&mut client).await;
     assert_eq!(reply, json!([null, "2", "phoenix", "phx_reply", {"status": "ok", "response": {}}]));
+
+    // A character that is split between fragments, with control frames between them.
+    let text = "[null,\"é€𐍈\",\"phoenix\",\"heartbeat\",{}]".as_bytes();
+    for at in 8..16 {
+        let parts = [frame(0x01, &text[..at]), frame(0x8a, b""), frame(0x00, b""), frame(0x80, &text[at..])];
+        client.socket.get_mut().write_all(&parts.concat()).await.expect("writes");
+        assert_eq!(receive(&mut client).await[1], "é€𐍈", "{at}");
+    }
 
     // JSON nested deeper than any stack could hold.
     let deep = format!("{}{}", "[".repeat(30_000), "]".repeat(30_000));

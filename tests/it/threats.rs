@@ -52,6 +52,9 @@ async fn ambiguous_requests_are_rejected() {
         assert_eq!(status(&t, &request).await, 400, "{line}");
     }
     assert_eq!(good().with("Content-Length", "0").send(addr).await.status, 101);
+    // A line may end with a line feed alone (RFC 9112, section 2.2). A carriage return alone ends none.
+    assert_eq!(status(&t, &good().text().replace("\r\n", "\n")).await, 101);
+    assert_eq!(status(&t, &good().text().replace("\r\n", "\r")[..]).await, 400);
     // The Host decides nothing: a request in absolute form is treated alike.
     assert_eq!(good().to("http://evil.example/socket/websocket?vsn=2.0.0").send(addr).await.status, 101);
     t.gateway.stop().await;

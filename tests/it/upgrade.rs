@@ -257,7 +257,7 @@ async fn the_organisation_comes_only_from_app_metadata_as_a_uuid() {
     let nil = metadata(json!({"org_id": Uuid::nil()}));
     assert_rejected(
         &t,
-        &[("no such org", stranger, 403, "unknown_organisation"), ("nil", nil, 403, "unknown_organisation")],
+        &[("no such org", stranger, 403, "unknown_organisation"), ("nil", nil, 403, "no_organisation")],
     )
     .await;
 

@@ -2,6 +2,7 @@
 //! no other client receives anything about it.
 
 mod http;
+mod identities;
 mod open_sessions;
 mod shares;
 
