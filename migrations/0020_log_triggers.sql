@@ -104,9 +104,9 @@ begin
 end
 $fn$;
 
--- The words from which triggers that may write make their statements: those of their functions, and of the functions and
--- views that these name. A trigger of any table writes only to tables whose names are among them, unless it executes
--- text, or is in another language: then '*' is among them. This does not depend on the number of functions.
+-- The words from which triggers that may write make their statements: those of their functions, and of the functions
+-- and views that these name. A trigger of any table writes only to tables whose names are among them, unless it
+-- executes text, or is in another language: then '*' is among them. This does not depend on the number of functions.
 create or replace function warden.trigger_words() returns text[]
 language plpgsql stable set search_path = '' set jit = off as $fn$
 begin
