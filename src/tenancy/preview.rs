@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 
 use super::AdoptionIssue;
 use super::access::{AccessOverview, questions};
-use super::executor::{self, AdoptionOptions, Goal, firing_note, grouped, renewal_note};
+use super::executor::{self, AdoptionOptions, Goal, OtherSources, firing_note, grouped, renewal_note};
 use super::plan::{IncompleteTree, ObjectKind, Plan, RequiredObject, TablePlan};
 use super::preflight::{self, Candidate};
 use super::registry::Scope;
@@ -110,9 +110,12 @@ pub async fn preview(
     let candidates = preflight::candidates(&mut transaction).await?;
     let incomplete = IncompleteTree::load(&mut transaction).await?;
     let mut access = read_access(&mut transaction, &plan, goal, &mut issues).await?;
+    let sources = other_sources(&mut transaction, &plan).await?;
+    let oids: Vec<i64> = plan.tables.iter().map(|table| table.table.oid).collect();
+    remarks.append(&mut preflight::owner_notes(&mut transaction, &oids).await?);
     // Rows are counted in a second transaction, because this one holds the locks of the migrations.
     transaction.rollback().await?;
-    let mut tables = describe(&mut connection, &plan, goal).await?;
+    let mut tables = describe(&mut connection, &plan, &sources, goal).await?;
     if goal != Goal::Relax {
         complete(&mut tables, incomplete);
     }
@@ -147,23 +150,37 @@ async fn read_access(
     AccessOverview::read(connection, &unenforced).await
 }
 
+/// Sources of the organisation of each table's rows, besides parent and user.
+async fn other_sources(connection: &mut PgConnection, plan: &Plan) -> Result<Vec<OtherSources>, sqlx::Error> {
+    let mut sources = Vec::new();
+    for table in &plan.tables {
+        sources.push(OtherSources::load(&mut *connection, &table.table).await?);
+    }
+    Ok(sources)
+}
+
 /// The steps of each table.
 async fn describe(
     connection: &mut PgConnection,
     plan: &Plan,
+    sources: &[OtherSources],
     goal: Goal,
 ) -> anyhow::Result<Vec<TablePreview>> {
     let mut transaction = connection.begin().await?;
     transaction.execute("set transaction isolation level repeatable read, read only").await?;
     let mut tables = Vec::new();
-    for table in &plan.tables {
+    for (table, sources) in plan.tables.iter().zip(sources) {
         let is_new = !exists(&mut transaction, table).await?;
         let rows = if is_new { "0 rows".to_owned() } else { count(&mut transaction, table).await? };
+        let mut notes = notes(table, goal);
+        if !is_new && is_filled(table, goal) {
+            notes.extend(sources.remark(&mut transaction, &table.table).await?);
+        }
         tables.push(TablePreview {
             name: table.table.title(),
             is_new,
-            steps: steps(table, goal, &rows),
-            notes: notes(table, goal),
+            steps: steps(table, sources, goal, &rows),
+            notes,
             rows,
         });
     }
@@ -209,7 +226,12 @@ async fn count(connection: &mut PgConnection, plan: &TablePlan) -> anyhow::Resul
     })
 }
 
-fn steps(plan: &TablePlan, goal: Goal, rows: &str) -> Vec<String> {
+/// Whether a run to this goal fills rows of the table.
+fn is_filled(plan: &TablePlan, goal: Goal) -> bool {
+    goal != Goal::Relax && plan.table.scope == Scope::Org && plan.needs_fill()
+}
+
+fn steps(plan: &TablePlan, sources: &OtherSources, goal: Goal, rows: &str) -> Vec<String> {
     let mut steps = Vec::new();
     if goal == Goal::Relax {
         if plan.is_partly_enforced() {
@@ -218,7 +240,7 @@ fn steps(plan: &TablePlan, goal: Goal, rows: &str) -> Vec<String> {
         return steps;
     }
     if plan.table.scope == Scope::Org {
-        expand_steps(plan, goal, rows, &mut steps);
+        expand_steps(plan, sources, goal, rows, &mut steps);
     }
     if goal == Goal::Enforce && !plan.is_enforced() {
         if !plan.has(ObjectKind::NotNull) {
@@ -231,7 +253,7 @@ fn steps(plan: &TablePlan, goal: Goal, rows: &str) -> Vec<String> {
     steps
 }
 
-fn expand_steps(plan: &TablePlan, goal: Goal, rows: &str, steps: &mut Vec<String>) {
+fn expand_steps(plan: &TablePlan, sources: &OtherSources, goal: Goal, rows: &str, steps: &mut Vec<String>) {
     let table = &plan.table;
     if !plan.has(ObjectKind::Column) {
         steps.push("add the column org_id, and the triggers that fill and protect it".to_owned());
@@ -251,7 +273,12 @@ fn expand_steps(plan: &TablePlan, goal: Goal, rows: &str, steps: &mut Vec<String
         if let Some(user) = &table.user_column {
             from.push(format!("the membership of {user}"));
         }
-        from.push("the default organisation".to_owned());
+        from.extend(sources.names.iter().cloned());
+        from.push(if sources.names.is_empty() {
+            "the default organisation".to_owned()
+        } else {
+            "the default organisation for rows that reference none of these".to_owned()
+        });
         let how = if table.pauses_triggers { ", with its triggers disabled for each batch" } else { "" };
         steps.push(format!(
             "fill org_id in rows without it ({rows}), in batches{how}: {}",

@@ -39,6 +39,7 @@ pub(crate) use index::RETRY_MAX as INDEX_RETRY_MAX;
 pub use options::{AdoptionOptions, BATCH_ROWS_DEFAULT, LOCK_TIMEOUT_DEFAULT};
 pub use progress::AdoptionProgress;
 pub(crate) use progress::{grouped, human};
+pub(super) use source::OtherSources;
 
 use self::connection::{ExecutorConnection, StepError};
 use super::AdoptionIssue;
@@ -325,7 +326,7 @@ impl ExecutorConnection {
         let begun = Instant::now();
         loop {
             let prepare = format!(
-                "set search_path to default; set row_security to default; set lock_timeout = {}",
+                "set row_security = on; set lock_timeout = {}",
                 self.options.lock_timeout.as_millis().max(1)
             );
             self.work.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(prepare))).await?;

@@ -48,6 +48,77 @@ impl Reference {
     }
 }
 
+/// Rows that a plan counts at most to find those that neither a parent nor a user decides.
+const SEARCHED_ROWS_MAX: i64 = 100_000;
+
+/// From where rows get their organisation if neither a parent nor a user says it, for a plan.
+#[derive(Debug, Default)]
+pub(in crate::tenancy) struct OtherSources {
+    /// The sources, in their order.
+    pub(in crate::tenancy) names: Vec<String>,
+    /// Rows of the table `t` for which they decide.
+    condition: String,
+}
+
+impl OtherSources {
+    pub(in crate::tenancy) async fn load(
+        connection: &mut PgConnection,
+        table: &Table,
+    ) -> Result<Self, sqlx::Error> {
+        let references = Reference::load(connection, table).await?;
+        let names =
+            references.iter().map(|r| format!("the organisation of {} by {}", r.target, r.columns)).collect();
+        let without_parent = match &table.parent {
+            Some(parent) => format!("t.{} is null and ", quoted(&parent.column)),
+            None => String::new(),
+        };
+        Ok(Self { names, condition: format!("{without_parent}{}", is_any_set(&references)) })
+    }
+
+    /// A remark about rows for which these sources decide, and which block the enforce phase if none does. It
+    /// must work before the migrations, when there is neither `org_id` nor a table of memberships.
+    pub(in crate::tenancy) async fn remark(
+        &self,
+        connection: &mut PgConnection,
+        table: &Table,
+    ) -> Result<Option<String>, sqlx::Error> {
+        if self.names.is_empty() {
+            return Ok(None);
+        }
+        let has_members: bool =
+            sqlx::query_scalar("select to_regclass('public.organization_members') is not null")
+                .fetch_one(&mut *connection)
+                .await?;
+        let not_of_member = if has_members {
+            format!(
+                "not coalesce({} in (select m.user_id from public.organization_members m), false)",
+                user_of(table)
+            )
+        } else {
+            "true".to_owned()
+        };
+        let unfilled = if table.has_org_id { "t.org_id is null and " } else { "" };
+        let sql = format!(
+            "select count(*) from (
+               select from (select * from {} limit {SEARCHED_ROWS_MAX}) t
+               where {unfilled}{} and {not_of_member} limit {COUNTED_ROWS_MAX}) c",
+            table.sql(),
+            self.condition
+        );
+        let rows: i64 = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(connection).await?;
+        let count = match rows {
+            0 => return Ok(None),
+            1 => "1 row has".to_owned(),
+            COUNTED_ROWS_MAX.. => format!("{COUNTED_ROWS_MAX} rows or more have"),
+            n => format!("{n} rows have"),
+        };
+        Ok(Some(format!(
+            "{count} neither a parent nor a member as user, and reference other rows: they get the organisation of \
+             those. If these lead to none, such as rows that reference each other, org_id stays null and blocks --enforce"
+        )))
+    }
+}
+
 /// Whether the row `t` references another one by these keys.
 fn is_any_set(references: &[Reference]) -> String {
     let all: Vec<&str> = references.iter().map(|r| r.is_set.as_str()).collect();

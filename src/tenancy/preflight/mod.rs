@@ -4,7 +4,7 @@
 //! - `choices` holds the operator's decisions; `names` parses the list of tables.
 //! - `existing` reports objects that Warden would replace, or could not rely on.
 //! - `organizations` reports the application's own organisations and memberships.
-//! - `owners` reports ordinary roles that own organisations or memberships.
+//! - `owners` reports ordinary roles that own organisations or memberships, or other tables.
 //! - `tables` resolves the listed tables, derives from where their rows get their organisation, and registers
 //!   them.
 //! - `decisions` reads and records decisions, so that later runs do not ask again.
@@ -26,6 +26,7 @@ pub use choices::Choices;
 pub(super) use existing::lost_watches;
 pub use names::{TableChoice, parse_tables};
 pub use organizations::is_question;
+pub(super) use owners::notes as owner_notes;
 pub use tables::Candidate;
 pub(super) use tables::{clashes, forgets, register};
 

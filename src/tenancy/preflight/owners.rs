@@ -1,5 +1,5 @@
-//! Owners of organisations and memberships. A role that may create tables in `public` can create them before
-//! Warden is installed, and as their owner turn row-level security off later.
+//! Owners of tables, above all of organisations and memberships. A role that may create tables in `public`
+//! can create these before Warden is installed, and as their owner turn row-level security off later.
 
 use sqlx::postgres::PgConnection;
 
@@ -25,6 +25,24 @@ pub(super) async fn check(
     let owners: Vec<Owner> =
         sqlx::query_as(include_str!("sql/owners.sql")).bind(chosen).fetch_all(connection).await?;
     Ok(owners.into_iter().filter(|owner| !decisions.is_accepted(&owner.role)).map(Owner::issue).collect())
+}
+
+/// Remarks about owners of tables that are ordinary roles: what they can do, and who can act as them.
+pub(in crate::tenancy) async fn notes(
+    connection: &mut PgConnection,
+    tables: &[i64],
+) -> Result<Vec<String>, sqlx::Error> {
+    let rows: Vec<(String, String, String)> =
+        sqlx::query_as(include_str!("sql/table_owners.sql")).bind(tables).fetch_all(connection).await?;
+    Ok(rows
+        .into_iter()
+        .map(|(owner, tables, logins)| {
+            format!(
+                "{owner} owns {tables}. An owner can turn row-level security off, and its functions, triggers and casts \
+                 run with the rights of this run. Roles that can log in as it or act as it: {logins}"
+            )
+        })
+        .collect())
 }
 
 impl Owner {

@@ -60,3 +60,31 @@ async fn concurrent_runs_wait_or_fail_with_no_wait() {
     let busy = texts.iter().filter(|t| t.contains("every row has an organisation")).count();
     assert_eq!((idle, busy), (1, 1), "{texts:?}");
 }
+
+/// Comments on a task or a project. The owner of their table is an ordinary role.
+const REFERENCES: &str = "
+    do $$ begin create role plan_owner; exception when duplicate_object or unique_violation then null; end $$;
+    create table projects (id int primary key, owner_id uuid not null);
+    create table tasks (id int primary key, project_id int not null references projects);
+    create table comments (id int primary key, task_id int references tasks, project_id int references projects);
+    insert into projects values (1, '1a000000-0000-4000-8000-00000000000a');
+    insert into tasks values (1, 1); insert into comments values (1, 1, null), (2, 1, null), (3, null, 1), (4, null, null);
+    alter table comments owner to plan_owner";
+
+#[tokio::test]
+async fn a_plan_names_the_sources_of_organisations_and_the_owners_of_tables() {
+    let db = super::small_db(REFERENCES).await;
+    let tables = "projects,tasks,comments";
+    let said = [
+        "fill org_id in rows without it (4 rows), in batches: the organisation of projects by project_id, else the \
+         organisation of public.tasks by task_id, else the default organisation for rows that reference none of these",
+        "note: 2 rows have neither a parent nor a member as user, and reference other rows",
+        "note: plan_owner owns public.comments. An owner can turn row-level security off",
+        "Roles that can log in as it or act as it: none",
+    ];
+    migrate(db.url(), &["--plan", "--tables", tables]).await.must(0).says(&said);
+    migrate(db.url(), &["--tables", tables]).await.must(0);
+    let plan = migrate(db.url(), &["--plan"]).await.must(0);
+    assert!(!plan.stdout.contains("reference other rows"), "{}", plan.stdout);
+    crate::adoption::audit(db.url()).await.must(1).says(&["notice   table-owner", "plan_owner"]);
+}
