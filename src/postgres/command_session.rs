@@ -40,6 +40,8 @@ struct Setting {
 /// # Errors
 /// If the role may not change one of them. The error names it and the remedy.
 pub(super) async fn prepare(connection: &mut PgConnection) -> anyhow::Result<()> {
+    // Before the first query, so that no schema of others is searched for functions and operators.
+    connection.execute("set search_path = ''").await?;
     let (names, values): (Vec<&str>, Vec<&str>) = NEEDED.into_iter().unzip();
     let differing: Vec<Setting> = sqlx::query_as(
         "select s.name, n.value, s.source from unnest($1::text[], $2::text[]) n (name, value)

@@ -13,8 +13,11 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 use super::SchemaSet;
 use crate::postgres::dialect;
 
-/// With `off`, which a database may set, reading a table fails if its policies apply to the reader.
-const ROW_SECURITY: &str = "set local row_security = on";
+/// With `row_security = off`, which a database may set, reading a table fails if its policies apply to the
+/// reader. With any schema in the search_path in which others may create objects, a function or operator of
+/// theirs that fits the arguments better than PostgreSQL's own would run with the rights of the migrating
+/// role.
+const SESSION: &str = "set local row_security = on; set local search_path = pg_catalog, pg_temp";
 const SUSPEND_DEFAULT_PRIVILEGES: &str = include_str!("suspend_default_privileges.sql");
 const RESTORE_DEFAULT_PRIVILEGES: &str = include_str!("restore_default_privileges.sql");
 
@@ -44,6 +47,7 @@ async fn apply_locked(
     let migrator = set.migrator();
     let record = &migrator.table_name;
     let mut transaction = connection.begin().await?;
+    transaction.execute(sqlx::raw_sql(SESSION)).await?;
     transaction.execute(sqlx::raw_sql(SUSPEND_DEFAULT_PRIVILEGES)).await?;
     for schema in migrator.create_schemas.iter() {
         transaction.create_schema_if_not_exists(schema).await?;
@@ -63,7 +67,7 @@ async fn apply_locked(
     let mut applied = Vec::new();
     for migration in stale(set, &recorded, is_damaged) {
         let mut transaction = connection.begin().await?;
-        transaction.execute(ROW_SECURITY).await?;
+        transaction.execute(sqlx::raw_sql(SESSION)).await?;
         transaction.execute(sqlx::raw_sql(AssertSqlSafe(dialect(true)))).await?;
         transaction.execute(sqlx::raw_sql(SUSPEND_DEFAULT_PRIVILEGES)).await?;
         forget(&mut transaction, record, migration.version).await?;

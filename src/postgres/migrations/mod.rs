@@ -141,7 +141,9 @@ pub(crate) async fn migrate_on(connection: &mut PgConnection, set: SchemaSet) ->
     // The executor completes new members, so that the plan names them.
     sqlx::query("select warden.refresh_watches(new_members => false)").execute(&mut *connection).await?;
     migrated.renewed =
-        sqlx::query_scalar("select t::text from warden.renew_filling() t").fetch_all(connection).await?;
+        sqlx::query_scalar("select regexp_replace(t::text, '^public\\.', '') from warden.renew_filling() t")
+            .fetch_all(connection)
+            .await?;
     Ok(migrated)
 }
 

@@ -2,7 +2,7 @@
 //! turn isolation off later.
 
 use super::existing_objects::plain;
-use super::{connect, small_db};
+use super::{audit, connect, small_db};
 
 /// A role that may create tables and functions in schema `public`, as any role may before PostgreSQL 15.
 const PLANTER: &str = "do $$ begin
@@ -69,4 +69,70 @@ async fn the_owner_of_a_listed_table_may_own_the_organizations() {
     .await;
     plain(db.url(), &["--tables", "organizations,notes"]).await.must(0);
     plain(db.url(), &[]).await.must(0);
+}
+
+/// Functions and operators that fit the arguments of Warden's statements better than PostgreSQL's own, which
+/// take any type. Each one reports the role with whose rights it runs.
+fn better_fitting_objects() -> String {
+    let mut sql = String::new();
+    let plant = |name: &str, arguments: &str, result: &str| {
+        format!(
+            "create function public.{name}({arguments}) returns {result} language plpgsql as $$
+             begin raise exception 'planted code ran as %', current_user; end $$;\n"
+        )
+    };
+    for arguments in [
+        "text, name",
+        "text, name, name",
+        "text, text",
+        "text, text, text",
+        "text, name, text",
+        "text, regclass",
+        "text, regprocedure",
+    ] {
+        sql += &plant("format", arguments, "text");
+    }
+    sql += &plant("concat_ws", "text, text, text", "text");
+    sql += &plant("array_to_string", "text[], text", "text");
+    sql += &plant("string_agg", "text, name", "text");
+    for (n, (left, right)) in
+        [("text", "name"), ("name", "text"), ("oid", "regclass"), ("oid", "regrole"), ("name", "name")]
+            .into_iter()
+            .enumerate()
+    {
+        sql += &plant(&format!("planted_{n}"), &format!("{left}, {right}"), "boolean");
+        for operator in ["=", "<>", "||"] {
+            sql += &format!(
+                "create operator public.{operator} (leftarg = {left}, rightarg = {right}, function = public.planted_{n});\n"
+            );
+        }
+    }
+    sql
+}
+
+#[tokio::test]
+async fn planted_functions_and_operators_do_not_run_with_the_rights_of_a_migration() {
+    let db = small_db(&format!(
+        "{PLANTER} {} create domain public.uuid as text; create type public.oid as enum ('a'); reset role;
+         create table notes (id int primary key, user_id pg_catalog.uuid); insert into notes values (1, null)",
+        better_fitting_objects()
+    ))
+    .await;
+    for args in [
+        &["--plan", "--tables", "notes"][..],
+        &["--tables", "notes"],
+        &["--enforce", "--yes"],
+        &["--relax", "--yes"],
+        &[],
+    ] {
+        plain(db.url(), args).await.must(0);
+    }
+    // The schema that is searched first can also be the one of the planter.
+    let db = small_db(&format!("{PLANTER} {} reset role;", better_fitting_objects())).await;
+    db.run(format!("alter database {} set search_path = public, pg_catalog", db.name())).await;
+    for args in [&["--plan", "--platform"][..], &["--platform"], &["--enforce", "--yes"], &[]] {
+        plain(db.url(), args).await.must(0);
+    }
+    let run = audit(db.url()).await.must(1);
+    run.says(&["the search_path of database", "set search_path = public;"]);
 }
