@@ -24,7 +24,7 @@ language sql immutable set search_path = '' as $$
   select array['unregistered-table', 'loose-key', 'other-policy', 'open-user-table', 'organization-owner', 'bypassing-role',
                'bypassing-view', 'all-data-role', 'role-creator', 'definer-function', 'rewrite-rule', 'sequence-right',
                'foreign-data', 'server-function', 'queue-table', 'publication', 'event-trigger', 'large-object',
-               'storage-policy', 'several-memberships', 'watch-replication']
+               'storage-policy', 'several-memberships', 'watch-replication', 'table-owner']
 $$;
 
 -- Records that a finding is accepted, and why. The audit then reports it as a notice.

@@ -48,9 +48,17 @@ select warden.create_default_org_for();
 reset role;
 select warden.create_public_function('custom_access_token_hook');";
 
-/// Checks the result of `auth_org_id()` for each case.
+/// Checks the result of `auth_org_id()` for each case: of the function that policies call, and of the
+/// original.
 pub(super) async fn check(connection: &mut PgConnection) -> Result<Vec<Finding>, sqlx::Error> {
-    let function = callee(connection, "auth_org_id").await?;
+    let original = "warden.auth_org_id".to_owned();
+    let callee = callee(connection, "auth_org_id").await?;
+    let mut found = if callee == original { Vec::new() } else { check_function(connection, &callee).await? };
+    found.append(&mut check_function(connection, &original).await?);
+    Ok(found)
+}
+
+async fn check_function(connection: &mut PgConnection, function: &str) -> Result<Vec<Finding>, sqlx::Error> {
     let object = &format!("{function}()");
     if !exists(connection, object).await? {
         return Ok(vec![finding(
@@ -63,7 +71,7 @@ pub(super) async fn check(connection: &mut PgConnection) -> Result<Vec<Finding>,
     let org = Uuid::new_v4();
     let mut found = Vec::new();
     for (case, claims, is_valid) in cases(org) {
-        let result = call(connection, &function, &claims).await;
+        let result = call(connection, function, &claims).await;
         let expected = is_valid.then_some(org);
         match result {
             Ok(result) if result == expected => {}

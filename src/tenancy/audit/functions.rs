@@ -33,6 +33,9 @@ struct Expected {
     parallel: &'static str,
     is_definer: bool,
     has_search_path: bool,
+    /// Names of its settings.
+    settings: Vec<String>,
+    is_strict: bool,
     /// Statements that recreate it.
     creation: Option<String>,
 }
@@ -95,6 +98,8 @@ fn expected<'m>(migrations: impl Iterator<Item = &'m str>) -> Vec<Expected> {
         parallel,
         is_definer: *is_definer,
         has_search_path: true,
+        settings: vec!["search_path".to_owned(), "row_security".to_owned()],
+        is_strict: false,
         creation: None,
     }));
     functions
@@ -145,8 +150,17 @@ fn parse(statement: &str) -> Option<Expected> {
         parallel: if has("parallel safe") { "s" } else { "u" },
         is_definer: has("security definer"),
         has_search_path: has("set search_path = ''"),
+        settings: settings(marks),
+        is_strict: has("strict"),
         creation: Some(format!("create or replace function {rest}")),
     })
+}
+
+/// Names of the settings in the marks of a function, in lower case.
+fn settings(marks: &str) -> Vec<String> {
+    let words = marks.split(|c: char| c.is_whitespace() || c == '=').filter(|word| !word.is_empty());
+    let pairs = words.clone().zip(words.skip(1));
+    pairs.filter(|(word, _)| *word == "set").map(|(_, name)| name.trim_matches('"').to_lowercase()).collect()
 }
 
 /// Splits a migration into statements, without the comments before each and the semicolon after it.
@@ -215,6 +229,7 @@ mod tests {
         let f = &functions[1];
         assert_eq!(f.body.as_deref(), Some(" select '$$;' "));
         assert_eq!((f.volatility, f.parallel, f.is_definer, f.has_search_path), ("s", "u", true, true));
+        assert_eq!((f.settings.as_slice(), f.is_strict), (&["search_path".to_owned()][..], false));
         let creation = f.creation.as_deref().unwrap_or_default();
         assert!(
             creation.starts_with("set role warden_owner;\ncreate or replace function warden.f("),

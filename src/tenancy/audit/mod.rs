@@ -87,6 +87,10 @@ const CATALOG: &[(&[&str], &str)] = &[
         include_str!("sql/roles.sql"),
     ),
     (&["bypassing-view"], include_str!("sql/views.sql")),
+    (
+        &["warden-owner", "warden-trigger", "session-default", "table-owner"],
+        include_str!("sql/foundation.sql"),
+    ),
     (&["request-role", "all-data-role", "role-creator", "schema-right"], include_str!("sql/memberships.sql")),
     (
         &[

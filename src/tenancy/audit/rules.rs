@@ -142,8 +142,13 @@ pub const RULES: &[Rule] = &[
     )),
     finding(
         "owner-member",
-        "no request role, and no role of Warden, owns a registered table or is a member of its owner",
+        "no request role, and no role of Warden, owns the database or a registered table, or is a member of such an owner",
     ),
+    acceptable(notice(
+        "table-owner",
+        "registered tables belong to superusers, to the database's owner, or to a role that may migrate; the notice names \
+         the roles that can act as another owner",
+    )),
     acceptable(finding(
         "organization-owner",
         "organisations and memberships belong to a superuser, the database's owner, a role that may migrate, or the owner \
@@ -160,7 +165,25 @@ pub const RULES: &[Rule] = &[
          `pg_write_server_files` or `pg_execute_server_program`, because all of these include the event log",
     )),
     acceptable(notice("role-creator", "only owners of tables have CREATEROLE")),
-    finding("schema-right", "neither PUBLIC nor a request role may create objects in schema `public`"),
+    finding(
+        "schema-right",
+        "neither PUBLIC nor a request role may create schemas, or objects in schema `public`, and no ordinary role owns it",
+    ),
+    finding(
+        "warden-owner",
+        "schema `warden` and what it contains belong to `warden_owner`, and the view `warden.tenant_objects` is \
+         unmodified",
+    ),
+    finding(
+        "warden-trigger",
+        "no trigger of others is on tables of schema `warden`, and none of an ordinary role's functions on organisations \
+         and memberships",
+    ),
+    finding(
+        "session-default",
+        "no role or database has default claims, or a search_path in which another schema precedes `pg_catalog`; no \
+         request role has a default role that bypasses row-level security",
+    ),
     acceptable(finding(
         "definer-function",
         "no SECURITY DEFINER function lets requests reach registered tables, or views of them, without row-level security",
@@ -193,14 +216,16 @@ pub const RULES: &[Rule] = &[
     acceptable(notice("storage-policy", "policies of storage name the organisation")),
     finding(
         "silent-triggers",
-        "triggers and foreign keys are not disabled, neither by `session_replication_role` nor one by one",
+        "triggers, Warden's event triggers and foreign keys are not disabled, neither by `session_replication_role` nor \
+         one by one",
     ),
     finding("function", "Warden's functions exist, exactly as this version creates them"),
     finding("function-search-path", "Warden's functions have an empty search_path"),
     finding("function-owner", "Warden's functions belong to `warden_owner`, or to the owner of the tables"),
     finding(
         "function-marks",
-        "Warden's functions have the volatility, parallel safety and SECURITY DEFINER with which they were created",
+        "Warden's functions have the volatility, parallel safety, settings and marks (such as SECURITY DEFINER) with \
+         which they were created",
     ),
     finding(
         "function-rights",

@@ -3,7 +3,7 @@
 with expected as (
   select e.* from jsonb_to_recordset($1) e (
     schema text, name text, body text, volatility text, parallel text, is_definer boolean, has_search_path boolean,
-    creation text)
+    settings text[], is_strict boolean, creation text)
   -- The application's own function of that name is none of Warden's.
   where not (e.schema = 'public' and exists (select from warden.occupants(e.name)))
 ), present as (
@@ -17,7 +17,11 @@ with expected as (
              then warden.is_own(p.oid) else false end
 ), matched as (
   select p.oid, p.signature, p.nspname, p.owner, p.proowner, p.prosrc, p.provolatile, p.proparallel, p.prosecdef,
-    p.proconfig, p.is_filling, p.is_log, e.name is not null as is_known, e.body, e.creation,
+    p.proconfig, p.proisstrict, p.proleakproof, p.prorettype, p.is_filling, p.is_log, e.name is not null as is_known,
+    coalesce(e.is_strict, false) as is_strict,
+    case when p.is_log then array['search_path', 'timezone', 'datestyle', 'intervalstyle', 'extra_float_digits', 'bytea_output',
+                                  'lc_monetary', 'quote_all_identifiers', 'array_nulls']
+         when p.is_filling then array['search_path'] else e.settings end as settings, e.body, e.creation,
     case when p.is_filling or p.is_log then 'v' else e.volatility end as volatility,
     case when p.is_filling or p.is_log then 'u' else e.parallel end as parallel,
     case when p.is_filling or p.is_log then true else e.is_definer end as is_definer,
@@ -126,3 +130,31 @@ from matched m join pg_roles r on r.rolname = 'supabase_auth_admin'
 where m.signature in ('public.custom_access_token_hook(jsonb)', 'warden.custom_access_token_hook(jsonb)',
                       'warden.application_token_hook()', 'warden.is_own(oid)', 'warden.default_org_for(uuid)')
   and not has_function_privilege(r.oid, m.oid, 'execute')
+union all
+-- A function can set anything for its duration, also the role and the claims.
+select 'function-marks', null, null, m.signature,
+  format('it sets %s while it runs, and must not', string_agg(c.name, ', ' order by c.name)), 'sql',
+  string_agg(format('alter function %s reset %s;', m.signature, c.name), E'\n' order by c.name)
+from matched m
+cross join lateral (select split_part(x, '=', 1) as name from unnest(m.proconfig) x) c
+where m.settings is not null and lower(c.name) <> all (m.settings)
+group by m.signature
+union all
+select 'function-marks', null, null, m.signature,
+  case when m.proleakproof then 'it is leakproof, and must not be' else 'its result for null arguments differs' end, 'sql',
+  format('alter function %s %s;', m.signature,
+         concat_ws(' ', case when m.proleakproof then 'not leakproof' end,
+                   case when m.proisstrict and not m.is_strict then 'called on null input'
+                        when m.is_strict and not m.proisstrict then 'strict' end))
+from matched m
+where (m.is_known or m.is_filling or m.is_log) and (m.proleakproof or m.proisstrict <> m.is_strict)
+union all
+select 'function-owner', null, null, m.signature,
+  format('it belongs to %s, and every statement that creates or changes an object calls it', m.owner), 'sql',
+  format('%salter function %s owner to %I;',
+    case when current_setting('is_superuser') = 'on' then '' else E'-- as a superuser:\n' end, m.signature,
+    coalesce((select e.evtowner::regrole::name from pg_event_trigger e where e.evtfoid = m.oid), current_user))
+from matched m
+where m.nspname = 'warden' and m.prorettype = 'event_trigger'::regtype and not m.is_superusers
+  and m.proowner <> (select d.datdba from pg_database d where d.datname = current_database())
+  and not pg_has_role(m.proowner, 'warden_owner', 'member')

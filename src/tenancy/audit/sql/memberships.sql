@@ -78,3 +78,25 @@ cross join lateral aclexplode(n.nspacl) a
 left join pg_roles q on q.oid = a.grantee
 where n.nspname = 'public' and a.privilege_type = 'CREATE'
   and (a.grantee = 0 or q.rolname in ('anon', 'authenticated'))
+union all
+select 'schema-right', null, null, q.rolname, format('%s may create schemas in the database, and trusted extensions', q.rolname),
+  'sql', format('%srevoke create on database %I from %I;',
+    case when pg_has_role(d.datdba, 'usage') then '' else format(E'-- as %s:\n', d.datdba::regrole) end, d.datname, q.rolname)
+from pg_database d
+cross join lateral aclexplode(d.datacl) a
+join pg_roles q on q.oid = a.grantee and q.rolname in ('anon', 'authenticated')
+where d.datname = current_database() and a.privilege_type = 'CREATE' and d.datdba <> q.oid
+union all
+-- The owner of a schema may drop whatever it contains.
+select 'schema-right', null, null, o.rolname,
+  format('%s owns schema public, so it may drop what policies call, and is an ordinary role', o.rolname), 'sql',
+  format('%salter schema public owner to %I;',
+    case when current_setting('is_superuser') = 'on' then '' else E'-- as a superuser:\n' end, k.rolname)
+from pg_namespace n join pg_roles o on o.oid = n.nspowner
+join pg_database d on d.datname = current_database()
+join pg_roles k on k.oid = case when d.datdba::regrole::text in ('anon', 'authenticated', 'service_role', 'authenticator')
+                                then 10 else d.datdba end
+where n.nspname = 'public' and not o.rolsuper and o.oid <> d.datdba
+  and o.rolname not in ('pg_database_owner', 'anon', 'authenticated') and not pg_has_role(o.oid, 'warden_owner', 'member')
+  and not exists (select from warden.tenant_tables t join pg_class c on c.oid = to_regclass(format('%I.%I', t.schema_name, t.table_name))
+                  where c.relowner = o.oid)

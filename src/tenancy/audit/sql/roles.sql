@@ -69,9 +69,12 @@ select 'organization-owner', null, g.full_name, o.rolname,
          'nor another registered table, and may not migrate', o.rolname), 'decide',
   json_build_object('question', 'is it a role of the application''s own, which only its migrations use?',
     'choices', json_build_array(json_build_array('no', 'sql',
-      format('%salter table %s owner to %I;', admin.comment, g.full_name, d.datdba::regrole::name))))::text
+      format('%salter table %s owner to %I;', admin.comment, g.full_name, k.rolname))))::text
 from registered g join pg_roles o on o.oid = g.relowner join pg_database d on d.datname = current_database()
 cross join admin
+-- The owner of the database, unless that is a role of requests.
+join pg_roles k on k.oid = case when d.datdba::regrole::text in ('anon', 'authenticated', 'service_role', 'authenticator')
+                                then 10 else d.datdba end
 where g.full_name in ('public.organizations', 'public.organization_members')
   and not o.rolsuper and o.oid <> d.datdba
   -- The rule owner-member reports these.
@@ -114,3 +117,19 @@ join pg_constraint k on k.contype = 'f' and k.conrelid = g.oid
 join pg_trigger t on t.tgconstraint = k.oid and t.tgenabled not in ('O', 'A')
 -- A constraint that is NOT ENFORCED (from PostgreSQL 18 on) is reported as not validated.
 where coalesce((to_jsonb(k) ->> 'conenforced')::boolean, true)
+union all
+select 'silent-triggers', null, null, e.evtname,
+  'the event trigger is disabled: new partitions and changed columns of watched tables are not noticed', 'sql',
+  format('%salter event trigger %I enable;', admin.comment, e.evtname)
+from pg_event_trigger e join pg_proc p on p.oid = e.evtfoid and p.pronamespace = 'warden'::regnamespace
+cross join admin where e.evtenabled not in ('O', 'A')
+union all
+select 'owner-member', null, null, m.rolname,
+  format('%s %s the database, and can change everything in it', m.rolname,
+         case when m.oid = d.datdba then 'owns' else format('is a member of %s, which owns', d.datdba::regrole) end), 'sql',
+  case when m.oid = d.datdba then format('%salter database %I owner to %I;', admin.comment, d.datname, s.owner)
+       else format('%srevoke %s from %I;', admin.comment, d.datdba::regrole, m.rolname) end
+from pg_database d cross join admin
+cross join (select r.rolname as owner from pg_roles r where r.oid = 10) s
+join pg_roles m on m.rolname in ('anon', 'authenticated', 'authenticator', 'warden_gateway', 'warden_publisher')
+where d.datname = current_database() and not m.rolsuper and pg_has_role(m.oid, d.datdba, 'member')

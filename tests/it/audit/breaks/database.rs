@@ -45,7 +45,7 @@ pub(super) const BREAKS: &[Break] = &[
         "alter table knowledge_base_chunks rename column document_id to doc",
         &[("parent-link", "public.knowledge_base_chunks")],
     ),
-    broken("recordings", "alter event trigger warden_refresh_watches disable; drop table recordings cascade", &[("parent-link", "public.recording_upload_queue"), ("watch-table", "dropped")]),
+    broken("recordings", "alter event trigger warden_refresh_watches disable; drop table recordings cascade", &[("silent-triggers", "warden_refresh_watches"), ("parent-link", "public.recording_upload_queue"), ("watch-table", "dropped")]),
     // Roles and rights.
     broken("role", "create role audited_reader bypassrls", &[("bypassing-role", "audited_reader")]),
     broken(
@@ -61,7 +61,7 @@ pub(super) const BREAKS: &[Break] = &[
     broken(
         "knowledge_base",
         "create role audited_owner; alter table knowledge_base owner to audited_owner; grant audited_owner to authenticated",
-        &[("owner-member", "public.knowledge_base")],
+        &[("owner-member", "public.knowledge_base"), ("table-owner", "audited_owner")],
     ),
     broken(
         "settings",
@@ -143,7 +143,7 @@ pub(super) const BREAKS: &[Break] = &[
         "auth_org_id",
         r#"alter function public.auth_org_id()
          set request.jwt.claims = '{"app_metadata": {"org_id": "a0000000-0000-0000-0000-000000000001"}}'"#,
-        &[("claims", "public.auth_org_id()")],
+        &[("claims", "public.auth_org_id()"), ("function-marks", "public.auth_org_id()")],
     ),
     broken(
         "auth_org_id",
@@ -173,7 +173,7 @@ pub(super) const BREAKS: &[Break] = &[
         "leads",
         "alter event trigger warden_refresh_watches disable;
          select warden.watch('leads', 'leads', 'lead', omit_columns => '{email}'); alter table leads rename column email to mail",
-        &[("watch-shape", "public.leads")],
+        &[("silent-triggers", "warden_refresh_watches"), ("watch-shape", "public.leads")],
     ),
     broken(
         "contacts",

@@ -1,6 +1,7 @@
 //! Ways to break isolation, each with the findings that the audit must report.
 
 mod database;
+mod foundation;
 mod objects;
 mod surroundings;
 
@@ -24,5 +25,5 @@ const fn broken(
 
 /// All breaks.
 pub fn breaks() -> impl Iterator<Item = &'static Break> {
-    objects::BREAKS.iter().chain(database::BREAKS).chain(surroundings::BREAKS)
+    objects::BREAKS.iter().chain(database::BREAKS).chain(surroundings::BREAKS).chain(foundation::BREAKS)
 }
