@@ -30,8 +30,7 @@ const CLOSE_PRIMES_ROUNDS: usize = 100;
 /// Cost of checking a modulus of 1,024 bits. The cost grows with the cube of the length.
 const COST_UNIT_BITS: usize = 1024;
 
-/// Total cost of the moduli of one document: 64 keys of 2,048 bits and 24 of 4,096, or 4 of 8,192. The check
-/// takes about a second then.
+/// Total cost of the moduli of one document: 64 keys of 2,048 bits and 24 of 4,096, or 4 of 8,192.
 const COST_MAX: usize = 2048;
 
 /// Small primes for which a modulus of the faulty generator of CVE-2017-15361 (ROCA) is a power of 65,537.
