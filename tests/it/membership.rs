@@ -36,9 +36,10 @@ async fn a_new_org_in_the_token_does_not_move_open_sessions() {
     );
     // Neither another join nor a resume with the old session's cursor moves a session.
     let cursor = before.join("org").await["cursor"].clone();
-    t.db.insert_call(present).await;
     let mut again = Client::connect(t.gateway.public_addr(), &moved).await;
-    again.join_with("org", json!({"since": cursor})).await;
+    let reply = again.join_with("org", json!({"since": cursor})).await;
+    assert_eq!(reply["resync"], json!(true), "a cursor of the former organisation was accepted: {reply}");
+    t.db.insert_call(present).await;
     let event = again.next_event().await;
     assert_eq!(event.data("org_id"), &json!(present), "{event:?}");
 

@@ -171,7 +171,7 @@ async fn a_handshake_that_fails_late_releases_its_session_permits() {
     .await;
     let org = t.db.create_org().await;
     for _ in 0..3 {
-        let answer = good(Uuid::nil()).send(t.gateway.public_addr()).await;
+        let answer = good(Uuid::new_v4()).send(t.gateway.public_addr()).await;
         assert_eq!(answer.code(), "unknown_organisation", "{answer:?}");
     }
     drop(t.connect(org).await);
