@@ -197,12 +197,17 @@ async fn exchange(mut local: UnixStream, negotiated: Negotiated) -> io::Result<(
     local.write_all(&negotiated.first).await?;
     let (mut from_local, mut to_local) = local.into_split();
     let (mut from_server, mut to_server) = tokio::io::split(negotiated.stream);
-    let result = tokio::select! {
-        result = copy(&mut from_server, &mut to_local) => result,
-        result = copy(&mut from_local, &mut to_server) => result,
+    let (result, server_ended) = tokio::select! {
+        result = copy(&mut from_server, &mut to_local) => (result, true),
+        result = copy(&mut from_local, &mut to_server) => (result, false),
     };
     // A server that vanished does not answer.
     let _ = timeout(CLOSE_TIMEOUT, to_server.shutdown()).await;
+    if server_ended && to_local.shutdown().await.is_ok() {
+        // The client may send a request before it reads why the server has closed. If this end were closed
+        // too, that request would fail with a broken pipe, which hides the reason.
+        let _ = tokio::io::copy(&mut from_local, &mut tokio::io::sink()).await;
+    }
     result
 }
 
