@@ -33,27 +33,36 @@ end
 $$;
 
 grant select on warden.incarnations to warden_gateway;
+
+-- The triggers that are missing or changed, with the statements that create them. The audit calls it as well.
+create or replace function warden.missing_incarnation_triggers() returns table (name text, statement text)
+language sql stable set search_path = '' as $$
+  select t.name, pg_catalog.format(
+    'create or replace trigger %1$I after %2$s execute function warden.organization_deleted(); '
+    'alter table public.organizations enable always trigger %1$I;', t.name, t.definition)
+  from (values
+    ('warden_incarnation_delete', 'delete on public.organizations for each row'),
+    ('warden_incarnation_update',
+     'update of id on public.organizations for each row when (old.id is distinct from new.id)'),
+    ('warden_incarnation_truncate', 'truncate on public.organizations for each statement')) t (name, definition)
+  -- Always: also for rows that logical replication deletes.
+  where not exists (
+    select from pg_catalog.pg_trigger g
+    where g.tgrelid = 'public.organizations'::pg_catalog.regclass and g.tgname = t.name and g.tgenabled = 'A'
+      and g.tgfoid = 'warden.organization_deleted()'::pg_catalog.regprocedure)
+$$;
 reset role;
 
 do $do$
+declare
+  missing record;
 begin
   -- As every trigger function of Warden, it is closed to everybody. To create a trigger its creator needs the right.
   if not has_function_privilege('warden.organization_deleted()', 'execute') then
     execute format('grant execute on function warden.organization_deleted() to %I', current_user);
   end if;
-  if not exists (select from pg_trigger
-                 where tgrelid = 'public.organizations'::regclass and tgname = 'warden_incarnation_truncate') then
-    create trigger warden_incarnation_delete after delete on public.organizations
-      for each row execute function warden.organization_deleted();
-    create trigger warden_incarnation_update after update of id on public.organizations
-      for each row when (old.id is distinct from new.id) execute function warden.organization_deleted();
-    create trigger warden_incarnation_truncate after truncate on public.organizations
-      for each statement execute function warden.organization_deleted();
-    -- Also for rows that logical replication deletes.
-    alter table public.organizations
-      enable always trigger warden_incarnation_delete,
-      enable always trigger warden_incarnation_update,
-      enable always trigger warden_incarnation_truncate;
-  end if;
+  for missing in select * from warden.missing_incarnation_triggers() loop
+    execute missing.statement;
+  end loop;
 end
 $do$;

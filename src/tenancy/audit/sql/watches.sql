@@ -231,3 +231,9 @@ select 'watch-triggers', null, format('%I.%I', n.nspname, c.relname), 'warden_lo
     json_build_array('no', 'sql', l.removal)))::text
 from warden.lost_watches() l
 join pg_class c on c.oid = l.relation join pg_namespace n on n.oid = c.relnamespace
+union all
+select 'watch-triggers', null, 'public.organizations', t.name,
+  format('trigger "%s" is missing, disabled or changed: an organisation that is created with the id of a deleted one '
+         'accepts the cursors of its former members', t.name),
+  'sql', t.statement
+from warden.missing_incarnation_triggers() t

@@ -54,6 +54,8 @@ pub(super) const BREAKS: &[Break] = &[
          create trigger promote before insert on organization_members for each row execute function audited_promote()",
         &[("warden-trigger", "public.organization_members")],
     ),
+    broken("deletions", "alter table organizations disable trigger warden_incarnation_delete", &[("watch-triggers", "public.organizations")]),
+    broken("deletions", "drop trigger warden_incarnation_truncate on organizations", &[("watch-triggers", "public.organizations")]),
     broken("protect_members", "alter event trigger warden_protect_members disable", &[("silent-triggers", "warden_protect_members")]),
     // Settings with which sessions begin.
     broken(
