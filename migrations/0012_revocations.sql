@@ -75,6 +75,11 @@ begin
     raise exception 'warden.revoke: session_id, user_id and issuer must not be empty, and have at most 256 bytes'
       using errcode = '22023';
   end if;
+  -- It stands for every organisation in the index revocations_once. The gateways accept no token that names it.
+  if add_revocation.org_id = '00000000-0000-0000-0000-000000000000' then
+    raise exception 'warden.revoke: org_id % is no organisation', add_revocation.org_id
+      using errcode = '22023', hint = 'Omit org_id to revoke a session or a user in every organisation.';
+  end if;
   if pg_catalog.octet_length(add_revocation.reason) > 500 then
     raise exception 'warden.revoke: the reason has % bytes, at most 500 are allowed',
         pg_catalog.octet_length(add_revocation.reason)

@@ -333,6 +333,10 @@ async fn an_invalid_revocation_fails_with_its_reason() {
         ("revoke(user_id => '')".to_owned(), "not be empty"),
         ("revoke(user_id => repeat('x', 257))".to_owned(), "at most 256 bytes"),
         ("revoke(user_id => 'a', reason => repeat('x', 501))".to_owned(), "at most 500"),
+        (
+            "revoke(user_id => 'a', org_id => '00000000-0000-0000-0000-000000000000')".to_owned(),
+            "no organisation",
+        ),
         ("revoke(user_id => 'a', max_token_age => '0')".to_owned(), "max_token_age"),
         ("revoke(user_id => 'a', max_token_age => null)".to_owned(), "max_token_age"),
         (format!("revoke(org_id => '{}')", Uuid::new_v4()), "does not exist"),
