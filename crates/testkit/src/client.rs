@@ -130,13 +130,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     /// # Panics
     /// If no reply arrives.
     pub async fn push(&mut self, topic: &str, event: &str, payload: Value) -> Reply {
+        match self.try_push(topic, event, payload).await {
+            Ok(reply) => reply,
+            Err(code) => panic!("instead of a reply: closed with {code}"),
+        }
+    }
+
+    /// Pushes and awaits the reply, like [`Self::push`].
+    ///
+    /// # Errors
+    /// If the gateway closes the session first: the code.
+    ///
+    /// # Panics
+    /// If the connection broke, or nothing arrives.
+    pub async fn try_push(&mut self, topic: &str, event: &str, payload: Value) -> Result<Reply, u16> {
         let reference = self.next_ref.to_string();
         self.next_ref += 1;
         phoenix::push(&mut self.socket, &reference, topic, event, &payload).await.expect("sends");
         loop {
-            let message = self.next_message().await;
+            let message = match within("a reply", phoenix::receive(&mut self.socket)).await {
+                Received::Message(message) => message,
+                Received::Closed(code) => return Err(code),
+                other => panic!("instead of a reply: {other:?}"),
+            };
             if message.event == "phx_reply" && message.reference == reference.as_str() {
-                return Reply::of(&message);
+                return Ok(Reply::of(&message));
             }
             self.events.push_back(Event::of(message));
         }
