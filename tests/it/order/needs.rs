@@ -49,6 +49,15 @@ async fn is_true(db: &mut PgConnection, sql: &str) -> bool {
     sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(db).await.expect("asks")
 }
 
+/// The events of a topic in an order: the verb and these columns.
+async fn logged(db: &mut PgConnection, topic: &str, columns: &str, order: &str) -> Vec<String> {
+    let query = format!(
+        "select concat_ws(' ', split_part(event, '.', 2), {columns}) from warden.events
+         where topic = '{topic}' order by {order}"
+    );
+    sqlx::query_scalar(AssertSqlSafe(query)).fetch_all(db).await.expect("reads")
+}
+
 const HAS_ORDER: &str = "select exists (select from pg_trigger
                          where tgrelid = 'orders'::regclass and tgname = 'warden_begin_insert')";
 
@@ -158,14 +167,8 @@ async fn several_actions_on_one_row_are_logged_one_by_one() {
         ),
     )
     .await;
-    let events: Vec<String> = sqlx::query_scalar(
-        "select concat_ws(' ', split_part(event, '.', 2), data ->> 'id', data ->> 'author', data ->> 'editor',
-                          data ->> 'warden row', old::text)
-         from warden.events where topic = 'orders' order by (data ->> 'id')::int, id",
-    )
-    .fetch_all(&mut session)
-    .await
-    .expect("reads");
+    let columns = "data ->> 'id', data ->> 'author', data ->> 'editor', data ->> 'warden row', old::text";
+    let events = logged(&mut session, "orders", columns, "(data ->> 'id')::int, id").await;
     assert_eq!(
         events,
         [
@@ -196,13 +199,8 @@ async fn a_row_that_refers_to_itself_is_logged_for_each_change() {
         ),
     )
     .await;
-    let events: Vec<String> = sqlx::query_scalar(
-        "select concat_ws(' ', split_part(event, '.', 2), data ->> 'id', data ->> 'root', old::text)
-         from warden.events where topic = 'folders' order by id",
-    )
-    .fetch_all(&mut session)
-    .await
-    .expect("reads");
+    let columns = "data ->> 'id', data ->> 'root', old::text";
+    let events = logged(&mut session, "folders", columns, "id").await;
     assert_eq!(events, ["created 1 1", "deleted 1 1", "created 4 1", r#"updated 4 4 {"root": 1}"#,]);
 }
 
@@ -228,13 +226,8 @@ async fn merge_on_a_partitioned_table_logs_the_rows_that_it_updates() {
         ),
     )
     .await;
-    let events: Vec<String> = sqlx::query_scalar(
-        "select concat_ws(' ', split_part(event, '.', 2), data ->> 'id', data ->> 'n', old::text)
-         from warden.events where topic = 'parts' order by (data ->> 'id')::int, id",
-    )
-    .fetch_all(&mut session)
-    .await
-    .expect("reads");
+    let columns = "data ->> 'id', data ->> 'n', old::text";
+    let events = logged(&mut session, "parts", columns, "(data ->> 'id')::int, id").await;
     assert_eq!(
         events,
         [
