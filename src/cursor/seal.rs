@@ -1,5 +1,5 @@
-//! Sealed cursors, the only form in which a cursor leaves the node: encrypted and authenticated with a key
-//! that the database keeps, and bound to one incarnation of an organisation in one epoch.
+//! Sealed cursors, the only form in which a cursor leaves the node. A sealed cursor is encrypted and
+//! authenticated with a key from the database. It is bound to an epoch, an organisation and its incarnation.
 //!
 //! The cipher is AES-256-GCM-SIV (RFC 8452). It is made for the case that a nonce is used again. The nonce
 //! here is constant, so sealing is deterministic: a position has one sealed form for each key and

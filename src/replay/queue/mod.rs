@@ -128,8 +128,8 @@ impl<W: Queued> ReplayQueue<W> {
         Some(MemoryReservation::held(Arc::clone(self), org, id, bytes, reclaimed))
     }
 
-    /// Puts groups of waiters back, because one read was too large for all of them. Each group gets a read of
-    /// its own, before the waiters that arrived meanwhile.
+    /// Puts groups of waiters back, because one read was too large for all of them. Each group gets its own
+    /// read. Waiters that arrived during the read come after them.
     pub(super) fn requeue(&self, org: OrgId, groups: Vec<Vec<W>>) {
         lock(&self.state).requeue(org, groups);
     }

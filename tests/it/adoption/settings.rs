@@ -106,8 +106,8 @@ async fn settings_of_the_database_change_nothing() {
     assert!(missing.is_empty() && other.is_empty(), "missing {missing:#?}\nother {other:#?}");
 }
 
-/// A login role can act as another role from its first statement, as dynamic credentials do. And a setting
-/// that the role may not change is named, with its remedy.
+/// A login role can act as another role from its first statement, as dynamic credentials do. If the role may
+/// not change a setting, the error names the setting and the remedy.
 #[tokio::test]
 async fn settings_of_the_login_role_are_followed_or_named() {
     let (cluster, db) = TestDb::create_alone().await;
