@@ -21,8 +21,8 @@ async fn create(db: &TestDb, org: Uuid) {
     db.run(format!("insert into organizations (id, name) values ('{org}', 'new tenant')")).await;
 }
 
-/// Joins with the former tenant's cursor and without one. Each client may receive one later call, but no event
-/// from before the deletion.
+/// Joins with the former tenant's cursor and without one. Each client may receive one later call, but no
+/// event from before the deletion.
 async fn expect_nothing_of_the_former(db: &TestDb, gateway: &Gateway, org: Uuid, since: &str) {
     let mut clients = Vec::new();
     for topic in ["calls", "org"] {
