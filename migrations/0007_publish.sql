@@ -4,6 +4,61 @@ set local lock_timeout = '5s';
 set local statement_timeout = '5min';
 set local role warden_owner;
 
+create or replace function warden.is_published_topic(topic text) returns boolean
+language plpgsql stable set search_path = '' as $$
+begin
+  return exists (select from warden.topics t where t.name = is_published_topic.topic)
+         or exists (select from warden.entity_topics t
+                    where t.kind = pg_catalog.split_part(is_published_topic.topic, ':', 1)
+                      and warden.is_entity_id(
+                        t.id_type, pg_catalog.substr(is_published_topic.topic, pg_catalog.length(t.kind) + 2)));
+end
+$$;
+
+-- What is wrong with an event, and what to do about it. Null if nothing is.
+create or replace function warden.publish_problem(topic text, event text, data jsonb, out message text, out hint text)
+language plpgsql stable set search_path = '' as $$
+declare
+  data_bytes_max constant int := 65536;
+begin
+  if warden.is_published_topic(topic) is not true then
+    message := pg_catalog.format('topic "%s" does not exist', pg_catalog.left(topic, 200));
+    hint := 'Declare it once: select warden.declare_topic(''name''); for topics of single entities (kind:id): '
+            'select warden.declare_entity_topic(''kind'', ''uuid''). Each id has one spelling: write a uuid in '
+            'lower case.';
+  elsif event is null or event !~ '^[A-Za-z][A-Za-z0-9_.:-]{0,126}$' or event ~ '^(warden[.]|org[.]|phx_)' then
+    message := pg_catalog.format('event name "%s" is not valid', pg_catalog.left(event, 200));
+    hint := 'Use up to 127 letters, digits and _ . : - starting with a letter; warden., org. and phx_ are reserved.';
+  -- Neither a compressed value nor a long number is unfolded, only to be rejected.
+  elsif pg_catalog.pg_column_size(data) > 6 * data_bytes_max
+        or pg_catalog.pg_column_compression(data) is not null
+           and pg_catalog.pg_column_size(array[data]) > 6 * data_bytes_max then
+    message := pg_catalog.format('data has too many bytes, at most %s are allowed', data_bytes_max);
+    hint := 'Publish a reference, and let clients fetch the data.';
+  elsif pg_catalog.jsonb_path_exists(data, '$.**{500}') or not warden.has_short_numbers(data) then
+    message := 'data is nested more than 500 levels deep, or has a number of more than 400 digits';
+    hint := 'Publish long numbers as strings.';
+  -- The size as text, because clients get text.
+  elsif pg_catalog.octet_length(data::text) > data_bytes_max then
+    message := pg_catalog.format('data has %s bytes, at most %s are allowed',
+                                 pg_catalog.octet_length(data::text), data_bytes_max);
+    hint := 'Publish a reference, and let clients fetch the data.';
+  end if;
+end
+$$;
+
+-- Fails unless the organisation exists.
+create or replace function warden.expect_organization(org_id uuid, caller text) returns void
+language plpgsql stable set search_path = '' as $$
+begin
+  if expect_organization.org_id is null
+     or not exists (select from public.organizations o where o.id = expect_organization.org_id) then
+    raise exception '%: organisation % does not exist', caller, coalesce(expect_organization.org_id::text, 'null')
+      using errcode = '22023', hint = 'org_id is the id of a row in public.organizations.';
+  end if;
+end
+$$;
+
 -- Publishes an event to an organisation, and returns its id. Invalid arguments give an error with SQLSTATE 22023.
 --   topic  a name in warden.topics, or <kind>:<id> with a kind in warden.entity_topics
 --   event  e.g. 'invoice.paid'; names that start with warden., org. or phx_ are reserved
@@ -12,48 +67,13 @@ create or replace function warden.publish(org_id uuid, topic text, event text, d
 returns bigint
 language plpgsql volatile security definer set search_path = '' set row_security = on as $$
 declare
-  data_bytes_max constant int := 65536;
+  problem record;
   published bigint;
 begin
-  if publish.org_id is null
-     or not exists (select from public.organizations o where o.id = publish.org_id) then
-    raise exception 'warden.publish: organisation % does not exist', coalesce(publish.org_id::text, 'null')
-      using errcode = '22023', hint = 'org_id is the id of a row in public.organizations.';
-  end if;
-  if not exists (select from warden.topics t where t.name = publish.topic)
-     and not exists (select from warden.entity_topics t
-                     where t.kind = pg_catalog.split_part(publish.topic, ':', 1)
-                       and warden.is_entity_id(
-                         t.id_type, pg_catalog.substr(publish.topic, pg_catalog.length(t.kind) + 2))) then
-    raise exception 'warden.publish: topic "%" does not exist', publish.topic
-      using errcode = '22023',
-            hint = 'Declare it once: select warden.declare_topic(''name''); for topics of single entities (kind:id): '
-                   'select warden.declare_entity_topic(''kind'', ''uuid''). Each id has one spelling: write a uuid in '
-                   'lower case.';
-  end if;
-  if publish.event is null or publish.event !~ '^[A-Za-z][A-Za-z0-9_.:-]{0,126}$'
-     or publish.event ~ '^(warden[.]|org[.]|phx_)' then
-    raise exception 'warden.publish: event name "%" is not valid', publish.event
-      using errcode = '22023',
-            hint = 'Use up to 127 letters, digits and _ . : - starting with a letter; '
-                   'warden., org. and phx_ are reserved.';
-  end if;
-  -- Neither a compressed value nor a long number is unfolded, only to be rejected.
-  if pg_catalog.pg_column_size(publish.data) > 6 * data_bytes_max
-     or pg_catalog.pg_column_compression(publish.data) is not null
-        and pg_catalog.pg_column_size(array[publish.data]) > 6 * data_bytes_max then
-    raise exception 'warden.publish: data has too many bytes, at most % are allowed', data_bytes_max
-      using errcode = '22023', hint = 'Publish a reference, and let clients fetch the data.';
-  end if;
-  if pg_catalog.jsonb_path_exists(publish.data, '$.**{500}') or not warden.has_short_numbers(publish.data) then
-    raise exception 'warden.publish: data is nested more than 500 levels deep, or has a number of more than 400 digits'
-      using errcode = '22023', hint = 'Publish long numbers as strings.';
-  end if;
-  -- The size as text, because clients get text.
-  if pg_catalog.octet_length(publish.data::text) > data_bytes_max then
-    raise exception 'warden.publish: data has % bytes, at most % are allowed',
-        pg_catalog.octet_length(publish.data::text), data_bytes_max
-      using errcode = '22023', hint = 'Publish a reference, and let clients fetch the data.';
+  perform warden.expect_organization(publish.org_id, 'warden.publish');
+  problem := warden.publish_problem(publish.topic, publish.event, publish.data);
+  if problem.message is not null then
+    raise exception 'warden.publish: %', problem.message using errcode = '22023', hint = problem.hint;
   end if;
   insert into warden.events (org_id, topic, event, data, needs_claim, step)
   values (publish.org_id, publish.topic, publish.event, coalesce(publish.data, '{}'),
@@ -64,5 +84,88 @@ begin
 end
 $$;
 
-grant execute on function warden.publish(uuid, text, text, jsonb) to warden_publisher;
+-- What is wrong with a list of events for warden.publish_all(): a row for each event that is not valid, with its index
+-- from 0.
+create or replace function warden.publish_problems(events jsonb)
+returns table (index int, message text, hint text)
+language plpgsql stable set search_path = '' as $$
+declare
+  form constant text := 'An event is an object: {"topic": "invoices", "event": "invoice.paid", "data": {"id": 42}}.';
+  item record;
+  problem record;
+begin
+  for item in select e.value, (e.ordinality - 1)::int as index
+              from pg_catalog.jsonb_array_elements(events) with ordinality e loop
+    index := item.index;
+    hint := form;
+    if pg_catalog.jsonb_typeof(item.value) <> 'object' then
+      message := pg_catalog.format('a value of type %s is not an event', pg_catalog.jsonb_typeof(item.value));
+      return next;
+    elsif item.value - array['topic', 'event', 'data'] <> '{}' then
+      message := pg_catalog.format('unknown field "%s"', (
+        select pg_catalog.left(k, 200) from pg_catalog.jsonb_object_keys(item.value - array['topic', 'event', 'data']) k
+        limit 1));
+      return next;
+    elsif pg_catalog.jsonb_typeof(item.value -> 'topic') is distinct from 'string'
+          or pg_catalog.jsonb_typeof(item.value -> 'event') is distinct from 'string' then
+      message := 'topic and event must be strings';
+      return next;
+    else
+      problem := warden.publish_problem(item.value ->> 'topic', item.value ->> 'event', item.value -> 'data');
+      if problem.message is not null then
+        message := problem.message;
+        hint := problem.hint;
+        return next;
+      end if;
+    end if;
+  end loop;
+end
+$$;
+
+-- Publishes many events to one organisation, and returns their ids in the order of the events. Either all events are
+-- published or none: the error names the first invalid event and how many others are invalid.
+--   events  an array of at most 10,000 objects {"topic", "event", "data"}; see warden.publish()
+create or replace function warden.publish_all(org_id uuid, events jsonb)
+returns table (index int, id bigint)
+language plpgsql volatile security definer set search_path = '' set row_security = on as $$
+declare
+  events_max constant int := 10000;
+  problem record;
+  step bigint;
+begin
+  perform warden.expect_organization(publish_all.org_id, 'warden.publish_all');
+  if pg_catalog.jsonb_typeof(publish_all.events) is distinct from 'array' then
+    raise exception 'warden.publish_all: events must be an array'
+      using errcode = '22023', hint = 'For example, [{"topic": "invoices", "event": "invoice.paid", "data": {"id": 42}}].';
+  end if;
+  if pg_catalog.jsonb_array_length(publish_all.events) > events_max then
+    raise exception 'warden.publish_all: % events, at most % are allowed',
+        pg_catalog.jsonb_array_length(publish_all.events), events_max
+      using errcode = '22023', hint = 'Call it several times within one transaction.';
+  end if;
+  select p.index, p.message, p.hint, pg_catalog.count(*) over () - 1 as others into problem
+  from warden.publish_problems(publish_all.events) p order by p.index limit 1;
+  if problem.message is not null then
+    raise exception 'warden.publish_all: events[%]: %', problem.index, problem.message
+      using errcode = '22023', hint = problem.hint,
+            detail = pg_catalog.format('Nothing was published. Other events that are not valid: %s.', problem.others);
+  end if;
+  -- No statement can be between two events, so all have the same step, and ids order them.
+  step := warden.publish_step();
+  return query
+    with item as (
+      select e.value ->> 'topic' as topic, e.value ->> 'event' as event, e.value -> 'data' as data, e.ordinality
+      from pg_catalog.jsonb_array_elements(publish_all.events) with ordinality e),
+    claimed as (select distinct w.topic from warden.watches w where w.visibility = 'claim'),
+    published as (
+      insert into warden.events as l (org_id, topic, event, data, needs_claim, step, ring)
+      select publish_all.org_id, i.topic, i.event, coalesce(i.data, '{}'), i.topic in (select topic from claimed),
+             step, i.ordinality = 1
+      from item i order by i.ordinality
+      returning l.id)
+    select (pg_catalog.row_number() over (order by p.id) - 1)::int, p.id from published p order by p.id;
+end
+$$;
+
+grant execute on function warden.publish(uuid, text, text, jsonb), warden.publish_all(uuid, jsonb) to warden_publisher;
 reset role;

@@ -57,6 +57,32 @@ async fn a_published_event_is_delivered_when_its_transaction_commits() {
 }
 
 #[tokio::test]
+async fn a_bulk_reaches_its_topics_in_order() {
+    let (t, [org, other]) = with_orgs("select warden.declare_topic('invoices')").await;
+    let mut ours = joined(&t, org, &["org"]).await;
+    let mut of_topic = joined(&t, org, &["invoices"]).await;
+    let mut theirs = joined(&t, other, &["org", "invoices"]).await;
+    let topics = ["invoices", "calls"];
+    let events: Vec<_> =
+        (0..100).map(|n| json!({"topic": topics[n % 2], "event": "test.bulk", "data": {"n": n}})).collect();
+    sqlx::query("select warden.publish_all($1, $2)")
+        .bind(org)
+        .bind(json!(events))
+        .execute(&t.db.pool)
+        .await
+        .expect("publishes");
+    for n in 0..100 {
+        assert_eq!(ours.expect_event("org", "test.bulk").await.payload["data"]["n"], n);
+        if n % 2 == 0 {
+            assert_eq!(of_topic.expect_event("invoices", "test.bulk").await.payload["data"]["n"], n);
+        }
+    }
+    t.db.publish(other, "org", "test.theirs").await;
+    theirs.expect_only("org", "test.theirs").await;
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
 async fn a_topic_can_be_joined_after_it_was_declared() {
     let (t, [org]) = with_orgs("").await;
     let mut client = t.connect(org).await;

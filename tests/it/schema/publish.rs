@@ -1,8 +1,11 @@
-//! Arguments that `warden.publish` accepts and rejects. Each error names the bad argument.
+//! Arguments that `warden.publish` and `warden.publish_all` accept and reject. Each error names the bad
+//! argument.
 
+use serde_json::{Value, json};
+use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
-use super::{count, rejection};
+use super::{Rejection, count, rejection};
 use crate::harness::TestDb;
 
 /// SQLSTATE of errors for bad arguments (invalid_parameter_value).
@@ -121,4 +124,106 @@ async fn oversize_data_is_rejected_also_if_stored_compressed() {
         assert_eq!(rejection.sqlstate, BAD_ARGUMENT, "{rejection:?}");
         assert!(rejection.message.contains("at most 65536 are allowed"), "{rejection:?}");
     }
+}
+
+/// The error for a bulk of events.
+async fn rejected(db: &TestDb, org: &str, events: &str) -> Rejection {
+    rejection(db, &format!("select * from warden.publish_all({org}, {events})")).await
+}
+
+#[tokio::test]
+async fn one_invalid_event_rejects_the_bulk_by_its_index() {
+    let db = TestDb::create().await;
+    let org = format!("'{}'", db.create_org().await);
+    let before = count(&db, "select count(*) from warden.events").await;
+    let good = json!({"topic": "org", "event": "test.note", "data": {"a": 1}});
+    let deep = format!("{}{}", "[".repeat(501), "]".repeat(501));
+    let deep = format!("{{\"topic\": \"org\", \"event\": \"a\", \"data\": {deep}}}");
+    let bad = [
+        (json!({"topic": "nowhere", "event": "a"}).to_string(), "topic \"nowhere\" does not exist"),
+        (json!({"topic": "org", "event": "warden.resync"}).to_string(), "event name \"warden.resync\""),
+        (json!({"topic": "org", "event": "a", "data": "x".repeat(65536)}).to_string(), "at most 65536"),
+        (deep, "nested more than 500"),
+        (
+            json!({"topic": "org", "event": "a", "org_id": Uuid::nil()}).to_string(),
+            "unknown field \"org_id\"",
+        ),
+        (json!({"topic": "org"}).to_string(), "must be strings"),
+        (json!({"topic": null, "event": "a"}).to_string(), "must be strings"),
+        (json!({"topic": 7, "event": "a"}).to_string(), "must be strings"),
+        (json!([]).to_string(), "type array is not an event"),
+        (json!(null).to_string(), "type null is not an event"),
+    ];
+    for (bad, says) in &bad {
+        let rejection = rejected(&db, &org, &format!("'[{good}, {bad}, {good}, 3]'")).await;
+        assert_eq!(rejection.sqlstate, BAD_ARGUMENT, "{rejection:?}");
+        assert!(rejection.message.starts_with("warden.publish_all: events[1]: "), "{rejection:?}");
+        assert!(rejection.message.contains(says) && !rejection.hint.is_empty(), "{says}: {rejection:?}");
+    }
+    let too_many = "(select jsonb_agg(7) from generate_series(1, 10001))";
+    for (events, says) in [
+        ("'{}'", "must be an array"),
+        ("'null'", "must be an array"),
+        ("null", "must be an array"),
+        (too_many, "10001 events, at most 10000 are allowed"),
+    ] {
+        let rejection = rejected(&db, &org, events).await;
+        assert!(rejection.message.contains(says) && !rejection.hint.is_empty(), "{rejection:?}");
+    }
+    for org in ["null".to_owned(), format!("'{}'", Uuid::new_v4())] {
+        let rejection = rejected(&db, &org, "'[]'").await;
+        assert!(rejection.message.contains("does not exist"), "{rejection:?}");
+    }
+    assert_eq!(count(&db, "select count(*) from warden.events").await, before, "nothing was logged");
+}
+
+/// One row rings the doorbell, and ids are in the order of the array.
+#[tokio::test]
+async fn a_bulk_is_logged_like_its_events_one_by_one() {
+    let db = TestDb::create().await;
+    let org = db.create_org().await;
+    db.run(
+        "select warden.declare_topic('invoices'); create table salaries (id int primary key, org_id uuid);
+         select warden.watch('salaries', 'salaries', 'salary', visibility => 'claim')",
+    )
+    .await;
+    let topics = ["invoices", "salaries", "org"];
+    let events: Vec<Value> = (0..600)
+        .map(|n| match n % 4 {
+            0 => json!({"topic": topics[n % 3], "event": "test.note"}),
+            1 => json!({"topic": topics[n % 3], "event": "test.note", "data": null}),
+            _ => json!({"topic": topics[n % 3], "event": format!("test.{n}"), "data": {"n": n, "by": "Zoë"}}),
+        })
+        .collect();
+    let ids: Vec<(i32, i64)> = sqlx::query_as("select index, id from warden.publish_all($1, $2)")
+        .bind(org)
+        .bind(json!(events))
+        .fetch_all(&db.pool)
+        .await
+        .expect("publishes");
+    assert!(ids.iter().enumerate().all(|(n, (index, _))| usize::try_from(*index) == Ok(n)), "{ids:?}");
+    assert!(ids.windows(2).all(|pair| pair[0].1 < pair[1].1), "{ids:?}");
+    for event in &events {
+        sqlx::query("select warden.publish($1, $2, $3, coalesce($4, '{}'))")
+            .bind(org)
+            .bind(event["topic"].as_str())
+            .bind(event["event"].as_str())
+            .bind(event.get("data"))
+            .execute(&db.pool)
+            .await
+            .expect("publishes");
+    }
+    let columns = "topic, event, data, needs_claim, subject, old, truncated";
+    let first = ids[0].1;
+    let last = ids[599].1;
+    let logged = async |condition: &str| -> Vec<String> {
+        let query = format!("select row({columns})::text from warden.events where {condition} order by id");
+        sqlx::query_scalar(AssertSqlSafe(query)).fetch_all(&db.pool).await.expect("reads")
+    };
+    let bulk = logged(&format!("id between {first} and {last}")).await;
+    let single = logged(&format!("id > {last}")).await;
+    assert_eq!(bulk.len(), 600);
+    assert_eq!(bulk, single);
+    let ringing = format!("select count(*) from warden.events where ring and id between {first} and {last}");
+    assert_eq!(count(&db, &ringing).await, 1);
 }

@@ -141,7 +141,9 @@ async fn a_publisher_publishes_and_reads_nothing() {
     let db = TestDb::create().await;
     let org = db.create_org().await;
     let publish = format!("select warden.publish('{org}', 'org', 'test.note', '{{\"a\": 1}}')");
-    assert_may(&db, "warden_publisher", &[publish]).await;
+    let publish_all =
+        format!("select * from warden.publish_all('{org}', '[{{\"topic\": \"org\", \"event\": \"a\"}}]')");
+    assert_may(&db, "warden_publisher", &[publish, publish_all]).await;
     assert_may(&db, "warden_publisher", &revoking(org)).await;
     assert_may_not(&db, "warden_publisher", &forbidden_to_both(org)).await;
     let may_not = owned(&[
@@ -187,7 +189,12 @@ async fn a_writer_needs_no_right_on_the_log() {
     assert_eq!(count(&db, "select count(*) from warden.events").await, before + 4);
     assert_may_not(&db, &role, &forbidden_to_both(org)[11..]).await;
     assert_may_not(&db, &role, &revoking(org)).await;
-    assert_may_not(&db, &role, &owned(&["select warden.publish(null, null, null)"])).await;
+    assert_may_not(
+        &db,
+        &role,
+        &owned(&["select warden.publish(null, null, null)", "select * from warden.publish_all(null, null)"]),
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -240,6 +247,7 @@ async fn public_has_no_right_in_schema_warden() {
             "warden_gateway rotate_events",
             "warden_gateway unfit_watches",
             "warden_publisher publish",
+            "warden_publisher publish_all",
             "warden_publisher resume",
             "warden_publisher revoke",
             "warden_publisher suspend",

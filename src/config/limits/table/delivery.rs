@@ -118,6 +118,12 @@ fn log_rows(limits: &Limits) -> Vec<Limit> {
             "Largest `data` of a published event.",
         )
         .declared_as("data_bytes_max constant int := 65536"),
+        Limit::new(
+            "events_max in warden.publish_all()",
+            Value::count(10_000),
+            "Events that one call publishes.",
+        )
+        .declared_as("events_max constant int := 10000"),
     ]
 }
 
