@@ -28,7 +28,8 @@ pub(super) struct ConnectionArgs {
     /// Connections of one user
     #[arg(long, env = "WARDEN_CONNECTIONS_PER_USER", value_name = "N", default_value_t = 100)]
     connections_per_user: usize,
-    /// Connections that are not upgraded yet, in total [default: 4096, or a quarter of the file descriptors]
+    /// Connections that are not upgraded yet, in total [default: what WARDEN_MEMORY_MIB allows, at most
+    /// 4096, or a quarter of the file descriptors]
     #[arg(long, env = "WARDEN_PENDING_MAX", value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pending_max: Option<u64>,
     /// Connections of one address that are not upgraded yet
@@ -38,7 +39,7 @@ pub(super) struct ConnectionArgs {
 
 impl ConnectionArgs {
     pub(super) fn apply(&self, limits: &mut Limits) -> anyhow::Result<()> {
-        let (connections, pending) = self.connections(raise_descriptors())?;
+        let (connections, pending) = self.connections(raise_descriptors(), limits.admission.pending_max)?;
         let admission = &mut limits.admission;
         admission.sessions_max = usize::try_from(connections)?;
         admission.org_sessions_max = self.connections_per_org;
@@ -50,8 +51,8 @@ impl ConnectionArgs {
 
     /// Maximum of sessions and of connections without an upgrade: the configured numbers, or what descriptors
     /// allow.
-    fn connections(&self, descriptors: Option<u64>) -> anyhow::Result<(u64, u64)> {
-        let default_pending = u64::try_from(Limits::default().admission.pending_max)?;
+    fn connections(&self, descriptors: Option<u64>, default_pending: usize) -> anyhow::Result<(u64, u64)> {
+        let default_pending = u64::try_from(default_pending)?;
         let pending = self
             .pending_max
             .unwrap_or_else(|| descriptors.map_or(default_pending, |d| (d / 4).clamp(1, default_pending)));
@@ -101,15 +102,15 @@ mod tests {
     #[test]
     fn connections_fit_into_file_descriptors() {
         let default = args(&[]);
-        assert_eq!(default.connections(Some(1024)).expect("enough"), (512, 256));
-        assert_eq!(default.connections(Some(20_000)).expect("enough"), (15_648, 4096));
-        assert_eq!(default.connections(Some(1 << 30)).expect("enough"), (250_000, 4096));
-        assert_eq!(default.connections(None).expect("enough"), (250_000, 4096));
-        let error = default.connections(Some(256)).expect_err("too few").to_string();
+        assert_eq!(default.connections(Some(1024), 4096).expect("enough"), (512, 256));
+        assert_eq!(default.connections(Some(20_000), 4096).expect("enough"), (15_648, 4096));
+        assert_eq!(default.connections(Some(1 << 30), 4096).expect("enough"), (250_000, 4096));
+        assert_eq!(default.connections(None, 4096).expect("enough"), (250_000, 4096));
+        let error = default.connections(Some(256), 4096).expect_err("too few").to_string();
         assert!(error.contains("ulimit -n") && error.contains("256"), "{error}");
         let configured = args(&["--connections-max", "1000"]);
-        assert_eq!(configured.connections(Some(20_000)).expect("enough").0, 1000);
-        let error = configured.connections(Some(1024)).expect_err("too many").to_string();
+        assert_eq!(configured.connections(Some(20_000), 4096).expect("enough").0, 1000);
+        let error = configured.connections(Some(1024), 4096).expect_err("too many").to_string();
         assert!(error.contains("512 connections are possible and 1000 are configured"), "{error}");
     }
 }

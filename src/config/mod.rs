@@ -11,6 +11,7 @@ mod issuers;
 mod issuers_file;
 pub mod limits;
 mod listen;
+mod memory;
 mod origins;
 mod proxies;
 mod retention;
@@ -62,6 +63,8 @@ pub struct ServeArgs {
     #[command(flatten)]
     sizes: sizes::SizeArgs,
     #[command(flatten)]
+    memory: memory::MemoryArgs,
+    #[command(flatten)]
     session: session::SessionArgs,
     #[command(flatten)]
     retention: retention::RetentionArgs,
@@ -110,9 +113,11 @@ impl ServeArgs {
     /// When a value is invalid. The message names the variable and a remedy.
     pub fn into_config(self) -> anyhow::Result<Config> {
         let mut limits = Limits::default();
+        self.sizes.apply(&mut limits)?;
+        self.memory.apply(&mut limits)?;
         self.connections.apply(&mut limits)?;
         self.admission.apply(&mut limits);
-        self.sizes.apply(&mut limits)?;
+        memory::check(&limits)?;
         self.session.apply(&mut limits)?;
         self.retention.apply(&mut limits);
         self.drain.apply(&mut limits);

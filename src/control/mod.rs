@@ -21,6 +21,6 @@ pub use directory::Directory;
 pub(crate) use directory::ORGS_MAX;
 pub(crate) use reconciler::ORGS_IN_QUERY_MAX;
 pub use reconciler::{Reconciler, ReconcilerLimits};
-pub(crate) use revocations::ENTRIES_MAX;
+pub(crate) use revocations::{ENTRIES_MAX, ENTRY_BYTES};
 pub use revocations::{RevocationLimits, Revocations, Revoked, TokenSubject};
 pub use revoke::{MAX_TOKEN_AGE_DEFAULT, NewRevocation, RevokeError, RevokeRequest, Subject};

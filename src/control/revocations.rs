@@ -10,6 +10,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use aws_lc_rs::digest::{SHA256, digest as hash};
+use futures_util::TryStreamExt as _;
 use sqlx::postgres::PgPool;
 use tokio::sync::Notify;
 
@@ -22,6 +24,9 @@ use crate::service::{Schedule, Trigger, periodic};
 /// Revocations in memory. `warden.revoke()` allows 100,000, but concurrent calls may exceed that. Beyond this
 /// number the oldest revocations of single logins are ignored, and that is logged.
 pub(crate) const ENTRIES_MAX: usize = 110_000;
+
+/// Memory of one revocation. Its identifiers are stored as [`IdDigest`], so their length does not matter.
+pub(crate) const ENTRY_BYTES: usize = 160;
 
 /// Limits of loading revocations.
 #[derive(Clone, Copy, Debug)]
@@ -62,8 +67,8 @@ pub enum Revoked {
 }
 
 /// One row of the table.
-#[derive(Clone, Debug)]
-struct Entry {
+#[derive(Debug)]
+struct Row {
     id: i64,
     user: Option<String>,
     session: Option<String>,
@@ -76,10 +81,29 @@ struct Entry {
     requested_by: Option<String>,
 }
 
+/// The first half of the SHA-256 of an identifier. Identifiers have up to 256 bytes, which back ends choose.
+type IdDigest = [u8; 16];
+
+fn digest(id: &str) -> IdDigest {
+    let mut half = IdDigest::default();
+    half.copy_from_slice(&hash(&SHA256, id.as_bytes()).as_ref()[..size_of::<IdDigest>()]);
+    half
+}
+
+/// A revocation in memory, without the identifier by which it is found.
+#[derive(Debug)]
+struct Entry {
+    org: Option<OrgId>,
+    issuer: Option<IdDigest>,
+    /// See [`Row::revoked_at`].
+    revoked_at: i64,
+    is_suspended: bool,
+}
+
 impl Entry {
     fn check(&self, subject: &TokenSubject<'_>) -> Option<Revoked> {
         let applies = self.org.is_none_or(|org| org == subject.org)
-            && self.issuer.as_deref().is_none_or(|issuer| Some(issuer) == subject.issuer);
+            && self.issuer.is_none_or(|issuer| subject.issuer.map(digest) == Some(issuer));
         if !applies {
             return None;
         }
@@ -99,8 +123,8 @@ impl Entry {
 /// are.
 #[derive(Debug, Default)]
 struct Entries {
-    sessions: HashMap<String, Vec<Entry>>,
-    users: HashMap<String, Vec<Entry>>,
+    sessions: HashMap<IdDigest, Vec<Entry>>,
+    users: HashMap<IdDigest, Vec<Entry>>,
     orgs: HashMap<OrgId, Vec<Entry>>,
     /// Id, time and kind of every revocation at the last load. None before the first load.
     known: Option<HashSet<(i64, i64, bool)>>,
@@ -109,19 +133,27 @@ struct Entries {
 impl Entries {
     fn check(&self, subject: &TokenSubject<'_>) -> Option<Revoked> {
         let of_org = self.orgs.get(&subject.org);
-        let of_user = self.users.get(subject.user);
-        let of_session = subject.session.and_then(|session| self.sessions.get(session));
+        let of_user = self.users.get(&digest(subject.user));
+        let of_session = subject.session.and_then(|session| self.sessions.get(&digest(session)));
         let entries = [of_org, of_user, of_session];
         entries.into_iter().flatten().flatten().find_map(|entry| entry.check(subject))
     }
 
-    fn add(&mut self, entry: Entry) {
-        if let Some(session) = &entry.session {
-            self.sessions.entry(session.clone()).or_default().push(entry);
-        } else if let Some(user) = &entry.user {
-            self.users.entry(user.clone()).or_default().push(entry);
-        } else if let Some(org) = entry.org {
-            self.orgs.entry(org).or_default().push(entry);
+    fn add(&mut self, row: &Row) {
+        let entry = Entry {
+            org: row.org,
+            issuer: row.issuer.as_deref().map(digest),
+            revoked_at: row.revoked_at,
+            is_suspended: row.is_suspended,
+        };
+        // Most identifiers have one revocation, and a vector would begin with room for four.
+        let one = || Vec::with_capacity(1);
+        if let Some(session) = &row.session {
+            self.sessions.entry(digest(session)).or_insert_with(one).push(entry);
+        } else if let Some(user) = &row.user {
+            self.users.entry(digest(user)).or_insert_with(one).push(entry);
+        } else if let Some(org) = row.org {
+            self.orgs.entry(org).or_insert_with(one).push(entry);
         }
     }
 }
@@ -206,14 +238,14 @@ impl Revocations {
     /// Loads the table, and closes the sessions of this node that are revoked by it.
     ///
     /// # Errors
-    /// When the query fails. The revocations in memory remain.
+    /// When the query fails. The revocations in memory remain, and the next load may log a revocation again.
     pub async fn load(&self) -> Result<(), sqlx::Error> {
         let _one = self.loading.lock().await;
         let rows_max = i64::try_from(ENTRIES_MAX).unwrap_or(i64::MAX);
         // Revocations of organisations and users first, then of logins; in each group the newest first. The
         // limit cuts off the least important ones.
-        let rows = sqlx::query_as!(
-            Entry,
+        let mut rows = sqlx::query_as!(
+            Row,
             r#"
             select id, user_id as "user", session_id as "session", org_id as "org: OrgId", issuer,
                    floor(extract(epoch from revoked_at))::bigint as "revoked_at!",
@@ -224,38 +256,38 @@ impl Revocations {
             "#,
             rows_max + 1,
         )
-        .fetch_all(&self.pool)
-        .await?;
-        if rows.len() > ENTRIES_MAX {
-            tracing::error!(
-                limit = ENTRIES_MAX,
-                "too many revocations: the oldest revocations of single logins are ignored; delete rows from warden.revocations"
-            );
-        }
+        .fetch(&self.pool);
         let former = Arc::clone(&self.entries.read().unwrap_or_else(PoisonError::into_inner));
         let mut entries = Entries::default();
         let mut known = HashSet::new();
-        let mut fresh = Vec::new();
-        for entry in rows.into_iter().take(ENTRIES_MAX) {
-            let mark = (entry.id, entry.revoked_at, entry.is_suspended);
-            if former.known.as_ref().is_none_or(|known| !known.contains(&mark)) {
-                fresh.push(entry.clone());
+        let mut has_fresh = false;
+        while let Some(row) = rows.try_next().await? {
+            if known.len() == ENTRIES_MAX {
+                tracing::error!(
+                    limit = ENTRIES_MAX,
+                    "too many revocations: the oldest revocations of single logins are ignored; delete rows from warden.revocations"
+                );
+                break;
             }
+            let mark = (row.id, row.revoked_at, row.is_suspended);
+            let is_fresh = former.known.as_ref().is_none_or(|known| !known.contains(&mark));
+            // At its first load a node has no sessions, and other nodes have logged these revocations.
+            if is_fresh && former.known.is_some() {
+                log_revocation(&row);
+            }
+            has_fresh |= is_fresh;
             known.insert(mark);
-            entries.add(entry);
+            entries.add(&row);
         }
+        drop(rows);
         let count = i64::try_from(known.len()).unwrap_or(i64::MAX);
         entries.known = Some(known);
         // Before the walk over the sessions: a session that registers meanwhile is either found by the walk,
         // or checks these entries after it has registered.
         *self.entries.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(entries);
         self.metrics.revocations.set(count);
-        if fresh.is_empty() {
+        if !has_fresh {
             return Ok(());
-        }
-        // At its first load a node has no sessions, and other nodes have logged these revocations.
-        if former.known.is_some() {
-            fresh.iter().for_each(log_revocation);
         }
         let closed = self.hub.close_invalid_sessions();
         if closed > 0 {
@@ -265,7 +297,7 @@ impl Revocations {
     }
 }
 
-fn log_revocation(entry: &Entry) {
+fn log_revocation(entry: &Row) {
     audit_trail::revoked(audit_trail::Revocation {
         id: entry.id,
         session: entry.session.as_deref(),

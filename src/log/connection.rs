@@ -2,6 +2,7 @@
 
 use sqlx::postgres::PgConnection;
 
+use super::page_size::{PageLimits, PageSize};
 use crate::cursor::{Epoch, ParseError};
 use crate::postgres::{BackendMode, NoPrimary, Primary, assume_gateway_role, begin_pooled, commit_pooled};
 
@@ -15,8 +16,7 @@ pub struct LogReader {
     pub(super) connection: PgConnection,
     mode: BackendMode,
     epoch: Epoch,
-    /// See `TailerLimits::page_rows_max`.
-    pub(super) page_rows_max: u32,
+    pub(super) page_size: PageSize,
 }
 
 /// Reasons why the log cannot be read.
@@ -48,7 +48,7 @@ impl LogReader {
     ///
     /// # Errors
     /// If no primary can be reached, or the primary has no event log.
-    pub async fn connect(primary: &Primary, page_rows_max: u32) -> Result<Self, LogError> {
+    pub async fn connect(primary: &Primary, page: PageLimits) -> Result<Self, LogError> {
         let mut found = primary.connect().await?;
         let is_pooled = found.mode == BackendMode::Pooled;
         let connection = &mut found.connection;
@@ -73,7 +73,7 @@ impl LogReader {
         }
         primary.follow(&found, &epoch);
         let epoch = epoch.parse()?;
-        Ok(Self { connection: found.connection, mode: found.mode, epoch, page_rows_max })
+        Ok(Self { connection: found.connection, mode: found.mode, epoch, page_size: PageSize::new(page) })
     }
 
     /// The epoch that this connection reads.

@@ -7,6 +7,7 @@
 mod bounds;
 mod connection;
 mod doorbell;
+mod page_size;
 mod reader;
 mod row;
 mod silence;
@@ -14,6 +15,7 @@ mod status;
 
 pub use connection::{LogError, LogReader};
 pub use doorbell::{Doorbell, DoorbellLimits, DoorbellSignal};
+pub use page_size::PageLimits;
 pub use reader::{LogPage, LogPosition};
 pub(crate) use row::{LogRow, LoggedEvent, PointParameters, RowDecoder};
 pub use status::{TailerProgress, TailerState};

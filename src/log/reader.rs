@@ -58,6 +58,7 @@ impl LogReader {
     async fn query_since(&mut self, here: &LogPosition) -> Result<LogPage, LogError> {
         let from = &here.point;
         let since = PointParameters::new(from);
+        let rows_max = self.page_size.rows();
         let rows = sqlx::query!(
             r#"
             with s as (select pg_current_snapshot()::text as snapshot,
@@ -83,11 +84,15 @@ impl LogReader {
             since.xmax,
             &since.in_progress,
             since.max_id,
-            i64::from(self.page_rows_max) + 1,
+            i64::from(rows_max) + 1,
         )
-        .fetch_all(&mut self.connection)
-        .await?;
-        if rows.len() > self.page_rows_max as usize {
+        .fetch(&mut self.connection);
+        let strings = |data: &Option<String>, old: &Option<String>| {
+            [data, old].into_iter().flatten().map(String::len).sum::<usize>()
+        };
+        let (rows, is_cut) = self.page_size.collect(rows, |row| strings(&row.data, &row.old)).await?;
+        if is_cut || rows.len() > rows_max as usize {
+            drop(rows);
             // Boxed because this is rare, and otherwise the future of every read would reserve room for it.
             let (to, before) = Box::pin(self.query_target(&since)).await?;
             return Box::pin(self.query_between(from, &to, before)).await;
@@ -150,7 +155,8 @@ impl LogReader {
         after: i64,
     ) -> Result<LogPage, LogError> {
         let since = PointParameters::new(from);
-        let mut rows = sqlx::query_as!(
+        let rows_max = self.page_size.rows();
+        let rows = sqlx::query_as!(
             LogRow,
             r#"
             select id as "id!", xid::text::bigint as "xid!", org_id as "org_id: OrgId", topic as "topic!",
@@ -165,12 +171,13 @@ impl LogReader {
             &since.in_progress,
             since.max_id,
             after,
-            i64::from(self.page_rows_max),
+            i64::from(rows_max),
             to.point.max_id,
         )
-        .fetch_all(&mut self.connection)
-        .await?;
-        let has_more = rows.len() == self.page_rows_max as usize;
+        .fetch(&mut self.connection);
+        let strings = |row: &LogRow| row.data.len() + row.old.as_ref().map_or(0, String::len);
+        let (mut rows, is_cut) = self.page_size.collect(rows, strings).await?;
+        let has_more = is_cut || rows.len() == rows_max as usize;
         let last_id = rows.last().map_or(to.point.max_id, |row| row.id);
         rows.retain(|row| to.point.covers(row.xid.cast_unsigned(), row.id));
         Ok(self.page(from, to, rows, last_id, has_more))

@@ -53,7 +53,7 @@ impl LogTailer {
 
     /// Connects, and loads the state of the node that the log only announces changes of.
     async fn connect(&self) -> Result<LogReader, LogError> {
-        let log = self.with_timeout(LogReader::connect(&self.primary, self.limits.page_rows_max)).await?;
+        let log = self.with_timeout(LogReader::connect(&self.primary, self.limits.page())).await?;
         self.load_topics().await?;
         self.with_timeout(async { Ok(self.dispatcher.revocations.load().await?) }).await?;
         self.with_timeout(async { Ok(self.dispatcher.cursor_keys.load().await?) }).await?;

@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
+use crate::log::PageLimits;
+
 /// Delays of the tailer, and how much it reads at a time.
 #[derive(Clone, Copy, Debug)]
 pub struct TailerLimits {
     /// Most rows that one statement reads, at least 1. More rows are read page by page up to the same point,
     /// so that a bulk statement of any size takes bounded memory.
     pub page_rows_max: u32,
+    /// Most bytes of these rows.
+    pub page_bytes_max: usize,
     /// Number of the log's last rows that the tailer reads into memory when it starts, for reconnecting
     /// clients.
     pub warm_rows_max: u32,
@@ -29,4 +33,11 @@ pub struct TailerLimits {
     pub reconnect_first: Duration,
     /// Longest delay between two attempts to reconnect.
     pub reconnect_max: Duration,
+}
+
+impl TailerLimits {
+    /// The size of one page.
+    pub(super) fn page(&self) -> PageLimits {
+        PageLimits { rows_max: self.page_rows_max, bytes_max: self.page_bytes_max }
+    }
 }

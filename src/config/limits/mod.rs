@@ -3,6 +3,7 @@
 //! The flags in the modules beside this one change some of them; tests change others. [`table`] lists all of
 //! them, and the constants elsewhere, for `docs/limits.md`.
 
+pub mod memory;
 pub mod table;
 
 use std::time::Duration;
@@ -22,6 +23,8 @@ use crate::watch_check::WatchCheckLimits;
 /// All configurable limits of a gateway.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
+    /// Memory of everything above sessions. [`memory`] divides it.
+    pub memory_bytes_max: usize,
     /// Connections, handshakes and sessions by address, organisation and user.
     pub admission: AdmissionLimits,
     /// A connection before its upgrade.
@@ -84,6 +87,7 @@ impl Limits {
         admission.handshakes_per_address = Rate::new(100_000, 100_000);
         admission.handshakes = admission.handshakes_per_address;
         admission.connection_rate_per_address = admission.handshakes_per_address;
+        admission.pending_max = 4096;
         admission.pending_per_address_max = admission.pending_max;
         admission.org_sessions_max = admission.sessions_max;
         admission.user_sessions_max = admission.sessions_max;
@@ -119,7 +123,8 @@ impl Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
+        let mut limits = Self {
+            memory_bytes_max: 0,
             admission: Self::default_admission(),
             serve: ServeLimits {
                 header_timeout: Duration::from_secs(10),
@@ -136,7 +141,7 @@ impl Default for Limits {
                 watchdog_timeout: Duration::from_secs(5),
             },
             look_up_timeout: Duration::from_secs(5),
-            recent: RecentLimits { bytes_max: 64 * 1024 * 1024, org_bytes_max: 8 * 1024 * 1024 },
+            recent: RecentLimits { bytes_max: 0, org_bytes_max: 0 },
             replay: Self::default_replay(),
             retention: RetentionLimits {
                 keep: Duration::from_hours(24),
@@ -166,15 +171,17 @@ impl Default for Limits {
                 interval: Duration::from_secs(60),
                 timeout: Duration::from_secs(10),
             },
-            fanout: FanoutLimits { org_bytes_max: 64 * 1024 * 1024, bytes_max: 256 * 1024 * 1024 },
+            fanout: FanoutLimits { org_bytes_max: 0, bytes_max: 0 },
             drain: DrainLimits { window: Duration::from_secs(5), sessions_per_second_min: 200 },
             tls_reload_interval: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(20),
-        }
+        };
+        limits.share_memory(memory::BUDGET_DEFAULT);
+        limits
     }
 }
 
-/// Defaults of the larger groups.
+/// Defaults of the larger groups. Limits of memory are zero here: [`memory`] sets them.
 impl Limits {
     fn default_admission() -> AdmissionLimits {
         AdmissionLimits {
@@ -185,7 +192,7 @@ impl Limits {
             addresses_max: 64 * 1024,
             revocations_per_org: Rate::new(5, 50),
             ipv6_prefix_bits: 64,
-            pending_max: 4096,
+            pending_max: 0,
             pending_per_address_max: 256,
             sessions_max: 250_000,
             org_sessions_max: 10_000,
@@ -219,6 +226,7 @@ impl Limits {
     fn default_tailer() -> TailerLimits {
         TailerLimits {
             page_rows_max: 5_000,
+            page_bytes_max: 0,
             warm_rows_max: 10_000,
             warm_time_max: Duration::from_secs(1),
             poll_interval: Duration::from_secs(1),
@@ -236,10 +244,10 @@ impl Limits {
         ReplayLimits {
             concurrent_reads_max: 2,
             resumes_max: 40_000,
-            cursor_bytes_max: 64 * 1024 * 1024,
+            cursor_bytes_max: 0,
             events_max: 50_000,
-            bytes_max: 32 * 1024 * 1024,
-            memory_bytes_max: 128 * 1024 * 1024,
+            bytes_max: 0,
+            memory_bytes_max: 0,
             hold_min: Duration::from_secs(2),
             tailer_timeout: Duration::from_secs(60),
             wait_timeout: Duration::from_secs(60),

@@ -114,3 +114,27 @@ async fn joins_between_two_pages_lose_and_duplicate_nothing() {
     assert_eq!(gateway.metrics().resyncs.get(), 0);
     gateway.stop().await;
 }
+
+/// Rows of more bytes than a page may have are read in smaller pages.
+#[tokio::test]
+async fn pages_are_limited_in_bytes_and_lose_nothing() {
+    const PAGE_BYTES: usize = 4_000;
+    let db = TestDb::create().await;
+    let (org, other) = (db.create_org().await, db.create_org().await);
+    let gateway = TestGateway::gateway(&db, |config| config.limits.tailer.page_bytes_max = PAGE_BYTES).await;
+    let mut clients = [connect(&gateway, org).await, connect(&gateway, other).await];
+    for client in &mut clients {
+        client.join("calls").await;
+    }
+    let reads = gateway.metrics().reads.get();
+    insert_bulk(&db, [other, org]).await;
+    for (client, first) in clients.iter_mut().zip([1, 2]) {
+        expect_bulk(client, (first..=BULK_ROWS).step_by(2)).await;
+    }
+    // A row takes more than 256 bytes.
+    let pages = gateway.metrics().reads.get() - reads;
+    assert!(pages >= BULK_ROWS * 256 / PAGE_BYTES as u64, "{pages} pages");
+    db.publish(org, "calls", "last").await;
+    clients[0].expect_only("calls", "last").await;
+    gateway.stop().await;
+}

@@ -7,7 +7,7 @@ use serde_json::json;
 use sqlx::postgres::{PgConnection, Postgres};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, Transaction};
 use uuid::Uuid;
-use warden::log::LogReader;
+use warden::log::{LogReader, PageLimits};
 use warden::postgres::Primary;
 use warden_devkit::cluster::SUPERUSER;
 
@@ -234,7 +234,9 @@ async fn no_warm_up_point_precedes_truncated_events() {
     let db = TestDb::create().await;
     let org = db.create_org().await;
     let primary = Primary::new(warden::postgres::options(db.gateway_url()).expect("a URL"));
-    let mut log = LogReader::connect(&primary, 100).await.expect("connects");
+    let mut log = LogReader::connect(&primary, PageLimits { rows_max: 100, bytes_max: 1 << 20 })
+        .await
+        .expect("connects");
     let mut has_point = async |rows| log.point_before_last(rows).await.expect("queries").is_some();
     let (mut rotating, mut writing) = (own_connection(&db).await, own_connection(&db).await);
     let mut early = own_connection(&db).await;

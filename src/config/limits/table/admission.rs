@@ -51,7 +51,7 @@ fn connections(limits: &Limits) -> Vec<Limit> {
         Limit::new(
             "admission.pending_max",
             Value::count(pending_max),
-            "Connections that are not upgraded, in total. At most a quarter of the file descriptors.",
+            "Connections that are not upgraded, in total: what their part of the memory allows, at most 4,096, and at most a quarter of the file descriptors.",
         )
         .set_by("WARDEN_PENDING_MAX"),
         Limit::new(

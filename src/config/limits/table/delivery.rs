@@ -23,6 +23,7 @@ pub(super) fn section(limits: &Limits) -> Section {
 fn tailer_rows(limits: &Limits) -> Vec<Limit> {
     let TailerLimits {
         page_rows_max,
+        page_bytes_max,
         warm_rows_max,
         warm_time_max,
         poll_interval,
@@ -40,6 +41,7 @@ fn tailer_rows(limits: &Limits) -> Vec<Limit> {
             Count(page_rows_max.into()),
             "Rows that one statement reads. More rows are read in pages.",
         ),
+        Limit::new("tailer.page_bytes_max", Value::bytes(page_bytes_max), "Bytes of these rows."),
         Limit::new(
             "tailer.warm_rows_max",
             Count(warm_rows_max.into()),

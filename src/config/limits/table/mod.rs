@@ -7,6 +7,7 @@ mod admission;
 mod control;
 mod database;
 mod delivery;
+mod memory;
 mod session;
 mod tenancy;
 
@@ -62,6 +63,7 @@ impl Limits {
     #[must_use]
     pub fn table(&self) -> Vec<Section> {
         vec![
+            memory::section(self),
             admission::section(self),
             session::section(self),
             delivery::section(self),
@@ -161,12 +163,16 @@ pub fn page() -> String {
          pause that many are allowed at once. What a client sees when it exceeds a limit is in \
          [security.md](security.md) and [protocol.md](protocol.md).\n",
     );
-    for Section { title, limits } in Limits::default().table() {
+    let defaults = Limits::default();
+    for Section { title, limits } in defaults.table() {
         // Writing to a String does not fail.
         let _ = write!(page, "\n## {title}\n\n| limit | default | variable | meaning |\n|---|---|---|---|\n");
         for Limit { name, value, variable, description, .. } in limits {
             let variable = variable.map(|name| format!("`{name}`")).unwrap_or_default();
             let _ = writeln!(page, "| `{name}` | {value} | {variable} | {description} |");
+        }
+        if title == memory::TITLE {
+            page.push_str(&memory::parts(&defaults));
         }
     }
     page
