@@ -211,6 +211,7 @@ mod tests {
             &[
                 "entries_max in warden.revoke()",
                 "entries_of_operators in warden.revoke()",
+                "events_max in warden.publish_all()",
                 "part_of_org in warden.revoke()",
                 "retention.bytes_max",
             ],
