@@ -72,9 +72,9 @@ hostile: setup-postgres ## Send 100,000 hostile handshakes and 1,000,000 hostile
 
 # One fuzz target after the other. Inputs that crash one are written to fuzz/artifacts.
 .PHONY: fuzz
-fuzz: ## Fuzz every parser of client input for a minute each (SECONDS=600: longer); needs Rust nightly
+fuzz: ## Fuzz every parser of foreign input for a minute each (SECONDS=600: longer); needs Rust nightly
 	@command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked --quiet
-	for target in address claims credential cursor frames jwks message topic; do \
+	for target in address claims credential cursor database_url frames issuers jwks message topic; do \
 	  mkdir -p fuzz/corpus/$$target; \
 	  cargo +nightly fuzz run $$target fuzz/corpus/$$target fuzz/corpus-seeds/$$target -- \
 	    -max_total_time=$(SECONDS) -print_final_stats=1; \

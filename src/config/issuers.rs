@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail, ensure};
 use clap::{ArgGroup, Args};
 
-use super::issuers_file::{self, Defaults};
+use super::issuers_file::{self, IssuerDefaults};
 use super::signing::{DEFAULT_AUDIENCE, check_verifying_secret};
 use crate::auth::{IssuerConfig, KeyServerUrl, VerifierConfig};
 use crate::shown_path::ShownPath;
@@ -158,7 +158,7 @@ impl IssuerArgs {
     }
 
     fn add_file(&self, issuers: &mut Vec<IssuerConfig>, path: &Path) -> anyhow::Result<()> {
-        let defaults = Defaults {
+        let defaults = IssuerDefaults {
             audience: &self.jwt_audience,
             allow_http: self.jwks_allow_http,
             allow_guessable_secret: self.allow_guessable_secret,

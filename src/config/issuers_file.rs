@@ -46,20 +46,26 @@ const FORM: &str = "each [[issuer]] has a name and a jwks_url or secrets, and ma
                     lists of strings, and everything else is a string";
 
 /// Settings outside the file that apply to all of its issuers.
-pub(super) struct Defaults<'a> {
+#[derive(Clone, Copy, Debug)]
+pub struct IssuerDefaults<'a> {
     /// Audience of issuers that have none of their own.
-    pub(super) audience: &'a str,
-    pub(super) allow_http: bool,
-    pub(super) allow_guessable_secret: bool,
+    pub audience: &'a str,
+    /// Whether keys may be fetched from other machines over plain http.
+    pub allow_http: bool,
+    /// Whether secrets from documentation are accepted.
+    pub allow_guessable_secret: bool,
 }
 
 /// Reads the issuers of the file.
-pub(super) fn read(path: &Path, defaults: &Defaults<'_>) -> anyhow::Result<Vec<IssuerConfig>> {
-    parse(&fs::read_to_string(path)?, defaults)
+pub(super) fn read(path: &Path, defaults: &IssuerDefaults<'_>) -> anyhow::Result<Vec<IssuerConfig>> {
+    parse_issuers(&fs::read_to_string(path)?, defaults)
 }
 
 /// Parses a file's content.
-fn parse(text: &str, defaults: &Defaults<'_>) -> anyhow::Result<Vec<IssuerConfig>> {
+///
+/// # Errors
+/// If the file is not valid. The message contains no value of the file, which may be a secret.
+pub fn parse_issuers(text: &str, defaults: &IssuerDefaults<'_>) -> anyhow::Result<Vec<IssuerConfig>> {
     let file: IssuersFile = toml::from_str(text).map_err(|error| describe(text, &error))?;
     ensure!(!file.issuer.is_empty(), "the file has no [[issuer]]");
     let mut issuers = Vec::new();
@@ -90,7 +96,7 @@ fn describe(text: &str, error: &toml::de::Error) -> anyhow::Error {
 }
 
 impl FileIssuer {
-    fn into_config(self, defaults: &Defaults<'_>) -> anyhow::Result<IssuerConfig> {
+    fn into_config(self, defaults: &IssuerDefaults<'_>) -> anyhow::Result<IssuerConfig> {
         ensure!(!self.name.is_empty(), "it needs a name: the claim `iss` of its tokens");
         ensure!(self.jwks_url.is_some() || !self.secrets.is_empty(), "an issuer needs a jwks_url or secrets");
         for secret in &self.secrets {
@@ -135,8 +141,8 @@ claims = { role = ["x", "y"], tier = "gold" }
 "#;
 
     fn error(text: &str) -> Option<String> {
-        let defaults = Defaults { audience: "calls", allow_http: false, allow_guessable_secret: false };
-        parse(text, &defaults).err().map(|error| format!("{error:#} {error:?}"))
+        let defaults = IssuerDefaults { audience: "calls", allow_http: false, allow_guessable_secret: false };
+        parse_issuers(text, &defaults).err().map(|error| format!("{error:#} {error:?}"))
     }
 
     fn assert_discreet(text: &str) {

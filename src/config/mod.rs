@@ -26,6 +26,7 @@ use clap::Args;
 
 pub use database::DatabaseArgs;
 pub use issuers::IssuerArgs;
+pub use issuers_file::{IssuerDefaults, parse_issuers};
 pub use limits::{DrainLimits, Limits};
 #[cfg(feature = "dev")]
 pub(crate) use origins::parse_origins;

@@ -14,8 +14,12 @@ mod claims;
 mod credential;
 #[path = "../../fuzz/checks/cursor.rs"]
 mod cursor;
+#[path = "../../fuzz/checks/database_url.rs"]
+mod database_url;
 #[path = "../../fuzz/checks/frames.rs"]
 mod frames;
+#[path = "../../fuzz/checks/issuers.rs"]
+mod issuers;
 #[path = "../../fuzz/checks/jwks.rs"]
 mod jwks;
 #[path = "../../fuzz/checks/message.rs"]
@@ -40,7 +44,9 @@ const TARGETS: &[(&str, Check)] = &[
     ("claims", claims::run),
     ("credential", credential::run),
     ("cursor", cursor::run),
+    ("database_url", |data| with_str(data, database_url::run)),
     ("frames", frames::run),
+    ("issuers", |data| with_str(data, issuers::run)),
     ("jwks", jwks::run),
     ("message", |data| with_str(data, message::run)),
     ("topic", |data| with_str(data, topic::run)),

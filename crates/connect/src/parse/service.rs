@@ -12,11 +12,14 @@ use crate::Environment;
 const SYSTEM_DIR: &str = "/etc/postgresql-common";
 
 /// Parameters of a service. The user's file takes precedence over the system's.
+///
+/// Errors contain neither the name of the service nor the path of a file that cannot be read, because
+/// operators sometimes write a password in their place.
 pub(super) fn load(name: &str, file: Option<&str>, environment: &Environment) -> anyhow::Result<Parameters> {
     let own = match file {
         Some(file) => {
             let text = std::fs::read_to_string(file)
-                .with_context(|| format!("cannot read the service file {file}: check PGSERVICEFILE"))?;
+                .context("cannot read the service file: check servicefile and PGSERVICEFILE")?;
             section(&text, name, Path::new(file))?
         }
         None => find(environment.in_home(".pg_service.conf"), name)?,
@@ -26,9 +29,9 @@ pub(super) fn load(name: &str, file: Option<&str>, environment: &Environment) ->
         find(Some(Path::new(&dir).join("pg_service.conf")), name)
     };
     let found = if own.is_some() { own } else { system()? };
-    found.with_context(|| {
-        format!("there is no section [{name}] in a service file: add it to ~/.pg_service.conf, or set PGSERVICEFILE")
-    })
+    found.context(
+        "no service file has a section with the name of the service: add it to ~/.pg_service.conf, or set PGSERVICEFILE",
+    )
 }
 
 /// Section of a file that need not exist.

@@ -127,7 +127,10 @@ fn variables_and_services_fill_gaps() {
     let environment = at(&home.0, &[("PGSERVICE", "app"), ("PGSERVICEFILE", &other)]);
     assert_eq!(login("dbname=d", &environment), ["u", "", "d", "elsewhere:5432"]);
     let error = format!("{:#}", parse("service=nobody", &at(&home.0, &[])).expect_err("no such service"));
-    assert!(error.contains("no section [nobody]") && error.contains("~/.pg_service.conf"), "{error}");
+    assert!(
+        error.contains("no service file has a section") && error.contains("~/.pg_service.conf"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -201,6 +204,8 @@ fn invalid_strings_are_rejected_without_repeating_them() {
         ("host=h password='s3cret", "parameter 2 has an opening quote"),
         ("host=h password=s3 cret", "parameter 3 has no value"),
         ("host=h password=s3 cr=et", "parameter 3 has a name"),
+        ("service=s3cret", "no service file has a section"),
+        ("service=app servicefile=s3cret", "cannot read the service file"),
         (many.as_str(), "17 addresses, but at most 16"),
     ] {
         let error = format!("{:#}", parse(text, &nowhere()).expect_err(text));
