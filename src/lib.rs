@@ -34,7 +34,6 @@ pub mod replay;
 pub mod retention;
 mod service;
 pub mod session;
-mod shown_path;
 pub mod shutdown;
 mod sparse;
 mod sync;

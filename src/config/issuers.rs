@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 use clap::{ArgGroup, Args};
+use warden_connect::ShownPath;
 
 use super::issuers_file::{self, IssuerDefaults};
 use super::signing::{DEFAULT_AUDIENCE, check_verifying_secret};
 use crate::auth::{IssuerConfig, KeyServerUrl, VerifierConfig};
-use crate::shown_path::ShownPath;
 
 /// Longest name of an issuer, in bytes.
 const ISSUER_BYTES_MAX: usize = 256;

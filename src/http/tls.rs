@@ -18,9 +18,9 @@ use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{self, ServerConfig};
 use tokio_rustls::server::TlsStream;
+use warden_connect::ShownPath;
 
 use crate::service::{Schedule, periodic};
-use crate::shown_path::ShownPath;
 use crate::sync::lock;
 
 /// Paths of certificate and key.

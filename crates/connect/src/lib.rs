@@ -8,6 +8,7 @@
 //! - `tunnel` encrypts. sqlx connects to a tunnel, and the tunnel to the server.
 //! - `negotiation` decides between TLS and plain text, in libpq's order.
 //! - `failure` is the reason why there is no connection.
+//! - `shown_path` shows paths of files only if they exist.
 //! - `tls` verifies the server's certificate.
 //! - `authentication` binds the password to the TLS connection, by the calculations of `scram`.
 
@@ -18,12 +19,14 @@ mod failure;
 mod negotiation;
 mod parse;
 mod scram;
+mod shown_path;
 mod tls;
 mod tunnel;
 
 pub use address::{Address, Link};
 pub use environment::Environment;
 pub use parse::parse;
+pub use shown_path::ShownPath;
 pub use tunnel::{BUFFER_BYTES, CLOSE_TIMEOUT, NEGOTIATION_TIMEOUT};
 
 /// Most addresses in one connection string. The gateway connects to all of them at once whenever it looks for

@@ -41,8 +41,7 @@ fn packages() -> Vec<String> {
 }
 
 /// Modules that every other may import. They import at most each other.
-const COMMON: &[&str] =
-    &["org", "sync", "sparse", "backoff", "metrics", "audit_trail", "rate", "service", "shown_path"];
+const COMMON: &[&str] = &["org", "sync", "sparse", "backoff", "metrics", "audit_trail", "rate", "service"];
 
 /// Modules, each with the modules that it may import beside [`COMMON`].
 const MODULES: &[(&str, &[&str])] = &[

@@ -13,6 +13,7 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 
 use super::certificate::Certificate;
 use super::{ClientFiles, certificates};
+use crate::ShownPath;
 
 /// Beginnings of lines in encrypted keys, of both PEM forms.
 const ENCRYPTED: [&str; 2] = ["-----BEGIN ENCRYPTED PRIVATE KEY-----", "Proc-Type: 4,ENCRYPTED"];
@@ -47,14 +48,14 @@ pub(super) fn identity(
 /// Reads an unencrypted key.
 fn key(file: &Path) -> anyhow::Result<PrivateKeyDer<'static>> {
     let path = file.display();
-    let metadata = fs::metadata(file).with_context(|| format!("cannot read sslkey {path}"))?;
+    let metadata = fs::metadata(file).with_context(|| format!("sslkey: cannot read {}", ShownPath(file)))?;
     ensure!(metadata.is_file(), "sslkey {path} is not a plain file: set sslkey to the file of the key");
     ensure!(
         is_secret(&metadata),
         "sslkey {path} may be read by others (its mode is {:03o}): run chmod 600 on it, or chmod 640 if root owns it",
         metadata.permissions().mode() & 0o777
     );
-    let bytes = fs::read(file).with_context(|| format!("cannot read sslkey {path}"))?;
+    let bytes = fs::read(file).with_context(|| format!("sslkey: cannot read {}", ShownPath(file)))?;
     let is_encrypted = String::from_utf8_lossy(&bytes)
         .lines()
         .any(|line| ENCRYPTED.iter().any(|beginning| line.starts_with(beginning)));

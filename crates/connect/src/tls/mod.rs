@@ -23,6 +23,7 @@ use rustls::{ClientConfig, SupportedProtocolVersion};
 use self::certificate::{Certificate, Hash};
 pub(crate) use self::failure::explain;
 use self::verifier::{Check, Verifier};
+use crate::ShownPath;
 use crate::authentication::ChannelBinding;
 
 /// Name of PostgreSQL's protocol in ALPN, with which a server recognises direct TLS.
@@ -182,7 +183,7 @@ fn trusted(security: &Security) -> anyhow::Result<(Check, Vec<CertificateDer<'st
 
 /// Certificates of a PEM file.
 fn certificates(file: &Path, parameter: &str) -> anyhow::Result<Vec<CertificateDer<'static>>> {
-    let pem = std::fs::read(file).with_context(|| format!("cannot read {parameter} {}", file.display()))?;
+    let pem = std::fs::read(file).with_context(|| format!("{parameter}: cannot read {}", ShownPath(file)))?;
     let certificates = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
     let certificates = certificates.ok().filter(|certificates| !certificates.is_empty());
     certificates.with_context(|| {

@@ -7,7 +7,14 @@ use std::fmt;
 use std::path::Path;
 
 /// A path that prints itself if it exists, and otherwise the directory that does.
-pub(crate) struct ShownPath<'a>(pub(crate) &'a Path);
+#[derive(Clone, Copy)]
+pub struct ShownPath<'a>(pub &'a Path);
+
+impl fmt::Debug for ShownPath<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
 
 impl fmt::Display for ShownPath<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
