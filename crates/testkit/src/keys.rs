@@ -174,8 +174,8 @@ pub enum Answer {
     TornBody,
     /// Closes the connection.
     HangUp,
-    /// Sends bytes that are not HTTP.
-    Garbage,
+    /// Sends this text, which need not be HTTP.
+    Raw(String),
 }
 
 #[derive(Debug)]
@@ -281,7 +281,7 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
             format!("HTTP/1.1 302 Found\r\nlocation: {to}\r\ncontent-length: 0\r\n\r\n")
         }
         Answer::TornBody => "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{".to_owned(),
-        Answer::Garbage => "220 mail.example ESMTP\r\n".to_owned(),
+        Answer::Raw(text) => text.clone(),
         Answer::Held | Answer::Silence | Answer::HangUp => String::new(),
         Answer::Huge => "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n".to_owned(),
     };

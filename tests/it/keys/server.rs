@@ -185,7 +185,7 @@ async fn a_faulty_key_server_affects_neither_open_sessions_nor_known_keys() {
         KeyAnswer::Silence,
         KeyAnswer::TornBody,
         KeyAnswer::HangUp,
-        KeyAnswer::Garbage,
+        KeyAnswer::Raw("220 mail.example ESMTP\r\n".into()),
         KeyAnswer::Body("<html>sign in</html>".into()),
         body(json!([])),
         body(json!({"keys": []})),

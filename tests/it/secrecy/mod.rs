@@ -4,6 +4,7 @@
 //! module checks the output of the real binary, and sends credentials in every way that a client could.
 
 mod configuration;
+mod key_server;
 
 use std::net::SocketAddr;
 use std::process::Stdio;
