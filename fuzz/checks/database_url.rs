@@ -33,7 +33,9 @@ fn check(text: &str) {
     let addresses = match parse(text, &Environment::new(&[], None)) {
         Ok(addresses) => addresses,
         Err(error) => {
-            let shown = format!("{error:#} {error:?}");
+            // The debug output of the whole error would resolve its backtrace, which takes longer than a
+            // parse.
+            let shown: String = error.chain().map(|cause| format!("{cause} {cause:?} ")).collect();
             return assert!(!shown.contains(MARKER), "{shown}");
         }
     };
