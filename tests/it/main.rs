@@ -7,6 +7,7 @@
 //! | `architecture` | the direction of imports, and the creators of sensitive types |
 //! | `attackers` | ways to read, write or join another organisation, in each phase of an adoption |
 //! | `audit` | each rule of `warden audit`, on a database that breaks this rule only |
+//! | `autobahn` | the cases of the Autobahn test suite, with Phoenix messages |
 //! | `cli` | the binary: messages, exit codes and streams |
 //! | `dev` | `warden dev` needs no server and leaves nothing behind |
 //! | `delivery` | which events reach a socket, when, and in which order |
@@ -48,6 +49,7 @@ mod adoption;
 mod architecture;
 mod attackers;
 mod audit;
+mod autobahn;
 mod cli;
 mod clients;
 mod delivery;
