@@ -193,28 +193,34 @@ fn names_placed_in_files_are_there() {
     report(&findings, "name the file in which it is today");
 }
 
-/// The page names the tests that failed when the code was broken on purpose.
+/// These sections are tables, and the last column of each row names modules with tests: those that failed
+/// when the code was broken on purpose, and those that load a shared resource.
 #[test]
-fn tests_named_in_the_testing_page_exist() {
+fn tests_named_in_tables_exist() {
     let sources = checked();
-    let page = sources.iter().find(|source| source.path.ends_with("docs/testing.md")).expect("the page");
-    let (_, section) = page.content.split_once("\n## Tests that can fail\n").expect("the section");
     let modules: Vec<PathBuf> = sources
         .iter()
         .filter(|source| source.path.extension().is_some_and(|extension| extension == "rs"))
         .map(|source| source.path.with_extension(""))
         .collect();
+    let is_module = |name: &str| {
+        modules.iter().any(|path| name.split("::").all(|part| path.iter().any(|own| own == part)))
+    };
     let mut findings = Vec::new();
-    for row in section.lines().filter(|line| line.starts_with('|')) {
-        let caught_by = row.trim_end_matches('|').rsplit('|').next().unwrap_or_default();
-        for name in caught_by.split('`').skip(1).step_by(2) {
-            let exists = if name.contains('/') {
-                root().join(name).exists()
-            } else {
-                modules.iter().any(|path| name.split("::").all(|part| path.iter().any(|own| own == part)))
-            };
-            if !exists {
-                findings.push(format!("{name}: {row}"));
+    for (page, title) in
+        [("testing.md", "Tests that can fail"), ("design/isolation.md", "Shares of resources")]
+    {
+        let path = Path::new("docs").join(page);
+        let page = sources.iter().find(|source| source.path.ends_with(&path)).expect("the page");
+        let (_, section) = page.content.split_once(&format!("\n## {title}\n")).expect("the section");
+        let section = section.split("\n## ").next().unwrap_or_default();
+        for row in section.lines().filter(|line| line.starts_with('|')) {
+            let last = row.trim_end_matches('|').rsplit('|').next().unwrap_or_default();
+            for name in last.split('`').skip(1).step_by(2) {
+                let exists = if name.contains('/') { root().join(name).exists() } else { is_module(name) };
+                if !exists {
+                    findings.push(format!("{name}: {row}"));
+                }
             }
         }
     }
