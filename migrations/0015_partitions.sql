@@ -136,11 +136,23 @@ begin
            or c.object_type = 'trigger' and exists (select from pg_catalog.pg_trigger g
                                                     where g.oid = c.objid and g.tgname !~ '^[~!]?warden_')
            or c.object_type in ('table', 'table column') and (
-                exists (select from pg_catalog.pg_constraint f where f.conrelid = c.objid and f.contype = 'f')
+                exists (select from pg_catalog.pg_constraint f
+                        where c.objid in (f.conrelid, f.confrelid) and f.contype = 'f'
+                          and c.schema_name is distinct from 'warden')
+                or c.schema_name is distinct from 'warden' and exists (
+                           select from pg_catalog.pg_depend d
+                           where d.refclassid = 'pg_catalog.pg_proc'::regclass and d.refobjid >= 16384
+                             and (d.classid = 'pg_catalog.pg_attrdef'::regclass and d.objid in (
+                                    select a.oid from pg_catalog.pg_attrdef a where a.adrelid = c.objid)
+                                  or d.classid = 'pg_catalog.pg_constraint'::regclass and d.objid in (
+                                    select k.oid from pg_catalog.pg_constraint k where k.conrelid = c.objid)))
                 or exists (select from pg_catalog.pg_trigger g where g.tgrelid = c.objid and not g.tgisinternal
                            and g.tgname !~ '^[~!]?warden_')
                 or exists (select from pg_catalog.pg_inherits i where c.objid in (i.inhrelid, i.inhparent)))
-           or c.object_type in ('function', 'view', 'operator', 'cast') and c.schema_name is distinct from 'warden'))
+           or c.object_type in ('function', 'view', 'operator', 'cast', 'rule', 'aggregate')
+              and c.schema_name is distinct from 'warden'
+           or c.object_type = 'policy' and c.object_identity !~ '^warden_| on warden[.]'
+           or tg_tag in ('CREATE DOMAIN', 'ALTER DOMAIN')))
       then
         perform pg_catalog.set_config('warden.is_protecting', 'on', true);
         perform warden.complete_log_triggers();
@@ -154,13 +166,14 @@ begin
   $fn$;
   perform warden.close_function('warden.protect_new_members()');
   if exists (select from pg_event_trigger where evtname = 'warden_protect_members'
-             and not 'CREATE EXTENSION' = any (evttags)) then
+             and not 'CREATE RULE' = any (evttags)) then
     drop event trigger warden_protect_members;
   end if;
   if not exists (select from pg_event_trigger where evtname = 'warden_protect_members') then
     create event trigger warden_protect_members on ddl_command_end
       when tag in ('CREATE TABLE', 'ALTER TABLE', 'CREATE TRIGGER', 'CREATE FUNCTION', 'ALTER FUNCTION',
-                   'CREATE OPERATOR', 'CREATE CAST', 'CREATE VIEW', 'CREATE EXTENSION', 'ALTER EXTENSION')
+                   'CREATE OPERATOR', 'CREATE CAST', 'CREATE VIEW', 'CREATE RULE', 'CREATE AGGREGATE', 'CREATE POLICY',
+                   'ALTER POLICY', 'CREATE DOMAIN', 'ALTER DOMAIN', 'CREATE EXTENSION', 'ALTER EXTENSION')
       execute function warden.protect_new_members();
   end if;
 exception when insufficient_privilege then

@@ -104,9 +104,10 @@ begin
 end
 $fn$;
 
--- The words from which triggers that may write make their statements: those of their functions, and of the functions
--- and views that these name. A trigger of any table writes only to tables whose names are among them, unless it
--- executes text, or is in another language: then '*' is among them. This does not depend on the number of functions.
+-- The words from which triggers that may write make their statements: those of their functions, and of the functions,
+-- views and rules that these name. A trigger of any table writes only to tables whose names are among them, unless it
+-- executes text, or is in another language: then '*' is among them. If a trigger may write to a watched table, or
+-- publish, '+' is among them. This does not depend on the number of functions.
 create or replace function warden.trigger_words() returns text[]
 language plpgsql stable set search_path = '' set jit = off as $fn$
 begin
@@ -117,29 +118,71 @@ begin
       from pg_catalog.pg_proc p join pg_catalog.pg_language l on l.oid = p.prolang
       where l.lanname in ('plpgsql', 'sql') and p.oid >= 16384 and p.pronamespace <> 'warden'::pg_catalog.regnamespace
       union all
-      select v.oid, 'v', (pg_catalog.regexp_match(lower(v.relname), '\w+'))[1]
-      from pg_catalog.pg_class v
-      where v.relkind = 'v' and v.oid >= 16384 and v.relnamespace <> 'warden'::pg_catalog.regnamespace
+      select case when r.ev_type = '1' then c.oid else r.oid end, case when r.ev_type = '1' then 'v' else 'r' end,
+             (pg_catalog.regexp_match(lower(c.relname), '\w+'))[1]
+      from pg_catalog.pg_class c join pg_catalog.pg_rewrite r on r.ev_class = c.oid
+      where c.relkind in ('v', 'r', 'p') and c.oid >= 16384 and c.relnamespace <> 'warden'::pg_catalog.regnamespace
     ), writers as materialized (
-      select distinct p.oid, l.lanname
+      select distinct p.oid, l.lanname, true as is_trigger
       from pg_catalog.pg_trigger g join pg_catalog.pg_proc p on p.oid = g.tgfoid
       join pg_catalog.pg_language l on l.oid = p.prolang
       where not g.tgisinternal and g.tgname !~ '^[~!]?warden_' and p.pronamespace <> 'warden'::pg_catalog.regnamespace
-        and l.lanname not in ('c', 'internal') and not warden.is_harmless_trigger(g.oid)
-    ), words (word) as (
-      select w.word
-      from writers f join pg_catalog.pg_proc p on p.oid = f.oid, pg_catalog.regexp_split_to_table(
-        case f.lanname when 'plpgsql' then lower(p.prosrc) else 'execute' end, '\W+') w (word)
+        and not warden.is_harmless_trigger(g.oid)
+    ), unnamed as (
+      -- A statement also calls functions that it does not name: of operators, casts, defaults, constraints and so on.
+      select distinct p.oid, l.lanname, false
+      from pg_catalog.pg_depend d join pg_catalog.pg_proc p on p.oid = d.refobjid
+      join pg_catalog.pg_language l on l.oid = p.prolang
+      where d.refclassid = 'pg_catalog.pg_proc'::regclass and d.refobjid >= 16384
+        and d.classid <> 'pg_catalog.pg_event_trigger'::regclass
+        and not exists (select from pg_catalog.pg_trigger g
+                        where d.classid = 'pg_catalog.pg_trigger'::regclass and g.oid = d.objid and g.tgfoid = p.oid)
+        and p.pronamespace <> 'warden'::pg_catalog.regnamespace
+    ), words (word, is_trigger) as (
+      select w.word, f.is_trigger
+      from (table writers union all table unnamed) f join pg_catalog.pg_proc p on p.oid = f.oid,
+      pg_catalog.regexp_split_to_table(case f.lanname
+        -- A name that is written with Unicode escapes may be any.
+        when 'plpgsql' then pg_catalog.regexp_replace(lower(p.prosrc), 'u&"', ' execute ', 'g')
+        when 'sql' then lower(coalesce(pg_catalog.pg_get_function_sqlbody(p.oid), p.prosrc))
+        else 'execute' end, '\W+') w (word)
+      where f.lanname not in ('c', 'internal')
       union
-      select b.word
+      select b.word, w.is_trigger
       from words w join called c on c.word = w.word, pg_catalog.regexp_split_to_table(lower(case c.kind
-        when 'v' then pg_catalog.pg_get_viewdef(c.oid)
+        when 'v' then pg_catalog.pg_get_viewdef(c.oid) when 'r' then pg_catalog.pg_get_ruledef(c.oid)
         else (select coalesce(pg_catalog.pg_get_function_sqlbody(p.oid), p.prosrc)
               from pg_catalog.pg_proc p where p.oid = c.oid) end), '\W+') b (word)
+    ), changing (oid) as (
+      -- Relations whose statements may change a watched table.
+      select w.relation::oid from warden.watches w
+      union
+      select n.oid
+      from changing c cross join lateral (
+        select i.inhparent from pg_catalog.pg_inherits i where i.inhrelid = c.oid
+        union all
+        select i.inhrelid from pg_catalog.pg_inherits i where i.inhparent = c.oid
+        union all
+        select f.confrelid from pg_catalog.pg_constraint f
+        where f.conrelid = c.oid and f.contype = 'f'
+          and (f.confdeltype in ('c', 'n', 'd') or f.confupdtype in ('c', 'n', 'd'))) n (oid)
     )
-    select coalesce(array_agg(case w.word when 'execute' then '*' else w.word end), '{}') from words w);
+    select coalesce(array_agg(case w.word when 'execute' then '*' else w.word end) filter (where w.is_trigger), '{}')
+           || case when bool_or(w.word in ('execute', 'publish'))
+                     or exists (select from writers f where f.lanname in ('c', 'internal'))
+                     or exists (select from changing c join pg_catalog.pg_class r on r.oid = c.oid
+                                where warden.name_words(r.relname) <@ array_agg(w.word))
+                   then '{+}'::text[] else '{}' end
+    from words w);
 end
 $fn$;
+
+-- The words of a table's name, as warden.trigger_words() has them.
+create or replace function warden.name_words(name text) returns text[]
+language sql immutable set search_path = '' as $$
+  select pg_catalog.regexp_split_to_array(
+    pg_catalog.btrim(pg_catalog.regexp_replace(lower(name), '\W+', ' ', 'g')), ' ')
+$$;
 
 -- Whether other statements may change a watched table within one statement on it, or within a query that also changes
 -- another table: triggers of the application, or actions of foreign keys. Most tables have none, and then one trigger
@@ -177,7 +220,9 @@ begin
         union
         select k.conrelid from keys k join affected a on k.confrelid = a.oid
       )
-      select exists (select from pg_catalog.pg_trigger g
+      -- If triggers write to other tables only, nothing is logged within their statements.
+      select '+' = any (trigger_words)
+             and exists (select from pg_catalog.pg_trigger g
                      where (g.tgrelid in (select t.oid from tree t) or g.tgrelid in (select a.oid from affected a))
                        and not g.tgisinternal and g.tgname !~ '^[~!]?warden_' and not warden.is_harmless_trigger(g.oid))
           or exists (select from parents p where p.oid in (select t.oid from tree t))
@@ -188,8 +233,7 @@ begin
           or '*' = any (trigger_words)
           or exists (select from pg_catalog.pg_class c
                      where c.oid in (select t.oid from tree t union select p.oid from parents p)
-                       and pg_catalog.regexp_split_to_array(pg_catalog.btrim(pg_catalog.regexp_replace(
-                             lower(c.relname), '\W+', ' ', 'g')), ' ') <@ trigger_words));
+                       and warden.name_words(c.relname) <@ trigger_words));
 end
 $fn$;
 

@@ -222,6 +222,13 @@ begin
   where t.relation = watch.relation
   returning * into w;
   perform warden.install_watch(w);
+  -- The triggers of other watched tables may write to this one.
+  begin
+    perform warden.complete_log_triggers();
+  exception when insufficient_privilege then
+    raise notice 'warden.watch: the events of other watched tables may come in the wrong order: %', sqlerrm
+      using hint = 'Run "warden migrate", or "warden audit", which names the tables.';
+  end;
   if not replicated and warden.is_subscribed(watch.relation) then
     raise notice 'warden.watch: rows that logical replication applies to % emit no events', watch.relation
       using hint = 'If they should, pass replicated => true.';

@@ -87,6 +87,17 @@ async fn a_body_with_a_write_never_counts_as_assignments_only() {
 async fn a_table_gets_order_triggers_once_its_trigger_may_write() {
     let db = TestDb::create().await;
     let mut session = connect(&db).await;
+    // If no trigger wrote to a watched table, none would matter.
+    run(
+        &mut session,
+        "create table counters (id int primary key, org_id uuid not null);
+         create table visits (id int);
+         create function visited() returns trigger language plpgsql as
+           $$ begin delete from counters where id = new.id; return new; end $$;
+         create trigger visited after insert on visits for each row execute function visited();
+         select warden.watch('counters', 'counters', 'counter')",
+    )
+    .await;
     for (name, change) in [
         (
             "the function writes",
@@ -124,6 +135,57 @@ async fn a_table_gets_order_triggers_once_its_trigger_may_write() {
         assert!(!is_true(&mut session, HAS_ORDER).await, "{name}: an assignment alone needs no order");
         run(&mut session, change).await;
         assert!(is_true(&mut session, HAS_ORDER).await, "{name}");
+    }
+}
+
+/// Changes after which a trigger of `orders` that writes to `log` may change a watched table.
+const DETOURS: [&str; 15] = [
+    "select warden.watch('log', 'log', 'log')",
+    "create trigger tick after insert on log for each row execute function tick_row()",
+    "create rule tick as on insert to log do also update audit set n = 1",
+    "alter table log alter n set default tick(1, 1)",
+    "alter table log add check (tick(id, 1) > 0)",
+    "create operator |+| (leftarg = int, rightarg = int, function = tick)",
+    "create policy tick on log using (tick(id, 1) > 0)",
+    "create domain ticks as int check (tick(value, 1) > 0)",
+    "create aggregate ticks (int) (sfunc = tick, stype = int)",
+    "alter table audit add foreign key (id) references log on delete cascade",
+    "alter table log rename to former_log; alter table audit rename to log",
+    "create or replace function count_order() returns trigger language plpgsql as
+       $$ begin perform warden.publish(new.org_id, 'orders', 'counted'); return new; end $$",
+    "create or replace function count_order() returns trigger language plpgsql as
+       $$ begin execute 'delete from ' || 'audit'; return new; end $$",
+    r#"create or replace function count_order() returns trigger language plpgsql as
+       $$ begin delete from U&"\0061udit"; return new; end $$"#,
+    "create function tock() returns int language sql begin atomic; select tick(1, 1); end;
+     create or replace function count_order() returns trigger language plpgsql as
+       $$ begin perform tock(); return new; end $$",
+];
+
+#[tokio::test]
+async fn a_trigger_that_writes_to_other_tables_needs_no_order_until_these_are_watched() {
+    let db = TestDb::create().await;
+    let mut session = connect(&db).await;
+    run(
+        &mut session,
+        "create table orders (id int primary key, org_id uuid not null);
+         create table audit (id int primary key, org_id uuid not null, n int);
+         create table log (id int primary key, org_id uuid not null, n int);
+         create function count_order() returns trigger language plpgsql as
+           $$ begin insert into log values (new.id, new.org_id); return new; end $$;
+         create trigger count_order before insert on orders for each row execute function count_order();
+         create function tick(int, int) returns int language plpgsql as
+           $$ begin update audit set n = n + 1 where id = $1; return $1; end $$;
+         create function tick_row() returns trigger language plpgsql as
+           $$ begin perform tick(new.id, 1); return new; end $$;
+         select warden.watch('orders', 'orders', 'order'), warden.watch('audit', 'audit', 'audit')",
+    )
+    .await;
+    assert!(!is_true(&mut session, HAS_ORDER).await, "nothing that a trigger calls names a watched table");
+    for change in DETOURS {
+        run(&mut session, &format!("begin; {change}")).await;
+        assert!(is_true(&mut session, HAS_ORDER).await, "{change}");
+        run(&mut session, "rollback").await;
     }
 }
 
