@@ -51,7 +51,8 @@ fn without_values(mut error: Error) -> Error {
     }
     let hidden = || ContextValue::String(HIDDEN.to_owned());
     for kind in [ContextKind::InvalidValue, ContextKind::InvalidSubcommand] {
-        if error.get(kind).is_some() {
+        // An empty value means that none was written, and the error says so.
+        if text(&error, kind).is_none_or(|text| !text.is_empty()) && error.get(kind).is_some() {
             error.insert(kind, hidden());
         }
     }
@@ -102,6 +103,8 @@ mod tests {
             let error = error(args);
             assert!(!error.contains(MARKER) && error.contains(named), "{args:?}: {error}");
         }
+        let error_without_value = error(&["migrate", "--tables"]);
+        assert!(error_without_value.contains("a value is required for '--tables"), "{error_without_value}");
         // Causes say what is expected, without the value.
         let error = error(&["serve", "--message-bytes", "17"]);
         assert!(error.contains("it is not in 1024..=16777216"), "{error}");
