@@ -33,6 +33,8 @@ pub(super) struct Decisions {
     accepted: Vec<String>,
     /// Names on the command line that no check knows are reported.
     pub(super) named: Vec<String>,
+    /// Names that this run accepts and no earlier one accepted.
+    pub(super) newly_accepted: Vec<String>,
     /// Whether organisations of the application were named, in this run or an earlier one.
     pub(super) uses_organizations: bool,
 }
@@ -71,7 +73,12 @@ impl Decisions {
                 decisions.named.push(object_name(name));
             }
         }
-        decisions.accepted.extend(choices.accept.iter().map(|name| name.trim().to_owned()));
+        for name in choices.accept.iter().map(|name| name.trim().to_owned()) {
+            if !decisions.is_accepted(&name) {
+                decisions.newly_accepted.push(name.clone());
+            }
+            decisions.accepted.push(name);
+        }
         decisions.uses_organizations |= ["public.organizations", "public.organization_members"]
             .iter()
             .any(|name| decisions.is_accepted(name));

@@ -3,6 +3,7 @@
 
 use sqlx::postgres::PgConnection;
 
+use super::choices::object_name;
 use super::decisions::{Choice, Decisions};
 use crate::postgres::SchemaSet;
 use crate::tenancy::AdoptionIssue;
@@ -12,6 +13,8 @@ use crate::tenancy::sql::quoted;
 const FUNCTIONS: [&str; 4] =
     ["auth_org_id", "auth_user_id", "prevent_org_id_change", "custom_access_token_hook"];
 const HOOK: &str = "custom_access_token_hook";
+/// Tables about which a finding can be accepted.
+const ACCEPTABLE_TABLES: [&str; 2] = ["public.organizations", "public.organization_members"];
 
 /// A function of the application, or one of Warden's that another role may own.
 #[derive(Debug, sqlx::FromRow)]
@@ -53,11 +56,38 @@ pub(super) async fn check(
             ));
         }
     }
+    issues.extend(unknown_accepted(&mut *connection, decisions).await?);
     for query in [include_str!("sql/roles.sql"), include_str!("sql/relations.sql")] {
         let obstacles: Vec<Obstacle> = sqlx::query_as(query).fetch_all(&mut *connection).await?;
         issues.extend(obstacles.into_iter().filter_map(|obstacle| obstacle.issue(decisions)));
     }
     Ok(issues)
+}
+
+/// Names of `--accept` about which no check has a finding, such as a misspelled role.
+async fn unknown_accepted(
+    connection: &mut PgConnection,
+    decisions: &Decisions,
+) -> Result<Vec<AdoptionIssue>, sqlx::Error> {
+    let is_table = |name: &str| ACCEPTABLE_TABLES.contains(&object_name(name).as_str());
+    let names: Vec<&String> = decisions.newly_accepted.iter().filter(|name| !is_table(name)).collect();
+    let unknown: Vec<String> = sqlx::query_scalar(
+        "select name from unnest($1::text[]) name where not exists (select from pg_roles where rolname = name)",
+    )
+    .bind(names)
+    .fetch_all(connection)
+    .await?;
+    let tables = ACCEPTABLE_TABLES.join(", ");
+    Ok(unknown
+        .into_iter()
+        .map(|name| {
+            AdoptionIssue::new(
+                format!("--accept {name}"),
+                "is neither a role of this server nor a table of organisations",
+                format!("--accept takes a name that a finding printed: a role, or one of {tables}."),
+            )
+        })
+        .collect())
 }
 
 /// Remarks about functions that the application keeps.

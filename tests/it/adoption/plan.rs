@@ -2,7 +2,8 @@
 
 use sqlx::Executor as _;
 
-use super::{connect, is_idle, legacy_db, migrate, spawn};
+use super::existing_objects::plain;
+use super::{connect, is_idle, legacy_db, migrate, small_db, spawn};
 use crate::legacy::dump;
 
 #[tokio::test]
@@ -87,4 +88,17 @@ async fn a_plan_names_the_sources_of_organisations_and_the_owners_of_tables() {
     let plan = migrate(db.url(), &["--plan"]).await.must(0);
     assert!(!plan.stdout.contains("reference other rows"), "{}", plan.stdout);
     crate::adoption::audit(db.url()).await.must(1).says(&["notice   table-owner", "plan_owner"]);
+}
+
+/// A misspelled name would otherwise be recorded, and the finding that it means would stay.
+#[tokio::test]
+async fn an_accepted_name_without_a_finding_of_its_kind_is_an_issue() {
+    let db = small_db("create table notes (id int primary key, user_id uuid)").await;
+    for name in ["no_such_role", "public.notes", "organisations"] {
+        for plan in [&["--plan"][..], &[]] {
+            let run = plain(db.url(), &[&["--accept", name], plan].concat()).await.must(1);
+            run.says(&[&format!("issue: --accept {name}: is neither a role"), "Nothing was changed"]);
+        }
+    }
+    plain(db.url(), &["--accept", "public.organizations,postgres"]).await.must(0);
 }
