@@ -43,7 +43,8 @@ fn check(text: &str) {
     for address in addresses {
         let shown = format!("{address:?}");
         assert_eq!(shown, address.name());
-        let url = address.options().to_url_lossy();
+        // sqlx writes user and host into the URL as they are, and panics if they are not valid there.
+        let url = address.options().username("user").host("localhost").to_url_lossy();
         let has_marker = url.password().is_some_and(|password| password.contains(MARKER));
         assert!(!has_marker || !shown.contains(MARKER), "{shown}");
     }
