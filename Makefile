@@ -66,8 +66,8 @@ docs-attacks: ## Renew the table of attacks in docs/security.md
 chaos: setup ## Kill and stall every part for ten minutes; no event may be lost (WARDEN_SEED repeats a run)
 	WARDEN_CHAOS_SECONDS=$${WARDEN_CHAOS_SECONDS:-600} cargo test --release --test chaos -- --nocapture
 
-.PHONY: hostile
-hostile: setup-postgres ## Send 100,000 hostile handshakes and 1,000,000 hostile frames (WARDEN_SEED repeats a run)
+.PHONY: hostile-input
+hostile-input: setup-postgres ## Send 100,000 hostile handshakes and 1,000,000 hostile frames (WARDEN_SEED repeats a run)
 	WARDEN_HOSTILE=full cargo test --release --test hostile -- --nocapture
 
 # One fuzz target after the other. Inputs that crash one are written to fuzz/artifacts.
@@ -122,6 +122,10 @@ compare: setup-postgres ## Compare the cost of a delivery with other servers (AR
 	@scripts/setup peers
 	cargo build --release --workspace
 	target/release/warden-compare $(ARGS)
+
+.PHONY: hostile
+hostile: setup-postgres ## Attack a gateway in seven ways, and measure another organisation meanwhile; prints a table
+	cargo bench --bench hostile -- $(ARGS)
 
 .PHONY: bench-doorbell
 bench-doorbell: setup-postgres ## Measure commits a second with and without the doorbell; prints a table

@@ -1,6 +1,6 @@
 //! The attackers: they send handshakes and frames from many addresses and check the answers.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -8,10 +8,10 @@ use std::time::Duration;
 use fastrand::Rng;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use warden_testkit::frames::{CLOSE, PONG, TEXT, split};
-use warden_testkit::phoenix::PhoenixMessage;
+use warden_testkit::phoenix::{PhoenixMessage, stream_from};
 
 use crate::frames::{ANSWERED, ENDING, Expect, FLOODS, Kind, Sender};
 use crate::handshakes::{self, Then};
@@ -38,15 +38,6 @@ const PROGRAM_FRAMES_MAX: usize = 120;
 /// Bytes of a wrongly accepted request that the failure report shows.
 const SHOWN_BYTES: usize = 400;
 const BURST_PAUSE: Duration = Duration::from_millis(200);
-
-/// Connects from an address of the block.
-pub(crate) async fn connect(to: SocketAddr, block: u8, n: u8) -> std::io::Result<TcpStream> {
-    let socket = TcpSocket::new_v4()?;
-    socket.bind(SocketAddr::from((Ipv4Addr::new(127, 0, block, n), 0)))?;
-    let stream = socket.connect(to).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
-}
 
 /// Countdown of the requests or frames left to send, shared by all senders.
 pub(crate) struct Countdown(AtomicU64);
@@ -88,7 +79,7 @@ pub(crate) async fn strangers(attack: Arc<Attack>, left: Arc<Countdown>, tally: 
 /// Sends one handshake. Returns the status of its answer.
 async fn stranger(addr: SocketAddr, address: u8, kind: &handshakes::Kind, bytes: &[u8]) -> String {
     let mut stream = loop {
-        match connect(addr, OF_STRANGERS, address).await {
+        match stream_from(addr, OF_STRANGERS, address).await {
             Ok(stream) => break stream,
             // On a busy machine the kernel's queue may be full for two minutes, and the connect then fails.
             // The deadline for the answer detects a gateway that does not listen at all.
@@ -184,7 +175,7 @@ async fn open(attack: &Attack, rng: &mut Rng) -> Option<(TcpStream, Vec<u8>)> {
         token(attack.insiders)
     );
     loop {
-        let mut stream = connect(attack.addr, OF_INSIDERS, rng.u8(1..=ADDRESSES)).await.ok()?;
+        let mut stream = stream_from(attack.addr, OF_INSIDERS, rng.u8(1..=ADDRESSES)).await.ok()?;
         stream.write_all(request.as_bytes()).await.ok()?;
         let mut answer = Vec::new();
         let end = loop {

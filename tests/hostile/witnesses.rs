@@ -17,7 +17,6 @@ use uuid::Uuid;
 use warden_testkit::phoenix::{self, HEARTBEAT_REF, PhoenixMessage, Received, Socket};
 
 use crate::MARK;
-use crate::attack::connect;
 use crate::tokens::token;
 
 /// Block of loopback addresses of the witnesses.
@@ -101,7 +100,7 @@ impl Witnesses {
 /// Opens a socket and joins `calls`, as a well-behaved client does.
 pub(crate) async fn join(gateway: SocketAddr, org: Uuid, n: usize) -> Socket {
     let address = u8::try_from(1 + n % ADDRESSES).expect("small");
-    let stream = connect(gateway, BLOCK, address).await.expect("a witness connects");
+    let stream = phoenix::stream_from(gateway, BLOCK, address).await.expect("a witness connects");
     let mut socket = phoenix::connect_over(stream, &token(org), None).await.expect("a witness is accepted");
     phoenix::send_join(&mut socket, "1", "calls", None).await.expect("sends");
     match timeout(CATCH_UP_DEADLINE, phoenix::receive(&mut socket)).await {

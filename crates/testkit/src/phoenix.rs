@@ -1,13 +1,13 @@
 //! Phoenix Channels V2 over a WebSocket, with errors as values: for clients whose connections are meant to
 //! break. [`Client`](crate::Client) adds expectations to it.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::http::{HeaderName, Request, Response};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
@@ -48,6 +48,18 @@ impl ConnectError {
             Self::Failed(_) => None,
         }
     }
+}
+
+/// Connects from the loopback address 127.0.`block`.`n`, because limits per address would stop one address.
+///
+/// # Errors
+/// If the connection fails.
+pub async fn stream_from(to: SocketAddr, block: u8, n: u8) -> std::io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::from((Ipv4Addr::new(127, 0, block, n), 0)))?;
+    let stream = socket.connect(to).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 /// Opens a WebSocket on a connected stream, with these headers.

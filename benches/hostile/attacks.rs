@@ -1,0 +1,276 @@
+//! The attacks. Each runs until its process's standard input is closed, and at most for a minute.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use serde_json::{Value, json};
+use socket2::SockRef;
+use sqlx::postgres::PgConnection;
+use sqlx::{Connection as _, Executor as _};
+use tokio::io::AsyncWriteExt as _;
+use tokio::task::JoinSet;
+use uuid::Uuid;
+use warden_testkit::phoenix::{self, Received, Socket};
+
+use crate::tokens::token;
+
+/// Names of the attacks.
+pub(crate) const ATTACKS: [&str; 7] = [
+    "forged cursors",
+    "blocked replays",
+    "replays from memory",
+    "log lines",
+    "revocations",
+    "notifications",
+    "handshakes",
+];
+
+/// Blocks of loopback addresses of strangers and of members.
+const STRANGERS: u8 = 2;
+const MEMBERS: u8 = 3;
+const ADDRESSES: usize = 64;
+const ATTACK_MAX: Duration = Duration::from_mins(1);
+const START_MAX: Duration = Duration::from_secs(50);
+/// Key of the doorbell's lock.
+const DOORBELL_LOCK: &str = "select pg_advisory_lock(1463898692)";
+
+/// Messages, statements or handshakes that the attack has sent.
+static SENT: AtomicU64 = AtomicU64::new(0);
+/// Sockets, connections or strangers that have sent their first one.
+static BEGUN: AtomicUsize = AtomicUsize::new(0);
+
+fn count_sent(is_first: bool) {
+    SENT.fetch_add(1, Ordering::Relaxed);
+    BEGUN.fetch_add(usize::from(is_first), Ordering::Relaxed);
+}
+
+/// The gateway, its database, and the attackers' organisation.
+#[derive(Clone)]
+pub(crate) struct Target {
+    pub(crate) addr: SocketAddr,
+    pub(crate) url: String,
+    pub(crate) org: Uuid,
+}
+
+type Tasks = JoinSet<anyhow::Result<()>>;
+
+/// Begins an attack, reports `ready` when all its parts have begun, and continues until standard input is
+/// closed. Then it reports the number of messages that it has sent since.
+pub(crate) async fn run(name: &str, target: Target) -> anyhow::Result<()> {
+    let mut tasks = Tasks::new();
+    let sockets = begin(name, &target, &mut tasks).await?;
+    let parts = tasks.len();
+    let begun = async {
+        while BEGUN.load(Ordering::Relaxed) < parts {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let in_time = tokio::time::timeout(START_MAX, begun).await;
+    in_time.with_context(|| format!("{} of {parts} parts have begun", BEGUN.load(Ordering::Relaxed)))?;
+    let before = SENT.load(Ordering::Relaxed);
+    println!("ready");
+    let ended = tokio::task::spawn_blocking(|| {
+        let mut line = String::new();
+        std::io::stdin().read_line(&mut line)
+    });
+    let _ = tokio::time::timeout(ATTACK_MAX, ended).await;
+    println!("{}", SENT.load(Ordering::Relaxed) - before);
+    tasks.abort_all();
+    drop(sockets);
+    if name == "revocations" {
+        let delete = sqlx::query("delete from warden.revocations where org_id = $1").bind(target.org);
+        delete.execute(&mut PgConnection::connect(&target.url).await?).await?;
+    }
+    // The thread that reads standard input would keep the runtime from ending.
+    std::process::exit(0);
+}
+
+/// Begins an attack. Returns sockets that must stay open.
+async fn begin(name: &str, target: &Target, tasks: &mut Tasks) -> anyhow::Result<Vec<Socket>> {
+    match name {
+        "forged cursors" => {
+            let cursor = format!("_A{}", "Ab3_".repeat(7_500));
+            push_from(target, 40, Duration::from_millis(200), tasks, move |n| join_or_leave(n, &cursor));
+        }
+        "replays from memory" => {
+            let cursor = old_cursor(target, 20, 100).await?;
+            push_from(target, 300, Duration::from_millis(50), tasks, move |n| join_or_leave(n, &cursor));
+        }
+        "log lines" => push_from(target, 40, Duration::from_millis(50), tasks, |n| match n % 2 {
+            0 => ("calls", "access_token", json!({"access_token": "invalid"})),
+            _ => join_or_leave(n, "invalid"),
+        }),
+        "blocked replays" => return blocked_replays(target).await,
+        "revocations" => revocations(target, tasks).await?,
+        "notifications" => notifications(target, tasks).await?,
+        "handshakes" => handshakes(target, tasks),
+        other => bail!("unknown attack {other}"),
+    }
+    Ok(Vec::new())
+}
+
+async fn member(target: &Target, n: usize) -> anyhow::Result<Socket> {
+    let stream = phoenix::stream_from(target.addr, MEMBERS, u8::try_from(n % ADDRESSES)? + 1).await?;
+    let opened = phoenix::connect_over(stream, &token(target.org), None).await;
+    opened.map_err(|error| anyhow::anyhow!("a member cannot connect: {error:?}"))
+}
+
+fn join_or_leave(n: u64, cursor: &str) -> (&'static str, &'static str, Value) {
+    if n.is_multiple_of(2) {
+        ("calls", "phx_join", json!({"since": cursor}))
+    } else {
+        ("calls", "phx_leave", json!({}))
+    }
+}
+
+/// Opens sockets that push a message at each interval, and reconnect if they are closed.
+fn push_from(
+    target: &Target,
+    sockets: usize,
+    interval: Duration,
+    tasks: &mut Tasks,
+    message: impl Fn(u64) -> (&'static str, &'static str, Value) + Clone + Send + 'static,
+) {
+    for n in 0..sockets {
+        let (target, message) = (target.clone(), message.clone());
+        tasks.spawn(async move {
+            let mut ticks = tokio::time::interval(interval);
+            let mut is_first = true;
+            loop {
+                ticks.tick().await;
+                let Ok(mut socket) = member(&target, n).await else { continue };
+                let mut pushed = 0;
+                loop {
+                    tokio::select! {
+                        received = phoenix::receive(&mut socket) => {
+                            if !matches!(received, Received::Message(_)) {
+                                break;
+                            }
+                        }
+                        _ = ticks.tick() => {
+                            let (topic, event, payload) = message(pushed);
+                            if phoenix::push(&mut socket, "1", topic, event, &payload).await.is_err() {
+                                break;
+                            }
+                            pushed += 1;
+                            count_sent(std::mem::take(&mut is_first));
+                        }
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// A cursor from before events that are published now.
+async fn old_cursor(target: &Target, events: i32, bytes: i32) -> anyhow::Result<String> {
+    let mut socket = member(target, 0).await?;
+    phoenix::send_join(&mut socket, "1", "calls", None).await?;
+    let Received::Message(reply) = phoenix::receive(&mut socket).await else { bail!("no reply to the join") };
+    let cursor = reply.cursor().context("the reply has no cursor")?.to_owned();
+    sqlx::query(
+        "select warden.publish($1, 'calls', 'fill', jsonb_build_object('x', repeat('x', $3)))
+         from generate_series(1, $2)",
+    )
+    .bind(target.org)
+    .bind(events)
+    .bind(bytes)
+    .execute(&mut PgConnection::connect(&target.url).await?)
+    .await?;
+    Ok(cursor)
+}
+
+/// Four sockets that do not read hold the memory of their organisation's replays, and others join a hundred
+/// topics each with old cursors.
+async fn blocked_replays(target: &Target) -> anyhow::Result<Vec<Socket>> {
+    let cursor = old_cursor(target, 500, 60_000).await?;
+    let mut sockets = Vec::new();
+    for n in 0..206 {
+        let mut socket = member(target, n).await?;
+        if n < 4 {
+            SockRef::from(socket.get_ref()).set_recv_buffer_size(4096)?;
+            phoenix::send_join(&mut socket, "1", "calls", Some(&cursor)).await?;
+        } else {
+            for id in 0..100 {
+                let topic = format!("call:{}", Uuid::from_u128(id));
+                phoenix::send_join(&mut socket, &id.to_string(), &topic, Some(&cursor)).await?;
+            }
+        }
+        sockets.push(socket);
+    }
+    Ok(sockets)
+}
+
+/// The back ends of an organisation have as many revocations with long names as they may have, and each
+/// further one makes the node load all of them.
+async fn revocations(target: &Target, tasks: &mut Tasks) -> anyhow::Result<()> {
+    let mut connection = PgConnection::connect(&target.url).await?;
+    let fill = "insert into warden.revocations (session_id, org_id, revoked_at, expires_at)
+                select n || repeat('x', 240), $1, now(), now() + interval '10 years'
+                from generate_series(1, 9900) n";
+    sqlx::query(fill).bind(target.org).execute(&mut connection).await?;
+    let org = target.org;
+    tasks.spawn(async move {
+        let mut ticks = tokio::time::interval(Duration::from_millis(20));
+        let mut is_first = true;
+        loop {
+            ticks.tick().await;
+            // Repeating an entry always succeeds.
+            let revoke =
+                "select id from warden.revoke_within($1, 'backend', session_id => '1' || repeat('x', 240))";
+            sqlx::query(revoke).bind(org).execute(&mut connection).await?;
+            count_sent(std::mem::take(&mut is_first));
+        }
+    });
+    Ok(())
+}
+
+/// Roles without rights hold the doorbell's lock and notify.
+async fn notifications(target: &Target, tasks: &mut Tasks) -> anyhow::Result<()> {
+    for n in 0..4 {
+        let mut stranger = PgConnection::connect(&target.url).await?;
+        stranger.execute("set role anon").await?;
+        if n == 0 {
+            stranger.execute(DOORBELL_LOCK).await?;
+        }
+        tasks.spawn(async move {
+            let mut is_first = true;
+            loop {
+                stranger.execute("select pg_notify('warden', 'silenced'), pg_notify('warden', '')").await?;
+                count_sent(std::mem::take(&mut is_first));
+            }
+        });
+    }
+    Ok(())
+}
+
+/// Strangers send forged tokens, and others leave long requests unfinished.
+fn handshakes(target: &Target, tasks: &mut Tasks) {
+    for n in 0..ADDRESSES {
+        let (addr, address) = (target.addr, u8::try_from(n).unwrap_or_default() + 1);
+        let forged = token(target.org).replace('.', ".A");
+        tasks.spawn(async move {
+            let mut is_first = true;
+            loop {
+                let Ok(stream) = phoenix::stream_from(addr, STRANGERS, address).await else { continue };
+                // Does not wait for the answer, which is delayed.
+                let handshake = phoenix::connect_over(stream, &forged, None);
+                let _ = tokio::time::timeout(Duration::from_millis(20), handshake).await;
+                count_sent(std::mem::take(&mut is_first));
+            }
+        });
+        tasks.spawn(async move {
+            let mut open = Vec::new();
+            for _ in 0..20 {
+                let mut stream = phoenix::stream_from(addr, STRANGERS, address).await?;
+                let head = format!("GET {} HTTP/1.1\r\nx: {}", phoenix::PATH, "x".repeat(30_000));
+                stream.write_all(head.as_bytes()).await?;
+                count_sent(open.is_empty());
+                open.push(stream);
+            }
+            std::future::pending().await
+        });
+    }
+}
