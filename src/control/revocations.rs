@@ -25,7 +25,8 @@ use crate::service::{Schedule, Trigger, periodic};
 /// number the oldest revocations of single logins are ignored, and that is logged.
 pub(crate) const ENTRIES_MAX: usize = 110_000;
 
-/// Memory of one revocation. Its identifiers are stored as [`IdDigest`], so their length does not matter.
+/// Estimated memory of one revocation. Its identifiers are stored as [`IdDigest`], so their length does not
+/// matter.
 pub(crate) const ENTRY_BYTES: usize = 160;
 
 /// Limits of loading revocations.

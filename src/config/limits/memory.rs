@@ -24,17 +24,18 @@ const CURSOR_UNITS: usize = 2;
 const PAGE_UNITS: usize = 1;
 const HANDSHAKE_UNITS: usize = 5;
 
-/// Memory of one organisation: its place in the directory, and its share of the log lines.
+/// Estimated memory of one organisation: its place in the directory, and its share of the log lines.
 const ORG_BYTES: usize = 256;
 
-/// Memory of one address in three rate limiters.
+/// Estimated memory of one address in three rate limiters.
 const ADDRESS_BYTES: usize = 300;
 
-/// Memory of a connection before its upgrade, beside the head of its request: its task, and the buffers of
-/// TLS.
+/// Estimated memory of a connection before its upgrade, beside the head of its request: its task, and the
+/// buffers of TLS.
 const CONNECTION_BYTES: usize = 8 * 1024;
 
-/// Memory for everything that does not depend on clients: code, threads, connections to the database, keys.
+/// Estimated memory for everything that does not depend on clients: code, threads, connections to the
+/// database, keys.
 const PROCESS_BYTES: usize = 18 * MIB;
 
 /// Connections before their upgrade, whatever the budget.
