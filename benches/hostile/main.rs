@@ -2,8 +2,8 @@
 //!
 //! Each attack runs in a process of its own at nice 19. Phases without and with the attack alternate, and in
 //! each of them a client of another organisation connects, joins, resumes and receives. The bar: its p99
-//! stays within twice the p99 without the attack, or below 10 ms, and nothing fails. The gateway runs with
-//! its default limits in a process of its own, whose memory is sampled.
+//! stays within twice the p99 without the attack, or below 10 ms, and nothing fails. The gateway is a
+//! separate process with default limits. Its memory is sampled.
 //!
 //! `cargo bench --bench hostile -- --rounds 5 --seconds 2 --only notifications`
 

@@ -1,5 +1,5 @@
-//! Issuers files, as an operator may mistype them: no error contains a value of the file, and what is shown
-//! of an accepted issuer is no secret.
+//! Issuers files, as an operator may mistype them. No error contains a value of the file, and an accepted
+//! issuer prints no secret.
 
 use warden::config::{IssuerDefaults, JWT_SECRET_BYTES_MIN, parse_issuers};
 
