@@ -41,14 +41,16 @@ language sql stable set search_path = '' as $$
     'create or replace trigger %1$I after %2$s execute function warden.organization_deleted(); '
     'alter table public.organizations enable always trigger %1$I;', t.name, t.definition)
   from (values
-    ('warden_incarnation_delete', 'delete on public.organizations for each row'),
-    ('warden_incarnation_update',
+    ('warden_incarnation_delete', 1 + 8, false, 'delete on public.organizations for each row'),
+    ('warden_incarnation_update', 1 + 16, true,
      'update of id on public.organizations for each row when (old.id is distinct from new.id)'),
-    ('warden_incarnation_truncate', 'truncate on public.organizations for each statement')) t (name, definition)
+    ('warden_incarnation_truncate', 32, false, 'truncate on public.organizations for each statement')
+  ) t (name, type, has_condition, definition)
   -- Always: also for rows that logical replication deletes.
   where not exists (
     select from pg_catalog.pg_trigger g
     where g.tgrelid = 'public.organizations'::pg_catalog.regclass and g.tgname = t.name and g.tgenabled = 'A'
+      and g.tgtype = t.type and (g.tgqual is not null) = t.has_condition
       and g.tgfoid = 'warden.organization_deleted()'::pg_catalog.regprocedure)
 $$;
 reset role;

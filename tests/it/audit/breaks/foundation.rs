@@ -55,6 +55,20 @@ pub(super) const BREAKS: &[Break] = &[
         &[("warden-trigger", "public.organization_members")],
     ),
     broken("deletions", "alter table organizations disable trigger warden_incarnation_delete", &[("watch-triggers", "public.organizations")]),
+    broken(
+        "deletions",
+        "create or replace trigger warden_incarnation_delete after insert on organizations for each row
+           execute function warden.organization_deleted();
+         alter table organizations enable always trigger warden_incarnation_delete",
+        &[("watch-triggers", "public.organizations")],
+    ),
+    broken(
+        "deletions",
+        "create or replace trigger warden_incarnation_delete after delete on organizations for each row
+           when (false) execute function warden.organization_deleted();
+         alter table organizations enable always trigger warden_incarnation_delete",
+        &[("watch-triggers", "public.organizations")],
+    ),
     broken("deletions", "drop trigger warden_incarnation_truncate on organizations", &[("watch-triggers", "public.organizations")]),
     broken("protect_members", "alter event trigger warden_protect_members disable", &[("silent-triggers", "warden_protect_members")]),
     // Settings with which sessions begin.
