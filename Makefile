@@ -124,7 +124,7 @@ compare: setup-postgres ## Compare the cost of a delivery with other servers (AR
 	target/release/warden-compare $(ARGS)
 
 .PHONY: hostile
-hostile: setup-postgres ## Attack a gateway in seven ways, and measure another organisation meanwhile; prints a table
+hostile: setup-postgres ## Attack a gateway in eight ways, and measure another organisation meanwhile; prints a table
 	cargo bench --bench hostile -- $(ARGS)
 
 .PHONY: bench-doorbell

@@ -1,15 +1,17 @@
 //! The attacks. Each runs until its process's standard input is closed, and at most for a minute.
 
 use std::net::SocketAddr;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use serde_json::{Value, json};
 use socket2::SockRef;
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection as _, Executor as _};
 use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 use warden_testkit::phoenix::{self, Received, Socket};
@@ -17,13 +19,14 @@ use warden_testkit::phoenix::{self, Received, Socket};
 use crate::tokens::token;
 
 /// Names of the attacks.
-pub(crate) const ATTACKS: [&str; 7] = [
+pub(crate) const ATTACKS: [&str; 8] = [
     "forged cursors",
     "blocked replays",
     "replays from memory",
     "log lines",
     "revocations",
     "notifications",
+    "live events",
     "handshakes",
 ];
 
@@ -105,6 +108,7 @@ async fn begin(name: &str, target: &Target, tasks: &mut Tasks) -> anyhow::Result
         "blocked replays" => return blocked_replays(target).await,
         "revocations" => revocations(target, tasks).await?,
         "notifications" => notifications(target, tasks).await?,
+        "live events" => return live_events(target, tasks).await,
         "handshakes" => handshakes(target, tasks),
         other => bail!("unknown attack {other}"),
     }
@@ -206,7 +210,7 @@ async fn blocked_replays(target: &Target) -> anyhow::Result<Vec<Socket>> {
 /// The back ends of an organisation have as many revocations with long names as they may have, and each
 /// further one makes the node load all of them.
 async fn revocations(target: &Target, tasks: &mut Tasks) -> anyhow::Result<()> {
-    let mut connection = PgConnection::connect(&target.url).await?;
+    let mut connection = connect(target).await?;
     let fill = "insert into warden.revocations (session_id, org_id, revoked_at, expires_at)
                 select n || repeat('x', 240), $1, now(), now() + interval '10 years'
                 from generate_series(1, 9900) n";
@@ -227,10 +231,56 @@ async fn revocations(target: &Target, tasks: &mut Tasks) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A connection whose server process runs at low priority, as the rest of the attack does.
+async fn connect(target: &Target) -> anyhow::Result<PgConnection> {
+    let mut connection = PgConnection::connect(&target.url).await?;
+    let pid: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut connection).await?;
+    let renice =
+        Command::new("renice").args(["-n", "19", "-p", &pid.to_string()]).stdout(Stdio::null()).status();
+    let status = renice.await.context("cannot run renice")?;
+    ensure!(status.success(), "cannot lower the priority of the server process {pid}");
+    Ok(connection)
+}
+
+/// Back ends publish without a pause to 50 members who read and 4 who do not.
+async fn live_events(target: &Target, tasks: &mut Tasks) -> anyhow::Result<Vec<Socket>> {
+    let mut blocked = Vec::new();
+    for n in 0..54 {
+        let mut socket = member(target, n).await?;
+        phoenix::send_join(&mut socket, "1", "calls", None).await?;
+        if n < 4 {
+            SockRef::from(socket.get_ref()).set_recv_buffer_size(4096)?;
+            blocked.push(socket);
+        } else {
+            tasks.spawn(async move {
+                let mut is_first = true;
+                while let Received::Message(_) = phoenix::receive(&mut socket).await {
+                    BEGUN.fetch_add(usize::from(std::mem::take(&mut is_first)), Ordering::Relaxed);
+                }
+                std::future::pending().await
+            });
+        }
+    }
+    for _ in 0..4 {
+        let mut backend = connect(target).await?;
+        let org = target.org;
+        tasks.spawn(async move {
+            let mut is_first = true;
+            loop {
+                let publish =
+                    "select warden.publish($1, 'calls', 'flood', jsonb_build_object('x', repeat('x', 1000)))";
+                sqlx::query(publish).bind(org).execute(&mut backend).await?;
+                count_sent(std::mem::take(&mut is_first));
+            }
+        });
+    }
+    Ok(blocked)
+}
+
 /// Roles without rights hold the doorbell's lock and notify.
 async fn notifications(target: &Target, tasks: &mut Tasks) -> anyhow::Result<()> {
     for n in 0..4 {
-        let mut stranger = PgConnection::connect(&target.url).await?;
+        let mut stranger = connect(target).await?;
         stranger.execute("set role anon").await?;
         if n == 0 {
             stranger.execute(DOORBELL_LOCK).await?;

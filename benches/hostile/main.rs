@@ -17,7 +17,7 @@ mod victim;
 use std::io::BufRead as _;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use sqlx::postgres::PgPool;
@@ -32,6 +32,8 @@ const MIB: u64 = 1024 * 1024;
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
 /// Longest wait until the gateway has closed the attackers' connections.
 const QUIET_MAX: Duration = Duration::from_secs(20);
+/// Longest wait until the allocator has returned the attack's memory.
+const RETURN_MAX: Duration = Duration::from_secs(20);
 /// A p99 below this is good enough, whatever it is without the attack.
 const GOOD: Duration = Duration::from_millis(10);
 
@@ -132,7 +134,7 @@ async fn measure(
         sent += tokio::select! { () = sampling => 0, count = attacking => count? };
         settle(gateway, before.sessions).await?;
     }
-    let after = gateway.usage().await;
+    let after = memory_afterwards(gateway, before.rss_bytes).await;
     for (n, operation) in OPERATIONS.iter().enumerate() {
         let [alone_p50, alone_p99] = alone.quantiles(n);
         let [p50, p99] = attacked.quantiles(n);
@@ -147,7 +149,7 @@ async fn measure(
             ms(p99),
             before.rss_bytes / MIB,
             highest.load(Ordering::Relaxed) / MIB,
-            after.rss_bytes / MIB,
+            after / MIB,
         );
     }
     let errors: Vec<&String> = alone.errors.iter().chain(&attacked.errors).collect();
@@ -156,6 +158,19 @@ async fn measure(
         eprintln!("{attack}: {first}");
     }
     Ok(())
+}
+
+/// Resident memory once it is back at its size before the attack, or else when the time is over: the
+/// allocator returns unused memory after some seconds.
+async fn memory_afterwards(gateway: &Gateway, before: u64) -> u64 {
+    let deadline = Instant::now() + RETURN_MAX;
+    loop {
+        let now = gateway.usage().await.rss_bytes;
+        if now <= before + MIB || Instant::now() > deadline {
+            return now;
+        }
+        tokio::time::sleep(SAMPLE_INTERVAL).await;
+    }
 }
 
 /// Waits until the attackers' connections are closed.

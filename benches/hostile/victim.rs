@@ -20,6 +20,7 @@ const RESUME: usize = 2;
 /// handshakes.
 const BLOCK: u8 = 1;
 const ADDRESSES: u8 = 200;
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 const OPERATION_MAX: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -48,13 +49,14 @@ pub(crate) struct Victim {
     pool: PgPool,
     org: Uuid,
     live: Socket,
+    heartbeat_at: Instant,
     address: u8,
 }
 
 impl Victim {
     pub(crate) async fn start(addr: SocketAddr, pool: PgPool, org: Uuid) -> anyhow::Result<Self> {
         let (live, _) = join(addr, 0, org, None).await?;
-        Ok(Self { addr, pool, org, live, address: 0 })
+        Ok(Self { addr, pool, org, live, heartbeat_at: Instant::now(), address: 0 })
     }
 
     /// Repeats all operations for this time.
@@ -65,6 +67,9 @@ impl Victim {
             let done = done.unwrap_or_else(|_| Err(anyhow::anyhow!("no end within {OPERATION_MAX:?}")));
             if let Err(error) = done {
                 samples.errors.push(format!("{error:#}"));
+                if let Ok((live, _)) = join(self.addr, 0, self.org, None).await {
+                    self.live = live;
+                }
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -72,7 +77,11 @@ impl Victim {
 
     async fn operations(&mut self, samples: &mut Samples) -> anyhow::Result<()> {
         self.address = (self.address + 1) % ADDRESSES;
-        phoenix::send_heartbeat(&mut self.live).await?;
+        // More often would exceed the session's own limit of messages.
+        if self.heartbeat_at.elapsed() > HEARTBEAT_INTERVAL {
+            phoenix::send_heartbeat(&mut self.live).await?;
+            self.heartbeat_at = Instant::now();
+        }
         let started = Instant::now();
         let (socket, cursor) =
             join(self.addr, self.address, self.org, None).await.context("connect and join")?;
