@@ -167,5 +167,34 @@ begin
 end
 $$;
 
-grant execute on function warden.publish(uuid, text, text, jsonb), warden.publish_all(uuid, jsonb) to warden_publisher;
+-- Takes the arguments of PostgreSQL's pg_notify(), and publishes to the organisation of the caller's claims. So a
+-- service that notifies needs another function name only. It returns nothing, as pg_notify() does.
+--   channel  a topic; see warden.publish()
+--   payload  JSON, or else text, which becomes {"payload": "<text>"}. If it is an object whose field `event` is a
+--            string, this is the event's name. Otherwise the name is `notify`.
+create or replace function warden.notify(channel text, payload text default '') returns void
+language plpgsql volatile security definer set search_path = '' set row_security = on as $$
+declare
+  organization constant uuid := warden.auth_org_id();
+  data jsonb;
+begin
+  if organization is null then
+    raise exception 'warden.notify: this transaction has no claims with an organisation'
+      using errcode = '22023',
+            hint = 'Set them first: select set_config(''request.jwt.claims'', ''{"app_metadata": {"org_id": "..."}}'', '
+                   'true). A service that works for several organisations calls warden.publish(org_id, ...).';
+  end if;
+  begin
+    data := coalesce(nullif(payload, ''), '{}')::jsonb;
+  exception when data_exception or statement_too_complex then
+    data := pg_catalog.jsonb_build_object('payload', payload);
+  end;
+  perform warden.publish(
+    organization, channel,
+    case when pg_catalog.jsonb_typeof(data -> 'event') = 'string' then data ->> 'event' else 'notify' end, data);
+end
+$$;
+
+grant execute on function warden.publish(uuid, text, text, jsonb), warden.publish_all(uuid, jsonb),
+  warden.notify(text, text) to warden_publisher;
 reset role;

@@ -168,7 +168,7 @@ begin
           and (f.confdeltype in ('c', 'n', 'd') or f.confupdtype in ('c', 'n', 'd'))) n (oid)
     )
     select coalesce(array_agg(case w.word when 'execute' then '*' else w.word end) filter (where w.is_trigger), '{}')
-           || case when bool_or(w.word in ('execute', 'publish', 'publish_all'))
+           || case when bool_or(w.word in ('execute', 'notify', 'publish', 'publish_all'))
                      or exists (select from writers f where f.lanname in ('c', 'internal'))
                      or exists (select from changing c join pg_catalog.pg_class r on r.oid = c.oid
                                 where warden.name_words(r.relname) <@ array_agg(w.word))

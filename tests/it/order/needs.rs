@@ -139,7 +139,7 @@ async fn a_table_gets_order_triggers_once_its_trigger_may_write() {
 }
 
 /// Changes after which a trigger of `orders` that writes to `log` may change a watched table.
-const DETOURS: [&str; 16] = [
+const DETOURS: [&str; 17] = [
     "select warden.watch('log', 'log', 'log')",
     "create trigger tick after insert on log for each row execute function tick_row()",
     "create rule tick as on insert to log do also update audit set n = 1",
@@ -155,6 +155,8 @@ const DETOURS: [&str; 16] = [
        $$ begin perform warden.publish(new.org_id, 'orders', 'counted'); return new; end $$",
     "create or replace function count_order() returns trigger language plpgsql as
        $$ begin perform warden.publish_all(new.org_id, '[]'); return new; end $$",
+    "create or replace function count_order() returns trigger language plpgsql as
+       $$ begin perform warden.notify('orders', new.id::text); return new; end $$",
     "create or replace function count_order() returns trigger language plpgsql as
        $$ begin execute 'delete from ' || 'audit'; return new; end $$",
     r#"create or replace function count_order() returns trigger language plpgsql as

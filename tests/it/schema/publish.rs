@@ -229,3 +229,61 @@ async fn a_bulk_is_logged_like_its_events_one_by_one() {
     let ringing = format!("select count(*) from warden.events where ring and id between {first} and {last}");
     assert_eq!(count(&db, &ringing).await, 1);
 }
+
+/// Calls `warden.notify` in one transaction with these claims.
+fn notify(claims: &str, arguments: &str) -> String {
+    format!("select set_config('request.jwt.claims', '{claims}', true); select warden.notify({arguments})")
+}
+
+#[tokio::test]
+async fn notify_publishes_to_the_organisation_of_the_claims() {
+    let db = TestDb::create().await;
+    let [ours, theirs] = [db.create_org().await, db.create_org().await];
+    let claims =
+        |org: Uuid| json!({"app_metadata": {"org_id": org}, "user_metadata": {"org_id": theirs}}).to_string();
+    let deep = "[".repeat(100_000);
+    let cases = [
+        ("'org'", "notify", json!({})),
+        ("'org', ''", "notify", json!({})),
+        ("'org', null", "notify", json!({})),
+        ("'org', 'row 7 changed'", "notify", json!({"payload": "row 7 changed"})),
+        ("'org', '{\"event\": '", "notify", json!({"payload": "{\"event\": "})),
+        ("'org', '\"\\u0000\"'", "notify", json!({"payload": "\"\\u0000\""})),
+        ("'org', '[1, 2]'", "notify", json!([1, 2])),
+        ("'org', '{\"event\": 7}'", "notify", json!({"event": 7})),
+        (
+            "'org', '{\"event\": \"order.paid\", \"id\": 7}'",
+            "order.paid",
+            json!({"event": "order.paid", "id": 7}),
+        ),
+        (&format!("'org', '{deep}'"), "", json!(null)),
+    ];
+    for (arguments, event, data) in &cases {
+        let before = count(&db, "select coalesce(max(id), 0) from warden.events").await;
+        if event.is_empty() {
+            let rejection = rejection(&db, &notify(&claims(ours), arguments)).await;
+            assert!(rejection.message.contains("at most 65536"), "{rejection:?}");
+            continue;
+        }
+        db.run(notify(&claims(ours), arguments)).await;
+        let published: Vec<(Uuid, String, Value)> =
+            sqlx::query_as("select org_id, event, data from warden.events where id > $1")
+                .bind(before)
+                .fetch_all(&db.pool)
+                .await
+                .expect("reads");
+        assert_eq!(published, [(ours, (*event).to_owned(), data.clone())], "{arguments}");
+    }
+    for (claims, arguments, says) in [
+        ("", "'org'", "no claims with an organisation"),
+        ("{}", "'org'", "no claims with an organisation"),
+        (&json!({"org_id": ours}).to_string(), "'org'", "no claims with an organisation"),
+        (&claims(Uuid::new_v4()), "'org'", "does not exist"),
+        (&claims(ours), "'nowhere', 'x'", "topic \"nowhere\" does not exist"),
+        (&claims(ours), "'org', '{\"event\": \"phx_reply\"}'", "event name \"phx_reply\""),
+    ] {
+        let rejection = rejection(&db, &notify(claims, arguments)).await;
+        assert_eq!(rejection.sqlstate, BAD_ARGUMENT, "{rejection:?}");
+        assert!(rejection.message.contains(says) && !rejection.hint.is_empty(), "{says}: {rejection:?}");
+    }
+}

@@ -143,7 +143,11 @@ async fn a_publisher_publishes_and_reads_nothing() {
     let publish = format!("select warden.publish('{org}', 'org', 'test.note', '{{\"a\": 1}}')");
     let publish_all =
         format!("select * from warden.publish_all('{org}', '[{{\"topic\": \"org\", \"event\": \"a\"}}]')");
-    assert_may(&db, "warden_publisher", &[publish, publish_all]).await;
+    let notify = format!(
+        "select set_config('request.jwt.claims', '{{\"app_metadata\": {{\"org_id\": \"{org}\"}}}}', true), \
+                warden.notify('org', 'text')"
+    );
+    assert_may(&db, "warden_publisher", &[publish, publish_all, notify]).await;
     assert_may(&db, "warden_publisher", &revoking(org)).await;
     assert_may_not(&db, "warden_publisher", &forbidden_to_both(org)).await;
     let may_not = owned(&[
@@ -192,7 +196,11 @@ async fn a_writer_needs_no_right_on_the_log() {
     assert_may_not(
         &db,
         &role,
-        &owned(&["select warden.publish(null, null, null)", "select * from warden.publish_all(null, null)"]),
+        &owned(&[
+            "select warden.publish(null, null, null)",
+            "select * from warden.publish_all(null, null)",
+            "select warden.notify('org')",
+        ]),
     )
     .await;
 }
@@ -246,6 +254,7 @@ async fn public_has_no_right_in_schema_warden() {
             "warden_gateway revoke_within",
             "warden_gateway rotate_events",
             "warden_gateway unfit_watches",
+            "warden_publisher notify",
             "warden_publisher publish",
             "warden_publisher publish_all",
             "warden_publisher resume",
