@@ -122,6 +122,30 @@ begin
 end
 $$;
 
+-- Logs events that were checked, and returns their ids in the order of the events. No other caller than the functions
+-- that check them has the right to execute it.
+create or replace function warden.add_published(org_id uuid, events jsonb)
+returns table (index int, id bigint)
+language plpgsql volatile set search_path = '' as $$
+declare
+  -- No statement can be between two events, so all have the same step, and ids order them.
+  step constant bigint := warden.publish_step();
+begin
+  return query
+    with item as (
+      select e.value ->> 'topic' as topic, e.value ->> 'event' as event, e.value -> 'data' as data, e.ordinality
+      from pg_catalog.jsonb_array_elements(add_published.events) with ordinality e),
+    claimed as (select distinct w.topic from warden.watches w where w.visibility = 'claim'),
+    published as (
+      insert into warden.events as l (org_id, topic, event, data, needs_claim, step, ring)
+      select add_published.org_id, i.topic, i.event, coalesce(i.data, '{}'), i.topic in (select topic from claimed),
+             step, i.ordinality = 1
+      from item i order by i.ordinality
+      returning l.id)
+    select (pg_catalog.row_number() over (order by p.id) - 1)::int, p.id from published p order by p.id;
+end
+$$;
+
 -- Publishes many events to one organisation, and returns their ids in the order of the events. Either all events are
 -- published or none: the error names the first invalid event and how many others are invalid.
 --   events  an array of at most 10,000 objects {"topic", "event", "data"}; see warden.publish()
@@ -131,7 +155,6 @@ language plpgsql volatile security definer set search_path = '' set row_security
 declare
   events_max constant int := 10000;
   problem record;
-  step bigint;
 begin
   perform warden.expect_organization(publish_all.org_id, 'warden.publish_all');
   if pg_catalog.jsonb_typeof(publish_all.events) is distinct from 'array' then
@@ -150,20 +173,7 @@ begin
       using errcode = '22023', hint = problem.hint,
             detail = pg_catalog.format('Nothing was published. Other events that are not valid: %s.', problem.others);
   end if;
-  -- No statement can be between two events, so all have the same step, and ids order them.
-  step := warden.publish_step();
-  return query
-    with item as (
-      select e.value ->> 'topic' as topic, e.value ->> 'event' as event, e.value -> 'data' as data, e.ordinality
-      from pg_catalog.jsonb_array_elements(publish_all.events) with ordinality e),
-    claimed as (select distinct w.topic from warden.watches w where w.visibility = 'claim'),
-    published as (
-      insert into warden.events as l (org_id, topic, event, data, needs_claim, step, ring)
-      select publish_all.org_id, i.topic, i.event, coalesce(i.data, '{}'), i.topic in (select topic from claimed),
-             step, i.ordinality = 1
-      from item i order by i.ordinality
-      returning l.id)
-    select (pg_catalog.row_number() over (order by p.id) - 1)::int, p.id from published p order by p.id;
+  return query select p.index, p.id from warden.add_published(publish_all.org_id, publish_all.events) p;
 end
 $$;
 

@@ -117,6 +117,8 @@ async fn the_gateway_reads_the_log_and_no_tenant_table() {
         // On behalf of a back end, within one organisation.
         "select id, revoked_at, expires_at
          from warden.revoke_within(gen_random_uuid(), requested_by => 'backend', user_id => 'a')",
+        "select warden.publish_within((select id from organizations limit 1), '[{\"topic\": \"org\", \"event\": \"a\"}]')",
+        "select warden.forget_idempotency_keys(1)",
         "select warden.epoch()",
         "select warden.begin_epoch()",
         "select exists (select from organizations where id = gen_random_uuid())",
@@ -132,6 +134,9 @@ async fn the_gateway_reads_the_log_and_no_tenant_table() {
         "select key from warden.cursor_keys",
         "delete from warden.cursor_keys",
         "select warden.rotate_cursor_keys()",
+        "select key from warden.idempotency_keys",
+        "select * from warden.add_published(gen_random_uuid(), '[]')",
+        "select warden.publish_once(gen_random_uuid(), 0, '[]', '{}', false)",
     ]);
     assert_may_not(&db, "warden_gateway", &keys).await;
 }
@@ -159,6 +164,7 @@ async fn a_publisher_publishes_and_reads_nothing() {
         "select warden.forget_revocations()",
         "select id, key from warden.load_cursor_keys()",
         "select warden.revoke_within(gen_random_uuid(), 'backend', user_id => 'a')",
+        "select warden.publish_within(gen_random_uuid(), '[]')",
         "select warden.epoch()",
         "select warden.begin_epoch()",
         "set role warden_gateway",
@@ -246,11 +252,13 @@ async fn public_has_no_right_in_schema_warden() {
             "service_role unrevoke",
             "warden_gateway begin_epoch",
             "warden_gateway epoch",
+            "warden_gateway forget_idempotency_keys",
             "warden_gateway forget_revocations",
             "warden_gateway is_truncated",
             "warden_gateway is_truncated_since",
             "warden_gateway load_cursor_keys",
             "warden_gateway merge_revocations",
+            "warden_gateway publish_within",
             "warden_gateway revoke_within",
             "warden_gateway rotate_events",
             "warden_gateway unfit_watches",
