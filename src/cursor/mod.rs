@@ -13,12 +13,14 @@ mod point;
 mod seal;
 #[cfg(test)]
 mod tests;
+mod transaction;
 
 use std::sync::Arc;
 
 pub use encoding::{CURSOR_BYTES_MAX, CursorPrefix, IN_PROGRESS_MAX};
 pub use point::{Epoch, ParseError, Point, Snapshot};
 pub use seal::{CursorKey, CursorSeal, InvalidCursor, KeyRing};
+pub use transaction::Transaction;
 
 /// Position of a client in the log, which the client presents to resume. It covers everything that `from`
 /// covers, and the part of `to` with ids up to `id`.

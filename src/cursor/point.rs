@@ -20,6 +20,24 @@ impl Snapshot {
     pub fn sees(&self, xid: u64) -> bool {
         xid < self.xmin || (xid < self.xmax && self.in_progress.binary_search(&xid).is_err())
     }
+
+    /// The snapshot that shows this transaction too, and no other transaction more. Returns none if it would
+    /// have to name more than `in_progress_max` transactions: those between the highest one that had ended
+    /// and this one, because it is not known which of them wrote.
+    #[must_use]
+    pub fn with(mut self, xid: u64, in_progress_max: usize) -> Option<Self> {
+        if let Ok(at) = self.in_progress.binary_search(&xid) {
+            self.in_progress.remove(at);
+        } else if xid >= self.xmax {
+            let between = usize::try_from(xid - self.xmax).ok()?;
+            if self.in_progress.len().checked_add(between)? > in_progress_max {
+                return None;
+            }
+            self.in_progress.extend(self.xmax..xid);
+            self.xmax = xid + 1;
+        }
+        Some(self)
+    }
 }
 
 impl fmt::Display for Snapshot {

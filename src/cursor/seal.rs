@@ -120,17 +120,8 @@ impl CursorSeal {
     /// with which no client can resume; but a node has keys before it has a position.
     #[must_use]
     pub fn seal_at(&self, points: &CursorPrefix, id: i64) -> String {
-        let keys = self.ring.keys();
-        let Some(key) = keys.current.map(|current| &keys.keys[current]) else { return String::new() };
-        let mut bytes = Vec::with_capacity(points.bytes() + CursorPrefix::ID_BYTES_MAX + OVERHEAD_BYTES);
-        bytes.push(key.id);
-        points.append_plain(id, &mut bytes);
-        let context = Aad::from(self.context(points.epoch()));
-        let Ok(tag) = key.cipher.seal_in_place_separate_tag(nonce(), context, &mut bytes[1..]) else {
-            return String::new();
-        };
-        bytes.extend_from_slice(tag.as_ref());
-        URL_SAFE_NO_PAD.encode(bytes)
+        let bytes_max = points.bytes() + CursorPrefix::ID_BYTES_MAX;
+        self.encrypt(VERSION, points.epoch(), bytes_max, |bytes| points.append_plain(id, bytes))
     }
 
     /// Opens a cursor that a client presents.
@@ -138,6 +129,38 @@ impl CursorSeal {
     /// # Errors
     /// If no gateway sealed it for this organisation in this epoch, or its key is unknown.
     pub fn open(&self, epoch: Epoch, text: &str) -> Result<Cursor, InvalidCursor> {
+        self.decrypt(VERSION, epoch, text, |plain| Cursor::from_plain(epoch, plain))
+    }
+
+    /// Encrypts what `write` appends, and binds it to the version, the epoch and this organisation.
+    pub(super) fn encrypt(
+        &self,
+        version: u8,
+        epoch: Epoch,
+        bytes_max: usize,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> String {
+        let keys = self.ring.keys();
+        let Some(key) = keys.current.map(|current| &keys.keys[current]) else { return String::new() };
+        let mut bytes = Vec::with_capacity(bytes_max + OVERHEAD_BYTES);
+        bytes.push(key.id);
+        write(&mut bytes);
+        let context = Aad::from(self.context(version, epoch));
+        let Ok(tag) = key.cipher.seal_in_place_separate_tag(nonce(), context, &mut bytes[1..]) else {
+            return String::new();
+        };
+        bytes.extend_from_slice(tag.as_ref());
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    /// Decrypts a string that [`Self::encrypt`] returned for the same version, epoch and organisation.
+    pub(super) fn decrypt<T>(
+        &self,
+        version: u8,
+        epoch: Epoch,
+        text: &str,
+        read: impl FnOnce(&[u8]) -> Option<T>,
+    ) -> Result<T, InvalidCursor> {
         if text.len() > CURSOR_BYTES_MAX {
             return Err(InvalidCursor::NotSealed);
         }
@@ -145,16 +168,16 @@ impl CursorSeal {
         let (id, sealed) = bytes.split_first_mut().ok_or(InvalidCursor::NotSealed)?;
         let keys = self.ring.keys();
         let key = keys.keys.iter().find(|key| key.id == *id).ok_or(InvalidCursor::UnknownKey)?;
-        let context = Aad::from(self.context(epoch));
+        let context = Aad::from(self.context(version, epoch));
         let plain = key.cipher.open_in_place(nonce(), context, sealed);
         let plain = plain.map_err(|_| InvalidCursor::NotSealed)?;
-        Cursor::from_plain(epoch, plain).ok_or(InvalidCursor::NotSealed)
+        read(plain).ok_or(InvalidCursor::NotSealed)
     }
 
-    /// The data that the cursor is bound to without containing it.
-    fn context(&self, epoch: Epoch) -> [u8; CONTEXT_BYTES] {
+    /// The data that a sealed string is bound to without containing it.
+    fn context(&self, version: u8, epoch: Epoch) -> [u8; CONTEXT_BYTES] {
         let mut context = [0; CONTEXT_BYTES];
-        context[0] = VERSION;
+        context[0] = version;
         context[1..9].copy_from_slice(&epoch.system.to_be_bytes());
         context[9..13].copy_from_slice(&epoch.timeline.to_be_bytes());
         context[13..17].copy_from_slice(&epoch.database.to_be_bytes());

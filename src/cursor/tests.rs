@@ -180,3 +180,37 @@ fn a_snapshot_parses_from_its_text_form() {
         assert!(bad.parse::<Snapshot>().is_err(), "{bad}");
     }
 }
+
+proptest! {
+    #[test]
+    fn a_snapshot_with_a_transaction_shows_this_one_more(point in any_point(), beyond in -300..300_i64, other in 0..1_u64 << 41) {
+        let snapshot = point.snapshot;
+        let xid = snapshot.xmax.saturating_add_signed(beyond);
+        let with = snapshot.clone().with(xid, 1000).expect("few transactions");
+        prop_assert!(with.sees(xid));
+        for other in (snapshot.xmin.saturating_sub(2)..snapshot.xmax + 302).chain([other]) {
+            prop_assert!(other == xid || with.sees(other) == snapshot.sees(other), "{}", other);
+        }
+        let cursor = Cursor::at(Epoch::default(), Arc::new(Point { snapshot: with, max_id: 1 }));
+        prop_assert_eq!(Cursor::from_plain(cursor.epoch, &cursor.to_plain()), Some(cursor));
+        prop_assert_eq!(snapshot.clone().with(snapshot.xmax + 2000, 1000), None);
+    }
+}
+
+#[test]
+fn a_transaction_is_sealed_for_its_organisation_and_epoch_and_is_no_cursor() {
+    let epoch = Epoch { system: 7, timeline: 1, database: 5 };
+    let (ours, theirs) = (seal_of(1, 1), seal_of(2, 1));
+    let transaction = Transaction { epoch, xid: 750 };
+    let sealed = ours.seal_transaction(transaction);
+    assert_eq!(ours.open_transaction(epoch, &sealed), Ok(transaction));
+    assert_eq!(theirs.open_transaction(epoch, &sealed), Err(InvalidCursor::NotSealed));
+    let promoted = Epoch { timeline: 2, ..epoch };
+    assert_eq!(ours.open_transaction(promoted, &sealed), Err(InvalidCursor::NotSealed));
+    assert_eq!(ours.open(epoch, &sealed), Err(InvalidCursor::NotSealed));
+    let cursor = ours.seal(&Cursor::at(epoch, Arc::default()));
+    assert_eq!(ours.open_transaction(epoch, &cursor), Err(InvalidCursor::NotSealed));
+    // Its length does not show how far the counter is.
+    let later = ours.seal_transaction(Transaction { epoch, xid: u64::MAX });
+    assert_eq!((sealed.len(), later.len()), (34, 34));
+}
