@@ -29,6 +29,7 @@ pub mod log;
 pub mod metrics;
 pub mod org;
 pub mod postgres;
+pub mod publish;
 pub mod rate;
 pub mod replay;
 pub mod retention;

@@ -62,6 +62,10 @@ pub struct Metrics {
     pub revocations_requested: Counter,
     /// Rejected revocation requests, by code.
     pub revocations_rejected: Family<RejectionLabels, Counter>,
+    /// Events that back ends published through HTTP. Repeated ones are not counted again.
+    pub published: Counter,
+    /// Rejected requests to publish, by code.
+    pub publishes_rejected: Family<RejectionLabels, Counter>,
     /// Closed sessions, by close code.
     pub closed: Family<CloseLabels, Counter>,
     /// Times that a limit was exceeded, by limit.
@@ -152,6 +156,12 @@ impl Default for Metrics {
                 r,
                 "revocations_requested",
                 "Revocations that back ends requested through HTTP",
+            ),
+            published: new(r, "events_published", "Events that back ends published through HTTP"),
+            publishes_rejected: new(
+                r,
+                "publishes_refused",
+                "Rejected requests to publish through HTTP, by code",
             ),
             revocations_rejected: new(
                 r,

@@ -1,4 +1,5 @@
-//! Retention: a job that rotates the log to its next slot when the current slot is old or large enough.
+//! Retention: a job that rotates the log to its next slot when the current slot is old or large enough, and
+//! deletes expired idempotency keys.
 //!
 //! Every node runs the job, and the database lets one node at a time rotate. A late rotation only keeps rows
 //! longer.
@@ -21,6 +22,9 @@ const SLOTS: u32 = 8;
 
 /// Time after which an attempt to rotate has failed.
 pub(crate) const ROTATION_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Expired idempotency keys that one statement deletes, so that no statement takes long.
+pub(crate) const KEYS_DELETED_MAX: usize = 10_000;
 
 /// Attempts in a row that find another node rotating, after which retention is late. A rotation ends within
 /// [`ROTATION_TIMEOUT`], so something else keeps the lock, such as a prepared transaction.
@@ -86,6 +90,11 @@ impl Retention {
                 // The tailer has ended for good, so there is nothing to rotate.
                 std::future::pending::<()>().await;
             }
+            match tokio::time::timeout(ROTATION_TIMEOUT, self.delete_keys()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "deleting expired idempotency keys failed"),
+                Err(error) => tracing::warn!(%error, "deleting expired idempotency keys takes long"),
+            }
             match tokio::time::timeout(ROTATION_TIMEOUT, self.rotate()).await {
                 Ok(Ok(rotation)) => self.report(rotation),
                 Ok(Err(error)) => self.report_failure(&error),
@@ -94,6 +103,20 @@ impl Retention {
             Ok::<(), Infallible>(())
         })
         .await;
+    }
+
+    /// Deletes expired idempotency keys, and those of deleted organisations.
+    async fn delete_keys(&self) -> Result<(), sqlx::Error> {
+        let rows_max = i32::try_from(KEYS_DELETED_MAX).unwrap_or(i32::MAX);
+        loop {
+            let deleted =
+                sqlx::query_scalar!(r#"select warden.forget_idempotency_keys($1) as "deleted!""#, rows_max)
+                    .fetch_one(&self.pool)
+                    .await?;
+            if deleted < i64::from(rows_max) {
+                return Ok(());
+            }
+        }
     }
 
     /// Rotates the log if that is due.

@@ -14,6 +14,7 @@ use crate::hub::{FanoutSender, Hub};
 use crate::log::{Doorbell, TailerState};
 use crate::metrics::Metrics;
 use crate::postgres::{Addresses, Primary};
+use crate::publish::Publisher;
 use crate::replay::{RecentEvents, Replay};
 use crate::retention::Retention;
 use crate::service::Services;
@@ -32,6 +33,7 @@ pub(super) struct DatabaseSide {
     pub(super) directory: Arc<Directory>,
     pub(super) revocations: Arc<Revocations>,
     pub(super) cursor_keys: Arc<CursorKeys>,
+    pub(super) publisher: Arc<Publisher>,
     pub(super) replay: Arc<Replay>,
     pub(super) tailer: watch::Receiver<TailerState>,
     pub(super) retention_late: watch::Receiver<Option<Instant>>,
@@ -52,6 +54,7 @@ impl DatabaseSide {
         let metrics = Arc::clone(&upstream.metrics);
         let control = Control::start(&pool, &upstream, limits, services);
 
+        let publisher = Publisher::new(Arc::clone(&primary), control.cursor_keys.ring(), limits.publish);
         let recent = Arc::new(RecentEvents::new(limits.recent));
         let doorbell = Doorbell::new(Arc::clone(&primary), limits.doorbell);
         let signal = doorbell.signal();
@@ -88,6 +91,7 @@ impl DatabaseSide {
             directory: control.directory,
             revocations: control.revocations,
             cursor_keys: control.cursor_keys,
+            publisher: Arc::new(publisher),
             replay,
             tailer: state,
             retention_late,

@@ -13,7 +13,8 @@ use super::database::DatabaseSide;
 use super::drain;
 use crate::config::{Config, Edge, Limits};
 use crate::http::{
-    self, AdminHosts, Admission, Gatekeeper, Health, Listening, MetricsPage, Proxies, Sessions, Tls,
+    self, AdminHosts, Admission, Gatekeeper, Health, Listening, MetricsPage, Proxies, Publishing, Sessions,
+    Tls,
 };
 use crate::hub::Hub;
 use crate::service::Services;
@@ -137,7 +138,9 @@ impl Front {
             tasks: self.sessions.clone(),
             shutdown: self.shutdown.clone(),
         };
-        let public = http::public(Arc::new(gatekeeper), sessions, health.clone());
+        let publishing =
+            Publishing { gatekeeper: Arc::new(gatekeeper), publisher: Arc::clone(&database.publisher) };
+        let public = http::public(publishing, sessions, health.clone());
         (public, http::admin(health, metrics_page, admin_hosts))
     }
 

@@ -70,8 +70,19 @@ pub struct Rejected<'a> {
     pub token: Option<TokenHash>,
     /// Rejections before this one that were not logged, because they were too many.
     pub unlogged: u64,
-    /// Whether the request was a revocation, and not an upgrade.
-    pub is_revocation: bool,
+    /// Kind of the request.
+    pub request: Request,
+}
+
+/// Kind of a rejected request.
+#[derive(Clone, Copy, Debug)]
+pub enum Request {
+    /// An upgrade, or a path that does not exist.
+    Upgrade,
+    /// A revocation.
+    Revocation,
+    /// Events to publish.
+    Publish,
 }
 
 /// Revocation that this node applied.
@@ -143,14 +154,17 @@ pub fn accepted(subject: AuditSubject<'_>, token: TokenHash, allowed: LineAllowe
 pub fn rejected(rejected: Rejected<'_>) {
     let token = rejected.token.map(tracing::field::display);
     let unlogged = (rejected.unlogged > 0).then_some(rejected.unlogged);
-    if rejected.is_revocation {
-        tracing::info!(target: TARGET, action = "revoke_reject", address = %rejected.address,
-            code = rejected.code, http.status = rejected.status, reason = rejected.reason,
-            token.hash = token, unlogged, "revocation rejected");
-    } else {
-        tracing::info!(target: TARGET, action = "reject", address = %rejected.address,
-            code = rejected.code, http.status = rejected.status, reason = rejected.reason,
-            token.hash = token, unlogged, "upgrade rejected");
+    macro_rules! log {
+        ($action:literal, $message:literal) => {
+            tracing::info!(target: TARGET, action = $action, address = %rejected.address,
+                code = rejected.code, http.status = rejected.status, reason = rejected.reason,
+                token.hash = token, unlogged, $message)
+        };
+    }
+    match rejected.request {
+        Request::Upgrade => log!("reject", "upgrade rejected"),
+        Request::Revocation => log!("revoke_reject", "revocation rejected"),
+        Request::Publish => log!("publish_reject", "publishing rejected"),
     }
 }
 

@@ -13,8 +13,8 @@ const MEBIBYTES_MAX: i64 = 1024 * 1024;
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Memory")]
 pub(super) struct MemoryArgs {
-    /// Mebibytes above sessions: queues of fan-out, replays, recent events, cursors, log pages, handshakes,
-    /// revocations, organisations, addresses
+    /// Mebibytes above sessions: queues of fan-out, replays, recent events, cursors, log pages, requests that
+    /// publish, handshakes, revocations, organisations, addresses
     #[arg(long, env = "WARDEN_MEMORY_MIB", value_name = "MIB", default_value_t = (BUDGET_DEFAULT / MIB) as u32,
           value_parser = clap::value_parser!(u32).range((BUDGET_MIN / MIB) as i64..=MEBIBYTES_MAX))]
     memory_mib: u32,

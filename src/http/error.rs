@@ -1,14 +1,18 @@
-//! Rejections of the public listener: a status, a code for programs, and a message for people.
+//! Rejections of the public listener: a status, a code for programs, and a message for people, as a problem
+//! document (RFC 9457).
 
 use std::time::Duration;
 
-use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde::Serialize;
 
 use super::admission::LimitExceeded;
 use crate::auth::{AuthError, ClaimError, CredentialError};
+use crate::publish::{BodyError, FORBIDDEN_TOPIC, Problem};
+
+/// Media type of a problem document.
+pub(super) const PROBLEM_JSON: &str = "application/problem+json";
 
 /// Code of a request whose head exceeds a limit, also in metrics.
 pub(super) const HEAD_TOO_LONG: &str = "head_too_long";
@@ -64,8 +68,10 @@ pub(super) enum Rejection {
     Method,
     #[error("unsupported media type: Content-Type must be application/json")]
     MediaType,
-    #[error("the body is longer than 8 KiB")]
-    BodyTooLong,
+    #[error("the body is longer than {0} bytes")]
+    BodyTooLong(usize),
+    #[error("the body is incomplete")]
+    BodyIncomplete,
     #[error("the body did not arrive in time")]
     BodyTimeout,
     #[error("{0}")]
@@ -74,6 +80,26 @@ pub(super) enum Rejection {
     TooManyRevocations,
     #[error("the database is unavailable: try again; repeating a revocation is harmless")]
     RevocationUnavailable,
+    #[error("unsupported media type: Content-Type must be application/json, in UTF-8")]
+    EventMediaType,
+    #[error("unsupported Content-Encoding: send the body without compression")]
+    ContentEncoding,
+    #[error("send one Idempotency-Key with 1 to 255 printable ASCII characters")]
+    IdempotencyKey,
+    #[error("{0}")]
+    Body(BodyError),
+    #[error("nothing was published: {} of {events} events are not valid, see errors", distinct(problems))]
+    Events { events: usize, problems: Vec<Problem> },
+    #[error("nothing was published: the idempotency key was used for other events")]
+    KeyReused(Vec<Problem>),
+    #[error("this organisation has too many idempotency keys: publish more events with each key")]
+    TooManyKeys(Duration),
+    #[error("too many requests of this organisation, or of all, are in progress: try again")]
+    Busy,
+    #[error(
+        "the database is unavailable: try again with the same idempotency key, or events may be published twice"
+    )]
+    PublishUnavailable,
     #[error("the gateway is shutting down: connect to another node, or retry in a moment")]
     ShuttingDown,
 }
@@ -117,13 +143,33 @@ impl Rejection {
             Self::OtherOrg => (StatusCode::FORBIDDEN, "other_organisation"),
             Self::Method => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             Self::MediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json"),
-            Self::BodyTooLong => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_long"),
+            Self::BodyTooLong(_) => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_long"),
             Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "body_timeout"),
+            Self::BodyIncomplete => (StatusCode::BAD_REQUEST, "body_incomplete"),
+            Self::EventMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
+            Self::ContentEncoding => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding"),
+            Self::IdempotencyKey => (StatusCode::BAD_REQUEST, "invalid_idempotency_key"),
+            Self::Body(BodyError::Utf8 | BodyError::Syntax { .. }) => {
+                (StatusCode::BAD_REQUEST, "invalid_json")
+            }
+            Self::Body(BodyError::Shape(_)) => (StatusCode::BAD_REQUEST, "invalid_events"),
+            Self::Body(BodyError::TooMany { .. }) => (StatusCode::PAYLOAD_TOO_LARGE, "too_many_events"),
+            Self::Events { problems, .. } => {
+                let mut codes = problems.iter().map(|problem| problem.code);
+                match codes.all(|code| code == FORBIDDEN_TOPIC) {
+                    true => (StatusCode::FORBIDDEN, FORBIDDEN_TOPIC),
+                    false => (StatusCode::BAD_REQUEST, "invalid_events"),
+                }
+            }
+            Self::KeyReused(_) => (StatusCode::CONFLICT, "idempotency_key_reused"),
+            Self::TooManyKeys(_) => (StatusCode::TOO_MANY_REQUESTS, "idempotency_keys"),
+            Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
             Self::Revocation(_) => (StatusCode::BAD_REQUEST, "invalid_revocation"),
             Self::TooManyRevocations => (StatusCode::CONFLICT, "too_many_revocations"),
-            Self::Unavailable | Self::NotFollowing | Self::RevocationUnavailable => {
-                (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
-            }
+            Self::Unavailable
+            | Self::NotFollowing
+            | Self::RevocationUnavailable
+            | Self::PublishUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             Self::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down"),
         }
     }
@@ -131,13 +177,25 @@ impl Rejection {
     /// Whole seconds after which a retry may succeed.
     fn retry_after(&self) -> Option<u64> {
         match self {
-            Self::Limit(_, wait) => Some(wait.as_secs() + u64::from(wait.subsec_nanos() > 0)),
+            Self::Limit(_, wait) | Self::TooManyKeys(wait) => {
+                Some(wait.as_secs() + u64::from(wait.subsec_nanos() > 0))
+            }
             Self::Token(AuthError::KeysUnavailable)
             | Self::Unavailable
             | Self::NotFollowing
             | Self::RevocationUnavailable
+            | Self::PublishUnavailable
+            | Self::Busy
             | Self::ShuttingDown => Some(1),
             _ => None,
+        }
+    }
+
+    /// Problems of single events.
+    fn problems(&self) -> &[Problem] {
+        match self {
+            Self::Events { problems, .. } | Self::KeyReused(problems) => problems,
+            _ => &[],
         }
     }
 
@@ -147,11 +205,36 @@ impl Rejection {
     }
 }
 
+/// A problem document. Its type is `about:blank`, so its title is that of the status.
+#[derive(Debug, Serialize)]
+struct Document<'a> {
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    /// Reason for programs.
+    code: &'a str,
+    #[serde(skip_serializing_if = "<[Problem]>::is_empty")]
+    errors: &'a [Problem],
+}
+
+/// A problem document as JSON.
+pub(super) fn document(status: StatusCode, code: &str, detail: &str, errors: &[Problem]) -> String {
+    let title = status.canonical_reason().unwrap_or_default();
+    // Serialising strings and numbers does not fail.
+    serde_json::to_string(&Document { title, status: status.as_u16(), detail, code, errors })
+        .unwrap_or_default()
+}
+
+/// Number of events with a problem.
+fn distinct(problems: &[Problem]) -> usize {
+    problems.chunk_by(|a, b| a.index == b.index).count()
+}
+
 impl IntoResponse for Rejection {
     fn into_response(self) -> Response {
         let (status, code) = self.code();
-        let body = Json(json!({"error": {"code": code, "message": self.to_string()}}));
-        let mut response = (status, body).into_response();
+        let body = document(status, code, &self.to_string(), self.problems());
+        let mut response = (status, [(header::CONTENT_TYPE, PROBLEM_JSON)], body).into_response();
         let headers = response.headers_mut();
         match status {
             StatusCode::UNAUTHORIZED => {

@@ -29,6 +29,8 @@ pub(super) enum RequestKind {
     Upgrade,
     /// A request of a back end to revoke tokens.
     Revocation,
+    /// A request of a back end to publish events.
+    Publish,
 }
 
 /// State of the shared checks.
@@ -69,6 +71,7 @@ impl Gatekeeper {
         let rejected = match kind {
             RequestKind::Upgrade => &self.metrics.rejected,
             RequestKind::Revocation => &self.metrics.revocations_rejected,
+            RequestKind::Publish => &self.metrics.publishes_rejected,
         };
         rejected.get_or_create(&RejectionLabels { code }).inc();
         let is_limit = matches!(rejection, Rejection::Limit(..));
@@ -85,7 +88,11 @@ impl Gatekeeper {
                 reason: &rejection.to_string(),
                 token,
                 unlogged,
-                is_revocation: kind == RequestKind::Revocation,
+                request: match kind {
+                    RequestKind::Upgrade => audit_trail::Request::Upgrade,
+                    RequestKind::Revocation => audit_trail::Request::Revocation,
+                    RequestKind::Publish => audit_trail::Request::Publish,
+                },
             });
         }
         if rejection.is_client_fault() {

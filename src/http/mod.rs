@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `GET /socket/websocket` | public | 101, or the reason for the rejection |
 //! | `POST /v1/revocations` | public | 201 and the revocation, or the reason for the rejection |
+//! | `POST /v1/events` | public | 202 and the ids of the published events, or the reason for the rejection |
 //! | `GET /livez` | both | 200 while the process runs |
 //! | `GET /readyz` | both | 200 while the node follows the log and can verify tokens; otherwise 503 with the reason |
 //! | `GET /metrics` | admin | metrics for Prometheus, under an allowed `Host` |
@@ -13,7 +14,9 @@
 
 mod admin_host;
 mod admission;
+mod back_end;
 mod error;
+mod events;
 mod gatekeeper;
 mod health;
 mod request_line;
@@ -31,6 +34,7 @@ use axum::routing::{any, get};
 pub use admin_host::AdminHosts;
 pub use admission::{Admission, AdmissionLimits, ForwardedHeader, Proxies, parse_network};
 pub(crate) use admission::{HOPS_MAX, LOGGED_REJECTIONS};
+pub use events::Publishing;
 pub use gatekeeper::Gatekeeper;
 pub use health::{Health, MetricsPage};
 pub(crate) use revocations::{BODY_BYTES_MAX, REASON_BYTES_MAX, TEXT_BYTES_MAX, TOKEN_AGE_SECONDS_MAX};
@@ -40,13 +44,15 @@ pub use tls::{Tls, TlsError, TlsFiles};
 pub use upgrade::Sessions;
 
 /// Routes of the public listener.
-pub fn public(gatekeeper: Arc<Gatekeeper>, sessions: Sessions, health: Health) -> Router {
+pub fn public(publishing: Publishing, sessions: Sessions, health: Health) -> Router {
+    let gatekeeper = Arc::clone(&publishing.gatekeeper);
     let upgrades = Router::new()
         .route("/socket/websocket", get(upgrade::upgrade))
         .with_state(upgrade::Upgrades { gatekeeper: Arc::clone(&gatekeeper), sessions });
     Router::new()
         // Every method, so that a credential in the URL is always rejected as one, and errors have one form.
         .route("/v1/revocations", any(revocations::revoke))
+        .merge(Router::new().route("/v1/events", any(events::publish)).with_state(publishing))
         .fallback(upgrade::not_found)
         .with_state(gatekeeper)
         .merge(upgrades)

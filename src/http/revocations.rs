@@ -4,27 +4,25 @@
 //! revocation stays within the organisation of that token, whatever the body contains. Revoking across
 //! organisations needs SQL.
 
-use std::error::Error as _;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, Version, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
-use bytes::Bytes;
-use http_body_util::LengthLimitError;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
+use super::back_end::{self, BackEnd, media_type, read};
 use super::error::Rejection;
-use super::gatekeeper::{Gatekeeper, RequestKind, check_url};
-use crate::audit_trail::{self, TokenHash};
-use crate::auth::{self, Identity};
+use super::gatekeeper::{Gatekeeper, RequestKind};
+use crate::audit_trail;
+use crate::auth::Identity;
 use crate::control::{MAX_TOKEN_AGE_DEFAULT, NewRevocation, RevokeError, RevokeRequest, Subject};
 
 /// Longest body, in bytes: room for every field at its maximum, with escapes.
@@ -99,9 +97,9 @@ async fn handle(
 ) -> Result<Response, Rejection> {
     let timeout = gatekeeper.timeout;
     let decided = tokio::time::timeout(timeout, back_end(gatekeeper, address, request)).await;
-    let (identity, token) = decided.unwrap_or(Err(Rejection::Unavailable))?;
+    let BackEnd { identity, token } = decided.unwrap_or(Err(Rejection::Unavailable))?;
     gatekeeper.admission.revocation(identity.org).map_err(|(limit, wait)| Rejection::Limit(limit, wait))?;
-    let body = tokio::time::timeout(timeout, read(body)).await.unwrap_or(Err(Rejection::BodyTimeout))?;
+    let body = read(body, BODY_BYTES_MAX, timeout).await?;
     let body = RevocationBody::parse(&body)?;
     let created = store(gatekeeper, &identity, &body).await?;
     gatekeeper.metrics.revocations_requested.inc();
@@ -124,35 +122,19 @@ async fn handle(
     Ok((StatusCode::CREATED, Json(answer)).into_response())
 }
 
-/// Checks that the caller is a back end. Reads nothing of the body.
+/// Checks the caller. Reads nothing of the body.
 async fn back_end(
     gatekeeper: &Gatekeeper,
     address: IpAddr,
     request: &Request<()>,
-) -> Result<(Identity, TokenHash), Rejection> {
+) -> Result<BackEnd, Rejection> {
     gatekeeper.check_ready()?;
     gatekeeper.admission.request(address).map_err(|(limit, wait)| Rejection::Limit(limit, wait))?;
-    let headers = request.headers();
-    // Cookies are never accepted here: a page could make a browser revoke with them.
-    let found = auth::find(request.uri(), headers, None);
-    check_url(&found)?;
-    if request.method() != Method::POST {
-        return Err(Rejection::Method);
-    }
-    if request.version() != Version::HTTP_11 || headers.get_all(header::HOST).iter().count() != 1 {
-        return Err(Rejection::Ambiguous);
-    }
-    gatekeeper.check_origin(headers)?;
-    let token = found?.token;
-    let identity = gatekeeper.verify(&token).await?;
-    if !identity.is_service {
-        return Err(Rejection::NotABackEnd);
-    }
-    gatekeeper.check_org(identity.org).await?;
-    if !is_json(headers) {
+    let caller = back_end::verify(gatekeeper, request).await?;
+    if !is_json(request.headers()) {
         return Err(Rejection::MediaType);
     }
-    Ok((identity, token.hash()))
+    Ok(caller)
 }
 
 async fn store(
@@ -183,16 +165,7 @@ fn rfc3339(at: OffsetDateTime) -> String {
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
-    let media_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let media_type = media_type.and_then(|value| value.split(';').next());
-    media_type.is_some_and(|name| name.trim().eq_ignore_ascii_case("application/json"))
-}
-
-async fn read(body: Body) -> Result<Bytes, Rejection> {
-    to_bytes(body, BODY_BYTES_MAX).await.map_err(|error| match error.source() {
-        Some(source) if source.is::<LengthLimitError>() => Rejection::BodyTooLong,
-        _ => Rejection::Revocation("the body is incomplete"),
-    })
+    media_type(headers).is_some_and(|(name, _)| name == "application/json")
 }
 
 impl RevocationBody {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
+use axum::http::StatusCode;
 use axum::response::IntoResponse as _;
 use bytes::Bytes;
 use hyper::server::conn::http1;
@@ -23,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::admission::{Admission, LimitExceeded, Pending};
-use super::error::{HEAD_TOO_LONG, Rejection};
+use super::error::{HEAD_TOO_LONG, PROBLEM_JSON, Rejection, document};
 use super::request_line::{FragmentSeen, RequestLines};
 use super::tls::Tls;
 use crate::auth::CredentialError;
@@ -151,9 +152,9 @@ fn admit(
 
 /// Answers 429 in plain HTTP, and waits a moment for the client to read it.
 async fn reject(mut stream: TcpStream, limit: LimitExceeded, _permit: Pending) {
-    let body = serde_json::json!({"error": {"code": limit.code(), "message": limit.to_string()}}).to_string();
+    let body = document(StatusCode::TOO_MANY_REQUESTS, limit.code(), &limit.to_string(), &[]);
     let answer = format!(
-        "HTTP/1.1 429 Too Many Requests\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
+        "HTTP/1.1 429 Too Many Requests\r\ncontent-type: {PROBLEM_JSON}\r\ncontent-length: {}\r\n\
          retry-after: {REJECT_RETRY_SECONDS}\r\nconnection: close\r\n\r\n{body}",
         body.len(),
     );

@@ -17,8 +17,8 @@ pub(crate) use backend_mode::{BackendMode, PROBE_TIMEOUT, begin_pooled, commit_p
 pub use migrations::{Migrated, MigrationName, SchemaSet, migrate, migrate_platform};
 pub(crate) use migrations::{is_locked, migrate_on, pending};
 pub(crate) use primary::{
-    ACQUIRE_TIMEOUT, ADDRESS_TIMEOUT, CHECK_TIMEOUT, CONNECTIONS_MAX, LOCK_TIMEOUT, PrimaryLocation,
-    RIVAL_WAIT,
+    ACQUIRE_TIMEOUT, ADDRESS_TIMEOUT, CHECK_TIMEOUT, CONNECTIONS_MAX, LOCK_TIMEOUT, PUBLISH_CONNECTIONS_MAX,
+    PrimaryLocation, RIVAL_WAIT,
 };
 pub use primary::{NoPrimary, Primary};
 

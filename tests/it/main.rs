@@ -23,6 +23,7 @@
 //! | `order` | the order of the events of one row, when triggers of the application change it as well |
 //! | `orms` | real applications with an ORM, whose tables Warden adopts |
 //! | `phoenix` | the published JavaScript client, unmodified |
+//! | `publishing` | back ends that publish through HTTP |
 //! | `refresh` | expiry of tokens, and tokens that replace them |
 //! | `resume` | joins with a cursor: missed events once, then live events |
 //! | `retention` | rotation of the slots of the log |
@@ -69,6 +70,7 @@ mod membership;
 mod order;
 mod orms;
 mod phoenix;
+mod publishing;
 mod refresh;
 mod restart;
 mod resume;

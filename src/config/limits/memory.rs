@@ -19,7 +19,8 @@ const UNITS: usize = 26;
 /// Units of each of the other parts.
 const FANOUT_UNITS: usize = 6;
 const REPLAY_UNITS: usize = 8;
-const RECENT_UNITS: usize = 4;
+const RECENT_UNITS: usize = 3;
+const PUBLISH_UNITS: usize = 1;
 const CURSOR_UNITS: usize = 2;
 const PAGE_UNITS: usize = 1;
 const HANDSHAKE_UNITS: usize = 5;
@@ -64,6 +65,7 @@ impl Limits {
         self.replay.cursor_bytes_max = CURSOR_UNITS * unit;
         self.recent.bytes_max = RECENT_UNITS * unit;
         self.recent.org_bytes_max = self.recent.bytes_max / 8;
+        self.publish.memory_bytes_max = PUBLISH_UNITS * unit;
         self.tailer.page_bytes_max = PAGE_UNITS * unit;
         self.admission.pending_max = (HANDSHAKE_UNITS * unit / self.pending_bytes()).min(PENDING_MAX);
     }
@@ -98,6 +100,11 @@ impl Limits {
                 ],
             ),
             part("Recent events", self.recent.bytes_max, &["recent.bytes_max", "recent.org_bytes_max"]),
+            part(
+                "Requests that publish",
+                self.publish.memory_bytes_max,
+                &["publish.memory_bytes_max", "publish.body_bytes_max", "publish.events_max"],
+            ),
             part(
                 "Cursors of resumes",
                 self.replay.cursor_bytes_max,
@@ -165,6 +172,7 @@ impl Limits {
                     "keys_max in warden.rotate_cursor_keys()",
                     "postgres::address::ADDRESSES_MAX",
                     "postgres::primary::pool::CONNECTIONS_MAX",
+                    "postgres::primary::pool::PUBLISH_CONNECTIONS_MAX",
                     "warden_connect::BUFFER_BYTES",
                     "hub::fanout::HELPERS_MAX",
                 ],
@@ -210,6 +218,7 @@ mod tests {
         (
             "in the database",
             &[
+                "bucket_keys_max in warden.take_idempotency_keys()",
                 "entries_max in warden.revoke()",
                 "entries_of_operators in warden.revoke()",
                 "events_max in warden.publish_all()",
@@ -226,6 +235,9 @@ mod tests {
                 "http::admission::HOPS_MAX",
                 "http::revocations::REASON_BYTES_MAX",
                 "http::revocations::TEXT_BYTES_MAX",
+                "publish::KEY_BYTES_MAX",
+                "publish::strict::DEPTH_MAX",
+                "publish::strict::NUMBER_DIGITS_MAX",
             ],
         ),
         (
@@ -239,6 +251,7 @@ mod tests {
                 "hub::fanout::INLINE_COST_MAX",
                 "hub::fanout::ROUND_COST",
                 "retention::BUSY_ATTEMPTS_MAX",
+                "retention::KEYS_DELETED_MAX",
                 "tailer::EMPTY_READS_PER_READ_WITH_EVENTS",
             ],
         ),

@@ -13,6 +13,7 @@ use crate::control::{CursorKeyLimits, ReconcilerLimits, RevocationLimits};
 use crate::http::{AdmissionLimits, ServeLimits};
 use crate::hub::{FanoutLimits, OutboxLimits};
 use crate::log::DoorbellLimits;
+use crate::publish::PublishLimits;
 use crate::rate::Rate;
 use crate::replay::{RecentLimits, ReplayLimits};
 use crate::retention::RetentionLimits;
@@ -25,6 +26,8 @@ use crate::watch_check::WatchCheckLimits;
 pub struct Limits {
     /// Memory of everything above sessions. [`memory`] divides it.
     pub memory_bytes_max: usize,
+    /// Publishing through HTTP.
+    pub publish: PublishLimits,
     /// Connections, handshakes and sessions by address, organisation and user.
     pub admission: AdmissionLimits,
     /// A connection before its upgrade.
@@ -106,6 +109,7 @@ impl Limits {
             ("handshakes_per_address", burst(admission.handshakes_per_address)),
             ("handshakes", burst(admission.handshakes)),
             ("revocations_per_org", burst(admission.revocations_per_org)),
+            ("publishes_per_org", burst(admission.publishes_per_org)),
             ("node_connections", admission.sessions_max),
             ("org_connections", admission.org_sessions_max),
             ("user_connections", admission.user_sessions_max),
@@ -125,6 +129,12 @@ impl Default for Limits {
     fn default() -> Self {
         let mut limits = Self {
             memory_bytes_max: 0,
+            publish: PublishLimits {
+                events_max: 1000,
+                body_bytes_max: 1024 * 1024,
+                memory_bytes_max: 0,
+                timeout: Duration::from_secs(10),
+            },
             admission: Self::default_admission(),
             serve: ServeLimits {
                 header_timeout: Duration::from_secs(10),
@@ -191,6 +201,7 @@ impl Limits {
             handshakes: Rate::new(2000, 10_000),
             addresses_max: 64 * 1024,
             revocations_per_org: Rate::new(5, 50),
+            publishes_per_org: Rate::new(1000, 10_000),
             ipv6_prefix_bits: 64,
             pending_max: 0,
             pending_per_address_max: 256,

@@ -44,18 +44,37 @@ impl<K: Copy + Eq + Hash> KeyedRateLimiter<K> {
     /// # Errors
     /// The time until there is a token.
     pub(super) fn take(&self, key: K, now: Instant) -> Result<(), Duration> {
+        self.take_many(key, 1, now)
+    }
+
+    /// Takes this many tokens from the bucket of this key, or none. More than its size counts as its size.
+    ///
+    /// # Errors
+    /// The time until there are enough tokens.
+    pub(super) fn take_many(&self, key: K, count: u32, now: Instant) -> Result<(), Duration> {
+        let count = count.min(self.rate.burst.get());
         let mut generations = lock(&self.generations);
         let Generations { young, old } = &mut *generations;
         if let Some(bucket) = young.get_mut(&key) {
-            return bucket.take(self.rate, 1, now);
+            return bucket.take(self.rate, count, now);
         }
         let mut bucket = old.remove(&key).unwrap_or_else(|| Bucket::full(now));
-        let taken = bucket.take(self.rate, 1, now);
+        let taken = bucket.take(self.rate, count, now);
         if young.len() >= self.generation_max {
             *old = std::mem::take(young);
         }
         young.insert(key, bucket);
         taken
+    }
+
+    /// Whether the bucket of this key has a token. Takes none.
+    ///
+    /// # Errors
+    /// The time until there is a token.
+    pub(super) fn peek(&self, key: K, now: Instant) -> Result<(), Duration> {
+        let generations = lock(&self.generations);
+        let bucket = generations.young.get(&key).or_else(|| generations.old.get(&key)).copied();
+        bucket.map_or(Ok(()), |mut copy| copy.take(self.rate, 1, now))
     }
 
     /// Number of remembered keys.
@@ -68,6 +87,23 @@ impl<K: Copy + Eq + Hash> KeyedRateLimiter<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_peek_takes_nothing_and_many_tokens_are_taken_at_once() {
+        let now = Instant::now();
+        let limiter = KeyedRateLimiter::new(Rate::new(1, 3), 10);
+        assert_eq!((limiter.peek(7, now), limiter.len()), (Ok(()), 0));
+        assert_eq!(limiter.take_many(7, 2, now), Ok(()));
+        assert_eq!((limiter.peek(7, now), limiter.peek(7, now)), (Ok(()), Ok(())));
+        assert_eq!(limiter.take_many(7, 2, now), Err(Duration::from_secs(1)));
+        assert_eq!(limiter.take_many(7, 1, now), Ok(()));
+        assert_eq!(limiter.peek(7, now), Err(Duration::from_secs(1)));
+        assert_eq!(
+            limiter.take_many(8, 100, now),
+            Ok(()),
+            "more than the size is possible once the bucket is full"
+        );
+    }
 
     #[test]
     fn memory_is_bounded_and_an_active_key_is_not_evicted() {

@@ -46,6 +46,8 @@ pub struct AdmissionLimits {
     pub addresses_max: usize,
     /// Revocations that the back ends of one organisation may request. Every node reads each of them.
     pub revocations_per_org: Rate,
+    /// Events that the back ends of one organisation may publish.
+    pub publishes_per_org: Rate,
     /// Bits of an IPv6 address that identify one client.
     pub ipv6_prefix_bits: u8,
     /// Connections that are not upgraded, in total.
@@ -92,6 +94,8 @@ pub(super) enum LimitExceeded {
         "revocation rate limit of this organisation exceeded: retry later, or revoke users instead of single sessions"
     )]
     RevocationsPerOrg,
+    #[error("publishing rate limit of this organisation exceeded: retry later")]
+    PublishesPerOrg,
 }
 
 impl LimitExceeded {
@@ -107,6 +111,7 @@ impl LimitExceeded {
             Self::OrgSessions => "org_connections",
             Self::UserSessions => "user_connections",
             Self::RevocationsPerOrg => "revocations_per_org",
+            Self::PublishesPerOrg => "publishes_per_org",
         }
     }
 }
@@ -135,6 +140,7 @@ pub struct Admission {
     handshake_rate: KeyedRateLimiter<AddressKey>,
     total_handshake_rate: Mutex<Bucket>,
     revocation_rate: KeyedRateLimiter<OrgId>,
+    publish_rate: KeyedRateLimiter<OrgId>,
     orgs: Arc<Counts<OrgId>>,
     users: Arc<Counts<UserKey>>,
     user_hasher: RandomState,
@@ -175,6 +181,7 @@ impl Admission {
             total_handshake_rate: Mutex::new(Bucket::full(now)),
             // Organisations are counted after their token was verified, so they are far fewer than addresses.
             revocation_rate: KeyedRateLimiter::new(limits.revocations_per_org, limits.addresses_max),
+            publish_rate: KeyedRateLimiter::new(limits.publishes_per_org, limits.addresses_max),
             orgs: Counts::new(limits.sessions_max, limits.org_sessions_max),
             users: Counts::new(usize::MAX, limits.user_sessions_max),
             user_hasher: RandomState::new(),
@@ -252,6 +259,21 @@ impl Admission {
         self.revocation_rate
             .take(org, Instant::now())
             .map_err(|wait| (self.exceeded(LimitExceeded::RevocationsPerOrg), wait))
+    }
+
+    /// Checks that an address has not exceeded its handshake rate, for a request that counts as a handshake
+    /// only if it is rejected. A back end may publish more often than clients connect.
+    pub(super) fn check_rate(&self, client: IpAddr) -> Result<(), (LimitExceeded, Duration)> {
+        self.handshake_rate
+            .peek(self.key(client), Instant::now())
+            .map_err(|wait| (self.exceeded(LimitExceeded::HandshakesPerAddress), wait))
+    }
+
+    /// Admits this many events that a back end of this organisation publishes.
+    pub(super) fn publish(&self, org: OrgId, events: usize) -> Result<(), (LimitExceeded, Duration)> {
+        self.publish_rate
+            .take_many(org, u32::try_from(events).unwrap_or(u32::MAX), Instant::now())
+            .map_err(|wait| (self.exceeded(LimitExceeded::PublishesPerOrg), wait))
     }
 
     /// Admits a session of this identity.

@@ -18,10 +18,12 @@ use tokio::sync::watch;
 use warden_connect::Link;
 
 use super::address::Addresses;
-use super::backend_mode::BackendMode;
+use super::backend_mode::{BackendMode, commit_pooled};
 pub use discovery::NoPrimary;
 pub(crate) use discovery::{ADDRESS_TIMEOUT, RIVAL_WAIT, describe};
-pub(crate) use pool::{ACQUIRE_TIMEOUT, CHECK_TIMEOUT, CONNECTIONS_MAX, LOCK_TIMEOUT};
+pub(crate) use pool::{
+    ACQUIRE_TIMEOUT, CHECK_TIMEOUT, CONNECTIONS_MAX, LOCK_TIMEOUT, PUBLISH_CONNECTIONS_MAX,
+};
 
 /// An open connection to the primary.
 #[derive(Debug)]
@@ -57,11 +59,12 @@ pub(crate) struct PrimaryLocation {
     since: Instant,
 }
 
-/// The primary and the pool that follows it.
+/// The primary and the pools that follow it.
 #[derive(Debug)]
 pub struct Primary {
     addresses: Addresses,
     pool: PgPool,
+    publish_pool: PgPool,
     location: watch::Sender<Option<PrimaryLocation>>,
 }
 
@@ -70,9 +73,12 @@ impl Primary {
     #[must_use]
     pub fn new(addresses: Addresses) -> Arc<Self> {
         let location = watch::Sender::new(None);
-        let first = addresses.0[0].options();
-        let pool = pool::options(&location.subscribe()).connect_lazy_with(first);
-        Arc::new(Self { addresses, pool, location })
+        let pool = |connections_max| {
+            let options = pool::options(&location.subscribe(), connections_max);
+            options.connect_lazy_with(addresses.0[0].options())
+        };
+        let (pool, publish_pool) = (pool(CONNECTIONS_MAX), pool(PUBLISH_CONNECTIONS_MAX));
+        Arc::new(Self { addresses, pool, publish_pool, location })
     }
 
     /// Pool of connections to the primary, as the gateway's role.
@@ -83,6 +89,19 @@ impl Primary {
     #[must_use]
     pub fn pool(&self) -> PgPool {
         self.pool.clone()
+    }
+
+    /// Pool of the connections that publish for back ends. It is like [`Self::pool`].
+    #[must_use]
+    pub(crate) fn publish_pool(&self) -> PgPool {
+        self.publish_pool.clone()
+    }
+
+    /// Commits what a connection of a pool has written, for a caller that must not answer before.
+    pub(crate) async fn commit(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let is_pooled = self.location.borrow().as_ref().is_some_and(|at| at.mode == BackendMode::Pooled);
+        // A statement on a session of one's own has been committed already.
+        if is_pooled { commit_pooled(connection).await } else { Ok(()) }
     }
 
     /// Location of the primary; `None` until the tailer has connected for the first time.
@@ -96,7 +115,7 @@ impl Primary {
         self.addresses.connect(known.as_ref()).await
     }
 
-    /// Leads the pool to the server of this connection, and to this epoch alone.
+    /// Leads the pools to the server of this connection, and to this epoch alone.
     pub(crate) fn follow(&self, primary: &PrimaryConnection, epoch: &str) {
         let is_unchanged = self.location.borrow().as_ref().is_some_and(|known| {
             known.address == primary.address && known.epoch == epoch && known.mode == primary.mode
@@ -107,7 +126,9 @@ impl Primary {
         if self.addresses.0.len() > 1 {
             tracing::info!(address = primary.name, timeline = primary.timeline, "primary found");
         }
-        self.pool.set_connect_options(primary.link.lasting().clone());
+        for pool in [&self.pool, &self.publish_pool] {
+            pool.set_connect_options(primary.link.lasting().clone());
+        }
         self.location.send_replace(Some(PrimaryLocation {
             link: primary.link.clone(),
             mode: primary.mode,

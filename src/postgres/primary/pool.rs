@@ -1,5 +1,5 @@
-//! Hooks of the gateway's pool. One pool serves for the life of the gateway: its hooks reject every
-//! connection that does not lead to the present location, so callers never have to exchange the pool.
+//! Hooks of the gateway's pools. A pool serves for the life of the gateway: its hooks reject every connection
+//! that does not lead to the present location, so callers never have to exchange the pool.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +16,10 @@ use super::PrimaryLocation;
 /// Connections of a gateway's pool. It serves look-ups of what is not in memory.
 pub(crate) const CONNECTIONS_MAX: u32 = 4;
 
+/// Connections that publish for back ends. They have a pool of their own, so that publishing does not delay
+/// look-ups.
+pub(crate) const PUBLISH_CONNECTIONS_MAX: u32 = 8;
+
 /// Longest wait for a connection of the pool.
 pub(crate) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -29,13 +33,13 @@ pub(crate) const LOCK_TIMEOUT: Duration = Duration::from_secs(4);
 
 type Location = watch::Receiver<Option<PrimaryLocation>>;
 
-/// Options of a pool that follows this location.
-pub(super) fn options(location: &Location) -> PgPoolOptions {
+/// Options of a pool that follows this location, with at most this many connections.
+pub(super) fn options(location: &Location, connections_max: u32) -> PgPoolOptions {
     let (of_new, of_idle, of_used) = (location.clone(), location.clone(), location.clone());
     let is_warned = Arc::new(AtomicBool::new(false));
     let is_warned_of_idle = Arc::clone(&is_warned);
     PgPoolOptions::new()
-        .max_connections(CONNECTIONS_MAX)
+        .max_connections(connections_max)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         // The check of the epoch below replaces sqlx's ping.
         .test_before_acquire(false)
@@ -85,7 +89,7 @@ fn warn_once(admitted: &Result<(), sqlx::Error>, is_warned: &AtomicBool) {
         Ok(()) => is_warned.store(false, Ordering::Relaxed),
         Err(error) if !is_warned.swap(true, Ordering::Relaxed) => tracing::warn!(
             %error,
-            "look-ups and replays have no connection: they wait until the tailer has found the primary"
+            "look-ups, replays and publishing have no connection: they wait until the tailer has found the primary"
         ),
         Err(_) => {}
     }

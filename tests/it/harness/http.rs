@@ -93,6 +93,61 @@ impl Upgrade {
     }
 }
 
+/// A valid POST request of a back end, which a test changes.
+#[derive(Clone, Debug)]
+pub struct Post {
+    pub method: &'static str,
+    pub target: String,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Post {
+    /// A request with a token and a JSON body.
+    pub fn json(path: &str, token: &str, body: &Value) -> Self {
+        Self::bare(path, &body.to_string()).with("Authorization", &format!("Bearer {token}"))
+    }
+
+    /// A request without a credential.
+    pub fn bare(path: &str, body: &str) -> Self {
+        let post = Self { method: "POST", target: path.to_owned(), headers: Vec::new(), body: body.into() };
+        post.with("Host", "gateway.example").with("Content-Type", "application/json")
+    }
+
+    /// Adds a header, even if one of the same name exists.
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Removes a header.
+    pub fn without(mut self, name: &str) -> Self {
+        self.headers.retain(|(present, _)| !present.eq_ignore_ascii_case(name));
+        self
+    }
+
+    /// Replaces the body.
+    pub fn body(self, body: impl Into<Vec<u8>>) -> Self {
+        Self { body: body.into(), ..self }
+    }
+
+    /// Sends the request on a connection of its own, and reads the answer.
+    pub async fn send(self, addr: SocketAddr) -> Answer {
+        let mut head = format!("{} {} HTTP/1.1\r\n", self.method, self.target);
+        for (name, value) in &self.headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        head.push_str(&format!("Content-Length: {}\r\n\r\n", self.body.len()));
+        within("an answer", async {
+            let mut stream = TcpStream::connect(addr).await.expect("connects");
+            // The gateway may answer before it has read the body, and close the connection.
+            let _ = stream.write_all(&[head.into_bytes(), self.body].concat()).await;
+            Answer::read(&mut stream).await
+        })
+        .await
+    }
+}
+
 /// An HTTP response.
 #[derive(Clone, Debug)]
 pub struct Answer {
@@ -128,19 +183,23 @@ impl Answer {
         pairs.filter(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).collect()
     }
 
-    fn error(&self, field: &str) -> String {
+    /// A field of a problem document; empty if there is none.
+    fn problem(&self, field: &str) -> String {
+        if self.headers("content-type") != ["application/problem+json"] {
+            return String::new();
+        }
         let body: Value = serde_json::from_str(&self.body).unwrap_or_default();
-        body["error"][field].as_str().unwrap_or_default().to_owned()
+        body[field].as_str().unwrap_or_default().to_owned()
     }
 
     /// Code of the error; empty if there is none.
     pub fn code(&self) -> String {
-        self.error("code")
+        self.problem("code")
     }
 
     /// Message of the error; empty if there is none.
     pub fn message(&self) -> String {
-        self.error("message")
+        self.problem("detail")
     }
 }
 

@@ -27,7 +27,7 @@ mod tls;
 pub use database::{TestDb, cluster_options, shared_cluster_url};
 pub use dump::pg_dump;
 pub use gateway::{AUDIENCE, IssuerExt, SECRET, TestGateway, claims, sign, token};
-pub use http::{Answer, Upgrade, urls_with};
+pub use http::{Answer, Post, Upgrade, urls_with};
 pub use logs::{LogCapture, capture_logs, contains_secret, keep_secret};
 pub use pooler::Pooler;
 pub use tls::{Authority, TlsServer, Validity};

@@ -14,7 +14,9 @@ use super::{
     REVOKED, connect_to_each, expect_accepted, expect_closed, expect_open, expect_rejected, login, now,
     renewed, skip_earlier_events,
 };
-use crate::harness::{Answer, LogCapture, PostgresProxy, TestDb, TestGateway, eventually, token, within};
+use crate::harness::{
+    Answer, LogCapture, Post, PostgresProxy, TestDb, TestGateway, eventually, token, within,
+};
 
 const PATH: &str = "/v1/revocations";
 
@@ -24,52 +26,13 @@ pub(super) fn service(org: Uuid) -> String {
 }
 
 /// A valid request, which tests change.
-pub(super) struct Post {
-    method: &'static str,
-    target: String,
-    headers: Vec<(String, String)>,
-    body: String,
-}
-
-impl Post {
-    pub(super) fn new(token: &str, body: &Value) -> Self {
-        Self::bare(&body.to_string()).with("Authorization", &format!("Bearer {token}"))
-    }
-
-    fn bare(body: &str) -> Self {
-        let post =
-            Self { method: "POST", target: PATH.to_owned(), headers: Vec::new(), body: body.to_owned() };
-        post.with("Host", "gateway.example").with("Content-Type", "application/json")
-    }
-
-    fn with(mut self, name: &str, value: &str) -> Self {
-        self.headers.push((name.to_owned(), value.to_owned()));
-        self
-    }
-
-    fn without(mut self, name: &str) -> Self {
-        self.headers.retain(|(present, _)| !present.eq_ignore_ascii_case(name));
-        self
-    }
-
-    pub(super) async fn send(self, addr: SocketAddr) -> Answer {
-        let mut text = format!("{} {} HTTP/1.1\r\n", self.method, self.target);
-        for (name, value) in &self.headers {
-            text.push_str(&format!("{name}: {value}\r\n"));
-        }
-        text.push_str(&format!("Content-Length: {}\r\n\r\n{}", self.body.len(), self.body));
-        within("an answer", async {
-            let mut stream = TcpStream::connect(addr).await.expect("connects");
-            stream.write_all(text.as_bytes()).await.expect("writes");
-            Answer::read(&mut stream).await
-        })
-        .await
-    }
+pub(super) fn post(token: &str, body: &Value) -> Post {
+    Post::json(PATH, token, body)
 }
 
 /// Revokes with success. Returns the body of the response.
 pub(super) async fn revoke(addr: SocketAddr, token: &str, body: &Value) -> Value {
-    let answer = Post::new(token, body).send(addr).await;
+    let answer = post(token, body).send(addr).await;
     assert_eq!(answer.status, 201, "{body}: {answer:?}");
     assert_eq!(answer.headers("content-type"), ["application/json"]);
     serde_json::from_str(&answer.body).expect("JSON")
@@ -134,7 +97,7 @@ async fn a_back_end_revokes_within_its_organisation_on_every_node() {
     expect_closed(of_bob, REVOKED).await;
     expect_open(&t.db, other, &mut [&mut elsewhere]).await;
     expect_rejected(&[&t.gateway, &second, &third], org, &bob).await;
-    let answer = Post::new(&backend, &json!({"user_id": "bob"})).send(addr).await;
+    let answer = post(&backend, &json!({"user_id": "bob"})).send(addr).await;
     assert_eq!((answer.status, answer.code().as_str()), (401, "token_revoked"));
     let fresh = token(org, &json!({"role": "service_role", "iat": now() + 1}));
     revoke(addr, &fresh, &json!({"user_id": "bob"})).await;
@@ -150,15 +113,15 @@ async fn only_a_back_end_of_the_organisation_may_revoke() {
     let (org, other) = (t.db.create_org().await, t.db.create_org().await);
     let gone = Uuid::new_v4();
     let body = json!({"user_id": "alice"});
-    let with = |changes: Value| Post::new(&token(org, &changes), &body);
-    let good = || Post::new(&service(org), &body);
+    let with = |changes: Value| post(&token(org, &changes), &body);
+    let good = || post(&service(org), &body);
     let mut in_url = good();
     in_url.target = format!("{PATH}?token={}", service(org));
     let forged = service(org).replace('.', ".e");
-    let cookie = Post::bare(&body.to_string()).with("Cookie", &format!("token={}", service(org)));
+    let cookie = Post::bare(PATH, &body.to_string()).with("Cookie", &format!("token={}", service(org)));
     let bearer = format!("Bearer {}", service(org));
-    for (name, post, status, code) in [
-        ("no token", Post::bare(&body.to_string()), 401, "no_token"),
+    for (name, request, status, code) in [
+        ("no token", Post::bare(PATH, &body.to_string()), 401, "no_token"),
         ("a cookie", cookie, 401, "no_token"),
         ("a user's token", with(json!({})), 403, "not_a_backend"),
         ("no role", with(json!({"role": null})), 403, "not_a_backend"),
@@ -171,20 +134,15 @@ async fn only_a_back_end_of_the_organisation_may_revoke() {
             "not_a_backend",
         ),
         ("expired", with(json!({"role": "service_role", "exp": now() - 1})), 401, "token_expired"),
-        ("forged", Post::new(&forged, &body), 401, "invalid_token"),
+        ("forged", post(&forged, &body), 401, "invalid_token"),
         (
             "no organisation",
             with(json!({"role": "service_role", "app_metadata": {}})),
             403,
             "no_organisation",
         ),
-        ("a deleted organisation", Post::new(&service(gone), &body), 403, "unknown_organisation"),
-        (
-            "another organisation",
-            Post::new(&service(org), &json!({"org_id": other})),
-            403,
-            "other_organisation",
-        ),
+        ("a deleted organisation", post(&service(gone), &body), 403, "unknown_organisation"),
+        ("another organisation", post(&service(org), &json!({"org_id": other})), 403, "other_organisation"),
         (
             "a page of another origin",
             good().with("Origin", "https://evil.example"),
@@ -195,7 +153,7 @@ async fn only_a_back_end_of_the_organisation_may_revoke() {
         ("two tokens", good().with("Authorization", &bearer), 400, "several_tokens"),
         ("two Hosts", good().with("Host", "x"), 400, "ambiguous_request"),
     ] {
-        let answer = post.send(t.gateway.public_addr()).await;
+        let answer = request.send(t.gateway.public_addr()).await;
         assert_eq!((answer.status, answer.code().as_str()), (status, code), "{name}: {answer:?}");
     }
     assert_eq!(revocation_count(&t.db).await, 0);
@@ -205,7 +163,7 @@ async fn only_a_back_end_of_the_organisation_may_revoke() {
     // The back end of a suspended organisation is rejected too.
     super::warden_call(&t.db, &format!("suspend('{other}')")).await;
     eventually("the node has loaded the suspension", async || {
-        let answer = Post::new(&service(other), &body).send(t.gateway.public_addr()).await;
+        let answer = post(&service(other), &body).send(t.gateway.public_addr()).await;
         answer.code() == "organisation_suspended"
     })
     .await;
@@ -224,7 +182,7 @@ async fn an_issuers_rules_name_the_role_of_its_back_ends() {
             config.verifier.issuers[0].rules.service_role = Some(rule.into());
         })
         .await;
-        let answer = Post::new(&token(org, &json!({"role": role})), &body).send(gateway.public_addr()).await;
+        let answer = post(&token(org, &json!({"role": role})), &body).send(gateway.public_addr()).await;
         assert_eq!(answer.status, status, "{rule:?} {role:?}: {answer:?}");
         gateway.stop().await;
     }
@@ -260,27 +218,27 @@ async fn an_invalid_request_is_rejected_with_a_reason() {
         json!({"org_id": "all"}).to_string(),
         "{\"user_id\": \"a\", \"user_id\": \"b\"}".into(),
     ] {
-        let mut post = Post::new(&backend, &json!({}));
-        post.body.clone_from(&body);
-        let answer = post.send(t.gateway.public_addr()).await;
+        let mut request = post(&backend, &json!({}));
+        request.body = body.clone().into();
+        let answer = request.send(t.gateway.public_addr()).await;
         assert_eq!(
             (answer.status, answer.code().as_str()),
             (400, "invalid_revocation"),
             "{body}: {answer:?}"
         );
     }
-    let good = || Post::new(&backend, &json!({"user_id": "a"}));
+    let good = || post(&backend, &json!({"user_id": "a"}));
     let mut get = good();
     get.method = "GET";
     let mut padded = good();
-    padded.body.push_str(&" ".repeat(16 * 1024));
-    for (post, status, code) in [
+    padded.body.resize(16 * 1024, b' ');
+    for (request, status, code) in [
         (get, 405, "method_not_allowed"),
         (good().without("Content-Type"), 415, "not_json"),
         (good().without("Content-Type").with("Content-Type", "text/plain"), 415, "not_json"),
         (padded, 413, "body_too_long"),
     ] {
-        let answer = post.send(t.gateway.public_addr()).await;
+        let answer = request.send(t.gateway.public_addr()).await;
         assert_eq!((answer.status, answer.code().as_str()), (status, code), "{answer:?}");
         assert_eq!(answer.headers("allow"), if status == 405 { vec!["POST"] } else { vec![] });
     }
@@ -321,7 +279,7 @@ async fn revocations_are_limited_per_organisation() {
     let first = revoke(addr, &backend, &body).await;
     // A repeated revocation keeps its entry.
     assert_eq!(revoke(addr, &backend, &body).await["id"], first["id"]);
-    let answer = Post::new(&backend, &body).send(addr).await;
+    let answer = post(&backend, &body).send(addr).await;
     assert_eq!((answer.status, answer.code().as_str()), (429, "revocations_per_org"), "{answer:?}");
     assert_eq!(answer.headers("retry-after"), ["1"]);
     revoke(addr, &service(other), &body).await;
@@ -334,7 +292,7 @@ async fn revocations_are_limited_per_organisation() {
     .await;
     let t = TestGateway::start_with(t.db, |_| {}).await;
     let addr = t.gateway.public_addr();
-    let answer = Post::new(&backend, &json!({"user_id": "bob"})).send(addr).await;
+    let answer = post(&backend, &json!({"user_id": "bob"})).send(addr).await;
     assert_eq!((answer.status, answer.code().as_str()), (409, "too_many_revocations"), "{answer:?}");
     revoke(addr, &service(other), &json!({"user_id": "bob"})).await;
     t.gateway.stop().await;
@@ -354,12 +312,12 @@ async fn a_revocation_fails_with_503_while_the_database_is_down() {
     let (addr, backend) = (gateway.public_addr(), service(org));
     revoke(addr, &backend, &json!({"user_id": "alice"})).await;
     proxy.shut().await;
-    let answer = Post::new(&backend, &json!({"user_id": "bob"})).send(addr).await;
+    let answer = post(&backend, &json!({"user_id": "bob"})).send(addr).await;
     assert_eq!((answer.status, answer.code().as_str()), (503, "unavailable"), "{answer:?}");
     assert_eq!(answer.headers("retry-after"), ["1"]);
     proxy.reopen().await;
     eventually("the database is reachable again", async || {
-        Post::new(&backend, &json!({"user_id": "bob"})).send(addr).await.status == 201
+        post(&backend, &json!({"user_id": "bob"})).send(addr).await.status == 201
     })
     .await;
     assert_eq!(revocation_count(&db).await, 2);
@@ -392,7 +350,7 @@ async fn the_audit_trail_and_the_metrics_record_revocations_over_http() {
     let stranger = format!("stranger-{}", Uuid::new_v4());
     let nobody = token(org, &json!({"sub": stranger}));
     let hash = warden::audit_trail::TokenHash::of(&nobody).to_string();
-    assert_eq!(Post::new(&nobody, &json!({"user_id": user})).send(t.gateway.public_addr()).await.status, 403);
+    assert_eq!(post(&nobody, &json!({"user_id": user})).send(t.gateway.public_addr()).await.status, 403);
     let rejected = logs.lines_with(&["action=\"revoke_reject\"", "code=\"not_a_backend\"", &hash]);
     assert_eq!(rejected.len(), 1, "{rejected:?}");
     let metrics = t.gateway.metrics().encode();

@@ -7,7 +7,7 @@ use serde_json::json;
 use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
-use super::http::{Post, revoke, service};
+use super::http::{post, revoke, service};
 use super::{
     REVOKED, SUSPENDED, answer, connect_to_each, expect_accepted, expect_closed, expect_rejected, login,
     renewed, warden_call,
@@ -53,7 +53,7 @@ async fn back_ends_cannot_take_the_entries_of_operators() {
         let org = t.db.create_org().await;
         take_share(&t.db, org).await;
     }
-    let rejected = Post::new(&service(greedy), &json!({"user_id": "new"})).send(addr).await;
+    let rejected = post(&service(greedy), &json!({"user_id": "new"})).send(addr).await;
     assert_eq!((rejected.status, rejected.code().as_str()), (409, "too_many_revocations"), "{rejected:?}");
     // Repeating an entry adds none. Another organisation still gets some.
     revoke(addr, &service(greedy), &json!({"session_id": "1"})).await;

@@ -37,6 +37,7 @@ fn connections(limits: &Limits) -> Vec<Limit> {
         handshakes_per_address: _,
         handshakes: _,
         revocations_per_org: _,
+        publishes_per_org: _,
         rejection_delay: _,
         delayed_max: _,
         delayed_per_address_max: _,

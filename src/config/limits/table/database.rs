@@ -50,6 +50,11 @@ fn connections(limits: &Limits) -> Vec<Limit> {
             "Connections of the pool.",
         ),
         Limit::new(
+            "postgres::primary::pool::PUBLISH_CONNECTIONS_MAX",
+            Count(postgres::PUBLISH_CONNECTIONS_MAX.into()),
+            "Connections that publish for back ends. One organisation uses at most half of them at a time.",
+        ),
+        Limit::new(
             "postgres::primary::pool::ACQUIRE_TIMEOUT",
             Time(postgres::ACQUIRE_TIMEOUT),
             "Longest wait for a connection of the pool.",

@@ -8,6 +8,7 @@ mod control;
 mod database;
 mod delivery;
 mod memory;
+mod publish;
 mod session;
 mod tenancy;
 
@@ -65,6 +66,7 @@ impl Limits {
         vec![
             memory::section(self),
             admission::section(self),
+            publish::section(self),
             session::section(self),
             delivery::section(self),
             database::section(self),

@@ -1,0 +1,103 @@
+//! Back-pressure: rates, memory, and a database that is away.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use warden::rate::Rate;
+
+use super::{PATH, code, paid, post, publish, published, service, with_orgs};
+use crate::harness::{Answer, PostgresProxy, TestDb, TestGateway, eventually, within};
+
+#[tokio::test]
+async fn events_are_limited_per_organisation() {
+    let db = TestDb::create().await;
+    let (org, other) = (db.create_org().await, db.create_org().await);
+    db.run("select warden.declare_topic('invoices')").await;
+    let t = TestGateway::start_with(db, |config| {
+        config.limits.admission.publishes_per_org = Rate::new(1, 5);
+        // Accepted requests do not count as handshakes, rejected ones do.
+        config.limits.admission.handshakes_per_address = Rate::new(1, 3);
+    })
+    .await;
+    let addr = t.gateway.public_addr();
+    publish(addr, post(&service(org), &json!([paid(0), paid(1), paid(2)]))).await;
+    publish(addr, post(&service(org), &paid(3))).await;
+    for _ in 0..5 {
+        publish(addr, post(&service(other), &paid(0))).await;
+    }
+    let answer = post(&service(org), &json!([paid(4), paid(5), paid(6)])).send(addr).await;
+    assert_eq!(code(&answer), (429, "publishes_per_org".to_owned()), "{answer:?}");
+    assert_eq!(answer.headers("retry-after"), ["2"]);
+    assert_eq!(published(&t.db).await, 9);
+    for _ in 0..2 {
+        post("x.y.z", &paid(0)).send(addr).await;
+    }
+    let answer = post("x.y.z", &paid(0)).send(addr).await;
+    assert_eq!(code(&answer), (429, "handshakes_per_address".to_owned()), "{answer:?}");
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn bodies_that_do_not_arrive_take_memory_of_their_organisation_only() {
+    let db = TestDb::create().await;
+    let (org, other) = (db.create_org().await, db.create_org().await);
+    db.run("select warden.declare_topic('invoices')").await;
+    let t = TestGateway::start_with(db, |config| {
+        config.limits.serve.header_timeout = Duration::from_millis(1500);
+    })
+    .await;
+    let addr = t.gateway.public_addr();
+    let head = format!(
+        "POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1048576\r\n\
+         Authorization: Bearer {}\r\n\r\n{{",
+        service(org)
+    );
+    let mut slow = Vec::new();
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(addr).await.expect("connects");
+        stream.write_all(head.as_bytes()).await.expect("writes");
+        slow.push(stream);
+    }
+    let large = json!({"topic": "invoices", "event": "invoice.paid", "data": "x".repeat(900_000)});
+    eventually("the organisation's memory is in use", async || {
+        let answer = post(&service(org), &large).send(addr).await;
+        code(&answer) == (503, "busy".to_owned()) && answer.headers("retry-after") == ["1"]
+    })
+    .await;
+    publish(addr, post(&service(other), &paid(0))).await;
+    for mut stream in slow {
+        let answer = within("an answer", Answer::read(&mut stream)).await;
+        assert_eq!(code(&answer), (408, "body_timeout".to_owned()), "{answer:?}");
+    }
+    // The memory is free again: the data is too long, which only the database says.
+    let answer = post(&service(org), &large).send(addr).await;
+    assert_eq!(code(&answer), (400, "invalid_events".to_owned()), "{answer:?}");
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_database_that_is_away_is_reported_and_a_key_makes_the_retry_safe() {
+    let (t, [org]) = with_orgs().await;
+    t.gateway.stop().await;
+    let mut proxy = PostgresProxy::start(&t.db.socket_dir()).await;
+    let url = format!("postgres://warden_gateway@{}/{}", proxy.host(), t.db.name);
+    let gateway = TestGateway::gateway(&t.db, |config| {
+        config.database = warden::postgres::options(&url).expect("a URL");
+        config.limits.publish.timeout = Duration::from_millis(500);
+    })
+    .await;
+    let addr = gateway.public_addr();
+    let keyed = || post(&service(org), &paid(0)).with("Idempotency-Key", "k");
+    publish(addr, keyed()).await;
+    proxy.shut().await;
+    proxy.cut();
+    let answer = keyed().send(addr).await;
+    assert_eq!(code(&answer), (503, "unavailable".to_owned()), "{answer:?}");
+    assert_eq!(answer.headers("retry-after"), ["1"]);
+    proxy.reopen().await;
+    eventually("the gateway publishes again", async || keyed().send(addr).await.status == 202).await;
+    assert_eq!(published(&t.db).await, 1);
+    gateway.stop().await;
+}
