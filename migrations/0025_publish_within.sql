@@ -27,9 +27,9 @@ create index if not exists idempotency_keys_created_at on warden.idempotency_key
 create or replace function warden.idempotency_window() returns interval
 language sql immutable set search_path = '' as $$ select interval '24 hours' $$;
 
--- Takes the idempotency keys of events, and returns those that this transaction is the first to use. A caller with a key
--- that another transaction is using waits until that transaction ends. Keys are taken in order, so callers with the same
--- keys do not deadlock.
+-- Takes the idempotency keys of events, and returns those that this transaction is the first to use. A caller with a
+-- key that another transaction is using waits until that transaction ends. Keys are taken in order, so callers with the
+-- same keys do not deadlock.
 create or replace function warden.take_idempotency_keys(org_id uuid, incarnation bigint, keys bytea[], contents bytea[])
 returns bytea[]
 language plpgsql volatile set search_path = '' as $$
@@ -176,7 +176,8 @@ begin
     return pg_catalog.jsonb_build_object('problems', coalesce(problems, '[]'));
   end if;
   if event_count = 0 or pg_catalog.cardinality(publish_within.keys) not in (1, event_count) then
-    raise exception 'warden.publish_within: % events with % keys', event_count, pg_catalog.cardinality(publish_within.keys)
+    raise exception 'warden.publish_within: % events with % keys',
+        event_count, pg_catalog.cardinality(publish_within.keys)
       using errcode = '22023';
   end if;
   perform warden.expect_organization(publish_within.org_id, 'warden.publish_within');
@@ -198,8 +199,8 @@ begin
 end
 $$;
 
--- Deletes keys that are no longer known, and those of deleted organisations. Returns their number, at most rows_max. The
--- gateways call it periodically, until it returns less.
+-- Deletes keys that are no longer known, and those of deleted organisations. Returns their number, at most rows_max.
+-- The gateways call it periodically, until it returns less.
 create or replace function warden.forget_idempotency_keys(rows_max int) returns bigint
 language plpgsql volatile security definer set search_path = '' set jit = off as $$
 declare
