@@ -100,7 +100,7 @@ clients: setup-postgres ## Run every client of tests/clients against a gateway; 
 	node tests/clients/run.mjs
 
 .PHONY: order
-order: setup ## Test the order of events with 400 random programs
+order: setup ## Test the order of events with 400 random programs (WARDEN_ORDER_FIRST: the first seed)
 	WARDEN_ORDER_PROGRAMS=400 cargo test --test it -- order::
 
 .PHONY: types

@@ -4,9 +4,9 @@ set local statement_timeout = '5min';
 set local role warden_owner;
 
 -- The statement that logs one operation on a watched table. Statement triggers with transition tables cost one
--- INSERT ... SELECT per bulk statement. `variables` are the clock, and for a statement with notes their id and the
--- number of rows before them. If rows have times of their own (`by_row`), they are numbered: transition tables keep the
--- order of changes. `rows` are the new and the old rows.
+-- INSERT ... SELECT per bulk statement. `variables` are what warden.end_statement() returns, and the number of rows. If
+-- rows have times of their own (`by_row`), they are numbered: transition tables keep the order of changes. `rows` are
+-- the new and the old rows.
 -- The former version had no argument `rows`. No client of the database calls it.
 -- squawk-ignore ban-drop-function
 drop function if exists warden.log_statement(warden.watches, text, boolean, text[]);
@@ -30,9 +30,8 @@ declare
     ' - ' || pg_catalog.quote_literal((pg_catalog.parse_ident(number))[1]) || '::pg_catalog.text' else '' end;
   -- At one step, updates precede deletions, and deletions precede creations.
   step constant text := case when by_row then pg_catalog.format(
-    '4 * (coalesce((select s.clock from warden.row_steps s where s.xid = pg_catalog.pg_current_xact_id() '
-    'and s.statement = %2$s and s.row = %%s.%4$s - 1 - %3$s), %1$s) / 1048576)', variables[1], variables[2],
-    variables[3], number) else pg_catalog.format('4 * (%s / 1048576)', variables[1]) end;
+    '4 * (coalesce((%1$s)[%2$s + 2 - %%s.%3$s], (%1$s)[1]) / 1048576)', variables[1], variables[2], number)
+    else pg_catalog.format('4 * ((%s)[1] / 1048576)', variables[1]) end;
 begin
   -- `offset 0` keeps the planner from computing the document once for each place that uses it.
   -- Rows are written n.* and o.*, because n alone is a column if the table has one of that name.
@@ -102,32 +101,30 @@ create or replace function warden.log_function_body(w warden.watches) returns te
 language plpgsql stable set search_path = '' as $fn$
 declare
   relations constant regclass[] := warden.relations_of_document(w.relation);
-  variables constant text[] := '{time,noted,unnoted}';
+  variables constant text[] := '{clocks,changed}';
   row constant text[] := array['(select new.*)', '(select old.*)'];
 begin
   return pg_catalog.format($body$
 declare
-  -- The clock of the rows, and if some were noted: the id of the notes, and the number of rows before them.
-  time bigint;
-  noted bigint;
-  unnoted bigint;
-  is_open boolean;
+  -- What warden.end_statement() returns, and the number of rows.
+  clocks bigint[];
+  changed bigint;
 begin%12$s
   -- In each transaction, an expression is initialised once, and that is the cost of this function. So the usual cases
   -- evaluate few: no statement on a table with order triggers is open, or this one alone, and nothing happened in it.
   if tg_nargs = 0 and tg_relid = %1$s and tg_op <> 'TRUNCATE' and warden.has_shape(array[%4$s], %5$L)
-     and coalesce(pg_catalog.current_setting('warden.clock', true), '') = '' then
+     and coalesce(pg_catalog.current_setting('warden.order', true), '') = '' then
     null;
   elsif tg_nargs > 0 and tg_relid = %1$s and warden.has_shape(array[%4$s], %5$L)
-        and pg_catalog.current_setting('warden.clock', true) = pg_catalog.concat(
+        and pg_catalog.current_setting('warden.order', true) = pg_catalog.concat(
               pg_catalog.encode(pg_catalog.timestamptz_send(pg_catalog.now()), 'hex'), ' only ', tg_argv[0], '/',
               pg_catalog.pg_trigger_depth() - 1, '/')
-        and pg_catalog.set_config('warden.clock', '', true) = '' then
+        and pg_catalog.set_config('warden.order', '', true) = '' then
     null;
   else
     if tg_relid <> %1$s and not warden.is_watched_by(tg_relid, %2$s) then
       -- A partition that was detached.
-      perform warden.end_statement(tg_argv[0], null);
+      perform warden.end_statement(tg_argv[0], tg_op, 0);
       return null;
     elsif tg_op = 'TRUNCATE' then
       -- TRUNCATE has no transition rows: subscribers of the topic must read the table again.
@@ -135,31 +132,30 @@ begin%12$s
       values (%3$L, 'warden.resync', '{"reason": "truncated"}');
       return null;
     end if;
-    is_open := tg_nargs > 0;
-    select c.* into time, noted, unnoted from warden.statement_clock(tg_argv[0]) c;
-    if unnoted is null then
+    if tg_nargs = 0
+       or pg_catalog.current_setting('warden.' || tg_argv[0], true) like '%% ' || (pg_catalog.pg_trigger_depth() - 1) then
+      -- No row was noted.
       null;
     elsif tg_op = 'INSERT' then
-      unnoted := unnoted + (select count(*) from new_rows);
+      changed := (select count(*) from new_rows);
     elsif tg_op = 'DELETE' then
-      unnoted := unnoted + (select count(*) from old_rows);
+      changed := (select count(*) from old_rows);
     else
       -- If a trigger of another partition dropped a row that was moved, rows cannot be paired by their numbers.
-      unnoted := (select unnoted + o.n
-                  from (select count(*) from old_rows) o (n), (select count(*) from new_rows) n (n) where o.n = n.n);
+      changed := (select o.n from (select count(*) from old_rows) o (n), (select count(*) from new_rows) n (n)
+                  where o.n = n.n);
     end if;
+    clocks := warden.end_statement(tg_argv[0], tg_op, changed);
     if not warden.has_shape(array[%4$s], %5$L) then
-      execute warden.current_log_statement(%2$s, %3$L, tg_op, unnoted is not null) using time, noted, unnoted;
-    elsif unnoted is not null then
+      execute warden.current_log_statement(%2$s, %3$L, tg_op, clocks[2] is not null) using clocks, changed;
+    elsif clocks[2] is not null then
       if tg_op = 'INSERT' then%9$s;
       elsif tg_op = 'DELETE' then%10$s;
       else%11$s;
       end if;
     end if;
-    if unnoted is not null or not warden.has_shape(array[%4$s], %5$L) then
-      if is_open then
-        perform warden.end_statement(tg_argv[0], noted);
-      end if;
+    if clocks[2] is not null or not warden.has_shape(array[%4$s], %5$L) then
+      perform warden.sort_events();
       return null;
     end if;
   end if;
@@ -167,8 +163,8 @@ begin%12$s
   elsif tg_op = 'DELETE' then%7$s;
   else%8$s;
   end if;
-  if is_open then
-    perform warden.end_statement(tg_argv[0], noted);
+  if clocks is not null then
+    perform warden.sort_events();
   end if;
   -- Ignored. It is no expression.
   return new;
@@ -187,15 +183,15 @@ $body$,
     if tg_relid <> %8$s and not warden.is_watched_by(tg_relid, %1$s) then
       return null;
     end if;
-    if pg_catalog.current_setting('warden.clock', true) <> '' then
-      time := warden.publish_step() / 4 * 1048576;
+    if pg_catalog.current_setting('warden.order', true) <> '' then
+      clocks := array[warden.publish_step() / 4 * 1048576];
     end if;
     if tg_op = 'TRUNCATE' then
       insert into warden.events (topic, event, data)
       values (%2$L, 'warden.resync', '{"reason": "truncated"}');
     elsif not warden.has_shape(array[%3$s], %4$L) then
-      execute warden.current_log_statement(%1$s, %2$L, tg_op, false, array['(select ($4).*)', '(select ($5).*)'])
-        using time, noted, unnoted, new, old;
+      execute warden.current_log_statement(%1$s, %2$L, tg_op, false, array['(select ($3).*)', '(select ($4).*)'])
+        using clocks, changed, new, old;
     elsif tg_op = 'INSERT' then%5$s;
     elsif tg_op = 'DELETE' then%6$s;
     else%7$s;
@@ -230,7 +226,7 @@ begin
     return pg_catalog.format(
       'insert into warden.events (topic, event, data) values (%L, ''warden.resync'', ''{"reason": "changed"}'')', topic);
   end if;
-  return warden.log_statement(w, operation, by_row, '{$1::bigint,$2::bigint,$3::bigint}', rows);
+  return warden.log_statement(w, operation, by_row, '{$1::bigint[],$2::bigint}', rows);
 end
 $fn$;
 

@@ -237,11 +237,11 @@ begin
 end
 $fn$;
 
--- The name of one operation of a log function in the settings that keep the order, such as insert7. The members of a
+-- The name of one operation of a log function in the settings that keep the order, such as insert_7. The members of a
 -- table share it.
 create or replace function warden.order_mark(fn text, operation text) returns text
 language sql immutable set search_path = '' as $$
-  select operation || pg_catalog.replace(fn, 'log ', '')
+  select operation || pg_catalog.replace(fn, 'log ', '_')
 $$;
 
 -- Creates the triggers of a watched table, or of one of its members, which call this function. `is_nested` is that of
@@ -275,11 +275,20 @@ begin
     -- called only if something happened since the statement began. Each statement parses its condition, so it is short.
     if is_table then
       execute pg_catalog.format('create or replace trigger "~warden_note_%1$s" before %1$s on %2$s for each row '
-        'when (pg_catalog.current_setting(''warden.clock'', true) not like %4$s) '
+        'when (%5$spg_catalog.current_setting(''warden.order'', true) not like %4$s) '
         'execute function warden.note_row(%3$L)', operation, relation, mark,
         -- Actions of foreign keys update and delete deeper than the statement began whose triggers they share.
         case operation when 'insert' then pg_catalog.format('''%% %s/%%''', mark)
-          else pg_catalog.format('pg_catalog.concat(''%% %s/'', pg_catalog.pg_trigger_depth(), ''/%%'')', mark) end);
+          else pg_catalog.format('pg_catalog.concat(''%% %s/'', pg_catalog.pg_trigger_depth(), ''/%%'')', mark) end,
+        -- An update that moves a row to another partition also deletes and inserts it. The conditions are always true:
+        -- they note which row an update changes, and that it is then deleted, and inserted.
+        case when is_partition then pg_catalog.format(
+          'pg_catalog.set_config(pg_catalog.concat(''warden.row_'', pg_catalog.pg_trigger_depth()), %s, true) '
+          'is not null and ',
+          case operation when 'update' then 'pg_catalog.concat(old.tableoid, old.ctid)' else pg_catalog.format(
+            'case pg_catalog.current_setting(pg_catalog.concat(''warden.row_'', pg_catalog.pg_trigger_depth()), true) '
+            'when %s end', case operation when 'insert' then '''deleted'' then ''inserted'''
+                           else 'pg_catalog.concat(old.tableoid, old.ctid) then ''deleted''' end) end) end);
     end if;
   end loop;
   -- MERGE on a partitioned table gives the trigger of its updates a row that it has inserted before, instead of the new
@@ -291,7 +300,7 @@ begin
   -- Its condition notes that the latest insert met no conflict. It is always false, so the function is never called.
   if is_table then
     execute pg_catalog.format('create or replace trigger warden_note_inserted after insert on %1$s for each row '
-      'when (pg_catalog.current_setting(''warden.clock'', true) like ''%% %2$s,%%'' '
+      'when (pg_catalog.current_setting(''warden.order'', true) like ''%% %2$s,%%'' '
       'and pg_catalog.set_config(''warden.%2$s_done'', ''1'', true) is null) '
       'execute function warden.note_row(%2$L)', relation, warden.order_mark(fn, 'insert'));
   end if;

@@ -1,5 +1,6 @@
 //! The order of the events of one row, when the application's own triggers change it as well.
 
+mod merge;
 mod needs;
 mod programs;
 mod queries;
@@ -115,8 +116,9 @@ async fn a_client_that_applies_events_in_order_has_every_state_of_every_row() {
         .expect("reads");
     let mut succeeded = 0;
     // `make order` runs more.
-    let programs = std::env::var("WARDEN_ORDER_PROGRAMS").map_or(20, |n| n.parse().expect("a number"));
-    for seed in 0..programs {
+    let number = |name, default| std::env::var(name).map_or(default, |n| n.parse().expect("a number"));
+    let (first, programs) = (number("WARDEN_ORDER_FIRST", 0), number("WARDEN_ORDER_PROGRAMS", 20));
+    for seed in first..first + programs {
         let program = programs::program(seed, org, version >= 150_000);
         match check(&mut session, &program).await {
             Ok(scripts) => succeeded += scripts,
@@ -127,7 +129,7 @@ async fn a_client_that_applies_events_in_order_has_every_state_of_every_row() {
         }
     }
     assert!(succeeded > 5 * usize::try_from(programs).expect("fits"), "only {succeeded} scripts succeeded");
-    let notes: i64 = sqlx::query_scalar("select count(*) from warden.row_steps")
+    let notes: i64 = sqlx::query_scalar("select count(*) from warden.row_notes")
         .fetch_one(&mut session)
         .await
         .expect("counts");
