@@ -101,6 +101,18 @@ create table if not exists warden.log_state (
 );
 insert into warden.log_state default values on conflict do nothing;
 
+-- What retention has removed only of organisations that had taken more than their share of the log. Written by
+-- warden.rotate_events().
+create table if not exists warden.log_floors (
+  org_id        uuid   primary key,
+  -- Highest transaction id of the organisation's events that was removed.
+  truncated_xid xid8   not null,
+  -- Number of the last rotation that removed some, and what it removed, as in warden.last_rotation.
+  rotation      bigint not null,
+  removed_id    bigint not null,
+  removed_late  xid8[]
+);
+
 -- The epoch identifies one history of one database: system identifier, timeline, database oid. A failover or a restore
 -- starts another epoch, and cursors of the former one become invalid. (Just after a promotion, pg_control_checkpoint()
 -- still shows the old timeline.)
@@ -129,6 +141,7 @@ begin
       where xid >= pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot());
       -- The gateway rejects cursors of the former epoch, and its transaction ids are meaningless in this one.
       update warden.log_state set epoch = present, truncated_xid = '0';
+      delete from warden.log_floors;
     end if;
   end if;
   return present;

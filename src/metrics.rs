@@ -112,6 +112,8 @@ pub struct Metrics {
     pub resyncs: Counter,
     /// Log rotations by this node.
     pub rotations: Counter,
+    /// Log rotations by this node in which only organisations beyond their share lost events.
+    pub rotations_by_share: Counter,
     /// 1 while retention is due and blocked.
     pub retention_late: Gauge,
     /// Watched tables that no longer fit their watch.
@@ -195,6 +197,7 @@ impl Default for Metrics {
             replays_waiting: new(r, "replays_waiting", "Resumes whose missed events are not yet sent"),
             resyncs: new(r, "resyncs", "Joins with a cursor that were answered with a resync"),
             rotations: new(r, "log_rotations", "Log rotations by this node"),
+            rotations_by_share: new(r, "log_rotations_by_share", "Rotations that removed events by share"),
             retention_late: new(r, "log_retention_late", "1 while retention is due and blocked"),
             unfit_watches: new(r, "watches_unfit", "Watched tables that no longer fit their watch"),
             reads: new(r, "log_reads", "Reads of the event log"),

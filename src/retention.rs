@@ -1,5 +1,6 @@
 //! Retention: a job that rotates the log to its next slot when the current slot is old or large enough, and
-//! deletes expired idempotency keys.
+//! deletes expired idempotency keys. If the log is full, an organisation beyond its share loses its oldest
+//! events; the database moves those of the others out of the oldest slot first.
 //!
 //! Every node runs the job, and the database lets one node at a time rotate. A late rotation only keeps rows
 //! longer.
@@ -15,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::log::TailerState;
 use crate::metrics::Metrics;
+use crate::org::OrgId;
 use crate::service::{Schedule, periodic};
 
 /// Slots of the log, as in the migration. One slot is written, and the others are kept.
@@ -37,6 +39,9 @@ pub struct RetentionLimits {
     pub keep: Duration,
     /// Most bytes of the whole log with its indexes.
     pub bytes_max: u64,
+    /// Share of one organisation: bytes of its events, with their part of the indexes. If the log is full, an
+    /// organisation beyond its share loses its oldest events instead of all organisations.
+    pub org_bytes_max: u64,
     /// Interval between two attempts.
     pub interval: Duration,
 }
@@ -46,6 +51,10 @@ pub struct RetentionLimits {
 enum Rotation {
     /// The oldest slot was truncated and is now the current one.
     Rotated,
+    /// Rotation as above, in which only organisations beyond their share lost events that were not too old.
+    RotatedByShare,
+    /// A batch of the events that are kept was moved out of the oldest slot. More of them follow.
+    Moving,
     /// The current slot is neither old nor large enough.
     NotDue,
     /// Another node is rotating.
@@ -95,11 +104,7 @@ impl Retention {
                 Ok(Err(error)) => tracing::warn!(%error, "deleting expired idempotency keys failed"),
                 Err(error) => tracing::warn!(%error, "deleting expired idempotency keys takes long"),
             }
-            match tokio::time::timeout(ROTATION_TIMEOUT, self.rotate()).await {
-                Ok(Ok(rotation)) => self.report(rotation),
-                Ok(Err(error)) => self.report_failure(&error),
-                Err(elapsed) => self.report_failure(&elapsed),
-            }
+            self.rotate_if_due().await;
             Ok::<(), Infallible>(())
         })
         .await;
@@ -119,19 +124,41 @@ impl Retention {
         }
     }
 
-    /// Rotates the log if that is due.
+    /// Moves the events that are kept, in one transaction per batch, and then rotates the log.
+    async fn rotate_if_due(&self) {
+        loop {
+            match tokio::time::timeout(ROTATION_TIMEOUT, self.rotate()).await {
+                Ok(Ok(Rotation::Moving)) => {}
+                Ok(Ok(rotation)) => {
+                    self.report(rotation);
+                    if rotation == Rotation::RotatedByShare {
+                        self.report_orgs_beyond_share().await;
+                    }
+                    return;
+                }
+                Ok(Err(error)) => return self.report_failure(&error),
+                Err(elapsed) => return self.report_failure(&elapsed),
+            }
+        }
+    }
+
+    /// Rotates the log if that is due, or moves a batch of events first.
     async fn rotate(&self) -> Result<Rotation, sqlx::Error> {
         let slot_seconds = self.limits.keep.as_secs_f64() / f64::from(SLOTS - 1);
         let slot_bytes = i64::try_from(self.limits.bytes_max / u64::from(SLOTS)).unwrap_or(i64::MAX);
+        let org_bytes = i64::try_from(self.limits.org_bytes_max).unwrap_or(i64::MAX);
         let result = sqlx::query_scalar!(
-            r#"select warden.rotate_events(make_interval(secs => $1), $2) as "done!""#,
+            r#"select warden.rotate_events(make_interval(secs => $1), $2, $3) as "done!""#,
             slot_seconds,
-            slot_bytes
+            slot_bytes,
+            org_bytes
         )
         .fetch_one(&self.pool)
         .await?;
         match result.as_str() {
             "rotated" => Ok(Rotation::Rotated),
+            "rotated by share" => Ok(Rotation::RotatedByShare),
+            "moving" => Ok(Rotation::Moving),
             "not due" => Ok(Rotation::NotDue),
             "busy" => Ok(Rotation::Busy),
             "blocked" => Ok(Rotation::Blocked),
@@ -163,12 +190,16 @@ impl Retention {
         };
         self.busy_attempts.store(busy, Ordering::Relaxed);
         if rotation != Rotation::Busy || busy >= BUSY_ATTEMPTS_MAX {
-            self.set_late(rotation != Rotation::Rotated && rotation != Rotation::NotDue);
+            self.set_late(matches!(rotation, Rotation::Blocked | Rotation::Busy));
         }
         match rotation {
             Rotation::Rotated => {
                 self.metrics.rotations.inc();
                 tracing::info!("log rotated: the oldest events were deleted");
+            }
+            Rotation::RotatedByShare => {
+                self.metrics.rotations.inc();
+                self.metrics.rotations_by_share.inc();
             }
             Rotation::Blocked => tracing::warn!(
                 late.seconds = self.late_seconds(),
@@ -181,7 +212,25 @@ impl Retention {
                 "log rotation always busy, the event log grows: some transaction keeps the lock on \
                  warden.last_rotation; end it (see pg_locks and pg_prepared_xacts)"
             ),
-            Rotation::NotDue | Rotation::Busy => {}
+            Rotation::NotDue | Rotation::Moving | Rotation::Busy => {}
+        }
+    }
+
+    /// Logs which organisations the last rotation by share took events from.
+    async fn report_orgs_beyond_share(&self) {
+        let orgs = sqlx::query_scalar!(
+            r#"select org_id as "org_id: OrgId" from warden.log_floors
+               where rotation = (select number from warden.last_rotation where singleton) order by org_id"#
+        )
+        .fetch_all(&self.pool);
+        match tokio::time::timeout(ROTATION_TIMEOUT, orgs).await {
+            Ok(Ok(orgs)) => tracing::warn!(
+                ?orgs,
+                share.bytes = self.limits.org_bytes_max,
+                "log rotated: the log is full, and organisations beyond their share lost their oldest events"
+            ),
+            Ok(Err(error)) => self.report_failure(&error),
+            Err(elapsed) => self.report_failure(&elapsed),
         }
     }
 }

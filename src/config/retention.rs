@@ -17,11 +17,18 @@ pub(super) struct RetentionArgs {
     #[arg(long, env = "WARDEN_RETENTION_GIB", value_name = "GIB", default_value_t = 8,
           value_parser = clap::value_parser!(u32).range(1..=65536))]
     retention_gib: u32,
+    /// Percentage of that size which one organisation's events may take. If the log is full, organisations
+    /// beyond it lose their oldest events, and no other does
+    #[arg(long, env = "WARDEN_RETENTION_ORG_PERCENT", value_name = "PERCENT", default_value_t = 25,
+          value_parser = clap::value_parser!(u32).range(1..=100))]
+    retention_org_percent: u32,
 }
 
 impl RetentionArgs {
     pub(super) fn apply(&self, limits: &mut Limits) {
         limits.retention.keep = Duration::from_hours(self.retention_hours.into());
         limits.retention.bytes_max = u64::from(self.retention_gib) << 30;
+        limits.retention.org_bytes_max =
+            limits.retention.bytes_max * u64::from(self.retention_org_percent) / 100;
     }
 }

@@ -1,5 +1,5 @@
-//! The bounds of the log: its current end, a point before its last rows, and whether retention has deleted
-//! events after a point.
+//! The bounds of the log: its current end, a point before its last rows, and whose events after a point
+//! retention has deleted.
 
 use std::sync::Arc;
 
@@ -8,9 +8,19 @@ use sqlx::postgres::PgConnection;
 use super::connection::{LogError, LogReader};
 use super::reader::LogPosition;
 use crate::cursor::{Point, Snapshot};
+use crate::org::OrgId;
+
+/// The organisations that have lost events which a position does not cover.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Truncated {
+    /// None, if the list is empty, or organisations that had taken more than their share of the log.
+    Orgs(Vec<OrgId>),
+    /// Possibly all.
+    All,
+}
 
 impl LogReader {
-    /// Whether retention may have deleted events that `point` does not cover.
+    /// Whether retention may have deleted events of any organisation that `point` does not cover.
     ///
     /// # Errors
     /// If the query fails.
@@ -21,24 +31,25 @@ impl LogReader {
         Ok(is_truncated)
     }
 
-    /// Whether retention has deleted events that this position does not cover. Unlike [`Self::is_truncated`],
-    /// this is exact if the log was rotated at most once since the position was reached. So a transaction
-    /// that stays open for long causes no needless resync.
+    /// Organisations of which retention has deleted events that this position does not cover. Unlike
+    /// [`Self::is_truncated`], this is exact if the log was rotated at most once since the position was
+    /// reached. So a transaction that stays open for long causes no needless resync.
     ///
     /// # Errors
     /// If the query fails.
-    pub async fn is_truncated_since(&mut self, position: &LogPosition) -> Result<bool, LogError> {
+    pub async fn truncated_since(&mut self, position: &LogPosition) -> Result<Truncated, LogError> {
         self.begin_read().await?;
-        let is_truncated = sqlx::query_scalar!(
-            r#"select warden.is_truncated_since($1, $2::text::pg_snapshot, $3) as "gone!""#,
+        let orgs = sqlx::query_scalar!(
+            r#"select org as "org: OrgId" from warden.truncated_since($1, $2::text::pg_snapshot, $3) org"#,
             position.rotation,
             position.point.snapshot.to_string(),
             position.point.max_id
         )
-        .fetch_one(&mut self.connection)
+        .fetch_all(&mut self.connection)
         .await?;
         self.end_read().await?;
-        Ok(is_truncated)
+        let orgs: Option<Vec<_>> = orgs.into_iter().collect();
+        Ok(orgs.map_or(Truncated::All, Truncated::Orgs))
     }
 
     /// The current end of the log.
@@ -96,10 +107,10 @@ impl LogReader {
     }
 }
 
-/// Whether retention may have deleted events that `point` does not cover.
+/// Whether retention may have deleted events of any organisation that `point` does not cover.
 async fn is_truncated(connection: &mut PgConnection, point: &Point) -> Result<bool, sqlx::Error> {
     let xmin = point.snapshot.xmin.to_string();
-    sqlx::query_scalar!(r#"select warden.is_truncated($1::text::xid8) as "gone!""#, xmin)
+    sqlx::query_scalar!(r#"select warden.is_truncated_for_any($1::text::xid8) as "gone!""#, xmin)
         .fetch_one(connection)
         .await
 }

@@ -65,6 +65,11 @@ impl LogReader {
             // fill.
             sqlx::query!("set plan_cache_mode = force_generic_plan").execute(&mut *connection).await?;
             sqlx::query!("set enable_seqscan = off").execute(&mut *connection).await?;
+            // The check of retention relies on it that a statement locks the log before its snapshot is
+            // taken.
+            sqlx::query!("set default_transaction_isolation = 'read committed'")
+                .execute(&mut *connection)
+                .await?;
             // Keepalives end the session of a host that vanished. Otherwise it could silence the doorbell for
             // hours.
             sqlx::query!("set tcp_keepalives_idle = 10").execute(&mut *connection).await?;

@@ -13,6 +13,7 @@ mod row;
 mod silence;
 mod status;
 
+pub use bounds::Truncated;
 pub use connection::{LogError, LogReader};
 pub use doorbell::{Doorbell, DoorbellLimits, DoorbellSignal};
 pub use page_size::PageLimits;

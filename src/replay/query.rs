@@ -1,11 +1,12 @@
 //! The SQL of replays: the events of one organisation after the cursors of several clients.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures_util::TryStreamExt as _;
 use sqlx::postgres::{PgConnection, PgPool};
 
-use super::waiter::Waiter;
+use super::waiter::{ReplayError, Waiter};
 use crate::cursor::Point;
 use crate::log::{LogRow, LoggedEvent, PointParameters, RowDecoder};
 use crate::org::OrgId;
@@ -130,15 +131,29 @@ pub(super) async fn missed_by(
     Ok(ReadOutcome::Events { events, bytes })
 }
 
-/// The highest of these `xmin`s for which retention may have deleted an event that a snapshot from there does
-/// not cover. Cursors with this `xmin` or a lower one are too old.
-pub(super) async fn highest_truncated(pool: &PgPool, xmins: &[u64]) -> Result<Option<u64>, sqlx::Error> {
+/// Cursors that cannot be served, by the `xmin` of their first snapshot: retention may have deleted an event
+/// of the organisation that a snapshot from there does not cover.
+pub(super) type Truncated = HashMap<u64, ReplayError>;
+
+/// Finds out which cursors of an organisation with these `xmin`s cannot be served.
+pub(super) async fn truncated(
+    pool: &PgPool,
+    plan: &ReadPlan,
+    xmins: &[u64],
+) -> Result<Truncated, sqlx::Error> {
     let xmins: Vec<_> = xmins.iter().map(u64::to_string).collect();
-    let truncated = sqlx::query_scalar!(
-        r#"select xmin as "xmin!" from unnest($1::text[]) xmin where warden.is_truncated(xmin::xid8)"#,
-        &xmins
+    let truncated = sqlx::query!(
+        r#"select xmin as "xmin!", reason as "reason!"
+           from unnest($1::text[]) xmin, warden.truncation_reason($2, xmin::xid8) reason
+           where reason is not null"#,
+        &xmins,
+        plan.org.as_uuid(),
     )
     .fetch_all(pool)
     .await?;
-    Ok(truncated.iter().filter_map(|xmin| xmin.parse().ok()).max())
+    let reasons = truncated.iter().filter_map(|row| {
+        let is_by_share = row.reason == "log_share";
+        Some((row.xmin.parse().ok()?, if is_by_share { ReplayError::LogShare } else { ReplayError::TooOld }))
+    });
+    Ok(reasons.collect())
 }

@@ -11,7 +11,7 @@ use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
 
 use super::Replay;
-use super::query::{ReadOutcome, ReadPlan, highest_truncated, missed_by};
+use super::query::{ReadOutcome, ReadPlan, Truncated, missed_by, truncated};
 use super::queue::ReadJob;
 use super::waiter::{ReplayError, Waiter};
 use crate::org::OrgId;
@@ -32,7 +32,7 @@ impl Replay {
         let (events_max, bytes_max) = (self.limits.events_max, job.reservation.bytes());
         let Some(plan) = ReadPlan::new(job.org, &job.waiters, events_max, bytes_max) else { return };
         match self.read(&plan, &job.waiters).await {
-            Ok((outcome, truncated)) => self.answer(job, outcome, truncated),
+            Ok((outcome, truncated)) => self.answer(job, outcome, &truncated),
             // Clients with old cursors must not keep the others from events that are read quickly.
             Err(ReplayError::Timeout) if are_different(&job.waiters) => {
                 let waiters = std::mem::take(&mut job.waiters);
@@ -47,13 +47,16 @@ impl Replay {
         }
     }
 
-    /// Answers every waiter, or puts it back into the queue. Cursors with an `xmin` up to `truncated` are too
-    /// old.
-    fn answer(&self, mut job: ReadJob<Waiter>, outcome: ReadOutcome, truncated: Option<u64>) {
-        let (too_old, waiters): (Vec<_>, Vec<_>) =
-            job.waiters.drain(..).partition(|w| Some(w.since.from.snapshot.xmin) <= truncated);
-        for waiter in too_old {
-            let _ = waiter.answer.send(Err(ReplayError::TooOld));
+    /// Answers every waiter, or puts it back into the queue.
+    fn answer(&self, mut job: ReadJob<Waiter>, outcome: ReadOutcome, truncated: &Truncated) {
+        let mut waiters = Vec::with_capacity(job.waiters.len());
+        for waiter in job.waiters.drain(..) {
+            match truncated.get(&waiter.since.from.snapshot.xmin) {
+                Some(error) => {
+                    let _ = waiter.answer.send(Err(error.clone()));
+                }
+                None => waiters.push(waiter),
+            }
         }
         match outcome {
             ReadOutcome::Events { events, bytes } => {
@@ -90,12 +93,12 @@ impl Replay {
         self.queue.requeue(org, vec![waiters, older]);
     }
 
-    /// Reads the log. Returns the outcome, and the highest `xmin` of a cursor that is too old to be served.
+    /// Reads the log. Returns the outcome, and the cursors that cannot be served.
     async fn read(
         &self,
         plan: &ReadPlan,
         waiters: &[Waiter],
-    ) -> Result<(ReadOutcome, Option<u64>), ReplayError> {
+    ) -> Result<(ReadOutcome, Truncated), ReplayError> {
         let mut xmins: Vec<_> = waiters.iter().map(|w| w.since.from.snapshot.xmin).collect();
         xmins.sort_unstable();
         xmins.dedup();
@@ -112,7 +115,7 @@ impl Replay {
             // Checked after the read, so a slot that retention truncated before or during the read is
             // noticed.
             self.metrics.replay_queries.inc();
-            Ok((outcome, highest_truncated(&self.pool, &xmins).await?))
+            Ok((outcome, truncated(&self.pool, plan, &xmins).await?))
         };
         match tokio::time::timeout(self.limits.log_read_timeout, read).await {
             // The server's own timeout has the same length, and may expire first.

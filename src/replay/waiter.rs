@@ -58,6 +58,10 @@ pub enum ReplayError {
     /// Retention deleted some of the events.
     #[error("the missed events are older than the log's retention")]
     TooOld,
+    /// Retention deleted some of the events, because the organisation had taken more than its share of the
+    /// log.
+    #[error("the organisation took more than its share of the log, and the missed events were deleted")]
+    LogShare,
     /// The database returned an error, or did not answer.
     #[error("cannot read the event log: {0}")]
     Log(#[from] Arc<sqlx::Error>),

@@ -233,6 +233,7 @@ fn reason(error: &ReplayError) -> &'static str {
     match error {
         ReplayError::TooMany | ReplayError::Reclaimed => "too_many",
         ReplayError::TooOld => "too_old",
+        ReplayError::LogShare => "log_share",
         ReplayError::Epoch => "epoch",
         ReplayError::NeedsClaim => "needs_claim",
         ReplayError::Log(_) | ReplayError::Timeout | ReplayError::TooManyResumes => "unavailable",

@@ -146,23 +146,39 @@ impl Dispatcher {
         self.reconciler.wake();
         self.revocations.wake();
         let data = format!(r#"{{"reason":"{reason}"}}"#);
-        self.broadcast_control_event(RESYNC_EVENT, &data);
+        self.send_control_event(&[None], RESYNC_EVENT, &data);
+    }
+
+    /// Sends a resync on every topic of organisations that have lost events, because they had taken more than
+    /// their share of the log. The deletion of such an organisation may be among the lost events.
+    pub(super) fn resync_orgs_beyond_share(&mut self, orgs: &[OrgId]) {
+        tracing::warn!(
+            ?orgs,
+            "events of organisations beyond their share of the log lost: their topics resync"
+        );
+        for org in orgs {
+            self.directory.forget_org(*org);
+        }
+        self.reconciler.wake();
+        let orgs: Vec<_> = orgs.iter().copied().map(Some).collect();
+        self.send_control_event(&orgs, RESYNC_EVENT, r#"{"reason":"log_share"}"#);
     }
 
     /// Sends the current cursor on every topic, even without events, so that a stored cursor never becomes
     /// too old.
     pub(super) fn broadcast_cursor(&mut self) {
-        self.broadcast_control_event(CURSOR_EVENT, "{}");
+        self.send_control_event(&[None], CURSOR_EVENT, "{}");
     }
 
-    /// Sends a control event of this node on every topic of every organisation.
-    fn broadcast_control_event(&mut self, name: &str, data: &str) {
+    /// Sends a control event of this node on every topic of these organisations; `None` stands for all.
+    fn send_control_event(&mut self, orgs: &[Option<OrgId>], name: &str, data: &str) {
         // Without a position there is no session yet that could receive it.
         let Some(cursor) = self.hub.cursor() else { return };
-        let event = Event::control(name, data, cursor.id);
-        let to_all = OrgEvents { org: None, events: vec![Arc::new(event)], is_gone: false };
+        let event = Arc::new(Event::control(name, data, cursor.id));
+        let to_org =
+            |org: &Option<OrgId>| OrgEvents { org: *org, events: vec![Arc::clone(&event)], is_gone: false };
         let points = Arc::new(CursorPrefix::of(&cursor));
-        self.send(vec![to_all], 0, points, cursor, Instant::now());
+        self.send(orgs.iter().map(to_org).collect(), 0, points, cursor, Instant::now());
     }
 }
 

@@ -9,7 +9,7 @@ use super::dispatch::ContinuityLoss;
 use super::poll_schedule::PollOutcome;
 use super::position::{PartialRead, TailerPosition};
 use crate::cursor::{Cursor, CursorPrefix};
-use crate::log::{LogError, LogPage, LogReader};
+use crate::log::{LogError, LogPage, LogReader, Truncated};
 
 impl LogTailer {
     /// Reads new events page by page, and dispatches each page.
@@ -32,12 +32,9 @@ impl LogTailer {
                 }
             };
             self.dispatcher.metrics.reads.inc();
-            if page.needs_retention_check && self.with_timeout(log.is_truncated_since(&here.at)).await? {
-                // The deleted events are not in memory either: replays from before `to` must read the log,
-                // and resync there.
-                self.dispatcher.recent.reset(Arc::clone(&page.to.point));
-                self.dispatcher.broadcast_resync(ContinuityLoss::TooOld);
-                self.load_topics().await?;
+            if page.needs_retention_check {
+                let truncated = self.with_timeout(log.truncated_since(&here.at)).await?;
+                self.report_truncated(&truncated, &page).await?;
             }
             let cursor = page.cursor();
             if page.events.is_empty() {
@@ -58,6 +55,26 @@ impl LogTailer {
                 }
             }
         }
+    }
+
+    /// Sends a resync to the organisations that have lost events before this page.
+    async fn report_truncated(&mut self, truncated: &Truncated, page: &LogPage) -> Result<(), LogError> {
+        if *truncated == Truncated::Orgs(Vec::new()) {
+            return Ok(());
+        }
+        // The deleted events are not in memory either: replays from before `to` must read the log, and resync
+        // there.
+        self.dispatcher.recent.reset(Arc::clone(&page.to.point));
+        match truncated {
+            Truncated::All => {
+                self.dispatcher.broadcast_resync(ContinuityLoss::TooOld);
+                self.load_topics().await?;
+            }
+            // Topics and revocations are announced by control events to all organisations, which are not
+            // lost.
+            Truncated::Orgs(orgs) => self.dispatcher.resync_orgs_beyond_share(orgs),
+        }
+        Ok(())
     }
 
     async fn dispatch(&mut self, page: &mut LogPage, cursor: Cursor) {

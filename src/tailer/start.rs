@@ -7,7 +7,7 @@ use super::LogTailer;
 use super::dispatch::ContinuityLoss;
 use super::position::TailerPosition;
 use crate::cursor::Cursor;
-use crate::log::{LogError, LogPosition, LogReader};
+use crate::log::{LogError, LogPosition, LogReader, Truncated};
 
 impl LogTailer {
     /// The position from which to follow the log: the known one, or the end of the log if there is none or if
@@ -47,8 +47,9 @@ impl LogTailer {
             return Ok(Some(ContinuityLoss::Epoch));
         }
         // The tailer may have been disconnected for longer than the log is kept.
-        let is_truncated = self.with_timeout(log.is_truncated_since(&known.at)).await?;
-        Ok(is_truncated.then_some(ContinuityLoss::TooOld))
+        // If single organisations have lost events, the next poll finds that out too.
+        let truncated = self.with_timeout(log.truncated_since(&known.at)).await?;
+        Ok((truncated == Truncated::All).then_some(ContinuityLoss::TooOld))
     }
 
     /// Reads the last events before the node's first point into memory. Clients that lost their node by a

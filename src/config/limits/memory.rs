@@ -224,6 +224,7 @@ mod tests {
                 "events_max in warden.publish_all()",
                 "part_of_org in warden.revoke()",
                 "retention.bytes_max",
+                "retention.org_bytes_max",
             ],
         ),
         (
@@ -252,6 +253,9 @@ mod tests {
                 "hub::fanout::ROUND_COST",
                 "retention::BUSY_ATTEMPTS_MAX",
                 "retention::KEYS_DELETED_MAX",
+                "blocks_at_once in warden.move_events()",
+                "blocks_max in warden.log_usage()",
+                "hard_factor in warden.move_events()",
                 "tailer::EMPTY_READS_PER_READ_WITH_EVENTS",
             ],
         ),

@@ -156,6 +156,7 @@ impl Default for Limits {
             retention: RetentionLimits {
                 keep: Duration::from_hours(24),
                 bytes_max: 8 * 1024 * 1024 * 1024,
+                org_bytes_max: 2 * 1024 * 1024 * 1024,
                 interval: Duration::from_secs(30),
             },
             cursor_keys: CursorKeyLimits {

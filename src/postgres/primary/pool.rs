@@ -104,6 +104,10 @@ async fn admit_new(
     if location.mode == BackendMode::Dedicated {
         assume_gateway_role(connection, false).await?;
         set_lock_timeout(connection, false).await?;
+        // As in `begin_pooled`: each statement has its own snapshot.
+        sqlx::query!("set default_transaction_isolation = 'read committed'")
+            .execute(&mut *connection)
+            .await?;
     }
     if is_current(connection, &location).await? { Ok(()) } else { Err(not_the_primary()) }
 }

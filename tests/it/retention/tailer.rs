@@ -14,12 +14,12 @@ use warden_devkit::cluster::SUPERUSER;
 use super::{CLOSE_TIMEOUT, client, gateway_without_recent};
 use crate::harness::{Client, TestDb, TestGateway, eventually, shared_cluster_url};
 
-async fn own_connection(db: &TestDb) -> PgConnection {
+pub(super) async fn own_connection(db: &TestDb) -> PgConnection {
     PgConnection::connect(db.url()).await.expect("connects")
 }
 
 /// Rotates the log several times, each time as soon as no read of the log blocks it.
-async fn rotate(connection: &mut PgConnection, times: usize) {
+pub(super) async fn rotate(connection: &mut PgConnection, times: usize) {
     for _ in 0..times {
         eventually("the log rotates", async || {
             let rotation = sqlx::query_scalar("select warden.rotate_events('0', 0)");
@@ -32,7 +32,11 @@ async fn rotate(connection: &mut PgConnection, times: usize) {
 }
 
 /// Inserts calls with these numbers in one statement, which is one transaction if none is open.
-async fn insert_numbered(connection: &mut PgConnection, org: Uuid, numbers: std::ops::RangeInclusive<i64>) {
+pub(super) async fn insert_numbered(
+    connection: &mut PgConnection,
+    org: Uuid,
+    numbers: std::ops::RangeInclusive<i64>,
+) {
     sqlx::query(
         "insert into calls (org_id, metadata)
          select $1, jsonb_build_object('n', n) from generate_series($2, $3) n",
@@ -50,7 +54,7 @@ async fn delete_org(connection: &mut PgConnection, org: Uuid) {
     delete.execute(connection).await.expect("deletes");
 }
 
-async fn expect_numbered(client: &mut Client, numbers: std::ops::RangeInclusive<i64>) {
+pub(super) async fn expect_numbered(client: &mut Client, numbers: std::ops::RangeInclusive<i64>) {
     for n in numbers {
         assert_eq!(client.expect_event("calls", "call.created").await.data("metadata")["n"], n);
     }
@@ -85,7 +89,7 @@ async fn expect_waiting(connection: &mut PgConnection, part: &str) {
 }
 
 /// Allows or forbids connections to the database. PostgreSQL requires another database for this statement.
-async fn allow_connections(db: &TestDb, yes: bool) {
+pub(super) async fn allow_connections(db: &TestDb, yes: bool) {
     let mut elsewhere =
         PgConnection::connect(&shared_cluster_url("postgres", SUPERUSER)).await.expect("connects");
     let sql = format!("alter database {} allow_connections {yes}", db.name());
@@ -94,7 +98,7 @@ async fn allow_connections(db: &TestDb, yes: bool) {
 
 /// Makes the database unreachable for the gateway until [`allow_connections`] allows it again. Open
 /// connections stay open, except those of the gateway.
-async fn disconnect_gateway(db: &TestDb, connection: &mut PgConnection) {
+pub(super) async fn disconnect_gateway(db: &TestDb, connection: &mut PgConnection) {
     allow_connections(db, false).await;
     let end = "select pg_terminate_backend(pid) from pg_stat_activity
                where datname = current_database() and usename = 'warden_gateway'";
@@ -175,7 +179,7 @@ async fn a_slot_truncated_between_pages_causes_a_resync_before_later_events() {
     // page, and then finds the log locked before the second page.
     let state_lock = lock_table(&mut checking, "warden.log_state").await;
     bulk.commit().await.expect("commits");
-    expect_waiting(&mut watching, "is_truncated").await;
+    expect_waiting(&mut watching, "truncated_since").await;
     let mut log_lock = lock_table(&mut rotating, "warden.events").await;
     state_lock.commit().await.expect("ends");
     expect_numbered(&mut follower, 1..=page).await;

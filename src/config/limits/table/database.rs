@@ -9,7 +9,7 @@ use crate::postgres;
 use crate::retention::{self, RetentionLimits};
 
 pub(super) fn section(limits: &Limits) -> Section {
-    Section { title: "Database", limits: [connections(limits), log(limits)].concat() }
+    Section { title: "Database", limits: [connections(limits), log(limits), moves()].concat() }
 }
 
 fn connections(limits: &Limits) -> Vec<Limit> {
@@ -83,7 +83,7 @@ fn connections(limits: &Limits) -> Vec<Limit> {
 }
 
 fn log(limits: &Limits) -> Vec<Limit> {
-    let RetentionLimits { keep, bytes_max, interval } = limits.retention;
+    let RetentionLimits { keep, bytes_max, org_bytes_max, interval } = limits.retention;
     let watch_check = limits.watch_check;
     vec![
         Limit::new("retention.keep", Time(keep), "Time for which events are kept.")
@@ -94,11 +94,18 @@ fn log(limits: &Limits) -> Vec<Limit> {
             "Size of the event log with its indexes. A larger log loses its oldest events earlier.",
         )
         .set_by("WARDEN_RETENTION_GIB"),
+        Limit::new(
+            "retention.org_bytes_max",
+            Bytes(org_bytes_max),
+            "Share of one organisation in the event log. If the log is full, organisations beyond it lose their oldest \
+             events, and no other does.",
+        )
+        .set_by("WARDEN_RETENTION_ORG_PERCENT"),
         Limit::new("retention.interval", Time(interval), "Interval of the retention job."),
         Limit::new(
             "retention::ROTATION_TIMEOUT",
             Time(retention::ROTATION_TIMEOUT),
-            "Longest run of the retention job.",
+            "Longest step of the retention job: the move of a batch of events, or a rotation.",
         ),
         Limit::new(
             "retention::BUSY_ATTEMPTS_MAX",
@@ -116,10 +123,41 @@ fn log(limits: &Limits) -> Vec<Limit> {
             "Longest query of the check of the watches.",
         ),
         Limit::new(
-            "lock_timeout of warden.rotate_events()",
+            "lock_timeout of warden.truncate_slot()",
             Time(Duration::from_millis(50)),
             "Longest wait of the TRUNCATE for a lock. Writers wait no longer for it.",
         )
         .declared_as("set local lock_timeout = '50ms'"),
+    ]
+}
+
+/// Limits of the moves out of the oldest slot.
+fn moves() -> Vec<Limit> {
+    vec![
+        Limit::new(
+            "blocks_max in warden.log_usage()",
+            Count(512),
+            "Blocks of each slot that are read to estimate how much of the log each organisation uses.",
+        )
+        .declared_as("blocks_max int default 512"),
+        Limit::new(
+            "blocks_at_once in warden.move_events()",
+            Count(1024),
+            "Blocks of the oldest slot whose events are moved in one transaction.",
+        )
+        .declared_as("blocks_at_once constant int := 1024"),
+        Limit::new(
+            "hard_factor in warden.move_events()",
+            Count(2),
+            "If the log is larger than its size times this while events are moved for longer than `pass_time_max`, all \
+             organisations lose their oldest events.",
+        )
+        .declared_as("hard_factor constant int := 2"),
+        Limit::new(
+            "pass_time_max in warden.move_events()",
+            Time(Duration::from_mins(5)),
+            "See `hard_factor`.",
+        )
+        .declared_as("pass_time_max constant interval := '5 minutes'"),
     ]
 }
