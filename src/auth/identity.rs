@@ -27,6 +27,8 @@ pub struct Identity {
     /// Whether the claim `role` marks the token as one of a back end. This role grants rights within the
     /// organisation only.
     pub is_service: bool,
+    /// Whether the token is valid for requests of back ends only, because its issuer issues no others.
+    pub backends_only: bool,
 }
 
 impl Identity {

@@ -51,13 +51,15 @@ pub struct IssuerRules {
     /// `role` of the issuer's tokens for back ends; [`SERVICE_ROLE`] by default. If it is empty, the issuer
     /// issues no tokens for back ends.
     pub service_role: Option<String>,
+    /// Whether all tokens of the issuer belong to back ends, whatever their `role` is, and open no sockets.
+    pub backends_only: bool,
 }
 
 impl IssuerRules {
     /// Whether a token with this claim `role` belongs to a back end.
     fn is_service(&self, role: Option<&str>) -> bool {
         let service_role = self.service_role.as_deref().unwrap_or(SERVICE_ROLE);
-        !service_role.is_empty() && role == Some(service_role)
+        self.backends_only || !service_role.is_empty() && role == Some(service_role)
     }
 }
 
@@ -167,6 +169,7 @@ impl Issuer {
             expires_at: validity.expires_at,
             topics: claims.topics,
             is_service: self.rules.is_service(claims.role.as_deref()),
+            backends_only: self.rules.backends_only,
         })
     }
 }

@@ -1,4 +1,4 @@
-//! `warden token`: signs a token for development.
+//! `warden token`: signs a token for development, or for a back end.
 
 use std::time::Duration;
 
@@ -6,13 +6,18 @@ use clap::Args;
 use uuid::Uuid;
 use warden_devkit::token::{TokenClaims, sign};
 
-use crate::auth::is_topic;
+use crate::auth::{SERVICE_ROLE, is_topic};
 use crate::config::SigningArgs;
 
 #[derive(Args)]
 #[command(after_help = "\
 Prints a token that is signed with HS256 and WARDEN_JWT_SECRET. In production, your issuer (for example Supabase \
-Auth) signs the tokens, with the organisation in app_metadata.org_id.")]
+Auth) signs the users' tokens, with the organisation in app_metadata.org_id.
+
+With --backend the token is signed with WARDEN_BACKEND_SECRET. It may publish and revoke within its organisation, and \
+opens no socket:
+
+  warden token --backend --org <uuid> --sub billing --ttl 30d")]
 pub(super) struct TokenArgs {
     /// Organisation, for the claim app_metadata.org_id
     #[arg(long, value_name = "UUID")]
@@ -21,7 +26,7 @@ pub(super) struct TokenArgs {
     #[arg(long, value_name = "ID")]
     sub: Option<String>,
     /// Role, for the claim role: authenticated for users, service_role for back ends
-    #[arg(long, default_value = "authenticated")]
+    #[arg(long, default_value = "authenticated", conflicts_with = "backend")]
     role: String,
     /// Validity, such as 90s, 15m, 1h or 7d
     #[arg(long, default_value = "1h", value_parser = parse_duration)]
@@ -35,18 +40,18 @@ pub(super) struct TokenArgs {
 }
 
 pub(super) fn run(args: &TokenArgs) -> anyhow::Result<()> {
-    args.jwt.check()?;
+    let signing = args.jwt.signing()?;
     let sub = args.sub.clone().unwrap_or_else(|| Uuid::new_v4().to_string());
     let claims = TokenClaims {
         org: args.org,
         sub: &sub,
-        role: &args.role,
+        role: if signing.of_backends { SERVICE_ROLE } else { &args.role },
         ttl: args.ttl,
-        audience: &args.jwt.jwt_audience,
-        issuer: args.jwt.jwt_issuer.as_deref(),
+        audience: signing.audience,
+        issuer: signing.issuer,
         topics: args.topics.as_deref(),
     };
-    println!("{}", sign(&claims, &args.jwt.jwt_secret)?);
+    println!("{}", sign(&claims, signing.secret)?);
     Ok(())
 }
 

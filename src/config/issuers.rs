@@ -7,8 +7,8 @@ use clap::{ArgGroup, Args};
 use warden_connect::ShownPath;
 
 use super::issuers_file::{self, IssuerDefaults};
-use super::signing::{DEFAULT_AUDIENCE, check_verifying_secret};
-use crate::auth::{IssuerConfig, KeyServerUrl, VerifierConfig};
+use super::signing::{BACKEND_ISSUER, DEFAULT_AUDIENCE, check_verifying_secret};
+use crate::auth::{IssuerConfig, IssuerRules, KeyServerUrl, VerifierConfig};
 
 /// Longest name of an issuer, in bytes.
 const ISSUER_BYTES_MAX: usize = 256;
@@ -38,6 +38,18 @@ pub struct IssuerArgs {
         group = "keys"
     )]
     jwks_urls: Vec<String>,
+    /// HS256 secret for tokens of back ends, which `warden token --backend` signs; they open no sockets
+    #[arg(
+        long,
+        env = "WARDEN_BACKEND_SECRET",
+        hide_env_values = true,
+        value_name = "WARDEN_BACKEND_SECRET",
+        group = "keys"
+    )]
+    backend_secret: Option<String>,
+    /// Former secret of back ends, which remains valid while its tokens are in use
+    #[arg(long, env = "WARDEN_BACKEND_SECRET_PREVIOUS", hide_env_values = true, value_name = "SECRET")]
+    backend_secret_previous: Option<String>,
     /// TOML file of issuers, each with its own audience and rules; see docs/operations.md
     #[arg(long, env = "WARDEN_ISSUERS_FILE", value_name = "WARDEN_ISSUERS_FILE", group = "keys")]
     issuers_file: Option<PathBuf>,
@@ -67,7 +79,8 @@ impl IssuerArgs {
         // An empty variable counts as unset, unless no other is set: then its value is reported as invalid.
         let urls: Vec<_> =
             self.jwks_urls.iter().map(|url| url.trim()).filter(|url| !url.is_empty()).collect();
-        let has_others = !urls.is_empty() || self.issuers_file.is_some();
+        let backends = self.backend_issuer()?;
+        let has_others = !urls.is_empty() || self.issuers_file.is_some() || backends.is_some();
         let name = self.jwt_issuer.as_deref().filter(|name| !name.is_empty());
         let secret = self.jwt_secret.as_deref().filter(|secret| !secret.is_empty() || !has_others);
         let previous = self.jwt_secret_previous.as_deref().filter(|secret| !secret.is_empty());
@@ -97,6 +110,14 @@ impl IssuerArgs {
             self.add_file(&mut issuers, path)
                 .with_context(|| format!("WARDEN_ISSUERS_FILE: {}", ShownPath(path)))?;
         }
+        if let Some(backends) = backends {
+            let is_known = issuers.iter().any(|known| known.issuer == backends.issuer);
+            ensure!(
+                !is_known,
+                "the issuer {BACKEND_ISSUER} is the one of WARDEN_BACKEND_SECRET: rename the other"
+            );
+            issuers.push(backends);
+        }
         // `warden.revoke()` must be able to name them.
         let is_revocable = |name: &str| name.len() <= ISSUER_BYTES_MAX && !name.contains('\0');
         ensure!(
@@ -110,9 +131,34 @@ impl IssuerArgs {
         );
         ensure!(
             !issuers.is_empty(),
-            "no token issuer is configured: set WARDEN_JWT_SECRET or WARDEN_JWKS_URLS"
+            "no token issuer is configured: set WARDEN_JWT_SECRET, WARDEN_JWKS_URLS or WARDEN_BACKEND_SECRET"
         );
         Ok(VerifierConfig { issuers })
+    }
+
+    /// The issuer of back ends' tokens, if it has a secret.
+    fn backend_issuer(&self) -> anyhow::Result<Option<IssuerConfig>> {
+        let given = |secret: &Option<String>| secret.clone().filter(|secret| !secret.is_empty());
+        let previous = given(&self.backend_secret_previous);
+        let Some(secret) = given(&self.backend_secret) else {
+            ensure!(
+                previous.is_none(),
+                "WARDEN_BACKEND_SECRET_PREVIOUS is only for rotating the secret: set WARDEN_BACKEND_SECRET to the new secret"
+            );
+            return Ok(None);
+        };
+        check_verifying_secret(&secret, self.allow_guessable_secret).context("WARDEN_BACKEND_SECRET")?;
+        if let Some(previous) = &previous {
+            check_verifying_secret(previous, self.allow_guessable_secret)
+                .context("WARDEN_BACKEND_SECRET_PREVIOUS")?;
+        }
+        Ok(Some(IssuerConfig {
+            issuer: Some(BACKEND_ISSUER.to_owned()),
+            audience: BACKEND_ISSUER.to_owned(),
+            secrets: [Some(secret), previous].into_iter().flatten().collect(),
+            rules: IssuerRules { backends_only: true, ..IssuerRules::default() },
+            ..IssuerConfig::default()
+        }))
     }
 
     /// Finds or adds the issuer of this name. A secret and a key server may belong to the same issuer.
@@ -217,6 +263,32 @@ mod tests {
         let alone =
             IssuerArgs { jwt_secret_previous: Some(SECRET.into()), ..urls(&["i=https://a.example/"]) };
         assert!(rejected(alone).contains("set WARDEN_JWT_SECRET"));
+    }
+
+    #[test]
+    fn back_ends_have_a_secret_of_their_own() {
+        let both = IssuerArgs {
+            backend_secret: Some(SECRET.into()),
+            backend_secret_previous: Some(OTHER.into()),
+            ..urls(&["a=https://a.example/jwks"])
+        };
+        let issuers = both.clone().into_verifier_config().expect("good").issuers;
+        assert_eq!(issuers.len(), 2);
+        assert_eq!((issuers[1].issuer.as_deref(), issuers[1].secrets.len()), (Some("warden-backends"), 2));
+        assert!(issuers[1].rules.backends_only && !issuers[0].rules.backends_only);
+        let short = Some("hunter2".to_owned());
+        let wrong = IssuerArgs { backend_secret: short.clone(), ..both.clone() };
+        assert!(rejected(wrong).contains("WARDEN_BACKEND_SECRET"));
+        let wrong = IssuerArgs { backend_secret_previous: short, ..both.clone() };
+        assert!(rejected(wrong).contains("WARDEN_BACKEND_SECRET_PREVIOUS"));
+        let wrong = IssuerArgs { backend_secret: None, ..both.clone() };
+        assert!(rejected(wrong).contains("set WARDEN_BACKEND_SECRET"));
+        // The claim `iss` selects the issuer, so the other one needs a name too.
+        let unnamed =
+            IssuerArgs { jwt_secret: Some(SECRET.into()), backend_secret: Some(OTHER.into()), ..args() };
+        assert!(rejected(unnamed).contains("WARDEN_JWT_ISSUER"));
+        let taken = IssuerArgs { jwks_urls: vec!["warden-backends=https://a.example/jwks".into()], ..both };
+        assert!(rejected(taken).contains("rename the other"));
     }
 
     #[test]

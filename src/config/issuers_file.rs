@@ -30,6 +30,8 @@ struct FileIssuer {
     orgs: Option<Vec<Uuid>>,
     service_role: Option<String>,
     #[serde(default)]
+    backends_only: bool,
+    #[serde(default)]
     claims: BTreeMap<String, OneOrMany>,
 }
 
@@ -42,8 +44,8 @@ enum OneOrMany {
 
 /// Form of the file, for errors.
 const FORM: &str = "each [[issuer]] has a name and a jwks_url or secrets, and may have audience, typ, service_role, \
-                    orgs and claims; secrets is a list of strings, orgs a list of UUIDs, claims a table of strings or \
-                    lists of strings, and everything else is a string";
+                    backends_only, orgs and claims; secrets is a list of strings, orgs a list of UUIDs, claims a table \
+                    of strings or lists of strings, backends_only true or false, and everything else is a string";
 
 /// Settings outside the file that apply to all of its issuers.
 #[derive(Clone, Copy, Debug)]
@@ -117,6 +119,7 @@ impl FileIssuer {
                 claims: claims.collect(),
                 orgs: self.orgs,
                 service_role: self.service_role,
+                backends_only: self.backends_only,
             },
         })
     }
@@ -193,6 +196,7 @@ claims = { role = ["x", "y"], tier = "gold" }
             "typ",
             "orgs",
             "service_role",
+            "backends_only",
             "claims",
             "m4rker",
             "secret",

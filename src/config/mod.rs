@@ -30,7 +30,7 @@ pub use issuers_file::{IssuerDefaults, parse_issuers};
 pub use limits::{DrainLimits, Limits};
 #[cfg(feature = "dev")]
 pub(crate) use origins::parse_origins;
-pub use signing::{DEFAULT_AUDIENCE, JWT_SECRET_BYTES_MIN, SigningArgs};
+pub use signing::{BACKEND_ISSUER, DEFAULT_AUDIENCE, JWT_SECRET_BYTES_MIN, Signing, SigningArgs};
 
 use crate::auth::{CookieName, VerifierConfig};
 use crate::http::{AdminHosts, Proxies, TlsFiles};

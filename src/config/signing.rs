@@ -11,27 +11,73 @@ pub const JWT_SECRET_BYTES_MIN: usize = 32;
 /// Default `aud` of tokens: the one that Supabase Auth issues.
 pub const DEFAULT_AUDIENCE: &str = "authenticated";
 
-/// Flags of commands that sign development tokens.
+/// Claims `iss` and `aud` of the tokens that WARDEN_BACKEND_SECRET signs.
+pub const BACKEND_ISSUER: &str = "warden-backends";
+
+/// Flags of the command that signs tokens.
 #[derive(Args, Clone)]
 pub struct SigningArgs {
     /// HS256 secret, at least 32 bytes (on Supabase: the JWT secret of the project)
-    #[arg(long, env = "WARDEN_JWT_SECRET", hide_env_values = true, value_name = "WARDEN_JWT_SECRET")]
-    pub jwt_secret: String,
+    #[arg(
+        long,
+        env = "WARDEN_JWT_SECRET",
+        hide_env_values = true,
+        value_name = "WARDEN_JWT_SECRET",
+        required_unless_present = "backend"
+    )]
+    jwt_secret: Option<String>,
     /// Claim `iss`
     #[arg(long, env = "WARDEN_JWT_ISSUER", value_name = "ISS")]
-    pub jwt_issuer: Option<String>,
+    jwt_issuer: Option<String>,
     /// Claim `aud`
     #[arg(long, env = "WARDEN_JWT_AUDIENCE", value_name = "AUD", default_value = DEFAULT_AUDIENCE)]
-    pub jwt_audience: String,
+    jwt_audience: String,
+    /// Sign a token of a back end, with the secret of back ends
+    #[arg(long)]
+    backend: bool,
+    /// HS256 secret of back ends, at least 32 bytes
+    #[arg(
+        long,
+        env = "WARDEN_BACKEND_SECRET",
+        hide_env_values = true,
+        value_name = "WARDEN_BACKEND_SECRET",
+        required_if_eq("backend", "true")
+    )]
+    backend_secret: Option<String>,
+}
+
+/// Secret of a token, and the claims that name its issuer.
+#[derive(Clone, Copy)]
+pub struct Signing<'a> {
+    /// HS256 secret.
+    pub secret: &'a str,
+    /// Claim `iss`.
+    pub issuer: Option<&'a str>,
+    /// Claim `aud`.
+    pub audience: &'a str,
+    /// Whether it signs tokens of back ends.
+    pub of_backends: bool,
 }
 
 impl SigningArgs {
-    /// Checks the secret.
+    /// Checks the secret of users' tokens, or of those of back ends.
     ///
     /// # Errors
     /// When it is too short.
-    pub fn check(&self) -> anyhow::Result<()> {
-        check_secret(&self.jwt_secret).context("WARDEN_JWT_SECRET")
+    pub fn signing(&self) -> anyhow::Result<Signing<'_>> {
+        let (name, secret) = if self.backend {
+            ("WARDEN_BACKEND_SECRET", &self.backend_secret)
+        } else {
+            ("WARDEN_JWT_SECRET", &self.jwt_secret)
+        };
+        let secret = secret.as_deref().unwrap_or_default();
+        check_secret(secret).context(name)?;
+        let (issuer, audience) = if self.backend {
+            (Some(BACKEND_ISSUER), BACKEND_ISSUER)
+        } else {
+            (self.jwt_issuer.as_deref(), self.jwt_audience.as_str())
+        };
+        Ok(Signing { secret, issuer, audience, of_backends: self.backend })
     }
 }
 

@@ -37,10 +37,7 @@ pub(super) async fn verify(gatekeeper: &Gatekeeper, request: &Request<()>) -> Re
     }
     gatekeeper.check_origin(headers)?;
     let token = found?.token;
-    let identity = gatekeeper.verify(&token).await?;
-    if !identity.is_service {
-        return Err(Rejection::NotABackEnd);
-    }
+    let identity = gatekeeper.verify_back_end(&token).await?;
     gatekeeper.check_org(identity.org).await?;
     Ok(BackEnd { identity, token: token.hash() })
 }

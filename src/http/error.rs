@@ -62,6 +62,8 @@ pub(super) enum Rejection {
         "not a back end's token: its claim `role` must be service_role, or the role in its issuer's configuration"
     )]
     NotABackEnd,
+    #[error("a back end's token: its issuer issues tokens for requests of back ends only")]
+    BackEndOnly,
     #[error("a token revokes within its own organisation only: use a token of that organisation, or SQL")]
     OtherOrg,
     #[error("method not allowed: send a POST request")]
@@ -140,6 +142,7 @@ impl Rejection {
             Self::WebSocketVersion => (StatusCode::UPGRADE_REQUIRED, "websocket_version"),
             Self::ProtocolVersion => (StatusCode::BAD_REQUEST, "protocol_version"),
             Self::NotABackEnd => (StatusCode::FORBIDDEN, "not_a_backend"),
+            Self::BackEndOnly => (StatusCode::FORBIDDEN, "backend_token"),
             Self::OtherOrg => (StatusCode::FORBIDDEN, "other_organisation"),
             Self::Method => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             Self::MediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json"),

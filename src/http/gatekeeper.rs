@@ -126,8 +126,19 @@ impl Gatekeeper {
         Ok(())
     }
 
-    /// Verifies a token, and checks that it is not revoked.
+    /// Verifies a user's token, and checks that it is not revoked.
     pub(super) async fn verify(&self, token: &Token) -> Result<Identity, Rejection> {
+        let identity = self.verify_any(token).await?;
+        if identity.backends_only { Err(Rejection::BackEndOnly) } else { Ok(identity) }
+    }
+
+    /// Verifies a back end's token, and checks that it is not revoked.
+    pub(super) async fn verify_back_end(&self, token: &Token) -> Result<Identity, Rejection> {
+        let identity = self.verify_any(token).await?;
+        if identity.is_service { Ok(identity) } else { Err(Rejection::NotABackEnd) }
+    }
+
+    async fn verify_any(&self, token: &Token) -> Result<Identity, Rejection> {
         let identity = self.verifier.verify(token).await?;
         match self.revocations.check(&session::token_subject(&identity)) {
             None => Ok(identity),

@@ -8,10 +8,13 @@ use serde_json::{Value, json};
 use sqlx::Connection as _;
 use tokio::process::Command;
 use uuid::Uuid;
+use warden::auth::VerifierConfig;
+use warden::config::BACKEND_ISSUER;
 use warden_devkit::cluster::SUPERUSER;
 
 use crate::harness::{
-    Client, SECRET, TestDb, TestGateway, Upgrade, contains_secret, eventually, shared_cluster_url, within,
+    Client, Post, SECRET, TestDb, TestGateway, Upgrade, contains_secret, eventually, shared_cluster_url,
+    within,
 };
 
 /// Creates a command with these environment variables and no others.
@@ -75,6 +78,40 @@ async fn the_gateway_accepts_tokens_of_the_token_command() {
     })
     .await;
     t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn the_token_command_signs_for_back_ends() {
+    const BACKEND_SECRET: &str = "a secret of back ends, of more than 32 bytes";
+    let t = TestGateway::start_with(TestDb::create().await, |config| {
+        let of_backends = VerifierConfig::hs256(BACKEND_SECRET, BACKEND_ISSUER, Some(BACKEND_ISSUER));
+        config.verifier.issuers = of_backends.issuers;
+        config.verifier.issuers[0].rules.backends_only = true;
+    })
+    .await;
+    let org = t.db.create_org().await.to_string();
+    let args = ["token", "--org", &org, "--backend", "--sub", "billing"];
+    let secrets = [("WARDEN_BACKEND_SECRET", BACKEND_SECRET), ("WARDEN_JWT_AUDIENCE", "of users")];
+    let outcome = run(&args, &secrets).await;
+    assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""), "{outcome:?}");
+    let addr = t.gateway.public_addr();
+    let answer =
+        Post::json("/v1/revocations", outcome.stdout.trim(), &json!({"user_id": "alice"})).send(addr).await;
+    assert_eq!(answer.status, 201, "{}", answer.body);
+    assert_eq!(Upgrade::bearer(outcome.stdout.trim()).send(addr).await.code(), "backend_token");
+    t.gateway.stop().await;
+
+    fails(&args, &[("WARDEN_JWT_SECRET", SECRET)], 2, &["WARDEN_BACKEND_SECRET"], &[SECRET]).await;
+    fails(
+        &args,
+        &[("WARDEN_BACKEND_SECRET", "hunter2")],
+        1,
+        &["WARDEN_BACKEND_SECRET", "at least 32"],
+        &["hunter2"],
+    )
+    .await;
+    let with_role = [&args[..], &["--role", "authenticated"]].concat();
+    fails(&with_role, &secrets, 2, &["--backend", "--role"], &[BACKEND_SECRET]).await;
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::{ISSUER, OTHER_ISSUER, accepts, claims_of, gateway, outcome, rejects};
-use crate::harness::{IssuerExt as _, IssuerKey, TestKeyServer};
+use crate::harness::{IssuerExt as _, IssuerKey, Post, TestKeyServer};
 
 #[tokio::test]
 async fn each_issuer_has_its_own_audience_and_rules() {
@@ -67,5 +67,35 @@ async fn an_issuer_can_be_limited_to_some_organisations() {
     let answer = outcome(&t, &key.sign("1", &claims_of(ISSUER, foreign))).await;
     assert_eq!(answer, (403, "organisation_of_another_issuer".to_owned()));
     accepts(&t, "an issuer without a limit", &key.sign("1", &claims_of(OTHER_ISSUER, foreign))).await;
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn tokens_of_an_issuer_for_back_ends_open_no_sockets() {
+    let key = IssuerKey::eddsa();
+    let server = TestKeyServer::start(&[key.jwk("1")]).await;
+    let mut backends = server.issuer(ISSUER);
+    backends.rules.backends_only = true;
+    let t = gateway(vec![backends, server.issuer(OTHER_ISSUER)]).await;
+    let org = t.db.create_org().await;
+    let addr = t.gateway.public_addr();
+    let revoke = async |token: &str| {
+        let answer = Post::json("/v1/revocations", token, &json!({"user_id": "nobody"})).send(addr).await;
+        (answer.status, answer.code())
+    };
+    for role in [json!(null), json!("authenticated"), json!("service_role")] {
+        let mut claims = claims_of(ISSUER, org);
+        claims["role"] = role;
+        let token = key.sign("1", &claims);
+        assert_eq!(outcome(&t, &token).await, (403, "backend_token".to_owned()), "{claims}");
+        assert_eq!(revoke(&token).await.0, 201, "{claims}");
+    }
+    // The other issuer's tokens are as before.
+    let mut claims = claims_of(OTHER_ISSUER, org);
+    accepts(&t, "a user of the other issuer", &key.sign("1", &claims)).await;
+    assert_eq!(revoke(&key.sign("1", &claims)).await, (403, "not_a_backend".to_owned()));
+    claims["role"] = json!("service_role");
+    accepts(&t, "a back end of the other issuer", &key.sign("1", &claims)).await;
+    assert_eq!(revoke(&key.sign("1", &claims)).await.0, 201);
     t.gateway.stop().await;
 }
