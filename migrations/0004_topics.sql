@@ -20,9 +20,22 @@ begin
 end
 $$;
 
+-- Whether GET /v1/<name> is a route of the gateway for another purpose, or will be. No topic may have such a name,
+-- because the rows of a watched table are read at GET /v1/<topic>.
+create or replace function warden.is_reserved_topic(name text) returns boolean
+language sql immutable set search_path = '' as $$
+  select name in ('covers', 'events', 'openapi', 'revocations')
+$$;
+
 create or replace function warden.declare_topic(name text) returns void
-language sql set search_path = '' as $$
-  insert into warden.topics values (declare_topic.name) on conflict do nothing
+language plpgsql set search_path = '' as $$
+begin
+  if warden.is_reserved_topic(name) then
+    raise exception 'warden.declare_topic: the topic "%" is reserved: the gateway has a route /v1/%', name, name
+      using errcode = '22023', hint = 'Choose another name, such as the name of the table.';
+  end if;
+  insert into warden.topics values (declare_topic.name) on conflict do nothing;
+end
 $$;
 
 -- Kinds of entities that have topics of their own: with the kind `call`, a socket may join call:<uuid>. warden.watch()

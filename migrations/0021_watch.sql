@@ -92,6 +92,7 @@ declare
   col record;
   entity_id_type text;
   narrower text;
+  other regclass;
 begin
   if visibility not in ('organisation', 'claim') then
     raise exception 'warden.watch: visibility "%" is not valid', visibility
@@ -104,6 +105,18 @@ begin
   if event_prefix !~ '^[a-z][a-z0-9_]{0,62}$' or event_prefix in ('warden', 'phx') then
     raise exception 'warden.watch: event prefix "%" is not valid', event_prefix
       using hint = 'Use lower-case letters, digits and _, starting with a letter; not warden or phx.';
+  end if;
+  if warden.is_reserved_topic(topic) then
+    raise exception 'warden.watch: the topic "%" is reserved: the gateway has a route /v1/%', topic, topic
+      using errcode = '22023', hint = 'Choose another name, such as the name of the table.';
+  end if;
+  select t.relation into other from warden.watches t join pg_catalog.pg_class c on c.oid = t.relation
+  where t.topic = watch.topic and t.relation <> watch.relation limit 1;
+  if other is not null then
+    raise exception 'warden.watch: the topic "%" is that of another table, %', topic, other
+      using errcode = '22023',
+            hint = 'Choose another topic: the rows of a watched table are read at GET /v1/<topic>. '
+                   'Events of several tables can reach one entity topic, and all of them reach "org".';
   end if;
   if entity_topic is null and entity_topic_column is not null then
     raise exception 'warden.watch: entity_topic_column "%" is given without an entity_topic', entity_topic_column

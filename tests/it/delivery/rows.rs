@@ -262,12 +262,11 @@ async fn a_changed_entity_column_is_a_deletion_and_a_creation() {
     t.gateway.stop().await;
 }
 
-/// This holds if the table's topic is `org`, and if the event also reaches an entity topic.
 #[tokio::test]
 async fn an_event_arrives_once_on_each_topic_that_it_reaches() {
     let (t, [org]) = with_orgs(
         "create table hints (id int primary key, org_id uuid not null, call_id uuid);
-         select warden.watch('hints', 'org', 'hint', entity_topic => 'call', entity_topic_column => 'call_id')",
+         select warden.watch('hints', 'hints', 'hint', entity_topic => 'call', entity_topic_column => 'call_id')",
     )
     .await;
     let call = Uuid::new_v4();

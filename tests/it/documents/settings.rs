@@ -113,7 +113,7 @@ async fn write(
     let events = strings(
         db,
         "select concat_ws(' ', event, data, 'old', old, 'truncated', truncated) from warden.events
-         where topic = 'probe' order by id",
+         where topic like 'probe%' order by id",
     )
     .await;
     db.run("delete from warden.events").await;

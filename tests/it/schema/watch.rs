@@ -61,6 +61,9 @@ const UNSUITABLE: &[(&str, &str)] = &[
         "'shared', 'notes', 'note', key_columns => '{id,number}', entity_topic => 'note'",
         "entity topic \"note\" needs a column: the key of public.shared has several",
     ),
+    ("'notes', 'calls', 'note'", "the topic \"calls\" is that of another table, public.calls"),
+    ("'notes', 'org', 'note'", "the topic \"org\" is that of another table, public.organizations"),
+    ("'notes', 'events', 'note'", "the topic \"events\" is reserved: the gateway has a route /v1/events"),
 ];
 
 #[tokio::test]
@@ -89,6 +92,8 @@ async fn watch_rejects_unsuitable_arguments_by_name() {
         let rejection = rejection(&db, &format!("select warden.watch('notes', '{topic}', 'note')")).await;
         assert!(rejection.message.contains("topics_name"), "{rejection:?}");
     }
+    let rejection = rejection(&db, "select warden.declare_topic('covers')").await;
+    assert!(rejection.message.contains("\"covers\" is reserved"), "{rejection:?}");
     let left = "select count(*) from pg_trigger where tgrelid = 'notes'::regclass";
     assert_eq!(count(&db, left).await, 0, "a rejected call leaves nothing behind");
     assert_eq!(count(&db, "select count(*) from warden.topics where name = 'notes'").await, 0);
