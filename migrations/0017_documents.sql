@@ -183,21 +183,29 @@ $fn$;
 create or replace function warden.row_bytes_max() returns int
 language sql immutable set search_path = '' as $$ select 196608 $$;
 
--- An SQL condition: without compression, this value is not much larger than the largest event. Null if that holds for
+-- The former versions of these functions knew the limit of events only. No client of the database calls them.
+-- squawk-ignore ban-drop-function
+drop function if exists warden.size_condition(text, oid), warden.value_condition(text, oid),
+                        warden.document_columns(warden.watches, text), warden.row_condition(warden.watches, text),
+                        warden.document_expression(warden.watches, text);
+
+-- An SQL condition: without compression, this value has not many more than `bytes_max` bytes. Null if that holds for
 -- every value of the type. The value's stored size must be limited before, because the size of most types is only known
 -- once they are decompressed.
-create or replace function warden.size_condition(value text, type oid) returns text
+create or replace function warden.size_condition(
+  value text, type oid, bytes_max int default warden.row_bytes_max()
+) returns text
 language sql stable set search_path = '' as $fn$
   select case
     -- numeric is limited by its own range.
     when t.typlen > 0 or t.typstorage = 'p' or t.oid = 'numeric'::regtype then null
     -- These give their size without being decompressed.
     when t.oid in ('text'::regtype, 'varchar'::regtype, 'bpchar'::regtype, 'bytea'::regtype)
-      then pg_catalog.format('pg_catalog.octet_length(%s) <= %s is not false', value, warden.row_bytes_max())
+      then pg_catalog.format('pg_catalog.octet_length(%s) <= %s is not false', value, bytes_max)
     -- An array stores its elements without compression.
     when t.typarray <> 0 or t.typsubscript = 'pg_catalog.array_subscript_handler'::regproc
       then pg_catalog.format('(pg_catalog.pg_column_compression(%1$s) is null '
-                             'or pg_catalog.pg_column_size(array[%1$s]) <= %2$s)', value, warden.row_bytes_max())
+                             'or pg_catalog.pg_column_size(array[%1$s]) <= %2$s)', value, bytes_max)
   end
   from pg_catalog.pg_type t where t.oid = warden.base_type(type)
 $fn$;
@@ -212,9 +220,14 @@ begin
     where pg_catalog.scale(n::numeric) > 400 or pg_catalog.abs(n::numeric) >= 1e400);
 end
 $$;
+-- Gateways read rows as this role. The function computes with its argument alone.
+select warden.close_function('warden.has_short_numbers(jsonb)');
+grant execute on function warden.has_short_numbers(jsonb) to authenticated;
 
 -- An SQL condition: this value can be converted into jsonb. Null if every value of the type can.
-create or replace function warden.value_condition(value text, type oid) returns text
+create or replace function warden.value_condition(
+  value text, type oid, bytes_max int default warden.row_bytes_max()
+) returns text
 language plpgsql stable set search_path = '' as $fn$
 declare
   base constant oid := warden.base_type(type);
@@ -253,15 +266,15 @@ begin
   select r.rngsubtype, r.rngtypid = base into element, is_range
   from pg_catalog.pg_range r where base in (r.rngtypid, r.rngmultitypid);
   if element is not null then
-    inner_condition := warden.value_condition('pg_catalog.lower(u.e)', element)
-                       || ' and ' || warden.value_condition('pg_catalog.upper(u.e)', element);
+    inner_condition := warden.value_condition('pg_catalog.lower(u.e)', element, bytes_max)
+                       || ' and ' || warden.value_condition('pg_catalog.upper(u.e)', element, bytes_max);
     return pg_catalog.format('not exists (select from (select %s(%s) as e) u where not (%s))',
                              case when not is_range then 'pg_catalog.unnest' else '' end, value, inner_condition)
            where inner_condition is not null;
   end if;
   select p.part into element from warden.parts_of_type(base) p where p.is_array;
   if element is not null then
-    inner_condition := warden.value_condition('u.e', element);
+    inner_condition := warden.value_condition('u.e', element, bytes_max);
     return pg_catalog.format('not exists (select from (select pg_catalog.unnest(%s) as e) u where not (%s))',
                              value, inner_condition)
            where inner_condition is not null;
@@ -272,8 +285,8 @@ begin
     from warden.parts_of_type(base) p
     cross join lateral (select pg_catalog.format('(%s).%I', value, p."column") as value) v
     cross join lateral (
-      select pg_catalog.concat_ws(' and ', warden.size_condition(v.value, p.part),
-                                  warden.value_condition(v.value, p.part)) offset 0) c (condition)
+      select pg_catalog.concat_ws(' and ', warden.size_condition(v.value, p.part, bytes_max),
+                                  warden.value_condition(v.value, p.part, bytes_max)) offset 0) c (condition)
     where c.condition <> '');
 end
 $fn$;
@@ -326,6 +339,8 @@ begin
   return pg_catalog.octet_length(rest) <= 1000;
 end
 $fn$;
+select warden.close_function('warden.json_is_convertible(text)');
+grant execute on function warden.json_is_convertible(text) to authenticated;
 
 -- The settings that change how PostgreSQL prints values, with the values that documents need. `in_text` tells whether
 -- the type's output function is called, not the conversion into JSON: that one writes dates and times in ISO 8601.
@@ -546,31 +561,35 @@ $$;
 
 -- The columns that a document contains, with their SQL expressions for the row with this alias. `condition` is null if
 -- every value of the column can be converted.
-create or replace function warden.document_columns(w warden.watches, alias text)
+create or replace function warden.document_columns(
+  w warden.watches, alias text, bytes_max int default warden.row_bytes_max()
+)
 returns table (name name, type oid, expression text, condition text)
 language sql stable set search_path = '' as $$
   select c.name, c.type,
     case when c.name::text = any (w.as_text) then coalesce(warden.as_text_expression(v.value, c.type), v.value)
          else coalesce(warden.value_expression(v.value, c.type), v.value) end,
     case when c.name::text = any (w.as_text) and warden.base_type(c.type) = 'json'::regtype
-         then null else warden.value_condition(v.value, c.type) end
+         then null else warden.value_condition(v.value, c.type, bytes_max) end
   from warden.columns_of(w.relation) c
   cross join lateral (select pg_catalog.format('%s.%I', alias, c.name) as value) v
   where c.name::text <> all (w.omit_columns)
   order by c.number
 $$;
 
--- An SQL condition: the columns of the row with this alias are not much larger than the largest event. It reads no more
+-- An SQL condition: the columns of the row with this alias have not many more than `bytes_max` bytes. It reads no more
 -- of a row than that: the columns as they are stored, then those few that were compressed. Columns that a document does
 -- not contain do not count.
-create or replace function warden.row_condition(w warden.watches, alias text) returns text
+create or replace function warden.row_condition(
+  w warden.watches, alias text, bytes_max int default warden.row_bytes_max()
+) returns text
 language sql stable set search_path = '' as $fn$
   select pg_catalog.concat_ws(' and ',
     string_agg(pg_catalog.format('coalesce(pg_catalog.pg_column_size(%s), 0)', v.value), ' + ' order by c.n)
-      || pg_catalog.format(' <= %s', warden.row_bytes_max()),
-    string_agg(warden.size_condition(v.value, c.type), ' and ' order by c.n),
+      || pg_catalog.format(' <= %s', bytes_max),
+    string_agg(warden.size_condition(v.value, c.type, bytes_max), ' and ' order by c.n),
     'true')
-  from warden.document_columns(w, alias) with ordinality c (name, type, expression, condition, n)
+  from warden.document_columns(w, alias, bytes_max) with ordinality c (name, type, expression, condition, n)
   join pg_catalog.pg_type t on t.oid = warden.base_type(c.type) and t.typlen < 0
   cross join lateral (select pg_catalog.format('%s.%I', alias, c.name) as value) v
 $fn$;
@@ -578,7 +597,9 @@ $fn$;
 -- An SQL expression for the document of the row with this alias in a trigger function: null if the row is too large, or
 -- contains a value that jsonb cannot represent. (Rows are written n.* and r.*, because n alone is a column if the table
 -- has one of that name.)
-create or replace function warden.document_expression(w warden.watches, alias text) returns text
+create or replace function warden.document_expression(
+  w warden.watches, alias text, bytes_max int default warden.row_bytes_max()
+) returns text
 language plpgsql stable set search_path = '' as $fn$
 declare
   document text;
@@ -591,7 +612,7 @@ begin
                            string_agg(pg_catalog.format('%s as %I', c.expression, c.name), ', ' order by c.n)),
          string_agg(' and ' || c.condition, '' order by c.n)
     into document, condition
-  from warden.document_columns(w, alias) with ordinality c (name, type, expression, condition, n);
+  from warden.document_columns(w, alias, bytes_max) with ordinality c (name, type, expression, condition, n);
   -- The usual table: every column is sent as it is. A child that inherits may have more columns; a partition has not.
   if array(select c.expression from warden.document_columns(w, alias) c)
        = array(select pg_catalog.format('%s.%I', alias, c.name) from warden.columns_of(w.relation) c)
@@ -599,7 +620,8 @@ begin
   then
     document := pg_catalog.format('pg_catalog.to_jsonb(%s.*)', alias);
   end if;
-  return pg_catalog.format('case when %s%s then %s end', warden.row_condition(w, alias), condition, document);
+  return pg_catalog.format('case when %s%s then %s end', warden.row_condition(w, alias, bytes_max), condition,
+                           document);
 end
 $fn$;
 

@@ -31,6 +31,7 @@ pub mod org;
 pub mod postgres;
 pub mod publish;
 pub mod rate;
+pub mod reading;
 pub mod replay;
 pub mod retention;
 mod service;

@@ -66,6 +66,12 @@ pub struct Metrics {
     pub published: Counter,
     /// Rejected requests to publish, by code.
     pub publishes_rejected: Family<RejectionLabels, Counter>,
+    /// Rejected requests for rows, by code.
+    pub reads_rejected: Family<RejectionLabels, Counter>,
+    /// Rows that requests read.
+    pub rows_read: Counter,
+    /// Requests for rows that failed for a reason that the log has.
+    pub reads_failed: Counter,
     /// Closed sessions, by close code.
     pub closed: Family<CloseLabels, Counter>,
     /// Times that a limit was exceeded, by limit.
@@ -170,6 +176,9 @@ impl Default for Metrics {
                 "revocations_refused",
                 "Rejected revocation requests through HTTP, by code",
             ),
+            reads_rejected: new(r, "row_reads_refused", "Rejected requests for rows, by code"),
+            rows_read: new(r, "rows_read", "Rows that requests read"),
+            reads_failed: new(r, "row_reads_failed", "Requests for rows that failed for a logged reason"),
             closed: new(r, "sessions_closed", "Closed sessions, by close code"),
             limits_reached: new(r, "limits_reached", "Times that a limit was exceeded, by limit"),
             limits: new(r, "limit", "Configured value of each limit"),

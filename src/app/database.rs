@@ -15,6 +15,7 @@ use crate::log::{Doorbell, TailerState};
 use crate::metrics::Metrics;
 use crate::postgres::{Addresses, Primary};
 use crate::publish::Publisher;
+use crate::reading::Reader;
 use crate::replay::{RecentEvents, Replay};
 use crate::retention::Retention;
 use crate::service::Services;
@@ -34,6 +35,7 @@ pub(super) struct DatabaseSide {
     pub(super) revocations: Arc<Revocations>,
     pub(super) cursor_keys: Arc<CursorKeys>,
     pub(super) publisher: Arc<Publisher>,
+    pub(super) reader: Arc<Reader>,
     pub(super) replay: Arc<Replay>,
     pub(super) tailer: watch::Receiver<TailerState>,
     pub(super) retention_late: watch::Receiver<Option<Instant>>,
@@ -55,6 +57,8 @@ impl DatabaseSide {
         let control = Control::start(&pool, &upstream, limits, services);
 
         let publisher = Publisher::new(Arc::clone(&primary), control.cursor_keys.ring(), limits.publish);
+        let ring = control.cursor_keys.ring();
+        let reader = Reader::new(primary.read_pool(), ring, limits.reading, Arc::clone(&metrics));
         let recent = Arc::new(RecentEvents::new(limits.recent));
         let doorbell = Doorbell::new(Arc::clone(&primary), limits.doorbell);
         let signal = doorbell.signal();
@@ -92,6 +96,7 @@ impl DatabaseSide {
             revocations: control.revocations,
             cursor_keys: control.cursor_keys,
             publisher: Arc::new(publisher),
+            reader: Arc::new(reader),
             replay,
             tailer: state,
             retention_late,

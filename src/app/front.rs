@@ -13,8 +13,8 @@ use super::database::DatabaseSide;
 use super::drain;
 use crate::config::{Config, Edge, Limits};
 use crate::http::{
-    self, AdminHosts, Admission, Gatekeeper, Health, Listening, MetricsPage, Proxies, Publishing, Sessions,
-    Tls,
+    self, AdminHosts, Admission, Gatekeeper, Health, Listening, MetricsPage, Proxies, Publishing, Rows,
+    Sessions, Tls,
 };
 use crate::hub::Hub;
 use crate::service::Services;
@@ -138,9 +138,11 @@ impl Front {
             tasks: self.sessions.clone(),
             shutdown: self.shutdown.clone(),
         };
+        let gatekeeper = Arc::new(gatekeeper);
         let publishing =
-            Publishing { gatekeeper: Arc::new(gatekeeper), publisher: Arc::clone(&database.publisher) };
-        let public = http::public(publishing, sessions, health.clone());
+            Publishing { gatekeeper: Arc::clone(&gatekeeper), publisher: Arc::clone(&database.publisher) };
+        let rows = Rows { gatekeeper, sessions: Arc::clone(shared), reader: Arc::clone(&database.reader) };
+        let public = http::public(publishing, rows, sessions, health.clone());
         (public, http::admin(health, metrics_page, admin_hosts))
     }
 

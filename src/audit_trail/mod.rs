@@ -83,6 +83,8 @@ pub enum Request {
     Revocation,
     /// Events to publish.
     Publish,
+    /// Rows to read.
+    Read,
 }
 
 /// Revocation that this node applied.
@@ -165,6 +167,7 @@ pub fn rejected(rejected: Rejected<'_>) {
         Request::Upgrade => log!("reject", "upgrade rejected"),
         Request::Revocation => log!("revoke_reject", "revocation rejected"),
         Request::Publish => log!("publish_reject", "publishing rejected"),
+        Request::Read => log!("read_reject", "reading rejected"),
     }
 }
 

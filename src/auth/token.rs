@@ -1,5 +1,8 @@
 //! A token before its verification.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
 use crate::audit_trail::TokenHash;
 
 /// A token as the client sent it. `Debug` prints `***`, so no log line can contain it.
@@ -17,6 +20,13 @@ impl Token {
     #[must_use]
     pub fn hash(&self) -> TokenHash {
         TokenHash::of(&self.0)
+    }
+
+    /// The token's claims, as JSON. They are claims of its holder only if the token was verified.
+    #[must_use]
+    pub fn claims_json(&self) -> Option<String> {
+        let claims = URL_SAFE_NO_PAD.decode(self.0.split('.').nth(1)?).ok()?;
+        String::from_utf8(claims).ok()
     }
 
     pub(crate) fn expose(&self) -> &str {

@@ -25,6 +25,12 @@ pub(super) struct AdmissionArgs {
     /// Events that the back ends of one organisation publish
     #[arg(long, env = "WARDEN_PUBLISHES_PER_ORG", value_name = "RATE", default_value = "1000:10000")]
     publishes_per_org: Rate,
+    /// Requests for rows of one user
+    #[arg(long, env = "WARDEN_READS_PER_USER", value_name = "RATE", default_value = "20:200")]
+    reads_per_user: Rate,
+    /// Requests for rows of one organisation
+    #[arg(long, env = "WARDEN_READS_PER_ORG", value_name = "RATE", default_value = "100:1000")]
+    reads_per_org: Rate,
     /// Bits of an IPv6 address that identify one client
     #[arg(long, env = "WARDEN_IPV6_PREFIX", value_name = "BITS", default_value_t = 64,
           value_parser = clap::value_parser!(u8).range(16..=128))]
@@ -47,6 +53,8 @@ impl AdmissionArgs {
         admission.handshakes_per_address = self.handshakes_per_address;
         admission.revocations_per_org = self.revocations_per_org;
         admission.publishes_per_org = self.publishes_per_org;
+        admission.reads_per_user = self.reads_per_user;
+        admission.reads_per_org = self.reads_per_org;
         admission.ipv6_prefix_bits = self.ipv6_prefix;
         admission.rejection_delay = Duration::from_millis(self.refusal_delay_ms.into());
         limits.serve.header_timeout = Duration::from_secs(self.handshake_seconds.into());

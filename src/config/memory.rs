@@ -13,8 +13,8 @@ const MEBIBYTES_MAX: i64 = 1024 * 1024;
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Memory")]
 pub(super) struct MemoryArgs {
-    /// Mebibytes above sessions: queues of fan-out, replays, recent events, cursors, log pages, requests that
-    /// publish, handshakes, revocations, organisations, addresses
+    /// Mebibytes above sessions: queues of fan-out, replays, pages of rows, recent events, cursors, log
+    /// pages, requests that publish, handshakes, revocations, organisations, addresses
     #[arg(long, env = "WARDEN_MEMORY_MIB", value_name = "MIB", default_value_t = (BUDGET_DEFAULT / MIB) as u32,
           value_parser = clap::value_parser!(u32).range((BUDGET_MIN / MIB) as i64..=MEBIBYTES_MAX))]
     memory_mib: u32,
@@ -71,7 +71,7 @@ mod tests {
     #[test]
     fn the_budget_is_divided_and_explicit_limits_must_fit() {
         let larger = config(&["--memory-mib", "928"]).expect("is valid").limits;
-        assert_eq!((larger.memory_bytes_max, larger.replay.memory_bytes_max), (928 * MIB, 256 * MIB));
+        assert_eq!((larger.memory_bytes_max, larger.replay.memory_bytes_max), (928 * MIB, 224 * MIB));
         let long_heads = config(&["--token-bytes", "65536"]).expect("is valid").limits;
         assert!(long_heads.memory_for_pending() <= long_heads.memory_bytes_max);
 

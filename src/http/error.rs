@@ -10,6 +10,8 @@ use serde::Serialize;
 use super::admission::LimitExceeded;
 use crate::auth::{AuthError, ClaimError, CredentialError};
 use crate::publish::{BodyError, FORBIDDEN_TOPIC, Problem};
+use crate::reading::ReadError;
+use crate::session::ForbiddenTopic;
 
 /// Media type of a problem document.
 pub(super) const PROBLEM_JSON: &str = "application/problem+json";
@@ -68,6 +70,12 @@ pub(super) enum Rejection {
     OtherOrg,
     #[error("method not allowed: send a POST request")]
     Method,
+    #[error("method not allowed: send a GET request")]
+    ReadMethod,
+    #[error(transparent)]
+    Read(ReadError),
+    #[error(transparent)]
+    ForbiddenTopic(ForbiddenTopic),
     #[error("unsupported media type: Content-Type must be application/json")]
     MediaType,
     #[error("the body is longer than {0} bytes")]
@@ -144,7 +152,9 @@ impl Rejection {
             Self::NotABackEnd => (StatusCode::FORBIDDEN, "not_a_backend"),
             Self::BackEndOnly => (StatusCode::FORBIDDEN, "backend_token"),
             Self::OtherOrg => (StatusCode::FORBIDDEN, "other_organisation"),
-            Self::Method => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Self::Read(error) => read_code(error),
+            Self::ForbiddenTopic(_) => (StatusCode::FORBIDDEN, "forbidden_topic"),
+            Self::Method | Self::ReadMethod => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             Self::MediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json"),
             Self::BodyTooLong(_) => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_long"),
             Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "body_timeout"),
@@ -189,6 +199,9 @@ impl Rejection {
             | Self::RevocationUnavailable
             | Self::PublishUnavailable
             | Self::Busy
+            | Self::Read(
+                ReadError::OrgBusy | ReadError::Busy | ReadError::NotReadable(_) | ReadError::Database(_),
+            )
             | Self::ShuttingDown => Some(1),
             _ => None,
         }
@@ -233,6 +246,21 @@ fn distinct(problems: &[Problem]) -> usize {
     problems.chunk_by(|a, b| a.index == b.index).count()
 }
 
+/// Status and code of a request for rows.
+fn read_code(error: &ReadError) -> (StatusCode, &'static str) {
+    match error {
+        ReadError::Query(error) => (StatusCode::BAD_REQUEST, error.code()),
+        ReadError::UnknownTopic => (StatusCode::NOT_FOUND, "unknown_topic"),
+        ReadError::UnknownRow => (StatusCode::NOT_FOUND, "unknown_row"),
+        ReadError::RowTooLarge(_) => (StatusCode::UNPROCESSABLE_ENTITY, "row_too_large"),
+        ReadError::Forbidden => (StatusCode::FORBIDDEN, "forbidden"),
+        ReadError::OrgBusy => (StatusCode::TOO_MANY_REQUESTS, "org_reads"),
+        ReadError::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
+        ReadError::NotReadable(_) => (StatusCode::SERVICE_UNAVAILABLE, "not_readable"),
+        ReadError::Database(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+    }
+}
+
 impl IntoResponse for Rejection {
     fn into_response(self) -> Response {
         let (status, code) = self.code();
@@ -244,7 +272,8 @@ impl IntoResponse for Rejection {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
             StatusCode::METHOD_NOT_ALLOWED => {
-                headers.insert(header::ALLOW, HeaderValue::from_static("POST"));
+                let allowed = if matches!(self, Self::ReadMethod) { "GET, HEAD" } else { "POST" };
+                headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
             }
             StatusCode::UPGRADE_REQUIRED => {
                 headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));

@@ -31,6 +31,8 @@ pub(super) enum RequestKind {
     Revocation,
     /// A request of a back end to publish events.
     Publish,
+    /// A request for rows.
+    Read,
 }
 
 /// State of the shared checks.
@@ -72,6 +74,7 @@ impl Gatekeeper {
             RequestKind::Upgrade => &self.metrics.rejected,
             RequestKind::Revocation => &self.metrics.revocations_rejected,
             RequestKind::Publish => &self.metrics.publishes_rejected,
+            RequestKind::Read => &self.metrics.reads_rejected,
         };
         rejected.get_or_create(&RejectionLabels { code }).inc();
         let is_limit = matches!(rejection, Rejection::Limit(..));
@@ -92,6 +95,7 @@ impl Gatekeeper {
                     RequestKind::Upgrade => audit_trail::Request::Upgrade,
                     RequestKind::Revocation => audit_trail::Request::Revocation,
                     RequestKind::Publish => audit_trail::Request::Publish,
+                    RequestKind::Read => audit_trail::Request::Read,
                 },
             });
         }

@@ -5,6 +5,7 @@
 //! | `GET /socket/websocket` | public | 101, or the reason for the rejection |
 //! | `POST /v1/revocations` | public | 201 and the revocation, or the reason for the rejection |
 //! | `POST /v1/events` | public | 202 and the ids of the published events, or the reason for the rejection |
+//! | `GET /v1/<topic>`, `GET /v1/<topic>/<id>` | public | 200 and rows of a watched table, or the reason for the rejection |
 //! | `GET /livez` | both | 200 while the process runs |
 //! | `GET /readyz` | both | 200 while the node follows the log and can verify tokens; otherwise 503 with the reason |
 //! | `GET /metrics` | admin | metrics for Prometheus, under an allowed `Host` |
@@ -21,9 +22,11 @@ mod gatekeeper;
 mod health;
 mod request_line;
 mod revocations;
+mod rows;
 mod serve;
 mod tls;
 mod upgrade;
+mod write_timeout;
 
 use std::sync::Arc;
 
@@ -38,13 +41,15 @@ pub use events::Publishing;
 pub use gatekeeper::Gatekeeper;
 pub use health::{Health, MetricsPage};
 pub(crate) use revocations::{BODY_BYTES_MAX, REASON_BYTES_MAX, TEXT_BYTES_MAX, TOKEN_AGE_SECONDS_MAX};
+pub use rows::Rows;
 pub(crate) use serve::{ACCEPT_RETRY_DELAY, REJECT_BYTES_MAX, REJECT_TIMEOUT, SHUTDOWN_GRACE};
 pub use serve::{Listening, ServeLimits, serve};
 pub use tls::{Tls, TlsError, TlsFiles};
 pub use upgrade::Sessions;
+pub(crate) use write_timeout::WRITE_TIMEOUT;
 
 /// Routes of the public listener.
-pub fn public(publishing: Publishing, sessions: Sessions, health: Health) -> Router {
+pub fn public(publishing: Publishing, rows: Rows, sessions: Sessions, health: Health) -> Router {
     let gatekeeper = Arc::clone(&publishing.gatekeeper);
     let upgrades = Router::new()
         .route("/socket/websocket", get(upgrade::upgrade))
@@ -53,6 +58,12 @@ pub fn public(publishing: Publishing, sessions: Sessions, health: Health) -> Rou
         // Every method, so that a credential in the URL is always rejected as one, and errors have one form.
         .route("/v1/revocations", any(revocations::revoke))
         .merge(Router::new().route("/v1/events", any(events::publish)).with_state(publishing))
+        .merge(
+            Router::new()
+                .route("/v1/{topic}", any(rows::read))
+                .route("/v1/{topic}/{id}", any(rows::read))
+                .with_state(rows),
+        )
         .fallback(upgrade::not_found)
         .with_state(gatekeeper)
         .merge(upgrades)

@@ -27,6 +27,7 @@ use super::admission::{Admission, LimitExceeded, Pending};
 use super::error::{HEAD_TOO_LONG, PROBLEM_JSON, Rejection, document};
 use super::request_line::{FragmentSeen, RequestLines};
 use super::tls::Tls;
+use super::write_timeout::WriteTimeout;
 use crate::auth::CredentialError;
 use crate::metrics::{Metrics, RejectionLabels};
 use crate::session::Transport;
@@ -265,7 +266,7 @@ impl Connection {
             .header_read_timeout(limits.header_timeout)
             .max_headers(limits.headers_max)
             .max_buf_size(limits.head_bytes_max + PUNCTUATION_BYTES)
-            .serve_connection(TokioIo::new(RequestLines::new(stream, fragment)), service);
+            .serve_connection(TokioIo::new(RequestLines::new(WriteTimeout::new(stream), fragment)), service);
         let served = tokio::select! {
             served = poll_fn(|cx| connection.poll_without_shutdown(cx)) => served,
             () = self.shutdown.cancelled() => {
@@ -285,7 +286,7 @@ impl Connection {
             return tracing::debug!(%error, "connection ended before its upgrade");
         }
         let parts = connection.into_parts();
-        let mut stream = parts.io.into_inner().into_inner();
+        let mut stream = parts.io.into_inner().into_inner().into_inner();
         let upgrade = lock(&upgrade).take();
         match upgrade {
             // Copied, because a slice would keep hyper's whole buffer alive.

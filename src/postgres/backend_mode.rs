@@ -21,7 +21,8 @@ const NONCE_SETTING: &str = "warden.session";
 /// resources, startup, TLS, and its files. Any other may be a pooler's answer to the setting.
 const LOGIN_ERROR_CLASSES: [&str; 6] = ["28", "3D", "53", "57", "08001", "F0"];
 
-const BEGIN: &str = "begin isolation level read committed read write";
+/// Begins a transaction of a pooled session.
+pub(super) const BEGIN: &str = "begin isolation level read committed read write";
 
 /// Kind of PostgreSQL session behind a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,9 +82,12 @@ pub(crate) async fn begin_pooled(connection: &mut PgConnection) -> Result<(), sq
 /// Begins a transaction like [`begin_pooled`], for a connection that a pool hands to callers. sqlx counts
 /// this transaction, so that a caller's own transaction becomes a savepoint. The count cannot be decremented,
 /// so the connection is used once and closed afterwards.
-pub(super) async fn begin_pooled_once(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+pub(super) async fn begin_pooled_once(
+    connection: &mut PgConnection,
+    begin: &'static str,
+) -> Result<(), sqlx::Error> {
     // Dropping the transaction would roll it back. It owns nothing but a reference.
-    std::mem::forget(connection.begin_with(BEGIN).await?);
+    std::mem::forget(connection.begin_with(begin).await?);
     Ok(())
 }
 

@@ -5,6 +5,7 @@ mod backend_mode;
 mod command_session;
 mod migrations;
 mod primary;
+mod user;
 
 use anyhow::Context as _;
 use sqlx::Connection as _;
@@ -18,9 +19,10 @@ pub use migrations::{Migrated, MigrationName, SchemaSet, migrate, migrate_platfo
 pub(crate) use migrations::{is_locked, migrate_on, pending};
 pub(crate) use primary::{
     ACQUIRE_TIMEOUT, ADDRESS_TIMEOUT, CHECK_TIMEOUT, CONNECTIONS_MAX, LOCK_TIMEOUT, PUBLISH_CONNECTIONS_MAX,
-    PrimaryLocation, RIVAL_WAIT,
+    PrimaryLocation, READ_CONNECTIONS_MAX, RIVAL_WAIT,
 };
 pub use primary::{NoPrimary, Primary};
+pub(crate) use user::{begin_snapshot, bind_to_user};
 
 /// Role of the gateway. It can read the log, and no row of any tenant.
 const GATEWAY_ROLE: &str = "warden_gateway";

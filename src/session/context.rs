@@ -54,6 +54,15 @@ impl SessionContext {
         if is_reached() { Ok(()) } else { Box::pin(self.replay.wait_until(is_reached)).await }
     }
 
+    /// Checks whether a token with this claim may read the table of the topic. Unlike a join of `org`, that
+    /// shows nothing of other topics.
+    ///
+    /// # Errors
+    /// If the token must name the topic, and does not.
+    pub fn check_read(&self, claim: &TopicClaim, topic: &Topic) -> Result<(), ForbiddenTopic> {
+        self.topic_policy.check_named(claim, topic, &self.directory.topics_needing_claim(topic))
+    }
+
     /// Checks whether a token with this claim may join the topic.
     pub(super) fn check_topic(&self, claim: &TopicClaim, topic: &Topic) -> Result<(), ForbiddenTopic> {
         self.topic_policy.check(claim, topic, &self.directory.topics_needing_claim(topic))

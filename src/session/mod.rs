@@ -19,7 +19,7 @@ mod topic_policy;
 
 pub use context::{SessionContext, SessionLimits};
 pub use revocation_check::token_subject;
-pub use topic_policy::TopicPolicy;
+pub use topic_policy::{ForbiddenTopic, TopicPolicy};
 
 use std::collections::VecDeque;
 use std::net::IpAddr;

@@ -19,14 +19,21 @@ pub struct TopicPolicy {
 
 /// Reason for which a session may not join a topic.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum ForbiddenTopic {
+pub enum ForbiddenTopic {
+    /// The token does not name the topic.
     #[error("the token must name {0} in app_metadata.warden_topics: get a token that does")]
     NotNamed(String),
+    /// The token does not name a topic that this one carries.
     #[error(
         "{topic} also carries events of {carried}, which the token does not name in app_metadata.warden_topics: join \
          the topics that you need one by one"
     )]
-    Carries { topic: String, carried: String },
+    Carries {
+        /// The topic.
+        topic: String,
+        /// The topic that it carries.
+        carried: String,
+    },
 }
 
 impl TopicPolicy {
@@ -36,9 +43,9 @@ impl TopicPolicy {
         Self { restricted }
     }
 
-    /// Checks whether a token with this claim may join the topic. `watched` are the topics that it must name
-    /// according to their watch: the topic itself, or topics that it carries.
-    pub(super) fn check(
+    /// Checks whether a token with this claim names the topic, if it must. `watched` is as for
+    /// [`Self::check`].
+    pub(super) fn check_named(
         &self,
         claim: &TopicClaim,
         topic: &Topic,
@@ -52,6 +59,20 @@ impl TopicPolicy {
         if must_be_named && !claim.names(name) {
             return Err(ForbiddenTopic::NotNamed(name.to_owned()));
         }
+        Ok(())
+    }
+
+    /// Checks whether a token with this claim may join the topic. `watched` are the topics that it must name
+    /// according to their watch: the topic itself, or topics that it carries.
+    pub(super) fn check(
+        &self,
+        claim: &TopicClaim,
+        topic: &Topic,
+        watched: &[Arc<str>],
+    ) -> Result<(), ForbiddenTopic> {
+        self.check_named(claim, topic, watched)?;
+        let name = topic.as_str();
+        let is_meant = |entry: &str| entry == name || names_kind_of(entry, name);
         let carried = self.restricted.iter().filter(|entry| match topic {
             Topic::Org => true,
             Topic::Named(_) => false,

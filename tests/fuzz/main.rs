@@ -24,6 +24,8 @@ mod issuers;
 mod jwks;
 #[path = "../../fuzz/checks/message.rs"]
 mod message;
+#[path = "../../fuzz/checks/rows.rs"]
+mod rows;
 #[path = "../../fuzz/checks/topic.rs"]
 mod topic;
 
@@ -49,6 +51,7 @@ const TARGETS: &[(&str, Check)] = &[
     ("issuers", |data| with_str(data, issuers::run)),
     ("jwks", jwks::run),
     ("message", |data| with_str(data, message::run)),
+    ("rows", |data| with_str(data, rows::run)),
     ("topic", |data| with_str(data, topic::run)),
 ];
 

@@ -24,6 +24,7 @@
 //! | `orms` | real applications with an ORM, whose tables Warden adopts |
 //! | `phoenix` | the published JavaScript client, unmodified |
 //! | `publishing` | back ends that publish through HTTP |
+//! | `reading` | rows over HTTP: bytes, filters, pages, cursors, and who sees what |
 //! | `refresh` | expiry of tokens, and tokens that replace them |
 //! | `resume` | joins with a cursor: missed events once, then live events |
 //! | `retention` | rotation of the slots of the log |
@@ -71,6 +72,7 @@ mod order;
 mod orms;
 mod phoenix;
 mod publishing;
+mod reading;
 mod refresh;
 mod restart;
 mod resume;

@@ -18,7 +18,8 @@ const UNITS: usize = 26;
 
 /// Units of each of the other parts.
 const FANOUT_UNITS: usize = 6;
-const REPLAY_UNITS: usize = 8;
+const REPLAY_UNITS: usize = 7;
+const READING_UNITS: usize = 1;
 const RECENT_UNITS: usize = 3;
 const PUBLISH_UNITS: usize = 1;
 const CURSOR_UNITS: usize = 2;
@@ -30,6 +31,9 @@ const ORG_BYTES: usize = 256;
 
 /// Estimated memory of one address in three rate limiters.
 const ADDRESS_BYTES: usize = 300;
+
+/// Estimated memory of one reading user and organisation in their rate limiters.
+const READER_BYTES: usize = 200;
 
 /// Estimated memory of a connection before its upgrade, beside the head of its request: its task, and the
 /// buffers of TLS.
@@ -61,8 +65,9 @@ impl Limits {
         self.fanout.bytes_max = FANOUT_UNITS * unit;
         self.fanout.org_bytes_max = self.fanout.bytes_max * 2 / 3;
         self.replay.memory_bytes_max = REPLAY_UNITS * unit;
-        self.replay.bytes_max = self.replay.memory_bytes_max / 4;
+        self.replay.bytes_max = 2 * unit;
         self.replay.cursor_bytes_max = CURSOR_UNITS * unit;
+        self.reading.memory_bytes_max = READING_UNITS * unit;
         self.recent.bytes_max = RECENT_UNITS * unit;
         self.recent.org_bytes_max = self.recent.bytes_max / 8;
         self.publish.memory_bytes_max = PUBLISH_UNITS * unit;
@@ -98,6 +103,11 @@ impl Limits {
                     "replay.events_max",
                     "replay.concurrent_reads_max",
                 ],
+            ),
+            part(
+                "Pages of rows that are read or sent",
+                self.reading.memory_bytes_max,
+                &["reading.memory_bytes_max", "reading.page_bytes_max", "reading.requests_per_org_max"],
             ),
             part("Recent events", self.recent.bytes_max, &["recent.bytes_max", "recent.org_bytes_max"]),
             part(
@@ -158,9 +168,9 @@ impl Limits {
                 &["control::directory::ORGS_MAX", "control::reconciler::ORGS_IN_QUERY_MAX"],
             ),
             part(
-                "Addresses of clients",
-                self.admission.addresses_max * ADDRESS_BYTES,
-                &["admission.addresses_max"],
+                "Addresses of clients, and users that read",
+                self.admission.addresses_max * ADDRESS_BYTES + self.admission.readers_max * READER_BYTES,
+                &["admission.addresses_max", "admission.readers_max"],
             ),
             part(
                 "The process itself: code, threads, keys, connections to the database",
@@ -173,6 +183,8 @@ impl Limits {
                     "postgres::address::ADDRESSES_MAX",
                     "postgres::primary::pool::CONNECTIONS_MAX",
                     "postgres::primary::pool::PUBLISH_CONNECTIONS_MAX",
+                    "postgres::primary::pool::READ_CONNECTIONS_MAX",
+                    "reading::TABLES_MAX",
                     "warden_connect::BUFFER_BYTES",
                     "hub::fanout::HELPERS_MAX",
                 ],
@@ -239,6 +251,12 @@ mod tests {
                 "publish::KEY_BYTES_MAX",
                 "publish::strict::DEPTH_MAX",
                 "publish::strict::NUMBER_DIGITS_MAX",
+                "reading::CONDITIONS_MAX",
+                "reading::DEPTH_MAX",
+                "reading::LIST_VALUES_MAX",
+                "reading::ORDER_COLUMNS_MAX",
+                "reading::POSITION_BYTES_MAX",
+                "reading::SELECT_COLUMNS_MAX",
             ],
         ),
         (
@@ -251,6 +269,10 @@ mod tests {
                 "hub::fanout::ENCODE_EVENTS_MAX",
                 "hub::fanout::INLINE_COST_MAX",
                 "hub::fanout::ROUND_COST",
+                "reading.cost_max",
+                "reading.count_max",
+                "reading::ROWS_DEFAULT",
+                "reading::ROWS_MAX",
                 "retention::BUSY_ATTEMPTS_MAX",
                 "retention::KEYS_DELETED_MAX",
                 "blocks_at_once in warden.move_events()",

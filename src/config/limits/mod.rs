@@ -15,6 +15,7 @@ use crate::hub::{FanoutLimits, OutboxLimits};
 use crate::log::DoorbellLimits;
 use crate::publish::PublishLimits;
 use crate::rate::Rate;
+use crate::reading::ReadingLimits;
 use crate::replay::{RecentLimits, ReplayLimits};
 use crate::retention::RetentionLimits;
 use crate::session::SessionLimits;
@@ -50,6 +51,8 @@ pub struct Limits {
     pub recent: RecentLimits,
     /// Replays of missed events.
     pub replay: ReplayLimits,
+    /// Reading rows.
+    pub reading: ReadingLimits,
     /// The event log in the database.
     pub retention: RetentionLimits,
     /// Loading the keys of cursors.
@@ -92,6 +95,8 @@ impl Limits {
         admission.connection_rate_per_address = admission.handshakes_per_address;
         admission.pending_max = 4096;
         admission.pending_per_address_max = admission.pending_max;
+        admission.reads_per_user = admission.handshakes_per_address;
+        admission.reads_per_org = admission.handshakes_per_address;
         admission.org_sessions_max = admission.sessions_max;
         admission.user_sessions_max = admission.sessions_max;
         limits
@@ -110,6 +115,8 @@ impl Limits {
             ("handshakes", burst(admission.handshakes)),
             ("revocations_per_org", burst(admission.revocations_per_org)),
             ("publishes_per_org", burst(admission.publishes_per_org)),
+            ("reads_per_user", burst(admission.reads_per_user)),
+            ("reads_per_org", burst(admission.reads_per_org)),
             ("node_connections", admission.sessions_max),
             ("org_connections", admission.org_sessions_max),
             ("user_connections", admission.user_sessions_max),
@@ -153,6 +160,15 @@ impl Default for Limits {
             look_up_timeout: Duration::from_secs(5),
             recent: RecentLimits { bytes_max: 0, org_bytes_max: 0 },
             replay: Self::default_replay(),
+            reading: ReadingLimits {
+                page_bytes_max: 1024 * 1024,
+                memory_bytes_max: 0,
+                requests_per_org_max: 64,
+                wait_timeout: Duration::from_secs(5),
+                statement_timeout: Duration::from_secs(5),
+                cost_max: 100_000,
+                count_max: 100_000,
+            },
             retention: RetentionLimits {
                 keep: Duration::from_hours(24),
                 bytes_max: 8 * 1024 * 1024 * 1024,
@@ -203,6 +219,10 @@ impl Limits {
             addresses_max: 64 * 1024,
             revocations_per_org: Rate::new(5, 50),
             publishes_per_org: Rate::new(1000, 10_000),
+            // A page that loads five tables, each in a few requests, and an office that does so at once.
+            reads_per_user: Rate::new(20, 200),
+            reads_per_org: Rate::new(100, 1000),
+            readers_max: 4 * 1024,
             ipv6_prefix_bits: 64,
             pending_max: 0,
             pending_per_address_max: 256,

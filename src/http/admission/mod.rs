@@ -48,6 +48,12 @@ pub struct AdmissionLimits {
     pub revocations_per_org: Rate,
     /// Events that the back ends of one organisation may publish.
     pub publishes_per_org: Rate,
+    /// Requests for rows of one user.
+    pub reads_per_user: Rate,
+    /// Requests for rows of one organisation.
+    pub reads_per_org: Rate,
+    /// Users, and organisations, whose rates of reading are remembered.
+    pub readers_max: usize,
     /// Bits of an IPv6 address that identify one client.
     pub ipv6_prefix_bits: u8,
     /// Connections that are not upgraded, in total.
@@ -96,6 +102,10 @@ pub(super) enum LimitExceeded {
     RevocationsPerOrg,
     #[error("publishing rate limit of this organisation exceeded: retry later")]
     PublishesPerOrg,
+    #[error("read rate limit of this user exceeded: retry later, and follow the stream instead of polling")]
+    ReadsPerUser,
+    #[error("read rate limit of this organisation exceeded: retry later")]
+    ReadsPerOrg,
 }
 
 impl LimitExceeded {
@@ -112,6 +122,8 @@ impl LimitExceeded {
             Self::UserSessions => "user_connections",
             Self::RevocationsPerOrg => "revocations_per_org",
             Self::PublishesPerOrg => "publishes_per_org",
+            Self::ReadsPerUser => "reads_per_user",
+            Self::ReadsPerOrg => "reads_per_org",
         }
     }
 }
@@ -141,6 +153,8 @@ pub struct Admission {
     total_handshake_rate: Mutex<Bucket>,
     revocation_rate: KeyedRateLimiter<OrgId>,
     publish_rate: KeyedRateLimiter<OrgId>,
+    user_read_rate: KeyedRateLimiter<UserKey>,
+    org_read_rate: KeyedRateLimiter<OrgId>,
     orgs: Arc<Counts<OrgId>>,
     users: Arc<Counts<UserKey>>,
     user_hasher: RandomState,
@@ -182,6 +196,8 @@ impl Admission {
             // Organisations are counted after their token was verified, so they are far fewer than addresses.
             revocation_rate: KeyedRateLimiter::new(limits.revocations_per_org, limits.addresses_max),
             publish_rate: KeyedRateLimiter::new(limits.publishes_per_org, limits.addresses_max),
+            user_read_rate: KeyedRateLimiter::new(limits.reads_per_user, limits.readers_max),
+            org_read_rate: KeyedRateLimiter::new(limits.reads_per_org, limits.readers_max),
             orgs: Counts::new(limits.sessions_max, limits.org_sessions_max),
             users: Counts::new(usize::MAX, limits.user_sessions_max),
             user_hasher: RandomState::new(),
@@ -276,10 +292,26 @@ impl Admission {
             .map_err(|wait| (self.exceeded(LimitExceeded::PublishesPerOrg), wait))
     }
 
+    /// Admits a request for rows. The user's own bucket comes first, so that one user cannot empty the bucket
+    /// of the organisation.
+    pub(super) fn read(&self, identity: &Identity) -> Result<(), (LimitExceeded, Duration)> {
+        let now = Instant::now();
+        self.user_read_rate
+            .take(self.user(identity), now)
+            .map_err(|wait| (self.exceeded(LimitExceeded::ReadsPerUser), wait))?;
+        self.org_read_rate
+            .take(identity.org, now)
+            .map_err(|wait| (self.exceeded(LimitExceeded::ReadsPerOrg), wait))
+    }
+
+    fn user(&self, identity: &Identity) -> UserKey {
+        (identity.org, self.user_hasher.hash_one(&identity.subject))
+    }
+
     /// Admits a session of this identity.
     pub(super) fn session(&self, identity: &Identity) -> Result<SessionPermit, (LimitExceeded, Duration)> {
         let exceeded = |limit| (self.exceeded(limit), FULL_RETRY_AFTER);
-        let user = (identity.org, self.user_hasher.hash_one(&identity.subject));
+        let user = self.user(identity);
         let _user = self.users.take(Some(user)).map_err(|_| exceeded(LimitExceeded::UserSessions))?;
         let _org = self.orgs.take(Some(identity.org)).map_err(|full| {
             exceeded(match full {

@@ -18,11 +18,13 @@ use tokio::sync::watch;
 use warden_connect::Link;
 
 use super::address::Addresses;
-use super::backend_mode::{BackendMode, commit_pooled};
+use super::backend_mode::{self, BackendMode, commit_pooled};
+use super::user;
 pub use discovery::NoPrimary;
 pub(crate) use discovery::{ADDRESS_TIMEOUT, RIVAL_WAIT, describe};
 pub(crate) use pool::{
     ACQUIRE_TIMEOUT, CHECK_TIMEOUT, CONNECTIONS_MAX, LOCK_TIMEOUT, PUBLISH_CONNECTIONS_MAX,
+    READ_CONNECTIONS_MAX,
 };
 
 /// An open connection to the primary.
@@ -65,6 +67,7 @@ pub struct Primary {
     addresses: Addresses,
     pool: PgPool,
     publish_pool: PgPool,
+    read_pool: PgPool,
     location: watch::Sender<Option<PrimaryLocation>>,
 }
 
@@ -73,12 +76,14 @@ impl Primary {
     #[must_use]
     pub fn new(addresses: Addresses) -> Arc<Self> {
         let location = watch::Sender::new(None);
-        let pool = |connections_max| {
-            let options = pool::options(&location.subscribe(), connections_max);
+        let pool = |connections_max, begin| {
+            let options = pool::options(&location.subscribe(), connections_max, begin);
             options.connect_lazy_with(addresses.0[0].options())
         };
-        let (pool, publish_pool) = (pool(CONNECTIONS_MAX), pool(PUBLISH_CONNECTIONS_MAX));
-        Arc::new(Self { addresses, pool, publish_pool, location })
+        let publish_pool = pool(PUBLISH_CONNECTIONS_MAX, backend_mode::BEGIN);
+        let read_pool = pool(READ_CONNECTIONS_MAX, user::BEGIN);
+        let pool = pool(CONNECTIONS_MAX, backend_mode::BEGIN);
+        Arc::new(Self { addresses, pool, publish_pool, read_pool, location })
     }
 
     /// Pool of connections to the primary, as the gateway's role.
@@ -104,6 +109,13 @@ impl Primary {
         if is_pooled { commit_pooled(connection).await } else { Ok(()) }
     }
 
+    /// Pool of the connections that read rows for users. It is like [`Self::pool`], but the transaction of a
+    /// pooled session sees one snapshot and changes nothing.
+    #[must_use]
+    pub(crate) fn read_pool(&self) -> PgPool {
+        self.read_pool.clone()
+    }
+
     /// Location of the primary; `None` until the tailer has connected for the first time.
     pub(crate) fn location(&self) -> watch::Receiver<Option<PrimaryLocation>> {
         self.location.subscribe()
@@ -126,7 +138,7 @@ impl Primary {
         if self.addresses.0.len() > 1 {
             tracing::info!(address = primary.name, timeline = primary.timeline, "primary found");
         }
-        for pool in [&self.pool, &self.publish_pool] {
+        for pool in [&self.pool, &self.publish_pool, &self.read_pool] {
             pool.set_connect_options(primary.link.lasting().clone());
         }
         self.location.send_replace(Some(PrimaryLocation {

@@ -20,6 +20,10 @@ pub(crate) const CONNECTIONS_MAX: u32 = 4;
 /// look-ups.
 pub(crate) const PUBLISH_CONNECTIONS_MAX: u32 = 8;
 
+/// Connections that read rows for users. They have a pool of their own, so that reading does not delay
+/// look-ups.
+pub(crate) const READ_CONNECTIONS_MAX: u32 = 4;
+
 /// Longest wait for a connection of the pool.
 pub(crate) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -33,8 +37,9 @@ pub(crate) const LOCK_TIMEOUT: Duration = Duration::from_secs(4);
 
 type Location = watch::Receiver<Option<PrimaryLocation>>;
 
-/// Options of a pool that follows this location, with at most this many connections.
-pub(super) fn options(location: &Location, connections_max: u32) -> PgPoolOptions {
+/// Options of a pool that follows this location, with at most this many connections. `begin` begins the
+/// transaction of a pooled session.
+pub(super) fn options(location: &Location, connections_max: u32, begin: &'static str) -> PgPoolOptions {
     let (of_new, of_idle, of_used) = (location.clone(), location.clone(), location.clone());
     let is_warned = Arc::new(AtomicBool::new(false));
     let is_warned_of_idle = Arc::clone(&is_warned);
@@ -46,7 +51,7 @@ pub(super) fn options(location: &Location, connections_max: u32) -> PgPoolOption
         .after_connect(move |connection, _| {
             let (location, is_warned) = (of_new.borrow().clone(), Arc::clone(&is_warned));
             Box::pin(async move {
-                let admitted = admit_new(connection, location).await;
+                let admitted = admit_new(connection, location, begin).await;
                 warn_once(&admitted, &is_warned);
                 admitted
             })
@@ -61,7 +66,7 @@ pub(super) fn options(location: &Location, connections_max: u32) -> PgPoolOption
                     return Ok(false);
                 };
                 // A connection that died while it was idle is nothing to report.
-                let is_current = is_current(connection, &location).await.unwrap_or(false);
+                let is_current = is_current(connection, &location, begin).await.unwrap_or(false);
                 if is_current {
                     // An outage may end without a new connection.
                     is_warned.store(false, Ordering::Relaxed);
@@ -89,7 +94,7 @@ fn warn_once(admitted: &Result<(), sqlx::Error>, is_warned: &AtomicBool) {
         Ok(()) => is_warned.store(false, Ordering::Relaxed),
         Err(error) if !is_warned.swap(true, Ordering::Relaxed) => tracing::warn!(
             %error,
-            "look-ups, replays and publishing have no connection: they wait until the tailer has found the primary"
+            "look-ups, replays, publishing and reads have no connection: they wait until the tailer has found the primary"
         ),
         Err(_) => {}
     }
@@ -99,6 +104,7 @@ fn warn_once(admitted: &Result<(), sqlx::Error>, is_warned: &AtomicBool) {
 async fn admit_new(
     connection: &mut PgConnection,
     location: Option<PrimaryLocation>,
+    begin: &'static str,
 ) -> Result<(), sqlx::Error> {
     let Some(location) = location else { return Err(not_the_primary()) };
     if location.mode == BackendMode::Dedicated {
@@ -109,15 +115,19 @@ async fn admit_new(
             .execute(&mut *connection)
             .await?;
     }
-    if is_current(connection, &location).await? { Ok(()) } else { Err(not_the_primary()) }
+    if is_current(connection, &location, begin).await? { Ok(()) } else { Err(not_the_primary()) }
 }
 
 /// Whether the connection leads to a primary with the tailer's epoch. On a pooled session this begins the
 /// transaction in which the caller will work.
-async fn is_current(connection: &mut PgConnection, location: &PrimaryLocation) -> Result<bool, sqlx::Error> {
+async fn is_current(
+    connection: &mut PgConnection,
+    location: &PrimaryLocation,
+    begin: &'static str,
+) -> Result<bool, sqlx::Error> {
     with_timeout(async {
         if location.mode == BackendMode::Pooled {
-            begin_pooled_once(connection).await?;
+            begin_pooled_once(connection, begin).await?;
             assume_gateway_role(connection, true).await?;
             set_lock_timeout(connection, true).await?;
         }

@@ -126,6 +126,8 @@ async fn the_gateway_reads_the_log_and_no_tenant_table() {
         "select warden.forget_idempotency_keys(1)",
         "select warden.epoch()",
         "select warden.begin_epoch()",
+        "select warden.reading('calls', null, 1000)",
+        "set local role authenticated",
         "select exists (select from organizations where id = gen_random_uuid())",
         "listen warden",
     ]);
@@ -251,6 +253,8 @@ async fn public_has_no_right_in_schema_warden() {
     assert_eq!(
         texts(&db, granted).await,
         [
+            "authenticated has_short_numbers",
+            "authenticated json_is_convertible",
             "service_role resume",
             "service_role revoke",
             "service_role suspend",
@@ -264,6 +268,8 @@ async fn public_has_no_right_in_schema_warden() {
             "warden_gateway load_cursor_keys",
             "warden_gateway merge_revocations",
             "warden_gateway publish_within",
+            "warden_gateway reading",
+            "warden_gateway reading_version",
             "warden_gateway revoke_within",
             "warden_gateway rotate_events",
             "warden_gateway truncated_since",
@@ -313,9 +319,13 @@ async fn wardens_roles_have_no_special_attributes_or_memberships() {
         count(&db, "select count(*) from pg_roles where rolname = 'warden_owner' and not rolcanlogin").await,
         1
     );
-    // None is a member of another role, so none inherits rights.
-    let members = format!("select count(*) from pg_auth_members where member::regrole::text in {ROLES}");
-    assert_eq!(count(&db, &members).await, 0);
+    // None inherits the rights of another role. The gateway's may become `authenticated` to read rows.
+    let members = format!(
+        "select concat_ws(' ', m.member::regrole, 'in', m.roleid::regrole,
+                          coalesce(to_jsonb(m) ->> 'inherit_option', r.rolinherit::text))
+         from pg_auth_members m join pg_roles r on r.oid = m.member where r.rolname in {ROLES}"
+    );
+    assert_eq!(texts(&db, &members).await, ["warden_gateway in authenticated false"]);
     // The owner of the definer functions can read only which organisations exist, and their memberships,
     // which it needs for the org_id of tokens.
     let seen =

@@ -38,6 +38,10 @@ fn connections(limits: &Limits) -> Vec<Limit> {
         handshakes: _,
         revocations_per_org: _,
         publishes_per_org: _,
+        // The table of reading.
+        reads_per_user: _,
+        reads_per_org: _,
+        readers_max: _,
         rejection_delay: _,
         delayed_max: _,
         delayed_per_address_max: _,
@@ -94,6 +98,11 @@ fn rejections(limits: &Limits) -> Vec<Limit> {
             "admission.rejected_max",
             Value::count(rejected_max),
             "Connections beyond a limit that are answered at the same time. Others are dropped without an answer.",
+        ),
+        Limit::new(
+            "http::write_timeout::WRITE_TIMEOUT",
+            Time(http::WRITE_TIMEOUT),
+            "Longest time in which the client of an answer reads nothing. Then its connection ends.",
         ),
         Limit::new(
             "http::serve::REJECT_TIMEOUT",

@@ -9,7 +9,7 @@ use crate::postgres;
 use crate::retention::{self, RetentionLimits};
 
 pub(super) fn section(limits: &Limits) -> Section {
-    Section { title: "Database", limits: [connections(limits), log(limits), moves()].concat() }
+    Section { title: "Database", limits: [connections(limits), pools(), log(limits), moves()].concat() }
 }
 
 fn connections(limits: &Limits) -> Vec<Limit> {
@@ -45,6 +45,22 @@ fn connections(limits: &Limits) -> Vec<Limit> {
             "Time that the other addresses have to present a primary of a later timeline, after one primary answered.",
         ),
         Limit::new(
+            "postgres::backend_mode::PROBE_TIMEOUT",
+            Time(postgres::PROBE_TIMEOUT),
+            "Time in which a NOTIFY of one connection must reach another. Otherwise a pooler shares the sessions.",
+        ),
+        Limit::new(
+            "look_up_timeout",
+            Time(limits.look_up_timeout),
+            "Longest lookup of an organisation, for all requests that wait for it.",
+        ),
+    ]
+}
+
+/// The pools.
+fn pools() -> Vec<Limit> {
+    vec![
+        Limit::new(
             "postgres::primary::pool::CONNECTIONS_MAX",
             Count(postgres::CONNECTIONS_MAX.into()),
             "Connections of the pool.",
@@ -53,6 +69,11 @@ fn connections(limits: &Limits) -> Vec<Limit> {
             "postgres::primary::pool::PUBLISH_CONNECTIONS_MAX",
             Count(postgres::PUBLISH_CONNECTIONS_MAX.into()),
             "Connections that publish for back ends. One organisation uses at most half of them at a time.",
+        ),
+        Limit::new(
+            "postgres::primary::pool::READ_CONNECTIONS_MAX",
+            Count(postgres::READ_CONNECTIONS_MAX.into()),
+            "Connections that read rows for users. One organisation uses at most half of them at a time.",
         ),
         Limit::new(
             "postgres::primary::pool::ACQUIRE_TIMEOUT",
@@ -68,16 +89,6 @@ fn connections(limits: &Limits) -> Vec<Limit> {
             "postgres::primary::pool::LOCK_TIMEOUT",
             Time(postgres::LOCK_TIMEOUT),
             "Longest wait of a statement of the pool for a lock.",
-        ),
-        Limit::new(
-            "postgres::backend_mode::PROBE_TIMEOUT",
-            Time(postgres::PROBE_TIMEOUT),
-            "Time in which a NOTIFY of one connection must reach another. Otherwise a pooler shares the sessions.",
-        ),
-        Limit::new(
-            "look_up_timeout",
-            Time(limits.look_up_timeout),
-            "Longest lookup of an organisation, for all requests that wait for it.",
         ),
     ]
 }

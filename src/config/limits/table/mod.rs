@@ -9,6 +9,7 @@ mod database;
 mod delivery;
 mod memory;
 mod publish;
+mod reading;
 mod session;
 mod tenancy;
 
@@ -69,6 +70,7 @@ impl Limits {
             publish::section(self),
             session::section(self),
             delivery::section(self),
+            reading::section(self),
             database::section(self),
             control::section(self),
             tenancy::section(),

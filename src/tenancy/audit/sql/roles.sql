@@ -51,6 +51,8 @@ cross join admin
 join pg_roles m on m.rolname in ('anon', 'authenticated', 'service_role', 'authenticator', 'warden_gateway',
                                  'warden_publisher', 'warden_owner')
 where not m.rolsuper and m.oid <> o.oid and pg_has_role(m.oid, o.oid, 'member')
+  -- The gateway's role may become `authenticated`, which is reported itself.
+  and not (m.rolname = 'warden_gateway' and pg_has_role('authenticated', o.oid, 'member'))
 union all
 select 'owner-member', null, g.full_name, o.rolname,
   format('%s owns the table and can disable row-level security', o.rolname), 'sql',
@@ -133,3 +135,4 @@ from pg_database d cross join admin
 cross join (select r.rolname as owner from pg_roles r where r.oid = 10) s
 join pg_roles m on m.rolname in ('anon', 'authenticated', 'authenticator', 'warden_gateway', 'warden_publisher')
 where d.datname = current_database() and not m.rolsuper and pg_has_role(m.oid, d.datdba, 'member')
+  and not (m.rolname = 'warden_gateway' and m.oid <> d.datdba and pg_has_role('authenticated', d.datdba, 'member'))

@@ -1,0 +1,119 @@
+//! Limits of reading rows.
+
+use super::Value::{Count, Rate, Time};
+use super::{Limit, Section, Value};
+use crate::config::Limits;
+use crate::reading::{self, ReadingLimits};
+
+pub(super) fn section(limits: &Limits) -> Section {
+    Section { title: "Reading", limits: [requests(limits), queries(limits), parameters()].concat() }
+}
+
+fn requests(limits: &Limits) -> Vec<Limit> {
+    let ReadingLimits { page_bytes_max, memory_bytes_max, requests_per_org_max, wait_timeout, .. } =
+        limits.reading;
+    vec![
+        Limit::new(
+            "admission.reads_per_user",
+            Rate(limits.admission.reads_per_user),
+            "Requests for rows of one user. Further ones get 429 `reads_per_user`.",
+        )
+        .set_by("WARDEN_READS_PER_USER"),
+        Limit::new(
+            "admission.reads_per_org",
+            Rate(limits.admission.reads_per_org),
+            "Requests for rows of one organisation. Further ones get 429 `reads_per_org`.",
+        )
+        .set_by("WARDEN_READS_PER_ORG"),
+        Limit::new(
+            "admission.readers_max",
+            Value::count(limits.admission.readers_max),
+            "Users, and organisations, whose rates of reading are remembered. One that is evicted starts with a full \
+             bucket.",
+        ),
+        Limit::new(
+            "reading.requests_per_org_max",
+            Value::count(requests_per_org_max),
+            "Requests of one organisation that wait, are read or are sent. Further ones get 429 `org_reads`.",
+        ),
+        Limit::new(
+            "reading.wait_timeout",
+            Time(wait_timeout),
+            "Longest wait for the share of the organisation, and again for that of the node.",
+        ),
+        Limit::new(
+            "reading.page_bytes_max",
+            Value::bytes(page_bytes_max),
+            "Rows of one page, and one row. A larger row is sent as its key alone.",
+        ),
+        Limit::new(
+            "reading.memory_bytes_max",
+            Value::bytes(memory_bytes_max),
+            "Pages that are read or sent. A page counts twice its limit while it is read, then its size. One \
+             organisation uses at most half.",
+        ),
+    ]
+}
+
+fn queries(limits: &Limits) -> Vec<Limit> {
+    let ReadingLimits { statement_timeout, cost_max, count_max, .. } = limits.reading;
+    vec![
+        Limit::new(
+            "reading.statement_timeout",
+            Time(statement_timeout),
+            "Longest transaction that reads a page. Beyond it the request gets 400 `query_too_slow`.",
+        ),
+        Limit::new(
+            "reading.cost_max",
+            Count(cost_max),
+            "Cost of a query in PostgreSQL's estimate. Beyond it the request gets 400 `query_too_expensive`.",
+        ),
+        Limit::new(
+            "reading.count_max",
+            Value::count(count_max),
+            "Total that is counted. A larger one is sent as null.",
+        ),
+        Limit::new(
+            "reading::TABLES_MAX",
+            Value::count(reading::TABLES_MAX),
+            "Descriptions of tables in memory, by topic and selected columns. Beyond it the memory is cleared.",
+        ),
+    ]
+}
+
+fn parameters() -> Vec<Limit> {
+    vec![
+        Limit::new(
+            "reading::ROWS_DEFAULT",
+            Value::count(reading::ROWS_DEFAULT),
+            "Rows of a page without the parameter `limit`.",
+        ),
+        Limit::new("reading::ROWS_MAX", Value::count(reading::ROWS_MAX), "Rows of a page."),
+        Limit::new(
+            "reading::CONDITIONS_MAX",
+            Value::count(reading::CONDITIONS_MAX),
+            "Conditions of one request, groups included.",
+        ),
+        Limit::new("reading::DEPTH_MAX", Value::count(reading::DEPTH_MAX), "Levels of nested groups."),
+        Limit::new(
+            "reading::LIST_VALUES_MAX",
+            Value::count(reading::LIST_VALUES_MAX),
+            "Values of one `in` list.",
+        ),
+        Limit::new(
+            "reading::SELECT_COLUMNS_MAX",
+            Value::count(reading::SELECT_COLUMNS_MAX),
+            "Columns in `select`.",
+        ),
+        Limit::new(
+            "reading::ORDER_COLUMNS_MAX",
+            Value::count(reading::ORDER_COLUMNS_MAX),
+            "Columns in `order`.",
+        ),
+        Limit::new(
+            "reading::POSITION_BYTES_MAX",
+            Value::bytes(reading::POSITION_BYTES_MAX),
+            "Position of a page in its URL. If the values in the order are longer, the request gets 400.",
+        ),
+    ]
+}

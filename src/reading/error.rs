@@ -1,0 +1,176 @@
+//! Reasons why rows are not read.
+
+use std::time::Duration;
+
+/// Error in a request, which the client can correct.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QueryError {
+    /// No visible column has this name. Omitted columns, and those that the role may not SELECT, are unknown.
+    #[error("unknown column {0:?}")]
+    UnknownColumn(String),
+    /// No operator has this name.
+    #[error(
+        "unknown operator {0:?}: use eq, neq, gt, gte, lt, lte, in, is, like or ilike, with not. in front of it to negate it"
+    )]
+    UnknownOperator(String),
+    /// The operator does not apply to the type of the column.
+    #[error("column {column:?} is of type {kind}, to which {operation} does not apply")]
+    NotApplicable {
+        /// Name of the column.
+        column: String,
+        /// Type of the column.
+        kind: String,
+        /// Requested operation.
+        operation: &'static str,
+    },
+    /// A character is missing in a filter.
+    #[error("expected {expected:?} before {found:?} in a filter")]
+    Syntax {
+        /// Missing character.
+        expected: char,
+        /// Text at its place.
+        found: String,
+    },
+    /// Text follows the end of a filter.
+    #[error("unexpected {0:?} at the end of a filter")]
+    Trailing(String),
+    /// Groups are nested too deeply.
+    #[error("groups are nested more than {0} levels deep")]
+    TooDeep(usize),
+    /// There are too many conditions.
+    #[error("the filter has more than {0} conditions")]
+    TooManyConditions(usize),
+    /// A list has too many values.
+    #[error("a list has more than {0} values")]
+    TooManyValues(usize),
+    /// A parameter occurs twice.
+    #[error("the parameter {0} occurs more than once")]
+    Repeated(&'static str),
+    /// A term of `order` is not valid.
+    #[error(
+        "order {0:?} is not valid: use column, column.asc or column.desc, and then .nullsfirst or .nullslast"
+    )]
+    Order(String),
+    /// There are too many columns in `select` or `order`.
+    #[error("{parameter} names more than {max} columns")]
+    TooManyColumns {
+        /// The parameter.
+        parameter: &'static str,
+        /// The limit.
+        max: usize,
+    },
+    /// The limit is not a number in range.
+    #[error("limit must be a number from 1 to {0}")]
+    Limit(usize),
+    /// The position of a page was not created for this order.
+    #[error("after does not fit the order: use the URL in next as it is, without a change")]
+    After,
+    /// The query is not UTF-8, or contains U+0000.
+    #[error("the query must be UTF-8 and must not contain the character U+0000")]
+    Encoding,
+    /// The database rejects a value.
+    #[error("a value does not fit the type of its column: {0}")]
+    Value(String),
+    /// The URL of the next page would be too long.
+    #[error(
+        "the values of the columns in order are too long for the URL of the next page: order by other columns"
+    )]
+    PositionTooLong,
+    /// The plan of the query is too expensive.
+    #[error(
+        "no index serves this filter or order well enough (estimated cost {cost}, at most {max}): filter or order by \
+         indexed columns, or create an index that begins with the organisation's column"
+    )]
+    TooExpensive {
+        /// Estimate of PostgreSQL.
+        cost: u64,
+        /// The limit.
+        max: u64,
+    },
+    /// The query took too long.
+    #[error("the query took longer than {0:?}: filter or order by indexed columns, or read fewer rows")]
+    TooSlow(Duration),
+}
+
+impl QueryError {
+    pub(super) fn unknown_operator(name: &str) -> Self {
+        Self::UnknownOperator(shortened(name))
+    }
+
+    pub(super) fn unknown_column(name: &str) -> Self {
+        Self::UnknownColumn(shortened(name))
+    }
+
+    pub(super) fn syntax(expected: char, found: &str) -> Self {
+        Self::Syntax { expected, found: shortened(found) }
+    }
+
+    /// Code for programs.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::TooExpensive { .. } => "query_too_expensive",
+            Self::TooSlow(_) => "query_too_slow",
+            _ => "invalid_query",
+        }
+    }
+}
+
+/// Reason why rows are not read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The request is not valid.
+    #[error(transparent)]
+    Query(#[from] QueryError),
+    /// No table is watched with this topic.
+    #[error("no table is watched with this topic")]
+    UnknownTopic,
+    /// No row has this id, or the caller may not see it.
+    #[error("no row has this id")]
+    UnknownRow,
+    /// The row does not fit into a response.
+    #[error("the row is larger than {0} bytes: choose columns with select")]
+    RowTooLarge(usize),
+    /// The role `authenticated` may not read the table.
+    #[error("the role authenticated may not read this table")]
+    Forbidden,
+    /// The organisation has too many requests that wait or are sent.
+    #[error("too many reads of this organisation are in progress: retry later")]
+    OrgBusy,
+    /// The node has too many requests that wait or are sent.
+    #[error("too many reads are in progress on this node: retry later")]
+    Busy,
+    /// The watch of the table no longer fits, or the gateway's role lacks a right. The log has the reason.
+    #[error("this table cannot be read at present: the gateway's log has the reason")]
+    NotReadable(String),
+    /// The database is unavailable, or its answer is unexpected.
+    #[error("the database is unavailable: try again")]
+    Database(#[from] sqlx::Error),
+}
+
+/// SQLSTATE of a statement that the role may not run.
+pub(super) const INSUFFICIENT_PRIVILEGE: &str = "42501";
+
+impl ReadError {
+    /// The error of a transaction that cannot be bound to its user.
+    pub(super) fn not_bound(error: sqlx::Error) -> Self {
+        let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+        if code.as_deref() == Some(INSUFFICIENT_PRIVILEGE) {
+            return Self::NotReadable(format!(
+                "the gateway may not become the role authenticated ({error}): grant authenticated to warden_gateway"
+            ));
+        }
+        Self::Database(error)
+    }
+}
+
+/// The beginning of a string, for an error message.
+pub(super) fn shortened(text: &str) -> String {
+    const CHARS_MAX: usize = 40;
+    let mut chars = text.chars();
+    let mut short: String = chars.by_ref().take(CHARS_MAX).collect();
+    if chars.next().is_some() {
+        short.push('…');
+    }
+    short
+}

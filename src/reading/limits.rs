@@ -1,0 +1,22 @@
+//! Limits of reading that are configured. Limits of a query are constants beside its parser.
+
+use std::time::Duration;
+
+/// Limits of reading.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadingLimits {
+    /// Bytes of one page, and of one row.
+    pub page_bytes_max: usize,
+    /// Memory of all pages that are read or sent.
+    pub memory_bytes_max: usize,
+    /// Requests of one organisation that wait, are read or are sent.
+    pub requests_per_org_max: usize,
+    /// Longest wait for the organisation's share, and again for the node's.
+    pub wait_timeout: Duration,
+    /// Longest statement.
+    pub statement_timeout: Duration,
+    /// Highest cost of a query in PostgreSQL's estimate.
+    pub cost_max: u64,
+    /// Highest total that is counted.
+    pub count_max: usize,
+}

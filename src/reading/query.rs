@@ -1,0 +1,390 @@
+//! The SQL of a page. Names come from the list of visible columns alone, and every value of the request is a
+//! bound parameter that is cast to the type of its column.
+
+use std::fmt::Write as _;
+
+use super::error::QueryError;
+use super::filter::{Comparison, Condition, Test, Truth};
+use super::position::Position;
+use super::request::{OrderTerm, RowRequest};
+use super::table::{Column, ReadableTable};
+
+/// Text of a query, with the values of its parameters. `$1` is the organisation.
+#[derive(Debug)]
+pub(super) struct PageQuery {
+    /// Conditions behind `where`.
+    conditions: String,
+    /// Condition of the position, and the order.
+    after: String,
+    order: String,
+    /// Expression of the row's position.
+    position: String,
+    from: String,
+    document: String,
+    key_document: String,
+    /// Values from `$2` on, with their types.
+    values: Vec<(String, String)>,
+    /// The first of these values that belongs to the position.
+    first_of_position: usize,
+}
+
+impl PageQuery {
+    /// Builds the query of a page.
+    pub(super) fn new(table: &ReadableTable, request: &RowRequest) -> Result<Self, QueryError> {
+        for name in request.select.iter().flatten() {
+            table.column(name)?;
+        }
+        let terms = complete_order(table, &request.order)?;
+        let mut builder = Builder { table, sql: String::new(), values: Vec::new() };
+        let _ = write!(builder.sql, "n.{} = $1::pg_catalog.uuid", table.org_column);
+        for condition in &request.conditions {
+            builder.sql.push_str(" and ");
+            builder.condition(condition)?;
+        }
+        let conditions = std::mem::take(&mut builder.sql);
+        let first_of_position = builder.values.len();
+        if let Some(position) = &request.after {
+            builder.after(&terms, position)?;
+        }
+        let positions: Vec<String> =
+            terms.iter().map(|term| format!("{}::pg_catalog.text", term.column.of_row())).collect();
+        Ok(Self {
+            conditions,
+            after: builder.sql,
+            order: terms.iter().map(Term::sql).collect::<Vec<_>>().join(", "),
+            position: format!("array[{}]", positions.join(", ")),
+            from: format!("from {} n", table.relation),
+            document: table.document.clone(),
+            key_document: table.key_document.clone(),
+            values: builder.values,
+            first_of_position,
+        })
+    }
+
+    /// Builds the query of one row from the values of its key.
+    pub(super) fn row(
+        table: &ReadableTable,
+        request: &RowRequest,
+        id: &[String],
+    ) -> Result<Self, QueryError> {
+        let equal = |(column, value): (&Column, &String)| Condition {
+            is_negated: false,
+            test: Test::Compare(column.name.clone(), Comparison::Equal, value.clone()),
+        };
+        let key: Vec<Condition> = table.key.iter().zip(id).map(equal).collect();
+        let mut query = Self::new(table, &RowRequest { conditions: Vec::new(), ..request.clone() })?;
+        let mut builder = Builder { table, sql: query.conditions, values: Vec::new() };
+        for (condition, column) in key.iter().zip(&table.key) {
+            let Test::Compare(_, _, value) = &condition.test else { continue };
+            let parameter = builder.bind(column, value);
+            let _ = write!(builder.sql, " and {} = {parameter}", column.of_row());
+        }
+        query.conditions = builder.sql;
+        query.values = builder.values;
+        query.first_of_position = query.values.len();
+        Ok(query)
+    }
+
+    /// Values of the parameters from `$2` on.
+    pub(super) fn values(&self) -> impl Iterator<Item = &str> {
+        self.values.iter().map(|(value, _)| value.as_str())
+    }
+
+    /// A query that fails if a value does not have the type of its column. Values are `$1` and so on. None if
+    /// there are no values.
+    pub(super) fn check(&self) -> Option<String> {
+        let casts =
+            self.values.iter().enumerate().map(|(n, (_, kind))| format!("(${}::{kind}) is null", n + 1));
+        let casts: Vec<String> = casts.collect();
+        (!casts.is_empty()).then(|| format!("select {}", casts.join(" or ")))
+    }
+
+    /// The query of the rows: document, key, position. A document above `bytes_max` is null.
+    pub(super) fn rows(&self, limit: usize, bytes_max: usize) -> String {
+        let Self { conditions, after, order, position, from, document, key_document, .. } = self;
+        let and = if after.is_empty() { "" } else { " and " };
+        format!(
+            "select (select case when pg_catalog.octet_length(j.doc) <= {bytes_max} then j.doc end \
+             from (select ({document})::pg_catalog.text as doc offset 0) j), \
+             ({key_document})::pg_catalog.text, {position} \
+             {from} where {conditions}{and}{after} order by {order} limit {limit}"
+        )
+    }
+
+    /// The query of the number of rows, up to `count_max` of them. It ignores the position, so it binds fewer
+    /// values.
+    pub(super) fn count(&self, count_max: usize) -> String {
+        let Self { conditions, from, .. } = self;
+        format!("select count(*) from (select 1 {from} where {conditions} limit {count_max}) rows")
+    }
+
+    /// Values of [`Self::count`] from `$2` on.
+    pub(super) fn count_values(&self) -> impl Iterator<Item = &str> {
+        self.values().take(self.first_of_position)
+    }
+}
+
+/// One column of the complete order.
+struct Term<'a> {
+    column: &'a Column,
+    is_descending: bool,
+    nulls_first: bool,
+}
+
+impl Term<'_> {
+    fn sql(&self) -> String {
+        let direction = if self.is_descending { "desc" } else { "asc" };
+        let nulls = match (self.column.is_nullable, self.nulls_first) {
+            // A null does not occur, and an index is used in its own order.
+            (false, _) => "",
+            (true, true) => " nulls first",
+            (true, false) => " nulls last",
+        };
+        format!("{} {direction}{nulls}", self.column.of_row())
+    }
+}
+
+/// The order of a request, completed by the columns of the key, so that no two rows are equal in it.
+fn complete_order<'a>(table: &'a ReadableTable, order: &[OrderTerm]) -> Result<Vec<Term<'a>>, QueryError> {
+    let mut terms = Vec::new();
+    for OrderTerm { column, is_descending, nulls_first } in order {
+        let column = table.column(column)?;
+        column.expect(column.is_ordered, "order")?;
+        terms.push(Term { column, is_descending: *is_descending, nulls_first: *nulls_first });
+    }
+    // In the direction of the last column, so that an index on all of them serves.
+    let is_descending = terms.last().is_some_and(|term| term.is_descending);
+    for column in &table.key {
+        if terms.iter().all(|term| term.column.name != column.name) {
+            terms.push(Term { column, is_descending, nulls_first: false });
+        }
+    }
+    Ok(terms)
+}
+
+struct Builder<'a> {
+    table: &'a ReadableTable,
+    sql: String,
+    values: Vec<(String, String)>,
+}
+
+impl Builder<'_> {
+    /// Adds a value, and returns its parameter, cast to the type of the column.
+    fn bind(&mut self, column: &Column, value: &str) -> String {
+        self.values.push((value.to_owned(), column.kind.clone()));
+        format!("${}::{}", self.values.len() + 1, column.kind)
+    }
+
+    fn condition(&mut self, condition: &Condition) -> Result<(), QueryError> {
+        self.sql.push_str(if condition.is_negated { "not (" } else { "(" });
+        match &condition.test {
+            Test::Compare(name, comparison, value) => self.compare(name, *comparison, value)?,
+            Test::In(name, values) => self.one_of(name, values)?,
+            Test::Is(name, truth) => self.is(name, *truth)?,
+            Test::All(members) => self.members(members, " and ")?,
+            Test::Any(members) => self.members(members, " or ")?,
+        }
+        self.sql.push(')');
+        Ok(())
+    }
+
+    fn members(&mut self, members: &[Condition], separator: &str) -> Result<(), QueryError> {
+        for (n, member) in members.iter().enumerate() {
+            if n > 0 {
+                self.sql.push_str(separator);
+            }
+            self.condition(member)?;
+        }
+        Ok(())
+    }
+
+    fn compare(&mut self, name: &str, comparison: Comparison, value: &str) -> Result<(), QueryError> {
+        let table = self.table;
+        let column = table.column(name)?;
+        let operator = match comparison {
+            Comparison::Equal => "=",
+            Comparison::NotEqual => "<>",
+            Comparison::Greater => ">",
+            Comparison::GreaterOrEqual => ">=",
+            Comparison::Less => "<",
+            Comparison::LessOrEqual => "<=",
+            Comparison::Like => "like",
+            Comparison::InsensitiveLike => "ilike",
+        };
+        if comparison.is_pattern() {
+            column.expect(column.is_text, "like")?;
+            // A pattern is text, whatever the type of the column is. A trailing \ would be an error.
+            self.values.push((complete_pattern(value), "pg_catalog.text".to_owned()));
+            let _ = write!(self.sql, "{} {operator} ${}", column.of_row(), self.values.len() + 1);
+            return Ok(());
+        }
+        column.expect(column.is_ordered, "a comparison")?;
+        let parameter = self.bind(column, value);
+        let _ = write!(self.sql, "{} {operator} {parameter}", column.of_row());
+        Ok(())
+    }
+
+    fn one_of(&mut self, name: &str, values: &[String]) -> Result<(), QueryError> {
+        let table = self.table;
+        let column = table.column(name)?;
+        column.expect(column.is_ordered, "in")?;
+        let parameters: Vec<String> = values.iter().map(|value| self.bind(column, value)).collect();
+        let (row, kind) = (column.of_row(), &column.kind);
+        let _ = write!(self.sql, "{row} = any (array[{}]::{kind}[])", parameters.join(", "));
+        Ok(())
+    }
+
+    fn is(&mut self, name: &str, truth: Truth) -> Result<(), QueryError> {
+        let column = self.table.column(name)?;
+        let (test, needs_boolean) = match truth {
+            // `is null` holds for a composite value all of whose columns are null.
+            Truth::Null => ("is not distinct from null", false),
+            Truth::NotNull => ("is distinct from null", false),
+            Truth::True => ("is true", true),
+            Truth::False => ("is false", true),
+            Truth::Unknown => ("is unknown", true),
+        };
+        column.expect(!needs_boolean || column.is_boolean, "is")?;
+        let _ = write!(self.sql, "{} {test}", column.of_row());
+        Ok(())
+    }
+
+    /// Appends the condition of the rows after a position.
+    ///
+    /// If no column is null and all have one direction, this is a comparison of rows, which an index serves.
+    /// Otherwise it is: the first column is after its value, or it is equal and the second one is after its
+    /// value, and so on.
+    fn after(&mut self, terms: &[Term<'_>], position: &Position) -> Result<(), QueryError> {
+        if position.0.len() != terms.len() {
+            return Err(QueryError::After);
+        }
+        let is_uniform = terms.windows(2).all(|pair| pair[0].is_descending == pair[1].is_descending);
+        let is_never_null = terms.iter().all(|term| !term.column.is_nullable);
+        let mut parameters = Vec::new();
+        for (term, value) in terms.iter().zip(&position.0) {
+            match value {
+                Some(value) => parameters.push(Some(self.bind(term.column, value))),
+                None if term.column.is_nullable => parameters.push(None),
+                None => return Err(QueryError::After),
+            }
+        }
+        if is_uniform && is_never_null {
+            let columns: Vec<String> = terms.iter().map(|term| term.column.of_row()).collect();
+            let parameters: Vec<String> = parameters.into_iter().flatten().collect();
+            let operator = if terms[0].is_descending { "<" } else { ">" };
+            let _ = write!(self.sql, "({}) {operator} ({})", columns.join(", "), parameters.join(", "));
+            return Ok(());
+        }
+        let mut alternatives = Vec::new();
+        let mut equal = String::new();
+        for (term, parameter) in terms.iter().zip(&parameters) {
+            if let Some(after) = term.after(parameter.as_deref()) {
+                alternatives.push(format!("({equal}{after})"));
+            }
+            let column = term.column.of_row();
+            let _ = match parameter {
+                Some(parameter) => write!(equal, "{column} = {parameter} and "),
+                None => write!(equal, "{column} is not distinct from null and "),
+            };
+        }
+        let _ = write!(self.sql, "({})", alternatives.join(" or "));
+        Ok(())
+    }
+}
+
+impl Term<'_> {
+    /// The condition that the column comes after this value, or after null. None if nothing does.
+    fn after(&self, parameter: Option<&str>) -> Option<String> {
+        let column = self.column.of_row();
+        let operator = if self.is_descending { "<" } else { ">" };
+        match parameter {
+            Some(parameter) if self.column.is_nullable && !self.nulls_first => {
+                Some(format!("({column} {operator} {parameter} or {column} is not distinct from null)"))
+            }
+            Some(parameter) => Some(format!("{column} {operator} {parameter}")),
+            None => self.nulls_first.then(|| format!("{column} is distinct from null")),
+        }
+    }
+}
+
+/// A pattern without an escape character at its end, which PostgreSQL rejects.
+fn complete_pattern(pattern: &str) -> String {
+    let escapes = pattern.bytes().rev().take_while(|byte| *byte == b'\\').count();
+    if escapes % 2 == 1 { format!("{pattern}\\") } else { pattern.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COLUMNS: &[(&str, &str)] =
+        &[("id", "bigint"), ("a\"b", "text"), ("n", "integer"), ("ok", "boolean"), ("doc", "json")];
+
+    fn query(text: &str) -> Result<PageQuery, QueryError> {
+        PageQuery::new(&ReadableTable::for_tests(COLUMNS), &RowRequest::parse(text)?)
+    }
+
+    #[test]
+    fn values_are_parameters_and_names_are_quoted() {
+        let built = query("a%22b=eq.x'%3B--&or=(n.gt.1,n.is.null)&n=in.(1,2)&order=n.desc").expect("builds");
+        assert_eq!(
+            built.conditions,
+            r#"n.org_id = $1::pg_catalog.uuid and (n."a""b" = $2::text) and ((n."n" > $3::integer) or (n."n" is not distinct from null)) and (n."n" = any (array[$4::integer, $5::integer]::integer[]))"#
+        );
+        assert_eq!(built.values().collect::<Vec<_>>(), ["x';--", "1", "1", "2"]);
+        assert_eq!(built.order, r#"n."n" desc nulls first, n."id" desc"#);
+    }
+
+    #[test]
+    fn only_visible_columns_and_applicable_operators_are_accepted() {
+        for text in [
+            "ssn=eq.1",
+            "select=ssn",
+            "order=ssn",
+            "or=(ssn.is.null)",
+            "select=id,",
+            "select=id,count()",
+            "doc=eq.1",
+            "doc=in.(1)",
+            "order=doc",
+            "n=like.1",
+            "n=is.true",
+            "id=is.unknown",
+        ] {
+            assert!(query(text).is_err(), "{text}");
+        }
+        for text in ["doc=is.null", "ok=is.true", "n=is.null", "a%22b=ilike.*x*"] {
+            assert!(query(text).is_ok(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_page_begins_after_its_position() {
+        let after = |order: &str, values: &[Option<&str>]| {
+            let position = Position(values.iter().map(|value| value.map(str::to_owned)).collect());
+            query(&format!("order={order}&after={}", position.encode().expect("encodes")))
+                .map(|built| built.after)
+        };
+        assert_eq!(after("id", &[Some("7")]).as_deref(), Ok(r#"(n."id") > ($2::bigint)"#));
+        assert_eq!(
+            after("n.asc", &[Some("7"), Some("1")]).as_deref(),
+            Ok(concat!(
+                r#"(((n."n" > $2::integer or n."n" is not distinct from null)) or "#,
+                r#"(n."n" = $2::integer and n."id" > $3::bigint))"#
+            ))
+        );
+        assert_eq!(
+            after("n.desc.nullslast", &[None, Some("1")]).as_deref(),
+            Ok(r#"((n."n" is not distinct from null and n."id" < $2::bigint))"#)
+        );
+        assert_eq!(after("n", &[Some("1")]), Err(QueryError::After));
+        assert_eq!(after("n", &[Some("1"), None]), Err(QueryError::After));
+    }
+
+    #[test]
+    fn a_pattern_does_not_end_in_an_escape() {
+        for (pattern, complete) in [("a", "a"), ("a\\", "a\\\\"), ("a\\\\", "a\\\\"), ("", "")] {
+            assert_eq!(complete_pattern(pattern), complete);
+        }
+    }
+}
