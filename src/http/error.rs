@@ -90,12 +90,17 @@ pub(super) enum Rejection {
     TooManyRevocations,
     #[error("the database is unavailable: try again; repeating a revocation is harmless")]
     RevocationUnavailable,
-    #[error("unsupported media type: Content-Type must be application/json, in UTF-8")]
+    #[error(
+        "unsupported media type: Content-Type must be application/json, application/cloudevents+json or \
+         application/cloudevents-batch+json, in UTF-8; a CloudEvent in headers may have any JSON type"
+    )]
     EventMediaType,
     #[error("unsupported Content-Encoding: send the body without compression")]
     ContentEncoding,
     #[error("send one Idempotency-Key with 1 to 255 printable ASCII characters")]
     IdempotencyKey,
+    #[error("a CloudEvent's source and id are its idempotency key: omit Idempotency-Key")]
+    KeyOfCloudEvent,
     #[error("{0}")]
     Body(BodyError),
     #[error("nothing was published: {} of {events} events are not valid, see errors", distinct(problems))]
@@ -161,7 +166,9 @@ impl Rejection {
             Self::BodyIncomplete => (StatusCode::BAD_REQUEST, "body_incomplete"),
             Self::EventMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type"),
             Self::ContentEncoding => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding"),
-            Self::IdempotencyKey => (StatusCode::BAD_REQUEST, "invalid_idempotency_key"),
+            Self::IdempotencyKey | Self::KeyOfCloudEvent => {
+                (StatusCode::BAD_REQUEST, "invalid_idempotency_key")
+            }
             Self::Body(BodyError::Utf8 | BodyError::Syntax { .. }) => {
                 (StatusCode::BAD_REQUEST, "invalid_json")
             }

@@ -2,6 +2,9 @@
 //!
 //! The caller is checked before the body is read, and memory is reserved for the body. The answer is sent
 //! after the commit. The events go to the organisation of the token, whatever the body contains.
+//!
+//! The media type and the headers decide how a body is read, never the body itself. So no body is taken for
+//! one of another form.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,15 +14,35 @@ use axum::body::{Body, HttpBody as _};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
+use http_body_util::BodyExt as _;
 use serde::Serialize;
 
 use super::back_end::{self, BackEnd, media_type};
 use super::error::Rejection;
 use super::gatekeeper::{Gatekeeper, RequestKind};
-use crate::publish::{self, Caller, EventBatch, IdempotencyKey, PublishError, Published, Publisher};
+use crate::publish::{
+    self, BodyError, Caller, EventBatch, IdempotencyKey, PublishError, Published, Publisher, Reservation,
+    cloudevents,
+};
 
 /// The idempotency key of a whole request.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// Beginning of the headers that carry attributes of a CloudEvent.
+const ATTRIBUTE_PREFIX: &str = "ce-";
+
+/// Form of a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// The gateway's own JSON.
+    Own,
+    /// A CloudEvent as JSON.
+    Structured,
+    /// A list of CloudEvents as JSON.
+    Batched,
+    /// The data of a CloudEvent, whose attributes are headers.
+    Binary,
+}
 
 /// State of the route.
 #[derive(Clone, Debug)]
@@ -76,20 +99,23 @@ async fn handle(
     let decided = tokio::time::timeout(gatekeeper.timeout, back_end(gatekeeper, address, request)).await;
     let identity = decided.unwrap_or(Err(Rejection::Unavailable))?.identity;
     check_encoding(headers)?;
-    check_media_type(headers)?;
+    let form = form(headers)?;
     let key = idempotency_key(headers)?;
+    if key.is_some() && form != Form::Own {
+        return Err(Rejection::KeyOfCloudEvent);
+    }
     let limit = |(limit, wait)| Rejection::Limit(limit, wait);
     gatekeeper.admission.publish(identity.org, 1).map_err(limit)?;
 
-    // A body of unknown length may have any.
-    let length = body.size_hint().exact().and_then(|length| usize::try_from(length).ok());
-    let length = length.unwrap_or(limits.body_bytes_max);
+    // Of a body of unknown length, each part is reserved when it arrives.
+    let length = body.size_hint().exact().map_or(0, |length| usize::try_from(length).unwrap_or(usize::MAX));
     if length > limits.body_bytes_max {
         return Err(Rejection::BodyTooLong(limits.body_bytes_max));
     }
-    let reservation = publisher.reserve(identity.org, length).ok_or(Rejection::Busy)?;
-    let body = back_end::read(body, limits.body_bytes_max, gatekeeper.timeout).await?;
-    let mut batch = publish::parse_json(&body, limits.events_max).map_err(Rejection::Body)?;
+    let mut reservation = publisher.reserve(identity.org, length).ok_or(Rejection::Busy)?;
+    let read = read(body, limits.body_bytes_max, &mut reservation);
+    let body = tokio::time::timeout(gatekeeper.timeout, read).await.unwrap_or(Err(Rejection::BodyTimeout))?;
+    let mut batch = form.parse(headers, &body, limits.events_max).map_err(Rejection::Body)?;
     gatekeeper.admission.publish(identity.org, batch.len() - 1).map_err(limit)?;
     if let Some(key) = key {
         batch.set_key(key);
@@ -98,6 +124,24 @@ async fn handle(
     let published = publisher.publish(caller, &batch, &reservation).await;
     let published = published.map_err(|error| rejection(error, &batch, &identity))?;
     Ok(accepted(gatekeeper, published))
+}
+
+/// Reads a body of at most this many bytes, and reserves what exceeds the announced length.
+async fn read(mut body: Body, bytes_max: usize, reservation: &mut Reservation) -> Result<Vec<u8>, Rejection> {
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Rejection::BodyIncomplete)?;
+        let Some(part) = frame.data_ref() else { continue };
+        let length = bytes.len() + part.len();
+        if length > bytes_max {
+            return Err(Rejection::BodyTooLong(bytes_max));
+        }
+        if !reservation.cover(length) {
+            return Err(Rejection::Busy);
+        }
+        bytes.extend_from_slice(part);
+    }
+    Ok(bytes)
 }
 
 /// Checks the caller. Reads nothing of the body.
@@ -119,11 +163,42 @@ fn check_encoding(headers: &HeaderMap) -> Result<(), Rejection> {
     }
 }
 
-fn check_media_type(headers: &HeaderMap) -> Result<(), Rejection> {
-    let (name, parameters) = media_type(headers).ok_or(Rejection::EventMediaType)?;
-    let is_utf8 =
-        parameters.is_empty() || matches!(parameters.as_str(), "charset=utf-8" | "charset=\"utf-8\"");
-    if name == "application/json" && is_utf8 { Ok(()) } else { Err(Rejection::EventMediaType) }
+/// Form of the body, by media type and headers.
+fn form(headers: &HeaderMap) -> Result<Form, Rejection> {
+    let is_cloud_event = headers.keys().any(|name| name.as_str().starts_with(ATTRIBUTE_PREFIX));
+    let Some((name, parameters)) = media_type(headers) else {
+        // The official SDK for Python names no media type for data that is JSON.
+        let is_absent = !headers.contains_key(header::CONTENT_TYPE);
+        return if is_absent && is_cloud_event { Ok(Form::Binary) } else { Err(Rejection::EventMediaType) };
+    };
+    if !parameters.is_empty() && !matches!(parameters.as_str(), "charset=utf-8" | "charset=\"utf-8\"") {
+        return Err(Rejection::EventMediaType);
+    }
+    match name.as_str() {
+        "application/cloudevents+json" => Ok(Form::Structured),
+        "application/cloudevents-batch+json" => Ok(Form::Batched),
+        // Another format of CloudEvents, also one that ends in +json.
+        name if name.starts_with("application/cloudevents") => Err(Rejection::EventMediaType),
+        "application/json" if !is_cloud_event => Ok(Form::Own),
+        name if is_cloud_event && (name == "application/json" || name.ends_with("+json")) => Ok(Form::Binary),
+        _ => Err(Rejection::EventMediaType),
+    }
+}
+
+impl Form {
+    fn parse(self, headers: &HeaderMap, body: &[u8], events_max: usize) -> Result<EventBatch, BodyError> {
+        match self {
+            Self::Own => publish::parse_json(body, events_max),
+            Self::Structured => cloudevents::parse_structured(body),
+            Self::Batched => cloudevents::parse_batch(body, events_max),
+            Self::Binary => {
+                let attributes = headers.iter().filter_map(|(name, value)| {
+                    Some((name.as_str().strip_prefix(ATTRIBUTE_PREFIX)?, value.as_bytes()))
+                });
+                cloudevents::parse_binary(attributes, body)
+            }
+        }
+    }
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Rejection> {

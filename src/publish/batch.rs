@@ -21,7 +21,7 @@ pub struct Problem {
     pub code: &'static str,
     /// Reason for people. It may repeat what the client sent.
     pub detail: String,
-    /// What to do about it.
+    /// Remedy, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
 }
@@ -77,6 +77,18 @@ impl EventBatch {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.topics.is_empty()
+    }
+
+    /// The events as a JSON array. An event that is not valid may be `null`.
+    #[must_use]
+    pub fn json(&self) -> &str {
+        &self.json
+    }
+
+    /// Problems that were found without the database, in the order of the events.
+    #[must_use]
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
     }
 
     /// Sets one idempotency key for all events.

@@ -4,6 +4,7 @@
 //! | file | job |
 //! |---|---|
 //! | `batch` | the events of a request, and what is wrong with them |
+//! | `cloudevents` | CloudEvents as events |
 //! | `json` | the gateway's own JSON form of events |
 //! | `strict` | rules for JSON that must reach PostgreSQL unchanged |
 //! | `key` | idempotency keys |
@@ -13,6 +14,7 @@
 //! This module knows no HTTP, and cannot publish beyond the organisation of its caller.
 
 mod batch;
+pub mod cloudevents;
 mod json;
 mod key;
 mod share;

@@ -58,7 +58,12 @@ impl PublishShares {
     /// would have too much.
     #[must_use]
     pub fn reserve(self: &Arc<Self>, org: OrgId, body_bytes: usize) -> Option<Reservation> {
-        let bytes = COPIES * body_bytes + REQUEST_BYTES;
+        let bytes = memory_of(body_bytes);
+        let turns = self.take(org, bytes)?;
+        Some(Reservation { shares: Arc::clone(self), org, bytes, turns })
+    }
+
+    fn take(&self, org: OrgId, bytes: usize) -> Option<Arc<Semaphore>> {
         let mut state = lock(&self.state);
         let of_org = state.orgs.get(&org).map_or(0, |share| share.bytes);
         if state.bytes + bytes > self.bytes_max || of_org + bytes > self.bytes_max / 2 {
@@ -68,13 +73,27 @@ impl PublishShares {
         let new = || Share { bytes: 0, turns: Arc::new(Semaphore::new(self.org_turns_max)) };
         let share = state.orgs.entry(org).or_insert_with(new);
         share.bytes += bytes;
-        let turns = Arc::clone(&share.turns);
-        drop(state);
-        Some(Reservation { shares: Arc::clone(self), org, bytes, turns })
+        Some(Arc::clone(&share.turns))
     }
 }
 
+/// Memory of a request with a body of this size.
+fn memory_of(body_bytes: usize) -> usize {
+    COPIES * body_bytes + REQUEST_BYTES
+}
+
 impl Reservation {
+    /// Reserves more if the body is longer than announced. Returns false if there is not enough memory.
+    #[must_use]
+    pub fn cover(&mut self, body_bytes: usize) -> bool {
+        let more = memory_of(body_bytes).saturating_sub(self.bytes);
+        if more > 0 && self.shares.take(self.org, more).is_none() {
+            return false;
+        }
+        self.bytes += more;
+        true
+    }
+
     /// Waits until the organisation may use one more connection.
     pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
         // The semaphore is never closed.
@@ -109,7 +128,10 @@ mod tests {
         assert!(shares.reserve(quiet, REQUEST_BYTES).is_some(), "a body counts with its copies");
         assert!(shares.reserve(quiet, 2 * REQUEST_BYTES).is_none());
         drop(held);
-        assert!(shares.reserve(loud, REQUEST_BYTES).is_some());
+        let mut growing = shares.reserve(loud, 0).expect("memory");
+        assert!(growing.cover(REQUEST_BYTES) && growing.cover(1) && !growing.cover(REQUEST_BYTES + 1));
+        assert_eq!(growing.bytes, 4 * REQUEST_BYTES);
+        drop(growing);
         let state = lock(&shares.state);
         assert_eq!((state.bytes, state.orgs.len()), (0, 0));
     }

@@ -10,6 +10,8 @@ mod mutate;
 mod address;
 #[path = "../../fuzz/checks/claims.rs"]
 mod claims;
+#[path = "../../fuzz/checks/cloudevents.rs"]
+mod cloudevents;
 #[path = "../../fuzz/checks/credential.rs"]
 mod credential;
 #[path = "../../fuzz/checks/cursor.rs"]
@@ -44,6 +46,7 @@ type Check = fn(&[u8]);
 const TARGETS: &[(&str, Check)] = &[
     ("address", address::run),
     ("claims", claims::run),
+    ("cloudevents", cloudevents::run),
     ("credential", credential::run),
     ("cursor", cursor::run),
     ("database_url", |data| with_str(data, database_url::run)),

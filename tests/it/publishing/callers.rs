@@ -1,4 +1,4 @@
-//! Who may publish, where the events arrive, and what the answer contains.
+//! Callers that may publish, the subscribers that receive their events, and the contents of the answer.
 
 use serde_json::{Value, json};
 use uuid::Uuid;

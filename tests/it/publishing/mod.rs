@@ -1,9 +1,11 @@
 //! Back ends that publish through `POST /v1/events`.
 
 mod callers;
+mod cloudevents;
 mod idempotency;
 mod invalid;
 mod limits;
+mod sdks;
 
 use std::net::SocketAddr;
 
