@@ -5,7 +5,7 @@ use sqlx::{Connection as _, PgConnection};
 use super::{check, programs::Program};
 use crate::harness::TestDb;
 
-/// What the trigger of each changed row writes.
+/// Writes of the trigger that each changed row fires.
 const BODIES: [&str; 2] = [
     "insert into b values (coalesce(new.id, old.id), 'ORG', 0) on conflict (id) do update set v = b.v + 1;",
     // A move within a deletion, and writes within each of its halves.

@@ -193,6 +193,55 @@ async fn a_trigger_that_writes_to_other_tables_needs_no_order_until_these_are_wa
     }
 }
 
+/// Functions of Warden that log events or notify, directly or through others, and that roles other than its
+/// own may execute. Triggers of the application may call them.
+const LOGGING_FUNCTIONS: &str = r"
+    with recursive functions as (
+      select p.oid, p.proname, lower(p.prosrc) as body, p.proowner,
+        coalesce(p.proacl, acldefault('f', p.proowner)) as acl
+      from pg_proc p where p.pronamespace = 'warden'::regnamespace
+    ), logging as (
+      select f.oid, f.proname from functions f where f.body ~ '\minto warden[.]events\M|\m(pg_)?notify\M'
+      union
+      select f.oid, f.proname from functions f join logging l on f.body ~ ('\mwarden[.]' || l.proname || '\M')
+    )
+    select distinct f.proname::text
+    from logging l join functions f using (oid), aclexplode(f.acl) a
+    where a.privilege_type = 'EXECUTE'
+      and a.grantee not in (f.proowner, 'warden_gateway'::regrole)
+    order by 1";
+
+#[tokio::test]
+async fn a_trigger_that_calls_a_function_that_logs_counts() {
+    let db = TestDb::create().await;
+    let mut session = connect(&db).await;
+    run(
+        &mut session,
+        "create table orders (id int primary key);
+         create function call() returns trigger language plpgsql as $$ begin return new; end $$;
+         create trigger call before insert on orders for each row execute function call()",
+    )
+    .await;
+    let functions: Vec<String> =
+        sqlx::query_scalar(LOGGING_FUNCTIONS).fetch_all(&mut session).await.expect("reads the catalog");
+    assert!(functions.iter().any(|f| f == "publish"), "{functions:?}");
+    for function in functions {
+        let create = format!(
+            "create or replace function call() returns trigger language plpgsql as
+               $$ begin perform warden.{function}(new.id); return new; end $$"
+        );
+        run(&mut session, &create).await;
+        assert!(is_true(&mut session, "select '+' = any (warden.trigger_words())").await, "{function}");
+    }
+    run(
+        &mut session,
+        "create or replace function call() returns trigger language plpgsql as
+           $$ begin perform warden.auth_org_id(); return new; end $$",
+    )
+    .await;
+    assert!(!is_true(&mut session, "select '+' = any (warden.trigger_words())").await, "it only reads");
+}
+
 #[tokio::test]
 async fn triggers_of_distant_parents_and_siblings_count() {
     let db = TestDb::create().await;
