@@ -21,10 +21,13 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use super::SessionLimits;
 use crate::hub::{Outbox, SendOutcome};
 use crate::rate::{Bucket, Rate};
-use crate::wire::{Framing, is_close_frame};
+use crate::wire::{Framing, close_frame_without_reason, is_close_frame};
 
 /// Initial size of tungstenite's buffer, in bytes. A join fits; the buffer grows for longer messages.
 const BUFFER_BYTES: usize = 256;
+
+/// Close code that IANA registered after RFC 6455, and that tungstenite does not know.
+const BAD_GATEWAY: u16 = 1014;
 
 /// Bytes of one read from the socket, into a buffer on the stack.
 const READ_BYTES: usize = 4096;
@@ -199,7 +202,12 @@ impl Write for ParserIo<'_, '_, '_> {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         let frame = Bytes::copy_from_slice(buf);
         if is_close_frame(buf) {
-            self.source.outbox.close_reply(frame);
+            let reply = match self.framing.close_code() {
+                // The library takes it for a code that nobody may send.
+                Some(BAD_GATEWAY) => close_frame_without_reason(BAD_GATEWAY),
+                _ => frame,
+            };
+            self.source.outbox.close_reply(reply);
         } else if self.source.outbox.send(&frame) == SendOutcome::Closed {
             return Err(io::ErrorKind::BrokenPipe.into());
         }

@@ -62,6 +62,15 @@ pub fn close_frame(close: CloseCode) -> Bytes {
     frame.freeze()
 }
 
+/// Builds a Close frame with a code alone.
+#[must_use]
+pub fn close_frame_without_reason(code: u16) -> Bytes {
+    let mut frame = BytesMut::with_capacity(4);
+    put_header(&mut frame, OPCODE_CLOSE, 2);
+    frame.put_u16(code);
+    frame.freeze()
+}
+
 /// Whether these bytes start with a Close frame.
 #[must_use]
 pub fn is_close_frame(frame: &[u8]) -> bool {

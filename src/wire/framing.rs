@@ -6,7 +6,7 @@
 use std::io::Cursor;
 
 use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 /// Longest header of a frame, in bytes: two, eight of length, four of mask (RFC 6455, section 5.2).
 const HEADER_BYTES_MAX: usize = 14;
@@ -30,6 +30,18 @@ pub struct Framing {
     is_broken: bool,
     /// Whether the length of a frame's payload was not in its shortest form.
     has_padded_length: bool,
+    /// The first Close. What follows it is ignored.
+    close: Option<ReceivedClose>,
+}
+
+/// The code of a Close, as far as it was received.
+#[derive(Clone, Copy, Debug, Default)]
+struct ReceivedClose {
+    mask: [u8; 4],
+    code: [u8; 2],
+    code_len: usize,
+    /// Whether another frame has begun.
+    is_over: bool,
 }
 
 impl Framing {
@@ -44,7 +56,11 @@ impl Framing {
             } else {
                 let count = bytes.len().min(usize::try_from(self.payload_left).unwrap_or(usize::MAX));
                 self.payload_left -= count as u64;
-                bytes = &bytes[count..];
+                let (payload, rest) = bytes.split_at(count);
+                if let Some(close) = &mut self.close {
+                    close.advance(payload);
+                }
+                bytes = rest;
             }
         }
     }
@@ -62,6 +78,14 @@ impl Framing {
         self.has_padded_length
     }
 
+    /// The code of the client's Close. None before a Close, and if it has no code.
+    #[must_use]
+    pub fn close_code(&self) -> Option<u16> {
+        self.close
+            .filter(|close| close.code_len == close.code.len())
+            .map(|close| u16::from_be_bytes(close.code))
+    }
+
     fn parse_header(&mut self) {
         match FrameHeader::parse(&mut Cursor::new(&self.header[..self.header_len])) {
             Ok(Some((header, payload))) => {
@@ -75,12 +99,32 @@ impl Framing {
                 self.header_len = 0;
                 self.payload_left = payload;
                 // Control frames may arrive between the frames of a message, and do not end it.
-                if let OpCode::Data(Data::Text | Data::Binary | Data::Continue) = header.opcode {
-                    self.is_fragmented = !header.is_final;
+                if let Some(close) = &mut self.close {
+                    close.is_over = true;
+                }
+                match header.opcode {
+                    OpCode::Data(Data::Text | Data::Binary | Data::Continue) => {
+                        self.is_fragmented = !header.is_final;
+                    }
+                    OpCode::Control(Control::Close) if self.close.is_none() => {
+                        let mask = header.mask.unwrap_or_default();
+                        self.close = Some(ReceivedClose { mask, ..ReceivedClose::default() });
+                    }
+                    _ => {}
                 }
             }
             Ok(None) => self.is_broken = self.header_len == HEADER_BYTES_MAX,
             Err(_) => self.is_broken = true,
+        }
+    }
+}
+
+impl ReceivedClose {
+    fn advance(&mut self, payload: &[u8]) {
+        let missing = if self.is_over { 0 } else { self.code.len() - self.code_len };
+        for byte in payload.iter().take(missing) {
+            self.code[self.code_len] = byte ^ self.mask[self.code_len];
+            self.code_len += 1;
         }
     }
 }
@@ -171,6 +215,22 @@ mod tests {
             }
             assert_eq!(framing.has_padded_length(), is_padded, "{length:?}");
         }
+    }
+
+    #[test]
+    fn the_code_of_the_first_close_is_kept() {
+        let close = |code: u16| {
+            let [high, low] = code.to_be_bytes();
+            [0x88, 0x82, 1, 2, 3, 4, high ^ 1, low ^ 2]
+        };
+        let mut framing = Framing::default();
+        for byte in [&frame(0x81, 5)[..], &close(1014), &close(1000)].concat() {
+            framing.advance(&[byte]);
+        }
+        assert_eq!(framing.close_code(), Some(1014));
+        let mut framing = Framing::default();
+        framing.advance(&[&frame(0x88, 0)[..], &close(1000)].concat());
+        assert_eq!(framing.close_code(), None, "the first Close has no code");
     }
 
     #[test]

@@ -24,7 +24,7 @@ use std::net::SocketAddr;
 
 use futures_util::{StreamExt as _, stream};
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_tungstenite::tungstenite::Message;
 use warden::rate::Rate;
 
@@ -38,6 +38,8 @@ const CLOSE: u8 = 0x8;
 const PING: u8 = 0x9;
 const PONG: u8 = 0xa;
 
+/// A valid code of which the library of the client says that nobody may send it.
+const UNKNOWN_TO_CLIENT: u16 = 1014;
 /// The gateway's limit for one message, in bytes.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 /// Cases that run at the same time.
@@ -188,6 +190,9 @@ async fn run(case: &Case, addr: SocketAddr, token: &str) -> Result<(), String> {
             return Err(format!("step {n}: {received:?} instead of {expected:?}"));
         }
     }
+    if code == Some(UNKNOWN_TO_CLIENT) {
+        return expect_bytes(&mut client, &[FIN | CLOSE, 2, 0x03, 0xf6]).await;
+    }
     for expected in [Received::Close(code), Received::End] {
         let received = receive(&mut client).await;
         if received != expected {
@@ -195,6 +200,16 @@ async fn run(case: &Case, addr: SocketAddr, token: &str) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Expects exactly these bytes, and the end of the connection.
+async fn expect_bytes(client: &mut Client, expected: &[u8]) -> Result<(), String> {
+    let mut received = Vec::new();
+    let end = within("the end", client.socket.get_mut().read_to_end(&mut received)).await;
+    match end {
+        Ok(_) if received == expected => Ok(()),
+        _ => Err(format!("at the end: {received:x?} and {end:?} instead of {expected:x?}")),
+    }
 }
 
 /// A frame that a client receives, or the end of the connection.
