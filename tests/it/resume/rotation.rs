@@ -100,6 +100,66 @@ async fn clients_resume_across_rotations_on_any_node() {
     }
 }
 
+/// No event is written while the keys are rotated, so rotations of the log remove none, and every cursor can
+/// be served. Nodes that did nothing meanwhile agree about each cursor.
+#[tokio::test]
+async fn in_an_idle_database_cursors_remain_valid_on_every_node_until_events_are_truncated() {
+    let (cluster, db) = TestDb::create_alone().await;
+    let org = db.create_org().await;
+    let gateways = [gateway(&db).await, gateway(&db).await];
+    cursor_after_one_call(&gateways[0], &db, org).await;
+    // Removes the event, so that later rotations of the log find nothing.
+    rotate_log(&db, 8).await;
+    let oldest = connect(&gateways[1], org).await.join("calls").await["cursor"].as_str().map(str::to_owned);
+    let oldest = oldest.expect("a cursor");
+    let resumes = async |since: &str| {
+        let mut answers = Vec::new();
+        for gateway in &gateways {
+            let mut client = connect(gateway, org).await;
+            answers
+                .push(client.join_with("calls", json!({"since": since})).await == json!({"cursor": since}));
+        }
+        answers
+    };
+    for (age, current) in
+        [("25 hours", 1), ("11 minutes", 2), ("11 minutes", 2), ("25 hours", 2), ("11 minutes", 3)]
+    {
+        age_keys(&db, age).await;
+        expect_current_key(&gateways, org, current).await;
+        assert_eq!(resumes(&oldest).await, [true, true], "after {age}");
+        rotate_log(&db, 8).await;
+        assert_eq!(resumes(&oldest).await, [true, true], "after {age} and a rotation of the whole log");
+    }
+    eventually("the first key is retired", async || {
+        keys_where(&db, "id = 1 and retired_xid is not null").await == 1
+    })
+    .await;
+    // The first event that is removed ends it.
+    db.insert_call(org).await;
+    rotate_log(&db, 8).await;
+    eventually("the cursor is older than the log", async || resumes(&oldest).await == [false, false]).await;
+    assert_eq!(keys_where(&db, "id = 1").await, 0);
+    for gateway in gateways {
+        gateway.stop().await;
+    }
+    cluster.close().await.expect("ends");
+}
+
+async fn keys_where(db: &TestDb, condition: &str) -> i64 {
+    let sql = format!("select count(*) from warden.cursor_keys where {condition}");
+    sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_one(&db.pool).await.expect("counts")
+}
+
+async fn rotate_log(db: &TestDb, times: usize) {
+    for _ in 0..times {
+        eventually("the log rotates", async || {
+            let done = sqlx::query_scalar::<_, String>("select warden.rotate_events('0', 0)");
+            done.fetch_one(&db.pool).await.expect("rotates") == "rotated"
+        })
+        .await;
+    }
+}
+
 /// Both nodes connect to a database without keys at the same time, and use the same key.
 #[tokio::test]
 async fn nodes_that_start_together_agree_on_the_first_key() {
