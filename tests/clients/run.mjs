@@ -40,6 +40,7 @@ const STEPS = ["connect", "receive", "heartbeat", "refresh", "reconnect", "curso
 const clients = [
   { name: "phoenix", command: ["node", join(here, "javascript/phoenix.mjs")] },
   { name: "realtime-js", command: ["node", join(here, "javascript/realtime-js.mjs")] },
+  { name: "phoenix-channels", command: ["node", join(here, "javascript/phoenix-channels.mjs")] },
   {
     name: "phoenix-channels-python-client",
     needs: python,
