@@ -5,6 +5,7 @@
 //! - `existing` reports objects that Warden would replace, or could not rely on.
 //! - `organizations` reports the application's own organisations and memberships.
 //! - `owners` reports ordinary roles that own organisations or memberships, or other tables.
+//! - `options` reports options of that list that cannot be right.
 //! - `tables` resolves the listed tables, derives from where their rows get their organisation, and registers
 //!   them.
 //! - `decisions` reads and records decisions, so that later runs do not ask again.
@@ -15,6 +16,7 @@ mod choices;
 mod decisions;
 mod existing;
 mod names;
+mod options;
 mod organizations;
 mod owners;
 mod tables;
@@ -54,6 +56,7 @@ pub(super) async fn check(
     }
     let decisions = Decisions::load(&mut *connection, choices).await?;
     let mut issues = tables::check(&mut *connection, choices).await?;
+    issues.append(&mut options::check(&mut *connection, choices).await?);
     issues.append(&mut existing::check(&mut *connection, &decisions).await?);
     issues.append(&mut organizations::check(&mut *connection, &decisions).await?);
     issues.append(&mut owners::check(&mut *connection, choices, &decisions).await?);

@@ -52,6 +52,12 @@ impl TableChoice {
         }
     }
 
+    /// Column of the parent that the parent column references.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        self.parent_key.as_deref().unwrap_or("id")
+    }
+
     /// Whether the operator said where the rows get their organisation from.
     #[must_use]
     pub fn is_explicit(&self) -> bool {
@@ -92,7 +98,9 @@ fn parse_item(item: &str) -> Result<Option<TableChoice>, String> {
             .split_once('=')
             .filter(|(_, value)| !value.is_empty())
             .ok_or_else(|| format!("{name}: \"{option}\" is not an option: use {OPTIONS}"))?;
-        values.insert(key, value);
+        if values.insert(key, value).is_some() {
+            return Err(format!("{name}: {key}= is given twice"));
+        }
     }
     for (key, value) in values {
         match key {
@@ -106,6 +114,16 @@ fn parse_item(item: &str) -> Result<Option<TableChoice>, String> {
     }
     if choice.parent.is_some() && choice.parent_column.is_none() {
         return Err(format!("{name}: parent= needs parent_column=, the column that references it"));
+    }
+    if choice.parent.is_none() && (choice.parent_column.is_some() || choice.parent_key.is_some()) {
+        return Err(format!(
+            "{name}: parent_column= and parent_key= need parent=, the table that they are about"
+        ));
+    }
+    if choice.is_default && (choice.parent.is_some() || choice.user_column.is_some()) {
+        return Err(format!(
+            "{name}: organization=default is said of all rows, so it excludes the other options"
+        ));
     }
     Ok(Some(choice))
 }
@@ -191,6 +209,23 @@ mod tests {
     fn every_mistake_of_a_list_is_reported() {
         let errors = parse_tables("a.b.c.d, x colour=red, y parent=z, \"open, ok").expect_err("mistakes");
         assert_eq!(errors.len(), 4, "{errors:?}");
+        for (list, error) in [
+            ("x user_column=a user_column=b", "x: user_column= is given twice"),
+            ("x parent=y parent_column=a parent=z", "x: parent= is given twice"),
+            ("x parent_column=a", "x: parent_column= and parent_key= need parent="),
+            ("x parent_key=a", "x: parent_column= and parent_key= need parent="),
+            ("x organization=default user_column=a", "x: organization=default is said of all rows"),
+            (
+                "x organization=default parent=y parent_column=a",
+                "x: organization=default is said of all rows",
+            ),
+            ("x organization=other", "x: \"organization=other\" is not an option"),
+            ("x USER_COLUMN=a", "x: \"USER_COLUMN=a\" is not an option"),
+            ("x user_column=\"\"", "\"\"\"\" is not a name"),
+        ] {
+            let errors = parse_tables(list).expect_err(list);
+            assert!(matches!(errors.as_slice(), [only] if only.starts_with(error)), "{list}: {errors:?}");
+        }
         assert_eq!(parse_tables(" \n# none\n").expect_err("empty"), ["the list of tables is empty"]);
     }
 }

@@ -12,7 +12,7 @@ use super::names::{TableChoice, TableName};
 use crate::tenancy::AdoptionIssue;
 
 /// Organisations and memberships. The core registers them itself.
-const CORE: [&str; 2] = ["public.organizations", "public.organization_members"];
+pub(super) const CORE: [&str; 2] = ["public.organizations", "public.organization_members"];
 
 /// A table that looks like an organisation's.
 #[derive(Debug, Clone, sqlx::FromRow)]
@@ -39,11 +39,11 @@ impl Candidate {
 
 /// A name of the list, and the table that it means.
 #[derive(Debug, Clone, Default, sqlx::FromRow)]
-struct Resolved {
+pub(super) struct Resolved {
     n: i32,
-    oid: Option<i64>,
-    full_name: Option<String>,
-    problem: Option<String>,
+    pub(super) oid: Option<i64>,
+    pub(super) full_name: Option<String>,
+    pub(super) problem: Option<String>,
     columns: Vec<String>,
 }
 
@@ -53,10 +53,7 @@ pub(super) async fn check(
 ) -> anyhow::Result<Vec<AdoptionIssue>> {
     let mut issues = Vec::new();
     for listed in resolve(connection, &choices.tables).await? {
-        let title = listed.choice.table.title();
-        let mut report = |problem: String| {
-            issues.push(AdoptionIssue::new(title.clone(), problem, "Correct the list of --tables."));
-        };
+        let mut report = |problem: String| issues.push(listed.issue(problem));
         if let Some(problem) = &listed.table.problem {
             report(problem.clone());
             continue;
@@ -82,13 +79,24 @@ pub(super) async fn check(
 }
 
 /// A choice with its tables.
-struct Listed {
-    choice: TableChoice,
-    table: Resolved,
-    parent: Option<(TableName, Resolved)>,
+pub(super) struct Listed {
+    pub(super) choice: TableChoice,
+    pub(super) table: Resolved,
+    pub(super) parent: Option<(TableName, Resolved)>,
 }
 
-async fn resolve(connection: &mut PgConnection, choices: &[TableChoice]) -> Result<Vec<Listed>, sqlx::Error> {
+impl Listed {
+    /// The issue of a mistake in the list.
+    pub(super) fn issue(&self, problem: String) -> AdoptionIssue {
+        AdoptionIssue::new(self.choice.table.title(), problem, "Correct the list of --tables.")
+    }
+}
+
+/// Looks up the tables and parents of the list.
+pub(super) async fn resolve(
+    connection: &mut PgConnection,
+    choices: &[TableChoice],
+) -> Result<Vec<Listed>, sqlx::Error> {
     let names: Vec<&TableName> =
         choices.iter().flat_map(|choice| std::iter::once(&choice.table).chain(&choice.parent)).collect();
     let wanted: Vec<_> = names
@@ -273,7 +281,7 @@ fn derive(listed: &Listed, oid: i64, name: &str, candidate: Option<&Candidate>) 
         derivation.parent = parent.oid;
         derivation.parent_name.clone_from(&parent.full_name);
         derivation.parent_column.clone_from(&choice.parent_column);
-        derivation.parent_key = Some(choice.parent_key.clone().unwrap_or_else(|| "id".to_owned()));
+        derivation.parent_key = Some(choice.key().to_owned());
     } else if let Some(candidate) = candidate.filter(|_| !choice.is_default) {
         derivation.user_column = derivation.user_column.or_else(|| candidate.user_column.clone());
         derivation.parent = candidate.parent;

@@ -6,6 +6,7 @@ mod full;
 mod killed;
 mod live;
 mod misfits;
+mod options;
 mod partitions;
 mod plan;
 mod planted;
