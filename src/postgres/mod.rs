@@ -10,7 +10,7 @@ mod user;
 use anyhow::Context as _;
 use sqlx::Connection as _;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
-use warden_connect::Link;
+use warden_connect::{Address, Link};
 
 pub(crate) use address::ADDRESSES_MAX;
 pub use address::{Addresses, options};
@@ -86,9 +86,22 @@ pub async fn primary_options(url: &str) -> anyhow::Result<Link> {
 /// If the URL is invalid, or none of several addresses leads to a primary.
 pub async fn reading_options(url: &str) -> anyhow::Result<Link> {
     match options(url)?.0.as_slice() {
-        [only] => Ok(only.link().await?),
+        [only] => reached(only).await,
         _ => primary_options(url).await,
     }
+}
+
+/// The link of an address that accepts the login. The error names the address, which a later one could not.
+async fn reached(address: &Address) -> anyhow::Result<Link> {
+    let link = address.link().await?;
+    let failed =
+        |reason: String| anyhow::anyhow!("cannot connect to DATABASE_URL: {}: {reason}", address.name());
+    match tokio::time::timeout(ADDRESS_TIMEOUT, PgConnection::connect_with(&link)).await {
+        Ok(Ok(connection)) => connection.close().await?,
+        Ok(Err(error)) => return Err(failed(primary::describe(&error))),
+        Err(_) => return Err(failed(primary::no_answer())),
+    }
+    Ok(link)
 }
 
 /// Opens a connection for a command, whose settings do not depend on the role and the database. The error

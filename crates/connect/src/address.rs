@@ -36,7 +36,7 @@ impl Address {
     pub(crate) fn at_socket(dir: &str, options: PgConnectOptions) -> Self {
         let path = dir.strip_prefix('@').map_or_else(|| dir.to_owned(), |name| format!("\0{name}"));
         Self {
-            name: dir.to_owned(),
+            name: format!("{}/.s.PGSQL.{}", dir.trim_end_matches('/'), options.get_port()),
             direct: options.ssl_mode(PgSslMode::Disable).socket(path),
             tunnel: None,
             is_unlogged: Arc::default(),
@@ -62,7 +62,7 @@ impl Address {
         Ok(Self { name, direct, tunnel: Some(Arc::new(tunnel)), is_unlogged: Arc::default() })
     }
 
-    /// Name in messages: host and port, or the directory of a socket.
+    /// Name in messages: host and port, or the path of a socket.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name

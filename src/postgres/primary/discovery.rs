@@ -101,7 +101,7 @@ async fn probe(
         },
         Ok(Ok(None)) => Err((n, "is a standby, whose snapshots omit transactions in progress".to_owned())),
         Ok(Err(error)) => Err((n, describe(&error))),
-        Err(_) => Err((n, format!("no answer within {} s", ADDRESS_TIMEOUT.as_secs()))),
+        Err(_) => Err((n, no_answer())),
     }
 }
 
@@ -154,11 +154,20 @@ fn unsupported_encoding(encoding: &str) -> sqlx::Error {
     )
 }
 
+/// Message for an address that did not answer in time.
+pub(crate) fn no_answer() -> String {
+    format!("no answer within {} s", ADDRESS_TIMEOUT.as_secs())
+}
+
 /// Message of the server or of the network, without sqlx's own words around it.
 pub(crate) fn describe(error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
             "connection refused".to_owned()
+        }
+        // Only a connection to a Unix socket opens a file.
+        sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            "no server has created this socket: check its directory and the port".to_owned()
         }
         sqlx::Error::Io(error) => error.to_string(),
         sqlx::Error::Database(error) => error.message().to_owned(),

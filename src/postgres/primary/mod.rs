@@ -21,7 +21,7 @@ use super::address::Addresses;
 use super::backend_mode::{self, BackendMode, commit_pooled};
 use super::user;
 pub use discovery::NoPrimary;
-pub(crate) use discovery::{ADDRESS_TIMEOUT, RIVAL_WAIT, describe};
+pub(crate) use discovery::{ADDRESS_TIMEOUT, RIVAL_WAIT, describe, no_answer};
 pub(crate) use pool::{
     ACQUIRE_TIMEOUT, CHECK_TIMEOUT, CONNECTIONS_MAX, LOCK_TIMEOUT, PUBLISH_CONNECTIONS_MAX,
     READ_CONNECTIONS_MAX,

@@ -1,5 +1,6 @@
 //! The binary on the command line: output, streams and exit codes.
 
+mod addresses;
 mod tail;
 
 use std::process::Stdio;
@@ -253,7 +254,7 @@ async fn audit_reports_findings_by_exit_code_and_with_remedies() {
 
     fails(&["audit"], &[], 2, &["DATABASE_URL"], &[]).await;
     let nobody = [("DATABASE_URL", "postgres://user:hunter2@127.0.0.1:1/db")];
-    let refused = ["error: cannot connect to DATABASE_URL: connection refused\n"];
+    let refused = ["error: cannot connect to DATABASE_URL: 127.0.0.1:1: connection refused\n"];
     fails(&["audit"], &nobody, 2, &refused, &["hunter2"]).await;
     fails(&["audit", "--timeout", "0"], &database, 2, &["--timeout"], &[]).await;
     let help = run(&["audit", "--help"], &[]).await;
