@@ -4,7 +4,9 @@ use sqlx::postgres::PgConnection;
 
 use super::page_size::{PageLimits, PageSize};
 use crate::cursor::{Epoch, ParseError};
-use crate::postgres::{BackendMode, NoPrimary, Primary, assume_gateway_role, begin_pooled, commit_pooled};
+use crate::postgres::{
+    BackendMode, NoPrimary, Primary, assume_gateway_role, begin_pooled, commit_pooled, missing_gateway_rights,
+};
 
 /// A connection that reads the log, bound to the epoch in which it was opened.
 ///
@@ -34,6 +36,9 @@ pub enum LogError {
     /// Rows in another encoding may contain bytes that are not valid UTF-8.
     #[error("the database's encoding is {0}, but Warden needs UTF8: create the database with encoding UTF8")]
     Encoding(String),
+    /// The role of the gateway lacks rights. The message says which, and how to grant them.
+    #[error("{0}")]
+    Rights(String),
     /// The schema is missing, or older than this binary.
     #[error("the database has no event log: run `warden migrate` against it first")]
     NotMigrated,
@@ -47,7 +52,7 @@ impl LogReader {
     /// follows to the same address.
     ///
     /// # Errors
-    /// If no primary can be reached, or the primary has no event log.
+    /// If no primary can be reached, it has no event log, or the gateway's role lacks rights.
     pub async fn connect(primary: &Primary, page: PageLimits) -> Result<Self, LogError> {
         let mut found = primary.connect().await?;
         let is_pooled = found.mode == BackendMode::Pooled;
@@ -56,6 +61,9 @@ impl LogReader {
             begin_pooled(connection).await?;
         }
         assume_gateway_role(connection, is_pooled).await?;
+        if let Some(missing) = missing_gateway_rights(connection).await? {
+            return Err(LogError::Rights(missing.to_string()));
+        }
         let epoch = begin_epoch(connection).await?;
         if is_pooled {
             commit_pooled(connection).await?;

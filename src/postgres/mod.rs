@@ -5,6 +5,7 @@ mod backend_mode;
 mod command_session;
 mod migrations;
 mod primary;
+mod rights;
 mod user;
 
 use anyhow::Context as _;
@@ -22,6 +23,7 @@ pub(crate) use primary::{
     PrimaryLocation, READ_CONNECTIONS_MAX, RIVAL_WAIT,
 };
 pub use primary::{NoPrimary, Primary};
+pub(crate) use rights::{missing_gateway_rights, missing_schema_right};
 pub(crate) use user::{begin_snapshot, bind_to_user};
 
 /// Role of the gateway. It can read the log, and no row of any tenant.
@@ -50,8 +52,8 @@ pub(crate) fn dialect(is_local: bool) -> String {
 /// Gives up every privilege beyond the gateway's, for the session or, with `is_local`, for the present
 /// transaction.
 ///
-/// A login role that is not a member of the gateway's role keeps its own privileges. If they are
-/// insufficient, the queries fail and name the missing privilege.
+/// A login role that is not a member of the gateway's role keeps its own privileges.
+/// [`missing_gateway_rights`] reports those that it lacks.
 pub(crate) async fn assume_gateway_role(
     connection: &mut PgConnection,
     is_local: bool,

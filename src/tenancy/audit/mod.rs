@@ -117,8 +117,8 @@ const CATALOG: &[(&[&str], &str)] = &[
 /// Audits a database in one read-only transaction, so that all rules see the same snapshot.
 ///
 /// # Errors
-/// If the database cannot be reached, or the connection is lost. A rule that cannot be checked is a finding
-/// instead.
+/// If the database cannot be reached, its role may not use schema `warden`, or the connection is lost. A rule
+/// that cannot be checked is a finding instead.
 pub async fn run(
     database: &PgConnectOptions,
     options: AuditOptions,
@@ -126,6 +126,9 @@ pub async fn run(
 ) -> anyhow::Result<Report> {
     let database = database.clone().application_name("warden audit").disable_statement_logging();
     let mut connection = crate::postgres::connect(&database).await?;
+    if let Some(missing) = crate::postgres::missing_schema_right(&mut connection).await? {
+        anyhow::bail!("no rule can be checked: {missing}");
+    }
     connection.execute("begin isolation level repeatable read read only").await?;
     let report = inspect(&mut connection, options, progress).await?;
     connection.execute("rollback").await?;

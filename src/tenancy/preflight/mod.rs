@@ -35,6 +35,7 @@ pub(super) use tables::{clashes, forgets, register};
 use self::decisions::Decisions;
 use super::AdoptionIssue;
 use super::sql::literal;
+use crate::postgres::missing_schema_right;
 
 /// Every reason why a run must not change anything yet.
 ///
@@ -44,6 +45,14 @@ pub(super) async fn check(
     connection: &mut PgConnection,
     choices: &Choices,
 ) -> anyhow::Result<Vec<AdoptionIssue>> {
+    // Nothing else can be checked without this right.
+    if let Some(missing) = missing_schema_right(&mut *connection).await? {
+        return Ok(vec![AdoptionIssue::new(
+            format!("role {}", missing.role),
+            missing.problem,
+            missing.remedy,
+        )]);
+    }
     let has_public: bool = sqlx::query_scalar("select to_regnamespace('public') is not null")
         .fetch_one(&mut *connection)
         .await?;

@@ -1,6 +1,7 @@
 //! The binary on the command line: output, streams and exit codes.
 
 mod addresses;
+mod rights;
 mod tail;
 
 use std::process::Stdio;

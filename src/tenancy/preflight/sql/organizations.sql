@@ -12,7 +12,11 @@ select t.name as "table", not coalesce(obj_description(c.oid, 'pg_class') like '
       where a.atttypid is distinct from 'uuid'::regtype limit 1)
     end as misfit,
   case when not pg_has_role(c.relowner, 'usage') then
-    format('As a superuser: grant %I to %I;', pg_get_userbyid(c.relowner), current_user)
+    -- A superuser's role is granted to nobody.
+    case when (select rolsuper from pg_roles r where r.oid = c.relowner)
+      then format('Use the role %s, or as a superuser: alter table public.%I owner to %I;', c.relowner::regrole, t.name,
+                  current_user)
+      else format('As a superuser: grant %I to %I;', pg_get_userbyid(c.relowner), current_user) end
   else format('Warden needs organizations (id uuid, unique) and organization_members (org_id uuid, user_id uuid). '
               'Change it, or let Warden create its own: alter table public.%I rename to %I;', t.name,
               'application_' || t.name) end as remedy,

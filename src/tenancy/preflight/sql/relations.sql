@@ -24,8 +24,9 @@ select format('%s %s', case c.relkind when 'v' then 'view' when 'm' then 'materi
                                       else 'table' end, c.oid::regclass),
   format('is in schema warden, and belongs to %s, of which %s is not a member', pg_get_userbyid(c.relowner),
          current_user),
-  format('As a superuser: alter table %s owner to warden_owner; or, if it is the application''s: '
-         'alter table %s set schema public;', c.oid::regclass, c.oid::regclass), null
+  format('As a superuser: alter table %s owner to warden_owner;', c.oid::regclass)
+    || case when c.relname in ('_sqlx_migrations', '_platform_migrations') then ''
+            else format(' or, if it is the application''s: alter table %s set schema public;', c.oid::regclass) end, null
 from ours o join pg_class c on c.relnamespace = o.oid and c.relkind in ('r', 'p', 'v', 'm', 'S', 'f')
 where o.is_own and not pg_has_role(c.relowner, 'usage') and pg_get_userbyid(c.relowner) <> 'warden_owner'
 union all
