@@ -11,8 +11,9 @@
 //   event N           an event of the topic with the data {"n": N} arrived
 //   heartbeat         a heartbeat was answered
 //   refreshed         the gateway accepted the fresh token
+//   left              the gateway answered that the topic was left
 //   error TEXT        something failed
-// On its standard input it gets `refresh TOKEN`, which asks it to send this token.
+// On its standard input it gets `refresh TOKEN`, which asks it to send this token, and `leave`.
 //
 // Between client and gateway is a proxy, which cuts the connection once. An event is published before the
 // client can reconnect: it arrives only if the client joins again with the cursor of its last event.
@@ -35,7 +36,7 @@ const WAIT_MS = 20_000;
 /** The same for a line that this client is not expected to write. */
 const ABSENT_WAIT_MS = 2_000;
 
-const STEPS = ["connect", "receive", "heartbeat", "refresh", "reconnect", "cursor"];
+const STEPS = ["connect", "receive", "heartbeat", "refresh", "reconnect", "cursor", "leave"];
 
 const clients = [
   { name: "phoenix", command: ["node", join(here, "javascript/phoenix.mjs")] },
@@ -170,6 +171,8 @@ async function run(client, gateway) {
     publish(3);
     const hasLast = await program.next("event", { value: "3", wait: waitFor("cursor") });
     works.cursor = works.reconnect && hasLast && program.events().join() === "1,2,3";
+    program.send("leave");
+    works.leave = await program.next("left", { wait: waitFor("leave") });
     return { works, log: program.log() };
   } finally {
     program.stop();

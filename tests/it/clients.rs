@@ -24,6 +24,9 @@ async fn the_clients_of_npm_connect_refresh_and_resume() {
     let (table, log) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{table}{log}");
     for name in ["phoenix", "realtime-js"] {
-        assert!(table.contains(&format!("| {name} | yes | yes | yes | yes | yes | yes |")), "{table}{log}");
+        assert!(
+            table.contains(&format!("| {name} | yes | yes | yes | yes | yes | yes | yes |")),
+            "{table}{log}"
+        );
     }
 }

@@ -70,6 +70,13 @@ public final class Client {
 
     BufferedReader input = new BufferedReader(new InputStreamReader(System.in));
     for (String line; (line = input.readLine()) != null; ) {
+      if (line.equals("leave")) {
+        channel.leave(TIMEOUT_MS).receive("ok", message -> {
+          report("left");
+          return Unit.INSTANCE;
+        });
+        continue;
+      }
       token = line.split(" ")[1];
       channel.push("access_token", Map.of("access_token", token), TIMEOUT_MS).receive("ok", message -> {
         report("refreshed");

@@ -48,6 +48,7 @@ channel.join().receive("ok", ({ cursor }) => {
 });
 
 createInterface({ input: process.stdin }).on("line", (line) => {
+  if (line === "leave") return channel.leave().receive("ok", () => console.log("left"));
   token = line.split(" ")[1];
   channel.push("access_token", { access_token: token }).receive("ok", () => console.log("refreshed"));
 });

@@ -25,6 +25,7 @@ channel.join().receive("ok", (reply) => {
 socket.connect();
 
 createInterface({ input: process.stdin }).on("line", (line) => {
+  if (line === "leave") return channel.leave().receive("ok", () => console.log("left"));
   token = line.split(" ")[1];
   channel.push("access_token", { access_token: token }).receive("ok", () => console.log("refreshed"));
 });

@@ -55,6 +55,7 @@ channel.joinPush.receive("ok", ({ cursor }) => {
 });
 
 createInterface({ input: process.stdin }).on("line", (line) => {
+  if (line === "leave") return channel.unsubscribe().then((status) => status === "ok" && console.log("left"));
   token = line.split(" ")[1];
   client.setAuth(token);
 });

@@ -8,6 +8,7 @@ it can neither send a fresh token nor resume with a cursor. It drops broadcasts,
 
 import asyncio
 import os
+import sys
 
 from phoenix_channels_python_client import PHXChannelsClient
 
@@ -41,7 +42,10 @@ async def main() -> None:
         await client.subscribe_to_topic(topic)
         client.add_event_handler(topic, "test.event", on_event)
         report("joined")
-        await asyncio.Event().wait()
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            if line == "leave\n":
+                await client.unsubscribe_from_topic(topic)
+                report("left")
 
 
 asyncio.run(main())
