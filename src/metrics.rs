@@ -160,11 +160,7 @@ impl Default for Metrics {
             sessions: new(r, "sessions", "Open sessions"),
             accepted: new(r, "upgrades_accepted", "Accepted upgrades"),
             rejected: new(r, "upgrades_refused", "Rejected upgrades, by code"),
-            revocations_requested: new(
-                r,
-                "revocations_requested",
-                "Revocations that back ends requested through HTTP",
-            ),
+            revocations_requested: new(r, "revocations_requested", "Revocations requested through HTTP"),
             published: new(r, "events_published", "Events that back ends published through HTTP"),
             publishes_rejected: new(
                 r,

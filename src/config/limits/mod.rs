@@ -160,15 +160,7 @@ impl Default for Limits {
             look_up_timeout: Duration::from_secs(5),
             recent: RecentLimits { bytes_max: 0, org_bytes_max: 0 },
             replay: Self::default_replay(),
-            reading: ReadingLimits {
-                page_bytes_max: 1024 * 1024,
-                memory_bytes_max: 0,
-                requests_per_org_max: 64,
-                wait_timeout: Duration::from_secs(5),
-                statement_timeout: Duration::from_secs(5),
-                cost_max: 100_000,
-                count_max: 100_000,
-            },
+            reading: Self::default_reading(),
             retention: RetentionLimits {
                 keep: Duration::from_hours(24),
                 bytes_max: 8 * 1024 * 1024 * 1024,
@@ -285,6 +277,18 @@ impl Limits {
             wait_timeout: Duration::from_secs(60),
             log_read_timeout: Duration::from_secs(20),
             send_timeout: Duration::from_secs(60),
+        }
+    }
+
+    fn default_reading() -> ReadingLimits {
+        ReadingLimits {
+            page_bytes_max: 1024 * 1024,
+            memory_bytes_max: 0,
+            requests_per_org_max: 64,
+            wait_timeout: Duration::from_secs(5),
+            statement_timeout: Duration::from_secs(5),
+            cost_max: 100_000,
+            count_max: 100_000,
         }
     }
 
