@@ -117,8 +117,10 @@ impl Reader {
         let request = RowRequest::parse(query)?;
         // The page, one row beyond it, and as much for compression.
         let permit = self.shares.acquire(caller.org, 2 * self.limits.page_bytes_max).await?;
+        // Not within the limit of the query: without a connection the database is unavailable.
+        let mut connection = self.pool.acquire().await?;
         // Statements have the same limit, so that the server gives up as well.
-        let read = self.read_in_transaction(caller, topic, &request, target);
+        let read = self.read_in_transaction(&mut connection, caller, topic, &request, target);
         let read = tokio::time::timeout(self.limits.statement_timeout, read).await;
         let too_slow = || QueryError::TooSlow(self.limits.statement_timeout).into();
         let mut page =
@@ -131,13 +133,13 @@ impl Reader {
 
     async fn read_in_transaction(
         &self,
+        connection: &mut PgConnection,
         caller: Caller<'_>,
         topic: &str,
         request: &RowRequest,
         target: Target<'_>,
     ) -> Result<Page, ReadError> {
-        let mut connection = self.pool.acquire().await?;
-        let mut transaction = begin_snapshot(&mut connection).await?;
+        let mut transaction = begin_snapshot(connection).await?;
         let (cursor, version) = position(&mut transaction, topic).await?;
         let table = self.table(&mut transaction, topic, version, request.select.clone()).await?;
         bind_to_user(&mut transaction, caller.claims, self.limits.statement_timeout)
