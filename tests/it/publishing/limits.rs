@@ -1,4 +1,4 @@
-//! Back-pressure: rates, memory, and a database that is away.
+//! Back-pressure: rates, memory, a database that is away, and a pooler in transaction mode.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use warden::rate::Rate;
 
 use super::{PATH, code, paid, post, publish, published, service, with_orgs};
-use crate::harness::{Answer, PostgresProxy, TestDb, TestGateway, eventually, within};
+use crate::harness::{Answer, Pooler, PostgresProxy, TestDb, TestGateway, eventually, within};
 
 #[tokio::test]
 async fn events_are_limited_per_organisation() {
@@ -99,5 +99,26 @@ async fn a_database_that_is_away_is_reported_and_a_key_makes_the_retry_safe() {
     proxy.reopen().await;
     eventually("the gateway publishes again", async || keyed().send(addr).await.status == 202).await;
     assert_eq!(published(&t.db).await, 1);
+    gateway.stop().await;
+}
+
+/// Through a pooler the connection is inside a transaction, which must be committed before the answer.
+#[tokio::test]
+async fn through_a_pooler_the_answer_follows_the_commit() {
+    let (t, [org]) = with_orgs().await;
+    t.gateway.stop().await;
+    let pooler = Pooler::start(&t.db, "transaction").await;
+    let url = pooler.url(&t.db.name, "postgres");
+    let gateway = TestGateway::gateway(&t.db, |config| {
+        config.database = warden::postgres::options(&url).expect("a URL");
+    })
+    .await;
+    let addr = gateway.public_addr();
+    for n in 1..=10 {
+        let keyed = || post(&service(org), &paid(0)).with("Idempotency-Key", &n.to_string());
+        publish(addr, keyed()).await;
+        assert_eq!(published(&t.db).await, n, "the answer came before the commit");
+        assert_eq!(publish(addr, keyed()).await["events"][0]["duplicate"], true);
+    }
     gateway.stop().await;
 }
