@@ -162,11 +162,7 @@ impl Default for Metrics {
             rejected: new(r, "upgrades_refused", "Rejected upgrades, by code"),
             revocations_requested: new(r, "revocations_requested", "Revocations requested through HTTP"),
             published: new(r, "events_published", "Events that back ends published through HTTP"),
-            publishes_rejected: new(
-                r,
-                "publishes_refused",
-                "Rejected requests to publish through HTTP, by code",
-            ),
+            publishes_rejected: new(r, "publishes_refused", "Rejected requests to publish, by code"),
             revocations_rejected: new(
                 r,
                 "revocations_refused",

@@ -136,12 +136,7 @@ impl Default for Limits {
     fn default() -> Self {
         let mut limits = Self {
             memory_bytes_max: 0,
-            publish: PublishLimits {
-                events_max: 1000,
-                body_bytes_max: 1024 * 1024,
-                memory_bytes_max: 0,
-                timeout: Duration::from_secs(10),
-            },
+            publish: Self::default_publish(),
             admission: Self::default_admission(),
             serve: ServeLimits {
                 header_timeout: Duration::from_secs(10),
@@ -225,6 +220,15 @@ impl Limits {
             delayed_max: 512,
             delayed_per_address_max: 32,
             rejected_max: 64,
+        }
+    }
+
+    fn default_publish() -> PublishLimits {
+        PublishLimits {
+            events_max: 1000,
+            body_bytes_max: 1024 * 1024,
+            memory_bytes_max: 0,
+            timeout: Duration::from_secs(10),
         }
     }
 

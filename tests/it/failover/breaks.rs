@@ -279,7 +279,7 @@ async fn rejected_pool_connections_are_logged_once_per_outage() {
         // Other tests write to the same log, but only this test revokes the privilege.
         let count = |what| logs.lines_with(&[what, "permission denied for function epoch"]).len();
         assert!(count("error returned from after_connect") > times, "the pool did not retry");
-        assert_eq!(count("look-ups, replays and publishing have no connection"), times);
+        assert_eq!(count("look-ups, replays, publishing and reads have no connection"), times);
         db.run("grant execute on function warden.epoch() to warden_gateway").await;
         assert_eq!(status().await, None);
     }
