@@ -5,7 +5,7 @@
 //! | `GET /socket/websocket` | public | 101, or the reason for the rejection |
 //! | `POST /v1/revocations` | public | 201 and the revocation, or the reason for the rejection |
 //! | `POST /v1/events` | public | 202 and the ids of the published events, or the reason for the rejection |
-//! | `GET /v1/<topic>`, `GET /v1/<topic>/<id>` | public | 200 and rows of a watched table, or the reason for the rejection |
+//! | `GET /v1/<topic>`, `GET /v1/<topic>/<id>` | public | 200 and rows of a watched table, or the reason |
 //! | `GET /livez` | both | 200 while the process runs |
 //! | `GET /readyz` | both | 200 while the node follows the log and can verify tokens; otherwise 503 with the reason |
 //! | `GET /metrics` | admin | metrics for Prometheus, under an allowed `Host` |
