@@ -143,7 +143,7 @@ begin
     );
     -- warden.is_public_empty() knows Warden's own tables by the end of this comment.
     comment on table public.organizations is 'The tenants (created by Warden)';
-    -- Without a policy row-level security lets no row through. 0011_protect_organizations.sql and
+    -- Without a policy row-level security lets no row through. 0015_protect_organizations.sql and
     -- `warden migrate --enforce` add the policies.
     created := created || 'public.organizations'::regclass;
     alter table public.organizations enable row level security;

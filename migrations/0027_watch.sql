@@ -72,7 +72,7 @@ $$;
 --                        statement triggers, so this logs row by row.
 -- The caller must own the table and be a member of warden_owner. Call it again to change an argument. Triggers of a
 -- partitioned table do not fire for a statement on a partition, so each partition gets its own triggers. A new
--- partition gets them from the event trigger of 0015_partitions.sql, or from warden.protect_members().
+-- partition gets them from the event trigger of 0019_partitions.sql, or from warden.protect_members().
 -- Former versions had fewer arguments. No client of the database calls it: operators do.
 -- squawk-ignore ban-drop-function
 drop function if exists warden.watch(regclass, text, text, name, text[], name, text, name);

@@ -1,0 +1,407 @@
+-- The steps that isolate a table, each in one short function. They run with the rights and the lock_timeout of their
+-- caller, who owns the table. They change metadata only, and do nothing if nothing is missing. Steps that take time on
+-- existing rows belong to the online executor of `warden migrate`.
+set local lock_timeout = '5s';
+set local statement_timeout = '5min';
+-- Rejects a change of org_id, except from null. (SQLSTATE 23514, check_violation, tells clients that the schema
+-- rejects the data.)
+set local role warden_owner;
+create or replace function warden.prevent_org_id_change() returns trigger
+language plpgsql set search_path = '' as $$
+begin
+  if old.org_id is null then
+    return new;
+  end if;
+  raise exception 'warden: org_id of %.% cannot be changed (from % to %)',
+      tg_table_schema, tg_table_name, old.org_id, new.org_id
+    using errcode = 'check_violation',
+          hint = 'Rows do not move between organisations: insert a new row in the other one.';
+end
+$$;
+revoke execute on function warden.prevent_org_id_change() from public;
+reset role;
+select warden.create_public_function('prevent_org_id_change');
+
+set local role warden_owner;
+
+-- The registry's entry of a table, or of the whole whose member it is. It is an error if there is none.
+create or replace function warden.registered(relation regclass) returns warden.tenant_tables
+language plpgsql stable set search_path = '' as $$
+declare
+  r warden.tenant_tables;
+begin
+  select t.* into r
+  from warden.tenant_tables t
+  join pg_catalog.pg_namespace n on n.nspname = t.schema_name
+  join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = t.table_name
+  where c.oid = warden.whole(relation);
+  if not found then
+    raise exception '% is not registered', relation
+      using errcode = '22023', hint = pg_catalog.format('select warden.adopt_table(%L);', relation);
+  end if;
+  return r;
+end
+$$;
+
+create or replace function warden.has_column(relation regclass, column_name name) returns boolean
+language sql stable set search_path = '' as $$
+  select exists (select from pg_catalog.pg_attribute a
+                 where a.attrelid = relation and a.attname = column_name and a.attnum > 0 and not a.attisdropped)
+$$;
+
+-- Name of the function of a table's fill trigger.
+create or replace function warden.fill_function_name(relation regclass) returns name
+language sql stable set search_path = '' as $$
+  select warden.object_name('fill ' || n.nspname || '.' || c.relname)
+  from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace where c.oid = relation
+$$;
+
+-- The members of a table, itself included, that lack an enabled trigger of this name: parents before children.
+create or replace function warden.without_trigger(relation regclass, trigger_name name) returns regclass[]
+language sql stable set search_path = '' as $$
+  select array(
+    select m.oid from warden.tree(relation) with ordinality m (oid, n)
+    join pg_catalog.pg_class c on c.oid = m.oid and c.relkind in ('r', 'p')
+    where not exists (select from pg_catalog.pg_trigger g
+                      where g.tgrelid = m.oid and g.tgname = trigger_name and g.tgenabled in ('O', 'A'))
+    order by m.n)
+$$;
+
+-- Creates and enables a row trigger on these tables: the members of a tree that need it, parents before children.
+-- A partition inherits the trigger from its whole, so there it is only enabled. Inheritance children get their own.
+create or replace function warden.create_row_trigger(
+  parts regclass[], trigger_name name, event text, condition text, function text
+) returns void
+language plpgsql set search_path = '' as $$
+declare
+  part regclass;
+begin
+  foreach part in array parts loop
+    if not exists (select from pg_catalog.pg_trigger g
+                   where g.tgrelid = part and g.tgname = trigger_name and g.tgparentid <> 0) then
+      execute pg_catalog.format('create or replace trigger %I before %s on %s for each row when (%s) '
+                                'execute function %s()', trigger_name, event, part, condition, function);
+    end if;
+    if exists (select from pg_catalog.pg_trigger g
+               where g.tgrelid = part and g.tgname = trigger_name and g.tgenabled not in ('O', 'A')) then
+      execute pg_catalog.format('alter table %s enable trigger %I', part, trigger_name);
+    end if;
+  end loop;
+end
+$$;
+
+-- The foreign keys of a table that lead to tables of organisations, except the one to its parent, as expressions about
+-- the row `alias`: whether the row references another one, and the organisation of that one. A row belongs there if
+-- neither a parent nor a user says where it belongs. A table may reference itself. Without a parent or user column in
+-- the registry there are none, because then an operator decided that all rows belong to the default organisation.
+create or replace function warden.other_references(relation regclass, alias text)
+returns table (target regclass, columns text, is_set text, organization text)
+language plpgsql stable set search_path = '' as $$
+declare
+  r warden.tenant_tables := warden.registered(relation);
+begin
+  if r.parent_column is null and r.user_column is null then
+    return;
+  end if;
+  return query
+    select k.target, string_agg(pg_catalog.quote_ident(a.attname), ', ' order by u.n),
+      '(' || string_agg(pg_catalog.format('%s.%I is not null', alias, a.attname), ' and ' order by u.n) || ')',
+      case when warden.has_column(k.target, k.org_column) then
+        pg_catalog.format('(select r.%I from %s r where %s)', k.org_column, k.target,
+          string_agg(pg_catalog.format('r.%I = %s.%I', f.attname, alias, a.attname), ' and ' order by u.n))
+      else 'null::uuid' end
+    from (
+      select c.oid, c.conrelid, c.conkey, c.confkey, c.confrelid::regclass as target,
+        case t.scope when 'root' then 'id' else 'org_id' end::name as org_column
+      from pg_catalog.pg_constraint c
+      join pg_catalog.pg_class p on p.oid = c.confrelid
+      join pg_catalog.pg_namespace n on n.oid = p.relnamespace
+      join warden.tenant_tables t on t.schema_name = n.nspname and t.table_name = p.relname and t.scope in ('org', 'root')
+      where c.conrelid = relation and c.contype = 'f') k
+    cross join lateral unnest(k.conkey, k.confkey) with ordinality u (col, key, n)
+    join pg_catalog.pg_attribute a on a.attrelid = k.conrelid and a.attnum = u.col
+    join pg_catalog.pg_attribute f on f.attrelid = k.target and f.attnum = u.key
+    group by k.oid, k.target, k.org_column
+    having not bool_or(a.attname in ('org_id', coalesce(r.parent_column, 'org_id')))
+    order by k.oid;
+end
+$$;
+
+-- Text of the function of a table's fill triggers. They keep one rule while the table is adopted: the organisation of a
+-- row is the parent's, else that of the user's membership, else that of another referenced row, else the default
+-- organisation.
+-- If the parent, or another referenced row, has no organisation yet, org_id stays null until the backfill. The same
+-- holds if row-level security hides that row, or the trigger may not read it: only the backfill can know its
+-- organisation.
+create or replace function warden.fill_function_text(relation regclass) returns text
+language plpgsql stable set search_path = '' as $fn$
+declare
+  r warden.tenant_tables := warden.registered(relation);
+  parent regclass := (select c.oid from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+                      where n.nspname = r.parent_schema and c.relname = r.parent_table);
+  owner name := warden.fill_function_owner(relation);
+  reference record;
+  is_referencing text := '';
+  -- The column of a parent's row with its organisation.
+  parent_org name := case when parent = 'public.organizations'::regclass then 'id' else 'org_id' end;
+  body text := $body$
+declare
+  given constant uuid := new.org_id;
+  is_exempt boolean := false;
+begin
+  if tg_op = 'UPDATE' then
+    -- This function runs as its owner: the setting names the role of the statement.
+    select r.rolsuper or r.rolbypassrls into is_exempt from pg_catalog.pg_roles r
+    where r.rolname = coalesce(nullif(pg_catalog.current_setting('role', true), 'none'), session_user::text);
+    if old.org_id is not null then
+      if is_exempt then
+        return new;
+      end if;
+      raise exception 'warden: org_id of %.% cannot be changed (from % to %)',
+          tg_table_schema, tg_table_name, old.org_id, new.org_id
+        using errcode = 'check_violation',
+              hint = 'Rows do not move between organisations: insert a new row in the other one.';
+    end if;
+    new.org_id := null;
+  end if;$body$;
+begin
+  if parent is not null and warden.has_column(relation, r.parent_column) and warden.has_column(parent, parent_org) then
+    body := body || pg_catalog.format($body$
+  if new.%1$I is not null then
+    select p.%4$I into new.org_id from %2$s p where p.%3$I = new.%1$I;
+    if found then
+      return new;
+    end if;
+    if pg_catalog.row_security_active(%2$L) then
+      if is_exempt then
+        new.org_id := given;
+      end if;
+      return new;
+    end if;
+  end if;$body$, r.parent_column, parent, r.parent_key, parent_org);
+  end if;
+  if r.user_column is not null and warden.has_column(relation, r.user_column) then
+    body := body || pg_catalog.format($body$
+  if new.%1$I::text ~ '^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$' then
+    new.org_id := warden.default_org_for(new.%1$I::text::uuid);
+  end if;$body$, r.user_column);
+  end if;
+  for reference in select * from warden.other_references(relation, 'new') loop
+    is_referencing := is_referencing || ' or ' || reference.is_set;
+    if (select pg_catalog.has_table_privilege(owner, c.oid, 'select')
+          and pg_catalog.has_schema_privilege(owner, c.relnamespace, 'usage')
+        from pg_catalog.pg_class c where c.oid = reference.target) then
+      body := body || pg_catalog.format($body$
+  if new.org_id is null and %s then
+    new.org_id := %s;
+  end if;$body$, reference.is_set, reference.organization);
+    end if;
+  end loop;
+  if is_referencing <> '' then
+    body := body || pg_catalog.format($body$
+  if new.org_id is null and (false%s) then
+    if is_exempt then
+      new.org_id := given;
+    end if;
+    return new;
+  end if;$body$, is_referencing);
+  end if;
+  body := body || pg_catalog.format($body$
+  new.org_id := coalesce(new.org_id, %L::uuid);
+  return new;
+end
+$body$, warden.default_organization());
+  return body;
+end
+$fn$;
+
+-- The role with whose rights the function of a table's fill triggers runs: the owner of the parent, because a role that
+-- inserts children need not have the right to read parents.
+create or replace function warden.fill_function_owner(relation regclass) returns name
+language sql stable set search_path = '' as $$
+  select pg_catalog.pg_get_userbyid(c.relowner) from pg_catalog.pg_class c
+  where c.oid = coalesce((select p.oid from warden.registered(relation) r
+                          join pg_catalog.pg_namespace n on n.nspname = r.parent_schema
+                          join pg_catalog.pg_class p on p.relnamespace = n.oid and p.relname = r.parent_table), relation)
+$$;
+
+-- Creates the fill triggers of a table, or completes them:
+--   warden_fill_org_id         sets org_id in new rows of an application that does not know the column
+--   warden_fill_org_id_update  applies the rule if a statement sets org_id in a row that the backfill has not reached,
+--                              and rejects any other change. Otherwise a request could choose the organisation of a
+--                              row before the database isolates organisations. Roles that row-level security does not
+--                              bind may change org_id, as they may once the table is enforced.
+-- Partitions inherit the triggers. Inheritance children get their own, which call the same function.
+-- Each table has a function of its own, as for watches, so its statements are planned once.
+create or replace function warden.fill_org_id(relation regclass) returns void
+language plpgsql set search_path = '' as $fn$
+declare
+  r warden.tenant_tables := warden.registered(relation);
+  -- A member has the function of its whole.
+  whole constant regclass := warden.whole(relation);
+  inserts constant regclass[] := warden.without_trigger(whole, 'warden_fill_org_id');
+  updates constant regclass[] := warden.without_trigger(whole, 'warden_fill_org_id_update');
+  fn constant text := pg_catalog.format('warden.%I', warden.fill_function_name(whole));
+  owner constant name := warden.fill_function_owner(relation);
+begin
+  if r.scope <> 'org' or r.is_read_only then
+    raise exception 'warden.fill_org_id: org_id of % is never filled', relation
+      using hint = 'Only tables with scope ''org'' that are not read-only have a fill trigger.';
+  end if;
+  if inserts = '{}' and updates = '{}' and warden.is_fill_function_current(whole) then
+    return;
+  end if;
+  execute pg_catalog.format(
+    'create or replace function %s() returns trigger language plpgsql security definer set search_path = '''' as %L',
+    fn, warden.fill_function_text(relation));
+  perform warden.close_function((fn || '()')::regprocedure);
+  execute pg_catalog.format('grant usage on schema warden to %I', owner);
+  execute pg_catalog.format('grant execute on function warden.default_org_for(uuid) to %I', owner);
+  -- The migrating role may be a superuser, with more rights than the function needs.
+  if (select rolsuper from pg_catalog.pg_roles where rolname = current_user) then
+    execute pg_catalog.format('alter function %s() owner to %I', fn, owner);
+  end if;
+  perform warden.create_row_trigger(inserts, 'warden_fill_org_id', 'insert', 'new.org_id is null', fn);
+  perform warden.create_row_trigger(updates, 'warden_fill_org_id_update', 'update',
+                                    'old.org_id is distinct from new.org_id', fn);
+end
+$fn$;
+
+-- Renews the functions of fill triggers that do not follow the present rule: those of an earlier version, and those of
+-- tables that since reference another table of organisations. It locks no table. Functions that this role does not own
+-- stay as they are. Returns the tables.
+create or replace function warden.renew_filling() returns setof regclass
+language plpgsql set search_path = '' as $$
+declare
+  relation regclass;
+begin
+  for relation in
+    select c.oid from warden.tenant_tables t
+    join pg_catalog.pg_namespace n on n.nspname = t.schema_name
+    join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = t.table_name and c.relkind in ('r', 'p')
+    join pg_catalog.pg_proc p on p.pronamespace = 'warden'::regnamespace and p.proname = warden.fill_function_name(c.oid)
+    where t.scope = 'org' and not t.is_read_only and not warden.is_fill_function_current(c.oid)
+      and pg_catalog.pg_has_role(p.proowner, 'usage')
+    order by t.schema_name, t.table_name
+  loop
+    perform warden.fill_org_id(relation);
+    return next relation;
+  end loop;
+end
+$$;
+
+-- Drops the fill triggers of a table and its members, and their function.
+create or replace function warden.unfill_org_id(relation regclass) returns void
+language plpgsql set search_path = '' as $$
+declare
+  whole regclass := coalesce(warden.whole(relation), relation);
+begin
+  perform warden.drop_trigger(whole, 'warden_fill_org_id');
+  perform warden.drop_trigger(whole, 'warden_fill_org_id_update');
+  execute pg_catalog.format('drop function if exists warden.%I()', warden.fill_function_name(whole));
+end
+$$;
+
+-- Drops the trigger of this name from a table and its members. (PostgreSQL drops those that partitions inherited.)
+create or replace function warden.drop_trigger(relation regclass, trigger_name name) returns void
+language plpgsql set search_path = '' as $$
+declare
+  part regclass;
+begin
+  for part in
+    select g.tgrelid from warden.tree(relation) m (oid)
+    join pg_catalog.pg_trigger g on g.tgrelid = m.oid and g.tgname = trigger_name and g.tgparentid = 0
+  loop
+    execute pg_catalog.format('drop trigger %I on %s', trigger_name, part);
+  end loop;
+end
+$$;
+
+-- Creates the trigger that keeps the org_id of a table and its members from changing. (Partitions inherit row triggers,
+-- unlike statement triggers. Inheritance children get their own.) It takes a lock, which blocks writers for a moment,
+-- only if a trigger is missing or wrong.
+create or replace function warden.guard_org_id(relation regclass) returns void
+language sql set search_path = '' as $$
+  select warden.create_row_trigger(
+    array(
+      -- A partition inherits the trigger from the root of its tree.
+      select m.oid
+      from warden.tree(coalesce(pg_catalog.pg_partition_root(relation), relation)) with ordinality m (oid, n)
+      where not exists (select from pg_catalog.pg_trigger g where g.tgrelid = m.oid
+                          and g.tgname = 'warden_org_id_immutable' and warden.is_guard(g.oid))
+      order by m.n),
+    'warden_org_id_immutable', 'update', 'old.org_id is distinct from new.org_id',
+    warden.callee('prevent_org_id_change'))
+$$;
+
+-- Drops that trigger.
+create or replace function warden.unguard_org_id(relation regclass) returns void
+language sql set search_path = '' as $$
+  select warden.drop_trigger(relation, 'warden_org_id_immutable')
+$$;
+
+-- Explains a row without an organisation. (NOT NULL would reject it too, with PostgreSQL's message.)
+create or replace function warden.reject_missing_org_id() returns trigger
+language plpgsql set search_path = '' as $$
+begin
+  raise exception 'warden: the new row of %.% has no org_id, and the claims of the transaction name no organisation',
+      pg_catalog.quote_ident(tg_table_schema), pg_catalog.quote_ident(tg_table_name)
+    using errcode = 'not_null_violation', schema = tg_table_schema, table = tg_table_name, column = 'org_id',
+          hint = 'Set org_id, or set the claims first, in the same transaction: '
+                 'select set_config(''request.jwt.claims'', ''{"app_metadata": {"org_id": "<uuid>"}}'', true);';
+end
+$$;
+revoke execute on function warden.reject_missing_org_id() from public;
+
+-- Gives org_id the organisation of the claims as its default, so that an application need not name the column, and
+-- creates the trigger that explains a row without an organisation, on a table and its members. A default of the
+-- application remains. (Partitions inherit both, inheritance children the default.)
+create or replace function warden.require_org_id(relation regclass) returns void
+language plpgsql set search_path = '' as $$
+declare
+  tree constant regclass[] := array(
+    select c.oid from warden.tree(coalesce(pg_catalog.pg_partition_root(relation), relation)) with ordinality m (oid, n)
+    join pg_catalog.pg_class c on c.oid = m.oid and c.relkind in ('r', 'p')
+    order by m.n);
+  part regclass;
+begin
+  foreach part in array tree loop
+    -- Only now, because members inherit the default of the whole.
+    if not exists (select from pg_catalog.pg_attribute a
+                   join pg_catalog.pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+                   cross join lateral (select pg_catalog.pg_get_expr(d.adbin, d.adrelid)) e (expression)
+                   where a.attrelid = part and a.attname = 'org_id' and not a.attisdropped
+                     and (e.expression = warden.org_id_default() or not warden.is_own_default(e.expression))) then
+      execute pg_catalog.format('alter table %s alter column org_id set default %s', part, warden.org_id_default());
+    end if;
+  end loop;
+  perform warden.create_row_trigger(
+    array(
+      select m.oid from unnest(tree) with ordinality m (oid, n)
+      left join pg_catalog.pg_trigger g on g.tgrelid = m.oid and g.tgname = 'warden_require_org_id'
+      where not coalesce(warden.is_requirement(g.oid), false)
+        and not (g.oid is null and warden.has_later_trigger(m.oid))
+      order by m.n),
+    'warden_require_org_id', 'insert', 'new.org_id is null', 'warden.reject_missing_org_id');
+end
+$$;
+
+-- Removes that default and that trigger from a table and its members.
+create or replace function warden.release_org_id(relation regclass) returns void
+language plpgsql set search_path = '' as $$
+declare
+  part regclass;
+begin
+  perform warden.drop_trigger(relation, 'warden_require_org_id');
+  for part in
+    select d.adrelid from warden.tree(relation) m (oid)
+    join pg_catalog.pg_attrdef d on d.adrelid = m.oid
+    join pg_catalog.pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum and a.attname = 'org_id'
+    where warden.is_own_default(pg_catalog.pg_get_expr(d.adbin, d.adrelid))
+  loop
+    execute pg_catalog.format('alter table %s alter column org_id drop default', part);
+  end loop;
+end
+$$;
+
+reset role;

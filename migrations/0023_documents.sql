@@ -1,0 +1,305 @@
+-- What the events of watched tables contain: SQL expressions, from which the log functions are built.
+set local lock_timeout = '5s';
+set local statement_timeout = '5min';
+set local role warden_owner;
+
+-- The name of a column now, whatever the transaction's snapshot is: a function of the catalog's caches reads it, so a
+-- REPEATABLE READ transaction sees the name under which it writes. Null if the column was dropped.
+create or replace function warden.column_name(relation regclass, number int) returns name
+language sql stable set search_path = '' as $$
+  select n.name from (
+    select (pg_catalog.pg_identify_object_as_address('pg_catalog.pg_class'::regclass, relation, number)).object_names[3]
+      ::name) n (name)
+  where n.name <> pg_catalog.format('........pg.dropped.%s........', number)
+$$;
+
+-- The columns of a table, by number.
+create or replace function warden.columns_of(relation regclass) returns table (number int, name name, type oid)
+language sql stable set search_path = '' as $$
+  select a.attnum, n.name, a.atttypid
+  from pg_catalog.pg_attribute a cross join lateral (select warden.column_name(relation, a.attnum)) n (name)
+  where a.attrelid = relation and a.attnum > 0 and not a.attisdropped and n.name is not null
+  order by a.attnum
+$$;
+
+-- A table with the composite types of its columns, at all depths: a document depends on the columns of all of these.
+create or replace function warden.relations_of_document(relation regclass) returns regclass[]
+language sql stable set search_path = '' as $$
+  with recursive parts as (
+    select 0::oid as type, relation::oid as rel
+    union
+    select b.type, t.typrelid
+    from parts p
+    cross join lateral (
+      select warden.base_type(a.atttypid) as type from pg_catalog.pg_attribute a
+      where a.attrelid = p.rel and a.attnum > 0 and not a.attisdropped
+      union all
+      select warden.base_type(e.part) from warden.parts_of_type(p.type) e where e.is_array) b
+    join pg_catalog.pg_type t on t.oid = b.type
+    where t.typrelid <> 0 or t.typelem <> 0
+  )
+  select array_agg(distinct p.rel::regclass) from parts p where p.rel <> 0
+$$;
+
+-- A fingerprint of the columns of these tables and composite types.
+create or replace function warden.shape(relations regclass[]) returns text
+language sql stable set search_path = '' as $$
+  select pg_catalog.md5(coalesce(string_agg(pg_catalog.format('%s %s %s %I', r.oid::oid, c.number, c.type, c.name), ','
+                                            order by r.oid::oid, c.number), ''))
+  from unnest(relations) r (oid) cross join lateral warden.columns_of(r.oid) c
+$$;
+
+-- Whether these tables still have the columns for which a log function was generated.
+--
+-- It is declared immutable, which it is not, so that PostgreSQL evaluates it when it plans the condition, and not in
+-- every statement. PostgreSQL plans the condition again when one of the tables has changed, because the plan of an
+-- expression with constants of type regclass depends on these tables.
+create or replace function warden.has_shape(relations regclass[], shape text) returns boolean
+language plpgsql immutable set search_path = '' as $$
+begin
+  return warden.shape(relations) = shape;
+end
+$$;
+
+-- The present name of a column that a watch names: by its number if that is known, else by its name. (After a swap of
+-- names, another column has the name of a dropped one.)
+create or replace function warden.current_column(relation regclass, name text, numbers jsonb, names text[]) returns text
+language sql stable set search_path = '' as $$
+  select case when numbers ? name then warden.column_name(relation, (numbers ->> name)::int)::text
+              when name = any (names) then name end
+$$;
+
+-- A watch with the names that its columns have now. What was omitted stays omitted, under its number and its name.
+-- If it is unclear which column that was, omit_columns is null, and rows are logged as truncated. If a column of the
+-- key or the organisation is missing, key_columns or org_column is null.
+create or replace function warden.current_watch(w warden.watches) returns warden.watches
+language plpgsql stable set search_path = '' as $fn$
+declare
+  is_same_table constant boolean := w.relation_id is not distinct from w.relation::oid;
+  numbers constant jsonb := case when is_same_table then w.column_numbers else '{}' end;
+  current warden.watches := w;
+  names constant text[] := array(select c.name::text from warden.columns_of(w.relation) c);
+  name text;
+  present text;
+begin
+  current.key_columns := '{}';
+  foreach name in array w.key_columns loop
+    current.key_columns := current.key_columns || warden.current_column(w.relation, name, numbers, names);
+  end loop;
+  if array_position(current.key_columns, null) is not null then
+    current.key_columns := null;
+  end if;
+  current.org_column := warden.current_column(w.relation, w.org_column, numbers, names);
+  current.entity_topic_column := warden.current_column(w.relation, w.entity_topic_column, numbers, names);
+  if current.entity_topic_column is null then
+    current.entity_topic := null;
+  end if;
+  current.omit_columns := '{}';
+  current.as_text := '{}';
+  foreach name in array w.as_text loop
+    -- A column that was dropped and added again is still sent as a string.
+    present := coalesce(warden.current_column(w.relation, name, numbers, names), name);
+    if present = any (names) then
+      current.as_text := current.as_text || present;
+    end if;
+  end loop;
+  foreach name in array w.omit_columns loop
+    present := warden.current_column(w.relation, name, numbers, names);
+    if present is null and w.column_numbers ? name and not is_same_table then
+      current.omit_columns := null;
+    else
+      -- A column of that name may be added again later.
+      current.omit_columns := current.omit_columns || name;
+      if present <> name then
+        current.omit_columns := current.omit_columns || present;
+      end if;
+    end if;
+  end loop;
+  return current;
+end
+$fn$;
+
+-- The numbers of the columns that a watch names.
+create or replace function warden.column_numbers(w warden.watches) returns jsonb
+language sql stable set search_path = '' as $$
+  select coalesce(pg_catalog.jsonb_object_agg(c.name, c.number), '{}')
+  from warden.columns_of(w.relation) c
+  where c.name in (w.org_column, w.entity_topic_column)
+     or c.name::text = any (w.key_columns || w.omit_columns || w.as_text)
+$$;
+
+-- Whether a statement on this table is one on a watch's table: it is the table, or a partition or child of it. A watch
+-- that a restore without data has lost may mean any table.
+create or replace function warden.is_watched_by(relation oid, watch bigint) returns boolean
+language sql stable set search_path = '' as $$
+  with recursive above as (
+    select is_watched_by.relation as oid
+    union
+    select i.inhparent from pg_catalog.pg_inherits i join above a on i.inhrelid = a.oid
+  )
+  select exists (select from warden.watches w join above a on a.oid = w.relation where w.id = watch)
+      or not exists (select from warden.watches w where w.id = watch)
+$$;
+
+-- The columns that a document contains, with their SQL expressions for the row with this alias. `condition` is null if
+-- every value of the column can be converted.
+create or replace function warden.document_columns(
+  w warden.watches, alias text, bytes_max int default warden.row_bytes_max()
+)
+returns table (name name, type oid, expression text, condition text)
+language sql stable set search_path = '' as $$
+  select c.name, c.type,
+    case when c.name::text = any (w.as_text) then coalesce(warden.as_text_expression(v.value, c.type), v.value)
+         else coalesce(warden.value_expression(v.value, c.type), v.value) end,
+    case when c.name::text = any (w.as_text) and warden.base_type(c.type) = 'json'::regtype
+         then null else warden.value_condition(v.value, c.type, bytes_max) end
+  from warden.columns_of(w.relation) c
+  cross join lateral (select pg_catalog.format('%s.%I', alias, c.name) as value) v
+  where c.name::text <> all (w.omit_columns)
+  order by c.number
+$$;
+
+-- An SQL condition: the columns of the row with this alias have not many more than `bytes_max` bytes. It reads no more
+-- of a row than that: the columns as they are stored, then those few that were compressed. Columns that a document does
+-- not contain do not count.
+create or replace function warden.row_condition(
+  w warden.watches, alias text, bytes_max int default warden.row_bytes_max()
+) returns text
+language sql stable set search_path = '' as $fn$
+  select pg_catalog.concat_ws(' and ',
+    string_agg(pg_catalog.format('coalesce(pg_catalog.pg_column_size(%s), 0)', v.value), ' + ' order by c.n)
+      || pg_catalog.format(' <= %s', bytes_max),
+    string_agg(warden.size_condition(v.value, c.type, bytes_max), ' and ' order by c.n),
+    'true')
+  from warden.document_columns(w, alias, bytes_max) with ordinality c (name, type, expression, condition, n)
+  join pg_catalog.pg_type t on t.oid = warden.base_type(c.type) and t.typlen < 0
+  cross join lateral (select pg_catalog.format('%s.%I', alias, c.name) as value) v
+$fn$;
+
+-- An SQL expression for the document of the row with this alias in a trigger function: null if the row is too large, or
+-- contains a value that jsonb cannot represent. (Rows are written n.* and r.*, because n alone is a column if the table
+-- has one of that name.)
+create or replace function warden.document_expression(
+  w warden.watches, alias text, bytes_max int default warden.row_bytes_max()
+) returns text
+language plpgsql stable set search_path = '' as $fn$
+declare
+  document text;
+  condition text;
+begin
+  if w.omit_columns is null then
+    return 'null::pg_catalog.jsonb';
+  end if;
+  select pg_catalog.format('(select pg_catalog.to_jsonb(r.*) from (select %s) r)',
+                           string_agg(pg_catalog.format('%s as %I', c.expression, c.name), ', ' order by c.n)),
+         string_agg(' and ' || c.condition, '' order by c.n)
+    into document, condition
+  from warden.document_columns(w, alias, bytes_max) with ordinality c (name, type, expression, condition, n);
+  -- The usual table: every column is sent as it is. A child that inherits may have more columns; a partition has not.
+  if array(select c.expression from warden.document_columns(w, alias) c)
+       = array(select pg_catalog.format('%s.%I', alias, c.name) from warden.columns_of(w.relation) c)
+     and not exists (select from pg_catalog.pg_class c where c.oid = w.relation and c.relkind = 'r' and c.relhassubclass)
+  then
+    document := pg_catalog.format('pg_catalog.to_jsonb(%s.*)', alias);
+  end if;
+  return pg_catalog.format('case when %s%s then %s end', warden.row_condition(w, alias, bytes_max), condition,
+                           document);
+end
+$fn$;
+
+-- The columns of a watch's key, with their SQL expressions for the row with this alias. They may be omitted elsewhere.
+create or replace function warden.key_parts(w warden.watches, alias text)
+returns table (name name, type oid, expression text)
+language plpgsql stable set search_path = '' as $$
+begin
+  w.omit_columns := '{}';
+  return query select c.name, c.type, c.expression from warden.document_columns(w, alias) c
+               where c.name::text = any (w.key_columns);
+end
+$$;
+
+-- An SQL expression for the key of the row with this alias: the part of its document that is always sent, because it
+-- identifies the row. A column that is too large for it is sent as null.
+create or replace function warden.key_expression(w warden.watches, alias text) returns text
+language sql stable set search_path = '' as $$
+  select pg_catalog.format('pg_catalog.jsonb_build_object(%s)', string_agg(pg_catalog.format('%L, %s', c.name,
+    case when t.typlen > 0 then c.expression
+         else pg_catalog.format('case when pg_catalog.pg_column_size(%1$s) <= 8192 and %2$s '
+                                'and pg_catalog.octet_length(pg_catalog.concat(%1$s)) <= 8192 then %3$s end', v.value,
+                                pg_catalog.concat_ws(' and ', warden.size_condition(v.value, c.type),
+                                                     warden.value_condition(v.value, c.type), 'true'), c.expression)
+    end), ', ' order by c.name))
+  from warden.key_parts(w, alias) c
+  join pg_catalog.pg_type t on t.oid = warden.base_type(c.type)
+  cross join lateral (select pg_catalog.format('%s.%I', alias, c.name) as value) v
+$$;
+
+-- An SQL condition: these two rows of one statement have the same key and organisation.
+create or replace function warden.same_key_expression(w warden.watches, alias text, other text) returns text
+language sql stable set search_path = '' as $$
+  select string_agg(pg_catalog.format('%1$s.%3$I = %2$s.%3$I', alias, other, c.name), ' and ' order by c.n)
+  from unnest(w.key_columns || w.org_column::text) with ordinality c (name, n)
+$$;
+
+-- An SQL condition: what a document would contain differs between these two rows. Rows are compared by their binary
+-- image (*<>), because json and a few other types have no equality. Rows too large for that count as different.
+create or replace function warden.differs_expression(w warden.watches, a text, b text) returns text
+language sql stable set search_path = '' as $fn$
+  select pg_catalog.format(
+    'case when %s and %s then row(%s)::pg_catalog.record operator(pg_catalog.*<>) row(%s)::pg_catalog.record '
+    'else true end',
+    warden.row_condition(w, a), warden.row_condition(w, b),
+    string_agg(pg_catalog.format('%s.%I', a, c.name), ', ' order by c.number),
+    string_agg(pg_catalog.format('%s.%I', b, c.name), ', ' order by c.number))
+  from warden.columns_of(w.relation) c where c.name::text <> all (coalesce(w.omit_columns, '{}'))
+$fn$;
+
+-- The SET clauses of a watched table's log function: only those that a type needs, because each costs time in every
+-- statement that writes.
+create or replace function warden.document_settings(w warden.watches) returns text
+language sql stable set search_path = '' as $$
+  select coalesce(string_agg(pg_catalog.format(' set %I = %L', s.setting, s.value), '' order by s.setting), '')
+  from (select distinct s.setting, s.value
+        from (select d.type from warden.document_columns(w, 'n') d
+              union select k.type from warden.key_parts(w, 'n') k) c
+        cross join lateral warden.value_settings(c.type) s) s
+$$;
+
+-- An SQL condition: this document may be sent. The document is checked as jsonb and as text: in jsonb a number may take
+-- a fortieth of its digits.
+create or replace function warden.document_fits_expression(document text) returns text
+language plpgsql immutable set search_path = '' as $fn$
+declare
+  -- If the document is larger than this, only the key is logged.
+  event_bytes_max constant int := 65536;
+begin
+  return pg_catalog.format(
+    '(%1$s is not null and pg_catalog.pg_column_size(%1$s) <= %2$s and pg_catalog.octet_length(%1$s::text) <= %2$s)',
+    document, event_bytes_max);
+end
+$fn$;
+
+-- The rows of a watched table that the caller may SELECT, as events send them: the same bytes, whatever the caller's
+-- settings. `truncated` as in warden.events.
+create or replace function warden.row_documents(relation regclass) returns table (document jsonb, truncated boolean)
+language plpgsql stable
+set search_path = '' set "TimeZone" = 'UTC' set "DateStyle" = 'ISO, YMD' set "IntervalStyle" = 'postgres'
+set extra_float_digits = '1' set bytea_output = 'hex' set lc_monetary = 'C' set quote_all_identifiers = 'off'
+set array_nulls = 'on' as $fn$
+declare
+  w constant warden.watches := (select warden.current_watch(t) from warden.watches t
+                                where t.relation = row_documents.relation);
+begin
+  if w.relation is null then
+    raise exception 'warden.row_documents: % is not watched', relation
+      using errcode = '22023', hint = 'Watch it: select warden.watch(''<table>'', ...);';
+  end if;
+  return query execute pg_catalog.format(
+    'select case when d.fits then d.doc else %1$s end, not d.fits '
+    'from %2$s n cross join lateral (select j.doc, %3$s as fits from (select %4$s as doc offset 0) j) d',
+    warden.key_expression(w, 'n'), relation, warden.document_fits_expression('j.doc'),
+    warden.document_expression(w, 'n'));
+end
+$fn$;
+
+reset role;
