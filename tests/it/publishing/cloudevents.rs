@@ -1,5 +1,7 @@
 //! CloudEvents in their three content modes: no body is taken for one of another form.
 
+use std::net::SocketAddr;
+
 use serde_json::{Value, json};
 
 use super::{PATH, code, ids, paid, post, publish, published, service, with_orgs};
@@ -51,97 +53,60 @@ async fn each_mode_publishes_and_source_and_id_are_the_key() {
     t.gateway.stop().await;
 }
 
+/// Sends requests that are not valid. Each names its case, and a part of the expected body.
+async fn expect_rejections<const N: usize>(
+    addr: SocketAddr,
+    status: u16,
+    reason: &str,
+    requests: [(&str, Post, &str); N],
+) {
+    for (name, request, part) in requests {
+        let answer = request.send(addr).await;
+        assert_eq!(code(&answer), (status, reason.to_owned()), "{name}: {answer:?}");
+        assert!(answer.body.contains(part), "{name}: {}", answer.body);
+    }
+}
+
 #[tokio::test]
 async fn a_body_is_never_taken_for_one_of_another_form() {
     let (t, [org]) = with_orgs().await;
-    let (addr, token) = (t.gateway.public_addr(), service(org));
-    let own = paid(0);
+    let (addr, token, own) = (t.gateway.public_addr(), service(org), paid(0));
+    let (structured, batched) =
+        (|body: &Value| typed(&token, STRUCTURED, body), |body: &Value| typed(&token, BATCHED, body));
+    let headers = || binary(&token, "9");
     let without = |name: &str| {
         let mut event = event("9");
         event.as_object_mut().expect("an object").remove(name);
         event
     };
-    for (name, request, expected, part) in [
-        ("a CloudEvent as own JSON", post(&token, &event("9")), (400, "invalid_events"), "unknown field"),
-        (
-            "own JSON as a CloudEvent",
-            typed(&token, STRUCTURED, &own),
-            (400, "invalid_events"),
-            "specversion is missing",
-        ),
-        (
-            "a batch as one",
-            typed(&token, STRUCTURED, &json!([event("9")])),
-            (400, "invalid_events"),
-            "one CloudEvent",
-        ),
-        ("one as a batch", typed(&token, BATCHED, &event("9")), (400, "invalid_events"), "array"),
-        ("an empty batch", typed(&token, BATCHED, &json!([])), (400, "invalid_events"), "no events"),
-        (
-            "no topic",
-            typed(&token, STRUCTURED, &without("subject")),
-            (400, "invalid_events"),
-            "it names the topic",
-        ),
-        ("no id", typed(&token, BATCHED, &json!([without("id")])), (400, "invalid_events"), "id is missing"),
-        (
-            "a header is missing",
-            binary(&token, "9").without("ce-specversion"),
-            (400, "invalid_events"),
-            "specversion",
-        ),
-        (
-            "a header twice",
-            binary(&token, "9").with("ce-id", "8"),
-            (400, "invalid_events"),
-            "id occurs twice",
-        ),
-        (
-            "raw bytes in a header",
-            binary(&token, "9").with("ce-x", "é"),
-            (400, "invalid_events"),
-            "percent-encoded",
-        ),
-        (
-            "text",
-            binary(&token, "9").without("Content-Type").with("Content-Type", "text/plain"),
-            (415, "unsupported_media_type"),
-            "",
-        ),
-        (
-            "another format",
-            typed(&token, "application/cloudevents+avro", &own),
-            (415, "unsupported_media_type"),
-            "",
-        ),
-        (
-            "another format of JSON",
-            typed(&token, "application/cloudevents-stream+json", &own),
-            (415, "unsupported_media_type"),
-            "",
-        ),
-        (
-            "a second key",
-            binary(&token, "9").with("Idempotency-Key", "9"),
-            (400, "invalid_idempotency_key"),
-            "omit",
-        ),
-        (
-            "an unknown topic",
-            binary(&token, "9").without("ce-subject").with("ce-subject", "nowhere"),
-            (400, "invalid_events"),
-            "does not exist",
-        ),
-    ] {
-        let answer = request.send(addr).await;
-        assert_eq!(code(&answer), (expected.0, expected.1.to_owned()), "{name}: {answer:?}");
-        assert!(answer.body.contains(part), "{name}: {}", answer.body);
-    }
+    let invalid = [
+        ("a CloudEvent as own JSON", post(&token, &event("9")), "unknown field"),
+        ("own JSON as a CloudEvent", structured(&own), "specversion is missing"),
+        ("a batch as one", structured(&json!([event("9")])), "one CloudEvent"),
+        ("one as a batch", batched(&event("9")), "array"),
+        ("an empty batch", batched(&json!([])), "no events"),
+        ("no topic", structured(&without("subject")), "it names the topic"),
+        ("no id", batched(&json!([without("id")])), "id is missing"),
+        ("a header is missing", headers().without("ce-specversion"), "specversion"),
+        ("a header twice", headers().with("ce-id", "8"), "id occurs twice"),
+        ("raw bytes in a header", headers().with("ce-x", "é"), "percent-encoded"),
+        ("an unknown topic", headers().without("ce-subject").with("ce-subject", "nowhere"), "does not exist"),
+    ];
+    expect_rejections(addr, 400, "invalid_events", invalid).await;
+    let text = headers().without("Content-Type").with("Content-Type", "text/plain");
+    let types = [
+        ("text", text, ""),
+        ("another format", typed(&token, "application/cloudevents+avro", &own), ""),
+        ("another format of JSON", typed(&token, "application/cloudevents-stream+json", &own), ""),
+    ];
+    expect_rejections(addr, 415, "unsupported_media_type", types).await;
+    let key = [("a second key", headers().with("Idempotency-Key", "9"), "omit")];
+    expect_rejections(addr, 400, "invalid_idempotency_key", key).await;
     assert_eq!(published(&t.db).await, 0);
     // Without data, and without a media type.
-    publish(addr, binary(&token, "9").without("Content-Type").body("")).await;
-    publish(addr, binary(&token, "10").without("Content-Type").with("Content-Type", "application/x+json"))
-        .await;
+    publish(addr, headers().without("Content-Type").body("")).await;
+    let suffixed = binary(&token, "10").without("Content-Type").with("Content-Type", "application/x+json");
+    publish(addr, suffixed).await;
     assert_eq!(published(&t.db).await, 2);
     t.gateway.stop().await;
 }
