@@ -11,8 +11,11 @@ begin
       raise notice 'extension % is left out: %', extension, sqlerrm;
     end;
   end loop;
+  -- Some extensions of PostGIS set it, and names of types would depend on when a connection was opened.
+  execute format('alter database %I reset search_path', current_database());
 end
 $$;
+reset search_path;
 create schema hidden;
 create type hidden.shade as enum ('light', 'dark "x"');
 create domain hidden.payload as json;
