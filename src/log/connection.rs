@@ -73,6 +73,9 @@ impl LogReader {
             // fill.
             sqlx::query!("set plan_cache_mode = force_generic_plan").execute(&mut *connection).await?;
             sqlx::query!("set enable_seqscan = off").execute(&mut *connection).await?;
+            // A small table without a fitting index then seems so expensive that the server would compile the
+            // query, which takes 100 ms.
+            sqlx::query!("set jit = off").execute(&mut *connection).await?;
             // The check of retention relies on it that a statement locks the log before its snapshot is
             // taken.
             sqlx::query!("set default_transaction_isolation = 'read committed'")

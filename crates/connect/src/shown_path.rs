@@ -67,7 +67,8 @@ mod tests {
             "[[issuer]]\nsecrets = [\"m4rker/x\"]",
             "",
         ] {
-            assert_eq!(shown(Path::new(content)), "the file", "{content}");
+            let shown = shown(Path::new(content));
+            assert!(shown.starts_with("the file") && !shown.contains("m4rker"), "{content}: {shown}");
         }
     }
 }

@@ -1,4 +1,5 @@
 -- Rights that the gateway needs and the current role lacks: the role, the right, and the statement that grants it.
+-- Without warden.rotate_events() the gateway serves, and retention itself reports what it lacks.
 -- Names are looked up in the catalogs, because to_regclass() fails for a role that may not use the schema.
 with tables (schema_name, table_name, columns) as (values
   ('warden', 'events', null::name[]), ('warden', 'topics', null), ('warden', 'entity_topics', null),
@@ -10,7 +11,7 @@ with tables (schema_name, table_name, columns) as (values
    '{id,session_id,user_id,org_id,issuer,revoked_at,expires_at,suspended,created_by,requested_by}'),
   ('public', 'organizations', '{id}')
 ), functions (name) as (
-  select unnest('{epoch,begin_epoch,rotate_events,is_truncated,is_truncated_for_any,truncation_reason,truncated_since,'
+  select unnest('{epoch,begin_epoch,is_truncated,is_truncated_for_any,truncation_reason,truncated_since,'
                 'forget_revocations,merge_revocations,revoke_within,publish_within,forget_idempotency_keys,'
                 'reading,reading_version,unfit_watches,load_cursor_keys}'::name[])
 ), missing (n, privilege, object) as (

@@ -76,7 +76,7 @@ async fn follow(url: &str) -> Result<(), String> {
 }
 
 /// Every right that the migrations grant to the gateway's role and not to PUBLIC, as a statement that revokes
-/// it.
+/// it. Retention reports itself that its right is missing.
 const GRANTED: &str = "
     select format('revoke %s on %s from warden_gateway', lower(a.privilege_type), g.object)
     from (
@@ -85,6 +85,7 @@ const GRANTED: &str = "
       select relacl, c.oid::regclass::text from pg_class c where relnamespace in ('warden'::regnamespace, 'public'::regnamespace)
       union all
       select proacl, 'function ' || p.oid::regprocedure from pg_proc p where pronamespace = 'warden'::regnamespace
+        and proname <> 'rotate_events'
     ) g (acl, object), aclexplode(g.acl) a
     where a.grantee = 'warden_gateway'::regrole
       and not exists (select from aclexplode(g.acl) p where p.grantee = 0 and p.privilege_type = a.privilege_type)

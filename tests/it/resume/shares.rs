@@ -11,15 +11,15 @@ use super::log::{expect_calls, insert_calls, lock_log, own_connection, resume_fr
 use super::{connect, cursor_after_one_call, gateway_without_recent};
 use crate::harness::{Client, TestDb, eventually, token};
 
-/// Publishes events of 30 MB. One read returns them all, and an organisation can hold two such reads.
+/// Publishes events of 28 MB. One read returns them all, and an organisation can hold two such reads.
 async fn publish_large_events(db: &TestDb, gateway: &Gateway, org: Uuid) {
     let before = gateway.metrics().events.get();
     db.run(format!(
         "select warden.publish('{org}', 'calls', 'large', jsonb_build_object('x', repeat('x', 60000)))
-         from generate_series(1, 500)"
+         from generate_series(1, 470)"
     ))
     .await;
-    eventually("the tailer has read the events", async || gateway.metrics().events.get() >= before + 500)
+    eventually("the tailer has read the events", async || gateway.metrics().events.get() >= before + 470)
         .await;
 }
 
@@ -73,7 +73,7 @@ async fn blocked_resumes_of_one_organisation_do_not_reject_those_of_another() {
     let mut sockets = Vec::new();
     for n in 0..4 {
         sockets.push(resume_without_reading(&gateway, greedy, &since).await);
-        held_bytes(&gateway, if n == 0 { 30_000_000 } else { 60_000_000 }).await;
+        held_bytes(&gateway, if n == 0 { 28_000_000 } else { 56_000_000 }).await;
     }
     for _ in 0..SOCKETS {
         let mut client = connect_user(&gateway, greedy).await;
@@ -115,7 +115,7 @@ async fn memory_that_slow_clients_hold_is_reclaimed_for_another_organisation() {
         let since = cursor_after_one_call(&gateway, &db, greedy).await;
         publish_large_events(&db, &gateway, greedy).await;
         sockets.push(resume_without_reading(&gateway, greedy, &since).await);
-        held_bytes(&gateway, n * 30_000_000).await;
+        held_bytes(&gateway, n * 28_000_000).await;
     }
     // No further read fits into the memory.
     let started = std::time::Instant::now();

@@ -132,7 +132,7 @@ pub(super) const BREAKS: &[Break] = &[
         &[("function-marks", "warden.\"log 1\"()")],
     ),
     broken("publish", "grant execute on function warden.publish(uuid, text, text, jsonb) to public", &[("function-rights", "warden.publish(uuid,text,text,jsonb)")]),
-    broken("rotate_events", "grant execute on function warden.rotate_events(interval, bigint) to anon", &[("function-rights", "warden.rotate_events(interval,bigint)")]),
+    broken("rotate_events", "grant execute on function warden.rotate_events(interval, bigint, bigint) to anon", &[("function-rights", "warden.rotate_events(interval,bigint,bigint)")]),
     broken("hook", "grant execute on function custom_access_token_hook to authenticated", &[("function-rights", "public.custom_access_token_hook(jsonb)")]),
     broken(
         "auth_org_id",
