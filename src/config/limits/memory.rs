@@ -65,7 +65,8 @@ impl Limits {
         self.fanout.bytes_max = FANOUT_UNITS * unit;
         self.fanout.org_bytes_max = self.fanout.bytes_max * 2 / 3;
         self.replay.memory_bytes_max = REPLAY_UNITS * unit;
-        self.replay.bytes_max = 2 * unit;
+        // An organisation may hold half of the memory: two reads.
+        self.replay.bytes_max = self.replay.memory_bytes_max / 4;
         self.replay.cursor_bytes_max = CURSOR_UNITS * unit;
         self.reading.memory_bytes_max = READING_UNITS * unit;
         self.recent.bytes_max = RECENT_UNITS * unit;
