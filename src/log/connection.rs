@@ -112,6 +112,7 @@ impl LogReader {
         begin_pooled(&mut self.connection).await?;
         assume_gateway_role(&mut self.connection, true).await?;
         sqlx::query!("set local enable_seqscan = off").execute(&mut self.connection).await?;
+        sqlx::query!("set local jit = off").execute(&mut self.connection).await?;
         let epoch: Epoch = sqlx::query_scalar!(r#"select warden.epoch() as "epoch!""#)
             .fetch_one(&mut self.connection)
             .await?

@@ -138,6 +138,7 @@ impl Replay {
         sqlx::query!(
             "select set_config('plan_cache_mode', 'force_generic_plan', true) as plan,
                     set_config('enable_seqscan', 'off', true) as scan,
+                    set_config('jit', 'off', true) as jit,
                     set_config('statement_timeout', $1, true) as timeout",
             timeout
         )

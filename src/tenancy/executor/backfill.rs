@@ -33,8 +33,8 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(10), Duration::from_s
 pub(crate) const WAIT_MAX: Duration = Duration::from_mins(30);
 /// Planner settings that make a batch find its rows by address and their parents by key. Without them, a
 /// planner that takes the batch for most of the table reads the whole table.
-const PLANNER: &str =
-    "set local enable_seqscan = off; set local enable_hashjoin = off; set local enable_mergejoin = off";
+const PLANNER: &str = "set local enable_seqscan = off; set local enable_hashjoin = off; \
+                       set local enable_mergejoin = off; set local jit = off";
 
 /// How a batch treats the table's own triggers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

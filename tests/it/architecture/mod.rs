@@ -231,3 +231,27 @@ fn the_load_tester_and_the_comparison_share_no_code_with_the_gateway() {
         );
     }
 }
+
+/// Without sequential scans, a query on a small table without an index seems so expensive that the server
+/// compiles it, which takes 100 ms each time.
+#[test]
+fn queries_without_sequential_scans_are_not_compiled() {
+    let migrations = fs::read_dir(root().join("migrations")).expect("reads").map(|entry| {
+        let path = entry.expect("an entry").path();
+        let text = if path.is_file() { fs::read_to_string(&path).expect("reads") } else { String::new() };
+        (path, text)
+    });
+    let mut checked = 0;
+    for (path, text) in sources().into_iter().chain(migrations) {
+        let scans = text.matches("enable_seqscan").count();
+        // A plan that is only explained is not compiled.
+        if scans == 0 || text.contains("explain (format json, costs off)") {
+            continue;
+        }
+        checked += 1;
+        let is_off = |line: &&str| line.contains("jit") && line.contains("off");
+        let compilations = text.lines().filter(is_off).count();
+        assert!(compilations >= scans, "{}: set jit off beside enable_seqscan", path.display());
+    }
+    assert!(checked >= 4, "the settings were found");
+}
