@@ -143,10 +143,11 @@ impl Dispatcher {
         let reason = loss.reason();
         tracing::warn!(reason, "continuity with the event log lost: all topics resync");
         self.directory.forget_all();
-        self.reconciler.wake();
-        self.revocations.wake();
         let data = format!(r#"{{"reason":"{reason}"}}"#);
         self.send_control_event(&[None], RESYNC_EVENT, &data);
+        // Afterwards, because the reconciler closes sessions, and they should have received the resync.
+        self.reconciler.wake();
+        self.revocations.wake();
     }
 
     /// Sends a resync on every topic of organisations that have lost events, because they had taken more than
@@ -159,9 +160,9 @@ impl Dispatcher {
         for org in orgs {
             self.directory.forget_org(*org);
         }
-        self.reconciler.wake();
         let orgs: Vec<_> = orgs.iter().copied().map(Some).collect();
         self.send_control_event(&orgs, RESYNC_EVENT, r#"{"reason":"log_share"}"#);
+        self.reconciler.wake();
     }
 
     /// Sends the current cursor on every topic, even without events, so that a stored cursor never becomes
