@@ -49,13 +49,15 @@ impl Pooler {
         let here = dir.display();
         let listen = ip.map(|ip| ip.to_string()).unwrap_or_default();
         let backend = if listen.is_empty() { here.to_string() } else { listen.clone() };
+        // A session takes a server's connection for its whole life, and a gateway has several sessions.
+        let pool_size = if mode == "session" { 20 } else { 5 };
         fs::write(&users, "\"postgres\" \"\"\n\"warden_gateway\" \"\"\n").expect("writes");
         fs::write(
             &ini,
             format!(
                 "[databases]\n* = host={backend} port=5432\n[pgbouncer]\nlisten_addr = {listen}\nlisten_port = {port}\n\
                  unix_socket_dir = {here}\nauth_type = trust\nauth_file = {}\nadmin_users = postgres\n\
-                 pool_mode = {mode}\ndefault_pool_size = 5\nserver_round_robin = 1\nmax_client_conn = 100\n{settings}",
+                 pool_mode = {mode}\ndefault_pool_size = {pool_size}\nserver_round_robin = 1\nmax_client_conn = 100\n{settings}",
                 users.display()
             ),
         )
