@@ -131,8 +131,8 @@ pub(super) async fn missed_by(
     Ok(ReadOutcome::Events { events, bytes })
 }
 
-/// Cursors that cannot be served, by the `xmin` of their first snapshot: retention may have deleted an event
-/// of the organisation that a snapshot from there does not cover.
+/// Errors of cursors that cannot be served, by the `xmin` of their first snapshot. Retention may have deleted
+/// an event of the organisation, and such a snapshot does not cover the event.
 pub(super) type Truncated = HashMap<u64, ReplayError>;
 
 /// Finds out which cursors of an organisation with these `xmin`s cannot be served.

@@ -203,7 +203,7 @@ impl Write for ParserIo<'_, '_, '_> {
         let frame = Bytes::copy_from_slice(buf);
         if is_close_frame(buf) {
             let reply = match self.framing.close_code() {
-                // The library takes it for a code that nobody may send.
+                // The library rejects this code.
                 Some(BAD_GATEWAY) => close_frame_without_reason(BAD_GATEWAY),
                 _ => frame,
             };

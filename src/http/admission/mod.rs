@@ -292,8 +292,8 @@ impl Admission {
             .map_err(|wait| (self.exceeded(LimitExceeded::PublishesPerOrg), wait))
     }
 
-    /// Admits a request for rows. The user's own bucket comes first, so that one user cannot empty the bucket
-    /// of the organisation.
+    /// Admits a request for rows. The user's own bucket comes first, so that one user cannot empty the
+    /// organisation's bucket.
     pub(super) fn read(&self, identity: &Identity) -> Result<(), (LimitExceeded, Duration)> {
         let now = Instant::now();
         self.user_read_rate

@@ -1,5 +1,5 @@
-//! Hooks of the gateway's pools. A pool serves for the life of the gateway: its hooks reject every connection
-//! that does not lead to the present location, so callers never have to exchange the pool.
+//! Hooks of the gateway's pools. A pool serves for the life of the gateway, through every failover: its hooks
+//! reject connections to any server but the present primary.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,6 +1,6 @@
 //! CloudEvents 1.0 over HTTP, in its three content modes.
 //!
-//! | mode | told by | file |
+//! | mode | recognised by | file |
 //! |---|---|---|
 //! | structured, batched | the media type | `structured` |
 //! | binary | headers that begin with `ce-` | `binary` |

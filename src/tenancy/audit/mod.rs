@@ -117,8 +117,8 @@ const CATALOG: &[(&[&str], &str)] = &[
 /// Audits a database in one read-only transaction, so that all rules see the same snapshot.
 ///
 /// # Errors
-/// If the database cannot be reached, its role may not use schema `warden`, or the connection is lost. A rule
-/// that cannot be checked is a finding instead.
+/// If the database cannot be reached, its role may not use schema `warden`, or the connection is lost. If
+/// a rule cannot be checked, that is a finding and no error.
 pub async fn run(
     database: &PgConnectOptions,
     options: AuditOptions,

@@ -38,7 +38,7 @@ const CLOSE: u8 = 0x8;
 const PING: u8 = 0x9;
 const PONG: u8 = 0xa;
 
-/// A valid code of which the library of the client says that nobody may send it.
+/// A valid code that the client's library rejects.
 const UNKNOWN_TO_CLIENT: u16 = 1014;
 /// The gateway's limit for one message, in bytes.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024;

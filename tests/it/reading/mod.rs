@@ -85,7 +85,7 @@ async fn rows_have_the_bytes_of_events() {
     assert!(rows.starts_with(&format!("{},{},", events[0], events[1])), "{rows}\n{events:?}");
     // The event of row 3 is truncated, and the row is complete.
     assert!(events[2].len() < 100 && rows.contains(&"y".repeat(100_000)), "{}", events[2]);
-    // A value that jsonb cannot represent is sent by nobody.
+    // No event contains a value that jsonb cannot represent.
     assert_eq!((events[3].as_str(), rows.ends_with(&events[3])), (r#"{"id": 4}"#, true), "{rows}");
     let body: Value = serde_json::from_str(&answer.body).expect("JSON");
     assert_eq!((&body["truncated"], &body["next"]), (&json!([3]), &Value::Null));

@@ -1,5 +1,5 @@
-//! The initial state and the stream together: a client that pages through a table and joins with the cursor
-//! of the first page ends with exactly the rows of the table.
+//! The initial state and the stream together. A client reads all pages of a table, and joins with the cursor
+//! of the first page. In the end it has exactly the rows of the table.
 
 use std::collections::BTreeMap;
 

@@ -92,8 +92,8 @@ async fn cursor_of(gateway: &Gateway, org: Uuid) -> String {
 }
 
 /// Floods the log while the job of a gateway keeps it small, until every slot was emptied. Meanwhile clients
-/// of another organisation resume from their first cursor, and each gets every event once. Returns the number
-/// of the last one.
+/// of another organisation resume from their first cursor. Each of them receives every event once. Returns
+/// the number of the last event.
 async fn flood_while_clients_resume(
     gateway: &Gateway,
     writing: &mut PgConnection,
