@@ -101,6 +101,8 @@ impl PostgresProxy {
         self.cut();
         // The task drops its listener when it next runs.
         eventually("the port is closed", async || TcpStream::connect(self.addr).await.is_err()).await;
+        // Until then it may have accepted a connection.
+        self.cut();
     }
 
     /// Opens the port again.
