@@ -170,6 +170,15 @@ where p.typtype <> 'p' and (p.typtype <> 'c' or c.relkind = 'c') and p.typsubscr
   and p.oid not in ('pg_brin_bloom_summary'::regtype, 'pg_brin_minmax_multi_summary'::regtype);
 insert into sources
 select t.type, 'select null::' || t.type from unnest('{pg_brin_bloom_summary,pg_brin_minmax_multi_summary}'::regtype[]) t (type);
+-- Some views of extensions need a library that the server has not loaded.
+create function hidden.can_be_read(relation regclass) returns boolean language plpgsql as $$
+begin
+  execute format('select from %s limit 1', relation);
+  return true;
+exception when object_not_in_prerequisite_state then
+  return false;
+end
+$$;
 -- Row types of tables and views, twenty of them in one composite type. Those with pseudo-types can be no column.
 do $$
 declare
@@ -179,7 +188,8 @@ begin
     select n / 20 as number, string_agg(format('v%s %s', n, relation), ', ' order by n) as columns,
            string_agg(format('(select t from %s t limit 1)', relation), ', ' order by n) as values
     from (select row_number() over (order by c.oid) as n, c.oid::regclass as relation from pg_class c
-          where c.relkind in ('r', 'v', 'm', 'p') and c.relname <> 'pg_statistic_ext_data' and not exists (
+          where c.relkind in ('r', 'v', 'm', 'p') and c.relname <> 'pg_statistic_ext_data'
+            and hidden.can_be_read(c.oid) and not exists (
             select from pg_attribute a join pg_type t on t.oid = a.atttypid
             left join pg_type e on e.oid = t.typelem
             where a.attrelid = c.oid and 'p' in (t.typtype, e.typtype))) c
