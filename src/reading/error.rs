@@ -24,7 +24,7 @@ pub enum QueryError {
         operation: &'static str,
     },
     /// A character is missing in a filter.
-    #[error("expected {expected:?} before {found:?} in a filter")]
+    #[error("expected {expected:?} in a filter, {}", place(found))]
     Syntax {
         /// Missing character.
         expected: char,
@@ -114,6 +114,11 @@ impl QueryError {
             _ => "invalid_query",
         }
     }
+}
+
+/// Place of a missing character, for a message.
+fn place(found: &str) -> String {
+    if found.is_empty() { "which ends there".to_owned() } else { format!("before {found:?}") }
 }
 
 /// Reason why rows are not read.

@@ -117,7 +117,11 @@ impl FilterParser {
     /// Parses `column=not.eq.value` from its two sides.
     pub(super) fn column(&mut self, column: &str, operation: &str) -> Result<Condition, QueryError> {
         let (is_negated, operation) = strip_not(operation);
-        let (operator, operand) = operation.split_once('.').unwrap_or((operation, ""));
+        let Some((operator, operand)) = operation.split_once('.') else {
+            let is_known = matches!(operation, "in" | "is") || Comparison::parse(operation).is_some();
+            let error = QueryError::syntax('.', "");
+            return Err(if is_known { error } else { QueryError::unknown_operator(operation) });
+        };
         let mut rest = Rest { text: operand };
         let test = match operator {
             "in" => Test::In(column.to_owned(), rest.list()?),
@@ -154,7 +158,7 @@ impl FilterParser {
             if rest.take(')') {
                 return Ok(members);
             }
-            rest.expect(',')?;
+            rest.expect_separator()?;
         }
     }
 
@@ -228,6 +232,11 @@ impl Rest<'_> {
         if self.take(expected) { Ok(()) } else { Err(QueryError::syntax(expected, self.text)) }
     }
 
+    /// Takes the comma between two members of a list that is not closed yet.
+    fn expect_separator(&mut self) -> Result<(), QueryError> {
+        if self.text.is_empty() { Err(QueryError::syntax(')', "")) } else { self.expect(',') }
+    }
+
     fn expect_end(&self) -> Result<(), QueryError> {
         match self.text.chars().next() {
             None => Ok(()),
@@ -272,7 +281,7 @@ impl Rest<'_> {
             if self.take(')') {
                 return Ok(values);
             }
-            self.expect(',')?;
+            self.expect_separator()?;
         }
     }
 
@@ -339,15 +348,18 @@ mod tests {
     fn malformed_filters_are_rejected() {
         for operation in ["", "eq", "equal.1", "not.not.eq.1", "in.1", "in.(1", "in.(1)x", "is.maybe", "is."]
         {
-            let parsed = column(operation);
-            // `eq` without a dot compares with an empty value, as `eq.` does.
-            assert!(parsed.is_err() || operation == "eq", "{operation}: {parsed:?}");
+            assert!(column(operation).is_err(), "{operation}");
         }
         for group in
             ["", "(", "()", "(a)", "(a.eq)", "(a.eq.1", "(a.eq.1))", "(a.eq.\"1)", "(and(a.eq.1)", "a.eq.1"]
         {
             assert!(FilterParser::default().group("and", group).is_err(), "{group}");
         }
+        let message = |operation: &str| column(operation).expect_err("is malformed").to_string();
+        assert_eq!(message("in.(1"), "expected ')' in a filter, which ends there");
+        assert_eq!(message("in.(\"1\"x"), "expected ',' in a filter, before \"x\"");
+        assert_eq!(message("eq"), "expected '.' in a filter, which ends there");
+        assert!(message("completed").starts_with("unknown operator \"completed\""));
         let deep = format!("{}a.eq.1{}", "(and".repeat(9), ")".repeat(9)).replacen("(and", "(", 1);
         assert!(FilterParser::default().group("and", &deep).is_err());
         let many = format!("({})", ["a.eq.1"; CONDITIONS_MAX + 1].join(","));
