@@ -14,7 +14,9 @@ use tokio::runtime::Runtime;
 use uuid::Uuid;
 use warden::auth::{Token, Verifier, VerifierConfig};
 use warden::config::{DEFAULT_AUDIENCE, Limits};
-use warden::cursor::{Cursor, CursorKey, CursorPrefix, CursorSeal, Epoch, KeyRing, Point, Snapshot};
+use warden::cursor::{
+    Cursor, CursorKey, CursorPrefix, CursorSeal, Epoch, KeyRing, Point, Snapshot, Transaction,
+};
 use warden::hub::{
     Batch, FanoutSender, FanoutWorker, Hub, OrgEvents, Outbox, Registration, SessionCheck, Subscribed,
     Transport, fanout,
@@ -60,6 +62,8 @@ fn event(n: usize) -> Event {
     let data = format!(r#"{{"n":{n},"x":"{}"}}"#, "x".repeat(DATA_BYTES));
     let mut event = Event::control("call.updated", &data, 0);
     event.id = 1_000_000 + i64::try_from(n).expect("small");
+    // Each event is of a transaction of its own.
+    event.xid = 5_000_000 + n as u64;
     event.topic = calls();
     event
 }
@@ -72,6 +76,7 @@ fn calls() -> Topic {
 fn seal() -> CursorSeal {
     let ring = Arc::<KeyRing>::default();
     ring.replace(&[CursorKey { id: 1, key: vec![1; 32], is_current: true }]);
+    ring.replace_transaction_key(&[1; 32]);
     CursorSeal::new(ring, *ORG, Incarnation::default())
 }
 
@@ -191,7 +196,9 @@ fn bare_writes(bencher: Bencher<'_, '_>, (events, sockets): (usize, usize)) {
 
 fn frame(event: &Event) -> bytes::BytesMut {
     let mut into = bytes::BytesMut::new();
-    let payload = event.payload(&seal().seal(&cursor(2)));
+    let (seal, cursor) = (seal(), cursor(2));
+    let tx = seal.seal_transaction(Transaction { epoch: cursor.epoch, xid: event.xid });
+    let payload = event.payload(&seal.seal(&cursor), &tx);
     append_event_frame(&mut into, &calls(), event, &payload);
     into
 }

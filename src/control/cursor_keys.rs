@@ -1,4 +1,4 @@
-//! The keys with which this node seals cursors, loaded from the database.
+//! The keys with which this node seals cursors and transactions, loaded from the database.
 //!
 //! The tailer loads them whenever it connects, so before the node sends any cursor. A background service
 //! loads them again at an interval, and when a client presents a cursor of an unknown key. Each load also
@@ -99,7 +99,11 @@ impl CursorKeys {
             CursorKey,
             r#"select id as "id!", key as "key!", is_current as "is_current!" from warden.load_cursor_keys()"#
         );
-        self.ring.replace(&keys.fetch_all(&self.pool).await?);
+        let keys = keys.fetch_all(&self.pool).await?;
+        let transactions = sqlx::query_scalar!(r#"select warden.load_transaction_key() as "key!""#);
+        let transactions = transactions.fetch_one(&self.pool).await?;
+        self.ring.replace(&keys);
+        self.ring.replace_transaction_key(&transactions);
         Ok(())
     }
 }

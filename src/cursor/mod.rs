@@ -20,7 +20,7 @@ use std::sync::Arc;
 pub use encoding::{CURSOR_BYTES_MAX, CursorPrefix, IN_PROGRESS_MAX};
 pub use point::{Epoch, ParseError, Point, Snapshot};
 pub use seal::{CursorKey, CursorSeal, InvalidCursor, KeyRing};
-pub use transaction::Transaction;
+pub use transaction::{Transaction, TransactionSealer};
 
 /// Position of a client in the log, which the client presents to resume. It covers everything that `from`
 /// covers, and the part of `to` with ids up to `id`.
@@ -54,6 +54,15 @@ impl Cursor {
     pub fn memory_bytes(&self) -> usize {
         let in_progress = self.from.snapshot.in_progress.capacity() + self.to.snapshot.in_progress.capacity();
         size_of::<Self>() + 2 * size_of::<Point>() + in_progress * size_of::<u64>()
+    }
+
+    /// Whether the client has certainly seen every event of the transaction, or the transaction has none. The
+    /// answer may be a false no within a batch, because the ids of the transaction's events are not known
+    /// here.
+    #[must_use]
+    pub fn covers_transaction(&self, xid: u64) -> bool {
+        let has_all_of_batch = self.id >= self.to.max_id;
+        self.from.snapshot.sees(xid) || (has_all_of_batch && self.to.snapshot.sees(xid))
     }
 
     /// Whether the client has seen the event.

@@ -8,6 +8,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
@@ -37,7 +38,10 @@ pub struct CursorKey {
 
 /// The keys of a node. All seals of the node share them.
 #[derive(Debug, Default)]
-pub struct KeyRing(RwLock<Arc<Keys>>);
+pub struct KeyRing {
+    cursors: RwLock<Arc<Keys>>,
+    transactions: RwLock<Option<Arc<hmac::Key>>>,
+}
 
 #[derive(Debug, Default)]
 struct Keys {
@@ -53,7 +57,7 @@ struct SealingKey {
 }
 
 impl KeyRing {
-    /// Replaces all keys. A key with a wrong length is left out.
+    /// Replaces all keys of cursors. A key with a wrong length is left out.
     pub fn replace(&self, rows: &[CursorKey]) {
         let mut new = Keys::default();
         for row in rows {
@@ -63,11 +67,21 @@ impl KeyRing {
             }
             new.keys.push(SealingKey { id: row.id.to_le_bytes()[0], cipher: LessSafeKey::new(cipher) });
         }
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
+        *self.cursors.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
+    }
+
+    /// Replaces the key of transactions.
+    pub fn replace_transaction_key(&self, key: &[u8]) {
+        let key = Arc::new(hmac::Key::new(hmac::HMAC_SHA256, key));
+        *self.transactions.write().unwrap_or_else(PoisonError::into_inner) = Some(key);
     }
 
     fn keys(&self) -> Arc<Keys> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.cursors.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn transaction_key(&self) -> Option<Arc<hmac::Key>> {
+        self.transactions.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -120,32 +134,12 @@ impl CursorSeal {
     /// with which no client can resume; but a node has keys before it has a position.
     #[must_use]
     pub fn seal_at(&self, points: &CursorPrefix, id: i64) -> String {
-        let bytes_max = points.bytes() + CursorPrefix::ID_BYTES_MAX;
-        self.encrypt(VERSION, points.epoch(), bytes_max, |bytes| points.append_plain(id, bytes))
-    }
-
-    /// Opens a cursor that a client presents.
-    ///
-    /// # Errors
-    /// If no gateway sealed it for this organisation in this epoch, or its key is unknown.
-    pub fn open(&self, epoch: Epoch, text: &str) -> Result<Cursor, InvalidCursor> {
-        self.decrypt(VERSION, epoch, text, |plain| Cursor::from_plain(epoch, plain))
-    }
-
-    /// Encrypts what `write` appends, and binds it to the version, the epoch and this organisation.
-    pub(super) fn encrypt(
-        &self,
-        version: u8,
-        epoch: Epoch,
-        bytes_max: usize,
-        write: impl FnOnce(&mut Vec<u8>),
-    ) -> String {
         let keys = self.ring.keys();
         let Some(key) = keys.current.map(|current| &keys.keys[current]) else { return String::new() };
-        let mut bytes = Vec::with_capacity(bytes_max + OVERHEAD_BYTES);
+        let mut bytes = Vec::with_capacity(points.bytes() + CursorPrefix::ID_BYTES_MAX + OVERHEAD_BYTES);
         bytes.push(key.id);
-        write(&mut bytes);
-        let context = Aad::from(self.context(version, epoch));
+        points.append_plain(id, &mut bytes);
+        let context = Aad::from(self.context(VERSION, points.epoch()));
         let Ok(tag) = key.cipher.seal_in_place_separate_tag(nonce(), context, &mut bytes[1..]) else {
             return String::new();
         };
@@ -153,14 +147,11 @@ impl CursorSeal {
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// Decrypts a string that [`Self::encrypt`] returned for the same version, epoch and organisation.
-    pub(super) fn decrypt<T>(
-        &self,
-        version: u8,
-        epoch: Epoch,
-        text: &str,
-        read: impl FnOnce(&[u8]) -> Option<T>,
-    ) -> Result<T, InvalidCursor> {
+    /// Opens a cursor that a client presents.
+    ///
+    /// # Errors
+    /// If no gateway sealed it for this organisation in this epoch, or its key is unknown.
+    pub fn open(&self, epoch: Epoch, text: &str) -> Result<Cursor, InvalidCursor> {
         if text.len() > CURSOR_BYTES_MAX {
             return Err(InvalidCursor::NotSealed);
         }
@@ -168,14 +159,15 @@ impl CursorSeal {
         let (id, sealed) = bytes.split_first_mut().ok_or(InvalidCursor::NotSealed)?;
         let keys = self.ring.keys();
         let key = keys.keys.iter().find(|key| key.id == *id).ok_or(InvalidCursor::UnknownKey)?;
-        let context = Aad::from(self.context(version, epoch));
+        let context = Aad::from(self.context(VERSION, epoch));
         let plain = key.cipher.open_in_place(nonce(), context, sealed);
         let plain = plain.map_err(|_| InvalidCursor::NotSealed)?;
-        read(plain).ok_or(InvalidCursor::NotSealed)
+        Cursor::from_plain(epoch, plain).ok_or(InvalidCursor::NotSealed)
     }
 
-    /// The data that a sealed string is bound to without containing it.
-    fn context(&self, version: u8, epoch: Epoch) -> [u8; CONTEXT_BYTES] {
+    /// The data that a sealed string is bound to without containing it. The first byte tells apart what is
+    /// sealed.
+    pub(super) fn context(&self, version: u8, epoch: Epoch) -> [u8; CONTEXT_BYTES] {
         let mut context = [0; CONTEXT_BYTES];
         context[0] = version;
         context[1..9].copy_from_slice(&epoch.system.to_be_bytes());

@@ -31,6 +31,7 @@ prop_compose! {
 fn seal_of(org: u128, key: u8) -> CursorSeal {
     let ring = Arc::<KeyRing>::default();
     ring.replace(&[CursorKey { id: 1, key: vec![key; 32], is_current: true }]);
+    ring.replace_transaction_key(&[key; 32]);
     CursorSeal::new(ring, OrgId::for_tests(org), Incarnation::default())
 }
 
@@ -207,10 +208,39 @@ fn a_transaction_is_sealed_for_its_organisation_and_epoch_and_is_no_cursor() {
     assert_eq!(theirs.open_transaction(epoch, &sealed), Err(InvalidCursor::NotSealed));
     let promoted = Epoch { timeline: 2, ..epoch };
     assert_eq!(ours.open_transaction(promoted, &sealed), Err(InvalidCursor::NotSealed));
-    assert_eq!(ours.open(epoch, &sealed), Err(InvalidCursor::NotSealed));
+    assert!(ours.open(epoch, &sealed).is_err());
     let cursor = ours.seal(&Cursor::at(epoch, Arc::default()));
     assert_eq!(ours.open_transaction(epoch, &cursor), Err(InvalidCursor::NotSealed));
     // Its length does not show how far the counter is.
     let later = ours.seal_transaction(Transaction { epoch, xid: u64::MAX });
-    assert_eq!((sealed.len(), later.len()), (34, 34));
+    assert_eq!((sealed.len(), later.len()), (32, 32));
+    for wrong in ["", "AAAA", &sealed[..31], &format!("{sealed}A"), &format!("{sealed}AAAA")] {
+        assert_eq!(ours.open_transaction(epoch, wrong), Err(InvalidCursor::NotSealed), "{wrong}");
+    }
+    for at in 0..sealed.len() {
+        let mut changed = sealed.clone().into_bytes();
+        changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
+        let changed = String::from_utf8(changed).expect("ASCII");
+        assert_eq!(ours.open_transaction(epoch, &changed), Err(InvalidCursor::NotSealed), "{changed}");
+    }
+}
+
+/// The database computes the same string: `tests/it/transactions` compares both for one transaction.
+#[test]
+fn the_seal_of_a_transaction_is_hmac_sha256_as_documented() {
+    let seal = seal_of(0x0102, 3);
+    let transaction = Transaction { epoch: Epoch { system: 7, timeline: 1, database: 5 }, xid: 750 };
+    assert_eq!(seal.seal_transaction(transaction), "syGQehvaihzwWqzyABsdF-jnNm9e3L4h");
+}
+
+#[test]
+fn a_cursor_covers_a_transaction_once_its_batch_is_complete() {
+    let point = |xmax: u64, max_id| {
+        Arc::new(Point { snapshot: format!("{xmax}:{xmax}:").parse().expect("a snapshot"), max_id })
+    };
+    let cursor = |id| Cursor { epoch: Epoch::default(), from: point(10, 100), to: point(12, 105), id };
+    assert!(cursor(101).covers_transaction(9));
+    assert!(!cursor(101).covers_transaction(10) && !cursor(104).covers_transaction(11));
+    assert!(cursor(105).covers_transaction(10) && cursor(105).covers_transaction(11));
+    assert!(!cursor(105).covers_transaction(12));
 }

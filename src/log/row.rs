@@ -7,13 +7,11 @@ use crate::cursor::Point;
 use crate::org::OrgId;
 use crate::wire::{Event, Topic};
 
-/// An event of the log with its organisation and transaction.
+/// An event of the log with its organisation.
 #[derive(Debug)]
 pub struct LoggedEvent {
     /// The organisation of the event; none for a control event to all organisations.
     pub org: Option<OrgId>,
-    /// The transaction that wrote the event.
-    pub xid: u64,
     /// The event itself.
     pub event: Arc<Event>,
 }
@@ -64,6 +62,7 @@ impl RowDecoder {
         let name = self.names.entry(row.event).or_insert_with_key(|name| name.as_str().into());
         let event = Event {
             id: row.id,
+            xid: row.xid.cast_unsigned(),
             at: row.at,
             topic,
             entity_topic,
@@ -73,7 +72,7 @@ impl RowDecoder {
             truncated: row.truncated,
             needs_claim: row.needs_claim,
         };
-        Some(LoggedEvent { org: row.org_id, xid: row.xid.cast_unsigned(), event: Arc::new(event) })
+        Some(LoggedEvent { org: row.org_id, event: Arc::new(event) })
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::missed::{Events, is_missed};
 use super::waiter::MemoryReservation;
-use crate::cursor::{Cursor, CursorPrefix, CursorSeal};
+use crate::cursor::{Cursor, CursorPrefix, CursorSeal, TransactionSealer};
 use crate::wire::{Event, Topic};
 
 /// The events that one client missed. It shares them with other clients that missed them too. Cursors are
@@ -22,13 +22,13 @@ pub struct ReplayBatch {
 }
 
 impl ReplayBatch {
-    /// Missed events with their sealed cursors, in three parts:
+    /// Missed events with their payloads, whose cursors are formed in three parts:
     ///
     /// 1. events that the client's second point covers, with cursors between the client's two points;
     /// 2. events that the node's first point covers, with cursors from the client's second point to that
     ///    point;
     /// 3. the rest, with cursors between the node's two points, as live events have them.
-    pub fn iter<'a>(&'a self, seal: &'a CursorSeal) -> impl Iterator<Item = (&'a Arc<Event>, String)> {
+    pub fn payloads<'a>(&'a self, seal: &'a CursorSeal) -> impl Iterator<Item = (&'a Arc<Event>, String)> {
         let parts = [Part::OfClient, Part::Between, Part::OfNode];
         parts.into_iter().flat_map(move |part| {
             let (from, to) = match part {
@@ -37,9 +37,11 @@ impl ReplayBatch {
                 Part::OfNode => (&self.until.from, &self.until.to),
             };
             let prefix = CursorPrefix::new(self.since.epoch, from, to);
-            self.missed()
-                .filter(move |(xid, event)| self.part(*xid, event.id) == part)
-                .map(move |(_, event)| (event, seal.seal_at(&prefix, event.id)))
+            let mut transactions = TransactionSealer::new(seal);
+            self.missed().filter(move |event| self.part(event) == part).map(move |event| {
+                let cursor = seal.seal_at(&prefix, event.id);
+                (event, event.payload(&cursor, transactions.seal(&prefix, event.xid)))
+            })
         })
     }
 
@@ -51,10 +53,10 @@ impl ReplayBatch {
         }
     }
 
-    fn part(&self, xid: u64, id: i64) -> Part {
-        if self.since.to.covers(xid, id) {
+    fn part(&self, event: &Event) -> Part {
+        if self.since.to.covers(event.xid, event.id) {
             Part::OfClient
-        } else if self.until.from.covers(xid, id) {
+        } else if self.until.from.covers(event.xid, event.id) {
             Part::Between
         } else {
             Part::OfNode
@@ -63,12 +65,12 @@ impl ReplayBatch {
 
     /// Number of missed events, and the bytes that they take in memory.
     pub(super) fn size(&self) -> (usize, usize) {
-        self.missed().fold((0, 0), |(count, bytes), (_, event)| (count + 1, bytes + event.memory_bytes()))
+        self.missed().fold((0, 0), |(count, bytes), event| (count + 1, bytes + event.memory_bytes()))
     }
 
-    fn missed(&self) -> impl Iterator<Item = &(u64, Arc<Event>)> {
+    fn missed(&self) -> impl Iterator<Item = &Arc<Event>> {
         let Self { topic, since, until, .. } = self;
-        self.events.iter().filter(|(xid, event)| is_missed(*xid, event, topic, since, until))
+        self.events.iter().filter(|event| is_missed(event, topic, since, until))
     }
 }
 

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use crate::cursor::Cursor;
 use crate::wire::{Event, Topic};
 
-/// Events with their transaction ids, in the order of their event ids. Replays share them.
-pub(super) type Events = Arc<Vec<(u64, Arc<Event>)>>;
+/// Events in the order of their ids. Replays share them.
+pub(super) type Events = Arc<Vec<Arc<Event>>>;
 
 /// Whether a client with the cursor `since` missed this event on the topic, if the node's position is
 /// `until`.
-pub(super) fn is_missed(xid: u64, event: &Event, topic: &Topic, since: &Cursor, until: &Cursor) -> bool {
-    event.reaches(topic) && until.covers(xid, event.id) && !since.covers(xid, event.id)
+pub(super) fn is_missed(event: &Event, topic: &Topic, since: &Cursor, until: &Cursor) -> bool {
+    event.reaches(topic) && until.covers(event.xid, event.id) && !since.covers(event.xid, event.id)
 }
 
 /// Whether a node at position `now` has dispatched everything that a client with this cursor has seen. The

@@ -175,9 +175,8 @@ impl Replay {
         // Clients that are sent the same event keep it in memory together, so each one is charged its part.
         // One reference belongs to the recent events.
         let charge = |event: &Arc<Event>| 2 * event.memory_bytes() / Arc::strong_count(event).max(2);
-        let entry = size_of::<(u64, Arc<Event>)>();
-        let reservation =
-            self.queue.reserve(org, events.iter().map(|(_, event)| entry + charge(event)).sum())?;
+        let entry = size_of::<Arc<Event>>();
+        let reservation = self.queue.reserve(org, events.iter().map(|event| entry + charge(event)).sum())?;
         Some((Arc::new(events), Some(Arc::new(reservation))))
     }
 

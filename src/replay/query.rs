@@ -30,7 +30,7 @@ pub(super) struct ReadPlan {
 
 /// Result of one read.
 pub(super) enum ReadOutcome {
-    Events { events: Vec<(u64, Arc<Event>)>, bytes: usize },
+    Events { events: Vec<Arc<Event>>, bytes: usize },
     TooMany,
 }
 
@@ -117,17 +117,17 @@ pub(super) async fn missed_by(
     let mut decoder = RowDecoder::default();
     let (mut events, mut bytes) = (Vec::new(), 0);
     while let Some(row) = rows.try_next().await? {
-        let Some(LoggedEvent { xid, event, .. }) = decoder.decode(row) else { continue };
-        if !waiters.iter().any(|waiter| waiter.missed(xid, &event)) {
+        let Some(LoggedEvent { event, .. }) = decoder.decode(row) else { continue };
+        if !waiters.iter().any(|waiter| waiter.missed(&event)) {
             continue;
         }
         bytes += event.memory_bytes();
-        events.push((xid, event));
+        events.push(event);
         if events.len() > plan.events_max || bytes > plan.bytes_max {
             return Ok(ReadOutcome::TooMany);
         }
     }
-    events.sort_by_key(|(_, event)| event.id);
+    events.sort_by_key(|event| event.id);
     Ok(ReadOutcome::Events { events, bytes })
 }
 

@@ -65,7 +65,6 @@ struct OrgWindow {
 
 #[derive(Clone, Debug)]
 struct RecentEvent {
-    xid: u64,
     event: Arc<Event>,
     /// A point that covers the event and its whole batch.
     to: Arc<Point>,
@@ -86,8 +85,8 @@ impl RecentEvents {
     /// Adds the events of a page. The point `to` covers all of them.
     pub(crate) fn push(&self, to: &Arc<Point>, events: &[LoggedEvent]) {
         let mut window = lock(&self.window);
-        for LoggedEvent { org, xid, event } in events {
-            let recent = RecentEvent { xid: *xid, event: Arc::clone(event), to: Arc::clone(to) };
+        for LoggedEvent { org, event } in events {
+            let recent = RecentEvent { event: Arc::clone(event), to: Arc::clone(to) };
             let bytes = recent.event.memory_bytes();
             window.bytes += bytes + ENTRY_BYTES;
             window.order.push_back((*org, Arc::clone(to)));
@@ -106,9 +105,8 @@ impl RecentEvents {
         }
     }
 
-    /// Returns the organisation's events on a topic that `until` covers and `since` does not. They come with
-    /// their transaction ids, in the order of their event ids. Returns none if some of these events are no
-    /// longer here.
+    /// Returns the organisation's events on a topic that `until` covers and `since` does not, in the order of
+    /// their ids. Returns none if some of these events are no longer here.
     #[must_use]
     pub fn between(
         &self,
@@ -116,14 +114,14 @@ impl RecentEvents {
         topic: &Topic,
         since: &Cursor,
         until: &Cursor,
-    ) -> Option<Vec<(u64, Arc<Event>)>> {
+    ) -> Option<Vec<Arc<Event>>> {
         let chunks = self.chunks(org, since)?;
         let missed = chunks
             .iter()
             .flat_map(|chunk| chunk.iter())
-            .filter(|recent| is_missed(recent.xid, &recent.event, topic, since, until));
-        let mut found: Vec<_> = missed.map(|recent| (recent.xid, Arc::clone(&recent.event))).collect();
-        found.sort_by_key(|(_, event)| event.id);
+            .filter(|recent| is_missed(&recent.event, topic, since, until));
+        let mut found: Vec<_> = missed.map(|recent| Arc::clone(&recent.event)).collect();
+        found.sort_by_key(|event| event.id);
         Some(found)
     }
 
@@ -206,6 +204,7 @@ mod tests {
     fn logged(org: u128, id: u64) -> LoggedEvent {
         let event = Event {
             id: i64::try_from(id).expect("small"),
+            xid: id,
             at: time::OffsetDateTime::UNIX_EPOCH,
             topic: Topic::parse("calls").expect("a topic"),
             entity_topic: None,
@@ -215,14 +214,14 @@ mod tests {
             truncated: false,
             needs_claim: false,
         };
-        LoggedEvent { org: Some(OrgId::for_tests(org)), xid: id, event: Arc::new(event) }
+        LoggedEvent { org: Some(OrgId::for_tests(org)), event: Arc::new(event) }
     }
 
     fn between(recent: &RecentEvents, since: u64, until: u64) -> Option<Vec<i64>> {
         let since = at(since);
         let calls = Topic::parse("calls").expect("a topic");
         let found = recent.between(OrgId::for_tests(ORG), &calls, &since, &at(until))?;
-        Some(found.into_iter().map(|(_, event)| event.id).collect())
+        Some(found.into_iter().map(|event| event.id).collect())
     }
 
     fn window_for(events: usize) -> RecentEvents {

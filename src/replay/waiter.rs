@@ -44,8 +44,8 @@ impl Queued for Waiter {
 
 impl Waiter {
     /// Whether this client missed the event.
-    pub(super) fn missed(&self, xid: u64, event: &Event) -> bool {
-        is_missed(xid, event, &self.topic, &self.since, &self.until)
+    pub(super) fn missed(&self, event: &Event) -> bool {
+        is_missed(event, &self.topic, &self.since, &self.until)
     }
 }
 

@@ -202,11 +202,11 @@ impl Resume {
     /// be older than the present visibility of its topic, which the join was checked against.
     async fn send(&self, batch: &ReplayBatch) -> Result<(), ReplayError> {
         let mut frames = BytesMut::new();
-        for (event, cursor) in batch.iter(self.registration.seal()) {
+        for (event, payload) in batch.payloads(self.registration.seal()) {
             if event.needs_claim && !self.check.names(event.topic.as_str()) {
                 return Err(ReplayError::NeedsClaim);
             }
-            append_event_frame(&mut frames, &self.topic, event, &event.payload(&cursor));
+            append_event_frame(&mut frames, &self.topic, event, &payload);
             if frames.len() >= CHUNK_BYTES {
                 self.outbox.drained().await;
                 self.outbox.send(&frames.split().freeze());

@@ -29,6 +29,8 @@ const OVERHEAD_BYTES: usize = 3 * 16 + 2 * 16;
 pub struct Event {
     /// The row's id in `warden.events`.
     pub id: i64,
+    /// The transaction that wrote the event; 0 for a control event of this node.
+    pub xid: u64,
     /// The time of the change, which precedes its commit.
     pub at: OffsetDateTime,
     /// The topic with which the event was logged.
@@ -53,6 +55,7 @@ impl Event {
     pub fn control(name: &str, data: &str, id: i64) -> Self {
         Self {
             id,
+            xid: 0,
             at: OffsetDateTime::now_utc(),
             topic: Topic::Org,
             entity_topic: None,
@@ -115,10 +118,11 @@ impl Event {
         self.is_resync() || &*self.name == CURSOR_EVENT
     }
 
-    /// The payload with the cursor that resumes after this event: the same bytes for every topic.
+    /// The payload with the cursor that resumes after this event, and its sealed transaction: the same bytes
+    /// for every topic.
     #[must_use]
-    pub fn payload(&self, cursor: &str) -> String {
-        let mut json = String::with_capacity(self.data.len() + cursor.len() + 160);
+    pub fn payload(&self, cursor: &str, tx: &str) -> String {
+        let mut json = String::with_capacity(self.data.len() + cursor.len() + tx.len() + 160);
         if self.is_control() {
             self.write_control_payload(&mut json, cursor);
             return json;
@@ -126,6 +130,8 @@ impl Event {
         let at = self.at.format(&Rfc3339).unwrap_or_default();
         let _ = write!(json, r#"{{"id":{},"at":"{at}","cursor":"#, self.id);
         write_json_str(&mut json, cursor);
+        json.push_str(r#","tx":"#);
+        write_json_str(&mut json, tx);
         let _ = write!(json, r#","data":{}"#, self.data);
         if let Some(old) = &self.old {
             let _ = write!(json, r#","old":{old}"#);
@@ -178,6 +184,7 @@ mod tests {
     fn event(topic: &str, entity: Option<&str>, name: &str) -> Event {
         Event {
             id: 7,
+            xid: 9,
             at: time::macros::datetime!(2026-01-02 03:04:05.678 UTC),
             topic: Topic::parse(topic).expect("a topic"),
             entity_topic: entity.and_then(Topic::parse),
@@ -201,17 +208,17 @@ mod tests {
     fn an_event_is_framed_as_a_phoenix_broadcast() {
         let event = event("calls", None, "odd\"name");
         let mut frame = BytesMut::new();
-        append_event_frame(&mut frame, &event.topic, &event, &event.payload("c1"));
+        append_event_frame(&mut frame, &event.topic, &event, &event.payload("c1", "t1"));
         let value: serde_json::Value = serde_json::from_slice(&frame[SHORT_HEADER..]).expect("valid JSON");
         let payload = serde_json::json!({
-            "id": 7, "at": "2026-01-02T03:04:05.678Z", "cursor": "c1", "data": {"a": 1}, "old": {"a": 0}});
+            "id": 7, "at": "2026-01-02T03:04:05.678Z", "cursor": "c1", "tx": "t1", "data": {"a": 1}, "old": {"a": 0}});
         assert_eq!(value, serde_json::json!([null, null, "calls", "odd\"name", payload]));
     }
 
     #[test]
     fn a_resync_contains_only_a_cursor_and_a_reason() {
         let resync = Event::control(RESYNC_EVENT, r#"{"reason":"epoch","x":1}"#, 7);
-        assert_eq!(resync.payload("c1"), r#"{"cursor":"c1","reason":"epoch"}"#);
-        assert_eq!(Event::control(CURSOR_EVENT, "{}", 7).payload("c1"), r#"{"cursor":"c1"}"#);
+        assert_eq!(resync.payload("c1", ""), r#"{"cursor":"c1","reason":"epoch"}"#);
+        assert_eq!(Event::control(CURSOR_EVENT, "{}", 7).payload("c1", ""), r#"{"cursor":"c1"}"#);
     }
 }

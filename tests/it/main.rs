@@ -40,6 +40,7 @@
 //! | `threats` | threats of docs/security.md that no other test covers |
 //! | `tls` | TLS to the database, in every `sslmode`, with good and bad certificates |
 //! | `topics` | tokens that are limited to some topics |
+//! | `transactions` | the string `tx`: from the database, live and in replays |
 //! | `upgrade` | rejected upgrades, each with its status and code |
 //! | `visibility` | sockets show nothing that the same claims may not SELECT |
 
@@ -88,5 +89,6 @@ mod slow;
 mod threats;
 mod tls;
 mod topics;
+mod transactions;
 mod upgrade;
 mod visibility;

@@ -34,7 +34,7 @@ pub use worker::FanoutWorker;
 
 use super::Hub;
 use super::org::OrgChannel;
-use crate::cursor::{Cursor, CursorPrefix};
+use crate::cursor::{Cursor, CursorPrefix, TransactionSealer};
 use crate::metrics::Metrics;
 use crate::org::OrgId;
 use crate::wire::{Event, Topic};
@@ -135,6 +135,7 @@ fn write_cost(bytes: usize) -> usize {
 /// Encodes events for the topics of an organisation that are joined here, each event once.
 fn encode(channel: &OrgChannel, queued: &[QueuedEvent]) -> Vec<Arc<Broadcast>> {
     let mut chunks = Chunks::default();
+    let mut transactions = TransactionSealer::new(channel.seal());
     for QueuedEvent { batch, read_at, points, event } in queued {
         let mut topics: Vec<Topic> = event.topics().collect();
         if event.is_control() {
@@ -142,7 +143,8 @@ fn encode(channel: &OrgChannel, queued: &[QueuedEvent]) -> Vec<Arc<Broadcast>> {
         }
         topics.retain(|topic| channel.has_topic(topic));
         if !topics.is_empty() {
-            let payload = event.payload(&channel.seal().seal_at(points, event.id));
+            let cursor = channel.seal().seal_at(points, event.id);
+            let payload = event.payload(&cursor, transactions.seal(points, event.xid));
             chunks.append(event, &payload, *batch, *read_at, topics);
         }
     }

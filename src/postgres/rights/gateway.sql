@@ -13,7 +13,7 @@ with tables (schema_name, table_name, columns) as (values
 ), functions (name) as (
   select unnest('{epoch,begin_epoch,is_truncated,is_truncated_for_any,truncation_reason,truncated_since,'
                 'forget_revocations,merge_revocations,revoke_within,publish_within,forget_idempotency_keys,'
-                'reading,reading_version,unfit_watches,load_cursor_keys}'::name[])
+                'reading,reading_version,unfit_watches,load_cursor_keys,load_transaction_key}'::name[])
 ), missing (n, privilege, object) as (
   select 1, 'usage', format('schema %I', n.nspname)
   from pg_namespace n where n.nspname in ('warden', 'public') and not has_schema_privilege(n.oid, 'usage')

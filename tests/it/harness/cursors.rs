@@ -27,6 +27,8 @@ impl TestDb {
             keys.iter().map(|row| CursorKey { id: row.get(0), key: row.get(1), is_current: row.get(2) });
         let ring = Arc::<KeyRing>::default();
         ring.replace(&Vec::from_iter(keys));
+        let key = sqlx::query_scalar::<_, Vec<u8>>("select warden.load_transaction_key()");
+        ring.replace_transaction_key(&key.fetch_one(&self.pool).await.expect("queries"));
         let row = sqlx::query(
             "select $1::uuid, coalesce((select value from warden.incarnations where org_id = $1), 0)",
         );

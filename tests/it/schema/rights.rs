@@ -119,6 +119,7 @@ async fn the_gateway_reads_the_log_and_no_tenant_table() {
         "select warden.forget_revocations()",
         "select warden.merge_revocations()",
         "select id, key from warden.load_cursor_keys()",
+        "select warden.load_transaction_key()",
         // On behalf of a back end, within one organisation.
         "select id, revoked_at, expires_at
          from warden.revoke_within(gen_random_uuid(), requested_by => 'backend', user_id => 'a')",
@@ -140,6 +141,10 @@ async fn the_gateway_reads_the_log_and_no_tenant_table() {
     let keys = owned(&[
         "select key from warden.cursor_keys",
         "delete from warden.cursor_keys",
+        "select key from warden.transaction_key",
+        "update warden.transaction_key set key = default",
+        "select warden.seal_transaction(gen_random_uuid(), '1')",
+        "select warden.current_tx(gen_random_uuid())",
         "select warden.rotate_cursor_keys()",
         "select key from warden.idempotency_keys",
         "select * from warden.add_published(gen_random_uuid(), '[]')",
@@ -159,7 +164,8 @@ async fn a_publisher_publishes_and_reads_nothing() {
         "select set_config('request.jwt.claims', '{{\"app_metadata\": {{\"org_id\": \"{org}\"}}}}', true), \
                 warden.notify('org', 'text')"
     );
-    assert_may(&db, "warden_publisher", &[publish, publish_all, notify]).await;
+    let current_tx = format!("select warden.current_tx('{org}')");
+    assert_may(&db, "warden_publisher", &[publish, publish_all, notify, current_tx]).await;
     assert_may(&db, "warden_publisher", &revoking(org)).await;
     assert_may_not(&db, "warden_publisher", &forbidden_to_both(org)).await;
     let may_not = owned(&[
@@ -170,6 +176,9 @@ async fn a_publisher_publishes_and_reads_nothing() {
         "select id from warden.revocations",
         "select warden.forget_revocations()",
         "select id, key from warden.load_cursor_keys()",
+        "select key from warden.transaction_key",
+        "select warden.load_transaction_key()",
+        "select warden.seal_transaction(gen_random_uuid(), '1')",
         "select warden.revoke_within(gen_random_uuid(), 'backend', user_id => 'a')",
         "select warden.publish_within(gen_random_uuid(), '[]')",
         "select warden.epoch()",
@@ -212,6 +221,7 @@ async fn a_writer_needs_no_right_on_the_log() {
         &owned(&[
             "select warden.publish(null, null, null)",
             "select * from warden.publish_all(null, null)",
+            "select warden.current_tx(null)",
             "select warden.notify('org')",
         ]),
     )
@@ -266,6 +276,7 @@ async fn public_has_no_right_in_schema_warden() {
             "warden_gateway is_truncated",
             "warden_gateway is_truncated_for_any",
             "warden_gateway load_cursor_keys",
+            "warden_gateway load_transaction_key",
             "warden_gateway merge_revocations",
             "warden_gateway publish_within",
             "warden_gateway reading",
@@ -275,6 +286,7 @@ async fn public_has_no_right_in_schema_warden() {
             "warden_gateway truncated_since",
             "warden_gateway truncation_reason",
             "warden_gateway unfit_watches",
+            "warden_publisher current_tx",
             "warden_publisher notify",
             "warden_publisher publish",
             "warden_publisher publish_all",
