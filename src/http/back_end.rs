@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::extract::Request;
-use axum::http::{HeaderMap, Method, Version, header};
+use axum::http::{HeaderMap, Version, header};
 use bytes::Bytes;
 use http_body_util::LengthLimitError;
 
@@ -22,16 +22,13 @@ pub(super) struct BackEnd {
     pub(super) token: TokenHash,
 }
 
-/// Checks that the request is a POST with the valid token of a back end whose organisation exists. Reads
-/// nothing of the body.
+/// Checks that the request has the valid token of a back end whose organisation exists. Reads nothing of the
+/// body.
 pub(super) async fn verify(gatekeeper: &Gatekeeper, request: &Request<()>) -> Result<BackEnd, Rejection> {
     let headers = request.headers();
     // Cookies are never accepted here: a page could make a browser send them.
     let found = auth::find(request.uri(), headers, None);
     check_url(&found)?;
-    if request.method() != Method::POST {
-        return Err(Rejection::Method);
-    }
     if request.version() != Version::HTTP_11 || headers.get_all(header::HOST).iter().count() != 1 {
         return Err(Rejection::Ambiguous);
     }

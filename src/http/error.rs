@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::admission::LimitExceeded;
 use crate::auth::{AuthError, ClaimError, CredentialError};
@@ -68,10 +69,8 @@ pub(super) enum Rejection {
     BackEndOnly,
     #[error("a token revokes within its own organisation only: use a token of that organisation, or SQL")]
     OtherOrg,
-    #[error("method not allowed: send a POST request")]
+    #[error("method not allowed: the header Allow lists the methods of this path")]
     Method,
-    #[error("method not allowed: send a GET request")]
-    ReadMethod,
     #[error(transparent)]
     Read(ReadError),
     #[error(transparent)]
@@ -159,7 +158,7 @@ impl Rejection {
             Self::OtherOrg => (StatusCode::FORBIDDEN, "other_organisation"),
             Self::Read(error) => read_code(error),
             Self::ForbiddenTopic(_) => (StatusCode::FORBIDDEN, "forbidden_topic"),
-            Self::Method | Self::ReadMethod => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
+            Self::Method => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             Self::MediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json"),
             Self::BodyTooLong(_) => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_long"),
             Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "body_timeout"),
@@ -228,15 +227,20 @@ impl Rejection {
     }
 }
 
-/// A problem document. Its type is `about:blank`, so its title is that of the status.
-#[derive(Debug, Serialize)]
-struct Document<'a> {
+/// A problem document (RFC 9457). Its type is `about:blank`, so its title is that of the status.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(super) struct Document<'a> {
+    /// Phrase of the status.
     title: &'a str,
     status: u16,
+    /// Reason for people.
     detail: &'a str,
     /// Reason for programs.
     code: &'a str,
+    /// Problems of single events.
     #[serde(skip_serializing_if = "<[Problem]>::is_empty")]
+    #[schema(value_type = Vec<Problem>, required = false)]
     errors: &'a [Problem],
 }
 
@@ -277,10 +281,6 @@ impl IntoResponse for Rejection {
         match status {
             StatusCode::UNAUTHORIZED => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-            }
-            StatusCode::METHOD_NOT_ALLOWED => {
-                let allowed = if matches!(self, Self::ReadMethod) { "GET, HEAD" } else { "POST" };
-                headers.insert(header::ALLOW, HeaderValue::from_static(allowed));
             }
             StatusCode::UPGRADE_REQUIRED => {
                 headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));

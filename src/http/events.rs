@@ -16,10 +16,12 @@ use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use http_body_util::BodyExt as _;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::back_end::{self, BackEnd, media_type};
 use super::error::Rejection;
 use super::gatekeeper::{Gatekeeper, RequestKind};
+use super::openapi;
 use crate::publish::{
     self, BodyError, Caller, EventBatch, IdempotencyKey, PublishError, Published, Publisher, Reservation,
     cloudevents,
@@ -53,26 +55,60 @@ pub struct Publishing {
     pub publisher: Arc<Publisher>,
 }
 
-/// Body of the answer.
-#[derive(Debug, Serialize)]
-struct Accepted {
+/// Committed events.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Accepted {
+    /// The events, in the order of the request.
     events: Vec<AcceptedEvent>,
+    /// Transaction that published the events, as an opaque string.
     tx: String,
+    /// A cursor that covers the events.
     cursor: String,
 }
 
-/// One event of the answer.
-#[derive(Debug, Serialize)]
+/// One committed event.
+#[derive(Debug, Serialize, ToSchema)]
 struct AcceptedEvent {
+    /// Number of the event, which its subscribers receive too.
     id: i64,
     /// True if an earlier request published the event under the same key.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     duplicate: Option<bool>,
+    /// Transaction of that earlier request.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     tx: Option<String>,
 }
 
-/// Handles `POST /v1/events`.
+/// Publishes events within the organisation of the token.
+///
+/// All events are published in their order and in one transaction, or none. A CloudEvent in the binary mode
+/// has its attributes in headers that begin with `ce-`, and its data as the body of any JSON type.
+#[utoipa::path(
+    post,
+    path = "/v1/events",
+    operation_id = "publishEvents",
+    tag = openapi::BACK_ENDS,
+    params(
+        ("Idempotency-Key" = Option<String>, Header, description = "Identifies what the request publishes. A \
+            repeated request publishes nothing. Not for CloudEvents, which have `source` and `id`",
+            min_length = 1, max_length = 255, pattern = "^[ -~]+$"),
+    ),
+    request_body(
+        description = "One event or several, at most 1 MiB",
+        content(
+            (ref("#/components/schemas/Events") = "application/json"),
+            (ref("#/components/schemas/CloudEvent") = "application/cloudevents+json"),
+            (ref("#/components/schemas/CloudEvents") = "application/cloudevents-batch+json"),
+        ),
+    ),
+    responses(
+        (status = 202, description = "The events are committed", body = Accepted),
+        openapi::PublishErrors,
+    ),
+    security(("bearer" = [])),
+)]
 pub(super) async fn publish(State(state): State<Publishing>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let request = Request::from_parts(parts, ());

@@ -108,6 +108,25 @@ impl Gatekeeper {
         rejection.into_response()
     }
 
+    /// Rejects a request whose caller is not checked. It counts as a handshake, and a credential in its URL
+    /// has precedence.
+    pub(super) async fn reject_counted(
+        &self,
+        request: &Request<()>,
+        rejection: Rejection,
+        kind: RequestKind,
+    ) -> Response {
+        let address = self.address(request);
+        let rejection = match self.admission.request(address) {
+            Err((limit, wait)) => Rejection::Limit(limit, wait),
+            Ok(()) => {
+                let found = auth::find(request.uri(), request.headers(), None);
+                check_url(&found).err().unwrap_or(rejection)
+            }
+        };
+        self.reject(address, request, rejection, kind).await
+    }
+
     /// Address of the client that sent the request.
     pub(super) fn address(&self, request: &Request<()>) -> IpAddr {
         let peer =

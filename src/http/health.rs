@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{AdminHosts, Admission};
+use super::{AdminHosts, Admission, openapi};
 use crate::auth::{Readiness, Verifier};
 use crate::log::TailerState;
 use crate::metrics::Metrics;
@@ -44,10 +44,32 @@ pub struct MetricsPage {
     pub tailer: watch::Receiver<TailerState>,
 }
 
+/// Answers while the process runs.
+#[utoipa::path(
+    get,
+    path = "/livez",
+    operation_id = "livez",
+    tag = openapi::PROBES,
+    responses((status = 200, description = "The process runs", body = String), openapi::ProbeErrors),
+    security(()),
+)]
 pub(super) async fn livez() -> &'static str {
     "ok\n"
 }
 
+/// Tells whether the node follows the event log and can verify tokens.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    operation_id = "readyz",
+    tag = openapi::PROBES,
+    responses(
+        (status = 200, description = "The node is ready; the text may contain warnings", body = String),
+        (status = 503, description = "The node is not ready, for the reason in the text", body = String),
+        openapi::ProbeErrors,
+    ),
+    security(()),
+)]
 pub(super) async fn readyz(State(health): State<Health>) -> (StatusCode, String) {
     health.readiness()
 }

@@ -6,6 +6,7 @@
 //! | `POST /v1/revocations` | public | 201 and the revocation, or the reason for the rejection |
 //! | `POST /v1/events` | public | 202 and the ids of the published events, or the reason for the rejection |
 //! | `GET /v1/<topic>`, `GET /v1/<topic>/<id>` | public | 200 and rows of a watched table, or the reason |
+//! | `GET /v1/openapi.json` | public | the OpenAPI document of the routes of this listener |
 //! | `GET /livez` | both | 200 while the process runs |
 //! | `GET /readyz` | both | 200 while the node follows the log and can verify tokens; otherwise 503 with the reason |
 //! | `GET /metrics` | admin | metrics for Prometheus, under an allowed `Host` |
@@ -16,12 +17,15 @@
 mod admin_host;
 mod admission;
 mod back_end;
+mod cors;
 mod error;
 mod events;
 mod gatekeeper;
 mod health;
+mod openapi;
 mod request_line;
 mod revocations;
+mod routes;
 mod rows;
 mod serve;
 mod tls;
@@ -32,7 +36,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{any, get};
+use axum::routing::get;
 
 pub use admin_host::AdminHosts;
 pub use admission::{Admission, AdmissionLimits, ForwardedHeader, Proxies, parse_network};
@@ -54,29 +58,16 @@ pub fn public(publishing: Publishing, rows: Rows, sessions: Sessions, health: He
     let upgrades = Router::new()
         .route("/socket/websocket", get(upgrade::upgrade))
         .with_state(upgrade::Upgrades { gatekeeper: Arc::clone(&gatekeeper), sessions });
-    Router::new()
-        // Every method, so that a credential in the URL is always rejected as one, and errors have one form.
-        .route("/v1/revocations", any(revocations::revoke))
-        .merge(Router::new().route("/v1/events", any(events::publish)).with_state(publishing))
-        .merge(
-            Router::new()
-                .route("/v1/{topic}", any(rows::read))
-                .route("/v1/{topic}/{id}", any(rows::read))
-                .with_state(rows),
-        )
-        .fallback(upgrade::not_found)
-        .with_state(gatekeeper)
+    routes::router(routes::RouteState { publishing, rows, health })
         .merge(upgrades)
-        .merge(probes(get(health::readyz).with_state(health)))
+        .fallback(move |request| upgrade::not_found(Arc::clone(&gatekeeper), request))
 }
 
 /// Routes of the admin listener.
 pub fn admin(health: Health, metrics_page: MetricsPage, hosts: AdminHosts) -> Router {
-    probes(get(health::readyz_with_reason).with_state((health, hosts.clone())))
+    Router::new()
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz_with_reason).with_state((health, hosts.clone())))
         .route("/metrics", get(health::metrics).with_state(metrics_page))
         .layer(from_fn_with_state(hosts, admin_host::check))
-}
-
-fn probes(readyz: axum::routing::MethodRouter) -> Router {
-    Router::new().route("/livez", get(health::livez)).route("/readyz", readyz)
 }

@@ -16,11 +16,13 @@ use axum::response::{IntoResponse as _, Response};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::back_end::{self, BackEnd, media_type, read};
 use super::error::Rejection;
 use super::gatekeeper::{Gatekeeper, RequestKind};
+use super::openapi;
 use crate::audit_trail;
 use crate::auth::Identity;
 use crate::control::{MAX_TOKEN_AGE_DEFAULT, NewRevocation, RevokeError, RevokeRequest, Subject};
@@ -34,39 +36,59 @@ pub(crate) const REASON_BYTES_MAX: usize = 500;
 /// Longest `max_token_age_seconds`: ten years.
 pub(crate) const TOKEN_AGE_SECONDS_MAX: u32 = 10 * 365 * 24 * 3600;
 
-/// Body of the request.
-///
-/// A present field must be a string. If `null` were accepted for `user_id`, a request that names a user and
-/// an organisation would revoke the whole organisation.
-#[derive(Debug, Deserialize)]
+/// Tokens to revoke: those of a session, of a user or of the whole organisation. Strings have no U+0000.
+// A present field must be a string. If `null` were accepted for `user_id`, a request that names a user and an
+// organisation would revoke the whole organisation.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct RevocationBody {
+pub(super) struct RevocationBody {
+    /// Claim `session_id` of the tokens, at most 256 bytes.
     #[serde(default, deserialize_with = "string")]
+    #[schema(nullable = false, min_length = 1, max_length = 256)]
     session_id: Option<String>,
+    /// Claim `sub` of the tokens, at most 256 bytes.
     #[serde(default, deserialize_with = "string")]
+    #[schema(nullable = false, min_length = 1, max_length = 256)]
     user_id: Option<String>,
+    /// The organisation of the caller's token.
     #[serde(default, deserialize_with = "string")]
+    #[schema(nullable = false, format = "uuid")]
     org_id: Option<String>,
+    /// Issuer of the tokens, if only those of one issuer are revoked, at most 256 bytes.
     #[serde(default, deserialize_with = "string")]
+    #[schema(nullable = false, min_length = 1, max_length = 256)]
     issuer: Option<String>,
+    /// Reason for operators, at most 500 bytes.
     #[serde(default)]
+    #[schema(max_length = 500)]
     reason: String,
+    /// Longest validity of the tokens, after which the revocation is deleted.
     #[serde(default = "default_token_age")]
+    #[schema(minimum = 1, maximum = 315_360_000)]
     max_token_age_seconds: u32,
 }
 
-/// Body of the answer: the revocation that was created or renewed.
-#[derive(Debug, Serialize)]
-struct Created<'a> {
+/// A revocation that was created or renewed.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Revocation)]
+pub(super) struct Created<'a> {
     id: i64,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     session_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     user_id: Option<&'a str>,
+    #[schema(value_type = String, format = "uuid")]
     org_id: Uuid,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     issuer: Option<&'a str>,
+    /// Tokens that were issued before are rejected.
+    #[schema(format = DateTime)]
     revoked_at: String,
+    /// Time of the deletion of the revocation.
+    #[schema(format = DateTime)]
     expires_at: String,
 }
 
@@ -78,7 +100,21 @@ fn default_token_age() -> u32 {
     u32::try_from(MAX_TOKEN_AGE_DEFAULT.as_secs()).unwrap_or(TOKEN_AGE_SECONDS_MAX)
 }
 
-/// Handles `POST /v1/revocations`.
+/// Revokes tokens of the organisation of the caller's token, and ends their sessions.
+///
+/// Repeating a revocation renews it.
+#[utoipa::path(
+    post,
+    path = "/v1/revocations",
+    operation_id = "revokeTokens",
+    tag = openapi::BACK_ENDS,
+    request_body = RevocationBody,
+    responses(
+        (status = 201, description = "The revocation", body = Created<'_>),
+        openapi::RevocationErrors,
+    ),
+    security(("bearer" = [])),
+)]
 pub(super) async fn revoke(State(gatekeeper): State<Arc<Gatekeeper>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let request = Request::from_parts(parts, ());

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Version, header};
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -20,6 +20,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::error::Rejection;
 use super::gatekeeper::{Gatekeeper, RequestKind, check_url};
+use super::{cors, openapi};
 use crate::auth::{self, Identity};
 use crate::metrics::RejectionLabels;
 use crate::org::Incarnation;
@@ -54,17 +55,94 @@ struct Verified {
     claims: String,
 }
 
-/// Handles `GET /v1/<topic>` and `GET /v1/<topic>/<id>`.
-pub(super) async fn read(State(rows): State<Rows>, request: Request) -> Response {
-    let request = request.map(drop);
-    let Rows { gatekeeper, .. } = &rows;
-    let address = gatekeeper.address(&request);
-    let verified = tokio::time::timeout(gatekeeper.timeout, verify(gatekeeper, address, &request)).await;
+/// Reads a page of the rows of a watched table.
+///
+/// The rows are those of the token's organisation that the token's user may see, in the bytes of the `data`
+/// of events. Every parameter that is not listed here is a filter on the column of its name. Follow `next`
+/// without changing it.
+#[utoipa::path(
+    get,
+    path = "/v1/{topic}",
+    operation_id = "readRows",
+    tag = openapi::ROWS,
+    params(
+        ("topic" = String, Path, description = "Topic of a watched table, such as `calls`"),
+        ("select" = Option<String>, Query, description = "Columns to send, separated by commas", example = "id,status"),
+        ("order" = Option<String>, Query, description = "Columns that order the rows, each with `.asc` or `.desc`, \
+            and then `.nullsfirst` or `.nullslast`", example = "started_at.desc,id"),
+        ("limit" = Option<u32>, Query, description = "Most rows of the page (100 by default)",
+            minimum = 1, maximum = 1000),
+        ("after" = Option<String>, Query, description = "Position of the page, as the URL in `next` contains it"),
+        ("and" = Option<String>, Query, description = "Conditions that all hold", example = "(price.gt.1,price.lt.2)"),
+        ("or" = Option<String>, Query, description = "Conditions of which one holds",
+            example = "(status.eq.queued,status.eq.ringing)"),
+        ("filters" = inline(Option<HashMap<String, String>>), Query, style = Form, explode,
+            description = "Conditions on columns: the name of a column, with an operator and its value such as \
+            `eq.completed`", example = json!({"status": "eq.completed"})),
+        ("Prefer" = Option<String>, Header, description = "`count=exact` asks for the total"),
+    ),
+    responses(
+        (status = 200, description = "A page", body = ref("#/components/schemas/Page"),
+            content_type = "application/json", headers(
+            ("Link" = String, description = "URL of the next page, with `rel=\"next\"`"),
+            ("Preference-Applied" = String, description = "`count=exact` if the total was asked for"),
+        )),
+        openapi::PageErrors,
+    ),
+    security(("bearer" = [])),
+)]
+pub(super) async fn read_page(State(rows): State<Rows>, request: Request) -> Response {
+    respond(&rows, request.map(drop)).await
+}
+
+/// Reads one row of a watched table.
+///
+/// The id of another organisation's row, and of one that a policy hides, is answered like an id that does not
+/// exist.
+#[utoipa::path(
+    get,
+    path = "/v1/{topic}/{id}",
+    operation_id = "readRow",
+    tag = openapi::ROWS,
+    params(
+        ("topic" = String, Path, description = "Topic of a watched table, such as `calls`"),
+        ("id" = String, Path, description = "Key of the row. Commas separate the values of a key with several \
+            columns"),
+        ("select" = Option<String>, Query, description = "Columns to send, separated by commas", example = "id,status"),
+        ("If-None-Match" = Option<String>, Header, description = "An `ETag` that the client has"),
+    ),
+    responses(
+        (status = 200, description = "The row", body = ref("#/components/schemas/Row"),
+            content_type = "application/json", headers(
+            ("ETag" = String, description = "Identifies the content of the row"),
+            ("Warden-Cursor" = String, description = "Position in the event log at which the row was read"),
+        )),
+        (status = 304, description = "The row has not changed", headers(
+            ("ETag" = String, description = "Identifies the content of the row"),
+            ("Warden-Cursor" = String, description = "Position in the event log at which the row was read"),
+        )),
+        openapi::RowErrors,
+    ),
+    security(("bearer" = [])),
+)]
+pub(super) async fn read_row(State(rows): State<Rows>, request: Request) -> Response {
+    respond(&rows, request.map(drop)).await
+}
+
+async fn respond(rows: &Rows, request: Request<()>) -> Response {
+    let response = read(rows, &request).await;
+    cors::expose(&rows.gatekeeper, request.headers(), response)
+}
+
+async fn read(rows: &Rows, request: &Request<()>) -> Response {
+    let Rows { gatekeeper, .. } = rows;
+    let address = gatekeeper.address(request);
+    let verified = tokio::time::timeout(gatekeeper.timeout, verify(gatekeeper, address, request)).await;
     let caller = match verified.unwrap_or(Err(Rejection::Unavailable)) {
         Ok(caller) => caller,
-        Err(rejection) => return gatekeeper.reject(address, &request, rejection, RequestKind::Read).await,
+        Err(rejection) => return gatekeeper.reject(address, request, rejection, RequestKind::Read).await,
     };
-    match rows.answer(&caller, &request).await {
+    match rows.answer(&caller, request).await {
         Ok(response) => response,
         // Without delay: the caller is known, and its rates are limited.
         Err(rejection) => {
@@ -87,9 +165,6 @@ async fn verify(
     // Cookies are never accepted here: a page of another origin could make a browser send them.
     let found = auth::find(request.uri(), headers, None);
     check_url(&found)?;
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return Err(Rejection::ReadMethod);
-    }
     if request.version() != Version::HTTP_11 || headers.get_all(header::HOST).iter().count() != 1 {
         return Err(Rejection::Ambiguous);
     }

@@ -92,17 +92,8 @@ pub(super) async fn upgrade(State(state): State<Upgrades>, request: Request) -> 
 }
 
 /// Handles every other path. The path may contain a credential, so the answer never repeats it.
-pub(super) async fn not_found(State(gatekeeper): State<Arc<Gatekeeper>>, request: Request) -> Response {
-    let request = request.map(drop);
-    let address = gatekeeper.address(&request);
-    let rejection = match gatekeeper.admission.handshake(address) {
-        Err((limit, wait)) => Rejection::Limit(limit, wait),
-        Ok(()) => {
-            let found = auth::find(request.uri(), request.headers(), None);
-            check_url(&found).err().unwrap_or(Rejection::NotFound)
-        }
-    };
-    gatekeeper.reject(address, &request, rejection, RequestKind::Upgrade).await
+pub(super) async fn not_found(gatekeeper: Arc<Gatekeeper>, request: Request) -> Response {
+    gatekeeper.reject_counted(&request.map(drop), Rejection::NotFound, RequestKind::Upgrade).await
 }
 
 /// Runs the checks of an upgrade, the cheapest first.

@@ -2,6 +2,7 @@
 //! events.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::key::IdempotencyKey;
 
@@ -13,7 +14,8 @@ pub const FORBIDDEN_TOPIC: &str = "forbidden_topic";
 pub(super) const KEY_REUSED: &str = "idempotency_key_reused";
 
 /// Reason why one event of a request is rejected.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = EventProblem)]
 pub struct Problem {
     /// Position of the event in the request, from 0.
     pub index: usize,
@@ -23,6 +25,7 @@ pub struct Problem {
     pub detail: String,
     /// Remedy, for people.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub hint: Option<String>,
 }
 

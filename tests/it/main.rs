@@ -20,6 +20,7 @@
 //! | `language` | the language of comments, messages and documents, and links in documents |
 //! | `limits` | silent sessions and slow sessions |
 //! | `membership` | users whose organisation changes |
+//! | `openapi` | the OpenAPI document, the answers that it describes, and CORS |
 //! | `order` | the order of the events of one row, when triggers of the application change it as well |
 //! | `orms` | real applications with an ORM, whose tables Warden adopts |
 //! | `phoenix` | the published JavaScript client, unmodified |
@@ -69,6 +70,7 @@ mod language;
 mod legacy;
 mod limits;
 mod membership;
+mod openapi;
 mod order;
 mod orms;
 mod phoenix;

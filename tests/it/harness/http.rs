@@ -9,6 +9,7 @@ use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use super::documented::expect_documented;
 use super::within;
 
 /// A valid upgrade request, which a test changes.
@@ -30,6 +31,11 @@ impl Upgrade {
             .with("Upgrade", "websocket")
             .with("Sec-WebSocket-Version", "13")
             .with("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")
+    }
+
+    /// A GET request that is no upgrade, without a credential.
+    pub fn plain(target: &str) -> Self {
+        Self { method: "GET", target: target.to_owned(), headers: Vec::new() }.with("Host", "localhost")
     }
 
     /// A request with a token in the header.
@@ -89,7 +95,9 @@ impl Upgrade {
     async fn ask(&self, addr: SocketAddr) -> Answer {
         let mut stream = TcpStream::connect(addr).await.expect("connects");
         stream.write_all(self.text().as_bytes()).await.expect("writes");
-        Answer::read(&mut stream).await
+        let answer = Answer::read_of(self.method, &mut stream).await;
+        expect_documented(self.method, &self.target, &answer);
+        answer
     }
 }
 
@@ -142,7 +150,9 @@ impl Post {
             let mut stream = TcpStream::connect(addr).await.expect("connects");
             // The gateway may answer before it has read the body, and close the connection.
             let _ = stream.write_all(&[head.into_bytes(), self.body].concat()).await;
-            Answer::read(&mut stream).await
+            let answer = Answer::read(&mut stream).await;
+            expect_documented(self.method, &self.target, &answer);
+            answer
         })
         .await
     }
@@ -159,6 +169,11 @@ pub struct Answer {
 impl Answer {
     /// Reads a response from a stream.
     pub async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> Self {
+        Self::read_of("GET", stream).await
+    }
+
+    /// Reads the response to a request with this method. The response to HEAD has no body.
+    pub async fn read_of<S: AsyncRead + Unpin>(method: &str, stream: &mut S) -> Self {
         let mut bytes = Vec::new();
         let end = loop {
             if let Some(at) = bytes.windows(4).position(|w| w == b"\r\n\r\n") {
@@ -170,7 +185,7 @@ impl Answer {
         let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a status");
         let mut answer = Self { status, head, body: String::new() };
         let length = answer.headers("content-length").first().map_or(0, |l| l.parse().expect("a length"));
-        while status != 101 && bytes.len() < end + length {
+        while status != 101 && method != "HEAD" && bytes.len() < end + length {
             assert_ne!(stream.read_buf(&mut bytes).await.expect("reads"), 0, "the connection ended");
         }
         answer.body = String::from_utf8_lossy(&bytes[end..]).into_owned();

@@ -15,6 +15,7 @@
 
 mod cursors;
 mod database;
+mod documented;
 mod dump;
 mod gateway;
 mod http;

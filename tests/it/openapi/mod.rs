@@ -1,0 +1,39 @@
+//! The OpenAPI document: it is served and committed, and answers are as it describes them. CORS of the routes
+//! that pages may read.
+
+mod cors;
+mod schemathesis;
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+use warden::config::Limits;
+
+use crate::harness::{TestGateway, Upgrade};
+
+const PATH: &str = "/v1/openapi.json";
+
+#[tokio::test]
+async fn the_served_document_is_the_committed_one() {
+    let t = TestGateway::start().await;
+    let answer = Upgrade::plain(PATH).send(t.gateway.public_addr()).await;
+    assert_eq!(
+        (answer.status, answer.headers("content-type")),
+        (200, vec!["application/json"]),
+        "{answer:?}"
+    );
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/openapi.json");
+    if std::env::var_os("WARDEN_WRITE_DOCS").is_some() {
+        fs::write(&path, &answer.body).expect("writes");
+    }
+    let written = fs::read_to_string(&path).expect("reads");
+    assert!(written == answer.body, "docs/openapi.json is out of date: run `make docs-openapi`");
+    let document: Value = serde_json::from_str(&written).expect("JSON");
+    let events_max = Limits::default().publish.events_max;
+    for pointer in ["/components/schemas/Events/oneOf/1/maxItems", "/components/schemas/CloudEvents/maxItems"]
+    {
+        assert_eq!(document.pointer(pointer), Some(&events_max.into()), "{pointer}");
+    }
+    t.gateway.stop().await;
+}
