@@ -4,6 +4,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 RATE ?= 4
 SECONDS ?= 60
+EXAMPLES ?= 200
 
 .PHONY: help
 help: ## Show this list
@@ -45,6 +46,7 @@ lint: ## Check format, clippy, API documentation, .sqlx, migrations, licences an
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
 	scripts/sqlx-data --check
 	scripts/lint-migrations
+	$(MAKE) --no-print-directory openapi-lint
 	@command -v cargo-deny >/dev/null || cargo install cargo-deny --locked --quiet
 	cargo deny --log-level error check licenses bans sources
 
@@ -55,6 +57,21 @@ sqlx: setup-postgres ## Renew .sqlx, which is needed after a change of queries o
 .PHONY: docs-limits
 docs-limits: ## Renew docs/limits.md, which is needed after a change of limits
 	WARDEN_WRITE_DOCS=1 cargo test --quiet -p warden --lib -- config::limits::table
+
+.PHONY: openapi-lint
+openapi-lint: ## Check the OpenAPI document with the linter Redocly, in which every warning is an error
+	@scripts/setup redocly
+	target/tools/redocly/node_modules/.bin/redocly lint --extends recommended-strict docs/openapi.json
+
+.PHONY: schemathesis
+schemathesis: setup-postgres ## Send a gateway requests that schemathesis generates from its OpenAPI document (EXAMPLES=200)
+	@scripts/setup schemathesis
+	WARDEN_SCHEMATHESIS=target/tools/schemathesis/bin/schemathesis WARDEN_SCHEMATHESIS_EXAMPLES=$(EXAMPLES) \
+	  cargo test --test it openapi::schemathesis -- --ignored --nocapture
+
+.PHONY: docs-openapi
+docs-openapi: setup-postgres ## Renew docs/openapi.json, which is needed after a change of routes, fields or codes
+	WARDEN_WRITE_DOCS=1 cargo test --quiet --test it openapi::the_served
 
 .PHONY: docs-attacks
 docs-attacks: ## Renew the table of attacks in docs/security.md
