@@ -86,21 +86,35 @@ impl TlsServer {
     /// Starts a server whose certificate is valid for its address and for localhost.
     pub async fn start() -> Self {
         let this = Self::start_plain().await;
-        let (ip, authority) = (this.ip.to_string(), &this.authority);
-        this.file("ca.crt", &authority.pem);
-        this.use_certificate(authority.issue(&["localhost", &ip], "server", Validity::Now)).await;
-        this.set("ssl_ca_file", &this.path("ca.crt")).await;
-        this.set("ssl", "on").await;
+        this.offer_tls().await;
+        this
+    }
+
+    /// Like [`TlsServer::start`], with a system identifier of its own, as servers of different origin have.
+    pub async fn start_initialised() -> Self {
+        let ip = next_address();
+        let cluster = TestDb::create_alone_initialised(&[("listen_addresses", &ip.to_string())]).await;
+        let this = Self::prepare(ip, cluster).await;
+        this.offer_tls().await;
         this
     }
 
     /// Starts a server without TLS.
     pub async fn start_plain() -> Self {
-        static COUNT: AtomicU8 = AtomicU8::new(1);
-        // An address of its own, because every test cluster has the same port.
-        let [high, low, ..] = std::process::id().to_le_bytes();
-        let ip = Ipv4Addr::new(127, low.max(1), high, COUNT.fetch_add(1, Ordering::Relaxed));
-        let (cluster, db) = TestDb::create_alone_with(&[("listen_addresses", &ip.to_string())]).await;
+        let ip = next_address();
+        let cluster = TestDb::create_alone_with(&[("listen_addresses", &ip.to_string())]).await;
+        Self::prepare(ip, cluster).await
+    }
+
+    async fn offer_tls(&self) {
+        let (ip, authority) = (self.ip.to_string(), &self.authority);
+        self.file("ca.crt", &authority.pem);
+        self.use_certificate(authority.issue(&["localhost", &ip], "server", Validity::Now)).await;
+        self.set("ssl_ca_file", &self.path("ca.crt")).await;
+        self.set("ssl", "on").await;
+    }
+
+    async fn prepare(ip: Ipv4Addr, (cluster, db): (Cluster, TestDb)) -> Self {
         let dir: String = sqlx::query_scalar("select current_setting('data_directory')")
             .fetch_one(&db.pool)
             .await
@@ -163,6 +177,13 @@ impl TlsServer {
     pub fn url(&self, role: &str, parameters: &str) -> String {
         format!("postgres://{role}:{}@{}:5432/{}?{parameters}", password(), self.ip, self.db.name())
     }
+}
+
+/// An address of its own for each server, because every test cluster has the same port.
+fn next_address() -> Ipv4Addr {
+    static COUNT: AtomicU8 = AtomicU8::new(1);
+    let [high, low, ..] = std::process::id().to_le_bytes();
+    Ipv4Addr::new(127, low.max(1), high, COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// The password of the roles, as part of a URL.

@@ -18,7 +18,8 @@ async fn readyz(gateway: &Gateway) -> (u16, String) {
 #[tokio::test]
 async fn a_failover_leads_only_to_servers_with_a_certificate_of_their_own_name() {
     let logs = LogCapture::begin();
-    let (first, second, misnamed) = tokio::join!(TlsServer::start(), TlsServer::start(), TlsServer::start());
+    let (first, second, misnamed) =
+        tokio::join!(TlsServer::start(), TlsServer::start_initialised(), TlsServer::start());
     let mut roots = String::new();
     for (server, name) in
         [(&first, "first.example"), (&second, "second.example"), (&misnamed, "first.example")]

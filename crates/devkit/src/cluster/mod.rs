@@ -5,6 +5,7 @@
 //! database.
 //!
 //! - `binaries` finds the server on this machine.
+//! - `copies` starts standbys and copies of a cluster.
 //! - `layout` manages the directory: lock, data, log, socket, and leftovers of a crash.
 //! - `private_dir` opens and creates its files without trusting what others placed there.
 //! - `leftover` recognises a server that outlived its owner.
@@ -13,6 +14,7 @@
 
 mod account;
 mod binaries;
+mod copies;
 mod error;
 mod guard;
 mod layout;
@@ -110,34 +112,6 @@ impl Cluster {
         }
         cluster.start_again().await?;
         Ok(cluster)
-    }
-
-    /// Starts a streaming standby of this cluster in a temporary directory, and waits until it accepts
-    /// connections. `select pg_promote()` promotes it.
-    ///
-    /// # Errors
-    /// [`ClusterError`]. If PostgreSQL itself failed, it contains the end of the log.
-    pub async fn start_standby(&self) -> Result<Self, ClusterError> {
-        let options = ClusterOptions { data_dir: DataDir::Temporary, ..self.options.clone() };
-        let layout = Layout::temporary(options.binaries.dir()).await?;
-        let mut standby = Self { options, layout, guard: None, is_running: false };
-        let mut backup: Vec<OsString> = vec![self.options.binaries.dir().join("pg_basebackup").into()];
-        backup.extend(["-h".into(), self.layout.socket_dir.path().into()]);
-        // --write-recovery-conf also writes the settings of a standby. --no-password, because a password file
-        // would belong to a user's other servers.
-        let fixed = "-p 5432 --no-password --checkpoint=fast --write-recovery-conf --no-sync";
-        backup.extend(fixed.split(' ').map(Into::into));
-        backup.push(format!("--username={SUPERUSER}").into());
-        let copied = async {
-            standby.layout.begin_log()?;
-            standby.create_data(backup).await
-        };
-        if let Err(e) = copied.await {
-            standby.layout.discard();
-            return Err(e);
-        }
-        standby.start_again().await?;
-        Ok(standby)
     }
 
     /// Starts the server after [`Cluster::stop`] or [`Cluster::kill9`], with the same data and socket. Has no

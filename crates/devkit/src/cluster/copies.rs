@@ -1,0 +1,61 @@
+//! Clusters that begin with the data of another one: standbys, and copies of a stopped cluster.
+
+use std::ffi::OsString;
+
+use super::layout::Layout;
+use super::{Cluster, ClusterError, ClusterOptions, DataDir, SUPERUSER};
+
+/// Copies one directory into another: the first argument is the source, and the target follows `-D`.
+const COPY_SCRIPT: &str = r#"mkdir -p "$3" && chmod 700 "$3" && cp -R -p "$1/." "$3""#;
+
+impl Cluster {
+    /// Starts a streaming standby of this cluster in a temporary directory, and waits until it accepts
+    /// connections. `select pg_promote()` promotes it.
+    ///
+    /// # Errors
+    /// [`ClusterError`]. If PostgreSQL itself failed, it contains the end of the log.
+    pub async fn start_standby(&self) -> Result<Self, ClusterError> {
+        let mut backup: Vec<OsString> = vec![self.options.binaries.dir().join("pg_basebackup").into()];
+        backup.extend(["-h".into(), self.layout.socket_dir.path().into()]);
+        // --write-recovery-conf also writes the settings of a standby. --no-password, because a password file
+        // would belong to a user's other servers.
+        let fixed = "-p 5432 --no-password --checkpoint=fast --write-recovery-conf --no-sync";
+        backup.extend(fixed.split(' ').map(Into::into));
+        backup.push(format!("--username={SUPERUSER}").into());
+        self.start_with_data_of(backup, self.options.settings.clone()).await
+    }
+
+    /// Starts a copy of this cluster, which must be stopped, in a temporary directory and with these settings
+    /// instead of its own. Waits until it accepts connections. The copy has the same system identifier: only
+    /// `initdb` creates a new one.
+    ///
+    /// # Errors
+    /// [`ClusterError`]. If PostgreSQL itself failed, it contains the end of the log.
+    pub async fn start_copy(&self, settings: Vec<(String, String)>) -> Result<Self, ClusterError> {
+        let mut copy: Vec<OsString> = ["sh", "-c", COPY_SCRIPT, "sh"].map(Into::into).into();
+        copy.push(self.layout.data().into());
+        self.start_with_data_of(copy, settings).await
+    }
+
+    /// Starts a cluster whose data a program creates in the directory of its option `-D`.
+    async fn start_with_data_of(
+        &self,
+        program: Vec<OsString>,
+        settings: Vec<(String, String)>,
+    ) -> Result<Self, ClusterError> {
+        let options = ClusterOptions { data_dir: DataDir::Temporary, settings, ..self.options.clone() };
+        let layout = Layout::temporary(options.binaries.dir()).await?;
+        let mut cluster = Self { options, layout, guard: None, is_running: false };
+        let created = async {
+            cluster.layout.begin_log()?;
+            cluster.create_data(program).await
+        };
+        if let Err(e) = created.await {
+            // There may be no guard yet that would remove the directory.
+            cluster.layout.discard();
+            return Err(e);
+        }
+        cluster.start_again().await?;
+        Ok(cluster)
+    }
+}
