@@ -19,7 +19,8 @@ create table if not exists warden.replaced_objects (
 
 -- Whether a function is Warden's: its text is that of the original in schema warden, or the one that its comment names
 -- by a hash, or that of a version before these comments. A comment alone proves nothing, because CREATE OR REPLACE
--- keeps it: a function that the application has replaced is the application's.
+-- keeps it: a function that the application has replaced is the application's. Plans call it once for each policy, so
+-- it reads the comment itself: obj_description() would take longer than the rest.
 create or replace function warden.is_own(function oid) returns boolean
 language plpgsql stable set search_path = '' as $$
 begin
@@ -27,7 +28,9 @@ begin
     select exists (
       select from pg_catalog.pg_proc p
       where p.oid = function and (
-        pg_catalog.obj_description(p.oid, 'pg_proc') like '%text ' || pg_catalog.md5(p.prosrc) || ' (created by Warden)'
+        exists (select from pg_catalog.pg_description d
+                where d.objoid = p.oid and d.classoid = 'pg_catalog.pg_proc'::regclass and d.objsubid = 0
+                  and d.description like '%text ' || pg_catalog.md5(p.prosrc) || ' (created by Warden)')
         or exists (select from pg_catalog.pg_proc w
                    where w.pronamespace = 'warden'::regnamespace and w.proname = p.proname and w.prosrc = p.prosrc)
         or pg_catalog.md5(p.prosrc) in (

@@ -41,7 +41,9 @@ begin
   if exists (select from pg_catalog.pg_inherits i where i.inhrelid = relation) then
     whole := coalesce(warden.whole(relation), relation);
   end if;
-  if pg_catalog.obj_description(whole, 'pg_class') like '%(created by Warden)' then
+  if exists (select from pg_catalog.pg_description d
+             where d.objoid = whole and d.classoid = 'pg_catalog.pg_class'::regclass and d.objsubid = 0
+               and d.description like '%(created by Warden)') then
     return 'own';
   end if;
   if exists (

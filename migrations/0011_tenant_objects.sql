@@ -176,6 +176,8 @@ language sql stable set search_path = '' set jit = off as $$
        join pg_catalog.pg_attribute a on a.attrelid = k.confrelid and a.attnum = u.attnum) as key_columns
     from pg_catalog.pg_constraint k
     where k.conrelid in (select r.rel from registered r) and k.contype in ('f', 'u', 'p', 'c')
+  ), own_default as materialized (
+    select warden.org_id_default() as expression
   ), objects as (
     select r.schema_name, r.table_name, 1 as step, 'expand' as phase, 'column' as kind, 'org_id' as name,
       'uuid' as definition, null::boolean as is_unique, r.is_table as applies,
@@ -286,12 +288,14 @@ language sql stable set search_path = '' set jit = off as $$
     where r.scope = 'org'
     union all
     -- A default of the application remains.
-    select r.schema_name, r.table_name, 7, 'enforce', 'default', 'org_id', warden.org_id_default(), null,
+    select r.schema_name, r.table_name, 7, 'enforce', 'default', 'org_id', own_default.expression, null,
       r.is_table and (d.oid is null or d.is_own), case when d.is_own then 'org_id' end,
-      d.expression = warden.org_id_default(), 'calls a function that the application replaced'
+      d.expression = own_default.expression, 'calls a function that the application replaced'
     from registered r
+    cross join own_default
     left join lateral (
-      select d.oid, e.expression, warden.is_own_default(e.expression) as is_own
+      select d.oid, e.expression,
+        e.expression = own_default.expression or warden.is_own_default(e.expression) as is_own
       from pg_catalog.pg_attrdef d
       join pg_catalog.pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum
       cross join lateral (select pg_catalog.pg_get_expr(d.adbin, d.adrelid)) e (expression)

@@ -12,6 +12,7 @@ declare
   members constant regclass[] := array(
     select m from unnest(relations) w (relation) cross join lateral warden.tree(w.relation) m
     where m <> all (pg_catalog.array_remove(relations, null)));
+  protected regclass[] := '{}';
   o record;
 begin
   for o in
@@ -46,7 +47,11 @@ begin
       when 'not_null' then
         execute pg_catalog.format('alter table %s alter column org_id set not null', o.target);
       else
-        perform warden.protect(o.relation);
+        -- One call creates all policies of a table, and enables row-level security.
+        if o.relation <> all (protected) then
+          perform warden.protect(o.relation);
+          protected := protected || o.relation;
+        end if;
     end case;
   end loop;
   if members <> '{}' then

@@ -231,9 +231,11 @@ begin
               where k.updates and k.conparentid = 0 and k.conrelid in (select t.oid from tree t)) > 1
           -- A trigger of another table may write to it.
           or '*' = any (trigger_words)
-          or exists (select from pg_catalog.pg_class c
-                     where c.oid in (select t.oid from tree t union select p.oid from parents p)
-                       and warden.name_words(c.relname) <@ trigger_words));
+          -- Without OFFSET, the names of all relations would be split.
+          or exists (select from (
+                       select c.relname from (select t.oid from tree t union select p.oid from parents p) x
+                       join pg_catalog.pg_class c on c.oid = x.oid offset 0) c
+                     where warden.name_words(c.relname) <@ trigger_words));
 end
 $fn$;
 

@@ -126,15 +126,19 @@ with recursive watched as (
   select w.oid as root, w.oid from watched w where w.full_name is not null
   union all
   select t.root, i.inhrelid from pg_inherits i join tree t on i.inhparent = t.oid
+), nested as materialized (
+  select t.root, t.oid, c.relkind, c.relispartition,
+    warden.has_nested_statements(t.oid, (select warden.trigger_words())) as is_nested
+  from tree t join pg_class c on c.oid = t.oid and c.relkind in ('r', 'p')
 ), wanted as (
   select t.root, t.oid, g.name
-  from tree t join pg_class c on c.oid = t.oid and c.relkind in ('r', 'p'),
+  from nested t,
   (values ('warden_begin_insert'), ('warden_begin_update'), ('warden_begin_delete'),
           ('warden_log_insert'), ('warden_log_update'), ('warden_log_delete'), ('warden_log_truncate'),
           ('~warden_note_insert'), ('~warden_note_update'), ('~warden_note_delete'), ('warden_note_inserted')) g (name)
   -- Rows are in partitions only.
-  where g.name ~ 'log' or warden.has_nested_statements(t.oid, (select warden.trigger_words())) and (c.relkind = 'r' or g.name ~ 'begin')
-    or g.name = '~warden_note_insert' and c.relkind = 'r' and c.relispartition
+  where g.name ~ 'log' or t.is_nested and (t.relkind = 'r' or g.name ~ 'begin')
+    or g.name = '~warden_note_insert' and t.relkind = 'r' and t.relispartition
   union all
   select t.root, t.oid, g.name
   from tree t join watched w on w.oid = t.root and w.replicated
