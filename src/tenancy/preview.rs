@@ -4,7 +4,7 @@
 use std::fmt;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
 
 use super::AdoptionIssue;
 use super::access::{AccessOverview, questions};
@@ -63,8 +63,9 @@ pub async fn preview(
     options: &AdoptionOptions,
 ) -> anyhow::Result<Preview> {
     let (schema, choices) = (options.schema, &options.choices);
-    let mut connection =
-        crate::postgres::connect(&database.clone().application_name("warden migrate --plan")).await?;
+    // A slow statement is a whole migration, which a log should not contain.
+    let database = database.clone().application_name("warden migrate --plan").disable_statement_logging();
+    let mut connection = crate::postgres::connect(&database).await?;
     connection.execute(sqlx::raw_sql(AssertSqlSafe(postgres::dialect(false)))).await?;
     executor::reject_standby(&mut connection).await?;
     let mut transaction = connection.begin().await?;
