@@ -64,7 +64,7 @@ impl<'a> Check<'a> {
         self.is_rogue = true;
     }
 
-    fn is_done(&self) -> bool {
+    pub(super) fn is_done(&self) -> bool {
         self.stops_at_first && !self.failures.is_empty()
     }
 
