@@ -23,7 +23,7 @@ pub(crate) use primary::{
     PrimaryLocation, READ_CONNECTIONS_MAX, RIVAL_WAIT,
 };
 pub use primary::{NoPrimary, Primary};
-pub(crate) use rights::{missing_gateway_rights, missing_schema_right};
+pub(crate) use rights::{MissingRight, missing_gateway_rights, missing_schema_right, missing_table_right};
 pub(crate) use user::{begin_snapshot, bind_to_user};
 
 /// Role of the gateway. It can read the log, and no row of any tenant.

@@ -27,23 +27,41 @@ impl fmt::Display for MissingRight {
     }
 }
 
-/// Why the current role cannot change or audit the schema: it may not use schema `warden`. None if the schema
-/// does not exist.
+/// Why the current role cannot audit the schema: it may not use schema `warden`. None if the schema does not
+/// exist.
 ///
 /// # Errors
 /// If the catalogs cannot be read.
 pub(crate) async fn missing_schema_right(
     connection: &mut PgConnection,
 ) -> Result<Option<MissingRight>, sqlx::Error> {
-    let found: Option<(String, bool, String)> =
-        sqlx::query_as(include_str!("rights/schema.sql")).fetch_optional(connection).await?;
-    Ok(found.map(|(role, is_member, remedy)| {
+    missing_right(connection, false).await
+}
+
+/// Why the current role cannot change the schema: it may not use schema `warden`, or may not read its tables.
+/// None if the schema or the registry does not exist.
+///
+/// # Errors
+/// If the catalogs cannot be read.
+pub(crate) async fn missing_table_right(
+    connection: &mut PgConnection,
+) -> Result<Option<MissingRight>, sqlx::Error> {
+    missing_right(connection, true).await
+}
+
+async fn missing_right(
+    connection: &mut PgConnection,
+    for_tables: bool,
+) -> Result<Option<MissingRight>, sqlx::Error> {
+    let found: Option<(String, String, bool, String)> =
+        sqlx::query_as(include_str!("rights/schema.sql")).bind(for_tables).fetch_optional(connection).await?;
+    Ok(found.map(|(role, action, is_member, remedy)| {
         let reason = if is_member {
             "it is a member of warden_owner and does not inherit its rights"
         } else {
             "it is not a member of warden_owner"
         };
-        MissingRight { role, problem: format!("may not use schema warden, because {reason}"), remedy }
+        MissingRight { role, problem: format!("may not {action} schema warden, because {reason}"), remedy }
     }))
 }
 

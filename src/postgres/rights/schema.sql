@@ -1,6 +1,8 @@
--- A row if the current role may not use schema warden: the role, whether it is a member of warden_owner, and the
--- remedy. The role that installed Warden owns the record of the migrations.
-select quote_ident(current_user) as role, m.is_member,
+-- A row if the current role may not use schema warden, or (if $1 is true) may not read its tables: the role, what it may
+-- not do, whether it is a member of warden_owner, and the remedy. The role that installed Warden owns the record of the
+-- migrations.
+select quote_ident(current_user) as role,
+  case when has_schema_privilege(n.oid, 'usage') then 'read the tables of' else 'use' end as action, m.is_member,
   case
     when not m.is_member then format(
       '%sAs a superuser: grant %s to %I;',
@@ -17,4 +19,7 @@ left join pg_class c on c.relnamespace = n.oid and c.relname = '_sqlx_migrations
 join pg_roles i on i.oid = coalesce(c.relowner, n.nspowner)
 cross join lateral (select exists (select from pg_roles o where o.rolname = 'warden_owner'
                                      and pg_has_role(o.oid, 'member')) as is_member) m
-where n.nspname = 'warden' and not has_schema_privilege(n.oid, 'usage')
+where n.nspname = 'warden'
+  and (not has_schema_privilege(n.oid, 'usage')
+       or $1 and exists (select from pg_class t where t.relnamespace = n.oid and t.relname = 'tenant_tables'
+                           and not has_table_privilege(t.oid, 'select')))

@@ -4,6 +4,7 @@
 //! - `migrations` and `functions` compare the schema with the migrations; `claims` calls the functions.
 //! - `rows` and `plans` check each table: its rows, and the plans that find them.
 //! - `decisions` turns accepted findings into notices.
+//! - `unchecked` reports rules that could not be checked.
 //! - `report` is the result, with a `remedy` for each finding; `render` prints it as text.
 //!
 //! An audit changes nothing, and takes no stronger locks than a reader. It runs on databases in every state,
@@ -21,6 +22,7 @@ mod render;
 mod report;
 mod rows;
 mod rules;
+mod unchecked;
 
 use std::time::{Duration, Instant};
 
@@ -33,6 +35,7 @@ pub use remedy::{Choice, Remedy, RemedyKind};
 pub use render::render;
 pub use report::{Finding, Report};
 pub use rules::{RULES, Rule, Severity};
+use unchecked::Auditor;
 
 /// Default of [`AuditOptions::timeout`].
 pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
@@ -161,8 +164,10 @@ pub async fn inspect(
     )
     .fetch_one(&mut *connection)
     .await?;
+    let auditor = Auditor::read(connection).await?;
     let mut audit = Audit {
         connection,
+        auditor,
         options,
         progress,
         findings: Vec::new(),
@@ -194,6 +199,7 @@ pub async fn inspect(
 /// An audit in progress.
 struct Audit<'a> {
     connection: &'a mut PgConnection,
+    auditor: Auditor,
     options: AuditOptions,
     progress: &'a mut AuditProgress,
     findings: Vec<Finding>,
@@ -310,50 +316,12 @@ impl Audit<'_> {
             {
                 self.unchecked += if table.is_none() { rules.len() } else { 0 };
                 for rule in rules {
-                    self.findings.push(not_checked(rule, table, error.as_ref(), self.options.timeout));
+                    let finding = self.auditor.not_checked(rule, table, error.as_ref(), self.options.timeout);
+                    self.findings.push(finding);
                 }
             }
             Err(error) => return Err(anyhow::Error::new(error).context("the audit was interrupted")),
         }
         Ok(())
     }
-}
-
-fn not_checked(
-    rule: &str,
-    table: Option<&str>,
-    error: &dyn sqlx::error::DatabaseError,
-    timeout: Duration,
-) -> Finding {
-    let code = error.code().unwrap_or_default();
-    let (cause, remedy) = match code.as_ref() {
-        "57014" => (
-            format!("it took longer than {} s", timeout.as_secs()),
-            Remedy::shell(format!("warden audit --timeout {}", timeout.as_secs().saturating_mul(10))),
-        ),
-        "55P03" => (
-            "another session has locked the table exclusively".to_owned(),
-            Remedy::advice("run the audit again after that session has ended; pg_locks shows it"),
-        ),
-        // Forced policies apply even to the owner of the tables, which may be the role that runs
-        // `warden migrate`.
-        "42501" if error.message().contains("row-level security policy") => (
-            error.message().to_owned(),
-            Remedy::advice(
-                "forced row-level security hides rows from this role: run the audit as a superuser, or as a role with \
-                 BYPASSRLS that owns the tables and is a member of warden_owner",
-            ),
-        ),
-        "42501" => (
-            error.message().to_owned(),
-            Remedy::advice(
-                "apply the remedies of the other findings; then run the audit as the role that runs `warden migrate` (it owns the tables, and is a member of warden_owner), or as a superuser",
-            ),
-        ),
-        _ => (
-            format!("{} ({code})", error.message()),
-            Remedy::advice("apply the remedies of the other findings first; then run the audit again"),
-        ),
-    };
-    Finding::new(rules::NOT_CHECKED, table, rule, format!("could not be checked: {cause}"), remedy)
 }

@@ -35,7 +35,7 @@ pub(super) use tables::{clashes, forgets, register};
 use self::decisions::Decisions;
 use super::AdoptionIssue;
 use super::sql::literal;
-use crate::postgres::missing_schema_right;
+use crate::postgres::missing_table_right;
 
 /// Every reason why a run must not change anything yet.
 ///
@@ -46,7 +46,7 @@ pub(super) async fn check(
     choices: &Choices,
 ) -> anyhow::Result<Vec<AdoptionIssue>> {
     // Nothing else can be checked without this right.
-    if let Some(missing) = missing_schema_right(&mut *connection).await? {
+    if let Some(missing) = missing_table_right(&mut *connection).await? {
         return Ok(vec![AdoptionIssue::new(
             format!("role {}", missing.role),
             missing.problem,

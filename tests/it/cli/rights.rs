@@ -48,6 +48,21 @@ async fn commands_name_the_role_that_may_not_use_the_schema() {
         &["role dormant", "is a member of warden_owner and does not inherit its rights", "As a superuser: "],
     )
     .await;
+    // A role that may use the schema, but not its tables: the audit checks some rules. For each other rule,
+    // the finding names the role.
+    db.run("create role \"app-monitor\" login; grant usage on schema warden to \"app-monitor\"").await;
+    let monitor = cluster.url(&db.name, "app-monitor");
+    let reason = "may not read the tables of schema warden, because it is not a member of warden_owner";
+    let outcome = run(&["migrate", "--plan"], &[("DATABASE_URL", &monitor)]).await;
+    assert!(outcome.code == Some(1) && outcome.stdout.contains(reason), "{outcome:?}");
+    let outcome = run(&["audit"], &[("DATABASE_URL", &monitor)]).await;
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    for part in [
+        &format!("could not be checked: role \"app-monitor\" {reason}: permission denied for "),
+        "Use the role postgres, which installed Warden. As a superuser: grant warden_owner to \"app-monitor\";",
+    ] {
+        assert!(outcome.stdout.contains(part), "{part}: {outcome:?}");
+    }
     // The role that installed Warden is no superuser, so it may be granted.
     db.run("create role installer; alter table warden._sqlx_migrations owner to installer").await;
     all_fail(
