@@ -70,11 +70,34 @@ impl Services {
         });
     }
 
+    /// A handle that runs short jobs beside the services. [`Self::stop`] drops them at their next await.
+    pub(crate) fn jobs(&self) -> Jobs {
+        Jobs { cancel: self.cancel.clone(), tracker: self.tracker.clone() }
+    }
+
     /// Cancels every service and waits until all have ended.
     pub(crate) async fn stop(self) {
         self.cancel.cancel();
         self.tracker.close();
         self.tracker.wait().await;
+    }
+}
+
+/// Runs short jobs as tasks of their own, which go on if their caller is dropped.
+#[derive(Clone, Debug)]
+pub(crate) struct Jobs {
+    cancel: CancellationToken,
+    tracker: TaskTracker,
+}
+
+impl Jobs {
+    /// Runs a job. Returns none if it panics, or if the gateway shuts down.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        job: impl Future<Output = T> + Send + 'static,
+    ) -> Option<T> {
+        let job = self.cancel.clone().run_until_cancelled_owned(job);
+        self.tracker.spawn(job).await.ok().flatten()
     }
 }
 
@@ -295,5 +318,25 @@ mod tests {
         });
         assert_eq!(is_alive.recv().await, Some(()));
         services.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_job_goes_on_without_its_caller_until_the_services_stop() {
+        let services = Services::new();
+        let jobs = services.jobs();
+        assert_eq!(jobs.run(async { 7 }).await, Some(7));
+        let (send, receive) = tokio::sync::oneshot::channel();
+        let (begin, begun) = tokio::sync::oneshot::channel();
+        let job = jobs.run(async move {
+            let _ = begun.await;
+            let _ = send.send(());
+        });
+        // The caller leaves before the job has done anything.
+        let _ = futures_util::poll!(Box::pin(job));
+        let _ = begin.send(());
+        receive.await.expect("the job ends");
+        let waiting = jobs.run(std::future::pending::<()>());
+        let (stopped, ()) = tokio::join!(waiting, services.stop());
+        assert_eq!(stopped, None);
     }
 }

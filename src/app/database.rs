@@ -58,7 +58,8 @@ impl DatabaseSide {
 
         let publisher = Publisher::new(Arc::clone(&primary), control.cursor_keys.ring(), limits.publish);
         let ring = control.cursor_keys.ring();
-        let reader = Reader::new(primary.read_pool(), ring, limits.reading, Arc::clone(&metrics));
+        let jobs = services.jobs();
+        let reader = Reader::new(primary.read_pool(), ring, jobs, limits.reading, Arc::clone(&metrics));
         let recent = Arc::new(RecentEvents::new(limits.recent));
         let doorbell = Doorbell::new(Arc::clone(&primary), limits.doorbell);
         let signal = doorbell.signal();

@@ -70,6 +70,7 @@ impl Gateway {
             revocations: Arc::clone(&database.revocations),
             cursor_keys: Arc::clone(&database.cursor_keys),
             replay: Arc::clone(&database.replay),
+            reader: Arc::clone(&database.reader),
             verifier,
             topic_policy: session::TopicPolicy::new(config.topics_need_claim),
             log_shares: LogShares::default(),

@@ -1,10 +1,34 @@
 //! The identity that a verified token proves.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::topics::TopicClaim;
 use crate::org::OrgId;
+
+/// All claims of a verified token, as JSON, for row-level security. They contain personal data, so `Debug`
+/// prints `***`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ClaimsJson(Arc<str>);
+
+impl ClaimsJson {
+    pub(super) fn new(json: &str) -> Self {
+        Self(json.into())
+    }
+
+    /// The JSON.
+    #[must_use]
+    pub fn json(&self) -> Arc<str> {
+        Arc::clone(&self.0)
+    }
+}
+
+impl fmt::Debug for ClaimsJson {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
 
 /// Claims of a verified token. The organisation is fixed for the life of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +53,8 @@ pub struct Identity {
     pub is_service: bool,
     /// Whether the token is valid for requests of back ends only, because its issuer issues no others.
     pub backends_only: bool,
+    /// All claims, for the transactions that read rows as this user.
+    pub claims: ClaimsJson,
 }
 
 impl Identity {

@@ -15,7 +15,7 @@ use super::claims::Claims;
 use super::clock::IssuerClock;
 use super::error::AuthError;
 use super::fetch::KeyServerUrl;
-use super::identity::Identity;
+use super::identity::{ClaimsJson, Identity};
 use super::key_server::{KeyLookupError, KeyServer};
 use super::token::Token;
 use super::unverified::{UnverifiedToken, decode_part};
@@ -157,6 +157,7 @@ impl Issuer {
             }
         }
         let claims = claims.check()?;
+        let all = token.claims_json().ok_or(AuthError::Malformed("its payload is not UTF-8"))?;
         if self.rules.orgs.as_ref().is_some_and(|orgs| !orgs.contains(&claims.org.as_uuid())) {
             return Err(AuthError::OrgNotAllowed);
         }
@@ -170,6 +171,7 @@ impl Issuer {
             topics: claims.topics,
             is_service: self.rules.is_service(claims.role.as_deref()),
             backends_only: self.rules.backends_only,
+            claims: ClaimsJson::new(&all),
         })
     }
 }

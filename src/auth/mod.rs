@@ -29,7 +29,7 @@ pub use credential::{
 };
 pub use error::{AuthError, ClaimError};
 pub use fetch::{FetchError, KeyServerUrl};
-pub use identity::Identity;
+pub use identity::{ClaimsJson, Identity};
 pub use issuer::{IssuerConfig, IssuerRules, SERVICE_ROLE};
 pub use jwks::{JWKS_KEYS_MAX, Jwks, JwksError, KeyError, PublicKey};
 pub(crate) use jwks::{RSA_BITS_MAX, RSA_BITS_MIN};

@@ -23,8 +23,7 @@ impl Token {
     }
 
     /// The token's claims, as JSON. They are claims of its holder only if the token was verified.
-    #[must_use]
-    pub fn claims_json(&self) -> Option<String> {
+    pub(super) fn claims_json(&self) -> Option<String> {
         let claims = URL_SAFE_NO_PAD.decode(self.0.split('.').nth(1)?).ok()?;
         String::from_utf8(claims).ok()
     }

@@ -156,7 +156,7 @@ impl Rejection {
             Self::NotABackEnd => (StatusCode::FORBIDDEN, "not_a_backend"),
             Self::BackEndOnly => (StatusCode::FORBIDDEN, "backend_token"),
             Self::OtherOrg => (StatusCode::FORBIDDEN, "other_organisation"),
-            Self::Read(error) => read_code(error),
+            Self::Read(error) => (read_status(error), error.code()),
             Self::ForbiddenTopic(_) => (StatusCode::FORBIDDEN, "forbidden_topic"),
             Self::Method => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed"),
             Self::MediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "not_json"),
@@ -257,18 +257,17 @@ fn distinct(problems: &[Problem]) -> usize {
     problems.chunk_by(|a, b| a.index == b.index).count()
 }
 
-/// Status and code of a request for rows.
-fn read_code(error: &ReadError) -> (StatusCode, &'static str) {
+/// Status of a request for rows.
+fn read_status(error: &ReadError) -> StatusCode {
     match error {
-        ReadError::Query(error) => (StatusCode::BAD_REQUEST, error.code()),
-        ReadError::UnknownTopic => (StatusCode::NOT_FOUND, "unknown_topic"),
-        ReadError::UnknownRow => (StatusCode::NOT_FOUND, "unknown_row"),
-        ReadError::RowTooLarge(_) => (StatusCode::UNPROCESSABLE_ENTITY, "row_too_large"),
-        ReadError::Forbidden => (StatusCode::FORBIDDEN, "forbidden"),
-        ReadError::OrgBusy => (StatusCode::TOO_MANY_REQUESTS, "org_reads"),
-        ReadError::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
-        ReadError::NotReadable(_) => (StatusCode::SERVICE_UNAVAILABLE, "not_readable"),
-        ReadError::Database(_) => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+        ReadError::Query(_) => StatusCode::BAD_REQUEST,
+        ReadError::UnknownTopic | ReadError::UnknownRow => StatusCode::NOT_FOUND,
+        ReadError::RowTooLarge(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        ReadError::Forbidden => StatusCode::FORBIDDEN,
+        ReadError::OrgBusy => StatusCode::TOO_MANY_REQUESTS,
+        ReadError::Busy | ReadError::NotReadable(_) | ReadError::Database(_) => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
     }
 }
 

@@ -24,7 +24,7 @@ use super::{cors, openapi};
 use crate::auth::{self, Identity};
 use crate::metrics::RejectionLabels;
 use crate::org::Incarnation;
-use crate::reading::{Caller, Page, PageMemory, ReadError, Reader, Target};
+use crate::reading::{Caller, Page, PageMemory, ReadError, Reader, RowRequest, Target, with_position};
 use crate::session::SessionContext;
 use crate::wire::Topic;
 
@@ -52,7 +52,6 @@ pub struct Rows {
 struct Verified {
     identity: Identity,
     incarnation: Incarnation,
-    claims: String,
 }
 
 /// Reads a page of the rows of a watched table.
@@ -169,12 +168,10 @@ async fn verify(
         return Err(Rejection::Ambiguous);
     }
     gatekeeper.check_origin(headers)?;
-    let token = found?.token;
-    let identity = gatekeeper.verify(&token).await?;
+    let identity = gatekeeper.verify(&found?.token).await?;
     let incarnation = gatekeeper.check_org(identity.org).await?;
     gatekeeper.admission.read(&identity).map_err(|(limit, wait)| Rejection::Limit(limit, wait))?;
-    let claims = token.claims_json().ok_or(Rejection::Unavailable)?;
-    Ok(Verified { identity, incarnation, claims })
+    Ok(Verified { identity, incarnation })
 }
 
 impl Rows {
@@ -188,12 +185,19 @@ impl Rows {
         self.sessions.check_read(&caller.identity.topics, &parsed).map_err(Rejection::ForbiddenTopic)?;
         let headers = request.headers();
         let with_count = prefers_count(headers);
-        let target = id.map_or(Target::Rows { with_count }, Target::Row);
-        let who =
-            Caller { org: caller.identity.org, incarnation: caller.incarnation, claims: &caller.claims };
-        let page = self.reader.read(who, topic, query, target).await?;
+        let target = match id {
+            None => Target::Rows { with_count, bytes_max: self.reader.limits().page_bytes_max },
+            Some(id) => Target::Row(id.to_owned()),
+        };
+        let Verified { identity, incarnation } = caller;
+        let who = Caller { org: identity.org, incarnation: *incarnation, claims: identity.claims.json() };
+        let parameters = RowRequest::parse(query).map_err(ReadError::Query)?;
+        let mut page = self.reader.read(who, topic, parameters, target).await?;
         match id {
-            None => page_response(page, topic, headers, with_count),
+            None => {
+                let next = page.next.take().map(|position| with_position(query, &position));
+                page_response(page, topic, next, headers, with_count)
+            }
             Some(_) => row_response(page, headers),
         }
     }
@@ -225,10 +229,11 @@ struct Rest<'a> {
 fn page_response(
     page: Page,
     topic: &str,
+    next: Option<String>,
     headers: &HeaderMap,
     with_count: bool,
 ) -> Result<Response, Rejection> {
-    let next = page.next.map(|query| format!("/v1/{topic}?{query}"));
+    let next = next.map(|query| format!("/v1/{topic}?{query}"));
     let rest = Rest {
         cursor: &page.cursor,
         next: next.as_deref(),

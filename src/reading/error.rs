@@ -65,6 +65,15 @@ pub enum QueryError {
     /// The position of a page was not created for this order.
     #[error("after does not fit the order: use the URL in next as it is, without a change")]
     After,
+    /// The parameters of a snapshot are not an object of strings.
+    #[error(
+        "the parameters of a snapshot are an object with a string, or a list of strings, for each name: {}",
+        "for example {\"status\": \"eq.completed\"}"
+    )]
+    Parameters,
+    /// A snapshot has no position.
+    #[error("after does not apply to a snapshot, of which the gateway sends all pages: omit it")]
+    AfterInSnapshot,
     /// The query is not UTF-8, or contains U+0000.
     #[error("the query must be UTF-8 and must not contain the character U+0000")]
     Encoding,
@@ -157,6 +166,28 @@ pub enum ReadError {
 pub(super) const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
 impl ReadError {
+    /// Code for programs.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Query(error) => error.code(),
+            Self::UnknownTopic => "unknown_topic",
+            Self::UnknownRow => "unknown_row",
+            Self::RowTooLarge(_) => "row_too_large",
+            Self::Forbidden => "forbidden",
+            Self::OrgBusy => "org_reads",
+            Self::Busy => "busy",
+            Self::NotReadable(_) => "not_readable",
+            Self::Database(_) => "unavailable",
+        }
+    }
+
+    /// Whether the same read may succeed in a moment.
+    #[must_use]
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, Self::OrgBusy | Self::Busy | Self::Database(_))
+    }
+
     /// The error of a transaction that cannot be bound to its user.
     pub(super) fn not_bound(error: sqlx::Error) -> Self {
         let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);

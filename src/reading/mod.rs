@@ -7,7 +7,8 @@
 //! organisation, because a table may have no policy yet.
 //!
 //! - `request` and `filter` parse the query of a URL, and `query` builds SQL from it. They do no I/O.
-//! - `share` limits what an organisation may use.
+//! - `share` limits what an organisation may use, and `places` how many snapshots it may read at a time.
+//! - `snapshot` reads all pages of a request, for a join.
 //!
 //! This module must not know HTTP.
 
@@ -15,10 +16,12 @@ mod error;
 mod filter;
 mod limits;
 mod page;
+mod places;
 mod position;
 mod query;
 mod request;
 mod share;
+mod snapshot;
 mod table;
 
 use std::collections::HashMap;
@@ -30,6 +33,7 @@ use crate::cursor::{Cursor, CursorSeal, KeyRing, Point};
 use crate::metrics::Metrics;
 use crate::org::{Incarnation, OrgId};
 use crate::postgres::{READ_CONNECTIONS_MAX, begin_snapshot, bind_to_user};
+use crate::service::Jobs;
 use crate::sync::lock;
 use error::INSUFFICIENT_PRIVILEGE;
 pub use error::{QueryError, ReadError};
@@ -38,39 +42,44 @@ pub use filter::{Comparison, Condition, Test, Truth};
 pub use limits::ReadingLimits;
 pub use page::Page;
 use page::PageReader;
+use places::SnapshotPlaces;
 pub(crate) use position::POSITION_BYTES_MAX;
 pub use position::Position;
 use query::PageQuery;
 pub(crate) use request::{ORDER_COLUMNS_MAX, ROWS_DEFAULT, ROWS_MAX, SELECT_COLUMNS_MAX};
-pub use request::{OrderTerm, RowRequest};
+pub use request::{OrderTerm, RowRequest, with_position};
 pub use share::PageMemory;
-use share::Shares;
+use share::{ReadPermit, Shares};
+pub use snapshot::{Snapshot, SnapshotRequest};
 use table::ReadableTable;
 
 /// Descriptions of tables in memory. Beyond this number the memory is cleared.
 pub(crate) const TABLES_MAX: usize = 64;
 
 /// The user on whose behalf rows are read.
-#[derive(Clone, Copy, Debug)]
-pub struct Caller<'a> {
+#[derive(Clone, Debug)]
+pub struct Caller {
     /// Organisation of the verified token.
     pub org: OrgId,
     /// Incarnation of the organisation, to which cursors are bound.
     pub incarnation: Incarnation,
     /// Claims of the verified token, as JSON.
-    pub claims: &'a str,
+    pub claims: Arc<str>,
 }
 
 /// Rows to read.
-#[derive(Clone, Copy, Debug)]
-pub enum Target<'a> {
+#[derive(Clone, Debug)]
+pub enum Target {
     /// A page of rows.
     Rows {
         /// Whether the total is counted.
         with_count: bool,
+        /// Bytes after which the page ends. A row that is larger is a page of its own, up to the limit of
+        /// rows.
+        bytes_max: usize,
     },
     /// The row with this id: the values of its key, percent-encoded, separated by commas.
-    Row(&'a str),
+    Row(String),
 }
 
 /// Reads rows.
@@ -79,6 +88,8 @@ pub struct Reader {
     pool: PgPool,
     ring: Arc<KeyRing>,
     shares: Shares,
+    places: SnapshotPlaces,
+    jobs: Jobs,
     tables: Mutex<HashMap<TableKey, (String, Arc<ReadableTable>)>>,
     limits: ReadingLimits,
     metrics: Arc<Metrics>,
@@ -90,17 +101,27 @@ type TableKey = (String, Option<Vec<String>>);
 /// SQLSTATE of a statement that ran into its timeout.
 const QUERY_CANCELED: &str = "57014";
 
+/// Beginnings of the SQLSTATEs with which a server reports that it is not available.
+const UNAVAILABLE: [&str; 3] = ["08", "53", "57P"];
+
 impl Reader {
     /// A reader on this pool, whose connections have REPEATABLE READ transactions.
     #[must_use]
-    pub fn new(pool: PgPool, ring: Arc<KeyRing>, limits: ReadingLimits, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(
+        pool: PgPool,
+        ring: Arc<KeyRing>,
+        jobs: Jobs,
+        limits: ReadingLimits,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let shares = Shares::new(
             limits.memory_bytes_max,
             usize::try_from(READ_CONNECTIONS_MAX).unwrap_or(usize::MAX),
             limits.requests_per_org_max,
             limits.wait_timeout,
         );
-        Self { pool, ring, shares, tables: Mutex::default(), limits, metrics }
+        let places = SnapshotPlaces::new(&limits);
+        Self { pool, ring, shares, places, jobs, tables: Mutex::default(), limits, metrics }
     }
 
     /// Reads rows of the table that is watched with this topic.
@@ -108,41 +129,54 @@ impl Reader {
     /// # Errors
     /// If the request is not valid, the caller may not read the table, or the database fails.
     pub async fn read(
-        &self,
-        caller: Caller<'_>,
+        self: &Arc<Self>,
+        caller: Caller,
         topic: &str,
-        query: &str,
-        target: Target<'_>,
+        request: RowRequest,
+        target: Target,
     ) -> Result<Page, ReadError> {
-        let request = RowRequest::parse(query)?;
         // The page, one row beyond it, and as much for compression.
         let permit = self.shares.acquire(caller.org, 2 * self.limits.page_bytes_max).await?;
+        // A read goes on if its client leaves. Otherwise the permit would be free while the connection still
+        // waits for the end of the statement, and an organisation could use all connections by leaving.
+        let (reader, topic) = (Arc::clone(self), topic.to_owned());
+        let read = async move { reader.read_page(permit, &caller, &topic, &request, &target).await };
+        self.jobs.run(read).await.unwrap_or(Err(ReadError::Busy))
+    }
+
+    async fn read_page(
+        &self,
+        permit: ReadPermit,
+        caller: &Caller,
+        topic: &str,
+        request: &RowRequest,
+        target: &Target,
+    ) -> Result<Page, ReadError> {
         // Not within the limit of the query: without a connection the database is unavailable.
         let mut connection = self.pool.acquire().await?;
         // Statements have the same limit, so that the server gives up as well.
-        let read = self.read_in_transaction(&mut connection, caller, topic, &request, target);
+        let read = self.read_in_transaction(&mut connection, caller, topic, request, target);
         let read = tokio::time::timeout(self.limits.statement_timeout, read).await;
         let too_slow = || QueryError::TooSlow(self.limits.statement_timeout).into();
         let mut page =
             read.unwrap_or_else(|_| Err(too_slow())).map_err(|error| self.classify(topic, error))?;
         self.metrics.rows_read.inc_by(page.rows as u64);
         page.memory = Some(permit.into_memory(page.bytes()));
-        page.next = page.next.map(|position| request::with_position(query, &position));
         Ok(page)
     }
 
     async fn read_in_transaction(
         &self,
         connection: &mut PgConnection,
-        caller: Caller<'_>,
+        caller: &Caller,
         topic: &str,
         request: &RowRequest,
-        target: Target<'_>,
+        target: &Target,
     ) -> Result<Page, ReadError> {
         let mut transaction = begin_snapshot(connection).await?;
         let (cursor, version) = position(&mut transaction, topic).await?;
         let table = self.table(&mut transaction, topic, version, request.select.clone()).await?;
-        bind_to_user(&mut transaction, caller.claims, self.limits.statement_timeout)
+        bind_to_user(&mut transaction, &caller.claims, self.limits.statement_timeout)
             .await
             .map_err(ReadError::not_bound)?;
         let query = match target {
@@ -151,13 +185,15 @@ impl Reader {
         };
         let mut reader =
             PageReader { transaction: &mut transaction, limits: self.limits, org: caller.org, query };
-        let mut page = match target {
-            Target::Rows { with_count } => reader.page(request.limit, with_count).await?,
-            Target::Row(_) => reader.row().await?,
+        let seal = CursorSeal::new(Arc::clone(&self.ring), caller.org, caller.incarnation);
+        let page = Page::empty(seal.seal(&cursor), cursor);
+        let page = match target {
+            Target::Rows { with_count, bytes_max } => {
+                reader.page(page, request.limit, *bytes_max, *with_count).await?
+            }
+            Target::Row(_) => reader.row(page).await?,
         };
         transaction.rollback().await?;
-        let seal = CursorSeal::new(Arc::clone(&self.ring), caller.org, caller.incarnation);
-        page.cursor = seal.seal(&cursor);
         Ok(page)
     }
 
@@ -212,6 +248,8 @@ impl Reader {
         let ReadError::Database(cause) = &error else { return error };
         match code.as_deref() {
             Some(QUERY_CANCELED) => QueryError::TooSlow(self.limits.statement_timeout).into(),
+            // As when the server shuts down, or has no connection left.
+            Some(code) if UNAVAILABLE.iter().any(|class| code.starts_with(class)) => error,
             Some(INSUFFICIENT_PRIVILEGE) => {
                 self.log(topic, &cause.to_string());
                 ReadError::Forbidden

@@ -9,6 +9,7 @@ use super::limits::ReadingLimits;
 use super::position::Position;
 use super::query::PageQuery;
 use super::share::PageMemory;
+use crate::cursor::Cursor;
 use crate::org::OrgId;
 
 /// Rows of the first fetch. Later ones depend on the size of the rows.
@@ -19,7 +20,7 @@ const DATA_EXCEPTION: &str = "22";
 const MESSAGE_CHARS_MAX: usize = 200;
 
 /// Rows as a client receives them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Page {
     /// JSON of the rows with commas between them, or of the one row.
     pub json: String,
@@ -29,7 +30,9 @@ pub struct Page {
     pub truncated: Vec<usize>,
     /// Sealed cursor at which the rows were read.
     pub cursor: String,
-    /// Query of the next page. None if this is the last one.
+    /// The same cursor, before it was sealed.
+    pub position: Cursor,
+    /// Position of the next page. None if this is the last one.
     pub next: Option<String>,
     /// Number of all rows, if it was asked for and is not above the limit.
     pub total: Option<usize>,
@@ -40,6 +43,21 @@ pub struct Page {
 }
 
 impl Page {
+    /// A page without rows, that is read at this cursor.
+    pub(super) fn empty(cursor: String, position: Cursor) -> Self {
+        Self {
+            json: String::new(),
+            rows: 0,
+            truncated: Vec::new(),
+            cursor,
+            position,
+            next: None,
+            total: None,
+            last: None,
+            memory: None,
+        }
+    }
+
     /// Bytes of the rows.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -56,26 +74,33 @@ pub(super) struct PageReader<'a> {
 }
 
 impl PageReader<'_> {
-    /// Reads a page of up to this many rows and the limit of bytes.
-    pub(super) async fn page(&mut self, limit: usize, with_count: bool) -> Result<Page, ReadError> {
+    /// Fills a page with up to this many rows and bytes.
+    pub(super) async fn page(
+        &mut self,
+        mut page: Page,
+        limit: usize,
+        bytes_max: usize,
+        with_count: bool,
+    ) -> Result<Page, ReadError> {
         self.check_values().await?;
         // One row more shows whether there is another page.
         let sql = self.query.rows(limit + 1, self.limits.page_bytes_max);
         let arguments = self.arguments(self.query.values())?;
         self.check_cost(&sql, arguments).await?;
-        let total = if with_count { self.count().await? } else { None };
-        let mut page = Page { total, ..Page::default() };
+        if with_count {
+            page.total = self.count().await?;
+        }
         let declare = format!("declare warden_rows no scroll cursor for {sql}");
         let arguments = self.arguments(self.query.values())?;
         sqlx::query_with(AssertSqlSafe(declare), arguments).execute(&mut *self.transaction).await?;
         let mut fetch_rows = FETCH_ROWS_FIRST.min(limit + 1);
         loop {
-            let is_full = self.fetch(fetch_rows, limit, &mut page).await?;
+            let is_full = self.fetch(fetch_rows, limit, bytes_max, &mut page).await?;
             if is_full.unwrap_or(true) {
                 return Ok(page);
             }
             let row_bytes = (page.json.len() / page.rows.max(1)).max(1);
-            let bytes_left = self.limits.page_bytes_max.saturating_sub(page.json.len());
+            let bytes_left = bytes_max.saturating_sub(page.json.len());
             fetch_rows = (bytes_left / row_bytes + 1).min(limit + 1 - page.rows).max(1);
         }
     }
@@ -85,6 +110,7 @@ impl PageReader<'_> {
         &mut self,
         count: usize,
         limit: usize,
+        bytes_max: usize,
         page: &mut Page,
     ) -> Result<Option<bool>, ReadError> {
         let sql = format!("fetch {count} from warden_rows");
@@ -95,7 +121,7 @@ impl PageReader<'_> {
             fetched += 1;
             let (document, key): (Option<&str>, &str) = (row.try_get(0)?, row.try_get(1)?);
             let json = document.unwrap_or(key);
-            let is_full = page.rows == limit || page.json.len() + json.len() > self.limits.page_bytes_max;
+            let is_full = page.rows == limit || page.json.len() + json.len() > bytes_max;
             if is_full && page.rows > 0 {
                 page.next = page.last.take().map(|position| position.encode()).transpose()?;
                 return Ok(Some(true));
@@ -113,8 +139,8 @@ impl PageReader<'_> {
         Ok((fetched == count).then_some(false))
     }
 
-    /// Reads the one row.
-    pub(super) async fn row(&mut self) -> Result<Page, ReadError> {
+    /// Fills a page with the one row.
+    pub(super) async fn row(&mut self, page: Page) -> Result<Page, ReadError> {
         // A value that does not fit the type of the key is the id of no row.
         match self.check_values().await {
             Err(ReadError::Query(QueryError::Value(_))) => return Err(ReadError::UnknownRow),
@@ -127,7 +153,7 @@ impl PageReader<'_> {
         let row = row.ok_or(ReadError::UnknownRow)?;
         let document: Option<String> = row.try_get(0)?;
         let json = document.ok_or(ReadError::RowTooLarge(self.limits.page_bytes_max))?;
-        Ok(Page { json, rows: 1, ..Page::default() })
+        Ok(Page { json, rows: 1, ..page })
     }
 
     /// Checks that every value has the type of its column. The values stem from the request alone, so the

@@ -47,38 +47,42 @@ impl RowRequest {
     /// # Errors
     /// If a parameter is not valid. Names of columns are not checked here.
     pub fn parse(query: &str) -> Result<Self, QueryError> {
-        let mut filters = FilterParser::default();
-        let mut request = Self {
-            select: None,
-            conditions: Vec::new(),
-            order: Vec::new(),
-            limit: ROWS_DEFAULT,
-            after: None,
-        };
-        let (mut has_order, mut has_limit) = (false, false);
+        let mut pairs = Vec::new();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let (name, value) = (decode(name)?, decode(value)?);
+            pairs.push((decode(name)?, decode(value)?));
+        }
+        Self::from_parameters(&pairs, ROWS_DEFAULT)
+    }
+
+    /// Parses parameters, which are pairs of a name and a value. Without `limit`, a page has up to `rows`
+    /// rows.
+    pub(super) fn from_parameters(pairs: &[(String, String)], rows: usize) -> Result<Self, QueryError> {
+        let mut filters = FilterParser::default();
+        let mut request =
+            Self { select: None, conditions: Vec::new(), order: Vec::new(), limit: rows, after: None };
+        let (mut has_order, mut has_limit) = (false, false);
+        for (name, value) in pairs {
             match name.as_str() {
                 "select" => {
-                    let columns = select(&value)?;
+                    let columns = select(value)?;
                     set_once("select", request.select.is_some())?;
                     request.select = columns;
                 }
                 "order" => {
                     set_once("order", std::mem::replace(&mut has_order, true))?;
-                    request.order = order(&value)?;
+                    request.order = order(value)?;
                 }
                 "limit" => {
                     set_once("limit", std::mem::replace(&mut has_limit, true))?;
-                    request.limit = limit(&value)?;
+                    request.limit = limit(value)?;
                 }
                 "after" => {
                     set_once("after", request.after.is_some())?;
-                    request.after = Some(Position::decode(&value)?);
+                    request.after = Some(Position::decode(value)?);
                 }
-                "and" | "or" | "not.and" | "not.or" => request.conditions.push(filters.group(&name, &value)?),
-                column => request.conditions.push(filters.column(column, &value)?),
+                "and" | "or" | "not.and" | "not.or" => request.conditions.push(filters.group(name, value)?),
+                column => request.conditions.push(filters.column(column, value)?),
             }
         }
         Ok(request)
@@ -86,7 +90,8 @@ impl RowRequest {
 }
 
 /// The query of the next page: the same parameters with another position.
-pub(super) fn with_position(query: &str, position: &str) -> String {
+#[must_use]
+pub fn with_position(query: &str, position: &str) -> String {
     let is_other = |pair: &&str| !pair.is_empty() && pair.split('=').next() != Some("after");
     let mut next: Vec<&str> = query.split('&').filter(is_other).collect();
     let after = format!("after={position}");

@@ -77,6 +77,9 @@ pub enum ReplayError {
     /// Some of the events need a claim that the client's token lacks.
     #[error("missed events need a claim that the token lacks")]
     NeedsClaim,
+    /// The rows that precede the missed events could not all be sent.
+    #[error("the snapshot ended before its last page: {0}")]
+    Snapshot(Arc<str>),
     /// The database was restored or failed over while the client waited.
     #[error("the cursor belongs to another epoch of the log")]
     Epoch,

@@ -11,6 +11,7 @@ use super::Session;
 use super::joined_topics::{JoinState, JoinedTopic};
 use super::loop_action::LoopAction;
 use crate::hub::SendOutcome;
+use crate::reading::SnapshotRequest;
 use crate::wire::{ClientMessage, CloseCode, Status, Topic, decode, push, reply};
 
 /// Topic of Phoenix itself, which carries heartbeats.
@@ -49,12 +50,9 @@ impl Session {
     fn join(&mut self, message: &ClientMessage) {
         let topic = Topic::parse(&message.topic).and_then(|topic| self.context.directory.joinable(topic));
         let Some(topic) = topic else { return self.reply_unmatched(message) };
-        let Ok(since) = parse_since(&message.payload) else {
-            return self.reply_error(
-                message,
-                "invalid payload",
-                "the payload of a join must be {} or {\"since\": \"<cursor>\"}",
-            );
+        let start = match JoinStart::parse(&message.payload) {
+            Ok(start) => start,
+            Err((reason, hint)) => return self.reply_error(message, reason, &hint),
         };
         if self.identity.expires_at <= SystemTime::now() {
             // In the grace after expiry the session keeps its topics and may not join more.
@@ -66,6 +64,11 @@ impl Session {
         }
         if let Err(forbidden) = self.context.check_topic(&self.identity.topics, &topic) {
             return self.reply_error(message, "forbidden topic", &forbidden.to_string());
+        }
+        if let JoinStart::Snapshot(_) = start
+            && let Err((reason, hint)) = self.check_snapshot(&topic)
+        {
+            return self.reply_error(message, reason, &hint);
         }
         if let Some(former) = self.joined.remove(&topic) {
             // Phoenix servers close the former join before they answer the new one.
@@ -80,10 +83,11 @@ impl Session {
             );
             return self.reply_error(message, "too many channels joined", &hint);
         }
-        match since {
-            Some(since) if self.resume(&topic, message, &since) => {}
-            Some(_) => self.join_live(topic, message, true),
-            None => self.join_live(topic, message, false),
+        match start {
+            JoinStart::Since(since) if self.resume(&topic, message, &since) => {}
+            JoinStart::Since(_) => self.join_live(topic, message, true),
+            JoinStart::Snapshot(request) => self.join_with_snapshot(topic, message, request),
+            JoinStart::Now => self.join_live(topic, message, false),
         }
     }
 
@@ -133,7 +137,7 @@ impl Session {
     pub(super) fn end_join(&self, topic: &Topic, joined: &JoinedTopic) {
         match &joined.state {
             JoinState::Live(subscribed) => self.registration.unsubscribe(topic, subscribed),
-            JoinState::Resuming(left) => left.cancel(),
+            JoinState::Resuming(left) | JoinState::Reading(left) => left.cancel(),
         }
     }
 
@@ -176,13 +180,41 @@ impl Session {
     }
 }
 
-/// The cursor in a join's payload. Unknown keys are ignored, because `supabase` clients send keys of their
-/// own. A cursor that is not a string is an error.
-fn parse_since(payload: &RawValue) -> Result<Option<String>, serde_json::Error> {
-    #[derive(Deserialize)]
-    struct Payload {
-        #[serde(default)]
-        since: Option<String>,
+/// What a client receives before live events.
+enum JoinStart {
+    /// Nothing.
+    Now,
+    /// The events after this cursor.
+    Since(String),
+    /// Rows of the table, and the events since they were read.
+    Snapshot(SnapshotRequest),
+}
+
+impl JoinStart {
+    /// Parses a join's payload. Unknown keys are ignored, because `supabase` clients send keys of their own.
+    /// Returns reason and hint of an error.
+    fn parse(payload: &RawValue) -> Result<Self, (&'static str, String)> {
+        #[derive(Deserialize)]
+        struct Payload {
+            #[serde(default)]
+            since: Option<String>,
+            #[serde(default)]
+            snapshot: Option<Box<RawValue>>,
+        }
+        let invalid = |hint: &str| ("invalid payload", hint.to_owned());
+        let payload: Payload = serde_json::from_str(payload.get()).map_err(|_| {
+            invalid("the payload of a join must be {}, {\"since\": \"<cursor>\"} or {\"snapshot\": {}}")
+        })?;
+        match (payload.since, payload.snapshot) {
+            (Some(_), Some(_)) => Err(invalid(
+                "since and snapshot exclude each other: send since to resume, or snapshot to read the rows again",
+            )),
+            (Some(since), None) => Ok(Self::Since(since)),
+            (None, Some(parameters)) => {
+                let request = SnapshotRequest::parse(&parameters);
+                request.map(Self::Snapshot).map_err(|error| (error.code(), error.to_string()))
+            }
+            (None, None) => Ok(Self::Now),
+        }
     }
-    serde_json::from_str::<Payload>(payload.get()).map(|payload| payload.since)
 }

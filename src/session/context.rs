@@ -14,6 +14,7 @@ use crate::hub::Hub;
 use crate::metrics::Metrics;
 use crate::org::Incarnation;
 use crate::rate::Rate;
+use crate::reading::Reader;
 use crate::replay::{Replay, ReplayError};
 use crate::wire::Topic;
 
@@ -30,6 +31,8 @@ pub struct SessionContext {
     pub cursor_keys: Arc<CursorKeys>,
     /// Missed events for clients that resume.
     pub replay: Arc<Replay>,
+    /// Rows of tables, for joins with a snapshot.
+    pub reader: Arc<Reader>,
     /// Verifies tokens that replace a session's first one.
     pub verifier: Arc<Verifier>,
     /// Topics that a token must name before it may join them.
@@ -82,6 +85,8 @@ pub struct SessionLimits {
     pub received_bytes: Rate,
     /// Topics that one socket may have joined at the same time.
     pub joins_max: usize,
+    /// Snapshots of one socket at the same time.
+    pub snapshots_max: usize,
     /// Time without any message after which a session ends. Clients send a heartbeat every 30 to 60 s.
     pub idle_timeout: Duration,
     /// Time that a session stays open after its token has expired, because a fresh token may be on its way.

@@ -23,6 +23,9 @@ pub(super) enum JoinState {
     Live(Subscribed),
     /// The session still receives missed events. Leaving the topic cancels the token.
     Resuming(CancellationToken),
+    /// The session still receives rows of its snapshot, or the events that it missed meanwhile. Leaving the
+    /// topic cancels the token.
+    Reading(CancellationToken),
 }
 
 /// Joined topics, each at most once.
@@ -32,6 +35,14 @@ pub(super) struct JoinedTopics(Vec<(Topic, JoinedTopic)>);
 impl JoinedTopics {
     pub(super) fn len(&self) -> usize {
         self.0.len()
+    }
+
+    /// Number of other topics whose snapshot is still being sent.
+    pub(super) fn snapshots_besides(&self, topic: &Topic) -> usize {
+        let is_other = |(joined, state): &&(Topic, JoinedTopic)| {
+            joined != topic && matches!(state.state, JoinState::Reading(_))
+        };
+        self.0.iter().filter(is_other).count()
     }
 
     pub(super) fn topics(&self) -> impl Iterator<Item = &Topic> {

@@ -15,6 +15,7 @@ mod pending;
 mod refresh;
 mod resume;
 mod revocation_check;
+mod snapshot;
 mod topic_policy;
 
 pub use context::{SessionContext, SessionLimits};

@@ -2,6 +2,8 @@
 
 use std::pin::Pin;
 
+use bytes::Bytes;
+
 use crate::audit_trail::TokenHash;
 use crate::auth::{AuthError, Identity};
 use crate::hub::Subscribed;
@@ -18,6 +20,8 @@ pub(super) struct ResumeOutcome {
     pub(super) subscribed: Option<Subscribed>,
     /// Reason why the client had to resync.
     pub(super) resync: Option<ReplayError>,
+    /// The reply to a join whose snapshot is rejected.
+    pub(super) rejected: Option<Bytes>,
 }
 
 /// Pending verification of a fresh token, which waits for the token's key.

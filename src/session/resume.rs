@@ -29,18 +29,20 @@ use crate::wire::{ClientMessage, RESYNC_EVENT, Status, Topic, append_event_frame
 const CHUNK_BYTES: usize = 32 * 1024;
 
 /// The parts of a session that one resume uses.
-struct Resume {
-    context: Arc<SessionContext>,
-    registration: Arc<Registration>,
-    outbox: Arc<Outbox>,
+pub(super) struct Resume {
+    pub(super) context: Arc<SessionContext>,
+    pub(super) registration: Arc<Registration>,
+    pub(super) outbox: Arc<Outbox>,
     /// Knows the session's current token.
-    check: Arc<RevocationCheck>,
-    org: OrgId,
-    topic: Topic,
-    topic_name: String,
-    since: Cursor,
+    pub(super) check: Arc<RevocationCheck>,
+    pub(super) org: OrgId,
+    pub(super) topic: Topic,
+    pub(super) topic_name: String,
+    pub(super) since: Cursor,
+    /// What the client has seen besides: the last page of its snapshot.
+    pub(super) seen: Option<Cursor>,
     /// Reason why the client has to resync.
-    resync: OnceLock<ReplayError>,
+    pub(super) resync: OnceLock<ReplayError>,
 }
 
 /// A subscription with a replay buffer. Dropping it unsubscribes, so a resume may end at any await point.
@@ -74,6 +76,7 @@ impl Session {
             topic: topic.clone(),
             topic_name: message.topic.clone(),
             since,
+            seen: None,
             resync: OnceLock::new(),
         };
         // The reply is sent first, because clients give up a join after about 10 s and the replay may take
@@ -86,7 +89,8 @@ impl Session {
                 () = has_left.cancelled() => None,
                 subscribed = resume.run() => Some(subscribed),
             };
-            ResumeOutcome { topic: resume.topic, join_id, subscribed, resync: resume.resync.into_inner() }
+            let resync = resume.resync.into_inner();
+            ResumeOutcome { topic: resume.topic, join_id, subscribed, resync, rejected: None }
         }));
         let state = JoinState::Resuming(left);
         let join_ref = message.join_ref.as_deref().map(Box::from);
@@ -101,9 +105,16 @@ impl Session {
             let unlogged = (allowed.unlogged > 0).then_some(allowed.unlogged);
             tracing::info!(%error, org.id = %self.identity.org, unlogged, "resume failed, client must resync");
         }
+        let is_current = |joined: &JoinedTopic| joined.join_id == outcome.join_id;
+        if let Some(reply) = &outcome.rejected
+            && self.joined.get(&outcome.topic).is_some_and(is_current)
+        {
+            self.joined.remove(&outcome.topic);
+            self.send(reply);
+        }
         let Some(subscribed) = outcome.subscribed else { return };
         match self.joined.get_mut(&outcome.topic) {
-            Some(joined) if joined.join_id == outcome.join_id => joined.state = JoinState::Live(subscribed),
+            Some(joined) if is_current(joined) => joined.state = JoinState::Live(subscribed),
             // The client has left the topic, and may have joined it again. No join owns this subscription.
             _ => self.registration.unsubscribe(&outcome.topic, &subscribed),
         }
@@ -124,7 +135,7 @@ pub(super) fn next_resumed(resuming: &mut Vec<ResumeFuture>) -> impl Future<Outp
 }
 
 impl Resume {
-    async fn run(&self) -> Subscribed {
+    pub(super) async fn run(&self) -> Subscribed {
         match self.context.replay.begin(self.org, &self.since) {
             Ok(place) => tokio::select! {
                 biased;
@@ -138,8 +149,10 @@ impl Resume {
     /// Resumes, as long as the place is kept.
     async fn run_with(&self, place: &ResumePlace) -> Subscribed {
         let replay = &self.context.replay;
-        if let Err(error) = replay.wait_until_reached(&self.since, || self.context.hub.cursor()).await {
-            return self.join_with_resync(&error);
+        for seen in std::iter::once(&self.since).chain(&self.seen) {
+            if let Err(error) = replay.wait_until_reached(seen, || self.context.hub.cursor()).await {
+                return self.join_with_resync(&error);
+            }
         }
         let mut position = None;
         let subscribed = self.registration.subscribe_for_replay(&self.topic, |cursor| {
@@ -166,7 +179,7 @@ impl Resume {
     }
 
     /// Joins for live events only and sends a resync, so that the client reads the current state again.
-    fn join_with_resync(&self, error: &ReplayError) -> Subscribed {
+    pub(super) fn join_with_resync(&self, error: &ReplayError) -> Subscribed {
         self.record_resync(error);
         self.registration.subscribe(&self.topic, |cursor| self.resync_frame(cursor, error))
     }
@@ -236,6 +249,7 @@ fn reason(error: &ReplayError) -> &'static str {
         ReplayError::LogShare => "log_share",
         ReplayError::Epoch => "epoch",
         ReplayError::NeedsClaim => "needs_claim",
+        ReplayError::Snapshot(_) => "snapshot",
         ReplayError::Log(_) | ReplayError::Timeout | ReplayError::TooManyResumes => "unavailable",
     }
 }

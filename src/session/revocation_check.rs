@@ -32,6 +32,11 @@ impl RevocationCheck {
         Self { identity: Mutex::new(identity), revocations }
     }
 
+    /// The identity of the current token.
+    pub(super) fn identity(&self) -> Arc<Identity> {
+        Arc::clone(&lock(&self.identity))
+    }
+
     /// Replaces the token. The caller must then call [`SessionCheck::close_reason`].
     ///
     /// A revocation first replaces the entries and then checks every session. So it either finds the new
@@ -47,7 +52,7 @@ impl SessionCheck for RevocationCheck {
     }
 
     fn close_reason(&self) -> Option<CloseCode> {
-        let identity = Arc::clone(&lock(&self.identity));
+        let identity = self.identity();
         self.revocations.check(&token_subject(&identity)).map(|revoked| match revoked {
             Revoked::Token => CloseCode::REVOKED,
             Revoked::Suspended => CloseCode::ORG_SUSPENDED,

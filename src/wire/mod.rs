@@ -8,6 +8,7 @@ mod codec;
 mod event;
 mod frame;
 mod framing;
+mod snapshot;
 mod topic;
 
 pub use close::{CLOSE_CODES, CloseCode, Retry};
@@ -16,4 +17,5 @@ pub(crate) use codec::{NAME_BYTES_MAX, REF_BYTES_MAX};
 pub use event::{CURSOR_EVENT, Event, RESYNC_EVENT, REVOKED_EVENT, TOPICS_EVENT, append_event_frame};
 pub use frame::{close_frame, close_frame_without_reason, is_close_frame, text_frame};
 pub use framing::Framing;
+pub use snapshot::{PageEnd, SNAPSHOT_EVENT, snapshot_frame};
 pub use topic::{EntityIdType, ORG_TOPIC, Topic, is_entity_kind};

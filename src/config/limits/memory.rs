@@ -108,7 +108,12 @@ impl Limits {
             part(
                 "Pages of rows that are read or sent",
                 self.reading.memory_bytes_max,
-                &["reading.memory_bytes_max", "reading.page_bytes_max", "reading.requests_per_org_max"],
+                &[
+                    "reading.memory_bytes_max",
+                    "reading.page_bytes_max",
+                    "reading.requests_per_org_max",
+                    "reading.snapshot_page_bytes_max",
+                ],
             ),
             part("Recent events", self.recent.bytes_max, &["recent.bytes_max", "recent.org_bytes_max"]),
             part(
@@ -220,7 +225,10 @@ mod tests {
                 "auth::TOPICS_MAX",
                 "outbox.queue_bytes_max",
                 "outbox.queue_chunks_max",
+                "reading.snapshots_per_org_max",
+                "reading.snapshots_waiting_per_org_max",
                 "session.joins_max",
+                "session.snapshots_max",
                 "session.message_bytes_max",
                 "session.refreshes_max",
                 "session.send_buffer_bytes",

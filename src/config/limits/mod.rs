@@ -127,6 +127,8 @@ impl Limits {
             ("message_bytes", session.message_bytes_max),
             ("received_bytes", burst(session.received_bytes)),
             ("joins", session.joins_max),
+            ("snapshots", session.snapshots_max),
+            ("snapshots_per_org", self.reading.snapshots_per_org_max),
             ("resumes_per_org", self.replay.resumes_max / 2),
         ]
     }
@@ -241,6 +243,7 @@ impl Limits {
             // Each of those joins may carry a cursor of up to 32 KiB.
             received_bytes: Rate::new(256 * 1024, 4 * 1024 * 1024),
             joins_max: 100,
+            snapshots_max: 4,
             // Some clients send a heartbeat once a minute, and browsers slow the timers of pages in the
             // background down to that rate. Such a heartbeat may be half a minute late.
             idle_timeout: Duration::from_secs(90),
@@ -293,6 +296,11 @@ impl Limits {
             statement_timeout: Duration::from_secs(5),
             cost_max: 100_000,
             count_max: 100_000,
+            snapshots_per_org_max: 32,
+            snapshots_waiting_per_org_max: 1000,
+            snapshot_page_bytes_max: 256 * 1024,
+            snapshot_page_timeout: Duration::from_secs(30),
+            snapshot_timeout: Duration::from_mins(10),
         }
     }
 

@@ -57,7 +57,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("control", &["wire", "cursor", "hub"]),
     ("replay", &["wire", "cursor", "log"]),
     ("tailer", &["wire", "cursor", "hub", "postgres", "log", "control", "replay"]),
-    ("session", &["wire", "cursor", "hub", "log", "control", "replay", "auth"]),
+    ("session", &["wire", "cursor", "hub", "log", "control", "replay", "reading", "auth"]),
     ("publish", &["auth", "cursor", "postgres"]),
     ("reading", &["cursor", "postgres"]),
     ("http", &["wire", "auth", "session", "log", "control", "hub", "publish", "reading"]),

@@ -2,6 +2,7 @@
 
 mod filters;
 mod isolation;
+mod snapshot;
 mod stream;
 
 use serde_json::{Value, json};

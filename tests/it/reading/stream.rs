@@ -1,5 +1,5 @@
 //! The initial state and the stream together. A client reads all pages of a table, and joins with the cursor
-//! of the first page. In the end it has exactly the rows of the table.
+//! of the first page, or it joins with a snapshot. In the end it has exactly the rows of the table.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{page, strings, with_table};
-use crate::harness::TestGateway;
+use crate::harness::{Client, TestGateway};
 
 /// A table with a trigger of the application, which changes the row again.
 const TABLE: &str = "
@@ -18,7 +18,7 @@ const TABLE: &str = "
     grant select on items to authenticated;
     select warden.watch('items', 'items', 'item', visibility => 'organisation')";
 
-/// Reads all pages of the rows with an even `n`, and joins with the first cursor.
+/// Reads all pages, and joins with the first cursor.
 async fn follow(t: &TestGateway, org: Uuid) -> BTreeMap<i64, Value> {
     let mut rows = BTreeMap::new();
     let mut path = "/v1/items?order=n.desc&limit=7".to_owned();
@@ -37,12 +37,28 @@ async fn follow(t: &TestGateway, org: Uuid) -> BTreeMap<i64, Value> {
     let mut client = t.connect(org).await;
     let reply = client.join_with("items", json!({"since": since})).await;
     assert!(reply.get("resync").is_none(), "{reply}");
+    apply(client, rows).await
+}
+
+/// Joins with a snapshot.
+async fn follow_by_socket(t: &TestGateway, org: Uuid) -> BTreeMap<i64, Value> {
+    let mut client = t.connect(org).await;
+    client.join_with("items", json!({"snapshot": {"order": "n.desc", "limit": 7}})).await;
+    apply(client, BTreeMap::new()).await
+}
+
+/// Applies pages and events, up to the end of the test. Returns the rows.
+async fn apply(mut client: Client, mut rows: BTreeMap<i64, Value>) -> BTreeMap<i64, Value> {
     loop {
         let event = client.next_event().await;
         let id = event.payload["data"]["id"].as_i64().unwrap_or_default();
         match event.name.as_str() {
             "item.deleted" => drop(rows.remove(&id)),
             "item.created" | "item.updated" => drop(rows.insert(id, event.payload["data"].clone())),
+            "warden.snapshot" => {
+                let page = event.payload["rows"].as_array().expect("rows").iter();
+                rows.extend(page.map(|row| (row["id"].as_i64().expect("an id"), row.clone())));
+            }
             "test.end" => return rows,
             other => panic!("{other}"),
         }
@@ -70,11 +86,17 @@ async fn a_snapshot_and_the_stream_end_with_the_table() {
         tokio::join!(write(&t, org, 1), write(&t, org, 2), write(&t, org, 3));
         t.db.publish(org, "items", "test.end").await;
     };
-    let (a, b, c, ()) = tokio::join!(follow(&t, org), follow(&t, org), follow(&t, org), writers);
+    let (a, b, c, d, ()) = tokio::join!(
+        follow(&t, org),
+        follow(&t, org),
+        follow_by_socket(&t, org),
+        follow_by_socket(&t, org),
+        writers
+    );
     let stored =
         strings(&t.db, &format!("select to_jsonb(i)::text from items i where org_id = '{org}' order by id"))
             .await;
-    for rows in [a, b, c] {
+    for rows in [a, b, c, d] {
         let rows: Vec<&Value> = rows.values().collect();
         let stored: Vec<Value> = stored.iter().map(|row| serde_json::from_str(row).expect("JSON")).collect();
         assert_eq!(rows, stored.iter().collect::<Vec<_>>());

@@ -6,7 +6,10 @@ use crate::config::Limits;
 use crate::reading::{self, ReadingLimits};
 
 pub(super) fn section(limits: &Limits) -> Section {
-    Section { title: "Reading", limits: [requests(limits), queries(limits), parameters()].concat() }
+    Section {
+        title: "Reading",
+        limits: [requests(limits), queries(limits), snapshots(limits), parameters()].concat(),
+    }
 }
 
 fn requests(limits: &Limits) -> Vec<Limit> {
@@ -81,12 +84,52 @@ fn queries(limits: &Limits) -> Vec<Limit> {
     ]
 }
 
+fn snapshots(limits: &Limits) -> Vec<Limit> {
+    let ReadingLimits {
+        snapshots_per_org_max,
+        snapshots_waiting_per_org_max,
+        snapshot_page_bytes_max,
+        snapshot_page_timeout,
+        snapshot_timeout,
+        ..
+    } = limits.reading;
+    vec![
+        Limit::new(
+            "reading.snapshots_per_org_max",
+            Value::count(snapshots_per_org_max),
+            "Joins of one organisation that are sent a snapshot at the same time. Further ones wait.",
+        ),
+        Limit::new(
+            "reading.snapshots_waiting_per_org_max",
+            Value::count(snapshots_waiting_per_org_max),
+            "Joins of one organisation that wait for a snapshot, up to `reading.wait_timeout`. Further ones get the \
+             error `org_reads`.",
+        ),
+        Limit::new(
+            "reading.snapshot_page_bytes_max",
+            Value::bytes(snapshot_page_bytes_max),
+            "Page of a snapshot. A larger row is a page of its own.",
+        ),
+        Limit::new(
+            "reading.snapshot_page_timeout",
+            Time(snapshot_page_timeout),
+            "Longest time in which a client accepts a page of a snapshot. Beyond it the session ends with 4429. A page \
+             that cannot be read is tried again for as long.",
+        ),
+        Limit::new(
+            "reading.snapshot_timeout",
+            Time(snapshot_timeout),
+            "Longest time from the first page of a snapshot to the last one. Beyond it the client gets a resync.",
+        ),
+    ]
+}
+
 fn parameters() -> Vec<Limit> {
     vec![
         Limit::new(
             "reading::ROWS_DEFAULT",
             Value::count(reading::ROWS_DEFAULT),
-            "Rows of a page without the parameter `limit`.",
+            "Rows of a page without the parameter `limit`. Pages of a snapshot then have up to `reading::ROWS_MAX`.",
         ),
         Limit::new("reading::ROWS_MAX", Value::count(reading::ROWS_MAX), "Rows of a page."),
         Limit::new(

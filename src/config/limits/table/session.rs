@@ -9,7 +9,10 @@ use crate::session::SessionLimits;
 use crate::wire;
 
 pub(super) fn section(limits: &Limits) -> Section {
-    Section { title: "Sessions", limits: [messages(limits), lifetime(limits), log_lines()].concat() }
+    Section {
+        title: "Sessions",
+        limits: [messages(limits), outbox(limits), lifetime(limits), log_lines()].concat(),
+    }
 }
 
 fn log_lines() -> Vec<Limit> {
@@ -40,14 +43,14 @@ fn messages(limits: &Limits) -> Vec<Limit> {
         rejected_messages,
         received_bytes,
         joins_max,
-        send_buffer_bytes,
-        // The other table of this file.
+        snapshots_max,
+        // The other tables of this file.
+        send_buffer_bytes: _,
         idle_timeout: _,
         expiry_grace: _,
         refreshes_max: _,
         close_timeout: _,
     } = limits.session;
-    let OutboxLimits { queue_bytes_max, queue_chunks_max } = limits.outbox;
     vec![
         Limit::new(
             "session.message_bytes_max",
@@ -73,6 +76,12 @@ fn messages(limits: &Limits) -> Vec<Limit> {
             "Bytes from one socket, whatever they contain. Beyond it the session ends with 4428.",
         ),
         Limit::new(
+            "session.snapshots_max",
+            Value::count(snapshots_max),
+            "Joins of one socket that are sent a snapshot at the same time. Further ones get the error `too many \
+             snapshots`.",
+        ),
+        Limit::new(
             "session.joins_max",
             Value::count(joins_max),
             "Topics that one socket may join. Further joins get an error.",
@@ -88,6 +97,13 @@ fn messages(limits: &Limits) -> Vec<Limit> {
             Value::bytes(wire::REF_BYTES_MAX),
             "Longest `ref` or `join_ref` in a message.",
         ),
+    ]
+}
+
+fn outbox(limits: &Limits) -> Vec<Limit> {
+    let OutboxLimits { queue_bytes_max, queue_chunks_max } = limits.outbox;
+    let send_buffer_bytes = limits.session.send_buffer_bytes;
+    vec![
         Limit::new(
             "outbox.queue_bytes_max",
             Value::bytes(queue_bytes_max),

@@ -1,0 +1,224 @@
+//! A join with a snapshot: the rows of the table in pages, then the stream from the first page's cursor.
+//!
+//! The pages are sent before the session subscribes, so no live event waits for them. After the last page
+//! the join continues as a resume from the first page's cursor, which delivers every later change once. A
+//! later page may contain a change that the resume sends again.
+//!
+//! The next page is read when the client has accepted the former one. While a page is being sent, the
+//! snapshot has no connection to the database.
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::joined_topics::{JoinState, JoinedTopic};
+use super::pending::ResumeOutcome;
+use super::resume::Resume;
+use super::revocation_check::RevocationCheck;
+use super::{Session, SessionContext};
+use crate::cursor::Cursor;
+use crate::hub::{Outbox, Registration, SendOutcome};
+use crate::metrics::RejectionLabels;
+use crate::org::OrgId;
+use crate::reading::{Caller, Page, ReadError, Snapshot, SnapshotRequest};
+use crate::replay::ReplayError;
+use crate::wire::{ClientMessage, CloseCode, PageEnd, Status, Topic, reply, snapshot_frame};
+
+/// The parts of a session that one snapshot uses.
+struct SnapshotJoin {
+    context: Arc<SessionContext>,
+    registration: Arc<Registration>,
+    outbox: Arc<Outbox>,
+    /// Knows the session's current token.
+    check: Arc<RevocationCheck>,
+    org: OrgId,
+    topic: Topic,
+    topic_name: String,
+    join_ref: Option<String>,
+    reference: Option<String>,
+}
+
+/// How the pages ended.
+enum PagesEnd {
+    /// The client has accepted all of them. The last one was read at this cursor.
+    Sent(Cursor),
+    /// The client did not accept a page in time, so its session was closed; or it was closed before.
+    Closed,
+    /// A page could not be read.
+    Failed(ReplayError),
+}
+
+impl Session {
+    /// Checks whether the session may join this topic with a snapshot. Returns reason and hint of an error.
+    pub(super) fn check_snapshot(&self, topic: &Topic) -> Result<(), (&'static str, String)> {
+        if topic.is_org() || topic.is_entity() {
+            let hint = format!("{topic} carries the events of several tables: join the topic of one table");
+            return Err((ReadError::UnknownTopic.code(), hint));
+        }
+        let max = self.context.limits.snapshots_max;
+        if self.joined.snapshots_besides(topic) >= max {
+            self.context.metrics.limit_reached("snapshots");
+            let hint =
+                format!("a socket may receive {max} snapshots at a time: wait for the last page of one");
+            return Err(("too many snapshots", hint));
+        }
+        Ok(())
+    }
+
+    /// Starts to read the rows. The join is answered when the first page has been read.
+    pub(super) fn join_with_snapshot(
+        &mut self,
+        topic: Topic,
+        message: &ClientMessage,
+        request: SnapshotRequest,
+    ) {
+        let join_id = self.next_join_id();
+        let left = CancellationToken::new();
+        let join = SnapshotJoin {
+            context: Arc::clone(&self.context),
+            registration: Arc::clone(&self.registration),
+            outbox: Arc::clone(&self.outbox),
+            check: Arc::clone(&self.revocation_check),
+            org: self.identity.org,
+            topic: topic.clone(),
+            topic_name: message.topic.clone(),
+            join_ref: message.join_ref.clone(),
+            reference: message.reference.clone(),
+        };
+        let (has_left, of_outcome) = (left.clone(), topic.clone());
+        self.resuming.push(Box::pin(async move {
+            let outcome = tokio::select! {
+                biased;
+                () = has_left.cancelled() => None,
+                outcome = join.run(join_id, request) => Some(outcome),
+            };
+            outcome.unwrap_or(ResumeOutcome {
+                topic: of_outcome,
+                join_id,
+                subscribed: None,
+                resync: None,
+                rejected: None,
+            })
+        }));
+        let join_ref = message.join_ref.as_deref().map(Box::from);
+        let state = JoinState::Reading(left);
+        self.joined.insert(topic, JoinedTopic { join_ref, join_id, state });
+    }
+}
+
+impl SnapshotJoin {
+    async fn run(self, join_id: u64, request: SnapshotRequest) -> ResumeOutcome {
+        let end = |topic, subscribed, resync, rejected| ResumeOutcome {
+            topic,
+            join_id,
+            subscribed,
+            resync,
+            rejected,
+        };
+        let (mut snapshot, page) = match self.begin(request).await {
+            Ok(begun) => begun,
+            Err(error) => {
+                let reply = self.rejection(&error);
+                return end(self.topic, None, None, Some(reply));
+            }
+        };
+        let since = page.position.clone();
+        self.outbox.send(&self.reply(Status::Ok, &json!({})));
+        let timeout = self.context.reader.limits().snapshot_timeout;
+        let pages = tokio::time::timeout(timeout, self.send_pages(&mut snapshot, page)).await;
+        // The place is free while the missed events are sent.
+        drop(snapshot);
+        let too_late = || PagesEnd::Failed(failed(&format!("it took longer than {timeout:?}")));
+        let (seen, error) = match pages.unwrap_or_else(|_| too_late()) {
+            PagesEnd::Sent(until) => (Some(until), None),
+            PagesEnd::Failed(error) => (None, Some(error)),
+            PagesEnd::Closed => return end(self.topic, None, None, None),
+        };
+        let resume = self.into_resume(since, seen);
+        let subscribed = match &error {
+            None => resume.run().await,
+            Some(error) => resume.join_with_resync(error),
+        };
+        end(resume.topic, Some(subscribed), resume.resync.into_inner(), None)
+    }
+
+    /// Takes a place of the organisation, and reads the first page.
+    async fn begin(&self, request: SnapshotRequest) -> Result<(Snapshot, Page), ReadError> {
+        let snapshot = self.context.reader.begin_snapshot(self.org, &self.topic_name, request).await?;
+        let page = snapshot.first_page(self.caller()).await?;
+        Ok((snapshot, page))
+    }
+
+    /// Sends all pages, from the first one on.
+    async fn send_pages(&self, snapshot: &mut Snapshot, mut page: Page) -> PagesEnd {
+        let cursor = std::mem::take(&mut page.cursor);
+        loop {
+            let (next, position) = (page.next.take(), page.position.clone());
+            if !self.send_page(page, next.is_none().then_some(&cursor)).await {
+                return PagesEnd::Closed;
+            }
+            let Some(next) = next else { return PagesEnd::Sent(position) };
+            page = match snapshot.page_at(&next, || self.caller()).await {
+                Ok(page) => page,
+                Err(error) => return PagesEnd::Failed(failed(&error.to_string())),
+            };
+        }
+    }
+
+    /// Sends a page, and waits until the client has accepted it. The last page has the cursor. Returns false
+    /// if the session is closed, also because the client was too slow.
+    async fn send_page(&self, page: Page, cursor: Option<&String>) -> bool {
+        let end = PageEnd {
+            truncated: &page.truncated,
+            last: cursor.is_some(),
+            cursor: cursor.map(String::as_str),
+        };
+        let frame = snapshot_frame(self.join_ref.as_deref(), &self.topic_name, &page.json, end);
+        // Reserved until the page is no longer in the outbox.
+        let _memory = page.memory;
+        let accepted = async {
+            self.outbox.drained().await;
+            match self.outbox.send(&frame) {
+                SendOutcome::Written => true,
+                SendOutcome::Queued => {
+                    self.outbox.drained().await;
+                    true
+                }
+                SendOutcome::Closed => false,
+            }
+        };
+        let timeout = self.context.reader.limits().snapshot_page_timeout;
+        tokio::time::timeout(timeout, accepted).await.unwrap_or_else(|_| {
+            self.outbox.close(CloseCode::SLOW);
+            false
+        })
+    }
+
+    /// The user with the session's current token.
+    fn caller(&self) -> Caller {
+        let incarnation = self.registration.seal().incarnation();
+        Caller { org: self.org, incarnation, claims: self.check.identity().claims.json() }
+    }
+
+    fn rejection(&self, error: &ReadError) -> Bytes {
+        let code = error.code();
+        self.context.metrics.reads_rejected.get_or_create(&RejectionLabels { code }).inc();
+        self.reply(Status::Error, &json!({"reason": code, "message": error.to_string()}))
+    }
+
+    fn reply(&self, status: Status, response: &Value) -> Bytes {
+        reply(self.join_ref.as_deref(), self.reference.as_deref(), &self.topic_name, status, response)
+    }
+
+    fn into_resume(self, since: Cursor, seen: Option<Cursor>) -> Resume {
+        let Self { context, registration, outbox, check, org, topic, topic_name, .. } = self;
+        let resync = OnceLock::new();
+        Resume { context, registration, outbox, check, org, topic, topic_name, since, seen, resync }
+    }
+}
+
+fn failed(reason: &str) -> ReplayError {
+    ReplayError::Snapshot(reason.into())
+}
