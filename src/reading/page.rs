@@ -30,7 +30,7 @@ pub struct Page {
     pub truncated: Vec<usize>,
     /// Sealed cursor at which the rows were read.
     pub cursor: String,
-    /// The same cursor, before it was sealed.
+    /// Cursor at which the rows were read, not sealed.
     pub position: Cursor,
     /// Position of the next page. None if this is the last one.
     pub next: Option<String>,

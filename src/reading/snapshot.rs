@@ -1,5 +1,5 @@
-//! A snapshot: all pages of a request, one after the other, for a join. Each page is read when its caller asks
-//! for it, so a client that does not accept a page has no connection to the database.
+//! A snapshot: all pages of a request, one after the other, for a join. Each page is read when its caller
+//! asks for it, so a client that does not accept a page has no connection to the database.
 
 use std::sync::Arc;
 use std::time::Duration;

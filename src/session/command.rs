@@ -180,7 +180,7 @@ impl Session {
     }
 }
 
-/// What a client receives before live events.
+/// Start of a stream: messages that a client receives before live events.
 enum JoinStart {
     /// Nothing.
     Now,

@@ -39,7 +39,7 @@ pub(super) struct Resume {
     pub(super) topic: Topic,
     pub(super) topic_name: String,
     pub(super) since: Cursor,
-    /// What the client has seen besides: the last page of its snapshot.
+    /// Position of the last page of a snapshot, which the node must have reached too.
     pub(super) seen: Option<Cursor>,
     /// Reason why the client has to resync.
     pub(super) resync: OnceLock<ReplayError>,

@@ -144,7 +144,7 @@ impl Drop for Phoenix {
 }
 
 /// Directory of the client. Panics if its packages are not installed.
-fn directory() -> PathBuf {
+pub(super) fn directory() -> PathBuf {
     let clients = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
     for package in PACKAGES {
         assert!(

@@ -2,6 +2,7 @@
 //! (`tests/clients/phoenix.mjs`) and does its own heartbeats, reconnects and rejoins.
 
 pub mod driver;
+mod rows;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -41,14 +42,15 @@ fn closed(gateway: &Gateway, code: u16) -> u64 {
     gateway.metrics().closed.get_or_create(&CloseLabels { code }).get()
 }
 
-/// The chaos test and the rolling restart use `follow.mjs`, which is the recipe of docs/protocol.md.
+/// The chaos test and the rolling restart use `follow.mjs`, and `rows` uses `follow-rows.mjs`. Both are
+/// recipes of docs/protocol.md.
 #[test]
-fn the_documented_recipe_is_the_tested_one() {
-    let recipe = include_str!("../../clients/follow.mjs");
-    assert!(
-        include_str!("../../../docs/protocol.md").contains(recipe),
-        "docs/protocol.md has another recipe"
-    );
+fn the_documented_recipes_are_the_tested_ones() {
+    let recipes = [include_str!("../../clients/follow.mjs"), include_str!("../../clients/follow-rows.mjs")];
+    for recipe in recipes {
+        let page = include_str!("../../../docs/protocol.md");
+        assert!(page.contains(recipe), "docs/protocol.md has another recipe than {recipe}");
+    }
 }
 
 #[tokio::test]

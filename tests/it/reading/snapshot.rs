@@ -243,8 +243,8 @@ async fn a_snapshot_that_nobody_receives_ends() {
     t.gateway.stop().await;
 }
 
-/// A client that does not accept a page in time is closed. If a page cannot be read, the client gets a resync.
-/// The gateway stops although a client reads nothing. On the next gateway the client reads everything again.
+/// A client that does not accept a page in time is closed. If a page cannot be read, the client gets a
+/// resync. The gateway stops although a client reads nothing. On the next one the client begins again.
 #[tokio::test]
 async fn a_snapshot_that_cannot_be_completed_begins_again() {
     let (t, [org, other]) = with_small_buffers(|limits| {

@@ -1,0 +1,66 @@
+//! The recipe that keeps the rows of a table, with the published `phoenix` package.
+
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::Command;
+
+use super::driver::directory;
+use super::{good_token, within};
+use crate::harness::TestGateway;
+
+#[tokio::test]
+async fn the_recipe_ends_with_the_rows_of_the_table() {
+    let t = TestGateway::start().await;
+    let org = t.db.create_org().await;
+    t.db.run(format!(
+        "create table items (id int primary key, org_id uuid not null, n int not null);
+         grant select on items to authenticated;
+         select warden.watch('items', 'items', 'item', visibility => 'organisation');
+         insert into items select n, '{org}', 0 from generate_series(1, 25) n"
+    ))
+    .await;
+    let addr = t.gateway.public_addr();
+    let config = json!({"url": format!("ws://{addr}/socket"), "authToken": good_token(org), "topic": "items",
+                        "parameters": {"limit": 10, "order": "n,id"}});
+    let mut child = Command::new("node")
+        .arg(directory().join("rows.mjs"))
+        .arg(config.to_string())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("node starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("is piped")).lines();
+    let stored = async || -> Value {
+        sqlx::query_scalar("select jsonb_agg(to_jsonb(i) order by id) from items i")
+            .fetch_one(&t.db.pool)
+            .await
+            .expect("queries")
+    };
+    let mut shows_the_table = async || {
+        let expected = stored().await;
+        within("the rows of the table", async {
+            loop {
+                let line = lines.next_line().await.expect("reads").expect("the client runs");
+                if serde_json::from_str::<Value>(&line).expect("JSON") == expected {
+                    break;
+                }
+            }
+        })
+        .await;
+    };
+    shows_the_table().await;
+    t.db.run("update items set n = n + 1 where id < 9; delete from items where id = 3").await;
+    shows_the_table().await;
+    // TRUNCATE leads to a resync, and the client reads the rows again.
+    t.db.run(format!("truncate items; insert into items select n, '{org}', 5 from generate_series(7, 31) n"))
+        .await;
+    shows_the_table().await;
+    t.gateway.stop().await;
+    t.db.run(format!("delete from items where id = 8; insert into items values (40, '{org}', 1)")).await;
+    let gateway = TestGateway::gateway(&t.db, |config| config.listen = addr).await;
+    shows_the_table().await;
+    gateway.stop().await;
+}
