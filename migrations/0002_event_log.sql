@@ -40,6 +40,8 @@ create table if not exists warden.events (
   slot      smallint    not null default coalesce(pg_sequence_last_value('warden.events_slot'), 0)::smallint,
   -- Orders the events of one transaction: 4 * ticks of its clock, + 1 for a deletion, + 2 for a creation.
   step      bigint,
+  -- Trace context of the publisher; see warden.trace_context().
+  traceparent text,
   constraint events_org_or_control check (org_id is not null or event like 'warden.%')
 ) partition by list (slot);
 
@@ -53,6 +55,9 @@ begin
   end if;
   if not exists (select from pg_attribute where attrelid = 'warden.events'::regclass and attname = 'step') then
     alter table warden.events add column step bigint;
+  end if;
+  if not exists (select from pg_attribute where attrelid = 'warden.events'::regclass and attname = 'traceparent') then
+    alter table warden.events add column traceparent text;
   end if;
 end
 $$;

@@ -59,10 +59,21 @@ begin
 end
 $$;
 
+-- A trace context (W3C Trace Context, version 00), or null if the text is none: the standard demands that an invalid
+-- one is ignored. Of a later version it is the part that version 00 has.
+create or replace function warden.trace_context(traceparent text) returns text
+language sql immutable strict set search_path = '' as $$
+  select '00' || pg_catalog.substr(traceparent, 3, 53)
+  where traceparent collate "C" ~ '^(00|(?!ff)[0-9a-f]{2}(?=.{53}(-|$)))-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}'
+    and (pg_catalog.length(traceparent) = 55 or traceparent !~ '^00')
+    and traceparent !~ '^..-(0{32}|.{32}-0{16})-'
+$$;
+
 -- Publishes an event to an organisation, and returns its id. Invalid arguments give an error with SQLSTATE 22023.
 --   topic  a name in warden.topics, or <kind>:<id> with a kind in warden.entity_topics
 --   event  e.g. 'invoice.paid'; names that start with warden., org. or phx_ are reserved
 --   data   at most 65,536 bytes of JSON text
+-- If the transaction has set `warden.traceparent`, events carry this trace context.
 create or replace function warden.publish(org_id uuid, topic text, event text, data jsonb default '{}')
 returns bigint
 language plpgsql volatile security definer set search_path = '' set row_security = on as $$
@@ -75,10 +86,10 @@ begin
   if problem.message is not null then
     raise exception 'warden.publish: %', problem.message using errcode = '22023', hint = problem.hint;
   end if;
-  insert into warden.events (org_id, topic, event, data, needs_claim, step)
+  insert into warden.events (org_id, topic, event, data, needs_claim, step, traceparent)
   values (publish.org_id, publish.topic, publish.event, coalesce(publish.data, '{}'),
           exists (select from warden.watches w where w.topic = publish.topic and w.visibility = 'claim'),
-          warden.publish_step())
+          warden.publish_step(), warden.trace_context(pg_catalog.current_setting('warden.traceparent', true)))
   returning id into published;
   return published;
 end
@@ -101,10 +112,10 @@ begin
     if pg_catalog.jsonb_typeof(item.value) <> 'object' then
       message := pg_catalog.format('a value of type %s is not an event', pg_catalog.jsonb_typeof(item.value));
       return next;
-    elsif item.value - array['topic', 'event', 'data'] <> '{}' then
+    elsif item.value - array['topic', 'event', 'data', 'traceparent'] <> '{}' then
       message := pg_catalog.format('unknown field "%s"', (
-        select pg_catalog.left(k, 200) from pg_catalog.jsonb_object_keys(item.value - array['topic', 'event', 'data']) k
-        limit 1));
+        select pg_catalog.left(k, 200)
+        from pg_catalog.jsonb_object_keys(item.value - array['topic', 'event', 'data', 'traceparent']) k limit 1));
       return next;
     elsif pg_catalog.jsonb_typeof(item.value -> 'topic') is distinct from 'string'
           or pg_catalog.jsonb_typeof(item.value -> 'event') is distinct from 'string' then
@@ -130,16 +141,18 @@ language plpgsql volatile set search_path = '' as $$
 declare
   -- No statement can be between two events, so all have the same step, and ids order them.
   step constant bigint := warden.publish_step();
+  traceparent constant text := warden.trace_context(pg_catalog.current_setting('warden.traceparent', true));
 begin
   return query
     with item as (
-      select e.value ->> 'topic' as topic, e.value ->> 'event' as event, e.value -> 'data' as data, e.ordinality
+      select e.value ->> 'topic' as topic, e.value ->> 'event' as event, e.value -> 'data' as data,
+             coalesce(warden.trace_context(e.value ->> 'traceparent'), traceparent) as traceparent, e.ordinality
       from pg_catalog.jsonb_array_elements(add_published.events) with ordinality e),
     claimed as (select distinct w.topic from warden.watches w where w.visibility = 'claim'),
     published as (
-      insert into warden.events as l (org_id, topic, event, data, needs_claim, step, ring)
+      insert into warden.events as l (org_id, topic, event, data, needs_claim, step, ring, traceparent)
       select add_published.org_id, i.topic, i.event, coalesce(i.data, '{}'), i.topic in (select topic from claimed),
-             step, i.ordinality = 1
+             step, i.ordinality = 1, i.traceparent
       from item i order by i.ordinality
       returning l.id)
     select (pg_catalog.row_number() over (order by p.id) - 1)::int, p.id from published p order by p.id;
@@ -148,7 +161,8 @@ $$;
 
 -- Publishes many events to one organisation, and returns their ids in the order of the events. Either all events are
 -- published or none: the error names the first invalid event and how many others are invalid.
---   events  an array of at most 10,000 objects {"topic", "event", "data"}; see warden.publish()
+--   events  an array of at most 10,000 objects {"topic", "event", "data"}; see warden.publish(). An object may have its
+--           own "traceparent".
 create or replace function warden.publish_all(org_id uuid, events jsonb)
 returns table (index int, id bigint)
 language plpgsql volatile security definer set search_path = '' set row_security = on as $$

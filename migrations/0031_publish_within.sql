@@ -95,10 +95,13 @@ create or replace function warden.publish_once(
 ) returns jsonb
 language plpgsql volatile set search_path = '' as $$
 declare
+  -- A repeated request has another trace context.
   contents constant bytea[] := case when is_one_key then
-      array[pg_catalog.sha256(pg_catalog.convert_to(events::text, 'UTF8'))]
+      array[pg_catalog.sha256(pg_catalog.convert_to(
+        (select jsonb_agg(e.value - 'traceparent' order by e.ordinality)
+         from pg_catalog.jsonb_array_elements(events) with ordinality e)::text, 'UTF8'))]
     else
-      array(select pg_catalog.sha256(pg_catalog.convert_to(e.value::text, 'UTF8'))
+      array(select pg_catalog.sha256(pg_catalog.convert_to((e.value - 'traceparent')::text, 'UTF8'))
             from pg_catalog.jsonb_array_elements(events) with ordinality e order by e.ordinality)
     end;
   taken constant bytea[] := warden.take_idempotency_keys(org_id, incarnation, keys, contents);
@@ -147,11 +150,15 @@ begin
 end
 $$;
 
+-- The function of the former version.
+drop function if exists warden.publish_within(uuid, jsonb, bytea[], boolean);
+
 -- Publishes events within one organisation, for a back end whose token the gateway has verified. It is the only way to
 -- publish for the gateway's role. Either all events are published or none.
 --   events      an array as for warden.publish_all()
 --   keys        SHA-256 of idempotency keys: one for all events, or one for each event; null for none
 --   check_only  whether to publish nothing, but list the problems
+--   traceparent trace context of the events without their own
 -- The result is {"problems": [{"index", "message", "hint"}]} if an event is not valid. Otherwise it has
 --   events       an object for each event, in their order: {"id"}, and for an event that was published before under its
 --                key also its transaction: {"id", "xid", "epoch"}
@@ -162,7 +169,7 @@ $$;
 -- A key that was used for other events gives an error with SQLSTATE 23505, and their indexes as detail. Too many keys
 -- give 54000, and the seconds to wait as detail.
 create or replace function warden.publish_within(
-  org_id uuid, events jsonb, keys bytea[] default null, check_only boolean default false
+  org_id uuid, events jsonb, keys bytea[] default null, check_only boolean default false, traceparent text default null
 ) returns jsonb
 language plpgsql volatile security definer set search_path = '' set row_security = on as $$
 declare
@@ -181,6 +188,9 @@ begin
       using errcode = '22023';
   end if;
   perform warden.expect_organization(publish_within.org_id, 'warden.publish_within');
+  if publish_within.traceparent is not null then
+    perform pg_catalog.set_config('warden.traceparent', publish_within.traceparent, true);
+  end if;
   life := coalesce((select max(i.value) from warden.incarnations i
                     where i.org_id in (publish_within.org_id, '00000000-0000-0000-0000-000000000000')), 0);
   if publish_within.keys is null then
@@ -222,6 +232,6 @@ begin
 end
 $$;
 
-grant execute on function warden.publish_within(uuid, jsonb, bytea[], boolean),
+grant execute on function warden.publish_within(uuid, jsonb, bytea[], boolean, text),
   warden.forget_idempotency_keys(int) to warden_gateway;
 reset role;

@@ -30,6 +30,9 @@ use crate::publish::{
 /// The idempotency key of a whole request.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
+/// The trace context of a request (W3C Trace Context).
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
 /// Beginning of the headers that carry attributes of a CloudEvent.
 const ATTRIBUTE_PREFIX: &str = "ce-";
 
@@ -94,6 +97,8 @@ struct AcceptedEvent {
         ("Idempotency-Key" = Option<String>, Header, description = "Identifies what the request publishes. A \
             repeated request publishes nothing. Not for CloudEvents, which have `source` and `id`",
             min_length = 1, max_length = 255, pattern = "^[ -~]+$"),
+        ("traceparent" = Option<String>, Header, description = "Trace context (W3C Trace Context) of events without \
+            their own. The events carry it. One that is not valid is ignored"),
     ),
     request_body(
         description = "One event or several, at most 1 MiB",
@@ -155,6 +160,9 @@ async fn handle(
     gatekeeper.admission.publish(identity.org, batch.len() - 1).map_err(limit)?;
     if let Some(key) = key {
         batch.set_key(key);
+    }
+    if let Some(traceparent) = traceparent(headers) {
+        batch.set_traceparent(traceparent);
     }
     let caller = Caller { org: identity.org, topics: &identity.topics };
     let published = publisher.publish(caller, &batch, &reservation).await;
@@ -245,6 +253,15 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Reject
             IdempotencyKey::of_request(key.as_bytes()).map(Some).map_err(|_| Rejection::IdempotencyKey)
         }
         _ => Err(Rejection::IdempotencyKey),
+    }
+}
+
+/// The trace context of a request. Several of them are as good as none.
+fn traceparent(headers: &HeaderMap) -> Option<String> {
+    let mut values = headers.get_all(TRACEPARENT).iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) => value.to_str().ok().map(str::to_owned),
+        _ => None,
     }
 }
 

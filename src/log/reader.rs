@@ -67,7 +67,8 @@ impl LogReader {
             select s.snapshot as "snapshot!", s.begun_since as "begun_since!", s.rotation as "rotation!", e.id as "id?",
                    e.xid::text::bigint as "xid?", e.org_id as "org_id?: OrgId", e.topic as "topic?",
                    e.event as "event?", e.subject as "subject?", e.data::text as "data?", e.old::text as "old?",
-                   e.truncated as "truncated?", e.needs_claim as "needs_claim?", e.at as "at?"
+                   e.truncated as "truncated?", e.needs_claim as "needs_claim?", e.at as "at?",
+                   e.traceparent as "traceparent?"
             from s left join lateral (
                 select * from (
                     (select * from warden.events where xid >= $1::text::xid8 limit $4)
@@ -87,10 +88,8 @@ impl LogReader {
             i64::from(rows_max) + 1,
         )
         .fetch(&mut self.connection);
-        let strings = |data: &Option<String>, old: &Option<String>| {
-            [data, old].into_iter().flatten().map(String::len).sum::<usize>()
-        };
-        let (rows, is_cut) = self.page_size.collect(rows, |row| strings(&row.data, &row.old)).await?;
+        let bytes = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let (rows, is_cut) = self.page_size.collect(rows, |row| bytes(&row.data) + bytes(&row.old)).await?;
         if is_cut || rows.len() > rows_max as usize {
             drop(rows);
             // Boxed because this is rare, and otherwise the future of every read would reserve room for it.
@@ -121,6 +120,7 @@ impl LogReader {
                     truncated: r.truncated?,
                     needs_claim: r.needs_claim?,
                     at: r.at?,
+                    traceparent: r.traceparent,
                 })
             })
             .collect();
@@ -161,7 +161,7 @@ impl LogReader {
             r#"
             select id as "id!", xid::text::bigint as "xid!", org_id as "org_id: OrgId", topic as "topic!",
                    event as "event!", subject, data::text as "data!", old::text, truncated as "truncated!",
-                   needs_claim as "needs_claim!", at as "at!"
+                   needs_claim as "needs_claim!", at as "at!", traceparent
             from warden.events
             where id > $4 and id <= $6
               and (xid >= $1::text::xid8 or id > $3 or xid in (select x::xid8 from unnest($2::text[]) x))

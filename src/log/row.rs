@@ -30,6 +30,7 @@ pub(crate) struct LogRow {
     pub(crate) truncated: bool,
     pub(crate) needs_claim: bool,
     pub(crate) at: time::OffsetDateTime,
+    pub(crate) traceparent: Option<String>,
 }
 
 /// Turns rows into events. The rows of a batch have few distinct event names, so each name is allocated once.
@@ -71,6 +72,7 @@ impl RowDecoder {
             old: row.old.map(Into::into),
             truncated: row.truncated,
             needs_claim: row.needs_claim,
+            traceparent: row.traceparent.map(Into::into),
         };
         Some(LoggedEvent { org: row.org_id, event: Arc::new(event) })
     }

@@ -67,6 +67,8 @@ pub struct EventBatch {
     pub(super) problems: Vec<Problem>,
     /// No key, one key for all events, or one for each.
     pub(super) keys: Vec<IdempotencyKey>,
+    /// Trace context of the request, for events without their own.
+    pub(super) traceparent: Option<String>,
 }
 
 impl EventBatch {
@@ -97,6 +99,11 @@ impl EventBatch {
     /// Sets one idempotency key for all events.
     pub fn set_key(&mut self, key: IdempotencyKey) {
         self.keys = vec![key];
+    }
+
+    /// Sets the trace context of the request. The database ignores one that is not valid.
+    pub fn set_traceparent(&mut self, traceparent: String) {
+        self.traceparent = Some(traceparent);
     }
 
     /// Adds an event as JSON.

@@ -174,11 +174,12 @@ impl Publisher {
         let _turn = reservation.turn().await;
         let mut connection = self.pool.acquire().await?;
         let answer = sqlx::query_scalar!(
-            r#"select warden.publish_within($1, $2::text::jsonb, $3, $4) as "answer!: Json<Answer>""#,
+            r#"select warden.publish_within($1, $2::text::jsonb, $3, $4, $5) as "answer!: Json<Answer>""#,
             caller.org.as_uuid(),
             batch.json,
             keys.as_deref(),
             !known.is_empty(),
+            batch.traceparent,
         )
         .fetch_one(&mut *connection)
         .await

@@ -213,6 +213,7 @@ mod tests {
             old: None,
             truncated: false,
             needs_claim: false,
+            traceparent: None,
         };
         LoggedEvent { org: Some(OrgId::for_tests(org)), event: Arc::new(event) }
     }

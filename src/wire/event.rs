@@ -47,6 +47,8 @@ pub struct Event {
     pub truncated: bool,
     /// Whether only clients receive the event whose token names its topic.
     pub needs_claim: bool,
+    /// The trace context of the publisher (W3C Trace Context).
+    pub traceparent: Option<Box<str>>,
 }
 
 impl Event {
@@ -64,6 +66,7 @@ impl Event {
             old: None,
             truncated: false,
             needs_claim: false,
+            traceparent: None,
         }
     }
 
@@ -102,6 +105,7 @@ impl Event {
             self.entity_topic.as_ref().map_or("", Topic::as_str),
             &*self.data,
             self.old.as_deref().unwrap_or_default(),
+            self.traceparent.as_deref().unwrap_or_default(),
         ];
         size_of::<Self>() + OVERHEAD_BYTES + strings.iter().map(|string| string.len()).sum::<usize>()
     }
@@ -138,6 +142,10 @@ impl Event {
         }
         if self.truncated {
             json.push_str(r#","truncated":true"#);
+        }
+        if let Some(traceparent) = &self.traceparent {
+            json.push_str(r#","traceparent":"#);
+            write_json_str(&mut json, traceparent);
         }
         json.push('}');
         json
@@ -193,6 +201,7 @@ mod tests {
             old: Some(r#"{"a":0}"#.into()),
             truncated: false,
             needs_claim: false,
+            traceparent: None,
         }
     }
 

@@ -49,6 +49,7 @@ fn event() -> Value {
                 "examples": ["invoice.paid"],
             },
             "data": {"description": "Any JSON of at most 65,536 bytes", "default": {}},
+            "traceparent": {"description": "Trace context of the event. One that is not valid is ignored"},
         },
         "additionalProperties": false,
     })

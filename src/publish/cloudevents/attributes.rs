@@ -34,6 +34,9 @@ struct Event<'a> {
     event: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     data: Option<&'a RawValue>,
+    /// The extension "Distributed Tracing" of CloudEvents.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceparent: Option<&'a str>,
 }
 
 impl Attributes {
@@ -78,7 +81,12 @@ impl Attributes {
             return batch.push_invalid(self.problems.join("; "), Some(HINT));
         }
         let topic = self.get("subject").unwrap_or_default();
-        let event = Event { topic, event: self.get("type").unwrap_or_default(), data };
+        let event = Event {
+            topic,
+            event: self.get("type").unwrap_or_default(),
+            data,
+            traceparent: self.get("traceparent"),
+        };
         match serde_json::to_string(&event) {
             Ok(json) => batch.push(&json, Some(topic.to_owned())),
             Err(error) => batch.push_invalid(error.to_string(), None),

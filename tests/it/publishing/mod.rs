@@ -6,6 +6,7 @@ mod idempotency;
 mod invalid;
 mod limits;
 mod sdks;
+mod tracing;
 
 use std::net::SocketAddr;
 
