@@ -6,6 +6,7 @@ mod candidates;
 mod dev;
 mod migrate;
 mod parse;
+mod publish;
 mod serve;
 mod tail;
 mod terminal;
@@ -49,6 +50,8 @@ enum Command {
     Token(token::TokenArgs),
     /// Subscribe to topics and print one JSON line per event
     Tail(tail::TailArgs),
+    /// Publish events, from the command line or from standard input
+    Publish(publish::PublishArgs),
 }
 
 impl Cli {
@@ -90,6 +93,7 @@ impl Command {
             #[cfg(feature = "dev")]
             Self::Token(args) => token::run(&args)?,
             Self::Tail(args) => tail::run(args).await?,
+            Self::Publish(args) => publish::run(args).await?,
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -30,7 +30,9 @@ pub use issuers_file::{IssuerDefaults, parse_issuers};
 pub use limits::{DrainLimits, Limits};
 #[cfg(feature = "dev")]
 pub(crate) use origins::parse_origins;
-pub use signing::{BACKEND_ISSUER, DEFAULT_AUDIENCE, JWT_SECRET_BYTES_MIN, Signing, SigningArgs};
+pub use signing::{
+    BACKEND_ISSUER, DEFAULT_AUDIENCE, JWT_SECRET_BYTES_MIN, Signing, SigningArgs, check_backend_secret,
+};
 
 use crate::auth::{CookieName, VerifierConfig};
 use crate::http::{AdminHosts, Proxies, TlsFiles};

@@ -123,6 +123,14 @@ pub(super) fn check_verifying_secret(secret: &str, allow_guessable: bool) -> any
     Ok(())
 }
 
+/// Checks a secret of back ends, which signs a token. The error never contains the secret.
+///
+/// # Errors
+/// When it is too short.
+pub fn check_backend_secret(secret: &str) -> anyhow::Result<()> {
+    check_secret(secret).context("WARDEN_BACKEND_SECRET")
+}
+
 /// Checks the length of a secret. The error never contains the secret.
 pub(super) fn check_secret(secret: &str) -> anyhow::Result<()> {
     ensure!(

@@ -1,6 +1,7 @@
 //! The binary on the command line: output, streams and exit codes.
 
 mod addresses;
+mod publish;
 mod rights;
 mod tail;
 

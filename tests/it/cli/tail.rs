@@ -210,3 +210,67 @@ async fn tail_ends_without_an_error_when_its_output_is_closed() {
     }
     t.gateway.stop().await;
 }
+
+/// Rows, pages of a second topic, events, a resync and a restart.
+#[tokio::test]
+async fn tail_prints_rows_before_events() {
+    let t = TestGateway::start().await;
+    let org = t.db.create_org().await;
+    t.db.run(format!(
+        "insert into calls (org_id, to_number) select '{org}', '+49' || n from generate_series(1, 25) n;
+         insert into calls (org_id, to_number) values ('{org}', '+1')"
+    ))
+    .await;
+    let filters =
+        ["--filter", "to_number=like.+49*", "--filter", "limit=10", "--filter", "select=id,to_number"];
+    let mut tail = Tail::start(&t, org, &[&["calls", "--snapshot"], &filters[..]].concat());
+    for _ in 0..25 {
+        let line = tail.line().await;
+        assert_eq!((&line["topic"], &line["event"]), (&json!("calls"), &json!("warden.snapshot")), "{line}");
+        let number = line["payload"]["data"]["to_number"].as_str().expect("a number");
+        assert!(number.starts_with("+49"), "{line}");
+    }
+    let end = tail.line().await;
+    assert_eq!(end["payload"]["last"], true, "{end}");
+    let call = t.db.insert_call(org).await;
+    assert_eq!(tail.line().await["payload"]["data"]["id"], call.to_string());
+
+    // After a restart the command resumes, and does not print the rows again.
+    let TestGateway { db, gateway } = t;
+    let addr = gateway.public_addr();
+    gateway.stop().await;
+    let missed = db.insert_call(org).await;
+    let gateway = TestGateway::gateway(&db, |config| config.listen = addr).await;
+    let line = tail.line().await;
+    assert_eq!(
+        (&line["event"], &line["payload"]["data"]["id"]),
+        (&json!("call.created"), &json!(missed)),
+        "{line}"
+    );
+    // After a resync it does.
+    db.run(format!("truncate calls cascade; insert into calls (org_id, to_number) values ('{org}', '+490')"))
+        .await;
+    let resync = tail.line().await;
+    assert_eq!(resync["event"], "warden.resync", "{resync}");
+    let again = loop {
+        let line = tail.line().await;
+        if line["event"] == "warden.snapshot" {
+            break line;
+        }
+    };
+    assert_eq!(again["payload"]["data"]["to_number"], "+490", "{again}");
+    assert_eq!(tail.line().await["payload"]["last"], true);
+    tail.signal(rustix::process::Signal::INT);
+    let (status, errors) = tail.end().await;
+    assert_eq!(status.code(), Some(0));
+    assert!(errors.contains("calls: warden.resync, truncated: reading the rows again"), "{errors}");
+
+    let (url, jwt) = (format!("ws://{addr}/socket"), token(org, &json!({})));
+    let variables = [("WARDEN_URL", url.as_str()), ("WARDEN_TOKEN", jwt.as_str())];
+    let wrong = ["tail", "calls", "--snapshot", "--filter", "ssn=eq.1"];
+    fails(&wrong, &variables, 1, &["calls: invalid_query", "unknown column"], &[&jwt]).await;
+    fails(&["tail", "org", "--snapshot"], &variables, 1, &["unknown_topic", "several tables"], &[&jwt]).await;
+    fails(&["tail", "calls", "--snapshot", "--since", "x"], &variables, 2, &["--since"], &[&jwt]).await;
+    fails(&["tail", "calls", "--filter", "a=eq.1"], &variables, 2, &["--snapshot"], &[&jwt]).await;
+    gateway.stop().await;
+}

@@ -1,6 +1,8 @@
 //! `warden tail`: a client for the command line. After a disconnect it reconnects and resumes with its
 //! cursors.
 
+mod topics;
+
 use std::io::{ErrorKind, Write as _};
 use std::time::Duration;
 
@@ -15,6 +17,7 @@ use tokio_tungstenite::tungstenite::http::Uri;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
+use self::topics::{Received, TailedTopics};
 use crate::backoff::Backoff;
 use crate::config::DEFAULT_URL;
 use crate::shutdown;
@@ -26,14 +29,18 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// First and longest delay before a new connection. The delay doubles in between.
 const RECONNECT_DELAYS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
-/// Event after which a client must read the current state again.
-const RESYNC: &str = "warden.resync";
-
 #[derive(Args)]
 #[command(after_help = "\
 Prints each event as one JSON object with topic, event and payload. After a disconnect the command reconnects and \
 prints the missed events first. If events were lost, it prints the event warden.resync. It ends with exit code 1 if \
-the gateway rejects the token or a topic.")]
+the gateway rejects the token or a topic.
+
+With --snapshot it first prints each row of the table as the event warden.snapshot, with the row in payload.data, and \
+one more such line with payload.last after the last row:
+
+  warden tail calls --snapshot --filter status=eq.queued --filter order=started_at.desc
+
+If the connection ends before the last row, and after warden.resync, it prints all rows again.")]
 pub(super) struct TailArgs {
     /// Topics: org for all events, a name such as calls, or one entity such as call:<uuid>
     #[arg(required = true, value_name = "TOPIC")]
@@ -41,6 +48,13 @@ pub(super) struct TailArgs {
     /// Resume after this cursor, which is part of every printed event
     #[arg(long, value_name = "CURSOR")]
     since: Option<String>,
+    /// Print the rows of each topic's table before its events
+    #[arg(long, conflicts_with = "since")]
+    snapshot: bool,
+    /// Parameter of the snapshot as in GET /v1/<topic>, such as status=eq.queued or select=id,status; it does
+    /// not filter events
+    #[arg(long = "filter", value_name = "NAME=VALUE", requires = "snapshot", value_parser = parameter)]
+    filters: Vec<(String, String)>,
     /// URL of the gateway's socket
     #[arg(long, env = "WARDEN_URL", value_name = "URL", default_value = DEFAULT_URL)]
     url: String,
@@ -61,6 +75,8 @@ enum End {
     Lost(String),
     /// The gateway rejected the token or a topic. A new connection would not help.
     Rejected(String),
+    /// The rows must be read again, on a new connection.
+    StartOver(String),
     /// The reader of our output has ended, as with `| head -1`.
     OutputClosed,
 }
@@ -68,20 +84,22 @@ enum End {
 pub(super) async fn run(args: TailArgs) -> anyhow::Result<()> {
     let requested = shutdown::requested()?;
     tokio::pin!(requested);
-    let mut cursors: Vec<Option<String>> = vec![args.since.clone(); args.topics.len()];
+    let mut topics = TailedTopics::new(&args.topics, args.since.as_ref(), args.snapshot, &args.filters);
     let mut backoff = Backoff::new(RECONNECT_DELAYS.0, RECONNECT_DELAYS.1);
     loop {
         let end = tokio::select! {
             () = &mut requested => return Ok(()),
-            end = follow(&args, &mut cursors, &mut backoff) => end?,
+            end = follow(&args, &mut topics, &mut backoff) => end?,
         };
-        let reason = match end {
+        let (happened, next) = match end {
             End::Rejected(reason) => bail!("{reason}"),
             End::OutputClosed => return Ok(()),
-            End::Lost(reason) => reason,
+            End::Lost(reason) => (format!("disconnected ({reason})"), "reconnecting"),
+            End::StartOver(reason) => (reason, "reading the rows again"),
         };
+        topics.disconnected();
         let delay = backoff.next();
-        eprintln!("disconnected ({reason}): reconnecting in {:.1} s", delay.as_secs_f64());
+        eprintln!("{happened}: {next} in {:.1} s", delay.as_secs_f64());
         tokio::select! {
             () = &mut requested => return Ok(()),
             () = tokio::time::sleep(delay) => {}
@@ -89,22 +107,13 @@ pub(super) async fn run(args: TailArgs) -> anyhow::Result<()> {
     }
 }
 
-async fn follow(
-    args: &TailArgs,
-    cursors: &mut [Option<String>],
-    backoff: &mut Backoff,
-) -> anyhow::Result<End> {
+async fn follow(args: &TailArgs, topics: &mut TailedTopics, backoff: &mut Backoff) -> anyhow::Result<End> {
     let mut socket = match connect(args).await? {
         Ok(socket) => socket,
         Err(end) => return Ok(end),
     };
-    for (n, topic) in args.topics.iter().enumerate() {
-        let reference = (n + 1).to_string();
-        let payload = cursors[n].as_ref().map_or_else(|| json!({}), |since| json!({"since": since}));
-        let join = json!([reference, reference, topic, "phx_join", payload]);
-        if let Err(error) = socket.send(Message::text(join.to_string())).await {
-            return Ok(End::Lost(error.to_string()));
-        }
+    if let Err(error) = send(&mut socket, topics.next_joins()).await {
+        return Ok(End::Lost(error.to_string()));
     }
     // Heartbeats keep the session open, because the gateway closes a silent one after 60 s. Their replies
     // show that the gateway is alive: if its host vanished, no write fails.
@@ -115,8 +124,11 @@ async fn follow(
         tokio::select! {
             message = socket.next() => {
                 has_received = true;
-                if let Some(end) = on_frame(args, cursors, backoff, message)? {
+                if let Some(end) = on_frame(topics, backoff, message)? {
                     return Ok(end);
+                }
+                if let Err(error) = send(&mut socket, topics.next_joins()).await {
+                    return Ok(End::Lost(error.to_string()));
                 }
             }
             _ = heartbeat.tick() => {
@@ -124,7 +136,7 @@ async fn follow(
                     return Ok(End::Lost(format!("no reply to a heartbeat within {} s", args.heartbeat_seconds)));
                 }
                 let beat = json!([null, "hb", "phoenix", "heartbeat", {}]);
-                if let Err(error) = socket.send(Message::text(beat.to_string())).await {
+                if let Err(error) = send(&mut socket, vec![beat]).await {
                     return Ok(End::Lost(error.to_string()));
                 }
             }
@@ -132,16 +144,22 @@ async fn follow(
     }
 }
 
+async fn send(socket: &mut Socket, messages: Vec<Value>) -> Result<(), WsError> {
+    for message in messages {
+        socket.send(Message::text(message.to_string())).await?;
+    }
+    Ok(())
+}
+
 /// Handles one received frame. Returns the end of the connection, if the frame ends it.
 fn on_frame(
-    args: &TailArgs,
-    cursors: &mut [Option<String>],
+    topics: &mut TailedTopics,
     backoff: &mut Backoff,
     message: Option<Result<Message, WsError>>,
 ) -> anyhow::Result<Option<End>> {
     Ok(match message {
         Some(Ok(Message::Text(text))) => {
-            let end = on_message(args, cursors, &text)?;
+            let end = on_message(topics, &text)?;
             if end.is_none() {
                 backoff.reset();
             }
@@ -185,7 +203,7 @@ async fn connect(args: &TailArgs) -> anyhow::Result<Result<Socket, End>> {
             let body = String::from_utf8_lossy(response.body().as_deref().unwrap_or_default()).into_owned();
             let message = serde_json::from_str::<Value>(&body)
                 .ok()
-                .and_then(|v| Some(v.pointer("/error/message")?.as_str()?.to_owned()))
+                .and_then(|document| Some(document.get("detail")?.as_str()?.to_owned()))
                 .unwrap_or(body);
             let reason = format!("{}: {message}", response.status());
             Err(if response.status().is_server_error() { End::Lost(reason) } else { End::Rejected(reason) })
@@ -195,36 +213,26 @@ async fn connect(args: &TailArgs) -> anyhow::Result<Result<Socket, End>> {
     })
 }
 
-fn on_message(args: &TailArgs, cursors: &mut [Option<String>], text: &str) -> anyhow::Result<Option<End>> {
+fn on_message(topics: &mut TailedTopics, text: &str) -> anyhow::Result<Option<End>> {
     let (_, _, topic, event, payload): (Value, Value, String, String, Value) = serde_json::from_str(text)
         .context("the gateway sent a frame that is not a Phoenix message: is WARDEN_URL a Warden gateway?")?;
-    let cursor =
-        payload.get("cursor").or_else(|| payload.pointer("/response/cursor")).and_then(Value::as_str);
-    if let (Some(cursor), Some(n)) = (cursor, args.topics.iter().position(|t| *t == topic)) {
-        cursors[n] = Some(cursor.to_owned());
-    }
-    match event.as_str() {
-        "phx_reply" if payload["status"] == "error" => {
-            let response = &payload["response"];
-            return Ok(Some(End::Rejected(format!(
-                "{topic}: {} ({})",
-                response["reason"].as_str().unwrap_or_default(),
-                response["message"].as_str().unwrap_or_default()
-            ))));
-        }
-        "phx_reply" if payload.pointer("/response/resync") == Some(&Value::Bool(true)) => {
-            return print(&json!({"topic": topic, "event": RESYNC, "payload": payload["response"]}));
-        }
-        "phx_reply" | "phx_close" | "warden.cursor" => {}
-        _ => return print(&json!({"topic": topic, "event": event, "payload": payload})),
-    }
-    Ok(None)
+    let (lines, end) = match topics.receive(&topic, &event, &payload) {
+        Received::Lines(lines) => (lines, None),
+        Received::StartOver(lines, reason) => (lines, Some(End::StartOver(reason))),
+        Received::NotNow(reason) => (Vec::new(), Some(End::Lost(reason))),
+        Received::Rejected(reason) => (Vec::new(), Some(End::Rejected(reason))),
+    };
+    Ok(print(&lines)?.or(end))
 }
 
-/// Prints a line and flushes it, also into a pipe. `println!` would panic if the pipe is closed.
-fn print(line: &Value) -> anyhow::Result<Option<End>> {
+/// Prints lines and flushes them, also into a pipe. `println!` would panic if the pipe is closed.
+fn print(lines: &[Value]) -> anyhow::Result<Option<End>> {
     let mut out = std::io::stdout().lock();
-    match writeln!(out, "{line}").and_then(|()| out.flush()) {
+    let mut write = || {
+        lines.iter().try_for_each(|line| writeln!(out, "{line}"))?;
+        out.flush()
+    };
+    match write() {
         Ok(()) => Ok(None),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Some(End::OutputClosed)),
         Err(error) => Err(error).context("cannot write to standard output"),
@@ -241,4 +249,10 @@ fn closed(frame: Option<(u16, String)>) -> End {
     } else {
         End::Lost(reason)
     }
+}
+
+/// Parses a parameter of a snapshot.
+fn parameter(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("expected name=value, such as status=eq.queued")?;
+    Ok((name.to_owned(), value.to_owned()))
 }

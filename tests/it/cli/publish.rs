@@ -1,0 +1,235 @@
+//! `warden publish`: one event, lines of standard input, repeated requests, and errors.
+
+use std::net::SocketAddr;
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use uuid::Uuid;
+use warden::auth::VerifierConfig;
+use warden::config::BACKEND_ISSUER;
+
+use super::{Outcome, fails, run, warden};
+use crate::harness::{TestDb, TestGateway, token, within};
+
+const BACKEND_SECRET: &str = "a secret of back ends, of more than 32 bytes";
+
+/// A gateway with the topic `invoices`, and an organisation.
+async fn start() -> (TestGateway, Uuid) {
+    let db = TestDb::create().await;
+    let org = db.create_org().await;
+    db.run("select warden.declare_topic('invoices')").await;
+    let t = TestGateway::start_with(db, |config| {
+        let of_backends = VerifierConfig::hs256(BACKEND_SECRET, BACKEND_ISSUER, Some(BACKEND_ISSUER));
+        config.verifier.issuers[0].issuer = Some("users".into());
+        config.verifier.issuers.extend(of_backends.issuers);
+        config.verifier.issuers[1].rules.backends_only = true;
+    })
+    .await;
+    (t, org)
+}
+
+fn service(org: Uuid) -> String {
+    token(org, &json!({"sub": "billing", "role": "service_role", "iss": "users"}))
+}
+
+/// Runs the command with this standard input.
+async fn publish(addr: SocketAddr, jwt: &str, args: &[&str], input: &str) -> Outcome {
+    let url = format!("ws://{addr}/socket");
+    let args = [&["publish"], args].concat();
+    let mut command = warden(&args, &[("WARDEN_URL", &url), ("WARDEN_TOKEN", jwt)]);
+    let mut child = command.stdin(Stdio::piped()).spawn().expect("starts");
+    let mut stdin = child.stdin.take().expect("is piped");
+    let input = input.to_owned();
+    // The command may end before it has read everything.
+    let write = async move { stdin.write_all(input.as_bytes()).await.ok() };
+    let (output, _) = tokio::join!(within("the end of the command", child.wait_with_output()), write);
+    let output = output.expect("ends");
+    let text = |bytes| String::from_utf8(bytes).expect("text");
+    let (stdout, stderr) = (text(output.stdout), text(output.stderr));
+    assert!(!stdout.contains(jwt) && !stderr.contains(jwt), "{stdout}{stderr}");
+    Outcome { code: output.status.code(), stdout, stderr }
+}
+
+/// The answer of a successful run.
+fn answer(outcome: &Outcome) -> Value {
+    assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""), "{outcome:?}");
+    serde_json::from_str(&outcome.stdout).expect("JSON")
+}
+
+/// Numbers of the published events, in order.
+async fn published(db: &TestDb) -> Vec<i64> {
+    sqlx::query_scalar("select (data->>'n')::bigint from warden.events where topic = 'invoices' order by id")
+        .fetch_all(&db.pool)
+        .await
+        .expect("queries")
+}
+
+fn lines(numbers: std::ops::Range<i64>) -> String {
+    let line =
+        |n| format!("{{\"topic\": \"invoices\", \"event\": \"invoice.paid\", \"data\": {{\"n\": {n}}}}}\n");
+    numbers.map(line).collect()
+}
+
+#[tokio::test]
+async fn an_event_and_lines_are_published_once_under_their_key() {
+    let (t, org) = start().await;
+    let (addr, jwt) = (t.gateway.public_addr(), service(org));
+    let one = [
+        "--topic",
+        "invoices",
+        "--event",
+        "invoice.paid",
+        "--data",
+        "{\"n\": 0}",
+        "--idempotency-key",
+        "one",
+    ];
+    let first = answer(&publish(addr, &jwt, &one, "").await);
+    assert!(first["events"][0]["id"].is_i64() && first["cursor"].is_string(), "{first}");
+    let second = answer(&publish(addr, &jwt, &one, "").await);
+    assert_eq!(
+        (&second["events"][0]["id"], &second["events"][0]["duplicate"]),
+        (&first["events"][0]["id"], &json!(true))
+    );
+
+    // A run that ended early is repeated with all lines. Blank lines count as lines only.
+    let many = ["--batch", "20", "--idempotency-key", "many"];
+    let early = answer(&publish(addr, &jwt, &many, &lines(1..21)).await);
+    assert_eq!((&early["events"], &early["duplicates"]), (&json!(20), &json!(0)));
+    let all = answer(&publish(addr, &jwt, &many, &format!("{}\n{}", lines(1..31), lines(31..52))).await);
+    assert_eq!((&all["events"], &all["duplicates"]), (&json!(51), &json!(20)));
+    assert_eq!(published(&t.db).await, (0..52).collect::<Vec<_>>());
+    // Without a key, lines are sent when the input pauses, and each run publishes them again.
+    answer(&publish(addr, &jwt, &[], &lines(52..55)).await);
+    let nothing = answer(&publish(addr, &jwt, &[], "\n").await);
+    assert_eq!(nothing, json!({"events": 0, "duplicates": 0, "tx": null, "cursor": null}));
+
+    // With the secret of back ends, the command signs its own token.
+    let org = org.to_string();
+    let args = ["publish", "--org", &org, "--topic", "invoices", "--event", "a.b", "--data", "{\"n\": 55}"];
+    let url = format!("http://{addr}");
+    let signed = run(&args, &[("WARDEN_BACKEND_SECRET", BACKEND_SECRET), ("WARDEN_URL", &url)]).await;
+    answer(&signed);
+    assert_eq!(published(&t.db).await, (0..56).collect::<Vec<_>>());
+    t.gateway.stop().await;
+}
+
+/// A proxy in front of a gateway. It answers the first request with 429, drops the answer to the second one,
+/// and forwards the others.
+async fn unreliable(to: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let addr = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        for n in 0.. {
+            let (mut client, _) = listener.accept().await.expect("accepts");
+            let mut buffer = vec![0; 64 * 1024];
+            let read = client.read(&mut buffer).await.expect("reads");
+            if n == 0 {
+                let busy = b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 0\r\ncontent-length: 0\r\n\r\n";
+                client.write_all(busy).await.expect("answers");
+                continue;
+            }
+            let mut server = TcpStream::connect(to).await.expect("connects");
+            server.write_all(&buffer[..read]).await.expect("forwards");
+            if n == 1 {
+                let read = server.read(&mut buffer).await.expect("reads");
+                assert!(buffer[..read].starts_with(b"HTTP/1.1 202"));
+                continue;
+            }
+            let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+        }
+    });
+    addr
+}
+
+#[tokio::test]
+async fn a_repeated_request_publishes_nothing_twice() {
+    let (t, org) = start().await;
+    let (addr, jwt) = (t.gateway.public_addr(), service(org));
+    let repeated = answer(&publish(unreliable(addr).await, &jwt, &[], &lines(0..5)).await);
+    assert_eq!((&repeated["events"], &repeated["duplicates"]), (&json!(5), &json!(5)));
+    assert_eq!(published(&t.db).await, [0, 1, 2, 3, 4]);
+
+    // The command waits for a gateway that is restarted.
+    let TestGateway { db, gateway } = t;
+    gateway.stop().await;
+    let one = ["--topic", "invoices", "--event", "invoice.paid", "--data", "{\"n\": 5}"];
+    let outcome = publish(addr, &jwt, &[&one[..], &["--retry-seconds", "0"]].concat(), "").await;
+    assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(1), ""));
+    for text in ["gave up after 0 s", "is the gateway at", "--idempotency-key"] {
+        assert!(outcome.stderr.contains(text), "{outcome:?}");
+    }
+    let (outcome, gateway) = tokio::join!(
+        publish(addr, &jwt, &one, ""),
+        TestGateway::gateway(&db, |config| {
+            config.listen = addr;
+            config.verifier.issuers[0].issuer = Some("users".into());
+        })
+    );
+    answer(&outcome);
+    assert_eq!(published(&db).await, [0, 1, 2, 3, 4, 5]);
+    gateway.stop().await;
+}
+
+#[tokio::test]
+async fn errors_name_the_line_and_what_was_published() {
+    let (t, org) = start().await;
+    let (addr, jwt) = (t.gateway.public_addr(), service(org));
+    let nowhere = "{\"topic\": \"nowhere\", \"event\": \"a.b\"}\n";
+    for (input, shown) in [
+        (
+            format!("{}{nowhere}{}", lines(0..3), lines(3..4)),
+            &[
+                "line 4: topic \"nowhere\" does not exist",
+                "declare_topic",
+                "nothing of lines 3 to 4",
+                "2 events up to line 2",
+            ][..],
+        ),
+        (
+            format!("{}\n{{\"topic\":\n", lines(0..1)),
+            &["line 3: it is not JSON", "nothing was published before"],
+        ),
+        (format!("{}7\n", lines(0..2)), &["line 3: it is not a JSON object", "2 events up to line 2"]),
+        (
+            "{\"topic\": \"invoices\", \"event\": \"a.b\", \"data\": {\"a\": 1, \"a\": 2}}\n".into(),
+            &["line 1: "],
+        ),
+    ] {
+        let before = published(&t.db).await.len();
+        let outcome =
+            publish(addr, &jwt, &["--batch", "2", "--idempotency-key", &format!("k{before}")], &input).await;
+        assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(1), ""), "{outcome:?}");
+        for text in shown {
+            assert!(outcome.stderr.contains(text), "{text}: {outcome:?}");
+        }
+        let is_partial = shown.iter().any(|text| text.starts_with("2 events"));
+        assert_eq!(published(&t.db).await.len() - before, if is_partial { 2 } else { 0 });
+    }
+    let url = format!("ws://{addr}/socket");
+    let one = ["publish", "--topic", "invoices", "--event", "a.b"];
+    let user = token(org, &json!({"iss": "users"}));
+    for (jwt, shown) in
+        [(&user, &["403", "not a back end's token"]), (&"abc".to_owned(), &["401", "JSON Web Token"])]
+    {
+        fails(&one, &[("WARDEN_URL", &url), ("WARDEN_TOKEN", jwt)], 1, shown, &[jwt]).await;
+    }
+    let variables = [("WARDEN_URL", url.as_str()), ("WARDEN_TOKEN", jwt.as_str())];
+    fails(&one, &[("WARDEN_URL", &url)], 2, &["WARDEN_TOKEN"], &[]).await;
+    fails(&one[..3], &variables, 2, &["--event"], &[&jwt]).await;
+    fails(
+        &[&one[..], &["--data", "{hunter2"]].concat(),
+        &variables,
+        2,
+        &["--data", "not JSON"],
+        &["hunter2"],
+    )
+    .await;
+    fails(&[&one[..], &["--idempotency-key", "ü"]].concat(), &variables, 2, &["printable ASCII"], &[&jwt])
+        .await;
+    let wrong = [("WARDEN_URL", "postgres://user:hunter2@example.com"), ("WARDEN_TOKEN", jwt.as_str())];
+    fails(&one, &wrong, 1, &["WARDEN_URL"], &["hunter2"]).await;
+    t.gateway.stop().await;
+}
