@@ -83,6 +83,10 @@ docs-attacks: ## Renew the table of attacks in docs/security.md
 chaos: setup ## Kill and stall every part for ten minutes; no event may be lost (WARDEN_SEED repeats a run)
 	WARDEN_CHAOS_SECONDS=$${WARDEN_CHAOS_SECONDS:-600} cargo test --release --test chaos -- --nocapture
 
+.PHONY: snapshots
+snapshots: setup-postgres ## Let 400 clients read snapshots and follow the stream while gateway and database restart
+	WARDEN_CROWD=400 cargo test --test it reading::crowd -- --nocapture
+
 .PHONY: hostile-input
 hostile-input: setup-postgres ## Send 100,000 hostile handshakes and 1,000,000 hostile frames (WARDEN_SEED repeats a run)
 	WARDEN_HOSTILE=full cargo test --release --test hostile -- --nocapture

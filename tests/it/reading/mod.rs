@@ -1,5 +1,6 @@
 //! Rows of watched tables over HTTP: the bytes of events, filters, pages, cursors, and who sees what.
 
+mod crowd;
 mod filters;
 mod isolation;
 mod snapshot;

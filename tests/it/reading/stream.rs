@@ -10,7 +10,7 @@ use super::{page, strings, with_table};
 use crate::harness::{Client, TestGateway};
 
 /// A table with a trigger of the application, which changes the row again.
-const TABLE: &str = "
+pub(super) const TABLE: &str = "
     create table items (id int primary key, org_id uuid not null, n int not null, touched int not null default 0);
     create function touch() returns trigger language plpgsql as $$
       begin update items set touched = touched + 1 where id = new.id; return null; end $$;
