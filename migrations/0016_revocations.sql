@@ -1,5 +1,5 @@
 -- Revocation: sessions that must end, and tokens that are no longer valid, before they expire. The gateways keep this
--- table in memory, and reload it after a control event in the log.
+-- table in memory, and load changed rows after a control event in the log.
 set local lock_timeout = '5s';
 set local statement_timeout = '5min';
 set local role warden_owner;
@@ -22,6 +22,8 @@ create table if not exists warden.revocations (
   created_by text        not null default session_user,
   -- The `sub` of the back end's token for a request through HTTP; null for a call in SQL.
   requested_by text check (octet_length(requested_by) between 1 and 256),
+  -- The transaction that added or changed the row. With it a gateway loads only what its last snapshot lacks.
+  xid        xid8        not null,
   constraint revocations_subject check (
     num_nonnulls(session_id, user_id) = 1 or (num_nonnulls(session_id, user_id) = 0 and org_id is not null)),
   constraint revocations_suspended check (
@@ -35,16 +37,33 @@ create index if not exists revocations_expires_at on warden.revocations (expires
 -- For counting an organisation's entries, which warden.revoke_within() limits.
 create index if not exists revocations_org on warden.revocations (org_id) where org_id is not null;
 
--- Notifies the gateways, in the same transaction. Clients never get this event.
+create index if not exists revocations_xid on warden.revocations (xid);
+
+create or replace function warden.stamp_revocation() returns trigger
+language plpgsql set search_path = '' as $$
+begin
+  new.xid := pg_catalog.pg_current_xact_id();
+  return new;
+end
+$$;
+create or replace trigger stamp_revocation before insert or update on warden.revocations
+  for each row execute function warden.stamp_revocation();
+
+-- Notifies the gateways, in the same transaction. Clients never get this event. Its name is the trigger's argument.
 create or replace function warden.revocations_changed() returns trigger
 language plpgsql security definer set search_path = '' as $$
 begin
-  insert into warden.events (topic, event, data) values ('org', 'warden.revoked', '{}');
+  insert into warden.events (topic, event, data) values ('org', tg_argv[0], '{}');
   return null;
 end
 $$;
-create or replace trigger revocations_changed after insert or update or delete or truncate on warden.revocations
-  for each statement execute function warden.revocations_changed();
+create or replace trigger revocations_changed
+  after insert or update of revoked_at, expires_at, suspended, reason, created_by, requested_by on warden.revocations
+  for each statement execute function warden.revocations_changed('warden.revoked');
+-- A row that loses its key counts as removed, too.
+create or replace trigger revocations_removed
+  after delete or truncate or update of id, session_id, user_id, org_id, issuer on warden.revocations
+  for each statement execute function warden.revocations_changed('warden.unrevoked');
 
 -- Shared by warden.revoke() and warden.revoke_within(). No other caller has the right to execute it.
 create or replace function warden.add_revocation(
@@ -256,7 +275,7 @@ begin
 end
 $$;
 
-grant select (id, session_id, user_id, org_id, issuer, revoked_at, expires_at, suspended, created_by, requested_by)
+grant select (id, session_id, user_id, org_id, issuer, revoked_at, expires_at, suspended, created_by, requested_by, xid)
   on warden.revocations to warden_gateway;
 grant execute on function warden.forget_revocations(), warden.merge_revocations() to warden_gateway;
 grant execute on function warden.revoke_within(uuid, text, text, text, text, interval, text) to warden_gateway;

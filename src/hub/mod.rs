@@ -147,9 +147,13 @@ impl Hub {
     /// There is no index by user or login: it would cost every session memory, while this is rare and each
     /// check is a look-up in memory.
     pub fn close_invalid_sessions(&self) -> usize {
+        self.close_invalid_sessions_of(self.org_ids())
+    }
+
+    /// Does the same for the sessions of these organisations.
+    pub fn close_invalid_sessions_of(&self, orgs: impl IntoIterator<Item = OrgId>) -> usize {
         let mut closed = 0;
-        for org in self.org_ids() {
-            let Some(channel) = self.channel(org) else { continue };
+        for channel in orgs.into_iter().filter_map(|org| self.channel(org)) {
             channel.for_each_session(|member| {
                 if let Some(close) = member.check.close_reason() {
                     member.outbox.close(close);

@@ -12,7 +12,9 @@ use crate::log::{LogPage, LoggedEvent};
 use crate::metrics::Metrics;
 use crate::org::OrgId;
 use crate::replay::RecentEvents;
-use crate::wire::{CURSOR_EVENT, CloseCode, Event, RESYNC_EVENT, REVOKED_EVENT, TOPICS_EVENT, Topic};
+use crate::wire::{
+    CURSOR_EVENT, CloseCode, Event, RESYNC_EVENT, REVOKED_EVENT, TOPICS_EVENT, Topic, UNREVOKED_EVENT,
+};
 
 /// The receivers of the log's events within this node. Nothing here awaits.
 pub struct Dispatcher {
@@ -60,6 +62,7 @@ enum NodeEffect {
     ForgetOrg(OrgId),
     ForgetAllOrgs,
     LoadTopics,
+    LoadChangedRevocations,
     LoadRevocations,
 }
 
@@ -81,8 +84,12 @@ impl Dispatcher {
                     topics_changed = true;
                     continue;
                 }
-                NodeEffect::LoadRevocations => {
+                NodeEffect::LoadChangedRevocations => {
                     self.revocations.wake();
+                    continue;
+                }
+                NodeEffect::LoadRevocations => {
+                    self.revocations.wake_for_all();
                     continue;
                 }
                 NodeEffect::ForgetOrg(org) => self.directory.forget_org(org),
@@ -147,7 +154,7 @@ impl Dispatcher {
         self.send_control_event(&[None], RESYNC_EVENT, &data);
         // Afterwards, because the reconciler closes sessions, and they should have received the resync.
         self.reconciler.wake();
-        self.revocations.wake();
+        self.revocations.wake_for_all();
     }
 
     /// Sends a resync on every topic of organisations that have lost events, because they had taken more than
@@ -198,7 +205,8 @@ impl NodeEffect {
         match org {
             Some(org) if is_about_org(event) => Self::ForgetOrg(org),
             None if &*event.name == TOPICS_EVENT => Self::LoadTopics,
-            None if &*event.name == REVOKED_EVENT => Self::LoadRevocations,
+            None if &*event.name == REVOKED_EVENT => Self::LoadChangedRevocations,
+            None if &*event.name == UNREVOKED_EVENT => Self::LoadRevocations,
             // A resync of the topic `org`, after a TRUNCATE of organizations: the log names none of those
             // deleted.
             None if event.topic.is_org() => Self::ForgetAllOrgs,

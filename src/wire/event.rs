@@ -17,8 +17,10 @@ pub const RESYNC_EVENT: &str = "warden.resync";
 pub const CURSOR_EVENT: &str = "warden.cursor";
 /// The control event upon which gateways load the topics again.
 pub const TOPICS_EVENT: &str = "warden.topics";
-/// The control event upon which gateways load the revocations again.
+/// The control event upon which gateways load new and changed revocations.
 pub const REVOKED_EVENT: &str = "warden.revoked";
+/// The control event upon which gateways load all revocations again, because some may have been removed.
+pub const UNREVOKED_EVENT: &str = "warden.unrevoked";
 
 /// Memory of an event besides its strings: three allocations (the event, its name, its data), two of them
 /// with reference counts.
@@ -94,7 +96,7 @@ impl Event {
     /// Whether the event is for gateways alone, and never sent to clients.
     #[must_use]
     pub fn is_for_gateways(&self) -> bool {
-        matches!(&*self.name, TOPICS_EVENT | REVOKED_EVENT)
+        matches!(&*self.name, TOPICS_EVENT | REVOKED_EVENT | UNREVOKED_EVENT)
     }
 
     /// Approximate memory of the event, in bytes.

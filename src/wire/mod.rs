@@ -14,7 +14,9 @@ mod topic;
 pub use close::{CLOSE_CODES, CloseCode, Retry};
 pub use codec::{ClientMessage, DecodeError, Status, decode, push, reply};
 pub(crate) use codec::{NAME_BYTES_MAX, REF_BYTES_MAX};
-pub use event::{CURSOR_EVENT, Event, RESYNC_EVENT, REVOKED_EVENT, TOPICS_EVENT, append_event_frame};
+pub use event::{
+    CURSOR_EVENT, Event, RESYNC_EVENT, REVOKED_EVENT, TOPICS_EVENT, UNREVOKED_EVENT, append_event_frame,
+};
 pub use frame::{close_frame, close_frame_without_reason, is_close_frame, text_frame};
 pub use framing::Framing;
 pub use snapshot::{PageEnd, SNAPSHOT_EVENT, snapshot_frame};

@@ -1,0 +1,183 @@
+//! Revocations in memory, found by login, user and organisation. Does no I/O.
+
+use std::collections::{HashMap, HashSet};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use aws_lc_rs::digest::{SHA256, digest as hash};
+
+use crate::org::OrgId;
+
+/// Claims of a verified token that decide whether it is revoked.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenSubject<'a> {
+    /// Organisation of the token.
+    pub org: OrgId,
+    /// Claim `iss`.
+    pub issuer: Option<&'a str>,
+    /// Claim `sub`.
+    pub user: &'a str,
+    /// Claim `session_id`: one login.
+    pub session: Option<&'a str>,
+    /// Claim `iat`.
+    pub issued_at: Option<SystemTime>,
+}
+
+/// Reason why a token is no longer valid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Revoked {
+    /// The login, user or organisation was revoked after the token was issued. A token without `iat` counts
+    /// as issued before.
+    Token,
+    /// The organisation is suspended, so the time of issue does not matter.
+    Suspended,
+}
+
+/// One row of the table `warden.revocations`.
+#[derive(Clone, Debug)]
+pub(super) struct Row {
+    pub(super) id: i64,
+    pub(super) user: Option<String>,
+    pub(super) session: Option<String>,
+    pub(super) org: Option<OrgId>,
+    pub(super) issuer: Option<String>,
+    /// Whole seconds since 1970. `iat` is compared in whole seconds.
+    pub(super) revoked_at: i64,
+    pub(super) is_suspended: bool,
+    pub(super) created_by: String,
+    pub(super) requested_by: Option<String>,
+}
+
+/// The first half of the SHA-256 of an identifier. Identifiers have up to 256 bytes, which back ends choose.
+type IdDigest = [u8; 16];
+
+fn digest(id: &str) -> IdDigest {
+    let mut half = IdDigest::default();
+    half.copy_from_slice(&hash(&SHA256, id.as_bytes()).as_ref()[..size_of::<IdDigest>()]);
+    half
+}
+
+/// The subject of a revocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Subject {
+    Session(IdDigest),
+    User(IdDigest),
+    Org(OrgId),
+}
+
+/// The claims of the tokens that a revocation concerns. The table has one row for each key, so a check takes a
+/// few lookups, whichever rows back ends add.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    subject: Subject,
+    /// Limits the revocation of a login or user to one organisation.
+    org: Option<OrgId>,
+    issuer: Option<IdDigest>,
+}
+
+impl Key {
+    /// The key of a row, or none if the row has no subject. A constraint of the table rules that out.
+    fn of(row: &Row) -> Option<Self> {
+        let (subject, org) = match (&row.session, &row.user, row.org) {
+            (Some(session), _, org) => (Subject::Session(digest(session)), org),
+            (None, Some(user), org) => (Subject::User(digest(user)), org),
+            (None, None, Some(org)) => (Subject::Org(org), None),
+            (None, None, None) => return None,
+        };
+        Some(Self { subject, org, issuer: row.issuer.as_deref().map(digest) })
+    }
+}
+
+/// The state of a revocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Entry {
+    /// See [`Row::revoked_at`].
+    revoked_at: i64,
+    is_suspended: bool,
+}
+
+impl Entry {
+    fn of(row: &Row) -> Self {
+        Self { revoked_at: row.revoked_at, is_suspended: row.is_suspended }
+    }
+
+    /// Checks a token that has the claims of the key.
+    fn check(self, issued_at: Option<SystemTime>) -> Option<Revoked> {
+        if self.is_suspended {
+            return Some(Revoked::Suspended);
+        }
+        // A token of the same second may have been issued before the revocation, so it counts as revoked.
+        let is_newer = issued_at.is_some_and(|at| {
+            let at = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            i64::try_from(at).is_ok_and(|at| at > self.revoked_at)
+        });
+        (!is_newer).then_some(Revoked::Token)
+    }
+}
+
+/// All revocations. A check takes ten lookups, however many revocations there are.
+#[derive(Debug, Default)]
+pub(super) struct Entries {
+    by_key: HashMap<Key, Entry>,
+    by_id: HashMap<i64, Entry>,
+}
+
+impl Entries {
+    pub(super) fn check(&self, token: &TokenSubject<'_>) -> Option<Revoked> {
+        let user = Subject::User(digest(token.user));
+        let issuer = token.issuer.map(digest);
+        let check = |subject: Subject, org: Option<OrgId>| {
+            let get = |issuer| self.by_key.get(&Key { subject, org, issuer })?.check(token.issued_at);
+            get(None).or_else(|| get(Some(issuer?)))
+        };
+        let check_both = |subject| check(subject, None).or_else(|| check(subject, Some(token.org)));
+        check(Subject::Org(token.org), None)
+            .or_else(|| check_both(user))
+            .or_else(|| check_both(Subject::Session(digest(token.session?))))
+    }
+
+    /// The number of revocations.
+    pub(super) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Whether the row is known in this state.
+    pub(super) fn knows(&self, row: &Row) -> bool {
+        self.by_id.get(&row.id) == Some(&Entry::of(row))
+    }
+
+    /// Whether the row is known, perhaps in another state.
+    pub(super) fn contains(&self, row: &Row) -> bool {
+        self.by_id.contains_key(&row.id)
+    }
+
+    /// Adds a row, or replaces its former state.
+    pub(super) fn put(&mut self, row: &Row) {
+        if let Some(key) = Key::of(row) {
+            self.by_key.insert(key, Entry::of(row));
+            self.by_id.insert(row.id, Entry::of(row));
+        }
+    }
+}
+
+/// The sessions that fresh revocations may concern.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Concerned {
+    Orgs(HashSet<OrgId>),
+    Everybody,
+}
+
+impl Default for Concerned {
+    fn default() -> Self {
+        Self::Orgs(HashSet::new())
+    }
+}
+
+impl Concerned {
+    pub(super) fn add(&mut self, row: &Row) {
+        match (&mut *self, row.org) {
+            (Self::Orgs(orgs), Some(org)) => _ = orgs.insert(org),
+            (_, None) => *self = Self::Everybody,
+            (Self::Everybody, Some(_)) => {}
+        }
+    }
+}
