@@ -64,8 +64,8 @@ enum Subject {
     Org(OrgId),
 }
 
-/// The claims of the tokens that a revocation concerns. The table has one row for each key, so a check takes a
-/// few lookups, whichever rows back ends add.
+/// The claims of the tokens that a revocation concerns. The table has one row for each key, so a check takes
+/// a few lookups, whichever rows back ends add.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key {
     subject: Subject,
@@ -178,6 +178,77 @@ impl Concerned {
             (Self::Orgs(orgs), Some(org)) => _ = orgs.insert(org),
             (_, None) => *self = Self::Everybody,
             (Self::Everybody, Some(_)) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Rows of few values, so that many of them concern the same token. The id follows from the key, as the
+    /// table's unique index demands.
+    fn row() -> impl Strategy<Value = Row> {
+        let values = (0..3_u8, 0..2_u8, 0..3_u8, 0..3_u8, 0..20_i64, any::<bool>());
+        values.prop_map(|(kind, id, org, issuer, revoked_at, is_suspended)| {
+            let name = |of: u8| (of > 0).then(|| of.to_string());
+            let org = if kind == 0 { org.max(1) } else { org };
+            Row {
+                id: i64::from(kind) * 100 + i64::from(id) * 10 + i64::from(org) + i64::from(issuer) * 1000,
+                user: (kind == 1).then(|| id.to_string()),
+                session: (kind == 2).then(|| id.to_string()),
+                org: (org > 0).then(|| OrgId::for_tests(org.into())),
+                issuer: name(issuer),
+                revoked_at,
+                is_suspended: kind == 0 && issuer == 0 && is_suspended,
+                created_by: String::new(),
+                requested_by: None,
+            }
+        })
+    }
+
+    /// Whether a row concerns a token, as the comments of the table's migration define it.
+    fn revoked(row: &Row, token: &TokenSubject<'_>, iat: Option<i64>) -> bool {
+        row.user.as_deref().is_none_or(|user| user == token.user)
+            && row.session.as_deref().is_none_or(|session| Some(session) == token.session)
+            && row.org.is_none_or(|org| org == token.org)
+            && row.issuer.as_deref().is_none_or(|issuer| Some(issuer) == token.issuer)
+            && (row.is_suspended || iat.is_none_or(|iat| iat <= row.revoked_at))
+    }
+
+    proptest! {
+        #[test]
+        fn a_check_finds_exactly_the_rows_that_concern_the_token(
+            rows in prop::collection::vec(row(), 0..30),
+            org in 1..3_u8,
+            user in 0..2_u8,
+            session in prop::option::of(0..2_u8),
+            issuer in prop::option::of(1..3_u8),
+            iat in prop::option::of(0..20_i64),
+        ) {
+            let mut entries = Entries::default();
+            let mut last: HashMap<i64, Row> = HashMap::new();
+            for row in rows {
+                entries.put(&row);
+                prop_assert!(entries.knows(&row));
+                last.insert(row.id, row);
+            }
+            prop_assert_eq!(entries.len(), last.len());
+            let [session, issuer] = [session, issuer].map(|of| of.map(|of| of.to_string()));
+            let user = user.to_string();
+            let token = TokenSubject {
+                org: OrgId::for_tests(org.into()),
+                issuer: issuer.as_deref(),
+                user: &user,
+                session: session.as_deref(),
+                issued_at: iat.map(|iat| UNIX_EPOCH + Duration::from_secs(iat.unsigned_abs())),
+            };
+            let expected = last.values().any(|row| revoked(row, &token, iat));
+            prop_assert_eq!(entries.check(&token).is_some(), expected);
         }
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! The tailer loads it whenever it connects, so before the node admits anybody. A background service loads
 //! changed rows after a control event in the log, and the whole table at an interval, so that no event waits
-//! for a load. While the database is unreachable the copy stays in use. This module ends sessions through the hub. It sees no
-//! tokens, only their claims ([`TokenSubject`]). `docs/design/revocation.md` explains the order that leaves
-//! no gap.
+//! for a load. While the database is unreachable the copy stays in use. This module ends sessions through the
+//! hub. It sees no tokens, only their claims ([`TokenSubject`]). `docs/design/revocation.md` explains the
+//! order that leaves no gap.
 
 mod entries;
 

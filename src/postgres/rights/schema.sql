@@ -1,6 +1,6 @@
--- A row if the current role may not use schema warden, or (if $1 is true) may not read its tables: the role, what it may
--- not do, whether it is a member of warden_owner, and the remedy. The role that installed Warden owns the record of the
--- migrations.
+-- A row if the current role may not use schema warden, or (if $1 is true) may not read its tables: the role, what it
+-- may not do, whether it is a member of warden_owner, and the remedy. The role that installed Warden owns the record of
+-- the migrations.
 select quote_ident(current_user) as role,
   case when has_schema_privilege(n.oid, 'usage') then 'read the tables of' else 'use' end as action, m.is_member,
   case

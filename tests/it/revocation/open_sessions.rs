@@ -1,10 +1,12 @@
 //! Sessions at the moment of a revocation: during a refresh, during the handshake, and while the database is
 //! down.
 
+use std::time::Duration;
+
 use serde_json::json;
 use sqlx::{Connection as _, Executor as _};
 
-use super::{REVOKED, answer, expect_rejected, login, now, warden_call};
+use super::{REVOKED, answer, expect_accepted, expect_rejected, login, now, warden_call};
 use crate::harness::{Client, PostgresProxy, TestDb, TestGateway, eventually, token, within};
 
 #[tokio::test]
@@ -103,5 +105,47 @@ async fn a_session_revoked_during_its_handshake_ends() {
     let mut late = within("the handshake ends", waiting).await.expect("connects");
     late.expect_close(REVOKED).await;
     drop(late);
+    t.gateway.stop().await;
+}
+
+/// A node loads the rows that its last snapshot lacks, and all rows after a removal. No periodic load helps
+/// here.
+#[tokio::test]
+async fn revocations_take_effect_in_any_order_of_commits_and_end_when_removed() {
+    let t = TestGateway::start_with(TestDb::create().await, |config| {
+        config.limits.revocations.interval = Duration::from_hours(1);
+    })
+    .await;
+    let org = t.db.create_org().await;
+    let nodes = [&t.gateway];
+    let rejects = async |user: &str| {
+        eventually("the user is rejected", async || {
+            answer(t.gateway.public_addr(), org, &login(user, user)).await.0 == 401
+        })
+        .await;
+    };
+    let accepts = async |user: &str| {
+        eventually("the user is accepted", async || {
+            answer(t.gateway.public_addr(), org, &login(user, user)).await.0 == 101
+        })
+        .await;
+    };
+    let mut slow = t.db.pool.begin().await.expect("begins");
+    slow.execute("select warden.revoke(user_id => 'alice')").await.expect("revokes");
+    for user in ["bob", "carol"] {
+        warden_call(&t.db, &format!("revoke(user_id => '{user}')")).await;
+        rejects(user).await;
+    }
+    expect_accepted(&nodes, org, &login("alice", "alice")).await;
+    slow.commit().await.expect("commits");
+    rejects("alice").await;
+
+    t.db.run("select warden.unrevoke(id) from warden.revocations where user_id = 'bob'").await;
+    accepts("bob").await;
+    t.db.run("update warden.revocations set user_id = 'dave' where user_id = 'carol'").await;
+    accepts("carol").await;
+    for user in ["alice", "dave"] {
+        expect_rejected(&nodes, org, &login(user, user)).await;
+    }
     t.gateway.stop().await;
 }
