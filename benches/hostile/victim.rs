@@ -10,11 +10,13 @@ use warden_testkit::phoenix::{self, PhoenixMessage, Received, Socket};
 
 use crate::tokens::token;
 
-/// The measured operations, in the order of [`Samples`].
-pub(crate) const OPERATIONS: [&str; 3] = ["connect and join", "receive", "resume"];
+/// The measured operations, in the order of [`Samples`]. "publish" is the statement with its commit, which
+/// the application's database serves alone; "receive" is the time from the commit to the client.
+pub(crate) const OPERATIONS: [&str; 4] = ["connect and join", "publish", "receive", "resume"];
 const CONNECT: usize = 0;
-const RECEIVE: usize = 1;
-const RESUME: usize = 2;
+pub(crate) const PUBLISH: usize = 1;
+const RECEIVE: usize = 2;
+const RESUME: usize = 3;
 
 /// Block of loopback addresses of the client, and their number: one alone would exceed its limit of
 /// handshakes.
@@ -27,7 +29,7 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// Times of each operation, and failures.
 #[derive(Default)]
 pub(crate) struct Samples {
-    times: [Vec<Duration>; 3],
+    times: [Vec<Duration>; OPERATIONS.len()],
     pub(crate) errors: Vec<String>,
 }
 
@@ -95,6 +97,9 @@ impl Victim {
             .bind(mark.to_string())
             .execute(&self.pool)
             .await?;
+        samples.times[PUBLISH].push(started.elapsed());
+
+        let started = Instant::now();
         receive_mark(&mut self.live, mark).await.context("receive")?;
         samples.times[RECEIVE].push(started.elapsed());
 
