@@ -123,11 +123,15 @@ begin
       from pg_catalog.pg_class c join pg_catalog.pg_rewrite r on r.ev_class = c.oid
       where c.relkind in ('v', 'r', 'p') and c.oid >= 16384 and c.relnamespace <> 'warden'::pg_catalog.regnamespace
     ), writers as materialized (
-      select distinct p.oid, l.lanname, true as is_trigger
-      from pg_catalog.pg_trigger g join pg_catalog.pg_proc p on p.oid = g.tgfoid
-      join pg_catalog.pg_language l on l.oid = p.prolang
-      where not g.tgisinternal and g.tgname !~ '^[~!]?warden_' and p.pronamespace <> 'warden'::pg_catalog.regnamespace
-        and not warden.is_harmless_trigger(g.oid)
+      select distinct t.oid, t.lanname, true as is_trigger
+      from (
+        select g.oid as trig, p.oid, l.lanname
+        from pg_catalog.pg_trigger g join pg_catalog.pg_proc p on p.oid = g.tgfoid
+        join pg_catalog.pg_language l on l.oid = p.prolang
+        where not g.tgisinternal and g.tgname !~ '^[~!]?warden_' and p.pronamespace <> 'warden'::pg_catalog.regnamespace
+        -- Without OFFSET, the functions of Warden's own triggers would be parsed too.
+        offset 0) t
+      where not warden.is_harmless_trigger(t.trig)
     ), unnamed as (
       -- A statement also calls functions that it does not name: of operators, casts, defaults, constraints and so on.
       select distinct p.oid, l.lanname, false
@@ -170,7 +174,9 @@ begin
     select coalesce(array_agg(case w.word when 'execute' then '*' else w.word end) filter (where w.is_trigger), '{}')
            || case when bool_or(w.word in ('execute', 'notify', 'publish', 'publish_all'))
                      or exists (select from writers f where f.lanname in ('c', 'internal'))
-                     or exists (select from changing c join pg_catalog.pg_class r on r.oid = c.oid
+                     -- Without OFFSET, the names of all relations would be split.
+                     or exists (select from (select r.relname from changing c
+                                             join pg_catalog.pg_class r on r.oid = c.oid offset 0) r
                                 where warden.name_words(r.relname) <@ array_agg(w.word))
                    then '{+}'::text[] else '{}' end
     from words w);
