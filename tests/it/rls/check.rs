@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::actors::{Actor, Reach};
 use super::attempts::{CHECK_FAILED, NO_JSON, NO_PARENT, NOT_ALLOWED, Outcome};
-use super::{Tenant, Tenants};
+use super::{OWNER, Tenant, Tenants};
 use crate::harness::tenancy::{Insert, RowMaker, Schema, Table, quote};
 
 /// Rows that a check uses. They are never committed.
@@ -196,7 +196,7 @@ impl<'a> Check<'a> {
         let denied = |outcome: &Outcome| outcome.is_rejected_with(NOT_ALLOWED);
         let steal = upsert(self.table, &own_insert, &self.fixture().other_key.clone());
         let again = upsert(self.table, &own_insert, &self.fixture().own_key.clone());
-        let is_owner = actor.role.starts_with("owner_");
+        let is_owner = actor.role == OWNER;
         let moves = format!("update {table} set {key} = '{other}' where {own_row}");
         type Test<'t> = Box<dyn Fn(&Outcome) -> bool + Send + 't>;
         let rows_if = |can: bool| -> Test<'_> { if can { Box::new(wanted(1)) } else { Box::new(wanted(0)) } };

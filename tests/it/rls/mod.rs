@@ -9,8 +9,9 @@
 //! - `service`: back-end roles.
 //! - `plans`: query plans of the product's queries.
 //!
-//! Each test has its own database. Its tables belong to a role that is not a superuser, as in production,
-//! because row-level security that is not forced does not apply to the table's owner.
+//! Each test has its own database, a copy of one that is prepared once. Its tables belong to a role that is
+//! not a superuser, as in production, because row-level security that is not forced does not apply to the
+//! table's owner.
 
 mod actors;
 mod attempts;
@@ -22,6 +23,7 @@ mod service;
 
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
+use tokio::sync::OnceCell;
 use uuid::Uuid;
 
 use self::actors::Actor;
@@ -49,7 +51,6 @@ struct Suite {
     connection: PgConnection,
     schema: Schema,
     tenants: Tenants,
-    owner: String,
 }
 
 /// Application tables with features that the platform's tables lack: partitions, other key types, enums,
@@ -75,31 +76,47 @@ const APPLICATION: &str = "
     select warden.adopt_table('\"Support Tickets\"', 'author', parent_key => 'number');
     select warden.adopt_table('ticket_notes', null, '\"Support Tickets\"', 'ticket', 'number', is_immutable => false);";
 
+/// Owner of the tables.
+const OWNER: &str = "owner_of_rls";
+/// A role of back ends that does not inherit BYPASSRLS.
+const SERVICE: &str = "service_of_rls";
+
+/// Name of the database that each test copies.
+async fn template() -> &'static str {
+    static TEMPLATE: OnceCell<String> = OnceCell::const_new();
+    TEMPLATE
+        .get_or_init(async || {
+            let db = TestDb::create().await;
+            let mut connection = PgConnection::connect(db.url()).await.expect("connects");
+            let setup = format!(
+                "{APPLICATION}
+                 create role {OWNER} nologin; grant usage on schema public to {OWNER};
+                 create role {SERVICE} nologin in role service_role;
+                 grant select, insert, update, delete on all tables in schema public to authenticated, service_role;
+                 do $$ declare t regclass; begin
+                   for t in select warden.tree(format('%I.%I', schema_name, table_name)::regclass) from warden.tenant_tables loop
+                     execute format('alter table %s owner to {OWNER}', t);
+                   end loop;
+                 end $$"
+            );
+            connection.execute(sqlx::raw_sql(AssertSqlSafe(setup))).await.expect("sets up");
+            connection.close().await.expect("closes");
+            db.name
+        })
+        .await
+}
+
 impl Suite {
     async fn start() -> Self {
-        let db = TestDb::create().await;
+        let db = TestDb::create_from(template().await).await;
         let mut connection = PgConnection::connect(db.url()).await.expect("connects");
-        let owner = format!("owner_{}", db.name);
-        let setup = format!(
-            "{APPLICATION}
-             create role {owner} nologin; grant usage on schema public to {owner};
-             create role service_{name} nologin in role service_role;
-             grant select, insert, update, delete on all tables in schema public to authenticated, service_role;
-             do $$ declare t regclass; begin
-               for t in select warden.tree(format('%I.%I', schema_name, table_name)::regclass) from warden.tenant_tables loop
-                 execute format('alter table %s owner to {owner}', t);
-               end loop;
-             end $$;",
-            name = db.name
-        );
-        connection.execute(sqlx::raw_sql(AssertSqlSafe(setup))).await.expect("sets up");
         connection.execute(attempts::ATTEMPTS).await.expect("creates");
         let schema = Schema::load(&mut connection).await;
         let tenants = Tenants {
             own: Tenant { org: db.create_org().await, user: Uuid::new_v4() },
             other: Tenant { org: db.create_org().await, user: Uuid::new_v4() },
         };
-        Self { connection, schema, tenants, owner }
+        Self { connection, schema, tenants }
     }
 
     /// Failures of all tables. Each table is checked in a transaction that is rolled back.
@@ -149,8 +166,8 @@ async fn the_registry_covers_every_table_of_the_platform() {
 #[tokio::test]
 async fn rows_of_another_organisation_cannot_be_read_or_written() {
     let mut suite = Suite::start().await;
-    let mut actors = actors::everybody(suite.tenants, &suite.owner);
-    actors.extend(actors::without_policy(suite.tenants, &suite.owner));
+    let mut actors = actors::everybody(suite.tenants, OWNER);
+    actors.extend(actors::without_policy(suite.tenants, OWNER));
     assert_eq!(suite.failures(false, &actors).await, Vec::<String>::new());
 }
 
@@ -158,6 +175,6 @@ async fn rows_of_another_organisation_cannot_be_read_or_written() {
 #[tokio::test]
 async fn a_policy_that_grants_everything_grants_nothing_of_others() {
     let mut suite = Suite::start().await;
-    let actors = actors::everybody(suite.tenants, &suite.owner);
+    let actors = actors::everybody(suite.tenants, OWNER);
     assert_eq!(suite.failures(true, &actors).await, Vec::<String>::new());
 }

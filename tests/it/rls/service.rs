@@ -3,18 +3,17 @@
 
 use sqlx::{AssertSqlSafe, Executor as _};
 
-use super::Suite;
 use super::actors::{Actor, Reach, claims_of};
+use super::{SERVICE, Suite};
 
 /// A service role without BYPASSRLS, with the claims of one organisation.
 #[tokio::test]
 async fn a_bound_service_reaches_only_its_organisation() {
     let mut suite = Suite::start().await;
-    let role = suite.owner.replace("owner_", "service_");
     let claims = claims_of(suite.tenants.own).to_string();
-    let bound = Actor { name: "a bound service".into(), role: role.clone(), claims, reach: Reach::Own };
-    let unbound =
-        Actor { name: "an unbound service".into(), role, claims: String::new(), reach: Reach::Nothing };
+    let actor = |name: &str, claims, reach| Actor { name: name.into(), role: SERVICE.into(), claims, reach };
+    let bound = actor("a bound service", claims, Reach::Own);
+    let unbound = actor("an unbound service", String::new(), Reach::Nothing);
     assert_eq!(suite.failures(false, &[bound, unbound]).await, Vec::<String>::new());
 }
 
@@ -22,8 +21,7 @@ async fn a_bound_service_reaches_only_its_organisation() {
 async fn every_request_role_reads_its_organisation_and_user_from_the_claims() {
     let mut suite = Suite::start().await;
     let own = suite.tenants.own;
-    let service = suite.owner.replace("owner_", "service_");
-    for role in ["anon", "authenticated", "service_role", &service] {
+    for role in ["anon", "authenticated", "service_role", SERVICE] {
         let request =
             format!("begin; set local role {role}; set local request.jwt.claims = '{}'", claims_of(own));
         suite.connection.execute(sqlx::raw_sql(AssertSqlSafe(request))).await.expect("begins");
