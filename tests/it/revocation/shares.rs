@@ -44,15 +44,17 @@ async fn take_share(db: &TestDb, org: Uuid) {
 
 #[tokio::test]
 async fn back_ends_cannot_take_the_entries_of_operators() {
-    let t = TestGateway::start().await;
-    let addr = t.gateway.public_addr();
-    let (greedy, other) = (t.db.create_org().await, t.db.create_org().await);
-    take_share(&t.db, greedy).await;
-    assert_eq!(entries(&t.db, greedy).await, 10_000);
+    let db = TestDb::create().await;
+    let (greedy, other) = (db.create_org().await, db.create_org().await);
+    take_share(&db, greedy).await;
+    assert_eq!(entries(&db, greedy).await, 10_000);
     for _ in 0..40 {
-        let org = t.db.create_org().await;
-        take_share(&t.db, org).await;
+        let org = db.create_org().await;
+        take_share(&db, org).await;
     }
+    // A gateway that ran earlier would read the entries again after each change.
+    let t = TestGateway::start_with(db, |_| {}).await;
+    let addr = t.gateway.public_addr();
     let rejected = post(&service(greedy), &json!({"user_id": "new"})).send(addr).await;
     assert_eq!((rejected.status, rejected.code().as_str()), (409, "too_many_revocations"), "{rejected:?}");
     // Repeating an entry adds none. Another organisation still gets some.
