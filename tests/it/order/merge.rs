@@ -25,13 +25,18 @@ const SOURCES: [&str; 7] = [
 ];
 
 /// The actions of a statement. Those that a source does not use still open their statements.
-const ACTIONS: [&str; 2] = [
+const ACTIONS: [&str; 3] = [
     "when matched and s.act = 'd' then delete
      when matched and s.act = 'u' then update set v = t.v + 1
      when matched then update set id = t.id + 20
      when not matched then insert values (s.id, 'ORG', 7)",
     "when matched and s.act = 'd' then delete
      when not matched then insert values (s.id, 'ORG', 7)",
+    // The conditions are false, but the actions make PostgreSQL fire the triggers that log rows that move.
+    "when matched and false then delete
+     when not matched and false then insert values (s.id, 'ORG', 7)
+     when matched and s.act in ('u', 'd') then update set v = t.v + 1
+     when matched then update set id = t.id + 20",
 ];
 
 const OTHERS: [&str; 4] = [
