@@ -3,16 +3,35 @@
 
 mod cors;
 mod schemathesis;
+mod tenants;
 
 use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
-use warden::config::Limits;
+use warden::config::{Config, Limits};
+use warden::rate::Rate;
 
 use crate::harness::{TestGateway, Upgrade};
 
 const PATH: &str = "/v1/openapi.json";
+
+/// Raises all rates, so that a test may send as many requests as it likes.
+fn without_rates(config: &mut Config) {
+    const UNLIMITED: Rate = Rate::new(100_000, 100_000);
+    let limits = &mut config.limits.admission;
+    for rate in [
+        &mut limits.handshakes,
+        &mut limits.handshakes_per_address,
+        &mut limits.connection_rate_per_address,
+        &mut limits.reads_per_user,
+        &mut limits.reads_per_org,
+        &mut limits.revocations_per_org,
+        &mut limits.publishes_per_org,
+    ] {
+        *rate = UNLIMITED;
+    }
+}
 
 #[tokio::test]
 async fn the_served_document_is_the_committed_one() {

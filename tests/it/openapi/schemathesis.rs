@@ -7,13 +7,9 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::process::Command;
-use warden::rate::Rate;
 
 use super::PATH;
 use crate::harness::{TestDb, TestGateway, token};
-
-/// Requests a second that no limit rejects.
-const UNLIMITED: Rate = Rate::new(100_000, 100_000);
 
 /// Longest run, beyond which it has failed. `make schemathesis` sets the number of examples.
 const RUN_TIMEOUT: Duration = Duration::from_secs(1200);
@@ -31,17 +27,7 @@ async fn schemathesis_finds_nothing() {
         "insert into calls (id, org_id) values ('22222222-2222-4222-8222-222222222222', '{org}')"
     ))
     .await;
-    let t = TestGateway::start_with(db, |config| {
-        let limits = &mut config.limits.admission;
-        limits.handshakes = UNLIMITED;
-        limits.handshakes_per_address = UNLIMITED;
-        limits.connection_rate_per_address = UNLIMITED;
-        limits.reads_per_user = UNLIMITED;
-        limits.reads_per_org = UNLIMITED;
-        limits.revocations_per_org = UNLIMITED;
-        limits.publishes_per_org = UNLIMITED;
-    })
-    .await;
+    let t = TestGateway::start_with(db, super::without_rates).await;
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let program = std::env::var_os("WARDEN_SCHEMATHESIS").expect("`make schemathesis` sets it");
     let examples = std::env::var("WARDEN_SCHEMATHESIS_EXAMPLES").unwrap_or_else(|_| "50".to_owned());
