@@ -26,6 +26,8 @@ use crate::harness::{TestDb, TestGateway, token};
 const CLIENTS: usize = 40;
 /// Time in which all clients must have the rows after the last change.
 const DEADLINE: Duration = Duration::from_secs(90);
+/// Attempts to read one page.
+const PAGE_ATTEMPTS: usize = 200;
 /// Delay before a client tries again.
 const RETRY: Duration = Duration::from_millis(50);
 
@@ -81,12 +83,24 @@ async fn get(addr: SocketAddr, token: &str, path: &str) -> Option<Page> {
     if !head.starts_with("HTTP/1.1 200") { None } else { serde_json::from_str(body).ok() }
 }
 
+/// Requests a page again if the gateway or the database is busy or away. Otherwise hundreds of clients would
+/// begin again and again with their first page.
+async fn get_patiently(addr: SocketAddr, token: &str, path: &str) -> Option<Page> {
+    for _ in 0..PAGE_ATTEMPTS {
+        if let Some(page) = get(addr, token, path).await {
+            return Some(page);
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+    None
+}
+
 /// All pages of the filtered rows, and the first page's cursor.
 async fn read(addr: SocketAddr, token: &str, limit: usize) -> Option<(Rows, String)> {
     let (mut rows, mut first) = (Rows::new(), None);
     let mut path = format!("/v1/items?n=lt.60&order=n.desc&limit={limit}");
     loop {
-        let page = get(addr, token, &path).await?;
+        let page = get_patiently(addr, token, &path).await?;
         first.get_or_insert(page.cursor);
         page.rows.iter().for_each(|row| put(&mut rows, row));
         match page.next {
