@@ -58,6 +58,7 @@ impl Gateway {
 
         let services = Services::new();
         let fanout = fanout::start(&services, &hub, &metrics, limits.fanout);
+        let questions = fanout.questions();
         let upstream = Upstream { hub: Arc::clone(&hub), fanout, metrics: Arc::clone(&metrics) };
         let database = DatabaseSide::start(config.database, upstream, &limits, &services)?;
         for fetcher in verifier.key_fetchers() {
@@ -66,6 +67,7 @@ impl Gateway {
         let tailer = database.tailer.clone();
         let shared = Arc::new(session::SessionContext {
             hub: Arc::clone(&hub),
+            questions,
             directory: Arc::clone(&database.directory),
             revocations: Arc::clone(&database.revocations),
             cursor_keys: Arc::clone(&database.cursor_keys),

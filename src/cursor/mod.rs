@@ -65,6 +65,14 @@ impl Cursor {
         self.from.snapshot.sees(xid) || (has_all_of_batch && self.to.snapshot.sees(xid))
     }
 
+    /// Whether the client has certainly seen everything that the point covers. The answer may be a false no,
+    /// but never a false yes.
+    #[must_use]
+    pub fn includes(&self, point: &Point) -> bool {
+        let has_all_of_batch = self.id >= self.to.max_id;
+        self.from.includes(point) || (has_all_of_batch && self.to.includes(point))
+    }
+
     /// Whether the client has seen the event.
     #[must_use]
     pub fn covers(&self, xid: u64, id: i64) -> bool {

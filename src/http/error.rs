@@ -75,6 +75,8 @@ pub(super) enum Rejection {
     Read(ReadError),
     #[error(transparent)]
     ForbiddenTopic(ForbiddenTopic),
+    #[error("the body must be a JSON object with cursor, and tx or page, as strings")]
+    Covers,
     #[error("unsupported media type: Content-Type must be application/json")]
     MediaType,
     #[error("the body is longer than {0} bytes")]
@@ -122,15 +124,7 @@ impl Rejection {
     /// Status and code. `docs/protocol.md` lists them.
     pub(super) fn code(&self) -> (StatusCode, &'static str) {
         match self {
-            Self::Credential(CredentialError::InUrl(_)) => (StatusCode::BAD_REQUEST, "credential_in_url"),
-            Self::Credential(CredentialError::Missing) => (StatusCode::UNAUTHORIZED, "no_token"),
-            Self::Credential(CredentialError::Several) => (StatusCode::BAD_REQUEST, "several_tokens"),
-            Self::Credential(CredentialError::Malformed(_)) => {
-                (StatusCode::UNAUTHORIZED, "malformed_credential")
-            }
-            Self::Credential(CredentialError::Subprotocol) => {
-                (StatusCode::BAD_REQUEST, "unknown_subprotocol")
-            }
+            Self::Credential(error) => credential_code(error),
             Self::Token(AuthError::TooLong(_)) => (StatusCode::UNAUTHORIZED, "token_too_long"),
             Self::Token(AuthError::Expired(_)) => (StatusCode::UNAUTHORIZED, "token_expired"),
             Self::Token(AuthError::IssuedInFuture(_)) => (StatusCode::UNAUTHORIZED, "token_from_future"),
@@ -184,6 +178,7 @@ impl Rejection {
             Self::TooManyKeys(_) => (StatusCode::TOO_MANY_REQUESTS, "idempotency_keys"),
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
             Self::Revocation(_) => (StatusCode::BAD_REQUEST, "invalid_revocation"),
+            Self::Covers => (StatusCode::BAD_REQUEST, "invalid_question"),
             Self::TooManyRevocations => (StatusCode::CONFLICT, "too_many_revocations"),
             Self::Unavailable
             | Self::NotFollowing
@@ -268,6 +263,17 @@ fn read_status(error: &ReadError) -> StatusCode {
         ReadError::Busy | ReadError::NotReadable(_) | ReadError::Database(_) => {
             StatusCode::SERVICE_UNAVAILABLE
         }
+    }
+}
+
+/// Status and code of a request whose token was not found.
+fn credential_code(error: &CredentialError) -> (StatusCode, &'static str) {
+    match error {
+        CredentialError::InUrl(_) => (StatusCode::BAD_REQUEST, "credential_in_url"),
+        CredentialError::Missing => (StatusCode::UNAUTHORIZED, "no_token"),
+        CredentialError::Several => (StatusCode::BAD_REQUEST, "several_tokens"),
+        CredentialError::Malformed(_) => (StatusCode::UNAUTHORIZED, "malformed_credential"),
+        CredentialError::Subprotocol => (StatusCode::BAD_REQUEST, "unknown_subprotocol"),
     }
 }
 

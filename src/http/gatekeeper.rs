@@ -161,7 +161,8 @@ impl Gatekeeper {
         if identity.is_service { Ok(identity) } else { Err(Rejection::NotABackEnd) }
     }
 
-    async fn verify_any(&self, token: &Token) -> Result<Identity, Rejection> {
+    /// Verifies the token of a user or a back end, and checks that it is not revoked.
+    pub(super) async fn verify_any(&self, token: &Token) -> Result<Identity, Rejection> {
         let identity = self.verifier.verify(token).await?;
         match self.revocations.check(&session::token_subject(&identity)) {
             None => Ok(identity),

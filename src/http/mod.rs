@@ -6,6 +6,7 @@
 //! | `POST /v1/revocations` | public | 201 and the revocation, or the reason for the rejection |
 //! | `POST /v1/events` | public | 202 and the ids of the published events, or the reason for the rejection |
 //! | `GET /v1/<topic>`, `GET /v1/<topic>/<id>` | public | 200 and rows of a watched table, or the reason |
+//! | `POST /v1/covers` | public | 200 and whether a cursor covers a transaction, or the reason for the rejection |
 //! | `GET /v1/openapi.json` | public | the OpenAPI document of the routes of this listener |
 //! | `GET /livez` | both | 200 while the process runs |
 //! | `GET /readyz` | both | 200 while the node follows the log and can verify tokens; otherwise 503 with the reason |
@@ -18,6 +19,7 @@ mod admin_host;
 mod admission;
 mod back_end;
 mod cors;
+mod covers;
 mod error;
 mod events;
 mod gatekeeper;
@@ -41,6 +43,7 @@ use axum::routing::get;
 pub use admin_host::AdminHosts;
 pub use admission::{Admission, AdmissionLimits, ForwardedHeader, Proxies, parse_network};
 pub(crate) use admission::{HOPS_MAX, LOGGED_REJECTIONS};
+pub(crate) use covers::COVERS_BODY_BYTES_MAX;
 pub use events::Publishing;
 pub use gatekeeper::Gatekeeper;
 pub use health::{Health, MetricsPage};

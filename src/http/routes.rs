@@ -20,7 +20,7 @@ use super::events::{self, Publishing};
 use super::gatekeeper::{Gatekeeper, RequestKind, check_url};
 use super::health::{self, Health};
 use super::rows::{self, Rows};
-use super::{cors, openapi, revocations};
+use super::{cors, covers, openapi, revocations};
 use crate::auth;
 use crate::publish::Problem;
 
@@ -66,6 +66,7 @@ fn documented() -> OpenApiRouter<RouteState> {
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))
         .routes(routes!(revocations::revoke).map(|route| route.fallback(reject_revocation)))
+        .routes(routes!(covers::covers).map(|route| route.fallback(reject_question)))
         .routes(routes!(events::publish).map(|route| route.fallback(reject_publish)))
         .routes(routes!(read_document).map(|route| route.options(cors::preflight).fallback(reject_read)))
         .routes(routes!(rows::read_page).map(|route| route.options(cors::preflight).fallback(reject_read)))
@@ -80,6 +81,11 @@ async fn reject_revocation(State(gatekeeper): State<Arc<Gatekeeper>>, request: R
 /// Rejects another method of the route for events.
 async fn reject_publish(State(gatekeeper): State<Arc<Gatekeeper>>, request: Request) -> Response {
     gatekeeper.reject_counted(&request.map(drop), Rejection::Method, RequestKind::Publish).await
+}
+
+/// Rejects another method of the route for questions.
+async fn reject_question(State(gatekeeper): State<Arc<Gatekeeper>>, request: Request) -> Response {
+    gatekeeper.reject_counted(&request.map(drop), Rejection::Method, RequestKind::Read).await
 }
 
 /// Rejects another method of a route that pages may read.
@@ -147,6 +153,7 @@ fn document() -> Value {
     document["servers"] = json!([{"url": "/", "description": "The gateway that serves this document"}]);
     document["tags"] = json!([
         {"name": openapi::ROWS, "description": "Rows of watched tables, as the user of the token may see them"},
+        {"name": openapi::TRANSACTIONS, "description": "Questions about transactions, of users and back ends"},
         {"name": openapi::BACK_ENDS, "description": "Requests with a token whose `role` is that of a back end"},
         {"name": openapi::PROBES, "description": "State of the node, for balancers and operators"},
         {"name": openapi::DOCUMENT, "description": "This document"},

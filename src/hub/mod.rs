@@ -11,6 +11,7 @@
 mod fanout;
 mod org;
 mod outbox;
+mod questions;
 mod session;
 mod transport;
 
@@ -20,10 +21,12 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use dashmap::DashMap;
 
-pub use fanout::{Batch, FanoutLimits, FanoutSender, FanoutWorker, OrgEvents, fanout};
+pub use fanout::{Batch, CoverageQuestions, FanoutLimits, FanoutSender, FanoutWorker, OrgEvents, fanout};
 pub(crate) use fanout::{CHUNK_BYTES, ENCODE_EVENTS_MAX, HELPERS_MAX, INLINE_COST_MAX, ROUND_COST};
 pub use org::{SEGMENT_SUBSCRIPTIONS_MAX, Subscribed};
 pub use outbox::{CloseState, Outbox, OutboxLimits, SendOutcome};
+pub use questions::{Coverage, CoverageTarget, Question, TooManyQuestions};
+pub(crate) use questions::{ORG_QUESTIONS_MAX, QUESTION_TIMEOUT, QUESTIONS_MAX, SESSION_QUESTIONS_MAX};
 pub use session::{SessionCheck, SessionId};
 pub use transport::Transport;
 
@@ -32,6 +35,7 @@ use crate::org::{Incarnation, OrgId};
 use crate::sync::lock;
 use crate::wire::{CloseCode, Topic};
 use org::{Member, OrgChannel, ReplayBuffer, Subscription, SubscriptionId};
+use questions::Questions;
 
 /// The node's position in the log.
 #[derive(Debug, Default)]
@@ -42,6 +46,10 @@ struct Position {
     /// A client with this cursor has seen all announced batches. None until the tailer has chosen its first
     /// position.
     cursor: Option<Cursor>,
+    /// Whether every announced batch was sent or queued.
+    is_dispatched: bool,
+    /// Questions whose answers the position does not cover yet.
+    questions: Questions,
 }
 
 /// All sessions and subscriptions of this process.
@@ -100,6 +108,7 @@ impl Hub {
     pub fn advance(&self, cursor: Cursor) -> u64 {
         let mut position = lock(&self.position);
         position.batch += 1;
+        position.is_dispatched = false;
         position.cursor = Some(cursor);
         position.batch
     }

@@ -37,10 +37,15 @@ impl Session {
             "phx_join" => self.join(&message),
             "phx_leave" => self.leave(&message),
             "access_token" => return self.refresh(message),
+            "warden.covers" => match self.joined_topic(&message) {
+                Some(topic) => self.ask(topic, message),
+                None => self.reply_unjoined(&message),
+            },
             _ if self.joined_topic(&message).is_some() => self.reply_error(
                 &message,
                 "unknown event",
-                "clients send phx_join, phx_leave, access_token and heartbeat; events are published by the backend",
+                "clients send phx_join, phx_leave, access_token, warden.covers and heartbeat; events are published by the \
+                 backend",
             ),
             _ => self.reply_unmatched(&message),
         }
@@ -120,6 +125,7 @@ impl Session {
             && let Some(joined) = self.joined.remove(&topic)
         {
             self.end_join(&topic, &joined);
+            self.ask_pending(&topic);
             self.reply(message, Status::Ok, json!({}));
             let join_ref = joined.join_ref.as_deref();
             self.send(&push(join_ref, join_ref, &message.topic, "phx_close", json!({})));
@@ -147,6 +153,10 @@ impl Session {
         let joined = self.joined.get(&topic)?;
         (message.join_ref.is_none() || message.join_ref.as_deref() == joined.join_ref.as_deref())
             .then_some(topic)
+    }
+
+    fn reply_unjoined(&self, message: &ClientMessage) {
+        self.reply_error(message, "not joined", "join the topic, then ask");
     }
 
     fn reply_unmatched(&self, message: &ClientMessage) {

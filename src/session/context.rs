@@ -10,9 +10,10 @@ use super::topic_policy::{ForbiddenTopic, TopicPolicy};
 use crate::audit_trail::LogShares;
 use crate::auth::{TopicClaim, Verifier};
 use crate::control::{CursorKeys, Directory, Revocations};
-use crate::hub::Hub;
+use crate::cursor::{Cursor, CursorSeal, InvalidCursor};
+use crate::hub::{CoverageQuestions, CoverageTarget, Hub};
 use crate::metrics::Metrics;
-use crate::org::Incarnation;
+use crate::org::{Incarnation, OrgId};
 use crate::rate::Rate;
 use crate::reading::Reader;
 use crate::replay::{Replay, ReplayError};
@@ -23,6 +24,8 @@ use crate::wire::Topic;
 pub struct SessionContext {
     /// Subscriptions of all sessions.
     pub hub: Arc<Hub>,
+    /// Takes questions whether a transaction was dispatched.
+    pub questions: CoverageQuestions,
     /// Organisations and topics that exist.
     pub directory: Arc<Directory>,
     /// In-memory copy of `warden.revocations`.
@@ -70,6 +73,51 @@ impl SessionContext {
     pub(super) fn check_topic(&self, claim: &TopicClaim, topic: &Topic) -> Result<(), ForbiddenTopic> {
         self.topic_policy.check(claim, topic, &self.directory.topics_needing_claim(topic))
     }
+
+    /// Whether a member of the organisation with this cursor has certainly seen what the question asks for.
+    ///
+    /// # Errors
+    /// If a string was not sealed for this organisation in the present epoch: a code that names it.
+    pub fn covers(
+        &self,
+        org: OrgId,
+        incarnation: Incarnation,
+        cursor: &str,
+        question: CoversQuestion<'_>,
+    ) -> Result<bool, &'static str> {
+        let seal = CursorSeal::new(self.cursor_keys.ring(), org, incarnation);
+        let cursor = self.open_cursor(&seal, cursor).ok_or("unknown_cursor")?;
+        let target = match question {
+            CoversQuestion::Transaction(tx) => self.open_transaction(&seal, tx).ok_or("unknown_tx")?,
+            CoversQuestion::Page(page) => {
+                CoverageTarget::of_cursor(self.open_cursor(&seal, page).ok_or("unknown_page")?)
+            }
+        };
+        Ok(target.is_covered_by(&cursor))
+    }
+
+    pub(super) fn open_transaction(&self, seal: &CursorSeal, tx: &str) -> Option<CoverageTarget> {
+        let epoch = self.hub.cursor()?.epoch;
+        seal.open_transaction(epoch, tx).ok().map(CoverageTarget::Transaction)
+    }
+
+    pub(super) fn open_cursor(&self, seal: &CursorSeal, cursor: &str) -> Option<Cursor> {
+        let epoch = self.hub.cursor()?.epoch;
+        let opened = seal.open(epoch, cursor);
+        if opened == Err(InvalidCursor::UnknownKey) {
+            self.cursor_keys.wake();
+        }
+        opened.ok()
+    }
+}
+
+/// Question of a request over HTTP.
+#[derive(Clone, Copy, Debug)]
+pub enum CoversQuestion<'a> {
+    /// Whether the cursor covers this transaction.
+    Transaction(&'a str),
+    /// Whether the cursor covers what the cursor of a page covers.
+    Page(&'a str),
 }
 
 /// Limits of one session.

@@ -6,6 +6,7 @@
 
 mod command;
 mod context;
+mod covers;
 mod event_loop;
 mod joined_topics;
 mod loop_action;
@@ -18,7 +19,7 @@ mod revocation_check;
 mod snapshot;
 mod topic_policy;
 
-pub use context::{SessionContext, SessionLimits};
+pub use context::{CoversQuestion, SessionContext, SessionLimits};
 pub use revocation_check::token_subject;
 pub use topic_policy::{ForbiddenTopic, TopicPolicy};
 
@@ -42,7 +43,7 @@ use crate::wire::CloseCode;
 use joined_topics::JoinedTopics;
 use message_rate::MessageRateLimiter;
 use message_reader::MessageReader;
-use pending::{RefreshFuture, ResumeFuture};
+use pending::{PendingQuestion, RefreshFuture, ResumeFuture};
 use revocation_check::RevocationCheck;
 
 /// An accepted upgrade, from which a session begins.
@@ -80,6 +81,8 @@ struct Session {
     resuming: Vec<ResumeFuture>,
     /// Fresh tokens that wait for their key, in the order of arrival.
     refreshing: VecDeque<RefreshFuture>,
+    /// Questions on topics whose missed events are still being sent.
+    questions: Vec<PendingQuestion>,
     last_join_id: u64,
     last_heard: Instant,
     /// Log lines that the client may still cause.
@@ -148,6 +151,7 @@ impl Session {
             joined: JoinedTopics::default(),
             resuming: Vec::new(),
             refreshing: VecDeque::new(),
+            questions: Vec::new(),
             last_join_id: 0,
             last_heard: Instant::now(),
             log_share: SessionShare::new(Instant::now()),

@@ -1,14 +1,16 @@
-//! Work that a session runs beside its loop: resumes, and verifications of fresh tokens that wait for a key.
+//! Work that a session runs beside its loop: resumes, verifications of fresh tokens that wait for a key, and
+//! questions that wait for a resume.
 
 use std::pin::Pin;
 
 use bytes::Bytes;
+use serde_json::Value;
 
 use crate::audit_trail::TokenHash;
 use crate::auth::{AuthError, Identity};
-use crate::hub::Subscribed;
+use crate::hub::{CoverageTarget, Subscribed};
 use crate::replay::ReplayError;
-use crate::wire::{ClientMessage, Topic};
+use crate::wire::{ClientMessage, Status, Topic, reply};
 
 /// A resume in progress.
 pub(super) type ResumeFuture = Pin<Box<dyn Future<Output = ResumeOutcome> + Send>>;
@@ -32,4 +34,30 @@ pub(super) struct RefreshOutcome {
     pub(super) message: ClientMessage,
     pub(super) token: TokenHash,
     pub(super) verified: Result<Identity, AuthError>,
+}
+
+/// A question on a topic whose missed events are still being sent.
+pub(super) struct PendingQuestion {
+    pub(super) topic: Topic,
+    pub(super) target: CoverageTarget,
+    pub(super) asked: Asked,
+}
+
+/// The parts of the message that its reply repeats.
+pub(super) struct Asked {
+    join_ref: Option<String>,
+    reference: Option<String>,
+    topic: String,
+}
+
+impl From<ClientMessage> for Asked {
+    fn from(message: ClientMessage) -> Self {
+        Self { join_ref: message.join_ref, reference: message.reference, topic: message.topic }
+    }
+}
+
+impl Asked {
+    pub(super) fn reply(&self, status: Status, response: Value) -> Bytes {
+        reply(self.join_ref.as_deref(), self.reference.as_deref(), &self.topic, status, response)
+    }
 }

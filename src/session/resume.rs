@@ -111,10 +111,14 @@ impl Session {
         {
             self.joined.remove(&outcome.topic);
             self.send(reply);
+            self.ask_pending(&outcome.topic);
         }
         let Some(subscribed) = outcome.subscribed else { return };
         match self.joined.get_mut(&outcome.topic) {
-            Some(joined) if is_current(joined) => joined.state = JoinState::Live(subscribed),
+            Some(joined) if is_current(joined) => {
+                joined.state = JoinState::Live(subscribed);
+                self.ask_pending(&outcome.topic);
+            }
             // The client has left the topic, and may have joined it again. No join owns this subscription.
             _ => self.registration.unsubscribe(&outcome.topic, &subscribed),
         }

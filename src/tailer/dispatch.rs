@@ -142,6 +142,13 @@ impl Dispatcher {
         let number = self.hub.advance(cursor.clone());
         self.metrics.events.inc_by(count);
         self.fanout.send(&Batch { number, cursor, points, read_at, orgs });
+        self.fanout.answer_questions();
+    }
+
+    /// Moves the position after a read that found no new events.
+    pub(super) fn update_cursor(&mut self, cursor: Cursor) {
+        self.hub.update_cursor(cursor);
+        self.fanout.answer_questions();
     }
 
     /// Sends a resync to every client on every topic, because continuity is lost. Deletions of organisations

@@ -38,7 +38,7 @@ impl LogTailer {
             }
             let cursor = page.cursor();
             if page.events.is_empty() {
-                self.dispatcher.hub.update_cursor(cursor);
+                self.dispatcher.update_cursor(cursor);
             } else {
                 found_events = true;
                 self.dispatch(&mut page, cursor).await;

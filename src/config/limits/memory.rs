@@ -152,6 +152,7 @@ impl Limits {
                     "keys.waiting_max",
                     "http::serve::REJECT_BYTES_MAX",
                     "http::revocations::BODY_BYTES_MAX",
+                    "http::covers::COVERS_BODY_BYTES_MAX",
                 ],
             ),
         ];
@@ -193,6 +194,8 @@ impl Limits {
                     "reading::TABLES_MAX",
                     "warden_connect::BUFFER_BYTES",
                     "hub::fanout::HELPERS_MAX",
+                    "hub::questions::QUESTIONS_MAX",
+                    "hub::questions::ORG_QUESTIONS_MAX",
                 ],
             ),
         ]
@@ -223,6 +226,7 @@ mod tests {
                 "admission.org_sessions_max",
                 "admission.user_sessions_max",
                 "auth::TOPICS_MAX",
+                "hub::questions::SESSION_QUESTIONS_MAX",
                 "outbox.queue_bytes_max",
                 "outbox.queue_chunks_max",
                 "reading.snapshots_per_org_max",

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::auth::KeyLimits;
 use crate::control::{CursorKeyLimits, ReconcilerLimits, RevocationLimits};
 use crate::http::{AdmissionLimits, ServeLimits};
-use crate::hub::{FanoutLimits, OutboxLimits};
+use crate::hub::{self, FanoutLimits, OutboxLimits};
 use crate::log::DoorbellLimits;
 use crate::publish::PublishLimits;
 use crate::rate::Rate;
@@ -130,6 +130,7 @@ impl Limits {
             ("snapshots", session.snapshots_max),
             ("snapshots_per_org", self.reading.snapshots_per_org_max),
             ("resumes_per_org", self.replay.resumes_max / 2),
+            ("questions", hub::SESSION_QUESTIONS_MAX),
         ]
     }
 }

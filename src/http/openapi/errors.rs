@@ -77,6 +77,15 @@ const REVOCATION: Codes = &[
     (429, &["revocations_per_org"]),
 ];
 
+/// Rejections of a question about a cursor.
+const COVERS: Codes = &[
+    (400, &["body_incomplete", "invalid_question"]),
+    (408, &["body_timeout"]),
+    (413, &["body_too_long"]),
+    (415, &["not_json"]),
+    (429, &["reads_per_org", "reads_per_user"]),
+];
+
 const READ: Codes = &[
     (400, &["invalid_query", "query_too_expensive", "query_too_slow"]),
     (403, &["backend_token", "forbidden", "forbidden_topic"]),
@@ -110,6 +119,8 @@ errors! {
     PublishErrors: EVERY_REQUEST, ORIGIN, CALLER, BACK_END, PUBLISH;
     /// Rejections of a request to revoke.
     RevocationErrors: EVERY_REQUEST, ORIGIN, CALLER, BACK_END, REVOCATION;
+    /// Rejections of a question about a cursor.
+    CoversErrors: EVERY_REQUEST, ORIGIN, CALLER, COVERS;
     /// Rejections of a request for a page.
     PageErrors: EVERY_REQUEST, ORIGIN, CALLER, READ;
     /// Rejections of a request for a row.

@@ -11,12 +11,14 @@ mod errors;
 mod schemas;
 
 pub(super) use errors::{
-    DocumentErrors, PageErrors, ProbeErrors, PublishErrors, RevocationErrors, RowErrors,
+    CoversErrors, DocumentErrors, PageErrors, ProbeErrors, PublishErrors, RevocationErrors, RowErrors,
 };
 pub(super) use schemas::schemas;
 
 /// Tag of the routes that read rows.
 pub(super) const ROWS: &str = "Rows";
+/// Tag of the route for questions.
+pub(super) const TRANSACTIONS: &str = "Transactions";
 /// Tag of the routes for back ends.
 pub(super) const BACK_ENDS: &str = "Back ends";
 /// Tag of the routes for balancers.

@@ -9,6 +9,7 @@ use std::time::Instant;
 use super::broadcast::Broadcast;
 use super::{Batch, FanoutLimits, ROUND_COST};
 use crate::cursor::CursorPrefix;
+use crate::hub::questions::Answer;
 use crate::org::OrgId;
 use crate::wire::{CloseCode, Event, RESYNC_EVENT};
 
@@ -37,8 +38,8 @@ pub(super) struct FairQueue {
 struct OrgWork {
     /// Broadcasts of encoded events that are not complete yet.
     broadcasts: VecDeque<Arc<Broadcast>>,
-    /// Events that are not encoded yet.
-    events: VecDeque<QueuedEvent>,
+    /// Events that are not encoded yet, and answers behind them.
+    events: VecDeque<QueuedItem>,
     /// Bytes of `events`.
     event_bytes: usize,
     /// How the organisation's sessions are closed after everything else.
@@ -51,6 +52,13 @@ pub(super) struct OrgClose {
     pub(super) code: CloseCode,
     /// Number of that batch. Sessions that are registered later belong to another incarnation.
     pub(super) batch: u64,
+}
+
+/// An event, or the answer to one session that must follow it.
+#[derive(Debug)]
+enum QueuedItem {
+    Event(QueuedEvent),
+    Answer(Answer),
 }
 
 /// An event that waits for its organisation's round.
@@ -83,6 +91,8 @@ impl QueuedEvent {
 pub(super) enum Task {
     /// Send a slice of this broadcast.
     Broadcast(Arc<Broadcast>),
+    /// Send this answer.
+    Answer(Answer),
     /// Encode queued events, if any.
     Encode,
 }
@@ -106,17 +116,15 @@ impl FairQueue {
         events: &[Arc<Event>],
         limits: FanoutLimits,
     ) -> u64 {
-        let work = self.orgs.entry(org).or_insert_with(|| {
-            self.rotation.push_back(org);
-            OrgWork::default()
-        });
         let queued = events.iter().map(|event| QueuedEvent::new(batch, event));
         let bytes: usize = queued.clone().map(|queued| queued.bytes()).sum();
-        work.events.extend(queued);
+        let work = self.work_of(org);
+        work.events.extend(queued.map(QueuedItem::Event));
         work.event_bytes += bytes;
+        let is_overloaded = work.event_bytes > limits.org_bytes_max;
         self.event_bytes += bytes;
         let mut overloads = 0;
-        if work.event_bytes > limits.org_bytes_max {
+        if is_overloaded {
             self.drop_events(org, batch);
             overloads += 1;
         }
@@ -127,6 +135,18 @@ impl FairQueue {
             overloads += 1;
         }
         overloads
+    }
+
+    /// Adds the answer to a question. It is sent behind the events that are queued now.
+    pub(super) fn add_answer(&mut self, org: OrgId, answer: Answer) {
+        self.work_of(org).events.push_back(QueuedItem::Answer(answer));
+    }
+
+    fn work_of(&mut self, org: OrgId) -> &mut OrgWork {
+        self.orgs.entry(org).or_insert_with(|| {
+            self.rotation.push_back(org);
+            OrgWork::default()
+        })
     }
 
     /// Closes the organisation's sessions when all its work is done.
@@ -142,20 +162,25 @@ impl FairQueue {
         let Some(work) = self.orgs.get_mut(&org) else { return };
         self.event_bytes -= work.event_bytes;
         work.event_bytes = 0;
-        work.events.clear();
+        work.events.retain(|item| matches!(item, QueuedItem::Answer(_)));
         let resync = Event::control(RESYNC_EVENT, OVERLOAD_DATA, batch.cursor.id);
         let points = Arc::new(CursorPrefix::of(&batch.cursor));
-        work.events.push_back(QueuedEvent::with_points(batch, &points, Arc::new(resync)));
+        let resync = QueuedEvent::with_points(batch, &points, Arc::new(resync));
+        work.events.push_front(QueuedItem::Event(resync));
     }
 
     /// The first organisation and its next task. It stays the first until [`Self::finish_slice`].
-    pub(super) fn peek(&self) -> Option<(OrgId, Task)> {
+    pub(super) fn next_task(&mut self) -> Option<(OrgId, Task)> {
         let org = *self.rotation.front()?;
-        let task = match self.orgs[&org].broadcasts.front() {
-            Some(broadcast) => Task::Broadcast(Arc::clone(broadcast)),
-            None => Task::Encode,
-        };
-        Some((org, task))
+        let work = self.orgs.get_mut(&org)?;
+        if let Some(broadcast) = work.broadcasts.front() {
+            return Some((org, Task::Broadcast(Arc::clone(broadcast))));
+        }
+        let is_answer = |item: &mut QueuedItem| matches!(item, QueuedItem::Answer(_));
+        match work.events.pop_front_if(is_answer) {
+            Some(QueuedItem::Answer(answer)) => Some((org, Task::Answer(answer))),
+            _ => Some((org, Task::Encode)),
+        }
     }
 
     /// Removes the first organisation's current broadcast, which is done. Returns the next one.
@@ -168,8 +193,13 @@ impl FairQueue {
     /// Takes the next events to be encoded.
     pub(super) fn take_events(&mut self, org: OrgId) -> Vec<QueuedEvent> {
         let Some(work) = self.orgs.get_mut(&org) else { return Vec::new() };
-        let count = work.events.len().min(ENCODE_EVENTS_MAX);
-        let taken: Vec<QueuedEvent> = work.events.drain(..count).collect();
+        let mut taken = Vec::new();
+        let is_event = |item: &mut QueuedItem| matches!(item, QueuedItem::Event(_));
+        while taken.len() < ENCODE_EVENTS_MAX
+            && let Some(QueuedItem::Event(event)) = work.events.pop_front_if(is_event)
+        {
+            taken.push(event);
+        }
         // The resync of an overload was added without being counted, hence the minimum.
         let bytes: usize = taken.iter().map(QueuedEvent::bytes).sum();
         let bytes = bytes.min(work.event_bytes);

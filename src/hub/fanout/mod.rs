@@ -14,6 +14,7 @@ mod broadcast;
 mod chunk;
 mod fair_queue;
 mod helpers;
+mod questions;
 mod sender;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ use chunk::Chunks;
 pub(crate) use fair_queue::ENCODE_EVENTS_MAX;
 use fair_queue::{FairQueue, QueuedEvent};
 use helpers::Helpers;
+pub use questions::CoverageQuestions;
 pub use sender::FanoutSender;
 pub(crate) use sender::INLINE_COST_MAX;
 pub use worker::FanoutWorker;

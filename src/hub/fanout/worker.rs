@@ -50,11 +50,17 @@ impl FanoutWorker {
     /// Runs one slice of work of the first organisation in the queue. The queue is not locked meanwhile, so
     /// the sender is not blocked.
     pub(super) fn run_slice(&self) {
-        let queue = lock(&self.0.queue);
-        let Some((org, task)) = queue.peek() else { return };
+        let mut queue = lock(&self.0.queue);
+        let Some((org, task)) = queue.next_task() else { return };
         drop(queue);
         let mut queue = match task {
             Task::Broadcast(broadcast) => self.continue_broadcast(&broadcast),
+            Task::Answer(answer) => {
+                answer.send();
+                let mut queue = lock(&self.0.queue);
+                queue.charge(1);
+                queue
+            }
             Task::Encode => self.encode_next(org),
         };
         let close = queue.finish_slice(org);

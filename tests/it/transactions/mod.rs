@@ -1,5 +1,7 @@
 //! The transactions of events: the string `tx`, which a back end and the subscribers of its events share.
 
+mod covers;
+
 use serde_json::{Value, json};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _};

@@ -4,6 +4,7 @@ use super::Value::{Count, Rate, Time};
 use super::{Limit, Section, Value};
 use crate::config::Limits;
 use crate::cursor::{CURSOR_BYTES_MAX, IN_PROGRESS_MAX};
+use crate::http;
 use crate::hub::{self, FanoutLimits};
 use crate::log::DoorbellLimits;
 use crate::replay::{self, RecentLimits, ReplayLimits};
@@ -14,6 +15,7 @@ pub(super) fn section(limits: &Limits) -> Section {
         tailer_rows(limits),
         log_rows(limits),
         fanout_rows(limits),
+        question_rows(),
         replay_rows(limits),
         replay_times(limits),
     ];
@@ -173,6 +175,37 @@ fn fanout_rows(limits: &Limits) -> Vec<Limit> {
             "hub::fanout::HELPERS_MAX",
             Value::count(hub::HELPERS_MAX),
             "Threads that help with large broadcasts.",
+        ),
+    ]
+}
+
+fn question_rows() -> Vec<Limit> {
+    vec![
+        Limit::new(
+            "hub::questions::SESSION_QUESTIONS_MAX",
+            Value::count(hub::SESSION_QUESTIONS_MAX),
+            "Questions (`warden.covers`) of one session that wait for their answers. Beyond it they get the error `too \
+             many questions`.",
+        ),
+        Limit::new(
+            "hub::questions::ORG_QUESTIONS_MAX",
+            Value::count(hub::ORG_QUESTIONS_MAX),
+            "Questions of one organisation that wait.",
+        ),
+        Limit::new(
+            "hub::questions::QUESTIONS_MAX",
+            Value::count(hub::QUESTIONS_MAX),
+            "Questions of a node that wait, because the tailer compares each with every position.",
+        ),
+        Limit::new(
+            "hub::questions::QUESTION_TIMEOUT",
+            Time(hub::QUESTION_TIMEOUT),
+            "Time after which a question that waits is answered with `false`.",
+        ),
+        Limit::new(
+            "http::covers::COVERS_BODY_BYTES_MAX",
+            Value::bytes(http::COVERS_BODY_BYTES_MAX),
+            "Body of `POST /v1/covers`.",
         ),
     ]
 }
