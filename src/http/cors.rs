@@ -16,10 +16,11 @@ use super::error::Rejection;
 use super::gatekeeper::{Gatekeeper, RequestKind};
 
 /// Methods of the routes that pages may read.
-const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD");
+const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST");
 
 /// Headers that pages may send to these routes. Browsers set `Accept-Encoding` themselves.
-const REQUEST_HEADERS: HeaderValue = HeaderValue::from_static("authorization, if-none-match, prefer");
+const REQUEST_HEADERS: HeaderValue =
+    HeaderValue::from_static("authorization, content-type, if-none-match, prefer");
 
 /// Headers of answers that pages may read, beside those that every page may read.
 const RESPONSE_HEADERS: HeaderValue =

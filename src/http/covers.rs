@@ -16,8 +16,8 @@ use utoipa::ToSchema;
 use super::back_end::{media_type, read};
 use super::error::Rejection;
 use super::gatekeeper::{Gatekeeper, RequestKind, check_url};
-use super::openapi;
 use super::rows::Rows;
+use super::{cors, openapi};
 use crate::auth;
 use crate::org::{Incarnation, OrgId};
 use crate::session::CoversQuestion;
@@ -78,10 +78,11 @@ pub(super) async fn covers(State(rows): State<Rows>, request: Request) -> Respon
     let request = Request::from_parts(parts, ());
     let gatekeeper = &rows.gatekeeper;
     let address = gatekeeper.address(&request);
-    match handle(&rows, address, &request, body).await {
+    let response = match handle(&rows, address, &request, body).await {
         Ok(response) => response,
         Err(rejection) => gatekeeper.reject(address, &request, rejection, RequestKind::Read).await,
-    }
+    };
+    cors::expose(gatekeeper, request.headers(), response)
 }
 
 async fn handle(

@@ -66,7 +66,7 @@ fn documented() -> OpenApiRouter<RouteState> {
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))
         .routes(routes!(revocations::revoke).map(|route| route.fallback(reject_revocation)))
-        .routes(routes!(covers::covers).map(|route| route.fallback(reject_question)))
+        .routes(routes!(covers::covers).map(|route| route.options(cors::preflight).fallback(reject_read)))
         .routes(routes!(events::publish).map(|route| route.fallback(reject_publish)))
         .routes(routes!(read_document).map(|route| route.options(cors::preflight).fallback(reject_read)))
         .routes(routes!(rows::read_page).map(|route| route.options(cors::preflight).fallback(reject_read)))
@@ -81,11 +81,6 @@ async fn reject_revocation(State(gatekeeper): State<Arc<Gatekeeper>>, request: R
 /// Rejects another method of the route for events.
 async fn reject_publish(State(gatekeeper): State<Arc<Gatekeeper>>, request: Request) -> Response {
     gatekeeper.reject_counted(&request.map(drop), Rejection::Method, RequestKind::Publish).await
-}
-
-/// Rejects another method of the route for questions.
-async fn reject_question(State(gatekeeper): State<Arc<Gatekeeper>>, request: Request) -> Response {
-    gatekeeper.reject_counted(&request.map(drop), Rejection::Method, RequestKind::Read).await
 }
 
 /// Rejects another method of a route that pages may read.

@@ -16,8 +16,9 @@ use crate::org::OrgId;
 /// Questions of one session that may wait at the same time.
 pub(crate) const SESSION_QUESTIONS_MAX: usize = 8;
 
-/// Questions of one organisation that may wait at the same time.
-pub(crate) const ORG_QUESTIONS_MAX: usize = 128;
+/// Questions of one organisation that may wait while no other organisation has any. The more others have, the
+/// fewer one may have, and some places are always left.
+pub(crate) const ORG_QUESTIONS_MAX: usize = QUESTIONS_MAX / 8;
 
 /// Questions of a node that may wait at the same time. The tailer compares each of them with every position.
 pub(crate) const QUESTIONS_MAX: usize = 1024;
@@ -150,15 +151,17 @@ impl Answer {
     }
 }
 
+/// Number of questions up to which an organisation may add one, if this number waits in all.
+fn org_share(waiting: usize) -> usize {
+    QUESTIONS_MAX.saturating_sub(waiting) * ORG_QUESTIONS_MAX / QUESTIONS_MAX
+}
+
 impl Questions {
     /// Adds a question that cannot be answered yet.
     pub(super) fn add(&mut self, question: Question) -> Result<(), TooManyQuestions> {
         let of_org = self.0.iter().filter(|other| other.org == question.org);
         let of_session = of_org.clone().filter(|other| Arc::ptr_eq(&other.outbox, &question.outbox));
-        let is_full = self.0.len() >= QUESTIONS_MAX
-            || of_session.count() >= SESSION_QUESTIONS_MAX
-            || of_org.count() >= ORG_QUESTIONS_MAX;
-        if is_full {
+        if of_session.count() >= SESSION_QUESTIONS_MAX || of_org.count() >= org_share(self.0.len()) {
             return Err(TooManyQuestions);
         }
         self.0.push(question);
@@ -179,5 +182,24 @@ impl Questions {
             }
         }
         answered
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn organisations_that_ask_all_they_may_leave_places_for_others() {
+        let mut waiting = 0;
+        for org in 0..30 {
+            let before = waiting;
+            while waiting - before < org_share(waiting) {
+                waiting += 1;
+            }
+            assert!(waiting > before, "organisation {org} gets no place");
+            assert!(waiting - before <= ORG_QUESTIONS_MAX);
+        }
+        assert!(waiting <= QUESTIONS_MAX);
     }
 }

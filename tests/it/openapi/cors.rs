@@ -8,7 +8,7 @@ use crate::harness::{Answer, Post, TestGateway, Upgrade, token};
 const ALLOWED: &str = "http://app.example";
 const EVIL: &str = "http://evil.example";
 /// Routes that pages may read.
-const ROUTES: [&str; 4] = [PATH, "/v1/calls", "/v1/calls?select=id", "/v1/calls/1"];
+const ROUTES: [&str; 5] = [PATH, "/v1/calls", "/v1/calls?select=id", "/v1/calls/1", "/v1/covers"];
 
 /// Headers of CORS in an answer, as one string for each.
 fn cors(answer: &Answer) -> Vec<String> {
@@ -38,8 +38,8 @@ async fn only_pages_of_allowed_origins_may_read_answers_and_errors() {
         assert_eq!(
             cors(&answer),
             [
-                "access-control-allow-headers: authorization, if-none-match, prefer",
-                "access-control-allow-methods: GET, HEAD",
+                "access-control-allow-headers: authorization, content-type, if-none-match, prefer",
+                "access-control-allow-methods: GET, HEAD, POST",
                 "access-control-allow-origin: http://app.example",
                 "access-control-expose-headers: etag, link, preference-applied, retry-after, warden-cursor",
                 "access-control-max-age: 7200",
@@ -49,7 +49,8 @@ async fn only_pages_of_allowed_origins_may_read_answers_and_errors() {
         assert_eq!(answer.headers("vary"), ["origin"], "{path}");
 
         // An error can be read as well as an answer, by the same pages alone.
-        let with = |origin: &str| Upgrade::plain(path).with("Origin", origin);
+        let method = if path == "/v1/covers" { "POST" } else { "GET" };
+        let with = |origin: &str| Upgrade::plain(path).method(method).with("Origin", origin);
         let valid = with(ALLOWED).with("Authorization", &format!("Bearer {}", token(org, &json!({}))));
         for request in [valid, with(ALLOWED), with(ALLOWED).method("DELETE")] {
             let answer = request.send(addr).await;

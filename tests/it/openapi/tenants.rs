@@ -105,6 +105,7 @@ fn valid_body(operation: &Operation) -> Value {
         ("/v1/events", Some("application/cloudevents+json")) => event,
         ("/v1/events", Some("application/cloudevents-batch+json")) => json!([event]),
         ("/v1/revocations", _) => json!({"user_id": "nobody"}),
+        ("/v1/covers", _) => json!({"cursor": "unknown", "tx": "unknown"}),
         other => panic!("add a valid body of {other:?}"),
     }
 }

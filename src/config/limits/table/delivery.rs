@@ -190,7 +190,7 @@ fn question_rows() -> Vec<Limit> {
         Limit::new(
             "hub::questions::ORG_QUESTIONS_MAX",
             Value::count(hub::ORG_QUESTIONS_MAX),
-            "Questions of one organisation that wait.",
+            "Questions of one organisation that wait if no others do. Otherwise an eighth of the places that are free.",
         ),
         Limit::new(
             "hub::questions::QUESTIONS_MAX",
