@@ -1,6 +1,7 @@
 //! Retention: the log rotates, truncated events cause a resync, and rotation delays nobody.
 
 mod share;
+mod share_limits;
 mod strangers;
 mod tailer;
 

@@ -1,0 +1,69 @@
+//! Limits of the share of the log: a pass that takes too long, a share of the whole log, isolation levels.
+
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Executor as _};
+use uuid::Uuid;
+
+use super::share::{LOG_BYTES, current_slot, flood, rotate_once, rotate_while_moving, rotate_with_share};
+use super::tailer::{insert_numbered, own_connection};
+use crate::harness::TestDb;
+
+/// Events of more than 8 MiB in all, so a pass takes several steps.
+const LARGE: usize = 8000;
+
+async fn events_of(connection: &mut PgConnection, org: Uuid) -> i64 {
+    let count =
+        sqlx::query_scalar("select count(*) from warden.events where org_id = $1 and topic = 'calls'");
+    count.bind(org).fetch_one(connection).await.expect("queries")
+}
+
+/// The log is far beyond twice its size, so after five minutes its size matters more than the events of
+/// others.
+#[tokio::test]
+async fn a_pass_that_takes_too_long_ends_if_the_log_has_more_than_doubled() {
+    for (age, expected, kept) in [("1 minute", "rotated by share", 1), ("6 minutes", "rotated", 0)] {
+        let db = TestDb::create().await;
+        let (quiet, loud) = (db.create_org().await, db.create_org().await);
+        let mut connection = own_connection(&db).await;
+        let start = current_slot(&mut connection).await;
+        flood(&mut connection, loud, LARGE).await;
+        insert_numbered(&mut connection, quiet, 1..=1).await;
+        // Until the slot with these events is the oldest.
+        while (current_slot(&mut connection).await + 1) % 8 != start {
+            flood(&mut connection, loud, 100).await;
+            assert_eq!(rotate_while_moving(&mut connection).await, ["rotated"]);
+        }
+        flood(&mut connection, loud, 100).await;
+        assert_eq!(rotate_once(&mut connection).await, "moving");
+        let backdate = format!("update warden.log_moves set started_at = started_at - interval '{age}'");
+        connection.execute(AssertSqlSafe(backdate)).await.expect("updates");
+        let results = rotate_while_moving(&mut connection).await;
+        assert_eq!(results.last().map(String::as_str), Some(expected), "{age}: {results:?}");
+        assert_eq!(events_of(&mut connection, quiet).await, kept, "{age}");
+    }
+}
+
+#[tokio::test]
+async fn a_share_of_the_whole_log_moves_nothing() {
+    let db = TestDb::create().await;
+    let (quiet, loud) = (db.create_org().await, db.create_org().await);
+    let mut connection = own_connection(&db).await;
+    insert_numbered(&mut connection, quiet, 1..=1).await;
+    for _ in 0..8 {
+        flood(&mut connection, loud, 100).await;
+        assert_eq!(rotate_with_share(&mut connection, LOG_BYTES).await, "rotated");
+    }
+    assert_eq!(events_of(&mut connection, quiet).await, 0);
+}
+
+#[tokio::test]
+async fn a_rotation_needs_the_isolation_level_read_committed() {
+    let db = TestDb::create().await;
+    let mut connection = own_connection(&db).await;
+    for level in ["repeatable read", "serializable"] {
+        let set = format!("set default_transaction_isolation = '{level}'");
+        connection.execute(AssertSqlSafe(set)).await.expect("sets");
+        let error = connection.execute("select warden.rotate_events('0', 0)").await.expect_err("fails");
+        assert!(error.to_string().contains("needs the isolation level READ COMMITTED"), "{error}");
+    }
+}
