@@ -196,7 +196,7 @@ mod tests {
         let values = (0..3_u8, 0..2_u8, 0..3_u8, 0..3_u8, 0..20_i64, any::<bool>());
         values.prop_map(|(kind, id, org, issuer, revoked_at, is_suspended)| {
             let name = |of: u8| (of > 0).then(|| of.to_string());
-            let org = if kind == 0 { org.max(1) } else { org };
+            let (id, org) = if kind == 0 { (0, org.max(1)) } else { (id, org) };
             Row {
                 id: i64::from(kind) * 100 + i64::from(id) * 10 + i64::from(org) + i64::from(issuer) * 1000,
                 user: (kind == 1).then(|| id.to_string()),
