@@ -8,7 +8,7 @@ with tables (schema_name, table_name, columns) as (values
   ('warden', 'last_rotation', '{singleton,number}'),
   ('warden', 'log_floors', '{org_id,rotation}'),
   ('warden', 'revocations',
-   '{id,session_id,user_id,org_id,issuer,revoked_at,expires_at,suspended,created_by,requested_by}'),
+   '{id,session_id,user_id,org_id,issuer,revoked_at,expires_at,suspended,created_by,requested_by,xid}'),
   ('public', 'organizations', '{id}')
 ), functions (name) as (
   select unnest('{epoch,begin_epoch,is_truncated,is_truncated_for_any,truncation_reason,truncated_since,'
