@@ -29,7 +29,7 @@ pub use entries::{Revoked, TokenSubject};
 /// number the oldest revocations of single logins are ignored, and that is logged.
 pub(crate) const ENTRIES_MAX: usize = 110_000;
 
-/// Estimated memory of one revocation. Its identifiers are stored as [`IdDigest`], so their length does not
+/// Estimated memory of one revocation. Its identifiers are stored as a digest, so their length does not
 /// matter.
 pub(crate) const ENTRY_BYTES: usize = 160;
 
