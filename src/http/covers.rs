@@ -8,17 +8,15 @@ use std::net::IpAddr;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{Method, Version, header};
 use axum::response::{IntoResponse as _, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::back_end::{media_type, read};
+use super::body::{check_json, parse_object, read};
 use super::error::Rejection;
-use super::gatekeeper::{Gatekeeper, RequestKind, check_url};
+use super::gatekeeper::{Gatekeeper, RequestKind};
 use super::rows::Rows;
 use super::{cors, openapi};
-use crate::auth;
 use crate::org::{Incarnation, OrgId};
 use crate::session::CoversQuestion;
 
@@ -95,7 +93,7 @@ async fn handle(
     let verified = tokio::time::timeout(gatekeeper.timeout, verify(rows, address, request)).await;
     let (org, incarnation) = verified.unwrap_or(Err(Rejection::Unavailable))?;
     let body = read(body, COVERS_BODY_BYTES_MAX, gatekeeper.timeout).await?;
-    let body = CoversBody::parse(&body)?;
+    let body: CoversBody = parse_object(&body).ok_or(Rejection::Covers)?;
     let question = match (&body.tx, &body.page) {
         (Some(tx), None) => CoversQuestion::Transaction(tx),
         (None, Some(page)) => CoversQuestion::Page(page),
@@ -117,31 +115,9 @@ async fn verify(
     let gatekeeper: &Gatekeeper = &rows.gatekeeper;
     gatekeeper.check_ready()?;
     gatekeeper.admission.request(address).map_err(|(limit, wait)| Rejection::Limit(limit, wait))?;
-    let headers = request.headers();
-    // Cookies are never accepted here: a page of another origin could make a browser send them.
-    let found = auth::find(request.uri(), headers, None);
-    check_url(&found)?;
-    if request.method() != Method::POST {
-        return Err(Rejection::Method);
-    }
-    if request.version() != Version::HTTP_11 || headers.get_all(header::HOST).iter().count() != 1 {
-        return Err(Rejection::Ambiguous);
-    }
-    gatekeeper.check_origin(headers)?;
-    let identity = gatekeeper.verify_any(&found?.token).await?;
+    let identity = gatekeeper.verify_any(&gatekeeper.bearer_token(request)?).await?;
     let incarnation = gatekeeper.check_org(identity.org).await?;
     gatekeeper.admission.read(&identity).map_err(|(limit, wait)| Rejection::Limit(limit, wait))?;
-    if media_type(headers).is_none_or(|(name, _)| name != "application/json") {
-        return Err(Rejection::MediaType);
-    }
+    check_json(request.headers())?;
     Ok((identity.org, incarnation))
-}
-
-impl CoversBody {
-    fn parse(body: &[u8]) -> Result<Self, Rejection> {
-        // serde also reads a struct from an array, field by field.
-        let is_object = body.trim_ascii_start().starts_with(b"{");
-        let parsed = is_object.then(|| serde_json::from_slice(body).ok()).flatten();
-        parsed.ok_or(Rejection::Covers)
-    }
 }

@@ -18,7 +18,8 @@ use http_body_util::BodyExt as _;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::back_end::{self, BackEnd, media_type};
+use super::back_end::{self, BackEnd};
+use super::body::media_type;
 use super::error::Rejection;
 use super::gatekeeper::{Gatekeeper, RequestKind};
 use super::openapi;

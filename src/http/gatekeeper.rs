@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, Version, header};
 use axum::response::{IntoResponse as _, Response};
 use tokio_util::sync::CancellationToken;
 
@@ -147,6 +147,21 @@ impl Gatekeeper {
             return Err(Rejection::NotFollowing);
         }
         Ok(())
+    }
+
+    /// The bearer token of a request that is no upgrade. It is not verified yet.
+    ///
+    /// A credential in the URL, an ambiguous request and an origin that is not allowed are rejected first.
+    pub(super) fn bearer_token(&self, request: &Request<()>) -> Result<Token, Rejection> {
+        let headers = request.headers();
+        // Cookies are never accepted here: a page of another origin could make a browser send them.
+        let found = auth::find(request.uri(), headers, None);
+        check_url(&found)?;
+        if request.version() != Version::HTTP_11 || headers.get_all(header::HOST).iter().count() != 1 {
+            return Err(Rejection::Ambiguous);
+        }
+        self.check_origin(headers)?;
+        Ok(found?.token)
     }
 
     /// Verifies a user's token, and checks that it is not revoked.

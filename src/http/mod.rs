@@ -18,6 +18,7 @@
 mod admin_host;
 mod admission;
 mod back_end;
+mod body;
 mod cors;
 mod covers;
 mod error;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -19,7 +19,8 @@ use time::format_description::well_known::Rfc3339;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::back_end::{self, BackEnd, media_type, read};
+use super::back_end::{self, BackEnd};
+use super::body::{check_json, parse_object, read, string};
 use super::error::Rejection;
 use super::gatekeeper::{Gatekeeper, RequestKind};
 use super::openapi;
@@ -90,10 +91,6 @@ pub(super) struct Created<'a> {
     /// Time of the deletion of the revocation.
     #[schema(format = DateTime)]
     expires_at: String,
-}
-
-fn string<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    String::deserialize(deserializer).map(Some)
 }
 
 fn default_token_age() -> u32 {
@@ -167,9 +164,7 @@ async fn back_end(
     gatekeeper.check_ready()?;
     gatekeeper.admission.request(address).map_err(|(limit, wait)| Rejection::Limit(limit, wait))?;
     let caller = back_end::verify(gatekeeper, request).await?;
-    if !is_json(request.headers()) {
-        return Err(Rejection::MediaType);
-    }
+    check_json(request.headers())?;
     Ok(caller)
 }
 
@@ -200,19 +195,11 @@ fn rfc3339(at: OffsetDateTime) -> String {
     at.format(&Rfc3339).unwrap_or_default()
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
-    media_type(headers).is_some_and(|(name, _)| name == "application/json")
-}
-
 impl RevocationBody {
     fn parse(body: &[u8]) -> Result<Self, Rejection> {
         const SHAPE: &str = "the body must be a JSON object with one of session_id, user_id and org_id as a string, \
                              and optionally issuer, reason and max_token_age_seconds";
-        // serde also reads a struct from an array, field by field.
-        if !body.trim_ascii_start().starts_with(b"{") {
-            return Err(Rejection::Revocation(SHAPE));
-        }
-        let parsed: Self = serde_json::from_slice(body).map_err(|_| Rejection::Revocation(SHAPE))?;
+        let parsed: Self = parse_object(body).ok_or(Rejection::Revocation(SHAPE))?;
         let texts = [&parsed.session_id, &parsed.user_id, &parsed.issuer];
         if texts.into_iter().flatten().any(|text| text.is_empty() || text.len() > TEXT_BYTES_MAX) {
             return Err(Rejection::Revocation("session_id, user_id and issuer must have 1 to 256 bytes"));

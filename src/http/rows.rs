@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, Version, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -19,9 +19,9 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use super::error::Rejection;
-use super::gatekeeper::{Gatekeeper, RequestKind, check_url};
+use super::gatekeeper::{Gatekeeper, RequestKind};
 use super::{cors, openapi};
-use crate::auth::{self, Identity};
+use crate::auth::Identity;
 use crate::metrics::RejectionLabels;
 use crate::org::Incarnation;
 use crate::reading::{Caller, Page, PageMemory, ReadError, Reader, RowRequest, Target, with_position};
@@ -160,15 +160,7 @@ async fn verify(
 ) -> Result<Verified, Rejection> {
     gatekeeper.check_ready()?;
     gatekeeper.admission.request(address).map_err(|(limit, wait)| Rejection::Limit(limit, wait))?;
-    let headers = request.headers();
-    // Cookies are never accepted here: a page of another origin could make a browser send them.
-    let found = auth::find(request.uri(), headers, None);
-    check_url(&found)?;
-    if request.version() != Version::HTTP_11 || headers.get_all(header::HOST).iter().count() != 1 {
-        return Err(Rejection::Ambiguous);
-    }
-    gatekeeper.check_origin(headers)?;
-    let identity = gatekeeper.verify(&found?.token).await?;
+    let identity = gatekeeper.verify(&gatekeeper.bearer_token(request)?).await?;
     let incarnation = gatekeeper.check_org(identity.org).await?;
     gatekeeper.admission.read(&identity).map_err(|(limit, wait)| Rejection::Limit(limit, wait))?;
     Ok(Verified { identity, incarnation })
