@@ -12,7 +12,7 @@ use axum::response::{IntoResponse as _, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::body::{check_json, parse_object, read};
+use super::body::{check_json, parse_object, read, string};
 use super::error::Rejection;
 use super::gatekeeper::{Gatekeeper, RequestKind};
 use super::rows::Rows;
@@ -24,25 +24,28 @@ use crate::session::CoversQuestion;
 pub(crate) const COVERS_BODY_BYTES_MAX: usize = 65 * 1024;
 
 /// A cursor, and either a transaction or the cursor of a page.
+// A present field must be a string, as in the document: `null` does not omit a field.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CoversBody {
     /// The cursor of the client.
     cursor: String,
     /// The `tx` of an event or of a publishing answer.
+    #[serde(default, deserialize_with = "string")]
     #[schema(nullable = false)]
     tx: Option<String>,
     /// The `cursor` of a page of rows.
+    #[serde(default, deserialize_with = "string")]
     #[schema(nullable = false)]
     page: Option<String>,
 }
 
-/// Whether the cursor covers it. If a string was not issued for the organisation in the present epoch,
-/// `resync` and `reason` instead.
+/// The answer to a question: `covered`, or `resync` and `reason` if a string was not issued for the
+/// organisation in the present epoch.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Covers)]
 pub(super) struct Answer {
-    /// Whether a client with the cursor has seen it.
+    /// Whether a client with the cursor has seen the transaction, or the rows of the page.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     covered: Option<bool>,

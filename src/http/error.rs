@@ -75,7 +75,7 @@ pub(super) enum Rejection {
     Read(ReadError),
     #[error(transparent)]
     ForbiddenTopic(ForbiddenTopic),
-    #[error("the body must be a JSON object with cursor, and tx or page, as strings")]
+    #[error("the body must be a JSON object with cursor, and either tx or page, as strings")]
     Covers,
     #[error("unsupported media type: Content-Type must be application/json")]
     MediaType,

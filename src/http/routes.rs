@@ -170,9 +170,10 @@ fn document() -> Value {
         }
     }
     let components = &mut document["components"];
-    let subject = |name: &str| json!({"required": [name]});
+    let field = |name: &str| json!({"required": [name]});
     components["schemas"]["RevocationBody"]["oneOf"] =
-        json!([subject("session_id"), subject("user_id"), subject("org_id")]);
+        json!([field("session_id"), field("user_id"), field("org_id")]);
+    components["schemas"]["CoversBody"]["oneOf"] = json!([field("tx"), field("page")]);
     document
 }
 

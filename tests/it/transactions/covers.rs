@@ -62,6 +62,8 @@ async fn a_cursor_covers_the_transactions_before_it_and_no_later_one() {
         json!({"cursor": after, "tx": tx, "page": after}),
         json!({"cursor": after, "tx": 1}),
         json!({"cursor": null, "tx": tx}),
+        json!({"cursor": after, "tx": tx, "page": null}),
+        json!({"cursor": after, "tx": null, "page": after}),
         json!({"cursor": after, "tx": tx, "org_id": other}),
     ] {
         let (status, problem) = ask(&t, &service, &body).await;
