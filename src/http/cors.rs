@@ -1,21 +1,19 @@
 //! CORS: which pages of other origins may read the answers of a route (WHATWG Fetch).
 //!
 //! The origins are those that may open sockets. Tokens are in `Authorization`, so cookies are never allowed.
-//! Errors carry the headers too; otherwise a page could not read the problem document.
+//! Rejections by these routes carry the headers too; otherwise a page could not read the problem document.
 //!
-//! The usual layers for CORS answer every OPTIONS request, also from an origin that is not allowed. Here such
-//! a request is rejected and counted as on all other routes.
+//! The usual layers for CORS answer every OPTIONS request, also from an origin that is not allowed. Here an
+//! OPTIONS request counts as a handshake, and is rejected if its URL has a credential or its origin is not
+//! allowed.
 
-use std::sync::Arc;
-
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::extract::Request;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 
-use super::error::Rejection;
 use super::gatekeeper::{Gatekeeper, RequestKind};
 
-/// Methods of the routes that pages may read.
+/// Methods of requests that pages may send to these routes.
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST");
 
 /// Headers that pages may send to these routes. Browsers set `Accept-Encoding` themselves.
@@ -32,25 +30,31 @@ const MAX_AGE_SECONDS: HeaderValue = HeaderValue::from_static("7200");
 
 const ORIGIN: HeaderValue = HeaderValue::from_static("origin");
 
-/// Handles the OPTIONS request that a browser sends before a request with a token.
-pub(super) async fn preflight(State(gatekeeper): State<Arc<Gatekeeper>>, request: Request) -> Response {
+/// Answers an OPTIONS request. A browser sends one, a preflight request, before a request with a token.
+/// Others ask for the methods of the path.
+pub(super) async fn options(gatekeeper: &Gatekeeper, request: Request, allow: &'static str) -> Response {
     let request = request.map(drop);
     let headers = request.headers();
     let is_preflight =
         headers.contains_key(header::ORIGIN) && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
-    let response = match gatekeeper.check_origin(headers) {
-        Ok(()) if is_preflight => {
-            let allowed: [(HeaderName, HeaderValue); 3] = [
-                (header::ACCESS_CONTROL_ALLOW_METHODS, METHODS),
-                (header::ACCESS_CONTROL_ALLOW_HEADERS, REQUEST_HEADERS),
-                (header::ACCESS_CONTROL_MAX_AGE, MAX_AGE_SECONDS),
-            ];
-            (StatusCode::NO_CONTENT, allowed).into_response()
+    let response = match gatekeeper.check_without_token(&request) {
+        Ok(()) => {
+            let mut response = (StatusCode::NO_CONTENT, [(header::ALLOW, allow)]).into_response();
+            if is_preflight {
+                response.headers_mut().extend([
+                    (header::ACCESS_CONTROL_ALLOW_METHODS, METHODS),
+                    (header::ACCESS_CONTROL_ALLOW_HEADERS, REQUEST_HEADERS),
+                    (header::ACCESS_CONTROL_MAX_AGE, MAX_AGE_SECONDS),
+                ]);
+            }
+            response
         }
-        Ok(()) => gatekeeper.reject_counted(&request, Rejection::Method, RequestKind::Read).await,
-        Err(rejection) => gatekeeper.reject_counted(&request, rejection, RequestKind::Read).await,
+        Err(rejection) => {
+            let address = gatekeeper.address(&request);
+            gatekeeper.reject(address, &request, rejection, RequestKind::Read).await
+        }
     };
-    expose(&gatekeeper, headers, response)
+    expose(gatekeeper, headers, response)
 }
 
 /// Lets the page of an allowed origin read an answer.

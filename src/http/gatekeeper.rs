@@ -127,6 +127,14 @@ impl Gatekeeper {
         self.reject(address, request, rejection, kind).await
     }
 
+    /// Checks a request that needs no token. It counts as a handshake.
+    pub(super) fn check_without_token(&self, request: &Request<()>) -> Result<(), Rejection> {
+        let address = self.address(request);
+        self.admission.request(address).map_err(|(limit, wait)| Rejection::Limit(limit, wait))?;
+        check_url(&auth::find(request.uri(), request.headers(), None))?;
+        self.check_origin(request.headers())
+    }
+
     /// Address of the client that sent the request.
     pub(super) fn address(&self, request: &Request<()>) -> IpAddr {
         let peer =

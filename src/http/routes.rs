@@ -10,6 +10,7 @@ use axum::Router;
 use axum::extract::{FromRef, Request, State};
 use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
+use axum::routing::MethodRouter;
 use serde_json::{Value, json};
 use utoipa::OpenApi;
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt as _};
@@ -17,11 +18,10 @@ use utoipa_axum::routes;
 
 use super::error::{Document as ProblemDocument, Rejection};
 use super::events::{self, Publishing};
-use super::gatekeeper::{Gatekeeper, RequestKind, check_url};
+use super::gatekeeper::{Gatekeeper, RequestKind};
 use super::health::{self, Health};
 use super::rows::{self, Rows};
 use super::{cors, covers, openapi, revocations};
-use crate::auth;
 use crate::publish::Problem;
 
 /// State of these routes.
@@ -66,11 +66,20 @@ fn documented() -> OpenApiRouter<RouteState> {
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))
         .routes(routes!(revocations::revoke).map(|route| route.fallback(reject_revocation)))
-        .routes(routes!(covers::covers).map(|route| route.options(cors::preflight).fallback(reject_read)))
+        .routes(routes!(covers::covers).map(|route| readable(route, "POST,OPTIONS")))
         .routes(routes!(events::publish).map(|route| route.fallback(reject_publish)))
-        .routes(routes!(read_document).map(|route| route.options(cors::preflight).fallback(reject_read)))
-        .routes(routes!(rows::read_page).map(|route| route.options(cors::preflight).fallback(reject_read)))
-        .routes(routes!(rows::read_row).map(|route| route.options(cors::preflight).fallback(reject_read)))
+        .routes(routes!(read_document).map(|route| readable(route, "GET,HEAD,OPTIONS")))
+        .routes(routes!(rows::read_page).map(|route| readable(route, "GET,HEAD,OPTIONS")))
+        .routes(routes!(rows::read_row).map(|route| readable(route, "GET,HEAD,OPTIONS")))
+}
+
+/// Adds the answers to OPTIONS and to other methods to a route that pages may read. axum adds `Allow` to
+/// rejected methods only, so OPTIONS needs the list.
+fn readable(route: MethodRouter<RouteState>, allow: &'static str) -> MethodRouter<RouteState> {
+    let options = async move |State(gatekeeper): State<Arc<Gatekeeper>>, request: Request| {
+        cors::options(&gatekeeper, request, allow).await
+    };
+    route.options(options).fallback(reject_read)
 }
 
 /// Rejects another method of the route for revocations.
@@ -105,7 +114,7 @@ async fn reject_read(State(gatekeeper): State<Arc<Gatekeeper>>, request: Request
 )]
 async fn read_document(State(gatekeeper): State<Arc<Gatekeeper>>, request: Request) -> Response {
     let request = request.map(drop);
-    let response = match check(&gatekeeper, &request) {
+    let response = match gatekeeper.check_without_token(&request) {
         Ok(()) => ([(header::CONTENT_TYPE, "application/json")], TEXT.as_str()).into_response(),
         Err(rejection) => {
             let address = gatekeeper.address(&request);
@@ -113,14 +122,6 @@ async fn read_document(State(gatekeeper): State<Arc<Gatekeeper>>, request: Reque
         }
     };
     cors::expose(&gatekeeper, request.headers(), response)
-}
-
-/// Strangers may read the document, at the rate of handshakes.
-fn check(gatekeeper: &Gatekeeper, request: &Request<()>) -> Result<(), Rejection> {
-    let address = gatekeeper.address(request);
-    gatekeeper.admission.request(address).map_err(|(limit, wait)| Rejection::Limit(limit, wait))?;
-    check_url(&auth::find(request.uri(), request.headers(), None))?;
-    gatekeeper.check_origin(request.headers())
 }
 
 /// The document as JSON text.

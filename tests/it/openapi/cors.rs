@@ -1,9 +1,10 @@
 //! Which pages of other origins may read answers, and what of them.
 
 use serde_json::json;
+use warden::rate::Rate;
 
 use super::PATH;
-use crate::harness::{Answer, Post, TestGateway, Upgrade, token};
+use crate::harness::{Answer, Post, TestDb, TestGateway, Upgrade, eventually, token};
 
 const ALLOWED: &str = "http://app.example";
 const EVIL: &str = "http://evil.example";
@@ -73,15 +74,29 @@ async fn only_pages_of_allowed_origins_may_read_answers_and_errors() {
             );
             assert_eq!(cors(&answer), [""; 0], "{path}: {answer:?}");
         }
-        // Without an origin it is no request of a browser.
+        // A request that is no preflight gets the methods of the path, as a 405 does.
         let answer = Upgrade::plain(path).method("OPTIONS").send(addr).await;
-        assert_eq!(
-            (answer.status, answer.code().as_str()),
-            (405, "method_not_allowed"),
-            "{path}: {answer:?}"
-        );
+        let other = Upgrade::plain(path).method("DELETE").send(addr).await;
+        assert_eq!((answer.status, other.status), (204, 405), "{path}: {answer:?} {other:?}");
+        assert_eq!(answer.headers("allow"), other.headers("allow"), "{path}: {answer:?}");
+        assert_eq!(answer.headers("allow").len(), 1, "{path}: {answer:?}");
         assert_eq!(cors(&answer), [""; 0], "{path}: {answer:?}");
     }
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn preflight_requests_count_as_handshakes_and_carry_no_credential_in_the_url() {
+    let t = TestGateway::start_with(TestDb::create().await, |config| {
+        config.limits.admission.handshakes_per_address = Rate::new(1, 3);
+    })
+    .await;
+    let addr = t.gateway.public_addr();
+    let answer = preflight("/v1/calls?access_token=x", ALLOWED).send(addr).await;
+    assert_eq!((answer.status, answer.code().as_str()), (400, "credential_in_url"), "{answer:?}");
+    let limited =
+        async || preflight("/v1/covers", ALLOWED).send(addr).await.code() == "handshakes_per_address";
+    eventually("the rate is exceeded", limited).await;
     t.gateway.stop().await;
 }
 
