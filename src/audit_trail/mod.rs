@@ -77,7 +77,7 @@ pub struct Rejected<'a> {
 /// Kind of a rejected request.
 #[derive(Clone, Copy, Debug)]
 pub enum Request {
-    /// An upgrade, or a path that does not exist.
+    /// An upgrade, a path that does not exist, or another method of the socket or of a probe.
     Upgrade,
     /// A revocation.
     Revocation,

@@ -25,7 +25,7 @@ use crate::session;
 /// Kind of a request, for metrics and the audit trail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RequestKind {
-    /// An upgrade, or a path that does not exist.
+    /// An upgrade, a path that does not exist, or another method of the socket or of a probe.
     Upgrade,
     /// A request of a back end to revoke tokens.
     Revocation,

@@ -59,11 +59,13 @@ pub(crate) use write_timeout::WRITE_TIMEOUT;
 /// Routes of the public listener.
 pub fn public(publishing: Publishing, rows: Rows, sessions: Sessions, health: Health) -> Router {
     let gatekeeper = Arc::clone(&publishing.gatekeeper);
+    let for_methods = Arc::clone(&gatekeeper);
     let upgrades = Router::new()
         .route("/socket/websocket", get(upgrade::upgrade))
         .with_state(upgrade::Upgrades { gatekeeper: Arc::clone(&gatekeeper), sessions });
     routes::router(routes::RouteState { publishing, rows, health })
         .merge(upgrades)
+        .method_not_allowed_fallback(move |request| upgrade::reject_method(Arc::clone(&for_methods), request))
         .fallback(move |request| upgrade::not_found(Arc::clone(&gatekeeper), request))
 }
 

@@ -96,6 +96,11 @@ pub(super) async fn not_found(gatekeeper: Arc<Gatekeeper>, request: Request) -> 
     gatekeeper.reject_counted(&request.map(drop), Rejection::NotFound, RequestKind::Upgrade).await
 }
 
+/// Rejects another method of the socket or of a probe.
+pub(super) async fn reject_method(gatekeeper: Arc<Gatekeeper>, request: Request) -> Response {
+    gatekeeper.reject_counted(&request.map(drop), Rejection::Method, RequestKind::Upgrade).await
+}
+
 /// Runs the checks of an upgrade, the cheapest first.
 async fn accept(
     gatekeeper: &Gatekeeper,

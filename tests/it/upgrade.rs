@@ -359,7 +359,14 @@ async fn malformed_upgrade_requests_are_rejected() {
     assert_rejected(&t, &cases).await;
     let answer = good().set("Sec-WebSocket-Version", "8").send(t.gateway.public_addr()).await;
     assert_eq!(answer.headers("sec-websocket-version"), ["13"], "{answer:?}");
-    assert_eq!(good().method("POST").send(t.gateway.public_addr()).await.status, 405);
+    for path in ["/socket/websocket?vsn=2.0.0", "/livez", "/readyz"] {
+        let answer = good().to(path).method("POST").send(t.gateway.public_addr()).await;
+        assert_eq!(
+            (answer.status, answer.code().as_str(), answer.headers("allow")),
+            (405, "method_not_allowed", vec!["GET,HEAD"]),
+            "{path}: {answer:?}"
+        );
+    }
     assert_accepted(
         &t,
         &[
