@@ -66,7 +66,7 @@ pub struct Metrics {
     pub published: Counter,
     /// Rejected requests to publish, by code.
     pub publishes_rejected: Family<RejectionLabels, Counter>,
-    /// Rejected requests for rows, by code.
+    /// Rejected requests for rows and the OpenAPI document, and rejected questions about cursors, by code.
     pub reads_rejected: Family<RejectionLabels, Counter>,
     /// Rows that requests read.
     pub rows_read: Counter,
@@ -168,7 +168,11 @@ impl Default for Metrics {
                 "revocations_refused",
                 "Rejected revocation requests through HTTP, by code",
             ),
-            reads_rejected: new(r, "row_reads_refused", "Rejected requests for rows, by code"),
+            reads_rejected: new(
+                r,
+                "row_reads_refused",
+                "Rejected requests for rows and the OpenAPI document, and rejected questions about cursors, by code",
+            ),
             rows_read: new(r, "rows_read", "Rows that requests read"),
             reads_failed: new(r, "row_reads_failed", "Requests for rows that failed for a logged reason"),
             closed: new(r, "sessions_closed", "Closed sessions, by close code"),

@@ -83,7 +83,7 @@ pub enum Request {
     Revocation,
     /// Events to publish.
     Publish,
-    /// Rows to read.
+    /// Rows to read, a question about a cursor, or the OpenAPI document.
     Read,
 }
 

@@ -25,10 +25,10 @@ pub(super) struct AdmissionArgs {
     /// Events that the back ends of one organisation publish
     #[arg(long, env = "WARDEN_PUBLISHES_PER_ORG", value_name = "RATE", default_value = "1000:10000")]
     publishes_per_org: Rate,
-    /// Requests for rows of one user
+    /// Requests for rows, and questions about cursors, of one user
     #[arg(long, env = "WARDEN_READS_PER_USER", value_name = "RATE", default_value = "20:200")]
     reads_per_user: Rate,
-    /// Requests for rows of one organisation
+    /// Requests for rows, and questions about cursors, of one organisation
     #[arg(long, env = "WARDEN_READS_PER_ORG", value_name = "RATE", default_value = "100:1000")]
     reads_per_org: Rate,
     /// Bits of an IPv6 address that identify one client

@@ -31,7 +31,7 @@ pub(super) enum RequestKind {
     Revocation,
     /// A request of a back end to publish events.
     Publish,
-    /// A request for rows.
+    /// A request that pages may send: for rows, a question about a cursor, or for the OpenAPI document.
     Read,
 }
 

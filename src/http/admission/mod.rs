@@ -48,9 +48,9 @@ pub struct AdmissionLimits {
     pub revocations_per_org: Rate,
     /// Events that the back ends of one organisation may publish.
     pub publishes_per_org: Rate,
-    /// Requests for rows of one user.
+    /// Requests for rows, and questions about cursors, of one user.
     pub reads_per_user: Rate,
-    /// Requests for rows of one organisation.
+    /// Requests for rows, and questions about cursors, of one organisation.
     pub reads_per_org: Rate,
     /// Users, and organisations, whose rates of reading are remembered.
     pub readers_max: usize,
@@ -292,8 +292,8 @@ impl Admission {
             .map_err(|wait| (self.exceeded(LimitExceeded::PublishesPerOrg), wait))
     }
 
-    /// Admits a request for rows. The user's own bucket comes first, so that one user cannot empty the
-    /// organisation's bucket.
+    /// Admits a request for rows, or a question about a cursor. The user's own bucket comes first, so that
+    /// one user cannot empty the organisation's bucket.
     pub(super) fn read(&self, identity: &Identity) -> Result<(), (LimitExceeded, Duration)> {
         let now = Instant::now();
         self.user_read_rate

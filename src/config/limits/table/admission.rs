@@ -161,7 +161,7 @@ fn handshakes(limits: &Limits) -> Vec<Limit> {
             "serve.header_timeout",
             Time(header_timeout),
             "Longest time for the TLS handshake, for the head of a request, for the decision on a request, for the body \
-             of a revocation, and between two requests.",
+             of a request, and between two requests.",
         )
         .set_by("WARDEN_HANDSHAKE_SECONDS"),
         Limit::new("serve.headers_max", Value::count(headers_max), "Headers of one request."),

@@ -205,7 +205,7 @@ fn question_rows() -> Vec<Limit> {
         Limit::new(
             "http::covers::COVERS_BODY_BYTES_MAX",
             Value::bytes(http::COVERS_BODY_BYTES_MAX),
-            "Body of `POST /v1/covers`.",
+            "Body of `POST /v1/covers`. A longer one gets 413 `body_too_long`.",
         ),
     ]
 }

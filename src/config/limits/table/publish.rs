@@ -22,7 +22,7 @@ fn requests(limits: &Limits) -> Vec<Limit> {
         )
         .set_by("WARDEN_PUBLISHES_PER_ORG"),
         Limit::new("publish.events_max", Value::count(events_max), "Events of one request."),
-        Limit::new("publish.body_bytes_max", Value::bytes(body_bytes_max), "Body of one request."),
+        Limit::new("publish.body_bytes_max", Value::bytes(body_bytes_max), "Body of one request to publish."),
         Limit::new(
             "publish.memory_bytes_max",
             Value::bytes(memory_bytes_max),

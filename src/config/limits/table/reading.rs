@@ -19,13 +19,13 @@ fn requests(limits: &Limits) -> Vec<Limit> {
         Limit::new(
             "admission.reads_per_user",
             Rate(limits.admission.reads_per_user),
-            "Requests for rows of one user. Further ones get 429 `reads_per_user`.",
+            "Requests for rows, and `POST /v1/covers`, of one user. Further ones get 429 `reads_per_user`.",
         )
         .set_by("WARDEN_READS_PER_USER"),
         Limit::new(
             "admission.reads_per_org",
             Rate(limits.admission.reads_per_org),
-            "Requests for rows of one organisation. Further ones get 429 `reads_per_org`.",
+            "Requests for rows, and `POST /v1/covers`, of one organisation. Further ones get 429 `reads_per_org`.",
         )
         .set_by("WARDEN_READS_PER_ORG"),
         Limit::new(
