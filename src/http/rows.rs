@@ -253,7 +253,9 @@ fn row_response(page: Page, headers: &HeaderMap) -> Result<Response, Rejection> 
     // Weak, because the same row may be sent with and without compression.
     let etag = format!("W/\"{}\"", URL_SAFE_NO_PAD.encode(&hash[..ETAG_BYTES]));
     let mut response = if is_known(headers, &etag) {
-        StatusCode::NOT_MODIFIED.into_response()
+        let mut response = StatusCode::NOT_MODIFIED.into_response();
+        set_cache_headers(response.headers_mut());
+        response
     } else {
         body_response(page.json.into_bytes(), headers, page.memory)
     };
@@ -264,12 +266,15 @@ fn row_response(page: Page, headers: &HeaderMap) -> Result<Response, Rejection> 
                 .insert(name.parse::<header::HeaderName>().map_err(|_| Rejection::NotFound)?, value);
         }
     }
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static(CACHE_CONTROL));
     Ok(response)
 }
 
-/// No shared cache may keep rows, and a private one must ask again.
-const CACHE_CONTROL: &str = "private, no-cache";
+/// Sets the headers for caches, which an answer and its 304 have in common (RFC 9110, section 15.4.5). No
+/// shared cache may keep rows, and a private one must ask again.
+fn set_cache_headers(headers: &mut HeaderMap) {
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+    headers.insert(header::VARY, HeaderValue::from_static("authorization, accept-encoding"));
+}
 
 /// Whether the client has a row with this tag.
 fn is_known(headers: &HeaderMap, etag: &str) -> bool {
@@ -298,8 +303,7 @@ fn body_response(bytes: Vec<u8>, headers: &HeaderMap, memory: Option<PageMemory>
     let mut response = Body::from(Bytes::from_owner(held)).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(CACHE_CONTROL));
-    headers.insert(header::VARY, HeaderValue::from_static("authorization, accept-encoding"));
+    set_cache_headers(headers);
     if is_compressed {
         headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }

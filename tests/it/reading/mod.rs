@@ -106,6 +106,10 @@ async fn rows_have_the_bytes_of_events() {
     let again =
         request(org, "/v1/samples/1").with("If-None-Match", &etag).send(t.gateway.public_addr()).await;
     assert_eq!((again.status, again.body.as_str(), again.headers("etag")[0]), (304, "", etag.as_str()));
+    for name in ["vary", "cache-control"] {
+        let of_row = small.headers(name);
+        assert!(!of_row.is_empty() && again.headers(name) == of_row, "{name}: {again:?}");
+    }
     t.db.run("update samples set price = 7 where id = 1").await;
     let changed =
         request(org, "/v1/samples/1").with("If-None-Match", &etag).send(t.gateway.public_addr()).await;
