@@ -59,8 +59,9 @@ begin
 end
 $$;
 
--- A trace context (W3C Trace Context, version 00), or null if the text is none: the standard demands that an invalid
--- one is ignored. Of a later version it is the part that version 00 has.
+-- Converts a string to a trace context of version 00 (W3C Trace Context). Returns null if the string is not a valid
+-- trace context, because the standard demands that an invalid one is ignored. Of a later version, only the fields that
+-- version 00 has are kept.
 create or replace function warden.trace_context(traceparent text) returns text
 language sql immutable strict set search_path = '' as $$
   select '00' || pg_catalog.substr(traceparent, 3, 53)

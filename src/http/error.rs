@@ -1,4 +1,4 @@
-//! Rejections of the public listener: a status, a code for programs, and a message for people, as a problem
+//! Rejections of requests: a status, a code for programs, and a message for people, as a problem
 //! document (RFC 9457).
 
 use std::time::Duration;
@@ -20,7 +20,7 @@ pub(super) const PROBLEM_JSON: &str = "application/problem+json";
 /// Code of a request whose head exceeds a limit, also in metrics.
 pub(super) const HEAD_TOO_LONG: &str = "head_too_long";
 
-/// Reason why an upgrade or a request of a back end is rejected.
+/// Reason why a request is rejected.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Rejection {
     #[error(transparent)]

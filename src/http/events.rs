@@ -257,7 +257,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Reject
     }
 }
 
-/// The trace context of a request. Several of them are as good as none.
+/// The trace context of a request. If the header occurs more than once, it is ignored.
 fn traceparent(headers: &HeaderMap) -> Option<String> {
     let mut values = headers.get_all(TRACEPARENT).iter();
     match (values.next(), values.next()) {

@@ -1,6 +1,6 @@
-//! Checks that upgrades and requests of back ends share, and the answer to a rejected request.
+//! Checks that the routes share, and the answer to a rejected request.
 //!
-//! It decides who may ask, and must not know any route.
+//! This module decides which callers may use the gateway, and must not know what a route does.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;

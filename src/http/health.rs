@@ -57,7 +57,7 @@ pub(super) async fn livez() -> &'static str {
     "ok\n"
 }
 
-/// Tells whether the node follows the event log and can verify tokens.
+/// Reports whether the node follows the event log and can verify tokens.
 #[utoipa::path(
     get,
     path = "/readyz",
@@ -77,8 +77,8 @@ pub(super) async fn readyz(State(health): State<Health>) -> (StatusCode, String)
 /// Names of tables in one warning.
 const TABLES_NAMED_MAX: usize = 10;
 
-/// Readiness with the reason for a lost log, and the names of tables that do not fit their watches. These
-/// tell about the database, so only the admin listener shows them, and only under an allowed `Host`.
+/// Readiness with the reason for a lost log, and the names of tables that do not fit their watches. Both
+/// describe the database, so only the admin listener shows them, and only under an allowed `Host`.
 pub(super) async fn readyz_with_reason(
     State((health, hosts)): State<(Health, AdminHosts)>,
     request: Request,

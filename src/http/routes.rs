@@ -124,7 +124,7 @@ async fn read_document(State(gatekeeper): State<Arc<Gatekeeper>>, request: Reque
     cors::expose(&gatekeeper, request.headers(), response)
 }
 
-/// The document as JSON text.
+/// The OpenAPI document, serialised as JSON.
 static TEXT: LazyLock<String> = LazyLock::new(|| format!("{:#}\n", document()));
 
 /// Schemas that the answers of several routes contain.

@@ -57,8 +57,8 @@ struct Verified {
 /// Reads a page of the rows of a watched table.
 ///
 /// The rows are those of the token's organisation that the token's user may see, in the bytes of the `data`
-/// of events. Every parameter that is not listed here is a filter on the column of its name. Follow `next`
-/// without changing it.
+/// of events. A parameter that is not listed is a filter on the column with that name. Follow `next` without
+/// changing it.
 #[utoipa::path(
     get,
     path = "/v1/{topic}",
@@ -284,12 +284,12 @@ fn is_known(headers: &HeaderMap, etag: &str) -> bool {
 }
 
 /// Bytes of a body, with the memory that is reserved for them.
-struct Held {
+struct ReservedBody {
     bytes: Vec<u8>,
     _memory: Option<PageMemory>,
 }
 
-impl AsRef<[u8]> for Held {
+impl AsRef<[u8]> for ReservedBody {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
@@ -298,9 +298,9 @@ impl AsRef<[u8]> for Held {
 fn body_response(bytes: Vec<u8>, headers: &HeaderMap, memory: Option<PageMemory>) -> Response {
     let compressed = (bytes.len() >= COMPRESSED_BYTES_MIN && accepts_gzip(headers)).then(|| compress(&bytes));
     let is_compressed = compressed.is_some();
-    let held = Held { bytes: compressed.unwrap_or(bytes), _memory: memory };
+    let body = ReservedBody { bytes: compressed.unwrap_or(bytes), _memory: memory };
     // The memory stays reserved until the last of these bytes was written to the socket.
-    let mut response = Body::from(Bytes::from_owner(held)).into_response();
+    let mut response = Body::from(Bytes::from_owner(body)).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     set_cache_headers(headers);
