@@ -159,7 +159,7 @@ impl Hub {
         self.close_invalid_sessions_of(self.org_ids())
     }
 
-    /// Does the same for the sessions of these organisations.
+    /// Closes the sessions of these organisations that may not stay, and returns their number.
     pub fn close_invalid_sessions_of(&self, orgs: impl IntoIterator<Item = OrgId>) -> usize {
         let mut closed = 0;
         for channel in orgs.into_iter().filter_map(|org| self.channel(org)) {

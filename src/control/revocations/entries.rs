@@ -34,7 +34,7 @@ pub enum Revoked {
 
 /// One row of the table `warden.revocations`.
 #[derive(Clone, Debug)]
-pub(super) struct Row {
+pub(super) struct RevocationRow {
     pub(super) id: i64,
     pub(super) user: Option<String>,
     pub(super) session: Option<String>,
@@ -43,6 +43,8 @@ pub(super) struct Row {
     /// Whole seconds since 1970. `iat` is compared in whole seconds.
     pub(super) revoked_at: i64,
     pub(super) is_suspended: bool,
+    /// Whether a token may still exist that the row revokes.
+    pub(super) is_valid: bool,
     pub(super) created_by: String,
     pub(super) requested_by: Option<String>,
 }
@@ -76,7 +78,7 @@ struct Key {
 
 impl Key {
     /// The key of a row, or none if the row has no subject. A constraint of the table rules that out.
-    fn of(row: &Row) -> Option<Self> {
+    fn of(row: &RevocationRow) -> Option<Self> {
         let (subject, org) = match (&row.session, &row.user, row.org) {
             (Some(session), _, org) => (Subject::Session(digest(session)), org),
             (None, Some(user), org) => (Subject::User(digest(user)), org),
@@ -90,13 +92,13 @@ impl Key {
 /// The state of a revocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Entry {
-    /// See [`Row::revoked_at`].
+    /// See [`RevocationRow::revoked_at`].
     revoked_at: i64,
     is_suspended: bool,
 }
 
 impl Entry {
-    fn of(row: &Row) -> Self {
+    fn of(row: &RevocationRow) -> Self {
         Self { revoked_at: row.revoked_at, is_suspended: row.is_suspended }
     }
 
@@ -140,18 +142,20 @@ impl Entries {
         self.by_id.len()
     }
 
-    /// Whether the row is known in this state.
-    pub(super) fn knows(&self, row: &Row) -> bool {
-        self.by_id.get(&row.id) == Some(&Entry::of(row))
+    /// Whether the row is known in this state, and under this key.
+    pub(super) fn knows(&self, row: &RevocationRow) -> bool {
+        let entry = Some(Entry::of(row));
+        let has_key = |key| self.by_key.get(&key).copied() == entry;
+        self.by_id.get(&row.id).copied() == entry && Key::of(row).is_some_and(has_key)
     }
 
     /// Whether the row is known, perhaps in another state.
-    pub(super) fn contains(&self, row: &Row) -> bool {
+    pub(super) fn contains(&self, row: &RevocationRow) -> bool {
         self.by_id.contains_key(&row.id)
     }
 
     /// Adds a row, or replaces its former state.
-    pub(super) fn put(&mut self, row: &Row) {
+    pub(super) fn put(&mut self, row: &RevocationRow) {
         if let Some(key) = Key::of(row) {
             self.by_key.insert(key, Entry::of(row));
             self.by_id.insert(row.id, Entry::of(row));
@@ -159,25 +163,25 @@ impl Entries {
     }
 }
 
-/// The sessions that fresh revocations may concern.
+/// The sessions that fresh revocations may end.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Concerned {
-    Orgs(HashSet<OrgId>),
-    Everybody,
+pub(super) enum AffectedSessions {
+    OfOrgs(HashSet<OrgId>),
+    All,
 }
 
-impl Default for Concerned {
+impl Default for AffectedSessions {
     fn default() -> Self {
-        Self::Orgs(HashSet::new())
+        Self::OfOrgs(HashSet::new())
     }
 }
 
-impl Concerned {
-    pub(super) fn add(&mut self, row: &Row) {
+impl AffectedSessions {
+    pub(super) fn add(&mut self, row: &RevocationRow) {
         match (&mut *self, row.org) {
-            (Self::Orgs(orgs), Some(org)) => _ = orgs.insert(org),
-            (_, None) => *self = Self::Everybody,
-            (Self::Everybody, Some(_)) => {}
+            (Self::OfOrgs(orgs), Some(org)) => _ = orgs.insert(org),
+            (_, None) => *self = Self::All,
+            (Self::All, Some(_)) => {}
         }
     }
 }
@@ -192,12 +196,12 @@ mod tests {
 
     /// Rows of few values, so that many of them concern the same token. The id follows from the key, as the
     /// table's unique index demands.
-    fn row() -> impl Strategy<Value = Row> {
+    fn row() -> impl Strategy<Value = RevocationRow> {
         let values = (0..3_u8, 0..2_u8, 0..3_u8, 0..3_u8, 0..20_i64, any::<bool>());
         values.prop_map(|(kind, id, org, issuer, revoked_at, is_suspended)| {
             let name = |of: u8| (of > 0).then(|| of.to_string());
             let (id, org) = if kind == 0 { (0, org.max(1)) } else { (id, org) };
-            Row {
+            RevocationRow {
                 id: i64::from(kind) * 100 + i64::from(id) * 10 + i64::from(org) + i64::from(issuer) * 1000,
                 user: (kind == 1).then(|| id.to_string()),
                 session: (kind == 2).then(|| id.to_string()),
@@ -205,6 +209,7 @@ mod tests {
                 issuer: name(issuer),
                 revoked_at,
                 is_suspended: kind == 0 && issuer == 0 && is_suspended,
+                is_valid: true,
                 created_by: String::new(),
                 requested_by: None,
             }
@@ -212,7 +217,7 @@ mod tests {
     }
 
     /// Whether a row concerns a token, as the comments of the table's migration define it.
-    fn revoked(row: &Row, token: &TokenSubject<'_>, iat: Option<i64>) -> bool {
+    fn revoked(row: &RevocationRow, token: &TokenSubject<'_>, iat: Option<i64>) -> bool {
         row.user.as_deref().is_none_or(|user| user == token.user)
             && row.session.as_deref().is_none_or(|session| Some(session) == token.session)
             && row.org.is_none_or(|org| org == token.org)
@@ -231,7 +236,7 @@ mod tests {
             iat in prop::option::of(0..20_i64),
         ) {
             let mut entries = Entries::default();
-            let mut last: HashMap<i64, Row> = HashMap::new();
+            let mut last: HashMap<i64, RevocationRow> = HashMap::new();
             for row in rows {
                 entries.put(&row);
                 prop_assert!(entries.knows(&row));

@@ -22,12 +22,15 @@ use crate::metrics::Metrics;
 use crate::org::OrgId;
 use crate::service::{Schedule, Trigger, periodic};
 
-use entries::{Concerned, Entries, Row};
+use entries::{AffectedSessions, Entries, RevocationRow};
 pub use entries::{Revoked, TokenSubject};
 
 /// Revocations in memory. `warden.revoke()` allows 100,000, but concurrent calls may exceed that. Beyond this
 /// number the oldest revocations of single logins are ignored, and that is logged.
 pub(crate) const ENTRIES_MAX: usize = 110_000;
+
+/// Changed rows that are loaded alone. If there are more, the whole table is loaded, row by row.
+const CHANGES_MAX: usize = 1000;
 
 /// Estimated memory of one revocation. Its identifiers are stored as a digest, so their length does not
 /// matter.
@@ -112,22 +115,24 @@ impl Revocations {
         .await;
     }
 
-    /// Loads the changed rows, or all of them, within the time limit. First deletes expired rows, if
-    /// `is_periodic`.
+    /// Loads the changed rows, or all of them, within the time limit. If `is_periodic`, deletes expired rows
+    /// first.
     async fn clean_and_load(&self, is_periodic: bool) -> Result<(), sqlx::Error> {
+        let is_full = is_periodic || self.removed.swap(false, Ordering::Relaxed);
         let work = async {
             if is_periodic {
                 sqlx::query_scalar!("select warden.forget_revocations()").fetch_one(&self.pool).await?;
                 self.merge().await;
             }
-            if is_periodic || self.removed.swap(false, Ordering::Relaxed) {
-                // If this load fails, its repetition must be as complete.
-                self.load().await.inspect_err(|_| self.removed.store(true, Ordering::Relaxed))
-            } else {
-                self.load_changes().await
-            }
+            if is_full { self.load().await } else { self.load_changes().await }
         };
-        tokio::time::timeout(self.limits.timeout, work).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+        let done =
+            tokio::time::timeout(self.limits.timeout, work).await.unwrap_or(Err(sqlx::Error::PoolTimedOut));
+        if is_full && done.is_err() {
+            // The repetition of this load must be as complete.
+            self.removed.store(true, Ordering::Relaxed);
+        }
+        done
     }
 
     /// Merges the rows of deleted organisations. It reads a table of the application, which may be locked, so
@@ -151,11 +156,12 @@ impl Revocations {
         // Revocations of organisations and users first, then of logins; in each group the newest first. The
         // limit cuts off the least important ones.
         let mut rows = sqlx::query_as!(
-            Row,
+            RevocationRow,
             r#"
             select id, user_id as "user", session_id as "session", org_id as "org: OrgId", issuer,
                    floor(extract(epoch from revoked_at))::bigint as "revoked_at!",
-                   suspended as "is_suspended", created_by, requested_by
+                   suspended as "is_suspended", (suspended or expires_at > now()) as "is_valid!",
+                   created_by, requested_by
             from warden.revocations
             where suspended or expires_at > now()
             order by session_id is not null, revoked_at desc limit $1
@@ -164,7 +170,7 @@ impl Revocations {
         )
         .fetch(&self.pool);
         let mut entries = Entries::default();
-        let mut concerned = Concerned::default();
+        let mut affected = AffectedSessions::default();
         while let Some(row) = rows.try_next().await? {
             if entries.len() == ENTRIES_MAX {
                 tracing::error!(
@@ -176,7 +182,7 @@ impl Revocations {
             // At its first load a node has no sessions, and other nodes have logged these revocations.
             if !is_first && !self.entries().knows(&row) {
                 log_revocation(&row);
-                concerned.add(&row);
+                affected.add(&row);
             }
             entries.put(&row);
         }
@@ -187,12 +193,12 @@ impl Revocations {
         let former = std::mem::replace(&mut *self.entries_mut(), entries);
         drop(former);
         *loaded_at = Some(snapshot);
-        self.close_sessions(&concerned);
+        self.close_sessions(&affected);
         Ok(())
     }
 
     /// Loads the rows that were added or changed since the last load, and closes the sessions of this node
-    /// that are revoked by them. So the cost of a revocation does not depend on the revocations of others.
+    /// that they revoke. The cost does not depend on the number of other revocations.
     async fn load_changes(&self) -> Result<(), sqlx::Error> {
         let mut loaded_at = self.loaded_at.lock().await;
         let Some(former) = loaded_at.clone() else {
@@ -201,34 +207,39 @@ impl Revocations {
         };
         let snapshot = self.snapshot().await?;
         let rows = sqlx::query_as!(
-            Row,
+            RevocationRow,
             r#"
             select id, user_id as "user", session_id as "session", org_id as "org: OrgId", issuer,
                    floor(extract(epoch from revoked_at))::bigint as "revoked_at!",
-                   suspended as "is_suspended", created_by, requested_by
+                   suspended as "is_suspended", (suspended or expires_at > now()) as "is_valid!",
+                   created_by, requested_by
             from warden.revocations
             where xid >= pg_snapshot_xmax($1::text::pg_snapshot)
                or xid = any (array(select pg_snapshot_xip($1::text::pg_snapshot)))
+            limit $2
             "#,
             former,
+            i64::try_from(CHANGES_MAX + 1).unwrap_or(i64::MAX),
         )
         .fetch_all(&self.pool)
         .await?;
         let added = rows.iter().filter(|row| !self.entries().contains(row)).count();
-        if self.entries().len() + added > ENTRIES_MAX {
+        let is_too_much = rows.len() > CHANGES_MAX || self.entries().len() + added > ENTRIES_MAX;
+        // A row that has expired must be removed.
+        if is_too_much || rows.iter().any(|row| !row.is_valid) {
             drop(loaded_at);
             return self.load().await;
         }
-        let mut concerned = Concerned::default();
+        let mut affected = AffectedSessions::default();
         for row in rows.iter().filter(|row| !self.entries().knows(row)) {
             log_revocation(row);
-            concerned.add(row);
+            affected.add(row);
             // Before the walk over the sessions, as in `load`.
             self.entries_mut().put(row);
         }
         self.metrics.revocations.set(i64::try_from(self.entries().len()).unwrap_or(i64::MAX));
         *loaded_at = Some(snapshot);
-        self.close_sessions(&concerned);
+        self.close_sessions(&affected);
         Ok(())
     }
 
@@ -240,10 +251,10 @@ impl Revocations {
             .await
     }
 
-    fn close_sessions(&self, concerned: &Concerned) {
-        let closed = match concerned {
-            Concerned::Orgs(orgs) => self.hub.close_invalid_sessions_of(orgs.iter().copied()),
-            Concerned::Everybody => self.hub.close_invalid_sessions(),
+    fn close_sessions(&self, affected: &AffectedSessions) {
+        let closed = match affected {
+            AffectedSessions::OfOrgs(orgs) => self.hub.close_invalid_sessions_of(orgs.iter().copied()),
+            AffectedSessions::All => self.hub.close_invalid_sessions(),
         };
         if closed > 0 {
             tracing::info!(sessions = closed, "revoked sessions closed");
@@ -259,7 +270,7 @@ impl Revocations {
     }
 }
 
-fn log_revocation(entry: &Row) {
+fn log_revocation(entry: &RevocationRow) {
     audit_trail::revoked(audit_trail::Revocation {
         id: entry.id,
         session: entry.session.as_deref(),

@@ -142,10 +142,15 @@ async fn revocations_take_effect_in_any_order_of_commits_and_end_when_removed() 
 
     t.db.run("select warden.unrevoke(id) from warden.revocations where user_id = 'bob'").await;
     accepts("bob").await;
+    let mut dave = Client::connect(t.gateway.public_addr(), &token(org, &login("dave", "dave"))).await;
     t.db.run("update warden.revocations set user_id = 'dave' where user_id = 'carol'").await;
+    dave.expect_close(REVOKED).await;
     accepts("carol").await;
     for user in ["alice", "dave"] {
         expect_rejected(&nodes, org, &login(user, user)).await;
     }
+    // An operator ends a revocation early.
+    t.db.run("update warden.revocations set expires_at = now() where user_id = 'dave'").await;
+    accepts("dave").await;
     t.gateway.stop().await;
 }
