@@ -59,6 +59,7 @@ impl Gateway {
         let services = Services::new();
         let fanout = fanout::start(&services, &hub, &metrics, limits.fanout);
         let questions = fanout.questions();
+        services.spawn("questions", questions.clone().run());
         let upstream = Upstream { hub: Arc::clone(&hub), fanout, metrics: Arc::clone(&metrics) };
         let database = DatabaseSide::start(config.database, upstream, &limits, &services)?;
         for fetcher in verifier.key_fetchers() {

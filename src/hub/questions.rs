@@ -5,9 +5,10 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::Outbox;
 use crate::cursor::{Cursor, Epoch, Point, Snapshot, Transaction};
@@ -16,15 +17,15 @@ use crate::org::OrgId;
 /// Questions of one session that may wait at the same time.
 pub(crate) const SESSION_QUESTIONS_MAX: usize = 8;
 
-/// Questions of one organisation that may wait while no other organisation has any. The more others have, the
-/// fewer one may have, and some places are always left.
+/// Questions of one organisation that may wait while no other organisation has any. Otherwise it may have an
+/// eighth of the free places. Also the number of answers that may be queued for one organisation.
 pub(crate) const ORG_QUESTIONS_MAX: usize = QUESTIONS_MAX / 8;
 
 /// Questions of a node that may wait at the same time. The tailer compares each of them with every position.
 pub(crate) const QUESTIONS_MAX: usize = 1024;
 
-/// Transactions in progress that a question about a cursor keeps. Of a cursor with more, the answer may be a
-/// false no as long as one of them is in progress.
+/// Transactions in progress that a question about a cursor keeps. If a cursor has more, the answer may be a
+/// false no until all of them have ended.
 const IN_PROGRESS_KEPT: usize = 64;
 
 /// Time after which a question is answered although the position does not cover it.
@@ -89,7 +90,9 @@ impl CoverageTarget {
         Self::Point(cursor.epoch, Box::new(point))
     }
 
-    fn epoch(&self) -> Epoch {
+    /// The epoch in which the string was issued.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
         match self {
             Self::Transaction(transaction) => transaction.epoch,
             Self::Point(epoch, _) => *epoch,
@@ -124,11 +127,18 @@ impl Question {
             Some(Coverage::OtherEpoch)
         } else if self.target.is_covered_by(now) {
             Some(Coverage::Covered)
-        } else if self.asked_at.elapsed() >= QUESTION_TIMEOUT {
-            Some(Coverage::NotCovered)
         } else {
-            None
+            self.is_expired().then_some(Coverage::NotCovered)
         }
+    }
+
+    fn is_expired(&self) -> bool {
+        self.asked_at.elapsed() >= QUESTION_TIMEOUT
+    }
+
+    /// Whether the session can still receive the answer.
+    fn is_open(&self) -> bool {
+        self.outbox.close_state().is_none()
     }
 
     pub(super) fn answer(self, result: Coverage) -> (OrgId, Answer) {
@@ -159,6 +169,7 @@ fn org_share(waiting: usize) -> usize {
 impl Questions {
     /// Adds a question that cannot be answered yet.
     pub(super) fn add(&mut self, question: Question) -> Result<(), TooManyQuestions> {
+        self.0.retain(Question::is_open);
         let of_org = self.0.iter().filter(|other| other.org == question.org);
         let of_session = of_org.clone().filter(|other| Arc::ptr_eq(&other.outbox, &question.outbox));
         if of_session.count() >= SESSION_QUESTIONS_MAX || of_org.count() >= org_share(self.0.len()) {
@@ -170,18 +181,25 @@ impl Questions {
 
     /// Removes the questions whose result is known at this position, and those of closed sessions.
     pub(super) fn take_answered(&mut self, now: &Cursor) -> Vec<(OrgId, Answer)> {
-        let mut answered = Vec::new();
+        self.take(|question| question.result(now))
+    }
+
+    /// Removes the questions that have waited too long, and those of closed sessions.
+    pub(super) fn take_expired(&mut self) -> Vec<(OrgId, Answer)> {
+        self.take(|question| question.is_expired().then_some(Coverage::NotCovered))
+    }
+
+    fn take(&mut self, result: impl Fn(&Question) -> Option<Coverage>) -> Vec<(OrgId, Answer)> {
+        self.0.retain(Question::is_open);
+        let mut taken = Vec::new();
         let mut at = 0;
         while let Some(question) = self.0.get(at) {
-            if question.outbox.close_state().is_some() {
-                self.0.swap_remove(at);
-            } else if let Some(result) = question.result(now) {
-                answered.push(self.0.swap_remove(at).answer(result));
-            } else {
-                at += 1;
+            match result(question) {
+                Some(result) => taken.push(self.0.swap_remove(at).answer(result)),
+                None => at += 1,
             }
         }
-        answered
+        taken
     }
 }
 

@@ -42,6 +42,8 @@ struct OrgWork {
     events: VecDeque<QueuedItem>,
     /// Bytes of `events`.
     event_bytes: usize,
+    /// Number of answers in `events`.
+    answers: usize,
     /// How the organisation's sessions are closed after everything else.
     close: Option<OrgClose>,
 }
@@ -139,7 +141,14 @@ impl FairQueue {
 
     /// Adds the answer to a question. It is sent behind the events that are queued now.
     pub(super) fn add_answer(&mut self, org: OrgId, answer: Answer) {
-        self.work_of(org).events.push_back(QueuedItem::Answer(answer));
+        let work = self.work_of(org);
+        work.events.push_back(QueuedItem::Answer(answer));
+        work.answers += 1;
+    }
+
+    /// Number of answers that are queued for an organisation.
+    pub(super) fn answers_of(&self, org: OrgId) -> usize {
+        self.orgs.get(&org).map_or(0, |work| work.answers)
     }
 
     fn work_of(&mut self, org: OrgId) -> &mut OrgWork {
@@ -178,7 +187,10 @@ impl FairQueue {
         }
         let is_answer = |item: &mut QueuedItem| matches!(item, QueuedItem::Answer(_));
         match work.events.pop_front_if(is_answer) {
-            Some(QueuedItem::Answer(answer)) => Some((org, Task::Answer(answer))),
+            Some(QueuedItem::Answer(answer)) => {
+                work.answers -= 1;
+                Some((org, Task::Answer(answer)))
+            }
             _ => Some((org, Task::Encode)),
         }
     }

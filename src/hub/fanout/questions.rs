@@ -1,13 +1,17 @@
-//! The way of questions and answers through fan-out: an answer is queued behind the organisation's events.
+//! Questions through fan-out: the answer is queued behind the organisation's events.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{FanoutSender, Shared};
-use crate::hub::questions::{Answer, Question, TooManyQuestions};
+use crate::hub::questions::{Answer, ORG_QUESTIONS_MAX, Question, TooManyQuestions};
 use crate::org::OrgId;
 use crate::sync::lock;
 
-/// Takes the questions of sessions.
+/// Interval at which questions that have waited too long are answered.
+const EXPIRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Handle with which sessions ask whether a transaction was dispatched.
 #[derive(Clone, Debug)]
 pub struct CoverageQuestions(Arc<Shared>);
 
@@ -24,11 +28,22 @@ impl CoverageQuestions {
             Some(now) if position.is_dispatched => question.result(now),
             _ => None,
         };
-        match result {
-            Some(result) => self.0.queue_answers(vec![question.answer(result)]),
-            None => position.questions.add(question)?,
+        let Some(result) = result else { return position.questions.add(question) };
+        if lock(&self.0.queue).answers_of(question.org) >= ORG_QUESTIONS_MAX {
+            return Err(TooManyQuestions);
         }
+        self.0.queue_answers(vec![question.answer(result)]);
         Ok(())
+    }
+
+    /// Answers questions that have waited too long, for ever. The tailer does the same after each poll, but
+    /// while the database is unreachable it does not poll.
+    pub async fn run(self) {
+        loop {
+            tokio::time::sleep(EXPIRY_INTERVAL).await;
+            let expired = lock(&self.0.hub.position).questions.take_expired();
+            self.0.queue_answers(expired);
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Fan-out to real sockets, slice by slice.
 
+mod questions;
 mod subscriber;
 
 use super::super::CloseState;
