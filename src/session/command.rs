@@ -75,9 +75,8 @@ impl Session {
         {
             return self.reply_error(message, reason, &hint);
         }
-        if let Some(former) = self.joined.remove(&topic) {
+        if let Some(former) = self.remove_join(&topic) {
             // Phoenix servers close the former join before they answer the new one.
-            self.end_join(&topic, &former);
             let join_ref = former.join_ref.as_deref();
             self.send(&push(join_ref, join_ref, &message.topic, "phx_close", json!({})));
         } else if self.joined.len() >= self.context.limits.joins_max {
@@ -122,10 +121,8 @@ impl Session {
     fn leave(&mut self, message: &ClientMessage) {
         // A leave that names an earlier join must not end the current one.
         if let Some(topic) = self.joined_topic(message)
-            && let Some(joined) = self.joined.remove(&topic)
+            && let Some(joined) = self.remove_join(&topic)
         {
-            self.end_join(&topic, &joined);
-            self.ask_pending(&topic);
             self.reply(message, Status::Ok, json!({}));
             let join_ref = joined.join_ref.as_deref();
             self.send(&push(join_ref, join_ref, &message.topic, "phx_close", json!({})));
@@ -138,6 +135,14 @@ impl Session {
     pub(super) fn next_join_id(&mut self) -> u64 {
         self.last_join_id += 1;
         self.last_join_id
+    }
+
+    /// Removes a join, and asks the questions that waited for it.
+    pub(super) fn remove_join(&mut self, topic: &Topic) -> Option<JoinedTopic> {
+        let joined = self.joined.remove(topic)?;
+        self.end_join(topic, &joined);
+        self.ask_pending(topic);
+        Some(joined)
     }
 
     pub(super) fn end_join(&self, topic: &Topic, joined: &JoinedTopic) {

@@ -93,6 +93,10 @@ impl SessionContext {
                 CoverageTarget::of_cursor(self.open_cursor(&seal, page).ok_or("unknown_page")?)
             }
         };
+        // A failover between the two could make them strings of two epochs.
+        if target.epoch() != cursor.epoch {
+            return Err("unknown_cursor");
+        }
         Ok(target.is_covered_by(&cursor))
     }
 

@@ -1,5 +1,5 @@
 //! Questions whether a client has seen a transaction. `warden.covers` is answered behind the events in
-//! question, and a request over HTTP for the cursor that it contains. Neither needs a query.
+//! question. No question needs a query.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::Session;
 use super::joined_topics::JoinState;
-use super::pending::{Asked, PendingQuestion};
+use super::pending::{MessageRefs, PendingQuestion};
 use crate::hub::{Coverage, CoverageTarget, Question, SESSION_QUESTIONS_MAX};
 use crate::wire::{ClientMessage, Status, Topic};
 
@@ -44,11 +44,11 @@ impl Session {
             }
         };
         match self.joined.get(&topic).map(|joined| &joined.state) {
-            Some(JoinState::Resuming(_)) if self.questions.len() >= SESSION_QUESTIONS_MAX => {
-                self.reject_question(&message.into());
-            }
-            Some(JoinState::Resuming(_)) => {
-                self.questions.push(PendingQuestion { topic, target, asked: message.into() });
+            Some(JoinState::Resuming(_) | JoinState::Reading(_)) => {
+                if self.questions.len() >= SESSION_QUESTIONS_MAX {
+                    return self.reject_question(&message.into());
+                }
+                self.questions.push(PendingQuestion { topic, target, refs: message.into() });
             }
             _ => self.ask_hub(target, message.into()),
         }
@@ -58,14 +58,14 @@ impl Session {
     pub(super) fn ask_pending(&mut self, topic: &Topic) {
         let (due, rest) = std::mem::take(&mut self.questions).into_iter().partition(|q| q.topic == *topic);
         self.questions = rest;
-        for PendingQuestion { target, asked, .. } in due {
-            self.ask_hub(target, asked);
+        for PendingQuestion { target, refs, .. } in due {
+            self.ask_hub(target, refs);
         }
     }
 
-    fn ask_hub(&self, target: CoverageTarget, asked: Asked) {
-        let asked = Arc::new(asked);
-        let answered = Arc::clone(&asked);
+    fn ask_hub(&self, target: CoverageTarget, refs: MessageRefs) {
+        let refs = Arc::new(refs);
+        let answered = Arc::clone(&refs);
         let frame = move |result| {
             let response = match result {
                 Coverage::Covered => json!({"covered": true}),
@@ -76,13 +76,13 @@ impl Session {
         };
         let question = Question::new(self.identity.org, Arc::clone(&self.outbox), target, frame);
         if self.context.questions.ask(question).is_err() {
-            self.reject_question(&asked);
+            self.reject_question(&refs);
         }
     }
 
-    fn reject_question(&self, asked: &Asked) {
+    fn reject_question(&self, refs: &MessageRefs) {
         self.context.metrics.limit_reached("questions");
         let hint = "too many questions of this socket, of the organisation or of all wait: ask again later";
-        self.send(&asked.reply(Status::Error, json!({"reason": "too many questions", "message": hint})));
+        self.send(&refs.reply(Status::Error, json!({"reason": "too many questions", "message": hint})));
     }
 }

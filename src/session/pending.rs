@@ -15,10 +15,17 @@ use crate::wire::{ClientMessage, Status, Topic, reply};
 /// A resume in progress.
 pub(super) type ResumeFuture = Pin<Box<dyn Future<Output = ResumeOutcome> + Send>>;
 
-/// Result of a resume. The subscription is None if the client left the topic before the resume ended.
+/// A join whose messages before live events have been sent, or that ended.
 pub(super) struct ResumeOutcome {
     pub(super) topic: Topic,
     pub(super) join_id: u64,
+    pub(super) end: ResumeEnd,
+}
+
+/// Result of a resume.
+#[derive(Default)]
+pub(super) struct ResumeEnd {
+    /// None if the client left the topic before, if the session was closed, or if the snapshot was rejected.
     pub(super) subscribed: Option<Subscribed>,
     /// Reason why the client had to resync.
     pub(super) resync: Option<ReplayError>,
@@ -36,27 +43,27 @@ pub(super) struct RefreshOutcome {
     pub(super) verified: Result<Identity, AuthError>,
 }
 
-/// A question on a topic whose missed events are still being sent.
+/// A question on a topic whose rows or missed events are still being sent.
 pub(super) struct PendingQuestion {
     pub(super) topic: Topic,
     pub(super) target: CoverageTarget,
-    pub(super) asked: Asked,
+    pub(super) refs: MessageRefs,
 }
 
 /// The parts of the message that its reply repeats.
-pub(super) struct Asked {
+pub(super) struct MessageRefs {
     join_ref: Option<String>,
     reference: Option<String>,
     topic: String,
 }
 
-impl From<ClientMessage> for Asked {
+impl From<ClientMessage> for MessageRefs {
     fn from(message: ClientMessage) -> Self {
         Self { join_ref: message.join_ref, reference: message.reference, topic: message.topic }
     }
 }
 
-impl Asked {
+impl MessageRefs {
     pub(super) fn reply(&self, status: Status, response: Value) -> Bytes {
         reply(self.join_ref.as_deref(), self.reference.as_deref(), &self.topic, status, response)
     }

@@ -111,8 +111,7 @@ impl Session {
             .collect();
         let mut frames = Vec::new();
         for (topic, forbidden) in forbidden {
-            let Some(joined) = self.joined.remove(&topic) else { continue };
-            self.end_join(&topic, &joined);
+            let Some(joined) = self.remove_join(&topic) else { continue };
             let join_ref = joined.join_ref.as_deref();
             let payload = json!({"reason": "forbidden topic", "message": forbidden.to_string()});
             frames.push(push(join_ref, join_ref, &topic.to_string(), "phx_close", payload));

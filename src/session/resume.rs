@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::joined_topics::{JoinState, JoinedTopic};
-use super::pending::{ResumeFuture, ResumeOutcome};
+use super::pending::{ResumeEnd, ResumeFuture, ResumeOutcome};
 use super::revocation_check::RevocationCheck;
 use super::{Session, SessionContext};
 use crate::cursor::{Cursor, InvalidCursor};
@@ -65,8 +65,6 @@ impl Session {
                 return false;
             }
         };
-        let join_id = self.next_join_id();
-        let left = CancellationToken::new();
         let resume = Resume {
             context: Arc::clone(&self.context),
             registration: Arc::clone(&self.registration),
@@ -82,45 +80,55 @@ impl Session {
         // The reply is sent first, because clients give up a join after about 10 s and the replay may take
         // longer.
         self.reply(message, Status::Ok, json!({"cursor": encoded_since}));
-        let has_left = left.clone();
-        self.resuming.push(Box::pin(async move {
-            let subscribed = tokio::select! {
-                biased;
-                () = has_left.cancelled() => None,
-                subscribed = resume.run() => Some(subscribed),
-            };
-            let resync = resume.resync.into_inner();
-            ResumeOutcome { topic: resume.topic, join_id, subscribed, resync, rejected: None }
-        }));
-        let state = JoinState::Resuming(left);
-        let join_ref = message.join_ref.as_deref().map(Box::from);
-        self.joined.insert(topic.clone(), JoinedTopic { join_ref, join_id, state });
+        self.start_join(topic.clone(), message, JoinState::Resuming, async move {
+            let subscribed = Some(resume.run().await);
+            ResumeEnd { subscribed, resync: resume.resync.into_inner(), rejected: None }
+        });
         true
     }
 
-    pub(super) fn on_resumed(&mut self, outcome: ResumeOutcome) {
-        if let Some(error) = &outcome.resync
+    /// Adds a join whose messages before live events are sent beside the session's loop. Leaving the topic
+    /// drops `work`.
+    pub(super) fn start_join(
+        &mut self,
+        topic: Topic,
+        message: &ClientMessage,
+        state: fn(CancellationToken) -> JoinState,
+        work: impl Future<Output = ResumeEnd> + Send + 'static,
+    ) {
+        let join_id = self.next_join_id();
+        let left = CancellationToken::new();
+        let join_ref = message.join_ref.as_deref().map(Box::from);
+        let joined = JoinedTopic { join_ref, join_id, state: state(left.clone()) };
+        self.joined.insert(topic.clone(), joined);
+        self.resuming.push(Box::pin(async move {
+            let end = left.run_until_cancelled(work).await.unwrap_or_default();
+            ResumeOutcome { topic, join_id, end }
+        }));
+    }
+
+    pub(super) fn on_resumed(&mut self, ResumeOutcome { topic, join_id, end }: ResumeOutcome) {
+        if let Some(error) = &end.resync
             && let Some(allowed) = self.take_log_line()
         {
             let unlogged = (allowed.unlogged > 0).then_some(allowed.unlogged);
             tracing::info!(%error, org.id = %self.identity.org, unlogged, "resume failed, client must resync");
         }
-        let is_current = |joined: &JoinedTopic| joined.join_id == outcome.join_id;
-        if let Some(reply) = &outcome.rejected
-            && self.joined.get(&outcome.topic).is_some_and(is_current)
+        let is_current = self.joined.get(&topic).is_some_and(|joined| joined.join_id == join_id);
+        if let Some(reply) = &end.rejected
+            && is_current
         {
-            self.joined.remove(&outcome.topic);
+            self.remove_join(&topic);
             self.send(reply);
-            self.ask_pending(&outcome.topic);
         }
-        let Some(subscribed) = outcome.subscribed else { return };
-        match self.joined.get_mut(&outcome.topic) {
-            Some(joined) if is_current(joined) => {
+        let Some(subscribed) = end.subscribed else { return };
+        match self.joined.get_mut(&topic) {
+            Some(joined) if is_current => {
                 joined.state = JoinState::Live(subscribed);
-                self.ask_pending(&outcome.topic);
+                self.ask_pending(&topic);
             }
             // The client has left the topic, and may have joined it again. No join owns this subscription.
-            _ => self.registration.unsubscribe(&outcome.topic, &subscribed),
+            _ => self.registration.unsubscribe(&topic, &subscribed),
         }
     }
 }

@@ -11,10 +11,9 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 
-use super::joined_topics::{JoinState, JoinedTopic};
-use super::pending::ResumeOutcome;
+use super::joined_topics::JoinState;
+use super::pending::ResumeEnd;
 use super::resume::Resume;
 use super::revocation_check::RevocationCheck;
 use super::{Session, SessionContext};
@@ -60,8 +59,9 @@ impl Session {
         let max = self.context.limits.snapshots_max;
         if self.joined.snapshots_besides(topic) >= max {
             self.context.metrics.limit_reached("snapshots");
-            let hint =
-                format!("a socket may receive {max} snapshots at a time: wait for the last page of one");
+            let hint = format!(
+                "a socket may receive {max} snapshots at a time, with the events that follow: wait for one"
+            );
             return Err(("too many snapshots", hint));
         }
         Ok(())
@@ -74,8 +74,6 @@ impl Session {
         message: &ClientMessage,
         request: SnapshotRequest,
     ) {
-        let join_id = self.next_join_id();
-        let left = CancellationToken::new();
         let join = SnapshotJoin {
             context: Arc::clone(&self.context),
             registration: Arc::clone(&self.registration),
@@ -87,41 +85,16 @@ impl Session {
             join_ref: message.join_ref.clone(),
             reference: message.reference.clone(),
         };
-        let (has_left, of_outcome) = (left.clone(), topic.clone());
-        self.resuming.push(Box::pin(async move {
-            let outcome = tokio::select! {
-                biased;
-                () = has_left.cancelled() => None,
-                outcome = join.run(join_id, request) => Some(outcome),
-            };
-            outcome.unwrap_or(ResumeOutcome {
-                topic: of_outcome,
-                join_id,
-                subscribed: None,
-                resync: None,
-                rejected: None,
-            })
-        }));
-        let join_ref = message.join_ref.as_deref().map(Box::from);
-        let state = JoinState::Reading(left);
-        self.joined.insert(topic, JoinedTopic { join_ref, join_id, state });
+        self.start_join(topic, message, JoinState::Reading, join.run(request));
     }
 }
 
 impl SnapshotJoin {
-    async fn run(self, join_id: u64, request: SnapshotRequest) -> ResumeOutcome {
-        let end = |topic, subscribed, resync, rejected| ResumeOutcome {
-            topic,
-            join_id,
-            subscribed,
-            resync,
-            rejected,
-        };
+    async fn run(self, request: SnapshotRequest) -> ResumeEnd {
         let (mut snapshot, page) = match self.begin(request).await {
             Ok(begun) => begun,
             Err(error) => {
-                let reply = self.rejection(&error);
-                return end(self.topic, None, None, Some(reply));
+                return ResumeEnd { rejected: Some(self.rejection(&error)), ..ResumeEnd::default() };
             }
         };
         let since = page.position.clone();
@@ -134,14 +107,14 @@ impl SnapshotJoin {
         let (seen, error) = match pages.unwrap_or_else(|_| too_late()) {
             PagesEnd::Sent(until) => (Some(until), None),
             PagesEnd::Failed(error) => (None, Some(error)),
-            PagesEnd::Closed => return end(self.topic, None, None, None),
+            PagesEnd::Closed => return ResumeEnd::default(),
         };
         let resume = self.into_resume(since, seen);
         let subscribed = match &error {
             None => resume.run().await,
             Some(error) => resume.join_with_resync(error),
         };
-        end(resume.topic, Some(subscribed), resume.resync.into_inner(), None)
+        ResumeEnd { subscribed: Some(subscribed), resync: resume.resync.into_inner(), rejected: None }
     }
 
     /// Takes a place of the organisation, and reads the first page.
@@ -176,8 +149,9 @@ impl SnapshotJoin {
             cursor: cursor.map(String::as_str),
         };
         let frame = snapshot_frame(self.join_ref.as_deref(), &self.topic_name, &page.json, end);
-        // Reserved until the page is no longer in the outbox.
-        let _memory = page.memory;
+        // The memory stays reserved until the page is no longer in the outbox, for one copy.
+        let Page { json, memory: _memory, .. } = page;
+        drop(json);
         let accepted = async {
             self.outbox.drained().await;
             match self.outbox.send(&frame) {

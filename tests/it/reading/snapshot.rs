@@ -13,6 +13,7 @@ use warden_testkit::phoenix;
 
 use super::{get, rows_text, with_table};
 use crate::harness::{Client, TestDb, TestGateway, eventually, token, within};
+use crate::transactions::current_tx;
 
 /// Kernel buffers of a client that does not read, and of its session, in bytes.
 const BUFFER_BYTES: u32 = 4 * 1024;
@@ -212,6 +213,29 @@ async fn a_fresh_token_decides_about_the_remaining_pages() {
     let (first, last) = (&ids[..10], &ids[ids.len() - 10..]);
     assert!(first.windows(2).all(|pair| pair[1] == pair[0] + 1), "{first:?}");
     assert!(last.iter().all(|id| id % 2 == 0), "rows that the present token may not read: {last:?}");
+    t.gateway.stop().await;
+}
+
+/// The answer to a question follows the events, and these follow the pages.
+#[tokio::test]
+async fn a_question_during_a_snapshot_is_answered_behind_the_events() {
+    let (t, [org, _]) = with_small_buffers(|_| {}).await;
+    let jwt = token(org, &json!({"level": 1}));
+    let mut live = Client::connect(t.gateway.public_addr(), &jwt).await;
+    live.join("texts").await;
+    let mut client = join_idle(&t, &jwt).await;
+    let mut transaction = t.db.pool.begin().await.expect("begins");
+    let tx = current_tx(&mut transaction, org).await;
+    let insert = sqlx::query("insert into texts values (5000, $1, 0, 'new')").bind(org);
+    insert.execute(&mut *transaction).await.expect("inserts");
+    transaction.commit().await.expect("commits");
+    // The node's position covers the transaction.
+    assert_eq!(live.expect_event("texts", "text.created").await.payload["tx"], tx);
+    client.send(&json!(["1", "2", "texts", "warden.covers", {"tx": tx}]).to_string()).await;
+    assert_eq!(client.next_reply().await.response, json!({}));
+    pages(&mut client, "texts").await;
+    assert_eq!(client.expect_event("texts", "text.created").await.payload["tx"], tx);
+    assert_eq!(client.next_reply().await.response, json!({"covered": true}));
     t.gateway.stop().await;
 }
 

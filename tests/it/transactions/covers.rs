@@ -5,8 +5,8 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _};
 use uuid::Uuid;
 
-use super::write;
-use crate::harness::{Post, TestGateway, eventually, token};
+use super::{current_tx, expect_written, write};
+use crate::harness::{Post, TestDb, TestGateway, token};
 
 const PATH: &str = "/v1/covers";
 
@@ -83,11 +83,7 @@ async fn the_answer_on_a_socket_follows_the_events_that_it_covers() {
     // Of a transaction that is still open.
     let mut connection = PgConnection::connect(t.db.url()).await.expect("connects");
     let mut transaction = connection.begin().await.expect("begins");
-    let tx: String = sqlx::query_scalar("select warden.current_tx($1)")
-        .bind(org)
-        .fetch_one(&mut *transaction)
-        .await
-        .expect("queries");
+    let tx = current_tx(&mut transaction, org).await;
     client.send(&json!([null, "q1", "calls", "warden.covers", {"tx": tx}]).to_string()).await;
     client.expect_silence().await;
     for _ in 0..3 {
@@ -115,11 +111,7 @@ async fn the_answer_on_a_socket_follows_the_events_that_it_covers() {
 
     // A transaction without events, which was rolled back.
     let mut transaction = connection.begin().await.expect("begins");
-    let tx: String = sqlx::query_scalar("select warden.current_tx($1)")
-        .bind(org)
-        .fetch_one(&mut *transaction)
-        .await
-        .expect("queries");
+    let tx = current_tx(&mut transaction, org).await;
     transaction.rollback().await.expect("rolls back");
     let reply = client.push("calls", "warden.covers", json!({"tx": tx})).await;
     assert_eq!(reply.response, json!({"covered": true}));
@@ -145,28 +137,40 @@ async fn questions_that_wait_are_bounded() {
     client.join("calls").await;
     let mut connection = PgConnection::connect(t.db.url()).await.expect("connects");
     let mut transaction = connection.begin().await.expect("begins");
-    let tx: String = sqlx::query_scalar("select warden.current_tx($1)")
-        .bind(org)
-        .fetch_one(&mut *transaction)
-        .await
-        .expect("queries");
+    let tx = current_tx(&mut transaction, org).await;
     for n in 0..9 {
         client.send(&json!([null, n.to_string(), "calls", "warden.covers", {"tx": tx}]).to_string()).await;
     }
     let rejected = client.next_reply().await;
     assert_eq!((rejected.reference, rejected.status.as_str()), (json!("8"), "error"));
-    // A closed session asks no more. Its questions are dropped with the next poll.
-    drop(client);
-    eventually("the session ends", async || t.gateway.hub().session_count() == 0).await;
-    let mut client = t.connect(org).await;
-    client.join("calls").await;
-    for n in 0..8 {
-        client.send(&json!([null, n.to_string(), "calls", "warden.covers", {"tx": tx}]).to_string()).await;
-    }
-    client.expect_silence().await;
     transaction.commit().await.expect("commits");
     for _ in 0..8 {
         assert_eq!(client.next_event().await.payload["response"], json!({"covered": true}));
+    }
+    t.gateway.stop().await;
+}
+
+/// A question waits until the missed events were sent. If the topic is joined again, or left, meanwhile, it
+/// waits no longer.
+#[tokio::test]
+async fn a_question_is_answered_if_its_join_ends() {
+    let t =
+        TestGateway::start_with(TestDb::create().await, |config| config.limits.recent.bytes_max = 0).await;
+    let org = t.db.create_org().await;
+    let mut client = t.connect(org).await;
+    let since = client.join("calls").await["cursor"].clone();
+    let tx = write(&t.db, org).await;
+    expect_written(&mut client, "calls").await;
+    for end in ["phx_join", "phx_leave"] {
+        let mut client = t.connect(org).await;
+        // No replay reads the log.
+        let mut lock = t.db.pool.begin().await.expect("begins");
+        sqlx::query("lock table warden.log_state").execute(&mut *lock).await.expect("locks");
+        client.send(&json!(["1", "1", "calls", "phx_join", {"since": since}]).to_string()).await;
+        client.send(&json!(["1", "2", "calls", "warden.covers", {"tx": tx}]).to_string()).await;
+        client.send(&json!(["1", "3", "calls", end, {}]).to_string()).await;
+        while client.next_event().await.payload["response"]["covered"] != true {}
+        lock.rollback().await.expect("rolls back");
     }
     t.gateway.stop().await;
 }

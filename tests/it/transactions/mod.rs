@@ -10,16 +10,18 @@ use warden::cursor::{Epoch, Transaction};
 
 use crate::harness::{Client, Post, TestDb, TestGateway, token};
 
+/// The `tx` of the connection's transaction.
+pub(crate) async fn current_tx(connection: &mut PgConnection, org: Uuid) -> String {
+    let tx = sqlx::query_scalar("select warden.current_tx($1)");
+    tx.bind(org).fetch_one(connection).await.expect("queries")
+}
+
 /// Inserts a call and publishes an event in one transaction. Returns the `tx` that the database names
 /// beforehand.
 async fn write(db: &TestDb, org: Uuid) -> String {
     let mut connection = PgConnection::connect(db.url()).await.expect("connects");
     let mut transaction = connection.begin().await.expect("begins");
-    let tx: String = sqlx::query_scalar("select warden.current_tx($1)")
-        .bind(org)
-        .fetch_one(&mut *transaction)
-        .await
-        .expect("queries");
+    let tx = current_tx(&mut transaction, org).await;
     for sql in [
         format!("insert into calls (org_id) values ('{org}')"),
         format!("select warden.publish('{org}', 'calls', 'test.note')"),
