@@ -22,10 +22,21 @@ impl FragmentSeen {
 /// End of a request line, without the last digit of the version.
 const LINE_END: &[u8] = b" HTTP/1.";
 
+/// A part of a line between spaces.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Word {
+    #[default]
+    Empty,
+    WithoutFragment,
+    WithFragment,
+}
+
 /// The current line of a connection.
 #[derive(Debug, Default)]
 struct Line {
-    has_fragment: bool,
+    /// The word before the current one: of a request line, the target.
+    previous: Word,
+    current: Word,
     /// Length of the beginning of [`LINE_END`] with which the line ends, before its last byte if that is
     /// complete.
     matched: usize,
@@ -36,14 +47,19 @@ struct Line {
 impl Line {
     /// Adds a byte. Returns whether it ends a request line with a fragment. Such a line in a body would count
     /// too, and nobody sends one.
+    ///
+    /// The end of a body and the next request line are one line here. Only the word of the target decides,
+    /// because a target has no spaces and a body may contain `#`.
     fn add(&mut self, byte: u8) -> bool {
         match byte {
             b'\n' => {
                 let is_request = self.matched == LINE_END.len() && self.behind == 1;
-                return std::mem::take(self).has_fragment && is_request;
+                return std::mem::take(self).previous == Word::WithFragment && is_request;
             }
             b'\r' => return false,
-            b'#' => self.has_fragment = true,
+            b'#' => self.current = Word::WithFragment,
+            b' ' if self.current != Word::Empty => self.previous = std::mem::take(&mut self.current),
+            _ if byte != b' ' && self.current == Word::Empty => self.current = Word::WithoutFragment,
             _ => {}
         }
         if self.matched == LINE_END.len() && self.behind == 0 && byte != b' ' {
@@ -137,6 +153,7 @@ mod tests {
             "GET /# HTTP/1.0\n",
             "\r\nGET /a#  HTTP/1.1\r\n",
             "GET / HTTP/1.1\r\nHost: x\r\n\r\nGET /#x HTTP/1.1\r\n",
+            "POST / HTTP/1.1\r\n\r\n{\"a\": 1}GET /#x HTTP/1.1\r\n",
             "GET /a HTTP/1.#b HTTP/1.1\r\n",
         ] {
             assert!(is_seen(text), "{text:?}");
@@ -145,6 +162,8 @@ mod tests {
             "GET / HTTP/1.1\r\nx: #\r\n\r\n",
             "GET / HTTP/1.1\r\nReferer: /#x\r\n\r\n",
             "POST / HTTP/1.1\r\n\r\n{\"reason\": \"#1\"}\r\n",
+            "POST / HTTP/1.1\r\n\r\n{\"reason\": \"#1\"}POST / HTTP/1.1\r\n",
+            "POST / HTTP/1.1\r\n\r\n\"a # b\"GET /b HTTP/1.1\r\n",
             "GET /#x HTTP/1.1",
             "# HTTP/1.\n",
             "# HTTP/1.12\n",
