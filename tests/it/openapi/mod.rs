@@ -54,5 +54,9 @@ async fn the_served_document_is_the_committed_one() {
     {
         assert_eq!(document.pointer(pointer), Some(&events_max.into()), "{pointer}");
     }
+    let operations = document["paths"].as_object().into_iter().flatten();
+    let operations = operations.flat_map(|(_, path)| path.as_object()).flatten();
+    let bodies: Vec<&Value> = operations.filter_map(|(_, operation)| operation.get("requestBody")).collect();
+    assert!(bodies.len() == 3 && bodies.iter().all(|body| body["required"] == true), "{bodies:?}");
     t.gateway.stop().await;
 }
