@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use axum::http::{HeaderValue, Method, Request, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -36,6 +36,9 @@ const RETRY_DELAYS: (Duration, Duration) = (Duration::from_millis(200), Duration
 /// Longest answer, in bytes.
 const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 
+/// Media type of the gateway's errors.
+const PROBLEM_JSON: &str = "application/problem+json";
+
 /// Validity of a token that is signed for one attempt.
 #[cfg(feature = "dev")]
 const TOKEN_TTL: Duration = Duration::from_secs(300);
@@ -61,25 +64,20 @@ pub(super) struct Answer {
     pub(super) duplicates: usize,
 }
 
-/// Why events were not published.
-pub(super) enum Failure {
-    /// The gateway rejected them.
-    Rejected(Rejection),
-    /// No attempt was answered in time.
-    GaveUp(String),
-}
-
-/// The gateway's rejection.
-pub(super) struct Rejection {
+/// Why a request was not successful.
+pub(super) struct Failure {
     pub(super) text: String,
     /// Positions of the events that are not valid, with the reasons.
     pub(super) problems: Vec<(usize, String)>,
+    /// Whether an attempt may have published the events, because the gateway did not answer that it rejects
+    /// them.
+    pub(super) may_be_published: bool,
 }
 
 /// Result of one attempt that was not successful.
 enum Attempt {
-    Rejected(Rejection),
-    Again(String, Option<Duration>),
+    Final(Failure),
+    Again(Failure, Option<Duration>),
 }
 
 /// Publishes through one gateway.
@@ -118,57 +116,73 @@ impl EventsClient {
         let body = Bytes::from(body);
         let deadline = Instant::now() + self.retry_for;
         let mut backoff = Backoff::new(RETRY_DELAYS.0, RETRY_DELAYS.1);
+        // A rejection says nothing about an earlier attempt whose answer was lost.
+        let mut may_be_published = false;
         loop {
             let attempt = tokio::time::timeout(ATTEMPT_TIMEOUT, self.attempt(body.clone(), key)).await;
-            let too_late =
-                || Err(Attempt::Again(format!("no answer within {} s", ATTEMPT_TIMEOUT.as_secs()), None));
-            let (reason, delay) = match attempt.unwrap_or_else(|_| too_late()) {
+            let too_late = || Err(unanswered(format!("no answer within {} s", ATTEMPT_TIMEOUT.as_secs())));
+            let (failure, delay) = match attempt.unwrap_or_else(|_| too_late()) {
                 Ok(answer) => return Ok(answer),
-                Err(Attempt::Rejected(rejection)) => return Err(Failure::Rejected(rejection)),
-                Err(Attempt::Again(reason, delay)) => (reason, delay.unwrap_or_else(|| backoff.next())),
+                Err(Attempt::Final(failure)) => {
+                    may_be_published |= failure.may_be_published;
+                    return Err(Failure { may_be_published, ..failure });
+                }
+                Err(Attempt::Again(failure, delay)) => (failure, delay.unwrap_or_else(|| backoff.next())),
             };
+            may_be_published |= failure.may_be_published;
             if Instant::now() + delay > deadline {
-                return Err(Failure::GaveUp(format!(
-                    "gave up after {} s: {reason}",
-                    self.retry_for.as_secs()
-                )));
+                let seconds = self.retry_for.as_secs();
+                let text =
+                    format!("no attempt succeeded within {seconds} s (--retry-seconds): {}", failure.text);
+                return Err(Failure { text, may_be_published, ..failure });
             }
             tokio::time::sleep(delay).await;
         }
     }
 
     async fn attempt(&self, body: Bytes, key: &str) -> Result<Answer, Attempt> {
-        let rejected = |error: anyhow::Error| {
-            Attempt::Rejected(Rejection { text: format!("{error:#}"), problems: Vec::new() })
-        };
-        let request = self.request(body, key).map_err(rejected)?;
+        let request = self.request(body, key).map_err(|error| {
+            Attempt::Final(Failure {
+                text: format!("{error:#}"),
+                problems: Vec::new(),
+                may_be_published: false,
+            })
+        })?;
         let response = self.client.request(request).await.map_err(|error| {
             let reason = std::error::Error::source(&error).map_or(error.to_string(), ToString::to_string);
-            Attempt::Again(format!("{reason}; is the gateway at {} running?", self.address), None)
+            unanswered(format!("{reason}; is the gateway at {} running?", self.address))
         })?;
         let (status, headers) = (response.status(), response.headers().clone());
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-        let body =
-            body.map_err(|error| Attempt::Again(format!("the answer is incomplete: {error}"), None))?;
-        let body = body.to_bytes();
-        let document: Value = serde_json::from_slice(&body).unwrap_or_default();
+        let body = body.map_err(|error| unanswered(format!("the answer is incomplete: {error}")))?;
+        let document: Value = serde_json::from_slice(&body.to_bytes()).unwrap_or_default();
         if status == StatusCode::ACCEPTED && document["events"].is_array() {
             return Ok(Answer { duplicates: duplicates(&document), json: document });
         }
+        Err(self.failed(status, &headers, &document))
+    }
+
+    /// The meaning of an answer that is not a success.
+    fn failed(&self, status: StatusCode, headers: &HeaderMap, document: &Value) -> Attempt {
         let text = match document["detail"].as_str() {
             Some(detail) => format!("{status}: {detail}"),
             None => format!("{status}: the server at {} is not a Warden gateway", self.address),
         };
-        if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
-            let seconds =
-                headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-            return Err(Attempt::Again(text, seconds.map(Duration::from_secs)));
-        }
-        if matches!(status, StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT) {
+        // A proxy can answer after it has forwarded the request.
+        let is_gateways = headers.get(header::CONTENT_TYPE).is_some_and(|value| value == PROBLEM_JSON)
+            && document["code"].is_string();
+        let is_rejection = is_gateways && status.is_client_error();
+        let failure = Failure { text, problems: problems(document), may_be_published: !is_rejection };
+        match status {
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+                let seconds =
+                    headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+                Attempt::Again(failure, seconds.map(Duration::from_secs))
+            }
             // A proxy in front of the gateway has no answer.
-            return Err(Attempt::Again(text, None));
+            StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => Attempt::Again(failure, None),
+            _ => Attempt::Final(failure),
         }
-        Err(Attempt::Rejected(Rejection { text, problems: problems(&document) }))
     }
 
     fn request(&self, body: Bytes, key: &str) -> anyhow::Result<Request<Full<Bytes>>> {
@@ -205,6 +219,11 @@ impl TokenSource {
             }
         }
     }
+}
+
+/// An attempt whose answer did not arrive.
+fn unanswered(text: String) -> Attempt {
+    Attempt::Again(Failure { text, problems: Vec::new(), may_be_published: true }, None)
 }
 
 /// The address of `POST /v1/events` on the gateway whose socket has this URL, and host and port for messages.

@@ -128,15 +128,14 @@ pub(super) async fn run(args: PublishArgs) -> anyhow::Result<()> {
 async fn publish_one(client: &EventsClient, body: String, key: &str) -> anyhow::Result<()> {
     match client.publish(body, key).await {
         Ok(answer) => print(&answer.json),
-        Err(Failure::Rejected(rejection)) => {
-            let problems: Vec<String> =
-                rejection.problems.iter().map(|(_, problem)| problem.clone()).collect();
-            bail!("{}", if problems.is_empty() { rejection.text } else { problems.join("; ") })
-        }
-        Err(Failure::GaveUp(reason)) => {
-            bail!(
-                "{reason}; the event may have been published: repeat the command with --idempotency-key {key}"
-            )
+        Err(failure) => {
+            let problems: Vec<String> = failure.problems.iter().map(|(_, problem)| problem.clone()).collect();
+            let reason = if problems.is_empty() { failure.text } else { problems.join("; ") };
+            ensure!(
+                !failure.may_be_published,
+                "gave up: {reason}; the event may have been published: repeat the command with --idempotency-key {key}"
+            );
+            bail!("{reason}")
         }
     }
 }
@@ -185,14 +184,18 @@ impl LinesRun {
             let key = format!("{}:{}", self.key, batch.first_line());
             match client.publish(batch.body(), &key).await {
                 Ok(answer) => self.count(&batch, answer),
-                Err(Failure::Rejected(rejection)) => {
-                    bail!("{}; {}", rejected_lines(&batch, &rejection), self.progress_text())
-                }
-                Err(Failure::GaveUp(reason)) => bail!(
-                    "{}: {reason}; {}. Repeat the command with the same input and --idempotency-key {}: it publishes what is missing",
-                    batch.text(),
+                Err(failure) if failure.may_be_published => bail!(
+                    "gave up: {}; {}; {} may have been published. Repeat the command with the same input and --idempotency-key {}: it publishes what is missing",
+                    failed_lines(&batch, &failure),
                     self.progress_text(),
+                    batch.text(),
                     self.key
+                ),
+                Err(failure) => bail!(
+                    "{} (nothing of {} was published); {}",
+                    failed_lines(&batch, &failure),
+                    batch.text(),
+                    self.progress_text()
                 ),
             }
         }
@@ -227,17 +230,13 @@ impl LinesRun {
     }
 }
 
-/// The rejection of a request, with the numbers of the lines that are not valid.
-fn rejected_lines(batch: &Batch, rejection: &client::Rejection) -> String {
-    let problems: Vec<String> = rejection
-        .problems
-        .iter()
-        .map(|(index, problem)| format!("line {}: {problem}", batch.line(*index)))
-        .collect();
-    match problems.is_empty() {
-        true => format!("{} were rejected: {}", batch.text(), rejection.text),
-        false => format!("{} (nothing of {} was published)", problems.join("; "), batch.text()),
+/// Why a request failed, with the numbers of the lines that are not valid.
+fn failed_lines(batch: &Batch, failure: &Failure) -> String {
+    if failure.problems.is_empty() {
+        return format!("{}: {}", batch.text(), failure.text);
     }
+    let problem = |(index, problem): &(usize, String)| format!("line {}: {problem}", batch.line(*index));
+    failure.problems.iter().map(problem).collect::<Vec<_>>().join("; ")
 }
 
 fn print(line: &Value) -> anyhow::Result<()> {

@@ -116,24 +116,46 @@ async fn an_event_and_lines_are_published_once_under_their_key() {
     t.gateway.stop().await;
 }
 
-/// A proxy in front of a gateway. It answers the first request with 429, drops the answer to the second one,
-/// and forwards the others.
-async fn unreliable(to: SocketAddr) -> SocketAddr {
+/// Reaction of the proxy to one request.
+enum Step {
+    /// Answers instead of the gateway.
+    Answer(String),
+    /// Forwards the request and drops the answer, which must be a success.
+    DropAnswer,
+}
+
+/// An answer with this status line, headers and body.
+fn raw(status: &str, headers: &str, body: &str) -> Step {
+    let length = body.len();
+    Step::Answer(format!(
+        "HTTP/1.1 {status}\r\n{headers}content-length: {length}\r\nconnection: close\r\n\r\n{body}"
+    ))
+}
+
+/// An error in the form of a gateway.
+fn problem(status: &str, headers: &str) -> Step {
+    let headers = format!("content-type: application/problem+json\r\n{headers}");
+    raw(status, &headers, "{\"code\": \"a_code\", \"detail\": \"a detail\"}")
+}
+
+/// A proxy in front of a gateway. It does these steps with the first requests, and forwards the others.
+async fn unreliable(to: SocketAddr, steps: Vec<Step>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let addr = listener.local_addr().expect("an address");
     tokio::spawn(async move {
-        for n in 0.. {
+        let mut steps = steps.into_iter();
+        loop {
             let (mut client, _) = listener.accept().await.expect("accepts");
             let mut buffer = vec![0; 64 * 1024];
             let read = client.read(&mut buffer).await.expect("reads");
-            if n == 0 {
-                let busy = b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 0\r\ncontent-length: 0\r\n\r\n";
-                client.write_all(busy).await.expect("answers");
+            let step = steps.next();
+            if let Some(Step::Answer(answer)) = &step {
+                client.write_all(answer.as_bytes()).await.expect("answers");
                 continue;
             }
             let mut server = TcpStream::connect(to).await.expect("connects");
             server.write_all(&buffer[..read]).await.expect("forwards");
-            if n == 1 {
+            if step.is_some() {
                 let read = server.read(&mut buffer).await.expect("reads");
                 assert!(buffer[..read].starts_with(b"HTTP/1.1 202"));
                 continue;
@@ -148,7 +170,9 @@ async fn unreliable(to: SocketAddr) -> SocketAddr {
 async fn a_repeated_request_publishes_nothing_twice() {
     let (t, org) = start().await;
     let (addr, jwt) = (t.gateway.public_addr(), service(org));
-    let repeated = answer(&publish(unreliable(addr).await, &jwt, &[], &lines(0..5)).await);
+    let busy = raw("429 Too Many Requests", "retry-after: 0\r\n", "");
+    let proxy = unreliable(addr, vec![busy, Step::DropAnswer]).await;
+    let repeated = answer(&publish(proxy, &jwt, &[], &lines(0..5)).await);
     assert_eq!((&repeated["events"], &repeated["duplicates"]), (&json!(5), &json!(5)));
     assert_eq!(published(&t.db).await, [0, 1, 2, 3, 4]);
 
@@ -158,7 +182,7 @@ async fn a_repeated_request_publishes_nothing_twice() {
     let one = ["--topic", "invoices", "--event", "invoice.paid", "--data", "{\"n\": 5}"];
     let outcome = publish(addr, &jwt, &[&one[..], &["--retry-seconds", "0"]].concat(), "").await;
     assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(1), ""));
-    for text in ["gave up after 0 s", "is the gateway at", "--idempotency-key"] {
+    for text in ["gave up: no attempt succeeded within 0 s", "is the gateway at", "--idempotency-key"] {
         assert!(outcome.stderr.contains(text), "{outcome:?}");
     }
     let (outcome, gateway) = tokio::join!(
@@ -171,6 +195,46 @@ async fn a_repeated_request_publishes_nothing_twice() {
     answer(&outcome);
     assert_eq!(published(&db).await, [0, 1, 2, 3, 4, 5]);
     gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_rejection_does_not_hide_that_an_earlier_attempt_may_have_published() {
+    let (t, org) = start().await;
+    let (addr, jwt) = (t.gateway.public_addr(), service(org));
+    let busy = || problem("429 Too Many Requests", "retry-after: 0\r\n");
+    let mut stored = 0;
+    for (n, (steps, shown, is_uncertain)) in [
+        (vec![Step::DropAnswer, problem("401 Unauthorized", "")], "401 Unauthorized: a detail", true),
+        (vec![Step::DropAnswer, busy(), raw("408 Request Timeout", "", "")], "408 Request Timeout", true),
+        (vec![problem("503 Service Unavailable", ""), problem("403 Forbidden", "")], "403 Forbidden", true),
+        (vec![raw("403 Forbidden", "", "<html>")], "is not a Warden gateway", true),
+        (vec![problem("500 Internal Server Error", "")], "500 Internal", true),
+        (vec![raw("200 OK", "", "{\"eve")], "200 OK", true),
+        (vec![busy(), problem("401 Unauthorized", "")], "401 Unauthorized: a detail", false),
+        (vec![problem("429 Too Many Requests", "retry-after: 99\r\n")], "within 60 s", false),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        stored += usize::from(matches!(steps[0], Step::DropAnswer));
+        let key = format!("key {n}");
+        let input = lines(0..1);
+        let one = ["--topic", "invoices", "--event", "invoice.paid"];
+        let arguments = if n % 2 == 0 { &[][..] } else { &one[..] };
+        let arguments = [arguments, &["--idempotency-key", &key]].concat();
+        let outcome = publish(unreliable(addr, steps).await, &jwt, &arguments, &input).await;
+        assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(1), ""), "{outcome:?}");
+        assert!(outcome.stderr.contains(shown), "{shown}: {outcome:?}");
+        for text in ["gave up: ", "may have been published", &key] {
+            assert_eq!(outcome.stderr.contains(text), is_uncertain, "{text}: {outcome:?}");
+        }
+        let (found,): (i64,) = sqlx::query_as("select count(*) from warden.events where topic = 'invoices'")
+            .fetch_one(&t.db.pool)
+            .await
+            .expect("queries");
+        assert_eq!(usize::try_from(found), Ok(stored), "{outcome:?}");
+    }
+    t.gateway.stop().await;
 }
 
 #[tokio::test]
