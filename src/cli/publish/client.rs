@@ -30,7 +30,7 @@ use crate::config::DEFAULT_URL;
 /// Longest time of one attempt. The gateway gives up earlier.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// First and longest delay before another attempt, unless the gateway names one.
+/// First and longest delay before another attempt, unless the gateway names a longer one.
 const RETRY_DELAYS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
 /// Longest answer, in bytes.
@@ -77,7 +77,8 @@ pub(super) struct Failure {
 /// Result of one attempt that was not successful.
 enum Attempt {
     Final(Failure),
-    Again(Failure, Option<Duration>),
+    /// Another attempt may succeed after at least this delay.
+    Again(Failure, Duration),
 }
 
 /// Publishes through one gateway.
@@ -114,7 +115,7 @@ impl EventsClient {
     /// Publishes a body under this key.
     pub(super) async fn publish(&self, body: String, key: &str) -> Result<Answer, Failure> {
         let body = Bytes::from(body);
-        let deadline = Instant::now() + self.retry_for;
+        let started = Instant::now();
         let mut backoff = Backoff::new(RETRY_DELAYS.0, RETRY_DELAYS.1);
         // A rejection says nothing about an earlier attempt whose answer was lost.
         let mut may_be_published = false;
@@ -127,10 +128,10 @@ impl EventsClient {
                     may_be_published |= failure.may_be_published;
                     return Err(Failure { may_be_published, ..failure });
                 }
-                Err(Attempt::Again(failure, delay)) => (failure, delay.unwrap_or_else(|| backoff.next())),
+                Err(Attempt::Again(failure, delay)) => (failure, delay.max(backoff.next())),
             };
             may_be_published |= failure.may_be_published;
-            if Instant::now() + delay > deadline {
+            if started.elapsed().saturating_add(delay) > self.retry_for {
                 let seconds = self.retry_for.as_secs();
                 let text =
                     format!("no attempt succeeded within {seconds} s (--retry-seconds): {}", failure.text);
@@ -177,10 +178,10 @@ impl EventsClient {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 let seconds =
                     headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-                Attempt::Again(failure, seconds.map(Duration::from_secs))
+                Attempt::Again(failure, Duration::from_secs(seconds.unwrap_or(0)))
             }
             // A proxy in front of the gateway has no answer.
-            StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => Attempt::Again(failure, None),
+            StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => Attempt::Again(failure, Duration::ZERO),
             _ => Attempt::Final(failure),
         }
     }
@@ -223,7 +224,7 @@ impl TokenSource {
 
 /// An attempt whose answer did not arrive.
 fn unanswered(text: String) -> Attempt {
-    Attempt::Again(Failure { text, problems: Vec::new(), may_be_published: true }, None)
+    Attempt::Again(Failure { text, problems: Vec::new(), may_be_published: true }, Duration::ZERO)
 }
 
 /// The address of `POST /v1/events` on the gateway whose socket has this URL, and host and port for messages.

@@ -198,6 +198,28 @@ async fn a_repeated_request_publishes_nothing_twice() {
 }
 
 #[tokio::test]
+async fn delays_between_attempts_have_a_minimum_and_no_overflow() {
+    let (t, org) = start().await;
+    let (addr, jwt) = (t.gateway.public_addr(), service(org));
+    let busy = |seconds: u64| problem("429 Too Many Requests", &format!("retry-after: {seconds}\r\n"));
+    let most = u64::MAX.to_string();
+    let many = || (0..20).map(|_| busy(0)).collect();
+    for (steps, retry_seconds, code) in [
+        // Without a minimum, the 20 attempts would need a few milliseconds.
+        (many(), "1", 1),
+        (vec![busy(u64::MAX)], "60", 1),
+        (vec![busy(0), busy(1)], most.as_str(), 0),
+    ] {
+        let proxy = unreliable(addr, steps).await;
+        let outcome = publish(proxy, &jwt, &["--retry-seconds", retry_seconds], &lines(0..1)).await;
+        assert_eq!(outcome.code, Some(code), "{outcome:?}");
+        assert_eq!(outcome.stderr.contains("429 Too Many Requests: a detail"), code == 1, "{outcome:?}");
+    }
+    assert_eq!(published(&t.db).await, [0]);
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
 async fn a_rejection_does_not_hide_that_an_earlier_attempt_may_have_published() {
     let (t, org) = start().await;
     let (addr, jwt) = (t.gateway.public_addr(), service(org));
