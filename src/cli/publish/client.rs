@@ -65,6 +65,7 @@ pub(super) struct Answer {
 }
 
 /// Why a request was not successful.
+#[derive(Default)]
 pub(super) struct Failure {
     pub(super) text: String,
     /// Positions of the events that are not valid, with the reasons.
@@ -72,6 +73,8 @@ pub(super) struct Failure {
     /// Whether an attempt may have published the events, because the gateway did not answer that it rejects
     /// them.
     pub(super) may_be_published: bool,
+    /// Whether the key was used for other events.
+    pub(super) is_key_reused: bool,
 }
 
 /// Result of one attempt that was not successful.
@@ -142,13 +145,9 @@ impl EventsClient {
     }
 
     async fn attempt(&self, body: Bytes, key: &str) -> Result<Answer, Attempt> {
-        let request = self.request(body, key).map_err(|error| {
-            Attempt::Final(Failure {
-                text: format!("{error:#}"),
-                problems: Vec::new(),
-                may_be_published: false,
-            })
-        })?;
+        let request = self
+            .request(body, key)
+            .map_err(|error| Attempt::Final(Failure { text: format!("{error:#}"), ..Failure::default() }))?;
         let response = self.client.request(request).await.map_err(|error| {
             let reason = std::error::Error::source(&error).map_or(error.to_string(), ToString::to_string);
             unanswered(format!("{reason}; is the gateway at {} running?", self.address))
@@ -173,7 +172,12 @@ impl EventsClient {
         let is_gateways = headers.get(header::CONTENT_TYPE).is_some_and(|value| value == PROBLEM_JSON)
             && document["code"].is_string();
         let is_rejection = is_gateways && status.is_client_error();
-        let failure = Failure { text, problems: problems(document), may_be_published: !is_rejection };
+        let failure = Failure {
+            text,
+            problems: problems(document),
+            may_be_published: !is_rejection,
+            is_key_reused: is_rejection && document["code"] == "idempotency_key_reused",
+        };
         match status {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 let seconds =
@@ -224,7 +228,7 @@ impl TokenSource {
 
 /// An attempt whose answer did not arrive.
 fn unanswered(text: String) -> Attempt {
-    Attempt::Again(Failure { text, problems: Vec::new(), may_be_published: true }, Duration::ZERO)
+    Attempt::Again(Failure { text, may_be_published: true, ..Failure::default() }, Duration::ZERO)
 }
 
 /// The address of `POST /v1/events` on the gateway whose socket has this URL, and host and port for messages.

@@ -22,6 +22,8 @@ type Line = std::io::Result<Vec<u8>>;
 pub(super) struct Lines {
     receiver: mpsc::Receiver<Line>,
     number: usize,
+    /// First line to return.
+    from_line: usize,
     /// A line that did not fit into the former batch.
     next: Option<(usize, String)>,
 }
@@ -37,7 +39,7 @@ pub(super) struct Batch {
 impl Lines {
     /// Reads standard input on a thread of its own. A read cannot be cancelled, and the runtime would wait
     /// for it at its end, but not for this thread.
-    pub(super) fn of_stdin() -> Self {
+    pub(super) fn of_stdin(from_line: usize) -> Self {
         let (sender, receiver) = mpsc::channel(AHEAD_MAX);
         std::thread::spawn(move || {
             let mut input = std::io::stdin().lock();
@@ -50,7 +52,7 @@ impl Lines {
                 }
             }
         });
-        Self { receiver, number: 0, next: None }
+        Self { receiver, number: 0, from_line, next: None }
     }
 
     /// The next batch of at most this many lines; none at the end. If `may_pause`, a batch also ends when the
@@ -83,7 +85,7 @@ impl Lines {
         Ok((!batch.is_empty()).then_some(batch))
     }
 
-    /// The next line that is not blank.
+    /// The next line that is not blank, from the first line to return on.
     async fn next_line(&mut self) -> anyhow::Result<Option<(usize, String)>> {
         if let Some(next) = self.next.take() {
             return Ok(Some(next));
@@ -96,7 +98,7 @@ impl Lines {
             if line.len() > BYTES_MAX {
                 bail!("line {number} is longer than {BYTES_MAX} bytes");
             }
-            if !line.is_empty() {
+            if number >= self.from_line && !line.is_empty() {
                 return Ok(Some((number, event(line).with_context(|| format!("line {number}"))?)));
             }
         }
@@ -166,7 +168,7 @@ mod tests {
         for line in lines {
             sender.try_send(Ok(line.as_bytes().to_vec())).expect("has room");
         }
-        Lines { receiver, number: 0, next: None }
+        Lines { receiver, number: 0, from_line: 1, next: None }
     }
 
     async fn batches(mut lines: Lines, max: usize) -> Vec<(String, String)> {
@@ -192,7 +194,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_pause_ends_a_batch_only_if_it_may() {
         let (sender, receiver) = mpsc::channel(4);
-        let mut lines = Lines { receiver, number: 0, next: None };
+        let mut lines = Lines { receiver, number: 0, from_line: 1, next: None };
         sender.try_send(Ok(b"{}".to_vec())).expect("has room");
         assert_eq!(lines.next_batch(9, true).await.expect("valid").expect("a batch").len(), 1);
         let late = async {

@@ -6,12 +6,13 @@ use std::process::Stdio;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::process::Child;
 use uuid::Uuid;
 use warden::auth::VerifierConfig;
 use warden::config::BACKEND_ISSUER;
 
 use super::{Outcome, fails, run, warden};
-use crate::harness::{TestDb, TestGateway, token, within};
+use crate::harness::{TestDb, TestGateway, eventually, token, within};
 
 const BACKEND_SECRET: &str = "a secret of back ends, of more than 32 bytes";
 
@@ -34,22 +35,31 @@ fn service(org: Uuid) -> String {
     token(org, &json!({"sub": "billing", "role": "service_role", "iss": "users"}))
 }
 
-/// Runs the command with this standard input.
-async fn publish(addr: SocketAddr, jwt: &str, args: &[&str], input: &str) -> Outcome {
+/// Starts the command.
+fn spawn(addr: SocketAddr, jwt: &str, args: &[&str]) -> Child {
     let url = format!("ws://{addr}/socket");
     let args = [&["publish"], args].concat();
     let mut command = warden(&args, &[("WARDEN_URL", &url), ("WARDEN_TOKEN", jwt)]);
-    let mut child = command.stdin(Stdio::piped()).spawn().expect("starts");
-    let mut stdin = child.stdin.take().expect("is piped");
-    let input = input.to_owned();
-    // The command may end before it has read everything.
-    let write = async move { stdin.write_all(input.as_bytes()).await.ok() };
-    let (output, _) = tokio::join!(within("the end of the command", child.wait_with_output()), write);
-    let output = output.expect("ends");
+    command.stdin(Stdio::piped()).spawn().expect("starts")
+}
+
+/// Waits for the end of the command.
+async fn end(child: Child, jwt: &str) -> Outcome {
+    let output = within("the end of the command", child.wait_with_output()).await.expect("ends");
     let text = |bytes| String::from_utf8(bytes).expect("text");
     let (stdout, stderr) = (text(output.stdout), text(output.stderr));
     assert!(!stdout.contains(jwt) && !stderr.contains(jwt), "{stdout}{stderr}");
     Outcome { code: output.status.code(), stdout, stderr }
+}
+
+/// Runs the command with this standard input.
+async fn publish(addr: SocketAddr, jwt: &str, args: &[&str], input: &str) -> Outcome {
+    let mut child = spawn(addr, jwt, args);
+    let mut stdin = child.stdin.take().expect("is piped");
+    let input = input.to_owned();
+    // The command may end before it has read everything.
+    let write = async move { stdin.write_all(input.as_bytes()).await.ok() };
+    tokio::join!(end(child, jwt), write).0
 }
 
 /// The answer of a successful run.
@@ -120,6 +130,8 @@ async fn an_event_and_lines_are_published_once_under_their_key() {
 enum Step {
     /// Answers instead of the gateway.
     Answer(String),
+    /// Forwards the request and the answer, and closes the connection.
+    Forward,
     /// Forwards the request and drops the answer, which must be a success.
     DropAnswer,
 }
@@ -155,9 +167,12 @@ async fn unreliable(to: SocketAddr, steps: Vec<Step>) -> SocketAddr {
             }
             let mut server = TcpStream::connect(to).await.expect("connects");
             server.write_all(&buffer[..read]).await.expect("forwards");
-            if step.is_some() {
+            if let Some(step) = step {
                 let read = server.read(&mut buffer).await.expect("reads");
                 assert!(buffer[..read].starts_with(b"HTTP/1.1 202"));
+                if matches!(step, Step::Forward) {
+                    client.write_all(&buffer[..read]).await.expect("answers");
+                }
                 continue;
             }
             let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
@@ -247,7 +262,7 @@ async fn a_rejection_does_not_hide_that_an_earlier_attempt_may_have_published() 
         let outcome = publish(unreliable(addr, steps).await, &jwt, &arguments, &input).await;
         assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(1), ""), "{outcome:?}");
         assert!(outcome.stderr.contains(shown), "{shown}: {outcome:?}");
-        for text in ["gave up: ", "may have been published", &key] {
+        for text in ["gave up: ", "may ", &key] {
             assert_eq!(outcome.stderr.contains(text), is_uncertain, "{text}: {outcome:?}");
         }
         let (found,): (i64,) = sqlx::query_as("select count(*) from warden.events where topic = 'invoices'")
@@ -256,6 +271,46 @@ async fn a_rejection_does_not_hide_that_an_earlier_attempt_may_have_published() 
             .expect("queries");
         assert_eq!(usize::try_from(found), Ok(stored), "{outcome:?}");
     }
+    t.gateway.stop().await;
+}
+
+/// The command line that an error advises.
+fn advised(outcome: &Outcome) -> Vec<&str> {
+    let (_, flags) = outcome.stderr.split_once("--from-line").expect("advice");
+    let flags = flags.split_once(": it publishes").map_or(flags, |(flags, _)| flags);
+    [&["--from-line"], &flags.split_whitespace().collect::<Vec<_>>()[..]].concat()
+}
+
+#[tokio::test]
+async fn the_flags_in_an_error_publish_what_is_missing_after_pauses() {
+    let (t, org) = start().await;
+    let (addr, jwt) = (t.gateway.public_addr(), service(org));
+    let proxy =
+        unreliable(addr, vec![Step::Forward, Step::DropAnswer, problem("401 Unauthorized", "")]).await;
+    let mut child = spawn(proxy, &jwt, &[]);
+    let mut stdin = child.stdin.take().expect("is piped");
+    for n in 0..2 {
+        // The input pauses, so each of these lines is a request.
+        stdin.write_all(lines(n..n + 1).as_bytes()).await.expect("writes");
+        eventually("the line is published", async || published(&t.db).await.len() == n as usize + 1).await;
+    }
+    let outcome = end(child, &jwt).await;
+    for text in ["line 2: 401", "1 event up to line 1 is published, and line 2 may be", "with the same input"]
+    {
+        assert!(outcome.stderr.contains(text), "{text}: {outcome:?}");
+    }
+    let rest = answer(&publish(addr, &jwt, &advised(&outcome), &lines(0..4)).await);
+    assert_eq!((&rest["events"], &rest["duplicates"]), (&json!(3), &json!(1)));
+    assert_eq!(published(&t.db).await, [0, 1, 2, 3]);
+
+    // A division of another kind under the same key is reported as such.
+    let key = *advised(&outcome).last().expect("a key");
+    let reused = publish(addr, &jwt, &["--idempotency-key", key], &lines(0..4)).await;
+    assert_eq!(reused.code, Some(1));
+    for text in ["409 Conflict", "an earlier run with this key had other lines or another --batch"] {
+        assert!(reused.stderr.contains(text), "{text}: {reused:?}");
+    }
+    assert_eq!(published(&t.db).await, [0, 1, 2, 3]);
     t.gateway.stop().await;
 }
 
@@ -270,13 +325,13 @@ async fn errors_name_the_line_and_what_was_published() {
             &[
                 "line 4: topic \"nowhere\" does not exist",
                 "declare_topic",
-                "nothing of lines 3 to 4",
-                "2 events up to line 2",
+                "2 events up to line 2 are published, and this run published nothing after them",
+                "--from-line 3 --batch 2 --idempotency-key k0",
             ][..],
         ),
         (
             format!("{}\n{{\"topic\":\n", lines(0..1)),
-            &["line 3: it is not JSON", "nothing was published before"],
+            &["line 3: it is not JSON", "this run published nothing"],
         ),
         (format!("{}7\n", lines(0..2)), &["line 3: it is not a JSON object", "2 events up to line 2"]),
         (
