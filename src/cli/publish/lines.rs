@@ -99,7 +99,7 @@ impl LinesRun {
     }
 
     /// An error with this reason. It states what is published, and the flags that publish the rest.
-    fn error(&self, reason: &str) -> anyhow::Error {
+    pub(super) fn error(&self, reason: &str) -> anyhow::Error {
         let (published, next, key) = (self.published(), self.next_line, key::flag(&self.key));
         match &self.in_flight {
             // A pause of the input may have ended this batch. Its number of lines makes the same request
@@ -119,7 +119,7 @@ impl LinesRun {
     }
 
     /// Number of published events, as the beginning of a list.
-    pub(super) fn published(&self) -> String {
+    fn published(&self) -> String {
         match self.events {
             0 => String::new(),
             1 => format!("1 event up to line {} is published, and ", self.next_line - 1),

@@ -125,7 +125,7 @@ pub(super) async fn run(args: PublishArgs) -> anyhow::Result<()> {
     let mut run = LinesRun::new(args.from_line, usize::from(args.batch), args.idempotency_key.as_deref());
     tokio::select! {
         published = run.publish(&client) => published?,
-        () = requested => bail!("interrupted {}", run.published()),
+        () = requested => return Err(run.error("interrupted")),
     }
     print(&run.summary())
 }

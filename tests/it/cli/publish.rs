@@ -134,6 +134,8 @@ enum Step {
     Forward,
     /// Forwards the request and drops the answer, which must be a success.
     DropAnswer,
+    /// Forwards the request, and never sends the answer, which must be a success.
+    HoldAnswer,
 }
 
 /// An answer with this status line, headers and body.
@@ -155,7 +157,7 @@ async fn unreliable(to: SocketAddr, steps: Vec<Step>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let addr = listener.local_addr().expect("an address");
     tokio::spawn(async move {
-        let mut steps = steps.into_iter();
+        let (mut steps, mut held) = (steps.into_iter(), Vec::new());
         loop {
             let (mut client, _) = listener.accept().await.expect("accepts");
             let mut buffer = vec![0; 64 * 1024];
@@ -170,8 +172,10 @@ async fn unreliable(to: SocketAddr, steps: Vec<Step>) -> SocketAddr {
             if let Some(step) = step {
                 let read = server.read(&mut buffer).await.expect("reads");
                 assert!(buffer[..read].starts_with(b"HTTP/1.1 202"));
-                if matches!(step, Step::Forward) {
-                    client.write_all(&buffer[..read]).await.expect("answers");
+                match step {
+                    Step::Forward => client.write_all(&buffer[..read]).await.expect("answers"),
+                    Step::HoldAnswer => held.push(client),
+                    Step::DropAnswer | Step::Answer(_) => {}
                 }
                 continue;
             }
@@ -285,32 +289,40 @@ fn advised(outcome: &Outcome) -> Vec<&str> {
 async fn the_flags_in_an_error_publish_what_is_missing_after_pauses() {
     let (t, org) = start().await;
     let (addr, jwt) = (t.gateway.public_addr(), service(org));
-    let proxy =
-        unreliable(addr, vec![Step::Forward, Step::DropAnswer, problem("401 Unauthorized", "")]).await;
-    let mut child = spawn(proxy, &jwt, &[]);
-    let mut stdin = child.stdin.take().expect("is piped");
-    for n in 0..2 {
-        // The input pauses, so each of these lines is a request.
-        stdin.write_all(lines(n..n + 1).as_bytes()).await.expect("writes");
-        eventually("the line is published", async || published(&t.db).await.len() == n as usize + 1).await;
+    let rejected = vec![Step::Forward, Step::DropAnswer, problem("401 Unauthorized", "")];
+    let interrupted = vec![Step::Forward, Step::HoldAnswer];
+    let mut outcomes = Vec::new();
+    for (first, steps, shown) in [(0, rejected, "line 2: 401"), (4, interrupted, "interrupted; 1 event")] {
+        let mut child = spawn(unreliable(addr, steps).await, &jwt, &[]);
+        let mut stdin = child.stdin.take().expect("is piped");
+        for n in first..first + 2 {
+            // The input pauses, so each of these lines is a request.
+            stdin.write_all(lines(n..n + 1).as_bytes()).await.expect("writes");
+            eventually("the line is published", async || published(&t.db).await.contains(&n)).await;
+        }
+        if first == 4 {
+            let pid = i32::try_from(child.id().expect("runs")).expect("a pid");
+            let pid = rustix::process::Pid::from_raw(pid).expect("a pid");
+            rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("signals");
+        }
+        let outcome = end(child, &jwt).await;
+        assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(1), ""), "{outcome:?}");
+        for text in [shown, "1 event up to line 1 is published, and line 2 may be", "with the same input"] {
+            assert!(outcome.stderr.contains(text), "{text}: {outcome:?}");
+        }
+        let rest = answer(&publish(addr, &jwt, &advised(&outcome), &lines(first..first + 4)).await);
+        assert_eq!((&rest["events"], &rest["duplicates"]), (&json!(3), &json!(1)));
+        assert_eq!(published(&t.db).await, (0..first + 4).collect::<Vec<_>>());
+        outcomes.push(outcome);
     }
-    let outcome = end(child, &jwt).await;
-    for text in ["line 2: 401", "1 event up to line 1 is published, and line 2 may be", "with the same input"]
-    {
-        assert!(outcome.stderr.contains(text), "{text}: {outcome:?}");
-    }
-    let rest = answer(&publish(addr, &jwt, &advised(&outcome), &lines(0..4)).await);
-    assert_eq!((&rest["events"], &rest["duplicates"]), (&json!(3), &json!(1)));
-    assert_eq!(published(&t.db).await, [0, 1, 2, 3]);
-
-    // A division of another kind under the same key is reported as such.
-    let key = *advised(&outcome).last().expect("a key");
+    // Another division under the same key is reported as such.
+    let key = *advised(&outcomes[0]).last().expect("a key");
     let reused = publish(addr, &jwt, &["--idempotency-key", key], &lines(0..4)).await;
     assert_eq!(reused.code, Some(1));
     for text in ["409 Conflict", "an earlier run with this key had other lines or another --batch"] {
         assert!(reused.stderr.contains(text), "{text}: {reused:?}");
     }
-    assert_eq!(published(&t.db).await, [0, 1, 2, 3]);
+    assert_eq!(published(&t.db).await.len(), 8);
     t.gateway.stop().await;
 }
 
