@@ -59,7 +59,9 @@ impl Lines {
     /// input pauses.
     ///
     /// # Errors
-    /// If a line is too long, or is not a JSON object. Lines before it are in the former batch.
+    /// If a line is too long, or is not a JSON object. The lines before it in the same batch are discarded,
+    /// as if the gateway had rejected the batch. If they were published, the batch with the corrected line
+    /// would have other events under the same key.
     pub(super) async fn next_batch(
         &mut self,
         lines_max: usize,

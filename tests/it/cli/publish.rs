@@ -330,6 +330,16 @@ async fn the_flags_in_an_error_publish_what_is_missing_after_pauses() {
 async fn errors_name_the_line_and_what_was_published() {
     let (t, org) = start().await;
     let (addr, jwt) = (t.gateway.public_addr(), service(org));
+    // A line that is not JSON rejects its whole request. So the same command works after a correction.
+    let flags = ["--batch", "3", "--idempotency-key", "corrected"];
+    let wrong = publish(addr, &jwt, &flags, &format!("{}7\n", lines(0..4))).await;
+    for text in ["line 5: it is not a JSON object", "3 events up to line 3 are", "--from-line 4 --batch 3"] {
+        assert!(wrong.stderr.contains(text), "{text}: {wrong:?}");
+    }
+    assert_eq!(published(&t.db).await.len(), 3);
+    let corrected = answer(&publish(addr, &jwt, &flags, &lines(0..6)).await);
+    assert_eq!((&corrected["events"], &corrected["duplicates"]), (&json!(6), &json!(3)));
+    assert_eq!(published(&t.db).await.len(), 6);
     let nowhere = "{\"topic\": \"nowhere\", \"event\": \"a.b\"}\n";
     for (input, shown) in [
         (
@@ -338,7 +348,7 @@ async fn errors_name_the_line_and_what_was_published() {
                 "line 4: topic \"nowhere\" does not exist",
                 "declare_topic",
                 "2 events up to line 2 are published, and this run published nothing after them",
-                "--from-line 3 --batch 2 --idempotency-key k0",
+                "--from-line 3 --batch 2 --idempotency-key k6",
             ][..],
         ),
         (
