@@ -7,7 +7,7 @@
 //! organisation, because a table may have no policy yet.
 //!
 //! - `request` and `filter` parse the query of a URL, and `query` builds SQL from it. They do no I/O.
-//! - `share` limits what an organisation may use, and `places` how many snapshots it may read at a time.
+//! - `share` limits what an organisation may use, and `snapshot_limiter` its snapshots at a time.
 //! - `snapshot` reads all pages of a request, for a join.
 //!
 //! This module must not know HTTP.
@@ -16,12 +16,12 @@ mod error;
 mod filter;
 mod limits;
 mod page;
-mod places;
 mod position;
 mod query;
 mod request;
 mod share;
 mod snapshot;
+mod snapshot_limiter;
 mod table;
 
 use std::collections::HashMap;
@@ -42,7 +42,6 @@ pub use filter::{Comparison, Condition, Test, Truth};
 pub use limits::ReadingLimits;
 pub use page::Page;
 use page::PageReader;
-use places::SnapshotPlaces;
 pub(crate) use position::POSITION_BYTES_MAX;
 pub use position::Position;
 use query::PageQuery;
@@ -50,7 +49,8 @@ pub(crate) use request::{ORDER_COLUMNS_MAX, ROWS_DEFAULT, ROWS_MAX, SELECT_COLUM
 pub use request::{OrderTerm, RowRequest, with_position};
 pub use share::PageMemory;
 use share::{ReadPermit, Shares};
-pub use snapshot::{Snapshot, SnapshotRequest};
+pub use snapshot::{SnapshotRequest, TableSnapshot};
+use snapshot_limiter::SnapshotLimiter;
 use table::ReadableTable;
 
 /// Descriptions of tables in memory. Beyond this number the memory is cleared.
@@ -88,7 +88,7 @@ pub struct Reader {
     pool: PgPool,
     ring: Arc<KeyRing>,
     shares: Shares,
-    places: SnapshotPlaces,
+    snapshots: SnapshotLimiter,
     jobs: Jobs,
     tables: Mutex<HashMap<TableKey, (String, Arc<ReadableTable>)>>,
     limits: ReadingLimits,
@@ -120,8 +120,8 @@ impl Reader {
             limits.requests_per_org_max,
             limits.wait_timeout,
         );
-        let places = SnapshotPlaces::new(&limits);
-        Self { pool, ring, shares, places, jobs, tables: Mutex::default(), limits, metrics }
+        let snapshots = SnapshotLimiter::new(&limits);
+        Self { pool, ring, shares, snapshots, jobs, tables: Mutex::default(), limits, metrics }
     }
 
     /// Reads rows of the table that is watched with this topic.

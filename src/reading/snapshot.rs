@@ -11,9 +11,9 @@ use tokio::time::Instant;
 
 use super::error::{QueryError, ReadError};
 use super::page::Page;
-use super::places::SnapshotPlace;
 use super::position::Position;
 use super::request::{ROWS_MAX, RowRequest};
+use super::snapshot_limiter::SnapshotPermit;
 use super::{Caller, Reader, ReadingLimits, Target};
 use crate::backoff::Backoff;
 use crate::org::OrgId;
@@ -27,11 +27,11 @@ pub struct SnapshotRequest(RowRequest);
 
 /// A snapshot that is being read.
 #[derive(Debug)]
-pub struct Snapshot {
+pub struct TableSnapshot {
     reader: Arc<Reader>,
     topic: String,
     request: RowRequest,
-    _place: SnapshotPlace,
+    _permit: SnapshotPermit,
 }
 
 impl SnapshotRequest {
@@ -106,7 +106,7 @@ impl Value {
 }
 
 impl Reader {
-    /// Begins a snapshot of the table that is watched with this topic. Waits for a place of the organisation.
+    /// Begins a snapshot of the table that is watched with this topic, when the organisation has a permit.
     ///
     /// # Errors
     /// If too many snapshots of the organisation are being read.
@@ -115,12 +115,12 @@ impl Reader {
         org: OrgId,
         topic: &str,
         request: SnapshotRequest,
-    ) -> Result<Snapshot, ReadError> {
-        let place = self.places.take(org).await.inspect_err(|_| {
+    ) -> Result<TableSnapshot, ReadError> {
+        let permit = self.snapshots.take(org).await.inspect_err(|_| {
             self.metrics.limit_reached("snapshots_per_org");
         })?;
         let SnapshotRequest(request) = request;
-        Ok(Snapshot { reader: Arc::clone(self), topic: topic.to_owned(), request, _place: place })
+        Ok(TableSnapshot { reader: Arc::clone(self), topic: topic.to_owned(), request, _permit: permit })
     }
 
     /// The configured limits.
@@ -130,7 +130,7 @@ impl Reader {
     }
 }
 
-impl Snapshot {
+impl TableSnapshot {
     /// Reads the first page.
     ///
     /// # Errors

@@ -21,7 +21,7 @@ use crate::cursor::Cursor;
 use crate::hub::{Outbox, Registration, SendOutcome};
 use crate::metrics::RejectionLabels;
 use crate::org::OrgId;
-use crate::reading::{Caller, Page, ReadError, Snapshot, SnapshotRequest};
+use crate::reading::{Caller, Page, ReadError, SnapshotRequest, TableSnapshot};
 use crate::replay::ReplayError;
 use crate::wire::{ClientMessage, CloseCode, PageEnd, Status, Topic, reply, snapshot_frame};
 
@@ -101,7 +101,7 @@ impl SnapshotJoin {
         self.outbox.send(&self.reply(Status::Ok, &json!({})));
         let timeout = self.context.reader.limits().snapshot_timeout;
         let pages = tokio::time::timeout(timeout, self.send_pages(&mut snapshot, page)).await;
-        // The place is free while the missed events are sent.
+        // The permit is free while the missed events are sent.
         drop(snapshot);
         let too_late = || PagesEnd::Failed(failed(&format!("it took longer than {timeout:?}")));
         let (seen, error) = match pages.unwrap_or_else(|_| too_late()) {
@@ -117,15 +117,15 @@ impl SnapshotJoin {
         ResumeEnd { subscribed: Some(subscribed), resync: resume.resync.into_inner(), rejected: None }
     }
 
-    /// Takes a place of the organisation, and reads the first page.
-    async fn begin(&self, request: SnapshotRequest) -> Result<(Snapshot, Page), ReadError> {
+    /// Takes a permit of the organisation, and reads the first page.
+    async fn begin(&self, request: SnapshotRequest) -> Result<(TableSnapshot, Page), ReadError> {
         let snapshot = self.context.reader.begin_snapshot(self.org, &self.topic_name, request).await?;
         let page = snapshot.first_page(self.caller()).await?;
         Ok((snapshot, page))
     }
 
     /// Sends all pages, from the first one on.
-    async fn send_pages(&self, snapshot: &mut Snapshot, mut page: Page) -> PagesEnd {
+    async fn send_pages(&self, snapshot: &mut TableSnapshot, mut page: Page) -> PagesEnd {
         let cursor = std::mem::take(&mut page.cursor);
         loop {
             let (next, position) = (page.next.take(), page.position.clone());
