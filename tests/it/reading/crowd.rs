@@ -239,6 +239,12 @@ async fn a_crowd_ends_with_the_rows_across_restarts() {
         })
         .collect();
     assert_eq!(write(&db, org, 200..260).await, 60);
+    // Some clients still read pages then, and others follow the stream.
+    let started = tokio::time::Instant::now();
+    while first.hub().session_count() < clients * 3 / 4 {
+        assert!(started.elapsed() < DEADLINE, "the clients do not connect");
+        tokio::time::sleep(RETRY).await;
+    }
     let (second, done) = tokio::join!(
         async {
             first.stop().await;
