@@ -1,5 +1,5 @@
-//! Parsing of the command line and the environment. Neither an error nor `--help` shows a value, because any
-//! value may be a secret: in the wrong variable, or in a URL.
+//! Parsing of the command line and the environment. Neither an error nor `--help` shows a value of four or
+//! more characters, because it may be a secret: in the wrong variable, or in a URL.
 
 use std::error::Error as _;
 use std::ffi::OsString;
@@ -9,6 +9,9 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Command, CommandFactory as _, Error, FromArgMatches as _};
 
 use super::Cli;
+
+/// Shortest value of a flag that is hidden. No password or key is shorter.
+const SECRET_CHARS_MIN: usize = 4;
 
 /// Shown instead of a value.
 const HIDDEN: &str = "***";
@@ -21,7 +24,7 @@ impl Cli {
     }
 
     /// # Errors
-    /// If a flag is unknown or has an invalid value. The message contains no value.
+    /// If a flag is unknown or has an invalid value. The message contains no value that could be a secret.
     fn from_args(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Self, Error> {
         let mut command = without_environment(Self::command());
         let matches = command.try_get_matches_from_mut(args).map_err(without_values)?;
@@ -43,8 +46,11 @@ fn without_values(mut error: Error) -> Error {
     let value = text(&error, ContextKind::InvalidValue);
     if let (ErrorKind::ValueValidation, Some(value), Some(cause)) = (error.kind(), &value, error.source()) {
         let argument = text(&error, ContextKind::InvalidArg).unwrap_or_default();
-        // Some causes repeat the value.
-        let cause = cause.to_string().replace(value.as_str(), "it");
+        let mut cause = cause.to_string();
+        // Some causes repeat the value. A short one may be a part of other words, such as `1` or `x`.
+        if value.chars().count() >= SECRET_CHARS_MIN {
+            cause = cause.replace(value.as_str(), "it");
+        }
         let message =
             format!("invalid value for '{argument}': {cause}\n\nFor more information, try '--help'.\n");
         return Error::raw(ErrorKind::ValueValidation, message);
@@ -105,8 +111,10 @@ mod tests {
         }
         let error_without_value = error(&["migrate", "--tables"]);
         assert!(error_without_value.contains("a value is required for '--tables"), "{error_without_value}");
-        // Causes say what is expected, without the value.
-        let error = error(&["serve", "--message-bytes", "17"]);
-        assert!(error.contains("it is not in 1024..=16777216"), "{error}");
+        // Causes say what is expected. Only a short value is shown.
+        let long = error(&["serve", "--message-bytes", "99999999"]);
+        assert!(long.contains("it is not in 1024..=16777216"), "{long}");
+        let short = error(&["serve", "--message-bytes", "1"]);
+        assert!(short.contains("1 is not in 1024..=16777216"), "{short}");
     }
 }
