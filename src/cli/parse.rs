@@ -1,5 +1,5 @@
-//! Parsing of the command line and the environment. Neither an error nor `--help` shows a value of four or
-//! more characters, because it may be a secret: in the wrong variable, or in a URL.
+//! Parsing of the command line and the environment. Neither an error nor `--help` shows a value, because any
+//! value may be a secret: in the wrong variable, or in a URL.
 
 use std::error::Error as _;
 use std::ffi::OsString;
@@ -10,8 +10,9 @@ use clap::{Command, CommandFactory as _, Error, FromArgMatches as _};
 
 use super::Cli;
 
-/// Shortest value of a flag that is hidden. No password or key is shorter.
-const SECRET_CHARS_MIN: usize = 4;
+/// Length from which a value is also replaced within words. A shorter one, such as `1` or `x`, is a part of
+/// words that have nothing to do with it.
+const WITHIN_WORDS_CHARS_MIN: usize = 4;
 
 /// Shown instead of a value.
 const HIDDEN: &str = "***";
@@ -24,7 +25,7 @@ impl Cli {
     }
 
     /// # Errors
-    /// If a flag is unknown or has an invalid value. The message contains no value that could be a secret.
+    /// If a flag is unknown or has an invalid value. The message contains no value.
     fn from_args(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Self, Error> {
         let mut command = without_environment(Self::command());
         let matches = command.try_get_matches_from_mut(args).map_err(without_values)?;
@@ -46,11 +47,8 @@ fn without_values(mut error: Error) -> Error {
     let value = text(&error, ContextKind::InvalidValue);
     if let (ErrorKind::ValueValidation, Some(value), Some(cause)) = (error.kind(), &value, error.source()) {
         let argument = text(&error, ContextKind::InvalidArg).unwrap_or_default();
-        let mut cause = cause.to_string();
-        // Some causes repeat the value. A short one may be a part of other words, such as `1` or `x`.
-        if value.chars().count() >= SECRET_CHARS_MIN {
-            cause = cause.replace(value.as_str(), "it");
-        }
+        // Some causes repeat the value.
+        let cause = hide(&cause.to_string(), value);
         let message =
             format!("invalid value for '{argument}': {cause}\n\nFor more information, try '--help'.\n");
         return Error::raw(ErrorKind::ValueValidation, message);
@@ -69,6 +67,24 @@ fn without_values(mut error: Error) -> Error {
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(Vec::<StyledStr>::new()));
     }
     error
+}
+
+/// Replaces a value in the cause of an error.
+fn hide(cause: &str, value: &str) -> String {
+    let is_long = value.chars().count() >= WITHIN_WORDS_CHARS_MIN;
+    let mut hidden = String::new();
+    let mut end = 0;
+    for (at, _) in cause.match_indices(value) {
+        let after = &cause[at + value.len()..];
+        let touches_word =
+            cause[..at].ends_with(char::is_alphanumeric) || after.starts_with(char::is_alphanumeric);
+        if is_long || !touches_word {
+            hidden.push_str(&cause[end..at]);
+            hidden.push_str("it");
+            end = at + value.len();
+        }
+    }
+    hidden + &cause[end..]
 }
 
 /// Whether an unknown argument is a misspelled name of a flag, which may be shown.
@@ -111,10 +127,12 @@ mod tests {
         }
         let error_without_value = error(&["migrate", "--tables"]);
         assert!(error_without_value.contains("a value is required for '--tables"), "{error_without_value}");
-        // Causes say what is expected. Only a short value is shown.
-        let long = error(&["serve", "--message-bytes", "99999999"]);
-        assert!(long.contains("it is not in 1024..=16777216"), "{long}");
-        let short = error(&["serve", "--message-bytes", "1"]);
-        assert!(short.contains("1 is not in 1024..=16777216"), "{short}");
+        // Causes say what is expected, without the value. A short value does not garble them.
+        for value in ["99999999", "17", "1"] {
+            let error = error(&["serve", "--message-bytes", value]);
+            assert!(error.contains("it is not in 1024..=16777216"), "{error}");
+        }
+        assert_eq!(hide("x: expected \"x\", x", "x"), "it: expected \"it\", it");
+        assert_eq!(hide("user:hunter2@host, hunter22", "hunter2"), "user:it@host, it2");
     }
 }
