@@ -15,7 +15,6 @@ use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use uuid::Uuid;
 
 use self::client::{EventsClient, TokenSource};
 use self::lines::LinesRun;
@@ -86,7 +85,7 @@ pub(super) struct PublishArgs {
 struct SigningArgs {
     /// Organisation, for a token that the command signs itself
     #[arg(long, value_name = "UUID", requires = "backend_secret")]
-    org: Option<Uuid>,
+    org: Option<uuid::Uuid>,
     /// HS256 secret of back ends, to sign a token with --org
     #[arg(long, env = "WARDEN_BACKEND_SECRET", hide_env_values = true, value_name = "WARDEN_BACKEND_SECRET")]
     backend_secret: Option<String>,
