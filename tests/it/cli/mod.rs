@@ -322,7 +322,7 @@ async fn serve_reports_missing_and_invalid_options() {
     let cookie = ("WARDEN_AUTH_COOKIE", "token");
     fails(&["serve"], &[database, secret, cookie], 1, &["WARDEN_ALLOWED_ORIGINS"], &[SECRET]).await;
     for (variable, value) in
-        [("WARDEN_TRUSTED_PROXIES", "10.0.0.0/33"), ("WARDEN_MESSAGES", "20"), ("WARDEN_IPV6_PREFIX", "8")]
+        [("WARDEN_TRUSTED_PROXIES", "10.0.0.0/33"), ("WARDEN_MESSAGES", "20"), ("WARDEN_IPV6_PREFIX", "9")]
     {
         let flag = variable.replace("WARDEN_", "--").replace('_', "-").to_lowercase();
         fails(&["serve"], &[database, secret, (variable, value)], 2, &[&flag], &[SECRET, value]).await;
