@@ -1,17 +1,18 @@
 //! Verification of tokens with any header and any claims. For every input: no panic, and a token without a
 //! valid signature is rejected. If a signed token is accepted, a second, simpler parser must find the same
-//! claims.
+//! claims, and the same token in a URL must be recognised under any name.
 //!
 //! An input is a header and claims, one line each. Without a header line the usual header is signed.
 
 use std::sync::{Arc, LazyLock};
 use std::time::SystemTime;
 
+use axum::http::{HeaderMap, Uri};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey};
 use serde_json::Value;
-use warden::auth::{Identity, Token, Verifier, VerifierConfig};
+use warden::auth::{CredentialError, Identity, Token, Verifier, VerifierConfig, find};
 use warden::config::Limits;
 use warden::metrics::Metrics;
 
@@ -41,7 +42,11 @@ pub(crate) fn run(data: &[u8]) {
     let key = EncodingKey::from_secret(SECRET.as_bytes());
     let signature =
         jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256).expect("a secret signs");
-    if let Ok(identity) = VERIFIER.verify_now(&Token::new(format!("{message}.{signature}"))) {
+    let token = format!("{message}.{signature}");
+    if let Ok(identity) = VERIFIER.verify_now(&Token::new(token.as_str())) {
+        let uri: Uri = format!("/?room={token}").parse().expect("base64url and dots");
+        let found = find(&uri, &HeaderMap::new(), None);
+        assert!(matches!(found, Err(CredentialError::InUrl(_))), "an accepted token passes in a URL: {uri}");
         let header = std::str::from_utf8(header).expect("an accepted header is UTF-8");
         if let Ok(header) = serde_json::from_str::<Value>(header) {
             assert_eq!(header["alg"], "HS256");

@@ -120,21 +120,32 @@ fn contains_header(part: &str, decoded: &mut Vec<u8>) -> bool {
 }
 
 /// Whether the beginning of a JSON object with a key, such as `{ "alg" :`, is somewhere in these bytes. White
-/// space is allowed wherever JSON allows it.
+/// space is allowed wherever JSON allows it. The first key may be any string: verifiers ignore unknown
+/// parameters of a header.
 fn contains_object(bytes: &[u8]) -> bool {
     let mut rest = bytes;
     while let Some(at) = rest.iter().position(|byte| *byte == b'{') {
         rest = &rest[at + 1..];
-        let Some(key) = rest.trim_ascii_start().strip_prefix(b"\"") else { continue };
-        let end = key.iter().position(|byte| *byte == b'"' || !(b' '..=b'~').contains(byte));
-        let Some((key, after)) = end.map(|end| key.split_at(end)) else { continue };
-        if !key.is_empty()
-            && after.strip_prefix(b"\"").is_some_and(|a| a.trim_ascii_start().starts_with(b":"))
-        {
+        let key = rest.trim_ascii_start().strip_prefix(b"\"").and_then(after_string);
+        if key.is_some_and(|after| after.trim_ascii_start().starts_with(b":")) {
             return true;
         }
     }
     false
+}
+
+/// The bytes behind a JSON string, whose opening quote is left out. None if the string does not end.
+fn after_string(mut bytes: &[u8]) -> Option<&[u8]> {
+    loop {
+        let (byte, rest) = bytes.split_first()?;
+        bytes = match byte {
+            b'"' => return Some(rest),
+            b'\\' => rest.get(1..)?,
+            // Control characters are escaped within strings.
+            0..b' ' => return None,
+            _ => rest,
+        };
+    }
 }
 
 /// Percent-decodes until nothing is encoded any more. Each proxy on the way may decode a URL once more than

@@ -169,6 +169,8 @@ fn every_url_with_a_credential_is_rejected() {
     assert!(!is_jwt_like(&"e.".repeat(1 << 20)));
     let opening = URL_SAFE_NO_PAD.encode("{ ".repeat(1 << 14));
     assert!(!is_jwt_like(&format!("{opening}.a.b")));
+    let keys = URL_SAFE_NO_PAD.encode(r#"{"\"#.repeat(1 << 14));
+    assert!(!is_jwt_like(&format!("{keys}.a.b")));
 }
 
 #[test]
@@ -202,6 +204,11 @@ fn a_value_shaped_like_a_token_is_rejected_under_any_name() {
         "  {\"alg\" :\"HS256\"}",
         &format!("{}{{\"alg\":\"HS256\"}}", " \n".repeat(50)),
         &format!("\t{{{}\"alg\":\"HS256\"}}", " ".repeat(33)),
+        r#"{"":1,"alg":"HS256"}"#,
+        r#"{"\"":1,"alg":"HS256"}"#,
+        r#"{"\\":{},"alg":"HS256"}"#,
+        r#"{"\u0022":1,"alg":"HS256"}"#,
+        r#"{"é🔑":1,"alg":"HS256"}"#,
     ] {
         let header = URL_SAFE_NO_PAD.encode(header);
         for token in [
