@@ -62,6 +62,18 @@ begin
 end
 $$;
 
+-- `warden migrate` has checked this before, and explains it. A role could have created the schema since then.
+do $$
+begin
+  if exists (
+    select from pg_namespace n join pg_roles r on r.oid = n.nspowner join pg_database d on d.datname = current_database()
+    where n.nspname = 'warden' and not r.rolsuper and r.oid <> d.datdba and r.rolname <> current_user
+      and not pg_has_role(r.oid, 'warden_owner', 'member')) then
+    raise exception 'schema warden belongs to an ordinary role, which could have created objects in it'
+      using hint = 'If Warden was never installed in this database: drop schema warden cascade;';
+  end if;
+end
+$$;
 create schema if not exists warden;
 alter schema warden owner to warden_owner;
 

@@ -57,7 +57,11 @@ pub(super) async fn check(
         }
     }
     issues.extend(unknown_accepted(&mut *connection, decisions).await?);
-    for query in [include_str!("sql/roles.sql"), include_str!("sql/relations.sql")] {
+    for query in [
+        include_str!("sql/schema_owners.sql"),
+        include_str!("sql/roles.sql"),
+        include_str!("sql/relations.sql"),
+    ] {
         let obstacles: Vec<Obstacle> = sqlx::query_as(query).fetch_all(&mut *connection).await?;
         issues.extend(obstacles.into_iter().filter_map(|obstacle| obstacle.issue(decisions)));
     }

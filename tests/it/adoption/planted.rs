@@ -4,15 +4,17 @@
 use super::existing_objects::plain;
 use super::{audit, connect, small_db};
 
-/// A role that may create tables and functions in schema `public`, as any role may before PostgreSQL 15.
+/// A role that may create tables and functions in schema `public`, as any role may before PostgreSQL 15, and
+/// schemas.
 const PLANTER: &str = "do $$ begin
     create role planter;
   exception when duplicate_object or unique_violation then null;
   end $$;
+  do $$ begin execute format('grant create on database %I to planter', current_database()); end $$;
   grant create on schema public to planter; set role planter;";
 
-/// Tables and functions that Warden would use, the option of the run, and how the issue names the object.
-const PLANTED: [(&str, &[&str], &str); 3] = [
+/// Objects that Warden would use, the option of the run, and how the issue names them.
+const PLANTED: [(&str, &[&str], &str); 6] = [
     (
         "create table organizations (id uuid primary key, name text);
          comment on table organizations is 'Organisations. (created by Warden)';",
@@ -30,6 +32,28 @@ const PLANTED: [(&str, &[&str], &str); 3] = [
         &[],
         "function public.auth_org_id(): belongs to planter",
     ),
+    ("create schema warden;", &[], "schema warden: planter owns schema warden:"),
+    // The record of migrations makes the schema look like an installed one.
+    (
+        "create schema warden;
+         create table warden._sqlx_migrations (version bigint primary key, description text not null,
+           installed_on timestamptz not null default now(), success boolean not null, checksum bytea not null,
+           execution_time bigint not null);
+         create function warden.run(command text) returns void language plpgsql security definer set search_path = ''
+           as 'begin execute command; end';
+         grant execute on function warden.run(text) to service_role;",
+        &[],
+        "schema warden: planter owns schema warden, table warden._sqlx_migrations, function warden.run(pg_catalog.text)",
+    ),
+    (
+        "create schema warden;
+         create type warden.planted as enum ('a'); create domain warden.xid as text;
+         create operator warden.= (leftarg = text, rightarg = text, function = pg_catalog.texteq);
+         create collation warden.mine from \"C\"; create view warden.events as select 1 as id;
+         create function warden.\"fill x\"() returns trigger language plpgsql as 'begin return new; end'",
+        &[],
+        "schema warden: planter owns schema warden, function warden.\"fill x\"(), ",
+    ),
 ];
 
 #[tokio::test]
@@ -38,7 +62,7 @@ async fn planted_objects_stop_a_superuser_too() {
         let db = small_db(&format!("{PLANTER} {planted} reset role")).await;
         let run = plain(db.url(), args).await.must(1);
         run.says(&[&format!("issue: {issue}"), "Nothing was changed"]);
-        let is_installed: bool = sqlx::query_scalar("select to_regnamespace('warden') is not null")
+        let is_installed: bool = sqlx::query_scalar("select to_regclass('warden.tenant_tables') is not null")
             .fetch_one(&mut connect(&db).await)
             .await
             .expect("is read");
