@@ -17,6 +17,7 @@ pub mod app;
 pub mod audit_trail;
 pub mod auth;
 mod backoff;
+mod capacity;
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -1,16 +1,12 @@
-//! The memory and the turns of each organisation that publishes.
+//! The memory and the connections of each organisation that publishes.
 //!
-//! A request reserves memory before its body is read. An organisation gets at most half of the memory, and
-//! half of the connections, so that another one can always publish.
+//! A request reserves memory before its body is read. An organisation gets at most half of the memory and of
+//! the connections, and less if others use much, so that another one can always publish.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use tokio::sync::{Semaphore, SemaphorePermit};
-
+use crate::capacity::{Capacity, Portion};
 use crate::org::OrgId;
-use crate::sparse::shrink;
-use crate::sync::lock;
 
 /// Copies of a body: the body, the events for the database, and the connection's buffer.
 const COPIES: usize = 3;
@@ -21,59 +17,31 @@ const REQUEST_BYTES: usize = 16 * 1024;
 /// Shares of all organisations that publish now.
 #[derive(Debug)]
 pub struct PublishShares {
-    bytes_max: usize,
-    org_turns_max: usize,
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    bytes: usize,
-    orgs: HashMap<OrgId, Share>,
-}
-
-#[derive(Debug)]
-struct Share {
-    bytes: usize,
-    turns: Arc<Semaphore>,
+    memory: Arc<Capacity<OrgId>>,
+    connections: Arc<Capacity<OrgId>>,
 }
 
 /// Memory of one request, reserved while this exists.
 #[derive(Debug)]
 pub struct Reservation {
-    shares: Arc<PublishShares>,
     org: OrgId,
-    bytes: usize,
-    turns: Arc<Semaphore>,
+    memory: Portion<OrgId>,
+    connections: Arc<Capacity<OrgId>>,
 }
 
 impl PublishShares {
-    /// Shares of this memory, with at most this many turns of an organisation at a time.
+    /// Shares of this memory, and of this number of connections.
     #[must_use]
-    pub fn new(bytes_max: usize, org_turns_max: usize) -> Arc<Self> {
-        Arc::new(Self { bytes_max, org_turns_max, state: Mutex::default() })
+    pub fn new(bytes_max: usize, connections_max: usize) -> Self {
+        Self { memory: Capacity::new(bytes_max), connections: Capacity::new(connections_max) }
     }
 
-    /// Reserves memory for a body of this size. Returns none if the organisation, or all of them together,
-    /// would have too much.
+    /// Reserves memory for a body of this size. Returns none if it is beyond the share of the organisation,
+    /// or not free.
     #[must_use]
-    pub fn reserve(self: &Arc<Self>, org: OrgId, body_bytes: usize) -> Option<Reservation> {
-        let bytes = memory_of(body_bytes);
-        let turns = self.take(org, bytes)?;
-        Some(Reservation { shares: Arc::clone(self), org, bytes, turns })
-    }
-
-    fn take(&self, org: OrgId, bytes: usize) -> Option<Arc<Semaphore>> {
-        let mut state = lock(&self.state);
-        let of_org = state.orgs.get(&org).map_or(0, |share| share.bytes);
-        if state.bytes + bytes > self.bytes_max || of_org + bytes > self.bytes_max / 2 {
-            return None;
-        }
-        state.bytes += bytes;
-        let new = || Share { bytes: 0, turns: Arc::new(Semaphore::new(self.org_turns_max)) };
-        let share = state.orgs.entry(org).or_insert_with(new);
-        share.bytes += bytes;
-        Some(Arc::clone(&share.turns))
+    pub fn reserve(&self, org: OrgId, body_bytes: usize) -> Option<Reservation> {
+        let memory = self.memory.try_take(org, memory_of(body_bytes))?;
+        Some(Reservation { org, memory, connections: Arc::clone(&self.connections) })
     }
 }
 
@@ -86,32 +54,13 @@ impl Reservation {
     /// Reserves more if the body is longer than announced. Returns false if there is not enough memory.
     #[must_use]
     pub fn cover(&mut self, body_bytes: usize) -> bool {
-        let more = memory_of(body_bytes).saturating_sub(self.bytes);
-        if more > 0 && self.shares.take(self.org, more).is_none() {
-            return false;
-        }
-        self.bytes += more;
-        true
+        let more = memory_of(body_bytes).saturating_sub(self.memory.units());
+        more == 0 || self.memory.grow(more)
     }
 
     /// Waits until the organisation may use one more connection.
-    pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
-        // The semaphore is never closed.
-        self.turns.acquire().await.ok()
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        let mut state = lock(&self.shares.state);
-        state.bytes -= self.bytes;
-        if let Some(share) = state.orgs.get_mut(&self.org) {
-            share.bytes -= self.bytes;
-            if share.bytes == 0 {
-                state.orgs.remove(&self.org);
-                shrink(&mut state.orgs);
-            }
-        }
+    pub(super) async fn turn(&self) -> Portion<OrgId> {
+        self.connections.take(self.org, 1).await
     }
 }
 
@@ -121,31 +70,31 @@ mod tests {
 
     #[test]
     fn an_organisation_gets_half_and_leaves_the_rest() {
-        let shares = PublishShares::new(8 * REQUEST_BYTES, 1);
-        let (loud, quiet) = (OrgId::for_tests(1), OrgId::for_tests(2));
-        let held: Vec<_> = std::iter::from_fn(|| shares.reserve(loud, 0)).collect();
+        let shares = PublishShares::new(8 * REQUEST_BYTES, 2);
+        let org = OrgId::for_tests;
+        let held: Vec<_> = std::iter::from_fn(|| shares.reserve(org(1), 0)).collect();
         assert_eq!(held.len(), 4);
-        assert!(shares.reserve(quiet, REQUEST_BYTES).is_some(), "a body counts with its copies");
-        assert!(shares.reserve(quiet, 2 * REQUEST_BYTES).is_none());
-        drop(held);
-        let mut growing = shares.reserve(loud, 0).expect("memory");
+        let more: Vec<_> = std::iter::from_fn(|| shares.reserve(org(2), 0)).collect();
+        assert_eq!(more.len(), 2, "two organisations together do not take everything");
+        assert!(shares.reserve(org(3), REQUEST_BYTES).is_none(), "a body counts with its copies");
+        assert!(shares.reserve(org(3), 0).is_some());
+        drop((held, more));
+        let mut growing = shares.reserve(org(1), 0).expect("memory");
         assert!(growing.cover(REQUEST_BYTES) && growing.cover(1) && !growing.cover(REQUEST_BYTES + 1));
-        assert_eq!(growing.bytes, 4 * REQUEST_BYTES);
-        drop(growing);
-        let state = lock(&shares.state);
-        assert_eq!((state.bytes, state.orgs.len()), (0, 0));
+        assert_eq!(growing.memory.units(), 4 * REQUEST_BYTES);
     }
 
     #[tokio::test]
     async fn requests_of_an_organisation_take_turns() {
-        let shares = PublishShares::new(8 * REQUEST_BYTES, 1);
+        let shares = PublishShares::new(8 * REQUEST_BYTES, 2);
         let org = OrgId::for_tests(1);
         let (first, second) =
             (shares.reserve(org, 0).expect("memory"), shares.reserve(org, 0).expect("memory"));
         let other = shares.reserve(OrgId::for_tests(2), 0).expect("memory");
-        let turn = first.turn().await.expect("a turn");
-        assert!(second.turns.try_acquire().is_err() && other.turns.try_acquire().is_ok());
+        let turn = first.turn().await;
+        assert!(shares.connections.try_take(org, 1).is_none(), "the other connection remains");
+        drop(other.turn().await);
         drop(turn);
-        assert!(second.turns.try_acquire().is_ok());
+        assert_eq!(second.turn().await.units(), 1);
     }
 }

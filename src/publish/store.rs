@@ -122,7 +122,7 @@ pub struct Publisher {
     primary: Arc<Primary>,
     pool: PgPool,
     keys: Arc<KeyRing>,
-    shares: Arc<PublishShares>,
+    shares: PublishShares,
     limits: PublishLimits,
 }
 
@@ -130,8 +130,7 @@ impl Publisher {
     /// A publisher on this database, which seals with these keys.
     #[must_use]
     pub fn new(primary: Arc<Primary>, keys: Arc<KeyRing>, limits: PublishLimits) -> Self {
-        let org_turns_max = (PUBLISH_CONNECTIONS_MAX / 2) as usize;
-        let shares = PublishShares::new(limits.memory_bytes_max, org_turns_max);
+        let shares = PublishShares::new(limits.memory_bytes_max, PUBLISH_CONNECTIONS_MAX as usize);
         Self { pool: primary.publish_pool(), primary, keys, shares, limits }
     }
 

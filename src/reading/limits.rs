@@ -11,7 +11,7 @@ pub struct ReadingLimits {
     pub memory_bytes_max: usize,
     /// Requests of one organisation that wait, are read or are sent.
     pub requests_per_org_max: usize,
-    /// Longest wait for the organisation's share, and again for the node's.
+    /// Longest wait for memory and a connection.
     pub wait_timeout: Duration,
     /// Longest statement.
     pub statement_timeout: Duration,

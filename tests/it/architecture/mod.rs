@@ -41,7 +41,8 @@ fn packages() -> Vec<String> {
 }
 
 /// Modules that every other may import. They import at most each other.
-const COMMON: &[&str] = &["org", "sync", "sparse", "backoff", "metrics", "audit_trail", "rate", "service"];
+const COMMON: &[&str] =
+    &["org", "sync", "sparse", "backoff", "metrics", "audit_trail", "rate", "service", "capacity"];
 
 /// Modules, each with the modules that it may import beside [`COMMON`].
 const MODULES: &[(&str, &[&str])] = &[
@@ -111,8 +112,11 @@ const MODULES: &[(&str, &[&str])] = &[
 ];
 
 /// Imports of the modules in [`COMMON`] among each other.
-const COMMON_IMPORTS: &[(&str, &[&str])] =
-    &[("audit_trail", &["org", "rate", "sync"]), ("service", &["backoff", "sync"])];
+const COMMON_IMPORTS: &[(&str, &[&str])] = &[
+    ("audit_trail", &["org", "rate", "sync"]),
+    ("capacity", &["sparse", "sync"]),
+    ("service", &["backoff", "sync"]),
+];
 
 fn rule(path: &Path) -> Option<(&'static str, Vec<&'static str>)> {
     let module = path.with_extension("");
