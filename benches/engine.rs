@@ -21,8 +21,10 @@ use warden::hub::{
     Batch, FanoutSender, FanoutWorker, Hub, OrgEvents, Outbox, Registration, SessionCheck, Subscribed,
     Transport, fanout,
 };
+use warden::log::LoggedEvent;
 use warden::metrics::Metrics;
 use warden::org::{Incarnation, OrgId};
+use warden::replay::{RecentEvents, RecentLimits};
 use warden::wire::{CloseCode, Event, Topic, append_event_frame, decode};
 use warden_devkit::token::{TokenClaims, sign};
 
@@ -240,4 +242,58 @@ fn cursor_open(bencher: Bencher<'_, '_>, in_progress: u64) {
     let (seal, cursor) = (seal(), cursor(in_progress));
     let text = seal.seal(&cursor);
     bencher.bench(|| seal.open(cursor.epoch, divan::black_box(&text)).expect("a cursor"));
+}
+
+/// Events of an organisation in memory.
+const RECENT_EVENTS: [usize; 3] = [0, 1_000, 10_000];
+
+/// A window with this many recent events of the organisation, and a cursor from before them.
+fn recent(events: usize) -> (Arc<RecentEvents>, Cursor) {
+    let Limits { recent: RecentLimits { bytes_max, .. }, .. } = Limits::default();
+    let recent = Arc::new(RecentEvents::new(RecentLimits { bytes_max, org_bytes_max: bytes_max }));
+    let since = cursor(0);
+    recent.reset(Arc::clone(&since.to));
+    for n in 0..events {
+        let logged = LoggedEvent { org: Some(*ORG), event: Arc::new(event(n)) };
+        recent.push(&Arc::new(point_after(n)), &[logged]);
+    }
+    (recent, Cursor { from: Arc::clone(&since.to), ..since })
+}
+
+/// A point that covers the event with this number, and all before it.
+fn point_after(n: usize) -> Point {
+    let xmin = 5_000_001 + n as u64;
+    Point { snapshot: Snapshot { xmin, xmax: xmin, in_progress: vec![] }, max_id: 9_000_000 }
+}
+
+/// A resume from memory that finds nothing, without and with the events that it searches.
+#[divan::bench(args = RECENT_EVENTS)]
+fn recent_search(bencher: Bencher<'_, '_>, events: usize) {
+    let (recent, since) = recent(events);
+    bencher.bench(|| recent.between(*ORG, &calls(), divan::black_box(&since), &since).expect("complete"));
+}
+
+/// The tailer adds an event, while this many threads resume from memory without a pause. The difference to no
+/// thread is the wait for the lock, and for a core.
+#[divan::bench(args = [0, 1, 4])]
+fn recent_push(bencher: Bencher<'_, '_>, resuming: usize) {
+    let (recent, since) = recent(10_000);
+    let is_done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..resuming {
+            scope.spawn(|| {
+                while !is_done.load(std::sync::atomic::Ordering::Relaxed) {
+                    let found = recent.between(*ORG, &calls(), &since, &since);
+                    divan::black_box(found.expect("complete"));
+                }
+            });
+        }
+        let mut n = 10_000;
+        bencher.bench_local(|| {
+            let logged = LoggedEvent { org: Some(*ORG), event: Arc::new(event(n)) };
+            recent.push(&Arc::new(point_after(n)), &[logged]);
+            n += 1;
+        });
+        is_done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
 }

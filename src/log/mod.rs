@@ -18,5 +18,6 @@ pub use connection::{LogError, LogReader};
 pub use doorbell::{Doorbell, DoorbellLimits, DoorbellSignal};
 pub use page_size::PageLimits;
 pub use reader::{LogPage, LogPosition};
-pub(crate) use row::{LogRow, LoggedEvent, PointParameters, RowDecoder};
+pub use row::LoggedEvent;
+pub(crate) use row::{LogRow, PointParameters, RowDecoder};
 pub use status::{TailerProgress, TailerState};

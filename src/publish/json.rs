@@ -1,7 +1,9 @@
 //! The gateway's own form of events: `{"topic", "event", "data"}`, or an array of these.
 
-use serde::Deserialize;
-use serde_json::Value;
+use std::fmt;
+
+use serde::de::{IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::batch::{BodyError, EventBatch};
@@ -10,11 +12,21 @@ use super::strict;
 const SHAPE: &str = "the body must be an event, {\"topic\": \"invoices\", \"event\": \"invoice.paid\", \"data\": {}}, \
                      or an array of events";
 
-/// The field that is read before the database checks the event.
+/// The field that is read before the database checks the event. It is not unfolded unless it is a string.
 #[derive(Deserialize)]
-struct Topic {
-    #[serde(default)]
-    topic: Value,
+struct Topic<'a> {
+    #[serde(borrow)]
+    topic: Option<&'a RawValue>,
+}
+
+/// The first elements of an array, and the number of all. Elements beyond the limit take no memory.
+struct Elements<'a> {
+    first: Vec<&'a RawValue>,
+    count: usize,
+}
+
+struct ElementsVisitor {
+    max: usize,
 }
 
 /// Reads events from a body. Problems of single events do not end it: each event is checked.
@@ -52,11 +64,40 @@ pub(super) fn one(body: &[u8]) -> Result<&RawValue, BodyError> {
 /// The elements of a body that is a JSON array.
 pub(super) fn list(body: &[u8], events_max: usize) -> Result<Vec<&RawValue>, BodyError> {
     let text = std::str::from_utf8(body).map_err(|_| BodyError::Utf8)?;
-    let events: Vec<&RawValue> = serde_json::from_str(text).map_err(|error| syntax(&error))?;
-    match events.len() {
+    let events = elements(text, events_max).map_err(|error| syntax(&error))?;
+    match events.count {
         0 => Err(BodyError::Shape("the array has no events")),
         count if count > events_max => Err(BodyError::TooMany { count, max: events_max }),
-        _ => Ok(events),
+        _ => Ok(events.first),
+    }
+}
+
+fn elements(text: &str, max: usize) -> Result<Elements<'_>, serde_json::Error> {
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let elements = deserializer.deserialize_seq(ElementsVisitor { max })?;
+    deserializer.end()?;
+    Ok(elements)
+}
+
+impl<'de> Visitor<'de> for ElementsVisitor {
+    type Value = Elements<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Elements<'de>, A::Error> {
+        let mut elements = Elements { first: Vec::new(), count: 0 };
+        while elements.first.len() < self.max
+            && let Some(element) = seq.next_element()?
+        {
+            elements.first.push(element);
+        }
+        elements.count = elements.first.len();
+        while seq.next_element::<IgnoredAny>()?.is_some() {
+            elements.count += 1;
+        }
+        Ok(elements)
     }
 }
 
@@ -66,8 +107,8 @@ fn syntax(error: &serde_json::Error) -> BodyError {
 
 fn topic(event: &str) -> Option<String> {
     // serde also reads a struct from an array, field by field.
-    let topic: Topic = event.starts_with('{').then(|| serde_json::from_str(event).ok())??;
-    topic.topic.as_str().map(str::to_owned)
+    let topic: Topic<'_> = event.starts_with('{').then(|| serde_json::from_str(event).ok())??;
+    serde_json::from_str(topic.topic?.get()).ok()
 }
 
 #[cfg(test)]
@@ -95,6 +136,18 @@ mod tests {
         let batch = read(r#"[{"topic": "a", "topic": "b"}, {"topic": "c"}, {"topic": "\u0000"}]"#);
         assert_eq!(batch.json, r#"[null,{"topic": "c"},null]"#);
         assert_eq!(batch.problems.iter().map(|problem| problem.index).collect::<Vec<_>>(), [0, 2]);
+    }
+
+    #[test]
+    fn elements_beyond_the_limit_are_counted_and_not_kept() {
+        let found = elements("[1, [2], {}, \"4\", 5]", 2).expect("an array");
+        assert_eq!(
+            (found.first.iter().map(|first| first.get()).collect::<Vec<_>>(), found.count),
+            (vec!["1", "[2]"], 5)
+        );
+        let many = format!("[{}1]", "1,".repeat(100_000));
+        let found = elements(&many, 1000).expect("an array");
+        assert!(found.first.capacity() < 2000 && found.count == 100_001);
     }
 
     #[test]

@@ -26,4 +26,4 @@ pub use json::parse as parse_json;
 pub use key::{IdempotencyKey, InvalidKey, KEY_BYTES_MAX};
 pub use share::{PublishShares, Reservation};
 pub use store::{Caller, PublishError, PublishLimits, Published, PublishedEvent, Publisher};
-pub use strict::{DEPTH_MAX, NUMBER_DIGITS_MAX};
+pub use strict::{DEPTH_MAX, KEYS_MAX, NUMBER_DIGITS_MAX};

@@ -13,6 +13,9 @@ pub const DEPTH_MAX: usize = 100;
 /// Most digits of a number, and its largest exponent.
 pub const NUMBER_DIGITS_MAX: usize = 400;
 
+/// Most keys of all objects in an event. More keys do not fit into the data of an event.
+pub const KEYS_MAX: usize = 10_000;
+
 /// Rule that a JSON value breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Broken {
@@ -20,6 +23,8 @@ pub(super) enum Broken {
     Duplicate,
     #[error("it is nested more than {DEPTH_MAX} levels deep")]
     Deep,
+    #[error("its objects have more than {KEYS_MAX} keys")]
+    Keys,
     #[error("a string contains the character U+0000, which PostgreSQL cannot store")]
     Nul,
     #[error("a number has more than {NUMBER_DIGITS_MAX} digits, or is beyond the range of a double")]
@@ -33,9 +38,9 @@ pub(super) fn check(json: &str) -> Result<(), Broken> {
     if !has_short_numbers(json) {
         return Err(Broken::Number);
     }
-    let broken = Cell::new(None);
+    let (broken, keys) = (Cell::new(None), Cell::new(0));
     let mut deserializer = serde_json::Deserializer::from_str(json);
-    let walked = Walk { depth: 0, broken: &broken }.deserialize(&mut deserializer);
+    let walked = Walk { depth: 0, broken: &broken, keys: &keys }.deserialize(&mut deserializer);
     walked.and_then(|()| deserializer.end()).map_err(|error| {
         let is_number = error.to_string().starts_with("number out of range");
         broken.get().unwrap_or(if is_number { Broken::Number } else { Broken::Invalid })
@@ -91,6 +96,8 @@ struct Walk<'a> {
     depth: usize,
     /// The rule that was broken, because an error of serde has only a text.
     broken: &'a Cell<Option<Broken>>,
+    /// Keys so far. They are in memory until their object ends.
+    keys: &'a Cell<usize>,
 }
 
 impl Walk<'_> {
@@ -157,6 +164,10 @@ impl<'de> Visitor<'de> for Walk<'_> {
         let mut keys = HashSet::new();
         while let Some(key) = map.next_key::<String>()? {
             self.visit_str::<A::Error>(&key)?;
+            self.keys.set(self.keys.get() + 1);
+            if self.keys.get() > KEYS_MAX {
+                return Err(A::Error::custom(self.fail::<A::Error>(Broken::Keys)));
+            }
             if !keys.insert(key) {
                 return Err(A::Error::custom(self.fail::<A::Error>(Broken::Duplicate)));
             }
@@ -172,11 +183,16 @@ mod tests {
 
     #[test]
     fn each_broken_rule_is_named() {
+        let keys = |count: usize| {
+            let keys: Vec<_> = (0..count / 2).map(|n| format!("\"{n}\":{{\"a\":1}}")).collect();
+            format!("{{{}}}", keys.join(","))
+        };
         let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
         for good in [
             r#"{"a": {"b": [1, "2", null, true, -0.5e-3]}, "b": "é\u00e9 \ud83d\ude00"}"#.to_owned(),
             r#"{"a": 1, "A": 1, "digits": "999", "text": "1e9999 \" \\"}"#.to_owned(),
             nested(DEPTH_MAX),
+            keys(KEYS_MAX),
             "9".repeat(300),
             "1e308".to_owned(),
             "0.1000000000000000055511151231257827".to_owned(),
@@ -189,6 +205,7 @@ mod tests {
             (nested(DEPTH_MAX + 1), Broken::Deep),
             (nested(100_000), Broken::Deep),
             (format!("{}1{}", r#"{"a":"#.repeat(500), "}".repeat(500)), Broken::Deep),
+            (keys(KEYS_MAX + 2), Broken::Keys),
             (r#"["a\u0000"]"#.to_owned(), Broken::Nul),
             (r#"{"\u0000": 1}"#.to_owned(), Broken::Nul),
             ("1e400".to_owned(), Broken::Number),

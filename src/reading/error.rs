@@ -40,8 +40,8 @@ pub enum QueryError {
     /// There are too many conditions.
     #[error("the filter has more than {0} conditions")]
     TooManyConditions(usize),
-    /// A list has too many values.
-    #[error("a list has more than {0} values")]
+    /// The lists of a request have too many values.
+    #[error("the lists have more than {0} values in all")]
     TooManyValues(usize),
     /// A parameter occurs twice.
     #[error("the parameter {0} occurs more than once")]

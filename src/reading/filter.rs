@@ -9,7 +9,7 @@ use super::error::{QueryError, shortened};
 pub(crate) const DEPTH_MAX: usize = 8;
 /// Conditions of one request, groups included.
 pub(crate) const CONDITIONS_MAX: usize = 64;
-/// Values in one `in` list.
+/// Values of all `in` lists of one request.
 pub(crate) const LIST_VALUES_MAX: usize = 500;
 
 /// One condition on a row.
@@ -107,10 +107,12 @@ impl Truth {
     }
 }
 
-/// Parser of one request's filters. It counts conditions, because their number is limited.
+/// Parser of one request's filters. It counts conditions and values of lists, because their numbers are
+/// limited: a request that waits keeps them, and a value takes many times the bytes of its text.
 #[derive(Debug, Default)]
 pub(super) struct FilterParser {
     conditions: usize,
+    values: usize,
 }
 
 impl FilterParser {
@@ -124,7 +126,7 @@ impl FilterParser {
         };
         let mut rest = Rest { text: operand };
         let test = match operator {
-            "in" => Test::In(column.to_owned(), rest.list()?),
+            "in" => Test::In(column.to_owned(), self.list(&mut rest)?),
             "is" => Test::Is(column.to_owned(), truth(operand)?),
             _ => {
                 rest.text = "";
@@ -182,11 +184,17 @@ impl FilterParser {
         let operator = rest.name()?;
         rest.expect('.')?;
         let test = match operator.as_str() {
-            "in" => Test::In(column, rest.list()?),
+            "in" => Test::In(column, self.list(rest)?),
             "is" => Test::Is(column, truth(&rest.value()?)?),
             _ => compare(&column, &operator, rest.value()?)?,
         };
         self.counted(Condition { is_negated, test })
+    }
+
+    fn list(&mut self, rest: &mut Rest<'_>) -> Result<Vec<String>, QueryError> {
+        let values = rest.list(LIST_VALUES_MAX - self.values)?;
+        self.values += values.len();
+        Ok(values)
     }
 
     fn counted(&mut self, condition: Condition) -> Result<Condition, QueryError> {
@@ -267,7 +275,7 @@ impl Rest<'_> {
     }
 
     /// The operand of `in`: values in parentheses.
-    fn list(&mut self) -> Result<Vec<String>, QueryError> {
+    fn list(&mut self, values_max: usize) -> Result<Vec<String>, QueryError> {
         self.expect('(')?;
         let mut values = Vec::new();
         if self.take(')') {
@@ -275,7 +283,7 @@ impl Rest<'_> {
         }
         loop {
             values.push(self.value()?);
-            if values.len() > LIST_VALUES_MAX {
+            if values.len() > values_max {
                 return Err(QueryError::TooManyValues(LIST_VALUES_MAX));
             }
             if self.take(')') {
@@ -369,5 +377,11 @@ mod tests {
         );
         let long = format!("in.({})", ["1"; LIST_VALUES_MAX + 1].join(","));
         assert_eq!(column(&long), Err(QueryError::TooManyValues(LIST_VALUES_MAX)));
+        let half = format!("a.in.({})", ["1"; LIST_VALUES_MAX / 2].join(","));
+        assert!(FilterParser::default().group("and", &format!("({half},{half})")).is_ok());
+        assert_eq!(
+            FilterParser::default().group("and", &format!("({half},{half},a.in.(1))")),
+            Err(QueryError::TooManyValues(LIST_VALUES_MAX))
+        );
     }
 }

@@ -78,12 +78,12 @@ impl RecentEvents {
     }
 
     /// Drops all events. The window is complete from `start` on.
-    pub(crate) fn reset(&self, start: Arc<Point>) {
+    pub fn reset(&self, start: Arc<Point>) {
         *lock(&self.window) = Window { start, ..Window::default() };
     }
 
     /// Adds the events of a page. The point `to` covers all of them.
-    pub(crate) fn push(&self, to: &Arc<Point>, events: &[LoggedEvent]) {
+    pub fn push(&self, to: &Arc<Point>, events: &[LoggedEvent]) {
         let mut window = lock(&self.window);
         for LoggedEvent { org, event } in events {
             let recent = RecentEvent { event: Arc::clone(event), to: Arc::clone(to) };

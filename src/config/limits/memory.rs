@@ -29,7 +29,7 @@ const HANDSHAKE_UNITS: usize = 5;
 /// Estimated memory of one organisation: its place in the directory, and its share of the log lines.
 const ORG_BYTES: usize = 256;
 
-/// Estimated memory of one address in three rate limiters.
+/// Estimated memory of one address in two rate limiters, and of one organisation in two others.
 const ADDRESS_BYTES: usize = 300;
 
 /// Estimated memory of one reading user and organisation in their rate limiters.
@@ -262,7 +262,9 @@ mod tests {
                 "http::revocations::REASON_BYTES_MAX",
                 "http::revocations::TEXT_BYTES_MAX",
                 "publish::KEY_BYTES_MAX",
+                "publish::cloudevents::PROBLEMS_MAX",
                 "publish::strict::DEPTH_MAX",
+                "publish::strict::KEYS_MAX",
                 "publish::strict::NUMBER_DIGITS_MAX",
                 "reading::CONDITIONS_MAX",
                 "reading::DEPTH_MAX",

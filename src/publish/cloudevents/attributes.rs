@@ -20,11 +20,16 @@ const REQUIRED: [&str; 5] = ["id", "source", "specversion", "subject", "type"];
 const HINT: &str =
     "Send CloudEvents 1.0 with id, source, type, subject (the topic) and JSON data; see docs/publishing.md.";
 
+/// Problems of one event that are named. A few bytes of a request can be a problem of their own.
+pub const PROBLEMS_MAX: usize = 10;
+
 /// Attributes by name, with the problems of reading them.
 #[derive(Debug, Default)]
 pub(super) struct Attributes {
     values: BTreeMap<String, String>,
     problems: Vec<String>,
+    /// Problems beyond the limit.
+    unnamed: usize,
 }
 
 /// An event in the gateway's own form.
@@ -59,7 +64,11 @@ impl Attributes {
 
     /// Records a problem.
     pub(super) fn problem(&mut self, problem: String) {
-        self.problems.push(problem);
+        if self.problems.len() < PROBLEMS_MAX {
+            self.problems.push(problem);
+        } else {
+            self.unnamed += 1;
+        }
     }
 
     /// The value of an attribute.
@@ -77,6 +86,9 @@ impl Attributes {
     pub(super) fn push_to(mut self, batch: &mut EventBatch, data: Option<&RawValue>) {
         self.check();
         batch.keys.push(self.key());
+        if self.unnamed > 0 {
+            self.problems.push(format!("and {} more", self.unnamed));
+        }
         if !self.problems.is_empty() {
             return batch.push_invalid(self.problems.join("; "), Some(HINT));
         }

@@ -1,7 +1,8 @@
-//! Limits of the share of the log: a pass that takes too long, a share of the whole log, isolation levels.
+//! Limits of the share of the log: a pass that takes too long, a share of the whole log, isolation levels,
+//! and writers beside a pass.
 
 use sqlx::postgres::PgConnection;
-use sqlx::{AssertSqlSafe, Executor as _};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 use uuid::Uuid;
 
 use super::share::{LOG_BYTES, current_slot, flood, rotate_once, rotate_while_moving, rotate_with_share};
@@ -66,4 +67,49 @@ async fn a_rotation_needs_the_isolation_level_read_committed() {
         let error = connection.execute("select warden.rotate_events('0', 0)").await.expect_err("fails");
         assert!(error.to_string().contains("needs the isolation level READ COMMITTED"), "{error}");
     }
+}
+
+/// No statement of a pass conflicts with a lock of a writer, however long it takes: here each one stays open
+/// while every kind of write is done under a lock limit that fails at once.
+#[tokio::test]
+async fn writers_do_not_wait_while_events_are_moved() {
+    let db = TestDb::create().await;
+    let (quiet, loud) = (db.create_org().await, db.create_org().await);
+    let (mut rotating, mut writing) = (own_connection(&db).await, own_connection(&db).await);
+    let start = current_slot(&mut rotating).await;
+    // Two steps of 8 MiB.
+    flood(&mut writing, loud, LARGE).await;
+    insert_numbered(&mut writing, quiet, 1..=1).await;
+    while (current_slot(&mut rotating).await + 1) % 8 != start {
+        flood(&mut writing, loud, 100).await;
+        assert_eq!(rotate_while_moving(&mut rotating).await, ["rotated"]);
+    }
+    flood(&mut writing, loud, 100).await;
+    // The earlier events of the organisations are in the slot that is being read.
+    writing.execute("set lock_timeout = '1ms'").await.expect("sets");
+    let mut steps = 0;
+    loop {
+        let mut step = rotating.begin().await.expect("begins");
+        let result = rotate_once(&mut step).await;
+        if result != "moving" {
+            assert_eq!(result, "rotated by share");
+            step.rollback().await.expect("ends");
+            break;
+        }
+        steps += 1;
+        for org in [quiet, loud] {
+            flood(&mut writing, org, 10).await;
+            for write in [
+                "update calls set metadata = '{}'",
+                "delete from calls",
+                "select warden.publish(org_id, 'calls', 'x.y', '{}') from calls",
+            ] {
+                let write = format!("{write} where org_id = '{org}' and metadata ? 'text'");
+                writing.execute(AssertSqlSafe(write)).await.expect("does not wait");
+            }
+        }
+        step.commit().await.expect("commits");
+    }
+    assert!(steps > 1, "{steps} steps");
+    assert!(events_of(&mut rotating, quiet).await > 0);
 }

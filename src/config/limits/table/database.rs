@@ -68,12 +68,12 @@ fn pools() -> Vec<Limit> {
         Limit::new(
             "postgres::primary::pool::PUBLISH_CONNECTIONS_MAX",
             Count(postgres::PUBLISH_CONNECTIONS_MAX.into()),
-            "Connections that publish for back ends. One organisation uses at most half of them at a time.",
+            "Connections that publish for back ends. One organisation uses at most half of them, and beyond the first no more than it leaves free.",
         ),
         Limit::new(
             "postgres::primary::pool::READ_CONNECTIONS_MAX",
             Count(postgres::READ_CONNECTIONS_MAX.into()),
-            "Connections that read rows for users. One organisation uses at most half of them at a time.",
+            "Connections that read rows for users. Of these, one organisation uses at most two at a time, and a second one only if two remain.",
         ),
         Limit::new(
             "postgres::primary::pool::ACQUIRE_TIMEOUT",

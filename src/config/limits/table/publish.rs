@@ -26,7 +26,7 @@ fn requests(limits: &Limits) -> Vec<Limit> {
         Limit::new(
             "publish.memory_bytes_max",
             Value::bytes(memory_bytes_max),
-            "Memory of the requests in progress: three times their bodies, and 16 KiB each. One organisation gets half. Beyond it requests get 503 `busy`.",
+            "Memory of the requests in progress: three times their bodies, and 16 KiB each. One organisation gets at most half, and no more than it leaves free. Beyond it requests get 503 `busy`.",
         ),
         Limit::new(
             "publish.timeout",
@@ -42,6 +42,16 @@ fn requests(limits: &Limits) -> Vec<Limit> {
             "publish::strict::NUMBER_DIGITS_MAX",
             Value::count(publish::NUMBER_DIGITS_MAX),
             "Characters of a number, and its largest exponent.",
+        ),
+        Limit::new(
+            "publish::strict::KEYS_MAX",
+            Value::count(publish::KEYS_MAX),
+            "Keys of all objects in an event. More do not fit into its data.",
+        ),
+        Limit::new(
+            "publish::cloudevents::PROBLEMS_MAX",
+            Value::count(publish::cloudevents::PROBLEMS_MAX),
+            "Problems of the attributes of one event that an answer names.",
         ),
     ]
 }

@@ -42,7 +42,7 @@ fn requests(limits: &Limits) -> Vec<Limit> {
         Limit::new(
             "reading.wait_timeout",
             Time(wait_timeout),
-            "Longest wait for the share of the organisation, and again for that of the node.",
+            "Longest wait for memory and a connection.",
         ),
         Limit::new(
             "reading.page_bytes_max",
@@ -53,7 +53,7 @@ fn requests(limits: &Limits) -> Vec<Limit> {
             "reading.memory_bytes_max",
             Value::bytes(memory_bytes_max),
             "Pages that are read or sent. A page counts twice its limit while it is read, then its size. One \
-             organisation uses at most half.",
+             organisation uses at most half, and no more than it leaves free.",
         ),
     ]
 }
@@ -141,7 +141,7 @@ fn parameters() -> Vec<Limit> {
         Limit::new(
             "reading::LIST_VALUES_MAX",
             Value::count(reading::LIST_VALUES_MAX),
-            "Values of one `in` list.",
+            "Values of all `in` lists of one request.",
         ),
         Limit::new(
             "reading::SELECT_COLUMNS_MAX",
