@@ -29,7 +29,15 @@ const FORMS: [&str; 6] = [
 type Run = (Vec<String>, Vec<(String, String)>);
 
 /// Commands, each with the arguments and variables with which it ends by itself.
-const COMMANDS: [&[&str]; 4] = [&["serve"], &["migrate", "--plan"], &["audit"], &["tail", "calls"]];
+const COMMANDS: [&[&str]; 7] = [
+    &["serve"],
+    &["migrate", "--plan"],
+    &["audit"],
+    &["tail", "calls"],
+    &["publish", "--topic=a", "--event=a.b", "--retry-seconds=0"],
+    &["token"],
+    &["dev", "--pg-bin=/nonexistent"],
+];
 
 /// The binary with secrets in its environment, all of which are valid, but lead nowhere.
 fn warden(args: &[&str], variables: &[(&str, &str)]) -> Child {
@@ -82,10 +90,12 @@ async fn no_flag_and_no_variable_is_printed() {
     let mut runs: Vec<Run> = Vec::new();
     for command in COMMANDS {
         let (flags, variables) = names_of(command).await;
-        assert!(flags.len() > 2 && variables.len() > 2, "{command:?}: {flags:?} {variables:?}");
+        assert!(flags.len() > 2 && variables.len() > 1, "{command:?}: {flags:?} {variables:?}");
         let args =
             |more: &[&str]| [command, more].concat().into_iter().map(str::to_owned).collect::<Vec<_>>();
-        for (n, flag) in flags.iter().enumerate() {
+        // The errors of `publish` repeat its key, so that the operator can copy the flags.
+        let flags = flags.iter().filter(|flag| *flag != "--idempotency-key");
+        for (n, flag) in flags.enumerate() {
             let form = FORMS[n % FORMS.len()];
             runs.push((args(&[&format!("{flag}={form}")]), vec![]));
             runs.push((args(&[flag, form]), vec![]));

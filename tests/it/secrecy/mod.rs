@@ -17,8 +17,8 @@ use tokio::io::AsyncReadExt as _;
 use uuid::Uuid;
 
 use crate::harness::{
-    Client, LogCapture, SECRET, TestDb, TestGateway, Upgrade, capture_logs, claims, eventually, keep_secret,
-    sign, token, urls_with, within,
+    Client, LogCapture, Post, SECRET, TestDb, TestGateway, Upgrade, capture_logs, claims, eventually,
+    keep_secret, sign, token, urls_with, within,
 };
 
 /// Marker within opaque credentials and malformed tokens.
@@ -81,7 +81,55 @@ async fn send_everything(addr: SocketAddr, org: Uuid) -> Vec<String> {
     let mut malformed = Client::connect(addr, &tokens[0]).await;
     malformed.send(&format!("{{\"access_token\": \"{}\"", tokens[0])).await;
     malformed.expect_close(4400).await;
+    let back_end = token(org, &json!({"role": "service_role", "jti": format!("{MARKER}-3")}));
+    sent.push(back_end.clone());
+    for jwt in tokens.iter().chain([&back_end]) {
+        send_to_routes(addr, jwt, &tokens[0]).await;
+    }
     sent
+}
+
+/// Sends a token to every HTTP route, and with it a second one in every place that is none for tokens.
+/// Answers do not repeat a token, except that of a row's filter, which the caller wrote.
+async fn send_to_routes(addr: SocketAddr, jwt: &str, misplaced: &str) {
+    let signature = misplaced.rsplit('.').next().expect("a part");
+    let bodies = [
+        json!({"topic": misplaced, "event": "a.b", "data": misplaced}),
+        json!({"topic": "calls", "event": misplaced, "token": misplaced}),
+        json!({"user_id": misplaced, "reason": misplaced}),
+        json!({"session_id": [misplaced], "issuer": misplaced}),
+        json!({"cursor": misplaced, "tx": misplaced}),
+        json!({"cursor": misplaced, "page": misplaced}),
+        json!(misplaced),
+    ];
+    for path in ["/v1/events", "/v1/revocations", "/v1/covers", "/v1/calls"] {
+        for body in &bodies {
+            let post = Post::json(path, jwt, body);
+            post.send(addr).await;
+        }
+        let post = Post::json(path, jwt, &bodies[0]).with("Idempotency-Key", misplaced);
+        post.with("traceparent", misplaced).send(addr).await;
+    }
+    let get = |target: &str| {
+        Upgrade::bearer(jwt)
+            .without("Upgrade")
+            .without("Connection")
+            .to(target)
+            .with("Accept-Encoding", "identity")
+    };
+    for target in [
+        format!("/v1/calls?status=eq.{misplaced}"),
+        format!("/v1/calls?access_token={misplaced}"),
+        format!("/v1/calls/{misplaced}"),
+        format!("/v1/{misplaced}"),
+        format!("/v1/calls?after={signature}"),
+        format!("/v1/calls?select={signature}&order={signature}"),
+        format!("/v1/openapi.json?key={signature}"),
+    ] {
+        let answer = get(&target).with("If-None-Match", misplaced).with("Prefer", misplaced).send(addr).await;
+        let is_own_parameter = target.contains("select=");
+        assert!(is_own_parameter || !answer.body.contains(signature), "{target}: {answer:?}");
+    }
 }
 
 /// Encodings in which a secret could appear in a log.

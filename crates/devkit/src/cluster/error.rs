@@ -31,7 +31,8 @@ pub enum ClusterError {
     #[error(
         "WARDEN_PG_BIN is {}, but {problem}. Set it to a directory that contains `postgres` and `initdb` of \
          PostgreSQL {} or later, or unset it to search the usual places",
-        dir.display(), VERSION_MIN
+        shown(dir),
+        VERSION_MIN
     )]
     Hint {
         /// The directory.
@@ -146,4 +147,14 @@ pub enum ClusterError {
 /// Adds the operation and the path to an I/O error: `fs::write(..).map_err(at("write", path))?`.
 pub(super) fn at<'a>(doing: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> ClusterError + 'a {
     move |source| ClusterError::Io { doing, path: path.to_path_buf(), source }
+}
+
+/// A configured directory, for messages. A value that is no directory could be a secret in the wrong
+/// variable.
+fn shown(dir: &Path) -> String {
+    if dir.is_dir() {
+        dir.display().to_string()
+    } else {
+        "not a directory (its value is not shown)".to_owned()
+    }
 }
