@@ -162,11 +162,33 @@ begin
 end
 $$;
 
--- Views and functions through which ordinary roles reach rows of every organisation once these tables are enforced,
--- because they read the tables as a role that is exempt from row-level security. A function is recognised by a table's
--- name in its body. `object` is the name for warden.accept_finding().
+-- Roles that were granted rights on a relation or its columns, except its owner and roles that are exempt from row-level
+-- security, as REVOKE needs their names; and whether one of them may have granted them to others.
+create or replace function warden.grantees(relation regclass) returns table (grantee text, is_passed_on boolean)
+language sql stable set search_path = '' as $$
+  select case when a.grantee = 0 then 'public' else pg_catalog.quote_ident(r.rolname) end,
+    pg_catalog.bool_or(a.grantor <> c.relowner or a.is_grantable)
+  from pg_catalog.pg_class c
+  cross join lateral (
+    select x.grantee, x.grantor, x.is_grantable
+    from pg_catalog.aclexplode(coalesce(c.relacl, pg_catalog.acldefault('r', c.relowner))) x
+    union all
+    select x.grantee, x.grantor, x.is_grantable
+    from pg_catalog.pg_attribute k cross join lateral pg_catalog.aclexplode(k.attacl) x
+    where k.attrelid = c.oid and not k.attisdropped) a
+  left join pg_catalog.pg_roles r on r.oid = a.grantee
+  where c.oid = relation and a.grantee <> c.relowner and not coalesce(r.rolsuper or r.rolbypassrls, false)
+  group by 1
+$$;
+
+-- Views, functions and rules through which ordinary roles reach rows of every organisation once these tables are enforced,
+-- because they read or write the tables as a role that is exempt from row-level security. A function is recognised by the
+-- name of a table, of a view of one, or of another such function in its body, and by EXECUTE, which may run any statement.
+-- `object` is the name for warden.accept_finding(), and `revoke` takes the rights away from all these roles.
+-- squawk-ignore ban-drop-function
+drop function if exists warden.bypasses(regclass[]);
 create or replace function warden.bypasses(relations regclass[])
-returns table (rule text, object text, kind text, owner text, readers text[], tables text)
+returns table (rule text, object text, kind text, owner text, readers text[], tables text, revoke text)
 language sql stable set search_path = '' set jit = off as $$
   with recursive tables as (
     select m.oid, c.relname, whole.name
@@ -193,50 +215,123 @@ language sql stable set search_path = '' set jit = off as $$
               where o.option_name = 'security_invoker' and o.option_value in ('true', 'on', '1', 'yes')) as is_invoker
     from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
     where c.relkind in ('v', 'm') and n.nspname not in ('warden', 'pg_catalog', 'information_schema')
+  ), above (relation, target) as (
+    select t.oid, t.name from tables t
+    union
+    select v.oid, a.target from above a join reads r on r.relation = a.relation join views v on v.oid = r.view and v.relkind = 'v'
   ), leaking (view, source, target) as (
-    -- PostgreSQL checks a table as the owner of the view that names it. A materialized view is a copy.
+    -- PostgreSQL checks a table as the owner of the view that names it. A materialized view is a copy, also through views.
     select v.oid, v.oid, t.name
     from views v join reads r on r.view = v.oid join tables t on t.oid = r.relation
-    where v.relkind = 'm' or not v.is_invoker and v.relowner in (select e.oid from exempt e)
+    where v.relkind = 'v' and not v.is_invoker and v.relowner in (select e.oid from exempt e)
     union
-    select v.oid, l.source, l.target from leaking l join reads r on r.relation = l.view join views v on v.oid = r.view
+    select v.oid, v.oid, a.target from views v join reads r on r.view = v.oid join above a on a.relation = r.relation
+    where v.relkind = 'm'
+    union
+    -- The reader of a view with security_invoker needs rights on the view below.
+    select v.oid, l.source, l.target from leaking l join reads r on r.relation = l.view join views v on v.oid = r.view and not v.is_invoker
+  ), open_views as (
+    -- Rights to write are enough: an exempt owner's view changes rows of every organisation.
+    select v.oid as view, o.oid as role, o.rolname::text as reader
+    from (select distinct l.view from leaking l) l join views v on v.oid = l.view
+    join ordinary o on o.oid <> v.relowner and (
+      pg_catalog.has_any_column_privilege(o.oid, v.oid, 'select')
+      or v.relkind = 'v' and pg_catalog.pg_relation_is_updatable(v.oid, true) & 28 <> 0
+        and (pg_catalog.has_any_column_privilege(o.oid, v.oid, 'insert, update') or pg_catalog.has_table_privilege(o.oid, v.oid, 'delete')))
   ), readable as (
-    select s.name, s.relkind, s.relowner::regrole::text as owner, l.target, pg_catalog.array_agg(distinct o.rolname::text order by o.rolname::text) as readers
-    from leaking l
-    join views s on s.oid = l.source
-    join views v on v.oid = l.view
-    join ordinary o on o.oid <> v.relowner and pg_catalog.has_any_column_privilege(o.oid, v.oid, 'select')
+    select s.name, s.relkind, s.relowner::regrole::text as owner, l.target, pg_catalog.array_agg(distinct o.reader order by o.reader) as readers,
+      pg_catalog.array_agg(distinct o.view::oid) as views
+    from leaking l join views s on s.oid = l.source join open_views o on o.view = l.view
     group by s.oid, s.name, s.relkind, s.relowner, l.target
   ), passing (relation, target) as (
     -- Through a view with security_invoker, a function reads the table as the function's owner.
     select t.oid, t.name from tables t
     union
     select v.oid, p.target from passing p join reads r on r.relation = p.relation join views v on v.oid = r.view and v.is_invoker
-  ), named as (
-    select c.relname, pg_catalog.lower(c.relname) as lower_name, p.target
-    from (select p.relation, p.target from passing p union select l.view, l.target from leaking l) p
-    join pg_catalog.pg_class c on c.oid = p.relation
-  ), functions as (
-    select p.oid, p.oid::regprocedure::text as name, p.proowner::regrole::text as owner, t.target,
-      array(select o.rolname::text from ordinary o
-            where o.oid <> p.proowner and pg_catalog.has_function_privilege(o.oid, p.oid, 'execute') order by 1) as readers
+  ), routines as materialized (
+    select p.oid, p.oid::regprocedure::text as name, pg_catalog.lower(p.proname) as lower_name, p.proowner, l.lanname,
+      p.prorettype in ('trigger'::regtype, 'event_trigger'::regtype) as is_trigger,
+      p.prosecdef and p.proowner in (select e.oid from exempt e) as is_exempt,
+      pg_catalog.lower(coalesce(p.prosrc, '') || coalesce(pg_catalog.pg_get_function_sqlbody(p.oid), '')) as body
     from pg_catalog.pg_proc p
     join pg_catalog.pg_namespace n on n.oid = p.pronamespace and n.nspname not in ('warden', 'pg_catalog', 'information_schema')
-    cross join lateral (
-      select pg_catalog.lower(coalesce(p.prosrc, '') || coalesce(pg_catalog.pg_get_function_sqlbody(p.oid), '')) as text) body
-    join named t on case when pg_catalog.strpos(body.text, t.lower_name) > 0 then
-        body.text ~ ('(^|[^a-z0-9_])' || pg_catalog.regexp_replace(t.lower_name, '([^a-z0-9_ ])', '\\\1', 'g') || '($|[^a-z0-9_])')
-      else false end
-    where p.prosecdef and p.proowner in (select e.oid from exempt e)
-      and p.prorettype not in ('trigger'::regtype, 'event_trigger'::regtype)
-      and not (n.nspname = 'public' and warden.is_own(p.oid))
+    join pg_catalog.pg_language l on l.oid = p.prolang
+    where p.prokind in ('f', 'p')
+      and case when n.nspname = 'public' and p.proname in ('auth_org_id', 'auth_user_id', 'prevent_org_id_change', 'custom_access_token_hook')
+               then not warden.is_own(p.oid) else true end
       and not exists (select from pg_catalog.pg_depend d where d.classid = 'pg_catalog.pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e')
+  ), named (lower_name, pattern, target) as (
+    select pg_catalog.lower(c.relname), '(^|[^a-z0-9_])' || pg_catalog.regexp_replace(pg_catalog.lower(c.relname), '([^a-z0-9_ ])', '\\\1', 'g')
+      || '($|[^a-z0-9_])', p.target
+    from (select p.relation, p.target from passing p union select l.view, l.target from leaking l) p
+    join pg_catalog.pg_class c on c.oid = p.relation
+    union
+    -- A function that calls such a function.
+    select r.lower_name, '(^|[^a-z0-9_])' || pg_catalog.regexp_replace(r.lower_name, '([^a-z0-9_ ])', '\\\1', 'g') || '"?\s*\(', n.target
+    from named n join routines r on not r.is_trigger
+      and case when pg_catalog.strpos(r.body, n.lower_name) > 0 then r.body ~ n.pattern else false end
+  ), functions as (
+    select r.oid, r.name, r.is_trigger, r.proowner, n.target
+    from routines r join named n on case when pg_catalog.strpos(r.body, n.lower_name) > 0 then r.body ~ n.pattern else false end
+    where r.is_exempt
+    union
+    select r.oid, r.name, r.is_trigger, r.proowner, null from routines r
+    where r.is_exempt and r.lanname = 'plpgsql' and pg_catalog.regexp_replace(r.body, '--[^\n]*', '', 'g') ~ '\mexecute\M'
+  ), callable as (
+    select f.oid, f.name, f.proowner, f.target,
+      array(select o.rolname::text from ordinary o
+            where o.oid <> f.proowner and pg_catalog.has_function_privilege(o.oid, f.oid, 'execute') order by 1) as readers
+    from functions f where not f.is_trigger
+  ), unregistered as (
+    -- Tables and views that no policy of Warden limits.
+    select c.oid, c.relkind, c.relowner, pg_catalog.format('%I.%I', n.nspname, c.relname) as name
+    from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+    where c.relkind in ('r', 'p', 'v') and n.nspname not in ('warden', 'pg_catalog', 'information_schema')
+      and c.oid not in (select t.oid from tables t)
+      and not exists (select from warden.tenant_tables t where t.schema_name = n.nspname and t.table_name = c.relname)
+  ), acting as (
+    -- What a write of such a relation runs: triggers, and rules, whose actions run with the rights of its owner.
+    select u.oid, u.name, 'definer-function' as rule, 't' as kind, f.name as object, f.proowner as owner, u.relowner, f.target
+    from functions f
+    join pg_catalog.pg_trigger g on g.tgfoid = f.oid and not g.tgisinternal and g.tgenabled <> 'D' and g.tgparentid = 0
+    join unregistered u on u.oid = g.tgrelid
+    where f.is_trigger
+    union
+    select u.oid, u.name, 'rewrite-rule', 'r', u.name || '.' || w.rulename, u.relowner, u.relowner, a.name
+    from unregistered u
+    join pg_catalog.pg_rewrite w on w.ev_class = u.oid and w.ev_type <> '1'
+    join pg_catalog.pg_depend d on d.classid = 'pg_catalog.pg_rewrite'::regclass and d.objid = w.oid and d.refclassid = 'pg_catalog.pg_class'::regclass
+    join tables a on a.oid = d.refobjid
+    where u.relkind <> 'v' and u.relowner in (select e.oid from exempt e)
+  ), writable as (
+    select a.rule, a.kind, a.object, a.owner::regrole::text as owner, a.target, a.oid, a.name,
+      array(select o.rolname::text from ordinary o
+            where o.oid <> a.owner and not pg_catalog.pg_has_role(o.oid, a.relowner, 'usage')
+              and (pg_catalog.has_any_column_privilege(o.oid, a.oid, 'insert, update')
+                   or pg_catalog.has_table_privilege(o.oid, a.oid, 'delete')) order by 1) as readers
+    from acting a
   )
-  select 'bypassing-view', r.name, r.relkind::text, r.owner, r.readers, pg_catalog.string_agg(r.target, ', ' order by r.target)
-  from readable r group by r.name, r.relkind, r.owner, r.readers
+  select 'bypassing-view', r.name, r.relkind::text, r.owner, r.readers, pg_catalog.string_agg(distinct r.target, ', '), (
+      select 'revoke all on ' || pg_catalog.string_agg(distinct v.name, ', ') || ' from ' || pg_catalog.string_agg(distinct a.grantee, ', ')
+        || case when pg_catalog.bool_or(a.is_passed_on) then ' cascade;' else ';' end
+      from unnest(r.views) x (oid) join views v on v.oid = x.oid cross join lateral warden.grantees(v.oid) a)
+  from readable r group by r.name, r.relkind, r.owner, r.readers, r.views
   union all
-  select 'definer-function', f.name, 'f', f.owner, f.readers, pg_catalog.string_agg(distinct f.target, ', ')
-  from functions f where f.readers <> '{}' group by f.name, f.owner, f.readers
+  select 'definer-function', c.name, 'f', c.proowner::regrole::text, c.readers, pg_catalog.string_agg(distinct c.target, ', '), (
+      select pg_catalog.format('revoke execute on routine %s from %s%s;', c.name,
+        pg_catalog.string_agg(distinct case when a.grantee = 0 then 'public' else a.grantee::regrole::text end, ', '),
+        case when pg_catalog.bool_or(a.grantor <> c.proowner or a.is_grantable) then ' cascade' end)
+      from pg_catalog.pg_proc p
+      cross join lateral pg_catalog.aclexplode(coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))) a
+      where p.oid = c.oid and a.grantee <> c.proowner and a.grantee not in (select e.oid from exempt e))
+  from callable c where c.readers <> '{}' group by c.oid, c.name, c.proowner, c.readers
+  union all
+  select w.rule, w.object, w.kind, w.owner, pg_catalog.array_agg(distinct r.role order by r.role), pg_catalog.string_agg(distinct w.target, ', '),
+    pg_catalog.string_agg(distinct (
+      select pg_catalog.format('revoke insert, update, delete on %s from %s%s;', w.name, pg_catalog.string_agg(distinct a.grantee, ', '),
+                               case when pg_catalog.bool_or(a.is_passed_on) then ' cascade' end)
+      from warden.grantees(w.oid) a), ' ')
+  from writable w cross join unnest(w.readers) r (role) group by w.rule, w.object, w.kind, w.owner
   order by 1, 2
 $$;
 

@@ -9,7 +9,7 @@ use crate::tenancy::sql::literal;
 /// Maximum number of roles that an issue names.
 const ROLES_MAX: usize = 3;
 
-/// A view or function that reads the tables without row-level security.
+/// A view, function or rule that reads or writes the tables without row-level security.
 #[derive(sqlx::FromRow)]
 struct Bypass {
     rule: String,
@@ -17,7 +17,12 @@ struct Bypass {
     kind: String,
     owner: String,
     readers: Vec<String>,
-    tables: String,
+    /// None: the function runs statements that it builds.
+    tables: Option<String>,
+    /// Statements that take the rights away from all readers.
+    revoke: Option<String>,
+    /// Whether the migrating role may not act as the owner.
+    is_foreign: bool,
 }
 
 /// The open questions about these tables. Accepted findings are left out.
@@ -39,7 +44,8 @@ pub(in crate::tenancy) async fn questions(
         .map(|(table, problem, remedy)| AdoptionIssue::new(table, problem, remedy))
         .collect();
     let bypasses: Vec<Bypass> = sqlx::query_as(
-        "select b.* from warden.bypasses(array(select t::oid::regclass from unnest($1::bigint[]) t)) b
+        "select b.*, not pg_has_role(b.owner::regrole, 'usage') as is_foreign
+         from warden.bypasses(array(select t::oid::regclass from unnest($1::bigint[]) t)) b
          where not exists (select from warden.decisions d
                            where d.rule = b.rule and d.object = b.object and d.choice = 'accept')",
     )
@@ -54,11 +60,16 @@ pub(in crate::tenancy) async fn questions(
 
 impl Bypass {
     fn issue(&self, version: i32) -> AdoptionIssue {
-        let Self { rule, object, owner, tables, .. } = self;
+        let Self { object, owner, .. } = self;
         let mut readers = self.readers.iter().take(ROLES_MAX).cloned().collect::<Vec<_>>().join(", ");
         if self.readers.len() > ROLES_MAX {
             readers += &format!(" and {} more", self.readers.len() - ROLES_MAX);
         }
+        let tables = self.tables.as_deref().unwrap_or_default();
+        let does = self
+            .tables
+            .as_ref()
+            .map_or_else(|| "runs statements that it builds".into(), |tables| format!("reaches {tables}"));
         let problem = match self.kind.as_str() {
             "v" => format!(
                 "this view would show {readers} rows of every organisation: it reads {tables} as its owner {owner}, who \
@@ -68,16 +79,24 @@ impl Bypass {
                 "this materialized view shows {readers} rows of every organisation: it holds a copy of {tables}, and no \
                  policy applies to it"
             ),
+            "t" => format!(
+                "this trigger function {does} as {owner}, who is exempt from row-level security, when {readers} write to \
+                 a relation that is not registered"
+            ),
+            "r" => format!(
+                "this rule reaches {tables} as {owner}, who is exempt from row-level security, when {readers} write to a \
+                 table that is not registered"
+            ),
             _ => format!(
-                "{readers} may call this function, which names {tables} and runs as {owner}, who is exempt from \
-                 row-level security"
+                "{readers} may call this function, which {does} and runs as {owner}, who is exempt from row-level security"
             ),
         };
-        AdoptionIssue::new(object.clone(), problem, format!("One of these:\n{}", self.choices(rule, version)))
+        AdoptionIssue::new(object.clone(), problem, format!("One of these:\n{}", self.choices(version)))
     }
 
-    fn choices(&self, rule: &str, version: i32) -> String {
-        let object = &self.object;
+    /// Statements of which each ends the issue.
+    fn choices(&self, version: i32) -> String {
+        let Self { rule, object, owner, .. } = self;
         let mut choices = Vec::new();
         match self.kind.as_str() {
             "v" => {
@@ -86,21 +105,25 @@ impl Bypass {
                         "alter view {object} set (security_invoker = true);  -- its readers need rights on the tables"
                     ));
                 }
-                choices.push(format!("alter view {object} owner to <a role without BYPASSRLS>;"));
-                choices.push(format!("revoke select on {object} from <role>;"));
+                choices.push("-- or make a role without BYPASSRLS its owner".into());
             }
-            "m" => choices.push(format!("revoke select on {object} from <role>;")),
-            _ => {
-                choices.push(format!("alter function {object} security invoker;"));
-                choices.push(format!("alter function {object} owner to <a role without BYPASSRLS>;"));
-                choices.push(format!("revoke execute on function {object} from public;"));
+            "f" | "t" => {
+                choices.push(format!(
+                    "alter routine {object} security invoker;  -- its callers need rights on the tables"
+                ));
+                choices.push("-- or make a role without BYPASSRLS its owner".into());
             }
+            _ => {}
         }
+        choices.extend(self.revoke.clone());
         choices.push(format!(
             "select warden.accept_finding({}, {}, '<why this is on purpose>');",
             literal(rule),
             literal(object)
         ));
+        if self.is_foreign {
+            choices.insert(0, format!("-- as {owner}, except the last one:"));
+        }
         choices.join("\n")
     }
 }

@@ -157,7 +157,7 @@ async fn questions_block_enforcement_until_they_are_answered() {
         ),
         (
             "create function counted() returns bigint language sql security definer as 'select count(*) from notes'",
-            "may call this function, which names public.notes and runs as postgres",
+            "may call this function, which reaches public.notes and runs as postgres",
             "select warden.accept_finding('definer-function', 'public.counted()', 'a number only')",
         ),
     ] {

@@ -6,6 +6,7 @@
 //! - `property`: compares the rows, one by one, in every phase.
 //! - `streams`: compares what watched tables send, live and by replay, with what the same claims may SELECT.
 //! - `examples`: named cases.
+//! - `remedies`: what blocks the enforce phase, and the statements that a run prints.
 //! - `filling`: which organisation a row gets, whatever a request does.
 //!
 //! `WARDEN_SEED` repeats a run, and `WARDEN_ACCESS_CASES` sets the number of worlds.
@@ -13,6 +14,7 @@
 mod examples;
 mod filling;
 mod property;
+mod remedies;
 mod streams;
 mod world;
 

@@ -40,20 +40,55 @@ with recursive requests as (
   join pg_depend d on d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e'
   join pg_extension e on e.oid = d.refobjid and e.extname = 'dblink'
   where p.proname ~ '^dblink(|_connect|_connect_u|_open|_fetch|_exec|_send_query|_get_result)$'
-), definers as materialized (
-  select p.oid, p.oid::regprocedure::text as signature, p.proowner, o.rolname as owner, o.rolsuper or o.rolbypassrls as is_exempt,
+), routines as materialized (
+  select p.oid, p.oid::regprocedure::text as signature, lower(p.proname) as lower_name, p.proowner, o.rolname as owner, l.lanname,
+    o.rolsuper or o.rolbypassrls as is_exempt, p.prosecdef, p.prorettype in ('trigger'::regtype, 'event_trigger'::regtype) as is_trigger,
     lower(coalesce(nullif(p.prosrc, ''), pg_get_function_sqlbody(p.oid), '')) as body,
-    (select string_agg(q.name, ' and ' order by q.name) from requests q
-     where exists (select from aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
-                   where a.grantee = q.oid and a.privilege_type = 'EXECUTE')) as names
+    case when p.prosecdef then (
+      select string_agg(q.name, ' and ' order by q.name) from requests q
+      where exists (select from aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+                    where a.grantee = q.oid and a.privilege_type = 'EXECUTE')) end as names
   from pg_proc p
   join pg_namespace n on n.oid = p.pronamespace
+  join pg_language l on l.oid = p.prolang
   join pg_roles o on o.oid = p.proowner
-  where p.prosecdef and p.prokind in ('f', 'p') and p.prorettype not in ('trigger'::regtype, 'event_trigger'::regtype)
-    and n.nspname not in ('warden', 'pg_catalog', 'information_schema')
+  where p.prokind in ('f', 'p') and n.nspname not in ('warden', 'pg_catalog', 'information_schema')
     and not exists (select from pg_depend d
                     where d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e')
-    and not (n.nspname = 'public' and warden.is_own(p.oid))
+    and case when n.nspname = 'public' and p.proname in ('auth_org_id', 'auth_user_id', 'prevent_org_id_change', 'custom_access_token_hook')
+             then not warden.is_own(p.oid) else true end
+), named as (
+  -- Names by which a function reaches a registered table: its own, that of a view, that of another such function.
+  select lower(p.relname) as lower_name, format('(^|[^a-z0-9_$])%s($|[^a-z0-9_$])', lower(regexp_replace(p.relname, '([^a-zA-Z0-9_])', '\\\1', 'g')))
+      as pattern, p.root, case p.oid when g.oid then '' else p.relname || ', a view of ' end || g.full_name as label
+  from passing p join registered g on g.oid = p.root
+  union
+  select r.lower_name, format('(^|[^a-z0-9_$])%s"?\s*\(', regexp_replace(r.lower_name, '([^a-z0-9_])', '\\\1', 'g')), n.root,
+    format('%s, a function that names %s', r.signature, g.full_name)
+  from named n join routines r on not r.is_trigger
+    and case when strpos(r.body, n.lower_name) > 0 then r.body ~ n.pattern else false end
+  join registered g on g.oid = n.root
+), definers as (
+  -- A regular expression for each pair of a function and a name would be slow. EXECUTE may run any statement.
+  select r.oid, r.signature, r.proowner, r.owner, r.is_trigger, r.names, coalesce('names ' || string_agg(distinct n.label, ', ' order by n.label),
+                                                                        'runs statements that it builds') as does
+  from routines r
+  left join (named n join registered g on g.oid = n.root)
+    on case when strpos(r.body, n.lower_name) > 0 then r.body ~ n.pattern else false end
+    and (r.is_exempt or not g.relforcerowsecurity and pg_has_role(r.proowner, g.relowner, 'usage'))
+  where r.prosecdef and (n.root is not null
+    or r.is_exempt and r.lanname = 'plpgsql' and regexp_replace(r.body, '--[^\n]*', '', 'g') ~ '\mexecute\M')
+  group by r.oid, r.signature, r.proowner, r.owner, r.is_trigger, r.names
+), unregistered as (
+  -- Tables and views to which requests may write, and that no policy of Warden limits.
+  select c.oid, c.relkind, c.relowner, format('%I.%I', n.nspname, c.relname) as full_name, w.names
+  from pg_class c
+  join pg_namespace n on n.oid = c.relnamespace
+  cross join lateral (select string_agg(q.rolname, ' and ' order by q.rolname) as names from pg_roles q
+    where q.rolname in ('anon', 'authenticated')
+      and (has_any_column_privilege(q.oid, c.oid, 'insert, update') or has_table_privilege(q.oid, c.oid, 'delete'))) w
+  where c.relkind in ('r', 'p', 'v') and n.nspname not in ('warden', 'pg_catalog', 'information_schema') and w.names is not null
+    and not exists (select from registered g cross join lateral warden.tree(g.oid) m (oid) where m.oid = c.oid)
 ), sequences as (
   select c.oid, c.relowner, format('%I.%I', n.nspname, c.relname) as full_name, g.full_name as "table",
     (select string_agg(distinct q.name, ' and ') from requests q, aclexplode(c.relacl) a where a.grantee = q.oid) as names,
@@ -81,8 +116,7 @@ with recursive requests as (
   group by t.pubname, p.puballtables, p.pubowner
 )
 select 'definer-function' as rule, null::text as severity, null::text as "table", f.signature as object,
-  format('%s may execute it; it runs as %s, who is exempt from row-level security, and names %s', f.names, f.owner,
-         string_agg(distinct n.name, ', ' order by n.name)) as cause,
+  format('%s may execute it; it runs as %s, who is exempt from row-level security, and %s', f.names, f.owner, f.does) as cause,
   'decide' as remedy_kind,
   json_build_object('question', 'does it return or change rows of one organisation only?', 'choices', json_build_array(
     json_build_array('it should run with the rights of its caller', 'sql', format('%salter routine %s security invoker;',
@@ -92,15 +126,23 @@ select 'definer-function' as rule, null::text as severity, null::text as "table"
       case when pg_has_role(f.proowner, 'usage') then '' else format(E'-- as %I:\n', f.owner) end,
       f.signature))))::text as remedy
 from definers f
--- A regular expression for each pair of a function and a relation would be slow.
-join passing p on case when strpos(f.body, lower(p.relname)) > 0 then
-    f.body ~ format('(^|[^a-z0-9_$])%s($|[^a-z0-9_$])', lower(regexp_replace(p.relname, '([^a-zA-Z0-9_])', '\\\1', 'g')))
-  else false end
-join registered g on g.oid = p.root
-  and (f.is_exempt or not g.relforcerowsecurity and pg_has_role(f.proowner, g.relowner, 'usage'))
-cross join lateral (select case p.oid when g.oid then '' else p.relname || ', a view of ' end || g.full_name as name) n
-where f.names is not null
-group by f.oid, f.signature, f.proowner, f.owner, f.names
+where f.names is not null and not f.is_trigger
+union all
+-- No key and no policy limits what a request writes to such a table or view.
+select 'definer-function', null, null, f.signature,
+  format('%s may write to %s, whose trigger calls it; it runs as %s, who is exempt from row-level security, and %s',
+         u.names, u.full_name, f.owner, f.does), 'decide',
+  json_build_object('question', 'does it return or change rows of one organisation only?', 'choices', json_build_array(
+    json_build_array('it should run with the rights of its caller', 'sql', format('%salter routine %s security invoker;',
+      case when pg_has_role(f.proowner, 'usage') then '' else format(E'-- as %I:\n', f.owner) end, f.signature)),
+    json_build_array('no request needs to write there', 'sql', format(
+      '%srevoke insert, update, delete on %s from public, anon, authenticated;',
+      case when pg_has_role(u.relowner, 'usage') then '' else format(E'-- as %s:\n', u.relowner::regrole) end, u.full_name))))::text
+from definers f
+join pg_trigger g on g.tgfoid = f.oid and not g.tgisinternal and g.tgenabled <> 'D' and g.tgparentid = 0
+join unregistered u on u.oid = g.tgrelid
+where f.is_trigger
+group by f.signature, f.proowner, f.owner, f.does, u.names, u.full_name, u.relowner
 union all
 select 'sequence-right', null, s."table", s.full_name,
   format('%s may %s sequence %s, which all organisations share%s', s.names, replace(lower(array_to_string(s.rights, ', ')), 'usage', 'use'),
@@ -126,6 +168,21 @@ select 'rewrite-rule', case when not o.rolsuper and not o.rolbypassrls and g.rel
     json_build_array('the rule is not needed', 'sql', format('drop rule %I on %s;', w.rulename, g.full_name))))::text
 from registered g join pg_rewrite w on w.ev_class = g.oid join pg_roles o on o.oid = g.relowner
 union all
+select 'rewrite-rule', null, u.full_name, w.rulename,
+  format('%s may write to the table; the actions of rule "%s" reach %s with the rights of %s, who is exempt from row-level security',
+         u.names, w.rulename, string_agg(distinct g.full_name, ', ' order by g.full_name), o.rolname), 'decide',
+  json_build_object('question', 'do its actions stay within the organisation?', 'choices', json_build_array(
+    json_build_array('the rule is not needed', 'sql', format('drop rule %I on %s;', w.rulename, u.full_name)),
+    json_build_array('no request needs to write there', 'sql',
+      format('revoke insert, update, delete on %s from public, anon, authenticated;', u.full_name))))::text
+from unregistered u
+join pg_rewrite w on w.ev_class = u.oid and w.ev_type <> '1'
+join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = w.oid and d.refclassid = 'pg_class'::regclass
+join registered g on g.oid = d.refobjid
+join pg_roles o on o.oid = u.relowner and (o.rolsuper or o.rolbypassrls)
+where u.relkind <> 'v'
+group by u.full_name, u.names, w.rulename, o.rolname
+union all
 select 'foreign-data', null, t.full_name, t.relname, format(
     case when t.relkind = 'f' then '%1$s may read the foreign table, and no policy of this database protects its rows'
          else '%1$s may read it; it reads %2$s with the user mapping of %3$s, and no policy of this database protects the rows'
@@ -150,12 +207,12 @@ select 'foreign-data', null, null, f.signature, format(
     json_build_array('no request needs it', 'sql', format(
       '%srevoke execute on routine %s from public, anon, authenticated;',
       case when pg_has_role(f.proowner, 'usage') then '' else format(E'-- as %I:\n', f.owner) end, f.signature))))::text
-from definers f
+from routines f
 join (select t.relname as name from foreign_tables t union select c.proname from connectors c) n
   on case when strpos(f.body, lower(n.name)) > 0 then
        f.body ~ format('(^|[^a-z0-9_$])%s($|[^a-z0-9_$])', lower(regexp_replace(n.name, '([^a-zA-Z0-9_])', '\\\1', 'g')))
      else false end
-where f.names is not null
+where f.names is not null and not f.is_trigger
 group by f.oid, f.signature, f.proowner, f.owner, f.names
 union all
 -- Functions that PostgreSQL, or the script of their extension, grants to no ordinary role: they read files of the

@@ -1,6 +1,6 @@
 -- Views that show requests the rows of registered tables without row-level security: their owner is exempt from it, or
 -- they store a copy. A view may read the table through other views. A view with security_invoker reads with the rights
--- of its reader, so it passes on the rights of the view above it.
+-- of the session's role, whatever view is above it; a copy through such a view is made with the rights of its owner.
 with recursive registered as (
   select c.oid, c.relowner, c.relforcerowsecurity, format('%I.%I', t.schema_name, t.table_name) as full_name
   from warden.tenant_tables t
@@ -23,26 +23,29 @@ with recursive registered as (
     and d.refobjid <> w.ev_class
   where w.ev_class in (select oid from views)
 ), exposing as (
-  -- Upwards from the table. A view whose owner is subject to policies stops the search.
-  select g.oid as source, g.oid as root, null::oid as view
+  -- Upwards from the table. Through a view that is subject to policies, only a copy can still expose rows.
+  select g.oid as source, g.oid as root, null::oid as view, false as is_bound
   from registered g
   union
-  select v.oid, e.root, v.oid
+  select v.oid, e.root, case when x.exposes then v.oid end, not x.exposes
   from exposing e
   join reads r on r.source = e.source
   join views v on v.oid = r.view
   join registered g on g.oid = e.root
-  where v.is_invoker or v.is_exempt or v.relkind = 'm'
-     or (not g.relforcerowsecurity and pg_has_role(v.relowner, g.relowner, 'usage'))
+  cross join lateral (select v.relkind = 'm' or not v.is_invoker and not e.is_bound
+    and (v.is_exempt or not g.relforcerowsecurity and pg_has_role(v.relowner, g.relowner, 'usage')) as exposes) x
 ), above as (
   -- Upwards from each such view, to find those that requests may read.
   select distinct e.view as view, e.view as top from exposing e where e.view is not null
   union
-  select a.view, r.view from above a join reads r on r.source = a.top
+  select a.view, r.view from above a join reads r on r.source = a.top join views v on v.oid = r.view and not v.is_invoker
 ), read_by as (
+  -- Rights to write are enough: an exempt owner's view changes rows of every organisation.
   select a.view, string_agg(distinct q.rolname, ' and ' order by q.rolname) as names
-  from above a join pg_roles q on q.rolname in ('anon', 'authenticated')
-    and has_any_column_privilege(q.oid, a.top, 'select')
+  from above a join views v on v.oid = a.top join pg_roles q on q.rolname in ('anon', 'authenticated')
+    and (has_any_column_privilege(q.oid, a.top, 'select')
+      or v.relkind = 'v' and pg_relation_is_updatable(a.top, true) & 28 <> 0
+        and (has_any_column_privilege(q.oid, a.top, 'insert, update') or has_table_privilege(q.oid, a.top, 'delete')))
   group by a.view
 )
 select 'bypassing-view' as rule, null::text as severity, v.full_name as "table", v.relname::text as object,

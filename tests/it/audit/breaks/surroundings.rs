@@ -74,6 +74,40 @@ pub(super) const BREAKS: &[Break] = &[
            as 'select count(*) from public.recent_payments'",
         &[("definer-function", "public.recent_total()")],
     ),
+    // A function that calls another one, and one that builds its statements.
+    broken(
+        "functions",
+        "create function lead_total() returns bigint language sql as 'select count(*) from public.leads';
+         create function \"Lead total\"() returns bigint language sql security definer as 'select public.lead_total()';
+         create function count_rows(name text) returns bigint language plpgsql security definer as
+           'declare n bigint; begin execute format(''select count(*) from %I'', name) into n; return n; end'",
+        &[("definer-function", "public.\"Lead total\"()"), ("definer-function", "public.count_rows(text)")],
+    ),
+    // What requests write to tables and views that are not registered.
+    broken(
+        "functions",
+        "create table lead_commands (id int primary key, lead text);
+         grant insert, delete on lead_commands to authenticated;
+         create function obey() returns trigger language plpgsql security definer as
+           'begin delete from public.leads where leads.id::text = new.lead; return new; end';
+         create trigger obey after insert on lead_commands for each row execute function obey();
+         create rule cancel as on delete to lead_commands do also delete from leads where leads.id::text = old.lead;
+         create view lead_states as select 1 as id; grant update on lead_states to anon;
+         create function set_state() returns trigger language plpgsql security definer as
+           'begin update public.leads set id = id; return new; end';
+         create trigger set_state instead of update on lead_states for each row execute function set_state()",
+        &[
+            ("definer-function", "public.obey()"),
+            ("definer-function", "public.set_state()"),
+            ("rewrite-rule", "public.lead_commands"),
+        ],
+    ),
+    // A view that requests may only write to.
+    broken(
+        "views",
+        "create view removable_leads as select id from leads; grant delete on removable_leads to authenticated",
+        &[("bypassing-view", "public.removable_leads")],
+    ),
     broken(
         "contacts",
         "create rule keep as on delete to contacts do instead nothing",
