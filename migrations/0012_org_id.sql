@@ -93,16 +93,14 @@ $$;
 -- The foreign keys of a table that lead to tables of organisations, except the one to its parent, as expressions about
 -- the row `alias`: whether the row references another one, and the organisation of that one. A row belongs there if
 -- neither a parent nor a user says where it belongs. A table may reference itself. Without a parent or user column in
--- the registry there are none, because then an operator decided that all rows belong to the default organisation.
+-- the registry, only keys of several columns count, which cannot be named as a parent: an operator decided that other
+-- rows belong to the default organisation.
 create or replace function warden.other_references(relation regclass, alias text)
 returns table (target regclass, columns text, is_set text, organization text)
 language plpgsql stable set search_path = '' as $$
 declare
   r warden.tenant_tables := warden.registered(relation);
 begin
-  if r.parent_column is null and r.user_column is null then
-    return;
-  end if;
   return query
     select k.target, string_agg(pg_catalog.quote_ident(a.attname), ', ' order by u.n),
       '(' || string_agg(pg_catalog.format('%s.%I is not null', alias, a.attname), ' and ' order by u.n) || ')',
@@ -117,7 +115,8 @@ begin
       join pg_catalog.pg_class p on p.oid = c.confrelid
       join pg_catalog.pg_namespace n on n.oid = p.relnamespace
       join warden.tenant_tables t on t.schema_name = n.nspname and t.table_name = p.relname and t.scope in ('org', 'root')
-      where c.conrelid = relation and c.contype = 'f') k
+      where c.conrelid = relation and c.contype = 'f'
+        and (r.parent_column is not null or r.user_column is not null or pg_catalog.cardinality(c.conkey) > 1)) k
     cross join lateral unnest(k.conkey, k.confkey) with ordinality u (col, key, n)
     join pg_catalog.pg_attribute a on a.attrelid = k.conrelid and a.attnum = u.col
     join pg_catalog.pg_attribute f on f.attrelid = k.target and f.attnum = u.key

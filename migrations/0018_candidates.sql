@@ -4,10 +4,11 @@ set local lock_timeout = '5s';
 set local statement_timeout = '5min';
 set local role warden_owner;
 
--- A column name in the form that conventions are compared in: "ownerId" and "OwnerID" are owner_id.
+-- A column name in the form that conventions are compared in: "ownerId", "OwnerID" and "Owner Id" are owner_id.
 create or replace function warden.convention(column_name name) returns text
 language sql immutable set search_path = '' as $$
-  select pg_catalog.lower(pg_catalog.regexp_replace(column_name::text, '([a-z0-9])([A-Z])', '\1_\2', 'g'))
+  select pg_catalog.lower(pg_catalog.regexp_replace(
+    pg_catalog.regexp_replace(column_name::text, '([a-z0-9])([A-Z])', '\1_\2', 'g'), '[^[:alnum:]]+', '_', 'g'))
 $$;
 revoke execute on function warden.convention(name) from public;
 
@@ -87,6 +88,8 @@ revoke execute on function warden.forget_absent_tables() from public;
 --   kind       'organisation': a foreign key to organizations, which gives the organisation itself.
 --              'parent': a foreign key to another table. 'user': a user whose membership gives the organisation.
 --              'hint': the name of an organisation's column, or a user's whose type is no uuid. It gives nothing.
+--              'reference': a foreign key of several columns to another table, of which it names the first. The referenced
+--              row gives the organisation, but without a parent's key.
 --              'platform': no column, but the name of a table of the platform. It gives nothing either.
 --   rank       the best has the lowest
 create or replace function warden.candidate_columns() returns table (
@@ -143,10 +146,32 @@ language sql stable set search_path = '' as $$
   join unnest('{user_id,owner_id,created_by,created_by_id,created_by_user_id,author_id,profile_id,creator_id}'::text[])
     with ordinality u (name, n) on u.name = c.convention
   union all
+  -- As text, such a column often contains a name.
+  select c.attrelid, c.attname, 'user', null, null, 40
+  from columns c
+  where c.atttypid = 'uuid'::regtype
+    and c.convention in ('uid', 'user', 'user_uuid', 'owner', 'owner_user_id', 'author', 'creator', 'created_user_id', 'member_id',
+                         'assignee_id', 'assigned_to', 'sender_id')
+       or c.atttypid = 'uuid'::regtype and c.convention <> 'created_by' and c.convention ~ '_by$'
+  union all
+  select c.attrelid, c.attname, 'hint', null, null, 60
+  from columns c
+  where c.atttypid in ('uuid'::regtype, 'int4'::regtype, 'int8'::regtype)
+    and c.convention in ('org', 'organization', 'organisation', 'tenant', 'workspace', 'team', 'company', 'org_uuid', 'tenant_uuid',
+                         'agency_id', 'business_id', 'merchant_id', 'client_id')
+  union all
   select c.attrelid, c.attname, 'hint', null, null, 50 + u.n::int
   from columns c
   join unnest('{org_id,organization_id,organisation_id,tenant_id,account_id,workspace_id,team_id,company_id}'::text[])
     with ordinality u (name, n) on u.name = c.convention
+  union all
+  select f.conrelid, a.attname, 'reference', f.confrelid, null, 70
+  from pg_catalog.pg_constraint f
+  join tables t on t.oid = f.conrelid
+  join pg_catalog.pg_attribute a on a.attrelid = f.conrelid and a.attnum = f.conkey[1]
+  where f.contype = 'f' and f.conparentid = 0 and f.confrelid <> f.conrelid and pg_catalog.cardinality(f.conkey) > 1
+    and f.confrelid <> coalesce(pg_catalog.to_regclass('public.organizations'), 0)
+    and not exists (select from keys k where k.attrelid = f.conrelid and k.confrelid = f.confrelid)
   union all
   select t.oid, null, 'platform', null, null, 90
   from tables t
@@ -158,8 +183,10 @@ revoke execute on function warden.candidate_columns() from public;
 -- Tables that are not registered and look like an organisation's, with the best derivation of their rows' organisation.
 -- A foreign key to an organisation, or to a table of organisations, is better than a user column: the row belongs where
 -- its parent belongs. A table that inherits from another candidate can be registered only after it.
+-- squawk-ignore ban-drop-function
+drop function if exists warden.tenant_candidates();
 create or replace function warden.tenant_candidates() returns table (
-  relation regclass, user_column name, parent regclass, parent_column name, parent_key name, reason text
+  relation regclass, user_column name, parent regclass, parent_column name, parent_key name, reference regclass, reason text
 )
 language plpgsql stable set search_path = '' as $$
 declare
@@ -187,9 +214,9 @@ begin
       select l.* from pg_catalog.jsonb_to_recordset(links) l
         (relation bigint, "column" name, kind text, target bigint, key name, rank int)
     ), found (relation) as (
-      select s.relation from signs s where s.kind <> 'parent' or s.target = any (owned::bigint[])
+      select s.relation from signs s where s.kind not in ('parent', 'reference') or s.target = any (owned::bigint[])
       union
-      select s.relation from signs s join found f on f.relation = s.target where s.kind = 'parent'
+      select s.relation from signs s join found f on f.relation = s.target where s.kind in ('parent', 'reference')
     )
     select f.relation::oid from found f order by f.relation);
   while pg_catalog.cardinality(waiting) > 0 loop
@@ -201,7 +228,7 @@ begin
       where l.relation = any (waiting::bigint[])
     )
     select w.oid as relation, p."column" as parent_column, p.target as parent, p.key as parent_key,
-      u."column" as user_column, h."column" as hint, u.target is not null as is_users_key,
+      u."column" as user_column, h."column" as hint, u.target is not null as is_users_key, r.target as reference,
       exists (select from signs s where s.relation = w.oid and s.kind = 'platform') as is_platforms into chosen
     from unnest(waiting) w (oid)
     left join lateral (
@@ -215,8 +242,11 @@ begin
       select s.* from signs s
       where s.relation = w.oid and s.kind = 'hint' order by s.rank, s."column" limit 1) h on true
     left join lateral (
+      select s.* from signs s
+      where s.relation = w.oid and s.kind = 'reference' and s.target = any (owned::bigint[]) order by s."column" limit 1) r on true
+    left join lateral (
       select count(*) as n, count(*) filter (where s.rank < p.rank) as better from signs s
-      where s.relation = w.oid and s.kind = 'parent' and s.target = any (waiting::bigint[])) open on true
+      where s.relation = w.oid and s.kind in ('parent', 'reference') and s.target = any (waiting::bigint[])) open on true
     order by coalesce(p.kind = 'organisation', false) desc, p.target is not null and open.better = 0 desc,
       open.n = 0 desc, u."column" is not null desc, p.target is not null desc, w.oid
     limit 1;
@@ -225,12 +255,14 @@ begin
     parent_column := chosen.parent_column;
     parent_key := chosen.parent_key;
     user_column := chosen.user_column;
+    reference := case when chosen.parent is null and chosen.user_column is null then chosen.reference end;
     reason := pg_catalog.concat_ws(', ',
       case when parent is not null then
         pg_catalog.format('%I references %s', parent_column, parent) end,
       case when user_column is not null then pg_catalog.format(
         case when chosen.is_users_key then '%I references auth.users' else 'user column %I' end, user_column) end,
-      case when chosen.hint is not null and parent is null and user_column is null then
+      case when reference is not null then pg_catalog.format('a key of several columns references %s', reference) end,
+      case when chosen.hint is not null and parent is null and user_column is null and reference is null then
         pg_catalog.format('column %I', chosen.hint) end,
       case when chosen.is_platforms then 'it has the name of a table of the platform' end);
     return next;

@@ -173,7 +173,7 @@ async fn describe(
     for (table, sources) in plan.tables.iter().zip(sources) {
         let is_new = !exists(&mut transaction, table).await?;
         let rows = if is_new { "0 rows".to_owned() } else { count(&mut transaction, table).await? };
-        let mut notes = notes(table, goal);
+        let mut notes = notes(table, sources, goal);
         if !is_new && is_filled(table, goal) {
             notes.extend(sources.remark(&mut transaction, &table.table).await?);
         }
@@ -324,7 +324,7 @@ fn object_step(object: &RequiredObject) -> Option<String> {
     }
 }
 
-fn notes(plan: &TablePlan, goal: Goal) -> Vec<String> {
+fn notes(plan: &TablePlan, sources: &OtherSources, goal: Goal) -> Vec<String> {
     let table = &plan.table;
     let mut notes = Vec::new();
     if let (Some(first), Some(last)) = (table.members.first(), table.members.last()) {
@@ -348,7 +348,8 @@ fn notes(plan: &TablePlan, goal: Goal) -> Vec<String> {
             if table.pauses_triggers { " or disable them" } else { "; otherwise they fire" }
         ));
     }
-    if table.user_column.is_none() && table.parent.is_none() && !table.is_never_filled {
+    let has_no_source = table.user_column.is_none() && table.parent.is_none() && sources.names.is_empty();
+    if has_no_source && !table.is_never_filled {
         notes.push(
             "has neither parent nor user column: all its rows go to the default organisation".to_owned(),
         );

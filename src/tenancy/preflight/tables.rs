@@ -25,15 +25,18 @@ pub struct Candidate {
     parent_name: Option<String>,
     parent_column: Option<String>,
     parent_key: Option<String>,
+    /// A table that a key of several columns references, if there is neither parent nor user.
+    reference: Option<i64>,
+    reference_name: Option<String>,
     /// Why it is a candidate.
     pub reason: String,
 }
 
 impl Candidate {
-    /// Whether its rows name a parent or a user.
+    /// Whether its rows name a parent, a user or another row.
     #[must_use]
     pub fn is_derivable(&self) -> bool {
-        self.parent.is_some() || self.user_column.is_some()
+        self.parent.is_some() || self.user_column.is_some() || self.reference.is_some()
     }
 }
 
@@ -147,7 +150,8 @@ pub(super) async fn candidates(connection: &mut PgConnection) -> Result<Vec<Cand
     sqlx::query_as(
         "select c.relation::oid::bigint as oid, format('%I.%I', n.nspname, k.relname) as name,
            c.user_column::text as user_column, c.parent::oid::bigint as parent, c.parent::text as parent_name,
-           c.parent_column::text as parent_column, c.parent_key::text as parent_key, c.reason
+           c.parent_column::text as parent_column, c.parent_key::text as parent_key, c.reference::oid::bigint as reference,
+           c.reference::text as reference_name, c.reason
          from warden.tenant_candidates() c
          join pg_class k on k.oid = c.relation join pg_namespace n on n.oid = k.relnamespace
          order by n.nspname, k.relname",
@@ -175,6 +179,8 @@ struct Derivation {
     parent_name: Option<String>,
     parent_column: Option<String>,
     parent_key: Option<String>,
+    /// A table that must be registered as well, and that is no parent.
+    reference: Option<i64>,
     source: String,
 }
 
@@ -207,8 +213,9 @@ pub(in crate::tenancy) async fn register(
         }
     }
     loop {
-        let (ready, blocked): (Vec<_>, Vec<_>) =
-            waiting.into_iter().partition(|d: &Derivation| d.parent.is_none_or(|p| registered.contains(&p)));
+        let (ready, blocked): (Vec<_>, Vec<_>) = waiting
+            .into_iter()
+            .partition(|d: &Derivation| d.parent.or(d.reference).is_none_or(|oid| registered.contains(&oid)));
         waiting = blocked;
         if ready.is_empty() {
             break;
@@ -275,6 +282,7 @@ fn derive(listed: &Listed, oid: i64, name: &str, candidate: Option<&Candidate>) 
         parent_name: None,
         parent_column: None,
         parent_key: None,
+        reference: None,
         source: String::new(),
     };
     if let Some((_, parent)) = &listed.parent {
@@ -302,6 +310,15 @@ fn derive(listed: &Listed, oid: i64, name: &str, candidate: Option<&Candidate>) 
     }
     if listed.table.columns.iter().any(|column| column == "org_id") && sources.is_empty() {
         sources.push("its own org_id".to_owned());
+    }
+    // Without an option, the rows that a table references decide (warden.other_references()).
+    if let Some(candidate) =
+        candidate.filter(|c| sources.is_empty() && !choice.is_default && c.reference.is_some())
+    {
+        derivation.reference = candidate.reference;
+        derivation.parent_name.clone_from(&candidate.reference_name);
+        let reference = candidate.reference_name.as_deref().unwrap_or("?");
+        sources.push(format!("the organisation of {reference} by a key of several columns"));
     }
     if sources.is_empty() && !choice.is_default {
         return None;

@@ -153,3 +153,25 @@ async fn tables_that_reference_each_other_follow_the_rule_after_one_run() {
     assert_eq!(organizations(&db, "agents").await, ["1 0a"]);
     assert_eq!(organizations(&db, "teams").await, ["1 0a", "2 0a"]);
 }
+
+/// A key of several columns cannot be named as a parent, but says to which organisation a row belongs.
+#[tokio::test]
+async fn keys_of_several_columns_decide_before_the_default_organisation() {
+    let db = application().await;
+    db.run(
+        "create table orders (project_id int references projects, number int, primary key (project_id, number));
+         create table lines (id int primary key, project int, number int, foreign key (project, number) references orders);
+         insert into orders values (1, 1), (2, 1); insert into lines values (1, 1, 1), (2, 2, 1), (3, null, null)",
+    )
+    .await;
+    let reason = "a key of several columns references public.orders";
+    migrate(&db, &[]).await.must(0).says(&[reason]);
+    let without = "public.lines: inherits its organisation from public.orders, which is not adopted";
+    migrate(&db, &["--tables", "lines"]).await.must(1).says(&[without]);
+    let source = "public.lines gets the organisation of public.orders by a key of several columns, else the default organisation";
+    migrate(&db, &["--tables", "projects,orders,lines"]).await.must(0).says(&[source]);
+    assert_eq!(organizations(&db, "lines").await, ["1 0a", "2 0b", "3 a0"]);
+    db.run("insert into lines values (4, 2, 1), (5, null, null)").await;
+    assert_eq!(organizations(&db, "lines").await, ["1 0a", "2 0b", "3 a0", "4 0b", "5 a0"]);
+    migrate(&db, &["--enforce", "--yes"]).await.must(0);
+}

@@ -24,9 +24,9 @@ with recursive candidates as materialized (
           select format('policy %I', p.polname) from pg_policy p
           where p.polrelid = c.relation and warden.is_own_policy(p.oid)) x) o
 ), adoptions as (
-  select c.relation, 0 as height, c.parent, c.adoption from candidates c
+  select c.relation, 0 as height, coalesce(c.parent, c.reference) as parent, c.adoption from candidates c
   union all
-  select a.relation, a.height + 1, c.parent, c.adoption from adoptions a join candidates c on c.relation = a.parent
+  select a.relation, a.height + 1, coalesce(c.parent, c.reference), c.adoption from adoptions a join candidates c on c.relation = a.parent
 ), run as (
   -- A table that is adopted late is enforced at once if the database isolates organisations already.
   select case when exists (select from pg_policy p where p.polrelid = to_regclass('public.organizations')
@@ -38,7 +38,7 @@ select 'unregistered-table' as rule, null::text as severity, c.full_name as "tab
     format('; it has objects of Warden, as after a restore without data: ' || c.objects)) as cause,
   'decide' as remedy_kind,
   json_build_object('question', 'whose are its rows?', 'choices', json_build_array(
-    json_build_array(case when c.parent is null and c.user_column is null
+    json_build_array(case when c.parent is null and c.user_column is null and c.reference is null
         then 'each belongs to an organisation; those without org_id get the default organisation'
         else 'each belongs to an organisation' end, 'sql', format(E'%s\n$ %s', (
       select string_agg(a.adoption, E'\n' order by a.height desc) from adoptions a where a.relation = c.relation),

@@ -39,6 +39,17 @@ pub(super) const BREAKS: &[Break] = &[
         &[("unregistered-table", "public.orders"), ("unregistered-table", "public.seats")],
     ),
     broken("notes", "create schema app; create table app.\"Notes\" (id uuid, org_id uuid)", &[("unregistered-table", "app.\"Notes\"")]),
+    // Conventions for the names of columns.
+    broken(
+        "conventions",
+        "create table \"Reports\" (id int primary key, \"Uploaded By\" uuid); create table seats (workspace int);
+         create table talks (author uuid); create table books (author text, organization text)",
+        &[
+            ("unregistered-table", "public.\"Reports\""),
+            ("unregistered-table", "public.seats"),
+            ("unregistered-table", "public.talks"),
+        ],
+    ),
     broken("call_tags", "create table call_tags (call_id uuid references calls, tag text)", &[("unregistered-table", "public.call_tags")]),
     broken(
         "knowledge_base_chunks",
