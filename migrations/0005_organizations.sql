@@ -255,7 +255,7 @@ begin
                    warden.default_organization(),
                    case when names is not null then ', ''Default organization''' else '' end);
   end if;
-exception when integrity_constraint_violation or raise_exception then
+exception when integrity_constraint_violation or data_exception or raise_exception then
   raise exception 'the default organisation cannot be inserted: %', sqlerrm
     using hint = format('Insert it with the other columns that public.organizations needs, then run the migration '
                         'again: insert into public.organizations (id, ...) values (%L, ...);',

@@ -138,7 +138,7 @@ pub const RULES: &[Rule] = &[
     )),
     acceptable(finding(
         "bypassing-view",
-        "no view shows requests the rows that its owner sees without row-level security",
+        "no view lets requests read or write the rows that its owner sees without row-level security",
     )),
     finding(
         "owner-member",
@@ -186,9 +186,14 @@ pub const RULES: &[Rule] = &[
     ),
     acceptable(finding(
         "definer-function",
-        "no SECURITY DEFINER function lets requests reach registered tables, or views of them, without row-level security",
+        "no SECURITY DEFINER function lets requests reach registered tables without row-level security: itself, through \
+         views or other functions, by EXECUTE, or as a trigger of a table or view that is not registered",
     )),
-    acceptable(finding("rewrite-rule", "no rule (CREATE RULE) acts on a registered table")),
+    acceptable(finding(
+        "rewrite-rule",
+        "no rule (CREATE RULE) acts on a registered table, neither from it nor from another table to which requests may \
+         write",
+    )),
     acceptable(notice("sequence-right", "requests have no rights on a sequence that organisations share")),
     acceptable(finding(
         "foreign-data",

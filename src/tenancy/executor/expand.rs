@@ -192,7 +192,8 @@ impl AdoptionRun {
         let remedy = match &result {
             Err(error) if error.lacks_replica_identity() => format!(
                 "A publication replicates its updates, and it has no primary key. Until its rows are filled: \
-                 alter table {0} replica identity full; Afterwards: alter table {0} replica identity default;",
+                 alter table {0} replica identity full;\n\
+                 Afterwards: alter table {0} replica identity default;",
                 table.sql()
             ),
             _ => RUN_AGAIN.to_owned(),

@@ -10,6 +10,7 @@ use super::AdoptionRun;
 use super::conflict::conflict;
 use super::connection::StepError;
 use super::tree::TreeLock;
+use crate::tenancy::AdoptionIssue;
 use crate::tenancy::issue::RUN_AGAIN;
 use crate::tenancy::plan::{ObjectKind, RequiredObject, TablePlan};
 use crate::tenancy::registry::{Parent, Table};
@@ -47,10 +48,17 @@ impl AdoptionRun {
         let table = &plan.table;
         for object in plan.of(ObjectKind::OrgKey).filter(|o| !o.is_valid) {
             let definition = "foreign key (org_id) references public.organizations (id) on delete cascade";
-            let query = format!(
-                "select * from {} t where org_id is not null and not exists (select from public.organizations o where o.id = t.org_id);",
+            let missing = format!(
+                "{} t where t.org_id is not null and not exists (select from public.organizations o where o.id = t.org_id)",
                 table.sql()
             );
+            if object.found.is_none()
+                && !table.is_partitioned
+                && self.lacks_organizations(table, &missing).await?
+            {
+                continue;
+            }
+            let query = format!("select * from {missing};");
             let organizations: i64 = self
                 .connection
                 .scalar("select 'public.organizations'::regclass::oid::bigint".to_owned())
@@ -58,6 +66,33 @@ impl AdoptionRun {
             self.key(plan, object, definition, organizations, &query).await?;
         }
         Ok(())
+    }
+
+    /// Whether rows belong to organisations that do not exist. Then a key, even NOT VALID, would reject what the
+    /// application writes today.
+    async fn lacks_organizations(&mut self, table: &Table, missing: &str) -> Result<bool, StepError> {
+        if !self.connection.scalar::<bool>(format!("select exists (select from {missing})")).await? {
+            return Ok(false);
+        }
+        let has_name: bool = self
+            .connection
+            .scalar(
+                "select exists (select from pg_attribute where attrelid = 'public.organizations'::regclass
+                                and attname = 'name' and not attisdropped)"
+                    .to_owned(),
+            )
+            .await?;
+        let (column, name) = if has_name { (", name", ", 'Restored'") } else { ("", "") };
+        self.issues.push(AdoptionIssue::new(
+            table.title(),
+            "has rows of organisations that do not exist",
+            format!(
+                "Insert the organisations, or delete the rows, then run the command again:\n\
+                 insert into public.organizations (id{column}) select distinct t.org_id{name} from {missing};\n\
+                 delete from {missing};"
+            ),
+        ));
+        Ok(true)
     }
 
     /// Adds the composite foreign keys of one phase.

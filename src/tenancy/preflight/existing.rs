@@ -29,6 +29,8 @@ struct Function {
     definition: String,
     dependents: Vec<String>,
     has_former_hook: bool,
+    /// The migrating role, as SQL writes it.
+    role: String,
 }
 
 /// A role, relation or type that is in the way.
@@ -187,10 +189,7 @@ impl Function {
         AdoptionIssue::new(
             subject,
             format!("belongs to {}: that role could change what the database isolates", self.owner),
-            format!(
-                "As a superuser, with the role of DATABASE_URL: alter function {} owner to ...;",
-                self.signature
-            ),
+            format!("As a superuser: alter routine {} owner to {};", self.signature, self.role),
         )
     }
 
@@ -204,7 +203,7 @@ impl Function {
                 AdoptionIssue::new(
                     subject,
                     "cannot be renamed: custom_access_token_hook_before_warden(jsonb) exists",
-                    "alter function public.custom_access_token_hook_before_warden(jsonb) rename to ...;",
+                    "alter function public.custom_access_token_hook_before_warden(jsonb) rename to older_custom_access_token_hook;",
                 )
             });
         }

@@ -27,6 +27,8 @@ struct Existing {
     remedy: String,
     is_not_unique: bool,
     required_columns: Option<Vec<String>>,
+    /// Statement that inserts the default organisation, with example values.
+    insertion: Option<String>,
 }
 
 /// A role that may write one of them.
@@ -100,7 +102,7 @@ impl Existing {
             return Ok(Some(AdoptionIssue::new(
                 subject,
                 "has no unique id, which every tenant table references",
-                "alter table public.organizations add primary key (id);",
+                "alter table public.organizations add unique (id);",
             )));
         }
         let Some(columns) = self.required_columns.as_deref().filter(|columns| !columns.is_empty()) else {
@@ -116,8 +118,8 @@ impl Existing {
                 subject,
                 format!("requires {}, so Warden cannot insert the default organisation", columns.join(", ")),
                 format!(
-                    "insert into public.organizations (id, {}) values ('a0000000-0000-0000-0000-000000000001', ...);",
-                    columns.join(", ")
+                    "Insert it, with values of your choice: {}",
+                    self.insertion.as_deref().unwrap_or_default()
                 ),
             )
         }))

@@ -9,12 +9,12 @@ type Misfit = (String, String);
 
 impl RegistryRow {
     /// Why the table cannot be adopted, or cannot be adopted with this member, if it cannot.
-    pub(super) fn misfit(&self) -> Option<Misfit> {
+    pub(super) fn misfit(&self, role: &str) -> Option<Misfit> {
         if self.is_member {
-            return self.member_misfit().or_else(|| self.owner_misfit());
+            return self.member_misfit(role).or_else(|| self.owner_misfit(role));
         }
         self.kind_misfit()
-            .or_else(|| self.owner_misfit())
+            .or_else(|| self.owner_misfit(role))
             .or_else(|| self.user_column_misfit())
             .or_else(|| self.org_id_misfit())
             .or_else(|| self.parent_misfit())
@@ -22,7 +22,11 @@ impl RegistryRow {
 
     /// A condition that selects this row of the registry.
     fn condition(&self) -> String {
-        format!("where (schema_name, table_name) = ('{}', '{}');", self.schema_name, self.table_name)
+        format!(
+            "where (schema_name, table_name) = ({}, {});",
+            literal(&self.schema_name),
+            literal(&self.table_name)
+        )
     }
 
     /// A statement that removes this row from the registry.
@@ -100,7 +104,7 @@ impl RegistryRow {
     }
 
     /// Why the registered table cannot be adopted with this member.
-    fn member_misfit(&self) -> Option<Misfit> {
+    fn member_misfit(&self, role: &str) -> Option<Misfit> {
         let member = title(&self.member_schema, &self.member_name);
         if self.relkind.as_deref() == Some("f") {
             return Some((
@@ -122,15 +126,16 @@ impl RegistryRow {
             return Some((
                 format!("has the member {member}, in a schema that the migrating role may not use"),
                 format!(
-                    "As a superuser: grant usage on schema {} to the role of DATABASE_URL;",
-                    quoted(&self.member_schema)
+                    "As a superuser: grant usage on schema {} to {};",
+                    quoted(&self.member_schema),
+                    quoted(role)
                 ),
             ));
         }
         self.tree_misfit()
     }
 
-    fn owner_misfit(&self) -> Option<Misfit> {
+    fn owner_misfit(&self, role: &str) -> Option<Misfit> {
         if self.is_owned == Some(true) {
             return None;
         }
@@ -142,7 +147,7 @@ impl RegistryRow {
         };
         Some((
             format!("{what} {owner}, and the migrating role is not a member of {owner}"),
-            format!("As a superuser: grant {} to the role of DATABASE_URL;", quoted(owner)),
+            format!("As a superuser: grant {} to {};", quoted(owner), quoted(role)),
         ))
     }
 
@@ -174,8 +179,8 @@ impl RegistryRow {
         Some((
             format!("has an org_id that is {kind}, and must be a plain uuid"),
             format!(
-                "alter table {} rename column org_id to former_org_id; values that are uuids of organizations can \
-                 then be copied to the new column.",
+                "Rename it; values that are uuids of organizations can then be copied to the new column:\n\
+                 alter table {} rename column org_id to former_org_id;",
                 self.sql()
             ),
         ))

@@ -3,14 +3,16 @@
 //! It reads the registry (`warden.tenant_tables`) and the catalogs, and changes nothing.
 
 mod misfit;
+mod other_tenants;
 mod row;
 
 use std::collections::{HashMap, HashSet};
 
 use sqlx::postgres::PgConnection;
 
+use self::other_tenants::OtherTenants;
 use super::issue::AdoptionIssue;
-use super::sql::quoted;
+use super::sql::{literal, quoted};
 
 /// Whether the rows of a table belong to organisations or to users.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,6 +158,9 @@ impl Registry {
         let mut adoptable: Vec<Table> = Vec::new();
         // Whether the last registered table can be adopted, so far. Its members follow it.
         let mut is_adoptable = false;
+        let role: String =
+            sqlx::query_scalar("select current_user::text").fetch_one(&mut *connection).await?;
+        let other_tenants = OtherTenants::load(&mut *connection).await?;
         for row in row::load(connection).await? {
             let name = title(&row.schema_name, &row.table_name);
             if row.is_member && !is_adoptable {
@@ -164,7 +169,9 @@ impl Registry {
             is_adoptable = false;
             if row.oid.is_none() {
                 registry.absent.push(name);
-            } else if let Some((problem, remedy)) = row.misfit() {
+            } else if let Some((problem, remedy)) = row.misfit(&role).or_else(|| {
+                other_tenants.iter().find(|key| Some(key.oid) == row.oid).map(OtherTenants::misfit)
+            }) {
                 registry.issues.push(AdoptionIssue::new(name, problem, remedy));
                 if row.is_member {
                     adoptable.pop();
@@ -228,8 +235,9 @@ impl Registry {
                 "inherits its organisation from itself, through its parents",
                 format!(
                     "Break the cycle: update warden.tenant_tables set parent_schema = null, parent_table = null, \
-                     parent_column = null where (schema_name, table_name) = ('{}', '{}');",
-                    table.schema, table.name
+                     parent_column = null where (schema_name, table_name) = ({}, {});",
+                    literal(&table.schema),
+                    literal(&table.name)
                 ),
             ));
         }

@@ -41,7 +41,7 @@ const BLOCKING: [(&str, usize); 9] = [
     ("public.purge()", 3),
     ("public.obey()", 3),
     ("public.set_state()", 3),
-    ("public.commands.\"Cancel\"", 2),
+    ("public.commands.Cancel", 2),
 ];
 
 /// The statements that a run prints below each issue, by the issue's subject.

@@ -382,7 +382,7 @@ async fn functions_that_another_role_owns_stop_the_run() {
     let url = shared_cluster_url(&db.name, "existing_migrator");
     plain(&url, &[]).await.must(1).says(&[
         "function public.auth_org_id(): belongs to existing_owner",
-        "alter function public.auth_org_id() owner to",
+        "alter routine public.auth_org_id() owner to existing_migrator;",
     ]);
     connect(&db)
         .await

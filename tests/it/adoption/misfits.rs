@@ -215,7 +215,7 @@ async fn wrong_existing_org_ids_are_issues() {
         &[],
         &[
             "calls: constraint calls_org_id_fkey does not cascade",
-            "call_logs: foreign keys: insert or update on table \"call_logs\" violates foreign key constraint \"call_logs_org_id_fkey\"",
+            "call_logs: has rows of organisations that do not exist",
             "call_logs: foreign keys: insert or update on table \"call_logs\" violates foreign key constraint \"call_logs_org_id_call_id_fkey\"",
         ],
     )

@@ -15,6 +15,7 @@ mod replaced;
 mod sets;
 mod settings;
 mod tables;
+mod tenants;
 mod terminal;
 
 use std::process::Stdio;

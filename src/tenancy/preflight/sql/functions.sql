@@ -32,7 +32,8 @@ select p.name, p.oid::regprocedure::text as signature, p.owner, p.is_own, p.is_a
   array(select distinct pg_describe_object(o.classid, o.objid, o.objsubid) from pg_depend o
         where o.refclassid = 'pg_proc'::regclass and o.refobjid = p.oid and o.deptype in ('n', 'a')
         order by 1) as dependents,
-  to_regprocedure('public.custom_access_token_hook_before_warden(jsonb)') is not null as has_former_hook
+  to_regprocedure('public.custom_access_token_hook_before_warden(jsonb)') is not null as has_former_hook,
+  quote_ident(current_user) as role
 from present p
 join pg_roles r on r.oid = p.proowner
 join pg_database d on d.datname = current_database()

@@ -24,11 +24,34 @@ select t.name as "table", not coalesce(obj_description(c.oid, 'pg_class') like '
     select from pg_index i join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
     where i.indrelid = c.oid and a.attname = 'id' and i.indisunique and i.indisvalid and i.indimmediate
       and i.indnkeyatts = 1 and i.indpred is null) as is_not_unique,
-  case when t.name = 'organizations' then array(
-    select a.attname::text from pg_attribute a
-    where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attnotnull and not a.atthasdef
-      and a.attidentity = '' and a.attgenerated = '' and a.attname not in ('id', 'name') order by a.attnum) end
-    as required_columns
+  case when t.name = 'organizations' then d.columns end as required_columns, d.statement as insertion
 from (values ('organizations', array['id']), ('organization_members', array['org_id', 'user_id'])) t (name, columns)
 join pg_class c on c.oid = to_regclass('public.' || t.name) and c.relkind = 'r'
+-- Warden fills in a name of a text type. The statement is an example that works unless a constraint demands more.
+cross join lateral (
+  select array_agg(quote_ident(a.attname) order by a.attnum) filter (where not x.is_name) as columns,
+    format('insert into public.organizations (id, %s) values (''a0000000-0000-0000-0000-000000000001'', %s);',
+           string_agg(quote_ident(a.attname), ', ' order by a.attnum), string_agg(v.example, ', ' order by a.attnum)) as statement
+  from pg_attribute a
+  join pg_type y on y.oid = a.atttypid
+  cross join lateral (select a.attname = 'name' and a.atttypid in ('text'::regtype, 'varchar'::regtype) as is_name) x
+  left join lateral (
+    select format('(select %I from %s limit 1)', r.attname, k.confrelid::regclass) as row
+    from pg_constraint k join pg_attribute r on r.attrelid = k.confrelid and r.attnum = k.confkey[1]
+    where k.conrelid = a.attrelid and k.contype = 'f' and k.conkey = array[a.attnum] limit 1) f on true
+  cross join lateral (select case
+    when x.is_name then '''Default organization'''
+    when f.row is not null then f.row
+    when y.typtype = 'e' then (select quote_literal(e.enumlabel) from pg_enum e where e.enumtypid = y.oid
+                               order by e.enumsortorder limit 1)
+    when y.typcategory = 'N' then '0'
+    when y.typcategory = 'B' then 'false'
+    when y.typcategory = 'D' then 'now()'
+    when y.typcategory = 'T' then '''0'''
+    when y.typcategory = 'A' or y.typname in ('json', 'jsonb') then '''{}'''
+    when y.typname = 'uuid' then 'gen_random_uuid()'
+    else quote_literal(case when a.atttypmod > 4 and y.typname in ('varchar', 'bpchar') then left(a.attname, a.atttypmod - 4)
+                            else a.attname end) end as example) v
+  where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attnotnull and not a.atthasdef
+    and a.attidentity = '' and a.attgenerated = '' and a.attname <> 'id') d
 order by 1
