@@ -36,7 +36,7 @@ const COMMANDS: [&[&str]; 7] = [
     &["tail", "calls"],
     &["publish", "--topic=a", "--event=a.b", "--retry-seconds=0"],
     &["token"],
-    &["dev", "--pg-bin=/nonexistent"],
+    &["dev"],
 ];
 
 /// The binary with secrets in its environment, all of which are valid, but lead nowhere.
@@ -51,6 +51,7 @@ fn warden(args: &[&str], variables: &[(&str, &str)]) -> Child {
         .env("WARDEN_URL", "m4rk3r://user:m4rk3r@/socket?m4rk3r")
         .env("WARDEN_TOKEN", "m4rk3r")
         .env("WARDEN_LOG", "trace")
+        .env("WARDEN_PG_BIN", "/nonexistent")
         .envs(variables.iter().copied())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
