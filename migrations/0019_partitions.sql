@@ -98,7 +98,7 @@ revoke execute on function warden.protect_members(regclass) from public;
 reset role;
 
 -- The event trigger calls warden.protect_members() after a statement that may have created a member, and
--- warden.complete_log_triggers() (0026_log_triggers.sql) after one that may have created a trigger or a foreign key, or
+-- warden.complete_log_triggers() (0027_log_triggers.sql) after one that may have created a trigger or a foreign key, or
 -- changed what a trigger calls. A superuser may create event triggers; so may the owner of a managed database, if the
 -- provider allows it. The function belongs to the migrating role, whose rights it needs. It never makes a statement
 -- fail: the audit finds what is missing.
@@ -126,7 +126,7 @@ begin
         perform pg_catalog.set_config('warden.is_protecting', '', true);
       end loop;
       -- A watched table needs more log triggers once other statements may change it within a statement: after a trigger
-      -- of the application or what it calls, a foreign key, or a new place in a tree. (0026_log_triggers.sql may not
+      -- of the application or what it calls, a foreign key, or a new place in a tree. (0027_log_triggers.sql may not
       -- have been applied yet.)
       if pg_catalog.to_regprocedure('warden.complete_log_triggers()') is not null and exists (
         select from pg_catalog.pg_event_trigger_ddl_commands() c

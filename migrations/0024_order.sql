@@ -17,12 +17,16 @@ set local role warden_owner;
 --   warden.<mark>  state of the innermost open statement, unless warden.order contains it:
 --                  '<stamp> <clock> <depth>'                  no row is noted: all rows changed at this clock
 --                  '<stamp> <clock> <depth> <clocks>'         from the first noted row on, all rows are noted: their
---                                                             clocks, newest first, each followed by ','
+--                                                             clocks, newest first, each followed by ',', or by 'm,' if
+--                                                             the row moves to another partition
 --                  '<stamp> <clock> <depth> <clocks> <id>'    older ones are in warden.row_notes
 --   warden.<mark>_done   '1' if the row of the latest note was inserted
 --   warden.<mark>_outer  the former values of warden.<mark> and warden.<mark>_done, innermost first: '<state>/<done>;'
 --   warden.row_<depth>   the partition and place of the row that an update changes. Then 'deleted' and 'inserted', if
---                        the row moves to another partition
+--                        the row moves to another partition. In the end 'logged <images>;<images>': the old and the new
+--                        rows that warden.log_moves() has logged
+--   warden.moved_<depth> 'on' if a statement at this depth moves rows, and '<operation> <id>' for each of its log
+--                        functions that was called before the one of updates: the last row in warden.moved_rows then
 --   warden.unsorted      '<stamp> <id> <slot> <highest> <late>': events after this id, from this slot on, were logged
 --                        within the outermost statement. The highest step, and the lowest one that was logged late,
 --                        which is '' if they are sorted
@@ -36,8 +40,11 @@ create unlogged table if not exists warden.row_notes (
   statement bigint not null,
   -- The time of a row.
   clock     bigint not null,
+  -- The row moves to another partition.
+  moved     boolean not null default false,
   primary key (xid, statement, clock)
 );
+alter table warden.row_notes add column if not exists moved boolean not null default false;
 
 -- Runs before each statement on a watched table: the clock ticks, and the statement is open. Every name is qualified,
 -- because it has no search_path of its own. In each transaction an expression of PL/pgSQL is initialised once, which
@@ -135,7 +142,12 @@ begin
     clock := warden.open_order();
   end if;
   state := pg_catalog.string_to_array(pg_catalog.current_setting('warden.' || mark, true), ' ');
-  if clock[1] = stamp and state[1] = stamp then
+  if tg_op <> 'UPDATE' and pg_catalog.current_setting('warden.row_' || depth, true) in ('deleted', 'inserted') then
+    -- A row that an update moves to another partition. The update has noted it.
+    if tg_op = 'DELETE' then
+      ignored := warden.mark_note(pg_catalog.replace(mark, 'delete', 'update'), stamp);
+    end if;
+  elsif clock[1] = stamp and state[1] = stamp then
     time := clock[2]::bigint;
     if state[3]::int = depth then
       if state[4] is null and (time - state[2]::bigint) % 1048577 = 0 then
@@ -146,16 +158,9 @@ begin
           pg_catalog.concat(pg_catalog.current_setting('warden.order', true), ' ', mark, '/', depth, '/'), true);
         time := null;
       end if;
-    elsif tg_op <> 'UPDATE' and pg_catalog.current_setting('warden.row_' || depth, true) in ('deleted', 'inserted') then
-      -- A row that moves to another partition, within a nested update.
-      time := null;
     end if;
     if time is not null then
       time := time + 1048576;
-      -- MERGE gives a row that moves to the triggers of deletions and insertions, not to those of updates.
-      if tg_op = 'DELETE' and pg_catalog.current_setting('warden.row_' || depth, true) = 'deleted' then
-        ignored := warden.forget_note(pg_catalog.replace(mark, 'delete', 'update'), stamp);
-      end if;
       if tg_op = 'INSERT' then
         -- An insert that met a conflict changed no row. Updates and deletions lock the row first.
         if state[4] is not null and pg_catalog.current_setting('warden.' || mark || '_done', true) is distinct from '1'
@@ -166,8 +171,8 @@ begin
       end if;
       if pg_catalog.length(state[4]) > 1000 then
         state[5] := coalesce(state[5], time::text);
-        insert into warden.row_notes
-        select pg_catalog.pg_current_xact_id(), state[5]::bigint, c::bigint
+        insert into warden.row_notes (xid, statement, clock, moved)
+        select pg_catalog.pg_current_xact_id(), state[5]::bigint, pg_catalog.rtrim(c, 'm')::bigint, c like '%m'
         from pg_catalog.unnest(pg_catalog.string_to_array(pg_catalog.rtrim(state[4], ','), ',')) c;
         state[4] := '';
       end if;
@@ -186,14 +191,14 @@ begin
 end
 $$;
 
--- Removes the latest note of the innermost statement with this mark.
-create or replace function warden.forget_note(mark text, stamp text) returns text
+-- Marks the latest note of the innermost statement with this mark: the row moves to another partition.
+create or replace function warden.mark_note(mark text, stamp text) returns text
 language plpgsql set search_path = '' as $$
 declare
   state text[] := pg_catalog.string_to_array(pg_catalog.current_setting('warden.' || mark, true), ' ');
 begin
   if state[1] = stamp and state[4] <> '' then
-    state[4] := pg_catalog.substr(state[4], pg_catalog.strpos(state[4], ',') + 1);
+    state[4] := overlay(state[4] placing 'm,' from pg_catalog.strpos(state[4], ',') for 1);
     return pg_catalog.set_config('warden.' || mark, pg_catalog.array_to_string(state, ' '), true);
   end if;
   return null;
@@ -255,6 +260,7 @@ language plpgsql set search_path = '' as $$
 declare
   clock bigint;
   notes bigint[];
+  noted text[];
   parts text[];
   state text[];
   outer_states text;
@@ -271,17 +277,23 @@ begin
   end if;
   clock := state[2]::bigint;
   if state[4] is not null then
-    notes := pg_catalog.string_to_array(pg_catalog.rtrim(state[4], ','), ',')::bigint[];
+    noted := pg_catalog.string_to_array(pg_catalog.rtrim(state[4], ','), ',');
     if operation = 'INSERT' and pg_catalog.current_setting('warden.' || mark || '_done', true) is distinct from '1' then
-      notes := notes[2:];
+      noted := noted[2:];
     end if;
     if state[5] is not null then
-      with noted as (
+      with older as (
         delete from warden.row_notes n
         where n.xid = pg_catalog.pg_current_xact_id() and n.statement = state[5]::bigint
-        returning n.clock
+        returning n.clock, n.moved
       )
-      select notes || pg_catalog.array_agg(n.clock order by n.clock desc) into notes from noted n;
+      select noted || pg_catalog.array_agg(o.clock || case when o.moved then 'm' else '' end order by o.clock desc)
+        into noted from older o;
+    end if;
+    if operation = 'UPDATE' and (state[5] is not null or pg_catalog.strpos(state[4], 'm') > 0) then
+      notes := warden.place_moves(pg_catalog.split_part(mark, '_', 2)::bigint, noted);
+    else
+      notes := noted::bigint[];
     end if;
     -- Most statements change one row.
     if changed = 1 and notes[2] is null then

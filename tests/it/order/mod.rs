@@ -1,6 +1,7 @@
 //! The order of the events of one row, when the application's own triggers change it as well.
 
 mod merge;
+mod moves;
 mod needs;
 mod programs;
 mod queries;
@@ -105,18 +106,25 @@ async fn check(db: &mut PgConnection, program: &programs::Program) -> Result<usi
     Ok(succeeded)
 }
 
+async fn server_version(db: &mut PgConnection) -> i32 {
+    sqlx::query_scalar("select current_setting('server_version_num')::int")
+        .fetch_one(db)
+        .await
+        .expect("reads")
+}
+
+/// A number from the environment: `make order` runs more programs.
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |n| n.parse().expect("a number"))
+}
+
 #[tokio::test]
 async fn a_client_that_applies_events_in_order_has_every_state_of_every_row() {
     let db = TestDb::create().await;
     let org = db.create_org().await;
     let mut session = PgConnection::connect(db.url()).await.expect("connects");
-    let version: i32 = sqlx::query_scalar("select current_setting('server_version_num')::int")
-        .fetch_one(&mut session)
-        .await
-        .expect("reads");
+    let version = server_version(&mut session).await;
     let mut succeeded = 0;
-    // `make order` runs more.
-    let number = |name, default| std::env::var(name).map_or(default, |n| n.parse().expect("a number"));
     let (first, programs) = (number("WARDEN_ORDER_FIRST", 0), number("WARDEN_ORDER_PROGRAMS", 20));
     for seed in first..first + programs {
         let program = programs::program(seed, org, version >= 150_000);

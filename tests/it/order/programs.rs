@@ -133,7 +133,7 @@ impl Random {
         let parent = self.one(&["null", "1", "2", key]).to_owned();
         let rows = format!("values ({key}, '{org}'::uuid, {value}, {parent})");
         let insert = format!("insert into {table} (id, org_id, v, p) {rows}");
-        match self.rng.u8(..if self.has_merge { 12 } else { 11 }) {
+        match self.rng.u8(..if self.has_merge { 13 } else { 11 }) {
             0 => format!("{insert}, ({other}, '{org}', 1, null) on conflict do nothing"),
             1 => format!(
                 "{insert}, ({other}, '{org}', 1, null) on conflict (id) do update set v = excluded.v + 1"
@@ -147,6 +147,12 @@ impl Random {
             8 => format!("update {table} set v = {value}, p = {parent}, q = {other} where id in ({key}, {other})"),
             9 => format!("{insert}, ({other}, '{org}', 1, null), ({key}, '{org}', 2, null)"),
             10 => insert,
+            // Rows may move between partitions, and no action deletes or inserts.
+            11 => format!(
+                "merge into {table} t using (values ({key}, 1), (4, 1)) s (id, v) on t.id = s.id and t.id <> {other}
+                 when matched and t.v = 1 then update set v = 0
+                 when matched then update set id = {other}"
+            ),
             _ => format!(
                 "merge into {table} t using (values ({key}, 1), ({other}, 2)) s (id, v) on t.id = s.id and t.v = s.v
                  when matched and t.v = 1 then delete
@@ -160,7 +166,7 @@ impl Random {
     fn query(&mut self) -> String {
         let (one, two) = (self.one(&TABLES), self.one(&TABLES));
         let (key, other, org) = (self.key(), self.key(), self.org);
-        match self.rng.u8(..4) {
+        match self.rng.u8(..if self.has_merge { 6 } else { 5 }) {
             0 => format!(
                 "with gone as (delete from {one} where id = {key} returning *)
                  insert into {two} select id, org_id, v, p from gone on conflict do nothing"
@@ -172,6 +178,15 @@ impl Random {
             2 => format!(
                 "with moved as (update {one} set id = {other} where id = {key} returning id)
                  update {two} set v = 1 where id = {key}"
+            ),
+            3 => format!(
+                "with gone as (delete from {one} where id = {key} returning *)
+                 update {one} set id = 7 - id where id <> {key} and v = 1"
+            ),
+            5 => format!(
+                "with gone as (delete from {one} where id = {key} returning *)
+                 merge into {two} t using (values ({other})) s (id) on t.id = s.id and t.id <> {key}
+                 when matched then update set id = {key}"
             ),
             _ => format!(
                 "with gone as (delete from {one} where id = {key} returning *)

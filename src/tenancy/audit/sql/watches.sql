@@ -127,7 +127,7 @@ with recursive watched as (
   union all
   select t.root, i.inhrelid from pg_inherits i join tree t on i.inhparent = t.oid
 ), nested as materialized (
-  select t.root, t.oid, c.relkind, c.relispartition,
+  select t.root, t.oid, c.relkind, c.relkind = 'r' and c.relispartition as is_partition,
     warden.has_nested_statements(t.oid, (select warden.trigger_words())) as is_nested
   from tree t join pg_class c on c.oid = t.oid and c.relkind in ('r', 'p')
 ), wanted as (
@@ -138,7 +138,10 @@ with recursive watched as (
           ('~warden_note_insert'), ('~warden_note_update'), ('~warden_note_delete'), ('warden_note_inserted')) g (name)
   -- Rows are in partitions only.
   where g.name ~ 'log' or t.is_nested and (t.relkind = 'r' or g.name ~ 'begin')
-    or g.name = '~warden_note_insert' and t.relkind = 'r' and t.relispartition
+  union
+  select t.root, t.oid, m.name
+  from nested t join watched w on w.oid = t.root cross join unnest(warden.move_triggers('log ' || w.id)) m (name)
+  where t.is_partition
   union all
   select t.root, t.oid, g.name
   from tree t join watched w on w.oid = t.root and w.replicated

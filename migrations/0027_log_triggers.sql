@@ -252,6 +252,73 @@ language sql immutable set search_path = '' as $$
   select operation || pg_catalog.replace(fn, 'log ', '_')
 $$;
 
+-- An SQL condition for a trigger of updates: the row may move to another partition, because its partition key changes.
+-- PostgreSQL requires columns as the partition key of a table with a key. Values that are equal belong to the same
+-- partition, if their type is one of PostgreSQL's own.
+create or replace function warden.may_move_condition(relation regclass) returns text
+language sql stable set search_path = '' as $$
+  select case when bool_and(warden.is_key_type(a.atttypid)) then
+    '(' || string_agg(pg_catalog.format(case when t.typcollation <> 0 then 'old.%1$I collate pg_catalog."C" is distinct from new.%1$I'
+                                     else 'old.%1$I is distinct from new.%1$I' end, a.attname), ' or ' order by a.attnum) || ')'
+    else 'true' end
+  from pg_catalog.unnest(warden.partition_key_columns(relation)) k (name)
+  join pg_catalog.pg_attribute a on a.attrelid = relation and a.attname = k.name
+  join pg_catalog.pg_type t on t.oid = a.atttypid
+$$;
+
+-- The partitioned table that a log function watches. Null if it watches another kind of table.
+create or replace function warden.partitioned_whole(fn text) returns regclass
+language sql stable set search_path = '' as $$
+  select c.oid from warden.watches w join pg_catalog.pg_class c on c.oid = w.relation
+  where 'log ' || w.id = fn and c.relkind = 'p'
+$$;
+
+-- The triggers that a partition has because its rows may move. Only MERGE needs some of them.
+create or replace function warden.move_triggers(fn text) returns text[]
+language sql stable set search_path = '' as $$
+  select '{!warden_note_insert}'::text[] || case
+    when pg_catalog.current_setting('server_version_num')::int >= 150000 and warden.partitioned_whole(fn) is not null
+    then '{~warden_note_update,warden_note_moved_from,warden_note_moved_to}'::text[] else '{}' end
+$$;
+
+-- Creates these triggers.
+create or replace function warden.create_move_triggers(relation regclass, fn text, is_nested boolean) returns void
+language plpgsql set search_path = '' as $$
+declare
+  setting constant text := 'pg_catalog.concat(''warden.row_'', pg_catalog.pg_trigger_depth())';
+  state constant text := pg_catalog.format('pg_catalog.current_setting(%s, true)', setting);
+begin
+  -- The first of the BEFORE ROW triggers, so that it also notices that another one drops a row that moves. If it were
+  -- missing, MERGE on a partitioned table would give the trigger of its updates a row that it has inserted before,
+  -- instead of the new row (PostgreSQL 15 to 18).
+  execute pg_catalog.format(
+    'create or replace trigger "!warden_note_insert" before insert on %1$s for each row '
+    'when (%2$s <> '''' and pg_catalog.set_config(%3$s, case %2$s when ''deleted'' then ''inserted'' end, true) is null) '
+    'execute function warden.note_row(%4$L)', relation, state, setting, warden.order_mark(fn, 'insert'));
+  if not '~warden_note_update' = any (warden.move_triggers(fn)) then
+    return;
+  end if;
+  if not is_nested then
+    execute pg_catalog.format(
+      'create or replace trigger "~warden_note_update" before update on %s for each row '
+      'when (%s and pg_catalog.set_config(%s, pg_catalog.concat(old.tableoid, old.ctid), true) is null) '
+      'execute function warden.note_row(%L)',
+      relation, warden.may_move_condition(warden.partitioned_whole(fn)), setting, warden.order_mark(fn, 'update'));
+  end if;
+  execute pg_catalog.format(
+    'create or replace trigger warden_note_moved_from after delete on %s for each row '
+    'when (%s and pg_catalog.set_config(pg_catalog.concat(''warden.moved_'', pg_catalog.pg_trigger_depth()), ''on'', true) '
+    '= ''on'') execute function warden.%I(''moved'')', relation,
+    case when is_nested then state || ' = ''deleted'''
+    else pg_catalog.format(
+      '%1$s <> '''' and pg_catalog.set_config(%2$s, case %1$s when pg_catalog.concat(old.tableoid, old.ctid) '
+      'then ''deleted'' end, true) = ''deleted''', state, setting) end, fn);
+  execute pg_catalog.format(
+    'create or replace trigger warden_note_moved_to after insert on %s for each row when (%s = ''inserted'') '
+    'execute function warden.%I(''moved'')', relation, state, fn);
+end
+$$;
+
 -- Creates the triggers of a watched table, or of one of its members, which call this function. `is_nested` is that of
 -- warden.has_nested_statements(), which is the same for all members.
 -- The former version had no argument `is_nested`. Only functions of this schema call it.
@@ -289,21 +356,17 @@ begin
         case operation when 'insert' then pg_catalog.format('''%% %s/%%''', mark)
           else pg_catalog.format('pg_catalog.concat(''%% %s/'', pg_catalog.pg_trigger_depth(), ''/%%'')', mark) end,
         -- An update that moves a row to another partition also deletes and inserts it. The conditions are always true:
-        -- they note which row an update changes, and that it is then deleted, and inserted.
-        case when is_partition then pg_catalog.format(
+        -- they note which row an update changes, and that it is then deleted.
+        case when is_partition and operation <> 'insert' then pg_catalog.format(
           'pg_catalog.set_config(pg_catalog.concat(''warden.row_'', pg_catalog.pg_trigger_depth()), %s, true) '
           'is not null and ',
-          case operation when 'update' then 'pg_catalog.concat(old.tableoid, old.ctid)' else pg_catalog.format(
+          case operation when 'update' then 'pg_catalog.concat(old.tableoid, old.ctid)' else
             'case pg_catalog.current_setting(pg_catalog.concat(''warden.row_'', pg_catalog.pg_trigger_depth()), true) '
-            'when %s end', case operation when 'insert' then '''deleted'' then ''inserted'''
-                           else 'pg_catalog.concat(old.tableoid, old.ctid) then ''deleted''' end) end) end);
+            'when pg_catalog.concat(old.tableoid, old.ctid) then ''deleted'' end' end) end);
     end if;
   end loop;
-  -- MERGE on a partitioned table gives the trigger of its updates a row that it has inserted before, instead of the new
-  -- row (PostgreSQL 15 to 18). A BEFORE ROW trigger on the partition prevents that. This one is never called.
-  if is_partition and not is_nested then
-    execute pg_catalog.format('create or replace trigger "~warden_note_insert" before insert on %s for each row '
-      'when (false) execute function warden.note_row(%L)', relation, warden.order_mark(fn, 'insert'));
+  if is_partition then
+    perform warden.create_move_triggers(relation, fn, is_nested);
   end if;
   -- Its condition notes that the latest insert met no conflict. It is always false, so the function is never called.
   if is_table then
@@ -375,10 +438,13 @@ begin
     join pg_catalog.pg_proc f on f.oid = g.tgfoid and f.pronamespace = 'warden'::regnamespace
     join watched w on w.fn = f.proname
     left join pg_catalog.pg_trigger b on b.tgrelid = m.oid and b.tgname = 'warden_begin_insert'
-    left join pg_catalog.pg_trigger n on n.tgrelid = m.oid and n.tgname = '~warden_note_insert'
     where g.tgname = 'warden_log_insert'
-      and case when b.oid is null then w.is_nested or m.relkind = 'r' and m.relispartition and n.oid is null
-               else pg_catalog.encode(b.tgargs, 'escape') not like warden.order_mark(w.fn, 'insert') || '%' end
+      and (case when b.oid is null then w.is_nested
+                else pg_catalog.encode(b.tgargs, 'escape') not like warden.order_mark(w.fn, 'insert') || '%' end
+           or m.relkind = 'r' and m.relispartition
+              and exists (select from pg_catalog.unnest(warden.move_triggers(w.fn)) t (name)
+                          where not exists (select from pg_catalog.pg_trigger n
+                                            where n.tgrelid = m.oid and n.tgname = t.name)))
   loop
     if not member.is_nested then
       perform warden.drop_order_triggers(member.relation);
@@ -399,7 +465,7 @@ begin
   for trig in
     select g.tgname, g.tgrelid::regclass as relation
     from warden.tree(drop_order_triggers.relation) m (oid) join pg_catalog.pg_trigger g on g.tgrelid = m.oid
-    where not g.tgisinternal and g.tgname ~ '^(warden_begin_|warden_note_|~warden_note_)'
+    where not g.tgisinternal and g.tgname ~ '^(warden_begin_|[~!]?warden_note_)'
   loop
     execute pg_catalog.format('drop trigger %I on %s', trig.tgname, trig.relation);
   end loop;

@@ -337,6 +337,7 @@ begin
     for stray in
       select g.tgname, g.tgrelid::regclass as relation from pg_catalog.pg_trigger g
       where g.tgfoid = pg_catalog.to_regproc(pg_catalog.format('warden.%I', 'log ' || w.id))
+        and g.tgname !~ '^warden_note_'
         and not exists (select from warden.tree(w.relation) t where t = g.tgrelid)
     loop
       execute pg_catalog.format('drop trigger %I on %s', stray.tgname, stray.relation);
@@ -425,7 +426,7 @@ select warden.complete_log_triggers();
 -- squawk-ignore ban-drop-function
 drop function if exists warden.clock_time(), warden.set_clock(bigint, text), warden.is_row_moving(regclass, text, bigint),
   warden.expect_unsorted(), warden.statement_clock(text), warden.end_statement(text, bigint), warden.sort_events(text),
-  warden.sort_events(bigint);
+  warden.sort_events(bigint), warden.forget_note(text, text);
 -- squawk-ignore ban-drop-table
 drop table if exists warden.row_steps;
 

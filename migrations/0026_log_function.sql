@@ -103,27 +103,34 @@ declare
   relations constant regclass[] := warden.relations_of_document(w.relation);
   variables constant text[] := '{clocks,changed}';
   row constant text[] := array['(select new.*)', '(select old.*)'];
+  -- Only rows of a partitioned table move.
+  is_partitioned constant boolean := (select c.relkind = 'p' from pg_catalog.pg_class c where c.oid = w.relation);
+  moves text[] := '{"","","","","",""}';
 begin
+  if is_partitioned then
+    moves := warden.moves_in_log_function(w);
+  end if;
   return pg_catalog.format($body$
 declare
   -- What warden.end_statement() returns, and the number of rows.
   clocks bigint[];
-  changed bigint;
+  changed bigint;%13$s
 begin%12$s
   -- In each transaction, an expression is initialised once, and that is the cost of this function. So the usual cases
   -- evaluate few: no statement on a table with order triggers is open, or this one alone, and nothing happened in it.
   if tg_nargs = 0 and tg_relid = %1$s and tg_op <> 'TRUNCATE' and warden.has_shape(array[%4$s], %5$L)
-     and coalesce(pg_catalog.current_setting('warden.order', true), '') = '' then
+     and coalesce(pg_catalog.current_setting('warden.order', true), '') = ''%14$s then
     null;
-  elsif tg_nargs > 0 and tg_relid = %1$s and warden.has_shape(array[%4$s], %5$L)
+  elsif tg_nargs > 0 and tg_relid = %1$s and warden.has_shape(array[%4$s], %5$L)%14$s
         and pg_catalog.current_setting('warden.order', true) = pg_catalog.concat(
               pg_catalog.encode(pg_catalog.timestamptz_send(pg_catalog.now()), 'hex'), ' only ', tg_argv[0], '/',
               pg_catalog.pg_trigger_depth() - 1, '/')
         and pg_catalog.set_config('warden.order', '', true) = '' then
     null;
   else
-    if tg_relid <> %1$s and not warden.is_watched_by(tg_relid, %2$s) then
+%15$s    if tg_relid <> %1$s and not warden.is_watched_by(tg_relid, %2$s) then
       -- A partition that was detached.
+      delete from warden.moved_rows m where m.xid = pg_catalog.pg_current_xact_id() and m.watch = %2$s;
       perform warden.end_statement(tg_argv[0], tg_op, 0);
       return null;
     elsif tg_op = 'TRUNCATE' then
@@ -131,7 +138,7 @@ begin%12$s
       insert into warden.events (topic, event, data)
       values (%3$L, 'warden.resync', '{"reason": "truncated"}');
       return null;
-    end if;
+    end if;%16$s
     if tg_nargs = 0
        or pg_catalog.current_setting('warden.' || tg_argv[0], true) like '%% ' || (pg_catalog.pg_trigger_depth() - 1) then
       -- No row was noted.
@@ -145,7 +152,7 @@ begin%12$s
       changed := (select o.n from (select count(*) from old_rows) o (n), (select count(*) from new_rows) n (n)
                   where o.n = n.n);
     end if;
-    clocks := warden.end_statement(tg_argv[0], tg_op, changed);
+    clocks := warden.end_statement(tg_argv[0], tg_op, changed);%17$s
     if not warden.has_shape(array[%4$s], %5$L) then
       execute warden.current_log_statement(%2$s, %3$L, tg_op, clocks[2] is not null) using clocks, changed;
     elsif clocks[2] is not null then
@@ -154,7 +161,7 @@ begin%12$s
       else%11$s;
       end if;
     end if;
-    if clocks[2] is not null or not warden.has_shape(array[%4$s], %5$L) then
+    if clocks[2] is not null or not warden.has_shape(array[%4$s], %5$L) then%18$s
       perform warden.sort_events();
       return null;
     end if;
@@ -163,7 +170,7 @@ begin%12$s
   elsif tg_op = 'DELETE' then%7$s;
   else%8$s;
   end if;
-  if clocks is not null then
+  if clocks is not null then%18$s
     perform warden.sort_events();
   end if;
   -- Ignored. It is no expression.
@@ -205,7 +212,8 @@ $body$,
        from unnest(relations) r),
       warden.shape(relations), warden.log_statement(w, 'INSERT', false, variables, row),
       warden.log_statement(w, 'DELETE', false, variables, row),
-      warden.log_statement(w, 'UPDATE', false, variables, row), w.relation::oid) end);
+      warden.log_statement(w, 'UPDATE', false, variables, row), w.relation::oid) end,
+    moves[1], moves[2], moves[3], moves[4], moves[5], moves[6]);
 end
 $fn$;
 

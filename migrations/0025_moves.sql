@@ -1,0 +1,330 @@
+-- Rows that move between partitions: their store, and how log functions log them.
+set local lock_timeout = '5s';
+set local statement_timeout = '5min';
+set local role warden_owner;
+
+-- Rows that move between partitions. An UPDATE gives them to the log function of updates. MERGE gives them to those of
+-- deletions and insertions, and calls these only if it has such actions. So row triggers of the partitions store both
+-- halves of each move here, and the log function of updates logs the pairs that it was not given. Empty outside of
+-- transactions.
+create unlogged table if not exists warden.moved_rows (
+  xid       xid8    not null default pg_catalog.pg_current_xact_id(),
+  watch     bigint  not null,
+  -- In the conditions of triggers, where the statement was called.
+  depth     bigint  not null,
+  id        bigint  generated always as identity,
+  -- The new row, which follows its old row. It is missing if a trigger of the new partition dropped it.
+  is_new    boolean not null,
+  org_id    uuid,
+  subject   text,
+  key       jsonb   not null,
+  -- Null if the row is logged as truncated.
+  document  jsonb,
+  image     text    not null,
+  -- The log function of updates was given the row.
+  in_update boolean not null default false,
+  -- The log function of deletions has logged the old row.
+  logged    boolean not null default false,
+  -- The time of the row, if its statement noted it.
+  clock     bigint,
+  primary key (xid, watch, depth, id)
+);
+
+-- An SQL expression for the image of the row with this alias: rows of a statement with the same image are the same.
+create or replace function warden.image_expression(w warden.watches, alias text) returns text
+language sql stable set search_path = '' as $fn$
+  select pg_catalog.format($sql$(
+    select pg_catalog.concat(pg_catalog.hashtextextended(i.text collate pg_catalog."C", 0), '/',
+                             pg_catalog.hashtextextended(i.text collate pg_catalog."C", 1))
+    from (select pg_catalog.concat(%1$s.%2$I, ' ', j.key, ' ', case when %3$s then j.doc end) as text
+          from (select %4$s as key, %5$s as doc offset 0) j) i)$sql$,
+    alias, w.org_column, warden.document_fits_expression('j.doc'), warden.key_expression(w, alias),
+    warden.document_expression(w, alias))
+$fn$;
+
+-- The statement that stores one half of a move.
+create or replace function warden.half_statement(w warden.watches, is_new boolean, half text) returns text
+language sql stable set search_path = '' as $fn$
+  select pg_catalog.format($sql$
+    insert into warden.moved_rows (watch, depth, is_new, org_id, subject, key, document, image)
+    select %1$s, pg_catalog.pg_trigger_depth() - 1, %2$L, n.%3$I, %4$s, d.key, d.doc,
+           pg_catalog.concat(pg_catalog.hashtextextended(i.text collate pg_catalog."C", 0), '/',
+                             pg_catalog.hashtextextended(i.text collate pg_catalog."C", 1))
+    from %5$s n
+    cross join lateral (select j.key, case when %6$s then j.doc end as doc
+                        from (select %7$s as key, %8$s as doc offset 0) j offset 0) d
+    -- As in warden.image_expression().
+    cross join lateral (select pg_catalog.concat(n.%3$I, ' ', d.key, ' ', d.doc) as text offset 0) i$sql$,
+    w.id, is_new, w.org_column, warden.entity_topic_expression(w, 'n'), half,
+    warden.document_fits_expression('j.doc'), warden.key_expression(w, 'n'), warden.document_expression(w, 'n'))
+$fn$;
+
+-- Removes the notes of moved rows that the log function of updates was not given, and stores their clocks beside them.
+-- Returns the others. The last moves were noted, each with an 'm'.
+create or replace function warden.place_moves(watch bigint, noted text[]) returns bigint[]
+language plpgsql set search_path = '' as $$
+begin
+  return (
+    with notes as materialized (
+      select pg_catalog.rtrim(u.note, 'm')::bigint as clock, u.n,
+             case when u.note like '%m' then count(*) filter (where u.note like '%m') over (order by u.n) end as move
+      from pg_catalog.unnest(noted) with ordinality u (note, n)
+    ), moves as materialized (
+      select m.id, m.in_update, pg_catalog.row_number() over (order by m.id desc) as move
+      from warden.moved_rows m
+      where m.xid = pg_catalog.pg_current_xact_id() and m.watch = place_moves.watch
+        and m.depth = pg_catalog.pg_trigger_depth() - 1 and not m.is_new
+    )
+    select pg_catalog.array_agg(n.clock order by n.n) filter (where v.in_update is not false)
+    from notes n left join moves v using (move)
+    where v.in_update is not false or warden.place_move(place_moves.watch, v.id, n.clock)
+  );
+end
+$$;
+
+create or replace function warden.place_move(watch bigint, id bigint, clock bigint) returns boolean
+language plpgsql set search_path = '' as $$
+begin
+  update warden.moved_rows m set clock = place_move.clock
+  where m.xid = pg_catalog.pg_current_xact_id() and m.watch = place_move.watch
+    and m.depth = pg_catalog.pg_trigger_depth() - 1 and m.id = place_move.id;
+  return true;
+end
+$$;
+
+-- The images of moved rows that a log function of deletions or insertions leaves out, because that of updates logs
+-- them, or has logged them.
+create or replace function warden.moves_left_out(watch bigint, operation text) returns text[]
+language plpgsql set search_path = '' as $$
+declare
+  here constant int := pg_catalog.pg_trigger_depth() - 1;
+  moved constant text := pg_catalog.current_setting('warden.moved_' || here, true);
+  state constant text := pg_catalog.current_setting('warden.row_' || here, true);
+  images text[];
+  last_id bigint;
+  ignored text;
+begin
+  with halves as (
+    select m.*, lead(m.is_new) over o as is_paired, lead(m.image) over o as new_image
+    from warden.moved_rows m
+    where m.xid = pg_catalog.pg_current_xact_id() and m.watch = moves_left_out.watch and m.depth = here
+    window o as (order by m.id)
+  ), dropped as (
+    -- A trigger of the new partition dropped the row: its deletion is one like others.
+    update warden.moved_rows m set logged = true from halves h
+    where operation = 'DELETE' and not h.is_new and h.is_paired is not true
+      and m.xid = h.xid and m.watch = h.watch and m.depth = h.depth and m.id = h.id
+  )
+  select coalesce(pg_catalog.array_agg(case operation when 'DELETE' then h.image else h.new_image end)
+                    filter (where not h.is_new and h.is_paired), '{}'), coalesce(max(h.id), 0)
+    into images, last_id from halves h;
+  -- The moves that are stored later: this function logs them.
+  if pg_catalog.strpos(moved, operation) = 0 then
+    ignored := pg_catalog.set_config(
+      'warden.moved_' || here, pg_catalog.concat(moved, ' ', operation, ' ', last_id), true);
+  end if;
+  if pg_catalog.starts_with(state, 'logged ') then
+    images := images || pg_catalog.string_to_array(
+      pg_catalog.split_part(pg_catalog.substr(state, 8), ';', case operation when 'DELETE' then 1 else 2 end), ',');
+  end if;
+  return images;
+end
+$$;
+
+-- Notes which moves the log function of updates was given. `images` are those of its old rows.
+create or replace function warden.match_moves(watch bigint, images text[]) returns void
+language plpgsql set search_path = '' as $$
+begin
+  update warden.moved_rows m set in_update = true
+  from (select distinct i from pg_catalog.unnest(images) i) u (image)
+  where m.xid = pg_catalog.pg_current_xact_id() and m.watch = match_moves.watch
+    and m.depth = pg_catalog.pg_trigger_depth() - 1 and not m.is_new and m.image = u.image;
+end
+$$;
+
+-- Logs the moves that the log function of updates was not given, and forgets all. `clock` is that of the statement.
+create or replace function warden.log_moves(
+  watch bigint, topic text, prefix text, needs_claim boolean, clock bigint
+) returns void
+language plpgsql set search_path = '' as $$
+declare
+  here constant int := pg_catalog.pg_trigger_depth() - 1;
+  moved constant text := pg_catalog.current_setting('warden.moved_' || here, true);
+  -- Moves that were stored after these were logged by the log functions of deletions, or of insertions.
+  last_deletion constant bigint := substring(moved from 'DELETE ([0-9]+)')::bigint;
+  last_insertion constant bigint := substring(moved from 'INSERT ([0-9]+)')::bigint;
+  lowest bigint;
+  highest bigint;
+  images text;
+  ignored text;
+begin
+  with halves as materialized (
+    delete from warden.moved_rows m
+    where m.xid = pg_catalog.pg_current_xact_id() and m.watch = log_moves.watch and m.depth = here
+    returning m.*
+  ), pairs as materialized (
+    select o.*, n.id as new_id, n.org_id as new_org, n.subject as new_subject, n.key as new_key,
+           n.document as new_document, n.image as new_image,
+           o.logged or coalesce(o.id > last_deletion, false) as is_deleted,
+           coalesce(n.id > last_insertion, false) as is_created,
+           coalesce(n.org_id = o.org_id and n.key = o.key, false) as is_same,
+           4 * (coalesce(o.clock, log_moves.clock) / 1048576) as step
+    from (select h.*, lead(h.id) over (order by h.id) as next from halves h) o
+    left join halves n on n.id = o.next and n.is_new
+    where not o.is_new and not o.in_update
+  ), logged as (
+    insert into warden.events (org_id, topic, event, subject, data, old, truncated, needs_claim, ring, step)
+    select e.org_id, topic, prefix || e.event, e.subject, coalesce(e.document, e.key), e.old,
+           e.document is null, needs_claim, pg_catalog.row_number() over (order by p.id, e.n) = 1, p.step + e.n
+    from pairs p
+    cross join lateral (
+      select '.updated', 0, p.new_org, p.new_subject, p.new_key,
+             case when p.document is not null then p.new_document end,
+             case when p.new_document is not null then
+               (select pg_catalog.jsonb_object_agg(x.key, x.value) from pg_catalog.jsonb_each(p.document) x
+                where p.new_document -> x.key is distinct from x.value) end
+      -- An update that changes no logged column emits no event.
+      where p.is_same and not p.is_deleted and (p.document = p.new_document) is not true
+      union all
+      select '.deleted', 1, p.org_id, p.subject, p.key, p.document, null
+      where p.org_id is not null and not p.is_same and not p.is_deleted
+      union all
+      select '.created', 2, p.new_org, p.new_subject, p.new_key, p.new_document, null
+      where p.new_org is not null and not p.is_created and (not p.is_same or p.is_deleted)
+    ) e (event, n, org_id, subject, key, document, old)
+    order by p.id, e.n
+    returning step
+  )
+  select (select min(l.step) from logged l), (select max(l.step) from logged l),
+         pg_catalog.string_agg(p.image, ',') || ';' || coalesce(pg_catalog.string_agg(p.new_image, ','), '')
+    into lowest, highest, images from pairs p;
+  -- They are logged late, and in any order.
+  if lowest is not null then
+    ignored := warden.track_steps(lowest, highest);
+    ignored := warden.track_steps(lowest, highest);
+  end if;
+  if images is not null then
+    ignored := pg_catalog.set_config('warden.row_' || here, 'logged ' || images, true);
+    ignored := pg_catalog.set_config('warden.moved_' || here, 'on', true);
+  elsif pg_catalog.current_setting('warden.row_' || here, true) not like 'logged %' then
+    ignored := pg_catalog.set_config('warden.moved_' || here, '', true);
+  end if;
+end
+$$;
+
+-- The parts of a log function that deal with rows that move: its variables, a condition of the usual case, and what it
+-- does first, before the statement ends, after that, and when the statement's rows are logged.
+create or replace function warden.moves_in_log_function(w warden.watches) returns text[]
+language plpgsql stable set search_path = '' as $fn$
+declare
+  relations constant regclass[] := warden.relations_of_document(w.relation);
+  has_shape constant text := pg_catalog.format('warden.has_shape(array[%s], %L)',
+    (select string_agg(pg_catalog.quote_literal(r::oid::text) || '::pg_catalog.regclass', ', ' order by r::oid)
+     from unnest(relations) r), warden.shape(relations));
+  setting constant text :=
+    'coalesce(pg_catalog.current_setting(pg_catalog.concat(''warden.moved_'', pg_catalog.pg_trigger_depth() - 1), true), '''')';
+begin
+  return array[
+    '
+  -- Whether an update has moved rows, and the images of rows that others log.
+  is_moving boolean := false;
+  images text[];',
+    ' and ' || setting || ' = ''''',
+    pg_catalog.format($body$
+    if tg_level = 'ROW' then
+      -- One half of a move.
+      if not %2$s then
+        execute warden.current_half_statement(%1$s, tg_op = 'INSERT') using old, new;
+      elsif tg_op = 'DELETE' then%3$s;
+      else%4$s;
+      end if;
+      if %5$s = '' then
+        perform pg_catalog.set_config(pg_catalog.concat('warden.moved_', pg_catalog.pg_trigger_depth() - 1), 'on', true);
+      end if;
+      return null;
+    end if;
+$body$, w.id, has_shape, warden.half_statement(w, false, '(select old.*)'),
+      warden.half_statement(w, true, '(select new.*)'), setting),
+    pg_catalog.format($body$
+    if %1$s <> '' then
+      if tg_op <> 'UPDATE' then
+        images := warden.moves_left_out(%2$s, tg_op);
+        if images <> '{}' then
+          execute warden.current_rest_statement(%2$s, %5$L, tg_op, null) into changed using clocks, changed, images;
+          clocks := warden.end_statement(tg_argv[0], tg_op, changed);
+          execute warden.current_rest_statement(%2$s, %5$L, tg_op, clocks[2] is not null) using clocks, changed, images;
+          perform warden.sort_events();
+          return null;
+        end if;
+      elsif exists (select from warden.moved_rows m
+                    where m.xid = pg_catalog.pg_current_xact_id() and m.watch = %2$s
+                      and m.depth = pg_catalog.pg_trigger_depth() - 1) then
+        is_moving := true;
+        if %3$s then
+          images := array(select %4$s from old_rows o);
+        else
+          execute warden.current_images_statement(%2$s) into images;
+        end if;
+        perform warden.match_moves(%2$s, images);
+      end if;
+    end if;$body$, setting, w.id, has_shape, warden.image_expression(w, 'o'), w.topic),
+    $body$
+    if is_moving and clocks is null then
+      -- The table has no order triggers, but the moves are sorted among the other changes.
+      clocks := array[1048576];
+      perform warden.track_steps(4, 4);
+    end if;$body$,
+    pg_catalog.format($body$
+    if is_moving then
+      perform warden.log_moves(%s, %L, %L, %L, clocks[1]);
+    end if;$body$, w.id, w.topic, w.event_prefix, w.visibility is not distinct from 'claim')];
+end
+$fn$;
+
+-- Statements for a table whose columns have changed since its log function was generated: the one that stores one half
+-- of a move ($1 is the old row, $2 the new one), ...
+create or replace function warden.current_half_statement(watch bigint, is_new boolean) returns text
+language plpgsql stable set search_path = '' as $fn$
+declare
+  w warden.watches := (select warden.current_watch(t) from warden.watches t where t.id = watch);
+begin
+  if w.key_columns is null or w.org_column is null then
+    return 'select';
+  end if;
+  return warden.half_statement(w, is_new, case when is_new then '(select ($2).*)' else '(select ($1).*)' end);
+end
+$fn$;
+
+-- ... the one that reads the images of the old rows, ...
+create or replace function warden.current_images_statement(watch bigint) returns text
+language plpgsql stable set search_path = '' as $fn$
+declare
+  w warden.watches := (select warden.current_watch(t) from warden.watches t where t.id = watch);
+begin
+  if w.key_columns is null or w.org_column is null then
+    return 'select null::pg_catalog.text[]';
+  end if;
+  return pg_catalog.format('select pg_catalog.array_agg(%s) from old_rows o', warden.image_expression(w, 'o'));
+end
+$fn$;
+
+-- ... and the one that logs the rows whose images are not among $3, or counts them if `by_row` is null.
+create or replace function warden.current_rest_statement(
+  watch bigint, topic text, operation text, by_row boolean
+) returns text
+language plpgsql stable set search_path = '' as $fn$
+declare
+  w warden.watches := (select warden.current_watch(t) from warden.watches t where t.id = watch);
+  rest text := case operation when 'INSERT' then 'new_rows' else 'old_rows' end;
+begin
+  if w.key_columns is not null and w.org_column is not null then
+    rest := pg_catalog.format('(select o.* from %s o where %s <> all ($3))', rest, warden.image_expression(w, 'o'));
+  end if;
+  if by_row is null then
+    return 'select count(*) from ' || rest || ' o';
+  end if;
+  return warden.current_log_statement(watch, topic, operation, by_row, array[rest, rest]);
+end
+$fn$;
+
+reset role;
