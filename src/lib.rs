@@ -24,6 +24,7 @@ pub mod control;
 pub mod cursor;
 #[cfg(feature = "dev")]
 pub mod dev;
+pub mod filter;
 pub mod http;
 pub mod hub;
 pub mod log;

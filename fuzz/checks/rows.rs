@@ -1,6 +1,7 @@
 //! Queries for rows: no query may cause a panic, limits hold, and a position has one encoding.
 
-use warden::reading::{Condition, Position, RowRequest, Test};
+use warden::filter::{Condition, Test};
+use warden::reading::{Position, RowRequest};
 
 /// Limits of `docs/limits.md`.
 const ROWS_MAX: usize = 1000;

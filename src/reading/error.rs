@@ -2,47 +2,14 @@
 
 use std::time::Duration;
 
+use crate::filter::FilterError;
+
 /// Error in a request, which the client can correct.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QueryError {
-    /// No visible column has this name. Omitted columns, and those that the role may not SELECT, are unknown.
-    #[error("unknown column {0:?}")]
-    UnknownColumn(String),
-    /// No operator has this name.
-    #[error(
-        "unknown operator {0:?}: use eq, neq, gt, gte, lt, lte, in, is, like or ilike, with not. in front of it to negate it"
-    )]
-    UnknownOperator(String),
-    /// The operator does not apply to the type of the column.
-    #[error("column {column:?} is of type {kind}, to which {operation} does not apply")]
-    NotApplicable {
-        /// Name of the column.
-        column: String,
-        /// Type of the column.
-        kind: String,
-        /// Requested operation.
-        operation: &'static str,
-    },
-    /// A character is missing in a filter.
-    #[error("expected {expected:?} in a filter, {}", place(found))]
-    Syntax {
-        /// Missing character.
-        expected: char,
-        /// Text at its place.
-        found: String,
-    },
-    /// Text follows the end of a filter.
-    #[error("unexpected {0:?} at the end of a filter")]
-    Trailing(String),
-    /// Groups are nested too deeply.
-    #[error("groups are nested more than {0} levels deep")]
-    TooDeep(usize),
-    /// There are too many conditions.
-    #[error("the filter has more than {0} conditions")]
-    TooManyConditions(usize),
-    /// The lists of a request have too many values.
-    #[error("the lists have more than {0} values in all")]
-    TooManyValues(usize),
+    /// A filter is not valid, or a column is unknown.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
     /// A parameter occurs twice.
     #[error("the parameter {0} occurs more than once")]
     Repeated(&'static str),
@@ -102,18 +69,6 @@ pub enum QueryError {
 }
 
 impl QueryError {
-    pub(super) fn unknown_operator(name: &str) -> Self {
-        Self::UnknownOperator(shortened(name))
-    }
-
-    pub(super) fn unknown_column(name: &str) -> Self {
-        Self::UnknownColumn(shortened(name))
-    }
-
-    pub(super) fn syntax(expected: char, found: &str) -> Self {
-        Self::Syntax { expected, found: shortened(found) }
-    }
-
     /// Code for programs.
     #[must_use]
     pub fn code(&self) -> &'static str {
@@ -123,11 +78,6 @@ impl QueryError {
             _ => "invalid_query",
         }
     }
-}
-
-/// Place of a missing character, for a message.
-fn place(found: &str) -> String {
-    if found.is_empty() { "which ends there".to_owned() } else { format!("before {found:?}") }
 }
 
 /// Reason why rows are not read.
@@ -198,15 +148,4 @@ impl ReadError {
         }
         Self::Database(error)
     }
-}
-
-/// The beginning of a string, for an error message.
-pub(super) fn shortened(text: &str) -> String {
-    const CHARS_MAX: usize = 40;
-    let mut chars = text.chars();
-    let mut short: String = chars.by_ref().take(CHARS_MAX).collect();
-    if chars.next().is_some() {
-        short.push('…');
-    }
-    short
 }

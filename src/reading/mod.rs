@@ -6,14 +6,13 @@
 //! security applies. In addition, every query compares the organisation's column with the token's
 //! organisation, because a table may have no policy yet.
 //!
-//! - `request` and `filter` parse the query of a URL, and `query` builds SQL from it. They do no I/O.
+//! - `request` parses the query of a URL, and `query` builds SQL from it. They do no I/O.
 //! - `share` limits what an organisation may use, and `snapshot_limiter` its snapshots at a time.
 //! - `snapshot` reads all pages of a request, for a join.
 //!
 //! This module must not know HTTP.
 
 mod error;
-mod filter;
 mod limits;
 mod page;
 mod position;
@@ -37,8 +36,6 @@ use crate::service::Jobs;
 use crate::sync::lock;
 use error::INSUFFICIENT_PRIVILEGE;
 pub use error::{QueryError, ReadError};
-pub(crate) use filter::{CONDITIONS_MAX, DEPTH_MAX, LIST_VALUES_MAX};
-pub use filter::{Comparison, Condition, Test, Truth};
 pub use limits::ReadingLimits;
 pub use page::Page;
 use page::PageReader;

@@ -4,10 +4,10 @@
 use std::fmt::Write as _;
 
 use super::error::QueryError;
-use super::filter::{Comparison, Condition, Test, Truth};
 use super::position::Position;
 use super::request::{OrderTerm, RowRequest};
-use super::table::{Column, ReadableTable};
+use super::table::ReadableTable;
+use crate::filter::{Column, SqlBuilder};
 
 /// Text of a query, with the values of its parameters. `$1` is the organisation.
 #[derive(Debug)]
@@ -32,11 +32,11 @@ impl PageQuery {
     /// Builds the query of a page.
     pub(super) fn new(table: &ReadableTable, request: &RowRequest) -> Result<Self, QueryError> {
         for name in request.select.iter().flatten() {
-            table.column(name)?;
+            table.columns.find(name)?;
         }
         let terms = complete_order(table, &request.order)?;
-        let mut builder = Builder { table, sql: String::new(), values: Vec::new() };
-        let _ = write!(builder.sql, "n.{} = $1::pg_catalog.uuid", table.org_column);
+        let org = format!("n.{} = $1::pg_catalog.uuid", table.org_column);
+        let mut builder = SqlBuilder::new(&table.columns, org);
         for condition in &request.conditions {
             builder.sql.push_str(" and ");
             builder.condition(condition)?;
@@ -44,7 +44,7 @@ impl PageQuery {
         let conditions = std::mem::take(&mut builder.sql);
         let first_of_position = builder.values.len();
         if let Some(position) = &request.after {
-            builder.after(&terms, position)?;
+            append_after(&mut builder, &terms, position)?;
         }
         let positions: Vec<String> =
             terms.iter().map(|term| format!("{}::pg_catalog.text", term.column.of_row())).collect();
@@ -67,15 +67,9 @@ impl PageQuery {
         request: &RowRequest,
         id: &[String],
     ) -> Result<Self, QueryError> {
-        let equal = |(column, value): (&Column, &String)| Condition {
-            is_negated: false,
-            test: Test::Compare(column.name.clone(), Comparison::Equal, value.clone()),
-        };
-        let key: Vec<Condition> = table.key.iter().zip(id).map(equal).collect();
         let mut query = Self::new(table, &RowRequest { conditions: Vec::new(), ..request.clone() })?;
-        let mut builder = Builder { table, sql: query.conditions, values: Vec::new() };
-        for (condition, column) in key.iter().zip(&table.key) {
-            let Test::Compare(_, _, value) = &condition.test else { continue };
+        let mut builder = SqlBuilder::new(&table.columns, query.conditions);
+        for (column, value) in table.key.iter().zip(id) {
             let parameter = builder.bind(column, value);
             let _ = write!(builder.sql, " and {} = {parameter}", column.of_row());
         }
@@ -148,7 +142,7 @@ impl Term<'_> {
 fn complete_order<'a>(table: &'a ReadableTable, order: &[OrderTerm]) -> Result<Vec<Term<'a>>, QueryError> {
     let mut terms = Vec::new();
     for OrderTerm { column, is_descending, nulls_first } in order {
-        let column = table.column(column)?;
+        let column = table.columns.find(column)?;
         column.expect(column.is_ordered, "order")?;
         terms.push(Term { column, is_descending: *is_descending, nulls_first: *nulls_first });
     }
@@ -162,134 +156,50 @@ fn complete_order<'a>(table: &'a ReadableTable, order: &[OrderTerm]) -> Result<V
     Ok(terms)
 }
 
-struct Builder<'a> {
-    table: &'a ReadableTable,
-    sql: String,
-    values: Vec<(String, String)>,
-}
-
-impl Builder<'_> {
-    /// Adds a value, and returns its parameter, cast to the type of the column.
-    fn bind(&mut self, column: &Column, value: &str) -> String {
-        self.values.push((value.to_owned(), column.kind.clone()));
-        format!("${}::{}", self.values.len() + 1, column.kind)
+/// Appends the condition of the rows after a position.
+///
+/// If no column is null and all have one direction, this is a comparison of rows, which an index serves.
+/// Otherwise it is: the first column is after its value, or it is equal and the second one is after its
+/// value, and so on.
+fn append_after(
+    builder: &mut SqlBuilder<'_>,
+    terms: &[Term<'_>],
+    position: &Position,
+) -> Result<(), QueryError> {
+    if position.0.len() != terms.len() {
+        return Err(QueryError::After);
     }
-
-    fn condition(&mut self, condition: &Condition) -> Result<(), QueryError> {
-        self.sql.push_str(if condition.is_negated { "not (" } else { "(" });
-        match &condition.test {
-            Test::Compare(name, comparison, value) => self.compare(name, *comparison, value)?,
-            Test::In(name, values) => self.one_of(name, values)?,
-            Test::Is(name, truth) => self.is(name, *truth)?,
-            Test::All(members) => self.members(members, " and ")?,
-            Test::Any(members) => self.members(members, " or ")?,
+    let is_uniform = terms.windows(2).all(|pair| pair[0].is_descending == pair[1].is_descending);
+    let is_never_null = terms.iter().all(|term| !term.column.is_nullable);
+    let mut parameters = Vec::new();
+    for (term, value) in terms.iter().zip(&position.0) {
+        match value {
+            Some(value) => parameters.push(Some(builder.bind(term.column, value))),
+            None if term.column.is_nullable => parameters.push(None),
+            None => return Err(QueryError::After),
         }
-        self.sql.push(')');
-        Ok(())
     }
-
-    fn members(&mut self, members: &[Condition], separator: &str) -> Result<(), QueryError> {
-        for (n, member) in members.iter().enumerate() {
-            if n > 0 {
-                self.sql.push_str(separator);
-            }
-            self.condition(member)?;
+    if is_uniform && is_never_null {
+        let columns: Vec<String> = terms.iter().map(|term| term.column.of_row()).collect();
+        let parameters: Vec<String> = parameters.into_iter().flatten().collect();
+        let operator = if terms[0].is_descending { "<" } else { ">" };
+        let _ = write!(builder.sql, "({}) {operator} ({})", columns.join(", "), parameters.join(", "));
+        return Ok(());
+    }
+    let mut alternatives = Vec::new();
+    let mut equal = String::new();
+    for (term, parameter) in terms.iter().zip(&parameters) {
+        if let Some(after) = term.after(parameter.as_deref()) {
+            alternatives.push(format!("({equal}{after})"));
         }
-        Ok(())
-    }
-
-    fn compare(&mut self, name: &str, comparison: Comparison, value: &str) -> Result<(), QueryError> {
-        let table = self.table;
-        let column = table.column(name)?;
-        let operator = match comparison {
-            Comparison::Equal => "=",
-            Comparison::NotEqual => "<>",
-            Comparison::Greater => ">",
-            Comparison::GreaterOrEqual => ">=",
-            Comparison::Less => "<",
-            Comparison::LessOrEqual => "<=",
-            Comparison::Like => "like",
-            Comparison::InsensitiveLike => "ilike",
+        let column = term.column.of_row();
+        let _ = match parameter {
+            Some(parameter) => write!(equal, "{column} = {parameter} and "),
+            None => write!(equal, "{column} is not distinct from null and "),
         };
-        if comparison.is_pattern() {
-            column.expect(column.is_text, "like")?;
-            // A pattern is text, whatever the type of the column is. A trailing \ would be an error.
-            self.values.push((complete_pattern(value), "pg_catalog.text".to_owned()));
-            let _ = write!(self.sql, "{} {operator} ${}", column.of_row(), self.values.len() + 1);
-            return Ok(());
-        }
-        column.expect(column.is_ordered, "a comparison")?;
-        let parameter = self.bind(column, value);
-        let _ = write!(self.sql, "{} {operator} {parameter}", column.of_row());
-        Ok(())
     }
-
-    fn one_of(&mut self, name: &str, values: &[String]) -> Result<(), QueryError> {
-        let table = self.table;
-        let column = table.column(name)?;
-        column.expect(column.is_ordered, "in")?;
-        let parameters: Vec<String> = values.iter().map(|value| self.bind(column, value)).collect();
-        let (row, kind) = (column.of_row(), &column.kind);
-        let _ = write!(self.sql, "{row} = any (array[{}]::{kind}[])", parameters.join(", "));
-        Ok(())
-    }
-
-    fn is(&mut self, name: &str, truth: Truth) -> Result<(), QueryError> {
-        let column = self.table.column(name)?;
-        let (test, needs_boolean) = match truth {
-            // `is null` holds for a composite value all of whose columns are null.
-            Truth::Null => ("is not distinct from null", false),
-            Truth::NotNull => ("is distinct from null", false),
-            Truth::True => ("is true", true),
-            Truth::False => ("is false", true),
-            Truth::Unknown => ("is unknown", true),
-        };
-        column.expect(!needs_boolean || column.is_boolean, "is")?;
-        let _ = write!(self.sql, "{} {test}", column.of_row());
-        Ok(())
-    }
-
-    /// Appends the condition of the rows after a position.
-    ///
-    /// If no column is null and all have one direction, this is a comparison of rows, which an index serves.
-    /// Otherwise it is: the first column is after its value, or it is equal and the second one is after its
-    /// value, and so on.
-    fn after(&mut self, terms: &[Term<'_>], position: &Position) -> Result<(), QueryError> {
-        if position.0.len() != terms.len() {
-            return Err(QueryError::After);
-        }
-        let is_uniform = terms.windows(2).all(|pair| pair[0].is_descending == pair[1].is_descending);
-        let is_never_null = terms.iter().all(|term| !term.column.is_nullable);
-        let mut parameters = Vec::new();
-        for (term, value) in terms.iter().zip(&position.0) {
-            match value {
-                Some(value) => parameters.push(Some(self.bind(term.column, value))),
-                None if term.column.is_nullable => parameters.push(None),
-                None => return Err(QueryError::After),
-            }
-        }
-        if is_uniform && is_never_null {
-            let columns: Vec<String> = terms.iter().map(|term| term.column.of_row()).collect();
-            let parameters: Vec<String> = parameters.into_iter().flatten().collect();
-            let operator = if terms[0].is_descending { "<" } else { ">" };
-            let _ = write!(self.sql, "({}) {operator} ({})", columns.join(", "), parameters.join(", "));
-            return Ok(());
-        }
-        let mut alternatives = Vec::new();
-        let mut equal = String::new();
-        for (term, parameter) in terms.iter().zip(&parameters) {
-            if let Some(after) = term.after(parameter.as_deref()) {
-                alternatives.push(format!("({equal}{after})"));
-            }
-            let column = term.column.of_row();
-            let _ = match parameter {
-                Some(parameter) => write!(equal, "{column} = {parameter} and "),
-                None => write!(equal, "{column} is not distinct from null and "),
-            };
-        }
-        let _ = write!(self.sql, "({})", alternatives.join(" or "));
-        Ok(())
-    }
+    let _ = write!(builder.sql, "({})", alternatives.join(" or "));
+    Ok(())
 }
 
 impl Term<'_> {
@@ -305,12 +215,6 @@ impl Term<'_> {
             None => self.nulls_first.then(|| format!("{column} is distinct from null")),
         }
     }
-}
-
-/// A pattern without an escape character at its end, which PostgreSQL rejects.
-fn complete_pattern(pattern: &str) -> String {
-    let escapes = pattern.bytes().rev().take_while(|byte| *byte == b'\\').count();
-    if escapes % 2 == 1 { format!("{pattern}\\") } else { pattern.to_owned() }
 }
 
 #[cfg(test)]
@@ -379,12 +283,5 @@ mod tests {
         );
         assert_eq!(after("n", &[Some("1")]), Err(QueryError::After));
         assert_eq!(after("n", &[Some("1"), None]), Err(QueryError::After));
-    }
-
-    #[test]
-    fn a_pattern_does_not_end_in_an_escape() {
-        for (pattern, complete) in [("a", "a"), ("a\\", "a\\\\"), ("a\\\\", "a\\\\"), ("", "")] {
-            assert_eq!(complete_pattern(pattern), complete);
-        }
     }
 }

@@ -2,9 +2,9 @@
 
 use percent_encoding::percent_decode_str;
 
-use super::error::{QueryError, shortened};
-use super::filter::{Condition, FilterParser};
+use super::error::QueryError;
 use super::position::Position;
+use crate::filter::{Condition, FilterParser, shortened};
 
 /// Columns in `select`.
 pub(crate) const SELECT_COLUMNS_MAX: usize = 200;
@@ -162,8 +162,8 @@ impl OrderTerm {
 
 #[cfg(test)]
 mod tests {
-    use super::super::filter::{Comparison, Test};
     use super::*;
+    use crate::filter::{Comparison, Test};
 
     #[test]
     fn a_query_is_parsed() {

@@ -3,6 +3,7 @@
 use super::Value::{Count, Rate, Time};
 use super::{Limit, Section, Value};
 use crate::config::Limits;
+use crate::filter;
 use crate::reading::{self, ReadingLimits};
 
 pub(super) fn section(limits: &Limits) -> Section {
@@ -133,14 +134,14 @@ fn parameters() -> Vec<Limit> {
         ),
         Limit::new("reading::ROWS_MAX", Value::count(reading::ROWS_MAX), "Rows of a page."),
         Limit::new(
-            "reading::CONDITIONS_MAX",
-            Value::count(reading::CONDITIONS_MAX),
+            "filter::CONDITIONS_MAX",
+            Value::count(filter::CONDITIONS_MAX),
             "Conditions of one request, groups included.",
         ),
-        Limit::new("reading::DEPTH_MAX", Value::count(reading::DEPTH_MAX), "Levels of nested groups."),
+        Limit::new("filter::DEPTH_MAX", Value::count(filter::DEPTH_MAX), "Levels of nested groups."),
         Limit::new(
-            "reading::LIST_VALUES_MAX",
-            Value::count(reading::LIST_VALUES_MAX),
+            "filter::LIST_VALUES_MAX",
+            Value::count(filter::LIST_VALUES_MAX),
             "Values of all `in` lists of one request.",
         ),
         Limit::new(

@@ -3,11 +3,11 @@
 //! It only parses. Whether a column exists, and whether an operator applies to its type, is decided later,
 //! when the table is known.
 
-use super::error::{QueryError, shortened};
+use super::error::{FilterError, shortened};
 
 /// Groups within groups.
 pub(crate) const DEPTH_MAX: usize = 8;
-/// Conditions of one request, groups included.
+/// Conditions of one filter, groups included.
 pub(crate) const CONDITIONS_MAX: usize = 64;
 /// Values of all `in` lists of one request.
 pub(crate) const LIST_VALUES_MAX: usize = 500;
@@ -107,22 +107,22 @@ impl Truth {
     }
 }
 
-/// Parser of one request's filters. It counts conditions and values of lists, because their numbers are
+/// Parser of the filters of one request. It counts conditions and values of lists, because their numbers are
 /// limited: a request that waits keeps them, and a value takes many times the bytes of its text.
 #[derive(Debug, Default)]
-pub(super) struct FilterParser {
+pub(crate) struct FilterParser {
     conditions: usize,
     values: usize,
 }
 
 impl FilterParser {
     /// Parses `column=not.eq.value` from its two sides.
-    pub(super) fn column(&mut self, column: &str, operation: &str) -> Result<Condition, QueryError> {
+    pub(crate) fn column(&mut self, column: &str, operation: &str) -> Result<Condition, FilterError> {
         let (is_negated, operation) = strip_not(operation);
         let Some((operator, operand)) = operation.split_once('.') else {
             let is_known = matches!(operation, "in" | "is") || Comparison::parse(operation).is_some();
-            let error = QueryError::syntax('.', "");
-            return Err(if is_known { error } else { QueryError::unknown_operator(operation) });
+            let error = FilterError::syntax('.', "");
+            return Err(if is_known { error } else { FilterError::unknown_operator(operation) });
         };
         let mut rest = Rest { text: operand };
         let test = match operator {
@@ -140,7 +140,7 @@ impl FilterParser {
     }
 
     /// Parses `and=(...)` or `or=(...)` from its value. `name` may begin with `not.`.
-    pub(super) fn group(&mut self, name: &str, value: &str) -> Result<Condition, QueryError> {
+    pub(crate) fn group(&mut self, name: &str, value: &str) -> Result<Condition, FilterError> {
         let (is_negated, name) = strip_not(name);
         let mut rest = Rest { text: value };
         let members = self.members(&mut rest, 1)?;
@@ -149,9 +149,9 @@ impl FilterParser {
     }
 
     /// Parses `(condition,condition,...)`.
-    fn members(&mut self, rest: &mut Rest<'_>, depth: usize) -> Result<Vec<Condition>, QueryError> {
+    fn members(&mut self, rest: &mut Rest<'_>, depth: usize) -> Result<Vec<Condition>, FilterError> {
         if depth > DEPTH_MAX {
-            return Err(QueryError::TooDeep(DEPTH_MAX));
+            return Err(FilterError::TooDeep(DEPTH_MAX));
         }
         rest.expect('(')?;
         let mut members = Vec::new();
@@ -165,7 +165,7 @@ impl FilterParser {
     }
 
     /// Parses a condition in a group: `column.not.eq.value`, or a group.
-    fn member(&mut self, rest: &mut Rest<'_>, depth: usize) -> Result<Condition, QueryError> {
+    fn member(&mut self, rest: &mut Rest<'_>, depth: usize) -> Result<Condition, FilterError> {
         for (prefix, is_negated, name) in
             [("and(", false, "and"), ("or(", false, "or"), ("not.and(", true, "and"), ("not.or(", true, "or")]
         {
@@ -191,16 +191,16 @@ impl FilterParser {
         self.counted(Condition { is_negated, test })
     }
 
-    fn list(&mut self, rest: &mut Rest<'_>) -> Result<Vec<String>, QueryError> {
+    fn list(&mut self, rest: &mut Rest<'_>) -> Result<Vec<String>, FilterError> {
         let values = rest.list(LIST_VALUES_MAX - self.values)?;
         self.values += values.len();
         Ok(values)
     }
 
-    fn counted(&mut self, condition: Condition) -> Result<Condition, QueryError> {
+    fn counted(&mut self, condition: Condition) -> Result<Condition, FilterError> {
         self.conditions += 1;
         if self.conditions > CONDITIONS_MAX {
-            return Err(QueryError::TooManyConditions(CONDITIONS_MAX));
+            return Err(FilterError::TooManyConditions(CONDITIONS_MAX));
         }
         Ok(condition)
     }
@@ -214,12 +214,12 @@ fn grouped(name: &str, members: Vec<Condition>) -> Test {
     if name == "or" { Test::Any(members) } else { Test::All(members) }
 }
 
-fn truth(operand: &str) -> Result<Truth, QueryError> {
-    Truth::parse(operand).ok_or_else(|| QueryError::unknown_operator(&format!("is.{operand}")))
+fn truth(operand: &str) -> Result<Truth, FilterError> {
+    Truth::parse(operand).ok_or_else(|| FilterError::unknown_operator(&format!("is.{operand}")))
 }
 
-fn compare(column: &str, operator: &str, value: String) -> Result<Test, QueryError> {
-    let comparison = Comparison::parse(operator).ok_or_else(|| QueryError::unknown_operator(operator))?;
+fn compare(column: &str, operator: &str, value: String) -> Result<Test, FilterError> {
+    let comparison = Comparison::parse(operator).ok_or_else(|| FilterError::unknown_operator(operator))?;
     let value = if comparison.is_pattern() { value.replace('*', "%") } else { value };
     Ok(Test::Compare(column.to_owned(), comparison, value))
 }
@@ -236,24 +236,24 @@ impl Rest<'_> {
         rest.is_some()
     }
 
-    fn expect(&mut self, expected: char) -> Result<(), QueryError> {
-        if self.take(expected) { Ok(()) } else { Err(QueryError::syntax(expected, self.text)) }
+    fn expect(&mut self, expected: char) -> Result<(), FilterError> {
+        if self.take(expected) { Ok(()) } else { Err(FilterError::syntax(expected, self.text)) }
     }
 
     /// Takes the comma between two members of a list that is not closed yet.
-    fn expect_separator(&mut self) -> Result<(), QueryError> {
-        if self.text.is_empty() { Err(QueryError::syntax(')', "")) } else { self.expect(',') }
+    fn expect_separator(&mut self) -> Result<(), FilterError> {
+        if self.text.is_empty() { Err(FilterError::syntax(')', "")) } else { self.expect(',') }
     }
 
-    fn expect_end(&self) -> Result<(), QueryError> {
+    fn expect_end(&self) -> Result<(), FilterError> {
         match self.text.chars().next() {
             None => Ok(()),
-            Some(_) => Err(QueryError::Trailing(shortened(self.text))),
+            Some(_) => Err(FilterError::Trailing(shortened(self.text))),
         }
     }
 
     /// The name of a column or operator: quoted, or up to a dot or a reserved character.
-    fn name(&mut self) -> Result<String, QueryError> {
+    fn name(&mut self) -> Result<String, FilterError> {
         if let Some(name) = self.quoted()? {
             return Ok(name);
         }
@@ -264,7 +264,7 @@ impl Rest<'_> {
     }
 
     /// A value in a group: quoted, or up to a comma or a parenthesis.
-    fn value(&mut self) -> Result<String, QueryError> {
+    fn value(&mut self) -> Result<String, FilterError> {
         if let Some(value) = self.quoted()? {
             return Ok(value);
         }
@@ -275,7 +275,7 @@ impl Rest<'_> {
     }
 
     /// The operand of `in`: values in parentheses.
-    fn list(&mut self, values_max: usize) -> Result<Vec<String>, QueryError> {
+    fn list(&mut self, values_max: usize) -> Result<Vec<String>, FilterError> {
         self.expect('(')?;
         let mut values = Vec::new();
         if self.take(')') {
@@ -284,7 +284,7 @@ impl Rest<'_> {
         loop {
             values.push(self.value()?);
             if values.len() > values_max {
-                return Err(QueryError::TooManyValues(LIST_VALUES_MAX));
+                return Err(FilterError::TooManyValues(LIST_VALUES_MAX));
             }
             if self.take(')') {
                 return Ok(values);
@@ -294,7 +294,7 @@ impl Rest<'_> {
     }
 
     /// A string in double quotes, in which `\` escapes the next character. None if there is no quote here.
-    fn quoted(&mut self) -> Result<Option<String>, QueryError> {
+    fn quoted(&mut self) -> Result<Option<String>, FilterError> {
         let Some(inner) = self.text.strip_prefix('"') else { return Ok(None) };
         let mut string = String::new();
         let mut chars = inner.char_indices();
@@ -308,7 +308,7 @@ impl Rest<'_> {
                 c => string.push(c),
             }
         }
-        Err(QueryError::syntax('"', ""))
+        Err(FilterError::syntax('"', ""))
     }
 }
 
@@ -316,7 +316,7 @@ impl Rest<'_> {
 mod tests {
     use super::*;
 
-    fn column(operation: &str) -> Result<Test, QueryError> {
+    fn column(operation: &str) -> Result<Test, FilterError> {
         let condition = FilterParser::default().column("a", operation)?;
         Ok(if condition.is_negated { Test::All(vec![condition]) } else { condition.test })
     }
@@ -373,15 +373,15 @@ mod tests {
         let many = format!("({})", ["a.eq.1"; CONDITIONS_MAX + 1].join(","));
         assert_eq!(
             FilterParser::default().group("and", &many),
-            Err(QueryError::TooManyConditions(CONDITIONS_MAX))
+            Err(FilterError::TooManyConditions(CONDITIONS_MAX))
         );
         let long = format!("in.({})", ["1"; LIST_VALUES_MAX + 1].join(","));
-        assert_eq!(column(&long), Err(QueryError::TooManyValues(LIST_VALUES_MAX)));
+        assert_eq!(column(&long), Err(FilterError::TooManyValues(LIST_VALUES_MAX)));
         let half = format!("a.in.({})", ["1"; LIST_VALUES_MAX / 2].join(","));
         assert!(FilterParser::default().group("and", &format!("({half},{half})")).is_ok());
         assert_eq!(
             FilterParser::default().group("and", &format!("({half},{half},a.in.(1))")),
-            Err(QueryError::TooManyValues(LIST_VALUES_MAX))
+            Err(FilterError::TooManyValues(LIST_VALUES_MAX))
         );
     }
 }
