@@ -32,6 +32,23 @@ set local role warden_owner;
 -- Documents of some types call functions of this schema.
 grant usage on schema warden to authenticated;
 
+-- How a collation compares strings: `bytes` if as COLLATE "C" does, `deterministic` if only equal bytes are equal, else
+-- `nondeterministic`. Null if there is no collation.
+create or replace function warden.collation_kind(id oid) returns text
+language sql stable set search_path = '' as $$
+  select case
+    when not c.collisdeterministic then 'nondeterministic'
+    when c.oid = 'pg_catalog."default"'::regcollation then (
+      -- The provider is unknown before version 15, which has that of the C library only.
+      select case when coalesce(pg_catalog.to_jsonb(d) ->> 'datlocprovider', 'c') = 'c'
+                       and d.datcollate in ('C', 'POSIX') then 'bytes' else 'deterministic' end
+      from pg_catalog.pg_database d where d.datname = pg_catalog.current_database())
+    when c.collprovider = 'c' and c.collcollate in ('C', 'POSIX') then 'bytes'
+    else 'deterministic'
+  end
+  from pg_catalog.pg_collation c where c.oid = id
+$$;
+
 -- What GET /v1/<topic> may read, as JSON; null if no table is watched with this topic. `columns` selects some columns;
 -- others are left out of the document. A larger document than `bytes_max` is null, and the row's key is sent instead.
 --
@@ -43,7 +60,7 @@ grant usage on schema warden to authenticated;
 --   problem       why rows cannot be read
 --
 -- Columns have these fields: `name`, `type`, `is_ordered` (whether values can be compared), `is_text` (whether `like`
--- applies), `is_boolean`, `is_nullable`.
+-- applies), `is_boolean`, `is_nullable`, `collation` (as warden.collation_kind() returns it).
 create or replace function warden.reading(topic text, columns text[], bytes_max int) returns jsonb
 language plpgsql stable security definer set search_path = '' as $fn$
 declare
@@ -74,6 +91,7 @@ begin
   select pg_catalog.jsonb_object_agg(c.name, pg_catalog.jsonb_build_object(
            'name', c.name, 'type', pg_catalog.format_type(t.oid, -1), 'is_nullable', not a.attnotnull,
            'is_text', t.typcategory = 'S', 'is_boolean', t.oid = 'boolean'::regtype,
+           'collation', warden.collation_kind(a.attcollation),
            'is_ordered', t.typtype = 'e' or t.oid = 'varchar'::regtype or exists (
              select from pg_catalog.pg_opclass o join pg_catalog.pg_am m on m.oid = o.opcmethod
              where m.amname = 'btree' and o.opcdefault and o.opcintype = t.oid))),
@@ -112,7 +130,8 @@ create or replace function warden.reading_version(topic text) returns text
 language sql stable security definer set search_path = '' as $$
   select string_agg(pg_catalog.concat_ws(' ', w.id, w.xmin, c.oid, pg_catalog.md5(pg_catalog.concat_ws(' ',
            n.nspname, n.nspacl, c.relname, c.relowner, c.relacl, c.relhassubclass, (
-             select string_agg(pg_catalog.concat_ws(' ', a.attnum, a.attname, a.atttypid, a.attnotnull, a.attacl), ','
+             select string_agg(pg_catalog.concat_ws(' ', a.attnum, a.attname, a.atttypid, a.attcollation,
+                                                     a.attnotnull, a.attacl), ','
                                order by a.attnum)
              from pg_catalog.pg_attribute a where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped)))),
            ',' order by w.id)

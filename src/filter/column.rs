@@ -15,6 +15,20 @@ pub(crate) struct Column {
     pub(crate) is_ordered: bool,
     pub(crate) is_text: bool,
     pub(crate) is_boolean: bool,
+    /// None if the type has no collation.
+    collation: Option<Collation>,
+}
+
+/// How a collation compares strings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Collation {
+    /// By their bytes, as `COLLATE "C"` does.
+    Bytes,
+    /// In an order of its own, but only equal bytes are equal.
+    Deterministic,
+    /// Different bytes may be equal.
+    Nondeterministic,
 }
 
 /// Visible columns of a table.
@@ -36,6 +50,27 @@ impl Column {
         format!("n.\"{}\"", self.name.replace('"', "\"\""))
     }
 
+    /// The column of the row `n` for equality and `like` by bytes. It names the collation only if the result
+    /// would be another one, because an index serves its own collation alone.
+    pub(super) fn for_equality(&self) -> String {
+        self.collated(self.collation == Some(Collation::Nondeterministic))
+    }
+
+    /// The column of the row `n` for comparisons by the order of bytes.
+    pub(super) fn for_order(&self) -> String {
+        self.collated(self.collation.is_some_and(|collation| collation != Collation::Bytes))
+    }
+
+    /// The column of the row `n` for comparisons in which the case of ASCII letters does not count.
+    pub(super) fn for_any_case(&self) -> String {
+        self.collated(self.collation.is_some())
+    }
+
+    fn collated(&self, is_needed: bool) -> String {
+        let row = self.of_row();
+        if is_needed { format!("{row} collate pg_catalog.\"C\"") } else { row }
+    }
+
     /// Checks that an operation applies to the type.
     pub(crate) fn expect(&self, applies: bool, operation: &'static str) -> Result<(), FilterError> {
         if applies {
@@ -47,15 +82,20 @@ impl Column {
 
 #[cfg(test)]
 impl Columns {
-    /// Columns of these names and types. `id` is not null.
+    /// Columns of these names and types. `id` is not null. After `text`, a kind of collation may follow.
     pub(crate) fn for_tests(columns: &[(&str, &str)]) -> Self {
         let column = |&(name, kind): &(&str, &str)| Column {
             name: name.into(),
             kind: kind.into(),
             is_nullable: name != "id",
             is_ordered: kind != "json",
-            is_text: kind == "text",
+            is_text: kind.starts_with("text"),
             is_boolean: kind == "boolean",
+            collation: match kind {
+                "text bytes" => Some(Collation::Bytes),
+                "text nondeterministic" => Some(Collation::Nondeterministic),
+                kind => kind.starts_with("text").then_some(Collation::Deterministic),
+            },
         };
         Self(columns.iter().map(column).collect())
     }

@@ -68,12 +68,20 @@ impl<'a> SqlBuilder<'a> {
             column.expect(column.is_text, "like")?;
             // A pattern is text, whatever the type of the column is. A trailing \ would be an error.
             self.values.push((complete_pattern(value), "pg_catalog.text".to_owned()));
-            let _ = write!(self.sql, "{} {operator} ${}", column.of_row(), self.values.len() + 1);
+            let row = match comparison {
+                Comparison::InsensitiveLike => column.for_any_case(),
+                _ => column.for_equality(),
+            };
+            let _ = write!(self.sql, "{row} {operator} ${}", self.values.len() + 1);
             return Ok(());
         }
         column.expect(column.is_ordered, "a comparison")?;
         let parameter = self.bind(column, value);
-        let _ = write!(self.sql, "{} {operator} {parameter}", column.of_row());
+        let row = match comparison {
+            Comparison::Equal | Comparison::NotEqual => column.for_equality(),
+            _ => column.for_order(),
+        };
+        let _ = write!(self.sql, "{row} {operator} {parameter}");
         Ok(())
     }
 
@@ -82,7 +90,7 @@ impl<'a> SqlBuilder<'a> {
         let column = columns.find(name)?;
         column.expect(column.is_ordered, "in")?;
         let parameters: Vec<String> = values.iter().map(|value| self.bind(column, value)).collect();
-        let (row, kind) = (column.of_row(), &column.kind);
+        let (row, kind) = (column.for_equality(), &column.kind);
         let _ = write!(self.sql, "{row} = any (array[{}]::{kind}[])", parameters.join(", "));
         Ok(())
     }
@@ -111,7 +119,35 @@ fn complete_pattern(pattern: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::syntax::FilterParser;
     use super::*;
+
+    #[test]
+    fn a_collation_is_named_only_if_it_decides() {
+        let collated = |kind: &str, operation: &str| {
+            let columns = Columns::for_tests(&[("a", kind)]);
+            let condition = FilterParser::default().column("a", operation).expect("parses");
+            let mut builder = SqlBuilder::new(&columns, String::new());
+            builder.condition(&condition).expect("builds");
+            builder.sql.contains("collate pg_catalog.\"C\"")
+        };
+        for (operation, kinds) in [
+            ("eq.x", vec!["text nondeterministic"]),
+            ("neq.x", vec!["text nondeterministic"]),
+            ("in.(x)", vec!["text nondeterministic"]),
+            ("like.x", vec!["text nondeterministic"]),
+            ("gt.x", vec!["text deterministic", "text nondeterministic"]),
+            ("lte.x", vec!["text deterministic", "text nondeterministic"]),
+            ("ilike.x", vec!["text bytes", "text deterministic", "text nondeterministic"]),
+            ("is.null", vec![]),
+        ] {
+            let found = ["text bytes", "text deterministic", "text nondeterministic"]
+                .into_iter()
+                .filter(|kind| collated(kind, operation));
+            assert_eq!(found.collect::<Vec<_>>(), kinds, "{operation}");
+        }
+        assert!(!collated("integer", "gt.1"));
+    }
 
     #[test]
     fn a_pattern_does_not_end_in_an_escape() {
