@@ -43,6 +43,12 @@ impl Cursor {
         Self { epoch, id: point.max_id, to: Arc::clone(&point), from: point }
     }
 
+    /// Whether the cursor covers exactly what one point covers, so that no transaction is covered in part.
+    #[must_use]
+    pub fn is_at_point(&self) -> bool {
+        self.id >= self.to.max_id && (Arc::ptr_eq(&self.from, &self.to) || self.from == self.to)
+    }
+
     /// Highest event id that the cursor can cover.
     #[must_use]
     pub fn max_id(&self) -> i64 {

@@ -9,6 +9,7 @@
 //! ```
 
 mod fanout;
+mod marks;
 mod org;
 mod outbox;
 mod questions;
@@ -23,6 +24,7 @@ use dashmap::DashMap;
 
 pub use fanout::{Batch, CoverageQuestions, FanoutLimits, FanoutSender, FanoutWorker, OrgEvents, fanout};
 pub(crate) use fanout::{CHUNK_BYTES, ENCODE_EVENTS_MAX, HELPERS_MAX, INLINE_COST_MAX, ROUND_COST};
+pub use marks::MarkRequest;
 pub use org::{SEGMENT_SUBSCRIPTIONS_MAX, Subscribed};
 pub use outbox::{CloseState, Outbox, OutboxLimits, SendOutcome};
 pub use questions::{Coverage, CoverageTarget, Question, TooManyQuestions};
@@ -34,7 +36,8 @@ use crate::cursor::{Cursor, CursorSeal};
 use crate::org::{Incarnation, OrgId};
 use crate::sync::lock;
 use crate::wire::{CloseCode, Topic};
-use org::{Member, OrgChannel, ReplayBuffer, Subscription, SubscriptionId};
+use marks::MarkRequests;
+use org::{MarkReader, Member, OrgChannel, ReplayBuffer, Subscription, SubscriptionId};
 use questions::Questions;
 
 /// The node's position in the log.
@@ -50,6 +53,15 @@ struct Position {
     is_dispatched: bool,
     /// Questions whose answers the position does not cover yet.
     questions: Questions,
+    /// Subscriptions whose first mark waits for the end of a batch.
+    mark_requests: MarkRequests,
+}
+
+impl Position {
+    /// The position, if it is the end of a batch whose events were all sent or queued.
+    fn end_of_batch(&self) -> Option<&Cursor> {
+        self.cursor.as_ref().filter(|cursor| self.is_dispatched && cursor.is_at_point())
+    }
 }
 
 /// All sessions and subscriptions of this process.
@@ -113,9 +125,12 @@ impl Hub {
         position.batch
     }
 
-    /// Moves the position without a batch, after a read that found no new events.
+    /// Moves the position without a batch, after a read that found no new events. If events were lost, their
+    /// resync follows, and nothing may be answered before it.
     pub fn update_cursor(&self, cursor: Cursor) {
-        lock(&self.position).cursor = Some(cursor);
+        let mut position = lock(&self.position);
+        position.is_dispatched = false;
+        position.cursor = Some(cursor);
     }
 
     /// The cursor of a client that has seen all announced batches. None until the tailer has a position.
@@ -245,14 +260,19 @@ impl Registration {
         self.channel.seal()
     }
 
-    /// Joins a topic. `reply` builds the reply from the cursor at which the subscription begins. The reply is
-    /// sent before any event of the topic.
+    /// Joins a topic, with marks or without. `reply` builds the reply from the cursor at which the
+    /// subscription begins. The reply is sent before any event of the topic.
     ///
     /// # Panics
     /// If the hub has no position yet; see [`Hub::has_position`].
     #[must_use]
-    pub fn subscribe(&self, topic: &Topic, reply: impl FnOnce(&Cursor) -> Bytes) -> Subscribed {
-        self.add(topic, None, |cursor| Some(reply(cursor)))
+    pub fn subscribe(
+        &self,
+        topic: &Topic,
+        with_marks: bool,
+        reply: impl FnOnce(&Cursor) -> Bytes,
+    ) -> Subscribed {
+        self.add(topic, with_marks, None, |cursor| Some(reply(cursor)))
     }
 
     /// Joins a topic for a session that has its reply already, and is sent its missed events first. Live
@@ -262,8 +282,13 @@ impl Registration {
     /// # Panics
     /// If the hub has no position yet; see [`Hub::has_position`].
     #[must_use]
-    pub fn subscribe_for_replay(&self, topic: &Topic, on_begin: impl FnOnce(&Cursor)) -> Subscribed {
-        self.add(topic, Some(ReplayBuffer::default()), |cursor| {
+    pub fn subscribe_for_replay(
+        &self,
+        topic: &Topic,
+        with_marks: bool,
+        on_begin: impl FnOnce(&Cursor),
+    ) -> Subscribed {
+        self.add(topic, with_marks, Some(ReplayBuffer::default()), |cursor| {
             on_begin(cursor);
             None
         })
@@ -274,12 +299,21 @@ impl Registration {
         OrgChannel::end_replay(subscribed);
     }
 
+    /// The request for the first mark of a subscription, which is due when its missed events were sent. None
+    /// if the subscription gets no marks.
+    #[must_use]
+    pub fn mark_request(&self, topic: &Topic, subscribed: &Subscribed) -> Option<MarkRequest> {
+        subscribed.has_marks.then(|| MarkRequest::new(self.seal(), topic, subscribed))
+    }
+
     fn add(
         &self,
         topic: &Topic,
+        with_marks: bool,
         replay_buffer: Option<ReplayBuffer>,
         reply: impl FnOnce(&Cursor) -> Option<Bytes>,
     ) -> Subscribed {
+        let check = if with_marks { self.channel.check_of(self.id) } else { None };
         let position = lock(&self.hub.position);
         let Some(cursor) = position.cursor.clone() else {
             unreachable!("sessions are accepted only after the tailer has chosen a position");
@@ -289,6 +323,7 @@ impl Registration {
             after_batch: position.batch,
             outbox: Arc::clone(&self.outbox),
             replay_buffer,
+            marks: check.map(|check| Box::new(MarkReader { check })),
         };
         // The position stays locked until the segment is locked, and the segment until the reply is sent.
         self.channel.subscribe(topic, subscription, position, || {

@@ -4,7 +4,8 @@
 //! segment at a time. A join, a leave and the fan-out of another organisation therefore wait for one segment
 //! at most, regardless of the number of sockets.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -33,6 +34,15 @@ pub(super) struct Subscription {
     pub(super) outbox: Arc<Outbox>,
     /// Live events that wait while the session is still sent its missed events.
     pub(super) replay_buffer: Option<ReplayBuffer>,
+    /// Present if the subscription gets marks. Boxed, because few subscriptions do.
+    pub(super) marks: Option<Box<MarkReader>>,
+}
+
+/// A subscription that gets marks.
+#[derive(Debug)]
+pub(super) struct MarkReader {
+    /// Knows which topics a mark may name.
+    pub(super) check: Arc<dyn SessionCheck>,
 }
 
 /// Frames that wait until a replay has ended. All subscribers of the topic share these bytes, so they count
@@ -58,8 +68,10 @@ pub(super) type Segment = Mutex<Vec<Subscription>>;
 /// Handle of a subscription, with which it is ended.
 #[derive(Debug)]
 pub struct Subscribed {
-    segment: Arc<Segment>,
-    id: SubscriptionId,
+    pub(super) segment: Arc<Segment>,
+    pub(super) id: SubscriptionId,
+    /// Whether the subscription gets marks.
+    pub(super) has_marks: bool,
 }
 
 /// A subscription of this process.
@@ -71,6 +83,8 @@ struct TopicChannel {
     segments: Vec<Arc<Segment>>,
     /// The first segment to probe for the next subscription.
     probe: usize,
+    /// Number of subscriptions that get marks.
+    marked: usize,
 }
 
 /// The parts of a session that the hub uses.
@@ -89,11 +103,22 @@ pub(super) struct OrgChannel {
     seal: CursorSeal,
     sessions: Mutex<HashMap<SessionId, Member>>,
     topics: Mutex<HashMap<Topic, TopicChannel>>,
+    /// Number of subscriptions that get marks.
+    marked: AtomicUsize,
+    /// Topics that have had events since their last mark: joined ones, and all named ones. It is kept only
+    /// while a subscription gets marks.
+    unmarked: Mutex<HashSet<Topic>>,
 }
 
 impl OrgChannel {
     pub(super) fn new(seal: CursorSeal) -> Self {
-        Self { seal, sessions: Mutex::default(), topics: Mutex::default() }
+        Self {
+            seal,
+            sessions: Mutex::default(),
+            topics: Mutex::default(),
+            marked: AtomicUsize::new(0),
+            unmarked: Mutex::default(),
+        }
     }
 
     pub(super) fn seal(&self) -> &CursorSeal {
@@ -108,6 +133,11 @@ impl OrgChannel {
         let mut sessions = lock(&self.sessions);
         sessions.remove(&id);
         shrink(&mut sessions);
+    }
+
+    /// The check of a session.
+    pub(super) fn check_of(&self, id: SessionId) -> Option<Arc<dyn SessionCheck>> {
+        lock(&self.sessions).get(&id).map(|member| Arc::clone(&member.check))
     }
 
     pub(super) fn session_count(&self) -> usize {
@@ -129,9 +159,14 @@ impl OrgChannel {
         position: Guard,
         send_reply: impl FnOnce(),
     ) -> Subscribed {
-        let id = subscription.id;
+        let (id, has_marks) = (subscription.id, subscription.marks.is_some());
         let mut topics = lock(&self.topics);
         let channel = topics.entry(topic.clone()).or_default();
+        if has_marks {
+            // Counted before the position is released, so fan-out knows of it before the next batch.
+            channel.marked += 1;
+            self.marked.fetch_add(1, Ordering::Release);
+        }
         let segment = channel.segment_with_room();
         let mut subscriptions = lock(&segment);
         subscriptions.push(subscription);
@@ -139,7 +174,7 @@ impl OrgChannel {
         drop(position);
         send_reply();
         drop(subscriptions);
-        Subscribed { segment, id }
+        Subscribed { segment, id, has_marks }
     }
 
     /// Sends the buffered events of a subscription. From now on its events are sent as they happen.
@@ -155,14 +190,19 @@ impl OrgChannel {
 
     pub(super) fn unsubscribe(&self, topic: &Topic, subscribed: &Subscribed) {
         let mut topics = lock(&self.topics);
-        let is_empty = {
+        let (is_empty, had_marks) = {
             let mut subscriptions = lock(&subscribed.segment);
-            if let Some(at) = subscriptions.iter().position(|s| s.id == subscribed.id) {
-                subscriptions.swap_remove(at);
-            }
-            subscriptions.is_empty()
+            let at = subscriptions.iter().position(|s| s.id == subscribed.id);
+            let removed = at.map(|at| subscriptions.swap_remove(at));
+            (subscriptions.is_empty(), removed.is_some_and(|removed| removed.marks.is_some()))
         };
         let Some(channel) = topics.get_mut(topic) else { return };
+        if had_marks {
+            channel.marked -= 1;
+            if self.marked.fetch_sub(1, Ordering::AcqRel) == 1 {
+                *lock(&self.unmarked) = HashSet::new();
+            }
+        }
         let Some(at) = channel.segments.iter().position(|s| Arc::ptr_eq(s, &subscribed.segment)) else {
             return;
         };
@@ -198,6 +238,26 @@ impl OrgChannel {
 
     pub(super) fn has_topic(&self, topic: &Topic) -> bool {
         lock(&self.topics).contains_key(topic)
+    }
+
+    /// Number of subscriptions that get marks.
+    pub(super) fn marked(&self) -> usize {
+        self.marked.load(Ordering::Acquire)
+    }
+
+    /// The segments of a topic, if one of its subscriptions gets marks.
+    pub(super) fn marked_segments(&self, topic: &Topic) -> Option<Vec<Arc<Segment>>> {
+        lock(&self.topics).get(topic).filter(|channel| channel.marked > 0).map(|c| c.segments.clone())
+    }
+
+    /// Records topics that have had events since their last mark.
+    pub(super) fn add_unmarked(&self, topics: Vec<Topic>) {
+        lock(&self.unmarked).extend(topics);
+    }
+
+    /// Takes the topics that have had events since their last mark.
+    pub(super) fn take_unmarked(&self) -> HashSet<Topic> {
+        std::mem::take(&mut lock(&self.unmarked))
     }
 }
 
@@ -236,6 +296,7 @@ mod tests {
             after_batch: 0,
             outbox: Arc::new(Outbox::new(crate::hub::Transport::plain(stream), limits)),
             replay_buffer: None,
+            marks: None,
         };
         let seal = CursorSeal::new(Arc::default(), OrgId::for_tests(1), Incarnation::default());
         let (channel, topic, position) = (OrgChannel::new(seal), Topic::Org, Mutex::new(()));

@@ -1,6 +1,6 @@
 //! A session as the hub sees it: a number, and a check whether it may stay open.
 
-use crate::wire::CloseCode;
+use crate::wire::{CloseCode, Topic};
 
 /// Decides whether a session may stay open. The hub knows no tokens, so each session brings its own check.
 pub trait SessionCheck: std::fmt::Debug + Send + Sync {
@@ -9,6 +9,9 @@ pub trait SessionCheck: std::fmt::Debug + Send + Sync {
 
     /// Whether the session's token names a topic that needs a claim.
     fn names(&self, topic: &str) -> bool;
+
+    /// Whether the session's token may join a topic.
+    fn may_join(&self, topic: &Topic) -> bool;
 }
 
 /// A session of this process.

@@ -3,15 +3,13 @@
 
 use std::time::SystemTime;
 
-use serde::Deserialize;
-use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::Session;
+use super::join_options::{JoinOptions, JoinStart};
 use super::joined_topics::{JoinState, JoinedTopic};
 use super::loop_action::LoopAction;
-use crate::hub::SendOutcome;
-use crate::reading::SnapshotRequest;
+use crate::hub::{SendOutcome, Subscribed};
 use crate::wire::{ClientMessage, CloseCode, Status, Topic, decode, push, reply};
 
 /// Topic of Phoenix itself, which carries heartbeats.
@@ -55,8 +53,8 @@ impl Session {
     fn join(&mut self, message: &ClientMessage) {
         let topic = Topic::parse(&message.topic).and_then(|topic| self.context.directory.joinable(topic));
         let Some(topic) = topic else { return self.reply_unmatched(message) };
-        let start = match JoinStart::parse(&message.payload) {
-            Ok(start) => start,
+        let JoinOptions { start, marks } = match JoinOptions::parse(&message.payload) {
+            Ok(options) => options,
             Err((reason, hint)) => return self.reply_error(message, reason, &hint),
         };
         if self.identity.expires_at <= SystemTime::now() {
@@ -88,17 +86,17 @@ impl Session {
             return self.reply_error(message, "too many channels joined", &hint);
         }
         match start {
-            JoinStart::Since(since) if self.resume(&topic, message, &since) => {}
-            JoinStart::Since(_) => self.join_live(topic, message, true),
-            JoinStart::Snapshot(request) => self.join_with_snapshot(topic, message, request),
-            JoinStart::Now => self.join_live(topic, message, false),
+            JoinStart::Since(since) if self.resume(&topic, message, &since, marks) => {}
+            JoinStart::Since(_) => self.join_live(topic, message, marks, true),
+            JoinStart::Snapshot(request) => self.join_with_snapshot(topic, message, request, marks),
+            JoinStart::Now => self.join_live(topic, message, marks, false),
         }
     }
 
     /// Joins a topic for live events only. If `is_stale`, the client sent a cursor of another database or
     /// epoch: the reply asks it to read the current state again.
-    fn join_live(&mut self, topic: Topic, message: &ClientMessage, is_stale: bool) {
-        let subscribed = self.registration.subscribe(&topic, |cursor| {
+    fn join_live(&mut self, topic: Topic, message: &ClientMessage, marks: bool, is_stale: bool) {
+        let subscribed = self.registration.subscribe(&topic, marks, |cursor| {
             let cursor = self.registration.seal().seal(cursor);
             let response =
                 if is_stale { json!({"cursor": cursor, "resync": true}) } else { json!({"cursor": cursor}) };
@@ -113,6 +111,7 @@ impl Session {
         if is_stale {
             self.context.metrics.resyncs.inc();
         }
+        self.request_mark(&topic, &subscribed);
         let (join_id, state) = (self.next_join_id(), JoinState::Live(subscribed));
         let join_ref = message.join_ref.as_deref().map(Box::from);
         self.joined.insert(topic, JoinedTopic { join_ref, join_id, state });
@@ -129,6 +128,14 @@ impl Session {
         } else {
             // Phoenix servers also answer ok if the topic was not joined.
             self.reply(message, Status::Ok, json!({}));
+        }
+    }
+
+    /// Requests the first mark of a subscription that has been sent everything before live events, if it gets
+    /// marks.
+    pub(super) fn request_mark(&self, topic: &Topic, subscribed: &Subscribed) {
+        if let Some(request) = self.registration.mark_request(topic, subscribed) {
+            self.context.questions.request_mark(request);
         }
     }
 
@@ -192,44 +199,5 @@ impl Session {
     /// Sends a frame. The result does not matter: if the outbox is closed, the loop ends anyway.
     pub(super) fn send(&self, frame: &bytes::Bytes) {
         let _: SendOutcome = self.outbox.send(frame);
-    }
-}
-
-/// Start of a stream: messages that a client receives before live events.
-enum JoinStart {
-    /// Nothing.
-    Now,
-    /// The events after this cursor.
-    Since(String),
-    /// Rows of the table, and the events since they were read.
-    Snapshot(SnapshotRequest),
-}
-
-impl JoinStart {
-    /// Parses a join's payload. Unknown keys are ignored, because `supabase` clients send keys of their own.
-    /// Returns reason and hint of an error.
-    fn parse(payload: &RawValue) -> Result<Self, (&'static str, String)> {
-        #[derive(Deserialize)]
-        struct Payload {
-            #[serde(default)]
-            since: Option<String>,
-            #[serde(default)]
-            snapshot: Option<Box<RawValue>>,
-        }
-        let invalid = |hint: &str| ("invalid payload", hint.to_owned());
-        let payload: Payload = serde_json::from_str(payload.get()).map_err(|_| {
-            invalid("the payload of a join must be {}, {\"since\": \"<cursor>\"} or {\"snapshot\": {}}")
-        })?;
-        match (payload.since, payload.snapshot) {
-            (Some(_), Some(_)) => Err(invalid(
-                "since and snapshot exclude each other: send since to resume, or snapshot to read the rows again",
-            )),
-            (Some(since), None) => Ok(Self::Since(since)),
-            (None, Some(parameters)) => {
-                let request = SnapshotRequest::parse(&parameters);
-                request.map(Self::Snapshot).map_err(|error| (error.code(), error.to_string()))
-            }
-            (None, None) => Ok(Self::Now),
-        }
     }
 }

@@ -8,6 +8,7 @@ mod command;
 mod context;
 mod covers;
 mod event_loop;
+mod join_options;
 mod joined_topics;
 mod loop_action;
 mod message_rate;
@@ -134,8 +135,7 @@ impl Session {
         let _ = transport.configure(limits.send_buffer_bytes);
         let outbox = Arc::new(Outbox::new(transport, context.hub.outbox_limits()));
         let identity = Arc::new(identity);
-        let revocation_check =
-            Arc::new(RevocationCheck::new(Arc::clone(&identity), Arc::clone(&context.revocations)));
+        let revocation_check = Arc::new(RevocationCheck::new(Arc::clone(&identity), Arc::clone(&context)));
         let seal = CursorSeal::new(context.cursor_keys.ring(), identity.org, incarnation);
         let registration =
             context.hub.register(&seal, Arc::clone(&outbox), Arc::clone(&revocation_check) as _);

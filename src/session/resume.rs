@@ -14,11 +14,12 @@ use bytes::{Bytes, BytesMut};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use super::join_options::Since;
 use super::joined_topics::{JoinState, JoinedTopic};
 use super::pending::{ResumeEnd, ResumeFuture, ResumeOutcome};
 use super::revocation_check::RevocationCheck;
 use super::{Session, SessionContext};
-use crate::cursor::{Cursor, InvalidCursor};
+use crate::cursor::Cursor;
 use crate::hub::{Outbox, Registration, SessionCheck as _, Subscribed};
 use crate::org::OrgId;
 use crate::replay::{ReplayBatch, ReplayError, ResumePlace};
@@ -39,8 +40,10 @@ pub(super) struct Resume {
     pub(super) topic: Topic,
     pub(super) topic_name: String,
     pub(super) since: Cursor,
-    /// Position of the last page of a snapshot, which the node must have reached too.
+    /// Position of the last page of rows that the client has, which the node must have reached too.
     pub(super) seen: Option<Cursor>,
+    /// Whether the client gets marks.
+    pub(super) marks: bool,
     /// Reason why the client has to resync.
     pub(super) resync: OnceLock<ReplayError>,
 }
@@ -52,19 +55,22 @@ struct BufferedSubscription<'a> {
 }
 
 impl Session {
-    /// Starts to resume a join. Returns false if no gateway of this database issued the cursor for this
+    /// Starts to resume a join. Returns false if no gateway of this database issued the cursors for this
     /// organisation in the present epoch.
-    pub(super) fn resume(&mut self, topic: &Topic, message: &ClientMessage, encoded_since: &str) -> bool {
-        let Some(now) = self.context.hub.cursor() else { return false };
-        let since = match self.registration.seal().open(now.epoch, encoded_since) {
-            Ok(since) => since,
-            Err(error) => {
-                if error == InvalidCursor::UnknownKey {
-                    self.context.cursor_keys.wake();
-                }
-                return false;
-            }
-        };
+    pub(super) fn resume(
+        &mut self,
+        topic: &Topic,
+        message: &ClientMessage,
+        Since { cursor: encoded_since, seen }: &Since,
+        marks: bool,
+    ) -> bool {
+        let open = |cursor: &str| self.context.open_cursor(self.registration.seal(), cursor);
+        let Some(since) = open(encoded_since) else { return false };
+        let seen = seen.as_deref().map(open);
+        if seen.as_ref().is_some_and(|seen| seen.as_ref().is_none_or(|seen| seen.epoch != since.epoch)) {
+            return false;
+        }
+        let seen = seen.flatten();
         let resume = Resume {
             context: Arc::clone(&self.context),
             registration: Arc::clone(&self.registration),
@@ -74,7 +80,8 @@ impl Session {
             topic: topic.clone(),
             topic_name: message.topic.clone(),
             since,
-            seen: None,
+            seen,
+            marks,
             resync: OnceLock::new(),
         };
         // The reply is sent first, because clients give up a join after about 10 s and the replay may take
@@ -124,7 +131,11 @@ impl Session {
         let Some(subscribed) = end.subscribed else { return };
         match self.joined.get_mut(&topic) {
             Some(joined) if is_current => {
+                let request = self.registration.mark_request(&topic, &subscribed);
                 joined.state = JoinState::Live(subscribed);
+                if let Some(request) = request {
+                    self.context.questions.request_mark(request);
+                }
                 self.ask_pending(&topic);
             }
             // The client has left the topic, and may have joined it again. No join owns this subscription.
@@ -167,7 +178,7 @@ impl Resume {
             }
         }
         let mut position = None;
-        let subscribed = self.registration.subscribe_for_replay(&self.topic, |cursor| {
+        let subscribed = self.registration.subscribe_for_replay(&self.topic, self.marks, |cursor| {
             position = Some(cursor.clone()).filter(|position| position.epoch == self.since.epoch);
         });
         let mut buffered = BufferedSubscription { resume: self, subscribed: Some(subscribed) };
@@ -193,7 +204,7 @@ impl Resume {
     /// Joins for live events only and sends a resync, so that the client reads the current state again.
     pub(super) fn join_with_resync(&self, error: &ReplayError) -> Subscribed {
         self.record_resync(error);
-        self.registration.subscribe(&self.topic, |cursor| self.resync_frame(cursor, error))
+        self.registration.subscribe(&self.topic, self.marks, |cursor| self.resync_frame(cursor, error))
     }
 
     /// Sends a resync instead of the missed events, or instead of the rest of them. Live events follow from

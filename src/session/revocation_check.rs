@@ -1,12 +1,14 @@
 //! The check whether a session's token was revoked, which the hub runs on every session after a revocation.
 
+use std::fmt;
 use std::sync::{Arc, Mutex};
 
+use super::SessionContext;
 use crate::auth::Identity;
-use crate::control::{Revocations, Revoked, TokenSubject};
+use crate::control::{Revoked, TokenSubject};
 use crate::hub::SessionCheck;
 use crate::sync::lock;
-use crate::wire::CloseCode;
+use crate::wire::{CloseCode, Topic};
 
 /// The claims of a verified token that revocations are compared with.
 #[must_use]
@@ -20,16 +22,15 @@ pub fn token_subject(identity: &Identity) -> TokenSubject<'_> {
     }
 }
 
-/// A session's current token and the revocations that may concern it.
-#[derive(Debug)]
+/// A session's current token, and the state that it is compared with.
 pub(super) struct RevocationCheck {
     identity: Mutex<Arc<Identity>>,
-    revocations: Arc<Revocations>,
+    context: Arc<SessionContext>,
 }
 
 impl RevocationCheck {
-    pub(super) fn new(identity: Arc<Identity>, revocations: Arc<Revocations>) -> Self {
-        Self { identity: Mutex::new(identity), revocations }
+    pub(super) fn new(identity: Arc<Identity>, context: Arc<SessionContext>) -> Self {
+        Self { identity: Mutex::new(identity), context }
     }
 
     /// The identity of the current token.
@@ -46,14 +47,25 @@ impl RevocationCheck {
     }
 }
 
+impl fmt::Debug for RevocationCheck {
+    /// Leaves out the context, because its hub contains this check.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RevocationCheck").field("identity", &self.identity).finish_non_exhaustive()
+    }
+}
+
 impl SessionCheck for RevocationCheck {
     fn names(&self, topic: &str) -> bool {
         lock(&self.identity).topics.names(topic)
     }
 
+    fn may_join(&self, topic: &Topic) -> bool {
+        self.context.check_topic(&self.identity().topics, topic).is_ok()
+    }
+
     fn close_reason(&self) -> Option<CloseCode> {
         let identity = self.identity();
-        self.revocations.check(&token_subject(&identity)).map(|revoked| match revoked {
+        self.context.revocations.check(&token_subject(&identity)).map(|revoked| match revoked {
             Revoked::Token => CloseCode::REVOKED,
             Revoked::Suspended => CloseCode::ORG_SUSPENDED,
         })

@@ -37,6 +37,8 @@ struct SnapshotJoin {
     topic_name: String,
     join_ref: Option<String>,
     reference: Option<String>,
+    /// Whether the client gets marks.
+    marks: bool,
 }
 
 /// How the pages ended.
@@ -73,6 +75,7 @@ impl Session {
         topic: Topic,
         message: &ClientMessage,
         request: SnapshotRequest,
+        marks: bool,
     ) {
         let join = SnapshotJoin {
             context: Arc::clone(&self.context),
@@ -84,6 +87,7 @@ impl Session {
             topic_name: message.topic.clone(),
             join_ref: message.join_ref.clone(),
             reference: message.reference.clone(),
+            marks,
         };
         self.start_join(topic, message, JoinState::Reading, join.run(request));
     }
@@ -187,9 +191,9 @@ impl SnapshotJoin {
     }
 
     fn into_resume(self, since: Cursor, seen: Option<Cursor>) -> Resume {
-        let Self { context, registration, outbox, check, org, topic, topic_name, .. } = self;
+        let Self { context, registration, outbox, check, org, topic, topic_name, marks, .. } = self;
         let resync = OnceLock::new();
-        Resume { context, registration, outbox, check, org, topic, topic_name, since, seen, resync }
+        Resume { context, registration, outbox, check, org, topic, topic_name, since, seen, marks, resync }
     }
 }
 

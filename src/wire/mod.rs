@@ -8,6 +8,7 @@ mod codec;
 mod event;
 mod frame;
 mod framing;
+mod mark;
 mod snapshot;
 mod topic;
 
@@ -19,5 +20,6 @@ pub use event::{
 };
 pub use frame::{close_frame, close_frame_without_reason, is_close_frame, text_frame};
 pub use framing::Framing;
+pub use mark::{MARK_EVENT, mark_frame};
 pub use snapshot::{PageEnd, SNAPSHOT_EVENT, snapshot_frame};
 pub use topic::{EntityIdType, ORG_TOPIC, Topic, is_entity_kind};

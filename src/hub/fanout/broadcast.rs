@@ -1,4 +1,4 @@
-//! A broadcast: one chunk on its way to all segments of a topic.
+//! A broadcast: one chunk or mark on its way to all segments of a topic.
 //!
 //! Several threads may take slices of a broadcast. The next broadcast of the organisation begins only when
 //! all slices of this one are done, so a socket gets its frames in the same order as with one thread.
@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use super::chunk::Chunk;
+use super::marks::{Mark, MarkFrame};
 use crate::hub::org::{SEGMENT_SUBSCRIPTIONS_MAX, Segment};
 use crate::hub::{OutboxLimits, SendOutcome};
 use crate::sync::lock;
@@ -17,10 +18,18 @@ use crate::wire::CloseCode;
 /// wakes up.
 const SHARED_SEGMENTS_MIN: usize = 16;
 
-/// A chunk, and the segments that it is sent to.
+/// The bytes of a broadcast.
+#[derive(Debug)]
+pub(super) enum Content {
+    Chunk(Chunk),
+    /// For the subscriptions alone that get marks.
+    Mark(Mark),
+}
+
+/// A chunk or a mark, and the segments that it is sent to.
 #[derive(Debug)]
 pub(super) struct Broadcast {
-    chunk: Chunk,
+    content: Content,
     segments: Vec<Arc<Segment>>,
     /// Number of slices that were taken. It may exceed the number of segments.
     taken: AtomicUsize,
@@ -44,8 +53,8 @@ pub(super) struct SliceStats {
 }
 
 impl Broadcast {
-    pub(super) fn new(chunk: Chunk, segments: Vec<Arc<Segment>>) -> Self {
-        Self { chunk, segments, taken: AtomicUsize::new(0), done: AtomicUsize::new(0) }
+    pub(super) fn new(content: Content, segments: Vec<Arc<Segment>>) -> Self {
+        Self { content, segments, taken: AtomicUsize::new(0), done: AtomicUsize::new(0) }
     }
 
     /// Whether all slices are done.
@@ -65,12 +74,18 @@ impl Broadcast {
 
     /// Bytes for each subscriber.
     pub(super) fn bytes(&self) -> usize {
-        self.chunk.bytes()
+        match &self.content {
+            Content::Chunk(chunk) => chunk.bytes(),
+            Content::Mark(mark) => mark.bytes(),
+        }
     }
 
     /// The time at which the first of its events was read.
     pub(super) fn read_at(&self) -> Instant {
-        self.chunk.read_at()
+        match &self.content {
+            Content::Chunk(chunk) => chunk.read_at(),
+            Content::Mark(mark) => mark.read_at,
+        }
     }
 
     /// Upper bound of the subscribers: the capacity of the segments.
@@ -82,30 +97,51 @@ impl Broadcast {
     /// if all slices are taken.
     pub(super) fn send_slice(&self, limits: OutboxLimits) -> Option<SliceStats> {
         let segment = self.segments.get(self.taken.fetch_add(1, Ordering::Relaxed))?;
-        let stats = self.send_to(segment, limits);
+        let stats = match &self.content {
+            Content::Chunk(chunk) => send_chunk(chunk, segment, limits),
+            Content::Mark(mark) => send_mark(mark, segment),
+        };
         self.done.fetch_add(1, Ordering::Release);
         Some(stats)
     }
+}
 
-    fn send_to(&self, segment: &Segment, limits: OutboxLimits) -> SliceStats {
-        let mut subscriptions = lock(segment);
-        let mut stats = SliceStats { subscribers: subscriptions.len(), ..SliceStats::default() };
-        for subscription in subscriptions.iter_mut() {
-            let Some((frames, frame_count)) = self.chunk.after(subscription.after_batch) else { continue };
-            stats.has_recipient = true;
-            if let Some(buffer) = &mut subscription.replay_buffer {
-                if !buffer.push(&frames, limits) {
-                    subscription.outbox.close(CloseCode::SLOW);
-                }
-                continue;
-            }
-            match subscription.outbox.send(&frames) {
-                SendOutcome::Written => stats.direct_writes += 1,
-                SendOutcome::Queued => stats.queued_writes += 1,
-                SendOutcome::Closed => continue,
-            }
-            stats.deliveries += frame_count;
+impl SliceStats {
+    fn add(&mut self, outcome: SendOutcome, frame_count: u64) {
+        match outcome {
+            SendOutcome::Written => self.direct_writes += 1,
+            SendOutcome::Queued => self.queued_writes += 1,
+            SendOutcome::Closed => return,
         }
-        stats
+        self.deliveries += frame_count;
     }
+}
+
+fn send_chunk(chunk: &Chunk, segment: &Segment, limits: OutboxLimits) -> SliceStats {
+    let mut subscriptions = lock(segment);
+    let mut stats = SliceStats { subscribers: subscriptions.len(), ..SliceStats::default() };
+    for subscription in subscriptions.iter_mut() {
+        let Some((frames, frame_count)) = chunk.after(subscription.after_batch) else { continue };
+        stats.has_recipient = true;
+        if let Some(buffer) = &mut subscription.replay_buffer {
+            if !buffer.push(&frames, limits) {
+                subscription.outbox.close(CloseCode::SLOW);
+            }
+            continue;
+        }
+        stats.add(subscription.outbox.send(&frames), frame_count);
+    }
+    stats
+}
+
+fn send_mark(mark: &Mark, segment: &Segment) -> SliceStats {
+    let mut stats = SliceStats::default();
+    let mut last = MarkFrame::default();
+    for subscription in lock(segment).iter() {
+        if let Some(frame) = mark.frame_for(subscription, &mut last) {
+            stats.subscribers += 1;
+            stats.add(subscription.outbox.send(frame), 1);
+        }
+    }
+    stats
 }

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::broadcast::Broadcast;
+use super::marks::BatchEnd;
 use super::{Batch, FanoutLimits, ROUND_COST};
 use crate::cursor::CursorPrefix;
+use crate::hub::marks::FirstMark;
 use crate::hub::questions::Answer;
 use crate::org::OrgId;
 use crate::wire::{CloseCode, Event, RESYNC_EVENT};
@@ -38,7 +40,7 @@ pub(super) struct FairQueue {
 struct OrgWork {
     /// Broadcasts of encoded events that are not complete yet.
     broadcasts: VecDeque<Arc<Broadcast>>,
-    /// Events that are not encoded yet, and answers behind them.
+    /// Events that are not encoded yet, and answers and marks behind them.
     events: VecDeque<QueuedItem>,
     /// Bytes of `events`.
     event_bytes: usize,
@@ -56,11 +58,16 @@ pub(super) struct OrgClose {
     pub(super) batch: u64,
 }
 
-/// An event, or the answer to one session that must follow it.
+/// An event, or what must follow it. Rare items are boxed, so that events take less memory.
 #[derive(Debug)]
 enum QueuedItem {
     Event(QueuedEvent),
+    /// Marks are due here, unless more events are encoded in the same step.
+    BatchEnd(Box<BatchEnd>),
+    /// The answer to one session.
     Answer(Answer),
+    /// The mark of one subscription.
+    FirstMark(Box<FirstMark>),
 }
 
 /// An event that waits for its organisation's round.
@@ -95,6 +102,8 @@ pub(super) enum Task {
     Broadcast(Arc<Broadcast>),
     /// Send this answer.
     Answer(Answer),
+    /// Send this mark.
+    FirstMark(Box<FirstMark>),
     /// Encode queued events, if any.
     Encode,
 }
@@ -146,6 +155,16 @@ impl FairQueue {
         work.answers += 1;
     }
 
+    /// Adds the first mark of a subscription. It is sent behind the events that are queued now.
+    pub(super) fn add_first_mark(&mut self, org: OrgId, mark: FirstMark) {
+        self.work_of(org).events.push_back(QueuedItem::FirstMark(Box::new(mark)));
+    }
+
+    /// Adds the end of a batch, behind the organisation's events.
+    pub(super) fn add_batch_end(&mut self, org: OrgId, end: BatchEnd) {
+        self.work_of(org).events.push_back(QueuedItem::BatchEnd(Box::new(end)));
+    }
+
     /// Number of answers that are queued for an organisation.
     pub(super) fn answers_of(&self, org: OrgId) -> usize {
         self.orgs.get(&org).map_or(0, |work| work.answers)
@@ -171,7 +190,7 @@ impl FairQueue {
         let Some(work) = self.orgs.get_mut(&org) else { return };
         self.event_bytes -= work.event_bytes;
         work.event_bytes = 0;
-        work.events.retain(|item| matches!(item, QueuedItem::Answer(_)));
+        work.events.retain(|item| matches!(item, QueuedItem::Answer(_) | QueuedItem::FirstMark(_)));
         let resync = Event::control(RESYNC_EVENT, OVERLOAD_DATA, batch.cursor.id);
         let points = Arc::new(CursorPrefix::of(&batch.cursor));
         let resync = QueuedEvent::with_points(batch, &points, Arc::new(resync));
@@ -185,12 +204,14 @@ impl FairQueue {
         if let Some(broadcast) = work.broadcasts.front() {
             return Some((org, Task::Broadcast(Arc::clone(broadcast))));
         }
-        let is_answer = |item: &mut QueuedItem| matches!(item, QueuedItem::Answer(_));
-        match work.events.pop_front_if(is_answer) {
+        let is_for_one =
+            |item: &mut QueuedItem| matches!(item, QueuedItem::Answer(_) | QueuedItem::FirstMark(_));
+        match work.events.pop_front_if(is_for_one) {
             Some(QueuedItem::Answer(answer)) => {
                 work.answers -= 1;
                 Some((org, Task::Answer(answer)))
             }
+            Some(QueuedItem::FirstMark(mark)) => Some((org, Task::FirstMark(mark))),
             _ => Some((org, Task::Encode)),
         }
     }
@@ -202,22 +223,24 @@ impl FairQueue {
         work.broadcasts.front().cloned()
     }
 
-    /// Takes the next events to be encoded.
-    pub(super) fn take_events(&mut self, org: OrgId) -> Vec<QueuedEvent> {
-        let Some(work) = self.orgs.get_mut(&org) else { return Vec::new() };
-        let mut taken = Vec::new();
-        let is_event = |item: &mut QueuedItem| matches!(item, QueuedItem::Event(_));
-        while taken.len() < ENCODE_EVENTS_MAX
-            && let Some(QueuedItem::Event(event)) = work.events.pop_front_if(is_event)
-        {
-            taken.push(event);
+    /// Takes the next events to be encoded, and the end of a batch if the last of them ends one.
+    pub(super) fn take_events(&mut self, org: OrgId) -> (Vec<QueuedEvent>, Option<BatchEnd>) {
+        let Some(work) = self.orgs.get_mut(&org) else { return (Vec::new(), None) };
+        let (mut taken, mut end) = (Vec::new(), None);
+        let items = work.step_items();
+        for item in work.events.drain(..items) {
+            match item {
+                QueuedItem::Event(event) => taken.push(event),
+                QueuedItem::BatchEnd(batch_end) => end = Some(*batch_end),
+                QueuedItem::Answer(_) | QueuedItem::FirstMark(_) => {}
+            }
         }
         // The resync of an overload was added without being counted, hence the minimum.
         let bytes: usize = taken.iter().map(QueuedEvent::bytes).sum();
         let bytes = bytes.min(work.event_bytes);
         work.event_bytes -= bytes;
         self.event_bytes -= bytes;
-        taken
+        (taken, end)
     }
 
     pub(super) fn add_broadcasts(&mut self, org: OrgId, broadcasts: Vec<Arc<Broadcast>>) {
@@ -252,5 +275,23 @@ impl FairQueue {
     #[cfg(test)]
     pub(super) fn current_broadcast(&self, org: OrgId) -> Arc<Broadcast> {
         Arc::clone(&self.orgs[&org].broadcasts[0])
+    }
+}
+
+impl OrgWork {
+    /// Number of queued items that are encoded in the next step. The step ends with the last batch that fits
+    /// into it, so that a mark follows. Without marks, or within a large batch, it has as many events as fit.
+    fn step_items(&self) -> usize {
+        let (mut events, mut items, mut end_of_batch) = (0, 0, None);
+        for item in &self.events {
+            match item {
+                QueuedItem::Event(_) if events == ENCODE_EVENTS_MAX => break,
+                QueuedItem::Event(_) => events += 1,
+                QueuedItem::BatchEnd(_) => end_of_batch = Some(items + 1),
+                QueuedItem::Answer(_) | QueuedItem::FirstMark(_) => break,
+            }
+            items += 1;
+        }
+        end_of_batch.unwrap_or(items)
     }
 }

@@ -14,6 +14,7 @@ mod broadcast;
 mod chunk;
 mod fair_queue;
 mod helpers;
+mod marks;
 mod questions;
 mod sender;
 #[cfg(test)]
@@ -23,12 +24,13 @@ mod worker;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
-use broadcast::{Broadcast, SliceStats};
+use broadcast::{Broadcast, Content, SliceStats};
 pub(crate) use chunk::CHUNK_BYTES;
 use chunk::Chunks;
 pub(crate) use fair_queue::ENCODE_EVENTS_MAX;
 use fair_queue::{FairQueue, QueuedEvent};
 use helpers::Helpers;
+use marks::{BatchEnd, marks_at};
 pub use questions::CoverageQuestions;
 pub use sender::FanoutSender;
 pub(crate) use sender::INLINE_COST_MAX;
@@ -111,7 +113,7 @@ pub fn fanout(hub: Arc<Hub>, limits: FanoutLimits, metrics: Arc<Metrics>) -> (Fa
         queue: Mutex::default(),
         work_added: Condvar::new(),
     });
-    (FanoutSender(Arc::clone(&shared)), FanoutWorker(shared))
+    (FanoutSender::new(Arc::clone(&shared)), FanoutWorker(shared))
 }
 
 impl Shared {
@@ -134,14 +136,20 @@ fn write_cost(bytes: usize) -> usize {
     1 + bytes / COST_BYTES
 }
 
-/// Encodes events for the topics of an organisation that are joined here, each event once.
-fn encode(channel: &OrgChannel, queued: &[QueuedEvent]) -> Vec<Arc<Broadcast>> {
+/// Encodes events for the topics of an organisation that are joined here, each event once. If they end a
+/// batch, marks follow.
+fn encode(channel: &OrgChannel, queued: &[QueuedEvent], end: Option<&BatchEnd>) -> Vec<Arc<Broadcast>> {
+    let has_marks = channel.marked() > 0;
     let mut chunks = Chunks::default();
     let mut transactions = TransactionSealer::new(channel.seal());
     for QueuedEvent { batch, read_at, points, event } in queued {
         let mut topics: Vec<Topic> = event.topics().collect();
         if event.is_control() {
             topics = channel.control_event_topics(&event.topic);
+        }
+        if has_marks {
+            let is_kept = |topic: &&Topic| matches!(topic, Topic::Named(_)) || channel.has_topic(topic);
+            channel.add_unmarked(topics.iter().filter(is_kept).cloned().collect());
         }
         topics.retain(|topic| channel.has_topic(topic));
         if !topics.is_empty() {
@@ -152,7 +160,13 @@ fn encode(channel: &OrgChannel, queued: &[QueuedEvent]) -> Vec<Arc<Broadcast>> {
     }
     let broadcasts = chunks.finish().map(|chunk| {
         let segments = channel.segments(chunk.topic());
-        Arc::new(Broadcast::new(chunk, segments))
+        Arc::new(Broadcast::new(Content::Chunk(chunk), segments))
     });
-    broadcasts.collect()
+    let mut broadcasts: Vec<_> = broadcasts.collect();
+    if let Some(end) = end {
+        let marks = marks_at(channel, end).into_iter();
+        broadcasts
+            .extend(marks.map(|(mark, segments)| Arc::new(Broadcast::new(Content::Mark(mark), segments))));
+    }
+    broadcasts
 }

@@ -4,9 +4,11 @@
 //! organisation, nor for the core that the kernel takes from the worker for milliseconds
 //! (`benches/fairness.rs`).
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::fair_queue::{OrgClose, QueuedEvent};
+use super::marks::BatchEnd;
 use super::{Batch, OrgEvents, ROUND_COST, Shared, encode, write_cost};
 use crate::hub::org::OrgChannel;
 use crate::org::OrgId;
@@ -22,15 +24,25 @@ pub(crate) const INLINE_COST_MAX: usize = ROUND_COST;
 /// There is exactly one sender, so inline sends overtake nothing: they happen only for an organisation with
 /// nothing queued, and nothing can be queued while they happen.
 #[derive(Debug)]
-pub struct FanoutSender(pub(super) Arc<Shared>);
+pub struct FanoutSender {
+    pub(super) shared: Arc<Shared>,
+    /// Organisations with marks that have had events since their last mark. Their next one is due at the end
+    /// of a batch.
+    pub(super) unmarked: HashSet<OrgId>,
+}
 
 /// One organisation's part of a batch that is sent inline.
 struct InlineSend<'a> {
+    org: OrgId,
     channel: Arc<OrgChannel>,
     events: &'a [Arc<Event>],
 }
 
 impl FanoutSender {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, unmarked: HashSet::new() }
+    }
+
     /// Sends or queues a batch. An organisation without a session costs one look-up.
     pub fn send(&mut self, batch: &Batch) {
         let mut inline = Vec::new();
@@ -40,28 +52,41 @@ impl FanoutSender {
         for part in &batch.orgs {
             match part.org {
                 Some(org) => {
-                    let Some(channel) = self.0.hub.channel(org) else { continue };
+                    let Some(channel) = self.shared.hub.channel(org) else { continue };
+                    if channel.marked() > 0 {
+                        self.unmarked.insert(org);
+                    }
                     match self.inline_cost(org, &channel, part, budget) {
                         Some(cost) => {
                             budget -= cost;
-                            inline.push(InlineSend { channel, events: &part.events });
+                            inline.push(InlineSend { org, channel, events: &part.events });
                         }
                         None => self.queue(org, batch, part),
                     }
                 }
                 None => {
-                    for org in self.0.hub.org_ids() {
+                    for org in self.shared.hub.org_ids() {
+                        if self.shared.hub.channel(org).is_some_and(|channel| channel.marked() > 0) {
+                            self.unmarked.insert(org);
+                        }
                         self.queue(org, batch, part);
                     }
                 }
             }
         }
         // After the rest was queued, so that the worker has started meanwhile.
-        for InlineSend { channel, events } in inline {
+        let end = batch.cursor.is_at_point().then(|| BatchEnd {
+            batch: batch.number,
+            cursor: batch.cursor.clone(),
+            read_at: batch.read_at,
+        });
+        for InlineSend { org, channel, events } in inline {
+            // Without an end, the marks follow the rest of the batch.
+            let end = end.as_ref().filter(|_| self.unmarked.remove(&org));
             let queued: Vec<QueuedEvent> =
                 events.iter().map(|event| QueuedEvent::new(batch, event)).collect();
-            for broadcast in encode(&channel, &queued) {
-                while self.0.send_slice(&broadcast).is_some() {}
+            for broadcast in encode(&channel, &queued, end) {
+                while self.shared.send_slice(&broadcast).is_some() {}
             }
         }
     }
@@ -74,10 +99,11 @@ impl FanoutSender {
         part: &OrgEvents,
         budget: usize,
     ) -> Option<usize> {
-        if part.is_gone || lock(&self.0.queue).has_work(org) {
+        if part.is_gone || lock(&self.shared.queue).has_work(org) {
             return None;
         }
-        let mut cost = 0;
+        // Each subscription gets at most one mark.
+        let mut cost = channel.marked();
         for event in &part.events {
             if event.is_control() {
                 return None;
@@ -92,24 +118,24 @@ impl FanoutSender {
     }
 
     fn queue(&self, org: OrgId, batch: &Batch, part: &OrgEvents) {
-        let mut queue = lock(&self.0.queue);
+        let mut queue = lock(&self.shared.queue);
         let was_empty = queue.is_empty();
-        let overloads = queue.add(org, batch, &part.events, self.0.limits);
+        let overloads = queue.add(org, batch, &part.events, self.shared.limits);
         if part.is_gone {
             let close = OrgClose { code: CloseCode::ORG_GONE, batch: batch.number };
             queue.close_after_work(org, close);
         }
         drop(queue);
         if was_empty {
-            self.0.work_added.notify_one();
+            self.shared.work_added.notify_one();
         }
-        self.0.metrics.overloads.inc_by(overloads);
+        self.shared.metrics.overloads.inc_by(overloads);
     }
 }
 
 impl Drop for FanoutSender {
     fn drop(&mut self) {
-        lock(&self.0.queue).is_closed = true;
-        self.0.work_added.notify_one();
+        lock(&self.shared.queue).is_closed = true;
+        self.shared.work_added.notify_one();
     }
 }

@@ -61,6 +61,12 @@ impl FanoutWorker {
                 queue.charge(1);
                 queue
             }
+            Task::FirstMark(mark) => {
+                mark.send();
+                let mut queue = lock(&self.0.queue);
+                queue.charge(1);
+                queue
+            }
             Task::Encode => self.encode_next(org),
         };
         let close = queue.finish_slice(org);
@@ -90,11 +96,11 @@ impl FanoutWorker {
         queue
     }
 
-    /// Encodes the next events of an organisation.
+    /// Encodes the next events of an organisation, and their marks.
     fn encode_next(&self, org: OrgId) -> MutexGuard<'_, FairQueue> {
-        let events = lock(&self.0.queue).take_events(org);
+        let (events, end) = lock(&self.0.queue).take_events(org);
         let broadcasts = match self.0.hub.channel(org) {
-            Some(channel) => encode(&channel, &events),
+            Some(channel) => encode(&channel, &events, end.as_ref()),
             None => Vec::new(),
         };
         if let Some(first) = broadcasts.first().filter(|first| first.is_large()) {

@@ -1,6 +1,7 @@
 //! The transactions of events: the string `tx`, which a back end and the subscribers of its events share.
 
 mod covers;
+mod marks;
 
 use serde_json::{Value, json};
 use sqlx::postgres::PgConnection;

@@ -37,13 +37,17 @@ impl SessionCheck for AlwaysValid {
     fn names(&self, _topic: &str) -> bool {
         true
     }
+
+    fn may_join(&self, _topic: &Topic) -> bool {
+        true
+    }
 }
 
 /// A socket that joined `calls`.
 pub(super) struct Subscriber {
     pub(super) client: std::net::TcpStream,
     pub(super) registration: Registration,
-    subscribed: Option<Subscribed>,
+    pub(super) subscribed: Option<Subscribed>,
 }
 
 impl Subscriber {
@@ -51,7 +55,15 @@ impl Subscriber {
         Self::in_incarnation(hub, org, 0).await
     }
 
+    pub(super) async fn with_marks(hub: &Arc<Hub>, org: OrgId) -> Self {
+        Self::join(hub, org, 0, true).await
+    }
+
     pub(super) async fn in_incarnation(hub: &Arc<Hub>, org: OrgId, number: i64) -> Self {
+        Self::join(hub, org, number, false).await
+    }
+
+    async fn join(hub: &Arc<Hub>, org: OrgId, number: i64, with_marks: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let addr = listener.local_addr().expect("bound");
         let (client, accepted) = tokio::join!(TcpStream::connect(addr), listener.accept());
@@ -62,7 +74,7 @@ impl Subscriber {
             Arc::new(Outbox::new(crate::hub::Transport::plain(server), OUTBOX)),
             Arc::new(AlwaysValid),
         );
-        let subscribed = registration.subscribe(&calls(), |_| Bytes::new());
+        let subscribed = registration.subscribe(&calls(), with_marks, |_| Bytes::new());
         let client = client.expect("connects").into_std().expect("a socket");
         Self { client, registration, subscribed: Some(subscribed) }
     }
@@ -77,10 +89,15 @@ impl Subscriber {
     /// Everything received up to this marker. With several writing threads the kernel may deliver after
     /// `write` has returned.
     pub(super) fn received_until(&mut self, marker: &str) -> String {
+        self.received_until_count(marker, 1)
+    }
+
+    /// Everything received up to this number of markers.
+    pub(super) fn received_until_count(&mut self, marker: &str, count: usize) -> String {
         self.client.set_nonblocking(false).expect("set");
         self.client.set_read_timeout(Some(DEADLINE)).expect("set");
         let (mut all, mut bytes) = (String::new(), [0; 4096]);
-        while !all.contains(marker) {
+        while all.matches(marker).count() < count {
             let n = self.client.read(&mut bytes).expect("before the deadline");
             all.push_str(&String::from_utf8_lossy(&bytes[..n]));
         }

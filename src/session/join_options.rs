@@ -1,0 +1,91 @@
+//! The payload of a join: the start of the stream, and whether the client gets marks.
+
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::reading::SnapshotRequest;
+
+/// A join's payload.
+pub(super) struct JoinOptions {
+    pub(super) start: JoinStart,
+    /// Whether the client gets marks.
+    pub(super) marks: bool,
+}
+
+/// Start of a stream: messages that a client receives before live events.
+pub(super) enum JoinStart {
+    /// Nothing.
+    Now,
+    /// The events after a cursor.
+    Since(Since),
+    /// Rows of the table, and the events since they were read.
+    Snapshot(SnapshotRequest),
+}
+
+/// Position of a client that resumes.
+pub(super) struct Since {
+    /// The client gets the events after this cursor.
+    pub(super) cursor: String,
+    /// Cursor of the last page of rows that the client has read. The node must have reached it.
+    pub(super) seen: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Payload {
+    #[serde(default)]
+    since: Option<Value>,
+    #[serde(default)]
+    seen: Option<Value>,
+    #[serde(default)]
+    snapshot: Option<Box<RawValue>>,
+    #[serde(default)]
+    marks: Option<Value>,
+}
+
+/// Reason and hint of an error.
+type Rejection = (&'static str, String);
+
+impl JoinOptions {
+    /// Parses a join's payload. Unknown keys are ignored, because `supabase` clients send keys of their own.
+    pub(super) fn parse(payload: &RawValue) -> Result<Self, Rejection> {
+        let payload: Payload = serde_json::from_str(payload.get())
+            .map_err(|_| invalid("the payload of a join must be an object, with each parameter once"))?;
+        let since = cursor(payload.since, "since must be a cursor, as a string")?;
+        let seen = cursor(payload.seen, "seen must be the cursor of the last page of rows, as a string")?;
+        let marks = match payload.marks {
+            None => false,
+            Some(Value::Bool(marks)) => marks,
+            Some(_) => return Err(invalid("marks must be true or false")),
+        };
+        let start = match (since, payload.snapshot) {
+            (Some(_), Some(_)) => {
+                return Err(invalid(
+                    "since and snapshot exclude each other: send since to resume, or snapshot to read the rows again",
+                ));
+            }
+            (Some(cursor), None) => JoinStart::Since(Since { cursor, seen }),
+            (None, _) if seen.is_some() => {
+                return Err(invalid("seen needs since: send the cursor of the first page as since"));
+            }
+            (None, Some(parameters)) => {
+                let request = SnapshotRequest::parse(&parameters);
+                JoinStart::Snapshot(request.map_err(|error| (error.code(), error.to_string()))?)
+            }
+            (None, None) => JoinStart::Now,
+        };
+        Ok(Self { start, marks })
+    }
+}
+
+fn invalid(hint: &str) -> Rejection {
+    ("invalid payload", hint.to_owned())
+}
+
+fn cursor(value: Option<Value>, hint: &str) -> Result<Option<String>, Rejection> {
+    match value {
+        None => Ok(None),
+        Some(Value::String(cursor)) => Ok(Some(cursor)),
+        Some(_) => Err(invalid(hint)),
+    }
+}

@@ -1,0 +1,194 @@
+//! Consistent points as a property. Transfers between the rows of two tables keep the sum, and a chain of
+//! transactions changes the tables in turn. Clients that apply up to marks show no other state, whatever
+//! reconnects, replays, pages and snapshots come in between.
+
+use std::time::Duration;
+
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Connection as _};
+use tokio::sync::watch;
+use uuid::Uuid;
+use warden::app::Gateway;
+use warden::rate::Rate;
+
+use super::follower::{Follower, Outcome, Rows, Shows};
+use crate::harness::{TestDb, TestGateway, within};
+
+pub(super) const TOPICS: [&str; 2] = ["lefts", "rights"];
+
+/// The rows of both tables.
+pub(super) type Shown = [Rows; 2];
+
+/// Rows of each table at the beginning.
+const ROWS: i64 = 20;
+/// Sum of the rows of both tables.
+const SUM: i64 = 2 * ROWS * 100;
+/// Id of the row in each table that counts the steps of the chain.
+const CHAIN: i64 = 0;
+/// Rows of one page of the log: a transaction that changes all rows takes many.
+const PAGE_ROWS: u32 = 3;
+/// Number of transactions of one writer, unless `WARDEN_TRANSFERS` is set.
+const TRANSFERS: i64 = 60;
+/// Factor by which the ids of two writers' own rows differ.
+const WRITER_ROWS: i64 = 1_000_000;
+const WRITERS: i64 = 3;
+const CLIENTS: u64 = 6;
+/// Time in which all clients must have the rows after the last change.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Whether the database can have had this state between two transactions.
+pub(super) fn check(shown: &Shown) -> Result<(), String> {
+    let sum: i64 = shown.iter().flatten().filter(|(id, _)| **id != CHAIN).map(|(_, n)| n).sum();
+    let [left, right] = [&shown[0], &shown[1]].map(|rows| rows.get(&CHAIN).copied().unwrap_or_default());
+    if sum != SUM {
+        return Err(format!("the sum is {sum}"));
+    }
+    // A step of the left table precedes the same step of the right one.
+    if left != right && left != right + 1 {
+        return Err(format!("the chain is at {left} and {right}"));
+    }
+    Ok(())
+}
+
+async fn tables(db: &TestDb) -> Uuid {
+    let org = db.create_org().await;
+    for topic in TOPICS {
+        db.run(format!(
+            "create table {topic} (id int primary key, org_id uuid not null, n int not null);
+             grant select on {topic} to authenticated;
+             select warden.watch('{topic}', '{topic}', '{topic}', visibility => 'organisation');
+             insert into {topic} select n, '{org}', 100 from generate_series(1, {ROWS}) n;
+             insert into {topic} values ({CHAIN}, '{org}', 0)"
+        ))
+        .await;
+    }
+    org
+}
+
+/// Moves amounts and rows between the tables, in transactions of every size. Some fail because of deadlocks,
+/// and some are rolled back.
+async fn transfer(url: String, org: Uuid, writer: i64, count: i64, seed: u64) {
+    let mut connection = PgConnection::connect(&url).await.expect("connects");
+    let mut random = fastrand::Rng::with_seed(seed);
+    for n in 0..count {
+        let (from, to) = if random.bool() { (TOPICS[0], TOPICS[1]) } else { (TOPICS[1], TOPICS[0]) };
+        let (a, b, amount) = (random.i64(1..=ROWS), random.i64(1..=ROWS), random.i64(1..50));
+        let id = WRITER_ROWS * writer + n;
+        let sql = match random.usize(..6) {
+            // All rows of both tables.
+            0 => format!(
+                "update {from} set n = n - 1 where id between 1 and {ROWS};
+                 update {to} set n = n + 1 where id between 1 and {ROWS}"
+            ),
+            // A row is created from a part of another one, and a row of this writer ends.
+            1 => format!(
+                "update {from} set n = n - {amount} where id = {a}; insert into {to} values ({id}, '{org}', {amount})"
+            ),
+            2 => format!(
+                "with gone as (delete from {from} where id / {WRITER_ROWS} = {writer} returning n)
+                 update {to} set n = n + (select coalesce(sum(n), 0) from gone) where id = {b}"
+            ),
+            _ => format!(
+                "update {from} set n = n - {amount} where id = {a}; select pg_sleep(0.002);
+                 update {to} set n = n + {amount} where id = {b}"
+            ),
+        };
+        let mut transaction = connection.begin().await.expect("begins");
+        let is_done = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *transaction).await.is_ok();
+        if is_done && random.usize(..8) > 0 {
+            transaction.commit().await.expect("commits");
+        } else {
+            transaction.rollback().await.expect("rolls back");
+        }
+    }
+}
+
+/// Changes the tables in turn, each in a transaction of its own.
+async fn chain(url: String, count: i64) {
+    let mut connection = PgConnection::connect(&url).await.expect("connects");
+    for _ in 0..count {
+        for topic in TOPICS {
+            let step = format!("update {topic} set n = n + 1 where id = {CHAIN}");
+            sqlx::raw_sql(AssertSqlSafe(step)).execute(&mut connection).await.expect("updates");
+        }
+    }
+}
+
+async fn rows(db: &TestDb) -> Shown {
+    let mut shown = Shown::default();
+    for (topic, rows) in TOPICS.into_iter().zip(&mut shown) {
+        let stored: Vec<(i32, i32)> = sqlx::query_as(AssertSqlSafe(format!("select id, n from {topic}")))
+            .fetch_all(&db.pool)
+            .await
+            .expect("queries");
+        rows.extend(stored.into_iter().map(|(id, n)| (i64::from(id), i64::from(n))));
+    }
+    shown
+}
+
+/// A node that reads the log in small pages. Without recent events in memory, it serves all replays from the
+/// log.
+async fn node(db: &TestDb, has_memory: bool) -> Gateway {
+    TestGateway::gateway(db, |config| {
+        config.limits.tailer.page_rows_max = PAGE_ROWS;
+        if !has_memory {
+            config.limits.recent.bytes_max = 0;
+        }
+        let unlimited = Rate::new(100_000, 100_000);
+        let admission = &mut config.limits.admission;
+        (admission.reads_per_user, admission.reads_per_org) = (unlimited, unlimited);
+        (admission.handshakes_per_address, admission.handshakes) = (unlimited, unlimited);
+        admission.user_sessions_max = admission.sessions_max;
+    })
+    .await
+}
+
+/// Runs writers and clients to their end. Returns what each client has seen.
+async fn run(shows: Shows) -> Vec<Outcome> {
+    let count = std::env::var("WARDEN_TRANSFERS").map_or(TRANSFERS, |count| count.parse().expect("a number"));
+    let seed =
+        std::env::var("WARDEN_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    println!("WARDEN_SEED={seed}");
+    let db = TestDb::create().await;
+    let org = tables(&db).await;
+    let nodes = [node(&db, true).await, node(&db, false).await];
+    let (publish, expected) = watch::channel(None);
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|n| {
+            let addrs = nodes.iter().map(Gateway::public_addr).collect();
+            tokio::spawn(Follower::new(addrs, org, shows, seed ^ n, expected.clone()).run())
+        })
+        .collect();
+    let url = db.url().to_owned();
+    let writers =
+        (1..=WRITERS).map(|n| transfer(url.clone(), org, n, count, seed ^ (100 * n).cast_unsigned()));
+    tokio::join!(futures_util::future::join_all(writers), chain(url.clone(), count));
+    let end = rows(&db).await;
+    assert_eq!(check(&end), Ok(()), "the writers keep the sum");
+    publish.send_replace(Some(end));
+    let ended = tokio::time::timeout(DEADLINE, futures_util::future::join_all(clients)).await;
+    let ended = ended.expect("a client does not show the rows of the end");
+    let outcomes = ended.into_iter().map(|client| client.expect("ends")).collect();
+    for node in nodes {
+        within("the node stops", node.stop()).await;
+    }
+    outcomes
+}
+
+#[tokio::test]
+async fn a_client_that_applies_up_to_marks_shows_only_states_that_the_database_had() {
+    let outcomes = run(Shows::AtMarks).await;
+    for outcome in &outcomes {
+        assert!(outcome.wrong.is_empty(), "{:?}", outcome.wrong);
+    }
+    let total = |count: fn(&Outcome) -> usize| outcomes.iter().map(count).sum::<usize>();
+    println!("{} states, {} connections", total(|o| o.shown), total(|o| o.reconnected));
+    assert!(total(|o| o.shown) > 50 && total(|o| o.reconnected) > 5 && total(|o| o.rejoined) > 5);
+}
+
+/// The writers above do lead to states that a client must not show.
+#[tokio::test]
+async fn a_client_that_ignores_marks_shows_states_that_the_database_never_had() {
+    let wrong: usize = run(Shows::AtOnce).await.iter().map(|outcome| outcome.wrong.len()).sum();
+    assert!(wrong > 10, "{wrong}");
+}
