@@ -3,6 +3,7 @@
 
 pub mod driver;
 mod rows;
+mod tables;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -42,11 +43,15 @@ fn closed(gateway: &Gateway, code: u16) -> u64 {
     gateway.metrics().closed.get_or_create(&CloseLabels { code }).get()
 }
 
-/// The chaos test and the rolling restart use `follow.mjs`, and `rows` uses `follow-rows.mjs`. Both are
-/// recipes of docs/protocol.md.
+/// The chaos test and the rolling restart use `follow.mjs`, `rows` uses `follow-rows.mjs`, and `tables` uses
+/// `follow-tables.mjs`. All are recipes of docs/protocol.md.
 #[test]
 fn the_documented_recipes_are_the_tested_ones() {
-    let recipes = [include_str!("../../clients/follow.mjs"), include_str!("../../clients/follow-rows.mjs")];
+    let recipes = [
+        include_str!("../../clients/follow.mjs"),
+        include_str!("../../clients/follow-rows.mjs"),
+        include_str!("../../clients/follow-tables.mjs"),
+    ];
     for recipe in recipes {
         let page = include_str!("../../../docs/protocol.md");
         assert!(page.contains(recipe), "docs/protocol.md has another recipe than {recipe}");
