@@ -1,4 +1,4 @@
-//! Marks: after which events they are sent, and to whom.
+//! Marks: the events that they follow, and the subscriptions that get them.
 
 use super::*;
 use crate::hub::Subscribed;

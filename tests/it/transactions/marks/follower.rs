@@ -1,8 +1,10 @@
 //! A client that shows two tables together, as the recipe of docs/protocol.md does. It shares no code with
-//! the recipe, and chooses at random when it disconnects, on which node it goes on, and how it reads the rows.
+//! the recipe. It chooses at random when it disconnects, on which node it continues, and how it reads rows.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -27,7 +29,7 @@ pub(super) enum Shows {
     AtOnce,
 }
 
-/// What a client has shown, and its interruptions.
+/// States that a client has shown, and its interruptions.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
     /// Number of states that were shown.
@@ -58,6 +60,8 @@ pub(super) struct Follower {
     joining: HashMap<String, String>,
     next_ref: u64,
     outcome: Outcome,
+    /// Number of states that all clients have shown.
+    all_shown: Arc<AtomicUsize>,
 }
 
 fn index(topic: &str) -> usize {
@@ -71,6 +75,7 @@ impl Follower {
         shows: Shows,
         seed: u64,
         expected: watch::Receiver<Option<Shown>>,
+        all_shown: Arc<AtomicUsize>,
     ) -> Self {
         Self {
             nodes,
@@ -88,6 +93,7 @@ impl Follower {
             joining: HashMap::new(),
             next_ref: 0,
             outcome: Outcome::default(),
+            all_shown,
         }
     }
 
@@ -110,7 +116,7 @@ impl Follower {
             self.join(&mut socket, node, topic).await?;
         }
         // As long as the writers write, every connection ends after some messages.
-        let mut left = self.random.usize(5..120);
+        let mut left = self.random.usize(20..300);
         loop {
             let done = self.expected.borrow_and_update().clone();
             if done.as_ref() == Some(&self.tables) {
@@ -249,6 +255,7 @@ impl Follower {
             }
         }
         self.outcome.shown += 1;
+        self.all_shown.fetch_add(1, Ordering::Relaxed);
         if let Err(wrong) = super::property::check(&self.tables) {
             self.outcome.wrong.push(wrong);
         }

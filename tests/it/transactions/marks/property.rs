@@ -2,6 +2,8 @@
 //! transactions changes the tables in turn. Clients that apply up to marks show no other state, whatever
 //! reconnects, replays, pages and snapshots come in between.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sqlx::postgres::PgConnection;
@@ -27,8 +29,10 @@ const SUM: i64 = 2 * ROWS * 100;
 const CHAIN: i64 = 0;
 /// Rows of one page of the log: a transaction that changes all rows takes many.
 const PAGE_ROWS: u32 = 3;
-/// Number of transactions of one writer, unless `WARDEN_TRANSFERS` is set.
-const TRANSFERS: i64 = 60;
+/// States that the clients show before the writers end, unless `WARDEN_STATES` is set.
+const STATES: usize = 40;
+/// Most transactions of one writer.
+const TRANSFERS_MAX: i64 = 100_000;
 /// Factor by which the ids of two writers' own rows differ.
 const WRITER_ROWS: i64 = 1_000_000;
 const WRITERS: i64 = 3;
@@ -67,10 +71,10 @@ async fn tables(db: &TestDb) -> Uuid {
 
 /// Moves amounts and rows between the tables, in transactions of every size. Some fail because of deadlocks,
 /// and some are rolled back.
-async fn transfer(url: String, org: Uuid, writer: i64, count: i64, seed: u64) {
+async fn transfer(url: String, org: Uuid, writer: i64, is_over: impl Fn() -> bool, seed: u64) {
     let mut connection = PgConnection::connect(&url).await.expect("connects");
     let mut random = fastrand::Rng::with_seed(seed);
-    for n in 0..count {
+    for n in (0..TRANSFERS_MAX).take_while(|_| !is_over()) {
         let (from, to) = if random.bool() { (TOPICS[0], TOPICS[1]) } else { (TOPICS[1], TOPICS[0]) };
         let (a, b, amount) = (random.i64(1..=ROWS), random.i64(1..=ROWS), random.i64(1..50));
         let id = WRITER_ROWS * writer + n;
@@ -104,9 +108,9 @@ async fn transfer(url: String, org: Uuid, writer: i64, count: i64, seed: u64) {
 }
 
 /// Changes the tables in turn, each in a transaction of its own.
-async fn chain(url: String, count: i64) {
+async fn chain(url: String, is_over: impl Fn() -> bool) {
     let mut connection = PgConnection::connect(&url).await.expect("connects");
-    for _ in 0..count {
+    for _ in (0..TRANSFERS_MAX).take_while(|_| !is_over()) {
         for topic in TOPICS {
             let step = format!("update {topic} set n = n + 1 where id = {CHAIN}");
             sqlx::raw_sql(AssertSqlSafe(step)).execute(&mut connection).await.expect("updates");
@@ -145,7 +149,7 @@ async fn node(db: &TestDb, has_memory: bool) -> Gateway {
 
 /// Runs writers and clients to their end. Returns what each client has seen.
 async fn run(shows: Shows) -> Vec<Outcome> {
-    let count = std::env::var("WARDEN_TRANSFERS").map_or(TRANSFERS, |count| count.parse().expect("a number"));
+    let states = std::env::var("WARDEN_STATES").map_or(STATES, |count| count.parse().expect("a number"));
     let seed =
         std::env::var("WARDEN_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
     println!("WARDEN_SEED={seed}");
@@ -153,16 +157,19 @@ async fn run(shows: Shows) -> Vec<Outcome> {
     let org = tables(&db).await;
     let nodes = [node(&db, true).await, node(&db, false).await];
     let (publish, expected) = watch::channel(None);
+    let all_shown = Arc::<AtomicUsize>::default();
+    let is_over = || all_shown.load(Ordering::Relaxed) >= states;
     let clients: Vec<_> = (0..CLIENTS)
         .map(|n| {
             let addrs = nodes.iter().map(Gateway::public_addr).collect();
-            tokio::spawn(Follower::new(addrs, org, shows, seed ^ n, expected.clone()).run())
+            let (expected, all_shown) = (expected.clone(), Arc::clone(&all_shown));
+            tokio::spawn(Follower::new(addrs, org, shows, seed ^ n, expected, all_shown).run())
         })
         .collect();
     let url = db.url().to_owned();
     let writers =
-        (1..=WRITERS).map(|n| transfer(url.clone(), org, n, count, seed ^ (100 * n).cast_unsigned()));
-    tokio::join!(futures_util::future::join_all(writers), chain(url.clone(), count));
+        (1..=WRITERS).map(|n| transfer(url.clone(), org, n, is_over, seed ^ (100 * n).cast_unsigned()));
+    tokio::join!(futures_util::future::join_all(writers), chain(url.clone(), is_over));
     let end = rows(&db).await;
     assert_eq!(check(&end), Ok(()), "the writers keep the sum");
     publish.send_replace(Some(end));
@@ -183,12 +190,12 @@ async fn a_client_that_applies_up_to_marks_shows_only_states_that_the_database_h
     }
     let total = |count: fn(&Outcome) -> usize| outcomes.iter().map(count).sum::<usize>();
     println!("{} states, {} connections", total(|o| o.shown), total(|o| o.reconnected));
-    assert!(total(|o| o.shown) > 50 && total(|o| o.reconnected) > 5 && total(|o| o.rejoined) > 5);
+    assert!(total(|o| o.reconnected) > 0 && total(|o| o.rejoined) > 0);
 }
 
 /// The writers above do lead to states that a client must not show.
 #[tokio::test]
 async fn a_client_that_ignores_marks_shows_states_that_the_database_never_had() {
     let wrong: usize = run(Shows::AtOnce).await.iter().map(|outcome| outcome.wrong.len()).sum();
-    assert!(wrong > 10, "{wrong}");
+    assert!(wrong > 0);
 }
