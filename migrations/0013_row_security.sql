@@ -47,8 +47,8 @@ begin
 end
 $$;
 
--- Enables and forces row-level security on a table, creates its policies, and revokes the rights that no policy limits.
--- The former state is recorded in the comment of the policy warden_org, so it disappears with that policy.
+-- Enables and forces row-level security on a table, creates its policies, and revokes the rights that no policy
+-- limits. The former state is recorded in the comment of the policy warden_org, so it disappears with that policy.
 create or replace function warden.protect(relation regclass) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -162,8 +162,8 @@ begin
 end
 $$;
 
--- Roles that were granted rights on a relation or its columns, except its owner and roles that are exempt from row-level
--- security, as REVOKE needs their names; and whether one of them may have granted them to others.
+-- Roles that were granted rights on a relation or its columns, except its owner and roles that are exempt from
+-- row-level security, as REVOKE needs their names; and whether one of them may have granted them to others.
 create or replace function warden.grantees(relation regclass) returns table (grantee text, is_passed_on boolean)
 language sql stable set search_path = '' as $$
   select case when a.grantee = 0 then 'public' else pg_catalog.quote_ident(r.rolname) end,
@@ -181,10 +181,11 @@ language sql stable set search_path = '' as $$
   group by 1
 $$;
 
--- Views, functions and rules through which ordinary roles reach rows of every organisation once these tables are enforced,
--- because they read or write the tables as a role that is exempt from row-level security. A function is recognised by the
--- name of a table, of a view of one, or of another such function in its body, and by EXECUTE, which may run any statement.
--- `object` is the name for warden.accept_finding(), and `revoke` takes the rights away from all these roles.
+-- Views, functions and rules through which ordinary roles reach rows of every organisation once these tables are
+-- enforced, because they read or write the tables as a role that is exempt from row-level security. A function is
+-- recognised by the name of a table, of a view of one, or of another such function in its body, and by EXECUTE, which
+-- may run any statement. `object` is the name for warden.accept_finding(), and `revoke` takes the rights away from
+-- all these roles.
 -- squawk-ignore ban-drop-function
 drop function if exists warden.bypasses(regclass[]);
 create or replace function warden.bypasses(relations regclass[])
@@ -220,7 +221,8 @@ language sql stable set search_path = '' set jit = off as $$
     union
     select v.oid, a.target from above a join reads r on r.relation = a.relation join views v on v.oid = r.view and v.relkind = 'v'
   ), leaking (view, source, target) as (
-    -- PostgreSQL checks a table as the owner of the view that names it. A materialized view is a copy, also through views.
+    -- PostgreSQL checks a table as the owner of the view that names it. A materialized view is a copy, also through
+    -- views.
     select v.oid, v.oid, t.name
     from views v join reads r on r.view = v.oid join tables t on t.oid = r.relation
     where v.relkind = 'v' and not v.is_invoker and v.relowner in (select e.oid from exempt e)

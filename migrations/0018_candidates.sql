@@ -88,8 +88,8 @@ revoke execute on function warden.forget_absent_tables() from public;
 --   kind       'organisation': a foreign key to organizations, which gives the organisation itself.
 --              'parent': a foreign key to another table. 'user': a user whose membership gives the organisation.
 --              'hint': the name of an organisation's column, or a user's whose type is no uuid. It gives nothing.
---              'reference': a foreign key of several columns to another table, of which it names the first. The referenced
---              row gives the organisation, but without a parent's key.
+--              'reference': a foreign key of several columns to another table, of which it names the first. The
+--              referenced row gives the organisation, but without a parent's key.
 --              'platform': no column, but the name of a table of the platform. It gives nothing either.
 --   rank       the best has the lowest
 create or replace function warden.candidate_columns() returns table (

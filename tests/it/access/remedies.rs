@@ -31,7 +31,7 @@ const DEALS: &str = r#"
     create rule "Cancel" as on delete to commands do also delete from deals where id = old.deal_id;
     grant execute on procedure purge() to authenticated with grant option;"#;
 
-/// What blocks the enforce phase, with the number of choices.
+/// Subjects of the issues that block the enforce phase, with the number of choices.
 const BLOCKING: [(&str, usize); 9] = [
     ("public.\"All deals\"", 3),
     ("public.\"Copied\"", 2),
