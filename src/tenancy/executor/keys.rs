@@ -68,8 +68,8 @@ impl AdoptionRun {
         Ok(())
     }
 
-    /// Whether rows belong to organisations that do not exist. Then a key, even NOT VALID, would reject what the
-    /// application writes today.
+    /// Whether rows belong to organisations that do not exist. Then a key, even NOT VALID, would reject what
+    /// the application writes today.
     async fn lacks_organizations(&mut self, table: &Table, missing: &str) -> Result<bool, StepError> {
         if !self.connection.scalar::<bool>(format!("select exists (select from {missing})")).await? {
             return Ok(false);
