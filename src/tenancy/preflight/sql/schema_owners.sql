@@ -11,11 +11,12 @@ with trusted as (
   where s.dbid = (select d.oid from pg_database d where d.datname = current_database())
     and s.deptype = 'o' and s.refobjid not in (select t.oid from trusted t)
     and (i.schema = 'warden' or i.type = 'schema' and i.identity = 'warden')
-    -- Each belongs to the owner of its table, with whose rights it runs.
+    -- The functions of fill triggers. Each belongs to the owner of the table or of its parent, with whose rights it
+    -- runs, and the migration leaves it to its owner.
     and not exists (
-      select from pg_trigger t join pg_class c on c.oid = t.tgrelid
-      where t.tgfoid = s.objid and s.classid = 'pg_proc'::regclass and c.relowner = s.refobjid
-        and i.name is null and i.identity like 'warden."fill %')
+      select from pg_proc p
+      where p.oid = s.objid and s.classid = 'pg_proc'::regclass and p.proname like 'fill %'
+        and p.prorettype = 'trigger'::regtype)
 )
 select 'schema warden' as subject,
   format('%s owns %s%s: what a role created under Warden''s names before Warden was installed can read and change what '
