@@ -239,6 +239,12 @@ async fn connect(target: &Target) -> anyhow::Result<PgConnection> {
         Command::new("renice").args(["-n", "19", "-p", &pid.to_string()]).stdout(Stdio::null()).status();
     let status = renice.await.context("cannot run renice")?;
     ensure!(status.success(), "cannot lower the priority of the server process {pid}");
+    // Each server process has a session of its own (setsid). Where Linux groups processes by session, their
+    // nice values only rank them within the group, and this file has the group's (sched(7), autogroup).
+    let group = format!("/proc/{pid}/autogroup");
+    if std::fs::exists(&group)? {
+        std::fs::write(&group, "19").context("cannot lower the priority of a server process's group")?;
+    }
     Ok(connection)
 }
 
