@@ -6,19 +6,17 @@
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use uuid::Uuid;
+use warden_testkit::TcpProxy;
 use warden_testkit::phoenix::{self, Received};
-use warden_testkit::{GatewayProcess, TcpProxy, free_port};
 
-use crate::harness::{SECRET, TestDb, eventually, token, within};
-use crate::shutdown::status;
+use crate::harness::{Node, TestDb, token, within};
 
 /// Clients of each kind.
 const CLIENTS: usize = 10;
@@ -30,51 +28,6 @@ const STATEMENTS_MIN: usize = ROWS_MAX * CLIENTS;
 const LAST: &str = "last";
 /// Delay before a client reconnects, because the load balancer's connection to a stopped node fails.
 const RECONNECT_DELAY: std::time::Duration = std::time::Duration::from_millis(20);
-
-/// A node, with everything that is needed to start it again.
-struct Node {
-    addr: SocketAddr,
-    admin: SocketAddr,
-    database_url: String,
-    log: PathBuf,
-    process: GatewayProcess,
-}
-
-impl Node {
-    async fn start(database_url: &str, name: &str) -> Self {
-        let (addr, admin) = (free_port(), free_port());
-        let log = format!("rolling-{}-{name}.log", std::process::id());
-        let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join(log);
-        let process = serve(addr, admin, database_url, &log).await;
-        let node = Self { addr, admin, database_url: database_url.to_owned(), log, process };
-        node.is_ready().await;
-        node
-    }
-
-    async fn is_ready(&self) {
-        eventually("the node is ready", async || status(self.admin, "/readyz").await == Some(200)).await;
-    }
-
-    /// Stops the process with SIGTERM, waits for its end, and starts another in its place.
-    async fn replace(&mut self) {
-        self.process.signal(Signal::TERM);
-        let status = within("the node stops", self.process.wait()).await;
-        assert!(status.success(), "{status}; its log: {}", self.log.display());
-        self.process = serve(self.addr, self.admin, &self.database_url, &self.log).await;
-        self.is_ready().await;
-    }
-}
-
-async fn serve(addr: SocketAddr, admin: SocketAddr, database_url: &str, log: &Path) -> GatewayProcess {
-    let variables = [
-        ("DATABASE_URL", database_url),
-        ("WARDEN_JWT_SECRET", SECRET),
-        ("WARDEN_LISTEN", &addr.to_string()),
-        ("WARDEN_ADMIN_LISTEN", &admin.to_string()),
-        ("WARDEN_DRAIN_SECONDS", "1"),
-    ];
-    GatewayProcess::serve(env!("CARGO_BIN_EXE_warden"), &variables, log).await
-}
 
 /// Events and close codes that one client received.
 #[derive(Default)]
@@ -215,7 +168,8 @@ async fn follow_by_phoenix(mut child: Child, ready: mpsc::Sender<()>) -> Vec<See
 async fn a_rolling_restart_loses_and_duplicates_nothing() {
     let db = TestDb::create().await;
     let org = db.create_org().await;
-    let mut nodes = [Node::start(db.gateway_url(), "a").await, Node::start(db.gateway_url(), "b").await];
+    let start = async |name: &str| Node::start(db.gateway_url(), name, &[]).await;
+    let mut nodes = [start("rolling-a").await, start("rolling-b").await];
     let balancer = TcpProxy::start(nodes.iter().map(|node| node.addr).collect()).await.addr();
     let (ready, mut are_ready) = mpsc::channel(2 * CLIENTS);
     let own: Vec<_> = (0..CLIENTS)
@@ -270,6 +224,6 @@ async fn a_rolling_restart_loses_and_duplicates_nothing() {
         assert!(seen.closed.iter().all(|code| [1012, 1006].contains(code)), "{:?}", seen.closed);
     }
     for node in &nodes {
-        let _ = std::fs::remove_file(&node.log);
+        node.discard_log();
     }
 }

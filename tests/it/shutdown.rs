@@ -6,25 +6,14 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use serde_json::json;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use uuid::Uuid;
 use warden::app::Gateway;
 
-use crate::harness::{Client, TestDb, TestGateway, eventually, token, within};
+use crate::harness::{Client, TestDb, TestGateway, eventually, status, token, within};
 
 const SESSIONS: usize = 30;
-
-/// Status of a GET, or none if nothing listens there.
-pub async fn status(addr: SocketAddr, path: &str) -> Option<u16> {
-    let mut stream = TcpStream::connect(addr).await.ok()?;
-    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.ok()?;
-    let mut answer = String::new();
-    within("an answer", stream.read_to_string(&mut answer)).await.ok()?;
-    answer.split(' ').nth(1)?.parse().ok()
-}
 
 /// Reads to the end. Returns the names of the events before the Close, and its code.
 async fn to_the_end(client: &mut Client) -> (Vec<String>, u16) {

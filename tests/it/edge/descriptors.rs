@@ -10,8 +10,8 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use crate::harness::status;
 use crate::harness::{Client, SECRET, TestDb, eventually, token, within};
-use crate::shutdown::status;
 use warden_testkit::{GatewayProcess, free_port};
 
 /// Free descriptors when the limit is lowered.

@@ -4,6 +4,7 @@ mod callers;
 mod cloudevents;
 mod idempotency;
 mod invalid;
+mod kills;
 mod limits;
 mod sdks;
 mod tracing;
