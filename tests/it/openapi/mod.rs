@@ -1,6 +1,7 @@
 //! The OpenAPI document: it is served and committed, and answers are as it describes them. CORS of the routes
 //! that pages may read.
 
+mod chromium;
 mod cors;
 mod schemathesis;
 mod tenants;
