@@ -16,10 +16,11 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 use warden_testkit::phoenix::{self, Received, Socket};
 
+use crate::floods;
 use crate::tokens::token;
 
 /// Names of the attacks.
-pub(crate) const ATTACKS: [&str; 8] = [
+pub(crate) const ATTACKS: [&str; 12] = [
     "forged cursors",
     "blocked replays",
     "replays from memory",
@@ -28,11 +29,15 @@ pub(crate) const ATTACKS: [&str; 8] = [
     "notifications",
     "live events",
     "handshakes",
+    "snapshots",
+    "publishes",
+    "filtered reads",
+    "snapshots, publishes and reads",
 ];
 
 /// Blocks of loopback addresses of strangers and of members.
 const STRANGERS: u8 = 2;
-const MEMBERS: u8 = 3;
+pub(crate) const MEMBERS: u8 = 3;
 const ADDRESSES: usize = 64;
 const ATTACK_MAX: Duration = Duration::from_mins(1);
 const START_MAX: Duration = Duration::from_secs(50);
@@ -44,7 +49,7 @@ static SENT: AtomicU64 = AtomicU64::new(0);
 /// Sockets, connections or strangers that have sent their first one.
 static BEGUN: AtomicUsize = AtomicUsize::new(0);
 
-fn count_sent(is_first: bool) {
+pub(crate) fn count_sent(is_first: bool) {
     SENT.fetch_add(1, Ordering::Relaxed);
     BEGUN.fetch_add(usize::from(is_first), Ordering::Relaxed);
 }
@@ -57,7 +62,7 @@ pub(crate) struct Target {
     pub(crate) org: Uuid,
 }
 
-type Tasks = JoinSet<anyhow::Result<()>>;
+pub(crate) type Tasks = JoinSet<anyhow::Result<()>>;
 
 /// Begins an attack, reports `ready` when all its parts have begun, and continues until standard input is
 /// closed. Then it reports the number of messages that it has sent since.
@@ -110,12 +115,13 @@ async fn begin(name: &str, target: &Target, tasks: &mut Tasks) -> anyhow::Result
         "notifications" => notifications(target, tasks).await?,
         "live events" => return live_events(target, tasks).await,
         "handshakes" => handshakes(target, tasks),
+        other if floods::begin(other, target, tasks).await? => {}
         other => bail!("unknown attack {other}"),
     }
     Ok(Vec::new())
 }
 
-async fn member(target: &Target, n: usize) -> anyhow::Result<Socket> {
+pub(crate) async fn member(target: &Target, n: usize) -> anyhow::Result<Socket> {
     let stream = phoenix::stream_from(target.addr, MEMBERS, u8::try_from(n % ADDRESSES)? + 1).await?;
     let opened = phoenix::connect_over(stream, &token(target.org), None).await;
     opened.map_err(|error| anyhow::anyhow!("a member cannot connect: {error:?}"))

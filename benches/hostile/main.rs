@@ -8,6 +8,7 @@
 //! `cargo bench --bench hostile -- --rounds 5 --seconds 2 --only notifications`
 
 mod attacks;
+mod floods;
 #[path = "../../tests/hostile/gateway.rs"]
 mod gateway;
 #[path = "../../tests/hostile/tokens.rs"]

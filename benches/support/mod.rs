@@ -73,6 +73,20 @@ pub(crate) async fn gateway(cluster: &Cluster) -> anyhow::Result<Gateway> {
     Ok(gateway)
 }
 
+/// A token of this organisation.
+pub(crate) fn token(org: Uuid, role: &str) -> anyhow::Result<String> {
+    let claims = TokenClaims {
+        org,
+        sub: "bench",
+        role,
+        ttl: Duration::from_hours(1),
+        audience: DEFAULT_AUDIENCE,
+        issuer: None,
+        topics: None,
+    };
+    Ok(sign(&claims, SECRET)?)
+}
+
 /// Connects and joins a topic. Returns the socket, and the cursor of the reply.
 pub(crate) async fn join(
     addr: SocketAddr,
@@ -80,18 +94,9 @@ pub(crate) async fn join(
     topic: &str,
     since: Option<&str>,
 ) -> anyhow::Result<(Socket, String)> {
-    let claims = TokenClaims {
-        org,
-        sub: "bench",
-        role: "authenticated",
-        ttl: Duration::from_hours(1),
-        audience: DEFAULT_AUDIENCE,
-        issuer: None,
-        topics: None,
-    };
     let stream = TcpStream::connect(addr).await?;
     let config = WebSocketConfig::default().read_buffer_size(READ_BUFFER_BYTES);
-    let opened = phoenix::connect_over(stream, &sign(&claims, SECRET)?, Some(config)).await;
+    let opened = phoenix::connect_over(stream, &token(org, "authenticated")?, Some(config)).await;
     let mut socket = opened.map_err(|error| anyhow::anyhow!("the handshake failed: {error:?}"))?;
     phoenix::send_join(&mut socket, "1", topic, since).await?;
     match phoenix::receive(&mut socket).await {
