@@ -69,6 +69,11 @@ schemathesis: setup-postgres ## Send a gateway requests that schemathesis genera
 	WARDEN_SCHEMATHESIS=target/tools/schemathesis/bin/schemathesis WARDEN_SCHEMATHESIS_EXAMPLES=$(EXAMPLES) \
 	  cargo test --test it openapi::schemathesis -- --ignored --nocapture
 
+.PHONY: cors
+cors: setup-postgres ## Open pages of an allowed and of another origin in Chromium, which call a gateway
+	@scripts/setup chromium
+	cargo test --test it openapi::chromium -- --ignored
+
 .PHONY: docs-openapi
 docs-openapi: setup-postgres ## Renew docs/openapi.json, which is needed after a change of routes, fields or codes
 	WARDEN_WRITE_DOCS=1 cargo test --quiet --test it openapi::the_served
@@ -86,6 +91,10 @@ chaos: setup ## Kill and stall every part for ten minutes; no event may be lost 
 .PHONY: snapshots
 snapshots: setup-postgres ## Let 400 clients read snapshots and follow the stream while gateway and database restart
 	WARDEN_CROWD=400 cargo test --test it reading::crowd -- --nocapture
+
+.PHONY: idempotency
+idempotency: setup-postgres ## Let 50 callers send the same 1,000 events to two nodes, one by one, during 20 kills
+	WARDEN_KILLS=full cargo test --test it publishing::kills -- --nocapture
 
 .PHONY: hostile-input
 hostile-input: setup-postgres ## Send 100,000 hostile handshakes and 1,000,000 hostile frames (WARDEN_SEED repeats a run)
@@ -146,12 +155,16 @@ compare: setup-postgres ## Compare the cost of a delivery with other servers (AR
 	target/release/warden-compare $(ARGS)
 
 .PHONY: hostile
-hostile: setup-postgres ## Attack a gateway in eight ways, and measure another organisation meanwhile; prints a table
+hostile: setup-postgres ## Attack a gateway in twelve ways, and measure another organisation meanwhile; prints a table
 	cargo bench --bench hostile -- $(ARGS)
 
 .PHONY: bench-doorbell
 bench-doorbell: setup-postgres ## Measure commits a second with and without the doorbell; prints a table
 	cargo bench --bench doorbell
+
+.PHONY: bench-publish
+bench-publish: setup-postgres ## Measure events a second by SQL and HTTP, and snapshots beside psql; prints two tables
+	cargo bench --bench publish -- $(ARGS)
 
 .PHONY: bench-handshake
 bench-handshake: setup-postgres ## Measure CPU time of token checks and handshakes by algorithm; prints two tables
