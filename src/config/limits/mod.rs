@@ -97,6 +97,7 @@ impl Limits {
         admission.pending_per_address_max = admission.pending_max;
         admission.reads_per_user = admission.handshakes_per_address;
         admission.reads_per_org = admission.handshakes_per_address;
+        admission.publishes_per_org = admission.handshakes_per_address;
         admission.org_sessions_max = admission.sessions_max;
         admission.user_sessions_max = admission.sessions_max;
         limits
