@@ -1,11 +1,11 @@
 //! Shutdown: readiness turns to 503, new connections are rejected, and sessions are closed one after the
 //! other behind their queued frames.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use uuid::Uuid;
