@@ -44,7 +44,7 @@ impl Kind {
     }
 }
 
-/// What callers need to connect.
+/// Addresses and tokens with which callers connect.
 pub(crate) struct Callers {
     addr: SocketAddr,
     url: String,

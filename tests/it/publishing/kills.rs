@@ -202,7 +202,7 @@ async fn publish_while_nodes_are_killed(form: Form, name: &str) {
         assert!(callers.iter().all(|caller| caller.answers[n].0 == id), "event {n} has several ids");
         let new = callers.iter().filter(|caller| caller.answers[n].1).count();
         // None if the answer to the first request was lost.
-        assert!(new <= 1, "{new} callers were told that they published event {n}");
+        assert!(new <= 1, "{new} callers got the answer that event {n} is new");
     }
     let interrupted: usize = callers.iter().map(|caller| caller.interrupted).sum();
     assert!(interrupted >= kills, "the kills interrupted {interrupted} requests");
