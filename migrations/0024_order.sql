@@ -25,8 +25,10 @@ set local role warden_owner;
 --   warden.row_<depth>   the partition and place of the row that an update changes. Then 'deleted' and 'inserted', if
 --                        the row moves to another partition. In the end 'logged <images>;<images>': the old and the new
 --                        rows that warden.log_moves() has logged
---   warden.moved_<depth> 'on' if a statement at this depth moves rows, and '<operation> <id>' for each of its log
---                        functions that was called before the one of updates: the last row in warden.moved_rows then
+--   warden.moved_<watch>_<depth>
+--                        'on' if a statement at this depth moves rows of this watch, and '<operation> <id>' for each of
+--                        its log functions that was called before the one of updates: the last row in
+--                        warden.moved_rows then
 --   warden.unsorted      '<stamp> <id> <slot> <highest> <late>': events after this id, from this slot on, were logged
 --                        within the outermost statement. The highest step, and the lowest one that was logged late,
 --                        which is '' if they are sorted

@@ -98,7 +98,8 @@ create or replace function warden.moves_left_out(watch bigint, operation text) r
 language plpgsql set search_path = '' as $$
 declare
   here constant int := pg_catalog.pg_trigger_depth() - 1;
-  moved constant text := pg_catalog.current_setting('warden.moved_' || here, true);
+  setting constant text := pg_catalog.concat('warden.moved_', watch, '_', here);
+  moved constant text := pg_catalog.current_setting(setting, true);
   state constant text := pg_catalog.current_setting('warden.row_' || here, true);
   images text[];
   last_id bigint;
@@ -120,8 +121,7 @@ begin
     into images, last_id from halves h;
   -- The moves that are stored later: this function logs them.
   if pg_catalog.strpos(moved, operation) = 0 then
-    ignored := pg_catalog.set_config(
-      'warden.moved_' || here, pg_catalog.concat(moved, ' ', operation, ' ', last_id), true);
+    ignored := pg_catalog.set_config(setting, pg_catalog.concat(moved, ' ', operation, ' ', last_id), true);
   end if;
   if pg_catalog.starts_with(state, 'logged ') then
     images := images || pg_catalog.string_to_array(
@@ -149,7 +149,8 @@ create or replace function warden.log_moves(
 language plpgsql set search_path = '' as $$
 declare
   here constant int := pg_catalog.pg_trigger_depth() - 1;
-  moved constant text := pg_catalog.current_setting('warden.moved_' || here, true);
+  setting constant text := pg_catalog.concat('warden.moved_', watch, '_', here);
+  moved constant text := pg_catalog.current_setting(setting, true);
   -- Moves that were stored after these were logged by the log functions of deletions, or of insertions.
   last_deletion constant bigint := substring(moved from 'DELETE ([0-9]+)')::bigint;
   last_insertion constant bigint := substring(moved from 'INSERT ([0-9]+)')::bigint;
@@ -205,9 +206,9 @@ begin
   end if;
   if images is not null then
     ignored := pg_catalog.set_config('warden.row_' || here, 'logged ' || images, true);
-    ignored := pg_catalog.set_config('warden.moved_' || here, 'on', true);
+    ignored := pg_catalog.set_config(setting, 'on', true);
   elsif pg_catalog.current_setting('warden.row_' || here, true) not like 'logged %' then
-    ignored := pg_catalog.set_config('warden.moved_' || here, '', true);
+    ignored := pg_catalog.set_config(setting, '', true);
   end if;
 end
 $$;
@@ -221,8 +222,8 @@ declare
   has_shape constant text := pg_catalog.format('warden.has_shape(array[%s], %L)',
     (select string_agg(pg_catalog.quote_literal(r::oid::text) || '::pg_catalog.regclass', ', ' order by r::oid)
      from unnest(relations) r), warden.shape(relations));
-  setting constant text :=
-    'coalesce(pg_catalog.current_setting(pg_catalog.concat(''warden.moved_'', pg_catalog.pg_trigger_depth() - 1), true), '''')';
+  name constant text := pg_catalog.format('pg_catalog.concat(''warden.moved_%s_'', pg_catalog.pg_trigger_depth() - 1)', w.id);
+  setting constant text := pg_catalog.format('coalesce(pg_catalog.current_setting(%s, true), '''')', name);
 begin
   return array[
     '
@@ -239,12 +240,12 @@ begin
       else%4$s;
       end if;
       if %5$s = '' then
-        perform pg_catalog.set_config(pg_catalog.concat('warden.moved_', pg_catalog.pg_trigger_depth() - 1), 'on', true);
+        perform pg_catalog.set_config(%6$s, 'on', true);
       end if;
       return null;
     end if;
 $body$, w.id, has_shape, warden.half_statement(w, false, '(select old.*)'),
-      warden.half_statement(w, true, '(select new.*)'), setting),
+      warden.half_statement(w, true, '(select new.*)'), setting, name),
     pg_catalog.format($body$
     if %1$s <> '' then
       if tg_op <> 'UPDATE' then
@@ -269,7 +270,7 @@ $body$, w.id, has_shape, warden.half_statement(w, false, '(select old.*)'),
       end if;
     end if;$body$, setting, w.id, has_shape, warden.image_expression(w, 'o'), w.topic),
     $body$
-    if is_moving and clocks is null then
+    if is_moving and clocks[1] is null then
       -- The table has no order triggers, but the moves are sorted among the other changes.
       clocks := array[1048576];
       perform warden.track_steps(4, 4);

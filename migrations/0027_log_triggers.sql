@@ -307,12 +307,13 @@ begin
   end if;
   execute pg_catalog.format(
     'create or replace trigger warden_note_moved_from after delete on %s for each row '
-    'when (%s and pg_catalog.set_config(pg_catalog.concat(''warden.moved_'', pg_catalog.pg_trigger_depth()), ''on'', true) '
-    '= ''on'') execute function warden.%I(''moved'')', relation,
+    'when (%s and pg_catalog.set_config(pg_catalog.concat(%L, pg_catalog.pg_trigger_depth()), ''on'', true) = ''on'') '
+    'execute function warden.%I(''moved'')', relation,
     case when is_nested then state || ' = ''deleted'''
     else pg_catalog.format(
       '%1$s <> '''' and pg_catalog.set_config(%2$s, case %1$s when pg_catalog.concat(old.tableoid, old.ctid) '
-      'then ''deleted'' end, true) = ''deleted''', state, setting) end, fn);
+      'then ''deleted'' end, true) = ''deleted''', state, setting) end,
+    pg_catalog.format('warden.moved_%s_', pg_catalog.substr(fn, length('log ') + 1)), fn);
   execute pg_catalog.format(
     'create or replace trigger warden_note_moved_to after insert on %s for each row when (%s = ''inserted'') '
     'execute function warden.%I(''moved'')', relation, state, fn);

@@ -236,3 +236,75 @@ async fn a_merge_that_moves_a_row_logs_one_update_whatever_its_actions_are() {
         assert_eq!(events, expected, "{actions}");
     }
 }
+
+/// Queries that move rows of two watched tables, or several of one, with the events that they log.
+const QUERIES: [(&str, &[&str]); 4] = [
+    (
+        "with gone as (delete from b where id = 2 returning id)
+         merge into a t using gone s on t.id = s.id when matched then update set r = 15",
+        &["b deleted 2 1", "a updated 2 15"],
+    ),
+    (
+        "with moved as (update b set r = 15 where id = 2 returning id)
+         merge into a t using moved s on t.id = s.id when matched then update set r = 15",
+        &["b updated 2 15", "a updated 2 15"],
+    ),
+    (
+        "with moved as (update b set r = 15 where id = 2 returning id)
+         update a set r = 15 from moved s where a.id = s.id; delete from warden.events;
+         update a set id = 4 where id = 2;
+         merge into a t using (values (4)) s (id) on t.id = s.id when matched then update set r = 1",
+        &["a deleted 2 15", "a created 4 15", "a updated 4 1"],
+    ),
+    // The table has no order triggers.
+    (
+        "merge into a t using (values (2, 3, 15), (1, 2, 1)) s (id, new_id, r) on t.id = s.id
+         when matched then update set id = s.new_id, r = s.r",
+        &["a deleted 1 1", "a deleted 2 1", "a created 2 1", "a created 3 15"],
+    ),
+];
+
+#[tokio::test]
+async fn rows_that_one_query_moves_in_several_tables_are_told_apart() {
+    let db = TestDb::create().await;
+    let org = db.create_org().await.to_string();
+    let mut session = PgConnection::connect(db.url()).await.expect("connects");
+    if server_version(&mut session).await < 150_000 {
+        return;
+    }
+    for table in ["a", "b"] {
+        let schema = format!(
+            "create table {table} (id int not null, org_id uuid not null, r int not null, primary key (id, r))
+               partition by range (r);
+             create table {table}_low partition of {table} for values from (minvalue) to (10);
+             create table {table}_high partition of {table} for values from (10) to (maxvalue);
+             select warden.watch('{table}', '{table}', '{table}', key_columns => '{{id}}')"
+        );
+        session.execute(sqlx::raw_sql(AssertSqlSafe(schema))).await.expect("creates");
+    }
+    for (query, expected) in QUERIES {
+        let script = format!(
+            "delete from a; delete from b;
+             insert into a values (1, 'ORG', 1), (2, 'ORG', 1); insert into b values (2, 'ORG', 1);
+             delete from warden.events; {query}"
+        );
+        let script = script.replace("ORG", &org);
+        session
+            .execute(sqlx::raw_sql(AssertSqlSafe(script)))
+            .await
+            .unwrap_or_else(|e| panic!("{query}: {e}"));
+        let events: Vec<String> = sqlx::query_scalar(
+            "select concat_ws(' ', topic, split_part(event, '.', 2), data ->> 'id', data ->> 'r') from warden.events
+             where topic in ('a', 'b') order by id",
+        )
+        .fetch_all(&mut session)
+        .await
+        .expect("reads");
+        assert_eq!(events, expected, "{query}");
+    }
+    let halves: i64 = sqlx::query_scalar("select count(*) from warden.moved_rows")
+        .fetch_one(&mut session)
+        .await
+        .expect("counts");
+    assert_eq!(halves, 0, "a statement left rows behind");
+}
