@@ -49,9 +49,9 @@ const PLANTED: [(&str, &[&str], &str); 6] = [
         "create schema warden;
          create type warden.planted as enum ('a'); create domain warden.xid as text;
          create operator warden.= (leftarg = text, rightarg = text, function = pg_catalog.texteq);
-         create collation warden.mine from \"C\"; create view warden.events as select 1 as id",
+         create collation warden.mine from \"C\"; create view warden.events as select 1 as id;",
         &[],
-        "schema warden: planter owns schema warden, collation warden.mine, ",
+        "schema warden: planter owns schema warden, operator warden.=(",
     ),
 ];
 
