@@ -90,9 +90,10 @@ $$;
 
 create procedure check_type(type regtype) language plpgsql as $$
 declare
+  -- Literals, because the cast of text to regclass takes no numbers, unlike the input function.
   values text := concat_ws(' union all ',
-    case when exists (select from public.hostile h where h.type = check_type.type)
-         then format('select value::%s as v from public.hostile where type = %L::regtype', type, type) end,
+    (select string_agg(format('select %L::%s as v', h.value, h.type), ' union all ')
+     from public.hostile h where h.type = check_type.type),
     (select string_agg(format('select v from (%s) q (v)', s.query), ' union all ') from public.sources s where s.type = check_type.type));
   has_array boolean := (select typarray <> 0 and warden.base_type(oid) not in (select typarray from pg_type)
                         from pg_type where oid = type);
