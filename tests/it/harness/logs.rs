@@ -91,19 +91,23 @@ impl io::Write for CheckedWriter {
 }
 
 /// Collects log lines until it is dropped, including those of tests that run at the same time.
-pub struct LogCapture(());
+pub struct LogCapture {
+    /// Number of bytes that were collected before.
+    start: usize,
+}
 
 impl LogCapture {
     /// Begins to collect.
     pub fn begin() -> Self {
         capture_logs();
+        let lines = lines();
         CAPTURES.fetch_add(1, Ordering::Relaxed);
-        Self(())
+        Self { start: lines.len() }
     }
 
     /// Log lines so far.
     pub fn text(&self) -> String {
-        String::from_utf8_lossy(&lines()).into_owned()
+        String::from_utf8_lossy(&lines()[self.start..]).into_owned()
     }
 
     /// Lines that contain all of these texts. A test finds its own lines by an id.
@@ -115,6 +119,10 @@ impl LogCapture {
 
 impl Drop for LogCapture {
     fn drop(&mut self) {
-        CAPTURES.fetch_sub(1, Ordering::Relaxed);
+        let mut lines = lines();
+        // Otherwise a search in the lines of all former tests takes longer than a test waits.
+        if CAPTURES.fetch_sub(1, Ordering::Relaxed) == 1 {
+            *lines = Vec::new();
+        }
     }
 }
