@@ -265,7 +265,7 @@ const QUERIES: [(&str, &[&str]); 4] = [
 ];
 
 #[tokio::test]
-async fn rows_that_one_query_moves_in_several_tables_are_told_apart() {
+async fn a_query_that_moves_rows_of_several_tables_logs_each_move_once() {
     let db = TestDb::create().await;
     let org = db.create_org().await.to_string();
     let mut session = PgConnection::connect(db.url()).await.expect("connects");
