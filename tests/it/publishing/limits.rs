@@ -29,7 +29,8 @@ async fn events_are_limited_per_organisation() {
     }
     let answer = post(&service(org), &json!([paid(4), paid(5), paid(6)])).send(addr).await;
     assert_eq!(code(&answer), (429, "publishes_per_org".to_owned()), "{answer:?}");
-    assert_eq!(answer.headers("retry-after"), ["2"]);
+    // Two seconds without the time that the requests took.
+    assert!(matches!(answer.headers("retry-after")[..], ["1" | "2"]), "{answer:?}");
     assert_eq!(published(&t.db).await, 9);
     for _ in 0..2 {
         post("x.y.z", &paid(0)).send(addr).await;
