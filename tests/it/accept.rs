@@ -169,7 +169,7 @@ async fn the_reconciler_finds_organisations_deleted_without_a_log_event() {
     open.expect_close(4404).await;
     assert_unknown(&upgrade(&t, gone).await);
     eventually("the cached organisation is rejected", async || upgrade(&t, quiet).await.status == 403).await;
-    assert_eq!(t.gateway.metrics().orgs_swept.get(), 2);
+    eventually("both are counted", async || t.gateway.metrics().orgs_swept.get() == 2).await;
     let call = t.db.insert_call(stays).await.to_string();
     while witness.next_event().await.data("id") != call.as_str() {}
     drop((open, witness));
