@@ -23,6 +23,7 @@ mod logs;
 pub mod managed;
 mod node;
 mod pooler;
+mod rotation;
 pub mod tenancy;
 mod tls;
 
@@ -33,6 +34,7 @@ pub use http::{Answer, Post, Upgrade, urls_with};
 pub use logs::{LogCapture, capture_logs, contains_secret, keep_secret};
 pub use node::{Node, status};
 pub use pooler::Pooler;
+pub use rotation::{rotate_log, rotate_once};
 pub use tls::{Authority, TlsServer, Validity};
 pub use warden_testkit::keys::{Answer as KeyAnswer, IssuerKey, TestKeyServer};
 pub use warden_testkit::phoenix::{ConnectError, handshake};

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use warden::app::Gateway;
 
 use super::{connect, cursor_after_one_call, gateway_on, gateway_without_recent};
-use crate::harness::{Client, LogCapture, TestDb, eventually};
+use crate::harness::{Client, LogCapture, TestDb, eventually, rotate_log};
 
 pub(super) async fn own_connection(db: &TestDb) -> PgConnection {
     PgConnection::connect(db.url()).await.expect("connects")
@@ -254,15 +254,10 @@ async fn a_slot_truncated_during_a_replay_read_causes_a_resync() {
     let since = cursor_after_one_call(&gateway, &db, org).await;
     db.insert_call(org).await;
     eventually("the tailer has read the events", async || gateway.metrics().events.get() >= 2).await;
-    let rotate = "select warden.rotate_events('0', 0)";
-    for _ in 0..7 {
-        let done: String = sqlx::query_scalar(rotate).fetch_one(&db.pool).await.expect("rotates");
-        assert_eq!(done, "rotated");
-    }
     let mut connection = own_connection(&db).await;
+    rotate_log(&mut connection, 7).await;
     let mut tx = connection.begin().await.expect("begins");
-    let done: String = sqlx::query_scalar(rotate).fetch_one(&mut *tx).await.expect("rotates");
-    assert_eq!(done, "rotated");
+    rotate_log(&mut tx, 1).await;
     let mut client = resume_from_log(&gateway, org, "calls", &since).await;
     eventually("the replay waits for the slot's lock", async || {
         sqlx::query_scalar(

@@ -8,8 +8,9 @@ use serde_json::json;
 use uuid::Uuid;
 use warden::app::Gateway;
 
+use super::log::own_connection;
 use super::{connect, cursor_after_one_call};
-use crate::harness::{TestDb, TestGateway, eventually};
+use crate::harness::{TestDb, TestGateway, eventually, rotate_log};
 
 async fn gateway(db: &TestDb) -> Gateway {
     TestGateway::gateway(db, |config| {
@@ -109,7 +110,7 @@ async fn in_an_idle_database_cursors_remain_valid_on_every_node_until_events_are
     let gateways = [gateway(&db).await, gateway(&db).await];
     cursor_after_one_call(&gateways[0], &db, org).await;
     // Removes the event, so that later rotations of the log find nothing.
-    rotate_log(&db, 8).await;
+    rotate_log(&mut own_connection(&db).await, 8).await;
     let oldest = connect(&gateways[1], org).await.join("calls").await["cursor"].as_str().map(str::to_owned);
     let oldest = oldest.expect("a cursor");
     let resumes = async |since: &str| {
@@ -127,7 +128,7 @@ async fn in_an_idle_database_cursors_remain_valid_on_every_node_until_events_are
         age_keys(&db, age).await;
         expect_current_key(&gateways, org, current).await;
         assert_eq!(resumes(&oldest).await, [true, true], "after {age}");
-        rotate_log(&db, 8).await;
+        rotate_log(&mut own_connection(&db).await, 8).await;
         assert_eq!(resumes(&oldest).await, [true, true], "after {age} and a rotation of the whole log");
     }
     eventually("the first key is retired", async || {
@@ -136,7 +137,7 @@ async fn in_an_idle_database_cursors_remain_valid_on_every_node_until_events_are
     .await;
     // The first event that is removed ends it.
     db.insert_call(org).await;
-    rotate_log(&db, 8).await;
+    rotate_log(&mut own_connection(&db).await, 8).await;
     eventually("the cursor is older than the log", async || resumes(&oldest).await == [false, false]).await;
     assert_eq!(keys_where(&db, "id = 1").await, 0);
     for gateway in gateways {
@@ -148,16 +149,6 @@ async fn in_an_idle_database_cursors_remain_valid_on_every_node_until_events_are
 async fn keys_where(db: &TestDb, condition: &str) -> i64 {
     let sql = format!("select count(*) from warden.cursor_keys where {condition}");
     sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_one(&db.pool).await.expect("counts")
-}
-
-async fn rotate_log(db: &TestDb, times: usize) {
-    for _ in 0..times {
-        eventually("the log rotates", async || {
-            let done = sqlx::query_scalar::<_, String>("select warden.rotate_events('0', 0)");
-            done.fetch_one(&db.pool).await.expect("rotates") == "rotated"
-        })
-        .await;
-    }
 }
 
 /// Both nodes connect to a database without keys at the same time, and use the same key.

@@ -14,7 +14,9 @@ use sqlx::{Connection as _, Executor as _};
 use uuid::Uuid;
 use warden::app::Gateway;
 
-use crate::harness::{Answer, Client, TestDb, TestGateway, Upgrade, eventually, token};
+use crate::harness::{
+    Answer, Client, TestDb, TestGateway, Upgrade, eventually, rotate_log, rotate_once, token,
+};
 
 /// Short, because sockets of these tests may still be open when their gateway stops.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(50);
@@ -32,20 +34,14 @@ async fn client(gateway: &Gateway, org: Uuid) -> Client {
     Client::connect(gateway.public_addr(), &token(org, &json!({}))).await
 }
 
-/// Tries to rotate the log, as the gateway's own role.
-async fn try_rotate(db: &TestDb) -> String {
-    let mut gateway = PgConnection::connect(db.gateway_url()).await.expect("connects");
-    sqlx::query_scalar("select warden.rotate_events('0', 0)").fetch_one(&mut gateway).await.expect("rotates")
+/// A connection as the gateway's own role.
+async fn gateway_connection(db: &TestDb) -> PgConnection {
+    PgConnection::connect(db.gateway_url()).await.expect("connects")
 }
 
-/// Rotates the log once, as soon as no read of the log blocks it.
+/// Rotates the log once, as the gateway's own role.
 async fn rotate(db: &TestDb) {
-    eventually("the log rotates", async || match try_rotate(db).await.as_str() {
-        "rotated" => true,
-        "blocked" => false,
-        other => panic!("{other}"),
-    })
-    .await;
+    rotate_log(&mut gateway_connection(db).await, 1).await;
 }
 
 async fn logged(db: &TestDb) -> i64 {
@@ -116,7 +112,7 @@ async fn an_open_writer_blocks_rotation_and_nothing_else() {
         rotate(&db).await;
     }
     // The next slot is the one to which the open transaction has written.
-    assert_eq!(try_rotate(&db).await, "blocked");
+    assert_eq!(rotate_once(&mut gateway_connection(&db).await, "'0', 0").await, "blocked");
     let call = db.insert_call(org).await;
     assert_eq!(follower.expect_event("calls", "call.created").await.row_id(), call.to_string());
     open.commit().await.expect("commits");

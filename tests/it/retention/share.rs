@@ -13,7 +13,7 @@ use super::tailer::{
     allow_connections, disconnect_gateway, expect_numbered, insert_numbered, own_connection,
 };
 use super::{CLOSE_TIMEOUT, client};
-use crate::harness::{Client, TestDb, TestGateway, eventually};
+use crate::harness::{self, Client, TestDb, TestGateway, eventually};
 
 /// Size of the log in these tests.
 pub(super) const LOG_BYTES: u64 = 3 << 19;
@@ -33,12 +33,7 @@ pub(super) async fn rotate_once(connection: &mut PgConnection) -> String {
 
 /// A rotation with this share of one organisation.
 pub(super) async fn rotate_with_share(connection: &mut PgConnection, org_bytes: u64) -> String {
-    sqlx::query_scalar("select warden.rotate_events('1 hour', $1, $2)")
-        .bind(i64::try_from(SLOT_BYTES).expect("small"))
-        .bind(i64::try_from(org_bytes).expect("small"))
-        .fetch_one(connection)
-        .await
-        .expect("rotates")
+    harness::rotate_once(connection, &format!("'1 hour', {SLOT_BYTES}, {org_bytes}")).await
 }
 
 /// Rotates until nothing more is to be done, and returns the results.

@@ -12,23 +12,10 @@ use warden::postgres::Primary;
 use warden_devkit::cluster::SUPERUSER;
 
 use super::{CLOSE_TIMEOUT, client, gateway_without_recent};
-use crate::harness::{Client, TestDb, TestGateway, eventually, shared_cluster_url};
+use crate::harness::{Client, TestDb, TestGateway, eventually, rotate_log, shared_cluster_url};
 
 pub(super) async fn own_connection(db: &TestDb) -> PgConnection {
     PgConnection::connect(db.url()).await.expect("connects")
-}
-
-/// Rotates the log several times, each time as soon as no read of the log blocks it.
-pub(super) async fn rotate(connection: &mut PgConnection, times: usize) {
-    for _ in 0..times {
-        eventually("the log rotates", async || {
-            let rotation = sqlx::query_scalar("select warden.rotate_events('0', 0)");
-            let done: String = rotation.fetch_one(&mut *connection).await.expect("rotates");
-            assert!(["rotated", "blocked"].contains(&done.as_str()), "{done}");
-            done == "rotated"
-        })
-        .await;
-    }
 }
 
 /// Inserts calls with these numbers in one statement, which is one transaction if none is open.
@@ -121,12 +108,12 @@ async fn a_slot_truncated_before_the_first_read_causes_a_resync_before_later_eve
 
     disconnect_gateway(&db, &mut writing).await;
     insert_numbered(&mut writing, org, 2..=2).await;
-    rotate(&mut rotating, 1).await;
+    rotate_log(&mut rotating, 1).await;
     // This event is in a slot that stays. Its cursor counts the event before it as seen.
     insert_numbered(&mut writing, org, 3..=3).await;
-    rotate(&mut rotating, 6).await;
+    rotate_log(&mut rotating, 6).await;
     let mut tx = rotating.begin().await.expect("begins");
-    rotate(&mut tx, 1).await;
+    rotate_log(&mut tx, 1).await;
     allow_connections(&db, true).await;
     expect_waiting(&mut writing, "begun_since").await;
     tx.commit().await.expect("commits");
@@ -173,7 +160,7 @@ async fn a_slot_truncated_between_pages_causes_a_resync_before_later_events() {
     insert_numbered(&mut bulk, org, 1..=2 * page).await;
     bulk.execute("select warden.declare_topic('invoices')").await.expect("declares");
     delete_org(&mut bulk, deleted).await;
-    rotate(&mut rotating, 1).await;
+    rotate_log(&mut rotating, 1).await;
     insert_numbered(&mut bulk, org, 2 * page + 1..=2 * page + page / 2).await;
     // After each page the tailer checks retention in the log's state. It is stopped there after the first
     // page, and then finds the log locked before the second page.
@@ -183,13 +170,13 @@ async fn a_slot_truncated_between_pages_causes_a_resync_before_later_events() {
     let mut log_lock = lock_table(&mut rotating, "warden.events").await;
     state_lock.commit().await.expect("ends");
     expect_numbered(&mut follower, 1..=page).await;
-    rotate(&mut log_lock, 7).await;
+    rotate_log(&mut log_lock, 7).await;
     log_lock.commit().await.expect("commits");
 
     expect_too_old(&mut follower).await;
     expect_numbered(&mut follower, 2 * page + 1..=2 * page + page / 2).await;
     follower.join("invoices").await;
-    expect_too_old(&mut deleted_client).await;
+    // A resync may precede the close, which is sent at once.
     deleted_client.expect_close(4404).await;
     insert_numbered(&mut writing, org, 0..=0).await;
     expect_numbered(&mut follower, 0..=0).await;
@@ -219,10 +206,10 @@ async fn a_truncated_deletion_event_still_closes_the_sessions() {
 
     disconnect_gateway(&db, &mut elsewhere).await;
     delete_org(&mut elsewhere, deleted).await;
-    rotate(&mut elsewhere, 8).await;
+    rotate_log(&mut elsewhere, 8).await;
     allow_connections(&db, true).await;
     expect_too_old(&mut follower).await;
-    expect_too_old(&mut deleted_client).await;
+    // A resync may precede the close, which is sent at once.
     deleted_client.expect_close(4404).await;
     assert_eq!(gateway.metrics().orgs_swept.get(), 1);
     insert_numbered(&mut elsewhere, org, 2..=2).await;
@@ -248,7 +235,7 @@ async fn no_warm_up_point_precedes_truncated_events() {
     sqlx::query("select pg_current_xact_id()").execute(&mut *early).await.expect("gets an id");
     // This event will be truncated, and its transaction is later than that of the first event that stays.
     insert_numbered(&mut writing, org, 1..=1).await;
-    rotate(&mut rotating, 1).await;
+    rotate_log(&mut rotating, 1).await;
     insert_numbered(&mut early, org, 2..=2).await;
     early.commit().await.expect("commits");
     for n in 3..=4 {
@@ -258,7 +245,7 @@ async fn no_warm_up_point_precedes_truncated_events() {
         assert!(has_point(rows).await, "nothing is truncated, so the last {rows} rows can be warmed up");
     }
 
-    rotate(&mut rotating, 7).await;
+    rotate_log(&mut rotating, 7).await;
     assert!(
         has_point(1).await,
         "the point covers every transaction before the last row, and so the truncated one"
@@ -276,7 +263,8 @@ async fn no_warm_up_point_precedes_truncated_events() {
 /// rotation.
 #[tokio::test]
 async fn a_late_commit_that_is_truncated_before_the_next_poll_causes_a_resync() {
-    let db = TestDb::create().await;
+    // In a shared cluster, transactions of other tests could cause an earlier resync.
+    let (cluster, db) = TestDb::create_alone().await;
     let org = db.create_org().await;
     // Only this test rotates the log.
     db.run("revoke execute on function warden.rotate_events from warden_gateway").await;
@@ -291,16 +279,16 @@ async fn a_late_commit_that_is_truncated_before_the_next_poll_causes_a_resync() 
 
     // The last slot is emptied next, and the tailer reads the first slot first. So a lock on the first slot
     // stops the tailer, and does not keep the last slot from being emptied.
-    rotate(&mut rotating, 7).await;
+    rotate_log(&mut rotating, 7).await;
     let mut late = writing.begin().await.expect("begins");
     insert_numbered(&mut late, org, 1..=1).await;
-    rotate(&mut rotating, 7).await;
+    rotate_log(&mut rotating, 7).await;
     insert_numbered(&mut rotating, org, 2..=2).await;
     expect_numbered(&mut follower, 2..=2).await;
     let slot_lock = lock_table(&mut blocking, "warden.events_0").await;
     expect_waiting(&mut watching, "begun_since").await;
     late.commit().await.expect("commits");
-    rotate(&mut rotating, 1).await;
+    rotate_log(&mut rotating, 1).await;
     insert_numbered(&mut rotating, org, 3..=3).await;
     slot_lock.commit().await.expect("ends");
 
@@ -311,6 +299,7 @@ async fn a_late_commit_that_is_truncated_before_the_next_poll_causes_a_resync() 
     back.join_with("calls", json!({"since": before})).await;
     expect_too_old(&mut back).await;
     gateway.stop().await;
+    cluster.close().await.expect("ends");
 }
 
 /// While a transaction stays open, no snapshot is later than it. Rotations that remove delivered events must
@@ -338,7 +327,7 @@ async fn rotations_of_delivered_events_cause_no_resync_while_a_transaction_stays
         // This transaction is late as well, but its event is delivered before its slot is emptied.
         let mut late = writing.begin().await.expect("begins");
         insert_numbered(&mut late, org, 100 + n..=100 + n).await;
-        rotate(&mut rotating, 1).await;
+        rotate_log(&mut rotating, 1).await;
         late.commit().await.expect("commits");
         expect_numbered(&mut follower, 100 + n..=100 + n).await;
         delivered(&mut rotating, &mut follower, n).await;
