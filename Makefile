@@ -118,6 +118,14 @@ adopt-full: setup-postgres ## Adopt a million rows under write load, plain and p
 schemas: setup-postgres ## Take every schema of tests/schemas from the plan to a restored dump; WARDEN_SCHEMAS selects
 	WARDEN_SCHEMAS=$${WARDEN_SCHEMAS:-all} cargo test --test it schemas:: -- --nocapture
 
+.PHONY: plans
+plans: setup-postgres ## Plan a run to each goal after every migration; the suite plans one goal after each
+	WARDEN_PLANS=all cargo test --test it schema::states
+
+.PHONY: remedies
+remedies: setup-postgres ## Apply every answer to every question of the audit; the suite applies two to each
+	WARDEN_REMEDIES=all cargo test --test it audit::remedies
+
 .PHONY: orms
 orms: setup ## Run applications with an ORM on an adopted database, with every tool of tests/orms; prints a table
 	@scripts/setup orms

@@ -21,9 +21,9 @@ use crate::harness::{Node, TestDb};
 const CALLERS: usize = 50;
 const EVENTS: usize = 1000;
 /// Events of one request, unless `WARDEN_KILLS=full`. Then each has a request of its own.
-const BATCH: usize = 25;
+const BATCH: usize = 50;
 /// The first events have a request each in every run.
-const SINGLES: usize = 50;
+const SINGLES: usize = 20;
 const KILLS: usize = 4;
 const KILLS_FULL: usize = 20;
 /// Delay before a caller tries the other node.

@@ -211,15 +211,21 @@ async fn every_remedy_removes_its_finding_and_nothing_else() {
     let mut suite = Suite::start().await;
     let mut applied = BTreeSet::new();
     let mut failures = 0;
-    for round in rounds() {
+    let every_answer = std::env::var_os("WARDEN_REMEDIES").is_some();
+    for (number, round) in rounds().into_iter().enumerate() {
         let mut waiting: VecDeque<usize> = [0].into();
         while let Some(n) = waiting.pop_front() {
             match AssertUnwindSafe(repair(&mut suite, &round, n)).catch_unwind().await {
                 Ok(repaired) => {
                     applied.extend(repaired.rules);
                     if n == 0 {
-                        waiting.extend(1..repaired.answers.min(FIRST_ANSWERS));
-                        waiting.extend((repaired.answers > FIRST_ANSWERS).then_some(LAST));
+                        let mut others: Vec<usize> = (1..repaired.answers.min(FIRST_ANSWERS)).collect();
+                        others.extend((repaired.answers > FIRST_ANSWERS).then_some(LAST));
+                        if !every_answer && !others.is_empty() {
+                            // `make remedies` tries them all.
+                            others = vec![others[number % others.len()]];
+                        }
+                        waiting.extend(others);
                     }
                 }
                 Err(_) => failures += 1,
