@@ -23,12 +23,15 @@ set local role warden_owner;
 --   warden.<mark>_done   '1' if the row of the latest note was inserted
 --   warden.<mark>_outer  the former values of warden.<mark> and warden.<mark>_done, innermost first: '<state>/<done>;'
 --   warden.row_<depth>   the partition and place of the row that an update changes. Then 'deleted' and 'inserted', if
---                        the row moves to another partition. In the end 'logged <images>;<images>': the old and the new
---                        rows that warden.log_moves() has logged
+--                        the row moves to another partition. '' from the end of the query on, or 'logged ,<watch>,...':
+--                        the watches whose rows warden.log_moves() has logged in this query
 --   warden.moved_<watch>_<depth>
---                        'on' if a statement at this depth moves rows of this watch, and '<operation> <id>' for each of
---                        its log functions that was called before the one of updates: the last row in
---                        warden.moved_rows then
+--                        'on' if a query at this depth moves rows of this watch, and '<operation> <id>/<event>' for
+--                        each of its log functions that was called before the one of updates: the last row in
+--                        warden.moved_rows then, and the last event. 'logged' if warden.log_moves() has logged some,
+--                        and in
+--   warden.logged_<watch>_<depth>
+--                        their '<images>;<images>': the old and the new rows
 --   warden.unsorted      '<stamp> <id> <slot> <highest> <late>': events after this id, from this slot on, were logged
 --                        within the outermost statement. The highest step, and the lowest one that was logged late,
 --                        which is '' if they are sorted

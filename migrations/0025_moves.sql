@@ -13,7 +13,8 @@ create unlogged table if not exists warden.moved_rows (
   -- In the conditions of triggers, where the statement was called.
   depth     bigint  not null,
   id        bigint  generated always as identity,
-  -- The new row, which follows its old row. It is missing if a trigger of the new partition dropped it.
+  -- The new row, which follows its old row. It is missing if a trigger dropped it, or if its partition has no triggers
+  -- of the watch. Then the next row that the query inserts may be taken for it.
   is_new    boolean not null,
   org_id    uuid,
   subject   text,
@@ -21,7 +22,7 @@ create unlogged table if not exists warden.moved_rows (
   -- Null if the row is logged as truncated.
   document  jsonb,
   image     text    not null,
-  -- The log function of updates was given the row.
+  -- The log function of updates was given the row, so it logs the row like others.
   in_update boolean not null default false,
   -- The log function of deletions has logged the old row.
   logged    boolean not null default false,
@@ -59,25 +60,50 @@ language sql stable set search_path = '' as $fn$
     warden.document_fits_expression('j.doc'), warden.key_expression(w, 'n'), warden.document_expression(w, 'n'))
 $fn$;
 
+-- The statement that notes which rows the log function of updates was given. Its memory is that of the rows that moved:
+-- a hash join finds their keys among the rows of the statement, and only these have images.
+create or replace function warden.given_statement(w warden.watches) returns text
+language sql stable set search_path = '' as $fn$
+  select pg_catalog.format($sql$
+    update warden.moved_rows m set in_update = true
+    where m.xid = pg_catalog.pg_current_xact_id() and m.watch = %1$s and m.depth = pg_catalog.pg_trigger_depth() - 1
+      and m.id = any (array(%2$s))$sql$,
+    w.id, string_agg(pg_catalog.format($sql$
+        select j.id
+        -- A full join cannot become a nested loop, whose time would be the product of both numbers of rows.
+        from (select h.id, h.image, case when h.id is not null then %3$s end as given
+              from (select x.* from warden.moved_rows x
+                    where x.xid = pg_catalog.pg_current_xact_id() and x.watch = %1$s
+                      and x.depth = pg_catalog.pg_trigger_depth() - 1 and x.is_new = %2$L) h
+              full join %4$s o on h.key = %5$s offset 0) j
+        where j.given = j.image$sql$,
+      w.id, r.is_new, warden.image_expression(w, 'o'), r.name, warden.key_expression(w, 'o')), ' union all '))
+  from (values (false, 'old_rows'), (true, 'new_rows')) r (is_new, name)
+$fn$;
+
 -- Removes the notes of moved rows that the log function of updates was not given, and stores their clocks beside them.
 -- Returns the others. The last moves were noted, each with an 'm'.
 create or replace function warden.place_moves(watch bigint, noted text[]) returns bigint[]
 language plpgsql set search_path = '' as $$
+declare
+  -- The moves, the last one first.
+  ids bigint[];
+  given boolean[];
 begin
+  select pg_catalog.array_agg(m.id order by m.id desc), pg_catalog.array_agg(m.in_update order by m.id desc)
+    into ids, given
+  from warden.moved_rows m
+  where m.xid = pg_catalog.pg_current_xact_id() and m.watch = place_moves.watch
+    and m.depth = pg_catalog.pg_trigger_depth() - 1 and not m.is_new;
   return (
     with notes as materialized (
       select pg_catalog.rtrim(u.note, 'm')::bigint as clock, u.n,
              case when u.note like '%m' then count(*) filter (where u.note like '%m') over (order by u.n) end as move
       from pg_catalog.unnest(noted) with ordinality u (note, n)
-    ), moves as materialized (
-      select m.id, m.in_update, pg_catalog.row_number() over (order by m.id desc) as move
-      from warden.moved_rows m
-      where m.xid = pg_catalog.pg_current_xact_id() and m.watch = place_moves.watch
-        and m.depth = pg_catalog.pg_trigger_depth() - 1 and not m.is_new
     )
-    select pg_catalog.array_agg(n.clock order by n.n) filter (where v.in_update is not false)
-    from notes n left join moves v using (move)
-    where v.in_update is not false or warden.place_move(place_moves.watch, v.id, n.clock)
+    select pg_catalog.array_agg(n.clock order by n.n) filter (where given[n.move] is not false)
+    from notes n
+    where given[n.move] is not false or warden.place_move(place_moves.watch, ids[n.move], n.clock)
   );
 end
 $$;
@@ -100,13 +126,12 @@ declare
   here constant int := pg_catalog.pg_trigger_depth() - 1;
   setting constant text := pg_catalog.concat('warden.moved_', watch, '_', here);
   moved constant text := pg_catalog.current_setting(setting, true);
-  state constant text := pg_catalog.current_setting('warden.row_' || here, true);
   images text[];
   last_id bigint;
   ignored text;
 begin
   with halves as (
-    select m.*, lead(m.is_new) over o as is_paired, lead(m.image) over o as new_image
+    select m.*, lead(m.is_new) over o as is_paired, lag(m.is_new) over o as is_after_new, lead(m.image) over o as new_image
     from warden.moved_rows m
     where m.xid = pg_catalog.pg_current_xact_id() and m.watch = moves_left_out.watch and m.depth = here
     window o as (order by m.id)
@@ -115,31 +140,34 @@ begin
     update warden.moved_rows m set logged = true from halves h
     where operation = 'DELETE' and not h.is_new and h.is_paired is not true
       and m.xid = h.xid and m.watch = h.watch and m.depth = h.depth and m.id = h.id
+  ), inserted as (
+    -- No move: the log function of updates was given the old row, and was called before this one was inserted.
+    delete from warden.moved_rows m using halves h
+    where operation = 'INSERT' and h.is_new and h.is_after_new is not false
+      and m.xid = h.xid and m.watch = h.watch and m.depth = h.depth and m.id = h.id
   )
   select coalesce(pg_catalog.array_agg(case operation when 'DELETE' then h.image else h.new_image end)
                     filter (where not h.is_new and h.is_paired), '{}'), coalesce(max(h.id), 0)
     into images, last_id from halves h;
   -- The moves that are stored later: this function logs them.
-  if pg_catalog.strpos(moved, operation) = 0 then
-    ignored := pg_catalog.set_config(setting, pg_catalog.concat(moved, ' ', operation, ' ', last_id), true);
+  if pg_catalog.strpos(moved, operation) = 0 and moved <> 'logged' then
+    ignored := pg_catalog.set_config(
+      setting, pg_catalog.concat(moved, ' ', operation, ' ', last_id, '/',
+                                 coalesce(pg_catalog.pg_sequence_last_value('warden.events_id_seq'), 0)), true);
   end if;
-  if pg_catalog.starts_with(state, 'logged ') then
+  if warden.has_logged_moves(watch, here) then
     images := images || pg_catalog.string_to_array(
-      pg_catalog.split_part(pg_catalog.substr(state, 8), ';', case operation when 'DELETE' then 1 else 2 end), ',');
+      pg_catalog.split_part(pg_catalog.current_setting(pg_catalog.concat('warden.logged_', watch, '_', here)), ';',
+                            case operation when 'DELETE' then 1 else 2 end), ',');
   end if;
   return images;
 end
 $$;
 
--- Notes which moves the log function of updates was given. `images` are those of its old rows.
-create or replace function warden.match_moves(watch bigint, images text[]) returns void
-language plpgsql set search_path = '' as $$
-begin
-  update warden.moved_rows m set in_update = true
-  from (select distinct i from pg_catalog.unnest(images) i) u (image)
-  where m.xid = pg_catalog.pg_current_xact_id() and m.watch = match_moves.watch
-    and m.depth = pg_catalog.pg_trigger_depth() - 1 and not m.is_new and m.image = u.image;
-end
+-- Whether warden.log_moves() has logged rows of this watch in the present query.
+create or replace function warden.has_logged_moves(watch bigint, depth int) returns boolean
+language sql stable set search_path = '' as $$
+  select pg_catalog.strpos(pg_catalog.current_setting('warden.row_' || depth, true), pg_catalog.concat(',', watch, ',')) > 0
 $$;
 
 -- Logs the moves that the log function of updates was not given, and forgets all. `clock` is that of the statement.
@@ -150,29 +178,54 @@ language plpgsql set search_path = '' as $$
 declare
   here constant int := pg_catalog.pg_trigger_depth() - 1;
   setting constant text := pg_catalog.concat('warden.moved_', watch, '_', here);
+  logged constant text := pg_catalog.concat('warden.logged_', watch, '_', here);
   moved constant text := pg_catalog.current_setting(setting, true);
   -- Moves that were stored after these were logged by the log functions of deletions, or of insertions.
   last_deletion constant bigint := substring(moved from 'DELETE ([0-9]+)')::bigint;
   last_insertion constant bigint := substring(moved from 'INSERT ([0-9]+)')::bigint;
+  -- The last event before them.
+  last_event constant bigint := substring(moved from 'INSERT [0-9]+/([0-9]+)')::bigint;
+  me constant xid8 := pg_catalog.pg_current_xact_id();
   lowest bigint;
   highest bigint;
-  images text;
+  old_images text;
+  new_images text;
+  former text := '';
+  state text := 'logged ,';
   ignored text;
 begin
   with halves as materialized (
     delete from warden.moved_rows m
     where m.xid = pg_catalog.pg_current_xact_id() and m.watch = log_moves.watch and m.depth = here
-    returning m.*
+    returning m as half
+  ), adjacent as (
+    select h.half as o, lead(h.half) over (order by (h.half).id) as next from halves h
   ), pairs as materialized (
-    select o.*, n.id as new_id, n.org_id as new_org, n.subject as new_subject, n.key as new_key,
-           n.document as new_document, n.image as new_image,
-           o.logged or coalesce(o.id > last_deletion, false) as is_deleted,
-           coalesce(n.id > last_insertion, false) as is_created,
-           coalesce(n.org_id = o.org_id and n.key = o.key, false) as is_same,
-           4 * (coalesce(o.clock, log_moves.clock) / 1048576) as step
-    from (select h.*, lead(h.id) over (order by h.id) as next from halves h) o
-    left join halves n on n.id = o.next and n.is_new
-    where not o.is_new and not o.in_update
+    select (a.o).id, (a.o).org_id, (a.o).subject, (a.o).key, (a.o).document, (a.o).image, (a.o).in_update,
+           n.id as new_id, n.org_id as new_org, n.subject as new_subject, n.key as new_key,
+           n.document as new_document, n.image as new_image, n.in_update as is_new_in_update,
+           (a.o).logged or (a.o).in_update or coalesce((a.o).id > last_deletion, false) as is_deleted,
+           n.in_update or coalesce(n.id > last_insertion, false) and not s.is_same as is_created,
+           coalesce(n.id > last_insertion, false) and s.is_same as is_early, s.is_same,
+           4 * (coalesce((a.o).clock, log_moves.clock) / 1048576) as step
+    from adjacent a left join lateral (select (a.next).*) n on n.is_new
+    cross join lateral (
+      select coalesce(n.org_id = (a.o).org_id and n.key = (a.o).key and not n.in_update, false) as is_same) s
+    where not (a.o).is_new and not ((a.o).in_update and n.in_update is not false)
+  ), early as (
+    -- If the log function of insertions was called before the halves were stored, it has logged a row that existed as
+    -- created. Nobody else has seen that. A full join, as in warden.given_statement().
+    delete from warden.events e
+    where last_event is not null and e.id > last_event and e.xid = me and e.id = any (array(
+      select min(j.id)
+      from (select x.id, x.org_id, p.id as pair, p.new_org
+            from (select p.id, p.new_org, coalesce(p.new_document, p.new_key) as data from pairs p where p.is_early) p
+            full join (select x.id, x.org_id, x.data from warden.events x
+                       where x.xid = me and x.id > last_event and x.topic = log_moves.topic
+                         and x.event = prefix || '.created') x on x.data = p.data
+            offset 0) j
+      where j.org_id = j.new_org
+      group by j.pair))
   ), logged as (
     insert into warden.events (org_id, topic, event, subject, data, old, truncated, needs_claim, ring, step)
     select e.org_id, topic, prefix || e.event, e.subject, coalesce(e.document, e.key), e.old,
@@ -197,19 +250,32 @@ begin
     returning step
   )
   select (select min(l.step) from logged l), (select max(l.step) from logged l),
-         pg_catalog.string_agg(p.image, ',') || ';' || coalesce(pg_catalog.string_agg(p.new_image, ','), '')
-    into lowest, highest, images from pairs p;
+         pg_catalog.string_agg(p.image, ',') filter (where not p.in_update),
+         pg_catalog.string_agg(p.new_image, ',') filter (where not p.is_new_in_update)
+    into lowest, highest, old_images, new_images from pairs p;
   -- They are logged late, and in any order.
   if lowest is not null then
     ignored := warden.track_steps(lowest, highest);
     ignored := warden.track_steps(lowest, highest);
   end if;
-  if images is not null then
-    ignored := pg_catalog.set_config('warden.row_' || here, 'logged ' || images, true);
-    ignored := pg_catalog.set_config(setting, 'on', true);
-  elsif pg_catalog.current_setting('warden.row_' || here, true) not like 'logged %' then
-    ignored := pg_catalog.set_config(setting, '', true);
+  if pg_catalog.current_setting('warden.row_' || here, true) like 'logged %' then
+    state := pg_catalog.current_setting('warden.row_' || here, true);
   end if;
+  if warden.has_logged_moves(watch, here) then
+    former := pg_catalog.current_setting(logged);
+  elsif coalesce(old_images, new_images) is null then
+    ignored := pg_catalog.set_config(setting, '', true);
+    return;
+  else
+    ignored := pg_catalog.set_config('warden.row_' || here, pg_catalog.concat(state, watch, ','), true);
+  end if;
+  ignored := pg_catalog.set_config(setting, 'logged', true);
+  ignored := pg_catalog.set_config(
+    logged,
+    pg_catalog.concat(
+      pg_catalog.concat_ws(',', nullif(pg_catalog.split_part(former, ';', 1), ''), old_images), ';',
+      pg_catalog.concat_ws(',', nullif(pg_catalog.split_part(former, ';', 2), ''), new_images)),
+    true);
 end
 $$;
 
@@ -224,13 +290,20 @@ declare
      from unnest(relations) r), warden.shape(relations));
   name constant text := pg_catalog.format('pg_catalog.concat(''warden.moved_%s_'', pg_catalog.pg_trigger_depth() - 1)', w.id);
   setting constant text := pg_catalog.format('coalesce(pg_catalog.current_setting(%s, true), '''')', name);
+  row_name constant text := 'pg_catalog.concat(''warden.row_'', pg_catalog.pg_trigger_depth() - 1)';
+  -- All rows of the query have changed. What is noted about the last one must not be taken for the next query's, whose
+  -- row may be in the same place: if a trigger cancels an update or a deletion, the row has not moved.
+  forget_row constant text := pg_catalog.format(
+    '(coalesce(pg_catalog.current_setting(%1$s, true), '''') = '''' '
+    'or pg_catalog.current_setting(%1$s, true) like ''logged %%'' '
+    'or pg_catalog.set_config(%1$s, '''', true) = '''')', row_name);
 begin
   return array[
     '
   -- Whether an update has moved rows, and the images of rows that others log.
   is_moving boolean := false;
   images text[];',
-    ' and ' || setting || ' = ''''',
+    ' and ' || setting || ' = '''' and ' || forget_row,
     pg_catalog.format($body$
     if tg_level = 'ROW' then
       -- One half of a move.
@@ -239,15 +312,19 @@ begin
       elsif tg_op = 'DELETE' then%3$s;
       else%4$s;
       end if;
-      if %5$s = '' then
+      if %5$s in ('', 'logged') then
         perform pg_catalog.set_config(%6$s, 'on', true);
       end if;
       return null;
     end if;
+    perform %7$s;
 $body$, w.id, has_shape, warden.half_statement(w, false, '(select old.*)'),
-      warden.half_statement(w, true, '(select new.*)'), setting, name),
+      warden.half_statement(w, true, '(select new.*)'), setting, name, forget_row),
     pg_catalog.format($body$
-    if %1$s <> '' then
+    if %1$s = 'logged' and not warden.has_logged_moves(%2$s, pg_catalog.pg_trigger_depth() - 1) then
+      -- An earlier query moved rows.
+      perform pg_catalog.set_config(%6$s, '', true);
+    elsif %1$s <> '' then
       if tg_op <> 'UPDATE' then
         images := warden.moves_left_out(%2$s, tg_op);
         if images <> '{}' then
@@ -261,14 +338,12 @@ $body$, w.id, has_shape, warden.half_statement(w, false, '(select old.*)'),
                     where m.xid = pg_catalog.pg_current_xact_id() and m.watch = %2$s
                       and m.depth = pg_catalog.pg_trigger_depth() - 1) then
         is_moving := true;
-        if %3$s then
-          images := array(select %4$s from old_rows o);
+        if %3$s then%4$s;
         else
-          execute warden.current_images_statement(%2$s) into images;
+          execute warden.current_given_statement(%2$s);
         end if;
-        perform warden.match_moves(%2$s, images);
       end if;
-    end if;$body$, setting, w.id, has_shape, warden.image_expression(w, 'o'), w.topic),
+    end if;$body$, setting, w.id, has_shape, warden.given_statement(w), w.topic, name),
     $body$
     if is_moving and clocks[1] is null then
       -- The table has no order triggers, but the moves are sorted among the other changes.
@@ -296,16 +371,16 @@ begin
 end
 $fn$;
 
--- ... the one that reads the images of the old rows, ...
-create or replace function warden.current_images_statement(watch bigint) returns text
+-- ... the one that notes which rows the log function of updates was given, ...
+create or replace function warden.current_given_statement(watch bigint) returns text
 language plpgsql stable set search_path = '' as $fn$
 declare
   w warden.watches := (select warden.current_watch(t) from warden.watches t where t.id = watch);
 begin
   if w.key_columns is null or w.org_column is null then
-    return 'select null::pg_catalog.text[]';
+    return 'select';
   end if;
-  return pg_catalog.format('select pg_catalog.array_agg(%s) from old_rows o', warden.image_expression(w, 'o'));
+  return warden.given_statement(w);
 end
 $fn$;
 

@@ -426,7 +426,8 @@ select warden.complete_log_triggers();
 -- squawk-ignore ban-drop-function
 drop function if exists warden.clock_time(), warden.set_clock(bigint, text), warden.is_row_moving(regclass, text, bigint),
   warden.expect_unsorted(), warden.statement_clock(text), warden.end_statement(text, bigint), warden.sort_events(text),
-  warden.sort_events(bigint), warden.forget_note(text, text);
+  warden.sort_events(bigint), warden.forget_note(text, text), warden.match_moves(bigint, text[]),
+  warden.current_images_statement(bigint);
 -- squawk-ignore ban-drop-table
 drop table if exists warden.row_steps;
 

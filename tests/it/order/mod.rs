@@ -1,5 +1,6 @@
 //! The order of the events of one row, when the application's own triggers change it as well.
 
+mod cancelled;
 mod merge;
 mod moves;
 mod needs;

@@ -22,7 +22,7 @@ const BODIES: [&str; 7] = [
 
 struct Random {
     rng: Rng,
-    has_merge: bool,
+    version: i32,
 }
 
 impl Random {
@@ -107,7 +107,13 @@ impl Random {
 
     fn statement(&mut self) -> String {
         let (key, keys, place) = (self.key(), self.keys(), self.place());
-        match self.rng.u8(..if self.has_merge { 14 } else { 8 }) {
+        // MERGE exists from PostgreSQL 15 on, and in WITH from 17 on.
+        let kinds = match self.version {
+            ..150_000 => 8,
+            ..170_000 => 14,
+            _ => 17,
+        };
+        match self.rng.u8(..kinds) {
             0 => format!("update a t set r = {place} where id in {keys}"),
             1 => format!("update a t set r = {place}, id = nextval('ids') where id in {keys}"),
             2 => format!("update a t set v = v + 1, r = {place} where id <> {key}"),
@@ -137,6 +143,17 @@ impl Random {
                 "with gone as (delete from a where id = {key} returning *)
                  merge into a t using (values {keys}) s (x, y, id) on t.id = s.id and t.id <> {key}
                  when matched then update set r = {place}"
+            ),
+            14 => format!(
+                "with m as ({} returning t.id)
+                 insert into a (id, org_id, r, v) select nextval('ids'), 'ORG', n, 0 from unnest('{{1,11}}'::int[]) n",
+                self.merge()
+            ),
+            15 => format!("with m as ({} returning t.id) delete from a where id = {key}", self.merge()),
+            16 => format!(
+                "with gone as (delete from a where id = {key}), m as ({} returning t.id)
+                 insert into a (id, org_id, r, v) values (nextval('ids'), 'ORG', 11, 0)",
+                self.merge()
             ),
             _ => self.merge(),
         }
@@ -170,11 +187,11 @@ async fn rows_that_move_have_every_state_in_the_log() {
     let db = TestDb::create().await;
     let org = db.create_org().await;
     let mut session = PgConnection::connect(db.url()).await.expect("connects");
-    let has_merge = server_version(&mut session).await >= 150_000;
+    let version = server_version(&mut session).await;
     let mut succeeded = 0;
     let (first, programs) = (number("WARDEN_ORDER_FIRST", 0), number("WARDEN_ORDER_PROGRAMS", 20));
     for seed in first..first + programs {
-        let program = Random { rng: Rng::with_seed(seed), has_merge }.program(org);
+        let program = Random { rng: Rng::with_seed(seed), version }.program(org);
         match check(&mut session, &program).await {
             Ok(scripts) => succeeded += scripts,
             Err(error) => {
