@@ -53,11 +53,13 @@ impl OtherTenants {
         Ok(open)
     }
 
+    /// A query for organisations that are missing. A row without a value in the referenced column is none.
     fn missing(&self) -> String {
         format!(
-            "select from {} k where not exists (select from public.organizations o where o.id = k.{})",
+            "select from {} k where k.{key} is not null
+               and not exists (select from public.organizations o where o.id = k.{key})",
             self.referenced,
-            quoted(&self.key)
+            key = quoted(&self.key)
         )
     }
 
@@ -81,8 +83,8 @@ impl OtherTenants {
             ),
             format!(
                 "If they are the organisations, copy them, and later ones by a trigger (docs/tenancy.md):\n\
-                 insert into public.organizations (id, name) select k.{key}, {name} from {referenced} k on conflict (id) do \
-                 nothing;\nOtherwise:\n{rename}"
+                 insert into public.organizations (id, name) select k.{key}, {name} from {referenced} k where k.{key} is not \
+                 null on conflict (id) do nothing;\nOtherwise:\n{rename}"
             ),
         )
     }

@@ -84,6 +84,28 @@ async fn a_table_of_tenants_of_another_name_is_copied_first() {
     plain(db.url(), &[]).await.must(0);
 }
 
+/// The referenced column need not be a primary key: a row without a value in it is no organisation.
+#[tokio::test]
+async fn tenants_without_an_id_are_not_missing() {
+    let db = small_db(
+        "create table workspaces (id int primary key, tenant uuid unique, name text);
+         create table boards (id int primary key, org_id uuid);
+         alter table boards add constraint board_of_workspace foreign key (org_id) references workspaces (tenant);
+         insert into workspaces values (1, '0a000000-0000-4000-8000-00000000000a', 'A'), (2, null, 'draft');
+         insert into boards values (1, '0a000000-0000-4000-8000-00000000000a'), (2, null)",
+    )
+    .await;
+    let adopts = ["--tables", "boards organization=default"];
+    let says = "boards: has an org_id that references public.workspaces, which has rows that public.organizations lacks";
+    let run = plain(db.url(), &adopts).await.must(1).says(&[says]);
+    db.run(statement(&run.stdout, "insert into public.organizations")).await;
+    // Board 2 gets the default organisation, which is no workspace: the application's key demands one.
+    db.run("insert into workspaces values (3, 'a0000000-0000-0000-0000-000000000001', 'rest')").await;
+    plain(db.url(), &adopts).await.must(0);
+    assert_eq!(count(&db, "organizations where name = 'A'").await, 1);
+    assert_eq!(count(&db, "boards where org_id is null").await, 0);
+}
+
 /// An `org_id` that names a user is not taken for an organisation.
 #[tokio::test]
 async fn an_org_id_that_references_users_is_an_issue() {
