@@ -17,6 +17,9 @@ create table if not exists warden.tenant_tables (
   parent_table  name,
   parent_column name,
   parent_key    name not null default 'id',
+  -- Whether a row without org_id belongs to the default organisation, whatever its foreign keys say: the operator chose
+  -- this with organization=default.
+  uses_default_organization boolean not null default false,
   -- Whether org_id can never change once it is set.
   is_immutable  boolean not null default false,
   -- Whether members may only read. Back ends write these tables.
@@ -31,6 +34,7 @@ create table if not exists warden.tenant_tables (
   check ((parent_schema is null) = (parent_table is null)
      and (parent_table is null) = (parent_column is null))
 );
+alter table warden.tenant_tables add column if not exists uses_default_organization boolean not null default false;
 
 -- The tables of the optional platform, and their indexes. Empty until an operator chooses the platform.
 create table if not exists warden.platform_tables (

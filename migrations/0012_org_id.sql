@@ -94,7 +94,7 @@ $$;
 -- the row `alias`: whether the row references another one, and the organisation of that one. A row belongs there if
 -- neither a parent nor a user says where it belongs. A table may reference itself. Without a parent or user column in
 -- the registry, only keys of several columns count, which cannot be named as a parent: an operator decided that other
--- rows belong to the default organisation.
+-- rows belong to the default organisation. No key counts if the operator chose organization=default.
 create or replace function warden.other_references(relation regclass, alias text)
 returns table (target regclass, columns text, is_set text, organization text)
 language plpgsql stable set search_path = '' as $$
@@ -115,7 +115,7 @@ begin
       join pg_catalog.pg_class p on p.oid = c.confrelid
       join pg_catalog.pg_namespace n on n.oid = p.relnamespace
       join warden.tenant_tables t on t.schema_name = n.nspname and t.table_name = p.relname and t.scope in ('org', 'root')
-      where c.conrelid = relation and c.contype = 'f'
+      where c.conrelid = relation and c.contype = 'f' and not r.uses_default_organization
         and (r.parent_column is not null or r.user_column is not null or pg_catalog.cardinality(c.conkey) > 1)) k
     cross join lateral unnest(k.conkey, k.confkey) with ordinality u (col, key, n)
     join pg_catalog.pg_attribute a on a.attrelid = k.conrelid and a.attnum = u.col

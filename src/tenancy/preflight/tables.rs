@@ -179,6 +179,8 @@ struct Derivation {
     parent_name: Option<String>,
     parent_column: Option<String>,
     parent_key: Option<String>,
+    /// Whether the operator chose the default organisation.
+    is_default: bool,
     /// A table that must be registered as well, and that is no parent.
     reference: Option<i64>,
     source: String,
@@ -282,6 +284,7 @@ fn derive(listed: &Listed, oid: i64, name: &str, candidate: Option<&Candidate>) 
         parent_name: None,
         parent_column: None,
         parent_key: None,
+        is_default: choice.is_default,
         reference: None,
         source: String::new(),
     };
@@ -343,13 +346,15 @@ fn underivable(name: &str) -> AdoptionIssue {
 impl Derivation {
     async fn register(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         sqlx::query(
-            "select warden.register_table($1::oid::regclass, $2::name, $3::oid::regclass, $4::name, coalesce($5, 'id')::name)",
+            "select warden.register_table($1::oid::regclass, $2::name, $3::oid::regclass, $4::name, coalesce($5, 'id')::name,
+                                         uses_default_organization => $6)",
         )
         .bind(sqlx::postgres::types::Oid(u32::try_from(self.table).unwrap_or(0)))
         .bind(&self.user_column)
         .bind(self.parent.map(|oid| sqlx::postgres::types::Oid(u32::try_from(oid).unwrap_or(0))))
         .bind(&self.parent_column)
         .bind(&self.parent_key)
+        .bind(self.is_default)
         .execute(connection)
         .await?;
         Ok(())

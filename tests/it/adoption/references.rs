@@ -154,16 +154,17 @@ async fn tables_that_reference_each_other_follow_the_rule_after_one_run() {
     assert_eq!(organizations(&db, "teams").await, ["1 0a", "2 0a"]);
 }
 
+/// Lines of orders. The key of several columns leads to the project's organisation.
+const ORDERS: &str = "
+    create table orders (project_id int references projects, number int, primary key (project_id, number));
+    create table lines (id int primary key, project int, number int, foreign key (project, number) references orders);
+    insert into orders values (1, 1), (2, 1); insert into lines values (1, 1, 1), (2, 2, 1), (3, null, null)";
+
 /// A key of several columns cannot be named as a parent, but says to which organisation a row belongs.
 #[tokio::test]
 async fn keys_of_several_columns_decide_before_the_default_organisation() {
     let db = application().await;
-    db.run(
-        "create table orders (project_id int references projects, number int, primary key (project_id, number));
-         create table lines (id int primary key, project int, number int, foreign key (project, number) references orders);
-         insert into orders values (1, 1), (2, 1); insert into lines values (1, 1, 1), (2, 2, 1), (3, null, null)",
-    )
-    .await;
+    db.run(ORDERS).await;
     let reason = "a key of several columns references public.orders";
     migrate(&db, &[]).await.must(0).says(&[reason]);
     let without = "public.lines: inherits its organisation from public.orders, which is not adopted";
@@ -174,4 +175,22 @@ async fn keys_of_several_columns_decide_before_the_default_organisation() {
     db.run("insert into lines values (4, 2, 1), (5, null, null)").await;
     assert_eq!(organizations(&db, "lines").await, ["1 0a", "2 0b", "3 a0", "4 0b", "5 a0"]);
     migrate(&db, &["--enforce", "--yes"]).await.must(0);
+}
+
+#[tokio::test]
+async fn the_choice_of_the_default_organisation_holds_beside_keys_of_several_columns() {
+    let db = application().await;
+    db.run(ORDERS).await;
+    let source = "public.lines gets the default organisation";
+    migrate(&db, &["--tables", "projects,orders,lines organization=default"]).await.must(0).says(&[source]);
+    assert_eq!(organizations(&db, "lines").await, ["1 a0", "2 a0", "3 a0"]);
+    // A later run keeps it.
+    migrate(&db, &["--tables", "lines"]).await.must(0);
+    db.run("insert into lines values (4, 2, 1)").await;
+    assert_eq!(organizations(&db, "lines").await, ["1 a0", "2 a0", "3 a0", "4 a0"]);
+    migrate(&db, &["--enforce", "--yes"]).await.must(0);
+    // A later choice replaces it.
+    db.run("select warden.adopt_table('lines')").await;
+    let chosen = "select uses_default_organization from warden.tenant_tables where table_name = 'lines'";
+    assert_eq!(sqlx::query_scalar::<_, bool>(chosen).fetch_one(&db.pool).await.ok(), Some(false));
 }
