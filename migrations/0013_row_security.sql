@@ -292,11 +292,14 @@ language sql stable set search_path = '' set jit = off as $$
       and c.oid not in (select t.oid from tables t)
       and not exists (select from warden.tenant_tables t where t.schema_name = n.nspname and t.table_name = c.relname)
   ), acting as (
-    -- What a write of such a relation runs: triggers, and rules, whose actions run with the rights of its owner.
-    select u.oid, u.name, 'definer-function' as rule, 't' as kind, f.name as object, f.proowner as owner, u.relowner, f.target
+    -- What a write runs: triggers, and rules, whose actions run with the rights of the table's owner. A policy limits
+    -- the row that a request writes to a registered table, but not the rows that a trigger then reads or writes.
+    select c.oid, pg_catalog.format('%I.%I', n.nspname, c.relname) as name, 'definer-function' as rule, 't' as kind,
+      f.name as object, f.proowner as owner, c.relowner, f.target
     from functions f
     join pg_catalog.pg_trigger g on g.tgfoid = f.oid and not g.tgisinternal and g.tgenabled <> 'D' and g.tgparentid = 0
-    join unregistered u on u.oid = g.tgrelid
+    join pg_catalog.pg_class c on c.oid = g.tgrelid
+    join pg_catalog.pg_namespace n on n.oid = c.relnamespace and n.nspname not in ('warden', 'pg_catalog', 'information_schema')
     where f.is_trigger
     union
     select u.oid, u.name, 'rewrite-rule', 'r', u.name || '.' || w.rulename, u.relowner, u.relowner, a.name

@@ -81,7 +81,7 @@ impl Bypass {
             ),
             "t" => format!(
                 "this trigger function {does} as {owner}, who is exempt from row-level security, when {readers} write to \
-                 a relation that is not registered"
+                 its table"
             ),
             "r" => format!(
                 "this rule reaches {tables} as {owner}, who is exempt from row-level security, when {readers} write to a \

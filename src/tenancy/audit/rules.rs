@@ -187,7 +187,7 @@ pub const RULES: &[Rule] = &[
     acceptable(finding(
         "definer-function",
         "no SECURITY DEFINER function lets requests reach registered tables without row-level security: itself, through \
-         views or other functions, by EXECUTE, or as a trigger of a table or view that is not registered",
+         views or other functions, by EXECUTE, or as a trigger of a table or view to which requests may write",
     )),
     acceptable(finding(
         "rewrite-rule",

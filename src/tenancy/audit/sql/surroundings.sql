@@ -79,8 +79,8 @@ with recursive requests as (
   where r.prosecdef and (n.root is not null
     or r.is_exempt and r.lanname = 'plpgsql' and regexp_replace(r.body, '--[^\n]*', '', 'g') ~ '\mexecute\M')
   group by r.oid, r.signature, r.proowner, r.owner, r.is_trigger, r.names
-), unregistered as (
-  -- Tables and views to which requests may write, and that no policy of Warden limits.
+), writable as (
+  -- Tables and views to which requests may write.
   select c.oid, c.relkind, c.relowner, format('%I.%I', n.nspname, c.relname) as full_name, w.names
   from pg_class c
   join pg_namespace n on n.oid = c.relnamespace
@@ -88,7 +88,10 @@ with recursive requests as (
     where q.rolname in ('anon', 'authenticated')
       and (has_any_column_privilege(q.oid, c.oid, 'insert, update') or has_table_privilege(q.oid, c.oid, 'delete'))) w
   where c.relkind in ('r', 'p', 'v') and n.nspname not in ('warden', 'pg_catalog', 'information_schema') and w.names is not null
-    and not exists (select from registered g cross join lateral warden.tree(g.oid) m (oid) where m.oid = c.oid)
+), unregistered as (
+  -- Those that no policy of Warden limits.
+  select c.* from writable c
+  where not exists (select from registered g cross join lateral warden.tree(g.oid) m (oid) where m.oid = c.oid)
 ), sequences as (
   select c.oid, c.relowner, format('%I.%I', n.nspname, c.relname) as full_name, g.full_name as "table",
     (select string_agg(distinct q.name, ' and ') from requests q, aclexplode(c.relacl) a where a.grantee = q.oid) as names,
@@ -128,7 +131,8 @@ select 'definer-function' as rule, null::text as severity, null::text as "table"
 from definers f
 where f.names is not null and not f.is_trigger
 union all
--- No key and no policy limits what a request writes to such a table or view.
+-- A policy limits the row that a request writes to a registered table, but not the rows that a trigger then reads or
+-- writes.
 select 'definer-function', null, null, f.signature,
   format('%s may write to %s, whose trigger calls it; it runs as %s, who is exempt from row-level security, and %s',
          u.names, u.full_name, f.owner, f.does), 'decide',
@@ -140,7 +144,7 @@ select 'definer-function', null, null, f.signature,
       case when pg_has_role(u.relowner, 'usage') then '' else format(E'-- as %s:\n', u.relowner::regrole) end, u.full_name))))::text
 from definers f
 join pg_trigger g on g.tgfoid = f.oid and not g.tgisinternal and g.tgenabled <> 'D' and g.tgparentid = 0
-join unregistered u on u.oid = g.tgrelid
+join writable u on u.oid = g.tgrelid
 where f.is_trigger
 group by f.signature, f.proowner, f.owner, f.does, u.names, u.full_name, u.relowner
 union all
