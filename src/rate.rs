@@ -93,6 +93,13 @@ impl Bucket {
         self.full_at = full_at;
         Ok(())
     }
+
+    /// Takes this many tokens, even if they are missing. Returns the time until none is missing.
+    #[must_use]
+    pub fn take_on_credit(&mut self, rate: Rate, count: u32, now: Instant) -> Duration {
+        self.full_at = self.full_at.max(now) + rate.time_of(count);
+        self.full_at.saturating_duration_since(now + rate.time_of(rate.burst.get()))
+    }
 }
 
 #[cfg(test)]
@@ -116,6 +123,16 @@ mod tests {
         assert_eq!(bucket.take(rate, 3, later), Ok(()));
         assert!(bucket.take(rate, 1, later).is_err());
         assert!(Bucket::full(later).take(rate, 4, later).is_err());
+    }
+
+    #[test]
+    fn tokens_on_credit_are_paid_back_before_others_are_taken() {
+        let (rate, start) = (Rate::new(10, 3), Instant::now());
+        let mut bucket = Bucket::full(start);
+        assert_eq!(bucket.take_on_credit(rate, 3, start), Duration::ZERO);
+        assert_eq!(bucket.take_on_credit(rate, 2, start), Duration::from_millis(200));
+        assert!(bucket.take(rate, 1, start + Duration::from_millis(299)).is_err());
+        assert_eq!(bucket.take(rate, 1, start + Duration::from_millis(300)), Ok(()));
     }
 
     #[test]

@@ -77,6 +77,7 @@ impl Gateway {
             verifier,
             topic_policy: session::TopicPolicy::new(config.topics_need_claim),
             log_shares: LogShares::default(),
+            org_rates: session::OrgRates::default(),
             metrics: Arc::clone(&metrics),
             limits: limits.session,
         });

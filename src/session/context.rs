@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::org_rate::OrgRates;
 use super::topic_policy::{ForbiddenTopic, TopicPolicy};
 use crate::audit_trail::LogShares;
 use crate::auth::{TopicClaim, Verifier};
@@ -42,6 +43,8 @@ pub struct SessionContext {
     pub topic_policy: TopicPolicy,
     /// Log lines that organisations may still cause.
     pub log_shares: LogShares,
+    /// Messages that organisations may still send.
+    pub org_rates: OrgRates,
     /// Metrics of the node.
     pub metrics: Arc<Metrics>,
     /// Limits of each session.
@@ -133,6 +136,8 @@ pub struct SessionLimits {
     pub messages: Rate,
     /// Rate of messages above `messages` that are answered with an error. Above this rate the session ends.
     pub rejected_messages: Rate,
+    /// Messages of all sessions of the organisation, in units of `org_rate`.
+    pub messages_per_org: Rate,
     /// Rate of bytes from a client, whatever they contain.
     pub received_bytes: Rate,
     /// Topics that one socket may have joined at the same time.

@@ -12,6 +12,7 @@ use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use super::loop_action::LoopAction;
 use super::message_rate::RateDecision;
 use super::message_reader::{MessageReader, discard_until_end};
+use super::org_rate::{MESSAGE_UNITS, units_of};
 use super::refresh::next_refreshed;
 use super::resume::next_resumed;
 use super::{Session, SessionLimits};
@@ -55,9 +56,11 @@ impl Session {
         let rate = self.context.limits.received_bytes;
         loop {
             let outbox = Arc::clone(&self.outbox);
+            let is_paused = self.paused_until > Instant::now();
             let action = tokio::select! {
-                message = reader.next(&outbox, rate) => {
+                message = reader.next(&outbox, rate), if !is_paused => {
                     self.last_heard = Instant::now();
+                    self.count_bytes(reader.take_read_bytes());
                     self.on_message(message)
                 }
                 closed = poll_fn(|cx| outbox.poll_until_closed(cx)) => match closed {
@@ -75,7 +78,7 @@ impl Session {
             };
             match action {
                 LoopAction::Close(close) => return close,
-                LoopAction::Continue if !timer.is_elapsed() && !self.ends_in().is_zero() => {}
+                LoopAction::Continue if !timer.is_elapsed() && !self.must_reset_timer() => {}
                 LoopAction::Continue | LoopAction::ResetTimer => timer.as_mut().reset(self.deadline()),
             }
         }
@@ -83,7 +86,10 @@ impl Session {
 
     fn on_message(&mut self, message: Option<Result<Message, WsError>>) -> LoopAction {
         let decision = match &message {
-            Some(Ok(_)) => self.message_rate.check(&self.context.limits, Instant::now()),
+            Some(Ok(_)) => {
+                self.take_from_org(MESSAGE_UNITS);
+                self.message_rate.check(&self.context.limits, Instant::now())
+            }
             _ => RateDecision::Accept,
         };
         if decision != RateDecision::Accept {
@@ -95,8 +101,25 @@ impl Session {
             Some(Ok(Message::Binary(_))) => LoopAction::Close(CloseCode::UNSUPPORTED),
             // The reader has already answered a ping. It has also answered a Close, and then the stream ends.
             Some(Ok(_)) => LoopAction::Continue,
+            Some(Err(WsError::Io(error))) if error.kind() == ErrorKind::Interrupted => LoopAction::Continue,
             Some(Err(error)) => LoopAction::Close(self.close_code(&error)),
             None => LoopAction::Close(CloseCode::NORMAL),
+        }
+    }
+
+    fn count_bytes(&mut self, bytes: usize) {
+        if let units @ 1.. = units_of(bytes) {
+            self.take_from_org(units);
+        }
+    }
+
+    /// Counts what the session causes against the rate of its organisation. Beyond it, the session pauses.
+    pub(super) fn take_from_org(&mut self, units: u32) {
+        let now = Instant::now();
+        let pause = self.org_rate.take(self.context.limits.messages_per_org, units, now);
+        if !pause.is_zero() {
+            self.paused_until = now + pause;
+            self.context.metrics.limit_reached("messages_per_org");
         }
     }
 
@@ -121,7 +144,7 @@ impl Session {
     fn on_timer(&self) -> LoopAction {
         if self.ends_in().is_zero() {
             LoopAction::Close(CloseCode::TOKEN_EXPIRED)
-        } else if self.last_heard.elapsed() >= self.context.limits.idle_timeout {
+        } else if self.last_read().elapsed() >= self.context.limits.idle_timeout {
             LoopAction::Close(CloseCode::IDLE)
         } else {
             LoopAction::Continue
@@ -131,8 +154,22 @@ impl Session {
     /// The time of the timer's next check. A message does not reset the timer: when the timer fires, the loop
     /// checks whether the session has really been idle, and sleeps again if not.
     fn deadline(&self) -> Instant {
-        let idle = self.last_heard + self.context.limits.idle_timeout;
-        idle.min(Instant::now() + self.ends_in())
+        let now = Instant::now();
+        if self.paused_until > now {
+            return self.paused_until.min(now + self.ends_in());
+        }
+        let idle = self.last_read() + self.context.limits.idle_timeout;
+        idle.min(now + self.ends_in())
+    }
+
+    /// The time at which the client was last heard, or could have been heard.
+    fn last_read(&self) -> Instant {
+        self.last_heard.max(self.paused_until)
+    }
+
+    /// Whether the timer must be set again after a message.
+    fn must_reset_timer(&self) -> bool {
+        self.ends_in().is_zero() || self.paused_until > Instant::now()
     }
 
     /// The time at which the session ends if no further token arrives. A session whose fresh token waits for
@@ -156,7 +193,9 @@ async fn close_socket(outbox: &Outbox, reader: &mut MessageReader, limits: &Sess
         poll_fn(|cx| outbox.poll_flush(cx)).await;
         // The kernel resets a connection that is closed with unread bytes, and the reset may overtake our
         // Close frame. So everything up to the peer's Close or the end of the stream is read.
-        while let Some(Ok(_)) = reader.next(outbox, limits.received_bytes).await {}
+        while let Some(Ok(_)) = reader.next(outbox, limits.received_bytes).await {
+            reader.take_read_bytes();
+        }
         // After an unreadable frame the reader returns no more messages, but the socket may still have bytes.
         discard_until_end(outbox).await;
     };

@@ -32,12 +32,17 @@ const BAD_GATEWAY: u16 = 1014;
 /// Bytes of one read from the socket, into a buffer on the stack.
 const READ_BYTES: usize = 4096;
 
+/// Bytes that are read before the session counts them.
+const COUNTED_BYTES_MAX: usize = 4 * READ_BYTES;
+
 /// Reads messages from a session's socket.
 pub(super) struct MessageReader {
     /// None between messages.
     parser: Option<Box<Parser>>,
     message_bytes_max: usize,
     received_bytes: Bucket,
+    /// Bytes that were read since [`Self::take_read_bytes`].
+    read_bytes: usize,
     has_ended: bool,
 }
 
@@ -58,12 +63,20 @@ impl MessageReader {
             parser: (!received.is_empty()).then(|| Box::new(Parser::new(received, message_bytes_max))),
             message_bytes_max,
             received_bytes: Bucket::full(Instant::now()),
+            read_bytes: 0,
             has_ended: false,
         }
     }
 
+    /// Number of bytes that were read since the last call.
+    pub(super) fn take_read_bytes(&mut self) -> usize {
+        std::mem::take(&mut self.read_bytes)
+    }
+
     /// The next message from this outbox's socket. Returns None after an error, and after the peer's Close
     /// was answered. `rate` limits the received bytes.
+    ///
+    /// The error `Interrupted` means that a part of a message was read. The next call continues.
     pub(super) fn next(
         &mut self,
         outbox: &Outbox,
@@ -81,10 +94,13 @@ impl MessageReader {
         if self.has_ended {
             return Poll::Ready(None);
         }
-        let Self { parser, message_bytes_max, received_bytes, .. } = self;
-        let mut source = ByteSource { received_bytes, outbox, rate, cx };
+        let Self { parser, message_bytes_max, received_bytes, read_bytes, .. } = self;
+        let mut source = ByteSource { received_bytes, read_bytes, outbox, rate, cx };
         let result = match next_message(parser, *message_bytes_max, &mut source) {
             Err(Error::Io(e)) if e.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
+            Err(Error::Io(e)) if e.kind() == io::ErrorKind::Interrupted => {
+                return Poll::Ready(Some(Err(Error::Io(e))));
+            }
             result => result,
         };
         self.has_ended = result.is_err();
@@ -153,19 +169,25 @@ pub(super) async fn discard_until_end(outbox: &Outbox) {
 /// The socket, its rate limit and the task's context during one poll.
 struct ByteSource<'a, 'b> {
     received_bytes: &'a mut Bucket,
+    read_bytes: &'a mut usize,
     outbox: &'a Outbox,
     rate: Rate,
     cx: &'a mut Context<'b>,
 }
 
 impl ByteSource<'_, '_> {
-    /// Reads available bytes; none if the stream has ended. Fails with `QuotaExceeded` above the rate.
+    /// Reads available bytes; none if the stream has ended. Fails with `QuotaExceeded` above the rate, and
+    /// with `Interrupted` if the session must count what was read, because no message may ever end.
     fn receive(&mut self) -> io::Result<Bytes> {
+        if *self.read_bytes >= COUNTED_BYTES_MAX {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
         let mut buffer = [0; READ_BYTES];
         let Poll::Ready(read) = self.outbox.transport().poll_read(self.cx, &mut buffer) else {
             return Err(io::ErrorKind::WouldBlock.into());
         };
         let read = &buffer[..read?];
+        *self.read_bytes += read.len();
         let count = u32::try_from(read.len()).unwrap_or(u32::MAX);
         if self.received_bytes.take(self.rate, count, Instant::now()).is_err() {
             return Err(io::ErrorKind::QuotaExceeded.into());

@@ -13,6 +13,7 @@ mod joined_topics;
 mod loop_action;
 mod message_rate;
 mod message_reader;
+mod org_rate;
 mod pending;
 mod refresh;
 mod resume;
@@ -21,6 +22,7 @@ mod snapshot;
 mod topic_policy;
 
 pub use context::{CoversQuestion, SessionContext, SessionLimits};
+pub use org_rate::OrgRates;
 pub use revocation_check::token_subject;
 pub use topic_policy::{ForbiddenTopic, TopicPolicy};
 
@@ -44,6 +46,7 @@ use crate::wire::CloseCode;
 use joined_topics::JoinedTopics;
 use message_rate::MessageRateLimiter;
 use message_reader::MessageReader;
+use org_rate::OrgRate;
 use pending::{PendingQuestion, RefreshFuture, ResumeFuture};
 use revocation_check::RevocationCheck;
 
@@ -75,6 +78,10 @@ struct Session {
     /// Checks the token behind `identity` when something was revoked.
     revocation_check: Arc<RevocationCheck>,
     message_rate: MessageRateLimiter,
+    /// Shared by all sessions of the organisation.
+    org_rate: Arc<OrgRate>,
+    /// The socket is not read before this moment, because the organisation is beyond its rate.
+    paused_until: Instant,
     outbox: Arc<Outbox>,
     registration: Arc<Registration>,
     joined: JoinedTopics,
@@ -139,6 +146,8 @@ impl Session {
         let seal = CursorSeal::new(context.cursor_keys.ring(), identity.org, incarnation);
         let registration =
             context.hub.register(&seal, Arc::clone(&outbox), Arc::clone(&revocation_check) as _);
+        let now = Instant::now();
+        let org_rate = context.org_rates.of(identity.org, now);
         let session = Self {
             context,
             id,
@@ -146,6 +155,8 @@ impl Session {
             identity,
             revocation_check,
             message_rate: MessageRateLimiter::new(),
+            org_rate,
+            paused_until: now,
             outbox,
             registration: Arc::new(registration),
             joined: JoinedTopics::default(),
@@ -153,8 +164,8 @@ impl Session {
             refreshing: VecDeque::new(),
             questions: Vec::new(),
             last_join_id: 0,
-            last_heard: Instant::now(),
-            log_share: SessionShare::new(Instant::now()),
+            last_heard: now,
+            log_share: SessionShare::new(now),
         };
         // The permit is used only once, at the end, so it is boxed to keep the session's future small.
         (session, MessageReader::new(received, &limits), Box::new(permit))

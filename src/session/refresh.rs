@@ -15,6 +15,7 @@ use serde_json::json;
 
 use super::Session;
 use super::loop_action::LoopAction;
+use super::org_rate::TOKEN_UNITS;
 use super::pending::{RefreshFuture, RefreshOutcome};
 use crate::audit_trail::{self, TokenHash};
 use crate::auth::{AuthError, Token};
@@ -32,6 +33,7 @@ impl Session {
             self.reply_error(&message, "invalid payload", "send {\"access_token\": \"<token>\"}");
             return LoopAction::Continue;
         };
+        self.take_from_org(TOKEN_UNITS);
         let token = Token::new(payload.access_token);
         let hash = token.hash();
         if self.refreshing.is_empty() {

@@ -100,6 +100,7 @@ impl Limits {
         admission.publishes_per_org = admission.handshakes_per_address;
         admission.org_sessions_max = admission.sessions_max;
         admission.user_sessions_max = admission.sessions_max;
+        limits.session.messages_per_org = Rate::new(1_000_000, 1_000_000);
         limits
     }
 
@@ -126,6 +127,7 @@ impl Limits {
             ("delayed_per_address", admission.delayed_per_address_max),
             ("messages", burst(session.messages)),
             ("message_bytes", session.message_bytes_max),
+            ("messages_per_org", burst(session.messages_per_org)),
             ("received_bytes", burst(session.received_bytes)),
             ("joins", session.joins_max),
             ("snapshots", session.snapshots_max),
@@ -242,6 +244,8 @@ impl Limits {
             // A page that reconnects sends a hundred joins at once, and perhaps once more.
             messages: Rate::new(20, 250),
             rejected_messages: Rate::new(20, 50),
+            // Ten thousand sessions that reconnect, each with ten topics.
+            messages_per_org: Rate::new(20_000, 100_000),
             // Each of those joins may carry a cursor of up to 32 KiB.
             received_bytes: Rate::new(256 * 1024, 4 * 1024 * 1024),
             joins_max: 100,

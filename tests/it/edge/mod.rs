@@ -10,6 +10,7 @@ mod handshakes;
 mod messages;
 mod origins;
 mod proxies;
+mod shares;
 mod sizes;
 mod tls;
 
@@ -27,7 +28,7 @@ fn reached(t: &TestGateway, limit: &'static str) -> u64 {
 }
 
 /// A gateway that trusts the test as a proxy, so that requests can claim any address.
-async fn behind_a_proxy(change: impl FnOnce(&mut Config)) -> TestGateway {
+pub(super) async fn behind_a_proxy(change: impl FnOnce(&mut Config)) -> TestGateway {
     TestGateway::start_with(TestDb::create().await, |config| {
         config.edge.proxies.trusted = vec![parse_network("127.0.0.1").expect("an address")];
         change(config);

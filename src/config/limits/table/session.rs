@@ -41,6 +41,7 @@ fn messages(limits: &Limits) -> Vec<Limit> {
         message_bytes_max,
         messages,
         rejected_messages,
+        messages_per_org,
         received_bytes,
         joins_max,
         snapshots_max,
@@ -70,6 +71,13 @@ fn messages(limits: &Limits) -> Vec<Limit> {
             Rate(rejected_messages),
             "Messages beyond it that get that error. Further ones end the session with 4428.",
         ),
+        Limit::new(
+            "session.messages_per_org",
+            Rate(messages_per_org),
+            "Messages of all sockets of one organisation. Each KiB counts as one more, and a fresh token as 20 more. \
+             Beyond it, the gateway reads these sockets more slowly.",
+        )
+        .set_by("WARDEN_MESSAGES_PER_ORG"),
         Limit::new(
             "session.received_bytes",
             ByteRate(received_bytes),
