@@ -2,7 +2,7 @@
 //!
 //! A holder may take no more than what is still free after it. So one holder gets half, and however many
 //! holders take all that they get, each of them leaves as much as it has. A holder without a portion may take
-//! whatever is free. This module must not know what is counted.
+//! whatever is free, and a reserve is for such holders alone. This module must not know what is counted.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -17,6 +17,8 @@ use crate::sync::lock;
 #[derive(Debug)]
 pub(crate) struct Capacity<K> {
     units: usize,
+    /// Units that a holder with a portion leaves free.
+    reserve: usize,
     used: Mutex<Used<K>>,
     freed: Notify,
 }
@@ -38,8 +40,13 @@ pub(crate) struct Portion<K: Copy + Eq + Hash> {
 impl<K: Copy + Eq + Hash> Capacity<K> {
     /// A capacity of which nothing is used.
     pub(crate) fn new(units: usize) -> Arc<Self> {
+        Self::with_reserve(units, 0)
+    }
+
+    /// A capacity of which a holder that has a portion leaves this many units free.
+    pub(crate) fn with_reserve(units: usize, reserve: usize) -> Arc<Self> {
         let used = Mutex::new(Used { total: 0, holders: HashMap::new() });
-        Arc::new(Self { units, used, freed: Notify::new() })
+        Arc::new(Self { units, reserve, used, freed: Notify::new() })
     }
 
     /// Takes units for a holder. Returns none if they are beyond its share, or not free.
@@ -73,7 +80,7 @@ impl<K: Copy + Eq + Hash> Capacity<K> {
         let mut used = lock(&self.used);
         let own = used.holders.get(&holder).copied().unwrap_or_default();
         let Some(free) = self.units.checked_sub(used.total + units) else { return false };
-        if own > 0 && own + units > free {
+        if own > 0 && free < self.reserve.max(own + units) {
             return false;
         }
         used.total += units;
@@ -147,6 +154,16 @@ mod tests {
         drop((held, last));
         assert!(!capacity.is_holder(7) && lock(&capacity.used).holders.is_empty());
         assert_eq!(lock(&capacity.used).total, 0);
+    }
+
+    #[test]
+    fn the_reserve_is_for_holders_without_a_portion() {
+        let capacity = Capacity::with_reserve(64, 32);
+        let mut held = vec![take_all(&capacity, 1)];
+        held.extend((2..=33).map(|holder| take_all(&capacity, holder)));
+        let counts = held.iter().map(Vec::len).collect::<Vec<_>>();
+        assert_eq!((counts[0], &counts[1..]), (32, &[1; 32][..]));
+        assert!(capacity.try_take(34, 1).is_none());
     }
 
     #[test]

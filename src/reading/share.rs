@@ -1,7 +1,8 @@
 //! The share of each organisation in reading: connections, and memory of pages that are read or sent.
 //!
-//! An organisation uses at most half of either, and less if others use much. Its requests wait in a queue of
-//! their own, so that a flood of one organisation does not delay another one.
+//! An organisation uses at most half of either, and less if others use much. The other half of the memory is
+//! for organisations that hold no page, so it takes many of them to use up all. Requests of an organisation
+//! wait in a queue of their own, so that a flood of one organisation does not delay another one.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -56,7 +57,7 @@ impl Shares {
     ) -> Self {
         Self {
             connections: Capacity::new(connections_max),
-            memory: Capacity::new(memory_bytes_max),
+            memory: Capacity::with_reserve(memory_bytes_max, memory_bytes_max / 2),
             queues: Mutex::default(),
             waiting_per_org_max,
             wait_timeout,
@@ -154,5 +155,19 @@ mod tests {
             }
         }
         shares.acquire(OrgId::for_tests(3), 2).await.expect("memory");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn eight_organisations_with_unread_pages_leave_a_page_for_another_one() {
+        // A page of one unit takes two while it is read.
+        let shares = Shares::new(16, 4, 99, Duration::from_secs(1));
+        let mut unread = Vec::new();
+        for org in (1..=8).map(OrgId::for_tests) {
+            while let Ok(permit) = shares.acquire(org, 2).await {
+                unread.push(permit.into_memory(1));
+            }
+        }
+        assert_eq!(unread.len(), 7 + 7, "the first one has seven pages");
+        shares.acquire(OrgId::for_tests(9), 2).await.expect("memory for a page");
     }
 }
