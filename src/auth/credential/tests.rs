@@ -3,6 +3,7 @@
 use axum::http::{HeaderValue, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use proptest::prelude::*;
 
 use super::shape::is_jwt_like;
@@ -155,6 +156,9 @@ fn every_url_with_a_credential_is_rejected() {
         "/socket/websocket?x=1%26access%5ftoken%3dabc".to_owned(),
         "/socket/websocket?x={%22a%22:1,%22accessToken%22:%22abc%22}".to_owned(),
         "/socket;token=abc/websocket".to_owned(),
+        "/socket/websocket?back=%2Fcallback%23access_token%3Dabc".to_owned(),
+        "/callback%23access_token=abc".to_owned(),
+        "/socket/websocket?x=a,b=1|token=abc".to_owned(),
         "/socket/websocket%3Ftoken=abc".to_owned(),
         format!("/socket/websocket?%{}74oken=abc", "25".repeat(40)),
         format!("/socket/websocket?x={}", JWT.replace('.', &format!("%{}2e", "25".repeat(20)))),
@@ -270,6 +274,20 @@ fn another_scheme_in_authorization_is_not_a_token() {
 }
 
 proptest! {
+    /// A list in a value or in the path may have any separator, also an encoded one.
+    #[test]
+    fn a_name_in_a_list_of_any_form_is_rejected(
+        separator in "[^a-zA-Z0-9_.:%\\[\\]-]", before in "[a-z=/]{0,8}", in_path: bool, name in "[tT]oken|api[_-]?[kK]ey|sid"
+    ) {
+        let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+        let list = format!("{}{}{name}=abc", encode(&before), encode(&separator));
+        let uri = if in_path { format!("/{list}") } else { format!("/?x={list}") };
+        let result = find_in(&uri, &[]);
+        // Letters of other alphabets are part of a name.
+        let is_part = separator.chars().all(|c| c.is_alphanumeric());
+        prop_assert!(is_part || matches!(result, Err(CredentialError::InUrl(_))), "{}: {:?}", uri, result);
+    }
+
     /// A name with a letter before or after it is another name.
     #[test]
     fn a_longer_name_is_no_credential(

@@ -18,8 +18,8 @@ pub(super) fn reject_credential_in_url(uri: &Uri) -> Result<(), CredentialError>
     let in_path = path.split(['/', ';', '?', '&']).filter(|piece| piece.contains('='));
     let query = decode(uri.query().unwrap_or_default());
     for pair in in_path.chain(query.split(['&', ';', '?'])) {
-        let name = pair.split('=').next().unwrap_or_default();
-        if let Some(forbidden) = credential_name(name).or_else(|| name_in_json(pair)) {
+        let mut names = names(pair);
+        if let Some(forbidden) = names.find_map(credential_name).or_else(|| name_in_json(pair)) {
             // The error shows the entry of the list, because the sent name could itself be a secret.
             return Err(CredentialError::InUrl(format!("a parameter named {forbidden:?}")));
         }
@@ -28,6 +28,17 @@ pub(super) fn reject_credential_in_url(uri: &Uri) -> Result<(), CredentialError>
         return Err(CredentialError::InUrl("a value shaped like a token".to_owned()));
     }
     Ok(())
+}
+
+/// Names of a pair: what precedes the first `=`, and the last name before each of them, because the pair may
+/// contain a list of any form (`a=b,token=c`, `a=/b#token=c`).
+fn names(pair: &str) -> impl Iterator<Item = &str> {
+    let is_name_char = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | '[' | ']' | ':' | '%');
+    let first = pair.split('=').next().unwrap_or_default();
+    // What follows the last `=` is a value.
+    let nested = pair.split('=').take(pair.matches('=').count());
+    let nested = nested.map(move |part| &part[part.trim_end_matches(is_name_char).len()..]);
+    std::iter::once(first).chain(nested)
 }
 
 /// The name of a credential among the keys of a JSON object.
