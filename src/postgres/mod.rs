@@ -17,7 +17,7 @@ pub(crate) use address::ADDRESSES_MAX;
 pub use address::{Addresses, options};
 pub(crate) use backend_mode::{BackendMode, PROBE_TIMEOUT, begin_pooled, commit_pooled};
 pub use migrations::{Migrated, MigrationName, SchemaSet, migrate, migrate_platform};
-pub(crate) use migrations::{is_locked, migrate_on, pending};
+pub(crate) use migrations::{blocked, is_locked, migrate_on, pending};
 pub(crate) use primary::{
     ACQUIRE_TIMEOUT, ADDRESS_TIMEOUT, CHECK_TIMEOUT, CONNECTIONS_MAX, LOCK_TIMEOUT, PUBLISH_CONNECTIONS_MAX,
     PrimaryLocation, READ_CONNECTIONS_MAX, RIVAL_WAIT,

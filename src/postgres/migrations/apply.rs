@@ -18,6 +18,9 @@ use crate::postgres::dialect;
 /// theirs that fits the arguments better than PostgreSQL's own would run with the rights of the migrating
 /// role.
 const SESSION: &str = "set local row_security = on; set local search_path = pg_catalog, pg_temp";
+/// SQLSTATE of a lock that was not granted in time.
+pub(super) const LOCK_NOT_AVAILABLE: &str = "55P03";
+
 const SUSPEND_DEFAULT_PRIVILEGES: &str = include_str!("suspend_default_privileges.sql");
 const RESTORE_DEFAULT_PRIVILEGES: &str = include_str!("restore_default_privileges.sql");
 
@@ -30,13 +33,59 @@ pub(super) async fn apply(
     set: SchemaSet,
     is_damaged: bool,
 ) -> Result<Vec<i64>, MigrateError> {
-    connection.lock().await?;
+    lock(connection).await?;
     let result = apply_locked(connection, set, is_damaged).await;
     // If the run failed within a transaction of the caller, the lock ends with the connection.
     let unlocked = connection.unlock().await;
     let applied = result?;
     unlocked?;
     Ok(applied)
+}
+
+/// Another session holds the lock of migrations, which every role can take.
+#[derive(Debug, thiserror::Error)]
+#[error("another session holds the lock of migrations: {0}")]
+pub(super) struct Blocked(String);
+
+/// Takes sqlx's lock of migrations. If the lock timeout of the session ends the wait, the error names the
+/// holder.
+async fn lock(connection: &mut PgConnection) -> Result<(), MigrateError> {
+    match connection.lock().await {
+        Err(MigrateError::Execute(error)) if is_lock_timeout(&error) => {
+            Err(MigrateError::Source(Box::new(Blocked(holder(connection).await))))
+        }
+        result => result,
+    }
+}
+
+fn is_lock_timeout(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    code.as_deref() == Some(LOCK_NOT_AVAILABLE)
+}
+
+/// The session that holds the lock.
+async fn holder(connection: &mut PgConnection) -> String {
+    let database = sqlx::query_scalar("select current_database()::text").fetch_one(&mut *connection).await;
+    let database: String = database.unwrap_or_default();
+    let holder: Result<Option<String>, _> = sqlx::query_scalar(
+        "select format('pid %s, role %s', a.pid, coalesce(a.usename, '?'))
+         from pg_locks l join pg_stat_activity a using (pid)
+         where l.locktype = 'advisory' and l.granted and l.objsubid = 1
+           and (l.classid::bigint << 32) | l.objid::bigint = $1
+           and l.database = (select oid from pg_database where datname = current_database())",
+    )
+    .bind(lock_id(&database))
+    .fetch_optional(connection)
+    .await;
+    // In a transaction that failed, the server answers no query.
+    holder.ok().flatten().unwrap_or_else(|| "see pg_locks".to_owned())
+}
+
+/// Number of sqlx's lock.
+fn lock_id(database: &str) -> i64 {
+    let mut crc = flate2::Crc::new();
+    crc.update(database.as_bytes());
+    0x3d32_ad9e * i64::from(crc.sum())
 }
 
 async fn apply_locked(

@@ -163,7 +163,13 @@ pub(crate) async fn pending(
 
 /// Whether [`migrate_on`] failed because it did not get a lock in time.
 pub(crate) fn is_locked(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<Rejected>().is_some_and(|rejected| rejected.code.as_deref() == Some("55P03"))
+    let code = error.downcast_ref::<Rejected>().and_then(|rejected| rejected.code.as_deref());
+    code == Some(apply::LOCK_NOT_AVAILABLE) || blocked(error).is_some()
+}
+
+/// Why [`migrate_on`] did not get the lock of migrations: another session holds it.
+pub(crate) fn blocked(error: &anyhow::Error) -> Option<String> {
+    error.chain().find_map(|cause| cause.downcast_ref::<apply::Blocked>()).map(ToString::to_string)
 }
 
 /// The server's error about a migration. sqlx's own error contains the server's message three times.

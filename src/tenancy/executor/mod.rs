@@ -334,7 +334,9 @@ impl ExecutorConnection {
             self.work.execute(sqlx::raw_sql(connection::SETTINGS)).await?;
             match result {
                 Err(error) if postgres::is_locked(&error) && begun.elapsed() < connection::LOCK_RETRY_MAX => {
-                    self.progress.wait("waiting for a lock that a migration needs");
+                    let reason = postgres::blocked(&error);
+                    let reason = reason.unwrap_or_else(|| "a migration needs a lock".to_owned());
+                    self.progress.wait(&format!("waiting: {reason}"));
                     self.pause(connection::POLL_INTERVAL).await.map_err(|_| anyhow::anyhow!("stopped"))?;
                 }
                 other => return other,

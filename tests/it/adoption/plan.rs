@@ -1,9 +1,11 @@
 //! `--plan`, and concurrent runs.
 
-use sqlx::Executor as _;
+use sqlx::{Connection as _, Executor as _};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use super::existing_objects::plain;
 use super::{connect, is_idle, legacy_db, migrate, small_db, spawn};
+use crate::harness::within;
 use crate::legacy::dump;
 
 #[tokio::test]
@@ -60,6 +62,36 @@ async fn concurrent_runs_wait_or_fail_with_no_wait() {
     let idle = texts.iter().filter(|t| is_idle(t)).count();
     let busy = texts.iter().filter(|t| t.contains("every row has an organisation")).count();
     assert_eq!((idle, busy), (1, 1), "{texts:?}");
+}
+
+/// The lock of migrations is an advisory lock, which every role can take. The run names its holder, and
+/// continues when the lock is free.
+#[tokio::test]
+async fn a_stranger_that_holds_the_lock_of_migrations_is_named() {
+    let db = small_db("create table notes (id int primary key, user_id uuid)").await;
+    let mut stranger = connect(&db).await;
+    let mut crc = flate2::Crc::new();
+    crc.update(db.name().as_bytes());
+    let key = 0x3d32_ad9e * i64::from(crc.sum());
+    let pid: i32 = sqlx::query_scalar("select pg_backend_pid() from pg_advisory_lock($1)")
+        .bind(key)
+        .fetch_one(&mut stranger)
+        .await
+        .expect("locks");
+    let mut run = spawn(db.url(), &["--tables", "notes"]);
+    let mut lines = BufReader::new(run.stderr.take().expect("is piped")).lines();
+    let named = format!("another session holds the lock of migrations: pid {pid}, role ");
+    within("the holder is named", async {
+        while let Some(line) = lines.next_line().await.expect("reads") {
+            if line.contains(&named) {
+                return;
+            }
+        }
+        panic!("the run ended without naming the holder");
+    })
+    .await;
+    stranger.close().await.expect("closes");
+    assert!(run.wait().await.expect("ends").success());
 }
 
 /// Comments on a task or a project. The owner of their table is an ordinary role.
