@@ -94,10 +94,16 @@ async fn a_body_is_never_taken_for_one_of_another_form() {
     ];
     expect_rejections(addr, 400, "invalid_events", invalid).await;
     let text = headers().without("Content-Type").with("Content-Type", "text/plain");
+    let format = "application/cloudevents-stream+json";
     let types = [
         ("text", text, ""),
         ("another format", typed(&token, "application/cloudevents+avro", &own), ""),
-        ("another format of JSON", typed(&token, "application/cloudevents-stream+json", &own), ""),
+        ("another format of JSON", typed(&token, format, &own), ""),
+        (
+            "another format, and attributes",
+            headers().without("Content-Type").with("Content-Type", format),
+            "",
+        ),
     ];
     expect_rejections(addr, 415, "unsupported_media_type", types).await;
     let key = [("a second key", headers().with("Idempotency-Key", "9"), "omit")];
