@@ -234,3 +234,24 @@ impl Directory {
         Ok(is_restricted)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn organisations_beyond_the_limit_are_dropped_and_looked_up_again() {
+        let nowhere = sqlx::postgres::PgPoolOptions::new().connect_lazy("postgres://127.0.0.1:1/x");
+        let directory = Directory::new(nowhere.expect("a URL"), Duration::from_millis(10), Arc::default());
+        let known = OrgId::for_tests(1);
+        for n in 1..=u128::try_from(ORGS_MAX).expect("few") {
+            let cell = OnceCell::new_with(Some(Some(Incarnation::default())));
+            directory.orgs.insert(OrgId::for_tests(n), Arc::new(cell));
+        }
+        directory.incarnation(OrgId::for_tests(0)).await.expect_err("no database");
+        assert!(directory.incarnation(known).await.is_ok(), "in memory");
+        directory.incarnation(OrgId::for_tests(u128::MAX)).await.expect_err("no database");
+        assert_eq!(directory.orgs.len(), 1);
+        directory.incarnation(known).await.expect_err("is looked up again");
+    }
+}

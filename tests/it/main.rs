@@ -36,6 +36,7 @@
 //! | `schema` | rights, claims and constraints of the schema, without a gateway |
 //! | `schemas` | schemas of real applications, from the plan to a restored dump |
 //! | `secrecy` | tokens and secrets in logs |
+//! | `shares` | resources that one organisation takes to their limit, while another is served |
 //! | `shutdown` | the drain, one session after the other |
 //! | `slow` | clients that read slowly or vanish: their sessions end, and no others |
 //! | `threats` | threats of docs/security.md that no other test covers |
@@ -86,6 +87,7 @@ mod rolling;
 mod schema;
 mod schemas;
 mod secrecy;
+mod shares;
 mod shutdown;
 mod slow;
 mod threats;

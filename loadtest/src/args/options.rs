@@ -103,7 +103,13 @@ pub(crate) enum CliCommand {
 pub(crate) struct GatewayArgs {
     /// Socket endpoint of the gateway; `/websocket?vsn=2.0.0` is appended. For several gateways repeat the
     /// option or separate the URLs with commas; the sockets are spread over them
-    #[arg(long, env = "WARDEN_URL", value_delimiter = ',', default_value = "ws://127.0.0.1:4000/socket")]
+    #[arg(
+        long,
+        env = "WARDEN_URL",
+        hide_env_values = true,
+        value_delimiter = ',',
+        default_value = "ws://127.0.0.1:4000/socket"
+    )]
     pub(crate) url: Vec<String>,
 
     /// Secret with which the gateway verifies HS256 tokens

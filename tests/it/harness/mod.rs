@@ -26,6 +26,7 @@ mod pooler;
 mod rotation;
 pub mod tenancy;
 mod tls;
+mod witness;
 
 pub use database::{TestDb, cluster_options, shared_cluster_url};
 pub use dump::pg_dump;
@@ -39,3 +40,4 @@ pub use tls::{Authority, TlsServer, Validity};
 pub use warden_testkit::keys::{Answer as KeyAnswer, IssuerKey, TestKeyServer};
 pub use warden_testkit::phoenix::{ConnectError, handshake};
 pub use warden_testkit::{Client, DEADLINE, Event, PostgresProxy, eventually, within};
+pub use witness::Witness;
