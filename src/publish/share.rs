@@ -1,11 +1,12 @@
 //! The memory and the connections of each organisation that publishes.
 //!
 //! A request reserves memory before its body is read. An organisation gets at most half of the memory and of
-//! the connections, and less if others use much, so that another one can always publish.
+//! the connections, and less if others use much, so that another one can always publish. Its requests wait
+//! for a connection in a queue of their own.
 
 use std::sync::Arc;
 
-use crate::capacity::{Capacity, Portion};
+use crate::capacity::{Capacity, HolderQueues, Portion, QueuedRequest};
 use crate::org::OrgId;
 
 /// Copies of a body: the body, the events for the database, and the connection's buffer.
@@ -19,6 +20,7 @@ const REQUEST_BYTES: usize = 16 * 1024;
 pub struct PublishShares {
     memory: Arc<Capacity<OrgId>>,
     connections: Arc<Capacity<OrgId>>,
+    queues: HolderQueues<OrgId>,
 }
 
 /// Memory of one request, reserved while this exists.
@@ -27,13 +29,18 @@ pub struct Reservation {
     org: OrgId,
     memory: Portion<OrgId>,
     connections: Arc<Capacity<OrgId>>,
+    request: QueuedRequest,
 }
 
 impl PublishShares {
     /// Shares of this memory, and of this number of connections.
     #[must_use]
     pub fn new(bytes_max: usize, connections_max: usize) -> Self {
-        Self { memory: Capacity::new(bytes_max), connections: Capacity::new(connections_max) }
+        Self {
+            memory: Capacity::new(bytes_max),
+            connections: Capacity::new(connections_max),
+            queues: HolderQueues::new(),
+        }
     }
 
     /// Reserves memory for a body of this size. Returns none if it is beyond the share of the organisation,
@@ -41,7 +48,8 @@ impl PublishShares {
     #[must_use]
     pub fn reserve(&self, org: OrgId, body_bytes: usize) -> Option<Reservation> {
         let memory = self.memory.try_take(org, memory_of(body_bytes))?;
-        Some(Reservation { org, memory, connections: Arc::clone(&self.connections) })
+        let (connections, request) = (Arc::clone(&self.connections), self.queues.enter(org));
+        Some(Reservation { org, memory, connections, request })
     }
 }
 
@@ -60,12 +68,19 @@ impl Reservation {
 
     /// Waits until the organisation may use one more connection.
     pub(super) async fn turn(&self) -> Portion<OrgId> {
+        let _first = self.request.first().await;
         self.connections.take(self.org, 1).await
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+    use std::pin::pin;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::task::JoinSet;
+
     use super::*;
 
     #[test]
@@ -96,5 +111,47 @@ mod tests {
         drop(other.turn().await);
         drop(turn);
         assert_eq!(second.turn().await.units(), 1);
+    }
+
+    /// A request that waits for its turn, and notes its number then. Counts how often it is polled.
+    async fn counted_turn(number: usize, request: Reservation, polls: Arc<AtomicUsize>) -> usize {
+        let mut turn = pin!(request.turn());
+        let turn = poll_fn(|cx| {
+            polls.fetch_add(1, Ordering::Relaxed);
+            turn.as_mut().poll(cx)
+        });
+        drop(turn.await);
+        number
+    }
+
+    #[tokio::test]
+    async fn a_free_connection_wakes_one_request_of_an_organisation() {
+        let shares = PublishShares::new(64 * REQUEST_BYTES, 4);
+        let reserve = |org| shares.reserve(OrgId::for_tests(org), 0).expect("memory");
+        let (first, second, other) = (reserve(1), reserve(1), reserve(2));
+        let held = (first.turn().await, second.turn().await);
+        let polls = Arc::new(AtomicUsize::new(0));
+        let mut waiting = JoinSet::new();
+        for number in 0..10 {
+            waiting.spawn(counted_turn(number, reserve(1), Arc::clone(&polls)));
+        }
+        let count_after = async |releases| {
+            for _ in 0..releases {
+                drop(other.turn().await);
+                tokio::task::yield_now().await;
+            }
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            polls.load(Ordering::Relaxed)
+        };
+        assert_eq!(count_after(0).await, 10);
+        assert_eq!(count_after(5).await, 15, "the first request alone is woken");
+        drop(held);
+        let mut served = Vec::new();
+        while let Some(number) = waiting.join_next().await {
+            served.push(number.expect("ends"));
+        }
+        assert_eq!(served, (0..10).collect::<Vec<_>>());
     }
 }

@@ -4,32 +4,22 @@
 //! for organisations that hold no page, so it takes many of them to use up all. Requests of an organisation
 //! wait in a queue of their own, so that a flood of one organisation does not delay another one.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
-
 use super::error::ReadError;
-use crate::capacity::{Capacity, Portion};
+use crate::capacity::{Capacity, HolderQueues, Portion, QueuedRequest};
 use crate::org::OrgId;
-use crate::sync::lock;
 
 /// Shares of a node.
 #[derive(Debug)]
 pub(super) struct Shares {
     connections: Arc<Capacity<OrgId>>,
     memory: Arc<Capacity<OrgId>>,
-    queues: Mutex<HashMap<OrgId, Arc<OrgQueue>>>,
+    /// Requests of each organisation, until their pages were sent.
+    queues: HolderQueues<OrgId>,
     waiting_per_org_max: usize,
     wait_timeout: Duration,
-}
-
-/// Requests of one organisation. Each holds a reference until its page was sent.
-#[derive(Debug)]
-struct OrgQueue {
-    /// Held by the first request that waits.
-    front: Semaphore,
 }
 
 /// Permission to read a page. It is kept until the page was sent.
@@ -44,8 +34,7 @@ pub(super) struct ReadPermit {
 #[derive(Debug)]
 pub struct PageMemory {
     portion: Portion<OrgId>,
-    /// Counts the request.
-    _queue: Arc<OrgQueue>,
+    _request: QueuedRequest,
 }
 
 impl Shares {
@@ -58,7 +47,7 @@ impl Shares {
         Self {
             connections: Capacity::new(connections_max),
             memory: Capacity::with_reserve(memory_bytes_max, memory_bytes_max / 2),
-            queues: Mutex::default(),
+            queues: HolderQueues::new(),
             waiting_per_org_max,
             wait_timeout,
         }
@@ -66,36 +55,23 @@ impl Shares {
 
     /// Waits for permission to read a page of up to this many bytes.
     pub(super) async fn acquire(&self, org: OrgId, bytes: usize) -> Result<ReadPermit, ReadError> {
-        let queue = self.queue(org);
-        // The map and this request hold one reference each.
-        if Arc::strong_count(&queue) > self.waiting_per_org_max + 2 {
+        let request = self.queues.enter(org);
+        if request.count() > self.waiting_per_org_max + 1 {
             return Err(ReadError::OrgBusy);
         }
         let portions = async {
-            let _front = queue.front.acquire().await;
+            let _first = request.first().await;
             // Memory first: a request without memory does not keep a connection.
             let memory = self.memory.take(org, bytes).await;
             (memory, self.connections.take(org, 1).await)
         };
         match tokio::time::timeout(self.wait_timeout, portions).await {
             Ok((portion, connection)) => {
-                Ok(ReadPermit { connection, memory: PageMemory { portion, _queue: queue } })
+                Ok(ReadPermit { connection, memory: PageMemory { portion, _request: request } })
             }
             Err(_) if self.memory.is_holder(org) => Err(ReadError::OrgBusy),
             Err(_) => Err(ReadError::Busy),
         }
-    }
-
-    fn queue(&self, org: OrgId) -> Arc<OrgQueue> {
-        let mut queues = lock(&self.queues);
-        if let Some(queue) = queues.get(&org) {
-            return Arc::clone(queue);
-        }
-        // Queues without requests are dropped whenever another organisation reads.
-        queues.retain(|_, queue| Arc::strong_count(queue) > 1);
-        let queue = Arc::new(OrgQueue { front: Semaphore::new(1) });
-        queues.insert(org, Arc::clone(&queue));
-        queue
     }
 }
 
@@ -130,9 +106,9 @@ mod tests {
         assert!(matches!(shares.acquire(other, 5).await, Err(ReadError::Busy)));
         drop((second, third, sending));
         shares.acquire(greedy, 4).await.expect("is free");
-        assert_eq!(lock(&shares.queues).len(), 2);
+        assert_eq!(shares.queues.len(), 2);
         shares.acquire(OrgId::for_tests(3), 1).await.expect("is free");
-        assert_eq!(lock(&shares.queues).len(), 1, "unused queues are dropped");
+        assert_eq!(shares.queues.len(), 1, "unused queues are dropped");
     }
 
     #[tokio::test(start_paused = true)]

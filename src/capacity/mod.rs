@@ -2,7 +2,10 @@
 //!
 //! A holder may take no more than what is still free after it. So one holder gets half, and however many
 //! holders take all that they get, each of them leaves as much as it has. A holder without a portion may take
-//! whatever is free, and a reserve is for such holders alone. This module must not know what is counted.
+//! whatever is free, and a reserve is for such holders alone. Requests of a holder that wait form a queue
+//! (`queues`). This module must not know what is counted.
+
+mod queues;
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -12,6 +15,7 @@ use tokio::sync::Notify;
 
 use crate::sparse::shrink;
 use crate::sync::lock;
+pub(crate) use queues::{HolderQueues, QueuedRequest};
 
 /// A number of units that holders share.
 #[derive(Debug)]
