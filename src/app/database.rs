@@ -56,9 +56,8 @@ impl DatabaseSide {
         let metrics = Arc::clone(&upstream.metrics);
         let control = Control::start(&pool, &upstream, limits, services);
 
-        let publisher = Publisher::new(Arc::clone(&primary), control.cursor_keys.ring(), limits.publish);
-        let ring = control.cursor_keys.ring();
-        let jobs = services.jobs();
+        let (ring, jobs) = (control.cursor_keys.ring(), services.jobs());
+        let publisher = Publisher::new(Arc::clone(&primary), Arc::clone(&ring), jobs.clone(), limits.publish);
         let reader = Reader::new(primary.read_pool(), ring, jobs, limits.reading, Arc::clone(&metrics));
         let recent = Arc::new(RecentEvents::new(limits.recent));
         let doorbell = Doorbell::new(Arc::clone(&primary), limits.doorbell);

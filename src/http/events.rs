@@ -166,8 +166,9 @@ async fn handle(
         batch.set_traceparent(traceparent);
     }
     let caller = Caller { org: identity.org, topics: &identity.topics };
-    let published = publisher.publish(caller, &batch, &reservation).await;
-    let published = published.map_err(|error| rejection(error, &batch, &identity))?;
+    let count = batch.len();
+    let published = publisher.publish(caller, batch, reservation).await;
+    let published = published.map_err(|error| rejection(error, count, &identity))?;
     Ok(accepted(gatekeeper, published))
 }
 
@@ -279,9 +280,9 @@ fn accepted(gatekeeper: &Gatekeeper, published: Published) -> Response {
     (StatusCode::ACCEPTED, Json(body)).into_response()
 }
 
-fn rejection(error: PublishError, batch: &EventBatch, identity: &crate::auth::Identity) -> Rejection {
+fn rejection(error: PublishError, events: usize, identity: &crate::auth::Identity) -> Rejection {
     match error {
-        PublishError::Invalid(problems) => Rejection::Events { events: batch.len(), problems },
+        PublishError::Invalid(problems) => Rejection::Events { events, problems },
         PublishError::KeyReused(problems) => Rejection::KeyReused(problems),
         PublishError::TooManyKeys(wait) => Rejection::TooManyKeys(wait),
         PublishError::UnknownOrg => Rejection::UnknownOrg,

@@ -13,6 +13,7 @@ use crate::auth::TopicClaim;
 use crate::cursor::{Cursor, CursorSeal, Epoch, IN_PROGRESS_MAX, KeyRing, Point, Snapshot, Transaction};
 use crate::org::{Incarnation, OrgId};
 use crate::postgres::{PUBLISH_CONNECTIONS_MAX, Primary};
+use crate::service::Jobs;
 
 /// SQLSTATE of a key that was used for other events.
 const KEY_REUSED_STATE: &str = "23505";
@@ -123,15 +124,16 @@ pub struct Publisher {
     pool: PgPool,
     keys: Arc<KeyRing>,
     shares: PublishShares,
+    jobs: Jobs,
     limits: PublishLimits,
 }
 
 impl Publisher {
     /// A publisher on this database, which seals with these keys.
     #[must_use]
-    pub fn new(primary: Arc<Primary>, keys: Arc<KeyRing>, limits: PublishLimits) -> Self {
+    pub(crate) fn new(primary: Arc<Primary>, keys: Arc<KeyRing>, jobs: Jobs, limits: PublishLimits) -> Self {
         let shares = PublishShares::new(limits.memory_bytes_max, PUBLISH_CONNECTIONS_MAX as usize);
-        Self { pool: primary.publish_pool(), primary, keys, shares, limits }
+        Self { pool: primary.publish_pool(), primary, keys, shares, jobs, limits }
     }
 
     /// Limits of requests.
@@ -151,30 +153,44 @@ impl Publisher {
     /// # Errors
     /// With every problem of every event, or if the database cannot publish now.
     pub async fn publish(
-        &self,
+        self: &Arc<Self>,
         caller: Caller<'_>,
-        batch: &EventBatch,
-        reservation: &Reservation,
+        batch: EventBatch,
+        reservation: Reservation,
     ) -> Result<Published, PublishError> {
-        let stored = tokio::time::timeout(self.limits.timeout, self.store(caller, batch, reservation)).await;
-        let stored = stored.unwrap_or(Err(PublishError::Database(sqlx::Error::PoolTimedOut)))?;
-        self.seal(caller.org, &stored).map_err(|error| PublishError::Database(sqlx::Error::Decode(error)))
+        let known = known_problems(caller, &batch);
+        let (publisher, org) = (Arc::clone(self), caller.org);
+        let stored = async {
+            let turn = reservation.turn().await;
+            // The statement goes on if its client leaves. Otherwise the turn would be free while the
+            // connection still waits for the end of the statement, and an organisation could use all
+            // connections by leaving.
+            let job = async move {
+                let _held = (turn, reservation);
+                let store = publisher.store(org, &batch, known);
+                tokio::time::timeout(publisher.limits.timeout, store)
+                    .await
+                    .unwrap_or_else(|_| Err(too_late()))
+            };
+            self.jobs.run(job).await.unwrap_or_else(|| Err(too_late()))
+        };
+        let stored = tokio::time::timeout(self.limits.timeout, stored).await;
+        let stored = stored.unwrap_or_else(|_| Err(too_late()))?;
+        self.seal(org, &stored).map_err(|error| PublishError::Database(sqlx::Error::Decode(error)))
     }
 
     async fn store(
         &self,
-        caller: Caller<'_>,
+        org: OrgId,
         batch: &EventBatch,
-        reservation: &Reservation,
+        known: Vec<Problem>,
     ) -> Result<Stored, PublishError> {
-        let known = known_problems(caller, batch);
         let keys: Vec<Vec<u8>> = batch.keys.iter().map(|key| key.0.to_vec()).collect();
         let keys = (!keys.is_empty()).then_some(keys);
-        let _turn = reservation.turn().await;
         let mut connection = self.pool.acquire().await?;
         let answer = sqlx::query_scalar!(
             r#"select warden.publish_within($1, $2::text::jsonb, $3, $4, $5) as "answer!: Json<Answer>""#,
-            caller.org.as_uuid(),
+            org.as_uuid(),
             batch.json,
             keys.as_deref(),
             !known.is_empty(),
@@ -221,6 +237,10 @@ impl Publisher {
         let point = Arc::new(Point { snapshot, max_id: stored.max_id });
         Ok(Published { events, tx, cursor: seal.seal(&Cursor::at(epoch, point)) })
     }
+}
+
+fn too_late() -> PublishError {
+    PublishError::Database(sqlx::Error::PoolTimedOut)
 }
 
 /// Problems that are known without the database.

@@ -78,6 +78,59 @@ async fn bodies_that_do_not_arrive_take_memory_of_their_organisation_only() {
     t.gateway.stop().await;
 }
 
+/// Statements of callers with a key that wait for the lock of the keys.
+async fn waiting_statements(db: &TestDb) -> i64 {
+    sqlx::query_scalar(
+        "select count(*) from pg_stat_activity
+         where datname = current_database() and wait_event_type = 'Lock' and query ~ 'publish_within'",
+    )
+    .fetch_one(&db.pool)
+    .await
+    .expect("counts")
+}
+
+/// A statement goes on when its caller leaves, so the caller's organisation keeps its share until then.
+#[tokio::test]
+async fn callers_that_leave_do_not_use_the_connections_of_others() {
+    let (t, [org, other]) = with_orgs().await;
+    let addr = t.gateway.public_addr();
+    let body = paid(0).to_string();
+    let request = format!(
+        "POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+         Idempotency-Key: k\r\nAuthorization: Bearer {}\r\nConnection: close\r\n\r\n{body}",
+        body.len(),
+        service(org)
+    );
+    let send_four = async || {
+        let mut streams = Vec::new();
+        for _ in 0..4 {
+            let mut stream = TcpStream::connect(addr).await.expect("connects");
+            stream.write_all(request.as_bytes()).await.expect("writes");
+            streams.push(stream);
+        }
+        streams
+    };
+    let mut lock = t.db.pool.begin().await.expect("begins");
+    sqlx::query("lock table warden.idempotency_keys in exclusive mode")
+        .execute(&mut *lock)
+        .await
+        .expect("locks");
+    let left = send_four().await;
+    eventually("the organisation uses its share", async || waiting_statements(&t.db).await == 4).await;
+    drop(left);
+    let stayed = send_four().await;
+    for n in 0..20 {
+        publish(addr, post(&service(other), &paid(n))).await;
+        assert!(waiting_statements(&t.db).await <= 4, "callers that left use connections");
+    }
+    lock.rollback().await.expect("ends");
+    for mut stream in stayed {
+        let answer = within("an answer", Answer::read(&mut stream)).await;
+        assert_eq!(answer.status, 202, "{answer:?}");
+    }
+    t.gateway.stop().await;
+}
+
 #[tokio::test]
 async fn a_database_that_is_away_is_reported_and_a_key_makes_the_retry_safe() {
     let (t, [org]) = with_orgs().await;
