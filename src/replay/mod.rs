@@ -70,12 +70,16 @@ impl Replay {
         Self { pool, recent, doorbell, progress, queue, metrics, limits }
     }
 
-    /// Takes the organisation's place for a resume from this cursor.
+    /// Takes the organisation's place for a resume with these cursors, which it keeps in memory.
     ///
     /// # Errors
     /// If the organisation has used its share of the places.
-    pub fn begin(&self, org: OrgId, since: &Cursor) -> Result<ResumePlace, ReplayError> {
-        let bytes = since.memory_bytes();
+    pub fn begin<'a>(
+        &self,
+        org: OrgId,
+        cursors: impl IntoIterator<Item = &'a Cursor>,
+    ) -> Result<ResumePlace, ReplayError> {
+        let bytes = cursors.into_iter().map(Cursor::memory_bytes).sum();
         self.queue.enter(org, bytes).map(ResumePlace).ok_or_else(|| {
             self.metrics.limit_reached("resumes_per_org");
             ReplayError::TooManyResumes

@@ -159,7 +159,7 @@ pub(super) fn next_resumed(resuming: &mut Vec<ResumeFuture>) -> impl Future<Outp
 
 impl Resume {
     pub(super) async fn run(&self) -> Subscribed {
-        match self.context.replay.begin(self.org, &self.since) {
+        match self.context.replay.begin(self.org, self.cursors()) {
             Ok(place) => tokio::select! {
                 biased;
                 subscribed = self.run_with(&place) => subscribed,
@@ -169,11 +169,16 @@ impl Resume {
         }
     }
 
+    /// The cursors that the client has named, or that its pages have.
+    fn cursors(&self) -> impl Iterator<Item = &Cursor> {
+        std::iter::once(&self.since).chain(&self.seen)
+    }
+
     /// Resumes, as long as the place is kept.
     async fn run_with(&self, place: &ResumePlace) -> Subscribed {
         let replay = &self.context.replay;
-        for seen in std::iter::once(&self.since).chain(&self.seen) {
-            if let Err(error) = replay.wait_until_reached(seen, || self.context.hub.cursor()).await {
+        for cursor in self.cursors() {
+            if let Err(error) = replay.wait_until_reached(cursor, || self.context.hub.cursor()).await {
                 return self.join_with_resync(&error);
             }
         }

@@ -1,4 +1,5 @@
-//! Cost of one cursor: the read that it causes, and the number of transactions that it may name.
+//! Cost of one cursor: the read that it causes, the memory that it takes, and the number of transactions that
+//! it may name.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,6 +55,36 @@ async fn a_cursor_with_too_many_transactions_resyncs() {
         let since = db.seal_cursor(org, &with_in_progress(&since, count)).await;
         let response = client.join_with("calls", json!({"since": since})).await;
         assert_eq!(response.get("resync").is_none(), is_accepted, "{count}");
+    }
+    gateway.stop().await;
+}
+
+/// A join may name two cursors, `since` and `seen`. Both take memory while it waits.
+#[tokio::test]
+async fn both_cursors_of_a_join_count_in_the_share_of_the_organisation() {
+    let db = TestDb::create().await;
+    let org = db.create_org().await;
+    let gateway =
+        gateway_without_recent(&db, |config| config.limits.replay.cursor_bytes_max = 16 * 1024).await;
+    let small = cursor_after_one_call(&gateway, &db, org).await;
+    let opened = db.open_cursor(org, &small).await;
+    let large = db.seal_cursor(org, &with_in_progress(&opened, 1000)).await;
+    for (payload, is_accepted) in [
+        (json!({"since": small}), true),
+        (json!({"since": small, "seen": small}), true),
+        (json!({"since": large}), false),
+        (json!({"since": small, "seen": large}), false),
+    ] {
+        let mut client = connect(&gateway, org).await;
+        let response = client.join_with("calls", payload.clone()).await;
+        assert!(response.get("resync").is_none(), "{payload}: {response}");
+        if !is_accepted {
+            let resync = client.expect_event("calls", "warden.resync").await;
+            assert_eq!(resync.payload["reason"], "unavailable", "{payload}");
+        }
+        db.publish(org, "calls", "live").await;
+        client.expect_only("calls", "live").await;
+        client.push("calls", "phx_leave", json!({})).await;
     }
     gateway.stop().await;
 }
