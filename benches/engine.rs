@@ -108,8 +108,8 @@ impl SessionCheck for AlwaysValid {
         true
     }
 
-    fn may_join(&self, _topic: &Topic) -> bool {
-        true
+    fn joinable(&self, _topics: &Arc<warden::hub::NamedTopics>) -> warden::hub::JoinableTopics {
+        warden::hub::JoinableTopics { topics: None, checked: 0 }
     }
 }
 

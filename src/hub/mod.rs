@@ -29,7 +29,7 @@ pub use org::{SEGMENT_SUBSCRIPTIONS_MAX, Subscribed};
 pub use outbox::{CloseState, Outbox, OutboxLimits, SendOutcome};
 pub use questions::{Coverage, CoverageTarget, Question, TooManyQuestions};
 pub(crate) use questions::{ORG_QUESTIONS_MAX, QUESTION_TIMEOUT, QUESTIONS_MAX, SESSION_QUESTIONS_MAX};
-pub use session::{SessionCheck, SessionId};
+pub use session::{JoinableTopics, NamedTopics, SessionCheck, SessionId};
 pub use transport::Transport;
 
 use crate::cursor::{Cursor, CursorSeal};

@@ -255,6 +255,11 @@ impl OrgChannel {
         lock(&self.unmarked).extend(topics);
     }
 
+    /// The named topics that have had events since their last mark.
+    pub(super) fn unmarked_names(&self) -> HashSet<Topic> {
+        lock(&self.unmarked).iter().filter(|topic| matches!(topic, Topic::Named(_))).cloned().collect()
+    }
+
     /// Takes the topics that have had events since their last mark.
     pub(super) fn take_unmarked(&self) -> HashSet<Topic> {
         std::mem::take(&mut lock(&self.unmarked))

@@ -7,6 +7,7 @@
 mod command;
 mod context;
 mod covers;
+mod current_token;
 mod event_loop;
 mod join_options;
 mod joined_topics;

@@ -1,14 +1,14 @@
 //! The check whether a session's token was revoked, which the hub runs on every session after a revocation.
 
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use super::SessionContext;
+use super::current_token::CurrentToken;
 use crate::auth::Identity;
 use crate::control::{Revoked, TokenSubject};
-use crate::hub::SessionCheck;
-use crate::sync::lock;
-use crate::wire::{CloseCode, Topic};
+use crate::hub::{JoinableTopics, NamedTopics, SessionCheck};
+use crate::wire::CloseCode;
 
 /// The claims of a verified token that revocations are compared with.
 #[must_use]
@@ -24,18 +24,18 @@ pub fn token_subject(identity: &Identity) -> TokenSubject<'_> {
 
 /// A session's current token, and the state that it is compared with.
 pub(super) struct RevocationCheck {
-    identity: Mutex<Arc<Identity>>,
+    token: CurrentToken<Identity>,
     context: Arc<SessionContext>,
 }
 
 impl RevocationCheck {
     pub(super) fn new(identity: Arc<Identity>, context: Arc<SessionContext>) -> Self {
-        Self { identity: Mutex::new(identity), context }
+        Self { token: CurrentToken::new(identity), context }
     }
 
     /// The identity of the current token.
     pub(super) fn identity(&self) -> Arc<Identity> {
-        Arc::clone(&lock(&self.identity))
+        self.token.get()
     }
 
     /// Replaces the token. The caller must then call [`SessionCheck::close_reason`].
@@ -43,24 +43,24 @@ impl RevocationCheck {
     /// A revocation first replaces the entries and then checks every session. So it either finds the new
     /// token here, or the caller's check finds the new entries: no revocation is missed.
     pub(super) fn replace(&self, identity: Arc<Identity>) {
-        *lock(&self.identity) = identity;
+        self.token.replace(identity);
     }
 }
 
 impl fmt::Debug for RevocationCheck {
     /// Leaves out the context, because its hub contains this check.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RevocationCheck").field("identity", &self.identity).finish_non_exhaustive()
+        f.debug_struct("RevocationCheck").field("token", &self.token).finish_non_exhaustive()
     }
 }
 
 impl SessionCheck for RevocationCheck {
     fn names(&self, topic: &str) -> bool {
-        lock(&self.identity).topics.names(topic)
+        self.identity().topics.names(topic)
     }
 
-    fn may_join(&self, topic: &Topic) -> bool {
-        self.context.check_topic(&self.identity().topics, topic).is_ok()
+    fn joinable(&self, topics: &Arc<NamedTopics>) -> JoinableTopics {
+        self.token.joinable(topics, |token, topic| self.context.check_topic(&token.topics, topic).is_ok())
     }
 
     fn close_reason(&self) -> Option<CloseCode> {

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use super::chunk::Chunk;
 use super::marks::{Mark, MarkFrame};
+use super::write_cost;
 use crate::hub::org::{SEGMENT_SUBSCRIPTIONS_MAX, Segment};
 use crate::hub::{OutboxLimits, SendOutcome};
 use crate::sync::lock;
@@ -29,7 +30,7 @@ pub(super) enum Content {
 /// A chunk or a mark, and the segments that it is sent to.
 #[derive(Debug)]
 pub(super) struct Broadcast {
-    content: Content,
+    pub(super) content: Content,
     segments: Vec<Arc<Segment>>,
     /// Number of slices that were taken. It may exceed the number of segments.
     taken: AtomicUsize,
@@ -40,8 +41,8 @@ pub(super) struct Broadcast {
 /// Result of one slice.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct SliceStats {
-    /// Subscriptions in the segment.
-    pub(super) subscribers: usize,
+    /// Cost in small writes.
+    pub(super) cost: usize,
     /// Whether any subscription was due to get frames of the chunk.
     pub(super) has_recipient: bool,
     /// Frames that were written to a socket or queued in its outbox.
@@ -70,14 +71,6 @@ impl Broadcast {
     /// Whether it is worth sharing with helpers.
     pub(super) fn is_large(&self) -> bool {
         self.segments.len() >= SHARED_SEGMENTS_MIN
-    }
-
-    /// Bytes for each subscriber.
-    pub(super) fn bytes(&self) -> usize {
-        match &self.content {
-            Content::Chunk(chunk) => chunk.bytes(),
-            Content::Mark(mark) => mark.bytes(),
-        }
     }
 
     /// The time at which the first of its events was read.
@@ -119,7 +112,8 @@ impl SliceStats {
 
 fn send_chunk(chunk: &Chunk, segment: &Segment, limits: OutboxLimits) -> SliceStats {
     let mut subscriptions = lock(segment);
-    let mut stats = SliceStats { subscribers: subscriptions.len(), ..SliceStats::default() };
+    let cost = subscriptions.len() * write_cost(chunk.bytes());
+    let mut stats = SliceStats { cost, ..SliceStats::default() };
     for subscription in subscriptions.iter_mut() {
         let Some((frames, frame_count)) = chunk.after(subscription.after_batch) else { continue };
         stats.has_recipient = true;
@@ -135,13 +129,15 @@ fn send_chunk(chunk: &Chunk, segment: &Segment, limits: OutboxLimits) -> SliceSt
 }
 
 fn send_mark(mark: &Mark, segment: &Segment) -> SliceStats {
-    let mut stats = SliceStats::default();
+    // Subscriptions without marks are visited too, so a slice is never free.
+    let mut stats = SliceStats { cost: 1, ..SliceStats::default() };
     let mut last = MarkFrame::default();
     for subscription in lock(segment).iter() {
         if let Some(frame) = mark.frame_for(subscription, &mut last) {
-            stats.subscribers += 1;
+            stats.cost += write_cost(frame.len());
             stats.add(subscription.outbox.send(frame), 1);
         }
     }
+    stats.cost += last.names_cost();
     stats
 }

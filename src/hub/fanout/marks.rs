@@ -9,9 +9,21 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::write_cost;
 use crate::cursor::Cursor;
+use crate::hub::NamedTopics;
 use crate::hub::org::{OrgChannel, Segment, Subscription};
 use crate::wire::{Topic, mark_frame};
+
+/// Named topics that cost as much as one small write, when they are compared with a token or encoded. An
+/// estimate.
+pub(super) const NAMES_PER_WRITE: usize = 32;
+
+/// Bytes of a mark beside the names, in inline sends. An estimate.
+const MARK_BYTES: usize = 256;
+
+/// Bytes of a name in a mark beside the name itself: quotes and a comma.
+const NAME_BYTES: usize = 3;
 
 /// The end of a batch. It is queued behind the events of the batch.
 #[derive(Clone, Debug)]
@@ -32,15 +44,17 @@ pub(super) struct Mark {
     /// The position, sealed for the organisation.
     cursor: Arc<str>,
     /// All named topics that had events since the last mark.
-    named: Arc<[Topic]>,
+    named: Arc<NamedTopics>,
     pub(super) read_at: Instant,
 }
 
 /// The frame of a mark for subscriptions whose tokens may join the same topics.
 #[derive(Debug, Default)]
 pub(super) struct MarkFrame {
-    may_join: Vec<bool>,
+    joinable: Option<Arc<[bool]>>,
     frame: Bytes,
+    /// Number of names that were compared with tokens or encoded so far.
+    names: usize,
 }
 
 /// The marks of an organisation at the end of a batch, with the segments of their topics: one on each topic
@@ -55,7 +69,7 @@ pub(super) fn marks_at(channel: &OrgChannel, end: &BatchEnd) -> Vec<(Mark, Vec<A
     marked.sort_unstable_by(|(a, _), (b, _)| a.as_str().cmp(b.as_str()));
     let mut named: Vec<Topic> = topics.into_iter().filter(|topic| matches!(topic, Topic::Named(_))).collect();
     named.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
-    let named: Arc<[Topic]> = named.into();
+    let named = Arc::new(NamedTopics::new(named));
     // All topics get the same string, so a client recognises the marks of one batch.
     let cursor: Arc<str> = channel.seal().seal(&end.cursor).into();
     let marks = marked.into_iter().map(|(topic, segments)| {
@@ -65,12 +79,15 @@ pub(super) fn marks_at(channel: &OrgChannel, end: &BatchEnd) -> Vec<(Mark, Vec<A
     marks.collect()
 }
 
-impl Mark {
-    /// Approximate bytes for each subscriber.
-    pub(super) fn bytes(&self) -> usize {
-        self.cursor.len()
-    }
+/// Upper bound of the cost of one mark that names topics of these names, in small writes. If the tokens of
+/// all subscriptions differ, the names are compared and encoded for each.
+pub(super) fn mark_cost<'a>(named: impl Iterator<Item = &'a str>) -> usize {
+    let (names, bytes) =
+        named.fold((0, MARK_BYTES), |(names, bytes), name| (names + 1, bytes + name.len() + NAME_BYTES));
+    write_cost(bytes) + 2 * names / NAMES_PER_WRITE
+}
 
+impl Mark {
     /// The frame for a subscription. None if it gets no marks, has begun later, or is still sent its missed
     /// events: then its first mark follows them. `last` is the frame of the previous subscription.
     pub(super) fn frame_for<'a>(
@@ -82,13 +99,27 @@ impl Mark {
         if subscription.after_batch >= self.batch || subscription.replay_buffer.is_some() {
             return None;
         }
-        let may_join: Vec<bool> =
-            self.named.iter().map(|topic| *topic != self.topic && reader.check.may_join(topic)).collect();
-        if last.frame.is_empty() || last.may_join != may_join {
-            let others = self.named.iter().zip(&may_join).filter(|(_, may_join)| **may_join);
-            let others: Vec<&str> = others.map(|(topic, _)| topic.as_str()).collect();
-            *last = MarkFrame { frame: mark_frame(&self.topic, &self.cursor, &others), may_join };
+        let joinable = reader.check.joinable(&self.named);
+        last.names += joinable.checked;
+        if last.frame.is_empty() || last.joinable != joinable.topics {
+            last.names += self.named.len();
+            last.frame = mark_frame(&self.topic, &self.cursor, &self.others(joinable.topics.as_deref()));
+            last.joinable = joinable.topics;
         }
         Some(&last.frame)
+    }
+
+    /// The named topics beside the mark's own, as far as they may be joined.
+    fn others(&self, joinable: Option<&[bool]>) -> Vec<&str> {
+        let may_join = |n: usize| joinable.is_none_or(|joinable| joinable[n]);
+        let others = self.named.iter().enumerate().filter(|(n, topic)| **topic != self.topic && may_join(*n));
+        others.map(|(_, topic)| topic.as_str()).collect()
+    }
+}
+
+impl MarkFrame {
+    /// Cost of comparing and encoding names so far, in small writes.
+    pub(super) fn names_cost(&self) -> usize {
+        self.names / NAMES_PER_WRITE
     }
 }

@@ -8,12 +8,12 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::fair_queue::{OrgClose, QueuedEvent};
-use super::marks::BatchEnd;
+use super::marks::{BatchEnd, mark_cost};
 use super::{Batch, OrgEvents, ROUND_COST, Shared, encode, write_cost};
 use crate::hub::org::OrgChannel;
 use crate::org::OrgId;
 use crate::sync::lock;
-use crate::wire::{CloseCode, Event};
+use crate::wire::{CloseCode, Event, Topic};
 
 /// Cost of all inline sends of one batch, in small writes. It is limited because the tailer must continue
 /// reading.
@@ -102,19 +102,28 @@ impl FanoutSender {
         if part.is_gone || lock(&self.shared.queue).has_work(org) {
             return None;
         }
-        // Each subscription gets at most one mark.
-        let mut cost = channel.marked();
+        let marked = channel.marked();
+        // Topics that the marks will name.
+        let mut named = if marked > 0 { channel.unmarked_names() } else { HashSet::new() };
+        let mut cost = marked;
         for event in &part.events {
             if event.is_control() {
                 return None;
             }
             let write = write_cost(event.memory_bytes());
-            cost += event.topics().map(|topic| channel.subscribers_max(&topic) * write).sum::<usize>();
+            for topic in event.topics() {
+                cost += channel.subscribers_max(&topic) * write;
+                if marked > 0 && matches!(topic, Topic::Named(_)) {
+                    named.insert(topic);
+                }
+            }
             if cost > budget {
                 return None;
             }
         }
-        Some(cost)
+        // Each subscription gets at most one mark.
+        let cost = cost + marked * (mark_cost(named.iter().map(Topic::as_str)) - 1);
+        (cost <= budget).then_some(cost)
     }
 
     fn queue(&self, org: OrgId, batch: &Batch, part: &OrgEvents) {

@@ -4,7 +4,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::broadcast::Broadcast;
 use super::fair_queue::{FairQueue, Task};
-use super::{ROUND_COST, Shared, encode, write_cost};
+use super::{ROUND_COST, Shared, encode};
 use crate::org::OrgId;
 use crate::sync::lock;
 
@@ -85,7 +85,7 @@ impl FanoutWorker {
         }
         let mut queue = lock(&self.0.queue);
         match sent {
-            Some(stats) => queue.charge(stats.subscribers * write_cost(broadcast.bytes())),
+            Some(stats) => queue.charge(stats.cost),
             None if broadcast.is_done() => {
                 if let Some(next) = queue.next_broadcast().filter(|next| next.is_large()) {
                     self.0.helpers.share(&next);

@@ -1,5 +1,7 @@
 //! Marks: the events that they follow, and the subscriptions that get them.
 
+use super::super::broadcast::Content;
+use super::super::marks::NAMES_PER_WRITE;
 use super::*;
 use crate::hub::Subscribed;
 
@@ -116,4 +118,69 @@ async fn a_first_mark_waits_for_the_end_of_a_batch_and_ends_with_its_subscriptio
     worker.drain();
     assert!(one.received().is_empty());
     assert!(request(&Subscriber::new(&hub, org).await).is_none(), "it gets no marks");
+}
+
+/// Topics that nobody has joined, which marks name.
+const NAMED: usize = 10 * NAMES_PER_WRITE;
+
+/// A batch with an event on `calls`, and one on each of many other topics.
+fn on_many_topics(hub: &Hub, org: OrgId) -> Batch {
+    let mut batch = notes(hub, org, 1, false);
+    let event = batch.orgs[0].events[0].clone();
+    batch.orgs[0].events.extend((0..NAMED).map(|n| {
+        let topic = Topic::parse(&format!("topic_{n}")).expect("a topic");
+        Arc::new(Event { topic, ..Event::clone(&event) })
+    }));
+    batch
+}
+
+#[tokio::test]
+async fn marks_that_name_many_topics_are_not_sent_inline() {
+    let hub = new_hub();
+    let org = OrgId::for_tests(1);
+    let without = Subscriber::new(&hub, org).await;
+    let (mut sender, worker, metrics) = new_fanout(&hub, LIMITS);
+    dispatch(&mut sender, &on_many_topics(&hub, org));
+    assert_eq!(metrics.deliveries.get(), 1, "without marks the events are sent inline");
+    drop(without);
+    let mut subscribers = Vec::new();
+    for _ in 0..SEGMENT_SUBSCRIPTIONS_MAX {
+        subscribers.push(Subscriber::with_marks(&hub, org).await);
+    }
+    dispatch(&mut sender, &on_many_topics(&hub, org));
+    assert_eq!(metrics.deliveries.get(), 1, "queued");
+    worker.drain();
+    for one in &mut subscribers {
+        let received = one.received_until(MARK);
+        assert_eq!(received.matches("\"topic_").count(), NAMED, "{received}");
+    }
+}
+
+/// Each slice of a mark costs what its names, its frames and its visits of subscriptions cost.
+#[tokio::test]
+async fn marks_are_charged_for_their_size_and_their_names() {
+    let hub = new_hub();
+    let org = OrgId::for_tests(1);
+    let mut subscribers = Vec::new();
+    for _ in 0..3 {
+        subscribers.push(Subscriber::with_marks(&hub, org).await);
+    }
+    let channel = hub.channel(org).expect("has sessions");
+    let cost_of_mark = |batch: &Batch| {
+        let queued: Vec<_> =
+            batch.orgs[0].events.iter().map(|event| QueuedEvent::new(batch, event)).collect();
+        let (number, cursor) = (batch.number, batch.cursor.clone());
+        let end = BatchEnd { batch: number, cursor, read_at: batch.read_at };
+        let broadcasts = encode(&channel, &queued, Some(&end));
+        let mark = broadcasts.iter().find(|broadcast| matches!(broadcast.content, Content::Mark(_)));
+        mark.expect("a mark").send_slice(OUTBOX).expect("a slice").cost
+    };
+    let small = cost_of_mark(&notes(&hub, org, 1, false));
+    assert_eq!(small, 1 + subscribers.len());
+    let large = cost_of_mark(&on_many_topics(&hub, org));
+    let bytes = subscribers[0].received_until_count(MARK, 2).len();
+    let write = bytes / COST_BYTES;
+    // The names are encoded once, and compared with the token of each subscription.
+    let names = (1 + NAMED) * (1 + subscribers.len()) / NAMES_PER_WRITE;
+    assert!(write > 2 && large >= 3 * write + names, "{large}, {write}, {names}");
 }
