@@ -6,17 +6,17 @@
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::Path;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 use warden_testkit::TcpProxy;
 use warden_testkit::phoenix::{self, Received};
 
 use crate::harness::{Node, TestDb, token, within};
+use crate::phoenix::driver::node;
 
 /// Clients of each kind.
 const CLIENTS: usize = 10;
@@ -125,15 +125,7 @@ async fn write(db: &TestDb, org: Uuid, statement: usize) -> Vec<String> {
 fn start_phoenix(balancer: SocketAddr, org: Uuid) -> Child {
     let client = json!({"token": token(org, &json!({})), "topics": ["calls"]});
     let config = json!({"url": format!("ws://{balancer}/socket"), "clients": vec![client; CLIENTS]});
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/followers.mjs");
-    Command::new("node")
-        .arg(script)
-        .arg(config.to_string())
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("node can be started: `make setup` installs it")
+    node("followers.mjs", &config).spawn().expect("node can be started: `make setup` installs it")
 }
 
 /// Reads the reports of the `phoenix` clients until each has received the last event. The table was empty

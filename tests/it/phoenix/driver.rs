@@ -1,5 +1,6 @@
-//! Drives `tests/clients/phoenix.mjs`: starts it, sends commands, and reads its reports. It does not know the
-//! protocol, which is the package's part.
+//! Drives the scripts of `tests/clients` that run in Node: starts `phoenix.mjs`, sends commands, and reads
+//! its reports; or starts a recipe, and reads what it shows. It does not know the protocol, which is the
+//! package's part.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,7 @@ use warden::app::Gateway;
 
 use crate::harness::within;
 
-/// Packages that `phoenix.mjs` imports.
+/// Packages that the scripts import.
 const PACKAGES: &[&str] = &["phoenix", "ws"];
 
 /// A running client, and its reports so far.
@@ -35,19 +36,10 @@ impl Phoenix {
 
     /// Starts the client like [`Phoenix::start`], with additional trusted certificates from a PEM file.
     pub async fn start_trusting(config: &Value, certificates: Option<&Path>) -> Self {
-        let mut child = Command::new("node")
-            .envs(certificates.map(|path| ("NODE_EXTRA_CA_CERTS", path)))
-            .arg(directory().join("phoenix.mjs"))
-            .arg(config.to_string())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap_or_else(|e| {
-                panic!("node cannot be started ({e}): install Node 20 or later (`make setup`)")
-            });
+        let mut command = node("phoenix.mjs", config);
+        command.envs(certificates.map(|path| ("NODE_EXTRA_CA_CERTS", path)));
+        let (mut child, stdout) = start(command);
         let stdin = child.stdin.take().expect("piped");
-        let stdout = BufReader::new(child.stdout.take().expect("piped")).lines();
         let (unseen, transcript) = (VecDeque::new(), String::new());
         let mut phoenix = Self { _child: child, stdin, stdout, unseen, transcript };
         phoenix.next("ready").await;
@@ -141,6 +133,53 @@ impl Drop for Phoenix {
             eprintln!("reports of the client:\n{}", self.transcript);
         }
     }
+}
+
+/// A recipe that runs in Node, and prints everything that it shows: a JSON value on each line.
+pub(super) struct Recipe {
+    // It is killed when it is dropped, and also ends at the end of its standard input.
+    _child: Child,
+    stdout: Lines<BufReader<ChildStdout>>,
+}
+
+impl Recipe {
+    /// Starts a script of `tests/clients`.
+    pub(super) fn start(script: &str, config: &Value) -> Self {
+        let (child, stdout) = start(node(script, config));
+        Self { _child: child, stdout }
+    }
+
+    /// Awaits that it shows this. `check` gets everything that it shows until then.
+    pub(super) async fn shows(&mut self, expected: &Value, check: impl Fn(&Value)) {
+        within(&format!("{expected} from the recipe"), async {
+            loop {
+                let line = self.stdout.next_line().await.expect("reads").expect("the client runs");
+                let shown: Value = serde_json::from_str(&line).expect("JSON");
+                check(&shown);
+                if shown == *expected {
+                    break;
+                }
+            }
+        })
+        .await;
+    }
+}
+
+/// A command that runs a script of `tests/clients` with this configuration.
+pub fn node(script: &str, config: &Value) -> Command {
+    let mut command = Command::new("node");
+    command.arg(directory().join(script)).arg(config.to_string()).kill_on_drop(true);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    command
+}
+
+/// Starts a script, and returns it with the lines that it prints.
+fn start(mut command: Command) -> (Child, Lines<BufReader<ChildStdout>>) {
+    let mut child = command
+        .spawn()
+        .unwrap_or_else(|e| panic!("node cannot be started ({e}): install Node 20 or later (`make setup`)"));
+    let stdout = BufReader::new(child.stdout.take().expect("piped")).lines();
+    (child, stdout)
 }
 
 /// Directory of the client. Panics if its packages are not installed.

@@ -1,13 +1,9 @@
 //! The recipe that keeps the rows of a table, with the published `phoenix` package.
 
-use std::process::Stdio;
-
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::Command;
 
-use super::driver::directory;
-use super::{good_token, within};
+use super::driver::Recipe;
+use super::good_token;
 use crate::harness::TestGateway;
 
 #[tokio::test]
@@ -24,33 +20,14 @@ async fn the_recipe_ends_with_the_rows_of_the_table() {
     let addr = t.gateway.public_addr();
     let config = json!({"url": format!("ws://{addr}/socket"), "authToken": good_token(org), "topic": "items",
                         "parameters": {"limit": 10, "order": "n,id"}});
-    let mut child = Command::new("node")
-        .arg(directory().join("rows.mjs"))
-        .arg(config.to_string())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("node starts");
-    let mut lines = BufReader::new(child.stdout.take().expect("is piped")).lines();
+    let mut recipe = Recipe::start("rows.mjs", &config);
     let stored = async || -> Value {
         sqlx::query_scalar("select jsonb_agg(to_jsonb(i) order by id) from items i")
             .fetch_one(&t.db.pool)
             .await
             .expect("queries")
     };
-    let mut shows_the_table = async || {
-        let expected = stored().await;
-        within("the rows of the table", async {
-            loop {
-                let line = lines.next_line().await.expect("reads").expect("the client runs");
-                if serde_json::from_str::<Value>(&line).expect("JSON") == expected {
-                    break;
-                }
-            }
-        })
-        .await;
-    };
+    let mut shows_the_table = async || recipe.shows(&stored().await, |_| {}).await;
     shows_the_table().await;
     t.db.run("update items set n = n + 1 where id < 9; delete from items where id = 3").await;
     shows_the_table().await;

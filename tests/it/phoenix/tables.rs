@@ -1,15 +1,11 @@
 //! The recipe that shows several tables in consistent states, with the published `phoenix` package.
 
-use std::process::Stdio;
-
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::Command;
 use warden_testkit::{Gate, TcpProxy};
 
-use super::driver::directory;
-use super::{good_token, within};
+use super::driver::Recipe;
+use super::good_token;
 use crate::harness::TestGateway;
 
 const TOPICS: [&str; 2] = ["lefts", "rights"];
@@ -30,37 +26,20 @@ async fn the_recipe_shows_no_part_of_a_transfer() {
     }
     let proxy = TcpProxy::start(vec![t.gateway.public_addr()]).await;
     let config = json!({"url": format!("ws://{}/socket", proxy.addr()), "authToken": good_token(org), "topics": TOPICS});
-    let mut child = Command::new("node")
-        .arg(directory().join("tables.mjs"))
-        .arg(config.to_string())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("node starts");
-    let mut lines = BufReader::new(child.stdout.take().expect("is piped")).lines();
+    let mut recipe = Recipe::start("tables.mjs", &config);
     let stored = async || -> Value {
         let sql = "select jsonb_build_array(
             (select coalesce(jsonb_agg(to_jsonb(l) order by id), '[]') from lefts l),
             (select coalesce(jsonb_agg(to_jsonb(r) order by id), '[]') from rights r))";
         sqlx::query_scalar(sql).fetch_one(&t.db.pool).await.expect("queries")
     };
-    let mut shows = async |expected: &Value| {
-        within("the rows of both tables", async {
-            loop {
-                let line = lines.next_line().await.expect("reads").expect("the client runs");
-                let shown: Value = serde_json::from_str(&line).expect("JSON");
-                let rows = shown.as_array().expect("tables").iter().flat_map(|t| t.as_array().expect("rows"));
-                let sum: i64 = rows.map(|row| row["n"].as_i64().expect("a number")).sum();
-                assert_eq!(sum, 2000, "{line}");
-                if shown == *expected {
-                    break;
-                }
-            }
-        })
-        .await;
+    let is_whole = |shown: &Value| {
+        let rows = shown.as_array().expect("tables").iter().flat_map(|table| table.as_array().expect("rows"));
+        let sum: i64 = rows.map(|row| row["n"].as_i64().expect("a number")).sum();
+        assert_eq!(sum, 2000, "{shown}");
     };
-    shows(&stored().await).await;
+    let mut shows_the_tables = async || recipe.shows(&stored().await, is_whole).await;
+    shows_the_tables().await;
     for step in 0..TRANSFERS {
         let (a, b, amount) = (step % 10 + 1, step * 7 % 10 + 1, step % 13 + 1);
         let sql = format!(
@@ -71,12 +50,12 @@ async fn the_recipe_shows_no_part_of_a_transfer() {
             for gate in proxy.gates() {
                 gate.send_replace(Gate::Cut);
             }
-            shows(&stored().await).await;
+            shows_the_tables().await;
         }
     }
     // TRUNCATE leads to a resync of one topic, and its rows are read again.
     t.db.run(format!("begin; truncate lefts; insert into lefts values (1, '{org}', 2000 - (select sum(n) from rights)); commit"))
         .await;
-    shows(&stored().await).await;
+    shows_the_tables().await;
     t.gateway.stop().await;
 }
