@@ -15,15 +15,14 @@ async fn publish_large(db: &TestDb, org: Uuid, events: u32) {
     .await;
 }
 
-/// Events of one organisation exceed its share of the events in memory. Another one still resumes from
-/// memory.
+/// Events of one organisation would fill the memory of recent events. Another one still resumes from memory.
 #[tokio::test]
 async fn events_of_one_organisation_leave_those_of_others_in_memory() {
     let t = TestGateway::start().await;
     let witness = t.witness().await;
     let greedy = t.db.create_org().await;
-    let share = Limits::default().recent.org_bytes_max;
-    let events = u32::try_from(share / 60_000).expect("few") * 2;
+    let all = Limits::default().recent.bytes_max;
+    let events = u32::try_from(all / 60_000 * 5 / 4).expect("few");
     publish_large(&t.db, greedy, events).await;
     let metrics = t.gateway.metrics();
     eventually("the tailer has read the events", async || metrics.events.get() > u64::from(events)).await;
