@@ -284,7 +284,7 @@ proptest! {
         let uri = if in_path { format!("/{list}") } else { format!("/?x={list}") };
         let result = find_in(&uri, &[]);
         // Letters of other alphabets are part of a name.
-        let is_part = separator.chars().all(|c| c.is_alphanumeric());
+        let is_part = separator.chars().all(char::is_alphanumeric);
         prop_assert!(is_part || matches!(result, Err(CredentialError::InUrl(_))), "{}: {:?}", uri, result);
     }
 

@@ -110,7 +110,7 @@ impl Random {
         // MERGE exists from PostgreSQL 15 on, and in WITH from 17 on.
         let kinds = match self.version {
             ..150_000 => 8,
-            ..170_000 => 14,
+            150_000..170_000 => 14,
             _ => 17,
         };
         match self.rng.u8(..kinds) {
