@@ -119,11 +119,11 @@ schemas: setup-postgres ## Take every schema of tests/schemas from the plan to a
 	WARDEN_SCHEMAS=$${WARDEN_SCHEMAS:-all} cargo test --test it schemas:: -- --nocapture
 
 .PHONY: plans
-plans: setup-postgres ## Plan a run to each goal after every migration; the suite plans one goal after each
+plans: setup-postgres ## Plan a run to each goal after every migration; the suite plans one goal after every third
 	WARDEN_PLANS=all cargo test --test it schema::states
 
 .PHONY: remedies
-remedies: setup-postgres ## Apply every answer to every question of the audit; the suite applies two to each
+remedies: setup-postgres ## Apply every answer to every question of the audit; the suite applies the first and some others
 	WARDEN_REMEDIES=all cargo test --test it audit::remedies
 
 .PHONY: orms

@@ -14,7 +14,7 @@ use super::{migrate, migrated};
 use crate::harness::TestDb;
 
 /// Worlds of one run.
-const CASES: usize = 3;
+const CASES: usize = 2;
 
 /// Table, role, organisation of the claims (none: no claims), and attempt.
 type Attempt = (usize, String, Option<usize>, String);

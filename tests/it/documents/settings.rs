@@ -12,7 +12,7 @@ use super::strings;
 use crate::harness::TestDb;
 
 /// Settings of the suite's sample, beside [`ALWAYS`].
-const SAMPLE: usize = 30;
+const SAMPLE: usize = 20;
 
 /// Settings that every run checks: how names, literals and values are read and printed, and who writes how.
 const ALWAYS: [(&str, &str); 24] = [

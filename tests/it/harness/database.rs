@@ -16,12 +16,16 @@ const CONNECTIONS_MAX: u32 = 400;
 const POOL_CONNECTIONS_MAX: u32 = 24;
 const TEMPLATE: &str = "warden_template";
 
-/// Options of a temporary cluster for tests: without fsync, with prepared transactions.
+/// Options of a temporary cluster for tests: without fsync and autovacuum, with prepared transactions.
 pub fn cluster_options() -> ClusterOptions {
     ClusterOptions {
         binaries: Binaries::find(None, std::env::var_os("PATH").as_deref()).expect("PostgreSQL is installed"),
         data_dir: DataDir::Temporary,
-        settings: vec![("max_prepared_transactions".into(), "8".into())],
+        settings: vec![
+            ("max_prepared_transactions".into(), "8".into()),
+            // A worker visits each of several hundred databases once a minute, which takes much of two cores.
+            ("autovacuum".into(), "off".into()),
+        ],
         max_connections: CONNECTIONS_MAX,
         durable: false,
     }

@@ -126,7 +126,7 @@ async fn a_client_that_applies_events_in_order_has_every_state_of_every_row() {
     let mut session = PgConnection::connect(db.url()).await.expect("connects");
     let version = server_version(&mut session).await;
     let mut succeeded = 0;
-    let (first, programs) = (number("WARDEN_ORDER_FIRST", 0), number("WARDEN_ORDER_PROGRAMS", 20));
+    let (first, programs) = (number("WARDEN_ORDER_FIRST", 0), number("WARDEN_ORDER_PROGRAMS", 12));
     for seed in first..first + programs {
         let program = programs::program(seed, org, version >= 150_000);
         match check(&mut session, &program).await {

@@ -189,7 +189,7 @@ async fn rows_that_move_have_every_state_in_the_log() {
     let mut session = PgConnection::connect(db.url()).await.expect("connects");
     let version = server_version(&mut session).await;
     let mut succeeded = 0;
-    let (first, programs) = (number("WARDEN_ORDER_FIRST", 0), number("WARDEN_ORDER_PROGRAMS", 20));
+    let (first, programs) = (number("WARDEN_ORDER_FIRST", 0), number("WARDEN_ORDER_PROGRAMS", 10));
     for seed in first..first + programs {
         let program = Random { rng: Rng::with_seed(seed), version }.program(org);
         match check(&mut session, &program).await {

@@ -19,12 +19,14 @@ use super::{PATH, paid, service};
 use crate::harness::{Node, TestDb};
 
 const CALLERS: usize = 50;
-const EVENTS: usize = 1000;
+/// Events of a run, and of one with `WARDEN_KILLS=full`.
+const EVENTS: usize = 200;
+const EVENTS_FULL: usize = 1000;
 /// Events of one request, unless `WARDEN_KILLS=full`. Then each has a request of its own.
-const BATCH: usize = 50;
+const BATCH: usize = 20;
 /// The first events have a request each in every run.
-const SINGLES: usize = 20;
-const KILLS: usize = 4;
+const SINGLES: usize = 10;
+const KILLS: usize = 2;
 const KILLS_FULL: usize = 20;
 /// Delay before a caller tries the other node.
 const RETRY: Duration = Duration::from_millis(20);
@@ -59,13 +61,13 @@ struct Caller {
 }
 
 /// Ranges of the events of one request each.
-fn requests(caller: usize, form: Form, batch: usize) -> Vec<std::ops::Range<usize>> {
+fn requests(caller: usize, form: Form, count: usize, batch: usize) -> Vec<std::ops::Range<usize>> {
     let mut ranges: Vec<_> = (0..SINGLES).map(|n| n..n + 1).collect();
     let mut start = SINGLES;
     // One key belongs to one body, so requests with such keys are divided alike.
     let mut length = if form == Form::CloudEvents { caller % batch + 1 } else { batch };
-    while start < EVENTS {
-        let end = (start + length).min(EVENTS);
+    while start < count {
+        let end = (start + length).min(count);
         ranges.push(start..end);
         (start, length) = (end, batch);
     }
@@ -162,14 +164,14 @@ async fn start(db: &TestDb, name: &str) -> Node {
 
 async fn publish_while_nodes_are_killed(form: Form, name: &str) {
     let is_full = std::env::var("WARDEN_KILLS").is_ok_and(|value| value == "full");
-    let (batch, kills, deadline) =
-        if is_full { (1, KILLS_FULL, DEADLINE_FULL) } else { (BATCH, KILLS, DEADLINE) };
+    let (count, batch, kills, deadline) =
+        if is_full { (EVENTS_FULL, 1, KILLS_FULL, DEADLINE_FULL) } else { (EVENTS, BATCH, KILLS, DEADLINE) };
     let db = TestDb::create().await;
     let org: Uuid = db.create_org().await;
     db.run("select warden.declare_topic('invoices')").await;
     let mut nodes = [start(&db, &format!("{name}-a")).await, start(&db, &format!("{name}-b")).await];
     let (done, progress) = watch::channel(0);
-    let ranges: Vec<_> = (0..CALLERS).map(|caller| requests(caller, form, batch)).collect();
+    let ranges: Vec<_> = (0..CALLERS).map(|caller| requests(caller, form, count, batch)).collect();
     let total = ranges.iter().map(Vec::len).sum();
     let callers: Vec<_> = (0..CALLERS)
         .zip(ranges)
@@ -180,7 +182,7 @@ async fn publish_while_nodes_are_killed(form: Form, name: &str) {
                 token: service(org),
                 form,
                 node: n % 2,
-                answers: vec![(0, false); EVENTS],
+                answers: vec![(0, false); count],
                 interrupted: 0,
             };
             tokio::spawn(caller.run(ranges, done.clone()))
@@ -196,7 +198,7 @@ async fn publish_while_nodes_are_killed(form: Form, name: &str) {
     .fetch_all(&db.pool)
     .await
     .expect("reads");
-    assert_eq!(stored.len(), EVENTS, "events in the log");
+    assert_eq!(stored.len(), count, "events in the log");
     for (n, (stored_n, id)) in stored.into_iter().enumerate() {
         assert_eq!(usize::try_from(stored_n), Ok(n));
         assert!(callers.iter().all(|caller| caller.answers[n].0 == id), "event {n} has several ids");

@@ -57,10 +57,14 @@ async fn a_plan_works_before_after_and_between_migrations() {
                checksum bytea not null, execution_time bigint not null)",
         )
         .await;
-    // A plan runs every migration that is missing, so the suite tries one goal after each file.
-    let every_goal = std::env::var_os("WARDEN_PLANS").is_some();
-    for (file, goal) in SchemaSet::Core.migrator().iter().zip(GOALS.iter().cycle()) {
-        let goals = if every_goal { &GOALS[..] } else { std::slice::from_ref(goal) };
+    // A plan runs every migration that is missing, so the suite tries one goal after every third file.
+    let is_full = std::env::var_os("WARDEN_PLANS").is_some();
+    for (n, file) in SchemaSet::Core.migrator().iter().enumerate() {
+        let goals = match n % 3 {
+            _ if is_full => &GOALS[..],
+            0 => std::slice::from_ref(&GOALS[n / 3 % GOALS.len()]),
+            _ => continue,
+        };
         let stop = format!(
             "alter table warden._sqlx_migrations add constraint stop check (version <= {})",
             file.version

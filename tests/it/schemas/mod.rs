@@ -22,9 +22,9 @@ const STATEMENTS: (u32, u32) = (40, 120);
 
 /// Schemas of the suite, for each operator.
 const SAMPLE: [(Operator, &[&str]); 3] = [
-    (Operator::Superuser, &["quoted_names", "audited"]),
-    (Operator::Managed, &["own_policies", "partitioned_by_month", "prisma"]),
-    (Operator::WithoutBypass, &["own_organizations", "generated_columns"]),
+    (Operator::Superuser, &["quoted_names"]),
+    (Operator::Managed, &["own_policies", "partitioned_by_month"]),
+    (Operator::WithoutBypass, &["own_organizations"]),
 ];
 
 #[tokio::test]

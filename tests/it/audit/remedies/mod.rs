@@ -221,9 +221,9 @@ async fn every_remedy_removes_its_finding_and_nothing_else() {
                     if n == 0 {
                         let mut others: Vec<usize> = (1..repaired.answers.min(FIRST_ANSWERS)).collect();
                         others.extend((repaired.answers > FIRST_ANSWERS).then_some(LAST));
-                        if !every_answer && !others.is_empty() {
+                        if !every_answer {
                             // `make remedies` tries them all.
-                            others = vec![others[number % others.len()]];
+                            others.retain(|_| number % 4 == 0);
                         }
                         waiting.extend(others);
                     }
