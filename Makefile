@@ -47,7 +47,7 @@ lint: ## Check format, clippy, API documentation, .sqlx, migrations, licences an
 	scripts/sqlx-data --check
 	scripts/lint-migrations
 	$(MAKE) --no-print-directory openapi-lint
-	@command -v cargo-deny >/dev/null || cargo install cargo-deny --locked --quiet
+	@command -v cargo-deny >/dev/null || cargo install cargo-deny --locked --quiet --debug
 	cargo deny --log-level error check licenses bans sources
 
 .PHONY: sqlx
