@@ -1,8 +1,8 @@
 //! Queues in which the requests of each holder wait for a capacity.
 //!
 //! Only the first request of a holder waits for the capacity itself; the others wait behind it. So a holder
-//! with many requests takes no more places there than one with a single request, freed units wake one request
-//! of each holder, and the requests of a holder are served in the order of their arrival.
+//! with many requests takes no more places there than one with a single request. Freed units wake one request
+//! of each holder. A holder's requests are served in order of arrival.
 
 use std::collections::HashMap;
 use std::hash::Hash;

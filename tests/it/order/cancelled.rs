@@ -3,7 +3,7 @@
 
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 
-use super::server_version;
+use super::{server_version, stored_halves};
 use crate::harness::TestDb;
 
 /// A trigger cancels what the setting of its name says. "!first" sorts before Warden's triggers, "~last"
@@ -124,17 +124,13 @@ async fn a_row_is_logged_as_created_after_a_move_without_its_other_half() {
                 events.sort_unstable();
             }
             assert_eq!(events, expected, "{script}, {is_nested}");
-            let halves: i64 = sqlx::query_scalar("select count(*) from warden.moved_rows")
-                .fetch_one(&mut session)
-                .await
-                .expect("counts");
-            assert_eq!(halves, 0, "{script}, {is_nested}: left rows behind");
+            assert_eq!(stored_halves(&mut session).await, 0, "{script}, {is_nested}: left rows behind");
         }
     }
 }
 
-/// One row of a large update moves. The memory of the session is that of the rows that move: with the images
-/// of all rows, it would grow by some 100 bytes for each.
+/// One row of a large update moves. The session needs memory for this row alone; the images of all rows would
+/// take about 100 bytes each.
 #[tokio::test]
 async fn an_update_of_many_rows_of_which_one_moves_takes_little_memory() {
     const ROWS: i64 = 100_000;

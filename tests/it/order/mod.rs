@@ -119,6 +119,12 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |n| n.parse().expect("a number"))
 }
 
+/// Halves of moves between partitions that are stored. There are none after a statement.
+async fn stored_halves(session: &mut PgConnection) -> i64 {
+    let halves = sqlx::query_scalar("select count(*) from warden.moved_rows");
+    halves.fetch_one(session).await.expect("counts")
+}
+
 #[tokio::test]
 async fn a_client_that_applies_events_in_order_has_every_state_of_every_row() {
     let db = TestDb::create().await;

@@ -4,7 +4,7 @@ use fastrand::Rng;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use uuid::Uuid;
 
-use super::{check, number, programs::Program, server_version};
+use super::{check, number, programs::Program, server_version, stored_halves};
 use crate::harness::TestDb;
 
 /// Bodies of the triggers of `a`. Without a trigger that writes to a watched table, it has no order triggers.
@@ -201,11 +201,7 @@ async fn rows_that_move_have_every_state_in_the_log() {
         }
     }
     assert!(succeeded > 8 * usize::try_from(programs).expect("fits"), "only {succeeded} scripts succeeded");
-    let halves: i64 = sqlx::query_scalar("select count(*) from warden.moved_rows")
-        .fetch_one(&mut session)
-        .await
-        .expect("counts");
-    assert_eq!(halves, 0, "a statement left rows behind");
+    assert_eq!(stored_halves(&mut session).await, 0, "a statement left rows behind");
 }
 
 /// Statements that move row 2, and perhaps do more, with the events that they log.
@@ -319,9 +315,5 @@ async fn a_query_that_moves_rows_of_several_tables_logs_each_move_once() {
         .expect("reads");
         assert_eq!(events, expected, "{query}");
     }
-    let halves: i64 = sqlx::query_scalar("select count(*) from warden.moved_rows")
-        .fetch_one(&mut session)
-        .await
-        .expect("counts");
-    assert_eq!(halves, 0, "a statement left rows behind");
+    assert_eq!(stored_halves(&mut session).await, 0, "a statement left rows behind");
 }

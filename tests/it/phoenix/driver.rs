@@ -1,6 +1,5 @@
-//! Drives the scripts of `tests/clients` that run in Node: starts `phoenix.mjs`, sends commands, and reads
-//! its reports; or starts a recipe, and reads what it shows. It does not know the protocol, which is the
-//! package's part.
+//! Drives the scripts of `tests/clients` that run in Node. It starts `phoenix.mjs`, sends commands and reads
+//! reports, or it starts a recipe and reads what the recipe shows. Only the package implements the protocol.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
