@@ -73,19 +73,27 @@ pub(crate) async fn retention(world: World, mut stop: watch::Receiver<bool>) {
     }
 }
 
-/// Ends gateways with SIGKILL or SIGTERM and restarts them.
+/// Ends gateways with SIGKILL or SIGTERM and restarts them. Of each two faults, one is a SIGKILL and one a
+/// SIGTERM, in random order. A slow machine has time for few faults, and independent choices would then often
+/// leave one kind out.
 pub(crate) async fn gateways(
     mut gateways: Vec<Gateway>,
     record: Arc<Record>,
     mut stop: watch::Receiver<bool>,
     mut random: fastrand::Rng,
 ) -> Vec<Gateway> {
+    let mut rest_of_pair = None;
     while pause(&mut stop, &mut random, GATEWAY_PAUSE_MS).await {
+        let is_kill = rest_of_pair.take().unwrap_or_else(|| {
+            let is_kill = random.bool();
+            rest_of_pair = Some(!is_kill);
+            is_kill
+        });
         let at = random.usize(..gateways.len());
         let gateway = &mut gateways[at];
         if let Some(failure) = gateway.unexpected_end() {
             record.report_failure(failure);
-        } else if random.bool() {
+        } else if is_kill {
             record.count("kill -9 of a gateway");
             gateway.kill().await;
         } else {
