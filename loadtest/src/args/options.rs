@@ -202,6 +202,11 @@ pub(crate) struct ChangeArgs {
     #[arg(long, default_value_t = 4)]
     pub(crate) writers: usize,
 
+    /// How long after the end of the schedule late changes are still made. Later ones are reported as due but
+    /// not made, and the run fails
+    #[arg(long, default_value = "1s", value_parser = parse_duration)]
+    pub(crate) late: Duration,
+
     /// How long to wait for missing events after the last change
     #[arg(long, default_value = "10s", value_parser = parse_duration)]
     pub(crate) settle: Duration,

@@ -21,9 +21,6 @@ use crate::scenario::{Stream, Timeline};
 use crate::sync::lock;
 
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
-/// How long after the end of the schedule late changes are still made. Later ones are dropped, and the report
-/// shows them as due but not made.
-const LATE_MAX: Nanos = 1_000_000_000;
 /// Errors that are described in words.
 const FINDINGS_MAX: usize = 10;
 
@@ -51,6 +48,9 @@ pub(crate) struct Publisher {
     pub(crate) timeline: Timeline,
     /// When the schedule begins.
     pub(crate) start: Nanos,
+    /// How long after the end of the schedule late changes are still made. Later ones are dropped, and the
+    /// report shows them as due but not made.
+    late_max: Nanos,
     /// Number of the next change of each organisation.
     next_numbers: Vec<AtomicUsize>,
     pub(crate) published: Published,
@@ -63,9 +63,11 @@ impl Publisher {
         commands: CommandSender,
         timeline: Timeline,
         start: Nanos,
+        late_max: Duration,
     ) -> Self {
         let next_numbers = orgs.iter().map(|_| AtomicUsize::new(0)).collect();
-        Self { run, orgs, commands, timeline, start, next_numbers, published: Published::default() }
+        let late_max = nanos(late_max);
+        Self { run, orgs, commands, timeline, start, late_max, next_numbers, published: Published::default() }
     }
 
     /// Runs the writers of each stream until the end of the schedule.
@@ -112,13 +114,13 @@ impl Publisher {
                 () = sleep(until(self.start + nanos(offset))) => {}
                 () = stop.cancelled() => return,
             }
-            if now() > end + LATE_MAX {
+            if now() > end + self.late_max {
                 return;
             }
             let Err(error) = self.make_commit(&mut writer, stream, number, offset).await else { continue };
             self.add_finding(format!("a change failed: {error:#}"));
             while let Err(_unreachable) = writer.reconnect().await {
-                if now() > end + LATE_MAX || stop.is_cancelled() {
+                if now() > end + self.late_max || stop.is_cancelled() {
                     return;
                 }
                 sleep(RECONNECT_PAUSE).await;

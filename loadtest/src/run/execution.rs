@@ -115,7 +115,8 @@ impl Preparation<'_> {
         let sizes = sockets.skew.sizes(sockets.sockets, sockets.orgs);
         let specs = spread::socket_specs(&sizes, self.gateways.len(), &from);
         let connecting = Duration::from_secs_f64(sockets.sockets as f64 / sockets.connect_rate);
-        let lifetime = connecting + self.plan.timeline.duration + changes.settle + TOKEN_RESERVE;
+        let lifetime =
+            connecting + self.plan.timeline.duration + changes.late + changes.settle + TOKEN_RESERVE;
         let tokens = TokenSettings {
             secret: gateway.jwt_secret.clone(),
             audience: gateway.jwt_audience.clone(),
@@ -202,6 +203,7 @@ impl Execution {
             self.commands.clone(),
             context.plan.timeline.clone(),
             now(),
+            context.plan.common.changes.late,
         ));
         let changes = || publisher.published.changes.load(Relaxed);
         let finished = CancellationToken::new();
