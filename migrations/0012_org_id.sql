@@ -67,6 +67,31 @@ language sql stable set search_path = '' as $$
     order by m.n)
 $$;
 
+-- Lets the owners of the partitioned members execute the functions of their row triggers. Whoever creates or attaches a
+-- partition needs this right, because the partition inherits the triggers.
+create or replace function warden.let_owners_add_partitions(relation regclass) returns void
+language plpgsql set search_path = '' as $$
+declare
+  missing text;
+begin
+  for missing in
+    select distinct pg_catalog.format('grant execute on function %s to %I', f.oid::regprocedure, o.rolname)
+    from warden.tree(coalesce(pg_catalog.pg_partition_root(relation), relation)) m (oid)
+    join pg_catalog.pg_class c on c.oid = m.oid and c.relkind = 'p'
+    join pg_catalog.pg_roles o on o.oid = c.relowner
+    join pg_catalog.pg_trigger g on g.tgrelid = c.oid and g.tgname in (
+      'warden_fill_org_id', 'warden_fill_org_id_update', 'warden_org_id_immutable', 'warden_require_org_id')
+    -- The rights of a copy in schema public are those of its original.
+    join pg_catalog.pg_proc f on f.oid in (g.tgfoid, (
+      select w.oid from pg_catalog.pg_proc w join pg_catalog.pg_proc p on p.proname = w.proname
+      where p.oid = g.tgfoid and w.pronamespace = 'warden'::regnamespace))
+    where not pg_catalog.has_function_privilege(o.oid, f.oid, 'execute')
+  loop
+    execute missing;
+  end loop;
+end
+$$;
+
 -- Creates and enables a row trigger on these tables: the members of a tree that need it, parents before children.
 -- A partition inherits the trigger from its whole, so there it is only enabled. Inheritance children get their own.
 create or replace function warden.create_row_trigger(
@@ -263,6 +288,7 @@ begin
   perform warden.create_row_trigger(inserts, 'warden_fill_org_id', 'insert', 'new.org_id is null', fn);
   perform warden.create_row_trigger(updates, 'warden_fill_org_id_update', 'update',
                                     'old.org_id is distinct from new.org_id', fn);
+  perform warden.let_owners_add_partitions(whole);
 end
 $fn$;
 
@@ -330,7 +356,8 @@ language sql set search_path = '' as $$
                           and g.tgname = 'warden_org_id_immutable' and warden.is_guard(g.oid))
       order by m.n),
     'warden_org_id_immutable', 'update', 'old.org_id is distinct from new.org_id',
-    warden.callee('prevent_org_id_change'))
+    warden.callee('prevent_org_id_change'));
+  select warden.let_owners_add_partitions(relation)
 $$;
 
 -- Drops that trigger.
@@ -382,6 +409,7 @@ begin
         and not (g.oid is null and warden.has_later_trigger(m.oid))
       order by m.n),
     'warden_require_org_id', 'insert', 'new.org_id is null', 'warden.reject_missing_org_id');
+  perform warden.let_owners_add_partitions(relation);
 end
 $$;
 

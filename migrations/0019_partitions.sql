@@ -52,8 +52,8 @@ language sql stable set search_path = '' as $$
 $$;
 
 -- Gives the members of a table what they lack: the triggers on org_id, policies if the table is enforced, log
--- triggers if it is watched. It does nothing if nothing is missing, and it does not enable what somebody disabled: the
--- audit reports that. `relation` is the table or one of its members.
+-- triggers if it is watched. Their owners get the right to add more of them. It does nothing if nothing is missing, and
+-- it does not enable what somebody disabled: the audit reports that. `relation` is the table or one of its members.
 -- The caller must own the tables and be a member of warden_owner.
 create or replace function warden.protect_members(relation regclass) returns void
 language plpgsql set search_path = '' as $$
@@ -79,6 +79,7 @@ begin
       perform warden.require_org_id(whole);
     end if;
   end loop;
+  perform warden.let_owners_add_partitions(coalesce(whole, watched));
   if exists (select from pg_catalog.pg_policy p where p.polrelid = whole and p.polname = 'warden_org') then
     for part in
       select c.oid from warden.tree(whole) m (oid)
@@ -118,7 +119,9 @@ begin
         select distinct coalesce(warden.whole(c.objid::regclass), warden.watched_whole(c.objid::regclass))
         from pg_catalog.pg_event_trigger_ddl_commands() c
         where c.classid = 'pg_catalog.pg_class'::regclass and c.object_type = 'table'
-          and exists (select from pg_catalog.pg_inherits i where c.objid in (i.inhrelid, i.inhparent))
+          and (exists (select from pg_catalog.pg_inherits i where c.objid in (i.inhrelid, i.inhparent))
+               -- Its owner may have changed.
+               or exists (select from pg_catalog.pg_class r where r.oid = c.objid and r.relkind = 'p'))
       loop
         continue when whole is null;
         perform pg_catalog.set_config('warden.is_protecting', 'on', true);

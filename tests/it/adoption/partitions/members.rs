@@ -50,6 +50,50 @@ async fn partitions_are_detached_and_attached_again() {
     assert!(audit(db.url()).await.must(1).stdout.contains("Call Logs 2025-01"));
 }
 
+/// The owner of a partitioned table, who is no superuser and has no rights on schema `warden`, adds partitions in
+/// every phase, also after the owner has changed, and also to a member that another role owns.
+#[tokio::test]
+async fn ordinary_owners_add_partitions_in_every_phase() {
+    let db = small_db(
+        "create role first_owner; create role second_owner; create role region_owner;
+         grant create, usage on schema public to first_owner, second_owner, region_owner;
+         create table visits (id bigint, region text, day date, user_id uuid) partition by list (region);
+         create table visits_eu partition of visits for values in ('eu') partition by range (day);
+         create table visits_rest partition of visits default;
+         alter table visits owner to first_owner; alter table visits_rest owner to first_owner;
+         alter table visits_eu owner to region_owner;",
+    )
+    .await;
+    let mut number = 0;
+    let mut add_partitions = async |owner: &str| {
+        number += 1;
+        db.run(&format!(
+            "set role {owner};
+             create table visits_{number} partition of visits for values in ('{number}');
+             create table visits_like_{number} (like visits including all);
+             alter table visits attach partition visits_like_{number} for values in ('like {number}');
+             set role region_owner;
+             create table visits_eu_{number} partition of visits_eu
+               for values from ('2024-{number:02}-01') to ('2024-{number:02}-28');
+             reset role;"
+        ))
+        .await;
+    };
+    add_partitions("first_owner").await;
+    migrate(db.url(), &["--tables", "public.visits"]).await.must(0);
+    add_partitions("first_owner").await;
+    migrate(db.url(), &["--enforce", "--yes"]).await.must(0);
+    add_partitions("first_owner").await;
+    db.run("alter table visits owner to second_owner").await;
+    add_partitions("second_owner").await;
+    db.run("alter table visits_rest owner to second_owner; select warden.watch('visits', 'visits', 'visit', key_columns => '{id}')")
+        .await;
+    migrate(db.url(), &[]).await.must(0).idle();
+    add_partitions("second_owner").await;
+    migrate(db.url(), &["--relax", "--yes"]).await.must(0);
+    add_partitions("second_owner").await;
+}
+
 /// Trees that cannot be adopted are issues with a remedy that ends.
 #[tokio::test]
 async fn a_tree_that_cannot_be_adopted_is_an_issue_with_an_end() {
