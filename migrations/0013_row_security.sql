@@ -3,7 +3,17 @@ set local lock_timeout = '5s';
 set local statement_timeout = '5min';
 set local role warden_owner;
 
--- Revokes the rights that no policy limits, and returns them as JSON, added to those that were revoked earlier.
+-- The rights that a role holds on a whole table by grants to itself, e.g. 'INSERT,SELECT'. 'public' is PUBLIC.
+create or replace function warden.granted_rights(relation regclass, role_name text) returns text
+language sql stable set search_path = '' as $$
+  select coalesce(string_agg(distinct a.privilege_type, ',' order by a.privilege_type), '')
+  from pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) a
+  where c.oid = relation
+    and a.grantee = case role_name when 'public' then 0 else pg_catalog.to_regrole(role_name)::oid end
+$$;
+
+-- Revokes the rights that no policy limits, and returns them as JSON, added to those that were revoked earlier. `kept`
+-- are the rights that the role still has.
 create or replace function warden.revoke_unlimited_rights(relation regclass, earlier jsonb) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
@@ -21,11 +31,16 @@ begin
       'right', a.privilege, 'column', a.column_name, 'role', a.role_name,
       'grantable', case when a.is_grantable then true end)));
   end loop;
-  return revoked;
+  return (select coalesce(pg_catalog.jsonb_agg(
+            case when x ? 'kept' then x
+                 else x || pg_catalog.jsonb_build_object('kept', warden.granted_rights(relation, x ->> 'role')) end
+            order by n), '[]')
+          from pg_catalog.jsonb_array_elements(revoked) with ordinality e (x, n));
 end
 $$;
 
--- Grants the rights that warden.revoke_unlimited_rights() revoked, to the roles that still exist.
+-- Grants the rights that warden.revoke_unlimited_rights() revoked, to the roles that still exist. A role that has lost
+-- other rights since gets none back: the application wants it to have fewer.
 create or replace function warden.restore_rights(relation regclass, revoked jsonb) returns void
 language plpgsql set search_path = '' as $$
 declare
@@ -38,6 +53,8 @@ begin
     where x ->> 'right' in ('TRUNCATE', 'REFERENCES', 'TRIGGER')
       and (x ->> 'role' = 'public' or pg_catalog.to_regrole(x ->> 'role') is not null)
       and (x ->> 'column' is null or warden.has_column(relation, (x ->> 'column')::name))
+      and pg_catalog.string_to_array(coalesce(x ->> 'kept', ''), ',')
+          <@ pg_catalog.string_to_array(warden.granted_rights(relation, x ->> 'role'), ',')
   loop
     execute pg_catalog.format('grant %s%s on %s to %s%s', a.privilege,
       coalesce(' (' || pg_catalog.quote_ident(a.column_name) || ')', ''), relation,
@@ -45,6 +62,22 @@ begin
       case when a.is_grantable then ' with grant option' else '' end);
   end loop;
 end
+$$;
+
+-- The policies of a table that are not Warden's, as MD5 sums of their names: a record has no form that a name can break.
+create or replace function warden.application_policies(relation regclass) returns text[]
+language sql stable set search_path = '' as $$
+  select array(select pg_catalog.md5(p.polname) from pg_catalog.pg_policy p
+               where p.polrelid = relation and not warden.is_own_policy(p.oid) order by 1)
+$$;
+
+-- Those that had no effect when the table was protected, because row-level security was off; null if that was not
+-- recorded.
+create or replace function warden.policies_without_effect(relation regclass) returns text[]
+language sql stable set search_path = '' as $$
+  select pg_catalog.string_to_array(
+    (pg_catalog.regexp_match(pg_catalog.obj_description(p.oid, 'pg_policy'), 'without effect: ([0-9a-f,]*)[.]'))[1], ',')
+  from pg_catalog.pg_policy p where p.polrelid = relation and p.polname = 'warden_org'
 $$;
 
 -- Enables and forces row-level security on a table, creates its policies, and revokes the rights that no policy
@@ -58,6 +91,8 @@ declare
   revoked jsonb;
   note text;
   former_note text;
+  without_effect constant text[] :=
+    coalesce(warden.policies_without_effect(relation), warden.application_policies(relation));
   commands constant jsonb := '{"r": "select", "a": "insert", "w": "update", "d": "delete", "*": "all"}';
   p record;
 begin
@@ -88,8 +123,10 @@ begin
   end loop;
   revoked := warden.revoke_unlimited_rights(
     relation, (pg_catalog.regexp_match(note, 'Revoked rights: (\[.*\])'))[1]::jsonb);
-  former_note := pg_catalog.format('By warden.protect(). Before it row-level security was %s, %s.%s',
+  former_note := pg_catalog.format('By warden.protect(). Before it row-level security was %s, %s.%s%s',
     case when former.was_enabled then 'on' else 'off' end, case when former.was_forced then 'forced' else 'not forced' end,
+    case when former.was_enabled then ''
+         else ' Policies without effect: ' || pg_catalog.array_to_string(without_effect, ',') || '.' end,
     case when revoked <> '[]' then ' Revoked rights: ' || revoked::text else '' end);
   if not exists (select from pg_catalog.pg_policy pol where pol.polrelid = relation and pol.polname = 'warden_org'
                    and pg_catalog.obj_description(pol.oid, 'pg_policy') = former_note) then
@@ -106,13 +143,15 @@ begin
 end
 $$;
 
--- Drops Warden's policies, and restores the former state of row-level security and the revoked rights.
+-- Drops Warden's policies, and restores the former state of row-level security and the revoked rights, except where the
+-- application has restricted access since.
 create or replace function warden.unprotect(relation regclass) returns void
 language plpgsql set search_path = '' as $$
 declare
   former record;
   note text := (select pg_catalog.obj_description(pol.oid, 'pg_policy') from pg_catalog.pg_policy pol
                 where pol.polrelid = relation and pol.polname = 'warden_org');
+  without_effect constant text[] := warden.policies_without_effect(relation);
   dropped int := 0;
   p record;
 begin
@@ -133,7 +172,9 @@ begin
   if not former.was_forced or note is null then
     execute pg_catalog.format('alter table %s no force row level security', relation);
   end if;
-  if not former.was_enabled then
+  -- Policies that came later are meant to have an effect. They get it now, because without them requests would see
+  -- rows of every organisation that the application wants to hide.
+  if not former.was_enabled and warden.application_policies(relation) <@ coalesce(without_effect, '{}') then
     execute pg_catalog.format('alter table %s disable row level security', relation);
   end if;
 end

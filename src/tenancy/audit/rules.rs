@@ -127,9 +127,10 @@ pub const RULES: &[Rule] = &[
         "no role to which policies apply has TRUNCATE, REFERENCES or TRIGGER on a protected table, because no policy \
          limits these rights",
     ),
-    acceptable(notice(
+    acceptable(finding(
         "other-policy",
-        "no permissive policy of the application lies on a table that Warden created, or has no effect",
+        "no permissive policy of the application lies on a table that Warden created, or has no effect (a notice, \
+         unless the policy is newer than the enforcement)",
     )),
     acceptable(finding("open-user-table", "a table of users does not show every user's rows to requests")),
     acceptable(finding(

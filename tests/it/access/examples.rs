@@ -9,7 +9,7 @@ const ORG: &str = "11111111-1111-1111-1111-111111111111";
 const USER: &str = "aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa";
 
 /// An application in the manner of Supabase: 50 notes of one organisation, of which one belongs to the user.
-const NOTES: &str = "
+pub(super) const NOTES: &str = "
     create schema auth;
     grant usage on schema auth to public;
     create function auth.uid() returns uuid language sql stable as
@@ -20,7 +20,7 @@ const NOTES: &str = "
     grant all on notes to anon, authenticated;";
 
 /// A database with core and one organisation, to which both users of [`NOTES`] belong.
-async fn adopted(before: &str, register: &str) -> TestDb {
+pub(super) async fn adopted(before: &str, register: &str) -> TestDb {
     let db = TestDb::create_from("template0").await;
     db.run(before).await;
     migrated(&db, &[]).await;
@@ -36,7 +36,7 @@ async fn adopted(before: &str, register: &str) -> TestDb {
 }
 
 /// Rows that statements affect as `authenticated`, with the claims of the user. None: an error.
-async fn affected(db: &TestDb, statements: &[&str]) -> Vec<Option<u64>> {
+pub(super) async fn affected(db: &TestDb, statements: &[&str]) -> Vec<Option<u64>> {
     let mut connection = PgConnection::connect(db.url()).await.expect("connects");
     let mut rows = Vec::new();
     for statement in statements {

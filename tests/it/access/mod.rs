@@ -7,6 +7,7 @@
 //! - `streams`: compares what watched tables send, live and by replay, with what the same claims may SELECT.
 //! - `examples`: named cases.
 //! - `remedies`: what blocks the enforce phase, and the statements that a run prints.
+//! - `relaxing`: what the application restricts meanwhile stays restricted.
 //! - `filling`: which organisation a row gets, whatever a request does.
 //!
 //! `WARDEN_SEED` repeats a run, and `WARDEN_ACCESS_CASES` sets the number of worlds.
@@ -14,6 +15,7 @@
 mod examples;
 mod filling;
 mod property;
+mod relaxing;
 mod remedies;
 mod streams;
 mod world;
@@ -24,8 +26,17 @@ use crate::harness::TestDb;
 
 /// Runs `warden migrate` with these arguments. Returns its exit code, and what it printed.
 async fn migrate(db: &TestDb, args: &[&str]) -> (Option<i32>, String) {
+    warden(db, "migrate", args).await
+}
+
+/// What `warden audit` prints.
+async fn audited(db: &TestDb) -> String {
+    warden(db, "audit", &[]).await.1
+}
+
+async fn warden(db: &TestDb, command: &str, args: &[&str]) -> (Option<i32>, String) {
     let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_warden"))
-        .arg("migrate")
+        .arg(command)
         .args(args)
         .env_clear()
         .env("DATABASE_URL", db.url())

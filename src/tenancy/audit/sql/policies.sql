@@ -3,6 +3,7 @@
 with policies as (
   select p.polname::text as name, format('%I.%I', t.schema_name, t.table_name) as full_name,
     warden.access_mode(c.oid) as mode,
+    md5(p.polname) <> all (warden.policies_without_effect(c.oid)) as is_later,
     format('policy %I grants %s to %s%s', p.polname,
       case p.polcmd when 'r' then 'select' when 'a' then 'insert' when 'w' then 'update' when 'd' then 'delete'
                     else 'all commands' end,
@@ -22,10 +23,12 @@ with policies as (
         ('organizations', 'warden_exists'), ('organization_members', 'warden_default_org'))
       and p.polroles <@ array(select r.oid from pg_roles r where r.rolname in ('warden_owner', 'warden_gateway')))
 )
-select 'other-policy' as rule, null::text as severity, p.full_name as "table", p.name as object,
+-- A policy that came after the enforcement is meant to have an effect.
+select 'other-policy' as rule, case when p.mode <> 'own' and p.is_later then 'finding' else 'notice' end as severity, p.full_name as "table", p.name as object,
   format(case p.mode
     when 'own' then '%s, within the organisation: Warden created this table, and its policies are not the only ones'
-    else '%s, and has no effect: row-level security was off before Warden, so the grants alone decide' end,
+    else '%s, and has no effect: row-level security was off before Warden, so the grants alone decide which rows of the '
+      'organisation a role sees' end,
     p.grants) as cause,
   'decide' as remedy_kind,
   case p.mode
