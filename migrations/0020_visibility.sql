@@ -30,44 +30,28 @@ language sql stable set search_path = '' as $$
   )
 $$;
 
--- The reason why the role `authenticated` may SELECT less of a table than a watch sends: all rows of the organisation,
--- without the omitted columns. Null if it may SELECT all of that, or if the database does not use the role.
+-- The policy, as a reason, because of which a role that row-level security binds sees fewer rows of a table than those
+-- of its organisation; null if it sees all.
 --
 -- Row-level security shows all rows if one permissive policy does, and every restrictive one does. A condition shows
 -- all rows of the organisation if it is `true` or Warden's own comparison with auth_org_id(). Of any other condition
 -- nobody can know that in advance, so it counts as narrower.
-create or replace function warden.narrower_than_organization(relation regclass, omit_columns text[], org_column name)
-returns text
+create or replace function warden.hiding_policy(relation regclass, role oid, org_column name) returns text
 language plpgsql stable set search_path = '' as $$
 declare
-  role constant oid := 'authenticated'::regrole;
-  c pg_catalog.pg_class := (select t from pg_catalog.pg_class t where t.oid = relation);
+  role_name constant name := pg_catalog.pg_get_userbyid(role);
   whole text[] := array['true'] || array(
     select pg_catalog.format('(%I = ( SELECT %s() AS auth_org_id))', org_column, callee)
     from unnest(array['public.auth_org_id', 'warden.auth_org_id']) callee);
   hidden text;
 begin
-  if not warden.uses_authenticated() then
-    return null;
-  end if;
-  if not pg_catalog.has_schema_privilege(role, c.relnamespace, 'usage') then
-    return pg_catalog.format('role authenticated may not use schema %s', c.relnamespace::regnamespace);
-  end if;
-  select string_agg(pg_catalog.quote_ident(a.attname), ', ' order by a.attnum) into hidden
-  from pg_catalog.pg_attribute a
-  where a.attrelid = relation and a.attnum > 0 and not a.attisdropped
-    and a.attname <> all (omit_columns)
-    and not pg_catalog.has_column_privilege(role, relation, a.attnum, 'select');
-  if hidden is not null then
-    return pg_catalog.format('role authenticated may not SELECT the columns %s', hidden);
-  end if;
-  if not c.relrowsecurity
+  if not (select c.relrowsecurity from pg_catalog.pg_class c where c.oid = relation)
      or (select r.rolbypassrls or r.rolsuper from pg_catalog.pg_roles r where r.oid = role)
-     or (not c.relforcerowsecurity and pg_catalog.pg_has_role(role, c.relowner, 'usage')) then
+     or (select not c.relforcerowsecurity and pg_catalog.pg_has_role(role, c.relowner, 'usage')
+         from pg_catalog.pg_class c where c.oid = relation) then
     return null;
   end if;
-  select pg_catalog.format('the restrictive policy %I hides rows of the organisation from role authenticated',
-                           p.polname)
+  select pg_catalog.format('the restrictive policy %I hides rows of the organisation from role %I', p.polname, role_name)
     into hidden
   from pg_catalog.pg_policy p
   where p.polrelid = relation and not p.polpermissive and p.polname <> 'warden_org' and p.polcmd in ('r', '*')
@@ -82,9 +66,47 @@ begin
     where p.polrelid = relation and p.polpermissive and p.polcmd in ('r', '*')
       and warden.applies_to(p.polroles, role) and pg_catalog.pg_get_expr(p.polqual, p.polrelid) = any (whole)
   ) then
-    return 'no policy shows all rows of the organisation to role authenticated';
+    return pg_catalog.format('no policy shows all rows of the organisation to role %I', role_name);
   end if;
   return null;
+end
+$$;
+
+-- The reason why clients may SELECT less of a table than a watch sends: all rows of the organisation, without the
+-- omitted columns. Null if they may SELECT all of that. The role `authenticated` counts, or, in a database that does
+-- not use it, each role to which a permissive policy of the application shows rows of this table.
+create or replace function warden.narrower_than_organization(relation regclass, omit_columns text[], org_column name)
+returns text
+language plpgsql stable set search_path = '' as $$
+declare
+  role constant oid := 'authenticated'::regrole;
+  c pg_catalog.pg_class := (select t from pg_catalog.pg_class t where t.oid = relation);
+  hidden text;
+begin
+  if not warden.uses_authenticated() then
+    return (
+      select warden.hiding_policy(relation, r.oid, org_column) as reason
+      from pg_catalog.pg_roles r
+      where c.relrowsecurity and r.rolname !~ '^(pg_|warden_)' and r.rolname not in ('anon', 'authenticated')
+        and pg_catalog.has_any_column_privilege(r.oid, relation, 'select')
+        and exists (select from pg_catalog.pg_policy p
+                    where p.polrelid = relation and p.polpermissive and p.polcmd in ('r', '*')
+                      and not warden.is_own_policy(p.oid) and warden.applies_to(p.polroles, r.oid))
+        and warden.hiding_policy(relation, r.oid, org_column) is not null
+      order by r.rolname limit 1);
+  end if;
+  if not pg_catalog.has_schema_privilege(role, c.relnamespace, 'usage') then
+    return pg_catalog.format('role authenticated may not use schema %s', c.relnamespace::regnamespace);
+  end if;
+  select string_agg(pg_catalog.quote_ident(a.attname), ', ' order by a.attnum) into hidden
+  from pg_catalog.pg_attribute a
+  where a.attrelid = relation and a.attnum > 0 and not a.attisdropped
+    and a.attname <> all (omit_columns)
+    and not pg_catalog.has_column_privilege(role, relation, a.attnum, 'select');
+  if hidden is not null then
+    return pg_catalog.format('role authenticated may not SELECT the columns %s', hidden);
+  end if;
+  return warden.hiding_policy(relation, role, org_column);
 end
 $$;
 

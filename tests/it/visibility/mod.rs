@@ -65,6 +65,50 @@ async fn expect_closed_topic(client: &mut Client, topic: &str) {
     .await;
 }
 
+/// An application with a role of its own, in a database that does not use `authenticated`.
+#[tokio::test]
+async fn policies_for_other_roles_than_authenticated_need_a_decision_too() {
+    let db = TestDb::create_from("template0").await;
+    warden::postgres::migrate(db.url()).await.expect("migrates");
+    let web = format!("web_{}", db.name);
+    db.run(format!(
+        "create role {web};
+         create table journals (id int primary key, org_id uuid not null, owner_id uuid);
+         grant select on journals to {web}"
+    ))
+    .await;
+    const WATCH: &str = "select warden.watch('journals', 'journals', 'journal')";
+    const WHOLE: &str = "org_id = (select auth_org_id())";
+    let web = web.as_str();
+    for (statement, reason) in [
+        (String::from("select 1"), None),
+        (String::from("alter table journals enable row level security"), None),
+        (String::from("create policy own on journals using (owner_id is null)"), Some("no policy")),
+        (format!("alter policy own on journals using ({WHOLE})"), None),
+        (
+            format!(
+                "drop policy own on journals; create policy own on journals to {web} using (owner_id is null)"
+            ),
+            Some("no policy"),
+        ),
+        (format!("create policy whole on journals to {web} using ({WHOLE})"), None),
+        (format!("create policy few on journals as restrictive to {web} using (id > 7)"), Some("few")),
+        (format!("revoke select on journals from {web}"), None),
+        (format!("grant select (id) on journals to {web}"), Some("few")),
+        (format!("alter table journals owner to {web}"), None),
+        (String::from("alter table journals force row level security"), Some("few")),
+    ] {
+        db.run(&statement).await;
+        match reason {
+            Some(part) => {
+                let error = db.error(WATCH).await;
+                assert!(error.contains(part) && error.contains(web), "{statement}: {error}");
+            }
+            None => db.run(format!("{WATCH}; select warden.unwatch('journals')")).await,
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_narrower_table_is_watched_only_after_a_decision() {
     let (db, _) = with_salaries().await;
