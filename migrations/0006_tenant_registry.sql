@@ -36,6 +36,31 @@ create table if not exists warden.tenant_tables (
 );
 alter table warden.tenant_tables add column if not exists uses_default_organization boolean not null default false;
 
+-- Numbers of the columns that an entry names: of the user, of the parent in this table, of the key in the parent. They
+-- tell which column of the registry a statement renames.
+alter table warden.tenant_tables add column if not exists column_numbers smallint[] not null default '{}';
+
+create or replace function warden.number_columns() returns trigger
+language plpgsql set search_path = '' as $$
+begin
+  new.column_numbers := array(
+    -- A name that no column has keeps its number: the column is being renamed, or was dropped.
+    select coalesce((select a.attnum from pg_catalog.pg_attribute a
+                     join pg_catalog.pg_class c on c.oid = a.attrelid
+                     join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+                     where (n.nspname, c.relname, a.attname) = (v.schema_name, v.table_name, v.column_name)
+                       and a.attnum > 0), new.column_numbers[v.n], 0)
+    from (values (1, new.schema_name, new.table_name, new.user_column),
+                 (2, new.schema_name, new.table_name, new.parent_column),
+                 (3, new.parent_schema, new.parent_table, new.parent_key)) v (n, schema_name, table_name, column_name)
+    order by v.n);
+  return new;
+end
+$$;
+revoke execute on function warden.number_columns() from public;
+create or replace trigger number_columns before insert or update on warden.tenant_tables
+  for each row execute function warden.number_columns();
+
 -- The tables of the optional platform, and their indexes. Empty until an operator chooses the platform.
 create table if not exists warden.platform_tables (
   table_name      name    primary key,

@@ -59,6 +59,9 @@ begin
   return (
     select p.prosrc = warden.fill_function_text(relation) and p.prosecdef and p.proconfig = array['search_path=""']
       and p.prolang = (select l.oid from pg_catalog.pg_language l where l.lanname = 'plpgsql')
+      -- A superuser gives the function to the owner whose rights it needs. Other roles own it themselves.
+      and (pg_catalog.pg_get_userbyid(p.proowner) = warden.fill_function_owner(relation)
+           or not (select r.rolsuper from pg_catalog.pg_roles r where r.rolname = current_user))
     from pg_catalog.pg_proc p
     where p.pronamespace = 'warden'::regnamespace and p.proname = warden.fill_function_name(relation) and p.pronargs = 0);
 end

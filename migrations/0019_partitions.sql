@@ -96,6 +96,47 @@ end
 $$;
 revoke execute on function warden.protect_members(regclass) from public;
 
+-- Follows a statement that altered a registered table, or a parent of one: if it renamed the column of this number and
+-- the registry names that column, the registry gets the new name. The functions of fill triggers that name the column,
+-- or run as the former owner, are renewed. Otherwise every INSERT would fail.
+create or replace function warden.follow_alteration(relation regclass, renamed int) returns void
+language plpgsql set search_path = '' as $$
+declare
+  altered pg_catalog.pg_class := (select c from pg_catalog.pg_class c where c.oid = relation);
+  altered_schema constant name := (select n.nspname from pg_catalog.pg_namespace n where n.oid = altered.relnamespace);
+  new_name constant name := (select a.attname from pg_catalog.pg_attribute a
+                             where a.attrelid = relation and a.attnum = renamed);
+  entry warden.tenant_tables;
+  child regclass;
+begin
+  for entry in
+    select t.* from warden.tenant_tables t
+    where (altered_schema, altered.relname) in ((t.schema_name, t.table_name), (t.parent_schema, t.parent_table))
+    order by t.schema_name, t.table_name
+  loop
+    if renamed > 0 and (entry.schema_name, entry.table_name) = (altered_schema, altered.relname) then
+      update warden.tenant_tables t set
+        user_column = case when t.column_numbers[1] = renamed then new_name else t.user_column end,
+        parent_column = case when t.column_numbers[2] = renamed then new_name else t.parent_column end
+      where (t.schema_name, t.table_name) = (entry.schema_name, entry.table_name)
+        and (t.column_numbers[1] = renamed and t.user_column <> new_name
+             or t.column_numbers[2] = renamed and t.parent_column <> new_name);
+    end if;
+    if renamed > 0 and (entry.parent_schema, entry.parent_table) = (altered_schema, altered.relname) then
+      update warden.tenant_tables t set parent_key = new_name
+      where (t.schema_name, t.table_name) = (entry.schema_name, entry.table_name)
+        and t.column_numbers[3] = renamed and t.parent_key <> new_name;
+    end if;
+    child := pg_catalog.to_regclass(pg_catalog.format('%I.%I', entry.schema_name, entry.table_name));
+    if child is not null and warden.without_trigger(child, 'warden_fill_org_id') = '{}'
+       and not warden.is_fill_function_current(child) then
+      perform warden.fill_org_id(child);
+    end if;
+  end loop;
+end
+$$;
+revoke execute on function warden.follow_alteration(regclass, int) from public;
+
 reset role;
 
 -- The event trigger calls warden.protect_members() after a statement that may have created a member, and
@@ -110,6 +151,7 @@ begin
     language plpgsql security definer set search_path = '' set jit = off as $body$
     declare
       whole regclass;
+      altered record;
     begin
       -- The statements of this function call it again.
       if coalesce(pg_catalog.current_setting('warden.is_protecting', true), '') = 'on' then
@@ -126,6 +168,20 @@ begin
         continue when whole is null;
         perform pg_catalog.set_config('warden.is_protecting', 'on', true);
         perform warden.protect_members(whole);
+        perform pg_catalog.set_config('warden.is_protecting', '', true);
+      end loop;
+      for altered in
+        select distinct c.objid, c.objsubid from pg_catalog.pg_event_trigger_ddl_commands() c
+        where tg_tag = 'ALTER TABLE' and c.classid = 'pg_catalog.pg_class'::regclass
+          and c.object_type in ('table', 'table column')
+          and exists (select from pg_catalog.pg_class r join pg_catalog.pg_namespace n on n.oid = r.relnamespace
+                      join warden.tenant_tables t
+                        on (n.nspname, r.relname) in ((t.schema_name, t.table_name), (t.parent_schema, t.parent_table))
+                      where r.oid = c.objid)
+      loop
+        perform pg_catalog.set_config('warden.is_protecting', 'on', true);
+        whole := altered.objid;
+        perform warden.follow_alteration(altered.objid, altered.objsubid);
         perform pg_catalog.set_config('warden.is_protecting', '', true);
       end loop;
       -- A watched table needs more log triggers once other statements may change it within a statement: after a trigger

@@ -1,5 +1,6 @@
 //! `warden migrate` on a database in use, run as operators run it: as a separate process.
 
+mod altered;
 mod disturbed;
 mod existing_objects;
 mod full;
