@@ -196,7 +196,7 @@ impl ExecutorConnection {
     /// longer than that.
     pub(super) async fn short(&mut self, locked: &[i64], statements: &[String]) -> Result<(), StepError> {
         let limit = self.lock_limit(locked.len());
-        self.retried(locked, limit, statements, is_transient).await
+        self.retried(locked, limit, |_| statements.join("; "), is_transient).await
     }
 
     /// The longest wait of each of several lock requests.
@@ -205,24 +205,25 @@ impl ExecutorConnection {
     }
 
     /// Executes statements in one transaction and one round trip, with this limit for each lock request, and
-    /// retries them after errors that may pass.
+    /// retries them after errors that may pass. The statements may depend on the number of failures so far.
     pub(super) async fn retried(
         &mut self,
         locked: &[i64],
         limit: Duration,
-        statements: &[String],
+        statements: impl Fn(u32) -> String,
         may_pass: fn(&str) -> bool,
     ) -> Result<(), StepError> {
-        let sql = format!(
-            "begin; set local lock_timeout = {}; {}; commit",
-            limit.as_millis().max(1),
-            statements.join("; ")
-        );
         let begun = Instant::now();
         let mut backoff = Backoff::new(LOCK_RETRY.0, LOCK_RETRY.1);
+        let mut failures = 0;
         loop {
             self.check_stop()?;
-            let error = match self.work.execute(sqlx::raw_sql(AssertSqlSafe(sql.clone()))).await {
+            let sql = format!(
+                "begin; set local lock_timeout = {}; {}; commit",
+                limit.as_millis().max(1),
+                statements(failures)
+            );
+            let error = match self.work.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await {
                 Ok(_) => {
                     self.progress.clear_wait();
                     return Ok(());
@@ -242,6 +243,7 @@ impl ExecutorConnection {
             }
             self.progress.wait(&format!("waiting for a lock, {holder}"));
             self.pause(backoff.next()).await?;
+            failures += 1;
         }
     }
 

@@ -12,8 +12,10 @@ use super::connection::{ExecutorConnection, StepError, is_transient};
 use crate::tenancy::plan::TablePlan;
 
 /// Time per member for the catalog changes of a step, beyond the lock limit. A statement that takes longer
-/// reads rows, which a short step must not do: it is cancelled.
+/// probably reads rows, which a short step must not do: it is cancelled. The machine may also be busy, so each
+/// further attempt has twice as long, up to [`WORK_DOUBLINGS_MAX`] times.
 const WORK_MAX: Duration = Duration::from_millis(20);
+const WORK_DOUBLINGS_MAX: u32 = 4;
 /// SQLSTATE of a statement that took too long.
 const QUERY_CANCELED: &str = "57014";
 
@@ -53,12 +55,16 @@ impl ExecutorConnection {
         }
         let limit = self.lock_limit(1 + others.len());
         let work = limit + WORK_MAX * u32::try_from(members).unwrap_or(u32::MAX);
-        let mut all = vec![
-            format!("set local statement_timeout = {}", limit.as_millis().max(1)),
-            format!("lock table {} in {} mode", plan.table.sql(), lock.sql()),
-            format!("set local statement_timeout = {}", work.as_millis()),
-        ];
-        all.extend_from_slice(statements);
-        self.retried(&locked, limit, &all, |code| is_transient(code) || code == QUERY_CANCELED).await
+        let all = |failures: u32| {
+            format!(
+                "set local statement_timeout = {}; lock table {} in {} mode; set local statement_timeout = {}; {}",
+                limit.as_millis().max(1),
+                plan.table.sql(),
+                lock.sql(),
+                (work * 2u32.pow(failures.min(WORK_DOUBLINGS_MAX))).as_millis(),
+                statements.join("; ")
+            )
+        };
+        self.retried(&locked, limit, all, |code| is_transient(code) || code == QUERY_CANCELED).await
     }
 }

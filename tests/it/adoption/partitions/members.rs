@@ -57,7 +57,8 @@ async fn ordinary_owners_add_partitions_in_every_phase() {
     let db = small_db(
         "create role first_owner; create role second_owner; create role region_owner;
          grant create, usage on schema public to first_owner, second_owner, region_owner;
-         create table visits (id bigint, region text, day date, user_id uuid) partition by list (region);
+         create table visits (id bigint, region text, day date, user_id uuid, primary key (id, region, day))
+           partition by list (region);
          create table visits_eu partition of visits for values in ('eu') partition by range (day);
          create table visits_rest partition of visits default;
          alter table visits owner to first_owner; alter table visits_rest owner to first_owner;
@@ -86,7 +87,7 @@ async fn ordinary_owners_add_partitions_in_every_phase() {
     add_partitions("first_owner").await;
     db.run("alter table visits owner to second_owner").await;
     add_partitions("second_owner").await;
-    db.run("alter table visits_rest owner to second_owner; select warden.watch('visits', 'visits', 'visit', key_columns => '{id}')")
+    db.run("alter table visits_rest owner to second_owner; select warden.watch('visits', 'visits', 'visit')")
         .await;
     migrate(db.url(), &[]).await.must(0).idle();
     add_partitions("second_owner").await;
