@@ -52,7 +52,7 @@ pub(super) struct MigrateArgs {
     /// Replace these existing objects of the application by Warden's
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     replace: Vec<String>,
-    /// Accept what was found about these tables or roles
+    /// Accept what was found about these tables, roles or functions
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     accept: Vec<String>,
     /// Also let the database isolate organisations: NOT NULL, row-level security, no fill triggers

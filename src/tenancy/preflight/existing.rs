@@ -70,6 +70,17 @@ pub(super) async fn check(
     Ok(issues)
 }
 
+/// Functions that fail once the listed tables have the column `org_id`.
+pub(super) async fn whole_rows(
+    connection: &mut PgConnection,
+    tables: &[i64],
+    decisions: &Decisions,
+) -> anyhow::Result<Vec<AdoptionIssue>> {
+    let obstacles: Vec<Obstacle> =
+        sqlx::query_as(include_str!("sql/whole_rows.sql")).bind(tables).fetch_all(connection).await?;
+    Ok(obstacles.into_iter().filter_map(|obstacle| obstacle.issue(decisions)).collect())
+}
+
 /// Names of `--accept` about which no check has a finding, such as a misspelled role.
 async fn unknown_accepted(
     connection: &mut PgConnection,
@@ -78,7 +89,9 @@ async fn unknown_accepted(
     let is_table = |name: &str| ACCEPTABLE_TABLES.contains(&object_name(name).as_str());
     let names: Vec<&String> = decisions.newly_accepted.iter().filter(|name| !is_table(name)).collect();
     let unknown: Vec<String> = sqlx::query_scalar(
-        "select name from unnest($1::text[]) name where not exists (select from pg_roles where rolname = name)",
+        "select name from unnest($1::text[]) name where not exists (select from pg_roles where rolname = name)
+           and not exists (select from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+                           where format('%I.%I', n.nspname, p.proname) = name)",
     )
     .bind(names)
     .fetch_all(connection)
@@ -89,8 +102,8 @@ async fn unknown_accepted(
         .map(|name| {
             AdoptionIssue::new(
                 format!("--accept {name}"),
-                "is neither a role of this server nor a table of organisations",
-                format!("--accept takes a name that a finding printed: a role, or one of {tables}."),
+                "is neither a role of this server nor a function nor a table of organisations",
+                format!("--accept takes a name that a finding printed: a role, a function, or one of {tables}."),
             )
         })
         .collect())

@@ -69,6 +69,8 @@ pub(super) async fn check(
     issues.append(&mut existing::check(&mut *connection, &decisions).await?);
     issues.append(&mut organizations::check(&mut *connection, &decisions).await?);
     issues.append(&mut owners::check(&mut *connection, choices, &decisions).await?);
+    let chosen = tables::chosen(&mut *connection, choices).await?;
+    issues.append(&mut existing::whole_rows(&mut *connection, &chosen, &decisions).await?);
     Ok(issues)
 }
 

@@ -18,6 +18,7 @@ mod settings;
 mod tables;
 mod tenants;
 mod terminal;
+mod whole_rows;
 
 use std::process::Stdio;
 use std::time::Duration;
