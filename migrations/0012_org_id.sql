@@ -67,8 +67,8 @@ language sql stable set search_path = '' as $$
     order by m.n)
 $$;
 
--- Lets the owners of the partitioned members execute the functions of their row triggers. Whoever creates or attaches a
--- partition needs this right, because the partition inherits the triggers.
+-- Lets the owners of the partitioned members execute the functions of their row triggers. A role that creates or
+-- attaches a partition needs this right, because the partition inherits the triggers.
 create or replace function warden.let_owners_add_partitions(relation regclass) returns void
 language plpgsql set search_path = '' as $$
 declare

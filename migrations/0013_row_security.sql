@@ -64,7 +64,8 @@ begin
 end
 $$;
 
--- The policies of a table that are not Warden's, as MD5 sums of their names: a record has no form that a name can break.
+-- The policies of a table that are not Warden's, as MD5 sums of their names. In the record no name can then be mistaken
+-- for a part of its form.
 create or replace function warden.application_policies(relation regclass) returns text[]
 language sql stable set search_path = '' as $$
   select array(select pg_catalog.md5(p.polname) from pg_catalog.pg_policy p

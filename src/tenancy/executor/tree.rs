@@ -12,8 +12,8 @@ use super::connection::{ExecutorConnection, StepError, is_transient};
 use crate::tenancy::plan::TablePlan;
 
 /// Time per member for the catalog changes of a step, beyond the lock limit. A statement that takes longer
-/// probably reads rows, which a short step must not do: it is cancelled. The machine may also be busy, so each
-/// further attempt has twice as long, up to [`WORK_DOUBLINGS_MAX`] times.
+/// probably reads rows, which a short step must not do: it is cancelled. The machine may also be busy, so
+/// each further attempt has twice as long, up to [`WORK_DOUBLINGS_MAX`] times.
 const WORK_MAX: Duration = Duration::from_millis(20);
 const WORK_DOUBLINGS_MAX: u32 = 4;
 /// SQLSTATE of a statement that took too long.

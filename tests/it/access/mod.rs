@@ -29,7 +29,7 @@ async fn migrate(db: &TestDb, args: &[&str]) -> (Option<i32>, String) {
     warden(db, "migrate", args).await
 }
 
-/// What `warden audit` prints.
+/// Runs `warden audit`. Returns what it printed.
 async fn audited(db: &TestDb) -> String {
     warden(db, "audit", &[]).await.1
 }

@@ -1,4 +1,4 @@
-//! What an application restricts while its tables are isolated remains restricted when the isolation ends.
+//! Restrictions of an application that are newer than the isolation of its tables: they remain when it ends.
 
 use super::examples::{NOTES, adopted, affected};
 use super::{audited, migrated};
@@ -63,7 +63,7 @@ async fn relaxing_keeps_row_level_security_for_policies_that_are_newer_than_the_
     let before = [0, 1, 2, 3, 4, 5].map(|n| cases[n].1.as_str());
     let db = isolated(&names, &before).await;
     for (name, _, later, _) in &cases {
-        // Warden's own policy is created anew, and the record remains.
+        // Warden's own policy is dropped and created again, and the record remains.
         db.run(format!("{later} drop policy warden_granted on {name}; select warden.protect('{name}')"))
             .await;
     }

@@ -38,7 +38,7 @@ async fn renamed_columns_keep_giving_rows_their_organisation() {
     ))
     .await;
     db.run("alter table notes rename id to number; insert into lines (id, of_note) values (2, 2)").await;
-    // Another column that gets the former name of one, or is renamed after one was dropped, is another column.
+    // A column that gets the former name of another one is no successor of it.
     db.run(
         "alter table lines add column note_id int; insert into lines (id, of_note, note_id) values (3, 1, 7)",
     )

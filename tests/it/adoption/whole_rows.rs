@@ -1,4 +1,5 @@
-//! Functions of the application that fail once a table has one more column are found before anything is changed.
+//! Functions of the application that fail once a table has one more column: they are found before anything is
+//! changed.
 
 use super::{migrate, small_db};
 
