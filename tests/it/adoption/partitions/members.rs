@@ -50,8 +50,8 @@ async fn partitions_are_detached_and_attached_again() {
     assert!(audit(db.url()).await.must(1).stdout.contains("Call Logs 2025-01"));
 }
 
-/// The owner of a partitioned table, who is no superuser and has no rights on schema `warden`, adds partitions
-/// in every phase, also after the owner has changed, and also to a member that another role owns.
+/// The owner of a partitioned table, who is no superuser and has no rights on schema `warden`, adds
+/// partitions in every phase, also after the owner has changed, and also to a member that another role owns.
 #[tokio::test]
 async fn ordinary_owners_add_partitions_in_every_phase() {
     let db = small_db(
