@@ -15,33 +15,44 @@ $$;
 
 -- The type below all domains.
 create or replace function warden.base_type(type oid) returns oid
-language sql stable set search_path = '' as $$
-  with recursive t as (
-    select p.oid, p.typtype, p.typbasetype from pg_catalog.pg_type p where p.oid = type
-    union all
-    select p.oid, p.typtype, p.typbasetype from t join pg_catalog.pg_type p on p.oid = t.typbasetype
-    where t.typtype = 'd'
-  )
-  select t.oid from t where t.typtype <> 'd'
+language plpgsql stable set search_path = '' as $$
+declare
+  base oid := type;
+  t record;
+begin
+  loop
+    select p.typtype as kind, p.typbasetype as below into t from pg_catalog.pg_type p where p.oid = base;
+    if t.kind is distinct from 'd' then
+      -- Null if there is no such type.
+      return case when t.kind is not null then base end;
+    end if;
+    base := t.below;
+  end loop;
+end
 $$;
 
 -- The key columns of an index; null for each expression.
 create or replace function warden.index_columns(index oid) returns text[]
-language sql stable set search_path = '' as $$
-  select array_agg(a.attname::text order by k)
-  from pg_catalog.pg_index i cross join pg_catalog.generate_series(0, i.indnkeyatts - 1) k
-  left join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[k] and a.attnum > 0
-  where i.indexrelid = index
+language plpgsql stable set search_path = '' as $$
+begin
+  -- With a join, the columns of all tables would be read.
+  return (select array(select (select a.attname::text from pg_catalog.pg_attribute a
+                               where a.attrelid = i.indrelid and a.attnum = i.indkey[k] and a.attnum > 0)
+                       from pg_catalog.generate_series(0, i.indnkeyatts - 1) k order by k)
+          from pg_catalog.pg_index i where i.indexrelid = index);
+end
 $$;
 
 -- The columns by which a table and its partitions are partitioned.
 create or replace function warden.partition_key_columns(relation regclass) returns text[]
-language sql stable set search_path = '' as $$
-  select array(
-    select distinct a.attname::text
-    from warden.tree(relation) t (oid)
-    join pg_catalog.pg_partitioned_table p on p.partrelid = t.oid
-    join pg_catalog.pg_attribute a on a.attrelid = p.partrelid and a.attnum = any (p.partattrs::int2[]) and a.attnum > 0)
+language plpgsql stable set search_path = '' as $$
+begin
+  return (select array(
+            select distinct a.attname::text
+            from warden.tree(relation) t (oid)
+            join pg_catalog.pg_partitioned_table p on p.partrelid = t.oid
+            join pg_catalog.pg_attribute a on a.attrelid = p.partrelid and a.attnum = any (p.partattrs::int2[]) and a.attnum > 0));
+end
 $$;
 
 -- Whether columns identify a row within its organisation: they are not null, and unique by themselves or together with

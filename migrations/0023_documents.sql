@@ -24,21 +24,23 @@ $$;
 
 -- A table with the composite types of its columns, at all depths: a document depends on the columns of all of these.
 create or replace function warden.relations_of_document(relation regclass) returns regclass[]
-language sql stable set search_path = '' as $$
-  with recursive parts as (
-    select 0::oid as type, relation::oid as rel
-    union
-    select b.type, t.typrelid
-    from parts p
-    cross join lateral (
-      select warden.base_type(a.atttypid) as type from pg_catalog.pg_attribute a
-      where a.attrelid = p.rel and a.attnum > 0 and not a.attisdropped
-      union all
-      select warden.base_type(e.part) from warden.parts_of_type(p.type) e where e.is_array) b
-    join pg_catalog.pg_type t on t.oid = b.type
-    where t.typrelid <> 0 or t.typelem <> 0
-  )
-  select array_agg(distinct p.rel::regclass) from parts p where p.rel <> 0
+language plpgsql stable set search_path = '' as $$
+begin
+  return (with recursive parts as (
+            select 0::oid as type, relation::oid as rel
+            union
+            select b.type, t.typrelid
+            from parts p
+            cross join lateral (
+              select warden.base_type(a.atttypid) as type from pg_catalog.pg_attribute a
+              where a.attrelid = p.rel and a.attnum > 0 and not a.attisdropped
+              union all
+              select warden.base_type(e.part) from warden.parts_of_type(p.type) e where e.is_array) b
+            join pg_catalog.pg_type t on t.oid = b.type
+            where t.typrelid <> 0 or t.typelem <> 0
+          )
+          select array_agg(distinct p.rel::regclass) from parts p where p.rel <> 0);
+end
 $$;
 
 -- A fingerprint of the columns of these tables and composite types.
@@ -171,9 +173,10 @@ language sql stable set search_path = '' as $fn$
       || pg_catalog.format(' <= %s', bytes_max),
     string_agg(warden.size_condition(v.value, c.type, bytes_max), ' and ' order by c.n),
     'true')
-  from warden.document_columns(w, alias, bytes_max) with ordinality c (name, type, expression, condition, n)
+  from warden.columns_of(w.relation) c (n, name, type)
   join pg_catalog.pg_type t on t.oid = warden.base_type(c.type) and t.typlen < 0
   cross join lateral (select pg_catalog.format('%s.%I', alias, c.name) as value) v
+  where c.name::text <> all (w.omit_columns)
 $fn$;
 
 -- An SQL expression for the document of the row with this alias in a trigger function: null if the row is too large, or
@@ -186,17 +189,18 @@ language plpgsql stable set search_path = '' as $fn$
 declare
   document text;
   condition text;
+  expressions text[];
 begin
   if w.omit_columns is null then
     return 'null::pg_catalog.jsonb';
   end if;
   select pg_catalog.format('(select pg_catalog.to_jsonb(r.*) from (select %s) r)',
                            string_agg(pg_catalog.format('%s as %I', c.expression, c.name), ', ' order by c.n)),
-         string_agg(' and ' || c.condition, '' order by c.n)
-    into document, condition
+         string_agg(' and ' || c.condition, '' order by c.n), array_agg(c.expression order by c.n)
+    into document, condition, expressions
   from warden.document_columns(w, alias, bytes_max) with ordinality c (name, type, expression, condition, n);
   -- The usual table: every column is sent as it is. A child that inherits may have more columns; a partition has not.
-  if array(select c.expression from warden.document_columns(w, alias) c)
+  if coalesce(expressions, '{}')
        = array(select pg_catalog.format('%s.%I', alias, c.name) from warden.columns_of(w.relation) c)
      and not exists (select from pg_catalog.pg_class c where c.oid = w.relation and c.relkind = 'r' and c.relhassubclass)
   then
@@ -208,13 +212,14 @@ end
 $fn$;
 
 -- The columns of a watch's key, with their SQL expressions for the row with this alias. They may be omitted elsewhere.
+-- The other columns are left out, because their expressions take time.
 create or replace function warden.key_parts(w warden.watches, alias text)
 returns table (name name, type oid, expression text)
 language plpgsql stable set search_path = '' as $$
 begin
-  w.omit_columns := '{}';
-  return query select c.name, c.type, c.expression from warden.document_columns(w, alias) c
-               where c.name::text = any (w.key_columns);
+  w.omit_columns := array(select c.name::text from warden.columns_of(w.relation) c
+                          where (c.name::text = any (w.key_columns)) is not true);
+  return query select c.name, c.type, c.expression from warden.document_columns(w, alias) c;
 end
 $$;
 
@@ -260,8 +265,8 @@ create or replace function warden.document_settings(w warden.watches) returns te
 language sql stable set search_path = '' as $$
   select coalesce(string_agg(pg_catalog.format(' set %I = %L', s.setting, s.value), '' order by s.setting), '')
   from (select distinct s.setting, s.value
-        from (select d.type from warden.document_columns(w, 'n') d
-              union select k.type from warden.key_parts(w, 'n') k) c
+        from (select distinct d.type from warden.columns_of(w.relation) d
+              where d.name::text <> all (w.omit_columns) or d.name::text = any (w.key_columns)) c
         cross join lateral warden.value_settings(c.type) s) s
 $$;
 

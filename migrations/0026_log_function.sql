@@ -3,26 +3,39 @@ set local lock_timeout = '5s';
 set local statement_timeout = '5min';
 set local role warden_owner;
 
+-- The SQL expressions of which the statements of a watch consist: topics, documents, keys, the conditions that pair and
+-- compare rows, and a name that no column of the table has. A log function has six or nine statements, so it computes
+-- these once.
+create or replace function warden.log_expressions(w warden.watches) returns text[]
+language sql stable set search_path = '' as $$
+  select array[
+    warden.entity_topic_expression(w, 'n'), warden.entity_topic_expression(w, 'o'),
+    warden.document_expression(w, 'n'), warden.document_expression(w, 'o'),
+    warden.key_expression(w, 'n'), warden.key_expression(w, 'o'),
+    warden.same_key_expression(w, 'n', 'o'), warden.differs_expression(w, 'n', 'o'),
+    (select pg_catalog.quote_ident(min(c.name collate "C"))
+     from (select 'warden row' || case when i > 0 then i::text else '' end
+           from pg_catalog.generate_series(0, 1600) i) c (name)
+     where c.name not in (select a.attname from pg_catalog.pg_attribute a
+                          where a.attrelid in (select t from warden.tree(w.relation) t)))]
+$$;
+
 -- The statement that logs one operation on a watched table. Statement triggers with transition tables cost one
 -- INSERT ... SELECT per bulk statement. `variables` are what warden.end_statement() returns, and the number of rows. If
 -- rows have times of their own (`by_row`), they are numbered: transition tables keep the order of changes. `rows` are
 -- the new and the old rows.
--- The former version had no argument `rows`. No client of the database calls it.
+-- The former versions had no argument `rows` or `expressions`. No client of the database calls them.
 -- squawk-ignore ban-drop-function
-drop function if exists warden.log_statement(warden.watches, text, boolean, text[]);
+drop function if exists warden.log_statement(warden.watches, text, boolean, text[]),
+                        warden.log_statement(warden.watches, text, boolean, text[], text[]);
 create or replace function warden.log_statement(
-  w warden.watches, operation text, by_row boolean, variables text[], rows text[] default '{new_rows,old_rows}'
+  w warden.watches, operation text, by_row boolean, variables text[], expressions text[],
+  rows text[] default '{new_rows,old_rows}'
 ) returns text
 language plpgsql stable set search_path = '' as $fn$
 declare
   body text;
-  -- A name that no column of the table has.
-  number constant text := (
-    select pg_catalog.quote_ident(min(c.name collate "C"))
-    from (select 'warden row' || case when i > 0 then i::text else '' end
-          from pg_catalog.generate_series(0, 1600) i) c (name)
-    where c.name not in (select a.attname from pg_catalog.pg_attribute a
-                         where a.attrelid in (select t from warden.tree(w.relation) t)));
+  number constant text := expressions[9];
   numbered constant text := '(select r.*, pg_catalog.row_number() over () as ' || number || ' from %s r)';
   new_rows constant text := case when by_row then pg_catalog.format(numbered, rows[1]) else rows[1] end;
   old_rows constant text := case when by_row then pg_catalog.format(numbered, rows[2]) else rows[2] end;
@@ -78,19 +91,18 @@ $body$ else $body$
 $body$ end;
   return pg_catalog.format(body,
     w.org_column, w.topic, w.event_prefix || '.created',
-    warden.entity_topic_expression(w, 'n'),
+    expressions[1],
     w.key_columns[1],
-    warden.document_expression(w, 'n') || without_number,
-    warden.document_expression(w, 'o') || without_number,
-    warden.entity_topic_expression(w, 'o'),
+    expressions[3] || without_number,
+    expressions[4] || without_number,
+    expressions[2],
     w.event_prefix || '.deleted', w.event_prefix || '.updated',
     w.visibility is not distinct from 'claim', warden.document_fits_expression('j.doc'),
     warden.document_fits_expression('j.new_doc'), warden.document_fits_expression('j.old_doc'),
-    warden.key_expression(w, 'n'),
+    expressions[5],
     new_rows, old_rows, pg_catalog.format(step, 'n'), pg_catalog.format(step, 'o'),
     case when by_row then pg_catalog.format(' and n.%1$s = o.%1$s', number) else '' end,
-    warden.key_expression(w, 'o'), warden.same_key_expression(w, 'n', 'o'),
-    warden.differs_expression(w, 'n', 'o'));
+    expressions[6], expressions[7], expressions[8]);
 end
 $fn$;
 
@@ -101,6 +113,11 @@ create or replace function warden.log_function_body(w warden.watches) returns te
 language plpgsql stable set search_path = '' as $fn$
 declare
   relations constant regclass[] := warden.relations_of_document(w.relation);
+  shape constant text := warden.shape(relations);
+  relation_list constant text := (
+    select string_agg(pg_catalog.quote_literal(r::oid::text) || '::pg_catalog.regclass', ', ' order by r::oid)
+    from unnest(relations) r);
+  expressions constant text[] := warden.log_expressions(w);
   variables constant text[] := '{clocks,changed}';
   row constant text[] := array['(select new.*)', '(select old.*)'];
   -- Only rows of a partitioned table move.
@@ -177,13 +194,13 @@ begin%12$s
   return new;
 end
 $body$,
-    w.relation::oid, w.id, w.topic,
-    (select string_agg(pg_catalog.quote_literal(r::oid::text) || '::pg_catalog.regclass', ', ' order by r::oid)
-     from unnest(relations) r),
-    warden.shape(relations),
-    warden.log_statement(w, 'INSERT', false, variables), warden.log_statement(w, 'DELETE', false, variables),
-    warden.log_statement(w, 'UPDATE', false, variables), warden.log_statement(w, 'INSERT', true, variables),
-    warden.log_statement(w, 'DELETE', true, variables), warden.log_statement(w, 'UPDATE', true, variables),
+    w.relation::oid, w.id, w.topic, relation_list, shape,
+    warden.log_statement(w, 'INSERT', false, variables, expressions),
+    warden.log_statement(w, 'DELETE', false, variables, expressions),
+    warden.log_statement(w, 'UPDATE', false, variables, expressions),
+    warden.log_statement(w, 'INSERT', true, variables, expressions),
+    warden.log_statement(w, 'DELETE', true, variables, expressions),
+    warden.log_statement(w, 'UPDATE', true, variables, expressions),
     case when not w.replicated then '' else pg_catalog.format($body$
   if pg_catalog.current_setting('session_replication_role') = 'replica' then
     -- A row that logical replication applies, or a TRUNCATE.
@@ -207,12 +224,9 @@ $body$,
     return null;
   end if;
 $body$,
-      w.id, w.topic,
-      (select string_agg(pg_catalog.quote_literal(r::oid::text) || '::pg_catalog.regclass', ', ' order by r::oid)
-       from unnest(relations) r),
-      warden.shape(relations), warden.log_statement(w, 'INSERT', false, variables, row),
-      warden.log_statement(w, 'DELETE', false, variables, row),
-      warden.log_statement(w, 'UPDATE', false, variables, row), w.relation::oid) end,
+      w.id, w.topic, relation_list, shape, warden.log_statement(w, 'INSERT', false, variables, expressions, row),
+      warden.log_statement(w, 'DELETE', false, variables, expressions, row),
+      warden.log_statement(w, 'UPDATE', false, variables, expressions, row), w.relation::oid) end,
     moves[1], moves[2], moves[3], moves[4], moves[5], moves[6]);
 end
 $fn$;
@@ -234,7 +248,7 @@ begin
     return pg_catalog.format(
       'insert into warden.events (topic, event, data) values (%L, ''warden.resync'', ''{"reason": "changed"}'')', topic);
   end if;
-  return warden.log_statement(w, operation, by_row, '{$1::bigint[],$2::bigint}', rows);
+  return warden.log_statement(w, operation, by_row, '{$1::bigint[],$2::bigint}', warden.log_expressions(w), rows);
 end
 $fn$;
 

@@ -421,18 +421,16 @@ language sql stable set search_path = '' as $$
 $$;
 
 -- Gives watched tables the triggers that keep the order, if they need them by now, and replaces those of a former
--- version. The caller must own the tables.
-create or replace function warden.complete_log_triggers() returns void
+-- version. `trigger_words` is what warden.trigger_words() returns. The caller must own the tables.
+create or replace function warden.add_order_triggers(trigger_words text[]) returns void
 language plpgsql set search_path = '' as $$
 declare
   member record;
 begin
   for member in
-    with triggers as materialized (
-      select warden.trigger_words() as words
-    ), watched as materialized (
-      select 'log ' || w.id as fn, warden.has_nested_statements(w.relation, t.words) as is_nested
-      from triggers t, warden.watches w join pg_catalog.pg_class c on c.oid = w.relation
+    with watched as materialized (
+      select 'log ' || w.id as fn, warden.has_nested_statements(w.relation, trigger_words) as is_nested
+      from warden.watches w join pg_catalog.pg_class c on c.oid = w.relation
     )
     select m.oid::regclass as relation, w.fn, w.is_nested
     from pg_catalog.pg_trigger g join pg_catalog.pg_class m on m.oid = g.tgrelid
@@ -454,6 +452,16 @@ begin
     from warden.tree(member.relation) t join pg_catalog.pg_class c on c.oid = t and c.relkind in ('r', 'p')
     where t = member.relation or not member.is_nested;
   end loop;
+end
+$$;
+
+-- Does that, if there are watches.
+create or replace function warden.complete_log_triggers() returns void
+language plpgsql set search_path = '' as $$
+begin
+  if exists (select from warden.watches) then
+    perform warden.add_order_triggers(warden.trigger_words());
+  end if;
 end
 $$;
 

@@ -4,8 +4,13 @@ set local statement_timeout = '5min';
 set local role warden_owner;
 
 -- Generates the log function of a watch for the columns that its table has now, and gives every member of the table
--- its triggers.
-create or replace function warden.install_watch(w warden.watches) returns void
+-- its triggers. `trigger_words` is what warden.trigger_words() returns.
+-- The former version had no argument `trigger_words`. No client of the database calls it.
+-- squawk-ignore ban-drop-function
+drop function if exists warden.install_watch(warden.watches);
+create or replace function warden.install_watch(
+  w warden.watches, trigger_words text[] default warden.trigger_words()
+) returns void
 language plpgsql set search_path = '' as $$
 declare
   fn text;
@@ -22,7 +27,7 @@ begin
        coalesce(w.entity_topic_column, t.entity_topic_column), w.as_text, w.relation_id, w.column_numbers, w.shape)
   where t.id = w.id;
   fn := warden.watch_function(w);
-  is_nested := warden.has_nested_statements(w.relation);
+  is_nested := warden.has_nested_statements(w.relation, trigger_words);
   for member in
     select t from warden.tree(w.relation) t join pg_catalog.pg_class c on c.oid = t
     where c.relkind in ('r', 'p')
@@ -93,6 +98,7 @@ declare
   entity_id_type text;
   narrower text;
   other regclass;
+  trigger_words text[];
 begin
   if visibility not in ('organisation', 'claim') then
     raise exception 'warden.watch: visibility "%" is not valid', visibility
@@ -234,10 +240,11 @@ begin
        watch.entity_topic_column, watch.visibility, watch.as_text, watch.replicated)
   where t.relation = watch.relation
   returning * into w;
-  perform warden.install_watch(w);
+  trigger_words := warden.trigger_words();
+  perform warden.install_watch(w, trigger_words);
   -- The triggers of other watched tables may write to this one.
   begin
-    perform warden.complete_log_triggers();
+    perform warden.add_order_triggers(trigger_words);
   exception when insufficient_privilege then
     raise notice 'warden.watch: the events of other watched tables may come in the wrong order: %', sqlerrm
       using hint = 'Run "warden migrate", or "warden audit", which names the tables.';
@@ -326,6 +333,8 @@ declare
   w warden.watches;
   present warden.watches;
   stray record;
+  -- Triggers of the application do not change here.
+  trigger_words text[];
 begin
   for w in select t.* from warden.watches t
            where not exists (select from pg_catalog.pg_class c where c.oid = t.relation) loop
@@ -350,7 +359,8 @@ begin
     continue when present.key_columns is null or present.org_column is null or present.omit_columns is null;
     if all_functions or w.shape is distinct from warden.shape(warden.relations_of_document(w.relation))
        or w.relation_id is distinct from w.relation::oid then
-      perform warden.install_watch(present);
+      trigger_words := coalesce(trigger_words, warden.trigger_words());
+      perform warden.install_watch(present, trigger_words);
     elsif new_members then
       perform warden.add_watched_members(w.relation);
     end if;
@@ -365,7 +375,11 @@ begin
     execute pg_catalog.format('drop function %s', stray.function);
   end loop;
   -- Without an event trigger, nobody has noticed new triggers and foreign keys.
-  perform warden.complete_log_triggers();
+  if trigger_words is null then
+    perform warden.complete_log_triggers();
+  else
+    perform warden.add_order_triggers(trigger_words);
+  end if;
 end
 $$;
 -- Tables with log triggers that belong to no watch, as after a restore without data, or of a detached partition. The
@@ -417,10 +431,8 @@ $$;
 grant execute on function warden.unfit_watches() to warden_gateway;
 reset role;
 
--- The log functions may stem from an earlier version.
+-- The log functions may stem from an earlier version, and watched tables may have got triggers since.
 select warden.refresh_watches(true);
--- Watched tables may have got triggers since.
-select warden.complete_log_triggers();
 
 -- Only log functions of former versions called these, and they have just been replaced.
 -- squawk-ignore ban-drop-function

@@ -11,16 +11,17 @@ begin
     create or replace function warden.refresh_watches_after_ddl() returns event_trigger
     language plpgsql security definer set search_path = '' set jit = off as $body$
     begin
-      -- Most statements concern no watched table, and a refresh takes milliseconds.
+      -- Most statements concern no watched table, and a refresh takes milliseconds. (Each subquery is for one table.
+      -- For EXISTS, all inheritance and all triggers would be read.)
       if (case
         when tg_tag in ('CREATE TABLE', 'ALTER TABLE') then exists (
           select from pg_catalog.pg_event_trigger_ddl_commands() c
           -- Not the log's own partitions: a refresh may write to them, and then they cannot be altered further.
           where c.schema_name is distinct from 'warden'
             and (c.objid in (select w.relation::oid from warden.watches w)
-                 or exists (select from pg_catalog.pg_inherits i where i.inhrelid = c.objid)
-                 or exists (select from pg_catalog.pg_trigger g
-                            where g.tgrelid = c.objid and g.tgname = 'warden_log_insert')))
+                 or (select true from pg_catalog.pg_inherits i where i.inhrelid = c.objid limit 1)
+                 or (select true from pg_catalog.pg_trigger g
+                     where g.tgrelid = c.objid and g.tgname = 'warden_log_insert')))
         when tg_tag = 'DROP TABLE' then exists (
           select from warden.watches w
           where not exists (select from pg_catalog.pg_class c where c.oid = w.relation::oid))
