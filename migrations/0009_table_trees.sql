@@ -37,46 +37,55 @@ language sql immutable set search_path = '' as $$
 $$;
 
 -- A table with its partitions or inheritance children, at all depths: parents before children.
+-- (PL/pgSQL plans the query once per session. An SQL function would plan it at each call, which takes longer.)
 create or replace function warden.tree(relation regclass) returns setof regclass
-language sql stable rows 10 set search_path = '' as $$
-  with recursive members as (
-    select tree.relation::oid as oid, 0 as depth
-    union
-    select i.inhrelid, m.depth + 1 from pg_catalog.pg_inherits i join members m on i.inhparent = m.oid
-  )
-  select m.oid::regclass from members m group by m.oid order by max(m.depth), m.oid
+language plpgsql stable rows 10 set search_path = '' as $$
+begin
+  return query
+    with recursive members as (
+      select tree.relation::oid as oid, 0 as depth
+      union
+      select i.inhrelid, m.depth + 1 from pg_catalog.pg_inherits i join members m on i.inhparent = m.oid
+    )
+    select m.oid::regclass from members m group by m.oid order by max(m.depth), m.oid;
+end
 $$;
 
 -- The registered table that a table is part of: itself, else the nearest table above it. Null if there is none.
 create or replace function warden.whole(relation regclass) returns regclass
-language sql stable set search_path = '' as $$
-  with recursive above as (
-    select whole.relation::oid as oid, 0 as depth
-    union
-    select i.inhparent, a.depth + 1 from pg_catalog.pg_inherits i join above a on i.inhrelid = a.oid
-  )
-  select c.oid::regclass
-  from above a
-  join pg_catalog.pg_class c on c.oid = a.oid
-  join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-  join warden.tenant_tables t on t.schema_name = n.nspname and t.table_name = c.relname
-  order by a.depth, c.oid limit 1
+language plpgsql stable set search_path = '' as $$
+begin
+  return (
+    with recursive above as (
+      select whole.relation::oid as oid, 0 as depth
+      union
+      select i.inhparent, a.depth + 1 from pg_catalog.pg_inherits i join above a on i.inhrelid = a.oid
+    )
+    select c.oid::regclass
+    from above a
+    join pg_catalog.pg_class c on c.oid = a.oid
+    join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+    join warden.tenant_tables t on t.schema_name = n.nspname and t.table_name = c.relname
+    order by a.depth, c.oid limit 1);
+end
 $$;
 
 -- Whether one unique index on these columns can cover a table. On a partitioned table they must include the partition
 -- key of each level. An inheritance parent has no index that covers its children.
 create or replace function warden.can_be_unique(relation regclass, columns text[]) returns boolean
-language sql stable set search_path = '' as $$
-  select case (select c.relkind from pg_catalog.pg_class c where c.oid = relation)
-    when 'p' then not exists (
-      select from warden.tree(relation) m (oid)
-      join pg_catalog.pg_partitioned_table t on t.partrelid = m.oid
-      cross join lateral unnest(t.partattrs::int2[]) k (attnum)
-      left join pg_catalog.pg_attribute a on a.attrelid = t.partrelid and a.attnum = k.attnum
-      -- An expression has no attribute.
-      where a.attname is null or a.attname::text <> all (columns))
-    else not exists (select from pg_catalog.pg_inherits i where i.inhparent = relation)
-  end
+language plpgsql stable set search_path = '' as $$
+begin
+  return (select case (select c.relkind from pg_catalog.pg_class c where c.oid = relation)
+            when 'p' then not exists (
+              select from warden.tree(relation) m (oid)
+              join pg_catalog.pg_partitioned_table t on t.partrelid = m.oid
+              cross join lateral unnest(t.partattrs::int2[]) k (attnum)
+              left join pg_catalog.pg_attribute a on a.attrelid = t.partrelid and a.attnum = k.attnum
+              -- An expression has no attribute.
+              where a.attname is null or a.attname::text <> all (columns))
+            else not exists (select from pg_catalog.pg_inherits i where i.inhparent = relation)
+          end);
+end
 $$;
 
 -- Whether the platform's tables were created by Warden. (Otherwise they are the application's, and were adopted.)

@@ -6,49 +6,59 @@ set local role warden_owner;
 
 -- The default of org_id that `warden migrate --enforce` sets.
 create or replace function warden.org_id_default() returns text
-language sql stable set search_path = '' as $$
-  select warden.callee('auth_org_id') || '()'
+language plpgsql stable set search_path = '' as $$
+begin
+  return (select warden.callee('auth_org_id') || '()');
+end
 $$;
 
 -- Whether a default of org_id is Warden's: also the one that it set before the application replaced
 -- public.auth_org_id(), whose comment remains.
 create or replace function warden.is_own_default(expression text) returns boolean
-language sql stable set search_path = '' as $$
-  select expression = warden.org_id_default()
-    or expression = 'public.auth_org_id()'
-       and coalesce(pg_catalog.obj_description(pg_catalog.to_regprocedure('public.auth_org_id()'), 'pg_proc')
-                    like '%(created by Warden)', false)
+language plpgsql stable set search_path = '' as $$
+begin
+  return (select expression = warden.org_id_default()
+            or expression = 'public.auth_org_id()'
+               and coalesce(pg_catalog.obj_description(pg_catalog.to_regprocedure('public.auth_org_id()'), 'pg_proc')
+                            like '%(created by Warden)', false));
+end
 $$;
 
 -- Whether a trigger is enabled, and is exactly the one that warden.require_org_id() creates.
 create or replace function warden.is_requirement(requirement oid) returns boolean
-language sql stable set search_path = '' as $$
-  select g.tgenabled in ('O', 'A') and pg_catalog.pg_get_triggerdef(g.oid) = pg_catalog.format(
-    'CREATE TRIGGER warden_require_org_id BEFORE INSERT ON %s FOR EACH ROW '
-    'WHEN ((new.org_id IS NULL)) EXECUTE FUNCTION warden.reject_missing_org_id()', g.tgrelid::regclass)
-  from pg_catalog.pg_trigger g where g.oid = requirement
+language plpgsql stable set search_path = '' as $$
+begin
+  return (select g.tgenabled in ('O', 'A') and pg_catalog.pg_get_triggerdef(g.oid) = pg_catalog.format(
+            'CREATE TRIGGER warden_require_org_id BEFORE INSERT ON %s FOR EACH ROW '
+            'WHEN ((new.org_id IS NULL)) EXECUTE FUNCTION warden.reject_missing_org_id()', g.tgrelid::regclass)
+          from pg_catalog.pg_trigger g where g.oid = requirement);
+end
 $$;
 
 -- Whether a trigger of the application could still set org_id after warden_require_org_id: triggers of one kind fire
 -- in the order of their names.
 create or replace function warden.has_later_trigger(relation regclass) returns boolean
-language sql stable set search_path = '' as $$
+language plpgsql stable set search_path = '' as $$
+begin
   -- Bits of tgtype: 1 row, 2 before, 4 insert.
-  select exists (select from pg_catalog.pg_trigger g
-                 where g.tgrelid = relation and g.tgtype & 7 = 7 and g.tgenabled in ('O', 'A')
-                   and g.tgname > 'warden_require_org_id'
-                   -- Warden's own triggers keep org_id as it is.
-                   and g.tgname !~ '^[~!]?warden_')
+  return (select exists (select from pg_catalog.pg_trigger g
+                         where g.tgrelid = relation and g.tgtype & 7 = 7 and g.tgenabled in ('O', 'A')
+                           and g.tgname > 'warden_require_org_id'
+                           -- Warden's own triggers keep org_id as it is.
+                           and g.tgname !~ '^[~!]?warden_'));
+end
 $$;
 
 -- Whether a trigger is enabled, and is exactly the one that warden.guard_org_id() creates.
 create or replace function warden.is_guard(guard oid) returns boolean
-language sql stable set search_path = '' as $$
-  select g.tgenabled in ('O', 'A') and pg_catalog.pg_get_triggerdef(g.oid) = pg_catalog.format(
-    'CREATE TRIGGER warden_org_id_immutable BEFORE UPDATE ON %s FOR EACH ROW '
-    'WHEN ((old.org_id IS DISTINCT FROM new.org_id)) EXECUTE FUNCTION %s()',
-    g.tgrelid::regclass, warden.callee('prevent_org_id_change'))
-  from pg_catalog.pg_trigger g where g.oid = guard
+language plpgsql stable set search_path = '' as $$
+begin
+  return (select g.tgenabled in ('O', 'A') and pg_catalog.pg_get_triggerdef(g.oid) = pg_catalog.format(
+            'CREATE TRIGGER warden_org_id_immutable BEFORE UPDATE ON %s FOR EACH ROW '
+            'WHEN ((old.org_id IS DISTINCT FROM new.org_id)) EXECUTE FUNCTION %s()',
+            g.tgrelid::regclass, warden.callee('prevent_org_id_change'))
+          from pg_catalog.pg_trigger g where g.oid = guard);
+end
 $$;
 
 -- Whether the function of a table's fill triggers follows the present rule, exactly as warden.fill_org_id() creates it;
@@ -75,18 +85,22 @@ $$;
 --   applies     false if the table, or a column that the object needs, does not exist
 --   found       the existing object: of this name, or an index or constraint of another name that serves as well
 --   problem     null if the object is valid, does not apply, or belongs to a phase that is over
-create or replace function warden.tenant_object_rows() returns table (
+-- Only the objects of these tables and members; with null, those of all, also of registered tables that do not exist.
+-- PL/pgSQL plans the query once per session, and not at each call, because that takes as long as the query.
+create or replace function warden.tenant_objects_of(relations regclass[]) returns table (
   schema_name name, table_name name, scope text, relation regclass, step int, phase text, kind text, name text,
   definition text, is_unique boolean, applies boolean, found text, is_present boolean, is_valid boolean, problem text
 )
 -- With JIT compilation, planning would take seconds longer than the query.
-language sql stable set search_path = '' set jit = off as $$
-  with wholes as (
+language plpgsql stable set search_path = '' set jit = off set plan_cache_mode = force_generic_plan as $fn$
+#variable_conflict use_column
+begin
+  return query
+  with recursive wholes as materialized (
     select r.*, c.oid as rel, pc.oid as parent_rel,
       exists (select from warden.watches w where w.relation = c.oid and w.org_column = 'org_id') as is_watched,
       coalesce(pc.oid is null or warden.can_be_unique(pc.oid, array['org_id', r.parent_key::text]), false)
-        as can_have_parent_key,
-      case when r.scope = 'org' and not r.is_read_only then warden.is_fill_function_current(c.oid) end as is_filled_right
+        as can_have_parent_key
     -- Rows that reference organizations inherit from no other table, so they need no composite key.
     from (select t.schema_name, t.table_name, t.scope, t.user_column, t.is_immutable, t.is_read_only,
             case when p.is_parent then t.parent_schema end as parent_schema,
@@ -100,23 +114,32 @@ language sql stable set search_path = '' set jit = off as $$
     left join pg_catalog.pg_namespace pn on pn.nspname = r.parent_schema
     left join pg_catalog.pg_class pc on pc.relnamespace = pn.oid and pc.relname = r.parent_table
       and pc.relkind in ('r', 'p')
-  ), registered as (
+  ), members as (
+    -- As warden.tree(), of all tables at once.
+    select w.rel as whole, w.rel as oid from wholes w where w.rel is not null
+    union
+    select m.whole, i.inhrelid from members m join pg_catalog.pg_inherits i on i.inhparent = m.oid
+  ), registered as materialized (
     -- The tables themselves, and the members of partitioned tables and of inheritance trees.
     select w.schema_name as whole_schema, w.table_name as whole_table, w.rel as whole,
       coalesce(n.nspname, w.schema_name) as schema_name, coalesce(c.relname, w.table_name) as table_name,
       w.scope, w.user_column, w.parent_schema, w.parent_table, w.parent_column, w.parent_key, w.is_immutable,
-      w.is_read_only, w.parent_rel, w.can_have_parent_key, w.is_watched, w.is_filled_right,
+      w.is_read_only, w.parent_rel, w.can_have_parent_key, w.is_watched,
       c.oid as rel, coalesce(c.relkind in ('r', 'p'), false) as is_table, c.oid is distinct from w.rel as is_member,
       c.relrowsecurity, c.relforcerowsecurity,
       coalesce((select array_agg(a.attname::text) from pg_catalog.pg_attribute a
                 where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped), '{}') as columns
     from wholes w
-    left join lateral (select w.rel as oid union select m from warden.tree(w.rel) m) m on true
+    left join members m on m.whole = w.rel
     left join pg_catalog.pg_class c on c.oid = m.oid
     left join pg_catalog.pg_namespace n on n.oid = c.relnamespace
     -- A member may have an entry of its own, which is an error.
-    where m.oid is not distinct from w.rel or not exists (
-      select from warden.tenant_tables x where x.schema_name = n.nspname and x.table_name = c.relname)
+    where (relations is null or c.oid = any (relations))
+      and (m.oid is not distinct from w.rel or not exists (
+        select from warden.tenant_tables x where x.schema_name = n.nspname and x.table_name = c.relname))
+  ), filled as materialized (
+    select p.whole, warden.is_fill_function_current(p.whole) as is_right
+    from (select distinct r.whole from registered r where r.scope = 'org' and not r.is_read_only) p
   ), keys as (
     -- Unique (org_id, key) on a parent: its children's foreign keys reference it.
     select distinct p.schema_name, p.table_name, c.parent_key
@@ -181,6 +204,9 @@ language sql stable set search_path = '' set jit = off as $$
     where k.conrelid in (select r.rel from registered r) and k.contype in ('f', 'u', 'p', 'c')
   ), own_default as materialized (
     select warden.org_id_default() as expression
+  ), wanted_policies as materialized (
+    select r.schema_name, r.table_name, r.rel, p.* from registered r
+    cross join lateral warden.tenant_policies(r.rel, r.scope, r.user_column, r.is_read_only) p
   ), objects as (
     select r.schema_name, r.table_name, 1 as step, 'expand' as phase, 'column' as kind, 'org_id' as name,
       'uuid' as definition, null::boolean as is_unique, r.is_table as applies,
@@ -191,11 +217,12 @@ language sql stable set search_path = '' set jit = off as $$
     where r.scope = 'org'
     union all
     select r.schema_name, r.table_name, 2, 'fill', 'trigger', t.name, null, null, r.is_table,
-      g.tgname::text, g.tgenabled in ('O', 'A') and r.is_filled_right,
+      g.tgname::text, g.tgenabled in ('O', 'A') and f.is_right,
       case when g.tgenabled in ('O', 'A') then 'follows another rule than this version' else 'is disabled' end
     from registered r
     cross join (values ('warden_fill_org_id'), ('warden_fill_org_id_update')) t (name)
     left join pg_catalog.pg_trigger g on g.tgrelid = r.rel and g.tgname = t.name
+    left join filled f on f.whole = r.whole
     where r.scope = 'org' and not r.is_read_only
     union all
     -- A unique index could reject rows that the application writes today, unless one of the application's own indexes
@@ -297,12 +324,13 @@ language sql stable set search_path = '' set jit = off as $$
     from registered r
     cross join own_default
     left join lateral (
-      select d.oid, e.expression,
-        e.expression = own_default.expression or warden.is_own_default(e.expression) as is_own
-      from pg_catalog.pg_attrdef d
-      join pg_catalog.pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum
-      cross join lateral (select pg_catalog.pg_get_expr(d.adbin, d.adrelid)) e (expression)
-      where d.adrelid = r.rel and a.attname = 'org_id' and not a.attisdropped) d on true
+      select d.oid, d.expression,
+        d.expression = own_default.expression or warden.is_own_default(d.expression) as is_own
+      -- Without OFFSET, the defaults of all columns would be printed.
+      from (select d.oid, pg_catalog.pg_get_expr(d.adbin, d.adrelid) as expression
+            from pg_catalog.pg_attribute a
+            join pg_catalog.pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+            where a.attrelid = r.rel and a.attname = 'org_id' and not a.attisdropped offset 0) d) d on true
     where r.scope = 'org' and not r.is_read_only
     union all
     select r.schema_name, r.table_name, 7, 'enforce', 'trigger', 'warden_require_org_id', null, null,
@@ -319,7 +347,7 @@ language sql stable set search_path = '' set jit = off as $$
       warden.is_policy(pol.oid, p.command, p.is_permissive, p.roles, p.using_condition, p.checking_condition),
       'differs from the one that warden.protect() creates'
     from registered r
-    cross join lateral warden.tenant_policies(r.rel, r.scope, r.user_column, r.is_read_only) p
+    join wanted_policies p using (schema_name, table_name)
     left join pg_catalog.pg_policy pol on pol.polrelid = r.rel and pol.polname = p.name
     union all
     -- A policy of Warden that a change of the access mode, or another version, left behind.
@@ -327,11 +355,13 @@ language sql stable set search_path = '' set jit = off as $$
       pol.polname::text, 'none', null, r.is_table, pol.polname::text, false,
       'is no longer needed: it may grant more than the application does'
     from registered r
-    join pg_catalog.pg_policy pol on pol.polrelid = r.rel
-    where pol.polname ~ '^warden_(select|insert|update|delete|granted|table_owner)$'
-      and not exists (select from warden.tenant_policies(r.rel, r.scope, r.user_column, r.is_read_only) p
-                      where p.name = pol.polname)
-      and warden.is_own_policy(pol.oid)
+    join (
+      -- Without OFFSET, all policies would be compared.
+      select x.oid, x.polrelid, x.polname from pg_catalog.pg_policy x
+      where x.polname ~ '^warden_(select|insert|update|delete|granted|table_owner)$'
+        and not exists (select from wanted_policies p where p.rel = x.polrelid and p.name = x.polname)
+      offset 0) pol on pol.polrelid = r.rel
+    where warden.is_own_policy(pol.oid)
     union all
     select r.schema_name, r.table_name, 9, case r.scope when 'user' then 'user' else 'enforce' end, 'row_security',
       s.name, null, null, r.is_table,
@@ -348,7 +378,17 @@ language sql stable set search_path = '' set jit = off as $$
            case when o.found is not null then 'exists, although the table is enforced' end
          when o.found is null then 'is missing'
          when o.is_right is not true then o.wrong end
-  from objects o join registered r using (schema_name, table_name)
+  from objects o join registered r using (schema_name, table_name);
+end
+$fn$;
+
+-- The objects of all tables.
+create or replace function warden.tenant_object_rows() returns table (
+  schema_name name, table_name name, scope text, relation regclass, step int, phase text, kind text, name text,
+  definition text, is_unique boolean, applies boolean, found text, is_present boolean, is_valid boolean, problem text
+)
+language sql stable set search_path = '' as $$
+  select * from warden.tenant_objects_of(null)
 $$;
 
 create or replace view warden.tenant_objects as select * from warden.tenant_object_rows();

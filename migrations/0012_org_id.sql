@@ -44,27 +44,33 @@ end
 $$;
 
 create or replace function warden.has_column(relation regclass, column_name name) returns boolean
-language sql stable set search_path = '' as $$
-  select exists (select from pg_catalog.pg_attribute a
-                 where a.attrelid = relation and a.attname = column_name and a.attnum > 0 and not a.attisdropped)
+language plpgsql stable set search_path = '' as $$
+begin
+  return (select exists (select from pg_catalog.pg_attribute a
+                         where a.attrelid = relation and a.attname = column_name and a.attnum > 0 and not a.attisdropped));
+end
 $$;
 
 -- Name of the function of a table's fill trigger.
 create or replace function warden.fill_function_name(relation regclass) returns name
-language sql stable set search_path = '' as $$
-  select warden.object_name('fill ' || n.nspname || '.' || c.relname)
-  from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace where c.oid = relation
+language plpgsql stable set search_path = '' as $$
+begin
+  return (select warden.object_name('fill ' || n.nspname || '.' || c.relname)
+          from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace where c.oid = relation);
+end
 $$;
 
 -- The members of a table, itself included, that lack an enabled trigger of this name: parents before children.
 create or replace function warden.without_trigger(relation regclass, trigger_name name) returns regclass[]
-language sql stable set search_path = '' as $$
-  select array(
-    select m.oid from warden.tree(relation) with ordinality m (oid, n)
-    join pg_catalog.pg_class c on c.oid = m.oid and c.relkind in ('r', 'p')
-    where not exists (select from pg_catalog.pg_trigger g
-                      where g.tgrelid = m.oid and g.tgname = trigger_name and g.tgenabled in ('O', 'A'))
-    order by m.n)
+language plpgsql stable set search_path = '' as $$
+begin
+  return (select array(
+            select m.oid from warden.tree(relation) with ordinality m (oid, n)
+            join pg_catalog.pg_class c on c.oid = m.oid and c.relkind in ('r', 'p')
+            where not exists (select from pg_catalog.pg_trigger g
+                              where g.tgrelid = m.oid and g.tgname = trigger_name and g.tgenabled in ('O', 'A'))
+            order by m.n));
+end
 $$;
 
 -- Lets the owners of the partitioned members execute the functions of their row triggers. A role that creates or
@@ -242,11 +248,13 @@ $fn$;
 -- The role with whose rights the function of a table's fill triggers runs: the owner of the parent, because a role that
 -- inserts children need not have the right to read parents.
 create or replace function warden.fill_function_owner(relation regclass) returns name
-language sql stable set search_path = '' as $$
-  select pg_catalog.pg_get_userbyid(c.relowner) from pg_catalog.pg_class c
-  where c.oid = coalesce((select p.oid from warden.registered(relation) r
-                          join pg_catalog.pg_namespace n on n.nspname = r.parent_schema
-                          join pg_catalog.pg_class p on p.relnamespace = n.oid and p.relname = r.parent_table), relation)
+language plpgsql stable set search_path = '' as $$
+begin
+  return (select pg_catalog.pg_get_userbyid(c.relowner) from pg_catalog.pg_class c
+          where c.oid = coalesce((select p.oid from warden.registered(relation) r
+                                  join pg_catalog.pg_namespace n on n.nspname = r.parent_schema
+                                  join pg_catalog.pg_class p on p.relnamespace = n.oid and p.relname = r.parent_table), relation));
+end
 $$;
 
 -- Creates the fill triggers of a table, or completes them:
@@ -279,7 +287,12 @@ begin
     'create or replace function %s() returns trigger language plpgsql security definer set search_path = '''' as %L',
     fn, warden.fill_function_text(relation));
   perform warden.close_function((fn || '()')::regprocedure);
-  execute pg_catalog.format('grant usage on schema warden to %I', owner);
+  -- A grant changes the row of the schema, and then the session plans every query again.
+  if not exists (select from pg_catalog.pg_namespace n cross join lateral pg_catalog.aclexplode(n.nspacl) a
+                 where n.nspname = 'warden' and a.privilege_type = 'USAGE'
+                   and a.grantee = pg_catalog.to_regrole(pg_catalog.quote_ident(owner))) then
+    execute pg_catalog.format('grant usage on schema warden to %I', owner);
+  end if;
   execute pg_catalog.format('grant execute on function warden.default_org_for(uuid) to %I', owner);
   -- The migrating role may be a superuser, with more rights than the function needs.
   if (select rolsuper from pg_catalog.pg_roles where rolname = current_user) then
@@ -393,11 +406,12 @@ declare
 begin
   foreach part in array tree loop
     -- Only now, because members inherit the default of the whole.
-    if not exists (select from pg_catalog.pg_attribute a
-                   join pg_catalog.pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
-                   cross join lateral (select pg_catalog.pg_get_expr(d.adbin, d.adrelid)) e (expression)
-                   where a.attrelid = part and a.attname = 'org_id' and not a.attisdropped
-                     and (e.expression = warden.org_id_default() or not warden.is_own_default(e.expression))) then
+    -- (Without OFFSET, the defaults of all columns would be printed.)
+    if not exists (select from (select pg_catalog.pg_get_expr(d.adbin, d.adrelid) as expression
+                                from pg_catalog.pg_attribute a
+                                join pg_catalog.pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+                                where a.attrelid = part and a.attname = 'org_id' and not a.attisdropped offset 0) e
+                   where e.expression = warden.org_id_default() or not warden.is_own_default(e.expression)) then
       execute pg_catalog.format('alter table %s alter column org_id set default %s', part, warden.org_id_default());
     end if;
   end loop;
@@ -421,10 +435,12 @@ declare
 begin
   perform warden.drop_trigger(relation, 'warden_require_org_id');
   for part in
-    select d.adrelid from warden.tree(relation) m (oid)
-    join pg_catalog.pg_attrdef d on d.adrelid = m.oid
-    join pg_catalog.pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum and a.attname = 'org_id'
-    where warden.is_own_default(pg_catalog.pg_get_expr(d.adbin, d.adrelid))
+    select e.adrelid
+    from (select d.adrelid, pg_catalog.pg_get_expr(d.adbin, d.adrelid) as expression
+          from warden.tree(relation) m (oid)
+          join pg_catalog.pg_attribute a on a.attrelid = m.oid and a.attname = 'org_id'
+          join pg_catalog.pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum offset 0) e
+    where warden.is_own_default(e.expression)
   loop
     execute pg_catalog.format('alter table %s alter column org_id drop default', part);
   end loop;

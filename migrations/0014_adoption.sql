@@ -17,8 +17,8 @@ declare
 begin
   for o in
     select t.*, pg_catalog.format('%I.%I', t.schema_name, t.table_name) as target
-    from warden.tenant_object_rows() t
-    where t.relation = any (relations) and t.applies and not t.is_valid and t.phase <> 'fill'
+    from warden.tenant_objects_of(coalesce(relations, '{}')) t
+    where t.applies and not t.is_valid and t.phase <> 'fill'
     order by t.step, t.schema_name, t.table_name, t.name
   loop
     if o.is_present and o.kind <> 'policy' then
@@ -188,8 +188,8 @@ begin
   if not has_rows and parent is not null then
     -- The parent needs a unique (org_id, key), and an organisation in each row.
     execute pg_catalog.format('select exists (select from %s)', parent) into has_rows;
-    has_rows := has_rows and exists (select from warden.tenant_object_rows() o where o.relation = parent
-                                       and o.applies and o.phase <> 'fill' and not o.is_valid);
+    has_rows := has_rows and exists (select from warden.tenant_objects_of(array[parent]) o
+                                       where o.applies and o.phase <> 'fill' and not o.is_valid);
   end if;
   if has_rows then
     raise notice '% is registered. It, or its parent, has rows: run "warden migrate", then "warden migrate --enforce"',

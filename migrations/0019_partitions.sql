@@ -8,22 +8,27 @@ set local role warden_owner;
 
 -- The members of a table that have no trigger of this name: parents before children.
 create or replace function warden.members_without_trigger(relation regclass, trigger_name name) returns setof regclass
-language sql stable set search_path = '' as $$
-  select m.oid from warden.tree(relation) with ordinality m (oid, n)
-  join pg_catalog.pg_class c on c.oid = m.oid and c.relkind in ('r', 'p')
-  where not exists (select from pg_catalog.pg_trigger g where g.tgrelid = m.oid and g.tgname = trigger_name)
-  order by m.n
+language plpgsql stable set search_path = '' as $$
+begin
+  return query
+    select m.oid::regclass from warden.tree(relation) with ordinality m (oid, n)
+    join pg_catalog.pg_class c on c.oid = m.oid and c.relkind in ('r', 'p')
+    where not exists (select from pg_catalog.pg_trigger g where g.tgrelid = m.oid and g.tgname = trigger_name)
+    order by m.n;
+end
 $$;
 
 -- The watched table that a table is part of: itself, else the nearest table above it. Null if there is none.
 create or replace function warden.watched_whole(relation regclass) returns regclass
-language sql stable set search_path = '' as $$
-  with recursive above as (
-    select watched_whole.relation::oid as oid, 0 as depth
-    union
-    select i.inhparent, a.depth + 1 from pg_catalog.pg_inherits i join above a on i.inhrelid = a.oid
-  )
-  select w.relation from above a join warden.watches w on w.relation = a.oid order by a.depth limit 1
+language plpgsql stable set search_path = '' as $$
+begin
+  return (with recursive above as (
+            select watched_whole.relation::oid as oid, 0 as depth
+            union
+            select i.inhparent, a.depth + 1 from pg_catalog.pg_inherits i join above a on i.inhrelid = a.oid
+          )
+          select w.relation from above a join warden.watches w on w.relation = a.oid order by a.depth limit 1);
+end
 $$;
 
 -- Members that lack a trigger or the policies of their registered or watched table: they were created while no event
