@@ -102,7 +102,7 @@ pub async fn preview(
     remarks.append(&mut preflight::lost_watches(&mut transaction).await?);
     let mut plan = Plan::load(&mut transaction).await?;
     issues.append(&mut plan.issues);
-    let clashes = preflight::clashes(&mut transaction).await?;
+    let clashes = preflight::clashes(&mut transaction, &plan).await?;
     for table in &plan.tables {
         for (problem, remedy) in clashes.get(&table.table.oid).into_iter().flatten() {
             issues.push(AdoptionIssue::new(table.table.title(), problem.clone(), remedy.clone()));

@@ -16,8 +16,10 @@ use crate::postgres::dialect;
 /// With `row_security = off`, which a database may set, reading a table fails if its policies apply to the
 /// reader. With any schema in the search_path in which others may create objects, a function or operator of
 /// theirs that fits the arguments better than PostgreSQL's own would run with the rights of the migrating
-/// role.
-const SESSION: &str = "set local row_security = on; set local search_path = pg_catalog, pg_temp";
+/// role. The event trigger that completes watched tables need not check each statement, because that is done
+/// after the last file.
+const SESSION: &str = "set local row_security = on; set local search_path = pg_catalog, pg_temp; \
+                       set local warden.is_protecting = on";
 /// SQLSTATE of a lock that was not granted in time.
 pub(super) const LOCK_NOT_AVAILABLE: &str = "55P03";
 

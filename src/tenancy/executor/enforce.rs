@@ -184,8 +184,8 @@ impl AdoptionRun {
     /// Reverses the enforce phase: applications that do not know `org_id` work again. The fill trigger is
     /// created before the protection is removed, in the same transaction.
     pub(super) async fn relax(&mut self) -> Result<(), StepError> {
-        let mut plan = self.plan().await?;
-        self.issues.append(&mut plan.issues);
+        let plan = self.plan().await?;
+        self.issues.extend(plan.issues.iter().cloned());
         for table in plan.tables.iter().filter(|t| t.is_partly_enforced() && t.table.scope != Scope::User) {
             let name = table.table.sql();
             let regclass = format!("{}::regclass", literal(&name));

@@ -100,7 +100,10 @@ impl AdoptionRun {
     /// Renews fill triggers of tables that reference one which got its `org_id` later in this run.
     pub(super) async fn renew_filling(&mut self) -> Result<(), StepError> {
         let renewed = "select count(*) from warden.renew_filling()";
-        let _: i64 = self.connection.scalar(renewed.to_owned()).await?;
+        let renewed: i64 = self.connection.scalar(renewed.to_owned()).await?;
+        if renewed > 0 {
+            self.known_plan = None;
+        }
         Ok(())
     }
 

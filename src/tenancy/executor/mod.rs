@@ -24,6 +24,7 @@ mod source;
 mod tree;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sqlx::Executor as _;
@@ -46,7 +47,7 @@ use super::AdoptionIssue;
 use super::issue::NEEDS_BYPASS;
 use super::plan::{Plan, TablePlan};
 use super::preflight::{self, Candidate};
-use super::registry::title;
+use super::registry::{Registry, title};
 use crate::postgres::{self, Migrated};
 
 /// The state that a run should reach.
@@ -130,8 +131,14 @@ pub async fn run(
     let mut registration = preflight::register(&mut connection.work, &choices).await?;
     notes.append(&mut registration.notes);
     notes.append(&mut preflight::lost_watches(&mut connection.work).await?);
-    let mut run =
-        AdoptionRun { connection, steps: Vec::new(), issues: registration.issues, notes, is_declined: false };
+    let mut run = AdoptionRun {
+        connection,
+        steps: Vec::new(),
+        issues: registration.issues,
+        notes,
+        is_declined: false,
+        known_plan: None,
+    };
     let result = run.reach(goal, confirm).await;
     run.connection.progress.finish();
     let is_stopped = match result {
@@ -140,9 +147,9 @@ pub async fn run(
         Err(StepError::Fatal(error)) => return Err(error),
         Err(other) => return Err(anyhow::Error::new(other)),
     };
-    let tables = Plan::load(&mut run.connection.work).await?.tables.len();
+    let tables = Registry::load(&mut run.connection.work).await?.tables.len();
     let candidates = preflight::candidates(&mut run.connection.work).await?;
-    let AdoptionRun { connection, steps, issues, notes, is_declined } = run;
+    let AdoptionRun { connection, steps, issues, notes, is_declined, .. } = run;
     connection.close().await;
     let took = begun.elapsed();
     Ok(AdoptionOutcome {
@@ -184,6 +191,8 @@ struct AdoptionRun {
     issues: Vec<AdoptionIssue>,
     notes: Vec<String>,
     is_declined: bool,
+    /// The plan, unless a step has ended since it was read: the database takes much of a second for it.
+    known_plan: Option<Arc<Plan>>,
 }
 
 impl AdoptionRun {
@@ -200,17 +209,22 @@ impl AdoptionRun {
         if goal == Goal::Enforce { self.enforce(confirm).await } else { Ok(()) }
     }
 
-    async fn plan(&mut self) -> Result<Plan, StepError> {
-        Plan::load(&mut self.connection.work).await.map_err(StepError::Fatal)
+    async fn plan(&mut self) -> Result<Arc<Plan>, StepError> {
+        if let Some(plan) = &self.known_plan {
+            return Ok(Arc::clone(plan));
+        }
+        let plan = Arc::new(Plan::load(&mut self.connection.work).await.map_err(StepError::Fatal)?);
+        self.known_plan = Some(Arc::clone(&plan));
+        Ok(plan)
     }
 
     /// The expand phase. A table that fails waits for the next run, and so do the tables that inherit from
     /// it.
     async fn expand(&mut self) -> Result<(), StepError> {
-        let mut plan = self.plan().await?;
-        self.issues.append(&mut plan.issues);
+        let plan = self.plan().await?;
+        self.issues.extend(plan.issues.iter().cloned());
         let mut failed: HashSet<i64> = HashSet::new();
-        let clashes = preflight::clashes(&mut self.connection.work).await?;
+        let clashes = preflight::clashes(&mut self.connection.work, &plan).await?;
         for table in self.ordered(&plan.tables).await? {
             if let Some(found) = clashes.get(&table.table.oid) {
                 let issue = |(problem, remedy): &(String, String)| {
@@ -289,6 +303,7 @@ impl AdoptionRun {
         result: Result<T, StepError>,
         remedy: &str,
     ) -> Result<Option<T>, StepError> {
+        self.known_plan = None;
         match result {
             Ok(value) => {
                 let took = step.begun.elapsed();

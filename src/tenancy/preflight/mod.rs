@@ -1,6 +1,7 @@
 //! Checks of `warden migrate` before it changes anything: what exists and is not Warden's, and what the
 //! operator decided about it.
 //!
+//! - `clashes` reports objects of the application that have the name of one of Warden's.
 //! - `choices` holds the operator's decisions; `names` parses the list of tables.
 //! - `existing` reports objects that Warden would replace, or could not rely on.
 //! - `organizations` reports the application's own organisations and memberships.
@@ -13,6 +14,7 @@
 //! Only `decisions` and the registration change the database, after the checks and the SQL migrations.
 
 mod choices;
+mod clashes;
 mod decisions;
 mod existing;
 mod names;
@@ -25,12 +27,13 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Executor as _};
 
 pub use choices::Choices;
+pub(super) use clashes::clashes;
 pub(super) use existing::lost_watches;
 pub use names::{TableChoice, parse_tables};
 pub use organizations::is_question;
 pub(super) use owners::notes as owner_notes;
 pub use tables::Candidate;
-pub(super) use tables::{clashes, forgets, register};
+pub(super) use tables::{forgets, register};
 
 use self::decisions::Decisions;
 use super::AdoptionIssue;

@@ -19,6 +19,7 @@ mod tables;
 mod tenants;
 mod terminal;
 mod whole_rows;
+mod work;
 
 use std::process::Stdio;
 use std::time::Duration;

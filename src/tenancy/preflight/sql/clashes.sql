@@ -1,6 +1,6 @@
 -- Objects of the application that have the name of one of Warden's on registered tables and their members: triggers,
 -- policies, constraints, and indexes or other relations. Columns: the oid of the whole, the object, its definition, the
--- definition of Warden's object if it is known, and a statement that renames the object.
+-- definition of Warden's object if it is known, and a statement that renames the object. $1 has the required objects.
 with relations as (
   select w.oid as whole, t.scope, t.origin, c.oid, c.relname, c.relnamespace
   from warden.tenant_tables t
@@ -9,7 +9,8 @@ with relations as (
   cross join lateral warden.tree(w.oid) m (oid)
   join pg_class c on c.oid = m.oid
 ), objects as materialized (
-  select o.relation, o.kind, o.name, o.definition, o.is_unique, o.problem from warden.tenant_objects o where o.applies
+  select o.relation::oid::regclass as relation, o.kind, o.name, o.definition, o.is_unique, o.problem
+  from jsonb_to_recordset($1::jsonb) o (relation bigint, kind text, name text, definition text, is_unique boolean, problem text)
 ), wanted as (
   -- What a run will create. (It drops an invalid index of its own itself.)
   select r.whole, r.relnamespace, o.relation, o.kind, o.name, case o.kind
