@@ -19,7 +19,6 @@ mod tables;
 mod tenants;
 mod terminal;
 mod whole_rows;
-mod work;
 
 use std::process::Stdio;
 use std::time::Duration;
