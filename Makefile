@@ -147,7 +147,7 @@ types: setup ## Write hostile values of every type into watched tables, on Postg
 	@scripts/types $(ARGS)
 
 .PHONY: postgres-versions
-postgres-versions: setup ## Test schema, isolation and adoption on PostgreSQL 14 to 18; prints a table
+postgres-versions: setup ## Test schema, isolation, adoption, publishing and reading on PostgreSQL 14 to 18; prints a table
 	@scripts/postgres-versions
 
 ##@ Measurements
