@@ -92,6 +92,10 @@ chaos: setup ## Kill and stall every part for ten minutes; no event may be lost 
 snapshots: setup-postgres ## Let 400 clients read snapshots and follow the stream while gateway and database restart
 	WARDEN_CROWD=400 cargo test --test it reading::crowd -- --nocapture
 
+.PHONY: transfers
+transfers: setup-postgres ## Let clients of several topics show 2,000 states during transfers; each must be one that the database had
+	WARDEN_STATES=2000 cargo test --test it transactions::marks -- --nocapture
+
 .PHONY: idempotency
 idempotency: setup-postgres ## Let 50 callers send the same 1,000 events to two nodes, one by one, during 20 kills
 	WARDEN_KILLS=full cargo test --test it publishing::kills -- --nocapture
