@@ -1,7 +1,9 @@
-// Shows the rows of several tables together, only in states that the database had. `show(tables)` gets a map
-// of rows by id for each topic. All topics must be on one socket. Returns a function that ends it.
+// Shows the rows of several tables together, only in states that the database had. `show(tables, stale)` gets
+// a map of rows by id for each topic, and a set of ids: rows that were too large to be sent. Of these it has
+// the former values, or the key alone. All topics must be on one socket. Returns a function that ends it.
 export function followTables(socket, topics, show) {
   const tables = new Map(topics.map((topic) => [topic, new Map()])); // the rows that are shown
+  const stale = new Map(topics.map((topic) => [topic, new Set()])); // ids of rows that were too large
   const held = new Map(topics.map((topic) => [topic, []])); // messages since the last state that was shown
   const ready = new Set(); // topics that have had a mark since they were joined
   const unread = new Set(topics); // topics whose present rows were never shown
@@ -44,17 +46,30 @@ export function followTables(socket, topics, show) {
     last = mark.cursor;
     awaited.delete(topic);
     if (awaited.size > 0 || ready.size < topics.length) return;
-    for (const [followed, rows] of tables) {
-      if (unread.delete(followed)) rows.clear();
-      for (const [event, { rows: page, data }] of held.get(followed)) {
-        if (page) page.forEach((row) => rows.set(row.id, row));
-        else if (event.endsWith(".deleted")) rows.delete(data.id);
-        else rows.set(data.id, data);
-      }
-      held.set(followed, []);
-    }
+    for (const [topic, messages] of held) apply(topic, messages);
+    topics.forEach((topic) => held.set(topic, []));
     since = mark.cursor;
-    show(tables);
+    show(tables, stale);
+  }
+
+  function apply(topic, messages) {
+    const [rows, old] = [tables.get(topic), stale.get(topic)];
+    let former = rows;
+    if (unread.delete(topic)) {
+      former = new Map(rows);
+      [rows, old].forEach((all) => all.clear());
+    }
+    const put = (row, truncated) => {
+      // A truncated row has its key alone. Reading the row now could show a later state than the other rows.
+      rows.set(row.id, truncated ? { ...(rows.get(row.id) ?? former.get(row.id)), ...row } : row);
+      if (truncated) old.add(row.id);
+      else old.delete(row.id);
+    };
+    for (const [event, { rows: page, data, truncated }] of messages) {
+      if (page) page.forEach((row, at) => put(row, truncated?.includes(at)));
+      else if (!event.endsWith(".deleted")) put(data, truncated);
+      else [rows, old].forEach((all) => all.delete(data.id));
+    }
   }
 
   topics.forEach(join);

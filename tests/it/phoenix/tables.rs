@@ -59,3 +59,51 @@ async fn the_recipe_shows_no_part_of_a_transfer() {
     shows_the_tables().await;
     t.gateway.stop().await;
 }
+
+/// The recipe shows the former value of a row whose event has its key alone, or the key if there is none.
+#[tokio::test]
+async fn rows_that_are_too_large_for_an_event_are_marked_as_stale() {
+    let t = TestGateway::start().await;
+    let org = t.db.create_org().await;
+    t.db.run(format!(
+        "create table texts (id int primary key, org_id uuid not null, body text not null);
+         grant select on texts to authenticated;
+         select warden.watch('texts', 'texts', 'text', visibility => 'organisation');
+         insert into texts values (1, '{org}', 'a'), (2, '{org}', 'b')"
+    ))
+    .await;
+    let url = format!("ws://{}/socket", t.gateway.public_addr());
+    let config = json!({"url": url, "authToken": good_token(org), "topics": ["texts"]});
+    let mut recipe = Recipe::start("tables.mjs", &config);
+    let row = |id: usize, body: &str| json!({"id": id, "org_id": org, "body": body});
+    let stale = |mut row: Value| {
+        row["stale"] = json!(true);
+        row
+    };
+    let key = json!({"id": 3});
+    let whole = "x".repeat(100_000);
+    for (sql, rows) in [
+        ("", vec![row(1, "a"), row(2, "b")]),
+        ("update texts set body = repeat('x', 100000) where id = 1", vec![stale(row(1, "a")), row(2, "b")]),
+        // The former row was too large, and so the event of this update has the key alone too.
+        (
+            "insert into texts values (3, '{org}', repeat('x', 100000)); update texts set body = 'c' where id = 1",
+            vec![stale(row(1, "a")), row(2, "b"), stale(key.clone())],
+        ),
+        ("update texts set body = 'd' where id = 1", vec![row(1, "d"), row(2, "b"), stale(key)]),
+        ("delete from texts where id = 3", vec![row(1, "d"), row(2, "b")]),
+        // TRUNCATE leads to a resync. Pages contain rows of up to 1 MiB.
+        (
+            "begin; truncate texts; insert into texts values (1, '{org}', repeat('x', 100000)); commit",
+            vec![row(1, &whole)],
+        ),
+        (
+            "begin; truncate texts; insert into texts values (1, '{org}', repeat('x', 1100000)); commit",
+            vec![stale(row(1, &whole))],
+        ),
+    ] {
+        t.db.run(sql.replace("{org}", &org.to_string())).await;
+        recipe.shows(&json!([rows]), |_| {}).await;
+    }
+    t.gateway.stop().await;
+}
