@@ -2,8 +2,8 @@
 //!
 //! A holder may take no more than what is still free after it. So one holder gets half, and however many
 //! holders take all that they get, each of them leaves as much as it has. A holder without a portion may take
-//! whatever is free, and a reserve is for such holders alone. Requests of a holder that wait form a queue
-//! (`queues`). This module must not know what is counted.
+//! whatever is free, or a small portion only, and a reserve is for such holders alone. Requests of a holder
+//! that wait form a queue (`queues`). This module must not know what is counted.
 
 mod queues;
 
@@ -23,6 +23,8 @@ pub(crate) struct Capacity<K> {
     units: usize,
     /// Units that a holder with a portion leaves free.
     reserve: usize,
+    /// The largest first portion of a holder that need not leave as much as it takes.
+    small_max: usize,
     used: Mutex<Used<K>>,
     freed: Notify,
 }
@@ -44,13 +46,24 @@ pub(crate) struct Portion<K: Copy + Eq + Hash> {
 impl<K: Copy + Eq + Hash> Capacity<K> {
     /// A capacity of which nothing is used.
     pub(crate) fn new(units: usize) -> Arc<Self> {
-        Self::with_reserve(units, 0)
+        Self::with(units, 0, units)
     }
 
     /// A capacity of which a holder that has a portion leaves this many units free.
     pub(crate) fn with_reserve(units: usize, reserve: usize) -> Arc<Self> {
+        Self::with(units, reserve, units)
+    }
+
+    /// A capacity for portions of different sizes. The first portion of a holder leaves as much as it takes
+    /// too, unless it has at most this many units. Otherwise a few holders with one large portion each would
+    /// use up all.
+    pub(crate) fn with_small_portions(units: usize, small_max: usize) -> Arc<Self> {
+        Self::with(units, 0, small_max)
+    }
+
+    fn with(units: usize, reserve: usize, small_max: usize) -> Arc<Self> {
         let used = Mutex::new(Used { total: 0, holders: HashMap::new() });
-        Arc::new(Self { units, reserve, used, freed: Notify::new() })
+        Arc::new(Self { units, reserve, small_max, used, freed: Notify::new() })
     }
 
     /// Takes units for a holder. Returns none if they are beyond its share, or not free.
@@ -84,7 +97,12 @@ impl<K: Copy + Eq + Hash> Capacity<K> {
         let mut used = lock(&self.used);
         let own = used.holders.get(&holder).copied().unwrap_or_default();
         let Some(free) = self.units.checked_sub(used.total + units) else { return false };
-        if own > 0 && free < self.reserve.max(own + units) {
+        let to_leave = match own {
+            0 if units <= self.small_max => 0,
+            0 => units,
+            _ => self.reserve.max(own + units),
+        };
+        if free < to_leave {
             return false;
         }
         used.total += units;
@@ -168,6 +186,15 @@ mod tests {
         let counts = held.iter().map(Vec::len).collect::<Vec<_>>();
         assert_eq!((counts[0], &counts[1..]), (32, &[1; 32][..]));
         assert!(capacity.try_take(34, 1).is_none());
+    }
+
+    #[test]
+    fn large_first_portions_leave_as_much_as_they_take() {
+        let capacity = Capacity::with_small_portions(64, 2);
+        let largest = |holder| (1..=64).rev().find_map(|units| capacity.try_take(holder, units));
+        let held: Vec<_> = (1..=6).filter_map(largest).collect();
+        assert_eq!(held.iter().map(Portion::units).collect::<Vec<_>>(), [32, 16, 8, 4, 2, 2]);
+        assert!(capacity.try_take(7, 1).is_none());
     }
 
     #[test]

@@ -24,6 +24,6 @@ mod strict;
 pub use batch::{BodyError, EventBatch, FORBIDDEN_TOPIC, Problem};
 pub use json::parse as parse_json;
 pub use key::{IdempotencyKey, InvalidKey, KEY_BYTES_MAX};
-pub use share::{PublishShares, Reservation};
+pub use share::{PublishShares, Reservation, SMALL_BODY_BYTES_MAX};
 pub use store::{Caller, PublishError, PublishLimits, Published, PublishedEvent, Publisher};
 pub use strict::{DEPTH_MAX, KEYS_MAX, NUMBER_DIGITS_MAX};

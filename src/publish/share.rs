@@ -1,8 +1,9 @@
 //! The memory and the connections of each organisation that publishes.
 //!
 //! A request reserves memory before its body is read. An organisation gets at most half of the memory and of
-//! the connections, and less if others use much, so that another one can always publish. Its requests wait
-//! for a connection in a queue of their own.
+//! the connections, and less if others use much, so that another one can publish. Even its first request must
+//! leave as much memory as it takes, unless its body is small. Its requests wait for a connection in a queue
+//! of their own.
 
 use std::sync::Arc;
 
@@ -14,6 +15,9 @@ const COPIES: usize = 3;
 
 /// Estimated memory of a request beside its body.
 const REQUEST_BYTES: usize = 16 * 1024;
+
+/// Largest body of a first request that need not leave as much memory as it takes. Most events are smaller.
+pub const SMALL_BODY_BYTES_MAX: usize = 4 * 1024;
 
 /// Shares of all organisations that publish now.
 #[derive(Debug)]
@@ -37,7 +41,7 @@ impl PublishShares {
     #[must_use]
     pub fn new(bytes_max: usize, connections_max: usize) -> Self {
         Self {
-            memory: Capacity::new(bytes_max),
+            memory: Capacity::with_small_portions(bytes_max, memory_of(SMALL_BODY_BYTES_MAX)),
             connections: Capacity::new(connections_max),
             queues: HolderQueues::new(),
         }
@@ -82,6 +86,7 @@ mod tests {
     use tokio::task::JoinSet;
 
     use super::*;
+    use crate::config::Limits;
 
     #[test]
     fn an_organisation_gets_half_and_leaves_the_rest() {
@@ -97,6 +102,29 @@ mod tests {
         let mut growing = shares.reserve(org(1), 0).expect("memory");
         assert!(growing.cover(REQUEST_BYTES) && growing.cover(1) && !growing.cover(REQUEST_BYTES + 1));
         assert_eq!(growing.memory.units(), 4 * REQUEST_BYTES);
+    }
+
+    /// As many as the page about isolation says.
+    #[test]
+    fn nine_organisations_that_send_the_largest_bodies_leave_memory_for_a_small_one() {
+        let limits = Limits::default().publish;
+        let shares = PublishShares::new(limits.memory_bytes_max, 1);
+        let org = OrgId::for_tests;
+        let take_all = |n| {
+            let mut body_bytes = limits.body_bytes_max;
+            let mut held = Vec::new();
+            while body_bytes > 0 {
+                match shares.reserve(org(n), body_bytes) {
+                    Some(reservation) => held.push(reservation),
+                    None => body_bytes /= 2,
+                }
+            }
+            held
+        };
+        let mut held: Vec<_> = (1..=9).map(take_all).collect();
+        drop(shares.reserve(org(10), SMALL_BODY_BYTES_MAX).expect("memory for a small body"));
+        held.extend((10..=11).map(take_all));
+        assert!(shares.reserve(org(12), 0).is_none(), "more of them use up all");
     }
 
     #[tokio::test]

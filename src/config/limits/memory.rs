@@ -216,6 +216,8 @@ impl Limits {
 mod tests {
     use super::*;
     use crate::config::limits::table::Value;
+    use crate::org::OrgId;
+    use crate::publish::PublishShares;
 
     /// Limits of bytes and counts that are no part of the budget, with the reason.
     const OUTSIDE: &[(&str, &[&str])] = &[
@@ -262,6 +264,7 @@ mod tests {
                 "http::revocations::REASON_BYTES_MAX",
                 "http::revocations::TEXT_BYTES_MAX",
                 "publish::KEY_BYTES_MAX",
+                "publish::SMALL_BODY_BYTES_MAX",
                 "publish::cloudevents::PROBLEMS_MAX",
                 "publish::strict::DEPTH_MAX",
                 "publish::strict::KEYS_MAX",
@@ -315,6 +318,9 @@ mod tests {
                 (budget - sum) / MIB
             );
             assert!(limits.memory_parts().iter().all(|part| part.bytes_max > 0));
+            // Even the largest body leaves as much as it takes.
+            let shares = PublishShares::new(limits.publish.memory_bytes_max, 1);
+            assert!(shares.reserve(OrgId::for_tests(1), limits.publish.body_bytes_max).is_some());
         }
         assert_eq!(Limits::default().memory_unit(), 16 * MIB);
     }

@@ -1,10 +1,12 @@
 //! Back-pressure: rates, memory, a database that is away, and a pooler in transaction mode.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
+use uuid::Uuid;
 use warden::rate::Rate;
 
 use super::{PATH, code, paid, post, publish, published, service, with_orgs};
@@ -75,6 +77,37 @@ async fn bodies_that_do_not_arrive_take_memory_of_their_organisation_only() {
     // The memory is free again: the data is too long, which only the database says.
     let answer = post(&service(org), &large).send(addr).await;
     assert_eq!(code(&answer), (400, "invalid_events".to_owned()), "{answer:?}");
+    t.gateway.stop().await;
+}
+
+/// Opens a request with a body of this length, of which nothing is sent. Returns whether memory was reserved.
+async fn announce(addr: SocketAddr, org: Uuid, length: usize) -> (TcpStream, bool) {
+    let head = format!(
+        "POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\
+         Expect: 100-continue\r\nAuthorization: Bearer {}\r\n\r\n",
+        service(org)
+    );
+    let mut stream = TcpStream::connect(addr).await.expect("connects");
+    stream.write_all(head.as_bytes()).await.expect("writes");
+    let answer = within("an answer to the head", Answer::read(&mut stream)).await;
+    assert!(matches!(answer.status, 100 | 503), "{answer:?}");
+    (stream, answer.status == 100)
+}
+
+/// Six bodies of six organisations would take all but a few KiB of the 16 MiB.
+#[tokio::test]
+async fn slow_bodies_of_several_organisations_leave_memory_for_a_small_one() {
+    let (t, [a, b, c, d, e, f, other]) = with_orgs().await;
+    let addr = t.gateway.public_addr();
+    let mut slow = Vec::new();
+    for org in [a, b, c, d, e] {
+        slow.push(announce(addr, org, 1024 * 1024).await);
+    }
+    slow.push(announce(addr, f, 316_000).await);
+    publish(addr, post(&service(other), &paid(0))).await;
+    let reserved = slow.iter().filter(|(_, is_reserved)| *is_reserved).count();
+    assert_eq!(reserved, 5, "four large bodies and the other one");
+    drop(slow);
     t.gateway.stop().await;
 }
 

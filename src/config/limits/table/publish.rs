@@ -29,6 +29,11 @@ fn requests(limits: &Limits) -> Vec<Limit> {
             "Memory of the requests in progress: three times their bodies, and 16 KiB each. One organisation gets at most half, and no more than it leaves free. Beyond it requests get 503 `busy`.",
         ),
         Limit::new(
+            "publish::SMALL_BODY_BYTES_MAX",
+            Value::bytes(publish::SMALL_BODY_BYTES_MAX),
+            "Largest body of a request that may take all memory that is free, if its organisation has no other request in progress.",
+        ),
+        Limit::new(
             "publish.timeout",
             Time(timeout),
             "Longest time to publish, with the wait for a connection. A body must arrive within `serve.header_timeout`.",
