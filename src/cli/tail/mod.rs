@@ -9,6 +9,8 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::Args;
 use futures_util::{SinkExt as _, StreamExt as _};
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::time::MissedTickBehavior;
@@ -214,9 +216,11 @@ async fn connect(args: &TailArgs) -> anyhow::Result<Result<Socket, End>> {
 }
 
 fn on_message(topics: &mut TailedTopics, text: &str) -> anyhow::Result<Option<End>> {
-    let (_, _, topic, event, payload): (Value, Value, String, String, Value) = serde_json::from_str(text)
-        .context("the gateway sent a frame that is not a Phoenix message: is WARDEN_URL a Warden gateway?")?;
-    let (lines, end) = match topics.receive(&topic, &event, &payload) {
+    let (_, _, topic, event, payload): (IgnoredAny, IgnoredAny, String, String, &RawValue) =
+        serde_json::from_str(text).context(
+            "the gateway sent a frame that is not a Phoenix message: is WARDEN_URL a Warden gateway?",
+        )?;
+    let (lines, end) = match topics.receive(&topic, &event, payload) {
         Received::Lines(lines) => (lines, None),
         Received::StartOver(lines, reason) => (lines, Some(End::StartOver(reason))),
         Received::NotNow(reason) => (Vec::new(), Some(End::Lost(reason))),
@@ -226,7 +230,7 @@ fn on_message(topics: &mut TailedTopics, text: &str) -> anyhow::Result<Option<En
 }
 
 /// Prints lines and flushes them, also into a pipe. `println!` would panic if the pipe is closed.
-fn print(lines: &[Value]) -> anyhow::Result<Option<End>> {
+fn print(lines: &[String]) -> anyhow::Result<Option<End>> {
     let mut out = std::io::stdout().lock();
     let mut write = || {
         lines.iter().try_for_each(|line| writeln!(out, "{line}"))?;

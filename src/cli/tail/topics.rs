@@ -1,5 +1,8 @@
-//! The topics of `warden tail`: what each join asks for, and what a received message means for it.
+//! The topics of `warden tail`: what each join asks for, and what a received message means for it. Rows and
+//! events are printed with their own bytes: a number that is parsed can lose digits, or be out of range.
 
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use crate::wire::{RESYNC_EVENT, SNAPSHOT_EVENT};
@@ -27,13 +30,47 @@ struct TailedTopic {
 #[derive(Debug, PartialEq)]
 pub(super) enum Received {
     /// Lines to print; none for replies and fresh cursors.
-    Lines(Vec<Value>),
+    Lines(Vec<String>),
     /// The lines to print, after which the rows must be read again by a new connection.
-    StartOver(Vec<Value>, String),
+    StartOver(Vec<String>, String),
     /// The gateway cannot serve the join now.
     NotNow(String),
     /// The gateway rejected the join.
     Rejected(String),
+}
+
+/// The fields of a payload, or of the response in it, that have a meaning for the command.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Fields<'a> {
+    cursor: Option<String>,
+    status: Option<String>,
+    reason: Option<String>,
+    message: Option<String>,
+    resync: bool,
+    #[serde(borrow)]
+    response: Option<&'a RawValue>,
+}
+
+/// A page of rows.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Page<'a> {
+    #[serde(borrow)]
+    rows: Vec<&'a RawValue>,
+    truncated: Vec<usize>,
+    last: bool,
+    cursor: Option<String>,
+}
+
+/// A line to print.
+fn line(topic: &str, event: &str, payload: &str) -> String {
+    format!(r#"{{"event":{},"payload":{payload},"topic":{}}}"#, json!(event), json!(topic))
+}
+
+/// Parses parts of a payload. Unexpected types count as absent.
+fn parse<'a, T: Default + Deserialize<'a>>(payload: &'a RawValue) -> T {
+    serde_json::from_str(payload.get()).unwrap_or_default()
 }
 
 impl TailedTopics {
@@ -94,34 +131,33 @@ impl TailedTopics {
     }
 
     /// Takes a message: topic, event and payload.
-    pub(super) fn receive(&mut self, name: &str, event: &str, payload: &Value) -> Received {
-        let line = |payload: &Value| json!({"topic": name, "event": event, "payload": payload});
-        let is_resync = event == RESYNC_EVENT
-            || (event == "phx_reply" && payload.pointer("/response/resync") == Some(&Value::Bool(true)));
+    pub(super) fn receive(&mut self, name: &str, event: &str, payload: &RawValue) -> Received {
+        let fields: Fields<'_> = parse(payload);
+        let response: Fields<'_> = fields.response.map(parse).unwrap_or_default();
+        let is_resync = event == RESYNC_EVENT || (event == "phx_reply" && response.resync);
         let topic = self.topics.iter_mut().find(|topic| topic.name == name);
         let reads_rows = self.snapshot.is_some();
-        let cursor = payload.get("cursor").or_else(|| payload.pointer("/response/cursor"));
-        if let (Some(cursor), Some(topic)) = (cursor.and_then(Value::as_str), topic) {
+        if let (Some(cursor), Some(topic)) = (fields.cursor.or(response.cursor.clone()), topic) {
             // After a resync the rows must be read again, so that no cursor is of use.
-            topic.cursor = (!is_resync || !reads_rows).then(|| cursor.to_owned());
+            topic.cursor = (!is_resync || !reads_rows).then_some(cursor);
         }
         match event {
-            "phx_reply" if payload["status"] == "error" => rejected(name, &payload["response"]),
+            "phx_reply" if fields.status.as_deref() == Some("error") => rejected(name, &response),
             "phx_reply" if is_resync => {
-                let line = json!({"topic": name, "event": RESYNC_EVENT, "payload": payload["response"]});
+                let line = line(name, RESYNC_EVENT, fields.response.map_or("{}", RawValue::get));
                 self.resync(name, line, "the cursor cannot be served")
             }
             "phx_reply" | "phx_close" | "warden.cursor" => Received::Lines(Vec::new()),
-            SNAPSHOT_EVENT => snapshot(payload, line),
+            SNAPSHOT_EVENT => snapshot(name, &parse(payload)),
             RESYNC_EVENT => {
-                let reason = payload["reason"].as_str().unwrap_or_default();
-                self.resync(name, line(payload), reason)
+                let line = line(name, event, payload.get());
+                self.resync(name, line, &fields.reason.unwrap_or_default())
             }
-            _ => Received::Lines(vec![line(payload)]),
+            _ => Received::Lines(vec![line(name, event, payload.get())]),
         }
     }
 
-    fn resync(&self, name: &str, line: Value, reason: &str) -> Received {
+    fn resync(&self, name: &str, line: String, reason: &str) -> Received {
         match self.snapshot {
             Some(_) => Received::StartOver(vec![line], format!("{name}: warden.resync, {reason}")),
             None => Received::Lines(vec![line]),
@@ -137,34 +173,39 @@ impl TailedTopic {
 }
 
 /// One line for each row of a page, and one for the end of the last page.
-fn snapshot(page: &Value, line: impl Fn(&Value) -> Value) -> Received {
-    let truncated = page["truncated"].as_array().cloned().unwrap_or_default();
-    let rows = page["rows"].as_array().into_iter().flatten().enumerate();
-    let mut lines: Vec<Value> = rows
-        .map(|(n, row)| match truncated.contains(&json!(n)) {
-            true => line(&json!({"data": row, "truncated": true})),
-            false => line(&json!({"data": row})),
+fn snapshot(name: &str, page: &Page<'_>) -> Received {
+    let line = |payload: &str| line(name, SNAPSHOT_EVENT, payload);
+    let rows = page.rows.iter().enumerate();
+    let mut lines: Vec<String> = rows
+        .map(|(n, row)| match page.truncated.contains(&n) {
+            true => line(&format!(r#"{{"data":{row},"truncated":true}}"#)),
+            false => line(&format!(r#"{{"data":{row}}}"#)),
         })
         .collect();
-    if page["last"] == true {
-        lines.push(line(&json!({"last": true, "cursor": page["cursor"]})));
+    if page.last {
+        lines.push(line(&json!({"last": true, "cursor": page.cursor}).to_string()));
     }
     Received::Lines(lines)
 }
 
-fn rejected(name: &str, response: &Value) -> Received {
-    let (reason, message) = (&response["reason"], &response["message"]);
-    let (reason, message) = (reason.as_str().unwrap_or_default(), message.as_str().unwrap_or_default());
-    let text = format!("{name}: {reason} ({message})");
+fn rejected(name: &str, response: &Fields<'_>) -> Received {
+    let reason = response.reason.as_deref().unwrap_or_default();
+    let text = format!("{name}: {reason} ({})", response.message.as_deref().unwrap_or_default());
     if TEMPORARY.contains(&reason) { Received::NotNow(text) } else { Received::Rejected(text) }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::value::to_raw_value;
+
     use super::*;
 
     fn names(names: &[&str]) -> Vec<String> {
         names.iter().map(|&name| name.to_owned()).collect()
+    }
+
+    fn raw(payload: &Value) -> Box<RawValue> {
+        to_raw_value(payload).expect("is JSON")
     }
 
     #[test]
@@ -175,21 +216,22 @@ mod tests {
         assert_eq!(topics.next_joins(), [json!(["1", "1", "x", "phx_join", snapshot])]);
         assert_eq!(topics.next_joins(), Vec::<Value>::new());
         let page = json!({"rows": [{"id": 1}, {"id": 2}], "truncated": [1], "last": true, "cursor": "c1"});
-        let line = |payload: Value| json!({"topic": "x", "event": "warden.snapshot", "payload": payload});
+        let line = |payload: Value| super::line("x", "warden.snapshot", &payload.to_string());
         let lines = vec![
             line(json!({"data": {"id": 1}})),
             line(json!({"data": {"id": 2}, "truncated": true})),
             line(json!({"last": true, "cursor": "c1"})),
         ];
-        assert_eq!(topics.receive("x", "warden.snapshot", &page), Received::Lines(lines));
+        assert_eq!(topics.receive("x", "warden.snapshot", &raw(&page)), Received::Lines(lines));
         assert_eq!(topics.next_joins(), [json!(["2", "2", "y", "phx_join", snapshot])]);
         // The connection is lost before the last page of y: only x resumes.
-        topics.receive("y", "warden.snapshot", &json!({"rows": [], "last": false}));
+        topics.receive("y", "warden.snapshot", &raw(&json!({"rows": [], "last": false})));
         topics.disconnected();
         let joins = topics.next_joins();
         assert_eq!(joins[0], json!(["3", "3", "x", "phx_join", {"since": "c1"}]));
         assert_eq!(joins[1], json!(["4", "4", "y", "phx_join", snapshot]));
-        let resync = topics.receive("x", "warden.resync", &json!({"cursor": "c2", "reason": "truncated"}));
+        let resync =
+            topics.receive("x", "warden.resync", &raw(&json!({"cursor": "c2", "reason": "truncated"})));
         assert!(matches!(resync, Received::StartOver(..)), "{resync:?}");
         topics.disconnected();
         assert_eq!(topics.next_joins()[0], json!(["5", "5", "x", "phx_join", snapshot]));
@@ -200,11 +242,14 @@ mod tests {
         let mut topics = TailedTopics::new(&names(&["x"]), Some(&"c0".to_owned()), false, &[]);
         assert_eq!(topics.next_joins(), [json!(["1", "1", "x", "phx_join", {"since": "c0"}])]);
         let reply = json!({"status": "ok", "response": {"cursor": "c1", "resync": true}});
-        let printed = json!({"topic": "x", "event": "warden.resync", "payload": reply["response"]});
-        assert_eq!(topics.receive("x", "phx_reply", &reply), Received::Lines(vec![printed]));
+        let printed = line("x", "warden.resync", &reply["response"].to_string());
+        assert_eq!(topics.receive("x", "phx_reply", &raw(&reply)), Received::Lines(vec![printed]));
         topics.disconnected();
         assert_eq!(topics.next_joins(), [json!(["2", "2", "x", "phx_join", {"since": "c1"}])]);
         let busy = json!({"status": "error", "response": {"reason": "org_reads", "message": "later"}});
-        assert_eq!(topics.receive("x", "phx_reply", &busy), Received::NotNow("x: org_reads (later)".into()));
+        assert_eq!(
+            topics.receive("x", "phx_reply", &raw(&busy)),
+            Received::NotNow("x: org_reads (later)".into())
+        );
     }
 }

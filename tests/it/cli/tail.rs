@@ -34,9 +34,12 @@ impl Tail {
         Self { child, lines }
     }
 
+    async fn text(&mut self) -> String {
+        within("a line", self.lines.next_line()).await.expect("reads").expect("tail runs")
+    }
+
     async fn line(&mut self) -> Value {
-        let line = within("a line", self.lines.next_line()).await.expect("reads").expect("tail runs");
-        serde_json::from_str(&line).expect("every line is JSON")
+        serde_json::from_str(&self.text().await).expect("every line is JSON")
     }
 
     /// Publishes an event until the command prints it. Returns the lines before it.
@@ -273,4 +276,36 @@ async fn tail_prints_rows_before_events() {
     fails(&["tail", "calls", "--snapshot", "--since", "x"], &variables, 2, &["--since"], &[&jwt]).await;
     fails(&["tail", "calls", "--filter", "a=eq.1"], &variables, 2, &["--snapshot"], &[&jwt]).await;
     gateway.stop().await;
+}
+
+/// Numbers that a double cannot represent, of a row that is read and of one that is streamed.
+#[tokio::test]
+async fn tail_prints_numbers_with_all_digits() {
+    let t = TestGateway::start().await;
+    let org = t.db.create_org().await;
+    t.db.run(format!(
+        "create table amounts (id int primary key, org_id uuid not null, exact numeric, large numeric);
+         grant select on amounts to authenticated;
+         select warden.watch('amounts', 'amounts', 'amount', visibility => 'organisation');
+         insert into amounts values (1, '{org}', 12345678901234567890.123456789, 1e350)"
+    ))
+    .await;
+    let large = format!(r#""large": 1{}"#, "0".repeat(350));
+    let has_digits = |line: &str| {
+        assert!(
+            line.contains(r#""exact": 12345678901234567890.123456789"#) && line.contains(&large),
+            "{line}"
+        );
+    };
+    let mut tail = Tail::start(&t, org, &["amounts", "--snapshot"]);
+    has_digits(&tail.text().await);
+    assert_eq!(tail.line().await["payload"]["last"], true);
+    t.db.run("update amounts set id = 2").await;
+    let deleted = tail.text().await;
+    assert!(deleted.contains("amount.deleted"), "{deleted}");
+    has_digits(&deleted);
+    has_digits(&tail.text().await);
+    tail.signal(rustix::process::Signal::INT);
+    assert_eq!(tail.end().await.0.code(), Some(0));
+    t.gateway.stop().await;
 }
