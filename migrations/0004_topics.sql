@@ -30,6 +30,10 @@ $$;
 create or replace function warden.declare_topic(name text) returns void
 language plpgsql set search_path = '' as $$
 begin
+  if (name ~ '^[a-z][a-z0-9_]{0,62}$') is not true then
+    raise exception 'warden.declare_topic: topic "%" is not valid', name
+      using errcode = '22023', hint = 'Use up to 63 lower-case letters, digits and _, starting with a letter.';
+  end if;
   if warden.is_reserved_topic(name) then
     raise exception 'warden.declare_topic: the topic "%" is reserved: the gateway has a route /v1/%', name, name
       using errcode = '22023', hint = 'Choose another name, such as the name of the table.';
@@ -54,6 +58,15 @@ language plpgsql set search_path = '' as $$
 declare
   declared text;
 begin
+  if (kind ~ '^[a-z][a-z0-9_]{0,62}$' and kind <> 'org') is not true then
+    raise exception 'warden.declare_entity_topic: kind "%" is not valid', kind
+      using errcode = '22023',
+            hint = 'Use up to 63 lower-case letters, digits and _, starting with a letter; not org.';
+  end if;
+  if (id_type in ('uuid', 'integer', 'text')) is not true then
+    raise exception 'warden.declare_entity_topic: ids of type "%" are not supported', id_type
+      using errcode = '22023', hint = 'Pass uuid, integer (also for bigint) or text.';
+  end if;
   insert into warden.entity_topics values (declare_entity_topic.kind, declare_entity_topic.id_type)
   on conflict do nothing;
   select t.id_type into declared from warden.entity_topics t where t.kind = declare_entity_topic.kind;

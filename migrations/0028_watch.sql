@@ -112,6 +112,10 @@ begin
     raise exception 'warden.watch: event prefix "%" is not valid', event_prefix
       using hint = 'Use lower-case letters, digits and _, starting with a letter; not warden or phx.';
   end if;
+  if topic !~ '^[a-z][a-z0-9_]{0,62}$' then
+    raise exception 'warden.watch: topic "%" is not valid', topic
+      using hint = 'Use up to 63 lower-case letters, digits and _, starting with a letter.';
+  end if;
   if warden.is_reserved_topic(topic) then
     raise exception 'warden.watch: the topic "%" is reserved: the gateway has a route /v1/%', topic, topic
       using errcode = '22023', hint = 'Choose another name, such as the name of the table.';

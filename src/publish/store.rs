@@ -286,7 +286,7 @@ fn rejected(error: sqlx::Error, batch: &EventBatch) -> PublishError {
             let problem = |index| Problem {
                 index,
                 code: KEY_REUSED,
-                detail: "this event was published with other content".to_owned(),
+                detail: "another event with this key has other content".to_owned(),
                 hint: None,
             };
             PublishError::KeyReused(indexes.into_iter().map(problem).collect())

@@ -10,6 +10,9 @@ pub enum QueryError {
     /// A filter is not valid, or a column is unknown.
     #[error(transparent)]
     Filter(#[from] FilterError),
+    /// A parameter that is the name of a column, or of none, is not a valid filter.
+    #[error("parameter {0:?}: {1}")]
+    Parameter(String, FilterError),
     /// A parameter occurs twice.
     #[error("the parameter {0} occurs more than once")]
     Repeated(&'static str),

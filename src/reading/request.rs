@@ -82,7 +82,11 @@ impl RowRequest {
                     request.after = Some(Position::decode(value)?);
                 }
                 "and" | "or" | "not.and" | "not.or" => request.conditions.push(filters.group(name, value)?),
-                column => request.conditions.push(filters.column(column, value)?),
+                column => {
+                    let condition = filters.column(column, value);
+                    let named = |error| QueryError::Parameter(shortened(column), error);
+                    request.conditions.push(condition.map_err(named)?);
+                }
             }
         }
         Ok(request)

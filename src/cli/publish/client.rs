@@ -150,7 +150,10 @@ impl EventsClient {
             .map_err(|error| Attempt::Final(Failure { text: format!("{error:#}"), ..Failure::default() }))?;
         let response = self.client.request(request).await.map_err(|error| {
             let reason = std::error::Error::source(&error).map_or(error.to_string(), ToString::to_string);
-            unanswered(format!("{reason}; is the gateway at {} running?", self.address))
+            let text = format!("{reason}; is the gateway at {} running?", self.address);
+            // Without a connection nothing was sent.
+            let may_be_published = !error.is_connect();
+            Attempt::Again(Failure { text, may_be_published, ..Failure::default() }, Duration::ZERO)
         })?;
         let (status, headers) = (response.status(), response.headers().clone());
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
