@@ -3,8 +3,6 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -61,7 +59,7 @@ pub(super) struct Follower {
     next_ref: u64,
     outcome: Outcome,
     /// Number of states that all clients have shown.
-    all_shown: Arc<AtomicUsize>,
+    all_shown: watch::Sender<usize>,
 }
 
 fn index(topic: &str) -> usize {
@@ -75,7 +73,7 @@ impl Follower {
         shows: Shows,
         seed: u64,
         expected: watch::Receiver<Option<Shown>>,
-        all_shown: Arc<AtomicUsize>,
+        all_shown: watch::Sender<usize>,
     ) -> Self {
         Self {
             nodes,
@@ -115,14 +113,16 @@ impl Follower {
             self.forget(topic);
             self.join(&mut socket, node, topic).await?;
         }
-        // As long as the writers write, every connection ends after some messages.
-        let mut left = self.random.usize(20..300);
+        // As long as the writers write, every connection ends after some messages. Most of them show a state
+        // before: otherwise a client that misses more than these messages would never advance.
+        let mut left = self.random.usize(5..80);
+        let shown_before = self.random.usize(..4).checked_sub(1).map(|_| self.outcome.shown);
         loop {
             let done = self.expected.borrow_and_update().clone();
             if done.as_ref() == Some(&self.tables) {
                 return Some(());
             }
-            if done.is_none() && left == 0 {
+            if done.is_none() && left == 0 && shown_before != Some(self.outcome.shown) {
                 return None;
             }
             left = left.saturating_sub(1);
@@ -133,7 +133,7 @@ impl Follower {
                     _ => return None,
                 },
             }
-            if done.is_none() && self.random.usize(..40) == 0 {
+            if done.is_none() && self.random.usize(..20) == 0 {
                 // One topic begins again, while the other one continues.
                 let topic = TOPICS[self.random.usize(..TOPICS.len())];
                 self.outcome.rejoined += 1;
@@ -255,7 +255,7 @@ impl Follower {
             }
         }
         self.outcome.shown += 1;
-        self.all_shown.fetch_add(1, Ordering::Relaxed);
+        self.all_shown.send_modify(|shown| *shown += 1);
         if let Err(wrong) = super::property::check(&self.tables) {
             self.outcome.wrong.push(wrong);
         }

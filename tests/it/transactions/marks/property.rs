@@ -2,8 +2,6 @@
 //! transactions changes the tables in turn. Clients that apply up to marks show no other state, whatever
 //! reconnects, replays, pages and snapshots come in between.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sqlx::postgres::PgConnection;
@@ -31,8 +29,11 @@ const CHAIN: i64 = 0;
 const PAGE_ROWS: u32 = 3;
 /// States that the clients show before the writers end, unless `WARDEN_STATES` is set.
 const STATES: usize = 40;
-/// Most transactions of one writer.
-const TRANSFERS_MAX: i64 = 100_000;
+/// Transactions by which a writer may be ahead before a state is shown.
+const AHEAD: usize = 10;
+/// Further transactions of a writer for each state. If writers did not wait, a slow node would read the log
+/// in ever larger reads, and the clients would never get a mark.
+const PER_STATE: usize = 2;
 /// Factor by which the ids of two writers' own rows differ.
 const WRITER_ROWS: i64 = 1_000_000;
 const WRITERS: i64 = 3;
@@ -69,12 +70,33 @@ async fn tables(db: &TestDb) -> Uuid {
     org
 }
 
+/// Throttles a writer: it waits for the clients.
+struct Throttle {
+    /// States that all clients have shown.
+    shown: watch::Receiver<usize>,
+    /// States after which the writer ends.
+    states: usize,
+    transactions: usize,
+}
+
+impl Throttle {
+    /// Waits until the clients have shown enough states for the next transaction. Returns false at the end.
+    async fn next(&mut self) -> bool {
+        self.transactions += 1;
+        let (count, states) = (self.transactions, self.states);
+        let is_enough = |shown: &usize| *shown >= states || count <= AHEAD + PER_STATE * shown;
+        *self.shown.wait_for(is_enough).await.expect("the clients run") < states
+    }
+}
+
 /// Moves amounts and rows between the tables, in transactions of every size. Some fail because of deadlocks,
 /// and some are rolled back.
-async fn transfer(url: String, org: Uuid, writer: i64, is_over: impl Fn() -> bool, seed: u64) {
+async fn transfer(url: String, org: Uuid, writer: i64, mut throttle: Throttle, seed: u64) {
     let mut connection = PgConnection::connect(&url).await.expect("connects");
     let mut random = fastrand::Rng::with_seed(seed);
-    for n in (0..TRANSFERS_MAX).take_while(|_| !is_over()) {
+    let mut n = 0;
+    while throttle.next().await {
+        n += 1;
         let (from, to) = if random.bool() { (TOPICS[0], TOPICS[1]) } else { (TOPICS[1], TOPICS[0]) };
         let (a, b, amount) = (random.i64(1..=ROWS), random.i64(1..=ROWS), random.i64(1..50));
         let id = WRITER_ROWS * writer + n;
@@ -107,10 +129,11 @@ async fn transfer(url: String, org: Uuid, writer: i64, is_over: impl Fn() -> boo
     }
 }
 
-/// Changes the tables in turn, each in a transaction of its own.
-async fn chain(url: String, is_over: impl Fn() -> bool) {
+/// Changes the tables in turn, each in a transaction of its own. All of them commit, so there is always
+/// something to show before the writers wait.
+async fn chain(url: String, mut throttle: Throttle) {
     let mut connection = PgConnection::connect(&url).await.expect("connects");
-    for _ in (0..TRANSFERS_MAX).take_while(|_| !is_over()) {
+    while throttle.next().await {
         for topic in TOPICS {
             let step = format!("update {topic} set n = n + 1 where id = {CHAIN}");
             sqlx::raw_sql(AssertSqlSafe(step)).execute(&mut connection).await.expect("updates");
@@ -157,19 +180,19 @@ async fn run(shows: Shows) -> Vec<Outcome> {
     let org = tables(&db).await;
     let nodes = [node(&db, true).await, node(&db, false).await];
     let (publish, expected) = watch::channel(None);
-    let all_shown = Arc::<AtomicUsize>::default();
-    let is_over = || all_shown.load(Ordering::Relaxed) >= states;
+    let (all_shown, shown) = watch::channel(0);
+    let throttle = || Throttle { shown: shown.clone(), states, transactions: 0 };
     let clients: Vec<_> = (0..CLIENTS)
         .map(|n| {
             let addrs = nodes.iter().map(Gateway::public_addr).collect();
-            let (expected, all_shown) = (expected.clone(), Arc::clone(&all_shown));
+            let (expected, all_shown) = (expected.clone(), all_shown.clone());
             tokio::spawn(Follower::new(addrs, org, shows, seed ^ n, expected, all_shown).run())
         })
         .collect();
     let url = db.url().to_owned();
     let writers =
-        (1..=WRITERS).map(|n| transfer(url.clone(), org, n, is_over, seed ^ (100 * n).cast_unsigned()));
-    tokio::join!(futures_util::future::join_all(writers), chain(url.clone(), is_over));
+        (1..=WRITERS).map(|n| transfer(url.clone(), org, n, throttle(), seed ^ (100 * n).cast_unsigned()));
+    tokio::join!(futures_util::future::join_all(writers), chain(url.clone(), throttle()));
     let end = rows(&db).await;
     assert_eq!(check(&end), Ok(()), "the writers keep the sum");
     publish.send_replace(Some(end));
