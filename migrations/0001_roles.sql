@@ -57,7 +57,15 @@ begin
   -- The migrating role gives objects to warden_owner and calls warden.watch(), so it must be a member. From PostgreSQL
   -- 16 on, the creator of a role is a member of it, but may neither use its rights nor become it.
   if not pg_has_role(current_user, 'warden_owner', 'usage') then
-    execute format('grant warden_owner to %I', current_user);
+    begin
+      execute format('grant warden_owner to %I', current_user);
+    exception
+      -- From PostgreSQL 16 on, CREATEROLE is not enough for a role that another one created: a migration of another
+      -- database in this cluster.
+      when insufficient_privilege then
+        raise exception '% is no member of role warden_owner, and may not grant it', current_user
+          using hint = format('As a superuser: grant warden_owner to %I;', current_user);
+    end;
   end if;
 end
 $$;

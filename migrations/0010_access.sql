@@ -234,4 +234,92 @@ begin
 end
 $$;
 
+-- Whether a function may run statements that are no part of its text: by EXECUTE, by a function of PostgreSQL or of an
+-- extension that runs a string as a query, or because its language runs statements in ways of its own. `body` is in
+-- lower case. (The checks of `warden migrate` before it installs schema warden have the same pattern.)
+create or replace function warden.builds_statements(language name, body text) returns boolean
+language sql immutable set search_path = '' as $$
+  select language not in ('sql', 'plpgsql', 'internal')
+    -- A quote after two hyphens: they may be part of a string, and no comment.
+    or pg_catalog.regexp_replace(body, '--[^\n'']*(?=\n|$)', '', 'g')
+       ~ '\m(execute|(query|cursor|table|schema|database)_to_xml\w*|ts_stat|ts_rewrite|xpath_table|crosstab\w*|connectby|pgr_\w+|cron\.\w+|pg_background_launch|graphql\.resolve)\M'
+$$;
+
+-- Functions and views that statements of requests use without naming them: in policies, defaults, check constraints,
+-- indexes, conditions of triggers, and views. Without EXECUTE or SELECT, these statements fail. What a policy uses must
+-- also keep the rights of its owner: with those of the caller, it would be subject to policies, and maybe to this one.
+create or replace function warden.needed_objects()
+returns table (class oid, object oid, used_by text, is_policy boolean)
+language sql stable set search_path = '' set jit = off as $$
+  with recursive uses as (
+    select d.refclassid, d.refobjid, pg_catalog.format('policy %I on %s', p.polname, p.polrelid::regclass) as used_by, true as is_policy
+    from pg_catalog.pg_policy p
+    join pg_catalog.pg_depend d on d.classid = 'pg_catalog.pg_policy'::regclass and d.objid = p.oid and d.refobjid <> p.polrelid
+    union all
+    select d.refclassid, d.refobjid, pg_catalog.format('the default of column %I of %s', a.attname, a.attrelid::regclass), false
+    from pg_catalog.pg_attrdef f
+    join pg_catalog.pg_attribute a on a.attrelid = f.adrelid and a.attnum = f.adnum
+    join pg_catalog.pg_depend d on d.classid = 'pg_catalog.pg_attrdef'::regclass and d.objid = f.oid
+    union all
+    select d.refclassid, d.refobjid, pg_catalog.format('constraint %I', c.conname), false
+    from pg_catalog.pg_constraint c
+    join pg_catalog.pg_depend d on d.classid = 'pg_catalog.pg_constraint'::regclass and d.objid = c.oid
+    where c.contype = 'c'
+    union all
+    select d.refclassid, d.refobjid, pg_catalog.format('trigger %I on %s', t.tgname, t.tgrelid::regclass), false
+    from pg_catalog.pg_trigger t
+    join pg_catalog.pg_depend d on d.classid = 'pg_catalog.pg_trigger'::regclass and d.objid = t.oid and d.refobjid <> t.tgfoid
+    where t.tgqual is not null
+    union all
+    select d.refclassid, d.refobjid, pg_catalog.format('index %s', i.indexrelid::regclass), false
+    from pg_catalog.pg_index i
+    join pg_catalog.pg_depend d on d.classid = 'pg_catalog.pg_class'::regclass and d.objid = i.indexrelid
+    where i.indexprs is not null or i.indpred is not null
+    union all
+    select d.refclassid, d.refobjid, pg_catalog.format('view %s', w.ev_class::regclass), false
+    from pg_catalog.pg_rewrite w
+    join pg_catalog.pg_class v on v.oid = w.ev_class and v.relkind = 'v'
+    join pg_catalog.pg_depend d on d.classid = 'pg_catalog.pg_rewrite'::regclass and d.objid = w.oid
+    where w.ev_type = '1' and d.refclassid = 'pg_catalog.pg_proc'::regclass
+  ), routines as materialized (
+    select p.oid, p.prosecdef, pg_catalog.lower(p.proname) as lower_name,
+      pg_catalog.lower(coalesce(p.prosrc, '') || coalesce(pg_catalog.pg_get_function_sqlbody(p.oid), '')) as body
+    from pg_catalog.pg_proc p
+    join pg_catalog.pg_namespace n on n.oid = p.pronamespace and n.nspname not in ('warden', 'pg_catalog', 'information_schema')
+    where p.prokind in ('f', 'p')
+      and not exists (select from pg_catalog.pg_depend d
+                      where d.classid = 'pg_catalog.pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e')
+  ), names as materialized (
+    select 'pg_catalog.pg_proc'::regclass::oid as class, r.oid, r.lower_name,
+      '(^|[^a-z0-9_])' || pg_catalog.regexp_replace(r.lower_name, '([^a-z0-9_ ])', '\\\1', 'g') || '"?\s*\(' as pattern
+    from routines r
+    union all
+    select 'pg_catalog.pg_class'::regclass, c.oid, pg_catalog.lower(c.relname),
+      '(^|[^a-z0-9_])' || pg_catalog.regexp_replace(pg_catalog.lower(c.relname), '([^a-z0-9_ ])', '\\\1', 'g') || '($|[^a-z0-9_])'
+    from pg_catalog.pg_class c
+    join pg_catalog.pg_namespace n on n.oid = c.relnamespace and n.nspname not in ('warden', 'pg_catalog', 'information_schema')
+    where c.relkind in ('v', 'm')
+  ), needed (class, object, used_by, is_policy) as (
+    select u.refclassid, u.refobjid, pg_catalog.min(u.used_by), u.is_policy
+    from uses u where u.refclassid in ('pg_catalog.pg_proc'::regclass, 'pg_catalog.pg_class'::regclass)
+    group by u.refclassid, u.refobjid, u.is_policy
+    union
+    -- What a view or function uses, if it runs with the rights of its caller.
+    select x.class, x.object, n.used_by, n.is_policy
+    from needed n
+    cross join lateral (
+      select d.refclassid as class, d.refobjid as object
+      from pg_catalog.pg_rewrite w
+      join pg_catalog.pg_depend d on d.classid = 'pg_catalog.pg_rewrite'::regclass and d.objid = w.oid and d.refobjid <> n.object
+      where n.class = 'pg_catalog.pg_class'::regclass and w.ev_class = n.object and w.ev_type = '1'
+        and d.refclassid in ('pg_catalog.pg_proc'::regclass, 'pg_catalog.pg_class'::regclass)
+      union all
+      select m.class, m.oid
+      from routines r
+      join names m on m.oid <> r.oid and case when pg_catalog.strpos(r.body, m.lower_name) > 0 then r.body ~ m.pattern else false end
+      where n.class = 'pg_catalog.pg_proc'::regclass and r.oid = n.object and not r.prosecdef) x
+  )
+  select n.class, n.object, pg_catalog.min(n.used_by), pg_catalog.bool_or(n.is_policy) from needed n group by n.class, n.object
+$$;
+
 reset role;

@@ -225,13 +225,15 @@ $$;
 
 -- Views, functions and rules through which ordinary roles reach rows of every organisation once these tables are
 -- enforced, because they read or write the tables as a role that is exempt from row-level security. A function is
--- recognised by the name of a table, of a view of one, or of another such function in its body, and by EXECUTE, which
--- may run any statement. `object` is the name for warden.accept_finding(), and `revoke` takes the rights away from
--- all these roles.
+-- recognised by the name of a table, of a view of one, or of another such function in its body, and by
+-- warden.builds_statements(), because it may run any statement. `object` is the name for warden.accept_finding(), and
+-- `revoke` takes the rights away from all these roles; it is null if statements of requests need them. Also functions
+-- and roles that turn row-level security off: their statements on the tables will fail.
 -- squawk-ignore ban-drop-function
 drop function if exists warden.bypasses(regclass[]);
 create or replace function warden.bypasses(relations regclass[])
-returns table (rule text, object text, kind text, owner text, readers text[], tables text, revoke text)
+returns table (rule text, object text, kind text, owner text, readers text[], tables text, revoke text, used_by text,
+               is_policy boolean)
 language sql stable set search_path = '' set jit = off as $$
   with recursive tables as (
     select m.oid, c.relname, whole.name
@@ -247,6 +249,8 @@ language sql stable set search_path = '' set jit = off as $$
     select r.oid, r.rolname from pg_catalog.pg_roles r
     where not r.rolsuper and not r.rolbypassrls and r.rolname !~ '^(pg_|warden_)'
       and not exists (select from exempt e where pg_catalog.pg_has_role(r.oid, e.oid, 'member'))
+  ), needed as materialized (
+    select n.class, n.object, n.used_by, n.is_policy from warden.needed_objects() n
   ), reads as (
     select distinct w.ev_class as view, d.refobjid as relation
     from pg_catalog.pg_rewrite w
@@ -284,8 +288,10 @@ language sql stable set search_path = '' set jit = off as $$
         and (pg_catalog.has_any_column_privilege(o.oid, v.oid, 'insert, update') or pg_catalog.has_table_privilege(o.oid, v.oid, 'delete')))
   ), readable as (
     select s.name, s.relkind, s.relowner::regrole::text as owner, l.target, pg_catalog.array_agg(distinct o.reader order by o.reader) as readers,
-      pg_catalog.array_agg(distinct o.view::oid) as views
+      pg_catalog.array_agg(distinct o.view::oid) as views, pg_catalog.min(n.used_by) as used_by,
+      coalesce(pg_catalog.bool_or(n.is_policy), false) as is_policy
     from leaking l join views s on s.oid = l.source join open_views o on o.view = l.view
+    left join needed n on n.class = 'pg_catalog.pg_class'::regclass and n.object = o.view
     group by s.oid, s.name, s.relkind, s.relowner, l.target
   ), passing (relation, target) as (
     -- Through a view with security_invoker, a function reads the table as the function's owner.
@@ -293,9 +299,11 @@ language sql stable set search_path = '' set jit = off as $$
     union
     select v.oid, p.target from passing p join reads r on r.relation = p.relation join views v on v.oid = r.view and v.is_invoker
   ), routines as materialized (
-    select p.oid, p.oid::regprocedure::text as name, pg_catalog.lower(p.proname) as lower_name, p.proowner, l.lanname,
+    select p.oid, p.oid::regprocedure::text as name, pg_catalog.lower(p.proname) as lower_name, p.proowner, l.lanname, p.prosecdef,
       p.prorettype in ('trigger'::regtype, 'event_trigger'::regtype) as is_trigger,
       p.prosecdef and p.proowner in (select e.oid from exempt e) as is_exempt,
+      exists (select from unnest(p.proconfig) x
+              where x ~* '^row_security=(off?|f|fa|fal|fals|false|no?|0)$') as is_unfiltered,
       pg_catalog.lower(coalesce(p.prosrc, '') || coalesce(pg_catalog.pg_get_function_sqlbody(p.oid), '')) as body
     from pg_catalog.pg_proc p
     join pg_catalog.pg_namespace n on n.oid = p.pronamespace and n.nspname not in ('warden', 'pg_catalog', 'information_schema')
@@ -314,13 +322,22 @@ language sql stable set search_path = '' set jit = off as $$
     select r.lower_name, '(^|[^a-z0-9_])' || pg_catalog.regexp_replace(r.lower_name, '([^a-z0-9_ ])', '\\\1', 'g') || '"?\s*\(', n.target
     from named n join routines r on not r.is_trigger
       and case when pg_catalog.strpos(r.body, n.lower_name) > 0 then r.body ~ n.pattern else false end
-  ), functions as (
-    select r.oid, r.name, r.is_trigger, r.proowner, n.target
-    from routines r join named n on case when pg_catalog.strpos(r.body, n.lower_name) > 0 then r.body ~ n.pattern else false end
-    where r.is_exempt
+  ), building (oid) as (
+    select r.oid from routines r where warden.builds_statements(r.lanname, r.body)
     union
-    select r.oid, r.name, r.is_trigger, r.proowner, null from routines r
-    where r.is_exempt and r.lanname = 'plpgsql' and pg_catalog.regexp_replace(r.body, '--[^\n]*', '', 'g') ~ '\mexecute\M'
+    -- A function that calls such a function, which then runs with the same rights.
+    select r.oid
+    from building b join routines c on c.oid = b.oid and not c.is_trigger and (c.is_exempt or not c.prosecdef)
+    join routines r on case when pg_catalog.strpos(r.body, c.lower_name) > 0
+      then r.body ~ ('(^|[^a-z0-9_])' || pg_catalog.regexp_replace(c.lower_name, '([^a-z0-9_ ])', '\\\1', 'g') || '"?\s*\(') else false end
+  ), reaching as (
+    select r.oid, n.target
+    from routines r join named n on case when pg_catalog.strpos(r.body, n.lower_name) > 0 then r.body ~ n.pattern else false end
+    where r.is_exempt or r.is_unfiltered
+    union
+    select r.oid, null from routines r join building b on b.oid = r.oid where r.is_exempt or r.is_unfiltered
+  ), functions as (
+    select r.oid, r.name, r.is_trigger, r.proowner, f.target from reaching f join routines r on r.oid = f.oid where r.is_exempt
   ), callable as (
     select f.oid, f.name, f.proowner, f.target,
       array(select o.rolname::text from ordinary o
@@ -359,26 +376,38 @@ language sql stable set search_path = '' set jit = off as $$
     from acting a
   )
   select 'bypassing-view', r.name, r.relkind::text, r.owner, r.readers, pg_catalog.string_agg(distinct r.target, ', '), (
-      select 'revoke all on ' || pg_catalog.string_agg(distinct v.name, ', ') || ' from ' || pg_catalog.string_agg(distinct a.grantee, ', ')
-        || case when pg_catalog.bool_or(a.is_passed_on) then ' cascade;' else ';' end
-      from unnest(r.views) x (oid) join views v on v.oid = x.oid cross join lateral warden.grantees(v.oid) a)
+      select case when pg_catalog.min(r.used_by) is null then 'revoke all on ' || pg_catalog.string_agg(distinct v.name, ', ') || ' from ' || pg_catalog.string_agg(distinct a.grantee, ', ')
+        || case when pg_catalog.bool_or(a.is_passed_on) then ' cascade;' else ';' end end
+      from unnest(r.views) x (oid) join views v on v.oid = x.oid cross join lateral warden.grantees(v.oid) a),
+    pg_catalog.min(r.used_by), pg_catalog.bool_or(r.is_policy)
   from readable r group by r.name, r.relkind, r.owner, r.readers, r.views
   union all
   select 'definer-function', c.name, 'f', c.proowner::regrole::text, c.readers, pg_catalog.string_agg(distinct c.target, ', '), (
-      select pg_catalog.format('revoke execute on routine %s from %s%s;', c.name,
+      select case when pg_catalog.min(n.used_by) is null then pg_catalog.format('revoke execute on routine %s from %s%s;', c.name,
         pg_catalog.string_agg(distinct case when a.grantee = 0 then 'public' else a.grantee::regrole::text end, ', '),
-        case when pg_catalog.bool_or(a.grantor <> c.proowner or a.is_grantable) then ' cascade' end)
+        case when pg_catalog.bool_or(a.grantor <> c.proowner or a.is_grantable) then ' cascade' end) end
       from pg_catalog.pg_proc p
       cross join lateral pg_catalog.aclexplode(coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))) a
-      where p.oid = c.oid and a.grantee <> c.proowner and a.grantee not in (select e.oid from exempt e))
-  from callable c where c.readers <> '{}' group by c.oid, c.name, c.proowner, c.readers
+      where p.oid = c.oid and a.grantee <> c.proowner and a.grantee not in (select e.oid from exempt e)),
+    pg_catalog.min(n.used_by), coalesce(pg_catalog.bool_or(n.is_policy), false)
+  from callable c
+  left join needed n on n.class = 'pg_catalog.pg_proc'::regclass and n.object = c.oid
+  where c.readers <> '{}' group by c.oid, c.name, c.proowner, c.readers
   union all
   select w.rule, w.object, w.kind, w.owner, pg_catalog.array_agg(distinct r.role order by r.role), pg_catalog.string_agg(distinct w.target, ', '),
     pg_catalog.string_agg(distinct (
       select pg_catalog.format('revoke insert, update, delete on %s from %s%s;', w.name, pg_catalog.string_agg(distinct a.grantee, ', '),
                                case when pg_catalog.bool_or(a.is_passed_on) then ' cascade' end)
-      from warden.grantees(w.oid) a), ' ')
+      from warden.grantees(w.oid) a), ' '), null, false
   from writable w cross join unnest(w.readers) r (role) group by w.rule, w.object, w.kind, w.owner
+  union all
+  -- With row_security = off, a statement that policies would filter fails.
+  select 'row-security-off', r.name, case when r.prosecdef then 'o' else 'i' end, r.proowner::regrole::text, array(
+      select o.rolname::text from ordinary o where r.is_trigger or pg_catalog.has_function_privilege(o.oid, r.oid, 'execute') order by 1),
+    pg_catalog.string_agg(distinct f.target, ', '), pg_catalog.format('alter routine %s reset row_security;', r.name), null, false
+  from reaching f join routines r on r.oid = f.oid
+  where r.is_unfiltered and not r.is_exempt
+  group by r.oid, r.name, r.prosecdef, r.proowner, r.is_trigger
   order by 1, 2
 $$;
 

@@ -146,7 +146,7 @@ async fn read_access(
         return Ok(AccessOverview::default());
     }
     if goal == Goal::Enforce {
-        issues.extend(questions(connection, &unenforced).await?);
+        issues.extend(questions(connection, &plan.tables).await?);
     }
     AccessOverview::read(connection, &unenforced).await
 }

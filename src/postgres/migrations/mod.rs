@@ -131,8 +131,10 @@ pub(crate) async fn migrate_on(connection: &mut PgConnection, set: SchemaSet) ->
     let is_damaged = is_damaged(&mut *connection).await?;
     for set in sets(connection, set).await? {
         let before = recorded(&mut *connection, set).await?;
-        let applied =
-            apply::apply(&mut *connection, set, is_damaged).await.map_err(|error| failure(error, set))?;
+        let event_triggers = event_triggers(&mut *connection).await?;
+        let applied = apply::apply(&mut *connection, set, is_damaged)
+            .await
+            .map_err(|error| failure(error, set, &event_triggers))?;
         let files = set.migrator().iter().filter(|file| applied.contains(&file.version));
         migrated.applied.extend(names(set, files, &before));
         migrated.total += set.migrator().iter().count();
@@ -211,7 +213,20 @@ fn names(
     files.into_iter().map(name).collect()
 }
 
-fn failure(error: MigrateError, set: SchemaSet) -> anyhow::Error {
+/// An event trigger of the application: its name, and the name of its function.
+type EventTrigger = (String, String);
+
+/// Event triggers that the statements of a migration fire, with the rights of `warden_owner`.
+async fn event_triggers(connection: &mut PgConnection) -> Result<Vec<EventTrigger>, sqlx::Error> {
+    sqlx::query_as(
+        "select quote_ident(e.evtname), p.oid::regprocedure::text from pg_event_trigger e join pg_proc p on p.oid = e.evtfoid
+         where e.evtenabled <> 'D' and e.evtname not like 'warden\\_%' and not p.prosecdef",
+    )
+    .fetch_all(connection)
+    .await
+}
+
+fn failure(error: MigrateError, set: SchemaSet, event_triggers: &[EventTrigger]) -> anyhow::Error {
     match error {
         MigrateError::VersionMissing(version) => anyhow::anyhow!(
             "this database has {} migration {version}, which this version of Warden does not know: a newer version \
@@ -221,7 +236,7 @@ fn failure(error: MigrateError, set: SchemaSet) -> anyhow::Error {
         ),
         other => {
             let mut context = "a migration failed and was rolled back".to_owned();
-            if let Some(hint) = hint(&other) {
+            if let Some(hint) = event_trigger_hint(&other, event_triggers).or_else(|| hint(&other)) {
                 context = format!("{context}. To continue:\n{hint}\ncause");
             }
             rejected(other, set).context(context)
@@ -244,12 +259,29 @@ fn rejected(error: MigrateError, set: SchemaSet) -> anyhow::Error {
     }
 }
 
-/// The hint of a migration's error, which often is the statement for a superuser.
-fn hint(error: &MigrateError) -> Option<String> {
+/// The server's error about a migration.
+fn server_error(error: &MigrateError) -> Option<&PgDatabaseError> {
     let (MigrateError::Execute(cause) | MigrateError::ExecuteMigration(cause, _)) = error else {
         return None;
     };
-    cause.as_database_error()?.try_downcast_ref::<PgDatabaseError>()?.hint().map(str::to_owned)
+    cause.as_database_error()?.try_downcast_ref::<PgDatabaseError>()
+}
+
+/// The hint of a migration's error, which often is the statement for a superuser.
+fn hint(error: &MigrateError) -> Option<String> {
+    server_error(error)?.hint().map(str::to_owned)
+}
+
+/// What to do if the function of an application's event trigger failed.
+fn event_trigger_hint(error: &MigrateError, event_triggers: &[EventTrigger]) -> Option<String> {
+    let context = server_error(error)?.r#where()?;
+    let (trigger, function) =
+        event_triggers.iter().find(|(_, function)| context.contains(function.as_str()))?;
+    Some(format!(
+        "the event trigger {trigger} of the application calls {function}, which failed as warden_owner, the role that creates \
+         Warden's objects. Grant that role the rights that the function needs, or let the function run with the rights of its \
+         owner: alter function {function} security definer; or disable it meanwhile: alter event trigger {trigger} disable;"
+    ))
 }
 
 /// Whether owners or rights of Warden's objects are wrong, so that every file must be applied again:
@@ -258,6 +290,7 @@ fn hint(error: &MigrateError) -> Option<String> {
 ///   another role, or the gateway's role may not read it.
 /// - Default privileges of the new database allow requests to call a function of Warden, such as the token
 ///   hook.
+/// - Schema `public` was dropped and created again, as tools do to reset a database. Schema `warden` remained.
 async fn is_damaged(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     // Not checked at compile time, because schema and roles may not exist.
     sqlx::query_scalar(
@@ -266,6 +299,8 @@ async fn is_damaged(connection: &mut PgConnection) -> Result<bool, sqlx::Error> 
            where c.oid = to_regclass('warden.events')
              and ('warden_owner' not in (pg_get_userbyid(n.nspowner), pg_get_userbyid(c.relowner))
                   or pg_get_userbyid(n.nspowner) <> pg_get_userbyid(c.relowner)
+                  or to_regclass('public.organizations') is null
+                  or to_regclass('public.organization_members') is null
                   or not exists (select from pg_roles r where r.rolname = 'warden_gateway'
                                    and has_schema_privilege(r.oid, n.oid, 'usage')
                                    and has_table_privilege(r.oid, c.oid, 'select'))

@@ -4,6 +4,8 @@
 use sqlx::postgres::PgConnection;
 
 use crate::tenancy::AdoptionIssue;
+use crate::tenancy::plan::TablePlan;
+use crate::tenancy::registry::Scope;
 use crate::tenancy::sql::literal;
 
 /// Maximum number of roles that an issue names.
@@ -21,22 +23,33 @@ struct Bypass {
     tables: Option<String>,
     /// Statements that take the rights away from all readers.
     revoke: Option<String>,
+    /// What uses it on behalf of requests, without their naming it.
+    used_by: Option<String>,
+    /// Whether a policy uses it.
+    is_policy: bool,
     /// Whether the migrating role may not act as the owner.
     is_foreign: bool,
 }
 
-/// The open questions about these tables. Accepted findings are left out.
+/// The open questions about the policies of the tables that are not enforced yet, and about everything through
+/// which requests reach rows of any registered table. Accepted findings are left out.
 pub(in crate::tenancy) async fn questions(
     connection: &mut PgConnection,
-    tables: &[i64],
+    tables: &[TablePlan],
 ) -> Result<Vec<AdoptionIssue>, sqlx::Error> {
+    let oid = |t: &TablePlan| t.table.oid;
+    let unenforced: Vec<i64> = tables.iter().filter(|t| !t.is_enforced()).map(oid).collect();
+    // A function that was created after a table was enforced is a question too: it may make its caller a member
+    // of any organisation. The audit judges tables of users, which this phase does not change.
+    let isolated = |t: &&TablePlan| t.table.scope != Scope::User || !t.is_enforced();
+    let all: Vec<i64> = tables.iter().filter(isolated).map(oid).collect();
     let of_tables: Vec<(String, String, String)> = sqlx::query_as(
         "select m.oid::regclass::text, q.problem, q.remedy
          from unnest($1::bigint[]) t (oid) cross join lateral warden.tree(t.oid::oid::regclass) m (oid)
          join pg_class c on c.oid = m.oid and c.relkind in ('r', 'p')
          cross join lateral warden.access_questions(m.oid) q",
     )
-    .bind(tables)
+    .bind(unenforced)
     .fetch_all(&mut *connection)
     .await?;
     let mut issues: Vec<AdoptionIssue> = of_tables
@@ -49,7 +62,7 @@ pub(in crate::tenancy) async fn questions(
          where not exists (select from warden.decisions d
                            where d.rule = b.rule and d.object = b.object and d.choice = 'accept')",
     )
-    .bind(tables)
+    .bind(all)
     .fetch_all(&mut *connection)
     .await?;
     let version: i32 =
@@ -87,11 +100,27 @@ impl Bypass {
                 "this rule reaches {tables} as {owner}, who is exempt from row-level security, when {readers} write to a \
                  table that is not registered"
             ),
+            "o" => format!(
+                "this function will fail: it {does} with row_security = off, and {owner}, as whom it runs, is subject to \
+                 policies"
+            ),
+            "i" => format!(
+                "this function will fail for {readers}: it {does} with row_security = off, and they are subject to policies"
+            ),
             _ => format!(
                 "{readers} may call this function, which {does} and runs as {owner}, who is exempt from row-level security"
             ),
         };
-        AdoptionIssue::new(object.clone(), problem, format!("One of these:\n{}", self.choices(version)))
+        let remedy = match &self.used_by {
+            Some(used_by) if self.is_policy => format!(
+                "{used_by} uses it, so it must keep its rights, and requests the right to use it. If its statements do not \
+                 name the organisation or the user of the claims, add that condition. Then:\n{}",
+                self.choices(version)
+            ),
+            Some(used_by) => format!("{used_by} uses it. One of these:\n{}", self.choices(version)),
+            None => format!("One of these:\n{}", self.choices(version)),
+        };
+        AdoptionIssue::new(object.clone(), problem, remedy)
     }
 
     /// Statements of which each ends the issue.
@@ -99,6 +128,8 @@ impl Bypass {
         let Self { rule, object, owner, .. } = self;
         let mut choices = Vec::new();
         match self.kind.as_str() {
+            // With the rights of its caller, it would be subject to the policy that uses it.
+            _ if self.is_policy => {}
             "v" => {
                 if version >= 150_000 {
                     choices.push(format!(
@@ -116,13 +147,20 @@ impl Bypass {
             _ => {}
         }
         choices.extend(self.revoke.clone());
-        choices.push(format!(
-            "select warden.accept_finding({}, {}, '<why this is on purpose>');",
-            literal(rule),
-            literal(object)
-        ));
+        let is_failing = matches!(self.kind.as_str(), "o" | "i");
+        if self.kind == "o" {
+            choices.push("-- or make a role with BYPASSRLS its owner, which is a question of its own".into());
+        }
+        if !is_failing {
+            choices.push(format!(
+                "select warden.accept_finding({}, {}, '<why this is on purpose>');",
+                literal(rule),
+                literal(object)
+            ));
+        }
         if self.is_foreign {
-            choices.insert(0, format!("-- as {owner}, except the last one:"));
+            let except = if is_failing { "" } else { ", except the last one" };
+            choices.insert(0, format!("-- as {owner}{except}:"));
         }
         choices.join("\n")
     }

@@ -9,9 +9,19 @@ use crate::postgres::SchemaSet;
 
 /// Compares the applied migrations of each set with those of this version.
 pub(super) async fn check(connection: &mut PgConnection) -> Result<Vec<Finding>, sqlx::Error> {
-    let mut found = check_set(connection, SchemaSet::Core).await?;
-    if super::has_relation(connection, SchemaSet::Platform.record()).await? {
-        found.append(&mut check_set(connection, SchemaSet::Platform).await?);
+    let mut found = check_set(&mut *connection, SchemaSet::Core).await?;
+    if super::has_relation(&mut *connection, SchemaSet::Platform.record()).await? {
+        found.append(&mut check_set(&mut *connection, SchemaSet::Platform).await?);
+    }
+    let has_organizations: bool = sqlx::query_scalar(
+        "select to_regclass('public.organizations') is not null and to_regclass('public.organization_members') is not null",
+    )
+    .fetch_one(connection)
+    .await?;
+    if found.is_empty() && !has_organizations {
+        let cause = "organisations or memberships do not exist any more, as after a reset of schema public";
+        let remedy = Remedy::shell("warden migrate");
+        found.push(Finding::new("schema", None, "public", cause.to_owned(), remedy));
     }
     Ok(found)
 }

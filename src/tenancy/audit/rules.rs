@@ -188,12 +188,12 @@ pub const RULES: &[Rule] = &[
     acceptable(finding(
         "definer-function",
         "no SECURITY DEFINER function lets requests reach registered tables without row-level security: itself, through \
-         views or other functions, by EXECUTE, or as a trigger of a table or view to which requests may write",
+         views or other functions, by statements that they build, or as a trigger of a table or view to which requests may write",
     )),
     acceptable(finding(
         "rewrite-rule",
         "no rule (CREATE RULE) acts on a registered table, neither from it nor from another table to which requests may \
-         write",
+         write (DO INSTEAD NOTHING does not act)",
     )),
     acceptable(notice("sequence-right", "requests have no rights on a sequence that organisations share")),
     acceptable(finding(

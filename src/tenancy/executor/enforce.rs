@@ -25,8 +25,7 @@ impl AdoptionRun {
         let plan = self.plan().await?;
         let todo: Vec<&TablePlan> = plan.tables.iter().filter(|t| !t.is_enforced()).collect();
         self.check_parents(&todo, &plan.tables).await?;
-        let oids: Vec<i64> = todo.iter().map(|t| t.table.oid).collect();
-        self.issues.extend(questions(&mut self.connection.work, &oids).await?);
+        self.issues.extend(questions(&mut self.connection.work, &plan.tables).await?);
         if todo.is_empty() || self.is_blocked() {
             return Ok(());
         }

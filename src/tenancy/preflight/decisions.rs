@@ -17,6 +17,9 @@ const ACCEPTED: &str = "preflight";
 const OWNER: &str = "organization-owner";
 const OWNED: [&str; 2] = ["public.organizations.", "public.organization_members."];
 
+/// Rules of the audit about views, functions and rules that write to memberships.
+const BYPASS: [&str; 3] = ["bypassing-view", "definer-function", "rewrite-rule"];
+
 /// Decision about an existing object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Choice {
@@ -54,6 +57,9 @@ impl Decisions {
                     decisions.objects.insert(object, Choice::Keep);
                 } else if rule == ACCEPTED {
                     decisions.accepted.push(object);
+                } else if BYPASS.contains(&rule.as_str()) {
+                    // The name of a function has its arguments here.
+                    decisions.accepted.extend(object.split('(').next().map(str::to_owned));
                 } else if rule == OWNER {
                     let role = OWNED.iter().find_map(|table| object.strip_prefix(table));
                     decisions.accepted.extend(role.map(str::to_owned));
@@ -129,7 +135,29 @@ pub(super) async fn record(connection: &mut PgConnection, choices: &Choices) -> 
         .execute(&mut *transaction)
         .await?;
     }
+    accept_bypasses(&mut transaction, &choices.accept).await?;
     transaction.execute("reset role").await?;
     transaction.commit().await?;
+    Ok(())
+}
+
+/// Accepts the findings of later phases and of the audit about the same views, functions and rules, so that the
+/// operator decides once.
+async fn accept_bypasses(connection: &mut PgConnection, names: &[String]) -> Result<(), sqlx::Error> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "insert into warden.decisions (rule, object, choice, reason, decided_by)
+         select distinct b.rule, b.object, 'accept', 'named on the command line of warden migrate', session_user
+         from warden.bypasses(array(select c.oid::regclass from pg_class c
+           where c.oid in (to_regclass('public.organizations'), to_regclass('public.organization_members')))) b
+         where split_part(b.object, '(', 1) = any ($1) and b.rule = any ($2)
+         on conflict (rule, object) do nothing",
+    )
+    .bind(names)
+    .bind(BYPASS)
+    .execute(connection)
+    .await?;
     Ok(())
 }

@@ -5,6 +5,7 @@ use sqlx::postgres::PgConnection;
 
 use super::choices::object_name;
 use super::decisions::{Choice, Decisions};
+use super::organizations::Bypass;
 use crate::postgres::SchemaSet;
 use crate::tenancy::AdoptionIssue;
 use crate::tenancy::sql::quoted;
@@ -45,6 +46,7 @@ struct Obstacle {
 pub(super) async fn check(
     connection: &mut PgConnection,
     decisions: &Decisions,
+    bypasses: &[Bypass],
 ) -> anyhow::Result<Vec<AdoptionIssue>> {
     let mut issues: Vec<AdoptionIssue> =
         functions(&mut *connection).await?.iter().filter_map(|function| function.issue(decisions)).collect();
@@ -58,7 +60,7 @@ pub(super) async fn check(
             ));
         }
     }
-    issues.extend(unknown_accepted(&mut *connection, decisions).await?);
+    issues.extend(unknown_accepted(&mut *connection, decisions, bypasses).await?);
     for query in [
         include_str!("sql/schema_owners.sql"),
         include_str!("sql/roles.sql"),
@@ -85,9 +87,13 @@ pub(super) async fn whole_rows(
 async fn unknown_accepted(
     connection: &mut PgConnection,
     decisions: &Decisions,
+    bypasses: &[Bypass],
 ) -> Result<Vec<AdoptionIssue>, sqlx::Error> {
-    let is_table = |name: &str| ACCEPTABLE_TABLES.contains(&object_name(name).as_str());
-    let names: Vec<&String> = decisions.newly_accepted.iter().filter(|name| !is_table(name)).collect();
+    let is_known = |name: &str| {
+        ACCEPTABLE_TABLES.contains(&object_name(name).as_str())
+            || bypasses.iter().any(|bypass| bypass.object == name)
+    };
+    let names: Vec<&String> = decisions.newly_accepted.iter().filter(|name| !is_known(name)).collect();
     let unknown: Vec<String> = sqlx::query_scalar(
         "select name from unnest($1::text[]) name where not exists (select from pg_roles where rolname = name)
            and not exists (select from pg_proc p join pg_namespace n on n.oid = p.pronamespace
@@ -102,8 +108,8 @@ async fn unknown_accepted(
         .map(|name| {
             AdoptionIssue::new(
                 format!("--accept {name}"),
-                "is neither a role of this server nor a function nor a table of organisations",
-                format!("--accept takes a name that a finding printed: a role, a function, or one of {tables}."),
+                "is neither a role of this server nor a function, nor a table of organisations, nor writes one",
+                format!("--accept takes a name that a finding printed: a role, a view, a function, or one of {tables}."),
             )
         })
         .collect())

@@ -69,8 +69,9 @@ pub(super) async fn check(
     let decisions = Decisions::load(&mut *connection, choices).await?;
     let mut issues = tables::check(&mut *connection, choices).await?;
     issues.append(&mut options::check(&mut *connection, choices).await?);
-    issues.append(&mut existing::check(&mut *connection, &decisions).await?);
-    issues.append(&mut organizations::check(&mut *connection, &decisions).await?);
+    let bypasses = organizations::bypasses(&mut *connection).await?;
+    issues.append(&mut existing::check(&mut *connection, &decisions, &bypasses).await?);
+    issues.append(&mut organizations::check(&mut *connection, &decisions, &bypasses).await?);
     issues.append(&mut owners::check(&mut *connection, choices, &decisions).await?);
     let chosen = tables::chosen(&mut *connection, choices).await?;
     issues.append(&mut existing::whole_rows(&mut *connection, &chosen, &decisions).await?);

@@ -40,9 +40,27 @@ struct Writer {
     statement: String,
 }
 
+/// A view, rule or function through which ordinary roles may write one of them without a right on it.
+#[derive(Debug, sqlx::FromRow)]
+pub(super) struct Bypass {
+    table: String,
+    /// Name for `--accept`. The arguments of a function are no part of it.
+    pub(super) object: String,
+    description: String,
+    owner: String,
+    roles: Vec<String>,
+    /// Statement that closes it.
+    statement: Option<String>,
+}
+
+pub(super) async fn bypasses(connection: &mut PgConnection) -> Result<Vec<Bypass>, sqlx::Error> {
+    sqlx::query_as(include_str!("sql/bypasses.sql")).fetch_all(connection).await
+}
+
 pub(super) async fn check(
     connection: &mut PgConnection,
     decisions: &Decisions,
+    bypasses: &[Bypass],
 ) -> anyhow::Result<Vec<AdoptionIssue>> {
     let existing: Vec<Existing> =
         sqlx::query_as(include_str!("sql/organizations.sql")).fetch_all(&mut *connection).await?;
@@ -74,6 +92,7 @@ pub(super) async fn check(
             issues.push(writable(table, &writers));
         }
     }
+    issues.extend(bypasses.iter().filter(|b| !b.is_accepted(decisions)).map(Bypass::issue));
     Ok(issues)
 }
 
@@ -90,6 +109,31 @@ fn writable(table: &str, writers: &[&Writer]) -> AdoptionIssue {
         ),
         format!("{}\nIf they may, on purpose: warden migrate --accept {table}", close.join("\n")),
     )
+}
+
+impl Bypass {
+    /// A table that ordinary roles may write on purpose needs no view or function.
+    fn is_accepted(&self, decisions: &Decisions) -> bool {
+        decisions.is_accepted(&self.object)
+            || self.table.split(" and ").all(|table| decisions.is_accepted(table))
+    }
+
+    fn issue(&self) -> AdoptionIssue {
+        let Self { table, object, description, owner, roles, statement } = self;
+        let roles =
+            if roles.iter().any(|role| role == "public") { "PUBLIC".to_owned() } else { roles.join(", ") };
+        AdoptionIssue::new(
+            object,
+            format!(
+                "{description}{table}, which decides about access, with the rights of {owner}, and ordinary roles may use \
+                 it: {roles}. They could make themselves members of any organisation"
+            ),
+            format!(
+                "{}\nIf it admits only users whom the organisation invited: warden migrate --accept {object}",
+                statement.as_deref().unwrap_or_default()
+            ),
+        )
+    }
 }
 
 impl Existing {

@@ -20,6 +20,17 @@ const DEALS: &str = r#"
     create function "Nested"() returns bigint language sql security definer as 'select public.counted()';
     create function built("Table" text) returns bigint language plpgsql security definer as $$
       declare n bigint; begin execute format('select count(*) from %I', "Table") into n; return n; end $$;
+    create function as_xml(query text) returns xml language sql security definer as
+      $$ select query_to_xml(query, false, false, '') $$;
+    create function plain_xml() returns xml language sql as $$ select table_to_xml('public.deals', false, false, '') $$;
+    create function nested_xml() returns xml language sql security definer as 'select public.plain_xml()';
+    create function unfiltered() returns bigint language sql set row_security = off as 'select count(*) from public.deals';
+    -- A policy and a default use these, so nothing else may be advised.
+    create function known_states() returns setof text language sql stable security definer as 'select state from public.deals';
+    create table hints (state text); alter table hints enable row level security;
+    create policy known on hints using (state in (select known_states()));
+    create function first_state() returns text language sql stable security definer as 'select min(state) from public.deals';
+    create table drafts (id int, state text default first_state());
     create procedure purge() language sql security definer as 'delete from public.deals';
     create function obey() returns trigger language plpgsql security definer as $$
       begin update public.deals set state = new."What" where id = new.deal_id; return new; end $$;
@@ -36,12 +47,17 @@ const DEALS: &str = r#"
     grant execute on procedure purge() to authenticated with grant option;"#;
 
 /// Subjects of the issues that block the enforce phase, with the number of choices.
-const BLOCKING: [(&str, usize); 10] = [
+const BLOCKING: [(&str, usize); 15] = [
     ("public.\"All deals\"", 3),
     ("public.\"Copied\"", 2),
     ("public.write_only", 3),
     ("public.\"Nested\"()", 3),
     ("public.built(text)", 3),
+    ("public.as_xml(text)", 3),
+    ("public.nested_xml()", 3),
+    ("public.unfiltered()", 1),
+    ("public.known_states()", 1),
+    ("public.first_state()", 2),
     ("public.purge()", 3),
     ("public.obey()", 3),
     // On a registered table: its policies do not limit which other rows the trigger changes.

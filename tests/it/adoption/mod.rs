@@ -6,6 +6,7 @@ mod existing_objects;
 mod full;
 mod killed;
 mod live;
+mod memberships;
 mod misfits;
 mod options;
 mod partitions;

@@ -1,6 +1,7 @@
 //! The audit: a sound database is clean, and for each rule there is a database in which exactly this rule is
 //! broken.
 //!
+//! - `advice`: remedies and findings that must not be reported.
 //! - `breaks`: the list of breaks, each with its exact findings.
 //! - `databases`: databases in other states: without Warden, partly migrated, read without privileges.
 //! - `decisions`: findings that an operator accepted.
@@ -8,6 +9,7 @@
 //!
 //! Breaks run in transactions that are rolled back. Independent breaks share a transaction.
 
+mod advice;
 mod breaks;
 mod databases;
 mod decisions;

@@ -77,6 +77,36 @@ async fn a_plan_works_before_after_and_between_migrations() {
     }
 }
 
+/// Tools reset a database like this. Schema `warden` remains.
+#[tokio::test]
+async fn a_database_whose_public_schema_was_replaced_is_completed() {
+    let db = TestDb::create_from("template0").await;
+    db.run(APPLICATION).await;
+    let url = [("DATABASE_URL", db.url())];
+    for goal in ["--tables=leads", "--enforce"] {
+        let done = run(&["migrate", goal, "--yes"], &url).await;
+        assert_eq!(done.code, Some(0), "{done:?}");
+    }
+    db.run("drop schema public cascade; create schema public").await;
+    assert_plans(&db, "without organisations", &GOALS).await;
+    let audit = run(&["audit"], &url).await;
+    assert!(audit.stdout.contains("as after a reset of schema public"), "{audit:?}");
+    db.run(APPLICATION).await;
+    assert_plans(&db, "with new tables", &GOALS).await;
+    for goal in ["--tables=leads", "--enforce"] {
+        let done = run(&["migrate", goal, "--yes"], &url).await;
+        assert_eq!(done.code, Some(0), "{done:?}");
+    }
+    let protected: i64 = sqlx::query_scalar(
+        "select count(*) from pg_policy p join pg_class c on c.oid = p.polrelid
+         where p.polname = 'warden_org' and c.relforcerowsecurity",
+    )
+    .fetch_one(&db.pool)
+    .await
+    .expect("counts");
+    assert_eq!(protected, 3);
+}
+
 #[tokio::test]
 async fn a_plan_works_on_an_enforced_a_relaxed_and_a_restored_database() {
     let db = TestDb::create_from("template0").await;

@@ -68,16 +68,28 @@ with recursive requests as (
   from named n join routines r on not r.is_trigger
     and case when strpos(r.body, n.lower_name) > 0 then r.body ~ n.pattern else false end
   join registered g on g.oid = n.root
+), building (oid) as (
+  -- Functions that may run any statement, and those that call one with the same rights.
+  select r.oid from routines r where warden.builds_statements(r.lanname, r.body)
+  union
+  select r.oid
+  from building b join routines c on c.oid = b.oid and not c.is_trigger and (c.is_exempt or not c.prosecdef)
+  join routines r on case when strpos(r.body, c.lower_name) > 0
+    then r.body ~ format('(^|[^a-z0-9_$])%s"?\s*\(', regexp_replace(c.lower_name, '([^a-z0-9_])', '\\\1', 'g')) else false end
+), needed as materialized (
+  select n.class, n.object, n.used_by, n.is_policy from warden.needed_objects() n
 ), definers as (
-  -- A regular expression for each pair of a function and a name would be slow. EXECUTE may run any statement.
+  -- A regular expression for each pair of a function and a name would be slow.
   select r.oid, r.signature, r.proowner, r.owner, r.is_trigger, r.names, coalesce('names ' || string_agg(distinct n.label, ', ' order by n.label),
-                                                                        'runs statements that it builds') as does
+                                                                        'runs statements that it builds') as does,
+    min(u.used_by) as used_by, coalesce(bool_or(u.is_policy), false) as is_policy
   from routines r
+  left join needed u on u.class = 'pg_proc'::regclass and u.object = r.oid
   left join (named n join registered g on g.oid = n.root)
     on case when strpos(r.body, n.lower_name) > 0 then r.body ~ n.pattern else false end
     and (r.is_exempt or not g.relforcerowsecurity and pg_has_role(r.proowner, g.relowner, 'usage'))
   where r.prosecdef and (n.root is not null
-    or r.is_exempt and r.lanname = 'plpgsql' and regexp_replace(r.body, '--[^\n]*', '', 'g') ~ '\mexecute\M')
+    or r.is_exempt and r.oid in (select b.oid from building b))
   group by r.oid, r.signature, r.proowner, r.owner, r.is_trigger, r.names
 ), writable as (
   -- Tables and views to which requests may write.
@@ -121,13 +133,19 @@ with recursive requests as (
 select 'definer-function' as rule, null::text as severity, null::text as "table", f.signature as object,
   format('%s may execute it; it runs as %s, who is exempt from row-level security, and %s', f.names, f.owner, f.does) as cause,
   'decide' as remedy_kind,
-  json_build_object('question', 'does it return or change rows of one organisation only?', 'choices', json_build_array(
-    json_build_array('it should run with the rights of its caller', 'sql', format('%salter routine %s security invoker;',
-      case when pg_has_role(f.proowner, 'usage') then '' else format(E'-- as %I:\n', f.owner) end, f.signature)),
-    json_build_array('no request needs it', 'sql', format(
+  -- Statements of requests that use it without naming it need EXECUTE. With the rights of its caller, it would be subject
+  -- to the policy that calls it.
+  json_build_object('question', coalesce(f.used_by || ' uses it: ' || case when f.is_policy
+      then 'leave it its rights. Do its statements name the organisation or the user of the claims?'
+      else 'does it return or change rows of one organisation only?' end,
+      'does it return or change rows of one organisation only?'), 'choices', json_build_array(
+    case when not f.is_policy then
+      json_build_array('it should run with the rights of its caller', 'sql', format('%salter routine %s security invoker;',
+        case when pg_has_role(f.proowner, 'usage') then '' else format(E'-- as %I:\n', f.owner) end, f.signature)) end,
+    case when f.used_by is null then json_build_array('no request needs it', 'sql', format(
       '%srevoke execute on routine %s from public, anon, authenticated;',
       case when pg_has_role(f.proowner, 'usage') then '' else format(E'-- as %I:\n', f.owner) end,
-      f.signature))))::text as remedy
+      f.signature)) end))::text as remedy
 from definers f
 where f.names is not null and not f.is_trigger
 union all
@@ -170,7 +188,10 @@ select 'rewrite-rule', case when not o.rolsuper and not o.rolbypassrls and g.rel
   'decide',
   json_build_object('question', 'do its actions stay within the organisation?', 'choices', json_build_array(
     json_build_array('the rule is not needed', 'sql', format('drop rule %I on %s;', w.rulename, g.full_name))))::text
-from registered g join pg_rewrite w on w.ev_class = g.oid join pg_roles o on o.oid = g.relowner
+from registered g
+-- DO INSTEAD NOTHING has no actions.
+join pg_rewrite w on w.ev_class = g.oid and pg_get_ruledef(w.oid) !~ ' DO INSTEAD NOTHING;$'
+join pg_roles o on o.oid = g.relowner
 union all
 select 'rewrite-rule', null, u.full_name, w.rulename,
   format('%s may write to the table; the actions of rule "%s" reach %s with the rights of %s, who is exempt from row-level security',

@@ -108,7 +108,7 @@ union all
 select 'open-user-table', null, k.full_name, k.table_name,
   format('%s may read every user''s rows: row-level security is not enabled', r.names), 'decide',
   json_build_object('question', 'which rows may a request read?', 'choices', json_build_array(
-    json_build_array('those of its own user', 'sql', format('select warden.protect(%L);', k.full_name)),
+    json_build_array('those of its own user, and writes only these', 'sql', format('select warden.protect(%L);', k.full_name)),
     json_build_array('none', 'sql', format('revoke select on %s from public, anon, authenticated;', k.full_name))))::text
 from kinds k
 cross join lateral (select string_agg(g.rolname, ' and ' order by g.rolname) as names from pg_roles g

@@ -43,7 +43,11 @@ select 'unregistered-table' as rule, null::text as severity, c.full_name as "tab
         else 'each belongs to an organisation' end, 'sql', format(E'%s\n$ %s', (
       select string_agg(a.adoption, E'\n' order by a.height desc) from adoptions a where a.relation = c.relation),
       run.command)),
-    case when c.user_column is not null then json_build_array('each belongs to a user', 'sql', concat(
+    case when c.user_column is not null then json_build_array(case
+        -- No policy lets a row of another user through.
+        when c.is_open then 'each belongs to a user, and no other may read or write it: a write for another user fails, also by a trigger '
+                            'that runs with the rights of the writer'
+        else 'each belongs to a user' end, 'sql', concat(
       format('select warden.leave_to_user(%L, %L);', c.full_name, c.user_column),
       case when c.is_open then format(E'\nselect warden.protect(%L);', c.full_name) end)) end))::text as remedy
 from candidates c, run

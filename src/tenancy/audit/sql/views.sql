@@ -47,6 +47,11 @@ with recursive registered as (
       or v.relkind = 'v' and pg_relation_is_updatable(a.top, true) & 28 <> 0
         and (has_any_column_privilege(q.oid, a.top, 'insert, update') or has_table_privilege(q.oid, a.top, 'delete')))
   group by a.view
+), needed as (
+  -- A policy reads the view, or one above it.
+  select a.view, min(n.used_by) as used_by
+  from above a join warden.needed_objects() n on n.class = 'pg_class'::regclass and n.object = a.top and n.is_policy
+  group by a.view
 )
 select 'bypassing-view' as rule, null::text as severity, v.full_name as "table", v.relname::text as object,
   format(case v.relkind
@@ -54,17 +59,20 @@ select 'bypassing-view' as rule, null::text as severity, v.full_name as "table",
       else 'it shows %1$s every row of %2$s that its owner %3$s sees, without row-level security' end,
     b.names, string_agg(distinct g.full_name, ', ' order by g.full_name), v.owner) as cause,
   'decide' as remedy_kind,
-  json_build_object('question', 'what may a request read through it?', 'choices', json_build_array(
-    case when v.relkind = 'v' and current_setting('server_version_num')::int >= 150000 then
+  json_build_object('question', coalesce(
+      n.used_by || ' uses it: leave it its rights. Does it name the organisation or the user of the claims?',
+      'what may a request read through it?'), 'choices', json_build_array(
+    case when n.used_by is null and v.relkind = 'v' and current_setting('server_version_num')::int >= 150000 then
       json_build_array('rows of its own organisation', 'sql', format('%salter view %s set (security_invoker = true);',
         case when pg_has_role(v.relowner, 'usage') then '' else format(E'-- as %I:\n', v.owner) end, v.full_name)) end,
-    json_build_array('nothing', 'sql', (
+    case when n.used_by is null then json_build_array('nothing', 'sql', (
       select format('%srevoke all on %s from public, anon, authenticated;',
         case when pg_has_role(v.relowner, 'usage') then '' else format(E'-- as %I:\n', v.owner) end,
         string_agg(distinct t.full_name, ', '))
-      from above a join views t on t.oid = a.top where a.view = v.oid))))::text as remedy
+      from above a join views t on t.oid = a.top where a.view = v.oid)) end))::text as remedy
 from exposing e
 join views v on v.oid = e.view and not v.is_invoker
 join registered g on g.oid = e.root
 join read_by b on b.view = v.oid
-group by v.oid, v.relkind, v.relowner, v.relname, v.full_name, v.owner, b.names
+left join needed n on n.view = v.oid
+group by n.used_by, v.oid, v.relkind, v.relowner, v.relname, v.full_name, v.owner, b.names
