@@ -131,6 +131,8 @@ create table if not exists warden.watches (
   column_numbers jsonb not null default '{}',
   -- What warden.shape() of the table was then.
   shape          text,
+  -- The types of the key's columns then. If one changes, rows have other keys.
+  key_types      text,
   constraint watches_entity_topic check ((entity_topic is null) = (entity_topic_column is null))
 );
 -- The table of the former version lacks these columns.
@@ -145,7 +147,8 @@ alter table warden.watches add column if not exists id bigint generated always a
 alter table warden.watches
   add column if not exists relation_id oid,
   add column if not exists column_numbers jsonb not null default '{}',
-  add column if not exists shape text;
+  add column if not exists shape text,
+  add column if not exists key_types text;
 -- In the former version, one column identified a row.
 do $$
 begin

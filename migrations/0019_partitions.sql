@@ -18,16 +18,31 @@ begin
 end
 $$;
 
--- The watched table that a table is part of: itself, else the nearest table above it. Null if there is none.
+-- The watch that logs the rows of a table: of the table itself, or of one that it is a partition or child of. If there are
+-- several, it is that of the outermost table, and of these the oldest one, because a table has the log triggers of one
+-- watch only. warden.watch() prevents that, but a watched table may become a partition or child later.
+create or replace function warden.watch_of(relation regclass) returns bigint
+language plpgsql stable set search_path = '' as $$
+begin
+  return (
+    with recursive above as (
+      select watch_of.relation::oid as oid
+      union
+      select i.inhparent from pg_catalog.pg_inherits i join above a on i.inhrelid = a.oid
+    ), watched as materialized (
+      select w.id, w.relation from above a join warden.watches w on w.relation = a.oid
+    )
+    select w.id from watched w
+    where not exists (select from watched o where o.id <> w.id and w.relation in (select warden.tree(o.relation)))
+    order by w.id limit 1);
+end
+$$;
+
+-- The watched table that a table is part of. Null if there is none.
 create or replace function warden.watched_whole(relation regclass) returns regclass
 language plpgsql stable set search_path = '' as $$
 begin
-  return (with recursive above as (
-            select watched_whole.relation::oid as oid, 0 as depth
-            union
-            select i.inhparent, a.depth + 1 from pg_catalog.pg_inherits i join above a on i.inhrelid = a.oid
-          )
-          select w.relation from above a join warden.watches w on w.relation = a.oid order by a.depth limit 1);
+  return (select w.relation from warden.watches w where w.id = warden.watch_of(watched_whole.relation));
 end
 $$;
 
@@ -199,7 +214,12 @@ begin
               c.object_type = 'extension'
            or c.object_type = 'trigger' and exists (select from pg_catalog.pg_trigger g
                                                     where g.oid = c.objid and g.tgname !~ '^[~!]?warden_')
-           or c.object_type in ('table', 'table column') and (
+           -- An expression of an index, and whatever else calls a function.
+           or c.object_type <> 'trigger' and c.schema_name is distinct from 'warden' and exists (
+                select from pg_catalog.pg_depend d
+                where d.classid = c.classid and d.objid = c.objid
+                  and d.refclassid = 'pg_catalog.pg_proc'::regclass and d.refobjid >= 16384)
+           or c.object_type in ('table', 'table column', 'foreign table') and (
                 exists (select from pg_catalog.pg_constraint f
                         where c.objid in (f.conrelid, f.confrelid) and f.contype = 'f'
                           and c.schema_name is distinct from 'warden')
@@ -212,8 +232,11 @@ begin
                                     select k.oid from pg_catalog.pg_constraint k where k.conrelid = c.objid)))
                 or exists (select from pg_catalog.pg_trigger g where g.tgrelid = c.objid and not g.tgisinternal
                            and g.tgname !~ '^[~!]?warden_')
-                or exists (select from pg_catalog.pg_inherits i where c.objid in (i.inhrelid, i.inhparent)))
-           or c.object_type in ('function', 'view', 'operator', 'cast', 'rule', 'aggregate')
+                or exists (select from pg_catalog.pg_inherits i where c.objid in (i.inhrelid, i.inhparent))
+                -- A table with rules may get the name that a trigger writes to.
+                or exists (select from pg_catalog.pg_rewrite r where r.ev_class = c.objid))
+           or c.object_type in ('function', 'procedure', 'view', 'materialized view', 'operator', 'operator class',
+                                'operator family', 'cast', 'rule', 'aggregate')
               and c.schema_name is distinct from 'warden'
            or c.object_type = 'policy' and c.object_identity !~ '^warden_| on warden[.]'
            or tg_tag in ('CREATE DOMAIN', 'ALTER DOMAIN')))
@@ -230,14 +253,18 @@ begin
   $fn$;
   perform warden.close_function('warden.protect_new_members()');
   if exists (select from pg_event_trigger where evtname = 'warden_protect_members'
-             and not 'CREATE RULE' = any (evttags)) then
+             and not 'CREATE PROCEDURE' = any (evttags)) then
     drop event trigger warden_protect_members;
   end if;
   if not exists (select from pg_event_trigger where evtname = 'warden_protect_members') then
     create event trigger warden_protect_members on ddl_command_end
-      when tag in ('CREATE TABLE', 'ALTER TABLE', 'CREATE TRIGGER', 'CREATE FUNCTION', 'ALTER FUNCTION',
-                   'CREATE OPERATOR', 'CREATE CAST', 'CREATE VIEW', 'CREATE RULE', 'CREATE AGGREGATE', 'CREATE POLICY',
-                   'ALTER POLICY', 'CREATE DOMAIN', 'ALTER DOMAIN', 'CREATE EXTENSION', 'ALTER EXTENSION')
+      -- CREATE SCHEMA may create tables and triggers.
+      when tag in ('CREATE TABLE', 'ALTER TABLE', 'CREATE SCHEMA', 'CREATE TRIGGER', 'ALTER TRIGGER', 'CREATE FUNCTION',
+                   'ALTER FUNCTION', 'CREATE PROCEDURE', 'ALTER PROCEDURE', 'ALTER ROUTINE', 'CREATE OPERATOR',
+                   'CREATE OPERATOR CLASS', 'ALTER OPERATOR FAMILY', 'CREATE CAST', 'CREATE VIEW', 'ALTER VIEW',
+                   'CREATE MATERIALIZED VIEW', 'CREATE RULE', 'CREATE AGGREGATE', 'CREATE POLICY', 'ALTER POLICY',
+                   'CREATE DOMAIN', 'ALTER DOMAIN', 'CREATE TYPE', 'CREATE INDEX', 'CREATE FOREIGN TABLE', 'ALTER FOREIGN TABLE',
+                   'CREATE EXTENSION', 'ALTER EXTENSION')
       execute function warden.protect_new_members();
   end if;
 exception when insufficient_privilege then

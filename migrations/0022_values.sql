@@ -10,13 +10,21 @@ create or replace function warden.entity_topic_expression(w warden.watches, alia
 language sql stable set search_path = '' as $fn$
   select case
     when w.entity_topic is null then 'null::text'
+    when c.id_type is distinct from t.id_type then
+      -- The column was altered. Ids that still have the spelling of the topic's are those that clients know.
+      case when c.id_type is null then 'null::text' else pg_catalog.format(
+        $sql$case when pg_catalog.pg_column_size(%1$s) <= 256 and warden.is_entity_id(%2$L, pg_catalog.concat(%1$s))
+             then %3$L || pg_catalog.concat(%1$s) end$sql$, v.value, t.id_type, w.entity_topic || ':') end
     when t.id_type = 'text' then pg_catalog.format(
-      $sql$case when pg_catalog.octet_length(%1$s.%2$I) <= 64 and %1$s.%2$I collate "C" ~ '^[A-Za-z0-9._~-]+$'
-           then %3$L || %1$s.%2$I end$sql$,
-      alias, w.entity_topic_column, w.entity_topic || ':')
-    else pg_catalog.format('%3$L || %1$s.%2$I::text', alias, w.entity_topic_column, w.entity_topic || ':')
+      $sql$case when pg_catalog.octet_length(%1$s) <= 64 and %1$s collate "C" ~ '^[A-Za-z0-9._~-]+$'
+           then %2$L || %1$s end$sql$, v.value, w.entity_topic || ':')
+    else pg_catalog.format('%2$L || %1$s::text', v.value, w.entity_topic || ':')
   end
-  from (values (true)) always left join warden.entity_topics t on t.kind = w.entity_topic
+  from (select pg_catalog.format('%s.%I', alias, w.entity_topic_column) as value) v
+  left join warden.entity_topics t on t.kind = w.entity_topic
+  left join lateral (
+    select warden.entity_id_type(warden.base_type(a.atttypid)) as id_type from pg_catalog.pg_attribute a
+    where a.attrelid = w.relation and a.attname = w.entity_topic_column and a.attnum > 0 and not a.attisdropped) c on true
 $fn$;
 
 -- The parts of a type that to_jsonb() converts one by one: the element of an array, the columns of a composite type.

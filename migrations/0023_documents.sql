@@ -73,7 +73,7 @@ $$;
 
 -- A watch with the names that its columns have now. What was omitted stays omitted, under its number and its name.
 -- If it is unclear which column that was, omit_columns is null, and rows are logged as truncated. If a column of the
--- key or the organisation is missing, key_columns or org_column is null.
+-- key or the organisation is missing, or has the wrong type, key_columns or org_column is null.
 create or replace function warden.current_watch(w warden.watches) returns warden.watches
 language plpgsql stable set search_path = '' as $fn$
 declare
@@ -88,10 +88,18 @@ begin
   foreach name in array w.key_columns loop
     current.key_columns := current.key_columns || warden.current_column(w.relation, name, numbers, names);
   end loop;
-  if array_position(current.key_columns, null) is not null then
+  current.org_column := warden.current_column(w.relation, w.org_column, numbers, names);
+  -- A column that was altered to a type that cannot identify a row, or the organisation, counts as missing. The type may
+  -- have no equality at all, or none that a log function finds, and then writes would fail.
+  if array_position(current.key_columns, null) is not null or exists (
+       select from warden.columns_of(w.relation) c
+       where c.name::text = any (current.key_columns) and not warden.is_key_type(c.type)) then
     current.key_columns := null;
   end if;
-  current.org_column := warden.current_column(w.relation, w.org_column, numbers, names);
+  if not exists (select from warden.columns_of(w.relation) c
+                 where c.name = current.org_column and warden.base_type(c.type) = 'uuid'::regtype) then
+    current.org_column := null;
+  end if;
   current.entity_topic_column := warden.current_column(w.relation, w.entity_topic_column, numbers, names);
   if current.entity_topic_column is null then
     current.entity_topic := null;
@@ -239,11 +247,26 @@ language sql stable set search_path = '' as $$
   cross join lateral (select pg_catalog.format('%s.%I', alias, c.name) as value) v
 $$;
 
--- An SQL condition: these two rows of one statement have the same key and organisation.
+-- An SQL condition: these two rows of one statement have the same key and organisation, as clients see them. Some types
+-- have an equality that is wider than the bytes of a document: strings whose collation ignores case, bpchar with other
+-- blanks at its end, and numerics with other trailing zeros. Such a change is a new key.
 create or replace function warden.same_key_expression(w warden.watches, alias text, other text) returns text
 language sql stable set search_path = '' as $$
-  select string_agg(pg_catalog.format('%1$s.%3$I = %2$s.%3$I', alias, other, c.name), ' and ' order by c.n)
-  from unnest(w.key_columns || w.org_column::text) with ordinality c (name, n)
+  select string_agg(pg_catalog.format(
+    case b.type
+      when 'bpchar'::regtype then
+        '%1$s = %2$s collate pg_catalog."C" and pg_catalog.octet_length(%1$s) = pg_catalog.octet_length(%2$s)'
+      -- NaN and infinity have no scale.
+      when 'numeric'::regtype then
+        '%1$s = %2$s and coalesce(pg_catalog.scale(%1$s), -1) = coalesce(pg_catalog.scale(%2$s), -1)'
+      else case when t.typcollation <> 0 then '%1$s = %2$s collate pg_catalog."C"' else '%1$s = %2$s' end
+    end, v.value, v.other), ' and ' order by k.n)
+  from unnest(w.key_columns || w.org_column::text) with ordinality k (name, n)
+  left join warden.columns_of(w.relation) c on c.name::text = k.name
+  cross join lateral (select warden.base_type(c.type) as type) b
+  left join pg_catalog.pg_type t on t.oid = b.type
+  cross join lateral (select pg_catalog.format('%s.%I', alias, k.name) as value,
+                             pg_catalog.format('%s.%I', other, k.name) as other) v
 $$;
 
 -- An SQL condition: what a document would contain differs between these two rows. Rows are compared by their binary

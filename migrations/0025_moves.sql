@@ -210,7 +210,8 @@ begin
            4 * (coalesce((a.o).clock, log_moves.clock) / 1048576) as step
     from adjacent a left join lateral (select (a.next).*) n on n.is_new
     cross join lateral (
-      select coalesce(n.org_id = (a.o).org_id and n.key = (a.o).key and not n.in_update, false) as is_same) s
+      -- As text, because in jsonb 1.0 equals 1.00.
+      select coalesce(n.org_id = (a.o).org_id and n.key::text = (a.o).key::text and not n.in_update, false) as is_same) s
     where not (a.o).is_new and not ((a.o).in_update and n.in_update is not false)
   ), early as (
     -- If the log function of insertions was called before the halves were stored, it has logged a row that existed as

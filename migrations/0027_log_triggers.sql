@@ -465,8 +465,12 @@ begin
 end
 $$;
 
--- Removes the triggers that keep the order from a table and its members.
-create or replace function warden.drop_order_triggers(relation regclass) returns void
+-- Removes the triggers that keep the order from a table and its members: all, or those of one watch, which name it in
+-- their argument or call its log function.
+-- The former version had no argument `only_watch`. Only functions of this schema call it.
+-- squawk-ignore ban-drop-function
+drop function if exists warden.drop_order_triggers(regclass);
+create or replace function warden.drop_order_triggers(relation regclass, only_watch bigint default null) returns void
 language plpgsql set search_path = '' as $$
 declare
   trig record;
@@ -475,6 +479,8 @@ begin
     select g.tgname, g.tgrelid::regclass as relation
     from warden.tree(drop_order_triggers.relation) m (oid) join pg_catalog.pg_trigger g on g.tgrelid = m.oid
     where not g.tgisinternal and g.tgname ~ '^(warden_begin_|[~!]?warden_note_)'
+      and (only_watch is null or g.tgfoid = pg_catalog.to_regproc(pg_catalog.format('warden.%I', 'log ' || only_watch))
+           or pg_catalog.encode(g.tgargs, 'escape') ~ ('^(insert|update|delete)_' || only_watch || '[^0-9]'))
   loop
     execute pg_catalog.format('drop trigger %I on %s', trig.tgname, trig.relation);
   end loop;

@@ -3,6 +3,26 @@ set local lock_timeout = '5s';
 set local statement_timeout = '5min';
 set local role warden_owner;
 
+-- The members of a watched table that have the log triggers of another watch although they belong to this one: they
+-- were part of that one's table before.
+create or replace function warden.members_of_others(w warden.watches) returns setof regclass
+language sql stable set search_path = '' as $$
+  select m.oid::regclass
+  from warden.tree(w.relation) with ordinality m (oid, n)
+  join pg_catalog.pg_trigger g on g.tgrelid = m.oid and g.tgname = 'warden_log_insert'
+  where g.tgfoid is distinct from pg_catalog.to_regproc(pg_catalog.format('warden.%I', 'log ' || w.id))
+    and warden.watch_of(m.oid) = w.id
+  order by m.n
+$$;
+
+-- Makes the topics of these watches resync.
+create or replace function warden.resync_watches(watches bigint[]) returns void
+language sql set search_path = '' as $$
+  insert into warden.events (topic, event, data)
+  select distinct w.topic, 'warden.resync', '{"reason": "changed"}'::jsonb from warden.watches w
+  where w.id = any (watches)
+$$;
+
 -- Generates the log function of a watch for the columns that its table has now, and gives every member of the table
 -- its triggers. `trigger_words` is what warden.trigger_words() returns.
 -- The former version had no argument `trigger_words`. No client of the database calls it.
@@ -13,6 +33,7 @@ create or replace function warden.install_watch(
 ) returns void
 language plpgsql set search_path = '' as $$
 declare
+  former constant warden.watches := (select t from warden.watches t where t.id = w.id);
   fn text;
   member regclass;
   is_nested boolean;
@@ -20,14 +41,29 @@ begin
   w.relation_id := w.relation;
   w.column_numbers := warden.column_numbers(w);
   w.shape := warden.shape(warden.relations_of_document(w.relation));
+  w.key_types := (select string_agg(pg_catalog.format_type(warden.base_type(c.type), null), ', ' order by c.number)
+                  from warden.columns_of(w.relation) c where c.name::text = any (w.key_columns));
   update warden.watches t
-  set (key_columns, omit_columns, org_column, entity_topic_column, as_text, relation_id, column_numbers, shape)
+  set (key_columns, omit_columns, org_column, entity_topic_column, as_text, relation_id, column_numbers, shape, key_types)
     = (w.key_columns, w.omit_columns, w.org_column,
        -- If that column was dropped, the audit reports it.
-       coalesce(w.entity_topic_column, t.entity_topic_column), w.as_text, w.relation_id, w.column_numbers, w.shape)
+       coalesce(w.entity_topic_column, t.entity_topic_column), w.as_text, w.relation_id, w.column_numbers, w.shape,
+       w.key_types)
   where t.id = w.id;
+  -- Clients know the rows by their former keys.
+  if former.relation_id = w.relation_id and former.key_columns = w.key_columns and former.key_types <> w.key_types then
+    perform warden.resync_watches(array[w.id]);
+  end if;
   fn := warden.watch_function(w);
   is_nested := warden.has_nested_statements(w.relation, trigger_words);
+  -- A watched table that became part of this one: from now on, its topic has no events of these rows.
+  perform warden.resync_watches(array(
+    select x.id from warden.watches x, warden.members_of_others(w) m
+    join pg_catalog.pg_trigger g on g.tgrelid = m and g.tgname = 'warden_log_insert'
+    where g.tgfoid = pg_catalog.to_regproc(pg_catalog.format('warden.%I', 'log ' || x.id))));
+  for member in select warden.members_of_others(w) loop
+    perform warden.drop_order_triggers(member);
+  end loop;
   for member in
     select t from warden.tree(w.relation) t join pg_catalog.pg_class c on c.oid = t
     where c.relkind in ('r', 'p')
@@ -38,6 +74,7 @@ begin
            or is_nested
               and not exists (select from pg_catalog.pg_trigger g
                               where g.tgrelid = t and g.tgname = 'warden_begin_insert'))
+      and warden.watch_of(t) = w.id
   loop
     perform warden.create_log_triggers(member, fn, is_nested);
   end loop;
@@ -51,6 +88,7 @@ begin
                ) < case c.relkind when 'r' then 2 else 1 end
                else exists (select from pg_catalog.pg_trigger g
                             where g.tgrelid = t and g.tgname = 'warden_apply_truncate') end
+      and warden.watch_of(t) = w.id
   loop
     perform warden.set_apply_triggers(member, fn, w.replicated);
   end loop;
@@ -127,6 +165,24 @@ begin
       using errcode = '22023',
             hint = 'Choose another topic: the rows of a watched table are read at GET /v1/<topic>. '
                    'Events of several tables can reach one entity topic, and all of them reach "org".';
+  end if;
+  -- A table has the log triggers of one watch only. A watch that exists may be changed if it is the one.
+  select o.relation into other
+  from warden.watches o join pg_catalog.pg_class c on c.oid = o.relation
+  where o.relation <> watch.relation
+    and exists (select from warden.tree(o.relation) t where t in (select warden.tree(watch.relation)))
+    and not exists (select from warden.watches t where t.relation = watch.relation and t.id = warden.watch_of(watch.relation))
+  order by o.id limit 1;
+  if other is not null then
+    raise exception 'warden.watch: % %', watch.relation, case
+        when watch.relation in (select warden.tree(other)) then
+          pg_catalog.format('is a partition or child of %s, which is watched', other)
+        when other in (select warden.tree(watch.relation)) then
+          pg_catalog.format('has the partition or child %s, which is watched', other)
+        else pg_catalog.format('and %s, which is watched, have a child in common', other) end
+      using errcode = '22023',
+            hint = pg_catalog.format('The rows of a table are events of one topic. Keep that watch, or end it first: '
+                                     'select warden.unwatch(%L);', other);
   end if;
   if entity_topic is null and entity_topic_column is not null then
     raise exception 'warden.watch: entity_topic_column "%" is given without an entity_topic', entity_topic_column
@@ -289,12 +345,34 @@ create or replace function warden.unwatch(relation regclass) returns void
 language plpgsql set search_path = '' as $$
 declare
   watch bigint;
+  other warden.watches;
 begin
   delete from warden.watches w where w.relation = unwatch.relation returning w.id into watch;
   if watch is not null then
-    perform warden.drop_order_triggers(unwatch.relation);
+    perform warden.drop_order_triggers(unwatch.relation, watch);
     -- With its triggers.
     execute pg_catalog.format('drop function if exists warden.%I() cascade', 'log ' || watch);
+    -- Watched tables that were part of this one, or have a child in common with it.
+    for other in
+      select w.* from warden.watches w
+      where exists (select from warden.members_without_trigger(w.relation, 'warden_log_insert') m
+                    where m in (select warden.tree(unwatch.relation)))
+      order by w.id
+    loop
+      perform warden.restore_watch(other);
+    end loop;
+  end if;
+end
+$$;
+
+-- Gives a watched table its log triggers again, after those of another watch were dropped.
+create or replace function warden.restore_watch(w warden.watches) returns void
+language plpgsql set search_path = '' as $$
+begin
+  w := warden.current_watch(w);
+  if w.key_columns is not null and w.org_column is not null and w.omit_columns is not null then
+    perform warden.install_watch(w);
+    perform warden.resync_watches(array[w.id]);
   end if;
 end
 $$;
@@ -306,8 +384,10 @@ language plpgsql set search_path = '' as $$
 declare
   w warden.watches := (select t from warden.watches t where t.relation = add_watched_members.relation);
   missing constant regclass[] := array(
-    select distinct m from pg_catalog.pg_trigger g, warden.members_without_trigger(add_watched_members.relation, g.tgname) m
-    where g.tgrelid = add_watched_members.relation and g.tgname like 'warden\_log\_%');
+    select m from pg_catalog.pg_trigger g, warden.members_without_trigger(add_watched_members.relation, g.tgname) m
+    where g.tgrelid = add_watched_members.relation and g.tgname like 'warden\_log\_%' and warden.watch_of(m) = w.id
+    union
+    select warden.members_of_others(w));
 begin
   if missing = '{}' then
     return;
@@ -355,8 +435,10 @@ begin
     loop
       execute pg_catalog.format('drop trigger %I on %s', stray.tgname, stray.relation);
       if stray.tgname = 'warden_log_insert' then
-        perform warden.drop_order_triggers(stray.relation);
-        insert into warden.events (topic, event, data) values (w.topic, 'warden.resync', '{"reason": "changed"}');
+        perform warden.drop_order_triggers(stray.relation, w.id);
+        perform warden.resync_watches(array[w.id]);
+        -- It was watched before it was attached.
+        perform warden.restore_watch(t) from warden.watches t where t.id = warden.watch_of(stray.relation);
       end if;
     end loop;
     present := warden.current_watch(w);
@@ -414,8 +496,29 @@ language sql stable set search_path = '' as $$
     group by c.oid, n.nspname, c.relname) o
 $$;
 
--- The watched tables that no longer fit their watch: dropped tables, changed columns, and partitions that were attached
--- or detached, since the log function was generated. Gateways call it once a minute, and warn.
+-- Whether a watch can log exactly what happens: its columns identify a row and have types that it can use, and no other
+-- watch has the triggers of a part of its table.
+create or replace function warden.is_exact_watch(w warden.watches) returns boolean
+language plpgsql stable set search_path = '' as $$
+declare
+  present constant warden.watches := warden.current_watch(w);
+begin
+  return present.key_columns is not null and present.org_column is not null and present.omit_columns is not null
+    and warden.is_key(w.relation, present.key_columns, present.org_column)
+    and (w.entity_topic is null or exists (
+      select from warden.columns_of(w.relation) c
+      join warden.entity_topics t on t.kind = w.entity_topic and t.id_type = warden.entity_id_type(warden.base_type(c.type))
+      where c.name = present.entity_topic_column))
+    and not exists (
+      select from warden.tree(w.relation) m (oid)
+      join pg_catalog.pg_trigger g on g.tgrelid = m.oid and g.tgname = 'warden_log_insert'
+      where g.tgfoid is distinct from pg_catalog.to_regproc(pg_catalog.format('warden.%I', 'log ' || w.id)));
+end
+$$;
+
+-- The watched tables that no longer fit their watch: dropped tables, changed columns, partitions that were attached or
+-- detached since the log function was generated, and watches that cannot be exact. Gateways call it once a minute, and
+-- warn.
 create or replace function warden.unfit_watches() returns setof text
 language sql stable security definer set search_path = '' as $$
   select case when c.oid is null then pg_catalog.format('a dropped table (topic %s)', w.topic)
@@ -427,6 +530,7 @@ language sql stable security definer set search_path = '' as $$
   where c.oid is null or f.fn is null
      or w.relation_id is distinct from c.oid
      or w.shape is distinct from warden.shape(warden.relations_of_document(w.relation))
+     or not warden.is_exact_watch(w)
      or exists (select from warden.members_without_trigger(w.relation, 'warden_log_insert'))
      or exists (select from pg_catalog.pg_trigger g
                 where g.tgfoid = f.fn and not exists (select from warden.tree(w.relation) t where t = g.tgrelid))

@@ -14,7 +14,7 @@ begin
       -- Most statements concern no watched table, and a refresh takes milliseconds. (Each subquery is for one table.
       -- For EXISTS, all inheritance and all triggers would be read.)
       if (case
-        when tg_tag in ('CREATE TABLE', 'ALTER TABLE') then exists (
+        when tg_tag in ('CREATE TABLE', 'ALTER TABLE', 'CREATE SCHEMA') then exists (
           select from pg_catalog.pg_event_trigger_ddl_commands() c
           -- Not the log's own partitions: a refresh may write to them, and then they cannot be altered further.
           where c.schema_name is distinct from 'warden'
@@ -36,10 +36,15 @@ begin
     $body$
   $fn$;
   perform warden.close_function('warden.refresh_watches_after_ddl()');
+  if exists (select from pg_event_trigger where evtname = 'warden_refresh_watches'
+             and not 'CREATE SCHEMA' = any (evttags)) then
+    drop event trigger warden_refresh_watches;
+  end if;
   if not exists (select from pg_event_trigger where evtname = 'warden_refresh_watches') then
     create event trigger warden_refresh_watches on ddl_command_end
-      when tag in ('CREATE TABLE', 'ALTER TABLE', 'ALTER TYPE', 'DROP TABLE', 'DROP TYPE', 'DROP DOMAIN', 'DROP SCHEMA',
-                   'DROP EXTENSION', 'DROP OWNED')
+      -- CREATE SCHEMA may create partitions.
+      when tag in ('CREATE TABLE', 'ALTER TABLE', 'CREATE SCHEMA', 'ALTER TYPE', 'DROP TABLE', 'DROP TYPE', 'DROP DOMAIN',
+                   'DROP SCHEMA', 'DROP EXTENSION', 'DROP OWNED')
       execute function warden.refresh_watches_after_ddl();
   end if;
 exception when insufficient_privilege then

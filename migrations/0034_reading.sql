@@ -81,6 +81,8 @@ begin
     problem := pg_catalog.format('%s tables are watched with this topic', cardinality(watches));
   elsif w.key_columns is null or w.org_column is null or w.omit_columns is null then
     problem := 'the table no longer has the columns that it is watched with';
+  elsif warden.watch_of(w.relation) <> w.id then
+    problem := 'the table became part of another watched table, whose topic has its events';
   elsif not pg_catalog.has_schema_privilege(role, (select c.relnamespace from pg_catalog.pg_class c
                                                    where c.oid = w.relation), 'usage') then
     problem := 'role authenticated may not use the schema of the table';

@@ -4,8 +4,10 @@
 //! `make types` checks every type of `pg_type` on each version of PostgreSQL; the suite checks a random
 //! sample (`WARDEN_SEED`, and `WARDEN_TYPES=all` for every type).
 
+mod altered;
 mod identity;
 mod keys;
+mod members;
 mod memory;
 mod nested;
 mod replicated;

@@ -139,7 +139,7 @@ async fn a_table_gets_order_triggers_once_its_trigger_may_write() {
 }
 
 /// Changes after which a trigger of `orders` that writes to `log` may change a watched table.
-const DETOURS: [&str; 17] = [
+const DETOURS: [&str; 29] = [
     "select warden.watch('log', 'log', 'log')",
     "create trigger tick after insert on log for each row execute function tick_row()",
     "create rule tick as on insert to log do also update audit set n = 1",
@@ -149,6 +149,25 @@ const DETOURS: [&str; 17] = [
     "create policy tick on log using (tick(id, 1) > 0)",
     "create domain ticks as int check (tick(value, 1) > 0)",
     "create aggregate ticks (int) (sfunc = tick, stype = int)",
+    "create procedure log(int) language plpgsql as $$ begin perform tick($1, 1); end $$",
+    "create procedure note(int) language plpgsql as $$ begin perform tick($1, 1); end $$; alter procedure note rename to log",
+    "create function note(int) returns int language plpgsql as $$ begin return tick($1, 1); end $$;
+     alter routine note rename to log",
+    "alter table log rename to former_log; create view note as select * from audit; alter view note rename to log",
+    "alter table log rename to former_log; create table note (id int);
+     create rule tick as on insert to note do also update audit set n = 1; alter table note rename to log",
+    "create materialized view ticks as select tick(1, 1)",
+    "alter function tick immutable; create index on log (tick(id, 1))",
+    "create schema app create table lines (id int)
+       create trigger tick after insert on lines for each row execute function public.tick_row()",
+    "create function distance(int, int) returns float8 immutable language plpgsql as
+       $$ begin perform tick($1, 1); return 0; end $$;
+     create type spans as range (subtype = int, subtype_diff = distance)",
+    "create operator class ticks for type int using btree as function 1 tick(int, int)",
+    "create foreign data wrapper nowhere; create server nowhere foreign data wrapper nowhere;
+     create foreign table remote (id int default tick(1, 1)) server nowhere",
+    "create trigger warden_tick after insert on log for each row execute function tick_row();
+     alter trigger warden_tick on log rename to tick",
     "alter table audit add foreign key (id) references log on delete cascade",
     "alter table log rename to former_log; alter table audit rename to log",
     "create or replace function count_order() returns trigger language plpgsql as

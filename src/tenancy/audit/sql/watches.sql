@@ -38,14 +38,26 @@ with recursive watched as (
   where warden.is_key(w.oid, k.columns, w.org_column)
     and not exists (select from live l where l.oid = w.oid and l.name::text = any (k.columns)
                       and not warden.is_key_type(l.atttypid))
+), altered as (
+  -- Columns whose type was changed to one that their use does not allow.
+  select c.full_name, c.oid, c.name, c.use, format_type(l.atttypid, null) as type
+  from columns c join watched w using (oid) join live l on l.oid = c.oid and l.name = c.name
+  left join warden.entity_topics t on t.kind = w.entity_topic
+  where case c.use when 'key_columns' then not warden.is_key_type(l.atttypid)
+                   when 'org_column' then warden.base_type(l.atttypid) <> 'uuid'::regtype
+                   when 'entity_topic_column'
+                     then warden.entity_id_type(warden.base_type(l.atttypid)) is distinct from t.id_type end
 ), broken as (
-  select c.full_name, c.oid, c.name, c.use from columns c where not c.is_present
+  select c.full_name, c.oid, c.name, c.use, null::text as type from columns c where not c.is_present
   union all
-  select w.full_name, w.oid, array_to_string(w.key_columns, ', '), 'unique'
+  select a.full_name, a.oid, a.name, a.use, a.type from altered a
+  union all
+  select w.full_name, w.oid, array_to_string(w.key_columns, ', '), 'unique', null
   from watched w
   where w.full_name is not null and not exists (select from keys k where k.oid = w.oid and k.columns = w.key_columns)
     and not exists (select from columns c where c.oid = w.oid and c.use = 'key_columns'
                       and c.name not in (select l.name from live l where l.oid = w.oid))
+    and not exists (select from altered a where a.oid = w.oid and a.use = 'key_columns')
 ), kept as (
   -- The arguments that are still right, and the best guess for the others, so that a call mends one argument without
   -- failing because of another. If an omitted column is missing, a call omits every other column, unless the answer
@@ -57,7 +69,8 @@ with recursive watched as (
        cardinality(k.columns), k.columns limit 1) as key_columns,
     (select l.name from live l where l.oid = w.oid and l.is_uuid
      order by l.name = w.org_column desc, l.name = 'org_id' desc, l.attnum limit 1) as org_column,
-    (select l.name from live l where l.oid = w.oid and l.name = w.entity_topic_column) as entity_topic_column,
+    (select l.name from live l where l.oid = w.oid and l.name = w.entity_topic_column
+       and not exists (select from altered a where a.oid = w.oid and a.use = 'entity_topic_column')) as entity_topic_column,
     array(select l.name::text from live l where l.oid = w.oid and l.name = any (w.omit_columns)) as omitted,
     array(select l.name::text from live l where l.oid = w.oid and l.name <> w.org_column
             and l.name is distinct from w.entity_topic_column and l.name::text <> all (w.key_columns)
@@ -90,7 +103,8 @@ with recursive watched as (
                 order by cardinality(x.columns), x.label limit 20) l on b.use in ('key_columns', 'unique')
   union all
   select b.oid, b.use, b.name, 2,
-    case when b.use = 'entity_topic_column' then 'it is gone, and so is its topic'
+    case when b.use = 'entity_topic_column' then
+           case when b.type is null then 'it is gone, and so is its topic' else 'the events need no entity topic' end
          when a.is_gone then 'it is gone, like every other omitted column that is missing'
          else 'I do not know: omit every column but the keys' end,
     k.key_columns, case when b.use <> 'entity_topic_column' then k.entity_topic_column end, k.org_column,
@@ -176,17 +190,34 @@ from watched w
 join pg_trigger g on g.tgname = 'warden_log_insert' and g.tgfoid = to_regproc(format('warden.%I', 'log ' || w.id))
 where w.full_name is not null and not exists (select from tree t where t.root = w.oid and t.oid = g.tgrelid)
 union all
+select 'watch-shape', null, w.full_name, m::text, format('%s has the log triggers of another watch', m),
+  'sql', 'select warden.refresh_watches();'
+from watched w cross join lateral warden.members_of_others((select t from warden.watches t where t.id = w.id)) m
+where w.full_name is not null
+union all
+select distinct 'watch-shape', null, w.full_name, o.full_name,
+  format('a part of it belongs to the watched table %s, whose topic has the events', o.full_name),
+  'decide', json_build_object('question', 'which of the two tables should be watched?', 'choices', json_build_array(
+    json_build_array(o.full_name, 'sql', format('select warden.unwatch(%L);', w.full_name)),
+    json_build_array(w.full_name, 'sql', format('select warden.unwatch(%L);', o.full_name))))::text
+from watched w join tree t on t.root = w.oid join watched o on o.id = warden.watch_of(t.oid) and o.id <> w.id
+union all
 select 'watch-columns', null, c.full_name, c.name,
-  case c.use
-    when 'omit_columns' then
+  case
+    when c.type is not null then format('its column %I (%s) now has the type %s: %s', c.name, c.use, c.type,
+      case when c.use = 'entity_topic_column' then 'most of its events reach no entity topic'
+           else 'every write makes the topic resync' end)
+    when c.use = 'omit_columns' then
       format('the restored table lacks the omitted column %I: its rows are logged as truncated', c.name)
-    when 'unique' then
+    when c.use = 'unique' then
       format('its key (%s) is no longer unique, or may be null: it cannot pair the rows of an update', c.name)
-    when 'entity_topic_column' then
+    when c.use = 'entity_topic_column' then
       format('it no longer has the column %I, its entity_topic_column: its events reach no entity topic', c.name)
     else format('it no longer has the column %I, its %s: every write makes the topic resync', c.name, c.use) end,
   'decide',
-  json_build_object('question', case when c.use = 'unique' then 'which columns identify a row?'
+  json_build_object('question', case when c.use = 'unique' or c.use = 'key_columns' and c.type is not null
+                                       then 'which columns identify a row?'
+                                     when c.type is not null then format('which column is its %s?', c.use)
                                      else format('what became of %I?', c.name) end,
     'choices', (select json_agg(json_build_array(x.answer, 'sql', x.statement) order by x.rank, x.answer)
                 from choices x where x.oid = c.oid and x.use = c.use and x.name = c.name))::text

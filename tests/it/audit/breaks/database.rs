@@ -198,6 +198,22 @@ pub(super) const BREAKS: &[Break] = &[
         &[("watch-columns", "public.campaigns")],
     ),
     broken(
+        "altered columns",
+        "create table meters (id int primary key, org_id uuid not null, kind int);
+         select warden.watch('meters', 'meters', 'meter', visibility => 'organisation', entity_topic => 'meter_kind',
+                             entity_topic_column => 'kind');
+         alter table meters alter id type float8, alter kind type date using null",
+        &[("watch-columns", "public.meters"), ("unregistered-table", "public.meters")],
+    ),
+    broken(
+        "a watched table that became a child of another",
+        "create table stored (id int primary key, org_id uuid not null); create table recent (id int primary key, org_id uuid not null);
+         select warden.watch('stored', 'stored', 'stored', visibility => 'organisation');
+         select warden.watch('recent', 'recent', 'recent', visibility => 'organisation');
+         alter table recent inherit stored",
+        &[("watch-shape", "public.recent"), ("unregistered-table", "public.stored")],
+    ),
+    broken(
         "subscription",
         "set local allow_system_table_mods = on; insert into pg_subscription_rel values (99999, 'calls'::regclass, 'r', null)",
         &[("watch-replication", "public.calls")],
