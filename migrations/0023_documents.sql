@@ -22,6 +22,27 @@ language sql stable set search_path = '' as $$
   order by a.attnum
 $$;
 
+-- The virtual generated columns of a table (PostgreSQL 18), whose values are computed whenever a query reads them.
+-- Transition tables, NEW and OLD have nulls instead, so log functions compute them. `expression` is in the names of the
+-- table's columns. `problem` tells why a log function cannot compute the column; else it is null.
+create or replace function warden.virtual_columns(relation regclass)
+returns table (name name, type text, expression text, problem text)
+language plpgsql stable set search_path = '' as $$
+begin
+  return query
+    select warden.column_name(relation, a.attnum), pg_catalog.format_type(a.atttypid, a.atttypmod),
+      pg_catalog.pg_get_expr(d.adbin, d.adrelid),
+      case when d.adbin::text ~ ':varattno -' then 'a system column'
+           -- Its name may change without an effect on the table.
+           when exists (select from pg_catalog.regexp_matches(d.adbin::text, ':collOid ([0-9]+)', 'g') m (id)
+                        where m.id[1]::oid >= 16384) then 'a collation that is not PostgreSQL''s own' end
+    from pg_catalog.pg_attribute a
+    join pg_catalog.pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+    where a.attrelid = relation and a.attnum > 0 and not a.attisdropped and a.attgenerated = 'v'
+    order by a.attnum;
+end
+$$;
+
 -- A table with the composite types of its columns, at all depths: a document depends on the columns of all of these.
 create or replace function warden.relations_of_document(relation regclass) returns regclass[]
 language plpgsql stable set search_path = '' as $$
@@ -46,9 +67,11 @@ $$;
 -- A fingerprint of the columns of these tables and composite types.
 create or replace function warden.shape(relations regclass[]) returns text
 language sql stable set search_path = '' as $$
-  select pg_catalog.md5(coalesce(string_agg(pg_catalog.format('%s %s %s %I', r.oid::oid, c.number, c.type, c.name), ','
+  select pg_catalog.md5(coalesce(string_agg(pg_catalog.format('%s %s %s %I%s', r.oid::oid, c.number, c.type, c.name,
+                                                              ' ' || v.expression), ','
                                             order by r.oid::oid, c.number), ''))
   from unnest(relations) r (oid) cross join lateral warden.columns_of(r.oid) c
+  left join lateral warden.virtual_columns(r.oid) v on v.name = c.name
 $$;
 
 -- Whether these tables still have the columns for which a log function was generated.
@@ -72,7 +95,8 @@ language sql stable set search_path = '' as $$
 $$;
 
 -- A watch with the names that its columns have now. What was omitted stays omitted, under its number and its name.
--- If it is unclear which column that was, omit_columns is null, and rows are logged as truncated. If a column of the
+-- If it is unclear which column that was, or a column cannot be computed, omit_columns is null, and rows are logged as
+-- truncated. If a column of the
 -- key or the organisation is missing, or has the wrong type, key_columns or org_column is null.
 create or replace function warden.current_watch(w warden.watches) returns warden.watches
 language plpgsql stable set search_path = '' as $fn$
@@ -125,6 +149,10 @@ begin
       end if;
     end if;
   end loop;
+  if exists (select from warden.virtual_columns(w.relation) v
+             where v.problem is not null and v.name::text <> all (current.omit_columns)) then
+    current.omit_columns := null;
+  end if;
   return current;
 end
 $fn$;
@@ -168,6 +196,75 @@ language sql stable set search_path = '' as $$
   where c.name::text <> all (w.omit_columns)
   order by c.number
 $$;
+
+-- Whether a document contains virtual columns.
+create or replace function warden.has_virtual_columns(w warden.watches) returns boolean
+language sql stable set search_path = '' as $$
+  select exists (select from warden.virtual_columns(w.relation) v where v.name::text <> all (w.omit_columns))
+$$;
+
+-- The rows of a transition table, or of a query for one row, with the values of virtual columns. (In the inner query, the
+-- columns of the expression have the names of the table's, and nothing else has these names.)
+create or replace function warden.filled_rows(w warden.watches, rows text) returns text
+language plpgsql stable set search_path = '' as $fn$
+begin
+  if not warden.has_virtual_columns(w) then
+    return rows;
+  end if;
+  return (
+    select pg_catalog.format('(select %s from %s r)', string_agg(
+      case when v.expression is null then pg_catalog.format('r.%I', c.name)
+           else pg_catalog.format('(select (%s) from (select r.*) v)::%s as %I', v.expression, v.type, c.name) end,
+      ', ' order by c.number), rows)
+    from warden.columns_of(w.relation) c
+    left join warden.virtual_columns(w.relation) v on v.name = c.name and v.name::text <> all (w.omit_columns));
+end
+$fn$;
+
+-- A log function's body that computes virtual columns. An expression may fail, as a / b does. Then a query that reads the
+-- row fails, but not the write, so the function tries it first: if it fails, the statement's rows are logged as truncated.
+-- A subtransaction that writes nothing has no transaction id, so it does not slow down the server.
+create or replace function warden.with_virtual_columns(w warden.watches, body text) returns text
+language plpgsql stable set search_path = '' as $fn$
+declare
+  tries constant text := (
+    select pg_catalog.concat('perform ', string_agg(pg_catalog.format('count(r.%I)', v.name), ', '), ' from %s r;')
+    from warden.virtual_columns(w.relation) v where v.name::text <> all (w.omit_columns));
+begin
+  if tries is null or not warden.has_virtual_columns(w) then
+    return body;
+  end if;
+  body := pg_catalog.regexp_replace(body, 'warden[.]has_shape\(array\[[^]]*\], ''[0-9a-f]*''\)', '(is_computable and \&)', 'g');
+  body := pg_catalog.regexp_replace(body, '(warden[.]current_rest_statement\([^)]*)\)', '\1, is_computable)', 'g');
+  return pg_catalog.regexp_replace(body, E'\nbegin', pg_catalog.replace(pg_catalog.format($body$
+  -- Whether the virtual columns of all rows can be computed.
+  is_computable boolean := true;
+begin
+  begin
+    if tg_level = 'ROW' then
+      if tg_op <> 'DELETE' then
+        %1$s
+      end if;
+      if tg_op <> 'INSERT' then
+        %2$s
+      end if;
+    elsif tg_op <> 'TRUNCATE' then
+      if tg_op <> 'DELETE' then
+        %3$s
+      end if;
+      if tg_op <> 'INSERT' then
+        %4$s
+      end if;
+    end if;
+  exception when others then
+    is_computable := false;
+  end;$body$,
+    pg_catalog.format(tries, warden.filled_rows(w, '(select new.*)')),
+    pg_catalog.format(tries, warden.filled_rows(w, '(select old.*)')),
+    pg_catalog.format(tries, warden.filled_rows(w, 'new_rows')),
+    pg_catalog.format(tries, warden.filled_rows(w, 'old_rows'))), E'\\', E'\\\\'));
+end
+$fn$;
 
 -- An SQL condition: the columns of the row with this alias have not many more than `bytes_max` bytes. It reads no more
 -- of a row than that: the columns as they are stored, then those few that were compressed. Columns that a document does
@@ -290,7 +387,10 @@ language sql stable set search_path = '' as $$
   from (select distinct s.setting, s.value
         from (select distinct d.type from warden.columns_of(w.relation) d
               where d.name::text <> all (w.omit_columns) or d.name::text = any (w.key_columns)) c
-        cross join lateral warden.value_settings(c.type) s) s
+        cross join lateral warden.value_settings(c.type) s
+        -- An immutable expression may still depend on how numbers print.
+        union select 'extra_float_digits', '1' where warden.has_virtual_columns(w)
+        union select 'bytea_output', 'hex' where warden.has_virtual_columns(w)) s
 $$;
 
 -- An SQL condition: this document may be sent. The document is checked as jsonb and as text: in jsonb a number may take

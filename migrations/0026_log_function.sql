@@ -37,8 +37,10 @@ declare
   body text;
   number constant text := expressions[9];
   numbered constant text := '(select r.*, pg_catalog.row_number() over () as ' || number || ' from %s r)';
-  new_rows constant text := case when by_row then pg_catalog.format(numbered, rows[1]) else rows[1] end;
-  old_rows constant text := case when by_row then pg_catalog.format(numbered, rows[2]) else rows[2] end;
+  new_rows constant text := case when by_row then pg_catalog.format(numbered, warden.filled_rows(w, rows[1]))
+                                  else warden.filled_rows(w, rows[1]) end;
+  old_rows constant text := case when by_row then pg_catalog.format(numbered, warden.filled_rows(w, rows[2]))
+                                  else warden.filled_rows(w, rows[2]) end;
   without_number constant text := case when by_row then
     ' - ' || pg_catalog.quote_literal((pg_catalog.parse_ident(number))[1]) || '::pg_catalog.text' else '' end;
   -- At one step, updates precede deletions, and deletions precede creations.
@@ -234,11 +236,14 @@ $fn$;
 -- The statement that logs one operation on a watched table with the columns that it has now. If nobody knows which
 -- columns hold the key and the organisation, the topic resyncs: they were dropped, or a restore without data has
 -- lost the watch.
--- The former version had no argument `rows`. No client of the database calls it.
+-- Virtual columns are computed if `is_computable`: somebody has tried it. Otherwise the rows are logged as truncated.
+-- The former versions had fewer arguments. No client of the database calls them.
 -- squawk-ignore ban-drop-function
-drop function if exists warden.current_log_statement(bigint, text, text, boolean);
+drop function if exists warden.current_log_statement(bigint, text, text, boolean),
+                        warden.current_log_statement(bigint, text, text, boolean, text[]);
 create or replace function warden.current_log_statement(
-  watch bigint, topic text, operation text, by_row boolean, rows text[] default '{new_rows,old_rows}'
+  watch bigint, topic text, operation text, by_row boolean, rows text[] default '{new_rows,old_rows}',
+  is_computable boolean default false
 ) returns text
 language plpgsql stable set search_path = '' as $fn$
 declare
@@ -247,6 +252,9 @@ begin
   if w.key_columns is null or w.org_column is null then
     return pg_catalog.format(
       'insert into warden.events (topic, event, data) values (%L, ''warden.resync'', ''{"reason": "changed"}'')', topic);
+  end if;
+  if not is_computable and warden.has_virtual_columns(w) then
+    w.omit_columns := null;
   end if;
   return warden.log_statement(w, operation, by_row, '{$1::bigint[],$2::bigint}', warden.log_expressions(w), rows);
 end
@@ -277,7 +285,8 @@ declare
 begin
   execute pg_catalog.format(
     'create or replace function warden.%I() returns trigger language plpgsql security definer '
-    'set search_path = ''''%s as %L', fn, warden.document_settings(w), warden.log_function_body(w));
+    'set search_path = ''''%s as %L', fn, warden.document_settings(w),
+    warden.with_virtual_columns(w, warden.log_function_body(w)));
   execute pg_catalog.format('alter function warden.%I() owner to warden_owner', fn);
   perform warden.close_function(pg_catalog.format('warden.%I()', fn)::regprocedure);
   -- A restore without data loses warden.watches. Then the audit finds the arguments here.

@@ -225,6 +225,11 @@ begin
     if col.missing then
       raise exception 'warden.watch: % has no column "%" (given as %)', watch.relation, col.name, col.use;
     end if;
+    if exists (select from warden.virtual_columns(watch.relation) v where v.name = col.name) then
+      raise exception 'warden.watch: column "%" of % is a virtual generated column, which cannot be %',
+          col.name, watch.relation, col.use
+        using hint = 'Make it a stored one: generated always as (...) stored.';
+    end if;
     if col.use = 'org_column' and col.type <> 'uuid'::regtype then
       raise exception 'warden.watch: column "%" of % is of type %: org_column must be a uuid',
         col.name, watch.relation, col.type;
@@ -247,6 +252,14 @@ begin
                         and a.attname = o.name and a.attnum > 0 and not a.attisdropped)
   loop
     raise exception 'warden.watch: % has no column "%" (given in %)', watch.relation, col.name, col.use;
+  end loop;
+  for col in
+    select v.name, v.problem from warden.virtual_columns(watch.relation) v
+    where v.problem is not null and v.name::text <> all (omit_columns)
+  loop
+    raise exception 'warden.watch: the virtual column "%" of % cannot be computed in events: its expression uses %',
+        col.name, watch.relation, col.problem
+      using hint = 'Make it a stored one: generated always as (...) stored. Or omit it: omit_columns => ''{...}''.';
   end loop;
   -- Every update pairs old and new rows by the key. So it must be unique, not null, and comparable without a
   -- search_path; otherwise writes of the application would fail.

@@ -13,6 +13,7 @@ mod nested;
 mod replicated;
 mod settings;
 mod unfit;
+mod virtual_columns;
 
 use sqlx::AssertSqlSafe;
 
