@@ -240,9 +240,10 @@ begin
              case when p.document is not null then p.new_document end,
              case when p.new_document is not null then
                (select pg_catalog.jsonb_object_agg(x.key, x.value) from pg_catalog.jsonb_each(p.document) x
-                where p.new_document -> x.key is distinct from x.value) end
+                where row(p.new_document -> x.key)::pg_catalog.record operator(pg_catalog.*<>) row(x.value)::pg_catalog.record)
+             end
       -- An update that changes no logged column emits no event.
-      where p.is_same and not p.is_deleted and (p.document = p.new_document) is not true
+      where p.is_same and not p.is_deleted and row(p.document)::pg_catalog.record operator(pg_catalog.*<>) row(p.new_document)::pg_catalog.record
       union all
       select '.deleted', 1, p.org_id, p.subject, p.key, p.document, null
       where p.org_id is not null and not p.is_same and not p.is_deleted

@@ -77,7 +77,8 @@ $body$ else $body$
                 when n.%5$I is not null then %15$s else %21$s end,
            case when d.fits and d.new_doc is not null and d.old_doc is not null then
              (select pg_catalog.jsonb_object_agg(e.key, e.value) from pg_catalog.jsonb_each(d.old_doc) e
-              where d.new_doc -> e.key is distinct from e.value) end,
+              where row(d.new_doc -> e.key)::pg_catalog.record operator(pg_catalog.*<>) row(e.value)::pg_catalog.record)
+             end,
            not d.fits, %11$L::boolean, pg_catalog.row_number() over () = 1,
            case when o.%5$I is null then %18$s + 2 when n.%5$I is null then %19$s + 1 else %18$s end
     from %17$s o full join %16$s n on %22$s%20$s
@@ -86,8 +87,10 @@ $body$ else $body$
       from (select case when n.%5$I is not null then %6$s end as new_doc,
                    case when o.%5$I is not null then %7$s end as old_doc offset 0) j) d
     where coalesce(n.%1$I, o.%1$I) is not null
-      -- An update that changes no logged column emits no event.
-      and case when d.new_doc is not null and d.old_doc is not null then d.new_doc <> d.old_doc
+      -- An update that changes no logged column emits no event. Documents are compared by their binary image, because in
+      -- jsonb 1.0 equals 1.00.
+      and case when d.new_doc is not null and d.old_doc is not null
+               then row(d.new_doc)::pg_catalog.record operator(pg_catalog.*<>) row(d.old_doc)::pg_catalog.record
                when n.%5$I is null or o.%5$I is null then true
                else %23$s end
 $body$ end;

@@ -51,6 +51,22 @@ async fn the_primary_key_identifies_a_row_within_its_organisation() {
     assert_eq!(strings(&db, truncated).await, [r#"{"sku": "1", "warehouse": "a"}"#]);
 }
 
+#[tokio::test]
+async fn a_value_that_changes_its_bytes_only_emits_an_event() {
+    let db = TestDb::create().await;
+    let org = db.create_org().await;
+    db.run(format!(
+        "create table items (id int primary key, org_id uuid, price numeric, part int not null);
+         select warden.watch('items', 'items', 'item');
+         insert into items values (1, '{org}', 1, 1);
+         update items set price = 1.0; update items set price = 1.0; update items set price = 1"
+    ))
+    .await;
+    let events = "select concat_ws(' ', event, data ->> 'price', old) from warden.events where topic = 'items' order by id";
+    let expected = ["item.created 1", r#"item.updated 1.0 {"price": 1}"#, r#"item.updated 1 {"price": 1.0}"#];
+    assert_eq!(strings(&db, events).await, expected);
+}
+
 /// The default key, by the primary key of a table.
 #[tokio::test]
 async fn the_default_key_is_the_primary_key_without_the_organisation() {
