@@ -38,6 +38,17 @@ begin
 end
 $$;
 
+-- The table at the top of the tree that a table is part of.
+create or replace function warden.topmost(relation regclass) returns regclass
+language sql stable set search_path = '' as $$
+  with recursive above as (
+    select topmost.relation::oid as oid, 0 as depth
+    union
+    select i.inhparent, a.depth + 1 from pg_catalog.pg_inherits i join above a on i.inhrelid = a.oid
+  )
+  select a.oid::regclass from above a order by a.depth desc, a.oid limit 1
+$$;
+
 -- The watched table that a table is part of. Null if there is none.
 create or replace function warden.watched_whole(relation regclass) returns regclass
 language plpgsql stable set search_path = '' as $$

@@ -166,6 +166,14 @@ begin
             hint = 'Choose another topic: the rows of a watched table are read at GET /v1/<topic>. '
                    'Events of several tables can reach one entity topic, and all of them reach "org".';
   end if;
+  -- A statement that names a parent fires the triggers of the parent only.
+  select i.inhparent into other from pg_catalog.pg_inherits i where i.inhrelid = watch.relation
+  order by i.inhseqno limit 1;
+  if other is not null then
+    raise exception 'warden.watch: % is a partition or child of %, and statements that name that table would emit no events',
+        watch.relation, other
+      using errcode = '22023', hint = pg_catalog.format('Watch the table at the top: %s.', warden.topmost(watch.relation));
+  end if;
   -- A table has the log triggers of one watch only. A watch that exists may be changed if it is the one.
   select o.relation into other
   from warden.watches o join pg_catalog.pg_class c on c.oid = o.relation
@@ -175,8 +183,6 @@ begin
   order by o.id limit 1;
   if other is not null then
     raise exception 'warden.watch: % %', watch.relation, case
-        when watch.relation in (select warden.tree(other)) then
-          pg_catalog.format('is a partition or child of %s, which is watched', other)
         when other in (select warden.tree(watch.relation)) then
           pg_catalog.format('has the partition or child %s, which is watched', other)
         else pg_catalog.format('and %s, which is watched, have a child in common', other) end
@@ -432,6 +438,7 @@ declare
   stray record;
   -- Triggers of the application do not change here.
   trigger_words text[];
+  separated regclass[] := '{}';
 begin
   for w in select t.* from warden.watches t
            where not exists (select from pg_catalog.pg_class c where c.oid = t.relation) loop
@@ -450,10 +457,13 @@ begin
       if stray.tgname = 'warden_log_insert' then
         perform warden.drop_order_triggers(stray.relation, w.id);
         perform warden.resync_watches(array[w.id]);
-        -- It was watched before it was attached.
-        perform warden.restore_watch(t) from warden.watches t where t.id = warden.watch_of(stray.relation);
+        separated := separated || stray.relation;
       end if;
     end loop;
+    -- Tables that were watched before they were attached.
+    perform warden.restore_watch(t) from warden.watches t
+    where t.id in (select warden.watch_of(r) from pg_catalog.unnest(separated) r);
+    separated := '{}';
     present := warden.current_watch(w);
     continue when present.key_columns is null or present.org_column is null or present.omit_columns is null;
     if all_functions or w.shape is distinct from warden.shape(warden.relations_of_document(w.relation))
@@ -509,8 +519,8 @@ language sql stable set search_path = '' as $$
     group by c.oid, n.nspname, c.relname) o
 $$;
 
--- Whether a watch can log exactly what happens: its columns identify a row and have types that it can use, and no other
--- watch has the triggers of a part of its table.
+-- Whether a watch can log exactly what happens: its columns identify a row and have types that it can use, no other
+-- watch has the triggers of a part of its table, and no statement on a parent bypasses them.
 create or replace function warden.is_exact_watch(w warden.watches) returns boolean
 language plpgsql stable set search_path = '' as $$
 declare
@@ -522,6 +532,7 @@ begin
       select from warden.columns_of(w.relation) c
       join warden.entity_topics t on t.kind = w.entity_topic and t.id_type = warden.entity_id_type(warden.base_type(c.type))
       where c.name = present.entity_topic_column))
+    and not exists (select from pg_catalog.pg_inherits i where i.inhrelid = w.relation)
     and not exists (
       select from warden.tree(w.relation) m (oid)
       join pg_catalog.pg_trigger g on g.tgrelid = m.oid and g.tgname = 'warden_log_insert'

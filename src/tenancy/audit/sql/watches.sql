@@ -202,6 +202,13 @@ select distinct 'watch-shape', null, w.full_name, o.full_name,
     json_build_array(w.full_name, 'sql', format('select warden.unwatch(%L);', o.full_name))))::text
 from watched w join tree t on t.root = w.oid join watched o on o.id = warden.watch_of(t.oid) and o.id <> w.id
 union all
+select 'watch-shape', null, w.full_name, i.inhparent::regclass::text,
+  format('it is a partition or child of %s: statements that name that table emit no events', i.inhparent::regclass),
+  'decide', json_build_object('question', format('watch %s instead?', i.inhparent::regclass), 'choices', json_build_array(
+    json_build_array('yes, I watch it afterwards', 'sql', format('select warden.unwatch(%L);', w.full_name))))::text
+from watched w join pg_inherits i on i.inhrelid = w.oid
+where w.full_name is not null and warden.watch_of(w.relation) = w.id
+union all
 select 'watch-columns', null, c.full_name, c.name,
   case
     when c.type is not null then format('its column %I (%s) now has the type %s: %s', c.name, c.use, c.type,
