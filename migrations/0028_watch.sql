@@ -528,6 +528,10 @@ declare
 begin
   return present.key_columns is not null and present.org_column is not null and present.omit_columns is not null
     and warden.is_key(w.relation, present.key_columns, present.org_column)
+    and not exists (
+      select from warden.tree(w.relation) m (oid)
+      join pg_catalog.pg_attribute a on a.attrelid = m.oid and a.attname::text = any (present.key_columns)
+      where not a.attnotnull)
     and (w.entity_topic is null or exists (
       select from warden.columns_of(w.relation) c
       join warden.entity_topics t on t.kind = w.entity_topic and t.id_type = warden.entity_id_type(warden.base_type(c.type))

@@ -82,17 +82,23 @@ async fn ids_of_an_altered_entity_column_reach_the_topics_that_clients_know() {
     let org = db.create_org().await;
     let uuid = "c0ffee00-0000-4000-8000-000000000001";
     for (declared, altered, values, topics) in [
-        ("int", "text", "('7'), ('a:*'), (''), (repeat('x', 3000)), ('007'), (null)", vec!["order:7"]),
-        ("int", "bigint", "(8), (9007199254740993)", vec!["order:8", "order:9007199254740993"]),
-        ("int", "date using null", "('2026-01-01')", vec![]),
-        ("text", "int using 1", "(7), (-7)", vec!["order:7", "order:-7"]),
-        ("text", "jsonb using null", "('7')", vec![]),
+        (
+            "int",
+            "text",
+            "('7'), ('a:*'), (''), (repeat('x', 3000)), ('007'), (null)",
+            &["order:7"] as &[&str],
+        ),
+        ("int", "bigint", "(8), (9007199254740993)", &["order:8", "order:9007199254740993"]),
+        ("int", "date using null", "('2026-01-01')", &[]),
+        ("text", "int using 1", "(7), (-7)", &["order:7", "order:-7"]),
+        ("text", "jsonb using null", "('7')", &[]),
     ] {
+        let kind = altered.split(' ').next().expect("a type");
         db.run(format!(
             "create table notes (id int generated always as identity primary key, org_id uuid, ref {declared});
              select warden.watch('notes', 'notes', 'note', entity_topic => 'order', entity_topic_column => 'ref');
              alter table notes alter ref type {altered}; delete from warden.events;
-             insert into notes (org_id, ref) select '{org}', v.column1 from (values {values}) v"
+             insert into notes (org_id, ref) select '{org}', v.column1::{kind} from (values {values}) v"
         ))
         .await;
         let reached =
@@ -111,6 +117,22 @@ async fn ids_of_an_altered_entity_column_reach_the_topics_that_clients_know() {
     let reached =
         "select subject from warden.events where topic = 'notes' and subject is not null order by id";
     assert_eq!(strings(&db, reached).await, [format!("order:{uuid}")]);
+}
+
+#[tokio::test]
+async fn writes_succeed_after_the_key_may_be_null_or_repeat() {
+    let db = TestDb::create().await;
+    let org = db.create_org().await;
+    db.run(format!(
+        "create table notes (id int primary key, org_id uuid not null, v int);
+         select warden.watch('notes', 'notes', 'note');
+         alter table notes drop constraint notes_pkey; alter table notes alter id drop not null;
+         insert into notes values (null, '{org}', 1), (1, '{org}', 1), (1, '{org}', 1);
+         update notes set v = 2; update notes set id = 5 where id is null; update notes set id = null where id = 5;
+         delete from notes"
+    ))
+    .await;
+    assert_eq!(unfit(&db).await, ["public.notes"]);
 }
 
 /// Clients know the rows by their former keys.
