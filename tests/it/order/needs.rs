@@ -156,7 +156,7 @@ const DETOURS: [&str; 29] = [
     "alter table log rename to former_log; create view note as select * from audit; alter view note rename to log",
     "alter table log rename to former_log; create table note (id int);
      create rule tick as on insert to note do also update audit set n = 1; alter table note rename to log",
-    "create materialized view ticks as select tick(1, 1)",
+    "create materialized view ticks as select tick(1, 1) with no data",
     "alter function tick immutable; create index on log (tick(id, 1))",
     "create schema app create table lines (id int)
        create trigger tick after insert on lines for each row execute function public.tick_row()",
