@@ -163,7 +163,7 @@ alter default privileges for role warden_owner revoke execute on functions from 
 -- or that it creates for another owner, may have got rights by default privileges.
 set local role warden_owner;
 create or replace function warden.close_function(function regprocedure) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   grantee text;
 begin

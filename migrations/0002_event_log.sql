@@ -122,7 +122,7 @@ create table if not exists warden.log_floors (
 -- starts another epoch, and cursors of the former one become invalid. (Just after a promotion, pg_control_checkpoint()
 -- still shows the old timeline.)
 create or replace function warden.epoch() returns text
-language sql volatile security definer set search_path = '' as $$
+language sql volatile security definer set search_path = pg_catalog, pg_temp as $$
   select pg_catalog.format('%s.%s.%s',
     (select system_identifier from pg_catalog.pg_control_system()),
     pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8),
@@ -133,7 +133,7 @@ $$;
 -- transaction ids that are still in the future. Such rows would look new forever, so they are deleted. Rows that a
 -- running transaction writes now are not visible here, so they are kept.
 create or replace function warden.begin_epoch() returns text
-language plpgsql volatile security definer set search_path = '' as $$
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
 declare
   known text;
   present text := warden.epoch();

@@ -51,7 +51,7 @@ $$;
 -- after a NOTIFY. So do workers of subscriptions with two_phase. In these cases readers find the events with their
 -- next poll.
 create or replace function warden.ring_replicated() returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   transaction constant text := pg_catalog.pg_current_xact_id()::text;
 begin

@@ -23,12 +23,12 @@ $$;
 -- Whether GET /v1/<name> is a route of the gateway for another purpose, or will be. No topic may have such a name,
 -- because the rows of a watched table are read at GET /v1/<topic>.
 create or replace function warden.is_reserved_topic(name text) returns boolean
-language sql immutable set search_path = '' as $$
+language sql immutable set search_path = pg_catalog, pg_temp as $$
   select name in ('covers', 'events', 'openapi', 'revocations')
 $$;
 
 create or replace function warden.declare_topic(name text) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   if (name ~ '^[a-z][a-z0-9_]{0,62}$') is not true then
     raise exception 'warden.declare_topic: topic "%" is not valid', name
@@ -54,7 +54,7 @@ create table if not exists warden.entity_topics (
 
 -- Declares a kind of entities. Repeating the call has no effect. Another id type is an error.
 create or replace function warden.declare_entity_topic(kind text, id_type text) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   declared text;
 begin
@@ -81,7 +81,7 @@ $$;
 -- Whether an id has the one spelling of its type: a uuid or an integer as PostgreSQL prints it, or 1 to 64 ASCII
 -- letters, digits and . _ ~ - for text. (JSON, URLs and topics reserve none of these characters.)
 create or replace function warden.is_entity_id(id_type text, id text) returns boolean
-language sql immutable set search_path = '' as $$
+language sql immutable set search_path = pg_catalog, pg_temp as $$
   select pg_catalog.octet_length(id) <= 64 and case id_type
     when 'uuid' then id collate "C" ~ '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$'
     when 'integer' then case when id collate "C" ~ '^(0|-?[1-9][0-9]{0,18})$'
@@ -93,7 +93,7 @@ $$;
 
 -- Makes the gateways reload their in-memory copy of the topics.
 create or replace function warden.topics_changed() returns trigger
-language plpgsql security definer set search_path = '' as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
   insert into warden.events (topic, event, data) values ('org', 'warden.topics', '{}');
   return null;

@@ -22,7 +22,7 @@ create table if not exists warden.replaced_objects (
 -- keeps it: a function that the application has replaced is the application's. Plans call it once for each policy, so
 -- it reads the comment itself: obj_description() would take longer than the rest.
 create or replace function warden.is_own(function oid) returns boolean
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   return (
     select exists (
@@ -48,7 +48,7 @@ revoke execute on function warden.is_own(oid) from public;
 -- Name of the function that Warden's policies, defaults and triggers call: the one in schema public if Warden created
 -- it. Otherwise the application has a function of that name, and Warden uses its own in schema warden.
 create or replace function warden.callee(name text) returns text
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   return (
     select case when exists (
@@ -62,7 +62,7 @@ revoke execute on function warden.callee(text) from public;
 -- The application's functions that a function of Warden in schema public would replace, or make ambiguous: same name,
 -- and callable with the same arguments.
 create or replace function warden.occupants(name text) returns setof oid
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select p.oid from pg_catalog.pg_proc p
   join pg_catalog.pg_proc w on w.pronamespace = 'warden'::regnamespace and w.proname = occupants.name
   where p.pronamespace = 'public'::regnamespace and p.proname = occupants.name and not warden.is_own(p.oid)
@@ -76,7 +76,7 @@ revoke execute on function warden.occupants(text) from public;
 -- name, it stays, unless the setting warden.replace (names separated by commas) names it. Its definition is recorded
 -- then, and a token hook is renamed, because Warden's hook calls it first.
 create or replace function warden.create_public_function(name text) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   own pg_catalog.pg_proc;
   former record;
@@ -221,7 +221,7 @@ $do$;
 -- The organisation of rows without a parent or a membership, such as data older than organisations.
 set local role warden_owner;
 create or replace function warden.default_organization() returns uuid
-language sql immutable parallel safe set search_path = '' as $$
+language sql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
   select 'a0000000-0000-0000-0000-000000000001'::uuid
 $$;
 revoke execute on function warden.default_organization() from public;
@@ -277,7 +277,7 @@ $do$;
 set local role warden_owner;
 -- This function creates them. The audit prints its call if one of them returns a wrong result.
 create or replace function warden.create_claim_functions() returns void
-language plpgsql set search_path = '' as $create$
+language plpgsql set search_path = pg_catalog, pg_temp as $create$
 declare
   guard text := case when pg_catalog.current_setting('server_version_num')::int >= 160000
                      then $$ and pg_catalog.pg_input_is_valid(s.raw, 'jsonb')$$ else '' end;
@@ -286,7 +286,7 @@ begin
   for fn in values ('auth_org_id', '{app_metadata,org_id}'), ('auth_user_id', '{sub}') loop
     execute pg_catalog.format($fn$
       create or replace function warden.%I() returns uuid
-      language sql stable parallel safe set search_path = '' as $body$
+      language sql stable parallel safe set search_path = pg_catalog, pg_temp as $body$
         select case
           when pg_catalog.jsonb_typeof(c.claim) = 'string'
            and c.claim #>> '{}' ~ '^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$'
@@ -312,7 +312,7 @@ select warden.create_public_function('auth_org_id'), warden.create_public_functi
 -- This function creates it. The audit prints its call if the token hook returns a wrong organisation.
 set local role warden_owner;
 create or replace function warden.create_default_org_for() returns void
-language plpgsql set search_path = '' as $create$
+language plpgsql set search_path = pg_catalog, pg_temp as $create$
 declare
   columns name[] := array(select a.attname from pg_catalog.pg_attribute a
                           where a.attrelid = 'public.organization_members'::regclass and not a.attisdropped
@@ -320,7 +320,7 @@ declare
 begin
   execute pg_catalog.format($fn$
     create or replace function warden.default_org_for(user_id uuid) returns uuid
-    language sql stable security definer set search_path = '' set row_security = on as $body$
+    language sql stable security definer set search_path = pg_catalog, pg_temp set row_security = on as $body$
       select m.org_id from public.organization_members m where m.user_id = default_org_for.user_id
       order by %s%s m.org_id limit 1
     $body$
@@ -360,7 +360,7 @@ set local role warden_owner;
 -- if the application keeps that name. Otherwise Warden renamed it. Its result may contain any claim, such as the role
 -- of the token, so it must belong to a role that could change Warden's own functions in schema public.
 create or replace function warden.application_token_hook() returns regprocedure
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   hook record;
 begin
@@ -398,7 +398,7 @@ revoke execute on function warden.application_token_hook() from public;
 -- If the application has a hook of its own, it runs first, and org_id is set in its result. If it fails, or returns
 -- something that is not an object, no token is issued.
 create or replace function warden.custom_access_token_hook(event jsonb) returns jsonb
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   user_id text := event ->> 'user_id';
   hook regprocedure := warden.application_token_hook();

@@ -41,7 +41,7 @@ alter table warden.tenant_tables add column if not exists uses_default_organizat
 alter table warden.tenant_tables add column if not exists column_numbers smallint[] not null default '{}';
 
 create or replace function warden.number_columns() returns trigger
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   new.column_numbers := array(
     -- A name that no column has keeps its number: the column is being renamed, or was dropped.

@@ -5,7 +5,7 @@ set local statement_timeout = '5min';
 set local role warden_owner;
 
 create or replace function warden.is_published_topic(topic text) returns boolean
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   return exists (select from warden.topics t where t.name = is_published_topic.topic)
          or exists (select from warden.entity_topics t
@@ -17,7 +17,7 @@ $$;
 
 -- What is wrong with an event, and what to do about it. Null if nothing is.
 create or replace function warden.publish_problem(topic text, event text, data jsonb, out message text, out hint text)
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   data_bytes_max constant int := 65536;
 begin
@@ -49,7 +49,7 @@ $$;
 
 -- Fails unless the organisation exists.
 create or replace function warden.expect_organization(org_id uuid, caller text) returns void
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   if expect_organization.org_id is null
      or not exists (select from public.organizations o where o.id = expect_organization.org_id) then
@@ -63,7 +63,7 @@ $$;
 -- trace context, because the standard demands that an invalid one is ignored. Of a later version, only the fields that
 -- version 00 has are kept.
 create or replace function warden.trace_context(traceparent text) returns text
-language sql immutable strict set search_path = '' as $$
+language sql immutable strict set search_path = pg_catalog, pg_temp as $$
   select '00' || pg_catalog.substr(traceparent, 3, 53)
   where traceparent collate "C" ~ '^(00|(?!ff)[0-9a-f]{2}(?=.{53}(-|$)))-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}'
     and (pg_catalog.length(traceparent) = 55 or traceparent !~ '^00')
@@ -77,7 +77,7 @@ $$;
 -- If the transaction has set `warden.traceparent`, events carry this trace context.
 create or replace function warden.publish(org_id uuid, topic text, event text, data jsonb default '{}')
 returns bigint
-language plpgsql volatile security definer set search_path = '' set row_security = on as $$
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set row_security = on as $$
 declare
   problem record;
   published bigint;
@@ -100,7 +100,7 @@ $$;
 -- from 0.
 create or replace function warden.publish_problems(events jsonb)
 returns table (index int, message text, hint text)
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   form constant text := 'An event is an object: {"topic": "invoices", "event": "invoice.paid", "data": {"id": 42}}.';
   item record;
@@ -138,7 +138,7 @@ $$;
 -- that check them has the right to execute it.
 create or replace function warden.add_published(org_id uuid, events jsonb)
 returns table (index int, id bigint)
-language plpgsql volatile set search_path = '' as $$
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
   -- No statement can be between two events, so all have the same step, and ids order them.
   step constant bigint := warden.publish_step();
@@ -166,7 +166,7 @@ $$;
 --           own "traceparent".
 create or replace function warden.publish_all(org_id uuid, events jsonb)
 returns table (index int, id bigint)
-language plpgsql volatile security definer set search_path = '' set row_security = on as $$
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set row_security = on as $$
 declare
   events_max constant int := 10000;
   problem record;
@@ -198,7 +198,7 @@ $$;
 --   payload  JSON, or else text, which becomes {"payload": "<text>"}. If it is an object whose field `event` is a
 --            string, this is the event's name. Otherwise the name is `notify`.
 create or replace function warden.notify(channel text, payload text default '') returns void
-language plpgsql volatile security definer set search_path = '' set row_security = on as $$
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set row_security = on as $$
 declare
   organization constant uuid := warden.auth_org_id();
   data jsonb;

@@ -34,7 +34,7 @@ create table if not exists warden.closed_slots (
 -- warden.move_events() has moved the events of all others: then only what it left counts as removed from the others.
 -- Returns 'rotated', 'rotated by share', 'late' (rows that the move has not seen were committed), or 'blocked'.
 create or replace function warden.truncate_slot(next_slot int, over_share uuid[]) returns text
-language plpgsql volatile set search_path = '' set enable_seqscan = off set jit = off as $$
+language plpgsql volatile set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
 declare
   slot constant int := (select last_value from warden.events_slot);
   partition constant text := pg_catalog.format('warden.events_%s', next_slot);
@@ -135,7 +135,7 @@ $$;
 drop function if exists warden.rotate_events(interval, bigint);
 create or replace function warden.rotate_events(slot_age interval, slot_bytes bigint, org_bytes bigint default null)
 returns text
-language plpgsql volatile security definer set search_path = '' set enable_seqscan = off set jit = off as $$
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off set jit = off as $$
 declare
   slot int;
   next_slot int;
@@ -194,13 +194,13 @@ $$;
 
 -- Whether retention may have removed events that a reader with this snapshot xmin has not seen.
 create or replace function warden.is_truncated(snapshot_xmin xid8) returns boolean
-language sql volatile security definer set search_path = '' as $$
+language sql volatile security definer set search_path = pg_catalog, pg_temp as $$
   select snapshot_xmin <= s.truncated_xid from warden.log_state s
 $$;
 
 -- Whether retention may have removed events of any organisation that a reader with this snapshot xmin has not seen.
 create or replace function warden.is_truncated_for_any(snapshot_xmin xid8) returns boolean
-language sql volatile security definer set search_path = '' as $$
+language sql volatile security definer set search_path = pg_catalog, pg_temp as $$
   select warden.is_truncated(snapshot_xmin)
          or exists (select from warden.log_floors f where snapshot_xmin <= f.truncated_xid)
 $$;
@@ -208,7 +208,7 @@ $$;
 -- Why a cursor of this organisation with this snapshot xmin cannot be served: 'too_old' or, if the organisation has
 -- lost the events because it was beyond its share, 'log_share'. Null if it can be served.
 create or replace function warden.truncation_reason(org_id uuid, snapshot_xmin xid8) returns text
-language sql volatile security definer set search_path = '' as $$
+language sql volatile security definer set search_path = pg_catalog, pg_temp as $$
   select case when snapshot_xmin <= f.truncated_xid and f.truncated_xid >= s.truncated_xid then 'log_share'
               when snapshot_xmin <= s.truncated_xid then 'too_old' end
   from warden.log_state s left join warden.log_floors f on f.org_id = truncation_reason.org_id
@@ -219,7 +219,7 @@ $$;
 create or replace function warden.is_beyond(
   removed_id bigint, removed_late xid8[], snapshot pg_snapshot, max_id bigint
 ) returns boolean
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select coalesce(removed_id > max_id, false)
          or exists (select from unnest(removed_late) x where not pg_catalog.pg_visible_in_snapshot(x, snapshot))
 $$;
@@ -236,7 +236,7 @@ $$;
 drop function if exists warden.is_truncated_since(bigint, pg_snapshot, bigint);
 create or replace function warden.truncated_since(rotation bigint, snapshot pg_snapshot, max_id bigint)
 returns setof uuid
-language sql volatile security definer set search_path = '' as $$
+language sql volatile security definer set search_path = pg_catalog, pg_temp as $$
   select null::uuid
   from warden.last_rotation r, warden.log_state s
   where r.singleton and s.singleton and case

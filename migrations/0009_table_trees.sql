@@ -6,7 +6,7 @@ set local role warden_owner;
 -- A name of at most 63 bytes. PostgreSQL silently truncates longer names, and two of them could become equal, so a long
 -- name is shortened and ends in a hash.
 create or replace function warden.object_name(variadic parts text[]) returns text
-language plpgsql immutable set search_path = '' as $$
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
 declare
   whole text := pg_catalog.array_to_string(parts, '_');
   head text := whole;
@@ -23,7 +23,7 @@ $$;
 
 -- A column list for SQL, from elements 'column' and 'column desc'.
 create or replace function warden.column_list(columns text[]) returns text
-language sql immutable set search_path = '' as $$
+language sql immutable set search_path = pg_catalog, pg_temp as $$
   select pg_catalog.string_agg(pg_catalog.quote_ident(pg_catalog.regexp_replace(c.name, ' desc$', ''))
                                || case when c.name like '% desc' then ' desc' else '' end, ', ' order by c.n)
   from unnest(columns) with ordinality c (name, n)
@@ -31,7 +31,7 @@ $$;
 
 -- The column names without ' desc'.
 create or replace function warden.bare_columns(columns text[]) returns text[]
-language sql immutable set search_path = '' as $$
+language sql immutable set search_path = pg_catalog, pg_temp as $$
   select pg_catalog.array_agg(pg_catalog.regexp_replace(c.name, ' desc$', '') order by c.n)
   from unnest(columns) with ordinality c (name, n)
 $$;
@@ -39,7 +39,7 @@ $$;
 -- A table with its partitions or inheritance children, at all depths: parents before children.
 -- (PL/pgSQL plans the query once per session. An SQL function would plan it at each call, which takes longer.)
 create or replace function warden.tree(relation regclass) returns setof regclass
-language plpgsql stable rows 10 set search_path = '' as $$
+language plpgsql stable rows 10 set search_path = pg_catalog, pg_temp as $$
 begin
   return query
     with recursive members as (
@@ -53,7 +53,7 @@ $$;
 
 -- The registered table that a table is part of: itself, else the nearest table above it. Null if there is none.
 create or replace function warden.whole(relation regclass) returns regclass
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   return (
     with recursive above as (
@@ -73,7 +73,7 @@ $$;
 -- Whether one unique index on these columns can cover a table. On a partitioned table they must include the partition
 -- key of each level. An inheritance parent has no index that covers its children.
 create or replace function warden.can_be_unique(relation regclass, columns text[]) returns boolean
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   return (select case (select c.relkind from pg_catalog.pg_class c where c.oid = relation)
             when 'p' then not exists (
@@ -90,7 +90,7 @@ $$;
 
 -- Whether the platform's tables were created by Warden. (Otherwise they are the application's, and were adopted.)
 create or replace function warden.creates_platform_tables() returns boolean
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   -- The core does not have this table.
   if pg_catalog.to_regclass('warden.platform_set') is null then

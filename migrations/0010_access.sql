@@ -8,7 +8,7 @@ set local role warden_owner;
 -- protect, it is the present state.
 create or replace function warden.former_row_security(
   relation regclass, out was_enabled boolean, out was_forced boolean
-) language plpgsql stable set search_path = '' as $$
+) language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   names name[] := array(
     select pol.polname from pg_catalog.pg_policy pol
@@ -34,7 +34,7 @@ $$;
 --   'policies'  the application's policies, because row-level security was on.
 -- In every mode the restrictive policy warden_org limits the rows to the organisation.
 create or replace function warden.access_mode(relation regclass) returns text
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   whole regclass := relation;
 begin
@@ -75,7 +75,7 @@ create or replace function warden.tenant_policies(
 ) returns table (
   name text, command "char", is_permissive boolean, roles oid[], using_condition text, checking_condition text
 )
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   mode text := warden.access_mode(relation);
   requests constant oid[] := array['authenticated'::regrole::oid, 'service_role'::regrole::oid];
@@ -122,7 +122,7 @@ drop function if exists warden.is_policy(oid, "char", boolean, text, text);
 create or replace function warden.is_policy(
   policy oid, command "char", is_permissive boolean, roles oid[], using_condition text, checking_condition text
 ) returns boolean
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   return (select p.polpermissive = is_permissive and p.polcmd = command
             and p.polroles @> roles and p.polroles <@ roles
@@ -136,7 +136,7 @@ $$;
 -- table that Warden created, or exactly as warden.protect() or the former version creates it. An application may have a
 -- policy of the same name: Warden neither changes nor drops that one.
 create or replace function warden.is_own_policy(policy oid) returns boolean
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   p pg_catalog.pg_policy;
 begin
@@ -169,7 +169,7 @@ $$;
 -- Why a table cannot be protected until somebody decides, and how; no row if it can.
 create or replace function warden.access_questions(relation regclass)
 returns table (problem text, remedy text)
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   return query
     select pg_catalog.format('has a policy "%s" that Warden did not create, and Warden needs this name', p.polname),
@@ -216,7 +216,7 @@ $$;
 -- organisation, and a foreign key (REFERENCES) or a trigger (TRIGGER) of another role observes them.
 create or replace function warden.unlimited_rights(relation regclass)
 returns table (privilege text, column_name name, grantee oid, is_grantable boolean)
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   return query
     select a.privilege_type, a.column_name, a.grantee, a.is_grantable
@@ -238,7 +238,7 @@ $$;
 -- extension that runs a string as a query, or because its language runs statements in ways of its own. `body` is in
 -- lower case. (The checks of `warden migrate` before it installs schema warden have the same pattern.)
 create or replace function warden.builds_statements(language name, body text) returns boolean
-language sql immutable set search_path = '' as $$
+language sql immutable set search_path = pg_catalog, pg_temp as $$
   select language not in ('sql', 'plpgsql', 'internal')
     -- A quote after two hyphens: they may be part of a string, and no comment.
     or pg_catalog.regexp_replace(body, '--[^\n'']*(?=\n|$)', '', 'g')
@@ -250,7 +250,7 @@ $$;
 -- also keep the rights of its owner: with those of the caller, it would be subject to policies, and maybe to this one.
 create or replace function warden.needed_objects()
 returns table (class oid, object oid, used_by text, is_policy boolean)
-language sql stable set search_path = '' set jit = off as $$
+language sql stable set search_path = pg_catalog, pg_temp set jit = off as $$
   with recursive uses as (
     select d.refclassid, d.refobjid, pg_catalog.format('policy %I on %s', p.polname, p.polrelid::regclass) as used_by, true as is_policy
     from pg_catalog.pg_policy p

@@ -6,7 +6,7 @@ set local role warden_owner;
 
 -- The default of org_id that `warden migrate --enforce` sets.
 create or replace function warden.org_id_default() returns text
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   return (select warden.callee('auth_org_id') || '()');
 end
@@ -15,7 +15,7 @@ $$;
 -- Whether a default of org_id is Warden's: also the one that it set before the application replaced
 -- public.auth_org_id(), whose comment remains.
 create or replace function warden.is_own_default(expression text) returns boolean
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   return (select expression = warden.org_id_default()
             or expression = 'public.auth_org_id()'
@@ -26,7 +26,7 @@ $$;
 
 -- Whether a trigger is enabled, and is exactly the one that warden.require_org_id() creates.
 create or replace function warden.is_requirement(requirement oid) returns boolean
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   return (select g.tgenabled in ('O', 'A') and pg_catalog.pg_get_triggerdef(g.oid) = pg_catalog.format(
             'CREATE TRIGGER warden_require_org_id BEFORE INSERT ON %s FOR EACH ROW '
@@ -38,7 +38,7 @@ $$;
 -- Whether a trigger of the application could still set org_id after warden_require_org_id: triggers of one kind fire
 -- in the order of their names.
 create or replace function warden.has_later_trigger(relation regclass) returns boolean
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   -- Bits of tgtype: 1 row, 2 before, 4 insert.
   return (select exists (select from pg_catalog.pg_trigger g
@@ -51,7 +51,7 @@ $$;
 
 -- Whether a trigger is enabled, and is exactly the one that warden.guard_org_id() creates.
 create or replace function warden.is_guard(guard oid) returns boolean
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   return (select g.tgenabled in ('O', 'A') and pg_catalog.pg_get_triggerdef(g.oid) = pg_catalog.format(
             'CREATE TRIGGER warden_org_id_immutable BEFORE UPDATE ON %s FOR EACH ROW '
@@ -64,10 +64,10 @@ $$;
 -- Whether the function of a table's fill triggers follows the present rule, exactly as warden.fill_org_id() creates it;
 -- null if there is none.
 create or replace function warden.is_fill_function_current(relation regclass) returns boolean
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   return (
-    select p.prosrc = warden.fill_function_text(relation) and p.prosecdef and p.proconfig = array['search_path=""']
+    select p.prosrc = warden.fill_function_text(relation) and p.prosecdef and p.proconfig = array['search_path=pg_catalog, pg_temp']
       and p.prolang = (select l.oid from pg_catalog.pg_language l where l.lanname = 'plpgsql')
       -- A superuser gives the function to the owner whose rights it needs. Other roles own it themselves.
       and (pg_catalog.pg_get_userbyid(p.proowner) = warden.fill_function_owner(relation)
@@ -92,7 +92,7 @@ create or replace function warden.tenant_objects_of(relations regclass[]) return
   definition text, is_unique boolean, applies boolean, found text, is_present boolean, is_valid boolean, problem text
 )
 -- With JIT compilation, planning would take seconds longer than the query.
-language plpgsql stable set search_path = '' set jit = off set plan_cache_mode = force_generic_plan as $fn$
+language plpgsql stable set search_path = pg_catalog, pg_temp set jit = off set plan_cache_mode = force_generic_plan as $fn$
 #variable_conflict use_column
 begin
   return query
@@ -387,7 +387,7 @@ create or replace function warden.tenant_object_rows() returns table (
   schema_name name, table_name name, scope text, relation regclass, step int, phase text, kind text, name text,
   definition text, is_unique boolean, applies boolean, found text, is_present boolean, is_valid boolean, problem text
 )
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select * from warden.tenant_objects_of(null)
 $$;
 

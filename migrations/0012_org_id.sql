@@ -7,7 +7,7 @@ set local statement_timeout = '5min';
 -- rejects the data.)
 set local role warden_owner;
 create or replace function warden.prevent_org_id_change() returns trigger
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   if old.org_id is null then
     return new;
@@ -26,7 +26,7 @@ set local role warden_owner;
 
 -- The registry's entry of a table, or of the whole whose member it is. It is an error if there is none.
 create or replace function warden.registered(relation regclass) returns warden.tenant_tables
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   r warden.tenant_tables;
 begin
@@ -44,7 +44,7 @@ end
 $$;
 
 create or replace function warden.has_column(relation regclass, column_name name) returns boolean
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   return (select exists (select from pg_catalog.pg_attribute a
                          where a.attrelid = relation and a.attname = column_name and a.attnum > 0 and not a.attisdropped));
@@ -53,7 +53,7 @@ $$;
 
 -- Name of the function of a table's fill trigger.
 create or replace function warden.fill_function_name(relation regclass) returns name
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   return (select warden.object_name('fill ' || n.nspname || '.' || c.relname)
           from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace where c.oid = relation);
@@ -62,7 +62,7 @@ $$;
 
 -- The members of a table, itself included, that lack an enabled trigger of this name: parents before children.
 create or replace function warden.without_trigger(relation regclass, trigger_name name) returns regclass[]
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   return (select array(
             select m.oid from warden.tree(relation) with ordinality m (oid, n)
@@ -76,7 +76,7 @@ $$;
 -- Lets the owners of the partitioned members execute the functions of their row triggers. A role that creates or
 -- attaches a partition needs this right, because the partition inherits the triggers.
 create or replace function warden.let_owners_add_partitions(relation regclass) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   missing text;
 begin
@@ -103,7 +103,7 @@ $$;
 create or replace function warden.create_row_trigger(
   parts regclass[], trigger_name name, event text, condition text, function text
 ) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   part regclass;
 begin
@@ -128,7 +128,7 @@ $$;
 -- rows belong to the default organisation. No key counts if the operator chose organization=default.
 create or replace function warden.other_references(relation regclass, alias text)
 returns table (target regclass, columns text, is_set text, organization text)
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   r warden.tenant_tables := warden.registered(relation);
 begin
@@ -164,7 +164,7 @@ $$;
 -- holds if row-level security hides that row, or the trigger may not read it: only the backfill can know its
 -- organisation.
 create or replace function warden.fill_function_text(relation regclass) returns text
-language plpgsql stable set search_path = '' as $fn$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $fn$
 declare
   r warden.tenant_tables := warden.registered(relation);
   parent regclass := (select c.oid from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
@@ -248,7 +248,7 @@ $fn$;
 -- The role with whose rights the function of a table's fill triggers runs: the owner of the parent, because a role that
 -- inserts children need not have the right to read parents.
 create or replace function warden.fill_function_owner(relation regclass) returns name
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   return (select pg_catalog.pg_get_userbyid(c.relowner) from pg_catalog.pg_class c
           where c.oid = coalesce((select p.oid from warden.registered(relation) r
@@ -266,7 +266,7 @@ $$;
 -- Partitions inherit the triggers. Inheritance children get their own, which call the same function.
 -- Each table has a function of its own, as for watches, so its statements are planned once.
 create or replace function warden.fill_org_id(relation regclass) returns void
-language plpgsql set search_path = '' as $fn$
+language plpgsql set search_path = pg_catalog, pg_temp as $fn$
 declare
   r warden.tenant_tables := warden.registered(relation);
   -- A member has the function of its whole.
@@ -284,7 +284,7 @@ begin
     return;
   end if;
   execute pg_catalog.format(
-    'create or replace function %s() returns trigger language plpgsql security definer set search_path = '''' as %L',
+    'create or replace function %s() returns trigger language plpgsql security definer set search_path = pg_catalog, pg_temp as %L',
     fn, warden.fill_function_text(relation));
   perform warden.close_function((fn || '()')::regprocedure);
   -- A grant changes the row of the schema, and then the session plans every query again.
@@ -309,7 +309,7 @@ $fn$;
 -- tables that since reference another table of organisations. It locks no table. Functions that this role does not own
 -- stay as they are. Returns the tables.
 create or replace function warden.renew_filling() returns setof regclass
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   relation regclass;
 begin
@@ -330,7 +330,7 @@ $$;
 
 -- Drops the fill triggers of a table and its members, and their function.
 create or replace function warden.unfill_org_id(relation regclass) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   whole regclass := coalesce(warden.whole(relation), relation);
 begin
@@ -342,7 +342,7 @@ $$;
 
 -- Drops the trigger of this name from a table and its members. (PostgreSQL drops those that partitions inherited.)
 create or replace function warden.drop_trigger(relation regclass, trigger_name name) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   part regclass;
 begin
@@ -359,7 +359,7 @@ $$;
 -- unlike statement triggers. Inheritance children get their own.) It takes a lock, which blocks writers for a moment,
 -- only if a trigger is missing or wrong.
 create or replace function warden.guard_org_id(relation regclass) returns void
-language sql set search_path = '' as $$
+language sql set search_path = pg_catalog, pg_temp as $$
   select warden.create_row_trigger(
     array(
       -- A partition inherits the trigger from the root of its tree.
@@ -375,13 +375,13 @@ $$;
 
 -- Drops that trigger.
 create or replace function warden.unguard_org_id(relation regclass) returns void
-language sql set search_path = '' as $$
+language sql set search_path = pg_catalog, pg_temp as $$
   select warden.drop_trigger(relation, 'warden_org_id_immutable')
 $$;
 
 -- Explains a row without an organisation. (NOT NULL would reject it too, with PostgreSQL's message.)
 create or replace function warden.reject_missing_org_id() returns trigger
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   raise exception 'warden: the new row of %.% has no org_id, and the claims of the transaction name no organisation',
       pg_catalog.quote_ident(tg_table_schema), pg_catalog.quote_ident(tg_table_name)
@@ -396,7 +396,7 @@ revoke execute on function warden.reject_missing_org_id() from public;
 -- creates the trigger that explains a row without an organisation, on a table and its members. A default of the
 -- application remains. (Partitions inherit both, inheritance children the default.)
 create or replace function warden.require_org_id(relation regclass) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   tree constant regclass[] := array(
     select c.oid from warden.tree(coalesce(pg_catalog.pg_partition_root(relation), relation)) with ordinality m (oid, n)
@@ -429,7 +429,7 @@ $$;
 
 -- Removes that default and that trigger from a table and its members.
 create or replace function warden.release_org_id(relation regclass) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   part regclass;
 begin

@@ -5,7 +5,7 @@ set local role warden_owner;
 
 -- The rights that a role holds on a whole table by grants to itself, e.g. 'INSERT,SELECT'. 'public' is PUBLIC.
 create or replace function warden.granted_rights(relation regclass, role_name text) returns text
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select coalesce(string_agg(distinct a.privilege_type, ',' order by a.privilege_type), '')
   from pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) a
   where c.oid = relation
@@ -15,7 +15,7 @@ $$;
 -- Revokes the rights that no policy limits, and returns them as JSON, added to those that were revoked earlier. `kept`
 -- are the rights that the role still has.
 create or replace function warden.revoke_unlimited_rights(relation regclass, earlier jsonb) returns jsonb
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   a record;
   revoked jsonb := coalesce(earlier, '[]');
@@ -42,7 +42,7 @@ $$;
 -- Grants the rights that warden.revoke_unlimited_rights() revoked, to the roles that still exist. A role that has lost
 -- other rights since gets none back: the application wants it to have fewer.
 create or replace function warden.restore_rights(relation regclass, revoked jsonb) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   a record;
 begin
@@ -67,7 +67,7 @@ $$;
 -- The policies of a table that are not Warden's, as MD5 sums of their names. In the record no name can then be mistaken
 -- for a part of its form.
 create or replace function warden.application_policies(relation regclass) returns text[]
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select array(select pg_catalog.md5(p.polname) from pg_catalog.pg_policy p
                where p.polrelid = relation and not warden.is_own_policy(p.oid) order by 1)
 $$;
@@ -75,7 +75,7 @@ $$;
 -- Those that had no effect when the table was protected, because row-level security was off; null if that was not
 -- recorded.
 create or replace function warden.policies_without_effect(relation regclass) returns text[]
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select pg_catalog.string_to_array(
     (pg_catalog.regexp_match(pg_catalog.obj_description(p.oid, 'pg_policy'), 'without effect: ([0-9a-f,]*)[.]'))[1], ',')
   from pg_catalog.pg_policy p where p.polrelid = relation and p.polname = 'warden_org'
@@ -84,7 +84,7 @@ $$;
 -- Enables and forces row-level security on a table, creates its policies, and revokes the rights that no policy
 -- limits. The former state is recorded in the comment of the policy warden_org, so it disappears with that policy.
 create or replace function warden.protect(relation regclass) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   r warden.tenant_tables := warden.registered(relation);
   former record;
@@ -147,7 +147,7 @@ $$;
 -- Drops Warden's policies, and restores the former state of row-level security and the revoked rights, except where the
 -- application has restricted access since.
 create or replace function warden.unprotect(relation regclass) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   former record;
   note text := (select pg_catalog.obj_description(pol.oid, 'pg_policy') from pg_catalog.pg_policy pol
@@ -184,7 +184,7 @@ $$;
 -- Lets the application's policies decide which rows of the organisation a role sees, if so far the grants alone do:
 -- enables row-level security for good, also after `warden migrate --relax`.
 create or replace function warden.use_policies(relation regclass) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   note text := (select pg_catalog.obj_description(pol.oid, 'pg_policy') from pg_catalog.pg_policy pol
                 where pol.polrelid = relation and pol.polname = 'warden_org' and warden.is_own_policy(pol.oid));
@@ -207,7 +207,7 @@ $$;
 -- Roles that were granted rights on a relation or its columns, except its owner and roles that are exempt from
 -- row-level security, as REVOKE needs their names; and whether one of them may have granted them to others.
 create or replace function warden.grantees(relation regclass) returns table (grantee text, is_passed_on boolean)
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select case when a.grantee = 0 then 'public' else pg_catalog.quote_ident(r.rolname) end,
     pg_catalog.bool_or(a.grantor <> c.relowner or a.is_grantable)
   from pg_catalog.pg_class c
@@ -234,7 +234,7 @@ drop function if exists warden.bypasses(regclass[]);
 create or replace function warden.bypasses(relations regclass[])
 returns table (rule text, object text, kind text, owner text, readers text[], tables text, revoke text, used_by text,
                is_policy boolean)
-language sql stable set search_path = '' set jit = off as $$
+language sql stable set search_path = pg_catalog, pg_temp set jit = off as $$
   with recursive tables as (
     select m.oid, c.relname, whole.name
     from unnest(relations) t (oid)

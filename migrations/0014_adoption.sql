@@ -7,7 +7,7 @@ set local role warden_owner;
 -- the whole, so objects that members still lack are created in a second pass. on_parent_delete is the action of
 -- composite keys if the table has no simple key whose action they could take.
 create or replace function warden.create_tenant_objects(relations regclass[], on_parent_delete text default '') returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   members constant regclass[] := array(
     select m from unnest(relations) w (relation) cross join lateral warden.tree(w.relation) m
@@ -63,7 +63,7 @@ $$;
 -- Whether schema public contains no tables but those that Warden created. (Tables of extensions don't count.) Then it
 -- has nothing to adopt, and the platform may create its tables.
 create or replace function warden.is_public_empty() returns boolean
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select not exists (
     select from pg_catalog.pg_class c
     where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p', 'f', 'v', 'm')
@@ -75,7 +75,7 @@ $$;
 -- Rights of requests on tables that Warden created: whole tables, because row-level security selects the rows. A
 -- request without a token gets nothing. Rights that default privileges gave to any role are revoked first.
 create or replace function warden.grant_to_requests(relations regclass[], may_write boolean) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   relation regclass;
   grantee text;
@@ -112,7 +112,7 @@ create or replace function warden.register_table(
   parent_column name default null, parent_key name default 'id', is_immutable boolean default true,
   uses_default_organization boolean default false
 ) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   c record;
   p warden.tenant_tables;
@@ -176,7 +176,7 @@ create or replace function warden.adopt_table(
   parent_column name default null, parent_key name default 'id', is_immutable boolean default true,
   uses_default_organization boolean default false
 ) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   has_rows boolean;
 begin
@@ -203,7 +203,7 @@ revoke execute on function warden.adopt_table(regclass, name, regclass, name, na
 
 -- Registers a table as a table of users. The table itself is not changed.
 create or replace function warden.leave_to_user(relation regclass, user_column name default 'user_id') returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   if not warden.has_column(relation, user_column) then
     raise exception 'warden.leave_to_user: % has no column "%"', relation, user_column using errcode = '22023';

@@ -20,7 +20,7 @@ create table if not exists warden.decisions (
 -- Rules whose findings can be accepted, because the database may be like this on purpose. The other rules concern what
 -- isolation rests on: their findings must be removed. (The audit has the same list, and a test compares both.)
 create or replace function warden.acceptable_rules() returns text[]
-language sql immutable set search_path = '' as $$
+language sql immutable set search_path = pg_catalog, pg_temp as $$
   select array['unregistered-table', 'loose-key', 'other-policy', 'open-user-table', 'organization-owner', 'bypassing-role',
                'bypassing-view', 'all-data-role', 'role-creator', 'definer-function', 'rewrite-rule', 'sequence-right',
                'foreign-data', 'server-function', 'queue-table', 'publication', 'event-trigger', 'large-object',
@@ -29,7 +29,7 @@ $$;
 
 -- Records that a finding is accepted, and why. The audit then reports it as a notice.
 create or replace function warden.accept_finding(rule text, object text, reason text) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   if not coalesce(accept_finding.rule = any (warden.acceptable_rules()), false) then
     raise exception 'findings of the rule "%" cannot be accepted', accept_finding.rule
@@ -49,7 +49,7 @@ $$;
 
 -- Removes the decision, so that the audit reports the finding again.
 create or replace function warden.reopen_finding(rule text, object text) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   delete from warden.decisions d where d.rule = reopen_finding.rule and d.object = reopen_finding.object;
   if not found then

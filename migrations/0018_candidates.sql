@@ -6,7 +6,7 @@ set local role warden_owner;
 
 -- A column name in the form that conventions are compared in: "ownerId", "OwnerID" and "Owner Id" are owner_id.
 create or replace function warden.convention(column_name name) returns text
-language sql immutable set search_path = '' as $$
+language sql immutable set search_path = pg_catalog, pg_temp as $$
   select pg_catalog.lower(pg_catalog.regexp_replace(
     pg_catalog.regexp_replace(column_name::text, '([a-z0-9])([A-Z])', '\1_\2', 'g'), '[^[:alnum:]]+', '_', 'g'))
 $$;
@@ -16,7 +16,7 @@ revoke execute on function warden.convention(name) from public;
 create or replace function warden.platform_relations() returns table (
   table_name name, present regclass, adopted_table regclass, is_registered boolean
 )
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select p.table_name, c.oid, p.adopted_table,
     exists (select from warden.tenant_tables t
             where t.schema_name = 'public' and t.table_name = p.table_name and t.origin = 'platform')
@@ -30,7 +30,7 @@ revoke execute on function warden.platform_relations() from public;
 -- `warden migrate --platform`. An entry of the operator takes precedence, and a table that somebody removed from the
 -- registry stays out.
 create or replace function warden.register_platform() returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   added constant name[] := array(
     select r.table_name from warden.platform_relations() r
@@ -58,7 +58,7 @@ revoke execute on function warden.register_platform() from public;
 
 -- The platform's tables in the registry that were dropped. (One that Warden has yet to create never existed.)
 create or replace function warden.absent_platform_tables() returns setof name
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select r.table_name from warden.platform_relations() r
   where r.is_registered and r.present is distinct from r.adopted_table
     and (not warden.creates_platform_tables() or r.present is not null and r.adopted_table is not null)
@@ -68,7 +68,7 @@ revoke execute on function warden.absent_platform_tables() from public;
 -- Removes these tables from the registry, and returns their names. A table that the application creates under such a
 -- name later is a candidate, like any other.
 create or replace function warden.forget_absent_tables() returns setof name
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   -- Tables that Warden has created since their registration.
   update warden.platform_tables p set adopted_table = r.present
@@ -95,7 +95,7 @@ revoke execute on function warden.forget_absent_tables() from public;
 create or replace function warden.candidate_columns() returns table (
   relation regclass, column_name name, kind text, target regclass, target_key name, rank int
 )
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   with tables as (
     select c.oid from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
     where c.relkind in ('r', 'p') and not c.relispartition and c.relpersistence <> 't'
@@ -188,7 +188,7 @@ drop function if exists warden.tenant_candidates();
 create or replace function warden.tenant_candidates() returns table (
   relation regclass, user_column name, parent regclass, parent_column name, parent_key name, reference regclass, reason text
 )
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   links jsonb;
   registered oid[] := array(

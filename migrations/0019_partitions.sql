@@ -8,7 +8,7 @@ set local role warden_owner;
 
 -- The members of a table that have no trigger of this name: parents before children.
 create or replace function warden.members_without_trigger(relation regclass, trigger_name name) returns setof regclass
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   return query
     select m.oid::regclass from warden.tree(relation) with ordinality m (oid, n)
@@ -22,7 +22,7 @@ $$;
 -- several, it is that of the outermost table, and of these the oldest one, because a table has the log triggers of one
 -- watch only. warden.watch() prevents that, but a watched table may become a partition or child later.
 create or replace function warden.watch_of(relation regclass) returns bigint
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   return (
     with recursive above as (
@@ -40,7 +40,7 @@ $$;
 
 -- The table at the top of the tree that a table is part of.
 create or replace function warden.topmost(relation regclass) returns regclass
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   with recursive above as (
     select topmost.relation::oid as oid, 0 as depth
     union
@@ -51,7 +51,7 @@ $$;
 
 -- The watched table that a table is part of. Null if there is none.
 create or replace function warden.watched_whole(relation regclass) returns regclass
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   return (select w.relation from warden.watches w where w.id = warden.watch_of(watched_whole.relation));
 end
@@ -60,7 +60,7 @@ $$;
 -- Members that lack a trigger or the policies of their registered or watched table: they were created while no event
 -- trigger protected them.
 create or replace function warden.incomplete_members() returns table (whole regclass, member regclass)
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   with wholes as (
     select c.oid from warden.tenant_tables t
     join pg_catalog.pg_namespace n on n.nspname = t.schema_name
@@ -87,7 +87,7 @@ $$;
 -- it does not enable what somebody disabled: the audit reports that. `relation` is the table or one of its members.
 -- The caller must own the tables and be a member of warden_owner.
 create or replace function warden.protect_members(relation regclass) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   whole constant regclass := warden.whole(relation);
   watched constant regclass := warden.watched_whole(relation);
@@ -131,7 +131,7 @@ revoke execute on function warden.protect_members(regclass) from public;
 -- the registry names that column, the registry gets the new name. The functions of fill triggers that name the column,
 -- or run as the former owner, are renewed. Otherwise every INSERT would fail.
 create or replace function warden.follow_alteration(relation regclass, renamed int) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   altered pg_catalog.pg_class := (select c from pg_catalog.pg_class c where c.oid = relation);
   altered_schema constant name := (select n.nspname from pg_catalog.pg_namespace n where n.oid = altered.relnamespace);
@@ -179,7 +179,7 @@ do $do$
 begin
   execute $fn$
     create or replace function warden.protect_new_members() returns event_trigger
-    language plpgsql security definer set search_path = '' set jit = off as $body$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off as $body$
     declare
       whole regclass;
       altered record;

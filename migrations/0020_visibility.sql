@@ -5,7 +5,7 @@ set local role warden_owner;
 
 -- Whether a policy for these roles applies to a role: it is for PUBLIC, for the role, or for one whose rights it has.
 create or replace function warden.applies_to(policy_roles oid[], role oid) returns boolean
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select exists (select from unnest(policy_roles) r (oid)
                  where case when r.oid = 0 then true else pg_catalog.pg_has_role(applies_to.role, r.oid, 'usage') end)
 $$;
@@ -14,7 +14,7 @@ $$;
 -- create. If not, its rights say nothing about what the application's users see. Members of the role do not matter,
 -- because they belong to the whole cluster.
 create or replace function warden.uses_authenticated() returns boolean
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select exists (
     select from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
     where c.relkind in ('r', 'p', 'v', 'm', 'f')
@@ -37,7 +37,7 @@ $$;
 -- all rows of the organisation if it is `true` or Warden's own comparison with auth_org_id(). Of any other condition
 -- nobody can know that in advance, so it counts as narrower.
 create or replace function warden.hiding_policy(relation regclass, role oid, org_column name) returns text
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   role_name constant name := pg_catalog.pg_get_userbyid(role);
   whole text[] := array['true'] || array(
@@ -77,7 +77,7 @@ $$;
 -- not use it, each role to which a permissive policy of the application shows rows of this table.
 create or replace function warden.narrower_than_organization(relation regclass, omit_columns text[], org_column name)
 returns text
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   role constant oid := 'authenticated'::regrole;
   c pg_catalog.pg_class := (select t from pg_catalog.pg_class t where t.oid = relation);

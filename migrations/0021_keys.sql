@@ -5,7 +5,7 @@ set local role warden_owner;
 
 -- The id type for a column's type; null if columns of that type cannot contain ids.
 create or replace function warden.entity_id_type(type regtype) returns text
-language sql immutable set search_path = '' as $$
+language sql immutable set search_path = pg_catalog, pg_temp as $$
   select case
     when type = 'uuid'::regtype then 'uuid'
     when type in ('bigint'::regtype, 'integer'::regtype, 'smallint'::regtype) then 'integer'
@@ -15,7 +15,7 @@ $$;
 
 -- The type below all domains.
 create or replace function warden.base_type(type oid) returns oid
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   base oid := type;
   t record;
@@ -33,7 +33,7 @@ $$;
 
 -- The key columns of an index; null for each expression.
 create or replace function warden.index_columns(index oid) returns text[]
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   -- With a join, the columns of all tables would be read.
   return (select array(select (select a.attname::text from pg_catalog.pg_attribute a
@@ -45,7 +45,7 @@ $$;
 
 -- The columns by which a table and its partitions are partitioned.
 create or replace function warden.partition_key_columns(relation regclass) returns text[]
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   return (select array(
             select distinct a.attname::text
@@ -62,7 +62,7 @@ $$;
 -- squawk-ignore ban-drop-function
 drop function if exists warden.is_key(regclass, name, name);
 create or replace function warden.is_key(relation regclass, key_columns text[], org_column name) returns boolean
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select coalesce(bool_and(a.attnotnull), false) and exists (
     select from pg_catalog.pg_index i
     cross join lateral (select warden.index_columns(i.indexrelid) as names) x
@@ -77,7 +77,7 @@ $$;
 -- the organisation is the key.) PostgreSQL requires the partition key in the primary key of a partitioned table, so a
 -- column `id` in that one is a key by itself. Without a primary key, it is `id`.
 create or replace function warden.default_key(relation regclass, org_column name) returns text[]
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select coalesce((
     select case when c.relkind = 'p' and 'id' = any (x.names) and warden.is_key(relation, '{id}', org_column) then '{id}'
                 when x.names = array[org_column::text] then x.names
@@ -92,7 +92,7 @@ $$;
 -- the same bytes in a document, or that function must compare more. Events also send the key of a row that they cannot send, so every
 -- value must be small and have a document.
 create or replace function warden.is_key_type(type oid) returns boolean
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select b.type::regtype in ('uuid', 'bigint', 'integer', 'smallint', 'text', 'varchar', 'char', 'boolean', 'numeric',
                              'date', 'timestamp', 'timestamptz', 'time', 'inet', 'oid')
       or (select t.typtype = 'e' from pg_catalog.pg_type t where t.oid = b.type)

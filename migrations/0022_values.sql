@@ -7,7 +7,7 @@ set local role warden_owner;
 -- id gives null: the event reaches no entity topic, and the write never fails. (A regular expression fails with a
 -- nondeterministic collation, hence "C". octet_length() does not decompress a large value.)
 create or replace function warden.entity_topic_expression(w warden.watches, alias text) returns text
-language sql stable set search_path = '' as $fn$
+language sql stable set search_path = pg_catalog, pg_temp as $fn$
   select case
     when w.entity_topic is null then 'null::text'
     when c.id_type is distinct from t.id_type then
@@ -31,7 +31,7 @@ $fn$;
 -- Other types have none. The argument is a base type.
 create or replace function warden.parts_of_type(type oid)
 returns table (is_array boolean, "column" name, part oid)
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   return query
     select true, null::name, t.typelem from pg_catalog.pg_type t
@@ -49,7 +49,7 @@ $$;
 -- function whatever casts, schemas and rights there are. (IS DISTINCT FROM, because a composite value IS NULL if all of
 -- its columns are.)
 create or replace function warden.text_expression(value text) returns text
-language sql immutable set search_path = '' as $$
+language sql immutable set search_path = pg_catalog, pg_temp as $$
   select pg_catalog.format('case when %1$s is distinct from null then pg_catalog.concat(%1$s) end', value)
 $$;
 
@@ -59,7 +59,7 @@ $$;
 -- to json if there is one: the cast may fail, or be forbidden to the log's owner. So such a value is sent as a string,
 -- written by the type's output function. It is also the form in which PostgreSQL accepts the value.
 create or replace function warden.value_expression(value text, type oid) returns text
-language plpgsql stable set search_path = '' as $fn$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $fn$
 declare
   base constant oid := warden.base_type(type);
   -- Types with lower oids belong to PostgreSQL itself.
@@ -105,7 +105,7 @@ $fn$;
 -- Bytes of a row's columns above which no document is built: no such document fits into an event, because the
 -- columns of no type of PostgreSQL take three times their space in a document.
 create or replace function warden.row_bytes_max() returns int
-language sql immutable set search_path = '' as $$ select 196608 $$;
+language sql immutable set search_path = pg_catalog, pg_temp as $$ select 196608 $$;
 
 -- The former versions of these functions knew the limit of events only. No client of the database calls them.
 -- squawk-ignore ban-drop-function
@@ -119,7 +119,7 @@ drop function if exists warden.size_condition(text, oid), warden.value_condition
 create or replace function warden.size_condition(
   value text, type oid, bytes_max int default warden.row_bytes_max()
 ) returns text
-language sql stable set search_path = '' as $fn$
+language sql stable set search_path = pg_catalog, pg_temp as $fn$
   select case
     -- numeric is limited by its own range.
     when t.typlen > 0 or t.typstorage = 'p' or t.oid = 'numeric'::regtype then null
@@ -137,7 +137,7 @@ $fn$;
 -- Whether no number in a document unfolds: as text, 1e131000 takes 10,000 times its size. Every number of a float8 is
 -- short. The value must not be nested deeply.
 create or replace function warden.has_short_numbers(value jsonb) returns boolean
-language plpgsql immutable parallel safe set search_path = '' as $$
+language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
 begin
   return not exists (
     select from pg_catalog.jsonb_path_query(value, 'strict $.** ? (@.type() == "number")') n
@@ -152,7 +152,7 @@ grant execute on function warden.has_short_numbers(jsonb) to authenticated;
 create or replace function warden.value_condition(
   value text, type oid, bytes_max int default warden.row_bytes_max()
 ) returns text
-language plpgsql stable set search_path = '' as $fn$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $fn$
 declare
   base constant oid := warden.base_type(type);
   element oid;
@@ -270,7 +270,7 @@ grant execute on function warden.json_is_convertible(text) to authenticated;
 -- the type's output function is called, not the conversion into JSON: that one writes dates and times in ISO 8601.
 create or replace function warden.value_settings(type oid, in_text boolean default false)
 returns table (setting text, value text)
-language plpgsql stable set search_path = '' as $fn$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $fn$
 declare
   base constant oid := warden.base_type(type);
   first_own_type constant oid := 16384;
@@ -318,7 +318,7 @@ $fn$;
 
 -- Whether a type of a widespread extension is known to depend on no setting. Of all others nobody can know that.
 create or replace function warden.prints_alike(type oid) returns boolean
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select exists (
     select from pg_catalog.pg_depend d
     join pg_catalog.pg_extension e on e.oid = d.refobjid
@@ -332,7 +332,7 @@ $$;
 -- An SQL expression that sends a value of this type as a string, or an array of them. Other values that are strings in
 -- a document anyway stay as they are.
 create or replace function warden.as_text_expression(value text, type oid) returns text
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select case
     when b.type in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'numeric'::regtype, 'float4'::regtype,
                     'float8'::regtype, 'oid'::regtype, 'json'::regtype, 'jsonb'::regtype)

@@ -6,7 +6,7 @@ set local role warden_owner;
 -- The name of a column now, whatever the transaction's snapshot is: a function of the catalog's caches reads it, so a
 -- REPEATABLE READ transaction sees the name under which it writes. Null if the column was dropped.
 create or replace function warden.column_name(relation regclass, number int) returns name
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select n.name from (
     select (pg_catalog.pg_identify_object_as_address('pg_catalog.pg_class'::regclass, relation, number)).object_names[3]
       ::name) n (name)
@@ -15,7 +15,7 @@ $$;
 
 -- The columns of a table, by number.
 create or replace function warden.columns_of(relation regclass) returns table (number int, name name, type oid)
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select a.attnum, n.name, a.atttypid
   from pg_catalog.pg_attribute a cross join lateral (select warden.column_name(relation, a.attnum)) n (name)
   where a.attrelid = relation and a.attnum > 0 and not a.attisdropped and n.name is not null
@@ -27,7 +27,7 @@ $$;
 -- table's columns. `problem` tells why a log function cannot compute the column; else it is null.
 create or replace function warden.virtual_columns(relation regclass)
 returns table (name name, type text, expression text, problem text)
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   return query
     select warden.column_name(relation, a.attnum), pg_catalog.format_type(a.atttypid, a.atttypmod),
@@ -45,7 +45,7 @@ $$;
 
 -- A table with the composite types of its columns, at all depths: a document depends on the columns of all of these.
 create or replace function warden.relations_of_document(relation regclass) returns regclass[]
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   return (with recursive parts as (
             select 0::oid as type, relation::oid as rel
@@ -66,7 +66,7 @@ $$;
 
 -- A fingerprint of the columns of these tables and composite types.
 create or replace function warden.shape(relations regclass[]) returns text
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select pg_catalog.md5(coalesce(string_agg(pg_catalog.format('%s %s %s %I%s', r.oid::oid, c.number, c.type, c.name,
                                                               ' ' || v.expression), ','
                                             order by r.oid::oid, c.number), ''))
@@ -80,7 +80,7 @@ $$;
 -- every statement. PostgreSQL plans the condition again when one of the tables has changed, because the plan of an
 -- expression with constants of type regclass depends on these tables.
 create or replace function warden.has_shape(relations regclass[], shape text) returns boolean
-language plpgsql immutable set search_path = '' as $$
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
 begin
   return warden.shape(relations) = shape;
 end
@@ -89,7 +89,7 @@ $$;
 -- The present name of a column that a watch names: by its number if that is known, else by its name. (After a swap of
 -- names, another column has the name of a dropped one.)
 create or replace function warden.current_column(relation regclass, name text, numbers jsonb, names text[]) returns text
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select case when numbers ? name then warden.column_name(relation, (numbers ->> name)::int)::text
               when name = any (names) then name end
 $$;
@@ -99,7 +99,7 @@ $$;
 -- truncated. If a column of the
 -- key or the organisation is missing, or has the wrong type, key_columns or org_column is null.
 create or replace function warden.current_watch(w warden.watches) returns warden.watches
-language plpgsql stable set search_path = '' as $fn$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $fn$
 declare
   is_same_table constant boolean := w.relation_id is not distinct from w.relation::oid;
   numbers constant jsonb := case when is_same_table then w.column_numbers else '{}' end;
@@ -159,7 +159,7 @@ $fn$;
 
 -- The numbers of the columns that a watch names.
 create or replace function warden.column_numbers(w warden.watches) returns jsonb
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select coalesce(pg_catalog.jsonb_object_agg(c.name, c.number), '{}')
   from warden.columns_of(w.relation) c
   where c.name in (w.org_column, w.entity_topic_column)
@@ -169,7 +169,7 @@ $$;
 -- Whether a statement on this table is one on a watch's table: it is the table, or a partition or child of it. A watch
 -- that a restore without data has lost may mean any table.
 create or replace function warden.is_watched_by(relation oid, watch bigint) returns boolean
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   with recursive above as (
     select is_watched_by.relation as oid
     union
@@ -185,7 +185,7 @@ create or replace function warden.document_columns(
   w warden.watches, alias text, bytes_max int default warden.row_bytes_max()
 )
 returns table (name name, type oid, expression text, condition text)
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select c.name, c.type,
     case when c.name::text = any (w.as_text) then coalesce(warden.as_text_expression(v.value, c.type), v.value)
          else coalesce(warden.value_expression(v.value, c.type), v.value) end,
@@ -199,14 +199,14 @@ $$;
 
 -- Whether a document contains virtual columns.
 create or replace function warden.has_virtual_columns(w warden.watches) returns boolean
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select exists (select from warden.virtual_columns(w.relation) v where v.name::text <> all (w.omit_columns))
 $$;
 
 -- The rows of a transition table, or of a query for one row, with the values of virtual columns. (In the inner query, the
 -- columns of the expression have the names of the table's, and nothing else has these names.)
 create or replace function warden.filled_rows(w warden.watches, rows text) returns text
-language plpgsql stable set search_path = '' as $fn$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $fn$
 begin
   if not warden.has_virtual_columns(w) then
     return rows;
@@ -225,7 +225,7 @@ $fn$;
 -- row fails, but not the write, so the function tries it first: if it fails, the statement's rows are logged as truncated.
 -- A subtransaction that writes nothing has no transaction id, so it does not slow down the server.
 create or replace function warden.with_virtual_columns(w warden.watches, body text) returns text
-language plpgsql stable set search_path = '' as $fn$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $fn$
 declare
   tries constant text := (
     select pg_catalog.concat('perform ', string_agg(pg_catalog.format('count(r.%I)', v.name), ', '), ' from %s r;')
@@ -272,7 +272,7 @@ $fn$;
 create or replace function warden.row_condition(
   w warden.watches, alias text, bytes_max int default warden.row_bytes_max()
 ) returns text
-language sql stable set search_path = '' as $fn$
+language sql stable set search_path = pg_catalog, pg_temp as $fn$
   select pg_catalog.concat_ws(' and ',
     string_agg(pg_catalog.format('coalesce(pg_catalog.pg_column_size(%s), 0)', v.value), ' + ' order by c.n)
       || pg_catalog.format(' <= %s', bytes_max),
@@ -290,7 +290,7 @@ $fn$;
 create or replace function warden.document_expression(
   w warden.watches, alias text, bytes_max int default warden.row_bytes_max()
 ) returns text
-language plpgsql stable set search_path = '' as $fn$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $fn$
 declare
   document text;
   condition text;
@@ -320,7 +320,7 @@ $fn$;
 -- The other columns are left out, because their expressions take time.
 create or replace function warden.key_parts(w warden.watches, alias text)
 returns table (name name, type oid, expression text)
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin
   w.omit_columns := array(select c.name::text from warden.columns_of(w.relation) c
                           where (c.name::text = any (w.key_columns)) is not true);
@@ -331,7 +331,7 @@ $$;
 -- An SQL expression for the key of the row with this alias: the part of its document that is always sent, because it
 -- identifies the row. A column that is too large for it is sent as null.
 create or replace function warden.key_expression(w warden.watches, alias text) returns text
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select pg_catalog.format('pg_catalog.jsonb_build_object(%s)', string_agg(pg_catalog.format('%L, %s', c.name,
     case when t.typlen > 0 then c.expression
          else pg_catalog.format('case when pg_catalog.pg_column_size(%1$s) <= 8192 and %2$s '
@@ -348,7 +348,7 @@ $$;
 -- have an equality that is wider than the bytes of a document: strings whose collation ignores case, bpchar with other
 -- blanks at its end, and numerics with other trailing zeros. Such a change is a new key.
 create or replace function warden.same_key_expression(w warden.watches, alias text, other text) returns text
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select string_agg(pg_catalog.format(
     case b.type
       when 'bpchar'::regtype then
@@ -369,7 +369,7 @@ $$;
 -- An SQL condition: what a document would contain differs between these two rows. Rows are compared by their binary
 -- image (*<>), because json and a few other types have no equality. Rows too large for that count as different.
 create or replace function warden.differs_expression(w warden.watches, a text, b text) returns text
-language sql stable set search_path = '' as $fn$
+language sql stable set search_path = pg_catalog, pg_temp as $fn$
   select pg_catalog.format(
     'case when %s and %s then row(%s)::pg_catalog.record operator(pg_catalog.*<>) row(%s)::pg_catalog.record '
     'else true end',
@@ -382,7 +382,7 @@ $fn$;
 -- The SET clauses of a watched table's log function: only those that a type needs, because each costs time in every
 -- statement that writes.
 create or replace function warden.document_settings(w warden.watches) returns text
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select coalesce(string_agg(pg_catalog.format(' set %I = %L', s.setting, s.value), '' order by s.setting), '')
   from (select distinct s.setting, s.value
         from (select distinct d.type from warden.columns_of(w.relation) d
@@ -396,7 +396,7 @@ $$;
 -- An SQL condition: this document may be sent. The document is checked as jsonb and as text: in jsonb a number may take
 -- a fortieth of its digits.
 create or replace function warden.document_fits_expression(document text) returns text
-language plpgsql immutable set search_path = '' as $fn$
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $fn$
 declare
   -- If the document is larger than this, only the key is logged.
   event_bytes_max constant int := 65536;
@@ -411,7 +411,7 @@ $fn$;
 -- settings. `truncated` as in warden.events.
 create or replace function warden.row_documents(relation regclass) returns table (document jsonb, truncated boolean)
 language plpgsql stable
-set search_path = '' set "TimeZone" = 'UTC' set "DateStyle" = 'ISO, YMD' set "IntervalStyle" = 'postgres'
+set search_path = pg_catalog, pg_temp set "TimeZone" = 'UTC' set "DateStyle" = 'ISO, YMD' set "IntervalStyle" = 'postgres'
 set extra_float_digits = '1' set bytea_output = 'hex' set lc_monetary = 'C' set quote_all_identifiers = 'off'
 set array_nulls = 'on' as $fn$
 declare

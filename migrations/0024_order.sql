@@ -111,7 +111,7 @@ $$;
 -- The parts of warden.order in this transaction: the stamp, the clock, and names. Null if no statement on a watched
 -- table is open. If one was alone, it gets a state of its own.
 create or replace function warden.open_order() returns text[]
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   stamp constant text := pg_catalog.encode(pg_catalog.timestamptz_send(pg_catalog.now()), 'hex');
   parts constant text[] := pg_catalog.string_to_array(pg_catalog.current_setting('warden.order', true), ' ');
@@ -131,7 +131,7 @@ $$;
 
 -- Runs before the change of a row if something happened since its statement began: notes the row's own time.
 create or replace function warden.note_row() returns trigger
-language plpgsql security definer set search_path = '' as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   mark constant text := tg_argv[0];
   stamp constant text := pg_catalog.encode(pg_catalog.timestamptz_send(pg_catalog.now()), 'hex');
@@ -198,7 +198,7 @@ $$;
 
 -- Marks the latest note of the innermost statement with this mark: the row moves to another partition.
 create or replace function warden.mark_note(mark text, stamp text) returns text
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   state text[] := pg_catalog.string_to_array(pg_catalog.current_setting('warden.' || mark, true), ' ');
 begin
@@ -213,7 +213,7 @@ $$;
 -- Remembers that events with these steps are logged within a statement, and returns warden.unsorted. The first call
 -- finds the present end of the log.
 create or replace function warden.track_steps(lowest bigint, highest bigint) returns text
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   stamp constant text := pg_catalog.encode(pg_catalog.timestamptz_send(pg_catalog.now()), 'hex');
   parts constant text[] := pg_catalog.string_to_array(pg_catalog.current_setting('warden.unsorted', true), ' ');
@@ -238,7 +238,7 @@ $$;
 -- The step of a published event: after what happened before it in this transaction. Null if no statement on a watched
 -- table is open, because then nothing is sorted.
 create or replace function warden.publish_step() returns bigint
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   parts text[];
   time bigint;
@@ -261,7 +261,7 @@ $$;
 -- `changed` is the number of rows. It matters only if some were noted, or if the statement began at another depth.
 -- Without a mark, nothing happens within the statement, but it may itself be within one.
 create or replace function warden.end_statement(mark text, operation text, changed bigint) returns bigint[]
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   clock bigint;
   notes bigint[];
@@ -348,7 +348,7 @@ $$;
 -- long transaction may have logged many more. Events without a step stay behind the event before them. A generic plan
 -- opens one partition of the log as well, and PostgreSQL would plan the statement at each call.
 create or replace function warden.sort_events() returns void
-language plpgsql set search_path = '' set plan_cache_mode = force_generic_plan as $$
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as $$
 declare
   me constant xid8 := pg_catalog.pg_current_xact_id();
   parts constant text[] := pg_catalog.string_to_array(pg_catalog.current_setting('warden.unsorted', true), ' ');

@@ -35,7 +35,7 @@ create unlogged table if not exists warden.moved_rows (
 -- contains no document if that has virtual columns, because those of a half may be computable while those of a whole
 -- statement are not.
 create or replace function warden.image_expression(w warden.watches, alias text) returns text
-language sql stable set search_path = '' as $fn$
+language sql stable set search_path = pg_catalog, pg_temp as $fn$
   select pg_catalog.format($sql$(
     select pg_catalog.concat(pg_catalog.hashtextextended(i.text collate pg_catalog."C", 0), '/',
                              pg_catalog.hashtextextended(i.text collate pg_catalog."C", 1))
@@ -47,7 +47,7 @@ $fn$;
 
 -- The statement that stores one half of a move.
 create or replace function warden.half_statement(w warden.watches, is_new boolean, half text) returns text
-language sql stable set search_path = '' as $fn$
+language sql stable set search_path = pg_catalog, pg_temp as $fn$
   select pg_catalog.format($sql$
     insert into warden.moved_rows (watch, depth, is_new, org_id, subject, key, document, image)
     select %1$s, pg_catalog.pg_trigger_depth() - 1, %2$L, n.%3$I, %4$s, d.key, d.doc,
@@ -66,7 +66,7 @@ $fn$;
 -- The statement that notes which rows the log function of updates was given. Its memory is that of the rows that moved:
 -- a hash join finds their keys among the rows of the statement, and only these have images.
 create or replace function warden.given_statement(w warden.watches) returns text
-language sql stable set search_path = '' as $fn$
+language sql stable set search_path = pg_catalog, pg_temp as $fn$
   select pg_catalog.format($sql$
     update warden.moved_rows m set in_update = true
     where m.xid = pg_catalog.pg_current_xact_id() and m.watch = %1$s and m.depth = pg_catalog.pg_trigger_depth() - 1
@@ -87,7 +87,7 @@ $fn$;
 -- Removes the notes of moved rows that the log function of updates was not given, and stores their clocks beside them.
 -- Returns the others. The last moves were noted, each with an 'm'.
 create or replace function warden.place_moves(watch bigint, noted text[]) returns bigint[]
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   -- The moves, the last one first.
   ids bigint[];
@@ -112,7 +112,7 @@ end
 $$;
 
 create or replace function warden.place_move(watch bigint, id bigint, clock bigint) returns boolean
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   update warden.moved_rows m set clock = place_move.clock
   where m.xid = pg_catalog.pg_current_xact_id() and m.watch = place_move.watch
@@ -124,7 +124,7 @@ $$;
 -- The images of moved rows that a log function of deletions or insertions leaves out, because that of updates logs
 -- them, or has logged them.
 create or replace function warden.moves_left_out(watch bigint, operation text) returns text[]
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   here constant int := pg_catalog.pg_trigger_depth() - 1;
   setting constant text := pg_catalog.concat('warden.moved_', watch, '_', here);
@@ -169,7 +169,7 @@ $$;
 
 -- Whether warden.log_moves() has logged rows of this watch in the present query.
 create or replace function warden.has_logged_moves(watch bigint, depth int) returns boolean
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select pg_catalog.strpos(pg_catalog.current_setting('warden.row_' || depth, true), pg_catalog.concat(',', watch, ',')) > 0
 $$;
 
@@ -177,7 +177,7 @@ $$;
 create or replace function warden.log_moves(
   watch bigint, topic text, prefix text, needs_claim boolean, clock bigint
 ) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   here constant int := pg_catalog.pg_trigger_depth() - 1;
   setting constant text := pg_catalog.concat('warden.moved_', watch, '_', here);
@@ -287,7 +287,7 @@ $$;
 -- The parts of a log function that deal with rows that move: its variables, a condition of the usual case, and what it
 -- does first, before the statement ends, after that, and when the statement's rows are logged.
 create or replace function warden.moves_in_log_function(w warden.watches) returns text[]
-language plpgsql stable set search_path = '' as $fn$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $fn$
 declare
   relations constant regclass[] := warden.relations_of_document(w.relation);
   has_shape constant text := pg_catalog.format('warden.has_shape(array[%s], %L)',
@@ -365,7 +365,7 @@ $fn$;
 -- Statements for a table whose columns have changed since its log function was generated: the one that stores one half
 -- of a move ($1 is the old row, $2 the new one), ...
 create or replace function warden.current_half_statement(watch bigint, is_new boolean) returns text
-language plpgsql stable set search_path = '' as $fn$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $fn$
 declare
   w warden.watches := (select warden.current_watch(t) from warden.watches t where t.id = watch);
 begin
@@ -381,7 +381,7 @@ $fn$;
 
 -- ... the one that notes which rows the log function of updates was given, ...
 create or replace function warden.current_given_statement(watch bigint) returns text
-language plpgsql stable set search_path = '' as $fn$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $fn$
 declare
   w warden.watches := (select warden.current_watch(t) from warden.watches t where t.id = watch);
 begin
@@ -402,7 +402,7 @@ drop function if exists warden.current_rest_statement(bigint, text, text, boolea
 create or replace function warden.current_rest_statement(
   watch bigint, topic text, operation text, by_row boolean, is_computable boolean default false
 ) returns text
-language plpgsql stable set search_path = '' as $fn$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $fn$
 declare
   w warden.watches := (select warden.current_watch(t) from warden.watches t where t.id = watch);
   rest text := case operation when 'INSERT' then 'new_rows' else 'old_rows' end;

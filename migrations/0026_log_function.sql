@@ -7,7 +7,7 @@ set local role warden_owner;
 -- compare rows, and a name that no column of the table has. A log function has six or nine statements, so it computes
 -- these once.
 create or replace function warden.log_expressions(w warden.watches) returns text[]
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select array[
     warden.entity_topic_expression(w, 'n'), warden.entity_topic_expression(w, 'o'),
     warden.document_expression(w, 'n'), warden.document_expression(w, 'o'),
@@ -32,7 +32,7 @@ create or replace function warden.log_statement(
   w warden.watches, operation text, by_row boolean, variables text[], expressions text[],
   rows text[] default '{new_rows,old_rows}'
 ) returns text
-language plpgsql stable set search_path = '' as $fn$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $fn$
 declare
   body text;
   number constant text := expressions[9];
@@ -117,7 +117,7 @@ $fn$;
 -- columns need no lookup. If the columns have changed since the function was generated, the statement is generated each
 -- time, until warden.refresh_watches() runs.
 create or replace function warden.log_function_body(w warden.watches) returns text
-language plpgsql stable set search_path = '' as $fn$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $fn$
 declare
   relations constant regclass[] := warden.relations_of_document(w.relation);
   shape constant text := warden.shape(relations);
@@ -250,7 +250,7 @@ create or replace function warden.current_log_statement(
   watch bigint, topic text, operation text, by_row boolean, rows text[] default '{new_rows,old_rows}',
   is_computable boolean default false
 ) returns text
-language plpgsql stable set search_path = '' as $fn$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $fn$
 declare
   w warden.watches := (select warden.current_watch(t) from warden.watches t where t.id = watch);
 begin
@@ -267,7 +267,7 @@ $fn$;
 
 -- The call of warden.watch() with the arguments of a watch. Null if the table was dropped.
 create or replace function warden.watch_call(w warden.watches) returns text
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select pg_catalog.format('select warden.watch(%L, %L, %L, key_columns => %L',
                            pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname), w.topic,
                            w.event_prefix, w.key_columns)
@@ -284,13 +284,13 @@ $$;
 
 -- Creates the trigger function of a watched table, and returns its name.
 create or replace function warden.watch_function(w warden.watches) returns text
-language plpgsql set search_path = '' as $fn$
+language plpgsql set search_path = pg_catalog, pg_temp as $fn$
 declare
   fn constant text := 'log ' || w.id;
 begin
   execute pg_catalog.format(
     'create or replace function warden.%I() returns trigger language plpgsql security definer '
-    'set search_path = ''''%s as %L', fn, warden.document_settings(w),
+    'set search_path = pg_catalog, pg_temp%s as %L', fn, warden.document_settings(w),
     warden.with_virtual_columns(w, warden.log_function_body(w)));
   execute pg_catalog.format('alter function warden.%I() owner to warden_owner', fn);
   perform warden.close_function(pg_catalog.format('warden.%I()', fn)::regprocedure);

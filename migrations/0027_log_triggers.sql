@@ -7,7 +7,7 @@ set local role warden_owner;
 
 -- Whether a function is immutable and was written in C, so by a superuser.
 create or replace function warden.is_immutable_in_c(f pg_catalog.pg_proc) returns boolean
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select f.provolatile = 'i'
      and exists (select from pg_catalog.pg_language l where l.oid = f.prolang and l.lanname in ('internal', 'c'))
 $$;
@@ -16,7 +16,7 @@ $$;
 -- words alone: one that it does not know may be a statement, a variable, or a call of a function that writes. Functions
 -- and operators of these names must not exist outside of pg_catalog, unless they are immutable and written in C.
 create or replace function warden.only_assigns(body text) returns boolean
-language plpgsql stable set search_path = '' as $fn$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $fn$
 begin
   return (
     with words as (
@@ -71,7 +71,7 @@ $fn$;
 
 -- Whether a trigger is proven to change no row but its own, such as one that sets updated_at.
 create or replace function warden.is_harmless_trigger(trig oid) returns boolean
-language plpgsql stable set search_path = '' as $fn$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $fn$
 begin
   return (
       select
@@ -109,7 +109,7 @@ $fn$;
 -- executes text, or is in another language: then '*' is among them. If a trigger may write to a watched table, or
 -- publish, '+' is among them. This does not depend on the number of functions.
 create or replace function warden.trigger_words() returns text[]
-language plpgsql stable set search_path = '' set jit = off as $fn$
+language plpgsql stable set search_path = pg_catalog, pg_temp set jit = off as $fn$
 begin
   return (
     with recursive called as materialized (
@@ -185,7 +185,7 @@ $fn$;
 
 -- The words of a table's name, as warden.trigger_words() has them.
 create or replace function warden.name_words(name text) returns text[]
-language sql immutable set search_path = '' as $$
+language sql immutable set search_path = pg_catalog, pg_temp as $$
   select pg_catalog.regexp_split_to_array(
     pg_catalog.btrim(pg_catalog.regexp_replace(lower(name), '\W+', ' ', 'g')), ' ')
 $$;
@@ -199,7 +199,7 @@ drop function if exists warden.has_nested_statements(regclass);
 create or replace function warden.has_nested_statements(
   relation regclass, trigger_words text[] default warden.trigger_words()
 ) returns boolean
-language plpgsql stable set search_path = '' as $fn$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $fn$
 begin
   return (
     with recursive up as (
@@ -248,7 +248,7 @@ $fn$;
 -- The name of one operation of a log function in the settings that keep the order, such as insert_7. The members of a
 -- table share it.
 create or replace function warden.order_mark(fn text, operation text) returns text
-language sql immutable set search_path = '' as $$
+language sql immutable set search_path = pg_catalog, pg_temp as $$
   select operation || pg_catalog.replace(fn, 'log ', '_')
 $$;
 
@@ -256,7 +256,7 @@ $$;
 -- PostgreSQL requires columns as the partition key of a table with a key. Values that are equal belong to the same
 -- partition, if their type is one of PostgreSQL's own.
 create or replace function warden.may_move_condition(relation regclass) returns text
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select case when bool_and(warden.is_key_type(a.atttypid)) then
     '(' || string_agg(pg_catalog.format(case when t.typcollation <> 0 then 'old.%1$I collate pg_catalog."C" is distinct from new.%1$I'
                                      else 'old.%1$I is distinct from new.%1$I' end, a.attname), ' or ' order by a.attnum) || ')'
@@ -268,14 +268,14 @@ $$;
 
 -- The partitioned table that a log function watches. Null if it watches another kind of table.
 create or replace function warden.partitioned_whole(fn text) returns regclass
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select c.oid from warden.watches w join pg_catalog.pg_class c on c.oid = w.relation
   where 'log ' || w.id = fn and c.relkind = 'p'
 $$;
 
 -- The triggers that a partition has because its rows may move. Only MERGE needs some of them.
 create or replace function warden.move_triggers(fn text) returns text[]
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select '{!warden_note_insert}'::text[] || case
     when pg_catalog.current_setting('server_version_num')::int >= 150000 and warden.partitioned_whole(fn) is not null
     then '{~warden_note_update,warden_note_moved_from,warden_note_moved_to}'::text[] else '{}' end
@@ -283,7 +283,7 @@ $$;
 
 -- Creates these triggers.
 create or replace function warden.create_move_triggers(relation regclass, fn text, is_nested boolean) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   setting constant text := 'pg_catalog.concat(''warden.row_'', pg_catalog.pg_trigger_depth())';
   state constant text := pg_catalog.format('pg_catalog.current_setting(%s, true)', setting);
@@ -326,7 +326,7 @@ $$;
 -- squawk-ignore ban-drop-function
 drop function if exists warden.create_log_triggers(regclass, text);
 create or replace function warden.create_log_triggers(relation regclass, fn text, is_nested boolean) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   operation text;
   mark text;
@@ -384,7 +384,7 @@ $$;
 -- first, so the row comes before what the application's triggers do after it. The condition holds although
 -- `pg_restore --disable-triggers` enables all triggers for ordinary sessions in the end: a row is never logged twice.
 create or replace function warden.set_apply_triggers(relation regclass, fn text, replicated boolean) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   trig record;
 begin
@@ -410,7 +410,7 @@ $$;
 
 -- Whether a subscription of logical replication writes to a table, its members, or a table that it is part of.
 create or replace function warden.is_subscribed(relation regclass) returns boolean
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   with recursive up as (
     select relation::oid as oid
     union
@@ -423,7 +423,7 @@ $$;
 -- Gives watched tables the triggers that keep the order, if they need them by now, and replaces those of a former
 -- version. `trigger_words` is what warden.trigger_words() returns. The caller must own the tables.
 create or replace function warden.add_order_triggers(trigger_words text[]) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   member record;
 begin
@@ -457,7 +457,7 @@ $$;
 
 -- Does that, if there are watches.
 create or replace function warden.complete_log_triggers() returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   if exists (select from warden.watches) then
     perform warden.add_order_triggers(warden.trigger_words());
@@ -471,7 +471,7 @@ $$;
 -- squawk-ignore ban-drop-function
 drop function if exists warden.drop_order_triggers(regclass);
 create or replace function warden.drop_order_triggers(relation regclass, only_watch bigint default null) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   trig record;
 begin

@@ -6,7 +6,7 @@ set local role warden_owner;
 -- The members of a watched table that have the log triggers of another watch although they belong to this one: they
 -- were part of that one's table before.
 create or replace function warden.members_of_others(w warden.watches) returns setof regclass
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select m.oid::regclass
   from warden.tree(w.relation) with ordinality m (oid, n)
   join pg_catalog.pg_trigger g on g.tgrelid = m.oid and g.tgname = 'warden_log_insert'
@@ -17,7 +17,7 @@ $$;
 
 -- Makes the topics of these watches resync.
 create or replace function warden.resync_watches(watches bigint[]) returns void
-language sql set search_path = '' as $$
+language sql set search_path = pg_catalog, pg_temp as $$
   insert into warden.events (topic, event, data)
   select distinct w.topic, 'warden.resync', '{"reason": "changed"}'::jsonb from warden.watches w
   where w.id = any (watches)
@@ -31,7 +31,7 @@ drop function if exists warden.install_watch(warden.watches);
 create or replace function warden.install_watch(
   w warden.watches, trigger_words text[] default warden.trigger_words()
 ) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   former constant warden.watches := (select t from warden.watches t where t.id = w.id);
   fn text;
@@ -129,7 +129,7 @@ create or replace function warden.watch(
   entity_topic text default null, entity_topic_column name default null, visibility text default null,
   as_text text[] default '{}', key_columns text[] default null, replicated boolean default false
 ) returns void
-language plpgsql set search_path = '' set jit = off as $$
+language plpgsql set search_path = pg_catalog, pg_temp set jit = off as $$
 declare
   w warden.watches;
   col record;
@@ -342,7 +342,7 @@ $$;
 -- Watches the organisations, so that gateways learn that one was created or deleted. If clients may not SELECT all of
 -- their organisation's row, its events contain the id alone, which each client knows from its token.
 create or replace function warden.watch_organizations() returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   former warden.watches := (select w from warden.watches w where w.relation = 'public.organizations'::regclass);
   omitted text[] := coalesce(former.omit_columns, '{}');
@@ -361,7 +361,7 @@ $$;
 
 -- Stops watching a table. Its topics, and the immutability of its org_id, remain.
 create or replace function warden.unwatch(relation regclass) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   watch bigint;
   other warden.watches;
@@ -386,7 +386,7 @@ $$;
 
 -- Gives a watched table its log triggers again, after those of another watch were dropped.
 create or replace function warden.restore_watch(w warden.watches) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   w := warden.current_watch(w);
   if w.key_columns is not null and w.org_column is not null and w.omit_columns is not null then
@@ -399,7 +399,7 @@ $$;
 -- Gives new partitions and children of a watched table its triggers. If one has rows already, these appear in the table
 -- without an event, so the topic resyncs.
 create or replace function warden.add_watched_members(relation regclass) returns void
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   w warden.watches := (select t from warden.watches t where t.relation = add_watched_members.relation);
   missing constant regclass[] := array(
@@ -431,7 +431,7 @@ drop function if exists warden.refresh_watches(boolean);
 create or replace function warden.refresh_watches(
   all_functions boolean default false, new_members boolean default true
 ) returns void
-language plpgsql set search_path = '' set lock_timeout = '5s' set jit = off as $$
+language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '5s' set jit = off as $$
 declare
   w warden.watches;
   present warden.watches;
@@ -496,7 +496,7 @@ $$;
 -- table are not listed.
 create or replace function warden.lost_watches()
 returns table (relation regclass, triggers text, call text, removal text)
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select o.relation, o.triggers,
     case when pg_catalog.starts_with(o.call, pg_catalog.format('select warden.watch(%L,', o.full_name)) then o.call end,
     o.removal
@@ -522,7 +522,7 @@ $$;
 -- Whether a watch can log exactly what happens: its columns identify a row and have types that it can use, no other
 -- watch has the triggers of a part of its table, and no statement on a parent bypasses them.
 create or replace function warden.is_exact_watch(w warden.watches) returns boolean
-language plpgsql stable set search_path = '' as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   present constant warden.watches := warden.current_watch(w);
 begin
@@ -548,7 +548,7 @@ $$;
 -- detached since the log function was generated, and watches that cannot be exact. Gateways call it once a minute, and
 -- warn.
 create or replace function warden.unfit_watches() returns setof text
-language sql stable security definer set search_path = '' as $$
+language sql stable security definer set search_path = pg_catalog, pg_temp as $$
   select case when c.oid is null then pg_catalog.format('a dropped table (topic %s)', w.topic)
               else pg_catalog.format('%I.%I', n.nspname, c.relname) end
   from warden.watches w

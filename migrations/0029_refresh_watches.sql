@@ -9,7 +9,7 @@ do $do$
 begin
   execute $fn$
     create or replace function warden.refresh_watches_after_ddl() returns event_trigger
-    language plpgsql security definer set search_path = '' set jit = off as $body$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp set jit = off as $body$
     begin
       -- Most statements concern no watched table, and a refresh takes milliseconds. (Each subquery is for one table.
       -- For EXISTS, all inheritance and all triggers would be read.)

@@ -18,7 +18,7 @@ create table if not exists warden.cursor_keys (
 -- Creates a key if the newest one is a day old, and deletes the keys whose cursors are too old for the log. Nodes may
 -- call it at the same time: only one of them can insert the next id.
 create or replace function warden.rotate_cursor_keys() returns void
-language plpgsql volatile security definer set search_path = '' as $$
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
 declare
   -- The first byte of a cursor is the low byte of its key's id. A key that is still needed is never deleted. At this
   -- number no new one is created.
@@ -51,7 +51,7 @@ $$;
 -- All keys that are valid now, after a rotation if one is due. Cursors are sealed with the current one. A new key
 -- becomes current 10 minutes after its creation, so that every node knows it before a client presents its cursors.
 create or replace function warden.load_cursor_keys() returns table (id bigint, key bytea, is_current boolean)
-language plpgsql volatile security definer set search_path = '' as $$
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
 begin
   perform warden.rotate_cursor_keys();
   return query

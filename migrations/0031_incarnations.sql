@@ -22,7 +22,7 @@ create table if not exists warden.incarnations (
 
 -- Begins a new incarnation of every deleted id.
 create or replace function warden.organization_deleted() returns trigger
-language plpgsql security definer set search_path = '' as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
   insert into warden.incarnations as i (org_id, value, xid)
   values (case when tg_op = 'TRUNCATE' then '00000000-0000-0000-0000-000000000000' else old.id end,
@@ -36,7 +36,7 @@ grant select on warden.incarnations to warden_gateway;
 
 -- The triggers that are missing or changed, with the statements that create them. The audit calls it as well.
 create or replace function warden.missing_incarnation_triggers() returns table (name text, statement text)
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select t.name, pg_catalog.format(
     'create or replace trigger %1$I after %2$s execute function warden.organization_deleted(); '
     'alter table public.organizations enable always trigger %1$I;', t.name, t.definition)

@@ -25,14 +25,14 @@ create index if not exists idempotency_keys_created_at on warden.idempotency_key
 
 -- The time for which a key is known.
 create or replace function warden.idempotency_window() returns interval
-language sql immutable set search_path = '' as $$ select interval '24 hours' $$;
+language sql immutable set search_path = pg_catalog, pg_temp as $$ select interval '24 hours' $$;
 
 -- Takes the idempotency keys of events, and returns those that this transaction is the first to use. A caller with a
 -- key that another transaction is using waits until that transaction ends. Keys are taken in order, so callers with the
 -- same keys do not deadlock.
 create or replace function warden.take_idempotency_keys(org_id uuid, incarnation bigint, keys bytea[], contents bytea[])
 returns bytea[]
-language plpgsql volatile set search_path = '' as $$
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
   -- The keys of an organisation are divided into 256 buckets by the first byte of their hash, and each has a limit. To
   -- count one bucket is cheap, and a counter of all keys would make an organisation's callers wait for each other.
@@ -83,7 +83,7 @@ $$;
 
 -- An event in the result of warden.publish_within().
 create or replace function warden.published_event(used warden.idempotency_keys, id bigint) returns jsonb
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select case when used.xid = pg_catalog.pg_current_xact_id_if_assigned()
     then pg_catalog.jsonb_build_object('id', published_event.id)
     else pg_catalog.jsonb_build_object('id', published_event.id, 'xid', used.xid::text::bigint, 'epoch', used.epoch) end
@@ -93,7 +93,7 @@ $$;
 create or replace function warden.publish_once(
   org_id uuid, incarnation bigint, events jsonb, keys bytea[], is_one_key boolean
 ) returns jsonb
-language plpgsql volatile set search_path = '' as $$
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
   -- A repeated request has another trace context.
   contents constant bytea[] := case when is_one_key then
@@ -172,7 +172,7 @@ drop function if exists warden.publish_within(uuid, jsonb, bytea[], boolean);
 create or replace function warden.publish_within(
   org_id uuid, events jsonb, keys bytea[] default null, check_only boolean default false, traceparent text default null
 ) returns jsonb
-language plpgsql volatile security definer set search_path = '' set row_security = on as $$
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set row_security = on as $$
 declare
   event_count constant int := pg_catalog.jsonb_array_length(publish_within.events);
   problems constant jsonb := (
@@ -213,7 +213,7 @@ $$;
 -- Deletes keys that are no longer known, and those of deleted organisations. Returns their number, at most rows_max.
 -- The gateways call it periodically, until it returns less.
 create or replace function warden.forget_idempotency_keys(rows_max int) returns bigint
-language plpgsql volatile security definer set search_path = '' set jit = off as $$
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set jit = off as $$
 declare
   expired bigint;
   orphaned bigint;

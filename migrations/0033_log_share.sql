@@ -8,7 +8,7 @@ set local role warden_owner;
 -- Estimated bytes of the log by organisation, with their part of the indexes; null stands for control events. At most
 -- this many blocks of each slot are read. Only rows that this statement sees are counted.
 create or replace function warden.log_usage(blocks_max int default 512) returns table (org_id uuid, bytes bigint)
-language plpgsql volatile set search_path = '' set jit = off as $$
+language plpgsql volatile set search_path = pg_catalog, pg_temp set jit = off as $$
 declare
   -- Bytes of a row beside its documents: the other columns, and the entries of three indexes.
   row_bytes constant int := 250;
@@ -58,7 +58,7 @@ create table if not exists warden.log_moves (
 -- no organisation is beyond its share, or the others alone need the whole log.
 create or replace function warden.begin_move(slot int, is_full boolean, log_bytes bigint, org_bytes bigint)
 returns boolean
-language plpgsql volatile set search_path = '' as $$
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
   over_share uuid[] := '{}';
   kept bigint;
@@ -87,7 +87,7 @@ $$;
 create or replace function warden.move_events(
   slot int, next_slot int, keep interval, log_bytes bigint, needed bigint, org_bytes bigint
 ) returns text
-language plpgsql volatile set search_path = '' set jit = off as $$
+language plpgsql volatile set search_path = pg_catalog, pg_temp set jit = off as $$
 declare
   blocks_at_once constant int := 1024;
   -- A pass that takes longer than this ends if the log is larger than this factor allows, so that its size stays

@@ -35,7 +35,7 @@ grant usage on schema warden to authenticated;
 -- How a collation compares strings: `bytes` if as COLLATE "C" does, `deterministic` if only equal bytes are equal, else
 -- `nondeterministic`. Null if there is no collation.
 create or replace function warden.collation_kind(id oid) returns text
-language sql stable set search_path = '' as $$
+language sql stable set search_path = pg_catalog, pg_temp as $$
   select case
     when not c.collisdeterministic then 'nondeterministic'
     when c.oid = 'pg_catalog."default"'::regcollation then (
@@ -62,7 +62,7 @@ $$;
 -- Columns have these fields: `name`, `type`, `is_ordered` (whether values can be compared), `is_text` (whether `like`
 -- applies), `is_boolean`, `is_nullable`, `collation` (as warden.collation_kind() returns it).
 create or replace function warden.reading(topic text, columns text[], bytes_max int) returns jsonb
-language plpgsql stable security definer set search_path = '' as $fn$
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $fn$
 declare
   role constant oid := 'authenticated'::regrole;
   watches constant warden.watches[] := array(
@@ -129,7 +129,7 @@ $fn$;
 -- What warden.reading() depends on, as text: it changes if the watch, the table, its columns or rights change. Gateways
 -- keep the result of warden.reading() for as long as this is the same.
 create or replace function warden.reading_version(topic text) returns text
-language sql stable security definer set search_path = '' as $$
+language sql stable security definer set search_path = pg_catalog, pg_temp as $$
   select string_agg(pg_catalog.concat_ws(' ', w.id, w.xmin, c.oid, pg_catalog.md5(pg_catalog.concat_ws(' ',
            n.nspname, n.nspacl, c.relname, c.relowner, c.relacl, c.relhassubclass, (
              select string_agg(pg_catalog.concat_ws(' ', a.attnum, a.attname, a.atttypid, a.attcollation,

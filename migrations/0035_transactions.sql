@@ -17,7 +17,7 @@ insert into warden.transaction_key default values on conflict do nothing;
 
 -- The key for a gateway. A restore of the schema alone has none, so it is created if it is missing.
 create or replace function warden.load_transaction_key() returns bytea
-language plpgsql volatile security definer set search_path = '' as $$
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
 begin
   if not exists (select from warden.transaction_key) then
     insert into warden.transaction_key default values on conflict do nothing;
@@ -28,7 +28,7 @@ $$;
 
 -- HMAC-SHA256 (RFC 2104) with a key of 32 bytes, because PostgreSQL has SHA-256 alone.
 create or replace function warden.hmac_sha256(key bytea, message bytea) returns bytea
-language plpgsql immutable strict set search_path = '' as $$
+language plpgsql immutable strict set search_path = pg_catalog, pg_temp as $$
 declare
   inner_pad bytea := pg_catalog.decode(pg_catalog.repeat('36', 64), 'hex');
   outer_pad bytea := pg_catalog.decode(pg_catalog.repeat('5c', 64), 'hex');
@@ -44,7 +44,7 @@ $$;
 -- The transaction as clients of the organisation receive it. No other caller than the functions below may execute it,
 -- because it would seal any transaction for any organisation.
 create or replace function warden.seal_transaction(org_id uuid, xid xid8) returns text
-language plpgsql volatile set search_path = '' as $$
+language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
 declare
   key constant bytea := (select k.key from warden.transaction_key k);
   epoch constant text[] := pg_catalog.string_to_array(warden.epoch(), '.');
@@ -75,7 +75,7 @@ $$;
 -- argument, of the organisation in the caller's claims. A back end returns it to the client that caused the change,
 -- which recognises the events by it.
 create or replace function warden.current_tx(org_id uuid default null) returns text
-language plpgsql volatile security definer set search_path = '' set row_security = on as $$
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set row_security = on as $$
 declare
   organization constant uuid := coalesce(current_tx.org_id, warden.auth_org_id());
 begin

@@ -149,7 +149,7 @@ fn parse(statement: &str) -> Option<Expected> {
         },
         parallel: if has("parallel safe") { "s" } else { "u" },
         is_definer: has("security definer"),
-        has_search_path: has("set search_path = ''"),
+        has_search_path: has("set search_path = pg_catalog, pg_temp"),
         settings: settings(marks),
         is_strict: has("strict"),
         creation: Some(format!("create or replace function {rest}")),
@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn functions_are_parsed_from_migrations() {
         let sql = "-- It's a comment; with a semicolon.\ncreate function warden.f(a text default ';') returns text\n\
-                   language sql stable security definer set search_path = '' as $body$ select '$$;' $body$;\n\
+                   language sql stable security definer set search_path = pg_catalog, pg_temp as $body$ select '$$;' $body$;\n\
                    do $$ begin execute format($f$create function warden.g() returns int as 'x'$f$); end $$;\n\
                    create table t (c text);\n\
                    grant execute on function warden.f(text), warden.h() to somebody;\n\

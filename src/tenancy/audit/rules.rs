@@ -226,7 +226,7 @@ pub const RULES: &[Rule] = &[
          one by one",
     ),
     finding("function", "Warden's functions exist, exactly as this version creates them"),
-    finding("function-search-path", "Warden's functions have an empty search_path"),
+    finding("function-search-path", "the search_path of Warden's functions is `pg_catalog, pg_temp`"),
     finding("function-owner", "Warden's functions belong to `warden_owner`, or to the owner of the tables"),
     finding(
         "function-marks",

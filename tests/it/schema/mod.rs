@@ -6,6 +6,7 @@ mod claims;
 mod default_privileges;
 mod existing;
 mod file_by_file;
+mod planted_types;
 mod publish;
 mod restore;
 mod rights;

@@ -299,14 +299,14 @@ async fn public_has_no_right_in_schema_warden() {
 }
 
 #[tokio::test]
-async fn definer_functions_have_an_empty_search_path() {
+async fn definer_functions_have_a_fixed_search_path() {
     let db = TestDb::create().await;
     // A SECURITY DEFINER function without its own search_path would run objects of its caller with its
     // owner's rights. A function with its caller's rights needs none.
     let unsafe_functions = "select oid::regprocedure::text from pg_proc
                  where (prosecdef and pronamespace in ('warden'::regnamespace, 'public'::regnamespace)
                         or proname in ('auth_org_id', 'prevent_org_id_change'))
-                   and not coalesce('search_path=\"\"' = any (proconfig), false)";
+                   and not coalesce('search_path=pg_catalog, pg_temp' = any (proconfig), false)";
     assert_eq!(texts(&db, unsafe_functions).await, Vec::<String>::new());
     let definers = "select pg_get_userbyid(proowner)::text || ' ' || proname from pg_proc
                     where prosecdef and pronamespace in ('warden'::regnamespace, 'public'::regnamespace) order by 1";

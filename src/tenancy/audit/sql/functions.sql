@@ -69,11 +69,11 @@ select 'function', null, null, m.signature,
 from matched m where m.body is not null and m.prosrc is distinct from m.body
 union all
 select 'function-search-path', null, null, m.signature,
-  case when m.prosecdef then 'it runs with its owner''s rights, but uses the search_path of its caller'
-       else 'it uses the search_path of its caller' end,
-  'sql', format('alter function %s set search_path = '''';', m.signature)
+  case when m.prosecdef then 'it runs with its owner''s rights, and objects of its caller can take the place of PostgreSQL''s in it'
+       else 'objects of its caller can take the place of PostgreSQL''s in it' end,
+  'sql', format('alter function %s set search_path = pg_catalog, pg_temp;', m.signature)
 from matched m
-where m.has_search_path and not coalesce('search_path=""' = any (m.proconfig), false)
+where m.has_search_path and not coalesce('search_path=pg_catalog, pg_temp' = any (m.proconfig), false)
 union all
 select 'function-marks', null, null, m.signature,
   format('it is %s, and must be %s', concat_ws(' ', marks.v, marks.p, marks.s),

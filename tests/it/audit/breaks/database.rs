@@ -103,7 +103,7 @@ pub(super) const BREAKS: &[Break] = &[
     broken(
         "topics_changed",
         "create or replace function warden.topics_changed() returns trigger language plpgsql security definer
-         set search_path = '' as 'begin return null; end'",
+         set search_path = pg_catalog, pg_temp as 'begin return null; end'",
         &[("function", "warden.topics_changed()")],
     ),
     broken("is_truncated", "drop function warden.is_truncated(xid8)", &[("function", "warden.is_truncated")]),
@@ -165,7 +165,7 @@ pub(super) const BREAKS: &[Break] = &[
     broken(
         "auth_org_id",
         "create or replace function warden.default_org_for(user_id uuid) returns uuid language sql stable security definer
-         set search_path = '' set row_security = on as $$ select 'a0000000-0000-0000-0000-000000000001'::uuid $$",
+         set search_path = pg_catalog, pg_temp set row_security = on as $$ select 'a0000000-0000-0000-0000-000000000001'::uuid $$",
         &[("token-hook", "public.custom_access_token_hook(jsonb)")],
     ),
     // Memberships and the default organisation.
