@@ -18,9 +18,9 @@ begin
 end
 $$;
 
--- The watch that logs the rows of a table: of the table itself, or of one that it is a partition or child of. If there are
--- several, it is that of the outermost table, and of these the oldest one, because a table has the log triggers of one
--- watch only. warden.watch() prevents that, but a watched table may become a partition or child later.
+-- The watch that logs the rows of a table: of the table itself, or of one that it is a partition or child of. If there
+-- are several, it is that of the outermost table, and of these the oldest one, because a table has the log triggers of
+-- one watch only. warden.watch() prevents that, but a watched table may become a partition or child later.
 create or replace function warden.watch_of(relation regclass) returns bigint
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 begin

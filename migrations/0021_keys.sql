@@ -88,9 +88,9 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
 $$;
 
 -- Whether a column of this type can be part of a key. warden.same_key_expression() pairs rows by the type's equality,
--- which PostgreSQL itself must define, because a log function uses no other schema. Values that are equal must also have
--- the same bytes in a document, or that function must compare more. Events also send the key of a row that they cannot send, so every
--- value must be small and have a document.
+-- which PostgreSQL itself must define, because a log function uses no other schema. Values that are equal must also
+-- have the same bytes in a document, or that function must compare more. Events also send the key of a row that they
+-- cannot send, so every value must be small and have a document.
 create or replace function warden.is_key_type(type oid) returns boolean
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select b.type::regtype in ('uuid', 'bigint', 'integer', 'smallint', 'text', 'varchar', 'char', 'boolean', 'numeric',

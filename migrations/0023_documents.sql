@@ -113,8 +113,8 @@ begin
     current.key_columns := current.key_columns || warden.current_column(w.relation, name, numbers, names);
   end loop;
   current.org_column := warden.current_column(w.relation, w.org_column, numbers, names);
-  -- A column that was altered to a type that cannot identify a row, or the organisation, counts as missing. The type may
-  -- have no equality at all, or none that a log function finds, and then writes would fail.
+  -- A column that was altered to a type that cannot identify a row, or the organisation, counts as missing. The type
+  -- may have no equality at all, or none that a log function finds, and then writes would fail.
   if array_position(current.key_columns, null) is not null or exists (
        select from warden.columns_of(w.relation) c
        where c.name::text = any (current.key_columns) and not warden.is_key_type(c.type)) then
@@ -203,8 +203,8 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   select exists (select from warden.virtual_columns(w.relation) v where v.name::text <> all (w.omit_columns))
 $$;
 
--- The rows of a transition table, or of a query for one row, with the values of virtual columns. (In the inner query, the
--- columns of the expression have the names of the table's, and nothing else has these names.)
+-- The rows of a transition table, or of a query for one row, with the values of virtual columns. (In the inner query,
+-- the columns of the expression have the names of the table's, and nothing else has these names.)
 create or replace function warden.filled_rows(w warden.watches, rows text) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp as $fn$
 begin
@@ -221,9 +221,9 @@ begin
 end
 $fn$;
 
--- A log function's body that computes virtual columns. An expression may fail, as a / b does. Then a query that reads the
--- row fails, but not the write, so the function tries it first: if it fails, the statement's rows are logged as truncated.
--- A subtransaction that writes nothing has no transaction id, so it does not slow down the server.
+-- A log function's body that computes virtual columns. An expression may fail, as a / b does. Then a query that reads
+-- the row fails, but not the write, so the function tries it first: if it fails, the statement's rows are logged as
+-- truncated. A subtransaction that writes nothing has no transaction id, so it does not slow down the server.
 create or replace function warden.with_virtual_columns(w warden.watches, body text) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp as $fn$
 declare

@@ -89,8 +89,8 @@ $body$ else $body$
     where coalesce(n.%1$I, o.%1$I) is not null
       -- Of a table whose key may be null by now, or of such a child. The audit reports it.
       and (n.%5$I is not null or o.%5$I is not null)
-      -- An update that changes no logged column emits no event. Documents are compared by their binary image, because in
-      -- jsonb 1.0 equals 1.00.
+      -- An update that changes no logged column emits no event. Documents are compared by their binary image, because
+      -- in jsonb 1.0 equals 1.00.
       and case when d.new_doc is not null and d.old_doc is not null
                then row(d.new_doc)::pg_catalog.record operator(pg_catalog.*<>) row(d.old_doc)::pg_catalog.record
                when n.%5$I is null or o.%5$I is null then true

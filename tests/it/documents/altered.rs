@@ -1,9 +1,10 @@
-//! Watched columns that are altered to a type that their use does not allow: writes succeed, and the watch is reported.
+//! Watched columns that are altered to a type that their use does not allow: writes succeed, and the watch
+//! is reported.
 
 use super::strings;
 use crate::harness::TestDb;
 
-/// Types that cannot be part of a key: with an equality of their own schema, with a wide one, and without any.
+/// Types that cannot be part of a key: their equality is in another schema, or wide, or missing.
 const NO_KEYS: [&str; 4] =
     ["hidden.tree using null", "float8 using 1", "interval using null", "json using null"];
 

@@ -125,8 +125,8 @@ async fn a_key_follows_its_renamed_columns() {
     }
 }
 
-/// A column of a key: its type, and an SQL expression for one of three values. Some types have an equality that is wider
-/// than the bytes of a document.
+/// A column of a key: its type, and an SQL expression for one of three values. Some types have an equality
+/// that is wider than the bytes of a document.
 const TYPES: [(&str, &str); 12] = [
     ("text collate blind", "(array['a', 'A', 'b'])[1 + {}]"),
     ("blind_text", "(array['a', 'A', 'b'])[1 + {}]"),

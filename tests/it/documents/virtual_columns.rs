@@ -1,4 +1,5 @@
-//! Virtual generated columns (PostgreSQL 18): transition tables, NEW and OLD have nulls instead of their values.
+//! Virtual generated columns (PostgreSQL 18): transition tables, NEW and OLD have nulls instead of their
+//! values.
 
 use sqlx::AssertSqlSafe;
 

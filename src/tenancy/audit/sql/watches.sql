@@ -199,7 +199,9 @@ select distinct 'watch-shape', null, w.full_name, o.full_name,
   format('a part of it belongs to the watched table %s, whose topic has the events', o.full_name),
   'decide', json_build_object('question', 'which of the two tables should be watched?', 'choices', json_build_array(
     json_build_array(o.full_name, 'sql', format('select warden.unwatch(%L);', w.full_name)),
-    json_build_array(w.full_name, 'sql', format('select warden.unwatch(%L);', o.full_name))))::text
+    -- Statements on a parent would emit no events, whether it is watched or not.
+    case when not exists (select from pg_inherits i where i.inhrelid = w.oid) then
+      json_build_array(w.full_name, 'sql', format('select warden.unwatch(%L);', o.full_name)) end))::text
 from watched w join tree t on t.root = w.oid join watched o on o.id = warden.watch_of(t.oid) and o.id <> w.id
 union all
 select 'watch-shape', null, w.full_name, i.inhparent::regclass::text,
