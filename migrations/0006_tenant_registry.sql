@@ -38,6 +38,8 @@ alter table warden.tenant_tables add column if not exists uses_default_organizat
 
 -- Numbers of the columns that an entry names: of the user, of the parent in this table, of the key in the parent. They
 -- tell which column of the registry a statement renames.
+-- PostgreSQL's own numbers of columns have this type.
+-- squawk-ignore prefer-bigint-over-smallint
 alter table warden.tenant_tables add column if not exists column_numbers smallint[] not null default '{}';
 
 create or replace function warden.number_columns() returns trigger

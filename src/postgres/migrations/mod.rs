@@ -272,7 +272,7 @@ fn hint(error: &MigrateError) -> Option<String> {
     server_error(error)?.hint().map(str::to_owned)
 }
 
-/// What to do if the function of an application's event trigger failed.
+/// Says what to do if the function of an application's event trigger failed.
 fn event_trigger_hint(error: &MigrateError, event_triggers: &[EventTrigger]) -> Option<String> {
     let context = server_error(error)?.r#where()?;
     let (trigger, function) =
@@ -290,7 +290,8 @@ fn event_trigger_hint(error: &MigrateError, event_triggers: &[EventTrigger]) -> 
 ///   another role, or the gateway's role may not read it.
 /// - Default privileges of the new database allow requests to call a function of Warden, such as the token
 ///   hook.
-/// - Schema `public` was dropped and created again, as tools do to reset a database. Schema `warden` remained.
+/// - Schema `public` was dropped and created again, as tools do to reset a database. Schema `warden`
+///   remained.
 async fn is_damaged(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     // Not checked at compile time, because schema and roles may not exist.
     sqlx::query_scalar(

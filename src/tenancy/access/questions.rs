@@ -23,7 +23,7 @@ struct Bypass {
     tables: Option<String>,
     /// Statements that take the rights away from all readers.
     revoke: Option<String>,
-    /// What uses it on behalf of requests, without their naming it.
+    /// Objects that use it on behalf of requests, without their naming it.
     used_by: Option<String>,
     /// Whether a policy uses it.
     is_policy: bool,
@@ -31,18 +31,19 @@ struct Bypass {
     is_foreign: bool,
 }
 
-/// The open questions about the policies of the tables that are not enforced yet, and about everything through
-/// which requests reach rows of any registered table. Accepted findings are left out.
+/// The open questions about the tables that are not enforced yet: about their policies, and about everything
+/// through which requests reach their rows. Organisations and memberships are asked about again, because what
+/// was created since may make its caller a member of any organisation. Accepted findings are left out.
 pub(in crate::tenancy) async fn questions(
     connection: &mut PgConnection,
     tables: &[TablePlan],
 ) -> Result<Vec<AdoptionIssue>, sqlx::Error> {
     let oid = |t: &TablePlan| t.table.oid;
     let unenforced: Vec<i64> = tables.iter().filter(|t| !t.is_enforced()).map(oid).collect();
-    // A function that was created after a table was enforced is a question too: it may make its caller a member
-    // of any organisation. The audit judges tables of users, which this phase does not change.
-    let isolated = |t: &&TablePlan| t.table.scope != Scope::User || !t.is_enforced();
-    let all: Vec<i64> = tables.iter().filter(isolated).map(oid).collect();
+    let decides = |t: &TablePlan| {
+        t.table.scope == Scope::Root || t.table.schema == "public" && t.table.name == "organization_members"
+    };
+    let all: Vec<i64> = tables.iter().filter(|t| !t.is_enforced() || decides(t)).map(oid).collect();
     let of_tables: Vec<(String, String, String)> = sqlx::query_as(
         "select m.oid::regclass::text, q.problem, q.remedy
          from unnest($1::bigint[]) t (oid) cross join lateral warden.tree(t.oid::oid::regclass) m (oid)
@@ -101,7 +102,7 @@ impl Bypass {
                  table that is not registered"
             ),
             "o" => format!(
-                "this function will fail: it {does} with row_security = off, and {owner}, as whom it runs, is subject to \
+                "this function will fail: it {does} with row_security = off, and its owner {owner} is subject to \
                  policies"
             ),
             "i" => format!(

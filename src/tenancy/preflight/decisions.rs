@@ -141,8 +141,8 @@ pub(super) async fn record(connection: &mut PgConnection, choices: &Choices) -> 
     Ok(())
 }
 
-/// Accepts the findings of later phases and of the audit about the same views, functions and rules, so that the
-/// operator decides once.
+/// Accepts the findings of later phases and of the audit about the same views, functions and rules, so that
+/// the operator decides once.
 async fn accept_bypasses(connection: &mut PgConnection, names: &[String]) -> Result<(), sqlx::Error> {
     if names.is_empty() {
         return Ok(());

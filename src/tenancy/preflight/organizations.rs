@@ -129,7 +129,7 @@ impl Bypass {
                  it: {roles}. They could make themselves members of any organisation"
             ),
             format!(
-                "{}\nIf it admits only users whom the organisation invited: warden migrate --accept {object}",
+                "{}\nIf it admits only users that the organisation invited: warden migrate --accept {object}",
                 statement.as_deref().unwrap_or_default()
             ),
         )

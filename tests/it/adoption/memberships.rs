@@ -115,7 +115,7 @@ async fn indirect_writes_of_memberships_stop_the_run_until_closed_or_accepted() 
     let names = wanted.join(",");
     plain(accepted.url(), &[&NAMED[..], &["--accept", &names]].concat()).await.must(0);
     plain(accepted.url(), &[]).await.must(0);
-    // The later phase and the audit do not ask again. The view is one of a view, which is a question of its own.
+    // The later phase and the audit do not ask again. The view is one of a view: a question of its own.
     let run = plain(accepted.url(), &["--plan", "--enforce"]).await;
     let later = subjects(&run.stdout);
     let again: Vec<&&str> =
@@ -149,7 +149,7 @@ async fn a_later_function_that_writes_memberships_blocks_the_enforce_phase() {
     plain(db.url(), &["--enforce", "--yes"]).await.must(0);
 }
 
-/// Its function writes with the rights of the role that creates an object, which is Warden's.
+/// The function of this event trigger writes with the rights of the role that creates an object: Warden's.
 #[tokio::test]
 async fn an_event_trigger_of_the_application_that_fails_is_named() {
     let db = small_db(

@@ -12,7 +12,7 @@ async fn connection() -> PgConnection {
     PgConnection::connect(db.url()).await.expect("connects")
 }
 
-/// What the audit finds about a database with these objects. They are rolled back.
+/// The findings of the audit about a database with these objects, which are rolled back.
 async fn found(connection: &mut PgConnection, sql: &str) -> Vec<Finding> {
     execute(connection, "begin").await;
     execute(connection, sql).await;

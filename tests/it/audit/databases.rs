@@ -146,7 +146,7 @@ async fn a_changed_audit_function_is_a_finding() {
         &mut connection,
         "begin;
          create or replace function warden.is_policy(policy oid, command \"char\", is_permissive boolean, roles oid[], using_condition text,
-           checking_condition text) returns boolean language sql stable set search_path = '' as 'select true';
+           checking_condition text) returns boolean language sql stable set search_path = pg_catalog, pg_temp as 'select true';
          drop policy warden_org on calls;
          create policy warden_org on calls as restrictive using (true)",
     )

@@ -281,15 +281,17 @@ async fn tail_prints_rows_before_events() {
 /// Numbers that a double cannot represent, of a row that is read and of one that is streamed.
 #[tokio::test]
 async fn tail_prints_numbers_with_all_digits() {
-    let t = TestGateway::start().await;
-    let org = t.db.create_org().await;
-    t.db.run(format!(
+    let db = TestDb::create().await;
+    let org = db.create_org().await;
+    // Before the gateway starts, so that it knows the topic.
+    db.run(format!(
         "create table amounts (id int primary key, org_id uuid not null, exact numeric, large numeric);
          grant select on amounts to authenticated;
          select warden.watch('amounts', 'amounts', 'amount', visibility => 'organisation');
          insert into amounts values (1, '{org}', 12345678901234567890.123456789, 1e350)"
     ))
     .await;
+    let t = TestGateway::start_with(db, |_| {}).await;
     let large = format!(r#""large": 1{}"#, "0".repeat(350));
     let has_digits = |line: &str| {
         assert!(

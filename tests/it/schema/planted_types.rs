@@ -1,9 +1,9 @@
 //! Types and relations that a login creates in its temporary schema do not take the place of PostgreSQL's in
-//! Warden's functions. A domain or a view there may call a function of the login, which would then run with the
-//! rights of the function's owner: of a superuser in event triggers.
+//! Warden's functions. A domain or a view there may call a function of the login, which would then run with
+//! the rights of the function's owner: of a superuser in event triggers.
 //!
-//! PostgreSQL searches the temporary schema first, also with an empty search_path, unless the search_path names
-//! it.
+//! PostgreSQL searches the temporary schema first, also with an empty search_path, unless the search_path
+//! names it.
 
 use std::str::FromStr as _;
 
@@ -45,7 +45,7 @@ const PLANT: &str = "
     end
     $$";
 
-/// What the login does: everything that runs functions of Warden with the rights of others.
+/// Statements of the login: everything that runs functions of Warden with the rights of others.
 const ACTIONS: &[&str] = &[
     "create temp table scratch (a int)",
     "insert into notes values (1, '{org}', 'a'), (2, '{org}', 'b')",

@@ -11,7 +11,8 @@ use crate::harness::cluster_options;
 /// Most statements that a superuser has to run for an owner.
 const STATEMENTS_MAX: usize = 12;
 
-/// Migrates a database as its owner. Runs each statement for a superuser that an error names, and returns them.
+/// Migrates a database as its owner. Runs each statement for a superuser that an error names, and returns
+/// them.
 async fn complete(cluster: &Cluster, admin: &mut PgConnection, database: &str, owner: &str) -> Vec<String> {
     let mut statements = Vec::new();
     loop {

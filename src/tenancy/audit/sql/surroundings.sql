@@ -133,8 +133,8 @@ with recursive requests as (
 select 'definer-function' as rule, null::text as severity, null::text as "table", f.signature as object,
   format('%s may execute it; it runs as %s, who is exempt from row-level security, and %s', f.names, f.owner, f.does) as cause,
   'decide' as remedy_kind,
-  -- Statements of requests that use it without naming it need EXECUTE. With the rights of its caller, it would be subject
-  -- to the policy that calls it.
+  -- Statements of requests that use it without naming it need EXECUTE. With the rights of its caller, it would be
+  -- subject to the policy that calls it.
   json_build_object('question', coalesce(f.used_by || ' uses it: ' || case when f.is_policy
       then 'leave it its rights. Do its statements name the organisation or the user of the claims?'
       else 'does it return or change rows of one organisation only?' end,

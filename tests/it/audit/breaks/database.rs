@@ -159,7 +159,7 @@ pub(super) const BREAKS: &[Break] = &[
     broken(
         "auth_org_id",
         "create or replace function public.custom_access_token_hook(event jsonb) returns jsonb language plpgsql stable
-         set search_path = '' as 'begin return event; end'",
+         set search_path = pg_catalog, pg_temp as 'begin return event; end'",
         &[("function", "public.custom_access_token_hook(jsonb)")],
     ),
     broken(

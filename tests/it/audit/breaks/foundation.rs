@@ -30,7 +30,7 @@ pub(super) const BREAKS: &[Break] = &[
     // Functions that were changed after the adoption.
     broken(
         "original auth_org_id",
-        "create or replace function warden.auth_org_id() returns uuid language sql stable parallel safe set search_path = ''
+        "create or replace function warden.auth_org_id() returns uuid language sql stable parallel safe set search_path = pg_catalog, pg_temp
          as $$ select 'a0000000-0000-0000-0000-000000000001'::uuid $$",
         &[("claims", "warden.auth_org_id()")],
     ),

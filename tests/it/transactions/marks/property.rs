@@ -166,6 +166,8 @@ async fn node(db: &TestDb, has_memory: bool) -> Gateway {
         (admission.reads_per_user, admission.reads_per_org) = (unlimited, unlimited);
         (admission.handshakes_per_address, admission.handshakes) = (unlimited, unlimited);
         admission.user_sessions_max = admission.sessions_max;
+        // A client joins again after each resync.
+        config.limits.session.messages = Rate::new(10_000, 10_000);
     })
     .await
 }
