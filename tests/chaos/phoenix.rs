@@ -21,6 +21,8 @@ use crate::writers::World;
 
 /// Time for which a whole process freezes.
 const FREEZE_MS: std::ops::Range<u64> = 100..4_000;
+/// Time after a freeze in which clients may still read replies from before.
+const AFTER_FREEZE: Duration = Duration::from_secs(2);
 /// Pause between freezes of a process.
 const FREEZE_PAUSE_MS: std::ops::Range<u64> = 3_000..12_000;
 
@@ -53,6 +55,8 @@ pub(crate) struct Followers {
     world: World,
     loads: HashMap<(usize, usize), Load>,
     loaded: mpsc::UnboundedSender<((usize, usize), u64, Snapshot)>,
+    /// Begin and end of the latest freeze.
+    frozen: Option<(Instant, Instant)>,
     /// Notified once per topic, when it has its first state.
     ready: mpsc::UnboundedSender<()>,
 }
@@ -89,7 +93,8 @@ pub(crate) async fn run(
     let mut stdin = child.stdin.take().expect("is piped");
     let mut lines = BufReader::new(child.stdout.take().expect("is piped")).lines();
     let (send, mut loaded) = mpsc::unbounded_channel();
-    let mut followers = Followers { clients, world, loads: HashMap::new(), loaded: send, ready };
+    let mut followers =
+        Followers { clients, world, loads: HashMap::new(), loaded: send, frozen: None, ready };
     let mut freeze = tokio::time::interval(Duration::from_millis(random.u64(FREEZE_PAUSE_MS)));
     freeze.tick().await;
     while !followers.are_done() {
@@ -112,7 +117,9 @@ pub(crate) async fn run(
                     continue;
                 }
                 followers.world.record.count("freezes of a Node process with all its clients");
-                json!({"freeze": random.u64(FREEZE_MS)})
+                let ms = random.u64(FREEZE_MS);
+                followers.frozen = Some((Instant::now(), Instant::now() + Duration::from_millis(ms)));
+                json!({"freeze": ms})
             }
         };
         stdin.write_all(format!("{command}\n").as_bytes()).await.expect("Node runs");
@@ -158,7 +165,7 @@ impl Followers {
             }
             "load" => {
                 let asked = Instant::now().checked_sub(Duration::from_millis(number(5)));
-                let (id, asked) = (number(3), asked.unwrap_or_else(Instant::now));
+                let (id, asked) = (number(3), joined_before(self.frozen, asked.unwrap_or_else(Instant::now)));
                 self.loads.insert(at, Load { id, reason: text(4).to_owned(), asked, snapshot: None });
                 let (world, org, loaded) = (self.world.clone(), *org, self.loaded.clone());
                 tokio::spawn(async move {
@@ -179,5 +186,14 @@ impl Followers {
             }
             other => record.report_failure(format!("{name}: {other} {line}")),
         }
+    }
+}
+
+/// The earliest time at which the join was sent that a reply belongs to. After a freeze, phoenix.js may join
+/// again before it reads the reply to its former join, and Node measures from the latest join.
+fn joined_before(frozen: Option<(Instant, Instant)>, asked: Instant) -> Instant {
+    match frozen {
+        Some((begin, end)) if asked >= begin && asked <= end + AFTER_FREEZE => begin,
+        _ => asked,
     }
 }
