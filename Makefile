@@ -94,7 +94,7 @@ snapshots: setup-postgres ## Let 400 clients read snapshots and follow the strea
 
 .PHONY: transfers
 transfers: setup-postgres ## Let clients of several topics show 2,000 states during transfers; each must be one that the database had
-	WARDEN_STATES=2000 cargo test --test it transactions::marks -- --ignored --nocapture
+	WARDEN_STATES=2000 cargo test --test it transactions::marks -- --nocapture
 
 .PHONY: idempotency
 idempotency: setup-postgres ## Let 50 callers send the same 1,000 events to two nodes, one by one, during 20 kills
