@@ -117,8 +117,8 @@ impl Follower {
         // before: otherwise a client that misses more than these messages would never advance.
         let mut left = self.random.usize(5..80);
         let shown_before = self.random.usize(..4).checked_sub(1).map(|_| self.outcome.shown);
-        // A topic begins again only once between two states. Its replay has more messages, so otherwise a client
-        // that is far behind would begin again for ever.
+        // A topic begins again only once between two states. Its replay has more messages, so otherwise a
+        // client that is far behind would begin again for ever.
         let mut rejoined_at = None;
         loop {
             let done = self.expected.borrow_and_update().clone();
