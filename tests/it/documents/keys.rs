@@ -67,6 +67,42 @@ async fn a_value_that_changes_its_bytes_only_emits_an_event() {
     assert_eq!(strings(&db, events).await, expected);
 }
 
+/// Keys whose former and new value are equal for PostgreSQL, but not for clients: these know the rows by the
+/// bytes of the key.
+#[tokio::test]
+async fn a_key_that_changes_its_bytes_only_is_deleted_and_created() {
+    let db = TestDb::create().await;
+    let org = db.create_org().await;
+    db.run(
+        "create collation blind (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+         create domain blind_text as text collate blind",
+    )
+    .await;
+    for (kind, former, new) in [
+        ("numeric", "1", "1.00"),
+        ("text collate blind", "abc", "ABC"),
+        ("blind_text", "abc", "ABC"),
+        ("bpchar", "abc", "abc "),
+    ] {
+        db.run(format!(
+            "create table probe (id {kind} primary key, org_id uuid, v int);
+             select warden.watch('probe', 'probes', 'probe');
+             insert into probe values ('{former}', '{org}', 1);
+             update probe set v = 2; update probe set id = '{new}'"
+        ))
+        .await;
+        let events = "select concat(event, ' ', data ->> 'id', ' ', data ->> 'v') from warden.events where topic = 'probes' order by id";
+        let expected = [
+            format!("probe.created {former} 1"),
+            format!("probe.updated {former} 2"),
+            format!("probe.deleted {former} 2"),
+            format!("probe.created {new} 2"),
+        ];
+        assert_eq!(strings(&db, events).await, expected, "{kind}");
+        db.run("select warden.unwatch('probe'); drop table probe; delete from warden.events").await;
+    }
+}
+
 /// The default key, by the primary key of a table.
 #[tokio::test]
 async fn the_default_key_is_the_primary_key_without_the_organisation() {
