@@ -80,6 +80,7 @@ returns bigint
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set row_security = on as $$
 declare
   problem record;
+  step bigint;
   published bigint;
 begin
   perform warden.expect_organization(publish.org_id, 'warden.publish');
@@ -87,10 +88,12 @@ begin
   if problem.message is not null then
     raise exception 'warden.publish: %', problem.message using errcode = '22023', hint = problem.hint;
   end if;
+  -- Before the event gets an id: the first call within a statement finds the end of the log, from which it is sorted.
+  step := warden.publish_step();
   insert into warden.events (org_id, topic, event, data, needs_claim, step, traceparent)
   values (publish.org_id, publish.topic, publish.event, coalesce(publish.data, '{}'),
           exists (select from warden.watches w where w.topic = publish.topic and w.visibility = 'claim'),
-          warden.publish_step(), warden.trace_context(pg_catalog.current_setting('warden.traceparent', true)))
+          step, warden.trace_context(pg_catalog.current_setting('warden.traceparent', true)))
   returning id into published;
   return published;
 end

@@ -5,6 +5,7 @@ mod merge;
 mod moves;
 mod needs;
 mod programs;
+mod published;
 mod queries;
 
 use std::collections::HashMap;
