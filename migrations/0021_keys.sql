@@ -55,22 +55,69 @@ begin
 end
 $$;
 
--- Whether columns identify a row within its organisation: they are not null, and unique by themselves or together with
--- the organisation, as in `primary key (org_id, id)`. A unique index of a partitioned table also contains the partition
--- key, so columns of that one may be left out. Columns that an index only includes are not part of its key.
+-- The unique indexes of a table that cover these columns: by themselves, or together with the organisation, as in
+-- `primary key (org_id, id)`. A unique index of a partitioned table also contains the partition key, so columns of that
+-- one may be left out. Columns that an index only includes are not part of its key. `is_immediate` is false if the
+-- index, or the part of it in a partition, belongs to a DEFERRABLE constraint: PostgreSQL checks that one after a
+-- statement, or at the end of the transaction, so meanwhile several rows may have the same key.
+create or replace function warden.indexes_of_key(relation regclass, key_columns text[], org_column name)
+returns table (index regclass, is_immediate boolean)
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select i.indexrelid, i.indimmediate and not exists (
+    select from pg_catalog.pg_class c
+    cross join lateral warden.tree(c.oid) t (oid)
+    join pg_catalog.pg_index x on x.indexrelid = t.oid
+    where c.oid = i.indexrelid and c.relkind = 'I' and not x.indimmediate)
+  from pg_catalog.pg_index i
+  cross join lateral (select warden.index_columns(i.indexrelid) as names) x
+  where i.indrelid = relation and i.indisunique and i.indisvalid and i.indpred is null
+    and key_columns <@ x.names
+    and x.names <@ (key_columns || org_column::text || warden.partition_key_columns(relation))
+$$;
+
+-- Whether columns identify a row within its organisation at any time: they are not null, and unique. Existing rows may
+-- lack a value if the NOT NULL constraint is not valid (PostgreSQL 18).
 -- The former version knew keys of one column only. No client of the database calls it.
 -- squawk-ignore ban-drop-function
 drop function if exists warden.is_key(regclass, name, name);
 create or replace function warden.is_key(relation regclass, key_columns text[], org_column name) returns boolean
 language sql stable set search_path = pg_catalog, pg_temp as $$
-  select coalesce(bool_and(a.attnotnull), false) and exists (
-    select from pg_catalog.pg_index i
-    cross join lateral (select warden.index_columns(i.indexrelid) as names) x
-    where i.indrelid = relation and i.indisunique and i.indisvalid and i.indpred is null
-      and key_columns <@ x.names
-      and x.names <@ (key_columns || org_column::text || warden.partition_key_columns(relation)))
+  select coalesce(bool_and(a.attnotnull), false)
+     and not exists (select from pg_catalog.pg_constraint n
+                     where n.conrelid = relation and n.contype = 'n' and not n.convalidated
+                       and n.conkey && array_agg(a.attnum))
+     and exists (select from warden.indexes_of_key(relation, key_columns, org_column) i where i.is_immediate)
   from unnest(key_columns) k (name)
   left join pg_catalog.pg_attribute a on a.attrelid = relation and a.attname = k.name and a.attnum > 0
+$$;
+
+-- The DEFERRABLE constraint because of which columns are no key, and the statement that replaces it. PostgreSQL lets no
+-- foreign key refer to such a constraint. If only that of a partition is DEFERRABLE, another unique constraint on the
+-- whole is the remedy. Null if there is none.
+create or replace function warden.deferrable_key(
+  relation regclass, key_columns text[], org_column name, out name text, out remedy text
+)
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+  select pg_catalog.format('%I of %s', k.conname, k.conrelid::regclass),
+      case when not i.indimmediate then
+        pg_catalog.format('alter table %s drop constraint %I, add constraint %I %s;', relation, k.conname, k.conname,
+                          pg_catalog.regexp_replace(pg_catalog.pg_get_constraintdef(k.oid), ' DEFERRABLE.*$', ''))
+      else pg_catalog.format('alter table %s add unique (%s);', relation, (
+        select string_agg(pg_catalog.quote_ident(u.name), ', ' order by u.n)
+        from unnest(warden.index_columns(i.indexrelid)) with ordinality u (name, n))) end
+    into deferrable_key.name, remedy
+  from warden.indexes_of_key(relation, key_columns, org_column) x
+  join pg_catalog.pg_index i on i.indexrelid = x.index
+  cross join lateral warden.tree(x.index) with ordinality t (oid, n)
+  join pg_catalog.pg_constraint k on k.conindid = t.oid and k.contype in ('p', 'u') and k.condeferrable
+  where not x.is_immediate
+  order by i.indimmediate, x.index::oid, t.n limit 1;
+  if exists (select from warden.indexes_of_key(relation, key_columns, org_column) x where x.is_immediate) then
+    name := null;
+    remedy := null;
+  end if;
+end
 $$;
 
 -- The columns that identify a row unless the operator names others: the primary key without the organisation. (Alone,

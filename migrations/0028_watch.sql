@@ -136,6 +136,7 @@ declare
   entity_id_type text;
   narrower text;
   other regclass;
+  deferred record;
   trigger_words text[];
 begin
   if visibility not in ('organisation', 'claim') then
@@ -279,6 +280,13 @@ begin
         col.name, watch.relation, col.type
       using hint = 'Pass key_columns => ''{...}'' with columns of PostgreSQL''s own types of single values.';
   end loop;
+  deferred := warden.deferrable_key(watch.relation, key_columns, org_column);
+  if deferred.name is not null then
+    raise exception 'warden.watch: the constraint % is DEFERRABLE: within a transaction, several rows may have the same key (%)',
+        deferred.name, array_to_string(key_columns, ', ')
+      using hint = pg_catalog.format('Create a constraint that is not deferrable: %s Or pass other columns as key_columns.',
+                                     deferred.remedy);
+  end if;
   if not warden.is_key(watch.relation, key_columns, org_column) then
     raise exception 'warden.watch: column% "%" of % % not unique by %, or may be null',
         case when cardinality(key_columns) > 1 then 's' else '' end, array_to_string(key_columns, '", "'), watch.relation,

@@ -5,6 +5,7 @@
 //! sample (`WARDEN_SEED`, and `WARDEN_TYPES=all` for every type).
 
 mod altered;
+mod deferrable;
 mod identity;
 mod keys;
 mod members;

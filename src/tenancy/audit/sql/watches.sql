@@ -125,13 +125,21 @@ with recursive watched as (
   from answers a join kept k using (oid)
   where a.key_columns is not null and a.org_column is not null
   union all
+  -- A unique constraint of a partitioned table contains the partition key.
   select b.oid, b.use, b.name, 0, k.label || ', and it must be so',
-    format('alter table %s %s, add unique (%s);', b.full_name, k.not_null, k.label)
+    coalesce(case when not k.may_be_null then d.remedy end,
+      format('alter table %s %s, add unique (%s);', b.full_name, k.not_null, k.label
+        || coalesce((select string_agg(format(', %I', p.name), '' order by p.name)
+                     from unnest(warden.partition_key_columns(w.relation)) p (name) where p.name <> all (w.key_columns)),
+                    '')))
   from broken b join watched w using (oid)
+  cross join lateral warden.deferrable_key(w.relation, w.key_columns, w.org_column) d
   cross join lateral (
     select string_agg(quote_ident(u.name), ', ' order by u.n) as label,
-      string_agg(format('alter column %I set not null', u.name), ', ' order by u.n) as not_null
-    from unnest(w.key_columns) with ordinality u (name, n)) k
+      string_agg(format('alter column %I set not null', u.name), ', ' order by u.n) as not_null,
+      bool_or(not a.attnotnull) as may_be_null
+    from unnest(w.key_columns) with ordinality u (name, n)
+    join pg_attribute a on a.attrelid = w.oid and a.attname = u.name) k
   where b.use = 'unique'
   union all
   select b.oid, b.use, b.name, 9, 'nobody needs its events', format('select warden.unwatch(%L);', b.full_name)
@@ -218,8 +226,12 @@ select 'watch-columns', null, c.full_name, c.name,
            else 'every write makes the topic resync' end)
     when c.use = 'omit_columns' then
       format('the restored table lacks the omitted column %I: its rows are logged as truncated', c.name)
-    when c.use = 'unique' then
-      format('its key (%s) is no longer unique, or may be null: it cannot pair the rows of an update', c.name)
+    when c.use = 'unique' then coalesce((
+      select format('its key (%s) is not unique within a transaction, because the constraint %s is DEFERRABLE: an event '
+                    'may be about another row than it names', c.name, d.name)
+      from watched w cross join lateral warden.deferrable_key(w.relation, w.key_columns, w.org_column) d
+      where w.oid = c.oid and d.name is not null),
+      format('its key (%s) is no longer unique, or may be null: it cannot pair the rows of an update', c.name))
     when c.use = 'entity_topic_column' then
       format('it no longer has the column %I, its entity_topic_column: its events reach no entity topic', c.name)
     else format('it no longer has the column %I, its %s: every write makes the topic resync', c.name, c.use) end,

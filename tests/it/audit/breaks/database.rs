@@ -206,6 +206,21 @@ pub(super) const BREAKS: &[Break] = &[
         &[("watch-columns", "public.meters"), ("unregistered-table", "public.meters")],
     ),
     broken(
+        "a deferrable key",
+        "create table gauges (id int primary key, org_id uuid not null);
+         select warden.watch('gauges', 'gauges', 'gauge', visibility => 'organisation');
+         alter table gauges drop constraint gauges_pkey, add primary key (id) deferrable",
+        &[("watch-columns", "public.gauges"), ("unregistered-table", "public.gauges")],
+    ),
+    broken(
+        "a partition with a deferrable key",
+        "create table probes (id int, org_id uuid not null, at int, primary key (id, at)) partition by range (at);
+         select warden.watch('probes', 'probes', 'probe', visibility => 'organisation');
+         create table probes_1 (id int, org_id uuid not null, at int, primary key (id, at) deferrable);
+         alter table probes attach partition probes_1 for values from (1) to (10)",
+        &[("watch-columns", "public.probes"), ("unregistered-table", "public.probes")],
+    ),
+    broken(
         "a watched table that became a child of another",
         "create table stored (id int primary key, org_id uuid not null); create table recent (id int primary key, org_id uuid not null);
          select warden.watch('stored', 'stored', 'stored', visibility => 'organisation');
