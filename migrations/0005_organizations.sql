@@ -239,27 +239,41 @@ begin
 end
 $do$;
 
-do $do$
+-- Inserts the default organisation, unless it exists. An application's own organizations gets it only once an operator
+-- chose it for rows, because the application's triggers see the new row, and its columns may need values. The executor
+-- runs with row_security off, under which the policy for warden_owner would be an error.
+set local role warden_owner;
+create or replace function warden.create_default_organization() returns void
+language plpgsql set search_path = pg_catalog, pg_temp set row_security = on as $create$
 declare
   names text := case when exists (
-    select from pg_attribute where attrelid = 'public.organizations'::regclass and attname = 'name'
-      and atttypid in ('text'::regtype, 'varchar'::regtype)) then 'name' end;
+    select from pg_catalog.pg_attribute where attrelid = 'public.organizations'::regclass and attname = 'name'
+      and atttypid in ('text'::regtype, 'varchar'::regtype)) then ', name' else '' end;
+  caller text := pg_catalog.current_setting('role');
   is_there boolean;
 begin
   -- Row-level security, once it is forced, hides the row from the owner of the table.
-  set local role warden_owner;
+  perform pg_catalog.set_config('role', 'warden_owner', true);
   is_there := exists (select from public.organizations where id = warden.default_organization());
-  reset role;
+  perform pg_catalog.set_config('role', caller, true);
   if not is_there then
-    execute format('insert into public.organizations (id%s) values (%L%s)', ', ' || names,
-                   warden.default_organization(),
-                   case when names is not null then ', ''Default organization''' else '' end);
+    execute pg_catalog.format('insert into public.organizations (id%s) values (%L%s)', names, warden.default_organization(),
+                              case when names <> '' then ', ''Default organization''' else '' end);
   end if;
 exception when integrity_constraint_violation or data_exception or raise_exception then
   raise exception 'the default organisation cannot be inserted: %', sqlerrm
-    using hint = format('Insert it with the other columns that public.organizations needs, then run the migration '
-                        'again: insert into public.organizations (id, ...) values (%L, ...);',
-                        warden.default_organization());
+    using hint = pg_catalog.format('Insert it with the other columns that public.organizations needs, then run the '
+                                   'command again: insert into public.organizations (id, ...) values (%L, ...);',
+                                   warden.default_organization());
+end
+$create$;
+revoke execute on function warden.create_default_organization() from public;
+reset role;
+do $do$
+begin
+  if coalesce(obj_description('public.organizations'::regclass, 'pg_class') like '%(created by Warden)', false) then
+    perform warden.create_default_organization();
+  end if;
 end
 $do$;
 

@@ -17,9 +17,12 @@ create table if not exists warden.tenant_tables (
   parent_table  name,
   parent_column name,
   parent_key    name not null default 'id',
-  -- Whether a row without org_id belongs to the default organisation, whatever its foreign keys say: the operator chose
-  -- this with organization=default.
+  -- Whether a row without org_id belongs to the default organisation if neither its parent nor its user says where it
+  -- belongs. Without a parent and a user column it holds for all rows, whatever their foreign keys say. The operator
+  -- chose it, with organization=default. The platform's tables need no choice.
   uses_default_organization boolean not null default false,
+  -- Whether a row belongs there after all foreign keys: the operator chose --default-organization.
+  fills_rest_with_default boolean not null default false,
   -- Whether org_id can never change once it is set.
   is_immutable  boolean not null default false,
   -- Whether members may only read. Back ends write these tables.
@@ -35,6 +38,7 @@ create table if not exists warden.tenant_tables (
      and (parent_table is null) = (parent_column is null))
 );
 alter table warden.tenant_tables add column if not exists uses_default_organization boolean not null default false;
+alter table warden.tenant_tables add column if not exists fills_rest_with_default boolean not null default false;
 
 -- Numbers of the columns that an entry names: of the user, of the parent in this table, of the key in the parent. They
 -- tell which column of the registry a statement renames.

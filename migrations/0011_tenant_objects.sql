@@ -210,7 +210,9 @@ begin
   ), objects as (
     select r.schema_name, r.table_name, 1 as step, 'expand' as phase, 'column' as kind, 'org_id' as name,
       'uuid' as definition, null::boolean as is_unique, r.is_table as applies,
-      a.attname::text as found, a.atttypid = 'uuid'::regtype and a.attgenerated = '' as is_right,
+      -- Warden writes org_id only where it fills it.
+      a.attname::text as found,
+      a.atttypid = 'uuid'::regtype and (a.attgenerated = '' or r.is_read_only and a.attgenerated = 's') as is_right,
       pg_catalog.format('is %s, and must be a plain uuid', pg_catalog.format_type(a.atttypid, a.atttypmod)) as wrong
     from registered r
     left join pg_catalog.pg_attribute a on a.attrelid = r.rel and a.attname = 'org_id' and not a.attisdropped

@@ -121,11 +121,17 @@ begin
 end
 $$;
 
+-- Whether rows whose organisation nothing says belong to the default one.
+create or replace function warden.fills_with_default(r warden.tenant_tables) returns boolean
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select r.uses_default_organization or r.fills_rest_with_default or r.origin = 'platform'
+$$;
+
 -- The foreign keys of a table that lead to tables of organisations, except the one to its parent, as expressions about
 -- the row `alias`: whether the row references another one, and the organisation of that one. A row belongs there if
--- neither a parent nor a user says where it belongs. A table may reference itself. Without a parent or user column in
--- the registry, only keys of several columns count, which cannot be named as a parent: an operator decided that other
--- rows belong to the default organisation. No key counts if the operator chose organization=default.
+-- neither a parent nor a user says where it belongs. A table may reference itself. No key counts if the operator chose
+-- the default organisation for all rows of a table. Of the platform's tables without a parent or user column, only keys
+-- of several columns count, which cannot be named as a parent.
 create or replace function warden.other_references(relation regclass, alias text)
 returns table (target regclass, columns text, is_set text, organization text)
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
@@ -146,8 +152,9 @@ begin
       join pg_catalog.pg_class p on p.oid = c.confrelid
       join pg_catalog.pg_namespace n on n.oid = p.relnamespace
       join warden.tenant_tables t on t.schema_name = n.nspname and t.table_name = p.relname and t.scope in ('org', 'root')
-      where c.conrelid = relation and c.contype = 'f' and not r.uses_default_organization
-        and (r.parent_column is not null or r.user_column is not null or pg_catalog.cardinality(c.conkey) > 1)) k
+      where c.conrelid = relation and c.contype = 'f'
+        and (r.parent_column is not null or r.user_column is not null
+          or not r.uses_default_organization and (r.origin <> 'platform' or pg_catalog.cardinality(c.conkey) > 1))) k
     cross join lateral unnest(k.conkey, k.confkey) with ordinality u (col, key, n)
     join pg_catalog.pg_attribute a on a.attrelid = k.conrelid and a.attnum = u.col
     join pg_catalog.pg_attribute f on f.attrelid = k.target and f.attnum = u.key
@@ -159,10 +166,10 @@ $$;
 
 -- Text of the function of a table's fill triggers. They keep one rule while the table is adopted: the organisation of a
 -- row is the parent's, else that of the user's membership, else that of another referenced row, else the default
--- organisation.
--- If the parent, or another referenced row, has no organisation yet, org_id stays null until the backfill. The same
--- holds if row-level security hides that row, or the trigger may not read it: only the backfill can know its
--- organisation.
+-- organisation, if the operator chose it for the table.
+-- If nothing says where a row belongs, or the parent or another referenced row has no organisation yet, org_id stays
+-- null until the backfill, or until an operator decides. The same holds if row-level security hides that row, or the
+-- trigger may not read it: only the backfill can know its organisation.
 create or replace function warden.fill_function_text(relation regclass) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp as $fn$
 declare
@@ -236,12 +243,20 @@ begin
     return new;
   end if;$body$, is_referencing);
   end if;
-  body := body || pg_catalog.format($body$
+  if warden.fills_with_default(r) then
+    return body || pg_catalog.format($body$
   new.org_id := coalesce(new.org_id, %L::uuid);
   return new;
 end
 $body$, warden.default_organization());
-  return body;
+  end if;
+  return body || $body$
+  if new.org_id is null and is_exempt then
+    new.org_id := given;
+  end if;
+  return new;
+end
+$body$;
 end
 $fn$;
 

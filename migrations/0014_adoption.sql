@@ -102,7 +102,8 @@ $$;
 --                  organizations, parent_column names the organisation itself.
 --   is_immutable   whether org_id can never change
 --   uses_default_organization
---                  whether rows without org_id belong to the default organisation, whatever their foreign keys say
+--                  whether rows belong to the default organisation if neither parent nor user says where they belong;
+--                  without both, all rows without org_id belong there, whatever their foreign keys say
 -- Call it again to change an argument.
 -- The former version had one argument less. Only operators and `warden migrate` call it.
 -- squawk-ignore ban-drop-function
@@ -135,10 +136,6 @@ begin
   if (parent is null) <> (parent_column is null) then
     raise exception 'warden.adopt_table: parent and parent_column must be given together' using errcode = '22023';
   end if;
-  if uses_default_organization and coalesce(parent_column, user_column) is not null then
-    raise exception 'warden.adopt_table: uses_default_organization excludes a parent and a user_column'
-      using errcode = '22023', hint = 'It is said of all rows without org_id.';
-  end if;
   for missing in
     select pg_catalog.format('%s has no column "%s" (given as %s)', x.rel, x.col, x.use)
     from (values (relation, user_column, 'user_column'), (relation, parent_column, 'parent_column'),
@@ -153,6 +150,9 @@ begin
       raise exception 'warden.adopt_table: rows of the parent % do not belong to organisations', parent
         using errcode = '22023';
     end if;
+  end if;
+  if uses_default_organization then
+    perform warden.create_default_organization();
   end if;
   insert into warden.tenant_tables
     (schema_name, table_name, user_column, parent_schema, parent_table, parent_column, parent_key, is_immutable,

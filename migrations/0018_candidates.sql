@@ -91,6 +91,10 @@ revoke execute on function warden.forget_absent_tables() from public;
 --              'reference': a foreign key of several columns to another table, of which it names the first. The
 --              referenced row gives the organisation, but without a parent's key.
 --              'platform': no column, but the name of a table of the platform. It gives nothing either.
+--              'tenants': a table of organisations of another name, by its key, with its members in `target`. Once its
+--              rows were copied to organizations, the key names the organisation.
+--              'name': no column, but the table's name. 'copy': a trigger of `target` copies rows to the table. Neither
+--              gives anything.
 --   rank       the best has the lowest
 create or replace function warden.candidate_columns() returns table (
   relation regclass, column_name name, kind text, target regclass, target_key name, rank int
@@ -99,17 +103,27 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   with tables as (
     select c.oid from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
     where c.relkind in ('r', 'p') and not c.relispartition and c.relpersistence <> 't'
-      and n.nspname !~ '^pg_' and n.nspname not in (
-        'information_schema', 'warden',
-        -- Schemas that Supabase owns and protects.
-        'auth', 'storage', 'realtime', '_realtime', 'vault', 'pgsodium', 'extensions', 'graphql', 'graphql_public',
-        'supabase_functions', 'supabase_migrations', '_analytics', 'net', 'cron', 'pgbouncer')
+      and n.nspname !~ '^(pg|supabase)_' and n.nspname not in ('information_schema', 'warden')
+      -- Schemas that Supabase owns and protects. An application may have schemas of these names.
+      and not (n.nspname in ('auth', 'storage', 'realtime', '_realtime', 'vault', 'pgsodium', 'extensions', 'graphql',
+                             'graphql_public', '_analytics', 'net', 'cron', 'pgbouncer')
+        and pg_catalog.pg_get_userbyid(n.nspowner) ~ '^(supabase_|pgbouncer$)')
+      -- The users themselves, unless requests may read them.
+      and ((n.nspname, c.relname) <> ('auth', 'users') or exists (
+        select from pg_catalog.pg_roles q
+        where q.rolname in ('anon', 'authenticated') and pg_catalog.has_schema_privilege(q.oid, n.oid, 'usage')
+          and pg_catalog.has_any_column_privilege(q.oid, c.oid, 'select')))
       and not exists (select from pg_catalog.pg_inherits i where i.inhrelid = c.oid)
       and not exists (select from pg_catalog.pg_depend d
                       where d.classid = 'pg_catalog.pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')
   ), columns as (
-    select a.attrelid, a.attname, a.attnum, a.attnotnull, a.atttypid, warden.convention(a.attname) as convention
+    select a.attrelid, a.attname, a.attnum, a.attnotnull, a.atttypid,
+      -- "userid" is user_id as well.
+      case when c.convention ~ '^(user|owner|creator|author|profile|member|org|organization|organisation|tenant|account|'
+                               'workspace|team|company)id$'
+           then pg_catalog.left(c.convention, -2) || '_id' else c.convention end as convention
     from pg_catalog.pg_attribute a join tables t on t.oid = a.attrelid
+    cross join lateral (select warden.convention(a.attname) as convention) c
     where a.attnum > 0 and not a.attisdropped
   ), keys as (
     select c.*, f.confrelid, f.confdeltype, k.attname as key, n.nspname as target_schema, p.relname as target_name
@@ -124,11 +138,60 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
       and k.attnum = f.confkey[pg_catalog.cardinality(f.conkey)]
     join pg_catalog.pg_class p on p.oid = f.confrelid
     join pg_catalog.pg_namespace n on n.oid = p.relnamespace
+  ), member_tables as (
+    -- Tables that connect users with another table, and say so by their names: account_users, team_members.
+    select k.confrelid as tenants, k.key, k.attrelid as members
+    from keys k
+    join pg_catalog.pg_class m on m.oid = k.attrelid
+    cross join lateral (select warden.convention(m.relname) as members,
+                          pg_catalog.regexp_replace(warden.convention(k.target_name), '(ies|es|s|y)$', '') as stem) x
+    where k.confrelid <> coalesce(pg_catalog.to_regclass('public.organizations'), 0) and k.target_name <> 'users'
+      and k.confrelid in (select t.oid from tables t)
+      and (x.members ~ ('^(\w+_)?' || x.stem || '(y|ies|es|s|e)?_?(members?|memberships?|users?|people|staff)$')
+        or x.members in ('members', 'memberships'))
+      and exists (
+        select from columns u
+        where u.attrelid = k.attrelid and u.attname <> k.attname
+          and (u.convention in ('user_id', 'profile_id', 'member_id', 'user', 'uid')
+            or exists (select from keys uk where uk.attrelid = u.attrelid and uk.attname = u.attname
+                         and uk.target_name in ('users', 'user', 'profiles', 'auth_user'))))
+  ), tenants as (
+    -- Those that belong to no other table of organisations.
+    select t.* from member_tables t
+    where not exists (
+      select from keys k where k.attrelid = t.tenants and (
+        k.confrelid = pg_catalog.to_regclass('public.organizations')
+        or k.confrelid in (select o.tenants from member_tables o)))
+  ), copies as (
+    -- Tables to which a trigger writes values of the changed row.
+    select distinct x.target, g.tgrelid
+    from pg_catalog.pg_trigger g
+    join tables t on t.oid = g.tgrelid
+    join pg_catalog.pg_class c on c.oid = g.tgrelid
+    join pg_catalog.pg_proc p on p.oid = g.tgfoid and p.prosrc ~* '\m(new|old)\M'
+    cross join lateral pg_catalog.regexp_matches(
+      p.prosrc, 'insert\s+into\s+((?:(?:[a-z_]\w*|"[^"]+")\.)?(?:[a-z_]\w*|"[^"]+"))', 'gi') m (name)
+    cross join lateral (
+      select coalesce(pg_catalog.to_regclass(m.name[1]),
+        pg_catalog.to_regclass(pg_catalog.format('%I.%s', n.nspname, m.name[1]))) as target
+      from pg_catalog.pg_namespace n where n.oid = c.relnamespace) x
+    where not g.tgisinternal and g.tgname !~ '^[~!]?warden_' and x.target <> g.tgrelid
   )
   -- A row without org_id gets nothing from org_id itself: every parent is better.
   select k.attrelid, k.attname, 'organisation', k.confrelid, k.key,
     case when k.attname = 'org_id' then 19 when k.attnotnull then 1 else 2 end
   from keys k where k.confrelid = pg_catalog.to_regclass('public.organizations') and k.key = 'id'
+  union all
+  select t.tenants, t.key, case when c.atttypid = 'uuid'::regtype then 'tenants' else 'hint' end, t.members, null,
+    case when c.atttypid = 'uuid'::regtype then 0 else 49 end
+  from tenants t join columns c on c.attrelid = t.tenants and c.attname = t.key
+  union all
+  select c.target, null, 'copy', c.tgrelid, null, 80 from copies c where c.target in (select t.oid from tables t)
+  union all
+  select t.oid, null, 'name', null, null, 85
+  from tables t join pg_catalog.pg_class c on c.oid = t.oid
+  where warden.convention(c.relname) ~ '^((app|auth|account|accounts|core)_)?(users?|profiles?|tenants?|workspaces?|organi[sz]ations?|accounts?|teams?|compan(y|ies))$'
+    and c.oid <> coalesce(pg_catalog.to_regclass('public.organizations'), 0)
   union all
   -- A required parent, whose rows are deleted with it, is the likeliest owner of a row.
   select k.attrelid, k.attname, 'parent', k.confrelid, k.key,
@@ -136,6 +199,8 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   from keys k
   where k.confrelid <> coalesce(pg_catalog.to_regclass('public.organizations'), 0)
     and (k.target_schema, k.target_name) <> ('auth', 'users')
+    -- It names the organisation itself.
+    and not (k.attname = 'org_id' and k.confrelid in (select m.tenants from member_tables m))
   union all
   select k.attrelid, k.attname, 'user', k.confrelid, k.key, 20 + case when k.attnotnull then 0 else 1 end
   from keys k where (k.target_schema, k.target_name) = ('auth', 'users')
@@ -158,7 +223,12 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   from columns c
   where c.atttypid in ('uuid'::regtype, 'int4'::regtype, 'int8'::regtype)
     and c.convention in ('org', 'organization', 'organisation', 'tenant', 'workspace', 'team', 'company', 'org_uuid', 'tenant_uuid',
-                         'agency_id', 'business_id', 'merchant_id', 'client_id')
+                         'agency_id', 'business_id', 'merchant_id', 'client_id', 'customer_id', 'realm_id', 'shop_id', 'store_id',
+                         'clinic_id', 'practice_id', 'hospital_id', 'school_id', 'hotel_id', 'restaurant_id', 'firm_id',
+                         'vendor_id', 'seller_id', 'partner_id', 'brand_id', 'site_id', 'space_id', 'community_id',
+                         'household_id', 'family_id', 'subscriber_id', 'project_id', 'group_id')
+       or c.atttypid in ('uuid[]'::regtype, 'text[]'::regtype, 'int4[]'::regtype, 'int8[]'::regtype)
+    and c.convention ~ '^(user|owner|member|author|participant|assignee|org|organi[sz]ation|tenant|team|account|workspace)_ids$'
   union all
   select c.attrelid, c.attname, 'hint', null, null, 50 + u.n::int
   from columns c
@@ -214,9 +284,9 @@ begin
       select l.* from pg_catalog.jsonb_to_recordset(links) l
         (relation bigint, "column" name, kind text, target bigint, key name, rank int)
     ), found (relation) as (
-      select s.relation from signs s where s.kind not in ('parent', 'reference') or s.target = any (owned::bigint[])
+      select s.relation from signs s where s.kind not in ('parent', 'reference', 'copy') or s.target = any (owned::bigint[])
       union
-      select s.relation from signs s join found f on f.relation = s.target where s.kind in ('parent', 'reference')
+      select s.relation from signs s join found f on f.relation = s.target where s.kind in ('parent', 'reference', 'copy')
     )
     select f.relation::oid from found f order by f.relation);
   while pg_catalog.cardinality(waiting) > 0 loop
@@ -228,16 +298,22 @@ begin
       where l.relation = any (waiting::bigint[])
     )
     select w.oid as relation, p."column" as parent_column, p.target as parent, p.key as parent_key,
-      u."column" as user_column, h."column" as hint, u.target is not null as is_users_key, r.target as reference,
-      exists (select from signs s where s.relation = w.oid and s.kind = 'platform') as is_platforms into chosen
+      u."column" as user_column, h."column" as hint, h.target as hint_members, u.target is not null as is_users_key, r.target as reference,
+      exists (select from signs s where s.relation = w.oid and s.kind = 'platform') as is_platforms,
+      exists (select from signs s where s.relation = w.oid and s.kind = 'name') as is_named, t.target as members,
+      k.target as copied into chosen
     from unnest(waiting) w (oid)
     left join lateral (
       select s.* from signs s
-      where s.relation = w.oid and (s.kind = 'organisation' or s.kind = 'parent' and s.target = any (owned::bigint[]))
+      where s.relation = w.oid and (s.kind in ('organisation', 'tenants') or s.kind = 'parent' and s.target = any (owned::bigint[]))
       order by s.rank, s."column" limit 1) p on true
+    left join lateral (select s.target from signs s where s.relation = w.oid and s.rank = p.rank and s.kind = 'tenants'
+                       order by s.target limit 1) t on true
+    left join lateral (select s.target from signs s where s.relation = w.oid and s.kind = 'copy'
+                       order by s.target limit 1) k on true
     left join lateral (
       select s.* from signs s
-      where s.relation = w.oid and s.kind = 'user' order by s.rank, s."column" limit 1) u on true
+      where s.relation = w.oid and s.kind = 'user' and t.target is null order by s.rank, s."column" limit 1) u on true
     left join lateral (
       select s.* from signs s
       where s.relation = w.oid and s.kind = 'hint' order by s.rank, s."column" limit 1) h on true
@@ -247,23 +323,30 @@ begin
     left join lateral (
       select count(*) as n, count(*) filter (where s.rank < p.rank) as better from signs s
       where s.relation = w.oid and s.kind in ('parent', 'reference') and s.target = any (waiting::bigint[])) open on true
-    order by coalesce(p.kind = 'organisation', false) desc, p.target is not null and open.better = 0 desc,
+    order by coalesce(p.kind in ('organisation', 'tenants'), false) desc, p.target is not null and open.better = 0 desc,
       open.n = 0 desc, u."column" is not null desc, p.target is not null desc, w.oid
     limit 1;
     relation := chosen.relation;
-    parent := chosen.parent;
+    parent := case when chosen.members is null then chosen.parent else pg_catalog.to_regclass('public.organizations') end;
     parent_column := chosen.parent_column;
-    parent_key := chosen.parent_key;
+    parent_key := case when chosen.members is null then chosen.parent_key when parent is not null then 'id' end;
     user_column := chosen.user_column;
     reference := case when chosen.parent is null and chosen.user_column is null then chosen.reference end;
     reason := pg_catalog.concat_ws(', ',
-      case when parent is not null then
-        pg_catalog.format('%I references %s', parent_column, parent) end,
+      case when chosen.members is not null then pg_catalog.format(
+        'organisations of another name, with their members in %s: copy them first (docs/tenancy.md)', chosen.members::regclass)
+      when parent is not null then pg_catalog.format('%I references %s', parent_column, parent) end,
       case when user_column is not null then pg_catalog.format(
         case when chosen.is_users_key then '%I references auth.users' else 'user column %I' end, user_column) end,
       case when reference is not null then pg_catalog.format('a key of several columns references %s', reference) end,
       case when chosen.hint is not null and parent is null and user_column is null and reference is null then
-        pg_catalog.format('column %I', chosen.hint) end,
+        case when chosen.hint_members is null then pg_catalog.format('column %I', chosen.hint)
+        else pg_catalog.format('organisations of another name, whose ids are no uuids, with their members in %s '
+                               '(docs/tenancy.md)', chosen.hint_members::regclass) end end,
+      case when chosen.copied is not null and parent is null and user_column is null and reference is null then
+        pg_catalog.format('a trigger of %s copies rows to it', chosen.copied::regclass) end,
+      case when chosen.is_named and chosen.hint is null and parent is null and user_column is null and reference is null then
+        'its name' end,
       case when chosen.is_platforms then 'it has the name of a table of the platform' end);
     return next;
     owned := owned || chosen.relation;

@@ -20,7 +20,12 @@ pub(super) fn list(candidates: &[Candidate]) -> String {
     );
     text.push_str(&numbered(candidates));
     let names: Vec<&str> = candidates.iter().map(|candidate| candidate.name.as_str()).collect();
-    let _ = writeln!(text, "To adopt them, or some of them: warden migrate --tables '{}'", names.join(","));
+    let _ = writeln!(
+        text,
+        "To adopt them, or some of them: warden migrate --tables '{}'\n\
+         If the application has a single organisation, add --default-organization.",
+        names.join(",")
+    );
     text
 }
 

@@ -19,7 +19,7 @@ use crate::tenancy::executor::{
 };
 use crate::tenancy::preflight::{self, Choices};
 use crate::tenancy::preview::preview;
-use crate::{postgres, shutdown};
+use crate::{postgres, shutdown, tenancy};
 
 /// Exit code of a run that was stopped, as of a process that ends by SIGINT.
 const STOPPED: u8 = 130;
@@ -41,6 +41,10 @@ pub(super) struct MigrateArgs {
     /// the list, a terminal asks; otherwise no table is adopted, and candidates are printed
     #[arg(long, value_name = "LIST|@FILE")]
     tables: Option<String>,
+    /// Rows of the listed tables (without a list: of all adopted ones) of which nothing says to which
+    /// organisation they belong belong to the default one, as in an application of a single organisation
+    #[arg(long)]
+    default_organization: bool,
     /// Add the tables of the voice-call platform (calls, recordings, ...): create them if the database has no
     /// other tables, otherwise adopt those that exist. The choice is permanent: later runs need no flag,
     /// except for tables that are created later under these names
@@ -107,6 +111,7 @@ impl MigrateArgs {
                 tables,
                 has_platform: self.platform,
                 uses_organizations: self.platform,
+                uses_default: self.default_organization,
                 keep: self.keep.clone(),
                 replace: self.replace.clone(),
                 accept: self.accept.clone(),
@@ -186,13 +191,23 @@ async fn migrate(args: MigrateArgs) -> anyhow::Result<ExitCode> {
         if options.choices.tables.is_empty() {
             return Ok(exit_code(outcome.issues.is_empty()));
         }
-        outcome = adopt(&args, &database, options).await?;
+        outcome = adopt(&args, &database, options.clone()).await?;
         report(&outcome, goal);
     } else {
         report(&outcome, goal);
         if args.shows_candidates() {
             print!("{}", candidates::list(&outcome.candidates));
         }
+    }
+    if let [issue] = outcome.issues.as_slice()
+        && tenancy::is_default_question(issue)
+        && !args.yes
+        && std::io::stdin().is_terminal()
+    {
+        confirm("Do all these rows belong to one organisation, the default one?").await?;
+        options.choices.uses_default = true;
+        outcome = adopt(&args, &database, options).await?;
+        report(&outcome, goal);
     }
     if outcome.is_stopped {
         return Ok(ExitCode::from(STOPPED));

@@ -5,6 +5,7 @@
 //! - [`executor`] creates them online; [`preview`] describes the same steps without changing anything.
 //! - [`preflight`] checks what exists before anything is changed, and registers the tables that the operator
 //!   lists.
+//! - `undecided` finds rows of which nothing says to which organisation they belong.
 //! - [`access`] describes who may do what before and after enforcement, and lists the questions that block
 //!   it.
 //! - [`audit`] checks a database against every tenancy rule.
@@ -22,5 +23,7 @@ pub mod preflight;
 pub mod preview;
 pub mod registry;
 mod sql;
+mod undecided;
 
 pub use issue::AdoptionIssue;
+pub use undecided::is_question as is_default_question;

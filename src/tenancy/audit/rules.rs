@@ -208,7 +208,7 @@ pub const RULES: &[Rule] = &[
     )),
     acceptable(finding(
         "queue-table",
-        "requests may not use the tables of queues and schedulers, such as `pgmq`",
+        "requests may not use the tables of queues, schedulers, sessions and tokens of libraries, such as `pgmq`",
     )),
     acceptable(notice(
         "publication",

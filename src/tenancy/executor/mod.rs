@@ -128,7 +128,7 @@ pub async fn run(
     let migrated = connection.migrate().await?;
     let mut notes: Vec<String> = migrated.renewed.iter().map(|table| renewal_note(table)).collect();
     notes.append(&mut preflight::record(&mut connection.work, &choices).await?);
-    let mut registration = preflight::register(&mut connection.work, &choices).await?;
+    let mut registration = preflight::register_decided(&mut connection.work, &choices).await?;
     notes.append(&mut registration.notes);
     notes.append(&mut preflight::lost_watches(&mut connection.work).await?);
     let mut run = AdoptionRun {

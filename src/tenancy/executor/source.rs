@@ -7,11 +7,7 @@ use sqlx::postgres::PgConnection;
 use crate::tenancy::AdoptionIssue;
 use crate::tenancy::registry::Table;
 use crate::tenancy::sql::quoted;
-
-/// Pattern of a uuid in a text column.
-const UUID: &str = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$";
-/// Rows without a known organisation are counted up to this number.
-const COUNTED_ROWS_MAX: i64 = 1_000;
+use crate::tenancy::undecided::{self, COUNTED_ROWS_MAX, SEARCHED_ROWS_MAX, Undecided, count_of, user_of};
 
 /// The rows of a batch.
 #[derive(Debug)]
@@ -48,15 +44,14 @@ impl Reference {
     }
 }
 
-/// Rows that a plan counts at most to find those that neither a parent nor a user decides.
-const SEARCHED_ROWS_MAX: i64 = 100_000;
-
 /// From where rows get their organisation if neither a parent nor a user says it, for a plan.
 #[derive(Debug, Default)]
 pub(in crate::tenancy) struct OtherSources {
     /// The sources, in their order.
     pub(in crate::tenancy) names: Vec<String>,
-    /// Rows of the table `t` for which they decide.
+    /// Rows of which nothing may say to which organisation they belong.
+    pub(in crate::tenancy) undecided: Option<Undecided>,
+    /// Rows of the table `t` for which these sources decide.
     condition: String,
 }
 
@@ -72,7 +67,8 @@ impl OtherSources {
             Some(parent) => format!("t.{} is null and ", quoted(&parent.column)),
             None => String::new(),
         };
-        Ok(Self { names, condition: format!("{without_parent}{}", is_any_set(&references)) })
+        let undecided = Undecided::of(table, &is_any_set(&references));
+        Ok(Self { names, undecided, condition: format!("{without_parent}{}", is_any_set(&references)) })
     }
 
     /// A remark about rows for which these sources decide, and which block the enforce phase if none does. It
@@ -85,37 +81,22 @@ impl OtherSources {
         if self.names.is_empty() {
             return Ok(None);
         }
-        let has_members: bool =
-            sqlx::query_scalar("select to_regclass('public.organization_members') is not null")
-                .fetch_one(&mut *connection)
-                .await?;
-        let not_of_member = if has_members {
-            format!(
-                "not coalesce({} in (select m.user_id from public.organization_members m), false)",
-                user_of(table)
-            )
-        } else {
-            "true".to_owned()
-        };
+        let no_member = undecided::no_member(&mut *connection, table).await?;
         let unfilled = if table.has_org_id { "t.org_id is null and " } else { "" };
         let sql = format!(
             "select count(*) from (
                select from (select * from {} limit {SEARCHED_ROWS_MAX}) t
-               where {unfilled}{} and {not_of_member} limit {COUNTED_ROWS_MAX}) c",
+               where {unfilled}{} and {no_member} limit {COUNTED_ROWS_MAX}) c",
             table.sql(),
             self.condition
         );
         let rows: i64 = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(connection).await?;
-        let count = match rows {
-            0 => return Ok(None),
-            1 => "1 row has".to_owned(),
-            COUNTED_ROWS_MAX.. => format!("{COUNTED_ROWS_MAX} rows or more have"),
-            n => format!("{n} rows have"),
-        };
-        Ok(Some(format!(
-            "{count} neither a parent nor a member as user, and reference other rows: they get the organisation of \
-             those. If these lead to none, such as rows that reference each other, org_id stays null and blocks --enforce"
-        )))
+        Ok(count_of(rows).map(|count| {
+            format!(
+                "{count} neither a parent nor a member as user, and reference other rows: they get the organisation of \
+                 those. If these lead to none, such as rows that reference each other, org_id stays null and blocks --enforce"
+            )
+        }))
     }
 }
 
@@ -131,60 +112,72 @@ fn referenced_org(references: &[Reference]) -> String {
     if all.is_empty() { "null::uuid".to_owned() } else { format!("coalesce({})", all.join(", ")) }
 }
 
-/// The user of the row `t`. Like the trigger, it accepts uuids in a column of another type.
-fn user_of(table: &Table) -> String {
-    table.user_column.as_deref().map_or("null::uuid".to_owned(), |c| {
-        let column = format!("t.{}::text", quoted(c));
-        format!("case when {column} ~ '{UUID}' then {column}::uuid end")
+/// The organisation of a row, null if nothing says it. `p` is the row's parent; `user` is an expression.
+fn organization(table: &Table, references: &[Reference], user: &str) -> String {
+    let default = if table.fills_with_default { "warden.default_organization()" } else { "null::uuid" };
+    let fallback = if references.is_empty() {
+        default.to_owned()
+    } else {
+        format!("{}, case when not {} then {default} end", referenced_org(references), is_any_set(references))
+    };
+    // Most users may have no membership, so the function that reads memberships is called for members only.
+    let without_parent = format!(
+        "coalesce(case when {user} in (select m.user_id from public.organization_members m)
+                       then warden.default_org_for({user}) end, {fallback})"
+    );
+    match &table.parent {
+        Some(parent) => format!(
+            "case when p.{} is null then {without_parent} else p.{} end",
+            quoted(&parent.key),
+            parent.org_column()
+        ),
+        None => without_parent,
+    }
+}
+
+/// The join of a row with its parent `p`, which `column` references.
+fn parent_join(table: &Table, column: &str) -> String {
+    table.parent.as_ref().map_or(String::new(), |parent| {
+        format!("left join {} p on p.{} = {column}", parent.sql(), quoted(&parent.key))
     })
 }
 
-/// Rows of which only foreign keys could say to which organisation they belong, and do not.
-fn unknown_condition(table: &Table, references: &[Reference]) -> String {
-    let without_parent = match &table.parent {
-        Some(parent) => format!("t.{} is null and ", quoted(&parent.column)),
-        None => String::new(),
-    };
-    format!(
-        "{without_parent}not coalesce({} in (select m.user_id from public.organization_members m), false) and {} and {} \
-         is null",
-        user_of(table),
-        is_any_set(references),
-        referenced_org(references)
-    )
+/// The parent column of the row `t`.
+fn parent_of(table: &Table) -> String {
+    table.parent.as_ref().map_or("null::uuid".to_owned(), |parent| format!("t.{}", quoted(&parent.column)))
 }
 
-/// An issue if the organisation of rows is unknown: it must not be the default one, because they reference
-/// rows that will have an organisation, or that an operator must give one.
+/// An issue if nothing says to which organisation rows belong. An operator must: they go to the default one
+/// only if the operator chose it.
 pub(super) async fn unknown(
     connection: &mut PgConnection,
     table: &Table,
     references: &[Reference],
 ) -> Result<Option<AdoptionIssue>, sqlx::Error> {
-    if references.is_empty() {
-        return Ok(None);
-    }
-    let condition = format!("t.org_id is null and {}", unknown_condition(table, references));
     let sql = format!(
-        "select count(*) from (select from {} t where {condition} limit {COUNTED_ROWS_MAX} for key share skip locked) c",
-        table.sql()
+        "select count(*) from (select from {} t {} where t.org_id is null and {} is null limit {COUNTED_ROWS_MAX}
+                               for key share of t skip locked) c",
+        table.sql(),
+        parent_join(table, &parent_of(table)),
+        organization(table, references, &user_of(table))
     );
     let rows: i64 = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(connection).await?;
-    if rows == 0 {
-        return Ok(None);
-    }
+    let Some(count) = count_of(rows) else { return Ok(None) };
     let keys: Vec<String> = references.iter().map(|r| format!("{} by {}", r.target, r.columns)).collect();
-    let rows = match rows {
-        1 => "1 row has".to_owned(),
-        COUNTED_ROWS_MAX.. => format!("{COUNTED_ROWS_MAX} rows or more have"),
-        n => format!("{n} rows have"),
+    let (why, first) = if keys.is_empty() {
+        (format!(": {}", undecided::why(table)), undecided::CHOICES)
+    } else {
+        (
+            format!(", and reference rows without one: {}", keys.join(", ")),
+            "Give the referenced rows an organisation, then run the command again.",
+        )
     };
     Ok(Some(AdoptionIssue::new(
         table.title(),
-        format!("{rows} no known organisation, and reference rows without one: {}", keys.join(", ")),
+        format!("{count} no known organisation{why}"),
         format!(
-            "Give the referenced rows an organisation, then run the command again. Or give these rows one, as a \
-             superuser or a role with BYPASSRLS: update {} t set org_id = '<organisation>' where {condition};",
+            "{first}\nOr give these rows one, as a superuser or a role with BYPASSRLS: update {} t set org_id = \
+             '<organisation>' where t.org_id is null;",
             table.sql()
         ),
     )))
@@ -193,53 +186,34 @@ pub(super) async fn unknown(
 /// The statement that fills the rows of a batch, and returns how many rows went to which organisation.
 ///
 /// It follows the fill trigger's rule: the parent's organisation, else that of the user's membership, else
-/// that of another referenced row, else the default organisation. A row stays as it is if the row from which
-/// it gets its organisation has none yet. Most users may have no membership, so the function that reads
-/// memberships is called for members only.
+/// that of another referenced row, else the default organisation if the operator chose it. A row stays as it
+/// is if nothing says where it belongs, or if the row from which it gets its organisation has none yet.
 pub(super) fn fill_statement(table: &Table, references: &[Reference], range: &BatchRange) -> String {
     let name = table.sql();
     let user = user_of(table);
-    let fallback = if references.is_empty() {
-        "warden.default_organization()".to_owned()
-    } else {
-        format!(
-            "{}, case when not {} then warden.default_organization() end",
-            referenced_org(references),
-            is_any_set(references)
-        )
-    };
-    let without_parent = format!(
-        "coalesce(case when k.user_id in (select m.user_id from public.organization_members m)
-                       then warden.default_org_for(k.user_id) end, {fallback})"
-    );
-    let (parent_column, parent_join, org) = match &table.parent {
-        Some(parent) => (
-            format!("t.{}", quoted(&parent.column)),
-            format!("left join {} p on p.{} = k.parent", parent.sql(), quoted(&parent.key)),
-            format!(
-                "case when p.{} is null then {without_parent} else p.{} end",
-                quoted(&parent.key),
-                parent.org_column()
-            ),
-        ),
-        None => ("null::uuid".to_owned(), String::new(), without_parent),
-    };
-    let (row_join, window) = if references.is_empty() {
+    let parent_column = parent_of(table);
+    let org = organization(table, references, "k.user_id");
+    let row_join =
+        if references.is_empty() { String::new() } else { format!("join only {name} t on t.ctid = k.tid") };
+    // Rows that cannot be filled yet must not take the places of others.
+    let (window_join, window) = if references.is_empty() && table.fills_with_default {
         (String::new(), String::new())
     } else {
-        // Rows that cannot be filled yet must not take the places of others.
-        let unknown = unknown_condition(table, references);
-        (format!("join only {name} t on t.ctid = k.tid"), format!("and not coalesce({unknown}, false)"))
+        (
+            parent_join(table, &parent_column),
+            format!("and {} is not null", organization(table, references, &user)),
+        )
     };
     let condition = match range {
         BatchRange::Blocks(..) => "t.ctid >= $1::text::tid and t.ctid < $2::text::tid".to_owned(),
         BatchRange::Any(_) => format!(
-            "t.ctid = any (array(select t.ctid from only {name} t where t.org_id is null {window} limit $1))"
+            "t.ctid = any (array(select t.ctid from only {name} t {window_join} where t.org_id is null {window} limit $1))"
         ),
     };
     // If a unique index contains org_id, an update of it conflicts with concurrent inserts of children.
     let is_indexed = table.has_org_index || matches!(range, BatchRange::Any(_));
     let lock = if is_indexed { "update" } else { "no key update" };
+    let parent_join = parent_join(table, "k.parent");
     format!(
         "with picked as materialized (
            select t.ctid as tid, {user} as user_id, {parent_column} as parent

@@ -11,6 +11,8 @@ pub struct Choices {
     pub has_platform: bool,
     /// Whether Warden may use the application's organisations and memberships. The platform includes them.
     pub uses_organizations: bool,
+    /// Whether rows of which nothing says to which organisation they belong belong to the default one.
+    pub uses_default: bool,
     /// Objects that remain the application's.
     pub keep: Vec<String>,
     /// Objects that Warden may replace.
@@ -20,11 +22,17 @@ pub struct Choices {
 }
 
 impl Choices {
+    /// Whether rows may get the default organisation.
+    pub(super) fn needs_default(&self) -> bool {
+        self.has_platform || self.uses_default || self.tables.iter().any(|table| table.is_default)
+    }
+
     /// Whether the operator decided nothing.
     pub(in crate::tenancy) fn is_empty(&self) -> bool {
         [&self.keep, &self.replace, &self.accept].iter().all(|names| names.is_empty())
             && self.tables.is_empty()
             && !self.has_platform
+            && !self.uses_default
     }
 }
 

@@ -7,8 +7,8 @@
 //! - `organizations` reports the application's own organisations and memberships.
 //! - `owners` reports ordinary roles that own organisations or memberships, or other tables.
 //! - `options` reports options of that list that cannot be right.
-//! - `tables` resolves the listed tables, derives from where their rows get their organisation, and registers
-//!   them.
+//! - `tables` resolves the listed tables; `registration` derives from where their rows get their
+//!   organisation, and registers them.
 //! - `decisions` reads and records decisions, so that later runs do not ask again.
 //!
 //! Only `decisions` and the registration change the database, after the checks and the SQL migrations.
@@ -21,6 +21,7 @@ mod names;
 mod options;
 mod organizations;
 mod owners;
+mod registration;
 mod tables;
 
 use sqlx::postgres::PgConnection;
@@ -32,8 +33,8 @@ pub(super) use existing::lost_watches;
 pub use names::{TableChoice, parse_tables};
 pub use organizations::is_question;
 pub(super) use owners::notes as owner_notes;
+pub(super) use registration::{forgets, register, register_decided};
 pub use tables::Candidate;
-pub(super) use tables::{forgets, register};
 
 use self::decisions::Decisions;
 use super::AdoptionIssue;
@@ -71,7 +72,7 @@ pub(super) async fn check(
     issues.append(&mut options::check(&mut *connection, choices).await?);
     let bypasses = organizations::bypasses(&mut *connection).await?;
     issues.append(&mut existing::check(&mut *connection, &decisions, &bypasses).await?);
-    issues.append(&mut organizations::check(&mut *connection, &decisions, &bypasses).await?);
+    issues.append(&mut organizations::check(&mut *connection, &decisions, &bypasses, choices).await?);
     issues.append(&mut owners::check(&mut *connection, choices, &decisions).await?);
     let chosen = tables::chosen(&mut *connection, choices).await?;
     issues.append(&mut existing::whole_rows(&mut *connection, &chosen, &decisions).await?);

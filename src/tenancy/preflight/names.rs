@@ -15,7 +15,8 @@ pub struct TableChoice {
     pub parent_column: Option<String>,
     /// Column of the parent that it references.
     pub parent_key: Option<String>,
-    /// Whether the operator said that all rows belong to the default organisation.
+    /// Whether the operator said that rows belong to the default organisation: all, or those of which the
+    /// other options say nothing.
     pub is_default: bool,
 }
 
@@ -120,11 +121,6 @@ fn parse_item(item: &str) -> Result<Option<TableChoice>, String> {
             "{name}: parent_column= and parent_key= need parent=, the table that they are about"
         ));
     }
-    if choice.is_default && (choice.parent.is_some() || choice.user_column.is_some()) {
-        return Err(format!(
-            "{name}: organization=default is said of all rows, so it excludes the other options"
-        ));
-    }
     Ok(Some(choice))
 }
 
@@ -201,6 +197,7 @@ mod tests {
         assert_eq!(choice.parent_column.as_deref(), Some("taskId"));
         assert_eq!(choice.parent_key.as_deref(), Some("number"));
         assert!(one("settings organization=default").is_explicit());
+        assert!(one("calls user_column=owner organization=default").is_default);
         assert_eq!(one("settings user_column=owner# # his").user_column.as_deref(), Some("owner#"));
         assert!(!one("settings").is_explicit());
     }
@@ -214,11 +211,6 @@ mod tests {
             ("x parent=y parent_column=a parent=z", "x: parent= is given twice"),
             ("x parent_column=a", "x: parent_column= and parent_key= need parent="),
             ("x parent_key=a", "x: parent_column= and parent_key= need parent="),
-            ("x organization=default user_column=a", "x: organization=default is said of all rows"),
-            (
-                "x organization=default parent=y parent_column=a",
-                "x: organization=default is said of all rows",
-            ),
             ("x organization=other", "x: \"organization=other\" is not an option"),
             ("x USER_COLUMN=a", "x: \"USER_COLUMN=a\" is not an option"),
             ("x user_column=\"\"", "\"\"\"\" is not a name"),

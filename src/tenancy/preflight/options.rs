@@ -44,7 +44,7 @@ pub(super) async fn check(
     problems.extend(unadopted_parents(listed, adopted(&mut *connection).await?));
     for (n, table) in listed.iter().enumerate().filter(|(_, table)| table.table.problem.is_none()) {
         let columns = columns(&mut *connection, table).await?;
-        if let Some(problem) = user_problem(&mut *connection, table, columns.get(&USER)).await? {
+        if let Some(problem) = chosen_user_problem(&mut *connection, table, columns.get(&USER)).await? {
             problems.push((n, problem));
         }
         problems.extend(parent_problem(table, &columns).map(|problem| (n, problem)));
@@ -75,6 +75,13 @@ async fn columns(connection: &mut PgConnection, table: &Listed) -> Result<HashMa
     .into_iter()
     .filter_map(|(n, relation, column)| Some(json!({"n": n, "relation": relation?, "name": column?})))
     .collect();
+    read_columns(connection, wanted).await
+}
+
+async fn read_columns(
+    connection: &mut PgConnection,
+    wanted: Vec<serde_json::Value>,
+) -> Result<HashMap<i32, Column>, sqlx::Error> {
     let columns: Vec<Column> = sqlx::query_as(include_str!("sql/columns.sql"))
         .bind(sqlx::types::Json(wanted))
         .fetch_all(connection)
@@ -98,13 +105,36 @@ async fn adopted(connection: &mut PgConnection) -> Result<HashSet<i64>, sqlx::Er
     Ok(oids.into_iter().collect())
 }
 
-/// Why the user column cannot name a user, whose id is a uuid.
-async fn user_problem(
+/// Why a column that no option names cannot name a user.
+pub(super) async fn user_problem(
+    connection: &mut PgConnection,
+    oid: i64,
+    table: &str,
+    name: &str,
+) -> Result<Option<String>, sqlx::Error> {
+    let wanted = vec![json!({"n": USER, "relation": oid, "name": name})];
+    let columns = read_columns(&mut *connection, wanted).await?;
+    let Some(column) = columns.get(&USER) else { return Ok(None) };
+    value_problem(connection, Some(table), name, column).await
+}
+
+/// Why the user column of an option cannot name a user.
+async fn chosen_user_problem(
     connection: &mut PgConnection,
     table: &Listed,
     column: Option<&Column>,
 ) -> Result<Option<String>, sqlx::Error> {
     let (Some(column), Some(name)) = (column, &table.choice.user_column) else { return Ok(None) };
+    value_problem(connection, table.table.full_name.as_deref(), name, column).await
+}
+
+/// Why values of a column cannot be users, whose ids are uuids.
+async fn value_problem(
+    connection: &mut PgConnection,
+    table: Option<&str>,
+    name: &str,
+    column: &Column,
+) -> Result<Option<String>, sqlx::Error> {
     let what = format!("has a user column \"{name}\" of type {}", column.type_name);
     if column.is_uuid {
         return Ok(None);
@@ -112,7 +142,7 @@ async fn user_problem(
     if !column.is_text {
         return Ok(Some(format!("{what}, but users are uuids (organization_members.user_id)")));
     }
-    let (Some(relation), true) = (&table.table.full_name, column.is_readable) else { return Ok(None) };
+    let (Some(relation), true) = (table, column.is_readable) else { return Ok(None) };
     let name = quoted(name);
     let sql = format!(
         "select count(*) > 0 and not coalesce(bool_or(v.value ~ '{UUID}'), false)

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use sqlx::postgres::PgConnection;
 
+use super::choices::Choices;
 use super::decisions::Decisions;
 use crate::tenancy::AdoptionIssue;
 
@@ -61,12 +62,13 @@ pub(super) async fn check(
     connection: &mut PgConnection,
     decisions: &Decisions,
     bypasses: &[Bypass],
+    choices: &Choices,
 ) -> anyhow::Result<Vec<AdoptionIssue>> {
     let existing: Vec<Existing> =
         sqlx::query_as(include_str!("sql/organizations.sql")).fetch_all(&mut *connection).await?;
     let mut issues = Vec::new();
     for table in &existing {
-        issues.extend(table.issue(&mut *connection).await?);
+        issues.extend(table.issue(&mut *connection, choices.needs_default()).await?);
     }
     let foreign: Vec<String> =
         existing.iter().filter(|t| t.is_foreign).map(|t| format!("public.{}", t.table)).collect();
@@ -137,7 +139,12 @@ impl Bypass {
 }
 
 impl Existing {
-    async fn issue(&self, connection: &mut PgConnection) -> anyhow::Result<Option<AdoptionIssue>> {
+    /// Why the table does not fit. Warden needs the default organisation only if the operator chose it.
+    async fn issue(
+        &self,
+        connection: &mut PgConnection,
+        needs_default: bool,
+    ) -> anyhow::Result<Option<AdoptionIssue>> {
         let subject = format!("public.{}", self.table);
         if let Some(misfit) = &self.misfit {
             return Ok(Some(AdoptionIssue::new(subject, misfit.clone(), self.remedy.clone())));
@@ -149,7 +156,9 @@ impl Existing {
                 "alter table public.organizations add unique (id);",
             )));
         }
-        let Some(columns) = self.required_columns.as_deref().filter(|columns| !columns.is_empty()) else {
+        let Some(columns) =
+            self.required_columns.as_deref().filter(|columns| needs_default && !columns.is_empty())
+        else {
             return Ok(None);
         };
         let has_default: bool = sqlx::query_scalar(
@@ -162,7 +171,7 @@ impl Existing {
                 subject,
                 format!("requires {}, so Warden cannot insert the default organisation", columns.join(", ")),
                 format!(
-                    "Insert it, with values of your choice: {}",
+                    "Insert it, with values of your choice (triggers of the table see the new row): {}",
                     self.insertion.as_deref().unwrap_or_default()
                 ),
             )

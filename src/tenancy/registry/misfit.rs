@@ -171,7 +171,8 @@ impl RegistryRow {
             return None;
         }
         let org_type = self.org_type.as_deref()?;
-        let is_generated = self.is_org_generated == Some(true);
+        // Warden writes org_id only where it fills it. PostgreSQL's foreign keys reject virtual columns.
+        let is_generated = self.is_org_generated == Some(true) && !self.is_read_only;
         if org_type == "uuid" && !is_generated {
             return None;
         }

@@ -69,6 +69,8 @@ pub struct Table {
     pub user_column: Option<String>,
     /// The parent from which rows inherit their organisation, if it exists.
     pub parent: Option<Parent>,
+    /// Whether rows of which nothing says to which organisation they belong get the default one.
+    pub fills_with_default: bool,
     /// Whether `org_id` is never filled, because the table itself is about organisations.
     pub is_never_filled: bool,
     /// Whether the operator registered it with `warden.adopt_table()`.
@@ -161,6 +163,14 @@ impl Registry {
         let role: String =
             sqlx::query_scalar("select current_user::text").fetch_one(&mut *connection).await?;
         let other_tenants = OtherTenants::load(&mut *connection).await?;
+        let with_default: HashSet<(String, String)> = sqlx::query_as(
+            "select schema_name::text, table_name::text from warden.tenant_tables
+             where uses_default_organization or fills_rest_with_default or origin = 'platform'",
+        )
+        .fetch_all(&mut *connection)
+        .await?
+        .into_iter()
+        .collect();
         for row in row::load(connection).await? {
             let name = title(&row.schema_name, &row.table_name);
             if row.is_member && !is_adoptable {
@@ -178,9 +188,10 @@ impl Registry {
                 }
             } else {
                 is_adoptable = true;
+                let fills = with_default.contains(&(row.schema_name.clone(), row.table_name.clone()));
                 match adoptable.last_mut().filter(|_| row.is_member) {
-                    Some(whole) => whole.add_member(row.into_table()),
-                    None => adoptable.push(row.into_table()),
+                    Some(whole) => whole.add_member(row.into_table(fills)),
+                    None => adoptable.push(row.into_table(fills)),
                 }
             }
         }

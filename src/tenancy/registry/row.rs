@@ -105,7 +105,7 @@ pub(super) async fn load(connection: &mut PgConnection) -> Result<Vec<RegistryRo
 
 impl RegistryRow {
     /// The table, or member, of a row whose table exists.
-    pub(super) fn into_table(self) -> Table {
+    pub(super) fn into_table(self, fills_with_default: bool) -> Table {
         let parent = match (self.parent_schema, self.parent_table, self.parent_column, self.parent_oid) {
             (Some(schema), Some(name), Some(column), Some(oid)) => {
                 Some(Parent { schema, name, column, key: self.parent_key, oid })
@@ -123,6 +123,7 @@ impl RegistryRow {
             oid: self.oid.unwrap_or(0),
             user_column: self.user_column.filter(|_| self.user_type.is_some()),
             parent,
+            fills_with_default,
             is_never_filled: self.is_read_only,
             is_from_application: self.is_from_application,
             pauses_triggers: self.pauses_triggers,

@@ -184,7 +184,7 @@ async fn a_policy_with_a_name_of_wardens_blocks_until_it_is_renamed() {
     let db = TestDb::create_from("template0").await;
     db.run(format!("{NOTES} create policy warden_granted on notes using (false)")).await;
     migrated(&db, &[]).await;
-    db.run("select warden.adopt_table('notes', 'owner_id')").await;
+    db.run("select warden.adopt_table('notes', 'owner_id', uses_default_organization => true)").await;
     let (code, text) = migrate(&db, &["--enforce", "--yes"]).await;
     assert!(code == Some(1) && text.contains("\"warden_granted\""), "{text}");
     let error = db.error("select warden.protect('notes')").await;
@@ -209,7 +209,7 @@ async fn the_plan_prints_the_access_of_each_role() {
     );
     let db = adopted(
         &policy,
-        "select warden.adopt_table('notes', 'owner_id'); select warden.adopt_table('prices')",
+        "select warden.adopt_table('notes', 'owner_id'); select warden.adopt_table('prices', uses_default_organization => true)",
     )
     .await;
     let login = format!("api_{}", db.name);
@@ -242,7 +242,8 @@ async fn roles_with_rights_on_a_member_alone_are_named() {
         insert into visits values (1, null, '2024-05-05'), (2, null, '2025-05-05'); insert into old_lists values (1);";
     let db = adopted(
         visits,
-        "select warden.adopt_table('visits', 'owner_id'); select warden.adopt_table('lists', 'owner_id')",
+        "select warden.adopt_table('visits', 'owner_id', uses_default_organization => true);
+         select warden.adopt_table('lists', 'owner_id', uses_default_organization => true)",
     )
     .await;
     let [archive, api] = ["archive", "api"].map(|name| format!("{name}_{}", db.name));

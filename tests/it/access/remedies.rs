@@ -84,7 +84,7 @@ fn printed_choices(text: &str) -> Vec<(String, Vec<String>)> {
 async fn every_printed_choice_ends_the_question() {
     let template = TestDb::create_from("template0").await;
     template.run(DEALS).await;
-    migrated(&template, &["--tables", "deals user_column=owner_id"]).await;
+    migrated(&template, &["--tables", "deals user_column=owner_id", "--default-organization"]).await;
     let (code, text) = migrate(&template, &["--enforce", "--yes"]).await;
     assert_eq!(code, Some(1), "{text}");
     let issues = printed_choices(&text);

@@ -72,7 +72,7 @@ async fn a_function_of_the_application_needs_a_decision() {
     let db = small_db(APPLICATION).await;
     stops(
         &db,
-        &["--tables", "notes"],
+        &["--tables", "notes", "--default-organization"],
         &[
             "issue: function public.auth_org_id(): exists, and Warden did not create it",
             "from public.profiles where id",
@@ -93,7 +93,7 @@ async fn kept_functions_stay_and_warden_uses_its_own() {
     let db = small_db(APPLICATION).await;
     let before = functions(&db).await;
     let keep = "public.auth_org_id,public.custom_access_token_hook";
-    plain(db.url(), &["--keep", keep, "--tables", "notes"]).await.must(0).says(&[
+    plain(db.url(), &["--keep", keep, "--tables", "notes", "--default-organization"]).await.must(0).says(&[
         "note: the application keeps public.custom_access_token_hook: configure warden.custom_access_token_hook",
     ]);
     // The decision is remembered.
@@ -147,7 +147,12 @@ async fn replaced_functions_are_recorded_and_the_hook_still_runs() {
 #[tokio::test]
 async fn a_kept_function_can_be_replaced_later() {
     let db = small_db(APPLICATION).await;
-    plain(db.url(), &["--keep", "auth_org_id,custom_access_token_hook", "--tables", "notes"]).await.must(0);
+    plain(
+        db.url(),
+        &["--keep", "auth_org_id,custom_access_token_hook", "--tables", "notes", "--default-organization"],
+    )
+    .await
+    .must(0);
     plain(db.url(), &["--enforce", "--yes"]).await.must(0);
     plain(db.url(), &["--replace", "auth_org_id"]).await.must(0);
     let is_own: bool = sqlx::query_scalar("select warden.callee('auth_org_id') = 'public.auth_org_id'")
@@ -280,7 +285,7 @@ async fn triggers_and_policies_of_wardens_names_are_found() {
         "select string_agg(pg_get_triggerdef(oid), '; ') from pg_trigger where tgname = 'warden_fill_org_id'";
     let before: String =
         sqlx::query_scalar(triggers).fetch_one(&mut connect(&db).await).await.expect("reads");
-    plain(db.url(), &["--tables", "notes,calls"]).await.must(1).says(&[
+    plain(db.url(), &["--tables", "notes,calls", "--default-organization"]).await.must(1).says(&[
         "notes: trigger \"warden_fill_org_id\" has a name of Warden's",
         "alter trigger warden_fill_org_id on public.notes rename to application_warden_fill_org_id;",
         "calls: policy \"warden_org\" has a name of Warden's",

@@ -346,7 +346,7 @@ async fn enforcement_beside_an_open_issue_reports_the_issue() {
     )
     .await;
     let tables = "projects user_column=user_id,notes parent=projects parent_column=project_id";
-    let run = migrate(db.url(), &["--tables", tables, "--enforce", "--yes"])
+    let run = migrate(db.url(), &["--tables", tables, "--default-organization", "--enforce", "--yes"])
         .await
         .must(1)
         .says(&["issue: notes: trigger \"warden_fill_org_id\" has a name of Warden's", "not enforced"]);

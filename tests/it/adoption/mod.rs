@@ -1,6 +1,7 @@
 //! `warden migrate` on a database in use, run as operators run it: as a separate process.
 
 mod altered;
+mod candidates;
 mod disturbed;
 mod existing_objects;
 mod full;
@@ -9,6 +10,7 @@ mod live;
 mod memberships;
 mod misfits;
 mod options;
+mod organizations;
 mod partitions;
 mod plan;
 mod planted;
@@ -19,6 +21,7 @@ mod settings;
 mod tables;
 mod tenants;
 mod terminal;
+mod undecided;
 mod whole_rows;
 
 use std::process::Stdio;

@@ -146,11 +146,16 @@ async fn unusual_options_that_are_right_are_accepted() {
         "months organization=default, parts parent=months parent_column=month_id",
         "notes parent=calls parent_column=call_id, calls user_column=user_id",
     ] {
-        migrate(&db, &["--plan", "--tables", list]).await.must(0);
+        migrate(&db, &["--plan", "--tables", list, "--default-organization"]).await.must(0);
     }
     // A parent that an earlier run adopted. Organisations have no options.
-    migrate(&db, &["--tables", "calls user_column=user_id"]).await.must(0);
-    migrate(&db, &["--plan", "--tables", "notes parent=calls parent_column=call_id"]).await.must(0);
+    migrate(&db, &["--tables", "calls user_column=user_id", "--default-organization"]).await.must(0);
+    migrate(
+        &db,
+        &["--plan", "--tables", "notes parent=calls parent_column=call_id", "--default-organization"],
+    )
+    .await
+    .must(0);
     migrate(&db, &["--plan", "--tables", "organizations user_column=name"])
         .await
         .must(1)

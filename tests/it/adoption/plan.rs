@@ -115,8 +115,8 @@ async fn a_plan_names_the_sources_of_organisations_and_the_owners_of_tables() {
         "note: plan_owner owns public.comments. An owner can turn row-level security off",
         "Roles that can log in as it or act as it: none",
     ];
-    migrate(db.url(), &["--plan", "--tables", tables]).await.must(0).says(&said);
-    migrate(db.url(), &["--tables", tables]).await.must(0);
+    migrate(db.url(), &["--plan", "--tables", tables, "--default-organization"]).await.must(0).says(&said);
+    migrate(db.url(), &["--tables", tables, "--default-organization"]).await.must(0);
     let plan = migrate(db.url(), &["--plan"]).await.must(0);
     assert!(!plan.stdout.contains("reference other rows"), "{}", plan.stdout);
     crate::adoption::audit(db.url()).await.must(1).says(&["notice   table-owner", "plan_owner"]);

@@ -90,7 +90,7 @@ async fn the_owner_of_a_listed_table_may_own_the_organizations() {
          create table notes (id uuid primary key, user_id uuid); reset role"
     ))
     .await;
-    plain(db.url(), &["--tables", "organizations,notes"]).await.must(0);
+    plain(db.url(), &["--tables", "organizations,notes", "--default-organization"]).await.must(0);
     plain(db.url(), &[]).await.must(0);
 }
 
@@ -142,8 +142,8 @@ async fn planted_functions_and_operators_do_not_run_with_the_rights_of_a_migrati
     ))
     .await;
     for args in [
-        &["--plan", "--tables", "notes"][..],
-        &["--tables", "notes"],
+        &["--plan", "--tables", "notes", "--default-organization"][..],
+        &["--tables", "notes", "--default-organization"],
         &["--enforce", "--yes"],
         &["--relax", "--yes"],
         &[],

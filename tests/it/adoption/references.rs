@@ -51,7 +51,7 @@ async fn organizations(db: &TestDb, table: &str) -> Vec<String> {
 #[tokio::test]
 async fn rows_without_parent_and_user_belong_where_the_rows_that_they_reference_belong() {
     let db = application().await;
-    migrate(&db, &["--tables", TABLES]).await.must(0);
+    migrate(&db, &["--tables", TABLES, "--default-organization"]).await.must(0);
     assert_eq!(organizations(&db, "comments").await, ["11 0a", "12 0b", "21 0a", "22 0b", "30 a0"]);
     let folders = ["1 0a", "2 0b", "3 a0", "11 0a", "12 0b", "21 0a", "22 0b"];
     assert_eq!(organizations(&db, "folders").await, folders);
@@ -73,7 +73,7 @@ async fn rows_that_reference_only_rows_without_an_organisation_are_an_issue() {
     let db = application().await;
     db.run("insert into folders values (50, null, null), (51, 50, null); update folders set folder_id = 51 where id = 50")
         .await;
-    let run = migrate(&db, &["--tables", TABLES]).await.must(1);
+    let run = migrate(&db, &["--tables", TABLES, "--default-organization"]).await.must(1);
     let run =
         run.says(&["issue: folders: ", "2 rows have no known organisation, and reference rows without one"]);
     assert_eq!(organizations(&db, "folders").await[7..], ["50 -", "51 -"]);
@@ -104,7 +104,7 @@ const FORMER_RULE: &str = r#"
 #[tokio::test]
 async fn fill_triggers_of_an_earlier_version_are_renewed_once() {
     let db = application().await;
-    migrate(&db, &["--tables", TABLES]).await.must(0);
+    migrate(&db, &["--tables", TABLES, "--default-organization"]).await.must(0);
     db.run(FORMER_RULE).await;
     db.run("insert into comments values (51, 1, null)").await;
     assert_eq!(organizations(&db, "comments").await[5..], ["51 a0"]);
@@ -142,9 +142,16 @@ async fn tables_that_reference_each_other_follow_the_rule_after_one_run() {
          alter table teams add foreign key (leader_id) references agents",
     )
     .await;
-    migrate(&db, &["--tables", &format!("{TABLES},teams user_column=owner_id,agents user_column=owner_id")])
-        .await
-        .must(0);
+    migrate(
+        &db,
+        &[
+            "--tables",
+            &format!("{TABLES},teams user_column=owner_id,agents user_column=owner_id"),
+            "--default-organization",
+        ],
+    )
+    .await
+    .must(0);
     db.run(
         "insert into teams values (1, null, '1a000000-0000-4000-8000-00000000000a');
          insert into agents values (1, 1, null); insert into teams values (2, 1, null)",
@@ -170,7 +177,10 @@ async fn keys_of_several_columns_decide_before_the_default_organisation() {
     let without = "public.lines: inherits its organisation from public.orders, which is not adopted";
     migrate(&db, &["--tables", "lines"]).await.must(1).says(&[without]);
     let source = "public.lines gets the organisation of public.orders by a key of several columns, else the default organisation";
-    migrate(&db, &["--tables", "projects,orders,lines"]).await.must(0).says(&[source]);
+    migrate(&db, &["--tables", "projects,orders,lines", "--default-organization"])
+        .await
+        .must(0)
+        .says(&[source]);
     assert_eq!(organizations(&db, "lines").await, ["1 0a", "2 0b", "3 a0"]);
     db.run("insert into lines values (4, 2, 1), (5, null, null)").await;
     assert_eq!(organizations(&db, "lines").await, ["1 0a", "2 0b", "3 a0", "4 0b", "5 a0"]);

@@ -42,7 +42,7 @@ async fn functions_that_the_application_replaces_are_the_applications() {
     let db =
         small_db("create table notes (id int primary key, user_id uuid); insert into notes values (1, null)")
             .await;
-    plain(db.url(), &["--tables", "notes", "--enforce", "--yes"]).await.must(0);
+    plain(db.url(), &["--tables", "notes", "--default-organization", "--enforce", "--yes"]).await.must(0);
     let mut admin = connect(&db).await;
     assert_eq!(
         callers(&mut admin).await,

@@ -31,7 +31,7 @@ async fn the_core_alone_has_nothing_to_adopt() {
 async fn a_table_with_rows_is_adopted_on_the_core_alone() {
     let db = small_db("create table invoices (id int primary key); insert into invoices values (1)").await;
     plain(db.url(), &[]).await.must(0);
-    db.run("select warden.adopt_table('invoices')").await;
+    db.run("select warden.adopt_table('invoices', uses_default_organization => true)").await;
     plain(db.url(), &["--plan"]).await.must(0).says(&["invoices (1 row)", "fill org_id"]);
     plain(db.url(), &[]).await.must(0).says(&["every row has an organisation"]);
     assert_adopted(&db, "invoices").await;
@@ -111,7 +111,7 @@ async fn an_owner_adopts_later_tables_without_bypassrls_until_organisations_are_
             "set role no_bypass;
              create table {table} (id int primary key, user_id uuid);
              insert into {table} values (1, null), (2, gen_random_uuid());
-             select warden.adopt_table('{table}', 'user_id'); reset role",
+             select warden.adopt_table('{table}', 'user_id', uses_default_organization => true); reset role",
         ))
         .await;
     };

@@ -69,8 +69,8 @@ async fn adopted(settings: &[&str]) -> Vec<String> {
         before.execute(AssertSqlSafe(set)).await.unwrap_or_else(|e| panic!("{setting}: {e}"));
     }
     for args in [
-        &["--plan", "--tables", "public.accounts,public.invoices"][..],
-        &["--tables", "public.accounts,public.invoices"],
+        &["--plan", "--tables", "public.accounts,public.invoices", "--default-organization"][..],
+        &["--tables", "public.accounts,public.invoices", "--default-organization"],
         &["--plan", "--enforce"],
         &["--enforce", "--yes"],
         &["--relax", "--yes"],
@@ -140,9 +140,12 @@ async fn settings_of_the_login_role_are_followed_or_named() {
         assert!(rejected.contains(part), "{rejected}");
     }
     db.run("alter role deployer reset session_replication_role; alter role deployer set default_transaction_read_only = on").await;
-    for args in
-        [&["--plan", "--tables", "accounts"][..], &["--tables", "accounts"], &["--enforce", "--yes"], &[]]
-    {
+    for args in [
+        &["--plan", "--tables", "accounts", "--default-organization"][..],
+        &["--tables", "accounts", "--default-organization"],
+        &["--enforce", "--yes"],
+        &[],
+    ] {
         run(args).await.must(0);
     }
     let owners: Vec<String> = sqlx::query_scalar(
@@ -169,8 +172,10 @@ async fn a_published_table_without_a_key_is_filled_once_it_has_a_replica_identit
     .await;
     let tables = "public.accounts,public.\"Log Lines\"";
     let remedy = r#"alter table "public"."Log Lines" replica identity full;"#;
-    let run =
-        migrate(&db, &["--tables", tables]).await.must(1).says(&["does not have a replica identity", remedy]);
+    let run = migrate(&db, &["--tables", tables, "--default-organization"])
+        .await
+        .must(1)
+        .says(&["does not have a replica identity", remedy]);
     db.run(remedy).await;
     migrate(&db, &[]).await.must(0);
     let back = r#"alter table "public"."Log Lines" replica identity default;"#;

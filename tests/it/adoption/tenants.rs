@@ -21,7 +21,7 @@ const WORKSPACES: &str = r#"
 const ADOPTS: [&str; 2] = ["--tables", "boards,\"Board's cards\""];
 
 /// The statements of docs/tenancy.md that copy workspaces.
-fn documented() -> String {
+pub(super) fn documented() -> String {
     let page =
         std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/tenancy.md")).expect("reads");
     let (_, section) = page.split_once("### Tenants of another name").expect("the section exists");
@@ -154,10 +154,12 @@ async fn an_example_inserts_the_default_organisation() {
            create table organization_members (org_id uuid references organizations on delete cascade, user_id uuid)"#,
     )
     .await;
-    let adopts = ["--tables", "organizations,organization_members"];
+    let adopts = ["--tables", "organizations,organization_members", "--default-organization"];
     let says = "requires slug, \"planType\", owner, tags, settings, seats, is_open, since, token";
     let run = plain(db.url(), &adopts).await.must(1).says(&[says]);
-    let (_, insertion) = run.stdout.split_once("of your choice: ").expect("a statement");
-    db.run(insertion.lines().next().expect("a line")).await;
+    let (_, insertion) = run.stdout.split_once("see the new row): ").expect("a statement");
+    // A person chooses the row of another table.
+    assert!(insertion.contains("<id of public.owners>"), "{insertion}");
+    db.run(insertion.lines().next().expect("a line").replace("<id of public.owners>", "7")).await;
     plain(db.url(), &adopts).await.must(0);
 }

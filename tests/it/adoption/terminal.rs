@@ -95,7 +95,7 @@ async fn both_phases_and_their_reversal_happen_only_after_yes() {
     let db =
         small_db("create table notes (id int primary key, user_id uuid); insert into notes values (1, null)")
             .await;
-    let (code, screen) = on_terminal(&db, "--tables notes", "").await;
+    let (code, screen) = on_terminal(&db, "--tables notes --default-organization", "").await;
     assert_eq!(code, 0, "{screen}");
     for args in ["--enforce", "--relax"] {
         let before = state(&db).await;

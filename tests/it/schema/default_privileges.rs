@@ -111,7 +111,7 @@ async fn hostile_default_privileges_do_not_open_the_record_or_watched_and_filled
             .run_as_operator(
                 "create table notes (id uuid primary key default gen_random_uuid(), user_id uuid);
                  insert into notes default values;
-                 select warden.adopt_table('notes', 'user_id')",
+                 select warden.adopt_table('notes', 'user_id', uses_default_organization => true)",
             )
             .await;
         target.warden(&["migrate"]).await.must(0);

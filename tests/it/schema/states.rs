@@ -84,7 +84,7 @@ async fn a_database_whose_public_schema_was_replaced_is_completed() {
     db.run(APPLICATION).await;
     let url = [("DATABASE_URL", db.url())];
     for goal in ["--tables=leads", "--enforce"] {
-        let done = run(&["migrate", goal, "--yes"], &url).await;
+        let done = run(&["migrate", goal, "--default-organization", "--yes"], &url).await;
         assert_eq!(done.code, Some(0), "{done:?}");
     }
     db.run("drop schema public cascade; create schema public").await;
@@ -94,7 +94,7 @@ async fn a_database_whose_public_schema_was_replaced_is_completed() {
     db.run(APPLICATION).await;
     assert_plans(&db, "with new tables", &GOALS).await;
     for goal in ["--tables=leads", "--enforce"] {
-        let done = run(&["migrate", goal, "--yes"], &url).await;
+        let done = run(&["migrate", goal, "--default-organization", "--yes"], &url).await;
         assert_eq!(done.code, Some(0), "{done:?}");
     }
     let protected: i64 = sqlx::query_scalar(

@@ -17,7 +17,7 @@ async fn the_fill_trigger_sets_the_organisation_of_new_rows() {
         "insert into organization_members (org_id, user_id) values ('{org}', '{user}');
          create table memos (n int primary key, author text, call uuid);
          insert into memos values (0);
-         select warden.adopt_table('memos', 'author', 'calls', 'call');
+         select warden.adopt_table('memos', 'author', 'calls', 'call', uses_default_organization => true);
          alter table memos add org_id uuid;
          select warden.fill_org_id('memos'); select warden.fill_org_id('memos')"
     ))

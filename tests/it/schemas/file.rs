@@ -78,7 +78,7 @@ impl SchemaFile {
     /// Arguments of each `warden migrate`.
     pub fn arguments(&self) -> Vec<String> {
         let tables = self.list("tables").join(",");
-        let mut arguments = vec!["--tables".to_owned(), tables];
+        let mut arguments = vec!["--tables".to_owned(), tables, "--default-organization".to_owned()];
         arguments.extend(self.decisions());
         arguments
     }

@@ -9,6 +9,7 @@ select 'default-organization' as rule, null::text as severity, 'public.organizat
        else format('insert into public.organizations (id) values (%L);', d.id) end as remedy
 from (values ('a0000000-0000-0000-0000-000000000001'::uuid)) d (id)
 where not exists (select from public.organizations o where o.id = d.id)
+  and exists (select from warden.tenant_tables t where t.uses_default_organization or t.fills_rest_with_default or t.origin = 'platform')
 union all
 (select 'several-memberships', null, 'public.organization_members', m.user_id::text,
    format('the user is a member of %s organisations, and none is primary: tokens and rows get the oldest%s%s', count(*),

@@ -121,6 +121,29 @@ with recursive requests as (
                      and has_table_privilege(q.oid, c.oid, 'select, insert, update, delete'))) as names
   from pg_namespace n
   where n.nspname in ('pgmq', 'pgmq_public', 'graphile_worker', 'cron', 'pgboss', 'net', 'river', 'que', 'oban')
+), library_tables as (
+  -- Tables that libraries create in the application's schema: queues, sessions, tokens. A common name counts only with
+  -- a library's columns.
+  select c.relowner, format('%I.%I', n.nspname, c.relname) as full_name,
+    (select string_agg(q.rolname, ' and ' order by q.rolname) from pg_roles q
+     where q.rolname in ('anon', 'authenticated') and has_schema_privilege(q.oid, n.oid, 'usage')
+       and has_table_privilege(q.oid, c.oid, 'select, insert, update, delete')) as names
+  from pg_class c
+  join pg_namespace n on n.oid = c.relnamespace
+    and n.nspname !~ '^(pg|supabase)_' and n.nspname not in ('information_schema', 'warden', 'auth')
+  cross join lateral (
+    select array_agg(a.attname::text) as names from pg_attribute a
+    where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped) k
+  where c.relkind in ('r', 'p') and not c.relispartition and not c.relrowsecurity
+    and (c.relname ~ '^(oban|que|good|solid_queue|procrastinate|delayed|queue_classic|river|gue|neoq|fang|apalis)_jobs?$'
+      or c.relname ~ '^(solid_queue|qrtz|django_q|good_job|river)_\w+$'
+      or c.relname in ('job_batches', 'messenger_messages', 'celery_taskmeta', 'django_celery_results_taskresult',
+                       'django_session', 'password_resets', 'password_reset_tokens', 'personal_access_tokens',
+                       'oauth_access_tokens', 'oauth_refresh_tokens', 'refresh_tokens', 'verification_tokens',
+                       'verification_token', 'authtoken_token', 'knox_authtoken')
+      or c.relname ~ '^(failed_)?jobs$' and k.names && '{payload,handler,args,arguments}'
+      or c.relname ~ '^(user_)?sessions?$' and k.names && '{sess,session_data,session_token,"sessionToken",payload,token,refresh_token}')
+    and not exists (select from warden.tenant_tables t where t.schema_name = n.nspname and t.table_name = c.relname)
 ), publications as (
   select t.pubname, p.puballtables, p.pubowner, string_agg(g.full_name, ', ' order by g.full_name) as tables,
     max((to_jsonb(p) ->> 'oid')) as id
@@ -309,6 +332,14 @@ select 'queue-table', null, null, q.nspname, format(
       case when pg_has_role(q.nspowner, 'usage') then '' else format(E'-- as %s:\n', q.nspowner::regrole) end,
       q.nspname))))::text
 from queues q where q.names is not null
+union all
+select 'queue-table', null, null, q.full_name, format(
+    '%s may use it: it has the name of a library''s queue, or of sessions or tokens, of every organisation', q.names), 'decide',
+  json_build_object('question', 'do requests need the table?', 'choices', json_build_array(
+    json_build_array('no', 'sql', format('%srevoke all on %s from public, anon, authenticated;',
+      case when pg_has_role(q.relowner, 'usage') then '' else format(E'-- as %s:\n', q.relowner::regrole) end,
+      q.full_name))))::text
+from library_tables q where q.names is not null
 union all
 select 'publication', null, null, p.pubname, format(
     'it replicates rows of every organisation: %s', case when p.puballtables then 'all tables' else p.tables end), 'decide',

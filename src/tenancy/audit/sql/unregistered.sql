@@ -6,7 +6,9 @@ with recursive candidates as materialized (
       case when c.user_column is not null then format(', user_column => %L', c.user_column) else '' end,
       case when c.parent is not null and c.parent_column <> 'org_id' then format(', parent => %L, parent_column => %L, parent_key => %L',
         format('%I.%I', pn.nspname, p.relname), c.parent_column, c.parent_key) else '' end,
-      case when o.may_move then ', is_immutable => false' else '' end) as adoption,
+      concat(case when o.may_move then ', is_immutable => false' end,
+             case when c.parent is null and c.user_column is null and c.reference is null
+               then ', uses_default_organization => true' end)) as adoption,
     o.objects,
     not t.relrowsecurity and exists (
       select from pg_roles g where g.rolname in ('anon', 'authenticated')
@@ -39,7 +41,7 @@ select 'unregistered-table' as rule, null::text as severity, c.full_name as "tab
   'decide' as remedy_kind,
   json_build_object('question', 'whose are its rows?', 'choices', json_build_array(
     json_build_array(case when c.parent is null and c.user_column is null and c.reference is null
-        then 'each belongs to an organisation; those without org_id get the default organisation'
+        then 'all that have no org_id belong to the default organisation'
         else 'each belongs to an organisation' end, 'sql', format(E'%s\n$ %s', (
       select string_agg(a.adoption, E'\n' order by a.height desc) from adoptions a where a.relation = c.relation),
       run.command)),

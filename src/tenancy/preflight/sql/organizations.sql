@@ -5,11 +5,13 @@ select t.name as "table", not coalesce(obj_description(c.oid, 'pg_class') like '
     when not pg_has_role(c.relowner, 'usage') then
       format('belongs to %s, and %s is not a member of that role', c.relowner::regrole, current_user)
     else (
-      select case when a.attname is null then format('has no column "%s"', k.name)
-                  else format('has a column "%s" of type %s, and must be uuid', k.name, format_type(a.atttypid, a.atttypmod)) end
+      select string_agg(case when a.attname is null then format('has no column "%s"', k.name)
+                  when a.attgenerated = 'v' then format('has a virtual column "%s", which no key can use: let it be stored', k.name)
+                  else format('has a column "%s" of type %s, and must be uuid', k.name, format_type(a.atttypid, a.atttypmod)) end,
+                  ', ' order by k.name)
       from unnest(t.columns) k (name)
       left join pg_attribute a on a.attrelid = c.oid and a.attname = k.name and not a.attisdropped
-      where a.atttypid is distinct from 'uuid'::regtype limit 1)
+      where a.atttypid is distinct from 'uuid'::regtype or a.attgenerated = 'v')
     end as misfit,
   case when not pg_has_role(c.relowner, 'usage') then
     -- A superuser's role is granted to nobody.
@@ -17,9 +19,12 @@ select t.name as "table", not coalesce(obj_description(c.oid, 'pg_class') like '
       then format('Use the role %s, or as a superuser: alter table public.%I owner to %I;', c.relowner::regrole, t.name,
                   current_user)
       else format('As a superuser: grant %I to %I;', pg_get_userbyid(c.relowner), current_user) end
-  else format('Warden needs organizations (id uuid, unique) and organization_members (org_id uuid, user_id uuid). '
-              'Change it, or let Warden create its own: alter table public.%I rename to %I;', t.name,
-              'application_' || t.name) end as remedy,
+  when g.statements is not null then format(
+    E'Let it have what Warden needs as a column that PostgreSQL computes (the table is rewritten under a lock, and the '
+    'application''s statements remain as they are):\n%s', g.statements)
+  else 'Warden needs organizations (id uuid, unique) and organization_members (org_id uuid, user_id uuid). Add these '
+       'columns, and let the application or a trigger fill them. If that is impossible, rename the table together with the '
+       'statements of the application that use it: Warden then creates its own.' end as remedy,
   t.name = 'organizations' and not exists (
     select from pg_index i join pg_attribute a on a.attrelid = i.indrelid and a.attnum = i.indkey[0]
     where i.indrelid = c.oid and a.attname = 'id' and i.indisunique and i.indisvalid and i.indimmediate
@@ -27,7 +32,31 @@ select t.name as "table", not coalesce(obj_description(c.oid, 'pg_class') like '
   case when t.name = 'organizations' then d.columns end as required_columns, d.statement as insertion
 from (values ('organizations', array['id']), ('organization_members', array['org_id', 'user_id'])) t (name, columns)
 join pg_class c on c.oid = to_regclass('public.' || t.name) and c.relkind = 'r'
--- Warden fills in a name of a text type. The statement is an example that works unless a constraint demands more.
+-- Columns of other names with the same values: null unless each missing column has one.
+left join lateral (
+  select case when bool_and(s.name is not null) then
+    string_agg(format('alter table public.%I add column %I uuid generated always as (%I) stored;', t.name, k.name, coalesce(s.name, '?')),
+               E'\n' order by k.name) end as statements
+  from unnest(t.columns) k (name)
+  left join pg_attribute a on a.attrelid = c.oid and a.attname = k.name and not a.attisdropped
+  left join lateral (
+    select o.attname as name
+    from pg_attribute o
+    left join pg_constraint f on f.conrelid = c.oid and f.contype = 'f' and f.conkey = array[o.attnum]
+    left join pg_constraint p on p.conrelid = c.oid and p.contype = 'p' and p.conkey = array[o.attnum]
+    where o.attrelid = c.oid and o.attnum > 0 and not o.attisdropped and o.atttypid = 'uuid'::regtype and o.attgenerated = ''
+      and case k.name
+        when 'org_id' then f.confrelid = to_regclass('public.organizations')
+          or o.attname in ('organization_id', 'organisation_id', 'organizationId', 'organisationId', 'orgId', 'tenant_id')
+        when 'user_id' then f.confrelid = to_regclass('auth.users')
+          or o.attname in ('userId', 'profile_id', 'profileId', 'member_id', 'memberId', 'account_id')
+        else p.oid is not null end
+    order by f.oid is null, o.attnum limit 1) s on true
+  where a.attname is null or a.atttypid <> 'uuid'::regtype or a.attgenerated = 'v'
+    -- A column of the name must be free.
+  having bool_and(a.attname is null)) g on true
+-- Warden fills in a name of a text type. The statement is an example that works unless a constraint demands more; a row
+-- of another table is for a person to choose.
 cross join lateral (
   select array_agg(quote_ident(a.attname) order by a.attnum) filter (where not x.is_name) as columns,
     format('insert into public.organizations (id, %s) values (''a0000000-0000-0000-0000-000000000001'', %s);',
@@ -36,7 +65,8 @@ cross join lateral (
   join pg_type y on y.oid = a.atttypid
   cross join lateral (select a.attname = 'name' and a.atttypid in ('text'::regtype, 'varchar'::regtype) as is_name) x
   left join lateral (
-    select format('(select %I from %s limit 1)', r.attname, k.confrelid::regclass) as row
+    -- Which row is a person's decision: it may make a user the owner of the organisation.
+    select format('<%s of %s>', r.attname, k.confrelid::regclass) as row
     from pg_constraint k join pg_attribute r on r.attrelid = k.confrelid and r.attnum = k.confkey[1]
     where k.conrelid = a.attrelid and k.contype = 'f' and k.conkey = array[a.attnum] limit 1) f on true
   cross join lateral (select case

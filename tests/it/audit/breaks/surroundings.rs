@@ -189,6 +189,16 @@ pub(super) const BREAKS: &[Break] = &[
          grant select on pgmq.q_mails to authenticated",
         &[("queue-table", "pgmq")],
     ),
+    broken(
+        "queues of libraries",
+        "create table audited_none (id int); create table oban_jobs (id int, args jsonb); create table failed_jobs (id int, payload text);
+         create table session (sid text, sess json); grant select on oban_jobs, failed_jobs, session to authenticated",
+        &[
+            ("queue-table", "public.oban_jobs"),
+            ("queue-table", "public.failed_jobs"),
+            ("queue-table", "public.session"),
+        ],
+    ),
     broken("publication", "create publication audited_some for table calls, leads", &[("publication", "audited_some")]),
     broken("publication", "create publication audited_all for all tables", &[("publication", "audited_all")]),
     broken(

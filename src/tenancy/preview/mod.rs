@@ -1,17 +1,21 @@
 //! Preview of a run (`warden migrate --plan`). It changes nothing: if Warden's schema is up to date, it reads
 //! in a read-only transaction. Otherwise it applies the SQL migrations in a transaction that it rolls back.
 
+mod steps;
+
+use std::collections::HashSet;
 use std::fmt;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
 
+use self::steps::{is_filled, notes, steps};
 use super::AdoptionIssue;
 use super::access::{AccessOverview, questions};
-use super::executor::{self, AdoptionOptions, Goal, OtherSources, firing_note, grouped, renewal_note};
-use super::plan::{IncompleteTree, ObjectKind, Plan, RequiredObject, TablePlan};
+use super::executor::{self, AdoptionOptions, Goal, OtherSources, grouped, renewal_note};
+use super::plan::{IncompleteTree, Plan, TablePlan};
 use super::preflight::{self, Candidate};
-use super::registry::Scope;
+use super::undecided;
 use crate::postgres::{self, MigrationName};
 
 /// Rows are counted in tables with a smaller estimate. For larger tables, the estimate is shown.
@@ -79,26 +83,14 @@ pub async fn preview(
     }
     let pending = postgres::pending(&mut connection, schema).await?;
     let is_idle = pending.is_empty() && choices.is_empty() && !preflight::forgets(&mut connection).await?;
-    let mut renewed = Vec::new();
     let mut transaction = connection.begin().await?;
-    if is_idle {
+    let Registered { mut remarks, mut issues, listed } = if is_idle {
         transaction.execute("set transaction isolation level repeatable read, read only").await?;
+        Registered::default()
     } else {
-        let limit = format!("set local lock_timeout = {}", options.lock_timeout.as_millis().max(1));
-        transaction.execute(AssertSqlSafe(limit)).await?;
-        preflight::prepare(&mut transaction, choices).await?;
-        let migrated = postgres::migrate_on(&mut transaction, schema).await?;
-        renewed = migrated.renewed;
-    }
+        Registered::on_trial(&mut transaction, options).await?
+    };
     transaction.execute("set local search_path = ''").await?;
-    let mut remarks: Vec<String> = renewed.iter().map(|table| renewal_note(table)).collect();
-    let mut issues = Vec::new();
-    if !is_idle {
-        remarks.append(&mut preflight::record(&mut transaction, choices).await?);
-        let mut registration = preflight::register(&mut transaction, choices).await?;
-        remarks.append(&mut registration.notes);
-        issues = registration.issues;
-    }
     remarks.append(&mut preflight::lost_watches(&mut transaction).await?);
     let mut plan = Plan::load(&mut transaction).await?;
     issues.append(&mut plan.issues);
@@ -111,11 +103,14 @@ pub async fn preview(
     let candidates = preflight::candidates(&mut transaction).await?;
     let incomplete = IncompleteTree::load(&mut transaction).await?;
     let mut access = read_access(&mut transaction, &plan, goal, &mut issues).await?;
-    let sources = other_sources(&mut transaction, &plan).await?;
+    let mut sources = other_sources(&mut transaction, &plan).await?;
     let oids: Vec<i64> = plan.tables.iter().map(|table| table.table.oid).collect();
     remarks.append(&mut preflight::owner_notes(&mut transaction, &oids).await?);
     // Rows are counted in a second transaction, because this one holds the locks of the migrations.
     transaction.rollback().await?;
+    if goal != Goal::Relax {
+        issues.append(&mut leave_out_undecided(&mut connection, &mut plan, &mut sources, &listed).await?);
+    }
     let mut tables = describe(&mut connection, &plan, &sources, goal).await?;
     if goal != Goal::Relax {
         complete(&mut tables, incomplete);
@@ -131,6 +126,32 @@ pub async fn preview(
         notes: remarks,
         candidates,
     })
+}
+
+/// The registration of a run, on trial.
+#[derive(Debug, Default)]
+struct Registered {
+    remarks: Vec<String>,
+    issues: Vec<AdoptionIssue>,
+    /// Newly listed tables.
+    listed: HashSet<i64>,
+}
+
+impl Registered {
+    /// Applies the SQL migrations and the decisions, in a transaction that will be rolled back.
+    async fn on_trial(connection: &mut PgConnection, options: &AdoptionOptions) -> anyhow::Result<Self> {
+        let choices = &options.choices;
+        let limit = format!("set local lock_timeout = {}", options.lock_timeout.as_millis().max(1));
+        connection.execute(AssertSqlSafe(limit)).await?;
+        preflight::prepare(&mut *connection, choices).await?;
+        let migrated = postgres::migrate_on(&mut *connection, options.schema).await?;
+        connection.execute("set local search_path = ''").await?;
+        let mut remarks: Vec<String> = migrated.renewed.iter().map(|table| renewal_note(table)).collect();
+        remarks.append(&mut preflight::record(&mut *connection, choices).await?);
+        let mut registration = preflight::register(&mut *connection, choices, &HashSet::new()).await?;
+        remarks.append(&mut registration.notes);
+        Ok(Self { remarks, issues: registration.issues, listed: registration.tables })
+    }
 }
 
 /// Reads the access of each role to the tables that are not enforced. Adds the questions that block the
@@ -158,6 +179,41 @@ async fn other_sources(connection: &mut PgConnection, plan: &Plan) -> Result<Vec
         sources.push(OtherSources::load(&mut *connection, &table.table).await?);
     }
     Ok(sources)
+}
+
+/// Removes newly listed tables from the plan, if nothing says to which organisation some of their rows
+/// belong, and the tables that inherit from them. A run registers none of these.
+async fn leave_out_undecided(
+    connection: &mut PgConnection,
+    plan: &mut Plan,
+    sources: &mut Vec<OtherSources>,
+    listed: &HashSet<i64>,
+) -> Result<Vec<AdoptionIssue>, sqlx::Error> {
+    let (mut texts, mut left_out, mut issues) = (Vec::new(), HashSet::new(), Vec::new());
+    for rows in sources.iter().filter_map(|source| source.undecided.as_ref()) {
+        if let Some(text) = rows.describe(&mut *connection).await? {
+            texts.push(text);
+            left_out.extend(Some(rows.oid).filter(|oid| listed.contains(oid)));
+        }
+    }
+    issues.extend(undecided::issue(&texts));
+    // Parents come before their children.
+    for table in &plan.tables {
+        if let Some(parent) = table.table.parent.as_ref().filter(|p| left_out.contains(&p.oid))
+            && left_out.insert(table.table.oid)
+        {
+            issues.push(AdoptionIssue::new(
+                table.table.title(),
+                format!("inherits its organisation from {}, which is not adopted", parent.name),
+                format!("Resolve the issue of {} first.", parent.name),
+            ));
+        }
+    }
+    let mut kept =
+        plan.tables.iter().map(|table| !left_out.contains(&table.table.oid)).collect::<Vec<_>>().into_iter();
+    sources.retain(|_| kept.next().unwrap_or(true));
+    plan.tables.retain(|table| !left_out.contains(&table.table.oid));
+    Ok(issues)
 }
 
 /// The steps of each table.
@@ -225,136 +281,6 @@ async fn count(connection: &mut PgConnection, plan: &TablePlan) -> anyhow::Resul
         COUNTED_ROWS_MAX.. => format!("{} rows or more", grouped(rows)),
         _ => format!("{} rows", grouped(rows)),
     })
-}
-
-/// Whether a run to this goal fills rows of the table.
-fn is_filled(plan: &TablePlan, goal: Goal) -> bool {
-    goal != Goal::Relax && plan.table.scope == Scope::Org && plan.needs_fill()
-}
-
-fn steps(plan: &TablePlan, sources: &OtherSources, goal: Goal, rows: &str) -> Vec<String> {
-    let mut steps = Vec::new();
-    if goal == Goal::Relax {
-        if plan.is_partly_enforced() {
-            steps.push("create the fill trigger, then remove the policies and NOT NULL".to_owned());
-        }
-        return steps;
-    }
-    if plan.table.scope == Scope::Org {
-        expand_steps(plan, sources, goal, rows, &mut steps);
-    }
-    if goal == Goal::Enforce && !plan.is_enforced() {
-        if !plan.has(ObjectKind::NotNull) {
-            steps.push("check that no org_id is null (reads the table), then set NOT NULL".to_owned());
-        }
-        steps.push(
-            "enable and force row-level security, create its policies, drop the fill trigger".to_owned(),
-        );
-    }
-    steps
-}
-
-fn expand_steps(plan: &TablePlan, sources: &OtherSources, goal: Goal, rows: &str, steps: &mut Vec<String>) {
-    let table = &plan.table;
-    if !plan.has(ObjectKind::Column) {
-        steps.push("add the column org_id, and the triggers that fill and protect it".to_owned());
-    } else if plan.needs_fill() && !plan.has_throughout(ObjectKind::FillTrigger) {
-        steps.push("add the triggers that fill org_id and protect it meanwhile".to_owned());
-    }
-    if plan.has(ObjectKind::Column) && !plan.has_throughout(ObjectKind::ImmutabilityTrigger) {
-        steps.push("add the trigger that keeps org_id from changing".to_owned());
-    }
-    if plan.needs_fill()
-        && !(plan.has(ObjectKind::Column) && table.has_org_index && plan.has(ObjectKind::OrgKey))
-    {
-        let mut from = Vec::new();
-        if let Some(parent) = &table.parent {
-            from.push(format!("the organisation of {} by {}", parent.name, parent.column));
-        }
-        if let Some(user) = &table.user_column {
-            from.push(format!("the membership of {user}"));
-        }
-        from.extend(sources.names.iter().cloned());
-        from.push(if sources.names.is_empty() {
-            "the default organisation".to_owned()
-        } else {
-            "the default organisation for rows that reference none of these".to_owned()
-        });
-        let how = if table.pauses_triggers { ", with its triggers disabled for each batch" } else { "" };
-        steps.push(format!(
-            "fill org_id in rows without it ({rows}), in batches{how}: {}",
-            from.join(", else ")
-        ));
-    }
-    let is_due =
-        |o: &&RequiredObject| (!o.is_valid || o.lacks_constraint()) && (!o.is_late || goal == Goal::Enforce);
-    steps.extend(plan.objects.iter().filter(is_due).filter_map(object_step));
-    for member in &plan.members {
-        let objects: Vec<String> = member.objects.iter().filter(is_due).filter_map(object_step).collect();
-        // Usually the whole lacks these objects too.
-        if !objects.is_empty() && !plan.objects.iter().any(|object| is_due(&object)) {
-            steps.push(format!("{}: {}", member.table.title(), objects.join("; ")));
-        }
-    }
-}
-
-/// The step that creates an index or a key.
-fn object_step(object: &RequiredObject) -> Option<String> {
-    match object.kind {
-        ObjectKind::Index => Some(format!(
-            "create {}index concurrently {} ({})",
-            if object.is_unique { "unique " } else { "" },
-            object.name,
-            object.definition
-        )),
-        ObjectKind::Unique => Some(format!(
-            "add constraint {} {}, with an index that is built concurrently",
-            object.name, object.definition
-        )),
-        ObjectKind::OrgKey | ObjectKind::ParentKey => {
-            Some(format!("add foreign key {}, then validate it", object.name))
-        }
-        ObjectKind::Column
-        | ObjectKind::FillTrigger
-        | ObjectKind::ImmutabilityTrigger
-        | ObjectKind::NotNull
-        | ObjectKind::OrgDefault
-        | ObjectKind::RequireTrigger
-        | ObjectKind::Protection => None,
-    }
-}
-
-fn notes(plan: &TablePlan, sources: &OtherSources, goal: Goal) -> Vec<String> {
-    let table = &plan.table;
-    let mut notes = Vec::new();
-    if let (Some(first), Some(last)) = (table.members.first(), table.members.last()) {
-        notes.push(format!(
-            "each step includes its {} partitions or inheritance children ({} to {})",
-            table.members.len(),
-            first.title(),
-            last.title()
-        ));
-    }
-    if goal == Goal::Relax || table.scope != Scope::Org || !plan.needs_fill() || plan.has(ObjectKind::OrgKey)
-    {
-        return notes;
-    }
-    if !table.always_triggers.is_empty() && !table.pauses_triggers {
-        notes.push(firing_note(&table.schema, &table.name, &table.always_triggers));
-    } else if !table.update_triggers.is_empty() {
-        notes.push(format!(
-            "its triggers {} do not fire during the backfill if this role may set session_replication_role{}",
-            table.update_triggers.join(", "),
-            if table.pauses_triggers { " or disable them" } else { "; otherwise they fire" }
-        ));
-    }
-    let has_no_source = table.user_column.is_none() && table.parent.is_none() && sources.names.is_empty();
-    if has_no_source && !table.is_never_filled {
-        notes.push(
-            "has neither parent nor user column: all its rows go to the default organisation".to_owned(),
-        );
-    }
-    notes
 }
 
 impl fmt::Display for Preview {
