@@ -178,6 +178,14 @@ bench-doorbell: setup-postgres ## Measure commits a second with and without the 
 bench-publish: setup-postgres ## Measure events a second by SQL and HTTP, and snapshots beside psql; prints two tables
 	cargo bench --bench publish -- $(ARGS)
 
+.PHONY: filters
+filters: setup-postgres ## Compare 1,000 random filters with PostgreSQL, more than 15 times as many as `make test`
+	WARDEN_FILTERS=1000 cargo test --test it -- reading::events --nocapture
+
+.PHONY: bench-filters
+bench-filters: ## Measure the cost of an event by the number of filters on its topic
+	cargo bench --bench filters
+
 .PHONY: bench-handshake
 bench-handshake: setup-postgres ## Measure CPU time of token checks and handshakes by algorithm; prints two tables
 	cargo bench --bench verify

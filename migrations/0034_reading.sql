@@ -60,7 +60,7 @@ $$;
 --   problem       why rows cannot be read
 --
 -- Columns have these fields: `name`, `type`, `is_ordered` (whether values can be compared), `is_text` (whether `like`
--- applies), `is_boolean`, `is_nullable`, `collation` (as warden.collation_kind() returns it).
+-- applies), `is_boolean`, `is_enum`, `is_nullable`, `collation` (as warden.collation_kind() returns it).
 create or replace function warden.reading(topic text, columns text[], bytes_max int) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $fn$
 declare
@@ -93,6 +93,7 @@ begin
   select pg_catalog.jsonb_object_agg(c.name, pg_catalog.jsonb_build_object(
            'name', c.name, 'type', pg_catalog.format_type(t.oid, -1), 'is_nullable', not a.attnotnull,
            'is_text', t.typcategory = 'S', 'is_boolean', t.oid = 'boolean'::regtype,
+           'is_enum', t.typtype = 'e',
            'collation', warden.collation_kind(a.attcollation),
            'is_ordered', t.typtype = 'e' or t.oid = 'varchar'::regtype or exists (
              select from pg_catalog.pg_opclass o join pg_catalog.pg_am m on m.oid = o.opcmethod

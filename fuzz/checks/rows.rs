@@ -1,6 +1,9 @@
-//! Queries for rows: no query may cause a panic, limits hold, and a position has one encoding.
+//! Queries for rows: no query may cause a panic, limits hold, and a position has one encoding. A filter has
+//! one form whatever the order of its conditions is, and its negation selects no row that it selects.
 
-use warden::filter::{Condition, Test};
+use std::sync::LazyLock;
+
+use warden::filter::{Columns, Condition, Filter, Outcome, Row, Test};
 use warden::reading::{Position, RowRequest};
 
 /// Limits of `docs/limits.md`.
@@ -24,6 +27,61 @@ pub(crate) fn run(query: &str) {
         && let Ok(encoded) = position.encode()
     {
         assert_eq!(Position::decode(&encoded).as_ref(), Ok(position));
+    }
+    evaluate(&request.conditions);
+}
+
+/// A table whose columns have the names that the seeds use.
+static COLUMNS: LazyLock<Columns> = LazyLock::new(|| {
+    let column = |(name, kind): (&str, &str)| {
+        serde_json::json!({
+            "name": name, "type": kind, "is_nullable": true, "is_ordered": true, "is_text": kind == "text",
+            "is_boolean": kind == "boolean", "is_enum": false, "collation": null
+        })
+    };
+    let columns = [
+        ("id", "integer"),
+        ("status", "text"),
+        ("a", "text"),
+        ("b", "boolean"),
+        ("price", "numeric"),
+        ("n", "bigint"),
+    ];
+    serde_json::from_value(columns.into_iter().map(column).collect()).expect("columns")
+});
+
+/// Rows with values, nulls and missing columns.
+const ROWS: [&str; 3] = [
+    r#"{"id": 1, "status": "completed", "a": "1", "b": true, "price": 1.50, "n": 0}"#,
+    r#"{"id": null, "status": null, "a": "\"\n", "b": null, "price": "NaN"}"#,
+    "{}",
+];
+
+fn evaluate(conditions: &[Condition]) {
+    let compile = |conditions: &[Condition]| {
+        let literals = Filter::literals(conditions, &COLUMNS).ok()?;
+        // As if PostgreSQL printed each value as it is spelled.
+        let converted: Vec<String> = literals
+            .values
+            .iter()
+            .map(|(_, text)| serde_json::Value::from(text.as_str()).to_string())
+            .collect();
+        let converted: Vec<&str> = converted.iter().map(String::as_str).collect();
+        Filter::compile(conditions, &COLUMNS, &converted).ok()
+    };
+    let Some(filter) = compile(conditions) else { return };
+    let reversed: Vec<Condition> = conditions.iter().rev().cloned().collect();
+    assert_eq!(Some(&filter), compile(&reversed).as_ref());
+    let negated = [Condition { is_negated: true, test: Test::All(conditions.to_vec()) }];
+    let negated = compile(&negated).expect("compiles");
+    for row in ROWS {
+        let row = Row::new(&COLUMNS, row).expect("an object");
+        let expected = match filter.evaluate(&row) {
+            Outcome::True => Outcome::False,
+            Outcome::False => Outcome::True,
+            other => other,
+        };
+        assert_eq!(negated.evaluate(&row), expected, "{conditions:?}");
     }
 }
 

@@ -3,10 +3,11 @@
 use serde::Deserialize;
 
 use super::error::FilterError;
+use super::value::ExactType;
 
 /// One column of a watched table, as `warden.reading()` describes it.
 #[derive(Clone, Debug, Deserialize)]
-pub(crate) struct Column {
+pub struct Column {
     pub(crate) name: String,
     /// Type for casts, below all domains.
     #[serde(rename = "type")]
@@ -15,6 +16,7 @@ pub(crate) struct Column {
     pub(crate) is_ordered: bool,
     pub(crate) is_text: bool,
     pub(crate) is_boolean: bool,
+    is_enum: bool,
     /// None if the type has no collation.
     collation: Option<Collation>,
 }
@@ -33,14 +35,42 @@ enum Collation {
 
 /// Visible columns of a table.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(transparent)]
-pub(crate) struct Columns(Vec<Column>);
+#[serde(from = "Vec<Column>")]
+pub struct Columns {
+    columns: Vec<Column>,
+    /// Positions, in the order of names.
+    by_name: Vec<usize>,
+}
+
+impl From<Vec<Column>> for Columns {
+    fn from(columns: Vec<Column>) -> Self {
+        let mut by_name: Vec<usize> = (0..columns.len()).collect();
+        by_name.sort_unstable_by(|a, b| columns[*a].name.cmp(&columns[*b].name));
+        Self { columns, by_name }
+    }
+}
 
 impl Columns {
     /// The visible column of this name.
     pub(crate) fn find(&self, name: &str) -> Result<&Column, FilterError> {
-        let found = self.0.iter().find(|column| column.name == name);
-        found.ok_or_else(|| FilterError::unknown_column(name))
+        self.at(name).map(|(_, column)| column)
+    }
+
+    /// The visible column of this name, with its position.
+    pub(super) fn at(&self, name: &str) -> Result<(usize, &Column), FilterError> {
+        let position = self.position(name).ok_or_else(|| FilterError::unknown_column(name))?;
+        Ok((position, &self.columns[position]))
+    }
+
+    /// Position of the visible column of this name.
+    pub(super) fn position(&self, name: &str) -> Option<usize> {
+        let found = self.by_name.binary_search_by(|at| self.columns[*at].name.as_str().cmp(name));
+        found.ok().map(|at| self.by_name[at])
+    }
+
+    /// Number of columns.
+    pub(super) fn count(&self) -> usize {
+        self.columns.len()
     }
 }
 
@@ -71,6 +101,21 @@ impl Column {
         if is_needed { format!("{row} collate pg_catalog.\"C\"") } else { row }
     }
 
+    /// The type with which an operation can be evaluated on events.
+    pub(super) fn exact(&self, operation: &'static str) -> Result<ExactType, FilterError> {
+        ExactType::of(&self.kind, self.is_enum).ok_or_else(|| self.inexact(operation))
+    }
+
+    /// Whether an event shows that the column is null.
+    pub(super) fn has_exact_null(&self) -> bool {
+        !matches!(self.kind.as_str(), "json" | "jsonb")
+    }
+
+    /// The error of an operation that cannot be evaluated on events.
+    pub(super) fn inexact(&self, operation: &'static str) -> FilterError {
+        FilterError::NotExact { column: self.name.clone(), kind: self.kind.clone(), operation }
+    }
+
     /// Checks that an operation applies to the type.
     pub(crate) fn expect(&self, applies: bool, operation: &'static str) -> Result<(), FilterError> {
         if applies {
@@ -89,6 +134,7 @@ impl Columns {
             kind: kind.into(),
             is_nullable: name != "id",
             is_ordered: kind != "json",
+            is_enum: kind == "mood",
             is_text: kind.starts_with("text"),
             is_boolean: kind == "boolean",
             collation: match kind {
@@ -97,6 +143,6 @@ impl Columns {
                 kind => kind.starts_with("text").then_some(Collation::Deterministic),
             },
         };
-        Self(columns.iter().map(column).collect())
+        Self::from(columns.iter().map(column).collect::<Vec<_>>())
     }
 }

@@ -21,6 +21,19 @@ pub enum FilterError {
         /// Requested operation.
         operation: &'static str,
     },
+    /// An event does not show the result of the operation exactly.
+    #[error(
+        "column {column:?} is of type {kind}, for which {operation} cannot be evaluated on events: filter by another \
+         column"
+    )]
+    NotExact {
+        /// Name of the column.
+        column: String,
+        /// Type of the column.
+        kind: String,
+        /// Requested operation.
+        operation: &'static str,
+    },
     /// A character is missing in a filter.
     #[error("expected {expected:?} in a filter, {}", place(found))]
     Syntax {

@@ -3,17 +3,32 @@
 //! - `syntax` parses a filter without knowing its table.
 //! - `column` describes the columns of a table.
 //! - `sql` writes a filter as a condition of a query.
+//! - `compile` compiles a filter for a table, and `evaluate` evaluates it on the `row` of an event. `value`,
+//!   `number`, `moment` and `pattern` compare as PostgreSQL does.
+//! - `index` finds those of many filters that select an event's row.
 //!
 //! This module does no I/O.
 
 mod column;
+mod compile;
 mod error;
+mod evaluate;
+mod index;
+mod moment;
+mod number;
+mod pattern;
+mod row;
 mod sql;
 mod syntax;
+mod value;
 
-pub(crate) use column::{Column, Columns};
+pub use column::{Column, Columns};
+pub use compile::Literals;
 pub use error::FilterError;
 pub(crate) use error::shortened;
+pub use evaluate::{Filter, Outcome};
+pub use index::{Change, FilterId, FilterIndex, Verdict};
+pub use row::Row;
 pub(crate) use sql::SqlBuilder;
 pub(crate) use syntax::{CONDITIONS_MAX, DEPTH_MAX, FilterParser, LIST_VALUES_MAX};
 pub use syntax::{Comparison, Condition, Test, Truth};

@@ -1,8 +1,10 @@
 //! Rows of watched tables over HTTP: the bytes of events, filters, pages, cursors, and who sees what.
 
 mod crowd;
+mod events;
 mod filters;
 mod isolation;
+mod random_filters;
 mod snapshot;
 mod stream;
 

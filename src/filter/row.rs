@@ -1,0 +1,102 @@
+//! The row of an event, of which only the columns that filters name are decoded.
+
+use std::borrow::Cow;
+use std::cell::OnceCell;
+
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::column::Columns;
+use super::value::{Cell, ExactType, string};
+
+/// Columns of one row, by their position in the table's description.
+#[derive(Debug)]
+pub struct Row<'a> {
+    cells: Vec<Content<'a>>,
+    /// Whether each column was changed by the update. Empty, except for the row before one.
+    changed: Vec<bool>,
+}
+
+/// JSON of a column, which is decoded when a filter first needs it.
+#[derive(Debug, Default)]
+struct Content<'a> {
+    json: Option<&'a str>,
+    cell: OnceCell<Cell<'a>>,
+}
+
+impl<'a> Row<'a> {
+    /// Reads the row after a change, or the row of a deletion, from the event's `data`. None if it is no
+    /// object.
+    #[must_use]
+    pub fn new(columns: &Columns, data: &'a str) -> Option<Self> {
+        let mut row = Self { cells: Vec::new(), changed: Vec::new() };
+        row.cells.resize_with(columns.count(), Content::default);
+        row.read(columns, data).then_some(row)
+    }
+
+    /// The row before an update: `old` has the former values of the columns that the update changed.
+    #[must_use]
+    pub fn before(&self, columns: &Columns, old: &'a str) -> Option<Self> {
+        let json = self.cells.iter().map(|content| Content { json: content.json, cell: OnceCell::new() });
+        let mut row = Self { cells: json.collect(), changed: vec![false; self.cells.len()] };
+        row.read(columns, old).then_some(row)
+    }
+
+    fn read(&mut self, columns: &Columns, json: &'a str) -> bool {
+        let fields = Fields { row: self, columns };
+        serde_json::Deserializer::from_str(json).deserialize_map(fields).is_ok()
+    }
+
+    /// The content of a column.
+    pub(super) fn cell(&self, column: usize, kind: ExactType) -> &Cell<'a> {
+        const MISSING: &Cell<'static> = &Cell::Missing;
+        let Some(content) = self.cells.get(column) else { return MISSING };
+        content.cell.get_or_init(|| content.json.map_or(Cell::Missing, |json| kind.decode(json)))
+    }
+
+    /// Whether the update after this row changed a column.
+    pub(super) fn is_changed(&self, column: usize) -> bool {
+        self.changed.get(column).copied().unwrap_or_default()
+    }
+
+    /// The JSON of a column. None if the event does not contain it.
+    pub(super) fn json(&self, column: usize) -> Option<&'a str> {
+        self.cells.get(column)?.json
+    }
+}
+
+/// Stores the JSON of those columns that the table has.
+struct Fields<'r, 'a> {
+    row: &'r mut Row<'a>,
+    columns: &'r Columns,
+}
+
+/// A name, which is borrowed if it contains no escape.
+struct Name<'a>(Cow<'a, str>);
+
+impl<'de> serde::Deserialize<'de> for Name<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw: &'de RawValue = serde::Deserialize::deserialize(deserializer)?;
+        string(raw.get()).map(Self).ok_or_else(|| serde::de::Error::custom("a name is no string"))
+    }
+}
+
+impl<'a> Visitor<'a> for Fields<'_, 'a> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a row")
+    }
+
+    fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some((Name(name), value)) = map.next_entry::<Name<'a>, &'a RawValue>()? {
+            if let Some(position) = self.columns.position(&name) {
+                self.row.cells[position] = Content { json: Some(value.get()), cell: OnceCell::new() };
+                if let Some(is_changed) = self.row.changed.get_mut(position) {
+                    *is_changed = true;
+                }
+            }
+        }
+        Ok(())
+    }
+}
