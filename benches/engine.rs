@@ -147,7 +147,7 @@ impl Sockets {
             for _ in 0..count {
                 let outbox = Arc::new(Outbox::new(Transport::plain(connection().await), limits.outbox));
                 let registration = hub.register(&seal(), outbox, Arc::new(AlwaysValid));
-                let subscribed = registration.subscribe(&calls(), false, |_| bytes::Bytes::new());
+                let subscribed = registration.subscribe(&calls(), None, false, |_| bytes::Bytes::new());
                 sessions.push((registration, subscribed));
             }
             sessions

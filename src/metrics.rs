@@ -48,6 +48,28 @@ pub struct IssuerLabels {
     pub issuer: String,
 }
 
+/// Label of a comparison of an event with a filter.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct FilterOutcomeLabels {
+    /// `selected`, `entered`, `left`, `none` or `unknown`.
+    pub outcome: &'static str,
+}
+
+/// Label of a kind of filter.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct FilterKindLabels {
+    /// `indexed` or `scanned`.
+    pub kind: &'static str,
+}
+
+impl FilterKindLabels {
+    /// The kind of a filter, by whether it is evaluated for every event.
+    #[must_use]
+    pub fn of(is_scanned: bool) -> Self {
+        Self { kind: if is_scanned { "scanned" } else { "indexed" } }
+    }
+}
+
 /// All metrics of one gateway. There are no globals, so several gateways can run in one process.
 #[derive(Debug)]
 pub struct Metrics {
@@ -72,6 +94,12 @@ pub struct Metrics {
     pub rows_read: Counter,
     /// Requests for rows that failed for a reason that the log has.
     pub reads_failed: Counter,
+    /// Distinct filters and column selections of joins, by kind.
+    pub filters: Family<FilterKindLabels, Gauge>,
+    /// Comparisons of live events with filters, by outcome.
+    pub filter_evaluations: Family<FilterOutcomeLabels, Counter>,
+    /// Rejected filters of joins, by code.
+    pub filters_rejected: Family<RejectionLabels, Counter>,
     /// Closed sessions, by close code.
     pub closed: Family<CloseLabels, Counter>,
     /// Times that a limit was exceeded, by limit.
@@ -175,6 +203,9 @@ impl Default for Metrics {
             ),
             rows_read: new(r, "rows_read", "Rows that requests read"),
             reads_failed: new(r, "row_reads_failed", "Requests for rows that failed for a logged reason"),
+            filters: new(r, "filters", "Distinct filters of joins, by kind"),
+            filter_evaluations: new(r, "filter_evaluations", "Filters compared with live events, by outcome"),
+            filters_rejected: new(r, "filters_refused", "Rejected filters of joins, by code"),
             closed: new(r, "sessions_closed", "Closed sessions, by close code"),
             limits_reached: new(r, "limits_reached", "Times that a limit was exceeded, by limit"),
             limits: new(r, "limit", "Configured value of each limit"),

@@ -6,7 +6,7 @@ use super::error::FilterError;
 use super::value::ExactType;
 
 /// One column of a watched table, as `warden.reading()` describes it.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Column {
     pub(crate) name: String,
     /// Type for casts, below all domains.
@@ -34,7 +34,7 @@ enum Collation {
 }
 
 /// Visible columns of a table.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(from = "Vec<Column>")]
 pub struct Columns {
     columns: Vec<Column>,

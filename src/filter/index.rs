@@ -52,6 +52,8 @@ struct Indexed {
     column: usize,
     kind: ExactType,
     filters: HashMap<Value<'static>, Vec<FilterId>>,
+    /// The most filters that one value has found so far.
+    largest: usize,
 }
 
 impl FilterIndex {
@@ -77,7 +79,9 @@ impl FilterIndex {
         for (column, kind, values) in keys {
             let indexed = self.indexed(column, kind);
             for value in values {
-                indexed.filters.entry(value.clone()).or_default().push(id);
+                let found = indexed.filters.entry(value.clone()).or_default();
+                found.push(id);
+                indexed.largest = indexed.largest.max(found.len());
             }
         }
         id
@@ -110,6 +114,31 @@ impl FilterIndex {
             }
         }
         self.by_value.retain(|indexed| !indexed.filters.is_empty());
+    }
+
+    /// The id of a filter that has a subscriber.
+    #[must_use]
+    pub fn id(&self, filter: &Filter) -> Option<FilterId> {
+        self.ids.get(filter).copied()
+    }
+
+    /// Upper bound of the filters that are evaluated for one event whose row has all columns.
+    #[must_use]
+    pub fn evaluations_max(&self) -> usize {
+        // The row before an update finds filters too.
+        self.others.len() + self.by_value.iter().map(|indexed| 2 * indexed.largest).sum::<usize>()
+    }
+
+    /// Whether a filter that is not in the index would be evaluated for most events: no value finds it, or
+    /// one that finds this many others already.
+    #[must_use]
+    pub fn is_costly(&self, filter: &Filter, found_max: usize) -> bool {
+        let Some(keys) = keys(&filter.root) else { return true };
+        keys.iter().any(|(column, _, values)| {
+            let indexed = self.by_value.iter().find(|indexed| indexed.column == *column);
+            let found = |value| indexed.and_then(|indexed| indexed.filters.get(value)).map_or(0, Vec::len);
+            values.iter().any(|value| found(value) >= found_max)
+        })
     }
 
     /// Number of distinct filters.
@@ -151,7 +180,7 @@ impl FilterIndex {
     fn indexed(&mut self, column: usize, kind: ExactType) -> &mut Indexed {
         let known = self.by_value.iter().position(|indexed| indexed.column == column);
         let at = known.unwrap_or_else(|| {
-            self.by_value.push(Indexed { column, kind, filters: HashMap::new() });
+            self.by_value.push(Indexed { column, kind, filters: HashMap::new(), largest: 0 });
             self.by_value.len() - 1
         });
         &mut self.by_value[at]
@@ -243,7 +272,7 @@ mod tests {
         let mut index = FilterIndex::default();
         let groups = ["(a.eq.x)", "(a.eq.y)", "(a.in.(x,y),n.gt.1)", "(n.gt.1)", "(or(a.eq.x,n.eq.5))"];
         let ids = groups.map(|group| index.add(&filter(group)));
-        assert_eq!(index.others.len(), 1);
+        assert_eq!((index.others.len(), index.evaluations_max()), (1, 9));
         let of = |data: &str, old: Option<&str>| {
             {
                 let found = verdicts(&index, data, old);

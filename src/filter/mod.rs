@@ -6,9 +6,11 @@
 //! - `compile` compiles a filter for a table, and `evaluate` evaluates it on the `row` of an event. `value`,
 //!   `number`, `moment` and `pattern` compare as PostgreSQL does.
 //! - `index` finds those of many filters that select an event's row.
+//! - `channel` is what one subscription asked for: a filter, and the columns that it `select`s.
 //!
 //! This module does no I/O.
 
+mod channel;
 mod column;
 mod compile;
 mod error;
@@ -18,10 +20,12 @@ mod moment;
 mod number;
 mod pattern;
 mod row;
+mod select;
 mod sql;
 mod syntax;
 mod value;
 
+pub use channel::{ChannelFilter, TableColumns};
 pub use column::{Column, Columns};
 pub use compile::Literals;
 pub use error::FilterError;
@@ -29,6 +33,7 @@ pub(crate) use error::shortened;
 pub use evaluate::{Filter, Outcome};
 pub use index::{Change, FilterId, FilterIndex, Verdict};
 pub use row::Row;
+pub use select::Selection;
 pub(crate) use sql::SqlBuilder;
 pub(crate) use syntax::{CONDITIONS_MAX, DEPTH_MAX, FilterParser, LIST_VALUES_MAX};
 pub use syntax::{Comparison, Condition, Test, Truth};

@@ -71,13 +71,17 @@ struct Fields<'r, 'a> {
     columns: &'r Columns,
 }
 
-/// A name, which is borrowed if it contains no escape.
-struct Name<'a>(Cow<'a, str>);
+/// A name, which is borrowed if it contains no escape, and its JSON.
+pub(super) struct Name<'a> {
+    pub(super) text: Cow<'a, str>,
+    pub(super) json: &'a str,
+}
 
 impl<'de> serde::Deserialize<'de> for Name<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw: &'de RawValue = serde::Deserialize::deserialize(deserializer)?;
-        string(raw.get()).map(Self).ok_or_else(|| serde::de::Error::custom("a name is no string"))
+        let text = string(raw.get()).ok_or_else(|| serde::de::Error::custom("a name is no string"))?;
+        Ok(Self { text, json: raw.get() })
     }
 }
 
@@ -89,8 +93,8 @@ impl<'a> Visitor<'a> for Fields<'_, 'a> {
     }
 
     fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some((Name(name), value)) = map.next_entry::<Name<'a>, &'a RawValue>()? {
-            if let Some(position) = self.columns.position(&name) {
+        while let Some((name, value)) = map.next_entry::<Name<'a>, &'a RawValue>()? {
+            if let Some(position) = self.columns.position(&name.text) {
                 self.row.cells[position] = Content { json: Some(value.get()), cell: OnceCell::new() };
                 if let Some(is_changed) = self.row.changed.get_mut(position) {
                     *is_changed = true;

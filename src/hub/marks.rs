@@ -7,7 +7,8 @@
 
 use std::sync::Arc;
 
-use super::org::{Segment, Subscribed, SubscriptionId};
+use super::org::Subscribed;
+use super::segments::{Segment, SubscriptionId};
 use crate::cursor::{Cursor, CursorSeal};
 use crate::org::OrgId;
 use crate::sync::lock;

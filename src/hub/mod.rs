@@ -6,13 +6,16 @@
 //!
 //! ```text
 //! OrgId -> OrgChannel -> Topic -> segments of up to 8 subscriptions -> Outbox
+//!                                -> filter -> segments
 //! ```
 
 mod fanout;
+mod filtered;
 mod marks;
 mod org;
 mod outbox;
 mod questions;
+mod segments;
 mod session;
 mod transport;
 
@@ -23,22 +26,33 @@ use bytes::Bytes;
 use dashmap::DashMap;
 
 pub use fanout::{Batch, CoverageQuestions, FanoutLimits, FanoutSender, FanoutWorker, OrgEvents, fanout};
-pub(crate) use fanout::{CHUNK_BYTES, ENCODE_EVENTS_MAX, HELPERS_MAX, INLINE_COST_MAX, ROUND_COST};
+pub(crate) use fanout::{
+    CHUNK_BYTES, ENCODE_EVENTS_MAX, EVALUATIONS_MAX, HELPERS_MAX, INLINE_COST_MAX, ROUND_COST,
+};
+pub(crate) use filtered::{
+    FILTER_MEMORY_MAX, FILTERS_PER_VALUE_MAX, ORG_FILTERS_MAX, ORG_SCANNED_FILTERS_MAX,
+};
+pub use filtered::{FilterHandle, FilterLimit, Rendered, render};
 pub use marks::MarkRequest;
-pub use org::{SEGMENT_SUBSCRIPTIONS_MAX, Subscribed};
+pub use org::Subscribed;
 pub use outbox::{CloseState, Outbox, OutboxLimits, SendOutcome};
 pub use questions::{Coverage, CoverageTarget, Question, TooManyQuestions};
 pub(crate) use questions::{ORG_QUESTIONS_MAX, QUESTION_TIMEOUT, QUESTIONS_MAX, SESSION_QUESTIONS_MAX};
+pub use segments::SEGMENT_SUBSCRIPTIONS_MAX;
 pub use session::{JoinableTopics, NamedTopics, SessionCheck, SessionId};
 pub use transport::Transport;
 
+use crate::capacity::Capacity;
 use crate::cursor::{Cursor, CursorSeal};
+use crate::filter::ChannelFilter;
+use crate::metrics::Metrics;
 use crate::org::{Incarnation, OrgId};
 use crate::sync::lock;
 use crate::wire::{CloseCode, Topic};
 use marks::MarkRequests;
-use org::{MarkReader, Member, OrgChannel, ReplayBuffer, Subscription, SubscriptionId};
+use org::{Member, OrgChannel};
 use questions::Questions;
+use segments::{MarkReader, ReplayBuffer, Subscription, SubscriptionId};
 
 /// The node's position in the log.
 #[derive(Debug, Default)]
@@ -73,13 +87,21 @@ pub struct Hub {
     position: Mutex<Position>,
     next_id: AtomicU64,
     limits: OutboxLimits,
+    /// Memory of filters.
+    filter_memory: Arc<Capacity<OrgId>>,
 }
 
 impl Hub {
     /// Creates a hub without sessions and without a position.
     #[must_use]
     pub fn new(limits: OutboxLimits) -> Self {
-        Self { orgs: DashMap::new(), position: Mutex::default(), next_id: AtomicU64::new(1), limits }
+        Self {
+            orgs: DashMap::new(),
+            position: Mutex::default(),
+            next_id: AtomicU64::new(1),
+            limits,
+            filter_memory: Capacity::with_reserve(FILTER_MEMORY_MAX, FILTER_MEMORY_MAX / 2),
+        }
     }
 
     /// The limits of each outbox.
@@ -260,8 +282,21 @@ impl Registration {
         self.channel.seal()
     }
 
-    /// Joins a topic, with marks or without. `reply` builds the reply from the cursor at which the
-    /// subscription begins. The reply is sent before any event of the topic.
+    /// Finds or creates the channel of a filter on a topic.
+    ///
+    /// # Errors
+    /// If the organisation has too many filters.
+    pub fn open_filter(
+        &self,
+        topic: &Topic,
+        filter: ChannelFilter,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Arc<FilterHandle>, FilterLimit> {
+        FilterHandle::open(&self.channel.filters, self.org, topic, filter, &self.hub.filter_memory, metrics)
+    }
+
+    /// Joins a topic, with a filter or without, and with marks or without. `reply` builds the reply from the
+    /// cursor at which the subscription begins. The reply is sent before any event of the topic.
     ///
     /// # Panics
     /// If the hub has no position yet; see [`Hub::has_position`].
@@ -269,10 +304,11 @@ impl Registration {
     pub fn subscribe(
         &self,
         topic: &Topic,
+        filter: Option<&Arc<FilterHandle>>,
         with_marks: bool,
         reply: impl FnOnce(&Cursor) -> Bytes,
     ) -> Subscribed {
-        self.add(topic, with_marks, None, |cursor| Some(reply(cursor)))
+        self.add(topic, filter, with_marks, None, |cursor| Some(reply(cursor)))
     }
 
     /// Joins a topic for a session that has its reply already, and is sent its missed events first. Live
@@ -285,10 +321,11 @@ impl Registration {
     pub fn subscribe_for_replay(
         &self,
         topic: &Topic,
+        filter: Option<&Arc<FilterHandle>>,
         with_marks: bool,
         on_begin: impl FnOnce(&Cursor),
     ) -> Subscribed {
-        self.add(topic, with_marks, Some(ReplayBuffer::default()), |cursor| {
+        self.add(topic, filter, with_marks, Some(ReplayBuffer::default()), |cursor| {
             on_begin(cursor);
             None
         })
@@ -309,6 +346,7 @@ impl Registration {
     fn add(
         &self,
         topic: &Topic,
+        filter: Option<&Arc<FilterHandle>>,
         with_marks: bool,
         replay_buffer: Option<ReplayBuffer>,
         reply: impl FnOnce(&Cursor) -> Option<Bytes>,
@@ -326,7 +364,7 @@ impl Registration {
             marks: check.map(|check| Box::new(MarkReader { check })),
         };
         // The position stays locked until the segment is locked, and the segment until the reply is sent.
-        self.channel.subscribe(topic, subscription, position, || {
+        self.channel.subscribe(topic, filter, subscription, position, || {
             if let Some(reply) = reply(&cursor) {
                 self.outbox.send(&reply);
             }

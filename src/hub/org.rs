@@ -6,85 +6,25 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use bytes::Bytes;
-
-use super::{Outbox, OutboxLimits, SessionCheck, SessionId};
+use super::filtered::{FilterHandle, FilteredTopics};
+use super::segments::{Segment, Subscription, SubscriptionId, TopicChannel};
+use super::{Outbox, SessionCheck, SessionId};
 use crate::cursor::CursorSeal;
 use crate::sparse::shrink;
 use crate::sync::lock;
 use crate::wire::Topic;
 
-/// Subscriptions in one segment. A slice of fan-out writes to one segment and is never interrupted, so this
-/// sets the scheduling granularity: 0.02 to 0.1 ms.
-pub const SEGMENT_SUBSCRIPTIONS_MAX: usize = 8;
-
-/// Segments that are probed for a free place before a new segment is created.
-const SEGMENT_PROBES_MAX: usize = 8;
-
-/// One session's membership of a topic.
-#[derive(Debug)]
-pub(super) struct Subscription {
-    /// A session may have two subscriptions of a topic for a moment: when it joins again while its former
-    /// join is still being replayed. The id tells them apart.
-    pub(super) id: SubscriptionId,
-    /// The subscription gets the batches after this one. The cursor in the join's reply covers those before.
-    pub(super) after_batch: u64,
-    pub(super) outbox: Arc<Outbox>,
-    /// Live events that wait while the session is still sent its missed events.
-    pub(super) replay_buffer: Option<ReplayBuffer>,
-    /// Present if the subscription gets marks. Boxed, because few subscriptions do.
-    pub(super) marks: Option<Box<MarkReader>>,
-}
-
-/// A subscription that gets marks.
-#[derive(Debug)]
-pub(super) struct MarkReader {
-    /// Knows which topics a mark may name.
-    pub(super) check: Arc<dyn SessionCheck>,
-}
-
-/// Frames that wait until a replay has ended. All subscribers of the topic share these bytes, so they count
-/// against the session's limit and not against the memory of the machine.
-#[derive(Debug, Default)]
-pub(super) struct ReplayBuffer {
-    frames: Vec<Bytes>,
-    bytes: usize,
-}
-
-impl ReplayBuffer {
-    /// Adds frames. Returns false if the buffer exceeds the limits of an outbox.
-    pub(super) fn push(&mut self, frames: &Bytes, limits: OutboxLimits) -> bool {
-        self.bytes += frames.len();
-        self.frames.push(frames.clone());
-        self.bytes <= limits.queue_bytes_max && self.frames.len() <= limits.queue_chunks_max
-    }
-}
-
-/// Some subscriptions of a topic, under one lock.
-pub(super) type Segment = Mutex<Vec<Subscription>>;
-
 /// Handle of a subscription, with which it is ended.
 #[derive(Debug)]
 pub struct Subscribed {
+    /// The channel of the subscription's filter.
+    pub(super) filter: Option<Arc<FilterHandle>>,
     pub(super) segment: Arc<Segment>,
     pub(super) id: SubscriptionId,
     /// Whether the subscription gets marks.
     pub(super) has_marks: bool,
-}
-
-/// A subscription of this process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct SubscriptionId(pub(super) u64);
-
-#[derive(Debug, Default)]
-struct TopicChannel {
-    segments: Vec<Arc<Segment>>,
-    /// The first segment to probe for the next subscription.
-    probe: usize,
-    /// Number of subscriptions that get marks.
-    marked: usize,
 }
 
 /// The parts of a session that the hub uses.
@@ -103,6 +43,8 @@ pub(super) struct OrgChannel {
     seal: CursorSeal,
     sessions: Mutex<HashMap<SessionId, Member>>,
     topics: Mutex<HashMap<Topic, TopicChannel>>,
+    /// Channels with a filter.
+    pub(super) filters: Arc<FilteredTopics>,
     /// Number of subscriptions that get marks.
     marked: AtomicUsize,
     /// Topics that have had events since their last mark: joined ones, and all named ones. It is kept only
@@ -116,6 +58,7 @@ impl OrgChannel {
             seal,
             sessions: Mutex::default(),
             topics: Mutex::default(),
+            filters: Arc::default(),
             marked: AtomicUsize::new(0),
             unmarked: Mutex::default(),
         }
@@ -150,31 +93,56 @@ impl OrgChannel {
         }
     }
 
-    /// Adds a subscription. While the caller's `position` guard is held, no batch can be announced. The guard
-    /// is released when the segment is locked, and `send_reply` runs before the segment is released.
+    /// Adds a subscription, to the channel of its filter if it has one. While the caller's `position` guard
+    /// is held, no batch can be announced. The guard is released when the segment is locked, and `send_reply`
+    /// runs before the segment is released.
     pub(super) fn subscribe<Guard>(
         &self,
         topic: &Topic,
+        filter: Option<&Arc<FilterHandle>>,
         subscription: Subscription,
         position: Guard,
         send_reply: impl FnOnce(),
     ) -> Subscribed {
         let (id, has_marks) = (subscription.id, subscription.marks.is_some());
-        let mut topics = lock(&self.topics);
-        let channel = topics.entry(topic.clone()).or_default();
-        if has_marks {
+        let segment = match filter {
+            None => {
+                let places = lock(&self.topics);
+                let find = |topics: &mut HashMap<Topic, TopicChannel>| {
+                    topics.entry(topic.clone()).or_default().segment_for(has_marks)
+                };
+                self.enter(places, find, subscription, position, send_reply)
+            }
+            Some(handle) => {
+                let places = lock(&handle.channel.places);
+                let find = |channel: &mut TopicChannel| channel.segment_for(has_marks);
+                self.enter(places, find, subscription, position, send_reply)
+            }
+        };
+        Subscribed { filter: filter.cloned(), segment, id, has_marks }
+    }
+
+    /// Adds a subscription to the segment that `find` returns, while the places stay locked.
+    fn enter<Places, Guard>(
+        &self,
+        mut places: MutexGuard<'_, Places>,
+        find: impl FnOnce(&mut Places) -> Arc<Segment>,
+        subscription: Subscription,
+        position: Guard,
+        send_reply: impl FnOnce(),
+    ) -> Arc<Segment> {
+        if subscription.marks.is_some() {
             // Counted before the position is released, so fan-out knows of it before the next batch.
-            channel.marked += 1;
             self.marked.fetch_add(1, Ordering::Release);
         }
-        let segment = channel.segment_with_room();
+        let segment = find(&mut places);
         let mut subscriptions = lock(&segment);
         subscriptions.push(subscription);
-        drop(topics);
+        drop(places);
         drop(position);
         send_reply();
         drop(subscriptions);
-        Subscribed { segment, id, has_marks }
+        segment
     }
 
     /// Sends the buffered events of a subscription. From now on its events are sent as they happen.
@@ -182,44 +150,33 @@ impl OrgChannel {
         let mut subscriptions = lock(&subscribed.segment);
         let Some(subscription) = subscriptions.iter_mut().find(|s| s.id == subscribed.id) else { return };
         if let Some(buffer) = subscription.replay_buffer.take() {
-            for frames in &buffer.frames {
+            for frames in buffer.frames() {
                 subscription.outbox.send(frames);
             }
         }
     }
 
     pub(super) fn unsubscribe(&self, topic: &Topic, subscribed: &Subscribed) {
-        let mut topics = lock(&self.topics);
-        let (is_empty, had_marks) = {
-            let mut subscriptions = lock(&subscribed.segment);
-            let at = subscriptions.iter().position(|s| s.id == subscribed.id);
-            let removed = at.map(|at| subscriptions.swap_remove(at));
-            (subscriptions.is_empty(), removed.is_some_and(|removed| removed.marks.is_some()))
-        };
-        let Some(channel) = topics.get_mut(topic) else { return };
-        if had_marks {
-            channel.marked -= 1;
-            if self.marked.fetch_sub(1, Ordering::AcqRel) == 1 {
-                *lock(&self.unmarked) = HashSet::new();
-            }
-        }
-        let Some(at) = channel.segments.iter().position(|s| Arc::ptr_eq(s, &subscribed.segment)) else {
-            return;
-        };
-        if is_empty {
-            channel.segments.swap_remove(at);
+        let had_marks = if let Some(handle) = &subscribed.filter {
+            lock(&handle.channel.places).remove(&subscribed.segment, subscribed.id)
         } else {
-            channel.probe = at;
-        }
-        if channel.segments.is_empty() {
-            topics.remove(topic);
-            shrink(&mut topics);
+            let mut topics = lock(&self.topics);
+            let Some(channel) = topics.get_mut(topic) else { return };
+            let had_marks = channel.remove(&subscribed.segment, subscribed.id);
+            if channel.is_empty() {
+                topics.remove(topic);
+                shrink(&mut topics);
+            }
+            had_marks
+        };
+        if had_marks && self.marked.fetch_sub(1, Ordering::AcqRel) == 1 {
+            *lock(&self.unmarked) = HashSet::new();
         }
     }
 
     /// The segments that a topic has now. Segments added later contain only later subscriptions.
     pub(super) fn segments(&self, topic: &Topic) -> Vec<Arc<Segment>> {
-        lock(&self.topics).get(topic).map(|channel| channel.segments.clone()).unwrap_or_default()
+        lock(&self.topics).get(topic).map(TopicChannel::segments).unwrap_or_default()
     }
 
     /// The joined topics that a control event on this topic reaches: the topic itself, `org`, and all entity
@@ -231,11 +188,12 @@ impl OrgChannel {
         lock(&self.topics).keys().filter(is_reached).cloned().collect()
     }
 
-    /// Upper bound of the topic's subscribers: the capacity of its segments.
+    /// Upper bound of the topic's subscribers without a filter: the capacity of its segments.
     pub(super) fn subscribers_max(&self, topic: &Topic) -> usize {
-        lock(&self.topics).get(topic).map_or(0, |channel| channel.segments.len() * SEGMENT_SUBSCRIPTIONS_MAX)
+        lock(&self.topics).get(topic).map_or(0, TopicChannel::subscribers_max)
     }
 
+    /// Whether the topic has a subscriber without a filter.
     pub(super) fn has_topic(&self, topic: &Topic) -> bool {
         lock(&self.topics).contains_key(topic)
     }
@@ -245,9 +203,13 @@ impl OrgChannel {
         self.marked.load(Ordering::Acquire)
     }
 
-    /// The segments of a topic, if one of its subscriptions gets marks.
+    /// The segments of a topic's channels in which a subscription gets marks. None if there are none.
     pub(super) fn marked_segments(&self, topic: &Topic) -> Option<Vec<Arc<Segment>>> {
-        lock(&self.topics).get(topic).filter(|channel| channel.marked > 0).map(|c| c.segments.clone())
+        let mut segments = self.filters.marked_segments(topic);
+        segments.extend(
+            lock(&self.topics).get(topic).and_then(TopicChannel::marked_segments).into_iter().flatten(),
+        );
+        (!segments.is_empty()).then_some(segments)
     }
 
     /// Records topics that have had events since their last mark.
@@ -266,28 +228,12 @@ impl OrgChannel {
     }
 }
 
-impl TopicChannel {
-    fn segment_with_room(&mut self) -> Arc<Segment> {
-        let count = self.segments.len();
-        for n in 0..count.min(SEGMENT_PROBES_MAX) {
-            let at = (self.probe + n) % count;
-            if lock(&self.segments[at]).len() < SEGMENT_SUBSCRIPTIONS_MAX {
-                self.probe = at;
-                return Arc::clone(&self.segments[at]);
-            }
-        }
-        self.probe = count;
-        let segment = Arc::default();
-        self.segments.push(Arc::clone(&segment));
-        segment
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
+    use crate::hub::OutboxLimits;
     use crate::org::{Incarnation, OrgId};
 
     /// If the segment were unlocked while the reply is being sent, an event could overtake the reply.
@@ -306,7 +252,7 @@ mod tests {
         let seal = CursorSeal::new(Arc::default(), OrgId::for_tests(1), Incarnation::default());
         let (channel, topic, position) = (OrgChannel::new(seal), Topic::Org, Mutex::new(()));
         let mut was_replied = false;
-        let _subscribed = channel.subscribe(&topic, subscription, lock(&position), || {
+        let _subscribed = channel.subscribe(&topic, None, subscription, lock(&position), || {
             let segments = channel.segments(&topic);
             assert!(segments[0].try_lock().is_err(), "fan-out could write before the reply");
             assert!(position.try_lock().is_ok(), "the tailer must not wait for a socket");

@@ -29,6 +29,23 @@ pub enum QueryError {
         /// The limit.
         max: usize,
     },
+    /// A filter of a join has a parameter of a page.
+    #[error(
+        "{0} is not part of a filter: for a column of this name, write and=({0}.eq.…); select is a field of the join, and \
+         order and limit are parameters of its snapshot"
+    )]
+    NotInFilter(&'static str),
+    /// A filter of a join, with its selected columns, is too long.
+    #[error("filter and select have more than {0} bytes: shorten them")]
+    FilterTooLong(usize),
+    /// A value of a filter is too long in the form of events.
+    #[error("a value of the filter has more than {0} bytes as PostgreSQL prints it: shorten it")]
+    ValueTooLong(usize),
+    /// Text of events has other bytes than in the database.
+    #[error(
+        "filters on events need a database with the encoding UTF8, and this one has {0}: join without a filter"
+    )]
+    FilterEncoding(String),
     /// The limit is not a number in range.
     #[error("limit must be a number from 1 to {0}")]
     Limit(usize),
@@ -78,6 +95,7 @@ impl QueryError {
         match self {
             Self::TooExpensive { .. } => "query_too_expensive",
             Self::TooSlow(_) => "query_too_slow",
+            Self::Filter(FilterError::NotExact { .. }) | Self::FilterEncoding(_) => "filter_not_exact",
             _ => "invalid_query",
         }
     }

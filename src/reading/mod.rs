@@ -8,11 +8,14 @@
 //!
 //! - `request` parses the query of a URL, and `query` builds SQL from it. They do no I/O.
 //! - `share` limits what an organisation may use, and `snapshot_limiter` its snapshots at a time.
+//! - `filter` compiles the filters of joins.
 //! - `snapshot` reads all pages of a request, for a join.
 //!
 //! This module must not know HTTP.
 
 mod error;
+mod filter;
+mod known_columns;
 mod limits;
 mod page;
 mod position;
@@ -36,6 +39,10 @@ use crate::service::Jobs;
 use crate::sync::lock;
 use error::INSUFFICIENT_PRIVILEGE;
 pub use error::{QueryError, ReadError};
+pub use filter::FilterRequest;
+pub(crate) use filter::{FILTER_BYTES_MAX, FILTER_VALUE_BYTES_MAX};
+pub(crate) use known_columns::COLUMNS_AGE_MAX;
+use known_columns::KnownColumns;
 pub use limits::ReadingLimits;
 pub use page::Page;
 use page::PageReader;
@@ -49,9 +56,7 @@ use share::{ReadPermit, Shares};
 pub use snapshot::{SnapshotRequest, TableSnapshot};
 use snapshot_limiter::SnapshotLimiter;
 use table::ReadableTable;
-
-/// Descriptions of tables in memory. Beyond this number the memory is cleared.
-pub(crate) const TABLES_MAX: usize = 64;
+pub(crate) use table::TABLES_MAX;
 
 /// The user on whose behalf rows are read.
 #[derive(Clone, Debug)]
@@ -88,6 +93,8 @@ pub struct Reader {
     snapshots: SnapshotLimiter,
     jobs: Jobs,
     tables: Mutex<HashMap<TableKey, (String, Arc<ReadableTable>)>>,
+    /// Columns for filters of joins.
+    columns: KnownColumns,
     limits: ReadingLimits,
     metrics: Arc<Metrics>,
 }
@@ -118,7 +125,17 @@ impl Reader {
             limits.wait_timeout,
         );
         let snapshots = SnapshotLimiter::new(&limits);
-        Self { pool, ring, shares, snapshots, jobs, tables: Mutex::default(), limits, metrics }
+        Self {
+            pool,
+            ring,
+            shares,
+            snapshots,
+            jobs,
+            tables: Mutex::default(),
+            columns: KnownColumns::default(),
+            limits,
+            metrics,
+        }
     }
 
     /// Reads rows of the table that is watched with this topic.

@@ -65,6 +65,17 @@ impl Page {
     }
 }
 
+/// The error of a query that casts values of the request alone, if it is that of a value.
+pub(super) fn invalid_value(error: sqlx::Error) -> ReadError {
+    let invalid = error
+        .as_database_error()
+        .filter(|error| error.code().is_some_and(|code| code.starts_with(DATA_EXCEPTION)));
+    match invalid {
+        Some(error) => QueryError::Value(error.message().chars().take(MESSAGE_CHARS_MAX).collect()).into(),
+        None => error.into(),
+    }
+}
+
 /// A transaction that is bound to a user, and the query of a page.
 pub(super) struct PageReader<'a> {
     pub(super) transaction: &'a mut PgConnection,
@@ -165,18 +176,7 @@ impl PageReader<'_> {
             arguments.add(value).map_err(sqlx::Error::Encode)?;
         }
         let checked = sqlx::query_with(AssertSqlSafe(sql), arguments).execute(&mut *self.transaction).await;
-        checked.map(|_| ()).map_err(|error| {
-            let invalid = error
-                .as_database_error()
-                .filter(|error| error.code().is_some_and(|code| code.starts_with(DATA_EXCEPTION)));
-            match invalid {
-                Some(error) => {
-                    let message: String = error.message().chars().take(MESSAGE_CHARS_MAX).collect();
-                    QueryError::Value(message).into()
-                }
-                None => error.into(),
-            }
-        })
+        checked.map(|_| ()).map_err(invalid_value)
     }
 
     /// Checks PostgreSQL's estimate of the query's cost.

@@ -47,12 +47,7 @@ impl RowRequest {
     /// # Errors
     /// If a parameter is not valid. Names of columns are not checked here.
     pub fn parse(query: &str) -> Result<Self, QueryError> {
-        let mut pairs = Vec::new();
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            pairs.push((decode(name)?, decode(value)?));
-        }
-        Self::from_parameters(&pairs, ROWS_DEFAULT)
+        Self::from_parameters(&pairs(query)?, ROWS_DEFAULT)
     }
 
     /// Parses parameters, which are pairs of a name and a value. Without `limit`, a page has up to `rows`
@@ -81,16 +76,47 @@ impl RowRequest {
                     set_once("after", request.after.is_some())?;
                     request.after = Some(Position::decode(value)?);
                 }
-                "and" | "or" | "not.and" | "not.or" => request.conditions.push(filters.group(name, value)?),
-                column => {
-                    let condition = filters.column(column, value);
-                    let named = |error| QueryError::Parameter(shortened(column), error);
-                    request.conditions.push(condition.map_err(named)?);
-                }
+                name => request.conditions.push(condition(&mut filters, name, value)?),
             }
         }
         Ok(request)
     }
+}
+
+/// Names of parameters that are no conditions.
+pub(super) const PARAMETERS: [&str; 4] = ["select", "order", "limit", "after"];
+
+/// Parses a filter in the form of a query, without other parameters.
+pub(super) fn filter_conditions(query: &str) -> Result<Vec<Condition>, QueryError> {
+    let mut filters = FilterParser::default();
+    let mut conditions = Vec::new();
+    for (name, value) in pairs(query)? {
+        if let Some(name) = PARAMETERS.into_iter().find(|parameter| *parameter == name) {
+            return Err(QueryError::NotInFilter(name));
+        }
+        conditions.push(condition(&mut filters, &name, &value)?);
+    }
+    Ok(conditions)
+}
+
+/// A condition of a parameter that is none of [`PARAMETERS`].
+fn condition(filters: &mut FilterParser, name: &str, value: &str) -> Result<Condition, QueryError> {
+    Ok(match name {
+        "and" | "or" | "not.and" | "not.or" => filters.group(name, value)?,
+        column => {
+            let named = |error| QueryError::Parameter(shortened(column), error);
+            filters.column(column, value).map_err(named)?
+        }
+    })
+}
+
+/// Decoded names and values of a query.
+fn pairs(query: &str) -> Result<Vec<(String, String)>, QueryError> {
+    let pairs = query.split('&').filter(|pair| !pair.is_empty());
+    pairs
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+        .map(|(n, v)| Ok((decode(n)?, decode(v)?)))
+        .collect()
 }
 
 /// The query of the next page: the same parameters with another position.
@@ -119,7 +145,7 @@ fn limit(value: &str) -> Result<usize, QueryError> {
     number.ok_or(QueryError::Limit(ROWS_MAX))
 }
 
-fn select(value: &str) -> Result<Option<Vec<String>>, QueryError> {
+pub(super) fn select(value: &str) -> Result<Option<Vec<String>>, QueryError> {
     if value == "*" {
         return Ok(None);
     }

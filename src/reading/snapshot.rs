@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::error::{QueryError, ReadError};
+use super::filter::FilterRequest;
 use super::page::Page;
 use super::position::Position;
 use super::request::{ROWS_MAX, RowRequest};
@@ -49,6 +50,21 @@ impl SnapshotRequest {
         }
         // The client does not ask for each page, so pages are as large as they may be.
         RowRequest::from_parameters(&pairs, ROWS_MAX).map(Self)
+    }
+
+    /// Restricts the rows and columns to those of the join's filter.
+    ///
+    /// # Errors
+    /// If both select columns.
+    pub fn with_filter(mut self, filter: &FilterRequest) -> Result<Self, QueryError> {
+        if filter.select.is_some() {
+            if self.0.select.is_some() {
+                return Err(QueryError::Repeated("select"));
+            }
+            self.0.select.clone_from(&filter.select);
+        }
+        self.0.conditions.extend(filter.conditions.iter().cloned());
+        Ok(self)
     }
 }
 

@@ -4,6 +4,9 @@ use serde::Deserialize;
 
 use crate::filter::{Column, Columns};
 
+/// Descriptions of tables in memory. Beyond this number the memory is cleared.
+pub(crate) const TABLES_MAX: usize = 64;
+
 /// Description of what may be read of a table. SQL in it is about the row `n`.
 #[derive(Debug, Deserialize)]
 pub(super) struct ReadableTable {

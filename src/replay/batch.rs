@@ -22,13 +22,18 @@ pub struct ReplayBatch {
 }
 
 impl ReplayBatch {
-    /// Missed events with their payloads, whose cursors are formed in three parts:
+    /// Missed events, each as `render` returns it from the event, its cursor and its transaction. The cursors
+    /// are formed in three parts:
     ///
     /// 1. events that the client's second point covers, with cursors between the client's two points;
     /// 2. events that the node's first point covers, with cursors from the client's second point to that
     ///    point;
     /// 3. the rest, with cursors between the node's two points, as live events have them.
-    pub fn payloads<'a>(&'a self, seal: &'a CursorSeal) -> impl Iterator<Item = (&'a Arc<Event>, String)> {
+    pub fn rendered<'a, T>(
+        &'a self,
+        seal: &'a CursorSeal,
+        render: impl Fn(&Event, &str, &str) -> T + Copy + 'a,
+    ) -> impl Iterator<Item = (&'a Arc<Event>, T)> {
         let parts = [Part::OfClient, Part::Between, Part::OfNode];
         parts.into_iter().flat_map(move |part| {
             let (from, to) = match part {
@@ -40,7 +45,7 @@ impl ReplayBatch {
             let mut transactions = TransactionSealer::new(seal);
             self.missed().filter(move |event| self.part(event) == part).map(move |event| {
                 let cursor = seal.seal_at(&prefix, event.id);
-                (event, event.payload(&cursor, transactions.seal(&prefix, event.xid)))
+                (event, render(event, &cursor, transactions.seal(&prefix, event.xid)))
             })
         })
     }

@@ -77,6 +77,11 @@ pub enum ReplayError {
     /// Some of the events need a claim that the client's token lacks.
     #[error("missed events need a claim that the token lacks")]
     NeedsClaim,
+    /// The filter of the join cannot be evaluated on one of the events.
+    #[error(
+        "the filter cannot be evaluated on a missed event, which lacks a column or has it in another form"
+    )]
+    Filter,
     /// The rows that precede the missed events could not all be sent.
     #[error("the snapshot ended before its last page: {0}")]
     Snapshot(Arc<str>),

@@ -10,6 +10,7 @@ use super::join_options::{JoinOptions, JoinStart};
 use super::joined_topics::{JoinState, JoinedTopic};
 use super::loop_action::LoopAction;
 use crate::hub::{SendOutcome, Subscribed};
+use crate::metrics::RejectionLabels;
 use crate::wire::{ClientMessage, CloseCode, Status, Topic, decode, push, reply};
 
 /// Topic of Phoenix itself, which carries heartbeats.
@@ -53,7 +54,7 @@ impl Session {
     fn join(&mut self, message: &ClientMessage) {
         let topic = Topic::parse(&message.topic).and_then(|topic| self.context.directory.joinable(topic));
         let Some(topic) = topic else { return self.reply_unmatched(message) };
-        let JoinOptions { start, marks } = match JoinOptions::parse(&message.payload) {
+        let JoinOptions { start, filter, marks } = match JoinOptions::parse(&message.payload) {
             Ok(options) => options,
             Err((reason, hint)) => return self.reply_error(message, reason, &hint),
         };
@@ -73,6 +74,12 @@ impl Session {
         {
             return self.reply_error(message, reason, &hint);
         }
+        if filter.is_some()
+            && let Err((reason, hint)) = self.check_filter(&topic)
+        {
+            self.context.metrics.filters_rejected.get_or_create(&RejectionLabels { code: reason }).inc();
+            return self.reply_error(message, reason, &hint);
+        }
         if let Some(former) = self.remove_join(&topic) {
             // Phoenix servers close the former join before they answer the new one.
             let join_ref = former.join_ref.as_deref();
@@ -85,6 +92,9 @@ impl Session {
             );
             return self.reply_error(message, "too many channels joined", &hint);
         }
+        if let Some(filter) = filter {
+            return self.join_with_filter(topic, message, filter, start, marks);
+        }
         match start {
             JoinStart::Since(since) if self.resume(&topic, message, &since, marks) => {}
             JoinStart::Since(_) => self.join_live(topic, message, marks, true),
@@ -96,7 +106,7 @@ impl Session {
     /// Joins a topic for live events only. If `is_stale`, the client sent a cursor of another database or
     /// epoch: the reply asks it to read the current state again.
     fn join_live(&mut self, topic: Topic, message: &ClientMessage, marks: bool, is_stale: bool) {
-        let subscribed = self.registration.subscribe(&topic, marks, |cursor| {
+        let subscribed = self.registration.subscribe(&topic, None, marks, |cursor| {
             let cursor = self.registration.seal().seal(cursor);
             let response =
                 if is_stale { json!({"cursor": cursor, "resync": true}) } else { json!({"cursor": cursor}) };
@@ -114,7 +124,7 @@ impl Session {
         self.request_mark(&topic, &subscribed);
         let (join_id, state) = (self.next_join_id(), JoinState::Live(subscribed));
         let join_ref = message.join_ref.as_deref().map(Box::from);
-        self.joined.insert(topic, JoinedTopic { join_ref, join_id, state });
+        self.joined.insert(topic, JoinedTopic { join_ref, join_id, has_filter: false, state });
     }
 
     fn leave(&mut self, message: &ClientMessage) {

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::join_options::Since;
 use super::org_rate::OrgRates;
 use super::topic_policy::{ForbiddenTopic, TopicPolicy};
 use crate::audit_trail::LogShares;
@@ -106,6 +107,15 @@ impl SessionContext {
     pub(super) fn open_transaction(&self, seal: &CursorSeal, tx: &str) -> Option<CoverageTarget> {
         let epoch = self.hub.cursor()?.epoch;
         seal.open_transaction(epoch, tx).ok().map(CoverageTarget::Transaction)
+    }
+
+    /// The cursors of a client that resumes. None if no gateway of this database issued them for this
+    /// organisation in the present epoch.
+    pub(super) fn open_since(&self, seal: &CursorSeal, since: &Since) -> Option<(Cursor, Option<Cursor>)> {
+        let from = self.open_cursor(seal, &since.cursor)?;
+        let Some(seen) = &since.seen else { return Some((from, None)) };
+        let seen = self.open_cursor(seal, seen).filter(|seen| seen.epoch == from.epoch)?;
+        Some((from, Some(seen)))
     }
 
     pub(super) fn open_cursor(&self, seal: &CursorSeal, cursor: &str) -> Option<Cursor> {

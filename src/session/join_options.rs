@@ -1,14 +1,16 @@
-//! The payload of a join: the start of the stream, and whether the client gets marks.
+//! The payload of a join: its filter, the start of the stream, and whether the client gets marks.
 
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::reading::SnapshotRequest;
+use crate::reading::{FilterRequest, QueryError, SnapshotRequest};
 
 /// A join's payload.
 pub(super) struct JoinOptions {
     pub(super) start: JoinStart,
+    /// Rows and columns that the client gets; none if it gets all.
+    pub(super) filter: Option<FilterRequest>,
     /// Whether the client gets marks.
     pub(super) marks: bool,
 }
@@ -40,6 +42,10 @@ struct Payload {
     #[serde(default)]
     snapshot: Option<Box<RawValue>>,
     #[serde(default)]
+    filter: Option<Value>,
+    #[serde(default)]
+    select: Option<Value>,
+    #[serde(default)]
     marks: Option<Value>,
 }
 
@@ -51,12 +57,18 @@ impl JoinOptions {
     pub(super) fn parse(payload: &RawValue) -> Result<Self, Rejection> {
         let payload: Payload = serde_json::from_str(payload.get())
             .map_err(|_| invalid("the payload of a join must be an object, with each parameter once"))?;
-        let since = cursor(payload.since, "since must be a cursor, as a string")?;
-        let seen = cursor(payload.seen, "seen must be the cursor of the last page of rows, as a string")?;
+        let since = string(payload.since, "since must be a cursor, as a string")?;
+        let seen = string(payload.seen, "seen must be the cursor of the last page of rows, as a string")?;
         let marks = match payload.marks {
             None => false,
             Some(Value::Bool(marks)) => marks,
             Some(_) => return Err(invalid("marks must be true or false")),
+        };
+        let filter = string(payload.filter, "filter must be a string, such as \"status=eq.open\"")?;
+        let select = string(payload.select, "select must be a string, such as \"id,status\"")?;
+        let filter = match (&filter, &select) {
+            (None, None) => None,
+            _ => Some(FilterRequest::parse(filter.as_deref(), select.as_deref()).map_err(rejected)?),
         };
         let start = match (since, payload.snapshot) {
             (Some(_), Some(_)) => {
@@ -69,23 +81,31 @@ impl JoinOptions {
                 return Err(invalid("seen needs since: send the cursor of the first page as since"));
             }
             (None, Some(parameters)) => {
-                let request = SnapshotRequest::parse(&parameters);
-                JoinStart::Snapshot(request.map_err(|error| (error.code(), error.to_string()))?)
+                let mut request = SnapshotRequest::parse(&parameters).map_err(rejected)?;
+                if let Some(filter) = &filter {
+                    request = request.with_filter(filter).map_err(rejected)?;
+                }
+                JoinStart::Snapshot(request)
             }
             (None, None) => JoinStart::Now,
         };
-        Ok(Self { start, marks })
+        Ok(Self { start, filter, marks })
     }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "an argument of map_err")]
+fn rejected(error: QueryError) -> Rejection {
+    (error.code(), error.to_string())
 }
 
 fn invalid(hint: &str) -> Rejection {
     ("invalid payload", hint.to_owned())
 }
 
-fn cursor(value: Option<Value>, hint: &str) -> Result<Option<String>, Rejection> {
+fn string(value: Option<Value>, hint: &str) -> Result<Option<String>, Rejection> {
     match value {
         None => Ok(None),
-        Some(Value::String(cursor)) => Ok(Some(cursor)),
+        Some(Value::String(string)) => Ok(Some(string)),
         Some(_) => Err(invalid(hint)),
     }
 }

@@ -14,6 +14,7 @@ pub(super) struct JoinedTopic {
     pub(super) join_ref: Option<Box<str>>,
     /// Distinguishes this join from an earlier join of the same topic.
     pub(super) join_id: u64,
+    pub(super) has_filter: bool,
     pub(super) state: JoinState,
 }
 
@@ -43,6 +44,11 @@ impl JoinedTopics {
             joined != topic && matches!(state.state, JoinState::Reading(_))
         };
         self.0.iter().filter(is_other).count()
+    }
+
+    /// Number of other topics that are joined with a filter.
+    pub(super) fn filters_besides(&self, topic: &Topic) -> usize {
+        self.0.iter().filter(|(joined, state)| joined != topic && state.has_filter).count()
     }
 
     pub(super) fn topics(&self) -> impl Iterator<Item = &Topic> {

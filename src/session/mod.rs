@@ -16,6 +16,7 @@ mod message_rate;
 mod message_reader;
 mod org_rate;
 mod pending;
+mod pending_join;
 mod refresh;
 mod resume;
 mod revocation_check;
@@ -24,6 +25,7 @@ mod topic_policy;
 
 pub use context::{CoversQuestion, SessionContext, SessionLimits};
 pub use org_rate::OrgRates;
+pub(crate) use pending_join::SESSION_FILTERS_MAX;
 pub use revocation_check::token_subject;
 pub use topic_policy::{ForbiddenTopic, TopicPolicy};
 

@@ -20,14 +20,17 @@ use super::pending::{ResumeEnd, ResumeFuture, ResumeOutcome};
 use super::revocation_check::RevocationCheck;
 use super::{Session, SessionContext};
 use crate::cursor::Cursor;
-use crate::hub::{Outbox, Registration, SessionCheck as _, Subscribed};
+use crate::hub::{FilterHandle, Outbox, Registration, Rendered, SessionCheck as _, Subscribed, render};
 use crate::org::OrgId;
 use crate::replay::{ReplayBatch, ReplayError, ResumePlace};
-use crate::wire::{ClientMessage, RESYNC_EVENT, Status, Topic, append_event_frame, push};
+use crate::wire::{ClientMessage, Event, RESYNC_EVENT, Status, Topic, append_event_frame, push};
 
 /// Approximate size of one write of missed events, in bytes. Each write waits until the previous one is on
 /// the wire.
 const CHUNK_BYTES: usize = 32 * 1024;
+
+/// Events that a filter withholds before other tasks may run.
+const EVALUATIONS_PER_TURN: usize = 256;
 
 /// The parts of a session that one resume uses.
 pub(super) struct Resume {
@@ -39,6 +42,8 @@ pub(super) struct Resume {
     pub(super) org: OrgId,
     pub(super) topic: Topic,
     pub(super) topic_name: String,
+    /// The channel of the join's filter.
+    pub(super) filter: Option<Arc<FilterHandle>>,
     pub(super) since: Cursor,
     /// Position of the last page of rows that the client has, which the node must have reached too.
     pub(super) seen: Option<Cursor>,
@@ -61,16 +66,12 @@ impl Session {
         &mut self,
         topic: &Topic,
         message: &ClientMessage,
-        Since { cursor: encoded_since, seen }: &Since,
+        since: &Since,
         marks: bool,
     ) -> bool {
-        let open = |cursor: &str| self.context.open_cursor(self.registration.seal(), cursor);
-        let Some(since) = open(encoded_since) else { return false };
-        let seen = seen.as_deref().map(open);
-        if seen.as_ref().is_some_and(|seen| seen.as_ref().is_none_or(|seen| seen.epoch != since.epoch)) {
-            return false;
-        }
-        let seen = seen.flatten();
+        let encoded_since = &since.cursor;
+        let opened = self.context.open_since(self.registration.seal(), since);
+        let Some((since, seen)) = opened else { return false };
         let resume = Resume {
             context: Arc::clone(&self.context),
             registration: Arc::clone(&self.registration),
@@ -79,6 +80,7 @@ impl Session {
             org: self.identity.org,
             topic: topic.clone(),
             topic_name: message.topic.clone(),
+            filter: None,
             since,
             seen,
             marks,
@@ -87,7 +89,7 @@ impl Session {
         // The reply is sent first, because clients give up a join after about 10 s and the replay may take
         // longer.
         self.reply(message, Status::Ok, json!({"cursor": encoded_since}));
-        self.start_join(topic.clone(), message, JoinState::Resuming, async move {
+        self.start_join(topic.clone(), message, JoinState::Resuming, false, async move {
             let subscribed = Some(resume.run().await);
             ResumeEnd { subscribed, resync: resume.resync.into_inner(), rejected: None }
         });
@@ -101,12 +103,13 @@ impl Session {
         topic: Topic,
         message: &ClientMessage,
         state: fn(CancellationToken) -> JoinState,
+        has_filter: bool,
         work: impl Future<Output = ResumeEnd> + Send + 'static,
     ) {
         let join_id = self.next_join_id();
         let left = CancellationToken::new();
         let join_ref = message.join_ref.as_deref().map(Box::from);
-        let joined = JoinedTopic { join_ref, join_id, state: state(left.clone()) };
+        let joined = JoinedTopic { join_ref, join_id, has_filter, state: state(left.clone()) };
         self.joined.insert(topic.clone(), joined);
         self.resuming.push(Box::pin(async move {
             let end = left.run_until_cancelled(work).await.unwrap_or_default();
@@ -183,9 +186,10 @@ impl Resume {
             }
         }
         let mut position = None;
-        let subscribed = self.registration.subscribe_for_replay(&self.topic, self.marks, |cursor| {
-            position = Some(cursor.clone()).filter(|position| position.epoch == self.since.epoch);
-        });
+        let subscribed =
+            self.registration.subscribe_for_replay(&self.topic, self.filter.as_ref(), self.marks, |cursor| {
+                position = Some(cursor.clone()).filter(|position| position.epoch == self.since.epoch);
+            });
         let mut buffered = BufferedSubscription { resume: self, subscribed: Some(subscribed) };
         let Some(position) = position else {
             drop(buffered);
@@ -209,7 +213,8 @@ impl Resume {
     /// Joins for live events only and sends a resync, so that the client reads the current state again.
     pub(super) fn join_with_resync(&self, error: &ReplayError) -> Subscribed {
         self.record_resync(error);
-        self.registration.subscribe(&self.topic, self.marks, |cursor| self.resync_frame(cursor, error))
+        let resync = |cursor: &Cursor| self.resync_frame(cursor, error);
+        self.registration.subscribe(&self.topic, self.filter.as_ref(), self.marks, resync)
     }
 
     /// Sends a resync instead of the missed events, or instead of the rest of them. Live events follow from
@@ -243,10 +248,28 @@ impl Resume {
     /// be older than the present visibility of its topic, which the join was checked against.
     async fn send(&self, batch: &ReplayBatch) -> Result<(), ReplayError> {
         let mut frames = BytesMut::new();
-        for (event, payload) in batch.payloads(self.registration.seal()) {
+        let filter = self.filter.as_deref().map(FilterHandle::filter);
+        let render = move |event: &Event, cursor: &str, tx: &str| match filter {
+            None => Rendered::Payload(event.payload(cursor, tx)),
+            Some(filter) => render(filter, event, cursor, tx),
+        };
+        let mut withheld = 0;
+        for (event, rendered) in batch.rendered(self.registration.seal(), render) {
             if event.needs_claim && !self.check.names(event.topic.as_str()) {
                 return Err(ReplayError::NeedsClaim);
             }
+            let payload = match rendered {
+                Rendered::Payload(payload) => payload,
+                Rendered::Unknown => return Err(ReplayError::Filter),
+                Rendered::Nothing => {
+                    withheld += 1;
+                    if withheld % EVALUATIONS_PER_TURN == 0 {
+                        // Nothing was written, so nothing else lets other tasks run.
+                        tokio::task::yield_now().await;
+                    }
+                    continue;
+                }
+            };
             append_event_frame(&mut frames, &self.topic, event, &payload);
             if frames.len() >= CHUNK_BYTES {
                 self.outbox.drained().await;
@@ -277,6 +300,7 @@ fn reason(error: &ReplayError) -> &'static str {
         ReplayError::LogShare => "log_share",
         ReplayError::Epoch => "epoch",
         ReplayError::NeedsClaim => "needs_claim",
+        ReplayError::Filter => "filter",
         ReplayError::Snapshot(_) => "snapshot",
         ReplayError::Log(_) | ReplayError::Timeout | ReplayError::TooManyResumes => "unavailable",
     }

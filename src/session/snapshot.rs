@@ -7,39 +7,17 @@
 //! The next page is read when the client has accepted the former one. While a page is being sent, the
 //! snapshot has no connection to the database.
 
-use std::sync::{Arc, OnceLock};
+use serde_json::json;
 
-use bytes::Bytes;
-use serde_json::{Value, json};
-
+use super::Session;
 use super::joined_topics::JoinState;
 use super::pending::ResumeEnd;
-use super::resume::Resume;
-use super::revocation_check::RevocationCheck;
-use super::{Session, SessionContext};
+use super::pending_join::PendingJoin;
 use crate::cursor::Cursor;
-use crate::hub::{Outbox, Registration, SendOutcome};
-use crate::metrics::RejectionLabels;
-use crate::org::OrgId;
-use crate::reading::{Caller, Page, ReadError, SnapshotRequest, TableSnapshot};
+use crate::hub::SendOutcome;
+use crate::reading::{Page, ReadError, SnapshotRequest, TableSnapshot};
 use crate::replay::ReplayError;
-use crate::wire::{ClientMessage, CloseCode, PageEnd, Status, Topic, reply, snapshot_frame};
-
-/// The parts of a session that one snapshot uses.
-struct SnapshotJoin {
-    context: Arc<SessionContext>,
-    registration: Arc<Registration>,
-    outbox: Arc<Outbox>,
-    /// Knows the session's current token.
-    check: Arc<RevocationCheck>,
-    org: OrgId,
-    topic: Topic,
-    topic_name: String,
-    join_ref: Option<String>,
-    reference: Option<String>,
-    /// Whether the client gets marks.
-    marks: bool,
-}
+use crate::wire::{ClientMessage, CloseCode, PageEnd, Status, Topic, snapshot_frame};
 
 /// How the pages ended.
 enum PagesEnd {
@@ -52,12 +30,18 @@ enum PagesEnd {
 }
 
 impl Session {
-    /// Checks whether the session may join this topic with a snapshot. Returns reason and hint of an error.
-    pub(super) fn check_snapshot(&self, topic: &Topic) -> Result<(), (&'static str, String)> {
+    /// Checks that a topic carries the events of one table at most. Returns reason and hint of an error.
+    pub(super) fn check_one_table(&self, topic: &Topic) -> Result<(), (&'static str, String)> {
         if topic.is_org() || topic.is_entity() {
             let hint = format!("{topic} carries the events of several tables: join the topic of one table");
             return Err((ReadError::UnknownTopic.code(), hint));
         }
+        Ok(())
+    }
+
+    /// Checks whether the session may join this topic with a snapshot. Returns reason and hint of an error.
+    pub(super) fn check_snapshot(&self, topic: &Topic) -> Result<(), (&'static str, String)> {
+        self.check_one_table(topic)?;
         let max = self.context.limits.snapshots_max;
         if self.joined.snapshots_besides(topic) >= max {
             self.context.metrics.limit_reached("snapshots");
@@ -77,29 +61,17 @@ impl Session {
         request: SnapshotRequest,
         marks: bool,
     ) {
-        let join = SnapshotJoin {
-            context: Arc::clone(&self.context),
-            registration: Arc::clone(&self.registration),
-            outbox: Arc::clone(&self.outbox),
-            check: Arc::clone(&self.revocation_check),
-            org: self.identity.org,
-            topic: topic.clone(),
-            topic_name: message.topic.clone(),
-            join_ref: message.join_ref.clone(),
-            reference: message.reference.clone(),
-            marks,
-        };
-        self.start_join(topic, message, JoinState::Reading, join.run(request));
+        let join = self.pending_join(&topic, message, marks);
+        self.start_join(topic, message, JoinState::Reading, false, join.run_snapshot(request));
     }
 }
 
-impl SnapshotJoin {
-    async fn run(self, request: SnapshotRequest) -> ResumeEnd {
+impl PendingJoin {
+    /// Sends the rows, and then the events that the client missed meanwhile.
+    pub(super) async fn run_snapshot(self, request: SnapshotRequest) -> ResumeEnd {
         let (mut snapshot, page) = match self.begin(request).await {
             Ok(begun) => begun,
-            Err(error) => {
-                return ResumeEnd { rejected: Some(self.rejection(&error)), ..ResumeEnd::default() };
-            }
+            Err(error) => return self.rejected_read(&error),
         };
         let since = page.position.clone();
         self.outbox.send(&self.reply(Status::Ok, &json!({})));
@@ -172,28 +144,6 @@ impl SnapshotJoin {
             self.outbox.close(CloseCode::SLOW);
             false
         })
-    }
-
-    /// The user with the session's current token.
-    fn caller(&self) -> Caller {
-        let incarnation = self.registration.seal().incarnation();
-        Caller { org: self.org, incarnation, claims: self.check.identity().claims.json() }
-    }
-
-    fn rejection(&self, error: &ReadError) -> Bytes {
-        let code = error.code();
-        self.context.metrics.reads_rejected.get_or_create(&RejectionLabels { code }).inc();
-        self.reply(Status::Error, &json!({"reason": code, "message": error.to_string()}))
-    }
-
-    fn reply(&self, status: Status, response: &Value) -> Bytes {
-        reply(self.join_ref.as_deref(), self.reference.as_deref(), &self.topic_name, status, response)
-    }
-
-    fn into_resume(self, since: Cursor, seen: Option<Cursor>) -> Resume {
-        let Self { context, registration, outbox, check, org, topic, topic_name, marks, .. } = self;
-        let resync = OnceLock::new();
-        Resume { context, registration, outbox, check, org, topic, topic_name, since, seen, marks, resync }
     }
 }
 

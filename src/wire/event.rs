@@ -53,6 +53,17 @@ pub struct Event {
     pub traceparent: Option<Box<str>>,
 }
 
+/// The parts of an event's payload that depend on the filter of a channel.
+#[derive(Clone, Copy, Debug)]
+pub struct EventContent<'a> {
+    /// JSON: the row, or the published data.
+    pub data: &'a str,
+    /// JSON: the former values of the columns that an update changed.
+    pub old: Option<&'a str>,
+    /// `entered` or `left`, if the update changed whether the filter selects the row.
+    pub filter: Option<&'static str>,
+}
+
 impl Event {
     /// Creates a control event of this node, on the topic `org`. `id` is that of the cursor that it sends.
     #[must_use]
@@ -128,7 +139,14 @@ impl Event {
     /// for every topic.
     #[must_use]
     pub fn payload(&self, cursor: &str, tx: &str) -> String {
-        let mut json = String::with_capacity(self.data.len() + cursor.len() + tx.len() + 160);
+        self.payload_of(EventContent { data: &self.data, old: self.old.as_deref(), filter: None }, cursor, tx)
+    }
+
+    /// The payload for a channel with a filter, which may have another content.
+    #[must_use]
+    pub fn payload_of(&self, content: EventContent<'_>, cursor: &str, tx: &str) -> String {
+        let EventContent { data, old, filter } = content;
+        let mut json = String::with_capacity(data.len() + cursor.len() + tx.len() + 160);
         if self.is_control() {
             self.write_control_payload(&mut json, cursor);
             return json;
@@ -138,9 +156,12 @@ impl Event {
         write_json_str(&mut json, cursor);
         json.push_str(r#","tx":"#);
         write_json_str(&mut json, tx);
-        let _ = write!(json, r#","data":{}"#, self.data);
-        if let Some(old) = &self.old {
+        let _ = write!(json, r#","data":{data}"#);
+        if let Some(old) = old {
             let _ = write!(json, r#","old":{old}"#);
+        }
+        if let Some(filter) = filter {
+            let _ = write!(json, r#","filter":"{filter}""#);
         }
         if self.truncated {
             json.push_str(r#","truncated":true"#);

@@ -16,7 +16,8 @@ pub use close::{CLOSE_CODES, CloseCode, Retry};
 pub use codec::{ClientMessage, DecodeError, Status, decode, push, reply};
 pub(crate) use codec::{NAME_BYTES_MAX, REF_BYTES_MAX};
 pub use event::{
-    CURSOR_EVENT, Event, RESYNC_EVENT, REVOKED_EVENT, TOPICS_EVENT, UNREVOKED_EVENT, append_event_frame,
+    CURSOR_EVENT, Event, EventContent, RESYNC_EVENT, REVOKED_EVENT, TOPICS_EVENT, UNREVOKED_EVENT,
+    append_event_frame,
 };
 pub use frame::{close_frame, close_frame_without_reason, is_close_frame, text_frame};
 pub use framing::Framing;

@@ -62,6 +62,7 @@ mod dev;
 mod documents;
 mod edge;
 mod failover;
+mod filters;
 mod frames;
 mod harness;
 mod isolation;

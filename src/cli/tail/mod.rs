@@ -19,7 +19,7 @@ use tokio_tungstenite::tungstenite::http::Uri;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
-use self::topics::{Received, TailedTopics};
+use self::topics::{ROW_PARAMETERS, Received, TailedTopics};
 use crate::backoff::Backoff;
 use crate::config::DEFAULT_URL;
 use crate::shutdown;
@@ -42,6 +42,9 @@ one more such line with payload.last after the last row:
 
   warden tail calls --snapshot --filter status=eq.queued --filter order=started_at.desc
 
+With --filter it prints only the events of rows that the filter selects before or after the change. If an update \
+changed that, payload.filter is entered or left.
+
 If the connection ends before the last row, and after warden.resync, it prints all rows again.")]
 pub(super) struct TailArgs {
     /// Topics: org for all events, a name such as calls, or one entity such as call:<uuid>
@@ -53,9 +56,9 @@ pub(super) struct TailArgs {
     /// Print the rows of each topic's table before its events
     #[arg(long, conflicts_with = "since")]
     snapshot: bool,
-    /// Parameter of the snapshot as in GET /v1/<topic>, such as status=eq.queued or select=id,status; it does
-    /// not filter events
-    #[arg(long = "filter", value_name = "NAME=VALUE", requires = "snapshot", value_parser = parameter)]
+    /// Parameter as in GET /v1/<topic>, such as status=eq.queued or select=id,status, for rows and events;
+    /// order and limit need --snapshot
+    #[arg(long = "filter", value_name = "NAME=VALUE", value_parser = parameter)]
     filters: Vec<(String, String)>,
     /// URL of the gateway's socket
     #[arg(long, env = "WARDEN_URL", value_name = "URL", default_value = DEFAULT_URL)]
@@ -86,6 +89,11 @@ enum End {
 pub(super) async fn run(args: TailArgs) -> anyhow::Result<()> {
     let requested = shutdown::requested()?;
     tokio::pin!(requested);
+    if !args.snapshot
+        && let Some((name, _)) = args.filters.iter().find(|(name, _)| ROW_PARAMETERS.contains(&name.as_str()))
+    {
+        bail!("--filter {name}=… is about the rows before the events: add --snapshot");
+    }
     let mut topics = TailedTopics::new(&args.topics, args.since.as_ref(), args.snapshot, &args.filters);
     let mut backoff = Backoff::new(RECONNECT_DELAYS.0, RECONNECT_DELAYS.1);
     loop {

@@ -1,11 +1,15 @@
 //! The topics of `warden tail`: what each join asks for, and what a received message means for it. Rows and
 //! events are printed with their own bytes: a number that is parsed can lose digits, or be out of range.
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use crate::wire::{RESYNC_EVENT, SNAPSHOT_EVENT};
+
+/// Parameters about the rows before the events alone.
+pub(super) const ROW_PARAMETERS: [&str; 2] = ["order", "limit"];
 
 /// Reasons of rejected joins that may succeed later.
 const TEMPORARY: [&str; 3] = ["org_reads", "busy", "unavailable"];
@@ -15,6 +19,8 @@ pub(super) struct TailedTopics {
     topics: Vec<TailedTopic>,
     /// Parameters of the snapshots, if rows are printed before events.
     snapshot: Option<Value>,
+    /// Filter and columns of every join.
+    filter: Map<String, Value>,
     last_ref: u64,
 }
 
@@ -74,7 +80,7 @@ fn parse<'a, T: Default + Deserialize<'a>>(payload: &'a RawValue) -> T {
 }
 
 impl TailedTopics {
-    /// `filters` are parameters of the snapshots, as `name=value`.
+    /// `filters` are names and values of parameters. Those of rows alone are parameters of the snapshots.
     pub(super) fn new(
         names: &[String],
         since: Option<&String>,
@@ -86,8 +92,10 @@ impl TailedTopics {
             cursor: since.cloned(),
             join_ref: None,
         });
+        let (of_rows, of_all): (Vec<_>, Vec<_>) =
+            filters.iter().partition(|(name, _)| ROW_PARAMETERS.contains(&name.as_str()));
         let mut parameters = Map::new();
-        for (name, value) in filters {
+        for (name, value) in of_rows {
             let values = parameters.entry(name.clone()).or_insert_with(|| json!([]));
             if let Value::Array(values) = values {
                 values.push(json!(value));
@@ -96,6 +104,7 @@ impl TailedTopics {
         Self {
             topics: topics.collect(),
             snapshot: snapshot.then_some(Value::Object(parameters)),
+            filter: join_filter(&of_all),
             last_ref: 0,
         }
     }
@@ -113,15 +122,16 @@ impl TailedTopics {
         let mut joins = Vec::new();
         let mut is_reading = self.topics.iter().any(|topic| self.snapshot.is_some() && topic.is_reading());
         for topic in self.topics.iter_mut().filter(|topic| topic.join_ref.is_none()) {
-            let payload = match (&topic.cursor, &self.snapshot) {
-                (Some(since), _) => json!({"since": since}),
-                (None, None) => json!({}),
+            let mut payload = self.filter.clone();
+            match (&topic.cursor, &self.snapshot) {
+                (Some(since), _) => drop(payload.insert("since".to_owned(), json!(since))),
+                (None, None) => {}
                 (None, Some(_)) if is_reading => continue,
                 (None, Some(parameters)) => {
                     is_reading = true;
-                    json!({"snapshot": parameters})
+                    payload.insert("snapshot".to_owned(), parameters.clone());
                 }
-            };
+            }
             self.last_ref += 1;
             let reference = self.last_ref.to_string();
             joins.push(json!([reference, reference, topic.name, "phx_join", payload]));
@@ -163,6 +173,24 @@ impl TailedTopics {
             None => Received::Lines(vec![line]),
         }
     }
+}
+
+/// The fields `filter` and `select` of a join.
+fn join_filter(parameters: &[&(String, String)]) -> Map<String, Value> {
+    let mut join = Map::new();
+    let mut conditions = Vec::new();
+    for (name, value) in parameters {
+        if name == "select" {
+            join.insert("select".to_owned(), json!(value));
+        } else {
+            let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+            conditions.push(format!("{}={}", encode(name), encode(value)));
+        }
+    }
+    if !conditions.is_empty() {
+        join.insert("filter".to_owned(), json!(conditions.join("&")));
+    }
+    join
 }
 
 impl TailedTopic {
@@ -210,9 +238,11 @@ mod tests {
 
     #[test]
     fn snapshots_are_joined_one_after_the_other_and_again_after_a_resync() {
-        let filters = [("a".to_owned(), "gt.1".to_owned()), ("a".to_owned(), "lt.9".to_owned())];
+        let filters = [("a", "gt.1"), ("order", "a.desc"), ("a", "lt.9"), ("select", "id,a")];
+        let filters = filters.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let mut topics = TailedTopics::new(&names(&["x", "y"]), None, true, &filters);
-        let snapshot = json!({"snapshot": {"a": ["gt.1", "lt.9"]}});
+        let filter = "a=gt%2E1&a=lt%2E9";
+        let snapshot = json!({"filter": filter, "select": "id,a", "snapshot": {"order": ["a.desc"]}});
         assert_eq!(topics.next_joins(), [json!(["1", "1", "x", "phx_join", snapshot])]);
         assert_eq!(topics.next_joins(), Vec::<Value>::new());
         let page = json!({"rows": [{"id": 1}, {"id": 2}], "truncated": [1], "last": true, "cursor": "c1"});
@@ -228,7 +258,10 @@ mod tests {
         topics.receive("y", "warden.snapshot", &raw(&json!({"rows": [], "last": false})));
         topics.disconnected();
         let joins = topics.next_joins();
-        assert_eq!(joins[0], json!(["3", "3", "x", "phx_join", {"since": "c1"}]));
+        assert_eq!(
+            joins[0],
+            json!(["3", "3", "x", "phx_join", {"filter": filter, "select": "id,a", "since": "c1"}])
+        );
         assert_eq!(joins[1], json!(["4", "4", "y", "phx_join", snapshot]));
         let resync =
             topics.receive("x", "warden.resync", &raw(&json!({"cursor": "c2", "reason": "truncated"})));

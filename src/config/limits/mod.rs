@@ -18,7 +18,7 @@ use crate::rate::Rate;
 use crate::reading::ReadingLimits;
 use crate::replay::{RecentLimits, ReplayLimits};
 use crate::retention::RetentionLimits;
-use crate::session::SessionLimits;
+use crate::session::{self, SessionLimits};
 use crate::tailer::TailerLimits;
 use crate::watch_check::WatchCheckLimits;
 
@@ -134,6 +134,9 @@ impl Limits {
             ("snapshots_per_org", self.reading.snapshots_per_org_max),
             ("resumes_per_org", self.replay.resumes_max / 2),
             ("questions", hub::SESSION_QUESTIONS_MAX),
+            ("filters_per_socket", session::SESSION_FILTERS_MAX),
+            ("filters_per_org", hub::ORG_FILTERS_MAX),
+            ("scanned_filters_per_org", hub::ORG_SCANNED_FILTERS_MAX),
         ]
     }
 }

@@ -10,7 +10,7 @@ use std::time::Instant;
 use super::chunk::Chunk;
 use super::marks::{Mark, MarkFrame};
 use super::write_cost;
-use crate::hub::org::{SEGMENT_SUBSCRIPTIONS_MAX, Segment};
+use crate::hub::segments::{SEGMENT_SUBSCRIPTIONS_MAX, Segment};
 use crate::hub::{OutboxLimits, SendOutcome};
 use crate::sync::lock;
 use crate::wire::CloseCode;

@@ -1,14 +1,18 @@
-//! A chunk: frames of one topic that are written together, from one batch or from several that were queued.
+//! A chunk: frames of one channel that are written together, from one batch or from several that were queued.
 //!
 //! A subscription gets only the batches after the one at which it was created. A chunk therefore records
 //! where each batch begins in it.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
+use crate::hub::filtered::{ChannelId, FilterChannel};
+use crate::hub::org::OrgChannel;
+use crate::hub::segments::Segment;
 use crate::wire::{Event, Topic, append_event_frame};
 
 /// A chunk gets no more frames when it has this many bytes. Larger chunks would gain little, because the
@@ -16,10 +20,19 @@ use crate::wire::{Event, Topic, append_event_frame};
 /// in larger steps.
 pub(crate) const CHUNK_BYTES: usize = 4 * 1024;
 
-/// Encoded frames of one topic.
+/// The subscribers that get the same bytes.
+#[derive(Clone, Debug)]
+pub(super) enum Recipients {
+    /// Those of a topic without a filter.
+    Topic(Topic),
+    /// Those of a topic with the same filter.
+    Filter(Arc<FilterChannel>),
+}
+
+/// Encoded frames of one channel.
 #[derive(Debug)]
 pub(super) struct Chunk {
-    topic: Topic,
+    recipients: Recipients,
     frames: Bytes,
     /// The batches in `frames`, ascending; at least one.
     parts: Vec<Part>,
@@ -36,9 +49,26 @@ struct Part {
     frame_count: u64,
 }
 
+impl Recipients {
+    fn topic(&self) -> &Topic {
+        match self {
+            Self::Topic(topic) => topic,
+            Self::Filter(channel) => &channel.topic,
+        }
+    }
+
+    /// The segments that they have now.
+    pub(super) fn segments(&self, org: &OrgChannel) -> Vec<Arc<Segment>> {
+        match self {
+            Self::Topic(topic) => org.segments(topic),
+            Self::Filter(channel) => channel.segments(),
+        }
+    }
+}
+
 impl Chunk {
-    pub(super) fn topic(&self) -> &Topic {
-        &self.topic
+    pub(super) fn recipients(&self) -> &Recipients {
+        &self.recipients
     }
 
     /// The time at which the first of its events was read.
@@ -71,51 +101,61 @@ impl Chunk {
 pub(super) struct Chunks {
     chunks: Vec<Filling>,
     /// The index of each topic's latest chunk.
-    open: HashMap<Topic, usize>,
+    by_topic: HashMap<Topic, usize>,
+    /// The index of the latest chunk of each channel with a filter.
+    by_filter: HashMap<ChannelId, usize>,
 }
 
 #[derive(Debug)]
 struct Filling {
-    topic: Topic,
+    recipients: Recipients,
     frames: BytesMut,
     parts: Vec<Part>,
     read_at: Instant,
 }
 
 impl Chunks {
-    /// Adds an event's frame for each of these topics, all with the same payload. Batches must be appended
-    /// in ascending order.
+    /// Adds an event's frame with this payload. Batches must be appended in ascending order.
     pub(super) fn append(
         &mut self,
+        recipients: Recipients,
         event: &Event,
         payload: &str,
         batch: u64,
         read_at: Instant,
-        topics: Vec<Topic>,
     ) {
-        for topic in topics {
-            let at = match self.open.get(&topic) {
-                Some(at) if self.chunks[*at].frames.len() < CHUNK_BYTES => *at,
-                _ => {
-                    self.open.insert(topic.clone(), self.chunks.len());
-                    let frames = BytesMut::with_capacity(payload.len() + 128);
-                    self.chunks.push(Filling { topic: topic.clone(), frames, parts: Vec::new(), read_at });
-                    self.chunks.len() - 1
-                }
-            };
-            let Filling { frames, parts, .. } = &mut self.chunks[at];
-            match parts.last_mut() {
-                Some(part) if part.batch == batch => part.frame_count += 1,
-                _ => parts.push(Part { batch, offset: frames.len(), frame_count: 1 }),
-            }
-            append_event_frame(frames, &topic, event, payload);
+        let latest = match &recipients {
+            Recipients::Topic(topic) => self.by_topic.get(topic),
+            Recipients::Filter(channel) => self.by_filter.get(&channel.id),
+        };
+        let at = match latest {
+            Some(at) if self.chunks[*at].frames.len() < CHUNK_BYTES => *at,
+            _ => self.begin(recipients, payload.len() + 128, read_at),
+        };
+        let Filling { recipients, frames, parts, .. } = &mut self.chunks[at];
+        match parts.last_mut() {
+            Some(part) if part.batch == batch => part.frame_count += 1,
+            _ => parts.push(Part { batch, offset: frames.len(), frame_count: 1 }),
         }
+        append_event_frame(frames, recipients.topic(), event, payload);
+    }
+
+    /// Starts a chunk, and returns its index.
+    fn begin(&mut self, recipients: Recipients, capacity: usize, read_at: Instant) -> usize {
+        let at = self.chunks.len();
+        match &recipients {
+            Recipients::Topic(topic) => self.by_topic.insert(topic.clone(), at),
+            Recipients::Filter(channel) => self.by_filter.insert(channel.id, at),
+        };
+        let frames = BytesMut::with_capacity(capacity);
+        self.chunks.push(Filling { recipients, frames, parts: Vec::new(), read_at });
+        at
     }
 
     /// The filled chunks, in the order in which they were started.
     pub(super) fn finish(self) -> impl Iterator<Item = Chunk> {
-        self.chunks.into_iter().map(|Filling { topic, frames, parts, read_at }| Chunk {
-            topic,
+        self.chunks.into_iter().map(|Filling { recipients, frames, parts, read_at }| Chunk {
+            recipients,
             frames: frames.freeze(),
             parts,
             read_at,
@@ -139,7 +179,7 @@ mod tests {
         let mut chunks = Chunks::default();
         let now = Instant::now();
         for (batch, data) in [(4, "1"), (4, "2"), (7, "3")] {
-            chunks.append(&event(data), data, batch, now, vec![calls.clone()]);
+            chunks.append(Recipients::Topic(calls.clone()), &event(data), data, batch, now);
         }
         let chunks: Vec<_> = chunks.finish().collect();
         let [chunk] = &chunks[..] else { panic!("one chunk") };
@@ -163,10 +203,11 @@ mod tests {
         let mut chunks = Chunks::default();
         let large = format!("\"{}\"", "x".repeat(CHUNK_BYTES / 2));
         for batch in 0..6 {
-            let topics = vec![calls.clone(), Topic::Org];
-            chunks.append(&event("{}"), &large, batch, Instant::now(), topics);
+            for topic in [calls.clone(), Topic::Org] {
+                chunks.append(Recipients::Topic(topic), &event("{}"), &large, batch, Instant::now());
+            }
         }
-        let topics: Vec<_> = chunks.finish().map(|chunk| chunk.topic().to_string()).collect();
+        let topics: Vec<_> = chunks.finish().map(|chunk| chunk.recipients().topic().to_string()).collect();
         assert_eq!(topics, ["calls", "org", "calls", "org", "calls", "org"]);
     }
 }

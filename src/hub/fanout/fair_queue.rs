@@ -223,11 +223,16 @@ impl FairQueue {
         work.broadcasts.front().cloned()
     }
 
-    /// Takes the next events to be encoded, and the end of a batch if the last of them ends one.
-    pub(super) fn take_events(&mut self, org: OrgId) -> (Vec<QueuedEvent>, Option<BatchEnd>) {
+    /// Takes the next events to be encoded, up to this many, and the end of a batch if the last of them ends
+    /// one.
+    pub(super) fn take_events(
+        &mut self,
+        org: OrgId,
+        events_max: usize,
+    ) -> (Vec<QueuedEvent>, Option<BatchEnd>) {
         let Some(work) = self.orgs.get_mut(&org) else { return (Vec::new(), None) };
         let (mut taken, mut end) = (Vec::new(), None);
-        let items = work.step_items();
+        let items = work.step_items(events_max);
         for item in work.events.drain(..items) {
             match item {
                 QueuedItem::Event(event) => taken.push(event),
@@ -281,11 +286,11 @@ impl FairQueue {
 impl OrgWork {
     /// Number of queued items that are encoded in the next step. The step ends with the last batch that fits
     /// into it, so that a mark follows. Without marks, or within a large batch, it has as many events as fit.
-    fn step_items(&self) -> usize {
+    fn step_items(&self, events_max: usize) -> usize {
         let (mut events, mut items, mut end_of_batch) = (0, 0, None);
         for item in &self.events {
             match item {
-                QueuedItem::Event(_) if events == ENCODE_EVENTS_MAX => break,
+                QueuedItem::Event(_) if events == events_max => break,
                 QueuedItem::Event(_) => events += 1,
                 QueuedItem::BatchEnd(_) => end_of_batch = Some(items + 1),
                 QueuedItem::Answer(_) | QueuedItem::FirstMark(_) => break,

@@ -12,7 +12,8 @@ use bytes::Bytes;
 use super::write_cost;
 use crate::cursor::Cursor;
 use crate::hub::NamedTopics;
-use crate::hub::org::{OrgChannel, Segment, Subscription};
+use crate::hub::org::OrgChannel;
+use crate::hub::segments::{Segment, Subscription};
 use crate::wire::{Topic, mark_frame};
 
 /// Named topics that cost as much as one small write, when they are compared with a token or encoded. An

@@ -12,6 +12,7 @@
 
 mod broadcast;
 mod chunk;
+mod encode;
 mod fair_queue;
 mod helpers;
 mod marks;
@@ -24,24 +25,27 @@ mod worker;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
-use broadcast::{Broadcast, Content, SliceStats};
+use broadcast::{Broadcast, SliceStats};
 pub(crate) use chunk::CHUNK_BYTES;
-use chunk::Chunks;
+pub(crate) use encode::EVALUATIONS_MAX;
+use encode::{encode, evaluation_cost, events_max};
 pub(crate) use fair_queue::ENCODE_EVENTS_MAX;
-use fair_queue::{FairQueue, QueuedEvent};
+use fair_queue::FairQueue;
+#[cfg(test)]
+use fair_queue::QueuedEvent;
 use helpers::Helpers;
-use marks::{BatchEnd, marks_at};
+#[cfg(test)]
+use marks::BatchEnd;
 pub use questions::CoverageQuestions;
 pub use sender::FanoutSender;
 pub(crate) use sender::INLINE_COST_MAX;
 pub use worker::FanoutWorker;
 
 use super::Hub;
-use super::org::OrgChannel;
-use crate::cursor::{Cursor, CursorPrefix, TransactionSealer};
+use crate::cursor::{Cursor, CursorPrefix};
 use crate::metrics::Metrics;
 use crate::org::OrgId;
-use crate::wire::{Event, Topic};
+use crate::wire::Event;
 
 /// Cost of one organisation's round, in small writes. Slices are not divided, so a round may cost one slice
 /// more.
@@ -134,39 +138,4 @@ impl Shared {
 /// Cost of a write of this many bytes, in small writes.
 fn write_cost(bytes: usize) -> usize {
     1 + bytes / COST_BYTES
-}
-
-/// Encodes events for the topics of an organisation that are joined here, each event once. If they end a
-/// batch, marks follow.
-fn encode(channel: &OrgChannel, queued: &[QueuedEvent], end: Option<&BatchEnd>) -> Vec<Arc<Broadcast>> {
-    let has_marks = channel.marked() > 0;
-    let mut chunks = Chunks::default();
-    let mut transactions = TransactionSealer::new(channel.seal());
-    for QueuedEvent { batch, read_at, points, event } in queued {
-        let mut topics: Vec<Topic> = event.topics().collect();
-        if event.is_control() {
-            topics = channel.control_event_topics(&event.topic);
-        }
-        if has_marks {
-            let is_kept = |topic: &&Topic| matches!(topic, Topic::Named(_)) || channel.has_topic(topic);
-            channel.add_unmarked(topics.iter().filter(is_kept).cloned().collect());
-        }
-        topics.retain(|topic| channel.has_topic(topic));
-        if !topics.is_empty() {
-            let cursor = channel.seal().seal_at(points, event.id);
-            let payload = event.payload(&cursor, transactions.seal(points, event.xid));
-            chunks.append(event, &payload, *batch, *read_at, topics);
-        }
-    }
-    let broadcasts = chunks.finish().map(|chunk| {
-        let segments = channel.segments(chunk.topic());
-        Arc::new(Broadcast::new(Content::Chunk(chunk), segments))
-    });
-    let mut broadcasts: Vec<_> = broadcasts.collect();
-    if let Some(end) = end {
-        let marks = marks_at(channel, end).into_iter();
-        broadcasts
-            .extend(marks.map(|(mark, segments)| Arc::new(Broadcast::new(Content::Mark(mark), segments))));
-    }
-    broadcasts
 }

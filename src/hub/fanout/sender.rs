@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::fair_queue::{OrgClose, QueuedEvent};
 use super::marks::{BatchEnd, mark_cost};
-use super::{Batch, OrgEvents, ROUND_COST, Shared, encode, write_cost};
+use super::{Batch, OrgEvents, ROUND_COST, Shared, encode, evaluation_cost, write_cost};
 use crate::hub::org::OrgChannel;
 use crate::org::OrgId;
 use crate::sync::lock;
@@ -85,7 +85,7 @@ impl FanoutSender {
             let end = end.as_ref().filter(|_| self.unmarked.remove(&org));
             let queued: Vec<QueuedEvent> =
                 events.iter().map(|event| QueuedEvent::new(batch, event)).collect();
-            for broadcast in encode(&channel, &queued, end) {
+            for broadcast in encode(&channel, &queued, end, &self.shared.metrics) {
                 while self.shared.send_slice(&broadcast).is_some() {}
             }
         }
@@ -111,6 +111,8 @@ impl FanoutSender {
                 return None;
             }
             let write = write_cost(event.memory_bytes());
+            let (subscribers, evaluations) = channel.filters.cost_of(&event.topic);
+            cost += subscribers * write + evaluation_cost(evaluations, 1);
             for topic in event.topics() {
                 cost += channel.subscribers_max(&topic) * write;
                 if marked > 0 && matches!(topic, Topic::Named(_)) {

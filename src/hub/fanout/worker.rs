@@ -3,8 +3,8 @@
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::broadcast::Broadcast;
-use super::fair_queue::{FairQueue, Task};
-use super::{ROUND_COST, Shared, encode};
+use super::fair_queue::{ENCODE_EVENTS_MAX, FairQueue, Task};
+use super::{ROUND_COST, Shared, encode, evaluation_cost, events_max};
 use crate::org::OrgId;
 use crate::sync::lock;
 
@@ -98,16 +98,20 @@ impl FanoutWorker {
 
     /// Encodes the next events of an organisation, and their marks.
     fn encode_next(&self, org: OrgId) -> MutexGuard<'_, FairQueue> {
-        let (events, end) = lock(&self.0.queue).take_events(org);
-        let broadcasts = match self.0.hub.channel(org) {
-            Some(channel) => encode(&channel, &events, end.as_ref()),
-            None => Vec::new(),
-        };
+        let channel = self.0.hub.channel(org);
+        let events_max = channel.as_ref().map_or(ENCODE_EVENTS_MAX, |channel| events_max(channel));
+        let (events, end) = lock(&self.0.queue).take_events(org, events_max);
+        let (mut broadcasts, mut cost) = (Vec::new(), 0);
+        if let Some(channel) = channel {
+            broadcasts = encode(&channel, &events, end.as_ref(), &self.0.metrics);
+            cost = evaluation_cost(channel.filters.evaluations_max(), events.len());
+        }
         if let Some(first) = broadcasts.first().filter(|first| first.is_large()) {
             self.0.helpers.share(first);
         }
         let mut queue = lock(&self.0.queue);
         queue.add_broadcasts(org, broadcasts);
+        queue.charge(cost);
         queue
     }
 }

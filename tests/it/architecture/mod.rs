@@ -52,7 +52,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("postgres", &[]),
     ("tenancy", &["postgres"]),
     ("auth", &["wire"]),
-    ("hub", &["wire", "cursor"]),
+    ("hub", &["wire", "cursor", "filter"]),
     ("log", &["wire", "cursor", "postgres"]),
     ("retention", &["log"]),
     ("watch_check", &["log"]),

@@ -8,6 +8,7 @@ use crate::http;
 use crate::hub::{self, FanoutLimits};
 use crate::log::DoorbellLimits;
 use crate::replay::{self, RecentLimits, ReplayLimits};
+use crate::session;
 use crate::tailer::{self, TailerLimits};
 
 pub(super) fn section(limits: &Limits) -> Section {
@@ -15,6 +16,7 @@ pub(super) fn section(limits: &Limits) -> Section {
         tailer_rows(limits),
         log_rows(limits),
         fanout_rows(limits),
+        filter_rows(),
         question_rows(),
         replay_rows(limits),
         replay_times(limits),
@@ -172,9 +174,46 @@ fn fanout_rows(limits: &Limits) -> Vec<Limit> {
             "Events that fan-out encodes in one slice.",
         ),
         Limit::new(
+            "hub::fanout::EVALUATIONS_MAX",
+            Value::count(hub::EVALUATIONS_MAX),
+            "Filters that fan-out evaluates in one slice, if it has more than one event.",
+        ),
+        Limit::new(
             "hub::fanout::HELPERS_MAX",
             Value::count(hub::HELPERS_MAX),
             "Threads that help with large broadcasts.",
+        ),
+    ]
+}
+
+fn filter_rows() -> Vec<Limit> {
+    vec![
+        Limit::new(
+            "session::SESSION_FILTERS_MAX",
+            Value::count(session::SESSION_FILTERS_MAX),
+            "Topics that one socket may have joined with a filter. Beyond it a join gets the error `filters_per_socket`.",
+        ),
+        Limit::new(
+            "hub::ORG_FILTERS_MAX",
+            Value::count(hub::ORG_FILTERS_MAX),
+            "Distinct filters of the joins of one organisation. Beyond it a join gets the error `filters_per_org`.",
+        ),
+        Limit::new(
+            "hub::ORG_SCANNED_FILTERS_MAX",
+            Value::count(hub::ORG_SCANNED_FILTERS_MAX),
+            "Of these, filters that most events are compared with, because they require no value of a column, or one that \
+             many others require. Beyond it a join gets the error `scanned_filters_per_org`.",
+        ),
+        Limit::new(
+            "hub::FILTERS_PER_VALUE_MAX",
+            Value::count(hub::FILTERS_PER_VALUE_MAX),
+            "Filters that require the same value of a column, before further ones count as compared with most events.",
+        ),
+        Limit::new(
+            "hub::FILTER_MEMORY_MAX",
+            Value::bytes(hub::FILTER_MEMORY_MAX),
+            "Estimated memory of the filters of all joins: 1 KiB for each distinct one, and 8 bytes for each byte of it. One \
+             organisation takes at most half. Beyond it a join gets the error `filters_per_org`.",
         ),
     ]
 }

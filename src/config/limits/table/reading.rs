@@ -145,6 +145,21 @@ fn parameters() -> Vec<Limit> {
             "Values of all `in` lists of one request.",
         ),
         Limit::new(
+            "reading::FILTER_BYTES_MAX",
+            Value::bytes(reading::FILTER_BYTES_MAX),
+            "`filter` and `select` of one join.",
+        ),
+        Limit::new(
+            "reading::FILTER_VALUE_BYTES_MAX",
+            Value::bytes(reading::FILTER_VALUE_BYTES_MAX),
+            "Value in the filter of a join, in the form of events.",
+        ),
+        Limit::new(
+            "reading::COLUMNS_AGE_MAX",
+            Time(reading::COLUMNS_AGE_MAX),
+            "Age at which the columns of a table are read again for the next join with a filter.",
+        ),
+        Limit::new(
             "reading::SELECT_COLUMNS_MAX",
             Value::count(reading::SELECT_COLUMNS_MAX),
             "Columns in `select`.",

@@ -4,6 +4,7 @@ use super::super::broadcast::Content;
 use super::super::marks::NAMES_PER_WRITE;
 use super::*;
 use crate::hub::Subscribed;
+use crate::wire::Topic;
 
 const MARK: &str = "warden.mark";
 
@@ -114,7 +115,7 @@ async fn a_first_mark_waits_for_the_end_of_a_batch_and_ends_with_its_subscriptio
     questions.request_mark(request(&one).expect("has marks"));
     let former = one.subscribed.take().expect("subscribed");
     one.registration.unsubscribe(&calls(), &former);
-    one.subscribed = Some(one.registration.subscribe(&calls(), true, |_| bytes::Bytes::new()));
+    one.subscribed = Some(one.registration.subscribe(&calls(), None, true, |_| bytes::Bytes::new()));
     worker.drain();
     assert!(one.received().is_empty());
     assert!(request(&Subscriber::new(&hub, org).await).is_none(), "it gets no marks");
@@ -171,7 +172,7 @@ async fn marks_are_charged_for_their_size_and_their_names() {
             batch.orgs[0].events.iter().map(|event| QueuedEvent::new(batch, event)).collect();
         let (number, cursor) = (batch.number, batch.cursor.clone());
         let end = BatchEnd { batch: number, cursor, read_at: batch.read_at };
-        let broadcasts = encode(&channel, &queued, Some(&end));
+        let broadcasts = encode(&channel, &queued, Some(&end), &Metrics::default());
         let mark = broadcasts.iter().find(|broadcast| matches!(broadcast.content, Content::Mark(_)));
         mark.expect("a mark").send_slice(OUTBOX).expect("a slice").cost
     };

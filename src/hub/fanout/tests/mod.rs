@@ -5,7 +5,7 @@ mod questions;
 mod subscriber;
 
 use super::super::CloseState;
-use super::super::org::SEGMENT_SUBSCRIPTIONS_MAX;
+use super::super::segments::SEGMENT_SUBSCRIPTIONS_MAX;
 use super::sender::INLINE_COST_MAX;
 use super::*;
 use crate::cursor::{Epoch, Point, Snapshot};

@@ -76,7 +76,7 @@ impl Subscriber {
             Arc::new(Outbox::new(crate::hub::Transport::plain(server), OUTBOX)),
             Arc::new(AlwaysValid),
         );
-        let subscribed = registration.subscribe(&calls(), with_marks, |_| Bytes::new());
+        let subscribed = registration.subscribe(&calls(), None, with_marks, |_| Bytes::new());
         let client = client.expect("connects").into_std().expect("a socket");
         Self { client, registration, subscribed: Some(subscribed) }
     }

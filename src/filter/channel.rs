@@ -1,0 +1,74 @@
+//! The filter and the selected columns of a subscription, for one description of its table.
+
+use std::sync::Arc;
+
+use super::column::Columns;
+use super::error::FilterError;
+use super::evaluate::Filter;
+use super::index::{Change, Verdict};
+use super::row::Row;
+use super::select::Selection;
+use super::syntax::Condition;
+
+/// Columns of a table at one time.
+#[derive(Debug, PartialEq, Eq)]
+pub struct TableColumns {
+    /// Version of the description, as `warden.reading_version()` returns it.
+    pub version: String,
+    /// Visible columns.
+    pub columns: Columns,
+}
+
+impl TableColumns {
+    /// The rows of an event. None if its `data` or `old` is no row.
+    #[must_use]
+    pub fn change<'a>(&self, data: &'a str, old: Option<&'a str>) -> Option<Change<'a>> {
+        let row = Row::new(&self.columns, data)?;
+        let before = match old {
+            Some(old) => Some(row.before(&self.columns, old)?),
+            None => None,
+        };
+        Some(Change { row, before })
+    }
+}
+
+/// Rows that a filter selects, with some of their columns.
+#[derive(Debug)]
+pub struct ChannelFilter {
+    /// Columns for which the filter was compiled.
+    pub table: Arc<TableColumns>,
+    /// Selects rows.
+    pub filter: Filter,
+    /// Selected columns. None means all.
+    pub select: Option<Selection>,
+    /// Bytes of the filter as the client wrote it.
+    pub bytes: usize,
+}
+
+impl ChannelFilter {
+    /// Compiles a filter. `converted` has the values that [`Filter::literals`] returned, in the form of
+    /// events.
+    ///
+    /// # Errors
+    /// If a column is unknown, or an operator cannot be evaluated exactly.
+    pub fn compile(
+        table: Arc<TableColumns>,
+        conditions: &[Condition],
+        converted: &[&str],
+        select: Option<&[String]>,
+        bytes: usize,
+    ) -> Result<Self, FilterError> {
+        let filter = Filter::compile(conditions, &table.columns, converted)?;
+        let select = select.map(|names| Selection::new(names, &table.columns)).transpose()?;
+        Ok(Self { table, filter, select, bytes })
+    }
+
+    /// Meaning of an event: None if the filter selects its row neither before nor after the change.
+    #[must_use]
+    pub fn verdict(&self, data: &str, old: Option<&str>) -> Option<Verdict> {
+        match self.table.change(data, old) {
+            Some(change) => self.filter.verdict(&change),
+            None => Some(Verdict::Unknown),
+        }
+    }
+}

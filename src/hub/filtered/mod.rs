@@ -1,0 +1,329 @@
+//! Channels with a filter: the subscribers of a topic whose joins asked for the same rows and columns.
+//!
+//! Each event is compared with all filters of its topic at once, through a [`FilterIndex`]. Subscribers with
+//! equal filters share a channel, so they share the encoding too. An organisation without filters pays for
+//! one atomic load per batch.
+
+mod content;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+pub use content::{Rendered, render};
+pub(super) use content::{filter_resync, payload};
+
+use super::segments::{Segment, TopicChannel};
+use crate::capacity::{Capacity, Portion};
+use crate::filter::{ChannelFilter, FilterId, FilterIndex, TableColumns, Verdict};
+use crate::metrics::{FilterKindLabels, Metrics};
+use crate::org::OrgId;
+use crate::sync::lock;
+use crate::wire::{Event, Topic};
+
+/// Channels with a filter of one organisation on a node.
+pub(crate) const ORG_FILTERS_MAX: usize = 20_000;
+
+/// Filters of one organisation that are evaluated for most events of their topic.
+pub(crate) const ORG_SCANNED_FILTERS_MAX: usize = 1000;
+
+/// Filters that one value of a column may find. Further ones count as evaluated for most events.
+pub(crate) const FILTERS_PER_VALUE_MAX: usize = 100;
+
+/// Estimated memory of all filters of a node. One organisation takes at most half of it.
+pub(crate) const FILTER_MEMORY_MAX: usize = 48 * 1024 * 1024;
+
+/// Estimated memory of a channel beside its filter.
+const CHANNEL_BYTES: usize = 1024;
+
+/// Estimated memory of a filter, for each byte that the client wrote.
+const MEMORY_PER_BYTE: usize = 8;
+
+/// Number of a channel, which is not used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct ChannelId(u64);
+
+/// The subscribers that get the same bytes of a topic.
+#[derive(Debug)]
+pub(super) struct FilterChannel {
+    pub(super) id: ChannelId,
+    pub(super) topic: Topic,
+    pub(super) filter: Arc<ChannelFilter>,
+    /// Whether the filter counts as one that is evaluated for most events.
+    is_costly: bool,
+    pub(super) places: Mutex<TopicChannel>,
+}
+
+/// A limit that a filter exceeds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FilterLimit {
+    /// Name in errors and metrics.
+    pub name: &'static str,
+    /// Meaning for people.
+    pub hint: &'static str,
+}
+
+/// A session's use of a channel with a filter. The channel ends with its last handle.
+#[derive(Debug)]
+pub struct FilterHandle {
+    topics: Arc<FilteredTopics>,
+    pub(super) channel: Arc<FilterChannel>,
+    id: FilterId,
+    metrics: Arc<Metrics>,
+}
+
+/// All channels with a filter of one organisation.
+#[derive(Debug, Default)]
+pub(super) struct FilteredTopics {
+    /// Number of channels, which is read without a lock.
+    count: AtomicUsize,
+    /// Number of channels whose filters count as evaluated for most events.
+    costly: AtomicUsize,
+    /// Upper bound of the filters that one event is compared with.
+    evaluations_max: AtomicUsize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    topics: HashMap<Topic, Vec<Group>>,
+    last_id: u64,
+}
+
+/// Channels of one topic whose filters were compiled for the same description of the table.
+#[derive(Debug)]
+struct Group {
+    table: Arc<TableColumns>,
+    index: FilterIndex,
+    channels: HashMap<FilterId, Vec<Entry>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    channel: Arc<FilterChannel>,
+    handles: usize,
+    _memory: Portion<OrgId>,
+}
+
+impl FilteredTopics {
+    /// Number of channels.
+    pub(super) fn count(&self) -> usize {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// Upper bound of the filters that one event is compared with.
+    pub(super) fn evaluations_max(&self) -> usize {
+        self.evaluations_max.load(Ordering::Acquire)
+    }
+
+    /// The channels to which an event means something, with its verdict; none for a control event. Adds the
+    /// number of filters to which it means nothing.
+    pub(super) fn channels_of(
+        &self,
+        event: &Event,
+        others: &mut u64,
+    ) -> Vec<(Arc<FilterChannel>, Option<Verdict>)> {
+        let state = lock(&self.state);
+        if event.is_control() {
+            let is_reached = |topic: &Topic| event.topic.is_org() || *topic == event.topic;
+            let groups = state.topics.iter().filter(|(topic, _)| is_reached(topic)).flat_map(|(_, g)| g);
+            return groups.flat_map(Group::all).map(|channel| (Arc::clone(channel), None)).collect();
+        }
+        let mut found = Vec::new();
+        for group in state.topics.get(&event.topic).into_iter().flatten() {
+            let Some(change) = group.table.change(&event.data, event.old.as_deref()) else {
+                let unknown = |channel: &Arc<FilterChannel>| (Arc::clone(channel), Some(Verdict::Unknown));
+                found.extend(group.all().map(unknown));
+                continue;
+            };
+            let verdicts = group.index.verdicts(&change);
+            *others += group.index.len().saturating_sub(verdicts.len()) as u64;
+            for (id, verdict) in verdicts {
+                let entries = group.channels.get(&id).into_iter().flatten();
+                found.extend(entries.map(|entry| (Arc::clone(&entry.channel), Some(verdict))));
+            }
+        }
+        found
+    }
+
+    /// Whether a topic has a channel with a filter.
+    pub(super) fn has_topic(&self, topic: &Topic) -> bool {
+        self.count() > 0 && lock(&self.state).topics.contains_key(topic)
+    }
+
+    /// Upper bounds for one event of a topic: the subscribers of the topic's channels, and the filters that
+    /// the event is compared with.
+    pub(super) fn cost_of(&self, topic: &Topic) -> (usize, usize) {
+        if self.count() == 0 {
+            return (0, 0);
+        }
+        let state = lock(&self.state);
+        let groups = state.topics.get(topic).into_iter().flatten();
+        groups.fold((0, 0), |(subscribers, evaluations), group| {
+            let of_group: usize = group.all().map(|channel| lock(&channel.places).subscribers_max()).sum();
+            (subscribers + of_group, evaluations + group.index.evaluations_max())
+        })
+    }
+
+    /// Segments of those channels of a topic that have a subscription with marks.
+    pub(super) fn marked_segments(&self, topic: &Topic) -> Vec<Arc<Segment>> {
+        if self.count() == 0 {
+            return Vec::new();
+        }
+        let state = lock(&self.state);
+        let groups = state.topics.get(topic).into_iter().flatten();
+        let marked =
+            groups.flat_map(Group::all).filter_map(|channel| lock(&channel.places).marked_segments());
+        marked.flatten().collect()
+    }
+
+    /// Finds or creates the channel of a filter, and adds a handle.
+    fn open(
+        &self,
+        org: OrgId,
+        topic: &Topic,
+        filter: ChannelFilter,
+        memory: &Arc<Capacity<OrgId>>,
+        metrics: &Metrics,
+    ) -> Result<(Arc<FilterChannel>, FilterId), FilterLimit> {
+        let mut state = lock(&self.state);
+        let State { topics, last_id } = &mut *state;
+        let known = topics.get_mut(topic).and_then(|groups| {
+            let group = groups.iter_mut().find(|group| group.table == filter.table)?;
+            let id = group.index.id(&filter.filter)?;
+            let entries = group.channels.get_mut(&id)?;
+            let entry = entries.iter_mut().find(|entry| entry.channel.filter.select == filter.select)?;
+            entry.handles += 1;
+            Some((Arc::clone(&entry.channel), group.index.add(&filter.filter)))
+        });
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let is_costly = topics.get(topic).into_iter().flatten().any(|group| {
+            group.table == filter.table && group.index.is_costly(&filter.filter, FILTERS_PER_VALUE_MAX)
+        }) || FilterIndex::default().is_costly(&filter.filter, FILTERS_PER_VALUE_MAX);
+        if is_costly && self.costly.load(Ordering::Acquire) >= ORG_SCANNED_FILTERS_MAX {
+            return Err(FilterLimit::SCANNED);
+        }
+        let portion = memory.try_take(org, CHANNEL_BYTES + MEMORY_PER_BYTE * filter.bytes);
+        let Some(portion) = portion.filter(|_| self.count() < ORG_FILTERS_MAX) else {
+            return Err(FilterLimit::FILTERS);
+        };
+        let groups = topics.entry(topic.clone()).or_default();
+        let at = groups.iter().position(|group| group.table == filter.table);
+        let at = at.unwrap_or_else(|| {
+            groups.push(Group::new(Arc::clone(&filter.table)));
+            groups.len() - 1
+        });
+        *last_id += 1;
+        let id = groups[at].index.add(&filter.filter);
+        let channel = Arc::new(FilterChannel {
+            id: ChannelId(*last_id),
+            topic: topic.clone(),
+            filter: Arc::new(filter),
+            is_costly,
+            places: Mutex::default(),
+        });
+        let entry = Entry { channel: Arc::clone(&channel), handles: 1, _memory: portion };
+        groups[at].channels.entry(id).or_default().push(entry);
+        self.count.fetch_add(1, Ordering::Release);
+        self.costly.fetch_add(usize::from(is_costly), Ordering::Release);
+        self.evaluations_max.store(state.evaluations_max(), Ordering::Release);
+        metrics.filters.get_or_create(&FilterKindLabels::of(is_costly)).inc();
+        Ok((channel, id))
+    }
+
+    fn close(&self, channel: &FilterChannel, id: FilterId, metrics: &Metrics) {
+        let mut state = lock(&self.state);
+        let Some(groups) = state.topics.get_mut(&channel.topic) else { return };
+        let table = &channel.filter.table;
+        let Some(group) = groups.iter_mut().find(|group| group.table == *table) else { return };
+        group.index.remove(id);
+        let Some(entries) = group.channels.get_mut(&id) else { return };
+        let Some(at) = entries.iter().position(|entry| entry.channel.id == channel.id) else { return };
+        entries[at].handles -= 1;
+        if entries[at].handles > 0 {
+            return;
+        }
+        entries.swap_remove(at);
+        if entries.is_empty() {
+            group.channels.remove(&id);
+        }
+        groups.retain(|group| !group.channels.is_empty());
+        if groups.is_empty() {
+            state.topics.remove(&channel.topic);
+        }
+        self.count.fetch_sub(1, Ordering::AcqRel);
+        self.costly.fetch_sub(usize::from(channel.is_costly), Ordering::AcqRel);
+        self.evaluations_max.store(state.evaluations_max(), Ordering::Release);
+        metrics.filters.get_or_create(&FilterKindLabels::of(channel.is_costly)).dec();
+    }
+}
+
+impl State {
+    fn evaluations_max(&self) -> usize {
+        let of_topic = |groups: &Vec<Group>| groups.iter().map(|group| group.index.evaluations_max()).sum();
+        self.topics.values().map(of_topic).max().unwrap_or_default()
+    }
+}
+
+impl Group {
+    fn new(table: Arc<TableColumns>) -> Self {
+        Self { table, index: FilterIndex::default(), channels: HashMap::new() }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Arc<FilterChannel>> {
+        self.channels.values().flatten().map(|entry| &entry.channel)
+    }
+}
+
+impl FilterChannel {
+    /// The segments that the channel has now.
+    pub(super) fn segments(&self) -> Vec<Arc<Segment>> {
+        lock(&self.places).segments()
+    }
+}
+
+impl FilterLimit {
+    /// Limit of channels, or of their memory.
+    const FILTERS: Self = Self {
+        name: "filters_per_org",
+        hint: "your organisation has too many different filters on this gateway: join with filters that others use \
+               too, or without one",
+    };
+    /// Limit of filters that are evaluated for most events.
+    const SCANNED: Self = Self {
+        name: "scanned_filters_per_org",
+        hint: "your organisation has too many different filters on this gateway that most events must be compared \
+               with: add a condition with eq or in that few rows fulfil",
+    };
+}
+
+impl FilterHandle {
+    pub(super) fn open(
+        topics: &Arc<FilteredTopics>,
+        org: OrgId,
+        topic: &Topic,
+        filter: ChannelFilter,
+        memory: &Arc<Capacity<OrgId>>,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Arc<Self>, FilterLimit> {
+        let opened = topics.open(org, topic, filter, memory, metrics);
+        let (channel, id) = opened.inspect_err(|limit| metrics.limit_reached(limit.name))?;
+        Ok(Arc::new(Self { topics: Arc::clone(topics), channel, id, metrics: Arc::clone(metrics) }))
+    }
+
+    /// The filter and the selected columns.
+    #[must_use]
+    pub fn filter(&self) -> &ChannelFilter {
+        &self.channel.filter
+    }
+}
+
+impl Drop for FilterHandle {
+    fn drop(&mut self) {
+        self.topics.close(&self.channel, self.id, &self.metrics);
+    }
+}

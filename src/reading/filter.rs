@@ -1,0 +1,181 @@
+//! Filters of joins: parsed here, and compiled with the columns and values that the database knows.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+use sqlx::AssertSqlSafe;
+use sqlx::postgres::PgConnection;
+
+use super::error::{QueryError, ReadError};
+use super::page::invalid_value;
+use super::request::{filter_conditions, select};
+use super::{Caller, Reader, position};
+use crate::filter::{ChannelFilter, Condition, Filter, Literals, TableColumns};
+use crate::org::OrgId;
+use crate::postgres::{begin_snapshot, bind_to_user};
+
+/// Longest filter of a join, as the client writes it.
+pub(crate) const FILTER_BYTES_MAX: usize = 4096;
+
+/// Longest value of a filter in the form of events. A short number may have many digits.
+pub(crate) const FILTER_VALUE_BYTES_MAX: usize = 8192;
+
+/// Memory of a description or of converted values while they are read.
+const DESCRIPTION_BYTES: usize = 64 * 1024;
+
+/// Encoding of a database in which text has the bytes of JSON.
+const ENCODING: &str = "UTF8";
+
+/// Filter and columns that a join asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FilterRequest {
+    pub(super) conditions: Vec<Condition>,
+    pub(super) select: Option<Vec<String>>,
+    bytes: usize,
+}
+
+impl FilterRequest {
+    /// Parses a filter in the form of a query, and the names of columns separated by commas.
+    ///
+    /// # Errors
+    /// If the filter is not valid or too long. Names of columns are not checked here.
+    pub fn parse(filter: Option<&str>, columns: Option<&str>) -> Result<Self, QueryError> {
+        let bytes = filter.map_or(0, str::len) + columns.map_or(0, str::len);
+        if bytes > FILTER_BYTES_MAX {
+            return Err(QueryError::FilterTooLong(FILTER_BYTES_MAX));
+        }
+        let conditions = filter.map_or_else(|| Ok(Vec::new()), filter_conditions)?;
+        if columns.is_some_and(|columns| columns.contains('\0')) {
+            return Err(QueryError::Encoding);
+        }
+        let select = columns.map(select).transpose()?.flatten();
+        Ok(Self { conditions, select, bytes })
+    }
+}
+
+impl Reader {
+    /// Compiles the filter of a join for the table that is watched with this topic.
+    ///
+    /// # Errors
+    /// If the filter cannot be evaluated on events, or the database fails.
+    pub async fn compile(
+        self: &Arc<Self>,
+        caller: Caller,
+        topic: &str,
+        request: &FilterRequest,
+    ) -> Result<ChannelFilter, ReadError> {
+        // Joins that wait for the columns wait for one another too.
+        let longest = self.limits.wait_timeout + self.limits.statement_timeout;
+        let columns = tokio::time::timeout(longest, self.columns(caller.org, topic)).await;
+        let table = columns.unwrap_or(Err(ReadError::Busy))?;
+        let literals = Filter::literals(&request.conditions, &table.columns).map_err(QueryError::from)?;
+        let converted = self.convert(caller, topic, literals).await?;
+        let converted: Vec<&str> = converted.iter().map(|value| value.get()).collect();
+        if converted.iter().any(|value| value.len() > FILTER_VALUE_BYTES_MAX) {
+            return Err(QueryError::ValueTooLong(FILTER_VALUE_BYTES_MAX).into());
+        }
+        let select = request.select.as_deref();
+        ChannelFilter::compile(table, &request.conditions, &converted, select, request.bytes)
+            .map_err(|error| QueryError::from(error).into())
+    }
+
+    /// Columns of a topic's table, which were read a short time ago at most. If they have changed since,
+    /// their events have another form, and are not misread.
+    async fn columns(self: &Arc<Self>, org: OrgId, topic: &str) -> Result<Arc<TableColumns>, ReadError> {
+        let (reader, name) = (Arc::clone(self), topic.to_owned());
+        let describe = async move { reader.describe(org, &name).await };
+        let read = async { self.jobs.run(describe).await.unwrap_or(Err(ReadError::Busy)) };
+        self.columns.get(topic, read).await
+    }
+
+    async fn describe(&self, org: OrgId, topic: &str) -> Result<TableColumns, ReadError> {
+        let _permit = self.shares.acquire(org, DESCRIPTION_BYTES).await?;
+        let mut connection = self.pool.acquire().await?;
+        let read = async {
+            let mut transaction = begin_snapshot(&mut connection).await?;
+            let encoding: String = sqlx::query_scalar("select current_setting('server_encoding')")
+                .fetch_one(&mut *transaction)
+                .await?;
+            if encoding != ENCODING {
+                return Err(QueryError::FilterEncoding(encoding).into());
+            }
+            let (_, version) = position(&mut transaction, topic).await?;
+            let table = self.table(&mut transaction, topic, version.clone(), None).await?;
+            transaction.rollback().await?;
+            let version = version.ok_or(ReadError::UnknownTopic)?;
+            Ok::<_, ReadError>(TableColumns { version, columns: table.columns.clone() })
+        };
+        let read = tokio::time::timeout(self.limits.statement_timeout, read).await;
+        read.unwrap_or(Err(ReadError::Busy)).map_err(|error| self.classify(topic, error))
+    }
+
+    /// Values in the form of events, in a transaction that is bound to the user.
+    async fn convert(
+        self: &Arc<Self>,
+        caller: Caller,
+        topic: &str,
+        literals: Literals,
+    ) -> Result<Vec<Box<RawValue>>, ReadError> {
+        let Some(sql) = literals.query() else { return Ok(Vec::new()) };
+        let (reader, topic) = (Arc::clone(self), topic.to_owned());
+        let convert = async move {
+            let _permit = reader.shares.acquire(caller.org, DESCRIPTION_BYTES).await?;
+            let mut connection = reader.pool.acquire().await?;
+            let timeout = reader.limits.statement_timeout;
+            let read = convert_values(&mut connection, &caller, sql, &literals, timeout);
+            let read = tokio::time::timeout(timeout, read).await;
+            read.unwrap_or(Err(ReadError::Busy)).map_err(|error| reader.classify(&topic, error))
+        };
+        self.jobs.run(convert).await.unwrap_or(Err(ReadError::Busy))
+    }
+}
+
+async fn convert_values(
+    connection: &mut PgConnection,
+    caller: &Caller,
+    sql: String,
+    literals: &Literals,
+    timeout: Duration,
+) -> Result<Vec<Box<RawValue>>, ReadError> {
+    let mut transaction = begin_snapshot(connection).await?;
+    bind_to_user(&mut transaction, &caller.claims, timeout).await.map_err(ReadError::not_bound)?;
+    let mut query = sqlx::query_scalar(AssertSqlSafe(sql));
+    for (_, value) in &literals.values {
+        query = query.bind(value);
+    }
+    let json: String = query.fetch_one(&mut *transaction).await.map_err(invalid_value)?;
+    transaction.rollback().await?;
+    serde_json::from_str(&json)
+        .map_err(|error| ReadError::NotReadable(format!("values of a filter: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::request::PARAMETERS;
+    use super::*;
+
+    #[test]
+    fn a_filter_is_a_query_without_other_parameters() {
+        let parsed =
+            FilterRequest::parse(Some("a=eq.1&or=(b.eq.2,c.is.null)"), Some("id,a")).expect("parses");
+        assert_eq!((parsed.conditions.len(), parsed.select), (2, Some(vec!["id".into(), "a".into()])));
+        assert_eq!(FilterRequest::parse(None, Some("*")).expect("parses").select, None);
+        for name in PARAMETERS {
+            assert_eq!(
+                FilterRequest::parse(Some(&format!("{name}=eq.1")), None),
+                Err(QueryError::NotInFilter(name))
+            );
+        }
+        let longest = format!("a=eq.{}", "x".repeat(FILTER_BYTES_MAX - 5));
+        FilterRequest::parse(Some(&longest), None).expect("parses");
+        assert_eq!(
+            FilterRequest::parse(Some(&longest), Some("a")),
+            Err(QueryError::FilterTooLong(FILTER_BYTES_MAX))
+        );
+        assert!(
+            FilterRequest::parse(Some("a=1"), None).is_err()
+                && FilterRequest::parse(None, Some("a\0")).is_err()
+        );
+    }
+}
