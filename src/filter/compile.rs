@@ -3,12 +3,14 @@
 //! Values are compared in the form in which events contain them, so a value in another spelling is converted
 //! by PostgreSQL first ([`Literals`]).
 
+use std::borrow::Cow;
+
 use super::column::{Column, Columns};
 use super::error::FilterError;
 use super::evaluate::{Filter, Node, Ordered};
 use super::pattern::Pattern;
 use super::syntax::{Comparison, Condition, Test, Truth};
-use super::value::{ExactType, Value};
+use super::value::{ExactType, Value, string};
 
 /// Values of a filter that PostgreSQL must convert, with their types.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -66,6 +68,43 @@ impl Filter {
         let root = Compiler { columns, value: &mut value }.all(conditions)?;
         Ok(Self::new(root))
     }
+
+    /// These conditions with the converted dates and times, so that the pages of a snapshot have the same
+    /// `today` and `now` as the filter. The arguments are those of [`Self::compile`], which accepted them.
+    #[must_use]
+    pub fn fixed(conditions: &[Condition], columns: &Columns, converted: &[&str]) -> Vec<Condition> {
+        let mut converted = converted.iter();
+        let mut value = |name: &str, text: &str| {
+            let column = columns.at(name).and_then(|(_, column)| column.exact("a comparison"));
+            let Some(kind) = column.ok().filter(|kind| kind.plain(text).is_none()) else {
+                return text.to_owned();
+            };
+            let json = converted.next().and_then(|json| string(json));
+            json.filter(|_| kind.has_words_for_now()).map_or_else(|| text.to_owned(), Cow::into_owned)
+        };
+        fixed(conditions, &mut value)
+    }
+}
+
+/// Conditions with the values that `value` returns from the name of a column and a value.
+fn fixed(conditions: &[Condition], value: &mut dyn FnMut(&str, &str) -> String) -> Vec<Condition> {
+    let mut fix = |condition: &Condition| {
+        let test = match &condition.test {
+            Test::Compare(_, Comparison::Like | Comparison::InsensitiveLike, _) | Test::Is(..) => {
+                condition.test.clone()
+            }
+            Test::Compare(name, comparison, text) => {
+                Test::Compare(name.clone(), *comparison, value(name, text))
+            }
+            Test::In(name, texts) => {
+                Test::In(name.clone(), texts.iter().map(|text| value(name, text)).collect())
+            }
+            Test::All(members) => Test::All(fixed(members, value)),
+            Test::Any(members) => Test::Any(fixed(members, value)),
+        };
+        Condition { is_negated: condition.is_negated, test }
+    };
+    conditions.iter().map(&mut fix).collect()
 }
 
 /// Compiles conditions. `value` returns the value of a column from its text.
@@ -171,6 +210,7 @@ mod tests {
             ("doc", "json"),
             ("mood", "mood"),
             ("span", "interval"),
+            ("day", "date"),
         ])
     }
 
@@ -257,6 +297,19 @@ mod tests {
         assert_eq!(evaluate(r#"{"n": 2, "price": 10.01, "a": "y"}"#), Outcome::True);
         assert_eq!(evaluate(r#"{"n": 2, "price": 10.00, "a": "y"}"#), Outcome::False);
         assert_eq!(compiled(group, &["2"]).ok(), None);
+    }
+
+    #[test]
+    fn words_for_dates_keep_the_meaning_that_they_had_when_they_were_converted() {
+        let conditions =
+            parse("(n.eq.+1,or(day.lt.today,day.not.in.(2026-01-02,tomorrow)),a.like.x,a.eq.today)");
+        let literals = Filter::literals(&conditions, &columns()).expect("compiles");
+        assert_eq!(literals.values.len(), 4);
+        let converted = ["1", "\"2026-02-03\"", "\"2026-01-02\"", "\"2026-02-04\""];
+        let fixed = Filter::fixed(&conditions, &columns(), &converted);
+        let expected =
+            "(n.eq.+1,or(day.lt.2026-02-03,day.not.in.(2026-01-02,2026-02-04)),a.like.x,a.eq.today)";
+        assert_eq!(fixed, parse(expected));
     }
 
     #[test]

@@ -90,6 +90,11 @@ impl ExactType {
         self != Self::Label
     }
 
+    /// Whether a value may be spelled by a word whose meaning depends on the time, such as `today`.
+    pub(super) fn has_words_for_now(self) -> bool {
+        matches!(self, Self::Date | Self::Timestamp | Self::TimestampTz | Self::Time)
+    }
+
     /// Reads the JSON of a column, as an event contains it.
     pub(super) fn decode<'a>(self, json: &'a str) -> Cell<'a> {
         if json == "null" {

@@ -55,7 +55,8 @@ impl FilterRequest {
 }
 
 impl Reader {
-    /// Compiles the filter of a join for the table that is watched with this topic.
+    /// Compiles the filter of a join for the table that is watched with this topic. Also returns conditions
+    /// for the pages of a snapshot, which select the same rows at any time.
     ///
     /// # Errors
     /// If the filter cannot be evaluated on events, or the database fails.
@@ -64,7 +65,7 @@ impl Reader {
         caller: Caller,
         topic: &str,
         request: &FilterRequest,
-    ) -> Result<ChannelFilter, ReadError> {
+    ) -> Result<(ChannelFilter, Vec<Condition>), ReadError> {
         // Joins that wait for the columns wait for one another too.
         let longest = self.limits.wait_timeout + self.limits.statement_timeout;
         let columns = tokio::time::timeout(longest, self.columns(caller.org, topic)).await;
@@ -75,9 +76,10 @@ impl Reader {
         if converted.iter().any(|value| value.len() > FILTER_VALUE_BYTES_MAX) {
             return Err(QueryError::ValueTooLong(FILTER_VALUE_BYTES_MAX).into());
         }
+        let fixed = Filter::fixed(&request.conditions, &table.columns, &converted);
         let select = request.select.as_deref();
-        ChannelFilter::compile(table, &request.conditions, &converted, select, request.bytes)
-            .map_err(|error| QueryError::from(error).into())
+        let filter = ChannelFilter::compile(table, &request.conditions, &converted, select, request.bytes);
+        Ok((filter.map_err(QueryError::from)?, fixed))
     }
 
     /// Columns of a topic's table, which were read a short time ago at most. If they have changed since,

@@ -17,6 +17,7 @@ use super::request::{ROWS_MAX, RowRequest};
 use super::snapshot_limiter::SnapshotPermit;
 use super::{Caller, Reader, ReadingLimits, Target};
 use crate::backoff::Backoff;
+use crate::filter::Condition;
 use crate::org::OrgId;
 
 /// Delays before a page is tried again.
@@ -52,19 +53,25 @@ impl SnapshotRequest {
         RowRequest::from_parameters(&pairs, ROWS_MAX).map(Self)
     }
 
-    /// Restricts the rows and columns to those of the join's filter.
+    /// Restricts the columns to those that the join selects.
     ///
     /// # Errors
     /// If both select columns.
-    pub fn with_filter(mut self, filter: &FilterRequest) -> Result<Self, QueryError> {
+    pub fn with_columns(mut self, filter: &FilterRequest) -> Result<Self, QueryError> {
         if filter.select.is_some() {
             if self.0.select.is_some() {
                 return Err(QueryError::Repeated("select"));
             }
             self.0.select.clone_from(&filter.select);
         }
-        self.0.conditions.extend(filter.conditions.iter().cloned());
         Ok(self)
+    }
+
+    /// Restricts the rows to those of the join's filter.
+    #[must_use]
+    pub fn with_conditions(mut self, conditions: Vec<Condition>) -> Self {
+        self.0.conditions.extend(conditions);
+        self
     }
 }
 

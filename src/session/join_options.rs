@@ -83,7 +83,7 @@ impl JoinOptions {
             (None, Some(parameters)) => {
                 let mut request = SnapshotRequest::parse(&parameters).map_err(rejected)?;
                 if let Some(filter) = &filter {
-                    request = request.with_filter(filter).map_err(rejected)?;
+                    request = request.with_columns(filter).map_err(rejected)?;
                 }
                 JoinStart::Snapshot(request)
             }

@@ -90,21 +90,26 @@ impl Session {
 impl PendingJoin {
     async fn run_filtered(mut self, request: &FilterRequest, start: JoinStart) -> ResumeEnd {
         let opened = match self.context.reader.compile(self.caller(), &self.topic_name, request).await {
-            Ok(filter) => {
+            Ok((filter, conditions)) => {
                 let opened = self.registration.open_filter(&self.topic, filter, &self.context.metrics);
-                opened.map_err(|limit| (limit.name, limit.hint.to_owned()))
+                opened.map(|handle| (handle, conditions)).map_err(|limit| (limit.name, limit.hint.to_owned()))
             }
             Err(error) => Err((error.code(), error.to_string())),
         };
-        match opened {
-            Ok(handle) => self.filter = Some(handle),
+        let conditions = match opened {
+            Ok((handle, conditions)) => {
+                self.filter = Some(handle);
+                conditions
+            }
             Err((code, hint)) => {
                 self.context.metrics.filters_rejected.get_or_create(&RejectionLabels { code }).inc();
                 return self.rejected(code, &hint);
             }
-        }
+        };
         let opened = match start {
-            JoinStart::Snapshot(request) => return self.run_snapshot(request).await,
+            JoinStart::Snapshot(request) => {
+                return self.run_snapshot(request.with_conditions(conditions)).await;
+            }
             JoinStart::Now => return self.run_live(false),
             JoinStart::Since(since) => {
                 let opened = self.context.open_since(self.registration.seal(), &since);
