@@ -68,6 +68,11 @@ impl Columns {
         found.ok().map(|at| self.by_name[at])
     }
 
+    /// Whether the column at this position may be null.
+    pub(super) fn may_be_null(&self, position: usize) -> bool {
+        self.columns.get(position).is_none_or(|column| column.is_nullable)
+    }
+
     /// Number of columns.
     pub(super) fn count(&self) -> usize {
         self.columns.len()

@@ -332,6 +332,18 @@ mod tests {
     }
 
     #[test]
+    fn the_null_of_a_column_that_cannot_be_null_is_unknown() {
+        let columns = columns();
+        // A key that is too large for an event is null in it.
+        let row = Row::new(&columns, r#"{"id": null, "n": null}"#).expect("an object");
+        for (group, expected) in
+            [("(id.eq.1)", Outcome::Unknown), ("(id.is.null)", Outcome::Unknown), ("(n.eq.1)", Outcome::Null)]
+        {
+            assert_eq!(compiled(group, &[]).expect("compiles").evaluate(&row), expected, "{group}");
+        }
+    }
+
+    #[test]
     fn the_row_before_an_update_has_its_former_values() {
         let columns = columns();
         let after = Row::new(&columns, r#"{"id": 1, "a": "new", "n": 1, "other": {}}"#).expect("an object");
