@@ -129,11 +129,16 @@ $$;
 
 -- The foreign keys of a table that lead to tables of organisations, except the one to its parent, as expressions about
 -- the row `alias`: whether the row references another one, and the organisation of that one. A row belongs there if
--- neither a parent nor a user says where it belongs. A table may reference itself. No key counts if the operator chose
--- the default organisation for all rows of a table. Of the platform's tables without a parent or user column, only keys
--- of several columns count, which cannot be named as a parent.
+-- neither a parent nor a user says where it belongs. `is_required` keys, without which no row exists, decide before the
+-- user, who may be a member of several organisations; those that lead back to the same table cannot. A table may
+-- reference itself. No key counts if the operator chose the default organisation for all rows of a table. Of the
+-- platform's tables without a parent or user column, only keys of several columns count, which cannot be named as a
+-- parent.
+-- The former version lacked `is_required`. No client of the database calls it.
+-- squawk-ignore ban-drop-function
+drop function if exists warden.other_references(regclass, text);
 create or replace function warden.other_references(relation regclass, alias text)
-returns table (target regclass, columns text, is_set text, organization text)
+returns table (target regclass, columns text, is_set text, organization text, is_required boolean)
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   r warden.tenant_tables := warden.registered(relation);
@@ -144,9 +149,13 @@ begin
       case when warden.has_column(k.target, k.org_column) then
         pg_catalog.format('(select r.%I from %s r where %s)', k.org_column, k.target,
           string_agg(pg_catalog.format('r.%I = %s.%I', f.attname, alias, a.attname), ' and ' order by u.n))
-      else 'null::uuid' end
+      else 'null::uuid' end,
+      bool_and(a.attnotnull) and not k.is_circular
     from (
       select c.oid, c.conrelid, c.conkey, c.confkey, c.confrelid::regclass as target,
+        c.confrelid = c.conrelid or exists (
+          select from pg_catalog.pg_constraint b
+          where b.conrelid = c.confrelid and b.confrelid = c.conrelid and b.contype = 'f') as is_circular,
         case t.scope when 'root' then 'id' else 'org_id' end::name as org_column
       from pg_catalog.pg_constraint c
       join pg_catalog.pg_class p on p.oid = c.confrelid
@@ -158,15 +167,16 @@ begin
     cross join lateral unnest(k.conkey, k.confkey) with ordinality u (col, key, n)
     join pg_catalog.pg_attribute a on a.attrelid = k.conrelid and a.attnum = u.col
     join pg_catalog.pg_attribute f on f.attrelid = k.target and f.attnum = u.key
-    group by k.oid, k.target, k.org_column
+    group by k.oid, k.target, k.org_column, k.is_circular
     having not bool_or(a.attname in ('org_id', coalesce(r.parent_column, 'org_id')))
     order by k.oid;
 end
 $$;
 
 -- Text of the function of a table's fill triggers. They keep one rule while the table is adopted: the organisation of a
--- row is the parent's, else that of the user's membership, else that of another referenced row, else the default
--- organisation, if the operator chose it for the table.
+-- row is the parent's, else that of a row which it must reference, unless this is the default one, else that of the
+-- user's membership, else that of another referenced row, else the default organisation, if the operator chose it for
+-- the table.
 -- If nothing says where a row belongs, or the parent or another referenced row has no organisation yet, org_id stays
 -- null until the backfill, or until an operator decides. The same holds if row-level security hides that row, or the
 -- trigger may not read it: only the backfill can know its organisation.
@@ -185,6 +195,7 @@ declare
 declare
   given constant uuid := new.org_id;
   is_exempt boolean := false;
+  referenced uuid;
 begin
   if tg_op = 'UPDATE' then
     -- This function runs as its owner: the setting names the role of the statement.
@@ -217,6 +228,17 @@ begin
     end if;
   end if;$body$, r.parent_column, parent, r.parent_key, parent_org);
   end if;
+  for reference in select * from warden.other_references(relation, 'new') o where o.is_required loop
+    body := body || pg_catalog.format($body$
+  referenced := %s;
+  if referenced is distinct from %L::uuid then
+    new.org_id := coalesce(referenced, case when is_exempt then given end);
+    return new;
+  end if;$body$, case when pg_catalog.has_table_privilege(owner, reference.target, 'select')
+                        and (select pg_catalog.has_schema_privilege(owner, c.relnamespace, 'usage')
+                             from pg_catalog.pg_class c where c.oid = reference.target)
+                   then reference.organization else 'null' end, warden.default_organization());
+  end loop;
   if r.user_column is not null and warden.has_column(relation, r.user_column) then
     body := body || pg_catalog.format($body$
   if new.%1$I::text ~ '^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$' then

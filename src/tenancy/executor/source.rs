@@ -29,13 +29,15 @@ pub(super) struct Reference {
     columns: String,
     /// The referenced table, in messages.
     target: String,
+    /// Whether every row references another one, which then decides before the row's user.
+    is_required: bool,
 }
 
 impl Reference {
     /// The foreign keys of a table, except the one to its parent.
     pub(super) async fn load(connection: &mut PgConnection, table: &Table) -> Result<Vec<Self>, sqlx::Error> {
         sqlx::query_as(
-            "select is_set, organization, columns, target::text as target
+            "select is_set, organization, columns, target::text as target, is_required
              from warden.other_references($1::bigint::oid, 't')",
         )
         .bind(table.oid)
@@ -47,7 +49,9 @@ impl Reference {
 /// From where rows get their organisation if neither a parent nor a user says it, for a plan.
 #[derive(Debug, Default)]
 pub(in crate::tenancy) struct OtherSources {
-    /// The sources, in their order.
+    /// The rows that each row must reference: they decide before the user.
+    pub(in crate::tenancy) required: Vec<String>,
+    /// The other sources, in their order.
     pub(in crate::tenancy) names: Vec<String>,
     /// Rows of which nothing may say to which organisation they belong.
     pub(in crate::tenancy) undecided: Option<Undecided>,
@@ -56,19 +60,32 @@ pub(in crate::tenancy) struct OtherSources {
 }
 
 impl OtherSources {
+    /// Whether only a parent and a user may say it.
+    pub(in crate::tenancy) fn is_empty(&self) -> bool {
+        self.required.is_empty() && self.names.is_empty()
+    }
+
     pub(in crate::tenancy) async fn load(
         connection: &mut PgConnection,
         table: &Table,
     ) -> Result<Self, sqlx::Error> {
         let references = Reference::load(connection, table).await?;
-        let names =
-            references.iter().map(|r| format!("the organisation of {} by {}", r.target, r.columns)).collect();
+        let names = |is_required: bool| {
+            let some = references.iter().filter(move |r| r.is_required == is_required);
+            some.map(|r| format!("the organisation of {} by {}", r.target, r.columns)).collect()
+        };
+        let (required, names) = (names(true), names(false));
         let without_parent = match &table.parent {
             Some(parent) => format!("t.{} is null and ", quoted(&parent.column)),
             None => String::new(),
         };
         let undecided = Undecided::of(table, &is_any_set(&references));
-        Ok(Self { names, undecided, condition: format!("{without_parent}{}", is_any_set(&references)) })
+        Ok(Self {
+            required,
+            names,
+            undecided,
+            condition: format!("{without_parent}{}", is_any_set(&references)),
+        })
     }
 
     /// A remark about rows for which these sources decide, and which block the enforce phase if none does. It
@@ -78,7 +95,7 @@ impl OtherSources {
         connection: &mut PgConnection,
         table: &Table,
     ) -> Result<Option<String>, sqlx::Error> {
-        if self.names.is_empty() {
+        if self.is_empty() {
             return Ok(None);
         }
         let no_member = undecided::no_member(&mut *connection, table).await?;
@@ -121,10 +138,24 @@ fn organization(table: &Table, references: &[Reference], user: &str) -> String {
         format!("{}, case when not {} then {default} end", referenced_org(references), is_any_set(references))
     };
     // Most users may have no membership, so the function that reads memberships is called for members only.
-    let without_parent = format!(
+    let by_user = format!(
         "coalesce(case when {user} in (select m.user_id from public.organization_members m)
                        then warden.default_org_for({user}) end, {fallback})"
     );
+    let required: Vec<&str> =
+        references.iter().filter(|r| r.is_required).map(|r| r.organization.as_str()).collect();
+    // The first one that is not the default organisation, null if one of the rows has none yet.
+    let without_parent = if required.is_empty() {
+        by_user
+    } else {
+        format!(
+            "(select case when not q.are_known then null when q.org_id is not null then q.org_id else {by_user} end
+              from (select bool_and(u.org_id is not null) as are_known,
+                      (array_agg(u.org_id order by u.n) filter (where u.org_id <> warden.default_organization()))[1] as org_id
+                    from unnest(array[{}]) with ordinality u (org_id, n) offset 0) q)",
+            required.join(", ")
+        )
+    };
     match &table.parent {
         Some(parent) => format!(
             "case when p.{} is null then {without_parent} else p.{} end",
@@ -185,9 +216,10 @@ pub(super) async fn unknown(
 
 /// The statement that fills the rows of a batch, and returns how many rows went to which organisation.
 ///
-/// It follows the fill trigger's rule: the parent's organisation, else that of the user's membership, else
-/// that of another referenced row, else the default organisation if the operator chose it. A row stays as it
-/// is if nothing says where it belongs, or if the row from which it gets its organisation has none yet.
+/// It follows the fill trigger's rule: the parent's organisation, else that of a row which it must reference,
+/// unless this is the default one, else that of the user's membership, else that of another referenced row,
+/// else the default organisation if the operator chose it. A row stays as it is if nothing says where it
+/// belongs, or if the row from which it gets its organisation has none yet.
 pub(super) fn fill_statement(table: &Table, references: &[Reference], range: &BatchRange) -> String {
     let name = table.sql();
     let user = user_of(table);

@@ -39,7 +39,8 @@ struct Derivation {
     is_default: bool,
     /// A table that must be registered as well, and that is no parent.
     reference: Option<i64>,
-    source: String,
+    /// The sources, in their order.
+    sources: Vec<String>,
 }
 
 /// Registers the listed tables, except those with rows of which nothing says to which organisation they
@@ -96,6 +97,7 @@ pub(in crate::tenancy) async fn register(
         candidates(&mut *connection).await?.into_iter().map(|c| (c.oid, c)).collect();
     let mut registered: HashSet<i64> = registered(&mut *connection).await?;
     let mut waiting = Vec::new();
+    let mut derived = Vec::new();
     for listed in resolve(&mut *connection, &choices.tables).await? {
         let (Some(oid), Some(name)) = (listed.table.oid, listed.table.full_name.clone()) else { continue };
         let is_known = registered.contains(&oid) && !listed.choice.is_explicit();
@@ -124,8 +126,11 @@ pub(in crate::tenancy) async fn register(
             derivation.register(&mut *connection).await?;
             registered.insert(derivation.table);
             registration.tables.insert(derivation.table);
-            registration.notes.push(format!("{} {}", derivation.name, derivation.source));
+            derived.push(derivation);
         }
+    }
+    for derivation in derived {
+        registration.notes.push(derivation.note(&mut *connection).await?);
     }
     choose_default(connection, choices).await?;
     let is_listed = |oid: &i64| except.contains(oid) || waiting.iter().any(|d| d.table == *oid);
@@ -225,7 +230,7 @@ fn derive(
         parent_key: None,
         is_default: choice.is_default,
         reference: None,
-        source: String::new(),
+        sources: Vec::new(),
     };
     if let Some((_, parent)) = &listed.parent {
         derivation.parent = parent.oid;
@@ -267,7 +272,7 @@ fn derive(
     } else if sources.is_empty() {
         return None;
     }
-    derivation.source = format!("gets {}", sources.join(", else "));
+    derivation.sources = sources;
     Some(derivation)
 }
 
@@ -301,6 +306,22 @@ impl Derivation {
         .execute(connection)
         .await?;
         Ok(())
+    }
+
+    /// From where the rows get their organisation. Rows that they must reference count once all tables are
+    /// registered.
+    async fn note(&self, connection: &mut PgConnection) -> Result<String, sqlx::Error> {
+        let required: Vec<String> = sqlx::query_scalar(
+            "select format('the organisation of %s by %s', target, columns)
+             from warden.other_references($1::oid::regclass, 't') where is_required",
+        )
+        .bind(sqlx::postgres::types::Oid(u32::try_from(self.table).unwrap_or(0)))
+        .fetch_all(connection)
+        .await?;
+        let mut sources = self.sources.clone();
+        let place = usize::from(self.parent.is_some()).min(sources.len());
+        sources.splice(place..place, required);
+        Ok(format!("{} gets {}", self.name, sources.join(", else ")))
     }
 
     /// The issue of a table whose parent is not registered, although it may be listed.

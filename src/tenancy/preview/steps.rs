@@ -49,11 +49,12 @@ fn expand_steps(plan: &TablePlan, sources: &OtherSources, goal: Goal, rows: &str
         if let Some(parent) = &table.parent {
             from.push(format!("the organisation of {} by {}", parent.name, parent.column));
         }
+        from.extend(sources.required.iter().cloned());
         if let Some(user) = &table.user_column {
             from.push(format!("the membership of {user}"));
         }
         from.extend(sources.names.iter().cloned());
-        if table.fills_with_default && sources.names.is_empty() {
+        if table.fills_with_default && sources.is_empty() {
             from.push("the default organisation".to_owned());
         } else if table.fills_with_default {
             from.push("the default organisation for rows that reference none of these".to_owned());
@@ -127,7 +128,7 @@ pub(super) fn notes(plan: &TablePlan, sources: &OtherSources, goal: Goal) -> Vec
             if table.pauses_triggers { " or disable them" } else { "; otherwise they fire" }
         ));
     }
-    let has_no_source = table.user_column.is_none() && table.parent.is_none() && sources.names.is_empty();
+    let has_no_source = table.user_column.is_none() && table.parent.is_none() && sources.is_empty();
     if has_no_source && table.fills_with_default && !table.is_never_filled {
         notes.push(
             "has neither parent nor user column: all its rows go to the default organisation".to_owned(),

@@ -67,6 +67,61 @@ async fn rows_without_parent_and_user_belong_where_the_rows_that_they_reference_
     migrate(&db, &["--enforce", "--yes"]).await.must(0);
 }
 
+/// A user may be a member of several organisations, but a row that cannot exist without another one belongs where that
+/// one belongs. Rows of the default organisation are for all: they say nothing.
+#[tokio::test]
+async fn rows_that_must_reference_others_belong_where_those_belong() {
+    let db = small_db(
+        "create table projects (id int primary key, owner_id uuid not null);
+         create table labels (id int primary key);
+         create table tickets (id int primary key, team uuid, project_id int not null references projects,
+           label_id int not null references labels, created_by uuid);
+         create table pins (id int primary key, label_id int not null references labels, owner_id uuid);
+         insert into projects values (1, '1a000000-0000-4000-8000-00000000000a'), (2, '1b000000-0000-4000-8000-00000000000b');
+         insert into labels values (1);
+         insert into tickets values (1, null, 1, 1, '1c000000-0000-4000-8000-00000000000c'),
+           (2, null, 2, 1, '1c000000-0000-4000-8000-00000000000c'), (3, '0a000000-0000-4000-8000-00000000000a', 2, 1, null);
+         insert into pins values (1, 1, '1b000000-0000-4000-8000-00000000000b')",
+    )
+    .await;
+    migrate(&db, &[]).await.must(0);
+    db.run(
+        "insert into organizations (id, name) values ('0a000000-0000-4000-8000-00000000000a', 'a'),
+           ('0b000000-0000-4000-8000-00000000000b', 'b');
+         alter table tickets add foreign key (team) references organizations;
+         insert into organization_members (org_id, user_id, created_at) values
+           ('0a000000-0000-4000-8000-00000000000a', '1a000000-0000-4000-8000-00000000000a', now()),
+           ('0b000000-0000-4000-8000-00000000000b', '1b000000-0000-4000-8000-00000000000b', now()),
+           ('0a000000-0000-4000-8000-00000000000a', '1c000000-0000-4000-8000-00000000000c', '2020-01-01'),
+           ('0b000000-0000-4000-8000-00000000000b', '1c000000-0000-4000-8000-00000000000c', '2021-01-01')",
+    )
+    .await;
+    let tables = "projects,labels organization=default,tickets,pins";
+    let required = "else the organisation of public.projects by project_id, else the organisation of public.labels by \
+                    label_id, else the membership of created_by";
+    migrate(&db, &["--plan", "--tables", tables]).await.must(0).says(&[
+        &format!("batches: the organisation of organizations by team, {required}"),
+        &format!("note: public.tickets gets the organisation that team names, {required}"),
+    ]);
+    migrate(&db, &["--tables", tables]).await.must(0);
+    assert_eq!(organizations(&db, "tickets").await, ["1 0a", "2 0b", "3 0a"]);
+    assert_eq!(organizations(&db, "pins").await, ["1 0b"]);
+
+    // The fill trigger follows the same rule. A project of nobody has no organisation, so its tickets have none.
+    db.run(
+        "insert into projects values (3, '1d000000-0000-4000-8000-00000000000d');
+         insert into tickets values (11, null, 2, 1, '1c000000-0000-4000-8000-00000000000c'),
+           (12, null, 3, 1, '1c000000-0000-4000-8000-00000000000c');
+         insert into pins values (11, 1, '1c000000-0000-4000-8000-00000000000c')",
+    )
+    .await;
+    assert_eq!(organizations(&db, "tickets").await[3..], ["11 0b", "12 -"]);
+    assert_eq!(organizations(&db, "pins").await[1..], ["11 0a"]);
+    db.run("insert into organization_members (org_id, user_id) values ('0b000000-0000-4000-8000-00000000000b', '1d000000-0000-4000-8000-00000000000d')").await;
+    migrate(&db, &["--enforce", "--yes"]).await.must(0);
+    assert_eq!(organizations(&db, "tickets").await[3..], ["11 0b", "12 0b"]);
+}
+
 /// Rows that reference each other in a circle lead to no organisation. The issue has an end.
 #[tokio::test]
 async fn rows_that_reference_only_rows_without_an_organisation_are_an_issue() {
