@@ -105,7 +105,8 @@ begin
     from (select t.schema_name, t.table_name, t.scope, t.user_column, t.is_immutable, t.is_read_only,
             case when p.is_parent then t.parent_schema end as parent_schema,
             case when p.is_parent then t.parent_table end as parent_table,
-            case when p.is_parent then t.parent_column end as parent_column, t.parent_key
+            case when p.is_parent then t.parent_column end as parent_column, t.parent_key,
+            case when not p.is_parent and t.parent_key = 'id' then t.parent_column end as organization_column
           from warden.tenant_tables t,
           lateral (select (t.parent_schema, t.parent_table) <> ('public', 'organizations') as is_parent) p) r
     left join pg_catalog.pg_namespace n on n.nspname = r.schema_name
@@ -124,7 +125,7 @@ begin
     select w.schema_name as whole_schema, w.table_name as whole_table, w.rel as whole,
       coalesce(n.nspname, w.schema_name) as schema_name, coalesce(c.relname, w.table_name) as table_name,
       w.scope, w.user_column, w.parent_schema, w.parent_table, w.parent_column, w.parent_key, w.is_immutable,
-      w.is_read_only, w.parent_rel, w.can_have_parent_key, w.is_watched,
+      w.is_read_only, w.parent_rel, w.can_have_parent_key, w.is_watched, w.organization_column,
       c.oid as rel, coalesce(c.relkind in ('r', 'p'), false) as is_table, c.oid is distinct from w.rel as is_member,
       c.relrowsecurity, c.relforcerowsecurity,
       coalesce((select array_agg(a.attname::text) from pg_catalog.pg_attribute a
@@ -222,10 +223,11 @@ begin
       g.tgname::text, g.tgenabled in ('O', 'A') and f.is_right,
       case when g.tgenabled in ('O', 'A') then 'follows another rule than this version' else 'is disabled' end
     from registered r
-    cross join (values ('warden_fill_org_id'), ('warden_fill_org_id_update')) t (name)
+    cross join (values ('warden_fill_org_id'), ('warden_fill_org_id_update'), ('warden_fill_org_id_parent')) t (name)
     left join pg_catalog.pg_trigger g on g.tgrelid = r.rel and g.tgname = t.name
     left join filled f on f.whole = r.whole
     where r.scope = 'org' and not r.is_read_only
+      and (t.name <> 'warden_fill_org_id_parent' or coalesce(r.parent_column, r.organization_column) is not null)
     union all
     -- A unique index could reject rows that the application writes today, unless one of the application's own indexes
     -- rejects them already.
@@ -285,9 +287,9 @@ begin
       warden.object_name(r.table_name, 'org_id', r.parent_column, 'fkey'),
       pg_catalog.format('foreign key (org_id, %I) references %I.%I (org_id, %I)%s', r.parent_column,
         r.parent_schema, r.parent_table, r.parent_key,
-        -- It has the actions of the simple key, if they suit both columns.
-        case simple.confdeltype when 'c' then ' on delete cascade' else '' end
-        || case simple.confupdtype when 'c' then ' on update cascade' else '' end),
+        -- It deletes as the simple key does, if that suits both columns. A row follows its parent to another
+        -- organisation, which happens only while the tables are adopted.
+        case simple.confdeltype when 'c' then ' on delete cascade' else '' end || case when simple.confupdtype in ('n', 'd') then '' else ' on update cascade' end),
       null, r.is_table and r.parent_rel is not null and r.parent_column = any (r.columns),
       coalesce(f.name, taken.name), f.is_valid,
       case when f.name is null then 'is another constraint' else 'is not validated' end
@@ -370,6 +372,14 @@ begin
       case when case s.name when 'enabled' then r.relrowsecurity else r.relforcerowsecurity end then s.name end,
       true, null
     from registered r, (values ('enabled'), ('forced')) s (name)
+    union all
+    select r.schema_name, r.table_name, 9, 'enforce', 'check', 'warden_org_id_parent',
+      pg_catalog.format('check (org_id = %I)', r.organization_column), null,
+      c.relkind = 'r' and r.organization_column = any (r.columns), k.conname::text, true, null
+    from registered r
+    join pg_catalog.pg_class c on c.oid = r.rel
+    left join pg_catalog.pg_constraint k on k.conrelid = r.rel and k.conname = 'warden_org_id_parent'
+    where r.scope = 'org' and not r.is_read_only and r.organization_column <> 'org_id'
   )
   select o.schema_name, o.table_name, r.scope, r.rel::regclass, o.step, o.phase, o.kind, o.name, o.definition,
     o.is_unique,

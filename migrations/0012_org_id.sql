@@ -3,13 +3,16 @@
 -- existing rows belong to the online executor of `warden migrate`.
 set local lock_timeout = '5s';
 set local statement_timeout = '5min';
--- Rejects a change of org_id, except from null. (SQLSTATE 23514, check_violation, tells clients that the schema
--- rejects the data.)
+-- Rejects a change of org_id, except from null. While the table is adopted, a row follows its parent: then the fill
+-- triggers, which precede this one, decide about every change. (SQLSTATE 23514, check_violation, tells clients that the
+-- schema rejects the data.)
 set local role warden_owner;
 create or replace function warden.prevent_org_id_change() returns trigger
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
-  if old.org_id is null then
+  if old.org_id is null or exists (
+       select from pg_catalog.pg_trigger g
+       where g.tgrelid = tg_relid and g.tgname = 'warden_fill_org_id_parent' and g.tgenabled in ('O', 'A')) then
     return new;
   end if;
   raise exception 'warden: org_id of %.% cannot be changed (from % to %)',
@@ -86,7 +89,8 @@ begin
     join pg_catalog.pg_class c on c.oid = m.oid and c.relkind = 'p'
     join pg_catalog.pg_roles o on o.oid = c.relowner
     join pg_catalog.pg_trigger g on g.tgrelid = c.oid and g.tgname in (
-      'warden_fill_org_id', 'warden_fill_org_id_update', 'warden_org_id_immutable', 'warden_require_org_id')
+      'warden_fill_org_id', 'warden_fill_org_id_parent', 'warden_fill_org_id_update', 'warden_org_id_immutable',
+      'warden_require_org_id')
     -- The rights of a copy in schema public are those of its original.
     join pg_catalog.pg_proc f on f.oid in (g.tgfoid, (
       select w.oid from pg_catalog.pg_proc w join pg_catalog.pg_proc p on p.proname = w.proname
@@ -191,29 +195,47 @@ declare
   is_referencing text := '';
   -- The column of a parent's row with its organisation.
   parent_org name := case when parent = 'public.organizations'::regclass then 'id' else 'org_id' end;
+  is_following constant boolean :=
+    parent is not null and warden.has_column(relation, r.parent_column) and warden.has_column(parent, parent_org);
   body text := $body$
 declare
   given constant uuid := new.org_id;
   is_exempt boolean := false;
   referenced uuid;
+begin$body$;
 begin
+  if is_following then
+    -- The parent's own organisation may have changed: then the key to it changes this row.
+    body := body || pg_catalog.format($body$
+  if tg_op = 'UPDATE' and old.org_id is not null and new.%1$I is not null
+     and (new.%1$I is distinct from old.%1$I or new.org_id is distinct from old.org_id) then
+    select p.%4$I into referenced from %2$s p where p.%3$I = new.%1$I;
+    if referenced is not null and (new.%1$I is distinct from old.%1$I or new.org_id = referenced) then
+      new.org_id := referenced;
+      return new;
+    end if;
+  end if;
+  if tg_name = 'warden_fill_org_id_parent' then
+    return new;
+  end if;$body$, r.parent_column, parent, r.parent_key, parent_org);
+  end if;
+  body := body || $body$
   if tg_op = 'UPDATE' then
     -- This function runs as its owner: the setting names the role of the statement.
     select r.rolsuper or r.rolbypassrls into is_exempt from pg_catalog.pg_roles r
     where r.rolname = coalesce(nullif(pg_catalog.current_setting('role', true), 'none'), session_user::text);
     if old.org_id is not null then
-      if is_exempt then
+$body$ || case when r.is_immutable then '' else $body$      if is_exempt then
         return new;
       end if;
-      raise exception 'warden: org_id of %.% cannot be changed (from % to %)',
+$body$ end || $body$      raise exception 'warden: org_id of %.% cannot be changed (from % to %)',
           tg_table_schema, tg_table_name, old.org_id, new.org_id
         using errcode = 'check_violation',
               hint = 'Rows do not move between organisations: insert a new row in the other one.';
     end if;
     new.org_id := null;
   end if;$body$;
-begin
-  if parent is not null and warden.has_column(relation, r.parent_column) and warden.has_column(parent, parent_org) then
+  if is_following then
     body := body || pg_catalog.format($body$
   if new.%1$I is not null then
     select p.%4$I into new.org_id from %2$s p where p.%3$I = new.%1$I;
@@ -300,6 +322,8 @@ $$;
 --                              and rejects any other change. Otherwise a request could choose the organisation of a
 --                              row before the database isolates organisations. Roles that row-level security does not
 --                              bind may change org_id, as they may once the table is enforced.
+--   warden_fill_org_id_parent  lets a row of a table with a parent follow it to another organisation: applications link
+--                              rows later, or to another parent. It names no column, so that columns can be dropped.
 -- Partitions inherit the triggers. Inheritance children get their own, which call the same function.
 -- Each table has a function of its own, as for watches, so its statements are planned once.
 create or replace function warden.fill_org_id(relation regclass) returns void
@@ -310,6 +334,8 @@ declare
   whole constant regclass := warden.whole(relation);
   inserts constant regclass[] := warden.without_trigger(whole, 'warden_fill_org_id');
   updates constant regclass[] := warden.without_trigger(whole, 'warden_fill_org_id_update');
+  moves constant regclass[] :=
+    case when r.parent_column is null then '{}' else warden.without_trigger(whole, 'warden_fill_org_id_parent') end;
   fn constant text := pg_catalog.format('warden.%I', warden.fill_function_name(whole));
   owner constant name := warden.fill_function_owner(relation);
 begin
@@ -317,7 +343,7 @@ begin
     raise exception 'warden.fill_org_id: org_id of % is never filled', relation
       using hint = 'Only tables with scope ''org'' that are not read-only have a fill trigger.';
   end if;
-  if inserts = '{}' and updates = '{}' and warden.is_fill_function_current(whole) then
+  if inserts = '{}' and updates = '{}' and moves = '{}' and warden.is_fill_function_current(whole) then
     return;
   end if;
   execute pg_catalog.format(
@@ -338,6 +364,7 @@ begin
   perform warden.create_row_trigger(inserts, 'warden_fill_org_id', 'insert', 'new.org_id is null', fn);
   perform warden.create_row_trigger(updates, 'warden_fill_org_id_update', 'update',
                                     'old.org_id is distinct from new.org_id', fn);
+  perform warden.create_row_trigger(moves, 'warden_fill_org_id_parent', 'update', 'true', fn);
   perform warden.let_owners_add_partitions(whole);
 end
 $fn$;
@@ -373,6 +400,7 @@ declare
 begin
   perform warden.drop_trigger(whole, 'warden_fill_org_id');
   perform warden.drop_trigger(whole, 'warden_fill_org_id_update');
+  perform warden.drop_trigger(whole, 'warden_fill_org_id_parent');
   execute pg_catalog.format('drop function if exists warden.%I()', warden.fill_function_name(whole));
 end
 $$;

@@ -81,6 +81,24 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   from pg_catalog.pg_policy p where p.polrelid = relation and p.polname = 'warden_org'
 $$;
 
+-- Keeps the application's own column with the organisation equal to org_id, on an enforced table or one that is about
+-- to be. Each partition has the check, and the whole has none: otherwise tables without it could not be attached.
+create or replace function warden.check_organization_column(relation regclass) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  r warden.tenant_tables := warden.registered(relation);
+begin
+  if r.scope = 'org' and not r.is_read_only and (r.parent_schema, r.parent_table) = ('public', 'organizations')
+     and r.parent_key = 'id' and r.parent_column <> 'org_id' and warden.has_column(relation, r.parent_column)
+     and exists (select from pg_catalog.pg_class c where c.oid = relation and c.relkind = 'r')
+     and not exists (select from pg_catalog.pg_constraint k
+                     where k.conrelid = relation and k.conname = 'warden_org_id_parent') then
+    execute pg_catalog.format(
+      'alter table %s add constraint warden_org_id_parent check (org_id = %I) no inherit not valid', relation, r.parent_column);
+  end if;
+end
+$$;
+
 -- Enables and forces row-level security on a table, creates its policies, and revokes the rights that no policy
 -- limits. The former state is recorded in the comment of the policy warden_org, so it disappears with that policy.
 create or replace function warden.protect(relation regclass) returns void
@@ -141,6 +159,7 @@ begin
   if not state.is_forced then
     execute pg_catalog.format('alter table %s force row level security', relation);
   end if;
+  perform warden.check_organization_column(relation);
 end
 $$;
 
@@ -156,6 +175,9 @@ declare
   dropped int := 0;
   p record;
 begin
+  if exists (select from pg_catalog.pg_constraint k where k.conrelid = relation and k.conname = 'warden_org_id_parent') then
+    execute pg_catalog.format('alter table %s drop constraint warden_org_id_parent', relation);
+  end if;
   select f.* into former from warden.former_row_security(relation) f;
   for p in
     select pol.polname from pg_catalog.pg_policy pol where pol.polrelid = relation and warden.is_own_policy(pol.oid)

@@ -102,7 +102,7 @@ begin
     select g.tgname from pg_catalog.pg_trigger g
     where g.tgrelid = whole and exists (select from warden.members_without_trigger(whole, g.tgname))
   loop
-    if missing in ('warden_fill_org_id', 'warden_fill_org_id_update') then
+    if missing in ('warden_fill_org_id', 'warden_fill_org_id_update', 'warden_fill_org_id_parent') then
       perform warden.fill_org_id(whole);
     elsif missing = 'warden_org_id_immutable' then
       perform warden.guard_org_id(whole);

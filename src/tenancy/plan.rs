@@ -182,7 +182,7 @@ impl ObjectRow {
             ("trigger", _) => ObjectKind::ImmutabilityTrigger,
             ("not_null", _) => ObjectKind::NotNull,
             ("default", _) => ObjectKind::OrgDefault,
-            ("policy" | "row_security", _) => ObjectKind::Protection,
+            ("policy" | "row_security" | "check", _) => ObjectKind::Protection,
             _ => return None,
         };
         Some(RequiredObject {

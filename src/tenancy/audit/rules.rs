@@ -97,7 +97,10 @@ pub const RULES: &[Rule] = &[
         "`org_id` references `organizations` with ON DELETE CASCADE, and is validated",
     ),
     finding("parent-key", "a parent has a unique constraint on (`org_id`, key)"),
-    finding("parent-foreign-key", "a child references its parent by (`org_id`, parent), and is validated"),
+    finding(
+        "parent-foreign-key",
+        "a child references its parent by (`org_id`, parent), and is validated; a column that names the organisation equals `org_id`",
+    ),
     finding(
         "org-index",
         "the indexes of `warden.tenant_indexes`, and those on (`org_id`, parent), exist and are valid",

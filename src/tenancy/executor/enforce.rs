@@ -14,7 +14,7 @@ use crate::tenancy::AdoptionIssue;
 use crate::tenancy::access::questions;
 use crate::tenancy::issue::RUN_AGAIN;
 use crate::tenancy::plan::{ObjectKind, Plan, TablePlan};
-use crate::tenancy::registry::{Scope, Table};
+use crate::tenancy::registry::{Parent, Scope, Table};
 use crate::tenancy::sql::{literal, quoted};
 
 impl AdoptionRun {
@@ -37,6 +37,7 @@ impl AdoptionRun {
         }
         for table in &todo {
             self.check_not_null(table, plan.server_version).await?;
+            self.check_organization_column(table).await?;
             self.indexes(table, true).await?;
             self.parent_keys(table, plan.server_version, true).await?;
         }
@@ -67,12 +68,12 @@ impl AdoptionRun {
     }
 
     /// Reports children whose parent does not exist or belongs to another organisation, if no key has
-    /// rejected them so far. A table that an issue kept from getting `org_id` is not checked.
+    /// rejected them so far. No key compares `org_id` with a column that names the organisation itself. A
+    /// table that an issue kept from getting `org_id` is not checked.
     async fn check_parents(&mut self, todo: &[&TablePlan], tables: &[TablePlan]) -> Result<(), StepError> {
         for plan in todo {
-            let Some(parent) = plan.table.parent.as_ref().filter(|_| !plan.has(ObjectKind::ParentKey)) else {
-                continue;
-            };
+            let is_unchecked = |p: &&Parent| p.names_organization() || !plan.has(ObjectKind::ParentKey);
+            let Some(parent) = plan.table.parent.as_ref().filter(is_unchecked) else { continue };
             let lacks_column = |t: &TablePlan| !t.has(ObjectKind::Column);
             if lacks_column(plan) || tables.iter().any(|t| t.table.oid == parent.oid && lacks_column(t)) {
                 continue;
@@ -142,6 +143,30 @@ impl AdoptionRun {
         }
         let validate = format!("alter table {} validate constraint {}", plan.table.sql(), quoted(name));
         self.connection.long(&validate, None).await?;
+        Ok(())
+    }
+
+    /// Adds and validates the check that a column which names the organisation itself equals `org_id`.
+    async fn check_organization_column(&mut self, plan: &TablePlan) -> Result<(), StepError> {
+        if !plan.table.parent.as_ref().is_some_and(Parent::names_organization) {
+            return Ok(());
+        }
+        for part in plan.storing() {
+            let name = part.table.sql();
+            let add = format!("select warden.check_organization_column({}::regclass)", literal(&name));
+            let step = self.begin(&part.table.title(), "check of the organisation");
+            let mut result = self.connection.short_on(part, TreeLock::AccessExclusive, &[], &[add]).await;
+            let is_added = format!(
+                "select exists (select from pg_constraint where conrelid = {}::regclass
+                                and conname = 'warden_org_id_parent' and not convalidated)",
+                literal(&name)
+            );
+            if result.is_ok() && self.connection.scalar(is_added).await? {
+                let validate = format!("alter table {name} validate constraint warden_org_id_parent");
+                result = self.connection.long(&validate, None).await.map(drop);
+            }
+            self.end(&step, result, RUN_AGAIN)?;
+        }
         Ok(())
     }
 

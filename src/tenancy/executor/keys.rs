@@ -125,7 +125,7 @@ impl AdoptionRun {
         for object in plan.of(ObjectKind::ParentKey).filter(is_due) {
             let simple = self.simple_key(&plan.table, parent).await?;
             let definition = simple.map_or_else(
-                || composite_of(parent, ""),
+                || composite_of(parent, " on update cascade"),
                 |simple| composite(parent, &simple, server_version),
             );
             self.key(plan, object, &definition, parent.oid, &mismatch_query(&plan.table, parent)).await?;
@@ -211,13 +211,18 @@ impl AdoptionRun {
 
 /// A query for rows whose parent does not exist, or belongs to another organisation.
 pub(super) fn mismatch_query(table: &Table, parent: &Parent) -> String {
+    if parent.names_organization() && parent.key == "id" {
+        let column = quoted(&parent.column);
+        return format!("select c.* from {} c where c.{column} <> c.org_id;", table.sql());
+    }
     format!(
-        "select c.* from {} c left join {} p on p.{key} = c.{column} and p.org_id = c.org_id \
+        "select c.* from {} c left join {} p on p.{key} = c.{column} and p.{org} = c.org_id \
          where c.org_id is not null and c.{column} is not null and p.{key} is null;",
         table.sql(),
         parent.sql(),
         key = quoted(&parent.key),
-        column = quoted(&parent.column)
+        column = quoted(&parent.column),
+        org = parent.org_column()
     )
 }
 
@@ -230,7 +235,7 @@ fn composite_of(parent: &Parent, actions: &str) -> String {
     )
 }
 
-/// The definition of a composite key with the same actions as the simple one.
+/// The definition of a composite key with the same action on deletion as the simple one.
 fn composite(parent: &Parent, simple: &SimpleKey, server_version: i32) -> String {
     let column = quoted(&parent.column);
     let can_name_columns = server_version >= SET_NULL_COLUMNS_VERSION;
@@ -241,11 +246,12 @@ fn composite(parent: &Parent, simple: &SimpleKey, server_version: i32) -> String
         "n" | "d" => (String::new(), true),
         _ => (String::new(), false),
     };
-    // ON UPDATE SET NULL cannot name its columns in any version.
+    // ON UPDATE SET NULL cannot name its columns in any version. Otherwise rows follow a parent that gets
+    // another organisation. A simple key without an action still rejects another key of the parent: its
+    // trigger is older, so it is fired first.
     let (on_update, update_must_wait) = match simple.on_update.as_str() {
-        "c" => (" on update cascade", false),
         "n" | "d" => ("", true),
-        _ => ("", false),
+        _ => (" on update cascade", false),
     };
     let timing = if delete_must_wait || update_must_wait || simple.is_deferred {
         " deferrable initially deferred"
@@ -281,12 +287,12 @@ mod tests {
     }
 
     #[test]
-    fn a_composite_key_has_the_actions_of_the_simple_key() {
-        assert_eq!(clause("c", "a", false, 140_000), " on delete cascade");
+    fn a_composite_key_deletes_as_the_simple_key_does() {
+        assert_eq!(clause("c", "a", false, 140_000), " on delete cascade on update cascade");
         assert_eq!(clause("a", "c", true, 140_000), " on update cascade deferrable");
-        assert_eq!(clause("n", "a", false, 150_000), r#" on delete set null ("call_id")"#);
-        assert_eq!(clause("n", "a", false, 140_000), " deferrable initially deferred");
-        assert_eq!(clause("r", "a", false, 150_000), "");
+        assert_eq!(clause("n", "a", false, 150_000), r#" on delete set null ("call_id") on update cascade"#);
+        assert_eq!(clause("n", "a", false, 140_000), " on update cascade deferrable initially deferred");
+        assert_eq!(clause("r", "a", false, 150_000), " on update cascade");
         assert_eq!(clause("a", "n", false, 150_000), " deferrable initially deferred");
     }
 }

@@ -44,7 +44,13 @@ impl Parent {
     /// The column with the organisation of a parent's row: a row may reference `organizations` itself.
     #[must_use]
     pub fn org_column(&self) -> &'static str {
-        if self.schema == "public" && self.name == "organizations" { "id" } else { "org_id" }
+        if self.names_organization() { "id" } else { "org_id" }
+    }
+
+    /// Whether the child's column names the organisation itself.
+    #[must_use]
+    pub fn names_organization(&self) -> bool {
+        self.schema == "public" && self.name == "organizations"
     }
 
     /// The quoted name for SQL.

@@ -4,6 +4,7 @@ mod altered;
 mod candidates;
 mod disturbed;
 mod existing_objects;
+mod following;
 mod full;
 mod killed;
 mod live;

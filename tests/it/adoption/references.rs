@@ -67,8 +67,8 @@ async fn rows_without_parent_and_user_belong_where_the_rows_that_they_reference_
     migrate(&db, &["--enforce", "--yes"]).await.must(0);
 }
 
-/// A user may be a member of several organisations, but a row that cannot exist without another one belongs where that
-/// one belongs. Rows of the default organisation are for all: they say nothing.
+/// A user may be a member of several organisations, but a row that cannot exist without another one belongs
+/// where that one belongs. Rows of the default organisation are for all: they say nothing.
 #[tokio::test]
 async fn rows_that_must_reference_others_belong_where_those_belong() {
     let db = small_db(
@@ -107,7 +107,8 @@ async fn rows_that_must_reference_others_belong_where_those_belong() {
     assert_eq!(organizations(&db, "tickets").await, ["1 0a", "2 0b", "3 0a"]);
     assert_eq!(organizations(&db, "pins").await, ["1 0b"]);
 
-    // The fill trigger follows the same rule. A project of nobody has no organisation, so its tickets have none.
+    // The fill trigger follows the same rule. A project of nobody has no organisation, so its tickets have
+    // none.
     db.run(
         "insert into projects values (3, '1d000000-0000-4000-8000-00000000000d');
          insert into tickets values (11, null, 2, 1, '1c000000-0000-4000-8000-00000000000c'),
@@ -167,7 +168,11 @@ async fn fill_triggers_of_an_earlier_version_are_renewed_once() {
     let problems: Vec<String> = sqlx::query_scalar(outdated).fetch_all(&db.pool).await.expect("reads");
     assert_eq!(
         problems,
-        ["warden_fill_org_id follows another rule than this version", "warden_fill_org_id_update is missing"]
+        [
+            "warden_fill_org_id follows another rule than this version",
+            "warden_fill_org_id_parent follows another rule than this version",
+            "warden_fill_org_id_update is missing"
+        ]
     );
     migrate(&db, &["--plan"]).await.must(0).says(&["comments"]);
 

@@ -57,7 +57,7 @@ async fn existing_tables_are_not_changed() {
     assert_eq!(
         texts(&db, objects).await,
         [
-            "call_logs foreign_key call_logs_org_id_call_id_fkey: foreign key (org_id, call_id) references public.calls (org_id, id) on delete cascade",
+            "call_logs foreign_key call_logs_org_id_call_id_fkey: foreign key (org_id, call_id) references public.calls (org_id, id) on delete cascade on update cascade",
             "call_logs foreign_key call_logs_org_id_fkey: foreign key (org_id) references public.organizations (id) on delete cascade",
         ]
     );

@@ -56,6 +56,7 @@ select case w.kind
     when 'default' then 'org-default'
     when 'not_null' then 'not-null'
     when 'policy' then 'policy'
+    when 'check' then 'parent-foreign-key'
     else 'row-security' end as rule,
   null::text as severity, w.full_name as "table", coalesce(w.found, w.name)::text as object,
   case w.kind
@@ -71,7 +72,7 @@ select case w.kind
       coalesce(w.found, w.name), w.problem) end as cause,
   case
     when w.kind = 'policy' and w.is_foreign then 'decide'
-    when w.kind in ('trigger', 'default', 'policy', 'row_security') then 'sql'
+    when w.kind in ('trigger', 'default', 'policy', 'row_security', 'check') then 'sql'
     when w.is_present and w.kind = 'column' then 'decide'
     when w.problem in ('does not cascade', 'is another index', 'is another constraint') then 'sql'
     else 'shell' end as remedy_kind,
@@ -84,7 +85,7 @@ select case w.kind
         E'alter policy %1$I on %2$s rename to %3$I;\nselect warden.protect(%2$L);', w.found, w.full_name,
         'own_' || w.found))))::text
     when w.kind = 'trigger' then format('select warden.guard_org_id(%L);', w.full_name)
-    when w.kind in ('policy', 'row_security') then format('select warden.protect(%L);', w.full_name)
+    when w.kind in ('policy', 'row_security', 'check') then format('select warden.protect(%L);', w.full_name)
     when w.is_present and w.kind = 'column' then json_build_object(
       'question', 'what does its present column org_id contain?',
       'choices', json_build_array(
@@ -123,10 +124,13 @@ select 'fill-trigger', null, o.full_name, o.name,
     when s.is_not_null then
       'the table is enforced, but its fill trigger still assigns organisations to rows without org_id'
     else format('the trigger that %s %s: %s',
-      case o.name when 'warden_fill_org_id' then 'fills org_id' else 'protects org_id while rows are filled' end,
+      case o.name when 'warden_fill_org_id' then 'fills org_id'
+                  when 'warden_fill_org_id_parent' then 'lets rows follow their parent'
+                  else 'protects org_id while rows are filled' end,
       o.problem,
       case when o.problem like 'follows%' then 'rows can get a wrong organisation'
            else case o.name when 'warden_fill_org_id' then 'new rows have no organisation'
+                       when 'warden_fill_org_id_parent' then 'a row cannot be linked to a parent of another organisation'
                        else 'a request with UPDATE can choose the organisation of a row' end end) end,
   'sql',
   format('select warden.%s(%L);', case when s.is_not_null then 'unfill_org_id' else 'fill_org_id' end, o.full_name)

@@ -21,16 +21,22 @@ select r.full_name, a.attnotnull as is_not_null,
   quote_ident(r.parent_column) as parent_column, quote_ident(r.parent_key) as parent_key,
   p.oid is not null and pa.attname is not null and pk.attname is not null and po.attname is not null as has_parent,
   exists (select from keys k where k.conrelid = r.oid and k.confrelid = p.oid
-                               and k.columns = array['org_id'::name, r.parent_column]) as has_parent_key,
+                               and k.columns = array['org_id'::name, r.parent_column])
+    or r.parent_column is not distinct from 'org_id'
+    or (c.relkind = 'r' and exists (
+      select from pg_constraint k
+      where k.conrelid = r.oid and k.conname = 'warden_org_id_parent' and k.convalidated)) as has_parent_key,
   not coalesce(pa.attnotnull, false) as is_parent_optional,
   exists (select from pg_attribute n where n.attrelid = to_regclass('public.organizations') and n.attname = 'name'
             and n.atttypid in ('text'::regtype, 'varchar'::regtype)) as organizations_have_names
 from registered r
+join pg_class c on c.oid = r.oid
 join pg_attribute a on a.attrelid = r.oid and a.attname = 'org_id' and a.atttypid = 'uuid'::regtype
   and a.attgenerated = '' and not a.attisdropped
 left join pg_namespace pn on pn.nspname = r.parent_schema
 left join pg_class p on p.relnamespace = pn.oid and p.relname = r.parent_table and p.relkind in ('r', 'p')
 left join pg_attribute pa on pa.attrelid = r.oid and pa.attname = r.parent_column and not pa.attisdropped
 left join pg_attribute pk on pk.attrelid = p.oid and pk.attname = r.parent_key and not pk.attisdropped
-left join pg_attribute po on po.attrelid = p.oid and po.attname = 'org_id' and not po.attisdropped
+left join pg_attribute po on po.attrelid = p.oid and not po.attisdropped
+  and po.attname = case when p.oid = to_regclass('public.organizations') then 'id' else 'org_id' end
 order by r.full_name
