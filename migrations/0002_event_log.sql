@@ -27,7 +27,7 @@ create table if not exists warden.events (
   data      jsonb       not null,
   -- For an update: the changed columns with their former values.
   old       jsonb,
-  -- True if the row was too large, so data contains only its key.
+  -- True if the row was too large, so data and old lack columns; see warden.kept_document().
   truncated boolean     not null default false,
   at        timestamptz not null default clock_timestamp(),
   -- True in one row per statement, which rings the doorbell.
@@ -42,6 +42,9 @@ create table if not exists warden.events (
   step      bigint,
   -- Trace context of the publisher; see warden.trace_context().
   traceparent text,
+  -- The watch that logged the row; null for a published event. So a reader tells the rows of a watched table from
+  -- events that a back end publishes to the table's topic.
+  watch     bigint,
   constraint events_org_or_control check (org_id is not null or event like 'warden.%')
 ) partition by list (slot);
 
@@ -58,6 +61,9 @@ begin
   end if;
   if not exists (select from pg_attribute where attrelid = 'warden.events'::regclass and attname = 'traceparent') then
     alter table warden.events add column traceparent text;
+  end if;
+  if not exists (select from pg_attribute where attrelid = 'warden.events'::regclass and attname = 'watch') then
+    alter table warden.events add column watch bigint;
   end if;
 end
 $$;

@@ -123,6 +123,8 @@ create table if not exists warden.watches (
   as_text       text[] not null default '{}',
   -- Whether rows that logical replication applies emit events.
   replicated    boolean not null default false,
+  -- Columns that the events of rows that are too large keep.
+  filter_columns text[] not null default '{}',
   -- Names the log function. No name of a table does, because tables are renamed.
   id            bigint generated always as identity,
   -- The oid of `relation`, and the numbers of the columns above by name, when the log function was generated. A renamed
@@ -140,7 +142,8 @@ alter table warden.watches add column if not exists
   visibility text constraint watches_visibility check (visibility in ('organisation', 'claim'));
 alter table warden.watches
   add column if not exists as_text text[] not null default '{}',
-  add column if not exists replicated boolean not null default false;
+  add column if not exists replicated boolean not null default false,
+  add column if not exists filter_columns text[] not null default '{}';
 -- The table has one row per watched table.
 -- squawk-ignore adding-field-with-default
 alter table warden.watches add column if not exists id bigint generated always as identity;

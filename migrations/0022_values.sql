@@ -102,6 +102,10 @@ begin
 end
 $fn$;
 
+-- Bytes of the largest document of a row in an event. A larger row is logged without its largest columns.
+create or replace function warden.event_bytes_max() returns int
+language sql immutable set search_path = pg_catalog, pg_temp as $$ select 65536 $$;
+
 -- Bytes of a row's columns above which no document is built: no such document fits into an event, because the
 -- columns of no type of PostgreSQL take three times their space in a document.
 create or replace function warden.row_bytes_max() returns int
@@ -343,6 +347,54 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
     else warden.value_expression(value, type)
   end
   from (values (warden.base_type(type))) b (type)
+$$;
+
+-- Bytes of a value without compression, as an element of an array; null if there are more than `bytes_max`. A function
+-- of its own frees the decompressed value at once.
+create or replace function warden.unpacked_bytes(value anyelement, bytes_max int) returns int
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+begin
+  if value is not distinct from null then
+    return 0;
+  elsif pg_catalog.pg_column_size(value) > bytes_max then
+    return null;
+  end if;
+  return (select case when s.bytes <= bytes_max then s.bytes end
+          from (select pg_catalog.pg_column_size(array[value]) as bytes offset 0) s);
+end
+$$;
+
+-- An SQL expression for the bytes of this value in its row; null if it is too large for every event. Types whose
+-- documents are at least as large as their values have the limit of events. The result does not depend on how the value
+-- is stored.
+create or replace function warden.unpacked_bytes_expression(value text, type oid) returns text
+language sql stable set search_path = pg_catalog, pg_temp as $fn$
+  select case
+    when t.typlen > 0 then pg_catalog.format('case when %s is null then 0 else %s end', value, t.typlen)
+    when t.oid in ('text'::regtype, 'varchar'::regtype, 'bpchar'::regtype, 'bytea'::regtype) then
+      pg_catalog.format('case when pg_catalog.octet_length(%1$s) > %2$s then null '
+                        'else coalesce(pg_catalog.octet_length(%1$s), 0) end', value, warden.event_bytes_max())
+    when t.typarray <> 0 or t.typsubscript = 'pg_catalog.array_subscript_handler'::regproc then
+      pg_catalog.format('warden.unpacked_bytes(%s, %s)', value,
+                        case when t.oid = 'jsonb'::regtype then warden.event_bytes_max() + 64 else warden.row_bytes_max() end)
+    -- A few types of PostgreSQL itself that have no arrays.
+    else pg_catalog.format('case when pg_catalog.pg_column_size(%1$s) > %2$s then null '
+                           'else pg_catalog.octet_length(pg_catalog.concat(%1$s)) end', value, warden.row_bytes_max())
+  end
+  from pg_catalog.pg_type t where t.oid = warden.base_type(type)
+$fn$;
+
+-- An SQL condition: this value, which is not null, is small enough for the columns that every event keeps. It does not
+-- depend on how the value is stored: a numeric that is large as stored has too many digits as well.
+create or replace function warden.is_small_expression(value text, type oid) returns text
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select pg_catalog.concat_ws(' and ',
+    case when b.type in ('text'::regtype, 'varchar'::regtype, 'bpchar'::regtype, 'bytea'::regtype)
+           then 'pg_catalog.octet_length(' || value || ') <= 8192'
+         when b.type in ('numeric'::regtype, 'inet'::regtype) or b.typarray = 0 then 'pg_catalog.pg_column_size(' || value || ') <= 8192'
+         else 'warden.unpacked_bytes(' || value || ', 8192) is not null' end,
+    warden.value_condition(value, type), 'pg_catalog.octet_length(pg_catalog.concat(' || value || ')) <= 8192')
+  from (select t.oid as type, t.typarray from pg_catalog.pg_type t where t.oid = warden.base_type(type)) b
 $$;
 
 reset role;

@@ -130,6 +130,12 @@ begin
   end if;
   current.omit_columns := '{}';
   current.as_text := '{}';
+  current.filter_columns := '{}';
+  foreach name in array w.filter_columns loop
+    -- A column that was dropped stays in the list: the audit reports it, and it may be added again.
+    current.filter_columns := current.filter_columns
+      || coalesce(warden.current_column(w.relation, name, numbers, names), name);
+  end loop;
   foreach name in array w.as_text loop
     -- A column that was dropped and added again is still sent as a string.
     present := coalesce(warden.current_column(w.relation, name, numbers, names), name);
@@ -163,7 +169,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   select coalesce(pg_catalog.jsonb_object_agg(c.name, c.number), '{}')
   from warden.columns_of(w.relation) c
   where c.name in (w.org_column, w.entity_topic_column)
-     or c.name::text = any (w.key_columns || w.omit_columns || w.as_text)
+     or c.name::text = any (w.key_columns || w.omit_columns || w.as_text || w.filter_columns)
 $$;
 
 -- Whether a statement on this table is one on a watch's table: it is the table, or a partition or child of it. A watch
@@ -334,14 +340,104 @@ create or replace function warden.key_expression(w warden.watches, alias text) r
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select pg_catalog.format('pg_catalog.jsonb_build_object(%s)', string_agg(pg_catalog.format('%L, %s', c.name,
     case when t.typlen > 0 then c.expression
-         else pg_catalog.format('case when pg_catalog.pg_column_size(%1$s) <= 8192 and %2$s '
-                                'and pg_catalog.octet_length(pg_catalog.concat(%1$s)) <= 8192 then %3$s end', v.value,
-                                pg_catalog.concat_ws(' and ', warden.size_condition(v.value, c.type),
-                                                     warden.value_condition(v.value, c.type), 'true'), c.expression)
+         else pg_catalog.format('case when %s then %s end', warden.is_small_expression(v.value, c.type), c.expression)
     end), ', ' order by c.name))
   from warden.key_parts(w, alias) c
   join pg_catalog.pg_type t on t.oid = warden.base_type(c.type)
   cross join lateral (select pg_catalog.format('%s.%I', alias, c.name) as value) v
+$$;
+
+-- The columns of a row that are converted, by the bytes of their values, of which the first `first` belong to filters:
+-- those, and the smallest others up to 1 MiB in all. So a row whose columns were compressed needs no more memory.
+create or replace function warden.convertible_columns(bytes int[], first int) returns boolean[]
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select pg_catalog.array_agg(s.bytes is not null and (s.n <= first or s.total <= 1048576) order by s.n)
+  from (select u.bytes, u.n, sum(u.bytes) over (partition by u.n <= first order by u.bytes, u.n) as total
+        from unnest(bytes) with ordinality u (bytes, n)) s
+$$;
+
+-- The document of a row that is too large for an event: its key, its filter columns, and its smallest other columns.
+-- The largest columns are left out until the rest fits; of equally large ones, the last column first. `names` and
+-- `vals` are the columns in their order, first those of filters; null values are left out.
+create or replace function warden.kept_document(key jsonb, names text[], vals jsonb[], first int) returns jsonb
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+declare
+  bytes_max constant int := warden.event_bytes_max();
+  -- For each column, its bytes in the text of a document, and at most as many in jsonb.
+  text_bytes int[] := '{}';
+  binary_bytes int[] := '{}';
+begin
+  for i in 1..pg_catalog.cardinality(names) loop
+    text_bytes := text_bytes
+      || (pg_catalog.octet_length(pg_catalog.to_jsonb(names[i])::text) + pg_catalog.octet_length(vals[i]::text) + 4);
+    binary_bytes := binary_bytes || (pg_catalog.octet_length(names[i]) + pg_catalog.pg_column_size(vals[i]) + 12);
+  end loop;
+  return key || coalesce((
+    select pg_catalog.jsonb_object_agg(names[s.n], vals[s.n])
+    from (select c.n, sum(c.text_bytes) over w as text_total, sum(c.binary_bytes) over w as binary_total
+          from unnest(text_bytes, binary_bytes) with ordinality c (text_bytes, binary_bytes, n)
+          where c.text_bytes is not null
+          window w as (order by c.n > first, greatest(c.text_bytes, c.binary_bytes), c.n)) s
+    where pg_catalog.octet_length(key::text) + s.text_total <= bytes_max
+      and pg_catalog.pg_column_size(key) + s.binary_total <= bytes_max), '{}');
+end
+$$;
+
+-- An SQL expression for the document of the row with this alias if it is too large for an event, or contains a value
+-- that jsonb cannot represent: warden.kept_document(). If it is unclear which columns are omitted, only the key is
+-- sent.
+create or replace function warden.kept_expression(w warden.watches, alias text) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp as $fn$
+declare
+  names text[];
+  vals text;
+  bytes text;
+  filters int;
+begin
+  if w.omit_columns is null then
+    return warden.key_expression(w, alias);
+  end if;
+  select array_agg(c.name order by c.n), count(*) filter (where c.is_filter),
+         string_agg(pg_catalog.format(
+           'case when %s then coalesce(pg_catalog.to_jsonb(%s), ''null'') end',
+           pg_catalog.concat_ws(' and ', 'r.is_convertible[' || c.n || ']',
+             case when not c.is_filter or c.is_fixed then c.condition
+                  else pg_catalog.format('(%s is not distinct from null or %s)', c.value,
+                                         warden.is_small_expression(c.value, c.type)) end),
+           c.expression), ', ' order by c.n),
+         string_agg(warden.unpacked_bytes_expression(c.value, c.type), ', ' order by c.n)
+    into names, filters, vals, bytes
+  from (select d.name::text, d.type, d.expression, d.condition, v.value, f.is_filter,
+               t.typlen > 0 as is_fixed, pg_catalog.row_number() over (order by f.is_filter desc, d.n) as n
+        from warden.document_columns(w, alias) with ordinality d (name, type, expression, condition, n)
+        join pg_catalog.pg_type t on t.oid = warden.base_type(d.type)
+        cross join lateral (select pg_catalog.format('%s.%I', alias, d.name) as value) v
+        cross join lateral (select d.name::text = any (w.filter_columns) as is_filter) f
+        where d.name::text <> all (coalesce(w.key_columns, '{}'))) c;
+  if names is null then
+    return warden.key_expression(w, alias);
+  end if;
+  return pg_catalog.format(
+    '(select warden.kept_document(%1$s, %2$L::pg_catalog.text[], array[%3$s], %4$s) '
+    'from (select warden.convertible_columns(array[%5$s]::pg_catalog.int4[], %4$s) as is_convertible offset 0) r)',
+    warden.key_expression(w, alias), names, vals, filters, bytes);
+end
+$fn$;
+
+-- The columns of one document that another document has as well: of an update of a row that is too large, only these
+-- are sent. So the row before the update is that of `data` with the values of `old`.
+create or replace function warden.shared_columns(document jsonb, other jsonb) returns jsonb
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select pg_catalog.jsonb_object_agg(e.key, e.value) from pg_catalog.jsonb_each(document) e where other ? e.key
+$$;
+
+-- The former values of the columns whose bytes differ between two documents. A column that one of them lacks is left
+-- out.
+create or replace function warden.changed_columns(old jsonb, new jsonb) returns jsonb
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select pg_catalog.jsonb_object_agg(e.key, e.value) from pg_catalog.jsonb_each(old) e
+  where new ? e.key
+    and row(new -> e.key)::pg_catalog.record operator(pg_catalog.*<>) row(e.value)::pg_catalog.record
 $$;
 
 -- An SQL condition: these two rows of one statement have the same key and organisation, as clients see them. Some types
@@ -397,13 +493,10 @@ $$;
 -- a fortieth of its digits.
 create or replace function warden.document_fits_expression(document text) returns text
 language plpgsql immutable set search_path = pg_catalog, pg_temp as $fn$
-declare
-  -- If the document is larger than this, only the key is logged.
-  event_bytes_max constant int := 65536;
 begin
   return pg_catalog.format(
     '(%1$s is not null and pg_catalog.pg_column_size(%1$s) <= %2$s and pg_catalog.octet_length(%1$s::text) <= %2$s)',
-    document, event_bytes_max);
+    document, warden.event_bytes_max());
 end
 $fn$;
 
@@ -425,7 +518,7 @@ begin
   return query execute pg_catalog.format(
     'select case when d.fits then d.doc else %1$s end, not d.fits '
     'from %2$s n cross join lateral (select j.doc, %3$s as fits from (select %4$s as doc offset 0) j) d',
-    warden.key_expression(w, 'n'), relation, warden.document_fits_expression('j.doc'),
+    warden.kept_expression(w, 'n'), relation, warden.document_fits_expression('j.doc'),
     warden.document_expression(w, 'n'));
 end
 $fn$;

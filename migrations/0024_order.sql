@@ -379,10 +379,11 @@ begin
     returning e.*
   )
   insert into warden.events
-    (xid, org_id, topic, event, subject, data, old, truncated, at, ring, needs_claim, slot, step, traceparent)
+    (xid, org_id, topic, event, subject, data, old, truncated, at, ring, needs_claim, slot, step, traceparent,
+     watch)
   -- The doorbell was rung when they were logged.
   select l.xid, l.org_id, l.topic, l.event, l.subject, l.data, l.old, l.truncated, l.at, false, l.needs_claim, l.slot,
-         l.step, l.traceparent
+         l.step, l.traceparent, l.watch
   from (select x.*, coalesce(x.step, max(x.step) over (order by x.id)) as place from late x) l
   order by l.place nulls first, l.id;
 end

@@ -19,8 +19,9 @@ create unlogged table if not exists warden.moved_rows (
   org_id    uuid,
   subject   text,
   key       jsonb   not null,
-  -- Null if the row is logged as truncated.
+  -- Without its largest columns if the row is too large for an event.
   document  jsonb,
+  truncated boolean not null default false,
   image     text    not null,
   -- The log function of updates was given the row, so it logs the row like others.
   in_update boolean not null default false,
@@ -30,6 +31,8 @@ create unlogged table if not exists warden.moved_rows (
   clock     bigint,
   primary key (xid, watch, depth, id)
 );
+-- The table of the former version lacks this column.
+alter table warden.moved_rows add column if not exists truncated boolean not null default false;
 
 -- An SQL expression for the image of the row with this alias: rows of a statement with the same image are the same. It
 -- contains no document if that has virtual columns, because those of a half may be computable while those of a whole
@@ -49,8 +52,8 @@ $fn$;
 create or replace function warden.half_statement(w warden.watches, is_new boolean, half text) returns text
 language sql stable set search_path = pg_catalog, pg_temp as $fn$
   select pg_catalog.format($sql$
-    insert into warden.moved_rows (watch, depth, is_new, org_id, subject, key, document, image)
-    select %1$s, pg_catalog.pg_trigger_depth() - 1, %2$L, n.%3$I, %4$s, d.key, d.doc,
+    insert into warden.moved_rows (watch, depth, is_new, org_id, subject, key, document, truncated, image)
+    select %1$s, pg_catalog.pg_trigger_depth() - 1, %2$L, n.%3$I, %4$s, d.key, coalesce(d.doc, %10$s), d.doc is null,
            pg_catalog.concat(pg_catalog.hashtextextended(i.text collate pg_catalog."C", 0), '/',
                              pg_catalog.hashtextextended(i.text collate pg_catalog."C", 1))
     from %5$s n
@@ -60,7 +63,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $fn$
     cross join lateral (select pg_catalog.concat(n.%3$I, ' ', d.key, ' '%9$s) as text offset 0) i$sql$,
     w.id, is_new, w.org_column, warden.entity_topic_expression(w, 'n'), warden.filled_rows(w, half),
     warden.document_fits_expression('j.doc'), warden.key_expression(w, 'n'), warden.document_expression(w, 'n'),
-    case when warden.has_virtual_columns(w) then '' else ', d.doc' end)
+    case when warden.has_virtual_columns(w) then '' else ', d.doc' end, warden.kept_expression(w, 'n'))
 $fn$;
 
 -- The statement that notes which rows the log function of updates was given. Its memory is that of the rows that moved:
@@ -204,9 +207,11 @@ begin
   ), adjacent as (
     select h.half as o, lead(h.half) over (order by (h.half).id) as next from halves h
   ), pairs as materialized (
-    select (a.o).id, (a.o).org_id, (a.o).subject, (a.o).key, (a.o).document, (a.o).image, (a.o).in_update,
+    select (a.o).id, (a.o).org_id, (a.o).subject, (a.o).key, (a.o).document, (a.o).truncated, (a.o).image,
+           (a.o).in_update,
            n.id as new_id, n.org_id as new_org, n.subject as new_subject, n.key as new_key,
-           n.document as new_document, n.image as new_image, n.in_update as is_new_in_update,
+           n.document as new_document, n.truncated as is_new_truncated, n.image as new_image,
+           n.in_update as is_new_in_update,
            (a.o).logged or (a.o).in_update or coalesce((a.o).id > last_deletion, false) as is_deleted,
            n.in_update or coalesce(n.id > last_insertion, false) and not s.is_same as is_created,
            coalesce(n.id > last_insertion, false) and s.is_same as is_early, s.is_same,
@@ -223,7 +228,7 @@ begin
     where last_event is not null and e.id > last_event and e.xid = me and e.id = any (array(
       select min(j.id)
       from (select x.id, x.org_id, p.id as pair, p.new_org
-            from (select p.id, p.new_org, coalesce(p.new_document, p.new_key) as data from pairs p where p.is_early) p
+            from (select p.id, p.new_org, p.new_document as data from pairs p where p.is_early) p
             full join (select x.id, x.org_id, x.data from warden.events x
                        where x.xid = me and x.id > last_event and x.topic = log_moves.topic
                          and x.event = prefix || '.created') x on x.data = p.data
@@ -231,26 +236,27 @@ begin
       where j.org_id = j.new_org
       group by j.pair))
   ), logged as (
-    insert into warden.events (org_id, topic, event, subject, data, old, truncated, needs_claim, ring, step)
-    select e.org_id, topic, prefix || e.event, e.subject, coalesce(e.document, e.key), e.old,
-           e.document is null, needs_claim, pg_catalog.row_number() over (order by p.id, e.n) = 1, p.step + e.n
+    insert into warden.events (org_id, topic, event, subject, data, old, truncated, needs_claim, ring, step, watch)
+    select e.org_id, topic, prefix || e.event, e.subject, e.document, e.old, e.truncated, needs_claim,
+           pg_catalog.row_number() over (order by p.id, e.n) = 1, p.step + e.n, log_moves.watch
     from pairs p
     cross join lateral (
-      select '.updated', 0, p.new_org, p.new_subject, p.new_key,
-             case when p.document is not null then p.new_document end,
-             case when p.new_document is not null then
-               (select pg_catalog.jsonb_object_agg(x.key, x.value) from pg_catalog.jsonb_each(p.document) x
-                where row(p.new_document -> x.key)::pg_catalog.record operator(pg_catalog.*<>) row(x.value)::pg_catalog.record)
-             end
+      select '.updated', 0, p.new_org, p.new_subject,
+             case when t.truncated then warden.shared_columns(p.new_key || p.new_document, p.key || p.document)
+                  else p.new_document end,
+             t.truncated, warden.changed_columns(p.document, p.new_document)
+      from (values (p.truncated or p.is_new_truncated)) t (truncated)
       -- An update that changes no logged column emits no event.
-      where p.is_same and not p.is_deleted and row(p.document)::pg_catalog.record operator(pg_catalog.*<>) row(p.new_document)::pg_catalog.record
+      where p.is_same and not p.is_deleted
+        and (t.truncated or row(p.document)::pg_catalog.record operator(pg_catalog.*<>)
+                            row(p.new_document)::pg_catalog.record)
       union all
-      select '.deleted', 1, p.org_id, p.subject, p.key, p.document, null
+      select '.deleted', 1, p.org_id, p.subject, p.document, p.truncated, null
       where p.org_id is not null and not p.is_same and not p.is_deleted
       union all
-      select '.created', 2, p.new_org, p.new_subject, p.new_key, p.new_document, null
+      select '.created', 2, p.new_org, p.new_subject, p.new_document, p.is_new_truncated, null
       where p.new_org is not null and not p.is_created and (not p.is_same or p.is_deleted)
-    ) e (event, n, org_id, subject, key, document, old)
+    ) e (event, n, org_id, subject, document, truncated, old)
     order by p.id, e.n
     returning step
   )

@@ -4,8 +4,8 @@ set local statement_timeout = '5min';
 set local role warden_owner;
 
 -- The SQL expressions of which the statements of a watch consist: topics, documents, keys, the conditions that pair and
--- compare rows, and a name that no column of the table has. A log function has six or nine statements, so it computes
--- these once.
+-- compare rows, a name that no column of the table has, and the documents of rows that are too large. A log function
+-- has nine or twelve statements, so it computes these once.
 create or replace function warden.log_expressions(w warden.watches) returns text[]
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select array[
@@ -17,20 +17,35 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
      from (select 'warden row' || case when i > 0 then i::text else '' end
            from pg_catalog.generate_series(0, 1600) i) c (name)
      where c.name not in (select a.attname from pg_catalog.pg_attribute a
-                          where a.attrelid in (select t from warden.tree(w.relation) t)))]
+                          where a.attrelid in (select t from warden.tree(w.relation) t))),
+    warden.kept_expression(w, 'n'), warden.kept_expression(w, 'o')]
+$$;
+
+-- An SQL expression for one row of an update of which one row at least is too large for an event: null if the row with
+-- this alias is missing. A row that fits has all of its columns.
+create or replace function warden.kept_half(w warden.watches, alias text, document text, key text, kept text)
+returns text
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select pg_catalog.format('case when %1$s.%2$I is null then null when %3$s then %4$s || %5$s else %6$s end',
+    alias, w.key_columns[1], warden.document_fits_expression(document), document, key, kept)
 $$;
 
 -- The statement that logs one operation on a watched table. Statement triggers with transition tables cost one
 -- INSERT ... SELECT per bulk statement. `variables` are what warden.end_statement() returns, and the number of rows. If
 -- rows have times of their own (`by_row`), they are numbered: transition tables keep the order of changes. `rows` are
 -- the new and the old rows.
--- The former versions had no argument `rows` or `expressions`. No client of the database calls them.
+--
+-- Few rows are too large for an event. To initialise the expressions of their documents would cost each statement, so a
+-- log function has a statement of its own for them. `part` is 'whole': the rows that fit are logged, and the setting
+-- warden.truncated becomes '1' if there are others. Or it is 'truncated': those are logged. Or 'all': both.
+-- The former versions had fewer arguments. No client of the database calls them.
 -- squawk-ignore ban-drop-function
 drop function if exists warden.log_statement(warden.watches, text, boolean, text[]),
-                        warden.log_statement(warden.watches, text, boolean, text[], text[]);
+                        warden.log_statement(warden.watches, text, boolean, text[], text[]),
+                        warden.log_statement(warden.watches, text, boolean, text[], text[], text[]);
 create or replace function warden.log_statement(
   w warden.watches, operation text, by_row boolean, variables text[], expressions text[],
-  rows text[] default '{new_rows,old_rows}'
+  rows text[] default '{new_rows,old_rows}', part text default 'all'
 ) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp as $fn$
 declare
@@ -47,46 +62,63 @@ declare
   step constant text := case when by_row then pg_catalog.format(
     '4 * (coalesce((%1$s)[%2$s + 2 - %%s.%3$s], (%1$s)[1]) / 1048576)', variables[1], variables[2], number)
     else pg_catalog.format('4 * ((%s)[1] / 1048576)', variables[1]) end;
+  -- What the columns `data` and `old` contain, and for updates a join with the documents of rows that are too large.
+  data text := 'd.doc';
+  former text := '';
+  kept text := '';
 begin
+  if operation = 'UPDATE' then
+    data := 'coalesce(d.new_doc, d.old_doc)';
+    former := 'case when d.new_doc is not null and d.old_doc is not null then
+             (select pg_catalog.jsonb_object_agg(e.key, e.value) from pg_catalog.jsonb_each(d.old_doc) e
+              where row(d.new_doc -> e.key)::pg_catalog.record operator(pg_catalog.*<>) row(e.value)::pg_catalog.record)
+             end';
+    if part <> 'whole' then
+      data := 'case when d.fits then ' || data
+        || ' else coalesce(warden.shared_columns(k.new_doc, k.old_doc), k.new_doc, k.old_doc) end';
+      former := 'case when d.fits then ' || former || ' else warden.changed_columns(k.old_doc, k.new_doc) end';
+      kept := pg_catalog.format('
+    left join lateral (select %s as new_doc, %s as old_doc where not d.fits offset 0) k on true',
+        warden.kept_half(w, 'n', 'd.new_doc', expressions[5], expressions[10]),
+        warden.kept_half(w, 'o', 'd.old_doc', expressions[6], expressions[11]));
+    end if;
+  elsif part <> 'whole' then
+    data := pg_catalog.format('case when d.fits then d.doc else %s end',
+                              expressions[case operation when 'INSERT' then 10 else 11 end]);
+  end if;
   -- `offset 0` keeps the planner from computing the document once for each place that uses it.
   -- Rows are written n.* and o.*, because n alone is a column if the table has one of that name.
   body := case operation when 'INSERT' then $body$
-    insert into warden.events (org_id, topic, event, subject, data, truncated, needs_claim, ring, step)
+    insert into warden.events (org_id, topic, event, subject, data, truncated, needs_claim, ring, step, watch)
     select n.%1$I, %2$L, %3$L, %4$s,
-           case when d.fits then d.doc else %15$s end,
-           not d.fits, %11$L::boolean, pg_catalog.row_number() over () = 1, %18$s + 2
+           %15$s, not d.fits, %11$L::boolean, pg_catalog.row_number() over () = 1, %18$s + 2, %24$s
     from %16$s n
     cross join lateral (select j.doc, %12$s as fits from (select %6$s as doc offset 0) j) d
-    where n.%1$I is not null
+    where n.%1$I is not null%25$s
 $body$ when 'DELETE' then $body$
-    insert into warden.events (org_id, topic, event, subject, data, truncated, needs_claim, ring, step)
+    insert into warden.events (org_id, topic, event, subject, data, truncated, needs_claim, ring, step, watch)
     select o.%1$I, %2$L, %9$L, %8$s,
-           case when d.fits then d.doc else %21$s end,
-           not d.fits, %11$L::boolean, pg_catalog.row_number() over () = 1, %19$s + 1
+           %15$s, not d.fits, %11$L::boolean, pg_catalog.row_number() over () = 1, %19$s + 1, %24$s
     from %17$s o
     cross join lateral (select j.doc, %12$s as fits from (select %7$s as doc offset 0) j) d
-    where o.%1$I is not null
+    where o.%1$I is not null%25$s
 $body$ else $body$
     -- Old and new rows are paired by key and organisation, so no organisation sees another's row. If one of these
     -- columns changed, the update is logged as a deletion and a creation.
-    insert into warden.events (org_id, topic, event, subject, data, old, truncated, needs_claim, ring, step)
+    insert into warden.events (org_id, topic, event, subject, data, old, truncated, needs_claim, ring, step, watch)
     select coalesce(n.%1$I, o.%1$I), %2$L,
            case when o.%5$I is null then %3$L when n.%5$I is null then %9$L else %10$L end,
            coalesce(%4$s, %8$s),
-           case when d.fits then coalesce(d.new_doc, d.old_doc)
-                when n.%5$I is not null then %15$s else %21$s end,
-           case when d.fits and d.new_doc is not null and d.old_doc is not null then
-             (select pg_catalog.jsonb_object_agg(e.key, e.value) from pg_catalog.jsonb_each(d.old_doc) e
-              where row(d.new_doc -> e.key)::pg_catalog.record operator(pg_catalog.*<>) row(e.value)::pg_catalog.record)
-             end,
+           %15$s,
+           %21$s,
            not d.fits, %11$L::boolean, pg_catalog.row_number() over () = 1,
-           case when o.%5$I is null then %18$s + 2 when n.%5$I is null then %19$s + 1 else %18$s end
+           case when o.%5$I is null then %18$s + 2 when n.%5$I is null then %19$s + 1 else %18$s end, %24$s
     from %17$s o full join %16$s n on %22$s%20$s
     cross join lateral (
       select j.*, (n.%5$I is null or %13$s) and (o.%5$I is null or %14$s) as fits
       from (select case when n.%5$I is not null then %6$s end as new_doc,
-                   case when o.%5$I is not null then %7$s end as old_doc offset 0) j) d
-    where coalesce(n.%1$I, o.%1$I) is not null
+                   case when o.%5$I is not null then %7$s end as old_doc offset 0) j) d%26$s
+    where coalesce(n.%1$I, o.%1$I) is not null%25$s
       -- Of a table whose key may be null by now, or of such a child. The audit reports it.
       and (n.%5$I is not null or o.%5$I is not null)
       -- An update that changes no logged column emits no event. Documents are compared by their binary image, because
@@ -106,10 +138,13 @@ $body$ end;
     w.event_prefix || '.deleted', w.event_prefix || '.updated',
     w.visibility is not distinct from 'claim', warden.document_fits_expression('j.doc'),
     warden.document_fits_expression('j.new_doc'), warden.document_fits_expression('j.old_doc'),
-    expressions[5],
+    data,
     new_rows, old_rows, pg_catalog.format(step, 'n'), pg_catalog.format(step, 'o'),
     case when by_row then pg_catalog.format(' and n.%1$s = o.%1$s', number) else '' end,
-    expressions[6], expressions[7], expressions[8]);
+    former, expressions[7], expressions[8], w.id,
+    case part when 'whole' then ' and (d.fits or pg_catalog.set_config(''warden.truncated'', ''1'', true) = '''')'
+              when 'truncated' then ' and not d.fits' else '' end,
+    kept);
 end
 $fn$;
 
@@ -184,6 +219,11 @@ begin%12$s
       elsif tg_op = 'DELETE' then%10$s;
       else%11$s;
       end if;
+      if pg_catalog.current_setting('warden.truncated', true) = '1' then
+        perform pg_catalog.set_config('warden.truncated', '', true);
+        execute warden.current_log_statement(%2$s, %3$L, tg_op, true, is_computable => true, part => 'truncated')
+          using clocks, changed;
+      end if;
     end if;
     if clocks[2] is not null or not warden.has_shape(array[%4$s], %5$L) then%18$s
       perform warden.sort_events();
@@ -194,6 +234,13 @@ begin%12$s
   elsif tg_op = 'DELETE' then%7$s;
   else%8$s;
   end if;
+  if pg_catalog.current_setting('warden.truncated', true) = '1' then
+    perform pg_catalog.set_config('warden.truncated', '', true);
+    if tg_op = 'INSERT' then%19$s;
+    elsif tg_op = 'DELETE' then%20$s;
+    else%21$s;
+    end if;
+  end if;
   if clocks is not null then%18$s
     perform warden.sort_events();
   end if;
@@ -202,12 +249,12 @@ begin%12$s
 end
 $body$,
     w.relation::oid, w.id, w.topic, relation_list, shape,
-    warden.log_statement(w, 'INSERT', false, variables, expressions),
-    warden.log_statement(w, 'DELETE', false, variables, expressions),
-    warden.log_statement(w, 'UPDATE', false, variables, expressions),
-    warden.log_statement(w, 'INSERT', true, variables, expressions),
-    warden.log_statement(w, 'DELETE', true, variables, expressions),
-    warden.log_statement(w, 'UPDATE', true, variables, expressions),
+    warden.log_statement(w, 'INSERT', false, variables, expressions, part => 'whole'),
+    warden.log_statement(w, 'DELETE', false, variables, expressions, part => 'whole'),
+    warden.log_statement(w, 'UPDATE', false, variables, expressions, part => 'whole'),
+    warden.log_statement(w, 'INSERT', true, variables, expressions, part => 'whole'),
+    warden.log_statement(w, 'DELETE', true, variables, expressions, part => 'whole'),
+    warden.log_statement(w, 'UPDATE', true, variables, expressions, part => 'whole'),
     case when not w.replicated then '' else pg_catalog.format($body$
   if pg_catalog.current_setting('session_replication_role') = 'replica' then
     -- A row that logical replication applies, or a TRUNCATE.
@@ -234,7 +281,10 @@ $body$,
       w.id, w.topic, relation_list, shape, warden.log_statement(w, 'INSERT', false, variables, expressions, row),
       warden.log_statement(w, 'DELETE', false, variables, expressions, row),
       warden.log_statement(w, 'UPDATE', false, variables, expressions, row), w.relation::oid) end,
-    moves[1], moves[2], moves[3], moves[4], moves[5], moves[6]);
+    moves[1], moves[2], moves[3], moves[4], moves[5], moves[6],
+    warden.log_statement(w, 'INSERT', false, variables, expressions, part => 'truncated'),
+    warden.log_statement(w, 'DELETE', false, variables, expressions, part => 'truncated'),
+    warden.log_statement(w, 'UPDATE', false, variables, expressions, part => 'truncated'));
 end
 $fn$;
 
@@ -245,10 +295,11 @@ $fn$;
 -- The former versions had fewer arguments. No client of the database calls them.
 -- squawk-ignore ban-drop-function
 drop function if exists warden.current_log_statement(bigint, text, text, boolean),
-                        warden.current_log_statement(bigint, text, text, boolean, text[]);
+                        warden.current_log_statement(bigint, text, text, boolean, text[]),
+                        warden.current_log_statement(bigint, text, text, boolean, text[], boolean);
 create or replace function warden.current_log_statement(
   watch bigint, topic text, operation text, by_row boolean, rows text[] default '{new_rows,old_rows}',
-  is_computable boolean default false
+  is_computable boolean default false, part text default 'all'
 ) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp as $fn$
 declare
@@ -261,7 +312,7 @@ begin
   if not is_computable and warden.has_virtual_columns(w) then
     w.omit_columns := null;
   end if;
-  return warden.log_statement(w, operation, by_row, '{$1::bigint[],$2::bigint}', warden.log_expressions(w), rows);
+  return warden.log_statement(w, operation, by_row, '{$1::bigint[],$2::bigint}', warden.log_expressions(w), rows, part);
 end
 $fn$;
 
@@ -278,7 +329,9 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
     || case when w.org_column <> 'org_id' then pg_catalog.format(', org_column => %L', w.org_column) else '' end
     || case when w.visibility is not null then pg_catalog.format(', visibility => %L', w.visibility) else '' end
     || case when w.as_text <> '{}' then pg_catalog.format(', as_text => %L', w.as_text) else '' end
-    || case when w.replicated then ', replicated => true' else '' end || ');'
+    || case when w.replicated then ', replicated => true' else '' end
+    || case when w.filter_columns <> '{}' then pg_catalog.format(', filter_columns => %L', w.filter_columns) else '' end
+    || ');'
   from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace where c.oid = w.relation
 $$;
 

@@ -44,11 +44,12 @@ begin
   w.key_types := (select string_agg(pg_catalog.format_type(warden.base_type(c.type), null), ', ' order by c.number)
                   from warden.columns_of(w.relation) c where c.name::text = any (w.key_columns));
   update warden.watches t
-  set (key_columns, omit_columns, org_column, entity_topic_column, as_text, relation_id, column_numbers, shape, key_types)
+  set (key_columns, omit_columns, org_column, entity_topic_column, as_text, filter_columns, relation_id,
+       column_numbers, shape, key_types)
     = (w.key_columns, w.omit_columns, w.org_column,
        -- If that column was dropped, the audit reports it.
-       coalesce(w.entity_topic_column, t.entity_topic_column), w.as_text, w.relation_id, w.column_numbers, w.shape,
-       w.key_types)
+       coalesce(w.entity_topic_column, t.entity_topic_column), w.as_text, w.filter_columns, w.relation_id,
+       w.column_numbers, w.shape, w.key_types)
   where t.id = w.id;
   -- Clients know the rows by their former keys.
   if former.relation_id = w.relation_id and former.key_columns = w.key_columns and former.key_types <> w.key_types then
@@ -113,6 +114,8 @@ $$;
 --                        up to 2^53 only: pass bigint and numeric columns that may exceed it.
 --   replicated           whether rows that logical replication applies emit events as well. Its workers fire no
 --                        statement triggers, so this logs row by row.
+--   filter_columns       columns that the events of rows above 64 KiB keep, if they have at most 8 KiB each. Such an
+--                        event always has the key, and otherwise the smallest columns only. Name columns of filters.
 -- The caller must own the table and be a member of warden_owner. Call it again to change an argument. Triggers of a
 -- partitioned table do not fire for a statement on a partition, so each partition gets its own triggers. A new
 -- partition gets them from the event trigger of 0019_partitions.sql, or from warden.protect_members().
@@ -123,11 +126,15 @@ drop function if exists warden.watch(regclass, text, text, name, text[], name, t
 drop function if exists warden.watch(regclass, text, text, name, text[], name, text, name, text);
 -- squawk-ignore ban-drop-function
 drop function if exists warden.watch(regclass, text, text, name, text[], name, text, name, text, text[]);
+-- squawk-ignore ban-drop-function
+drop function if exists warden.watch(regclass, text, text, name, text[], name, text, name, text, text[], text[],
+                                     boolean);
 create or replace function warden.watch(
   relation regclass, topic text, event_prefix text,
   entity_column name default null, omit_columns text[] default '{}', org_column name default 'org_id',
   entity_topic text default null, entity_topic_column name default null, visibility text default null,
-  as_text text[] default '{}', key_columns text[] default null, replicated boolean default false
+  as_text text[] default '{}', key_columns text[] default null, replicated boolean default false,
+  filter_columns text[] default '{}'
 ) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set jit = off as $$
 declare
@@ -254,7 +261,8 @@ begin
   for col in
     select o.name, o.use
     from (select u, 'omit_columns' from unnest(omit_columns) u
-          union all select u, 'as_text' from unnest(as_text) u) o (name, use)
+          union all select u, 'as_text' from unnest(as_text) u
+          union all select u, 'filter_columns' from unnest(filter_columns) u) o (name, use)
     where not exists (select from pg_catalog.pg_attribute a where a.attrelid = watch.relation
                         and a.attname = o.name and a.attnum > 0 and not a.attisdropped)
   loop
@@ -268,6 +276,11 @@ begin
         col.name, watch.relation, col.problem
       using hint = 'Make it a stored one: generated always as (...) stored. Or omit it: omit_columns => ''{...}''.';
   end loop;
+  if filter_columns && omit_columns then
+    raise exception 'warden.watch: column "%" is in filter_columns and in omit_columns',
+        (select min(u) from unnest(filter_columns) u where u = any (omit_columns))
+      using hint = 'A column that never leaves the database cannot be filtered on: name it once.';
+  end if;
   -- Every update pairs old and new rows by the key. So it must be unique, not null, and comparable without a
   -- search_path; otherwise writes of the application would fail.
   for col in
@@ -322,9 +335,9 @@ begin
   end if;
   update warden.watches t
   set (topic, event_prefix, key_columns, omit_columns, org_column, entity_topic, entity_topic_column, visibility,
-       as_text, replicated)
+       as_text, replicated, filter_columns)
     = (watch.topic, watch.event_prefix, watch.key_columns, watch.omit_columns, watch.org_column, watch.entity_topic,
-       watch.entity_topic_column, watch.visibility, watch.as_text, watch.replicated)
+       watch.entity_topic_column, watch.visibility, watch.as_text, watch.replicated, watch.filter_columns)
   where t.relation = watch.relation
   returning * into w;
   trigger_words := warden.trigger_words();

@@ -56,9 +56,8 @@ impl LogReader {
     /// planner from merging them. Otherwise it would walk the whole log by id to find the few rows in their
     /// order. If a look-up reaches its limit, there is more than one page, and these rows are not used.
     async fn query_since(&mut self, here: &LogPosition) -> Result<LogPage, LogError> {
-        let from = &here.point;
+        let (from, rows_max) = (&here.point, self.page_size.rows());
         let since = PointParameters::new(from);
-        let rows_max = self.page_size.rows();
         let rows = sqlx::query!(
             r#"
             with s as (select pg_current_snapshot()::text as snapshot,
@@ -68,7 +67,7 @@ impl LogReader {
                    e.xid::text::bigint as "xid?", e.org_id as "org_id?: OrgId", e.topic as "topic?",
                    e.event as "event?", e.subject as "subject?", e.data::text as "data?", e.old::text as "old?",
                    e.truncated as "truncated?", e.needs_claim as "needs_claim?", e.at as "at?",
-                   e.traceparent as "traceparent?"
+                   e.traceparent as "traceparent?", e.watch as "watch?"
             from s left join lateral (
                 select * from (
                     (select * from warden.events where xid >= $1::text::xid8 limit $4)
@@ -121,6 +120,7 @@ impl LogReader {
                     needs_claim: r.needs_claim?,
                     at: r.at?,
                     traceparent: r.traceparent,
+                    watch: r.watch,
                 })
             })
             .collect();
@@ -161,7 +161,7 @@ impl LogReader {
             r#"
             select id as "id!", xid::text::bigint as "xid!", org_id as "org_id: OrgId", topic as "topic!",
                    event as "event!", subject, data::text as "data!", old::text, truncated as "truncated!",
-                   needs_claim as "needs_claim!", at as "at!", traceparent
+                   needs_claim as "needs_claim!", at as "at!", traceparent, watch
             from warden.events
             where id > $4 and id <= $6
               and (xid >= $1::text::xid8 or id > $3 or xid in (select x::xid8 from unnest($2::text[]) x))

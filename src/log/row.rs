@@ -1,6 +1,7 @@
 //! Rows of the event log, and the only place that turns them into events.
 
 use std::collections::HashMap;
+use std::num::NonZeroI64;
 use std::sync::Arc;
 
 use crate::cursor::Point;
@@ -31,6 +32,8 @@ pub(crate) struct LogRow {
     pub(crate) needs_claim: bool,
     pub(crate) at: time::OffsetDateTime,
     pub(crate) traceparent: Option<String>,
+    /// The watch that logged the row.
+    pub(crate) watch: Option<i64>,
 }
 
 /// Turns rows into events. The rows of a batch have few distinct event names, so each name is allocated once.
@@ -73,6 +76,7 @@ impl RowDecoder {
             truncated: row.truncated,
             needs_claim: row.needs_claim,
             traceparent: row.traceparent.map(Into::into),
+            watch: row.watch.and_then(NonZeroI64::new),
         };
         Some(LoggedEvent { org: row.org_id, event: Arc::new(event) })
     }

@@ -76,7 +76,7 @@ pub(super) async fn missed_by(
         with in_progress as materialized (select x::xid8 as xid from unnest($2::text[]) x)
         select id as "id!", xid::text::bigint as "xid!", org_id as "org_id: OrgId", topic as "topic!",
                event as "event!", subject, data::text as "data!", old::text, truncated as "truncated!",
-               needs_claim as "needs_claim!", at as "at!", traceparent
+               needs_claim as "needs_claim!", at as "at!", traceparent, watch
         from (
             select * from warden.events where org_id = $4 and xid >= $1::text::xid8
             union all

@@ -214,6 +214,7 @@ mod tests {
             truncated: false,
             needs_claim: false,
             traceparent: None,
+            watch: None,
         };
         LoggedEvent { org: Some(OrgId::for_tests(org)), event: Arc::new(event) }
     }

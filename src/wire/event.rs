@@ -1,6 +1,7 @@
 //! An event of the log as it is sent to sockets: its payload is encoded once, and framed once per topic.
 
 use std::fmt::Write as _;
+use std::num::NonZeroI64;
 use std::sync::Arc;
 
 use bytes::{BufMut, BytesMut};
@@ -45,12 +46,14 @@ pub struct Event {
     pub data: Box<str>,
     /// JSON: the former values of the columns that an update changed.
     pub old: Option<Box<str>>,
-    /// Whether the row was too large to be logged; `data` then has its key alone.
+    /// Whether the row was too large for an event; `data` and `old` then lack columns.
     pub truncated: bool,
     /// Whether only clients receive the event whose token names its topic.
     pub needs_claim: bool,
     /// The trace context of the publisher (W3C Trace Context).
     pub traceparent: Option<Box<str>>,
+    /// The watch that logged the row; none for a published event and a control event.
+    pub watch: Option<NonZeroI64>,
 }
 
 /// The parts of an event's payload that depend on the filter of a channel.
@@ -80,6 +83,7 @@ impl Event {
             truncated: false,
             needs_claim: false,
             traceparent: None,
+            watch: None,
         }
     }
 
@@ -225,6 +229,7 @@ mod tests {
             truncated: false,
             needs_claim: false,
             traceparent: None,
+            watch: None,
         }
     }
 

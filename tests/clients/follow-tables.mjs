@@ -1,6 +1,6 @@
 // Shows the rows of several tables together, only in states that the database had. `show(tables, stale)` gets
 // a map of rows by id for each topic, and a set of ids: rows that were too large to be sent. Of these it has
-// the former values, or the key alone. All topics must be on one socket. Returns a function that ends it.
+// the former row, or what is known of it. All topics must be on one socket. Returns a function that ends it.
 export function followTables(socket, topics, show) {
   const tables = new Map(topics.map((topic) => [topic, new Map()])); // the rows that are shown
   const stale = new Map(topics.map((topic) => [topic, new Set()])); // ids of rows that were too large
@@ -60,8 +60,8 @@ export function followTables(socket, topics, show) {
       [rows, old].forEach((all) => all.clear());
     }
     const put = (row, truncated) => {
-      // A truncated row has its key alone. Reading the row now could show a later state than the other rows.
-      rows.set(row.id, truncated ? { ...(rows.get(row.id) ?? former.get(row.id)), ...row } : row);
+      // A truncated row lacks columns. Reading the row now could show a later state than the other rows.
+      rows.set(row.id, truncated ? (rows.get(row.id) ?? former.get(row.id) ?? row) : row);
       if (truncated) old.add(row.id);
       else old.delete(row.id);
     };

@@ -263,7 +263,8 @@ mod tests {
             &[
                 "config::signing::JWT_SECRET_BYTES_MIN",
                 "data_bytes_max in warden.publish()",
-                "event_bytes_max in warden.document_fits_expression()",
+                "warden.convertible_columns()",
+                "warden.event_bytes_max()",
                 "http::admission::HOPS_MAX",
                 "http::revocations::REASON_BYTES_MAX",
                 "http::revocations::TEXT_BYTES_MAX",

@@ -23,6 +23,10 @@ pub fn render(filter: &ChannelFilter, event: &Event, cursor: &str, tx: &str) -> 
     if event.is_control() {
         return Rendered::Payload(event.payload(cursor, tx));
     }
+    if event.watch.is_none() {
+        // A published event is no row.
+        return Rendered::Nothing;
+    }
     match filter.verdict(&event.data, event.old.as_deref()) {
         None => Rendered::Nothing,
         Some(Verdict::Unknown) => Rendered::Unknown,

@@ -132,6 +132,10 @@ impl FilteredTopics {
             return groups.flat_map(Group::all).map(|channel| (Arc::clone(channel), None)).collect();
         }
         let mut found = Vec::new();
+        if event.watch.is_none() {
+            // A published event is no row.
+            return found;
+        }
         for group in state.topics.get(&event.topic).into_iter().flatten() {
             let Some(change) = group.table.change(&event.data, event.old.as_deref()) else {
                 let unknown = |channel: &Arc<FilterChannel>| (Arc::clone(channel), Some(Verdict::Unknown));

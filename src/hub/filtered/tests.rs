@@ -1,5 +1,7 @@
 //! Limits of filters, and the share of one organisation.
 
+use std::num::NonZeroI64;
+
 use super::*;
 use crate::filter::{Columns, FilterParser};
 
@@ -84,6 +86,7 @@ fn an_event_concerns_each_channel_of_a_selected_filter_once() {
     assert_eq!((x.channel.id, org.topics.count()), (same.channel.id, 3));
     let mut event = Event::control("item.updated", r#"{"a": "y", "n": 1}"#, 7);
     event.topic = Topic::parse("items").expect("a topic");
+    event.watch = NonZeroI64::new(7);
     event.old = Some(r#"{"a": "x"}"#.into());
     let mut others = 0;
     let mut found: Vec<_> =
@@ -91,7 +94,11 @@ fn an_event_concerns_each_channel_of_a_selected_filter_once() {
     found.sort_by_key(|(id, _)| id.0);
     let expected = [(x.channel.id, Some(Verdict::Left)), (y.channel.id, Some(Verdict::Entered))];
     assert_eq!((&found[..], others), (&expected[..], 1));
-    // An event that is no row is unknown to all.
+    // A published event is no row.
+    event.watch = None;
+    assert!(org.topics.channels_of(&event, &mut others).is_empty());
+    event.watch = NonZeroI64::new(7);
+    // Of a malformed row, nobody knows whether it is selected.
     event.data = "[1]".into();
     let found = org.topics.channels_of(&event, &mut others);
     assert!(found.len() == 3 && found.iter().all(|(_, verdict)| *verdict == Some(Verdict::Unknown)));

@@ -80,6 +80,59 @@ async fn writes_need_a_small_multiple_of_the_row_whatever_unfolds_in_it() {
     }
 }
 
+/// Most memory that a truncated row takes, in KiB. An update has two rows of up to 5 MB, and it reads both
+/// twice.
+const TRUNCATED_GROWTH_MAX: u64 = 80 * 1024;
+
+/// Each column of these rows is small, or unfolds. The row has some 200 KB or 5 MB in its table.
+#[tokio::test]
+async fn truncated_rows_of_many_columns_need_a_small_multiple_of_the_row() {
+    let db = TestDb::create().await;
+    let org = db.create_org().await;
+    for (count, column_type, value) in [
+        (300, "text", "repeat('x', 60000)"),
+        (100, "jsonb", "(select jsonb_agg(null::int) from generate_series(1, 1000000))"),
+    ] {
+        let columns: Vec<String> = (0..count).map(|n| format!("c{n} {column_type}")).collect();
+        let values: Vec<String> = (0..count).map(|_| "v".to_owned()).collect();
+        db.run(format!(
+            "create table source as select {value} as v;
+             create table probe (id int primary key, org_id uuid not null, changes int default 0, {});
+             select warden.watch('probe', 'probe', 'probe');
+             insert into probe (id, org_id) values (0, '{org}'); update probe set changes = 1; delete from probe",
+            columns.join(", ")
+        ))
+        .await;
+        let mut writer = PgConnection::connect(db.url()).await.expect("connects");
+        let pid: i32 =
+            sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut writer).await.expect("a pid");
+        // The session plans the usual statements first. Their plans grow with the number of columns.
+        for statement in [
+            &format!("insert into probe (id, org_id) values (0, '{org}')"),
+            "update probe set changes = 1 where id = 0",
+            "delete from probe where id = 0",
+        ] {
+            writer.execute(AssertSqlSafe(statement.to_owned())).await.expect("writes");
+        }
+        let before = peak(pid);
+        for statement in [
+            &format!("insert into probe select 1, '{org}', 0, {} from source", values.join(", ")),
+            "update probe set changes = changes + 1 where id = 1",
+            "delete from probe where id = 1",
+        ] {
+            writer.execute(AssertSqlSafe(statement.to_owned())).await.expect("writes");
+            let growth = peak(pid).saturating_sub(before);
+            assert!(
+                growth < TRUNCATED_GROWTH_MAX,
+                "{statement:.100} of {count} columns of {column_type} needs {growth} KiB"
+            );
+        }
+        let events = "select count(*)::text from warden.events where topic = 'probe' and data ->> 'id' = '1' and truncated";
+        assert_eq!(strings(&db, events).await, ["3"], "{column_type}: {value}");
+        db.run("drop table source, probe; delete from warden.events").await;
+    }
+}
+
 #[tokio::test]
 async fn published_documents_are_not_unfolded_to_be_rejected() {
     let db = TestDb::create().await;

@@ -13,6 +13,7 @@ mod memory;
 mod nested;
 mod replicated;
 mod settings;
+mod truncated;
 mod unfit;
 mod virtual_columns;
 
@@ -69,7 +70,8 @@ async fn one_value_that_jsonb_cannot_represent_marks_its_row_only() {
     ))
     .await;
     let truncated = "select data::text from warden.events where topic = 'notes' and truncated";
-    assert_eq!(strings(&db, truncated).await, [r#"{"id": 5}"#]);
+    let expected = format!(r#"{{"id": 5, "org_id": "{org}"}}"#);
+    assert_eq!(strings(&db, truncated).await, [expected]);
     let whole = "select count(*)::text from warden.events where topic = 'notes' and data ? 'payload'";
     assert_eq!(strings(&db, whole).await, ["9"]);
     db.run(format!("delete from organizations where id = '{org}'; delete from notes")).await;

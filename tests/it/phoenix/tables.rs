@@ -80,12 +80,12 @@ async fn rows_that_are_too_large_for_an_event_are_marked_as_stale() {
         row["stale"] = json!(true);
         row
     };
-    let key = json!({"id": 3});
+    let key = json!({"id": 3, "org_id": org});
     let whole = "x".repeat(100_000);
     for (sql, rows) in [
         ("", vec![row(1, "a"), row(2, "b")]),
         ("update texts set body = repeat('x', 100000) where id = 1", vec![stale(row(1, "a")), row(2, "b")]),
-        // The former row was too large, and so the event of this update has the key alone too.
+        // The former row was too large, and so the event of this update lacks the column too.
         (
             "insert into texts values (3, '{org}', repeat('x', 100000)); update texts set body = 'c' where id = 1",
             vec![stale(row(1, "a")), row(2, "b"), stale(key.clone())],

@@ -88,9 +88,10 @@ async fn rows_have_the_bytes_of_events() {
     let rows = rows_text(&answer);
     assert!(rows.starts_with(&format!("{},{},", events[0], events[1])), "{rows}\n{events:?}");
     // The event of row 3 is truncated, and the row is complete.
-    assert!(events[2].len() < 100 && rows.contains(&"y".repeat(100_000)), "{}", events[2]);
-    // No event contains a value that jsonb cannot represent.
-    assert_eq!((events[3].as_str(), rows.ends_with(&events[3])), (r#"{"id": 4}"#, true), "{rows}");
+    assert!(events[2].len() < 1000 && rows.contains(&"y".repeat(100_000)), "{}", events[2]);
+    // No event contains a value that jsonb cannot represent. A page has the key alone of such a row.
+    assert!(!events[3].contains(r#""document""#), "{}", events[3]);
+    assert!(rows.ends_with(r#",{"id": 4}"#), "{rows}");
     let body: Value = serde_json::from_str(&answer.body).expect("JSON");
     assert_eq!((&body["truncated"], &body["next"]), (&json!([3]), &Value::Null));
     assert!(!answer.body.contains("hidden"));

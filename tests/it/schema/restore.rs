@@ -254,7 +254,7 @@ async fn a_restore_without_data_is_completed_by_the_printed_calls() {
     )
     .await;
     warden(&db, &["migrate", "--enforce", "--yes"]).await;
-    db.run("select warden.watch('lines', 'lines', 'line', omit_columns => '{invoice}', visibility => 'organisation')")
+    db.run("select warden.watch('lines', 'lines', 'line', omit_columns => '{invoice}', visibility => 'organisation', filter_columns => '{org_id}')")
         .await;
     let wanted = texts(&db, LOST).await;
     let dir = Scratch::new(&db);

@@ -18,6 +18,14 @@ const UNSUITABLE: &[(&str, &str)] = &[
     ),
     ("'orgless', 'notes', 'note'", "public.orgless has no column \"org_id\" (given as org_column)"),
     (
+        "'notes', 'notes', 'note', filter_columns => '{ssn}'",
+        "public.notes has no column \"ssn\" (given in filter_columns)",
+    ),
+    (
+        "'notes', 'notes', 'note', omit_columns => '{other}', filter_columns => '{id,other}'",
+        "column \"other\" is in filter_columns and in omit_columns",
+    ),
+    (
         "'notes', 'notes', 'note', omit_columns => '{id,ssn}'",
         "public.notes has no column \"ssn\" (given in omit_columns)",
     ),

@@ -113,11 +113,17 @@ fn log_rows(limits: &Limits) -> Vec<Limit> {
             "Transactions in progress in one cursor. Beyond it, a resume with the cursor resyncs.",
         ),
         Limit::new(
-            "event_bytes_max in warden.document_fits_expression()",
+            "warden.event_bytes_max()",
             Value::bytes(64 * 1024),
-            "Largest row in an event. A larger row is logged without its columns.",
+            "Largest row in an event. A larger row is logged without its largest columns.",
         )
-        .declared_as("event_bytes_max constant int := 65536"),
+        .declared_as("warden.event_bytes_max() returns int\nlanguage sql immutable set search_path = pg_catalog, pg_temp as $$ select 65536 $$"),
+        Limit::new(
+            "warden.convertible_columns()",
+            Value::bytes(1024 * 1024),
+            "Bytes of the columns of a larger row that are converted, to find those that fit.",
+        )
+        .declared_as("s.total <= 1048576"),
         Limit::new(
             "data_bytes_max in warden.publish()",
             Value::bytes(64 * 1024),

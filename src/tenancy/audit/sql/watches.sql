@@ -18,7 +18,8 @@ with recursive watched as (
     union all select k.name, 'key_columns' from unnest(w.key_columns) k (name)
     -- An omitted column that was dropped needs no decision. After a restore, nobody knows whether it was renamed.
     union all select o.name, 'omit_columns' from unnest(w.omit_columns) o (name)
-              where w.relation_id <> w.oid and w.column_numbers ? o.name) u (name, use)
+              where w.relation_id <> w.oid and w.column_numbers ? o.name
+    union all select f.name, 'filter_columns' from unnest(w.filter_columns) f (name)) u (name, use)
   where w.full_name is not null and u.name is not null
 ), live as (
   select w.oid, a.attname as name, a.attnum, a.atttypid, a.atttypid = 'uuid'::regtype as is_uuid,
@@ -64,6 +65,7 @@ with recursive watched as (
   -- says what became of it.
   select w.oid, w.full_name, w.topic, w.event_prefix, w.entity_topic, to_jsonb(w) ->> 'visibility' as visibility,
     array(select l.name::text from live l where l.oid = w.oid and l.name = any (w.as_text)) as as_text,
+    array(select l.name::text from live l where l.oid = w.oid and l.name = any (w.filter_columns)) as filter_columns,
     (select k.columns from keys k where k.oid = w.oid
      order by k.columns = w.key_columns desc, k.columns = warden.default_key(w.relation, w.org_column) desc,
        cardinality(k.columns), k.columns limit 1) as key_columns,
@@ -83,7 +85,8 @@ with recursive watched as (
     case when b.use = 'entity_topic_column' then l.name else k.entity_topic_column end as entity_topic_column,
     case when b.use = 'org_column' then l.name else k.org_column end as org_column,
     case when b.use = 'omit_columns' then k.omitted || l.name::text
-         when k.lost > 0 then k.others else k.omitted end as omitted
+         when k.lost > 0 then k.others else k.omitted end as omitted,
+    case when b.use = 'filter_columns' then k.filter_columns || l.name::text else k.filter_columns end as filter_columns
   from broken b join kept k using (oid)
   join lateral (
     select l.* from live l
@@ -92,12 +95,14 @@ with recursive watched as (
                        select from warden.entity_topics t
                        where t.kind = k.entity_topic and t.id_type = warden.entity_id_type(l.atttypid))
                      when 'org_column' then l.is_uuid
+                     when 'filter_columns' then l.name <> all (k.filter_columns || k.omitted)
                      when 'omit_columns' then k.lost = 1 and l.name = any (k.others) and l.name <> all (k.omitted)
                      else false end
     order by l.attnum desc limit 20) l on true
   union all
   select b.oid, b.use, b.name, 1, case when cardinality(l.columns) = 1 then 'it is now ' else 'the key is now ' end || l.label,
-    l.columns, k.entity_topic_column, k.org_column, case when k.lost > 0 then k.others else k.omitted end
+    l.columns, k.entity_topic_column, k.org_column, case when k.lost > 0 then k.others else k.omitted end,
+    k.filter_columns
   from broken b join kept k using (oid)
   join lateral (select * from keys x where x.oid = b.oid and x.columns <> array[b.name]
                 order by cardinality(x.columns), x.label limit 20) l on b.use in ('key_columns', 'unique')
@@ -105,15 +110,18 @@ with recursive watched as (
   select b.oid, b.use, b.name, 2,
     case when b.use = 'entity_topic_column' then
            case when b.type is null then 'it is gone, and so is its topic' else 'the events need no entity topic' end
+         when b.use = 'filter_columns' then 'it is gone, and so are its filters'
          when a.is_gone then 'it is gone, like every other omitted column that is missing'
          else 'I do not know: omit every column but the keys' end,
     k.key_columns, case when b.use <> 'entity_topic_column' then k.entity_topic_column end, k.org_column,
-    case when a.is_gone and b.use = 'omit_columns' then k.omitted when k.lost > 0 then k.others else k.omitted end
+    case when a.is_gone and b.use = 'omit_columns' then k.omitted when k.lost > 0 then k.others else k.omitted end,
+    k.filter_columns
   from broken b join kept k using (oid)
-  join (values (true), (false)) a (is_gone) on b.use = 'omit_columns' or b.use = 'entity_topic_column' and a.is_gone
+  join (values (true), (false)) a (is_gone)
+    on b.use = 'omit_columns' or b.use in ('entity_topic_column', 'filter_columns') and a.is_gone
 ), choices as (
   select a.oid, a.use, a.name, a.rank, a.answer,
-    format('select warden.watch(%L, %L, %L, key_columns => %L%s%s%s%s%s%s);', k.full_name, k.topic, k.event_prefix,
+    format('select warden.watch(%L, %L, %L, key_columns => %L%s%s%s%s%s%s%s);', k.full_name, k.topic, k.event_prefix,
       a.key_columns,
       case when a.entity_topic_column is not null then format(', entity_topic => %L, entity_topic_column => %L',
                                                               k.entity_topic, a.entity_topic_column) else '' end,
@@ -121,8 +129,11 @@ with recursive watched as (
       case when a.org_column <> 'org_id' then format(', org_column => %L', a.org_column) else '' end,
       case when k.visibility is not null then format(', visibility => %L', k.visibility) else '' end,
       case when k.as_text <> '{}' then format(', as_text => %L', k.as_text) else '' end,
-      case when k.replicated then ', replicated => true' else '' end) as statement
+      case when k.replicated then ', replicated => true' else '' end,
+      case when f.columns <> '{}' then format(', filter_columns => %L', f.columns) else '' end) as statement
   from answers a join kept k using (oid)
+  -- A guess may omit more columns.
+  cross join lateral (select array(select u from unnest(a.filter_columns) u where u <> all (a.omitted)) as columns) f
   where a.key_columns is not null and a.org_column is not null
   union all
   -- A unique constraint of a partitioned table contains the partition key.
@@ -234,6 +245,9 @@ select 'watch-columns', null, c.full_name, c.name,
       format('its key (%s) is no longer unique, or may be null: it cannot pair the rows of an update', c.name))
     when c.use = 'entity_topic_column' then
       format('it no longer has the column %I, its entity_topic_column: its events reach no entity topic', c.name)
+    when c.use = 'filter_columns' then
+      format('it no longer has the column %I, one of its filter_columns: events of large rows may lack what filters need',
+             c.name)
     else format('it no longer has the column %I, its %s: every write makes the topic resync', c.name, c.use) end,
   'decide',
   json_build_object('question', case when c.use = 'unique' or c.use = 'key_columns' and c.type is not null

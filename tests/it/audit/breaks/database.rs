@@ -198,6 +198,12 @@ pub(super) const BREAKS: &[Break] = &[
         &[("watch-columns", "public.campaigns")],
     ),
     broken(
+        "campaigns",
+        "select warden.watch('campaigns', 'campaigns', 'campaign', filter_columns => '{user_id}');
+         alter table campaigns drop column user_id",
+        &[("watch-columns", "public.campaigns")],
+    ),
+    broken(
         "altered columns",
         "create table meters (id int primary key, org_id uuid not null, kind int);
          select warden.watch('meters', 'meters', 'meter', visibility => 'organisation', entity_topic => 'meter_kind',
