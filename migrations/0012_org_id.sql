@@ -151,12 +151,16 @@ begin
     select k.target, string_agg(pg_catalog.quote_ident(a.attname), ', ' order by u.n),
       '(' || string_agg(pg_catalog.format('%s.%I is not null', alias, a.attname), ' and ' order by u.n) || ')',
       case when warden.has_column(k.target, k.org_column) then
-        pg_catalog.format('(select r.%I from %s r where %s)', k.org_column, k.target,
-          string_agg(pg_catalog.format('r.%I = %s.%I', f.attname, alias, a.attname), ' and ' order by u.n))
+        pg_catalog.format('(select r.%I from %s r where %s%s)', k.org_column, k.target,
+          string_agg(pg_catalog.format('r.%I %s %s.%I', f.attname,
+            case when k.has_period and u.n = pg_catalog.cardinality(k.conkey) then 'operator(pg_catalog.&&)'
+                 else '=' end, alias, a.attname), ' and ' order by u.n),
+          -- Several rows together may span the period.
+          case when k.has_period then ' limit 1' else '' end)
       else 'null::uuid' end,
       bool_and(a.attnotnull) and not k.is_circular
     from (
-      select c.oid, c.conrelid, c.conkey, c.confkey, c.confrelid::regclass as target,
+      select c.oid, c.conrelid, c.conkey, c.confkey, c.confrelid::regclass as target, v.has_period,
         c.confrelid = c.conrelid or exists (
           select from pg_catalog.pg_constraint b
           where b.conrelid = c.confrelid and b.confrelid = c.conrelid and b.contype = 'f') as is_circular,
@@ -165,13 +169,17 @@ begin
       join pg_catalog.pg_class p on p.oid = c.confrelid
       join pg_catalog.pg_namespace n on n.oid = p.relnamespace
       join warden.tenant_tables t on t.schema_name = n.nspname and t.table_name = p.relname and t.scope in ('org', 'root')
-      where c.conrelid = relation and c.contype = 'f'
+      -- Columns of PostgreSQL 18. The rows of a key that is not enforced may lead to no row.
+      cross join lateral (
+        select coalesce((pg_catalog.to_jsonb(c) ->> 'conperiod')::boolean, false) as has_period,
+          coalesce((pg_catalog.to_jsonb(c) ->> 'conenforced')::boolean, true) as is_enforced) v
+      where c.conrelid = relation and c.contype = 'f' and v.is_enforced
         and (r.parent_column is not null or r.user_column is not null
           or not r.uses_default_organization and (r.origin <> 'platform' or pg_catalog.cardinality(c.conkey) > 1))) k
     cross join lateral unnest(k.conkey, k.confkey) with ordinality u (col, key, n)
     join pg_catalog.pg_attribute a on a.attrelid = k.conrelid and a.attnum = u.col
     join pg_catalog.pg_attribute f on f.attrelid = k.target and f.attnum = u.key
-    group by k.oid, k.target, k.org_column, k.is_circular
+    group by k.oid, k.target, k.org_column, k.is_circular, k.has_period
     having not bool_or(a.attname in ('org_id', coalesce(r.parent_column, 'org_id')))
     order by k.oid;
 end

@@ -134,6 +134,8 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
         or pg_catalog.cardinality(f.conkey) = 2 and f.conkey[2] = c.attnum and exists (
           select from pg_catalog.pg_attribute o
           where o.attrelid = c.attrelid and o.attnum = f.conkey[1] and o.attname = 'org_id'))
+      -- A column of PostgreSQL 18. The rows of a key that is not enforced may have no parent.
+      and coalesce((pg_catalog.to_jsonb(f) ->> 'conenforced')::boolean, true)
     join pg_catalog.pg_attribute k on k.attrelid = f.confrelid
       and k.attnum = f.confkey[pg_catalog.cardinality(f.conkey)]
     join pg_catalog.pg_class p on p.oid = f.confrelid
@@ -240,6 +242,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   join tables t on t.oid = f.conrelid
   join pg_catalog.pg_attribute a on a.attrelid = f.conrelid and a.attnum = f.conkey[1]
   where f.contype = 'f' and f.conparentid = 0 and f.confrelid <> f.conrelid and pg_catalog.cardinality(f.conkey) > 1
+    and coalesce((pg_catalog.to_jsonb(f) ->> 'conenforced')::boolean, true)
     and f.confrelid <> coalesce(pg_catalog.to_regclass('public.organizations'), 0)
     and not exists (select from keys k where k.attrelid = f.conrelid and k.confrelid = f.confrelid)
   union all

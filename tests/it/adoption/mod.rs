@@ -13,6 +13,7 @@ mod misfits;
 mod options;
 mod organizations;
 mod partitions;
+mod period_keys;
 mod plan;
 mod planted;
 mod references;
