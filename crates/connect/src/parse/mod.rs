@@ -86,7 +86,7 @@ fn parameters_of(text: &str) -> anyhow::Result<Parameters> {
         "it is empty: write postgres://user:password@host:5432/database, or postgres:// to use the PG* variables alone"
     );
     ensure!(
-        !text.contains(';') || !text.to_ascii_lowercase().contains("server="),
+        !has_form_of_ado_net(text),
         "it has the form of ADO.NET: write host=... port=5432 dbname=... user=... password=..., separated by spaces"
     );
     let is_other_url = text.split_once("://").is_some_and(|(scheme, _)| !scheme.contains(['=', ' ']));
@@ -97,6 +97,18 @@ fn parameters_of(text: &str) -> anyhow::Result<Parameters> {
         );
     }
     pairs::parse(text)
+}
+
+/// Whether the string has the form of Npgsql and other .NET drivers: `Host=h;Port=5432;Username=u`. The
+/// keyword form would take all of it for the host, and show it in errors.
+fn has_form_of_ado_net(text: &str) -> bool {
+    let is_host = |pair: &str| {
+        let name = pair.split_once('=').map(|(name, _)| name.trim().to_ascii_lowercase());
+        matches!(name.as_deref(), Some("host" | "server" | "data source" | "datasource"))
+    };
+    let first = text.split(';').next().unwrap_or_default();
+    // The keyword form has several pairs before the semicolon, unless a password begins the string.
+    first.len() < text.len() && first.matches('=').count() == 1 && text.split(';').any(is_host)
 }
 
 /// Location of one server.
