@@ -133,8 +133,12 @@ create table if not exists warden.watches (
   column_numbers jsonb not null default '{}',
   -- What warden.shape() of the table was then.
   shape          text,
-  -- The types of the key's columns then. If one changes, rows have other keys.
-  key_types      text,
+  -- What warden.document_shape() was then, and the labels of all enums in documents. If they change, the rows have
+  -- other documents than clients know.
+  document_shape text,
+  enum_labels    jsonb,
+  -- The table with its partitions and children then. The rows of one that was dropped have gone.
+  members        oid[],
   constraint watches_entity_topic check ((entity_topic is null) = (entity_topic_column is null))
 );
 -- The table of the former version lacks these columns.
@@ -151,7 +155,9 @@ alter table warden.watches
   add column if not exists relation_id oid,
   add column if not exists column_numbers jsonb not null default '{}',
   add column if not exists shape text,
-  add column if not exists key_types text;
+  add column if not exists document_shape text,
+  add column if not exists enum_labels jsonb,
+  add column if not exists members oid[];
 -- In the former version, one column identified a row.
 do $$
 begin

@@ -9,14 +9,28 @@ set local statement_timeout = '5min';
 set local role warden_owner;
 create or replace function warden.prevent_org_id_change() returns trigger
 language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  org_column name := 'org_id';
+  former text;
+  present text;
 begin
-  if old.org_id is null or exists (
+  -- A trigger's condition follows a renamed column, its function does not.
+  if not exists (select from pg_catalog.pg_attribute a
+                 where a.attrelid = tg_relid and a.attname = 'org_id' and not a.attisdropped) then
+    select a.attname into org_column
+    from pg_catalog.pg_trigger g
+    join pg_catalog.pg_attribute a on a.attrelid = g.tgrelid
+      and a.attnum = pg_catalog.substring(g.tgqual::text, ':varattno ([0-9]+)')::int
+    where g.tgrelid = tg_relid and g.tgname = tg_name;
+  end if;
+  execute pg_catalog.format('select ($1).%1$I, ($2).%1$I', org_column) using old, new into former, present;
+  if former is null or exists (
        select from pg_catalog.pg_trigger g
        where g.tgrelid = tg_relid and g.tgname = 'warden_fill_org_id_parent' and g.tgenabled in ('O', 'A')) then
     return new;
   end if;
-  raise exception 'warden: org_id of %.% cannot be changed (from % to %)',
-      tg_table_schema, tg_table_name, old.org_id, new.org_id
+  raise exception 'warden: % of %.% cannot be changed (from % to %)',
+      org_column, tg_table_schema, tg_table_name, former, present
     using errcode = 'check_violation',
           hint = 'Rows do not move between organisations: insert a new row in the other one.';
 end

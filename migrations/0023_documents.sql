@@ -203,6 +203,62 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   order by c.number
 $$;
 
+-- The types of which the documents of a watch consist, at all depths.
+create or replace function warden.types_of_documents(w warden.watches) returns setof oid
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+  return query
+    with recursive types as (
+      select warden.base_type(c.type) as type from warden.columns_of(w.relation) c
+      where c.name::text <> all (w.omit_columns) or c.name::text = any (w.key_columns)
+      union
+      select warden.base_type(p.part)
+      from types t
+      cross join lateral (
+        select x.part from warden.parts_of_type(t.type) x
+        union all
+        select r.rngsubtype from pg_catalog.pg_range r where t.type in (r.rngtypid, r.rngmultitypid)) p
+    )
+    select t.type from types t;
+end
+$$;
+
+-- A fingerprint of the columns that the documents and keys of a watch contain, and of the composite types in them. A
+-- domain, text and varchar are the same in a document as the type below. Rows that were written before it changed have
+-- other documents now.
+create or replace function warden.document_shape(w warden.watches) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+  return (
+    with columns as (
+      select 0::oid as rel, c.*, c.name::text = any (w.as_text) as is_text, c.name::text = any (w.filter_columns) as is_filter,
+             array_position(w.key_columns, c.name::text) as key, v.expression
+      from warden.columns_of(w.relation) c
+      left join warden.virtual_columns(w.relation) v on v.name = c.name
+      where c.name::text <> all (w.omit_columns) or c.name::text = any (w.key_columns)
+      union all
+      select t.typrelid, c.*, null, null, null, null
+      from warden.types_of_documents(w) d join pg_catalog.pg_type t on t.oid = d and t.typrelid <> 0
+      cross join lateral warden.columns_of(t.typrelid) c
+    )
+    select pg_catalog.md5(pg_catalog.concat(w.omit_columns is null, w.key_columns is null, string_agg(pg_catalog.format(
+             '%s %s %I %s %s %s %s %s', c.rel, c.number, c.name,
+             case b.type when 'varchar'::regtype then 'text'::regtype::oid else b.type end, c.is_text, c.is_filter, c.key,
+             c.expression),
+             ',' order by c.rel, c.number)))
+    from columns c cross join lateral (select warden.base_type(c.type) as type) b);
+end
+$$;
+
+-- The labels of the enums in the documents of a watch, by oid.
+create or replace function warden.enum_labels(w warden.watches) returns jsonb
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+  return (select coalesce(pg_catalog.jsonb_object_agg(e.oid, e.enumlabel), '{}')
+          from warden.types_of_documents(w) t join pg_catalog.pg_enum e on e.enumtypid = t);
+end
+$$;
+
 -- Whether a document contains virtual columns.
 create or replace function warden.has_virtual_columns(w warden.watches) returns boolean
 language sql stable set search_path = pg_catalog, pg_temp as $$

@@ -197,6 +197,10 @@ begin%12$s
       insert into warden.events (topic, event, data)
       values (%3$L, 'warden.resync', '{"reason": "truncated"}');
       return null;
+    elsif tg_argv[0] = 'without rows' then
+      -- A foreign table is a partition or child of this table.
+      perform warden.resync_watches(array[%2$s]);
+      return null;
     end if;%16$s
     if tg_nargs = 0
        or pg_catalog.current_setting('warden.' || tg_argv[0], true) like '%% ' || (pg_catalog.pg_trigger_depth() - 1) then

@@ -320,6 +320,15 @@ begin
 end
 $$;
 
+-- Whether a statement on this table may write to a foreign table, which is a partition or child of it. PostgreSQL does
+-- not give the rows of that one to statement triggers, and the statement fails if a trigger wants them.
+create or replace function warden.has_foreign_member(relation regclass) returns boolean
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+  return (select exists (select from warden.tree(relation) t join pg_catalog.pg_class c on c.oid = t where c.relkind = 'f'));
+end
+$$;
+
 -- Creates the triggers of a watched table, or of one of its members, which call this function. `is_nested` is that of
 -- warden.has_nested_statements(), which is the same for all members.
 -- The former version had no argument `is_nested`. Only functions of this schema call it.
@@ -334,6 +343,15 @@ declare
   is_partition constant boolean := (
     select c.relkind = 'r' and c.relispartition from pg_catalog.pg_class c where c.oid = relation);
 begin
+  -- Such statements succeed, and make the topic resync.
+  if warden.has_foreign_member(relation) then
+    foreach operation in array array['insert', 'update', 'delete', 'truncate'] loop
+      execute pg_catalog.format('create or replace trigger warden_log_%1$s after %1$s on %2$s '
+        'for each statement execute function warden.%3$I(%4$s)', operation, relation, fn,
+        case when operation <> 'truncate' then pg_catalog.quote_literal('without rows') else '' end);
+    end loop;
+    return;
+  end if;
   execute pg_catalog.format('create or replace trigger warden_log_truncate after truncate on %s '
     'for each statement execute function warden.%I()', relation, fn);
   foreach operation in array array['insert', 'update', 'delete'] loop
@@ -437,7 +455,8 @@ begin
     join pg_catalog.pg_proc f on f.oid = g.tgfoid and f.pronamespace = 'warden'::regnamespace
     join watched w on w.fn = f.proname
     left join pg_catalog.pg_trigger b on b.tgrelid = m.oid and b.tgname = 'warden_begin_insert'
-    where g.tgname = 'warden_log_insert'
+    -- Not if it asks for no rows, because a foreign table is a member.
+    where g.tgname = 'warden_log_insert' and g.tgnewtable is not null
       and (case when b.oid is null then w.is_nested
                 else pg_catalog.encode(b.tgargs, 'escape') not like warden.order_mark(w.fn, 'insert') || '%' end
            or m.relkind = 'r' and m.relispartition

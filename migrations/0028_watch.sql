@@ -15,12 +15,129 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   order by m.n
 $$;
 
--- Makes the topics of these watches resync.
+-- Makes the topics of these watches resync, unless this transaction has just done so: an ALTER TABLE may rewrite a
+-- thousand partitions. The setting warden.resync_<watch> is '<stamp> <id>': the transaction, and the event.
 create or replace function warden.resync_watches(watches bigint[]) returns void
-language sql set search_path = pg_catalog, pg_temp as $$
-  insert into warden.events (topic, event, data)
-  select distinct w.topic, 'warden.resync', '{"reason": "changed"}'::jsonb from warden.watches w
-  where w.id = any (watches)
+language plpgsql set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as $$
+declare
+  stamp constant text := pg_catalog.encode(pg_catalog.timestamptz_send(pg_catalog.now()), 'hex');
+  me constant xid8 := pg_catalog.pg_current_xact_id();
+  w record;
+  parts text[];
+  last_event bigint;
+begin
+  for w in select min(t.id) as id, t.topic from warden.watches t where t.id = any (watches) group by t.topic order by 1 loop
+    parts := pg_catalog.string_to_array(pg_catalog.current_setting('warden.resync_' || w.id, true), ' ');
+    last_event := case when parts[1] = stamp then parts[2]::bigint end;
+    -- `is true` keeps the planner from the index by transaction, which may have written many events.
+    continue when exists (
+        select from warden.events e
+        where e.id = last_event and (e.xid = me) is true and e.topic = w.topic and e.event = 'warden.resync')
+      and not exists (
+        select from warden.events e where e.id > last_event and (e.xid = me) is true and e.topic = w.topic);
+    insert into warden.events (topic, event, data) values (w.topic, 'warden.resync', '{"reason": "changed"}')
+    returning id into last_event;
+    perform pg_catalog.set_config('warden.resync_' || w.id, pg_catalog.concat(stamp, ' ', last_event), true);
+  end loop;
+end
+$$;
+
+-- Whether a table, or a part of it, may have rows.
+create or replace function warden.may_have_rows(relation regclass) returns boolean
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+  return (select exists (select from warden.tree(relation) t where pg_catalog.pg_relation_size(t) > 0));
+end
+$$;
+
+-- Notes of which columns and labels the documents of a watch consist now. If the rows have other documents than before,
+-- the topic resyncs. The oids of a restored table say nothing about the former documents.
+create or replace function warden.follow_documents(w warden.watches) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  former constant warden.watches := (select t from warden.watches t where t.id = w.id);
+  shape_now constant text := warden.document_shape(w);
+  labels constant jsonb := warden.enum_labels(w);
+begin
+  if former.document_shape = shape_now and former.enum_labels = labels then
+    return;
+  end if;
+  update warden.watches t set document_shape = shape_now, enum_labels = labels where t.id = w.id;
+  if former.relation_id = w.relation::oid
+     and (former.document_shape <> shape_now
+          -- A new label is in no row yet.
+          or exists (select from pg_catalog.jsonb_each(former.enum_labels) l
+                     where labels ? l.key and labels -> l.key <> l.value))
+     and warden.may_have_rows(w.relation) then
+    perform warden.resync_watches(array[w.id]);
+  end if;
+end
+$$;
+
+-- Notes of which members the table of a watch consists now. If some have gone, their rows have gone without an event.
+create or replace function warden.follow_members(w warden.watches) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  former constant warden.watches := (select t from warden.watches t where t.id = w.id);
+  present constant oid[] := array(select t::oid from warden.tree(w.relation) t order by 1);
+begin
+  if former.members = present then
+    return;
+  end if;
+  update warden.watches t set members = present where t.id = w.id;
+  if former.relation_id = w.relation::oid and not former.members <@ present then
+    perform warden.resync_watches(array[w.id]);
+  end if;
+end
+$$;
+
+-- The partitions and children of a watched table that lack the trigger that keeps their org_id from changing. A
+-- partitioned table that is not registered has none itself: its partitions would inherit it, and a table that was
+-- watched before, and so has a trigger of that name, could not become one of them. PostgreSQL would reject ATTACH
+-- PARTITION. With `repair`, also the table itself, and triggers that are disabled or call another function.
+create or replace function warden.unguarded_members(w warden.watches, repair boolean default false) returns setof regclass
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+  if w.org_column <> 'org_id' or warden.whole(w.relation) is not null then
+    return;
+  end if;
+  return query
+    select t from warden.tree(w.relation) t join pg_catalog.pg_class c on c.oid = t
+    where c.relkind = 'r' and (repair or t <> w.relation)
+      and not exists (select from pg_catalog.pg_trigger g
+                      where g.tgrelid = t and g.tgname = 'warden_org_id_immutable' and (not repair or warden.is_guard(g.oid)));
+end
+$$;
+
+-- Creates these triggers.
+create or replace function warden.guard_members(w warden.watches, repair boolean default false) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  -- A former version created one on the whole.
+  if warden.whole(w.relation) is null and exists (
+       select from pg_catalog.pg_trigger g join pg_catalog.pg_class c on c.oid = g.tgrelid
+       where g.tgrelid = w.relation and c.relkind = 'p' and g.tgname = 'warden_org_id_immutable' and g.tgparentid = 0) then
+    execute pg_catalog.format('drop trigger warden_org_id_immutable on %s', w.relation);
+  end if;
+  perform warden.create_row_trigger(
+    array(select warden.unguarded_members(w, repair)), 'warden_org_id_immutable', 'update',
+    'old.org_id is distinct from new.org_id', warden.callee('prevent_org_id_change'));
+end
+$$;
+
+-- The members of a watch whose log triggers ask for rows although a foreign table may be written, or do not although
+-- none may.
+create or replace function warden.members_with_wrong_rows(w warden.watches) returns setof regclass
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+  is_any_foreign constant boolean := warden.has_foreign_member(w.relation);
+begin
+  return query
+    select t from warden.tree(w.relation) t
+    join pg_catalog.pg_trigger g on g.tgrelid = t and g.tgname = 'warden_log_insert'
+    where g.tgfoid = pg_catalog.to_regproc(pg_catalog.format('warden.%I', 'log ' || w.id))
+      and (g.tgnewtable is null) <> (is_any_foreign and warden.has_foreign_member(t));
+end
 $$;
 
 -- Generates the log function of a watch for the columns that its table has now, and gives every member of the table
@@ -33,28 +150,23 @@ create or replace function warden.install_watch(
 ) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
-  former constant warden.watches := (select t from warden.watches t where t.id = w.id);
   fn text;
   member regclass;
   is_nested boolean;
 begin
+  perform warden.follow_documents(w);
+  perform warden.follow_members(w);
   w.relation_id := w.relation;
   w.column_numbers := warden.column_numbers(w);
   w.shape := warden.shape(warden.relations_of_document(w.relation));
-  w.key_types := (select string_agg(pg_catalog.format_type(warden.base_type(c.type), null), ', ' order by c.number)
-                  from warden.columns_of(w.relation) c where c.name::text = any (w.key_columns));
   update warden.watches t
   set (key_columns, omit_columns, org_column, entity_topic_column, as_text, filter_columns, relation_id,
-       column_numbers, shape, key_types)
+       column_numbers, shape)
     = (w.key_columns, w.omit_columns, w.org_column,
        -- If that column was dropped, the audit reports it.
        coalesce(w.entity_topic_column, t.entity_topic_column), w.as_text, w.filter_columns, w.relation_id,
-       w.column_numbers, w.shape, w.key_types)
+       w.column_numbers, w.shape)
   where t.id = w.id;
-  -- Clients know the rows by their former keys.
-  if former.relation_id = w.relation_id and former.key_columns = w.key_columns and former.key_types <> w.key_types then
-    perform warden.resync_watches(array[w.id]);
-  end if;
   fn := warden.watch_function(w);
   is_nested := warden.has_nested_statements(w.relation, trigger_words);
   -- A watched table that became part of this one: from now on, its topic has no events of these rows.
@@ -62,7 +174,7 @@ begin
     select x.id from warden.watches x, warden.members_of_others(w) m
     join pg_catalog.pg_trigger g on g.tgrelid = m and g.tgname = 'warden_log_insert'
     where g.tgfoid = pg_catalog.to_regproc(pg_catalog.format('warden.%I', 'log ' || x.id))));
-  for member in select warden.members_of_others(w) loop
+  for member in select warden.members_of_others(w) union select warden.members_with_wrong_rows(w) loop
     perform warden.drop_order_triggers(member);
   end loop;
   for member in
@@ -72,13 +184,15 @@ begin
       and ((select count(*) from pg_catalog.pg_trigger g
             where g.tgrelid = t and g.tgname like 'warden\_log\_%'
               and g.tgfoid = pg_catalog.format('warden.%I()', fn)::regprocedure) < 4
-           or is_nested
+           or t in (select warden.members_with_wrong_rows(w))
+           or is_nested and not warden.has_foreign_member(t)
               and not exists (select from pg_catalog.pg_trigger g
                               where g.tgrelid = t and g.tgname = 'warden_begin_insert'))
       and warden.watch_of(t) = w.id
   loop
     perform warden.create_log_triggers(member, fn, is_nested);
   end loop;
+  perform warden.guard_members(w);
   for member in
     select t from warden.tree(w.relation) t join pg_catalog.pg_class c on c.oid = t
     where c.relkind in ('r', 'p')
@@ -93,6 +207,21 @@ begin
   loop
     perform warden.set_apply_triggers(member, fn, w.replicated);
   end loop;
+end
+$$;
+
+-- What is wrong with a table as a watched table, or as a part of one. Null if nothing is.
+create or replace function warden.unwatchable_member(member regclass) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+  return (select case
+      when c.relkind = 'f' then
+        pg_catalog.format('%s is a foreign table, whose rows PostgreSQL does not give to statement triggers', member)
+      when c.relpersistence = 'u' then
+        pg_catalog.format('%s is unlogged: after a crash of the server it is empty, and no client would be notified', member)
+      when c.relpersistence = 't' then
+        pg_catalog.format('%s is temporary: other sessions do not see its rows', member) end
+    from pg_catalog.pg_class c where c.oid = member);
 end
 $$;
 
@@ -153,6 +282,18 @@ begin
   if (select relkind from pg_catalog.pg_class where oid = watch.relation) not in ('r', 'p') then
     raise exception 'warden.watch: % is not a table', watch.relation
       using hint = 'Views and foreign tables have no row triggers: watch the underlying table.';
+  end if;
+  select t into other from warden.tree(watch.relation) t where warden.unwatchable_member(t) is not null
+  order by t <> watch.relation, t::oid limit 1;
+  if other is not null then
+    raise exception 'warden.watch: %', warden.unwatchable_member(other)
+      using errcode = '22023', hint = pg_catalog.format((
+        select case
+            when c.relkind = 'f' then 'Detach %s (alter table ... detach partition, or alter foreign table ... no inherit), '
+                                      'and read its rows separately.'
+            when c.relpersistence = 'u' then 'Make it a logged table: alter table %s set logged;'
+            else 'Create a permanent table instead of %s.' end
+        from pg_catalog.pg_class c where c.oid = other), other);
   end if;
   if event_prefix !~ '^[a-z][a-z0-9_]{0,62}$' or event_prefix in ('warden', 'phx') then
     raise exception 'warden.watch: event prefix "%" is not valid', event_prefix
@@ -355,7 +496,11 @@ begin
   end if;
 
   if org_column = 'org_id' then
-    perform warden.guard_org_id(watch.relation);
+    if warden.whole(watch.relation) is not null then
+      perform warden.guard_org_id(watch.relation);
+    else
+      perform warden.guard_members(w, repair => true);
+    end if;
   end if;
 end
 $$;
@@ -380,18 +525,26 @@ begin
 end
 $$;
 
--- Stops watching a table. Its topics, and the immutability of its org_id, remain.
+-- Stops watching a table. Its topics remain, and so does the immutability of its org_id if the table is registered.
 create or replace function warden.unwatch(relation regclass) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   watch bigint;
   other warden.watches;
+  trig record;
 begin
   delete from warden.watches w where w.relation = unwatch.relation returning w.id into watch;
   if watch is not null then
     perform warden.drop_order_triggers(unwatch.relation, watch);
     -- With its triggers.
     execute pg_catalog.format('drop function if exists warden.%I() cascade', 'log ' || watch);
+    for trig in
+      select g.tgname, m as relation from warden.tree(unwatch.relation) m join pg_catalog.pg_trigger g on g.tgrelid = m
+      where g.tgname = 'warden_org_id_immutable' and g.tgparentid = 0
+        and warden.whole(m) is null and warden.watch_of(m) is null
+    loop
+      execute pg_catalog.format('drop trigger %I on %s', trig.tgname, trig.relation);
+    end loop;
     -- Watched tables that were part of this one, or have a child in common with it.
     for other in
       select w.* from warden.watches w
@@ -402,6 +555,21 @@ begin
       perform warden.restore_watch(other);
     end loop;
   end if;
+end
+$$;
+
+-- Makes the clients of a watched table read it again, after its rows have changed without an event: while triggers were
+-- disabled, or by an ALTER TABLE in a database without event triggers.
+create or replace function warden.resync(relation regclass) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  watch constant bigint := (select w.id from warden.watches w where w.relation = resync.relation);
+begin
+  if watch is null then
+    raise exception 'warden.resync: % is not watched', relation
+      using errcode = '22023', hint = 'Pass a watched table: select relation from warden.watches;';
+  end if;
+  perform warden.resync_watches(array[watch]);
 end
 $$;
 
@@ -427,9 +595,11 @@ declare
     select m from pg_catalog.pg_trigger g, warden.members_without_trigger(add_watched_members.relation, g.tgname) m
     where g.tgrelid = add_watched_members.relation and g.tgname like 'warden\_log\_%' and warden.watch_of(m) = w.id
     union
-    select warden.members_of_others(w));
+    select warden.members_of_others(w)
+    union
+    select warden.members_with_wrong_rows(w));
 begin
-  if missing = '{}' then
+  if missing = '{}' and not exists (select from warden.unguarded_members(w)) then
     return;
   end if;
   w := warden.current_watch(w);
@@ -438,175 +608,9 @@ begin
   end if;
   perform warden.install_watch(w);
   if exists (select from unnest(missing) m where pg_catalog.pg_relation_size(m) > 0) then
-    insert into warden.events (topic, event, data) values (w.topic, 'warden.resync', '{"reason": "changed"}');
+    perform warden.resync_watches(array[w.id]);
   end if;
 end
 $$;
 
--- Brings the watches in line with their tables: after columns or partitions have changed, after a table was dropped,
--- and after a restore. It does nothing for a watch that fits. An event trigger calls it after DDL, and so does
--- `warden migrate`, whose plan names new members itself.
--- The former version had no argument new_members. No client of the database calls it.
--- squawk-ignore ban-drop-function
-drop function if exists warden.refresh_watches(boolean);
-create or replace function warden.refresh_watches(
-  all_functions boolean default false, new_members boolean default true
-) returns void
-language plpgsql set search_path = pg_catalog, pg_temp set lock_timeout = '5s' set jit = off as $$
-declare
-  w warden.watches;
-  present warden.watches;
-  stray record;
-  -- Triggers of the application do not change here.
-  trigger_words text[];
-  separated regclass[] := '{}';
-begin
-  for w in select t.* from warden.watches t
-           where not exists (select from pg_catalog.pg_class c where c.oid = t.relation) loop
-    delete from warden.watches t where t.id = w.id;
-    execute pg_catalog.format('drop function if exists warden.%I() cascade', 'log ' || w.id);
-  end loop;
-  for w in select t.* from warden.watches t order by t.id loop
-    -- Partitions that were detached stop emitting.
-    for stray in
-      select g.tgname, g.tgrelid::regclass as relation from pg_catalog.pg_trigger g
-      where g.tgfoid = pg_catalog.to_regproc(pg_catalog.format('warden.%I', 'log ' || w.id))
-        and g.tgname !~ '^warden_note_'
-        and not exists (select from warden.tree(w.relation) t where t = g.tgrelid)
-    loop
-      execute pg_catalog.format('drop trigger %I on %s', stray.tgname, stray.relation);
-      if stray.tgname = 'warden_log_insert' then
-        perform warden.drop_order_triggers(stray.relation, w.id);
-        perform warden.resync_watches(array[w.id]);
-        separated := separated || stray.relation;
-      end if;
-    end loop;
-    -- Tables that were watched before they were attached.
-    perform warden.restore_watch(t) from warden.watches t
-    where t.id in (select warden.watch_of(r) from pg_catalog.unnest(separated) r);
-    separated := '{}';
-    present := warden.current_watch(w);
-    continue when present.key_columns is null or present.org_column is null or present.omit_columns is null;
-    if all_functions or w.shape is distinct from warden.shape(warden.relations_of_document(w.relation))
-       or w.relation_id is distinct from w.relation::oid then
-      trigger_words := coalesce(trigger_words, warden.trigger_words());
-      perform warden.install_watch(present, trigger_words);
-    elsif new_members then
-      perform warden.add_watched_members(w.relation);
-    end if;
-  end loop;
-  -- Functions of former versions, which were named after tables.
-  for stray in
-    select p.oid::regprocedure as function from pg_catalog.pg_proc p
-    where p.pronamespace = 'warden'::regnamespace and p.proname like 'log %'
-      and not exists (select from warden.watches t where p.proname = 'log ' || t.id)
-      and not exists (select from pg_catalog.pg_trigger g where g.tgfoid = p.oid)
-  loop
-    execute pg_catalog.format('drop function %s', stray.function);
-  end loop;
-  -- Without an event trigger, nobody has noticed new triggers and foreign keys.
-  if trigger_words is null then
-    perform warden.complete_log_triggers();
-  else
-    perform warden.add_order_triggers(trigger_words);
-  end if;
-end
-$$;
--- Tables with log triggers that belong to no watch, as after a restore without data, or of a detached partition. The
--- comment of a log function is the call that created it. `call` is null if it names another table. The members of a
--- table are not listed.
-create or replace function warden.lost_watches()
-returns table (relation regclass, triggers text, call text, removal text)
-language sql stable set search_path = pg_catalog, pg_temp as $$
-  select o.relation, o.triggers,
-    case when pg_catalog.starts_with(o.call, pg_catalog.format('select warden.watch(%L,', o.full_name)) then o.call end,
-    o.removal
-  from (
-    select c.oid::regclass as relation, pg_catalog.format('%I.%I', n.nspname, c.relname) as full_name,
-      string_agg(g.tgname, ', ' order by g.tgname) as triggers,
-      string_agg(pg_catalog.format('drop trigger %I on %I.%I;', g.tgname, n.nspname, c.relname), E'\n' order by g.tgname)
-        as removal,
-      max(pg_catalog.obj_description(f.oid, 'pg_proc')) as call
-    from pg_catalog.pg_trigger g
-    join pg_catalog.pg_proc f on f.oid = g.tgfoid and f.pronamespace = 'warden'::regnamespace
-    join pg_catalog.pg_class c on c.oid = g.tgrelid
-    join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-    where g.tgname like 'warden\_log\_%' and not g.tgisinternal
-      and not exists (select from warden.watches w cross join lateral warden.tree(w.relation) t (oid)
-                      where t.oid = g.tgrelid)
-      and not exists (select from pg_catalog.pg_inherits i
-                      join pg_catalog.pg_trigger p on p.tgrelid = i.inhparent and p.tgname = g.tgname
-                      where i.inhrelid = g.tgrelid)
-    group by c.oid, n.nspname, c.relname) o
-$$;
-
--- Whether a watch can log exactly what happens: its columns identify a row and have types that it can use, no other
--- watch has the triggers of a part of its table, and no statement on a parent bypasses them.
-create or replace function warden.is_exact_watch(w warden.watches) returns boolean
-language plpgsql stable set search_path = pg_catalog, pg_temp as $$
-declare
-  present constant warden.watches := warden.current_watch(w);
-begin
-  return present.key_columns is not null and present.org_column is not null and present.omit_columns is not null
-    and warden.is_key(w.relation, present.key_columns, present.org_column)
-    and not exists (
-      select from warden.tree(w.relation) m (oid)
-      join pg_catalog.pg_attribute a on a.attrelid = m.oid and a.attname::text = any (present.key_columns)
-      where not a.attnotnull)
-    and (w.entity_topic is null or exists (
-      select from warden.columns_of(w.relation) c
-      join warden.entity_topics t on t.kind = w.entity_topic and t.id_type = warden.entity_id_type(warden.base_type(c.type))
-      where c.name = present.entity_topic_column))
-    and not exists (select from pg_catalog.pg_inherits i where i.inhrelid = w.relation)
-    and not exists (
-      select from warden.tree(w.relation) m (oid)
-      join pg_catalog.pg_trigger g on g.tgrelid = m.oid and g.tgname = 'warden_log_insert'
-      where g.tgfoid is distinct from pg_catalog.to_regproc(pg_catalog.format('warden.%I', 'log ' || w.id)));
-end
-$$;
-
--- The watched tables that no longer fit their watch: dropped tables, changed columns, partitions that were attached or
--- detached since the log function was generated, and watches that cannot be exact. Gateways call it once a minute, and
--- warn.
-create or replace function warden.unfit_watches() returns setof text
-language sql stable security definer set search_path = pg_catalog, pg_temp as $$
-  select case when c.oid is null then pg_catalog.format('a dropped table (topic %s)', w.topic)
-              else pg_catalog.format('%I.%I', n.nspname, c.relname) end
-  from warden.watches w
-  left join pg_catalog.pg_class c on c.oid = w.relation
-  left join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-  cross join lateral (select pg_catalog.to_regproc(pg_catalog.format('warden.%I', 'log ' || w.id)) as fn) f
-  where c.oid is null or f.fn is null
-     or w.relation_id is distinct from c.oid
-     or w.shape is distinct from warden.shape(warden.relations_of_document(w.relation))
-     or not warden.is_exact_watch(w)
-     or exists (select from warden.members_without_trigger(w.relation, 'warden_log_insert'))
-     or exists (select from pg_catalog.pg_trigger g
-                where g.tgfoid = f.fn and not exists (select from warden.tree(w.relation) t where t = g.tgrelid))
-  order by 1
-$$;
-grant execute on function warden.unfit_watches() to warden_gateway;
 reset role;
-
--- The log functions may stem from an earlier version, and watched tables may have got triggers since.
-select warden.refresh_watches(true);
-
--- Only log functions of former versions called these, and they have just been replaced.
--- squawk-ignore ban-drop-function
-drop function if exists warden.clock_time(), warden.set_clock(bigint, text), warden.is_row_moving(regclass, text, bigint),
-  warden.expect_unsorted(), warden.statement_clock(text), warden.end_statement(text, bigint), warden.sort_events(text),
-  warden.sort_events(bigint), warden.forget_note(text, text), warden.match_moves(bigint, text[]),
-  warden.current_images_statement(bigint);
--- squawk-ignore ban-drop-table
-drop table if exists warden.row_steps;
-
--- A gateway learns from the log that an organisation was created or deleted. Writers queue behind a lock request that
--- waits, so it waits for a short time only.
-set local lock_timeout = '200ms';
-do $do$
-begin
-  if not exists (select from warden.watches w where w.relation = 'public.organizations'::regclass) then
-    perform warden.watch_organizations();
-  end if;
-end
-$do$;

@@ -1,4 +1,4 @@
-//! Keys of DEFERRABLE constraints: within a transaction, several rows may have one key. No event could name one.
+//! Keys of DEFERRABLE constraints: within a transaction, several rows may have the same key.
 
 use super::strings;
 use crate::harness::TestDb;

@@ -146,7 +146,8 @@ async fn a_key_follows_its_renamed_columns() {
              update items set qty = 2; update items set sku = 'b'"
         ))
         .await;
-        let events = "select concat_ws(' ', event, data - 'org_id', old) from warden.events where topic = 'items' order by id";
+        let events = "select concat_ws(' ', event, data - 'org_id', old) from warden.events
+                      where topic = 'items' and event <> 'warden.resync' order by id";
         let expected = [
             r#"item.created {"qty": 1, "sku": 1, "warehouse": "a"}"#,
             r#"item.updated {"qty": 2, "sku": "a", "warehouse": 1} {"qty": 1}"#,

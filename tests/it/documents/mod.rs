@@ -5,13 +5,16 @@
 //! sample (`WARDEN_SEED`, and `WARDEN_TYPES=all` for every type).
 
 mod altered;
+mod attached;
 mod deferrable;
 mod identity;
 mod keys;
+mod kinds;
 mod members;
 mod memory;
 mod nested;
 mod replicated;
+mod rewritten;
 mod settings;
 mod truncated;
 mod unfit;

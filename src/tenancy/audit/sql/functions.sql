@@ -153,7 +153,7 @@ select 'function-owner', null, null, m.signature,
   format('it belongs to %s, and every statement that creates or changes an object calls it', m.owner), 'sql',
   format('%salter function %s owner to %I;',
     case when current_setting('is_superuser') = 'on' then '' else E'-- as a superuser:\n' end, m.signature,
-    coalesce((select e.evtowner::regrole::name from pg_event_trigger e where e.evtfoid = m.oid), current_user))
+    coalesce((select e.evtowner::regrole::name from pg_event_trigger e where e.evtfoid = m.oid limit 1), current_user))
 from matched m
 where m.nspname = 'warden' and m.prorettype = 'event_trigger'::regtype and not m.is_superusers
   and m.proowner <> (select d.datdba from pg_database d where d.datname = current_database())

@@ -364,6 +364,8 @@ join pg_roles o on o.oid in (e.evtowner, p.proowner)
 where e.evtenabled <> 'D' and not o.rolsuper and o.rolname !~ '^supabase_'
   and not exists (select from pg_depend d where d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e')
   and not exists (select from registered g where pg_has_role(o.oid, g.relowner, 'usage'))
+  -- The rule function-owner reports who owns Warden's functions.
+  and not (p.pronamespace = to_regnamespace('warden') and o.oid <> e.evtowner)
 group by e.oid, e.evtname, e.evtowner
 union all
 -- Every request of a role reads what the role owns, whatever organisation created it.

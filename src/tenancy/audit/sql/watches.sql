@@ -161,7 +161,7 @@ with recursive watched as (
   select t.root, i.inhrelid from pg_inherits i join tree t on i.inhparent = t.oid
 ), nested as materialized (
   select t.root, t.oid, c.relkind, c.relkind = 'r' and c.relispartition as is_partition,
-    warden.has_nested_statements(t.oid, (select warden.trigger_words())) as is_nested
+    not warden.has_foreign_member(t.oid) and warden.has_nested_statements(t.oid, (select warden.trigger_words())) as is_nested
   from tree t join pg_class c on c.oid = t.oid and c.relkind in ('r', 'p')
 ), wanted as (
   select t.root, t.oid, g.name
@@ -183,8 +183,9 @@ with recursive watched as (
     on c.relkind::text = any (g.kinds)
   union all
   -- For registered tables, the rule `immutability` checks this trigger.
-  select w.oid, w.oid, 'warden_org_id_immutable' from watched w
-  where w.full_name is not null and w.org_column = 'org_id'
+  select w.oid, t.oid, 'warden_org_id_immutable'
+  from watched w join tree t on t.root = w.oid join pg_class m on m.oid = t.oid and m.relkind = 'r'
+  where w.org_column = 'org_id'
     and not exists (select from warden.tenant_tables t join pg_namespace n on n.nspname = t.schema_name
                     join pg_class c on c.relnamespace = n.oid and c.relname = t.table_name
                     where c.oid = w.oid and t.scope = 'org')
@@ -201,6 +202,30 @@ select 'watch-shape', null, w.full_name, w.topic,
 from watched w
 where w.full_name is not null and not exists (select from broken b where b.oid = w.oid)
   and w.shape is distinct from warden.shape(warden.relations_of_document(w.relation))
+union all
+select 'watch-shape', null, w.full_name, w.topic,
+  'a label of an enum was renamed, or a partition or child was dropped, while no event trigger told its clients: they '
+    'have rows as they were before',
+  'sql', 'select warden.refresh_watches();'
+from watched w
+where w.full_name is not null and w.relation_id = w.oid
+  and not warden.has_current_documents((select t from warden.watches t where t.id = w.id))
+union all
+select 'watch-shape', null, w.full_name, t.oid::regclass::text,
+  m.problem || case when c.relkind = 'f' then ', so every write to a table that contains it makes the topic resync' else '' end,
+  case when c.relpersistence = 'u' then 'sql' else 'decide' end,
+  case when c.relpersistence = 'u' then format('alter table %s set logged;', t.oid::regclass)
+       else json_build_object('question', format('should %s remain a part of it?', t.oid::regclass), 'choices', json_build_array(
+         json_build_array('no', 'sql', case
+           when c.relispartition then format('alter table %s detach partition %s;', i.parent, t.oid::regclass)
+           else format('alter %stable %s no inherit %s;', case c.relkind when 'f' then 'foreign ' else '' end,
+                       t.oid::regclass, i.parent) end),
+         json_build_array('yes, and nobody needs the events of the whole', 'sql',
+                          format('select warden.unwatch(%L);', w.full_name))))::text end
+from watched w join tree t on t.root = w.oid join pg_class c on c.oid = t.oid
+cross join lateral (select warden.unwatchable_member(t.oid) as problem) m
+left join lateral (select x.inhparent::regclass as parent from pg_inherits x where x.inhrelid = t.oid limit 1) i on true
+where m.problem is not null
 union all
 select 'watch-shape', null, w.full_name, g.tgrelid::regclass::text,
   format('%s has its log triggers and is not part of it: a partition that was detached', g.tgrelid::regclass),

@@ -227,6 +227,25 @@ pub(super) const BREAKS: &[Break] = &[
         &[("watch-columns", "public.probes"), ("unregistered-table", "public.probes")],
     ),
     broken(
+        "leads",
+        "create type meter_kind as enum ('gas');
+         create table counters (id int primary key, org_id uuid not null, kind meter_kind) partition by range (id);
+         create table counters_1 partition of counters for values from (1) to (10);
+         create table counters_2 partition of counters for values from (10) to (20);
+         select warden.watch('counters', 'counters', 'counter', visibility => 'organisation');
+         alter event trigger warden_refresh_watches disable; alter event trigger warden_refresh_watches_drop disable;
+         drop table counters_2; alter type meter_kind rename value 'gas' to 'heat'",
+        &[("silent-triggers", "warden_refresh_watches"), ("silent-triggers", "warden_refresh_watches_drop"),
+          ("watch-shape", "public.counters"), ("unregistered-table", "public.counters")],
+    ),
+    broken(
+        "an unlogged table",
+        "create table presences (id int primary key, org_id uuid not null);
+         select warden.watch('presences', 'presences', 'presence', visibility => 'organisation');
+         alter table presences set unlogged",
+        &[("watch-shape", "public.presences"), ("unregistered-table", "public.presences")],
+    ),
+    broken(
         "a watched table that became a child of another",
         "create table stored (id int primary key, org_id uuid not null); create table recent (id int primary key, org_id uuid not null);
          select warden.watch('stored', 'stored', 'stored', visibility => 'organisation');
