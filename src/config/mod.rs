@@ -84,6 +84,8 @@ pub struct Config {
     pub verifier: VerifierConfig,
     /// Topics that a token must name to join them.
     pub topics_need_claim: Vec<String>,
+    /// Whether joins may have a filter.
+    pub experimental_filters: bool,
     /// Address of the public listener.
     pub listen: SocketAddr,
     /// Address of the admin listener.
@@ -129,6 +131,7 @@ impl ServeArgs {
         Ok(Config {
             database: self.database.into_addresses()?,
             verifier: self.issuers.into_verifier_config()?,
+            experimental_filters: self.topics.experimental_filters,
             topics_need_claim: self.topics.into_topics()?,
             listen: listeners.public,
             admin_listen: listeners.admin,
