@@ -170,12 +170,12 @@ where p.typtype <> 'p' and (p.typtype <> 'c' or c.relkind = 'c') and p.typsubscr
   and p.oid not in ('pg_brin_bloom_summary'::regtype, 'pg_brin_minmax_multi_summary'::regtype);
 insert into sources
 select t.type, 'select null::' || t.type from unnest('{pg_brin_bloom_summary,pg_brin_minmax_multi_summary}'::regtype[]) t (type);
--- Some views of extensions need a library that the server has not loaded.
+-- Some views need a library that the server has not loaded, or a machine with NUMA.
 create function hidden.can_be_read(relation regclass) returns boolean language plpgsql as $$
 begin
   execute format('select from %s limit 1', relation);
   return true;
-exception when object_not_in_prerequisite_state then
+exception when object_not_in_prerequisite_state or internal_error then
   return false;
 end
 $$;
