@@ -95,8 +95,8 @@ async fn the_default_organisation_is_inserted_only_if_it_is_chosen() {
     assert_eq!(text(&db, "select left(org_id::text, 2) from notes").await, "a0");
 }
 
-/// Columns that PostgreSQL cannot compute from others leave the decision to a person, without a statement
-/// that would break the application.
+/// If PostgreSQL cannot compute a column from others, a person decides, and no statement is printed: it could
+/// break the application.
 #[tokio::test]
 async fn what_cannot_be_computed_is_a_decision() {
     let db = small_db(

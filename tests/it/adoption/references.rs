@@ -67,8 +67,8 @@ async fn rows_without_parent_and_user_belong_where_the_rows_that_they_reference_
     migrate(&db, &["--enforce", "--yes"]).await.must(0);
 }
 
-/// A user may be a member of several organisations, but a row that cannot exist without another one belongs
-/// where that one belongs. Rows of the default organisation are for all: they say nothing.
+/// A user may be a member of several organisations. A row that must reference another row has the
+/// organisation of that row, unless this is the default one: all organisations share its rows.
 #[tokio::test]
 async fn rows_that_must_reference_others_belong_where_those_belong() {
     let db = small_db(
