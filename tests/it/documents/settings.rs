@@ -37,7 +37,7 @@ const ALWAYS: [(&str, &str); 24] = [
     ("default_transaction_isolation", "serializable"),
     ("row_security", "off"),
     ("role", "authenticated"),
-    ("lock_timeout", "1"),
+    ("lock_timeout", "20000"),
     ("plpgsql.variable_conflict", "use_column"),
     ("plpgsql.extra_errors", "all"),
 ];
