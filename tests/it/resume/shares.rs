@@ -1,6 +1,8 @@
 //! Shares of organisations in the places and in the memory of resumes: an organisation that takes all that it
 //! gets does not keep another from resuming.
 
+use std::time::Duration;
+
 use serde_json::json;
 use socket2::SockRef;
 use uuid::Uuid;
@@ -64,7 +66,13 @@ async fn blocked_resumes_of_one_organisation_do_not_reject_those_of_another() {
     const SOCKETS: usize = 206;
     let db = TestDb::create().await;
     let (greedy, other) = (db.create_org().await, db.create_org().await);
-    let gateway = gateway_without_recent(&db, |_| {}).await;
+    let gateway = gateway_without_recent(&db, |config| {
+        // On a busy machine the sockets take longer than a wait may.
+        config.limits.replay.wait_timeout = Duration::from_secs(600);
+        config.limits.replay.send_timeout = Duration::from_secs(600);
+    })
+    .await;
+    let share = i64::try_from(warden::config::Limits::default().replay.resumes_max / 2).expect("few");
     let since = cursor_after_one_call(&gateway, &db, greedy).await;
     let other_since = cursor_after_one_call(&gateway, &db, other).await;
     insert_calls(&db, other, 3).await;
@@ -75,7 +83,7 @@ async fn blocked_resumes_of_one_organisation_do_not_reject_those_of_another() {
         sockets.push(resume_without_reading(&gateway, greedy, &since).await);
         held_bytes(&gateway, if n == 0 { 28_000_000 } else { 56_000_000 }).await;
     }
-    for _ in 0..SOCKETS {
+    for socket in 1..=SOCKETS {
         let mut client = connect_user(&gateway, greedy).await;
         for n in 0..100 {
             let topic = format!("call:{}", Uuid::from_u128(n));
@@ -83,12 +91,12 @@ async fn blocked_resumes_of_one_organisation_do_not_reject_those_of_another() {
             phoenix::send_join(&mut client.socket, &reference, &topic, Some(&since)).await.expect("sends");
         }
         sockets.push(client);
+        let waiting = share.min(i64::try_from(socket * 100).expect("few"));
+        eventually("its joins wait, up to the share of the organisation", async || {
+            gateway.metrics().replays_waiting.get() >= waiting
+        })
+        .await;
     }
-    let share = i64::try_from(warden::config::Limits::default().replay.resumes_max / 2).expect("few");
-    eventually("the organisation has its share of the places", async || {
-        gateway.metrics().replays_waiting.get() == share
-    })
-    .await;
 
     expect_undisturbed(&db, &gateway, other, &other_since, 3).await;
     assert_eq!(gateway.metrics().replays_waiting.get(), share, "the greedy resumes still wait");

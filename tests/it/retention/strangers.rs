@@ -57,6 +57,15 @@ async fn readyz_warns_if_rotation_stays_busy() {
     gateway.stop().await;
 }
 
+/// Rings the doorbell as fast as one connection can, with both payloads.
+async fn notify(stranger: &mut PgConnection) {
+    for n in 0..150 {
+        let payload = if n % 2 == 0 { "silenced" } else { "" };
+        let notify = sqlx::query("select pg_notify('warden', $1)").bind(payload);
+        notify.execute(&mut *stranger).await.expect("every role may notify");
+    }
+}
+
 #[tokio::test]
 async fn a_flood_of_notifications_causes_a_bounded_number_of_reads() {
     const CALLS: u32 = 10;
@@ -72,11 +81,7 @@ async fn a_flood_of_notifications_causes_a_bounded_number_of_reads() {
     let (before, start) = (reads(), Instant::now());
     for _ in 0..CALLS {
         let call = db.insert_call(org).await;
-        for n in 0..150 {
-            let payload = if n % 2 == 0 { "silenced" } else { "" };
-            let notify = sqlx::query("select pg_notify('warden', $1)").bind(payload);
-            notify.execute(&mut stranger).await.expect("every role may notify");
-        }
+        notify(&mut stranger).await;
         assert_eq!(follower.expect_event("calls", "call.created").await.row_id(), call.to_string());
     }
     let (reads, seconds) = (reads() - before, u32::try_from(start.elapsed().as_secs()).expect("short") + 1);
@@ -84,8 +89,13 @@ async fn a_flood_of_notifications_causes_a_bounded_number_of_reads() {
         + EMPTY_READS.per_second.get() * seconds
         + (EMPTY_READS_PER_READ_WITH_EVENTS + 1) * CALLS;
     assert!(reads <= bound, "{reads} reads in {seconds} s, the bound is {bound}");
-    eventually("readyz warns", async || readyz(&gateway).await.body.contains("reads wait")).await;
-    assert_eq!(gateway.metrics().doorbell_flooded.get(), 1);
+    // On a busy machine the first notifications may be too slow to be a flood.
+    eventually("readyz warns", async || {
+        notify(&mut stranger).await;
+        readyz(&gateway).await.body.contains("reads wait")
+    })
+    .await;
+    assert!(gateway.metrics().doorbell_flooded.get() >= 1);
 
     stranger.close().await.expect("closes");
     eventually("readyz no longer warns", async || readyz(&gateway).await.body == "ok\n").await;
