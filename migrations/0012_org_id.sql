@@ -466,14 +466,28 @@ language sql set search_path = pg_catalog, pg_temp as $$
   select warden.drop_trigger(relation, 'warden_org_id_immutable')
 $$;
 
--- Explains a row without an organisation. (NOT NULL would reject it too, with PostgreSQL's message.)
+-- Rejects a row without an organisation, unless the application's own column says which one: the check
+-- warden_org_id_parent names the column, whatever it is called today, and keeps it equal to org_id. (NOT NULL would
+-- reject the row too, with PostgreSQL's message.)
 create or replace function warden.reject_missing_org_id() returns trigger
 language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+  organization_column constant name := (
+    select a.attname from pg_catalog.pg_constraint c
+    join pg_catalog.pg_attribute a on a.attrelid = c.conrelid and a.attnum = any (c.conkey) and a.attname <> 'org_id'
+    where c.conrelid = tg_relid and c.contype = 'c' and c.conname = 'warden_org_id_parent');
 begin
+  if organization_column is not null then
+    execute pg_catalog.format('select ($1).%I', organization_column) using new into new.org_id;
+  end if;
+  if new.org_id is not null then
+    return new;
+  end if;
   raise exception 'warden: the new row of %.% has no org_id, and the claims of the transaction name no organisation',
       pg_catalog.quote_ident(tg_table_schema), pg_catalog.quote_ident(tg_table_name)
     using errcode = 'not_null_violation', schema = tg_table_schema, table = tg_table_name, column = 'org_id',
-          hint = 'Set org_id, or set the claims first, in the same transaction: '
+          hint = 'Set ' || coalesce(pg_catalog.quote_ident(organization_column) || ' or ', '')
+                 || 'org_id, or set the claims first, in the same transaction: '
                  'select set_config(''request.jwt.claims'', ''{"app_metadata": {"org_id": "<uuid>"}}'', true);';
 end
 $$;

@@ -128,7 +128,7 @@ async fn no_role_moves_a_row_of_an_immutable_table_without_its_parent() {
 /// A column of the application that names the organisation never disagrees with org_id.
 #[tokio::test]
 async fn a_column_with_the_organisation_equals_org_id() {
-    let (db, _) = application().await;
+    let (db, role) = application().await;
     // As a database that was adopted when rows did not follow the column.
     let (a, b) = ("0a000000-0000-4000-8000-00000000000a", "0b000000-0000-4000-8000-00000000000b");
     let other = format!(
@@ -150,6 +150,14 @@ async fn a_column_with_the_organisation_equals_org_id() {
         assert!(error.contains("warden_org_id_parent"), "{statement}: {error}");
     }
     db.run(format!("insert into files (id, team, org_id) values (7, '{b}', '{b}'), (8, null, '{b}')")).await;
+    // Back ends without claims name the organisation as before; nobody chooses that of a request.
+    db.run("alter table files rename team to \"the team\"").await;
+    db.run(format!("insert into files (id, \"the team\") values (9, '{a}')")).await;
+    let error = db.error("insert into files (id) values (10)").await;
+    assert!(error.contains("the new row of public.files has no org_id"), "{error}");
+    let insert = format!("insert into files (id, \"the team\") values (10, '{a}')");
+    write(&db, &role, &insert).await.expect_err("row-level security rejects it");
+    db.run("alter table files rename \"the team\" to team; delete from files where id = 9").await;
     db.run("alter table files drop constraint warden_org_id_parent").await;
     let lacks = "check \"warden_org_id_parent\" is missing";
     super::audit(db.url()).await.says(&[
