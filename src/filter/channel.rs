@@ -41,7 +41,7 @@ pub struct ChannelFilter {
     pub filter: Filter,
     /// Selected columns. None means all.
     pub select: Option<Selection>,
-    /// Bytes of the filter as the client wrote it.
+    /// Bytes of the filter as the client wrote it, and of its converted values.
     pub bytes: usize,
 }
 
@@ -60,6 +60,7 @@ impl ChannelFilter {
     ) -> Result<Self, FilterError> {
         let filter = Filter::compile(conditions, &table.columns, converted)?;
         let select = select.map(|names| Selection::new(names, &table.columns)).transpose()?;
+        let bytes = bytes + converted.iter().map(|value| value.len()).sum::<usize>();
         Ok(Self { table, filter, select, bytes })
     }
 

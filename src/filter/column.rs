@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::error::FilterError;
-use super::value::ExactType;
+use super::value::{ExactType, Value};
 
 /// One column of a watched table, as `warden.reading()` describes it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -109,6 +109,11 @@ impl Column {
     /// The type with which an operation can be evaluated on events.
     pub(super) fn exact(&self, operation: &'static str) -> Result<ExactType, FilterError> {
         ExactType::of(&self.kind, self.is_enum).ok_or_else(|| self.inexact(operation))
+    }
+
+    /// The value of a filter that is spelled as events spell it. None if PostgreSQL must convert it.
+    pub(super) fn plain(&self, kind: ExactType, text: &str) -> Option<Value<'static>> {
+        kind.plain(&self.kind, text)
     }
 
     /// Whether an event shows that the column is null.

@@ -8,9 +8,14 @@ use std::borrow::Cow;
 use super::column::{Column, Columns};
 use super::error::FilterError;
 use super::evaluate::{Filter, Node, Ordered};
-use super::pattern::Pattern;
+use super::number::DIGITS_MAX;
+use super::pattern::{FLOATING_CHARS_MAX, Pattern};
 use super::syntax::{Comparison, Condition, Test, Truth};
 use super::value::{ExactType, Value, string};
+
+/// Bytes of a value in the form of events, beside those of its spelling: a number may have an exponent, with
+/// as many digits before or behind the point.
+const CONVERTED_BYTES_MAX: usize = DIGITS_MAX + 64;
 
 /// Values of a filter that PostgreSQL must convert, with their types.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,6 +25,12 @@ pub struct Literals {
 }
 
 impl Literals {
+    /// Upper bound of the bytes of all values in the form of events.
+    #[must_use]
+    pub fn bytes_max(&self) -> usize {
+        self.values.iter().map(|(_, text)| 2 * text.len() + CONVERTED_BYTES_MAX).sum()
+    }
+
     /// A query with one row and column: a JSON array of the values in the form of events. `$1` is the first
     /// value. None if there are none. It must run with `TimeZone` UTC.
     #[must_use]
@@ -40,7 +51,7 @@ impl Filter {
     pub fn literals(conditions: &[Condition], columns: &Columns) -> Result<Literals, FilterError> {
         let mut literals = Literals::default();
         let mut collect = |column: &Column, kind: ExactType, text: &str| {
-            let plain = kind.plain(text);
+            let plain = column.plain(kind, text);
             if plain.is_none() {
                 literals.values.push((column.kind.clone(), text.to_owned()));
             }
@@ -62,8 +73,8 @@ impl Filter {
         converted: &[&str],
     ) -> Result<Self, FilterError> {
         let mut converted = converted.iter();
-        let mut value = |_: &Column, kind: ExactType, text: &str| {
-            kind.plain(text).or_else(|| kind.converted(converted.next()?))
+        let mut value = |column: &Column, kind: ExactType, text: &str| {
+            column.plain(kind, text).or_else(|| kind.converted(converted.next()?))
         };
         let root = Compiler { columns, value: &mut value }.all(conditions)?;
         Ok(Self::new(root))
@@ -75,8 +86,9 @@ impl Filter {
     pub fn fixed(conditions: &[Condition], columns: &Columns, converted: &[&str]) -> Vec<Condition> {
         let mut converted = converted.iter();
         let mut value = |name: &str, text: &str| {
-            let column = columns.at(name).and_then(|(_, column)| column.exact("a comparison"));
-            let Some(kind) = column.ok().filter(|kind| kind.plain(text).is_none()) else {
+            let column = columns.find(name).and_then(|column| Ok((column, column.exact("a comparison")?)));
+            let Some((_, kind)) = column.ok().filter(|(column, kind)| column.plain(*kind, text).is_none())
+            else {
                 return text.to_owned();
             };
             let json = converted.next().and_then(|json| string(json));
@@ -150,6 +162,9 @@ impl Compiler<'_> {
                 column.expect(column.is_text, "like")?;
                 let kind = column.exact("like")?;
                 let pattern = Pattern::new(text, comparison == Comparison::InsensitiveLike);
+                if pattern.floating_chars() > FLOATING_CHARS_MAX {
+                    return Err(FilterError::PatternTooLong(FLOATING_CHARS_MAX));
+                }
                 return Ok(Node::Like { column: position, kind, pattern });
             }
         };
@@ -158,16 +173,23 @@ impl Compiler<'_> {
         if !kind.is_ordered() && !matches!(test, Ordered::Equal | Ordered::NotEqual) {
             return Err(column.inexact("a comparison by order"));
         }
-        let value = (self.value)(column, kind, text).ok_or_else(|| column.inexact("this value"))?;
+        let value = self.value(column, kind, text)?;
         Ok(Node::Compare { column: position, kind, test, value })
+    }
+
+    fn value(&mut self, column: &Column, kind: ExactType, text: &str) -> Result<Value<'static>, FilterError> {
+        if kind.has_too_many_digits(text) {
+            return Err(FilterError::NumberTooLong { column: column.name.clone(), max: DIGITS_MAX });
+        }
+        (self.value)(column, kind, text).ok_or_else(|| column.inexact("this value"))
     }
 
     fn one_of(&mut self, name: &str, texts: &[String]) -> Result<Node, FilterError> {
         let (position, column) = self.columns.at(name)?;
         column.expect(column.is_ordered, "in")?;
         let kind = column.exact("in")?;
-        let values = texts.iter().map(|text| (self.value)(column, kind, text));
-        let mut values = values.collect::<Option<Vec<_>>>().ok_or_else(|| column.inexact("this value"))?;
+        let values = texts.iter().map(|text| self.value(column, kind, text));
+        let mut values = values.collect::<Result<Vec<_>, _>>()?;
         values.sort_unstable();
         values.dedup();
         Ok(Node::In { column: position, kind, values })
@@ -275,17 +297,23 @@ mod tests {
             ("(doc.eq.1)", "does not apply"),
             ("(n.like.1)", "does not apply"),
             ("(n.is.true)", "does not apply"),
-            ("(price.eq.1)", "for which this value cannot be evaluated"),
+            ("(price.eq.1e1)", "for which this value cannot be evaluated"),
+            ("(price.eq.1e400)", "column \"price\" has more than 400 digits"),
+            ("(price.in.(1,-1E-7600))", "more than 400 digits"),
         ] {
             let error = compiled(group, &[]).expect_err(group).to_string();
             assert!(error.contains(reason), "{group}: {error}");
         }
         assert!(compiled("(span.is.null,mood.eq.calm)", &["\"calm\""]).is_ok());
+        let long = "_a".repeat(FLOATING_CHARS_MAX / 2);
+        assert!(compiled(&format!("(a.like.*{long}*)"), &[]).is_ok());
+        let error = compiled(&format!("(a.like.*{long}b*)"), &[]).expect_err("is too long");
+        assert_eq!(error, FilterError::PatternTooLong(FLOATING_CHARS_MAX));
     }
 
     #[test]
     fn values_in_another_spelling_are_converted_in_order() {
-        let group = "(n.in.(1, 2,3),or(price.gt.1e1,a.eq.x))";
+        let group = "(n.in.(1, 2,3),or(price.gt.1e1,a.eq.x),price.lt.50.5)";
         let literals = Filter::literals(&parse(group), &columns()).expect("compiles");
         let value = |kind: &str, text: &str| (kind.to_owned(), text.to_owned());
         assert_eq!(literals.values, [value("integer", " 2"), value("numeric", "1e1")]);
@@ -302,7 +330,7 @@ mod tests {
     #[test]
     fn words_for_dates_keep_the_meaning_that_they_had_when_they_were_converted() {
         let conditions =
-            parse("(n.eq.+1,or(day.lt.today,day.not.in.(2026-01-02,tomorrow)),a.like.x,a.eq.today)");
+            parse("(n.eq.+1,or(day.lt.today,day.not.in.(2.1.2026,tomorrow)),a.like.x,a.eq.today)");
         let literals = Filter::literals(&conditions, &columns()).expect("compiles");
         assert_eq!(literals.values.len(), 4);
         let converted = ["1", "\"2026-02-03\"", "\"2026-01-02\"", "\"2026-02-04\""];

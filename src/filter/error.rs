@@ -48,6 +48,19 @@ pub enum FilterError {
     /// Groups are nested too deeply.
     #[error("groups are nested more than {0} levels deep")]
     TooDeep(usize),
+    /// A pattern would take too long to search for.
+    #[error(
+        "the parts of a pattern that contain _ between two % have more than {0} characters: shorten them, or replace _"
+    )]
+    PatternTooLong(usize),
+    /// A number has too many digits as PostgreSQL prints it.
+    #[error("a value of column {column:?} has more than {max} digits: use a shorter number")]
+    NumberTooLong {
+        /// Name of the column.
+        column: String,
+        /// The limit.
+        max: usize,
+    },
     /// There are too many conditions.
     #[error("the filter has more than {0} conditions")]
     TooManyConditions(usize),

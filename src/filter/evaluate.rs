@@ -3,6 +3,7 @@
 //! `compile` creates them.
 
 use std::cmp::Ordering;
+use std::sync::Arc;
 
 use super::pattern::Pattern;
 use super::row::Row;
@@ -21,13 +22,19 @@ pub enum Outcome {
     Unknown,
 }
 
-/// A filter for the columns of one table. Equal filters select the same rows.
+/// A filter for the columns of one table. Equal filters select the same rows. Clones share their memory.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Filter {
-    pub(super) root: Node,
+    pub(super) root: Arc<Node>,
     /// Columns on which the result depends.
-    columns: Vec<usize>,
+    columns: Arc<[usize]>,
+    /// Number of conditions on a column.
+    conditions: usize,
 }
+
+/// Results that a condition may have on one row: several if the event lacks a column on which it depends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Results(u8);
 
 /// Condition on columns, by their position.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -78,9 +85,15 @@ impl Filter {
     pub(super) fn new(root: Node) -> Self {
         let mut columns = Vec::new();
         root.add_columns(&mut columns);
+        let conditions = columns.len();
         columns.sort_unstable();
         columns.dedup();
-        Self { root, columns }
+        Self { root: Arc::new(root), columns: columns.into(), conditions }
+    }
+
+    /// Number of conditions on a column.
+    pub(crate) fn conditions(&self) -> usize {
+        self.conditions
     }
 
     /// Whether an update changed a column on which the result depends. `before` is the row before it.
@@ -91,7 +104,23 @@ impl Filter {
     /// Evaluates the filter on a row.
     #[must_use]
     pub fn evaluate(&self, row: &Row<'_>) -> Outcome {
-        self.root.evaluate(row)
+        match self.root.evaluate(row) {
+            Results::TRUE => Outcome::True,
+            Results::FALSE => Outcome::False,
+            Results::NULL => Outcome::Null,
+            _ => Outcome::Unknown,
+        }
+    }
+
+    /// Whether the filter selects a row. None if that depends on a column that the event lacks. A result that
+    /// may be false or null, but not true, does not select the row.
+    #[must_use]
+    pub fn selects(&self, row: &Row<'_>) -> Option<bool> {
+        match self.root.evaluate(row) {
+            Results::TRUE => Some(true),
+            results if !results.may_be(Results::TRUE) => Some(false),
+            _ => None,
+        }
     }
 }
 
@@ -129,7 +158,7 @@ impl Node {
         }
     }
 
-    pub(super) fn evaluate(&self, row: &Row<'_>) -> Outcome {
+    fn evaluate(&self, row: &Row<'_>) -> Results {
         match self {
             Self::Compare { column, kind, test, value } => {
                 of_cell(row.cell(*column, *kind), |cell| match test {
@@ -140,59 +169,90 @@ impl Node {
                 })
             }
             // Nothing equals one of no values, not even null.
-            Self::In { values, .. } if values.is_empty() => Outcome::False,
+            Self::In { values, .. } if values.is_empty() => Results::FALSE,
             Self::In { column, kind, values } => of_cell(row.cell(*column, *kind), |cell| {
                 values.binary_search_by(|value| kind.compare(cell, value).reverse()).is_ok()
             }),
-            Self::Like { column, kind, pattern } => of_cell(row.cell(*column, *kind), |cell| match cell {
-                Value::Text(text) => pattern.matches(text),
-                _ => false,
-            }),
+            Self::Like { column, kind, pattern } => match row.cell(*column, *kind) {
+                Cell::Value(Value::Text(text)) => match pattern.matches(text, row.pattern_steps()) {
+                    Some(is_match) => Results::of(is_match),
+                    None => Results::NOT_NULL,
+                },
+                other => of_cell(other, |_| false),
+            },
             Self::IsNull { column } => {
-                row.json(*column).map_or(Outcome::Unknown, |json| Outcome::of(json == "null"))
+                row.json(*column).map_or(Results::NOT_NULL, |json| Results::of(json == "null"))
             }
             Self::IsTruth { column, truth } => match row.cell(*column, ExactType::Boolean) {
-                Cell::Missing => Outcome::Unknown,
-                Cell::Null => Outcome::of(truth.is_none()),
-                Cell::Value(value) => Outcome::of(truth.is_some_and(|truth| *value == Value::Boolean(truth))),
+                Cell::Missing => Results::NOT_NULL,
+                Cell::Null => Results::of(truth.is_none()),
+                Cell::Value(value) => Results::of(truth.is_some_and(|truth| *value == Value::Boolean(truth))),
             },
-            Self::Not(inner) => match inner.evaluate(row) {
-                Outcome::True => Outcome::False,
-                Outcome::False => Outcome::True,
-                other => other,
-            },
-            Self::All(members) => fold(members, row, Outcome::False, Outcome::True),
-            Self::Any(members) => fold(members, row, Outcome::True, Outcome::False),
+            Self::Not(inner) => inner.evaluate(row).not(),
+            Self::All(members) => fold(members, row, Results::TRUE, Results::FALSE, Results::and),
+            Self::Any(members) => fold(members, row, Results::FALSE, Results::TRUE, Results::or),
         }
     }
 }
 
-/// Result of a group: `decisive` if one member has it, whatever a missing column would contain. Otherwise
-/// unknown, or null, if a member is. Otherwise `neutral`.
-fn fold(members: &[Node], row: &Row<'_>, decisive: Outcome, neutral: Outcome) -> Outcome {
-    let mut result = neutral;
+/// Results of a group. A member with the `decisive` result decides, whatever the others are.
+fn fold(
+    members: &[Node],
+    row: &Row<'_>,
+    neutral: Results,
+    decisive: Results,
+    combine: fn(Results, Results) -> Results,
+) -> Results {
+    let mut results = neutral;
     for member in members {
-        match member.evaluate(row) {
-            outcome if outcome == decisive => return decisive,
-            Outcome::Unknown => result = Outcome::Unknown,
-            Outcome::Null if result != Outcome::Unknown => result = Outcome::Null,
-            _ => {}
+        results = combine(results, member.evaluate(row));
+        if results == decisive {
+            break;
         }
     }
-    result
+    results
 }
 
-fn of_cell(cell: &Cell<'_>, test: impl FnOnce(&Value<'_>) -> bool) -> Outcome {
+fn of_cell(cell: &Cell<'_>, test: impl FnOnce(&Value<'_>) -> bool) -> Results {
     match cell {
-        Cell::Missing => Outcome::Unknown,
-        Cell::Null => Outcome::Null,
-        Cell::Value(value) => Outcome::of(test(value)),
+        Cell::Missing => Results::ANY,
+        Cell::Null => Results::NULL,
+        Cell::Value(value) => Results::of(test(value)),
     }
 }
 
-impl Outcome {
+impl Results {
+    const TRUE: Self = Self(1);
+    const FALSE: Self = Self(2);
+    const NULL: Self = Self(4);
+    const NOT_NULL: Self = Self(1 | 2);
+    const ANY: Self = Self(1 | 2 | 4);
+
     fn of(holds: bool) -> Self {
-        if holds { Self::True } else { Self::False }
+        if holds { Self::TRUE } else { Self::FALSE }
+    }
+
+    /// Whether one of these results is possible.
+    fn may_be(self, results: Self) -> bool {
+        self.0 & results.0 != 0
+    }
+
+    fn not(self) -> Self {
+        Self(self.0 & Self::NULL.0 | (self.0 & Self::TRUE.0) << 1 | (self.0 & Self::FALSE.0) >> 1)
+    }
+
+    fn and(self, other: Self) -> Self {
+        let is_true = self.may_be(Self::TRUE) && other.may_be(Self::TRUE);
+        let is_false = self.may_be(Self::FALSE) || other.may_be(Self::FALSE);
+        let true_or_null = Self(Self::TRUE.0 | Self::NULL.0);
+        let is_null = self.may_be(Self::NULL) && other.may_be(true_or_null)
+            || other.may_be(Self::NULL) && self.may_be(true_or_null);
+        let results = [(is_true, Self::TRUE), (is_false, Self::FALSE), (is_null, Self::NULL)];
+        Self(results.into_iter().filter(|(is_possible, _)| *is_possible).map(|(_, result)| result.0).sum())
+    }
+
+    fn or(self, other: Self) -> Self {
+        self.not().and(other.not()).not()
     }
 }
 
@@ -206,5 +266,31 @@ impl Ordered {
             Self::Less => ordering.is_lt(),
             Self::LessOrEqual => ordering.is_le(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each combination is compared with the results of its members.
+    #[test]
+    fn groups_have_every_possible_result_and_no_other() {
+        let and = |a: u8, b: u8| match (a, b) {
+            (2, _) | (_, 2) => 2,
+            (1, 1) => 1,
+            _ => 4,
+        };
+        let all = |set: u8| [1, 2, 4].into_iter().filter(move |result| set & result != 0);
+        for a in 1..=7 {
+            for b in 1..=7 {
+                let expected =
+                    all(a).flat_map(|a| all(b).map(move |b| and(a, b))).fold(0, |set, one| set | one);
+                assert_eq!(Results(a).and(Results(b)), Results(expected), "{a} {b}");
+            }
+        }
+        assert_eq!(Results::TRUE.or(Results::ANY), Results::TRUE);
+        assert_eq!(Results::NULL.or(Results::ANY), Results(1 | 4));
+        assert_eq!((Results::TRUE.not(), Results::NULL.not()), (Results::FALSE, Results::NULL));
     }
 }

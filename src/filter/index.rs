@@ -1,9 +1,9 @@
 //! Distinct filters of one topic. An event finds the filters that select it by the values of its row, so its
 //! cost does not grow with the number of equality filters.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::evaluate::{Filter, Node, Ordered, Outcome};
+use super::evaluate::{Filter, Node, Ordered};
 use super::row::Row;
 use super::value::{Cell, ExactType, Value};
 
@@ -12,7 +12,7 @@ use super::value::{Cell, ExactType, Value};
 pub struct FilterId(usize);
 
 /// Meaning of an event for the subscribers of a filter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// The filter selects the row: the one before an update too.
     Selected,
@@ -33,6 +33,14 @@ pub struct Change<'a> {
     pub before: Option<Row<'a>>,
 }
 
+impl Change<'_> {
+    /// Steps of patterns on both rows so far.
+    pub(crate) fn pattern_steps(&self) -> usize {
+        let steps = |row: &Row<'_>| row.pattern_steps().get();
+        steps(&self.row) + self.before.as_ref().map_or(0, steps)
+    }
+}
+
 /// Filters of one topic, all compiled for the same columns.
 #[derive(Debug, Default)]
 pub struct FilterIndex {
@@ -44,6 +52,8 @@ pub struct FilterIndex {
     by_value: Vec<Indexed>,
     /// All other filters.
     others: Vec<FilterId>,
+    /// Number of their conditions.
+    other_conditions: usize,
 }
 
 /// Filters that are found by the value of one column.
@@ -51,9 +61,19 @@ pub struct FilterIndex {
 struct Indexed {
     column: usize,
     kind: ExactType,
-    filters: HashMap<Value<'static>, Vec<FilterId>>,
-    /// The most filters that one value has found so far.
-    largest: usize,
+    by_value: HashMap<Value<'static>, Found>,
+    /// All of them, for a row that lacks the column.
+    all: HashSet<FilterId>,
+    /// Number of values whose filters have this many conditions.
+    sizes: BTreeMap<usize, usize>,
+}
+
+/// Filters that one value finds.
+#[derive(Debug, Default)]
+struct Found {
+    filters: Vec<FilterId>,
+    /// Number of their conditions.
+    conditions: usize,
 }
 
 impl FilterIndex {
@@ -74,15 +94,11 @@ impl FilterIndex {
         self.ids.insert(filter.clone(), id);
         let Some(keys) = keys(&filter.root) else {
             self.others.push(id);
+            self.other_conditions += filter.conditions();
             return id;
         };
         for (column, kind, values) in keys {
-            let indexed = self.indexed(column, kind);
-            for value in values {
-                let found = indexed.filters.entry(value.clone()).or_default();
-                found.push(id);
-                indexed.largest = indexed.largest.max(found.len());
-            }
+            self.indexed(column, kind).add(id, values, filter.conditions());
         }
         id
     }
@@ -100,20 +116,13 @@ impl FilterIndex {
         self.free.push(id.0);
         let Some(keys) = keys(&filter.root) else {
             self.others.retain(|other| *other != id);
+            self.other_conditions -= filter.conditions();
             return;
         };
         for (column, kind, values) in keys {
-            let indexed = self.indexed(column, kind);
-            for value in values {
-                if let Some(ids) = indexed.filters.get_mut(value) {
-                    ids.retain(|other| *other != id);
-                    if ids.is_empty() {
-                        indexed.filters.remove(value);
-                    }
-                }
-            }
+            self.indexed(column, kind).remove(id, values, filter.conditions());
         }
-        self.by_value.retain(|indexed| !indexed.filters.is_empty());
+        self.by_value.retain(|indexed| !indexed.all.is_empty());
     }
 
     /// The id of a filter that has a subscriber.
@@ -122,11 +131,11 @@ impl FilterIndex {
         self.ids.get(filter).copied()
     }
 
-    /// Upper bound of the filters that are evaluated for one event whose row has all columns.
+    /// Upper bound of the conditions that are evaluated for one event whose row has all columns.
     #[must_use]
     pub fn evaluations_max(&self) -> usize {
         // The row before an update finds filters too.
-        self.others.len() + self.by_value.iter().map(|indexed| 2 * indexed.largest).sum::<usize>()
+        self.other_conditions + self.by_value.iter().map(|indexed| 2 * indexed.largest()).sum::<usize>()
     }
 
     /// Whether a filter that is not in the index would be evaluated for most events: no value finds it, or
@@ -136,7 +145,9 @@ impl FilterIndex {
         let Some(keys) = keys(&filter.root) else { return true };
         keys.iter().any(|(column, _, values)| {
             let indexed = self.by_value.iter().find(|indexed| indexed.column == *column);
-            let found = |value| indexed.and_then(|indexed| indexed.filters.get(value)).map_or(0, Vec::len);
+            let found = |value| {
+                indexed.and_then(|indexed| indexed.by_value.get(value)).map_or(0, |found| found.filters.len())
+            };
             values.iter().any(|value| found(value) >= found_max)
         })
     }
@@ -153,10 +164,10 @@ impl FilterIndex {
         self.ids.is_empty()
     }
 
-    /// The filters to which an event means something, in ascending order.
+    /// The filters to which an event may mean something, in ascending order. To all others it means nothing.
     #[must_use]
-    pub fn verdicts(&self, change: &Change<'_>) -> Vec<(FilterId, Verdict)> {
-        let mut found = Vec::new();
+    pub fn candidates(&self, change: &Change<'_>) -> Vec<FilterId> {
+        let mut found = self.others.clone();
         for indexed in &self.by_value {
             indexed.find(&change.row, &mut found);
             if let Some(before) = &change.before {
@@ -166,21 +177,23 @@ impl FilterIndex {
         // An update finds some filters by both rows, and alternatives find one by several columns.
         found.sort_unstable();
         found.dedup();
-        let candidates = found.iter().chain(&self.others);
-        let mut verdicts: Vec<_> = candidates
-            .filter_map(|id| {
-                let (filter, _) = self.filters[id.0].as_ref()?;
-                Some((*id, filter.verdict(change)?))
-            })
-            .collect();
-        verdicts.sort_unstable_by_key(|(id, _)| *id);
-        verdicts
+        found
+    }
+
+    /// The filters to which an event means something, in ascending order.
+    #[must_use]
+    pub fn verdicts(&self, change: &Change<'_>) -> Vec<(FilterId, Verdict)> {
+        let verdict = |id: FilterId| {
+            let (filter, _) = self.filters[id.0].as_ref()?;
+            Some((id, filter.verdict(change)?))
+        };
+        self.candidates(change).into_iter().filter_map(verdict).collect()
     }
 
     fn indexed(&mut self, column: usize, kind: ExactType) -> &mut Indexed {
         let known = self.by_value.iter().position(|indexed| indexed.column == column);
         let at = known.unwrap_or_else(|| {
-            self.by_value.push(Indexed { column, kind, filters: HashMap::new(), largest: 0 });
+            self.by_value.push(Indexed::new(column, kind));
             self.by_value.len() - 1
         });
         &mut self.by_value[at]
@@ -188,15 +201,69 @@ impl FilterIndex {
 }
 
 impl Indexed {
+    fn new(column: usize, kind: ExactType) -> Self {
+        Self { column, kind, by_value: HashMap::new(), all: HashSet::new(), sizes: BTreeMap::new() }
+    }
+
+    fn add(&mut self, id: FilterId, values: &[Value<'static>], conditions: usize) {
+        self.all.insert(id);
+        for value in values {
+            let found = self.by_value.entry(value.clone()).or_default();
+            // Alternatives may name a value twice.
+            if found.filters.last() != Some(&id) {
+                let former = found.conditions;
+                found.filters.push(id);
+                found.conditions += conditions;
+                let size = found.conditions;
+                self.resize(former, size);
+            }
+        }
+    }
+
+    fn remove(&mut self, id: FilterId, values: &[Value<'static>], conditions: usize) {
+        self.all.remove(&id);
+        for value in values {
+            let Some(found) = self.by_value.get_mut(value) else { continue };
+            let Some(at) = found.filters.iter().position(|other| *other == id) else { continue };
+            let former = found.conditions;
+            found.filters.swap_remove(at);
+            found.conditions -= conditions;
+            let size = found.conditions;
+            if found.filters.is_empty() {
+                self.by_value.remove(value);
+            }
+            self.resize(former, size);
+        }
+    }
+
+    /// Counts a value whose filters have another number of conditions now.
+    fn resize(&mut self, former: usize, size: usize) {
+        if let Some(count) = self.sizes.get_mut(&former) {
+            *count -= 1;
+            if *count == 0 {
+                self.sizes.remove(&former);
+            }
+        }
+        if size > 0 {
+            *self.sizes.entry(size).or_default() += 1;
+        }
+    }
+
+    /// The most conditions that one value finds.
+    fn largest(&self) -> usize {
+        self.sizes.last_key_value().map_or(0, |(size, _)| *size)
+    }
+
     /// Adds the filters that may select this row.
     fn find<'a>(&'a self, row: &'a Row<'_>, found: &mut Vec<FilterId>) {
         match row.cell(self.column, self.kind) {
             // Nobody knows which of them select it.
-            Cell::Missing => found.extend(self.filters.values().flatten()),
+            Cell::Missing => found.extend(&self.all),
             Cell::Null => {}
             Cell::Value(value) => {
-                let filters: &HashMap<Value<'a>, Vec<FilterId>> = &self.filters;
-                found.extend(filters.get(self.kind.comparable(value).as_ref()).into_iter().flatten());
+                let by_value: &HashMap<Value<'a>, Found> = &self.by_value;
+                let filters = by_value.get(self.kind.comparable(value).as_ref()).map(|found| &found.filters);
+                found.extend(filters.into_iter().flatten());
             }
         }
     }
@@ -206,17 +273,17 @@ impl Filter {
     /// The meaning of an event for this filter. None if there is none.
     #[must_use]
     pub fn verdict(&self, change: &Change<'_>) -> Option<Verdict> {
-        let now = self.evaluate(&change.row);
+        let now = self.selects(&change.row);
         let before = match &change.before {
-            Some(before) if self.depends_on_changes(before) => self.evaluate(before),
+            Some(before) if self.depends_on_changes(before) => self.selects(before),
             _ => now,
         };
         match (before, now) {
-            (Outcome::Unknown, _) | (_, Outcome::Unknown) => Some(Verdict::Unknown),
-            (Outcome::True, Outcome::True) => Some(Verdict::Selected),
-            (Outcome::True, _) => Some(Verdict::Left),
-            (_, Outcome::True) => Some(Verdict::Entered),
-            _ => None,
+            (None, _) | (_, None) => Some(Verdict::Unknown),
+            (Some(true), Some(true)) => Some(Verdict::Selected),
+            (Some(true), Some(false)) => Some(Verdict::Left),
+            (Some(false), Some(true)) => Some(Verdict::Entered),
+            (Some(false), Some(false)) => None,
         }
     }
 }
@@ -272,7 +339,8 @@ mod tests {
         let mut index = FilterIndex::default();
         let groups = ["(a.eq.x)", "(a.eq.y)", "(a.in.(x,y),n.gt.1)", "(n.gt.1)", "(or(a.eq.x,n.eq.5))"];
         let ids = groups.map(|group| index.add(&filter(group)));
-        assert_eq!((index.others.len(), index.evaluations_max()), (1, 9));
+        // One condition that no value finds, and twice those that `x` finds, or `n` of 5.
+        assert_eq!((index.others.len(), index.evaluations_max()), (1, 1 + 2 * 5 + 2 * 2));
         let of = |data: &str, old: Option<&str>| {
             {
                 let found = verdicts(&index, data, old);
@@ -295,6 +363,47 @@ mod tests {
             of(r#"{"n": 5}"#, None),
             [(0, Unknown), (1, Unknown), (2, Unknown), (3, Selected), (4, Selected)]
         );
+    }
+
+    /// A filter is found by its index exactly if it may select the row.
+    #[test]
+    fn null_decides_a_filter_whatever_a_missing_column_contains() {
+        let mut index = FilterIndex::default();
+        let groups = ["(a.eq.x,n.eq.1)", "(a.eq.x,n.gt.1)", "(a.like.x,n.gt.1)", "(or(a.eq.x,n.eq.1))"];
+        let filters = groups.map(filter);
+        let ids = filters.each_ref().map(|filter| index.add(filter));
+        let columns = columns();
+        let row = || Row::new(&columns, r#"{"a": null}"#).expect("an object");
+        let change = Change { row: row(), before: None };
+        let alone = filters.each_ref().map(|filter| filter.verdict(&change));
+        assert_eq!(alone, [None, None, None, Some(Verdict::Unknown)]);
+        assert_eq!(index.verdicts(&change), [(ids[3], Verdict::Unknown)]);
+        assert_eq!(filter("(not.and(a.eq.x,n.eq.1))").verdict(&change), Some(Verdict::Unknown));
+    }
+
+    #[test]
+    fn a_row_without_the_column_finds_each_filter_once() {
+        let mut index = FilterIndex::default();
+        let list = |first: usize| (first..first + 500).map(|n| n.to_string()).collect::<Vec<_>>().join(",");
+        for first in 0..20 {
+            index.add(&filter(&format!("(n.in.({}))", list(first))));
+        }
+        let columns = columns();
+        let mut found = Vec::new();
+        index.by_value[0].find(&Row::new(&columns, r#"{"a": "x"}"#).expect("an object"), &mut found);
+        assert_eq!(found.len(), 20);
+    }
+
+    #[test]
+    fn removed_filters_no_longer_count() {
+        let mut index = FilterIndex::default();
+        let of_x: Vec<_> = (0..50).map(|n| index.add(&filter(&format!("(a.eq.x,n.gt.{n})")))).collect();
+        let other = index.add(&filter("(or(a.eq.y,a.in.(y,z)))"));
+        assert_eq!(index.evaluations_max(), 2 * 2 * 50);
+        of_x.into_iter().for_each(|id| index.remove(id));
+        assert_eq!(index.evaluations_max(), 2 * 2);
+        index.remove(other);
+        assert_eq!((index.evaluations_max(), index.by_value.len()), (0, 0));
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub use error::FilterError;
 pub(crate) use error::shortened;
 pub use evaluate::{Filter, Outcome};
 pub use index::{Change, FilterId, FilterIndex, Verdict};
+pub(crate) use number::DIGITS_MAX;
+pub(crate) use pattern::{FLOATING_CHARS_MAX, PATTERN_STEPS_MAX};
 pub use row::Row;
 pub use select::Selection;
 pub(crate) use sql::SqlBuilder;

@@ -13,6 +13,39 @@ pub(super) fn date(text: &str) -> Option<i64> {
     })
 }
 
+/// Whether a text is a date of these centuries as an event contains it. PostgreSQL then reads it as [`date`]
+/// does.
+pub(super) fn is_plain_date(text: &str) -> bool {
+    let parts = (text.get(..4), text.get(5..7), text.get(8..).filter(|day| day.len() == 2));
+    let (Some(year), Some(month), Some(day)) = parts else { return false };
+    let (Some(year), Some(month), Some(day)) = (number(year), two(month), two(day)) else { return false };
+    let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let days = match month {
+        2 if is_leap => 29,
+        2 => 28,
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    };
+    year > 0 && (1..=days).contains(&day) && date(text).is_some()
+}
+
+/// Whether a text is a time of a day as an event contains it, as for [`is_plain_date`].
+pub(super) fn is_plain_time(text: &str) -> bool {
+    let clock = text.get(..8).unwrap_or_default().as_bytes();
+    let is_in_range = matches!(clock, [b'0'..=b'1', _, b':', b'0'..=b'5', _, b':', b'0'..=b'5', _])
+        || matches!(clock, [b'2', b'0'..=b'3', b':', b'0'..=b'5', _, b':', b'0'..=b'5', _]);
+    let is_whole =
+        text.get(8..).is_some_and(|rest| rest.is_empty() || rest.starts_with('.') && rest.len() > 1);
+    is_in_range && is_whole && time(text).is_some()
+}
+
+/// As [`is_plain_date`], for [`timestamp`].
+pub(super) fn is_plain_timestamp(text: &str, has_zone: bool) -> bool {
+    let Some((day, clock)) = text.split_once('T') else { return false };
+    let clock = if has_zone { clock.strip_suffix("+00:00") } else { Some(clock) };
+    is_plain_date(day) && clock.is_some_and(is_plain_time)
+}
+
 /// Microseconds since 2000 of a time such as `2026-02-03T04:05:06.7`, with `+00:00` if it has a time zone.
 pub(super) fn timestamp(text: &str, has_zone: bool) -> Option<i64> {
     infinity(text).or_else(|| {
@@ -98,6 +131,50 @@ mod tests {
         assert_eq!(time("24:00:00"), Some(DAY));
         assert!(timestamp("infinity", true) > timestamp("294276-12-31T23:59:59.999999+00:00", true));
         assert_eq!(date("-infinity"), Some(i64::MIN));
+    }
+
+    #[test]
+    fn plain_forms_are_those_that_postgresql_accepts() {
+        for (text, expected) in [
+            ("2026-02-28", true),
+            ("2024-02-29", true),
+            ("2000-02-29", true),
+            ("2026-02-29", false),
+            ("1900-02-29", false),
+            ("2026-04-31", false),
+            ("0000-01-01", false),
+            ("10000-01-01", false),
+            ("2026-01-1", false),
+            ("2026/01/01", false),
+            ("2026-01-01 BC", false),
+            ("infinity", false),
+            ("ü026-01-01", false),
+        ] {
+            assert_eq!(is_plain_date(text), expected, "{text}");
+        }
+        for (text, expected) in [
+            ("00:00:00", true),
+            ("23:59:59.999999", true),
+            ("24:00:00", false),
+            ("12:60:00", false),
+            ("12:00:60", false),
+            ("12:00:00.", false),
+            ("12:00:00.1234567", false),
+            ("12:00:00+01", false),
+            ("12:00", false),
+            ("2a:00:00", false),
+            ("12:00:0ü", false),
+        ] {
+            assert_eq!(is_plain_time(text), expected, "{text}");
+        }
+        assert!(
+            is_plain_timestamp("2026-01-02T03:04:05.6", false)
+                && is_plain_timestamp("2026-01-02T03:04:05+00:00", true)
+        );
+        assert!(
+            !is_plain_timestamp("2026-01-02T03:04:05+01:00", true)
+                && !is_plain_timestamp("2026-01-02 03:04:05", false)
+        );
     }
 
     #[test]

@@ -2,6 +2,25 @@
 
 use std::cmp::Ordering;
 
+/// Digits that a value of a filter may have as PostgreSQL prints it. A `numeric` has up to 147,455.
+pub(crate) const DIGITS_MAX: usize = 400;
+
+/// Whether the text of a `numeric` may have more than [`DIGITS_MAX`] digits as PostgreSQL prints it.
+pub(super) fn has_too_many_digits(text: &str) -> bool {
+    let text = text.trim();
+    let is_hexadecimal =
+        text.trim_start_matches(['+', '-']).get(..2).is_some_and(|s| s.eq_ignore_ascii_case("0x"));
+    let (mantissa, exponent) = match text.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) if !is_hexadecimal => (mantissa, exponent),
+        _ => (text, "0"),
+    };
+    let digits: String = exponent.chars().filter(char::is_ascii_digit).collect();
+    let exponent = if digits.is_empty() { Ok(0) } else { digits.parse::<usize>() };
+    // A hexadecimal digit has up to 1.21 decimal ones.
+    let digits = if is_hexadecimal { mantissa.len() * 5 / 4 } else { mantissa.len() };
+    exponent.map_or(true, |exponent| exponent.saturating_add(digits) > DIGITS_MAX)
+}
+
 /// A decimal number. Equal numbers have one form, whatever their number of decimal places.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Number {
@@ -100,6 +119,28 @@ mod tests {
         ];
         let numbers: Vec<_> = ascending.iter().map(|text| Number::parse(text).expect(text)).collect();
         assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");
+    }
+
+    #[test]
+    fn numbers_that_expand_are_recognised() {
+        let digits = "9".repeat(DIGITS_MAX);
+        for (text, expected) in [
+            ("1", false),
+            (&*digits, false),
+            ("1e399", false),
+            (" -1.5E-390 ", false),
+            ("NaN", false),
+            ("1e", false),
+            (&*format!("{digits}9"), true),
+            ("1e400", true),
+            ("1e-7600", true),
+            ("1E+7_600", true),
+            ("1e99999999999999999999999", true),
+            (&*format!("0x{}", "e".repeat(DIGITS_MAX)), true),
+            ("0xe99999", false),
+        ] {
+            assert_eq!(has_too_many_digits(text), expected, "{text}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The row of an event, of which only the columns that filters name are decoded.
 
 use std::borrow::Cow;
-use std::cell::OnceCell;
+use std::cell::{Cell as Counter, OnceCell};
 
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -15,6 +15,8 @@ pub struct Row<'a> {
     cells: Vec<Content<'a>>,
     /// Whether each column was changed by the update. Empty, except for the row before one.
     changed: Vec<bool>,
+    /// Steps of patterns so far.
+    pattern_steps: Counter<usize>,
 }
 
 /// JSON of a column, which is decoded when a filter first needs it.
@@ -29,7 +31,7 @@ impl<'a> Row<'a> {
     /// object.
     #[must_use]
     pub fn new(columns: &Columns, data: &'a str) -> Option<Self> {
-        let mut row = Self { cells: Vec::new(), changed: Vec::new() };
+        let mut row = Self { cells: Vec::new(), changed: Vec::new(), pattern_steps: Counter::default() };
         row.cells.resize_with(columns.count(), Content::default);
         row.read(columns, data).then_some(row)
     }
@@ -38,7 +40,8 @@ impl<'a> Row<'a> {
     #[must_use]
     pub fn before(&self, columns: &Columns, old: &'a str) -> Option<Self> {
         let json = self.cells.iter().map(|content| Content { json: content.json, cell: OnceCell::new() });
-        let mut row = Self { cells: json.collect(), changed: vec![false; self.cells.len()] };
+        let changed = vec![false; self.cells.len()];
+        let mut row = Self { cells: json.collect(), changed, pattern_steps: Counter::default() };
         row.read(columns, old).then_some(row)
     }
 
@@ -52,6 +55,11 @@ impl<'a> Row<'a> {
         const MISSING: &Cell<'static> = &Cell::Missing;
         let Some(content) = self.cells.get(column) else { return MISSING };
         content.cell.get_or_init(|| content.json.map_or(Cell::Missing, |json| kind.decode(json)))
+    }
+
+    /// Steps of patterns so far.
+    pub(super) fn pattern_steps(&self) -> &Counter<usize> {
+        &self.pattern_steps
     }
 
     /// Whether the update after this row changed a column.

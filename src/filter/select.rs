@@ -10,7 +10,7 @@ use super::error::FilterError;
 use super::row::Name;
 
 /// Names of selected columns, sorted and without duplicates.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Selection(Box<[String]>);
 
 impl Selection {

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 
 use super::moment;
-use super::number::Number;
+use super::number::{self, Number};
 
 /// Type of a column whose values compare here as they do in PostgreSQL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -137,13 +137,36 @@ impl ExactType {
         })
     }
 
-    /// The value of a filter that is spelled as PostgreSQL prints it. None if PostgreSQL must convert it.
-    pub(super) fn plain(self, text: &str) -> Option<Value<'static>> {
+    /// The value of a filter that is spelled as PostgreSQL prints it. None if PostgreSQL must convert it, or
+    /// reject it. `kind` is the name of the type.
+    pub(super) fn plain(self, kind: &str, text: &str) -> Option<Value<'static>> {
+        let is_decimal = || {
+            let digits = text.strip_prefix('-').unwrap_or(text);
+            let (integer, fraction) = digits.split_once('.').unwrap_or((digits, "0"));
+            [integer, fraction]
+                .iter()
+                .all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()))
+        };
+        let is_zero = || !text.bytes().any(|b| matches!(b, b'1'..=b'9'));
         let is_plain = match self {
             Self::Text | Self::PaddedText => true,
             Self::Boolean => matches!(text, "true" | "false"),
-            // The limits of `smallint` and `integer` are PostgreSQL's to check.
-            Self::Integer => text.len() <= 4 && !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()),
+            Self::Integer => {
+                is_decimal()
+                    && match kind {
+                        "smallint" => text.parse::<i16>().is_ok(),
+                        "integer" => text.parse::<i32>().is_ok(),
+                        _ => text.parse::<i64>().is_ok(),
+                    }
+            }
+            Self::Number => is_decimal(),
+            // PostgreSQL rejects numbers that round to zero or infinity.
+            Self::Real => {
+                is_decimal() && text.parse::<f32>().is_ok_and(|n| n.is_finite() && (n != 0.0 || is_zero()))
+            }
+            Self::Double => {
+                is_decimal() && text.parse::<f64>().is_ok_and(|n| n.is_finite() && (n != 0.0 || is_zero()))
+            }
             Self::Uuid => {
                 let is_spelled = |(n, b): (usize, u8)| match n {
                     8 | 13 | 18 | 23 => b == b'-',
@@ -151,9 +174,18 @@ impl ExactType {
                 };
                 text.len() == 36 && text.bytes().enumerate().all(is_spelled)
             }
-            _ => false,
+            Self::Date => moment::is_plain_date(text),
+            Self::Timestamp => moment::is_plain_timestamp(text, false),
+            Self::TimestampTz => moment::is_plain_timestamp(text, true),
+            Self::Time => moment::is_plain_time(text),
+            Self::Label => false,
         };
         self.literal(text.to_owned()).filter(|_| is_plain)
+    }
+
+    /// Whether a value of a filter may have too many digits as PostgreSQL prints it.
+    pub(super) fn has_too_many_digits(self, text: &str) -> bool {
+        self == Self::Number && number::has_too_many_digits(text)
     }
 
     /// The value of a filter from the JSON into which PostgreSQL converted it.
@@ -247,7 +279,7 @@ mod tests {
     #[test]
     fn spaces_at_the_end_of_padded_text_do_not_count() {
         let kind = ExactType::PaddedText;
-        let literal = kind.plain("ab ").expect("a value");
+        let literal = kind.plain("character", "ab ").expect("a value");
         assert_eq!(kind.compare(&value(kind, "\"ab   \""), &literal), Ordering::Equal);
         assert_eq!(kind.compare(&value(kind, "\"ab\\tc\""), &literal), Ordering::Greater);
         assert_eq!(ExactType::Text.compare(&value(kind, "\"ab   \""), &literal), Ordering::Greater);
@@ -278,22 +310,54 @@ mod tests {
 
     #[test]
     fn only_plain_spellings_need_no_conversion() {
-        use ExactType::{Boolean, Date, Integer, Label, Number, Text, Uuid};
-        for (kind, text) in [(Text, " a"), (Boolean, "true"), (Integer, "7")] {
-            assert!(kind.plain(text).is_some(), "{text}");
-        }
         for (kind, text) in [
-            (Boolean, "t"),
-            (Integer, " 7"),
-            (Integer, "99999"),
-            (Integer, ""),
-            (Number, "1"),
-            (Date, "2026-01-01"),
-            (Label, "calm"),
-            (Uuid, "6F9619FF-8b86-4d01-b42d-00cf4fc964ff"),
-            (Uuid, "6f9619ff8b864d01b42d00cf4fc964ff"),
+            ("text", " a"),
+            ("boolean", "true"),
+            ("smallint", "-32768"),
+            ("integer", "2147483647"),
+            ("bigint", "-9223372036854775808"),
+            ("bigint", "007"),
+            ("numeric", "-123456789012345678901234567890.50"),
+            ("real", "0.1"),
+            ("real", "0.000"),
+            ("double precision", "-100.25"),
+            ("date", "2026-01-01"),
+            ("timestamp without time zone", "2026-01-01T00:00:00.5"),
+            ("timestamp with time zone", "2026-01-01T00:00:00+00:00"),
+            ("time without time zone", "23:59:59"),
         ] {
-            assert_eq!(kind.plain(text), None, "{text}");
+            let exact = ExactType::of(kind, false).expect("exact");
+            assert!(exact.plain(kind, text).is_some(), "{kind} {text}");
         }
+        let tiny = format!("0.{}1", "0".repeat(400));
+        for (kind, text) in [
+            ("boolean", "t"),
+            ("integer", " 7"),
+            ("integer", "+7"),
+            ("smallint", "32768"),
+            ("integer", "2147483648"),
+            ("bigint", "9223372036854775808"),
+            ("integer", "1.0"),
+            ("integer", "-"),
+            ("integer", ""),
+            ("numeric", "1e1"),
+            ("numeric", ".5"),
+            ("numeric", "NaN"),
+            ("real", "1e1"),
+            ("real", &"9".repeat(40)),
+            ("double precision", &tiny),
+            ("double precision", "Infinity"),
+            ("date", "2026-02-29"),
+            ("date", "today"),
+            ("timestamp without time zone", "2026-01-01"),
+            ("timestamp with time zone", "2026-01-01T00:00:00"),
+            ("time without time zone", "24:00:00"),
+            ("uuid", "6F9619FF-8b86-4d01-b42d-00cf4fc964ff"),
+            ("uuid", "6f9619ff8b864d01b42d00cf4fc964ff"),
+        ] {
+            let exact = ExactType::of(kind, false).expect("exact");
+            assert_eq!(exact.plain(kind, text), None, "{kind} {text}");
+        }
+        assert_eq!(ExactType::Label.plain("mood", "calm"), None);
     }
 }

@@ -122,7 +122,9 @@ impl Reader {
         let Some(sql) = literals.query() else { return Ok(Vec::new()) };
         let (reader, topic) = (Arc::clone(self), topic.to_owned());
         let convert = async move {
-            let _permit = reader.shares.acquire(caller.org, DESCRIPTION_BYTES).await?;
+            // The answer, as text and as values.
+            let memory = DESCRIPTION_BYTES + 2 * literals.bytes_max();
+            let _permit = reader.shares.acquire(caller.org, memory).await?;
             let mut connection = reader.pool.acquire().await?;
             let timeout = reader.limits.statement_timeout;
             let read = convert_values(&mut connection, &caller, sql, &literals, timeout);
