@@ -27,7 +27,8 @@ use dashmap::DashMap;
 
 pub use fanout::{Batch, CoverageQuestions, FanoutLimits, FanoutSender, FanoutWorker, OrgEvents, fanout};
 pub(crate) use fanout::{
-    CHUNK_BYTES, ENCODE_EVENTS_MAX, EVALUATIONS_MAX, HELPERS_MAX, INLINE_COST_MAX, ROUND_COST,
+    CHUNK_BYTES, ENCODE_EVENTS_MAX, EVALUATIONS_MAX, EVENT_FRAMES_BYTES_MAX, HELPERS_MAX, INLINE_COST_MAX,
+    ROUND_COST, STEP_BYTES_MAX,
 };
 pub(crate) use filtered::{
     FILTER_MEMORY_MAX, FILTERS_PER_VALUE_MAX, ORG_FILTERS_MAX, ORG_SCANNED_FILTERS_MAX,
@@ -100,7 +101,7 @@ impl Hub {
             position: Mutex::default(),
             next_id: AtomicU64::new(1),
             limits,
-            filter_memory: Capacity::with_reserve(FILTER_MEMORY_MAX, FILTER_MEMORY_MAX / 2),
+            filter_memory: Capacity::new(FILTER_MEMORY_MAX),
         }
     }
 

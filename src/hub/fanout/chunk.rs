@@ -20,6 +20,9 @@ use crate::wire::{Event, Topic, append_event_frame};
 /// in larger steps.
 pub(crate) const CHUNK_BYTES: usize = 4 * 1024;
 
+/// A frame of this many bytes is a chunk of its own in each channel with a filter, so that channels share it.
+const SHARED_FRAME_BYTES_MIN: usize = 1024;
+
 /// The subscribers that get the same bytes.
 #[derive(Clone, Debug)]
 pub(super) enum Recipients {
@@ -76,6 +79,11 @@ impl Chunk {
         self.read_at
     }
 
+    #[cfg(test)]
+    pub(super) fn frames(&self) -> &Bytes {
+        &self.frames
+    }
+
     /// Bytes of all frames.
     pub(super) fn bytes(&self) -> usize {
         self.frames.len()
@@ -104,50 +112,94 @@ pub(super) struct Chunks {
     by_topic: HashMap<Topic, usize>,
     /// The index of the latest chunk of each channel with a filter.
     by_filter: HashMap<ChannelId, usize>,
+    /// Bytes of all chunks, without those that are shared.
+    bytes: usize,
 }
 
 #[derive(Debug)]
 struct Filling {
     recipients: Recipients,
-    frames: BytesMut,
+    frames: Frames,
     parts: Vec<Part>,
     read_at: Instant,
 }
 
+/// Frames of a chunk that is being filled.
+#[derive(Debug)]
+enum Frames {
+    Own(BytesMut),
+    /// One frame, which other chunks have too.
+    Shared(Bytes),
+}
+
 impl Chunks {
-    /// Adds an event's frame with this payload. Batches must be appended in ascending order.
+    /// Bytes of all chunks, without those that are shared.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Adds an event's frame with this payload for the subscribers of a topic without a filter. Batches must
+    /// be appended in ascending order.
     pub(super) fn append(
         &mut self,
-        recipients: Recipients,
+        topic: Topic,
         event: &Event,
         payload: &str,
         batch: u64,
         read_at: Instant,
     ) {
-        let latest = match &recipients {
-            Recipients::Topic(topic) => self.by_topic.get(topic),
-            Recipients::Filter(channel) => self.by_filter.get(&channel.id),
+        let latest = self.by_topic.get(&topic).copied();
+        let at = self.with_room(latest).unwrap_or_else(|| {
+            let frames = Frames::Own(BytesMut::with_capacity(payload.len() + 128));
+            self.begin(Recipients::Topic(topic), frames, read_at)
+        });
+        let Filling { recipients, frames: Frames::Own(frames), parts, .. } = &mut self.chunks[at] else {
+            unreachable!("chunks without a filter are not shared")
         };
-        let at = match latest {
-            Some(at) if self.chunks[*at].frames.len() < CHUNK_BYTES => *at,
-            _ => self.begin(recipients, payload.len() + 128, read_at),
-        };
-        let Filling { recipients, frames, parts, .. } = &mut self.chunks[at];
-        match parts.last_mut() {
-            Some(part) if part.batch == batch => part.frame_count += 1,
-            _ => parts.push(Part { batch, offset: frames.len(), frame_count: 1 }),
-        }
+        let offset = frames.len();
         append_event_frame(frames, recipients.topic(), event, payload);
+        self.bytes += frames.len() - offset;
+        count_frame(parts, batch, offset);
+    }
+
+    /// Adds a frame for a channel with a filter.
+    pub(super) fn append_frame(
+        &mut self,
+        channel: &Arc<FilterChannel>,
+        frame: &Bytes,
+        batch: u64,
+        read_at: Instant,
+    ) {
+        let recipients = || Recipients::Filter(Arc::clone(channel));
+        if frame.len() >= SHARED_FRAME_BYTES_MIN {
+            let at = self.begin(recipients(), Frames::Shared(frame.clone()), read_at);
+            count_frame(&mut self.chunks[at].parts, batch, 0);
+            return;
+        }
+        let latest = self.by_filter.get(&channel.id).copied();
+        let at = self.with_room(latest).unwrap_or_else(|| {
+            self.begin(recipients(), Frames::Own(BytesMut::with_capacity(frame.len())), read_at)
+        });
+        let Filling { frames: Frames::Own(frames), parts, .. } = &mut self.chunks[at] else { return };
+        count_frame(parts, batch, frames.len());
+        frames.extend_from_slice(frame);
+        self.bytes += frame.len();
+    }
+
+    /// The chunk of this index, if it gets another frame.
+    fn with_room(&self, latest: Option<usize>) -> Option<usize> {
+        let has_room =
+            |at: &usize| matches!(&self.chunks[*at].frames, Frames::Own(own) if own.len() < CHUNK_BYTES);
+        latest.filter(has_room)
     }
 
     /// Starts a chunk, and returns its index.
-    fn begin(&mut self, recipients: Recipients, capacity: usize, read_at: Instant) -> usize {
+    fn begin(&mut self, recipients: Recipients, frames: Frames, read_at: Instant) -> usize {
         let at = self.chunks.len();
         match &recipients {
             Recipients::Topic(topic) => self.by_topic.insert(topic.clone(), at),
             Recipients::Filter(channel) => self.by_filter.insert(channel.id, at),
         };
-        let frames = BytesMut::with_capacity(capacity);
         self.chunks.push(Filling { recipients, frames, parts: Vec::new(), read_at });
         at
     }
@@ -156,10 +208,21 @@ impl Chunks {
     pub(super) fn finish(self) -> impl Iterator<Item = Chunk> {
         self.chunks.into_iter().map(|Filling { recipients, frames, parts, read_at }| Chunk {
             recipients,
-            frames: frames.freeze(),
+            frames: match frames {
+                Frames::Own(frames) => frames.freeze(),
+                Frames::Shared(frame) => frame,
+            },
             parts,
             read_at,
         })
+    }
+}
+
+/// Counts a frame of a batch at this position.
+fn count_frame(parts: &mut Vec<Part>, batch: u64, offset: usize) {
+    match parts.last_mut() {
+        Some(part) if part.batch == batch => part.frame_count += 1,
+        _ => parts.push(Part { batch, offset, frame_count: 1 }),
     }
 }
 
@@ -179,7 +242,7 @@ mod tests {
         let mut chunks = Chunks::default();
         let now = Instant::now();
         for (batch, data) in [(4, "1"), (4, "2"), (7, "3")] {
-            chunks.append(Recipients::Topic(calls.clone()), &event(data), data, batch, now);
+            chunks.append(calls.clone(), &event(data), data, batch, now);
         }
         let chunks: Vec<_> = chunks.finish().collect();
         let [chunk] = &chunks[..] else { panic!("one chunk") };
@@ -204,7 +267,7 @@ mod tests {
         let large = format!("\"{}\"", "x".repeat(CHUNK_BYTES / 2));
         for batch in 0..6 {
             for topic in [calls.clone(), Topic::Org] {
-                chunks.append(Recipients::Topic(topic), &event("{}"), &large, batch, Instant::now());
+                chunks.append(topic, &event("{}"), &large, batch, Instant::now());
             }
         }
         let topics: Vec<_> = chunks.finish().map(|chunk| chunk.recipients().topic().to_string()).collect();

@@ -1,64 +1,92 @@
 //! Encodes queued events: each once per topic, and once per filter to which it means something.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use bytes::{Bytes, BytesMut};
+
 use super::broadcast::{Broadcast, Content};
-use super::chunk::{Chunks, Recipients};
+use super::chunk::Chunks;
 use super::fair_queue::{ENCODE_EVENTS_MAX, QueuedEvent};
 use super::marks::{BatchEnd, marks_at};
 use crate::cursor::TransactionSealer;
-use crate::filter::Verdict;
-use crate::hub::filtered::{ChannelId, FilterChannel, filter_resync, payload};
+use crate::filter::{Selection, Verdict};
+use crate::hub::filtered::{Candidates, ChannelId, FilterChannel, Selected, filter_resync, payload};
 use crate::hub::org::OrgChannel;
 use crate::metrics::{FilterOutcomeLabels, Metrics};
-use crate::wire::{Event, Topic};
+use crate::wire::{Event, Topic, append_event_frame};
 
-/// Evaluations of filters in one step of encoding, so that a step takes about a millisecond at most. One
+/// Evaluations of conditions in one step of encoding, so that a step takes about a millisecond at most. One
 /// event is always encoded.
 pub(crate) const EVALUATIONS_MAX: usize = 8192;
 
-/// Evaluations of filters that cost as much as one small write. An estimate.
-const EVALUATIONS_PER_WRITE: usize = 32;
+/// Bytes of the frames of one step of encoding. One event is always encoded.
+pub(crate) const STEP_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// Events of an organisation that are encoded in one step.
+/// Bytes of the frames of one event for channels with a filter that select different columns. Further
+/// channels get a resync.
+pub(crate) const EVENT_FRAMES_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Evaluations of conditions that cost as much as one small write. An estimate.
+pub(super) const EVALUATIONS_PER_WRITE: usize = 32;
+
+/// How much is encoded in one step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// One event at least, and more within the limits of a step. The rest is encoded in further steps.
+    Worker,
+    /// Events whose cost was estimated. It ends at an event whose row lacks a column of filters, because then
+    /// more filters may get it.
+    Inline,
+}
+
+/// Encoded events.
+#[derive(Debug)]
+pub(super) struct Encoded {
+    pub(super) broadcasts: Vec<Arc<Broadcast>>,
+    /// Number of the events that were encoded. Marks follow them if all were.
+    pub(super) events: usize,
+    /// Cost of evaluating filters, in small writes.
+    pub(super) cost: usize,
+}
+
+/// Events of an organisation that are taken for one step. More would not fit into it.
 pub(super) fn events_max(channel: &OrgChannel) -> usize {
     let evaluations = channel.filters.evaluations_max().max(1);
     (EVALUATIONS_MAX / evaluations).clamp(1, ENCODE_EVENTS_MAX)
 }
 
-/// Cost of evaluating this many filters for each of these events, in small writes.
-pub(super) fn evaluation_cost(evaluations: usize, events: usize) -> usize {
-    evaluations * events / EVALUATIONS_PER_WRITE
+/// Cost of evaluating this many conditions, in small writes.
+pub(super) fn evaluation_cost(evaluations: usize) -> usize {
+    evaluations / EVALUATIONS_PER_WRITE
 }
 
-/// Encodes events for the channels of an organisation that are joined here. If they end a batch, marks
-/// follow.
+/// Encodes events for the channels of an organisation that are joined here, as many as fit into a step. If
+/// they end a batch, marks follow.
 pub(super) fn encode(
     channel: &OrgChannel,
     queued: &[QueuedEvent],
     end: Option<&BatchEnd>,
+    step: Step,
     metrics: &Metrics,
-) -> Vec<Arc<Broadcast>> {
-    let has_marks = channel.marked() > 0;
-    let mut filtered = (channel.filters.count() > 0).then(Filtered::default);
+) -> Encoded {
+    let mut filtered = (channel.filters.count() > 0).then(|| Filtered::new(step));
     let mut chunks = Chunks::default();
     let mut transactions = TransactionSealer::new(channel.seal());
+    let mut events = 0;
     for QueuedEvent { batch, read_at, points, event } in queued {
-        let mut topics: Vec<Topic> = event.topics().collect();
-        if event.is_control() {
-            topics = channel.control_event_topics(&event.topic);
+        if events > 0 && chunks.bytes() >= STEP_BYTES_MAX {
+            break;
         }
-        if has_marks {
-            let is_kept = |topic: &&Topic| {
-                matches!(topic, Topic::Named(_))
-                    || channel.has_topic(topic)
-                    || channel.filters.has_topic(topic)
-            };
-            channel.add_unmarked(topics.iter().filter(is_kept).cloned().collect());
-        }
-        topics.retain(|topic| channel.has_topic(topic));
-        let selected = filtered.as_mut().map_or_else(Vec::new, |filtered| filtered.select(channel, event));
+        let selected = match &mut filtered {
+            None => Vec::new(),
+            Some(filtered) => match filtered.select(channel, event, *batch) {
+                Some(selected) => selected,
+                None => break,
+            },
+        };
+        events += 1;
+        let topics = joined_topics(channel, event);
         if topics.is_empty() && selected.is_empty() {
             continue;
         }
@@ -67,37 +95,58 @@ pub(super) fn encode(
         if !topics.is_empty() {
             let payload = event.payload(&cursor, tx);
             for topic in topics {
-                chunks.append(Recipients::Topic(topic), event, &payload, *batch, *read_at);
+                chunks.append(topic, event, &payload, *batch, *read_at);
             }
         }
-        let mut payloads = Payloads::default();
-        for (recipient, verdict) in selected {
-            let (event, payload) = payloads.get(event, &recipient, verdict, &cursor, tx);
-            chunks.append(Recipients::Filter(recipient), event, payload, *batch, *read_at);
+        let mut frames = FilterFrames { event, cursor: &cursor, tx, known: HashMap::new(), bytes: 0 };
+        for (channel, verdict) in &selected {
+            let frame = frames.get(channel, *verdict);
+            chunks.append_frame(channel, &frame, *batch, *read_at);
         }
     }
-    if let Some(filtered) = filtered {
+    let cost = filtered.map_or(0, |filtered| {
         filtered.count(metrics);
-    }
+        evaluation_cost(filtered.evaluations)
+    });
     let broadcasts = chunks.finish().map(|chunk| {
         let segments = chunk.recipients().segments(channel);
         Arc::new(Broadcast::new(Content::Chunk(chunk), segments))
     });
     let mut broadcasts: Vec<_> = broadcasts.collect();
-    if let Some(end) = end {
+    if let Some(end) = end.filter(|_| events == queued.len()) {
         let marks = marks_at(channel, end).into_iter();
         broadcasts
             .extend(marks.map(|(mark, segments)| Arc::new(Broadcast::new(Content::Mark(mark), segments))));
     }
-    broadcasts
+    Encoded { broadcasts, events, cost }
+}
+
+/// The topics of an event that have a subscriber without a filter. Records those that are marked next.
+fn joined_topics(channel: &OrgChannel, event: &Event) -> Vec<Topic> {
+    let mut topics: Vec<Topic> = event.topics().collect();
+    if event.is_control() {
+        topics = channel.control_event_topics(&event.topic);
+    }
+    if channel.marked() > 0 {
+        let is_kept = |topic: &&Topic| {
+            matches!(topic, Topic::Named(_)) || channel.has_topic(topic) || channel.filters.has_topic(topic)
+        };
+        channel.add_unmarked(topics.iter().filter(is_kept).cloned().collect());
+    }
+    topics.retain(|topic| channel.has_topic(topic));
+    topics
 }
 
 /// Results of filters in one step of encoding.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Filtered {
-    /// Channels that get a resync in this step. One is enough, because the client reads the rows after it,
-    /// and by then all events of the step are committed.
-    resynced: HashSet<ChannelId>,
+    step: Step,
+    /// Channels that get a resync in this step, with the batch of its event. One for each batch is enough,
+    /// because the client reads the rows after it, and by then all events of the batch are committed. A
+    /// client that joins between two batches gets the resync of the second one alone.
+    resynced: HashSet<(u64, ChannelId)>,
+    /// Cost so far, in evaluations of one condition.
+    evaluations: usize,
     outcomes: [u64; OUTCOMES.len()],
 }
 
@@ -105,24 +154,50 @@ struct Filtered {
 const OUTCOMES: [&str; 5] = ["selected", "entered", "left", "unknown", "none"];
 
 impl Filtered {
-    /// The channels that get something of an event.
-    fn select(&mut self, org: &OrgChannel, event: &Event) -> Vec<(Arc<FilterChannel>, Option<Verdict>)> {
-        let [.., none] = &mut self.outcomes;
-        let mut found = org.filters.channels_of(event, none);
-        for (_, verdict) in &found {
-            let outcome = match verdict {
-                Some(Verdict::Selected) => 0,
-                Some(Verdict::Entered) => 1,
-                Some(Verdict::Left) => 2,
-                Some(Verdict::Unknown) => 3,
-                None => continue,
-            };
-            self.outcomes[outcome] += 1;
+    fn new(step: Step) -> Self {
+        Self { step, resynced: HashSet::new(), evaluations: 0, outcomes: [0; OUTCOMES.len()] }
+    }
+
+    /// The channels that get something of an event. None if the step ends before it.
+    fn select(
+        &mut self,
+        org: &OrgChannel,
+        event: &Event,
+        batch: u64,
+    ) -> Option<Vec<(Arc<FilterChannel>, Option<Verdict>)>> {
+        let candidates = org.filters.candidates(event);
+        if !self.has_room_for(org, event, &candidates) {
+            return None;
         }
-        found.retain(|(channel, verdict)| {
-            *verdict != Some(Verdict::Unknown) || self.resynced.insert(channel.id)
+        let Selected { mut channels, others, evaluations } = candidates.select();
+        self.evaluations += evaluations;
+        let [selected, entered, left, unknown, none] = &mut self.outcomes;
+        *none += others;
+        for (_, verdict) in &channels {
+            match verdict {
+                Some(Verdict::Selected) => *selected += 1,
+                Some(Verdict::Entered) => *entered += 1,
+                Some(Verdict::Left) => *left += 1,
+                Some(Verdict::Unknown) => *unknown += 1,
+                None => {}
+            }
+        }
+        channels.retain(|(channel, verdict)| {
+            *verdict != Some(Verdict::Unknown) || self.resynced.insert((batch, channel.id))
         });
-        found
+        Some(channels)
+    }
+
+    fn has_room_for(&self, org: &OrgChannel, event: &Event, candidates: &Candidates<'_>) -> bool {
+        match self.step {
+            Step::Worker => {
+                self.evaluations == 0 || self.evaluations + candidates.evaluations <= EVALUATIONS_MAX
+            }
+            Step::Inline => {
+                let (_, estimated) = org.filters.cost_of(&event.topic);
+                candidates.evaluations <= estimated && !candidates.is_malformed()
+            }
+        }
     }
 
     fn count(&self, metrics: &Metrics) {
@@ -134,41 +209,47 @@ impl Filtered {
     }
 }
 
-/// Payloads of one event for channels with a filter. Those that differ in their filter alone share one.
-#[derive(Default)]
-struct Payloads {
-    known: Vec<(Arc<FilterChannel>, Option<Verdict>, String)>,
-    resync: Option<Event>,
+/// Frames of one event for channels with a filter. Those that differ in their filter alone share one.
+struct FilterFrames<'e> {
+    event: &'e Event,
+    cursor: &'e str,
+    tx: &'e str,
+    known: HashMap<FrameKey<'e>, Bytes>,
+    /// Bytes of all frames.
+    bytes: usize,
 }
 
-impl Payloads {
-    /// The event whose name a channel gets, and the payload.
-    fn get<'a>(
-        &'a mut self,
-        event: &'a Event,
-        channel: &Arc<FilterChannel>,
-        verdict: Option<Verdict>,
-        cursor: &str,
-        tx: &str,
-    ) -> (&'a Event, &'a str) {
-        let is_resync = verdict == Some(Verdict::Unknown);
+/// Channels with the same topic, verdict and selected columns have the same frame.
+type FrameKey<'e> = (&'e Topic, Option<Verdict>, Option<&'e Selection>);
+
+impl<'e> FilterFrames<'e> {
+    fn get(&mut self, channel: &'e FilterChannel, verdict: Option<Verdict>) -> Bytes {
         // A control event has the same payload for all, and so has a resync.
-        let is_whole = is_resync || verdict.is_none();
-        let is_same = |(known, of, _): &&(Arc<FilterChannel>, Option<Verdict>, String)| {
-            *of == verdict && (is_whole || known.filter.select == channel.filter.select)
-        };
-        let at = self.known.iter().position(|entry| is_same(&entry)).unwrap_or_else(|| {
-            let payload = match verdict {
-                None => event.payload(cursor, tx),
-                Some(Verdict::Unknown) => {
-                    self.resync.get_or_insert_with(|| filter_resync(event)).payload(cursor, tx)
-                }
-                Some(verdict) => payload(channel.filter.select.as_ref(), verdict, event, cursor, tx),
-            };
-            self.known.push((Arc::clone(channel), verdict, payload));
-            self.known.len() - 1
-        });
-        let sent = self.resync.as_ref().filter(|_| is_resync).unwrap_or(event);
-        (sent, &self.known[at].2)
+        let is_whole = verdict.is_none_or(|verdict| verdict == Verdict::Unknown);
+        let select = channel.filter.select.as_ref().filter(|_| !is_whole);
+        let key = (&channel.topic, verdict, select);
+        if let Some(known) = self.known.get(&key) {
+            return known.clone();
+        }
+        if !is_whole && self.bytes > EVENT_FRAMES_BYTES_MAX {
+            return self.get(channel, Some(Verdict::Unknown));
+        }
+        let (event, cursor, tx) = (self.event, self.cursor, self.tx);
+        let mut frame = BytesMut::new();
+        match verdict {
+            None => append_event_frame(&mut frame, &channel.topic, event, &event.payload(cursor, tx)),
+            Some(Verdict::Unknown) => {
+                let resync = filter_resync(event);
+                append_event_frame(&mut frame, &channel.topic, &resync, &resync.payload(cursor, tx));
+            }
+            Some(verdict) => {
+                let payload = payload(select, verdict, event, cursor, tx);
+                append_event_frame(&mut frame, &channel.topic, event, &payload);
+            }
+        }
+        self.bytes += frame.len();
+        let frame = frame.freeze();
+        self.known.insert(key, frame.clone());
+        frame
     }
 }

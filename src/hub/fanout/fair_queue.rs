@@ -248,6 +248,20 @@ impl FairQueue {
         (taken, end)
     }
 
+    /// Returns events to the front that did not fit into a step, and the end of a batch behind them.
+    pub(super) fn put_back(&mut self, org: OrgId, events: Vec<QueuedEvent>, end: Option<BatchEnd>) {
+        let Some(work) = self.orgs.get_mut(&org) else { return };
+        let bytes: usize = events.iter().map(QueuedEvent::bytes).sum();
+        work.event_bytes += bytes;
+        self.event_bytes += bytes;
+        if let Some(end) = end {
+            work.events.push_front(QueuedItem::BatchEnd(Box::new(end)));
+        }
+        for event in events.into_iter().rev() {
+            work.events.push_front(QueuedItem::Event(event));
+        }
+    }
+
     pub(super) fn add_broadcasts(&mut self, org: OrgId, broadcasts: Vec<Arc<Broadcast>>) {
         if let Some(work) = self.orgs.get_mut(&org) {
             work.broadcasts.extend(broadcasts);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::fair_queue::{OrgClose, QueuedEvent};
 use super::marks::{BatchEnd, mark_cost};
-use super::{Batch, OrgEvents, ROUND_COST, Shared, encode, evaluation_cost, write_cost};
+use super::{Batch, Encoded, OrgEvents, ROUND_COST, Shared, Step, encode, evaluation_cost, write_cost};
 use crate::hub::org::OrgChannel;
 use crate::org::OrgId;
 use crate::sync::lock;
@@ -61,7 +61,7 @@ impl FanoutSender {
                             budget -= cost;
                             inline.push(InlineSend { org, channel, events: &part.events });
                         }
-                        None => self.queue(org, batch, part),
+                        None => self.queue(org, batch, &part.events, part.is_gone),
                     }
                 }
                 None => {
@@ -69,7 +69,7 @@ impl FanoutSender {
                         if self.shared.hub.channel(org).is_some_and(|channel| channel.marked() > 0) {
                             self.unmarked.insert(org);
                         }
-                        self.queue(org, batch, part);
+                        self.queue(org, batch, &part.events, part.is_gone);
                     }
                 }
             }
@@ -85,8 +85,17 @@ impl FanoutSender {
             let end = end.as_ref().filter(|_| self.unmarked.remove(&org));
             let queued: Vec<QueuedEvent> =
                 events.iter().map(|event| QueuedEvent::new(batch, event)).collect();
-            for broadcast in encode(&channel, &queued, end, &self.shared.metrics) {
+            let Encoded { broadcasts, events: encoded, .. } =
+                encode(&channel, &queued, end, Step::Inline, &self.shared.metrics);
+            for broadcast in broadcasts {
                 while self.shared.send_slice(&broadcast).is_some() {}
+            }
+            if encoded < events.len() {
+                // The marks follow the rest.
+                if end.is_some() {
+                    self.unmarked.insert(org);
+                }
+                self.queue(org, batch, &events[encoded..], false);
             }
         }
     }
@@ -112,7 +121,7 @@ impl FanoutSender {
             }
             let write = write_cost(event.memory_bytes());
             let (subscribers, evaluations) = channel.filters.cost_of(&event.topic);
-            cost += subscribers * write + evaluation_cost(evaluations, 1);
+            cost += subscribers * write + evaluation_cost(evaluations);
             for topic in event.topics() {
                 cost += channel.subscribers_max(&topic) * write;
                 if marked > 0 && matches!(topic, Topic::Named(_)) {
@@ -128,11 +137,12 @@ impl FanoutSender {
         (cost <= budget).then_some(cost)
     }
 
-    fn queue(&self, org: OrgId, batch: &Batch, part: &OrgEvents) {
+    /// Queues events. If the organisation is gone, its sessions are closed after them.
+    fn queue(&self, org: OrgId, batch: &Batch, events: &[Arc<Event>], is_gone: bool) {
         let mut queue = lock(&self.shared.queue);
         let was_empty = queue.is_empty();
-        let overloads = queue.add(org, batch, &part.events, self.shared.limits);
-        if part.is_gone {
+        let overloads = queue.add(org, batch, events, self.shared.limits);
+        if is_gone {
             let close = OrgClose { code: CloseCode::ORG_GONE, batch: batch.number };
             queue.close_after_work(org, close);
         }

@@ -4,7 +4,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::broadcast::Broadcast;
 use super::fair_queue::{ENCODE_EVENTS_MAX, FairQueue, Task};
-use super::{ROUND_COST, Shared, encode, evaluation_cost, events_max};
+use super::{Encoded, ROUND_COST, Shared, Step, encode, events_max};
 use crate::org::OrgId;
 use crate::sync::lock;
 
@@ -100,16 +100,18 @@ impl FanoutWorker {
     fn encode_next(&self, org: OrgId) -> MutexGuard<'_, FairQueue> {
         let channel = self.0.hub.channel(org);
         let events_max = channel.as_ref().map_or(ENCODE_EVENTS_MAX, |channel| events_max(channel));
-        let (events, end) = lock(&self.0.queue).take_events(org, events_max);
-        let (mut broadcasts, mut cost) = (Vec::new(), 0);
-        if let Some(channel) = channel {
-            broadcasts = encode(&channel, &events, end.as_ref(), &self.0.metrics);
-            cost = evaluation_cost(channel.filters.evaluations_max(), events.len());
-        }
+        let (mut events, end) = lock(&self.0.queue).take_events(org, events_max);
+        let Some(channel) = channel else { return lock(&self.0.queue) };
+        let Encoded { broadcasts, events: encoded, cost } =
+            encode(&channel, &events, end.as_ref(), Step::Worker, &self.0.metrics);
         if let Some(first) = broadcasts.first().filter(|first| first.is_large()) {
             self.0.helpers.share(first);
         }
+        let rest = events.split_off(encoded);
         let mut queue = lock(&self.0.queue);
+        if !rest.is_empty() {
+            queue.put_back(org, rest, end);
+        }
         queue.add_broadcasts(org, broadcasts);
         queue.charge(cost);
         queue

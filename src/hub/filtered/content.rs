@@ -23,9 +23,11 @@ pub fn render(filter: &ChannelFilter, event: &Event, cursor: &str, tx: &str) -> 
     if event.is_control() {
         return Rendered::Payload(event.payload(cursor, tx));
     }
-    if event.watch.is_none() {
+    match event.watch {
         // A published event is no row.
-        return Rendered::Nothing;
+        None => return Rendered::Nothing,
+        Some(Event::UNKNOWN_WATCH) => return Rendered::Unknown,
+        Some(_) => {}
     }
     match filter.verdict(&event.data, event.old.as_deref()) {
         None => Rendered::Nothing,

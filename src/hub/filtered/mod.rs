@@ -4,24 +4,26 @@
 //! equal filters share a channel, so they share the encoding too. An organisation without filters pays for
 //! one atomic load per batch.
 
+mod candidates;
 mod content;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+pub(super) use candidates::{Candidates, Selected};
 pub use content::{Rendered, render};
 pub(super) use content::{filter_resync, payload};
 
 use super::segments::{Segment, TopicChannel};
 use crate::capacity::{Capacity, Portion};
-use crate::filter::{ChannelFilter, FilterId, FilterIndex, TableColumns, Verdict};
+use crate::filter::{ChannelFilter, FilterId, FilterIndex, TableColumns};
 use crate::metrics::{FilterKindLabels, Metrics};
 use crate::org::OrgId;
 use crate::sync::lock;
-use crate::wire::{Event, Topic};
+use crate::wire::Topic;
 
 /// Channels with a filter of one organisation on a node.
 pub(crate) const ORG_FILTERS_MAX: usize = 20_000;
@@ -32,7 +34,7 @@ pub(crate) const ORG_SCANNED_FILTERS_MAX: usize = 1000;
 /// Filters that one value of a column may find. Further ones count as evaluated for most events.
 pub(crate) const FILTERS_PER_VALUE_MAX: usize = 100;
 
-/// Estimated memory of all filters of a node. One organisation takes at most half of it.
+/// Estimated memory of all filters of a node. An organisation leaves free at least as much as it takes.
 pub(crate) const FILTER_MEMORY_MAX: usize = 48 * 1024 * 1024;
 
 /// Estimated memory of a channel beside its filter.
@@ -81,7 +83,7 @@ pub(super) struct FilteredTopics {
     count: AtomicUsize,
     /// Number of channels whose filters count as evaluated for most events.
     costly: AtomicUsize,
-    /// Upper bound of the filters that one event is compared with.
+    /// Upper bound of the conditions that one event is compared with, if its row has all columns.
     evaluations_max: AtomicUsize,
     state: Mutex<State>,
 }
@@ -97,7 +99,18 @@ struct State {
 struct Group {
     table: Arc<TableColumns>,
     index: FilterIndex,
-    channels: HashMap<FilterId, Vec<Entry>>,
+    channels: HashMap<FilterId, Channels>,
+    /// Number of handles of all channels.
+    handles: usize,
+    /// Number of filters whose channels have this many handles.
+    sizes: BTreeMap<usize, usize>,
+}
+
+/// Channels of one filter, which differ in the columns that they select.
+#[derive(Debug, Default)]
+struct Channels {
+    entries: Vec<Entry>,
+    handles: usize,
 }
 
 #[derive(Debug)]
@@ -113,43 +126,9 @@ impl FilteredTopics {
         self.count.load(Ordering::Acquire)
     }
 
-    /// Upper bound of the filters that one event is compared with.
+    /// Upper bound of the conditions that one event is compared with, if its row has all columns.
     pub(super) fn evaluations_max(&self) -> usize {
         self.evaluations_max.load(Ordering::Acquire)
-    }
-
-    /// The channels to which an event means something, with its verdict; none for a control event. Adds the
-    /// number of filters to which it means nothing.
-    pub(super) fn channels_of(
-        &self,
-        event: &Event,
-        others: &mut u64,
-    ) -> Vec<(Arc<FilterChannel>, Option<Verdict>)> {
-        let state = lock(&self.state);
-        if event.is_control() {
-            let is_reached = |topic: &Topic| event.topic.is_org() || *topic == event.topic;
-            let groups = state.topics.iter().filter(|(topic, _)| is_reached(topic)).flat_map(|(_, g)| g);
-            return groups.flat_map(Group::all).map(|channel| (Arc::clone(channel), None)).collect();
-        }
-        let mut found = Vec::new();
-        if event.watch.is_none() {
-            // A published event is no row.
-            return found;
-        }
-        for group in state.topics.get(&event.topic).into_iter().flatten() {
-            let Some(change) = group.table.change(&event.data, event.old.as_deref()) else {
-                let unknown = |channel: &Arc<FilterChannel>| (Arc::clone(channel), Some(Verdict::Unknown));
-                found.extend(group.all().map(unknown));
-                continue;
-            };
-            let verdicts = group.index.verdicts(&change);
-            *others += group.index.len().saturating_sub(verdicts.len()) as u64;
-            for (id, verdict) in verdicts {
-                let entries = group.channels.get(&id).into_iter().flatten();
-                found.extend(entries.map(|entry| (Arc::clone(&entry.channel), Some(verdict))));
-            }
-        }
-        found
     }
 
     /// Whether a topic has a channel with a filter.
@@ -157,8 +136,8 @@ impl FilteredTopics {
         self.count() > 0 && lock(&self.state).topics.contains_key(topic)
     }
 
-    /// Upper bounds for one event of a topic: the subscribers of the topic's channels, and the filters that
-    /// the event is compared with.
+    /// Upper bounds for one event of a topic whose row has all columns: the subscribers that get it, and the
+    /// conditions that it is compared with.
     pub(super) fn cost_of(&self, topic: &Topic) -> (usize, usize) {
         if self.count() == 0 {
             return (0, 0);
@@ -166,8 +145,8 @@ impl FilteredTopics {
         let state = lock(&self.state);
         let groups = state.topics.get(topic).into_iter().flatten();
         groups.fold((0, 0), |(subscribers, evaluations), group| {
-            let of_group: usize = group.all().map(|channel| lock(&channel.places).subscribers_max()).sum();
-            (subscribers + of_group, evaluations + group.index.evaluations_max())
+            let (of_group, compared) = group.cost();
+            (subscribers + of_group, evaluations + compared)
         })
     }
 
@@ -197,10 +176,12 @@ impl FilteredTopics {
         let known = topics.get_mut(topic).and_then(|groups| {
             let group = groups.iter_mut().find(|group| group.table == filter.table)?;
             let id = group.index.id(&filter.filter)?;
-            let entries = group.channels.get_mut(&id)?;
+            let entries = &mut group.channels.get_mut(&id)?.entries;
             let entry = entries.iter_mut().find(|entry| entry.channel.filter.select == filter.select)?;
             entry.handles += 1;
-            Some((Arc::clone(&entry.channel), group.index.add(&filter.filter)))
+            let channel = Arc::clone(&entry.channel);
+            group.resize(id, 1);
+            Some((channel, group.index.add(&filter.filter)))
         });
         if let Some(known) = known {
             return Ok(known);
@@ -231,7 +212,8 @@ impl FilteredTopics {
             places: Mutex::default(),
         });
         let entry = Entry { channel: Arc::clone(&channel), handles: 1, _memory: portion };
-        groups[at].channels.entry(id).or_default().push(entry);
+        groups[at].channels.entry(id).or_default().entries.push(entry);
+        groups[at].resize(id, 1);
         self.count.fetch_add(1, Ordering::Release);
         self.costly.fetch_add(usize::from(is_costly), Ordering::Release);
         self.evaluations_max.store(state.evaluations_max(), Ordering::Release);
@@ -245,7 +227,8 @@ impl FilteredTopics {
         let table = &channel.filter.table;
         let Some(group) = groups.iter_mut().find(|group| group.table == *table) else { return };
         group.index.remove(id);
-        let Some(entries) = group.channels.get_mut(&id) else { return };
+        group.resize(id, -1);
+        let Some(Channels { entries, .. }) = group.channels.get_mut(&id) else { return };
         let Some(at) = entries.iter().position(|entry| entry.channel.id == channel.id) else { return };
         entries[at].handles -= 1;
         if entries[at].handles > 0 {
@@ -275,11 +258,38 @@ impl State {
 
 impl Group {
     fn new(table: Arc<TableColumns>) -> Self {
-        Self { table, index: FilterIndex::default(), channels: HashMap::new() }
+        let (index, channels) = (FilterIndex::default(), HashMap::new());
+        Self { table, index, channels, handles: 0, sizes: BTreeMap::new() }
+    }
+
+    /// Adds to the handles of a filter's channels.
+    fn resize(&mut self, id: FilterId, more: isize) {
+        let Some(channels) = self.channels.get_mut(&id) else { return };
+        let former = channels.handles;
+        channels.handles = former.saturating_add_signed(more);
+        self.handles = self.handles.saturating_add_signed(more);
+        let size = channels.handles;
+        if let Some(count) = self.sizes.get_mut(&former) {
+            *count -= 1;
+            if *count == 0 {
+                self.sizes.remove(&former);
+            }
+        }
+        if size > 0 {
+            *self.sizes.entry(size).or_default() += 1;
+        }
+    }
+
+    /// Upper bounds for one event whose row has all columns: the subscribers that get it, and the conditions
+    /// that it is compared with.
+    fn cost(&self) -> (usize, usize) {
+        let evaluations = self.index.evaluations_max();
+        let largest = self.sizes.last_key_value().map_or(0, |(handles, _)| *handles);
+        (self.handles.min(evaluations.max(1).saturating_mul(largest)), evaluations)
     }
 
     fn all(&self) -> impl Iterator<Item = &Arc<FilterChannel>> {
-        self.channels.values().flatten().map(|entry| &entry.channel)
+        self.channels.values().flat_map(|channels| &channels.entries).map(|entry| &entry.channel)
     }
 }
 

@@ -3,7 +3,8 @@
 use std::num::NonZeroI64;
 
 use super::*;
-use crate::filter::{Columns, FilterParser};
+use crate::filter::{Columns, FilterParser, Verdict};
+use crate::wire::Event;
 
 fn table() -> Arc<TableColumns> {
     let columns = Columns::for_tests(&[("id", "bigint"), ("a", "text"), ("n", "integer")]);
@@ -33,7 +34,7 @@ impl Org {
 }
 
 fn memory() -> Arc<Capacity<OrgId>> {
-    Capacity::with_reserve(FILTER_MEMORY_MAX, FILTER_MEMORY_MAX / 2)
+    Capacity::new(FILTER_MEMORY_MAX)
 }
 
 #[test]
@@ -55,7 +56,7 @@ fn filters_that_most_events_are_compared_with_are_limited() {
     let handles: Vec<_> = (0..max).map(|n| of_value(n).expect("is allowed")).collect();
     assert_eq!(of_value(max).expect_err("is one too many").name, "scanned_filters_per_org");
     org.open("(a.eq.y,n.gt.1)").expect("is found by another value");
-    assert_eq!(org.topics.evaluations_max(), 2 * max);
+    assert_eq!(org.topics.evaluations_max(), 2 * 2 * max);
     drop(handles);
 }
 
@@ -73,7 +74,17 @@ fn one_organisation_leaves_half_of_the_memory_of_filters_to_others() {
     assert_eq!(limit.name, "filters_per_org");
     let used = handles.len() * (CHANNEL_BYTES + MEMORY_PER_BYTE * "(a.eq.)".len() + MEMORY_PER_BYTE * 200);
     assert_eq!(used.div_ceil(1024 * 1024), FILTER_MEMORY_MAX / 2 / (1024 * 1024), "{}", handles.len());
-    other.open("(a.eq.1)").expect("has a share of its own");
+    let theirs: Vec<_> =
+        (0..1000).map(|n| other.open(&format!("(a.eq.{n})")).expect("has a share of its own")).collect();
+    // Even after five that have taken all that they get.
+    let mut all = Vec::new();
+    for number in 3..8 {
+        let org = Org::new(number, &memory);
+        all.extend((0..).map_while(|n| org.open(&format!("(a.eq.{n:0>400})")).ok()));
+    }
+    let last = Org::new(9, &memory);
+    let few: Vec<_> = (0..100).map(|n| last.open(&format!("(a.eq.{n})")).expect("has a share")).collect();
+    drop((theirs, all, few));
     handles.clear();
     greedy.open("(a.eq.1)").expect("the memory is free again");
 }
@@ -88,19 +99,41 @@ fn an_event_concerns_each_channel_of_a_selected_filter_once() {
     event.topic = Topic::parse("items").expect("a topic");
     event.watch = NonZeroI64::new(7);
     event.old = Some(r#"{"a": "x"}"#.into());
-    let mut others = 0;
-    let mut found: Vec<_> =
-        org.topics.channels_of(&event, &mut others).into_iter().map(|(c, v)| (c.id, v)).collect();
-    found.sort_by_key(|(id, _)| id.0);
-    let expected = [(x.channel.id, Some(Verdict::Left)), (y.channel.id, Some(Verdict::Entered))];
-    assert_eq!((&found[..], others), (&expected[..], 1));
+    let found = |event: &Event| {
+        let selected = org.topics.candidates(event).select();
+        let mut found: Vec<_> = selected.channels.into_iter().map(|(c, v)| (c.id, v)).collect();
+        found.sort_by_key(|(id, _)| id.0);
+        (found, selected.others)
+    };
+    let expected = vec![(x.channel.id, Some(Verdict::Left)), (y.channel.id, Some(Verdict::Entered))];
+    assert_eq!(found(&event), (expected, 1));
+    // Of a malformed row, nobody knows whether it is selected, nor whether an old event is a row.
+    let unknown = vec![x.channel.id, y.channel.id, other_table.channel.id];
+    let unknown = (unknown.into_iter().map(|id| (id, Some(Verdict::Unknown))).collect(), 0);
+    event.watch = Some(Event::UNKNOWN_WATCH);
+    assert_eq!(found(&event), unknown);
+    event.watch = NonZeroI64::new(7);
+    event.data = "[1]".into();
+    assert_eq!(found(&event), unknown);
     // A published event is no row.
     event.watch = None;
-    assert!(org.topics.channels_of(&event, &mut others).is_empty());
-    event.watch = NonZeroI64::new(7);
-    // Of a malformed row, nobody knows whether it is selected.
-    event.data = "[1]".into();
-    let found = org.topics.channels_of(&event, &mut others);
-    assert!(found.len() == 3 && found.iter().all(|(_, verdict)| *verdict == Some(Verdict::Unknown)));
+    assert_eq!(found(&event), (vec![], 0));
     drop(other_table);
+}
+
+/// What the sender pays for an estimate does not grow with the number of channels.
+#[test]
+fn the_estimated_cost_of_an_event_follows_its_filters() {
+    let org = Org::new(1, &memory());
+    let topic = Topic::parse("items").expect("a topic");
+    let mut handles: Vec<_> = (0..500).map(|n| org.open(&format!("(a.eq.{n})")).expect("opens")).collect();
+    assert_eq!(org.topics.cost_of(&topic), (2, 2), "one filter by each of the rows");
+    handles.extend((0..9).map(|_| org.open("(a.eq.7)").expect("opens")));
+    assert_eq!(org.topics.cost_of(&topic), (20, 2));
+    handles.push(org.open("(n.gt.1,n.lt.9)").expect("opens"));
+    assert_eq!(org.topics.cost_of(&topic), (40, 4));
+    handles.drain(500..509);
+    assert_eq!(org.topics.cost_of(&topic), (4, 4));
+    drop(handles);
+    assert_eq!(org.topics.cost_of(&topic), (0, 0));
 }

@@ -182,7 +182,17 @@ fn fanout_rows(limits: &Limits) -> Vec<Limit> {
         Limit::new(
             "hub::fanout::EVALUATIONS_MAX",
             Value::count(hub::EVALUATIONS_MAX),
-            "Filters that fan-out evaluates in one slice, if it has more than one event.",
+            "Conditions of filters that fan-out evaluates in one slice, if it has more than one event.",
+        ),
+        Limit::new(
+            "hub::fanout::STEP_BYTES_MAX",
+            Value::bytes(hub::STEP_BYTES_MAX),
+            "Frames that fan-out encodes in one slice, if it has more than one event.",
+        ),
+        Limit::new(
+            "hub::fanout::EVENT_FRAMES_BYTES_MAX",
+            Value::bytes(hub::EVENT_FRAMES_BYTES_MAX),
+            "Frames of one event for channels with a filter that select different columns. Further channels resync.",
         ),
         Limit::new(
             "hub::fanout::HELPERS_MAX",
@@ -218,8 +228,8 @@ fn filter_rows() -> Vec<Limit> {
         Limit::new(
             "hub::FILTER_MEMORY_MAX",
             Value::bytes(hub::FILTER_MEMORY_MAX),
-            "Estimated memory of the filters of all joins: 1 KiB for each distinct one, and 8 bytes for each byte of it. One \
-             organisation takes at most half. Beyond it a join gets the error `filters_per_org`.",
+            "Estimated memory of the filters of all joins: 1 KiB for each distinct one, and 8 bytes for each byte of it. An \
+             organisation leaves free at least as much as it takes. Beyond it a join gets the error `filters_per_org`.",
         ),
     ]
 }

@@ -145,6 +145,21 @@ fn parameters() -> Vec<Limit> {
             "Values of all `in` lists of one request.",
         ),
         Limit::new(
+            "filter::DIGITS_MAX",
+            Value::count(filter::DIGITS_MAX),
+            "Digits of a `numeric` in the filter of a join, as PostgreSQL prints it.",
+        ),
+        Limit::new(
+            "filter::FLOATING_CHARS_MAX",
+            Value::count(filter::FLOATING_CHARS_MAX),
+            "Characters of a pattern in the filter of a join, in those parts between two `%` that contain `_`.",
+        ),
+        Limit::new(
+            "filter::PATTERN_STEPS_MAX",
+            Value::count(filter::PATTERN_STEPS_MAX),
+            "Characters that all patterns of filters read of one row. Channels whose patterns exceed it resync.",
+        ),
+        Limit::new(
             "reading::FILTER_BYTES_MAX",
             Value::bytes(reading::FILTER_BYTES_MAX),
             "`filter` and `select` of one join.",

@@ -172,7 +172,8 @@ async fn marks_are_charged_for_their_size_and_their_names() {
             batch.orgs[0].events.iter().map(|event| QueuedEvent::new(batch, event)).collect();
         let (number, cursor) = (batch.number, batch.cursor.clone());
         let end = BatchEnd { batch: number, cursor, read_at: batch.read_at };
-        let broadcasts = encode(&channel, &queued, Some(&end), &Metrics::default());
+        let Encoded { broadcasts, .. } =
+            encode(&channel, &queued, Some(&end), Step::Worker, &Metrics::default());
         let mark = broadcasts.iter().find(|broadcast| matches!(broadcast.content, Content::Mark(_)));
         mark.expect("a mark").send_slice(OUTBOX).expect("a slice").cost
     };

@@ -1,5 +1,6 @@
 //! Fan-out to real sockets, slice by slice.
 
+mod filtered;
 mod marks;
 mod questions;
 mod subscriber;
