@@ -43,7 +43,7 @@ create table if not exists warden.events (
   -- Trace context of the publisher; see warden.trace_context().
   traceparent text,
   -- The watch that logged the row; null for a published event. So a reader tells the rows of a watched table from
-  -- events that a back end publishes to the table's topic.
+  -- events that a back end publishes to the table's topic. -1 if a former version logged the event, which did not say.
   watch     bigint,
   constraint events_org_or_control check (org_id is not null or event like 'warden.%')
 ) partition by list (slot);
@@ -63,7 +63,8 @@ begin
     alter table warden.events add column traceparent text;
   end if;
   if not exists (select from pg_attribute where attrelid = 'warden.events'::regclass and attname = 'watch') then
-    alter table warden.events add column watch bigint;
+    -- The default lasts until the log functions know the column.
+    alter table warden.events add column watch bigint default -1;
   end if;
 end
 $$;

@@ -49,6 +49,14 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   from pg_catalog.pg_collation c where c.oid = id
 $$;
 
+-- Numbers of the columns of a table that may be null although they are NOT NULL: the constraint is not valid (PostgreSQL
+-- 18), so existing rows may lack a value.
+create or replace function warden.unvalidated_columns(relation oid) returns int2[]
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select array(select unnest(k.conkey) from pg_catalog.pg_constraint k
+               where k.conrelid = relation and k.contype = 'n' and not k.convalidated order by 1)
+$$;
+
 -- What GET /v1/<topic> may read, as JSON; null if no table is watched with this topic. `columns` selects some columns;
 -- others are left out of the document. A larger document than `bytes_max` is null, and the row's key is sent instead.
 --
@@ -91,7 +99,8 @@ begin
     return pg_catalog.jsonb_build_object('problem', problem);
   end if;
   select pg_catalog.jsonb_object_agg(c.name, pg_catalog.jsonb_build_object(
-           'name', c.name, 'type', pg_catalog.format_type(t.oid, -1), 'is_nullable', not a.attnotnull,
+           'name', c.name, 'type', pg_catalog.format_type(t.oid, -1), 'is_nullable',
+           not a.attnotnull or a.attnum = any (warden.unvalidated_columns(a.attrelid)),
            'is_text', t.typcategory = 'S', 'is_boolean', t.oid = 'boolean'::regtype,
            'is_enum', t.typtype = 'e',
            'collation', warden.collation_kind(a.attcollation),
@@ -132,7 +141,8 @@ $fn$;
 create or replace function warden.reading_version(topic text) returns text
 language sql stable security definer set search_path = pg_catalog, pg_temp as $$
   select string_agg(pg_catalog.concat_ws(' ', w.id, w.xmin, c.oid, pg_catalog.md5(pg_catalog.concat_ws(' ',
-           n.nspname, n.nspacl, c.relname, c.relowner, c.relacl, c.relhassubclass, (
+           n.nspname, n.nspacl, c.relname, c.relowner, c.relacl, c.relhassubclass,
+           warden.unvalidated_columns(c.oid), (
              select string_agg(pg_catalog.concat_ws(' ', a.attnum, a.attname, a.atttypid, a.attcollation,
                                                      a.attnotnull, a.attacl), ','
                                order by a.attnum)
