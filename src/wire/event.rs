@@ -68,8 +68,8 @@ pub struct EventContent<'a> {
 }
 
 impl Event {
-    /// [`Event::watch`] of an event that was logged before the log said which watch logged it. It may be a row
-    /// or published.
+    /// [`Event::watch`] of an event that was logged before the log said which watch logged it. It may be a
+    /// row or published.
     pub const UNKNOWN_WATCH: NonZeroI64 = NonZeroI64::new(-1).expect("is not zero");
 
     /// Creates a control event of this node, on the topic `org`. `id` is that of the cursor that it sends.

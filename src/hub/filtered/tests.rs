@@ -121,7 +121,7 @@ fn an_event_concerns_each_channel_of_a_selected_filter_once() {
     drop(other_table);
 }
 
-/// What the sender pays for an estimate does not grow with the number of channels.
+/// The cost of an estimate for the sender does not grow with the number of channels.
 #[test]
 fn the_estimated_cost_of_an_event_follows_its_filters() {
     let org = Org::new(1, &memory());
