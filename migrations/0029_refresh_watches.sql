@@ -185,10 +185,6 @@ begin
   if not exists (select from warden.watches w where w.relation = 'public.organizations'::regclass) then
     perform warden.watch_organizations();
   end if;
-  -- From now on, the log functions say which watch has logged a row.
-  if (select a.atthasdef from pg_attribute a where a.attrelid = 'warden.events'::regclass and a.attname = 'watch') then
-    alter table warden.events alter column watch drop default;
-  end if;
 end
 $do$;
 set local lock_timeout = '5s';

@@ -7,6 +7,18 @@ set local lock_timeout = '200ms';
 set local statement_timeout = '5min';
 set local role warden_owner;
 
+do $do$
+begin
+  if (select a.atthasdef from pg_attribute a where a.attrelid = 'warden.events'::regclass and a.attname = 'watch') then
+    alter table warden.events
+      -- The log functions were replaced by those that say which watch has logged a row. That transaction may have
+      -- written to the log, so it could not alter it.
+      -- squawk-ignore ban-drop-default
+      alter column watch drop default;
+  end if;
+end
+$do$;
+
 create sequence if not exists warden.incarnation_values;
 
 -- One row per organisation that was ever deleted. An organisation without a row is in its first incarnation, 0. A

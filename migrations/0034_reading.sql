@@ -49,8 +49,8 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   from pg_catalog.pg_collation c where c.oid = id
 $$;
 
--- Numbers of the columns of a table that may be null although they are NOT NULL: the constraint is not valid
--- (PostgreSQL 18), so existing rows may lack a value.
+-- Numbers of the columns of a table that may be null although they are NOT NULL: since PostgreSQL 18, the constraint
+-- may be not valid. Existing rows may then lack a value.
 create or replace function warden.unvalidated_columns(relation oid) returns int2[]
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select array(select unnest(k.conkey) from pg_catalog.pg_constraint k

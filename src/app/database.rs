@@ -9,13 +9,13 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::config::Limits;
-use crate::control::{CursorKeys, Directory, Reconciler, Revocations};
+use crate::control::{CursorKeys, Directory, FilteredTables, Reconciler, Revocations};
 use crate::hub::{FanoutSender, Hub};
 use crate::log::{Doorbell, TailerState};
 use crate::metrics::Metrics;
 use crate::postgres::{Addresses, Primary};
 use crate::publish::Publisher;
-use crate::reading::Reader;
+use crate::reading::{Reader, ReaderPools};
 use crate::replay::{RecentEvents, Replay};
 use crate::retention::Retention;
 use crate::service::Services;
@@ -58,7 +58,9 @@ impl DatabaseSide {
 
         let (ring, jobs) = (control.cursor_keys.ring(), services.jobs());
         let publisher = Publisher::new(Arc::clone(&primary), Arc::clone(&ring), jobs.clone(), limits.publish);
-        let reader = Reader::new(primary.read_pool(), ring, jobs, limits.reading, Arc::clone(&metrics));
+        let pools = ReaderPools { rows: primary.read_pool(), descriptions: pool.clone() };
+        let checks = Arc::clone(upstream.hub.table_checks());
+        let reader = Reader::new(pools, checks, ring, jobs, limits.reading, Arc::clone(&metrics));
         let recent = Arc::new(RecentEvents::new(limits.recent));
         let doorbell = Doorbell::new(Arc::clone(&primary), limits.doorbell);
         let signal = doorbell.signal();
@@ -68,6 +70,7 @@ impl DatabaseSide {
             directory: Arc::clone(&control.directory),
             revocations: Arc::clone(&control.revocations),
             cursor_keys: Arc::clone(&control.cursor_keys),
+            filtered_tables: control.filtered_tables,
             reconciler: control.reconciler,
             recent: Arc::clone(&recent),
             metrics: Arc::clone(&metrics),
@@ -111,6 +114,7 @@ struct Control {
     directory: Arc<Directory>,
     revocations: Arc<Revocations>,
     cursor_keys: Arc<CursorKeys>,
+    filtered_tables: Arc<FilteredTables>,
     reconciler: Arc<Reconciler>,
 }
 
@@ -134,6 +138,11 @@ impl Control {
         services.spawn("cursor_keys", Arc::clone(&cursor_keys).run());
         services.spawn("revocations", Arc::clone(&revocations).run());
         services.spawn("reconciler", Arc::clone(&reconciler).run());
-        Self { directory, revocations, cursor_keys, reconciler }
+        let filtered_tables = FilteredTables::new(pool.clone(), Arc::clone(hub), limits.look_up_timeout);
+        let filtered_tables = Arc::new(filtered_tables);
+        // Changes of rights reach filters when they reach the check of the watches.
+        let interval = limits.watch_check.interval;
+        services.spawn("filtered_tables", Arc::clone(&filtered_tables).run(interval));
+        Self { directory, revocations, cursor_keys, filtered_tables, reconciler }
     }
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `cursor_keys` | the keys with which cursors are sealed |
 //! | `directory` | organisations and topics in memory |
+//! | `filtered_tables` | tables that have changed since the filters of joins were compiled |
 //! | `reconciler` | the search for organisations that were deleted without a log event |
 //! | `revocations` | revocations in memory, and the end of the sessions that they concern |
 //! | `revoke` | one revocation on behalf of a back end |
@@ -12,6 +13,7 @@
 
 mod cursor_keys;
 mod directory;
+mod filtered_tables;
 mod reconciler;
 mod revocations;
 mod revoke;
@@ -19,6 +21,7 @@ mod revoke;
 pub use cursor_keys::{CursorKeyLimits, CursorKeys};
 pub use directory::Directory;
 pub(crate) use directory::ORGS_MAX;
+pub use filtered_tables::FilteredTables;
 pub(crate) use reconciler::ORGS_IN_QUERY_MAX;
 pub use reconciler::{Reconciler, ReconcilerLimits};
 pub(crate) use revocations::{ENTRIES_MAX, ENTRY_BYTES};

@@ -1,6 +1,7 @@
 //! The filter and the selected columns of a subscription, for one description of its table.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::column::Columns;
 use super::error::FilterError;
@@ -11,12 +12,38 @@ use super::select::Selection;
 use super::syntax::Condition;
 
 /// Columns of a table at one time.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct TableColumns {
     /// Version of the description, as `warden.reading_version()` returns it.
     pub version: String,
     /// Visible columns.
     pub columns: Columns,
+    /// Number of [`TableChecks`] that had begun before the description was read.
+    pub checks: u64,
+}
+
+impl PartialEq for TableColumns {
+    fn eq(&self, other: &Self) -> bool {
+        self.version == other.version && self.columns == other.columns
+    }
+}
+
+/// Counts checks for changes of tables. A description that was read before a check began may be out of date
+/// after it.
+#[derive(Debug, Default)]
+pub struct TableChecks(AtomicU64);
+
+impl TableChecks {
+    /// Number of checks that have begun.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// Counts a check that begins.
+    pub fn begin(&self) {
+        self.0.fetch_add(1, Ordering::AcqRel);
+    }
 }
 
 impl TableColumns {

@@ -22,6 +22,8 @@ const CONVERTED_BYTES_MAX: usize = DIGITS_MAX + 64;
 pub struct Literals {
     /// Type and text of each value, in the order of the filter.
     pub values: Vec<(String, String)>,
+    /// For each value, whether it means the same at any time.
+    pub is_lasting: Vec<bool>,
 }
 
 impl Literals {
@@ -54,6 +56,7 @@ impl Filter {
             let plain = column.plain(kind, text);
             if plain.is_none() {
                 literals.values.push((column.kind.clone(), text.to_owned()));
+                literals.is_lasting.push(!kind.has_words_for_now());
             }
             // Any value: this run only collects.
             Some(plain.unwrap_or(Value::Boolean(false)))

@@ -25,7 +25,7 @@ mod sql;
 mod syntax;
 mod value;
 
-pub use channel::{ChannelFilter, TableColumns};
+pub use channel::{ChannelFilter, TableChecks, TableColumns};
 pub use column::{Column, Columns};
 pub use compile::Literals;
 pub use error::FilterError;

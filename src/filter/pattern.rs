@@ -20,8 +20,8 @@ pub(crate) const PATTERN_STEPS_MAX: usize = 8 * 1024 * 1024;
 /// itself.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Pattern {
-    /// The texts between the `%`. The first one is at the beginning, the last one at the end. In lower case
-    /// if case does not matter.
+    /// The texts between the `%`. The first one is at the beginning, the last one at the end. They are in
+    /// lower case if case does not matter.
     texts: Box<[PatternText]>,
     /// Whether the case of ASCII letters does not matter. Of others it does.
     ignores_case: bool,

@@ -43,13 +43,13 @@ pub use segments::SEGMENT_SUBSCRIPTIONS_MAX;
 pub use session::{JoinableTopics, NamedTopics, SessionCheck, SessionId};
 pub use transport::Transport;
 
-use crate::capacity::Capacity;
 use crate::cursor::{Cursor, CursorSeal};
 use crate::filter::ChannelFilter;
 use crate::metrics::Metrics;
 use crate::org::{Incarnation, OrgId};
 use crate::sync::lock;
 use crate::wire::{CloseCode, Topic};
+use filtered::FilterShares;
 use marks::MarkRequests;
 use org::{Member, OrgChannel};
 use questions::Questions;
@@ -88,8 +88,7 @@ pub struct Hub {
     position: Mutex<Position>,
     next_id: AtomicU64,
     limits: OutboxLimits,
-    /// Memory of filters.
-    filter_memory: Arc<Capacity<OrgId>>,
+    filter_shares: FilterShares,
 }
 
 impl Hub {
@@ -101,7 +100,7 @@ impl Hub {
             position: Mutex::default(),
             next_id: AtomicU64::new(1),
             limits,
-            filter_memory: Capacity::new(FILTER_MEMORY_MAX),
+            filter_shares: FilterShares::default(),
         }
     }
 
@@ -286,14 +285,14 @@ impl Registration {
     /// Finds or creates the channel of a filter on a topic.
     ///
     /// # Errors
-    /// If the organisation has too many filters.
+    /// If the organisation has too many filters, or the filter must be compiled again.
     pub fn open_filter(
         &self,
         topic: &Topic,
         filter: ChannelFilter,
         metrics: &Arc<Metrics>,
     ) -> Result<Arc<FilterHandle>, FilterLimit> {
-        FilterHandle::open(&self.channel.filters, self.org, topic, filter, &self.hub.filter_memory, metrics)
+        FilterHandle::open(&self.channel.filters, self.org, topic, filter, &self.hub.filter_shares, metrics)
     }
 
     /// Joins a topic, with a filter or without, and with marks or without. `reply` builds the reply from the

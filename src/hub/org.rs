@@ -14,7 +14,7 @@ use super::{Outbox, SessionCheck, SessionId};
 use crate::cursor::CursorSeal;
 use crate::sparse::shrink;
 use crate::sync::lock;
-use crate::wire::Topic;
+use crate::wire::{CloseCode, Topic};
 
 /// Handle of a subscription, with which it is ended.
 #[derive(Debug)]
@@ -115,6 +115,9 @@ impl OrgChannel {
             }
             Some(handle) => {
                 let places = lock(&handle.channel.places);
+                if handle.channel.is_outdated() {
+                    subscription.outbox.close(CloseCode::TABLE_CHANGED);
+                }
                 let find = |channel: &mut TopicChannel| channel.segment_for(has_marks);
                 self.enter(places, find, subscription, position, send_reply)
             }

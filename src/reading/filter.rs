@@ -10,9 +10,9 @@ use sqlx::postgres::PgConnection;
 use super::error::{QueryError, ReadError};
 use super::page::invalid_value;
 use super::request::{filter_conditions, select};
-use super::{Caller, Reader, position};
+use super::table::ReadableTable;
+use super::{Caller, Reader};
 use crate::filter::{ChannelFilter, Condition, Filter, Literals, TableColumns};
-use crate::org::OrgId;
 use crate::postgres::{begin_snapshot, bind_to_user};
 
 /// Longest filter of a join, as the client writes it.
@@ -68,10 +68,10 @@ impl Reader {
     ) -> Result<(ChannelFilter, Vec<Condition>), ReadError> {
         // Joins that wait for the columns wait for one another too.
         let longest = self.limits.wait_timeout + self.limits.statement_timeout;
-        let columns = tokio::time::timeout(longest, self.columns(caller.org, topic)).await;
+        let columns = tokio::time::timeout(longest, self.columns(topic)).await;
         let table = columns.unwrap_or(Err(ReadError::Busy))?;
         let literals = Filter::literals(&request.conditions, &table.columns).map_err(QueryError::from)?;
-        let converted = self.convert(caller, topic, literals).await?;
+        let converted = self.values(caller, topic, literals).await?;
         let converted: Vec<&str> = converted.iter().map(|value| value.get()).collect();
         if converted.iter().any(|value| value.len() > FILTER_VALUE_BYTES_MAX) {
             return Err(QueryError::ValueTooLong(FILTER_VALUE_BYTES_MAX).into());
@@ -82,34 +82,60 @@ impl Reader {
         Ok((filter.map_err(QueryError::from)?, fixed))
     }
 
-    /// Columns of a topic's table, which were read a short time ago at most. If they have changed since,
-    /// their events have another form, and are not misread.
-    async fn columns(self: &Arc<Self>, org: OrgId, topic: &str) -> Result<Arc<TableColumns>, ReadError> {
-        let (reader, name) = (Arc::clone(self), topic.to_owned());
-        let describe = async move { reader.describe(org, &name).await };
-        let read = async { self.jobs.run(describe).await.unwrap_or(Err(ReadError::Busy)) };
+    /// Columns of a topic's table, which were read a short time ago at most. They are read for the node as a
+    /// whole, so no organisation's queue delays them.
+    async fn columns(self: &Arc<Self>, topic: &str) -> Result<Arc<TableColumns>, ReadError> {
+        let read = async |checks| {
+            let (reader, name) = (Arc::clone(self), topic.to_owned());
+            let describe = async move { reader.describe(&name, checks).await };
+            self.jobs.run(describe).await.unwrap_or(Err(ReadError::Busy))
+        };
         self.columns.get(topic, read).await
     }
 
-    async fn describe(&self, org: OrgId, topic: &str) -> Result<TableColumns, ReadError> {
-        let _permit = self.shares.acquire(org, DESCRIPTION_BYTES).await?;
-        let mut connection = self.pool.acquire().await?;
-        let read = async {
-            let mut transaction = begin_snapshot(&mut connection).await?;
-            let encoding: String = sqlx::query_scalar("select current_setting('server_encoding')")
-                .fetch_one(&mut *transaction)
-                .await?;
-            if encoding != ENCODING {
-                return Err(QueryError::FilterEncoding(encoding).into());
-            }
-            let (_, version) = position(&mut transaction, topic).await?;
-            let table = self.table(&mut transaction, topic, version.clone(), None).await?;
-            transaction.rollback().await?;
-            let version = version.ok_or(ReadError::UnknownTopic)?;
-            Ok::<_, ReadError>(TableColumns { version, columns: table.columns.clone() })
+    /// Describes the columns of a topic's table. One statement has one snapshot.
+    async fn describe(&self, topic: &str, checks: u64) -> Result<TableColumns, ReadError> {
+        let query = sqlx::query_as::<_, (String, Option<String>, Option<serde_json::Value>)>(
+            "select current_setting('server_encoding'), warden.reading_version($1), warden.reading($1, null, 0)",
+        );
+        let read = tokio::time::timeout(
+            self.limits.statement_timeout,
+            query.bind(topic).fetch_one(&self.descriptions),
+        );
+        let described = match read.await.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
+            Ok((encoding, ..)) if encoding != ENCODING => Err(QueryError::FilterEncoding(encoding).into()),
+            Ok((_, version, described)) => ReadableTable::parse(described).and_then(|table| {
+                let version = version.ok_or(ReadError::UnknownTopic)?;
+                Ok(TableColumns { version, columns: table.columns, checks })
+            }),
+            Err(error) => Err(error.into()),
         };
-        let read = tokio::time::timeout(self.limits.statement_timeout, read).await;
-        read.unwrap_or(Err(ReadError::Busy)).map_err(|error| self.classify(topic, error))
+        described.map_err(|error| self.classify(topic, error))
+    }
+
+    /// Values in the form of events, from memory if they are known.
+    async fn values(
+        self: &Arc<Self>,
+        caller: Caller,
+        topic: &str,
+        literals: Literals,
+    ) -> Result<Vec<Arc<RawValue>>, ReadError> {
+        let mut values = self.values.get(&literals.values);
+        let checks = self.values.checks();
+        let unknown: Vec<usize> = (0..values.len()).filter(|n| values[*n].is_none()).collect();
+        let Literals { values: spelled, is_lasting } = literals;
+        let to_convert = unknown.iter().map(|n| spelled[*n].clone()).collect();
+        let to_convert = Literals { values: to_convert, is_lasting: Vec::new() };
+        let converted = self.convert(caller, topic, to_convert).await?;
+        for (n, value) in unknown.into_iter().zip(converted) {
+            let value = Arc::<RawValue>::from(value);
+            if is_lasting[n] {
+                self.values.insert(spelled[n].clone(), Arc::clone(&value), checks);
+            }
+            values[n] = Some(value);
+        }
+        let unexpected = || ReadError::NotReadable("a value of a filter is missing".to_owned());
+        values.into_iter().collect::<Option<_>>().ok_or_else(unexpected)
     }
 
     /// Values in the form of events, in a transaction that is bound to the user.

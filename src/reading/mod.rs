@@ -13,6 +13,7 @@
 //!
 //! This module must not know HTTP.
 
+mod converted_values;
 mod error;
 mod filter;
 mod known_columns;
@@ -32,17 +33,20 @@ use std::sync::{Arc, Mutex};
 use sqlx::postgres::{PgConnection, PgPool};
 
 use crate::cursor::{Cursor, CursorSeal, KeyRing, Point};
+use crate::filter::TableChecks;
 use crate::metrics::Metrics;
 use crate::org::{Incarnation, OrgId};
 use crate::postgres::{READ_CONNECTIONS_MAX, begin_snapshot, bind_to_user};
 use crate::service::Jobs;
 use crate::sync::lock;
+use converted_values::ConvertedValues;
+pub(crate) use converted_values::{CONVERTED_BYTES_MAX, CONVERTED_VALUES_MAX};
 use error::INSUFFICIENT_PRIVILEGE;
 pub use error::{QueryError, ReadError};
 pub use filter::FilterRequest;
 pub(crate) use filter::{FILTER_BYTES_MAX, FILTER_VALUE_BYTES_MAX};
-pub(crate) use known_columns::COLUMNS_AGE_MAX;
 use known_columns::KnownColumns;
+pub(crate) use known_columns::{COLUMNS_AGE_MAX, DESCRIPTIONS_MAX};
 pub use limits::ReadingLimits;
 pub use page::Page;
 use page::PageReader;
@@ -84,6 +88,15 @@ pub enum Target {
     Row(String),
 }
 
+/// Pools of connections.
+#[derive(Debug)]
+pub(crate) struct ReaderPools {
+    /// Reads rows and values for users. Transactions are REPEATABLE READ.
+    pub(crate) rows: PgPool,
+    /// Reads descriptions of tables for the node.
+    pub(crate) descriptions: PgPool,
+}
+
 /// Reads rows.
 #[derive(Debug)]
 pub struct Reader {
@@ -95,6 +108,10 @@ pub struct Reader {
     tables: Mutex<HashMap<TableKey, (String, Arc<ReadableTable>)>>,
     /// Columns for filters of joins.
     columns: KnownColumns,
+    /// Values of such filters.
+    values: ConvertedValues,
+    /// Pool of the descriptions of columns, which are read for all organisations.
+    descriptions: PgPool,
     limits: ReadingLimits,
     metrics: Arc<Metrics>,
 }
@@ -109,10 +126,11 @@ const QUERY_CANCELED: &str = "57014";
 const UNAVAILABLE: [&str; 3] = ["08", "53", "57P"];
 
 impl Reader {
-    /// A reader on this pool, whose connections have REPEATABLE READ transactions.
+    /// A reader on these pools. What it knows of tables is out of date when a check of tables begins.
     #[must_use]
     pub(crate) fn new(
-        pool: PgPool,
+        pools: ReaderPools,
+        checks: Arc<TableChecks>,
         ring: Arc<KeyRing>,
         jobs: Jobs,
         limits: ReadingLimits,
@@ -126,13 +144,15 @@ impl Reader {
         );
         let snapshots = SnapshotLimiter::new(&limits);
         Self {
-            pool,
+            pool: pools.rows,
             ring,
             shares,
             snapshots,
             jobs,
             tables: Mutex::default(),
-            columns: KnownColumns::default(),
+            columns: KnownColumns::new(Arc::clone(&checks)),
+            values: ConvertedValues::new(checks),
+            descriptions: pools.descriptions,
             limits,
             metrics,
         }
@@ -232,13 +252,7 @@ impl Reader {
             .bind(i32::try_from(self.limits.page_bytes_max).unwrap_or(i32::MAX))
             .fetch_one(transaction)
             .await?;
-        let described = described.ok_or(ReadError::UnknownTopic)?;
-        if let Some(problem) = described.get("problem").and_then(serde_json::Value::as_str) {
-            return Err(ReadError::NotReadable(problem.to_owned()));
-        }
-        let table: ReadableTable = serde_json::from_value(described)
-            .map_err(|error| ReadError::NotReadable(format!("warden.reading(): {error}")))?;
-        let table = Arc::new(table);
+        let table = Arc::new(ReadableTable::parse(described)?);
         let mut tables = lock(&self.tables);
         if tables.len() >= TABLES_MAX {
             tables.clear();

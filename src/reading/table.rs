@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::error::ReadError;
 use crate::filter::{Column, Columns};
 
 /// Descriptions of tables in memory. Beyond this number the memory is cleared.
@@ -22,6 +23,18 @@ pub(super) struct ReadableTable {
     pub(super) document: String,
     /// Expression of its key, which is sent if the document is too large.
     pub(super) key_document: String,
+}
+
+impl ReadableTable {
+    /// Parses what `warden.reading()` returned.
+    pub(super) fn parse(described: Option<serde_json::Value>) -> Result<Self, ReadError> {
+        let described = described.ok_or(ReadError::UnknownTopic)?;
+        if let Some(problem) = described.get("problem").and_then(serde_json::Value::as_str) {
+            return Err(ReadError::NotReadable(problem.to_owned()));
+        }
+        serde_json::from_value(described)
+            .map_err(|error| ReadError::NotReadable(format!("warden.reading(): {error}")))
+    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,8 @@ use super::resume::Resume;
 use super::revocation_check::RevocationCheck;
 use super::{Session, SessionContext};
 use crate::cursor::Cursor;
-use crate::hub::{FilterHandle, Outbox, Registration};
+use crate::filter::Condition;
+use crate::hub::{FilterHandle, FilterLimit, Outbox, Registration};
 use crate::metrics::RejectionLabels;
 use crate::org::OrgId;
 use crate::reading::{Caller, FilterRequest, ReadError};
@@ -21,6 +22,9 @@ use crate::wire::{ClientMessage, Status, Topic, reply};
 
 /// Joins of one session that have a filter.
 pub(crate) const SESSION_FILTERS_MAX: usize = 32;
+
+/// Compilations of a filter while its table may be changing.
+const COMPILATIONS_MAX: usize = 5;
 
 /// The parts of a session that one join uses.
 pub(super) struct PendingJoin {
@@ -94,13 +98,7 @@ impl Session {
 
 impl PendingJoin {
     async fn run_filtered(mut self, request: &FilterRequest, start: JoinStart) -> ResumeEnd {
-        let opened = match self.context.reader.compile(self.caller(), &self.topic_name, request).await {
-            Ok((filter, conditions)) => {
-                let opened = self.registration.open_filter(&self.topic, filter, &self.context.metrics);
-                opened.map(|handle| (handle, conditions)).map_err(|limit| (limit.name, limit.hint.to_owned()))
-            }
-            Err(error) => Err((error.code(), error.to_string())),
-        };
+        let opened = self.open_filter(request).await;
         let conditions = match opened {
             Ok((handle, conditions)) => {
                 self.filter = Some(handle);
@@ -124,6 +122,26 @@ impl PendingJoin {
         let Some((encoded, (since, seen))) = opened else { return self.run_live(true) };
         self.outbox.send(&self.reply(Status::Ok, &json!({"cursor": encoded})));
         self.run_resume(since, seen).await
+    }
+
+    /// The channel of a filter, and conditions for the pages of a snapshot. Returns code and hint of an
+    /// error.
+    async fn open_filter(
+        &self,
+        request: &FilterRequest,
+    ) -> Result<(Arc<FilterHandle>, Vec<Condition>), (&'static str, String)> {
+        let mut attempts = COMPILATIONS_MAX;
+        loop {
+            let compiled = self.context.reader.compile(self.caller(), &self.topic_name, request).await;
+            let (filter, conditions) = compiled.map_err(|error| (error.code(), error.to_string()))?;
+            attempts -= 1;
+            match self.registration.open_filter(&self.topic, filter, &self.context.metrics) {
+                Ok(handle) => return Ok((handle, conditions)),
+                // A check of tables has begun meanwhile.
+                Err(FilterLimit::OUTDATED) if attempts > 0 => {}
+                Err(limit) => return Err((limit.name, limit.hint.to_owned())),
+            }
+        }
     }
 
     /// Joins for live events only. If `is_stale`, the reply asks the client to read the current state again.

@@ -29,8 +29,25 @@ use crate::wire::{ClientMessage, Event, RESYNC_EVENT, Status, Topic, append_even
 /// the wire.
 const CHUNK_BYTES: usize = 32 * 1024;
 
-/// Events that a filter withholds before other tasks may run.
+/// Evaluations of a filter before other tasks may run, each for about [`BYTES_PER_EVALUATION`] of an event.
 const EVALUATIONS_PER_TURN: usize = 256;
+
+/// Bytes of an event that cost as much as one evaluation. Patterns read the whole text.
+const BYTES_PER_EVALUATION: usize = 256;
+
+/// Evaluations since other tasks could run.
+#[derive(Default)]
+struct EvaluationTurn(usize);
+
+impl EvaluationTurn {
+    /// Counts the evaluation of an event of this size. Returns whether other tasks must run now.
+    fn ends_after(&mut self, event_bytes: usize) -> bool {
+        self.0 += 1 + event_bytes / BYTES_PER_EVALUATION;
+        let ends = self.0 >= EVALUATIONS_PER_TURN;
+        self.0 *= usize::from(!ends);
+        ends
+    }
+}
 
 /// The parts of a session that one resume uses.
 pub(super) struct Resume {
@@ -253,22 +270,19 @@ impl Resume {
             None => Rendered::Payload(event.payload(cursor, tx)),
             Some(filter) => render(filter, event, cursor, tx),
         };
-        let mut withheld = 0;
+        let mut turn = EvaluationTurn::default();
         for (event, rendered) in batch.rendered(self.registration.seal(), render) {
             if event.needs_claim && !self.check.names(event.topic.as_str()) {
                 return Err(ReplayError::NeedsClaim);
             }
+            if filter.is_some() && turn.ends_after(event.memory_bytes()) {
+                // If nothing is written, nothing else lets other tasks run.
+                tokio::task::yield_now().await;
+            }
             let payload = match rendered {
                 Rendered::Payload(payload) => payload,
                 Rendered::Unknown => return Err(ReplayError::Filter),
-                Rendered::Nothing => {
-                    withheld += 1;
-                    if withheld % EVALUATIONS_PER_TURN == 0 {
-                        // Nothing was written, so nothing else lets other tasks run.
-                        tokio::task::yield_now().await;
-                    }
-                    continue;
-                }
+                Rendered::Nothing => continue,
             };
             append_event_frame(&mut frames, &self.topic, event, &payload);
             if frames.len() >= CHUNK_BYTES {
@@ -303,5 +317,19 @@ fn reason(error: &ReplayError) -> &'static str {
         ReplayError::Filter => "filter",
         ReplayError::Snapshot(_) => "snapshot",
         ReplayError::Log(_) | ReplayError::Timeout | ReplayError::TooManyResumes => "unavailable",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_of_evaluations_is_shorter_for_large_events() {
+        let turns = |event_bytes: usize| {
+            let mut turn = EvaluationTurn::default();
+            (0..1000).filter(|_| turn.ends_after(event_bytes)).count()
+        };
+        assert_eq!((turns(100), turns(60_000)), (1000 / 256, 500));
     }
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::control::{CursorKeys, Directory, Reconciler, Revocations};
+use crate::control::{CursorKeys, Directory, FilteredTables, Reconciler, Revocations};
 use crate::cursor::{Cursor, CursorPrefix};
 use crate::hub::{Batch, FanoutSender, Hub, OrgEvents};
 use crate::log::{LogPage, LoggedEvent};
@@ -28,6 +28,8 @@ pub struct Dispatcher {
     pub revocations: Arc<Revocations>,
     /// Keys of cursors, which are loaded on each connection.
     pub cursor_keys: Arc<CursorKeys>,
+    /// Closes the sessions with filters whose table has changed.
+    pub filtered_tables: Arc<FilteredTables>,
     /// Finds deleted organisations if the log cannot name them.
     pub reconciler: Arc<Reconciler>,
     /// Recent events, kept for reconnecting clients.

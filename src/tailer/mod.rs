@@ -146,11 +146,14 @@ impl LogTailer {
         }
     }
 
-    /// Loads the topics. No event is dispatched before the sessions are closed that may not receive it any
-    /// more.
+    /// Loads the topics, because they or the watches have changed. No event is dispatched before the sessions
+    /// are closed that may not receive it any more, or whose filter could misread it.
     async fn load_topics(&self) -> Result<(), LogError> {
         let load = async { Ok(self.dispatcher.directory.load_topics().await?) };
-        if self.with_timeout(load).await? {
+        let loaded = self.with_timeout(load).await;
+        // Also if the topics cannot be loaded: then those in memory remain in use.
+        self.dispatcher.filtered_tables.check().await;
+        if loaded? {
             self.dispatcher.close_sessions_without_claims();
         }
         Ok(())

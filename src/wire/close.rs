@@ -64,6 +64,8 @@ close_codes! {
     TOPIC_RESTRICTED = 4409, "a topic now needs a claim: reconnect and join again", Retry;
     /// The login, its user or its organisation was revoked after the token was issued.
     REVOKED = 4410, "the session was revoked: sign in again", Stop;
+    /// The table of a join with a filter has changed, so the filter must be compiled again.
+    TABLE_CHANGED = 4412, "the table of a filter has changed: reconnect and join again", Retry;
     /// The organisation is suspended.
     ORG_SUSPENDED = 4423, "the organisation is suspended", Stop;
     /// The client exceeded its rate limits, and continued after errors had said so.

@@ -35,7 +35,7 @@ struct GroupCandidates<'e> {
     channels: Vec<Arc<FilterChannel>>,
 }
 
-/// Channels to which an event means something, and what it means to them.
+/// Meaning of an event for channels.
 #[derive(Debug, Default)]
 pub(in crate::hub) struct Selected {
     /// The channels to which it means something, with the verdict; none for a control event.

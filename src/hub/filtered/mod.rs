@@ -6,11 +6,12 @@
 
 mod candidates;
 mod content;
+mod outdated;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 pub(super) use candidates::{Candidates, Selected};
@@ -19,7 +20,7 @@ pub(super) use content::{filter_resync, payload};
 
 use super::segments::{Segment, TopicChannel};
 use crate::capacity::{Capacity, Portion};
-use crate::filter::{ChannelFilter, FilterId, FilterIndex, TableColumns};
+use crate::filter::{ChannelFilter, FilterId, FilterIndex, TableChecks, TableColumns};
 use crate::metrics::{FilterKindLabels, Metrics};
 use crate::org::OrgId;
 use crate::sync::lock;
@@ -55,6 +56,9 @@ pub(super) struct FilterChannel {
     pub(super) filter: Arc<ChannelFilter>,
     /// Whether the filter counts as one that is evaluated for most events.
     is_costly: bool,
+    /// Whether the table has changed since the filter was compiled. It is set while `places` is locked, and
+    /// the sessions of all subscriptions are closed with it.
+    is_outdated: AtomicBool,
     pub(super) places: Mutex<TopicChannel>,
 }
 
@@ -74,6 +78,15 @@ pub struct FilterHandle {
     pub(super) channel: Arc<FilterChannel>,
     id: FilterId,
     metrics: Arc<Metrics>,
+}
+
+/// State that the filters of all organisations of a node share.
+#[derive(Debug)]
+pub(super) struct FilterShares {
+    /// Estimated memory.
+    memory: Arc<Capacity<OrgId>>,
+    /// Checks for changes of tables.
+    pub(super) table_checks: Arc<TableChecks>,
 }
 
 /// All channels with a filter of one organisation.
@@ -168,10 +181,14 @@ impl FilteredTopics {
         org: OrgId,
         topic: &Topic,
         filter: ChannelFilter,
-        memory: &Arc<Capacity<OrgId>>,
+        node: &FilterShares,
         metrics: &Metrics,
     ) -> Result<(Arc<FilterChannel>, FilterId), FilterLimit> {
         let mut state = lock(&self.state);
+        // A check that begins later finds the channel.
+        if filter.table.checks != node.table_checks.count() {
+            return Err(FilterLimit::OUTDATED);
+        }
         let State { topics, last_id } = &mut *state;
         let known = topics.get_mut(topic).and_then(|groups| {
             let group = groups.iter_mut().find(|group| group.table == filter.table)?;
@@ -186,6 +203,7 @@ impl FilteredTopics {
         if let Some(known) = known {
             return Ok(known);
         }
+        let memory = &node.memory;
         let is_costly = topics.get(topic).into_iter().flatten().any(|group| {
             group.table == filter.table && group.index.is_costly(&filter.filter, FILTERS_PER_VALUE_MAX)
         }) || FilterIndex::default().is_costly(&filter.filter, FILTERS_PER_VALUE_MAX);
@@ -209,6 +227,7 @@ impl FilteredTopics {
             topic: topic.clone(),
             filter: Arc::new(filter),
             is_costly,
+            is_outdated: AtomicBool::new(false),
             places: Mutex::default(),
         });
         let entry = Entry { channel: Arc::clone(&channel), handles: 1, _memory: portion };
@@ -301,6 +320,11 @@ impl FilterChannel {
 }
 
 impl FilterLimit {
+    /// No limit: the filter must be compiled again.
+    pub const OUTDATED: Self = Self {
+        name: "table_changed",
+        hint: "the table of this topic is being changed: join again in a moment",
+    };
     /// Limit of channels, or of their memory.
     const FILTERS: Self = Self {
         name: "filters_per_org",
@@ -315,17 +339,26 @@ impl FilterLimit {
     };
 }
 
+impl Default for FilterShares {
+    fn default() -> Self {
+        Self { memory: Capacity::new(FILTER_MEMORY_MAX), table_checks: Arc::default() }
+    }
+}
+
 impl FilterHandle {
     pub(super) fn open(
         topics: &Arc<FilteredTopics>,
         org: OrgId,
         topic: &Topic,
         filter: ChannelFilter,
-        memory: &Arc<Capacity<OrgId>>,
+        node: &FilterShares,
         metrics: &Arc<Metrics>,
     ) -> Result<Arc<Self>, FilterLimit> {
-        let opened = topics.open(org, topic, filter, memory, metrics);
-        let (channel, id) = opened.inspect_err(|limit| metrics.limit_reached(limit.name))?;
+        let (channel, id) = topics.open(org, topic, filter, node, metrics).inspect_err(|limit| {
+            if *limit != FilterLimit::OUTDATED {
+                metrics.limit_reached(limit.name);
+            }
+        })?;
         Ok(Arc::new(Self { topics: Arc::clone(topics), channel, id, metrics: Arc::clone(metrics) }))
     }
 

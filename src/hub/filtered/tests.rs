@@ -4,42 +4,42 @@ use std::num::NonZeroI64;
 
 use super::*;
 use crate::filter::{Columns, FilterParser, Verdict};
-use crate::wire::Event;
+use crate::wire::{CloseCode, Event};
 
 fn table() -> Arc<TableColumns> {
     let columns = Columns::for_tests(&[("id", "bigint"), ("a", "text"), ("n", "integer")]);
-    Arc::new(TableColumns { version: "1".into(), columns })
+    Arc::new(TableColumns { version: "1".into(), columns, checks: 0 })
 }
 
 /// Channels of one organisation, and what they share with others.
 struct Org {
     id: OrgId,
     topics: Arc<FilteredTopics>,
-    memory: Arc<Capacity<OrgId>>,
+    node: Arc<FilterShares>,
     metrics: Arc<Metrics>,
 }
 
 impl Org {
-    fn new(number: u128, memory: &Arc<Capacity<OrgId>>) -> Self {
-        let (id, memory) = (OrgId::for_tests(number), Arc::clone(memory));
-        Self { id, topics: Arc::default(), memory, metrics: Arc::default() }
+    fn new(number: u128, node: &Arc<FilterShares>) -> Self {
+        let (id, node) = (OrgId::for_tests(number), Arc::clone(node));
+        Self { id, topics: Arc::default(), node, metrics: Arc::default() }
     }
 
     fn open(&self, group: &str) -> Result<Arc<FilterHandle>, FilterLimit> {
         let condition = FilterParser::default().group("and", group).expect("parses");
         let filter = ChannelFilter::compile(table(), &[condition], &[], None, group.len()).expect("compiles");
         let topic = Topic::parse("items").expect("a topic");
-        FilterHandle::open(&self.topics, self.id, &topic, filter, &self.memory, &self.metrics)
+        FilterHandle::open(&self.topics, self.id, &topic, filter, &self.node, &self.metrics)
     }
 }
 
-fn memory() -> Arc<Capacity<OrgId>> {
-    Capacity::new(FILTER_MEMORY_MAX)
+fn node() -> Arc<FilterShares> {
+    Arc::default()
 }
 
 #[test]
 fn filters_that_most_events_are_compared_with_are_limited() {
-    let org = Org::new(1, &memory());
+    let org = Org::new(1, &node());
     let mut handles: Vec<_> =
         (0..ORG_SCANNED_FILTERS_MAX).map(|n| org.open(&format!("(n.gt.{n})")).expect("is allowed")).collect();
     assert_eq!(org.open("(n.lt.1)").expect_err("is one too many").name, "scanned_filters_per_org");
@@ -62,8 +62,8 @@ fn filters_that_most_events_are_compared_with_are_limited() {
 
 #[test]
 fn one_organisation_leaves_half_of_the_memory_of_filters_to_others() {
-    let memory = memory();
-    let (greedy, other) = (Org::new(1, &memory), Org::new(2, &memory));
+    let node = node();
+    let (greedy, other) = (Org::new(1, &node), Org::new(2, &node));
     let mut handles = Vec::new();
     let limit = loop {
         match greedy.open(&format!("(a.eq.{:0>200})", handles.len())) {
@@ -79,10 +79,10 @@ fn one_organisation_leaves_half_of_the_memory_of_filters_to_others() {
     // Even after five that have taken all that they get.
     let mut all = Vec::new();
     for number in 3..8 {
-        let org = Org::new(number, &memory);
+        let org = Org::new(number, &node);
         all.extend((0..).map_while(|n| org.open(&format!("(a.eq.{n:0>400})")).ok()));
     }
-    let last = Org::new(9, &memory);
+    let last = Org::new(9, &node);
     let few: Vec<_> = (0..100).map(|n| last.open(&format!("(a.eq.{n})")).expect("has a share")).collect();
     drop((theirs, all, few));
     handles.clear();
@@ -91,7 +91,7 @@ fn one_organisation_leaves_half_of_the_memory_of_filters_to_others() {
 
 #[test]
 fn an_event_concerns_each_channel_of_a_selected_filter_once() {
-    let org = Org::new(1, &memory());
+    let org = Org::new(1, &node());
     let [x, same, y, other_table] =
         ["(a.eq.x)", "(a.eq.x)", "(a.eq.y)", "(n.gt.1)"].map(|g| org.open(g).expect("opens"));
     assert_eq!((x.channel.id, org.topics.count()), (same.channel.id, 3));
@@ -121,10 +121,10 @@ fn an_event_concerns_each_channel_of_a_selected_filter_once() {
     drop(other_table);
 }
 
-/// The cost of an estimate for the sender does not grow with the number of channels.
+/// The estimate does not grow with the number of channels.
 #[test]
 fn the_estimated_cost_of_an_event_follows_its_filters() {
-    let org = Org::new(1, &memory());
+    let org = Org::new(1, &node());
     let topic = Topic::parse("items").expect("a topic");
     let mut handles: Vec<_> = (0..500).map(|n| org.open(&format!("(a.eq.{n})")).expect("opens")).collect();
     assert_eq!(org.topics.cost_of(&topic), (2, 2), "one filter by each of the rows");
@@ -136,4 +136,22 @@ fn the_estimated_cost_of_an_event_follows_its_filters() {
     assert_eq!(org.topics.cost_of(&topic), (4, 4));
     drop(handles);
     assert_eq!(org.topics.cost_of(&topic), (0, 0));
+}
+
+#[test]
+fn a_filter_that_was_compiled_before_a_check_of_tables_gets_no_channel() {
+    let org = Org::new(1, &node());
+    let known = org.open("(a.eq.x)").expect("opens");
+    org.node.table_checks.begin();
+    // Not even a channel that exists.
+    for group in ["(a.eq.x)", "(a.eq.y)"] {
+        assert_eq!(org.open(group).expect_err("is out of date"), FilterLimit::OUTDATED);
+    }
+    assert_eq!(org.topics.count(), 1);
+    let versions = |version: Option<&str>| [("items".to_owned(), version.map(str::to_owned))].into();
+    let close = |versions| org.topics.close_outdated(&versions, CloseCode::TABLE_CHANGED);
+    assert_eq!((close(versions(Some("1"))), known.channel.is_outdated()), (0, false));
+    assert_eq!(close([("calls".to_owned(), None)].into()), 0, "another topic");
+    assert_eq!((close(versions(Some("2"))), known.channel.is_outdated()), (1, true));
+    assert_eq!(close(versions(None)), 1);
 }

@@ -59,7 +59,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("control", &["wire", "cursor", "hub"]),
     ("replay", &["wire", "cursor", "log"]),
     ("tailer", &["wire", "cursor", "hub", "postgres", "log", "control", "replay"]),
-    ("session", &["wire", "cursor", "hub", "log", "control", "replay", "reading", "auth"]),
+    ("session", &["wire", "cursor", "filter", "hub", "log", "control", "replay", "reading", "auth"]),
     ("publish", &["auth", "cursor", "postgres"]),
     ("reading", &["cursor", "filter", "postgres"]),
     ("http", &["wire", "auth", "session", "log", "control", "hub", "publish", "reading"]),

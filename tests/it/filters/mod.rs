@@ -1,5 +1,6 @@
 //! Joins with a filter: live events, replays and snapshots have the rows that the filter selects.
 
+mod changed;
 mod collections;
 
 use serde_json::{Value, json};

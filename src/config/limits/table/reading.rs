@@ -170,6 +170,21 @@ fn parameters() -> Vec<Limit> {
             "Value in the filter of a join, in the form of events.",
         ),
         Limit::new(
+            "reading::CONVERTED_VALUES_MAX",
+            Value::count(reading::CONVERTED_VALUES_MAX),
+            "Converted values of filters in memory. Beyond it they are converted again.",
+        ),
+        Limit::new(
+            "reading::CONVERTED_BYTES_MAX",
+            Value::bytes(reading::CONVERTED_BYTES_MAX),
+            "Bytes of these values and of their spellings.",
+        ),
+        Limit::new(
+            "reading::DESCRIPTIONS_MAX",
+            Value::count(reading::DESCRIPTIONS_MAX),
+            "Descriptions of tables that are read at a time for joins with a filter.",
+        ),
+        Limit::new(
             "reading::COLUMNS_AGE_MAX",
             Time(reading::COLUMNS_AGE_MAX),
             "Age at which the columns of a table are read again for the next join with a filter.",

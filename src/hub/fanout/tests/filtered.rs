@@ -19,7 +19,7 @@ const SELECTABLE: [&str; 9] = ["b", "c", "d", "e", "f", "g", "h", "i", "j"];
 fn table() -> Arc<TableColumns> {
     let mut columns = vec![("id", "bigint"), ("a", "text"), ("n", "integer"), ("pad", "text")];
     columns.extend(SELECTABLE.map(|name| (name, "text")));
-    Arc::new(TableColumns { version: "1".into(), columns: Columns::for_tests(&columns) })
+    Arc::new(TableColumns { version: "1".into(), columns: Columns::for_tests(&columns), checks: 0 })
 }
 
 fn open(registration: &Registration, group: &str, select: Option<&[String]>) -> Arc<FilterHandle> {
@@ -191,4 +191,21 @@ async fn many_selections_of_one_large_event_have_a_limit_of_bytes() {
     };
     let resyncs = encoded.broadcasts.iter().map(text).filter(|text| text.contains("warden.resync")).count();
     assert!((200..300).contains(&resyncs), "{resyncs}");
+}
+
+#[tokio::test]
+async fn sessions_of_outdated_filters_are_closed_whether_they_subscribe_before_or_after() {
+    let hub = new_hub();
+    let org = OrgId::for_tests(1);
+    let (early, other) = (subscriber(&hub, org, "(a.eq.x)").await, Subscriber::new(&hub, org).await);
+    let late = Subscriber::new(&hub, org).await;
+    let opened = open(&late.registration, "(a.eq.x)", None);
+    let versions = [("calls".to_owned(), Some("2".to_owned()))].into();
+    assert_eq!(hub.close_outdated_filters(&versions, CloseCode::TABLE_CHANGED), 1);
+    let state = |one: &Subscriber| one.registration.outbox.close_state();
+    let closed = Some(CloseState::Closing(Some(CloseCode::TABLE_CHANGED)));
+    assert_eq!((state(&early), state(&other), state(&late)), (closed, None, None));
+    let subscribed = late.registration.subscribe(&calls(), Some(&opened), false, |_| bytes::Bytes::new());
+    assert_eq!(state(&late), closed);
+    late.registration.unsubscribe(&calls(), &subscribed);
 }
