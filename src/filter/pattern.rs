@@ -10,11 +10,11 @@ use std::cell::Cell;
 use memchr::memmem;
 
 /// Characters of a pattern that are in a text with `_` between two `%`.
-pub(crate) const FLOATING_CHARS_MAX: usize = 128;
+pub(crate) const FLOATING_CHARS_MAX: usize = 64;
 
 /// Steps of all patterns on one row of an event. A step compares about a byte. A pattern that is evaluated
 /// when they are used up is unknown.
-pub(crate) const PATTERN_STEPS_MAX: usize = 8 * 1024 * 1024;
+pub(crate) const PATTERN_STEPS_MAX: usize = 4 * 1024 * 1024;
 
 /// A pattern in which `%` stands for any characters, `_` for one, and `\` precedes one that stands for
 /// itself.

@@ -31,7 +31,7 @@ pub(crate) use fanout::{
     ROUND_COST, STEP_BYTES_MAX,
 };
 pub(crate) use filtered::{
-    FILTER_MEMORY_MAX, FILTERS_PER_VALUE_MAX, ORG_FILTERS_MAX, ORG_SCANNED_FILTERS_MAX,
+    EVENT_EVALUATIONS_MAX, FILTER_MEMORY_MAX, FILTERS_PER_VALUE_MAX, ORG_FILTERS_MAX, ORG_SCANNED_FILTERS_MAX,
 };
 pub use filtered::{FilterHandle, FilterLimit, Rendered, render};
 pub use marks::MarkRequest;

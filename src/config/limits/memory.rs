@@ -294,6 +294,7 @@ mod tests {
                 "config::connections::RESERVED_DESCRIPTORS",
                 "drain.sessions_per_second_min",
                 "filter::PATTERN_STEPS_MAX",
+                "hub::EVENT_EVALUATIONS_MAX",
                 "hub::FILTERS_PER_VALUE_MAX",
                 "hub::SEGMENT_SUBSCRIPTIONS_MAX",
                 "hub::fanout::CHUNK_BYTES",

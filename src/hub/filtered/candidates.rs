@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::{FilterChannel, FilteredTopics};
+use super::{EVENT_EVALUATIONS_MAX, FilterChannel, FilteredTopics};
 use crate::filter::{Change, TableColumns, Verdict};
 use crate::sync::lock;
 use crate::wire::{Event, Topic};
@@ -122,9 +122,13 @@ impl Candidates<'_> {
             others: self.not_found,
             evaluations: self.evaluations,
         };
+        let mut evaluated = 0;
         for GroupCandidates { change, channels } in self.groups {
             for of_filter in channels.chunk_by(|a, b| a.filter.filter == b.filter.filter) {
-                match of_filter[0].filter.filter.verdict(&change) {
+                let filter = &of_filter[0].filter.filter;
+                evaluated += filter.conditions();
+                let is_evaluated = evaluated <= EVENT_EVALUATIONS_MAX;
+                match if is_evaluated { filter.verdict(&change) } else { Some(Verdict::Unknown) } {
                     None => selected.others += 1,
                     Some(verdict) => {
                         let channels = of_filter.iter().map(|channel| (Arc::clone(channel), Some(verdict)));

@@ -32,6 +32,10 @@ pub(crate) const ORG_FILTERS_MAX: usize = 20_000;
 /// Filters of one organisation that are evaluated for most events of their topic.
 pub(crate) const ORG_SCANNED_FILTERS_MAX: usize = 1000;
 
+/// Conditions that one event is compared with. A filter that would exceed it gets no channel. If a row lacks a
+/// column and so finds more filters, the rest of them is not evaluated, and resyncs.
+pub(crate) const EVENT_EVALUATIONS_MAX: usize = 32_768;
+
 /// Filters that one value of a column may find. Further ones count as evaluated for most events.
 pub(crate) const FILTERS_PER_VALUE_MAX: usize = 100;
 
@@ -208,6 +212,10 @@ impl FilteredTopics {
             group.table == filter.table && group.index.is_costly(&filter.filter, FILTERS_PER_VALUE_MAX)
         }) || FilterIndex::default().is_costly(&filter.filter, FILTERS_PER_VALUE_MAX);
         if is_costly && self.costly.load(Ordering::Acquire) >= ORG_SCANNED_FILTERS_MAX {
+            return Err(FilterLimit::SCANNED);
+        }
+        // Both rows of an update find it.
+        if self.evaluations_max() + 2 * filter.filter.conditions() > EVENT_EVALUATIONS_MAX {
             return Err(FilterLimit::SCANNED);
         }
         let portion = memory.try_take(org, CHANNEL_BYTES + MEMORY_PER_BYTE * filter.bytes);

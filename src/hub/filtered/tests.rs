@@ -155,3 +155,31 @@ fn a_filter_that_was_compiled_before_a_check_of_tables_gets_no_channel() {
     assert_eq!((close(versions(Some("2"))), known.channel.is_outdated()), (1, true));
     assert_eq!(close(versions(None)), 1);
 }
+
+#[test]
+fn the_conditions_of_one_event_are_limited() {
+    let org = Org::new(1, &node());
+    let many = |n: usize| format!("(a.eq.{n},n.gt.{n})");
+    let handles: Vec<_> =
+        (0..EVENT_EVALUATIONS_MAX / 2 + 10).map_while(|n| org.open(&many(n)).ok()).collect();
+    let mut event = Event::control("item.created", r#"{"n": 20000}"#, 7);
+    event.topic = Topic::parse("items").expect("a topic");
+    event.watch = NonZeroI64::new(7);
+    // Without `a`, every filter may select the row.
+    let candidates = org.topics.candidates(&event);
+    assert_eq!(candidates.evaluations, 2 * handles.len());
+    assert!(handles.len() > EVENT_EVALUATIONS_MAX / 2, "{}", handles.len());
+    assert_eq!(candidates.select().channels.len(), handles.len(), "unknown");
+    // With a condition that decides without `a`, those that are evaluated mean nothing.
+    event.data = r#"{"n": -1}"#.into();
+    let selected = org.topics.candidates(&event).select();
+    assert_eq!(selected.others, EVENT_EVALUATIONS_MAX as u64 / 2);
+    assert_eq!(selected.channels.len(), handles.len() - EVENT_EVALUATIONS_MAX / 2);
+    drop(handles);
+    // Conditions of filters that most events are compared with.
+    let long =
+        |n: usize| format!("({})", (0..60).map(|c| format!("n.gt.{n}{c:02}")).collect::<Vec<_>>().join(","));
+    let handles: Vec<_> = (0..1000).map_while(|n| org.open(&long(n)).ok()).collect();
+    assert_eq!(handles.len(), (EVENT_EVALUATIONS_MAX - 60) / 60);
+    assert_eq!(org.open(&long(1000)).expect_err("is one too many").name, "scanned_filters_per_org");
+}

@@ -221,6 +221,12 @@ fn filter_rows() -> Vec<Limit> {
              many others require. Beyond it a join gets the error `scanned_filters_per_org`.",
         ),
         Limit::new(
+            "hub::EVENT_EVALUATIONS_MAX",
+            Value::count(hub::EVENT_EVALUATIONS_MAX),
+            "Conditions that one event of an organisation is compared with. Beyond it a join gets the error \
+             `scanned_filters_per_org`. If a row lacks a column and so finds more filters, the rest of them resyncs.",
+        ),
+        Limit::new(
             "hub::FILTERS_PER_VALUE_MAX",
             Value::count(hub::FILTERS_PER_VALUE_MAX),
             "Filters that require the same value of a column, before further ones count as compared with most events.",
