@@ -163,7 +163,6 @@ async fn gateway(cluster: &Cluster) -> anyhow::Result<Gateway> {
         database: warden::postgres::options(&cluster.url("postgres", "warden_gateway"))?,
         verifier: VerifierConfig::hs256("x".repeat(32), "authenticated", None),
         topics_need_claim: Vec::new(),
-        experimental_filters: false,
         listen: any_port,
         admin_listen: any_port,
         allowed_origins: Vec::new(),

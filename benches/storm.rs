@@ -294,7 +294,6 @@ async fn start(cluster: &Cluster) -> anyhow::Result<Gateway> {
         database: warden::postgres::options(&cluster.url("postgres", "warden_gateway"))?,
         verifier: VerifierConfig::hs256(SECRET, DEFAULT_AUDIENCE, None),
         topics_need_claim: Vec::new(),
-        experimental_filters: false,
         listen: any_port,
         admin_listen: any_port,
         allowed_origins: Vec::new(),

@@ -76,7 +76,6 @@ impl Gateway {
             reader: Arc::clone(&database.reader),
             verifier,
             topic_policy: session::TopicPolicy::new(config.topics_need_claim),
-            accepts_filters: config.experimental_filters,
             log_shares: LogShares::default(),
             org_rates: session::OrgRates::default(),
             metrics: Arc::clone(&metrics),

@@ -84,8 +84,6 @@ pub struct Config {
     pub verifier: VerifierConfig,
     /// Topics that a token must name to join them.
     pub topics_need_claim: Vec<String>,
-    /// Whether joins may have a filter.
-    pub experimental_filters: bool,
     /// Address of the public listener.
     pub listen: SocketAddr,
     /// Address of the admin listener.
@@ -131,7 +129,6 @@ impl ServeArgs {
         Ok(Config {
             database: self.database.into_addresses()?,
             verifier: self.issuers.into_verifier_config()?,
-            experimental_filters: self.topics.experimental_filters,
             topics_need_claim: self.topics.into_topics()?,
             listen: listeners.public,
             admin_listen: listeners.admin,

@@ -1,4 +1,4 @@
-//! Flags of topics: which need a claim, and whether joins may have a filter.
+//! Flags of topics: which need a claim.
 
 use anyhow::ensure;
 use clap::Args;
@@ -12,11 +12,6 @@ pub(super) struct TopicArgs {
     /// call:* for the topics of single calls
     #[arg(long, env = "WARDEN_TOPICS_NEED_CLAIM", value_name = "TOPIC", value_delimiter = ',')]
     topics_need_claim: Vec<String>,
-    /// Accept joins with `filter` or `select`. This is an experiment: the filters of one organisation can
-    /// delay the events of others
-    #[arg(long, env = "WARDEN_EXPERIMENTAL_FILTERS", value_name = "BOOL", default_value_t = false,
-          action = clap::ArgAction::Set)]
-    pub(super) experimental_filters: bool,
 }
 
 impl TopicArgs {

@@ -184,7 +184,6 @@ impl Services {
             database: postgres::options(&cluster.url(DATABASE, GATEWAY_ROLE))?,
             verifier: VerifierConfig::hs256(jwt_secret.clone(), DEFAULT_AUDIENCE, None),
             topics_need_claim: Vec::new(),
-            experimental_filters: true,
             listen: options.listen,
             admin_listen: options.admin_listen,
             allowed_origins: origins(options),

@@ -42,8 +42,6 @@ pub struct SessionContext {
     pub verifier: Arc<Verifier>,
     /// Topics that a token must name before it may join them.
     pub topic_policy: TopicPolicy,
-    /// Whether joins may have a filter.
-    pub accepts_filters: bool,
     /// Log lines that organisations may still cause.
     pub log_shares: LogShares,
     /// Messages that organisations may still send.

@@ -64,11 +64,6 @@ impl Session {
     /// Checks whether the session may join this topic with a filter. Returns reason and hint of an error.
     pub(super) fn check_filter(&self, topic: &Topic) -> Result<(), (&'static str, String)> {
         self.check_one_table(topic)?;
-        if !self.context.accepts_filters {
-            let hint = "this gateway accepts no joins with filter or select: its operator may switch them on with \
-                        WARDEN_EXPERIMENTAL_FILTERS=true";
-            return Err(("filters_disabled", hint.to_owned()));
-        }
         if self.joined.filters_besides(topic) >= SESSION_FILTERS_MAX {
             self.context.metrics.limit_reached("filters_per_socket");
             let hint = format!("a socket may join {SESSION_FILTERS_MAX} topics with a filter: leave one");

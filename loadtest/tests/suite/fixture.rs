@@ -103,7 +103,6 @@ async fn gateway(database_url: &str, change: impl FnOnce(&mut Limits)) -> Gatewa
         database: warden::postgres::options(database_url).expect("a URL"),
         verifier: VerifierConfig::hs256(SECRET, AUDIENCE, None),
         topics_need_claim: Vec::new(),
-        experimental_filters: false,
         listen: any_port,
         admin_listen: any_port,
         allowed_origins: Vec::new(),

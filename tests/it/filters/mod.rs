@@ -303,20 +303,3 @@ async fn a_socket_has_a_limited_number_of_filters() {
     client.join_with(&last, json!({"filter": "id=eq.1"})).await;
     t.gateway.stop().await;
 }
-
-/// Unless the operator switched filters on, no join has one.
-#[tokio::test]
-async fn filters_are_off_unless_the_operator_accepts_them() {
-    let db = TestDb::create().await;
-    let org = db.create_org().await;
-    db.run(TABLE).await;
-    let t = TestGateway::start_with(db, |config| config.experimental_filters = false).await;
-    let mut client = t.connect(org).await;
-    for join in
-        [json!({"filter": "n=gt.1"}), json!({"select": "id"}), json!({"filter": "n=gt.1", "snapshot": {}})]
-    {
-        let reply = client.push("items", "phx_join", join).await;
-        assert_eq!(reply.response["reason"], "filters_disabled", "{reply:?}");
-    }
-    client.join("items").await;
-}

@@ -110,7 +110,6 @@ impl TestGateway {
             database: warden::postgres::options(db.gateway_url()).expect("a URL"),
             verifier: VerifierConfig::hs256(SECRET, AUDIENCE, None),
             topics_need_claim: Vec::new(),
-            experimental_filters: true,
             listen: any_port,
             admin_listen: any_port,
             allowed_origins: vec!["http://app.example".into(), "capacitor://localhost".into()],
