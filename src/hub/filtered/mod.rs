@@ -32,8 +32,8 @@ pub(crate) const ORG_FILTERS_MAX: usize = 20_000;
 /// Filters of one organisation that are evaluated for most events of their topic.
 pub(crate) const ORG_SCANNED_FILTERS_MAX: usize = 1000;
 
-/// Conditions that one event is compared with. A filter that would exceed it gets no channel. If a row lacks a
-/// column and so finds more filters, the rest of them is not evaluated, and resyncs.
+/// Conditions that one event is compared with. A filter that would exceed it gets no channel. If a row lacks
+/// a column and so finds more filters, the rest of them is not evaluated, and resyncs.
 pub(crate) const EVENT_EVALUATIONS_MAX: usize = 32_768;
 
 /// Filters that one value of a column may find. Further ones count as evaluated for most events.
