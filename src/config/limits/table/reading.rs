@@ -9,7 +9,8 @@ use crate::reading::{self, ReadingLimits};
 pub(super) fn section(limits: &Limits) -> Section {
     Section {
         title: "Reading",
-        limits: [requests(limits), queries(limits), snapshots(limits), parameters()].concat(),
+        limits: [requests(limits), queries(limits), snapshots(limits), parameters(), joins(), columns()]
+            .concat(),
     }
 }
 
@@ -144,6 +145,12 @@ fn parameters() -> Vec<Limit> {
             Value::count(filter::LIST_VALUES_MAX),
             "Values of all `in` lists of one request.",
         ),
+    ]
+}
+
+/// Limits of joins with a filter.
+fn joins() -> Vec<Limit> {
+    vec![
         Limit::new(
             "filter::DIGITS_MAX",
             Value::count(filter::DIGITS_MAX),
@@ -189,6 +196,11 @@ fn parameters() -> Vec<Limit> {
             Time(reading::COLUMNS_AGE_MAX),
             "Age at which the columns of a table are read again for the next join with a filter.",
         ),
+    ]
+}
+
+fn columns() -> Vec<Limit> {
+    vec![
         Limit::new(
             "reading::SELECT_COLUMNS_MAX",
             Value::count(reading::SELECT_COLUMNS_MAX),
