@@ -108,7 +108,7 @@ hostile-input: setup-postgres ## Send 100,000 hostile handshakes and 1,000,000 h
 .PHONY: fuzz
 fuzz: ## Fuzz every parser of foreign input for a minute each (SECONDS=600: longer); needs Rust nightly
 	@command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked --quiet
-	for target in address claims cloudevents credential cursor database_url frames issuers jwks message rows topic; do \
+	for target in address claims cloudevents credential cursor database_url filters frames issuers jwks message rows topic; do \
 	  mkdir -p fuzz/corpus/$$target; \
 	  cargo +nightly fuzz run $$target fuzz/corpus/$$target fuzz/corpus-seeds/$$target -- \
 	    -max_total_time=$(SECONDS) -print_final_stats=1; \

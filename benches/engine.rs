@@ -52,6 +52,7 @@ static ORG: LazyLock<OrgId> = LazyLock::new(|| {
         audience: DEFAULT_AUDIENCE,
         issuer: None,
         topics: None,
+        filters: None,
     };
     let config = VerifierConfig::hs256(SECRET, DEFAULT_AUDIENCE, None);
     let limits = Limits::default();
@@ -105,6 +106,10 @@ impl SessionCheck for AlwaysValid {
     }
 
     fn names(&self, _topic: &str) -> bool {
+        true
+    }
+
+    fn is_carried(&self, _: &warden::hub::NamedTopics) -> bool {
         true
     }
 

@@ -260,6 +260,7 @@ async fn join(
         audience: DEFAULT_AUDIENCE,
         issuer: None,
         topics: None,
+        filters: None,
     };
     let stream = TcpStream::connect(addr).await?;
     let config = WebSocketConfig::default().read_buffer_size(4096);

@@ -238,7 +238,8 @@ $$;
 --                        string that warden.is_entity_id() rejects, reaches no entity topic.
 --   visibility           who may receive the events if `authenticated` may SELECT less than they show:
 --                        'organisation' (all members, on purpose), or 'claim' (only tokens whose claim
---                        app_metadata.warden_topics names the topic). Without it such a table is an error.
+--                        app_metadata.warden_topics or warden_filters names the topic). Without it such a table
+--                        is an error.
 --   as_text              columns that events send as strings. JavaScript reads JSON numbers as doubles, which are exact
 --                        up to 2^53 only: pass bigint and numeric columns that may exceed it.
 --   replicated           whether rows that logical replication applies emit events as well. Its workers fire no
@@ -457,7 +458,7 @@ begin
       using errcode = '42501',
             hint = pg_catalog.format(
               'Decide who receives it. visibility => ''organisation'': every member of the organisation, on purpose. '
-              'visibility => ''claim'': only tokens whose claim app_metadata.warden_topics names "%s".', topic);
+              'visibility => ''claim'': only tokens whose claim app_metadata.warden_topics or warden_filters names "%s".', topic);
   end if;
 
   perform warden.declare_topic(topic);

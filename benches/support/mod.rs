@@ -83,6 +83,7 @@ pub(crate) fn token(org: Uuid, role: &str) -> anyhow::Result<String> {
         audience: DEFAULT_AUDIENCE,
         issuer: None,
         topics: None,
+        filters: None,
     };
     sign(&claims, SECRET)
 }

@@ -12,7 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey};
 use serde_json::Value;
-use warden::auth::{CredentialError, Identity, Token, Verifier, VerifierConfig, find};
+use warden::auth::{CredentialError, Identity, SignedFilter, Token, Verifier, VerifierConfig, find};
 use warden::config::Limits;
 use warden::metrics::Metrics;
 
@@ -94,6 +94,11 @@ fn assert_same_claims(identity: &Identity, claims: &Value) {
         claims.get("role").is_some_and(|role| role == "service_role"),
         "{claims}"
     );
+    assert_eq!(identity.filters.is_present(), metadata.get("warden_filters").is_some(), "{claims}");
+    for (topic, filter) in metadata["warden_filters"].as_object().into_iter().flatten() {
+        let is_all = identity.filters.of(topic) == Some(&SignedFilter::All);
+        assert!(identity.filters.of(topic).is_some() && is_all == (filter == "*"), "{claims}");
+    }
     match metadata.get("warden_topics") {
         None => assert!(!identity.topics.is_present()),
         Some(list) => {

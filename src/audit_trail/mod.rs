@@ -146,10 +146,12 @@ fn unlogged(allowed: LineAllowed) -> Option<u64> {
 }
 
 /// Logs the begin of a session.
-pub fn accepted(subject: AuditSubject<'_>, token: TokenHash, allowed: LineAllowed) {
+///
+/// `filters` is the claim `warden_filters` as it is in the token, without the values of other claims.
+pub fn accepted(subject: AuditSubject<'_>, token: TokenHash, filters: Option<&str>, allowed: LineAllowed) {
     tracing::info!(target: TARGET, action = "accept", session.id = %subject.session,
         user.id = subject.user, org.id = %subject.org, address = %subject.address,
-        token.hash = %token, unlogged = unlogged(allowed), "upgrade accepted");
+        token.hash = %token, filters, unlogged = unlogged(allowed), "upgrade accepted");
 }
 
 /// Logs a rejected request.
@@ -172,10 +174,12 @@ pub fn rejected(rejected: Rejected<'_>) {
 }
 
 /// Logs that a session received a new token.
-pub fn refreshed(subject: AuditSubject<'_>, token: TokenHash, allowed: LineAllowed) {
+///
+/// `filters` is as for [`accepted`].
+pub fn refreshed(subject: AuditSubject<'_>, token: TokenHash, filters: Option<&str>, allowed: LineAllowed) {
     tracing::info!(target: TARGET, action = "refresh", session.id = %subject.session,
         user.id = subject.user, org.id = %subject.org, address = %subject.address,
-        token.hash = %token, unlogged = unlogged(allowed), "token refreshed");
+        token.hash = %token, filters, unlogged = unlogged(allowed), "token refreshed");
 }
 
 /// Logs that a session received a token that it cannot use.

@@ -8,6 +8,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::error::{AuthError, ClaimError, Elapsed};
+use super::filters::{FilterClaim, NamedClaims};
 use super::numeric_date;
 use super::topics::TopicClaim;
 use crate::org::OrgId;
@@ -66,6 +67,7 @@ pub(super) struct CheckedClaims {
     pub(super) subject: String,
     pub(super) session_id: Option<String>,
     pub(super) topics: TopicClaim,
+    pub(super) filters: FilterClaim,
     pub(super) role: Option<String>,
 }
 
@@ -128,15 +130,22 @@ impl Claims {
             None => TopicClaim::default(),
             Some(list) => TopicClaim::from_claim(list).ok_or(ClaimError::Topics)?,
         };
-        Ok(CheckedClaims {
-            org,
-            subject: self.sub,
-            session_id: self.session_id,
-            topics,
-            role: match self.role {
-                Value::String(role) => Some(role),
-                _ => None,
-            },
-        })
+        let role = match self.role {
+            Value::String(role) => Some(role),
+            _ => None,
+        };
+        let filters = match metadata.and_then(|metadata| metadata.get("warden_filters")) {
+            None => FilterClaim::default(),
+            Some(filters) => {
+                let claims = NamedClaims {
+                    sub: &self.sub,
+                    session_id: self.session_id.as_deref(),
+                    role: role.as_deref(),
+                    app_metadata: &self.app_metadata,
+                };
+                FilterClaim::from_claim(filters, &claims).map_err(ClaimError::Filters)?
+            }
+        };
+        Ok(CheckedClaims { org, subject: self.sub, session_id: self.session_id, topics, filters, role })
     }
 }

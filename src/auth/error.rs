@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::filters::FilterClaimError;
+
 /// Reason for which a token is rejected. Its message may be shown to anyone: it never contains a string from
 /// the token.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -73,6 +75,9 @@ pub enum ClaimError {
     /// `app_metadata.warden_topics` is present and not a list of topics.
     #[error("claim app_metadata.warden_topics must be a list of topics, such as [\"calls\", \"call:*\"]")]
     Topics,
+    /// `app_metadata.warden_filters` is present and not valid.
+    #[error("claim app_metadata.warden_filters {0}")]
+    Filters(FilterClaimError),
     /// `app_metadata.org_id` is not a UUID string.
     #[error("claim app_metadata.org_id must be the UUID of an organisation, as a string of 36 characters")]
     Org,

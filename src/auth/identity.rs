@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::access::TopicAccess;
+use super::filters::FilterClaim;
 use super::topics::TopicClaim;
 use crate::org::OrgId;
 
@@ -48,6 +50,8 @@ pub struct Identity {
     pub expires_at: SystemTime,
     /// Topics that the token is limited to.
     pub topics: TopicClaim,
+    /// Rows of topics that the token is limited to.
+    pub filters: FilterClaim,
     /// Whether the claim `role` marks the token as one of a back end. This role grants rights within the
     /// organisation only.
     pub is_service: bool,
@@ -58,6 +62,12 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// The claims that limit the token's topics.
+    #[must_use]
+    pub fn access(&self) -> TopicAccess<'_> {
+        TopicAccess { topics: &self.topics, filters: &self.filters }
+    }
+
     /// Whether another token belongs to the same user of the same organisation and issuer.
     #[must_use]
     pub fn is_same_user(&self, other: &Self) -> bool {

@@ -169,6 +169,7 @@ impl Issuer {
             issued_at: validity.issued_at,
             expires_at: validity.expires_at,
             topics: claims.topics,
+            filters: claims.filters,
             is_service: self.rules.is_service(claims.role.as_deref()),
             backends_only: self.rules.backends_only,
             claims: ClaimsJson::new(&all),

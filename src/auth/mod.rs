@@ -6,12 +6,14 @@
 //! one of that issuer's keys ([`Verifier`]). Keys come from the configuration or from a key server. A key
 //! server that is down, slow or wrong affects only tokens that need a key from it (`key_server`).
 
+mod access;
 mod alg;
 mod claims;
 mod clock;
 mod credential;
 mod error;
 mod fetch;
+mod filters;
 mod identity;
 mod issuer;
 mod json;
@@ -23,12 +25,15 @@ mod topics;
 mod unverified;
 mod verifier;
 
+pub use access::TopicAccess;
 pub use alg::{Alg, KID_BYTES_MAX};
 pub use credential::{
     CookieName, CredentialError, PHOENIX_SUBPROTOCOL, Presented, TOKEN_SUBPROTOCOL_PREFIX, find,
 };
 pub use error::{AuthError, ClaimError};
 pub use fetch::{FetchError, KeyServerUrl};
+pub use filters::{FilterClaim, FilterClaimError, SignedFilter, SignedRows, TopicRule};
+pub(crate) use filters::{SIGNED_FILTER_BYTES_MAX, SIGNED_FILTERS_MAX, SIGNED_VALUE_BYTES_MAX};
 pub use identity::{ClaimsJson, Identity};
 pub use issuer::{IssuerConfig, IssuerRules, SERVICE_ROLE};
 pub use jwks::{JWKS_KEYS_MAX, Jwks, JwksError, KeyError, PublicKey};

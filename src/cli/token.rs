@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use clap::Args;
+use serde_json::Value;
 use uuid::Uuid;
 use warden_devkit::token::{TokenClaims, sign};
 
-use crate::auth::{SERVICE_ROLE, is_topic};
+use crate::auth::{FilterClaim, SERVICE_ROLE, is_topic};
 use crate::config::SigningArgs;
 
 #[derive(Args)]
@@ -35,6 +36,11 @@ pub(super) struct TokenArgs {
     /// [default: no such claim]
     #[arg(long, value_name = "TOPIC", value_delimiter = ',', value_parser = topic)]
     topics: Option<Vec<String>>,
+    /// Rows that the token may receive and read, for the claim app_metadata.warden_filters: a JSON object
+    /// with a filter, or "*", for each topic, such as '{"calls": "agent_id=eq.$sub"}'
+    /// [default: no such claim]
+    #[arg(long, value_name = "JSON", value_parser = json)]
+    filters: Option<Value>,
     #[command(flatten)]
     jwt: SigningArgs,
 }
@@ -42,17 +48,26 @@ pub(super) struct TokenArgs {
 pub(super) fn run(args: &TokenArgs) -> anyhow::Result<()> {
     let signing = args.jwt.signing()?;
     let sub = args.sub.clone().unwrap_or_else(|| Uuid::new_v4().to_string());
+    let role = if signing.of_backends { SERVICE_ROLE } else { &args.role };
+    if let Some(filters) = &args.filters {
+        FilterClaim::check(filters, &sub, role).map_err(|error| anyhow::anyhow!("--filters {error}"))?;
+    }
     let claims = TokenClaims {
         org: args.org,
         sub: &sub,
-        role: if signing.of_backends { SERVICE_ROLE } else { &args.role },
+        role,
         ttl: args.ttl,
         audience: signing.audience,
         issuer: signing.issuer,
         topics: args.topics.as_deref(),
+        filters: args.filters.as_ref(),
     };
     println!("{}", sign(&claims, signing.secret)?);
     Ok(())
+}
+
+fn json(text: &str) -> Result<Value, String> {
+    serde_json::from_str(text).map_err(|error| format!("expected a JSON object: {error}"))
 }
 
 fn topic(text: &str) -> Result<String, String> {

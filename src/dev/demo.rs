@@ -64,6 +64,7 @@ pub(super) async fn create_orgs(pool: &PgPool, jwt_secret: &str) -> anyhow::Resu
             audience: DEFAULT_AUDIENCE,
             issuer: None,
             topics: None,
+            filters: None,
         };
         orgs.push(DemoOrg { id: *id, name: (*name).to_owned(), token: sign(&claims, jwt_secret)? });
     }

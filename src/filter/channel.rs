@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::column::Columns;
 use super::error::FilterError;
-use super::evaluate::Filter;
+use super::evaluate::{Filter, Node};
 use super::index::{Change, Verdict};
 use super::row::Row;
 use super::select::Selection;
@@ -18,13 +18,15 @@ pub struct TableColumns {
     pub version: String,
     /// Visible columns.
     pub columns: Columns,
+    /// The columns that identify a row.
+    pub key: Selection,
     /// Number of [`TableChecks`] that had begun before the description was read.
     pub checks: u64,
 }
 
 impl PartialEq for TableColumns {
     fn eq(&self, other: &Self) -> bool {
-        self.version == other.version && self.columns == other.columns
+        self.version == other.version && self.columns == other.columns && self.key == other.key
     }
 }
 
@@ -70,6 +72,10 @@ pub struct ChannelFilter {
     pub select: Option<Selection>,
     /// Bytes of the filter as the client wrote it, and of its converted values.
     pub bytes: usize,
+    /// Whether a token requires the filter. Then an event shows no values of a row that the filter does not
+    /// select: neither those after an update by which the row left it, nor those before one by which the row
+    /// entered it.
+    pub is_signed: bool,
 }
 
 impl ChannelFilter {
@@ -88,7 +94,35 @@ impl ChannelFilter {
         let filter = Filter::compile(conditions, &table.columns, converted)?;
         let select = select.map(|names| Selection::new(names, &table.columns)).transpose()?;
         let bytes = bytes + converted.iter().map(|value| value.len()).sum::<usize>();
-        Ok(Self { table, filter, select, bytes })
+        Ok(Self { table, filter, select, bytes, is_signed: false })
+    }
+
+    /// This filter, as one that a token requires.
+    #[must_use]
+    pub fn signed(mut self) -> Self {
+        self.is_signed = true;
+        self
+    }
+
+    /// The rows that both filters select, with the columns that the client selects. None if the filters were
+    /// compiled for different descriptions of the table.
+    #[must_use]
+    pub fn both(signed: Self, asked: Self) -> Option<Self> {
+        if signed.table != asked.table {
+            return None;
+        }
+        let filter = Filter::new(Node::group(vec![signed.filter.root(), asked.filter.root()], true));
+        let bytes = signed.bytes + asked.bytes;
+        Some(Self { table: signed.table, filter, select: asked.select, bytes, is_signed: true })
+    }
+
+    /// Whether subscribers of the two filters get the same bytes.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.is_signed == other.is_signed
+            && self.filter == other.filter
+            && self.select == other.select
+            && self.table == other.table
     }
 
     /// Meaning of an event: None if the filter selects its row neither before nor after the change.

@@ -91,6 +91,11 @@ impl Filter {
         Self { root: Arc::new(root), columns: columns.into(), conditions }
     }
 
+    /// The condition of the filter.
+    pub(super) fn root(&self) -> Node {
+        Node::clone(&self.root)
+    }
+
     /// Number of conditions on a column.
     pub(crate) fn conditions(&self) -> usize {
         self.conditions

@@ -1,6 +1,7 @@
 //! Filters: conditions on the columns of a row.
 //!
 //! - `syntax` parses a filter without knowing its table.
+//! - `query` parses a filter in the form of a URL's query.
 //! - `column` describes the columns of a table.
 //! - `sql` writes a filter as a condition of a query.
 //! - `compile` compiles a filter for a table, and `evaluate` evaluates it on the `row` of an event. `value`,
@@ -19,6 +20,7 @@ mod index;
 mod moment;
 mod number;
 mod pattern;
+mod query;
 mod row;
 mod select;
 mod sql;
@@ -34,6 +36,8 @@ pub use evaluate::{Filter, Outcome};
 pub use index::{Change, FilterId, FilterIndex, Verdict};
 pub(crate) use number::DIGITS_MAX;
 pub(crate) use pattern::{FLOATING_CHARS_MAX, PATTERN_STEPS_MAX};
+pub use query::{FilterQueryError, parse_query};
+pub(crate) use query::{pairs, parameter};
 pub use row::Row;
 pub use select::Selection;
 pub(crate) use sql::SqlBuilder;

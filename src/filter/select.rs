@@ -22,10 +22,15 @@ impl Selection {
         for name in names {
             columns.find(name)?;
         }
-        let mut names = names.to_vec();
+        Ok(Self::of_names(names.to_vec()))
+    }
+
+    /// Selects the columns of these names, which exist.
+    #[must_use]
+    pub fn of_names(mut names: Vec<String>) -> Self {
         names.sort_unstable();
         names.dedup();
-        Ok(Self(names.into()))
+        Self(names.into())
     }
 
     /// The selected columns of a document, in its order and in the form of PostgreSQL. A document that is no

@@ -258,7 +258,7 @@ fn read_status(error: &ReadError) -> StatusCode {
         ReadError::Query(_) => StatusCode::BAD_REQUEST,
         ReadError::UnknownTopic | ReadError::UnknownRow => StatusCode::NOT_FOUND,
         ReadError::RowTooLarge(_) => StatusCode::UNPROCESSABLE_ENTITY,
-        ReadError::Forbidden => StatusCode::FORBIDDEN,
+        ReadError::Forbidden | ReadError::FilterNotApplicable { .. } => StatusCode::FORBIDDEN,
         ReadError::OrgBusy => StatusCode::TOO_MANY_REQUESTS,
         ReadError::Busy | ReadError::NotReadable(_) | ReadError::Database(_) => {
             StatusCode::SERVICE_UNAVAILABLE

@@ -165,7 +165,7 @@ async fn handle(
     if let Some(traceparent) = traceparent(headers) {
         batch.set_traceparent(traceparent);
     }
-    let caller = Caller { org: identity.org, topics: &identity.topics };
+    let caller = Caller { org: identity.org, access: identity.access() };
     let count = batch.len();
     let published = publisher.publish(caller, batch, reservation).await;
     let published = published.map_err(|error| rejection(error, count, &identity))?;

@@ -21,7 +21,7 @@ use sha2::{Digest as _, Sha256};
 use super::error::Rejection;
 use super::gatekeeper::{Gatekeeper, RequestKind};
 use super::{cors, openapi};
-use crate::auth::Identity;
+use crate::auth::{Identity, TopicRule};
 use crate::metrics::RejectionLabels;
 use crate::org::Incarnation;
 use crate::reading::{Caller, Page, PageMemory, ReadError, Reader, RowRequest, Target, with_position};
@@ -174,7 +174,7 @@ impl Rows {
         // Only named topics belong to tables, and `org`.
         let parsed = Topic::parse(topic).filter(|topic| !topic.is_entity());
         let parsed = parsed.ok_or(Rejection::Read(ReadError::UnknownTopic))?;
-        self.sessions.check_read(&caller.identity.topics, &parsed).map_err(Rejection::ForbiddenTopic)?;
+        self.sessions.check_read(caller.identity.access(), &parsed).map_err(Rejection::ForbiddenTopic)?;
         let headers = request.headers();
         let with_count = prefers_count(headers);
         let target = match id {
@@ -183,7 +183,13 @@ impl Rows {
         };
         let Verified { identity, incarnation } = caller;
         let who = Caller { org: identity.org, incarnation: *incarnation, claims: identity.claims.json() };
-        let parameters = RowRequest::parse(query).map_err(ReadError::Query)?;
+        let mut parameters = RowRequest::parse(query).map_err(ReadError::Query)?;
+        match identity.filters.rule(&parsed) {
+            TopicRule::Whole => {}
+            TopicRule::Rows(rows) => parameters.signed = rows.conditions.to_vec(),
+            // No table has an aggregate topic, and any other topic was rejected above.
+            TopicRule::Aggregate(_) | TopicRule::Nothing => return Err(ReadError::UnknownTopic.into()),
+        }
         let mut page = self.reader.read(who, topic, parameters, target).await?;
         match id {
             None => {

@@ -73,7 +73,7 @@ pub(super) async fn upgrade(State(state): State<Upgrades>, request: Request) -> 
             if let Some(allowed) = sessions.shared.log_shares.take_for_session(identity.org, Instant::now()) {
                 let subject =
                     AuditSubject { session: id, user: &identity.subject, org: identity.org, address };
-                audit_trail::accepted(subject, accepted.token, allowed);
+                audit_trail::accepted(subject, accepted.token, identity.filters.json(), allowed);
             }
             let response = switching_protocols(&accepted);
             let Accepted { identity, incarnation, permit, .. } = accepted;

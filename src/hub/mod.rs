@@ -30,10 +30,10 @@ pub(crate) use fanout::{
     CHUNK_BYTES, ENCODE_EVENTS_MAX, EVALUATIONS_MAX, EVENT_FRAMES_BYTES_MAX, HELPERS_MAX, INLINE_COST_MAX,
     ROUND_COST, STEP_BYTES_MAX,
 };
+pub use filtered::{ClaimFilter, FilterHandle, FilterLimit, Rendered};
 pub(crate) use filtered::{
     EVENT_EVALUATIONS_MAX, FILTER_MEMORY_MAX, FILTERS_PER_VALUE_MAX, ORG_FILTERS_MAX, ORG_SCANNED_FILTERS_MAX,
 };
-pub use filtered::{FilterHandle, FilterLimit, Rendered, render};
 pub use marks::MarkRequest;
 pub use org::Subscribed;
 pub use outbox::{CloseState, Outbox, OutboxLimits, SendOutcome};
@@ -44,8 +44,6 @@ pub use session::{JoinableTopics, NamedTopics, SessionCheck, SessionId};
 pub use transport::Transport;
 
 use crate::cursor::{Cursor, CursorSeal};
-use crate::filter::ChannelFilter;
-use crate::metrics::Metrics;
 use crate::org::{Incarnation, OrgId};
 use crate::sync::lock;
 use crate::wire::{CloseCode, Topic};
@@ -280,19 +278,6 @@ impl Registration {
     #[must_use]
     pub fn seal(&self) -> &CursorSeal {
         self.channel.seal()
-    }
-
-    /// Finds or creates the channel of a filter on a topic.
-    ///
-    /// # Errors
-    /// If the organisation has too many filters, or the filter must be compiled again.
-    pub fn open_filter(
-        &self,
-        topic: &Topic,
-        filter: ChannelFilter,
-        metrics: &Arc<Metrics>,
-    ) -> Result<Arc<FilterHandle>, FilterLimit> {
-        FilterHandle::open(&self.channel.filters, self.org, topic, filter, &self.hub.filter_shares, metrics)
     }
 
     /// Joins a topic, with a filter or without, and with marks or without. `reply` builds the reply from the

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::filtered::{FilterHandle, FilteredTopics};
+use super::filtered::{ClaimChannels, FilterHandle, FilteredTopics};
 use super::segments::{Segment, Subscription, SubscriptionId, TopicChannel};
 use super::{Outbox, SessionCheck, SessionId};
 use crate::cursor::CursorSeal;
@@ -45,6 +45,8 @@ pub(super) struct OrgChannel {
     topics: Mutex<HashMap<Topic, TopicChannel>>,
     /// Channels with a filter.
     pub(super) filters: Arc<FilteredTopics>,
+    /// Channels of aggregate topics for tokens with filters.
+    pub(super) claims: Arc<ClaimChannels>,
     /// Number of subscriptions that get marks.
     marked: AtomicUsize,
     /// Topics that have had events since their last mark: joined ones, and all named ones. It is kept only
@@ -59,6 +61,7 @@ impl OrgChannel {
             sessions: Mutex::default(),
             topics: Mutex::default(),
             filters: Arc::default(),
+            claims: Arc::default(),
             marked: AtomicUsize::new(0),
             unmarked: Mutex::default(),
         }
@@ -209,6 +212,7 @@ impl OrgChannel {
     /// The segments of a topic's channels in which a subscription gets marks. None if there are none.
     pub(super) fn marked_segments(&self, topic: &Topic) -> Option<Vec<Arc<Segment>>> {
         let mut segments = self.filters.marked_segments(topic);
+        segments.extend(self.claims.marked_segments(topic));
         segments.extend(
             lock(&self.topics).get(topic).and_then(TopicChannel::marked_segments).into_iter().flatten(),
         );

@@ -13,6 +13,9 @@ pub trait SessionCheck: std::fmt::Debug + Send + Sync {
     /// Whether the session's token names a topic that needs a claim.
     fn names(&self, topic: &str) -> bool;
 
+    /// Whether an aggregate topic may carry events of one of these topics to the session.
+    fn is_carried(&self, topics: &NamedTopics) -> bool;
+
     /// Which of these topics the session's token may join.
     fn joinable(&self, topics: &Arc<NamedTopics>) -> JoinableTopics;
 }

@@ -9,7 +9,7 @@ use sqlx::types::Json;
 
 use super::batch::{EventBatch, FORBIDDEN_TOPIC, INVALID_EVENT, KEY_REUSED, Problem};
 use super::share::{PublishShares, Reservation};
-use crate::auth::TopicClaim;
+use crate::auth::TopicAccess;
 use crate::cursor::{Cursor, CursorSeal, Epoch, IN_PROGRESS_MAX, KeyRing, Point, Snapshot, Transaction};
 use crate::org::{Incarnation, OrgId};
 use crate::postgres::{PUBLISH_CONNECTIONS_MAX, Primary};
@@ -41,7 +41,7 @@ pub struct Caller<'a> {
     /// Organisation of its verified token, to which the events go.
     pub org: OrgId,
     /// Topics to which the token is limited.
-    pub topics: &'a TopicClaim,
+    pub access: TopicAccess<'a>,
 }
 
 /// Committed events.
@@ -245,15 +245,18 @@ fn too_late() -> PublishError {
 
 /// Problems that are known without the database.
 fn known_problems(caller: Caller<'_>, batch: &EventBatch) -> Vec<Problem> {
-    let is_forbidden = |topic: &str| caller.topics.is_present() && !caller.topics.names(topic);
     let forbidden = batch.topics.iter().enumerate().filter_map(|(index, topic)| {
-        let topic = topic.as_deref().filter(|topic| is_forbidden(topic))?;
+        let topic = topic.as_deref().filter(|topic| !caller.access.may_publish(topic))?;
         let shown: String = topic.chars().take(200).collect();
         Some(Problem {
             index,
             code: FORBIDDEN_TOPIC,
-            detail: format!("the token does not name the topic \"{shown}\" in app_metadata.warden_topics"),
-            hint: Some("Use a token that names it.".to_owned()),
+            detail: format!("the token may not publish on the topic \"{shown}\""),
+            hint: Some(
+                "Use a token whose app_metadata.warden_topics names it, and whose warden_filters, if any, have \"*\" \
+                 for it."
+                    .to_owned(),
+            ),
         })
     });
     batch.problems.iter().cloned().chain(forbidden).collect()

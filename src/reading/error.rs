@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::filter::FilterError;
+use crate::filter::{FilterError, FilterQueryError};
 
 /// Error in a request, which the client can correct.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -88,6 +88,17 @@ pub enum QueryError {
     TooSlow(Duration),
 }
 
+impl From<FilterQueryError> for QueryError {
+    fn from(error: FilterQueryError) -> Self {
+        match error {
+            FilterQueryError::Encoding => Self::Encoding,
+            FilterQueryError::NotInFilter(name) => Self::NotInFilter(name),
+            FilterQueryError::Parameter(name, error) => Self::Parameter(name, error),
+            FilterQueryError::Group(error) => Self::Filter(error),
+        }
+    }
+}
+
 impl QueryError {
     /// Code for programs.
     #[must_use]
@@ -110,6 +121,16 @@ pub enum ReadError {
     /// No table is watched with this topic.
     #[error("no table is watched with this topic")]
     UnknownTopic,
+    /// A filter that the token requires does not fit the table.
+    #[error(
+        "the token's app_metadata.warden_filters do not fit the topic {topic}, so nothing of it is sent: {reason}"
+    )]
+    FilterNotApplicable {
+        /// The topic.
+        topic: String,
+        /// Reason for people.
+        reason: String,
+    },
     /// No row has this id, or the caller may not see it.
     #[error("no row has this id")]
     UnknownRow,
@@ -144,6 +165,7 @@ impl ReadError {
             Self::Query(error) => error.code(),
             Self::UnknownTopic => "unknown_topic",
             Self::UnknownRow => "unknown_row",
+            Self::FilterNotApplicable { .. } => "filter_not_applicable",
             Self::RowTooLarge(_) => "row_too_large",
             Self::Forbidden => "forbidden",
             Self::OrgBusy => "org_reads",
@@ -157,6 +179,17 @@ impl ReadError {
     #[must_use]
     pub fn is_temporary(&self) -> bool {
         matches!(self, Self::OrgBusy | Self::Busy | Self::Database(_))
+    }
+
+    /// The error of a filter that the token requires.
+    pub(super) fn of_signed(self, topic: &str) -> Self {
+        let reason = match self {
+            Self::Query(QueryError::TooSlow(_) | QueryError::TooExpensive { .. }) => return self,
+            Self::Query(error) => error.to_string(),
+            Self::UnknownTopic => self.to_string(),
+            other => return other,
+        };
+        Self::FilterNotApplicable { topic: topic.to_owned(), reason }
     }
 
     /// The error of a transaction that cannot be bound to its user.

@@ -9,10 +9,10 @@ use sqlx::postgres::PgConnection;
 
 use super::error::{QueryError, ReadError};
 use super::page::invalid_value;
-use super::request::{filter_conditions, select};
+use super::request::select;
 use super::table::ReadableTable;
 use super::{Caller, Reader};
-use crate::filter::{ChannelFilter, Condition, Filter, Literals, TableColumns};
+use crate::filter::{ChannelFilter, Condition, Filter, Literals, Selection, TableColumns, parse_query};
 use crate::postgres::{begin_snapshot, bind_to_user};
 
 /// Longest filter of a join, as the client writes it.
@@ -32,7 +32,7 @@ const ENCODING: &str = "UTF8";
 pub struct FilterRequest {
     pub(super) conditions: Vec<Condition>,
     pub(super) select: Option<Vec<String>>,
-    bytes: usize,
+    pub(super) bytes: usize,
 }
 
 impl FilterRequest {
@@ -45,7 +45,7 @@ impl FilterRequest {
         if bytes > FILTER_BYTES_MAX {
             return Err(QueryError::FilterTooLong(FILTER_BYTES_MAX));
         }
-        let conditions = filter.map_or_else(|| Ok(Vec::new()), filter_conditions)?;
+        let conditions = filter.map_or_else(|| Ok(Vec::new()), parse_query)?;
         if columns.is_some_and(|columns| columns.contains('\0')) {
             return Err(QueryError::Encoding);
         }
@@ -106,7 +106,8 @@ impl Reader {
             Ok((encoding, ..)) if encoding != ENCODING => Err(QueryError::FilterEncoding(encoding).into()),
             Ok((_, version, described)) => ReadableTable::parse(described).and_then(|table| {
                 let version = version.ok_or(ReadError::UnknownTopic)?;
-                Ok(TableColumns { version, columns: table.columns, checks })
+                let key = Selection::of_names(table.key.iter().map(|column| column.name.clone()).collect());
+                Ok(TableColumns { version, columns: table.columns, key, checks })
             }),
             Err(error) => Err(error.into()),
         };
@@ -182,7 +183,6 @@ async fn convert_values(
 
 #[cfg(test)]
 mod tests {
-    use super::super::request::PARAMETERS;
     use super::*;
 
     #[test]
@@ -191,7 +191,7 @@ mod tests {
             FilterRequest::parse(Some("a=eq.1&or=(b.eq.2,c.is.null)"), Some("id,a")).expect("parses");
         assert_eq!((parsed.conditions.len(), parsed.select), (2, Some(vec!["id".into(), "a".into()])));
         assert_eq!(FilterRequest::parse(None, Some("*")).expect("parses").select, None);
-        for name in PARAMETERS {
+        for name in ["select", "order", "limit", "after"] {
             assert_eq!(
                 FilterRequest::parse(Some(&format!("{name}=eq.1")), None),
                 Err(QueryError::NotInFilter(name))

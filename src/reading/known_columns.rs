@@ -71,7 +71,7 @@ impl KnownColumns {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::filter::Columns;
+    use crate::filter::{Columns, Selection};
 
     #[tokio::test(start_paused = true)]
     async fn columns_are_read_again_after_a_check_of_tables() {
@@ -89,7 +89,8 @@ mod tests {
             }
             let read = async |checks| {
                 reads += 1;
-                Ok(TableColumns { version: reads.to_string(), columns: Columns::for_tests(&[]), checks })
+                let (columns, key) = (Columns::for_tests(&[]), Selection::of_names(Vec::new()));
+                Ok(TableColumns { version: reads.to_string(), columns, key, checks })
             };
             let columns = known.get("items", read).await.expect("reads");
             assert_eq!((columns.version.clone(), columns.checks), (expected.to_string(), checks.count()));

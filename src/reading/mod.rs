@@ -8,7 +8,7 @@
 //!
 //! - `request` parses the query of a URL, and `query` builds SQL from it. They do no I/O.
 //! - `share` limits what an organisation may use, and `snapshot_limiter` its snapshots at a time.
-//! - `filter` compiles the filters of joins.
+//! - `filter` compiles the filters of joins, and `signed` those that a token requires.
 //! - `snapshot` reads all pages of a request, for a join.
 //!
 //! This module must not know HTTP.
@@ -23,6 +23,7 @@ mod position;
 mod query;
 mod request;
 mod share;
+mod signed;
 mod snapshot;
 mod snapshot_limiter;
 mod table;
@@ -57,6 +58,7 @@ pub(crate) use request::{ORDER_COLUMNS_MAX, ROWS_DEFAULT, ROWS_MAX, SELECT_COLUM
 pub use request::{OrderTerm, RowRequest, with_position};
 pub use share::PageMemory;
 use share::{ReadPermit, Shares};
+pub use signed::CompiledFilter;
 pub use snapshot::{SnapshotRequest, TableSnapshot};
 use snapshot_limiter::SnapshotLimiter;
 use table::ReadableTable;
@@ -210,6 +212,7 @@ impl Reader {
         let mut transaction = begin_snapshot(connection).await?;
         let (cursor, version) = position(&mut transaction, topic).await?;
         let table = self.table(&mut transaction, topic, version, request.select.clone()).await?;
+        table.check_signed(topic, &request.signed)?;
         bind_to_user(&mut transaction, &caller.claims, self.limits.statement_timeout)
             .await
             .map_err(ReadError::not_bound)?;
@@ -219,6 +222,7 @@ impl Reader {
         };
         let mut reader =
             PageReader { transaction: &mut transaction, limits: self.limits, org: caller.org, query };
+        reader.check_signed_values().await.map_err(|error| error.of_signed(topic))?;
         let seal = CursorSeal::new(Arc::clone(&self.ring), caller.org, caller.incarnation);
         let page = Page::empty(seal.seal(&cursor), cursor);
         let page = match target {

@@ -76,6 +76,15 @@ pub(super) fn invalid_value(error: sqlx::Error) -> ReadError {
     }
 }
 
+/// Arguments without the organisation.
+fn values_alone<'v>(values: impl Iterator<Item = &'v str>) -> Result<PgArguments, sqlx::Error> {
+    let mut arguments = PgArguments::default();
+    for value in values {
+        arguments.add(value).map_err(sqlx::Error::Encode)?;
+    }
+    Ok(arguments)
+}
+
 /// A transaction that is bound to a user, and the query of a page.
 pub(super) struct PageReader<'a> {
     pub(super) transaction: &'a mut PgConnection,
@@ -171,10 +180,18 @@ impl PageReader<'_> {
     /// server's message shows nothing else.
     async fn check_values(&mut self) -> Result<(), ReadError> {
         let Some(sql) = self.query.check() else { return Ok(()) };
-        let mut arguments = PgArguments::default();
-        for value in self.query.values() {
-            arguments.add(value).map_err(sqlx::Error::Encode)?;
-        }
+        let arguments = values_alone(self.query.values())?;
+        self.check_types(sql, arguments).await
+    }
+
+    /// Checks the values that stem from the token, before those of the request.
+    pub(super) async fn check_signed_values(&mut self) -> Result<(), ReadError> {
+        let Some(sql) = self.query.check_signed() else { return Ok(()) };
+        let arguments = values_alone(self.query.signed_values())?;
+        self.check_types(sql, arguments).await
+    }
+
+    async fn check_types(&mut self, sql: String, arguments: PgArguments) -> Result<(), ReadError> {
         let checked = sqlx::query_with(AssertSqlSafe(sql), arguments).execute(&mut *self.transaction).await;
         checked.map(|_| ()).map_err(invalid_value)
     }

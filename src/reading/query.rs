@@ -7,7 +7,7 @@ use super::error::QueryError;
 use super::position::Position;
 use super::request::{OrderTerm, RowRequest};
 use super::table::ReadableTable;
-use crate::filter::{Column, SqlBuilder};
+use crate::filter::{Column, Condition, SqlBuilder};
 
 /// Text of a query, with the values of its parameters. `$1` is the organisation.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub(super) struct PageQuery {
     key_document: String,
     /// Values from `$2` on, with their types.
     values: Vec<(String, String)>,
+    /// Number of the first values, which stem from the token.
+    signed_values: usize,
     /// The first of these values that belongs to the position.
     first_of_position: usize,
 }
@@ -31,15 +33,33 @@ pub(super) struct PageQuery {
 impl PageQuery {
     /// Builds the query of a page.
     pub(super) fn new(table: &ReadableTable, request: &RowRequest) -> Result<Self, QueryError> {
+        Self::build(table, request, &[])
+    }
+
+    /// Builds the query of one row from the values of its key.
+    pub(super) fn row(
+        table: &ReadableTable,
+        request: &RowRequest,
+        id: &[String],
+    ) -> Result<Self, QueryError> {
+        let request = RowRequest { conditions: Vec::new(), after: None, ..request.clone() };
+        Self::build(table, &request, id)
+    }
+
+    /// The conditions of the token come first, whatever is requested.
+    fn build(table: &ReadableTable, request: &RowRequest, id: &[String]) -> Result<Self, QueryError> {
         for name in request.select.iter().flatten() {
             table.columns.find(name)?;
         }
         let terms = complete_order(table, &request.order)?;
         let org = format!("n.{} = $1::pg_catalog.uuid", table.org_column);
         let mut builder = SqlBuilder::new(&table.columns, org);
-        for condition in &request.conditions {
-            builder.sql.push_str(" and ");
-            builder.condition(condition)?;
+        append_conditions(&mut builder, &request.signed)?;
+        let signed_values = builder.values.len();
+        append_conditions(&mut builder, &request.conditions)?;
+        for (column, value) in table.key.iter().zip(id) {
+            let parameter = builder.bind(column, value);
+            let _ = write!(builder.sql, " and {} = {parameter}", column.of_row());
         }
         let conditions = std::mem::take(&mut builder.sql);
         let first_of_position = builder.values.len();
@@ -57,26 +77,9 @@ impl PageQuery {
             document: table.document.clone(),
             key_document: table.key_document.clone(),
             values: builder.values,
+            signed_values,
             first_of_position,
         })
-    }
-
-    /// Builds the query of one row from the values of its key.
-    pub(super) fn row(
-        table: &ReadableTable,
-        request: &RowRequest,
-        id: &[String],
-    ) -> Result<Self, QueryError> {
-        let mut query = Self::new(table, &RowRequest { conditions: Vec::new(), ..request.clone() })?;
-        let mut builder = SqlBuilder::new(&table.columns, query.conditions);
-        for (column, value) in table.key.iter().zip(id) {
-            let parameter = builder.bind(column, value);
-            let _ = write!(builder.sql, " and {} = {parameter}", column.of_row());
-        }
-        query.conditions = builder.sql;
-        query.values = builder.values;
-        query.first_of_position = query.values.len();
-        Ok(query)
     }
 
     /// Values of the parameters from `$2` on.
@@ -87,8 +90,26 @@ impl PageQuery {
     /// A query that fails if a value does not have the type of its column. Values are `$1` and so on. None if
     /// there are no values.
     pub(super) fn check(&self) -> Option<String> {
-        let casts =
-            self.values.iter().enumerate().map(|(n, (_, kind))| format!("(${}::{kind}) is null", n + 1));
+        self.check_first(self.values.len())
+    }
+
+    /// A query that checks only the values that stem from the token.
+    pub(super) fn check_signed(&self) -> Option<String> {
+        self.check_first(self.signed_values)
+    }
+
+    /// Values that stem from the token.
+    pub(super) fn signed_values(&self) -> impl Iterator<Item = &str> {
+        self.values().take(self.signed_values)
+    }
+
+    fn check_first(&self, count: usize) -> Option<String> {
+        let casts = self
+            .values
+            .iter()
+            .take(count)
+            .enumerate()
+            .map(|(n, (_, kind))| format!("(${}::{kind}) is null", n + 1));
         let casts: Vec<String> = casts.collect();
         (!casts.is_empty()).then(|| format!("select {}", casts.join(" or ")))
     }
@@ -116,6 +137,14 @@ impl PageQuery {
     pub(super) fn count_values(&self) -> impl Iterator<Item = &str> {
         self.values().take(self.first_of_position)
     }
+}
+
+fn append_conditions(builder: &mut SqlBuilder<'_>, conditions: &[Condition]) -> Result<(), QueryError> {
+    for condition in conditions {
+        builder.sql.push_str(" and ");
+        builder.condition(condition)?;
+    }
+    Ok(())
 }
 
 /// One column of the complete order.

@@ -1,10 +1,8 @@
 //! A request for rows: the parameters of its query.
 
-use percent_encoding::percent_decode_str;
-
 use super::error::QueryError;
 use super::position::Position;
-use crate::filter::{Condition, FilterParser, shortened};
+use crate::filter::{Condition, FilterParser, pairs, parameter, shortened};
 
 /// Columns in `select`.
 pub(crate) const SELECT_COLUMNS_MAX: usize = 200;
@@ -22,6 +20,8 @@ pub struct RowRequest {
     pub select: Option<Vec<String>>,
     /// Conditions that all rows fulfil.
     pub conditions: Vec<Condition>,
+    /// Conditions that the token requires of all rows, also of a single one.
+    pub signed: Vec<Condition>,
     /// Order of the rows. The key of the table follows.
     pub order: Vec<OrderTerm>,
     /// Most rows of the page.
@@ -54,8 +54,14 @@ impl RowRequest {
     /// rows.
     pub(super) fn from_parameters(pairs: &[(String, String)], rows: usize) -> Result<Self, QueryError> {
         let mut filters = FilterParser::default();
-        let mut request =
-            Self { select: None, conditions: Vec::new(), order: Vec::new(), limit: rows, after: None };
+        let mut request = Self {
+            select: None,
+            conditions: Vec::new(),
+            signed: Vec::new(),
+            order: Vec::new(),
+            limit: rows,
+            after: None,
+        };
         let (mut has_order, mut has_limit) = (false, false);
         for (name, value) in pairs {
             match name.as_str() {
@@ -76,47 +82,11 @@ impl RowRequest {
                     set_once("after", request.after.is_some())?;
                     request.after = Some(Position::decode(value)?);
                 }
-                name => request.conditions.push(condition(&mut filters, name, value)?),
+                name => request.conditions.push(parameter(&mut filters, name, value)?),
             }
         }
         Ok(request)
     }
-}
-
-/// Names of parameters that are no conditions.
-pub(super) const PARAMETERS: [&str; 4] = ["select", "order", "limit", "after"];
-
-/// Parses a filter in the form of a query, without other parameters.
-pub(super) fn filter_conditions(query: &str) -> Result<Vec<Condition>, QueryError> {
-    let mut filters = FilterParser::default();
-    let mut conditions = Vec::new();
-    for (name, value) in pairs(query)? {
-        if let Some(name) = PARAMETERS.into_iter().find(|parameter| *parameter == name) {
-            return Err(QueryError::NotInFilter(name));
-        }
-        conditions.push(condition(&mut filters, &name, &value)?);
-    }
-    Ok(conditions)
-}
-
-/// A condition of a parameter that is none of [`PARAMETERS`].
-fn condition(filters: &mut FilterParser, name: &str, value: &str) -> Result<Condition, QueryError> {
-    Ok(match name {
-        "and" | "or" | "not.and" | "not.or" => filters.group(name, value)?,
-        column => {
-            let named = |error| QueryError::Parameter(shortened(column), error);
-            filters.column(column, value).map_err(named)?
-        }
-    })
-}
-
-/// Decoded names and values of a query.
-fn pairs(query: &str) -> Result<Vec<(String, String)>, QueryError> {
-    let pairs = query.split('&').filter(|pair| !pair.is_empty());
-    pairs
-        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
-        .map(|(n, v)| Ok((decode(n)?, decode(v)?)))
-        .collect()
 }
 
 /// The query of the next page: the same parameters with another position.
@@ -131,13 +101,6 @@ pub fn with_position(query: &str, position: &str) -> String {
 
 fn set_once(name: &'static str, is_set: bool) -> Result<(), QueryError> {
     if is_set { Err(QueryError::Repeated(name)) } else { Ok(()) }
-}
-
-/// Decodes a name or value of a query, in which `+` stands for a space.
-pub(super) fn decode(text: &str) -> Result<String, QueryError> {
-    let text = text.replace('+', " ");
-    let decoded = percent_decode_str(&text).decode_utf8().map_err(|_| QueryError::Encoding)?;
-    if decoded.contains('\0') { Err(QueryError::Encoding) } else { Ok(decoded.into_owned()) }
 }
 
 fn limit(value: &str) -> Result<usize, QueryError> {

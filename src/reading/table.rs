@@ -2,8 +2,8 @@
 
 use serde::Deserialize;
 
-use super::error::ReadError;
-use crate::filter::{Column, Columns};
+use super::error::{QueryError, ReadError};
+use crate::filter::{Column, Columns, Condition, Filter};
 
 /// Descriptions of tables in memory. Beyond this number the memory is cleared.
 pub(crate) const TABLES_MAX: usize = 64;
@@ -34,6 +34,15 @@ impl ReadableTable {
         }
         serde_json::from_value(described)
             .map_err(|error| ReadError::NotReadable(format!("warden.reading(): {error}")))
+    }
+}
+
+impl ReadableTable {
+    /// Checks that conditions which a token requires can be evaluated on events, so that pages and events
+    /// have the same rows.
+    pub(super) fn check_signed(&self, topic: &str, conditions: &[Condition]) -> Result<(), ReadError> {
+        let checked = Filter::literals(conditions, &self.columns).map_err(QueryError::from);
+        checked.map(drop).map_err(|error| ReadError::from(error).of_signed(topic))
     }
 }
 

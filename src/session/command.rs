@@ -1,14 +1,16 @@
 //! Messages of a client: join, leave and heartbeat. Fresh tokens are handled in `refresh`. Any other message
 //! is answered with an error.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
 use super::Session;
 use super::join_options::{JoinOptions, JoinStart};
-use super::joined_topics::{JoinState, JoinedTopic};
+use super::joined_topics::{JoinRequest, JoinState, JoinedTopic};
 use super::loop_action::LoopAction;
+use super::pending_join::JoinFilters;
 use crate::hub::{SendOutcome, Subscribed};
 use crate::metrics::RejectionLabels;
 use crate::wire::{ClientMessage, CloseCode, Status, Topic, decode, push, reply};
@@ -66,7 +68,7 @@ impl Session {
                 "send a fresh token (event access_token), then join again",
             );
         }
-        if let Err(forbidden) = self.context.check_topic(&self.identity.topics, &topic) {
+        if let Err(forbidden) = self.context.check_topic(self.identity.access(), &topic) {
             return self.reply_error(message, "forbidden topic", &forbidden.to_string());
         }
         if let JoinStart::Snapshot(_) = start
@@ -74,15 +76,20 @@ impl Session {
         {
             return self.reply_error(message, reason, &hint);
         }
-        if filter.is_some()
-            && let Err((reason, hint)) = self.check_filter(&topic)
-        {
+        let is_asked = filter.is_some();
+        let filters = JoinFilters { rule: self.identity.filters.rule(&topic), asked: filter.map(Arc::new) };
+        let has_filter = !filters.is_empty();
+        let mut checked = if is_asked { self.check_one_table(&topic) } else { Ok(()) };
+        if has_filter {
+            checked = checked.and_then(|()| self.check_filter_count(&topic));
+        }
+        if let Err((reason, hint)) = checked {
             self.context.metrics.filters_rejected.get_or_create(&RejectionLabels { code: reason }).inc();
             return self.reply_error(message, reason, &hint);
         }
         if let Some(former) = self.remove_join(&topic) {
             // Phoenix servers close the former join before they answer the new one.
-            let join_ref = former.join_ref.as_deref();
+            let join_ref = former.request.join_ref.as_deref();
             self.send(&push(join_ref, join_ref, &message.topic, "phx_close", json!({})));
         } else if self.joined.len() >= self.context.limits.joins_max {
             self.context.metrics.limit_reached("joins");
@@ -92,8 +99,8 @@ impl Session {
             );
             return self.reply_error(message, "too many channels joined", &hint);
         }
-        if let Some(filter) = filter {
-            return self.join_with_filter(topic, message, filter, start, marks);
+        if has_filter {
+            return self.join_with_filter(topic, message, filters, start, marks);
         }
         match start {
             JoinStart::Since(since) if self.resume(&topic, message, &since, marks) => {}
@@ -124,7 +131,8 @@ impl Session {
         self.request_mark(&topic, &subscribed);
         let (join_id, state) = (self.next_join_id(), JoinState::Live(subscribed));
         let join_ref = message.join_ref.as_deref().map(Box::from);
-        self.joined.insert(topic, JoinedTopic { join_ref, join_id, has_filter: false, state });
+        let request = JoinRequest { join_ref, marks, ..JoinRequest::default() };
+        self.joined.insert(topic, JoinedTopic { join_id, request, state });
     }
 
     fn leave(&mut self, message: &ClientMessage) {
@@ -133,7 +141,7 @@ impl Session {
             && let Some(joined) = self.remove_join(&topic)
         {
             self.reply(message, Status::Ok, json!({}));
-            let join_ref = joined.join_ref.as_deref();
+            let join_ref = joined.request.join_ref.as_deref();
             self.send(&push(join_ref, join_ref, &message.topic, "phx_close", json!({})));
         } else {
             // Phoenix servers also answer ok if the topic was not joined.
@@ -173,7 +181,7 @@ impl Session {
     fn joined_topic(&self, message: &ClientMessage) -> Option<Topic> {
         let topic = Topic::parse(&message.topic)?;
         let joined = self.joined.get(&topic)?;
-        (message.join_ref.is_none() || message.join_ref.as_deref() == joined.join_ref.as_deref())
+        (message.join_ref.is_none() || message.join_ref.as_deref() == joined.request.join_ref.as_deref())
             .then_some(topic)
     }
 
@@ -181,10 +189,18 @@ impl Session {
         self.reply_error(message, "not joined", "join the topic, then ask");
     }
 
+    /// Topics for an error message: those that the token's filters name, or all.
+    fn known_topics(&self) -> Vec<String> {
+        let filters = &self.identity.filters;
+        let mut topics = self.context.directory.topic_names();
+        topics.retain(|name| !filters.is_present() || name.contains(':') || filters.of(name).is_some());
+        topics
+    }
+
     fn reply_unmatched(&self, message: &ClientMessage) {
         let hint = format!(
             "topics: {}; none of them names an organisation, because yours comes from your token",
-            self.context.directory.topic_names().join(", ")
+            self.known_topics().join(", ")
         );
         let response = json!({"reason": "unmatched topic", "message": hint});
         let join_ref = if message.event == "phx_join" { message.join_ref.as_deref() } else { None };

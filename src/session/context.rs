@@ -10,7 +10,7 @@ use super::join_options::Since;
 use super::org_rate::OrgRates;
 use super::topic_policy::{ForbiddenTopic, TopicPolicy};
 use crate::audit_trail::LogShares;
-use crate::auth::{TopicClaim, Verifier};
+use crate::auth::{TopicAccess, Verifier};
 use crate::control::{CursorKeys, Directory, Revocations};
 use crate::cursor::{Cursor, CursorSeal, InvalidCursor};
 use crate::hub::{CoverageQuestions, CoverageTarget, Hub};
@@ -64,18 +64,18 @@ impl SessionContext {
         if is_reached() { Ok(()) } else { Box::pin(self.replay.wait_until(is_reached)).await }
     }
 
-    /// Checks whether a token with this claim may read the table of the topic. Unlike a join of `org`, that
+    /// Checks whether a token with these claims may read the table of the topic. Unlike a join of `org`, that
     /// shows nothing of other topics.
     ///
     /// # Errors
     /// If the token must name the topic, and does not.
-    pub fn check_read(&self, claim: &TopicClaim, topic: &Topic) -> Result<(), ForbiddenTopic> {
-        self.topic_policy.check_named(claim, topic, &self.directory.topics_needing_claim(topic))
+    pub fn check_read(&self, access: TopicAccess<'_>, topic: &Topic) -> Result<(), ForbiddenTopic> {
+        self.topic_policy.check_named(access, topic, &self.directory.topics_needing_claim(topic))
     }
 
-    /// Checks whether a token with this claim may join the topic.
-    pub(super) fn check_topic(&self, claim: &TopicClaim, topic: &Topic) -> Result<(), ForbiddenTopic> {
-        self.topic_policy.check(claim, topic, &self.directory.topics_needing_claim(topic))
+    /// Checks whether a token with these claims may join the topic.
+    pub(super) fn check_topic(&self, access: TopicAccess<'_>, topic: &Topic) -> Result<(), ForbiddenTopic> {
+        self.topic_policy.check(access, topic, &self.directory.topics_needing_claim(topic))
     }
 
     /// Whether a member of the organisation with this cursor has certainly seen what the question asks for.

@@ -31,6 +31,15 @@ pub(super) struct Since {
     pub(super) cursor: String,
     /// Cursor of the last page of rows that the client has read. The node must have reached it.
     pub(super) seen: Option<String>,
+    /// Digest of the filter with which the client was joined when it got the cursor. Empty if there was none.
+    pub(super) filter: Option<String>,
+}
+
+impl Since {
+    /// Whether the client was joined with another filter when it got the cursor.
+    pub(super) fn is_of_another(&self, digest: Option<&str>) -> bool {
+        self.filter.as_deref().is_some_and(|former| former != digest.unwrap_or_default())
+    }
 }
 
 #[derive(Deserialize)]
@@ -39,6 +48,8 @@ struct Payload {
     since: Option<Value>,
     #[serde(default)]
     seen: Option<Value>,
+    #[serde(default)]
+    since_filter: Option<Value>,
     #[serde(default)]
     snapshot: Option<Box<RawValue>>,
     #[serde(default)]
@@ -59,6 +70,8 @@ impl JoinOptions {
             .map_err(|_| invalid("the payload of a join must be an object, with each parameter once"))?;
         let since = string(payload.since, "since must be a cursor, as a string")?;
         let seen = string(payload.seen, "seen must be the cursor of the last page of rows, as a string")?;
+        let since_filter =
+            string(payload.since_filter, "since_filter must be the filter of a reply, as a string")?;
         let marks = match payload.marks {
             None => false,
             Some(Value::Bool(marks)) => marks,
@@ -76,7 +89,10 @@ impl JoinOptions {
                     "since and snapshot exclude each other: send since to resume, or snapshot to read the rows again",
                 ));
             }
-            (Some(cursor), None) => JoinStart::Since(Since { cursor, seen }),
+            (Some(cursor), None) => JoinStart::Since(Since { cursor, seen, filter: since_filter }),
+            (None, _) if since_filter.is_some() => {
+                return Err(invalid("since_filter needs since: send the cursor that came with it"));
+            }
             (None, _) if seen.is_some() => {
                 return Err(invalid("seen needs since: send the cursor of the first page as since"));
             }

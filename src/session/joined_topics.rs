@@ -1,9 +1,14 @@
 //! The topics that a session has joined. A client joins one to five topics, so a linear search in a vector is
 //! fast enough, and a session without joins allocates nothing.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use tokio_util::sync::CancellationToken;
 
+use super::pending::MessageRefs;
 use crate::hub::Subscribed;
+use crate::reading::FilterRequest;
 use crate::wire::Topic;
 
 /// Capacity of the vector after the first join.
@@ -11,11 +16,44 @@ const USUAL_JOINS: usize = 2;
 
 /// One join of a topic.
 pub(super) struct JoinedTopic {
-    pub(super) join_ref: Option<Box<str>>,
     /// Distinguishes this join from an earlier join of the same topic.
     pub(super) join_id: u64,
-    pub(super) has_filter: bool,
+    pub(super) request: JoinRequest,
     pub(super) state: JoinState,
+}
+
+/// Request of a client that has joined a topic.
+#[derive(Default)]
+pub(super) struct JoinRequest {
+    pub(super) join_ref: Option<Box<str>>,
+    /// Filter and columns.
+    pub(super) asked: Option<Arc<FilterRequest>>,
+    /// Whether the client gets marks.
+    pub(super) marks: bool,
+    /// Whether the join has a filter: that of the client, or one of the token.
+    pub(super) has_filter: bool,
+    /// The reply of a join that is being prepared.
+    pub(super) reply: Option<Arc<PendingReply>>,
+}
+
+/// The reply of a join that is prepared beside the session's loop.
+pub(super) struct PendingReply {
+    pub(super) refs: MessageRefs,
+    is_sent: AtomicBool,
+}
+
+impl PendingReply {
+    pub(super) fn new(refs: MessageRefs) -> Self {
+        Self { refs, is_sent: AtomicBool::new(false) }
+    }
+
+    pub(super) fn is_sent(&self) -> bool {
+        self.is_sent.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_sent(&self) {
+        self.is_sent.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Progress of a join.
@@ -48,7 +86,7 @@ impl JoinedTopics {
 
     /// Number of other topics that are joined with a filter.
     pub(super) fn filters_besides(&self, topic: &Topic) -> usize {
-        self.0.iter().filter(|(joined, state)| joined != topic && state.has_filter).count()
+        self.0.iter().filter(|(joined, state)| joined != topic && state.request.has_filter).count()
     }
 
     pub(super) fn topics(&self) -> impl Iterator<Item = &Topic> {

@@ -9,6 +9,7 @@ mod context;
 mod covers;
 mod current_token;
 mod event_loop;
+mod join_channel;
 mod join_options;
 mod joined_topics;
 mod loop_action;

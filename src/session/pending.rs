@@ -63,7 +63,23 @@ impl From<ClientMessage> for MessageRefs {
     }
 }
 
+impl From<&ClientMessage> for MessageRefs {
+    fn from(message: &ClientMessage) -> Self {
+        let ClientMessage { join_ref, reference, topic, .. } = message;
+        Self { join_ref: join_ref.clone(), reference: reference.clone(), topic: topic.clone() }
+    }
+}
+
 impl MessageRefs {
+    /// References of a push on a topic, which no reply names.
+    pub(super) fn of_push(join_ref: Option<&str>, topic: &Topic) -> Self {
+        Self { join_ref: join_ref.map(str::to_owned), reference: None, topic: topic.to_string() }
+    }
+
+    pub(super) fn join_ref(&self) -> Option<&str> {
+        self.join_ref.as_deref()
+    }
+
     pub(super) fn reply(&self, status: Status, response: Value) -> Bytes {
         reply(self.join_ref.as_deref(), self.reference.as_deref(), &self.topic, status, response)
     }

@@ -7,24 +7,22 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::join_options::JoinStart;
-use super::joined_topics::JoinState;
-use super::pending::ResumeEnd;
-use super::resume::Resume;
+use super::joined_topics::{JoinRequest, JoinState, JoinedTopic, PendingReply};
+use super::pending::{MessageRefs, ResumeEnd};
+use super::resume::{Resume, reason};
 use super::revocation_check::RevocationCheck;
 use super::{Session, SessionContext};
+use crate::auth::{FilterClaim, TopicRule};
 use crate::cursor::Cursor;
-use crate::filter::Condition;
 use crate::hub::{FilterHandle, FilterLimit, Outbox, Registration};
 use crate::metrics::RejectionLabels;
 use crate::org::OrgId;
 use crate::reading::{Caller, FilterRequest, ReadError};
-use crate::wire::{ClientMessage, Status, Topic, reply};
+use crate::replay::ReplayError;
+use crate::wire::{ClientMessage, RESYNC_EVENT, Status, Topic, push};
 
 /// Joins of one session that have a filter.
 pub(crate) const SESSION_FILTERS_MAX: usize = 32;
-
-/// Compilations of a filter while its table may be changing.
-const COMPILATIONS_MAX: usize = 5;
 
 /// The parts of a session that one join uses.
 pub(super) struct PendingJoin {
@@ -34,18 +32,23 @@ pub(super) struct PendingJoin {
     /// Knows the session's current token.
     check: Arc<RevocationCheck>,
     pub(super) org: OrgId,
-    topic: Topic,
+    pub(super) topic: Topic,
     pub(super) topic_name: String,
-    pub(super) join_ref: Option<String>,
-    reference: Option<String>,
+    pub(super) reply: Arc<PendingReply>,
     /// Whether the client gets marks.
     marks: bool,
     /// The channel of the join's filter.
-    filter: Option<Arc<FilterHandle>>,
+    pub(super) filter: Option<Arc<FilterHandle>>,
+    /// Identifies the filter for the client.
+    pub(super) digest: Option<String>,
 }
 
 impl Session {
     pub(super) fn pending_join(&self, topic: &Topic, message: &ClientMessage, marks: bool) -> PendingJoin {
+        self.new_pending_join(topic, message.into(), marks)
+    }
+
+    fn new_pending_join(&self, topic: &Topic, refs: MessageRefs, marks: bool) -> PendingJoin {
         PendingJoin {
             context: Arc::clone(&self.context),
             registration: Arc::clone(&self.registration),
@@ -53,17 +56,17 @@ impl Session {
             check: Arc::clone(&self.revocation_check),
             org: self.identity.org,
             topic: topic.clone(),
-            topic_name: message.topic.clone(),
-            join_ref: message.join_ref.clone(),
-            reference: message.reference.clone(),
+            topic_name: topic.to_string(),
+            reply: Arc::new(PendingReply::new(refs)),
             marks,
             filter: None,
+            digest: None,
         }
     }
 
-    /// Checks whether the session may join this topic with a filter. Returns reason and hint of an error.
-    pub(super) fn check_filter(&self, topic: &Topic) -> Result<(), (&'static str, String)> {
-        self.check_one_table(topic)?;
+    /// Checks whether the session may join one more topic with a filter, of the client or of its token.
+    /// Returns reason and hint of an error.
+    pub(super) fn check_filter_count(&self, topic: &Topic) -> Result<(), (&'static str, String)> {
         if self.joined.filters_besides(topic) >= SESSION_FILTERS_MAX {
             self.context.metrics.limit_reached("filters_per_socket");
             let hint = format!("a socket may join {SESSION_FILTERS_MAX} topics with a filter: leave one");
@@ -72,12 +75,13 @@ impl Session {
         Ok(())
     }
 
-    /// Starts to compile the filter of a join. The join is answered when the filter has its channel.
+    /// Starts to compile the filters of a join: that of the client, and the rule of the token. The join is
+    /// answered when it has its channel.
     pub(super) fn join_with_filter(
         &mut self,
         topic: Topic,
         message: &ClientMessage,
-        filter: FilterRequest,
+        filters: JoinFilters,
         start: JoinStart,
         marks: bool,
     ) {
@@ -86,57 +90,126 @@ impl Session {
             JoinStart::Snapshot(_) => JoinState::Reading,
             _ => JoinState::Resuming,
         };
-        let work = async move { join.run_filtered(&filter, start).await };
-        self.start_join(topic, message, state, true, work);
+        let request = JoinRequest { asked: filters.asked.clone(), has_filter: true, ..join.request() };
+        self.start_join(topic, request, state, async move { join.run_filtered(&filters, start).await });
+    }
+
+    /// Ends the joins whose part of the topic is another one for the present token than for the former one.
+    /// When this returns, they get nothing more. Returns their new joins, and frames for the client.
+    pub(super) fn end_changed_joins(
+        &mut self,
+        former: &FilterClaim,
+    ) -> (Vec<(Topic, JoinRequest)>, Vec<Bytes>) {
+        let is_changed = |topic: &&Topic| !self.identity.filters.has_same_rule(former, topic);
+        let changed: Vec<Topic> = self.joined.topics().filter(is_changed).cloned().collect();
+        let (mut moved, mut frames) = (Vec::new(), Vec::new());
+        for topic in changed {
+            let Some(joined) = self.joined.remove(&topic) else { continue };
+            self.end_join(&topic, &joined);
+            let JoinedTopic { request, .. } = joined;
+            match request.reply.as_ref().filter(|reply| !reply.is_sent()) {
+                // Questions wait until it has been sent the resync.
+                None => moved.push((topic, request)),
+                Some(reply) => {
+                    self.ask_pending(&topic);
+                    let hint = "the token was replaced by one with other filters: join again";
+                    let response = json!({"reason": "token replaced", "message": hint});
+                    frames.push(reply.refs.reply(Status::Error, response));
+                }
+            }
+        }
+        (moved, frames)
+    }
+
+    /// Joins a topic again with the filters of the present token. The client gets a resync.
+    pub(super) fn move_join(&mut self, topic: Topic, request: JoinRequest) {
+        let refs = MessageRefs::of_push(request.join_ref.as_deref(), &topic);
+        let join = self.new_pending_join(&topic, refs, request.marks);
+        let rule = self.identity.filters.rule(&topic);
+        let filters = JoinFilters { rule, asked: request.asked.clone() };
+        let request = JoinRequest { has_filter: !filters.is_empty(), reply: None, ..request };
+        self.start_join(topic, request, JoinState::Resuming, join.run_moved(filters));
+    }
+}
+
+/// Filters of a join.
+pub(super) struct JoinFilters {
+    /// The part of the topic that the token allows.
+    pub(super) rule: TopicRule,
+    /// Filter and columns of the client.
+    pub(super) asked: Option<Arc<FilterRequest>>,
+}
+
+impl JoinFilters {
+    /// Whether the client gets the whole topic.
+    pub(super) fn is_empty(&self) -> bool {
+        self.asked.is_none() && self.rule == TopicRule::Whole
+    }
+}
+
+/// Reason why a join has no channel.
+pub(super) struct NoChannel {
+    pub(super) code: &'static str,
+    pub(super) hint: String,
+    /// Whether the same join may succeed in a moment.
+    pub(super) is_temporary: bool,
+}
+
+impl From<ReadError> for NoChannel {
+    fn from(error: ReadError) -> Self {
+        Self { code: error.code(), hint: error.to_string(), is_temporary: error.is_temporary() }
+    }
+}
+
+impl From<FilterLimit> for NoChannel {
+    fn from(limit: FilterLimit) -> Self {
+        Self { code: limit.name, hint: limit.hint.to_owned(), is_temporary: limit == FilterLimit::OUTDATED }
     }
 }
 
 impl PendingJoin {
-    async fn run_filtered(mut self, request: &FilterRequest, start: JoinStart) -> ResumeEnd {
-        let opened = self.open_filter(request).await;
-        let conditions = match opened {
-            Ok((handle, conditions)) => {
-                self.filter = Some(handle);
-                conditions
-            }
-            Err((code, hint)) => {
-                self.context.metrics.filters_rejected.get_or_create(&RejectionLabels { code }).inc();
-                return self.rejected(code, &hint);
-            }
+    async fn run_filtered(mut self, filters: &JoinFilters, start: JoinStart) -> ResumeEnd {
+        let conditions = match self.open_channel(filters).await {
+            Ok(conditions) => conditions,
+            Err(NoChannel { code, hint, .. }) => return self.rejected(code, &hint),
         };
         let opened = match start {
             JoinStart::Snapshot(request) => {
                 return self.run_snapshot(request.with_conditions(conditions)).await;
             }
             JoinStart::Now => return self.run_live(false),
+            // Of another filter, the client may lack rows that this one selects.
+            JoinStart::Since(since) if since.is_of_another(self.digest.as_deref()) => None,
             JoinStart::Since(since) => {
                 let opened = self.context.open_since(self.registration.seal(), &since);
                 opened.map(|cursors| (since.cursor, cursors))
             }
         };
         let Some((encoded, (since, seen))) = opened else { return self.run_live(true) };
-        self.outbox.send(&self.reply(Status::Ok, &json!({"cursor": encoded})));
+        self.outbox.send(&self.reply(Status::Ok, json!({"cursor": encoded})));
         self.run_resume(since, seen).await
     }
 
-    /// The channel of a filter, and conditions for the pages of a snapshot. Returns code and hint of an
-    /// error.
-    async fn open_filter(
-        &self,
-        request: &FilterRequest,
-    ) -> Result<(Arc<FilterHandle>, Vec<Condition>), (&'static str, String)> {
-        let mut attempts = COMPILATIONS_MAX;
-        loop {
-            let compiled = self.context.reader.compile(self.caller(), &self.topic_name, request).await;
-            let (filter, conditions) = compiled.map_err(|error| (error.code(), error.to_string()))?;
-            attempts -= 1;
-            match self.registration.open_filter(&self.topic, filter, &self.context.metrics) {
-                Ok(handle) => return Ok((handle, conditions)),
-                // A check of tables has begun meanwhile.
-                Err(FilterLimit::OUTDATED) if attempts > 0 => {}
-                Err(limit) => return Err((limit.name, limit.hint.to_owned())),
-            }
+    /// Joins again with other filters, and sends a resync. If that is impossible, the topic is closed.
+    /// Clients join again after `phx_error`, and not after `phx_close`.
+    async fn run_moved(mut self, filters: JoinFilters) -> ResumeEnd {
+        if let Err(NoChannel { code, hint, is_temporary }) = self.open_channel(&filters).await {
+            let event = if is_temporary { "phx_error" } else { "phx_close" };
+            let join_ref = self.reply.refs.join_ref();
+            let payload = json!({"reason": code, "message": hint});
+            let frame = push(join_ref, join_ref, &self.topic_name, event, payload);
+            return ResumeEnd { rejected: Some(frame), ..ResumeEnd::default() };
         }
+        let error = ReplayError::Filter;
+        self.context.metrics.resyncs.inc();
+        let resync = |cursor: &Cursor| {
+            let mut payload =
+                json!({"cursor": self.registration.seal().seal(cursor), "reason": reason(&error)});
+            self.add_digest(&mut payload);
+            push(None, None, &self.topic_name, RESYNC_EVENT, payload)
+        };
+        let subscribed = self.registration.subscribe(&self.topic, self.filter.as_ref(), self.marks, resync);
+        ResumeEnd { subscribed: Some(subscribed), resync: Some(error), rejected: None }
     }
 
     /// Joins for live events only. If `is_stale`, the reply asks the client to read the current state again.
@@ -149,7 +222,7 @@ impl PendingJoin {
                 } else {
                     json!({"cursor": cursor})
                 };
-                self.reply(Status::Ok, &response)
+                self.reply(Status::Ok, response)
             });
         if is_stale {
             self.context.metrics.resyncs.inc();
@@ -176,12 +249,28 @@ impl PendingJoin {
     }
 
     fn rejected(&self, code: &str, hint: &str) -> ResumeEnd {
-        let frame: Bytes = self.reply(Status::Error, &json!({"reason": code, "message": hint}));
+        let frame: Bytes = self.reply.refs.reply(Status::Error, json!({"reason": code, "message": hint}));
         ResumeEnd { rejected: Some(frame), ..ResumeEnd::default() }
     }
 
-    pub(super) fn reply(&self, status: Status, response: &Value) -> Bytes {
-        reply(self.join_ref.as_deref(), self.reference.as_deref(), &self.topic_name, status, response)
+    /// The reply, which must be sent now. It names the filter.
+    pub(super) fn reply(&self, status: Status, mut response: Value) -> Bytes {
+        self.add_digest(&mut response);
+        self.reply.set_sent();
+        self.reply.refs.reply(status, response)
+    }
+
+    fn add_digest(&self, response: &mut Value) {
+        if let Some(digest) = &self.digest {
+            response["filter"] = json!(digest);
+        }
+    }
+
+    /// Request of the client, without a filter.
+    pub(super) fn request(&self) -> JoinRequest {
+        let join_ref = self.reply.refs.join_ref().map(Box::from);
+        let reply = Some(Arc::clone(&self.reply));
+        JoinRequest { join_ref, marks: self.marks, reply, ..JoinRequest::default() }
     }
 
     pub(super) fn into_resume(self, since: Cursor, seen: Option<Cursor>) -> Resume {

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::Session;
+use super::joined_topics::JoinRequest;
 use super::loop_action::LoopAction;
 use super::org_rate::TOKEN_UNITS;
 use super::pending::{RefreshFuture, RefreshOutcome};
@@ -66,14 +67,24 @@ impl Session {
                     self.log_refresh_rejected(close.reason, token);
                     return LoopAction::Close(close);
                 }
-                self.identity = identity;
+                let former = std::mem::replace(&mut self.identity, identity);
                 if let Some(allowed) = self.take_log_line() {
-                    audit_trail::refreshed(self.audit_subject(), token, allowed);
+                    audit_trail::refreshed(
+                        self.audit_subject(),
+                        token,
+                        self.identity.filters.json(),
+                        allowed,
+                    );
                 }
-                let closed = self.leave_forbidden_topics();
+                let mut frames = self.leave_forbidden_topics();
+                let (moved, rejected) = self.end_changed_joins(&former.filters);
+                frames.extend(rejected);
                 self.reply(&message, Status::Ok, json!({}));
-                for frame in closed {
+                for frame in frames {
                     self.send(&frame);
+                }
+                for (topic, request) in moved {
+                    self.move_join(topic, request);
                 }
                 LoopAction::ResetTimer
             }
@@ -105,7 +116,7 @@ impl Session {
     /// must be sent after the reply. They are `phx_close` because clients rejoin after `phx_error`, and would
     /// do so without end.
     fn leave_forbidden_topics(&mut self) -> Vec<Bytes> {
-        let check = |topic| self.context.check_topic(&self.identity.topics, topic);
+        let check = |topic| self.context.check_topic(self.identity.access(), topic);
         let forbidden: Vec<_> = self
             .joined
             .topics()
@@ -114,9 +125,14 @@ impl Session {
         let mut frames = Vec::new();
         for (topic, forbidden) in forbidden {
             let Some(joined) = self.remove_join(&topic) else { continue };
-            let join_ref = joined.join_ref.as_deref();
+            let JoinRequest { join_ref, reply, .. } = joined.request;
             let payload = json!({"reason": "forbidden topic", "message": forbidden.to_string()});
-            frames.push(push(join_ref, join_ref, &topic.to_string(), "phx_close", payload));
+            frames.push(match reply.filter(|reply| !reply.is_sent()) {
+                Some(reply) => reply.refs.reply(Status::Error, payload),
+                None => {
+                    push(join_ref.as_deref(), join_ref.as_deref(), &topic.to_string(), "phx_close", payload)
+                }
+            });
         }
         frames
     }

@@ -15,12 +15,12 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::join_options::Since;
-use super::joined_topics::{JoinState, JoinedTopic};
+use super::joined_topics::{JoinRequest, JoinState, JoinedTopic};
 use super::pending::{ResumeEnd, ResumeFuture, ResumeOutcome};
 use super::revocation_check::RevocationCheck;
 use super::{Session, SessionContext};
 use crate::cursor::Cursor;
-use crate::hub::{FilterHandle, Outbox, Registration, Rendered, SessionCheck as _, Subscribed, render};
+use crate::hub::{FilterHandle, Outbox, Registration, Rendered, SessionCheck as _, Subscribed};
 use crate::org::OrgId;
 use crate::replay::{ReplayBatch, ReplayError, ResumePlace};
 use crate::wire::{ClientMessage, Event, RESYNC_EVENT, Status, Topic, append_event_frame, push};
@@ -78,7 +78,7 @@ struct BufferedSubscription<'a> {
 
 impl Session {
     /// Starts to resume a join. Returns false if no gateway of this database issued the cursors for this
-    /// organisation in the present epoch.
+    /// organisation in the present epoch, or if the client had a filter.
     pub(super) fn resume(
         &mut self,
         topic: &Topic,
@@ -88,6 +88,7 @@ impl Session {
     ) -> bool {
         let encoded_since = &since.cursor;
         let opened = self.context.open_since(self.registration.seal(), since);
+        let opened = opened.filter(|_| !since.is_of_another(None));
         let Some((since, seen)) = opened else { return false };
         let resume = Resume {
             context: Arc::clone(&self.context),
@@ -106,7 +107,9 @@ impl Session {
         // The reply is sent first, because clients give up a join after about 10 s and the replay may take
         // longer.
         self.reply(message, Status::Ok, json!({"cursor": encoded_since}));
-        self.start_join(topic.clone(), message, JoinState::Resuming, false, async move {
+        let join_ref = message.join_ref.as_deref().map(Box::from);
+        let request = JoinRequest { join_ref, marks, ..JoinRequest::default() };
+        self.start_join(topic.clone(), request, JoinState::Resuming, async move {
             let subscribed = Some(resume.run().await);
             ResumeEnd { subscribed, resync: resume.resync.into_inner(), rejected: None }
         });
@@ -118,18 +121,20 @@ impl Session {
     pub(super) fn start_join(
         &mut self,
         topic: Topic,
-        message: &ClientMessage,
+        request: JoinRequest,
         state: fn(CancellationToken) -> JoinState,
-        has_filter: bool,
         work: impl Future<Output = ResumeEnd> + Send + 'static,
     ) {
         let join_id = self.next_join_id();
         let left = CancellationToken::new();
-        let join_ref = message.join_ref.as_deref().map(Box::from);
-        let joined = JoinedTopic { join_ref, join_id, has_filter, state: state(left.clone()) };
-        self.joined.insert(topic.clone(), joined);
+        self.joined.insert(topic.clone(), JoinedTopic { join_id, request, state: state(left.clone()) });
         self.resuming.push(Box::pin(async move {
-            let end = left.run_until_cancelled(work).await.unwrap_or_default();
+            // Cancellation comes first: after it, the work must not send what it has ready.
+            let end = tokio::select! {
+                biased;
+                () = left.cancelled() => ResumeEnd::default(),
+                end = work => end,
+            };
             ResumeOutcome { topic, join_id, end }
         }));
     }
@@ -153,6 +158,7 @@ impl Session {
             Some(joined) if is_current => {
                 let request = self.registration.mark_request(&topic, &subscribed);
                 joined.state = JoinState::Live(subscribed);
+                joined.request.reply = None;
                 if let Some(request) = request {
                     self.context.questions.request_mark(request);
                 }
@@ -265,14 +271,16 @@ impl Resume {
     /// be older than the present visibility of its topic, which the join was checked against.
     async fn send(&self, batch: &ReplayBatch) -> Result<(), ReplayError> {
         let mut frames = BytesMut::new();
-        let filter = self.filter.as_deref().map(FilterHandle::filter);
+        let filter = self.filter.as_deref();
         let render = move |event: &Event, cursor: &str, tx: &str| match filter {
             None => Rendered::Payload(event.payload(cursor, tx)),
-            Some(filter) => render(filter, event, cursor, tx),
+            Some(filter) => filter.render(event, cursor, tx),
         };
         let mut turn = EvaluationTurn::default();
         for (event, rendered) in batch.rendered(self.registration.seal(), render) {
-            if event.needs_claim && !self.check.names(event.topic.as_str()) {
+            // An event that is left out needs no claim.
+            let is_sent = rendered != Rendered::Nothing;
+            if is_sent && event.needs_claim && !self.check.names(event.topic.as_str()) {
                 return Err(ReplayError::NeedsClaim);
             }
             if filter.is_some() && turn.ends_after(event.memory_bytes()) {
@@ -307,7 +315,7 @@ impl Drop for BufferedSubscription<'_> {
 }
 
 /// Reason code in the payload of `warden.resync`.
-fn reason(error: &ReplayError) -> &'static str {
+pub(super) fn reason(error: &ReplayError) -> &'static str {
     match error {
         ReplayError::TooMany | ReplayError::Reclaimed => "too_many",
         ReplayError::TooOld => "too_old",

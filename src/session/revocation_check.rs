@@ -56,11 +56,17 @@ impl fmt::Debug for RevocationCheck {
 
 impl SessionCheck for RevocationCheck {
     fn names(&self, topic: &str) -> bool {
-        self.identity().topics.names(topic)
+        self.identity().access().names(topic)
+    }
+
+    fn is_carried(&self, topics: &NamedTopics) -> bool {
+        let identity = self.identity();
+        !identity.filters.is_present()
+            || topics.iter().any(|topic| identity.filters.of(topic.as_str()).is_some())
     }
 
     fn joinable(&self, topics: &Arc<NamedTopics>) -> JoinableTopics {
-        self.token.joinable(topics, |token, topic| self.context.check_topic(&token.topics, topic).is_ok())
+        self.token.joinable(topics, |token, topic| self.context.check_topic(token.access(), topic).is_ok())
     }
 
     fn close_reason(&self) -> Option<CloseCode> {

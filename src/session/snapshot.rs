@@ -62,7 +62,8 @@ impl Session {
         marks: bool,
     ) {
         let join = self.pending_join(&topic, message, marks);
-        self.start_join(topic, message, JoinState::Reading, false, join.run_snapshot(request));
+        let join_request = join.request();
+        self.start_join(topic, join_request, JoinState::Reading, join.run_snapshot(request));
     }
 }
 
@@ -74,7 +75,7 @@ impl PendingJoin {
             Err(error) => return self.rejected_read(&error),
         };
         let since = page.position.clone();
-        self.outbox.send(&self.reply(Status::Ok, &json!({})));
+        self.outbox.send(&self.reply(Status::Ok, json!({})));
         let timeout = self.context.reader.limits().snapshot_timeout;
         let pages = tokio::time::timeout(timeout, self.send_pages(&mut snapshot, page)).await;
         // The permit is free while the missed events are sent.
@@ -124,7 +125,7 @@ impl PendingJoin {
             last: cursor.is_some(),
             cursor: cursor.map(String::as_str),
         };
-        let frame = snapshot_frame(self.join_ref.as_deref(), &self.topic_name, &page.json, end);
+        let frame = snapshot_frame(self.reply.refs.join_ref(), &self.topic_name, &page.json, end);
         // The memory stays reserved until the page is no longer in the outbox, for one copy.
         let Page { json, memory: _memory, .. } = page;
         drop(json);

@@ -65,6 +65,8 @@ pub struct EventContent<'a> {
     pub old: Option<&'a str>,
     /// `entered` or `left`, if the update changed whether the filter selects the row.
     pub filter: Option<&'static str>,
+    /// Whether the row was too large for an event.
+    pub truncated: bool,
 }
 
 impl Event {
@@ -147,13 +149,19 @@ impl Event {
     /// for every topic.
     #[must_use]
     pub fn payload(&self, cursor: &str, tx: &str) -> String {
-        self.payload_of(EventContent { data: &self.data, old: self.old.as_deref(), filter: None }, cursor, tx)
+        self.payload_of(self.content(), cursor, tx)
+    }
+
+    /// The content of the event as it was logged.
+    #[must_use]
+    pub fn content(&self) -> EventContent<'_> {
+        EventContent { data: &self.data, old: self.old.as_deref(), filter: None, truncated: self.truncated }
     }
 
     /// The payload for a channel with a filter, which may have another content.
     #[must_use]
     pub fn payload_of(&self, content: EventContent<'_>, cursor: &str, tx: &str) -> String {
-        let EventContent { data, old, filter } = content;
+        let EventContent { data, old, filter, truncated } = content;
         let mut json = String::with_capacity(data.len() + cursor.len() + tx.len() + 160);
         if self.is_control() {
             self.write_control_payload(&mut json, cursor);
@@ -171,7 +179,7 @@ impl Event {
         if let Some(filter) = filter {
             let _ = write!(json, r#","filter":"{filter}""#);
         }
-        if self.truncated {
+        if truncated {
             json.push_str(r#","truncated":true"#);
         }
         if let Some(traceparent) = &self.traceparent {

@@ -18,6 +18,8 @@ mod credential;
 mod cursor;
 #[path = "../../fuzz/checks/database_url.rs"]
 mod database_url;
+#[path = "../../fuzz/checks/filters.rs"]
+mod filters;
 #[path = "../../fuzz/checks/frames.rs"]
 mod frames;
 #[path = "../../fuzz/checks/issuers.rs"]
@@ -50,6 +52,7 @@ const TARGETS: &[(&str, Check)] = &[
     ("credential", credential::run),
     ("cursor", cursor::run),
     ("database_url", |data| with_str(data, database_url::run)),
+    ("filters", |data| with_str(data, filters::run)),
     ("frames", frames::run),
     ("issuers", |data| with_str(data, issuers::run)),
     ("jwks", jwks::run),

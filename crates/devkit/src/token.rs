@@ -24,6 +24,9 @@ pub struct TokenClaims<'a> {
     pub issuer: Option<&'a str>,
     /// Topics for `app_metadata.warden_topics`, which limit the token; no such claim if `None`.
     pub topics: Option<&'a [String]>,
+    /// Filters for `app_metadata.warden_filters`, which limit the token to some rows; no such claim if
+    /// `None`.
+    pub filters: Option<&'a serde_json::Value>,
 }
 
 /// Signs claims with HS256.
@@ -45,6 +48,9 @@ pub fn sign(claims: &TokenClaims<'_>, secret: &str) -> anyhow::Result<String> {
     let mut app_metadata = json!({"org_id": claims.org});
     if let Some(topics) = claims.topics {
         app_metadata["warden_topics"] = json!(topics);
+    }
+    if let Some(filters) = claims.filters {
+        app_metadata["warden_filters"] = filters.clone();
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
     let payload = Payload {

@@ -222,6 +222,7 @@ impl TokenSource {
                     audience: BACKEND_ISSUER,
                     issuer: Some(BACKEND_ISSUER),
                     topics: None,
+                    filters: None,
                 };
                 sign(&claims, secret)
             }

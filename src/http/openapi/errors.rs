@@ -88,7 +88,7 @@ const COVERS: Codes = &[
 
 const READ: Codes = &[
     (400, &["invalid_query", "query_too_expensive", "query_too_slow"]),
-    (403, &["backend_token", "forbidden", "forbidden_topic"]),
+    (403, &["backend_token", "filter_not_applicable", "forbidden", "forbidden_topic"]),
     (404, &["unknown_topic"]),
     (429, &["org_reads", "reads_per_org", "reads_per_user"]),
     (503, &["busy", "not_readable"]),

@@ -52,8 +52,16 @@ pub(super) struct Encoded {
 
 /// Events of an organisation that are taken for one step. More would not fit into it.
 pub(super) fn events_max(channel: &OrgChannel) -> usize {
-    let evaluations = channel.filters.evaluations_max().max(1);
-    (EVALUATIONS_MAX / evaluations).clamp(1, ENCODE_EVENTS_MAX)
+    let evaluations = channel.filters.evaluations_max() + channel.claims.evaluations_max();
+    (EVALUATIONS_MAX / evaluations.max(1)).clamp(1, ENCODE_EVENTS_MAX)
+}
+
+/// Upper bounds for one event whose row has all columns: the subscribers of channels with a filter that get
+/// it, and the conditions that it is compared with.
+pub(super) fn filter_cost(org: &OrgChannel, event: &Event) -> (usize, usize) {
+    let (subscribers, evaluations) = org.filters.cost_of(&event.topic);
+    let (more, compared) = org.claims.cost_of(event);
+    (subscribers + more, evaluations + compared)
 }
 
 /// Cost of evaluating this many conditions, in small writes.
@@ -70,7 +78,8 @@ pub(super) fn encode(
     step: Step,
     metrics: &Metrics,
 ) -> Encoded {
-    let mut filtered = (channel.filters.count() > 0).then(|| Filtered::new(step));
+    let filter_count = channel.filters.count() + channel.claims.count();
+    let mut filtered = (filter_count > 0).then(|| Filtered::new(step));
     let mut chunks = Chunks::default();
     let mut transactions = TransactionSealer::new(channel.seal());
     let mut events = 0;
@@ -129,7 +138,10 @@ fn joined_topics(channel: &OrgChannel, event: &Event) -> Vec<Topic> {
     }
     if channel.marked() > 0 {
         let is_kept = |topic: &&Topic| {
-            matches!(topic, Topic::Named(_)) || channel.has_topic(topic) || channel.filters.has_topic(topic)
+            matches!(topic, Topic::Named(_))
+                || channel.has_topic(topic)
+                || channel.filters.has_topic(topic)
+                || channel.claims.has_topic(topic)
         };
         channel.add_unmarked(topics.iter().filter(is_kept).cloned().collect());
     }
@@ -165,11 +177,12 @@ impl Filtered {
         event: &Event,
         batch: u64,
     ) -> Option<Vec<(Arc<FilterChannel>, Option<Verdict>)>> {
-        let candidates = org.filters.candidates(event);
+        let mut candidates = org.filters.candidates(event);
+        org.claims.add_candidates(event, &mut candidates);
         if !self.has_room_for(org, event, &candidates) {
             return None;
         }
-        let Selected { mut channels, others, evaluations } = candidates.select();
+        let Selected { mut channels, others, evaluations } = candidates.select(&event.topic);
         self.evaluations += evaluations;
         let [selected, entered, left, unknown, none] = &mut self.outcomes;
         *none += others;
@@ -194,7 +207,7 @@ impl Filtered {
                 self.evaluations == 0 || self.evaluations + candidates.evaluations <= EVALUATIONS_MAX
             }
             Step::Inline => {
-                let (_, estimated) = org.filters.cost_of(&event.topic);
+                let (_, estimated) = filter_cost(org, event);
                 candidates.evaluations <= estimated && !candidates.is_malformed()
             }
         }
@@ -220,14 +233,19 @@ struct FilterFrames<'e> {
 }
 
 /// Channels with the same topic, verdict and selected columns have the same frame.
-type FrameKey<'e> = (&'e Topic, Option<Verdict>, Option<&'e Selection>);
+type FrameKey<'e> = (&'e Topic, Option<Verdict>, Option<ContentKey<'e>>);
+
+/// The selected columns, and whether the filter is signed, with the key of its table.
+type ContentKey<'e> = (Option<&'e Selection>, Option<&'e Selection>);
 
 impl<'e> FilterFrames<'e> {
     fn get(&mut self, channel: &'e FilterChannel, verdict: Option<Verdict>) -> Bytes {
         // A control event has the same payload for all, and so has a resync.
         let is_whole = verdict.is_none_or(|verdict| verdict == Verdict::Unknown);
-        let select = channel.filter.select.as_ref().filter(|_| !is_whole);
-        let key = (&channel.topic, verdict, select);
+        let filter = channel.filter_of(&self.event.topic).filter(|_| !is_whole);
+        let content =
+            filter.map(|filter| (filter.select.as_ref(), filter.is_signed.then_some(&filter.table.key)));
+        let key = (&channel.topic, verdict, content);
         if let Some(known) = self.known.get(&key) {
             return known.clone();
         }
@@ -236,14 +254,14 @@ impl<'e> FilterFrames<'e> {
         }
         let (event, cursor, tx) = (self.event, self.cursor, self.tx);
         let mut frame = BytesMut::new();
-        match verdict {
-            None => append_event_frame(&mut frame, &channel.topic, event, &event.payload(cursor, tx)),
-            Some(Verdict::Unknown) => {
+        match (verdict, filter) {
+            (None, _) => append_event_frame(&mut frame, &channel.topic, event, &event.payload(cursor, tx)),
+            (Some(Verdict::Unknown), _) | (Some(_), None) => {
                 let resync = filter_resync(event);
                 append_event_frame(&mut frame, &channel.topic, &resync, &resync.payload(cursor, tx));
             }
-            Some(verdict) => {
-                let payload = payload(select, verdict, event, cursor, tx);
+            (Some(verdict), Some(filter)) => {
+                let payload = payload(filter, verdict, event, cursor, tx);
                 append_event_frame(&mut frame, &channel.topic, event, &payload);
             }
         }

@@ -100,6 +100,13 @@ impl Mark {
         if subscription.after_batch >= self.batch || subscription.replay_buffer.is_some() {
             return None;
         }
+        // A mark must not tell of events that a token's filters leave out.
+        if !matches!(self.topic, Topic::Named(_)) {
+            last.names += self.named.len();
+            if !self.named.is_empty() && !reader.check.is_carried(&self.named) {
+                return None;
+            }
+        }
         let joinable = reader.check.joinable(&self.named);
         last.names += joinable.checked;
         if last.frame.is_empty() || last.joinable != joinable.topics {

@@ -28,7 +28,7 @@ use std::time::Instant;
 use broadcast::{Broadcast, SliceStats};
 pub(crate) use chunk::CHUNK_BYTES;
 pub(crate) use encode::{EVALUATIONS_MAX, EVENT_FRAMES_BYTES_MAX, STEP_BYTES_MAX};
-use encode::{Encoded, Step, encode, evaluation_cost, events_max};
+use encode::{Encoded, Step, encode, evaluation_cost, events_max, filter_cost};
 pub(crate) use fair_queue::ENCODE_EVENTS_MAX;
 use fair_queue::FairQueue;
 #[cfg(test)]

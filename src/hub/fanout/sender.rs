@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use super::fair_queue::{OrgClose, QueuedEvent};
 use super::marks::{BatchEnd, mark_cost};
-use super::{Batch, Encoded, OrgEvents, ROUND_COST, Shared, Step, encode, evaluation_cost, write_cost};
+use super::{
+    Batch, Encoded, OrgEvents, ROUND_COST, Shared, Step, encode, evaluation_cost, filter_cost, write_cost,
+};
 use crate::hub::org::OrgChannel;
 use crate::org::OrgId;
 use crate::sync::lock;
@@ -120,7 +122,7 @@ impl FanoutSender {
                 return None;
             }
             let write = write_cost(event.memory_bytes());
-            let (subscribers, evaluations) = channel.filters.cost_of(&event.topic);
+            let (subscribers, evaluations) = filter_cost(channel, event);
             cost += subscribers * write + evaluation_cost(evaluations);
             for topic in event.topics() {
                 cost += channel.subscribers_max(&topic) * write;

@@ -16,23 +16,23 @@ const PATTERN_STEPS_PER_EVALUATION: usize = 128;
 /// Channels that an event may concern.
 #[derive(Debug, Default)]
 pub(in crate::hub) struct Candidates<'e> {
-    groups: Vec<GroupCandidates<'e>>,
+    pub(super) groups: Vec<GroupCandidates<'e>>,
     /// Channels that get the event whatever their filter is.
-    reached: Vec<Arc<FilterChannel>>,
+    pub(super) reached: Vec<Arc<FilterChannel>>,
     /// Channels whose filters cannot be evaluated, because the event has no row that can be read.
-    unknown: Vec<Arc<FilterChannel>>,
+    pub(super) unknown: Vec<Arc<FilterChannel>>,
     /// Conditions that are evaluated.
     pub(in crate::hub) evaluations: usize,
     /// Filters that were not found, to which the event means nothing.
-    not_found: u64,
+    pub(super) not_found: u64,
 }
 
 /// Channels of one group.
 #[derive(Debug)]
-struct GroupCandidates<'e> {
-    change: Change<'e>,
+pub(super) struct GroupCandidates<'e> {
+    pub(super) change: Change<'e>,
     /// Those of one filter follow one another.
-    channels: Vec<Arc<FilterChannel>>,
+    pub(super) channels: Vec<Arc<FilterChannel>>,
 }
 
 /// Meaning of an event for channels.
@@ -100,7 +100,7 @@ impl FilteredTopics {
         for entries in found.iter().filter_map(|id| group.channels.get(id)).map(|channels| &channels.entries)
         {
             candidates.evaluations +=
-                entries.first().map_or(0, |entry| entry.channel.filter.filter.conditions());
+                entries.first().map_or(0, |entry| entry.channel.conditions(&event.topic));
             channels.extend(entries.iter().map(|entry| Arc::clone(&entry.channel)));
         }
         candidates.groups.push(GroupCandidates { change, channels });
@@ -113,8 +113,8 @@ impl Candidates<'_> {
         !self.unknown.is_empty()
     }
 
-    /// Evaluates the filters.
-    pub(in crate::hub) fn select(self) -> Selected {
+    /// Evaluates the filters. `topic` is the event's own.
+    pub(in crate::hub) fn select(self, topic: &Topic) -> Selected {
         let control = self.reached.into_iter().map(|channel| (channel, None));
         let unknown = self.unknown.into_iter().map(|channel| (channel, Some(Verdict::Unknown)));
         let mut selected = Selected {
@@ -124,11 +124,13 @@ impl Candidates<'_> {
         };
         let mut evaluated = 0;
         for GroupCandidates { change, channels } in self.groups {
-            for of_filter in channels.chunk_by(|a, b| a.filter.filter == b.filter.filter) {
-                let filter = &of_filter[0].filter.filter;
-                evaluated += filter.conditions();
+            let filter =
+                |channel: &FilterChannel| channel.filter_of(topic).map(|filter| filter.filter.clone());
+            for of_filter in channels.chunk_by(|a, b| filter(a) == filter(b)) {
+                evaluated += of_filter[0].conditions(topic);
                 let is_evaluated = evaluated <= EVENT_EVALUATIONS_MAX;
-                match if is_evaluated { filter.verdict(&change) } else { Some(Verdict::Unknown) } {
+                let verdict = || filter(&of_filter[0]).and_then(|filter| filter.verdict(&change));
+                match if is_evaluated { verdict() } else { Some(Verdict::Unknown) } {
                     None => selected.others += 1,
                     Some(verdict) => {
                         let channels = of_filter.iter().map(|channel| (Arc::clone(channel), Some(verdict)));

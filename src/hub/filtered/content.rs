@@ -1,6 +1,7 @@
 //! The bytes of an event for a channel with a filter.
 
-use crate::filter::{ChannelFilter, Selection, Verdict};
+use super::claim_filter::ClaimFilter;
+use crate::filter::{ChannelFilter, Verdict};
 use crate::wire::{Event, EventContent, RESYNC_EVENT};
 
 /// Data of the resync that replaces an event on which a filter cannot be evaluated.
@@ -19,7 +20,7 @@ pub enum Rendered {
 
 /// Renders an event for a channel with a filter.
 #[must_use]
-pub fn render(filter: &ChannelFilter, event: &Event, cursor: &str, tx: &str) -> Rendered {
+pub(super) fn render(filter: &ChannelFilter, event: &Event, cursor: &str, tx: &str) -> Rendered {
     if event.is_control() {
         return Rendered::Payload(event.payload(cursor, tx));
     }
@@ -32,30 +33,50 @@ pub fn render(filter: &ChannelFilter, event: &Event, cursor: &str, tx: &str) -> 
     match filter.verdict(&event.data, event.old.as_deref()) {
         None => Rendered::Nothing,
         Some(Verdict::Unknown) => Rendered::Unknown,
-        Some(verdict) => Rendered::Payload(payload(filter.select.as_ref(), verdict, event, cursor, tx)),
+        Some(verdict) => Rendered::Payload(payload(filter, verdict, event, cursor, tx)),
     }
 }
 
-/// The payload for a channel that selects these columns. `Unknown` has none of its own.
+/// Renders an event for an aggregate topic, as the filters of a token allow it.
+pub(super) fn render_claim(claim: &ClaimFilter, event: &Event, cursor: &str, tx: &str) -> Rendered {
+    if !claim.is_reached(event) {
+        return Rendered::Nothing;
+    }
+    match claim.filter_of(&event.topic) {
+        Some(filter) => render(filter, event, cursor, tx),
+        None => Rendered::Payload(event.payload(cursor, tx)),
+    }
+}
+
+/// The payload for a channel with this filter. `Unknown` has none of its own.
 pub(in crate::hub) fn payload(
-    select: Option<&Selection>,
+    filter: &ChannelFilter,
     verdict: Verdict,
     event: &Event,
     cursor: &str,
     tx: &str,
 ) -> String {
-    let filter = match verdict {
+    let mut content = event.content();
+    content.filter = match verdict {
         Verdict::Entered => Some("entered"),
         Verdict::Left => Some("left"),
         Verdict::Selected | Verdict::Unknown => None,
     };
-    let Some(select) = select else {
-        let content = EventContent { data: &event.data, old: event.old.as_deref(), filter };
+    if filter.is_signed && verdict != Verdict::Selected {
+        // The row before the update, or after it, is none that the token allows.
+        content.old = None;
+        if verdict != Verdict::Entered {
+            let key = filter.table.key.project(&event.data);
+            let content = EventContent { data: &key, truncated: false, ..content };
+            return event.payload_of(content, cursor, tx);
+        }
+    }
+    let Some(select) = &filter.select else {
         return event.payload_of(content, cursor, tx);
     };
-    let data = select.project(&event.data);
-    let old = event.old.as_deref().map(|old| select.project(old));
-    event.payload_of(EventContent { data: &data, old: old.as_deref(), filter }, cursor, tx)
+    let data = select.project(content.data);
+    let old = content.old.map(|old| select.project(old));
+    event.payload_of(EventContent { data: &data, old: old.as_deref(), ..content }, cursor, tx)
 }
 
 /// The resync instead of an event on which a filter cannot be evaluated.

@@ -5,7 +5,10 @@
 //! one atomic load per batch.
 
 mod candidates;
+mod claim_filter;
+mod claims;
 mod content;
+mod handle;
 mod outdated;
 #[cfg(test)]
 mod tests;
@@ -15,8 +18,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 pub(super) use candidates::{Candidates, Selected};
-pub use content::{Rendered, render};
+pub use claim_filter::ClaimFilter;
+pub(super) use claims::ClaimChannels;
+pub use content::Rendered;
 pub(super) use content::{filter_resync, payload};
+pub use handle::FilterHandle;
 
 use super::segments::{Segment, TopicChannel};
 use crate::capacity::{Capacity, Portion};
@@ -57,13 +63,22 @@ pub(super) struct ChannelId(u64);
 pub(super) struct FilterChannel {
     pub(super) id: ChannelId,
     pub(super) topic: Topic,
-    pub(super) filter: Arc<ChannelFilter>,
-    /// Whether the filter counts as one that is evaluated for most events.
-    is_costly: bool,
+    rows: ChannelRows,
+    /// Number of its filters that count as evaluated for most events.
+    costly: usize,
     /// Whether the table has changed since the filter was compiled. It is set while `places` is locked, and
     /// the sessions of all subscriptions are closed with it.
     is_outdated: AtomicBool,
     pub(super) places: Mutex<TopicChannel>,
+}
+
+/// Rows that the subscribers of a channel get.
+#[derive(Debug)]
+enum ChannelRows {
+    /// Those of one table that a filter selects.
+    Table(Arc<ChannelFilter>),
+    /// Those of several topics that the filters of a token allow.
+    Claim(Arc<ClaimFilter>),
 }
 
 /// A limit that a filter exceeds.
@@ -73,15 +88,6 @@ pub struct FilterLimit {
     pub name: &'static str,
     /// Meaning for people.
     pub hint: &'static str,
-}
-
-/// A session's use of a channel with a filter. The channel ends with its last handle.
-#[derive(Debug)]
-pub struct FilterHandle {
-    topics: Arc<FilteredTopics>,
-    pub(super) channel: Arc<FilterChannel>,
-    id: FilterId,
-    metrics: Arc<Metrics>,
 }
 
 /// State that the filters of all organisations of a node share.
@@ -198,7 +204,10 @@ impl FilteredTopics {
             let group = groups.iter_mut().find(|group| group.table == filter.table)?;
             let id = group.index.id(&filter.filter)?;
             let entries = &mut group.channels.get_mut(&id)?.entries;
-            let entry = entries.iter_mut().find(|entry| entry.channel.filter.select == filter.select)?;
+            let is_same = |entry: &&mut Entry| {
+                entry.channel.filter_of(topic).is_some_and(|known| known.is_same(&filter))
+            };
+            let entry = entries.iter_mut().find(is_same)?;
             entry.handles += 1;
             let channel = Arc::clone(&entry.channel);
             group.resize(id, 1);
@@ -233,8 +242,8 @@ impl FilteredTopics {
         let channel = Arc::new(FilterChannel {
             id: ChannelId(*last_id),
             topic: topic.clone(),
-            filter: Arc::new(filter),
-            is_costly,
+            rows: ChannelRows::Table(Arc::new(filter)),
+            costly: usize::from(is_costly),
             is_outdated: AtomicBool::new(false),
             places: Mutex::default(),
         });
@@ -251,7 +260,7 @@ impl FilteredTopics {
     fn close(&self, channel: &FilterChannel, id: FilterId, metrics: &Metrics) {
         let mut state = lock(&self.state);
         let Some(groups) = state.topics.get_mut(&channel.topic) else { return };
-        let table = &channel.filter.table;
+        let Some(table) = channel.filter_of(&channel.topic).map(|filter| &filter.table) else { return };
         let Some(group) = groups.iter_mut().find(|group| group.table == *table) else { return };
         group.index.remove(id);
         group.resize(id, -1);
@@ -270,9 +279,9 @@ impl FilteredTopics {
             state.topics.remove(&channel.topic);
         }
         self.count.fetch_sub(1, Ordering::AcqRel);
-        self.costly.fetch_sub(usize::from(channel.is_costly), Ordering::AcqRel);
+        self.costly.fetch_sub(channel.costly, Ordering::AcqRel);
         self.evaluations_max.store(state.evaluations_max(), Ordering::Release);
-        metrics.filters.get_or_create(&FilterKindLabels::of(channel.is_costly)).dec();
+        metrics.filters.get_or_create(&FilterKindLabels::of(channel.costly > 0)).dec();
     }
 }
 
@@ -321,6 +330,19 @@ impl Group {
 }
 
 impl FilterChannel {
+    /// The filter for events of a topic. None if the channel gets them as they are, or not at all.
+    pub(super) fn filter_of(&self, topic: &Topic) -> Option<&Arc<ChannelFilter>> {
+        match &self.rows {
+            ChannelRows::Table(filter) => Some(filter),
+            ChannelRows::Claim(claim) => claim.filter_of(topic),
+        }
+    }
+
+    /// Conditions that an event of a topic is compared with.
+    fn conditions(&self, topic: &Topic) -> usize {
+        self.filter_of(topic).map_or(0, |filter| filter.filter.conditions())
+    }
+
     /// The segments that the channel has now.
     pub(super) fn segments(&self) -> Vec<Arc<Segment>> {
         lock(&self.places).segments()
@@ -328,6 +350,12 @@ impl FilterChannel {
 }
 
 impl FilterLimit {
+    fn count(&self, metrics: &Metrics) {
+        if *self != Self::OUTDATED {
+            metrics.limit_reached(self.name);
+        }
+    }
+
     /// No limit: the filter must be compiled again.
     pub const OUTDATED: Self = Self {
         name: "table_changed",
@@ -350,35 +378,5 @@ impl FilterLimit {
 impl Default for FilterShares {
     fn default() -> Self {
         Self { memory: Capacity::new(FILTER_MEMORY_MAX), table_checks: Arc::default() }
-    }
-}
-
-impl FilterHandle {
-    pub(super) fn open(
-        topics: &Arc<FilteredTopics>,
-        org: OrgId,
-        topic: &Topic,
-        filter: ChannelFilter,
-        node: &FilterShares,
-        metrics: &Arc<Metrics>,
-    ) -> Result<Arc<Self>, FilterLimit> {
-        let (channel, id) = topics.open(org, topic, filter, node, metrics).inspect_err(|limit| {
-            if *limit != FilterLimit::OUTDATED {
-                metrics.limit_reached(limit.name);
-            }
-        })?;
-        Ok(Arc::new(Self { topics: Arc::clone(topics), channel, id, metrics: Arc::clone(metrics) }))
-    }
-
-    /// The filter and the selected columns.
-    #[must_use]
-    pub fn filter(&self) -> &ChannelFilter {
-        &self.channel.filter
-    }
-}
-
-impl Drop for FilterHandle {
-    fn drop(&mut self) {
-        self.topics.close(&self.channel, self.id, &self.metrics);
     }
 }

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use super::{FilterChannel, FilteredTopics, Group};
 use crate::filter::TableChecks;
 use crate::hub::Hub;
+use crate::hub::org::OrgChannel;
 use crate::sync::lock;
 use crate::wire::{CloseCode, Topic};
 
@@ -25,14 +26,15 @@ impl Hub {
     #[must_use]
     pub fn filtered_topics(&self) -> HashSet<Topic> {
         let channels = self.org_ids().into_iter().filter_map(|org| self.channel(org));
-        channels.flat_map(|channel| channel.filters.topics()).collect()
+        let topics = |channel: Arc<OrgChannel>| [channel.filters.topics(), channel.claims.topics()].concat();
+        channels.flat_map(topics).collect()
     }
 
     /// Whether a filter was compiled for another version of its topic's table than these.
     #[must_use]
     pub fn has_outdated_filters(&self, versions: &HashMap<String, Option<String>>) -> bool {
         let mut channels = self.org_ids().into_iter().filter_map(|org| self.channel(org));
-        channels.any(|channel| !channel.filters.outdated(versions).is_empty())
+        channels.any(|channel| !outdated(&channel, versions).is_empty())
     }
 
     /// Closes the sessions whose filters were compiled for another version of their topic's table than these,
@@ -44,8 +46,15 @@ impl Hub {
         close: CloseCode,
     ) -> usize {
         let channels = self.org_ids().into_iter().filter_map(|org| self.channel(org));
-        channels.map(|channel| channel.filters.close_outdated(versions, close)).sum()
+        let outdated = channels.flat_map(|channel| outdated(&channel, versions));
+        outdated.map(|channel| channel.close(close)).count()
     }
+}
+
+/// Channels of an organisation whose filters were compiled for another version of their topic's table than
+/// these.
+fn outdated(channel: &OrgChannel, versions: &HashMap<String, Option<String>>) -> Vec<Arc<FilterChannel>> {
+    [channel.filters.outdated(versions), channel.claims.outdated(versions)].concat()
 }
 
 impl FilteredTopics {
@@ -57,7 +66,7 @@ impl FilteredTopics {
     }
 
     /// Channels whose filters were compiled for another version of their topic's table than these.
-    fn outdated(&self, versions: &HashMap<String, Option<String>>) -> Vec<Arc<FilterChannel>> {
+    pub(super) fn outdated(&self, versions: &HashMap<String, Option<String>>) -> Vec<Arc<FilterChannel>> {
         let mut channels = Vec::new();
         if self.count() > 0 {
             for (topic, groups) in &lock(&self.state).topics {
@@ -68,21 +77,11 @@ impl FilteredTopics {
         }
         channels
     }
-
-    pub(super) fn close_outdated(
-        &self,
-        versions: &HashMap<String, Option<String>>,
-        close: CloseCode,
-    ) -> usize {
-        let channels = self.outdated(versions);
-        channels.iter().for_each(|channel| channel.close(close));
-        channels.len()
-    }
 }
 
 impl FilterChannel {
     /// Closes the sessions of all subscriptions, and of later ones.
-    fn close(&self, close: CloseCode) {
+    pub(super) fn close(&self, close: CloseCode) {
         let places = lock(&self.places);
         self.is_outdated.store(true, Ordering::Release);
         for segment in places.segments() {

@@ -3,12 +3,13 @@
 use std::num::NonZeroI64;
 
 use super::*;
-use crate::filter::{Columns, FilterParser, Verdict};
+use crate::filter::{Columns, FilterParser, Selection, Verdict};
 use crate::wire::{CloseCode, Event};
 
 fn table() -> Arc<TableColumns> {
     let columns = Columns::for_tests(&[("id", "bigint"), ("a", "text"), ("n", "integer")]);
-    Arc::new(TableColumns { version: "1".into(), columns, checks: 0 })
+    let key = Selection::of_names(vec!["id".into()]);
+    Arc::new(TableColumns { version: "1".into(), columns, key, checks: 0 })
 }
 
 /// Channels of one organisation, and what they share with others.
@@ -100,7 +101,7 @@ fn an_event_concerns_each_channel_of_a_selected_filter_once() {
     event.watch = NonZeroI64::new(7);
     event.old = Some(r#"{"a": "x"}"#.into());
     let found = |event: &Event| {
-        let selected = org.topics.candidates(event).select();
+        let selected = org.topics.candidates(event).select(&event.topic);
         let mut found: Vec<_> = selected.channels.into_iter().map(|(c, v)| (c.id, v)).collect();
         found.sort_by_key(|(id, _)| id.0);
         (found, selected.others)
@@ -149,7 +150,11 @@ fn a_filter_that_was_compiled_before_a_check_of_tables_gets_no_channel() {
     }
     assert_eq!(org.topics.count(), 1);
     let versions = |version: Option<&str>| [("items".to_owned(), version.map(str::to_owned))].into();
-    let close = |versions| org.topics.close_outdated(&versions, CloseCode::TABLE_CHANGED);
+    let close = |versions| {
+        let outdated = org.topics.outdated(&versions);
+        outdated.iter().for_each(|channel| channel.close(CloseCode::TABLE_CHANGED));
+        outdated.len()
+    };
     assert_eq!((close(versions(Some("1"))), known.channel.is_outdated()), (0, false));
     assert_eq!(close([("calls".to_owned(), None)].into()), 0, "another topic");
     assert_eq!((close(versions(Some("2"))), known.channel.is_outdated()), (1, true));
@@ -169,10 +174,10 @@ fn the_conditions_of_one_event_are_limited() {
     let candidates = org.topics.candidates(&event);
     assert_eq!(candidates.evaluations, 2 * handles.len());
     assert!(handles.len() > EVENT_EVALUATIONS_MAX / 2, "{}", handles.len());
-    assert_eq!(candidates.select().channels.len(), handles.len(), "unknown");
+    assert_eq!(candidates.select(&event.topic).channels.len(), handles.len(), "unknown");
     // With a condition that decides without `a`, those that are evaluated mean nothing.
     event.data = r#"{"n": -1}"#.into();
-    let selected = org.topics.candidates(&event).select();
+    let selected = org.topics.candidates(&event).select(&event.topic);
     assert_eq!(selected.others, EVENT_EVALUATIONS_MAX as u64 / 2);
     assert_eq!(selected.channels.len(), handles.len() - EVENT_EVALUATIONS_MAX / 2);
     drop(handles);

@@ -51,7 +51,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("filter", &[]),
     ("postgres", &[]),
     ("tenancy", &["postgres"]),
-    ("auth", &["wire"]),
+    ("auth", &["filter", "wire"]),
     ("hub", &["wire", "cursor", "filter"]),
     ("log", &["wire", "cursor", "postgres"]),
     ("retention", &["log"]),

@@ -75,6 +75,12 @@ async fn the_gateway_accepts_tokens_of_the_token_command() {
     client.join("calls").await;
     assert_eq!(client.push("org", "phx_join", json!({})).await.response["reason"], "forbidden topic");
     drop(client);
+    let filters = [&args[..], &["--filters", r#"{"calls": "agent_id=eq.$sub"}"#]].concat();
+    let signed = run(&filters, &[("WARDEN_JWT_SECRET", SECRET)]).await;
+    let mut client = Client::connect(t.gateway.public_addr(), signed.stdout.trim()).await;
+    let reply = client.push("recordings", "phx_join", json!({})).await;
+    assert_eq!(reply.response["reason"], "forbidden topic", "{reply:?}");
+    drop(client);
     let expired = run(&[&args[..], &["--ttl", "0s"]].concat(), &[("WARDEN_JWT_SECRET", SECRET)]).await;
     eventually("the token has expired", async || {
         Upgrade::bearer(expired.stdout.trim()).send(t.gateway.public_addr()).await.code() == "token_expired"
@@ -137,6 +143,15 @@ async fn token_reports_missing_and_invalid_options() {
         &[SECRET, "Calls"],
     )
     .await;
+    for (filters, code, shown) in [
+        ("calls", 2, "expected a JSON object"),
+        (r#"{"org": "*"}"#, 1, "aggregate topic"),
+        (r#"{"calls": ""}"#, 1, "without a condition"),
+        (r#"{"calls": "team=eq.$app_metadata.team"}"#, 1, "$app_metadata.NAME"),
+    ] {
+        let args = ["token", "--org", &org, "--filters", filters];
+        fails(&args, &secret, code, &["--filters", shown], &[SECRET]).await;
+    }
     fails(&["token", "--org", &org, "--ttl", "soon"], &secret, 2, &["90s, 15m, 1h or 7d"], &[SECRET]).await;
 }
 

@@ -24,7 +24,11 @@ async fn every_event_has_its_fields() {
     let addr = t.gateway.public_addr();
     let user = format!("auditor\n{}", Uuid::new_v4());
     let shown_user = user.replace('\n', "\\n");
-    let first = token(org, &json!({"sub": user}));
+    // The filters are those of the token: the values of the claims that they name are not logged.
+    let filters = r#"{"calls":"agent_id=eq.$app_metadata.agent"}"#;
+    let signed = json!({"calls": "agent_id=eq.$app_metadata.agent"});
+    let metadata = json!({"org_id": org, "agent": "personal data", "warden_filters": signed});
+    let first = token(org, &json!({"sub": user, "app_metadata": metadata}));
     let second = token(org, &json!({"sub": user, "jti": "2"}));
     let stranger = token(org, &json!({"sub": "somebody else"}));
     let bad = token(org, &json!({"sub": user, "exp": 1_000_000_000}));
@@ -66,6 +70,9 @@ async fn every_event_has_its_fields() {
         assert_eq!(field(line, "address"), Some(address), "{line}");
         assert_eq!(field(line, "token.hash"), token_hash.as_deref(), "{line}");
         assert_eq!(field(line, "code"), *code, "{line}");
+        let logged = filters.replace('"', "\\\"");
+        assert_eq!(line.contains(&logged), *action == "accept", "{line}");
+        assert!(!line.contains("personal data"), "{line}");
         if *action == "reject" {
             assert!(line.contains("token expired"), "{line}");
             continue;

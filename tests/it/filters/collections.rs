@@ -154,3 +154,76 @@ async fn filtered_collections_end_with_the_rows_that_postgresql_selects() {
     assert!(some > CONDITIONS.len() / 2, "WARDEN_SEED={seed}: most filters select rows");
     t.gateway.stop().await;
 }
+
+/// A token whose filter for `items` is this one.
+async fn signed(t: &TestGateway, org: Uuid, filter: &str) -> Client {
+    let metadata = json!({"org_id": org, "warden_filters": {"items": filter}});
+    Client::connect(t.gateway.public_addr(), &token(org, &json!({"app_metadata": metadata}))).await
+}
+
+/// Each filter is required by a token: live, after a replay and a snapshot, on `items` and on `org`, and with
+/// another filter that the join asks for.
+#[tokio::test]
+async fn signed_collections_end_with_the_rows_that_postgresql_selects() {
+    let seed =
+        std::env::var("WARDEN_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    eprintln!("WARDEN_SEED={seed}");
+    let (t, org) = with_items().await;
+    let filters = CONDITIONS.map(|condition| format!("or=(id.eq.0,{condition})"));
+    let since = t.connect(org).await.join("items").await["cursor"].clone();
+    // Filter of the token and of the join, and what both select.
+    let mut cases = Vec::new();
+    for (n, filter) in filters.iter().enumerate() {
+        let asked = &filters[(n + 3) % filters.len()];
+        let both = format!("and=({},{})", filter.replacen('=', "", 1), asked.replacen('=', "", 1));
+        cases.push((filter, None, filter.clone()));
+        cases.push((filter, Some(asked), both));
+    }
+    let mut clients = Vec::new();
+    for (filter, asked, expected) in &cases {
+        let mut join = json!({});
+        if let Some(asked) = asked {
+            join["filter"] = json!(asked);
+        }
+        let topics: &[&str] = if asked.is_some() { &["items"] } else { &["items", "org"] };
+        for topic in topics {
+            let mut client = signed(&t, org, filter).await;
+            client.join_with(topic, join.clone()).await;
+            clients.push((expected.clone(), tokio::spawn(apply(client, true))));
+        }
+    }
+    let joins = async {
+        for (filter, asked, expected) in &cases {
+            let with = |key: &str, value: &Value| {
+                let mut join = json!({key: value});
+                if let Some(asked) = asked {
+                    join["filter"] = json!(asked);
+                }
+                join
+            };
+            let mut joins = vec![
+                ("items", with("since", &since), true),
+                ("items", with("snapshot", &json!({"limit": 7})), false),
+            ];
+            if asked.is_none() {
+                joins.push(("org", json!({"since": since}), true));
+            }
+            for (topic, join, is_exact) in joins {
+                let mut client = signed(&t, org, filter).await;
+                client.join_with(topic, join).await;
+                clients.push((expected.clone(), tokio::spawn(apply(client, is_exact))));
+            }
+        }
+    };
+    let ((), (), ()) = tokio::join!(
+        joins,
+        write(&t.db, org, 1, true, seed),
+        write(&t.db, org, 1, false, seed.wrapping_add(1)),
+    );
+    t.db.run(format!("insert into items (id, org_id, status) values (0, '{org}', 'end')")).await;
+    for (filter, client) in clients {
+        let expected = reference(&t, org, &filter).await;
+        assert_eq!(client.await.expect("ends"), expected, "WARDEN_SEED={seed}: {filter}");
+    }
+    t.gateway.stop().await;
+}

@@ -2,6 +2,7 @@
 
 mod changed;
 mod collections;
+mod signed;
 
 use serde_json::{Value, json};
 use uuid::Uuid;

@@ -264,6 +264,21 @@ fn tokens(limits: &Limits) -> Vec<Limit> {
             Value::count(crate::auth::TOPICS_MAX),
             "Topics in a token's claim `warden_topics`.",
         ),
+        Limit::new(
+            "auth::SIGNED_FILTERS_MAX",
+            Value::count(crate::auth::SIGNED_FILTERS_MAX),
+            "Topics in a token's claim `warden_filters`. More make the token invalid.",
+        ),
+        Limit::new(
+            "auth::SIGNED_FILTER_BYTES_MAX",
+            Value::bytes(crate::auth::SIGNED_FILTER_BYTES_MAX),
+            "All filters of a token's claim `warden_filters`. Longer ones make the token invalid.",
+        ),
+        Limit::new(
+            "auth::SIGNED_VALUE_BYTES_MAX",
+            Value::bytes(crate::auth::SIGNED_VALUE_BYTES_MAX),
+            "These filters with the values of the claims that they name. Longer ones make the token invalid.",
+        ),
     ]
 }
 

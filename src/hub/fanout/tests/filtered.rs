@@ -6,7 +6,7 @@ use std::num::NonZeroI64;
 use super::super::broadcast::Content;
 use super::super::encode::EVALUATIONS_PER_WRITE;
 use super::*;
-use crate::filter::{ChannelFilter, Columns, FilterParser, TableColumns};
+use crate::filter::{ChannelFilter, Columns, FilterParser, Selection, TableColumns};
 use crate::hub::org::OrgChannel;
 use crate::hub::{FilterHandle, Registration};
 
@@ -19,7 +19,8 @@ const SELECTABLE: [&str; 9] = ["b", "c", "d", "e", "f", "g", "h", "i", "j"];
 fn table() -> Arc<TableColumns> {
     let mut columns = vec![("id", "bigint"), ("a", "text"), ("n", "integer"), ("pad", "text")];
     columns.extend(SELECTABLE.map(|name| (name, "text")));
-    Arc::new(TableColumns { version: "1".into(), columns: Columns::for_tests(&columns), checks: 0 })
+    let (columns, key) = (Columns::for_tests(&columns), Selection::of_names(vec!["id".into()]));
+    Arc::new(TableColumns { version: "1".into(), columns, key, checks: 0 })
 }
 
 fn open(registration: &Registration, group: &str, select: Option<&[String]>) -> Arc<FilterHandle> {

@@ -307,7 +307,7 @@ select 'watch-visibility', null, w.full_name, w.topic,
   'decide', json_build_object('question', format('who may receive the topic %s?', w.topic), 'choices', json_build_array(
     json_build_array('every member of the organisation, on purpose', 'sql',
       regexp_replace(w.call, '\);$', ', visibility => ''organisation'');')),
-    json_build_array('only tokens whose claim app_metadata.warden_topics names it', 'sql',
+    json_build_array('only tokens whose claim app_metadata.warden_topics or warden_filters names it', 'sql',
       regexp_replace(w.call, '\);$', ', visibility => ''claim'');'))))::text
 from watched w
 cross join lateral (select warden.narrower_than_organization(

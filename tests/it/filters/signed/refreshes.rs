@@ -1,0 +1,142 @@
+//! Fresh tokens with other filters.
+
+use serde_json::json;
+
+use super::*;
+
+#[tokio::test]
+async fn a_fresh_token_with_other_filters_moves_its_joins_and_closes_forbidden_ones() {
+    let (t, org) = with_tables().await;
+    let refresh = |token: &str| json!({"access_token": token});
+    let mut client = connect(&t, &wide(org)).await;
+    for topic in ["items", "others", "org"] {
+        client.join(topic).await;
+    }
+    let reply = client.push("phoenix", "access_token", refresh(&mine(org))).await;
+    assert_eq!(reply.status, "ok");
+    let mut frames = Vec::new();
+    while frames.len() < 3 {
+        let event = client.next_event().await;
+        frames.push((event.topic.clone(), event.name.clone(), event.payload["reason"].clone()));
+    }
+    frames.sort_by_key(|(topic, ..)| topic.clone());
+    let frame = |topic: &str, name: &str, reason: &str| (topic.to_owned(), name.to_owned(), json!(reason));
+    assert_eq!(
+        frames,
+        [
+            frame("items", "warden.resync", "filter"),
+            frame("org", "warden.resync", "filter"),
+            frame("others", "phx_close", "forbidden topic"),
+        ]
+    );
+    t.db.run("update items set n = n + 1").await;
+    for topic in ["items", "org"] {
+        assert_eq!(client.expect_event(topic, "item.updated").await.data("id"), 1);
+    }
+    client.expect_silence().await;
+    // Equal filters in another spelling change nothing.
+    let same = agent(org, &json!("a"), &json!({"items": "agent=eq.a"}));
+    assert_eq!(client.push("phoenix", "access_token", refresh(&same)).await.status, "ok");
+    client.expect_silence().await;
+    // A filter that does not fit closes the topic.
+    let unfit = agent(org, &json!("a"), &json!({"items": "nope=eq.1"}));
+    assert_eq!(client.push("phoenix", "access_token", refresh(&unfit)).await.status, "ok");
+    for _ in 0..2 {
+        let event = client.next_event().await;
+        assert_eq!(
+            (event.name.as_str(), &event.payload["reason"]),
+            ("phx_close", &json!("filter_not_applicable"))
+        );
+    }
+    t.db.run("update items set n = n + 1").await;
+    client.expect_silence().await;
+    // Without filters everything may be joined again.
+    let all = wide(org);
+    assert_eq!(client.push("phoenix", "access_token", refresh(&all)).await.status, "ok");
+    client.join("items").await;
+    t.db.run("update items set n = n + 1 where id = 2").await;
+    assert_eq!(client.expect_event("items", "item.updated").await.data("id"), 2);
+    t.gateway.stop().await;
+}
+
+/// A replay and a snapshot that are under way end with the token that they began with.
+#[tokio::test]
+async fn a_fresh_token_ends_a_replay_and_a_snapshot_in_the_middle() {
+    const ROWS: usize = 400;
+    let (t, org) = with_tables().await;
+    let since = connect(&t, &wide(org)).await.join("items").await["cursor"].clone();
+    t.db.run(format!(
+        "insert into items (id, org_id, agent, note)
+         select n, '{org}', 'b', '{HIDDEN}' || repeat('x', 50000) from generate_series(1001, {}) n",
+        1000 + ROWS
+    ))
+    .await;
+    for (topic, payload) in [
+        ("items", json!({"since": since})),
+        ("items", json!({"since": since, "filter": "id=gt.0"})),
+        ("org", json!({"since": since})),
+        ("items", json!({"snapshot": {"limit": 20, "id": "gt.1000"}})),
+        ("items", json!({"snapshot": {"limit": 20, "id": "gt.1000"}, "filter": "id=gt.0"})),
+    ] {
+        let mut client = connect(&t, &wide(org)).await;
+        client.join_with(topic, payload.clone()).await;
+        // The rows are much larger than all buffers, and the client reads no more before it sends the token.
+        let text =
+            json!(["1", "refresh", "phoenix", "access_token", {"access_token": mine(org)}]).to_string();
+        client.send(&text).await;
+        let mut before = 0;
+        loop {
+            let event = client.next_event().await;
+            if event.name == "phx_reply" {
+                assert_eq!(event.payload["status"], "ok", "{event:?}");
+                break;
+            }
+            assert_ne!(event.name, "warden.resync", "{payload} {}", event.payload["reason"]);
+            before += event.payload["rows"].as_array().map_or(1, Vec::len);
+        }
+        assert!(before < ROWS, "{topic} {payload}: the rows were sent before the token arrived");
+        // Nothing of what the former token allowed follows the reply.
+        let resync = client.expect_event(topic, "warden.resync").await;
+        assert_eq!(resync.payload["reason"], "filter");
+        t.db.run("update items set n = n + 1 where id in (1, 2)").await;
+        assert_eq!(client.expect_event(topic, "item.updated").await.data("id"), 1);
+        client.expect_silence().await;
+    }
+    t.gateway.stop().await;
+}
+
+/// A token that arrives while a join is being prepared.
+#[tokio::test]
+async fn a_join_that_is_being_prepared_does_not_outlive_its_token() {
+    let (t, org) = with_tables().await;
+    let wide = agent(org, &json!("a"), &json!({"items": "id=gte.0", "others": "id=gte.0"}));
+    for topic in ["items", "others", "org"] {
+        let mut client = connect(&t, &wide).await;
+        let join = json!(["1", "join", topic, "phx_join", {}]).to_string();
+        let refresh =
+            json!(["1", "refresh", "phoenix", "access_token", {"access_token": mine(org)}]).to_string();
+        client.send(&join).await;
+        client.send(&refresh).await;
+        let mut replies = [client.next_reply().await, client.next_reply().await];
+        replies.sort_by_key(|reply| reply.topic == "phoenix");
+        let [joined, refreshed] = &replies;
+        assert_eq!(refreshed.status, "ok");
+        let is_joined = joined.status == "ok";
+        match (topic, is_joined) {
+            // The join was answered before, and moves or ends.
+            ("others", true) => _ = client.expect_event(topic, "phx_close").await,
+            (_, true) => {
+                let resync = client.expect_event(topic, "warden.resync").await;
+                assert_eq!(resync.payload["reason"], "filter");
+            }
+            ("others", false) => assert_eq!(joined.response["reason"], "forbidden topic", "{joined:?}"),
+            (_, false) => assert_eq!(joined.response["reason"], "token replaced", "{joined:?}"),
+        }
+        t.db.run("update items set n = n + 1; update others set note = note || '!'").await;
+        if is_joined && topic != "others" {
+            assert_eq!(client.expect_event(topic, "item.updated").await.data("id"), 1);
+        }
+        client.expect_silence().await;
+    }
+    t.gateway.stop().await;
+}
