@@ -181,6 +181,21 @@ impl ReadError {
         matches!(self, Self::OrgBusy | Self::Busy | Self::Database(_))
     }
 
+    /// Whether the same read can never succeed with the same token.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Query(error) => !matches!(error, QueryError::TooSlow(_) | QueryError::TooExpensive { .. }),
+            Self::UnknownTopic | Self::FilterNotApplicable { .. } | Self::Forbidden => true,
+            Self::UnknownRow
+            | Self::RowTooLarge(_)
+            | Self::OrgBusy
+            | Self::Busy
+            | Self::NotReadable(_)
+            | Self::Database(_) => false,
+        }
+    }
+
     /// The error of a filter that the token requires.
     pub(super) fn of_signed(self, topic: &str) -> Self {
         let reason = match self {

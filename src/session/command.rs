@@ -54,8 +54,7 @@ impl Session {
     }
 
     fn join(&mut self, message: &ClientMessage) {
-        let topic = Topic::parse(&message.topic).and_then(|topic| self.context.directory.joinable(topic));
-        let Some(topic) = topic else { return self.reply_unmatched(message) };
+        let Some(topic) = self.topic_to_join(message) else { return self.reply_unmatched(message) };
         let JoinOptions { start, filter, marks } = match JoinOptions::parse(&message.payload) {
             Ok(options) => options,
             Err((reason, hint)) => return self.reply_error(message, reason, &hint),
@@ -108,6 +107,14 @@ impl Session {
             JoinStart::Snapshot(request) => self.join_with_snapshot(topic, message, request, marks),
             JoinStart::Now => self.join_live(topic, message, marks, false),
         }
+    }
+
+    /// The topic of a message, if it can be joined. A token with filters must not find out which topics exist
+    /// beside those that it names, so the others are forbidden whether they exist or not.
+    fn topic_to_join(&self, message: &ClientMessage) -> Option<Topic> {
+        let topic = Topic::parse(&message.topic)?;
+        let is_left_out = matches!(&topic, Topic::Named(name) if self.identity.access().leaves_out(name));
+        if is_left_out { Some(topic) } else { self.context.directory.joinable(topic) }
     }
 
     /// Joins a topic for live events only. If `is_stale`, the client sent a cursor of another database or
@@ -170,10 +177,13 @@ impl Session {
         Some(joined)
     }
 
-    pub(super) fn end_join(&self, topic: &Topic, joined: &JoinedTopic) {
+    /// Ends what a join gets. When this returns, nothing more is sent for it.
+    pub(super) fn end_join(&mut self, topic: &Topic, joined: &JoinedTopic) {
         match &joined.state {
             JoinState::Live(subscribed) => self.registration.unsubscribe(topic, subscribed),
-            JoinState::Resuming(left) | JoinState::Reading(left) => left.cancel(),
+            JoinState::Resuming | JoinState::Reading => {
+                self.resuming.retain(|resuming| resuming.join_id != joined.join_id);
+            }
         }
     }
 

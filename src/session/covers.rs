@@ -44,7 +44,7 @@ impl Session {
             }
         };
         match self.joined.get(&topic).map(|joined| &joined.state) {
-            Some(JoinState::Resuming(_) | JoinState::Reading(_)) => {
+            Some(JoinState::Resuming | JoinState::Reading) => {
                 if self.questions.len() >= SESSION_QUESTIONS_MAX {
                     return self.reject_question(&message.into());
                 }

@@ -34,7 +34,7 @@ impl PendingJoin {
             TopicRule::Nothing => Err(NoChannel {
                 code: "forbidden topic",
                 hint: format!("the token's app_metadata.warden_filters do not name {}", self.topic_name),
-                is_temporary: false,
+                is_final: true,
             }),
             TopicRule::Whole if filters.asked.is_none() => Ok(Vec::new()),
             TopicRule::Whole => self.open_filter(None, filters).await,

@@ -4,8 +4,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio_util::sync::CancellationToken;
-
 use super::pending::MessageRefs;
 use crate::hub::Subscribed;
 use crate::reading::FilterRequest;
@@ -60,11 +58,10 @@ impl PendingReply {
 pub(super) enum JoinState {
     /// The session receives live events.
     Live(Subscribed),
-    /// The session still receives missed events. Leaving the topic cancels the token.
-    Resuming(CancellationToken),
-    /// The session still receives rows of its snapshot, or the events that it missed meanwhile. Leaving the
-    /// topic cancels the token.
-    Reading(CancellationToken),
+    /// The session still receives missed events.
+    Resuming,
+    /// The session still receives rows of its snapshot, or the events that it missed meanwhile.
+    Reading,
 }
 
 /// Joined topics, each at most once.
@@ -79,7 +76,7 @@ impl JoinedTopics {
     /// Number of other topics whose snapshot is still being sent.
     pub(super) fn snapshots_besides(&self, topic: &Topic) -> usize {
         let is_other = |(joined, state): &&(Topic, JoinedTopic)| {
-            joined != topic && matches!(state.state, JoinState::Reading(_))
+            joined != topic && matches!(state.state, JoinState::Reading)
         };
         self.0.iter().filter(is_other).count()
     }

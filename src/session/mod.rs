@@ -51,7 +51,7 @@ use joined_topics::JoinedTopics;
 use message_rate::MessageRateLimiter;
 use message_reader::MessageReader;
 use org_rate::OrgRate;
-use pending::{PendingQuestion, RefreshFuture, ResumeFuture};
+use pending::{PendingQuestion, RefreshFuture, Resuming};
 use revocation_check::RevocationCheck;
 
 /// An accepted upgrade, from which a session begins.
@@ -90,7 +90,7 @@ struct Session {
     registration: Arc<Registration>,
     joined: JoinedTopics,
     /// Joins whose missed events are still being sent.
-    resuming: Vec<ResumeFuture>,
+    resuming: Vec<Resuming>,
     /// Fresh tokens that wait for their key, in the order of arrival.
     refreshing: VecDeque<RefreshFuture>,
     /// Questions on topics whose missed events are still being sent.

@@ -12,8 +12,13 @@ use crate::hub::{CoverageTarget, Subscribed};
 use crate::replay::ReplayError;
 use crate::wire::{ClientMessage, Status, Topic, reply};
 
-/// A resume in progress.
-pub(super) type ResumeFuture = Pin<Box<dyn Future<Output = ResumeOutcome> + Send>>;
+/// A join whose messages before live events are still being sent. Dropping it ends the work, with its permits
+/// and its subscription.
+pub(super) struct Resuming {
+    pub(super) topic: Topic,
+    pub(super) join_id: u64,
+    pub(super) work: Pin<Box<dyn Future<Output = ResumeEnd> + Send>>,
+}
 
 /// A join whose messages before live events have been sent, or that ended.
 pub(super) struct ResumeOutcome {
@@ -25,9 +30,9 @@ pub(super) struct ResumeOutcome {
 /// Result of a resume.
 #[derive(Default)]
 pub(super) struct ResumeEnd {
-    /// None if the client left the topic before, if the session was closed, or if the snapshot was rejected.
+    /// None if the session was closed, or if the join was rejected.
     pub(super) subscribed: Option<Subscribed>,
-    /// Reason why the client had to resync.
+    /// Failure for which the client had to resync.
     pub(super) resync: Option<ReplayError>,
     /// The reply to a join whose snapshot is rejected.
     pub(super) rejected: Option<Bytes>,

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::join_options::JoinStart;
 use super::joined_topics::{JoinRequest, JoinState, JoinedTopic, PendingReply};
+use super::org_rate::MESSAGE_UNITS;
 use super::pending::{MessageRefs, ResumeEnd};
 use super::resume::{Resume, reason};
 use super::revocation_check::RevocationCheck;
@@ -127,9 +128,22 @@ impl Session {
         let join = self.new_pending_join(&topic, refs, request.marks);
         let rule = self.identity.filters.rule(&topic);
         let filters = JoinFilters { rule, asked: request.asked.clone() };
+        self.take_from_org(MESSAGE_UNITS);
+        if !filters.is_empty()
+            && let Err((code, hint)) = self.check_filter_count(&topic)
+        {
+            let frame = closed(request.join_ref.as_deref(), &topic.to_string(), "phx_error", code, &hint);
+            self.send(&frame);
+            return self.ask_pending(&topic);
+        }
         let request = JoinRequest { has_filter: !filters.is_empty(), reply: None, ..request };
         self.start_join(topic, request, JoinState::Resuming, join.run_moved(filters));
     }
+}
+
+/// The end of a join that the client did not ask for.
+fn closed(join_ref: Option<&str>, topic: &str, event: &str, code: &str, hint: &str) -> Bytes {
+    push(join_ref, join_ref, topic, event, json!({"reason": code, "message": hint}))
 }
 
 /// Filters of a join.
@@ -151,19 +165,19 @@ impl JoinFilters {
 pub(super) struct NoChannel {
     pub(super) code: &'static str,
     pub(super) hint: String,
-    /// Whether the same join may succeed in a moment.
-    pub(super) is_temporary: bool,
+    /// Whether the same join can never succeed with this token.
+    pub(super) is_final: bool,
 }
 
 impl From<ReadError> for NoChannel {
     fn from(error: ReadError) -> Self {
-        Self { code: error.code(), hint: error.to_string(), is_temporary: error.is_temporary() }
+        Self { code: error.code(), hint: error.to_string(), is_final: error.is_final() }
     }
 }
 
 impl From<FilterLimit> for NoChannel {
     fn from(limit: FilterLimit) -> Self {
-        Self { code: limit.name, hint: limit.hint.to_owned(), is_temporary: limit == FilterLimit::OUTDATED }
+        Self { code: limit.name, hint: limit.hint.to_owned(), is_final: false }
     }
 }
 
@@ -193,23 +207,24 @@ impl PendingJoin {
     /// Joins again with other filters, and sends a resync. If that is impossible, the topic is closed.
     /// Clients join again after `phx_error`, and not after `phx_close`.
     async fn run_moved(mut self, filters: JoinFilters) -> ResumeEnd {
-        if let Err(NoChannel { code, hint, is_temporary }) = self.open_channel(&filters).await {
-            let event = if is_temporary { "phx_error" } else { "phx_close" };
-            let join_ref = self.reply.refs.join_ref();
-            let payload = json!({"reason": code, "message": hint});
-            let frame = push(join_ref, join_ref, &self.topic_name, event, payload);
+        if let Err(NoChannel { code, hint, is_final }) = self.open_channel(&filters).await {
+            let event = if is_final { "phx_close" } else { "phx_error" };
+            let frame = closed(self.reply.refs.join_ref(), &self.topic_name, event, code, &hint);
             return ResumeEnd { rejected: Some(frame), ..ResumeEnd::default() };
         }
         let error = ReplayError::Filter;
         self.context.metrics.resyncs.inc();
         let resync = |cursor: &Cursor| {
-            let mut payload =
-                json!({"cursor": self.registration.seal().seal(cursor), "reason": reason(&error)});
-            self.add_digest(&mut payload);
+            // A whole topic has an empty one, so that the client forgets the former one.
+            let payload = json!({
+                "cursor": self.registration.seal().seal(cursor), "reason": reason(&error),
+                "filter": self.digest.as_deref().unwrap_or_default(),
+            });
             push(None, None, &self.topic_name, RESYNC_EVENT, payload)
         };
         let subscribed = self.registration.subscribe(&self.topic, self.filter.as_ref(), self.marks, resync);
-        ResumeEnd { subscribed: Some(subscribed), resync: Some(error), rejected: None }
+        // The client asked for it, so nothing failed.
+        ResumeEnd { subscribed: Some(subscribed), resync: None, rejected: None }
     }
 
     /// Joins for live events only. If `is_stale`, the reply asks the client to read the current state again.

@@ -12,11 +12,10 @@ use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 use serde_json::json;
-use tokio_util::sync::CancellationToken;
 
 use super::join_options::Since;
 use super::joined_topics::{JoinRequest, JoinState, JoinedTopic};
-use super::pending::{ResumeEnd, ResumeFuture, ResumeOutcome};
+use super::pending::{ResumeEnd, ResumeOutcome, Resuming};
 use super::revocation_check::RevocationCheck;
 use super::{Session, SessionContext};
 use crate::cursor::Cursor;
@@ -116,27 +115,18 @@ impl Session {
         true
     }
 
-    /// Adds a join whose messages before live events are sent beside the session's loop. Leaving the topic
+    /// Adds a join whose messages before live events are sent beside the session's loop. Ending the join
     /// drops `work`.
     pub(super) fn start_join(
         &mut self,
         topic: Topic,
         request: JoinRequest,
-        state: fn(CancellationToken) -> JoinState,
+        state: JoinState,
         work: impl Future<Output = ResumeEnd> + Send + 'static,
     ) {
         let join_id = self.next_join_id();
-        let left = CancellationToken::new();
-        self.joined.insert(topic.clone(), JoinedTopic { join_id, request, state: state(left.clone()) });
-        self.resuming.push(Box::pin(async move {
-            // Cancellation comes first: after it, the work must not send what it has ready.
-            let end = tokio::select! {
-                biased;
-                () = left.cancelled() => ResumeEnd::default(),
-                end = work => end,
-            };
-            ResumeOutcome { topic, join_id, end }
-        }));
+        self.joined.insert(topic.clone(), JoinedTopic { join_id, request, state });
+        self.resuming.push(Resuming { topic, join_id, work: Box::pin(work) });
     }
 
     pub(super) fn on_resumed(&mut self, ResumeOutcome { topic, join_id, end }: ResumeOutcome) {
@@ -171,12 +161,12 @@ impl Session {
 }
 
 /// Resolves when one of these resumes has finished, and removes it.
-pub(super) fn next_resumed(resuming: &mut Vec<ResumeFuture>) -> impl Future<Output = ResumeOutcome> {
+pub(super) fn next_resumed(resuming: &mut Vec<Resuming>) -> impl Future<Output = ResumeOutcome> {
     poll_fn(move |cx| {
         for n in 0..resuming.len() {
-            if let Poll::Ready(outcome) = resuming[n].as_mut().poll(cx) {
-                drop(resuming.swap_remove(n));
-                return Poll::Ready(outcome);
+            if let Poll::Ready(end) = resuming[n].work.as_mut().poll(cx) {
+                let Resuming { topic, join_id, .. } = resuming.swap_remove(n);
+                return Poll::Ready(ResumeOutcome { topic, join_id, end });
             }
         }
         Poll::Pending

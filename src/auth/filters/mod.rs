@@ -24,6 +24,12 @@ pub(crate) const SIGNED_FILTER_BYTES_MAX: usize = 4096;
 /// Bytes of all values of one claim's filters, when claims have been replaced.
 pub(crate) const SIGNED_VALUE_BYTES_MAX: usize = 16 * 1024;
 
+/// Bytes that each value counts beside its text, because a list of short values takes memory too.
+const VALUE_BYTES: usize = 16;
+
+/// Digits of a number that its 64-bit form keeps.
+const FLOAT_DIGITS_MAX: usize = 15;
+
 /// Filter of a topic without a condition.
 const ALL: &str = "*";
 
@@ -115,8 +121,8 @@ pub enum FilterClaimError {
     Syntax,
     /// A filter names a claim that the token does not have, or that has no fitting type.
     #[error(
-        "names a claim that the token does not have as a string, number or boolean: use $sub, $session_id, $role or \
-         $app_metadata.NAME, and a claim that is a list within in.() only"
+        "names a claim that the token does not have as a string, a number of at most {FLOAT_DIGITS_MAX} digits, or a \
+         boolean: use $sub, $session_id, $role or $app_metadata.NAME, and a claim that is a list within in.() only"
     )]
     Value,
     /// A pattern names a claim.
@@ -261,7 +267,7 @@ impl Replacement<'_> {
                     Operand::Claim(value) => value,
                     Operand::Claims(_) => return Err(FilterClaimError::Value),
                 };
-                self.bytes += value.len();
+                self.bytes += VALUE_BYTES + value.len();
             }
             Test::In(_, values) => {
                 let mut replaced = Vec::new();
@@ -275,7 +281,7 @@ impl Replacement<'_> {
                 if self.list_values > LIST_VALUES_MAX {
                     return Err(FilterClaimError::TooManyValues);
                 }
-                self.bytes += replaced.iter().map(String::len).sum::<usize>();
+                self.bytes += replaced.iter().map(|value| VALUE_BYTES + value.len()).sum::<usize>();
                 *values = replaced;
             }
             Test::Is(..) => {}
@@ -330,7 +336,16 @@ fn scalar(value: &Value) -> Option<String> {
     match value {
         // PostgreSQL stores no U+0000.
         Value::String(string) if !string.contains('\0') => Some(string.clone()),
-        Value::Number(number) => Some(number.to_string()),
+        Value::Number(number) if !number.is_f64() => Some(number.to_string()),
+        // A longer number was rounded, and would name another value.
+        Value::Number(number) => {
+            let text = number.to_string();
+            let digits = text
+                .split('e')
+                .next()
+                .map_or(0, |digits| digits.matches(|c: char| c.is_ascii_digit()).count());
+            (digits <= FLOAT_DIGITS_MAX).then_some(text)
+        }
         Value::Bool(value) => Some(value.to_string()),
         _ => None,
     }

@@ -9,6 +9,7 @@ fn claim(value: &Value) -> Result<FilterClaim, FilterClaimError> {
     let app_metadata = json!({
         "team": 7, "vip": true, "teams": ["a", 8], "none": null, "odd": "x),or=(id.is.not_null", "any": "%",
         "many": vec!["x"; LIST_VALUES_MAX / 2 + 1], "nested": {"team": 7}, "lists": [["a"]], "nulls": [null],
+        "short": vec!["x"; 400], "rounded": 18_446_744_073_709_551_616.0, "exact": u64::MAX, "half": -1.5,
         "zero": "a\u{0}", "long": "x".repeat(SIGNED_VALUE_BYTES_MAX), "empty": []
     });
     let claims =
@@ -39,6 +40,10 @@ fn claims_become_values_and_nothing_else() {
     let list = Test::In("a".into(), vec!["x".into(), "a".into(), "8".into()]);
     assert_eq!(tests("a=in.(x,$app_metadata.teams)"), Ok(vec![list]));
     assert_eq!(tests("a=in.($app_metadata.empty)"), Ok(vec![Test::In("a".into(), vec![])]));
+    assert_eq!(
+        tests("a=eq.$app_metadata.exact&b=eq.$app_metadata.half"),
+        Ok(vec![equal("a", "18446744073709551615"), equal("b", "-1.5")])
+    );
     // A claim with the syntax of a filter is still one value.
     assert_eq!(tests("a=eq.$app_metadata.odd"), Ok(vec![equal("a", "x),or=(id.is.not_null")]));
     assert_eq!(tests("a=eq.$$sub&b=eq.a$sub"), Ok(vec![equal("a", "$sub"), equal("b", "a$sub")]));
@@ -84,6 +89,7 @@ fn an_invalid_filter_is_rejected() {
         ("a=in.($app_metadata.many,$app_metadata.many)", TooManyValues),
         ("and=(a.in.($app_metadata.many),b.in.($app_metadata.many))", TooManyValues),
         ("a=eq.$app_metadata.long", TooLong),
+        ("a=eq.$app_metadata.rounded", Claim),
         ("a=like.$sub", Pattern),
         ("a=ilike.$app_metadata.any", Pattern),
         ("or=(a.not.like.$app_metadata.any)", Pattern),
@@ -97,7 +103,11 @@ fn an_invalid_claim_is_rejected() {
     let long = format!("a=eq.{}", "x".repeat(SIGNED_FILTER_BYTES_MAX));
     let many: serde_json::Map<String, Value> =
         (0..=SIGNED_FILTERS_MAX).map(|n| (format!("topic_{n}"), json!("*"))).collect();
+    let short = "a=in.($app_metadata.short)";
+    assert!(claim(&json!({"a": short, "b": short})).is_ok());
     for invalid in [
+        // Each of the 1,200 values counts more than its character.
+        json!({"a": short, "b": short, "c": short}),
         json!(null),
         json!("*"),
         json!(["calls"]),

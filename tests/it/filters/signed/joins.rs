@@ -129,7 +129,7 @@ async fn no_join_receives_more_than_the_filters_of_its_token_allow() {
         ("others", json!({"filter": "agent=eq.a"}), "forbidden topic", vec![]),
         ("salaries", json!({}), "forbidden topic", vec![]),
         ("notes", json!({}), "forbidden topic", vec![]),
-        ("nothing", json!({}), "unmatched topic", vec![]),
+        ("nothing", json!({}), "forbidden topic", vec![]),
     ];
     let mut clients = Vec::new();
     for (topic, payload, expected, received) in attempts {
@@ -239,7 +239,8 @@ async fn marks_answers_and_errors_name_nothing_that_the_filters_leave_out() {
     let answer = Post::json("/v1/covers", &mine(org), &body).send(cursor).await;
     assert_eq!(serde_json::from_str::<Value>(&answer.body).expect("JSON"), json!({"covered": true}));
     // The error of an unknown topic names no other topics.
-    let reply = client.push("nothing", "phx_join", json!({})).await;
+    let reply = client.push("nothing:1", "phx_join", json!({})).await;
+    assert_eq!(reply.response["reason"], "unmatched topic");
     let message = reply.response["message"].as_str().expect("a message");
     assert!(
         message.contains("items") && !message.contains("others") && !message.contains("drafts"),

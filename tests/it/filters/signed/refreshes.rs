@@ -1,5 +1,7 @@
 //! Fresh tokens with other filters.
 
+use std::collections::BTreeMap;
+
 use serde_json::json;
 
 use super::*;
@@ -56,6 +58,42 @@ async fn a_fresh_token_with_other_filters_moves_its_joins_and_closes_forbidden_o
     client.join("items").await;
     t.db.run("update items set n = n + 1 where id = 2").await;
     assert_eq!(client.expect_event("items", "item.updated").await.data("id"), 2);
+    t.gateway.stop().await;
+}
+
+/// Reasons of frames that arrive for joins, with their number.
+async fn reasons(client: &mut Client, count: usize) -> BTreeMap<(String, String), usize> {
+    let mut reasons = BTreeMap::new();
+    for _ in 0..count {
+        let event = client.next_event().await;
+        let reason = event.payload["reason"].as_str().expect("a reason").to_owned();
+        *reasons.entry((event.name, reason)).or_default() += 1;
+    }
+    reasons
+}
+
+/// A socket with more topics than it may join with a filter.
+#[tokio::test]
+async fn a_fresh_token_moves_as_many_joins_as_a_socket_may_have_with_a_filter() {
+    let (t, org) = with_tables().await;
+    let refresh = |token: &str| json!({"access_token": token});
+    let mut client = connect(&t, &wide(org)).await;
+    for id in 1..=40 {
+        client.join(&format!("item:{id}")).await;
+    }
+    assert_eq!(client.push("phoenix", "access_token", refresh(&mine(org))).await.status, "ok");
+    let count = |name: &str, reason: &str, count| ((name.to_owned(), reason.to_owned()), count);
+    assert_eq!(
+        reasons(&mut client, 40).await,
+        [count("phx_error", "filters_per_socket", 8), count("warden.resync", "filter", 32)].into()
+    );
+    // A whole topic has no filter that a client could send later.
+    assert_eq!(client.push("phoenix", "access_token", refresh(&wide(org))).await.status, "ok");
+    for _ in 0..32 {
+        let resync = client.next_event().await;
+        assert_eq!((resync.name.as_str(), &resync.payload["filter"]), ("warden.resync", &json!("")));
+    }
+    client.expect_silence().await;
     t.gateway.stop().await;
 }
 
