@@ -10,6 +10,9 @@ use super::*;
 async fn a_fresh_token_with_other_filters_moves_its_joins_and_closes_forbidden_ones() {
     let (t, org) = with_tables().await;
     let refresh = |token: &str| json!({"access_token": token});
+    // Sees every event, so that the client has been sent all of its own.
+    let mut witness = connect(&t, &wide(org)).await;
+    witness.join("items").await;
     let mut client = connect(&t, &wide(org)).await;
     for topic in ["items", "others", "org"] {
         client.join(topic).await;
@@ -31,7 +34,7 @@ async fn a_fresh_token_with_other_filters_moves_its_joins_and_closes_forbidden_o
             frame("others", "phx_close", "forbidden topic"),
         ]
     );
-    t.db.run("update items set n = n + 1").await;
+    update_all(&t, &mut witness).await;
     for topic in ["items", "org"] {
         assert_eq!(client.expect_event(topic, "item.updated").await.data("id"), 1);
     }
@@ -50,7 +53,7 @@ async fn a_fresh_token_with_other_filters_moves_its_joins_and_closes_forbidden_o
             ("phx_close", &json!("filter_not_applicable"))
         );
     }
-    t.db.run("update items set n = n + 1").await;
+    update_all(&t, &mut witness).await;
     client.expect_silence().await;
     // Without filters everything may be joined again.
     let all = wide(org);
@@ -59,6 +62,14 @@ async fn a_fresh_token_with_other_filters_moves_its_joins_and_closes_forbidden_o
     t.db.run("update items set n = n + 1 where id = 2").await;
     assert_eq!(client.expect_event("items", "item.updated").await.data("id"), 2);
     t.gateway.stop().await;
+}
+
+/// Updates the three items, and waits until the witness has received the events.
+async fn update_all(t: &TestGateway, witness: &mut Client) {
+    t.db.run("update items set n = n + 1").await;
+    for _ in 0..3 {
+        witness.expect_event("items", "item.updated").await;
+    }
 }
 
 /// Reasons of frames that arrive for joins, with their number.
@@ -148,6 +159,9 @@ async fn a_fresh_token_ends_a_replay_and_a_snapshot_in_the_middle() {
 async fn a_join_that_is_being_prepared_does_not_outlive_its_token() {
     let (t, org) = with_tables().await;
     let wide = agent(org, &json!("a"), &json!({"items": "id=gte.0", "others": "id=gte.0"}));
+    // Sees every event, so that none arrives in the next round.
+    let mut witness = connect(&t, &super::wide(org)).await;
+    witness.join("org").await;
     for topic in ["items", "others", "org"] {
         let mut client = connect(&t, &wide).await;
         let join = json!(["1", "join", topic, "phx_join", {}]).to_string();
@@ -171,6 +185,9 @@ async fn a_join_that_is_being_prepared_does_not_outlive_its_token() {
             (_, false) => assert_eq!(joined.response["reason"], "token replaced", "{joined:?}"),
         }
         t.db.run("update items set n = n + 1; update others set note = note || '!'").await;
+        for _ in 0..4 {
+            witness.next_event().await;
+        }
         if is_joined && topic != "others" {
             assert_eq!(client.expect_event(topic, "item.updated").await.data("id"), 1);
         }
