@@ -269,11 +269,11 @@ async fn filters_that_cannot_be_evaluated_exactly_are_rejected_by_name() {
         assert!(message.contains(hint), "{join} {message}");
     }
     // None of them has joined anything.
+    let mut witness = joined(&t, org, json!({"filter": "n=eq.1"})).await;
     t.db.run(format!("insert into items (id, org_id, n) values (1, '{org}', 1)")).await;
     t.db.publish(org, "notes", "note").await;
-    let mut witness = joined(&t, org, json!({"filter": "n=eq.1"})).await;
     t.db.run("update items set note = 'y'").await;
-    expect(&mut witness, &[("item.updated", 1, None)]).await;
+    expect(&mut witness, &[("item.created", 1, None), ("item.updated", 1, None)]).await;
     client.expect_silence().await;
     t.gateway.stop().await;
 }
