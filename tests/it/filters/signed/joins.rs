@@ -78,9 +78,10 @@ async fn no_join_receives_more_than_the_filters_of_its_token_allow() {
     let mut wide = connect(&t, &super::wide(org)).await;
     let wide_reply = wide.join_with("items", json!({"filter": "id=gte.0"})).await;
     let since = wide_reply["cursor"].clone();
-    // Missed events for those that resume.
+    // Missed events for those that resume, also of a topic that the filters do not name.
     t.db.run(format!(
-        "update items set n = n + 1, note = note || '!';
+        "update others set note = note || '!';
+         update items set n = n + 1, note = note || '!';
          update items set agent = 'b', note = '{HIDDEN}' where id = 1; update items set agent = 'a', note = 'mine' where id = 1"
     ))
     .await;
