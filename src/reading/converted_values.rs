@@ -1,5 +1,5 @@
-//! Values of filters in the form of events, kept for other joins: after a reconnection, most clients ask for
-//! the same filters again.
+//! Values of filters in the form of events, kept for other joins. After a reconnection, most clients ask for
+//! their former filters.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};

@@ -4,8 +4,8 @@
 //! `org` and entity topics such as `call:<uuid>` are aggregate topics: they carry events of other topics. An
 //! event is encoded once for all subscribers of a topic, so it cannot be left out for one of them. If an
 //! aggregate topic could carry events of a restricted topic that the token does not name, the join is
-//! rejected as a whole. A token with filters has channels of its own, which leave out the events of topics
-//! that its filters do not name.
+//! rejected as a whole. A token with filters has channels of its own. They leave out the events of topics
+//! without a filter.
 
 use std::sync::Arc;
 

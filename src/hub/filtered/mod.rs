@@ -316,8 +316,8 @@ impl Group {
         }
     }
 
-    /// Upper bounds for one event whose row has all columns: the subscribers that get it, and the conditions
-    /// that it is compared with.
+    /// Upper bounds for one event whose row has all columns: its subscribers, and its evaluations of
+    /// conditions.
     fn cost(&self) -> (usize, usize) {
         let evaluations = self.index.evaluations_max();
         let largest = self.sizes.last_key_value().map_or(0, |(handles, _)| *handles);

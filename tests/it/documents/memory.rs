@@ -32,8 +32,8 @@ const CASES: [(&str, bool, &str); 11] = [
     ),
 ];
 
-/// Largest address space of a session so far, in KiB. Resident memory would count the pages of shared buffers
-/// that the session has touched, which depend on what else the server does. Their mapping has one size.
+/// Largest address space of a session so far, in KiB. Resident memory would count the touched pages of shared
+/// buffers. Their number depends on the other work of the server, and the size of their mapping does not.
 fn peak(pid: i32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the backend exists");
     let line = status.lines().find(|line| line.starts_with("VmPeak:")).expect("a line");
