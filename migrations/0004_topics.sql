@@ -131,6 +131,8 @@ create table if not exists warden.watches (
   -- column keeps its number. In a restored dump, `relation` has another oid, and only names hold.
   relation_id    oid,
   column_numbers jsonb not null default '{}',
+  -- The names of all columns then, in their order, which a dump keeps.
+  column_list    text[],
   -- What warden.shape() of the table was then.
   shape          text,
   -- What warden.document_shape() was then, and the labels of all enums in documents. If they change, the rows have
@@ -154,6 +156,7 @@ alter table warden.watches add column if not exists id bigint generated always a
 alter table warden.watches
   add column if not exists relation_id oid,
   add column if not exists column_numbers jsonb not null default '{}',
+  add column if not exists column_list text[],
   add column if not exists shape text,
   add column if not exists document_shape text,
   add column if not exists enum_labels jsonb,

@@ -136,7 +136,7 @@ $$;
 -- table that Warden created, or exactly as warden.protect() or the former version creates it. An application may have a
 -- policy of the same name: Warden neither changes nor drops that one.
 create or replace function warden.is_own_policy(policy oid) returns boolean
-language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp set standard_conforming_strings = on as $$
 declare
   p pg_catalog.pg_policy;
 begin
@@ -238,7 +238,7 @@ $$;
 -- extension that runs a string as a query, or because its language runs statements in ways of its own. `body` is in
 -- lower case. (The checks of `warden migrate` before it installs schema warden have the same pattern.)
 create or replace function warden.builds_statements(language name, body text) returns boolean
-language sql immutable set search_path = pg_catalog, pg_temp as $$
+language sql immutable set search_path = pg_catalog, pg_temp set standard_conforming_strings = on as $$
   select language not in ('sql', 'plpgsql', 'internal')
     -- A quote after two hyphens: they may be part of a string, and no comment.
     or pg_catalog.regexp_replace(body, '--[^\n'']*(?=\n|$)', '', 'g')
@@ -250,7 +250,7 @@ $$;
 -- also keep the rights of its owner: with those of the caller, it would be subject to policies, and maybe to this one.
 create or replace function warden.needed_objects()
 returns table (class oid, object oid, used_by text, is_policy boolean)
-language sql stable set search_path = pg_catalog, pg_temp set jit = off as $$
+language sql stable set search_path = pg_catalog, pg_temp set standard_conforming_strings = on set jit = off as $$
   with recursive uses as (
     select d.refclassid, d.refobjid, pg_catalog.format('policy %I on %s', p.polname, p.polrelid::regclass) as used_by, true as is_policy
     from pg_catalog.pg_policy p
@@ -320,6 +320,16 @@ language sql stable set search_path = pg_catalog, pg_temp set jit = off as $$
       where n.class = 'pg_catalog.pg_proc'::regclass and r.oid = n.object and not r.prosecdef) x
   )
   select n.class, n.object, pg_catalog.min(n.used_by), pg_catalog.bool_or(n.is_policy) from needed n group by n.class, n.object
+$$;
+
+-- Roles to which policies apply, except those of PostgreSQL and Warden. A role that may become one that is exempt from
+-- row-level security bypasses it anyway.
+create or replace function warden.ordinary_roles() returns table (oid oid, name text)
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select r.oid, r.rolname::text from pg_catalog.pg_roles r
+  where not r.rolsuper and not r.rolbypassrls and r.rolname !~ '^(pg_|warden_)'
+    and not exists (select from pg_catalog.pg_roles e
+                    where (e.rolsuper or e.rolbypassrls) and pg_catalog.pg_has_role(r.oid, e.oid, 'member'))
 $$;
 
 reset role;

@@ -45,7 +45,7 @@ begin
                          where g.tgrelid = relation and g.tgtype & 7 = 7 and g.tgenabled in ('O', 'A')
                            and g.tgname > 'warden_require_org_id'
                            -- Warden's own triggers keep org_id as it is.
-                           and g.tgname !~ '^[~!]?warden_'));
+                           and g.tgname !~ E'^[~!\U0010FFFF]?warden_'));
 end
 $$;
 

@@ -104,7 +104,7 @@ begin
     join pg_catalog.pg_roles o on o.oid = c.relowner
     join pg_catalog.pg_trigger g on g.tgrelid = c.oid and g.tgname in (
       'warden_fill_org_id', 'warden_fill_org_id_parent', 'warden_fill_org_id_update', 'warden_org_id_immutable',
-      'warden_require_org_id')
+      'warden_require_org_id', 'warden_require_protection')
     -- The rights of a copy in schema public are those of its original.
     join pg_catalog.pg_proc f on f.oid in (g.tgfoid, (
       select w.oid from pg_catalog.pg_proc w join pg_catalog.pg_proc p on p.proname = w.proname
@@ -545,6 +545,54 @@ begin
   loop
     execute pg_catalog.format('alter table %s alter column org_id drop default', part);
   end loop;
+end
+$$;
+
+-- Rejects a row of a partition that has no row-level security, although its whole is protected: nothing has protected
+-- the partition yet, and default privileges may let requests of every organisation read it by its name.
+create or replace function warden.reject_unprotected_rows() returns trigger
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  -- A role to which no policy applies inserts many rows. This test reads no table.
+  if pg_catalog.current_setting('warden.protected_member', true) = tg_relid::text then
+    return null;
+  end if;
+  if (select c.relrowsecurity from pg_catalog.pg_class c where c.oid = tg_relid) then
+    perform pg_catalog.set_config('warden.protected_member', tg_relid::text, true);
+    return null;
+  end if;
+  raise exception 'warden: %.% accepts no rows: it is a partition of a protected table, and has no row-level security yet',
+      pg_catalog.quote_ident(tg_table_schema), pg_catalog.quote_ident(tg_table_name)
+    using errcode = 'object_not_in_prerequisite_state', schema = tg_table_schema, table = tg_table_name,
+          hint = pg_catalog.format('Run "warden migrate", or as a role that owns the table and is a member of warden_owner: '
+                                   'select warden.protect_members(%L);', tg_relid::regclass);
+end
+$$;
+revoke execute on function warden.reject_unprotected_rows() from public;
+
+-- Whether a table lacks that trigger: it is the top of a protected partitioned table, and no event trigger protects
+-- each new partition in the statement that creates it.
+create or replace function warden.accepts_unprotected_rows(relation regclass) returns boolean
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select not exists (select from pg_catalog.pg_event_trigger e
+                     where e.evtname = 'warden_protect_members' and e.evtenabled in ('O', 'A'))
+     and exists (select from pg_catalog.pg_class c where c.oid = relation and c.relkind = 'p' and not c.relispartition)
+     and exists (select from pg_catalog.pg_policy p where p.polrelid = relation and p.polname = 'warden_org')
+     and not exists (select from pg_catalog.pg_trigger g where g.tgrelid = relation and g.tgname = 'warden_require_protection')
+$$;
+
+-- Creates that trigger on a table that lacks it. The table's partitions inherit it. row_security_active() is false for
+-- a partition without row-level security, and for roles to which no policy applies. The condition reads no table, and
+-- for other roles no function is called.
+create or replace function warden.require_protected_members(relation regclass) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+  if not warden.accepts_unprotected_rows(relation) then
+    return;
+  end if;
+  execute pg_catalog.format('create trigger warden_require_protection after insert on %s for each row '
+                            'when (not pg_catalog.row_security_active(new.tableoid)) execute function warden.reject_unprotected_rows()', relation);
+  perform warden.let_owners_add_partitions(relation);
 end
 $$;
 

@@ -102,7 +102,7 @@ $$;
 -- Enables and forces row-level security on a table, creates its policies, and revokes the rights that no policy
 -- limits. The former state is recorded in the comment of the policy warden_org, so it disappears with that policy.
 create or replace function warden.protect(relation regclass) returns void
-language plpgsql set search_path = pg_catalog, pg_temp as $$
+language plpgsql set search_path = pg_catalog, pg_temp set standard_conforming_strings = on as $$
 declare
   r warden.tenant_tables := warden.registered(relation);
   former record;
@@ -160,13 +160,14 @@ begin
     execute pg_catalog.format('alter table %s force row level security', relation);
   end if;
   perform warden.check_organization_column(relation);
+  perform warden.require_protected_members(relation);
 end
 $$;
 
 -- Drops Warden's policies, and restores the former state of row-level security and the revoked rights, except where the
 -- application has restricted access since.
 create or replace function warden.unprotect(relation regclass) returns void
-language plpgsql set search_path = pg_catalog, pg_temp as $$
+language plpgsql set search_path = pg_catalog, pg_temp set standard_conforming_strings = on as $$
 declare
   former record;
   note text := (select pg_catalog.obj_description(pol.oid, 'pg_policy') from pg_catalog.pg_policy pol
@@ -175,6 +176,7 @@ declare
   dropped int := 0;
   p record;
 begin
+  perform warden.drop_trigger(relation, 'warden_require_protection');
   if exists (select from pg_catalog.pg_constraint k where k.conrelid = relation and k.conname = 'warden_org_id_parent') then
     execute pg_catalog.format('alter table %s drop constraint warden_org_id_parent', relation);
   end if;
@@ -256,7 +258,7 @@ drop function if exists warden.bypasses(regclass[]);
 create or replace function warden.bypasses(relations regclass[])
 returns table (rule text, object text, kind text, owner text, readers text[], tables text, revoke text, used_by text,
                is_policy boolean)
-language sql stable set search_path = pg_catalog, pg_temp set jit = off as $$
+language sql stable set search_path = pg_catalog, pg_temp set standard_conforming_strings = on set jit = off as $$
   with recursive tables as (
     select m.oid, c.relname, whole.name
     from unnest(relations) t (oid)
@@ -267,10 +269,7 @@ language sql stable set search_path = pg_catalog, pg_temp set jit = off as $$
   ), exempt as (
     select r.oid from pg_catalog.pg_roles r where r.rolsuper or r.rolbypassrls
   ), ordinary as (
-    -- A role that may become an exempt one bypasses row-level security anyway.
-    select r.oid, r.rolname from pg_catalog.pg_roles r
-    where not r.rolsuper and not r.rolbypassrls and r.rolname !~ '^(pg_|warden_)'
-      and not exists (select from exempt e where pg_catalog.pg_has_role(r.oid, e.oid, 'member'))
+    select o.oid, o.name as rolname from warden.ordinary_roles() o
   ), needed as materialized (
     select n.class, n.object, n.used_by, n.is_policy from warden.needed_objects() n
   ), reads as (
@@ -302,7 +301,7 @@ language sql stable set search_path = pg_catalog, pg_temp set jit = off as $$
     select v.oid, l.source, l.target from leaking l join reads r on r.relation = l.view join views v on v.oid = r.view and not v.is_invoker
   ), open_views as (
     -- Rights to write are enough: an exempt owner's view changes rows of every organisation.
-    select v.oid as view, o.oid as role, o.rolname::text as reader
+    select v.oid as view, o.oid as role, o.rolname as reader, pg_catalog.pg_has_role(o.oid, v.relowner, 'usage') as has_owner
     from (select distinct l.view from leaking l) l join views v on v.oid = l.view
     join ordinary o on o.oid <> v.relowner and (
       pg_catalog.has_any_column_privilege(o.oid, v.oid, 'select')
@@ -310,7 +309,7 @@ language sql stable set search_path = pg_catalog, pg_temp set jit = off as $$
         and (pg_catalog.has_any_column_privilege(o.oid, v.oid, 'insert, update') or pg_catalog.has_table_privilege(o.oid, v.oid, 'delete')))
   ), readable as (
     select s.name, s.relkind, s.relowner::regrole::text as owner, l.target, pg_catalog.array_agg(distinct o.reader order by o.reader) as readers,
-      pg_catalog.array_agg(distinct o.view::oid) as views, pg_catalog.min(n.used_by) as used_by,
+      pg_catalog.array_agg(distinct o.view::oid) as views, pg_catalog.bool_or(o.has_owner) as has_owner, pg_catalog.min(n.used_by) as used_by,
       coalesce(pg_catalog.bool_or(n.is_policy), false) as is_policy
     from leaking l join views s on s.oid = l.source join open_views o on o.view = l.view
     left join needed n on n.class = 'pg_catalog.pg_class'::regclass and n.object = o.view
@@ -362,7 +361,7 @@ language sql stable set search_path = pg_catalog, pg_temp set jit = off as $$
     select r.oid, r.name, r.is_trigger, r.proowner, f.target from reaching f join routines r on r.oid = f.oid where r.is_exempt
   ), callable as (
     select f.oid, f.name, f.proowner, f.target,
-      array(select o.rolname::text from ordinary o
+      array(select o.rolname from ordinary o
             where o.oid <> f.proowner and pg_catalog.has_function_privilege(o.oid, f.oid, 'execute') order by 1) as readers
     from functions f where not f.is_trigger
   ), unregistered as (
@@ -391,14 +390,14 @@ language sql stable set search_path = pg_catalog, pg_temp set jit = off as $$
     where u.relkind <> 'v' and u.relowner in (select e.oid from exempt e)
   ), writable as (
     select a.rule, a.kind, a.object, a.owner::regrole::text as owner, a.target, a.oid, a.name,
-      array(select o.rolname::text from ordinary o
+      array(select o.rolname from ordinary o
             where o.oid <> a.owner and not pg_catalog.pg_has_role(o.oid, a.relowner, 'usage')
               and (pg_catalog.has_any_column_privilege(o.oid, a.oid, 'insert, update')
                    or pg_catalog.has_table_privilege(o.oid, a.oid, 'delete')) order by 1) as readers
     from acting a
   )
   select 'bypassing-view', r.name, r.relkind::text, r.owner, r.readers, pg_catalog.string_agg(distinct r.target, ', '), (
-      select case when pg_catalog.min(r.used_by) is null then 'revoke all on ' || pg_catalog.string_agg(distinct v.name, ', ') || ' from ' || pg_catalog.string_agg(distinct a.grantee, ', ')
+      select case when pg_catalog.min(r.used_by) is null and not pg_catalog.bool_or(r.has_owner) then 'revoke all on ' || pg_catalog.string_agg(distinct v.name, ', ') || ' from ' || pg_catalog.string_agg(distinct a.grantee, ', ')
         || case when pg_catalog.bool_or(a.is_passed_on) then ' cascade;' else ';' end end
       from unnest(r.views) x (oid) join views v on v.oid = x.oid cross join lateral warden.grantees(v.oid) a),
     pg_catalog.min(r.used_by), pg_catalog.bool_or(r.is_policy)
@@ -425,7 +424,7 @@ language sql stable set search_path = pg_catalog, pg_temp set jit = off as $$
   union all
   -- With row_security = off, a statement that policies would filter fails.
   select 'row-security-off', r.name, case when r.prosecdef then 'o' else 'i' end, r.proowner::regrole::text, array(
-      select o.rolname::text from ordinary o where r.is_trigger or pg_catalog.has_function_privilege(o.oid, r.oid, 'execute') order by 1),
+      select o.rolname from ordinary o where r.is_trigger or pg_catalog.has_function_privilege(o.oid, r.oid, 'execute') order by 1),
     pg_catalog.string_agg(distinct f.target, ', '), pg_catalog.format('alter routine %s reset row_security;', r.name), null, false
   from reaching f join routines r on r.oid = f.oid
   where r.is_unfiltered and not r.is_exempt

@@ -21,8 +21,8 @@ create table if not exists warden.decisions (
 -- isolation rests on: their findings must be removed. (The audit has the same list, and a test compares both.)
 create or replace function warden.acceptable_rules() returns text[]
 language sql immutable set search_path = pg_catalog, pg_temp as $$
-  select array['unregistered-table', 'loose-key', 'other-policy', 'open-user-table', 'organization-owner', 'bypassing-role',
-               'bypassing-view', 'all-data-role', 'role-creator', 'definer-function', 'rewrite-rule', 'sequence-right',
+  select array['unregistered-table', 'loose-key', 'other-policy', 'policy-condition', 'open-user-table', 'organization-owner', 'bypassing-role',
+               'bypassing-view', 'all-data-role', 'role-creator', 'definer-function', 'claim-setter', 'rewrite-rule', 'sequence-right',
                'foreign-data', 'server-function', 'queue-table', 'publication', 'event-trigger', 'large-object',
                'storage-policy', 'several-memberships', 'watch-replication', 'table-owner']
 $$;

@@ -6,7 +6,7 @@ set local role warden_owner;
 
 -- A column name in the form that conventions are compared in: "ownerId", "OwnerID" and "Owner Id" are owner_id.
 create or replace function warden.convention(column_name name) returns text
-language sql immutable set search_path = pg_catalog, pg_temp as $$
+language sql immutable set search_path = pg_catalog, pg_temp set standard_conforming_strings = on as $$
   select pg_catalog.lower(pg_catalog.regexp_replace(
     pg_catalog.regexp_replace(column_name::text, '([a-z0-9])([A-Z])', '\1_\2', 'g'), '[^[:alnum:]]+', '_', 'g'))
 $$;
@@ -99,7 +99,7 @@ revoke execute on function warden.forget_absent_tables() from public;
 create or replace function warden.candidate_columns() returns table (
   relation regclass, column_name name, kind text, target regclass, target_key name, rank int
 )
-language sql stable set search_path = pg_catalog, pg_temp as $$
+language sql stable set search_path = pg_catalog, pg_temp set standard_conforming_strings = on as $$
   with tables as (
     select c.oid from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
     where c.relkind in ('r', 'p') and not c.relispartition and c.relpersistence <> 't'
@@ -177,7 +177,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
       select coalesce(pg_catalog.to_regclass(m.name[1]),
         pg_catalog.to_regclass(pg_catalog.format('%I.%s', n.nspname, m.name[1]))) as target
       from pg_catalog.pg_namespace n where n.oid = c.relnamespace) x
-    where not g.tgisinternal and g.tgname !~ '^[~!]?warden_' and x.target <> g.tgrelid
+    where not g.tgisinternal and g.tgname !~ E'^[~!\U0010FFFF]?warden_' and x.target <> g.tgrelid
   )
   -- A row without org_id gets nothing from org_id itself: every parent is better.
   select k.attrelid, k.attname, 'organisation', k.confrelid, k.key,

@@ -58,7 +58,7 @@ end
 $$;
 
 -- Members that lack a trigger or the policies of their registered or watched table: they were created while no event
--- trigger protected them.
+-- trigger protected them. A registered table is its own member here if it lacks what keeps its new partitions empty.
 create or replace function warden.incomplete_members() returns table (whole regclass, member regclass)
 language sql stable set search_path = pg_catalog, pg_temp as $$
   with wholes as (
@@ -74,12 +74,14 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   join pg_catalog.pg_class c on c.oid = m.oid and c.relkind in ('r', 'p')
   where m.oid <> w.oid and (
     exists (select from pg_catalog.pg_trigger g
-            where g.tgrelid = w.oid and not g.tgisinternal and g.tgname like 'warden\_%'
+            where g.tgrelid = w.oid and not g.tgisinternal and g.tgname ~ '^warden_'
               and not (g.tgname = 'warden_require_org_id' and warden.has_later_trigger(m.oid))
               and not exists (select from pg_catalog.pg_trigger x
                               where x.tgrelid = m.oid and x.tgname = g.tgname))
     or exists (select from pg_catalog.pg_policy p where p.polrelid = w.oid and p.polname = 'warden_org')
        and not exists (select from pg_catalog.pg_policy p where p.polrelid = m.oid and p.polname = 'warden_org'))
+  union all
+  select w.oid, w.oid from wholes w where warden.accepts_unprotected_rows(w.oid)
 $$;
 
 -- Gives the members of a table what they lack: the triggers on org_id, policies if the table is enforced, log
@@ -112,6 +114,7 @@ begin
   end loop;
   perform warden.let_owners_add_partitions(coalesce(whole, watched));
   if exists (select from pg_catalog.pg_policy p where p.polrelid = whole and p.polname = 'warden_org') then
+    perform warden.require_protected_members(whole);
     for part in
       select c.oid from warden.tree(whole) m (oid)
       join pg_catalog.pg_class c on c.oid = m.oid and c.relkind in ('r', 'p')
@@ -224,7 +227,7 @@ begin
         where not c.in_extension and (
               c.object_type = 'extension'
            or c.object_type = 'trigger' and exists (select from pg_catalog.pg_trigger g
-                                                    where g.oid = c.objid and g.tgname !~ '^[~!]?warden_')
+                                                    where g.oid = c.objid and g.tgname !~ E'^[~!\U0010FFFF]?warden_')
            -- An expression of an index, and whatever else calls a function.
            or c.object_type <> 'trigger' and c.schema_name is distinct from 'warden' and exists (
                 select from pg_catalog.pg_depend d
@@ -242,7 +245,7 @@ begin
                                   or d.classid = 'pg_catalog.pg_constraint'::regclass and d.objid in (
                                     select k.oid from pg_catalog.pg_constraint k where k.conrelid = c.objid)))
                 or exists (select from pg_catalog.pg_trigger g where g.tgrelid = c.objid and not g.tgisinternal
-                           and g.tgname !~ '^[~!]?warden_')
+                           and g.tgname !~ E'^[~!\U0010FFFF]?warden_')
                 or exists (select from pg_catalog.pg_inherits i where c.objid in (i.inhrelid, i.inhparent))
                 -- A table with rules may get the name that a trigger writes to.
                 or exists (select from pg_catalog.pg_rewrite r where r.ev_class = c.objid))

@@ -25,7 +25,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
       and (exists (select from pg_catalog.aclexplode(c.relacl) a where a.grantee = 'authenticated'::regrole)
            or exists (select from pg_catalog.pg_attribute t, pg_catalog.aclexplode(t.attacl) a
                       where t.attrelid = c.oid and a.grantee = 'authenticated'::regrole)
-           or exists (select from pg_catalog.pg_policy p where p.polrelid = c.oid and p.polname not like 'warden\_%'
+           or exists (select from pg_catalog.pg_policy p where p.polrelid = c.oid and p.polname !~ '^warden_'
                         and 'authenticated'::regrole = any (p.polroles)))
   )
 $$;

@@ -72,7 +72,7 @@ pub struct TablePlan {
 }
 
 /// A registered or watched table with members that lack its triggers or policies, because they were created
-/// while no event trigger protected them.
+/// while no event trigger protected them; or one whose next partition would be open.
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub(super) struct IncompleteTree {
     pub(super) oid: i64,
@@ -83,6 +83,8 @@ pub(super) struct IncompleteTree {
     pub(super) member_oids: Vec<i64>,
     /// Names of the members.
     pub(super) members: Vec<String>,
+    /// Whether nothing keeps a new partition empty until it is protected.
+    pub(super) accepts_unprotected_rows: bool,
 }
 
 impl IncompleteTree {
@@ -95,8 +97,9 @@ impl IncompleteTree {
             "select i.whole::oid::bigint as oid, format('%I.%I', n.nspname, c.relname) as full_name,
                case n.nspname when 'public' then '' else n.nspname || '.' end || c.relname as title,
                array_agg(i.member::oid::bigint) as member_oids,
-               array_agg(case mn.nspname when 'public' then '' else mn.nspname || '.' end || m.relname
-                         order by mn.nspname, m.relname) as members
+               coalesce(array_agg(case mn.nspname when 'public' then '' else mn.nspname || '.' end || m.relname
+                                  order by mn.nspname, m.relname) filter (where i.member <> i.whole), '{}') as members,
+               bool_or(i.member = i.whole) as accepts_unprotected_rows
              from warden.incomplete_members() i
              join pg_class c on c.oid = i.whole join pg_namespace n on n.oid = c.relnamespace
              join pg_class m on m.oid = i.member join pg_namespace mn on mn.oid = m.relnamespace

@@ -3,6 +3,7 @@
 
 use sqlx::postgres::PgConnection;
 
+use super::conditions;
 use crate::tenancy::AdoptionIssue;
 use crate::tenancy::plan::TablePlan;
 use crate::tenancy::registry::Scope;
@@ -29,6 +30,8 @@ struct Bypass {
     is_policy: bool,
     /// Whether the migrating role may not act as the owner.
     is_foreign: bool,
+    /// Whether it runs a statement into which its caller may write another one.
+    runs_any_statement: bool,
 }
 
 /// The open questions about the tables that are not enforced yet: about their policies, and about everything
@@ -50,7 +53,7 @@ pub(in crate::tenancy) async fn questions(
          join pg_class c on c.oid = m.oid and c.relkind in ('r', 'p')
          cross join lateral warden.access_questions(m.oid) q",
     )
-    .bind(unenforced)
+    .bind(&unenforced)
     .fetch_all(&mut *connection)
     .await?;
     let mut issues: Vec<AdoptionIssue> = of_tables
@@ -58,17 +61,26 @@ pub(in crate::tenancy) async fn questions(
         .map(|(table, problem, remedy)| AdoptionIssue::new(table, problem, remedy))
         .collect();
     let bypasses: Vec<Bypass> = sqlx::query_as(
-        "select b.*, not pg_has_role(b.owner::regrole, 'usage') as is_foreign
-         from warden.bypasses(array(select t::oid::regclass from unnest($1::bigint[]) t)) b
+        "select b.*, not pg_has_role(b.owner::regrole, 'usage') as is_foreign,
+           exists (select from pg_proc p join pg_language l on l.oid = p.prolang
+                   where p.oid = case b.kind when 'f' then to_regprocedure(b.object) end
+                     and warden.runs_any_statement(l.lanname, lower(p.prosrc))) as runs_any_statement
+         from (
+           select * from warden.bypasses(array(select t::oid::regclass from unnest($1::bigint[]) t))
+           union all
+           select 'claim-setter', c.object, c.kind, c.owner, c.readers, null, c.revoke, c.used_by, false
+           from warden.claim_setters() c where $1::bigint[] <> '{}') b
          where not exists (select from warden.decisions d
                            where d.rule = b.rule and d.object = b.object and d.choice = 'accept')",
     )
     .bind(all)
     .fetch_all(&mut *connection)
     .await?;
-    let version: i32 =
-        sqlx::query_scalar("select current_setting('server_version_num')::int").fetch_one(connection).await?;
+    let version: i32 = sqlx::query_scalar("select current_setting('server_version_num')::int")
+        .fetch_one(&mut *connection)
+        .await?;
     issues.extend(bypasses.iter().map(|b| b.issue(version)));
+    issues.extend(conditions::question(connection, &unenforced).await?);
     Ok(issues)
 }
 
@@ -100,6 +112,17 @@ impl Bypass {
             "r" => format!(
                 "this rule reaches {tables} as {owner}, who is exempt from row-level security, when {readers} write to a \
                  table that is not registered"
+            ),
+            "s" => format!(
+                "{readers} may call this function, which sets the claims or the role of the transaction: a caller may act \
+                 as another organisation"
+            ),
+            "b" => format!(
+                "{readers} may call this function, which runs statements that it builds: a caller may write into them one \
+                 that sets the claims of another organisation"
+            ),
+            "g" => format!(
+                "this trigger function sets the claims or the role of the transaction when {readers} write to its table"
             ),
             "o" => format!(
                 "this function will fail: it {does} with row_security = off, and its owner {owner} is subject to \
@@ -140,11 +163,18 @@ impl Bypass {
                 choices.push("-- or make a role without BYPASSRLS its owner".into());
             }
             "f" | "t" => {
-                choices.push(format!(
-                    "alter routine {object} security invoker;  -- its callers need rights on the tables"
-                ));
+                // With the rights of its callers, it would still let them act as another organisation.
+                if !self.runs_any_statement {
+                    choices.push(format!(
+                        "alter routine {object} security invoker;  -- its callers need rights on the tables"
+                    ));
+                }
                 choices.push("-- or make a role without BYPASSRLS its owner".into());
             }
+            "s" | "g" => choices.push("-- or take what sets claims or roles out of the function".into()),
+            "b" => choices.push(
+                "-- or build the statements by format() with %I and %L only, and pass values by USING".into(),
+            ),
             _ => {}
         }
         choices.extend(self.revoke.clone());

@@ -90,6 +90,8 @@ const CATALOG: &[(&[&str], &str)] = &[
         include_str!("sql/roles.sql"),
     ),
     (&["bypassing-view"], include_str!("sql/views.sql")),
+    (&["policy-condition"], include_str!("sql/policy_conditions.sql")),
+    (&["claim-setter"], include_str!("sql/claim_setters.sql")),
     (
         &["warden-owner", "warden-trigger", "session-default", "table-owner"],
         include_str!("sql/foundation.sql"),

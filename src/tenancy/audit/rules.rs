@@ -135,6 +135,10 @@ pub const RULES: &[Rule] = &[
         "no permissive policy of the application lies on a table that Warden created, or has no effect (a notice, \
          unless the policy is newer than the enforcement)",
     )),
+    acceptable(finding(
+        "policy-condition",
+        "before the enforce phase, no condition of the application's policies reads a table that will be isolated",
+    )),
     acceptable(finding("open-user-table", "a table of users does not show every user's rows to requests")),
     acceptable(finding(
         "bypassing-role",
@@ -192,6 +196,11 @@ pub const RULES: &[Rule] = &[
         "definer-function",
         "no SECURITY DEFINER function lets requests reach registered tables without row-level security: itself, through \
          views or other functions, by statements that they build, or as a trigger of a table or view to which requests may write",
+    )),
+    acceptable(finding(
+        "claim-setter",
+        "no function lets an ordinary role set the claims or the role of its transaction, or runs a statement into which \
+         its caller may write another one",
     )),
     acceptable(finding(
         "rewrite-rule",

@@ -11,7 +11,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _};
 
 use self::steps::{is_filled, notes, steps};
 use super::AdoptionIssue;
-use super::access::{AccessOverview, questions};
+use super::access::{AccessOverview, condition_question, questions};
 use super::executor::{self, AdoptionOptions, Goal, OtherSources, grouped, renewal_note};
 use super::plan::{IncompleteTree, Plan, TablePlan};
 use super::preflight::{self, Candidate};
@@ -103,6 +103,10 @@ pub async fn preview(
     let candidates = preflight::candidates(&mut transaction).await?;
     let incomplete = IncompleteTree::load(&mut transaction).await?;
     let mut access = read_access(&mut transaction, &plan, goal, &mut issues).await?;
+    if goal == Goal::Expand {
+        let question = condition_question(&mut transaction, &unenforced(&plan)).await?;
+        remarks.extend(question.map(|question| format!("`--enforce` will ask: {question}")));
+    }
     let mut sources = other_sources(&mut transaction, &plan).await?;
     let oids: Vec<i64> = plan.tables.iter().map(|table| table.table.oid).collect();
     remarks.append(&mut preflight::owner_notes(&mut transaction, &oids).await?);
@@ -162,14 +166,17 @@ async fn read_access(
     goal: Goal,
     issues: &mut Vec<AdoptionIssue>,
 ) -> Result<AccessOverview, sqlx::Error> {
-    let unenforced: Vec<i64> = plan.tables.iter().filter(|t| !t.is_enforced()).map(|t| t.table.oid).collect();
     if goal == Goal::Relax {
         return Ok(AccessOverview::default());
     }
     if goal == Goal::Enforce {
         issues.extend(questions(connection, &plan.tables).await?);
     }
-    AccessOverview::read(connection, &unenforced).await
+    AccessOverview::read(connection, &unenforced(plan)).await
+}
+
+fn unenforced(plan: &Plan) -> Vec<i64> {
+    plan.tables.iter().filter(|t| !t.is_enforced()).map(|t| t.table.oid).collect()
 }
 
 /// Sources of the organisation of each table's rows, besides parent and user.
@@ -248,14 +255,20 @@ async fn describe(
 /// Adds the step that completes new members. A watched table need not be registered.
 fn complete(tables: &mut Vec<TablePreview>, incomplete: Vec<IncompleteTree>) {
     for tree in incomplete {
-        let step = format!("add the triggers and policies of new members: {}", tree.members.join(", "));
+        let mut steps = Vec::new();
+        if !tree.members.is_empty() {
+            steps.push(format!("add the triggers and policies of new members: {}", tree.members.join(", ")));
+        }
+        if tree.accepts_unprotected_rows {
+            steps.push("add the trigger that keeps a new partition empty until it is protected".to_owned());
+        }
         match tables.iter_mut().find(|t| t.name == tree.title) {
-            Some(table) => table.steps.push(step),
+            Some(table) => table.steps.extend(steps),
             None => tables.push(TablePreview {
                 name: tree.title,
                 is_new: false,
                 rows: "watched".to_owned(),
-                steps: vec![step],
+                steps,
                 notes: Vec::new(),
             }),
         }

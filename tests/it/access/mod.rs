@@ -9,9 +9,13 @@
 //! - `remedies`: what blocks the enforce phase, and the statements that a run prints.
 //! - `relaxing`: what the application restricts meanwhile stays restricted.
 //! - `filling`: which organisation a row gets, whatever a request does.
+//! - `conditions`: policies that read other tables are questions before these are isolated.
+//! - `errors`: the documentation explains what PostgreSQL rejects.
 //!
 //! `WARDEN_SEED` repeats a run, and `WARDEN_ACCESS_CASES` sets the number of worlds.
 
+mod conditions;
+mod errors;
 mod examples;
 mod filling;
 mod property;

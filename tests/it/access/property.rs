@@ -11,10 +11,10 @@ use uuid::Uuid;
 use super::streams::Streams;
 use super::world::{Exempt, ROWS, TABLES, World};
 use super::{migrate, migrated};
-use crate::harness::TestDb;
+use crate::harness::{TestDb, is_full};
 
-/// Worlds of one run.
-const CASES: usize = 2;
+/// Worlds of one run: in the suite, and with `make full`.
+const CASES: [usize; 2] = [1, 20];
 
 /// Table, role, organisation of the claims (none: no claims), and attempt.
 type Attempt = (usize, String, Option<usize>, String);
@@ -25,7 +25,10 @@ type Reach = BTreeMap<Attempt, Option<BTreeSet<i32>>>;
 async fn every_role_reaches_the_same_rows_within_its_organisation() {
     let seed =
         std::env::var("WARDEN_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
-    let cases = std::env::var("WARDEN_ACCESS_CASES").ok().and_then(|s| s.parse().ok()).unwrap_or(CASES);
+    let cases = std::env::var("WARDEN_ACCESS_CASES")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or(CASES[usize::from(is_full())]);
     eprintln!("WARDEN_SEED={seed} WARDEN_ACCESS_CASES={cases}");
     let mut random = Rng::with_seed(seed);
     for case in 0..cases {

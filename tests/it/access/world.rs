@@ -19,6 +19,15 @@ const CONDITIONS: [&str; 6] = [
     "id in (1, 2, 3, 4)",
 ];
 
+/// Conditions of policies of the second table that read the first one, whose rows with the same id or owner
+/// belong to the same organisation.
+const READING: [&str; 4] = [
+    "exists (select from tickets t where t.id = \"Order Lines\".id and t.v > 0)",
+    "not exists (select from tickets t where t.id = \"Order Lines\".id and t.v < 2)",
+    "v <= (select count(*) from tickets t where t.owner_id = \"Order Lines\".owner_id)",
+    "not has_ticket(id)",
+];
+
 /// A random database of an application.
 pub struct World {
     /// Statements that create it.
@@ -31,12 +40,13 @@ pub struct World {
     /// Views and functions of each table.
     pub views: [Vec<String>; 2],
     pub functions: [Vec<String>; 2],
-    /// Views and functions that show every organisation, because their owner is exempt from row-level
-    /// security. They block the enforce phase until somebody decides.
+    /// Objects that block the enforce phase until somebody decides: views and functions that show every
+    /// organisation, because their owner is exempt from row-level security, and policies that read another
+    /// table.
     pub exempt: Vec<Exempt>,
 }
 
-/// A view or function whose owner is exempt from row-level security.
+/// A view or function whose owner is exempt from row-level security, or a policy that reads another table.
 pub struct Exempt {
     /// Name as warden reports it, with its schema.
     pub object: String,
@@ -74,6 +84,17 @@ impl World {
             group = role("group"),
             member = role("member")
         );
+        for table in TABLES {
+            world.sql += &format!(
+                "create table {table} (id int primary key, owner_id uuid not null, v int not null);\n"
+            );
+        }
+        world.sql += &format!(
+            "create function has_ticket(int) returns boolean language sql stable security definer as
+               'select exists (select from public.tickets where id = $1 and v > 1)';
+             alter function has_ticket(int) owner to {};\n",
+            role(["owner", "reader"][random.usize(..2)])
+        );
         for n in 0..TABLES.len() {
             world.table(random, n, &role);
             world.exempt_objects(random, n, &role);
@@ -84,8 +105,6 @@ impl World {
     fn table(&mut self, random: &mut Rng, n: usize, role: &dyn Fn(&str) -> String) {
         let table = TABLES[n];
         let owner = role("owner");
-        self.sql +=
-            &format!("create table {table} (id int primary key, owner_id uuid not null, v int not null);\n");
         for id in ROWS {
             let user = self.users[usize::from(id % 2 == 0)];
             self.sql += &format!("insert into {table} values ({id}, '{user}', {});\n", random.i32(0..4));
@@ -120,14 +139,24 @@ impl World {
             let may_restrict = is_enabled && (is_forced || to != "public");
             let kind = if may_restrict && random.u8(0..3) == 0 { "restrictive" } else { "permissive" };
             let command = ["all", "select", "insert", "update", "delete"][random.usize(..5)];
-            let condition = CONDITIONS[random.usize(..CONDITIONS.len())];
-            let check = CONDITIONS[random.usize(..CONDITIONS.len())];
+            let mut choose = || match random.usize(..if n == 1 { 10 } else { 6 }) {
+                k if k < CONDITIONS.len() => CONDITIONS[k],
+                k => READING[k - CONDITIONS.len()],
+            };
+            let (condition, check) = (choose(), choose());
             let using = if command == "insert" { String::new() } else { format!(" using ({condition})") };
             let check = match command {
                 "select" | "delete" => String::new(),
                 _ if command != "insert" && random.bool() => String::new(),
                 _ => format!(" with check ({check})"),
             };
+            if is_enabled && READING.iter().any(|c| using.contains(c) || check.contains(c)) {
+                self.exempt.push(Exempt {
+                    object: format!("public.{table}.policy {policy}"),
+                    rule: "policy-condition",
+                    attempts: Vec::new(),
+                });
+            }
             self.sql += &format!(
                 "create policy \"policy {policy}\" on {table} as {kind} for {command} to {to}{using}{check};\n"
             );
@@ -135,7 +164,12 @@ impl World {
         if is_enabled {
             self.sql += &format!("alter table {table} enable row level security;\n");
         }
-        // Views and functions of the owner, and of a role that is subject to policies.
+        self.views_and_functions(n, role);
+    }
+
+    /// Views and functions of the table's owner, and of a role that is subject to policies.
+    fn views_and_functions(&mut self, n: usize, role: &dyn Fn(&str) -> String) {
+        let table = TABLES[n];
         for (view, by) in [("shown", "owner"), ("listed", "reader")] {
             let name = format!("{view}_{n}");
             self.sql += &format!(

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 
-use super::{RUN_DEADLINE, Run, connect, ended, small_db, warden};
+use super::{RUN_DEADLINE, Run, bare_db, connect, ended, warden};
 use crate::harness::{TestDb, shared_cluster_url};
 use crate::legacy::catalog;
 
@@ -69,7 +69,7 @@ const APPLICATION: &str = "
 
 #[tokio::test]
 async fn a_function_of_the_application_needs_a_decision() {
-    let db = small_db(APPLICATION).await;
+    let db = bare_db(APPLICATION).await;
     stops(
         &db,
         &["--tables", "notes", "--default-organization"],
@@ -90,7 +90,7 @@ async fn a_function_of_the_application_needs_a_decision() {
 
 #[tokio::test]
 async fn kept_functions_stay_and_warden_uses_its_own() {
-    let db = small_db(APPLICATION).await;
+    let db = bare_db(APPLICATION).await;
     let before = functions(&db).await;
     let keep = "public.auth_org_id,public.custom_access_token_hook";
     plain(db.url(), &["--keep", keep, "--tables", "notes", "--default-organization"]).await.must(0).says(&[
@@ -119,7 +119,7 @@ async fn kept_functions_stay_and_warden_uses_its_own() {
 
 #[tokio::test]
 async fn replaced_functions_are_recorded_and_the_hook_still_runs() {
-    let db = small_db(APPLICATION).await;
+    let db = bare_db(APPLICATION).await;
     let replace = "auth_org_id,custom_access_token_hook";
     plain(db.url(), &["--plan", "--replace", replace]).await.must(0);
     assert_eq!(functions(&db).await.len(), 2, "a plan replaces nothing");
@@ -146,7 +146,7 @@ async fn replaced_functions_are_recorded_and_the_hook_still_runs() {
 /// A decision can change after the schema was installed.
 #[tokio::test]
 async fn a_kept_function_can_be_replaced_later() {
-    let db = small_db(APPLICATION).await;
+    let db = bare_db(APPLICATION).await;
     plain(
         db.url(),
         &["--keep", "auth_org_id,custom_access_token_hook", "--tables", "notes", "--default-organization"],
@@ -177,7 +177,7 @@ async fn a_hook_that_fails_or_returns_no_object_issues_no_organisation() {
         ),
         ("begin return jsonb_set(event, '{claims,app_metadata}', '\"none\"'); end", None),
     ] {
-        let db = small_db(&format!(
+        let db = bare_db(&format!(
             "create function custom_access_token_hook(event jsonb) returns jsonb language plpgsql as $f$ {body} $f$"
         ))
         .await;
@@ -209,7 +209,7 @@ async fn functions_of_another_kind_or_signature_are_found() {
             "custom_access_token_hook(jsonb)",
         ),
     ] {
-        let db = small_db(sql).await;
+        let db = bare_db(sql).await;
         let before = functions(&db).await;
         stops(&db, &[], &[&format!("function public.{says}: exists")]).await;
         let name = says.split('(').next().expect("a name");
@@ -219,13 +219,13 @@ async fn functions_of_another_kind_or_signature_are_found() {
     }
     // Overloads that cannot be confused are nobody's business.
     let db =
-        small_db("create function auth_org_id(n int) returns uuid language sql as 'select null::uuid'").await;
+        bare_db("create function auth_org_id(n int) returns uuid language sql as 'select null::uuid'").await;
     plain(db.url(), &[]).await.must(0);
 }
 
 #[tokio::test]
 async fn a_function_that_others_depend_on_is_not_dropped() {
-    let db = small_db(
+    let db = bare_db(
         "create function auth_org_id() returns text language sql stable as 'select null::text';
          create table notes (id int, org text); create policy own on notes using (org = auth_org_id());
          create view mine as select auth_org_id() as org",
@@ -262,18 +262,18 @@ async fn schemas_types_and_relations_of_wardens_names_are_found() {
         ),
         ("drop schema public", "schema public: does not exist"),
     ] {
-        let db = small_db(sql).await;
+        let db = bare_db(sql).await;
         stops(&db, &[], &[says]).await;
     }
     // The printed statement mends it.
-    let db = small_db("create schema warden; create table warden.things (id int)").await;
+    let db = bare_db("create schema warden; create table warden.things (id int)").await;
     db.run("alter schema warden rename to application_warden").await;
     plain(db.url(), &[]).await.must(0);
 }
 
 #[tokio::test]
 async fn triggers_and_policies_of_wardens_names_are_found() {
-    let db = small_db(
+    let db = bare_db(
         "create table notes (id int primary key, user_id uuid); insert into notes values (1, null);
          create function log() returns trigger language plpgsql as 'begin return new; end';
          create trigger warden_fill_org_id before insert on notes for each row execute function log();
@@ -303,7 +303,7 @@ async fn triggers_and_policies_of_wardens_names_are_found() {
 /// They decide about access, so they are used only if the operator names them.
 #[tokio::test]
 async fn organizations_of_the_application_are_used_only_if_named() {
-    let db = small_db(
+    let db = bare_db(
         "create table organizations (id uuid primary key, name text);
          create table organization_members (org_id uuid references organizations on delete cascade, user_id uuid, is_primary boolean);
          insert into organizations values ('b0000000-0000-0000-0000-000000000001', 'b')",
@@ -343,14 +343,14 @@ async fn writable_memberships_stop_the_run_until_closed_or_accepted() {
             "existing_writer may insert",
         ),
     ] {
-        let db = small_db(&format!("{}{tables}{grants}", role("existing_writer"))).await;
+        let db = bare_db(&format!("{}{tables}{grants}", role("existing_writer"))).await;
         stops(&db, &named, &["ordinary roles may write it: ", says, "revoke "]).await;
         let table = if says.contains("truncate") { "public.organizations" } else { "public.organization_members" };
         plain(db.url(), &[&named[..], &["--accept", table]].concat()).await.must(0);
         plain(db.url(), &[]).await.must(0);
     }
     // Row-level security without a policy for the command is enough, and so is the printed statement.
-    let db = small_db(&format!(
+    let db = bare_db(&format!(
         "{}{tables}grant insert on organization_members to existing_writer;
          alter table organization_members enable row level security;
          grant update on organizations to existing_writer",
@@ -370,7 +370,7 @@ async fn writable_memberships_stop_the_run_until_closed_or_accepted() {
 /// Isolation rests on these functions, so their owner must be the migrating role's.
 #[tokio::test]
 async fn functions_that_another_role_owns_stop_the_run() {
-    let db = small_db(
+    let db = bare_db(
         "do $$ begin
            if not exists (select from pg_roles where rolname = 'existing_owner') then create role existing_owner; end if;
            if not exists (select from pg_roles where rolname = 'existing_migrator') then

@@ -2,7 +2,7 @@
 //! phase; functions that came after a table was enforced; and an event trigger that stops the run.
 
 use super::existing_objects::plain;
-use super::{connect, small_db};
+use super::{bare_db, connect};
 use crate::harness::TestDb;
 use crate::legacy::catalog;
 
@@ -95,7 +95,7 @@ fn statements(text: &str) -> Vec<String> {
 
 #[tokio::test]
 async fn indirect_writes_of_memberships_stop_the_run_until_closed_or_accepted() {
-    let db = small_db(MEMBERSHIPS).await;
+    let db = bare_db(MEMBERSHIPS).await;
     for (sql, _) in WAYS {
         db.run(sql).await;
     }
@@ -133,7 +133,7 @@ async fn indirect_writes_of_memberships_stop_the_run_until_closed_or_accepted() 
 /// It does not touch a table that is to be enforced: all are enforced already.
 #[tokio::test]
 async fn a_later_function_that_writes_memberships_blocks_the_enforce_phase() {
-    let db = small_db("create table notes (id int primary key, owner_id uuid)").await;
+    let db = bare_db("create table notes (id int primary key, owner_id uuid)").await;
     plain(db.url(), &["--tables", "notes"]).await.must(0);
     plain(db.url(), &["--enforce", "--yes"]).await.must(0);
     db.run(
@@ -152,7 +152,7 @@ async fn a_later_function_that_writes_memberships_blocks_the_enforce_phase() {
 /// The function of this event trigger writes with the rights of the role that creates an object: Warden's.
 #[tokio::test]
 async fn an_event_trigger_of_the_application_that_fails_is_named() {
-    let db = small_db(
+    let db = bare_db(
         "create table commands (tag text);
          create function \"Log command\"() returns event_trigger language plpgsql as
            'begin insert into public.commands values (tg_tag); end';

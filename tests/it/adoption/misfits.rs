@@ -4,7 +4,7 @@
 use sqlx::Executor as _;
 use warden_devkit::cluster::{Cluster, ClusterOptions, DataDir, SUPERUSER};
 
-use super::{Run, assert_adopted, connect, migrate, small_db};
+use super::{Run, assert_adopted, bare_db, connect, migrate};
 use crate::harness::{TestDb, cluster_options, shared_cluster_url};
 
 /// Two parents and a child, with a few rows.
@@ -19,7 +19,7 @@ const CALLS: &str = "
 
 /// A database with two parents and a child, changed by these statements.
 async fn calls_and(changes: &str) -> TestDb {
-    small_db(&format!("{CALLS} {changes}")).await
+    bare_db(&format!("{CALLS} {changes}")).await
 }
 
 /// Runs `warden migrate` and asserts that it reports exactly these issues, by their first words, and adopts
@@ -44,7 +44,7 @@ async fn completes(db: &TestDb) {
 
 #[tokio::test]
 async fn relations_other_than_ordinary_tables_are_issues() {
-    let db = small_db(
+    let db = bare_db(
         "create table leads (id uuid primary key, user_id uuid);
          create table base (id uuid primary key);
          create view calls as select * from base;
@@ -338,7 +338,7 @@ async fn missing_createrole_and_a_standby_are_errors() {
 /// A table that an issue keeps from getting `org_id` is not queried by the enforce phase.
 #[tokio::test]
 async fn enforcement_beside_an_open_issue_reports_the_issue() {
-    let db = small_db(
+    let db = bare_db(
         "create table projects (id int primary key, user_id uuid); insert into projects values (1, null);
          create table notes (id int primary key, project_id int); insert into notes values (1, 1);
          create function log() returns trigger language plpgsql as 'begin return new; end';

@@ -176,11 +176,34 @@ async fn legacy_template(name: &str, is_partitioned: bool) {
     connection.close().await.expect("closes");
 }
 
-/// A database with an application's few tables.
-async fn small_db(sql: &str) -> TestDb {
+/// A database with an application's few tables, and without anything of Warden's.
+async fn bare_db(sql: &str) -> TestDb {
     let db = TestDb::create_from("template0").await;
     db.run(sql).await;
     db
+}
+
+/// Like [`bare_db`], but Warden's core is installed, which takes longer than most of these tests.
+async fn small_db(sql: &str) -> TestDb {
+    static TEMPLATE: OnceCell<()> = OnceCell::const_new();
+    TEMPLATE.get_or_init(core_template).await;
+    let db = TestDb::create_from(CORE_TEMPLATE).await;
+    db.run(sql).await;
+    db
+}
+
+const CORE_TEMPLATE: &str = "core_template";
+
+/// Installs the core in a database that has a table, as that of an application has. In an empty one it would
+/// isolate organisations at once.
+async fn core_template() {
+    empty(CORE_TEMPLATE).await;
+    let url = shared_cluster_url(CORE_TEMPLATE, SUPERUSER);
+    let mut connection = PgConnection::connect(&url).await.expect("connects");
+    connection.execute("create table placeholder ()").await.expect("creates");
+    warden::postgres::migrate(&url).await.expect("migrates");
+    connection.execute("drop table placeholder").await.expect("drops");
+    connection.close().await.expect("closes");
 }
 
 async fn empty(name: &str) {

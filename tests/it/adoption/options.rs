@@ -1,6 +1,6 @@
 //! Options of `--tables` that cannot be right: a run names them all before it changes anything.
 
-use super::{RUN_DEADLINE, Run, connect, ended, small_db, warden};
+use super::{RUN_DEADLINE, Run, bare_db, connect, ended, small_db, warden};
 use crate::harness::TestDb;
 
 const APPLICATION: &str = "
@@ -109,7 +109,7 @@ const WRONG_TABLES: [Wrong; 9] = [
 
 #[tokio::test]
 async fn options_that_cannot_be_right_are_reported_before_anything_is_changed() {
-    let db = small_db(APPLICATION).await;
+    let db = bare_db(APPLICATION).await;
     let before = super::tables::catalog(&db).await;
     for (list, expected) in WRONG_USERS.iter().chain(&WRONG_PARENTS).chain(&WRONG_TABLES) {
         let run = migrate(&db, &["--tables", list]).await.must(1);

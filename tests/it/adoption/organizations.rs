@@ -2,7 +2,7 @@
 //! before anything is changed, and no remedy changes what the application's statements do.
 
 use super::tables::catalog;
-use super::{RUN_DEADLINE, Run, ended, small_db, warden};
+use super::{RUN_DEADLINE, Run, bare_db, ended, warden};
 use crate::harness::TestDb;
 
 /// Memberships with the usual column, and a trigger that makes the owner of an organisation its member.
@@ -37,7 +37,7 @@ async fn text(db: &TestDb, sql: &str) -> String {
 
 #[tokio::test]
 async fn memberships_with_columns_of_other_names_are_adopted_without_a_change_for_the_application() {
-    let db = small_db(APPLICATION).await;
+    let db = bare_db(APPLICATION).await;
     let before = catalog(&db).await;
     for args in [&["--plan", ADOPTS[0], ADOPTS[1]][..], &ADOPTS] {
         let run = migrate(&db, args).await.must(1).says(&[
@@ -78,7 +78,7 @@ async fn memberships_with_columns_of_other_names_are_adopted_without_a_change_fo
 /// The default organisation is a row of the application's table. It is needed only if somebody chooses it.
 #[tokio::test]
 async fn the_default_organisation_is_inserted_only_if_it_is_chosen() {
-    let db = small_db(
+    let db = bare_db(
         "create table organizations (id uuid primary key, name text not null, plan text not null);
          create table organization_members (org_id uuid references organizations on delete cascade, user_id uuid);
          create table notes (id int primary key, owner_id uuid); insert into notes values (1, gen_random_uuid())",
@@ -99,7 +99,7 @@ async fn the_default_organisation_is_inserted_only_if_it_is_chosen() {
 /// break the application.
 #[tokio::test]
 async fn what_cannot_be_computed_is_a_decision() {
-    let db = small_db(
+    let db = bare_db(
         "create table organizations (id serial primary key, name text);
          create table organization_members (org_id int references organizations, user_id uuid);",
     )

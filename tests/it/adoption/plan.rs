@@ -4,7 +4,7 @@ use sqlx::{Connection as _, Executor as _};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use super::existing_objects::plain;
-use super::{connect, is_idle, legacy_db, migrate, small_db, spawn};
+use super::{bare_db, connect, is_idle, legacy_db, migrate, spawn};
 use crate::harness::within;
 use crate::legacy::dump;
 
@@ -68,7 +68,7 @@ async fn concurrent_runs_wait_or_fail_with_no_wait() {
 /// continues when the lock is free.
 #[tokio::test]
 async fn a_stranger_that_holds_the_lock_of_migrations_is_named() {
-    let db = small_db("create table notes (id int primary key, user_id uuid)").await;
+    let db = bare_db("create table notes (id int primary key, user_id uuid)").await;
     let mut stranger = connect(&db).await;
     let mut crc = flate2::Crc::new();
     crc.update(db.name().as_bytes());
@@ -106,7 +106,7 @@ const REFERENCES: &str = "
 
 #[tokio::test]
 async fn a_plan_names_the_sources_of_organisations_and_the_owners_of_tables() {
-    let db = super::small_db(REFERENCES).await;
+    let db = super::bare_db(REFERENCES).await;
     let tables = "projects,tasks,comments";
     let said = [
         "fill org_id in rows without it (4 rows), in batches: the organisation of projects by project_id, else the \
@@ -125,7 +125,7 @@ async fn a_plan_names_the_sources_of_organisations_and_the_owners_of_tables() {
 /// A misspelled name would otherwise be recorded, and the finding that it means would stay.
 #[tokio::test]
 async fn an_accepted_name_without_a_finding_of_its_kind_is_an_issue() {
-    let db = small_db("create table notes (id int primary key, user_id uuid)").await;
+    let db = bare_db("create table notes (id int primary key, user_id uuid)").await;
     for name in ["no_such_role", "public.notes", "organisations"] {
         for plan in [&["--plan"][..], &[]] {
             let run = plain(db.url(), &[&["--accept", name], plan].concat()).await.must(1);

@@ -2,7 +2,7 @@
 //! turn isolation off later.
 
 use super::existing_objects::plain;
-use super::{audit, connect, small_db};
+use super::{audit, bare_db, connect};
 
 /// A role that may create tables and functions in schema `public`, as any role may before PostgreSQL 15, and
 /// schemas.
@@ -58,7 +58,7 @@ const PLANTED: [(&str, &[&str], &str); 6] = [
 #[tokio::test]
 async fn planted_objects_stop_a_superuser_too() {
     for (planted, args, issue) in PLANTED {
-        let db = small_db(&format!("{PLANTER} {planted} reset role")).await;
+        let db = bare_db(&format!("{PLANTER} {planted} reset role")).await;
         let run = plain(db.url(), args).await.must(1);
         run.says(&[&format!("issue: {issue}"), "Nothing was changed"]);
         let is_installed: bool = sqlx::query_scalar("select to_regclass('warden.tenant_tables') is not null")
@@ -72,12 +72,12 @@ async fn planted_objects_stop_a_superuser_too() {
 #[tokio::test]
 async fn a_planted_table_is_used_once_its_owner_is_accepted_or_changed() {
     let (planted, args, _) = PLANTED[0];
-    let db = small_db(&format!("{PLANTER} {planted} reset role")).await;
+    let db = bare_db(&format!("{PLANTER} {planted} reset role")).await;
     plain(db.url(), &[args, &["--accept", "planter"]].concat()).await.must(0);
     // The decision is recorded.
     plain(db.url(), args).await.must(0);
     let db =
-        small_db(&format!("{PLANTER} {planted} reset role; reassign owned by planter to current_user")).await;
+        bare_db(&format!("{PLANTER} {planted} reset role; reassign owned by planter to current_user")).await;
     plain(db.url(), args).await.must(0);
 }
 
@@ -85,7 +85,7 @@ async fn a_planted_table_is_used_once_its_owner_is_accepted_or_changed() {
 /// tables.
 #[tokio::test]
 async fn the_owner_of_a_listed_table_may_own_the_organizations() {
-    let db = small_db(&format!(
+    let db = bare_db(&format!(
         "{PLANTER} create table organizations (id uuid primary key, name text);
          create table notes (id uuid primary key, user_id uuid); reset role"
     ))
@@ -135,7 +135,7 @@ fn better_fitting_objects() -> String {
 
 #[tokio::test]
 async fn planted_functions_and_operators_do_not_run_with_the_rights_of_a_migration() {
-    let db = small_db(&format!(
+    let db = bare_db(&format!(
         "{PLANTER} {} create domain public.uuid as text; create type public.oid as enum ('a'); reset role;
          create table notes (id int primary key, user_id pg_catalog.uuid); insert into notes values (1, null)",
         better_fitting_objects()
@@ -151,7 +151,7 @@ async fn planted_functions_and_operators_do_not_run_with_the_rights_of_a_migrati
         plain(db.url(), args).await.must(0);
     }
     // The schema that is searched first can also be the one of the planter.
-    let db = small_db(&format!("{PLANTER} {} reset role;", better_fitting_objects())).await;
+    let db = bare_db(&format!("{PLANTER} {} reset role;", better_fitting_objects())).await;
     db.run(format!("alter database {} set search_path = public, pg_catalog", db.name())).await;
     for args in [&["--plan", "--platform"][..], &["--platform"], &["--enforce", "--yes"], &[]] {
         plain(db.url(), args).await.must(0);

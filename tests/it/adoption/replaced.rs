@@ -3,7 +3,7 @@
 
 use sqlx::PgConnection;
 
-use super::{RUN_DEADLINE, Run, audit, connect, ended, small_db, warden};
+use super::{RUN_DEADLINE, Run, audit, bare_db, connect, ended, warden};
 
 const FUNCTIONS: [&str; 3] =
     ["public.auth_org_id", "public.prevent_org_id_change", "public.custom_access_token_hook"];
@@ -40,7 +40,7 @@ async fn callers(admin: &mut PgConnection) -> Vec<String> {
 #[tokio::test]
 async fn functions_that_the_application_replaces_are_the_applications() {
     let db =
-        small_db("create table notes (id int primary key, user_id uuid); insert into notes values (1, null)")
+        bare_db("create table notes (id int primary key, user_id uuid); insert into notes values (1, null)")
             .await;
     plain(db.url(), &["--tables", "notes", "--default-organization", "--enforce", "--yes"]).await.must(0);
     let mut admin = connect(&db).await;

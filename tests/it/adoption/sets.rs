@@ -1,8 +1,7 @@
 //! `warden migrate` without `--platform`, on the core alone and after the platform was chosen.
 
 use super::{
-    ACCEPTED, RUN_DEADLINE, Run, assert_adopted, connect, ended, legacy_db, small_db, tables_with_null,
-    warden,
+    ACCEPTED, RUN_DEADLINE, Run, assert_adopted, bare_db, connect, ended, legacy_db, tables_with_null, warden,
 };
 
 async fn plain(url: &str, args: &[&str]) -> Run {
@@ -13,7 +12,7 @@ async fn plain(url: &str, args: &[&str]) -> Run {
 
 #[tokio::test]
 async fn the_core_alone_has_nothing_to_adopt() {
-    let db = small_db("create table calls (id int primary key)").await;
+    let db = bare_db("create table calls (id int primary key)").await;
     let plan = plain(db.url(), &["--plan"])
         .await
         .must(0)
@@ -29,7 +28,7 @@ async fn the_core_alone_has_nothing_to_adopt() {
 
 #[tokio::test]
 async fn a_table_with_rows_is_adopted_on_the_core_alone() {
-    let db = small_db("create table invoices (id int primary key); insert into invoices values (1)").await;
+    let db = bare_db("create table invoices (id int primary key); insert into invoices values (1)").await;
     plain(db.url(), &[]).await.must(0);
     db.run("select warden.adopt_table('invoices', uses_default_organization => true)").await;
     plain(db.url(), &["--plan"]).await.must(0).says(&["invoices (1 row)", "fill org_id"]);
@@ -54,7 +53,7 @@ async fn the_platform_is_chosen_once() {
 /// A table that the application creates later under a name of the platform is a candidate: nobody chose it.
 #[tokio::test]
 async fn a_later_table_with_a_name_of_the_platform_is_not_adopted_unasked() {
-    let db = small_db(
+    let db = bare_db(
         "create table calls (id uuid primary key, user_id uuid); create table dnc_list (id int primary key)",
     )
     .await;
@@ -95,7 +94,7 @@ async fn a_later_table_with_a_name_of_the_platform_is_not_adopted_unasked() {
 /// organisations. From then on they are hidden from it.
 #[tokio::test]
 async fn an_owner_adopts_later_tables_without_bypassrls_until_organisations_are_isolated() {
-    let db = small_db(
+    let db = bare_db(
         "do $$ begin
            if not exists (select from pg_roles where rolname = 'no_bypass') then create role no_bypass login createrole; end if;
            execute format('grant create on database %I to no_bypass', current_database());

@@ -3,7 +3,7 @@
 
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 
-use super::{RUN_DEADLINE, Run, audit, connect, ended, small_db, warden};
+use super::{RUN_DEADLINE, Run, audit, bare_db, connect, ended, warden};
 use crate::harness::TestDb;
 use crate::legacy::catalog;
 
@@ -61,7 +61,7 @@ async fn migrate(db: &TestDb, args: &[&str]) -> Run {
 
 /// Adopts a database with these settings, and returns its catalog.
 async fn adopted(settings: &[&str]) -> Vec<String> {
-    let db = small_db(APPLICATION).await;
+    let db = bare_db(APPLICATION).await;
     // A session from before the settings, which restores them at the end.
     let mut before = connect(&db).await;
     for setting in settings {
@@ -163,7 +163,7 @@ async fn settings_of_the_login_role_are_followed_or_named() {
 /// that only inserts does not notice it, but the backfill updates.
 #[tokio::test]
 async fn a_published_table_without_a_key_is_filled_once_it_has_a_replica_identity() {
-    let db = small_db(APPLICATION).await;
+    let db = bare_db(APPLICATION).await;
     db.run(
         "create table \"Log Lines\" (account_id uuid references accounts, line text);
          insert into \"Log Lines\" select id, 'x' from accounts;

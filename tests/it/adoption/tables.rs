@@ -6,7 +6,7 @@ use std::io::Write as _;
 use sqlx::Row as _;
 
 use super::terminal::answered;
-use super::{RUN_DEADLINE, Run, assert_adopted, connect, ended, small_db, warden};
+use super::{RUN_DEADLINE, Run, assert_adopted, bare_db, connect, ended, warden};
 use crate::harness::TestDb;
 
 async fn plain(url: &str, args: &[&str]) -> Run {
@@ -58,7 +58,7 @@ async fn registered(db: &TestDb) -> Vec<String> {
 
 #[tokio::test]
 async fn without_a_list_no_table_is_adopted_and_candidates_are_printed() {
-    let db = small_db(APPLICATION).await;
+    let db = bare_db(APPLICATION).await;
     let before = catalog(&db).await;
     for args in [&["--plan"][..], &[], &[], &["--enforce", "--yes"], &["--relax", "--yes"]] {
         plain(db.url(), args).await.must(0);
@@ -75,7 +75,7 @@ async fn without_a_list_no_table_is_adopted_and_candidates_are_printed() {
 
 #[tokio::test]
 async fn listed_tables_are_adopted_with_the_derivation_that_is_printed() {
-    let db = small_db(APPLICATION).await;
+    let db = bare_db(APPLICATION).await;
     let before = catalog(&db).await;
     let list = "crm.note,public.Note Tags,calls";
     plain(db.url(), &["--tables", list]).await.must(1);
@@ -113,7 +113,7 @@ async fn listed_tables_are_adopted_with_the_derivation_that_is_printed() {
 /// Rows never go to the default organisation silently.
 #[tokio::test]
 async fn a_table_that_names_neither_parent_nor_user_needs_an_option() {
-    let db = small_db(APPLICATION).await;
+    let db = bare_db(APPLICATION).await;
     let before = catalog(&db).await;
     plain(db.url(), &["--tables", "calls,settings"]).await.must(1).says(&[
         "issue: calls: nothing says to which organisation their rows belong. Warden would put them all",
@@ -143,7 +143,7 @@ async fn a_table_that_names_neither_parent_nor_user_needs_an_option() {
 /// A row that names its organisation belongs there, whatever its user's memberships are.
 #[tokio::test]
 async fn a_foreign_key_to_organizations_gives_the_organisation() {
-    let db = small_db("create table things (id int primary key)").await;
+    let db = bare_db("create table things (id int primary key)").await;
     plain(db.url(), &[]).await.must(0);
     db.run(
         "insert into organizations (id, name) values ('b0000000-0000-0000-0000-000000000001', 'b');
@@ -172,7 +172,7 @@ async fn a_foreign_key_to_organizations_gives_the_organisation() {
 
 #[tokio::test]
 async fn every_wrong_name_is_reported_and_nothing_is_changed() {
-    let db = small_db(APPLICATION).await;
+    let db = bare_db(APPLICATION).await;
     db.run(
         "create table parts (id int) partition by range (id);
          create table parts_1 partition of parts for values from (1) to (9);
@@ -207,7 +207,7 @@ async fn every_wrong_name_is_reported_and_nothing_is_changed() {
 
 #[tokio::test]
 async fn a_file_lists_one_table_per_line() {
-    let db = small_db(APPLICATION).await;
+    let db = bare_db(APPLICATION).await;
     let path = std::env::temp_dir().join(format!("{}.tables", db.name));
     let mut file = std::fs::File::create(&path).expect("creates");
     file.write_all(b"# The call centre\ncalls\n\ncrm.note  parent=calls parent_column=call_id  # by call\n")
@@ -231,7 +231,7 @@ async fn a_terminal_asks_which_candidates_to_adopt() {
         ("calls\n", vec!["calls: - - ownerId"]),
         ("\n", vec![]),
     ] {
-        let db = small_db(APPLICATION).await;
+        let db = bare_db(APPLICATION).await;
         let (code, screen) = answered(&db, "--default-organization", "Adopt which?", answer).await;
         assert_eq!(code, 0, "{answer:?}: {screen}");
         assert_eq!(registered(&db).await, expected, "{answer:?}: {screen}");
@@ -240,7 +240,7 @@ async fn a_terminal_asks_which_candidates_to_adopt() {
 
 #[tokio::test]
 async fn the_platform_lists_and_adopts_its_own_tables_only() {
-    let db = small_db(
+    let db = bare_db(
         "create table calls (id uuid primary key, user_id uuid); create table tickets (id int primary key, user_id uuid)",
     )
     .await;
@@ -254,7 +254,7 @@ async fn the_platform_lists_and_adopts_its_own_tables_only() {
 /// Rows belong where their required parent belongs, even if an optional parent is known earlier.
 #[tokio::test]
 async fn the_best_parent_gives_the_organisation_whatever_the_order_of_the_tables() {
-    let db = small_db(
+    let db = bare_db(
         "create table deals (id int primary key, user_id uuid);
          create table hints (id int primary key, deal_id int references deals on delete set null,
                              account_id int not null, plan_id int not null);

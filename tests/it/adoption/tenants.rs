@@ -2,7 +2,7 @@
 //! know.
 
 use super::existing_objects::plain;
-use super::{connect, small_db};
+use super::{bare_db, connect, small_db};
 use crate::harness::TestDb;
 
 /// Boards of workspaces, and the members of these.
@@ -144,7 +144,7 @@ async fn rows_of_missing_organisations_get_no_key() {
 /// The printed statement inserts the default organisation.
 #[tokio::test]
 async fn an_example_inserts_the_default_organisation() {
-    let db = small_db(
+    let db = bare_db(
         r#"create type plan as enum ('free', 'paid');
            create table owners (id int primary key); insert into owners values (7);
            create table organizations (

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use warden_devkit::cluster::{Cluster, SUPERUSER};
 
 use super::tables::catalog;
-use super::{RUN_DEADLINE, small_db};
+use super::{RUN_DEADLINE, bare_db};
 use crate::harness::{TestDb, cluster_options};
 
 /// The end of every question that asks for confirmation.
@@ -71,13 +71,13 @@ async fn state(db: &TestDb) -> (BTreeMap<String, String>, bool) {
 #[tokio::test]
 async fn organizations_of_the_application_are_used_only_after_yes() {
     for (keys, code) in NOT_CONFIRMED {
-        let db = small_db(ORGANIZATIONS).await;
+        let db = bare_db(ORGANIZATIONS).await;
         let before = state(&db).await;
         let (found, screen) = on_terminal(&db, "", keys).await;
         assert!(screen.contains("exist in the application") && found == code, "{keys:?}: {found} {screen}");
         assert_eq!(state(&db).await, before, "{keys:?}");
     }
-    let db = small_db(ORGANIZATIONS).await;
+    let db = bare_db(ORGANIZATIONS).await;
     let (code, screen) = on_terminal(&db, "", "yes\n").await;
     assert_eq!(code, 0, "{screen}");
     let default: bool = sqlx::query_scalar(
@@ -93,7 +93,7 @@ async fn organizations_of_the_application_are_used_only_after_yes() {
 #[tokio::test]
 async fn both_phases_and_their_reversal_happen_only_after_yes() {
     let db =
-        small_db("create table notes (id int primary key, user_id uuid); insert into notes values (1, null)")
+        bare_db("create table notes (id int primary key, user_id uuid); insert into notes values (1, null)")
             .await;
     let (code, screen) = on_terminal(&db, "--tables notes --default-organization", "").await;
     assert_eq!(code, 0, "{screen}");

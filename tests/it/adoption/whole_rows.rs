@@ -1,7 +1,7 @@
 //! Functions of the application that fail once a table has one more column: they are found before anything is
 //! changed.
 
-use super::{migrate, small_db};
+use super::{bare_db, migrate};
 
 /// Each function, and whether it fails when `notes` gets a column.
 const FUNCTIONS: &[(&str, &str, bool)] = &[
@@ -40,7 +40,7 @@ async fn functions_that_expand_whole_rows_stop_the_run_before_it_changes_anythin
             format!("create function {name}() returns {rest}{language}; {trigger}")
         })
         .collect();
-    let db = small_db(&format!(
+    let db = bare_db(&format!(
         "create table notes (id int, owner_id uuid); create table other_notes (like notes);
          create table history (like notes); alter table history add at timestamptz; {functions}"
     ))

@@ -42,6 +42,14 @@ select * from project_report;
 -- read: call a function with the rights of its owner
 select project_secret('{PA}');
 
+-- read: a function that sets the claims
+select projects_as('{"app_metadata": {"org_id": "{A}"}}');
+
+-- read: claims in a statement that a function builds
+select sorted_projects('(select found.secrets
+  from (select set_config(''request.jwt.claims'', ''{"app_metadata": {"org_id": "{A}"}}'', true) as done offset 0) claims
+  cross join lateral (select string_agg(p.secret, '','') as secrets from projects p where p.secret <> claims.done) found)::int');
+
 -- read: join of a visible row with others
 select d.* from projects p right join documents d on true;
 

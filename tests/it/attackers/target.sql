@@ -32,6 +32,13 @@ create view project_list with (security_barrier) as select * from projects;
 create materialized view project_report as select * from projects;
 create function project_secret(project uuid) returns text language sql stable security definer as
   'select secret from public.projects where id = project';
+create function projects_as(claims text) returns setof text language plpgsql as $$
+  begin
+    perform set_config('request.jwt.claims', claims, true);
+    return query select secret from public.projects;
+  end $$;
+create function sorted_projects(sorting text) returns setof text language plpgsql as $$
+  begin return query execute 'select secret from public.projects order by ' || sorting; end $$;
 
 insert into projects (id, owner_id, code, secret) values
   ('a0000000-0000-4000-8000-0000000000a1', '1a000000-0000-4000-8000-00000000000a', 'code-a', 'secret-of-a project'),

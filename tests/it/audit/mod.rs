@@ -22,8 +22,8 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 use warden::tenancy::audit::{self, AuditOptions, AuditProgress, Finding, RULES, Report, Rule, Severity};
 
 use self::breaks::{Break, breaks};
-use crate::harness::TestDb;
 use crate::harness::tenancy::{Mutation, mutations};
+use crate::harness::{Sample, TestDb, is_full};
 
 /// Rule, and the table or else the object that it reports.
 type Key = (String, String);
@@ -154,7 +154,8 @@ async fn every_broken_object_of_the_registry_is_reported() {
         }
     }
     let mut reported = 0;
-    for round in rounds {
+    let sample = Sample::one_in(3);
+    for (_, round) in rounds.into_iter().enumerate().filter(|(index, _)| sample.contains(*index)) {
         execute(&mut connection, "begin").await;
         for mutation in round.values() {
             execute(&mut connection, &mutation.sql).await;
@@ -172,7 +173,7 @@ async fn every_broken_object_of_the_registry_is_reported() {
         }
         execute(&mut connection, "rollback").await;
     }
-    assert!(reported > 500, "{reported}");
+    assert!(reported > if is_full() { 500 } else { 100 }, "{reported}");
 }
 
 #[test]

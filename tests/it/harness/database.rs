@@ -83,6 +83,14 @@ async fn make_template(cluster: &Cluster) {
     admin.execute("alter role warden_gateway login").await.expect("alters");
 }
 
+/// Largest address space of a session so far, in KiB. Resident memory would count the touched pages of shared
+/// buffers. Their number depends on the other work of the server, and the size of their mapping does not.
+pub fn backend_peak(pid: i32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the backend exists");
+    let line = status.lines().find(|line| line.starts_with("VmPeak:")).expect("a line");
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
+}
+
 /// URL of a database in the shared cluster.
 pub fn shared_cluster_url(database: &str, user: &str) -> String {
     shared().url.replace("%7Bdb%7D", database).replace("%7Buser%7D", user)

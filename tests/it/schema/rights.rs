@@ -318,6 +318,23 @@ async fn definer_functions_have_a_fixed_search_path() {
     assert!(definers.len() >= 8 && definers.iter().all(is_expected), "{definers:?}");
 }
 
+/// A backslash in a plain literal means itself or begins an escape, as the caller's session decides.
+#[tokio::test]
+async fn functions_contain_no_literal_that_a_setting_of_the_caller_changes() {
+    let db = TestDb::create().await;
+    db.run(
+        r#"create table odd (id int primary key, org_id uuid, "back\slash" text);
+           select warden.watch('odd', 'odd', 'odd')"#,
+    )
+    .await;
+    // Comments and quoted names may contain backslashes, and so may literals that begin with E.
+    let ambiguous = r#"select oid::regprocedure::text from pg_proc
+        where pronamespace in ('warden'::regnamespace, 'public'::regnamespace)
+          and regexp_replace(regexp_replace(prosrc, '--[^\n]*', '', 'g'), 'E''([^'']|'''')*''|''[^''\\]*''|"[^"]*"', '', 'g') ~ '\\'
+          and not coalesce('standard_conforming_strings=on' = any (proconfig), false)"#;
+    assert_eq!(texts(&db, ambiguous).await, Vec::<String>::new());
+}
+
 #[tokio::test]
 async fn wardens_roles_have_no_special_attributes_or_memberships() {
     let db = TestDb::create().await;

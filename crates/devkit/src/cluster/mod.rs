@@ -82,6 +82,21 @@ pub struct ClusterOptions {
     pub durable: bool,
 }
 
+impl ClusterOptions {
+    /// `initdb` with its arguments, without the directory.
+    fn init_command(&self) -> Vec<OsString> {
+        let mut command: Vec<OsString> = vec![self.binaries.initdb().into()];
+        // Every system has the C locale, with the same sort order.
+        let fixed = "--encoding=UTF8 --no-locale --auth-local=trust --auth-host=reject --no-instructions";
+        command.extend(fixed.split(' ').map(Into::into));
+        command.push(format!("--username={SUPERUSER}").into());
+        if !self.durable {
+            command.push("--no-sync".into());
+        }
+        command
+    }
+}
+
 /// A private cluster. It shuts down when this value is dropped or this process ends, kill -9 included. A
 /// temporary cluster then removes its directory. [`Cluster::close`] waits for both.
 #[derive(Debug)]
@@ -240,15 +255,7 @@ impl Cluster {
     }
 
     async fn initialise(&mut self) -> Result<(), ClusterError> {
-        let mut command: Vec<OsString> = vec![self.options.binaries.initdb().into()];
-        // Every system has the C locale, with the same sort order.
-        let fixed = "--encoding=UTF8 --no-locale --auth-local=trust --auth-host=reject --no-instructions";
-        command.extend(fixed.split(' ').map(Into::into));
-        command.push(format!("--username={SUPERUSER}").into());
-        if !self.options.durable {
-            command.push("--no-sync".into());
-        }
-        self.create_data(command).await
+        self.create_data(self.options.init_command()).await
     }
 
     /// Runs a program that creates the data in the directory of its option `-D`.

@@ -108,6 +108,12 @@ select case w.kind
     else 'warden migrate --enforce' end as remedy
 from wrong w, run
 union all
+select 'row-security', null, o.full_name, 'warden_require_protection',
+  'no event trigger protects new partitions at once, and nothing keeps them empty until they are protected',
+  'sql', format('select warden.protect_members(%L);', o.full_name)
+from o
+where o.kind = 'row_security' and o.name = 'forced' and o.relation = o.whole and warden.accepts_unprotected_rows(o.relation::regclass)
+union all
 select 'not-enforced', null, o.full_name, o.table_name,
   case when w.is_enforced then 'it was created after the enforce phase, and its rows are not isolated yet'
        else 'the database does not isolate its rows yet: run the enforce phase' end,

@@ -1,8 +1,16 @@
--- Objects beside the registered tables through which requests may reach rows of other organisations.
+-- Objects beside the registered tables through which requests, or other ordinary roles, may reach rows of other
+-- organisations. (Sequences, queues and foreign tables are for back ends, so only requests are asked about there.)
 with recursive requests as (
   select 0::oid as oid, 'PUBLIC' as name
   union all
   select r.oid, r.rolname::text from pg_roles r where r.rolname in ('anon', 'authenticated')
+), ordinary as (
+  select q.oid, q.name, true as is_request from requests q
+  union all
+  -- The rule all-data-role reports the others: no grant on the object gives them their rights.
+  select o.oid, o.name, false from warden.ordinary_roles() o
+  where o.oid not in (select q.oid from requests q)
+    and not pg_has_role(o.oid, 'pg_read_all_data', 'usage') and not pg_has_role(o.oid, 'pg_write_all_data', 'usage')
 ), registered as (
   select c.oid, c.relname, c.relowner, c.relforcerowsecurity, c.relkind, format('%I.%I', n.nspname, c.relname) as full_name
   from warden.tenant_tables t
@@ -44,14 +52,20 @@ with recursive requests as (
   select p.oid, p.oid::regprocedure::text as signature, lower(p.proname) as lower_name, p.proowner, o.rolname as owner, l.lanname,
     o.rolsuper or o.rolbypassrls as is_exempt, p.prosecdef, p.prorettype in ('trigger'::regtype, 'event_trigger'::regtype) as is_trigger,
     lower(coalesce(nullif(p.prosrc, ''), pg_get_function_sqlbody(p.oid), '')) as body,
-    case when p.prosecdef then (
-      select string_agg(q.name, ' and ' order by q.name) from requests q
-      where exists (select from aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
-                    where a.grantee = q.oid and a.privilege_type = 'EXECUTE')) end as names
+    g.names, g.takers
   from pg_proc p
   join pg_namespace n on n.oid = p.pronamespace
   join pg_language l on l.oid = p.prolang
   join pg_roles o on o.oid = p.proowner
+  -- The roles that may execute the function, and those from which the remedies revoke it.
+  cross join lateral (
+    select string_agg(distinct q.name, ' and ' order by q.name) as names,
+      'public, anon, authenticated'
+        || coalesce(string_agg(distinct ', ' || quote_ident(q.name), '') filter (where not q.is_request), '')
+        || case when bool_or(a.grantor <> p.proowner or a.is_grantable) then ' cascade' else '' end as takers
+    from aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+    join ordinary q on q.oid = a.grantee and q.oid <> p.proowner
+    where p.prosecdef) g
   where p.prokind in ('f', 'p') and n.nspname not in ('warden', 'pg_catalog', 'information_schema')
     and not exists (select from pg_depend d
                     where d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e')
@@ -80,9 +94,10 @@ with recursive requests as (
   select n.class, n.object, n.used_by, n.is_policy from warden.needed_objects() n
 ), definers as (
   -- A regular expression for each pair of a function and a name would be slow.
-  select r.oid, r.signature, r.proowner, r.owner, r.is_trigger, r.names, coalesce('names ' || string_agg(distinct n.label, ', ' order by n.label),
+  select r.oid, r.signature, r.proowner, r.owner, r.is_trigger, r.names, r.takers, coalesce('names ' || string_agg(distinct n.label, ', ' order by n.label),
                                                                         'runs statements that it builds') as does,
-    min(u.used_by) as used_by, coalesce(bool_or(u.is_policy), false) as is_policy
+    min(u.used_by) as used_by, coalesce(bool_or(u.is_policy), false) as is_policy,
+    bool_or(warden.runs_any_statement(r.lanname, r.body)) as runs_any_statement
   from routines r
   left join needed u on u.class = 'pg_proc'::regclass and u.object = r.oid
   left join (named n join registered g on g.oid = n.root)
@@ -90,16 +105,21 @@ with recursive requests as (
     and (r.is_exempt or not g.relforcerowsecurity and pg_has_role(r.proowner, g.relowner, 'usage'))
   where r.prosecdef and (n.root is not null
     or r.is_exempt and r.oid in (select b.oid from building b))
-  group by r.oid, r.signature, r.proowner, r.owner, r.is_trigger, r.names
+  group by r.oid, r.signature, r.proowner, r.owner, r.is_trigger, r.names, r.takers
 ), writable as (
-  -- Tables and views to which requests may write.
+  -- Tables and views to which ordinary roles may write, with triggers or rules.
   select c.oid, c.relkind, c.relowner, format('%I.%I', n.nspname, c.relname) as full_name, w.names
   from pg_class c
   join pg_namespace n on n.oid = c.relnamespace
-  cross join lateral (select string_agg(q.rolname, ' and ' order by q.rolname) as names from pg_roles q
-    where q.rolname in ('anon', 'authenticated')
+  cross join lateral (
+    select array_to_string((array_agg(q.name order by q.name))[:3], ' and ')
+        || case when count(*) > 3 then format(' and %s more', count(*) - 3) else '' end as names
+    from ordinary q
+    where q.oid <> 0 and not pg_has_role(q.oid, c.relowner, 'usage')
       and (has_any_column_privilege(q.oid, c.oid, 'insert, update') or has_table_privilege(q.oid, c.oid, 'delete'))) w
   where c.relkind in ('r', 'p', 'v') and n.nspname not in ('warden', 'pg_catalog', 'information_schema') and w.names is not null
+    and (exists (select from pg_trigger g join definers f on f.is_trigger and f.oid = g.tgfoid where g.tgrelid = c.oid)
+      or exists (select from pg_rewrite r where r.ev_class = c.oid and r.ev_type <> '1'))
 ), unregistered as (
   -- Those that no policy of Warden limits.
   select c.* from writable c
@@ -162,13 +182,15 @@ select 'definer-function' as rule, null::text as severity, null::text as "table"
       then 'leave it its rights. Do its statements name the organisation or the user of the claims?'
       else 'does it return or change rows of one organisation only?' end,
       'does it return or change rows of one organisation only?'), 'choices', json_build_array(
-    case when not f.is_policy then
+    -- With the rights of its callers, a function that runs any statement would still let them act as another
+    -- organisation.
+    case when not f.is_policy and not f.runs_any_statement then
       json_build_array('it should run with the rights of its caller', 'sql', format('%salter routine %s security invoker;',
         case when pg_has_role(f.proowner, 'usage') then '' else format(E'-- as %I:\n', f.owner) end, f.signature)) end,
     case when f.used_by is null then json_build_array('no request needs it', 'sql', format(
-      '%srevoke execute on routine %s from public, anon, authenticated;',
+      '%srevoke execute on routine %s from %s;',
       case when pg_has_role(f.proowner, 'usage') then '' else format(E'-- as %I:\n', f.owner) end,
-      f.signature)) end))::text as remedy
+      f.signature, f.takers)) end))::text as remedy
 from definers f
 where f.names is not null and not f.is_trigger
 union all
@@ -181,13 +203,14 @@ select 'definer-function', null, null, f.signature,
     json_build_array('it should run with the rights of its caller', 'sql', format('%salter routine %s security invoker;',
       case when pg_has_role(f.proowner, 'usage') then '' else format(E'-- as %I:\n', f.owner) end, f.signature)),
     json_build_array('no request needs to write there', 'sql', format(
-      '%srevoke insert, update, delete on %s from public, anon, authenticated;',
-      case when pg_has_role(u.relowner, 'usage') then '' else format(E'-- as %s:\n', u.relowner::regrole) end, u.full_name))))::text
+      '%srevoke insert, update, delete on %s from %s;',
+      case when pg_has_role(u.relowner, 'usage') then '' else format(E'-- as %s:\n', u.relowner::regrole) end, u.full_name, (select string_agg(x.grantee, ', ' order by x.grantee)
+          || case when bool_or(x.is_passed_on) then ' cascade' else '' end from warden.grantees(u.oid) x)))))::text
 from definers f
 join pg_trigger g on g.tgfoid = f.oid and not g.tgisinternal and g.tgenabled <> 'D' and g.tgparentid = 0
 join writable u on u.oid = g.tgrelid
 where f.is_trigger
-group by f.signature, f.proowner, f.owner, f.does, u.names, u.full_name, u.relowner
+group by f.signature, f.proowner, f.owner, f.does, u.oid, u.names, u.full_name, u.relowner
 union all
 select 'sequence-right', null, s."table", s.full_name,
   format('%s may %s sequence %s, which all organisations share%s', s.names, replace(lower(array_to_string(s.rights, ', ')), 'usage', 'use'),
@@ -222,14 +245,15 @@ select 'rewrite-rule', null, u.full_name, w.rulename,
   json_build_object('question', 'do its actions stay within the organisation?', 'choices', json_build_array(
     json_build_array('the rule is not needed', 'sql', format('drop rule %I on %s;', w.rulename, u.full_name)),
     json_build_array('no request needs to write there', 'sql',
-      format('revoke insert, update, delete on %s from public, anon, authenticated;', u.full_name))))::text
+      format('revoke insert, update, delete on %s from %s;', u.full_name, (select string_agg(x.grantee, ', ' order by x.grantee)
+          || case when bool_or(x.is_passed_on) then ' cascade' else '' end from warden.grantees(u.oid) x)))))::text
 from unregistered u
 join pg_rewrite w on w.ev_class = u.oid and w.ev_type <> '1'
 join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = w.oid and d.refclassid = 'pg_class'::regclass
 join registered g on g.oid = d.refobjid
 join pg_roles o on o.oid = u.relowner and (o.rolsuper or o.rolbypassrls)
 where u.relkind <> 'v'
-group by u.full_name, u.names, w.rulename, o.rolname
+group by u.oid, u.full_name, u.names, w.rulename, o.rolname
 union all
 select 'foreign-data', null, t.full_name, t.relname, format(
     case when t.relkind = 'f' then '%1$s may read the foreign table, and no policy of this database protects its rows'
@@ -253,15 +277,15 @@ select 'foreign-data', null, null, f.signature, format(
     string_agg(distinct n.name, ' and ')), 'decide',
   json_build_object('question', 'does it return or change rows of one organisation only?', 'choices', json_build_array(
     json_build_array('no request needs it', 'sql', format(
-      '%srevoke execute on routine %s from public, anon, authenticated;',
-      case when pg_has_role(f.proowner, 'usage') then '' else format(E'-- as %I:\n', f.owner) end, f.signature))))::text
+      '%srevoke execute on routine %s from %s;',
+      case when pg_has_role(f.proowner, 'usage') then '' else format(E'-- as %I:\n', f.owner) end, f.signature, f.takers))))::text
 from routines f
 join (select t.relname as name from foreign_tables t union select c.proname from connectors c) n
   on case when strpos(f.body, lower(n.name)) > 0 then
        f.body ~ format('(^|[^a-z0-9_$])%s($|[^a-z0-9_$])', lower(regexp_replace(n.name, '([^a-zA-Z0-9_])', '\\\1', 'g')))
      else false end
 where f.names is not null and not f.is_trigger
-group by f.oid, f.signature, f.proowner, f.owner, f.names
+group by f.oid, f.signature, f.proowner, f.owner, f.names, f.takers
 union all
 -- Functions that PostgreSQL, or the script of their extension, grants to no ordinary role: they read files of the
 -- server, connect as another user, or control the server.

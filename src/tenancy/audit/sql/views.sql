@@ -1,6 +1,7 @@
--- Views that show requests the rows of registered tables without row-level security: their owner is exempt from it, or
--- they store a copy. A view may read the table through other views. A view with security_invoker reads with the rights
--- of the session's role, whatever view is above it; a copy through such a view is made with the rights of its owner.
+-- Views that show ordinary roles the rows of registered tables without row-level security: their owner is exempt from
+-- it, or they store a copy. A view may read the table through other views. A view with security_invoker reads with the
+-- rights of the session's role, whatever view is above it; a copy through such a view is made with the rights of its
+-- owner.
 with recursive registered as (
   select c.oid, c.relowner, c.relforcerowsecurity, format('%I.%I', t.schema_name, t.table_name) as full_name
   from warden.tenant_tables t
@@ -35,14 +36,18 @@ with recursive registered as (
   cross join lateral (select v.relkind = 'm' or not v.is_invoker and not e.is_bound
     and (v.is_exempt or not g.relforcerowsecurity and pg_has_role(v.relowner, g.relowner, 'usage')) as exposes) x
 ), above as (
-  -- Upwards from each such view, to find those that requests may read.
+  -- Upwards from each such view, to find those that ordinary roles may read.
   select distinct e.view as view, e.view as top from exposing e where e.view is not null
   union
   select a.view, r.view from above a join reads r on r.source = a.top join views v on v.oid = r.view and not v.is_invoker
 ), read_by as (
   -- Rights to write are enough: an exempt owner's view changes rows of every organisation.
-  select a.view, string_agg(distinct q.rolname, ' and ' order by q.rolname) as names
-  from above a join views v on v.oid = a.top join pg_roles q on q.rolname in ('anon', 'authenticated')
+  select a.view, array_to_string((array_agg(distinct q.name order by q.name))[:3], ' and ')
+      || case when count(distinct q.name) > 3 then format(' and %s more', count(distinct q.name) - 3) else '' end as names,
+    bool_or(pg_has_role(q.oid, v.relowner, 'usage')) as has_owner
+  from above a join views v on v.oid = a.top join warden.ordinary_roles() q on q.oid <> v.relowner
+    -- The rule all-data-role reports the others: no grant on the view gives them their rights.
+    and not pg_has_role(q.oid, 'pg_read_all_data', 'usage') and not pg_has_role(q.oid, 'pg_write_all_data', 'usage')
     and (has_any_column_privilege(q.oid, a.top, 'select')
       or v.relkind = 'v' and pg_relation_is_updatable(a.top, true) & 28 <> 0
         and (has_any_column_privilege(q.oid, a.top, 'insert, update') or has_table_privilege(q.oid, a.top, 'delete')))
@@ -65,14 +70,17 @@ select 'bypassing-view' as rule, null::text as severity, v.full_name as "table",
     case when n.used_by is null and v.relkind = 'v' and current_setting('server_version_num')::int >= 150000 then
       json_build_array('rows of its own organisation', 'sql', format('%salter view %s set (security_invoker = true);',
         case when pg_has_role(v.relowner, 'usage') then '' else format(E'-- as %I:\n', v.owner) end, v.full_name)) end,
-    case when n.used_by is null then json_build_array('nothing', 'sql', (
-      select format('%srevoke all on %s from public, anon, authenticated;',
+    -- Nothing takes the right away from a member of the owner.
+    case when n.used_by is null and not b.has_owner then json_build_array('nothing', 'sql', (
+      select format('%srevoke all on %s from %s%s;',
         case when pg_has_role(v.relowner, 'usage') then '' else format(E'-- as %I:\n', v.owner) end,
-        string_agg(distinct t.full_name, ', '))
-      from above a join views t on t.oid = a.top where a.view = v.oid)) end))::text as remedy
+        string_agg(distinct t.full_name, ', '), coalesce(string_agg(distinct x.grantee, ', '), 'public'),
+        case when bool_or(x.is_passed_on) then ' cascade' end)
+      from above a join views t on t.oid = a.top left join lateral warden.grantees(t.oid) x on true
+      where a.view = v.oid)) end))::text as remedy
 from exposing e
 join views v on v.oid = e.view and not v.is_invoker
 join registered g on g.oid = e.root
 join read_by b on b.view = v.oid
 left join needed n on n.view = v.oid
-group by n.used_by, v.oid, v.relkind, v.relowner, v.relname, v.full_name, v.owner, b.names
+group by n.used_by, v.oid, v.relkind, v.relowner, v.relname, v.full_name, v.owner, b.names, b.has_owner

@@ -59,6 +59,17 @@ with recursive watched as (
     and not exists (select from columns c where c.oid = w.oid and c.use = 'key_columns'
                       and c.name not in (select l.name from live l where l.oid = w.oid))
     and not exists (select from altered a where a.oid = w.oid and a.use = 'key_columns')
+  union all
+  -- A dump keeps the order of columns, not their numbers: a name may be that of another column.
+  select w.full_name, w.oid, case when p.key_columns is null or p.org_column is null then 'key' else 'columns' end, 'restored', null
+  from watched w
+  join warden.watches t on t.id = w.id
+  cross join lateral warden.current_watch(t) p
+  where w.full_name is not null and w.relation_id <> w.oid
+    and (p.key_columns is null or p.org_column is null or p.omit_columns is null)
+    and w.column_list is distinct from array(select l.name::text from warden.columns_of(w.oid) l)
+    and not exists (select from columns c where c.oid = w.oid and not c.is_present)
+    and not exists (select from altered a where a.oid = w.oid)
 ), kept as (
   -- The arguments that are still right, and the best guess for the others, so that a call mends one argument without
   -- failing because of another. If an omitted column is missing, a call omits every other column, unless the answer
@@ -75,8 +86,7 @@ with recursive watched as (
        and not exists (select from altered a where a.oid = w.oid and a.use = 'entity_topic_column')) as entity_topic_column,
     array(select l.name::text from live l where l.oid = w.oid and l.name = any (w.omit_columns)) as omitted,
     array(select l.name::text from live l where l.oid = w.oid and l.name <> w.org_column
-            and l.name is distinct from w.entity_topic_column and l.name::text <> all (w.key_columns)
-            and not exists (select from keys k where k.oid = w.oid and l.name::text = any (k.columns))) as others,
+            and l.name is distinct from w.entity_topic_column and l.name::text <> all (w.key_columns)) as others,
     (select count(*) from columns c where c.oid = w.oid and c.use = 'omit_columns' and not c.is_present) as lost,
     w.replicated
   from watched w where w.full_name is not null
@@ -119,6 +129,12 @@ with recursive watched as (
   from broken b join kept k using (oid)
   join (values (true), (false)) a (is_gone)
     on b.use = 'omit_columns' or b.use in ('entity_topic_column', 'filter_columns') and a.is_gone
+  union all
+  select b.oid, b.use, b.name, a.rank, a.answer, k.key_columns, k.entity_topic_column, k.org_column,
+    case a.rank when 1 then k.omitted else k.others end, k.filter_columns
+  from broken b join kept k using (oid)
+  join (values (1, 'yes'), (2, 'I do not know: omit every column but the keys')) a (rank, answer)
+    on b.use = 'restored' and (a.rank = 1 or b.name <> 'key')
 ), choices as (
   select a.oid, a.use, a.name, a.rank, a.answer,
     format('select warden.watch(%L, %L, %L, key_columns => %L%s%s%s%s%s%s%s);', k.full_name, k.topic, k.event_prefix,
@@ -159,36 +175,6 @@ with recursive watched as (
   select w.oid as root, w.oid from watched w where w.full_name is not null
   union all
   select t.root, i.inhrelid from pg_inherits i join tree t on i.inhparent = t.oid
-), nested as materialized (
-  select t.root, t.oid, c.relkind, c.relkind = 'r' and c.relispartition as is_partition,
-    not warden.has_foreign_member(t.oid) and warden.has_nested_statements(t.oid, (select warden.trigger_words())) as is_nested
-  from tree t join pg_class c on c.oid = t.oid and c.relkind in ('r', 'p')
-), wanted as (
-  select t.root, t.oid, g.name
-  from nested t,
-  (values ('warden_begin_insert'), ('warden_begin_update'), ('warden_begin_delete'),
-          ('warden_log_insert'), ('warden_log_update'), ('warden_log_delete'), ('warden_log_truncate'),
-          ('~warden_note_insert'), ('~warden_note_update'), ('~warden_note_delete'), ('warden_note_inserted')) g (name)
-  -- Rows are in partitions only.
-  where g.name ~ 'log' or t.is_nested and (t.relkind = 'r' or g.name ~ 'begin')
-  union
-  select t.root, t.oid, m.name
-  from nested t join watched w on w.oid = t.root cross join unnest(warden.move_triggers('log ' || w.id)) m (name)
-  where t.is_partition
-  union all
-  select t.root, t.oid, g.name
-  from tree t join watched w on w.oid = t.root and w.replicated
-  join pg_class c on c.oid = t.oid
-  join (values ('!warden_apply_row', '{r}'::text[]), ('warden_apply_truncate', '{r,p}')) g (name, kinds)
-    on c.relkind::text = any (g.kinds)
-  union all
-  -- For registered tables, the rule `immutability` checks this trigger.
-  select w.oid, t.oid, 'warden_org_id_immutable'
-  from watched w join tree t on t.root = w.oid join pg_class m on m.oid = t.oid and m.relkind = 'r'
-  where w.org_column = 'org_id'
-    and not exists (select from warden.tenant_tables t join pg_namespace n on n.nspname = t.schema_name
-                    join pg_class c on c.relnamespace = n.oid and c.relname = t.table_name
-                    where c.oid = w.oid and t.scope = 'org')
 )
 select 'watch-table' as rule, null::text as severity, null::text as "table", w.oid::text as object,
   format('a table that was watched (topic %s, events %s.*) was dropped', w.topic, w.event_prefix) as cause,
@@ -262,6 +248,10 @@ select 'watch-columns', null, c.full_name, c.name,
            else 'every write makes the topic resync' end)
     when c.use = 'omit_columns' then
       format('the restored table lacks the omitted column %I: its rows are logged as truncated', c.name)
+    when c.use = 'restored' then
+      'it was restored from a dump, and its columns differ from those that were watched: a column may have the name '
+        || case when c.name = 'key' then 'of the key or the organisation, so every write makes the topic resync'
+                else 'of one that is omitted or sent as a string, so its rows are logged as truncated' end
     when c.use = 'unique' then coalesce((
       select format('its key (%s) is not unique within a transaction, because the constraint %s is DEFERRABLE: an event '
                     'may be about another row than it names', c.name, d.name)
@@ -277,30 +267,24 @@ select 'watch-columns', null, c.full_name, c.name,
   'decide',
   json_build_object('question', case when c.use = 'unique' or c.use = 'key_columns' and c.type is not null
                                        then 'which columns identify a row?'
+                                     when c.use = 'restored'
+                                       then 'do the arguments of its watch still name the right columns?'
                                      when c.type is not null then format('which column is its %s?', c.use)
                                      else format('what became of %I?', c.name) end,
     'choices', (select json_agg(json_build_array(x.answer, 'sql', x.statement) order by x.rank, x.answer)
                 from choices x where x.oid = c.oid and x.use = c.use and x.name = c.name))::text
 from broken c
 union all
-select 'watch-triggers', null, (select x.full_name from watched x where x.oid = n.root),
-  n.name, format('trigger "%s"%s %s: %s', n.name,
-    case when n.oid <> n.root then format(' of partition %s', n.oid::regclass) else '' end,
-    case when g.oid is null then 'is missing'
-         when f.proname !~ o.own then 'calls another function' else 'is disabled' end,
+select 'watch-triggers', null, x.full_name, n.name, format('trigger "%s"%s %s: %s', n.name,
+    case when n.member <> x.oid then format(' of partition %s', n.member) else '' end, n.problem,
     case when n.name = 'warden_org_id_immutable' then 'rows can move between organisations'
          when n.name ~ 'apply' then 'rows that logical replication applies emit no events'
          when n.name !~ 'log' then 'events of its rows may come in another order than their changes'
          else 'changes of its rows emit no events' end),
-  'sql', (select x.call from watched x where x.oid = n.root)
-    || case when n.name ~ 'apply' then format(' alter table only %s enable replica trigger %I;', n.oid::regclass, n.name)
-            when g.tgenabled in ('D', 'R') then
-         format(' alter table %s enable trigger %I;', n.oid::regclass, n.name) else '' end
-from wanted n
-left join pg_trigger g on g.tgrelid = n.oid and g.tgname = n.name
-left join pg_proc f on f.oid = g.tgfoid
-cross join (values ('^(log |begin_statement$|note_row$|prevent_org_id_change$)')) o (own)
-where g.oid is null or g.tgenabled not in (case when n.name ~ 'apply' then 'R' else 'O' end, 'A') or f.proname !~ o.own
+  'sql', x.call
+    || case when n.name ~ 'apply' then format(' alter table only %s enable replica trigger %I;', n.member, n.name)
+            when n.problem = 'is disabled' then format(' alter table %s enable trigger %I;', n.member, n.name) else '' end
+from warden.trigger_problems() n join watched x on x.id = n.watch
 union all
 select 'watch-visibility', null, w.full_name, w.topic,
   'clients receive more of it than they may SELECT: ' || n.reason,

@@ -1,6 +1,9 @@
 //! Members that are created or detached after adoption, and members that cannot be protected.
 
-use super::{BY_KEY, BY_MONTH, INHERITED, assert_isolated, count, is_clean};
+use sqlx::postgres::PgDatabaseError;
+use sqlx::{AssertSqlSafe, Executor as _};
+
+use super::{BY_KEY, BY_MONTH, INHERITED, ORGS, assert_isolated, count, is_clean};
 use crate::adoption::{audit, connect, migrate, small_db};
 use crate::harness::TestDb;
 
@@ -22,6 +25,81 @@ async fn a_new_partition_without_the_event_trigger_is_found_and_completed() {
         assert_isolated(&db, &BY_MONTH).await;
         is_clean(&audit(db.url()).await, &BY_MONTH);
         db.run(&format!("drop table {}", BY_MONTH.grown)).await;
+    }
+}
+
+/// Without the event trigger, a new partition accepts no rows until it is protected: default privileges could
+/// let requests of every organisation read it by its name.
+#[tokio::test]
+async fn a_new_partition_accepts_no_rows_until_it_is_protected() {
+    let db = BY_MONTH.database().await;
+    db.run("drop event trigger warden_protect_members; drop event trigger warden_refresh_watches").await;
+    migrate(db.url(), &["--enforce", "--yes"]).await.must(0);
+    db.run(BY_MONTH.grow).await;
+    db.run(&format!("grant all on {} to authenticated", BY_MONTH.grown)).await;
+    let mut writer = connect(&db).await;
+    let org = ORGS[0];
+    let claims = format!(
+        r#"select set_config('request.jwt.claims', '{{"app_metadata": {{"org_id": "{org}"}}}}', false)"#
+    );
+    writer.execute(AssertSqlSafe(claims)).await.expect("sets the claims");
+    let insert =
+        |table: &str| AssertSqlSafe(format!("insert into {table} (started_on) values ('2025-01-07')"));
+    for role in ["authenticated", "postgres"] {
+        writer.execute(AssertSqlSafe(format!("set role {role}"))).await.expect("sets the role");
+        for table in [BY_MONTH.whole, BY_MONTH.grown] {
+            if role == "authenticated" && table == BY_MONTH.whole {
+                continue;
+            }
+            let error = writer.execute(insert(table)).await.expect_err("is rejected");
+            let error = error.into_database_error().expect("of the database");
+            assert_eq!(error.code().as_deref(), Some("55000"), "{role}: {error}");
+            let error = error.downcast_ref::<PgDatabaseError>();
+            assert!(
+                error.message().contains("warden: public.\"Call Logs 2025-01\" accepts no rows"),
+                "{error}"
+            );
+            assert!(error.hint().is_some_and(|hint| hint.contains("warden.protect_members(")), "{error:?}");
+        }
+    }
+    db.run(&format!("select warden.protect_members('{}')", BY_MONTH.grown)).await;
+    writer.execute(insert(BY_MONTH.whole)).await.expect("inserts");
+    assert_isolated(&db, &BY_MONTH).await;
+    is_clean(&audit(db.url()).await, &BY_MONTH);
+    migrate(db.url(), &["--relax", "--yes"]).await.must(0);
+    let left = count(&mut writer, "pg_trigger where tgname = 'warden_require_protection'").await;
+    assert_eq!(left, 0);
+}
+
+/// The event trigger may disappear after the enforce phase, for example when a role that may not create it
+/// restores a dump. Then the audit finds that nothing keeps a new partition empty, and both remedies do.
+#[tokio::test]
+async fn a_partition_needs_its_trigger_once_the_event_trigger_is_gone() {
+    let db = BY_MONTH.database().await;
+    migrate(db.url(), &["--enforce", "--yes"]).await.must(0);
+    is_clean(&audit(db.url()).await, &BY_MONTH);
+    db.run("drop event trigger warden_protect_members; drop event trigger warden_refresh_watches").await;
+    for remedy in ["migrate", "protect_members"] {
+        let found = audit(db.url()).await.must(1);
+        assert!(
+            found.stdout.contains("nothing keeps them empty until they are protected"),
+            "{}",
+            found.stdout
+        );
+        if remedy == "migrate" {
+            migrate(db.url(), &[]).await.must(0);
+        } else {
+            db.run(&format!("select warden.protect_members('{}')", BY_MONTH.whole)).await;
+        }
+        is_clean(&audit(db.url()).await, &BY_MONTH);
+        db.run(BY_MONTH.grow).await;
+        let insert = format!("insert into {} (started_on) values ('2025-01-07')", BY_MONTH.grown);
+        connect(&db).await.execute(AssertSqlSafe(insert)).await.expect_err("is rejected");
+        db.run(&format!(
+            "drop table {}; drop trigger warden_require_protection on {}",
+            BY_MONTH.grown, BY_MONTH.whole
+        ))
+        .await;
     }
 }
 

@@ -128,6 +128,67 @@ pub(super) const BREAKS: &[Break] = &[
          create trigger touch_leads after update on contacts for each row execute function touch_leads()",
         &[("definer-function", "public.touch_leads()")],
     ),
+    // Functions that set the claims or the role, each in another way, and one that cannot.
+    broken(
+        "functions",
+        "create function act_as(claims text) returns void language sql as $$ select set_config('request.jwt.claims', claims, true) $$;
+         create function lead_of(claims text) returns uuid language plpgsql as $$ begin perform public.act_as(claims); return null; end $$;
+         create function assume(who text) returns void language plpgsql as $$ begin execute format('set local role %I', who); end $$;
+         create function setting(name text, value text) returns void language plpgsql as $$ begin perform set_config(name, value, true); end $$;
+         create function fixed() returns bigint language sql set request.jwt.claims = '{}' as 'select count(*) from public.leads';
+         create function run(command text) returns void language plpgsql as $$ begin execute command; end $$;
+         create function listed(sorting text) returns setof public.leads language plpgsql as
+           $$ begin return query execute format('select * from public.leads order by %s', sorting); end $$;
+         create function appended(tail text) returns void language plpgsql as
+           $$ begin execute format('select %L', tail) || tail; end $$;
+         create function divided(who text) returns void language plpgsql as
+           $$ begin set /* for this transaction */ local role = 'service_role'; end $$;
+         create function note_claims() returns trigger language plpgsql as
+           $$ begin perform set_config('request.jwt.claims', new.id::text, true); return new; end $$;
+         create trigger note_claims before insert on contacts for each row execute function note_claims();
+         create function harmless(tab text, val text) returns void language plpgsql as $$
+           begin
+             update public.leads set id = id where current_setting('request.jwt.claims', true) = val;
+             perform set_config('request.jwt.claims', '', true), set_config('app.note', val, true), set_config('role', 'anon', true);
+             execute format('update %I set %I = %L', tab, tab, val); execute 'select $1' using val;
+             execute format('select %L', upper(coalesce(val, 'x' || tab))); /* set role postgres; */
+             set local role to anon; set local role = 'authenticated'; -- set role postgres;
+           end $$;
+         create function for_back_ends(claims text) returns void language sql as
+           $$ select set_config('request.jwt.claims', claims, true) $$;
+         revoke execute on function for_back_ends(text) from public; grant execute on function for_back_ends(text) to service_role",
+        &[
+            ("claim-setter", "public.act_as(text)"),
+            ("claim-setter", "public.lead_of(text)"),
+            ("claim-setter", "public.assume(text)"),
+            ("claim-setter", "public.setting(text,text)"),
+            ("claim-setter", "public.fixed()"),
+            ("claim-setter", "public.run(text)"),
+            ("claim-setter", "public.listed(text)"),
+            ("claim-setter", "public.appended(text)"),
+            ("claim-setter", "public.divided(text)"),
+            ("claim-setter", "public.note_claims()"),
+        ],
+    ),
+    // A view, a function, a trigger and a rule that only a role of the application may use.
+    broken(
+        "views of a role",
+        "create role audited_app; create view app_leads as select id from leads;
+         grant select on app_leads to audited_app with grant option;
+         create function app_count() returns bigint language sql security definer as 'select count(*) from public.leads';
+         revoke execute on function app_count() from public; grant execute on function app_count() to audited_app;
+         create table app_commands (id int); grant insert, delete on app_commands to audited_app;
+         create function app_obey() returns trigger language plpgsql security definer as
+           'begin delete from public.leads; return new; end';
+         create trigger app_obey after insert on app_commands for each row execute function app_obey();
+         create rule app_rule as on delete to app_commands do also delete from leads",
+        &[
+            ("bypassing-view", "public.app_leads"),
+            ("definer-function", "public.app_count()"),
+            ("definer-function", "public.app_obey()"),
+            ("rewrite-rule", "public.app_commands"),
+        ],
+    ),
     // A view that requests may only write to.
     broken(
         "views",

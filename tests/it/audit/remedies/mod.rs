@@ -25,8 +25,8 @@ use warden_devkit::cluster::{Cluster, SUPERUSER};
 use self::access::{Access, Rows};
 use super::breaks::Break;
 use super::{execute, findings, inspect, rounds};
-use crate::harness::TestDb;
 use crate::harness::tenancy::{RowMaker, Schema};
+use crate::harness::{Sample, TestDb};
 
 /// The first answers that are applied, and the last one: a question about columns may have many of the same
 /// kind.
@@ -211,15 +211,19 @@ async fn every_remedy_removes_its_finding_and_nothing_else() {
     let mut suite = Suite::start().await;
     let mut applied = BTreeSet::new();
     let mut failures = 0;
-    let every_answer = std::env::var_os("WARDEN_REMEDIES").is_some();
+    let sample = Sample::one_in(3);
     for (number, round) in rounds().into_iter().enumerate() {
+        // A round with a rule that no round before had is always tried.
+        let is_new = round.iter().flat_map(|broken| broken.finds).any(|(rule, _)| !applied.contains(rule));
+        if !is_new && !sample.contains(number) {
+            continue;
+        }
         let mut waiting: VecDeque<usize> = [0].into();
         while let Some(n) = waiting.pop_front() {
             match AssertUnwindSafe(repair(&mut suite, &round, n)).catch_unwind().await {
                 Ok(repaired) => {
                     applied.extend(repaired.rules);
-                    // `make remedies` applies the other answers in all rounds.
-                    if n == 0 && (every_answer || number % 4 == 0) {
+                    if n == 0 && sample.contains(number) {
                         waiting.extend(1..repaired.answers.min(FIRST_ANSWERS));
                         waiting.extend((repaired.answers > FIRST_ANSWERS).then_some(LAST));
                     }
@@ -235,4 +239,4 @@ async fn every_remedy_removes_its_finding_and_nothing_else() {
 }
 
 /// Rules whose remedies other tests apply.
-const UNTRIED: &[&str] = &["not-checked", "schema", "token-hook-caller"];
+const UNTRIED: &[&str] = &["not-checked", "policy-condition", "schema", "token-hook-caller"];
