@@ -141,7 +141,7 @@ $$;
 create or replace function warden.is_key_type(type oid) returns boolean
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select b.type::regtype in ('uuid', 'bigint', 'integer', 'smallint', 'text', 'varchar', 'char', 'boolean', 'numeric',
-                             'date', 'timestamp', 'timestamptz', 'time', 'inet', 'oid')
+                             'date', 'timestamp', 'timestamptz', 'time', 'inet', 'cidr', 'macaddr', 'macaddr8', 'bytea', 'oid')
       or (select t.typtype = 'e' from pg_catalog.pg_type t where t.oid = b.type)
   from (values (warden.base_type(type))) b (type)
 $$;

@@ -391,7 +391,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   select pg_catalog.concat_ws(' and ',
     case when b.type in ('text'::regtype, 'varchar'::regtype, 'bpchar'::regtype, 'bytea'::regtype)
            then 'pg_catalog.octet_length(' || value || ') <= 8192'
-         when b.type in ('numeric'::regtype, 'inet'::regtype) or b.typarray = 0 then 'pg_catalog.pg_column_size(' || value || ') <= 8192'
+         when b.type in ('numeric'::regtype, 'inet'::regtype, 'cidr'::regtype) or b.typarray = 0 then 'pg_catalog.pg_column_size(' || value || ') <= 8192'
          else 'warden.unpacked_bytes(' || value || ', 8192) is not null' end,
     warden.value_condition(value, type), 'pg_catalog.octet_length(pg_catalog.concat(' || value || ')) <= 8192')
   from (select t.oid as type, t.typarray from pg_catalog.pg_type t where t.oid = warden.base_type(type)) b

@@ -27,7 +27,7 @@ $$;
 -- table's columns. `problem` tells why a log function cannot compute the column; else it is null.
 create or replace function warden.virtual_columns(relation regclass)
 returns table (name name, type text, expression text, problem text)
-language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp set quote_all_identifiers = off as $$
 begin
   return query
     select warden.column_name(relation, a.attnum), pg_catalog.format_type(a.atttypid, a.atttypmod),
@@ -64,9 +64,9 @@ begin
 end
 $$;
 
--- A fingerprint of the columns of these tables and composite types.
+-- A fingerprint of the columns of these tables and composite types. It must not depend on the session's settings.
 create or replace function warden.shape(relations regclass[]) returns text
-language sql stable set search_path = pg_catalog, pg_temp as $$
+language sql stable set search_path = pg_catalog, pg_temp set quote_all_identifiers = off as $$
   select pg_catalog.md5(coalesce(string_agg(pg_catalog.format('%s %s %s %I%s', r.oid::oid, c.number, c.type, c.name,
                                                               ' ' || v.expression), ','
                                             order by r.oid::oid, c.number), ''))
@@ -94,10 +94,21 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
               when name = any (names) then name end
 $$;
 
+-- Whether these columns have the same places in two lists of a table's columns, of which the second one may be longer.
+create or replace function warden.has_same_places(columns text[], former text[], present text[]) returns boolean
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select former is not null and cardinality(former) <= cardinality(present) and not exists (
+    select from unnest(former, present) u (former, present)
+    where coalesce(u.former = any (columns), false) <> (u.present = any (columns)))
+$$;
+
 -- A watch with the names that its columns have now. What was omitted stays omitted, under its number and its name.
 -- If it is unclear which column that was, or a column cannot be computed, omit_columns is null, and rows are logged as
--- truncated. If a column of the
--- key or the organisation is missing, or has the wrong type, key_columns or org_column is null.
+-- truncated. If a column of the key or the organisation is missing, unclear, or has the wrong type, key_columns or
+-- org_column is null.
+--
+-- In a restored table, columns have other numbers. If its columns are not those that the log function was generated
+-- for, one of them may have the name of another one, so no name proves which columns are omitted or sent as strings.
 create or replace function warden.current_watch(w warden.watches) returns warden.watches
 language plpgsql stable set search_path = pg_catalog, pg_temp as $fn$
 declare
@@ -105,6 +116,7 @@ declare
   numbers constant jsonb := case when is_same_table then w.column_numbers else '{}' end;
   current warden.watches := w;
   names constant text[] := array(select c.name::text from warden.columns_of(w.relation) c);
+  has_same_columns constant boolean := is_same_table or w.column_list is not distinct from names;
   name text;
   present text;
 begin
@@ -128,6 +140,17 @@ begin
   if current.entity_topic_column is null then
     current.entity_topic := null;
   end if;
+  if not has_same_columns then
+    if not warden.has_same_places(w.key_columns, w.column_list, names) then
+      current.key_columns := null;
+    end if;
+    if not warden.has_same_places(array[w.org_column::text], w.column_list, names) then
+      current.org_column := null;
+    end if;
+    if not warden.has_same_places(array[w.entity_topic_column::text], w.column_list, names) then
+      current.entity_topic := null;
+    end if;
+  end if;
   current.omit_columns := '{}';
   current.as_text := '{}';
   current.filter_columns := '{}';
@@ -145,16 +168,17 @@ begin
   end loop;
   foreach name in array w.omit_columns loop
     present := warden.current_column(w.relation, name, numbers, names);
-    if present is null and w.column_numbers ? name and not is_same_table then
-      current.omit_columns := null;
-    else
-      -- A column of that name may be added again later.
-      current.omit_columns := current.omit_columns || name;
-      if present <> name then
-        current.omit_columns := current.omit_columns || present;
-      end if;
+    -- A column of that name may be added again later.
+    current.omit_columns := current.omit_columns || name;
+    if present <> name then
+      current.omit_columns := current.omit_columns || present;
     end if;
   end loop;
+  -- Such a watch is not refreshed, because its columns would count as known.
+  if not has_same_columns and (w.omit_columns <> '{}' or w.as_text <> '{}'
+                               or w.entity_topic is not null and current.entity_topic is null) then
+    current.omit_columns := null;
+  end if;
   if exists (select from warden.virtual_columns(w.relation) v
              where v.problem is not null and v.name::text <> all (current.omit_columns)) then
     current.omit_columns := null;
@@ -227,7 +251,7 @@ $$;
 -- domain, text and varchar are the same in a document as the type below. Rows that were written before it changed have
 -- other documents now.
 create or replace function warden.document_shape(w warden.watches) returns text
-language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+language plpgsql stable set search_path = pg_catalog, pg_temp set quote_all_identifiers = off as $$
 begin
   return (
     with columns as (
@@ -296,8 +320,8 @@ begin
   if tries is null or not warden.has_virtual_columns(w) then
     return body;
   end if;
-  body := pg_catalog.regexp_replace(body, 'warden[.]has_shape\(array\[[^]]*\], ''[0-9a-f]*''\)', '(is_computable and \&)', 'g');
-  body := pg_catalog.regexp_replace(body, '(warden[.]current_rest_statement\([^)]*)\)', '\1, is_computable)', 'g');
+  body := pg_catalog.regexp_replace(body, 'warden[.]has_shape[(]array[[][^]]*[]], ''[0-9a-f]*''[)]', E'(is_computable and \\&)', 'g');
+  body := pg_catalog.regexp_replace(body, '(warden[.]current_rest_statement[(][^)]*)[)]', E'\\1, is_computable)', 'g');
   return pg_catalog.regexp_replace(body, E'\nbegin', pg_catalog.replace(pg_catalog.format($body$
   -- Whether the virtual columns of all rows can be computed.
   is_computable boolean := true;
@@ -376,6 +400,22 @@ begin
   return pg_catalog.format('case when %s%s then %s end', warden.row_condition(w, alias, bytes_max), condition,
                            document);
 end
+$fn$;
+
+-- An SQL expression for the document of the row with this alias, without the columns whose values jsonb cannot
+-- represent: null if the row is too large.
+create or replace function warden.partial_document_expression(w warden.watches, alias text, bytes_max int) returns text
+language sql stable set search_path = pg_catalog, pg_temp as $fn$
+  select pg_catalog.format(
+    'case when %s then (select pg_catalog.to_jsonb(r.*) operator(pg_catalog.-) '
+    'pg_catalog.array_remove(array[%s]::pg_catalog.text[], null) from (select %s) r) end',
+    warden.row_condition(w, alias, bytes_max),
+    string_agg(pg_catalog.format('case when (%s) is not true then %L end', c.condition, c.name), ', ' order by c.n)
+      filter (where c.condition is not null),
+    string_agg(case when c.condition is null then pg_catalog.format('%s as %I', c.expression, c.name)
+                    else pg_catalog.format('case when %s then %s end as %I', c.condition, c.expression, c.name) end,
+               ', ' order by c.n))
+  from warden.document_columns(w, alias, bytes_max) with ordinality c (name, type, expression, condition, n)
 $fn$;
 
 -- The columns of a watch's key, with their SQL expressions for the row with this alias. They may be omitted elsewhere.

@@ -114,12 +114,12 @@ begin
   return (
     with recursive called as materialized (
       -- A name of several words, such as "Count it", is found by its first one.
-      select p.oid, 'f' as kind, (pg_catalog.regexp_match(lower(p.proname), '\w+'))[1] as word
+      select p.oid, 'f' as kind, (pg_catalog.regexp_match(lower(p.proname), '[[:alnum:]_]+'))[1] as word
       from pg_catalog.pg_proc p join pg_catalog.pg_language l on l.oid = p.prolang
       where l.lanname in ('plpgsql', 'sql') and p.oid >= 16384 and p.pronamespace <> 'warden'::pg_catalog.regnamespace
       union all
       select case when r.ev_type = '1' then c.oid else r.oid end, case when r.ev_type = '1' then 'v' else 'r' end,
-             (pg_catalog.regexp_match(lower(c.relname), '\w+'))[1]
+             (pg_catalog.regexp_match(lower(c.relname), '[[:alnum:]_]+'))[1]
       from pg_catalog.pg_class c join pg_catalog.pg_rewrite r on r.ev_class = c.oid
       where c.relkind in ('v', 'r', 'p') and c.oid >= 16384 and c.relnamespace <> 'warden'::pg_catalog.regnamespace
     ), writers as materialized (
@@ -128,7 +128,7 @@ begin
         select g.oid as trig, p.oid, l.lanname
         from pg_catalog.pg_trigger g join pg_catalog.pg_proc p on p.oid = g.tgfoid
         join pg_catalog.pg_language l on l.oid = p.prolang
-        where not g.tgisinternal and g.tgname !~ '^[~!]?warden_' and p.pronamespace <> 'warden'::pg_catalog.regnamespace
+        where not g.tgisinternal and g.tgname !~ E'^[~!\U0010FFFF]?warden_' and p.pronamespace <> 'warden'::pg_catalog.regnamespace
         -- Without OFFSET, the functions of Warden's own triggers would be parsed too.
         offset 0) t
       where not warden.is_harmless_trigger(t.trig)
@@ -149,14 +149,14 @@ begin
         -- A name that is written with Unicode escapes may be any.
         when 'plpgsql' then pg_catalog.regexp_replace(lower(p.prosrc), 'u&"', ' execute ', 'g')
         when 'sql' then lower(coalesce(pg_catalog.pg_get_function_sqlbody(p.oid), p.prosrc))
-        else 'execute' end, '\W+') w (word)
+        else 'execute' end, '[^[:alnum:]_]+') w (word)
       where f.lanname not in ('c', 'internal')
       union
       select b.word, w.is_trigger
       from words w join called c on c.word = w.word, pg_catalog.regexp_split_to_table(lower(case c.kind
         when 'v' then pg_catalog.pg_get_viewdef(c.oid) when 'r' then pg_catalog.pg_get_ruledef(c.oid)
         else (select coalesce(pg_catalog.pg_get_function_sqlbody(p.oid), p.prosrc)
-              from pg_catalog.pg_proc p where p.oid = c.oid) end), '\W+') b (word)
+              from pg_catalog.pg_proc p where p.oid = c.oid) end), '[^[:alnum:]_]+') b (word)
     ), changing (oid) as (
       -- Relations whose statements may change a watched table.
       select w.relation::oid from warden.watches w
@@ -187,7 +187,7 @@ $fn$;
 create or replace function warden.name_words(name text) returns text[]
 language sql immutable set search_path = pg_catalog, pg_temp as $$
   select pg_catalog.regexp_split_to_array(
-    pg_catalog.btrim(pg_catalog.regexp_replace(lower(name), '\W+', ' ', 'g')), ' ')
+    pg_catalog.btrim(pg_catalog.regexp_replace(lower(name), '[^[:alnum:]_]+', ' ', 'g')), ' ')
 $$;
 
 -- Whether other statements may change a watched table within one statement on it, or within a query that also changes
@@ -230,7 +230,7 @@ begin
       select '+' = any (trigger_words)
              and exists (select from pg_catalog.pg_trigger g
                      where (g.tgrelid in (select t.oid from tree t) or g.tgrelid in (select a.oid from affected a))
-                       and not g.tgisinternal and g.tgname !~ '^[~!]?warden_' and not warden.is_harmless_trigger(g.oid))
+                       and not g.tgisinternal and g.tgname !~ E'^[~!\U0010FFFF]?warden_' and not warden.is_harmless_trigger(g.oid))
           or exists (select from parents p where p.oid in (select t.oid from tree t))
           -- Several actions of one statement may change the same row.
           or (select count(*) from keys k
@@ -273,12 +273,40 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   where 'log ' || w.id = fn and c.relkind = 'p'
 $$;
 
+-- The first character of the names of the triggers that must be the last BEFORE ROW triggers of a table: PostgreSQL
+-- sorts triggers by the bytes of their names. That is ~, unless a trigger of the application sorts after it, as every
+-- name does that begins with a character beyond ASCII. Then it is U+10FFFF, the last character of Unicode. (Not for all
+-- tables, because a client with another encoding cannot read such a name: pg_dump --encoding=LATIN1 would fail.)
+create or replace function warden.last_prefix(relation regclass) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+  return case when exists (
+      select from pg_catalog.pg_trigger g
+      -- 1 is for a row trigger, 2 for one BEFORE.
+      where g.tgrelid = relation and g.tgtype & 3 = 3 and g.tgname > '~warden_note_' and g.tgname !~ '^~warden_note_')
+    then E'\U0010FFFF' else '~' end;
+end
+$$;
+
+-- Whether a trigger of the application has become the last BEFORE ROW trigger of a watched table.
+create or replace function warden.has_late_trigger(relation regclass) returns boolean
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+  return exists (select from pg_catalog.pg_trigger g where g.tgrelid = relation and g.tgname ~ '^~warden_note_')
+     and warden.last_prefix(relation) <> '~';
+end
+$$;
+
 -- The triggers that a partition has because its rows may move. Only MERGE needs some of them.
-create or replace function warden.move_triggers(fn text) returns text[]
+-- The former version had no argument `relation`. Only functions of this schema and the audit call it.
+-- squawk-ignore ban-drop-function
+drop function if exists warden.move_triggers(text);
+create or replace function warden.move_triggers(relation regclass, fn text) returns text[]
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select '{!warden_note_insert}'::text[] || case
     when pg_catalog.current_setting('server_version_num')::int >= 150000 and warden.partitioned_whole(fn) is not null
-    then '{~warden_note_update,warden_note_moved_from,warden_note_moved_to}'::text[] else '{}' end
+    then array[warden.last_prefix(relation) || 'warden_note_update', 'warden_note_moved_from', 'warden_note_moved_to']
+    else '{}' end
 $$;
 
 -- Creates these triggers.
@@ -295,15 +323,15 @@ begin
     'create or replace trigger "!warden_note_insert" before insert on %1$s for each row '
     'when (%2$s <> '''' and pg_catalog.set_config(%3$s, case %2$s when ''deleted'' then ''inserted'' end, true) is null) '
     'execute function warden.note_row(%4$L)', relation, state, setting, warden.order_mark(fn, 'insert'));
-  if not '~warden_note_update' = any (warden.move_triggers(fn)) then
+  if not 'warden_note_moved_to' = any (warden.move_triggers(relation, fn)) then
     return;
   end if;
   if not is_nested then
     execute pg_catalog.format(
-      'create or replace trigger "~warden_note_update" before update on %s for each row '
+      'create or replace trigger %I before update on %s for each row '
       'when (%s and pg_catalog.set_config(%s, pg_catalog.concat(old.tableoid, old.ctid), true) is null) '
       'execute function warden.note_row(%L)',
-      relation, warden.may_move_condition(warden.partitioned_whole(fn)), setting, warden.order_mark(fn, 'update'));
+      warden.last_prefix(relation) || 'warden_note_update', relation, warden.may_move_condition(warden.partitioned_whole(fn)), setting, warden.order_mark(fn, 'update'));
   end if;
   execute pg_catalog.format(
     'create or replace trigger warden_note_moved_from after delete on %s for each row '
@@ -339,10 +367,16 @@ language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   operation text;
   mark text;
+  late name;
   is_table constant boolean := is_nested and (select c.relkind = 'r' from pg_catalog.pg_class c where c.oid = relation);
   is_partition constant boolean := (
     select c.relkind = 'r' and c.relispartition from pg_catalog.pg_class c where c.oid = relation);
 begin
+  if warden.has_late_trigger(relation) then
+    for late in select g.tgname from pg_catalog.pg_trigger g where g.tgrelid = relation and g.tgname ~ '^~warden_note_' loop
+      execute pg_catalog.format('drop trigger %I on %s', late, relation);
+    end loop;
+  end if;
   -- Such statements succeed, and make the topic resync.
   if warden.has_foreign_member(relation) then
     foreach operation in array array['insert', 'update', 'delete', 'truncate'] loop
@@ -368,7 +402,7 @@ begin
     -- The last of the BEFORE ROW triggers, so that what the application's triggers do comes before the row. It is
     -- called only if something happened since the statement began. Each statement parses its condition, so it is short.
     if is_table then
-      execute pg_catalog.format('create or replace trigger "~warden_note_%1$s" before %1$s on %2$s for each row '
+      execute pg_catalog.format('create or replace trigger %6$I before %1$s on %2$s for each row '
         'when (%5$spg_catalog.current_setting(''warden.order'', true) not like %4$s) '
         'execute function warden.note_row(%3$L)', operation, relation, mark,
         -- Actions of foreign keys update and delete deeper than the statement began whose triggers they share.
@@ -381,7 +415,8 @@ begin
           'is not null and ',
           case operation when 'update' then 'pg_catalog.concat(old.tableoid, old.ctid)' else
             'case pg_catalog.current_setting(pg_catalog.concat(''warden.row_'', pg_catalog.pg_trigger_depth()), true) '
-            'when pg_catalog.concat(old.tableoid, old.ctid) then ''deleted'' end' end) end);
+            'when pg_catalog.concat(old.tableoid, old.ctid) then ''deleted'' end' end) end,
+        warden.last_prefix(relation) || 'warden_note_' || operation);
     end if;
   end loop;
   if is_partition then
@@ -460,9 +495,10 @@ begin
       and (case when b.oid is null then w.is_nested
                 else pg_catalog.encode(b.tgargs, 'escape') not like warden.order_mark(w.fn, 'insert') || '%' end
            or m.relkind = 'r' and m.relispartition
-              and exists (select from pg_catalog.unnest(warden.move_triggers(w.fn)) t (name)
+              and exists (select from pg_catalog.unnest(warden.move_triggers(m.oid, w.fn)) t (name)
                           where not exists (select from pg_catalog.pg_trigger n
-                                            where n.tgrelid = m.oid and n.tgname = t.name)))
+                                            where n.tgrelid = m.oid and n.tgname = t.name))
+           or warden.has_late_trigger(m.oid))
   loop
     if not member.is_nested then
       perform warden.drop_order_triggers(member.relation);
@@ -497,7 +533,7 @@ begin
   for trig in
     select g.tgname, g.tgrelid::regclass as relation
     from warden.tree(drop_order_triggers.relation) m (oid) join pg_catalog.pg_trigger g on g.tgrelid = m.oid
-    where not g.tgisinternal and g.tgname ~ '^(warden_begin_|[~!]?warden_note_)'
+    where not g.tgisinternal and g.tgname ~ E'^(warden_begin_|[~!\U0010FFFF]?warden_note_)'
       and (only_watch is null or g.tgfoid = pg_catalog.to_regproc(pg_catalog.format('warden.%I', 'log ' || only_watch))
            or pg_catalog.encode(g.tgargs, 'escape') ~ ('^(insert|update|delete)_' || only_watch || '[^0-9]'))
   loop

@@ -42,16 +42,9 @@ begin
 end
 $$;
 
--- Whether a table, or a part of it, may have rows.
-create or replace function warden.may_have_rows(relation regclass) returns boolean
-language plpgsql stable set search_path = pg_catalog, pg_temp as $$
-begin
-  return (select exists (select from warden.tree(relation) t where pg_catalog.pg_relation_size(t) > 0));
-end
-$$;
-
--- Notes of which columns and labels the documents of a watch consist now. If the rows have other documents than before,
--- the topic resyncs. The oids of a restored table say nothing about the former documents.
+-- Notes of which columns and labels the documents of a watch consist now. If rows have other documents than before,
+-- the topic resyncs. So does that of an empty table: a replay evaluates filters on earlier events as if they had the
+-- present columns. The oids of a restored table say nothing about the former documents.
 create or replace function warden.follow_documents(w warden.watches) returns void
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
@@ -67,8 +60,7 @@ begin
      and (former.document_shape <> shape_now
           -- A new label is in no row yet.
           or exists (select from pg_catalog.jsonb_each(former.enum_labels) l
-                     where labels ? l.key and labels -> l.key <> l.value))
-     and warden.may_have_rows(w.relation) then
+                     where labels ? l.key and labels -> l.key <> l.value)) then
     perform warden.resync_watches(array[w.id]);
   end if;
 end
@@ -158,14 +150,15 @@ begin
   perform warden.follow_members(w);
   w.relation_id := w.relation;
   w.column_numbers := warden.column_numbers(w);
+  w.column_list := array(select c.name::text from warden.columns_of(w.relation) c);
   w.shape := warden.shape(warden.relations_of_document(w.relation));
   update warden.watches t
   set (key_columns, omit_columns, org_column, entity_topic_column, as_text, filter_columns, relation_id,
-       column_numbers, shape)
+       column_numbers, column_list, shape)
     = (w.key_columns, w.omit_columns, w.org_column,
        -- If that column was dropped, the audit reports it.
        coalesce(w.entity_topic_column, t.entity_topic_column), w.as_text, w.filter_columns, w.relation_id,
-       w.column_numbers, w.shape)
+       w.column_numbers, w.column_list, w.shape)
   where t.id = w.id;
   fn := warden.watch_function(w);
   is_nested := warden.has_nested_statements(w.relation, trigger_words);
@@ -182,7 +175,7 @@ begin
     where c.relkind in ('r', 'p')
       -- Creating a trigger waits for writers.
       and ((select count(*) from pg_catalog.pg_trigger g
-            where g.tgrelid = t and g.tgname like 'warden\_log\_%'
+            where g.tgrelid = t and g.tgname ~ '^warden_log_'
               and g.tgfoid = pg_catalog.format('warden.%I()', fn)::regprocedure) < 4
            or t in (select warden.members_with_wrong_rows(w))
            or is_nested and not warden.has_foreign_member(t)
@@ -594,7 +587,7 @@ declare
   w warden.watches := (select t from warden.watches t where t.relation = add_watched_members.relation);
   missing constant regclass[] := array(
     select m from pg_catalog.pg_trigger g, warden.members_without_trigger(add_watched_members.relation, g.tgname) m
-    where g.tgrelid = add_watched_members.relation and g.tgname like 'warden\_log\_%' and warden.watch_of(m) = w.id
+    where g.tgrelid = add_watched_members.relation and g.tgname ~ '^warden_log_' and warden.watch_of(m) = w.id
     union
     select warden.members_of_others(w)
     union

@@ -94,7 +94,7 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
     join pg_catalog.pg_proc f on f.oid = g.tgfoid and f.pronamespace = 'warden'::regnamespace
     join pg_catalog.pg_class c on c.oid = g.tgrelid
     join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-    where g.tgname like 'warden\_log\_%' and not g.tgisinternal
+    where g.tgname ~ '^warden_log_' and not g.tgisinternal
       and not exists (select from warden.watches w cross join lateral warden.tree(w.relation) t (oid)
                       where t.oid = g.tgrelid)
       and not exists (select from pg_catalog.pg_inherits i
@@ -121,6 +121,8 @@ begin
       select from warden.columns_of(w.relation) c
       join warden.entity_topics t on t.kind = w.entity_topic and t.id_type = warden.entity_id_type(warden.base_type(c.type))
       where c.name = present.entity_topic_column))
+    -- Filters of large rows need these.
+    and present.filter_columns <@ array(select c.name::text from warden.columns_of(w.relation) c)
     and not exists (select from pg_catalog.pg_inherits i where i.inhrelid = w.relation)
     and not exists (select from warden.tree(w.relation) m join pg_catalog.pg_class c on c.oid = m
                     where c.relkind = 'f' or c.relpersistence <> 'p')
@@ -141,11 +143,69 @@ begin
 end
 $$;
 
+-- The triggers that watched tables and their members lack, or that are disabled or changed.
+create or replace function warden.trigger_problems()
+returns table (watch bigint, member regclass, name text, problem text)
+language sql stable set search_path = pg_catalog, pg_temp set jit = off as $$
+  with members as (
+    select w.id, w.relation, w.replicated, w.org_column, t.oid, c.relkind, c.relkind = 'r' and c.relispartition as is_partition
+    from warden.watches w join pg_catalog.pg_class r on r.oid = w.relation
+    cross join lateral warden.tree(w.relation) t (oid)
+    join pg_catalog.pg_class c on c.oid = t.oid and c.relkind in ('r', 'p')
+  ), nested as materialized (
+    select m.*, n.is_nested and not warden.has_foreign_member(m.oid) as is_nested
+    from members m
+    join (select w.id, warden.has_nested_statements(w.relation, x.words) as is_nested
+          from warden.watches w join pg_catalog.pg_class r on r.oid = w.relation
+          cross join (select warden.trigger_words() as words offset 0) x offset 0) n on n.id = m.id
+  ), wanted as (
+    select m.id, m.oid, g.name
+    from nested m
+    cross join lateral (select warden.last_prefix(m.oid) as prefix) p
+    cross join lateral (
+      values ('warden_begin_insert'), ('warden_begin_update'), ('warden_begin_delete'),
+             ('warden_log_insert'), ('warden_log_update'), ('warden_log_delete'), ('warden_log_truncate'),
+             (p.prefix || 'warden_note_insert'), (p.prefix || 'warden_note_update'), (p.prefix || 'warden_note_delete'),
+             ('warden_note_inserted')) g (name)
+    -- Rows are in partitions only.
+    where g.name ~ 'log' or m.is_nested and (m.relkind = 'r' or g.name ~ 'begin')
+    union
+    select m.id, m.oid, t.name
+    from nested m cross join unnest(warden.move_triggers(m.oid, 'log ' || m.id)) t (name)
+    where m.is_partition
+    union all
+    select m.id, m.oid, g.name
+    from members m
+    join (values ('!warden_apply_row', '{r}'::text[]), ('warden_apply_truncate', '{r,p}')) g (name, kinds)
+      on m.relkind::text = any (g.kinds)
+    where m.replicated
+    union all
+    -- For registered tables, the audit's rule `immutability` checks this trigger.
+    select m.id, m.oid, 'warden_org_id_immutable'
+    from members m
+    where m.relkind = 'r' and m.org_column = 'org_id'
+      and not exists (select from warden.tenant_tables t join pg_catalog.pg_namespace n on n.nspname = t.schema_name
+                      join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = t.table_name
+                      where c.oid = m.relation and t.scope = 'org')
+  )
+  select n.id, n.oid::regclass, n.name, p.problem
+  from wanted n
+  left join pg_catalog.pg_trigger g on g.tgrelid = n.oid and g.tgname = n.name
+  left join pg_catalog.pg_proc f on f.oid = g.tgfoid
+  cross join lateral (
+    select case
+      when g.oid is null then 'is missing'
+      when f.proname !~ '^(log |begin_statement$|note_row$|prevent_org_id_change$)' then 'calls another function'
+      when g.tgenabled not in (case when n.name ~ 'apply' then 'R' else 'O' end, 'A') then 'is disabled' end) p (problem)
+  where p.problem is not null
+$$;
+
 -- The watched tables that no longer fit their watch: dropped tables, changed columns, partitions that were attached or
--- detached since the log function was generated, and watches that cannot be exact. Gateways call it once a minute, and
--- warn.
+-- detached since the log function was generated, watches that cannot be exact, and triggers that are missing or
+-- disabled. Gateways call it once a minute, and warn.
 create or replace function warden.unfit_watches() returns setof text
-language sql stable security definer set search_path = pg_catalog, pg_temp as $$
+language sql stable security definer set search_path = pg_catalog, pg_temp set jit = off as $$
+  with problems as materialized (select p.watch from warden.trigger_problems() p where p.name <> 'warden_org_id_immutable')
   select case when c.oid is null then pg_catalog.format('a dropped table (topic %s)', w.topic)
               else pg_catalog.format('%I.%I', n.nspname, c.relname) end
   from warden.watches w
@@ -157,7 +217,7 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
      or w.shape is distinct from warden.shape(warden.relations_of_document(w.relation))
      or not warden.has_current_documents(w)
      or not warden.is_exact_watch(w)
-     or exists (select from warden.members_without_trigger(w.relation, 'warden_log_insert'))
+     or w.id in (select p.watch from problems p)
      or exists (select from pg_catalog.pg_trigger g
                 where g.tgfoid = f.fn and not exists (select from warden.tree(w.relation) t where t = g.tgrelid))
   order by 1

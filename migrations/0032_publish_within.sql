@@ -58,7 +58,7 @@ begin
   from (
     select distinct pg_catalog.substr(t.key, 1, 1) as lower,
            case pg_catalog.get_byte(t.key, 0) when 255 then pg_catalog.decode(pg_catalog.repeat('ff', 33), 'hex')
-             else pg_catalog.set_byte('\x00', 0, pg_catalog.get_byte(t.key, 0) + 1) end as upper
+             else pg_catalog.set_byte(pg_catalog.decode('00', 'hex'), 0, pg_catalog.get_byte(t.key, 0) + 1) end as upper
     from unnest(taken) t(key)) bucket
   where (select count(*) from (
     select from warden.idempotency_keys u

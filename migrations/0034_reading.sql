@@ -64,11 +64,17 @@ $$;
 --   org_column    its column of the organisation, quoted
 --   key           the columns that identify a row, with their types
 --   columns       the visible columns: those that are not omitted, and that `authenticated` may SELECT
+--   entity        the entity topic of the table's events: its kind, and the column with the id. The column is null if
+--                 events do not contain it. Null if there is no entity topic
 --   document, key_document   SQL expressions about the row `n`
+--   partial_document   the same for the document without the columns whose values jsonb cannot represent
+--   position_conditions   SQL conditions about the row `n` by column: the value is null, or short enough for the
+--                 position of a page. They are there for the columns that can be ordered and have values of any length
 --   problem       why rows cannot be read
 --
 -- Columns have these fields: `name`, `type`, `is_ordered` (whether values can be compared), `is_text` (whether `like`
--- applies), `is_boolean`, `is_enum`, `is_nullable`, `collation` (as warden.collation_kind() returns it).
+-- applies), `is_boolean`, `is_enum`, `is_nullable`, `is_virtual` (a virtual generated column, whose expression may
+-- fail), `collation` (as warden.collation_kind() returns it).
 create or replace function warden.reading(topic text, columns text[], bytes_max int) returns jsonb
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $fn$
 declare
@@ -78,6 +84,7 @@ declare
   w warden.watches;
   selected warden.watches;
   described jsonb;
+  entity jsonb;
   hidden text[];
   problem text;
 begin
@@ -102,7 +109,7 @@ begin
            'name', c.name, 'type', pg_catalog.format_type(t.oid, -1), 'is_nullable',
            not a.attnotnull or a.attnum = any (warden.unvalidated_columns(a.attrelid)),
            'is_text', t.typcategory = 'S', 'is_boolean', t.oid = 'boolean'::regtype,
-           'is_enum', t.typtype = 'e',
+           'is_enum', t.typtype = 'e', 'is_virtual', a.attgenerated = 'v',
            'collation', warden.collation_kind(a.attcollation),
            'is_ordered', t.typtype = 'e' or t.oid = 'varchar'::regtype or exists (
              select from pg_catalog.pg_opclass o join pg_catalog.pg_am m on m.oid = o.opcmethod
@@ -115,6 +122,11 @@ begin
   join pg_catalog.pg_type t on t.oid = warden.base_type(c.type);
   if hidden && (w.key_columns || w.org_column::text) then
     return pg_catalog.jsonb_build_object('problem', 'role authenticated may not SELECT the columns of the key');
+  end if;
+  if w.entity_topic is not null then
+    entity := pg_catalog.jsonb_build_object('kind', w.entity_topic, 'column',
+      case when w.entity_topic_column::text <> all (w.omit_columns) or w.entity_topic_column::text = any (w.key_columns)
+           then w.entity_topic_column end);
   end if;
   w.omit_columns := w.omit_columns || hidden;
   selected := w;
@@ -130,7 +142,19 @@ begin
               from unnest(w.key_columns) with ordinality k (name, n)),
       'columns', (select coalesce(pg_catalog.jsonb_agg(described -> v.name::text order by v.number), '[]')
                   from warden.columns_of(w.relation) v where v.name::text <> all (w.omit_columns)),
+      'entity', entity,
       'key_document', warden.key_expression(w, 'n'),
+      'partial_document', warden.partial_document_expression(selected, 'n', bytes_max),
+      'position_conditions', (
+        -- A value of so few bytes is short when it is decompressed. So it may be, before its text is measured.
+        select coalesce(pg_catalog.jsonb_object_agg(v.name, pg_catalog.format(
+                 '(%1$s is not distinct from null or pg_catalog.pg_column_size(%1$s) <= 8192 and %2$s '
+                 'and pg_catalog.octet_length(pg_catalog.concat(%1$s)) <= 8192)',
+                 a.value, coalesce(warden.value_condition(a.value, v.type), 'true'))), '{}')
+        from warden.columns_of(w.relation) v
+        join pg_catalog.pg_type t on t.oid = warden.base_type(v.type) and t.typlen < 0
+        cross join lateral (select pg_catalog.format('n.%I', v.name) as value) a
+        where v.name::text <> all (w.omit_columns) and (described -> v.name::text ->> 'is_ordered')::boolean),
       'document', coalesce(warden.document_expression(selected, 'n', bytes_max), 'null::pg_catalog.jsonb'))
     from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
     where c.oid = w.relation);

@@ -61,10 +61,10 @@ begin
   end if;
   tag := pg_catalog.substr(warden.hmac_sha256(
     key,
-    '\x81' || pg_catalog.int8send(epoch[1]::bigint) || pg_catalog.decode(epoch[2], 'hex')
+    pg_catalog.decode('81', 'hex') || pg_catalog.int8send(epoch[1]::bigint) || pg_catalog.decode(epoch[2], 'hex')
       || pg_catalog.oidsend(epoch[3]::oid) || pg_catalog.uuid_send(seal_transaction.org_id)
       || pg_catalog.int8send(incarnation) || pg_catalog.int8send(number)), 1, 16);
-  pad := ('x' || pg_catalog.encode(pg_catalog.substr(warden.hmac_sha256(key, '\x82' || tag), 1, 8), 'hex'))
+  pad := ('x' || pg_catalog.encode(pg_catalog.substr(warden.hmac_sha256(key, pg_catalog.decode('82', 'hex') || tag), 1, 8), 'hex'))
            ::bit(64)::bigint;
   return pg_catalog.translate(
     pg_catalog.encode(pg_catalog.int8send(number # pad) || tag, 'base64'), '+/', '-_');

@@ -164,7 +164,7 @@ async fn a_key_follows_its_renamed_columns() {
 
 /// A column of a key: its type, and an SQL expression for one of three values. Some types have an equality
 /// that is wider than the bytes of a document.
-const TYPES: [(&str, &str); 12] = [
+const TYPES: [(&str, &str); 16] = [
     ("text collate blind", "(array['a', 'A', 'b'])[1 + {}]"),
     ("blind_text", "(array['a', 'A', 'b'])[1 + {}]"),
     ("bpchar", "rpad('a', 1 + {})"),
@@ -176,6 +176,10 @@ const TYPES: [(&str, &str); 12] = [
     ("timestamptz", "timestamptz '2026-01-01 12:00+03' + {} * interval '1 hour'"),
     ("numeric", "{} + 0.10"),
     ("boolean", "{} = 1"),
+    ("bytea", "decode(lpad({}::text, 2, '0'), 'hex')"),
+    ("cidr", "set_masklen(cidr '10.0.0.0/8', 8 + {})"),
+    ("macaddr", "('08:00:2b:01:02:0' || {})::macaddr"),
+    ("macaddr8", "('08:00:2b:01:02:03:04:0' || {})::macaddr8"),
     ("mood", "(array['sad', 'it''s', 'ok'])[1 + {}]::mood"),
 ];
 

@@ -4,7 +4,7 @@
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 
 use super::strings;
-use crate::harness::TestDb;
+use crate::harness::{TestDb, backend_peak};
 
 /// Largest growth of the writing session, in KiB. A row of each case has at most 200 KB in its table.
 const GROWTH_MAX: u64 = 64 * 1024;
@@ -32,14 +32,6 @@ const CASES: [(&str, bool, &str); 11] = [
     ),
 ];
 
-/// Largest address space of a session so far, in KiB. Resident memory would count the touched pages of shared
-/// buffers. Their number depends on the other work of the server, and the size of their mapping does not.
-fn peak(pid: i32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the backend exists");
-    let line = status.lines().find(|line| line.starts_with("VmPeak:")).expect("a line");
-    line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
-}
-
 #[tokio::test]
 async fn writes_need_a_small_multiple_of_the_row_whatever_unfolds_in_it() {
     let db = TestDb::create().await;
@@ -61,7 +53,7 @@ async fn writes_need_a_small_multiple_of_the_row_whatever_unfolds_in_it() {
             .execute(AssertSqlSafe(format!("insert into probe (id, org_id) values (0, '{org}')")))
             .await
             .expect("inserts");
-        let before = peak(pid);
+        let before = backend_peak(pid);
         for statement in [
             &format!("insert into probe select 1, '{org}', v from source"),
             "update probe set changes = changes + 1",
@@ -69,7 +61,7 @@ async fn writes_need_a_small_multiple_of_the_row_whatever_unfolds_in_it() {
             "delete from probe",
         ] {
             writer.execute(AssertSqlSafe(statement.to_owned())).await.expect("writes");
-            let growth = peak(pid).saturating_sub(before);
+            let growth = backend_peak(pid).saturating_sub(before);
             assert!(
                 growth < GROWTH_MAX,
                 "{statement} of {column_type}, as text: {as_text}, needs {growth} KiB: {value}"
@@ -115,14 +107,14 @@ async fn truncated_rows_of_many_columns_need_a_small_multiple_of_the_row() {
         ] {
             writer.execute(AssertSqlSafe(statement.to_owned())).await.expect("writes");
         }
-        let before = peak(pid);
+        let before = backend_peak(pid);
         for statement in [
             &format!("insert into probe select 1, '{org}', 0, {} from source", values.join(", ")),
             "update probe set changes = changes + 1 where id = 1",
             "delete from probe where id = 1",
         ] {
             writer.execute(AssertSqlSafe(statement.to_owned())).await.expect("writes");
-            let growth = peak(pid).saturating_sub(before);
+            let growth = backend_peak(pid).saturating_sub(before);
             assert!(
                 growth < TRUNCATED_GROWTH_MAX,
                 "{statement:.100} of {count} columns of {column_type} needs {growth} KiB"
@@ -145,7 +137,7 @@ async fn published_documents_are_not_unfolded_to_be_rejected() {
     .await;
     let mut writer = PgConnection::connect(db.url()).await.expect("connects");
     let pid: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut writer).await.expect("a pid");
-    let before = peak(pid);
+    let before = backend_peak(pid);
     let publish = format!(
         "select warden.publish('{org}', 'calls', 'call.noted', v) from source where jsonb_array_length(v)"
     );
@@ -153,6 +145,6 @@ async fn published_documents_are_not_unfolded_to_be_rejected() {
         let error = writer.execute(AssertSqlSafe(format!("{publish} {limit}"))).await.expect_err("too large");
         assert!(error.to_string().contains(part), "{error}");
     }
-    let growth = peak(pid).saturating_sub(before);
+    let growth = backend_peak(pid).saturating_sub(before);
     assert!(growth < GROWTH_MAX, "{growth} KiB");
 }

@@ -1,5 +1,6 @@
 //! Settings of the session that writes: under each of them, a statement on a watched table succeeds where it
-//! does on an unwatched one, in a transaction that is committed in two phases, and logs the same events.
+//! does on an unwatched one, in a transaction that is committed in two phases, and logs the same events. DDL
+//! gives the watched tables the same triggers and log functions, and Warden's own functions can be called.
 //!
 //! The suite checks those that are known to matter and a random sample (`WARDEN_SEED`); `WARDEN_SETTINGS=all`
 //! checks all of `pg_settings`, each Boolean and enumeration with all values, each number with its least and
@@ -11,35 +12,40 @@ use uuid::Uuid;
 use super::strings;
 use crate::harness::TestDb;
 
-/// Settings of the suite's sample, beside [`ALWAYS`].
+/// Settings of the suite's sample, beside [`DIALECT`] and [`ALWAYS`].
 const SAMPLE: usize = 20;
 
-/// Settings that every run checks: how names, literals and values are read and printed, and who writes how.
-const ALWAYS: [(&str, &str); 24] = [
-    ("search_path", ""),
-    ("search_path", "hostile, pg_catalog"),
+/// Settings that every run checks one by one: how names, literals and values are read and printed. With
+/// all of them in one session, the suite alters tables and calls functions.
+const DIALECT: [(&str, &str); 12] = [
     ("search_path", "hostile, pg_catalog, public, watched"),
-    ("search_path", "nowhere"),
-    ("search_path", "pg_temp, pg_catalog"),
     ("standard_conforming_strings", "off"),
     ("backslash_quote", "off"),
-    ("escape_string_warning", "on"),
     ("transform_null_equals", "on"),
     ("array_nulls", "off"),
     ("quote_all_identifiers", "on"),
     ("bytea_output", "escape"),
     ("DateStyle", "German, DMY"),
     ("IntervalStyle", "sql_standard"),
-    ("TimeZone", "America/St_Johns"),
     ("extra_float_digits", "-15"),
+    ("plpgsql.variable_conflict", "use_column"),
+    ("plpgsql.extra_errors", "all"),
+];
+
+/// Other settings that every run checks one by one.
+const ALWAYS: [(&str, &str); 12] = [
+    ("search_path", ""),
+    ("search_path", "hostile, pg_catalog"),
+    ("search_path", "nowhere"),
+    ("search_path", "pg_temp, pg_catalog"),
+    ("escape_string_warning", "on"),
+    ("TimeZone", "America/St_Johns"),
     ("xmloption", "document"),
     ("client_encoding", "LATIN1"),
     ("default_transaction_isolation", "serializable"),
     ("row_security", "off"),
     ("role", "authenticated"),
     ("lock_timeout", "20000"),
-    ("plpgsql.variable_conflict", "use_column"),
-    ("plpgsql.extra_errors", "all"),
 ];
 
 /// All other settings that a session may change, with values. `session_replication_role` is left out:
@@ -58,13 +64,15 @@ async fn no_setting_of_a_session_fails_or_changes_its_writes() {
     db.run(include_str!("settings/tables.sql")).await;
     let org = db.create_org().await;
     db.run(format!("update sources set org_id = '{org}'")).await;
-    let mut settings: Vec<(String, String)> = ALWAYS.map(|(n, v)| (n.to_owned(), v.to_owned())).into();
+    let mut settings: Vec<(String, String)> =
+        DIALECT.into_iter().chain(ALWAYS).map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
     let mut others: Vec<(String, String)> = strings(&db, OTHERS)
         .await
         .iter()
         .map(|s| s.split_once('=').map(|(n, v)| (n.to_owned(), v.to_owned())).expect("name=value"))
         .collect();
-    if std::env::var("WARDEN_SETTINGS").is_err() {
+    let is_complete = std::env::var("WARDEN_SETTINGS").is_ok();
+    if !is_complete {
         let seed = std::env::var("WARDEN_SEED")
             .ok()
             .and_then(|s| s.parse().ok())
@@ -77,6 +85,10 @@ async fn no_setting_of_a_session_fails_or_changes_its_writes() {
 
     let expected = write(&db, org, &[]).await.expect("writes").expect("writes");
     assert_eq!(expected.len(), 18, "{expected:#?}");
+    let follows = alter(&db, org, &[]).await.expect("alters").expect("alters");
+    // The writing trigger of `logs` needs the order triggers of that table and of its partitions.
+    assert!(follows.iter().filter(|line| line.contains("warden_begin_insert")).count() == 4, "{follows:#?}");
+    granted_functions_are_called(&db).await;
     let (mut wrong, mut left_out) = (Vec::new(), Vec::new());
     for (name, value) in &settings {
         let setting = format!("{name} = {value:?}");
@@ -85,6 +97,20 @@ async fn no_setting_of_a_session_fails_or_changes_its_writes() {
             Ok(Ok(events)) => wrong.push(format!("{setting}: {}", difference(&expected, &events))),
             Ok(Err(e)) => wrong.push(format!("{setting}: {e}")),
             Err(e) => left_out.push(format!("{setting}: {e}")),
+        }
+    }
+    // DDL takes seconds, so the suite checks some of the settings at once.
+    let dialects = if is_complete {
+        settings.iter().map(|(name, value)| vec![(name.as_str(), value.as_str())]).collect()
+    } else {
+        vec![DIALECT.to_vec()]
+    };
+    for dialect in dialects {
+        match alter(&db, org, &dialect).await {
+            Ok(Ok(state)) if state == follows => {}
+            Ok(Ok(state)) => wrong.push(format!("{dialect:?}, DDL: {}", difference(&follows, &state))),
+            Ok(Err(e)) => wrong.push(format!("{dialect:?}, DDL: {e}")),
+            Err(e) => assert!(is_complete, "the plain tables cannot be altered: {e}"),
         }
     }
     eprintln!("{} settings, of which these fail without a watch too: {left_out:#?}", settings.len());
@@ -122,17 +148,79 @@ async fn write(
 
 /// Runs the statements of `writes.sql` in one transaction, which is committed in two phases.
 async fn attempt(db: &TestDb, place: &str, org: Uuid, settings: &[(&str, &str)]) -> Result<(), sqlx::Error> {
-    let mut session = PgConnection::connect(db.url()).await?;
-    session.execute("do 'begin end'").await?;
-    for (name, value) in settings {
-        sqlx::query("select set_config($1, $2, false)").bind(name).bind(value).execute(&mut session).await?;
-    }
-    session.execute("begin").await?;
-    let writes = include_str!("settings/writes.sql").replace("{place}", place);
-    for statement in writes.replace("{org}", &org.to_string()).split_inclusive(";\n") {
-        session.execute(sqlx::raw_sql(AssertSqlSafe(statement.to_owned()))).await?;
-    }
+    let mut session = begin(db, settings).await?;
+    run(&mut session, include_str!("settings/writes.sql"), place, org).await?;
     session.execute(sqlx::raw_sql(AssertSqlSafe(format!("prepare transaction '{}'", db.name)))).await?;
     session.execute(sqlx::raw_sql(AssertSqlSafe(format!("commit prepared '{}'", db.name)))).await?;
     session.close().await
+}
+
+/// Begins a transaction in a session with these settings.
+async fn begin(db: &TestDb, settings: &[(&str, &str)]) -> Result<PgConnection, sqlx::Error> {
+    let mut session = PgConnection::connect(db.url()).await?;
+    session.execute("do 'begin end'").await?;
+    for (name, value) in settings {
+        sqlx::query("select pg_catalog.set_config($1, $2, false)")
+            .bind(name)
+            .bind(value)
+            .execute(&mut session)
+            .await?;
+    }
+    session.execute("begin").await?;
+    Ok(session)
+}
+
+/// Runs the statements of a script one by one.
+async fn run(session: &mut PgConnection, script: &str, place: &str, org: Uuid) -> Result<(), sqlx::Error> {
+    let script = script.replace("{place}", place).replace("{org}", &org.to_string());
+    for statement in script.split_inclusive(";\n") {
+        session.execute(sqlx::raw_sql(AssertSqlSafe(statement.to_owned()))).await?;
+    }
+    Ok(())
+}
+
+/// The triggers and log functions of the watched tables, and what was logged in the transaction.
+const STATE: &str = r#"
+    select concat_ws(' ', c.relname, g.tgname, g.tgargs, p.proname, md5(replace(p.prosrc, '"', '')))
+    from pg_trigger g join pg_class c on c.oid = g.tgrelid join pg_proc p on p.oid = g.tgfoid
+    where c.relnamespace = 'watched'::regnamespace and not g.tgisinternal
+    union all
+    select concat_ws(' ', topic, event, data, old) from warden.events where xid = pg_current_xact_id()
+    order by 1"#;
+
+/// Alters the watched tables with these settings in a transaction that is rolled back, writes to them, and
+/// calls Warden's functions. Returns the state before the rollback, or the error; an outer error if the
+/// unwatched tables cannot be altered either.
+async fn alter(
+    db: &TestDb,
+    org: Uuid,
+    settings: &[(&str, &str)],
+) -> Result<Result<Vec<String>, sqlx::Error>, sqlx::Error> {
+    let changes = include_str!("settings/changes.sql");
+    let mut session = begin(db, settings).await?;
+    run(&mut session, changes, "plain", org).await?;
+    session.execute("rollback").await?;
+    session.execute("begin").await?;
+    for script in [changes, include_str!("settings/calls.sql")] {
+        if let Err(e) = run(&mut session, script, "watched", org).await {
+            return Ok(Err(e));
+        }
+    }
+    session.execute("reset all").await?;
+    let state = sqlx::query_scalar(STATE).fetch_all(&mut session).await;
+    session.close().await?;
+    Ok(state)
+}
+
+/// Every function that Warden grants to a back end or a gateway is among the calls.
+async fn granted_functions_are_called(db: &TestDb) {
+    let granted = strings(
+        db,
+        "select distinct p.proname from pg_proc p, aclexplode(p.proacl) a
+         where p.pronamespace = 'warden'::regnamespace and a.grantee::regrole::text ~ '^warden_(gateway|publisher)$'",
+    )
+    .await;
+    let calls = include_str!("settings/calls.sql");
+    let missing: Vec<_> = granted.iter().filter(|name| !calls.contains(&format!("warden.{name}("))).collect();
+    assert!(missing.is_empty(), "{missing:?}");
 }

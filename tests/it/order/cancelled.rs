@@ -133,7 +133,7 @@ async fn a_row_is_logged_as_created_after_a_move_without_its_other_half() {
 /// take about 100 bytes each.
 #[tokio::test]
 async fn an_update_of_many_rows_of_which_one_moves_takes_little_memory() {
-    const ROWS: i64 = 100_000;
+    const ROWS: i64 = 70_000;
     let db = TestDb::create().await;
     let org = db.create_org().await.to_string();
     let mut session = PgConnection::connect(db.url()).await.expect("connects");

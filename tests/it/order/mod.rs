@@ -3,6 +3,7 @@
 mod cancelled;
 mod merge;
 mod moves;
+mod names;
 mod needs;
 mod programs;
 mod published;
@@ -25,7 +26,7 @@ type Rows = HashMap<(String, i64), Value>;
 async fn apply(db: &mut PgConnection, after: i64, rows: &mut Rows) -> Result<i64, String> {
     let events = sqlx::query(
         "select id, topic, split_part(event, '.', 2) as event, data, old from warden.events
-         where id > $1 and topic in ('a', 'b') order by id",
+         where id > $1 and topic in ('a', 'b', 'c') order by id",
     )
     .bind(after)
     .fetch_all(db)
@@ -61,14 +62,19 @@ fn difference(before: &Value, after: &Value) -> Value {
     Value::Object(changed.map(|(column, value)| (column.clone(), value.clone())).collect::<Map<_, _>>())
 }
 
-async fn table_rows(db: &mut PgConnection) -> Rows {
-    let rows = sqlx::query(
-        "select 'a' as topic, id::bigint, to_jsonb(a) as data from a
-         union all select 'b', id::bigint, to_jsonb(b) from b",
+/// The query of all rows of the program's tables.
+async fn query_of_rows(db: &mut PgConnection) -> String {
+    sqlx::query_scalar(
+        "select string_agg(format('select %L as topic, id::bigint, to_jsonb(%I) as data from %I', t, t, t), ' union all ')
+         from unnest('{a,b,c}'::text[]) t where to_regclass(t) is not null",
     )
-    .fetch_all(db)
+    .fetch_one(db)
     .await
-    .expect("reads the rows");
+    .expect("reads the tables")
+}
+
+async fn table_rows(db: &mut PgConnection, query: &str) -> Rows {
+    let rows = sqlx::query(AssertSqlSafe(query.to_owned())).fetch_all(db).await.expect("reads the rows");
     rows.iter().map(|row| ((row.get("topic"), row.get("id")), row.get("data"))).collect()
 }
 
@@ -79,6 +85,7 @@ async fn check(db: &mut PgConnection, program: &programs::Program) -> Result<usi
         .fetch_one(&mut *db)
         .await
         .expect("reads the log");
+    let query_of_rows = query_of_rows(db).await;
     let mut rows = Rows::new();
     let mut succeeded = 0;
     for (n, script) in program.scripts.iter().enumerate() {
@@ -100,7 +107,7 @@ async fn check(db: &mut PgConnection, program: &programs::Program) -> Result<usi
             }
         }
         last = apply(db, last, &mut rows).await.map_err(|e| format!("script {n}: {e}"))?;
-        let table = table_rows(db).await;
+        let table = table_rows(db, &query_of_rows).await;
         if table != rows {
             return Err(format!("script {n}: the table is {table:?}, the client has {rows:?}"));
         }

@@ -11,7 +11,7 @@ use crate::harness::TestDb;
 const BODIES: [&str; 7] = [
     "",
     "",
-    "insert into c values (1);",
+    "insert into notes values (1);",
     "insert into b values (coalesce(new.id, old.id), 'ORG', 0) on conflict (id) do update set v = b.v + 1;",
     "update a set r = 32 - r where id = 6 and id <> coalesce(new.id, old.id);",
     "update a set v = v + 1 where id = 5; delete from a where id = 7 and coalesce(new.id, old.id) <> 7;",
@@ -44,7 +44,7 @@ impl Random {
 
     fn schema(&mut self) -> String {
         let body = self.one(&BODIES);
-        let mut sql = "drop table if exists a, b, c cascade;
+        let mut sql = "drop table if exists a, b, c, notes cascade;
             drop sequence if exists ids;
             create sequence ids start 10;
             create table a (id int not null, org_id uuid not null, r int not null, v int,
@@ -58,7 +58,7 @@ impl Random {
             create table a_high0 partition of a_high for values with (modulus 2, remainder 0);
             create table a_high1 partition of a_high for values with (modulus 2, remainder 1);
             create table b (id int primary key, org_id uuid not null, v int);
-            create table c (id int);
+            create table notes (id int);
             select warden.watch('a', 'a', 'a'), warden.watch('b', 'b', 'b');"
             .to_owned();
         if !body.is_empty() {

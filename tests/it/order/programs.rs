@@ -1,5 +1,5 @@
-//! Random programs: two watched tables with triggers, keys and rules, and statements on them. Keys and values
-//! are few, so that changes collide.
+//! Random programs: three watched tables with triggers, keys and rules, and statements on them. Keys and
+//! values are few, so that changes collide.
 
 use fastrand::Rng;
 use uuid::Uuid;
@@ -13,7 +13,7 @@ pub struct Program {
     pub scripts: Vec<String>,
 }
 
-const TABLES: [&str; 2] = ["a", "b"];
+const TABLES: [&str; 3] = ["a", "b", "c"];
 
 /// The program of a seed. `has_merge` is false before PostgreSQL 15.
 pub fn program(seed: u64, org: Uuid, has_merge: bool) -> Program {
@@ -35,12 +35,14 @@ impl Random {
     }
 
     fn schema(&mut self) -> String {
-        let mut sql = String::from("drop table if exists a, b cascade;");
+        let mut sql = String::from("drop table if exists a, b, c cascade;");
         for table in TABLES {
             let key = self.one(&[
                 "",
                 "",
                 "references a (id) on delete cascade on update cascade",
+                if table == "c" { "references b (id) on delete cascade on update cascade" } else { "" },
+                "default 1 references a (id) on delete set default on update cascade",
                 "references a (id) on delete set null on update cascade deferrable initially deferred",
             ]);
             let other = self.one(&["", "", "references a (id) on delete set null on update cascade"]);
@@ -59,15 +61,33 @@ impl Random {
         for table in TABLES {
             sql += &format!("select warden.watch('{table}', '{table}', '{table}');");
         }
-        sql += "grant all on a, b to authenticated;";
+        sql += "grant all on a, b, c to authenticated;";
         for n in 0..self.rng.usize(1..5) {
             sql += &self.trigger(n);
         }
+        sql += &self.view();
         if self.rng.u8(..6) == 0 {
             sql += "create rule also as on update to a where old.id = 2
                       do also update b set v = coalesce(v, 0) + 1 where id = old.id;";
         }
         sql
+    }
+
+    /// A view whose trigger writes to the tables instead.
+    fn view(&mut self) -> String {
+        let target = self.one(&TABLES);
+        let change = self.change(target, "new.id");
+        format!(
+            "create view shown as select id, org_id, v from b;
+             create or replace function show() returns trigger language plpgsql as $$
+             begin
+               insert into b (id, org_id, v) values (new.id, new.org_id, new.v)
+                 on conflict (id) do update set v = excluded.v;
+               {change};
+               return new;
+             end $$;
+             create trigger show instead of insert or update on shown for each row execute function show();"
+        )
     }
 
     fn trigger(&mut self, n: usize) -> String {
@@ -87,6 +107,20 @@ impl Random {
             let target = self.one(&TABLES);
             change = format!("{change}; {}", self.change(target, key));
         }
+        let assignments = ["new.v := coalesce(new.v, 0) + 1", "new.p := null", "new.q := new.id"];
+        if timing == "before" && level == "row" && event != "delete" && self.rng.bool() {
+            change = format!("{}; {change}", self.one(&assignments));
+        }
+        let has_rows =
+            (timing, level) == ("after", "statement") && !event.contains(" or ") && self.rng.bool();
+        if has_rows {
+            change = format!("update {target} set v = 1 where id in (select id from given); {change}");
+        }
+        let given = match event {
+            _ if !has_rows => "",
+            "delete" => "referencing old table as given",
+            _ => "referencing new table as given",
+        };
         if self.rng.u8(..5) == 0 {
             change = format!("begin {change}; exception when others then null; end");
         }
@@ -107,7 +141,7 @@ impl Random {
                if {condition} then {change}; end if;
                return {};
              end $$;
-             create {kind} {}_{n} {timing} {event} on {table} {deferrable} for each {level}
+             create {kind} {}_{n} {timing} {event} on {table} {deferrable} {given} for each {level}
                execute function change_{n}();",
             self.one(&["", "security definer", "set search_path = public"]),
             match (level, event) {
@@ -115,7 +149,7 @@ impl Random {
                 (_, "delete") => "old",
                 _ => "new",
             },
-            self.one(&["a", "z"]),
+            self.one(&["a", "z", "é"]),
         )
     }
 
@@ -197,8 +231,13 @@ impl Random {
     }
 
     fn statement(&mut self) -> String {
-        let (table, key) = (self.one(&TABLES), self.key());
-        if self.rng.u8(..4) == 0 { self.query() } else { self.change(table, &key) }
+        let (table, key, value, org) = (self.one(&TABLES), self.key(), self.value(), self.org);
+        match self.rng.u8(..12) {
+            0..3 => self.query(),
+            3 => format!("insert into shown values ({key}, '{org}', {value})"),
+            4 => format!("update shown set v = {value} where id >= {key}"),
+            _ => self.change(table, &key),
+        }
     }
 
     fn script(&mut self) -> String {

@@ -6,7 +6,7 @@ use sqlx::{AssertSqlSafe, Connection as _};
 use uuid::Uuid;
 
 use super::{current_tx, expect_written, write};
-use crate::harness::{Post, TestDb, TestGateway, token};
+use crate::harness::{Client, Post, TestDb, TestGateway, token};
 
 const PATH: &str = "/v1/covers";
 
@@ -70,6 +70,46 @@ async fn a_cursor_covers_the_transactions_before_it_and_no_later_one() {
         assert_eq!((status, &problem["code"]), (400, &json!("invalid_question")), "{body}: {problem}");
     }
     assert_eq!(ask(&t, "no token", &covered(&after)).await.0, 401);
+    t.gateway.stop().await;
+}
+
+/// A transaction whose last event belongs to another organisation.
+#[tokio::test]
+async fn the_last_event_of_an_organisation_in_a_batch_covers_the_batch() {
+    let t = TestGateway::start().await;
+    let (org, other) = (t.db.create_org().await, t.db.create_org().await);
+    let mut live = t.connect(org).await;
+    let since = live.join("calls").await["cursor"].clone();
+    let mut connection = PgConnection::connect(t.db.url()).await.expect("connects");
+    let mut transaction = connection.begin().await.expect("begins");
+    let tx = current_tx(&mut transaction, org).await;
+    for owner in [org, org, other] {
+        let publish = format!("select warden.publish('{owner}', 'calls', 'test.note')");
+        sqlx::raw_sql(AssertSqlSafe(publish)).execute(&mut *transaction).await.expect("publishes");
+    }
+    transaction.commit().await.expect("commits");
+    let from_log = TestGateway::gateway(&t.db, |config| config.limits.recent.bytes_max = 0).await;
+    let mut resumed =
+        [t.connect(org).await, Client::connect(from_log.public_addr(), &token(org, &json!({}))).await];
+    for client in &mut resumed {
+        client.join_with("calls", json!({"since": since})).await;
+    }
+    let [memory, log] = resumed;
+    for mut client in [live, memory, log] {
+        let first = client.expect_event("calls", "test.note").await.payload["cursor"].clone();
+        let last = client.expect_only("calls", "test.note").await.payload["cursor"].clone();
+        expect(&t, org, json!({"cursor": first, "tx": tx}), json!({"covered": false})).await;
+        expect(&t, org, json!({"cursor": last, "tx": tx}), json!({"covered": true})).await;
+        // The first cursor still lacks the second event, and the last one lacks none.
+        let mut client = t.connect(org).await;
+        client.join_with("calls", json!({"since": first})).await;
+        client.expect_only("calls", "test.note").await;
+        let mut client = t.connect(org).await;
+        client.join_with("calls", json!({"since": last})).await;
+        t.db.publish(org, "calls", "test.after").await;
+        client.expect_event("calls", "test.after").await;
+    }
+    from_log.stop().await;
     t.gateway.stop().await;
 }
 

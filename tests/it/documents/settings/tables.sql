@@ -32,6 +32,7 @@ insert into sources values
    '{"b": 1e2}', '{a,NULL}', 'Loud', 'ab', '10.0.0.1', '<a/>'),
   (2, null, 2, 0, null, 'infinity', '-infinity', null, 'NaN', null, 'NaN', null, null, null, '{}', null, null, null, null);
 grant select on sources to authenticated;
+select warden.begin_epoch();
 select warden.watch('watched.parents', 'probe_parents', 'parent', visibility => 'organisation'),
        warden.watch('watched.notes', 'probe_notes', 'note', visibility => 'organisation'),
        warden.watch('watched.logs', 'probe_logs', 'log', visibility => 'organisation');

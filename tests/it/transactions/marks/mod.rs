@@ -75,6 +75,78 @@ async fn a_mark_follows_the_batch_on_all_topics_and_names_those_that_the_token_m
     t.gateway.stop().await;
 }
 
+/// `org` and entity topics need not be named: at any mark, all their events up to it have arrived.
+#[tokio::test]
+async fn a_mark_follows_the_batch_on_org_and_entity_topics_too() {
+    let t = TestGateway::start().await;
+    let org = t.db.create_org().await;
+    let call = t.db.insert_call(org).await;
+    let topics = [format!("call:{call}"), "calls".to_owned(), "org".to_owned()];
+    let mut client = t.connect(org).await;
+    let mut since = String::new();
+    for topic in &topics {
+        since = join(&mut client, topic, json!({})).await;
+    }
+    t.db.run(format!(
+        "begin; update calls set status = 'completed' where id = '{call}';
+         insert into call_logs (org_id, call_id) values ('{org}', '{call}'); commit"
+    ))
+    .await;
+    let mut events = Vec::new();
+    for _ in 0..5 {
+        let event = client.next_event().await;
+        assert_ne!(event.name, "warden.mark", "a mark follows all events: {events:?}");
+        events.push((event.topic, event.name));
+    }
+    let expected = [
+        (&topics[0], "call.updated"),
+        (&topics[0], "call_log.created"),
+        (&topics[1], "call.updated"),
+        (&topics[2], "call.updated"),
+        (&topics[2], "call_log.created"),
+    ];
+    events.sort();
+    assert_eq!(events, expected.map(|(topic, name)| (topic.clone(), name.to_owned())));
+    let cursor = expect_marks(
+        &mut client,
+        [
+            (&topics[0], &["call_logs", "calls"]),
+            (&topics[1], &["call_logs"]),
+            (&topics[2], &["call_logs", "calls"]),
+        ],
+    )
+    .await;
+
+    // An event that only `org` carries of these: the other topics are complete at its mark too.
+    t.db.run(format!("insert into recordings (org_id) values ('{org}')")).await;
+    client.expect_event("org", "recording.created").await;
+    let last = expect_marks(&mut client, [("org", &["recordings"])]).await;
+    client.expect_silence().await;
+    for (cursor, expected) in [(&since, 5 + 1), (&cursor, 1), (&last, 0)] {
+        let mut client = t.connect(org).await;
+        let mut missed = 0;
+        for topic in &topics {
+            client.join_with(topic, json!({"since": cursor, "marks": true})).await;
+            while client.next_event().await.name != "warden.mark" {
+                missed += 1;
+            }
+        }
+        assert_eq!(missed, expected);
+    }
+    t.gateway.stop().await;
+}
+
+/// Expects marks of one position that name these topics. Returns their cursor.
+async fn expect_marks<const N: usize>(client: &mut Client, named: [(&str, &[&str]); N]) -> String {
+    let mut cursor = None;
+    for (topic, named) in named {
+        let mark = client.expect_event(topic, "warden.mark").await;
+        assert_eq!(mark.payload["topics"], json!(named), "{topic}");
+        assert_eq!(mark.cursor(), cursor.get_or_insert_with(|| mark.cursor().to_owned()));
+    }
+    cursor.expect("a mark")
+}
+
 #[tokio::test]
 async fn a_mark_ends_every_replay_and_every_snapshot() {
     let t = TestGateway::start().await;
