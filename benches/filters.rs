@@ -38,7 +38,7 @@ fn columns() -> Columns {
         let is_text = kind == "text";
         serde_json::json!({
             "name": name, "type": kind, "is_nullable": true, "is_ordered": true, "is_text": is_text,
-            "is_boolean": false, "is_enum": false, "collation": is_text.then_some("bytes")
+            "is_boolean": false, "is_enum": false, "is_virtual": false, "collation": is_text.then_some("bytes")
         })
     };
     serde_json::from_value(COLUMNS.into_iter().map(column).collect()).expect("columns")
@@ -73,7 +73,7 @@ fn measure(bencher: Bencher<'_, '_>, index: &FilterIndex, columns: &Columns) {
         for (data, old) in &events {
             let row = Row::new(columns, black_box(data)).expect("an object");
             let before = row.before(columns, black_box(old));
-            black_box(index.verdicts(&Change { row, before }));
+            black_box(index.verdicts(&Change { row, before, entity: None }));
         }
     });
 }

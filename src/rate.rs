@@ -85,8 +85,16 @@ impl Bucket {
     /// # Errors
     /// The time until there are enough tokens.
     pub fn take(&mut self, rate: Rate, count: u32, now: Instant) -> Result<(), Duration> {
+        self.take_leaving(rate, count, 0, now)
+    }
+
+    /// Takes this many tokens, or none if fewer than `left` would remain.
+    ///
+    /// # Errors
+    /// The time until there are enough tokens.
+    pub fn take_leaving(&mut self, rate: Rate, count: u32, left: u32, now: Instant) -> Result<(), Duration> {
         let full_at = self.full_at.max(now) + rate.time_of(count);
-        let latest = now + rate.time_of(rate.burst.get());
+        let latest = now + rate.time_of(rate.burst.get().saturating_sub(left));
         if full_at > latest {
             return Err(full_at - latest);
         }
@@ -123,6 +131,19 @@ mod tests {
         assert_eq!(bucket.take(rate, 3, later), Ok(()));
         assert!(bucket.take(rate, 1, later).is_err());
         assert!(Bucket::full(later).take(rate, 4, later).is_err());
+    }
+
+    #[test]
+    fn tokens_that_are_left_remain_for_others() {
+        let (rate, start) = (Rate::new(10, 4), Instant::now());
+        let mut bucket = Bucket::full(start);
+        for _ in 0..2 {
+            assert_eq!(bucket.take_leaving(rate, 1, 2, start), Ok(()));
+        }
+        assert_eq!(bucket.take_leaving(rate, 1, 2, start), Err(Duration::from_millis(100)));
+        assert_eq!(bucket.take(rate, 2, start), Ok(()));
+        assert_eq!(bucket.take_leaving(rate, 1, 2, start), Err(Duration::from_millis(300)));
+        assert_eq!(bucket.take_leaving(rate, 1, 2, start + Duration::from_millis(300)), Ok(()));
     }
 
     #[test]

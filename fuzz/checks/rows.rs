@@ -36,7 +36,7 @@ static COLUMNS: LazyLock<Columns> = LazyLock::new(|| {
     let column = |(name, kind): (&str, &str)| {
         serde_json::json!({
             "name": name, "type": kind, "is_nullable": true, "is_ordered": true, "is_text": kind == "text",
-            "is_boolean": kind == "boolean", "is_enum": false, "collation": null
+            "is_boolean": kind == "boolean", "is_enum": false, "is_virtual": false, "collation": null
         })
     };
     let columns = [

@@ -13,8 +13,9 @@ const MEBIBYTES_MAX: i64 = 1024 * 1024;
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Memory")]
 pub(super) struct MemoryArgs {
-    /// Mebibytes above sessions: queues of fan-out, replays, pages of rows, recent events, cursors, log
-    /// pages, requests that publish, handshakes, revocations, organisations, addresses
+    /// Mebibytes above sessions: queues of fan-out, outboxes, filters of joins, replays, pages of rows,
+    /// recent events, cursors, log pages, requests that publish, handshakes, revocations, organisations,
+    /// addresses
     #[arg(long, env = "WARDEN_MEMORY_MIB", value_name = "MIB", default_value_t = (BUDGET_DEFAULT / MIB) as u32,
           value_parser = clap::value_parser!(u32).range((BUDGET_MIN / MIB) as i64..=MEBIBYTES_MAX))]
     memory_mib: u32,
@@ -70,18 +71,18 @@ mod tests {
 
     #[test]
     fn the_budget_is_divided_and_explicit_limits_must_fit() {
-        let larger = config(&["--memory-mib", "928"]).expect("is valid").limits;
-        assert_eq!((larger.memory_bytes_max, larger.replay.memory_bytes_max), (928 * MIB, 224 * MIB));
+        let larger = config(&["--memory-mib", "880"]).expect("is valid").limits;
+        assert_eq!((larger.memory_bytes_max, larger.replay.memory_bytes_max), (880 * MIB, 160 * MIB));
         let long_heads = config(&["--token-bytes", "65536"]).expect("is valid").limits;
         assert!(long_heads.memory_for_pending() <= long_heads.memory_bytes_max);
 
         let error = config(&["--pending-max", "4000"]).err().expect("too many");
         assert!(
-            error.contains("WARDEN_PENDING_MAX is 4000") && error.contains("WARDEN_MEMORY_MIB to 909"),
+            error.contains("WARDEN_PENDING_MAX is 4000") && error.contains("WARDEN_MEMORY_MIB to 1043"),
             "{error}"
         );
-        config(&["--pending-max", "4000", "--memory-mib", "909"]).expect("is enough");
-        for beyond in ["255", "1048577", "0"] {
+        config(&["--pending-max", "4000", "--memory-mib", "1043"]).expect("is enough");
+        for beyond in ["319", "1048577", "0"] {
             assert!(config(&["--memory-mib", beyond]).is_err(), "{beyond}");
         }
     }
@@ -90,9 +91,14 @@ mod tests {
     fn help_names_the_budget_and_what_it_covers() {
         let help =
             Line::command().render_long_help().to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-        for word in
-            ["WARDEN_MEMORY_MIB", "[default: 512]", "above sessions", "replays", "handshakes", "revocations"]
-        {
+        for word in [
+            "WARDEN_MEMORY_MIB",
+            "[default: 512]",
+            "above sessions",
+            "outboxes",
+            "filters of joins",
+            "handshakes",
+        ] {
             assert!(help.contains(word), "{word}");
         }
     }

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde::Deserialize;
+
 use super::column::Columns;
 use super::error::FilterError;
-use super::evaluate::{Filter, Node};
-use super::index::{Change, Verdict};
+use super::evaluate::Filter;
 use super::row::Row;
 use super::select::Selection;
 use super::syntax::Condition;
+use super::verdict::{Change, Verdict};
 
 /// Columns of a table at one time.
 #[derive(Debug)]
@@ -20,13 +22,27 @@ pub struct TableColumns {
     pub columns: Columns,
     /// The columns that identify a row.
     pub key: Selection,
+    /// The entity topic that events of the table reach.
+    pub entity: Option<EntityTopic>,
     /// Number of [`TableChecks`] that had begun before the description was read.
     pub checks: u64,
 }
 
+/// The entity topic that events of a table reach, as `warden.reading()` describes it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct EntityTopic {
+    /// Kind of the entity.
+    pub kind: String,
+    /// Column with the entity's id. None if events do not contain it.
+    pub column: Option<String>,
+}
+
 impl PartialEq for TableColumns {
     fn eq(&self, other: &Self) -> bool {
-        self.version == other.version && self.columns == other.columns && self.key == other.key
+        self.version == other.version
+            && self.columns == other.columns
+            && self.key == other.key
+            && self.entity == other.entity
     }
 }
 
@@ -57,7 +73,9 @@ impl TableColumns {
             Some(old) => Some(row.before(&self.columns, old)?),
             None => None,
         };
-        Some(Change { row, before })
+        let entity = self.entity.as_ref().and_then(|entity| entity.column.as_deref());
+        let entity = entity.and_then(|column| self.columns.position_in_rows(column));
+        Some(Change { row, before, entity })
     }
 }
 
@@ -104,14 +122,15 @@ impl ChannelFilter {
         self
     }
 
-    /// The rows that both filters select, with the columns that the client selects. None if the filters were
+    /// The rows that both filters select, with the columns that the client selects. On a row that the token
+    /// does not select, or may not select, what the client asks for changes nothing. None if the filters were
     /// compiled for different descriptions of the table.
     #[must_use]
     pub fn both(signed: Self, asked: Self) -> Option<Self> {
         if signed.table != asked.table {
             return None;
         }
-        let filter = Filter::new(Node::group(vec![signed.filter.root(), asked.filter.root()], true));
+        let filter = signed.filter.and_then(&asked.filter);
         let bytes = signed.bytes + asked.bytes;
         Some(Self { table: signed.table, filter, select: asked.select, bytes, is_signed: true })
     }
@@ -125,12 +144,11 @@ impl ChannelFilter {
             && self.table == other.table
     }
 
-    /// Meaning of an event: None if the filter selects its row neither before nor after the change.
+    /// Meaning of an event: None if the filter selects its row neither before nor after the change. On an
+    /// entity topic, a row that was about another entity before was not selected.
     #[must_use]
-    pub fn verdict(&self, data: &str, old: Option<&str>) -> Option<Verdict> {
-        match self.table.change(data, old) {
-            Some(change) => self.filter.verdict(&change),
-            None => Some(Verdict::Unknown),
-        }
+    pub fn verdict(&self, data: &str, old: Option<&str>, is_entity_topic: bool) -> Option<Verdict> {
+        let Some(change) = self.table.change(data, old) else { return Some(Verdict::Unknown) };
+        self.filter.selected(&change).on_topic(is_entity_topic, &change).verdict()
     }
 }

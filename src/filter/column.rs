@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::error::FilterError;
+use super::syntax::{Condition, Test};
 use super::value::{ExactType, Value};
 
 /// One column of a watched table, as `warden.reading()` describes it.
@@ -17,6 +18,8 @@ pub struct Column {
     pub(crate) is_text: bool,
     pub(crate) is_boolean: bool,
     is_enum: bool,
+    /// Whether the column is generated when it is read, by an expression that may fail.
+    is_virtual: bool,
     /// None if the type has no collation.
     collation: Option<Collation>,
 }
@@ -40,13 +43,15 @@ pub struct Columns {
     columns: Vec<Column>,
     /// Positions, in the order of names.
     by_name: Vec<usize>,
+    /// A column that no filter may name, and that rows have behind the visible ones.
+    hidden: Option<String>,
 }
 
 impl From<Vec<Column>> for Columns {
     fn from(columns: Vec<Column>) -> Self {
         let mut by_name: Vec<usize> = (0..columns.len()).collect();
         by_name.sort_unstable_by(|a, b| columns[*a].name.cmp(&columns[*b].name));
-        Self { columns, by_name }
+        Self { columns, by_name, hidden: None }
     }
 }
 
@@ -68,14 +73,37 @@ impl Columns {
         found.ok().map(|at| self.by_name[at])
     }
 
+    /// Checks that conditions name no virtual column. PostgreSQL may compute it for a row before other
+    /// conditions exclude the row. If that failed, a client would learn about a row that it may not see.
+    pub(crate) fn expect_stored(&self, conditions: &[Condition]) -> Result<(), FilterError> {
+        conditions.iter().try_for_each(|condition| match &condition.test {
+            Test::Compare(name, ..) | Test::In(name, _) | Test::Is(name, _) => {
+                self.find(name)?.expect_stored()
+            }
+            Test::All(members) | Test::Any(members) => self.expect_stored(members),
+        })
+    }
+
     /// Whether the column at this position may be null.
     pub(super) fn may_be_null(&self, position: usize) -> bool {
         self.columns.get(position).is_none_or(|column| column.is_nullable)
     }
 
-    /// Number of columns.
+    /// Position of the column of this name in rows, which have the hidden column too.
+    pub(super) fn position_in_rows(&self, name: &str) -> Option<usize> {
+        self.position(name).or_else(|| (self.hidden.as_deref() == Some(name)).then_some(self.columns.len()))
+    }
+
+    /// Makes rows have this column, although it may not be visible.
+    #[must_use]
+    pub fn with_hidden(mut self, name: Option<&str>) -> Self {
+        self.hidden = name.filter(|name| self.position(name).is_none()).map(str::to_owned);
+        self
+    }
+
+    /// Number of columns that rows have.
     pub(super) fn count(&self) -> usize {
-        self.columns.len()
+        self.columns.len() + usize::from(self.hidden.is_some())
     }
 }
 
@@ -126,6 +154,11 @@ impl Column {
         FilterError::NotExact { column: self.name.clone(), kind: self.kind.clone(), operation }
     }
 
+    /// Checks that the column is not virtual, as [`Columns::expect_stored`] does.
+    pub(crate) fn expect_stored(&self) -> Result<(), FilterError> {
+        if self.is_virtual { Err(FilterError::Virtual(self.name.clone())) } else { Ok(()) }
+    }
+
     /// Checks that an operation applies to the type.
     pub(crate) fn expect(&self, applies: bool, operation: &'static str) -> Result<(), FilterError> {
         if applies {
@@ -137,7 +170,8 @@ impl Column {
 
 #[cfg(test)]
 impl Columns {
-    /// Columns of these names and types. `id` is not null. After `text`, a kind of collation may follow.
+    /// Columns of these names and types. `id` is not null, and a column is virtual if its name begins so.
+    /// After `text`, a kind of collation may follow.
     pub(crate) fn for_tests(columns: &[(&str, &str)]) -> Self {
         let column = |&(name, kind): &(&str, &str)| Column {
             name: name.into(),
@@ -145,6 +179,7 @@ impl Columns {
             is_nullable: name != "id",
             is_ordered: kind != "json",
             is_enum: kind == "mood",
+            is_virtual: name.starts_with("virtual"),
             is_text: kind.starts_with("text"),
             is_boolean: kind == "boolean",
             collation: match kind {

@@ -34,6 +34,13 @@ pub enum FilterError {
         /// Requested operation.
         operation: &'static str,
     },
+    /// The expression of the column may fail on a row that a token's filter does not select.
+    #[error(
+        "column {0:?} is a virtual generated column, which neither the filters of a token nor requests with such a \
+         token may filter or order by: its expression may fail on rows that the token does not select. Use another \
+         column, or make this one stored"
+    )]
+    Virtual(String),
     /// A character is missing in a filter.
     #[error("expected {expected:?} in a filter, {}", place(found))]
     Syntax {

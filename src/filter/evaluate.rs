@@ -25,7 +25,8 @@ pub enum Outcome {
 /// A filter for the columns of one table. Equal filters select the same rows. Clones share their memory.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Filter {
-    pub(super) root: Arc<Node>,
+    /// Conditions that are evaluated one after the other. The first that is not true decides.
+    pub(super) parts: Arc<[Node]>,
     /// Columns on which the result depends.
     columns: Arc<[usize]>,
     /// Number of conditions on a column.
@@ -82,18 +83,24 @@ pub(super) enum Ordered {
 }
 
 impl Filter {
-    pub(super) fn new(root: Node) -> Self {
+    pub(super) fn new(condition: Node) -> Self {
+        Self::of_parts([condition].into())
+    }
+
+    fn of_parts(parts: Arc<[Node]>) -> Self {
         let mut columns = Vec::new();
-        root.add_columns(&mut columns);
+        parts.iter().for_each(|part| part.add_columns(&mut columns));
         let conditions = columns.len();
         columns.sort_unstable();
         columns.dedup();
-        Self { root: Arc::new(root), columns: columns.into(), conditions }
+        Self { parts, columns: columns.into(), conditions }
     }
 
-    /// The condition of the filter.
-    pub(super) fn root(&self) -> Node {
-        Node::clone(&self.root)
+    /// The rows of this filter that another one selects too. If this filter does not select a row, or its
+    /// result is unknown, the other one changes nothing.
+    #[must_use]
+    pub fn and_then(&self, other: &Self) -> Self {
+        Self::of_parts(self.parts.iter().chain(&*other.parts).cloned().collect())
     }
 
     /// Number of conditions on a column.
@@ -109,23 +116,29 @@ impl Filter {
     /// Evaluates the filter on a row.
     #[must_use]
     pub fn evaluate(&self, row: &Row<'_>) -> Outcome {
-        match self.root.evaluate(row) {
-            Results::TRUE => Outcome::True,
-            Results::FALSE => Outcome::False,
-            Results::NULL => Outcome::Null,
-            _ => Outcome::Unknown,
+        for part in &*self.parts {
+            match part.evaluate(row) {
+                Results::TRUE => {}
+                Results::FALSE => return Outcome::False,
+                Results::NULL => return Outcome::Null,
+                _ => return Outcome::Unknown,
+            }
         }
+        Outcome::True
     }
 
     /// Whether the filter selects a row. None if that depends on a column that the event lacks. A result that
     /// may be false or null, but not true, does not select the row.
     #[must_use]
     pub fn selects(&self, row: &Row<'_>) -> Option<bool> {
-        match self.root.evaluate(row) {
-            Results::TRUE => Some(true),
-            results if !results.may_be(Results::TRUE) => Some(false),
-            _ => None,
+        for part in &*self.parts {
+            match part.evaluate(row) {
+                Results::TRUE => {}
+                results if !results.may_be(Results::TRUE) => return Some(false),
+                _ => return None,
+            }
         }
+        Some(true)
     }
 }
 
@@ -146,6 +159,16 @@ impl Node {
             (1, _) => flat.remove(0),
             (_, true) => Self::All(flat),
             (_, false) => Self::Any(flat),
+        }
+    }
+
+    /// Whether the condition contains a pattern.
+    pub(super) fn has_pattern(&self) -> bool {
+        match self {
+            Self::Like { .. } => true,
+            Self::Not(inner) => inner.has_pattern(),
+            Self::All(members) | Self::Any(members) => members.iter().any(Self::has_pattern),
+            _ => false,
         }
     }
 

@@ -1,45 +1,13 @@
 //! Distinct filters of one topic. An event finds the filters that select it by the values of its row, so its
 //! cost does not grow with the number of equality filters.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
-use super::evaluate::{Filter, Node, Ordered};
-use super::row::Row;
-use super::value::{Cell, ExactType, Value};
-
-/// Number of a filter in its index. It is used again after the filter was removed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct FilterId(usize);
-
-/// Meaning of an event for the subscribers of a filter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Verdict {
-    /// The filter selects the row: the one before an update too.
-    Selected,
-    /// An update made the filter select the row.
-    Entered,
-    /// The filter no longer selects the row after an update.
-    Left,
-    /// The event lacks a column on which the result depends.
-    Unknown,
-}
-
-/// The rows of one event.
-#[derive(Debug)]
-pub struct Change<'a> {
-    /// The row after the change, or the row that was deleted.
-    pub row: Row<'a>,
-    /// The row before an update.
-    pub before: Option<Row<'a>>,
-}
-
-impl Change<'_> {
-    /// Steps of patterns on both rows so far.
-    pub(crate) fn pattern_steps(&self) -> usize {
-        let steps = |row: &Row<'_>| row.pattern_steps().get();
-        steps(&self.row) + self.before.as_ref().map_or(0, steps)
-    }
-}
+use super::evaluate::Filter;
+use super::indexed::{FilterId, Indexed};
+use super::keys::{Leaf, filter_keys, first_part};
+use super::value::ExactType;
+use super::verdict::{Change, Verdict};
 
 /// Filters of one topic, all compiled for the same columns.
 #[derive(Debug, Default)]
@@ -54,26 +22,9 @@ pub struct FilterIndex {
     others: Vec<FilterId>,
     /// Number of their conditions.
     other_conditions: usize,
-}
-
-/// Filters that are found by the value of one column.
-#[derive(Debug)]
-struct Indexed {
-    column: usize,
-    kind: ExactType,
-    by_value: HashMap<Value<'static>, Found>,
-    /// All of them, for a row that lacks the column.
-    all: HashSet<FilterId>,
-    /// Number of values whose filters have this many conditions.
-    sizes: BTreeMap<usize, usize>,
-}
-
-/// Filters that one value finds.
-#[derive(Debug, Default)]
-struct Found {
-    filters: Vec<FilterId>,
-    /// Number of their conditions.
-    conditions: usize,
+    /// Filters of several parts, by the columns of the first part: if a row lacks such a column, the result
+    /// may be unknown, whatever the other parts require.
+    by_first_part: HashMap<Leaf, HashSet<FilterId>>,
 }
 
 impl FilterIndex {
@@ -92,7 +43,10 @@ impl FilterIndex {
         let id = FilterId(at);
         self.filters[at] = Some((filter.clone(), 1));
         self.ids.insert(filter.clone(), id);
-        let Some(keys) = keys(&filter.root) else {
+        for leaf in first_part(filter) {
+            self.by_first_part.entry(leaf).or_default().insert(id);
+        }
+        let Some(keys) = filter_keys(filter) else {
             self.others.push(id);
             self.other_conditions += filter.conditions();
             return id;
@@ -114,7 +68,14 @@ impl FilterIndex {
         let Some((filter, _)) = slot.take() else { return };
         self.ids.remove(&filter);
         self.free.push(id.0);
-        let Some(keys) = keys(&filter.root) else {
+        for leaf in first_part(&filter) {
+            let Some(filters) = self.by_first_part.get_mut(&leaf) else { continue };
+            filters.remove(&id);
+            if filters.is_empty() {
+                self.by_first_part.remove(&leaf);
+            }
+        }
+        let Some(keys) = filter_keys(&filter) else {
             self.others.retain(|other| *other != id);
             self.other_conditions -= filter.conditions();
             return;
@@ -131,23 +92,28 @@ impl FilterIndex {
         self.ids.get(filter).copied()
     }
 
+    /// The filter of an id that has a subscriber.
+    #[must_use]
+    pub fn filter(&self, id: FilterId) -> Option<&Filter> {
+        self.filters.get(id.0)?.as_ref().map(|(filter, _)| filter)
+    }
+
     /// Upper bound of the conditions that are evaluated for one event whose row has all columns.
     #[must_use]
     pub fn evaluations_max(&self) -> usize {
         // The row before an update finds filters too.
-        self.other_conditions + self.by_value.iter().map(|indexed| 2 * indexed.largest()).sum::<usize>()
+        self.other_conditions
+            + self.by_value.iter().map(|indexed| 2 * indexed.conditions_max()).sum::<usize>()
     }
 
     /// Whether a filter that is not in the index would be evaluated for most events: no value finds it, or
     /// one that finds this many others already.
     #[must_use]
     pub fn is_costly(&self, filter: &Filter, found_max: usize) -> bool {
-        let Some(keys) = keys(&filter.root) else { return true };
+        let Some(keys) = filter_keys(filter) else { return true };
         keys.iter().any(|(column, _, values)| {
             let indexed = self.by_value.iter().find(|indexed| indexed.column == *column);
-            let found = |value| {
-                indexed.and_then(|indexed| indexed.by_value.get(value)).map_or(0, |found| found.filters.len())
-            };
+            let found = |value| indexed.map_or(0, |indexed| indexed.filters_of(value));
             values.iter().any(|value| found(value) >= found_max)
         })
     }
@@ -172,6 +138,12 @@ impl FilterIndex {
             indexed.find(&change.row, &mut found);
             if let Some(before) = &change.before {
                 indexed.find(before, &mut found);
+            }
+        }
+        for (leaf, filters) in &self.by_first_part {
+            if leaf.is_missing(&change.row) || change.before.as_ref().is_some_and(|row| leaf.is_missing(row))
+            {
+                found.extend(filters);
             }
         }
         // An update finds some filters by both rows, and alternatives find one by several columns.
@@ -200,120 +172,10 @@ impl FilterIndex {
     }
 }
 
-impl Indexed {
-    fn new(column: usize, kind: ExactType) -> Self {
-        Self { column, kind, by_value: HashMap::new(), all: HashSet::new(), sizes: BTreeMap::new() }
-    }
-
-    fn add(&mut self, id: FilterId, values: &[Value<'static>], conditions: usize) {
-        self.all.insert(id);
-        for value in values {
-            let found = self.by_value.entry(value.clone()).or_default();
-            // Alternatives may name a value twice.
-            if found.filters.last() != Some(&id) {
-                let former = found.conditions;
-                found.filters.push(id);
-                found.conditions += conditions;
-                let size = found.conditions;
-                self.resize(former, size);
-            }
-        }
-    }
-
-    fn remove(&mut self, id: FilterId, values: &[Value<'static>], conditions: usize) {
-        self.all.remove(&id);
-        for value in values {
-            let Some(found) = self.by_value.get_mut(value) else { continue };
-            let Some(at) = found.filters.iter().position(|other| *other == id) else { continue };
-            let former = found.conditions;
-            found.filters.swap_remove(at);
-            found.conditions -= conditions;
-            let size = found.conditions;
-            if found.filters.is_empty() {
-                self.by_value.remove(value);
-            }
-            self.resize(former, size);
-        }
-    }
-
-    /// Counts a value whose filters have another number of conditions now.
-    fn resize(&mut self, former: usize, size: usize) {
-        if let Some(count) = self.sizes.get_mut(&former) {
-            *count -= 1;
-            if *count == 0 {
-                self.sizes.remove(&former);
-            }
-        }
-        if size > 0 {
-            *self.sizes.entry(size).or_default() += 1;
-        }
-    }
-
-    /// The most conditions that one value finds.
-    fn largest(&self) -> usize {
-        self.sizes.last_key_value().map_or(0, |(size, _)| *size)
-    }
-
-    /// Adds the filters that may select this row.
-    fn find<'a>(&'a self, row: &'a Row<'_>, found: &mut Vec<FilterId>) {
-        match row.cell(self.column, self.kind) {
-            // Nobody knows which of them select it.
-            Cell::Missing => found.extend(&self.all),
-            Cell::Null => {}
-            Cell::Value(value) => {
-                let by_value: &HashMap<Value<'a>, Found> = &self.by_value;
-                let filters = by_value.get(self.kind.comparable(value).as_ref()).map(|found| &found.filters);
-                found.extend(filters.into_iter().flatten());
-            }
-        }
-    }
-}
-
-impl Filter {
-    /// The meaning of an event for this filter. None if there is none.
-    #[must_use]
-    pub fn verdict(&self, change: &Change<'_>) -> Option<Verdict> {
-        let now = self.selects(&change.row);
-        let before = match &change.before {
-            Some(before) if self.depends_on_changes(before) => self.selects(before),
-            _ => now,
-        };
-        match (before, now) {
-            (None, _) | (_, None) => Some(Verdict::Unknown),
-            (Some(true), Some(true)) => Some(Verdict::Selected),
-            (Some(true), Some(false)) => Some(Verdict::Left),
-            (Some(false), Some(true)) => Some(Verdict::Entered),
-            (Some(false), Some(false)) => None,
-        }
-    }
-}
-
-/// Values of a column, of which a row may have one.
-type Key<'a> = (usize, ExactType, &'a [Value<'static>]);
-
-/// Keys of which a row must have one, so that the filter can select it. None if it can select other rows too.
-fn keys(node: &Node) -> Option<Vec<Key<'_>>> {
-    match node {
-        Node::Compare { column, kind, test: Ordered::Equal, value } => {
-            Some(vec![(*column, *kind, std::slice::from_ref(value))])
-        }
-        Node::In { column, kind, values } => Some(vec![(*column, *kind, values)]),
-        // The member with the fewest values.
-        Node::All(members) => {
-            let count = |keys: &Vec<Key<'_>>| keys.iter().map(|(_, _, values)| values.len()).sum::<usize>();
-            members.iter().filter_map(keys).min_by_key(count)
-        }
-        Node::Any(members) => {
-            let each: Option<Vec<_>> = members.iter().map(keys).collect();
-            each.map(|each| each.into_iter().flatten().collect())
-        }
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::column::Columns;
+    use super::super::row::Row;
     use super::super::syntax::FilterParser;
     use super::*;
 
@@ -330,7 +192,7 @@ mod tests {
         let columns = columns();
         let row = Row::new(&columns, data).expect("an object");
         let before = old.map(|old| row.before(&columns, old).expect("an object"));
-        index.verdicts(&Change { row, before })
+        index.verdicts(&Change { row, before, entity: None })
     }
 
     #[test]
@@ -374,11 +236,54 @@ mod tests {
         let ids = filters.each_ref().map(|filter| index.add(filter));
         let columns = columns();
         let row = || Row::new(&columns, r#"{"a": null}"#).expect("an object");
-        let change = Change { row: row(), before: None };
+        let change = Change { row: row(), before: None, entity: None };
         let alone = filters.each_ref().map(|filter| filter.verdict(&change));
         assert_eq!(alone, [None, None, None, Some(Verdict::Unknown)]);
         assert_eq!(index.verdicts(&change), [(ids[3], Verdict::Unknown)]);
         assert_eq!(filter("(not.and(a.eq.x,n.eq.1))").verdict(&change), Some(Verdict::Unknown));
+    }
+
+    /// Whether the result is unknown depends on the first part alone, and then the index finds the filter.
+    #[test]
+    fn the_second_part_of_a_filter_decides_nothing_until_the_first_one_is_true() {
+        use Verdict::{Entered, Left, Selected, Unknown};
+        let outcome = |signed: &str, asked: &str, data: &str, old: Option<&str>| {
+            let both = filter(signed).and_then(&filter(asked));
+            let mut index = FilterIndex::default();
+            let id = index.add(&both);
+            let found = verdicts(&index, data, old);
+            index.remove(id);
+            assert!(index.by_first_part.is_empty() && index.by_value.is_empty() && index.others.is_empty());
+            let columns = columns();
+            let row = Row::new(&columns, data).expect("an object");
+            let before = old.map(|old| row.before(&columns, old).expect("an object"));
+            let alone = both.verdict(&Change { row, before, entity: None });
+            assert_eq!(found.first().map(|(_, verdict)| *verdict), alone, "{signed} {asked} {data}");
+            alone
+        };
+        for signed in
+            ["(a.eq.x)", "(a.like.x)", "(not.and(a.neq.x))", "(a.in.(x,z))", "(a.is.not_null,a.eq.x)"]
+        {
+            for (asked, data, old, expected) in [
+                ("(n.eq.1)", r#"{"n": 1}"#, None, Some(Unknown)),
+                ("(n.eq.1)", r#"{"n": 2}"#, None, Some(Unknown)),
+                ("(n.gt.1)", r#"{"n": null}"#, None, Some(Unknown)),
+                ("(n.eq.1)", "{}", None, Some(Unknown)),
+                ("(n.eq.1)", r#"{"a": "x"}"#, None, Some(Unknown)),
+                ("(n.gt.1)", r#"{"a": "x"}"#, None, Some(Unknown)),
+                ("(n.eq.1)", r#"{"a": "y"}"#, None, None),
+                ("(n.gt.1)", r#"{"a": "y"}"#, None, None),
+                ("(n.eq.1)", r#"{"a": null}"#, None, None),
+                ("(n.eq.1)", r#"{"a": "x", "n": 2}"#, None, None),
+                ("(n.eq.1)", r#"{"a": "x", "n": 1}"#, None, Some(Selected)),
+                ("(n.eq.1)", r#"{"a": "x", "n": 1}"#, Some(r#"{"n": 2}"#), Some(Entered)),
+                ("(n.eq.1)", r#"{"a": "y"}"#, Some(r#"{"a": "x"}"#), Some(Unknown)),
+                ("(n.eq.1)", r#"{"a": "y", "n": 1}"#, Some(r#"{"a": "x"}"#), Some(Left)),
+                ("(n.eq.1)", r#"{"a": "y", "n": 2}"#, Some(r#"{"a": "x"}"#), None),
+            ] {
+                assert_eq!(outcome(signed, asked, data, old), expected, "{signed} {asked} {data}");
+            }
+        }
     }
 
     #[test]

@@ -6,7 +6,8 @@
 //! - `sql` writes a filter as a condition of a query.
 //! - `compile` compiles a filter for a table, and `evaluate` evaluates it on the `row` of an event. `value`,
 //!   `number`, `moment` and `pattern` compare as PostgreSQL does.
-//! - `index` finds those of many filters that select an event's row.
+//! - `index` finds those of many filters that select an event's row, by their `keys`. `verdict` is what the
+//!   event means to them.
 //! - `channel` is what one subscription asked for: a filter, and the columns that it `select`s.
 //!
 //! This module does no I/O.
@@ -17,7 +18,10 @@ mod compile;
 mod error;
 mod evaluate;
 mod index;
+mod indexed;
+mod keys;
 mod moment;
+mod multiset;
 mod number;
 mod pattern;
 mod query;
@@ -26,14 +30,17 @@ mod select;
 mod sql;
 mod syntax;
 mod value;
+mod verdict;
 
-pub use channel::{ChannelFilter, TableChecks, TableColumns};
+pub use channel::{ChannelFilter, EntityTopic, TableChecks, TableColumns};
 pub use column::{Column, Columns};
 pub use compile::Literals;
 pub use error::FilterError;
 pub(crate) use error::shortened;
 pub use evaluate::{Filter, Outcome};
-pub use index::{Change, FilterId, FilterIndex, Verdict};
+pub use index::FilterIndex;
+pub use indexed::FilterId;
+pub(crate) use multiset::Multiset;
 pub(crate) use number::DIGITS_MAX;
 pub(crate) use pattern::{FLOATING_CHARS_MAX, PATTERN_STEPS_MAX};
 pub use query::{FilterQueryError, parse_query};
@@ -43,3 +50,4 @@ pub use select::Selection;
 pub(crate) use sql::SqlBuilder;
 pub(crate) use syntax::{CONDITIONS_MAX, DEPTH_MAX, FilterParser, LIST_VALUES_MAX};
 pub use syntax::{Comparison, Condition, Test, Truth};
+pub use verdict::{Change, SelectedRows, Verdict};

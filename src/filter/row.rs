@@ -102,7 +102,7 @@ impl<'a> Visitor<'a> for Fields<'_, 'a> {
 
     fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some((name, value)) = map.next_entry::<Name<'a>, &'a RawValue>()? {
-            if let Some(position) = self.columns.position(&name.text) {
+            if let Some(position) = self.columns.position_in_rows(&name.text) {
                 // The null of a column that cannot be null stands for a value too large for the event.
                 let is_known = value.get() != "null" || self.columns.may_be_null(position);
                 let json = is_known.then(|| value.get());

@@ -21,6 +21,17 @@ pub struct Condition {
     pub test: Test,
 }
 
+impl Condition {
+    /// Whether it compares with a pattern, or a member of its group does.
+    pub(crate) fn has_pattern(&self) -> bool {
+        match &self.test {
+            Test::Compare(_, comparison, _) => comparison.is_pattern(),
+            Test::In(..) | Test::Is(..) => false,
+            Test::All(members) | Test::Any(members) => members.iter().any(Self::has_pattern),
+        }
+    }
+}
+
 /// Requirement of a condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Test {

@@ -19,7 +19,7 @@ pub(super) struct BackEnd {
 /// body.
 pub(super) async fn verify(gatekeeper: &Gatekeeper, request: &Request<()>) -> Result<BackEnd, Rejection> {
     let token = gatekeeper.bearer_token(request)?;
-    let identity = gatekeeper.verify_back_end(&token).await?;
+    let identity = gatekeeper.verify_back_end(gatekeeper.address(request), &token).await?;
     gatekeeper.check_org(identity.org).await?;
     Ok(BackEnd { identity, token: token.hash() })
 }

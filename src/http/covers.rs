@@ -118,7 +118,7 @@ async fn verify(
     let gatekeeper: &Gatekeeper = &rows.gatekeeper;
     gatekeeper.check_ready()?;
     gatekeeper.admission.request(address).map_err(|(limit, wait)| Rejection::Limit(limit, wait))?;
-    let identity = gatekeeper.verify_any(&gatekeeper.bearer_token(request)?).await?;
+    let identity = gatekeeper.verify_any(address, &gatekeeper.bearer_token(request)?).await?;
     let incarnation = gatekeeper.check_org(identity.org).await?;
     gatekeeper.admission.read(&identity).map_err(|(limit, wait)| Rejection::Limit(limit, wait))?;
     check_json(request.headers())?;

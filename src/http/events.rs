@@ -88,7 +88,9 @@ struct AcceptedEvent {
 /// Publishes events within the organisation of the token.
 ///
 /// All events are published in their order and in one transaction, or none. A CloudEvent in the binary mode
-/// has its attributes in headers that begin with `ce-`, and its data as the body of any JSON type.
+/// has its attributes in headers that begin with `ce-`, and its data as the body of any JSON type. It needs
+/// `ce-specversion`, `ce-id`, `ce-source`, `ce-type` and `ce-subject`, and may have other extensions than
+/// those that are listed. With the media types of CloudEvents, these headers are ignored.
 #[utoipa::path(
     post,
     path = "/v1/events",
@@ -100,6 +102,16 @@ struct AcceptedEvent {
             min_length = 1, max_length = 255, pattern = "^[ -~]+$"),
         ("traceparent" = Option<String>, Header, description = "Trace context (W3C Trace Context) of events without \
             their own. The events carry it. One that is not valid is ignored"),
+        ("ce-specversion" = Option<String>, Header, description = "Version of CloudEvents", example = "1.0"),
+        ("ce-id" = Option<String>, Header, description = "Id of the event. With `ce-source` it identifies the event: a \
+            repeated request publishes nothing", example = "42"),
+        ("ce-source" = Option<String>, Header, description = "Source of the event", example = "/billing"),
+        ("ce-type" = Option<String>, Header, description = "Name of the event", example = "invoice.paid"),
+        ("ce-subject" = Option<String>, Header, description = "Topic of the event", example = "invoices"),
+        ("ce-time" = Option<String>, Header, description = "RFC 3339 timestamp. It is checked, and not delivered"),
+        ("ce-dataschema" = Option<String>, Header, description = "Schema of the data. It is not delivered"),
+        ("ce-traceparent" = Option<String>, Header, description = "Trace context of the event. It has precedence \
+            over `traceparent`"),
     ),
     request_body(
         description = "One event or several, at most 1 MiB",

@@ -173,22 +173,30 @@ impl Gatekeeper {
     }
 
     /// Verifies a user's token, and checks that it is not revoked.
-    pub(super) async fn verify(&self, token: &Token) -> Result<Identity, Rejection> {
-        let identity = self.verify_any(token).await?;
+    pub(super) async fn verify(&self, address: IpAddr, token: &Token) -> Result<Identity, Rejection> {
+        let identity = self.verify_any(address, token).await?;
         if identity.backends_only { Err(Rejection::BackEndOnly) } else { Ok(identity) }
     }
 
     /// Verifies a back end's token, and checks that it is not revoked.
-    pub(super) async fn verify_back_end(&self, token: &Token) -> Result<Identity, Rejection> {
-        let identity = self.verify_any(token).await?;
+    pub(super) async fn verify_back_end(
+        &self,
+        address: IpAddr,
+        token: &Token,
+    ) -> Result<Identity, Rejection> {
+        let identity = self.verify_any(address, token).await?;
         if identity.is_service { Ok(identity) } else { Err(Rejection::NotABackEnd) }
     }
 
-    /// Verifies the token of a user or a back end, and checks that it is not revoked.
-    pub(super) async fn verify_any(&self, token: &Token) -> Result<Identity, Rejection> {
+    /// Verifies the token of a user or a back end, and checks that it is not revoked. Then its address is
+    /// known.
+    pub(super) async fn verify_any(&self, address: IpAddr, token: &Token) -> Result<Identity, Rejection> {
         let identity = self.verifier.verify(token).await?;
         match self.revocations.check(&session::token_subject(&identity)) {
-            None => Ok(identity),
+            None => {
+                self.admission.note_valid_token(address);
+                Ok(identity)
+            }
             Some(Revoked::Token) => Err(Rejection::Revoked),
             Some(Revoked::Suspended) => Err(Rejection::OrgSuspended),
         }

@@ -74,9 +74,6 @@ pub(super) async fn readyz(State(health): State<Health>) -> (StatusCode, String)
     health.readiness()
 }
 
-/// Names of tables in one warning.
-const TABLES_NAMED_MAX: usize = 10;
-
 /// Readiness with the reason for a lost log, and the names of tables that do not fit their watches. Both
 /// describe the database, so only the admin listener shows them, and only under an allowed `Host`.
 pub(super) async fn readyz_with_reason(
@@ -88,7 +85,7 @@ pub(super) async fn readyz_with_reason(
         return (status, text);
     }
     if status == StatusCode::OK {
-        for table in health.unfit_watches.borrow().iter().take(TABLES_NAMED_MAX) {
+        for table in health.unfit_watches.borrow().iter() {
             // Writing to a String does not fail.
             let _ = writeln!(text, "warning: the watch does not fit {table}");
         }

@@ -43,7 +43,7 @@ use axum::routing::get;
 
 pub use admin_host::AdminHosts;
 pub use admission::{Admission, AdmissionLimits, ForwardedHeader, Proxies, parse_network};
-pub(crate) use admission::{HOPS_MAX, LOGGED_REJECTIONS};
+pub(crate) use admission::{HOPS_MAX, KNOWN_TIME, LOGGED_REJECTIONS};
 pub(crate) use covers::COVERS_BODY_BYTES_MAX;
 pub use events::Publishing;
 pub use gatekeeper::Gatekeeper;

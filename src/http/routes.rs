@@ -175,8 +175,8 @@ fn document() -> Value {
     components["schemas"]["RevocationBody"]["oneOf"] =
         json!([field("session_id"), field("user_id"), field("org_id")]);
     components["schemas"]["CoversBody"]["oneOf"] = json!([field("tx"), field("page")]);
-    // The macro omits this for a body with several media types. Only the binary mode of CloudEvents, which
-    // OpenAPI cannot describe, has requests without a body.
+    // The macro omits this for a body with several media types. Only the binary mode of CloudEvents has
+    // requests without a body, and in OpenAPI a body cannot depend on headers.
     document["paths"]["/v1/events"]["post"]["requestBody"]["required"] = json!(true);
     document
 }

@@ -160,7 +160,7 @@ async fn verify(
 ) -> Result<Verified, Rejection> {
     gatekeeper.check_ready()?;
     gatekeeper.admission.request(address).map_err(|(limit, wait)| Rejection::Limit(limit, wait))?;
-    let identity = gatekeeper.verify(&gatekeeper.bearer_token(request)?).await?;
+    let identity = gatekeeper.verify(address, &gatekeeper.bearer_token(request)?).await?;
     let incarnation = gatekeeper.check_org(identity.org).await?;
     gatekeeper.admission.read(&identity).map_err(|(limit, wait)| Rejection::Limit(limit, wait))?;
     Ok(Verified { identity, incarnation })
@@ -183,7 +183,11 @@ impl Rows {
         };
         let Verified { identity, incarnation } = caller;
         let who = Caller { org: identity.org, incarnation: *incarnation, claims: identity.claims.json() };
-        let mut parameters = RowRequest::parse(query).map_err(ReadError::Query)?;
+        let parsed_query = match id {
+            None => RowRequest::parse(query),
+            Some(_) => RowRequest::parse_of_row(query),
+        };
+        let mut parameters = parsed_query.map_err(ReadError::Query)?;
         match identity.filters.rule(&parsed) {
             TopicRule::Whole => {}
             TopicRule::Rows(rows) => parameters.signed = rows.conditions.to_vec(),

@@ -127,7 +127,7 @@ async fn accept(
     if presented.is_cookie && !headers.contains_key(header::ORIGIN) {
         return Err(Rejection::CookieWithoutOrigin);
     }
-    let identity = gatekeeper.verify(&presented.token).await?;
+    let identity = gatekeeper.verify(address, &presented.token).await?;
     let permit =
         gatekeeper.admission.session(&identity).map_err(|(limit, wait)| Rejection::Limit(limit, wait))?;
     let token = presented.token.hash();

@@ -12,12 +12,15 @@
 mod fanout;
 mod filtered;
 mod marks;
+mod memory;
 mod org;
 mod outbox;
+mod outbox_state;
 mod questions;
 mod segments;
 mod session;
 mod transport;
+mod unmarked;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -36,7 +39,8 @@ pub(crate) use filtered::{
 };
 pub use marks::MarkRequest;
 pub use org::Subscribed;
-pub use outbox::{CloseState, Outbox, OutboxLimits, SendOutcome};
+pub use outbox::{Outbox, OutboxLimits, SendOutcome};
+pub use outbox_state::CloseState;
 pub use questions::{Coverage, CoverageTarget, Question, TooManyQuestions};
 pub(crate) use questions::{ORG_QUESTIONS_MAX, QUESTION_TIMEOUT, QUESTIONS_MAX, SESSION_QUESTIONS_MAX};
 pub use segments::SEGMENT_SUBSCRIPTIONS_MAX;
@@ -49,6 +53,8 @@ use crate::sync::lock;
 use crate::wire::{CloseCode, Topic};
 use filtered::FilterShares;
 use marks::MarkRequests;
+use memory::{NodeFrames, OrgFrames};
+pub(crate) use memory::{ORG_FRAMES_MIN, OUTBOXES_PER_ORG};
 use org::{Member, OrgChannel};
 use questions::Questions;
 use segments::{MarkReader, ReplayBuffer, Subscription, SubscriptionId};
@@ -87,6 +93,8 @@ pub struct Hub {
     next_id: AtomicU64,
     limits: OutboxLimits,
     filter_shares: FilterShares,
+    /// Memory of frames that wait.
+    frames: Arc<NodeFrames>,
 }
 
 impl Hub {
@@ -99,6 +107,7 @@ impl Hub {
             next_id: AtomicU64::new(1),
             limits,
             filter_shares: FilterShares::default(),
+            frames: NodeFrames::new(limits.memory_bytes_max),
         }
     }
 
@@ -120,12 +129,13 @@ impl Hub {
         let org = seal.org();
         let after_batch = lock(&self.position).batch;
         let incarnation = seal.incarnation();
-        let new = || Arc::new(OrgChannel::new(seal.clone()));
+        let new = || Arc::new(OrgChannel::new(seal.clone(), OrgFrames::new(&self.frames)));
         // The entry's guard keeps an empty channel from being removed before the session is in it.
         let mut entry = self.orgs.entry(org).or_insert_with(new);
         let is_other = entry.seal().incarnation() != incarnation;
         let former = is_other.then(|| std::mem::replace(&mut *entry, new()));
         let channel = Arc::clone(&entry);
+        outbox.count_for(Arc::clone(&channel.frames));
         channel.add_session(id, Member { after_batch, outbox: Arc::clone(&outbox), check });
         drop(entry);
         if let Some(former) = former {
@@ -310,7 +320,8 @@ impl Registration {
         with_marks: bool,
         on_begin: impl FnOnce(&Cursor),
     ) -> Subscribed {
-        self.add(topic, filter, with_marks, Some(ReplayBuffer::default()), |cursor| {
+        let buffer = ReplayBuffer::new(Arc::clone(&self.outbox), self.channel.frames.take(0));
+        self.add(topic, filter, with_marks, Some(buffer), |cursor| {
             on_begin(cursor);
             None
         })
@@ -319,6 +330,13 @@ impl Registration {
     /// Sends the buffered events. From now on events are sent as they happen.
     pub fn end_replay(&self, subscribed: &Subscribed) {
         OrgChannel::end_replay(subscribed);
+    }
+
+    /// Closes the fullest sessions of the organisation if its frames leave no memory for what the session
+    /// sends. Returns their number.
+    #[must_use]
+    pub fn relieve_full_memory(&self) -> usize {
+        self.channel.relieve_full_memory()
     }
 
     /// The request for the first mark of a subscription, which is due when its missed events were sent. None

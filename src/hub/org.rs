@@ -7,14 +7,21 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
-use super::filtered::{ClaimChannels, FilterHandle, FilteredTopics};
+use super::filtered::{FilterHandle, FilteredTopics};
+use super::memory::OrgFrames;
+use super::outbox::Backlog;
 use super::segments::{Segment, Subscription, SubscriptionId, TopicChannel};
+use super::unmarked::UnmarkedTopics;
 use super::{Outbox, SessionCheck, SessionId};
 use crate::cursor::CursorSeal;
 use crate::sparse::shrink;
 use crate::sync::lock;
-use crate::wire::{CloseCode, Topic};
+use crate::wire::{CloseCode, Event, Topic};
+
+/// Pause between two searches for sessions that hold too much memory.
+const RELIEF_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Handle of a subscription, with which it is ended.
 #[derive(Debug)]
@@ -42,26 +49,29 @@ pub(super) struct OrgChannel {
     /// Seals the cursors of the organisation's events.
     seal: CursorSeal,
     sessions: Mutex<HashMap<SessionId, Member>>,
+    /// Memory of frames that wait.
+    pub(super) frames: Arc<OrgFrames>,
+    /// The last time at which sessions were closed because of it.
+    relieved_at: Mutex<Option<Instant>>,
     topics: Mutex<HashMap<Topic, TopicChannel>>,
     /// Channels with a filter.
     pub(super) filters: Arc<FilteredTopics>,
-    /// Channels of aggregate topics for tokens with filters.
-    pub(super) claims: Arc<ClaimChannels>,
     /// Number of subscriptions that get marks.
     marked: AtomicUsize,
-    /// Topics that have had events since their last mark: joined ones, and all named ones. It is kept only
+    /// Topics that have had events since their last mark: joined ones, and all named ones. They are kept only
     /// while a subscription gets marks.
-    unmarked: Mutex<HashSet<Topic>>,
+    unmarked: Mutex<UnmarkedTopics>,
 }
 
 impl OrgChannel {
-    pub(super) fn new(seal: CursorSeal) -> Self {
+    pub(super) fn new(seal: CursorSeal, frames: Arc<OrgFrames>) -> Self {
         Self {
             seal,
             sessions: Mutex::default(),
+            frames,
+            relieved_at: Mutex::default(),
             topics: Mutex::default(),
             filters: Arc::default(),
-            claims: Arc::default(),
             marked: AtomicUsize::new(0),
             unmarked: Mutex::default(),
         }
@@ -94,6 +104,55 @@ impl OrgChannel {
         for member in lock(&self.sessions).values() {
             act(member);
         }
+    }
+
+    /// Closes the fullest sessions if less than a quarter of the organisation's share of the memory is free,
+    /// until half of it is free. Returns their number.
+    pub(super) fn relieve_memory(&self) -> usize {
+        if self.frames.is_crowded() { self.close_fullest() } else { 0 }
+    }
+
+    /// Closes the fullest sessions like [`Self::relieve_memory`], but only if the organisation has no memory
+    /// left.
+    pub(super) fn relieve_full_memory(&self) -> usize {
+        if self.frames.room() == 0 { self.close_fullest() } else { 0 }
+    }
+
+    fn close_fullest(&self) -> usize {
+        if !self.may_relieve() {
+            return 0;
+        }
+        let mut fullest = Vec::new();
+        // What closed sessions hold becomes free when their tasks end.
+        let mut freed_soon = 0;
+        self.for_each_session(|member| match member.outbox.backlog() {
+            Backlog { bytes: 0, .. } => {}
+            Backlog { bytes, is_closed: true, .. } => freed_soon += bytes,
+            open => fullest.push((open, Arc::clone(&member.outbox))),
+        });
+        fullest.sort_unstable_by_key(|(backlog, _)| std::cmp::Reverse(backlog.bytes));
+        let mut closed = 0;
+        for (backlog, outbox) in fullest {
+            if self.frames.is_half_free_after(freed_soon) {
+                break;
+            }
+            outbox.close_as_slow();
+            freed_soon += backlog.buffered_bytes;
+            closed += 1;
+        }
+        closed
+    }
+
+    /// Whether sessions were not closed a moment ago. The memory of closed ones may be free only when their
+    /// tasks end, and looking for further ones takes time.
+    fn may_relieve(&self) -> bool {
+        let now = Instant::now();
+        let mut last = lock(&self.relieved_at);
+        let is_due = last.is_none_or(|last| now.duration_since(last) >= RELIEF_INTERVAL);
+        if is_due {
+            *last = Some(now);
+        }
+        is_due
     }
 
     /// Adds a subscription, to the channel of its filter if it has one. While the caller's `position` guard
@@ -157,7 +216,7 @@ impl OrgChannel {
         let Some(subscription) = subscriptions.iter_mut().find(|s| s.id == subscribed.id) else { return };
         if let Some(buffer) = subscription.replay_buffer.take() {
             for frames in buffer.frames() {
-                subscription.outbox.send(frames);
+                subscription.outbox.send_counted(frames);
             }
         }
     }
@@ -176,7 +235,7 @@ impl OrgChannel {
             had_marks
         };
         if had_marks && self.marked.fetch_sub(1, Ordering::AcqRel) == 1 {
-            *lock(&self.unmarked) = HashSet::new();
+            *lock(&self.unmarked) = UnmarkedTopics::default();
         }
     }
 
@@ -212,25 +271,24 @@ impl OrgChannel {
     /// The segments of a topic's channels in which a subscription gets marks. None if there are none.
     pub(super) fn marked_segments(&self, topic: &Topic) -> Option<Vec<Arc<Segment>>> {
         let mut segments = self.filters.marked_segments(topic);
-        segments.extend(self.claims.marked_segments(topic));
         segments.extend(
             lock(&self.topics).get(topic).and_then(TopicChannel::marked_segments).into_iter().flatten(),
         );
         (!segments.is_empty()).then_some(segments)
     }
 
-    /// Records topics that have had events since their last mark.
-    pub(super) fn add_unmarked(&self, topics: Vec<Topic>) {
-        lock(&self.unmarked).extend(topics);
+    /// Records topics that an event reached.
+    pub(super) fn add_unmarked(&self, topics: impl Iterator<Item = Topic>, event: &Event) {
+        lock(&self.unmarked).add(topics, event);
     }
 
     /// The named topics that have had events since their last mark.
     pub(super) fn unmarked_names(&self) -> HashSet<Topic> {
-        lock(&self.unmarked).iter().filter(|topic| matches!(topic, Topic::Named(_))).cloned().collect()
+        lock(&self.unmarked).named().cloned().collect()
     }
 
     /// Takes the topics that have had events since their last mark.
-    pub(super) fn take_unmarked(&self) -> HashSet<Topic> {
+    pub(super) fn take_unmarked(&self) -> UnmarkedTopics {
         std::mem::take(&mut lock(&self.unmarked))
     }
 }
@@ -241,6 +299,7 @@ mod tests {
 
     use super::*;
     use crate::hub::OutboxLimits;
+    use crate::hub::memory::NodeFrames;
     use crate::org::{Incarnation, OrgId};
 
     /// If the segment were unlocked while the reply is being sent, an event could overtake the reply.
@@ -248,7 +307,7 @@ mod tests {
     async fn no_event_overtakes_the_reply_of_its_join() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let stream = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connects");
-        let limits = OutboxLimits { queue_bytes_max: 1024, queue_chunks_max: 8 };
+        let limits = OutboxLimits { queue_bytes_max: 1024, queue_chunks_max: 8, memory_bytes_max: 1 << 20 };
         let subscription = Subscription {
             id: SubscriptionId(1),
             after_batch: 0,
@@ -257,7 +316,8 @@ mod tests {
             marks: None,
         };
         let seal = CursorSeal::new(Arc::default(), OrgId::for_tests(1), Incarnation::default());
-        let (channel, topic, position) = (OrgChannel::new(seal), Topic::Org, Mutex::new(()));
+        let (channel, topic, position) =
+            (OrgChannel::new(seal, OrgFrames::new(&NodeFrames::new(1 << 20))), Topic::Org, Mutex::new(()));
         let mut was_replied = false;
         let _subscribed = channel.subscribe(&topic, None, subscription, lock(&position), || {
             let segments = channel.segments(&topic);

@@ -8,27 +8,32 @@
 //!
 //! Nothing here awaits while it holds the lock.
 
-use std::collections::VecDeque;
 use std::io::{self, Write as _};
-use std::sync::Mutex;
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
+use super::memory::OrgFrames;
+use super::outbox_state::{CloseState, OutboxState};
 use super::transport::{Kind, Transport};
 use crate::sync::lock;
 use crate::wire::{CloseCode, close_frame};
 
-/// Limits of one outbox's queue.
+/// Limits of one outbox's queue, and of all of them.
 #[derive(Clone, Copy, Debug)]
 pub struct OutboxLimits {
     /// Bytes that the kernel has not accepted.
     pub queue_bytes_max: usize,
     /// Chunks of bytes; each has one frame or several.
     pub queue_chunks_max: usize,
+    /// Bytes of the frames that wait in fan-out, in outboxes and in replay buffers, of all organisations. An
+    /// organisation may hold as many as then remain free. Beyond that its fullest outboxes are closed.
+    pub memory_bytes_max: usize,
 }
 
 /// Result of sending frames.
@@ -42,13 +47,15 @@ pub enum SendOutcome {
     Closed,
 }
 
-/// How an outbox was closed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CloseState {
-    /// A Close frame is queued behind everything else: with this code, or as an echo of the peer's Close.
-    Closing(Option<CloseCode>),
-    /// The socket failed, so nothing can be sent any more.
-    Broken,
+/// Bytes that wait for one client.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Backlog {
+    /// Bytes in the queue and in replay buffers.
+    pub(super) bytes: usize,
+    /// Those in replay buffers, which are dropped when the session's task ends.
+    pub(super) buffered_bytes: usize,
+    /// Whether the outbox is closed.
+    pub(super) is_closed: bool,
 }
 
 /// A socket with its bounded queue.
@@ -56,29 +63,29 @@ pub enum CloseState {
 pub struct Outbox {
     transport: Transport,
     limits: OutboxLimits,
-    state: Mutex<State>,
+    state: Mutex<OutboxState>,
+    /// Bytes in the replay buffers of the session.
+    buffered_bytes: AtomicUsize,
     /// Notified when the queue is empty, or the outbox is closed.
     drained: Notify,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    queue: VecDeque<Bytes>,
-    queue_bytes: usize,
-    /// A part of the first chunk is already on the wire, so it must be completed before a Close frame.
-    front_is_begun: bool,
-    /// TLS has accepted bytes that it has not written to the kernel yet.
-    must_flush: bool,
-    close_state: Option<CloseState>,
-    /// Wakes the session's task, which waits for something to drain.
-    waker: Option<Waker>,
 }
 
 impl Outbox {
     /// Creates the outbox of a socket.
     #[must_use]
     pub fn new(transport: Transport, limits: OutboxLimits) -> Self {
-        Self { transport, limits, state: Mutex::default(), drained: Notify::new() }
+        Self {
+            transport,
+            limits,
+            state: Mutex::default(),
+            buffered_bytes: AtomicUsize::new(0),
+            drained: Notify::new(),
+        }
+    }
+
+    /// Counts what the outbox will hold as memory of its organisation.
+    pub(super) fn count_for(&self, frames: Arc<OrgFrames>) {
+        lock(&self.state).frames = Some(frames);
     }
 
     /// The socket, for the task that reads it.
@@ -90,6 +97,16 @@ impl Outbox {
     /// Sends whole frames, directly or through the queue. If the queue is full, the session ends as too slow.
     /// No other session is delayed, and the client loses nothing when it resumes.
     pub fn send(&self, frames: &Bytes) -> SendOutcome {
+        self.send_frames(frames, false)
+    }
+
+    /// Sends whole frames like [`Self::send`]. Their memory is counted elsewhere: with the broadcast that
+    /// other outboxes share, or by the sender until the queue is empty.
+    pub fn send_counted(&self, frames: &Bytes) -> SendOutcome {
+        self.send_frames(frames, true)
+    }
+
+    fn send_frames(&self, frames: &Bytes, is_counted: bool) -> SendOutcome {
         let mut state = lock(&self.state);
         if state.close_state.is_some() {
             return SendOutcome::Closed;
@@ -111,7 +128,7 @@ impl Outbox {
                 }
             }
         }
-        let rest = frames.slice(written..);
+        let mut rest = frames.slice(written..);
         if state.queue_bytes + rest.len() > self.limits.queue_bytes_max
             || state.queue.len() >= self.limits.queue_chunks_max
         {
@@ -123,9 +140,52 @@ impl Outbox {
             state.drop_backlog_and_close(CloseCode::SLOW);
             return SendOutcome::Closed;
         }
+        if let Some(frames) = state.frames.as_ref().filter(|_| !is_counted) {
+            rest = frames.count(rest, 0);
+        }
         state.push(rest);
         state.wake();
         SendOutcome::Queued
+    }
+
+    /// Closes the session of a client that is too slow, and drops its queue. Only the first close has an
+    /// effect.
+    pub fn close_as_slow(&self) {
+        let mut state = lock(&self.state);
+        if state.close_state.is_none() {
+            state.drop_backlog_and_close(CloseCode::SLOW);
+            self.drained.notify_waiters();
+        }
+    }
+
+    /// Bytes that wait for the client.
+    pub(super) fn backlog(&self) -> Backlog {
+        let state = lock(&self.state);
+        let buffered_bytes = self.buffered_bytes.load(Ordering::Relaxed);
+        let is_closed = state.close_state.is_some();
+        Backlog { bytes: state.queue_bytes + buffered_bytes, buffered_bytes, is_closed }
+    }
+
+    /// Number of times that the queue became empty. None if it is empty now.
+    #[must_use]
+    pub fn drains(&self) -> Option<u32> {
+        let state = lock(&self.state);
+        (!state.queue.is_empty()).then_some(state.drains)
+    }
+
+    /// Whether the organisation has room for frames that can wait.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        lock(&self.state).frames.as_ref().is_none_or(|frames| frames.is_half_free())
+    }
+
+    /// Counts bytes in a replay buffer of the session.
+    pub(super) fn add_buffered(&self, bytes: usize) {
+        self.buffered_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn remove_buffered(&self, bytes: usize) {
+        self.buffered_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Ends the session: the queue is sent, then the Close frame, then nothing more. Only the first call has
@@ -252,7 +312,7 @@ fn write_directly(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
 }
 
 /// Sends the queue in plain text.
-fn poll_drain(state: &mut State, stream: &TcpStream, cx: &mut Context<'_>) -> Poll<()> {
+fn poll_drain(state: &mut OutboxState, stream: &TcpStream, cx: &mut Context<'_>) -> Poll<()> {
     while let Some(front) = state.queue.front() {
         match stream.try_write(front) {
             Ok(written) => state.advance(written),
@@ -265,55 +325,4 @@ fn poll_drain(state: &mut State, stream: &TcpStream, cx: &mut Context<'_>) -> Po
         }
     }
     Poll::Ready(())
-}
-
-impl State {
-    fn push(&mut self, bytes: Bytes) {
-        self.queue_bytes += bytes.len();
-        self.queue.push_back(bytes);
-    }
-
-    /// Removes written bytes from the front of the queue.
-    fn advance(&mut self, written: usize) {
-        let Some(front) = self.queue.front_mut() else { return };
-        front.advance(written);
-        let is_done = front.is_empty();
-        self.queue_bytes -= written;
-        self.front_is_begun = !is_done;
-        if is_done {
-            self.queue.pop_front();
-        }
-    }
-
-    /// Drops all chunks of which no byte is on the wire, so that a slow client's Close frame does not wait
-    /// behind its backlog.
-    fn drop_backlog_and_close(&mut self, close: CloseCode) {
-        self.queue.truncate(usize::from(self.front_is_begun));
-        self.queue_bytes = self.queue.iter().map(Bytes::len).sum();
-        self.push(close_frame(close));
-        self.close(CloseState::Closing(Some(close)));
-    }
-
-    fn close(&mut self, close_state: CloseState) {
-        if close_state == CloseState::Broken {
-            self.queue.clear();
-            self.queue_bytes = 0;
-            self.close_state = Some(close_state);
-        }
-        self.close_state.get_or_insert(close_state);
-        self.wake();
-    }
-
-    fn wait(&mut self, cx: &Context<'_>) {
-        match &mut self.waker {
-            Some(waker) => waker.clone_from(cx.waker()),
-            None => self.waker = Some(cx.waker().clone()),
-        }
-    }
-
-    fn wake(&mut self) {
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
-    }
 }

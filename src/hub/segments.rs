@@ -4,6 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
+use super::memory::FramePortion;
+use super::outbox_state::entry_bytes;
 use super::{Outbox, OutboxLimits, SessionCheck};
 use crate::sync::lock;
 
@@ -36,15 +38,22 @@ pub(super) struct MarkReader {
     pub(super) check: Arc<dyn SessionCheck>,
 }
 
-/// Frames that wait until a replay has ended. All subscribers of the topic share these bytes, so they count
-/// against the session's limit and not against the memory of the machine.
-#[derive(Debug, Default)]
+/// Frames that wait until a replay has ended. All subscribers of the topic share these bytes.
+#[derive(Debug)]
 pub(super) struct ReplayBuffer {
     frames: Vec<Bytes>,
     bytes: usize,
+    outbox: Arc<Outbox>,
+    /// Memory of the buffer itself.
+    entries: FramePortion,
 }
 
 impl ReplayBuffer {
+    /// An empty buffer of the session of this outbox. `entries` has no memory yet.
+    pub(super) fn new(outbox: Arc<Outbox>, entries: FramePortion) -> Self {
+        Self { frames: Vec::new(), bytes: 0, outbox, entries }
+    }
+
     /// Frames in the order in which they were added.
     pub(super) fn frames(&self) -> &[Bytes] {
         &self.frames
@@ -53,8 +62,16 @@ impl ReplayBuffer {
     /// Adds frames. Returns false if the buffer exceeds the limits of an outbox.
     pub(super) fn push(&mut self, frames: &Bytes, limits: OutboxLimits) -> bool {
         self.bytes += frames.len();
+        self.outbox.add_buffered(frames.len());
         self.frames.push(frames.clone());
+        self.entries.resize(entry_bytes(self.frames.capacity()));
         self.bytes <= limits.queue_bytes_max && self.frames.len() <= limits.queue_chunks_max
+    }
+}
+
+impl Drop for ReplayBuffer {
+    fn drop(&mut self) {
+        self.outbox.remove_buffered(self.bytes);
     }
 }
 

@@ -13,7 +13,8 @@ pub trait SessionCheck: std::fmt::Debug + Send + Sync {
     /// Whether the session's token names a topic that needs a claim.
     fn names(&self, topic: &str) -> bool;
 
-    /// Whether an aggregate topic may carry events of one of these topics to the session.
+    /// Whether an aggregate topic carries events of one of these topics to the session. A token without
+    /// filters gets all events, also those that were published on the aggregate topic itself.
     fn is_carried(&self, topics: &NamedTopics) -> bool;
 
     /// Which of these topics the session's token may join.

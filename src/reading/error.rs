@@ -16,6 +16,11 @@ pub enum QueryError {
     /// A parameter occurs twice.
     #[error("the parameter {0} occurs more than once")]
     Repeated(&'static str),
+    /// A request for one row has a parameter of a page.
+    #[error(
+        "{0:?} does not apply to one row, of which select is the only parameter: omit it, or read a page"
+    )]
+    NotOfRow(String),
     /// A term of `order` is not valid.
     #[error(
         "order {0:?} is not valid: use column, column.asc or column.desc, and then .nullsfirst or .nullslast"
@@ -72,17 +77,13 @@ pub enum QueryError {
         "the values of the columns in order are too long for the URL of the next page: order by other columns"
     )]
     PositionTooLong,
-    /// The plan of the query is too expensive.
+    /// The plan of the query costs more than this limit. The estimate depends on the rows of all
+    /// organisations, so it is not named.
     #[error(
-        "no index serves this filter or order well enough (estimated cost {cost}, at most {max}): filter or order by \
+        "no index serves this filter or order well enough (the estimated cost is above {0}): filter or order by \
          indexed columns, or create an index that begins with the organisation's column"
     )]
-    TooExpensive {
-        /// Estimate of PostgreSQL.
-        cost: u64,
-        /// The limit.
-        max: u64,
-    },
+    TooExpensive(u64),
     /// The query took too long.
     #[error("the query took longer than {0:?}: filter or order by indexed columns, or read fewer rows")]
     TooSlow(Duration),
@@ -104,7 +105,7 @@ impl QueryError {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            Self::TooExpensive { .. } => "query_too_expensive",
+            Self::TooExpensive(_) => "query_too_expensive",
             Self::TooSlow(_) => "query_too_slow",
             Self::Filter(FilterError::NotExact { .. }) | Self::FilterEncoding(_) => "filter_not_exact",
             _ => "invalid_query",
@@ -185,7 +186,7 @@ impl ReadError {
     #[must_use]
     pub fn is_final(&self) -> bool {
         match self {
-            Self::Query(error) => !matches!(error, QueryError::TooSlow(_) | QueryError::TooExpensive { .. }),
+            Self::Query(error) => !matches!(error, QueryError::TooSlow(_) | QueryError::TooExpensive(_)),
             Self::UnknownTopic | Self::FilterNotApplicable { .. } | Self::Forbidden => true,
             Self::UnknownRow
             | Self::RowTooLarge(_)
@@ -199,7 +200,7 @@ impl ReadError {
     /// The error of a filter that the token requires.
     pub(super) fn of_signed(self, topic: &str) -> Self {
         let reason = match self {
-            Self::Query(QueryError::TooSlow(_) | QueryError::TooExpensive { .. }) => return self,
+            Self::Query(QueryError::TooSlow(_) | QueryError::TooExpensive(_)) => return self,
             Self::Query(error) => error.to_string(),
             Self::UnknownTopic => self.to_string(),
             other => return other,

@@ -107,7 +107,9 @@ impl Reader {
             Ok((_, version, described)) => ReadableTable::parse(described).and_then(|table| {
                 let version = version.ok_or(ReadError::UnknownTopic)?;
                 let key = Selection::of_names(table.key.iter().map(|column| column.name.clone()).collect());
-                Ok(TableColumns { version, columns: table.columns, key, checks })
+                let entity_column = table.entity.as_ref().and_then(|entity| entity.column.as_deref());
+                let columns = table.columns.with_hidden(entity_column);
+                Ok(TableColumns { version, columns, key, entity: table.entity, checks })
             }),
             Err(error) => Err(error.into()),
         };

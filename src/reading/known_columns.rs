@@ -90,7 +90,7 @@ mod tests {
             let read = async |checks| {
                 reads += 1;
                 let (columns, key) = (Columns::for_tests(&[]), Selection::of_names(Vec::new()));
-                Ok(TableColumns { version: reads.to_string(), columns, key, checks })
+                Ok(TableColumns { version: reads.to_string(), columns, key, entity: None, checks })
             };
             let columns = known.get("items", read).await.expect("reads");
             assert_eq!((columns.version.clone(), columns.checks), (expected.to_string(), checks.count()));

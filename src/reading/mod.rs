@@ -58,7 +58,7 @@ pub(crate) use request::{ORDER_COLUMNS_MAX, ROWS_DEFAULT, ROWS_MAX, SELECT_COLUM
 pub use request::{OrderTerm, RowRequest, with_position};
 pub use share::PageMemory;
 use share::{ReadPermit, Shares};
-pub use signed::CompiledFilter;
+pub use signed::{CompiledFilter, JoinConditions};
 pub use snapshot::{SnapshotRequest, TableSnapshot};
 use snapshot_limiter::SnapshotLimiter;
 use table::ReadableTable;
@@ -212,7 +212,7 @@ impl Reader {
         let mut transaction = begin_snapshot(connection).await?;
         let (cursor, version) = position(&mut transaction, topic).await?;
         let table = self.table(&mut transaction, topic, version, request.select.clone()).await?;
-        table.check_signed(topic, &request.signed)?;
+        table.check_signed(topic, request)?;
         bind_to_user(&mut transaction, &caller.claims, self.limits.statement_timeout)
             .await
             .map_err(ReadError::not_bound)?;

@@ -36,7 +36,7 @@ pub struct Page {
     pub next: Option<String>,
     /// Number of all rows, if it was asked for and is not above the limit.
     pub total: Option<usize>,
-    /// Position of the last row.
+    /// Position of the last row. None if a value of it is too long.
     last: Option<Position>,
     /// Reserved until the page was sent.
     pub memory: Option<PageMemory>,
@@ -143,7 +143,8 @@ impl PageReader<'_> {
             let json = document.unwrap_or(key);
             let is_full = page.rows == limit || page.json.len() + json.len() > bytes_max;
             if is_full && page.rows > 0 {
-                page.next = page.last.take().map(|position| position.encode()).transpose()?;
+                let position = page.last.take().ok_or(QueryError::PositionTooLong)?;
+                page.next = Some(position.encode()?);
                 return Ok(Some(true));
             }
             if page.rows > 0 {
@@ -154,7 +155,7 @@ impl PageReader<'_> {
             }
             page.json.push_str(json);
             page.rows += 1;
-            page.last = Some(Position(row.try_get(2)?));
+            page.last = row.try_get::<Option<_>, _>(2)?.map(Position);
         }
         Ok((fetched == count).then_some(false))
     }
@@ -171,9 +172,21 @@ impl PageReader<'_> {
         let row =
             sqlx::query_with(AssertSqlSafe(sql), arguments).fetch_optional(&mut *self.transaction).await?;
         let row = row.ok_or(ReadError::UnknownRow)?;
-        let document: Option<String> = row.try_get(0)?;
+        let document = match row.try_get(0)? {
+            None => self.partial_document().await?,
+            document => document,
+        };
         let json = document.ok_or(ReadError::RowTooLarge(self.limits.page_bytes_max))?;
         Ok(Page { json, rows: 1, ..page })
+    }
+
+    /// The document of the one row without the columns whose values `jsonb` cannot represent. None if the row
+    /// is too large.
+    async fn partial_document(&mut self) -> Result<Option<String>, ReadError> {
+        let sql = self.query.partial_row(self.limits.page_bytes_max);
+        let arguments = self.arguments(self.query.values())?;
+        let document = sqlx::query_scalar_with(AssertSqlSafe(sql), arguments);
+        Ok(document.fetch_optional(&mut *self.transaction).await?.flatten())
     }
 
     /// Checks that every value has the type of its column. The values stem from the request alone, so the
@@ -211,7 +224,7 @@ impl PageReader<'_> {
         )]
         let cost = cost as u64;
         let max = self.limits.cost_max;
-        if cost > max { Err(QueryError::TooExpensive { cost, max }.into()) } else { Ok(()) }
+        if cost > max { Err(QueryError::TooExpensive(max).into()) } else { Ok(()) }
     }
 
     /// Counts all rows that the filter selects. None if there are more than the limit.

@@ -22,6 +22,7 @@ pub(super) struct PageQuery {
     from: String,
     document: String,
     key_document: String,
+    partial_document: String,
     /// Values from `$2` on, with their types.
     values: Vec<(String, String)>,
     /// Number of the first values, which stem from the token.
@@ -42,8 +43,7 @@ impl PageQuery {
         request: &RowRequest,
         id: &[String],
     ) -> Result<Self, QueryError> {
-        let request = RowRequest { conditions: Vec::new(), after: None, ..request.clone() };
-        Self::build(table, &request, id)
+        Self::build(table, request, id)
     }
 
     /// The conditions of the token come first, whatever is requested.
@@ -54,9 +54,11 @@ impl PageQuery {
         let terms = complete_order(table, &request.order)?;
         let org = format!("n.{} = $1::pg_catalog.uuid", table.org_column);
         let mut builder = SqlBuilder::new(&table.columns, org);
+        let own = builder.sql.len();
         append_conditions(&mut builder, &request.signed)?;
+        let signed = builder.sql.get(own..).unwrap_or_default().trim_start_matches(" and ").to_owned();
         let signed_values = builder.values.len();
-        append_conditions(&mut builder, &request.conditions)?;
+        append_asked(&mut builder, &request.conditions, &signed)?;
         for (column, value) in table.key.iter().zip(id) {
             let parameter = builder.bind(column, value);
             let _ = write!(builder.sql, " and {} = {parameter}", column.of_row());
@@ -66,16 +68,15 @@ impl PageQuery {
         if let Some(position) = &request.after {
             append_after(&mut builder, &terms, position)?;
         }
-        let positions: Vec<String> =
-            terms.iter().map(|term| format!("{}::pg_catalog.text", term.column.of_row())).collect();
         Ok(Self {
             conditions,
             after: builder.sql,
             order: terms.iter().map(Term::sql).collect::<Vec<_>>().join(", "),
-            position: format!("array[{}]", positions.join(", ")),
+            position: position_expression(table, &terms),
             from: format!("from {} n", table.relation),
             document: table.document.clone(),
             key_document: table.key_document.clone(),
+            partial_document: table.partial_document.clone(),
             values: builder.values,
             signed_values,
             first_of_position,
@@ -114,16 +115,23 @@ impl PageQuery {
         (!casts.is_empty()).then(|| format!("select {}", casts.join(" or ")))
     }
 
-    /// The query of the rows: document, key, position. A document above `bytes_max` is null.
+    /// The query of the rows: document, key, position. A document above `bytes_max` is null, and so is a
+    /// position that is too long for a URL.
     pub(super) fn rows(&self, limit: usize, bytes_max: usize) -> String {
         let Self { conditions, after, order, position, from, document, key_document, .. } = self;
         let and = if after.is_empty() { "" } else { " and " };
+        let document = limited_document(document, bytes_max);
         format!(
-            "select (select case when pg_catalog.octet_length(j.doc) <= {bytes_max} then j.doc end \
-             from (select ({document})::pg_catalog.text as doc offset 0) j), \
-             ({key_document})::pg_catalog.text, {position} \
+            "select {document}, ({key_document})::pg_catalog.text, {position} \
              {from} where {conditions}{and}{after} order by {order} limit {limit}"
         )
+    }
+
+    /// The query of one row's document without the columns whose values `jsonb` cannot represent. It is null
+    /// if it has more than `bytes_max` bytes.
+    pub(super) fn partial_row(&self, bytes_max: usize) -> String {
+        let Self { conditions, from, partial_document, .. } = self;
+        format!("select {} {from} where {conditions}", limited_document(partial_document, bytes_max))
     }
 
     /// The query of the number of rows, up to `count_max` of them. It ignores the position, so it binds fewer
@@ -139,10 +147,53 @@ impl PageQuery {
     }
 }
 
+/// An expression for the text of a document. A text above `bytes_max` is null.
+fn limited_document(document: &str, bytes_max: usize) -> String {
+    format!(
+        "(select case when pg_catalog.octet_length(j.doc) <= {bytes_max} then j.doc end \
+         from (select ({document})::pg_catalog.text as doc offset 0) j)"
+    )
+}
+
+/// An expression for the position of a row. Values are measured before they are converted, because text may
+/// be compressed, and a number such as 1e131000 is far longer as text.
+fn position_expression(table: &ReadableTable, terms: &[Term<'_>]) -> String {
+    let values: Vec<String> =
+        terms.iter().map(|term| format!("{}::pg_catalog.text", term.column.of_row())).collect();
+    let position = format!("array[{}]", values.join(", "));
+    let conditions: Vec<&str> = terms
+        .iter()
+        .filter_map(|term| table.position_conditions.get(&term.column.name).map(String::as_str))
+        .collect();
+    if conditions.is_empty() {
+        return position;
+    }
+    // A subquery is expensive enough to be evaluated after the sort, so for the rows of the page alone.
+    format!("(select case when {} then {position} end)", conditions.join(" and "))
+}
+
 fn append_conditions(builder: &mut SqlBuilder<'_>, conditions: &[Condition]) -> Result<(), QueryError> {
     for condition in conditions {
         builder.sql.push_str(" and ");
         builder.condition(condition)?;
+    }
+    Ok(())
+}
+
+/// Appends the conditions of a request. The time of a pattern depends on the text that it reads, so patterns
+/// read the rows alone that the token's conditions select. PostgreSQL evaluates conditions of a row in the
+/// order of their cost, except within `case`. Other conditions stay plain, because indexes serve them.
+fn append_asked(builder: &mut SqlBuilder<'_>, asked: &[Condition], signed: &str) -> Result<(), QueryError> {
+    for condition in asked {
+        let is_guarded = !signed.is_empty() && condition.has_pattern();
+        builder.sql.push_str(" and ");
+        if is_guarded {
+            let _ = write!(builder.sql, "case when {signed} then ");
+        }
+        builder.condition(condition)?;
+        if is_guarded {
+            builder.sql.push_str(" else false end");
+        }
     }
     Ok(())
 }
@@ -255,6 +306,28 @@ mod tests {
 
     fn query(text: &str) -> Result<PageQuery, QueryError> {
         PageQuery::new(&ReadableTable::for_tests(COLUMNS), &RowRequest::parse(text)?)
+    }
+
+    /// Each condition of a request, and whether it is evaluated on the rows of the token's filter alone.
+    #[test]
+    fn patterns_of_a_request_read_the_rows_of_the_token_alone() {
+        for (asked, is_guarded) in [
+            ("a\"b=like.x*", true),
+            ("a\"b=not.ilike.x*", true),
+            (r#"or=(n.eq.1,and("a\"b".like.x*,n.gt.2))"#, true),
+            ("a\"b=eq.x", false),
+            ("n=in.(1,2)", false),
+        ] {
+            let mut request = RowRequest::parse(asked).expect(asked);
+            request.signed = RowRequest::parse("n=gt.5&ok=is.true").expect("parses").conditions;
+            let table = ReadableTable::for_tests(COLUMNS);
+            let query = PageQuery::new(&table, &request).expect("builds");
+            let guarded = query.conditions.contains(" and case when (n.\"n\" > $2");
+            assert_eq!(guarded, is_guarded, "{asked}: {}", query.conditions);
+            request.signed.clear();
+            let query = PageQuery::new(&table, &request).expect("builds");
+            assert!(!query.conditions.contains("case"), "{asked}: {}", query.conditions);
+        }
     }
 
     #[test]

@@ -50,6 +50,18 @@ impl RowRequest {
         Self::from_parameters(&pairs(query)?, ROWS_DEFAULT)
     }
 
+    /// Parses the query of a URL that names one row.
+    ///
+    /// # Errors
+    /// If a parameter is not valid, or is another one than `select`.
+    pub fn parse_of_row(query: &str) -> Result<Self, QueryError> {
+        let pairs = pairs(query)?;
+        match pairs.iter().find(|(name, _)| name != "select") {
+            Some((name, _)) => Err(QueryError::NotOfRow(shortened(name))),
+            None => Self::from_parameters(&pairs, 1),
+        }
+    }
+
     /// Parses parameters, which are pairs of a name and a value. Without `limit`, a page has up to `rows`
     /// rows.
     pub(super) fn from_parameters(pairs: &[(String, String)], rows: usize) -> Result<Self, QueryError> {

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::error::ReadError;
+use super::error::{QueryError, ReadError};
 use super::filter::FilterRequest;
 use super::{Caller, Reader};
 use crate::filter::{ChannelFilter, Condition};
@@ -14,8 +14,17 @@ use crate::filter::{ChannelFilter, Condition};
 pub struct CompiledFilter {
     /// Filter of events.
     pub filter: ChannelFilter,
-    /// Conditions of pages. They select the same rows at any time.
-    pub conditions: Vec<Condition>,
+    /// Conditions of pages.
+    pub conditions: JoinConditions,
+}
+
+/// Conditions of a join. They select the same rows at any time.
+#[derive(Debug, Default)]
+pub struct JoinConditions {
+    /// Conditions that the token requires.
+    pub signed: Vec<Condition>,
+    /// Conditions that the client asks for.
+    pub asked: Vec<Condition>,
 }
 
 impl FilterRequest {
@@ -55,12 +64,15 @@ impl Reader {
         match (signed, asked) {
             (Some(signed), None) => Ok(signed),
             (Some(CompiledFilter { filter, mut conditions }), Some((asked, of_asked))) => {
-                conditions.extend(of_asked);
+                asked.table.columns.expect_stored(&of_asked).map_err(QueryError::from)?;
+                conditions.asked = of_asked;
                 // The columns have changed in between.
                 let filter = ChannelFilter::both(filter, asked).ok_or(ReadError::Busy)?;
                 Ok(CompiledFilter { filter, conditions })
             }
-            (None, Some((filter, conditions))) => Ok(CompiledFilter { filter, conditions }),
+            (None, Some((filter, asked))) => {
+                Ok(CompiledFilter { filter, conditions: JoinConditions { signed: Vec::new(), asked } })
+            }
             (None, None) => Err(ReadError::UnknownTopic),
         }
     }
@@ -75,8 +87,12 @@ impl Reader {
         topic: &str,
         signed: &FilterRequest,
     ) -> Result<CompiledFilter, ReadError> {
-        let compiled = self.compile(caller, topic, signed).await;
-        let (filter, conditions) = compiled.map_err(|error| error.of_signed(topic))?;
+        let compiled = self.compile(caller, topic, signed).await.and_then(|(filter, conditions)| {
+            filter.table.columns.expect_stored(&conditions).map_err(QueryError::from)?;
+            Ok((filter, conditions))
+        });
+        let (filter, signed) = compiled.map_err(|error| error.of_signed(topic))?;
+        let conditions = JoinConditions { signed, asked: Vec::new() };
         Ok(CompiledFilter { filter: filter.signed(), conditions })
     }
 }

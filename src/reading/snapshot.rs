@@ -14,10 +14,10 @@ use super::filter::FilterRequest;
 use super::page::Page;
 use super::position::Position;
 use super::request::{ROWS_MAX, RowRequest};
+use super::signed::JoinConditions;
 use super::snapshot_limiter::SnapshotPermit;
 use super::{Caller, Reader, ReadingLimits, Target};
 use crate::backoff::Backoff;
-use crate::filter::Condition;
 use crate::org::OrgId;
 
 /// Delays before a page is tried again.
@@ -67,10 +67,11 @@ impl SnapshotRequest {
         Ok(self)
     }
 
-    /// Restricts the rows to those of the join's filter.
+    /// Restricts the rows to those of the token's and the join's filters.
     #[must_use]
-    pub fn with_conditions(mut self, conditions: Vec<Condition>) -> Self {
-        self.0.conditions.extend(conditions);
+    pub fn with_conditions(mut self, conditions: JoinConditions) -> Self {
+        self.0.signed = conditions.signed;
+        self.0.conditions.extend(conditions.asked);
         self
     }
 }

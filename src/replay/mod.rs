@@ -34,7 +34,7 @@ use crate::log::{DoorbellSignal, TailerProgress};
 use crate::metrics::Metrics;
 use crate::org::OrgId;
 use crate::wire::{Event, Topic};
-pub use batch::ReplayBatch;
+pub use batch::{EventPosition, ReplayBatch};
 pub use limits::ReplayLimits;
 use missed::{Events, has_reached};
 use queue::ReplayQueue;

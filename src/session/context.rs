@@ -161,6 +161,8 @@ pub struct SessionLimits {
     pub expiry_grace: Duration,
     /// Fresh tokens of one session that may wait for their key at the same time.
     pub refreshes_max: usize,
+    /// Time in which a client must accept everything that is queued for it.
+    pub backlog_timeout: Duration,
     /// Time that the peer has to read what precedes a Close frame, and to answer it.
     pub close_timeout: Duration,
     /// Size of the kernel's send buffer, in bytes. By default the kernel would hide up to 4 MiB of a slow

@@ -15,8 +15,8 @@ use super::message_reader::{MessageReader, discard_until_end};
 use super::org_rate::{MESSAGE_UNITS, units_of};
 use super::refresh::next_refreshed;
 use super::resume::next_resumed;
-use super::{Session, SessionLimits};
-use crate::hub::{CloseState, Outbox, SessionCheck as _};
+use super::{Backlog, Session, SessionLimits};
+use crate::hub::{CloseState, OUTBOXES_PER_ORG, Outbox, SessionCheck as _};
 use crate::org::Incarnation;
 use crate::wire::CloseCode;
 
@@ -88,6 +88,9 @@ impl Session {
         let decision = match &message {
             Some(Ok(_)) => {
                 self.take_from_org(MESSAGE_UNITS);
+                if self.registration.relieve_full_memory() > 0 {
+                    self.context.metrics.limit_reached(OUTBOXES_PER_ORG);
+                }
                 self.message_rate.check(&self.context.limits, Instant::now())
             }
             _ => RateDecision::Accept,
@@ -141,13 +144,32 @@ impl Session {
         }
     }
 
-    fn on_timer(&self) -> LoopAction {
-        if self.ends_in().is_zero() {
+    fn on_timer(&mut self) -> LoopAction {
+        if self.is_stalled() {
+            self.outbox.close_as_slow();
+            LoopAction::Close(CloseCode::SLOW)
+        } else if self.ends_in().is_zero() {
             LoopAction::Close(CloseCode::TOKEN_EXPIRED)
         } else if self.last_read().elapsed() >= self.context.limits.idle_timeout {
             LoopAction::Close(CloseCode::IDLE)
         } else {
             LoopAction::Continue
+        }
+    }
+
+    /// Whether the queue of the outbox was not empty for too long. Only the timer checks it, so that sending
+    /// costs nothing.
+    fn is_stalled(&mut self) -> bool {
+        let Some(drains) = self.outbox.drains() else {
+            self.backlog = None;
+            return false;
+        };
+        match self.backlog.filter(|backlog| backlog.drains == drains) {
+            Some(backlog) => backlog.since.elapsed() >= self.context.limits.backlog_timeout,
+            None => {
+                self.backlog = Some(Backlog { since: Instant::now(), drains });
+                false
+            }
         }
     }
 
@@ -159,7 +181,8 @@ impl Session {
             return self.paused_until.min(now + self.ends_in());
         }
         let idle = self.last_read() + self.context.limits.idle_timeout;
-        idle.min(now + self.ends_in())
+        let stalled = self.backlog.map(|backlog| backlog.since + self.context.limits.backlog_timeout);
+        idle.min(now + self.ends_in()).min(stalled.unwrap_or(idle))
     }
 
     /// The time at which the client was last heard, or could have been heard.

@@ -9,10 +9,10 @@ use sha2::{Digest as _, Sha256};
 
 use super::pending_join::{JoinFilters, NoChannel, PendingJoin};
 use crate::auth::{FilterClaim, SignedFilter, SignedRows, TopicRule};
-use crate::filter::Condition;
+use crate::filter::{ChannelFilter, Condition};
 use crate::hub::{ClaimFilter, FilterLimit};
 use crate::metrics::RejectionLabels;
-use crate::reading::{CompiledFilter, FilterRequest};
+use crate::reading::{CompiledFilter, FilterRequest, JoinConditions, ReadError};
 
 /// Compilations of a filter while its table may be changing.
 const COMPILATIONS_MAX: usize = 5;
@@ -28,15 +28,15 @@ fn digest(topics: &[(&str, &[Condition])], select: Option<&[String]>) -> String 
 
 impl PendingJoin {
     /// Finds the channel of the filters. Returns the conditions for the pages of a snapshot.
-    pub(super) async fn open_channel(&mut self, filters: &JoinFilters) -> Result<Vec<Condition>, NoChannel> {
+    pub(super) async fn open_channel(&mut self, filters: &JoinFilters) -> Result<JoinConditions, NoChannel> {
         let opened = match &filters.rule {
-            TopicRule::Aggregate(claim) => self.open_claim(claim).await.map(|()| Vec::new()),
+            TopicRule::Aggregate(claim) => self.open_claim(claim).await.map(|()| JoinConditions::default()),
             TopicRule::Nothing => Err(NoChannel {
                 code: "forbidden topic",
                 hint: format!("the token's app_metadata.warden_filters do not name {}", self.topic_name),
                 is_final: true,
             }),
-            TopicRule::Whole if filters.asked.is_none() => Ok(Vec::new()),
+            TopicRule::Whole if filters.asked.is_none() => Ok(JoinConditions::default()),
             TopicRule::Whole => self.open_filter(None, filters).await,
             TopicRule::Rows(rows) => self.open_filter(Some(rows), filters).await,
         };
@@ -50,7 +50,7 @@ impl PendingJoin {
         &mut self,
         signed: Option<&SignedRows>,
         filters: &JoinFilters,
-    ) -> Result<Vec<Condition>, NoChannel> {
+    ) -> Result<JoinConditions, NoChannel> {
         let signed = signed.map(|rows| FilterRequest::signed(&rows.conditions, rows.bytes));
         let asked = filters.asked.as_deref();
         for attempt in 1.. {
@@ -60,7 +60,8 @@ impl PendingJoin {
             match self.registration.open_filter(&self.topic, filter, &self.context.metrics) {
                 Ok(handle) => {
                     let select = asked.and_then(FilterRequest::select);
-                    self.digest = Some(digest(&[(&self.topic_name, &conditions)], select));
+                    let both = [(&*self.topic_name, &*conditions.signed), ("", &*conditions.asked)];
+                    self.digest = Some(digest(&both, select));
                     self.filter = Some(handle);
                     return Ok(conditions);
                 }
@@ -96,7 +97,8 @@ impl PendingJoin {
                 SignedFilter::Rows(rows) => {
                     let signed = FilterRequest::signed(&rows.conditions, rows.bytes);
                     let compiled = self.context.reader.compile_signed(self.caller(), topic, &signed).await?;
-                    (Some(Arc::new(compiled.filter)), compiled.conditions)
+                    self.check_entity_column(topic, &compiled.filter)?;
+                    (Some(Arc::new(compiled.filter)), compiled.conditions.signed)
                 }
             };
             topics.insert(Arc::clone(topic), filter);
@@ -105,5 +107,19 @@ impl PendingJoin {
         let digested: Vec<(&str, &[Condition])> =
             digested.iter().map(|(topic, conditions)| (*topic, &conditions[..])).collect();
         Ok((ClaimFilter::new(topics), digest(&digested, None)))
+    }
+
+    /// Checks that events of a table show whether a row was about the entity of this topic before.
+    fn check_entity_column(&self, topic: &str, filter: &ChannelFilter) -> Result<(), ReadError> {
+        match (self.topic.entity(), &filter.table.entity) {
+            (Some((kind, _)), Some(entity)) if entity.kind == kind && entity.column.is_none() => {
+                let reason = format!(
+                    "its events omit the column with the {kind}, so an update does not show whether the row was \
+                     about another {kind} before: remove that column from omit_columns of warden.watch()"
+                );
+                Err(ReadError::FilterNotApplicable { topic: topic.to_owned(), reason })
+            }
+            _ => Ok(()),
+        }
     }
 }

@@ -97,8 +97,18 @@ struct Session {
     questions: Vec<PendingQuestion>,
     last_join_id: u64,
     last_heard: Instant,
+    /// The outbox at the last check of its backlog.
+    backlog: Option<Backlog>,
     /// Log lines that the client may still cause.
     log_share: SessionShare,
+}
+
+/// A queue of frames that the client had not accepted at one moment.
+#[derive(Clone, Copy)]
+struct Backlog {
+    since: Instant,
+    /// Number of times that the queue had been empty.
+    drains: u32,
 }
 
 /// Runs a session until it ends. If `shutdown` is already cancelled, the session ends immediately with 1012.
@@ -169,6 +179,7 @@ impl Session {
             questions: Vec::new(),
             last_join_id: 0,
             last_heard: now,
+            backlog: None,
             log_share: SessionShare::new(now),
         };
         // The permit is used only once, at the end, so it is boxed to keep the session's future small.

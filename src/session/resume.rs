@@ -9,6 +9,7 @@
 use std::future::poll_fn;
 use std::sync::{Arc, OnceLock};
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use serde_json::json;
@@ -19,14 +20,22 @@ use super::pending::{ResumeEnd, ResumeOutcome, Resuming};
 use super::revocation_check::RevocationCheck;
 use super::{Session, SessionContext};
 use crate::cursor::Cursor;
-use crate::hub::{FilterHandle, Outbox, Registration, Rendered, SessionCheck as _, Subscribed};
+use crate::hub::{
+    FilterHandle, OUTBOXES_PER_ORG, Outbox, Registration, Rendered, SessionCheck as _, Subscribed,
+};
 use crate::org::OrgId;
-use crate::replay::{ReplayBatch, ReplayError, ResumePlace};
+use crate::replay::{EventPosition, ReplayBatch, ReplayError, ResumePlace};
 use crate::wire::{ClientMessage, Event, RESYNC_EVENT, Status, Topic, append_event_frame, push};
 
 /// Approximate size of one write of missed events, in bytes. Each write waits until the previous one is on
 /// the wire.
 const CHUNK_BYTES: usize = 32 * 1024;
+
+/// Interval at which a resume checks whether there is memory for its next write.
+const ROOM_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Checks for memory before a write is sent nevertheless. What waits may be live events for this very client.
+const ROOM_CHECKS: usize = 10;
 
 /// Evaluations of a filter before other tasks may run, each for about [`BYTES_PER_EVALUATION`] of an event.
 const EVALUATIONS_PER_TURN: usize = 256;
@@ -262,9 +271,12 @@ impl Resume {
     async fn send(&self, batch: &ReplayBatch) -> Result<(), ReplayError> {
         let mut frames = BytesMut::new();
         let filter = self.filter.as_deref();
-        let render = move |event: &Event, cursor: &str, tx: &str| match filter {
-            None => Rendered::Payload(event.payload(cursor, tx)),
-            Some(filter) => filter.render(event, cursor, tx),
+        let render = move |event: &Event, position: &mut EventPosition<'_, '_>| match filter {
+            None => {
+                let (cursor, tx) = position.sealed();
+                Rendered::Payload(event.payload(&cursor, tx))
+            }
+            Some(filter) => filter.render(event, || position.sealed()),
         };
         let mut turn = EvaluationTurn::default();
         for (event, rendered) in batch.rendered(self.registration.seal(), render) {
@@ -284,15 +296,30 @@ impl Resume {
             };
             append_event_frame(&mut frames, &self.topic, event, &payload);
             if frames.len() >= CHUNK_BYTES {
-                self.outbox.drained().await;
+                self.can_write().await;
                 self.outbox.send(&frames.split().freeze());
             }
         }
         if !frames.is_empty() {
-            self.outbox.drained().await;
+            self.can_write().await;
             self.outbox.send(&frames.freeze());
         }
         Ok(())
+    }
+
+    /// Waits until the former write is on the wire, and until the frames that wait for other clients of the
+    /// organisation leave room for another one.
+    async fn can_write(&self) {
+        self.outbox.drained().await;
+        for _ in 0..ROOM_CHECKS {
+            if self.outbox.has_room() {
+                break;
+            }
+            tokio::time::sleep(ROOM_INTERVAL).await;
+        }
+        if self.registration.relieve_full_memory() > 0 {
+            self.context.metrics.limit_reached(OUTBOXES_PER_ORG);
+        }
     }
 }
 

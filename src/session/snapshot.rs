@@ -7,6 +7,7 @@
 //! The next page is read when the client has accepted the former one. While a page is being sent, the
 //! snapshot has no connection to the database.
 
+use bytes::Bytes;
 use serde_json::json;
 
 use super::Session;
@@ -15,7 +16,7 @@ use super::pending::ResumeEnd;
 use super::pending_join::PendingJoin;
 use crate::cursor::Cursor;
 use crate::hub::SendOutcome;
-use crate::reading::{Page, ReadError, SnapshotRequest, TableSnapshot};
+use crate::reading::{Page, PageMemory, ReadError, SnapshotRequest, TableSnapshot};
 use crate::replay::ReplayError;
 use crate::wire::{ClientMessage, CloseCode, PageEnd, Status, Topic, snapshot_frame};
 
@@ -27,6 +28,13 @@ enum PagesEnd {
     Closed,
     /// A page could not be read.
     Failed(ReplayError),
+}
+
+/// The frame of a page, whose memory is free again when the last reference is dropped: after the join ended,
+/// if the client left the topic while the frame waited.
+struct PageFrame {
+    frame: Bytes,
+    _memory: Option<PageMemory>,
 }
 
 impl Session {
@@ -127,11 +135,12 @@ impl PendingJoin {
         };
         let frame = snapshot_frame(self.reply.refs.join_ref(), &self.topic_name, &page.json, end);
         // The memory stays reserved until the page is no longer in the outbox, for one copy.
-        let Page { json, memory: _memory, .. } = page;
+        let Page { json, memory, .. } = page;
         drop(json);
+        let frame = Bytes::from_owner(PageFrame { frame, _memory: memory });
         let accepted = async {
             self.outbox.drained().await;
-            match self.outbox.send(&frame) {
+            match self.outbox.send_counted(&frame) {
                 SendOutcome::Written => true,
                 SendOutcome::Queued => {
                     self.outbox.drained().await;
@@ -145,6 +154,12 @@ impl PendingJoin {
             self.outbox.close(CloseCode::SLOW);
             false
         })
+    }
+}
+
+impl AsRef<[u8]> for PageFrame {
+    fn as_ref(&self) -> &[u8] {
+        &self.frame
     }
 }
 

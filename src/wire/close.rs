@@ -71,7 +71,7 @@ close_codes! {
     /// The client exceeded its rate limits, and continued after errors had said so.
     FLOOD = 4428, "too many messages: send fewer", Stop;
     /// The client reads more slowly than its events arrive, and its queue is full.
-    SLOW = 4429, "too slow: the queue of unsent events is full", Retry;
+    SLOW = 4429, "too slow: too many unsent events, or for too long", Retry;
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::Interval;
 use uuid::Uuid;
 use warden::config::Config;
-use warden::metrics::CloseLabels;
+use warden::metrics::{CloseLabels, LimitLabels};
 use warden_testkit::phoenix::{self, Received};
 use warden_testkit::{Gate, TcpProxy};
 
@@ -198,6 +198,76 @@ async fn an_outbox_is_bounded_in_bytes() {
     // The chunk limit alone would admit all events.
     let n = until_too_slow(10_000, 200, |config| config.limits.outbox.queue_bytes_max = BYTES).await;
     assert!(n * 10_000 > BYTES, "closed after {n} events, before its queue was full");
+}
+
+/// An organisation may hold as much as it leaves free. Each of its clients alone is within its own limit.
+#[tokio::test]
+async fn outboxes_of_an_organisation_have_a_share_and_others_are_served() {
+    const CLIENTS: usize = 4;
+    const EVENTS: usize = 60;
+    let t = TestGateway::start_with(TestDb::create().await, |config| {
+        small_buffers(config);
+        config.limits.session.close_timeout = Duration::from_millis(50);
+        config.limits.outbox.memory_bytes_max = 1024 * 1024;
+    })
+    .await;
+    let (hostile, other) = (t.db.create_org().await, t.db.create_org().await);
+    let (fast, is_fast) = watch::channel(true);
+    let mut stuck = Vec::new();
+    for _ in 0..CLIENTS {
+        stuck.push(trickle(&t, hostile, is_fast.clone()).await);
+    }
+    let slow = trickle(&t, other, is_fast).await;
+    let mut near = t.connect(other).await;
+    near.join("calls").await;
+    fast.send_replace(false);
+    publish(&t, other, 0, 60_000).await;
+    near.expect_event("calls", "numbered").await;
+    for n in 0..EVENTS {
+        publish(&t, hostile, n, 60_000).await;
+        if n % 10 == 0 {
+            publish(&t, other, n, 10).await;
+            assert_eq!(near.expect_event("calls", "numbered").await.data("n"), &json!(n));
+        }
+    }
+    eventually("the clients of one organisation are closed", async || closed(&t, 4429) == CLIENTS as u64)
+        .await;
+    eventually("no other session ends", async || t.gateway.hub().session_count() == 2).await;
+    let limit = LimitLabels { limit: "outboxes_per_org" };
+    assert!(t.gateway.metrics().limits_reached.get_or_create(&limit).get() > 0);
+    drop((stuck, slow, near));
+    t.gateway.stop().await;
+}
+
+/// The client sends heartbeats, but reads so slowly that its queue is never empty.
+#[tokio::test]
+async fn a_client_that_never_accepts_all_is_closed_after_a_time() {
+    let t = TestGateway::start_with(TestDb::create().await, |config| {
+        small_buffers(config);
+        config.limits.session.close_timeout = Duration::from_millis(50);
+        config.limits.session.idle_timeout = Duration::from_secs(3);
+        config.limits.session.backlog_timeout = Duration::from_millis(200);
+    })
+    .await;
+    let org = t.db.create_org().await;
+    let (fast, is_fast) = watch::channel(true);
+    let mut stuck = trickle(&t, org, is_fast).await;
+    let mut near = t.connect(org).await;
+    near.join("calls").await;
+    fast.send_replace(false);
+    for n in 0..2 {
+        publish(&t, org, n, 60_000).await;
+        near.expect_event("calls", "numbered").await;
+    }
+    eventually("the session ends as too slow", async || {
+        near.push("phoenix", "heartbeat", json!({})).await;
+        let _ = phoenix::send_heartbeat(&mut stuck.socket).await;
+        closed(&t, 4429) == 1
+    })
+    .await;
+    assert_eq!((closed(&t, 4408), t.gateway.hub().session_count()), (0, 1));
+    drop((stuck, near));
+    t.gateway.stop().await;
 }
 
 /// The client's host is gone, and the gateway receives neither a FIN nor a reset.

@@ -15,9 +15,14 @@ const HEAD_BYTES_MAX: usize = 32 * 1024;
 
 /// Sends a raw request and returns the status of its answer.
 async fn status(t: &TestGateway, text: &str) -> u16 {
+    answer(t, text).await.status
+}
+
+/// Sends a raw request.
+async fn answer(t: &TestGateway, text: &str) -> Answer {
     let mut stream = TcpStream::connect(t.gateway.public_addr()).await.expect("connects");
     stream.write_all(text.as_bytes()).await.expect("writes");
-    within("an answer", Answer::read(&mut stream)).await.status
+    within("an answer", Answer::read(&mut stream)).await
 }
 
 #[tokio::test]
@@ -49,7 +54,8 @@ async fn ambiguous_requests_are_rejected() {
     ] {
         let request =
             good().text().replacen("Upgrade: websocket", &format!("Upgrade: websocket\r\n{line}"), 1);
-        assert_eq!(status(&t, &request).await, 400, "{line}");
+        let answer = answer(&t, &request).await;
+        assert_eq!((answer.status, answer.body.as_str()), (400, ""), "{line}");
     }
     assert_eq!(good().with("Content-Length", "0").send(addr).await.status, 101);
     // A line may end with a line feed alone (RFC 9112, section 2.2). A carriage return alone ends none.

@@ -190,6 +190,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         }
     }
 
+    /// Takes the events that arrived before a reply that was awaited.
+    pub fn take_kept_events(&mut self) -> Vec<Event> {
+        self.events.drain(..).collect()
+    }
+
     /// Awaits the next event on any joined topic.
     ///
     /// # Panics

@@ -6,6 +6,7 @@
 //! for clients that expect their connections to break.
 
 mod client;
+pub mod filters;
 pub mod frames;
 pub mod keys;
 pub mod phoenix;

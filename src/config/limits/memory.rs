@@ -3,33 +3,35 @@
 //! Parts with a fixed number of entries come first. The other parts are shares of what remains.
 
 use super::Limits;
-use crate::control;
+use crate::{control, hub};
 
 const MIB: usize = 1024 * 1024;
 
 /// Default of the budget.
 pub const BUDGET_DEFAULT: usize = 512 * MIB;
 
-/// Smallest budget. With less, one read for a replay would hardly fit.
-pub const BUDGET_MIN: usize = 256 * MIB;
+/// Smallest budget. With less, one read for a replay would hardly fit, and a large body not.
+pub const BUDGET_MIN: usize = 320 * MIB;
 
 /// Number of units into which the memory of the other parts is divided. A unit is 16 MiB by default.
-const UNITS: usize = 26;
+const UNITS: usize = 23;
 
 /// Units of each of the other parts.
-const FANOUT_UNITS: usize = 6;
-const REPLAY_UNITS: usize = 7;
+const FANOUT_UNITS: usize = 4;
+const FRAME_UNITS: usize = 3;
+const REPLAY_UNITS: usize = 5;
 const READING_UNITS: usize = 1;
-const RECENT_UNITS: usize = 3;
+const RECENT_UNITS: usize = 2;
 const PUBLISH_UNITS: usize = 1;
 const CURSOR_UNITS: usize = 2;
 const PAGE_UNITS: usize = 1;
-const HANDSHAKE_UNITS: usize = 5;
+const HANDSHAKE_UNITS: usize = 4;
 
 /// Estimated memory of one organisation: its place in the directory, and its share of the log lines.
 const ORG_BYTES: usize = 256;
 
-/// Estimated memory of one address in two rate limiters, and of one organisation in two others.
+/// Estimated memory of one address in two rate limiters and among the known ones, and of one organisation in
+/// two other limiters.
 const ADDRESS_BYTES: usize = 300;
 
 /// Estimated memory of one reading user and organisation in their rate limiters.
@@ -64,6 +66,7 @@ impl Limits {
         let unit = self.memory_unit();
         self.fanout.bytes_max = FANOUT_UNITS * unit;
         self.fanout.org_bytes_max = self.fanout.bytes_max * 2 / 3;
+        self.outbox.memory_bytes_max = FRAME_UNITS * unit;
         self.replay.memory_bytes_max = REPLAY_UNITS * unit;
         // An organisation may hold half of the memory: two reads.
         self.replay.bytes_max = self.replay.memory_bytes_max / 4;
@@ -95,6 +98,18 @@ impl Limits {
         let part = |name, bytes_max, limits| MemoryPart { name, bytes_max, limits };
         let mut parts = vec![
             part("Queues of fan-out", self.fanout.bytes_max, &["fanout.bytes_max", "fanout.org_bytes_max"]),
+            part(
+                "Frames that wait in fan-out, in outboxes and in replay buffers",
+                self.outbox.memory_bytes_max,
+                &[
+                    "outbox.memory_bytes_max",
+                    "outbox.queue_bytes_max",
+                    "outbox.queue_chunks_max",
+                    "hub::ORG_FRAMES_MIN",
+                    "hub::fanout::STEP_BYTES_MAX",
+                    "hub::fanout::EVENT_FRAMES_BYTES_MAX",
+                ],
+            ),
             part(
                 "Events of replays that are read or sent",
                 self.replay.memory_bytes_max,
@@ -137,33 +152,43 @@ impl Limits {
                 self.tailer.page_bytes_max,
                 &["tailer.page_bytes_max", "tailer.page_rows_max", "tailer.warm_rows_max"],
             ),
-            part(
-                "Connections before their upgrade",
-                self.admission.pending_max * self.pending_bytes(),
-                &[
-                    "admission.pending_max",
-                    "admission.pending_per_address_max",
-                    "admission.delayed_max",
-                    "admission.delayed_per_address_max",
-                    "admission.rejected_max",
-                    "serve.head_bytes_max",
-                    "serve.headers_max",
-                    "token_bytes_max",
-                    "keys.waiting_max",
-                    "http::serve::REJECT_BYTES_MAX",
-                    "http::revocations::BODY_BYTES_MAX",
-                    "http::covers::COVERS_BODY_BYTES_MAX",
-                ],
-            ),
+            self.pending_part(),
         ];
         parts.extend(self.fixed_parts());
         parts
     }
 
+    /// Connections before their upgrade.
+    fn pending_part(&self) -> MemoryPart {
+        MemoryPart {
+            name: "Connections before their upgrade",
+            bytes_max: self.admission.pending_max * self.pending_bytes(),
+            limits: &[
+                "admission.pending_max",
+                "admission.pending_per_address_max",
+                "admission.delayed_max",
+                "admission.delayed_per_address_max",
+                "admission.rejected_max",
+                "serve.head_bytes_max",
+                "serve.headers_max",
+                "token_bytes_max",
+                "keys.waiting_max",
+                "http::serve::REJECT_BYTES_MAX",
+                "http::revocations::BODY_BYTES_MAX",
+                "http::covers::COVERS_BODY_BYTES_MAX",
+            ],
+        }
+    }
+
     /// Parts that do not grow with the budget.
-    fn fixed_parts(&self) -> [MemoryPart; 4] {
+    fn fixed_parts(&self) -> [MemoryPart; 5] {
         let part = |name, bytes_max, limits| MemoryPart { name, bytes_max, limits };
         [
+            part(
+                "Filters of joins",
+                hub::FILTER_MEMORY_MAX,
+                &["hub::FILTER_MEMORY_MAX", "hub::ORG_FILTERS_MAX", "hub::ORG_SCANNED_FILTERS_MAX"],
+            ),
             part(
                 "Revocations, twice while they are loaded",
                 2 * control::ENTRIES_MAX * control::ENTRY_BYTES,
@@ -233,13 +258,8 @@ mod tests {
                 "auth::SIGNED_FILTERS_MAX",
                 "auth::SIGNED_FILTER_BYTES_MAX",
                 "auth::SIGNED_VALUE_BYTES_MAX",
-                "hub::FILTER_MEMORY_MAX",
-                "hub::ORG_FILTERS_MAX",
-                "hub::ORG_SCANNED_FILTERS_MAX",
                 "session::SESSION_FILTERS_MAX",
                 "hub::questions::SESSION_QUESTIONS_MAX",
-                "outbox.queue_bytes_max",
-                "outbox.queue_chunks_max",
                 "reading.snapshots_per_org_max",
                 "reading.snapshots_waiting_per_org_max",
                 "session.joins_max",
@@ -303,8 +323,6 @@ mod tests {
                 "hub::fanout::CHUNK_BYTES",
                 "hub::fanout::ENCODE_EVENTS_MAX",
                 "hub::fanout::EVALUATIONS_MAX",
-                "hub::fanout::EVENT_FRAMES_BYTES_MAX",
-                "hub::fanout::STEP_BYTES_MAX",
                 "hub::fanout::INLINE_COST_MAX",
                 "hub::fanout::ROUND_COST",
                 "reading.cost_max",

@@ -155,7 +155,11 @@ impl Default for Limits {
             token_bytes_max: 8 * 1024,
             keys: Self::default_keys(),
             session: Self::default_session(),
-            outbox: OutboxLimits { queue_bytes_max: 4 * 1024 * 1024, queue_chunks_max: 4096 },
+            outbox: OutboxLimits {
+                queue_bytes_max: 4 * 1024 * 1024,
+                queue_chunks_max: 4096,
+                memory_bytes_max: 0,
+            },
             tailer: Self::default_tailer(),
             doorbell: DoorbellLimits {
                 watchdog_interval: Duration::from_secs(15),
@@ -258,6 +262,7 @@ impl Limits {
             idle_timeout: Duration::from_secs(90),
             expiry_grace: Duration::from_secs(5),
             refreshes_max: 128,
+            backlog_timeout: Duration::from_mins(1),
             close_timeout: Duration::from_secs(5),
             send_buffer_bytes: 128 * 1024,
         }

@@ -9,6 +9,7 @@
 mod address;
 mod counts;
 mod keyed_rate;
+mod known;
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
@@ -22,6 +23,7 @@ use tokio::time::Instant;
 use self::address::AddressKey;
 use self::counts::{Counts, Full, Permit};
 use self::keyed_rate::KeyedRateLimiter;
+use self::known::KnownAddresses;
 use crate::auth::Identity;
 use crate::backoff::jitter;
 use crate::metrics::Metrics;
@@ -31,6 +33,7 @@ use crate::sync::lock;
 
 pub(crate) use address::HOPS_MAX;
 pub use address::{ForwardedHeader, Proxies, parse_network};
+pub(crate) use known::KNOWN_TIME;
 
 /// Limits of admission.
 #[derive(Clone, Copy, Debug)]
@@ -151,6 +154,7 @@ pub struct Admission {
     connection_rate: KeyedRateLimiter<AddressKey>,
     handshake_rate: KeyedRateLimiter<AddressKey>,
     total_handshake_rate: Mutex<Bucket>,
+    known: KnownAddresses,
     revocation_rate: KeyedRateLimiter<OrgId>,
     publish_rate: KeyedRateLimiter<OrgId>,
     user_read_rate: KeyedRateLimiter<UserKey>,
@@ -193,6 +197,7 @@ impl Admission {
             connection_rate: KeyedRateLimiter::new(limits.connection_rate_per_address, limits.addresses_max),
             handshake_rate: KeyedRateLimiter::new(limits.handshakes_per_address, limits.addresses_max),
             total_handshake_rate: Mutex::new(Bucket::full(now)),
+            known: KnownAddresses::new(limits.addresses_max, now),
             // Organisations are counted after their token was verified, so they are far fewer than addresses.
             revocation_rate: KeyedRateLimiter::new(limits.revocations_per_org, limits.addresses_max),
             publish_rate: KeyedRateLimiter::new(limits.publishes_per_org, limits.addresses_max),
@@ -260,14 +265,23 @@ impl Admission {
 
     /// Admits a request that needs no session. It counts as a handshake.
     pub(super) fn request(&self, client: IpAddr) -> Result<(), (LimitExceeded, Duration)> {
-        let now = Instant::now();
+        let (now, key) = (Instant::now(), self.key(client));
         // The address's own bucket first, so that one address cannot empty the bucket of all.
         self.handshake_rate
-            .take(self.key(client), now)
+            .take(key, now)
             .map_err(|wait| (self.exceeded(LimitExceeded::HandshakesPerAddress), wait))?;
+        // Addresses that are not known leave half of the bucket. So known ones come first, however many
+        // others flood the node.
+        let rate = self.limits.handshakes;
+        let left = if self.known.contains(key, now) { 0 } else { rate.burst.get() / 2 };
         lock(&self.total_handshake_rate)
-            .take(self.limits.handshakes, 1, now)
+            .take_leaving(rate, 1, left, now)
             .map_err(|wait| (self.exceeded(LimitExceeded::Handshakes), wait))
+    }
+
+    /// Notes that a valid token came from this address. From then on it is known.
+    pub(super) fn note_valid_token(&self, client: IpAddr) {
+        self.known.note(self.key(client), Instant::now());
     }
 
     /// Admits a revocation requested by a back end of this organisation.

@@ -123,7 +123,7 @@ fn send_chunk(chunk: &Chunk, segment: &Segment, limits: OutboxLimits) -> SliceSt
             }
             continue;
         }
-        stats.add(subscription.outbox.send(&frames), frame_count);
+        stats.add(subscription.outbox.send_counted(&frames), frame_count);
     }
     stats
 }
@@ -135,7 +135,7 @@ fn send_mark(mark: &Mark, segment: &Segment) -> SliceStats {
     for subscription in lock(segment).iter() {
         if let Some(frame) = mark.frame_for(subscription, &mut last) {
             stats.cost += write_cost(frame.len());
-            stats.add(subscription.outbox.send(frame), 1);
+            stats.add(subscription.outbox.send_counted(frame), 1);
         }
     }
     stats.cost += last.names_cost();

@@ -11,6 +11,7 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 
 use crate::hub::filtered::{ChannelId, FilterChannel};
+use crate::hub::memory::OrgFrames;
 use crate::hub::org::OrgChannel;
 use crate::hub::segments::Segment;
 use crate::wire::{Event, Topic, append_event_frame};
@@ -112,7 +113,7 @@ pub(super) struct Chunks {
     by_topic: HashMap<Topic, usize>,
     /// The index of the latest chunk of each channel with a filter.
     by_filter: HashMap<ChannelId, usize>,
-    /// Bytes of all chunks, without those that are shared.
+    /// Bytes of all chunks. Those of a frame that chunks share count once.
     bytes: usize,
 }
 
@@ -133,9 +134,14 @@ enum Frames {
 }
 
 impl Chunks {
-    /// Bytes of all chunks, without those that are shared.
+    /// Bytes of all chunks. Those of a frame that chunks share count once.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Counts the frames that chunks share, once for all of these chunks.
+    pub(super) fn count_shared(&mut self, bytes: usize) {
+        self.bytes += bytes;
     }
 
     /// Adds an event's frame with this payload for the subscribers of a topic without a filter. Batches must
@@ -162,7 +168,7 @@ impl Chunks {
         count_frame(parts, batch, offset);
     }
 
-    /// Adds a frame for a channel with a filter.
+    /// Adds a frame for a channel with a filter. The caller counts the bytes of a frame that is shared.
     pub(super) fn append_frame(
         &mut self,
         channel: &Arc<FilterChannel>,
@@ -171,7 +177,7 @@ impl Chunks {
         read_at: Instant,
     ) {
         let recipients = || Recipients::Filter(Arc::clone(channel));
-        if frame.len() >= SHARED_FRAME_BYTES_MIN {
+        if is_shared(frame) {
             let at = self.begin(recipients(), Frames::Shared(frame.clone()), read_at);
             count_frame(&mut self.chunks[at].parts, batch, 0);
             return;
@@ -204,18 +210,26 @@ impl Chunks {
         at
     }
 
-    /// The filled chunks, in the order in which they were started.
-    pub(super) fn finish(self) -> impl Iterator<Item = Chunk> {
+    /// The filled chunks, in the order in which they were started. Their memory is the organisation's.
+    pub(super) fn finish(self, memory: &Arc<OrgFrames>) -> impl Iterator<Item = Chunk> {
         self.chunks.into_iter().map(|Filling { recipients, frames, parts, read_at }| Chunk {
             recipients,
             frames: match frames {
-                Frames::Own(frames) => frames.freeze(),
+                Frames::Own(frames) => {
+                    let capacity = frames.capacity();
+                    memory.count(frames.freeze(), capacity)
+                }
                 Frames::Shared(frame) => frame,
             },
             parts,
             read_at,
         })
     }
+}
+
+/// Whether channels share the memory of a frame. Each channel has a copy of others.
+pub(super) fn is_shared(frame: &Bytes) -> bool {
+    frame.len() >= SHARED_FRAME_BYTES_MIN
 }
 
 /// Counts a frame of a batch at this position.
@@ -229,11 +243,16 @@ fn count_frame(parts: &mut Vec<Part>, batch: u64, offset: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hub::memory::NodeFrames;
 
     fn event(data: &str) -> Event {
         let mut event = Event::control("call.created", data, 0);
         event.topic = Topic::parse("calls").expect("a topic");
         event
+    }
+
+    fn memory() -> Arc<OrgFrames> {
+        OrgFrames::new(&NodeFrames::new(1 << 20))
     }
 
     #[test]
@@ -244,7 +263,7 @@ mod tests {
         for (batch, data) in [(4, "1"), (4, "2"), (7, "3")] {
             chunks.append(calls.clone(), &event(data), data, batch, now);
         }
-        let chunks: Vec<_> = chunks.finish().collect();
+        let chunks: Vec<_> = chunks.finish(&memory()).collect();
         let [chunk] = &chunks[..] else { panic!("one chunk") };
         let text = |batch| {
             chunk.after(batch).map(|(frames, count)| (String::from_utf8_lossy(&frames).into_owned(), count))
@@ -270,7 +289,8 @@ mod tests {
                 chunks.append(topic, &event("{}"), &large, batch, Instant::now());
             }
         }
-        let topics: Vec<_> = chunks.finish().map(|chunk| chunk.recipients().topic().to_string()).collect();
+        let topics: Vec<_> =
+            chunks.finish(&memory()).map(|chunk| chunk.recipients().topic().to_string()).collect();
         assert_eq!(topics, ["calls", "org", "calls", "org", "calls", "org"]);
     }
 }

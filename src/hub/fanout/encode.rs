@@ -6,12 +6,13 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::broadcast::{Broadcast, Content};
-use super::chunk::Chunks;
+use super::chunk::{Chunks, is_shared};
 use super::fair_queue::{ENCODE_EVENTS_MAX, QueuedEvent};
 use super::marks::{BatchEnd, marks_at};
 use crate::cursor::TransactionSealer;
 use crate::filter::{Selection, Verdict};
 use crate::hub::filtered::{Candidates, ChannelId, FilterChannel, Selected, filter_resync, payload};
+use crate::hub::memory::OrgFrames;
 use crate::hub::org::OrgChannel;
 use crate::metrics::{FilterOutcomeLabels, Metrics};
 use crate::wire::{Event, Topic, append_event_frame};
@@ -20,15 +21,19 @@ use crate::wire::{Event, Topic, append_event_frame};
 /// event is always encoded.
 pub(crate) const EVALUATIONS_MAX: usize = 8192;
 
-/// Bytes of the frames of one step of encoding. One event is always encoded.
+/// Bytes of the frames of one step of encoding. An organisation whose share has less room gets that much. One
+/// event is always encoded.
 pub(crate) const STEP_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// Bytes of the frames of one event for channels with a filter that select different columns. Further
-/// channels get a resync.
+/// Bytes of the frames of one event for channels with a filter that select different columns, or fewer as
+/// above. Further channels get a resync.
 pub(crate) const EVENT_FRAMES_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Evaluations of conditions that cost as much as one small write. An estimate.
 pub(super) const EVALUATIONS_PER_WRITE: usize = 32;
+
+/// Encoded bytes that cost as much as one small write. An estimate.
+pub(super) const ENCODED_BYTES_PER_WRITE: usize = 4 * 1024;
 
 /// How much is encoded in one step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,22 +51,22 @@ pub(super) struct Encoded {
     pub(super) broadcasts: Vec<Arc<Broadcast>>,
     /// Number of the events that were encoded. Marks follow them if all were.
     pub(super) events: usize,
-    /// Cost of evaluating filters, in small writes.
-    pub(super) cost: usize,
+    /// Bytes of the frames. A frame that channels share counts once.
+    pub(super) bytes: usize,
+    /// Conditions that were evaluated.
+    pub(super) evaluations: usize,
+}
+
+impl Encoded {
+    /// Cost of evaluating filters and of encoding, in small writes.
+    pub(super) fn cost(&self) -> usize {
+        evaluation_cost(self.evaluations) + self.bytes / ENCODED_BYTES_PER_WRITE
+    }
 }
 
 /// Events of an organisation that are taken for one step. More would not fit into it.
 pub(super) fn events_max(channel: &OrgChannel) -> usize {
-    let evaluations = channel.filters.evaluations_max() + channel.claims.evaluations_max();
-    (EVALUATIONS_MAX / evaluations.max(1)).clamp(1, ENCODE_EVENTS_MAX)
-}
-
-/// Upper bounds for one event whose row has all columns: the subscribers of channels with a filter that get
-/// it, and the conditions that it is compared with.
-pub(super) fn filter_cost(org: &OrgChannel, event: &Event) -> (usize, usize) {
-    let (subscribers, evaluations) = org.filters.cost_of(&event.topic);
-    let (more, compared) = org.claims.cost_of(event);
-    (subscribers + more, evaluations + compared)
+    (EVALUATIONS_MAX / channel.filters.evaluations_max().max(1)).clamp(1, ENCODE_EVENTS_MAX)
 }
 
 /// Cost of evaluating this many conditions, in small writes.
@@ -78,13 +83,13 @@ pub(super) fn encode(
     step: Step,
     metrics: &Metrics,
 ) -> Encoded {
-    let filter_count = channel.filters.count() + channel.claims.count();
-    let mut filtered = (filter_count > 0).then(|| Filtered::new(step));
+    let mut filtered = (channel.filters.count() > 0).then(|| Filtered::new(step));
     let mut chunks = Chunks::default();
     let mut transactions = TransactionSealer::new(channel.seal());
     let mut events = 0;
-    for QueuedEvent { batch, read_at, points, event } in queued {
-        if events > 0 && chunks.bytes() >= STEP_BYTES_MAX {
+    let room = channel.frames.room();
+    for QueuedEvent { batch, read_at, points, cursor_id, event } in queued {
+        if events > 0 && chunks.bytes() >= STEP_BYTES_MAX.min(room) {
             break;
         }
         let selected = match &mut filtered {
@@ -99,7 +104,7 @@ pub(super) fn encode(
         if topics.is_empty() && selected.is_empty() {
             continue;
         }
-        let cursor = channel.seal().seal_at(points, event.id);
+        let cursor = channel.seal().seal_at(points, *cursor_id);
         let tx = transactions.seal(points, event.xid);
         if !topics.is_empty() {
             let payload = event.payload(&cursor, tx);
@@ -107,17 +112,20 @@ pub(super) fn encode(
                 chunks.append(topic, event, &payload, *batch, *read_at);
             }
         }
-        let mut frames = FilterFrames { event, cursor: &cursor, tx, known: HashMap::new(), bytes: 0 };
+        let bytes_max = EVENT_FRAMES_BYTES_MAX.min(room.saturating_sub(chunks.bytes()));
+        let mut frames = FilterFrames::new(event, &cursor, tx, bytes_max, &channel.frames);
         for (channel, verdict) in &selected {
             let frame = frames.get(channel, *verdict);
             chunks.append_frame(channel, &frame, *batch, *read_at);
         }
+        chunks.count_shared(frames.shared_bytes);
     }
-    let cost = filtered.map_or(0, |filtered| {
+    let bytes = chunks.bytes();
+    let evaluations = filtered.map_or(0, |filtered| {
         filtered.count(metrics);
-        evaluation_cost(filtered.evaluations)
+        filtered.evaluations
     });
-    let broadcasts = chunks.finish().map(|chunk| {
+    let broadcasts = chunks.finish(&channel.frames).map(|chunk| {
         let segments = chunk.recipients().segments(channel);
         Arc::new(Broadcast::new(Content::Chunk(chunk), segments))
     });
@@ -127,7 +135,7 @@ pub(super) fn encode(
         broadcasts
             .extend(marks.map(|(mark, segments)| Arc::new(Broadcast::new(Content::Mark(mark), segments))));
     }
-    Encoded { broadcasts, events, cost }
+    Encoded { broadcasts, events, bytes, evaluations }
 }
 
 /// The topics of an event that have a subscriber without a filter. Records those that are marked next.
@@ -138,12 +146,9 @@ fn joined_topics(channel: &OrgChannel, event: &Event) -> Vec<Topic> {
     }
     if channel.marked() > 0 {
         let is_kept = |topic: &&Topic| {
-            matches!(topic, Topic::Named(_))
-                || channel.has_topic(topic)
-                || channel.filters.has_topic(topic)
-                || channel.claims.has_topic(topic)
+            matches!(topic, Topic::Named(_)) || channel.has_topic(topic) || channel.filters.has_topic(topic)
         };
-        channel.add_unmarked(topics.iter().filter(is_kept).cloned().collect());
+        channel.add_unmarked(topics.iter().filter(is_kept).cloned(), event);
     }
     topics.retain(|topic| channel.has_topic(topic));
     topics
@@ -177,12 +182,11 @@ impl Filtered {
         event: &Event,
         batch: u64,
     ) -> Option<Vec<(Arc<FilterChannel>, Option<Verdict>)>> {
-        let mut candidates = org.filters.candidates(event);
-        org.claims.add_candidates(event, &mut candidates);
+        let candidates = org.filters.candidates(event);
         if !self.has_room_for(org, event, &candidates) {
             return None;
         }
-        let Selected { mut channels, others, evaluations } = candidates.select(&event.topic);
+        let Selected { mut channels, others, evaluations } = candidates.select();
         self.evaluations += evaluations;
         let [selected, entered, left, unknown, none] = &mut self.outcomes;
         *none += others;
@@ -207,7 +211,7 @@ impl Filtered {
                 self.evaluations == 0 || self.evaluations + candidates.evaluations <= EVALUATIONS_MAX
             }
             Step::Inline => {
-                let (_, estimated) = filter_cost(org, event);
+                let (_, estimated) = org.filters.cost_of(event);
                 candidates.evaluations <= estimated && !candidates.is_malformed()
             }
         }
@@ -228,8 +232,13 @@ struct FilterFrames<'e> {
     cursor: &'e str,
     tx: &'e str,
     known: HashMap<FrameKey<'e>, Bytes>,
-    /// Bytes of all frames.
+    /// Bytes of all frames. Each channel has a copy of a small one.
     bytes: usize,
+    /// Bytes of those that channels share.
+    shared_bytes: usize,
+    /// Bytes beyond which channels get a resync.
+    bytes_max: usize,
+    memory: &'e Arc<OrgFrames>,
 }
 
 /// Channels with the same topic, verdict and selected columns have the same frame.
@@ -239,6 +248,16 @@ type FrameKey<'e> = (&'e Topic, Option<Verdict>, Option<ContentKey<'e>>);
 type ContentKey<'e> = (Option<&'e Selection>, Option<&'e Selection>);
 
 impl<'e> FilterFrames<'e> {
+    fn new(
+        event: &'e Event,
+        cursor: &'e str,
+        tx: &'e str,
+        bytes_max: usize,
+        memory: &'e Arc<OrgFrames>,
+    ) -> Self {
+        Self { event, cursor, tx, known: HashMap::new(), bytes: 0, shared_bytes: 0, bytes_max, memory }
+    }
+
     fn get(&mut self, channel: &'e FilterChannel, verdict: Option<Verdict>) -> Bytes {
         // A control event has the same payload for all, and so has a resync.
         let is_whole = verdict.is_none_or(|verdict| verdict == Verdict::Unknown);
@@ -247,9 +266,13 @@ impl<'e> FilterFrames<'e> {
             filter.map(|filter| (filter.select.as_ref(), filter.is_signed.then_some(&filter.table.key)));
         let key = (&channel.topic, verdict, content);
         if let Some(known) = self.known.get(&key) {
+            if !is_whole && !is_shared(known) && self.bytes > self.bytes_max {
+                return self.get(channel, Some(Verdict::Unknown));
+            }
+            self.bytes += if is_shared(known) { 0 } else { known.len() };
             return known.clone();
         }
-        if !is_whole && self.bytes > EVENT_FRAMES_BYTES_MAX {
+        if !is_whole && self.bytes > self.bytes_max {
             return self.get(channel, Some(Verdict::Unknown));
         }
         let (event, cursor, tx) = (self.event, self.cursor, self.tx);
@@ -265,8 +288,13 @@ impl<'e> FilterFrames<'e> {
                 append_event_frame(&mut frame, &channel.topic, event, &payload);
             }
         }
+        let capacity = frame.capacity();
+        let mut frame = frame.freeze();
         self.bytes += frame.len();
-        let frame = frame.freeze();
+        if is_shared(&frame) {
+            self.shared_bytes += frame.len();
+            frame = self.memory.count(frame, capacity);
+        }
         self.known.insert(key, frame.clone());
         frame
     }

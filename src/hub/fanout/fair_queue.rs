@@ -77,6 +77,8 @@ pub(super) struct QueuedEvent {
     pub(super) read_at: Instant,
     /// The points of the event's cursor.
     pub(super) points: Arc<CursorPrefix>,
+    /// The id of the event's cursor.
+    pub(super) cursor_id: i64,
     pub(super) event: Arc<Event>,
 }
 
@@ -85,8 +87,24 @@ impl QueuedEvent {
         Self::with_points(batch, &batch.points, Arc::clone(event))
     }
 
+    /// The last events of an organisation in a batch, which has this [`Batch::end_id`].
+    pub(super) fn last_of<'a>(
+        batch: &'a Batch,
+        events: &'a [Arc<Event>],
+        end_id: Option<i64>,
+    ) -> impl Iterator<Item = Self> + Clone + 'a {
+        events.iter().enumerate().map(move |(n, event)| {
+            let mut queued = Self::new(batch, event);
+            if let Some(end_id) = end_id.filter(|_| n + 1 == events.len()) {
+                queued.cursor_id = queued.cursor_id.max(end_id);
+            }
+            queued
+        })
+    }
+
     fn with_points(batch: &Batch, points: &Arc<CursorPrefix>, event: Arc<Event>) -> Self {
-        Self { batch: batch.number, read_at: batch.read_at, points: Arc::clone(points), event }
+        let (points, cursor_id) = (Arc::clone(points), event.id);
+        Self { batch: batch.number, read_at: batch.read_at, points, cursor_id, event }
     }
 
     /// Bytes that count against the limits of the queue. Each event counts the points of its cursor, although
@@ -118,16 +136,17 @@ impl FairQueue {
         self.orgs.contains_key(&org)
     }
 
-    /// Adds a batch's events of one organisation. Returns the number of organisations that this has
+    /// Adds a batch's last events of one organisation. Returns the number of organisations that this has
     /// overloaded.
     pub(super) fn add(
         &mut self,
         org: OrgId,
         batch: &Batch,
         events: &[Arc<Event>],
+        end_id: Option<i64>,
         limits: FanoutLimits,
     ) -> u64 {
-        let queued = events.iter().map(|event| QueuedEvent::new(batch, event));
+        let queued = QueuedEvent::last_of(batch, events, end_id);
         let bytes: usize = queued.clone().map(|queued| queued.bytes()).sum();
         let work = self.work_of(org);
         work.events.extend(queued.map(QueuedItem::Event));

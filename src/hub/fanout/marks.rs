@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::write_cost;
 use crate::cursor::Cursor;
 use crate::hub::NamedTopics;
+use crate::hub::memory::OrgFrames;
 use crate::hub::org::OrgChannel;
 use crate::hub::segments::{Segment, Subscription};
 use crate::wire::{Topic, mark_frame};
@@ -46,7 +47,12 @@ pub(super) struct Mark {
     cursor: Arc<str>,
     /// All named topics that had events since the last mark.
     named: Arc<NamedTopics>,
+    /// For an aggregate topic, the named topics whose events reached it. A token's filters must name one of
+    /// them. None if all sessions get the mark.
+    sources: Option<NamedTopics>,
     pub(super) read_at: Instant,
+    /// Memory of the frames.
+    memory: Arc<OrgFrames>,
 }
 
 /// The frame of a mark for subscriptions whose tokens may join the same topics.
@@ -61,21 +67,24 @@ pub(super) struct MarkFrame {
 /// The marks of an organisation at the end of a batch, with the segments of their topics: one on each topic
 /// that has had events since its last mark.
 pub(super) fn marks_at(channel: &OrgChannel, end: &BatchEnd) -> Vec<(Mark, Vec<Arc<Segment>>)> {
-    let topics = channel.take_unmarked();
-    let mut marked: Vec<_> =
-        topics.iter().filter_map(|topic| Some((topic.clone(), channel.marked_segments(topic)?))).collect();
+    let unmarked = channel.take_unmarked();
+    let mut marked: Vec<_> = unmarked
+        .topics()
+        .filter_map(|topic| Some((topic.clone(), channel.marked_segments(topic)?)))
+        .collect();
     if marked.is_empty() {
         return Vec::new();
     }
     marked.sort_unstable_by(|(a, _), (b, _)| a.as_str().cmp(b.as_str()));
-    let mut named: Vec<Topic> = topics.into_iter().filter(|topic| matches!(topic, Topic::Named(_))).collect();
+    let mut named: Vec<Topic> = unmarked.named().cloned().collect();
     named.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
     let named = Arc::new(NamedTopics::new(named));
     // All topics get the same string, so a client recognises the marks of one batch.
     let cursor: Arc<str> = channel.seal().seal(&end.cursor).into();
     let marks = marked.into_iter().map(|(topic, segments)| {
-        let (cursor, named) = (Arc::clone(&cursor), Arc::clone(&named));
-        (Mark { topic, batch: end.batch, cursor, named, read_at: end.read_at }, segments)
+        let (cursor, named, sources) = (Arc::clone(&cursor), Arc::clone(&named), unmarked.sources(&topic));
+        let memory = Arc::clone(&channel.frames);
+        (Mark { topic, batch: end.batch, cursor, named, sources, read_at: end.read_at, memory }, segments)
     });
     marks.collect()
 }
@@ -101,9 +110,9 @@ impl Mark {
             return None;
         }
         // A mark must not tell of events that a token's filters leave out.
-        if !matches!(self.topic, Topic::Named(_)) {
-            last.names += self.named.len();
-            if !self.named.is_empty() && !reader.check.is_carried(&self.named) {
+        if let Some(sources) = &self.sources {
+            last.names += sources.len();
+            if !reader.check.is_carried(sources) {
                 return None;
             }
         }
@@ -111,7 +120,8 @@ impl Mark {
         last.names += joinable.checked;
         if last.frame.is_empty() || last.joinable != joinable.topics {
             last.names += self.named.len();
-            last.frame = mark_frame(&self.topic, &self.cursor, &self.others(joinable.topics.as_deref()));
+            let frame = mark_frame(&self.topic, &self.cursor, &self.others(joinable.topics.as_deref()));
+            last.frame = self.memory.count(frame, 0);
             last.joinable = joinable.topics;
         }
         Some(&last.frame)

@@ -28,7 +28,7 @@ use std::time::Instant;
 use broadcast::{Broadcast, SliceStats};
 pub(crate) use chunk::CHUNK_BYTES;
 pub(crate) use encode::{EVALUATIONS_MAX, EVENT_FRAMES_BYTES_MAX, STEP_BYTES_MAX};
-use encode::{Encoded, Step, encode, evaluation_cost, events_max, filter_cost};
+use encode::{Encoded, Step, encode, evaluation_cost, events_max};
 pub(crate) use fair_queue::ENCODE_EVENTS_MAX;
 use fair_queue::FairQueue;
 #[cfg(test)]
@@ -92,6 +92,18 @@ pub struct OrgEvents {
     pub events: Vec<Arc<Event>>,
     /// The organisation was deleted: its sessions are closed after these events were sent.
     pub is_gone: bool,
+}
+
+impl Batch {
+    /// Id of the cursor of each organisation's last event, which covers the whole batch. Otherwise the cursor
+    /// would not cover the transaction of its own event if events of other organisations follow.
+    ///
+    /// None if the batch has another page. None if it has events for all organisations too, because an
+    /// organisation's events are then in several parts.
+    fn end_id(&self) -> Option<i64> {
+        let is_complete = self.cursor.is_at_point() && self.orgs.iter().all(|part| part.org.is_some());
+        is_complete.then_some(self.cursor.id)
+    }
 }
 
 /// State that sender, worker and helpers share.

@@ -9,9 +9,7 @@ use std::sync::Arc;
 
 use super::fair_queue::{OrgClose, QueuedEvent};
 use super::marks::{BatchEnd, mark_cost};
-use super::{
-    Batch, Encoded, OrgEvents, ROUND_COST, Shared, Step, encode, evaluation_cost, filter_cost, write_cost,
-};
+use super::{Batch, Encoded, OrgEvents, ROUND_COST, Shared, Step, encode, evaluation_cost, write_cost};
 use crate::hub::org::OrgChannel;
 use crate::org::OrgId;
 use crate::sync::lock;
@@ -51,6 +49,7 @@ impl FanoutSender {
         // Events for all organisations are an ordering barrier: the whole batch is queued.
         let is_barrier = batch.orgs.iter().any(|part| part.org.is_none());
         let mut budget = if is_barrier { 0 } else { INLINE_COST_MAX };
+        let end_id = batch.end_id();
         for part in &batch.orgs {
             match part.org {
                 Some(org) => {
@@ -63,7 +62,7 @@ impl FanoutSender {
                             budget -= cost;
                             inline.push(InlineSend { org, channel, events: &part.events });
                         }
-                        None => self.queue(org, batch, &part.events, part.is_gone),
+                        None => self.queue(org, batch, &part.events, end_id, part.is_gone),
                     }
                 }
                 None => {
@@ -71,7 +70,7 @@ impl FanoutSender {
                         if self.shared.hub.channel(org).is_some_and(|channel| channel.marked() > 0) {
                             self.unmarked.insert(org);
                         }
-                        self.queue(org, batch, &part.events, part.is_gone);
+                        self.queue(org, batch, &part.events, end_id, part.is_gone);
                     }
                 }
             }
@@ -85,8 +84,7 @@ impl FanoutSender {
         for InlineSend { org, channel, events } in inline {
             // Without an end, the marks follow the rest of the batch.
             let end = end.as_ref().filter(|_| self.unmarked.remove(&org));
-            let queued: Vec<QueuedEvent> =
-                events.iter().map(|event| QueuedEvent::new(batch, event)).collect();
+            let queued: Vec<QueuedEvent> = QueuedEvent::last_of(batch, events, end_id).collect();
             let Encoded { broadcasts, events: encoded, .. } =
                 encode(&channel, &queued, end, Step::Inline, &self.shared.metrics);
             for broadcast in broadcasts {
@@ -97,7 +95,7 @@ impl FanoutSender {
                 if end.is_some() {
                     self.unmarked.insert(org);
                 }
-                self.queue(org, batch, &events[encoded..], false);
+                self.queue(org, batch, &events[encoded..], end_id, false);
             }
         }
     }
@@ -110,7 +108,8 @@ impl FanoutSender {
         part: &OrgEvents,
         budget: usize,
     ) -> Option<usize> {
-        if part.is_gone || lock(&self.shared.queue).has_work(org) {
+        // The worker closes the fullest sessions first.
+        if part.is_gone || channel.frames.is_crowded() || lock(&self.shared.queue).has_work(org) {
             return None;
         }
         let marked = channel.marked();
@@ -122,7 +121,7 @@ impl FanoutSender {
                 return None;
             }
             let write = write_cost(event.memory_bytes());
-            let (subscribers, evaluations) = filter_cost(channel, event);
+            let (subscribers, evaluations) = channel.filters.cost_of(event);
             cost += subscribers * write + evaluation_cost(evaluations);
             for topic in event.topics() {
                 cost += channel.subscribers_max(&topic) * write;
@@ -139,11 +138,12 @@ impl FanoutSender {
         (cost <= budget).then_some(cost)
     }
 
-    /// Queues events. If the organisation is gone, its sessions are closed after them.
-    fn queue(&self, org: OrgId, batch: &Batch, events: &[Arc<Event>], is_gone: bool) {
+    /// Queues the last events of an organisation in a batch. If the organisation is gone, its sessions are
+    /// closed after them.
+    fn queue(&self, org: OrgId, batch: &Batch, events: &[Arc<Event>], end_id: Option<i64>, is_gone: bool) {
         let mut queue = lock(&self.shared.queue);
         let was_empty = queue.is_empty();
-        let overloads = queue.add(org, batch, events, self.shared.limits);
+        let overloads = queue.add(org, batch, events, end_id, self.shared.limits);
         if is_gone {
             let close = OrgClose { code: CloseCode::ORG_GONE, batch: batch.number };
             queue.close_after_work(org, close);

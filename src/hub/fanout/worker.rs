@@ -5,6 +5,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use super::broadcast::Broadcast;
 use super::fair_queue::{ENCODE_EVENTS_MAX, FairQueue, Task};
 use super::{Encoded, ROUND_COST, Shared, Step, encode, events_max};
+use crate::hub::OUTBOXES_PER_ORG;
 use crate::org::OrgId;
 use crate::sync::lock;
 
@@ -102,8 +103,12 @@ impl FanoutWorker {
         let events_max = channel.as_ref().map_or(ENCODE_EVENTS_MAX, |channel| events_max(channel));
         let (mut events, end) = lock(&self.0.queue).take_events(org, events_max);
         let Some(channel) = channel else { return lock(&self.0.queue) };
-        let Encoded { broadcasts, events: encoded, cost } =
-            encode(&channel, &events, end.as_ref(), Step::Worker, &self.0.metrics);
+        if channel.relieve_memory() > 0 {
+            self.0.metrics.limit_reached(OUTBOXES_PER_ORG);
+        }
+        let step = encode(&channel, &events, end.as_ref(), Step::Worker, &self.0.metrics);
+        let cost = step.cost();
+        let Encoded { broadcasts, events: encoded, .. } = step;
         if let Some(first) = broadcasts.first().filter(|first| first.is_large()) {
             self.0.helpers.share(first);
         }

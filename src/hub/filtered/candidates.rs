@@ -5,8 +5,10 @@
 
 use std::sync::Arc;
 
-use super::{EVENT_EVALUATIONS_MAX, FilterChannel, FilteredTopics};
-use crate::filter::{Change, TableColumns, Verdict};
+use super::topic_filters::TopicFilters;
+use super::topics::FilteredTopics;
+use super::{EVENT_EVALUATIONS_MAX, FilterChannel};
+use crate::filter::{Change, Filter, SelectedRows, TableColumns, Verdict};
 use crate::sync::lock;
 use crate::wire::{Event, Topic};
 
@@ -16,29 +18,29 @@ const PATTERN_STEPS_PER_EVALUATION: usize = 128;
 /// Channels that an event may concern.
 #[derive(Debug, Default)]
 pub(in crate::hub) struct Candidates<'e> {
-    pub(super) groups: Vec<GroupCandidates<'e>>,
+    groups: Vec<GroupCandidates<'e>>,
     /// Channels that get the event whatever their filter is.
-    pub(super) reached: Vec<Arc<FilterChannel>>,
+    reached: Vec<Arc<FilterChannel>>,
     /// Channels whose filters cannot be evaluated, because the event has no row that can be read.
-    pub(super) unknown: Vec<Arc<FilterChannel>>,
+    unknown: Vec<Arc<FilterChannel>>,
     /// Conditions that are evaluated.
     pub(in crate::hub) evaluations: usize,
     /// Filters that were not found, to which the event means nothing.
-    pub(super) not_found: u64,
+    not_found: u64,
 }
 
-/// Channels of one group.
+/// Filters that were compiled for the same description of the table, with their channels.
 #[derive(Debug)]
-pub(super) struct GroupCandidates<'e> {
-    pub(super) change: Change<'e>,
-    /// Those of one filter follow one another.
-    pub(super) channels: Vec<Arc<FilterChannel>>,
+struct GroupCandidates<'e> {
+    change: Change<'e>,
+    filters: Vec<(Filter, Vec<Arc<FilterChannel>>)>,
 }
 
 /// Meaning of an event for channels.
 #[derive(Debug, Default)]
 pub(in crate::hub) struct Selected {
-    /// The channels to which it means something, with the verdict; none for a control event.
+    /// The channels to which it means something, with the verdict; none for a control event, and for a
+    /// channel that gets all events of the topic.
     pub(in crate::hub) channels: Vec<(Arc<FilterChannel>, Option<Verdict>)>,
     /// Number of filters to which it means nothing.
     pub(in crate::hub) others: u64,
@@ -51,59 +53,62 @@ impl FilteredTopics {
     pub(in crate::hub) fn candidates<'e>(&self, event: &'e Event) -> Candidates<'e> {
         let mut candidates = Candidates::default();
         if event.is_control() {
-            candidates.reached = self.reached_by(event);
+            let state = lock(&self.state);
+            candidates.reached =
+                state.all().filter(|channel| channel.is_controlled_by(event)).cloned().collect();
             return candidates;
         }
+        let topics: Vec<Topic> = event.topics().collect();
+        let tables: Vec<Arc<TableColumns>> = {
+            let state = lock(&self.state);
+            let Some(filters) = state.filters_of(&event.topic) else { return candidates };
+            filters.add_whole_to(&topics, &mut candidates.reached);
+            filters.groups().iter().map(|group| Arc::clone(&group.table)).collect()
+        };
         // A published event is no row.
         let Some(watch) = event.watch else { return candidates };
         let is_known = watch != Event::UNKNOWN_WATCH;
-        for table in self.tables(&event.topic) {
+        for table in tables {
+            // Not locked meanwhile, because a row may be large.
             let change = is_known.then(|| table.change(&event.data, event.old.as_deref())).flatten();
-            self.find(event, &table, change, &mut candidates);
+            self.find(&topics, &table, change, &mut candidates);
         }
         candidates
     }
 
-    /// Descriptions of a topic's table for which filters were compiled.
-    fn tables(&self, topic: &Topic) -> Vec<Arc<TableColumns>> {
-        let state = lock(&self.state);
-        state.topics.get(topic).into_iter().flatten().map(|group| Arc::clone(&group.table)).collect()
-    }
-
-    /// The channels that a control event reaches.
-    fn reached_by(&self, event: &Event) -> Vec<Arc<FilterChannel>> {
-        let state = lock(&self.state);
-        let is_reached = |topic: &Topic| event.topic.is_org() || *topic == event.topic;
-        let groups =
-            state.topics.iter().filter(|(topic, _)| is_reached(topic)).flat_map(|(_, groups)| groups);
-        groups.flat_map(super::Group::all).map(Arc::clone).collect()
-    }
-
-    /// Adds the candidates of one group. If it has gone since, its last subscriber has left.
+    /// Adds the candidates of one group, of the topics that an event reaches. The first one is its own. If
+    /// the group has gone since, its last subscriber has left.
     fn find<'e>(
         &self,
-        event: &Event,
+        topics: &[Topic],
         table: &Arc<TableColumns>,
         change: Option<Change<'e>>,
         candidates: &mut Candidates<'e>,
     ) {
         let state = lock(&self.state);
-        let mut groups = state.topics.get(&event.topic).into_iter().flatten();
-        let Some(group) = groups.find(|group| Arc::ptr_eq(&group.table, table)) else { return };
+        let filters = topics.first().and_then(|own| state.filters_of(own));
+        let groups = filters.map(TopicFilters::groups).unwrap_or_default();
+        let Some(group) = groups.iter().find(|group| Arc::ptr_eq(&group.table, table)) else { return };
         let Some(change) = change else {
-            candidates.unknown.extend(group.all().map(Arc::clone));
+            group.add_to(topics, &mut candidates.unknown);
             return;
         };
-        let found = group.index.candidates(&change);
-        candidates.not_found += group.index.len().saturating_sub(found.len()) as u64;
-        let mut channels = Vec::with_capacity(found.len());
-        for entries in found.iter().filter_map(|id| group.channels.get(id)).map(|channels| &channels.entries)
-        {
-            candidates.evaluations +=
-                entries.first().map_or(0, |entry| entry.channel.conditions(&event.topic));
-            channels.extend(entries.iter().map(|entry| Arc::clone(&entry.channel)));
+        let mut filters = Vec::new();
+        for id in group.index.candidates(&change) {
+            let channels = group.channels_of(id, topics);
+            let Some(filter) = group.index.filter(id).filter(|_| !channels.is_empty()) else { continue };
+            candidates.evaluations += filter.conditions();
+            filters.push((filter.clone(), channels));
         }
-        candidates.groups.push(GroupCandidates { change, channels });
+        candidates.not_found += group.index.len().saturating_sub(filters.len()) as u64;
+        candidates.groups.push(GroupCandidates { change, filters });
+    }
+}
+
+impl FilterChannel {
+    /// Whether a control event reaches the channel.
+    fn is_controlled_by(&self, event: &Event) -> bool {
+        event.topic.is_org() || self.parts().iter().any(|part| part.topic == event.topic)
     }
 }
 
@@ -113,33 +118,38 @@ impl Candidates<'_> {
         !self.unknown.is_empty()
     }
 
-    /// Evaluates the filters. `topic` is the event's own.
-    pub(in crate::hub) fn select(self, topic: &Topic) -> Selected {
-        let control = self.reached.into_iter().map(|channel| (channel, None));
+    /// Evaluates the filters, each once for all its channels.
+    pub(in crate::hub) fn select(self) -> Selected {
+        let reached = self.reached.into_iter().map(|channel| (channel, None));
         let unknown = self.unknown.into_iter().map(|channel| (channel, Some(Verdict::Unknown)));
         let mut selected = Selected {
-            channels: control.chain(unknown).collect(),
+            channels: reached.chain(unknown).collect(),
             others: self.not_found,
             evaluations: self.evaluations,
         };
         let mut evaluated = 0;
-        for GroupCandidates { change, channels } in self.groups {
-            let filter =
-                |channel: &FilterChannel| channel.filter_of(topic).map(|filter| filter.filter.clone());
-            for of_filter in channels.chunk_by(|a, b| filter(a) == filter(b)) {
-                evaluated += of_filter[0].conditions(topic);
-                let is_evaluated = evaluated <= EVENT_EVALUATIONS_MAX;
-                let verdict = || filter(&of_filter[0]).and_then(|filter| filter.verdict(&change));
-                match if is_evaluated { verdict() } else { Some(Verdict::Unknown) } {
-                    None => selected.others += 1,
-                    Some(verdict) => {
-                        let channels = of_filter.iter().map(|channel| (Arc::clone(channel), Some(verdict)));
-                        selected.channels.extend(channels);
-                    }
-                }
+        for GroupCandidates { change, filters } in self.groups {
+            for (filter, channels) in filters {
+                evaluated += filter.conditions();
+                let rows = (evaluated <= EVENT_EVALUATIONS_MAX).then(|| filter.selected(&change));
+                let before = selected.channels.len();
+                selected.channels.extend(channels.into_iter().filter_map(|channel| {
+                    let of_channel =
+                        |topic: &Topic| rows.map(|rows| rows.on_topic(topic.is_entity(), &change));
+                    let verdict =
+                        of_channel(&channel.topic).map_or(Some(Verdict::Unknown), SelectedRows::verdict);
+                    verdict.map(|verdict| (channel, Some(verdict)))
+                }));
+                selected.others += u64::from(selected.channels.len() == before);
             }
             selected.evaluations += change.pattern_steps() / PATTERN_STEPS_PER_EVALUATION;
         }
+        // In the order in which sockets without filters get the event.
+        selected.channels.sort_by_key(|(channel, _)| match channel.topic {
+            Topic::Named(_) => 0,
+            Topic::Entity(_) => 1,
+            Topic::Org => 2,
+        });
         selected
     }
 }

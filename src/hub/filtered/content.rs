@@ -1,8 +1,8 @@
 //! The bytes of an event for a channel with a filter.
 
-use super::claim_filter::ClaimFilter;
+use super::rows::ClaimFilter;
 use crate::filter::{ChannelFilter, Verdict};
-use crate::wire::{Event, EventContent, RESYNC_EVENT};
+use crate::wire::{Event, EventContent, RESYNC_EVENT, Topic};
 
 /// Data of the resync that replaces an event on which a filter cannot be evaluated.
 const FILTER_DATA: &str = r#"{"reason":"filter"}"#;
@@ -18,11 +18,17 @@ pub enum Rendered {
     Unknown,
 }
 
-/// Renders an event for a channel with a filter.
+/// Renders an event for a channel with a filter, on its topic. `position` returns the event's sealed cursor
+/// and transaction. It is called only if there is a payload.
 #[must_use]
-pub(super) fn render(filter: &ChannelFilter, event: &Event, cursor: &str, tx: &str) -> Rendered {
+pub(super) fn render<'t>(
+    filter: &ChannelFilter,
+    topic: &Topic,
+    event: &Event,
+    position: impl FnOnce() -> (String, &'t str),
+) -> Rendered {
     if event.is_control() {
-        return Rendered::Payload(event.payload(cursor, tx));
+        return whole(event, position);
     }
     match event.watch {
         // A published event is no row.
@@ -30,21 +36,36 @@ pub(super) fn render(filter: &ChannelFilter, event: &Event, cursor: &str, tx: &s
         Some(Event::UNKNOWN_WATCH) => return Rendered::Unknown,
         Some(_) => {}
     }
-    match filter.verdict(&event.data, event.old.as_deref()) {
+    match filter.verdict(&event.data, event.old.as_deref(), topic.is_entity()) {
         None => Rendered::Nothing,
         Some(Verdict::Unknown) => Rendered::Unknown,
-        Some(verdict) => Rendered::Payload(payload(filter, verdict, event, cursor, tx)),
+        Some(verdict) => {
+            let (cursor, tx) = position();
+            Rendered::Payload(payload(filter, verdict, event, &cursor, tx))
+        }
     }
 }
 
-/// Renders an event for an aggregate topic, as the filters of a token allow it.
-pub(super) fn render_claim(claim: &ClaimFilter, event: &Event, cursor: &str, tx: &str) -> Rendered {
+/// An event as it was logged.
+fn whole<'t>(event: &Event, position: impl FnOnce() -> (String, &'t str)) -> Rendered {
+    let (cursor, tx) = position();
+    Rendered::Payload(event.payload(&cursor, tx))
+}
+
+/// Renders an event for an aggregate topic, as the filters of a token allow it. `position` is as for
+/// [`render`].
+pub(super) fn render_claim<'t>(
+    claim: &ClaimFilter,
+    topic: &Topic,
+    event: &Event,
+    position: impl FnOnce() -> (String, &'t str),
+) -> Rendered {
     if !claim.is_reached(event) {
         return Rendered::Nothing;
     }
     match claim.filter_of(&event.topic) {
-        Some(filter) => render(filter, event, cursor, tx),
-        None => Rendered::Payload(event.payload(cursor, tx)),
+        Some(filter) => render(filter, topic, event, position),
+        None => whole(event, position),
     }
 }
 

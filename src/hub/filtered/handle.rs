@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use super::claim_filter::ClaimFilter;
-use super::claims::ClaimChannels;
 use super::content::{Rendered, render, render_claim};
-use super::{ChannelRows, FilterChannel, FilterLimit, FilterShares, FilteredTopics};
-use crate::filter::{ChannelFilter, FilterId};
+use super::rows::{ChannelRows, ClaimFilter};
+use super::{FilterChannel, FilterLimit, FilterShares, FilteredTopics};
+use crate::filter::ChannelFilter;
 use crate::hub::Registration;
 use crate::metrics::Metrics;
 use crate::org::OrgId;
@@ -15,16 +14,9 @@ use crate::wire::{Event, Topic};
 /// A session's use of a channel with a filter. The channel ends with its last handle.
 #[derive(Debug)]
 pub struct FilterHandle {
-    place: ChannelPlace,
+    topics: Arc<FilteredTopics>,
     pub(in crate::hub) channel: Arc<FilterChannel>,
     metrics: Arc<Metrics>,
-}
-
-/// Place of a channel.
-#[derive(Debug)]
-enum ChannelPlace {
-    Table(Arc<FilteredTopics>, FilterId),
-    Claim(Arc<ClaimChannels>),
 }
 
 impl Registration {
@@ -38,21 +30,29 @@ impl Registration {
         filter: ChannelFilter,
         metrics: &Arc<Metrics>,
     ) -> Result<Arc<FilterHandle>, FilterLimit> {
-        FilterHandle::open(&self.channel.filters, self.org, topic, filter, &self.hub.filter_shares, metrics)
+        self.open_channel(topic, ChannelRows::Table(Arc::new(filter)), metrics)
     }
 
     /// Finds or creates the channel of an aggregate topic for the filters of a token.
     ///
     /// # Errors
-    /// If the organisation has too many filters.
+    /// As [`Self::open_filter`].
     pub fn open_claim(
         &self,
         topic: &Topic,
         claim: ClaimFilter,
         metrics: &Arc<Metrics>,
     ) -> Result<Arc<FilterHandle>, FilterLimit> {
-        let (channels, node) = (&self.channel.claims, &self.hub.filter_shares);
-        FilterHandle::open_claim(channels, self.org, topic, claim, node, metrics)
+        self.open_channel(topic, ChannelRows::Claim(claim), metrics)
+    }
+
+    fn open_channel(
+        &self,
+        topic: &Topic,
+        rows: ChannelRows,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Arc<FilterHandle>, FilterLimit> {
+        FilterHandle::open(&self.channel.filters, self.org, topic, rows, &self.hub.filter_shares, metrics)
     }
 }
 
@@ -61,48 +61,29 @@ impl FilterHandle {
         topics: &Arc<FilteredTopics>,
         org: OrgId,
         topic: &Topic,
-        filter: ChannelFilter,
+        rows: ChannelRows,
         node: &FilterShares,
         metrics: &Arc<Metrics>,
     ) -> Result<Arc<Self>, FilterLimit> {
-        let opened = topics.open(org, topic, filter, node, metrics);
-        let (channel, id) = opened.inspect_err(|limit| limit.count(metrics))?;
-        let place = ChannelPlace::Table(Arc::clone(topics), id);
-        Ok(Arc::new(Self { place, channel, metrics: Arc::clone(metrics) }))
-    }
-
-    fn open_claim(
-        channels: &Arc<ClaimChannels>,
-        org: OrgId,
-        topic: &Topic,
-        claim: ClaimFilter,
-        node: &FilterShares,
-        metrics: &Arc<Metrics>,
-    ) -> Result<Arc<Self>, FilterLimit> {
-        let opened = channels.open(org, topic, claim, node, metrics);
+        let opened = topics.open(org, topic, rows, node, metrics);
         let channel = opened.inspect_err(|limit| limit.count(metrics))?;
-        let place = ChannelPlace::Claim(Arc::clone(channels));
-        Ok(Arc::new(Self { place, channel, metrics: Arc::clone(metrics) }))
+        Ok(Arc::new(Self { topics: Arc::clone(topics), channel, metrics: Arc::clone(metrics) }))
     }
 
-    /// Renders an event for the channel.
+    /// Renders an event for the channel. `position` returns the event's sealed cursor and transaction. It is
+    /// called only if there is a payload.
     #[must_use]
-    pub fn render(&self, event: &Event, cursor: &str, tx: &str) -> Rendered {
-        match &self.channel.rows {
-            ChannelRows::Table(filter) => render(filter, event, cursor, tx),
-            ChannelRows::Claim(claim) => render_claim(claim, event, cursor, tx),
+    pub fn render<'t>(&self, event: &Event, position: impl FnOnce() -> (String, &'t str)) -> Rendered {
+        let topic = &self.channel.topic;
+        match &*self.channel.rows {
+            ChannelRows::Table(filter) => render(filter, topic, event, position),
+            ChannelRows::Claim(claim) => render_claim(claim, topic, event, position),
         }
     }
 }
 
 impl Drop for FilterHandle {
     fn drop(&mut self) {
-        match (&self.place, &self.channel.rows) {
-            (ChannelPlace::Table(topics, id), _) => topics.close(&self.channel, *id, &self.metrics),
-            (ChannelPlace::Claim(channels), ChannelRows::Claim(claim)) => {
-                channels.close(&self.channel, claim, &self.metrics);
-            }
-            (ChannelPlace::Claim(_), ChannelRows::Table(_)) => {}
-        }
+        self.topics.close(&self.channel, &self.metrics);
     }
 }

@@ -7,10 +7,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{FilterChannel, FilteredTopics, Group};
+use super::topic_filters::Group;
+use super::{FilterChannel, FilteredTopics};
 use crate::filter::TableChecks;
 use crate::hub::Hub;
-use crate::hub::org::OrgChannel;
 use crate::sync::lock;
 use crate::wire::{CloseCode, Topic};
 
@@ -26,15 +26,14 @@ impl Hub {
     #[must_use]
     pub fn filtered_topics(&self) -> HashSet<Topic> {
         let channels = self.org_ids().into_iter().filter_map(|org| self.channel(org));
-        let topics = |channel: Arc<OrgChannel>| [channel.filters.topics(), channel.claims.topics()].concat();
-        channels.flat_map(topics).collect()
+        channels.flat_map(|channel| channel.filters.topics()).collect()
     }
 
     /// Whether a filter was compiled for another version of its topic's table than these.
     #[must_use]
     pub fn has_outdated_filters(&self, versions: &HashMap<String, Option<String>>) -> bool {
         let mut channels = self.org_ids().into_iter().filter_map(|org| self.channel(org));
-        channels.any(|channel| !outdated(&channel, versions).is_empty())
+        channels.any(|channel| !channel.filters.outdated(versions).is_empty())
     }
 
     /// Closes the sessions whose filters were compiled for another version of their topic's table than these,
@@ -46,36 +45,35 @@ impl Hub {
         close: CloseCode,
     ) -> usize {
         let channels = self.org_ids().into_iter().filter_map(|org| self.channel(org));
-        let outdated = channels.flat_map(|channel| outdated(&channel, versions));
+        let outdated = channels.flat_map(|channel| channel.filters.outdated(versions));
         outdated.map(|channel| channel.close(close)).count()
     }
 }
 
-/// Channels of an organisation whose filters were compiled for another version of their topic's table than
-/// these.
-fn outdated(channel: &OrgChannel, versions: &HashMap<String, Option<String>>) -> Vec<Arc<FilterChannel>> {
-    [channel.filters.outdated(versions), channel.claims.outdated(versions)].concat()
-}
-
 impl FilteredTopics {
+    /// Topics whose events have filters.
     fn topics(&self) -> Vec<Topic> {
         if self.count() == 0 {
             return Vec::new();
         }
-        lock(&self.state).topics.keys().cloned().collect()
+        let state = lock(&self.state);
+        let filtered = state.filters().filter(|(_, filters)| !filters.groups().is_empty());
+        filtered.map(|(topic, _)| topic.clone()).collect()
     }
 
-    /// Channels whose filters were compiled for another version of their topic's table than these.
+    /// Channels with a filter that was compiled for another version of its topic's table than these, each
+    /// once.
     pub(super) fn outdated(&self, versions: &HashMap<String, Option<String>>) -> Vec<Arc<FilterChannel>> {
-        let mut channels = Vec::new();
+        let mut channels = HashMap::new();
         if self.count() > 0 {
-            for (topic, groups) in &lock(&self.state).topics {
+            for (topic, filters) in lock(&self.state).filters() {
                 let Some(version) = versions.get(topic.as_str()) else { continue };
-                let outdated = groups.iter().filter(|group| version.as_ref() != Some(&group.table.version));
-                channels.extend(outdated.flat_map(Group::all).map(Arc::clone));
+                let is_outdated = |group: &&Group| version.as_ref() != Some(&group.table.version);
+                let outdated = filters.groups().iter().filter(is_outdated).flat_map(Group::all);
+                channels.extend(outdated.map(|channel| (channel.id, Arc::clone(channel))));
             }
         }
-        channels
+        channels.into_values().collect()
     }
 }
 

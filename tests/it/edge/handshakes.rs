@@ -109,6 +109,32 @@ async fn handshakes_are_limited_in_total() {
     t.gateway.stop().await;
 }
 
+/// Strangers without a token, at more addresses than the limit allows handshakes.
+#[tokio::test]
+async fn a_flood_from_many_addresses_leaves_handshakes_to_known_ones() {
+    let t = behind_a_proxy(|config| config.limits.admission.handshakes = Rate::new(1, 40)).await;
+    let (org, addr) = (t.db.create_org().await, t.gateway.public_addr());
+    let known = from(org, "192.0.2.1");
+    assert_eq!(known.send(addr).await.status, 101);
+    let stranger = |n| Upgrade::new().with("X-Forwarded-For", &format!("198.51.100.{n}"));
+    let mut limited = 0;
+    for n in 0..60 {
+        let answer = stranger(n).send(addr).await;
+        limited += usize::from(answer.status == 429);
+    }
+    assert!(limited >= 30, "{limited}");
+    for _ in 0..15 {
+        assert_eq!(known.send(addr).await.status, 101);
+    }
+    let answer = from(org, "192.0.2.2").send(addr).await;
+    assert_eq!(
+        (answer.status, answer.code()),
+        (429, "handshakes".to_owned()),
+        "its address is not known yet"
+    );
+    t.gateway.stop().await;
+}
+
 #[tokio::test]
 async fn the_answer_to_a_failed_handshake_is_delayed_and_delays_no_other_handshake() {
     let t = behind_a_proxy(|config| {

@@ -11,7 +11,8 @@ use warden::app::Gateway;
 use warden_devkit::cluster::{Cluster, SUPERUSER};
 
 use super::{client, expect_calls, expect_following, expect_lost, expect_open, gateway_at, through};
-use crate::harness::{Client, PostgresProxy, TestDb, cluster_options, eventually, handshake, token};
+use crate::harness::{Client, Post, PostgresProxy, TestDb, cluster_options, eventually, handshake, token};
+use crate::transactions::current_tx;
 
 /// Two servers, each behind a proxy, and a gateway that knows both addresses, the standby's first.
 struct Pair {
@@ -165,6 +166,7 @@ async fn a_standby_is_never_followed(pair: &mut Pair, sessions: &mut Sessions) {
 async fn a_promotion_resyncs_every_topic(pair: &mut Pair, sessions: &mut Sessions) -> TestDb {
     let (url, gateway_url) = database(&pair.second);
     let promoted = TestDb::at("postgres", &url, &gateway_url).await;
+    let mut questions = Questions::ask(pair).await;
     promoted.run("select pg_promote()").await;
     // A restored log may hold rows with future transaction ids, which would look new forever.
     promoted
@@ -183,6 +185,7 @@ async fn a_promotion_resyncs_every_topic(pair: &mut Pair, sessions: &mut Session
     .await;
     sessions.expect_resync("epoch").await;
     expect_following(&pair.gateway).await;
+    questions.expect_resync(pair).await;
     sessions.expect_both_open().await;
     let call = promoted.insert_call(pair.org).await;
     expect_calls(&mut sessions.client, &[call]).await;
@@ -197,6 +200,59 @@ async fn a_promotion_resyncs_every_topic(pair: &mut Pair, sessions: &mut Session
     assert_eq!(reply["resync"], true);
     assert_eq!(look_up(&pair.gateway, pair.db.create_org().await).await, Err(403));
     promoted
+}
+
+/// Questions of a client about strings of the epoch before a promotion.
+struct Questions {
+    client: Client,
+    cursor: String,
+    /// A transaction that is open, so that its question waits.
+    tx: String,
+    _transaction: PgConnection,
+}
+
+impl Questions {
+    async fn ask(pair: &Pair) -> Self {
+        let mut client = client(&pair.gateway, pair.org).await;
+        let cursor = client.join("recordings").await["cursor"].as_str().expect("a cursor").to_owned();
+        let mut transaction = PgConnection::connect(&database(&pair.first).0).await.expect("connects");
+        sqlx::raw_sql("begin").execute(&mut transaction).await.expect("begins");
+        let tx = current_tx(&mut transaction, pair.org).await;
+        client.send(&json!([null, "waiting", "recordings", "warden.covers", {"tx": tx}]).to_string()).await;
+        client.expect_silence().await;
+        Self { client, cursor, tx, _transaction: transaction }
+    }
+
+    /// Expects that every question is answered with a resync, the one that waits and later ones.
+    async fn expect_resync(&mut self, pair: &Pair) {
+        let Self { client, cursor, tx, .. } = self;
+        let (mut answers, mut resyncs) = (Vec::new(), 0);
+        while answers.is_empty() || resyncs == 0 {
+            let event = client.next_event().await;
+            match event.name.as_str() {
+                "phx_reply" => answers.push(event.payload["response"].clone()),
+                _ => resyncs += 1,
+            }
+        }
+        assert_eq!(answers, [json!({"resync": true, "reason": "epoch"})]);
+        for (question, reason) in
+            [(json!({"tx": tx}), "unknown_tx"), (json!({"cursor": cursor}), "unknown_cursor")]
+        {
+            let reply = client.push("recordings", "warden.covers", question.clone()).await;
+            assert_eq!(reply.response, json!({"resync": true, "reason": reason}), "{question}");
+        }
+        let now = client.join_with("call_logs", json!({})).await["cursor"].clone();
+        for (question, reason) in [
+            (json!({"cursor": cursor, "tx": tx}), "unknown_cursor"),
+            (json!({"cursor": now, "tx": tx}), "unknown_tx"),
+            (json!({"cursor": now, "page": cursor}), "unknown_page"),
+        ] {
+            let user = token(pair.org, &json!({}));
+            let answer = Post::json("/v1/covers", &user, &question).send(pair.gateway.public_addr()).await;
+            let body: serde_json::Value = serde_json::from_str(&answer.body).expect("JSON");
+            assert_eq!(body, json!({"resync": true, "reason": reason}), "{question}");
+        }
+    }
 }
 
 /// Attempts an upgrade for this organisation. The error is the HTTP status of the rejection.

@@ -6,7 +6,7 @@ mod signed;
 
 use serde_json::{Value, json};
 use uuid::Uuid;
-use warden::metrics::{FilterKindLabels, FilterOutcomeLabels};
+use warden::metrics::{FilterKindLabels, FilterOutcomeLabels, RejectionLabels};
 
 use crate::harness::{Client, Event, TestDb, TestGateway, eventually};
 
@@ -100,6 +100,10 @@ async fn rows_that_enter_or_leave_a_filter_are_sent_as_such() {
     for _ in 0..10 {
         let event = all.next_event().await;
         assert!(event.payload.get("filter").is_none(), "{event:?}");
+    }
+    for outcome in ["entered", "left"] {
+        let evaluations = &t.gateway.metrics().filter_evaluations;
+        assert_eq!(evaluations.get_or_create(&FilterOutcomeLabels { outcome }).get(), 2, "{outcome}");
     }
     t.gateway.stop().await;
 }
@@ -200,6 +204,26 @@ async fn equal_filters_share_a_channel_until_the_last_client_leaves() {
     t.gateway.stop().await;
 }
 
+/// Also one that is still being read.
+#[tokio::test]
+async fn a_join_that_ends_frees_its_filter_at_once() {
+    let (t, org) = with_items().await;
+    let count = || t.gateway.metrics().filters.get_or_create(&FilterKindLabels { kind: "indexed" }).get();
+    let mut client = joined(&t, org, json!({"filter": "status=eq.open"})).await;
+    assert_eq!(count(), 1);
+    client.push("items", "phx_leave", json!({})).await;
+    assert_eq!(count(), 0);
+    let mut lock = t.db.pool.begin().await.expect("begins");
+    sqlx::query("lock table items").execute(&mut *lock).await.expect("locks");
+    let request = json!(["7", "7", "items", "phx_join", {"filter": "status=eq.open", "snapshot": {}}]);
+    client.send(&request.to_string()).await;
+    eventually("the join has a channel", async || count() == 1).await;
+    client.push("items", "phx_leave", json!({})).await;
+    assert_eq!(count(), 0);
+    lock.rollback().await.expect("rolls back");
+    t.gateway.stop().await;
+}
+
 #[tokio::test]
 async fn selected_columns_are_the_same_in_pages_and_events() {
     let (t, org) = with_items().await;
@@ -267,6 +291,10 @@ async fn filters_that_cannot_be_evaluated_exactly_are_rejected_by_name() {
         );
         let message = reply.response["message"].as_str().expect("a message");
         assert!(message.contains(hint), "{join} {message}");
+    }
+    for (code, count) in [("invalid_query", 4), ("filter_not_exact", 1), ("unknown_topic", 3)] {
+        let rejected = t.gateway.metrics().filters_rejected.get_or_create(&RejectionLabels { code });
+        assert_eq!(rejected.get(), count, "{code}");
     }
     // None of them has joined anything.
     let mut witness = joined(&t, org, json!({"filter": "n=eq.1"})).await;

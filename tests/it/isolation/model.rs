@@ -5,9 +5,14 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use serde_json::Value;
 use uuid::Uuid;
+use warden_testkit::filters::State;
 
 use crate::harness::Event;
+
+/// State of the calls that exist from the start.
+pub const FIRST_STATE: State = 0;
 
 /// A watched table, and the columns in which the program counts versions and leaves its marks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,6 +32,11 @@ impl Table {
             Self::CallLogs => "call_logs",
             Self::Recordings => "recordings",
         }
+    }
+
+    /// The table with this topic.
+    pub fn of_topic(topic: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|table| table.name() == topic)
     }
 
     fn prefix(self) -> &'static str {
@@ -61,8 +71,14 @@ impl Table {
         }
     }
 
-    fn version_in(self, row: &serde_json::Value) -> Option<i64> {
+    fn version_in(self, row: &Value) -> Option<i64> {
         if self == Self::Recordings { row["size_bytes"].as_i64() } else { row["metadata"]["v"].as_i64() }
+    }
+
+    /// Version and mark of a row of a page or an event.
+    pub fn content_of(self, row: &Value) -> (i64, String) {
+        let mark = row[self.mark_column()].as_str().unwrap_or_default();
+        (self.version_in(row).expect("a version"), mark.to_owned())
     }
 }
 
@@ -83,6 +99,10 @@ pub struct Change {
     pub topic: String,
     pub call: Option<Uuid>,
     pub seen: Seen,
+    /// State of the row after the change; of a deleted row, before it.
+    pub state: Option<State>,
+    /// Number of the transaction, in the order in which they began.
+    pub transaction: usize,
 }
 
 impl Change {
@@ -93,7 +113,8 @@ impl Change {
             kind,
             mark: row.mark,
         };
-        Self { org: row.org, topic: table.name().to_owned(), call: row.call, seen }
+        let state = Some(usize::try_from(row.state).expect("a state"));
+        Self { org: row.org, topic: table.name().to_owned(), call: row.call, seen, state, transaction: 0 }
     }
 
     /// A published event. Each worker numbers its own from 1, and they must arrive in that order.
@@ -104,7 +125,7 @@ impl Change {
             kind: Kind::Published,
             mark: mark.to_owned(),
         };
-        Self { org, topic: topic.to_owned(), call: None, seen }
+        Self { org, topic: topic.to_owned(), call: None, seen, state: None, transaction: 0 }
     }
 
     fn topics(&self) -> HashSet<String> {
@@ -123,6 +144,7 @@ pub struct Row {
     pub mark: String,
     /// Whether the statement changed the row.
     pub changed: bool,
+    pub state: i32,
 }
 
 /// An event in the form in which the program and a socket are compared. Its order is that within a topic.
@@ -136,10 +158,21 @@ pub struct Seen {
     pub mark: String,
 }
 
-impl Seen {
+/// An event as a socket received it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Delivery {
+    pub id: i64,
+    /// Without version and mark if the event contains the key alone.
+    pub seen: Seen,
+    /// `entered` or `left`.
+    pub filter: Option<String>,
+    pub has_old: bool,
+}
+
+impl Delivery {
     /// Converts an event that a socket of `org` received. Panics if the event contradicts itself.
     pub fn from_event(event: &Event, org: Uuid) -> Self {
-        let (prefix, verb) = event.name.split_once('.').expect("a name with a dot");
+        let (prefix, verb) = event.name.split_once('.').unwrap_or_else(|| panic!("{event:?}"));
         let text = |field: &str| event.data(field).as_str().unwrap_or_default().to_owned();
         let kind = match verb {
             "created" => Kind::Created,
@@ -148,21 +181,52 @@ impl Seen {
             "published" => Kind::Published,
             _ => panic!("an event that no change caused: {event:?}"),
         };
+        let id = event.payload["id"].as_i64().expect("an id");
+        let filter = event.payload.get("filter").map(|filter| filter.as_str().expect("text").to_owned());
+        let has_old = event.payload.get("old").is_some();
+        if filter.as_deref() == Some("left") && event.payload["data"].as_object().expect("a row").len() == 1 {
+            let seen = Seen::key(format!("{prefix} {}", event.row_id()));
+            return Self { id, seen, filter, has_old };
+        }
         assert_eq!(text("org_id"), org.to_string(), "an event of another organisation: {event:?}");
         if kind == Kind::Published {
             let version = event.data("number").as_i64().expect("a number");
-            return Self { what: format!("worker {}", text("worker")), version, kind, mark: text("mark") };
+            let seen = Seen { what: format!("worker {}", text("worker")), version, kind, mark: text("mark") };
+            return Self { id, seen, filter, has_old };
         }
         let table = Table::ALL.into_iter().find(|t| t.prefix() == prefix).expect("a watched table");
-        let version = table.version_in(&event.payload["data"]).expect("a version");
+        let (version, mark) = table.content_of(&event.payload["data"]);
         let former = table.version_in(&event.payload["old"]);
-        assert_eq!(former, (kind == Kind::Updated).then_some(version - 1), "old: {event:?}");
-        Self { what: format!("{prefix} {}", event.row_id()), version, kind, mark: text(table.mark_column()) }
+        assert!(has_old || filter.is_some() || kind != Kind::Updated, "old is missing: {event:?}");
+        assert_eq!(former, has_old.then_some(version - 1), "old: {event:?}");
+        let seen = Seen { what: format!("{prefix} {}", event.row_id()), version, kind, mark };
+        Self { id, seen, filter, has_old }
     }
 }
 
-/// Expected events by organisation and topic.
-pub struct Expected(HashMap<(Uuid, String), Vec<Seen>>);
+impl Seen {
+    /// An update of which a socket gets the key alone.
+    pub fn key(what: String) -> Self {
+        Self { what, version: 0, kind: Kind::Updated, mark: String::new() }
+    }
+}
+
+/// Knowledge of the model about an event.
+#[derive(Debug)]
+pub struct Fact {
+    /// The topic of the table, or the topic on which it was published.
+    pub origin: String,
+    pub topics: HashSet<String>,
+    /// States of the row before and after the change. A published event has none.
+    pub states: [Option<State>; 2],
+    pub transaction: usize,
+}
+
+/// Expected events by organisation and topic, and the facts about each event.
+pub struct Expected {
+    topics: HashMap<(Uuid, String), Vec<Seen>>,
+    pub facts: HashMap<Seen, Fact>,
+}
 
 impl Expected {
     /// Computes the events of all committed changes, which may be in any order.
@@ -176,7 +240,7 @@ impl Expected {
             }
         }
         topics.values_mut().for_each(|seen| seen.sort_unstable());
-        Self(topics)
+        Self { topics, facts: facts(&committed) }
     }
 
     /// Compares the events that one socket received on one topic, in order, with the expected ones.
@@ -192,7 +256,7 @@ impl Expected {
                 );
             }
         }
-        let expected = self.0.get(&(org, topic.to_owned())).map(Vec::as_slice).unwrap_or_default();
+        let expected = self.topics.get(&(org, topic.to_owned())).map(Vec::as_slice).unwrap_or_default();
         let mut sorted = seen.to_vec();
         sorted.sort_unstable();
         if sorted != expected {
@@ -212,6 +276,26 @@ impl Expected {
             );
         }
     }
+}
+
+/// Facts about the events of all committed changes.
+fn facts(committed: &[Change]) -> HashMap<Seen, Fact> {
+    let written = committed.iter().filter(|change| change.seen.kind != Kind::Deleted);
+    let states: HashMap<(&str, i64), Option<State>> =
+        written.map(|change| ((change.seen.what.as_str(), change.seen.version), change.state)).collect();
+    let fact = |change: &Change| {
+        let Seen { what, version, kind, .. } = &change.seen;
+        let before = states.get(&(what.as_str(), version - 1)).copied().unwrap_or(Some(FIRST_STATE));
+        let states = match kind {
+            Kind::Created => [None, change.state],
+            Kind::Updated => [before, change.state],
+            Kind::Deleted => [change.state, None],
+            Kind::Published => [None, None],
+        };
+        let (origin, transaction) = (change.topic.clone(), change.transaction);
+        (change.seen.clone(), Fact { origin, topics: change.topics(), states, transaction })
+    };
+    committed.iter().map(fact).collect()
 }
 
 /// Deletions of children by cascade: of every committed child of a deleted call, unless a statement deleted

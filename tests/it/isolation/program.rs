@@ -4,6 +4,7 @@
 //! contains the row's new version, so the commit order of concurrent updates is known as well.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use fastrand::Rng;
 use serde_json::json;
@@ -41,6 +42,8 @@ pub struct Worker {
     born: Vec<(Uuid, Uuid)>,
     published: i64,
     marks: u32,
+    /// Number of the transaction.
+    transaction: usize,
 }
 
 impl Worker {
@@ -57,6 +60,7 @@ impl Worker {
             born: Vec::new(),
             published: 0,
             marks: 0,
+            transaction: 0,
         }
     }
 
@@ -65,6 +69,7 @@ impl Worker {
         for _ in 0..transactions {
             if self.rng.u8(..10) == 0 {
                 // A single statement without a transaction block.
+                self.count_transaction();
                 let done = self.random_change().await;
                 self.conclude(done.is_ok());
                 continue;
@@ -97,7 +102,12 @@ impl Worker {
         self.end(if commit { Fate::Commit } else { Fate::Rollback }).await;
     }
 
+    fn count_transaction(&mut self) {
+        self.transaction = self.world.begun.fetch_add(1, Ordering::SeqCst);
+    }
+
     async fn begin(&mut self) {
+        self.count_transaction();
         self.connection.execute("begin").await.expect("begins");
     }
 
@@ -125,6 +135,7 @@ impl Worker {
     /// Records whether the changes since the last call have committed.
     pub fn conclude(&mut self, committed: bool) {
         let (changes, born) = (std::mem::take(&mut self.changes), std::mem::take(&mut self.born));
+        let count = changes.len();
         self.world.state(|state| {
             if committed {
                 state.committed.extend(changes);
@@ -133,6 +144,7 @@ impl Worker {
                 state.unborn.extend(born);
             }
         });
+        self.world.progress.send_modify(|progress| *progress += count);
     }
 
     async fn random_body(&mut self) -> Result<(), ()> {
@@ -192,12 +204,12 @@ impl Worker {
         let (orgs, ids): (Vec<Uuid>, Vec<Uuid>) = calls.into_iter().unzip();
         let mark = self.mark();
         let query = sqlx::query_as::<_, Row>(
-            "insert into calls (org_id, id, metadata, ended_reason)
-             select t.*, '{\"v\": 1}', $3 from unnest($1::uuid[], $2::uuid[]) t
-             on conflict (id) do update set ended_reason = excluded.ended_reason,
+            "insert into calls (org_id, id, metadata, ended_reason, state)
+             select t.*, '{\"v\": 1}', $3, random_state(t.id, $3) from unnest($1::uuid[], $2::uuid[]) t (org, id)
+             on conflict (id) do update set ended_reason = excluded.ended_reason, state = excluded.state,
                metadata = jsonb_build_object('v', (calls.metadata->>'v')::int + 1)
              returning id, org_id as org, id as call, (metadata->>'v')::bigint as version,
-               ended_reason as mark, true as changed",
+               ended_reason as mark, true as changed, state",
         );
         let rows = query.bind(orgs).bind(ids).bind(mark).fetch_all(&mut self.connection).await;
         for row in expected_error(rows)? {
@@ -208,6 +220,8 @@ impl Worker {
     }
 
     async fn insert_children(&mut self) -> Result<(), ()> {
+        const CREATED: &str =
+            "id, org_id as org, call_id as call, 1::bigint as version, $3 as mark, true as changed, state";
         let (table, version) = if self.rng.bool() {
             (Table::CallLogs, ("metadata", "'{\"v\": 1}'"))
         } else {
@@ -218,9 +232,13 @@ impl Worker {
         let rows = if self.rng.u8(..6) == 0 {
             // Children without a call reach the table's topic and `org` only.
             let sql = format!(
-                "insert into {} (id, org_id, {}, {}) select unnest($1::uuid[]), $2, {}, $3
-                 returning id, org_id as org, call_id as call, 1::bigint as version, $3 as mark, true as changed",
-                table.name(), version.0, table.mark_column(), version.1
+                "insert into {} (id, org_id, {}, {}, state)
+                 select t.child, $2, {}, $3, random_state(t.child, $3) from unnest($1::uuid[]) t (child)
+                 returning {CREATED}",
+                table.name(),
+                version.0,
+                table.mark_column(),
+                version.1
             );
             let org = self.org();
             let query = sqlx::query_as(AssertSqlSafe(sql)).bind(children).bind(org).bind(mark);
@@ -228,11 +246,14 @@ impl Worker {
         } else {
             let calls: Vec<Uuid> = children.iter().map(|_| self.some_call()).collect();
             let sql = format!(
-                "insert into {} (id, org_id, call_id, {}, {})
-                 select t.child, c.org_id, c.id, {}, $3
+                "insert into {} (id, org_id, call_id, {}, {}, state)
+                 select t.child, c.org_id, c.id, {}, $3, random_state(t.child, $3)
                  from unnest($1::uuid[], $2::uuid[]) t (child, call) join calls c on c.id = t.call
-                 returning id, org_id as org, call_id as call, 1::bigint as version, $3 as mark, true as changed",
-                table.name(), version.0, table.mark_column(), version.1
+                 returning {CREATED}",
+                table.name(),
+                version.0,
+                table.mark_column(),
+                version.1
             );
             let query = sqlx::query_as(AssertSqlSafe(sql)).bind(children).bind(calls).bind(mark);
             query.fetch_all(&mut self.connection).await
@@ -268,10 +289,11 @@ impl Worker {
         let (name, call, mark) = (table.name(), table.call_column(), table.mark_column());
         let sql = format!(
             "update {name} set {column} = case when {by} = any ($2) then {next} else {column} end,
-               {mark} = case when {by} = any ($2) then $3 else {mark} end
+               {mark} = case when {by} = any ($2) then $3 else {mark} end,
+               state = case when {by} = any ($2) then random_state(id, $3) else state end
              where {by} = any ($1)
              returning id, org_id as org, {call} as call, {version} as version, {mark} as mark,
-               {by} = any ($2) as changed"
+               {by} = any ($2) as changed, state"
         );
         let statement = self.mark();
         let query = sqlx::query_as(AssertSqlSafe(sql)).bind(of).bind(changed).bind(statement);
@@ -290,7 +312,8 @@ impl Worker {
         let (name, call, mark) = (table.name(), table.call_column(), table.mark_column());
         let sql = format!(
             "delete from {name} where id = any ($1)
-             returning id, org_id as org, {call} as call, {version} as version, {mark} as mark, true as changed"
+             returning id, org_id as org, {call} as call, {version} as version, {mark} as mark, true as changed,
+               state"
         );
         let rows = sqlx::query_as(AssertSqlSafe(sql)).bind(ids).fetch_all(&mut self.connection).await;
         for row in expected_error(rows)? {
@@ -316,13 +339,15 @@ impl Worker {
         let data = json!({"org_id": org, "worker": self.name, "number": self.published, "mark": mark});
         let query = sqlx::query("select warden.publish($1, $2, 'test.published', $3)");
         expected_error(query.bind(org).bind(topic).bind(data).execute(&mut self.connection).await)?;
-        self.changes.push(Change::publication(org, topic, &self.name, self.published, mark));
+        let change = Change::publication(org, topic, &self.name, self.published, mark);
+        self.changes.push(Change { transaction: self.transaction, ..change });
         Ok(())
     }
 
     fn record(&mut self, kind: Kind, table: Table, row: Row) {
         self.world.state(|state| state.rows[table as usize].push(row.id));
-        self.changes.push(Change::row(kind, table, row));
+        let change = Change::row(kind, table, row);
+        self.changes.push(Change { transaction: self.transaction, ..change });
     }
 
     fn mark(&mut self) -> String {

@@ -1,7 +1,9 @@
 //! State that the workers of one program share.
 
 use std::sync::Mutex;
+use std::sync::atomic::AtomicUsize;
 
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::model::Change;
@@ -14,6 +16,10 @@ pub struct World {
     /// Organisations and ids of calls that sockets may join before the calls are created.
     pub planned: Vec<(Uuid, Uuid)>,
     state: Mutex<State>,
+    /// Number of changes that have been committed or rolled back.
+    pub progress: watch::Sender<usize>,
+    /// Number of transactions that have begun.
+    pub begun: AtomicUsize,
 }
 
 /// State behind the lock.
@@ -30,7 +36,14 @@ pub struct State {
 impl World {
     pub fn new(orgs: Vec<Uuid>, anchors: Vec<(Uuid, Uuid)>, planned: Vec<(Uuid, Uuid)>) -> Self {
         let state = State { unborn: planned.clone(), ..State::default() };
-        Self { orgs, anchors, planned, state: Mutex::new(state) }
+        Self {
+            orgs,
+            anchors,
+            planned,
+            state: Mutex::new(state),
+            progress: watch::Sender::default(),
+            begun: AtomicUsize::new(0),
+        }
     }
 
     pub fn state<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {

@@ -70,6 +70,7 @@ async fn bodies_that_do_not_arrive_take_memory_of_their_organisation_only() {
     })
     .await;
     publish(addr, post(&service(other), &paid(0))).await;
+    slow.push(chunked(addr, other, &[b"{"]).await);
     for mut stream in slow {
         let answer = within("an answer", Answer::read(&mut stream)).await;
         assert_eq!(code(&answer), (408, "body_timeout".to_owned()), "{answer:?}");
@@ -77,6 +78,40 @@ async fn bodies_that_do_not_arrive_take_memory_of_their_organisation_only() {
     // The memory is free again: the data is too long, which only the database says.
     let answer = post(&service(org), &large).send(addr).await;
     assert_eq!(code(&answer), (400, "invalid_events".to_owned()), "{answer:?}");
+    t.gateway.stop().await;
+}
+
+/// Opens a request with a body of unknown length, and sends these chunks of it.
+async fn chunked(addr: SocketAddr, org: Uuid, chunks: &[&[u8]]) -> TcpStream {
+    let head = format!(
+        "POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\
+         Authorization: Bearer {}\r\n\r\n",
+        service(org)
+    );
+    let mut stream = TcpStream::connect(addr).await.expect("connects");
+    stream.write_all(head.as_bytes()).await.expect("writes");
+    for chunk in chunks {
+        let framed = [format!("{:x}\r\n", chunk.len()).as_bytes(), chunk, b"\r\n"].concat();
+        stream.write_all(&framed).await.expect("writes");
+    }
+    stream
+}
+
+#[tokio::test]
+async fn bodies_of_unknown_length_have_the_limits_of_others() {
+    let (t, [org]) = with_orgs().await;
+    let addr = t.gateway.public_addr();
+    let event = paid(0).to_string();
+    let (first, rest) = event.as_bytes().split_at(20);
+    let mut accepted = chunked(addr, org, &[first, rest, b""]).await;
+    let answer = within("an answer", Answer::read(&mut accepted)).await;
+    assert_eq!((answer.status, published(&t.db).await), (202, 1), "{answer:?}");
+    // The last byte is one too many.
+    let mut long = chunked(addr, org, &[&vec![b' '; 1024 * 1024], b"{"]).await;
+    let answer = within("an answer", Answer::read(&mut long)).await;
+    assert_eq!(code(&answer), (413, "body_too_long".to_owned()), "{answer:?}");
+    // The memory of both is free again.
+    publish(addr, post(&service(org), &paid(1))).await;
     t.gateway.stop().await;
 }
 

@@ -4,15 +4,14 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 use warden::filter::{Change, Columns, Filter, FilterId, FilterIndex, Row, Verdict};
 use warden::rate::Rate;
 use warden::reading::RowRequest;
+use warden_testkit::filters::{KINDS, Random, RandomFilter, TYPES};
 
 use super::page;
-use super::random_filters::{KINDS, Random};
 use crate::harness::{TestDb, TestGateway};
 
 /// Rows of a run.
@@ -24,10 +23,12 @@ const FILTERS: usize = 60;
 struct Case {
     query: String,
     filter: Filter,
+    /// The condition as a test writes it in SQL.
+    sql: String,
 }
 
-async fn case(db: &TestDb, columns: &Columns, group: &str) -> Case {
-    let query = format!("and={}", utf8_percent_encode(group, NON_ALPHANUMERIC));
+async fn case(db: &TestDb, columns: &Columns, random: RandomFilter) -> Case {
+    let (query, group) = (random.query(), random.group.as_str());
     let conditions = RowRequest::parse(&query).expect(group).conditions;
     let literals = Filter::literals(&conditions, columns).expect(group);
     let mut converted = "[]".to_owned();
@@ -43,13 +44,21 @@ async fn case(db: &TestDb, columns: &Columns, group: &str) -> Case {
     let converted: Vec<&serde_json::value::RawValue> = serde_json::from_str(&converted).expect("JSON");
     let converted: Vec<&str> = converted.into_iter().map(serde_json::value::RawValue::get).collect();
     let filter = Filter::compile(&conditions, columns, &converted).expect(group);
-    Case { query, filter }
+    Case { query, filter, sql: random.sql }
 }
 
-/// Ids of the rows that PostgreSQL selects.
+/// Ids of the rows that PostgreSQL selects, by the SQL of a page and by that of the test.
 async fn selected(t: &TestGateway, org: Uuid, case: &Case) -> BTreeSet<i64> {
     let body = page(t, org, &format!("/v1/things?select=id&limit=1000&{}", case.query)).await;
-    body["rows"].as_array().expect("rows").iter().map(|row| row["id"].as_i64().expect("an id")).collect()
+    let rows = body["rows"].as_array().expect("rows").iter();
+    let found: BTreeSet<i64> = rows.map(|row| row["id"].as_i64().expect("an id")).collect();
+    let mut transaction = t.db.pool.begin().await.expect("begins");
+    sqlx::query("set local timezone = 'UTC'").execute(&mut *transaction).await.expect("sets");
+    let sql = format!("select id from things where ({}) is true", case.sql);
+    let ids: Vec<i64> =
+        sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(&mut *transaction).await.expect(&case.sql);
+    assert_eq!(found, ids.into_iter().collect(), "{} is {}", case.query, case.sql);
+    found
 }
 
 /// Events since the last call: id of the row, data and old.
@@ -78,7 +87,7 @@ fn verdicts(
     for (id, data, old) in events {
         let row = Row::new(columns, data).expect("an object");
         let before = old.as_ref().map(|old| row.before(columns, old).expect("an object"));
-        let change = Change { row, before };
+        let change = Change { row, before, entity: None };
         let indexed: HashMap<FilterId, Verdict> = index.verdicts(&change).into_iter().collect();
         for (n, case) in cases.iter().enumerate() {
             let verdict = case.filter.verdict(&change);
@@ -107,8 +116,7 @@ impl Comparison {
         let org = db.create_org().await;
         let declared: Vec<String> = KINDS.iter().map(|kind| format!("{} {}", kind.name, kind.sql)).collect();
         db.run(format!(
-            "create type mood as enum ('calm', 'Loud', 'a \"b\"');
-             create collation no_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+            "{TYPES};
              create table things (id bigint primary key, org_id uuid not null, {});
              grant select on things to authenticated;
              select warden.watch('things', 'things', 'thing', as_text => '{{amount,ratio}}',
@@ -127,10 +135,10 @@ impl Comparison {
                 .await
                 .expect("describes");
         let columns: Columns = serde_json::from_str(&columns).expect("columns");
-        let mut random = Random(fastrand::Rng::with_seed(seed));
+        let mut random = Random::of_columns(fastrand::Rng::with_seed(seed), |_| true);
         let mut cases = Vec::new();
         for _ in 0..filters {
-            cases.push(case(&t.db, &columns, &random.group(2)).await);
+            cases.push(case(&t.db, &columns, random.filter(2)).await);
         }
         Self { t, org, seed, random, columns, cases, after: 0 }
     }
@@ -150,7 +158,7 @@ impl Comparison {
     async fn create_rows(&mut self) -> Vec<BTreeSet<i64>> {
         let org = self.org;
         for id in 0..ROWS {
-            let values: Vec<String> = KINDS.iter().map(|kind| self.random.sql(kind)).collect();
+            let values: Vec<String> = KINDS.iter().map(|kind| self.random.value(kind)).collect();
             self.t.db.run(format!("insert into things values ({id}, '{org}', {})", values.join(", "))).await;
         }
         let mut selected_ids = Vec::new();
@@ -167,10 +175,10 @@ impl Comparison {
     /// Changes some columns of each row. Returns the ids that each filter selects now.
     async fn update_rows(&mut self, before: &[BTreeSet<i64>]) -> Vec<BTreeSet<i64>> {
         for id in 0..ROWS {
-            let count = 1 + self.random.0.usize(..4);
-            let kinds: Vec<_> = (0..count).map(|_| &KINDS[self.random.0.usize(..KINDS.len())]).collect();
+            let count = 1 + self.random.rng.usize(..4);
+            let kinds: Vec<_> = (0..count).map(|_| &KINDS[self.random.rng.usize(..KINDS.len())]).collect();
             let changes: HashMap<_, _> =
-                kinds.into_iter().map(|kind| (kind.name, self.random.sql(kind))).collect();
+                kinds.into_iter().map(|kind| (kind.name, self.random.value(kind))).collect();
             let changes: Vec<String> =
                 changes.into_iter().map(|(name, value)| format!("{name} = {value}")).collect();
             self.t.db.run(format!("update things set {} where id = {id}", changes.join(", "))).await;

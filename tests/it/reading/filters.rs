@@ -227,5 +227,15 @@ async fn malformed_requests_get_a_clear_answer() {
     }
     let body: Value = page(&t, org, "/v1/things/1,x").await;
     assert_eq!(body["part"], "x");
+    // One row has no parameter but `select`.
+    let own = ["id=eq.1", "part=eq.other", "or=(id.eq.1)", "order=id", "limit=1", "after=WyIxIl0"];
+    for (query, _) in INVALID.iter().copied().chain(own.map(|query| (query, ""))) {
+        let answer = get(&t, org, &format!("/v1/things/1,x?{query}")).await;
+        assert_eq!((answer.status, code(&answer)), (400, "invalid_query".to_owned()), "{query}: {answer:?}");
+    }
+    let answer = get(&t, org, "/v1/things/1,x?select=id&nope=eq.1").await;
+    assert!(answer.body.contains("\\\"nope\\\" does not apply to one row"), "{}", answer.body);
+    let one = get(&t, org, "/v1/things/1,x?select=id,part").await;
+    assert_eq!(one.body, r#"{"id": 1, "part": "x"}"#);
     t.gateway.stop().await;
 }

@@ -11,7 +11,8 @@ use crate::harness::{Client, TestGateway};
 
 /// A table with a trigger of the application, which changes the row again.
 pub(super) const TABLE: &str = "
-    create table items (id int primary key, org_id uuid not null, n int not null, touched int not null default 0);
+    create table items (id int primary key, org_id uuid not null, n int not null, touched int not null default 0,
+                        price numeric not null default 1.50, label text not null default E'a\\t\"b\" ü');
     create function touch() returns trigger language plpgsql as $$
       begin update items set touched = touched + 1 where id = new.id; return null; end $$;
     create trigger touch after insert on items for each row execute function touch();

@@ -279,7 +279,7 @@ async fn a_slot_truncated_during_a_replay_read_causes_a_resync() {
 /// waits.
 #[tokio::test]
 async fn a_bulk_statement_does_not_delay_resumes_of_other_organisations() {
-    const BULK: usize = 100_000;
+    const BULK: usize = 60_000;
     let db = TestDb::create().await;
     let gateway =
         gateway_without_recent(&db, |config| config.limits.outbox.queue_bytes_max = 1024 * 1024 * 1024).await;

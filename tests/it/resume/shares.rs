@@ -13,16 +13,26 @@ use super::log::{expect_calls, insert_calls, lock_log, own_connection, resume_fr
 use super::{connect, cursor_after_one_call, gateway_without_recent};
 use crate::harness::{Client, TestDb, eventually, token};
 
-/// Publishes events of 28 MB. One read returns them all, and an organisation can hold two such reads.
+/// Size of a large event.
+const LARGE_BYTES: usize = 60_000;
+
+/// Large events that one read returns at most. An organisation can hold two such reads.
+fn large_events() -> usize {
+    let read_bytes = warden::config::Limits::default().replay.bytes_max;
+    // An event takes some memory beside its payload.
+    read_bytes * 24 / 25 / LARGE_BYTES
+}
+
+/// Publishes as many large events as one read returns.
 async fn publish_large_events(db: &TestDb, gateway: &Gateway, org: Uuid) {
-    let before = gateway.metrics().events.get();
+    let events = large_events();
+    let expected = gateway.metrics().events.get() + u64::try_from(events).expect("few");
     db.run(format!(
-        "select warden.publish('{org}', 'calls', 'large', jsonb_build_object('x', repeat('x', 60000)))
-         from generate_series(1, 470)"
+        "select warden.publish('{org}', 'calls', 'large', jsonb_build_object('x', repeat('x', {LARGE_BYTES})))
+         from generate_series(1, {events})"
     ))
     .await;
-    eventually("the tailer has read the events", async || gateway.metrics().events.get() >= before + 470)
-        .await;
+    eventually("the tailer has read the events", async || gateway.metrics().events.get() >= expected).await;
 }
 
 /// Connects a user of its own, because one user may have only a hundred sockets.
@@ -38,7 +48,9 @@ async fn resume_without_reading(gateway: &Gateway, org: Uuid, since: &str) -> Cl
     client
 }
 
-async fn held_bytes(gateway: &Gateway, at_least: i64) {
+/// Waits until this many reads of large events take memory.
+async fn held_reads(gateway: &Gateway, reads: usize) {
+    let at_least = i64::try_from(reads * large_events() * LARGE_BYTES).expect("few");
     eventually("the events take memory", async || gateway.metrics().replay_bytes.get() >= at_least).await;
 }
 
@@ -81,7 +93,7 @@ async fn blocked_resumes_of_one_organisation_do_not_reject_those_of_another() {
     let mut sockets = Vec::new();
     for n in 0..4 {
         sockets.push(resume_without_reading(&gateway, greedy, &since).await);
-        held_bytes(&gateway, if n == 0 { 28_000_000 } else { 56_000_000 }).await;
+        held_reads(&gateway, if n == 0 { 1 } else { 2 }).await;
     }
     for socket in 1..=SOCKETS {
         let mut client = connect_user(&gateway, greedy).await;
@@ -123,7 +135,7 @@ async fn memory_that_slow_clients_hold_is_reclaimed_for_another_organisation() {
         let since = cursor_after_one_call(&gateway, &db, greedy).await;
         publish_large_events(&db, &gateway, greedy).await;
         sockets.push(resume_without_reading(&gateway, greedy, &since).await);
-        held_bytes(&gateway, n * 28_000_000).await;
+        held_reads(&gateway, n).await;
     }
     // No further read fits into the memory.
     let started = std::time::Instant::now();

@@ -109,7 +109,11 @@ impl Gateway {
         let Endpoint { authority, path, .. } = &self.endpoint;
         Ok(Dial {
             request: handshake::request(authority, path, &[&authorization]),
-            hello: topics.iter().enumerate().map(|(n, topic)| phoenix::join(n + 1, topic, None)).collect(),
+            hello: topics
+                .iter()
+                .enumerate()
+                .map(|(n, topic)| phoenix::join(n + 1, topic, None, None))
+                .collect(),
             ready: Some((r#""status":"ok""#.to_owned(), topics.len())),
         })
     }

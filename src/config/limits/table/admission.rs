@@ -15,6 +15,7 @@ pub(super) fn section(limits: &Limits) -> Section {
         connections(limits),
         rejections(limits),
         handshakes(limits),
+        known_addresses(),
         back_ends(limits),
         tokens(limits),
         keys(limits),
@@ -155,8 +156,12 @@ fn handshakes(limits: &Limits) -> Vec<Limit> {
             "Handshakes of one address.",
         )
         .set_by("WARDEN_HANDSHAKES_PER_ADDRESS"),
-        Limit::new("admission.handshakes", Rate(handshakes), "Handshakes of all addresses together.")
-            .set_by("WARDEN_HANDSHAKES"),
+        Limit::new(
+            "admission.handshakes",
+            Rate(handshakes),
+            "Handshakes of all addresses together. Addresses that are not known leave half of the bucket.",
+        )
+        .set_by("WARDEN_HANDSHAKES"),
         Limit::new(
             "serve.header_timeout",
             Time(header_timeout),
@@ -203,6 +208,15 @@ fn handshakes(limits: &Limits) -> Vec<Limit> {
             "Interval at which the files of certificate and key are read again.",
         ),
     ]
+}
+
+fn known_addresses() -> Vec<Limit> {
+    vec![Limit::new(
+        "http::admission::KNOWN_TIME",
+        Time(http::KNOWN_TIME),
+        "Shortest time for which an address is known after a valid token came from it, unless more than \
+         `admission.addresses_max` are known.",
+    )]
 }
 
 fn back_ends(limits: &Limits) -> Vec<Limit> {

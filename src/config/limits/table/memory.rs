@@ -31,10 +31,8 @@ pub(super) fn parts(limits: &Limits) -> String {
     let sum: usize = parts.iter().map(|part| part.bytes_max).sum();
     let _ = writeln!(table, "| **sum** | **{}** | |", sum.div_ceil(MIB));
     table.push_str(
-        "\nAn idle session takes a few KiB in addition, and one whose client does not read up to `outbox.queue_bytes_max`. \
-         Filters of joins take up to `hub::FILTER_MEMORY_MAX`. The parts count what \
-         is stored. The allocator's own overhead comes in addition. A smaller or larger budget changes all parts except \
-         the last four in proportion.\n",
+        "\nA session takes a few KiB in addition. The parts count what is stored. The allocator's own overhead comes in addition. A smaller or larger budget changes all parts except \
+         the last five in proportion.\n",
     );
     table
 }

@@ -4,7 +4,7 @@ use super::Value::{ByteRate, Rate, Time};
 use super::{Limit, Section, Value};
 use crate::audit_trail;
 use crate::config::{DrainLimits, Limits};
-use crate::hub::OutboxLimits;
+use crate::hub::{self, OutboxLimits};
 use crate::session::SessionLimits;
 use crate::wire;
 
@@ -50,6 +50,7 @@ fn messages(limits: &Limits) -> Vec<Limit> {
         idle_timeout: _,
         expiry_grace: _,
         refreshes_max: _,
+        backlog_timeout: _,
         close_timeout: _,
     } = limits.session;
     vec![
@@ -109,7 +110,7 @@ fn messages(limits: &Limits) -> Vec<Limit> {
 }
 
 fn outbox(limits: &Limits) -> Vec<Limit> {
-    let OutboxLimits { queue_bytes_max, queue_chunks_max } = limits.outbox;
+    let OutboxLimits { queue_bytes_max, queue_chunks_max, memory_bytes_max } = limits.outbox;
     let send_buffer_bytes = limits.session.send_buffer_bytes;
     vec![
         Limit::new(
@@ -123,6 +124,18 @@ fn outbox(limits: &Limits) -> Vec<Limit> {
             "Chunks queued for one socket, each of one frame or several. Beyond it the session ends with 4429.",
         ),
         Limit::new(
+            "outbox.memory_bytes_max",
+            Value::bytes(memory_bytes_max),
+            "Frames that wait in fan-out, in outboxes and in replay buffers, of all organisations. A frame that waits for \
+             several sockets counts once. An organisation may hold as much as then remains free. Beyond that its fullest \
+             sessions end with 4429.",
+        ),
+        Limit::new(
+            "hub::ORG_FRAMES_MIN",
+            Value::bytes(hub::ORG_FRAMES_MIN),
+            "Frames that an organisation may hold in any case.",
+        ),
+        Limit::new(
             "session.send_buffer_bytes",
             Value::bytes(send_buffer_bytes),
             "Requested send buffer of the kernel for one socket. Linux doubles it.",
@@ -131,7 +144,8 @@ fn outbox(limits: &Limits) -> Vec<Limit> {
 }
 
 fn lifetime(limits: &Limits) -> Vec<Limit> {
-    let SessionLimits { idle_timeout, expiry_grace, refreshes_max, close_timeout, .. } = limits.session;
+    let SessionLimits { idle_timeout, expiry_grace, refreshes_max, backlog_timeout, close_timeout, .. } =
+        limits.session;
     let DrainLimits { window, sessions_per_second_min } = limits.drain;
     vec![
         Limit::new(
@@ -148,6 +162,12 @@ fn lifetime(limits: &Limits) -> Vec<Limit> {
             "session.refreshes_max",
             Value::count(refreshes_max),
             "Fresh tokens of one session that wait for their key.",
+        ),
+        Limit::new(
+            "session.backlog_timeout",
+            Time(backlog_timeout),
+            "Time in which a client must accept everything that is queued for it. Beyond it the session ends with 4429. The \
+             first check is at most `session.idle_timeout` after the queue began to wait.",
         ),
         Limit::new(
             "session.close_timeout",

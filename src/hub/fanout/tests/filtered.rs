@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::num::NonZeroI64;
 
 use super::super::broadcast::Content;
-use super::super::encode::EVALUATIONS_PER_WRITE;
+use super::super::encode::{ENCODED_BYTES_PER_WRITE, EVALUATIONS_PER_WRITE};
 use super::*;
 use crate::filter::{ChannelFilter, Columns, FilterParser, Selection, TableColumns};
 use crate::hub::org::OrgChannel;
@@ -20,7 +20,7 @@ fn table() -> Arc<TableColumns> {
     let mut columns = vec![("id", "bigint"), ("a", "text"), ("n", "integer"), ("pad", "text")];
     columns.extend(SELECTABLE.map(|name| (name, "text")));
     let (columns, key) = (Columns::for_tests(&columns), Selection::of_names(vec!["id".into()]));
-    Arc::new(TableColumns { version: "1".into(), columns, key, checks: 0 })
+    Arc::new(TableColumns { version: "1".into(), columns, key, entity: None, checks: 0 })
 }
 
 fn open(registration: &Registration, group: &str, select: Option<&[String]>) -> Arc<FilterHandle> {
@@ -123,12 +123,16 @@ async fn a_step_ends_with_its_evaluations_and_charges_them() {
     // Each has two conditions, and the row lacks the column that finds them.
     let encoded = step(channel, &queued(&batches));
     let expected = EVALUATIONS_MAX / (2 * FILTERS);
-    assert_eq!((encoded.events, encoded.cost), (expected, expected * 2 * FILTERS / EVALUATIONS_PER_WRITE));
+    let encoding = |encoded: &Encoded| encoded.bytes / ENCODED_BYTES_PER_WRITE;
+    let evaluating = expected * 2 * FILTERS / EVALUATIONS_PER_WRITE;
+    assert_eq!((encoded.events, encoded.cost()), (expected, evaluating + encoding(&encoded)));
+    assert_eq!(encoded.bytes, memory(&encoded).0);
     // A row with the column finds one filter.
     let batches: Vec<_> =
         (0..20).map(|n| row(&hub, org, "e", &format!(r#"{{"a": "{n}", "n": 1}}"#))).collect();
     let encoded = step(channel, &queued(&batches));
-    assert_eq!((encoded.events, encoded.cost), (20, 20 * 2 / EVALUATIONS_PER_WRITE));
+    let evaluating = 20 * 2 / EVALUATIONS_PER_WRITE;
+    assert_eq!((encoded.events, encoded.cost()), (20, evaluating + encoding(&encoded)));
 }
 
 #[tokio::test]
@@ -140,7 +144,7 @@ async fn patterns_are_charged_by_the_length_of_the_text() {
     let data = format!(r#"{{"pad": "{}"}}"#, "a".repeat(60_000));
     let batches: Vec<_> = (0..40).map(|_| row(&hub, org, "e", &data)).collect();
     let encoded = step(&one.registration.channel, &queued(&batches));
-    assert!(encoded.cost >= encoded.events * 60_000 / 128 / EVALUATIONS_PER_WRITE, "{encoded:?}");
+    assert!(encoded.cost() >= encoded.events * 60_000 / 128 / EVALUATIONS_PER_WRITE, "{encoded:?}");
     assert!(encoded.events < 20, "{}", encoded.events);
 }
 
@@ -168,18 +172,50 @@ async fn channels_share_large_frames_and_a_step_has_a_limit_of_bytes() {
     assert!(bytes < STEP_BYTES_MAX + 201 * 1000 && buffers > 200, "{bytes} {buffers}");
 }
 
-#[tokio::test]
-async fn many_selections_of_one_large_event_have_a_limit_of_bytes() {
-    let hub = new_hub();
-    let org = OrgId::for_tests(1);
-    let one = Subscriber::new(&hub, org).await;
+/// Filters that select every row, each with other columns.
+fn open_selections(one: &Subscriber) -> Vec<Arc<FilterHandle>> {
     let select = |bits: usize| {
         let names =
             SELECTABLE.iter().enumerate().filter(move |(n, _)| bits & (1 << n) != 0).map(|(_, name)| *name);
         names.chain(["pad"]).map(str::to_owned).collect::<Vec<_>>()
     };
-    let _handles: Vec<_> =
-        (0..512).map(|bits| open(&one.registration, "(n.gt.1)", Some(&select(bits)))).collect();
+    (0..512).map(|bits| open(&one.registration, "(n.gt.1)", Some(&select(bits)))).collect()
+}
+
+#[tokio::test]
+async fn many_selections_of_many_large_events_have_the_limit_of_a_step() {
+    let hub = new_hub();
+    let org = OrgId::for_tests(1);
+    let one = Subscriber::new(&hub, org).await;
+    let _handles = open_selections(&one);
+    // Frames of one event, for all selections: more than a step has.
+    let pad = "x".repeat(9_000);
+    let batches: Vec<_> =
+        (0..64).map(|_| row(&hub, org, "e", &format!(r#"{{"n": 9999, "pad": "{pad}"}}"#))).collect();
+    let mut events = queued(&batches);
+    for n in 0..2 {
+        let encoded = step(&one.registration.channel, &events);
+        let (bytes, _) = memory(&encoded);
+        assert_eq!((encoded.events, encoded.bytes), (1, bytes), "step {n}");
+        assert!((STEP_BYTES_MAX..5_500_000).contains(&bytes), "{bytes}");
+        assert!(encoded.cost() >= bytes / ENCODED_BYTES_PER_WRITE, "{}", encoded.cost());
+        events.drain(..encoded.events);
+    }
+    // The worker sends all of them, step by step.
+    let (mut sender, worker, metrics) = new_fanout(&hub, LIMITS);
+    for batch in &batches[..3] {
+        sender.send(batch);
+    }
+    worker.drain();
+    assert_eq!(metrics.overloads.get(), 0);
+}
+
+#[tokio::test]
+async fn many_selections_of_one_large_event_have_a_limit_of_bytes() {
+    let hub = new_hub();
+    let org = OrgId::for_tests(1);
+    let one = Subscriber::new(&hub, org).await;
+    let _handles = open_selections(&one);
     let pad = "x".repeat(60_000);
     let batches = [row(&hub, org, "e", &format!(r#"{{"n": 9999, "pad": "{pad}"}}"#))];
     let encoded = step(&one.registration.channel, &queued(&batches));

@@ -2,6 +2,7 @@
 
 mod filtered;
 mod marks;
+mod memory;
 mod questions;
 mod subscriber;
 
@@ -125,6 +126,35 @@ async fn nothing_overtakes_queued_events_or_a_broadcast_to_all_organisations() {
     assert!(at("\"large\"") < at("\"quick\"") && at("\"quick\"") < at("\"around\""), "{all}");
     assert!(at("\"around\"") < at("warden.cursor"), "{all}");
     assert!(all.rfind("\"around\"").expect("twice") > at("warden.cursor"), "{all}");
+}
+
+/// Only the last event of an organisation in a complete batch has a cursor that covers the batch.
+#[test]
+fn the_last_event_of_a_complete_batch_covers_the_batch() {
+    let (hub, org) = (new_hub(), OrgId::for_tests(1));
+    let two_events = || {
+        let mut batch = batch(&hub, "two", &[org, OrgId::for_tests(2)], 1);
+        let mut next = Event::clone(&batch.orgs[0].events[0]);
+        next.id = 1;
+        batch.orgs[0].events.push(Arc::new(next));
+        batch.cursor = cursor(7);
+        batch
+    };
+    let ids = |batch: &Batch| -> Vec<i64> {
+        QueuedEvent::last_of(batch, &batch.orgs[0].events, batch.end_id())
+            .map(|queued| queued.cursor_id)
+            .collect()
+    };
+    let complete = two_events();
+    assert_eq!(ids(&complete), [0, 7]);
+    // A page of the batch, of which more pages follow.
+    let mut page = two_events();
+    page.cursor.id = 2;
+    assert_eq!(ids(&page), [0, 1]);
+    // Behind the event for all, the batch may have more events of the organisation.
+    let mut with_barrier = two_events();
+    with_barrier.orgs.insert(1, OrgEvents { org: None, events: Vec::new(), is_gone: false });
+    assert_eq!(ids(&with_barrier), [0, 1]);
 }
 
 #[tokio::test]

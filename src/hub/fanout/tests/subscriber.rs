@@ -4,16 +4,19 @@ use std::io::Read as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::cursor::{CursorKey, CursorSeal, KeyRing};
 use crate::hub::{
-    Hub, JoinableTopics, NamedTopics, Outbox, OutboxLimits, Registration, SessionCheck, Subscribed,
+    Hub, JoinableTopics, NamedTopics, Outbox, OutboxLimits, Registration, SessionCheck, Subscribed, Transport,
 };
 use crate::org::{Incarnation, OrgId};
 use crate::wire::{CloseCode, Topic};
 
-pub(super) const OUTBOX: OutboxLimits = OutboxLimits { queue_bytes_max: 1 << 20, queue_chunks_max: 64 };
+pub(super) const OUTBOX: OutboxLimits =
+    OutboxLimits { queue_bytes_max: 1 << 20, queue_chunks_max: 64, memory_bytes_max: 64 << 20 };
+/// Kernel buffers of a socket whose queue must fill.
+const SMALL_BUFFER: u32 = 4 * 1024;
 pub(super) const DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
 
 pub(super) fn calls() -> Topic {
@@ -49,6 +52,20 @@ impl SessionCheck for AlwaysValid {
     }
 }
 
+/// Both ends of a connection. The client's end has this receive buffer.
+async fn connection(receive_buffer: Option<u32>) -> (Transport, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let socket = TcpSocket::new_v4().expect("a socket");
+    if let Some(bytes) = receive_buffer {
+        socket.set_recv_buffer_size(bytes).expect("set");
+    }
+    let connecting = socket.connect(listener.local_addr().expect("bound"));
+    let (client, accepted) = tokio::join!(connecting, listener.accept());
+    let (server, _) = accepted.expect("accepts");
+    server.writable().await.expect("writable");
+    (Transport::plain(server), client.expect("connects"))
+}
+
 /// A socket that joined `calls`.
 pub(super) struct Subscriber {
     pub(super) client: std::net::TcpStream,
@@ -70,18 +87,28 @@ impl Subscriber {
     }
 
     async fn join(hub: &Arc<Hub>, org: OrgId, number: i64, with_marks: bool) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
-        let addr = listener.local_addr().expect("bound");
-        let (client, accepted) = tokio::join!(TcpStream::connect(addr), listener.accept());
-        let (server, _) = accepted.expect("accepts");
-        server.writable().await.expect("writable");
-        let registration = hub.register(
-            &seal(org, number),
-            Arc::new(Outbox::new(crate::hub::Transport::plain(server), OUTBOX)),
-            Arc::new(AlwaysValid),
-        );
+        let (transport, client) = connection(None).await;
+        Self::register(hub, &seal(org, number), transport, client, with_marks)
+    }
+
+    /// A socket with small kernel buffers.
+    pub(super) async fn with_small_buffers(hub: &Arc<Hub>, org: OrgId) -> Self {
+        let (transport, client) = connection(Some(SMALL_BUFFER)).await;
+        transport.configure(SMALL_BUFFER as usize).expect("set");
+        Self::register(hub, &seal(org, 0), transport, client, false)
+    }
+
+    fn register(
+        hub: &Arc<Hub>,
+        seal: &CursorSeal,
+        transport: Transport,
+        client: TcpStream,
+        with_marks: bool,
+    ) -> Self {
+        let outbox = Arc::new(Outbox::new(transport, hub.outbox_limits()));
+        let registration = hub.register(seal, outbox, Arc::new(AlwaysValid));
         let subscribed = registration.subscribe(&calls(), None, with_marks, |_| Bytes::new());
-        let client = client.expect("connects").into_std().expect("a socket");
+        let client = client.into_std().expect("a socket");
         Self { client, registration, subscribed: Some(subscribed) }
     }
 

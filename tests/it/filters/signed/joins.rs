@@ -251,6 +251,39 @@ async fn marks_answers_and_errors_name_nothing_that_the_filters_leave_out() {
 }
 
 #[tokio::test]
+async fn marks_of_an_entity_follow_only_events_of_topics_that_the_filters_name() {
+    let (t, org) = with_tables().await;
+    let mut client = connect(&t, &agent(org, &json!("a"), &json!({"items": OWN}))).await;
+    assert_eq!(join(&mut client, "item:1", json!({"marks": true})).await, "ok");
+    client.expect_event("item:1", "warden.mark").await;
+    let mut wide = t.connect(org).await;
+    for topic in ["item:1", "visits"] {
+        wide.join_with(topic, json!({"marks": true})).await;
+        wide.expect_event(topic, "warden.mark").await;
+    }
+    // One transaction, and so one batch: an item of another entity, and a topic that the filters leave out.
+    t.db.run(format!(
+        "begin; update items set n = 9 where id = 2; insert into visits values (1, '{org}', 1, 'b', '{HIDDEN}'); commit"
+    ))
+    .await;
+    for topic in ["visits", "item:1"] {
+        wide.expect_event(topic, "visit.created").await;
+    }
+    for topic in ["item:1", "visits"] {
+        wide.expect_event(topic, "warden.mark").await;
+    }
+    // Events that are published on the entity topic itself belong to no named topic.
+    t.db.publish(org, "item:1", "published").await;
+    wide.expect_event("item:1", "published").await;
+    wide.expect_event("item:1", "warden.mark").await;
+    client.expect_silence().await;
+    t.db.run("update items set n = 8 where id = 1").await;
+    client.expect_event("item:1", "item.updated").await;
+    client.expect_event("item:1", "warden.mark").await;
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
 async fn filters_that_name_a_topic_satisfy_its_visibility() {
     let (t, org) = with_tables().await;
     let insert = |id: u8, agent: &str| format!("insert into salaries values ({id}, '{org}', '{agent}', 'x')");
@@ -271,5 +304,119 @@ async fn filters_that_name_a_topic_satisfy_its_visibility() {
     t.db.run(insert(3, "a")).await;
     client.expect_event("salaries", "salary.created").await;
     without.expect_silence().await;
+    t.gateway.stop().await;
+}
+
+/// A row that was about another entity before comes to an entity's topic with the update. If the token does
+/// not allow it there, nothing tells that it came.
+#[tokio::test]
+async fn rows_that_come_from_another_entity_have_not_left_the_filter() {
+    let (t, org) = with_tables().await;
+    t.db.run(format!(
+        "insert into visits values (1, '{org}', 1, 'a', 'mine'), (2, '{org}', 2, 'a', 'mine'), (3, '{org}', 1, 'b', '{HIDDEN}')"
+    ))
+    .await;
+    let token = agent(org, &json!("a"), &json!({"visits": OWN}));
+    let mut live = Vec::new();
+    let topics = ["item:1", "item:2", "visits"];
+    for topic in topics {
+        let mut client = connect(&t, &token).await;
+        let cursor = client.join(topic).await["cursor"].clone();
+        live.push((topic, client, cursor));
+    }
+    for change in [
+        "item_id = 2, agent = 'b', note = 'HIDDEN' where id = 1",
+        "agent = 'b' where id = 2",
+        "item_id = 2, agent = 'a', note = 'mine' where id = 3",
+        "item_id = 1 where id = 3",
+        "item_id = 2 where id = 3",
+        "note = 'still mine' where id = 3",
+    ] {
+        t.db.run(format!("update visits set {change}")).await;
+    }
+    // The end of each topic.
+    t.db.run(format!("insert into visits values (11, '{org}', 1, 'a', ''), (12, '{org}', 2, 'a', '')")).await;
+    let expected = |topic: &str| match topic {
+        "item:1" => vec!["visit.updated 3 entered"],
+        "item:2" => {
+            let entered = "visit.updated 3 entered";
+            vec!["visit.updated 2 left", entered, entered, "visit.updated 3"]
+        }
+        _ => {
+            let updated = "visit.updated 3";
+            vec![
+                "visit.updated 1 left",
+                "visit.updated 2 left",
+                "visit.updated 3 entered",
+                updated,
+                updated,
+                updated,
+            ]
+        }
+    };
+    for (topic, mut client, since) in live {
+        let mut resumed = connect(&t, &token).await;
+        resumed.join_with(topic, json!({"since": since})).await;
+        for client in [&mut client, &mut resumed] {
+            let mut events = Vec::new();
+            loop {
+                let event = client.next_event().await;
+                assert!(!event.payload.to_string().contains(HIDDEN), "{event:?}");
+                if event.name == "visit.created" {
+                    break;
+                }
+                events.push(event);
+            }
+            assert_eq!(summaries(&events), expected(topic), "{topic}");
+        }
+    }
+    // Without the column, nobody knows where the row was.
+    let audits = agent(org, &json!("a"), &json!({"audits": OWN, "visits": OWN}));
+    let mut client = connect(&t, &audits).await;
+    for (topic, expected) in [("item:1", "filter_not_applicable"), ("audits", "ok"), ("org", "ok")] {
+        assert_eq!(join(&mut client, topic, json!({})).await, expected, "{topic}");
+    }
+    let whole = agent(org, &json!("a"), &json!({"audits": "*", "visits": OWN}));
+    assert_eq!(join(&mut connect(&t, &whole).await, "item:1", json!({})).await, "ok");
+    t.gateway.stop().await;
+}
+
+/// Whether a resync arrives tells nothing about a row that the token does not select.
+#[tokio::test]
+async fn a_condition_of_a_join_does_not_probe_rows_that_the_token_may_not_select() {
+    let (t, org) = with_tables().await;
+    let token = agent(org, &json!("a"), &json!({"items": "or=(agent.eq.a,id.lte.0)"}));
+    let (mut clients, mut since) = (Vec::new(), Value::Null);
+    for filter in ["id=eq.2", "id=eq.9", "note=eq.HIDDEN", "note=eq.x", "note=is.null", "n=gt.0", "n=lt.0"] {
+        let filter = format!("or=({},id.lte.0)", filter.replace('=', "."));
+        let mut client = connect(&t, &token).await;
+        since = client.join_with("items", json!({"filter": filter})).await["cursor"].clone();
+        clients.push((filter, client));
+    }
+    // Neither `agent` nor `note` fits into the event.
+    let large = "repeat('HIDDEN', 12000)";
+    let insert = |id: u8, agent: &str| {
+        format!("insert into items (id, org_id, agent, n, note) values ({id}, '{org}', {agent}, 1, {large})")
+    };
+    t.db.run(insert(20, large)).await;
+    let mut known_since = Value::Null;
+    for (filter, client) in &mut clients {
+        let resync = client.expect_event("items", "warden.resync").await;
+        assert_eq!(resync.payload["reason"], "filter", "{filter}");
+        known_since = resync.payload["cursor"].clone();
+    }
+    // `agent` fits, so the token does not select the row.
+    t.db.run(insert(21, "'b'")).await;
+    t.db.run(format!("insert into items (id, org_id, agent) values (0, '{org}', 'end')")).await;
+    for (filter, mut client) in clients {
+        assert_eq!(summaries(&events_until(&mut client, "items", 0).await), [""; 0], "{filter}");
+        let mut resumed = connect(&t, &token).await;
+        resumed.join_with("items", json!({"filter": filter, "since": known_since})).await;
+        assert_eq!(summaries(&events_until(&mut resumed, "items", 0).await), [""; 0], "{filter}");
+        let mut resumed = connect(&t, &token).await;
+        resumed.join_with("items", json!({"filter": filter, "since": since})).await;
+        let resync = resumed.expect_event("items", "warden.resync").await;
+        assert_eq!(resync.payload["reason"], "filter", "{filter}");
+    }
     t.gateway.stop().await;
 }

@@ -6,6 +6,7 @@
 mod joins;
 mod refreshes;
 mod requests;
+mod timing;
 
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -18,11 +19,18 @@ const TABLES: &str = "
     create table salaries (id int primary key, org_id uuid not null, agent text, note text);
     alter table salaries enable row level security;
     create policy own on salaries for select to authenticated using (agent = 'a');
-    grant select on items, others, salaries to authenticated;
+    create table visits (id int primary key, org_id uuid not null, item_id int, agent text, note text);
+    create table audits (id int primary key, org_id uuid not null, item_id int, agent text);
+    grant select on items, others, salaries, audits to authenticated;
+    grant select (id, org_id, agent, note) on visits to authenticated;
     select warden.declare_entity_topic('item', 'integer');
     select warden.declare_topic('notes'), warden.declare_topic('drafts');
     select warden.watch('items', 'items', 'item', entity_topic => 'item', visibility => 'organisation');
     select warden.watch('others', 'others', 'other', visibility => 'organisation');
+    select warden.watch('visits', 'visits', 'visit', entity_topic => 'item', entity_topic_column => 'item_id',
+                        visibility => 'organisation');
+    select warden.watch('audits', 'audits', 'audit', entity_topic => 'item', entity_topic_column => 'item_id',
+                        omit_columns => '{item_id}', visibility => 'organisation');
     select warden.watch('salaries', 'salaries', 'salary', visibility => 'claim')";
 
 /// Content that no agent may see.

@@ -1,11 +1,16 @@
-//! Random filters, and a table with a column of each type that they compare.
+//! Columns of each type that filters compare, with values for rows and filters.
 
-/// A column: name, type, values that rows and filters have, and further spellings for filters.
-pub(super) struct Kind {
-    pub(super) name: &'static str,
-    pub(super) sql: &'static str,
-    values: &'static [&'static str],
-    spellings: &'static [&'static str],
+/// A column.
+#[derive(Debug)]
+pub struct Kind {
+    /// Name of the column.
+    pub name: &'static str,
+    /// Type of the column, with its collation.
+    pub sql: &'static str,
+    /// Values that rows and filters have.
+    pub(super) values: &'static [&'static str],
+    /// Further spellings of values, for filters.
+    pub(super) spellings: &'static [&'static str],
 }
 
 const fn kind(
@@ -21,11 +26,16 @@ const WORDS: &[&str] = &[
     "", "a", "A", "B", "b", "ä", "Ä", "a b", "a%", "a_c", "\\", "\"", "é", "e\u{301}", "😀", "\u{ffff}",
     "zz", "a\nb", " ", "a ", "a\t", "(a,b)",
 ];
-const PATTERNS: &[&str] =
+pub(super) const PATTERNS: &[&str] =
     &["%", "a%", "%b", "_", "__", "ä", "A%", "%a%", "a\\%", "\\", "\\\\", "a___", "%_%_%", "%\n%", "é", "% "];
 
-/// Columns of the table.
-pub(super) const KINDS: &[Kind] = &[
+/// The enum and the collation that the columns need.
+pub const TYPES: &str = "
+    create type mood as enum ('calm', 'Loud', 'a \"b\"');
+    create collation no_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false)";
+
+/// The columns.
+pub const KINDS: &[Kind] = &[
     kind("b", "boolean", &["true", "false"], &["t", "no", "1"]),
     kind("s", "smallint", &["-32768", "-1", "0", "7", "32767"], &[" 7", "+7", "007"]),
     kind("i", "integer", &["-2147483648", "-7", "0", "1", "10", "99999", "2147483647"], &[" 1 "]),
@@ -144,64 +154,43 @@ pub(super) const KINDS: &[Kind] = &[
     kind("tags", "text[]", &["{}", "{a,NULL}"], &[]),
 ];
 
-/// Random rows and filters.
-pub(super) struct Random(pub(super) fastrand::Rng);
-
-impl Random {
-    fn of<'a>(&mut self, values: &[&'a str]) -> &'a str {
-        values[self.0.usize(..values.len())]
-    }
-
-    /// A value for a row, as SQL.
-    pub(super) fn sql(&mut self, kind: &Kind) -> String {
-        if self.0.u8(..5) == 0 {
-            return "null".to_owned();
+impl Kind {
+    /// The type of values in conditions: without collation and length, as the gateway converts them.
+    pub(super) fn value_type(&self) -> &'static str {
+        match self.name {
+            "t" => "text",
+            "v" => "varchar",
+            "c" => "bpchar",
+            _ => self.sql,
         }
-        format!("'{}'", self.of(kind.values).replace('\'', "''"))
     }
 
-    /// A value for a filter, quoted.
-    fn literal(&mut self, kind: &Kind) -> String {
-        let other = !kind.spellings.is_empty() && self.0.u8(..3) == 0;
-        quoted(self.of(if other { kind.spellings } else { kind.values }))
+    /// The column in a comparison: text is compared by its bytes, whatever its collation is.
+    pub(super) fn compared(&self) -> String {
+        if self.is_text() { format!("{} collate \"C\"", self.name) } else { self.name.to_owned() }
     }
 
-    fn condition(&mut self) -> String {
-        let kind = &KINDS[self.0.usize(..KINDS.len())];
-        let not = if self.0.u8(..4) == 0 { "not." } else { "" };
-        let is_text = matches!(kind.name, "t" | "v" | "c");
-        let operation = match self.0.u8(..10) {
-            0 => self.of(&["is.null", "is.not_null"]).to_owned(),
-            _ if matches!(kind.name, "span" | "tags") => "is.null".to_owned(),
-            1 if kind.name == "b" => self.of(&["is.true", "is.false", "is.unknown"]).to_owned(),
-            1 | 2 if is_text => format!("{}.{}", self.of(&["like", "ilike"]), quoted(self.of(PATTERNS))),
-            1 | 2 => {
-                let values: Vec<String> = (0..self.0.usize(..4)).map(|_| self.literal(kind)).collect();
-                format!("in.({})", values.join(","))
-            }
-            3..=5 => format!("{}.{}", self.of(&["eq", "neq"]), self.literal(kind)),
-            _ if kind.name == "mood" => format!("eq.{}", self.literal(kind)),
-            _ => format!("{}.{}", self.of(&["gt", "gte", "lt", "lte"]), self.literal(kind)),
-        };
-        format!("{}.{not}{operation}", kind.name)
+    /// A value of the type, as SQL.
+    pub(super) fn value(&self, text: &str) -> String {
+        format!("{}::{}", literal(text), self.value_type())
     }
 
-    /// The members of a group, in parentheses.
-    pub(super) fn group(&mut self, depth: usize) -> String {
-        let members: Vec<String> = (0..1 + self.0.usize(..3))
-            .map(|_| {
-                if depth > 0 && self.0.u8(..3) == 0 {
-                    let name = self.of(&["and", "or", "not.and", "not.or"]);
-                    format!("{name}{}", self.group(depth - 1))
-                } else {
-                    self.condition()
-                }
-            })
-            .collect();
-        format!("({})", members.join(","))
+    pub(super) fn is_text(&self) -> bool {
+        matches!(self.name, "t" | "v" | "c")
+    }
+
+    /// Whether conditions other than `is` apply to the type.
+    pub(super) fn is_compared(&self) -> bool {
+        !matches!(self.name, "span" | "tags")
+    }
+
+    /// Whether the gateway compares the order of values.
+    pub(super) fn is_ordered(&self) -> bool {
+        self.name != "mood"
     }
 }
 
-fn quoted(value: &str) -> String {
-    format!("\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\""))
+/// A string, as SQL.
+pub(super) fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
 }
