@@ -5,6 +5,7 @@
 mod args;
 mod check;
 mod clock;
+mod filters;
 mod histograms;
 mod message;
 mod observations;

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use crate::check::{Change, Counts, Outcome};
 use crate::clock::Nanos;
+use crate::filters::Filter;
 use crate::histograms::HistogramCounts;
 
 /// The first line that a worker reads.
@@ -41,6 +42,8 @@ pub(crate) struct SocketSpec {
     pub(crate) gateway: usize,
     /// Source address; `None` leaves the choice to the kernel.
     pub(crate) from: Option<IpAddr>,
+    /// Filter of its join of `calls`.
+    pub(crate) filter: Option<Filter>,
 }
 
 /// A command for a worker.

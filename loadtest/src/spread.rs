@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use anyhow::{Context as _, bail, ensure};
 
+use crate::filters::Filter;
 use crate::message::SocketSpec;
 
 /// How sockets are spread over organisations.
@@ -60,14 +61,29 @@ impl fmt::Display for Skew {
 }
 
 impl Skew {
-    /// The number of sockets of each organisation.
-    pub(crate) fn sizes(self, sockets: usize, orgs: usize) -> Vec<usize> {
-        let weight = |n: usize| match self {
+    /// The weight of the nth of some organisations, or filters.
+    fn weight(self, n: usize, orgs: usize) -> f64 {
+        match self {
             Self::Uniform => 1.0,
             Self::Zipf(exponent) => (n as f64 + 1.0).powf(-exponent),
             Self::OneLarge(share) if n == 0 => share,
             Self::OneLarge(share) => (1.0 - share) / (orgs as f64 - 1.0).max(1.0),
+        }
+    }
+
+    /// The sums of the weights up to each of `count` filters, from which one is chosen at random.
+    pub(crate) fn cumulative_weights(self, count: usize) -> Vec<f64> {
+        let mut sum = 0.0;
+        let weight = |n| {
+            sum += self.weight(n, count);
+            sum
         };
+        (0..count).map(weight).collect()
+    }
+
+    /// The number of sockets of each organisation.
+    pub(crate) fn sizes(self, sockets: usize, orgs: usize) -> Vec<usize> {
+        let weight = |n: usize| self.weight(n, orgs);
         let total: f64 = (0..orgs).map(weight).sum();
         // The running sum is rounded, so that the sizes add up and none is off by more than one.
         let (mut sum, mut assigned) = (0.0, 0);
@@ -132,11 +148,24 @@ pub(crate) fn socket_specs(sizes: &[usize], gateways: usize, from: &[Option<IpAd
             // The address changes once per round of gateways, so that every pair of address and gateway
             // occurs.
             let from = from[(n / gateways) % from.len()];
-            specs.push(SocketSpec { org, gateway: n % gateways, from });
+            specs.push(SocketSpec { org, gateway: n % gateways, from, filter: None });
             *size -= 1;
         }
     }
     specs
+}
+
+/// Gives each socket one of `count` filters of its organisation.
+pub(crate) fn assign_filters(specs: &mut [SocketSpec], sizes: &[usize], count: usize, skew: Skew) {
+    let filters = |size: &usize| {
+        let of_filter = skew.sizes(*size, count).into_iter().enumerate();
+        of_filter.flat_map(|(filter, sockets)| std::iter::repeat_n(filter, sockets)).collect::<Vec<usize>>()
+    };
+    let mut left: Vec<Vec<usize>> = sizes.iter().map(filters).collect();
+    for spec in specs {
+        let filter = left[spec.org].pop().and_then(|filter| u32::try_from(filter).ok());
+        spec.filter = filter.map(Filter);
+    }
 }
 
 /// The sockets of each worker process.
@@ -185,6 +214,20 @@ mod tests {
         assert_eq!(source_addresses(&[local, remote], 80_000, &[]), [None]);
         let named = ["127.0.0.9".parse().unwrap()];
         assert_eq!(source_addresses(&[remote], 1, &named), [Some(named[0])]);
+    }
+
+    #[test]
+    fn the_first_filters_have_most_sockets() {
+        let sizes = [300, 100];
+        let mut specs = socket_specs(&sizes, 1, &[None]);
+        assign_filters(&mut specs, &sizes, 10, Skew::Zipf(1.0));
+        let count = |org, filter| {
+            specs.iter().filter(|spec| spec.org == org && spec.filter == Some(Filter(filter))).count()
+        };
+        assert_eq!((count(0, 0), count(0, 9), count(1, 0)), (102, 10, 34));
+        assert!(specs.iter().all(|spec| spec.filter.is_some()));
+        let weights = Skew::Zipf(1.0).cumulative_weights(3);
+        assert!((weights[2] - 11.0 / 6.0).abs() < 1e-9, "{weights:?}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::check::ChangeKind;
+use crate::filters::Moved;
 
 /// Event name that the tester passes to `warden.publish`.
 pub(crate) const PUBLISHED: &str = "loadtest.changed";
@@ -61,6 +62,9 @@ struct EventPayload<'a> {
     cursor: Cow<'a, str>,
     #[serde(rename = "at", borrow)]
     _at: Cow<'a, str>,
+    /// Whether the row has entered or left the filter.
+    #[serde(default)]
+    filter: Option<Moved>,
     data: Row,
 }
 
@@ -90,6 +94,7 @@ pub(crate) struct Event {
     pub(crate) org: Uuid,
     pub(crate) entity: Uuid,
     pub(crate) subject: Subject,
+    pub(crate) moved: Option<Moved>,
     pub(crate) cursor: String,
 }
 
@@ -139,6 +144,7 @@ impl Event {
             org,
             entity: row.id,
             subject,
+            moved: payload.filter,
             cursor: payload.cursor.into_owned(),
         })
     }
@@ -177,6 +183,14 @@ mod tests {
         let change = ChangeId { kind: ChangeKind::Created, number: 5, seq: 1 };
         assert_eq!(event.subject, Subject::Change(change));
         assert_eq!((event.cursor.as_str(), event.topic.as_str()), ("c", "calls"));
+        assert_eq!(event.moved, None);
+    }
+
+    #[test]
+    fn an_event_says_that_its_row_has_left_the_filter() {
+        let left = EVENT.replace("\"old\"", "\"filter\":\"left\",\"old\"");
+        assert_eq!(event(&left).unwrap().moved, Some(Moved::Left));
+        assert!(event(&left.replace("left", "gone")).is_none());
     }
 
     #[test]

@@ -32,6 +32,9 @@ Examples:
   # Half of all sockets belong to one organisation
   warden-loadtest steady --sockets 5000 --orgs 100 --skew one-large
 
+  # 10,000 filters, of which the first ones have most sockets and changes. A change arrives where a filter selects it
+  warden-loadtest steady --sockets 20000 --orgs 1 --filters 10000 --rate 50
+
   # How much memory do 10,000 idle sockets take?
   warden-loadtest steady --sockets 10000 --rate 0 --duration 30s
 

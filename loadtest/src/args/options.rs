@@ -150,6 +150,15 @@ pub(crate) struct SocketArgs {
     #[arg(long, value_delimiter = ',', default_value = "calls")]
     pub(crate) topics: Vec<String>,
 
+    /// Different filters of each organisation, for the joins of `calls`: most compare one column, some
+    /// several; 0: none. Each socket has one, and must receive the changes that it selects, and no others
+    #[arg(long, default_value_t = 0)]
+    pub(crate) filters: usize,
+
+    /// How sockets and changes are spread over the filters: as --skew, with filters instead of organisations
+    #[arg(long, default_value = "zipf")]
+    pub(crate) filter_skew: Skew,
+
     /// Handshakes started per second
     #[arg(long, default_value_t = 500.0)]
     pub(crate) connect_rate: f64,

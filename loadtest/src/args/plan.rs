@@ -7,12 +7,15 @@ use anyhow::{bail, ensure};
 
 use super::options::{ChangeArgs, CliCommand, Common, PublishBy, SocketArgs};
 use crate::check::is_reached;
+use crate::filters::FILTERED_TOPIC;
 use crate::scenario::{Phase, ScheduledAction, SocketAction, Stream, Timeline};
 
 const DURATION: Duration = Duration::from_secs(10);
 const SOAK_DURATION: Duration = Duration::from_secs(3600);
 /// Changes per transaction, except in bursts.
 const PER_COMMIT: usize = 1;
+/// A gateway's limit of different filters of an organisation.
+const FILTERS_MAX: usize = 20_000;
 
 /// A run that can be started.
 #[derive(Debug)]
@@ -147,6 +150,10 @@ impl Plan {
         );
         validate_sockets(sockets)?;
         validate_changes(changes)?;
+        ensure!(
+            sockets.filters == 0 || changes.by == PublishBy::Calls,
+            "--filters has no effect on published events: use --by calls, because a filter selects rows"
+        );
         let publishes = self.timeline.rate() > 0.0;
         if publishes && !sockets.topics.iter().any(|topic| is_reached(topic)) {
             bail!(
@@ -175,6 +182,16 @@ fn validate_sockets(sockets: &SocketArgs) -> anyhow::Result<()> {
         sockets.connect_rate.is_finite() && sockets.connect_rate > 0.0,
         "--connect-rate {} must be above 0 handshakes per second",
         sockets.connect_rate
+    );
+    ensure!(
+        sockets.filters == 0 || sockets.topics.iter().any(|topic| topic == FILTERED_TOPIC),
+        "--filters needs a join of calls: add it to --topics {}",
+        sockets.topics.join(",")
+    );
+    ensure!(
+        sockets.filters <= FILTERS_MAX,
+        "--filters {} is too large: a gateway accepts {FILTERS_MAX} different ones of an organisation",
+        sockets.filters
     );
     for (n, topic) in sockets.topics.iter().enumerate() {
         ensure!(!topic.is_empty(), "--topics contains an empty name: write e.g. calls,org");
@@ -239,6 +256,9 @@ mod tests {
             "--topics calls,calls",
             "--topics calls,",
             "--padding 5",
+            "--filters 5 --by publish",
+            "--filters 5 --topics org",
+            "--filters 20001",
             "--by publish --padding 70000",
             "ramp --steps 0",
             "burst --burst 0",

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::clock::Nanos;
+use crate::filters::{Moved, RowChange};
 
 /// The kind of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +55,9 @@ pub(crate) struct Change {
     /// When its COMMIT was sent.
     #[serde(rename = "s")]
     pub(crate) sent: Nanos,
+    /// Columns that filters compare, before and after. Empty without filters.
+    #[serde(rename = "r", default)]
+    pub(crate) row: RowChange,
 }
 
 /// An event that a socket received.
@@ -65,6 +69,8 @@ pub(crate) struct Arrival {
     /// Number of the change within its organisation, from the event's data.
     pub(crate) number: usize,
     pub(crate) seq: u32,
+    /// Whether the event says that the row has entered or left the filter.
+    pub(crate) moved: Option<Moved>,
     /// When it was read.
     pub(crate) at: Nanos,
 }
@@ -76,7 +82,8 @@ pub(crate) enum Verdict {
     Delivered(Delivery),
     Duplicate,
     CrossOrg,
-    /// The organisation is right, but nobody made this change, or its topic does not receive changes.
+    /// The organisation is right, but nobody made this change, its topic does not receive changes, or its
+    /// filter means another event or none.
     Unexpected,
 }
 
@@ -112,6 +119,10 @@ pub(crate) struct Counts {
     pub(crate) replayed: u64,
     /// All events that arrived where they belong, including those that were not required.
     pub(crate) events: u64,
+    /// Events of rows that entered a filter.
+    pub(crate) entered: u64,
+    /// Events of rows that left a filter.
+    pub(crate) left: u64,
 }
 
 impl Counts {
@@ -126,6 +137,8 @@ impl Counts {
         self.resyncs += other.resyncs;
         self.replayed += other.replayed;
         self.events += other.events;
+        self.entered += other.entered;
+        self.left += other.left;
     }
 
     pub(crate) fn missing(&self) -> u64 {

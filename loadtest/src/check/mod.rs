@@ -18,6 +18,7 @@ use uuid::Uuid;
 pub(crate) use self::facts::{Arrival, Change, ChangeKind, Counts, Delivery, Outcome, Verdict};
 pub(crate) use self::subscription::{Subscription, is_reached};
 use crate::clock::Nanos;
+use crate::filters::{Filter, Moved};
 
 /// Findings that are described in words; all of them are counted.
 const FINDINGS_MAX: usize = 10;
@@ -43,8 +44,8 @@ struct Record {
 /// The records of one organisation.
 struct Org {
     id: Uuid,
-    /// Subscriptions that must receive the next change.
-    members: u64,
+    /// Subscriptions that must receive the next change, or the next one that their filter selects.
+    members: HashMap<Option<Filter>, u64>,
     /// In the order of their announcement; `first` is the position of the first.
     records: VecDeque<Record>,
     first: usize,
@@ -59,13 +60,20 @@ impl Org {
     fn new(id: Uuid) -> Self {
         Self {
             id,
-            members: 0,
+            members: HashMap::new(),
             records: VecDeque::new(),
             first: 0,
             positions: VecDeque::new(),
             first_number: 0,
             latest: HashMap::new(),
         }
+    }
+
+    /// Subscriptions that must receive a change.
+    fn required(&self, change: &Change) -> u64 {
+        let selects = |filter: &Filter| filter.meaning(change.row).is_some();
+        let filters = change.row.candidates().filter(selects).map(Some);
+        filters.chain([None]).filter_map(|filter| self.members.get(&filter)).sum()
     }
 
     fn end(&self) -> usize {
@@ -134,14 +142,14 @@ impl Ledger {
     pub(crate) fn add_subscription(&mut self, subscription: &mut Subscription) {
         let org = &mut self.orgs[subscription.org()];
         subscription.begin(org.end());
-        org.members += u64::from(subscription.is_reached());
+        *org.members.entry(subscription.filter()).or_default() += u64::from(subscription.is_reached());
     }
 
     /// Stops requiring new changes of a subscription. Earlier ones are still required.
     pub(crate) fn end_subscription(&mut self, subscription: &mut Subscription) {
         let org = &mut self.orgs[subscription.org()];
         if subscription.finish(org.end()) {
-            org.members -= u64::from(subscription.is_reached());
+            *org.members.entry(subscription.filter()).or_default() -= u64::from(subscription.is_reached());
         }
     }
 
@@ -158,7 +166,7 @@ impl Ledger {
             change: *change,
             newer: None,
             outcome: Outcome::Open,
-            required: org.members,
+            required: org.required(change),
             received: 0,
             early: 0,
         });
@@ -229,7 +237,8 @@ impl Ledger {
         let change = record.change;
         let is_same =
             change.entity == arrival.entity && change.kind == arrival.kind && change.seq == arrival.seq;
-        if !is_same || !subscription.is_reached() {
+        let is_meant = subscription.meaning(change.row) == Some(arrival.moved);
+        if !is_same || !subscription.is_reached() || !is_meant {
             return Verdict::Unexpected;
         }
         if subscription.has(position) {
@@ -239,6 +248,8 @@ impl Ledger {
         let newer = |position: &usize| org.record(*position).and_then(|record| record.newer);
         let in_order = !std::iter::successors(record.newer, newer).any(|newer| subscription.has(newer));
         self.counts.events += 1;
+        self.counts.entered += u64::from(arrival.moved == Some(Moved::Entered));
+        self.counts.left += u64::from(arrival.moved == Some(Moved::Left));
         let required = subscription.requires(position);
         if let Some(record) = org.record_mut(position) {
             if required {
@@ -277,6 +288,7 @@ impl Ledger {
         let missing = |position: usize| {
             let record = org.record(position);
             let record = record.filter(|r| matches!(r.outcome, Outcome::Open | Outcome::Committed));
+            let record = record.filter(|r| subscription.meaning(r.change.row).is_some());
             record.filter(|_| !subscription.has(position))
         };
         subscription.possibly_missing(org.first, end.min(org.end())).find_map(missing)

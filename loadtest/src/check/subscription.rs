@@ -1,6 +1,8 @@
 //! One joined topic of one socket: the changes that it must receive, and those that it has received. Both are
 //! positions in the ledger; this file does not know the changes themselves.
 
+use crate::filters::{FILTERED_TOPIC, Filter, Moved, RowChange};
+
 const WORD_BITS: usize = 64;
 
 /// A joined topic of a socket.
@@ -9,6 +11,8 @@ pub(crate) struct Subscription {
     org: usize,
     /// Whether the topic receives changes at all.
     reached: bool,
+    /// The filter of the join.
+    filter: Option<Filter>,
     /// Required positions: from `from` up to, but not including, `until`.
     from: usize,
     until: usize,
@@ -21,9 +25,26 @@ pub(crate) struct Subscription {
 
 impl Subscription {
     /// A subscription before its join is answered. It requires nothing yet.
-    pub(crate) fn new(org: usize, topic: &str) -> Self {
-        let reached = is_reached(topic);
-        Self { org, reached, from: usize::MAX, until: usize::MAX, words: Vec::new(), base: 0, dropped: false }
+    pub(crate) fn new(org: usize, topic: &str, filter: Option<Filter>) -> Self {
+        Self {
+            org,
+            reached: is_reached(topic),
+            filter: filter.filter(|_| topic == FILTERED_TOPIC),
+            from: usize::MAX,
+            until: usize::MAX,
+            words: Vec::new(),
+            base: 0,
+            dropped: false,
+        }
+    }
+
+    pub(crate) fn filter(&self) -> Option<Filter> {
+        self.filter
+    }
+
+    /// Meaning of a change for this subscription: nothing, or an event with this field `filter`.
+    pub(crate) fn meaning(&self, row: RowChange) -> Option<Option<Moved>> {
+        self.filter.map_or(Some(None), |filter| filter.meaning(row))
     }
 
     pub(crate) fn org(&self) -> usize {

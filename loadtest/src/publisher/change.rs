@@ -3,6 +3,7 @@
 use uuid::Uuid;
 
 use crate::check::ChangeKind;
+use crate::filters::RowChange;
 
 /// A change that is to be made.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +22,8 @@ pub(crate) struct PreparedChange {
     pub(crate) kind: ChangeKind,
     /// Number within the life of its entity.
     pub(crate) seq: u32,
+    /// Columns that filters compare, before and after.
+    pub(crate) row: RowChange,
 }
 
 /// A way to make changes. Each writer has its own.

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::change::{PlannedChange, PreparedChange, Publish};
 use crate::check::ChangeKind;
+use crate::filters::RowChange;
 use crate::sync::lock;
 use crate::wire::PUBLISHED;
 
@@ -109,7 +110,8 @@ impl Publish for EventWriter {
                 .map_err(explain("warden.publish"))?;
             self.transaction_id = Some(transaction_id);
             self.prepared.push((change.org, entity));
-            all.push(PreparedChange { entity: entity.id, kind: ChangeKind::Published, seq: entity.seq });
+            let (kind, row) = (ChangeKind::Published, RowChange::default());
+            all.push(PreparedChange { entity: entity.id, kind, seq: entity.seq, row });
         }
         Ok(all)
     }

@@ -153,8 +153,8 @@ impl Publisher {
         };
         let sent = now();
         let change = |(planned, prepared): (&PlannedChange, &PreparedChange)| {
-            let PreparedChange { entity, kind, seq } = *prepared;
-            Change { org, number: planned.number, entity, kind, seq, phase, due, sent }
+            let PreparedChange { entity, kind, seq, row } = *prepared;
+            Change { org, number: planned.number, entity, kind, seq, phase, due, sent, row }
         };
         let changes: Vec<Change> = planned.iter().zip(&prepared).map(change).collect();
         self.commands.announce(&changes).await?;

@@ -33,6 +33,9 @@ pub(crate) struct Report {
     pub(crate) orgs: usize,
     pub(crate) skew: String,
     pub(crate) topics: Vec<String>,
+    /// Different filters of each organisation; 0: none.
+    pub(crate) filters: usize,
+    pub(crate) filter_skew: Option<String>,
     pub(crate) source_addresses: usize,
     pub(crate) duration_s: f64,
     pub(crate) changes_due: u64,
@@ -48,6 +51,10 @@ pub(crate) struct Report {
     pub(crate) unexpected: u64,
     pub(crate) rolled_back: u64,
     pub(crate) resyncs: u64,
+    /// Events of rows that entered a filter.
+    pub(crate) entered: u64,
+    /// Events of rows that left a filter.
+    pub(crate) left: u64,
     pub(crate) rate_asked: f64,
     pub(crate) rate: f64,
     pub(crate) deliveries_per_s: f64,

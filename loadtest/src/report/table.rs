@@ -57,6 +57,13 @@ impl Report {
         )?;
         let (skew, topics) = (&self.skew, self.topics.join(","));
         writeln!(out, "  organisations  {:>10}   {skew}; topics {topics}", self.orgs)?;
+        if let Some(skew) = &self.filter_skew {
+            let (filters, entered, left) = (self.filters, self.entered, self.left);
+            writeln!(
+                out,
+                "  filters        {filters:>10}   {skew}; rows entered {entered} times, left {left} times"
+            )?;
+        }
         writeln!(
             out,
             "  changes        {:>10}   of {} due; {} failed, {} with unknown outcome",

@@ -75,7 +75,9 @@ impl Preparation<'_> {
         let (database, orgs) = (self.database.clone(), &self.orgs.ids);
         match self.plan.common.changes.by {
             PublishBy::Calls => {
-                let pool = Arc::new(CallPool::new(orgs.len()));
+                let sockets = &self.plan.common.sockets;
+                let agents = sockets.filter_skew.cumulative_weights(sockets.filters);
+                let pool = Arc::new(CallPool::new(orgs.len(), agents));
                 CallWriter::connect(&database, &pool).await?.preflight(orgs[0]).await?;
                 self.execute(async || CallWriter::connect(&database, &pool).await).await
             }
@@ -113,7 +115,10 @@ impl Preparation<'_> {
         let addresses: Vec<_> = self.gateways.iter().map(|gateway| gateway.address).collect();
         let from = spread::source_addresses(&addresses, sockets.sockets, &sockets.bind);
         let sizes = sockets.skew.sizes(sockets.sockets, sockets.orgs);
-        let specs = spread::socket_specs(&sizes, self.gateways.len(), &from);
+        let mut specs = spread::socket_specs(&sizes, self.gateways.len(), &from);
+        if sockets.filters > 0 {
+            spread::assign_filters(&mut specs, &sizes, sockets.filters, sockets.filter_skew);
+        }
         let connecting = Duration::from_secs_f64(sockets.sockets as f64 / sockets.connect_rate);
         let lifetime =
             connecting + self.plan.timeline.duration + changes.late + changes.settle + TOKEN_RESERVE;

@@ -184,6 +184,7 @@ impl Socket {
             kind: change.kind,
             number: change.number,
             seq: change.seq,
+            moved: event.moved,
             at,
         };
         let verdict = books.ledger.receive(&mut self.topics[n].subscription, &arrival, name);

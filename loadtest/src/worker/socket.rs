@@ -13,6 +13,7 @@ use super::bookkeeping::Bookkeeping;
 use super::failure::SocketFailure;
 use crate::check::{Ledger, Subscription};
 use crate::clock::{Nanos, now};
+use crate::filters::Filter;
 use crate::histograms::LatencyKind;
 use crate::wire::Event;
 
@@ -78,6 +79,8 @@ impl ReadOutcome {
 pub(super) struct Socket {
     pub(super) index: usize,
     pub(super) org: usize,
+    /// Filter of its join of `calls`.
+    filter: Option<Filter>,
     pub(super) state: SocketState,
     pub(super) stream: Option<TcpStream>,
     /// When it began to connect, or to leave.
@@ -101,10 +104,11 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    pub(super) fn new(index: usize, org: usize) -> Self {
+    pub(super) fn new(index: usize, org: usize, filter: Option<Filter>) -> Self {
         Self {
             index,
             org,
+            filter,
             state: SocketState::Closed,
             stream: None,
             began: 0,
@@ -132,7 +136,7 @@ impl Socket {
         self.last_ref = books.topics.len();
         if self.reconnect_due.is_none() {
             let topic = |name: &String| Topic {
-                subscription: Subscription::new(self.org, name),
+                subscription: Subscription::new(self.org, name, self.filter),
                 cursor: None,
                 answered: false,
             };
@@ -256,7 +260,8 @@ impl Socket {
         self.state = SocketState::Joining;
         for (n, name) in books.topics.iter().enumerate() {
             let since = self.topics[n].cursor.as_ref().map(TopicCursor::as_str);
-            let join = phoenix::join(n + 1, name, since);
+            let filter = self.topics[n].subscription.filter().map(Filter::query);
+            let join = phoenix::join(n + 1, name, since, filter.as_deref());
             self.send_frame(frames::TEXT, join.as_bytes())?;
         }
         Ok(())

@@ -41,7 +41,7 @@ pub(super) struct Worker {
 impl Worker {
     pub(super) fn new(poll: Poll, commands: CommandReader, task: WorkerTask) -> Self {
         let sockets = task.sockets.iter().enumerate();
-        let sockets: Vec<Socket> = sockets.map(|(n, spec)| Socket::new(n, spec.org)).collect();
+        let sockets: Vec<Socket> = sockets.map(|(n, spec)| Socket::new(n, spec.org, spec.filter)).collect();
         let books = Bookkeeping {
             run: task.run,
             topics: task.topics,

@@ -112,6 +112,19 @@ fn all_sockets_catch_up_after_a_storm() {
 }
 
 #[test]
+fn sockets_get_the_changes_that_their_filters_select() {
+    let (a, b) = (&fixture().urls[0], &fixture().urls[1]);
+    let options = format!("--url {a},{b} -n 40 -m 2 --filters 10 --away 1s -r 60 -d 4s --topics calls,org");
+    let report = run_without_fault("storm", &options);
+    assert_eq!((&report["filters"], &report["filter_skew"]), (&10.into(), &"zipf:1".into()));
+    assert!(number(&report, "/entered") > 0.0 && number(&report, "/left") > 0.0, "{report:#}");
+    assert_eq!((&report["storm"]["caught_up"], &report["resyncs"]), (&40.into(), &0.into()), "{report:#}");
+    // Each change reaches all 20 sockets of its organisation on `org`, and some of them on `calls`.
+    let deliveries_per_change = number(&report, "/expected") / number(&report, "/changes");
+    assert!((20.5..30.0).contains(&deliveries_per_change), "{report:#}");
+}
+
+#[test]
 fn churn_replaces_sockets_without_loss() {
     let report = run_without_fault("churn", "-n 40 --churn-rate 30 -r 40 -d 3s --by publish");
     assert!(number(&report, "/churned") > 10.0, "{report:#}");

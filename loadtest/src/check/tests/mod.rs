@@ -1,6 +1,9 @@
 //! Tests that the ledger finds every kind of fault, and finds none in a faultless delivery.
 
+mod filters;
+
 use super::*;
+use crate::filters::{Filter, RowChange};
 
 const ORGS: [Uuid; 2] = [Uuid::from_u128(1), Uuid::from_u128(2)];
 const CALL: Uuid = Uuid::from_u128(77);
@@ -17,8 +20,13 @@ struct Fixture {
 impl Fixture {
     /// A ledger with one socket of the first organisation, which has joined a topic.
     fn joined(topic: &str) -> Self {
+        Self::joined_with(topic, None)
+    }
+
+    /// A ledger with one socket that has joined a topic with a filter.
+    fn joined_with(topic: &str, filter: Option<Filter>) -> Self {
         let mut ledger = Ledger::new(&ORGS);
-        let mut subscription = Subscription::new(0, topic);
+        let mut subscription = Subscription::new(0, topic, filter);
         ledger.add_subscription(&mut subscription);
         Self { ledger, subscription }
     }
@@ -55,12 +63,22 @@ impl Fixture {
 
 fn change(seq: u32) -> Change {
     let number = seq as usize - 1;
-    Change { org: 0, number, entity: CALL, kind: kind(seq), seq, phase: 2, due: START - LAG, sent: START }
+    Change {
+        org: 0,
+        number,
+        entity: CALL,
+        kind: kind(seq),
+        seq,
+        phase: 2,
+        due: START - LAG,
+        sent: START,
+        row: RowChange::default(),
+    }
 }
 
 fn arrival(seq: u32) -> Arrival {
     let number = seq as usize - 1;
-    Arrival { org: ORGS[0], entity: CALL, kind: kind(seq), number, seq, at: START + LATENCY }
+    Arrival { org: ORGS[0], entity: CALL, kind: kind(seq), number, seq, moved: None, at: START + LATENCY }
 }
 
 fn kind(seq: u32) -> ChangeKind {
@@ -255,8 +273,8 @@ fn an_unknown_outcome_can_be_resolved_later() {
 #[test]
 fn each_subscription_of_the_organisation_expects_a_delivery() {
     let mut f = Fixture::joined("calls");
-    f.ledger.add_subscription(&mut Subscription::new(0, "org"));
-    f.ledger.add_subscription(&mut Subscription::new(1, "calls"));
+    f.ledger.add_subscription(&mut Subscription::new(0, "org", None));
+    f.ledger.add_subscription(&mut Subscription::new(1, "calls", None));
     let f = f.commit(5);
     assert_eq!(f.ledger.counts.expected, 10);
 }
@@ -264,7 +282,7 @@ fn each_subscription_of_the_organisation_expects_a_delivery() {
 #[test]
 fn a_late_subscription_may_receive_earlier_changes_and_must_receive_later_ones() {
     let mut f = Fixture::joined("calls").commit(3);
-    let mut late = Subscription::new(0, "calls");
+    let mut late = Subscription::new(0, "calls", None);
     f.ledger.add_subscription(&mut late);
     f.change(4, Outcome::Committed);
     assert_eq!(f.tally()[0], 5, "three for one subscription, and the fourth for both");
@@ -302,7 +320,7 @@ fn a_leaving_subscription_must_receive_earlier_changes_only() {
 fn a_subscription_that_ends_twice_is_subtracted_once() {
     let mut f = Fixture::joined("calls").commit(2);
     f.ledger.end_subscription(&mut f.subscription);
-    f.ledger.add_subscription(&mut Subscription::new(0, "calls"));
+    f.ledger.add_subscription(&mut Subscription::new(0, "calls", None));
     // A socket that breaks while it leaves ends its subscription a second time.
     f.ledger.end_subscription(&mut f.subscription);
     f.change(3, Outcome::Committed);
