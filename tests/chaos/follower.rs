@@ -10,10 +10,11 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 use warden_testkit::phoenix::{self, ConnectError, PhoenixMessage, Received, Socket};
 
+use crate::filters::Filters;
 use crate::gateways::SECRET;
 use crate::record::Record;
 use crate::snapshot;
-use crate::topic_state::{CALM, LAST, TopicState, judge_resync};
+use crate::topic_state::{TopicState, judge_resync};
 use crate::writers::World;
 
 /// Length of a session, if nothing else ends it.
@@ -47,6 +48,26 @@ enum SessionEnd {
 pub(crate) struct Topic {
     pub(crate) state: TopicState,
     pub(crate) cursor: Option<String>,
+    /// Field `filter` of the reply to the last join.
+    filter: Option<String>,
+}
+
+impl Topic {
+    pub(crate) fn new(state: TopicState) -> Self {
+        Self { state, cursor: None, filter: None }
+    }
+
+    /// The payload of a join.
+    fn join(&self) -> Value {
+        let mut join = serde_json::Map::new();
+        let with = [
+            ("since", self.cursor.clone()),
+            ("since_filter", self.filter.clone().filter(|_| self.cursor.is_some())),
+            ("filter", self.state.filters.asked()),
+        ];
+        join.extend(with.into_iter().filter_map(|(name, value)| Some((name.to_owned(), json!(value?)))));
+        Value::Object(join)
+    }
 }
 
 /// A follower of some topics.
@@ -54,6 +75,7 @@ pub(crate) struct Follower {
     pub(crate) name: String,
     pub(crate) org: Uuid,
     pub(crate) topics: Vec<Topic>,
+    pub(crate) filters: Filters,
     pub(crate) nodes: Vec<SocketAddr>,
     pub(crate) world: World,
     pub(crate) random: fastrand::Rng,
@@ -61,10 +83,10 @@ pub(crate) struct Follower {
     pub(crate) ready: Option<mpsc::UnboundedSender<()>>,
 }
 
-pub(crate) fn token(org: Uuid) -> String {
+pub(crate) fn token(org: Uuid, filters: &Filters) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
     let claims = json!({"sub": "chaos", "aud": "authenticated", "exp": now + 3600,
-                        "app_metadata": {"org_id": org}});
+                        "app_metadata": filters.metadata(org)});
     encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes())).expect("signs")
 }
 
@@ -114,7 +136,7 @@ impl Follower {
 
     async fn connect(&mut self) -> Option<Socket> {
         let node = self.nodes[self.random.usize(..self.nodes.len())];
-        let token = token(self.org);
+        let token = token(self.org, &self.filters);
         match tokio::time::timeout(HANDSHAKE_DEADLINE, phoenix::connect(node, &token)).await {
             Ok(Ok(socket)) => {
                 self.record().count("sessions");
@@ -138,7 +160,7 @@ impl Follower {
         let asked = Instant::now();
         for topic in &self.topics {
             let name = topic.state.name;
-            if phoenix::send_join(&mut socket, name, name, topic.cursor.as_deref()).await.is_err() {
+            if phoenix::push(&mut socket, name, name, "phx_join", &topic.join()).await.is_err() {
                 return SessionEnd::Reconnect;
             }
         }
@@ -212,20 +234,14 @@ impl Follower {
             _ => {}
         }
         let org = self.org;
-        let Topic { state, cursor: latest } = &mut self.topics[at];
+        let Topic { state, cursor: latest, .. } = &mut self.topics[at];
         let Some(cursor) = payload["cursor"].as_str() else {
             self.record().report_failure(format!("{}: {name} without a cursor: {payload}", self.name));
             return None;
         };
         *latest = Some(cursor.to_owned());
-        if name == LAST {
-            state.is_done = true;
-        } else if name == CALM {
-            if let Some(failure) = state.take_calm(org, &payload["data"], &self.world.record) {
-                self.world.record.report_failure(format!("{} on {topic}: {failure}", self.name));
-            }
-        } else if name != "warden.cursor"
-            && let Some(failure) = state.take(org, name, &payload["data"])
+        if name != "warden.cursor"
+            && let Some(failure) = state.take(org, name, payload, &self.world.record)
         {
             self.record().report_failure(format!("{} on {topic}: {failure}", self.name));
         }
@@ -234,6 +250,12 @@ impl Follower {
 
     fn on_reply(&mut self, at: usize, payload: &Value, asked: Instant) -> Option<SessionEnd> {
         let response = &payload["response"];
+        let is_filtered = self.topics[at].state.filters.are_some();
+        if is_filtered && response["reason"] == "unavailable" && self.record().was_unavailable_since(asked) {
+            // The gateway reads the columns of the table for a filter.
+            self.record().count("joins with a filter while the database was unavailable");
+            return Some(SessionEnd::Reconnect);
+        }
         if payload["status"] != "ok" {
             self.record().report_failure(format!("{}: join rejected: {payload}", self.name));
             return Some(SessionEnd::Reconnect);
@@ -241,11 +263,17 @@ impl Follower {
         if response["resync"] == true {
             return Some(self.on_resync(at, "in the reply", asked));
         }
+        self.topics[at].filter = response["filter"].as_str().map(str::to_owned);
         match &self.topics[at].cursor {
             Some(since) if response["cursor"] != since.as_str() => {
                 self.record().report_failure(format!("{}: the reply to {since} is {response}", self.name));
             }
-            Some(_) => self.record().count("resumes"),
+            Some(_) => {
+                self.record().count("resumes");
+                if is_filtered {
+                    self.record().count("resumes with a filter");
+                }
+            }
             None => self.topics[at].cursor = response["cursor"].as_str().map(str::to_owned),
         }
         if self.topics.iter().all(|t| t.cursor.is_some())

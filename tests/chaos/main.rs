@@ -23,9 +23,14 @@
 //! half of the clients reconnect with their cursor instead.) The marks in that state show which events it
 //! contains, and all other events must arrive. Some clients reload without a reason. At the end, the rows of
 //! each client, from its state and the changes since, must equal the rows of the table.
+//!
+//! Most clients have random filters, of their token, of their joins, or of both. They must get the events of
+//! the rows that PostgreSQL selects, and no others.
 
+mod bulk;
 mod calm;
 mod faults;
+mod filters;
 mod follower;
 mod gateways;
 mod phoenix;
@@ -45,12 +50,14 @@ use uuid::Uuid;
 use warden_devkit::cluster::{Binaries, Cluster, ClusterOptions, DataDir, SUPERUSER};
 use warden_testkit::TcpProxy;
 
+use bulk::Bulk;
 use calm::Truth;
+use filters::{Condition, Filters};
 use follower::{Follower, Topic};
 use gateways::Gateway;
 use record::{Expected, Record, Transaction};
 use topic_state::{Overlap, TIMEOUT_EXPIRED, TopicState};
-use writers::{BULK_ORG, Bulk, World};
+use writers::{BULK_ORG, World};
 
 const GATEWAYS: usize = 3;
 const ORGS: usize = 7;
@@ -128,14 +135,15 @@ async fn start_cluster() -> Cluster {
     cluster
 }
 
-/// Creates the organisations and the table of marks.
-async fn prepare(world: &World) -> Vec<Uuid> {
+/// Creates the organisations, the table of marks, and filters.
+async fn prepare(world: &World, random: &mut fastrand::Rng) -> (Vec<Uuid>, Vec<Arc<Condition>>) {
     let mut connection = world.connect().await;
     connection.execute("alter role warden_gateway login").await.expect("alters");
     connection.execute(AssertSqlSafe(writers::MARKS)).await.expect("creates");
     let sql = "insert into organizations (name) select 'chaos' from generate_series(1, $1) returning id";
     let count = i32::try_from(ORGS).expect("small");
-    sqlx::query_scalar(sql).bind(count).fetch_all(&mut connection).await.expect("inserts")
+    let orgs = sqlx::query_scalar(sql).bind(count).fetch_all(&mut connection).await.expect("inserts");
+    (orgs, filters::prepare(&mut connection, random.fork()).await)
 }
 
 /// Name and organisation of each client, with the state of its topics.
@@ -147,6 +155,7 @@ async fn follow(
     plan: &Plan,
     world: &World,
     proxies: &[TcpProxy],
+    conditions: &[Arc<Condition>],
     random: &mut fastrand::Rng,
 ) -> (Vec<JoinHandle<Known>>, usize) {
     let (ready, mut are_ready) = mpsc::unbounded_channel();
@@ -156,11 +165,15 @@ async fn follow(
     for n in 0..plan.followers {
         let (org, topics) = assignment(world, n);
         topics_in_all += topics.len();
-        let topic = |name: &&'static str| Topic { state: TopicState::new(name, Overlap::None), cursor: None };
+        // A bulk statement is more than a busy machine can evaluate before it overloads the organisation.
+        let is_bulk = org == world.orgs[BULK_ORG];
+        let filters = if is_bulk { Filters::default() } else { Filters::random(conditions, random) };
+        let topic = |name: &&'static str| Topic::new(TopicState::new(name, Overlap::None, &filters));
         let mut follower = Follower {
             name: format!("follower {n} of {org}"),
             org,
             topics: topics.iter().map(topic).collect(),
+            filters: filters.clone(),
             nodes: proxies.iter().map(TcpProxy::addr).collect(),
             world: world.clone(),
             random: random.fork(),
@@ -211,7 +224,7 @@ async fn check(followers: Vec<JoinHandle<Known>>, expected: &Expected, truth: &T
                 let client = format!("{name} on {}", topic.name);
                 expected.check(&client, org, topic, record);
                 record.count_many("rows compared with the table", topic.rows.len());
-                if topic.rows != truth.rows[&org] {
+                if topic.rows != truth.snapshots[&org].rows_of(&topic.filters) {
                     record.report_final_failure(format!(
                         "{client}: its state and changes differ from the table"
                     ));
@@ -259,9 +272,9 @@ async fn bulks(plan: &Plan, world: &World, random: &mut fastrand::Rng) -> Vec<Jo
             break;
         }
         let (done, is_done) = oneshot::channel();
-        statements.push(tokio::spawn(writers::bulk(world.clone(), id, rows, random.fork(), done)));
+        statements.push(tokio::spawn(bulk::insert(world.clone(), id, rows, random.fork(), done)));
         if let Some(previous) = previous.replace(is_done) {
-            statements.push(tokio::spawn(writers::delete_bulk(world.clone(), previous, random.fork())));
+            statements.push(tokio::spawn(bulk::delete(world.clone(), previous, random.fork())));
         }
     }
     statements
@@ -282,10 +295,11 @@ async fn every_committed_event_is_seen_once() {
         stop: stopped.clone(),
         snapshots: Arc::new(Semaphore::new(snapshot::AT_ONCE_MAX)),
     };
-    world.orgs = Arc::new(prepare(&world).await);
+    let (orgs, conditions) = prepare(&world, &mut random).await;
+    world.orgs = Arc::new(orgs);
 
     let (gateways, proxies) = start_gateways(&cluster.url("postgres", "warden_gateway")).await;
-    let (followers, topics) = follow(&plan, &world, &proxies, &mut random).await;
+    let (followers, topics) = follow(&plan, &world, &proxies, &conditions, &mut random).await;
 
     let mut writers: Vec<JoinHandle<Vec<Transaction>>> =
         (1..=WRITERS).map(|id| tokio::spawn(writers::write(world.clone(), id, random.fork()))).collect();
@@ -314,6 +328,7 @@ async fn every_committed_event_is_seen_once() {
     let quiet = Instant::now();
     let expected = Expected::new(&transactions, &truth.marks, &record);
     check(followers, &expected, &truth, &record).await;
+    filters::check(&mut world.connect().await, &conditions, &record).await;
     let caught_up = quiet.elapsed();
     check_gateways(&mut gateways, &record);
     println!("{ORGS} organisations on {GATEWAYS} gateways; every client caught up within {caught_up:.1?}");
@@ -350,5 +365,9 @@ const REQUIRED_COUNTS: &[&str] = &[
     "snapshots taken",
     "rows compared with the table",
     "events seen",
+    "events seen with a filter",
+    "events of rows that entered a filter",
+    "events of rows that left a filter",
+    "resumes with a filter",
     "transactions of the calm seen by all",
 ];

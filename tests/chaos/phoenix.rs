@@ -14,9 +14,10 @@ use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+use crate::filters::Filters;
 use crate::follower::token;
 use crate::snapshot::{self, Snapshot};
-use crate::topic_state::{CALM, LAST, Overlap, TopicState, judge_resync};
+use crate::topic_state::{Overlap, TopicState, judge_resync};
 use crate::writers::World;
 
 /// Time for which a whole process freezes.
@@ -36,7 +37,10 @@ pub(crate) struct Client {
 impl Client {
     pub(crate) fn new(name: String, org: Uuid, topics: &[&'static str]) -> Self {
         // The recipe joins first and then reads the state. Events in between are part of both.
-        let topics = topics.iter().map(|topic| TopicState::new(topic, Overlap::Allowed)).collect();
+        let topics = topics
+            .iter()
+            .map(|topic| TopicState::new(topic, Overlap::Allowed, &Filters::default()))
+            .collect();
         Self { name, org, topics }
     }
 }
@@ -71,7 +75,7 @@ fn start(url: &str, clients: &[Client]) -> Child {
         .iter()
         .map(|client| {
             let topics: Vec<_> = client.topics.iter().map(|topic| topic.name).collect();
-            json!({"token": token(client.org), "topics": topics})
+            json!({"token": token(client.org, &Filters::default()), "topics": topics})
         })
         .collect();
     let mut command = Command::new("node");
@@ -153,13 +157,8 @@ impl Followers {
         match text(2) {
             "joined" if line[3]["resumed"] == true => record.count("resumes of phoenix"),
             "joined" => {}
-            "event" if text(3) == LAST => state.is_done = true,
             "event" => {
-                let failure = match text(3) {
-                    CALM => state.take_calm(*org, &line[4], record),
-                    event => state.take(*org, event, &line[4]),
-                };
-                if let Some(failure) = failure {
+                if let Some(failure) = state.take(*org, text(3), &json!({"data": line[4]}), record) {
                     record.report_failure(format!("{name} on {}: {failure}", state.name));
                 }
             }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use uuid::Uuid;
+use warden_testkit::filters::State;
 
 use crate::topic_state::TopicState;
 
@@ -31,6 +32,17 @@ pub(crate) struct Written {
     /// Whether the event reaches `calls`. Every event reaches `org`.
     pub(crate) on_calls: bool,
     pub(crate) key: Key,
+    /// The change of the row. A published event has none.
+    pub(crate) row: Option<RowChange>,
+}
+
+/// A change of a row.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RowChange {
+    /// States of the row before and after.
+    pub(crate) states: [Option<State>; 2],
+    /// Number of the row's last change before an update.
+    pub(crate) previous: Option<u64>,
 }
 
 /// Outcome of a transaction.
@@ -49,6 +61,9 @@ pub(crate) struct Transaction {
     pub(crate) events: Arc<Vec<Written>>,
 }
 
+/// Events by key, and the number of the update after each change of a row, by its writer and number.
+type WrittenEvents = (HashMap<Key, Written>, HashMap<(u64, u64), u64>);
+
 /// The record of a run.
 pub(crate) struct Record {
     started: Instant,
@@ -56,6 +71,8 @@ pub(crate) struct Record {
     /// Events by mark, stored before the commit is sent. A snapshot that contains a mark contains these
     /// events.
     plans: Mutex<HashMap<Uuid, Arc<Vec<Written>>>>,
+    /// Events that were written.
+    written: Mutex<WrittenEvents>,
     /// Number of topics on which each round of the calm was seen.
     calm: watch::Sender<HashMap<u64, usize>>,
     counts: Mutex<BTreeMap<String, u64>>,
@@ -68,6 +85,7 @@ impl Record {
             started: Instant::now(),
             outages: Mutex::default(),
             plans: Mutex::default(),
+            written: Mutex::default(),
             calm: watch::Sender::default(),
             counts: Mutex::default(),
             failures: Mutex::default(),
@@ -118,15 +136,32 @@ impl Record {
     /// Stores the events of a transaction before its commit is sent.
     pub(crate) fn plan(&self, mark: Uuid, events: Vec<Written>) -> Arc<Vec<Written>> {
         let events = Arc::new(events);
+        let mut written = self.written.lock().expect("no panics");
+        for event in events.iter() {
+            written.0.insert(event.key, *event);
+            if let Some(previous) = event.row.and_then(|row| row.previous) {
+                written.1.insert((event.key.writer, previous), event.key.n);
+            }
+        }
         self.plans.lock().expect("no panics").insert(mark, Arc::clone(&events));
         events
     }
 
     /// Events of an organisation on a topic in the transactions with these marks.
-    pub(crate) fn events_of(&self, marks: &[Uuid], org: Uuid, is_calls: bool) -> HashSet<Key> {
+    pub(crate) fn events_of(&self, marks: &[Uuid], org: Uuid, is_calls: bool) -> Vec<Written> {
         let plans = self.plans.lock().expect("no panics");
         let events = marks.iter().filter_map(|mark| plans.get(mark)).flat_map(|events| events.iter());
-        events.filter(|e| e.org == org && (e.on_calls || !is_calls)).map(|e| e.key).collect()
+        events.filter(|e| e.org == org && (e.on_calls || !is_calls)).copied().collect()
+    }
+
+    /// The event with this key, if a transaction with it may have been committed.
+    pub(crate) fn written(&self, key: &Key) -> Option<Written> {
+        self.written.lock().expect("no panics").0.get(key).copied()
+    }
+
+    /// Number of the update that follows a change of a row.
+    pub(crate) fn next_update(&self, writer: u64, n: u64) -> Option<u64> {
+        self.written.lock().expect("no panics").1.get(&(writer, n)).copied()
     }
 
     /// Whether the log may have been unreadable since a join was sent: the database was unavailable at some
@@ -162,7 +197,7 @@ impl Record {
 #[derive(Default)]
 pub(crate) struct Expected {
     /// By organisation, and whether the topic is `calls`.
-    events: HashMap<(Uuid, bool), HashSet<Key>>,
+    events: HashMap<(Uuid, bool), HashMap<Key, Written>>,
 }
 
 impl Expected {
@@ -185,21 +220,23 @@ impl Expected {
             record.count("transactions committed");
             record.count_many("events committed", transaction.events.len());
             for event in transaction.events.iter() {
-                expected.events.entry((event.org, false)).or_default().insert(event.key);
+                expected.events.entry((event.org, false)).or_default().insert(event.key, *event);
                 if event.on_calls {
-                    expected.events.entry((event.org, true)).or_default().insert(event.key);
+                    expected.events.entry((event.org, true)).or_default().insert(event.key, *event);
                 }
             }
         }
         expected
     }
 
-    /// Reports missing and unexpected events of a follower. Events of its snapshots count as seen.
+    /// Reports missing and unexpected events of a follower, by its filters. Events of its snapshots count as
+    /// seen.
     pub(crate) fn check(&self, client: &str, org: Uuid, topic: &TopicState, record: &Record) {
-        let none = HashSet::new();
-        let expected = self.events.get(&(org, topic.is_calls())).unwrap_or(&none);
+        let all = self.events.get(&(org, topic.is_calls())).into_iter().flatten();
+        let selected = all.filter(|(_, written)| topic.filters.form(written).is_some());
+        let expected: HashSet<Key> = selected.map(|(key, _)| *key).collect();
         let missing = || expected.iter().filter(|key| !topic.knows(key));
-        let unexpected = || topic.seen.difference(expected);
+        let unexpected = || topic.seen.difference(&expected);
         for (problem, first, count) in [
             ("missed", missing().min(), missing().count()),
             ("saw uncommitted or foreign events:", unexpected().min(), unexpected().count()),
@@ -211,6 +248,9 @@ impl Expected {
             }
         }
         record.count_many("events seen", topic.seen.len());
+        if topic.filters.are_some() {
+            record.count_many("events seen with a filter", topic.seen.len());
+        }
         record.count_many("events skipped because of a snapshot", topic.in_snapshots());
     }
 }

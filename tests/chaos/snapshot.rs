@@ -9,8 +9,8 @@ use sqlx::{Connection as _, Row as _};
 use uuid::Uuid;
 use warden::cursor::{Cursor, CursorKey, CursorSeal, KeyRing, Point};
 use warden::org::Incarnation;
+use warden_testkit::filters::State;
 
-use crate::topic_state::Rows;
 use crate::writers::World;
 
 /// Most concurrent snapshots.
@@ -23,8 +23,11 @@ pub(crate) struct Snapshot {
     pub(crate) cursor: String,
     /// Marks of the transactions that it contains.
     pub(crate) marks: Vec<Uuid>,
-    pub(crate) rows: Rows,
+    pub(crate) rows: Vec<(Uuid, RowContent, State)>,
 }
+
+/// Writer and number of the last change of a row, which are in its metadata.
+pub(crate) type RowContent = (u64, u64);
 
 /// Takes a snapshot, and retries until the database is available.
 pub(crate) async fn take(world: &World, org: Uuid) -> Snapshot {
@@ -52,11 +55,13 @@ async fn try_take(world: &World, org: Uuid) -> Result<Snapshot, sqlx::Error> {
     let cursor = Cursor::at(epoch, Arc::new(Point { snapshot, max_id: row.get(2) }));
     let cursor = seal(&mut tx, org).await?.seal(&cursor);
     let marks = sqlx::query_scalar("select mark from chaos_marks").fetch_all(&mut *tx).await?;
-    let sql = "select id, (metadata->>'writer')::int8, (metadata->>'n')::int8 from calls where org_id = $1";
+    let sql = "select id, (metadata->>'writer')::int8, (metadata->>'n')::int8, state::int8
+               from calls where org_id = $1";
     let rows = sqlx::query(sql).bind(org).fetch_all(&mut *tx).await?;
     tx.commit().await?;
     let number = |row: &PgRow, at| row.get::<i64, usize>(at).cast_unsigned();
-    let rows = rows.iter().map(|row| (row.get(0), (number(row, 1), number(row, 2)))).collect();
+    let state = |row: &PgRow| State::try_from(number(row, 3)).expect("a state");
+    let rows = rows.iter().map(|row| (row.get(0), (number(row, 1), number(row, 2)), state(row))).collect();
     Ok(Snapshot { cursor, marks, rows })
 }
 

@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, Postgres, Row as _};
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
-use crate::record::{Key, Outcome, Record, Transaction, Written};
+use warden_testkit::filters::State;
+
+use crate::filters::STATES;
+use crate::record::{Key, Outcome, Record, RowChange, Transaction, Written};
 
 /// Table of marks, which is not watched. The row of a transaction shows whether it was committed.
 pub(crate) const MARKS: &str = "create table public.chaos_marks (mark uuid primary key)";
@@ -111,13 +114,23 @@ async fn finish_prepared(world: &World, mark: Uuid) {
     }
 }
 
+/// A call that a writer has created.
+#[derive(Clone, Copy)]
+struct Call {
+    org: Uuid,
+    id: Uuid,
+    /// Number of its last change.
+    last: u64,
+    state: State,
+}
+
 struct Writer {
     world: World,
     id: u64,
     n: u64,
     random: fastrand::Rng,
-    /// Existing calls: organisation, id, number of the last change.
-    calls: Vec<(Uuid, Uuid, u64)>,
+    /// Existing calls.
+    calls: Vec<Call>,
     /// Transaction whose commit may have been sent.
     planned: Option<(Uuid, Arc<Vec<Written>>)>,
 }
@@ -268,28 +281,35 @@ impl Writer {
         let key = Key { is_deletion: false, writer, n };
         let (w, m) = (writer.cast_signed(), n.cast_signed());
         let call = (!self.calls.is_empty()).then(|| self.random.usize(..self.calls.len()));
+        let state = self.random.usize(..STATES);
+        let stored_state = i32::try_from(state).expect("small");
         match (self.random.u32(..10), call) {
             (0..2, _) | (2..6, None) => {
                 let org = self.org();
-                let sql = "insert into calls (org_id, metadata)
-                           values ($1, jsonb_build_object('writer', $2, 'n', $3)) returning id";
-                let row = sqlx::query(sql).bind(org).bind(w).bind(m).fetch_one(&mut **tx).await?;
-                self.calls.push((org, row.get(0), n));
-                events.push(Written { org, on_calls: true, key });
+                let sql = "insert into calls (org_id, metadata, state)
+                           values ($1, jsonb_build_object('writer', $2, 'n', $3), $4) returning id";
+                let query = sqlx::query(sql).bind(org).bind(w).bind(m).bind(stored_state);
+                let id = query.fetch_one(&mut **tx).await?.get(0);
+                self.calls.push(Call { org, id, last: n, state });
+                let row = RowChange { states: [None, Some(state)], previous: None };
+                events.push(Written { org, on_calls: true, key, row: Some(row) });
             }
             (2..5, Some(at)) => {
-                let (org, call, _) = self.calls[at];
-                let sql =
-                    "update calls set metadata = jsonb_build_object('writer', $2, 'n', $3) where id = $1";
-                sqlx::query(sql).bind(call).bind(w).bind(m).execute(&mut **tx).await?;
-                self.calls[at].2 = n;
-                events.push(Written { org, on_calls: true, key });
+                let sql = "update calls set metadata = jsonb_build_object('writer', $2, 'n', $3), state = $4
+                           where id = $1";
+                let query = sqlx::query(sql).bind(self.calls[at].id).bind(w).bind(m).bind(stored_state);
+                query.execute(&mut **tx).await?;
+                let call = &mut self.calls[at];
+                let row = RowChange { states: [Some(call.state), Some(state)], previous: Some(call.last) };
+                (call.last, call.state) = (n, state);
+                events.push(Written { org: call.org, on_calls: true, key, row: Some(row) });
             }
             (5, Some(at)) => {
-                let (org, call, last) = self.calls.swap_remove(at);
-                sqlx::query("delete from calls where id = $1").bind(call).execute(&mut **tx).await?;
+                let Call { org, id, last, state } = self.calls.swap_remove(at);
+                sqlx::query("delete from calls where id = $1").bind(id).execute(&mut **tx).await?;
                 let key = Key { is_deletion: true, writer, n: last };
-                events.push(Written { org, on_calls: true, key });
+                let row = RowChange { states: [Some(state), None], previous: None };
+                events.push(Written { org, on_calls: true, key, row: Some(row) });
             }
             _ => {
                 let (org, on_calls) = (self.org(), self.random.u32(..5) > 0);
@@ -299,7 +319,7 @@ impl Writer {
                 let topic = if on_calls { "calls" } else { "call_logs" };
                 let query = sqlx::query(sql).bind(org).bind(topic).bind(w).bind(m).bind(filler);
                 query.execute(&mut **tx).await?;
-                events.push(Written { org, on_calls, key });
+                events.push(Written { org, on_calls, key, row: None });
             }
         }
         Ok(())
@@ -308,80 +328,4 @@ impl Writer {
     fn org(&mut self) -> Uuid {
         self.world.orgs[self.random.usize(..self.world.orgs.len())]
     }
-}
-
-/// Rows of a bulk statement, by writer and numbers.
-pub(crate) struct Bulk {
-    id: u64,
-    first: u64,
-    last: u64,
-}
-
-/// Inserts many rows in one statement, and retries until it is known to be committed. Then sends the rows to
-/// `done`.
-pub(crate) async fn bulk(
-    world: World,
-    id: u64,
-    rows: u32,
-    mut random: fastrand::Rng,
-    done: oneshot::Sender<Bulk>,
-) -> Vec<Transaction> {
-    let mut transactions = Vec::new();
-    for attempt in 0_u64.. {
-        // A retry after an unknown outcome uses other numbers.
-        let first = attempt * u64::from(rows) + 1;
-        let bulk = Bulk { id, first, last: first + u64::from(rows) - 1 };
-        let sql = "with marked as (insert into chaos_marks values ($1))
-                   insert into calls (org_id, metadata)
-                   select $2, jsonb_build_object('writer', $3, 'n', n) from generate_series($4, $5) n";
-        transactions.push(bulk_statement(&world, &bulk, false, sql, &mut random).await);
-        if transactions.last().is_some_and(|last| last.outcome == Outcome::Committed) {
-            world.record.count(format!("bulk statements of {rows} rows"));
-            let _ = done.send(bulk);
-            break;
-        }
-    }
-    transactions
-}
-
-/// Deletes the rows of a bulk statement in one statement, so that the database stays small. Retries until the
-/// deletion is known to be committed. A retry that finds no rows counts as the deletion of the attempt before
-/// it.
-pub(crate) async fn delete_bulk(
-    world: World,
-    bulk: oneshot::Receiver<Bulk>,
-    mut random: fastrand::Rng,
-) -> Vec<Transaction> {
-    let Ok(bulk) = bulk.await else { return Vec::new() };
-    let sql = "with marked as (insert into chaos_marks values ($1))
-               delete from calls where org_id = $2 and (metadata->>'writer')::int8 = $3
-               and (metadata->>'n')::int8 between $4 and $5";
-    let mut transactions = Vec::new();
-    loop {
-        transactions.push(bulk_statement(&world, &bulk, true, sql, &mut random).await);
-        if transactions.last().is_some_and(|last| last.outcome == Outcome::Committed) {
-            world.record.count("bulk deletions");
-            return transactions;
-        }
-    }
-}
-
-async fn bulk_statement(
-    world: &World,
-    bulk: &Bulk,
-    is_deletion: bool,
-    sql: &'static str,
-    random: &mut fastrand::Rng,
-) -> Transaction {
-    let org = world.orgs[BULK_ORG];
-    let mut connection = world.connect().await;
-    let mark = Uuid::from_u128(random.u128(..));
-    let key = |n| Key { is_deletion, writer: bulk.id, n };
-    let events = (bulk.first..=bulk.last).map(|n| Written { org, on_calls: true, key: key(n) }).collect();
-    let events = world.record.plan(mark, events);
-    let query = sqlx::query(sql).bind(mark).bind(org).bind(bulk.id.cast_signed());
-    let query = query.bind(bulk.first.cast_signed()).bind(bulk.last.cast_signed());
-    let is_done = query.execute(&mut connection).await.is_ok();
-    let outcome = if is_done { Outcome::Committed } else { Outcome::Unknown };
-    Transaction { mark, outcome, events }
 }
