@@ -36,7 +36,8 @@ check: ## Check format, clippy and unit tests; takes about a minute
 
 .PHONY: test
 test: setup ## Run every test: unit, integration, chaos, hostile clients, load tester
-	cargo test --workspace --no-fail-fast
+	cargo test --workspace --no-run
+	skipped=$$(scripts/share-of-tests); cargo test --workspace --no-fail-fast -- $$skipped
 
 .PHONY: lint
 lint: ## Check format, clippy, API documentation, .sqlx, migrations, licences and banned crates
@@ -120,15 +121,20 @@ adopt-full: setup-postgres ## Adopt a million rows under write load, plain and p
 
 .PHONY: schemas
 schemas: setup-postgres ## Take every schema of tests/schemas from the plan to a restored dump; WARDEN_SCHEMAS selects
+	@scripts/setup types
 	WARDEN_SCHEMAS=$${WARDEN_SCHEMAS:-all} cargo test --test it schemas:: -- --nocapture
 
 .PHONY: plans
-plans: setup-postgres ## Plan a run to each goal after every migration; the suite plans one goal after every third
-	WARDEN_PLANS=all cargo test --test it schema::states
+plans: setup-postgres ## Plan a run to each goal after every migration; the suite plans one goal after every ninth
+	WARDEN_FULL=1 cargo test --test it schema::states
 
 .PHONY: remedies
-remedies: setup-postgres ## Apply every answer to every question of the audit; the suite applies the first and some others
-	WARDEN_REMEDIES=all cargo test --test it audit::remedies
+remedies: setup-postgres ## Apply every answer to every question of the audit; the suite applies a third of them
+	WARDEN_FULL=1 cargo test --test it audit::remedies
+
+.PHONY: full
+full: setup-postgres ## Run in full what the suite samples: attacks, audit, remedies, access, isolation, broken objects
+	WARDEN_FULL=1 cargo test --test it -- access::property attackers:: audit:: isolation:: rls:: schema::default_privileges schema::states
 
 .PHONY: orms
 orms: setup ## Run applications with an ORM on an adopted database, with every tool of tests/orms; prints a table
@@ -148,6 +154,7 @@ order: setup ## Test the order of events with 400 random programs (WARDEN_ORDER_
 
 .PHONY: types
 types: setup ## Write hostile values of every type into watched tables, on PostgreSQL 14 to 18; prints a table
+	@scripts/setup types
 	@scripts/types $(ARGS)
 
 .PHONY: postgres-versions
