@@ -217,28 +217,29 @@ impl Node {
                 Cell::Value(value) => Results::of(truth.is_some_and(|truth| *value == Value::Boolean(truth))),
             },
             Self::Not(inner) => inner.evaluate(row).not(),
-            Self::All(members) => fold(members, row, Results::TRUE, Results::FALSE, Results::and),
-            Self::Any(members) => fold(members, row, Results::FALSE, Results::TRUE, Results::or),
+            // A false member decides, whatever the others are.
+            Self::All(members) => {
+                let mut results = Results::TRUE;
+                for member in members {
+                    results = results.and(member.evaluate(row));
+                    if results == Results::FALSE {
+                        break;
+                    }
+                }
+                results
+            }
+            Self::Any(members) => {
+                let mut results = Results::FALSE;
+                for member in members {
+                    results = results.or(member.evaluate(row));
+                    if results == Results::TRUE {
+                        break;
+                    }
+                }
+                results
+            }
         }
     }
-}
-
-/// Results of a group. A member with the `decisive` result decides, whatever the others are.
-fn fold(
-    members: &[Node],
-    row: &Row<'_>,
-    neutral: Results,
-    decisive: Results,
-    combine: fn(Results, Results) -> Results,
-) -> Results {
-    let mut results = neutral;
-    for member in members {
-        results = combine(results, member.evaluate(row));
-        if results == decisive {
-            break;
-        }
-    }
-    results
 }
 
 fn of_cell(cell: &Cell<'_>, test: impl FnOnce(&Value<'_>) -> bool) -> Results {
@@ -270,18 +271,36 @@ impl Results {
     }
 
     fn and(self, other: Self) -> Self {
-        let is_true = self.may_be(Self::TRUE) && other.may_be(Self::TRUE);
-        let is_false = self.may_be(Self::FALSE) || other.may_be(Self::FALSE);
-        let true_or_null = Self(Self::TRUE.0 | Self::NULL.0);
-        let is_null = self.may_be(Self::NULL) && other.may_be(true_or_null)
-            || other.may_be(Self::NULL) && self.may_be(true_or_null);
-        let results = [(is_true, Self::TRUE), (is_false, Self::FALSE), (is_null, Self::NULL)];
-        Self(results.into_iter().filter(|(is_possible, _)| *is_possible).map(|(_, result)| result.0).sum())
+        Self(AND[usize::from(self.0 & Self::ANY.0)][usize::from(other.0 & Self::ANY.0)])
     }
 
     fn or(self, other: Self) -> Self {
         self.not().and(other.not()).not()
     }
+}
+
+/// Results of `and` for each pair of results. A thousand filters of one event need it thousands of times.
+const AND: [[u8; 8]; 8] = {
+    let mut table = [[0; 8]; 8];
+    let mut pair = 0;
+    while pair < 64 {
+        let (a, b) = (pair / 8, pair % 8);
+        table[a][b] = and_of(a as u8, b as u8);
+        pair += 1;
+    }
+    table
+};
+
+/// The possible results of `and`.
+const fn and_of(a: u8, b: u8) -> u8 {
+    const TRUE: u8 = Results::TRUE.0;
+    const FALSE: u8 = Results::FALSE.0;
+    const NULL: u8 = Results::NULL.0;
+    let mut results = a & b & TRUE | (a | b) & FALSE;
+    if a & NULL != 0 && b & (TRUE | NULL) != 0 || b & NULL != 0 && a & (TRUE | NULL) != 0 {
+        results |= NULL;
+    }
+    results
 }
 
 impl Ordered {
