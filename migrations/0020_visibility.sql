@@ -72,9 +72,40 @@ begin
 end
 $$;
 
+-- The reason why a role that a token may name may SELECT less of a table than all rows of the organisation, without
+-- the omitted columns. These roles cannot log in, and a policy of the application or a grant on the table names
+-- them. Null if there is no such role.
+create or replace function warden.narrower_for_named_role(relation regclass, omit_columns text[], org_column name)
+returns text
+language sql stable set search_path = pg_catalog, pg_temp as $$
+  select coalesce(c.reason, h.reason)
+  from pg_catalog.pg_roles r
+  cross join lateral warden.hiding_policy(relation, r.oid, org_column) h (reason)
+  left join lateral (
+    select pg_catalog.format('role %I may not SELECT the columns %s', r.rolname,
+                             string_agg(pg_catalog.quote_ident(a.attname), ', ' order by a.attnum))
+    from pg_catalog.pg_attribute a
+    where a.attrelid = relation and a.attnum > 0 and not a.attisdropped and a.attname <> all (omit_columns)
+      and not pg_catalog.has_column_privilege(r.oid, relation, a.attnum, 'select')
+    having count(*) > 0) c (reason) on true
+  where not r.rolcanlogin and r.rolname !~ '^(pg_|warden_)'
+    and r.rolname not in ('anon', 'authenticated', 'service_role')
+    and pg_catalog.has_any_column_privilege(r.oid, relation, 'select')
+    and (exists (select from pg_catalog.pg_policy p
+                 where p.polrelid = relation and p.polcmd in ('r', '*') and r.oid = any (p.polroles)
+                   and not warden.is_own_policy(p.oid))
+         or exists (select from pg_catalog.pg_class t, pg_catalog.aclexplode(t.relacl) g
+                    where t.oid = relation and g.grantee = r.oid and g.privilege_type = 'SELECT')
+         or exists (select from pg_catalog.pg_attribute a, pg_catalog.aclexplode(a.attacl) g
+                    where a.attrelid = relation and g.grantee = r.oid and g.privilege_type = 'SELECT'))
+    and coalesce(c.reason, h.reason) is not null
+  order by r.rolname limit 1
+$$;
+
 -- The reason why clients may SELECT less of a table than a watch sends: all rows of the organisation, without the
--- omitted columns. Null if they may SELECT all of that. The role `authenticated` counts, or, in a database that does
--- not use it, each role to which a permissive policy of the application shows rows of this table.
+-- omitted columns. Null if they may SELECT all of that. The role `authenticated` counts, and each other role that a
+-- token may name. In a database that does not use `authenticated`, each role counts to which a permissive policy of the
+-- application shows rows of this table.
 create or replace function warden.narrower_than_organization(relation regclass, omit_columns text[], org_column name)
 returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
@@ -106,7 +137,9 @@ begin
   if hidden is not null then
     return pg_catalog.format('role authenticated may not SELECT the columns %s', hidden);
   end if;
-  return warden.hiding_policy(relation, role, org_column);
+  return coalesce(
+    warden.hiding_policy(relation, role, org_column),
+    warden.narrower_for_named_role(relation, omit_columns, org_column));
 end
 $$;
 

@@ -65,6 +65,48 @@ async fn expect_closed_topic(client: &mut Client, topic: &str) {
     .await;
 }
 
+/// Tokens of an application may name another role than `authenticated`.
+#[tokio::test]
+async fn policies_and_column_grants_for_a_role_of_tokens_need_a_decision() {
+    let (db, _) = with_salaries().await;
+    let agent = format!("agent_{}", db.name);
+    let agent = agent.as_str();
+    db.run(format!(
+        "create role {agent}; grant select on salaries to authenticated, {agent};
+         alter table salaries enable row level security;
+         create policy org on salaries using (org_id = (select auth_org_id()))"
+    ))
+    .await;
+    const WATCH: &str = "select warden.watch('salaries', 'salaries', 'salary')";
+    for (statement, reason) in [
+        (String::from("select 1"), None),
+        (format!("create policy few on salaries as restrictive to {agent} using (id > 7)"), Some("few")),
+        // A reporting tool that logs in has no token.
+        (format!("alter role {agent} login"), None),
+        (format!("alter role {agent} nologin; alter policy few on salaries using (true)"), None),
+        (
+            String::from("drop policy few on salaries; alter policy org on salaries to authenticated"),
+            Some("no policy"),
+        ),
+        (format!("create policy own on salaries to {agent} using (id = 7)"), Some("no policy")),
+        (format!("revoke select on salaries from {agent}"), None),
+        (format!("grant select (id, org_id) on salaries to {agent}"), Some("columns amount")),
+        (String::from("drop policy own on salaries"), Some("columns amount")),
+        (format!("grant select on salaries to {agent}; alter policy org on salaries to public"), None),
+    ] {
+        db.run(&statement).await;
+        match reason {
+            Some(part) => {
+                let error = db.error(WATCH).await;
+                assert!(error.contains(part) && error.contains(agent), "{statement}: {error}");
+                db.run(WATCH.replace("'salary')", "'salary', visibility => 'claim')")).await;
+            }
+            None => db.run(WATCH).await,
+        }
+        db.run("select warden.unwatch('salaries')").await;
+    }
+}
+
 /// An application with a role of its own, in a database that does not use `authenticated`.
 #[tokio::test]
 async fn policies_for_other_roles_than_authenticated_need_a_decision_too() {
