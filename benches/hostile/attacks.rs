@@ -1,5 +1,6 @@
 //! The attacks. Each runs until its process's standard input is closed, and at most for a minute.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -16,11 +17,11 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 use warden_testkit::phoenix::{self, Received, Socket};
 
-use crate::floods;
 use crate::tokens::token;
+use crate::{floods, joins};
 
 /// Names of the attacks.
-pub(crate) const ATTACKS: [&str; 12] = [
+pub(crate) const ATTACKS: [&str; 14] = [
     "forged cursors",
     "blocked replays",
     "replays from memory",
@@ -33,6 +34,8 @@ pub(crate) const ATTACKS: [&str; 12] = [
     "publishes",
     "filtered reads",
     "snapshots, publishes and reads",
+    "filters",
+    "marks",
 ];
 
 /// Blocks of loopback addresses of strangers and of members.
@@ -107,7 +110,7 @@ async fn begin(name: &str, target: &Target, tasks: &mut Tasks) -> anyhow::Result
             push_from(target, 300, Duration::from_millis(50), tasks, move |n| join_or_leave(n, &cursor));
         }
         "log lines" => push_from(target, 40, Duration::from_millis(50), tasks, |n| match n % 2 {
-            0 => ("calls", "access_token", json!({"access_token": "invalid"})),
+            0 => ("calls".into(), "access_token", json!({"access_token": "invalid"})),
             _ => join_or_leave(n, "invalid"),
         }),
         "blocked replays" => return blocked_replays(target).await,
@@ -116,6 +119,7 @@ async fn begin(name: &str, target: &Target, tasks: &mut Tasks) -> anyhow::Result
         "live events" => return live_events(target, tasks).await,
         "handshakes" => handshakes(target, tasks),
         other if floods::begin(other, target, tasks).await? => {}
+        other if joins::begin(other, target, tasks).await? => {}
         other => bail!("unknown attack {other}"),
     }
     Ok(Vec::new())
@@ -127,21 +131,24 @@ pub(crate) async fn member(target: &Target, n: usize) -> anyhow::Result<Socket> 
     opened.map_err(|error| anyhow::anyhow!("a member cannot connect: {error:?}"))
 }
 
-fn join_or_leave(n: u64, cursor: &str) -> (&'static str, &'static str, Value) {
+/// Topic, event and payload.
+pub(crate) type Message = (Cow<'static, str>, &'static str, Value);
+
+fn join_or_leave(n: u64, cursor: &str) -> Message {
     if n.is_multiple_of(2) {
-        ("calls", "phx_join", json!({"since": cursor}))
+        ("calls".into(), "phx_join", json!({"since": cursor}))
     } else {
-        ("calls", "phx_leave", json!({}))
+        ("calls".into(), "phx_leave", json!({}))
     }
 }
 
 /// Opens sockets that push a message at each interval, and reconnect if they are closed.
-fn push_from(
+pub(crate) fn push_from(
     target: &Target,
     sockets: usize,
     interval: Duration,
     tasks: &mut Tasks,
-    message: impl Fn(u64) -> (&'static str, &'static str, Value) + Clone + Send + 'static,
+    message: impl Fn(u64) -> Message + Clone + Send + 'static,
 ) {
     for n in 0..sockets {
         let (target, message) = (target.clone(), message.clone());
@@ -161,7 +168,7 @@ fn push_from(
                         }
                         _ = ticks.tick() => {
                             let (topic, event, payload) = message(pushed);
-                            if phoenix::push(&mut socket, "1", topic, event, &payload).await.is_err() {
+                            if phoenix::push(&mut socket, "1", &topic, event, &payload).await.is_err() {
                                 break;
                             }
                             pushed += 1;
@@ -238,7 +245,7 @@ async fn revocations(target: &Target, tasks: &mut Tasks) -> anyhow::Result<()> {
 }
 
 /// A connection whose server process runs at low priority, as the rest of the attack does.
-async fn connect(target: &Target) -> anyhow::Result<PgConnection> {
+pub(crate) async fn connect(target: &Target) -> anyhow::Result<PgConnection> {
     let mut connection = PgConnection::connect(&target.url).await?;
     let pid: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut connection).await?;
     let renice =

@@ -13,6 +13,7 @@ mod attacks;
 mod floods;
 #[path = "../../tests/hostile/gateway.rs"]
 mod gateway;
+mod joins;
 #[path = "../../tests/hostile/tokens.rs"]
 mod tokens;
 mod victim;

@@ -1,0 +1,95 @@
+//! Joins of one organisation that cost the node more than others: with many different filters, with marks, with
+//! questions, and with tokens whose filters change. Its back ends change rows meanwhile.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use serde_json::json;
+use sqlx::Connection as _;
+use sqlx::postgres::PgConnection;
+use uuid::Uuid;
+
+use crate::attacks::{Target, Tasks, connect, count_sent, push_from};
+use crate::tokens::{claims, header, hs256};
+
+/// Sockets of one attack.
+const SOCKETS: usize = 300;
+/// Interval of the messages of one socket.
+const INTERVAL: Duration = Duration::from_millis(100);
+/// Entity topics of each socket, which are joined with marks.
+const ENTITIES: u64 = 30;
+/// Rows that change.
+const ROWS: u64 = 1000;
+
+/// Begins the attack with this name. Returns whether there is one.
+pub(crate) async fn begin(name: &str, target: &Target, tasks: &mut Tasks) -> anyhow::Result<bool> {
+    match name {
+        "filters" => filters(target, tasks),
+        "marks" => marks(target, tasks).await?,
+        _ => return Ok(false),
+    }
+    write(target, tasks).await?;
+    Ok(true)
+}
+
+/// A back end that changes rows which some of the filters select.
+async fn write(target: &Target, tasks: &mut Tasks) -> anyhow::Result<()> {
+    let mut backend = connect(target).await?;
+    let org = target.org;
+    let insert = "insert into calls (org_id, from_number) select $1, n::text from generate_series(1, $2) n";
+    sqlx::query(insert).bind(org).bind(i64::try_from(ROWS)?).execute(&mut backend).await?;
+    tasks.spawn(async move {
+        let mut is_first = true;
+        loop {
+            let update = "update calls set to_number = (random() * 1000)::int::text
+                          where org_id = $1 and from_number = (random() * 1000)::int::text";
+            sqlx::query(update).bind(org).execute(&mut backend).await?;
+            count_sent(std::mem::take(&mut is_first));
+        }
+    });
+    Ok(())
+}
+
+/// Every socket joins with another compound filter at each interval. For every second filter there is a value
+/// by which an index finds it.
+fn filters(target: &Target, tasks: &mut Tasks) {
+    let next = Arc::new(AtomicU64::new(0));
+    push_from(target, SOCKETS, INTERVAL, tasks, move |_| {
+        let n = next.fetch_add(1, Ordering::Relaxed);
+        let filter = if n.is_multiple_of(2) {
+            format!("from_number=eq.{}&or=(to_number.gt.{n},status.eq.ringing)", n % ROWS)
+        } else {
+            format!("or=(from_number.eq.{n},and(to_number.gt.{n},from_number.like.*{n}*))&status=neq.x{n}")
+        };
+        ("calls".into(), "phx_join", json!({"filter": filter}))
+    });
+}
+
+/// Every socket joins many topics with marks. Then it asks for a transaction, and sends tokens with other
+/// filters, in turn.
+async fn marks(target: &Target, tasks: &mut Tasks) -> anyhow::Result<()> {
+    let mut connection = PgConnection::connect(&target.url).await?;
+    let tx = "select warden.current_tx($1) from warden.publish($1, 'calls', 'first', '{}')";
+    let tx: String = sqlx::query_scalar(tx).bind(target.org).fetch_one(&mut connection).await?;
+    let tokens = ["inbound", "outbound-api"].map(|direction| with_filter(target.org, direction));
+    push_from(target, SOCKETS, INTERVAL, tasks, move |n| match n {
+        0 => ("calls".into(), "phx_join", json!({"marks": true})),
+        1..=ENTITIES => {
+            (format!("call:{}", Uuid::from_u128(n.into())).into(), "phx_join", json!({"marks": true}))
+        }
+        _ if n.is_multiple_of(2) => ("calls".into(), "warden.covers", json!({"tx": tx})),
+        _ => {
+            let token = &tokens[usize::from(n % 4 == 1)];
+            ("calls".into(), "access_token", json!({"access_token": token}))
+        }
+    });
+    Ok(())
+}
+
+/// A token for the calls of one direction.
+fn with_filter(org: Uuid, direction: &str) -> String {
+    let mut claims = claims(org);
+    claims["app_metadata"]["warden_filters"] = json!({"calls": format!("direction=eq.{direction}")});
+    hs256(&header(), &claims)
+}
