@@ -245,7 +245,7 @@ async fn revocations(target: &Target, tasks: &mut Tasks) -> anyhow::Result<()> {
 }
 
 /// A connection whose server process runs at low priority, as the rest of the attack does.
-pub(crate) async fn connect(target: &Target) -> anyhow::Result<PgConnection> {
+async fn connect(target: &Target) -> anyhow::Result<PgConnection> {
     let mut connection = PgConnection::connect(&target.url).await?;
     let pid: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(&mut connection).await?;
     let renice =

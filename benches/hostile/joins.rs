@@ -10,13 +10,15 @@ use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
-use crate::attacks::{Target, Tasks, connect, count_sent, push_from};
+use crate::attacks::{Target, Tasks, count_sent, push_from};
 use crate::tokens::{claims, header, hs256};
 
 /// Sockets of one attack.
 const SOCKETS: usize = 300;
 /// Interval of the messages of one socket.
 const INTERVAL: Duration = Duration::from_millis(100);
+/// Interval of the changes.
+const CHANGE_INTERVAL: Duration = Duration::from_millis(10);
 /// Entity topics of each socket, which are joined with marks.
 const ENTITIES: u64 = 30;
 /// Rows that change.
@@ -33,20 +35,22 @@ pub(crate) async fn begin(name: &str, target: &Target, tasks: &mut Tasks) -> any
     Ok(true)
 }
 
-/// A back end that changes rows which some of the filters select.
+/// A back end that changes rows which some of the filters select. Its server process has the usual priority,
+/// because a process at a low one would hold locks of commits for longer.
 async fn write(target: &Target, tasks: &mut Tasks) -> anyhow::Result<()> {
-    let mut backend = connect(target).await?;
-    let org = target.org;
-    let insert = "insert into calls (org_id, from_number) select $1, n::text from generate_series(1, $2) n";
-    sqlx::query(insert).bind(org).bind(i64::try_from(ROWS)?).execute(&mut backend).await?;
+    let mut backend = PgConnection::connect(&target.url).await?;
+    let insert = "insert into calls (org_id, from_number) select $1, n::text from generate_series(1, $2) n returning id";
+    let insert = sqlx::query_scalar(insert).bind(target.org).bind(i64::try_from(ROWS)?);
+    let ids: Vec<Uuid> = insert.fetch_all(&mut backend).await?;
     tasks.spawn(async move {
-        let mut is_first = true;
-        loop {
-            let update = "update calls set to_number = (random() * 1000)::int::text
-                          where org_id = $1 and from_number = (random() * 1000)::int::text";
-            sqlx::query(update).bind(org).execute(&mut backend).await?;
-            count_sent(std::mem::take(&mut is_first));
+        let mut ticks = tokio::time::interval(CHANGE_INTERVAL);
+        for n in 0.. {
+            ticks.tick().await;
+            let update = sqlx::query("update calls set to_number = $1 where id = $2").bind(n.to_string());
+            update.bind(ids[n % ids.len()]).execute(&mut backend).await?;
+            count_sent(n == 0);
         }
+        Ok(())
     });
     Ok(())
 }
