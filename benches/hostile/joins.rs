@@ -22,7 +22,7 @@ const CHANGE_INTERVAL: Duration = Duration::from_millis(10);
 /// Entity topics of each socket, which are joined with marks.
 const ENTITIES: u64 = 30;
 /// Rows that change.
-const ROWS: u64 = 1000;
+const ROWS: u64 = 5000;
 
 /// Begins the attack with this name. Returns whether there is one.
 pub(crate) async fn begin(name: &str, target: &Target, tasks: &mut Tasks) -> anyhow::Result<bool> {
@@ -39,7 +39,10 @@ pub(crate) async fn begin(name: &str, target: &Target, tasks: &mut Tasks) -> any
 /// because a process at a low one would hold locks of commits for longer.
 async fn write(target: &Target, tasks: &mut Tasks) -> anyhow::Result<()> {
     let mut backend = PgConnection::connect(&target.url).await?;
-    let insert = "insert into calls (org_id, from_number) select $1, n::text from generate_series(1, $2) n returning id";
+    // More than the gateway keeps of the recent events of one organisation, so that its memory does not grow later.
+    let insert = "insert into calls (org_id, from_number, metadata)
+                  select $1, n::text, jsonb_build_object('x', repeat('x', 1000)) from generate_series(1, $2) n
+                  returning id";
     let insert = sqlx::query_scalar(insert).bind(target.org).bind(i64::try_from(ROWS)?);
     let ids: Vec<Uuid> = insert.fetch_all(&mut backend).await?;
     tasks.spawn(async move {
