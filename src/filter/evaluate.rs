@@ -35,7 +35,7 @@ pub struct Filter {
 
 /// Results that a condition may have on one row: several if the event lacks a column on which it depends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Results(u8);
+pub(super) struct Results(u8);
 
 /// Condition on columns, by their position.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -186,7 +186,7 @@ impl Node {
         }
     }
 
-    fn evaluate(&self, row: &Row<'_>) -> Results {
+    pub(super) fn evaluate(&self, row: &Row<'_>) -> Results {
         match self {
             Self::Compare { column, kind, test, value } => {
                 of_cell(row.cell(*column, *kind), |cell| match test {
@@ -251,8 +251,8 @@ fn of_cell(cell: &Cell<'_>, test: impl FnOnce(&Value<'_>) -> bool) -> Results {
 }
 
 impl Results {
-    const TRUE: Self = Self(1);
-    const FALSE: Self = Self(2);
+    pub(super) const TRUE: Self = Self(1);
+    pub(super) const FALSE: Self = Self(2);
     const NULL: Self = Self(4);
     const NOT_NULL: Self = Self(1 | 2);
     const ANY: Self = Self(1 | 2 | 4);
@@ -262,19 +262,19 @@ impl Results {
     }
 
     /// Whether one of these results is possible.
-    fn may_be(self, results: Self) -> bool {
+    pub(super) fn may_be(self, results: Self) -> bool {
         self.0 & results.0 != 0
     }
 
-    fn not(self) -> Self {
+    pub(super) fn not(self) -> Self {
         Self(self.0 & Self::NULL.0 | (self.0 & Self::TRUE.0) << 1 | (self.0 & Self::FALSE.0) >> 1)
     }
 
-    fn and(self, other: Self) -> Self {
+    pub(super) fn and(self, other: Self) -> Self {
         Self(AND[usize::from(self.0 & Self::ANY.0)][usize::from(other.0 & Self::ANY.0)])
     }
 
-    fn or(self, other: Self) -> Self {
+    pub(super) fn or(self, other: Self) -> Self {
         self.not().and(other.not()).not()
     }
 }

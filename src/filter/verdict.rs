@@ -53,10 +53,9 @@ impl Filter {
     /// Whether this filter selects the rows of an event.
     #[must_use]
     pub fn selected(&self, change: &Change<'_>) -> SelectedRows {
-        let now = self.selects(&change.row);
-        let before = match &change.before {
-            Some(before) if self.depends_on_changes(before) => self.selects(before),
-            _ => now,
+        let [before, now] = match &change.before {
+            Some(before) if self.depends_on_changes(before) => self.selects_both(before, &change.row),
+            _ => [self.selects(&change.row); 2],
         };
         SelectedRows { before, now }
     }
