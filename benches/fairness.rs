@@ -76,7 +76,7 @@ async fn measure(cluster: &Cluster, options: &Options) -> anyhow::Result<()> {
     let pool = support::migrated(&url).await?;
     let orgs = support::create_orgs(&pool, 2).await?;
     let [large, small] = orgs[..] else { bail!("two organisations") };
-    let gateway = support::gateway(cluster).await?;
+    let gateway = support::gateway(cluster, |_| ()).await?;
     let addr = gateway.public_addr();
     let processes = [
         SocketProcess::start(addr, large, options.sockets)?,

@@ -55,7 +55,7 @@ async fn measure(cluster: &Cluster, sockets: u64, rounds: usize) -> anyhow::Resu
     let url = cluster.url("postgres", SUPERUSER);
     let pool = support::migrated(&url).await?;
     let orgs = support::create_orgs(&pool, 1).await?;
-    let gateway = support::gateway(cluster).await?;
+    let gateway = support::gateway(cluster, |_| ()).await?;
     // The first sessions load code and fill pools that all later ones share.
     measure_sockets(&gateway, orgs[0], 100).await?;
     println!(

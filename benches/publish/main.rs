@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use sqlx::postgres::PgPool;
+use warden::metrics::CloseLabels;
 use warden_devkit::cluster::{Cluster, SUPERUSER};
 
 use callers::{BATCH, Callers, KINDS, Kind};
@@ -28,6 +29,8 @@ const SOCKETS: usize = 100;
 const CALLERS: [usize; 2] = [1, 16];
 /// An idle connection reports its commits to PostgreSQL's statistics after 10 s at most.
 const STATISTICS_DELAY: Duration = Duration::from_secs(11);
+/// Bytes that may wait for one socket, for the events of one run.
+const OUTBOX_BYTES: usize = 64 * 1024 * 1024;
 
 struct Options {
     seconds: u64,
@@ -69,12 +72,22 @@ async fn measure(cluster: &Cluster, options: &Options) -> anyhow::Result<()> {
     let pool = support::migrated(&cluster.url("postgres", SUPERUSER)).await?;
     let org = support::create_orgs(&pool, 1).await?[0];
     sqlx::raw_sql("select warden.declare_topic('invoices')").execute(&pool).await?;
-    let gateway = support::gateway(cluster).await?;
+    // Back ends publish faster than a hundred sockets on the same cores read, and none of them may be closed.
+    let gateway = support::gateway(cluster, |limits| {
+        limits.outbox.queue_bytes_max = OUTBOX_BYTES;
+        limits.outbox.queue_chunks_max = OUTBOX_BYTES;
+        limits.outbox.memory_bytes_max = 16 * OUTBOX_BYTES;
+    })
+    .await?;
     let is_chosen = |part: &str| options.only.as_deref().is_none_or(|only| only == part);
     if is_chosen("rates") {
         let mut sockets = SocketProcess::start(gateway.public_addr(), org)?;
         let target = Callers::new(gateway.public_addr(), &cluster.url("postgres", SUPERUSER), org)?;
-        rates(&pool, &target, &mut sockets, options).await?;
+        rates(&pool, &target, &mut sockets, options).await.inspect_err(|_| {
+            let metrics = gateway.metrics();
+            let slow = metrics.closed.get_or_create(&CloseLabels { code: 4429 }).get();
+            eprintln!("sessions closed as too slow: {slow}; resyncs: {}", metrics.resyncs.get());
+        })?;
     }
     if is_chosen("snapshots") {
         snapshots::measure(cluster, &pool, gateway.public_addr(), org).await?;

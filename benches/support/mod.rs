@@ -52,12 +52,14 @@ pub(crate) async fn create_orgs(pool: &PgPool, count: usize) -> anyhow::Result<V
     Ok(sqlx::query_scalar(insert).bind(i32::try_from(count)?).fetch_all(pool).await?)
 }
 
-/// Starts a gateway with the limits for one machine, and waits until its tailer follows the log.
-pub(crate) async fn gateway(cluster: &Cluster) -> anyhow::Result<Gateway> {
+/// Starts a gateway with the limits for one machine, which may be changed, and waits until its tailer follows
+/// the log.
+pub(crate) async fn gateway(cluster: &Cluster, change: impl FnOnce(&mut Limits)) -> anyhow::Result<Gateway> {
     let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
     let mut limits = Limits::for_one_machine();
     // Sockets of a benchmark send no heartbeats.
     limits.session.idle_timeout = Duration::from_hours(1);
+    change(&mut limits);
     let gateway = Gateway::start(Config {
         database: warden::postgres::options(&cluster.url("postgres", "warden_gateway"))?,
         verifier: VerifierConfig::hs256(SECRET, DEFAULT_AUDIENCE, None),
