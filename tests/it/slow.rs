@@ -201,6 +201,7 @@ async fn an_outbox_is_bounded_in_bytes() {
 }
 
 /// An organisation may hold as much as it leaves free. Each of its clients alone is within its own limit.
+/// Those that read stay, also the same organisation's, and can join with a snapshot, connect and resume.
 #[tokio::test]
 async fn outboxes_of_an_organisation_have_a_share_and_others_are_served() {
     const CLIENTS: usize = 4;
@@ -218,24 +219,37 @@ async fn outboxes_of_an_organisation_have_a_share_and_others_are_served() {
         stuck.push(trickle(&t, hostile, is_fast.clone()).await);
     }
     let slow = trickle(&t, other, is_fast).await;
-    let mut near = t.connect(other).await;
-    near.join("calls").await;
+    let (mut near, mut reading) = (t.connect(other).await, t.connect(hostile).await);
+    let mut position = near.join("calls").await["cursor"].clone();
+    reading.join("calls").await;
     fast.send_replace(false);
     publish(&t, other, 0, 60_000).await;
     near.expect_event("calls", "numbered").await;
     for n in 0..EVENTS {
         publish(&t, hostile, n, 60_000).await;
+        assert_eq!(reading.expect_event("calls", "numbered").await.data("n"), &json!(n));
         if n % 10 == 0 {
             publish(&t, other, n, 10).await;
-            assert_eq!(near.expect_event("calls", "numbered").await.data("n"), &json!(n));
+            let event = near.expect_event("calls", "numbered").await;
+            assert_eq!(event.data("n"), &json!(n));
+            let mut resumed = t.connect(other).await;
+            resumed.join_with("calls", json!({"since": position})).await;
+            let missed = if n == 0 { 2 } else { 1 };
+            for _ in 0..missed {
+                resumed.expect_event("calls", "numbered").await;
+            }
+            position = json!(event.cursor());
+            let mut joined = t.connect(hostile).await;
+            joined.join_with("calls", json!({"snapshot": {}})).await;
+            assert_eq!(joined.expect_event("calls", "warden.snapshot").await.payload["last"], true);
         }
     }
     eventually("the clients of one organisation are closed", async || closed(&t, 4429) == CLIENTS as u64)
         .await;
-    eventually("no other session ends", async || t.gateway.hub().session_count() == 2).await;
+    eventually("no other session ends", async || t.gateway.hub().session_count() == 3).await;
     let limit = LimitLabels { limit: "outboxes_per_org" };
     assert!(t.gateway.metrics().limits_reached.get_or_create(&limit).get() > 0);
-    drop((stuck, slow, near));
+    drop((stuck, slow, near, reading));
     t.gateway.stop().await;
 }
 
