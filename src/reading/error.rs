@@ -46,11 +46,6 @@ pub enum QueryError {
     /// A value of a filter is too long in the form of events.
     #[error("a value of the filter has more than {0} bytes as PostgreSQL prints it: shorten it")]
     ValueTooLong(usize),
-    /// Text of events has other bytes than in the database.
-    #[error(
-        "filters on events need a database with the encoding UTF8, and this one has {0}: join without a filter"
-    )]
-    FilterEncoding(String),
     /// The limit is not a number in range.
     #[error("limit must be a number from 1 to {0}")]
     Limit(usize),
@@ -107,7 +102,7 @@ impl QueryError {
         match self {
             Self::TooExpensive(_) => "query_too_expensive",
             Self::TooSlow(_) => "query_too_slow",
-            Self::Filter(FilterError::NotExact { .. }) | Self::FilterEncoding(_) => "filter_not_exact",
+            Self::Filter(FilterError::NotExact { .. }) => "filter_not_exact",
             _ => "invalid_query",
         }
     }

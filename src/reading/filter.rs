@@ -24,9 +24,6 @@ pub(crate) const FILTER_VALUE_BYTES_MAX: usize = 8192;
 /// Memory of a description or of converted values while they are read.
 const DESCRIPTION_BYTES: usize = 64 * 1024;
 
-/// Encoding of a database in which text has the bytes of JSON.
-const ENCODING: &str = "UTF8";
-
 /// Filter and columns that a join asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FilterRequest {
@@ -95,16 +92,15 @@ impl Reader {
 
     /// Describes the columns of a topic's table. One statement has one snapshot.
     async fn describe(&self, topic: &str, checks: u64) -> Result<TableColumns, ReadError> {
-        let query = sqlx::query_as::<_, (String, Option<String>, Option<serde_json::Value>)>(
-            "select current_setting('server_encoding'), warden.reading_version($1), warden.reading($1, null, 0)",
+        let query = sqlx::query_as::<_, (Option<String>, Option<serde_json::Value>)>(
+            "select warden.reading_version($1), warden.reading($1, null, 0)",
         );
         let read = tokio::time::timeout(
             self.limits.statement_timeout,
             query.bind(topic).fetch_one(&self.descriptions),
         );
         let described = match read.await.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
-            Ok((encoding, ..)) if encoding != ENCODING => Err(QueryError::FilterEncoding(encoding).into()),
-            Ok((_, version, described)) => ReadableTable::parse(described).and_then(|table| {
+            Ok((version, described)) => ReadableTable::parse(described).and_then(|table| {
                 let version = version.ok_or(ReadError::UnknownTopic)?;
                 let key = Selection::of_names(table.key.iter().map(|column| column.name.clone()).collect());
                 let entity_column = table.entity.as_ref().and_then(|entity| entity.column.as_deref());
