@@ -1,5 +1,5 @@
-//! Joins of one organisation that cost the node more than others: with many different filters, with marks, with
-//! questions, and with tokens whose filters change. Its back ends change rows meanwhile.
+//! Joins of one organisation that cost the node more than others: with many different filters, with marks,
+//! with questions, and with tokens whose filters change. Its back ends change rows meanwhile.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -39,7 +39,8 @@ pub(crate) async fn begin(name: &str, target: &Target, tasks: &mut Tasks) -> any
 /// because a process at a low one would hold locks of commits for longer.
 async fn write(target: &Target, tasks: &mut Tasks) -> anyhow::Result<()> {
     let mut backend = PgConnection::connect(&target.url).await?;
-    // More than the gateway keeps of the recent events of one organisation, so that its memory does not grow later.
+    // More than the gateway keeps of the recent events of one organisation, so that its memory does not grow
+    // later.
     let insert = "insert into calls (org_id, from_number, metadata)
                   select $1, n::text, jsonb_build_object('x', repeat('x', 1000)) from generate_series(1, $2) n
                   returning id";

@@ -282,10 +282,11 @@ impl Results {
 /// Results of `and` for each pair of results. A thousand filters of one event need it thousands of times.
 const AND: [[u8; 8]; 8] = {
     let mut table = [[0; 8]; 8];
+    let results: [u8; 8] = [0, 1, 2, 3, 4, 5, 6, 7];
     let mut pair = 0;
     while pair < 64 {
         let (a, b) = (pair / 8, pair % 8);
-        table[a][b] = and_of(a as u8, b as u8);
+        table[a][b] = and_of(results[a], results[b]);
         pair += 1;
     }
     table

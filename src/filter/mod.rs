@@ -4,8 +4,8 @@
 //! - `query` parses a filter in the form of a URL's query.
 //! - `column` describes the columns of a table.
 //! - `sql` writes a filter as a condition of a query.
-//! - `compile` compiles a filter for a table, and `evaluate` evaluates it on the `row` of an event, and
-//!   `update` on both rows of an update. `value`, `number`, `moment` and `pattern` compare as PostgreSQL does.
+//! - `compile` compiles a filter for a table. `evaluate` evaluates it on the `row` of an event, and `update`
+//!   on both rows of an update. `value`, `number`, `moment` and `pattern` compare as PostgreSQL does.
 //! - `index` finds those of many filters that select an event's row, by their `keys`. `verdict` is what the
 //!   event means to them.
 //! - `channel` is what one subscription asked for: a filter, and the columns that it `select`s.

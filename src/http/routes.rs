@@ -157,7 +157,9 @@ fn document() -> Value {
     let components = &mut document["components"];
     components["securitySchemes"]["bearer"] = json!({
         "type": "http", "scheme": "bearer", "bearerFormat": "JWT",
-        "description": "A token of the organisation, which is the claim `app_metadata.org_id`",
+        "description": "A token of the organisation, which is the claim `app_metadata.org_id`. With the claim \
+                        `app_metadata.warden_filters`, requests read only rows that these filters select, and \
+                        topics that they do not name answer `forbidden_topic`",
     });
     if let (Some(all), Value::Object(more)) = (components["schemas"].as_object_mut(), openapi::schemas()) {
         all.extend(more);

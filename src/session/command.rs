@@ -199,11 +199,12 @@ impl Session {
         self.reply_error(message, "not joined", "join the topic, then ask");
     }
 
-    /// Topics for an error message: those that the token's filters name, or all.
+    /// Topics for an error message: those that the token's filters name, or all. Entity topics are left out
+    /// for a token with filters, because their kinds tell which other tables exist.
     fn known_topics(&self) -> Vec<String> {
         let filters = &self.identity.filters;
         let mut topics = self.context.directory.topic_names();
-        topics.retain(|name| !filters.is_present() || name.contains(':') || filters.of(name).is_some());
+        topics.retain(|name| !filters.is_present() || filters.of(name).is_some());
         topics
     }
 

@@ -12,7 +12,7 @@ use crate::wire::{RESYNC_EVENT, SNAPSHOT_EVENT};
 pub(super) const ROW_PARAMETERS: [&str; 2] = ["order", "limit"];
 
 /// Reasons of rejected joins that may succeed later.
-const TEMPORARY: [&str; 3] = ["org_reads", "busy", "unavailable"];
+const TEMPORARY: [&str; 4] = ["org_reads", "busy", "unavailable", "table_changed"];
 
 /// The topics that are followed on one connection after another.
 pub(super) struct TailedTopics {

@@ -29,7 +29,10 @@ async fn every_event_has_its_fields() {
     let signed = json!({"calls": "agent_id=eq.$app_metadata.agent"});
     let metadata = json!({"org_id": org, "agent": "personal data", "warden_filters": signed});
     let first = token(org, &json!({"sub": user, "app_metadata": metadata}));
-    let second = token(org, &json!({"sub": user, "jti": "2"}));
+    // The second one has other filters.
+    let fresh = r#"{"calls":"status=eq.done"}"#;
+    let metadata = json!({"org_id": org, "warden_filters": {"calls": "status=eq.done"}});
+    let second = token(org, &json!({"sub": user, "jti": "2", "app_metadata": metadata}));
     let stranger = token(org, &json!({"sub": "somebody else"}));
     let bad = token(org, &json!({"sub": user, "exp": 1_000_000_000}));
     let address = "2001:db8:a0d1::7";
@@ -70,8 +73,8 @@ async fn every_event_has_its_fields() {
         assert_eq!(field(line, "address"), Some(address), "{line}");
         assert_eq!(field(line, "token.hash"), token_hash.as_deref(), "{line}");
         assert_eq!(field(line, "code"), *code, "{line}");
-        let logged = filters.replace('"', "\\\"");
-        assert_eq!(line.contains(&logged), *action == "accept", "{line}");
+        let logs = |filters: &str| line.contains(&filters.replace('"', "\\\""));
+        assert_eq!((logs(filters), logs(fresh)), (*action == "accept", *action == "refresh"), "{line}");
         assert!(!line.contains("personal data"), "{line}");
         if *action == "reject" {
             assert!(line.contains("token expired"), "{line}");

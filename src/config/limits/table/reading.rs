@@ -164,7 +164,7 @@ fn joins() -> Vec<Limit> {
         Limit::new(
             "filter::PATTERN_STEPS_MAX",
             Value::count(filter::PATTERN_STEPS_MAX),
-            "Characters that all patterns of filters read of one row. Channels whose patterns exceed it resync.",
+            "Characters that all patterns of filters read of one row. Channels of the organisation whose patterns are evaluated after that resync.",
         ),
         Limit::new(
             "reading::FILTER_BYTES_MAX",
