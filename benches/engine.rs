@@ -3,6 +3,7 @@
 //!
 //! `cargo bench --bench engine` runs all of them; `-- fan_out` runs those with this in their names.
 
+use std::num::NonZeroI64;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ use warden::config::{DEFAULT_AUDIENCE, Limits};
 use warden::cursor::{
     Cursor, CursorKey, CursorPrefix, CursorSeal, Epoch, KeyRing, Point, Snapshot, Transaction,
 };
+use warden::filter::{ChannelFilter, Filter, Selection, TableColumns};
 use warden::hub::{
     Batch, FanoutSender, FanoutWorker, Hub, OrgEvents, Outbox, Registration, SessionCheck, Subscribed,
     Transport, fanout,
@@ -24,6 +26,7 @@ use warden::hub::{
 use warden::log::LoggedEvent;
 use warden::metrics::Metrics;
 use warden::org::{Incarnation, OrgId};
+use warden::reading::RowRequest;
 use warden::replay::{RecentEvents, RecentLimits};
 use warden::wire::{CloseCode, Event, Topic, append_event_frame, decode};
 use warden_devkit::token::{TokenClaims, sign};
@@ -139,7 +142,7 @@ struct Sockets {
     sender: FanoutSender,
     worker: FanoutWorker,
     hub: Arc<Hub>,
-    _sessions: Vec<(Registration, Subscribed)>,
+    sessions: Vec<(Registration, Subscribed)>,
 }
 
 impl Sockets {
@@ -158,7 +161,7 @@ impl Sockets {
             sessions
         });
         let (sender, worker) = fanout(Arc::clone(&hub), limits.fanout, Arc::default());
-        Self { sender, worker, hub, _sessions: sessions }
+        Self { sender, worker, hub, sessions }
     }
 
     /// Sends one batch to all sockets.
@@ -181,6 +184,71 @@ fn fan_out(bencher: Bencher<'_, '_>, (events, sockets): (usize, usize)) {
     let mut open = Sockets::open(sockets);
     let events: Vec<_> = (0..events).map(|n| Arc::new(event(n))).collect();
     bencher.counter(ItemsCount::new(events.len() * sockets)).bench_local(|| open.send(&events));
+}
+
+/// Filters on `calls` that no value finds, or that the value of one column finds.
+#[derive(Clone, Copy, Debug)]
+enum Filters {
+    Equality(usize),
+    Compound(usize),
+}
+
+/// The description of a table for filters.
+fn table() -> Arc<TableColumns> {
+    let column = |(name, kind): (&str, &str)| {
+        let is_text = kind == "text";
+        serde_json::json!({
+            "name": name, "type": kind, "is_nullable": true, "is_ordered": true, "is_text": is_text,
+            "is_boolean": false, "is_enum": false, "is_virtual": false, "collation": is_text.then_some("bytes")
+        })
+    };
+    let columns = [
+        ("id", "uuid"),
+        ("agent_id", "text"),
+        ("status", "text"),
+        ("queue", "text"),
+        ("priority", "integer"),
+    ];
+    let columns = serde_json::from_value(columns.into_iter().map(column).collect()).expect("columns");
+    let key = Selection::of_names(vec!["id".into()]);
+    Arc::new(TableColumns { version: "1".into(), columns, key, entity: None, checks: 0 })
+}
+
+/// An update of a row that no filter selects, in its present and its former version.
+fn update() -> Arc<Event> {
+    let id = Uuid::from_u128(7);
+    let data = format!(r#"{{"id":"{id}","agent_id":"nobody","status":"ringing","queue":"x","priority":5}}"#);
+    let old = Some(r#"{"agent_id":"none","status":"queued"}"#.into());
+    Arc::new(Event { data: data.into(), old, watch: NonZeroI64::new(7), ..event(0) })
+}
+
+/// An event beside filters of which none selects it, through the hub: they are found under the lock of their
+/// organisation, and evaluated. One socket gets all events.
+#[divan::bench(args = [
+    Filters::Equality(0), Filters::Equality(10_000), Filters::Compound(100), Filters::Compound(1000)
+])]
+fn filtered(bencher: Bencher<'_, '_>, filters: Filters) {
+    let mut open = Sockets::open(1);
+    let (Filters::Equality(count) | Filters::Compound(count)) = filters;
+    let (table, metrics) = (table(), Arc::default());
+    let handles: Vec<_> = (0..count)
+        .map(|n| {
+            let text = match filters {
+                Filters::Equality(_) => format!("agent_id=eq.agent-{n}"),
+                Filters::Compound(_) => {
+                    format!("or=(agent_id.eq.agent-{n},and(priority.gt.3,queue.like.q{n}*))&status=neq.done")
+                }
+            };
+            let conditions = RowRequest::parse(&text).expect("parses").conditions;
+            let filter = Filter::compile(&conditions, &table.columns, &[]).expect("compiles");
+            let (table, bytes) = (Arc::clone(&table), text.len());
+            let filter = ChannelFilter { table, filter, select: None, bytes, is_signed: false };
+            open.sessions[0].0.open_filter(&calls(), filter, &metrics).expect("opens")
+        })
+        .collect();
+    let events = [update()];
+    bencher.bench_local(|| open.send(&events));
+    drop(handles);
 }
 
 /// A bare loop that writes the same bytes, with one write for each event and socket.
