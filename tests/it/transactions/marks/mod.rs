@@ -80,7 +80,12 @@ async fn a_mark_follows_the_batch_on_all_topics_and_names_those_that_the_token_m
 async fn a_mark_follows_the_batch_on_org_and_entity_topics_too() {
     let t = TestGateway::start().await;
     let org = t.db.create_org().await;
+    // When one client has the first event, no later join gets it.
+    let mut witness = t.connect(org).await;
+    witness.join("calls").await;
     let call = t.db.insert_call(org).await;
+    witness.expect_event("calls", "call.created").await;
+    drop(witness);
     let topics = [format!("call:{call}"), "calls".to_owned(), "org".to_owned()];
     let mut client = t.connect(org).await;
     let mut since = String::new();
