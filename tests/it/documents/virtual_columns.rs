@@ -8,7 +8,7 @@ use crate::harness::TestDb;
 
 /// Whether the server knows virtual columns. Before version 18, the tests of this file check nothing.
 async fn are_known(db: &TestDb) -> bool {
-    strings(db, "select current_setting('server_version_num')").await[0].as_str() >= "180000"
+    db.has_version(18).await
 }
 
 /// Event, data, old and the mark of truncated events.

@@ -183,6 +183,18 @@ impl TestDb {
         &self.gateway_url
     }
 
+    /// Whether the server has this major version or a later one. If not, prints that the test checks nothing.
+    pub async fn has_version(&self, major: i32) -> bool {
+        let version: i32 = sqlx::query_scalar("select current_setting('server_version_num')::int / 10000")
+            .fetch_one(&self.pool)
+            .await
+            .expect("reads");
+        if version < major {
+            println!("not tested: needs PostgreSQL {major}");
+        }
+        version >= major
+    }
+
     /// Runs statements.
     pub async fn run(&self, sql: impl Into<String>) {
         let sql = sql.into();

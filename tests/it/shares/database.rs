@@ -54,13 +54,7 @@ async fn waiting_publications_of_one_organisation_leave_connections_to_others() 
 /// size of the queue can be set from PostgreSQL 17 on; before, it takes 8 GiB.
 #[tokio::test]
 async fn a_full_notification_queue_delays_events_and_stops_nothing() {
-    let version: i32 = {
-        let db = TestDb::create().await;
-        let version = sqlx::query_scalar("select current_setting('server_version_num')::int");
-        version.fetch_one(&db.pool).await.expect("queries")
-    };
-    if version < 170_000 {
-        println!("not tested: needs PostgreSQL 17");
+    if !TestDb::create().await.has_version(17).await {
         return;
     }
     let (cluster, db) = TestDb::create_alone_with(&[("max_notify_queue_pages", "64")]).await;
