@@ -1,5 +1,5 @@
-//! Filters on both rows of an update, in one pass: a condition on a column that the update did not change has
-//! the same results for both rows, so it is evaluated once.
+//! Filters on both rows of an update, in one pass. A condition on a column that the update did not change is
+//! evaluated once, because both rows have the same value.
 
 use super::evaluate::{Filter, Node, Results};
 use super::row::Row;
@@ -8,8 +8,8 @@ use super::row::Row;
 type Both = [Results; 2];
 
 impl Filter {
-    /// Whether the filter selects the row before an update, and the row after it. `before` knows the columns
-    /// that the update changed. See [`Filter::selects`].
+    /// Whether the filter selects the row before an update, and the row after it, as [`Filter::selects`] does
+    /// for one row. `before` knows the columns that the update changed.
     pub(super) fn selects_both(&self, before: &Row<'_>, row: &Row<'_>) -> [Option<bool>; 2] {
         let mut selects = [Some(true); 2];
         // The first part that is not true decides, for each of the rows.
