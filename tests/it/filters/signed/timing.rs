@@ -96,6 +96,10 @@ async fn with_hidden_rows() -> (TestDb, String) {
 #[tokio::test]
 async fn a_hidden_row_costs_one_row_more_than_a_missing_one() {
     let (db, token) = with_hidden_rows().await;
+    // Earlier versions collect statistics later than the end of a connection.
+    if !db.has_version(15).await {
+        return;
+    }
     let hidden = reads_of(&db, &token, &[("/v1/items/2", "unknown_row"); 5], &[]).await;
     let missing = reads_of(&db, &token, &[("/v1/items/9999", "unknown_row"); 5], &[]).await;
     let expected =
@@ -108,6 +112,10 @@ async fn a_hidden_row_costs_one_row_more_than_a_missing_one() {
 #[tokio::test]
 async fn patterns_of_a_client_do_not_read_hidden_rows() {
     let (db, token) = with_hidden_rows().await;
+    // Earlier versions collect statistics later than the end of a connection.
+    if !db.has_version(15).await {
+        return;
+    }
     let patterns = [
         ("/v1/items?note=like.H*", " of null"),
         ("/v1/items?note=not.ilike.*z", " of null"),
