@@ -92,12 +92,6 @@ impl FilterIndex {
         self.ids.get(filter).copied()
     }
 
-    /// The filter of an id that has a subscriber.
-    #[must_use]
-    pub fn filter(&self, id: FilterId) -> Option<&Filter> {
-        self.filters.get(id.0)?.as_ref().map(|(filter, _)| filter)
-    }
-
     /// Upper bound of the conditions that are evaluated for one event whose row has all columns.
     #[must_use]
     pub fn evaluations_max(&self) -> usize {

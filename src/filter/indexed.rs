@@ -10,6 +10,13 @@ use super::value::{Cell, ExactType, Value};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FilterId(pub(super) usize);
 
+impl FilterId {
+    /// Position of the filter in its index, below the greatest number of filters so far.
+    pub(crate) fn position(self) -> usize {
+        self.0
+    }
+}
+
 /// Filters that are found by the value of one column.
 #[derive(Debug)]
 pub(super) struct Indexed {

@@ -80,6 +80,12 @@ impl SelectedRows {
         }
     }
 
+    /// Whether the event means nothing, on any topic.
+    #[must_use]
+    pub fn is_nothing(self) -> bool {
+        self.before == Some(false) && self.now == Some(false)
+    }
+
     /// Selected rows on a topic. If it is that of the entity that the event is about, a row that was about
     /// another entity before was not there.
     #[must_use]

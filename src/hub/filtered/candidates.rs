@@ -5,10 +5,10 @@
 
 use std::sync::Arc;
 
-use super::topic_filters::TopicFilters;
+use super::topic_filters::{Filtered, TopicFilters};
 use super::topics::FilteredTopics;
 use super::{EVENT_EVALUATIONS_MAX, FilterChannel};
-use crate::filter::{Change, Filter, SelectedRows, TableColumns, Verdict};
+use crate::filter::{Change, SelectedRows, TableColumns, Verdict};
 use crate::sync::lock;
 use crate::wire::{Event, Topic};
 
@@ -18,6 +18,8 @@ const PATTERN_STEPS_PER_EVALUATION: usize = 128;
 /// Channels that an event may concern.
 #[derive(Debug, Default)]
 pub(in crate::hub) struct Candidates<'e> {
+    /// Topics that the event reaches.
+    topics: Vec<Topic>,
     groups: Vec<GroupCandidates<'e>>,
     /// Channels that get the event whatever their filter is.
     reached: Vec<Arc<FilterChannel>>,
@@ -29,11 +31,11 @@ pub(in crate::hub) struct Candidates<'e> {
     not_found: u64,
 }
 
-/// Filters that were compiled for the same description of the table, with their channels.
+/// Filters that were compiled for the same description of the table.
 #[derive(Debug)]
 struct GroupCandidates<'e> {
     change: Change<'e>,
-    filters: Vec<(Filter, Vec<Arc<FilterChannel>>)>,
+    filters: Vec<Arc<Filtered>>,
 }
 
 /// Meaning of an event for channels.
@@ -58,11 +60,11 @@ impl FilteredTopics {
                 state.all().filter(|channel| channel.is_controlled_by(event)).cloned().collect();
             return candidates;
         }
-        let topics: Vec<Topic> = event.topics().collect();
+        candidates.topics = event.topics().collect();
         let tables: Vec<Arc<TableColumns>> = {
             let state = lock(&self.state);
             let Some(filters) = state.filters_of(&event.topic) else { return candidates };
-            filters.add_whole_to(&topics, &mut candidates.reached);
+            filters.add_whole_to(&candidates.topics, &mut candidates.reached);
             filters.groups().iter().map(|group| Arc::clone(&group.table)).collect()
         };
         // A published event is no row.
@@ -71,20 +73,19 @@ impl FilteredTopics {
         for table in tables {
             // Not locked meanwhile, because a row may be large.
             let change = is_known.then(|| table.change(&event.data, event.old.as_deref())).flatten();
-            self.find(&topics, &table, change, &mut candidates);
+            self.find(&table, change, &mut candidates);
         }
         candidates
     }
 
-    /// Adds the candidates of one group, of the topics that an event reaches. The first one is its own. If
-    /// the group has gone since, its last subscriber has left.
+    /// Adds the candidates of one group. If the group has gone since, its last subscriber has left.
     fn find<'e>(
         &self,
-        topics: &[Topic],
         table: &Arc<TableColumns>,
         change: Option<Change<'e>>,
         candidates: &mut Candidates<'e>,
     ) {
+        let topics = &candidates.topics;
         let state = lock(&self.state);
         let filters = topics.first().and_then(|own| state.filters_of(own));
         let groups = filters.map(TopicFilters::groups).unwrap_or_default();
@@ -93,14 +94,11 @@ impl FilteredTopics {
             group.add_to(topics, &mut candidates.unknown);
             return;
         };
-        let mut filters = Vec::new();
-        for id in group.index.candidates(&change) {
-            let channels = group.channels_of(id, topics);
-            let Some(filter) = group.index.filter(id).filter(|_| !channels.is_empty()) else { continue };
-            candidates.evaluations += filter.conditions();
-            filters.push((filter.clone(), channels));
-        }
-        candidates.not_found += group.index.len().saturating_sub(filters.len()) as u64;
+        let filters = group.found(&change, topics);
+        let all = group.index.len();
+        drop(state);
+        candidates.not_found += all.saturating_sub(filters.len()) as u64;
+        candidates.evaluations += filters.iter().map(|found| found.filter.conditions()).sum::<usize>();
         candidates.groups.push(GroupCandidates { change, filters });
     }
 }
@@ -129,16 +127,20 @@ impl Candidates<'_> {
         };
         let mut evaluated = 0;
         for GroupCandidates { change, filters } in self.groups {
-            for (filter, channels) in filters {
-                evaluated += filter.conditions();
-                let rows = (evaluated <= EVENT_EVALUATIONS_MAX).then(|| filter.selected(&change));
+            for found in filters {
+                evaluated += found.filter.conditions();
+                let rows = (evaluated <= EVENT_EVALUATIONS_MAX).then(|| found.filter.selected(&change));
+                if rows.is_some_and(SelectedRows::is_nothing) {
+                    selected.others += 1;
+                    continue;
+                }
                 let before = selected.channels.len();
-                selected.channels.extend(channels.into_iter().filter_map(|channel| {
+                selected.channels.extend(found.channels_of(&self.topics).filter_map(|channel| {
                     let of_channel =
                         |topic: &Topic| rows.map(|rows| rows.on_topic(topic.is_entity(), &change));
                     let verdict =
                         of_channel(&channel.topic).map_or(Some(Verdict::Unknown), SelectedRows::verdict);
-                    verdict.map(|verdict| (channel, Some(verdict)))
+                    verdict.map(|verdict| (Arc::clone(channel), Some(verdict)))
                 }));
                 selected.others += u64::from(selected.channels.len() == before);
             }

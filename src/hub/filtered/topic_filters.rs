@@ -3,17 +3,15 @@
 //!
 //! An event is compared with each filter once, whatever the number of topics on which the filter is joined.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{FILTERS_PER_VALUE_MAX, FilterChannel};
-use crate::filter::{ChannelFilter, FilterId, FilterIndex, Multiset, TableColumns};
-use crate::sparse::shrink;
+use crate::filter::{Change, ChannelFilter, Filter, FilterId, FilterIndex, Multiset, TableColumns};
 use crate::wire::Topic;
 
 /// Channels in the order of the topics that their sessions have joined, and then of their ids. Most filters
 /// have one.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct ByJoinedTopic(Vec<Arc<FilterChannel>>);
 
 /// Channels that may get the events of one topic.
@@ -29,18 +27,25 @@ pub(super) struct TopicFilters {
 pub(super) struct Group {
     pub(super) table: Arc<TableColumns>,
     pub(super) index: FilterIndex,
-    filters: HashMap<FilterId, Filtered>,
+    /// By the position of the filter's id.
+    filters: Vec<Option<Entry>>,
     /// Number of handles of all channels of the topic itself.
     handles: usize,
     /// Numbers of handles of each filter's channels of the topic itself.
     sizes: Multiset,
 }
 
-/// Channels of one filter. Those of one joined topic differ in the columns that they select, or in the
-/// filters of other topics.
-#[derive(Debug)]
-struct Filtered {
+/// A filter with its channels. An event keeps the ones that it found, while others join and leave.
+#[derive(Clone, Debug)]
+pub(super) struct Filtered {
+    pub(super) filter: Filter,
+    /// Those of one joined topic differ in the columns that they select, or in the filters of other topics.
     channels: ByJoinedTopic,
+}
+
+#[derive(Debug)]
+struct Entry {
+    filtered: Arc<Filtered>,
     /// Number of handles of the channels of the topic itself.
     handles: usize,
     /// Whether the filter counts as evaluated for most events.
@@ -67,13 +72,12 @@ impl ByJoinedTopic {
         }
     }
 
-    /// Adds the channels of these joined topics.
-    fn add_to(&self, topics: &[Topic], reached: &mut Vec<Arc<FilterChannel>>) {
-        for topic in topics {
+    /// The channels of these joined topics.
+    fn of(&self, topics: &[Topic]) -> impl Iterator<Item = &Arc<FilterChannel>> {
+        topics.iter().flat_map(|topic| {
             let first = self.0.partition_point(|channel| channel.topic.as_str() < topic.as_str());
-            let channels = self.0[first..].iter().take_while(|channel| channel.topic == *topic);
-            reached.extend(channels.cloned());
-        }
+            self.0[first..].iter().take_while(move |channel| channel.topic == *topic)
+        })
     }
 }
 
@@ -102,7 +106,7 @@ impl TopicFilters {
         };
         let Some(at) = self.groups.iter().position(|group| group.table == filter.table) else { return 0 };
         let costly = self.groups[at].remove(channel, filter);
-        if self.groups[at].filters.is_empty() {
+        if self.groups[at].index.is_empty() {
             self.groups.swap_remove(at);
         }
         costly
@@ -135,7 +139,7 @@ impl TopicFilters {
 
     /// Adds the channels of these joined topics that get all events.
     pub(super) fn add_whole_to(&self, topics: &[Topic], reached: &mut Vec<Arc<FilterChannel>>) {
-        self.whole.add_to(topics, reached);
+        reached.extend(self.whole.of(topics).cloned());
     }
 
     /// Upper bound of the conditions that one event is compared with, if its row has all columns.
@@ -150,53 +154,73 @@ impl TopicFilters {
     }
 }
 
+impl Filtered {
+    /// The channels of these joined topics.
+    pub(super) fn channels_of(&self, topics: &[Topic]) -> impl Iterator<Item = &Arc<FilterChannel>> {
+        self.channels.of(topics)
+    }
+}
+
 impl Group {
     fn new(table: Arc<TableColumns>) -> Self {
-        let (index, filters) = (FilterIndex::default(), HashMap::new());
+        let (index, filters) = (FilterIndex::default(), Vec::new());
         Self { table, index, filters, handles: 0, sizes: Multiset::default() }
     }
 
+    fn entry(&mut self, id: FilterId) -> Option<&mut Entry> {
+        self.filters.get_mut(id.position())?.as_mut()
+    }
+
+    fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.filters.iter().flatten()
+    }
+
     fn is_costly(&self, filter: &ChannelFilter) -> bool {
-        let known = self.index.id(&filter.filter).and_then(|id| self.filters.get(&id));
+        let known = self.index.id(&filter.filter).and_then(|id| self.filters.get(id.position())?.as_ref());
         known.map_or_else(
             || self.index.is_costly(&filter.filter, FILTERS_PER_VALUE_MAX),
-            |filtered| filtered.is_costly,
+            |entry| entry.is_costly,
         )
     }
 
     fn add(&mut self, channel: &Arc<FilterChannel>, filter: &ChannelFilter) -> usize {
         let is_costly = self.is_costly(filter);
         let id = self.index.add(&filter.filter);
+        if self.filters.len() <= id.position() {
+            self.filters.resize_with(id.position() + 1, || None);
+        }
         let mut costly = 0;
-        let filtered = self.filters.entry(id).or_insert_with(|| {
+        let entry = self.filters[id.position()].get_or_insert_with(|| {
             costly = usize::from(is_costly);
-            Filtered { channels: ByJoinedTopic::default(), handles: 0, is_costly }
+            let (filter, channels) = (filter.filter.clone(), ByJoinedTopic::default());
+            Entry { filtered: Arc::new(Filtered { filter, channels }), handles: 0, is_costly }
         });
-        filtered.channels.add(channel);
+        Arc::make_mut(&mut entry.filtered).channels.add(channel);
         costly
     }
 
     fn remove(&mut self, channel: &FilterChannel, filter: &ChannelFilter) -> usize {
         let Some(id) = self.index.id(&filter.filter) else { return 0 };
         self.index.remove(id);
-        let Some(filtered) = self.filters.get_mut(&id) else { return 0 };
-        filtered.channels.remove(channel);
-        if !filtered.channels.0.is_empty() {
+        let Some(entry) = self.entry(id) else { return 0 };
+        let channels = &mut Arc::make_mut(&mut entry.filtered).channels;
+        channels.remove(channel);
+        if !channels.0.is_empty() {
             return 0;
         }
-        let costly = usize::from(filtered.is_costly);
-        self.filters.remove(&id);
-        shrink(&mut self.filters);
+        let costly = usize::from(entry.is_costly);
+        self.filters[id.position()] = None;
         costly
     }
 
     fn resize(&mut self, filter: &ChannelFilter, more: isize) {
         let Some(id) = self.index.id(&filter.filter) else { return };
-        let Some(filtered) = self.filters.get_mut(&id) else { return };
-        let former = filtered.handles;
-        filtered.handles = former.saturating_add_signed(more);
+        let Some(entry) = self.entry(id) else { return };
+        let former = entry.handles;
+        entry.handles = former.saturating_add_signed(more);
+        let handles = entry.handles;
         self.handles = self.handles.saturating_add_signed(more);
-        self.sizes.replace(former, filtered.handles);
+        self.sizes.replace(former, handles);
     }
 
     fn subscribers_max(&self) -> usize {
@@ -206,20 +230,23 @@ impl Group {
 
     /// All channels.
     pub(super) fn all(&self) -> impl Iterator<Item = &Arc<FilterChannel>> {
-        self.filters.values().flat_map(|filtered| &filtered.channels.0)
+        self.entries().flat_map(|entry| &entry.filtered.channels.0)
     }
 
     /// Adds the channels of these joined topics.
     pub(super) fn add_to(&self, topics: &[Topic], reached: &mut Vec<Arc<FilterChannel>>) {
-        self.filters.values().for_each(|filtered| filtered.channels.add_to(topics, reached));
+        self.entries().for_each(|entry| reached.extend(entry.filtered.channels_of(topics).cloned()));
     }
 
-    /// The channels of a filter and of these joined topics.
-    pub(super) fn channels_of(&self, id: FilterId, topics: &[Topic]) -> Vec<Arc<FilterChannel>> {
-        let mut channels = Vec::new();
-        if let Some(filtered) = self.filters.get(&id) {
-            filtered.channels.add_to(topics, &mut channels);
-        }
-        channels
+    /// The filters to which an event may mean something, and that have a channel of these joined topics. The
+    /// first topic is that of the event.
+    pub(super) fn found(&self, change: &Change<'_>, topics: &[Topic]) -> Vec<Arc<Filtered>> {
+        let entries = self.index.candidates(change).into_iter().filter_map(|id| {
+            let entry = self.filters.get(id.position())?.as_ref()?;
+            // Most filters have a subscriber of the event's own topic, and need no look-up then.
+            let is_joined = entry.handles > 0 || entry.filtered.channels_of(topics).next().is_some();
+            is_joined.then(|| Arc::clone(&entry.filtered))
+        });
+        entries.collect()
     }
 }
