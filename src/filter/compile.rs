@@ -6,8 +6,9 @@
 use std::borrow::Cow;
 
 use super::column::{Column, Columns};
+use super::column_condition::{Ordered, ValueTest};
 use super::error::FilterError;
-use super::evaluate::{Filter, Node, Ordered};
+use super::evaluate::{Filter, Node};
 use super::number::DIGITS_MAX;
 use super::pattern::{FLOATING_CHARS_MAX, Pattern};
 use super::syntax::{Comparison, Condition, Test, Truth};
@@ -168,7 +169,7 @@ impl Compiler<'_> {
                 if pattern.floating_chars() > FLOATING_CHARS_MAX {
                     return Err(FilterError::PatternTooLong(FLOATING_CHARS_MAX));
                 }
-                return Ok(Node::Like { column: position, kind, pattern });
+                return Ok(Node::on_column(position, ValueTest::Like { kind, pattern }));
             }
         };
         column.expect(column.is_ordered, "a comparison")?;
@@ -177,7 +178,7 @@ impl Compiler<'_> {
             return Err(column.inexact("a comparison by order"));
         }
         let value = self.value(column, kind, text)?;
-        Ok(Node::Compare { column: position, kind, test, value })
+        Ok(Node::on_column(position, ValueTest::Compare { kind, test, value }))
     }
 
     fn value(&mut self, column: &Column, kind: ExactType, text: &str) -> Result<Value<'static>, FilterError> {
@@ -195,7 +196,7 @@ impl Compiler<'_> {
         let mut values = values.collect::<Result<Vec<_>, _>>()?;
         values.sort_unstable();
         values.dedup();
-        Ok(Node::In { column: position, kind, values })
+        Ok(Node::on_column(position, ValueTest::In { kind, values }))
     }
 
     fn is(&mut self, name: &str, truth: Truth) -> Result<Node, FilterError> {
@@ -205,7 +206,7 @@ impl Compiler<'_> {
             if !description.has_exact_null() {
                 return Err(description.inexact("is.null"));
             }
-            let is_null = Node::IsNull { column };
+            let is_null = Node::on_column(column, ValueTest::IsNull);
             return Ok(if truth == Truth::Null { is_null } else { Node::Not(Box::new(is_null)) });
         }
         description.expect(description.is_boolean, "is")?;
@@ -214,7 +215,7 @@ impl Compiler<'_> {
             Truth::False => Some(false),
             _ => None,
         };
-        Ok(Node::IsTruth { column, truth })
+        Ok(Node::on_column(column, ValueTest::IsTruth(truth)))
     }
 }
 

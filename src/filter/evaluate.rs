@@ -2,12 +2,12 @@
 //!
 //! `compile` creates them.
 
-use std::cmp::Ordering;
 use std::sync::Arc;
 
-use super::pattern::Pattern;
+use super::column_condition::{ColumnCondition, ValueTest};
+use super::column_set::ColumnSet;
+use super::results::Results;
 use super::row::Row;
-use super::value::{Cell, ExactType, Value};
 
 /// Result of a filter on one row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,58 +28,27 @@ pub struct Filter {
     /// Conditions that are evaluated one after the other. The first that is not true decides.
     pub(super) parts: Arc<[Node]>,
     /// Columns on which the result depends.
-    columns: Arc<[usize]>,
+    columns: ColumnSet,
     /// Number of conditions on a column.
     conditions: usize,
 }
 
-/// Results that a condition may have on one row: several if the event lacks a column on which it depends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Results(u8);
+/// The rows on which a filter is evaluated, in one pass.
+#[derive(Clone, Copy, Debug)]
+struct Rows<'r, 'a> {
+    /// The row before an update, which knows the columns that the update changed.
+    before: Option<&'r Row<'a>>,
+    after: &'r Row<'a>,
+}
 
 /// Condition on columns, by their position.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Node {
-    /// One of these orderings.
-    Compare {
-        column: usize,
-        kind: ExactType,
-        test: Ordered,
-        value: Value<'static>,
-    },
-    /// Sorted, so that the order of values makes no other filter.
-    In {
-        column: usize,
-        kind: ExactType,
-        values: Vec<Value<'static>>,
-    },
-    Like {
-        column: usize,
-        kind: ExactType,
-        pattern: Pattern,
-    },
-    IsNull {
-        column: usize,
-    },
-    IsTruth {
-        column: usize,
-        truth: Option<bool>,
-    },
+    Column(ColumnCondition),
     Not(Box<Node>),
     /// Sorted and without duplicates.
     All(Vec<Node>),
     Any(Vec<Node>),
-}
-
-/// Comparison by order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Ordered {
-    Equal,
-    NotEqual,
-    Greater,
-    GreaterOrEqual,
-    Less,
-    LessOrEqual,
 }
 
 impl Filter {
@@ -91,9 +60,7 @@ impl Filter {
         let mut columns = Vec::new();
         parts.iter().for_each(|part| part.add_columns(&mut columns));
         let conditions = columns.len();
-        columns.sort_unstable();
-        columns.dedup();
-        Self { parts, columns: columns.into(), conditions }
+        Self { parts, columns: columns.into_iter().collect(), conditions }
     }
 
     /// The rows of this filter that another one selects too. If this filter does not select a row, or its
@@ -108,41 +75,65 @@ impl Filter {
         self.conditions
     }
 
-    /// Whether an update changed a column on which the result depends. `before` is the row before it.
+    /// Whether an update may have changed a column on which the result depends. `before` is the row before
+    /// it.
     pub(super) fn depends_on_changes(&self, before: &Row<'_>) -> bool {
-        self.columns.iter().any(|column| before.is_changed(*column))
+        self.columns.may_share(before.changed_columns())
     }
 
     /// Evaluates the filter on a row.
     #[must_use]
     pub fn evaluate(&self, row: &Row<'_>) -> Outcome {
-        for part in &*self.parts {
-            match part.evaluate(row) {
-                Results::TRUE => {}
-                Results::FALSE => return Outcome::False,
-                Results::NULL => return Outcome::Null,
-                _ => return Outcome::Unknown,
-            }
+        let rows = Rows { before: None, after: row };
+        let results =
+            self.parts.iter().map(|part| part.evaluate(rows)).find(|results| *results != Results::TRUE);
+        match results.unwrap_or(Results::TRUE) {
+            Results::TRUE => Outcome::True,
+            Results::FALSE => Outcome::False,
+            Results::NULL => Outcome::Null,
+            _ => Outcome::Unknown,
         }
-        Outcome::True
     }
 
     /// Whether the filter selects a row. None if that depends on a column that the event lacks. A result that
     /// may be false or null, but not true, does not select the row.
     #[must_use]
     pub fn selects(&self, row: &Row<'_>) -> Option<bool> {
+        let [_, after] = self.selects_of(Rows { before: None, after: row });
+        after
+    }
+
+    /// Whether the filter selects the row before an update, and the row after it, as [`Filter::selects`] does
+    /// for one row. `before` knows the columns that the update changed.
+    pub(super) fn selects_both<'a>(&self, before: &Row<'a>, after: &Row<'a>) -> [Option<bool>; 2] {
+        self.selects_of(Rows { before: Some(before), after })
+    }
+
+    fn selects_of(&self, rows: Rows<'_, '_>) -> [Option<bool>; 2] {
+        let mut selects = [Some(true); 2];
+        // The first part that is not true decides, for each of the rows.
+        let mut is_decided = [false; 2];
         for part in &*self.parts {
-            match part.evaluate(row) {
-                Results::TRUE => {}
-                results if !results.may_be(Results::TRUE) => return Some(false),
-                _ => return None,
+            let results = part.evaluate(rows);
+            for (n, results) in [results.before(), results.after()].into_iter().enumerate() {
+                if !is_decided[n] && results != Results::TRUE {
+                    is_decided[n] = true;
+                    selects[n] = if results.may_be(Results::TRUE) { None } else { Some(false) };
+                }
+            }
+            if is_decided == [true; 2] {
+                break;
             }
         }
-        Some(true)
+        selects
     }
 }
 
 impl Node {
+    pub(super) fn on_column(column: usize, test: ValueTest) -> Self {
+        Self::Column(ColumnCondition { column, test })
+    }
+
     /// A group in one form: flat, sorted, without duplicates.
     pub(super) fn group(members: Vec<Self>, is_all: bool) -> Self {
         let mut flat = Vec::new();
@@ -153,7 +144,8 @@ impl Node {
                 other => flat.push(other),
             }
         }
-        flat.sort_unstable();
+        // Patterns are expensive, so the others may decide before them.
+        flat.sort_unstable_by(|a, b| (a.has_pattern(), a).cmp(&(b.has_pattern(), b)));
         flat.dedup();
         match (flat.len(), is_all) {
             (1, _) => flat.remove(0),
@@ -165,20 +157,15 @@ impl Node {
     /// Whether the condition contains a pattern.
     pub(super) fn has_pattern(&self) -> bool {
         match self {
-            Self::Like { .. } => true,
+            Self::Column(condition) => matches!(condition.test, ValueTest::Like { .. }),
             Self::Not(inner) => inner.has_pattern(),
             Self::All(members) | Self::Any(members) => members.iter().any(Self::has_pattern),
-            _ => false,
         }
     }
 
     fn add_columns(&self, columns: &mut Vec<usize>) {
         match self {
-            Self::Compare { column, .. }
-            | Self::In { column, .. }
-            | Self::Like { column, .. }
-            | Self::IsNull { column }
-            | Self::IsTruth { column, .. } => columns.push(*column),
+            Self::Column(condition) => columns.push(condition.column),
             Self::Not(inner) => inner.add_columns(columns),
             Self::All(members) | Self::Any(members) => {
                 members.iter().for_each(|member| member.add_columns(columns));
@@ -186,42 +173,14 @@ impl Node {
         }
     }
 
-    pub(super) fn evaluate(&self, row: &Row<'_>) -> Results {
+    fn evaluate(&self, rows: Rows<'_, '_>) -> Results {
         match self {
-            Self::Compare { column, kind, test, value } => {
-                of_cell(row.cell(*column, *kind), |cell| match test {
-                    // Equality of strings needs no order.
-                    Ordered::Equal => kind.equals(cell, value),
-                    Ordered::NotEqual => !kind.equals(cell, value),
-                    _ => test.holds(kind.compare(cell, value)),
-                })
-            }
-            // Nothing equals one of no values, not even null.
-            Self::In { values, .. } if values.is_empty() => Results::FALSE,
-            Self::In { column, kind, values } => of_cell(row.cell(*column, *kind), |cell| {
-                values.binary_search_by(|value| kind.compare(cell, value).reverse()).is_ok()
-            }),
-            Self::Like { column, kind, pattern } => match row.cell(*column, *kind) {
-                Cell::Value(Value::Text(text)) => match pattern.matches(text, row.pattern_steps()) {
-                    Some(is_match) => Results::of(is_match),
-                    None => Results::NOT_NULL,
-                },
-                other => of_cell(other, |_| false),
-            },
-            Self::IsNull { column } => {
-                row.json(*column).map_or(Results::NOT_NULL, |json| Results::of(json == "null"))
-            }
-            Self::IsTruth { column, truth } => match row.cell(*column, ExactType::Boolean) {
-                Cell::Missing => Results::NOT_NULL,
-                Cell::Null => Results::of(truth.is_none()),
-                Cell::Value(value) => Results::of(truth.is_some_and(|truth| *value == Value::Boolean(truth))),
-            },
-            Self::Not(inner) => inner.evaluate(row).not(),
+            Self::Not(inner) => inner.evaluate(rows).not(),
             // A false member decides, whatever the others are.
             Self::All(members) => {
                 let mut results = Results::TRUE;
                 for member in members {
-                    results = results.and(member.evaluate(row));
+                    results = results.and(member.evaluate(rows));
                     if results == Results::FALSE {
                         break;
                     }
@@ -231,114 +190,71 @@ impl Node {
             Self::Any(members) => {
                 let mut results = Results::FALSE;
                 for member in members {
-                    results = results.or(member.evaluate(row));
+                    results = results.or(member.evaluate(rows));
                     if results == Results::TRUE {
                         break;
                     }
                 }
                 results
             }
-        }
-    }
-}
-
-fn of_cell(cell: &Cell<'_>, test: impl FnOnce(&Value<'_>) -> bool) -> Results {
-    match cell {
-        Cell::Missing => Results::ANY,
-        Cell::Null => Results::NULL,
-        Cell::Value(value) => Results::of(test(value)),
-    }
-}
-
-impl Results {
-    pub(super) const TRUE: Self = Self(1);
-    pub(super) const FALSE: Self = Self(2);
-    const NULL: Self = Self(4);
-    const NOT_NULL: Self = Self(1 | 2);
-    const ANY: Self = Self(1 | 2 | 4);
-
-    fn of(holds: bool) -> Self {
-        if holds { Self::TRUE } else { Self::FALSE }
-    }
-
-    /// Whether one of these results is possible.
-    pub(super) fn may_be(self, results: Self) -> bool {
-        self.0 & results.0 != 0
-    }
-
-    pub(super) fn not(self) -> Self {
-        Self(self.0 & Self::NULL.0 | (self.0 & Self::TRUE.0) << 1 | (self.0 & Self::FALSE.0) >> 1)
-    }
-
-    pub(super) fn and(self, other: Self) -> Self {
-        Self(AND[usize::from(self.0 & Self::ANY.0)][usize::from(other.0 & Self::ANY.0)])
-    }
-
-    pub(super) fn or(self, other: Self) -> Self {
-        self.not().and(other.not()).not()
-    }
-}
-
-/// Results of `and` for each pair of results. A thousand filters of one event need it thousands of times.
-const AND: [[u8; 8]; 8] = {
-    let mut table = [[0; 8]; 8];
-    let results: [u8; 8] = [0, 1, 2, 3, 4, 5, 6, 7];
-    let mut pair = 0;
-    while pair < 64 {
-        let (a, b) = (pair / 8, pair % 8);
-        table[a][b] = and_of(results[a], results[b]);
-        pair += 1;
-    }
-    table
-};
-
-/// The possible results of `and`.
-const fn and_of(a: u8, b: u8) -> u8 {
-    const TRUE: u8 = Results::TRUE.0;
-    const FALSE: u8 = Results::FALSE.0;
-    const NULL: u8 = Results::NULL.0;
-    let mut results = a & b & TRUE | (a | b) & FALSE;
-    if a & NULL != 0 && b & (TRUE | NULL) != 0 || b & NULL != 0 && a & (TRUE | NULL) != 0 {
-        results |= NULL;
-    }
-    results
-}
-
-impl Ordered {
-    fn holds(self, ordering: Ordering) -> bool {
-        match self {
-            Self::Equal => ordering.is_eq(),
-            Self::NotEqual => ordering.is_ne(),
-            Self::Greater => ordering.is_gt(),
-            Self::GreaterOrEqual => ordering.is_ge(),
-            Self::Less => ordering.is_lt(),
-            Self::LessOrEqual => ordering.is_le(),
+            Self::Column(condition) => {
+                let after = condition.evaluate(rows.after);
+                match rows.before {
+                    // Of a column that the update did not change, both rows have the same value.
+                    Some(before) if before.is_changed(condition.column) => {
+                        Results::of_both(condition.evaluate(before), after)
+                    }
+                    _ => after,
+                }
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::column::Columns;
+    use super::super::syntax::FilterParser;
     use super::*;
 
-    /// Each combination is compared with the results of its members.
     #[test]
-    fn groups_have_every_possible_result_and_no_other() {
-        let and = |a: u8, b: u8| match (a, b) {
-            (2, _) | (_, 2) => 2,
-            (1, 1) => 1,
-            _ => 4,
-        };
-        let all = |set: u8| [1, 2, 4].into_iter().filter(move |result| set & result != 0);
-        for a in 1..=7 {
-            for b in 1..=7 {
-                let expected =
-                    all(a).flat_map(|a| all(b).map(move |b| and(a, b))).fold(0, |set, one| set | one);
-                assert_eq!(Results(a).and(Results(b)), Results(expected), "{a} {b}");
+    fn both_rows_have_the_results_that_each_has_alone() {
+        let columns = Columns::for_tests(&[("id", "bigint"), ("a", "text"), ("n", "integer")]);
+        let groups = [
+            "(a.eq.x)",
+            "(a.neq.x,n.gt.1)",
+            "(or(a.eq.x,n.eq.2))",
+            "(not.and(a.eq.x,n.eq.1))",
+            "(or(a.like.x*,and(n.in.(1,2),a.is.not_null)),n.is.not_null)",
+            "(not.or(a.is.null,n.lt.2))",
+        ];
+        let filters = groups.map(|group| {
+            let condition = FilterParser::default().group("and", group).expect("parses");
+            Filter::compile(&[condition], &columns, &[]).expect("compiles")
+        });
+        let all = || filters.iter().flat_map(|first| filters.iter().map(|second| first.and_then(second)));
+        let texts = ["", r#""a": "x""#, r#""a": "xy""#, r#""a": null"#];
+        let numbers = ["", r#""n": 1"#, r#""n": 2"#, r#""n": null"#];
+        let objects: Vec<String> = texts
+            .iter()
+            .flat_map(|a| numbers.iter().map(move |n| [*a, *n]))
+            .map(|members| {
+                format!(
+                    "{{{}}}",
+                    members.into_iter().filter(|m| !m.is_empty()).collect::<Vec<_>>().join(", ")
+                )
+            })
+            .collect();
+        let mut compared = 0;
+        for (data, old) in objects.iter().flat_map(|data| objects.iter().map(move |old| (data, old))) {
+            for filter in filters.iter().cloned().chain(all()) {
+                let row = Row::new(&columns, data).expect("an object");
+                let before = row.before(&columns, old).expect("an object");
+                let alone = [filter.selects(&before), filter.selects(&row)];
+                assert_eq!(filter.selects_both(&before, &row), alone, "{filter:?} {data} {old}");
+                compared += 1;
             }
         }
-        assert_eq!(Results::TRUE.or(Results::ANY), Results::TRUE);
-        assert_eq!(Results::NULL.or(Results::ANY), Results(1 | 4));
-        assert_eq!((Results::TRUE.not(), Results::NULL.not()), (Results::FALSE, Results::NULL));
+        assert_eq!(compared, 16 * 16 * (6 + 36));
     }
 }

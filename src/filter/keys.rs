@@ -2,7 +2,8 @@
 
 use std::collections::HashSet;
 
-use super::evaluate::{Filter, Node, Ordered};
+use super::column_condition::{ColumnCondition, Ordered, ValueTest};
+use super::evaluate::{Filter, Node};
 use super::row::Row;
 use super::value::{Cell, ExactType, Value};
 
@@ -32,16 +33,8 @@ pub(super) fn first_part(filter: &Filter) -> HashSet<Leaf> {
 
 fn add_leaves(node: &Node, leaves: &mut HashSet<Leaf>) {
     match node {
-        Node::Compare { column, kind, .. }
-        | Node::In { column, kind, .. }
-        | Node::Like { column, kind, .. } => {
-            leaves.insert(Leaf(*column, Some(*kind)));
-        }
-        Node::IsNull { column } => {
-            leaves.insert(Leaf(*column, None));
-        }
-        Node::IsTruth { column, .. } => {
-            leaves.insert(Leaf(*column, Some(ExactType::Boolean)));
+        Node::Column(condition) => {
+            leaves.insert(Leaf(condition.column, condition.kind()));
         }
         Node::Not(inner) => add_leaves(inner, leaves),
         Node::All(members) | Node::Any(members) => {
@@ -75,15 +68,18 @@ fn fewest<'n>(all: impl Iterator<Item = Vec<Key<'n>>>) -> Option<Vec<Key<'n>>> {
 /// too.
 fn keys(node: &Node) -> Option<Vec<Key<'_>>> {
     match node {
-        Node::Compare { column, kind, test: Ordered::Equal, value } => {
-            Some(vec![(*column, *kind, std::slice::from_ref(value))])
-        }
-        Node::In { column, kind, values } => Some(vec![(*column, *kind, values)]),
+        Node::Column(ColumnCondition { column, test }) => match test {
+            ValueTest::Compare { kind, test: Ordered::Equal, value } => {
+                Some(vec![(*column, *kind, std::slice::from_ref(value))])
+            }
+            ValueTest::In { kind, values } => Some(vec![(*column, *kind, values)]),
+            _ => None,
+        },
         Node::All(members) => fewest(members.iter().filter_map(keys)),
         Node::Any(members) => {
             let each: Option<Vec<_>> = members.iter().map(keys).collect();
             each.map(|each| each.into_iter().flatten().collect())
         }
-        _ => None,
+        Node::Not(_) => None,
     }
 }

@@ -14,6 +14,8 @@
 
 mod channel;
 mod column;
+mod column_condition;
+mod column_set;
 mod compile;
 mod error;
 mod evaluate;
@@ -25,11 +27,11 @@ mod multiset;
 mod number;
 mod pattern;
 mod query;
+mod results;
 mod row;
 mod select;
 mod sql;
 mod syntax;
-mod update;
 mod value;
 mod verdict;
 

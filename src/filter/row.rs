@@ -7,6 +7,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::column::Columns;
+use super::column_set::ColumnSet;
 use super::value::{Cell, ExactType, string};
 
 /// Columns of one row, by their position in the table's description.
@@ -15,6 +16,8 @@ pub struct Row<'a> {
     cells: Vec<Content<'a>>,
     /// Whether each column was changed by the update. Empty, except for the row before one.
     changed: Vec<bool>,
+    /// The changed columns.
+    changed_columns: ColumnSet,
     /// Steps of patterns so far.
     pattern_steps: Counter<usize>,
 }
@@ -31,8 +34,9 @@ impl<'a> Row<'a> {
     /// object.
     #[must_use]
     pub fn new(columns: &Columns, data: &'a str) -> Option<Self> {
-        let mut row = Self { cells: Vec::new(), changed: Vec::new(), pattern_steps: Counter::default() };
-        row.cells.resize_with(columns.count(), Content::default);
+        let mut cells = Vec::new();
+        cells.resize_with(columns.count(), Content::default);
+        let mut row = Self::of(cells, Vec::new());
         row.read(columns, data).then_some(row)
     }
 
@@ -41,8 +45,13 @@ impl<'a> Row<'a> {
     pub fn before(&self, columns: &Columns, old: &'a str) -> Option<Self> {
         let json = self.cells.iter().map(|content| Content { json: content.json, cell: OnceCell::new() });
         let changed = vec![false; self.cells.len()];
-        let mut row = Self { cells: json.collect(), changed, pattern_steps: Counter::default() };
+        let mut row = Self::of(json.collect(), changed);
         row.read(columns, old).then_some(row)
+    }
+
+    fn of(cells: Vec<Content<'a>>, changed: Vec<bool>) -> Self {
+        let (changed_columns, pattern_steps) = (ColumnSet::default(), Counter::default());
+        Self { cells, changed, changed_columns, pattern_steps }
     }
 
     fn read(&mut self, columns: &Columns, json: &'a str) -> bool {
@@ -65,6 +74,11 @@ impl<'a> Row<'a> {
     /// Whether the update after this row changed a column.
     pub(super) fn is_changed(&self, column: usize) -> bool {
         self.changed.get(column).copied().unwrap_or_default()
+    }
+
+    /// The columns that the update after this row changed.
+    pub(super) fn changed_columns(&self) -> ColumnSet {
+        self.changed_columns
     }
 
     /// The JSON of a column. None if the event does not contain it.
@@ -109,6 +123,7 @@ impl<'a> Visitor<'a> for Fields<'_, 'a> {
                 self.row.cells[position] = Content { json, cell: OnceCell::new() };
                 if let Some(is_changed) = self.row.changed.get_mut(position) {
                     *is_changed = true;
+                    self.row.changed_columns.insert(position);
                 }
             }
         }
