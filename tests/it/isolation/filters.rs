@@ -17,6 +17,8 @@ use crate::harness::{TestDb, token};
 
 /// States of rows.
 pub const STATES: usize = 40;
+/// Each tenth state, from this one, makes the row too large for an event.
+const LARGE_STATE: usize = 7;
 /// Filters that are created. Those that select all states or none are left out.
 const FILTERS: usize = 60;
 
@@ -46,6 +48,10 @@ pub async fn prepare(db: &TestDb, rng: &mut Rng) -> Vec<Arc<Condition>> {
         position % 3 != skipped
     });
     db.run(create_states(&mut random, STATES, &Table::ALL.map(Table::name))).await;
+    for table in Table::ALL.map(Table::name) {
+        let pad = format!("case when state % 10 = {LARGE_STATE} then repeat('x', 70000) end");
+        db.run(format!("alter table {table} add column pad text generated always as ({pad}) stored")).await;
+    }
     db.run(format!(
         "create function random_state(id uuid, mark text) returns int language sql immutable
          return (hashtext(id::text || mark) & 2147483647) % {STATES}"
@@ -104,11 +110,13 @@ pub fn signed_token(org: Uuid, signed: &Signed) -> String {
 pub struct Filters {
     pub signed: Signed,
     pub asked: Option<Arc<Condition>>,
+    /// Whether the join names columns. It gets rows alone then.
+    pub has_select: bool,
 }
 
 impl Filters {
     pub fn is_empty(&self) -> bool {
-        self.signed.is_none() && self.asked.is_none()
+        self.signed.is_none() && self.asked.is_none() && !self.has_select
     }
 
     /// Whether the token allows a join of the topic.
@@ -163,7 +171,7 @@ impl Filters {
             Some(Delivery { id, seen: seen.clone(), filter: filter.map(str::to_owned), has_old })
         };
         if seen.kind == Kind::Published {
-            return if is_filtered { None } else { whole(None, false) };
+            return if is_filtered || self.has_select { None } else { whole(None, false) };
         }
         let is_selected = |state: Option<State>| {
             state.is_some_and(|state| conditions.into_iter().flatten().all(|c| c.selects[state]))

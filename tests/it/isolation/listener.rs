@@ -1,6 +1,6 @@
 //! A socket with random topics and filters, and the events that it receives.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -42,6 +42,8 @@ pub struct Segment {
 pub struct Joined {
     pub kind: JoinKind,
     pub asked: Option<Arc<Condition>>,
+    /// Columns that the join names.
+    pub select: Option<BTreeSet<String>>,
     pub segments: Vec<Segment>,
     /// Whether the gateway closed the topic, because a fresh token does not allow it.
     pub is_closed: bool,
@@ -61,6 +63,8 @@ pub struct Listener {
     /// Topics that a fresh token moves or closes.
     awaited: HashSet<String>,
     pub refreshed: usize,
+    /// Number of events that lack the largest column of their row.
+    pub truncated: usize,
 }
 
 impl Listener {
@@ -75,23 +79,29 @@ impl Listener {
             refreshes: VecDeque::new(),
             awaited: HashSet::new(),
             refreshed: 0,
+            truncated: 0,
         }
     }
 
     /// Joins a topic, and returns the cursor of the reply.
-    pub async fn join(&mut self, topic: &str, kind: JoinKind, asked: Option<Arc<Condition>>) -> Value {
+    pub async fn join(
+        &mut self,
+        topic: &str,
+        kind: JoinKind,
+        asked: Option<Arc<Condition>>,
+        select: Option<BTreeSet<String>>,
+    ) -> Value {
         let mut payload = match &kind {
             JoinKind::Live => json!({}),
             JoinKind::Replay(since) => json!({"since": since}),
             JoinKind::Snapshot => json!({"snapshot": {"limit": 7}}),
         };
-        if let Some(condition) = &asked {
-            payload["filter"] = json!(condition.filter.query());
-        }
+        ask(&mut payload, asked.as_deref(), select.as_ref());
         let reply = self.push_join(topic, payload).await;
-        let filters = Filters { signed: self.signed.clone(), asked: asked.clone() };
+        let (signed, has_select) = (self.signed.clone(), select.is_some());
+        let filters = Filters { signed, asked: asked.clone(), has_select };
         let segments = vec![Segment { filters, from: 0, deliveries: Vec::new() }];
-        let joined = Joined { kind, asked, segments, is_closed: false, rows: BTreeMap::new() };
+        let joined = Joined { kind, asked, select, segments, is_closed: false, rows: BTreeMap::new() };
         self.topics.insert(topic.to_owned(), joined);
         reply["cursor"].clone()
     }
@@ -113,8 +123,8 @@ impl Listener {
 
     /// Joins a topic again that a fresh token could not move.
     async fn join_again(&mut self, topic: &str) {
-        let asked = self.topics[topic].asked.clone();
-        let payload = asked.as_ref().map_or_else(|| json!({}), |a| json!({"filter": a.filter.query()}));
+        let mut payload = json!({});
+        ask(&mut payload, self.topics[topic].asked.as_deref(), self.topics[topic].select.as_ref());
         self.push_join(topic, payload).await;
         self.begin_segment(topic);
     }
@@ -122,7 +132,7 @@ impl Listener {
     fn begin_segment(&mut self, topic: &str) {
         let from = self.world.begun.load(Ordering::SeqCst);
         let joined = self.topics.get_mut(topic).expect("the topic was joined");
-        let filters = Filters { signed: self.signed.clone(), asked: joined.asked.clone() };
+        let filters = joined.filters(&self.signed);
         joined.segments.push(Segment { filters, from, deliveries: Vec::new() });
     }
 
@@ -181,7 +191,7 @@ impl Listener {
         assert_eq!(reply.status, "ok", "{reply:?}");
         for (topic, joined) in self.topics.iter().filter(|(_, joined)| !joined.is_closed) {
             let before = &joined.segments.last().expect("the first one").filters;
-            let after = Filters { signed: signed.clone(), asked: joined.asked.clone() };
+            let after = joined.filters(&signed);
             if before.identity(topic) != after.identity(topic) {
                 self.awaited.insert(topic.clone());
             }
@@ -201,6 +211,7 @@ impl Listener {
             "warden.snapshot" => {
                 let table = Table::of_topic(&event.topic).expect("a table");
                 for row in event.payload["rows"].as_array().expect("rows") {
+                    joined.check_columns(row);
                     let id = row["id"].as_str().expect("an id").to_owned();
                     joined.rows.insert(id, table.content_of(row));
                 }
@@ -208,7 +219,7 @@ impl Listener {
             }
             "warden.resync" | "phx_close" => {
                 assert!(self.awaited.remove(&event.topic), "no fresh token has caused it: {event:?}");
-                let filters = Filters { signed: self.signed.clone(), asked: joined.asked.clone() };
+                let filters = joined.filters(&self.signed);
                 joined.is_closed = event.name == "phx_close";
                 let reason = if joined.is_closed { "forbidden topic" } else { "filter" };
                 assert_eq!(event.payload["reason"], reason, "{event:?}");
@@ -220,6 +231,8 @@ impl Listener {
             }
             _ => {}
         }
+        joined.check_columns(&event.payload["data"]);
+        self.truncated += usize::from(event.payload["truncated"] == true);
         let delivery = Delivery::from_event(event, self.org);
         if delivery.seen.mark == LAST_MARK {
             // It may arrive on other topics later.
@@ -242,9 +255,33 @@ impl Listener {
         for topic in &self.awaited {
             let joined = &self.topics[topic];
             let last = &joined.segments.last().expect("the first one").filters;
-            let now = Filters { signed: self.signed.clone(), asked: joined.asked.clone() };
+            let now = joined.filters(&self.signed);
             assert!(last.selects_as(&now), "{topic} still has the filters of a former token");
         }
+    }
+}
+
+impl Joined {
+    /// The filters with a token that has these.
+    fn filters(&self, signed: &Signed) -> Filters {
+        Filters { signed: signed.clone(), asked: self.asked.clone(), has_select: self.select.is_some() }
+    }
+
+    /// Checks that a row has no other columns than those that the join names.
+    fn check_columns(&self, row: &Value) {
+        let Some(select) = &self.select else { return };
+        let columns = row.as_object().expect("a row");
+        assert!(columns.keys().all(|column| select.contains(column)), "{row} has more than {select:?}");
+    }
+}
+
+/// Adds the filter and the columns of a join.
+fn ask(payload: &mut Value, asked: Option<&Condition>, select: Option<&BTreeSet<String>>) {
+    if let Some(condition) = asked {
+        payload["filter"] = json!(condition.filter.query());
+    }
+    if let Some(select) = select {
+        payload["select"] = json!(select.iter().map(String::as_str).collect::<Vec<_>>().join(","));
     }
 }
 

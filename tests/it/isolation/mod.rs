@@ -3,7 +3,7 @@
 //! A program has several organisations, dozens of sockets with random topics (including `call:<uuid>` of
 //! other organisations' calls), and several connections that write concurrently. Half of the sockets have
 //! random filters: of their token, of their joins, or of both, and some tokens are replaced during the
-//! program. Each socket must get every committed event of its organisation, topics and filters, once per
+//! program. Some joins name columns, and some rows are too large for an event. Each socket must get every committed event of its organisation, topics and filters, once per
 //! topic, in commit order for each row, and nothing else. `WARDEN_SEED=n` runs the program of one seed; the
 //! interleaving of its connections still depends on the machine.
 
@@ -46,6 +46,7 @@ struct Tally {
     rolled_back: usize,
     deliveries: usize,
     filtered: usize,
+    truncated: usize,
     refreshed: usize,
     sockets: usize,
 }
@@ -60,12 +61,14 @@ async fn each_socket_gets_exactly_the_events_of_its_organisation_topics_and_filt
         println!("replay with WARDEN_SEED={seed}");
         let tally = run_program(seed).await;
         println!(
-            "{} changes committed, {} rolled back, {} deliveries to {} sockets, {} of them with a filter, {} fresh tokens",
+            "{} changes committed, {} rolled back, {} deliveries to {} sockets, {} of them with a filter, \
+             {} truncated, {} fresh tokens",
             tally.committed,
             tally.rolled_back,
             tally.deliveries,
             tally.sockets,
             tally.filtered,
+            tally.truncated,
             tally.refreshed
         );
         assert!(
@@ -73,6 +76,7 @@ async fn each_socket_gets_exactly_the_events_of_its_organisation_topics_and_filt
                 && tally.rolled_back > 50
                 && tally.deliveries > 2000
                 && tally.filtered > 200
+                && tally.truncated > 50
                 && tally.refreshed > 2,
             "the program did too little"
         );
@@ -100,8 +104,8 @@ async fn run_program(seed: u64) -> Tally {
     let mut listeners = Vec::new();
     for org in &world.orgs {
         let mut witness = Listener::connect(&scene.t, &world, *org, None).await;
-        scene.since.insert(*org, witness.join("org", JoinKind::Live, None).await);
-        witness.join("fin", JoinKind::Live, None).await;
+        scene.since.insert(*org, witness.join("org", JoinKind::Live, None, None).await);
+        witness.join("fin", JoinKind::Live, None, None).await;
         listeners.push(witness);
     }
     for _ in 0..rng.usize(24..36) {
@@ -153,7 +157,7 @@ impl Scene {
         let random_signed = |rng: &mut Rng| random_signed(&self.conditions, rng);
         let signed = if rng.bool() { random_signed(rng) } else { None };
         let has_asked = rng.bool();
-        let filters = Filters { signed: signed.clone(), asked: None };
+        let filters = Filters { signed: signed.clone(), asked: None, has_select: false };
         let mut topics: Vec<String> =
             NAMED_TOPICS.iter().filter(|_| rng.bool()).map(|name| (*name).to_owned()).collect();
         for _ in 0..rng.usize(1..9) {
@@ -167,7 +171,8 @@ impl Scene {
         rng.shuffle(&mut topics);
         let mut listener = Listener::connect(&self.t, &self.world, org, signed).await;
         for topic in &topics {
-            let is_table = Table::of_topic(topic).is_some();
+            let table = Table::of_topic(topic);
+            let is_table = table.is_some();
             let condition =
                 (is_table && has_asked && rng.u8(..4) > 0).then(|| random_condition(&self.conditions, rng));
             let kind = match is_late {
@@ -175,7 +180,8 @@ impl Scene {
                 true if is_table && rng.bool() => JoinKind::Snapshot,
                 true => JoinKind::Replay(self.since[&org].clone()),
             };
-            listener.join(topic, kind, condition).await;
+            let select = table.filter(|_| rng.u8(..3) == 0).map(|table| table.random_columns(rng));
+            listener.join(topic, kind, condition, select).await;
         }
         if !is_late {
             for _ in 0..rng.usize(..3) {
@@ -209,6 +215,7 @@ impl Scene {
             for listener in listeners.iter().filter(|listener| listener.org == *org) {
                 tally.sockets += 1;
                 tally.refreshed += listener.refreshed;
+                tally.truncated += listener.truncated;
                 tally.filtered += check::check(&self.t.db, listener, &witnessed, &expected).await;
                 let segments = listener.topics.values().flat_map(|joined| &joined.segments);
                 tally.deliveries += segments.map(|segment| segment.deliveries.len()).sum::<usize>();
