@@ -221,13 +221,22 @@ impl ExactType {
     }
 
     /// Whether the value of a row equals one of a filter.
+    #[inline]
     pub(super) fn equals(self, row: &Value<'_>, literal: &Value<'static>) -> bool {
-        self.comparable(row).as_ref() == literal
+        match (row, literal) {
+            // The most frequent comparison.
+            (Value::Text(row), Value::Text(literal)) if self != Self::PaddedText => row == literal,
+            _ => self.comparable(row).as_ref() == literal,
+        }
     }
 
     /// Compares the value of a row with one of a filter.
+    #[inline]
     pub(super) fn compare(self, row: &Value<'_>, literal: &Value<'static>) -> Ordering {
-        self.comparable(row).as_ref().cmp(literal)
+        match (row, literal) {
+            (Value::Integer(row), Value::Integer(literal)) => row.cmp(literal),
+            _ => self.comparable(row).as_ref().cmp(literal),
+        }
     }
 }
 
