@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout};
 use uuid::Uuid;
+use warden::metrics::FilterKindLabels;
 use warden_testkit::{Gate, TcpProxy};
 
 use super::{fails, warden};
-use crate::harness::{TestDb, TestGateway, token, within};
+use crate::harness::{TestDb, TestGateway, eventually, token, within};
 
 /// A running `warden tail`.
 struct Tail {
@@ -311,6 +312,27 @@ async fn tail_prints_numbers_with_all_digits() {
     assert!(deleted.contains("amount.deleted"), "{deleted}");
     has_digits(&deleted);
     has_digits(&tail.text().await);
+    tail.signal(rustix::process::Signal::INT);
+    assert_eq!(tail.end().await.0.code(), Some(0));
+    t.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn tail_filters_events_without_a_snapshot() {
+    let t = TestGateway::start().await;
+    let org = t.db.create_org().await;
+    let mut tail = Tail::start(&t, org, &["calls", "--filter", "to_number=like.+49*"]);
+    let filters = t.gateway.metrics().filters.get_or_create(&FilterKindLabels { kind: "scanned" }).clone();
+    eventually("tail has joined with its filter", async || filters.get() == 1).await;
+    for number in ["+1", "+491", "+2", "+492"] {
+        t.db.run(format!("insert into calls (org_id, to_number) values ('{org}', '{number}')")).await;
+    }
+    t.db.run("update calls set to_number = '+3' where to_number = '+491'").await;
+    for (number, filter) in [("+491", Value::Null), ("+492", Value::Null), ("+3", json!("left"))] {
+        let line = tail.line().await;
+        let payload = &line["payload"];
+        assert_eq!((&payload["data"]["to_number"], &payload["filter"]), (&json!(number), &filter), "{line}");
+    }
     tail.signal(rustix::process::Signal::INT);
     assert_eq!(tail.end().await.0.code(), Some(0));
     t.gateway.stop().await;

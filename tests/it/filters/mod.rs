@@ -105,6 +105,11 @@ async fn rows_that_enter_or_leave_a_filter_are_sent_as_such() {
         let evaluations = &t.gateway.metrics().filter_evaluations;
         assert_eq!(evaluations.get_or_create(&FilterOutcomeLabels { outcome }).get(), 2, "{outcome}");
     }
+    // Each filter was compared with each event.
+    let counted = ["selected", "entered", "left", "none", "unknown"].map(|outcome| {
+        t.gateway.metrics().filter_evaluations.get_or_create(&FilterOutcomeLabels { outcome }).get()
+    });
+    assert_eq!((counted.iter().sum::<u64>(), counted[3] > 0, counted[4]), (2 * 10, true, 0), "{counted:?}");
     t.gateway.stop().await;
 }
 
@@ -255,6 +260,54 @@ async fn filtered_channels_get_the_marks_of_their_topic() {
     t.db.run(format!("insert into items (id, org_id, status) values (2, '{org}', 'open')")).await;
     expect(&mut client, &[("item.created", 2, None)]).await;
     client.expect_event("items", "warden.mark").await;
+    t.gateway.stop().await;
+}
+
+/// Types whose values have no exact counterpart in the gateway. Text has one, whatever its collation is.
+#[tokio::test]
+async fn types_without_an_exact_counterpart_are_rejected_by_name() {
+    const TYPES: [&str; 12] = [
+        "interval",
+        "time with time zone",
+        "json",
+        "jsonb",
+        "bytea",
+        "inet",
+        "money",
+        "integer[]",
+        "int4range",
+        "point",
+        "bit(3)",
+        "tsvector",
+    ];
+    let columns: String = TYPES.iter().enumerate().map(|(n, kind)| format!(", c{n} {kind}")).collect();
+    let (t, org) = with_items_and(&format!(
+        "create type mood as enum ('calm', 'glad');
+         create collation no_case (provider = 'icu', locale = 'und-u-ks-level2', deterministic = false);
+         create table typed (id int primary key, org_id uuid not null, mood mood,
+                             no_case text collate no_case{columns});
+         grant select on typed to authenticated;
+         select warden.watch('typed', 'typed', 'typed', visibility => 'organisation')"
+    ))
+    .await;
+    let mut client = t.connect(org).await;
+    let mut rejected = async |filter: String, named: &str| {
+        let reply = client.push("typed", "phx_join", json!({"filter": filter.as_str()})).await;
+        let reason = reply.response["reason"].as_str().unwrap_or_default();
+        assert!(["filter_not_exact", "invalid_query"].contains(&reason), "{filter} {reply:?}");
+        let message = reply.response["message"].as_str().expect("a message");
+        assert!(message.contains(named), "{filter} {message}");
+    };
+    for (n, kind) in TYPES.into_iter().enumerate() {
+        let name = kind.split_once('(').map_or(kind, |(name, _)| name);
+        for comparison in ["eq.x", "gt.x", "in.(x,y)"] {
+            rejected(format!("c{n}={comparison}"), name).await;
+        }
+    }
+    rejected("mood=gt.calm".into(), "mood").await;
+    // Text is compared by its bytes, and no value is needed for null.
+    let exact = json!({"filter": "mood=eq.calm&no_case=gt.a&c0=is.null"});
+    assert_eq!(client.push("typed", "phx_join", exact).await.status, "ok");
     t.gateway.stop().await;
 }
 

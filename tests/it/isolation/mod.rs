@@ -3,9 +3,10 @@
 //! A program has several organisations, dozens of sockets with random topics (including `call:<uuid>` of
 //! other organisations' calls), and several connections that write concurrently. Half of the sockets have
 //! random filters: of their token, of their joins, or of both, and some tokens are replaced during the
-//! program. Some joins name columns, and some rows are too large for an event. Each socket must get every committed event of its organisation, topics and filters, once per
-//! topic, in commit order for each row, and nothing else. `WARDEN_SEED=n` runs the program of one seed; the
-//! interleaving of its connections still depends on the machine.
+//! program. Some joins name columns, and some rows are too large for an event. Each socket must get every
+//! committed event of its organisation, topics and filters, once per topic, in commit order for each row,
+//! and nothing else. `WARDEN_SEED=n` runs the program of one seed; the interleaving of its connections
+//! still depends on the machine.
 
 mod check;
 mod filters;

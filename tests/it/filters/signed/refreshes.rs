@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
+use warden::metrics::FilterKindLabels;
+
 use super::*;
+use crate::harness::eventually;
 
 #[tokio::test]
 async fn a_fresh_token_with_other_filters_moves_its_joins_and_closes_forbidden_ones() {
@@ -193,5 +196,73 @@ async fn a_join_that_is_being_prepared_does_not_outlive_its_token() {
         }
         client.expect_silence().await;
     }
+    t.gateway.stop().await;
+}
+
+/// A snapshot that waits for its table, so that the token arrives before the reply to the join.
+#[tokio::test]
+async fn a_join_that_reads_its_rows_is_rejected_when_its_token_is_replaced() {
+    let (t, org) = with_tables().await;
+    let count = || {
+        let of = |kind| t.gateway.metrics().filters.get_or_create(&FilterKindLabels { kind }).get();
+        of("indexed") + of("scanned")
+    };
+    let mut client = connect(&t, &agent(org, &json!("a"), &json!({"items": "id=gte.0"}))).await;
+    let mut lock = t.db.pool.begin().await.expect("begins");
+    sqlx::query("lock table items").execute(&mut *lock).await.expect("locks");
+    client.send(&json!(["1", "join", "items", "phx_join", {"snapshot": {}}]).to_string()).await;
+    eventually("the join has a channel", async || count() == 1).await;
+    let refresh = json!(["1", "refresh", "phoenix", "access_token", {"access_token": mine(org)}]).to_string();
+    client.send(&refresh).await;
+    let refreshed = client.next_reply().await;
+    assert_eq!((refreshed.topic.as_str(), refreshed.status.as_str()), ("phoenix", "ok"));
+    assert_eq!(count(), 0, "nothing of the former token is left");
+    lock.rollback().await.expect("rolls back");
+    let joined = client.next_reply().await;
+    assert_eq!((joined.topic.as_str(), &joined.response["reason"]), ("items", &json!("token replaced")));
+    t.db.run("update items set n = n + 1").await;
+    client.expect_silence().await;
+    t.gateway.stop().await;
+}
+
+/// Events that a snapshot holds back, because its pages must arrive first.
+#[tokio::test]
+async fn events_that_a_snapshot_holds_back_have_the_filters_of_the_token() {
+    const ROWS: usize = 400;
+    let (t, org) = with_tables().await;
+    t.db.run(format!(
+        "insert into items (id, org_id, agent, n, note)
+         select n, '{org}', 'a', 0, repeat('x', 50000) from generate_series(1001, {}) n",
+        1000 + ROWS
+    ))
+    .await;
+    let mut client = connect(&t, &mine(org)).await;
+    let join = json!(["1", "1", "items", "phx_join", {"snapshot": {"limit": 20}}]).to_string();
+    client.send(&join).await;
+    assert_eq!(client.next_reply().await.status, "ok");
+    // The rows are much larger than all buffers, and the client has read no page yet.
+    t.db.run(format!(
+        "update items set n = n + 1 where id <= 3;
+         update items set agent = 'b', note = '{HIDDEN}' where id = 1;
+         update items set agent = 'a', note = 'mine now' where id = 2;
+         delete from items where id = 3"
+    ))
+    .await;
+    let mut ids = Vec::new();
+    loop {
+        let page = client.expect_event("items", "warden.snapshot").await;
+        assert!(!page.payload.to_string().contains(HIDDEN), "{:?}", page.payload["rows"][0]["id"]);
+        ids.extend(page.payload["rows"].as_array().expect("rows").iter().map(|row| row["id"].clone()));
+        if page.payload["last"] == true {
+            break;
+        }
+    }
+    assert_eq!(ids.len(), ROWS + 1);
+    for (id, filter) in [(1, None), (1, Some("left")), (2, Some("entered"))] {
+        let event = client.expect_event("items", "item.updated").await;
+        assert_eq!((&event.payload["data"]["id"], event.payload["filter"].as_str()), (&json!(id), filter));
+        assert!(!event.payload.to_string().contains(HIDDEN), "{event:?}");
+    }
+    client.expect_silence().await;
     t.gateway.stop().await;
 }
