@@ -30,7 +30,7 @@ pub(crate) async fn insert(
         let bulk = Bulk { id, first, last: first + u64::from(rows) - 1 };
         let sql = "with marked as (insert into chaos_marks values ($1))
                    insert into calls (org_id, metadata, state)
-                   select $2, jsonb_build_object('writer', $3, 'n', n), n % (select max(state) from states)
+                   select $2, jsonb_build_object('writer', $3, 'n', n, 'bulk', true), n % (select max(state) from states)
                    from generate_series($4, $5) n";
         transactions.push(execute(&world, &bulk, false, sql, &mut random).await);
         if transactions.last().is_some_and(|last| last.outcome == Outcome::Committed) {

@@ -17,6 +17,8 @@ use crate::record::{Record, Written};
 pub(crate) const STATES: usize = 30;
 /// State of the rows of the calm. Every filter selects it.
 pub(crate) const CALM_STATE: State = STATES;
+/// The state that makes a row too large for an event.
+const LARGE_STATE: usize = 5;
 /// Filters that are created. Those that select all states or none are left out.
 const FILTERS: usize = 48;
 /// Columns that filters compare. They are few, so that a replay may contain many events.
@@ -34,6 +36,11 @@ pub(crate) async fn prepare(connection: &mut PgConnection, mut rng: fastrand::Rn
     let mut random = Random::of_columns(rng.fork(), |kind| COLUMNS.contains(&kind.name));
     let sql = create_states(&mut random, STATES + 1, &["calls"]);
     connection.execute(AssertSqlSafe(sql)).await.expect("creates");
+    // Rows of a bulk statement are checked in their order, and large ones arrive after the others.
+    let is_large = format!("state = {LARGE_STATE} and metadata->>'bulk' is null");
+    let pad = format!("case when {is_large} then repeat('x', 70000) end");
+    let sql = format!("alter table calls add column pad text generated always as ({pad}) stored");
+    connection.execute(AssertSqlSafe(sql)).await.expect("adds a column");
     let filters = (0..FILTERS).map(|_| random.filter(1).or_state(CALM_STATE));
     let filters: Vec<RandomFilter> = filters.collect();
     let selected: Vec<Vec<bool>> =
