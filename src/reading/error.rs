@@ -79,6 +79,12 @@ pub enum QueryError {
          indexed columns, or create an index that begins with the organisation's column"
     )]
     TooExpensive(u64),
+    /// The query needs more disk than the database allows its role.
+    #[error(
+        "the query needs more temporary space than the database allows (temp_file_limit): filter or order by indexed \
+         columns, or read fewer rows"
+    )]
+    TooLargeToSort,
     /// The query took too long.
     #[error("the query took longer than {0:?}: filter or order by indexed columns, or read fewer rows")]
     TooSlow(Duration),
@@ -100,7 +106,7 @@ impl QueryError {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            Self::TooExpensive(_) => "query_too_expensive",
+            Self::TooExpensive(_) | Self::TooLargeToSort => "query_too_expensive",
             Self::TooSlow(_) => "query_too_slow",
             Self::Filter(FilterError::NotExact { .. }) => "filter_not_exact",
             _ => "invalid_query",

@@ -124,6 +124,9 @@ type TableKey = (String, Option<Vec<String>>);
 /// SQLSTATE of a statement that ran into its timeout.
 const QUERY_CANCELED: &str = "57014";
 
+/// SQLSTATE of a statement that would exceed `temp_file_limit`.
+const CONFIGURATION_LIMIT_EXCEEDED: &str = "53400";
+
 /// Beginnings of the SQLSTATEs with which a server reports that it is not available.
 const UNAVAILABLE: [&str; 3] = ["08", "53", "57P"];
 
@@ -280,6 +283,7 @@ impl Reader {
         let ReadError::Database(cause) = &error else { return error };
         match code.as_deref() {
             Some(QUERY_CANCELED) => QueryError::TooSlow(self.limits.statement_timeout).into(),
+            Some(CONFIGURATION_LIMIT_EXCEEDED) => QueryError::TooLargeToSort.into(),
             // As when the server shuts down, or has no connection left.
             Some(code) if UNAVAILABLE.iter().any(|class| code.starts_with(class)) => error,
             Some(INSUFFICIENT_PRIVILEGE) => {

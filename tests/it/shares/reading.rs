@@ -9,7 +9,10 @@ use crate::harness::{TestDb, TestGateway, eventually};
 
 /// A table whose rows take long for one organisation.
 async fn start(change: impl FnOnce(&mut warden::config::Limits)) -> TestGateway {
-    let db = TestDb::create().await;
+    start_on(TestDb::create().await, change).await
+}
+
+async fn start_on(db: TestDb, change: impl FnOnce(&mut warden::config::Limits)) -> TestGateway {
     db.run(
         "create table sleepers (id int primary key, org_id uuid not null);
          create table texts (id int primary key, org_id uuid not null, body text);
@@ -82,10 +85,10 @@ async fn requests_for_rows_are_limited_per_organisation() {
     t.gateway.stop().await;
 }
 
-/// Each selection is described once, and others still read.
+/// Each selection is described once, each statement is prepared on its connection, and others still read.
 #[tokio::test]
 async fn many_selections_of_one_organisation_leave_reading_to_others() {
-    let t = start(|_| {}).await;
+    let t = start(|limits| limits.admission.reads_per_org = Rate::new(10_000, 10_000)).await;
     let witness = t.witness().await;
     let greedy = t.db.create_org().await;
     t.db.run("create table wide (id int primary key, org_id uuid not null)").await;
@@ -97,10 +100,12 @@ async fn many_selections_of_one_organisation_leave_reading_to_others() {
          select warden.watch('wide', 'wide', 'wide', visibility => 'organisation')",
     )
     .await;
-    for n in 0_u32..100 {
+    // More than a connection keeps prepared, because one at a time uses the same connection.
+    for n in 0_u32..256 {
         let names: Vec<String> =
             (0..7).filter(|bit| n >> bit & 1 == 1).map(|bit| format!(",c{bit}")).collect();
-        let path = format!("/v1/wide?select=id{}", names.concat());
+        let order = ["", "&order=id.desc"][usize::from(n >= 128)];
+        let path = format!("/v1/wide?select=id{}{order}", names.concat());
         let answer = rows(greedy, &path).send(t.gateway.public_addr()).await;
         assert_eq!(answer.status, 200, "{answer:?}");
         if n % 30 == 0 {
@@ -108,5 +113,41 @@ async fn many_selections_of_one_organisation_leave_reading_to_others() {
         }
     }
     witness.expect_served().await;
+    t.gateway.stop().await;
+}
+
+/// Sorts that need more disk than the database allows. What others read fits into memory.
+#[tokio::test]
+async fn large_sorts_of_one_organisation_leave_reading_to_others() {
+    let db = TestDb::create().await;
+    db.run(
+        "do $$ begin
+           execute format('alter database %I set temp_file_limit = %L', current_database(), '64kB');
+           execute format('alter database %I set work_mem = %L', current_database(), '1MB');
+         end $$",
+    )
+    .await;
+    let t = start_on(db, |limits| limits.admission.reads_per_org = Rate::new(10_000, 10_000)).await;
+    let witness = t.witness().await;
+    let greedy = t.db.create_org().await;
+    t.db.run(format!(
+        "set temp_file_limit = -1;
+         -- Without events, because pages of the log would exceed the limit too.
+         set session_replication_role = replica;
+         insert into texts select n, '{greedy}', repeat(md5(n::text), 59) from generate_series(1, 3000) n;
+         reset all"
+    ))
+    .await;
+    for _ in 0..3 {
+        let mut sent = many(&t, greedy, "/v1/texts?order=body&limit=1000", 10);
+        witness.expect_served().await;
+        while let Some(answer) = sent.join_next().await {
+            let answer = answer.expect("an answer");
+            assert_eq!((answer.status, answer.code()), (400, "query_too_expensive".into()), "{answer:?}");
+            assert!(answer.body.contains("temp_file_limit"), "{answer:?}");
+        }
+    }
+    let answer = rows(greedy, "/v1/texts?limit=10").send(t.gateway.public_addr()).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
     t.gateway.stop().await;
 }
