@@ -3,6 +3,7 @@
 //! other modules know how to cause are tested there.
 
 mod database;
+mod filters;
 mod log;
 mod reading;
 mod sessions;

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use serde_json::json;
+use warden::metrics::LimitLabels;
 use warden::rate::Rate;
 
-use super::{many, rows};
+use super::{connect_user, many, rows};
 use crate::harness::{TestDb, TestGateway, eventually};
 
 /// A table whose rows take long for one organisation.
@@ -149,5 +151,36 @@ async fn large_sorts_of_one_organisation_leave_reading_to_others() {
     }
     let answer = rows(greedy, "/v1/texts?limit=10").send(t.gateway.public_addr()).await;
     assert_eq!(answer.status, 200, "{answer:?}");
+    t.gateway.stop().await;
+}
+
+/// Snapshots whose clients do not read, until no more of the organisation are read.
+#[tokio::test]
+async fn snapshots_of_one_organisation_leave_snapshots_to_others() {
+    let t = start(|_| {}).await;
+    let witness = t.witness().await;
+    let (greedy, other) = (t.db.create_org().await, t.db.create_org().await);
+    t.db.run(format!(
+        "insert into texts select n, '{greedy}', repeat('x', 50000) from generate_series(1, 400) n;
+         insert into texts values (1001, '{other}', 'theirs')"
+    ))
+    .await;
+    let reached = || {
+        t.gateway.metrics().limits_reached.get_or_create(&LimitLabels { limit: "snapshots_per_org" }).get()
+    };
+    let join = json!(["1", "1", "texts", "phx_join", {"snapshot": {}}]).to_string();
+    let mut held = Vec::new();
+    for n in 0..40 {
+        let mut client = connect_user(&t, greedy, n).await;
+        client.send(&join).await;
+        held.push(client);
+    }
+    eventually("the organisation has its snapshots", async || reached() > 0).await;
+    let mut client = t.connect(other).await;
+    client.join_with("texts", json!({"snapshot": {}})).await;
+    let page = client.expect_event("texts", "warden.snapshot").await;
+    assert_eq!((&page.payload["rows"][0]["body"], &page.payload["last"]), (&json!("theirs"), &json!(true)));
+    witness.expect_served().await;
+    drop(held);
     t.gateway.stop().await;
 }
