@@ -76,6 +76,8 @@ impl LogReader {
             // A small table without a fitting index then seems so expensive that the server would compile the
             // query, which takes 100 ms.
             sqlx::query!("set jit = off").execute(&mut *connection).await?;
+            // A page is sorted in memory. Otherwise a small temp_file_limit of the role would stop all reads.
+            sqlx::query!("set work_mem = '64MB'").execute(&mut *connection).await?;
             // The check of retention relies on it that a statement locks the log before its snapshot is
             // taken.
             sqlx::query!("set default_transaction_isolation = 'read committed'")
@@ -113,6 +115,7 @@ impl LogReader {
         assume_gateway_role(&mut self.connection, true).await?;
         sqlx::query!("set local enable_seqscan = off").execute(&mut self.connection).await?;
         sqlx::query!("set local jit = off").execute(&mut self.connection).await?;
+        sqlx::query!("set local work_mem = '64MB'").execute(&mut self.connection).await?;
         let epoch: Epoch = sqlx::query_scalar!(r#"select warden.epoch() as "epoch!""#)
             .fetch_one(&mut self.connection)
             .await?

@@ -132,13 +132,14 @@ impl Replay {
         waiters: &[Waiter],
     ) -> Result<ReadOutcome, sqlx::Error> {
         let mut tx = connection.begin().await?;
-        // As in `LogReader::connect`, there is one good plan, which uses indexes. The statement timeout makes
-        // the server stop a query whose result nobody waits for.
+        // As in `LogReader::connect`, there is one good plan, which uses indexes, and a page is sorted in
+        // memory. The statement timeout makes the server stop a query whose result nobody waits for.
         let timeout = self.limits.log_read_timeout.as_millis().to_string();
         sqlx::query!(
             "select set_config('plan_cache_mode', 'force_generic_plan', true) as plan,
                     set_config('enable_seqscan', 'off', true) as scan,
                     set_config('jit', 'off', true) as jit,
+                    set_config('work_mem', '64MB', true) as memory,
                     set_config('statement_timeout', $1, true) as timeout",
             timeout
         )
