@@ -46,7 +46,10 @@ pub(super) async fn apply(
 
 /// Another session holds the lock of migrations, which every role can take.
 #[derive(Debug, thiserror::Error)]
-#[error("another session holds the lock of migrations: {0}")]
+#[error(
+    "another session holds the lock of migrations: {0}; if it is no run of warden, end it with \
+     pg_terminate_backend(pid)"
+)]
 pub(super) struct Blocked(String);
 
 /// Takes sqlx's lock of migrations. If the lock timeout of the session ends the wait, the error names the

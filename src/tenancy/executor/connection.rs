@@ -38,6 +38,8 @@ pub(super) const SETTINGS: &str = "
 pub(super) const APPLICATION_NAME: &str = "warden migrate";
 /// Advisory lock 'WARM', next to the doorbell's key: one run at a time per database.
 const RUN_LOCK: i64 = 1_463_898_701;
+/// What to do about a session that is no run. Every role can take an advisory lock.
+const NO_RUN: &str = "if that is no run of warden, end it with pg_terminate_backend(pid)";
 
 /// Why a step did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -150,9 +152,9 @@ impl ExecutorConnection {
                 return Ok(());
             }
             let holder = self.run_lock_holder().await?;
-            anyhow::ensure!(is_waiting, "another run is in progress: {holder}");
+            anyhow::ensure!(is_waiting, "another run is in progress: {holder}; {NO_RUN}");
             if !is_reported {
-                self.progress.print(&format!("waiting for another run: {holder}"));
+                self.progress.print(&format!("waiting for another run: {holder}; {NO_RUN}"));
                 is_reported = true;
             }
             self.pause(POLL_INTERVAL)

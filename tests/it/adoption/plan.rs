@@ -47,6 +47,7 @@ async fn concurrent_runs_wait_or_fail_with_no_wait() {
         .expect("locks");
     let rejected = migrate(db.url(), &["--no-wait"]).await.must(1);
     assert!(rejected.stderr.contains("another run is in progress: pid "), "{}", rejected.stderr);
+    assert!(rejected.stderr.contains("end it with pg_terminate_backend(pid)"), "{}", rejected.stderr);
 
     // Both runs wait. Then one does the work and the other finds nothing to do.
     let (one, two) = (spawn(db.url(), &[]), spawn(db.url(), &[]));
