@@ -19,6 +19,8 @@ const ORG_A: &str = "00000000-0000-4000-8000-00000000000a";
 const ORG_B: &str = "00000000-0000-4000-8000-00000000000b";
 const USER_A: &str = "00000000-0000-4000-8000-0000000000a1";
 const USER_B: &str = "00000000-0000-4000-8000-0000000000b1";
+const STRAY_COLUMN: &str = "alter table projects add column stray integer";
+const NO_STRAY_COLUMN: &str = "alter table projects drop column if exists stray";
 
 /// Result of a run. Everything that it does not contain was asserted.
 #[derive(Debug)]
@@ -123,18 +125,37 @@ impl Application {
     /// Asserts that the tool sees no difference, and that it still sees one that is not Warden's.
     async fn check_drift(&self, drift: &Drift) -> &'static str {
         match drift {
-            Drift::Check(args) => {
-                self.must(args, "owner", &[]).await;
-                self.db.run("alter table projects add column stray integer").await;
-                let outcome = self.run(args, "owner", &[]).await;
+            Drift::Database { check } => {
+                self.must(check, "owner", &[]).await;
+                self.db.run(STRAY_COLUMN).await;
+                let outcome = self.run(check, "owner", &[]).await;
                 assert!(!outcome.is_success, "the tool does not see a column of nobody: {}", outcome.output);
-                self.db.run("alter table projects drop column stray").await;
+                self.db.run(NO_STRAY_COLUMN).await;
                 "none"
             }
-            Drift::Snapshot(args, text) => {
-                let outcome = self.must(args, "owner", &[]).await;
-                assert!(outcome.output.contains(text), "{}", outcome.output);
-                "not compared with the database"
+            Drift::Snapshot { check, equal, change } => {
+                self.must(check, "owner", &[]).await.says(equal);
+                self.db.run(STRAY_COLUMN).await;
+                self.must(check, "owner", &[]).await.says(equal);
+                self.db.run(NO_STRAY_COLUMN).await;
+                let original = self.project.change(change);
+                let outcome = self.run(check, "owner", &[]).await;
+                assert!(!outcome.output.contains(equal), "a change is not seen: {}", outcome.output);
+                self.project.restore(change, &original);
+                "does not read the database"
+            }
+            Drift::Pulled { check, again, equal } => {
+                self.must(check, "owner", &[]).await.says(equal);
+                self.must(again, "owner", &[]).await.says(equal);
+                self.db.run(STRAY_COLUMN).await;
+                let outcome = self.run(again, "owner", &[]).await;
+                assert!(
+                    !outcome.output.contains(equal),
+                    "a column of nobody is not seen: {}",
+                    outcome.output
+                );
+                self.db.run(NO_STRAY_COLUMN).await;
+                "none, after it read the models from the database"
             }
         }
     }

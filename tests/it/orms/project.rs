@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::process::Command;
 
-use super::tools::Tool;
+use super::tools::{Change, Tool};
 
 /// Deadline of one command of a tool, generous enough for a busy machine.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(120);
@@ -25,6 +25,13 @@ pub struct Project {
 pub struct Outcome {
     pub is_success: bool,
     pub output: String,
+}
+
+impl Outcome {
+    /// Asserts that the output contains a text.
+    pub fn says(&self, text: &str) {
+        assert!(self.output.contains(text), "{}", self.output);
+    }
 }
 
 impl Project {
@@ -60,6 +67,20 @@ impl Project {
             .unwrap_or_else(|e| panic!("{}: {args:?}: {e}", self.tool.name));
         let text = [output.stdout, output.stderr].concat();
         Outcome { is_success: output.status.success(), output: String::from_utf8_lossy(&text).into_owned() }
+    }
+
+    /// Changes a file of the application, and returns its former text.
+    pub fn change(&self, change: &Change) -> String {
+        let Change { file, before, line } = change;
+        let original = fs::read_to_string(self.dir.join(file)).expect("is text");
+        assert!(original.contains(before), "{file}: {original}");
+        let changed = original.replacen(before, &format!("{line}\n{before}"), 1);
+        fs::write(self.dir.join(file), changed).expect("can be written");
+        original
+    }
+
+    pub fn restore(&self, change: &Change, original: &str) {
+        fs::write(self.dir.join(change.file), original).expect("can be written");
     }
 
     /// Versions of the tool's packages, from the file that pins them.

@@ -23,10 +23,32 @@ pub struct Tool {
 #[derive(Debug)]
 pub enum Drift {
     /// The command fails if the database and the models differ.
-    Check(&'static [&'static str]),
-    /// The tool compares its models with a snapshot of its own, never with the database. The command prints
-    /// the text if they are equal.
-    Snapshot(&'static [&'static str], &'static str),
+    Database { check: &'static [&'static str] },
+    /// The tool compares its models with a snapshot of its own, never with the database.
+    Snapshot {
+        check: &'static [&'static str],
+        /// What the command prints if they are equal.
+        equal: &'static str,
+        /// A change of the models, after which they are not.
+        change: Change,
+    },
+    /// The models have Warden's objects, because the tool has read them from the database.
+    Pulled {
+        /// Reads the models and compares them.
+        check: &'static [&'static str],
+        /// Compares the models that were read before.
+        again: &'static [&'static str],
+        /// What both commands print if models and database are equal.
+        equal: &'static str,
+    },
+}
+
+/// A line that is added to a file of the application.
+#[derive(Debug)]
+pub struct Change {
+    pub file: &'static str,
+    pub before: &'static str,
+    pub line: &'static str,
 }
 
 pub static ALL: &[&Tool] = &[&SQLALCHEMY, &DRIZZLE, &DJANGO, &PRISMA, &RAILS];
@@ -37,7 +59,7 @@ pub static SQLALCHEMY: Tool = Tool {
     packages: &["sqlalchemy", "alembic"],
     first: &["venv/bin/alembic", "upgrade", "0001"],
     later: &["venv/bin/alembic", "upgrade", "head"],
-    drift: Drift::Check(&["venv/bin/alembic", "check"]),
+    drift: Drift::Database { check: &["venv/bin/alembic", "check"] },
     app: &["venv/bin/python", "app.py"],
     is_from_debian: false,
 };
@@ -48,7 +70,11 @@ pub static DRIZZLE: Tool = Tool {
     packages: &["drizzle-orm", "drizzle-kit"],
     first: &["node", "before_adoption.js"],
     later: &["node_modules/.bin/drizzle-kit", "migrate"],
-    drift: Drift::Snapshot(&["node_modules/.bin/drizzle-kit", "generate"], "No schema changes"),
+    drift: Drift::Snapshot {
+        check: &["node_modules/.bin/drizzle-kit", "generate"],
+        equal: "No schema changes",
+        change: Change { file: "schema.js", before: "  body: text", line: "  stray: integer()," },
+    },
     app: &["node", "app.js"],
     is_from_debian: false,
 };
@@ -59,10 +85,15 @@ pub static DJANGO: Tool = Tool {
     packages: &["django"],
     first: &["venv/bin/python", "manage.py", "migrate", "shop", "0001"],
     later: &["venv/bin/python", "manage.py", "migrate"],
-    drift: Drift::Snapshot(
-        &["venv/bin/python", "manage.py", "makemigrations", "--check", "--dry-run"],
-        "No changes detected",
-    ),
+    drift: Drift::Snapshot {
+        check: &["venv/bin/python", "manage.py", "makemigrations", "--check", "--dry-run"],
+        equal: "No changes detected",
+        change: Change {
+            file: "shop/models.py",
+            before: "    body = ",
+            line: "    stray = models.IntegerField(default=0)",
+        },
+    },
     app: &["venv/bin/python", "app.py"],
     is_from_debian: false,
 };
@@ -73,7 +104,11 @@ pub static PRISMA: Tool = Tool {
     packages: &["prisma"],
     first: &["node", "before_adoption.js"],
     later: &["node_modules/.bin/prisma", "migrate", "deploy"],
-    drift: Drift::Snapshot(&["node", "drift.js"], "The database is already in sync with the Prisma schema"),
+    drift: Drift::Pulled {
+        check: &["node", "drift.js"],
+        again: &["node", "drift.js", "--without-pull"],
+        equal: "The database is already in sync with the Prisma schema",
+    },
     app: &["node", "app.js"],
     is_from_debian: false,
 };
@@ -84,7 +119,7 @@ pub static RAILS: Tool = Tool {
     packages: &["ruby-activerecord"],
     first: &["ruby", "migrate.rb", "20260101000001"],
     later: &["ruby", "migrate.rb"],
-    drift: Drift::Check(&["ruby", "dump.rb", "--check"]),
+    drift: Drift::Database { check: &["ruby", "dump.rb", "--check"] },
     app: &["ruby", "app.rb"],
     is_from_debian: true,
 };
