@@ -8,15 +8,17 @@
 mod list;
 mod run;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
 use futures_util::future::join_all;
+use serde_json::Value;
 use sqlx::Executor as _;
 use warden_devkit::cluster::SUPERUSER;
 
 use self::list::{Attack, attacks};
-use self::run::{Attacker, Target, run_during};
+use self::run::{Attacker, Target, run_during, state_of};
 use crate::harness::Sample;
 use crate::harness::managed::{ManagedDb, Operator};
 
@@ -99,24 +101,48 @@ fn tries(allowed: &Successes) -> Vec<(Attacker, Attack)> {
         .collect()
 }
 
-/// Runs `warden migrate` while attackers try what did not succeed before.
+/// Parts of the state that differ, each with the lines that only one of both states has.
+fn differences(one: &Value, other: &Value) -> Vec<String> {
+    let parts = one.as_object().expect("a document").iter();
+    let changed = parts.filter(|(part, value)| other[part.as_str()] != **value);
+    let lines = |value: &Value| value.as_array().cloned().unwrap_or_else(|| vec![value.clone()]);
+    changed
+        .map(|(part, value)| {
+            let (left, right) = (lines(value), lines(&other[part.as_str()]));
+            let missing: Vec<&Value> = left.iter().filter(|line| !right.contains(line)).collect();
+            let added: Vec<&Value> = right.iter().filter(|line| !left.contains(line)).collect();
+            format!("{part}: without {missing:?}, with {added:?}")
+        })
+        .collect()
+}
+
+/// Runs `warden migrate` while attackers try what did not succeed before. The database must then be equal to
+/// a copy on which the same command ran without attackers.
 async fn migrate_under_attack(app: &ManagedDb, arguments: &[&str], before: &Successes) {
-    let mut all = vec!["migrate"];
-    all.extend(arguments);
+    let all = [&["migrate"], arguments].concat();
+    let quiet = app.copy().await;
     let migration = app.warden(&all);
     tokio::pin!(migration);
     let list = tries(before);
-    let mut next = list.iter().cycle();
-    let run = loop {
-        let (attacker, attack) = next.next().expect("endless");
-        tokio::select! {
-            run = &mut migration => break run,
-            gain = run_during(app, *attacker, attack) => {
-                assert_eq!(gain, None, "{attacker:?}: {}: during warden {}", attack.name, all.join(" "));
-            }
+    let count = Cell::new(0);
+    let attackers = join_all(Attacker::ALL.map(async |attacker| {
+        for (_, attack) in list.iter().filter(|(who, _)| *who == attacker).cycle() {
+            let gain = run_during(app, attacker, attack).await;
+            assert_eq!(gain, None, "{attacker:?}: {}: during warden {}", attack.name, all.join(" "));
+            count.update(|n| n + 1);
         }
+    }));
+    let run = tokio::select! {
+        run = &mut migration => run,
+        _ = attackers => unreachable!("the lists have no end"),
     };
+    eprintln!("{} attempts of {} attacks during warden {}", count.get(), list.len(), all.join(" "));
     run.must(0);
+    quiet.warden(&all).await.must(0);
+    let (attacked, unharmed) = (state_of(app).await, state_of(&quiet).await);
+    let changed = differences(&unharmed, &attacked);
+    assert!(changed.is_empty(), "changed during warden {}:\n{}", all.join(" "), changed.join("\n"));
+    quiet.remove().await;
 }
 
 #[tokio::test]

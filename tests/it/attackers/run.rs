@@ -202,7 +202,12 @@ async fn state(connection: &mut PgConnection) -> Value {
         .expect("the state")
 }
 
-/// Runs an attack while something else changes the database. Only what the attacker saw or became counts.
+/// The state of a database, which no attack may change.
+pub async fn state_of(app: &ManagedDb) -> Value {
+    state(&mut app.connect_as(SUPERUSER).await).await
+}
+
+/// Runs an attack while something else changes the database. Returns what the attacker saw or became.
 pub async fn run_during(app: &ManagedDb, attacker: Attacker, attack: &Attack) -> Option<String> {
     let seen = statements(app, attacker, attack).await;
     (seen.text.contains(MARKER) || seen.is_other_role).then(|| format!("saw or became {}", seen.text.trim()))
