@@ -38,7 +38,7 @@ pub(super) const SETTINGS: &str = "
 pub(super) const APPLICATION_NAME: &str = "warden migrate";
 /// Advisory lock 'WARM', next to the doorbell's key: one run at a time per database.
 const RUN_LOCK: i64 = 1_463_898_701;
-/// What to do about a session that is no run. Every role can take an advisory lock.
+/// Advice about a session that is no run. Every role can take an advisory lock.
 const NO_RUN: &str = "if that is no run of warden, end it with pg_terminate_backend(pid)";
 
 /// Why a step did not succeed.

@@ -27,7 +27,7 @@ pub enum Drift {
     /// The tool compares its models with a snapshot of its own, never with the database.
     Snapshot {
         check: &'static [&'static str],
-        /// What the command prints if they are equal.
+        /// Output of the command if they are equal.
         equal: &'static str,
         /// A change of the models, after which they are not.
         change: Change,
@@ -38,7 +38,7 @@ pub enum Drift {
         check: &'static [&'static str],
         /// Compares the models that were read before.
         again: &'static [&'static str],
-        /// What both commands print if models and database are equal.
+        /// Output of both commands if models and database are equal.
         equal: &'static str,
     },
 }
